@@ -4,7 +4,7 @@ import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { hashPattern } from "../shared/contracts/inference.ts";
 import { tenantRule, tenantSchema } from "../shared/contracts/tenant-name.ts";
 import { readOtlpTarget } from "../shared/observability/otlp.ts";
-import { type BackendAddress, parseAddresses, urlOf } from "./backend/addresses.ts";
+import { parseAddresses, urlOf } from "./backend/addresses.ts";
 import type { BackendFetch } from "./backend/client.ts";
 import { type Region, regions } from "./platform/region.ts";
 
@@ -25,8 +25,6 @@ export interface Variables {
   BACKEND_SECRETS?: string;
   /** A client certificate (`[[mtls_certificates]]`): calls to backends are made with it. */
   BACKEND_CERTIFICATE?: { fetch: BackendFetch };
-  /** A secret, HOST=CLIENT_ID:CLIENT_SECRET, separated by commas: service tokens of Cloudflare Access for HOST and names below it. */
-  BACKEND_ACCESS_TOKEN?: string;
   /** A private network's service or tunnel (`[[vpc_services]]`, `[[vpc_networks]]`): calls to backends go through it. */
   BACKEND_VPC?: { fetch: BackendFetch };
   /** Backends in containers (`[[containers]]`): the URL http://NAME.container is the object NAME. */
@@ -56,12 +54,11 @@ export function readConfig(env: Variables) {
   if (!(traceRatio >= 0 && traceRatio <= 1)) {
     throw new Error(`OTEL_TRACES_SAMPLER_ARG is ${JSON.stringify(env.OTEL_TRACES_SAMPLER_ARG)}; it must be 0 to 1`);
   }
-  const { tokens, unusedTokens } = readAccessTokens(env.BACKEND_ACCESS_TOKEN, backends);
   return {
     /** At least one. */
     backends,
     /** The way to them: to a container's object, through a private network, or with our client certificate where one of these is bound. */
-    backendFetch: ((url, init) => wayTo(url, env).fetch(url, withAccess(url, init, tokens))) satisfies BackendFetch,
+    backendFetch: ((url, init) => wayTo(url, env).fetch(url, init)) satisfies BackendFetch,
     /** The first signs our calls to them; none: calls go out unsigned. */
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: readTenantKeys(env.TENANT_KEYS),
@@ -73,8 +70,6 @@ export function readConfig(env: Variables) {
     traceRatio,
     /** Id of the Worker's deployed version; null where the runtime gives none, as a bare workerd. */
     version: env.VERSION?.id ?? null,
-    /** Hosts in BACKEND_ACCESS_TOKEN at which no backend is: a token may be set before its backend, and outlive it. */
-    unusedTokens,
   };
 }
 
@@ -92,51 +87,6 @@ function wayTo(url: string, env: Variables): { fetch: BackendFetch } {
   }
   // The global fetch must not be called as an object's method.
   return env.BACKEND_VPC ?? env.BACKEND_CERTIFICATE ?? { fetch: (target, init) => fetch(target, init) };
-}
-
-/** A service token of Cloudflare Access and the host whose calls carry it. */
-interface AccessToken {
-  host: string;
-  id: string;
-  secret: string;
-}
-
-/** Unused are those that no address takes; calls do not carry them. */
-function readAccessTokens(text: string | undefined, backends: readonly BackendAddress[]) {
-  const entries = (text ?? "").split(",").filter((entry) => entry.trim() !== "");
-  const all = entries.map((entry): AccessToken => {
-    const [, host, id, secret] = /^\s*([a-z0-9-]+(?:\.[a-z0-9-]+)+)=([^:=\s]+):([^:=\s]+)\s*$/i.exec(entry) ?? [];
-    if (secret === undefined) {
-      throw new Error("BACKEND_ACCESS_TOKEN must be HOST=CLIENT_ID:CLIENT_SECRET, or several with commas between them");
-    }
-    return { host: host.toLowerCase(), id, secret };
-  });
-  const used = new Set(backends.map(({ url }) => tokenOf(urlOf(url, null), all)));
-  return {
-    tokens: all.filter((token) => used.has(token)),
-    unusedTokens: all.filter((token) => !used.has(token)).map(({ host }) => host),
-  };
-}
-
-/** The token of the longest host that the URL is at. */
-function tokenOf(url: string, tokens: readonly AccessToken[]): AccessToken | undefined {
-  return tokens.filter(({ host }) => isAt(url, host)).sort((a, b) => b.host.length - a.host.length)[0];
-}
-
-/** Whether a URL is of this host or one below it, and encrypted. */
-function isAt(url: string, host: string): boolean {
-  const { protocol, hostname } = new URL(url);
-  return protocol === "https:" && (hostname === host || hostname.endsWith(`.${host}`));
-}
-
-/** Adds the headers of the token for this URL: https://developers.cloudflare.com/cloudflare-one/access-controls/service-credentials/service-tokens/ */
-function withAccess(url: string, init: RequestInit, tokens: readonly AccessToken[]): RequestInit {
-  const token = tokenOf(url, tokens);
-  if (!token) return init;
-  const headers = new Headers(init.headers);
-  headers.set("cf-access-client-id", token.id);
-  headers.set("cf-access-client-secret", token.secret);
-  return { ...init, headers };
 }
 
 /**
@@ -161,7 +111,7 @@ export function configured<T>(env: Variables, make: (config: Config) => T): () =
 }
 
 /** Variables, but for those of telemetry. Bindings are used as they are at each call. */
-const watched: (keyof Variables)[] = ["BACKEND_URLS", "BACKEND_SECRETS", "BACKEND_ACCESS_TOKEN", "TENANT_KEYS"];
+const watched: (keyof Variables)[] = ["BACKEND_URLS", "BACKEND_SECRETS", "TENANT_KEYS"];
 
 function readTenantKeys(json: string): TenantKey[] {
   try {

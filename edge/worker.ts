@@ -1,5 +1,6 @@
 /** The Worker's entry: bindings → dependencies. Everything else is app.ts, and before it middleware/paced.ts. */
 import { env, waitUntil } from "cloudflare:workers";
+import { createSigner } from "../shared/contracts/call-signature.ts";
 import { heartbeatMs } from "../shared/contracts/inference.ts";
 import type { Jurisdiction } from "../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../shared/errors.ts";
@@ -10,7 +11,6 @@ import { artifactsMissing } from "./assign/artifacts.ts";
 import { deployedSet, publishedSets } from "./assign/deployed.ts";
 import { addressesIn, urlOf } from "./backend/addresses.ts";
 import { holdingOf, readinessOf } from "./backend/backends.ts";
-import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
 import { createWaker } from "./cells/cell-waker.ts";
 import { createCells } from "./cells/resumable-answer.ts";
@@ -48,13 +48,9 @@ if (
   const message = "Calls to the backends are not signed, so these must take them from anybody: set BACKEND_SECRETS.";
   tell("warn", "unsigned_calls", { message });
 }
-if (config.unusedTokens.length > 0) {
-  const message = "BACKEND_ACCESS_TOKEN has tokens for hosts at which BACKEND_URLS has no https:// address.";
-  tell("warn", "unused_access_tokens", { hosts: config.unusedTokens, message });
-}
 /** Of one request: clients of another may not be waited for. */
 const newClients = configured(env, ({ backendSecrets, backends, backendFetch }) => {
-  const sign = createSigner(backendSecrets, { now, newNonce: newId });
+  const sign = createSigner(backendSecrets, now);
   return (jurisdiction: Jurisdiction | null) =>
     addressesIn(jurisdiction, backends).map(({ url }) => new BackendClient(url, { sign, fetch: backendFetch }));
 });

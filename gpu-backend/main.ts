@@ -27,7 +27,7 @@ import { type ServingSet, ServingSets } from "./engine/sets/serving-sets.ts";
 import { SetFolders } from "./engine/sets/set-folder.ts";
 import { startSet } from "./engine/sets/start-set.ts";
 import { createApp } from "./http/app.ts";
-import { CallVerifier } from "./http/call-verifier.ts";
+import { CallVerifier } from "./http/call-signatures.ts";
 import { jsonLog, type Log } from "./http/log.ts";
 import { createMetrics, type Metrics } from "./http/metrics.ts";
 import { close, listen } from "./http/server.ts";

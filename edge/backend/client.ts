@@ -4,6 +4,7 @@
  */
 import { z } from "zod";
 import { type BackendLoad, loadHeader, readLoad } from "../../shared/contracts/backend-load.ts";
+import type { SignCall } from "../../shared/contracts/call-signature.ts";
 import {
   type AdapterAnswer,
   type AdapterRequest,
@@ -29,7 +30,6 @@ import {
   failureOf,
   retryAfterSeconds,
 } from "./call-failure.ts";
-import type { SignCall } from "./call-signer.ts";
 import { frameGroupsOf } from "./frames.ts";
 import { acceptanceMs, adapterMs, probeMs, silenceMs } from "./routing-limits.ts";
 

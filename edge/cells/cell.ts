@@ -4,11 +4,11 @@
  * nothing. The Worker calls it through cells.ts.
  */
 import { DurableObject } from "cloudflare:workers";
+import { createSigner } from "../../shared/contracts/call-signature.ts";
 import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { type Artifacts, artifactsMissing } from "../assign/artifacts.ts";
 import { deployedSet, PlannedSets, publishedSets } from "../assign/deployed.ts";
-import { createSigner } from "../backend/call-signer.ts";
 import { type AdapterFiles, BackendClient } from "../backend/client.ts";
 import { createRouting, type RoutingEvent } from "../backend/routing.ts";
 import { BatchClient } from "../batching/batch-client.ts";
@@ -32,7 +32,6 @@ const after = (ms: number, work: () => void) => {
   const timer = setTimeout(work, ms);
   return () => clearTimeout(timer);
 };
-const newNonce = () => crypto.randomUUID().replaceAll("-", "");
 
 export class Cell extends DurableObject<Env> {
   readonly batchClient: BatchClient;
@@ -61,7 +60,7 @@ export class Cell extends DurableObject<Env> {
     });
     this.#metrics = new EdgeMetrics(readConfig(env).otlp, now);
     const routing = configured(env, ({ backendSecrets, backends: addresses, backendFetch }) => {
-      const parts = { fileOf, sign: createSigner(backendSecrets, { now, newNonce }), fetch: backendFetch };
+      const parts = { fileOf, sign: createSigner(backendSecrets, now), fetch: backendFetch };
       return createRouting({
         addresses,
         clientOf: ({ url }) => new BackendClient(url, parts),

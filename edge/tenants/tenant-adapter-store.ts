@@ -6,11 +6,11 @@
  * meanwhile. A backend that is not configured any more is not asked; it is asked again once it is configured.
  */
 import { DurableObject } from "cloudflare:workers";
+import { createSigner } from "../../shared/contracts/call-signature.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { addressesIn } from "../backend/addresses.ts";
-import { createSigner } from "../backend/call-signer.ts";
 import { type AdapterCopy, BackendClient } from "../backend/client.ts";
 import { configured } from "../config.ts";
 import { ensureAlarm } from "../platform/clock.ts";
@@ -83,8 +83,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
     this.#sql.exec(schema);
     const jurisdiction = jurisdictionOf(state.id.name ?? "");
     this.#clients = configured(env, ({ backendSecrets, backends, backendFetch }) => {
-      const newNonce = () => crypto.randomUUID().replaceAll("-", "");
-      const sign = createSigner(backendSecrets, { now: () => Date.now(), newNonce });
+      const sign = createSigner(backendSecrets, () => Date.now());
       const addresses = addressesIn(jurisdiction, backends);
       return new Map(addresses.map(({ url }) => [url, new BackendClient(url, { sign, fetch: backendFetch })]));
     });

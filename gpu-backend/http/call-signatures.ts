@@ -1,10 +1,46 @@
-/** Which calls must be signed, and where head and body are held against their signature. */
+/**
+ * Whether calls come from the edge: which must be signed, and what a signature must be. Whoever has no secret is told so before
+ * any of its body is read.
+ */
 import type { Context, MiddlewareHandler } from "hono";
-import { parseSignature } from "../../shared/contracts/call-signature.ts";
+import { isSignedBy, parseSignature, type SigningKey, signingKey } from "../../shared/contracts/call-signature.ts";
 import { nameHeader } from "../../shared/contracts/process-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
-import type { CallVerifier } from "./call-verifier.ts";
+
+/** How far the clocks of edge and backend may be apart, in milliseconds, the time of the way included. */
+export const clockToleranceMs = 60_000;
+
+export class CallVerifier {
+  readonly #keys: Promise<SigningKey[]>;
+  readonly #now: () => number;
+
+  /** `now` in milliseconds since 1970. */
+  constructor(secrets: readonly string[], now: () => number) {
+    this.#keys = Promise.all(secrets.map(signingKey));
+    this.#now = now;
+  }
+
+  /** Throws a ServiceError "bad_signature" that says what is wrong. */
+  async verify(
+    method: string,
+    path: string,
+    header: string | undefined,
+    backendName: string | null = null,
+  ): Promise<void> {
+    if (!header) throw refused("it has none, and a secret is set here (BACKEND_SECRETS)");
+    const call = parseSignature(header, method, path, backendName);
+    if (!call) throw refused("its Authorization header is not of the form of shared/contracts/call-signature.ts");
+    const keys = await this.#keys;
+    const key = keys.find(({ id }) => id === call.keyId);
+    if (!key) throw refused(`its key is ${call.keyId}, known are ${keys.map(({ id }) => id).join(" and ")}`);
+    const apartMs = Math.abs(this.#now() - call.timeMs);
+    if (apartMs > clockToleranceMs) {
+      throw refused(`it was made ${apartMs} ms from now by this clock, the maximum is ${clockToleranceMs}`);
+    }
+    if (!(await isSignedBy(key, call))) throw refused("it does not match the call");
+  }
+}
 
 /** For all that costs work or is a tenant's: only the edge may. Before any of the body is read. */
 export function requireSignature(verifier: CallVerifier): MiddlewareHandler {
@@ -18,7 +54,7 @@ export function requireSignature(verifier: CallVerifier): MiddlewareHandler {
 export const requireSignedBody: MiddlewareHandler = async ({ req }, next) => {
   const signed = parseSignature(req.header("authorization") ?? "", req.method, pathOf(req));
   if (signed?.bodySha256 !== (await sha256Hex(new Uint8Array(await req.arrayBuffer())))) {
-    throw new ServiceError("bad_signature", "The call's signature is not accepted: its body is another.");
+    throw refused("its body is another");
   }
   await next();
 };
@@ -35,4 +71,8 @@ export function checkSignature(verifier: CallVerifier): MiddlewareHandler {
 function pathOf({ url }: Context["req"]): string {
   const { pathname, search } = new URL(url);
   return pathname + search;
+}
+
+function refused(why: string): ServiceError {
+  return new ServiceError("bad_signature", `The call's signature is not accepted: ${why}.`);
 }

@@ -11,10 +11,7 @@ export function sendName(name: string): MiddlewareHandler {
   };
 }
 
-/**
- * Throws a ServiceError "misdirected" for a call that names another process. Before the signature is checked, which would use
- * up its nonce: HTTP clients may send a call again by themselves after 421, and reach the same process.
- */
+/** Throws a ServiceError "misdirected" for a call that names another process. */
 export function requireOwnName(name: string): MiddlewareHandler {
   return async ({ req }, next) => {
     const wanted = req.header(nameHeader);

@@ -25,8 +25,6 @@ export interface Environment {
   url: string | null;
   bucket: string | null;
   hasContainers: boolean;
-  /** Whether BACKEND_URLS has an address that a service token of Cloudflare Access may be sent to. */
-  hasHttpsBackend: boolean;
   /** What must be changed in wrangler.toml before anything can be deployed, one sentence each. */
   problems: string[];
 }
@@ -49,7 +47,6 @@ export function readEnvironment(configFile: string, name: string): Environment {
     url: typeof domain === "object" ? `https://${domain.pattern}` : null,
     bucket: config.r2_buckets.find(({ binding }) => binding === "ARTIFACTS")?.bucket_name ?? null,
     hasContainers: (config.containers ?? []).length > 0,
-    hasHttpsBackend: backendUrls.includes("https://"),
     problems: problemsOf(name, backendUrls),
   };
 }

@@ -169,12 +169,8 @@ async function restored(parts: RollOutParts, before: string, version: string, er
   return new Error(`${messageOf(error)}\n${state}`, { cause: error });
 }
 
-async function checkSecrets({ environment: { name, hasHttpsBackend }, platform, say }: RollOutParts): Promise<void> {
+async function checkSecrets({ environment: { name }, platform }: RollOutParts): Promise<void> {
   const present = await platform.secrets();
-  // The platform tells a secret's name, not its hosts; the Worker's log names those without an address.
-  if (present.includes("BACKEND_ACCESS_TOKEN") && !hasHttpsBackend) {
-    say(`BACKEND_ACCESS_TOKEN is not used: BACKEND_URLS of [env.${name}.vars] has no https:// address`);
-  }
   const missing = requiredSecrets.filter((secret) => !present.includes(secret));
   if (missing.length === 0) return;
   const commands = missing.map((secret) => `npx wrangler secret put ${secret} --env ${name}`);

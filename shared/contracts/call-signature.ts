@@ -1,18 +1,18 @@
 /**
  * How a call of the edge to a backend is signed: the one canonical form, and what both sides do with it.
  *
- *     authorization: Chameleon-HMAC-SHA256 key=ID,time=MS,nonce=HEX,body=SHA256,signature=HMAC
+ *     authorization: Chameleon-HMAC-SHA256 key=ID,time=MS,body=SHA256,signature=HMAC
  *
- * The HMAC is over key, time, nonce, method, path, the body's hash and, if the call is for one process, its name, one line
- * each. As the hash is in the header, a caller without a secret is refused before its body is read. The backend decides which
- * nonces are used up and how old a call may be.
+ * The HMAC is over key, time, method, path, the body's hash and, if the call is for one process, its name, one line
+ * each. As the hash is in the header, a caller without a secret is refused before its body is read. How old a
+ * call may be is the backend's to decide (gpu-backend/http/call-signatures.ts).
  */
 import { hexOf, sha256Hex } from "../sha256.ts";
 
 const encoder = new TextEncoder();
 const scheme = "Chameleon-HMAC-SHA256";
 const headerPattern = new RegExp(
-  `^${scheme} key=([0-9a-f]{16}),time=(\\d{1,15}),nonce=([0-9a-f]{32}),body=([0-9a-f]{64}),signature=([0-9a-f]{64})$`,
+  `^${scheme} key=([0-9a-f]{16}),time=(\\d{1,15}),body=([0-9a-f]{64}),signature=([0-9a-f]{64})$`,
 );
 /** The longest header that can be one. */
 export const signatureCharacters = 300;
@@ -31,8 +31,6 @@ export interface Call {
   keyId: string;
   /** Since 1970. */
   timeMs: number;
-  /** 32 hex digits, never the same twice. */
-  nonce: string;
   bodySha256: string;
   /** The process that the call is for (`nameHeader`); null if any process of the address may answer. */
   backendName: string | null;
@@ -82,16 +80,15 @@ export async function signatureHeader(
     path,
     body,
     timeMs,
-    nonce,
     backendName = null,
-  }: Pick<Call, "method" | "path" | "timeMs" | "nonce"> & {
+  }: Pick<Call, "method" | "path" | "timeMs"> & {
     body: Uint8Array;
     backendName?: string | null;
   },
 ): Promise<string> {
-  const call: Call = { method, path, keyId: key.id, timeMs, nonce, bodySha256: await sha256Hex(body), backendName };
+  const call: Call = { method, path, keyId: key.id, timeMs, bodySha256: await sha256Hex(body), backendName };
   const signature = hexOf(await crypto.subtle.sign("HMAC", key.hmac, canonical(call)));
-  return `${scheme} key=${key.id},time=${timeMs},nonce=${nonce},body=${call.bodySha256},signature=${signature}`;
+  return `${scheme} key=${key.id},time=${timeMs},body=${call.bodySha256},signature=${signature}`;
 }
 
 /** What a header claims of a call; null for anything that is no such header. */
@@ -103,8 +100,8 @@ export function parseSignature(
 ): SignedCall | null {
   const match = header.length <= signatureCharacters ? headerPattern.exec(header) : null;
   if (!match) return null;
-  const [, keyId, time, nonce, bodySha256, signature] = match;
-  return { method, path, keyId, timeMs: Number(time), nonce, bodySha256, backendName, signature };
+  const [, keyId, time, bodySha256, signature] = match;
+  return { method, path, keyId, timeMs: Number(time), bodySha256, backendName, signature };
 }
 
 /** Whether the holder of `key` signed this call; takes as long for any wrong signature. */
@@ -114,11 +111,29 @@ export function isSignedBy({ hmac }: SigningKey, call: SignedCall): Promise<bool
 }
 
 /** The text that is signed. No field has a line break, so no two calls share a text. */
-function canonical({ keyId, timeMs, nonce, method, path, bodySha256, backendName }: Call): Uint8Array {
-  const lines = [scheme, keyId, timeMs, nonce, method, path, bodySha256];
+function canonical({ keyId, timeMs, method, path, bodySha256, backendName }: Call): Uint8Array {
+  const lines = [scheme, keyId, timeMs, method, path, bodySha256];
   return utf8([...lines, ...(backendName === null ? [] : [backendName])].join("\n"));
 }
 
 function utf8(text: string): Uint8Array {
   return encoder.encode(text);
+}
+
+/** Returns the headers that sign a call, for the process of this name, or for any of the address. */
+export type SignCall = (
+  method: string,
+  path: string,
+  body: Uint8Array,
+  backendName?: string | null,
+) => Promise<Record<string, string>>;
+
+/** Signs with the first secret; without secrets, calls are not signed. `now` in milliseconds since 1970. */
+export function createSigner([secret]: readonly string[], now: () => number): SignCall {
+  if (secret === undefined) return async () => ({});
+  let key: Promise<SigningKey> | null = null;
+  return async (method, path, body, backendName) => {
+    key ??= signingKey(secret);
+    return { authorization: await signatureHeader(await key, { method, path, body, timeMs: now(), backendName }) };
+  };
 }

@@ -14,15 +14,12 @@ test("every call is signed, over the bytes that are sent", async () => {
   for (const prompt of ["aaa", "bbb"]) expect((await complete({ prompt, max_tokens: 1 })).status).toBe(200);
   const [secret] = (env as Env & { BACKEND_SECRETS: string }).BACKEND_SECRETS.split(",");
   const key = await signingKey(secret);
-  const nonces = new Set<string>();
   for (const [i, headers] of seen.headers.entries()) {
     const call = parseSignature(headers.get("authorization") ?? "", "POST", "/v1/batches");
     expect(call).toMatchObject({ keyId: key.id, bodySha256: await sha256Hex(seen.bytes[i]) });
     expect(await isSignedBy(key, call!)).toBe(true);
     expect([beforeMs <= call!.timeMs, call!.timeMs <= Date.now()]).toEqual([true, true]);
-    nonces.add(call!.nonce);
   }
-  expect(nonces.size).toBe(2);
 });
 
 describe("a caller's deadline", () => {

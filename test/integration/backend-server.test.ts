@@ -3,8 +3,8 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
-import { createSigner } from "../../edge/backend/call-signer.ts";
 import { loadHeader } from "../../shared/contracts/backend-load.ts";
+import { createSigner } from "../../shared/contracts/call-signature.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { nameHeader, processNamePattern } from "../../shared/contracts/process-name.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
@@ -42,12 +42,11 @@ test("where a secret is set only signed calls are served; without one, an open p
     const refused = await guarded.post("/v1/batches", batch);
     expect(refused.status).toBe(401);
     expect((await errorOf(refused)).code).toBe("bad_signature");
-    const sign = createSigner([secret], { now: () => Date.now(), newNonce: () => "0".repeat(32) });
+    const sign = createSigner([secret], () => Date.now());
     const body = new TextEncoder().encode(JSON.stringify(batch));
     const headers = { "content-type": "application/json", ...(await sign("POST", "/v1/batches", body)) };
-    const send = () => fetch(`${guarded.url}/v1/batches`, { method: "POST", headers, body });
-    expect(lastOf(await allFrames(await send()), "a")).toMatchObject({ type: "done" });
-    expect((await errorOf(await send())).message).toContain("used before");
+    const answer = await fetch(`${guarded.url}/v1/batches`, { method: "POST", headers, body });
+    expect(lastOf(await allFrames(answer), "a")).toMatchObject({ type: "done" });
     expect(guarded.log()).not.toContain(secret);
     const nameOf = async ({ url }: Backend, headers = {}) => {
       const response = await fetch(`${url}/readyz`, { headers });

@@ -8,7 +8,7 @@ import type { AddressInfo } from "node:net";
 import { serve } from "@hono/node-server";
 import type { FrameSink } from "../../gpu-backend/engine/client.ts";
 import { type AppParts, createApp } from "../../gpu-backend/http/app.ts";
-import { CallVerifier } from "../../gpu-backend/http/call-verifier.ts";
+import { CallVerifier } from "../../gpu-backend/http/call-signatures.ts";
 import { createMetrics } from "../../gpu-backend/http/metrics.ts";
 import { type BatchRequest, errorFrame, type Frame } from "../../shared/contracts/inference.ts";
 import { nameHeader } from "../../shared/contracts/process-name.ts";

@@ -5,7 +5,7 @@
 import { type Artifacts, loadArtifacts } from "../../../edge/assign/artifacts.ts";
 import { assign } from "../../../edge/assign/assign.ts";
 import { encodePrompts } from "../../../edge/assign/encode.ts";
-import { createSigner } from "../../../edge/backend/call-signer.ts";
+import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { loadOnce } from "../../support/load-once.ts";
 
 /** `repeats` times over all texts; 0 measures the way there and back. */
@@ -20,7 +20,7 @@ interface Env {
   ASSETS: { fetch(url: string): Promise<Response> };
 }
 
-const sign = createSigner(["s".repeat(32)], { now: () => 0, newNonce: () => "0".repeat(32) });
+const sign = createSigner(["s".repeat(32)], () => 0);
 let load: (() => Promise<Artifacts>) | null = null;
 
 const bound = { param: "prompt", single: "The prompt", most: Number.POSITIVE_INFINITY, says: "there is no bound" };

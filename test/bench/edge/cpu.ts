@@ -6,11 +6,11 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
-import { createSigner } from "../../../edge/backend/call-signer.ts";
-import { CallVerifier } from "../../../gpu-backend/http/call-verifier.ts";
+import { CallVerifier } from "../../../gpu-backend/http/call-signatures.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { edgeTableFile, type Manifest, parseManifest, tokenizerFile } from "../../../shared/artifacts/manifest.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../../shared/artifacts/tensor-file.ts";
+import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { sha256Hex } from "../../../shared/sha256.ts";
 import { packTokenizer } from "../../../shared/tokenizer/pack.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
@@ -77,9 +77,7 @@ async function perRepeat(spent: (repeats: number) => Promise<number>): Promise<n
 
 async function spentVerifyingMs(bodyBytes: number, repeats: number): Promise<number> {
   const secret = "s".repeat(32);
-  let calls = 0;
-  const newNonce = () => (calls++).toString(16).padStart(32, "0");
-  const sign = createSigner([secret], { now: () => 0, newNonce });
+  const sign = createSigner([secret], () => 0);
   const body = new TextEncoder().encode("a".repeat(bodyBytes));
   const headers: string[] = [];
   for (let i = 0; i < repeats; i++) headers.push((await sign("POST", "/v1/batches", body)).authorization);

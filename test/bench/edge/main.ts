@@ -5,16 +5,15 @@
  * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
  * Run: npm run bench:edge -- --help
  */
-import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
 import path from "node:path";
 import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
-import { createSigner } from "../../../edge/backend/call-signer.ts";
 import { batchesOf, planCompletion } from "../../../edge/completions/plan.ts";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { type BareEdge, prepareBareEdge } from "../../../infra/workerd/edge.ts";
+import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
 import { freePorts } from "../../support/stack.ts";
@@ -64,7 +63,7 @@ const options = parsedOptions<{
 );
 
 /** As the edge does. */
-const sign = createSigner([BACKEND_SECRETS], { now: Date.now, newNonce: () => randomUUID().replaceAll("-", "") });
+const sign = createSigner([BACKEND_SECRETS], Date.now);
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
 

@@ -43,7 +43,6 @@ describe("readConfig", () => {
       otlp: null,
       traceRatio: 1,
       version: null,
-      unusedTokens: [],
     });
   });
 
@@ -68,76 +67,6 @@ describe("readConfig", () => {
     const init = { headers: { authorization: "signed" } };
     await readConfig({ ...valid, BACKEND_VPC: binding }).backendFetch("http://b/readyz", init);
     expect(called).toEqual([["http://b/readyz", { authorization: "signed" }]]);
-  });
-
-  test("sends a token of Access to its own host and those below it, encrypted, and to no other", async () => {
-    const { called, binding } = recorded();
-    const { backendFetch } = readConfig({
-      ...valid,
-      BACKEND_URLS: "https://gpu.example.com,https://{name}.pods.example.org,https://third.example.net",
-      BACKEND_ACCESS_TOKEN: "gpu.example.com=one:secret, pods.example.org=two:hidden",
-      BACKEND_VPC: binding,
-    });
-    const tokenAt = async (url: string) => {
-      await backendFetch(url, { headers: { authorization: "signed" } });
-      const [, headers] = called.pop()!;
-      expect(headers.authorization).toBe("signed");
-      return [headers["cf-access-client-id"], headers["cf-access-client-secret"]].join(":");
-    };
-    expect(await tokenAt("https://gpu.example.com/readyz")).toBe("one:secret");
-    expect(await tokenAt("https://pod-0.pods.example.org:8443/readyz")).toBe("two:hidden");
-    for (const other of [
-      "https://third.example.net/readyz",
-      "https://gpu.example.com.third.example.net/readyz",
-      "https://third.example.net/gpu.example.com",
-      "https://gpu.example.com@third.example.net/",
-      "https://agpu.example.com/readyz",
-      "https://example.com/readyz",
-      "http://gpu.example.com/readyz",
-    ]) {
-      expect(await tokenAt(other)).toBe(":");
-    }
-  });
-
-  test.each([
-    "example.com=wide:s,eu.example.com=eu:s,pods.eu.example.com=pods:s",
-    "pods.EU.example.com=pods:s, eu.Example.com=eu:s,example.com=wide:s,",
-  ])("sends the token of the longest host that a URL lies at, whatever the order and case: %s", async (tokens) => {
-    const { called, binding } = recorded();
-    const { backendFetch, unusedTokens } = readConfig({
-      ...valid,
-      BACKEND_URLS: "https://example.com,https://EU.example.com,https://{name}.pods.eu.example.com",
-      BACKEND_ACCESS_TOKEN: tokens,
-      BACKEND_VPC: binding,
-    });
-    for (const host of ["example.com", "us.example.com", "eu.example.com", "a.pods.eu.example.com"]) {
-      await backendFetch(`https://${host}/readyz`, {});
-    }
-    expect(called.map(([, headers]) => headers["cf-access-client-id"])).toEqual(["wide", "wide", "eu", "pods"]);
-    expect(unusedTokens).toEqual([]);
-  });
-
-  test("names the hosts of tokens that no call carries: a secret may be set before its address, and outlive it", async () => {
-    const { called, binding } = recorded();
-    const { backendFetch, unusedTokens } = readConfig({
-      ...valid,
-      BACKEND_URLS: "https://a.example,http://b.example,https://eu.c.example",
-      BACKEND_ACCESS_TOKEN: "a.example=id:s,b.example=id:s,gone.example=id:s,c.example=wide:s,eu.c.example=id:s",
-      BACKEND_VPC: binding,
-    });
-    expect(unusedTokens).toEqual(["b.example", "gone.example", "c.example"]);
-    await backendFetch("https://gone.example/readyz", {});
-    expect(called).toEqual([["https://gone.example/readyz", {}]]);
-  });
-
-  test.each([
-    ["hidden", /HOST=CLIENT_ID(?!.*hidden)/],
-    ["id:hidden", /HOST=CLIENT_ID(?!.*hidden)/],
-    ["com=id:hidden", /HOST=CLIENT_ID(?!.*hidden)/],
-    ["a.example=id:hidden,plain", /HOST=CLIENT_ID(?!.*hidden)/],
-  ])("refuses the token of Access %j, without repeating it", (BACKEND_ACCESS_TOKEN, message) => {
-    const BACKEND_URLS = "https://a.example,http://b.example";
-    expect(() => readConfig({ ...valid, BACKEND_URLS, BACKEND_ACCESS_TOKEN })).toThrow(message);
   });
 
   test.each([
@@ -178,7 +107,6 @@ describe("configured", () => {
   test.each([
     ["BACKEND_URLS", "file:///etc"],
     ["BACKEND_SECRETS", "too-short"],
-    ["BACKEND_ACCESS_TOKEN", "b.example=id"],
     ["TENANT_KEYS", "sk-plain"],
   ] as const)(
     "keeps what is in use where %s has a value that is refused, says so once, and takes the next good one",

@@ -1,10 +1,10 @@
 /** The edge's routing against several processes behind one address, over HTTP, signed. */
 import { afterEach, describe, expect, test } from "vitest";
-import { createSigner } from "../../../edge/backend/call-signer.ts";
 import { BackendClient } from "../../../edge/backend/client.ts";
 import { createRouting } from "../../../edge/backend/routing.ts";
 import { BatchClient } from "../../../edge/batching/batch-client.ts";
 import { queueLimits } from "../../../edge/batching/call-queue.ts";
+import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { type BatchRequest, type Frame, isLast } from "../../../shared/contracts/inference.ts";
 import { type Balancing, balancings } from "../../support/balancer.ts";
 import { sequenceRequest } from "../../support/frames.ts";
@@ -17,14 +17,12 @@ let works: Promise<void>[];
 let limits: typeof queueLimits;
 afterEach(() => group.stop());
 
-let nonces = 0;
 function newClient(url: string): BackendClient {
-  const newNonce = () => (nonces++).toString(16).padStart(32, "0");
   const fileOf = async (_: string, hash: string) => {
     uploads.push(hash);
     return new ArrayBuffer(8);
   };
-  return new BackendClient(url, { sign: createSigner([groupSecret], { now: Date.now, newNonce }), fileOf });
+  return new BackendClient(url, { sign: createSigner([groupSecret], Date.now), fileOf });
 }
 
 async function startEdge(balancing: Balancing): Promise<BatchClient> {

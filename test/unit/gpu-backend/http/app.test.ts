@@ -1,13 +1,13 @@
 import { tmpdir } from "node:os";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
-import { createSigner } from "../../../../edge/backend/call-signer.ts";
 import { InstantStore } from "../../../../gpu-backend/adapters/instant/store.ts";
 import type { EngineClient, FrameSink } from "../../../../gpu-backend/engine/client.ts";
 import { createApp } from "../../../../gpu-backend/http/app.ts";
-import { CallVerifier } from "../../../../gpu-backend/http/call-verifier.ts";
+import { CallVerifier } from "../../../../gpu-backend/http/call-signatures.ts";
 import { jsonLog } from "../../../../gpu-backend/http/log.ts";
 import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
 import { loadHeader } from "../../../../shared/contracts/backend-load.ts";
+import { createSigner } from "../../../../shared/contracts/call-signature.ts";
 import {
   type BatchRequest,
   type Frame,
@@ -342,9 +342,7 @@ describe("the name and the load of the process", () => {
 describe("where a secret is set", () => {
   const url = "http://backend";
   const bytesOf = (body: unknown) => new TextEncoder().encode(JSON.stringify(body));
-  let nonces = 0;
-  const signOf = (secret: string) =>
-    createSigner([secret], { now: () => 0, newNonce: () => (nonces++).toString(16).padStart(32, "0") });
+  const signOf = (secret: string) => createSigner([secret], () => 0);
   const sign = signOf("s".repeat(32));
   const json = { "content-type": "application/json" };
   const hash = "a".repeat(64);

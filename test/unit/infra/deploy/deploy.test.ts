@@ -12,7 +12,6 @@ const environment: Environment = {
   url: null,
   bucket: null,
   hasContainers: false,
-  hasHttpsBackend: true,
   problems: [],
 };
 const options: DeployOptions = { dryRun: false, yes: true, share: 10, watch: 60 };

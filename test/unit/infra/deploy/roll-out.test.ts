@@ -14,7 +14,6 @@ const environment: Environment = {
   url: null,
   bucket: null,
   hasContainers: false,
-  hasHttpsBackend: true,
   problems: [],
 };
 
@@ -178,18 +177,6 @@ test("a missing secret is named with the command that sets it, before anything i
   await expect(rollOut(partsOf(platform), options)).rejects.toThrow(command);
   expect(platform.calls).toEqual([]);
 });
-
-test.each([true, false])(
-  "a token of Access that no call carries is told (there is an https:// address: %s)",
-  async (hasHttpsBackend) => {
-    const platform = new FakePlatform();
-    platform.present = ["BACKEND_SECRETS", "BACKEND_ACCESS_TOKEN"];
-    const said: string[] = [];
-    const say = (line: string) => void said.push(line);
-    await rollOut(partsOf(platform, { environment: { ...environment, hasHttpsBackend }, say }), options);
-    expect(said.some((line) => line.includes("BACKEND_ACCESS_TOKEN"))).toBe(!hasHttpsBackend);
-  },
-);
 
 test("a deployment that was left half-way is named, and --rollback ends it", async () => {
   const half: Shares = [
