@@ -18,7 +18,6 @@ import {
   perplexityOf,
 } from "./bank/measure.ts";
 import { bankShape } from "./bank/parameters.ts";
-import { runToEnd } from "./bank/run.ts";
 import type { BankSettings, TextSettings } from "./bank/settings.ts";
 import { Trainer } from "./bank/trainer.ts";
 import { type HeadFormat, headIn } from "./bank/training-graph.ts";
@@ -122,10 +121,19 @@ async function trainBank(
     { seed, steps, learningRate, threads },
     resumed,
   );
-  const { parameters } = await runToEnd(trainer, "training", progress, async (state) => {
-    if (signal?.aborted || state.step % stepsBetweenCheckpoints === 0) await saveCheckpoint(checkpoint, state);
-    signal?.throwIfAborted();
-  });
+  const { state } = trainer;
+  try {
+    progress.stage("training", steps);
+    while (state.step < steps) {
+      const loss = await trainer.step();
+      progress.advance(state.step, `loss ${loss.toFixed(3)}`);
+      if (signal?.aborted || state.step % stepsBetweenCheckpoints === 0) await saveCheckpoint(checkpoint, state);
+      signal?.throwIfAborted();
+    }
+  } finally {
+    await trainer.release();
+  }
+  const { parameters } = state;
   return { shape, head, parameters, centroids, space, placed };
 }
 
@@ -197,7 +205,6 @@ function publishBank(
       training: {
         seed: options.seed,
         steps: options.steps,
-        split: "document-hash",
         corpora: prepared.corpora,
         basePerplexity: perplexityOf(losses, "base"),
         adaptedPerplexity: perplexityOf(losses, "adapted"),

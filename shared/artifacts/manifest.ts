@@ -128,8 +128,6 @@ const shape = z.strictObject({
     .strictObject({
       seed: z.int(),
       steps: count,
-      /** Which documents were held out: those of the lowest hashes. */
-      split: z.literal("document-hash").optional(),
       corpora: z
         .array(z.strictObject({ name, sha256, documents: count, tokens: count, licence: name.nullable() }))
         .max(setLimits.corpora),

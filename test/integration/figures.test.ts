@@ -1,5 +1,5 @@
 /** From corpora to trained artifacts to evaluations, on a tiny model and text of three made-up domains. */
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -95,17 +95,15 @@ test("an interrupted evaluation continues, and gives the same figures", async ()
   expect(continued.means.map(({ gains }) => gains.mixture)).toEqual(evaluation.means.map(({ gains }) => gains.mixture));
 });
 
-test("artifacts of a shuffled split are said to have seen test documents", async () => {
-  const older = join(folder, "older");
-  await cp(options.artifacts, older, { recursive: true });
-  const manifest = JSON.parse(await readFile(join(older, "manifest.json"), "utf8"));
-  delete manifest.training.split;
-  await writeFile(join(older, "manifest.json"), JSON.stringify(manifest));
+test("artifacts that were trained on other text are said to have perhaps seen test documents", async () => {
+  const path = join(folder, "changed.jsonl");
+  await writeFile(path, `${await readFile(training.corpora[0].path, "utf8")}\n{"text": "one more"}`);
+  const corpora = [{ ...training.corpora[0], path }];
   const said: string[] = [];
   const progress = { ...silent, note: (line: string) => said.push(line) };
-  const other = await evaluate({ ...options, artifacts: older }, progress);
-  expect(said.join()).toContain("may have been trained on test documents of sea, tables, stars");
-  expect(other.rows.some(({ heldOut }) => heldOut)).toBe(false);
+  const { rows } = await evaluate({ ...options, corpora, ownExamples: 0, staticArtifacts: null }, progress);
+  expect(said.join()).toContain("may have been trained on test documents of sea");
+  expect(rows.some(({ heldOut }) => heldOut)).toBe(false);
 });
 
 test("the paper's protocol has its regimes and ours; a bias on the padding's logit costs something on real text", async () => {

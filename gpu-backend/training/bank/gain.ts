@@ -1,4 +1,4 @@
-/** What an adapter is worth on text that it has not seen. Pure arithmetic over per-window losses. */
+/** Gain of an adapter on held-out text, and the choice of its scale, from losses of windows. Pure. */
 import type { Gain } from "../../adapters/instant/held-out-gain.ts";
 import type { Random } from "../random.ts";
 
@@ -49,9 +49,9 @@ export function documentMean(windows: readonly WindowSum[], random: Random): Gai
   return { nats, ci95: [draws[Math.floor(0.025 * resamples)], draws[Math.ceil(0.975 * resamples) - 1]], tokens };
 }
 
-/** Of one document, resampling documents gives an interval of no width, which would look certain. */
+/** Resampling a single document would give an interval of no width. */
 export const fewestMeasuredDocuments = 2;
-/** So that about two of them are among the tenth that is held out for test. */
+/** With so many documents about two of them are in the tenth that is held out for test. */
 export const documentsPerCentroid = 10 * fewestMeasuredDocuments;
 
 /** Gain of an adapter over the base, and its interval over documents; null where fewer than two were held out. */
@@ -64,11 +64,11 @@ export function documentGain(losses: readonly WindowLoss[], random: Random): Gai
 }
 
 export const scaleChoices = [0, 0.25, 0.5, 0.75, 1] as const;
-/** Nats a token that a scale must win on validation before it is shipped: less is noise as often as gain. */
+/** Nats a token that a scale must gain on validation: less is as often noise. */
 const requiredGain = 0.005;
-/** Nats a token that a corpus may lose. */
+/** Nats a token that a corpus may lose under a chosen scale. */
 const toleratedLoss = 0.005;
-/** A corpus with less than this share of a centroid's validation tokens is too little text to judge by. */
+/** A corpus with a smaller share of a centroid's validation tokens is ignored. */
 const judgedShare = 0.1;
 
 /** Validation of one corpus within one centroid. */
@@ -78,18 +78,12 @@ export interface ScaleTrial {
   losses: number[];
 }
 
-/** A centroid's scale, one of `scaleChoices`; 0 is auto-off. */
-export function chooseScale(trials: readonly ScaleTrial[]): number {
-  return scaleChoices[chooseHarmless(trials)];
-}
-
 /**
- * Of the choices under which no corpus gets worse, the one with the lowest loss; 0, to do nothing, where that gains next
- * to nothing. Without the first condition a corpus that gains much would pay for one that loses, and text that the base
- * knows by heart would be served worse than by the base.
+ * A centroid's scale: of those under which no corpus gets worse, the one with the lowest loss; 0 (auto-off) where that gains next
+ * to nothing. Without the first condition a corpus that gains much would pay for one that loses, and text that the base knows by
+ * heart would be served worse than by the base.
  */
-export function chooseHarmless(trials: readonly ScaleTrial[]): number {
-  const choices = trials[0]?.losses.length ?? 1;
+export function chooseScale(trials: readonly ScaleTrial[]): number {
   const tokens = trials.reduce((sum, trial) => sum + trial.tokens, 0);
   const gainAt = (choice: number) => trials.reduce((sum, { losses }) => sum + losses[0] - losses[choice], 0);
   const harms = (choice: number) =>
@@ -98,8 +92,8 @@ export function chooseHarmless(trials: readonly ScaleTrial[]): number {
         trial.tokens >= judgedShare * tokens && trial.losses[choice] - trial.losses[0] > toleratedLoss * trial.tokens,
     );
   let best = 0;
-  for (let choice = 1; choice < choices; choice++) {
+  for (let choice = 1; choice < scaleChoices.length; choice++) {
     if (gainAt(choice) > gainAt(best) && !harms(choice)) best = choice;
   }
-  return gainAt(best) >= requiredGain * tokens ? best : 0;
+  return gainAt(best) >= requiredGain * tokens ? scaleChoices[best] : 0;
 }

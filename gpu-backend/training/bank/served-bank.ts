@@ -1,13 +1,7 @@
-/** A bank as it is served, whether it was trained just now or is read from artifacts. */
+/** Reads the bank of artifacts, with the scales that it is served at. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import {
-  type CentroidRecord,
-  edgeTableFile,
-  hyperNetworkFile,
-  isAutoOff,
-  type Manifest,
-} from "../../../shared/artifacts/manifest.ts";
+import { edgeTableFile, hyperNetworkFile, isAutoOff, type Manifest } from "../../../shared/artifacts/manifest.ts";
 import { readTensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import { type EdgeTable, readEdgeTable } from "../../../shared/math/assignment.ts";
 import { gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
@@ -16,7 +10,6 @@ import { type BankShape, bankShape } from "./parameters.ts";
 
 export interface ServedBank {
   shape: BankShape;
-  /** Embeds a prompt among the adapters' centroids. */
   table: EdgeTable;
   adapters: Adapters;
   /** 0 where the base is served instead, [K]. */
@@ -39,11 +32,6 @@ export async function readServedBank(
       centroids,
       gatesAt: (k, scale) => gatesOf(network, centroids.vectors.subarray(k * P, (k + 1) * P), scale),
     },
-    scales: servedScales(records),
+    scales: Float32Array.from(records, (record) => (isAutoOff(record) ? 0 : record.scale)),
   };
-}
-
-/** The scales that centroids are served at, [K]. */
-export function servedScales(centroids: readonly Pick<CentroidRecord, "scale" | "gain">[]): Float32Array {
-  return Float32Array.from(centroids, (centroid) => (isAutoOff(centroid) ? 0 : centroid.scale));
 }

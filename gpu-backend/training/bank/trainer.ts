@@ -98,10 +98,6 @@ export class Trainer {
     return new Trainer(session, head, shape, set, clusters, options, state);
   }
 
-  get steps(): number {
-    return this.#options.steps;
-  }
-
   /** One optimiser step; returns the mean loss of its tokens, in nats, before the update. */
   async step(): Promise<number> {
     const options = this.#options;

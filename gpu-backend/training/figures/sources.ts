@@ -45,11 +45,9 @@ function trainedSource(corpus: Corpus, options: SourceOptions): Source {
   const { name, sha256, documents } = corpus;
   const splits = splitDocuments(name, documents);
   const test = documents.filter((_, i) => splits[i] === "test");
-  const { training } = manifest;
-  const isAsTrained = training?.corpora.some((trained) => trained.sha256 === sha256) ?? false;
   return {
     ...{ kind: "trained", name, known: isKnownText(corpus, options) },
-    heldOut: training?.split === "document-hash" && isAsTrained,
+    heldOut: manifest.training?.corpora.some((trained) => trained.sha256 === sha256) ?? false,
     texts: cutTexts(test, tokenizer, count, longestOf(options)),
     answers: answerTexts(test, tokenizer, count),
     examples: exampleTexts(
