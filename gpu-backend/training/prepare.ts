@@ -1,6 +1,6 @@
 /**
- * From corpora to what training and evaluation share: token ids, windows by split, the prompt space, hidden states, and
- * clusters. All but the clusters depends on model and corpora alone, never on how an adapter is trained.
+ * Prepares corpora for training: token ids, windows by split, the prompt space, hidden states, and clusters. All but the
+ * clusters depends on model and corpora alone.
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -29,7 +29,7 @@ export interface PrepareOptions extends TextSettings {
   modelDirectory: string;
   corpora: readonly CorpusSource[];
   cacheDirectory: string;
-  /** Decides which windows are drawn where there are more than wanted. */
+  /** Seed of the draw of windows, where there are more than wanted. */
   windowSeed: number;
   dimensions: number; // P
   threads: number;

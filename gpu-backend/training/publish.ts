@@ -54,7 +54,7 @@ export function edgeTableTensors(table: EdgeTable, centroids: CentroidVectors): 
 export type CentroidDescription = Omit<CentroidRecord, "id" | "hash">;
 
 /**
- * Writes the files, then manifest.json, each in one piece. Throws an Error when the manifest would be invalid.
+ * Writes the files and then manifest.json, each atomically. Throws an Error when the manifest would be invalid.
  * Returns the manifest.
  */
 export async function publish(

@@ -26,7 +26,7 @@ export class Random {
     return radius * Math.cos(2 * Math.PI * this.uniform());
   }
 
-  /** Of the whole numbers below a bound as many as asked for, each at most once, rising. All of them where there are fewer. */
+  /** Draws distinct whole numbers below a bound, rising; all of them where there are fewer than asked for. */
   subset(below: number, count: number): Int32Array {
     const numbers = Int32Array.from({ length: below }, (_, i) => i);
     if (count >= below) return numbers;

@@ -1,4 +1,4 @@
-/** One number per independent use of randomness, so that changing one use leaves the others' draws alone. */
+/** Numbers of the independent streams of random draws, so that a change of one use does not change the draws of others. */
 export const streams = {
   windows: 2,
   kMeans: 3,

@@ -1,4 +1,4 @@
-/** Measures: the loss of windows under given gates, through a forward-only graph. */
+/** Computes losses of windows under given gates, through a forward-only graph. */
 import { openSession, type Session, tensor } from "../../runtime/session.ts";
 import { gatherBatch, runsOf, type WindowSet, wholeWindow } from "./batches.ts";
 import { type BankShape, type Parameters, shapeOf } from "./parameters.ts";

@@ -1,4 +1,4 @@
-/** The trainable parameters of bank and hyper-network: their shapes, their start, their number. */
+/** The trainable parameters of bank and hyper-network: shapes and initial values. */
 import { type TensorFile, tensorFrom } from "../../../shared/artifacts/tensor-file.ts";
 import { Random } from "../random.ts";
 import { streams } from "../streams.ts";

@@ -1,4 +1,4 @@
-/** What people see of a centroid: a label of characteristic pieces, and a place on a map. */
+/** Labels of centroids, made of characteristic pieces, and their positions on a map. */
 import type { Window } from "../corpus/windows.ts";
 import { symmetricEigen } from "./eigen.ts";
 

@@ -20,7 +20,7 @@ export interface KMeansOptions {
 }
 
 /**
- * Clusters `points` [n, P], unit rows. k-means++ starts; an empty cluster restarts at the point that is worst served.
+ * Clusters `points` [n, P], unit rows. k-means++ starts; an empty cluster restarts at the point that is least similar to its centroid.
  * Deterministic by seed. Throws an Error when there are fewer points than clusters.
  */
 export function kMeans(points: Float32Array, dimensions: number, options: KMeansOptions): Clusters {

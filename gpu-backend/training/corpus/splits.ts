@@ -1,4 +1,4 @@
-/** Which documents train, which choose (validation) and which measure (test): decided by the hash of each document. */
+/** Splits documents into training, validation (choices) and test (measurements) by the hash of each document. */
 import { createHash } from "node:crypto";
 
 export const splits = ["train", "validation", "test"] as const;

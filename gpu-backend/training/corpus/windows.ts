@@ -45,8 +45,8 @@ export function windowsOf(corpus: number, document: number, tokenIds: Int32Array
 }
 
 /**
- * At most `limit` windows, shared fairly: every corpus may give as many as any other, and what a small one lacks the
- * others give. Which ones is drawn; the order of `windows` is kept.
+ * Draws at most `limit` windows, the same number of each corpus; what a small corpus lacks is drawn of the others. Keeps the
+ * order of `windows`.
  */
 export function sampleWindows(windows: readonly Window[], limit: number, random: Random): Window[] {
   if (windows.length <= limit) return [...windows];
