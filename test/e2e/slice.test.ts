@@ -1,14 +1,11 @@
-/** The way of the data, end to end, as a caller sees it: the `openai` SDK and plain HTTP against `npm start`. */
-import OpenAI from "openai";
+/** The way of the data, end to end, as a caller sees it: plain HTTP against `npm start`. */
 import { beforeAll, describe, expect, test } from "vitest";
 import { sharedStack } from "../support/shared-stack.ts";
 import type { RunningStack } from "../support/stack.ts";
 
 let stack: RunningStack;
-let openai: OpenAI;
 beforeAll(async () => {
   stack = await sharedStack("slice");
-  openai = new OpenAI({ baseURL: `${stack.edge}/v1`, apiKey: stack.key, maxRetries: 0 });
 }, 60_000);
 
 interface Block {
@@ -54,33 +51,6 @@ describe("a completion", () => {
     expect(second.chameleon.adapter?.cache).toBe("hit");
     expect(second.chameleon.adapter?.hash).toBe(first.chameleon.adapter?.hash);
     expect(second.text).toBe(first.text);
-  });
-
-  test("through the openai SDK: streamed text equals the unstreamed text, usage comes last", async () => {
-    const request = { model: "gpt2:auto", prompt: [austen, perl], n: 2, max_tokens: 24, temperature: 0.8, seed: 7 };
-    const whole = await openai.completions.create(request);
-    expect(whole.choices.map((c) => c.index)).toEqual([0, 1, 2, 3]);
-    const streamed = ["", "", "", ""];
-    const finishes: string[] = [];
-    let usage: OpenAI.CompletionUsage | null | undefined;
-    for await (const chunk of await openai.completions.create({
-      ...request,
-      stream: true,
-      stream_options: { include_usage: true },
-    })) {
-      for (const choice of chunk.choices) {
-        streamed[choice.index] += choice.text;
-        if (choice.finish_reason) finishes.push(choice.finish_reason);
-      }
-      usage = chunk.usage ?? usage;
-    }
-    expect(streamed).toEqual(whole.choices.map((c) => c.text));
-    expect(finishes).toHaveLength(4);
-    // The second time more of the prompts is known.
-    const cachedOf = (use: OpenAI.CompletionUsage | null | undefined) => use!.prompt_tokens_details!.cached_tokens!;
-    expect({ ...usage, prompt_tokens_details: null }).toEqual({ ...whole.usage, prompt_tokens_details: null });
-    expect(cachedOf(usage)).toBeGreaterThanOrEqual(cachedOf(whole.usage));
-    expect(new Set(streamed).size).toBe(4);
   });
 
   test("two centroids give different logprobs for the same text, and `gpt2` gives the base", async () => {

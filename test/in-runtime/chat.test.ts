@@ -280,42 +280,10 @@ describe("a streamed chat completion", () => {
     expect(chunks.every((chunk) => !("usage" in chunk))).toBe(true);
   });
 
-  test("tells usage last where it is asked for", async () => {
-    backendAnswers(({ id }) => saying(id, "bc"));
-    const chunks = await chunksOf({ messages: hello, stream_options: { include_usage: true } });
-    expect(chunks.pop()).toMatchObject({
-      choices: [],
-      usage: { prompt_tokens: 5, completion_tokens: 2, total_tokens: 7 },
-    });
-    expect(chunks.length).toBeGreaterThan(0);
-    for (const chunk of chunks) expect(chunk.usage).toBeNull();
-  });
-
   test("of nothing is a role, no text and a reason", async () => {
     backendAnswers(({ id }) => [{ ...doneFrame(id), finishReason: "stop", completionTokens: 0 }]);
     const [chunk] = await chunksOf({ messages: hello });
     expect(chunk.choices[0]).toMatchObject({ delta: { role: "assistant", content: "" }, finish_reason: "stop" });
-  });
-
-  test("that its backend gives up ends in an error event and [DONE]", async () => {
-    backendAnswers(({ id }) => [
-      tokenFrame(id, 0, 98),
-      { type: "error", id, kind: "deadline_exceeded", message: "waited 30 s", retryAfterSeconds: null },
-    ]);
-    const last = (await chunksOf({ messages: hello })).at(-1);
-    expect(last).toEqual({ error: expect.objectContaining({ message: "waited 30 s", code: "deadline_exceeded" }) });
-  });
-
-  test("compares with the base as a completion does", async () => {
-    backendAnswers(({ id }) => [
-      { ...tokenFrame(id, 0, 98), logprob: -1, baseLogprob: -1.5 },
-      { ...doneFrame(id), completionTokens: 1 },
-    ]);
-    const { choices } = await chatted({ messages: hello, chameleon: { compare: true } });
-    expect(choices[0].chameleon?.compare).toEqual({
-      tokens: [{ token: "b", logprob: -1, base_logprob: -1.5 }],
-      mean_difference: 0.5,
-    });
   });
 });
 
