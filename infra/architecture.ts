@@ -27,7 +27,18 @@ export const edgeLayers: Record<string, string[]> = {
   ],
   "app.ts": ["dependencies.ts", "middleware", "routes"],
   "worker.ts": [
-    ...["app.ts", "assign", "backend", "cells", "config.ts", "middleware", "observability", "platform", "tenants"],
+    ...[
+      "app.ts",
+      "assign",
+      "backend",
+      "cells",
+      "completions",
+      "config.ts",
+      "middleware",
+      "observability",
+      "platform",
+      "tenants",
+    ],
   ],
   "local-storage.ts": ["assign", "tenants"],
   "local-worker.ts": ["worker.ts"],
@@ -164,7 +175,7 @@ const siblings = ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime
 const readsEnvironment = /^(infra\/|edge\/config\.ts$|gpu-backend\/config\.ts$)/;
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
 const composes =
-  /^(infra\/|edge\/(worker|cells\/cell|tenants\/ledger|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research|training(\/(figures|corpus))?)\/cli|models\/import\/cli)\.ts$)/;
+  /^(infra\/|edge\/(worker|cells\/cell|tenants\/(ledger|tenant-adapter-store)|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research|training(\/(figures|corpus))?)\/cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
 const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
 const longestFileLines = 400;

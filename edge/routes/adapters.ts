@@ -9,13 +9,13 @@ import type { Adapter, AdapterDeleted, AdapterList } from "../../shared/contract
 import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
-import type { MadeAdapter } from "../backend/client.ts";
 import type { RouteHandler } from "../dependencies.ts";
 import { answerList } from "../middleware/answer.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../observability/server-timing.ts";
 import { type OwnAdapter, requireFreeName } from "../tenants/own-adapters.ts";
 import type { Added } from "../tenants/tenant-adapter-store.ts";
+import type { TenantAdapters } from "../tenants/tenant-adapters.ts";
 
 export const createAdapter: RouteHandler = async (c, dependencies) => {
   const { now, adapters } = dependencies;
@@ -34,7 +34,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
 
   const { signal } = c.req.raw;
   const admission = await c.get("admission").reserve(tokens);
-  let answer: MadeAdapter | null = null;
+  let answer: Awaited<ReturnType<TenantAdapters["create"]>> | null = null;
   let isBegun = false;
   try {
     const request = { manifestHash, tenant, centroid: [...centroid], examples: encoded };

@@ -42,6 +42,9 @@ command("show <name>", "show one of your adapters").action(async (name: string, 
 command("remove <name>", "remove one of your adapters").action(async (name: string, options: Options) => {
   const removed = await new Connection(options).call(adapterDeletedSchema, "DELETE", pathOf(name));
   process.stdout.write(options.json ? `${JSON.stringify(removed)}\n` : `removed ${name}\n`);
+  const { pending_backends: pending } = removed;
+  if (pending > 0)
+    process.stderr.write(`backends that have not confirmed it: ${pending}; they are asked until they do\n`);
 });
 
 await runCommand(program);
