@@ -85,6 +85,12 @@ export const environmentSchema = z.object({
     64 * MiB,
     "Bytes of a tenant's adapters in DATA_DIR, at most; beyond, what was used longest ago goes",
   ),
+  ADAPTERS_BYTES: integer(
+    1,
+    2 ** 50,
+    4096 * MiB,
+    "Bytes of all tenants' adapters in DATA_DIR, at most; beyond, what was used longest ago goes",
+  ),
   ARTIFACTS_URL: url(
     "http(s) or file",
     "Where artifacts are published, to be taken up while it runs: a bucket over HTTP (the S3 API with the two AWS keys), or a folder with the bucket's names; without, those of MODEL_DIR stay",
@@ -138,6 +144,8 @@ export interface BackendConfig {
   adapterSlots: number;
   dataDirectory: string;
   tenantAdapterBytes: number;
+  /** Of all tenants together. */
+  adaptersBytes: number;
   /** null: only the artifacts of the model folder are served. */
   artifactStore: { url: string; credentials: { accessKeyId: string; secretAccessKey: string } | null } | null;
   artifactPollMs: number;
@@ -182,6 +190,7 @@ export function readConfig(
     adapterSlots: values.ADAPTER_SLOTS,
     dataDirectory: values.DATA_DIR,
     tenantAdapterBytes: values.TENANT_ADAPTER_BYTES,
+    adaptersBytes: values.ADAPTERS_BYTES,
     artifactStore: values.ARTIFACTS_URL ? { url: values.ARTIFACTS_URL, credentials: credentialsOf(values) } : null,
     artifactPollMs: values.ARTIFACTS_POLL_MS,
     artifactSets: values.ARTIFACT_SETS,

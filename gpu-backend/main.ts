@@ -82,8 +82,15 @@ async function run(config: BackendConfig): Promise<void> {
   const isTooMuch = memory.plannedBytes > memory.limitBytes;
   // Before the model is loaded, in case the process does not survive that.
   if (isTooMuch) log("warn", "memory", memoryFields);
+  const store = new InstantStore({
+    directory: config.dataDirectory,
+    tenantBytes: config.tenantAdapterBytes,
+    totalBytes: config.adaptersBytes,
+    now: () => new Date(),
+  });
   const metrics = createMetrics({
     memory,
+    disk: () => store.disk,
     stats: () => sets.stats,
     manifests: () => ({ all: sets.manifests, first: sets.info?.manifestHash ?? null }),
   });
@@ -98,12 +105,13 @@ async function run(config: BackendConfig): Promise<void> {
     // Secrets stay here: the engine's process is the one whose memory a native fault may leave in a core dump.
     const { secrets, artifactStore, otlp, ...open } = config;
     const settings = { ...open, kvBytes: memory.kvBytes, limits, artifactsDirectory };
-    return startSet(settings, { observer, now, stallMs: config.stallMs, environment });
+    const unwrittenOf = (tenant: string, hash: string) => store.unwritten(tenant, hash);
+    return startSet(settings, { observer, now, stallMs: config.stallMs, environment, unwrittenOf });
   };
   const follower = config.artifactStore && followerOf(config, config.artifactStore, { sets, start, now, metrics, log });
   const adapters = new InstantAdapters({
     setOf: (manifestHash) => sets.of(manifestHash),
-    store: new InstantStore(config.dataDirectory, config.tenantAdapterBytes, () => new Date()),
+    store,
     withDirections: config.adapterSlots > 0,
     newId: () => randomUUID(),
     now,

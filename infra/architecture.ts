@@ -57,12 +57,14 @@ const mayImport: Record<string, string[]> = {
   "edge/client": ["shared"],
   "edge/page": ["shared"],
   "gpu-backend/bounded-file.ts": [],
+  "gpu-backend/whole-file.ts": [],
   "gpu-backend/command-line.ts": [],
-  "gpu-backend/adapters": ["gpu-backend/bounded-file.ts", "shared"],
+  "gpu-backend/adapters": ["gpu-backend/bounded-file.ts", "gpu-backend/whole-file.ts", "shared"],
   "gpu-backend/kv": ["shared"],
   "gpu-backend/runtime": ["shared"],
   "gpu-backend/engine": [
     "gpu-backend/bounded-file.ts",
+    "gpu-backend/whole-file.ts",
     "gpu-backend/adapters",
     "gpu-backend/kv",
     "gpu-backend/runtime",
@@ -112,7 +114,7 @@ const mayImport: Record<string, string[]> = {
     "gpu-backend/settings.ts",
     "shared",
   ],
-  infra: ["gpu-backend/command-line.ts", "gpu-backend/config.ts", "shared"],
+  infra: ["gpu-backend/command-line.ts", "gpu-backend/config.ts", "gpu-backend/whole-file.ts", "shared"],
   // Checks by the code that serves.
   "infra/doctor": [
     "infra",
@@ -139,6 +141,7 @@ const mayImport: Record<string, string[]> = {
     "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "gpu-backend/bounded-file.ts",
+    "gpu-backend/whole-file.ts",
     "edge/assign/artifacts.ts",
     "gpu-backend/adapters",
     "shared",

@@ -6,8 +6,8 @@
 import { closeSync, constants, fstatSync, openSync, readFileSync, rmSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
+import { writeWhole } from "../gpu-backend/whole-file.ts";
 import { isLoopback } from "../shared/loopback.ts";
-import { writeWhole } from "./write-whole.ts";
 
 const loopbackOrigin = z.string().refine((text) => {
   const url = URL.parse(text);
@@ -31,7 +31,7 @@ function fileIn(stateFolder: string): string {
 /** Writes the file for this process, and removes it when the process ends. */
 export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise<void> {
   const file = fileIn(stateFolder);
-  await writeWhole(file, Buffer.from(JSON.stringify(run)), 0o600);
+  await writeWhole(file, Buffer.from(JSON.stringify(run)), { mode: 0o600 });
   process.once("exit", () => rmSync(file, { force: true }));
 }
 

@@ -4,10 +4,10 @@
  */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
+import { writeIfDifferent } from "../gpu-backend/whole-file.ts";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../shared/artifacts/manifest.ts";
 import { stageDocs } from "./stage-docs.ts";
 import { stagePage } from "./stage-page.ts";
-import { writeWhole } from "./write-whole.ts";
 
 const root = path.dirname(import.meta.dirname);
 const embeddedModel = path.join(root, "gpu-backend/models/chameleon-mini");
@@ -28,7 +28,7 @@ export async function stageArtifacts(
     const wanted = await readFile(source).catch((cause) => {
       throw new Error(`cannot read the artifact ${source}; train it, or name another model directory`, { cause });
     });
-    if (await writeWhole(path.join(target, name), wanted)) copied.push(name);
+    if (await writeIfDifferent(path.join(target, name), wanted)) copied.push(name);
   }
   return copied;
 }

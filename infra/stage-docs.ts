@@ -5,8 +5,8 @@
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
+import { writeIfDifferent } from "../gpu-backend/whole-file.ts";
 import { openApiDocument } from "./openapi/document.ts";
-import { writeWhole } from "./write-whole.ts";
 
 const root = path.dirname(import.meta.dirname);
 
@@ -21,6 +21,6 @@ export async function stageDocs(target: string = path.join(root, "edge/public"))
     files.push([`docs/${name}`, await readFile(path.join(renderer, name))]);
   }
   const written: string[] = [];
-  for (const [name, wanted] of files) if (await writeWhole(path.join(target, name), wanted)) written.push(name);
+  for (const [name, wanted] of files) if (await writeIfDifferent(path.join(target, name), wanted)) written.push(name);
   return written;
 }

@@ -5,7 +5,7 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import path from "node:path";
-import { writeWhole } from "./write-whole.ts";
+import { writeIfDifferent } from "../gpu-backend/whole-file.ts";
 
 const root = path.dirname(import.meta.dirname);
 const source = path.join(root, "edge/page");
@@ -13,7 +13,7 @@ const source = path.join(root, "edge/page");
 /** Writes what differs, and returns the names of what was written. A package without the source brings the page built. */
 export async function stagePage(target: string = path.join(root, "edge/public")): Promise<string[]> {
   if (!existsSync(source)) return [];
-  const isWritten = await writeWhole(path.join(target, "index.html"), Buffer.from(await buildPage()));
+  const isWritten = await writeIfDifferent(path.join(target, "index.html"), Buffer.from(await buildPage()));
   return isWritten ? ["index.html"] : [];
 }
 

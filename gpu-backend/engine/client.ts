@@ -51,6 +51,8 @@ export interface EngineClientParts {
    * killed. The longest pass takes seconds, and so does making the adapter that a sequence waits for.
    */
   stallMs: number;
+  /** The bytes of a tenant's own adapter that is not on disk; null for any other. */
+  unwrittenOf?(tenant: string, hash: string): Uint8Array | null;
   /** Environment of the engine's process. */
   environment: NodeJS.ProcessEnv;
   /** Script of the process; the engine's by default. */
@@ -76,13 +78,16 @@ export class EngineClient {
   /** Hidden states of traced prompts that have no last frame yet, by id. */
   readonly #hidden = new Map<string, Float32Array>();
   readonly #stallMs: number;
+  readonly #unwrittenOf: NonNullable<EngineClientParts["unwrittenOf"]>;
   readonly #watch: NodeJS.Timeout;
   #stats: EngineStats | null = null;
   #isClosing = false;
   #allEnded: (() => void) | null = null;
   #lastPassMs = Number.NEGATIVE_INFINITY;
 
-  constructor(settings: EngineSettings, { observer, now, stallMs, environment, script }: EngineClientParts) {
+  constructor(settings: EngineSettings, parts: EngineClientParts) {
+    const { observer, now, stallMs, environment, script, unwrittenOf = () => null } = parts;
+    this.#unwrittenOf = unwrittenOf;
     this.#observer = observer;
     this.#now = now;
     this.#stallMs = stallMs;
@@ -151,8 +156,13 @@ export class EngineClient {
     if (ids.size < batch.sequences.length) throw duplicate("The batch has two sequences of the same id.");
     for (const id of ids) if (this.#open.has(id)) throw duplicate(`A sequence of id ${id} is open already.`);
     this.#take(batch.sequences, sink);
-    const adapterId = batch.adapterHash ? instantId(batch.sequences[0].tenant, batch.adapterHash) : batch.centroidId;
-    this.#supervisor.send({ type: "submit", adapterId, sequences: batch.sequences, traced: false });
+    const { tenant } = batch.sequences[0];
+    const adapterId = batch.adapterHash ? instantId(tenant, batch.adapterHash) : batch.centroidId;
+    const unwritten = ownAdaptersOf(batch).flatMap((hash): [string, Uint8Array][] => {
+      const bytes = this.#unwrittenOf(tenant, hash);
+      return bytes ? [[instantId(tenant, hash), bytes]] : [];
+    });
+    this.#supervisor.send({ type: "submit", adapterId, sequences: batch.sequences, traced: false, unwritten });
   }
 
   /**
@@ -179,7 +189,7 @@ export class EngineClient {
       for (const id of ids) this.#hidden.delete(id);
     };
     this.#take(sequences, sink);
-    this.#supervisor.send({ type: "submit", adapterId: null, sequences, traced: true });
+    this.#supervisor.send({ type: "submit", adapterId: null, sequences, traced: true, unwritten: [] });
     const leave = () => void this.cancel([...open]);
     signal.addEventListener("abort", leave);
     if (!(await settlesWithin(taken.promise, hiddenStatesMs))) {

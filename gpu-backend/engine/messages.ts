@@ -29,8 +29,17 @@ export interface EngineSettings {
 export type ToEngine =
   /** The first message; nothing else before `ready` has come. */
   | { type: "start"; settings: EngineSettings }
-  /** `adapterId` is a centroid's, or a tenant's own (adapters/instant/source.ts); `traced` asks for hidden states. */
-  | { type: "submit"; adapterId: string | null; sequences: SequenceRequest[]; traced: boolean }
+  /**
+   * `adapterId` is a centroid's, or a tenant's own (adapters/instant/source.ts); `traced` asks for hidden states; `unwritten` are
+   * own adapters by id that are not on disk.
+   */
+  | {
+      type: "submit";
+      adapterId: string | null;
+      sequences: SequenceRequest[];
+      traced: boolean;
+      unwritten: [id: string, bytes: Uint8Array][];
+    }
   | { type: "cancel"; ids: string[] };
 
 export type FromEngine =

@@ -9,8 +9,8 @@ import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts
 import type { ServiceError } from "../../shared/errors.ts";
 import { AdapterCache } from "../adapters/adapter-cache.ts";
 import { generatedAdapters } from "../adapters/generated.ts";
-import { withInstantAdapters } from "../adapters/instant/source.ts";
-import { InstantStore } from "../adapters/instant/store.ts";
+import { instantId, withInstantAdapters } from "../adapters/instant/source.ts";
+import { InstantFiles } from "../adapters/instant/store.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
 import { measureNumerics } from "../runtime/numerics.ts";
 import { Engine, type EngineParts } from "./engine.ts";
@@ -38,14 +38,25 @@ function fail(thrown: unknown): void {
   toParent(failed, undefined, undefined, () => process.exit(1));
 }
 
+/** Own adapters that the disk refused, by id: every batch that names one brings it along, so the oldest may go. */
+const unwritten = new Map<string, Uint8Array>();
+const maxUnwritten = 256;
+
+function keepUnwritten(id: string, bytes: Uint8Array): void {
+  unwritten.delete(id);
+  unwritten.set(id, bytes);
+  for (const [oldest] of unwritten) if (unwritten.size > maxUnwritten) unwritten.delete(oldest);
+}
+
 async function serve(settings: EngineSettings): Promise<void> {
   const now = () => performance.now();
   const opened = await openModel(settings, now);
   const { runner, manifest, manifestHash, tokenizer, hyperNetwork, device, deviceWarning } = opened;
   const numerics = await measureNumerics(runner, { device, format: settings.weightFormat });
+  const files = new InstantFiles({ directory: settings.dataDirectory, tenantBytes: settings.tenantAdapterBytes });
   const source = withInstantAdapters(
     generatedAdapters(manifest, hyperNetwork),
-    new InstantStore(settings.dataDirectory, settings.tenantAdapterBytes, () => new Date()),
+    { read: async (tenant, hash) => unwritten.get(instantId(tenant, hash)) ?? files.read(tenant, hash) },
     { manifestHash, gates: runner.gates, rank: runner.pool?.rank ?? 0, ...runner.config },
   );
   let emit: EngineParts["emit"] = requireToken;
@@ -71,6 +82,7 @@ async function serve(settings: EngineSettings): Promise<void> {
   let failure: unknown = null;
   process.on("message", (message: ToEngine) => {
     if (message.type === "submit") {
+      for (const [id, bytes] of message.unwritten) keepUnwritten(id, bytes);
       const fail = (error: unknown) => {
         failure = error;
         wake();

@@ -97,7 +97,10 @@ export function createApp({ name, sets, load, adapters, metrics, log, tracer, ve
     const { manifest, manifestHash, numerics } = sets.requireServing();
     const { name: model, servedAs } = manifest.model;
     const manifests = sets.serving;
-    return context.json({ status: "ready", model, servedAs, manifestHash, manifests, numerics } satisfies Readiness);
+    const diskFault = adapters.store.disk.fault;
+    return context.json({
+      ...{ status: "ready", model, servedAs, manifestHash, manifests, numerics, diskFault },
+    } satisfies Readiness);
   });
 
   app.get("/metrics", async (context) =>

@@ -2,6 +2,7 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { type BatchRequest, finishReasonSchema } from "../../shared/contracts/inference.ts";
 import { errorKinds } from "../../shared/errors.ts";
+import type { InstantStore } from "../adapters/instant/store.ts";
 import type { EngineObserver } from "../engine/client.ts";
 import type { MemoryPlan } from "../engine/memory-plan.ts";
 import type { EngineStats } from "../engine/reports.ts";
@@ -34,9 +35,11 @@ export interface MetricsView {
   /** Hashes of the manifests that are served, and which of them first of all. */
   manifests(): { all: readonly string[]; first: string | null };
   memory: Pick<MemoryPlan, "limitBytes" | "parts">;
+  /** Of the folder of tenants' own adapters. */
+  disk(): InstantStore["disk"];
 }
 
-export function createMetrics({ stats, manifests, memory }: MetricsView): Metrics {
+export function createMetrics({ stats, manifests, memory, disk }: MetricsView): Metrics {
   const registers = [new Registry()];
   const [registry] = registers;
   const statsChanged = addEngineMetrics(registry, stats);
@@ -62,6 +65,23 @@ export function createMetrics({ stats, manifests, memory }: MetricsView): Metric
       this.reset();
       const { all, first } = manifests();
       for (const manifest of all) this.set({ manifest, role: manifest === first ? "first" : "beside" }, 1);
+    },
+  });
+  new Counter({
+    name: "chameleon_adapter_write_failures_total",
+    help: "Own adapters that the disk refused, and that are kept in memory instead",
+    registers,
+    collect() {
+      this.reset();
+      this.inc(disk().failures);
+    },
+  });
+  new Gauge({
+    name: "chameleon_adapter_unwritten_bytes",
+    help: "Memory of own adapters that are not on disk",
+    registers,
+    collect() {
+      this.set(disk().unwrittenBytes);
     },
   });
   const setsRefused = new Counter({

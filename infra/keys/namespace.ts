@@ -5,9 +5,9 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { writeWhole } from "../../gpu-backend/whole-file.ts";
 import type { KeyEnd, KeyRecord, Revocation, TenantRecord } from "../../shared/contracts/tenants.ts";
 import { jsonIn, runWrangler } from "../wrangler.ts";
-import { writeWhole } from "../write-whole.ts";
 
 export type StoredRecord = KeyEnd | KeyRecord | Revocation | TenantRecord;
 
@@ -45,7 +45,7 @@ export function folderNamespace(folder: string): Namespace {
     },
     async put(records) {
       for (const [name, record] of records) {
-        await writeWhole(recordFile(folder, name), Buffer.from(JSON.stringify(record)), 0o600);
+        await writeWhole(recordFile(folder, name), Buffer.from(JSON.stringify(record)), { mode: 0o600 });
       }
     },
     async remove(names) {

@@ -2,8 +2,8 @@
 import { createHash } from "node:crypto";
 import { open, readFile, rm, stat } from "node:fs/promises";
 import path from "node:path";
+import { writeWhole } from "../../gpu-backend/whole-file.ts";
 import { currentOf, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
-import { writeWhole } from "../write-whole.ts";
 import type { ObjectStore } from "./store.ts";
 
 /** A switch takes milliseconds: an older lock was left by a process that was killed. */

@@ -136,7 +136,12 @@ ${texts.join("\n\n")}
 }
 
 async function metrics(): Promise<string> {
-  const view = { stats: () => [], manifests: () => ({ all: [], first: null }), memory: { limitBytes: 0, parts: {} } };
+  const view = {
+    stats: () => [],
+    manifests: () => ({ all: [], first: null }),
+    memory: { limitBytes: 0, parts: {} },
+    disk: () => ({ fault: null, failures: 0, unwrittenBytes: 0 }),
+  };
   const text = await createMetrics(view as unknown as Parameters<typeof createMetrics>[0]).text();
   const types = new Map([...text.matchAll(/^# TYPE (\S+) (\w+)$/gm)].map(([, name, type]) => [name, type]));
   const rows = [...text.matchAll(/^# HELP (\S+) (.*)$/gm)].map(([, name, help]) => [

@@ -228,6 +228,8 @@ export const readinessSchema = z.object({
   manifests: z.array(hash).optional(),
   /** The numerics fingerprint under `manifestHash`; absent from a backend that measures none. */
   numerics: id.optional(),
+  /** Why own adapters are kept in memory, such as `ENOSPC`; null while the disk takes them. The backend serves all the same. */
+  diskFault: z.string().nullable().optional(),
 });
 
 export type Readiness = z.infer<typeof readinessSchema>;

@@ -2,7 +2,7 @@
  * Tenants' own adapters on real ONNX sessions and in real processes: they share steps with centroids and the base and
  * none of it may show; they are made of examples while others are served, outlive a restart, and are nobody else's.
  */
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -267,8 +267,26 @@ describe("backends", () => {
     backends[1] = await start("two");
     expect((await allFrames(await wear(backends[1], answer.hash))).slice(0, -1)).toEqual(before.slice(0, -1));
     const remove = () => fetch(backends[1].url + path, { method: "DELETE" });
-    expect([(await remove()).status, (await remove()).status]).toEqual([204, 404]);
+    expect([(await remove()).status, (await remove()).status]).toEqual([204, 204]);
     expect((await wear(backends[1], answer.hash)).status).toBe(404);
+  });
+
+  test("a backend whose disk takes nothing serves the adapter from memory, says so, and stays ready", async () => {
+    const file = join(data, "no-folder");
+    await writeFile(file, "");
+    const backend = await start("no-folder");
+    backends.push(backend);
+    const answer = await created(await backend.post("/v1/adapters", requestOf()));
+    const frames = await allFrames(await wear(backend, answer.hash));
+    expect(frames.at(-1)).toMatchObject({ type: "done", adapter: { hash: answer.hash } });
+    const ready = await fetch(`${backend.url}/readyz`);
+    expect([ready.status, await ready.json()]).toMatchObject([200, { diskFault: "ENOTDIR" }]);
+    expect(await backend.metric("chameleon_adapter_write_failures_total")).toBe(1);
+    const path = `/v1/adapters/acme/${answer.hash}`;
+    const bring = { method: "PUT", body: Uint8Array.from(Buffer.from(answer.file, "base64")) };
+    expect((await fetch(backend.url + path, bring)).status).toBe(204);
+    expect((await fetch(backend.url + path, { method: "DELETE" })).status).toBe(204);
+    expect((await wear(backend, answer.hash)).status).toBe(404);
   });
 
   test("the same examples give the same adapter, and others are served meanwhile", async () => {

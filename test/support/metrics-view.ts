@@ -6,4 +6,5 @@ export const noEngine: MetricsView = {
   stats: () => [],
   manifests: () => ({ all: [], first: null }),
   memory: { limitBytes: 100, parts },
+  disk: () => ({ fault: null, failures: 0, unwrittenBytes: 0 }),
 };

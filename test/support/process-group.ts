@@ -96,6 +96,7 @@ export class FakeProcess {
       begin: () => Promise.reject(new Error("not asked for")),
       bring: async (_: string, hash: string) => void this.adapters.add(hash),
       store: {
+        disk: { fault: null },
         has: async (_: string, hash: string) => this.adapters.has(hash),
         remove: async (_: string, hash: string) => this.adapters.delete(hash),
       },

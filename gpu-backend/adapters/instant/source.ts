@@ -1,7 +1,7 @@
 /** Tenants' instant adapters beside the generated ones, so that the engine's cache knows of one kind of adapter only. */
 import type { Adapter, AdapterSource } from "../adapter.ts";
 import { type InstantShape, unpackInstant } from "./artifact.ts";
-import type { InstantStore } from "./store.ts";
+import type { InstantFiles } from "./store.ts";
 
 /** What the engine calls a tenant's adapter; no centroid's id has a slash. */
 export function instantId(tenant: string, hash: string): string {
@@ -13,7 +13,7 @@ const recordBytes = 512;
 
 export function withInstantAdapters(
   generated: AdapterSource,
-  store: Pick<InstantStore, "read">,
+  store: Pick<InstantFiles, "read">,
   shape: InstantShape,
 ): AdapterSource {
   return {
@@ -22,7 +22,7 @@ export function withInstantAdapters(
   };
 }
 
-async function read(id: string, store: Pick<InstantStore, "read">, shape: InstantShape): Promise<Adapter> {
+async function read(id: string, store: Pick<InstantFiles, "read">, shape: InstantShape): Promise<Adapter> {
   const [tenant, hash] = id.split("/");
   const bytes = await store.read(tenant, hash);
   if (!bytes) throw new Error(`there is no adapter ${hash} of this tenant`);

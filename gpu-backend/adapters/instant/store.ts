@@ -1,104 +1,206 @@
 /**
- * Instant adapters on disk, in a folder per tenant (`tenants/SHA-256 of its name`), so that they survive a restart. The hash keeps
- * tenants apart where a file system ignores case, and keeps a tenant from being named as another folder. Files are written atomically, and the name
- * of a file is the hash of its content. Every access names the tenant, so no tenant reaches another's adapters. The edge keeps
- * the originals and uploads missing ones, so a full folder drops the least recently used.
+ * Own adapters on disk, so that they survive a restart, in a folder per tenant (`tenants/SHA-256 of its name`): the hash keeps
+ * tenants apart where a file system ignores case, and keeps a tenant from being named as another folder. The name of a file is the
+ * hash of its content. Every access names the tenant, so no tenant reaches another's adapters. The edge keeps the originals and
+ * uploads missing ones, so the least recently used are removed when a bound is reached. What the disk refuses is kept in memory.
  */
 import { createHash } from "node:crypto";
-import { mkdir, open, readdir, rename, rm, stat, utimes } from "node:fs/promises";
-import { join } from "node:path";
+import { readdir, rm, stat, utimes } from "node:fs/promises";
+import { join, sep } from "node:path";
 import { hashPattern } from "../../../shared/contracts/inference.ts";
 import { tenantPattern } from "../../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../../shared/errors.ts";
-import { nullIfMissing, readFileAtMost } from "../../bounded-file.ts";
+import { readFileAtMost } from "../../bounded-file.ts";
+import { removeUnfinished, type WriteSystem, writeWhole } from "../../whole-file.ts";
+import { LruPolicy } from "../lru.ts";
 import { instantHash } from "./artifact.ts";
 
-export class InstantStore {
-  readonly #directory: string;
-  readonly #bytesPerTenant: number;
-  readonly #now: () => Date;
-  #writes = 0;
+/** Bytes of adapters that the disk refused and that are kept in memory, at most. */
+const unwrittenBytes = 64 * 2 ** 20;
 
-  constructor(directory: string, bytesPerTenant: number, now: () => Date) {
-    this.#directory = directory;
-    this.#now = now;
-    this.#bytesPerTenant = bytesPerTenant;
+export interface InstantStoreSettings {
+  /** Contains the folder of the tenants' folders. */
+  directory: string;
+  tenantBytes: number;
+  /** Of all tenants together. */
+  totalBytes: number;
+  now(): Date;
+  /** The file system for writes; the real one by default. */
+  system?: WriteSystem;
+}
+
+/** Why the last write failed, such as `ENOSPC`; null if it succeeded, or before the first. */
+export type DiskFault = string | null;
+
+/** Reads one tenant's adapters, in any process. */
+export class InstantFiles {
+  readonly #directory: string;
+  readonly #tenantBytes: number;
+
+  constructor({ directory, tenantBytes }: Pick<InstantStoreSettings, "directory" | "tenantBytes">) {
+    this.#directory = join(directory, "tenants");
+    this.#tenantBytes = tenantBytes;
   }
 
-  /** Stores an adapter and returns its hash. Throws a ServiceError if it alone exceeds the tenant's limit. */
+  /** The bytes of an adapter; null if it is missing or does not match its hash. */
+  async read(tenant: string, hash: string): Promise<Uint8Array | null> {
+    // A file that cannot be read is uploaded again.
+    const bytes = await readFileAtMost(this.pathOf(tenant, hash), this.#tenantBytes).catch(() => null);
+    return bytes && instantHash(tenant, bytes) === hash ? bytes : null;
+  }
+
+  /** Only strict ids become paths. */
+  pathOf(tenant: string, hash: string): string {
+    if (!hashPattern.test(hash)) throw new Error("not a hash");
+    return join(this.folderOf(tenant), hash);
+  }
+
+  folderOf(tenant: string): string {
+    if (!tenantPattern.test(tenant)) throw new Error("not a tenant's id");
+    return join(this.#directory, createHash("sha256").update(tenant).digest("hex"));
+  }
+
+  /** The folders of all tenants. */
+  async folders(): Promise<string[]> {
+    const names = await readdir(this.#directory).catch(() => []);
+    return names.filter((name) => hashPattern.test(name)).map((name) => join(this.#directory, name));
+  }
+}
+
+/** One process writes a folder. */
+export class InstantStore {
+  readonly #settings: InstantStoreSettings;
+  readonly #files: InstantFiles;
+  /** Bytes of each file by its path, least recently used first. */
+  #index: Promise<Map<string, number>> | null = null;
+  readonly #unwritten = new Map<string, Uint8Array>();
+  readonly #unwrittenUse = new LruPolicy(unwrittenBytes);
+  #fault: DiskFault = null;
+  #failures = 0;
+
+  constructor(settings: InstantStoreSettings) {
+    this.#settings = settings;
+    this.#files = new InstantFiles(settings);
+  }
+
+  get disk(): { fault: DiskFault; failures: number; unwrittenBytes: number } {
+    return { fault: this.#fault, failures: this.#failures, unwrittenBytes: this.#unwrittenUse.bytes };
+  }
+
+  /** Stores an adapter and returns its hash. Throws a ServiceError if it alone exceeds the tenant's bound. */
   async keep(tenant: string, bytes: Uint8Array): Promise<string> {
-    if (bytes.length > this.#bytesPerTenant) {
+    const { tenantBytes, totalBytes, system } = this.#settings;
+    if (bytes.length > tenantBytes) {
       throw new ServiceError(
         "adapter_quota_exceeded",
-        `The adapter has ${bytes.length} bytes; a tenant may keep ${this.#bytesPerTenant} bytes of adapters.`,
+        `The adapter has ${bytes.length} bytes; a tenant may keep ${tenantBytes} bytes of adapters.`,
       );
     }
     const hash = instantHash(tenant, bytes);
-    const path = this.#pathOf(tenant, hash);
-    await mkdir(join(path, ".."), { recursive: true });
-    await writeWhole(path, `${path}.${process.pid}.${this.#writes++}`, bytes);
-    await this.#drop(tenant, hash);
+    const path = this.#files.pathOf(tenant, hash);
+    const index = await this.#indexed();
+    this.#forget(path);
+    try {
+      // Before the write, which may need the room.
+      await dropOldest(index, join(path, ".."), tenantBytes - bytes.length, path);
+      await dropOldest(index, "", totalBytes - bytes.length, path);
+      await writeWhole(path, bytes, { system });
+      index.delete(path);
+      index.set(path, bytes.length);
+      this.#fault = null;
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code === undefined) throw error;
+      this.#fault = code;
+      this.#failures++;
+      this.#unwritten.set(path, bytes);
+      this.#unwrittenUse.add(path, bytes.length);
+      for (const dropped of this.#unwrittenUse.evict()) this.#unwritten.delete(dropped);
+    }
     return hash;
   }
 
   /** The bytes of an adapter; null if it is missing or does not match its hash. */
   async read(tenant: string, hash: string): Promise<Uint8Array | null> {
-    const path = this.#pathOf(tenant, hash);
-    const bytes = await readFileAtMost(path, this.#bytesPerTenant).catch(nullIfMissing);
-    if (!bytes || instantHash(tenant, bytes) !== hash) return null;
-    const now = this.#now();
-    await utimes(path, now, now).catch(nullIfMissing);
-    return bytes;
+    return this.unwritten(tenant, hash) ?? (await this.#files.read(tenant, hash));
   }
 
+  /** The bytes of an adapter that the disk refused, which other processes cannot read; null for any other. */
+  unwritten(tenant: string, hash: string): Uint8Array | null {
+    return this.#unwritten.get(this.#files.pathOf(tenant, hash)) ?? null;
+  }
+
+  /** Whether it is here; it then counts as used. */
   async has(tenant: string, hash: string): Promise<boolean> {
-    return (await stat(this.#pathOf(tenant, hash)).catch(nullIfMissing)) !== null;
+    const path = this.#files.pathOf(tenant, hash);
+    if (this.#unwritten.has(path)) {
+      this.#unwrittenUse.touch(path);
+      return true;
+    }
+    const index = await this.#indexed();
+    const about = await stat(path).catch(() => null);
+    index.delete(path);
+    if (!about) return false;
+    index.set(path, about.size);
+    const now = this.#settings.now();
+    // After a restart the times tell the order of use; a disk that refuses them serves all the same.
+    await utimes(path, now, now).catch(() => undefined);
+    return true;
   }
 
   /** Removes all adapters of a tenant, files that are being written too. */
   async removeAll(tenant: string): Promise<void> {
-    await rm(this.#folderOf(tenant), { recursive: true, force: true });
+    await this.#remove(this.#files.folderOf(tenant));
   }
 
   /** Removes an adapter, if there is one of this hash. */
   async remove(tenant: string, hash: string): Promise<void> {
-    await rm(this.#pathOf(tenant, hash), { force: true });
+    await this.#remove(this.#files.pathOf(tenant, hash));
   }
 
-  /** Removes the least recently used adapters until the tenant's limit holds, but never `kept`. */
-  async #drop(tenant: string, kept: string): Promise<void> {
-    const names = (await readdir(this.#folderOf(tenant))).filter((name) => hashPattern.test(name));
-    const files = await Promise.all(
-      names.map(async (name) => ({ name, about: await stat(this.#pathOf(tenant, name)).catch(nullIfMissing) })),
-    );
-    let total = files.reduce((sum, { about }) => sum + (about?.size ?? 0), 0);
-    for (const { name, about } of files.sort((a, b) => (a.about?.mtimeMs ?? 0) - (b.about?.mtimeMs ?? 0))) {
-      if (total <= this.#bytesPerTenant) return;
-      if (name === kept || !about) continue;
-      await rm(this.#pathOf(tenant, name), { force: true });
-      total -= about.size;
+  async #remove(path: string): Promise<void> {
+    const isMeant = (other: string) => other === path || other.startsWith(path + sep);
+    for (const other of [...this.#unwritten.keys()].filter(isMeant)) this.#forget(other);
+    const index = await this.#indexed();
+    for (const other of [...index.keys()].filter(isMeant)) index.delete(other);
+    await rm(path, { recursive: true, force: true }).catch((error: NodeJS.ErrnoException) => {
+      // A part of the path is a file: nothing can be there.
+      if (error.code !== "ENOTDIR") throw error;
+    });
+  }
+
+  #forget(path: string): void {
+    if (this.#unwritten.delete(path)) this.#unwrittenUse.remove(path);
+  }
+
+  /** Reads the folders once, and removes what killed processes left there. */
+  #indexed(): Promise<Map<string, number>> {
+    this.#index ??= this.#readIndex();
+    return this.#index;
+  }
+
+  async #readIndex(): Promise<Map<string, number>> {
+    const found: { path: string; bytes: number; usedMs: number }[] = [];
+    for (const folder of await this.#files.folders()) {
+      await removeUnfinished(folder, this.#settings.now().getTime());
+      for (const name of await readdir(folder).catch(() => [])) {
+        const path = join(folder, name);
+        const about = hashPattern.test(name) ? await stat(path).catch(() => null) : null;
+        if (about) found.push({ path, bytes: about.size, usedMs: about.mtimeMs });
+      }
     }
-  }
-
-  /** Only strict ids become paths. */
-  #pathOf(tenant: string, hash: string): string {
-    if (!hashPattern.test(hash)) throw new Error("not a hash");
-    return join(this.#folderOf(tenant), hash);
-  }
-
-  #folderOf(tenant: string): string {
-    if (!tenantPattern.test(tenant)) throw new Error("not a tenant's id");
-    return join(this.#directory, "tenants", createHash("sha256").update(tenant).digest("hex"));
+    return new Map(found.sort((a, b) => a.usedMs - b.usedMs).map(({ path, bytes }) => [path, bytes]));
   }
 }
 
-async function writeWhole(path: string, unfinished: string, bytes: Uint8Array): Promise<void> {
-  const file = await open(unfinished, "w");
-  try {
-    await file.writeFile(bytes);
-    await file.sync();
-  } finally {
-    await file.close();
+/** Removes the least recently used files below `folder` until they have at most `maxBytes` without `kept`. */
+async function dropOldest(index: Map<string, number>, folder: string, maxBytes: number, kept: string): Promise<void> {
+  const own = [...index].filter(([path]) => path.startsWith(folder) && path !== kept);
+  let total = own.reduce((sum, [, bytes]) => sum + bytes, 0);
+  for (const [path, bytes] of own) {
+    if (total <= maxBytes) return;
+    await rm(path, { force: true });
+    index.delete(path);
+    total -= bytes;
   }
-  await rename(unfinished, path);
 }

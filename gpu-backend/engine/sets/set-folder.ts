@@ -3,7 +3,7 @@
  * checked, also of those that only the edge reads. The manifest is checked before anything is written, and written last: a
  * folder with a manifest is complete. Complete files are not fetched again, so an interrupted download resumes.
  */
-import { mkdir, readdir, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
+import { mkdir, readdir, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { objectName } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
@@ -17,6 +17,7 @@ import {
 import { requireFile, requireManifest } from "../../../shared/artifacts/set-file.ts";
 import { hashPattern } from "../../../shared/contracts/inference.ts";
 import { readFileAtMost } from "../../bounded-file.ts";
+import { removeUnfinished, writeWhole } from "../../whole-file.ts";
 import type { ReadObject } from "./artifact-store.ts";
 
 export interface BroughtSet {
@@ -52,6 +53,7 @@ export class SetFolders {
     const bytes = present ?? (await this.#fetch(manifestHash, manifestFile, setLimits.manifestBytes, isManifest));
     const manifest = parseManifest(new TextDecoder().decode(bytes));
     await mkdir(folder, { recursive: true });
+    await removeUnfinished(folder, this.#now().getTime());
     try {
       for (const name of setFiles) await this.#bringFile(folder, name, manifest.files[name]);
       if (!present) await writeWhole(path, bytes);
@@ -110,11 +112,4 @@ async function presentFile(path: string, mostBytes: number, check: Check): Promi
   } catch {
     return null;
   }
-}
-
-async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
-  // The process id: another backend may write the same file.
-  const unfinished = `${path}.${process.pid}`;
-  await writeFile(unfinished, bytes);
-  await rename(unfinished, path);
 }

@@ -99,7 +99,7 @@ beforeEach(() => {
   const adapters = {
     begin: async () => Promise.reject(new Error("not asked for")),
     bring: async () => {},
-    store: new InstantStore(tmpdir(), 1, () => new Date(0)),
+    store: new InstantStore({ directory: tmpdir(), tenantBytes: 1, totalBytes: 1, now: () => new Date(0) }),
   };
   const load = () => ({ sequences: openSequences, slots: 32 });
   appWith = (verifier) =>

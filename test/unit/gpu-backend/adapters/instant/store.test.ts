@@ -1,5 +1,6 @@
 /** The bytes of tenants' adapters, and where they are kept. */
 import { createHash } from "node:crypto";
+import * as fs from "node:fs/promises";
 import { mkdir, mkdtemp, readdir, rm, truncate, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path, { join } from "node:path";
@@ -10,7 +11,8 @@ import {
   packInstant,
   unpackInstant,
 } from "../../../../../gpu-backend/adapters/instant/artifact.ts";
-import { InstantStore } from "../../../../../gpu-backend/adapters/instant/store.ts";
+import { InstantStore, type InstantStoreSettings } from "../../../../../gpu-backend/adapters/instant/store.ts";
+import type { WriteSystem } from "../../../../../gpu-backend/whole-file.ts";
 import {
   type Tensor,
   type TensorFile,
@@ -27,6 +29,8 @@ const parts: InstantParts = {
 };
 
 const now = () => new Date();
+const storeOf = (tenantBytes: number, rest: Partial<InstantStoreSettings> = {}) =>
+  new InstantStore({ directory, tenantBytes, totalBytes: 1_000_000, now, ...rest });
 let directory: string;
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), "instant-store-"));
@@ -116,8 +120,8 @@ test("an adapter of another manifest is outdated, and both are named", () => {
 
 test("is there after a restart, for its tenant alone, and gone when it is removed", async () => {
   const bytes = packInstant(parts, manifestHash);
-  const hash = await new InstantStore(directory, 10_000, now).keep("eu:acme", bytes);
-  const store = new InstantStore(directory, 10_000, now);
+  const hash = await storeOf(10_000).keep("eu:acme", bytes);
+  const store = storeOf(10_000);
   expect(await store.read("eu:acme", hash)).toEqual(bytes);
   expect(await store.keep("other", bytes), "equal bytes of another tenant have another name").not.toBe(hash);
   expect(await store.read("other", hash)).toBe(null);
@@ -131,7 +135,7 @@ test("is there after a restart, for its tenant alone, and gone when it is remove
 
 test("a tenant may be named as a folder of ours, or as another but for its case", async () => {
   const bytes = packInstant(parts, manifestHash);
-  const store = new InstantStore(directory, bytes.length, now);
+  const store = storeOf(bytes.length);
   await mkdir(join(directory, "artifacts", manifestHash), { recursive: true });
   for (const tenant of ["artifacts", "tenants", "__proto__", "CON", "acme", "Acme", manifestHash]) {
     expect(await store.read(tenant, await store.keep(tenant, bytes))).toEqual(bytes);
@@ -142,14 +146,14 @@ test("a tenant may be named as a folder of ours, or as another but for its case"
 });
 
 test("a file larger than a tenant's share counts as missing, and is not read", async () => {
-  const store = new InstantStore(directory, 10_000, now);
+  const store = storeOf(10_000);
   const hash = await store.keep("acme", packInstant(parts, manifestHash));
   await truncate(join(folderOf("acme"), hash), 2 ** 40);
   expect(await store.read("acme", hash)).toBe(null);
 });
 
 test("a file that is not what its name says counts as missing; names that are no ids never become paths", async () => {
-  const store = new InstantStore(directory, 10_000, now);
+  const store = storeOf(10_000);
   const hash = await store.keep("acme", packInstant(parts, manifestHash));
   await writeFile(join(folderOf("acme"), hash), "torn");
   expect(await store.read("acme", hash)).toBe(null);
@@ -160,23 +164,90 @@ test("a file that is not what its name says counts as missing; names that are no
 test("a tenant's share holds: what was used longest ago goes, what alone exceeds it is refused with both sizes", async () => {
   const file = (n: number) => packInstant({ ...parts, gates: Float32Array.of(n, n) }, manifestHash);
   const size = file(0).length;
-  const store = new InstantStore(directory, 2 * size, now);
+  const store = storeOf(2 * size);
   const first = await store.keep("acme", file(1));
-  const second = await store.keep("acme", file(2));
+  await store.keep("acme", file(2));
   await store.keep("other", file(1));
-  for (const [hash, at] of [
-    [first, 1000],
-    [second, 2000],
-  ] as const)
-    await utimes(join(folderOf("acme"), hash), at, at);
-  expect(await store.read("acme", first)).not.toBe(null);
+  expect(await store.has("acme", first)).toBe(true);
   const third = await store.keep("acme", file(3));
   expect((await readdir(folderOf("acme"))).sort()).toEqual([first, third].sort());
   expect(await readdir(folderOf("other"))).toEqual([instantHash("other", file(1))]);
-  await expect(new InstantStore(directory, size - 1, now).keep("acme", file(4))).rejects.toThrow(
+  await expect(storeOf(size - 1).keep("acme", file(4))).rejects.toThrow(
     expect.objectContaining({
       kind: "adapter_quota_exceeded",
       message: expect.stringMatching(`${size} .* ${size - 1} `),
     }),
   );
+});
+
+test("all tenants together have a bound, also over a restart: what was used longest ago goes", async () => {
+  const bytes = packInstant(parts, manifestHash);
+  const totalBytes = 3 * bytes.length;
+  const earlier = storeOf(10_000, { totalBytes });
+  for (const [at, tenant] of ["a", "b", "c"].entries()) {
+    const hash = await earlier.keep(tenant, bytes);
+    await utimes(join(folderOf(tenant), hash), at + 1, at + 1);
+  }
+  const store = storeOf(10_000, { totalBytes });
+  expect(await store.has("a", instantHash("a", bytes))).toBe(true);
+  await store.keep("d", bytes);
+  const has = (tenant: string) => store.has(tenant, instantHash(tenant, bytes));
+  expect(await Promise.all(["a", "b", "c", "d"].map(has))).toEqual([true, false, true, true]);
+});
+
+const full = () => Promise.reject(Object.assign(new Error("no space left on device"), { code: "ENOSPC" }));
+test.each<[string, Partial<WriteSystem>]>([
+  ["folder", { mkdir: full as WriteSystem["mkdir"] }],
+  [
+    "write",
+    {
+      open: async (...given) =>
+        Object.assign(await fs.open(...given), {
+          async writeFile(this: fs.FileHandle) {
+            // As a disk does that fills up on the way.
+            await this.write("begun");
+            return full();
+          },
+        }),
+    },
+  ],
+  ["rename", { rename: full }],
+])(
+  "a disk that refuses the %s leaves nothing behind; the adapter is served from memory, and the fault is shown",
+  async (_, broken) => {
+    let isFull = true;
+    const system: WriteSystem = new Proxy(fs, {
+      get: (real, name: keyof WriteSystem) => (isFull && broken[name]) || real[name],
+    });
+    const bytes = packInstant(parts, manifestHash);
+    const store = storeOf(10_000, { system });
+    const hash = await store.keep("acme", bytes);
+    const left = async () =>
+      (await readdir(directory, { recursive: true })).filter((name) =>
+        /unfinished|[0-9a-f]{64}.[0-9a-f]{64}/.test(name),
+      );
+    expect(await left()).toEqual([]);
+    expect(store.disk).toEqual({ fault: "ENOSPC", failures: 1, unwrittenBytes: bytes.length });
+    expect([await store.read("acme", hash), store.unwritten("acme", hash)]).toEqual([bytes, bytes]);
+    expect([await store.has("acme", hash), await store.has("other", hash)]).toEqual([true, false]);
+    isFull = false;
+    await store.keep("acme", bytes);
+    expect([store.disk.fault, store.disk.unwrittenBytes, store.unwritten("acme", hash)]).toEqual([null, 0, null]);
+    expect(await storeOf(10_000).read("acme", hash)).toEqual(bytes);
+    await store.remove("acme", hash);
+    expect(await store.has("acme", hash)).toBe(false);
+  },
+);
+
+test("what a killed process left of a write is removed at the next start; what is being written stays", async () => {
+  const bytes = packInstant(parts, manifestHash);
+  await storeOf(10_000).keep("acme", bytes);
+  const [abandoned, running] = [".unfinished-a", ".unfinished-b"].map((name) => join(folderOf("acme"), name));
+  for (const folder of [abandoned, running]) {
+    await mkdir(folder);
+    await writeFile(join(folder, "half"), "half");
+  }
+  await utimes(abandoned, 1, 1);
+  await storeOf(10_000).keep("acme", bytes);
+  expect((await readdir(folderOf("acme"))).sort()).toEqual([".unfinished-b", instantHash("acme", bytes)].sort());
 });

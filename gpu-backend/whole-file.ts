@@ -1,0 +1,54 @@
+/**
+ * Writes files in one step: a reader sees the old bytes or the new ones, never half of them. The new bytes are first written to a
+ * folder of their own beside the file, which is removed when the write fails, and by `removeUnfinished` when its process was killed.
+ */
+import * as fs from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
+
+/** What is used of the file system, so that a test can let it fail. */
+export type WriteSystem = Pick<typeof fs, "mkdir" | "mkdtemp" | "open" | "rename" | "rm">;
+
+const unfinishedPrefix = ".unfinished-";
+/** A folder of unfinished bytes that is older than this belongs to no running write, in milliseconds. */
+const abandonedMs = 600_000;
+
+/** Creates the file's folder where it is missing. Rejects with the system's error, and leaves the old file as it was. */
+export async function writeWhole(
+  path: string,
+  content: Uint8Array | string,
+  { mode = 0o666, system = fs }: { mode?: number; system?: WriteSystem } = {},
+): Promise<void> {
+  const folder = dirname(resolve(path));
+  await system.mkdir(folder, { recursive: true });
+  const unfinished = await system.mkdtemp(join(folder, unfinishedPrefix));
+  try {
+    const written = join(unfinished, basename(path));
+    const file = await system.open(written, "w", mode);
+    try {
+      await file.writeFile(content);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await system.rename(written, path);
+  } finally {
+    await system.rm(unfinished, { recursive: true, force: true });
+  }
+}
+
+/** Writes the file unless it has these bytes already. Resolves to whether it was written. */
+export async function writeIfDifferent(path: string, content: Uint8Array): Promise<boolean> {
+  if ((await fs.readFile(path).catch(() => null))?.equals(content)) return false;
+  await writeWhole(path, content);
+  return true;
+}
+
+/** Removes what killed processes left of their writes to files of `folder`, which may be missing. */
+export async function removeUnfinished(folder: string, nowMs: number): Promise<void> {
+  for (const name of await fs.readdir(folder).catch(() => [])) {
+    if (!name.startsWith(unfinishedPrefix)) continue;
+    const path = join(folder, name);
+    const about = await fs.stat(path).catch(() => null);
+    if (about && nowMs - about.mtimeMs > abandonedMs) await fs.rm(path, { recursive: true, force: true });
+  }
+}
