@@ -68,12 +68,6 @@ export const environmentSchema = z.object({
     "Bytes of keys and values of prompt beginnings that the same tenant may reuse, at most; 0 keeps none",
   ),
   ADAPTER_CACHE_BYTES: integer(0, 2 ** 40, 64 * MiB, "Bytes of generated adapters that are kept in memory, at most"),
-  ADAPTER_SLOTS: integer(
-    0,
-    256,
-    8,
-    "Own adapters with directions that run at the same time; a step costs a little more with each; 0 makes adapters of examples without directions",
-  ),
   DATA_DIR: text(
     ".cache/backend",
     "a folder",
@@ -141,7 +135,6 @@ export interface BackendConfig {
   kvBytes: number | null;
   prefixCacheBytes: number;
   adapterCacheBytes: number;
-  adapterSlots: number;
   dataDirectory: string;
   tenantAdapterBytes: number;
   /** Of all tenants together. */
@@ -187,7 +180,6 @@ export function readConfig(
     kvBytes: values.KV_BYTES ?? null,
     prefixCacheBytes: values.PREFIX_CACHE_BYTES,
     adapterCacheBytes: values.ADAPTER_CACHE_BYTES,
-    adapterSlots: values.ADAPTER_SLOTS,
     dataDirectory: values.DATA_DIR,
     tenantAdapterBytes: values.TENANT_ADAPTER_BYTES,
     adaptersBytes: values.ADAPTERS_BYTES,

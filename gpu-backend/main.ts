@@ -112,7 +112,6 @@ async function run(config: BackendConfig): Promise<void> {
   const adapters = new InstantAdapters({
     setOf: (manifestHash) => sets.of(manifestHash),
     store,
-    withDirections: config.adapterSlots > 0,
     newId: () => randomUUID(),
     now,
   });

@@ -5,21 +5,12 @@ export interface Adapter {
   readonly hash: string;
   /** [Q], multiplied by the scale. null for an adapter that does not use the bank. */
   readonly gates: Float32Array | null;
-  /** Its own low-rank pair, multiplied by the scale; null if it has none or the scale is 0. */
-  readonly directions: Directions | null;
   /** Added to the logits of its rows; null if it has none. */
   readonly bias: RowBias | null;
   /** 0 switches the adapter off: the base is served. */
   readonly scale: number;
   /** Memory it takes while cached. */
   readonly bytes: number;
-}
-
-/** A low-rank update of the adapter's own: delta = (h·Aᵀ)·B. */
-export interface Directions {
-  rank: number; // R
-  a: Float32Array; // [R, D]
-  b: Float32Array; // [R, V]
 }
 
 /** Sparse: all other tokens stay as they are. */

@@ -40,7 +40,7 @@ export function generatedAdapters(manifest: Manifest, file: TensorFile): Adapter
       const { hash, vector, scale } = entry;
       const gates = gatesOf(network, vector, scale);
       requireUsable(gates, centroidId);
-      return { hash, gates, directions: null, bias: null, scale, bytes: gates.byteLength + recordBytes };
+      return { hash, gates, bias: null, scale, bytes: gates.byteLength + recordBytes };
     },
   };
 }

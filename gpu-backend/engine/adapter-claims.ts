@@ -1,15 +1,8 @@
-/**
- * What sequences hold of adapters: each is pinned in the cache until its sequence ends, and those with directions of their own
- * have a pool slot while it runs.
- */
+/** What sequences hold of adapters: each is pinned in the cache until its sequence ends. */
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
 import { type ServiceError, toServiceError } from "../../shared/errors.ts";
 import type { AcquiredAdapter, AdapterCache } from "../adapters/adapter-cache.ts";
 import { instantId } from "../adapters/instant/source.ts";
-import { PoolSlots, type PoolStats } from "../adapters/pool-slots.ts";
-import type { AdapterPool } from "../runtime/step.ts";
-import { mostPoolSlots } from "./pool-shares.ts";
-import { needsPool } from "./refusals.ts";
 import type { Sequence } from "./sequence.ts";
 
 /** What one sequence needs, by the adapters' ids. */
@@ -21,16 +14,9 @@ interface Claim {
 
 export class AdapterClaims {
   readonly #cache: Pick<AdapterCache, "has" | "acquire" | "release">;
-  readonly #pool: PoolSlots | null;
 
-  constructor(cache: Pick<AdapterCache, "has" | "acquire" | "release">, pool: AdapterPool | null) {
+  constructor(cache: Pick<AdapterCache, "has" | "acquire" | "release">) {
     this.#cache = cache;
-    this.#pool = pool && new PoolSlots(pool);
-  }
-
-  /** null where the graph has no pool. */
-  get poolStats(): PoolStats | null {
-    return this.#pool?.stats ?? null;
   }
 
   /**
@@ -85,35 +71,8 @@ export class AdapterClaims {
     }
   }
 
-  /** The error for a sequence whose adapters need more pool slots than its tenant may pin; null for others. */
-  refusalOf({ adapters, poolAdapters }: Sequence): ServiceError | null {
-    const needed = new Set(poolAdapters).size;
-    const slots = this.#pool?.stats.slots ?? 0;
-    const most = mostPoolSlots(slots);
-    if (needed <= most) return null;
-    return needsPool(adapters.find(({ adapter }) => adapter.directions)!.adapter, { needed, slots, most });
-  }
-
-  /** Gives a sequence its pool slots. The plan started it, so there is room. */
-  takeSlots(sequence: Sequence): void {
-    for (const { adapter } of sequence.adapters) {
-      const slot = adapter.directions ? this.#pool!.take(adapter) : null;
-      if (adapter.directions && slot === null) throw new Error(`adapter ${adapter.hash} finds every pool slot pinned`);
-      sequence.poolSlots.push(slot);
-    }
-  }
-
-  releaseSlots(sequence: Sequence): void {
-    sequence.poolSlots.forEach((slot, j) => {
-      if (slot === null) return;
-      this.#pool?.release(sequence.adapters[j].adapter);
-    });
-    sequence.poolSlots = [];
-  }
-
   /** A sequence has ended. */
   release(sequence: Sequence): void {
-    this.releaseSlots(sequence);
     this.#unpin(sequence.adapters);
   }
 

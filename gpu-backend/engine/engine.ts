@@ -69,11 +69,10 @@ export class Engine {
     const kvBytes = Math.min(parts.kvBytes, usable);
     this.#parts = { ...parts, kvBytes };
     this.#vocabulary = vocabularyOf(config, parts.pieceOf);
-    this.#claims = new AdapterClaims(parts.adapters, parts.runner.pool);
+    this.#claims = new AdapterClaims(parts.adapters);
     this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
     this.#planner = new Planner(parts.limits, {
       kv: new KvBudget(kvShape, kvBytes, parts.runner),
-      poolSlots: parts.runner.pool?.slots ?? 0,
       prefixes: this.#prefixes,
     });
     this.#rows = new KvRows({ ...kvShape, maximumRows: parts.limits.maxSequences, maximumBytes: kvBytes });
@@ -98,7 +97,6 @@ export class Engine {
       kvCapacityBytes: this.#parts.kvBytes,
       prefixes: this.#parts.prefixCache?.stats ?? null,
       adapters: this.#parts.adapters.stats,
-      pool: this.#claims.poolStats,
     };
   }
 
@@ -263,13 +261,11 @@ export class Engine {
   #park(sequence: Sequence): void {
     this.#preemptions++;
     this.#rows.park(sequence);
-    this.#claims.releaseSlots(sequence);
   }
 
-  /** Gives a sequence its pool slots and its row, with all that is known of it already. */
+  /** Gives a sequence its row, with all that is known of it already. */
   #seat(sequence: Sequence, lengthClass: LengthClass): void {
     sequence.admitted(this.#parts.now());
-    this.#claims.takeSlots(sequence);
     if (this.#rows.isParked(sequence)) {
       this.#rows.resume(sequence, lengthClass);
       return;
@@ -328,13 +324,11 @@ export class Engine {
     return true;
   }
 
-  /** Throws a ServiceError where the queue is full, or the sequence could never start. */
+  /** Throws a ServiceError where the queue is full. */
   #enqueue(sequence: Sequence, adapters: readonly AcquiredAdapter[]): void {
     sequence.adapters = adapters;
     sequence.queued(this.#parts.now());
     if (this.#endIfFinished(sequence)) return;
-    const refusal = this.#claims.refusalOf(sequence);
-    if (refusal) throw refusal;
     this.#planner.enqueue(sequence);
     this.#prefixes?.arrive(sequence);
     this.#parts.queued?.();

@@ -39,8 +39,6 @@ export type PointerFeed = Pick<StepInput, "past" | "pastTokens">;
 interface PlainRow {
   at: number;
   gates: Float32Array | null;
-  /** -1 for none. */
-  poolSlot: number;
   inverseTemperature: number;
   targetId: number;
 }
@@ -94,8 +92,8 @@ export class HeadRows {
   /** A row of the sequence's one adapter, or of the base for a mixture; and one of the base where that is compared. */
   addPlain(sequence: Sequence, at: number, scoredId: number | null): Head {
     const adapter = sequence.isMixed ? null : (sequence.acquired?.adapter ?? null);
-    const row = this.#addPlain(sequence, at, adapter, adapter ? (sequence.poolSlots[0] ?? -1) : -1, scoredId);
-    const baseRow = sequence.comparesBase && adapter ? this.#addPlain(sequence, at, null, -1, scoredId) : null;
+    const row = this.#addPlain(sequence, at, adapter, scoredId);
+    const baseRow = sequence.comparesBase && adapter ? this.#addPlain(sequence, at, null, scoredId) : null;
     const head = { sequence, isMixed: false, row, hiddenRow: at, baseRow, scoredId };
     this.heads.push(head);
     return head;
@@ -144,9 +142,6 @@ export class HeadRows {
       headRows: Int32Array.from(this.#headRows),
       plainRows: Int32Array.from(rows, ({ at }) => at),
       gates,
-      poolSlots: rows.some(({ poolSlot }) => poolSlot >= 0)
-        ? Int32Array.from(rows, ({ poolSlot }) => poolSlot)
-        : undefined,
       inverseTemperatures: Float32Array.from(rows, (row) => row.inverseTemperature),
       targetIds: Int32Array.from(rows, (row) => row.targetId),
       bias: this.#bias.tensors(),
@@ -164,19 +159,16 @@ export class HeadRows {
     const Q = this.#gates;
     const J = adaptersOfWidest(rows);
     const gates = new Float32Array(rows.length * J * Q);
-    const slots = new Int32Array(rows.length * J).fill(-1);
     rows.forEach(({ sequence, adapters }, x) => {
       adapters.forEach((j, k) => {
         const own = sequence.adapters[j].adapter.gates;
         if (own) gates.set(own, (x * J + k) * Q);
-        slots[x * J + k] = sequence.poolSlots[j] ?? -1;
       });
     });
     return {
       rows: Int32Array.from(rows, ({ at }) => at),
       adapters: J,
       gates,
-      poolSlots: slots.some((slot) => slot >= 0) ? slots : undefined,
       adapterBias: { ...this.#adapterBias.tensors(), adapters: Int32Array.from(this.#biasedAdapters) },
       targetIds: Int32Array.from(rows, ({ targetId }) => targetId),
       keep: [...rows.keys()].filter((x) => rows[x].isKept),
@@ -258,17 +250,11 @@ export class HeadRows {
     };
   }
 
-  #addPlain(
-    sequence: Sequence,
-    at: number,
-    adapter: Adapter | null,
-    poolSlot: number,
-    scoredId: number | null,
-  ): number {
+  #addPlain(sequence: Sequence, at: number, adapter: Adapter | null, scoredId: number | null): number {
     const row = this.#plain.length;
     const inverseTemperature = inverseTemperatureOf(sequence, scoredId);
     const gates = adapter?.gates ?? null;
-    this.#plain.push({ at, gates, poolSlot, inverseTemperature, targetId: scoredId ?? 0 });
+    this.#plain.push({ at, gates, inverseTemperature, targetId: scoredId ?? 0 });
     // What the request changes steers what is sampled; what the prompt says stands without it. The adapter's bias is of both.
     this.#addRowBias(row, adapter?.bias ?? null, scoredId === null ? sequence.logitChanges() : []);
     return row;
@@ -298,7 +284,7 @@ export class HeadRows {
   /** Reads mixed row `row`, and the base beside it where that is compared. */
   #addMixedHead(sequence: Sequence, row: number, at: number, scoredId: number | null): void {
     if (scoredId === null) for (const change of sequence.logitChanges()) this.#mixedBias.add(row, change);
-    const baseRow = sequence.comparesBase ? this.#addPlain(sequence, at, null, -1, scoredId) : null;
+    const baseRow = sequence.comparesBase ? this.#addPlain(sequence, at, null, scoredId) : null;
     this.heads.push({ sequence, isMixed: true, row, hiddenRow: at, baseRow, scoredId });
   }
 

@@ -19,8 +19,6 @@ export interface EngineSettings {
   kvBytes: number;
   prefixCacheBytes: number;
   adapterCacheBytes: number;
-  /** Adapters of their own directions in use at the same time. */
-  adapterSlots: number;
   /** Where tenants' own adapters are kept. */
   dataDirectory: string;
   tenantAdapterBytes: number;

@@ -6,7 +6,6 @@ import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { bankOf } from "../adapters/hyper-network.ts";
-import { poolOf } from "../adapters/pool-slots.ts";
 import { selectDevice } from "../runtime/device-probe.ts";
 import { collectGarbage } from "../runtime/garbage.ts";
 import { buildServingGraph } from "../runtime/gpt2-graph.ts";
@@ -29,7 +28,7 @@ export interface OpenModel {
 
 type OpenSettings = Pick<
   EngineSettings,
-  "modelDirectory" | "artifactsDirectory" | "threads" | "weightFormat" | "device" | "adapterSlots"
+  "modelDirectory" | "artifactsDirectory" | "threads" | "weightFormat" | "device"
 >;
 
 /** Throws an Error that names the file or setting at fault. `now` is a clock that only goes forward, in milliseconds. */
@@ -50,7 +49,6 @@ async function buildGraph(settings: OpenSettings, now: () => number) {
   const { config, weights } = model;
   const { device, warning } = await selectDevice({ setting: settings.device, format, threads, now });
   const bank = bankOf(artifacts.hyperNetwork);
-  const pool = poolOf(settings.adapterSlots);
-  const graph = buildServingGraph(config, weights, bank, { format, pool, device });
-  return { artifacts, graph, options: { config, bank, threads, format, pool, device }, warning };
+  const graph = buildServingGraph(config, weights, bank, { format, device });
+  return { artifacts, graph, options: { config, bank, threads, format, device }, warning };
 }

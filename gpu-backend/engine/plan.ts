@@ -16,7 +16,7 @@
  * it is first passed until its prompt is computed, a sequence counts one chunk less for each `passLead` that its tenant is served.
  * Among equals, running ones in the order of their start, then waiting ones, the earliest due first.
  *
- * A sequence that lacks tokens of the step, memory (slots included) or pool slots is passed, not waited for. What a waiting one
+ * A sequence that lacks tokens of the step or memory (slots included) is passed, not waited for. What a waiting one
  * lacks is reserved: later sequences of its tenant may not take it, nor may a tenant whose counter is more than `passLead`
  * above the counter that the sequence's own tenant had when the sequence was first passed. What a running one lacks is reserved
  * from new sequences of its tenant, if none of the tenant was before it in the step. So these bounds hold, with R slots and a
@@ -29,8 +29,7 @@
  * 3. Prompt: when the tenant of a prompt of n chunks has been served n · passLead since the prompt was first passed, sequences
  *    that arrive later start only in steps that compute a chunk of it, or park it. So unless it is parked, it is ready after
  *    n · passLead of its tenant's service, that of the sequences that are there then, and that of those that start in n steps.
- * None of them covers a sequence that waits for pool slots or for another to compute its prefix: sequences that need neither
- * pass it.
+ * None of them covers a sequence that waits for another to compute its prefix: others pass it.
  *
  * A sequence is admitted only if KV memory holds all running sequences at full length, so growth never exhausts it. If there
  * is no room, the youngest sequence of the tenant that runs most is parked, provided that tenant runs at least two more and
@@ -40,7 +39,6 @@
  * start of the step. Its results are the same bits in both.
  */
 import type { KvBudget } from "../kv/kv-budget.ts";
-import { poolHolds } from "./pool-shares.ts";
 
 /** Service of a generated token; a prompt token counts 1. Twice as much is what the paper uses, and what APIs charge. */
 export const generatedWeight = 2;
@@ -56,8 +54,6 @@ export interface Plannable {
   readonly cachedTokens: number;
   /** Maximum tokens of the sequence, prompt and completion. */
   readonly mostTokens: number;
-  /** Adapters that need a pool slot while the sequence runs. */
-  readonly poolAdapters: readonly string[];
   readonly isMixed: boolean;
 }
 
@@ -75,7 +71,6 @@ export interface PlanLimits {
 /** What sequences need besides tokens of the step. Questions change nothing. */
 export interface PlanResources<S> {
   kv: Pick<KvBudget, "holds" | "boundaryFor">;
-  poolSlots: number;
   /** Prompt beginnings that new sequences have in common with others; null if none are shared. */
   prefixes: {
     /** Tokens of the prompt that are computed already, in whole chunks. */
@@ -195,10 +190,9 @@ interface Candidate<S> {
 }
 
 /** What keeps a sequence from running. Memory includes slots. */
-type Lack = "tokens" | "memory" | "pool";
+type Lack = "tokens" | "memory";
 
-const needs = <S extends Plannable>({ sequence, tokens }: Candidate<S>, lack: Lack) =>
-  lack === "memory" || (lack === "pool" ? sequence.poolAdapters.length > 0 : tokens > 0);
+const needs = <S>({ tokens }: Candidate<S>, lack: Lack) => lack === "memory" || tokens > 0;
 
 /** Each tenant's candidates in their order: those with the fewest chunks left first, less what they have been passed for. */
 function candidatesOf<S extends Plannable>(
@@ -254,7 +248,7 @@ function placeOf<T>(one: T, list: readonly T[], order: (a: T, b: T) => number): 
   return low;
 }
 
-/** Slots, memory and pool slots while a plan is made. */
+/** Slots and memory while a plan is made. */
 class Room<S extends Plannable> {
   /** In order of their start. */
   readonly running: Set<S>;
@@ -294,7 +288,6 @@ class Room<S extends Plannable> {
   }
 
   lackOf(next: S): Lack | undefined {
-    if (!poolHolds(next, this.running, this.#resources.poolSlots)) return "pool";
     return this.#memoryHolds(next) ? undefined : "memory";
   }
 

@@ -57,7 +57,7 @@ async function serve(settings: EngineSettings): Promise<void> {
   const source = withInstantAdapters(
     generatedAdapters(manifest, hyperNetwork),
     { read: async (tenant, hash) => unwritten.get(instantId(tenant, hash)) ?? files.read(tenant, hash) },
-    { manifestHash, gates: runner.gates, rank: runner.pool?.rank ?? 0, ...runner.config },
+    { manifestHash, gates: runner.gates, ...runner.config },
   );
   let emit: EngineParts["emit"] = requireToken;
   let wake = () => {};

@@ -2,7 +2,6 @@
 import { type BatchRequest, numericsAgree, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import type { Adapter } from "../adapters/adapter.ts";
 import type { Gpt2Config } from "../runtime/step.ts";
 
 /** The error that refuses a request; null if it can be served. */
@@ -57,25 +56,6 @@ export function queueFull(queue: { own: number; free: number; maxQueue: number; 
 /** No sequence is served now; the caller may try again in a second. */
 export function unavailable(message: string): ServiceError {
   return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1 });
-}
-
-/**
- * A sequence needs more pool slots than one tenant may pin (`most`), or than the graph has: for `adapter`, and others of
- * its mixture.
- */
-export function needsPool(
-  { hash }: Adapter,
-  { needed, slots, most }: { needed: number; slots: number; most: number },
-): ServiceError {
-  const [kind, advice] =
-    slots === 0
-      ? (["adapter_outdated", "Create it again from its examples."] as const)
-      : (["invalid_request", "Name fewer adapters of that kind."] as const);
-  const share = most < slots ? `, of which a tenant may use ${most}` : "";
-  return new ServiceError(
-    kind,
-    `Adapter ${hash} has directions of its own and needs a pool slot: ${needed} are needed, ADAPTER_SLOTS is ${slots}${share}. ${advice}`,
-  );
 }
 
 /** The model computed a value that is not finite. `what` gives its name and value. */

@@ -1,6 +1,5 @@
 /** What the engine reports of its work. */
 import type { AdapterCacheStats } from "../adapters/adapter-cache.ts";
-import type { PoolStats } from "../adapters/pool-slots.ts";
 import type { PrefixCacheStats } from "../kv/prefix-cache.ts";
 
 /** One phase that ran. */
@@ -32,6 +31,4 @@ export interface EngineStats {
   /** null if there is no prefix cache. */
   prefixes: PrefixCacheStats | null;
   adapters: AdapterCacheStats;
-  /** null if the graph has no pool. */
-  pool: PoolStats | null;
 }

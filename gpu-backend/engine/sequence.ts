@@ -68,8 +68,6 @@ export class Sequence implements Plannable {
   reusedTokens = 0;
   /** Set before the sequence is queued: the one adapter, or those of its mixture; none serves the base. */
   adapters: readonly AcquiredAdapter[] = [];
-  /** Pool slots of the adapters while the sequence runs, null for those without directions; empty while it does not run. */
-  poolSlots: (number | null)[] = [];
   /** What the answer is a mixture of; set once the prompt is cached. */
   mixture: MixtureWeights | null = null;
   /** null where the weights were given, and before they are known. */
@@ -129,10 +127,6 @@ export class Sequence implements Plannable {
 
   get mostTokens(): number {
     return Math.min(this.promptTokens + this.request.maxTokens, this.#vocabulary.contextTokens);
-  }
-
-  get poolAdapters(): string[] {
-    return this.adapters.flatMap(({ adapter }) => (adapter.directions ? [adapter.hash] : []));
   }
 
   get dueMs(): number {

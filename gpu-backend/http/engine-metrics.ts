@@ -19,9 +19,6 @@ const gauges: Entry[] = [
   ["chameleon_prefix_cache_tenants", "Tenants that have such blocks", (s) => s.prefixes?.tenants ?? 0],
   ["chameleon_adapter_cache_entries", "Adapters in the cache", (s) => s.adapters.entries],
   ["chameleon_adapter_cache_bytes", "Memory of the adapters in the cache", (s) => s.adapters.bytes],
-  ["chameleon_adapter_pool_slots", "Slots for adapters of their own directions", (s) => s.pool?.slots ?? 0],
-  ["chameleon_adapter_pool_resident", "Slots that hold an adapter", (s) => s.pool?.resident ?? 0],
-  ["chameleon_adapter_pool_pinned", "Slots whose adapter a running sequence uses", (s) => s.pool?.pinned ?? 0],
 ];
 
 const counters: Entry[] = [
@@ -33,7 +30,6 @@ const counters: Entry[] = [
   ["chameleon_adapter_cache_generated_total", "Adapters generated", (s) => s.adapters.generated],
   ["chameleon_adapter_cache_evictions_total", "Adapters dropped for want of memory", (s) => s.adapters.evictions],
   ["chameleon_adapter_generation_seconds_total", "Time of generations", (s) => s.adapters.generationMs / 1000],
-  ["chameleon_adapter_pool_evictions_total", "Adapters that left their slot to another", (s) => s.pool?.evictions ?? 0],
 ];
 
 /** Registers the metrics. `stats` gives the state of each engine at work; the returned function hears of each change. */

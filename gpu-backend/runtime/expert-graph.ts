@@ -2,7 +2,7 @@
  * What the experts of mixed rows say. Rows that are mixed have the base's and their adapters' probabilities of all tokens. Of rows
  * that are evidence only the target's is wanted, and with a large vocabulary what their adapters say of it is estimated
  * (vocabulary-sample.ts): then they are sampled rows, all others full ones.
- * Shapes: V vocabulary, Q gates, G mixed rows, F full and S sampled ones, J adapters of a row, R columns of the pool,
+ * Shapes: V vocabulary, Q gates, G mixed rows, F full and S sampled ones, J adapters of a row,
  * U full rows whose experts are kept, W sampled columns, E entries of the adapters' bias.
  */
 import type { HeadParts } from "./adapter-graph.ts";
@@ -55,14 +55,12 @@ interface MixedRows {
  * matrices out in advance for branches of the graph, not for theirs.
  */
 function addFullRows(
-  { g, config, adapters }: HeadParts,
+  { g, config, bank }: HeadParts,
   { rows, targets, logits: baseLogits }: MixedRows,
   hasAdapters: string,
 ): string {
-  const { bank, pool } = adapters;
   const index = g.input(mixed.fullRows, "int32", ["F"]);
   const gates = g.input(mixed.gates, "float32", ["F", "J", bank?.gates ?? 0]);
-  const poolMask = pool && g.input(mixed.poolMask, "float32", ["F", "J", pool.columns]);
   const bias = {
     indices: g.input(mixed.adapterBiasIndices, "int32", ["E", 3]),
     values: g.input(mixed.adapterBiasValues, "float32", ["E"]),
@@ -79,10 +77,6 @@ function addFullRows(
     if (bank) {
       const u = g.node("Mul", [each(bank.project(states)), gates]);
       logits = g.node("Add", [g.node("MatMul", [u, bank.b]), each(base)]);
-    }
-    if (pool && poolMask) {
-      const own = g.node("Mul", [each(g.node("Gemm", [states, pool.a], { transB: 1 })), poolMask]);
-      logits = g.node("Add", [g.node("MatMul", [own, pool.b]), logits]);
     }
     const p = (x: string) => [g.node("Softmax", [x], { axis: -1 })];
     const biased = () => {
@@ -103,7 +97,7 @@ function addFullRows(
 }
 
 /** What `estimatedProbability` takes of sampled rows. */
-function addSampledRows({ g, adapters: { bank } }: HeadParts, { rows, targets, logits }: MixedRows): void {
+function addSampledRows({ g, bank }: HeadParts, { rows, targets, logits }: MixedRows): void {
   if (!bank?.sampled) return;
   const { gates: Q, sampled } = bank;
   const index = g.input(mixed.sampledRows, "int32", ["S"]);

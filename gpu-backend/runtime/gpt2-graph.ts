@@ -5,7 +5,7 @@
  */
 
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
-import { addAdapters, type PoolShape } from "./adapter-graph.ts";
+import { addBank } from "./adapter-graph.ts";
 import { addAttention, addPastOnDevice, type Past, pastInputs, products, splitPast } from "./attention-graph.ts";
 import { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
@@ -49,9 +49,9 @@ export function buildServingGraph(
   config: Gpt2Config,
   weights: TensorFile,
   bank: Bank,
-  options: { format: WeightFormat; pool: PoolShape | null; device: Device },
+  options: { format: WeightFormat; device: Device },
 ): Uint8Array {
-  const { format, pool, device } = options;
+  const { format, device } = options;
   const { hiddenSize: D, heads: H } = config;
   const g = new GraphBuilder("gpt2-serving");
   const build: Build = { g, config, weights, format, device };
@@ -65,10 +65,9 @@ export function buildServingGraph(
     addLastFeedForward(build, headStates, middle),
   ]);
   g.output(names.hidden, hidden, "float32", ["M", D]);
-  const adapters = addAdapters({ g, config, bank, pool });
   const { baseLogits } = embedding;
   const head = {
-    ...{ g, config, adapters, baseLogits },
+    ...{ g, config, bank: addBank(g, config, bank), baseLogits },
     products: (q: string, k: string) => products(build, q, k),
     power: (x: string, y: string) => power(build, x, y),
   };

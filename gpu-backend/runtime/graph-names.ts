@@ -25,15 +25,11 @@ export const names = {
   fedStates: "fed_states",
   /** Whether the states of the head's rows go through what is left of the trunk. */
   wantsHidden: "wants_hidden",
-  /** Slots of adapters with directions of their own. */
-  poolA: "pool_a",
-  poolB: "pool_b",
   plain: {
     ...rowNames(""),
     /** Whether any row needs more than its likeliest token. */
     ranked: "ranked",
     gates: "gates",
-    poolMask: "pool_mask",
     biasOffsets: "bias_offsets",
   },
   mixed: {
@@ -58,7 +54,6 @@ export const names = {
     keptAdapters: "kept_adapters",
     rowFactors: "row_factors",
     gates: "adapter_gates",
-    poolMask: "adapter_pool_mask",
     hasAdapterBias: "has_adapter_bias",
     adapterBiasIndices: "adapter_bias_indices",
     adapterBiasValues: "adapter_bias_values",

@@ -2,8 +2,8 @@
  * The head of the serving graph: from hidden states to what the sampler reads. Plain rows have one adapter (or none) and
  * give its logits. Mixed rows have several experts (the base, adapters, the pointer) and give likelihoods: the
  * mixture's probabilities, times what the request's bias makes of them.
- * Shapes: D hidden, V vocabulary, Q gates, M head rows, N plain rows, G mixed rows, J adapters of a mixed row, R columns of
- * the pool, P positions, K candidates, A entries of a bias.
+ * Shapes: D hidden, V vocabulary, Q gates, M head rows, N plain rows, G mixed rows, J adapters of a mixed row,
+ * P positions, K candidates, A entries of a bias.
  */
 import type { HeadParts } from "./adapter-graph.ts";
 import { addExpertProbabilities } from "./expert-graph.ts";
@@ -18,19 +18,13 @@ const vectorFloats = 64;
 const lowestFloat = -(2 - 2 ** -23) * 2 ** 127;
 
 /** Plain rows: base logits plus the delta of the row's adapter. Row by row the same bits whatever else runs. */
-export function addPlainHead({ g, config, adapters, baseLogits }: HeadParts, hidden: string): void {
-  const { bank, pool } = adapters;
+export function addPlainHead({ g, config, bank, baseLogits }: HeadParts, hidden: string): void {
   const gates = g.input(names.plain.gates, "float32", ["N", bank?.gates ?? 0]);
-  const poolMask = pool && g.input(names.plain.poolMask, "float32", ["N", pool.columns]); // 1 in the columns of the row's slot
   const offsets = g.input(names.plain.biasOffsets, "float32", ["A"]);
   const ranked = g.input(names.plain.ranked, "bool", []);
   addRows(g, config, { names: names.plain, count: "N", offsets, ranked }, hidden, (rows) => {
     let logits = baseLogits(rows);
     if (bank) logits = g.node("Gemm", [g.node("Mul", [bank.project(rows), gates]), bank.b, logits]);
-    if (pool && poolMask) {
-      const own = g.node("Mul", [g.node("Gemm", [rows, pool.a], { transB: 1 }), poolMask]);
-      logits = g.node("Gemm", [own, pool.b, logits]);
-    }
     return logits;
   });
 }

@@ -1,7 +1,6 @@
 /** Feeds of mixed rows, and what comes of them. Shapes as in head-graph.ts. */
 import { names } from "./graph-names.ts";
-import type { PoolTensors } from "./pool-tensors.ts";
-import { bool, interleaved, readRows, rowFeeds, rowFetches, twice, zeroBias } from "./row-feeds.ts";
+import { bool, interleaved, readRows, rowFeeds, rowFetches, zeroBias } from "./row-feeds.ts";
 import { type SessionResults, type Tensor, tensor } from "./session.ts";
 import type {
   Gpt2Config,
@@ -30,18 +29,13 @@ interface Served {
 }
 
 /** All inputs of mixed rows; where there are none, of one that is not computed. */
-export function feedMixed(
-  input: MixedInput | undefined,
-  served: Served & { pool: PoolTensors | null },
-): Record<string, Tensor> {
-  const { config, gates: Q, pool } = served;
+export function feedMixed(input: MixedInput | undefined, served: Served): Record<string, Tensor> {
+  const { config, gates: Q } = served;
   const rows = input ?? noMixedRow();
   const { adapters: J, evidence, mixture, adapterBias, keep = [] } = rows;
   const X = rows.rows.length;
-  const { full: once, sampled } = splitRows(rows, served);
-  // A single full row with a pool slot is fed twice (`withEnoughRows` says why). A row that is alone in the run is two here already.
-  const full = once.length === 1 && rows.poolSlots ? [...once, ...once] : once;
-  const placeOf = new Map(once.map((x, f) => [x, f]));
+  const { full, sampled } = splitRows(rows, served);
+  const placeOf = new Map(full.map((x, f) => [x, f]));
   const places = Int32Array.from(adapterBias.rows, (x) => placeOf.get(x)!);
   const bias = adapterBias.values.length > 0 ? { ...adapterBias, rows: places } : noAdapterBias;
   const queries = mixture?.pointer ?? evidence ?? noQueries(config, X);
@@ -66,7 +60,6 @@ export function feedMixed(
     feeds[n.sampledRows] = indexes(sampled);
     feeds[n.sampledGates] = tensor(rowsAt(sampled, rows.gates, J * Q), [sampled.length, J, Q]);
   }
-  if (pool) feeds[n.poolMask] = pool.mask(rows.poolSlots && rowsAt(full, rows.poolSlots, J), [full.length, J]);
   return feeds;
 }
 
@@ -75,15 +68,12 @@ export function feedMixed(
  * adapters that are gates alone. No other row of the run matters.
  */
 function splitRows(
-  { rows, adapters: J, poolSlots, adapterBias, mixture, keep = [] }: MixedInput,
+  { rows, adapters: J, adapterBias, mixture, keep = [] }: MixedInput,
   served: Served,
 ): { full: number[]; sampled: number[] } {
   const all = [...rows.keys()];
   if (mixture || J === 0 || !sampleServed(served)) return { full: all, sampled: [] };
   const full = new Set([...keep, ...adapterBias.rows]);
-  poolSlots?.forEach((slot, i) => {
-    if (slot >= 0) full.add(Math.floor(i / J));
-  });
   return { full: all.filter((x) => full.has(x)), sampled: all.filter((x) => !full.has(x)) };
 }
 
@@ -216,36 +206,6 @@ function adapterTargets(results: SessionResults, input: MixedInput, served: Serv
     }
   });
   return targets;
-}
-
-/** A lone row whose adapters use the pool goes twice, as a plain one does (onnx-runner.ts); the bias stays with the first. */
-export function withTwoPooledRows(input: MixedInput): MixedInput {
-  if (input.rows.length !== 1 || !input.poolSlots) return input;
-  const { evidence, mixture } = input;
-  return {
-    ...input,
-    rows: twice(input.rows),
-    gates: twice(input.gates),
-    poolSlots: twice(input.poolSlots),
-    targetIds: twice(input.targetIds),
-    evidence: evidence && { ...evidence, answers: twice(evidence.answers) },
-    mixture: mixture && {
-      ...mixture,
-      baseWeights: twice(mixture.baseWeights),
-      adapterWeights: twice(mixture.adapterWeights),
-      inverseTemperatures: twice(mixture.inverseTemperatures),
-      pointer: {
-        ...mixture.pointer,
-        answers: twice(mixture.pointer.answers),
-        lengths: twice(mixture.pointer.lengths),
-        sharpness: twice(mixture.pointer.sharpness),
-        sentinels: twice(mixture.pointer.sentinels),
-        ids: twice(mixture.pointer.ids),
-        weights: twice(mixture.pointer.weights),
-        odds: twice(mixture.pointer.odds),
-      },
-    },
-  };
 }
 
 /** The input with its rows of the head elsewhere. */

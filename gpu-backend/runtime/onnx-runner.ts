@@ -1,14 +1,12 @@
 /** Executes steps on ONNX Runtime: a session over the serving graph, and one that mixes first tokens (mixing.ts). */
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
-import type { PoolShape } from "./adapter-graph.ts";
 import { hasChunkOperator } from "./attention-graph.ts";
 import { buildServingGraph, bytesPerWeight, type WeightFormat } from "./gpt2-graph.ts";
 import { names } from "./graph-names.ts";
-import { feedMixed, mixedFetches, readMixed, withMovedRows, withTwoPooledRows } from "./mixed-feeds.ts";
+import { feedMixed, mixedFetches, readMixed, withMovedRows } from "./mixed-feeds.ts";
 import { mixKept, openMixingSession } from "./mixing.ts";
 import { parametersOf } from "./model-folder.ts";
-import { PoolTensors } from "./pool-tensors.ts";
-import { bool, noRows, readRows, rowFeeds, rowFetches, twice } from "./row-feeds.ts";
+import { bool, noRows, readRows, rowFeeds, rowFetches } from "./row-feeds.ts";
 import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
 import {
   type Bank,
@@ -38,19 +36,18 @@ export interface RunnerOptions {
   bank: Bank;
   threads: number;
   format?: WeightFormat;
-  pool?: PoolShape | null;
   device?: Device;
 }
 
 /** Builds the graph and opens the session; the weights are not needed afterwards. */
 export function createStepRunner(options: RunnerOptions & { weights: TensorFile }): Promise<StepRunner> {
-  const { config, weights, bank, format = "fp32", pool = null, device = "cpu" } = options;
-  return openStepRunner(buildServingGraph(config, weights, bank, { format, pool, device }), options);
+  const { config, weights, bank, format = "fp32", device = "cpu" } = options;
+  return openStepRunner(buildServingGraph(config, weights, bank, { format, device }), options);
 }
 
 /** Opens the session of a graph made by `buildServingGraph` with the same options. ONNX Runtime copies the graph's bytes. */
 export async function openStepRunner(graph: Uint8Array, options: RunnerOptions): Promise<StepRunner> {
-  const { config, bank, threads, format = "fp32", pool = null, device = "cpu" } = options;
+  const { config, bank, threads, format = "fp32", device = "cpu" } = options;
   const onDevice = device === "webgpu" ? Array.from({ length: 2 * config.layers }, (_, i) => names.grown(i)) : [];
   const session = await openSession(graph, { threads, device, onDevice });
   const past = device === "webgpu" ? await createWebgpuPast(config) : null;
@@ -58,8 +55,7 @@ export async function openStepRunner(graph: Uint8Array, options: RunnerOptions):
   const classBytes = past ? Number.POSITIVE_INFINITY : layerClassBytes * config.layers;
   const passBytes = bytesPerWeight[format] * parametersOf(config);
   const mixing = await openMixingSession(config);
-  const ofPool = pool && new PoolTensors(config, pool);
-  return new OnnxRunner(config, bank.gates, { session, mixing }, { pool: ofPool, past, classBytes, passBytes });
+  return new OnnxRunner(config, bank.gates, { session, mixing }, { past, classBytes, passBytes });
 }
 
 class OnnxRunner implements StepRunner {
@@ -67,7 +63,6 @@ class OnnxRunner implements StepRunner {
   readonly gates: number;
   readonly classBytes: number;
   readonly passBytes: number;
-  readonly pool: PoolTensors | null;
   readonly #session: Session;
   readonly #mixing: Session;
   /** Where the past stays on the device. */
@@ -78,13 +73,12 @@ class OnnxRunner implements StepRunner {
     config: Gpt2Config,
     gates: number,
     sessions: { session: Session; mixing: Session },
-    options: { pool: PoolTensors | null; past: WebgpuPast | null; classBytes: number; passBytes: number },
+    options: { past: WebgpuPast | null; classBytes: number; passBytes: number },
   ) {
     this.config = config;
     this.gates = gates;
     this.classBytes = options.classBytes;
     this.passBytes = options.passBytes;
-    this.pool = options.pool;
     this.#past = options.past;
     this.#session = sessions.session;
     this.#mixing = sessions.mixing;
@@ -156,11 +150,6 @@ class OnnxRunner implements StepRunner {
       ...rowFeeds(names.plain, { ...input, wanted: isRead }),
       [names.plain.biasOffsets]: biasOffsets(input.bias),
     };
-    if (this.pool) {
-      feeds[names.poolA] = this.pool.a;
-      feeds[names.poolB] = this.pool.b;
-      feeds[names.plain.poolMask] = this.pool.mask(input.poolSlots, [N]);
-    }
     return feeds;
   }
 
@@ -236,38 +225,20 @@ function isChunk(config: Gpt2Config, { sequences, tokens, longPast }: StepInput)
   return sequences === 1 && tokens >= minimumPrefillTokens && !longPast && hasChunkOperator(config);
 }
 
-/**
- * Adds the rows that the graph requires. It takes at least one row of each kind, even if none is read. A single row with a pool
- * slot is fed twice: the CPU sums the product of one row with a matrix that is an input in another order than that of two rows.
- */
+/** Adds the rows that the graph requires: at least one of each kind, even if none is read. */
 function withEnoughRows(input: StepInput, gates: number): StepInput {
-  const { mixed, fedStates, sequences } = input;
-  // A lone mixed row repeated: mixed-feeds.ts.
+  const { fedStates, sequences } = input;
   const hasRows = input.headRows.length > 0 || (fedStates?.length ?? 0) > 0;
   const headRows = hasRows || sequences === 0 ? input.headRows : Int32Array.of(0);
-  const rows = { ...input, headRows, mixed: mixed && withTwoPooledRows(mixed) };
+  const rows = { ...input, headRows };
   const plain = input.plainRows ?? Int32Array.from(input.headRows.keys());
-  if (plain.length === 0) {
-    return {
-      ...rows,
-      plainRows: Int32Array.of(0),
-      gates: new Float32Array(gates),
-      inverseTemperatures: Float32Array.of(1),
-      targetIds: Int32Array.of(0),
-    };
-  }
-  return plain.length === 1 && input.poolSlots ? withPlainRowTwice({ ...rows, plainRows: plain }) : rows;
-}
-
-/** The input of one plain row with that row repeated; the row bias stays with the first. */
-function withPlainRowTwice(input: StepInput): StepInput {
+  if (plain.length > 0) return rows;
   return {
-    ...input,
-    plainRows: twice(input.plainRows!),
-    gates: twice(input.gates),
-    poolSlots: input.poolSlots && twice(input.poolSlots),
-    inverseTemperatures: twice(input.inverseTemperatures),
-    targetIds: twice(input.targetIds),
+    ...rows,
+    plainRows: Int32Array.of(0),
+    gates: new Float32Array(gates),
+    inverseTemperatures: Float32Array.of(1),
+    targetIds: Int32Array.of(0),
   };
 }
 

@@ -91,14 +91,6 @@ export function interleaved(...columns: Int32Array[]): Int32Array {
   return flat;
 }
 
-/** An array after itself. */
-export function twice<T extends Float32Array | Int32Array>(row: T): T {
-  const both = new (row.constructor as new (length: number) => T)(2 * row.length);
-  both.set(row);
-  both.set(row, row.length);
-  return both;
-}
-
 function isScaled(inverseTemperatures: Float32Array): boolean {
   return inverseTemperatures.some((inverse) => inverse !== 1);
 }

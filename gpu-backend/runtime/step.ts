@@ -59,8 +59,6 @@ export interface StepInput {
   mixed?: MixedInput;
   /** One row of gates per plain row, [N, Q]; zeros give the base. */
   gates: Float32Array;
-  /** The pool slot of each plain row's own directions, -1 for none, [N]; absent where no row has any. */
-  poolSlots?: Int32Array;
   /** Reciprocal temperature of each plain row for `scaledLogSumExp`, [N]. */
   inverseTemperatures: Float32Array;
   /** A token id per plain row whose logit is wanted whatever its rank, [N]. */
@@ -120,8 +118,6 @@ export interface MixedInput {
   /** J; a row of fewer adapters has zero gates and weight 0 in the rest. */
   adapters: number;
   gates: Float32Array; // [X, J, Q]
-  /** [X, J], -1 for none; absent where no adapter has directions. */
-  poolSlots?: Int32Array;
   /** Row bias of adapters: as a sparse bias, of adapter `adapters[i]` of row `rows[i]`. */
   adapterBias: SparseBias & { adapters: Int32Array };
   /** Token ids that every expert scores, [X]. */
@@ -251,24 +247,10 @@ export interface StepRunner {
   readonly classBytes: number;
   /** A pass takes the time of reading so many bytes beside keys and values: its weights. */
   readonly passBytes: number;
-  /** Where full adapters live; null where the graph was built without. */
-  readonly pool: AdapterPool | null;
   run(input: StepInput): Promise<StepOutput>;
   /** Of mixed rows, what `run` would give. */
   mix(input: KeptMixture): Promise<RowOutput>;
   release(): Promise<void>;
-}
-
-/**
- * Own directions of a few adapters at a time, as the paper's full kind has them (arXiv 2502.04315): a row in slot s gets
- * the delta (h·Aₛᵀ)·Bₛ on top of the bank's. Rows of one step may be in any slots.
- */
-export interface AdapterPool {
-  readonly slots: number;
-  /** R of every slot; an adapter of lower rank pads with zeros. */
-  readonly rank: number;
-  /** Overwrites a slot from the next run on. `a` is [R, D], `b` [R, V]. Never while a run reads it. */
-  write(slot: number, a: Float32Array, b: Float32Array): void;
 }
 
 /** The shape of a GPT-2. */

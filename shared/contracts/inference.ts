@@ -140,7 +140,7 @@ export const adapterAnswerSchema = z.object({
   /** Names the adapter among the tenant's; another tenant's equal adapter has another. */
   hash,
   /** Each part's gain on top of those before it, on the examples that decided whether it is kept: an optimistic figure. */
-  parts: z.array(z.object({ name: z.enum(["gates", "unigram", "rank-1"]), kept: z.boolean(), gain })),
+  parts: z.array(z.object({ name: z.enum(["gates", "unigram"]), kept: z.boolean(), gain })),
   /** On examples that neither made nor chose the parts (nested cross-validation); null where the adapter is the base. */
   gain: gain.nullable(),
   tokens: z.int(),

@@ -238,7 +238,7 @@ export const adapterSchema = z
     examples: z.int(),
     tokens: z.int(),
     gain: gainSchema.nullable().describe("On examples that it was not made from, in nats a token over the base"),
-    parts: z.array(z.object({ name: z.enum(["gates", "unigram", "rank-1"]), kept: z.boolean(), gain: gainSchema })),
+    parts: z.array(z.object({ name: z.enum(["gates", "unigram"]), kept: z.boolean(), gain: gainSchema })),
     adapts: z.boolean().describe("Whether `model` serves more than the base"),
     message: z.string().nullable(),
     centroid: z

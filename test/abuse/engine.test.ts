@@ -96,32 +96,6 @@ test("a prompt with NaN logits ends in one error; texts of others do not change,
   expect(await failedSequences(backends)).toBe(2);
 });
 
-test("a stored adapter with directions fails only its own sequence on a backend without slots", async () => {
-  const model = path.join(folder, "directions");
-  await writeTinyModel(model);
-  const DATA_DIR = path.join(folder, "kept");
-  const before = await startedBackend({ MODEL_DIR: model, DATA_DIR });
-  const { port } = new URL(before.url);
-  const edge = await startedEdge([before], model);
-  const examples = Array.from({ length: 24 }, () => "the end of the end of the end of the end of the end of the end");
-  const created = await edge.post("/v1/adapters", "attacker", { name: "mine", examples });
-  const adapter = (await created.json()) as { parts: { name: string; kept: boolean }[] };
-  expect(created.status).toBe(201);
-  expect(adapter.parts.find(({ name }) => name === "rank-1")?.kept, "the adapter has directions").toBe(true);
-  before.child.kill("SIGKILL");
-  await before.exited;
-
-  const after = await startedBackend({ MODEL_DIR: model, DATA_DIR, ADAPTER_SLOTS: "0", BACKEND_PORT: port });
-  const response = await edge.post("/v1/completions", "attacker", { model: "gpt2:mine", prompt: "the", max_tokens: 4 });
-  const text = await response.text();
-  console.log(`${response.status} ${text.slice(0, 200)}`);
-  expect(livingOf([after])).toBe(1);
-  expect(response.status, text).toBe(400);
-  expect(text).toMatch(/"code":"adapter_outdated"/);
-  const good = await edge.post("/v1/completions", "quiet", { prompt: "the", max_tokens: 4 });
-  expect(good.status, await good.text()).toBe(200);
-});
-
 describe("a tenant's short prompt", () => {
   const probes = 8;
   /** For the median: its own chunk, two more steps, and one that takes longer than the mean step that it is measured in. */

@@ -29,7 +29,7 @@ export interface AdapterRow {
 export async function measureAdapters(format: WeightFormat, threads: number, rounds: number): Promise<AdapterRow[]> {
   const random = seededRandom(5);
   const weights = await gpt2Weights();
-  const open = (bank: Bank) => createStepRunner({ config: gpt2Config, weights, bank, threads, format, pool: null });
+  const open = (bank: Bank) => createStepRunner({ config: gpt2Config, weights, bank, threads, format });
   const noBank = { gates: 0, a: new Float32Array(0), a0: new Float32Array(0), b: new Float32Array(0) };
   const plain = await openBatch(await open(noBank));
   const gated = await openBatch(await open(gpt2Bank()));

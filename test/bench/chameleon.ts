@@ -56,9 +56,6 @@ export class Batch {
     for (let row = 0; row < rows; row++) this.#arena.open(positions);
   }
 
-  /** The pool slot of each row's own directions; null where none has any. */
-  poolSlots: Int32Array | null = null;
-
   /** Chunk by chunk, one prompt a pass, as the engine does. */
   async prefill(prompts: number[][], gates: Float32Array[]): Promise<void> {
     for (const [row, prompt] of prompts.entries()) {
@@ -98,7 +95,6 @@ export class Batch {
       ...feed,
       headRows: Int32Array.from({ length: N }, (_, n) => n * T + T - 1),
       gates: stepGates,
-      ...(this.poolSlots && gates ? { poolSlots: this.poolSlots.slice(first, first + S) } : {}),
       inverseTemperatures: new Float32Array(N).fill(1),
       targetIds: new Int32Array(N),
       bias: { rows: new Int32Array(0), ids: new Int32Array(0), values: new Float32Array(0) },

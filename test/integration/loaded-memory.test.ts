@@ -23,9 +23,9 @@ test("an open model keeps no copy of its weights beside the session", async () =
     threads: 1,
     device: "cpu",
   } as const;
-  const { runner } = await openModel({ ...settings, weightFormat: "fp32", adapterSlots: 8 }, () => 0);
+  const { runner } = await openModel({ ...settings, weightFormat: "fp32" }, () => 0);
   const weightBytes = 4 * parametersOf(runner.config);
-  // The hyper-network's file is kept, and the pool.
+  // The hyper-network's file is kept.
   await expect
     .poll(() => process.memoryUsage().arrayBuffers - before, { timeout: 10_000 })
     .toBeLessThan(weightBytes / 2);
@@ -45,7 +45,7 @@ test("the session has its own copy of the graph and its weights", async () => {
   const bank = randomBank(tinyConfig, 2, 1, random);
   const weights = randomWeights(tinyConfig, random);
   for (const format of ["fp32", "int8"] as const) {
-    const graph = buildServingGraph(tinyConfig, weights, bank, { format, pool: null, device: "cpu" });
+    const graph = buildServingGraph(tinyConfig, weights, bank, { format, device: "cpu" });
     const runner = await openStepRunner(graph, { config: tinyConfig, bank, threads: 1, format });
     const before = await scoresOf(runner);
     graph.fill(0);

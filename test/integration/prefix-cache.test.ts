@@ -61,7 +61,7 @@ describe.each(weightFormats)("%s", (format) => {
     const requests = [300, 20, 21, 310, 50, 62, 7, 33].map((length, i) =>
       sequenceRequest(`s${i}`, draw(length), { sampling, ...(i < 3 ? { maxTokens: 6, mixture } : { maxTokens: 12 }) }),
     );
-    const { config, gates, pool } = runner;
+    const { config, gates } = runner;
     let [steps, passes, splitPasses] = [0, 0, 0];
     const framesOf = async (classBytes: number, some: SequenceRequest[]) => {
       const run: StepRunner["run"] = (input) => {
@@ -73,7 +73,6 @@ describe.each(weightFormats)("%s", (format) => {
       const own = {
         config,
         gates,
-        pool,
         classBytes,
         passBytes: classBytes,
         run,

@@ -5,7 +5,6 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated.ts";
 import { bankOf } from "../../gpu-backend/adapters/hyper-network.ts";
-import { poolOf } from "../../gpu-backend/adapters/pool-slots.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
@@ -36,8 +35,7 @@ async function withEngine<T>(
   use: (harness: EngineHarness) => Promise<T>,
 ) {
   const { model, manifest, hyperNetwork, tokenizer } = await readArtifacts(folder);
-  const pool = poolOf(2);
-  const runner = await createStepRunner({ ...model, bank: bankOf(hyperNetwork), pool, threads: 1, format, device });
+  const runner = await createStepRunner({ ...model, bank: bankOf(hyperNetwork), threads: 1, format, device });
   const source = generatedAdapters(manifest, hyperNetwork);
   const pieceOf = (id: number) => tokenizer.pieceOf(id);
   const harness = createEngineHarness({ runner, source, pieceOf, limits: { maxSequences: 6 }, cacheBytes: 0 });
@@ -81,7 +79,7 @@ describe.each<WeightFormat>(["fp32", "int8", "block8"])("in %s", (format) => {
           await harness.engine.step();
         }
         await harness.finish();
-        expect(harness.engine.stats).toMatchObject({ running: 0, waiting: 0, pool: { pinned: 0 } });
+        expect(harness.engine.stats).toMatchObject({ running: 0, waiting: 0 });
         expect(harness.adapters.stats).toMatchObject({ entries: 0 });
         return new Map(all.map(({ request: { id } }) => [id, harness.framesOf(id)]));
       });

@@ -26,7 +26,6 @@ const tolerance = 2e-5;
 const random = seededRandom(seed);
 const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 const noWebgpu = await webgpuFailure();
-const pool = { slots: 3, rank: 1 };
 const prompt = 40;
 const J = 3;
 
@@ -75,16 +74,15 @@ interface Row {
   weights: number[]; // base, adapters, pointer
   sharpness: number;
   sentinel: number;
-  poolSlot: number;
 }
 
-const rowOf = (of: Prefilled, adapters: number, poolSlot = -1): Row => {
+const rowOf = (of: Prefilled, adapters: number): Row => {
   const weights = Array.from({ length: J + 2 }, (_, i) => (i > adapters && i <= J ? 0 : 0.1 + random()));
   const sum = weights.reduce((a, b) => a + b, 0);
   const gates = floats(J * bank.gates).fill(0, adapters * bank.gates);
   // The sentinel takes a part of the attention that is neither nothing nor all, and rows differ in it.
   const pointer = { sharpness: 12 + 6 * random(), sentinel: 0.2 + 0.6 * random() };
-  return { of, position: prompt - 1, gates, weights: weights.map((w) => w / sum), poolSlot, ...pointer };
+  return { of, position: prompt - 1, gates, weights: weights.map((w) => w / sum), ...pointer };
 };
 
 /** The run of the head alone over rows, whose prompts lie in P positions each. */
@@ -95,22 +93,19 @@ function headOf(rows: readonly Row[], P: number, adapters = J): StepInput {
   const keys = new Float32Array(X * P * D).fill(7);
   const fedStates = new Float32Array(X * D);
   const gates = new Float32Array(X * adapters * bank.gates);
-  const poolSlots = new Int32Array(X * adapters).fill(-1);
   const ids = new Int32Array(X * P);
-  rows.forEach(({ of, position, gates: own, poolSlot }, x) => {
+  rows.forEach(({ of, position, gates: own }, x) => {
     for (let h = 0; h < H; h++) {
       keys.set(of.keys.subarray(h * prompt * d, (h + 1) * prompt * d), (x * H + h) * P * d);
     }
     fedStates.set(of.states.subarray(position * D, (position + 1) * D), x * D);
     gates.set(own.subarray(0, adapters * bank.gates), x * adapters * bank.gates);
-    poolSlots[x * adapters] = poolSlot;
     for (let i = 0; i < position; i++) ids[x * P + i] = of.ids[i + 1];
   });
   const mixed: MixedInput = {
     rows: Int32Array.from(rows.keys()),
     adapters,
     gates,
-    poolSlots: rows.some(({ poolSlot }) => poolSlot >= 0) ? poolSlots : undefined,
     adapterBias: { ...none, adapters: new Int32Array(0) },
     targetIds: Int32Array.from(rows, (_, x) => 5 + x),
     mixture: {
@@ -183,10 +178,7 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
   let runner: StepRunner;
   let prompts: Prefilled[];
   beforeAll(async () => {
-    runner = await createStepRunner({ ...model, bank, threads: 2, format, pool });
-    for (let slot = 0; slot < pool.slots; slot++) {
-      runner.pool!.write(slot, floats(model.config.hiddenSize), floats(model.config.vocabularySize));
-    }
+    runner = await createStepRunner({ ...model, bank, threads: 2, format });
     prompts = [];
     for (let i = 0; i < 5; i++) prompts.push(await prefill(runner));
   });
@@ -232,36 +224,29 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
   });
 
   test("give the same bits alone, among others, with fewer adapters fed and in any number of positions", async () => {
-    const slots = [
-      [-1, -1, -1, -1, -1],
-      [0, -1, 2, 1, 0],
-    ];
-    for (const ofRows of slots) {
-      const rows = prompts.map((of, i) => rowOf(of, [3, 1, 2, 0, 1][i], ofRows[i]));
-      const together = await runner.run(headOf(rows, 128));
-      for (const [x, row] of rows.entries()) {
-        const own = row.gates.subarray(bank.gates).some((gate) => gate !== 0)
-          ? J
-          : Number(row.gates.some((gate) => gate !== 0));
-        for (const [P, adapters] of [
-          [64, J],
-          [128, own],
-        ]) {
-          const alone = headOf([row], P, adapters);
-          alone.mixed!.targetIds[0] = 5 + x;
-          const output = await runner.run(alone);
-          // A lone product with a matrix that is an input goes with a twin of its own, which changes no bit either.
-          expect(maxDifference(likelihoodsOf(output, 0), likelihoodsOf(together, x))).toBe(0);
-          expect(output.mixed!.baseTargets[0]).toBe(together.mixed!.baseTargets[x]);
-          if (adapters > 0) expect(output.mixed!.adapterTargets[0]).toBe(together.mixed!.adapterTargets[x * J]);
-          expect(output.mixed!.rows!.scaledLogSumExp[0]).toBe(together.mixed!.rows!.scaledLogSumExp[x]);
-        }
+    const rows = prompts.map((of, i) => rowOf(of, [3, 1, 2, 0, 1][i]));
+    const together = await runner.run(headOf(rows, 128));
+    for (const [x, row] of rows.entries()) {
+      const own = row.gates.subarray(bank.gates).some((gate) => gate !== 0)
+        ? J
+        : Number(row.gates.some((gate) => gate !== 0));
+      for (const [P, adapters] of [
+        [64, J],
+        [128, own],
+      ]) {
+        const alone = headOf([row], P, adapters);
+        alone.mixed!.targetIds[0] = 5 + x;
+        const output = await runner.run(alone);
+        expect(maxDifference(likelihoodsOf(output, 0), likelihoodsOf(together, x))).toBe(0);
+        expect(output.mixed!.baseTargets[0]).toBe(together.mixed!.baseTargets[x]);
+        if (adapters > 0) expect(output.mixed!.adapterTargets[0]).toBe(together.mixed!.adapterTargets[x * J]);
+        expect(output.mixed!.rows!.scaledLogSumExp[0]).toBe(together.mixed!.rows!.scaledLogSumExp[x]);
       }
     }
   });
 
   test("are the same mixtures later, from what a run kept of their experts, to the same bits alone and among others", async () => {
-    const rows = prompts.map((of, i) => rowOf(of, [3, 1, 2, 0, 1][i], [0, -1, 2, 1, 0][i]));
+    const rows = prompts.map((of, i) => rowOf(of, [3, 1, 2, 0, 1][i]));
     const computed = await runner.run(headOf(rows, 64));
     const together = await mixedLater(runner, rows, [4, 1]);
     const V = model.config.vocabularySize;

@@ -2,7 +2,6 @@
 import { fileURLToPath } from "node:url";
 import { beforeAll, expect, test } from "vitest";
 import { bankOf } from "../../gpu-backend/adapters/hyper-network.ts";
-import { poolOf } from "../../gpu-backend/adapters/pool-slots.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { type WeightFormat, weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { measureNumerics } from "../../gpu-backend/runtime/numerics.ts";
@@ -20,16 +19,12 @@ beforeAll(async () => {
 interface Served {
   format?: WeightFormat;
   threads?: number;
-  slots?: number;
 }
 
-async function withRunner<T>(
-  { format = "fp32", threads = 1, slots = 2 }: Served,
-  use: (runner: StepRunner) => Promise<T>,
-) {
+async function withRunner<T>({ format = "fp32", threads = 1 }: Served, use: (runner: StepRunner) => Promise<T>) {
   const { model, hyperNetwork } = artifacts;
   const bank = bankOf(hyperNetwork);
-  const runner = await createStepRunner({ ...model, bank, pool: poolOf(slots), threads, format });
+  const runner = await createStepRunner({ ...model, bank, threads, format });
   try {
     return await use(runner);
   } finally {
@@ -40,13 +35,13 @@ async function withRunner<T>(
 const fingerprint = (served: Served) =>
   withRunner(served, (runner) => measureNumerics(runner, { device: "cpu", format: served.format ?? "fp32" }));
 
-test("is the same however many threads compute and slots there are, and another for each weight format", async () => {
+test("is the same however many threads compute, and another for each weight format", async () => {
   const all = new Set<string>();
   for (const format of weightFormats) {
     const one = await fingerprint({ format });
     expect(one).toMatch(new RegExp(`^cpu-${format}-[0-9a-f]{16}$`));
     expect(one).toMatch(idPattern);
-    expect(await fingerprint({ format, threads: 2, slots: 8 })).toBe(one);
+    expect(await fingerprint({ format, threads: 2 })).toBe(one);
     all.add(one.slice(-16));
   }
   expect(all.size).toBe(weightFormats.length);
@@ -59,7 +54,7 @@ test("is another where one output of one kernel differs in its last bit", async 
     const measure = (spoil: (name: (typeof kinds)[number], values: Float32Array) => void) =>
       measureNumerics(
         {
-          ...{ config: runner.config, gates: runner.gates, pool: runner.pool },
+          ...{ config: runner.config, gates: runner.gates },
           ...{ classBytes: runner.classBytes, passBytes: runner.passBytes },
           async run(input) {
             const output = await runner.run(input);

@@ -34,7 +34,6 @@ const config: Gpt2Config = {
 const sample = sampleOf(config.vocabularySize)!;
 const J = 3;
 const P = 4;
-const pool = { slots: 2, rank: 1 };
 const floats = (count: number, width = 2) => Float32Array.from({ length: count }, () => (random() - 0.5) * width);
 
 const noWebgpu = await webgpuFailure();
@@ -51,7 +50,6 @@ interface Row {
   targetId: number;
   adapters: number;
   gates: Float32Array; // [J, Q]
-  poolSlot?: number;
   isKept?: boolean;
   /** What the first adapter adds to the target's logit by a row bias. */
   bias?: number;
@@ -66,12 +64,10 @@ const rowOf = (targetId: number, adapters: number): Row => ({
 function evidenceOf(rows: readonly Row[], adapters = J): StepInput {
   const { hiddenSize: D } = config;
   const X = rows.length;
-  const slots = Int32Array.from(rows.flatMap(({ poolSlot = -1 }) => [poolSlot, ...Array(adapters - 1).fill(-1)]));
   const biased = [...rows.keys()].filter((x) => rows[x].bias !== undefined);
   const mixed: MixedInput = {
     ...{ rows: Int32Array.from(rows.keys()), adapters, targetIds: Int32Array.from(rows, ({ targetId }) => targetId) },
     gates: Float32Array.from(rows.flatMap(({ gates }) => [...gates.subarray(0, adapters * bank.gates)])),
-    poolSlots: slots.some((slot) => slot >= 0) ? slots : undefined,
     adapterBias: {
       rows: Int32Array.from(biased),
       ids: Int32Array.from(biased, (x) => rows[x].targetId),
@@ -107,10 +103,7 @@ const someRows = (): Row[] => {
 describe.each(["fp32", "int8"] as const)("in %s", (format) => {
   let runner: StepRunner;
   beforeAll(async () => {
-    runner = await createStepRunner({ config, weights, bank, threads: 2, format, pool });
-    for (let slot = 0; slot < pool.slots; slot++) {
-      runner.pool!.write(slot, floats(config.hiddenSize), floats(config.vocabularySize));
-    }
+    runner = await createStepRunner({ config, weights, bank, threads: 2, format });
   });
   afterAll(() => runner.release());
 
@@ -157,14 +150,13 @@ describe.each(["fp32", "int8"] as const)("in %s", (format) => {
 
   test("it is the same bits alone, among others, beside rows of any kind, with fewer adapters fed and on one thread", async () => {
     const rows = someRows();
-    const single = await createStepRunner({ config, weights, bank, threads: 1, format, pool });
+    const single = await createStepRunner({ config, weights, bank, threads: 1, format });
     const together = await targetsOf(runner, rows);
     const besides: Row[][] = [
       [],
       [{ ...rowOf(7, 2), isKept: true }],
-      [{ ...rowOf(9000, 1), poolSlot: 1 }],
       [{ ...rowOf(77, 2), bias: 1 }],
-      [...Array.from({ length: 16 }, (_, i) => rowOf(i, 3)), { ...rowOf(1, 1), poolSlot: 0, isKept: true }],
+      [...Array.from({ length: 16 }, (_, i) => rowOf(i, 3)), { ...rowOf(1, 1), isKept: true }],
     ];
     for (const [x, row] of rows.entries()) {
       const own = together.subarray(x * J, x * J + row.adapters);
@@ -178,9 +170,9 @@ describe.each(["fp32", "int8"] as const)("in %s", (format) => {
     await single.release();
   });
 
-  test("a row with directions or a bias of its own, and one that is kept, are summed over all tokens, to the same bits beside estimates", async () => {
-    const kinds = [{ poolSlot: 1 }, { poolSlot: 0, isKept: true }, { isKept: true }, { bias: 2 }];
-    for (const special of [...kinds, { bias: -1, poolSlot: 1 }, { bias: 1, poolSlot: 0, isKept: true }]) {
+  test("a row with a bias of its own, and one that is kept, are summed over all tokens, to the same bits beside estimates", async () => {
+    const kinds = [{ isKept: true }, { bias: 2 }];
+    for (const special of [...kinds, { bias: 1, isKept: true }]) {
       const row = { ...rowOf(12_345, 2), ...special };
       const alone = (await runner.run(evidenceOf([row]))).mixed!;
       const beside = (await runner.run(evidenceOf([...someRows(), row]))).mixed!;

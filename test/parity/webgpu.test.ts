@@ -15,7 +15,6 @@ const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mi
 const failure = await webgpuFailure();
 
 describe.skipIf(failure)(`on WebGPU${failure ? `, skipped: ${failure}` : ""}`, () => {
-  const pool = { slots: 2, rank: 2 };
   let model: ModelFolder;
   let bank: Bank;
   let onCpu: StepRunner;
@@ -25,15 +24,8 @@ describe.skipIf(failure)(`on WebGPU${failure ? `, skipped: ${failure}` : ""}`, (
     console.log(`seed ${seed}, tolerance ${tolerance}`);
     model = await readModelFolder(modelFolder);
     bank = randomBank(model.config, 12, 3, random);
-    onCpu = await createStepRunner({ ...model, bank, threads: 1, pool });
-    onGpu = await createStepRunner({ ...model, bank, threads: 1, pool, device: "webgpu" });
-    for (let slot = 0; slot < pool.slots; slot++) {
-      const { hiddenSize: D, vocabularySize: V } = model.config;
-      const [a, b] = [D, V].map((width) =>
-        Float32Array.from({ length: pool.rank * width }, () => (random() - 0.5) * 0.2),
-      );
-      for (const runner of [onCpu, onGpu]) runner.pool!.write(slot, a, b);
-    }
+    onCpu = await createStepRunner({ ...model, bank, threads: 1 });
+    onGpu = await createStepRunner({ ...model, bank, threads: 1, device: "webgpu" });
   });
   afterAll(() => Promise.all([onCpu?.release(), onGpu?.release()]));
 
@@ -49,7 +41,6 @@ describe.skipIf(failure)(`on WebGPU${failure ? `, skipped: ${failure}` : ""}`, (
     input.inverseTemperatures = Float32Array.from({ length: N }, () => 0.5 + random());
     input.targetIds = Int32Array.from({ length: N }, () => Math.floor(random() * model.config.vocabularySize));
     input.bias = { rows: Int32Array.of(0, N - 1), ids: Int32Array.of(11, 4095), values: Float32Array.of(3, -2) };
-    input.poolSlots = Int32Array.from({ length: N }, (_, n) => (n % (pool.slots + 1)) - 1);
     return input;
   }
 

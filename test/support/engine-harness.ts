@@ -6,7 +6,7 @@ import { Engine } from "../../gpu-backend/engine/engine.ts";
 import type { PlanLimits } from "../../gpu-backend/engine/plan.ts";
 import type { PhaseReport } from "../../gpu-backend/engine/reports.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
-import type { Gpt2Config, StepRunner } from "../../gpu-backend/runtime/step.ts";
+import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
 import type { SamplingChanges } from "../../shared/contracts/sampling.ts";
 import type { ServiceError } from "../../shared/errors.ts";
@@ -96,27 +96,7 @@ export function fakeAdapters(gates: number): AdapterSource {
       const scale = centroidId === "off" ? 0 : 1;
       const phase = Number(centroidId.slice(1)) || 0;
       const values = Float32Array.from({ length: gates }, (_, q) => scale * Math.cos(phase + q + 1));
-      return { hash: `hash-${centroidId}`, gates: values, directions: null, bias: null, scale, bytes: 100 };
-    },
-  };
-}
-
-/** Centroids `c0`, `c1`, … with own pairs of rank 1 that differ, for a fake runner's pool. */
-export function fakeFullAdapters(config: Gpt2Config): AdapterSource {
-  return {
-    hashOf: (centroidId) => `hash-${centroidId}`,
-    async generate(centroidId) {
-      const phase = Number(centroidId.slice(1));
-      const a = new Float32Array(config.hiddenSize).fill(Math.cos(phase + 1));
-      const b = new Float32Array(config.vocabularySize).fill(Math.cos(phase + 2));
-      return {
-        hash: `hash-${centroidId}`,
-        bias: null,
-        gates: null,
-        directions: { rank: 1, a, b },
-        scale: 1,
-        bytes: 100,
-      };
+      return { hash: `hash-${centroidId}`, gates: values, bias: null, scale, bytes: 100 };
     },
   };
 }

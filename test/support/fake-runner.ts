@@ -1,6 +1,5 @@
 /**
- * A step runner without a model: logits are a hash of the tokens that a row has seen, its gates, its pool slot and its
- * bias. An own pair of [a, …], [b, …] counts as the gates a and b. Keys
+ * A step runner without a model: logits are a hash of the tokens that a row has seen, its gates and its bias. Keys
  * carry (token id, position), and every step checks that each row's past is exactly the history it must be, so a
  * misplaced copy in the KV arena is an error, not a slightly different number.
  */
@@ -32,34 +31,22 @@ export interface FakeRunner extends StepRunner {
   readonly steps: { sequences: number; tokens: number; readPositions: number; isSplit: boolean; headRows: number }[];
 }
 
-/** `config` overrides fakeConfig; `topCount` is K; `poolSlots` makes a pool of rank 1; `run` may wrap a step, to hold it up or to fail. */
+/** `config` overrides fakeConfig; `topCount` is K; `run` may wrap a step, to hold it up or to fail. */
 export function createFakeRunner(
   options: {
     config?: Partial<Gpt2Config>;
     classBytes?: number;
     topCount?: number;
-    poolSlots?: number;
     before?: (input: StepInput) => Promise<void>;
   } = {},
 ): FakeRunner {
   const config = { ...fakeConfig, ...options.config };
   const steps: FakeRunner["steps"] = [];
-  /** [a, b] of each slot. */
-  const pairs = Array.from({ length: options.poolSlots ?? 0 }, (): [number, number] => [0, 0]);
   return {
     config,
     gates: 2,
     classBytes: options.classBytes ?? 0,
     passBytes: 0,
-    pool: options.poolSlots
-      ? {
-          slots: options.poolSlots,
-          rank: 1,
-          write(slot, a, b) {
-            pairs[slot] = [a[0], b[0]];
-          },
-        }
-      : null,
     steps,
     async run(input) {
       await options.before?.(input);
@@ -72,7 +59,7 @@ export function createFakeRunner(
         isSplit: longPast.sequences > 0,
         headRows: input.headRows.length,
       });
-      return fakeStep(config, Math.min(options.topCount ?? topCandidates, config.vocabularySize), input, pairs);
+      return fakeStep(config, Math.min(options.topCount ?? topCandidates, config.vocabularySize), input);
     },
     mix: () => Promise.reject(new Error("the fake runner has no mixtures")),
     async release() {},
@@ -88,7 +75,7 @@ export function fakeLogits(V: number, history: readonly number[], gates: ArrayLi
   });
 }
 
-function fakeStep(config: Gpt2Config, K: number, input: StepInput, pairs: [number, number][]): StepOutput {
+function fakeStep(config: Gpt2Config, K: number, input: StepInput): StepOutput {
   const { sequences: S, tokens: T } = input;
   const { vocabularySize: V } = config;
   // Keys and values of each layer, and the pointer's pair.
@@ -133,8 +120,7 @@ function fakeStep(config: Gpt2Config, K: number, input: StepInput, pairs: [numbe
       if (input.positions[s * T + t] !== position)
         throw new Error(`row ${s}: token at position ${position} is elsewhere`);
     }
-    const [a, b] = pairs[input.poolSlots?.[n] ?? -1] ?? [0, 0];
-    const gates = [input.gates[2 * n] + a, input.gates[2 * n + 1] + b];
+    const gates = [input.gates[2 * n], input.gates[2 * n + 1]];
     const row = fakeLogits(V, [...histories[s], ...own], gates);
     for (let b = 0; b < input.bias.rows.length; b++) {
       if (input.bias.rows[b] !== n) continue;

@@ -8,7 +8,6 @@ import {
   type StepPlan,
 } from "../../gpu-backend/engine/plan.ts";
 import { Planner } from "../../gpu-backend/engine/planner.ts";
-import { mostPoolSlots } from "../../gpu-backend/engine/pool-shares.ts";
 import { KvBudget, positionsFor } from "../../gpu-backend/kv/kv-budget.ts";
 
 export const chunkTokens = 64;
@@ -33,7 +32,6 @@ export const fake = (promptTokens: number, completionTokens: number, rest: Parti
   pendingPromptTokens: promptTokens,
   cachedTokens: 0,
   mostTokens: promptTokens + completionTokens,
-  poolAdapters: [],
   isMixed: false,
   left: completionTokens,
   chunks: [],
@@ -60,7 +58,6 @@ export class Simulation {
   readonly planner: Planner<Fake>;
   readonly limits: PlanLimits;
   readonly kv: ReturnType<typeof kvOf>;
-  readonly poolSlots: number;
   /** All service of each tenant so far. */
   readonly served = new Map<string, number>();
   preemptions = 0;
@@ -69,12 +66,11 @@ export class Simulation {
   splits = 0;
   readonly #computed = new Set<string>();
 
-  constructor(limits: Partial<PlanLimits> = {}, resources: { kv?: ReturnType<typeof kvOf>; poolSlots?: number } = {}) {
+  constructor(limits: Partial<PlanLimits> = {}, resources: { kv?: ReturnType<typeof kvOf> } = {}) {
     this.limits = { maxSequences: 8, maxQueue: 100_000, stepTokens: 512, chunkTokens, ...limits };
     this.kv = resources.kv ?? kvOf(1e9);
-    this.poolSlots = resources.poolSlots ?? 0;
     const prefixes = { reusableTokens: this.#reusableTokens, mustWait: this.mustWait };
-    this.planner = new Planner(this.limits, { kv: this.kv, poolSlots: this.poolSlots, prefixes });
+    this.planner = new Planner(this.limits, { kv: this.kv, prefixes });
   }
 
   get waiting(): Fake[] {
@@ -208,12 +204,5 @@ export class Simulation {
     );
     holds(positions[0] + positions[1] + parkedTokens <= this.kv.positions, "memory does not hold the length classes");
     holds(long.size === classes[0].length, "a sequence is long that does not run");
-    const pinnedBy = (some: readonly Fake[]) => new Set(some.flatMap(({ poolAdapters }) => poolAdapters)).size;
-    holds(pinnedBy(running) <= this.poolSlots, "more pool slots are pinned than there are");
-    const byTenant = [...Map.groupBy(running, ({ tenant }) => tenant).values()];
-    holds(
-      byTenant.every((own) => pinnedBy(own) <= mostPoolSlots(this.poolSlots)),
-      "a tenant pins more than its share",
-    );
   }
 }

@@ -15,38 +15,30 @@ import {
 import { ServiceError } from "../../../shared/errors.ts";
 import type { Adapter } from "../adapter.ts";
 
-export type InstantParts = Pick<Adapter, "gates" | "bias" | "directions">;
+export type InstantParts = Pick<Adapter, "gates" | "bias">;
 
 /** What an adapter must fit: the manifest it was made for, Q gates, hidden size D and vocabulary V. */
 export interface InstantShape {
   manifestHash: string;
   gates: number;
-  /** Of the pairs that the pool holds; 0 where the pool is off. */
-  rank: number;
-  hiddenSize: number;
   vocabularySize: number;
 }
 
 const what = "instant adapter";
 
-export function packInstant({ gates, bias, directions }: InstantParts, manifestHash: string): Uint8Array<ArrayBuffer> {
+export function packInstant({ gates, bias }: InstantParts, manifestHash: string): Uint8Array<ArrayBuffer> {
   const file: TensorFile = new Map([["manifest", tensorFrom(Buffer.from(manifestHash, "hex"), [32])]]);
   if (gates) file.set("gates", tensorFrom(gates, [gates.length]));
   if (bias) {
     file.set("bias_ids", tensorFrom(bias.ids, [bias.ids.length]));
     file.set("bias_values", tensorFrom(bias.values, [bias.values.length]));
   }
-  if (directions) {
-    const { rank, a, b } = directions;
-    file.set("a", tensorFrom(a, [rank, a.length / rank]));
-    file.set("b", tensorFrom(b, [rank, b.length / rank]));
-  }
   return writeTensorFile(file);
 }
 
 /**
- * Throws a ServiceError "adapter_outdated" for one of another manifest or with a pair that the pool cannot hold, an Error
- * for bytes that are no such file.
+ * Throws a ServiceError "adapter_outdated" for one of another manifest, an Error for bytes
+ * that are no such file.
  */
 export function unpackInstant(bytes: Uint8Array, shape: InstantShape): InstantParts {
   const file = readTensorFile(bytes, what);
@@ -57,7 +49,6 @@ export function unpackInstant(bytes: Uint8Array, shape: InstantShape): InstantPa
   return {
     gates: file.has("gates") ? requireFloats(file, "gates", [shape.gates], what) : null,
     bias: biasOf(file, shape.vocabularySize),
-    directions: directionsOf(file, shape),
   };
 }
 
@@ -77,16 +68,4 @@ function biasOf(file: TensorFile, V: number): InstantParts["bias"] {
   const isRising = ids.every((id, i) => id < V && id > (i === 0 ? -1 : ids[i - 1]));
   if (!isRising) throw new Error(`${what}: bias_ids: not rising token ids below ${V}`);
   return { ids, values: requireFloats(file, "bias_values", [ids.length], what) };
-}
-
-function directionsOf(
-  file: TensorFile,
-  { rank: mostRank, hiddenSize: D, vocabularySize: V }: InstantShape,
-): InstantParts["directions"] {
-  if (!file.has("a")) return null;
-  const [rank] = requireTensor(file, "a", "F32", [null, D], what).shape;
-  if (rank > mostRank) {
-    throw outdated(`The adapter has a pair of rank ${rank}, this backend's pool holds pairs of rank ${mostRank}.`);
-  }
-  return { rank, a: requireFloats(file, "a", [rank, D], what), b: requireFloats(file, "b", [rank, V], what) };
 }

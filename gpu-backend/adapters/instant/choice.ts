@@ -3,11 +3,11 @@
  * cross-validation: for each fold, parts are chosen and made without its examples, and scored on them. Pure.
  */
 import { foldsOf } from "./examples.ts";
-import { type FoldParts, type Gains, rankOneStrengths } from "./fold-parts.ts";
+import type { FoldParts, Gains } from "./fold-parts.ts";
 import { adapterMargin, type ExampleGain, type Gain, gainOver, isWorthwhile, partMargin } from "./held-out-gain.ts";
 import { biasStrengths } from "./token-bias.ts";
 
-export const partNames = ["gates", "unigram", "rank-1"] as const;
+export const partNames = ["gates", "unigram"] as const;
 export type PartName = (typeof partNames)[number];
 
 /** `gain` is what the part gained on top of those before it, on the examples that decided whether it is kept. */
@@ -23,8 +23,6 @@ export interface Choice {
   gated: boolean;
   /** One of `biasStrengths`; 0 applies no bias. */
   biasStrength: number;
-  /** One of `rankOneStrengths`; 0 applies no direction. */
-  rankOneStrength: number;
   /** Each part that was tried, in the order of `partNames`. */
   parts: PartGain[];
 }
@@ -34,7 +32,6 @@ export interface Candidates {
   tokens: readonly number[];
   /** What the gates gain on each example; null where there are none. */
   gateGains: Gains | null;
-  withDirections: boolean;
   /** The other parts, on top of the gates or of the base; asked only for what `gatesPart` says of a choice. */
   on(gated: boolean): FoldParts;
 }
@@ -65,23 +62,10 @@ export function choose(candidates: Candidates, without: number | null): Choice {
   parts.push(unigram);
   if (unigram.kept) kept.push(bias.gains);
 
-  let rankOneStrength = 0;
-  const direction = candidates.withDirections
-    ? folds.map((fold) => made.rankOneGains(leftOut(fold), fold, biasStrength)).filter((gains) => gains !== null)
-    : [];
-  if (direction.length === folds.length) {
-    const { gains, strength } = best(rankOneStrengths, direction);
-    const rankOne = judged("rank-1", gains);
-    parts.push(rankOne);
-    if (rankOne.kept) {
-      rankOneStrength = strength;
-      kept.push(gains);
-    }
-  }
   const total = gainOver(summed(candidates, [...bias.gains.keys()], kept));
-  if (isWorthwhile(total, adapterMargin)) return { gated, biasStrength, rankOneStrength, parts };
+  if (isWorthwhile(total, adapterMargin)) return { gated, biasStrength, parts };
   const notKept = parts.map((part) => ({ ...part, kept: false }));
-  return { gated: false, biasStrength: 0, rankOneStrength: 0, parts: notKept };
+  return { gated: false, biasStrength: 0, parts: notKept };
 }
 
 /**
@@ -94,15 +78,10 @@ export function nestedGain(candidates: Candidates): Gain | null {
 }
 
 function scoresOn(candidates: Candidates, fold: number, choice: Choice): ExampleGain[] {
-  const { gated, biasStrength, rankOneStrength } = choice;
+  const { gated, biasStrength } = choice;
   const applied: Gains[] = gated ? [candidates.gateGains!] : [];
   if (biasStrength > 0) {
     applied.push(candidates.on(gated).biasGains([fold], fold)[biasStrengths.indexOf(biasStrength)]);
-  }
-  if (rankOneStrength > 0) {
-    // Tokens that occur often enough in fewer examples do so in these.
-    const gains = candidates.on(gated).rankOneGains([fold], fold, biasStrength)!;
-    applied.push(gains[rankOneStrengths.indexOf(rankOneStrength)]);
   }
   const { length } = candidates.tokens;
   const examples = [...candidates.tokens.keys()].filter((i) => i % foldsOf(length) === fold);

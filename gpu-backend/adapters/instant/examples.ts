@@ -1,6 +1,6 @@
 /**
  * What an instant adapter is fitted to: the examples as the head sees them. Pure data and sums over it.
- * Shapes: n examples, N positions of all of them, D hidden size, M tokens of the support.
+ * Shapes: n examples, N positions of all of them, M tokens of the support.
  */
 
 /** Every position of every example that predicts a token, under the head that the fit starts from. */
@@ -9,7 +9,6 @@ export interface Observed {
   exampleOf: Int32Array;
   /** What follows each position: an index into `support`, [N]. */
   targets: Int32Array;
-  hidden: Float32Array; // [N, D]
   /** Token ids, rising: all that occur as targets, and those that the head expects often. Other tokens never get a bias. */
   support: Int32Array; // [M]
   /** Probability of each token of the support at each position, [N, M]; the rest of the mass is elsewhere. */

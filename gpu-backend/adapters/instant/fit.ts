@@ -1,16 +1,15 @@
 /**
- * Makes an instant adapter of a few examples: chooses by cross-validation which of its three parts are kept, makes them of
+ * Makes an instant adapter of a few examples: chooses by cross-validation which of its two parts are kept, makes them of
  * all examples, and reports what adapters made this way gain on examples that neither made nor chose them. Where that is
  * next to nothing, the adapter is the base. Pure but for the head, which is asked for probabilities. Not here: where
  * hidden states come from, and the bytes of the result.
  * Shapes: D hidden size, V vocabulary, Q gates, M tokens of the support.
  */
-import type { Directions, RowBias } from "../adapter.ts";
+import type { RowBias } from "../adapter.ts";
 import { type Candidates, choose, gatesPart, nestedGain, type PartGain } from "./choice.ts";
 import { foldsOf, type Observed } from "./examples.ts";
 import { FoldParts, scaled } from "./fold-parts.ts";
 import type { ExampleGain, Gain } from "./held-out-gain.ts";
-import type { RankOne } from "./rank-one.ts";
 import { expectedCount } from "./token-bias.ts";
 
 /** One example after the trunk. */
@@ -33,7 +32,6 @@ export interface InstantFit {
   /** null where they are not worth it. */
   gates: Float32Array | null;
   bias: RowBias | null;
-  directions: Directions | null;
   /** Each part that was tried, with its gain on the examples that decided whether it is kept: an optimistic figure. */
   parts: PartGain[];
   /**
@@ -42,9 +40,6 @@ export interface InstantFit {
    */
   gain: Gain | null;
 }
-
-/** From this many examples on a direction is fitted: of fewer it learns the texts and not their kind. */
-export const rankOneExamples = 20;
 
 /**
  * `gates` are those of the examples' centroid [Q]; null where the served hyper-network makes none. Each example has its share
@@ -55,7 +50,6 @@ export async function fitInstant(
   examples: readonly Example[],
   gates: Float32Array | null,
   head: Head,
-  { withDirections }: { withDirections: boolean },
 ): Promise<InstantFit> {
   const base = await eachOf(examples, (example) => head.survey(example, null));
   const adapted = gates && (await eachOf(examples, (example) => head.survey(example, gates)));
@@ -63,7 +57,6 @@ export async function fitInstant(
   const candidates: Candidates = {
     tokens: examples.map(({ targets }) => targets.length),
     gateGains: adapted && new Map(adapted.map(({ logprobs }, i) => [i, gainOf(logprobs, base[i].logprobs)])),
-    withDirections: withDirections && examples.length >= rankOneExamples,
     on: (gated) => made.get(gated)!,
   };
   /** Observes what the choice without a fold needs: with the gates or without them. */
@@ -75,7 +68,7 @@ export async function fitInstant(
   };
 
   await prepare(null);
-  const { gated, biasStrength, rankOneStrength, parts } = choose(candidates, null);
+  const { gated, biasStrength, parts } = choose(candidates, null);
   let gain: Gain | null = null;
   if (parts.some(({ kept }) => kept)) {
     for (let fold = 0; fold < foldsOf(examples.length); fold++) await prepare(fold);
@@ -85,14 +78,12 @@ export async function fitInstant(
   // margins belong to the choice, which is made again within the folds.
   if (!gain || gain.nats <= 0) {
     const notKept = parts.map((part) => ({ ...part, kept: false }));
-    return { gates: null, bias: null, directions: null, parts: notKept, gain: null };
+    return { gates: null, bias: null, parts: notKept, gain: null };
   }
   const chosen = candidates.on(gated);
-  const rankOne = rankOneStrength > 0 ? chosen.rankOne([], biasStrength) : null;
-  const applied = rankOne && { ...rankOne, b: scaled(rankOne.b, rankOneStrength) };
   return {
     gates: gated ? gates : null,
-    ...assembled(chosen.observed, scaled(chosen.bias([]), biasStrength), applied, head.vocabularySize),
+    bias: rowBias(chosen.observed, scaled(chosen.bias([]), biasStrength)),
     parts,
     gain,
   };
@@ -128,45 +119,30 @@ export async function observe(
   });
 
   const N = examples.reduce((sum, { targets }) => sum + targets.length, 0);
-  const D = examples[0].hidden.length / examples[0].targets.length;
   const M = support.length;
   const observed: Observed = {
     exampleOf: new Int32Array(N),
     targets: new Int32Array(N),
-    hidden: new Float32Array(N * D),
     support,
     probabilities: new Float32Array(N * M),
   };
   let at = 0;
   for (const [i, example] of examples.entries()) {
-    const { hidden, targets } = example;
+    const { targets } = example;
     observed.exampleOf.fill(i, at, at + targets.length);
     observed.targets.set(
       targets.map((id) => placeOf[id]),
       at,
     );
-    observed.hidden.set(hidden, at * D);
     observed.probabilities.set(await head.probabilities(example, gates, support), at * M);
     at += targets.length;
   }
   return observed;
 }
 
-/** What is served: a sparse row bias of token ids, and a pair of rank 1; the pair's constant goes into the bias. */
-function assembled({ support, hidden, exampleOf }: Observed, bias: Float64Array, rankOne: RankOne | null, V: number) {
-  const D = hidden.length / exampleOf.length;
-  const values = Float64Array.from(bias);
-  let directions: Directions | null = null;
-  if (rankOne) {
-    const { a, offset, bent, b } = rankOne;
-    directions = { rank: 1, a: Float32Array.from(a), b: new Float32Array(V) };
-    if (a.length !== D) throw new Error(`a direction of ${a.length} elements for a hidden state of ${D}`);
-    bent.forEach((m, r) => {
-      directions!.b[support[m]] = b[r];
-      values[m] += offset * b[r];
-    });
-  }
+/** What is served of a bias [M] over the support: its tokens that are not 0; null for none. */
+function rowBias({ support }: Observed, values: Float64Array): RowBias | null {
   const kept = Int32Array.from(values.keys().filter((m) => values[m] !== 0));
-  const rowBias = { ids: kept.map((m) => support[m]), values: Float32Array.from(kept, (m) => values[m]) };
-  return { bias: kept.length > 0 ? rowBias : null, directions };
+  if (kept.length === 0) return null;
+  return { ids: kept.map((m) => support[m]), values: Float32Array.from(kept, (m) => values[m]) };
 }

@@ -27,6 +27,6 @@ async function read(id: string, store: Pick<InstantFiles, "read">, shape: Instan
   const bytes = await store.read(tenant, hash);
   if (!bytes) throw new Error(`there is no adapter ${hash} of this tenant`);
   const parts = unpackInstant(bytes, shape);
-  const isBase = !parts.gates && !parts.bias && !parts.directions;
+  const isBase = !parts.gates && !parts.bias;
   return { hash, ...parts, scale: isBase ? 0 : 1, bytes: bytes.length + recordBytes };
 }

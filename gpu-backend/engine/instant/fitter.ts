@@ -10,8 +10,6 @@ export interface FitRequest {
   /** [P] */
   centroid: Float32Array;
   examples: Example[];
-  /** Whether directions can be served. */
-  withDirections: boolean;
 }
 
 export interface FitResult extends Pick<InstantFit, "parts" | "gain"> {
@@ -43,7 +41,7 @@ export class Fitter {
 
   /** `step` runs each of the fit's expensive steps. */
   async fit(request: FitRequest, step: RunStep = (_, work) => work()): Promise<FitResult & { fit: InstantFit }> {
-    const fit = await fitInstant(request.examples, this.gatesAt(request.centroid), this.#head(step), request);
+    const fit = await fitInstant(request.examples, this.gatesAt(request.centroid), this.#head(step));
     return { parts: fit.parts, gain: fit.gain, file: packInstant(fit, this.#artifacts.manifestHash), fit };
   }
 

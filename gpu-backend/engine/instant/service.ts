@@ -22,8 +22,6 @@ export interface InstantAdapterParts {
   /** What serves a manifest, or what will refuse it. Throws a ServiceError where nothing is served. */
   setOf(manifestHash: string): AdapterSet;
   store: InstantStore;
-  /** Whether the engine has a pool for directions. */
-  withDirections: boolean;
   newId(): string;
   now(): number;
 }
@@ -57,7 +55,7 @@ export class InstantAdapters {
     { engine, fitter }: AdapterSet,
     signal: AbortSignal,
   ): Promise<AdapterAnswer> {
-    const { store, withDirections, now } = this.#parts;
+    const { store, now } = this.#parts;
     const startedMs = now();
     const hidden = await engine.hiddenStates(prompts, signal);
     const hiddenMs = now() - startedMs;
@@ -65,7 +63,7 @@ export class InstantAdapters {
       hidden: hidden[i],
       targets: Int32Array.from(promptIds.slice(1)),
     }));
-    const request = { centroid: Float32Array.from(centroid), examples, withDirections };
+    const request = { centroid: Float32Array.from(centroid), examples };
     const { file, parts, gain } = await fitter.fit(request, signal);
     return {
       hash: await store.keep(tenant, file),

@@ -44,7 +44,6 @@ export class EngineScorer {
     const runner = await createStepRunner({
       ...artifacts.model,
       bank: bankOf(hyperNetwork),
-      pool: null,
       threads: options.threads,
       format: options.format,
     });

@@ -38,10 +38,10 @@ export class OwnAdapters {
     }
     const length = Math.hypot(...sum);
     const centroid = sum.map((value) => value / length);
-    const { fit, file } = await this.#fitter.fit({ examples: observed, centroid, withDirections: false });
+    const { fit, file } = await this.#fitter.fit({ examples: observed, centroid });
     if (!fit.gain) return null;
     const hash = createHash("sha256").update(file).digest("hex");
-    return { hash, gates: fit.gates, bias: fit.bias, directions: null, scale: 1, bytes: file.length };
+    return { hash, gates: fit.gates, bias: fit.bias, scale: 1, bytes: file.length };
   }
 
   async release(): Promise<void> {

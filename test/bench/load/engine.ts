@@ -116,10 +116,10 @@ export async function openLoadEngine({ folder, oneClass, shape, format, threads 
 }
 
 function inOneClass(runner: StepRunner): StepRunner {
-  const { config, gates, pool, passBytes } = runner;
+  const { config, gates, passBytes } = runner;
   const classBytes = Number.POSITIVE_INFINITY;
   return {
-    ...{ config, gates, pool, classBytes, passBytes },
+    ...{ config, gates, classBytes, passBytes },
     run: (input) => runner.run(input),
     mix: (input) => runner.mix(input),
     release: () => runner.release(),
@@ -144,7 +144,7 @@ function generatedGates(gates: number): AdapterSource {
     hashOf: (centroidId) => centroidId,
     async generate(centroidId): Promise<Adapter> {
       const values = gatesOf(network, floats(P), 1);
-      return { hash: centroidId, gates: values, directions: null, bias: null, scale: 1, bytes: values.byteLength };
+      return { hash: centroidId, gates: values, bias: null, scale: 1, bytes: values.byteLength };
     },
   };
 }

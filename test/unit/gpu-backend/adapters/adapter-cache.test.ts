@@ -17,7 +17,6 @@ function slowSource() {
           hash: `hash-${centroidId}`,
           bias: null,
           gates: new Float32Array(1),
-          directions: null,
           scale: 1,
           bytes: 100,
         };

@@ -510,7 +510,7 @@ describe("cancelling", () => {
       hashOf: () => "hash",
       async generate() {
         await made.promise;
-        return { hash: "hash", gates: new Float32Array(2), directions: null, bias: null, scale: 1, bytes: 100 };
+        return { hash: "hash", gates: new Float32Array(2), bias: null, scale: 1, bytes: 100 };
       },
     };
     const { engine, framesOf, adapters } = createEngineHarness({ runner: createFakeRunner(), source, cacheBytes: 0 });

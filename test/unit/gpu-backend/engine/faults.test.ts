@@ -8,7 +8,6 @@ import {
   createEngineHarness,
   type EngineHarness,
   fakeAdapters,
-  fakeFullAdapters,
   sequenceRequest,
 } from "../../../support/engine-harness.ts";
 import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
@@ -205,83 +204,6 @@ describe("a row that is not a number", () => {
 });
 
 describe("what is thrown for one sequence ends that one", () => {
-  const good = () => sequenceRequest("good", prompt(9, 1), { maxTokens: 20, sampling: neverEnds });
-  async function expectedTokens(): Promise<number[]> {
-    const harness = createEngineHarness({ runner: createFakeRunner() });
-    await harness.engine.submit(null, [good()]);
-    await harness.finish();
-    return harness.tokensOf("good");
-  }
-
-  test("an adapter with directions where the graph has no pool", async () => {
-    const harness = createEngineHarness({
-      runner: createFakeRunner(),
-      source: fakeFullAdapters(fakeConfig),
-      cacheBytes: 0,
-    });
-    await harness.engine.submit(null, [good()]);
-    await harness.engine.step();
-    await harness.engine.submit("c0", [sequenceRequest("bad", [1, 2])]);
-    await harness.finish();
-    expect(harness.lastFrameOf("bad")).toMatchObject({
-      type: "error",
-      kind: "adapter_outdated",
-      message: expect.stringMatching(/hash-c0.*ADAPTER_SLOTS is 0/),
-    });
-    expect(harness.tokensOf("good")).toEqual(await expectedTokens());
-    expectNothingLeft(harness);
-  });
-
-  test("an adapter of a higher rank than the pool's; who waits for a slot gets it", async () => {
-    const full = fakeFullAdapters(fakeConfig);
-    const harness = createEngineHarness({
-      runner: createFakeRunner({ poolSlots: 1 }),
-      source: {
-        ...full,
-        async generate(id) {
-          const adapter = await full.generate(id);
-          return id === "c0" ? { ...adapter, directions: { ...adapter.directions!, rank: 2 } } : adapter;
-        },
-      },
-      cacheBytes: 0,
-    });
-    await harness.engine.submit("c0", [sequenceRequest("bad", [1, 2])]);
-    await harness.engine.submit("c1", [sequenceRequest("next", [1, 2], { maxTokens: 3, sampling: neverEnds })]);
-    await harness.finish();
-    expect(harness.lastFrameOf("bad")).toMatchObject({ kind: "generation_failed" });
-    expect(harness.lastFrameOf("next")).toMatchObject({ type: "done" });
-    expect(harness.engine.stats.pool).toMatchObject({ pinned: 0 });
-    expectNothingLeft(harness);
-  });
-
-  test("a pool slot that cannot be written is free again", async () => {
-    let writes = 0;
-    const runner = createFakeRunner({ poolSlots: 1 });
-    const harness = createEngineHarness({
-      runner: {
-        ...runner,
-        pool: {
-          ...runner.pool!,
-          write(slot, a, b) {
-            if (writes++ === 0) throw new Error("no such slot");
-            runner.pool!.write(slot, a, b);
-          },
-        },
-      },
-      source: fakeFullAdapters(fakeConfig),
-      cacheBytes: 0,
-    });
-    for (const centroid of ["c0", "c1", "c0"]) {
-      const request = sequenceRequest(`${centroid}_${writes}`, [1, 2], { maxTokens: 3, sampling: neverEnds });
-      await harness.engine.submit(centroid, [request]);
-      await harness.finish();
-    }
-    expect(harness.lastFrameOf("c0_0")).toMatchObject({ kind: "generation_failed" });
-    expect(harness.lastFrameOf("c1_1")).toMatchObject({ type: "done" });
-    expect(harness.lastFrameOf("c0_2")).toMatchObject({ type: "done" });
-    expectNothingLeft(harness);
-  });
-
   test.each(["pieceOf", "logits"])("%s", async (what) => {
     const fail = () => {
       throw new Error(`${what} failed`);

@@ -1,7 +1,6 @@
 /** What holds of the plan in any traffic: limits are kept, nothing that fits waits, nobody starves, all is given back. */
 import { expect, test } from "vitest";
 import { generatedWeight, nextChunk, passLead } from "../../../../gpu-backend/engine/plan.ts";
-import { poolHolds } from "../../../../gpu-backend/engine/pool-shares.ts";
 import { chunkTokens, type Fake, fake, kvOf, Simulation, shape } from "../../../support/plan-simulation.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
@@ -18,7 +17,6 @@ interface Habit {
   most: number;
   longestPrompt: number;
   longestAnswer: number;
-  adapters: number;
 }
 
 class RandomRun {
@@ -37,14 +35,13 @@ class RandomRun {
     const limits = { maxSequences: oneOf(1, 2, 4, 8, 24), stepTokens: chunkTokens * between(1, 5) + between(0, 63) };
     const positions = isScarce ? between(1, 6) * shape.contextTokens : 1e6;
     const kv = kvOf(positions, { classPositions: oneOf(0, 200, 2000, Number.POSITIVE_INFINITY) });
-    this.simulation = new Simulation(limits, { kv, poolSlots: oneOf(1, 2, 5, 8) });
+    this.simulation = new Simulation(limits, { kv });
     this.#habits = Array.from({ length: between(2, 6) }, (_, i) => ({
       tenant: `t${i}`,
       eagerness: oneOf(0.02, 0.1, 0.5),
       most: oneOf(1, 4, 30),
       longestPrompt: oneOf(5, 70, 400),
       longestAnswer: oneOf(2, 20, 100),
-      adapters: oneOf(0, 0, 1, 3),
     }));
   }
 
@@ -75,17 +72,11 @@ class RandomRun {
   }
 
   #arrivals(): void {
-    for (const { tenant, eagerness, most, longestPrompt, longestAnswer, adapters } of this.#habits) {
+    for (const { tenant, eagerness, most, longestPrompt, longestAnswer } of this.#habits) {
       const own = [...this.#open].filter((one) => one.tenant === tenant);
       for (let count = own.length; count < most && random() < eagerness; count++) {
-        const wanted =
-          random() < 0.7 ? Math.min(adapters, 1) : between(0, Math.min(adapters, this.simulation.poolSlots - 2));
-        const poolAdapters = Array.from(
-          { length: Math.max(0, wanted) },
-          () => `${oneOf(tenant, "all")}-${between(0, 4)}`,
-        );
         const prefix = random() < 0.2 ? `${tenant}-${between(0, 20)}` : null;
-        const one = fake(between(1, longestPrompt), between(1, longestAnswer), { tenant, poolAdapters, prefix });
+        const one = fake(between(1, longestPrompt), between(1, longestAnswer), { tenant, prefix });
         this.#open.add(one);
         this.simulation.enqueue(one);
       }
@@ -111,7 +102,7 @@ class RandomRun {
         simulation.kv.holds([...lengths, one.mostTokens], parkedTokens - one.cachedTokens);
       const chunk = nextChunk(one.cachedTokens, one.pendingPromptTokens, chunkTokens);
       if (pairs + chunk * one.cachedTokens > limits.stepTokens ** 2) continue;
-      if (!isMemory || chunk > limits.stepTokens - tokens || !poolHolds(one, running, simulation.poolSlots)) continue;
+      if (!isMemory || chunk > limits.stepTokens - tokens) continue;
       const isKept = [...passedSince].some(([other, since]) => {
         const isOwn = other.tenant === one.tenant;
         return other !== one && (isOwn || simulation.counterOf(one.tenant) > since + passLead);
@@ -132,7 +123,7 @@ class RandomRun {
       if (!passedSince.has(one)) continue;
       if (!this.#passed.has(one)) this.#passed.set(one, new Map(served));
       const before = this.#passed.get(one);
-      if (!before || one.poolAdapters.length > 0) continue;
+      if (!before) continue;
       for (const [tenant, now] of served) {
         if (tenant === one.tenant) continue;
         const part = (now - (before.get(tenant) ?? 0)) / (2 * this.#bound);

@@ -22,10 +22,7 @@ function stepsToFirstToken(simulation: Simulation, sequence: Fake): number {
 test("the plan imports nothing that acts, is short, and its loop fits a screen", () => {
   const source = readFileSync(`${import.meta.dirname}/../../../../gpu-backend/engine/plan.ts`, "utf8");
   const imports = [...source.matchAll(/^import (?:type )?.* from "(.*)";$/gm)].map(([line]) => line);
-  expect(imports).toEqual([
-    'import type { KvBudget } from "../kv/kv-budget.ts";',
-    'import { poolHolds } from "./pool-shares.ts";',
-  ]);
+  expect(imports).toEqual(['import type { KvBudget } from "../kv/kv-budget.ts";']);
   expect(source).not.toMatch(/\b(Date|performance|Math\.random|process|await|async|Float32Array)\b/);
   expect(source.split("\n").length).toBeLessThanOrEqual(350);
   const [body] = source.match(/^export function plan<[\s\S]*?^}$/m)!;
@@ -250,24 +247,6 @@ describe("a sequence that does not fit", () => {
     expect(passes).toBeGreaterThan(5);
     const rest = 16 * generatedWeight * 50;
     expect(simulation.counterOf("small")).toBeLessThanOrEqual(counter + passLead + rest);
-  });
-
-  test("lets nothing of its own tenant by that needs what it lacks, but what needs it not", () => {
-    const simulation = new Simulation({ maxSequences: 20 }, { poolSlots: 8 });
-    const of = (adapter: string | null, tenant: string) =>
-      fake(5, 50, { tenant, poolAdapters: adapter === null ? [] : [adapter] });
-    const first = ["a", "b", "c", "d", "e", "f"].map((adapter) => of(adapter, "one"));
-    const [seventh, known, plain] = [of("g", "one"), of("a", "one"), of(null, "one")];
-    simulation.enqueue(...first, seventh, known, plain);
-    // A quarter of the pool is for the first slots of other tenants.
-    expect(simulation.step().started).toEqual([...first, plain]);
-    const others = [of("x", "two"), of("y", "three")];
-    simulation.enqueue(of("h", "two"), ...others);
-    const { started } = simulation.step();
-    expect(started.map(({ tenant }) => tenant)).toEqual(["two", "three"]);
-    expect(simulation.running).toHaveLength(9);
-    simulation.finish();
-    expect([...first, seventh, known, plain, ...others].every(({ left }) => left === 0)).toBe(true);
   });
 
   test("nobody is parked where a sequence as long as the context could not run beside what is parked", () => {

@@ -12,7 +12,6 @@ const stats: EngineStats = {
   ...{ kvBytes: 4096, kvUsedBytes: 1024, kvCapacityBytes: 8192 },
   prefixes: { queriedTokens: 900, reusedTokens: 640, tenants: 3, blocks: 13, bytes: 2048, evictions: 14 },
   adapters: { entries: 2, bytes: 1000, hits: 5, generated: 3, evictions: 1, generationMs: 40 },
-  pool: { slots: 8, resident: 7, pinned: 2, evictions: 9 },
 };
 const batch = (count: number, rest: Partial<BatchRequest>): BatchRequest => ({
   ...{ version: 1, manifestHash: "a".repeat(64), centroidId: null },
@@ -63,10 +62,6 @@ test("counters follow the reports, gauges the engine at the time of the scrape",
     "chameleon_adapter_cache_generated_total 3",
     "chameleon_adapter_cache_evictions_total 1",
     "chameleon_adapter_generation_seconds_total 0.04",
-    "chameleon_adapter_pool_slots 8",
-    "chameleon_adapter_pool_resident 7",
-    "chameleon_adapter_pool_pinned 2",
-    "chameleon_adapter_pool_evictions_total 9",
     "chameleon_memory_limit_bytes 100",
     'chameleon_memory_planned_bytes{part="kv"} 4',
     'chameleon_artifact_sets{manifest="a",role="beside"} 1',

@@ -4,7 +4,6 @@ import { choose } from "../../../../../gpu-backend/adapters/instant/choice.ts";
 import { type Example, fitInstant, type Head, observe } from "../../../../../gpu-backend/adapters/instant/fit.ts";
 import { FoldParts } from "../../../../../gpu-backend/adapters/instant/fold-parts.ts";
 import { gainOver } from "../../../../../gpu-backend/adapters/instant/held-out-gain.ts";
-import { derivatives } from "../../../../../gpu-backend/adapters/instant/rank-one.ts";
 import { seededRandom } from "../../../../support/steps.ts";
 
 const V = 60;
@@ -17,23 +16,19 @@ const W = floats(V * D, 0.8);
 /** What the gates add, one gate: a bias. */
 const bank = floats(V, 1);
 
-/** What makes text differ from the base's: a bias [V], and a pair of rank 1. */
+/** What makes text differ from the base's: a bias [V], or gates. */
 interface Truth {
   bias?: Float32Array;
-  a?: Float32Array;
-  b?: Float32Array;
   gates?: Float32Array;
 }
 const plain: Truth = {};
 
 /** Loops, since the tests spend most of their time here. */
-function distribution(h: Float32Array, { bias, a, b, gates }: Truth): Float64Array {
-  let u = 0;
-  for (let d = 0; a && d < D; d++) u += h[d] * a[d];
+function distribution(h: Float32Array, { bias, gates }: Truth): Float64Array {
   const masses = new Float64Array(V);
   let total = 0;
   for (let v = 0; v < V; v++) {
-    let logit = (bias ? bias[v] : 0) + (b ? u * b[v] : 0) + (gates ? gates[0] : 0) * bank[v];
+    let logit = (bias ? bias[v] : 0) + (gates ? gates[0] : 0) * bank[v];
     for (let d = 0; d < D; d++) logit += W[v * D + d] * h[d];
     masses[v] = Math.exp(logit);
     total += masses[v];
@@ -77,19 +72,14 @@ function headOf(base: Truth): Head {
   };
 }
 const head = headOf(plain);
-const withDirections = { withDirections: true };
 
 /** What the served parts gain on fresh text: the expectation over the truth's tokens in `contexts` drawn contexts. */
-function servedGain(
-  truth: Truth,
-  { gates, bias, directions }: Awaited<ReturnType<typeof fitInstant>>,
-  contexts = 5000,
-): number {
+function servedGain(truth: Truth, { gates, bias }: Awaited<ReturnType<typeof fitInstant>>, contexts = 5000): number {
   const dense = new Float32Array(V);
   bias?.ids.forEach((id, i) => {
     dense[id] = bias.values[i];
   });
-  const applied: Truth = { bias: dense, a: directions?.a, b: directions?.b, gates: gates ?? undefined };
+  const applied: Truth = { bias: dense, gates: gates ?? undefined };
   let nats = 0;
   for (let n = 0; n < contexts; n++) {
     const h = floats(D, 1);
@@ -103,14 +93,12 @@ function servedGain(
 
 const cases: [string, Truth, string[]][] = [
   ["a bias", { bias: floats(V, 0.8) }, ["unigram"]],
-  ["a direction", { a: floats(D, 0.6), b: floats(V, 0.8) }, ["rank-1"]],
-  ["a bias and a direction", { bias: floats(V, 0.8), a: floats(D, 0.6), b: floats(V, 0.8) }, ["unigram", "rank-1"]],
   ["the centroid's gates", { gates: Float32Array.of(1) }, ["gates"]],
 ];
 test.each(cases)(
   "finds what makes text differ: %s; and reports about what it gains on other text",
   async (_, truth, parts) => {
-    const fit = await fitInstant(draw(24, 120, truth), Float32Array.of(truth.gates ? 1 : 0.3), head, withDirections);
+    const fit = await fitInstant(draw(24, 120, truth), Float32Array.of(truth.gates ? 1 : 0.3), head);
     const gain = servedGain(truth, fit);
     const kept = fit.parts.filter((part) => part.kept).map(({ name }) => name);
     console.log(
@@ -126,8 +114,8 @@ test.each(cases)(
 test("is the base for text that the base knows, at any number of examples: nothing is kept, no gain is reported", async () => {
   for (const examples of [2, 3, 5, 12, 20, 30]) {
     for (let draws = 0; draws < 5; draws++) {
-      const fit = await fitInstant(draw(examples, 60, plain), Float32Array.of(0.3), head, withDirections);
-      expect(fit).toMatchObject({ gates: null, bias: null, directions: null, gain: null });
+      const fit = await fitInstant(draw(examples, 60, plain), Float32Array.of(0.3), head);
+      expect(fit).toMatchObject({ gates: null, bias: null, gain: null });
       expect(fit.parts.some(({ kept }) => kept)).toBe(false);
     }
   }
@@ -149,7 +137,7 @@ test("the gain that is reported is on average not above the gain on fresh text, 
       const draws = name === "plain" ? 15 : 60;
       for (let i = 0; i < draws; i++) {
         const truth = truthOf();
-        const fit = await fitInstant(draw(examples, tokens, truth), Float32Array.of(0.3), head, withDirections);
+        const fit = await fitInstant(draw(examples, tokens, truth), Float32Array.of(0.3), head);
         if (fit.gain) differences.push(fit.gain.nats - servedGain(truth, fit, 800));
       }
       const own = differences.slice(before);
@@ -171,7 +159,7 @@ test("five examples of text that clearly differs are enough for most draws, and 
   const adapted = async (examples: number, spread: number) => {
     let count = 0;
     for (let i = 0; i < 40; i++) {
-      const fit = await fitInstant(draw(examples, 120, { bias: floats(V, spread) }), null, head, withDirections);
+      const fit = await fitInstant(draw(examples, 120, { bias: floats(V, spread) }), null, head);
       if (fit.gain) count++;
     }
     return count;
@@ -183,15 +171,15 @@ test("five examples of text that clearly differs are enough for most draws, and 
 });
 
 test("of two examples the result is the base, however much they differ from it", async () => {
-  const fit = await fitInstant(draw(2, 400, { bias: floats(V, 2) }), Float32Array.of(0.3), head, withDirections);
-  expect(fit).toMatchObject({ gates: null, bias: null, directions: null, gain: null });
+  const fit = await fitInstant(draw(2, 400, { bias: floats(V, 2) }), Float32Array.of(0.3), head);
+  expect(fit).toMatchObject({ gates: null, bias: null, gain: null });
   expect(fit.parts.map(({ kept }) => kept)).toEqual([false, false]);
 });
 
 test("nothing of a fold's examples enters what is chosen and made without it, bit for bit", async () => {
   const isRare = (id: number) => id % 9 === 0;
   const rareHead = headOf({ bias: Float32Array.from({ length: V }, (_, id) => (isRare(id) ? -12 : 0)) });
-  const differing = { bias: floats(V, 0.8), a: floats(D, 0.6), b: floats(V, 0.8) };
+  const differing = { bias: floats(V, 0.8) };
   const common = draw(25, 60, differing).map(({ hidden, targets }) => ({
     hidden,
     targets: targets.map((id) => (isRare(id) ? 1 : id)),
@@ -207,31 +195,18 @@ test("nothing of a fold's examples enters what is chosen and made without it, bi
     const { support } = parts.observed;
     const tokens = texts.map(({ targets }) => targets.length);
     const bias = parts.bias([2]);
-    const { bent, ...direction } = parts.rankOne([2], 0.75)!;
     return {
       support: [...support],
       made: {
-        chosen: choose({ tokens, gateGains: null, withDirections: true, on: () => parts }, 2),
+        chosen: choose({ tokens, gateGains: null, on: () => parts }, 2),
         bias: [...support].map((id, m) => [id, bias[m]]).filter(([, value]) => value !== 0),
-        direction: { ...direction, bent: [...bent].map((m) => support[m]) },
       },
     };
   };
   const [one, other] = [await madeOf(common), await madeOf(strange)];
   expect(other.support).not.toEqual(one.support);
-  expect(one.made.chosen.parts.map(({ kept }) => kept)).toEqual([true, true]);
+  expect(one.made.chosen.parts.map(({ kept }) => kept)).toEqual([true]);
   expect(other.made).toEqual(one.made);
-});
-
-test("fits no direction to fewer than 20 examples, nor where none can be served", async () => {
-  const truth = { a: floats(D, 0.6), b: floats(V, 0.8) };
-  const names = async (examples: number, isServed: boolean) =>
-    (await fitInstant(draw(examples, 60, truth), null, head, { withDirections: isServed })).parts.map(
-      ({ name }) => name,
-    );
-  expect(await names(19, true)).toEqual(["unigram"]);
-  expect(await names(20, false)).toEqual(["unigram"]);
-  expect(await names(20, true)).toEqual(["unigram", "rank-1"]);
 });
 
 test("the interval over examples is Student's t", () => {
@@ -243,33 +218,11 @@ test("the interval over examples is Student's t", () => {
 });
 
 test("is deterministic", async () => {
-  const examples = draw(20, 60, { bias: floats(V, 0.8), a: floats(D, 0.6), b: floats(V, 0.8) });
-  const fitted = () => fitInstant(examples, Float32Array.of(0.3), head, withDirections);
+  const examples = draw(20, 60, { bias: floats(V, 0.8) });
+  const fitted = () => fitInstant(examples, Float32Array.of(0.3), head);
   expect(await fitted()).toEqual(await fitted());
-});
-
-test("the derivatives are those of the loss, by finite differences", () => {
-  const [N, R] = [7, 5];
-  const bent = bentRows(N, R);
-  const u = Float64Array.from({ length: N }, normal);
-  const b = Float64Array.from({ length: R }, normal);
-  const step = 1e-5;
-  const lossAt = (uu: Float64Array, bb: Float64Array) => derivatives(bent, uu, bb).loss;
-  const moved = (x: Float64Array, i: number, by: number) => x.map((value, j) => (i === j ? value + by : value));
-  const exact = derivatives(bent, u, b);
-  const differences = [
-    ...b.map((_, r) => exact.slopes[r] - (lossAt(u, moved(b, r, step)) - lossAt(u, moved(b, r, -step))) / (2 * step)),
-    ...u.map((_, n) => exact.along[n] - (lossAt(moved(u, n, step), b) - lossAt(moved(u, n, -step), b)) / (2 * step)),
-  ].map(Math.abs);
-  console.log(`max |exact − finite difference| ${Math.max(...differences).toExponential(1)}`);
-  expect(Math.max(...differences)).toBeLessThan(1e-6);
 });
 
 function meanOf(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
-function bentRows(N: number, R: number) {
-  const probabilities = Float32Array.from({ length: N * R }, () => random() / (R + 1));
-  return { probabilities, targets: Int32Array.from({ length: N }, (_, n) => (n % (R + 1)) - 1) };
 }

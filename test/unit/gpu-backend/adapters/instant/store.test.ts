@@ -21,11 +21,10 @@ import {
 } from "../../../../../shared/artifacts/tensor-file.ts";
 
 const manifestHash = "ab".repeat(32);
-const shape = { manifestHash, gates: 2, rank: 1, hiddenSize: 3, vocabularySize: 4 };
+const shape = { manifestHash, gates: 2, vocabularySize: 4 };
 const parts: InstantParts = {
   gates: Float32Array.of(0.5, -1),
   bias: { ids: Int32Array.of(0, 3), values: Float32Array.of(0.25, -0.5) },
-  directions: { rank: 1, a: Float32Array.of(1, 2, 3), b: Float32Array.of(4, 5, 6, 7) },
 };
 
 const now = () => new Date();
@@ -40,7 +39,7 @@ afterEach(() => rm(directory, { recursive: true }));
 
 test("parts come back as they were, the missing ones as missing", () => {
   expect(unpackInstant(packInstant(parts, manifestHash), shape)).toEqual(parts);
-  const base = { gates: null, bias: null, directions: null };
+  const base = { gates: null, bias: null };
   expect(unpackInstant(packInstant(base, manifestHash), shape)).toEqual(base);
 });
 
@@ -53,24 +52,8 @@ test.each<[string, InstantParts, string]>([
   ],
   ["a token twice", { ...parts, bias: { ids: Int32Array.of(1, 1), values: new Float32Array(2) } }, "rising"],
   ["a value that is none", { ...parts, gates: Float32Array.of(0, Number.NaN) }, "value 1 is NaN"],
-  [
-    "another hidden size",
-    { ...parts, directions: { ...parts.directions!, a: new Float32Array(2) } },
-    "a is F32 [1,2], expected F32 [any,3]",
-  ],
 ])("%s is refused", (_, bad, message) => {
   expect(() => unpackInstant(packInstant(bad, manifestHash), shape)).toThrow(message);
-});
-
-test.each([0, 1])("a pair of a higher rank than the pool's %d is outdated, and both are named", (rank) => {
-  const directions = { rank: rank + 1, a: new Float32Array(3 * (rank + 1)), b: new Float32Array(4 * (rank + 1)) };
-  const bytes = packInstant({ ...parts, directions }, manifestHash);
-  expect(() => unpackInstant(bytes, { ...shape, rank })).toThrow(
-    expect.objectContaining({
-      kind: "adapter_outdated",
-      message: expect.stringMatching(`rank ${rank + 1}.* rank ${rank}`),
-    }),
-  );
 });
 
 const floats = (...values: number[]) => tensorFrom(Float32Array.from(values), [values.length]);
@@ -89,12 +72,6 @@ test.each<[string, [string, Tensor][], RegExp]>([
       ["bias_values", floats(1, 2)],
     ],
     /bias_values is F32 \[2\]/,
-  ],
-  ["half a pair", [["a", tensorFrom(new Float32Array(3), [1, 3])]], /no tensor b/],
-  [
-    "a pair of rank 10⁹ without a byte",
-    [["a", tensorFrom(new Float32Array(0), [1e9, 0])]],
-    /a is F32 \[1000000000,0\]/,
   ],
   ["a manifest hash of another length", [["manifest", tensorFrom(new Uint8Array(31), [31])]], /manifest is U8 \[31\]/],
   ["an infinite gate", [["gates", floats(Number.POSITIVE_INFINITY, 0)]], /gates: value 0 is Infinity/],
