@@ -44,6 +44,8 @@ const broken: [string, string, string, string][] = [
   ],
   ["code of a sibling", "gpu-backend/kv/a.ts", `import { type B, c } from "../runtime/b.ts";`, "only a type may cross"],
   ["serving importing training", "gpu-backend/main.ts", `import "./training/b.ts";`, "may not import"],
+  ["training importing research", "gpu-backend/training/a.ts", `import "../research/b.ts";`, "may not import"],
+  ["the backend importing research", "gpu-backend/main.ts", `import "./research/b.ts";`, "may not import"],
   ["ONNX Runtime elsewhere", "gpu-backend/training/a.ts", `import "onnxruntime-node";`, "may not use onnxruntime-node"],
   ["a product file importing a test", "edge/app.ts", `import "../test/b.ts";`, "edge/app.ts may not import test/b.ts"],
   ["a file of no folder", "gpu-backend/extra/a.ts", `import "node:fs";`, "outside the folders"],
