@@ -9,7 +9,7 @@
  */
 import { currentOf, previousOf } from "../../shared/artifacts/bucket.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
-import type { Holding } from "../backend/backends.ts";
+import type { Holding } from "../backend/routing.ts";
 import { steadyClock } from "../platform/clock.ts";
 import { Refreshed, type RefreshedParts } from "../platform/refreshed.ts";
 import type { ArtifactSource } from "./artifact-bucket.ts";

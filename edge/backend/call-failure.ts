@@ -30,7 +30,7 @@ const failureTable = {
   unavailable: { health: "unfit", elsewhere: true, again: "after another", passes: true },
   /** The backend serves another manifest: a roll-out is in progress. */
   mismatched: { health: "fit", elsewhere: true, again: "never", passes: false },
-  /** The backend computes other bits than those that a sequence would go on from. */
+  /** The backend has other numerics than the one that began a sequence, so it computes other bits. */
   diverging: { health: "fit", elsewhere: true, again: "never", passes: false },
   /** The call named a process, and another one answered: the process is gone. */
   misdirected: { health: "fit", elsewhere: true, again: "never", passes: true },

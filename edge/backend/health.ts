@@ -61,8 +61,8 @@ export class BackendHealth {
   }
 
   #eject(nowMs: number): void {
-    const { ejectionMs, longestEjectionMs } = routingLimits;
-    this.ejectedUntilMs = nowMs + Math.min(ejectionMs * 2 ** this.#ejections, longestEjectionMs);
+    const { ejectionMs, maxEjectionMs } = routingLimits;
+    this.ejectedUntilMs = nowMs + Math.min(ejectionMs * 2 ** this.#ejections, maxEjectionMs);
     this.#ejections++;
   }
 }

@@ -1,26 +1,25 @@
 /**
- * Decides which backend a micro-batch goes to. Pure: no I/O, no clock; batch-run.ts and backends.ts tell backends
- * and their groups what happens.
+ * Decides which backend a micro-batch goes to. Pure: no I/O, no clock; batch-client.ts tells backends and their groups what
+ * happens.
  *
- * First the distance: the nearest backends are used until a wait there, estimated by their load, costs more than the way to
- * the next ones. Then, among backends of one distance, rendezvous hashing with bounded load (Mirrokni et al., arXiv
- * 1608.01350): a centroid or own adapter stays with one process, whose caches are warm, unless that has more than its share of
- * the load. Backends that are ejected, serve another manifest or have other numerics come last, but are still used: if none is
- * known to be fit, trying is better than refusing.
+ * First by distance: the nearest backends are used until the estimated wait there costs more than the round trip to the next
+ * ones. Then, among backends of one distance, by rendezvous hashing with bounded load (Mirrokni et al., arXiv 1608.01350): a
+ * centroid or own adapter stays with one process, whose caches are warm, unless that process has more than its share of the load.
+ * Backends that are ejected, serve another manifest or have other numerics come last. They are still used if no other is fit,
+ * because trying is better than refusing.
  *
  * Load is what a backend last reported and what this router has sent since. Reports are old when they are used, and many routers
  * that all send to the backend that looked empty make it the fullest (Mitzenmacher, "How useful is old information?", IEEE
- * TPDS 11:1, 2000). So the least loaded is not looked for: each key has an order of its own among all that are not over their
- * share. And a call without an answer stands for those that other routers send meanwhile, too: when a region is lost, all its
- * cells would fill the next one before the first report comes.
+ * TPDS 11:1, 2000). So the router does not pick the least loaded backend: each key has an order of its own among all backends
+ * that are not over their share. A call without an answer also counts for the calls that other routers send meanwhile: otherwise
+ * all cells of a lost region would fill the next region before the first report comes.
  */
 import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
-import type { Region } from "../platform/region.ts";
+import { type Region, regions } from "../platform/region.ts";
 import type { BackendAddress } from "./addresses.ts";
 import { type Backend, BackendGroup } from "./backend-group.ts";
 import { addLoads } from "./load-estimate.ts";
 import { rendezvousOrder } from "./rendezvous.ts";
-import { roundTripMs } from "./round-trips.ts";
 import { routingLimits, waitMs } from "./routing-limits.ts";
 
 export interface Route {
@@ -134,7 +133,7 @@ export class Router {
         others += load.othersAt(nowMs);
       }
     }
-    return Math.min(routingLimits.mostSenders, 1 + others / own);
+    return Math.min(routingLimits.maxSenders, 1 + others / own);
   }
 }
 
@@ -145,4 +144,31 @@ function share({ sequences, slots }: BackendLoad): number {
 function inOrder(key: string, backends: readonly Backend[]): Backend[] {
   const byId = new Map(backends.map((backend) => [backend.id, backend]));
   return rendezvousOrder(key, [...byId.keys()]).map((id) => byId.get(id)!);
+}
+
+/**
+ * Round trips between regions, in milliseconds. An approximation, not a measurement: 1.5 x the great-circle length of the
+ * main cable routes (wnam-enam, enam-weur, enam-sam, weur-eeur, weur-me, weur-afr, me-apac, apac-oc, wnam-apac, wnam-oc)
+ * between one large site a region, at 200 km a millisecond each way, + 5 ms inside a region. Only the order of the regions
+ * and the rough size of a detour are used. Rows and columns are in the order of `regions`.
+ */
+const roundTripsMs = [
+  /*          wnam enam  sam weur eeur apac   oc  afr   me */
+  /* wnam */ [5, 63, 178, 161, 174, 210, 184, 291, 234],
+  /* enam */ [63, 5, 120, 103, 117, 263, 242, 234, 176],
+  /* sam  */ [178, 120, 5, 218, 231, 378, 357, 349, 291],
+  /* weur */ [161, 103, 218, 5, 18, 165, 260, 135, 78],
+  /* eeur */ [174, 117, 231, 18, 5, 178, 273, 149, 91],
+  /* apac */ [210, 263, 378, 165, 178, 5, 100, 295, 92],
+  /* oc   */ [184, 242, 357, 260, 273, 100, 5, 390, 187],
+  /* afr  */ [291, 234, 349, 135, 149, 295, 390, 5, 208],
+  /* me   */ [234, 176, 291, 78, 91, 92, 187, 208, 5],
+];
+
+/** Inside a region. */
+const insideMs = 5;
+
+/** Without a region it is as if both were in the same one. */
+export function roundTripMs(from: Region | null, to: Region | null): number {
+  return from === null || to === null ? insideMs : roundTripsMs[regions.indexOf(from)][regions.indexOf(to)];
 }

@@ -5,7 +5,7 @@ export const routingLimits = {
   consecutiveErrors: 3,
   /** Duration of the first ejection; each further one without a completion in between lasts twice as long. */
   ejectionMs: 1000,
-  longestEjectionMs: 30_000,
+  maxEjectionMs: 30_000,
   /** How long a backend that refused a manifest counts as unfit for it. A wrong guess costs one call. */
   mismatchMs: 5000,
   /** A backend takes at most this many times the average load, so that a popular centroid spills over to others. */
@@ -16,10 +16,10 @@ export const routingLimits = {
   halfLoadWaitMs: 80,
   /** Slots of a process that has not reported its load: the default of MAX_SEQUENCES. */
   presumedSlots: 32,
-  /** What a report says of others counts half after so long: about as long as a sequence runs. */
+  /** Half-life of the load that a report attributes to other routers: about as long as a sequence runs. */
   reportHalfLifeMs: 2000,
   /** Bound on the estimated number of routers that send to the same backends: the cells of a few regions. */
-  mostSenders: 32,
+  maxSenders: 32,
   /** After so many calls in a row that name a process of an address, one names none, which finds new processes. */
   namedCallsInRow: 16,
   /** A process that is idle and has not answered for so long is not named any more. */
@@ -52,8 +52,8 @@ export const retryBudget = { capacity: 1024, earned: 0.2 };
 /** Budget of sequences that run twice because their first token is late: a tenth of all. */
 export const hedgeBudget = { capacity: 32, earned: 0.1 };
 
-/** Maximum backends that may accept a sequence and then fail, however far it got: it may be what makes them fail. */
-export const mostLosses = 6;
+/** Maximum backends that may accept a sequence and then fail, however far it got: the sequence may be what makes them fail. */
+export const maxLosses = 6;
 
 /**
  * Pauses between retry rounds for sequences that a backend had accepted, as long as the failures are temporary (a restart, a

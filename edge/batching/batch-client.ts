@@ -22,7 +22,7 @@ import { PendingSequence, type Receiver, share, sharingOf } from "../backend/pen
 import { afterLoss, type BackendFailure, nextStep, withFailure, withTried } from "../backend/retry-round.ts";
 import type { Route } from "../backend/router.ts";
 import type { Routing, RoutingEvent } from "../backend/routing.ts";
-import { hedgeBudget, mostLosses, retryBudget } from "../backend/routing-limits.ts";
+import { hedgeBudget, maxLosses, retryBudget } from "../backend/routing-limits.ts";
 import { CallQueue, type QueuedCall, type QueueLimits } from "./call-queue.ts";
 import { ControlCall, cancellations, probes } from "./control-calls.ts";
 
@@ -305,8 +305,8 @@ export class BatchClient {
       sequence.lostBy = last;
       sequence.round = afterLoss(sequence.round, last, isBegun);
     }
-    const message = `${mostLosses} backends accepted this completion, and none finished it.`;
-    const endless = sequences.filter(({ losses }) => losses >= mostLosses);
+    const message = `${maxLosses} backends accepted this completion, and none finished it.`;
+    const endless = sequences.filter(({ losses }) => losses >= maxLosses);
     this.#endInError(endless, new ServiceError("backend_unavailable", message));
     this.#enqueueAlike(sequences);
     this.#sendReady();

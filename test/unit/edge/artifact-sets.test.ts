@@ -3,7 +3,7 @@ import { beforeEach, expect, test } from "vitest";
 import type { ArtifactSource } from "../../../edge/assign/artifact-bucket.ts";
 import { ArtifactSets, artifactLimits } from "../../../edge/assign/artifact-sets.ts";
 import type { Artifacts } from "../../../edge/assign/artifacts.ts";
-import type { Holding } from "../../../edge/backend/backends.ts";
+import type { Holding } from "../../../edge/backend/routing.ts";
 import { type Pointer, switchedTo } from "../../../shared/artifacts/bucket.ts";
 
 const hashOf = (digit: string) => digit.repeat(64);

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { FailureKind } from "../../../edge/backend/call-failure.ts";
 import { Budget } from "../../../edge/backend/extra-calls.ts";
-import { mostLosses, roundPausesMs, routingLimits } from "../../../edge/backend/routing-limits.ts";
+import { maxLosses, roundPausesMs, routingLimits } from "../../../edge/backend/routing-limits.ts";
 import { errorFrame, type Frame, type SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError } from "../../../shared/errors.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
@@ -506,7 +506,7 @@ describe("where no backend is left", () => {
     }
     const { ended, received } = runBatch(routing, [sequence("a", { maxTokens: 99 })]);
     await ended;
-    expect(received.slice(0, -1)).toEqual(framesFor(sequence("a", { maxTokens: 99 })).slice(0, mostLosses));
+    expect(received.slice(0, -1)).toEqual(framesFor(sequence("a", { maxTokens: 99 })).slice(0, maxLosses));
     expect(received.at(-1)).toMatchObject({ type: "error", kind: "backend_unavailable" });
   });
 

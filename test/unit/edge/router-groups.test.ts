@@ -3,8 +3,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { type BackendAddress, parseAddresses, urlOf } from "../../../edge/backend/addresses.ts";
 import type { Backend } from "../../../edge/backend/backend-group.ts";
-import { roundTripMs } from "../../../edge/backend/round-trips.ts";
-import { type Route, Router } from "../../../edge/backend/router.ts";
+import { type Route, Router, roundTripMs } from "../../../edge/backend/router.ts";
 import { routingLimits, waitMs } from "../../../edge/backend/routing-limits.ts";
 import { type Region, regions } from "../../../edge/platform/region.ts";
 

@@ -102,7 +102,7 @@ describe("Router", () => {
     expect(router.takeProbes(21_000)).toEqual([first]);
     // The longest one is reached.
     for (let i = 0; i < 10; i++) first.group.recordProbe(first, false, 30_000);
-    expect(first.health.ejectedUntilMs).toBe(30_000 + routingLimits.longestEjectionMs);
+    expect(first.health.ejectedUntilMs).toBe(30_000 + routingLimits.maxEjectionMs);
   });
 
   test("asks the unfit last, the one whose ejection ends first before the others; then nobody", () => {
