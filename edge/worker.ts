@@ -14,7 +14,7 @@ import { BackendClient } from "./backend/client.ts";
 import { holdingOf, readinessOf } from "./backend/routing.ts";
 import { createWaker } from "./cells/cell-waker.ts";
 import { createCells } from "./cells/resumable-answer.ts";
-import { AnswerBodies } from "./completions/answer-body.ts";
+import { AnswerBodies, workerBodyBytes } from "./completions/answer-body.ts";
 import { configured, readConfig } from "./config.ts";
 import { paced } from "./middleware/paced.ts";
 import { EdgeMetrics } from "./observability/edge-metrics.ts";
@@ -84,7 +84,7 @@ const app = createApp({
     }),
   keys: createKeyStore(config.tenantKeys, createRecords(env.TENANTS, now, waitUntil), now, env.KEY_LOOKUPS),
   bodyReads: new BodyReads(),
-  bodies: new AnswerBodies({ ofRequests: true }),
+  bodies: new AnswerBodies({ maximumBytes: workerBodyBytes, ofRequests: true }),
   admissions: createAdmissions({
     ledgers: env.LEDGERS,
     background: waitUntil,

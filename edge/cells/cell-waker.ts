@@ -3,8 +3,8 @@ import type { Region } from "../platform/region.ts";
 import { type CellNamespace, cellsOf, cellUrl } from "./cell-names.ts";
 
 /**
- * Lets a tenant's cell load its artifacts while the Worker loads its own, so that a request which finds both cold waits for
- * both at once. Each cell is told once.
+ * Makes a tenant's cell load its artifacts while the Worker loads its own, so that a request that finds neither loaded waits
+ * for both at once. Each cell is told once.
  */
 export function createWaker(
   { namespace, cellsPerRegion }: { namespace: CellNamespace; cellsPerRegion: number },

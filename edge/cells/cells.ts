@@ -1,9 +1,8 @@
 /**
  * The Worker's side of the regional cells: which cell answers a request. A tenant's requests prefer one cell of their region,
- * by rendezvous hashing, so that they meet there in micro-batches; when it does not take one, or is lost, the tenant's next
- * cell does. Not here: how a stream goes on after that (resumable-answer.ts).
+ * by rendezvous hashing, so that they share micro-batches there. Where that cell refuses a request or is lost, the tenant's
+ * next cell is asked. Not here: how a stream continues after a loss (resumable-answer.ts).
  */
-
 import { ServiceError } from "../../shared/errors.ts";
 import { NotTaken } from "../batching/batch-client.ts";
 import { type CellRequest, resumedRequest } from "../completions/cell-request.ts";
@@ -28,7 +27,7 @@ export interface CellsParts {
  */
 const restartPausesMs = [0, 250, 1000];
 
-/** One request and the cells that answer it: one, and after its loss another. */
+/** One request and the cells that are asked to answer it: one at a time, another after a refusal or a loss. */
 export class CellCall {
   readonly request: CellRequest;
   readonly #region: Region;
@@ -70,8 +69,8 @@ export class CellCall {
   }
 
   /**
-   * The same after the cell was lost in the middle of its answer, for `cause`: the rest after `cursor`, or all of it if that is
-   * null.
+   * Asks the next cell after one was lost in the middle of its answer, for `cause`. The response has the rest after `cursor`, or
+   * the whole answer if `cursor` is null. Rejects as `begin` does.
    */
   async resume(cursor: StreamCursor | null, cause: unknown): Promise<Response> {
     for (let thrown = cause; ; ) {
@@ -99,7 +98,7 @@ export class CellCall {
     return headers.has("content-length") ? new Response(await response.arrayBuffer(), { headers }) : response;
   }
 
-  /** After a failure: whether another cell is to be asked, and when. */
+  /** Whether another cell may be asked after a failure. Resolves when it is time to ask it. */
   async #mayAskNext(thrown: unknown): Promise<boolean> {
     if (this.#signal.aborted) return false;
     if (isNotTaken(thrown)) {

@@ -1,4 +1,4 @@
-/** The body that a client reads, and the two ways of bytes into it: a whole stream without JavaScript for its chunks, or writes. */
+/** The body that a client reads. It is filled by piping a stream, which runs no JavaScript for its chunks, or by writes. */
 import { joinArrays } from "../../shared/join-arrays.ts";
 import { pause } from "../platform/pause.ts";
 
@@ -21,8 +21,8 @@ export class ClientBody {
   }
 
   /**
-   * Writes a stream, before anything else is written, and keeps a copy of its bytes. Resolves when it has ended or failed. Rejects
-   * and cancels it if the client has disconnected.
+   * Pipes a stream, before anything else is written, and returns a copy of its bytes. Resolves when the stream has ended or failed.
+   * Rejects and cancels the stream if the client has disconnected.
    */
   async pipe(stream: ReadableStream<Uint8Array>): Promise<Piped> {
     // The copy is not read yet: that would take more from the stream than the client has taken.
@@ -39,8 +39,8 @@ export class ClientBody {
   }
 
   /**
-   * Resolves when the client has taken the bytes of the write before: to wait for each write itself makes the first token of a
-   * stream wait longer for those of other streams. Rejects if it has disconnected.
+   * Resolves when the client has read the previous write. Waiting for this one would delay the first token of a stream behind
+   * tokens of other streams. Rejects if the client has disconnected.
    */
   async write(bytes: Uint8Array): Promise<void> {
     if (bytes.length === 0) return;
@@ -56,7 +56,7 @@ export class ClientBody {
     this.#writer.closed.catch(left);
   }
 
-  /** Resolves when the client has taken everything, or has disconnected with the last write. Rejects if it has disconnected before. */
+  /** Resolves when the client has read everything or disconnected during the last write. Rejects if it had disconnected before. */
   async close(): Promise<void> {
     await this.#writing;
     await this.#writer.close().catch(() => {});
@@ -77,15 +77,15 @@ export class ClientBody {
   }
 }
 
-/** Bytes that are read of a copy at once. */
+/** Bytes per read of a copy. */
 const readBytes = 64 * 1024;
 
-/** Milliseconds after which the stream has not failed: a copy of one that has says so at once behind its last byte. */
+/** Milliseconds to wait for a failure of the stream: the copy of a failed stream reports it directly behind the last byte. */
 const failureMs = 1000;
 
 /**
- * The copy's bytes if its stream has failed. null if it goes on, which is then cancelled: the pipe has failed because the client has
- * disconnected, and the runtime reports both alike.
+ * The copy's bytes if the stream has failed. null if the stream has not: then the pipe failed because the client disconnected, which
+ * the runtime reports in the same way, and the copy is cancelled.
  */
 async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint8Array | null> {
   const reader = copy.getReader({ mode: "byob" });

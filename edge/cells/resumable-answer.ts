@@ -1,6 +1,6 @@
 /**
- * Passes a cell's answer on to the client, and goes on with another cell's when that one is lost, so that the client sees one
- * unbroken answer. How far the client has a stream follows from the bytes that it got (completions/sent-events.ts).
+ * Copies a cell's answer to the client, and continues with another cell's when that cell is lost, so that the client gets one
+ * unbroken answer. The bytes that the client has received say where to continue (completions/sent-events.ts).
  */
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError } from "../../shared/errors.ts";
@@ -15,7 +15,7 @@ import { ClientBody } from "./client-body.ts";
 export interface CellAnswer {
   response: Response;
   /**
-   * Settles when a body that goes on has ended; null for a complete one. Rejects with `cancelled` if the client has gone, or
+   * Settles when a body that is still being written has ended; null for a complete one. Rejects with `cancelled` if the client has gone, or
    * with the ServiceError that ended the answer after all cells that were tried.
    */
   completed: Promise<void> | null;
@@ -44,7 +44,7 @@ export function createCells(parts: CellsParts): Cells {
 /** A cell's answer failed before its end, or ended without one. */
 class CellLost extends Error {}
 
-/** What the client has of an answer. */
+/** What the client has received of an answer. */
 interface Progress {
   sent: SentEvents;
   /** Part of an event behind `sent`. */
@@ -56,12 +56,12 @@ interface Progress {
 type Pass = (response: Response, client: ClientBody, progress: Progress) => Promise<void>;
 
 /**
- * Maximum bytes of a stream of which the Worker keeps a copy, and of all such streams of an isolate together, which has 128 MB. What a
- * stream may have at most counts until it has ended.
+ * Maximum bytes of a stream that the Worker copies, and of all copied streams of an isolate together (an isolate has 128 MB). A stream
+ * counts with the maximum that it may have, until it has ended.
  */
 const keptBytes = { ofStream: 512 * 1024, ofAll: 32 * 2 ** 20 };
 
-/** How the first answer is passed on; `kept`: what all streams may have at most of which a copy is kept. */
+/** How the first cell's answer is copied to the client. `kept.bytes`: the maximum bytes of all copied streams. */
 function passOf({ stream, plan, options }: CellRequest, kept: { bytes: number }): Pass {
   if (!stream) return passWhole;
   const bytes = mostStreamBytes(plan, options);
@@ -94,7 +94,7 @@ async function passOn(first: Response, call: CellCall, client: ClientBody, kept:
     if (stream && !sent.isDone) await client.write(encoder.encode(sseDone).subarray(progress.begun.length));
     await client.close();
   } catch (thrown) {
-    // A client that disconnects takes the way to the cell with it.
+    // When the client disconnects, the call of the cell fails, too.
     if (client.isGone || call.isAbandoned) {
       const gone = clientGone(thrown);
       client.abort(gone);
@@ -125,7 +125,7 @@ const encoder = new TextEncoder();
 const nothing = new Uint8Array(0);
 const [lineFeed, space, failed] = ["\n", " ", failedMark].map((character) => character.charCodeAt(0));
 
-/** Passes on a stream without JavaScript for each of its chunks. Its events are read only where it was lost. */
+/** Pipes a stream without running JavaScript for each chunk. Its events are parsed only if the cell is lost. */
 async function passNatively(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   const { sent } = progress;
   const { bytes, failure } = await client.pipe(response.body!);
@@ -136,7 +136,7 @@ async function passNatively(response: Response, client: ClientBody, progress: Pr
   if (!sent.hasFailed) throw new CellLost("the cell is lost", { cause: failure });
 }
 
-/** Passes on a stream event by event, and keeps none; also what another cell sends of a stream that was lost. */
+/** Copies a stream event by event without keeping any; also the continuation that another cell sends. */
 async function passByEvents(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   const { sent } = progress;
   const splitter = new EventSplitter();
@@ -158,7 +158,7 @@ async function passByEvents(response: Response, client: ClientBody, progress: Pr
   throw new CellLost("the stream ended without [DONE]");
 }
 
-/** A whole answer can be computed again until the first byte of its JSON: before that only white space is sent. */
+/** Copies a non-streamed answer. It can be resumed until the first byte of its JSON: before that only white space is sent. */
 async function passWhole(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   if (response.headers.has("content-length")) return client.write(await response.bytes());
   for await (const chunk of chunksOf(response, client)) {
@@ -168,7 +168,7 @@ async function passWhole(response: Response, client: ClientBody, progress: Progr
   }
 }
 
-/** Throws CellLost where reading fails. Leaving the loop cancels the body, and so does a client that disconnects. */
+/** Throws CellLost if reading fails. Cancels the body when the loop ends early or the client disconnects. */
 async function* chunksOf(response: Response, client: ClientBody): AsyncGenerator<Uint8Array> {
   const reader = response.body!.getReader();
   client.whenGone(() => void reader.cancel().catch(() => {}));

@@ -11,6 +11,9 @@ import { AnswerEnd, type EndReason } from "./answer-end.ts";
 /** Maximum bytes held by all bodies of one object. An isolate has 128 MB; with four cells in it, bodies use half at most. */
 const objectBodyBytes = 16 * 2 ** 20;
 
+/** Maximum bytes held by the large answers of a Worker's isolate itself; a tenant's at most half. */
+export const workerBodyBytes = 32 * 2 ** 20;
+
 /** Maximum bytes per stream write; written data cannot be withdrawn after a cancel. */
 const writeBytes = 16 * 1024;
 
@@ -75,6 +78,11 @@ export class AnswerBodies {
   /** Bytes held by all bodies. */
   get heldBytes(): number {
     return this.#heldBytes;
+  }
+
+  /** Whether a tenant's bodies may hold `bytes` more without more than half of what all may hold. */
+  hasRoom(tenant: string, bytes: number): boolean {
+    return sum(this.#tenants.get(tenant) ?? []) + bytes <= this.#maximumBytes / 2;
   }
 
   /** Number of a tenant's bodies that have not ended. */

@@ -1,6 +1,6 @@
 /**
- * How far a client has a stream, by the events that it got. A cell that is to go on from there makes the whole stream again, which
- * gives the same text because sampling is a function of request and seed, and leaves out what the client has. Pure.
+ * Which events of a stream a client has received. A cell that continues the stream computes it again from the start, which gives the
+ * same text because sampling is a function of request and seed, and leaves out the events that the client has. Pure.
  *
  * An event ends with an empty line. It belongs to one choice, but for the chunk with the usage, an error and [DONE]. Events with
  * a finish_reason are not compared: they have timings.
@@ -10,20 +10,20 @@ import { ServiceError } from "../../shared/errors.ts";
 import { joinArrays } from "../../shared/join-arrays.ts";
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 
-/** How far one choice has come. */
+/** The events of one choice that were sent. */
 interface ChoicePlace {
-  /** Events without a finish_reason. */
+  /** Number of events without a finish_reason. */
   events: number;
-  /** Of their text: uint32. */
+  /** Hash of their text, uint32. */
   digest: number;
-  /** Its last event, with a finish_reason, has come. */
+  /** The last event, with a finish_reason, was sent. */
   isDone: boolean;
 }
 
-/** How far a stream has come; JSON. */
+/** The events of a stream that were sent; JSON. */
 export interface StreamCursor {
   choices: ChoicePlace[];
-  /** The chunk with the usage has come. */
+  /** The chunk with the usage was sent. */
   isUsageSent: boolean;
 }
 
@@ -41,7 +41,7 @@ function advance(place: ChoicePlace, text: string, isDone: boolean): void {
 
 const [lineFeed, colon] = [10, 58];
 
-/** Cuts a stream into events, however its bytes are cut into chunks. */
+/** Splits a stream's bytes into events, wherever its chunks end. */
 export class EventSplitter {
   /** The event that has begun and not ended. */
   #begun: Uint8Array[] = [];
@@ -83,21 +83,21 @@ interface Chunk {
 
 const decoder = new TextDecoder();
 
-/** What an event that is no comment says; null for [DONE]. */
+/** Parses an event that is not a comment; null for [DONE]. */
 function chunkOf(event: Uint8Array): Chunk | null {
   const text = decoder.decode(event);
   return text === sseDone ? null : (JSON.parse(text.slice("data: ".length)) as Chunk);
 }
 
-/** The events that a client has got. */
+/** The events that a client has received. */
 export class SentEvents {
   /** [DONE] is one of them. */
   isDone = false;
   /** An error is one of them, after which only [DONE] comes. */
   hasFailed = false;
-  /** There is one that is no comment. */
+  /** One of them is not a comment. */
   hasBegun = false;
-  /** Where another cell is to go on. */
+  /** Where another cell continues. */
   readonly cursor: StreamCursor;
 
   constructor(choices: number) {
@@ -131,12 +131,12 @@ export class SentEvents {
   }
 }
 
-/** Looks in a stream that is made again for the event of which the client has the beginning. */
+/** Finds, in a stream that is computed again, the event of which the client has only the beginning. */
 export class BegunEvent {
   readonly #beginning: Uint8Array;
   /** The events before it, without comments. */
   readonly #held: Uint8Array[] = [];
-  /** The choices of those; null for the chunk with the usage. Only the first event of a choice can be the one. */
+  /** Their choices; null for the chunk with the usage. Only the first event of a choice can continue the beginning. */
   readonly #choices = new Set<number | null>();
 
   constructor(beginning: Uint8Array) {
@@ -144,8 +144,8 @@ export class BegunEvent {
   }
 
   /**
-   * Takes the stream's next events. Returns it and all others so far, it first, or null where it has not come. Throws an Error if the
-   * stream ends without it.
+   * Takes the stream's next events. Returns the wanted event followed by all others so far, or null while it has not arrived. Throws
+   * an Error if the stream ends without it.
    */
   take(events: readonly Uint8Array[]): Uint8Array[] | null {
     let found: Uint8Array | null = null;
@@ -164,7 +164,7 @@ export class BegunEvent {
   }
 }
 
-/** The events of a stream that is made again for a client that has it up to a cursor. */
+/** The events of a stream that is computed again for a client that has it up to a cursor. */
 export class RepeatedEvents {
   readonly #sent: StreamCursor;
   readonly #made: ChoicePlace[];
@@ -180,8 +180,8 @@ export class RepeatedEvents {
   }
 
   /**
-   * Takes the next event of a choice, and returns whether the client has it. Throws numerics_mismatch if what it has of the choice is
-   * another text.
+   * Takes the next event of a choice and returns whether the client has it. Throws numerics_mismatch if the client has other text of
+   * this choice.
    */
   skipIfSent(choice: number, text: string, isDone: boolean): boolean {
     const [sent, made] = [this.#sent.choices[choice], this.#made[choice]];
@@ -191,7 +191,7 @@ export class RepeatedEvents {
     if (isOther || endsElsewhere) {
       throw new ServiceError(
         "numerics_mismatch",
-        "The interrupted completion cannot go on: it is computed differently now.",
+        "The interrupted completion cannot continue: it is computed differently now.",
       );
     }
     return isDone ? sent.isDone : made.events <= sent.events;

@@ -18,11 +18,14 @@ interface AnswerOptions {
   headers: Record<string, string>;
   /** Bytes that `pieces` keeps in memory until the answer has ended. */
   retainedBytes?: number;
-  /** The admission of a POST, which the end of the answer settles. */
-  admission?: { renew(): void; settle(): void };
+  /** The admission of a POST, which the end of the answer settles; `isSent`: the answer was begun. */
+  admission?: { renew(): void; settle(isSent: boolean): void };
 }
 
-/** Answers with `pieces`, which are taken as the client reads. Throws rate_limited where the tenant has too many such answers. */
+/**
+ * Answers with `pieces`, which are taken as the client reads. Throws rate_limited or overloaded where the tenant's unread answers are
+ * too many or hold too much.
+ */
 export async function answer(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
@@ -31,11 +34,11 @@ export async function answer(
 ): Promise<Response> {
   const source = iteratorOf(pieces);
   const first = await gathered(source, shortAnswerBytes).catch((error) => {
-    admission?.settle();
+    admission?.settle(false);
     throw error;
   });
   if (first.isLast && first.bytes.length <= shortAnswerBytes) {
-    admission?.settle();
+    admission?.settle(true);
     return new Response(first.bytes as Uint8Array<ArrayBuffer>, {
       headers: { ...headers, "content-length": String(first.bytes.length) },
     });
@@ -48,6 +51,11 @@ export async function answer(
   const access: AppEnvironment["Variables"]["access"] | undefined = c.get("access");
   // What needs no key counts as one tenant.
   const tenant = access?.tenant ?? "";
+  if (!bodies.hasRoom(tenant, retainedBytes + first.bytes.length)) {
+    admission?.settle(false);
+    const message = "Too many large answers are not read yet; try again.";
+    throw new ServiceError("overloaded", message, { retryAfterSeconds: 1 });
+  }
   if (!admission) requirePlace(bodies.countOf(tenant), access?.limits.concurrentRequests ?? null);
   const ended = Promise.withResolvers<EndReason>();
   let wake = () => {};
@@ -60,7 +68,7 @@ export async function answer(
       // Nothing within the JSON can tell an error.
       lastText: () => null,
       ended(reason) {
-        admission?.settle();
+        admission?.settle(true);
         ended.resolve(reason);
       },
     },

@@ -10,14 +10,14 @@ const always = {
   "referrer-policy": "no-referrer",
   "cross-origin-resource-policy": "same-origin",
 };
-/** Where a route says nothing else. A document names what it may run (routes/documents.ts); all else may run nothing. */
+/** Set unless the route sets them. Documents may run scripts named by hash (routes/documents.ts); other responses run none. */
 const presets = {
   "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
   "cache-control": "no-store",
 };
-/** A year. Not for subdomains, which may belong to others. */
+/** One year. Without subdomains, which may belong to others. */
 const httpsOnly = "max-age=31536000";
-/** What pages of other origins may read. */
+/** Headers that pages of other origins may read. */
 const exposed =
   "x-request-id, server-timing, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 

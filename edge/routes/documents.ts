@@ -10,7 +10,7 @@ import { answer, chunksOf } from "../middleware/answer.ts";
 
 type RouteContext = Context<AppEnvironment>;
 
-/** What draws /docs/api: Swagger UI. */
+/** Files of Swagger UI, which renders /docs/api. */
 const rendererFiles = ["swagger-ui.css", "swagger-ui-bundle.js"];
 const types: Record<string, string> = {
   css: "text/css; charset=utf-8",
@@ -19,7 +19,7 @@ const types: Record<string, string> = {
   svg: "image/svg+xml",
   woff2: "font/woff2",
 };
-/** A day: they change with a deployment, seldom. */
+/** One day: these files change only with a deployment. */
 const kept = "public, max-age=86400";
 
 export const page: RouteHandler = async (c, dependencies) =>
@@ -29,7 +29,7 @@ export const openApi: RouteHandler = async (c, dependencies) => {
   const headers = {
     "content-type": "application/json; charset=utf-8",
     "cache-control": "public, max-age=300",
-    // It holds nothing of anybody's, and tools on other origins read it.
+    // It is public, and tools on other origins read it.
     "access-control-allow-origin": "*",
   };
   return answer(c, dependencies, chunksOf(await dependencies.asset("/openapi.json")), { headers });
@@ -56,14 +56,14 @@ export const docsFile: RouteHandler = async (c, dependencies) => {
   throw new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);
 };
 
-/** A file of the site, by the list that was built with it: no other asset can be asked for. Null where it has none such. */
+/** A file of the documents site; null if the list that was built with the site does not have it, so no other asset is served. */
 async function sitePage(c: RouteContext, dependencies: Dependencies, name: string): Promise<Response | null> {
   const { asset } = dependencies;
   const list = await asset("/docs/site/files.json").catch(() => null);
   if (!list || !(await list.json<string[]>()).includes(name)) return null;
   const file = await asset(`/docs/site/${name}`);
   if (!name.endsWith(".html")) return answerFile(c, dependencies, file, name);
-  // Code is coloured by style attributes, which no hash can name.
+  // Code is coloured by style attributes, which a hash cannot allow.
   return answerDocument(c, dependencies, file, {
     scripts: "'self'",
     styles: "'self' 'unsafe-inline'",
@@ -81,11 +81,11 @@ interface AllowedSources {
   scripts?: string;
   styles?: string;
   imagesAndFonts?: string;
-  /** Style attributes, which no hash can name. */
+  /** Allows style attributes, which a hash cannot. */
   hasStyleAttributes?: boolean;
 }
 
-/** A document of ours, read whole: it may run its own inline scripts and styles, and call this API, and no more. */
+/** Answers with an HTML document that may only run its own inline scripts and styles and call this API. */
 async function answerDocument(
   c: RouteContext,
   dependencies: Dependencies,

@@ -40,7 +40,10 @@ export const embeddings: RouteHandler = async (c, dependencies) => {
   const consumed = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
 
   const embedding = now();
-  const vectors = inputs.map((ids) => shortened(promptEmbedding(ids, table), dimensions));
+  const vectors = new Float32Array(inputs.length * dimensions); // [S, P]
+  inputs.forEach((ids, i) => {
+    vectors.set(shortened(promptEmbedding(ids, table), dimensions), i * dimensions);
+  });
   const timing = serverTiming({ tokenize: tokenized - started, embed: now() - embedding });
   Object.assign(c.get("attributes"), {
     "gen_ai.request.model": model.slice(0, 80),
@@ -48,24 +51,25 @@ export const embeddings: RouteHandler = async (c, dependencies) => {
   });
   const usage = { prompt_tokens: tokens, total_tokens: tokens };
   const write = request.encoding_format === "base64" ? base64Of : (vector: Float32Array) => [...vector];
-  return answerList<EmbeddingsResponse>(c, dependencies, entriesOf(vectors, write), {
+  return answerList<EmbeddingsResponse>(c, dependencies, entriesOf(vectors, dimensions, write), {
     others: { model, usage },
     headers: { "server-timing": timing },
-    retainedBytes: inputs.length * (dimensions * 4 + vectorOverheadBytes),
-    admission: { renew: () => admission.renew(), settle: () => admission.settle([consumed]) },
+    retainedBytes: vectors.byteLength,
+    admission: { renew: () => admission.renew(), settle: (isSent) => admission.settle(isSent ? [consumed] : []) },
   });
 };
-
-/** What a Float32Array takes in memory beside its values, with its buffer; roughly. */
-const vectorOverheadBytes = 200;
 
 type Entry = EmbeddingsResponse["data"][number];
 
 function* entriesOf(
-  vectors: readonly Float32Array<ArrayBuffer>[],
+  vectors: Float32Array<ArrayBuffer>, // [S, P]
+  dimensions: number,
   write: (vector: Float32Array<ArrayBuffer>) => Entry["embedding"],
 ): Generator<Entry> {
-  for (const [index, vector] of vectors.entries()) yield { object: "embedding", index, embedding: write(vector) };
+  for (let index = 0; index * dimensions < vectors.length; index++) {
+    const vector = vectors.subarray(index * dimensions, (index + 1) * dimensions);
+    yield { object: "embedding", index, embedding: write(vector) };
+  }
 }
 
 /** The leading dimensions, of length 1 again: training puts those that tell most first. */

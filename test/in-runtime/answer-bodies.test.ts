@@ -193,6 +193,19 @@ describe("the bodies of an object", () => {
   });
 });
 
+test("of a Worker's requests the largest body ends at its own next tick, and counts no more at once", async () => {
+  const bodies = new AnswerBodies({ maximumBytes: 1000, ofRequests: true });
+  const large = opened(bodies, "a");
+  large.body.write("x".repeat(900));
+  const small = opened(bodies, "b");
+  small.body.write("x".repeat(200));
+  expect([bodies.heldBytes, large.told.overflow]).toEqual([200, null]);
+  await vi.waitFor(() => expect(large.told.ended).toBe("limit"));
+  expect(large.told.overflow).toMatchObject({ kind: "overloaded" });
+  small.body.complete("");
+  await small.text();
+});
+
 describe("streams that nobody reads, with the largest answers", () => {
   const clients = 4;
   const [choices, top] = [limits.choicesPerPrompt, limits.chatLogprobs];
