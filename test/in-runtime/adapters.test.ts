@@ -1,11 +1,12 @@
 /** A tenant's own adapters through the API: real stores and micro-batching objects, and a backend that is scripted. */
-import { evictDurableObject, runDurableObjectAlarm } from "cloudflare:test";
+import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { beforeEach, describe, expect, test } from "vitest";
 import { regions } from "../../edge/platform/region.ts";
 import { createKeyStore, type KeyStore } from "../../edge/tenants/keys.ts";
 import { ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
+import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import {
   type AdapterAnswer,
   type AdapterRequest,
@@ -348,6 +349,28 @@ describe("an adapter", () => {
     await post("/v1/adapters", body({ name: "again" }), { headers: mine });
     await runDurableObjectAlarm(store);
     expect([await deleting(), deletions]).toEqual([[], 4]);
+  });
+
+  test("that was handed to a backend a moment ago is deleted there again, as the upload may arrive after the deletion", async () => {
+    backendMakes();
+    const { post, request } = adapterApp();
+    await post("/v1/adapters", body({ name: "sent" }), { headers: mine });
+    let deletions = 0;
+    network.use(
+      http.delete(`${backendUrl}/v1/adapters/*`, () => {
+        deletions++;
+        return new HttpResponse(null, { status: 204 });
+      }),
+    );
+    const store = env.ADAPTERS.getByName(mine.authorization.slice("Bearer sk-".length));
+    expect(await store.file("4".repeat(64), { address: backendUrl, process: null })).not.toBeNull();
+    const removed = await request("/v1/adapters/sent", { method: "DELETE", headers: mine });
+    expect([await removed.json(), deletions]).toMatchObject([{ pending_backends: 1 }, 1]);
+    await runInDurableObject(store, (object: TenantAdapterStore) => {
+      object.now = () => Date.now() + 60_000;
+    });
+    expect(await runDurableObjectAlarm(store)).toBe(true);
+    expect([await store.deletions(), deletions]).toEqual([[], 2]);
   });
 
   test("that could not be kept is deleted at the backend that has made it", async () => {
