@@ -1,12 +1,24 @@
-/** The backends of a local start, kept running. Not here: one backend's process (local-backend.ts). */
+/** The backends of a local start, as child processes that are kept running. Not here: what a backend serves. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { availableParallelism } from "node:os";
-import { type LocalBackend, startBackend } from "./local-backend.ts";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+interface LocalBackend {
+  url: string;
+  pid: number;
+  /** What ended it, as a phrase; settles when it has ended. */
+  ended: Promise<string>;
+}
 
 export interface LocalBackends {
   backends: { url: string; pid: number }[];
   /** Settles, with a phrase, once there is no backend left and none comes back. */
   ended: Promise<string>;
 }
+
+const mainFile = fileURLToPath(new URL("../gpu-backend/main.ts", import.meta.url));
 
 /**
  * Starts as many backends as there are ports; 0 lets the system choose. One alone ends with whatever ends it: whoever
@@ -19,32 +31,42 @@ export async function startBackends(
   say: (line: string) => void,
 ): Promise<LocalBackends> {
   // By themselves each would take all cores.
-  const threads = process.env.THREADS || String(Math.max(1, Math.floor(availableParallelism() / ports.length)));
-  const start = (port: number) => startBackend(port, { ...environment, THREADS: threads });
+  const THREADS = process.env.THREADS || String(Math.max(1, Math.floor(availableParallelism() / ports.length)));
+  const start = (port: number) => startBackend({ ...environment, THREADS, BACKEND_PORT: String(port) });
+  const keepRunning = async (backend: LocalBackend): Promise<void> => {
+    say(`chameleon: the backend ${backend.url} ${await backend.ended}; starting it again`);
+    const again = await start(Number(new URL(backend.url).port)).catch((error: Error) => error);
+    if (again instanceof Error) return say(`chameleon: ${backend.url} stays down: ${again.message}`);
+    say(`chameleon: the backend ${again.url} is back, pid ${again.pid}`);
+    return keepRunning(again);
+  };
   const started = await Promise.all(ports.map(start));
-  const restart = ({ url }: LocalBackend) => start(Number(new URL(url).port));
   const ended =
     started.length === 1
       ? started[0].ended.then((how) => `the backend ${how}`)
-      : Promise.all(started.map((backend) => keep(backend, restart, say))).then(() => "no backend is left");
+      : Promise.all(started.map(keepRunning)).then(() => "no backend is left");
   return { backends: started.map(({ url, pid }) => ({ url, pid })), ended };
 }
 
-/** Resolves when a backend could not be started again. */
-async function keep(
-  first: LocalBackend,
-  restart: (backend: LocalBackend) => Promise<LocalBackend>,
-  say: (line: string) => void,
-): Promise<void> {
-  let backend = first;
-  for (;;) {
-    say(`chameleon: the backend ${backend.url} ${await backend.ended}; starting it again`);
-    try {
-      backend = await restart(backend);
-    } catch (error) {
-      say(`chameleon: ${backend.url} stays down: ${(error as Error).message}`);
-      return;
-    }
-    say(`chameleon: the backend ${backend.url} is back, pid ${backend.pid}`);
-  }
+/** Starts gpu-backend/main.ts, with `environment` over our own, and waits for its ready line. Throws an Error if it ends without one. */
+async function startBackend(environment: Record<string, string>): Promise<LocalBackend> {
+  const child = spawn(process.execPath, [mainFile], {
+    env: { ...process.env, ...environment },
+    // The channel says nothing; that it closes tells the backend that this process is gone, however it ended.
+    stdio: ["ignore", "pipe", "inherit", "ipc"],
+  });
+  // At once: it holds nothing that is worth a wait. Half-way through its start it does not listen to the channel yet.
+  const kill = () => void child.kill("SIGKILL");
+  process.once("exit", kill);
+  child.once("exit", () => process.off("exit", kill));
+  const ended = once(child, "exit").then(([code, signal]) =>
+    signal ? `was ended by ${signal}` : `ended with ${code}`,
+  );
+  const lines = createInterface({ input: child.stdout! });
+  const first = await Promise.race([once(lines, "line"), ended]);
+  if (typeof first === "string") throw new Error(`the backend ${first} before it was ready`);
+  // It prints nothing more there; let it never block on a full pipe.
+  lines.close();
+  child.stdout!.resume();
+  return { url: JSON.parse(first[0]).url, pid: child.pid!, ended };
 }

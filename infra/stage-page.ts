@@ -19,8 +19,8 @@ export async function stagePage(target: string = path.join(root, "edge/public"))
 
 /** The page as one document. Throws an Error with the place in the source where that cannot be built. */
 export async function buildPage(): Promise<string> {
-  const { build } = await import("esbuild");
-  const { outputFiles } = await build({
+  const { buildSync } = await import("esbuild");
+  const { outputFiles } = buildSync({
     entryPoints: [path.join(source, "main.ts"), path.join(source, "style.css")],
     bundle: true,
     minify: true,

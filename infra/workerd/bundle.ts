@@ -14,8 +14,9 @@ export const builtFolder = path.join(root, "edge/built");
 /** Bundles the Worker whose entry is `entryFile`, and its local storage. Throws an Error with what esbuild said where it cannot. */
 export async function bundleWorker(entryFile: string, directory: string): Promise<void> {
   if (import.meta.filename.endsWith(".js")) return cp(builtFolder, directory, { recursive: true });
-  const { build } = await import("esbuild");
-  await build({
+  const { buildSync } = await import("esbuild");
+  // `build` would leave its helper process running as long as this one.
+  buildSync({
     entryPoints: [
       { in: entryFile, out: path.parse(workerFile).name },
       { in: storageSource, out: path.parse(storageFile).name },

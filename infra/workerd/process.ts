@@ -5,8 +5,9 @@ import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
 
-/** The package has no types. */
-const { default: binary } = createRequire(import.meta.url)("workerd") as { default: string };
+/** wrangler's own workerd, of which it pins the version. The package has no types. */
+const fromWrangler = createRequire(createRequire(import.meta.url).resolve("wrangler"));
+const { default: binary } = fromWrangler("workerd") as { default: string };
 
 export interface WorkerdProcess {
   url: string;
