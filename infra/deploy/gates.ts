@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
 import { Interrupted } from "../../gpu-backend/command-line.ts";
+import { commandsOf } from "../commands.mjs";
 import type { Environment } from "./environment.ts";
 
 export interface Gate {
@@ -16,7 +17,9 @@ export const testSets = ["quick", "all", "passed-in-ci"] as const;
 export type TestSet = (typeof testSets)[number];
 
 const root = path.dirname(path.dirname(import.meta.dirname));
-const testArguments = { quick: ["--project", "unit", "--project", "edge"], all: [] };
+const { test: fastTests, "test:all": otherTests } = commandsOf(true);
+/** Projects of vitest.config.ts. */
+const projectsOf = { quick: "unit,edge", all: `lint,${fastTests[3]},${otherTests[3]}` };
 
 export function gatesOf(environment: Environment, tests: TestSet): Gate[] {
   const script = (name: Gate["name"], file: string, args: string[], failed: string): Gate => ({
@@ -24,7 +27,9 @@ export function gatesOf(environment: Environment, tests: TestSet): Gate[] {
     run: (signal) => runScript(path.join(root, file), args, failed, signal),
   });
   const testGate =
-    tests === "passed-in-ci" ? [] : [script("tests", "infra/test.ts", testArguments[tests], "mend the tests above")];
+    tests === "passed-in-ci"
+      ? []
+      : [script("tests", "infra/test.ts", ["test", projectsOf[tests]], "mend the tests above")];
   return [
     script(
       "staged assets",
