@@ -51,7 +51,6 @@ const forDevelopers = {
   fuzz: ["send bad requests to a real edge and backend", "test/fuzz/requests/main.ts"],
   deploy: ["deploy to an environment of wrangler.toml, or roll back there", "infra/deploy/cli.ts"],
   "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],
-  "bench:alerts": ["provoke the alerts' causes under a real Prometheus", "test/bench/alerts/main.ts"],
   "bench:edge": ["measure what the edge costs, beside Portkey's gateway", "test/bench/edge/main.ts"],
   "bench:fault": ["harm a backend under 200 streams", "test/bench/fault/main.ts"],
   "bench:tenants": ["measure what a tenant's burst costs another", "test/bench/tenants/main.ts"],
