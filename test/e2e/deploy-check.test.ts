@@ -13,7 +13,8 @@ import { stageArtifacts } from "../../infra/stage-artifacts.ts";
 
 async function check(...args: string[]) {
   const script = path.join(import.meta.dirname, "../../infra/deploy-check.ts");
-  const child = spawn(process.execPath, [script, ...args], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(process.execPath, [script, ...args], { stdio: ["ignore", "pipe", "pipe"] });
+  child.stderr.on("data", (text) => console.error(String(text)));
   const [stdout, [code]] = await Promise.all([text(child.stdout), once(child, "close")]);
   console.log(stdout);
   return { stdout, code };

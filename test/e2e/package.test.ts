@@ -52,9 +52,10 @@ test("answers a completion, and its own commands find it", async () => {
   const child = spawn("npx", ["--no-install", "chameleon", "start", "--json"], {
     cwd: folder,
     env: { ...env, EDGE_PORT: "0", BACKEND_PORT: "0" },
-    stdio: ["ignore", "pipe", "inherit"],
+    stdio: ["ignore", "pipe", "pipe"],
     detached: true,
   });
+  child.stderr.on("data", (text) => console.error(String(text)));
   const ended = once(child, "close");
   onTestFinished(async () => {
     process.kill(-child.pid!, "SIGTERM");
