@@ -150,7 +150,5 @@ const limitBody = bodyLimit({
 
 function answerError(context: Context, error: ServiceError): Response {
   if (error.retryAfterSeconds !== null) context.header("retry-after", String(error.retryAfterSeconds));
-  // A balancer of connections would send the next try over this one to the same process.
-  if (error.kind === "misdirected") context.header("connection", "close");
   return context.json(envelopeOf(error), statusOf(error.kind) as ContentfulStatusCode);
 }
