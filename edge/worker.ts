@@ -18,7 +18,7 @@ import { AnswerBodies, workerBodyBytes } from "./completions/answer-body.ts";
 import { configured, readConfig } from "./config.ts";
 import { paced } from "./middleware/paced.ts";
 import { EdgeMetrics } from "./observability/edge-metrics.ts";
-import { logFailure, usageReport } from "./observability/log.ts";
+import { logFailure } from "./observability/log.ts";
 import { exportSpans } from "./observability/otlp-export.ts";
 import { objectNamed } from "./platform/objects.ts";
 import type { Region } from "./platform/region.ts";
@@ -26,7 +26,7 @@ import { createAdmissions } from "./tenants/admission.ts";
 import { BodyReads } from "./tenants/body-reads.ts";
 import { createKeyStore } from "./tenants/keys.ts";
 import { createRecords } from "./tenants/records.ts";
-import { workerRecorder } from "./tenants/settlements.ts";
+import { usageReport, workerRecorder } from "./tenants/settlements.ts";
 import { createTenantAdapters } from "./tenants/tenant-adapters.ts";
 
 export { Cell } from "./cells/cell.ts";

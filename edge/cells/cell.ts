@@ -18,12 +18,12 @@ import { type CompletionWriterParts, writeCompletion } from "../completions/comp
 import type { Plan } from "../completions/plan.ts";
 import { configured, readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
-import { logFailure, usageReport } from "../observability/log.ts";
+import { logFailure } from "../observability/log.ts";
 import { steadyClock } from "../platform/clock.ts";
 import { objectNamed } from "../platform/objects.ts";
 import { type Admission, admissionOf, hasEnded } from "../tenants/admission.ts";
 import type { ReportUse } from "../tenants/consumption.ts";
-import { Settlements } from "../tenants/settlements.ts";
+import { Settlements, usageReport } from "../tenants/settlements.ts";
 import { regionOfCell } from "./cell-names.ts";
 import { refusalResponse } from "./refusal.ts";
 

@@ -5,7 +5,8 @@
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError } from "../../shared/errors.ts";
 import { joinArrays } from "../../shared/join-arrays.ts";
-import { type CellRequest, failedMark, interrupted } from "../completions/cell-request.ts";
+import { type CellRequest, interrupted } from "../completions/cell-request.ts";
+import { failedMark } from "../completions/completion-writer.ts";
 import { BegunEvent, EventSplitter, isComment, SentEvents } from "../completions/sent-events.ts";
 import { mostStreamBytes } from "../completions/token-count.ts";
 import type { Region } from "../platform/region.ts";

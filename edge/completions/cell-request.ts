@@ -5,34 +5,15 @@
  */
 import { ServiceError } from "../../shared/errors.ts";
 import { NotTaken } from "../batching/batch-client.ts";
-import type { AdmittedRequest } from "../tenants/consumption.ts";
-import type { ChoiceOptions } from "./choice.ts";
-import type { forms } from "./forms.ts";
-import type { Plan } from "./plan.ts";
-import type { Envelope } from "./response.ts";
+import type { AnswerRequest } from "./completion-writer.ts";
 import type { StreamCursor } from "./sent-events.ts";
 
 /** Raise it with every change of the message or of what the cell answers. */
 export const cellRequestVersion = 1;
 
-/** Ends a non-streamed answer that fails after its first byte: the client must not take it for JSON, which has no such character. */
-export const failedMark = "\0";
-
-/** Everything needed to build the answer, as JSON. */
-export interface CellRequest {
+/** The message, as JSON. */
+export interface CellRequest extends AnswerRequest {
   version: number;
-  form: keyof typeof forms;
-  envelope: Envelope;
-  plan: Plan;
-  options: ChoiceOptions;
-  stream: boolean;
-  /** True if a stream ends with a usage chunk. */
-  includeUsage: boolean;
-  /** Heartbeat interval of a stream, in milliseconds. */
-  heartbeatMs: number;
-  admitted: AdmittedRequest;
-  /** How far the client has the stream already, from a cell that was lost. */
-  resumeFrom?: StreamCursor | undefined;
   /** An earlier cell was lost, or has ended the request for a client that did not read: then it is settled. */
   isResumed?: boolean | undefined;
 }

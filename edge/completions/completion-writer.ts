@@ -7,17 +7,35 @@ import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { BatchClient, Submission } from "../batching/batch-client.ts";
 import { serverTiming } from "../observability/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
-import type { Consumption } from "../tenants/consumption.ts";
+import type { AdmittedRequest, Consumption } from "../tenants/consumption.ts";
 import { type AnswerBodies, type AnswerBody, eventsBytes, shortAnswerBytes, unreadAheadBytes } from "./answer-body.ts";
 import type { EndReason } from "./answer-end.ts";
-import { type CellRequest, failedMark } from "./cell-request.ts";
-import { Choice, echoedPrompts } from "./choice.ts";
+import { Choice, type ChoiceOptions, echoedPrompts } from "./choice.ts";
 import { forms } from "./forms.ts";
-import { batchesOf, gathered } from "./plan.ts";
+import { batchesOf, gathered, type Plan } from "./plan.ts";
 import { bytesOf, PromptScores } from "./prompt-scores.ts";
-import { ResponseBuilder } from "./response.ts";
-import { RepeatedEvents } from "./sent-events.ts";
+import { type Envelope, ResponseBuilder } from "./response.ts";
+import { RepeatedEvents, type StreamCursor } from "./sent-events.ts";
 import { TokenCount } from "./token-count.ts";
+
+/** Ends a non-streamed answer that fails after its first byte: the client must not take it for JSON, which has no such character. */
+export const failedMark = "\0";
+
+/** Everything needed to build an answer. */
+export interface AnswerRequest {
+  form: keyof typeof forms;
+  envelope: Envelope;
+  plan: Plan;
+  options: ChoiceOptions;
+  stream: boolean;
+  /** True if a stream ends with a usage chunk. */
+  includeUsage: boolean;
+  /** Heartbeat interval of a stream, in milliseconds. */
+  heartbeatMs: number;
+  admitted: AdmittedRequest;
+  /** How far the client has the stream already, from a cell that was lost. */
+  resumeFrom?: StreamCursor | undefined;
+}
 
 export interface CompletionWriterParts {
   tokenizer: Tokenizer;
@@ -46,12 +64,12 @@ export interface CompletionWriterParts {
  * begins then: it writes white space as tokens arrive, since only a write detects a disconnect, and its JSON at the end.
  * If it fails after it has begun, its body is aborted.
  */
-export function writeCompletion(request: CellRequest, parts: CompletionWriterParts): Promise<Response> {
+export function writeCompletion(request: AnswerRequest, parts: CompletionWriterParts): Promise<Response> {
   return new CompletionWriter(request, parts).response;
 }
 
 class CompletionWriter {
-  readonly #request: CellRequest;
+  readonly #request: AnswerRequest;
   readonly #parts: CompletionWriterParts;
   readonly #choices: Map<string, Choice>;
   readonly #promptScores: PromptScores;
@@ -71,7 +89,7 @@ class CompletionWriter {
   #firstFrameMs: number | null = null;
   #hasBegun = false;
 
-  constructor(request: CellRequest, parts: CompletionWriterParts) {
+  constructor(request: AnswerRequest, parts: CompletionWriterParts) {
     const { form, envelope, plan, options, stream, heartbeatMs } = request;
     this.#request = request;
     this.#parts = parts;

@@ -4,8 +4,6 @@
  */
 import { MetricsBuffer } from "../../shared/observability/metrics-buffer.ts";
 import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/observability/otlp.ts";
-import type { ArtifactEvent } from "../assign/artifact-sets.ts";
-import type { RoutingEvent } from "../backend/routing.ts";
 import { post, service } from "./otlp-export.ts";
 
 /** Field of a request's log line: milliseconds that assignment took. */
@@ -47,12 +45,25 @@ const routingMetrics = {
   ejected: "chameleon.edge.ejections",
   returned: "chameleon.edge.returns",
   call_failed: "chameleon.edge.call_failures",
-} as const satisfies Record<RoutingEvent["event"], EdgeMetric>;
+} as const satisfies Record<string, EdgeMetric>;
 const artifactMetrics = {
   artifacts_switched: "chameleon.edge.artifacts.switches",
   artifacts_refused: "chameleon.edge.artifacts.refusals",
   artifacts_awaited: "chameleon.edge.artifacts.waits",
-} as const satisfies Record<ArtifactEvent["event"], EdgeMetric>;
+} as const satisfies Record<string, EdgeMetric>;
+
+/** What is counted of a routing event (dispatch/routing.ts). */
+interface RoutingCount {
+  event: keyof typeof routingMetrics;
+  backend: string;
+  sequences?: number;
+}
+
+/** What is counted of a change of artifacts (artifacts/artifact-sets.ts). */
+interface ArtifactCount {
+  event: keyof typeof artifactMetrics;
+  manifest: string | null;
+}
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const sequences = [1, 2, 4, 8, 16, 32, 64, 128];
@@ -101,11 +112,11 @@ export class EdgeMetrics {
     for (const ms of waitsMs) this.#observe("chameleon.edge.queue.age", "s", seconds, ms / 1000);
   }
 
-  routed({ event, backend, sequences = 1 }: RoutingEvent): void {
+  routed({ event, backend, sequences = 1 }: RoutingCount): void {
     this.#add(routingMetrics[event], sequences, { backend });
   }
 
-  artifactsChanged({ event, manifest }: ArtifactEvent): void {
+  artifactsChanged({ event, manifest }: ArtifactCount): void {
     this.#add(artifactMetrics[event], 1, { manifest: manifest?.slice(0, 12) ?? "pointer" });
   }
 

@@ -131,3 +131,13 @@ export class Settlements implements UseRecorder {
     await this.#storage.setAlarm(this.#now() + Math.min(longestRetryMs, firstRetryMs * 2 ** this.#failures));
   }
 }
+
+/** Reports use to the dataset of the deployment, if it has one: an event for each model and centroid. */
+export function usageReport({ USAGE_EVENTS }: { USAGE_EVENTS?: AnalyticsEngineDataset }): ReportUse {
+  return (tenant, consumed) => {
+    for (const { model, centroid, requests, promptTokens, completionTokens } of consumed) {
+      const doubles = [requests, promptTokens, completionTokens];
+      USAGE_EVENTS?.writeDataPoint({ indexes: [tenant], blobs: [model, centroid], doubles });
+    }
+  };
+}

@@ -208,11 +208,8 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
     const submit: CompletionWriterParts["submit"] = (batch, receiver) => batchClient.submit(batch, receiver);
     const bodies = new AnswerBodies();
     const now = () => Date.now();
-    // Without marks, as its answers go to their clients directly.
-    const response = await writeCompletion(
-      { ...request, version: 1 },
-      { tokenizer, submit, bodies, admission, signal, now, log: ignore, ...parts },
-    );
+    const writer = { tokenizer, submit, bodies, admission, signal, now, log: ignore, ...parts };
+    const response = await writeCompletion(request, writer);
     return { response, completed: null };
   };
 }
