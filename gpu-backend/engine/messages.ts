@@ -57,7 +57,7 @@ export type FromEngine =
 export interface EngineInfo {
   manifest: Manifest;
   manifestHash: string;
-  /** Numerics fingerprint: equal for backends that compute the same bits (runtime/numerics.ts). */
+  /** Numerics fingerprint: equal for backends that compute the same bits (start-prompt.ts). */
   numerics: string;
   device: Device;
   /** Why it is not the device that was asked for. */

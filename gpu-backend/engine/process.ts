@@ -5,17 +5,16 @@
  * sequence in `backend_unavailable`, the edge resumes them on another backend, and the supervisor starts a new process.
  */
 import { setImmediate } from "node:timers/promises";
-import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { ServiceError } from "../../shared/errors.ts";
 import { AdapterCache } from "../adapters/adapter-cache.ts";
 import { generatedAdapters } from "../adapters/generated.ts";
 import { instantId, withInstantAdapters } from "../adapters/instant/source.ts";
 import { InstantFiles } from "../adapters/instant/store.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
-import { measureNumerics } from "../runtime/numerics.ts";
-import { Engine, type EngineParts } from "./engine.ts";
+import { Engine } from "./engine.ts";
 import type { EngineSettings, FromEngine, ToEngine } from "./messages.ts";
 import { openModel } from "./open-model.ts";
+import { answerStartPrompt } from "./start-prompt.ts";
 
 if (!process.send) throw new Error("process.ts runs as a child process; start main.ts");
 const toParent = process.send.bind(process);
@@ -52,32 +51,30 @@ async function serve(settings: EngineSettings): Promise<void> {
   const now = () => performance.now();
   const opened = await openModel(settings, now);
   const { runner, manifest, manifestHash, tokenizer, hyperNetwork, device, deviceWarning } = opened;
-  const numerics = await measureNumerics(runner, { device, format: settings.weightFormat });
   const files = new InstantFiles({ directory: settings.dataDirectory, tenantBytes: settings.tenantAdapterBytes });
   const source = withInstantAdapters(
     generatedAdapters(manifest, hyperNetwork),
     { read: async (tenant, hash) => unwritten.get(instantId(tenant, hash)) ?? files.read(tenant, hash) },
     { manifestHash, gates: runner.gates, ...runner.config },
   );
-  let emit: EngineParts["emit"] = requireToken;
   let wake = () => {};
+  const parts = {
+    ...{ runner, now, limits: settings.limits, kvBytes: settings.kvBytes },
+    pieceOf: (id: number) => tokenizer.pieceOf(id),
+  };
+  const answer = await answerStartPrompt(parts, source, manifest.centroids[0]?.id ?? null);
+  // In front of the hash, so that a reader of a log sees why two differ.
+  const numerics = `${device}-${settings.weightFormat}-${answer}`;
   const engine = new Engine({
-    runner,
+    ...parts,
     adapters: new AdapterCache(source, settings.adapterCacheBytes, now),
     prefixCache: settings.prefixCacheBytes > 0 ? new PrefixCache(settings.prefixCacheBytes) : null,
-    limits: settings.limits,
-    kvBytes: settings.kvBytes,
-    pieceOf: (id) => tokenizer.pieceOf(id),
-    now,
-    emit: (frames, report) => emit(frames, report),
+    emit: (frames, report) => say({ type: "frames", frames, report, stats: engine.stats }),
     queued: () => wake(),
     progressed: () => say({ type: "progress" }),
     faulted: (error) => say({ type: "fault", description: descriptionOf(error) }),
   });
-  await engine.submit(null, [probe(runner.config.endOfTextId)]);
-  while (engine.busy) await engine.step();
   const trace = (id: string, hidden: Float32Array<ArrayBuffer>) => say({ type: "hidden", id, hidden });
-  emit = (frames, report) => say({ type: "frames", frames, report, stats: engine.stats });
 
   let failure: unknown = null;
   process.on("message", (message: ToEngine) => {
@@ -107,28 +104,9 @@ async function serve(settings: EngineSettings): Promise<void> {
   }
 }
 
-/** The sequence that shows the engine works: one token after the end-of-text token. */
-function probe(endOfTextId: number): SequenceRequest {
-  return {
-    id: "probe",
-    tenant: "probe",
-    promptIds: [endOfTextId],
-    continuedIds: [],
-    maxTokens: 1,
-    sampling: { temperature: 0 },
-    promptLogprobs: false,
-    compare: false,
-  };
-}
-
 /** For the log. Of what others threw only the places: its message may tell tokens. */
 function descriptionOf({ message, cause }: ServiceError): string {
   if (!(cause instanceof Error)) return message;
   const places = (cause.stack ?? "").split("\n").filter((line) => line.startsWith("    at "));
   return `${message}\n${cause.name}\n${places.join("\n")}`;
-}
-
-function requireToken(frames: Frame[]): void {
-  const failure = frames.find((frame) => frame.type === "error");
-  if (failure) throw new Error(`the engine cannot generate: ${failure.message}`);
 }

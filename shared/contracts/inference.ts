@@ -27,7 +27,7 @@ export const heartbeatMs = 500;
 export const sequencesPerBatch = 128;
 
 /**
- * The numerics fingerprint (gpu-backend/runtime/numerics.ts): backends of the same one compute the same bits. The answer to a
+ * The numerics fingerprint (gpu-backend/engine/start-prompt.ts): backends of the same one compute the same bits. The answer to a
  * batch carries the backend's own. A batch carries that of the backend whose tokens its sequences continue, and is
  * refused with `numerics_mismatch` by a backend of another. It is a header because a backend or edge that does not know
  * it must ignore it, and the batch's schema is strict.

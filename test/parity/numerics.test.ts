@@ -1,13 +1,14 @@
 /** The numerics fingerprint of the embedded model: what changes bits changes it, and nothing else does. */
 import { fileURLToPath } from "node:url";
 import { beforeAll, expect, test } from "vitest";
+import { generatedAdapters } from "../../gpu-backend/adapters/generated.ts";
 import { bankOf } from "../../gpu-backend/adapters/hyper-network.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import { answerStartPrompt } from "../../gpu-backend/engine/start-prompt.ts";
 import { type WeightFormat, weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
-import { measureNumerics } from "../../gpu-backend/runtime/numerics.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
-import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
-import { idPattern } from "../../shared/contracts/inference.ts";
+import type { StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { testLimits } from "../support/engine-harness.ts";
 import { noPast, stepOf } from "../support/steps.ts";
 
 const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
@@ -16,15 +17,9 @@ beforeAll(async () => {
   artifacts = await readArtifacts(modelFolder);
 });
 
-interface Served {
-  format?: WeightFormat;
-  threads?: number;
-}
-
-async function withRunner<T>({ format = "fp32", threads = 1 }: Served, use: (runner: StepRunner) => Promise<T>) {
+async function withRunner<T>(format: WeightFormat, threads: number, use: (runner: StepRunner) => Promise<T>) {
   const { model, hyperNetwork } = artifacts;
-  const bank = bankOf(hyperNetwork);
-  const runner = await createStepRunner({ ...model, bank, threads, format });
+  const runner = await createStepRunner({ ...model, bank: bankOf(hyperNetwork), threads, format });
   try {
     return await use(runner);
   } finally {
@@ -32,61 +27,60 @@ async function withRunner<T>({ format = "fp32", threads = 1 }: Served, use: (run
   }
 }
 
-const fingerprint = (served: Served) =>
-  withRunner(served, (runner) => measureNumerics(runner, { device: "cpu", format: served.format ?? "fp32" }));
+function fingerprint(runner: StepRunner, maxSequences = testLimits.maxSequences): Promise<string> {
+  const { manifest, hyperNetwork, tokenizer } = artifacts;
+  const limits = { ...testLimits, maxSequences, chunkTokens: 128 };
+  const parts = { runner, limits, kvBytes: 2 ** 28, pieceOf: (id: number) => tokenizer.pieceOf(id), now: () => 0 };
+  return answerStartPrompt(parts, generatedAdapters(manifest, hyperNetwork), manifest.centroids[0].id);
+}
 
-test("is the same however many threads compute, and another for each weight format", async () => {
+test("is the same however many threads compute and slots there are, and another for each weight format", async () => {
   const all = new Set<string>();
   for (const format of weightFormats) {
-    const one = await fingerprint({ format });
-    expect(one).toMatch(new RegExp(`^cpu-${format}-[0-9a-f]{16}$`));
-    expect(one).toMatch(idPattern);
-    expect(await fingerprint({ format, threads: 2 })).toBe(one);
-    all.add(one.slice(-16));
+    const one = await withRunner(format, 1, fingerprint);
+    expect(one).toMatch(/^[0-9a-f]{16}$/);
+    expect(await withRunner(format, 2, (runner) => fingerprint(runner, 1))).toBe(one);
+    all.add(one);
   }
   expect(all.size).toBe(weightFormats.length);
 });
 
-test("is another where one output of one kernel differs in its last bit", async () => {
-  const whole = await fingerprint({});
-  await withRunner({}, async (runner) => {
-    const kinds = ["present", "scores", "mixed", "evidence"] as const;
-    const measure = (spoil: (name: (typeof kinds)[number], values: Float32Array) => void) =>
-      measureNumerics(
-        {
-          ...{ config: runner.config, gates: runner.gates },
-          ...{ classBytes: runner.classBytes, passBytes: runner.passBytes },
-          async run(input) {
-            const output = await runner.run(input);
-            spoil("present", output.present);
-            if (output.scores) spoil("scores", output.scores);
-            if (output.mixed?.rows) spoil("mixed", output.mixed.rows.scores!);
-            if (output.mixed && !output.mixed.rows) spoil("evidence", output.mixed.adapterTargets);
-            return output;
-          },
-          mix: (input) => runner.mix(input),
-          release: () => runner.release(),
+test("is another where the last bit of a kernel's output differs", async () => {
+  await withRunner("fp32", 1, async (runner) => {
+    const measure = (spoil: (output: StepOutput) => Float32Array | null | undefined) =>
+      fingerprint({
+        ...{ config: runner.config, gates: runner.gates, classBytes: runner.classBytes, passBytes: runner.passBytes },
+        async run(input) {
+          const output = await runner.run(input);
+          const values = spoil(output);
+          if (values) {
+            const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+            for (let i = 0; i < bits.length; i++) bits[i] ^= 1;
+          }
+          return output;
         },
-        { device: "cpu", format: "fp32" },
-      );
-    expect(await measure(() => {})).toBe(whole);
-    for (const spoilt of kinds) {
-      const flipped = await measure((name, values) => {
-        if (name === spoilt && values.length > 0)
-          new Uint32Array(values.buffer, values.byteOffset)[values.length - 1] ^= 1;
+        mix: (input) => runner.mix(input),
+        release: () => runner.release(),
       });
-      expect(flipped).not.toBe(whole);
-    }
+    const whole = await fingerprint(runner);
+    expect(await measure(() => null)).toBe(whole);
+    const kinds: Parameters<typeof measure>[0][] = [
+      ({ present }) => present,
+      ({ topScores }) => topScores,
+      ({ targetScores }) => targetScores,
+      ({ mixed }) => mixed?.rows?.logSumExp,
+      ({ mixed }) => mixed?.adapterTargets,
+    ];
+    for (const spoil of kinds) expect(await measure(spoil)).not.toBe(whole);
   });
 });
 
 test("is measured again to the same, and leaves no trace in what is computed after it", async () => {
-  await withRunner({ format: "int8" }, async (runner) => {
+  await withRunner("int8", 1, async (runner) => {
     const gates = Float32Array.from({ length: runner.gates }, (_, q) => Math.cos(q));
     const row = { tokenIds: [11, 12, 13], gates, ...noPast(runner.config) };
     const before = (await runner.run(stepOf(runner.config, [row]))).scores;
-    const measure = () => measureNumerics(runner, { device: "cpu", format: "int8" });
-    expect(await measure()).toBe(await measure());
+    expect(await fingerprint(runner)).toBe(await fingerprint(runner));
     expect((await runner.run(stepOf(runner.config, [row]))).scores).toEqual(before);
   });
 });

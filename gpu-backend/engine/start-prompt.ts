@@ -1,0 +1,69 @@
+/**
+ * The fixed prompt that an engine answers before it takes traffic. The answer shows that the engine works, and a hash of what comes
+ * out of it is the numerics fingerprint: backends of the same one continue each other's sequences bit for bit.
+ *
+ * The hash is over every number that the answers report: logprobs of the prompt and of generated tokens, with alternatives, of the
+ * base; tokens, weights and evidence of a mixture. It therefore depends on whatever decides bits, without anybody having to
+ * know of it: weights, weight format, device and driver, instruction set, ONNX Runtime's version, the graph. Thread counts change no
+ * bits, so they do not change it. A difference of a last bit that rounding hides in all of these numbers is not seen.
+ */
+import { createHash } from "node:crypto";
+import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { AdapterSource } from "../adapters/adapter.ts";
+import { AdapterCache } from "../adapters/adapter-cache.ts";
+import { Engine, type EngineParts } from "./engine.ts";
+
+/** Longer than any vector register and than a chunk, and no multiple of either. */
+const promptTokens = 141;
+const generatedTokens = 8;
+const hashDigits = 16;
+
+/**
+ * Generates a token after the end of text, then answers the prompt by the base and, where there is one, by a mixture with a centroid's
+ * adapter. Returns the hash. The engine for it is dropped afterwards. Throws an Error if no token can be generated; of a model that is
+ * damaged in part, an answer may fail.
+ */
+export async function answerStartPrompt(
+  parts: Pick<EngineParts, "runner" | "limits" | "kvBytes" | "pieceOf" | "now">,
+  source: AdapterSource,
+  centroidId: string | null,
+): Promise<string> {
+  const hash = createHash("sha256");
+  const emit = (frames: Frame[]) => {
+    for (const frame of frames) {
+      if (frame.type === "error" && frame.id === "token")
+        throw new Error(`the engine cannot generate: ${frame.message}`);
+      hash.update(JSON.stringify(numbersOf(frame)));
+    }
+  };
+  const adapters = new AdapterCache(source, 0, parts.now);
+  const engine = new Engine({ ...parts, adapters, prefixCache: null, emit });
+  const { vocabularySize, contextTokens, endOfTextId } = parts.runner.config;
+  const length = Math.min(promptTokens, contextTokens - generatedTokens);
+  const promptIds = Array.from({ length }, (_, i) => (i * i * 31 + 7 * i) % vocabularySize);
+  for (const request of requestsOf(promptIds, endOfTextId, centroidId)) {
+    await engine.submit(null, [request]);
+    while (engine.busy) await engine.step();
+  }
+  return hash.digest("hex").slice(0, hashDigits);
+}
+
+function requestsOf(promptIds: number[], endOfTextId: number, centroidId: string | null): SequenceRequest[] {
+  const base: SequenceRequest = {
+    ...{ id: "base", tenant: "start", promptIds, continuedIds: [], maxTokens: generatedTokens, compare: false },
+    sampling: { temperature: 0.8, seed: 1, logprobs: 5, ignore_eos: true },
+    promptLogprobs: true,
+  };
+  const token = { ...base, id: "token", promptIds: [endOfTextId], maxTokens: 1, promptLogprobs: false };
+  if (centroidId === null) return [token, base];
+  const pointer = { sharpness: 15, shares: [{ share: 0.25, prior: 1 }] };
+  const evidence = { tokens: promptIds.length, temper: 0.1, floor: 0.1, pointer };
+  const mixture = { base: 0.5, adapters: [{ centroidId, weight: 0.5 }], evidence };
+  return [token, base, { ...base, id: "mixture", promptLogprobs: false, compare: true, mixture }];
+}
+
+/** What of a frame follows from the computation alone. */
+function numbersOf(frame: Frame): unknown {
+  if (frame.type === "error") return frame.kind;
+  return frame.type === "done" ? (frame.mixture ?? null) : frame;
+}
