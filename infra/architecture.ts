@@ -73,6 +73,7 @@ const mayImport: Record<string, string[]> = {
   "gpu-backend/http": ["gpu-backend/engine", "gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime", "shared"],
   "gpu-backend/training": [
     "gpu-backend/bounded-file.ts",
+    "gpu-backend/whole-file.ts",
     "gpu-backend/command-line.ts",
     "gpu-backend/adapters",
     "gpu-backend/runtime",
@@ -84,6 +85,7 @@ const mayImport: Record<string, string[]> = {
   "gpu-backend/training/figures": [
     "gpu-backend/adapters",
     "gpu-backend/bounded-file.ts",
+    "gpu-backend/whole-file.ts",
     "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "gpu-backend/engine",

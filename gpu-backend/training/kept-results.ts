@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { nullIfMissing } from "../bounded-file.ts";
-import { writeAtomically } from "./atomic-file.ts";
+import { writeWhole } from "../whole-file.ts";
 import { keyOf } from "./prepare.ts";
 
 /** Returns the value stored under `choices`, or stores and returns what `make` gives. Values must be JSON. */
@@ -16,6 +16,6 @@ export async function keptOrMade<T>(
   const kept = await readFile(path, "utf8").catch(nullIfMissing);
   if (kept !== null) return JSON.parse(kept) as T;
   const made = await make();
-  await writeAtomically(path, JSON.stringify(made));
+  await writeWhole(path, JSON.stringify(made));
   return made;
 }

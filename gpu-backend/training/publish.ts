@@ -16,7 +16,7 @@ import {
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { CentroidVectors, EdgeTable } from "../../shared/math/assignment.ts";
 import { centroidHash } from "../adapters/generated.ts";
-import { writeAtomically } from "./atomic-file.ts";
+import { writeWhole } from "../whole-file.ts";
 import { type BankShape, type Parameters, parameterTensors } from "./bank/parameters.ts";
 import type { HeadWeights } from "./bank/training-graph.ts";
 import type { PromptSpace } from "./clustering/prompt-space.ts";
@@ -68,7 +68,7 @@ export async function publish(
   const P = bank.centroids.dimensions;
   const write = async (name: SetFile, tensors: TensorFile): Promise<FileRecord> => {
     const bytes = writeTensorFile(tensors);
-    await writeAtomically(join(directory, name), bytes);
+    await writeWhole(join(directory, name), bytes);
     return fileRecord(bytes, tensors);
   };
   const files: Manifest["files"] = {
@@ -95,7 +95,7 @@ export async function publish(
     files,
     training: about.training,
   } satisfies Manifest);
-  await writeAtomically(join(directory, manifestFile), `${JSON.stringify(manifest, null, 2)}\n`);
+  await writeWhole(join(directory, manifestFile), `${JSON.stringify(manifest, null, 2)}\n`);
   return manifest;
 }
 

@@ -10,7 +10,7 @@ import {
   writeTensorFile,
 } from "../../../shared/artifacts/tensor-file.ts";
 import { nullIfMissing } from "../../bounded-file.ts";
-import { writeAtomically } from "../atomic-file.ts";
+import { writeWhole } from "../../whole-file.ts";
 import type { Moments } from "./adamw.ts";
 import type { ParameterName, Parameters } from "./parameters.ts";
 import type { TrainerState } from "./trainer.ts";
@@ -25,7 +25,7 @@ export async function saveCheckpoint(path: string, state: TrainerState): Promise
     file.set(`first.${name}`, tensorFrom(first, [first.length]));
     file.set(`second.${name}`, tensorFrom(second, [second.length]));
   }
-  await writeAtomically(path, writeTensorFile(file));
+  await writeWhole(path, writeTensorFile(file));
 }
 
 /** The saved state, or null where there is none. Throws an Error when the file is damaged. */

@@ -2,7 +2,7 @@
 import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { nullIfMissing } from "../../bounded-file.ts";
-import { writeAtomically } from "../atomic-file.ts";
+import { writeWhole } from "../../whole-file.ts";
 import type { Progress } from "../progress.ts";
 import { documentsOf } from "./documents.ts";
 import { defaultCorpusFolder, documentHash, type LockedCorpus, lockedSources, lockFolder, readLock } from "./lock.ts";
@@ -38,7 +38,7 @@ export async function fetchCorpora(
     const content = kept.map((line) => `${line}\n`).join("");
     const sha256 = hashOf(path, content);
     if (sha256 !== corpus.sha256) throw new Error(`${corpus.name} has SHA-256 ${sha256}, the lock ${corpus.sha256}`);
-    await writeAtomically(path, content);
+    await writeWhole(path, content);
     for (const unpacked of folders) await rm(unpacked, { recursive: true });
   }
 }

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { type Command, Option } from "commander";
 import { collected as collect, count, createCommand, runCommand } from "../../command-line.ts";
 import { type WeightFormat, weightFormats } from "../../runtime/gpt2-graph.ts";
-import { writeAtomically } from "../atomic-file.ts";
+import { writeWhole } from "../../whole-file.ts";
 import { defaultCorpusFolder, shownCorpusFolder } from "../corpus/lock.ts";
 import { parseSource } from "../corpus/read-corpus.ts";
 import { interruptionSignal } from "../interruptible.ts";
@@ -107,7 +107,7 @@ const reportCommand = createCommand("report", "Draw what eval measured as one HT
   .option("--out <file>", "where the page goes", ".cache/figures/report.html")
   .option("--json", "print the page's name as JSON")
   .action(async (flags: { eval: string; out: string; json?: boolean }) => {
-    await writeAtomically(flags.out, reportPage(await readResult(flags.eval)));
+    await writeWhole(flags.out, reportPage(await readResult(flags.eval)));
     console.log(flags.json ? JSON.stringify({ html: flags.out }) : flags.out);
   });
 
@@ -149,14 +149,14 @@ const figuresCommand = withSharedOptions(
   const data = join(embeddedModel, "figures.json");
   await writeEvaluation(data, result);
   for (const document of [join(root, "README.md"), join(embeddedModel, "MODEL_CARD.md")]) {
-    await writeAtomically(document, withFigures(await readFile(document, "utf8"), result));
+    await writeWhole(document, withFigures(await readFile(document, "utf8"), result));
     console.log(document);
   }
   console.log(data);
 });
 
 function writeEvaluation(path: string, result: Evaluation): Promise<void> {
-  return writeAtomically(path, `${JSON.stringify(result, null, 1)}\n`);
+  return writeWhole(path, `${JSON.stringify(result, null, 1)}\n`);
 }
 
 function withSharedOptions(command: Command): Command {
