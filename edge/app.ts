@@ -4,20 +4,20 @@
  */
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../shared/errors.ts";
-import type { AppEnvironment, Dependencies, Middleware, RouteHandler } from "./dependencies.ts";
-import { admission, auth, preflight } from "./middleware/access.ts";
-import { headLimits } from "./middleware/head-limits.ts";
-import { responseHeaders } from "./middleware/response-headers.ts";
-import { callersTrace, requestTrace } from "./middleware/trace.ts";
-import { createAdapter, deleteAdapter, getAdapter, listAdapters } from "./routes/adapters.ts";
-import { assignTexts } from "./routes/assign.ts";
-import { chatCompletions, completions } from "./routes/completions.ts";
-import { apiDocs, docs, docsFile, openApi, page } from "./routes/documents.ts";
-import { embeddings } from "./routes/embeddings.ts";
-import { healthz, readyz } from "./routes/health.ts";
-import { getModel, listCentroids, listModels } from "./routes/models.ts";
-import { eraseTenant } from "./routes/tenant.ts";
-import { usage } from "./routes/usage.ts";
+import { admission, auth, preflight } from "./api/access.ts";
+import { createAdapter, deleteAdapter, getAdapter, listAdapters } from "./api/adapters.ts";
+import { assignTexts } from "./api/assign.ts";
+import { chatCompletions, completions } from "./api/completions.ts";
+import type { AppEnvironment, Dependencies, Middleware, RouteHandler } from "./api/dependencies.ts";
+import { apiDocs, docs, docsFile, openApi, page } from "./api/documents.ts";
+import { embeddings } from "./api/embeddings.ts";
+import { headLimits } from "./api/head-limits.ts";
+import { healthz, readyz } from "./api/health.ts";
+import { getModel, listCentroids, listModels } from "./api/models.ts";
+import { responseHeaders } from "./api/response-headers.ts";
+import { eraseTenant } from "./api/tenant.ts";
+import { callersTrace, requestTrace } from "./api/trace.ts";
+import { usage } from "./api/usage.ts";
 
 export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   const app = new Hono<AppEnvironment>();

@@ -4,8 +4,8 @@ import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { hashPattern } from "../shared/contracts/inference.ts";
 import { tenantRule, tenantSchema } from "../shared/contracts/tenant-name.ts";
 import { readOtlpTarget } from "../shared/observability/otlp.ts";
-import { parseAddresses, urlOf } from "./backend/addresses.ts";
-import type { BackendFetch } from "./backend/client.ts";
+import { parseAddresses, urlOf } from "./dispatch/addresses.ts";
+import type { BackendFetch } from "./dispatch/client.ts";
 import { type Region, regions } from "./platform/region.ts";
 
 export type Config = ReturnType<typeof readConfig>;

@@ -4,7 +4,7 @@
  * bindings from this module (a wrapped binding), so the Worker cannot tell them from the platform's.
  */
 import { sha256Hex } from "../shared/sha256.ts";
-import type { Bucket } from "./assign/artifact-bucket.ts";
+import type { Bucket } from "./artifacts/artifact-bucket.ts";
 import type { Namespace } from "./tenants/records.ts";
 
 /** The folder, as workerd serves it: a file's bytes, or a folder's files as a JSON list. */

@@ -7,7 +7,7 @@ import type { AddressInfo } from "node:net";
 import { hostname, totalmem } from "node:os";
 import { join } from "node:path";
 import { isLoopback } from "../shared/loopback.ts";
-import { InstantStore } from "./adapters/instant/store.ts";
+import { InstantStore } from "./adapters/own/store.ts";
 import { createCommand, onStopRequest } from "./command-line.ts";
 import {
   type BackendConfig,
@@ -18,14 +18,14 @@ import {
   readConfig,
 } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
-import type { EngineObserver } from "./engine/client.ts";
-import { InstantAdapters } from "./engine/instant/service.ts";
-import { memoryLimit, memorySentence, planMemory } from "./engine/memory-plan.ts";
-import { openStore, type StoreSettings } from "./engine/sets/artifact-store.ts";
-import { Follower } from "./engine/sets/follower.ts";
-import { type ServingSet, ServingSets } from "./engine/sets/serving-sets.ts";
-import { SetFolders } from "./engine/sets/set-folder.ts";
-import { startSet } from "./engine/sets/start-set.ts";
+import type { EngineObserver } from "./host/client.ts";
+import { memoryLimit, memorySentence, planMemory } from "./host/memory-plan.ts";
+import { InstantAdapters } from "./host/own-adapters/service.ts";
+import { openStore, type StoreSettings } from "./host/sets/artifact-store.ts";
+import { Follower } from "./host/sets/follower.ts";
+import { type ServingSet, ServingSets } from "./host/sets/serving-sets.ts";
+import { SetFolders } from "./host/sets/set-folder.ts";
+import { startSet } from "./host/sets/start-set.ts";
 import { createApp } from "./http/app.ts";
 import { CallVerifier } from "./http/call-signatures.ts";
 import { jsonLog, type Log } from "./http/log.ts";

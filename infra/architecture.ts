@@ -82,7 +82,7 @@ const mayImport: Record<string, string[]> = {
   // Comparisons with the paper. Nothing imports them.
   "gpu-backend/research": ["gpu-backend/command-line.ts", "gpu-backend/runtime", "gpu-backend/training", "shared"],
   // Measures what is shipped by the code that serves it.
-  "gpu-backend/training/figures": [
+  "gpu-backend/research/evaluation": [
     "gpu-backend/adapters",
     "gpu-backend/bounded-file.ts",
     "gpu-backend/whole-file.ts",
@@ -123,14 +123,14 @@ const mayImport: Record<string, string[]> = {
     "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "gpu-backend/engine/artifacts.ts",
-    "gpu-backend/engine/memory-plan.ts",
+    "gpu-backend/host/memory-plan.ts",
     "gpu-backend/runtime/device-probe.ts",
     "gpu-backend/runtime/model-folder.ts",
   ],
   // Shows what code defines.
   "infra/site": [
     "infra",
-    "edge/observability/edge-metrics.ts",
+    "edge/platform/edge-metrics.ts",
     "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "gpu-backend/http",
@@ -144,7 +144,7 @@ const mayImport: Record<string, string[]> = {
     "gpu-backend/config.ts",
     "gpu-backend/bounded-file.ts",
     "gpu-backend/whole-file.ts",
-    "edge/assign/artifacts.ts",
+    "edge/artifacts/artifacts.ts",
     "gpu-backend/adapters",
     "shared",
   ],

@@ -10,9 +10,9 @@ import { createSigner } from "../../shared/contracts/call-signature.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
-import { addressesIn } from "../backend/addresses.ts";
-import { type AdapterCopy, BackendClient } from "../backend/client.ts";
 import { configured } from "../config.ts";
+import { addressesIn } from "../dispatch/addresses.ts";
+import { type AdapterCopy, BackendClient } from "../dispatch/client.ts";
 import { ensureAlarm } from "../platform/clock.ts";
 
 const schema = `

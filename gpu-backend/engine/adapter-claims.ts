@@ -1,8 +1,8 @@
 /** What sequences hold of adapters: each is pinned in the cache until its sequence ends. */
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
 import { type ServiceError, toServiceError } from "../../shared/errors.ts";
-import type { AcquiredAdapter, AdapterCache } from "../adapters/adapter-cache.ts";
-import { instantId } from "../adapters/instant/source.ts";
+import type { AcquiredAdapter, AdapterCache } from "../adapters/generated/adapter-cache.ts";
+import { instantId } from "../adapters/own/source.ts";
 import type { Sequence } from "./sequence.ts";
 
 /** What one sequence needs, by the adapters' ids. */

@@ -16,7 +16,7 @@ import { requireFile } from "../../shared/artifacts/set-file.ts";
 import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import { requireHyperNetwork } from "../adapters/hyper-network-file.ts";
+import { requireHyperNetwork } from "../adapters/generated/hyper-network-file.ts";
 import { readFileAtMost } from "../bounded-file.ts";
 import { type ModelFolder, readModelFolder } from "../runtime/model-folder.ts";
 

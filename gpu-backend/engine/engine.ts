@@ -8,7 +8,7 @@
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
-import type { AcquiredAdapter, AdapterCache } from "../adapters/adapter-cache.ts";
+import type { AcquiredAdapter, AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import { arenaShapeOf, bytesPerPosition, KvBudget } from "../kv/kv-budget.ts";
 import { free } from "../kv/kv-memory.ts";
 import { KvRows, type LengthClass } from "../kv/kv-rows.ts";

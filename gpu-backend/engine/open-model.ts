@@ -5,7 +5,7 @@
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import { bankOf } from "../adapters/hyper-network.ts";
+import { bankOf } from "../adapters/generated/hyper-network.ts";
 import { selectDevice } from "../runtime/device-probe.ts";
 import { collectGarbage } from "../runtime/garbage.ts";
 import { buildServingGraph } from "../runtime/gpt2-graph.ts";

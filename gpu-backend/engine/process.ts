@@ -6,10 +6,10 @@
  */
 import { setImmediate } from "node:timers/promises";
 import type { ServiceError } from "../../shared/errors.ts";
-import { AdapterCache } from "../adapters/adapter-cache.ts";
-import { generatedAdapters } from "../adapters/generated.ts";
-import { instantId, withInstantAdapters } from "../adapters/instant/source.ts";
-import { InstantFiles } from "../adapters/instant/store.ts";
+import { AdapterCache } from "../adapters/generated/adapter-cache.ts";
+import { generatedAdapters } from "../adapters/generated/generated.ts";
+import { instantId, withInstantAdapters } from "../adapters/own/source.ts";
+import { InstantFiles } from "../adapters/own/store.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
 import { Engine } from "./engine.ts";
 import type { EngineSettings, FromEngine, ToEngine } from "./messages.ts";

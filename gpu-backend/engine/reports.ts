@@ -1,5 +1,5 @@
 /** What the engine reports of its work. */
-import type { AdapterCacheStats } from "../adapters/adapter-cache.ts";
+import type { AdapterCacheStats } from "../adapters/generated/adapter-cache.ts";
 import type { PrefixCacheStats } from "../kv/prefix-cache.ts";
 
 /** One phase that ran. */

@@ -13,7 +13,7 @@ import type {
 import { type Sampling, samplingWith } from "../../shared/contracts/sampling.ts";
 import type { MixtureWeights, PromptEvidence } from "../../shared/math/evidence.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
-import type { AcquiredAdapter } from "../adapters/adapter-cache.ts";
+import type { AcquiredAdapter } from "../adapters/generated/adapter-cache.ts";
 import type { Gpt2Config } from "../runtime/step.ts";
 import type { HiddenTrace } from "./hidden-trace.ts";
 import type { Plannable } from "./plan.ts";

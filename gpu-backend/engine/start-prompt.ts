@@ -10,7 +10,7 @@
 import { createHash } from "node:crypto";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { AdapterSource } from "../adapters/adapter.ts";
-import { AdapterCache } from "../adapters/adapter-cache.ts";
+import { AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import { Engine, type EngineParts } from "./engine.ts";
 
 /** Longer than any vector register and than a chunk, and no multiple of either. */

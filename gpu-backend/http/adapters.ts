@@ -12,7 +12,7 @@ import {
 } from "../../shared/contracts/inference.ts";
 import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
-import type { InstantAdapters } from "../engine/instant/service.ts";
+import type { InstantAdapters } from "../host/own-adapters/service.ts";
 import { readBody } from "./body.ts";
 import type { Log } from "./log.ts";
 

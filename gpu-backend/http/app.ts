@@ -11,10 +11,10 @@ import {
   readNumerics,
 } from "../../shared/contracts/inference.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
-import type { EngineClient } from "../engine/client.ts";
-import type { InstantAdapters } from "../engine/instant/service.ts";
 import { requireNumerics } from "../engine/refusals.ts";
-import type { ServingSets } from "../engine/sets/serving-sets.ts";
+import type { EngineClient } from "../host/client.ts";
+import type { InstantAdapters } from "../host/own-adapters/service.ts";
+import type { ServingSets } from "../host/sets/serving-sets.ts";
 import { addAdapterRoutes, requireAdapters } from "./adapters.ts";
 import { readBody } from "./body.ts";
 import { type CallVerifier, checkSignature, requireSignature, requireSignedBody } from "./call-signatures.ts";

@@ -4,7 +4,7 @@
  */
 import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
-import type { EngineClient } from "../engine/client.ts";
+import type { EngineClient } from "../host/client.ts";
 import { FrameGathering } from "./frame-gathering.ts";
 import { Heartbeat } from "./heartbeat.ts";
 

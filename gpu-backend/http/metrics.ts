@@ -2,10 +2,10 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { type BatchRequest, finishReasonSchema } from "../../shared/contracts/inference.ts";
 import { errorKinds } from "../../shared/errors.ts";
-import type { InstantStore } from "../adapters/instant/store.ts";
-import type { EngineObserver } from "../engine/client.ts";
-import type { MemoryPlan } from "../engine/memory-plan.ts";
+import type { InstantStore } from "../adapters/own/store.ts";
 import type { EngineStats } from "../engine/reports.ts";
+import type { EngineObserver } from "../host/client.ts";
+import type { MemoryPlan } from "../host/memory-plan.ts";
 import { centroidLabel } from "./centroid-label.ts";
 import { addEngineMetrics } from "./engine-metrics.ts";
 

@@ -2,7 +2,7 @@
 import path from "node:path";
 import { type BackendConfig, readConfig } from "../../gpu-backend/config.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
-import { planMemory } from "../../gpu-backend/engine/memory-plan.ts";
+import { planMemory } from "../../gpu-backend/host/memory-plan.ts";
 import { selectDevice } from "../../gpu-backend/runtime/device-probe.ts";
 import { readModelConfig } from "../../gpu-backend/runtime/model-folder.ts";
 import { stateFolder } from "../local-edge.ts";

@@ -6,7 +6,7 @@ import { execFile } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { promisify } from "node:util";
-import { edgeMetricHelp } from "../../edge/observability/edge-metrics.ts";
+import { edgeMetricHelp } from "../../edge/platform/edge-metrics.ts";
 import { environmentSchema } from "../../gpu-backend/config.ts";
 import { createMetrics } from "../../gpu-backend/http/metrics.ts";
 import { flagOf, helpOf } from "../../gpu-backend/settings.ts";

@@ -11,7 +11,7 @@ import { copyFile, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { idleMs } from "../../gpu-backend/engine/instant/fit-client.ts";
+import { idleMs } from "../../gpu-backend/host/own-adapters/fit-client.ts";
 import { baseDimensions, publishBaseArtifacts } from "../../gpu-backend/models/import/base-artifacts.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { type Backend, framesOf, startBackend } from "../support/backend-process.ts";

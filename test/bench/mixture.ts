@@ -3,7 +3,7 @@
  * The weights are pinned (evidence that counts nothing leaves the priors), so that every row has the experts it is said to
  * have. Both kinds run in turn on one engine.
  */
-import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
+import { AdapterCache } from "../../gpu-backend/adapters/generated/adapter-cache.ts";
 import { chunkTokens } from "../../gpu-backend/config.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
 import type { PhaseReport } from "../../gpu-backend/engine/reports.ts";

@@ -2,7 +2,7 @@
  * What the prefix cache saves: the prefill of a prompt whose first tokens another prompt had before, under another
  * centroid, beside the prefill of the same prompt for a tenant that has nothing in the cache.
  */
-import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
+import { AdapterCache } from "../../gpu-backend/adapters/generated/adapter-cache.ts";
 import { chunkTokens } from "../../gpu-backend/config.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";

@@ -1,10 +1,10 @@
 /** What answers hold in memory, what ends them, and who pays for what. */
 import { runInDurableObject } from "cloudflare:test";
 import { describe, expect, test, vi } from "vitest";
-import { loadArtifacts } from "../../edge/assign/artifacts.ts";
-import type { Cell } from "../../edge/cells/cell.ts";
-import { AnswerBodies, type AnswerBody } from "../../edge/completions/answer-body.ts";
-import type { EndReason } from "../../edge/completions/answer-end.ts";
+import { AnswerBodies, type AnswerBody } from "../../edge/answer/answer-body.ts";
+import type { EndReason } from "../../edge/answer/answer-end.ts";
+import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
+import type { Cell } from "../../edge/cell/cell.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";

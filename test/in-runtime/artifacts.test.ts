@@ -1,8 +1,8 @@
 /** Artifacts out of a real R2 bucket inside workerd: what is whole is served, what is harmed in any way is refused. */
 import { env } from "cloudflare:workers";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { ArtifactBucket, cacheUrl } from "../../edge/assign/artifact-bucket.ts";
-import { ArtifactSets, artifactLimits } from "../../edge/assign/artifact-sets.ts";
+import { ArtifactBucket, cacheUrl } from "../../edge/artifacts/artifact-bucket.ts";
+import { ArtifactSets, artifactLimits } from "../../edge/artifacts/artifact-sets.ts";
 import { objectName, pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../shared/sha256.ts";

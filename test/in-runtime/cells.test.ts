@@ -1,10 +1,10 @@
 import { describe, expect, test } from "vitest";
-import { NotTaken } from "../../edge/batching/batch-client.ts";
-import { type CellNamespace, cellsOf, cellUrl } from "../../edge/cells/cell-names.ts";
-import { readRefusal, refusalResponse } from "../../edge/cells/refusal.ts";
-import { createCells } from "../../edge/cells/resumable-answer.ts";
-import { type CellRequest, cellRequestVersion } from "../../edge/completions/cell-request.ts";
-import { SentEvents, type StreamCursor } from "../../edge/completions/sent-events.ts";
+import { SentEvents, type StreamCursor } from "../../edge/answer/sent-events.ts";
+import { type CellNamespace, cellsOf, cellUrl } from "../../edge/cell/cell-names.ts";
+import { type CellRequest, cellRequestVersion } from "../../edge/cell/cell-request.ts";
+import { readRefusal, refusalResponse } from "../../edge/cell/refusal.ts";
+import { createCells } from "../../edge/cell/resumable-answer.ts";
+import { NotTaken } from "../../edge/dispatch/batch-client.ts";
 import { defaultRegion, regions } from "../../edge/platform/region.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { backendAnswers, eventsOf, localCell, messageToCell, saying, testApp, useNetwork } from "./harness.ts";

@@ -1,5 +1,5 @@
 import { describe, expect, test, vi } from "vitest";
-import { loadArtifacts } from "../../edge/assign/artifacts.ts";
+import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { ChatChunk, ChatResponse } from "../../shared/contracts/responses.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";

@@ -2,7 +2,7 @@
 import { env } from "cloudflare:workers";
 import { describe, expect, test, vi } from "vitest";
 import { z } from "zod";
-import { readJson } from "../../edge/middleware/body.ts";
+import { readJson } from "../../edge/api/body.ts";
 import { BodyReads } from "../../edge/tenants/body-reads.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { createRecords } from "../../edge/tenants/records.ts";

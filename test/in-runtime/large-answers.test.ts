@@ -1,7 +1,7 @@
 /** Answers of the Worker itself that are too large for one write: what they hold, what ends them, and when they count no more. */
 import { describe, expect, test, vi } from "vitest";
-import { AnswerBodies } from "../../edge/completions/answer-body.ts";
-import type { Dependencies } from "../../edge/dependencies.ts";
+import { AnswerBodies } from "../../edge/answer/answer-body.ts";
+import type { Dependencies } from "../../edge/api/dependencies.ts";
 import type { UsageRow } from "../../edge/tenants/ledger-store.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { errorOf, testApp, useNetwork } from "./harness.ts";

@@ -2,7 +2,7 @@
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { expect, test, vi } from "vitest";
-import type { Cell } from "../../edge/cells/cell.ts";
+import type { Cell } from "../../edge/cell/cell.ts";
 import type { Region } from "../../edge/platform/region.ts";
 import type { Consumption, ReportUse } from "../../edge/tenants/consumption.ts";
 import { leaseOf } from "../../edge/tenants/lease.ts";

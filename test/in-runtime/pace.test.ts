@@ -1,8 +1,8 @@
 import { HttpResponse, http } from "msw";
 import { expect, test } from "vitest";
-import type { Dependencies } from "../../edge/dependencies.ts";
-import { paced } from "../../edge/middleware/paced.ts";
-import { EdgeMetrics } from "../../edge/observability/edge-metrics.ts";
+import type { Dependencies } from "../../edge/api/dependencies.ts";
+import { paced } from "../../edge/api/paced.ts";
+import { EdgeMetrics } from "../../edge/platform/edge-metrics.ts";
 import { paceLimits } from "../../edge/tenants/pace.ts";
 import { plans } from "../../shared/contracts/tenants.ts";
 import { ServiceError } from "../../shared/errors.ts";

@@ -1,7 +1,7 @@
 import { exports } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { describe, expect, test, vi } from "vitest";
-import { loadArtifacts } from "../../edge/assign/artifacts.ts";
+import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import { scopeOf } from "../../edge/tenants/keys.ts";
 import { operations } from "../../infra/openapi/operations.ts";
 import type { Readiness } from "../../shared/contracts/inference.ts";

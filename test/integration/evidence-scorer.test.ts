@@ -1,9 +1,9 @@
 /** EngineScorer on the embedded model: methods that must agree do. */
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { EngineScorer } from "../../gpu-backend/training/figures/engine-scorer.ts";
-import { staticHeadPlan } from "../../gpu-backend/training/figures/serving.ts";
-import { scoredTokens } from "../../gpu-backend/training/figures/texts.ts";
+import { EngineScorer } from "../../gpu-backend/research/evaluation/engine-scorer.ts";
+import { staticHeadPlan } from "../../gpu-backend/research/evaluation/serving.ts";
+import { scoredTokens } from "../../gpu-backend/research/evaluation/texts.ts";
 import { defaultCalibration } from "../../shared/math/evidence.ts";
 
 const model = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));

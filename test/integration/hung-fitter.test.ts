@@ -1,6 +1,6 @@
 /** A process in place of the fitter's that hangs, dies or is idle: whoever waits for it hears of it in bounded time. */
 import { describe, expect, onTestFinished, test, vi } from "vitest";
-import { FitClient, idleMs } from "../../gpu-backend/engine/instant/fit-client.ts";
+import { FitClient, idleMs } from "../../gpu-backend/host/own-adapters/fit-client.ts";
 
 const script = new URL("../support/scripted-fitter.ts", import.meta.url);
 const request = { centroid: new Float32Array(1), examples: [] };

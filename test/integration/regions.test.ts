@@ -1,7 +1,7 @@
 /** The edge with regions around it, in a bare workerd: which calls a first token waits for, and where they go. */
 import path from "node:path";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
-import { roundTripMs } from "../../edge/backend/router.ts";
+import { roundTripMs } from "../../edge/dispatch/router.ts";
 import { type Region, regions } from "../../edge/platform/region.ts";
 import { key, type RegionalEdge, startRegionalEdge } from "../bench/edge/regions/regional-edge.ts";
 import { beforeFirstToken, type Event, firstToken, regionHeader, wake } from "../bench/edge/regions/world.ts";

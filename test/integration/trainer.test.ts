@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/hyper-network.ts";
+import { gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { LossMeter } from "../../gpu-backend/training/bank/loss.ts";
 import { bankShape, parameterTensors } from "../../gpu-backend/training/bank/parameters.ts";
 import { Trainer } from "../../gpu-backend/training/bank/trainer.ts";

@@ -3,7 +3,7 @@ import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { centroidHash } from "../../gpu-backend/adapters/generated.ts";
+import { centroidHash } from "../../gpu-backend/adapters/generated/generated.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
 import { type TrainOptions, train } from "../../gpu-backend/training/train.ts";
 import { edgeTableFile, hyperNetworkFile, type Manifest, parseManifest } from "../../shared/artifacts/manifest.ts";

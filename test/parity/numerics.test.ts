@@ -1,8 +1,8 @@
 /** The numerics fingerprint of the embedded model: what changes bits changes it, and nothing else does. */
 import { fileURLToPath } from "node:url";
 import { beforeAll, expect, test } from "vitest";
-import { generatedAdapters } from "../../gpu-backend/adapters/generated.ts";
-import { bankOf } from "../../gpu-backend/adapters/hyper-network.ts";
+import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
+import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { answerStartPrompt } from "../../gpu-backend/engine/start-prompt.ts";
 import { type WeightFormat, weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
-import { bankOf, gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/hyper-network.ts";
+import { bankOf, gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { openSession, tensor } from "../../gpu-backend/runtime/session.ts";

@@ -1,9 +1,9 @@
 /** Run with few file descriptors: takes all of them, then asks for processes, and prints how each request ended. */
 import { openSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { FitClient } from "../../gpu-backend/engine/instant/fit-client.ts";
 import type { EngineSettings } from "../../gpu-backend/engine/messages.ts";
-import { EngineSupervisor } from "../../gpu-backend/engine/supervisor.ts";
+import { FitClient } from "../../gpu-backend/host/own-adapters/fit-client.ts";
+import { EngineSupervisor } from "../../gpu-backend/host/supervisor.ts";
 
 const [folder] = process.argv.slice(2);
 const script = path.join(folder, "engine.mjs");

@@ -1,6 +1,6 @@
 /** The metrics of backend and edge, and the names of those that a PromQL expression uses. */
 import { onTestFinished, vi } from "vitest";
-import { EdgeMetrics } from "../../edge/observability/edge-metrics.ts";
+import { EdgeMetrics } from "../../edge/platform/edge-metrics.ts";
 import { createMetrics } from "../../gpu-backend/http/metrics.ts";
 import { noEngine } from "./metrics-view.ts";
 

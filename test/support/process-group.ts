@@ -6,7 +6,7 @@ import { once } from "node:events";
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { serve } from "@hono/node-server";
-import type { FrameSink } from "../../gpu-backend/engine/client.ts";
+import type { FrameSink } from "../../gpu-backend/host/client.ts";
 import { type AppParts, createApp } from "../../gpu-backend/http/app.ts";
 import { CallVerifier } from "../../gpu-backend/http/call-signatures.ts";
 import { createMetrics } from "../../gpu-backend/http/metrics.ts";

@@ -3,13 +3,13 @@
  * when the test says so. A sequence's tokens depend on its seed and their position alone, as in the engine.
  */
 
-import type { Backend } from "../../edge/backend/backend-group.ts";
-import { CallFailure, type FailureKind } from "../../edge/backend/call-failure.ts";
-import type { BackendCalls, BatchCall, OpenBatch } from "../../edge/backend/client.ts";
-import type { Router } from "../../edge/backend/router.ts";
-import { createRouting, type Routing } from "../../edge/backend/routing.ts";
-import { BatchClient, type BatchClientParts } from "../../edge/batching/batch-client.ts";
-import { queueLimits } from "../../edge/batching/call-queue.ts";
+import type { Backend } from "../../edge/dispatch/backend-group.ts";
+import { BatchClient, type BatchClientParts } from "../../edge/dispatch/batch-client.ts";
+import { CallFailure, type FailureKind } from "../../edge/dispatch/call-failure.ts";
+import { queueLimits } from "../../edge/dispatch/call-queue.ts";
+import type { BackendCalls, BatchCall, OpenBatch } from "../../edge/dispatch/client.ts";
+import type { Router } from "../../edge/dispatch/router.ts";
+import { createRouting, type Routing } from "../../edge/dispatch/routing.ts";
 import type { Region } from "../../edge/platform/region.ts";
 import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
 import {

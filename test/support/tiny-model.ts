@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { centroidHash } from "../../gpu-backend/adapters/generated.ts";
+import { centroidHash } from "../../gpu-backend/adapters/generated/generated.ts";
 import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
 import {
   edgeTableFile,

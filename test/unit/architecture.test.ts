@@ -22,17 +22,17 @@ const broken: [string, string, string, string][] = [
   ["a re-export counts", "shared/a.ts", `export { b } from "../edge/b.ts"; let c;`, "shared may not import edge/b.ts"],
   [
     "edge importing the backend",
-    "edge/cells/a.ts",
+    "edge/cell/a.ts",
     `import "../../gpu-backend/kv/b.ts";`,
-    "edge/cells may not import gpu-",
+    "edge/cell may not import gpu-",
   ],
-  ["edge using Node", "edge/cells/a.ts", `import "node:fs";`, "edge/cells may not use node:fs"],
-  ["a layer of the edge above", "edge/backend/a.ts", `import type { B } from "../batching/b.ts";`, "may not import"],
+  ["edge using Node", "edge/cell/a.ts", `import "node:fs";`, "edge/cell may not use node:fs"],
+  ["a layer of the edge above", "edge/dispatch/a.ts", `import type { B } from "../batching/b.ts";`, "may not import"],
   ["tenants importing answers", "edge/tenants/a.ts", `import "../completions/b.ts";`, "edge/tenants may not import"],
-  ["cells importing routes", "edge/cells/a.ts", `import "../routes/b.ts";`, "edge/cells may not import edge/routes"],
-  ["middleware importing the app", "edge/middleware/a.ts", `import "../app.ts";`, "may not import edge/app.ts"],
+  ["cells importing routes", "edge/cell/a.ts", `import "../routes/b.ts";`, "edge/cell may not import edge/api"],
+  ["middleware importing the app", "edge/api/a.ts", `import "../app.ts";`, "may not import edge/app.ts"],
   ["the client knowing the Worker", "edge/client/a.ts", `import "../routes/b.ts";`, "edge/client may not import"],
-  ["Hono below the routes", "edge/completions/a.ts", `import { Hono } from "hono";`, "may not use hono"],
+  ["Hono below the routes", "edge/answer/a.ts", `import { Hono } from "hono";`, "may not use hono"],
   ["a file of no layer", "edge/a.ts", `import "../shared/b.ts";`, "outside the folders"],
   ["the backend importing edge", "gpu-backend/kv/a.ts", `import "../../edge/b.ts";`, "may not import edge/b.ts"],
   ["engine importing http", "gpu-backend/engine/a.ts", `import "../http/b.ts";`, "gpu-backend/engine may not import"],
@@ -50,15 +50,15 @@ const broken: [string, string, string, string][] = [
   ["a product file importing a test", "edge/app.ts", `import "../test/b.ts";`, "edge/app.ts may not import test/b.ts"],
   ["a file of no folder", "gpu-backend/extra/a.ts", `import "node:fs";`, "outside the folders"],
   ["the environment", "gpu-backend/http/a.ts", "export const port = process.env.PORT;", "only config.ts does"],
-  ["the environment, quoted", "edge/cells/a.ts", `export const port = process["env"];`, "only config.ts does"],
-  ["a clock", "edge/cells/a.ts", "export const now = () => Date.now();", "make it a parameter"],
+  ["the environment, quoted", "edge/cell/a.ts", `export const port = process["env"];`, "only config.ts does"],
+  ["a clock", "edge/cell/a.ts", "export const now = () => Date.now();", "make it a parameter"],
   ["a clock by its class", "gpu-backend/kv/a.ts", "export const now = new Date();", "make it a parameter"],
   ["chance", "shared/a.ts", "export const draw = () => Math.random();", "make it a parameter"],
-  ["a long file", "edge/cells/a.ts", "let a;\n".repeat(401), "402 lines"],
+  ["a long file", "edge/cell/a.ts", "let a;\n".repeat(401), "402 lines"],
   ["a vague name", "edge/utils.ts", "let a;", "a name that says what is inside"],
   ["a vague folder", "edge/helpers/a.ts", "let a;", "a name that says what is inside"],
-  ["a barrel", "edge/cells/a.ts", `export * from "./b.ts";`, "only re-exports"],
-  ["a cycle of one", "edge/cells/a.ts", `import "./a.ts";`, "import cycle: edge/cells/a.ts → edge/cells/a.ts"],
+  ["a barrel", "edge/cell/a.ts", `export * from "./b.ts";`, "only re-exports"],
+  ["a cycle of one", "edge/cell/a.ts", `import "./a.ts";`, "import cycle: edge/cell/a.ts → edge/cell/a.ts"],
 ];
 test.each(broken)("refuses %s", (_, file, source, violation) => {
   expect(findViolations(new Map([[file, source]]))).toEqual([expect.stringContaining(violation)]);
@@ -74,13 +74,13 @@ test("the edge's layers import only those before them, so its folders form no cy
 
 test("names a cycle of three once", () => {
   const sources = new Map([
-    ["edge/cells/a.ts", `import "./b.ts";`],
-    ["edge/cells/b.ts", `import type { C } from "./c.ts";`],
-    ["edge/cells/c.ts", `import "./a.ts"; import "../../shared/d.ts";`],
+    ["edge/cell/a.ts", `import "./b.ts";`],
+    ["edge/cell/b.ts", `import type { C } from "./c.ts";`],
+    ["edge/cell/c.ts", `import "./a.ts"; import "../../shared/d.ts";`],
     ["shared/d.ts", "export const d = 1;"],
   ]);
   expect(findViolations(sources)).toEqual([
-    "import cycle: edge/cells/a.ts → edge/cells/b.ts → edge/cells/c.ts → edge/cells/a.ts",
+    "import cycle: edge/cell/a.ts → edge/cell/b.ts → edge/cell/c.ts → edge/cell/a.ts",
   ]);
 });
 

@@ -1,5 +1,5 @@
 /** Gain of an adapter on held-out text, and the choice of its scale, from losses of windows. Pure. */
-import type { Gain } from "../../adapters/instant/held-out-gain.ts";
+import type { Gain } from "../../adapters/own/held-out-gain.ts";
 import type { Random } from "../random.ts";
 
 /** Summed losses of a window, in nats, under the base and under the adapter. */

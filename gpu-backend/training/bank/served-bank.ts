@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { edgeTableFile, hyperNetworkFile, isAutoOff, type Manifest } from "../../../shared/artifacts/manifest.ts";
 import { readTensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import { type EdgeTable, readEdgeTable } from "../../../shared/math/assignment.ts";
-import { gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
+import { gatesOf, readHyperNetwork } from "../../adapters/generated/hyper-network.ts";
 import type { Adapters } from "./measure.ts";
 import { type BankShape, bankShape } from "./parameters.ts";
 

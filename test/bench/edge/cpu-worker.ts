@@ -2,9 +2,9 @@
  * Runs inside workerd: does the edge's own work on a request's texts, over and over. The runtime's clock stands still
  * while it computes, so whoever asks holds the watch.
  */
-import { type Artifacts, loadArtifacts } from "../../../edge/assign/artifacts.ts";
-import { assign } from "../../../edge/assign/assign.ts";
-import { encodePrompts } from "../../../edge/assign/encode.ts";
+import { type Artifacts, loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
+import { assign } from "../../../edge/plan/assign.ts";
+import { encodePrompts } from "../../../edge/plan/encode.ts";
 import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { loadOnce } from "../../support/load-once.ts";
 

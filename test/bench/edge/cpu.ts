@@ -5,7 +5,7 @@
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
+import { loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
 import { CallVerifier } from "../../../gpu-backend/http/call-signatures.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { edgeTableFile, type Manifest, parseManifest, tokenizerFile } from "../../../shared/artifacts/manifest.ts";

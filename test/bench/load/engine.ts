@@ -5,7 +5,7 @@
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import type { Adapter, AdapterSource } from "../../../gpu-backend/adapters/adapter.ts";
-import { gatesOf, type HyperNetwork } from "../../../gpu-backend/adapters/hyper-network.ts";
+import { gatesOf, type HyperNetwork } from "../../../gpu-backend/adapters/generated/hyper-network.ts";
 import type { WeightFormat } from "../../../gpu-backend/runtime/gpt2-graph.ts";
 import type { StepRunner } from "../../../gpu-backend/runtime/step.ts";
 import type { Frame } from "../../../shared/contracts/inference.ts";
@@ -53,7 +53,7 @@ export async function openLoadEngine({ folder, oneClass, shape, format, threads 
   const { createStepRunner }: typeof import("../../../gpu-backend/runtime/onnx-runner.ts") =
     await from("runtime/onnx-runner.ts");
   const { Engine }: typeof import("../../../gpu-backend/engine/engine.ts") = await from("engine/engine.ts");
-  const { AdapterCache }: typeof import("../../../gpu-backend/adapters/adapter-cache.ts") =
+  const { AdapterCache }: typeof import("../../../gpu-backend/adapters/generated/adapter-cache.ts") =
     await from("adapters/adapter-cache.ts");
   const settings: { chunkTokens: number; tenantSlowdown?: number } = await from("config.ts");
   const config = loadShapes[shape];

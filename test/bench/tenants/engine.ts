@@ -5,7 +5,7 @@
 import { tmpdir } from "node:os";
 import { chunkTokens, readConfig } from "../../../gpu-backend/config.ts";
 import { artifactsOf } from "../../../gpu-backend/engine/artifacts.ts";
-import { EngineClient } from "../../../gpu-backend/engine/client.ts";
+import { EngineClient } from "../../../gpu-backend/host/client.ts";
 import type { Frame } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/engine-harness.ts";
 import { seededRandom } from "../../support/steps.ts";

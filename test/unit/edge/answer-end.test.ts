@@ -6,7 +6,7 @@ import {
   type EndReason,
   endReasons,
   nextState,
-} from "../../../edge/completions/answer-end.ts";
+} from "../../../edge/answer/answer-end.ts";
 
 const ended = (reason: EndReason): AnswerState => ({ phase: "ended", reason });
 const closing = (reason: EndReason): AnswerState => ({ phase: "closing", reason });

@@ -1,9 +1,9 @@
 /** Which set an isolate serves, over a source in memory: when it looks, what it takes up, and what it refuses. */
 import { beforeEach, expect, test } from "vitest";
-import type { ArtifactSource } from "../../../edge/assign/artifact-bucket.ts";
-import { ArtifactSets, artifactLimits } from "../../../edge/assign/artifact-sets.ts";
-import type { Artifacts } from "../../../edge/assign/artifacts.ts";
-import type { Holding } from "../../../edge/backend/routing.ts";
+import type { ArtifactSource } from "../../../edge/artifacts/artifact-bucket.ts";
+import { ArtifactSets, artifactLimits } from "../../../edge/artifacts/artifact-sets.ts";
+import type { Artifacts } from "../../../edge/artifacts/artifacts.ts";
+import type { Holding } from "../../../edge/dispatch/routing.ts";
 import { type Pointer, switchedTo } from "../../../shared/artifacts/bucket.ts";
 
 const hashOf = (digit: string) => digit.repeat(64);

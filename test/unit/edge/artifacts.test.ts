@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
+import { loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
 import { edgeModel, edgeModelFiles } from "../../support/edge-model.ts";
 
 type Files = Awaited<ReturnType<typeof edgeModelFiles>>;

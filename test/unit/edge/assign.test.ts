@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
-import type { Artifacts } from "../../../edge/assign/artifacts.ts";
-import { assign } from "../../../edge/assign/assign.ts";
+import type { Artifacts } from "../../../edge/artifacts/artifacts.ts";
+import { assign } from "../../../edge/plan/assign.ts";
 
 const gain = (nats: number) => ({ nats, ci95: [nats - 0.01, nats + 0.01] as [number, number], tokens: 1000 });
 

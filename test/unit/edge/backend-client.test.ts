@@ -1,6 +1,6 @@
 /** The HTTP client of one address, over answers that each test gives: which process is called, and how often. */
 import { expect, test } from "vitest";
-import { BackendClient, type BatchCall } from "../../../edge/backend/client.ts";
+import { BackendClient, type BatchCall } from "../../../edge/dispatch/client.ts";
 import { loadHeader } from "../../../shared/contracts/backend-load.ts";
 import type { BatchRequest } from "../../../shared/contracts/inference.ts";
 import { nameHeader } from "../../../shared/contracts/process-name.ts";

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { holdingOf, readinessOf } from "../../../edge/backend/routing.ts";
+import { holdingOf, readinessOf } from "../../../edge/dispatch/routing.ts";
 import type { Region } from "../../../edge/platform/region.ts";
 import { type BatchRequest, type Frame, isLast } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";

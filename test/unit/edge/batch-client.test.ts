@@ -1,6 +1,6 @@
 /** Which sequences share a call, what each request receives of it, and what a call costs the others. */
 import { describe, expect, test } from "vitest";
-import { routingLimits } from "../../../edge/backend/routing-limits.ts";
+import { routingLimits } from "../../../edge/dispatch/routing-limits.ts";
 import type { BatchRequest, Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
 import {

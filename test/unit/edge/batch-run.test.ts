@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { FailureKind } from "../../../edge/backend/call-failure.ts";
-import { Budget } from "../../../edge/backend/extra-calls.ts";
-import { maxLosses, roundPausesMs, routingLimits } from "../../../edge/backend/routing-limits.ts";
+import type { FailureKind } from "../../../edge/dispatch/call-failure.ts";
+import { Budget } from "../../../edge/dispatch/extra-calls.ts";
+import { maxLosses, roundPausesMs, routingLimits } from "../../../edge/dispatch/routing-limits.ts";
 import { errorFrame, type Frame, type SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError } from "../../../shared/errors.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { CallQueue, type QueuedCall, type QueueEntry } from "../../../edge/batching/call-queue.ts";
+import { CallQueue, type QueuedCall, type QueueEntry } from "../../../edge/dispatch/call-queue.ts";
 
 const limits = { connections: 3, connectionsPerBackend: 3, callsPerGroup: 1, entries: 40, entriesPerCall: 4 };
 

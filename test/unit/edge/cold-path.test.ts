@@ -1,9 +1,9 @@
 /** How many sequential reads a request on a cold isolate waits for, and what an isolate reads for a thousand requests. */
 import { expect, test } from "vitest";
-import { ArtifactBucket, type Bucket, cacheUrl, type ObjectCache } from "../../../edge/assign/artifact-bucket.ts";
-import { ArtifactSets } from "../../../edge/assign/artifact-sets.ts";
-import { PlannedSets } from "../../../edge/assign/deployed.ts";
-import { createWaker } from "../../../edge/cells/cell-waker.ts";
+import { ArtifactBucket, type Bucket, cacheUrl, type ObjectCache } from "../../../edge/artifacts/artifact-bucket.ts";
+import { ArtifactSets } from "../../../edge/artifacts/artifact-sets.ts";
+import { PlannedSets } from "../../../edge/artifacts/deployed.ts";
+import { createWaker } from "../../../edge/cell/cell-waker.ts";
 import { createKeyStore } from "../../../edge/tenants/keys.ts";
 import { createRecords } from "../../../edge/tenants/records.ts";
 import { metadataOf, objectName, pointerName, switchedTo } from "../../../shared/artifacts/bucket.ts";

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
-import { ArtifactBucket, type Bucket } from "../../../edge/assign/artifact-bucket.ts";
-import { heldSet } from "../../../edge/assign/artifacts.ts";
-import { deployedSet, PlannedSets, publishedSets } from "../../../edge/assign/deployed.ts";
+import { ArtifactBucket, type Bucket } from "../../../edge/artifacts/artifact-bucket.ts";
+import { heldSet } from "../../../edge/artifacts/artifacts.ts";
+import { deployedSet, PlannedSets, publishedSets } from "../../../edge/artifacts/deployed.ts";
 import { objectName } from "../../../shared/artifacts/bucket.ts";
 import { sha256Hex } from "../../../shared/sha256.ts";
 import { edgeModelFiles } from "../../support/edge-model.ts";

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { RepeatedTimeout } from "../../../edge/backend/frames.ts";
+import { RepeatedTimeout } from "../../../edge/dispatch/frames.ts";
 
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());

@@ -6,7 +6,7 @@ import {
   evidenceCount,
   type Listed,
   listedMixture,
-} from "../../../edge/assign/mixture.ts";
+} from "../../../edge/plan/mixture.ts";
 import { mixtureSchema } from "../../../shared/contracts/inference.ts";
 import { defaultCalibration, priorsOf, ruleFor } from "../../../shared/math/evidence.ts";
 

@@ -1,6 +1,6 @@
 /** A sequence that has tokens goes on only where the same bits are computed: two backends whose fingerprints differ, or not. */
 import { describe, expect, test } from "vitest";
-import { roundPausesMs } from "../../../edge/backend/routing-limits.ts";
+import { roundPausesMs } from "../../../edge/dispatch/routing-limits.ts";
 import type { SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import {

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { PendingSequence } from "../../../edge/backend/pending-sequence.ts";
+import { PendingSequence } from "../../../edge/dispatch/pending-sequence.ts";
 import type { Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
 

@@ -1,9 +1,9 @@
 /** The edge's routing against several processes behind one address, over HTTP, signed. */
 import { afterEach, describe, expect, test } from "vitest";
-import { BackendClient } from "../../../edge/backend/client.ts";
-import { createRouting } from "../../../edge/backend/routing.ts";
-import { BatchClient } from "../../../edge/batching/batch-client.ts";
-import { queueLimits } from "../../../edge/batching/call-queue.ts";
+import { BatchClient } from "../../../edge/dispatch/batch-client.ts";
+import { queueLimits } from "../../../edge/dispatch/call-queue.ts";
+import { BackendClient } from "../../../edge/dispatch/client.ts";
+import { createRouting } from "../../../edge/dispatch/routing.ts";
 import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { type BatchRequest, type Frame, isLast } from "../../../shared/contracts/inference.ts";
 import { type Balancing, balancings } from "../../support/balancer.ts";

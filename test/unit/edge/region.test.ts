@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { roundTripMs } from "../../../edge/backend/router.ts";
+import { roundTripMs } from "../../../edge/dispatch/router.ts";
 import { type ObjectNamespace, objectNamed } from "../../../edge/platform/objects.ts";
 import { defaultRegion, regionOf, regions, regionsOf, regionWithin } from "../../../edge/platform/region.ts";
 import { jurisdictionOf, tenantSchema } from "../../../shared/contracts/tenant-name.ts";

@@ -1,10 +1,10 @@
 /** The router over addresses that lead to several processes, and over backends of several regions. */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { type BackendAddress, parseAddresses, urlOf } from "../../../edge/backend/addresses.ts";
-import type { Backend } from "../../../edge/backend/backend-group.ts";
-import { type Route, Router, roundTripMs } from "../../../edge/backend/router.ts";
-import { routingLimits, waitMs } from "../../../edge/backend/routing-limits.ts";
+import { type BackendAddress, parseAddresses, urlOf } from "../../../edge/dispatch/addresses.ts";
+import type { Backend } from "../../../edge/dispatch/backend-group.ts";
+import { type Route, Router, roundTripMs } from "../../../edge/dispatch/router.ts";
+import { routingLimits, waitMs } from "../../../edge/dispatch/routing-limits.ts";
 import { type Region, regions } from "../../../edge/platform/region.ts";
 
 const hash = "a".repeat(64);

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { EventSplitter, RepeatedEvents, SentEvents, type StreamCursor } from "../../../edge/completions/sent-events.ts";
+import { EventSplitter, RepeatedEvents, SentEvents, type StreamCursor } from "../../../edge/answer/sent-events.ts";
 import { sseComment, sseDone, sseEvent } from "../../../shared/contracts/sse.ts";
 import { seededRandom } from "../../support/steps.ts";
 

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
-import type { Plan } from "../../../edge/completions/plan.ts";
-import { mostStreamBytes, refuseManyLogprobs } from "../../../edge/completions/token-count.ts";
+import { mostStreamBytes, refuseManyLogprobs } from "../../../edge/answer/token-count.ts";
+import type { Plan } from "../../../edge/plan/plan.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 

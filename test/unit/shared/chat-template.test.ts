@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
+import { loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
 import type { ChatMessage } from "../../../shared/contracts/chat.ts";
 import { ChatTemplate } from "../../../shared/tokenizer/chat-template.ts";
 import { edgeModelFiles } from "../../support/edge-model.ts";

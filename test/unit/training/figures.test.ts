@@ -1,17 +1,17 @@
 /** Evaluation: bootstrap over domains and documents, texts with questions, tables and the page. */
 import { readFile } from "node:fs/promises";
 import { expect, test } from "vitest";
-import { type Evaluation, evaluationSchema, rounded } from "../../../gpu-backend/training/figures/data.ts";
-import { gainTable, methodTable, questionTable, withFigures } from "../../../gpu-backend/training/figures/render.ts";
-import { reportPage } from "../../../gpu-backend/training/figures/report.ts";
-import { byDocument, overDomains } from "../../../gpu-backend/training/figures/statistics.ts";
+import { type Evaluation, evaluationSchema, rounded } from "../../../gpu-backend/research/evaluation/data.ts";
+import { gainTable, methodTable, questionTable, withFigures } from "../../../gpu-backend/research/evaluation/render.ts";
+import { reportPage } from "../../../gpu-backend/research/evaluation/report.ts";
+import { byDocument, overDomains } from "../../../gpu-backend/research/evaluation/statistics.ts";
 import {
   answerTexts,
   cutTexts,
   hasPrompt,
   scoredTokens,
   withPrompt,
-} from "../../../gpu-backend/training/figures/texts.ts";
+} from "../../../gpu-backend/research/evaluation/texts.ts";
 
 const letters = {
   encode: (written: string) => [...written].map((letter) => letter.charCodeAt(0)),

@@ -1,13 +1,13 @@
 /** The plans of evaluated methods: the mixture is the one that the edge asks for. */
 import { expect, test } from "vitest";
-import { automaticMixture } from "../../../edge/assign/mixture.ts";
+import { automaticMixture } from "../../../edge/plan/mixture.ts";
 import {
   controls,
   mainMethods,
   type Placement,
   Prompt,
   staticHeadPlan,
-} from "../../../gpu-backend/training/figures/serving.ts";
+} from "../../../gpu-backend/research/evaluation/serving.ts";
 import { promptEmbedding, rankCentroids } from "../../../shared/math/assignment.ts";
 import { defaultCalibration } from "../../../shared/math/evidence.ts";
 

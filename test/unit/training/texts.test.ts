@@ -1,7 +1,7 @@
 /** How evaluation cuts texts, and its statistics on cases with a known answer. */
 import { expect, test } from "vitest";
-import { difference, worstOf } from "../../../gpu-backend/training/figures/statistics.ts";
-import { cutTexts, leastPrompt, scoredTokens, withPrompt } from "../../../gpu-backend/training/figures/texts.ts";
+import { difference, worstOf } from "../../../gpu-backend/research/evaluation/statistics.ts";
+import { cutTexts, leastPrompt, scoredTokens, withPrompt } from "../../../gpu-backend/research/evaluation/texts.ts";
 
 const text = (document: string) => ({ document, scored: scoredTokens });
 /** A token a letter; "m" takes two bytes. */

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { Adapter, AdapterSource } from "../../../../gpu-backend/adapters/adapter.ts";
-import { AdapterCache } from "../../../../gpu-backend/adapters/adapter-cache.ts";
+import { AdapterCache } from "../../../../gpu-backend/adapters/generated/adapter-cache.ts";
 
 /** Goes on by 5 ms whenever it is read. */
 let clockMs = 0;

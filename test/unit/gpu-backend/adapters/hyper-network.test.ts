@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { bankOf, gatesOf, readHyperNetwork } from "../../../../gpu-backend/adapters/hyper-network.ts";
+import { bankOf, gatesOf, readHyperNetwork } from "../../../../gpu-backend/adapters/generated/hyper-network.ts";
 import { type TensorFile, tensorFrom } from "../../../../shared/artifacts/tensor-file.ts";
 
 /** P = 4, H = 2, Q = 2, D = 3, V = 5, by hand. */

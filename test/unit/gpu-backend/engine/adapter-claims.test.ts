@@ -1,7 +1,7 @@
 import { setImmediate } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import type { AdapterSource } from "../../../../gpu-backend/adapters/adapter.ts";
-import { AdapterCache } from "../../../../gpu-backend/adapters/adapter-cache.ts";
+import { AdapterCache } from "../../../../gpu-backend/adapters/generated/adapter-cache.ts";
 import { AdapterClaims } from "../../../../gpu-backend/engine/adapter-claims.ts";
 import { Sequence, vocabularyOf } from "../../../../gpu-backend/engine/sequence.ts";
 import { fakeAdapters, sequenceRequest } from "../../../support/engine-harness.ts";

@@ -1,6 +1,6 @@
 /** A fault of one sequence ends that sequence in one explicit error; the others go on as if it had never been there. */
 import { describe, expect, test } from "vitest";
-import { failureOf } from "../../../../edge/backend/call-failure.ts";
+import { failureOf } from "../../../../edge/dispatch/call-failure.ts";
 import type { StepInput, StepOutput, StepRunner } from "../../../../gpu-backend/runtime/step.ts";
 import { errorFrame, type Frame } from "../../../../shared/contracts/inference.ts";
 import { ServiceError } from "../../../../shared/errors.ts";

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { memoryLimit, memorySentence, planMemory } from "../../../../gpu-backend/engine/memory-plan.ts";
+import { memoryLimit, memorySentence, planMemory } from "../../../../gpu-backend/host/memory-plan.ts";
 import { gpt2Config } from "../../../bench/model.ts";
 
 const GB = 1e9;

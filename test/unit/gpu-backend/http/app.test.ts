@@ -1,7 +1,7 @@
 import { tmpdir } from "node:os";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
-import { InstantStore } from "../../../../gpu-backend/adapters/instant/store.ts";
-import type { EngineClient, FrameSink } from "../../../../gpu-backend/engine/client.ts";
+import { InstantStore } from "../../../../gpu-backend/adapters/own/store.ts";
+import type { EngineClient, FrameSink } from "../../../../gpu-backend/host/client.ts";
 import { createApp } from "../../../../gpu-backend/http/app.ts";
 import { CallVerifier } from "../../../../gpu-backend/http/call-signatures.ts";
 import { jsonLog } from "../../../../gpu-backend/http/log.ts";

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import type { EngineClient } from "../../../../gpu-backend/engine/client.ts";
+import type { EngineClient } from "../../../../gpu-backend/host/client.ts";
 import { type BatchOutcome, frameStream, unreadFrameBytes } from "../../../../gpu-backend/http/frame-stream.ts";
 import type { BatchRequest, Frame } from "../../../../shared/contracts/inference.ts";
 import { frameLine } from "../../../../shared/contracts/ndjson.ts";

@@ -1,7 +1,7 @@
 /** Turns and places of requests for own adapters, and the steps of fits that run at once. */
 import { expect, test } from "vitest";
-import { FitTurns } from "../../../../../gpu-backend/engine/instant/fit-turns.ts";
-import { MakingQueue, maxWaiting } from "../../../../../gpu-backend/engine/instant/making-queue.ts";
+import { FitTurns } from "../../../../../gpu-backend/host/own-adapters/fit-turns.ts";
+import { MakingQueue, maxWaiting } from "../../../../../gpu-backend/host/own-adapters/making-queue.ts";
 
 const never = new AbortController().signal;
 

@@ -1,0 +1,206 @@
+/**
+ * Turns the frames of one sequence into the choice a client sees, part by part. A stream sends the parts as they come,
+ * an unstreamed response joins them, so both have the same text.
+ */
+import type { DoneFrame, Frame, PromptFrame, TokenFrame } from "../../shared/contracts/inference.ts";
+import type { ComparedToken } from "../../shared/contracts/responses.ts";
+import { samplingWith } from "../../shared/contracts/sampling.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { TextStream } from "../../shared/tokenizer/text-stream.ts";
+import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import type { PlannedChoice } from "../plan/plan.ts";
+
+export interface ChoiceOptions {
+  echo: boolean;
+  /** Alternatives per token; null for no logprobs at all. */
+  logprobs: number | null;
+  compare: boolean;
+  /** Tell what answered (the block `chameleon`). */
+  withBlock: boolean;
+}
+
+/** What one frame added to a choice. */
+export interface ChoicePart {
+  planned: PlannedChoice;
+  text: string;
+  /** Where logprobs were asked for. */
+  logprobs: ReportedToken[] | null;
+  compared: ComparedToken[];
+  /** The sequence's end, in its last part only. */
+  done: DoneFrame | null;
+}
+
+export interface ReportedToken {
+  piece: Uint8Array;
+  /** Where it starts in the text, in Unicode code points. */
+  offset: number;
+  /** null for the first token of an echoed prompt, which has no context. */
+  logprob: number | null;
+  /** The likeliest tokens at its place, as many as were asked for. */
+  top: { piece: Uint8Array; logprob: number }[];
+  baseLogprob: number | null;
+}
+
+type Alternatives = readonly [number, number][] | undefined;
+
+/** A prompt that its choices begin with. */
+interface EchoedPrompt {
+  text: string;
+  /** Unicode code points. */
+  characters: number;
+}
+
+const noPiece = new Uint8Array(0);
+const notEchoed: EchoedPrompt = { text: "", characters: 0 };
+
+/** By prompt: its text where it is echoed, decoded once for all of its choices. */
+export function echoedPrompts(choices: readonly PlannedChoice[], tokenizer: Tokenizer): Map<number, EchoedPrompt> {
+  const echoed = new Map<number, EchoedPrompt>();
+  for (const { prompt, sequence } of choices) {
+    if (echoed.has(prompt)) continue;
+    const text = tokenizer.decode(sequence.promptIds);
+    echoed.set(prompt, { text, characters: [...text].length });
+  }
+  return echoed;
+}
+
+export class Choice {
+  readonly planned: PlannedChoice;
+  readonly #tokenizer: Tokenizer;
+  readonly #options: ChoiceOptions;
+  readonly #text: TextStream;
+  readonly #offsets: OffsetCounter;
+  /** The echoed prompt, until it is sent. */
+  #prompt: string;
+  readonly #promptCharacters: number;
+  /** Tokens whose text is still held back: a stop string that begins in it would take them away. */
+  #held: ReportedToken[] = [];
+  #stopped = false;
+
+  constructor(planned: PlannedChoice, tokenizer: Tokenizer, options: ChoiceOptions, echoed: EchoedPrompt = notEchoed) {
+    const { stop, template_stops, min_tokens } = samplingWith(planned.sequence.sampling);
+    this.planned = planned;
+    this.#tokenizer = tokenizer;
+    this.#options = options;
+    this.#text = new TextStream(tokenizer, [...stop, ...template_stops], min_tokens);
+    this.#prompt = echoed.text;
+    this.#promptCharacters = echoed.characters;
+    this.#offsets = new OffsetCounter(this.#promptCharacters);
+  }
+
+  /** Takes the sequence's next frame. Throws the ServiceError that an error frame stands for. */
+  push(frame: Frame): ChoicePart {
+    switch (frame.type) {
+      case "prompt":
+        return this.#part("", this.#promptTokens(frame), null);
+      case "token":
+        return this.#part(this.#append(frame), this.#settled(), null);
+      case "done": {
+        const rest = this.#text.end();
+        return this.#part(rest, this.#stopped ? this.#settled() : this.#held.splice(0), frame);
+      }
+      case "error":
+        throw new ServiceError(frame.kind, frame.message, { retryAfterSeconds: frame.retryAfterSeconds ?? undefined });
+    }
+  }
+
+  /** Somebody wants to know its tokens. */
+  get #isReported(): boolean {
+    return this.#options.logprobs !== null || this.#options.compare;
+  }
+
+  #append(frame: TokenFrame): string {
+    if (this.#stopped) return "";
+    const { text, stopped } = this.#text.push(frame.tokenId);
+    this.#stopped = stopped;
+    if (!this.#isReported) return text;
+    const piece = this.#tokenizer.pieceOf(frame.tokenId);
+    this.#held.push({
+      piece,
+      // An end of text that ends nothing is a token without text.
+      offset: this.#offsets.next(frame.tokenId === this.#tokenizer.endOfTextId ? noPiece : piece),
+      logprob: frame.logprob ?? null,
+      top: this.#top(frame.alternatives),
+      // Without an adapter there is nothing to compare with.
+      baseLogprob: frame.baseLogprob ?? frame.logprob ?? null,
+    });
+    return text;
+  }
+
+  /** The held tokens that start in text already emitted. */
+  #settled(): ReportedToken[] {
+    const emitted = this.#promptCharacters + this.#text.emittedCharacters;
+    const certain = this.#held.findIndex(({ offset }) => offset >= emitted);
+    return this.#held.splice(0, certain < 0 ? this.#held.length : certain);
+  }
+
+  #promptTokens(frame: PromptFrame): ReportedToken[] {
+    const offsets = new OffsetCounter();
+    return this.planned.sequence.promptIds.map((id, i) => {
+      const piece = this.#tokenizer.pieceOf(id);
+      const logprob = frame.logprobs[i] ?? null;
+      return {
+        piece,
+        offset: offsets.next(piece),
+        logprob,
+        top: this.#top(frame.alternatives[i]),
+        baseLogprob: frame.baseLogprobs?.[i] ?? logprob,
+      };
+    });
+  }
+
+  #top(alternatives: Alternatives): ReportedToken["top"] {
+    const top = (alternatives ?? []).slice(0, this.#options.logprobs ?? 0);
+    return top.map(([id, logprob]) => ({ piece: this.#tokenizer.pieceOf(id), logprob }));
+  }
+
+  #part(text: string, tokens: ReportedToken[], done: DoneFrame | null): ChoicePart {
+    const prompt = this.#prompt;
+    this.#prompt = "";
+    return {
+      planned: this.planned,
+      text: prompt + text,
+      logprobs: this.#options.logprobs === null ? null : tokens,
+      compared: this.#options.compare ? comparedOf(tokens) : [],
+      done,
+    };
+  }
+}
+
+function comparedOf(tokens: readonly ReportedToken[]): ComparedToken[] {
+  return tokens.flatMap(({ piece, logprob, baseLogprob }) =>
+    logprob === null || baseLogprob === null ? [] : [{ token: tokenText(piece), logprob, base_logprob: baseLogprob }],
+  );
+}
+
+/** A token's text; one that is not whole characters is spelled out as `bytes:\xe2\x80`, as OpenAI does. */
+export function tokenText(piece: Uint8Array): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(piece);
+  } catch {
+    return `bytes:${Array.from(piece, (byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("")}`;
+  }
+}
+
+/**
+ * Offsets of consecutive tokens in their text, in Unicode code points (as Python counts, and OpenAI with it). A token
+ * that goes on with a character begun before it starts where that character starts.
+ */
+class OffsetCounter {
+  /** Made for the first token: most completions ask for no offsets. */
+  #decoder: TextDecoder | null = null;
+  #characters: number;
+
+  /** `start`: characters before the first token. */
+  constructor(start = 0) {
+    this.#characters = start;
+  }
+
+  /** The offset of the next token, whose bytes are `piece`. */
+  next(piece: Uint8Array): number {
+    this.#decoder ??= new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
+    const offset = this.#characters;
+    for (const _ of this.#decoder.decode(piece, { stream: true })) this.#characters++;
+    return offset;
+  }
+}

@@ -1,0 +1,334 @@
+/** Builds one response, streamed or not, from the frames of its sequences. Not here: where frames come from. */
+import type { Frame } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
+import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
+import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import type { BatchClient, Submission } from "../dispatch/batch-client.ts";
+import { batchesOf, gathered, type Plan } from "../plan/plan.ts";
+import { serverTiming } from "../platform/server-timing.ts";
+import type { Admission } from "../tenants/admission.ts";
+import type { AdmittedRequest, Consumption } from "../tenants/consumption.ts";
+import { type AnswerBodies, type AnswerBody, eventsBytes, shortAnswerBytes, unreadAheadBytes } from "./answer-body.ts";
+import type { EndReason } from "./answer-end.ts";
+import { Choice, type ChoiceOptions, echoedPrompts } from "./choice.ts";
+import { forms } from "./forms.ts";
+import { bytesOf, PromptScores } from "./prompt-scores.ts";
+import { type Envelope, ResponseBuilder } from "./response.ts";
+import { RepeatedEvents, type StreamCursor } from "./sent-events.ts";
+import { TokenCount } from "./token-count.ts";
+
+/** Ends a non-streamed answer that fails after its first byte: the client must not take it for JSON, which has no such character. */
+export const failedMark = "\0";
+
+/** Everything needed to build an answer. */
+export interface AnswerRequest {
+  form: keyof typeof forms;
+  envelope: Envelope;
+  plan: Plan;
+  options: ChoiceOptions;
+  stream: boolean;
+  /** True if a stream ends with a usage chunk. */
+  includeUsage: boolean;
+  /** Heartbeat interval of a stream, in milliseconds. */
+  heartbeatMs: number;
+  admitted: AdmittedRequest;
+  /** How far the client has the stream already, from a cell that was lost. */
+  resumeFrom?: StreamCursor | undefined;
+}
+
+export interface CompletionWriterParts {
+  tokenizer: Tokenizer;
+  /** Queues a batch; `receiver` gets every frame of its sequences, those of one sequence in order. */
+  submit: BatchClient["submit"];
+  /** Bodies of this Durable Object. */
+  bodies: AnswerBodies;
+  admission: Admission;
+  /** Aborts when the client disconnects. */
+  signal: AbortSignal;
+  /** A clock in milliseconds. */
+  now(): number;
+  /** Logs a server failure after the response has begun. */
+  log(error: ServiceError): void;
+}
+
+/**
+ * Resolves to the response when it begins; its body may continue. Rejects with a ServiceError if the answer fails before.
+ * The admission is settled when the answer ends, in either case.
+ *
+ * A stream begins when backends have accepted the calls of all sequences, when its first event is ready, or after one heartbeat
+ * interval. So a refusal has its own status, but for one of a call that is accepted in part, and a client that waits in a queue
+ * gets headers early.
+ *
+ * A non-streamed answer that completes within one heartbeat interval of its first token has a `content-length`. A longer one
+ * begins then: it writes white space as tokens arrive, since only a write detects a disconnect, and its JSON at the end.
+ * If it fails after it has begun, its body is aborted.
+ */
+export function writeCompletion(request: AnswerRequest, parts: CompletionWriterParts): Promise<Response> {
+  return new CompletionWriter(request, parts).response;
+}
+
+class CompletionWriter {
+  readonly #request: AnswerRequest;
+  readonly #parts: CompletionWriterParts;
+  readonly #choices: Map<string, Choice>;
+  readonly #promptScores: PromptScores;
+  readonly #builder: ResponseBuilder;
+  readonly #count: TokenCount;
+  readonly #body: AnswerBody;
+  readonly #submissions: Submission[] = [];
+  readonly #response = Promise.withResolvers<Response>();
+  /** Of a stream that goes on after a cell was lost; null where its client has nothing. */
+  readonly #repeated: RepeatedEvents | null;
+  #openChoices: number;
+  #unaccepted: number;
+  /** Frames that are not yet written, as the client has not read enough of those before. */
+  readonly #pending: Frame[] = [];
+  #pendingBytes = 0;
+  readonly #startedMs: number;
+  #firstFrameMs: number | null = null;
+  #hasBegun = false;
+
+  constructor(request: AnswerRequest, parts: CompletionWriterParts) {
+    const { form, envelope, plan, options, stream, heartbeatMs } = request;
+    this.#request = request;
+    this.#parts = parts;
+    this.#startedMs = parts.now();
+    const { tokenizer } = parts;
+    const echoed = options.echo ? echoedPrompts(plan.choices, tokenizer) : null;
+    this.#choices = new Map(
+      plan.choices.map((one) => [one.sequence.id, new Choice(one, tokenizer, options, echoed?.get(one.prompt))]),
+    );
+    this.#promptScores = new PromptScores(plan.choices);
+    this.#builder = new ResponseBuilder(forms[form], envelope, plan, { ...options, isWhole: !stream });
+    this.#count = new TokenCount(envelope.model, plan.choices);
+    this.#repeated = request.resumeFrom ? new RepeatedEvents(request.resumeFrom) : null;
+    this.#openChoices = plan.choices.length;
+    this.#unaccepted = plan.choices.length;
+    const { tenant } = request.admitted;
+    const openStreams = parts.bodies.streamsOf(tenant);
+    this.#body = parts.bodies.open(
+      {
+        tenant,
+        maximumBytes: stream ? limits.unreadBytes : limits.wholeAnswerBytes,
+        heartbeat: stream ? { text: sseComment("hb"), everyMs: heartbeatMs } : null,
+      },
+      {
+        // Also while the request waits for its first frame: its place and tokens are held by a lease.
+        ticked: () => this.#tick(),
+        heartbeatDue: () => this.#begin(),
+        taken: () => this.#writePending(),
+        settled: (reason) => this.#settle(reason),
+        lastText: (error) => this.#lastText(error),
+      },
+    );
+    // The last bytes of a settled answer are delivered to whoever reads them.
+    const leave = () => this.#body.isOpen && this.#body.leave();
+    parts.signal.addEventListener("abort", leave);
+    if (parts.signal.aborted) leave();
+    try {
+      const receiver = {
+        accepted: () => this.#accept(),
+        receive: (frames: Frame[]) => this.#receive(frames),
+      };
+      for (const batch of batchesOf(plan)) {
+        if (!this.#body.isOpen) return;
+        const submission = parts.submit(gathered(batch, stream, openStreams), receiver);
+        if (!this.#body.isOpen) submission.cancel();
+        else this.#submissions.push(submission);
+      }
+    } catch (thrown) {
+      this.#fail(thrown);
+    }
+  }
+
+  get response(): Promise<Response> {
+    return this.#response.promise;
+  }
+
+  #accept(): void {
+    if (--this.#unaccepted === 0 && this.#request.stream && !this.#hasDeadline) this.#begin();
+  }
+
+  /** With a deadline, headers wait for the first token so that a timeout can still be a 504. */
+  get #hasDeadline(): boolean {
+    return this.#request.plan.choices[0].sequence.deadlineMs !== undefined;
+  }
+
+  /** Ends a request at its deadline, also where its sequences wait in a queue or at a backend that sends nothing. No other part does. */
+  #tick(): void {
+    if (!this.#body.isOpen) return;
+    this.#parts.admission.renew();
+    const { deadlineMs } = this.#request.plan.choices[0].sequence;
+    if (deadlineMs === undefined || this.#count.haveAllBegun) return;
+    if (this.#parts.now() - this.#startedMs <= deadlineMs) return;
+    this.#fail(
+      new ServiceError("deadline_exceeded", `The deadline was ${deadlineMs} ms; not every choice has started.`),
+    );
+  }
+
+  #receive(frames: readonly Frame[]): void {
+    if (!this.#body.isOpen) return;
+    // What comes at once after the client has read everything is no sign that it does not read.
+    const isBounded = !this.#request.stream || this.#body.unreadBytes > 0;
+    for (const arrived of frames) {
+      for (const frame of this.#promptScores.take(arrived)) this.#addPending(frame);
+    }
+    this.#writePending();
+    if (this.#body.isOpen) this.#reportPending(isBounded);
+    if (this.#body.isOpen && !this.#request.stream) this.#continueWhole();
+  }
+
+  /** Writes pending frames while the client reads, some events a write: as text they take more memory than as frames. */
+  #writePending(): void {
+    const isRead = () => !this.#request.stream || this.#body.unreadBytes < unreadAheadBytes;
+    while (this.#pending.length > 0 && this.#body.isOpen && isRead()) this.#writeSome();
+    if (this.#body.isOpen) this.#reportPending(false);
+  }
+
+  /** Counts what is in memory and not written yet. */
+  #reportPending(isBounded: boolean): void {
+    const kept = this.#request.stream ? this.#pendingBytes : this.#builder.keptBytes;
+    this.#body.setPendingBytes(kept + this.#promptScores.heldBytes, isBounded);
+  }
+
+  #writeSome(): void {
+    let events = "";
+    try {
+      while (this.#pending.length > 0 && events.length < eventsBytes) events += this.#take(this.#nextPending());
+    } catch (thrown) {
+      // Earlier frames of the same group are still delivered.
+      this.#writeEvents(events);
+      this.#fail(thrown);
+      return;
+    }
+    if (this.#openChoices === 0) this.#complete(events);
+    else this.#writeEvents(events);
+  }
+
+  #addPending(frame: Frame): void {
+    this.#pending.push(frame);
+    this.#pendingBytes += bytesOf(frame);
+    if (frame.type === "error") return;
+    this.#count.add(this.#choices.get(frame.id)!.planned, frame.type === "token" ? 1 : 0);
+  }
+
+  #nextPending(): Frame {
+    const frame = this.#pending.shift()!;
+    this.#pendingBytes -= bytesOf(frame);
+    return frame;
+  }
+
+  /**
+   * Adds a frame and returns those of its events that the client has not; "" for a non-streamed answer. Throws the ServiceError
+   * of an error frame, or numerics_mismatch.
+   */
+  #take(frame: Frame): string {
+    const part = this.#choices.get(frame.id)!.push(frame);
+    this.#builder.add(part);
+    if (part.done) this.#openChoices--;
+    const { stream, includeUsage } = this.#request;
+    if (!stream) return "";
+    const chunk = this.#builder.chunk(part);
+    const isNew = chunk && !this.#repeated?.skipIfSent(part.planned.index, part.text, part.done !== null);
+    const event = isNew ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk)) : "";
+    if (this.#openChoices > 0) return event;
+    const endsInUsage = includeUsage && !this.#repeated?.isUsageSent;
+    return event + (endsInUsage ? sseEvent(JSON.stringify(this.#builder.usageChunk())) : "") + sseDone;
+  }
+
+  #writeEvents(events: string): void {
+    if (events === "") return;
+    this.#body.write(events);
+    this.#begin();
+  }
+
+  /** Starts a long answer with white space so a disconnect is detected. Runs when tokens of a non-streamed answer arrive. */
+  #continueWhole(): void {
+    const nowMs = this.#parts.now();
+    this.#firstFrameMs ??= nowMs;
+    const isLong = nowMs - this.#firstFrameMs >= this.#request.heartbeatMs;
+    if (!this.#body.isOpen || !isLong || (this.#hasDeadline && !this.#count.haveAllBegun)) return;
+    if (this.#body.hasNoUnreadWrite) this.#body.write(" ");
+    this.#begin();
+  }
+
+  #complete(events: string): void {
+    if (!this.#request.stream) {
+      this.#completeWhole();
+      return;
+    }
+    this.#begin();
+    this.#body.complete(events);
+  }
+
+  #completeWhole(): void {
+    const json = JSON.stringify(this.#builder.response());
+    const bytes = new TextEncoder().encode(json);
+    if (this.#hasBegun || bytes.length > shortAnswerBytes) {
+      this.#begin();
+      this.#body.complete(json);
+      return;
+    }
+    const headers = { ...this.#head(), "content-length": String(bytes.length) };
+    this.#body.completeUnused();
+    this.#response.resolve(new Response(bytes, { headers }));
+  }
+
+  #fail(thrown: unknown): void {
+    const error = toServiceError(thrown);
+    this.#body.fail(error.kind === "deadline_exceeded" ? "deadline" : "failed", error);
+  }
+
+  /** Charges the answer and cancels what is still being computed. */
+  #settle(reason: EndReason): void {
+    this.#pending.length = 0;
+    if (this.#openChoices > 0) for (const submission of this.#submissions) submission.cancel();
+    this.#parts.admission.settle(this.#consumed(reason));
+    if (reason === "gone" && !this.#hasBegun) {
+      this.#response.reject(new ServiceError("cancelled", "The client disconnected."));
+    }
+  }
+
+  #consumed(reason: EndReason): Consumption[] {
+    switch (reason) {
+      case "complete":
+        return this.#count.consumed(false);
+      // Our failure: what was delivered, which is nothing of a non-streamed answer.
+      case "failed":
+        return this.#request.stream && this.#hasBegun ? this.#count.consumed(false) : [];
+      // The client's choice: everything computed. Otherwise computing would be free.
+      case "deadline":
+      case "limit":
+      case "gone":
+        return this.#count.consumed(true);
+    }
+  }
+
+  /** What tells the client of an error once its answer has begun; before that, a status does. */
+  #lastText(error: ServiceError): string | null {
+    if (!this.#hasBegun) {
+      this.#response.reject(error);
+      return null;
+    }
+    if (statusOf(error.kind) >= 500) this.#parts.log(error);
+    return this.#request.stream ? sseEvent(JSON.stringify(envelopeOf(error))) + sseDone : failedMark;
+  }
+
+  #begin(): void {
+    if (this.#hasBegun || !this.#body.isOpen) return;
+    this.#hasBegun = true;
+    this.#response.resolve(new Response(this.#body.readable, { headers: this.#head() }));
+  }
+
+  #head(): Record<string, string> {
+    const { tokenizeMs, assignMs } = this.#request.plan;
+    const known = { tokenize: tokenizeMs, assign: assignMs };
+    if (this.#request.stream) {
+      const type = "text/event-stream; charset=utf-8";
+      return { "content-type": type, "cache-control": "no-store", "server-timing": serverTiming(known) };
+    }
+    const timings = this.#openChoices === 0 ? this.#builder.timings : known;
+    return { "content-type": "application/json", "server-timing": serverTiming(timings) };
+  }
+}

@@ -1,0 +1,237 @@
+/**
+ * Collects the parts of all choices, and writes them as OpenAI's objects: one for a whole response, or one chunk each.
+ * Pure. Not here: what a choice looks like, which is its endpoint's form (forms.ts).
+ */
+import type { DoneFrame } from "../../shared/contracts/inference.ts";
+import type {
+  ChameleonBlock,
+  ChatChoice,
+  ChatChunkChoice,
+  ComparedToken,
+  CompletionChoice,
+  Timings,
+  Usage,
+} from "../../shared/contracts/responses.ts";
+import type { Plan, PlannedChoice } from "../plan/plan.ts";
+import type { ChoiceOptions, ChoicePart } from "./choice.ts";
+
+/** What all chunks of a response have in common. */
+export interface Envelope {
+  id: string;
+  /** Unix time in seconds. */
+  created: number;
+  model: string;
+  /** Changes when the artifacts do, and so may the text of a seed. */
+  fingerprint: string;
+}
+
+/** What is known of a choice so far. */
+interface Collected {
+  /** All of its parts as one; a stream's are written as they come and not kept. */
+  all: ChoicePart;
+  /** Nats that its compared tokens gained over the base, and how many they are. */
+  gained: { nats: number; tokens: number };
+  /** It had a chunk. */
+  hasBegun: boolean;
+}
+
+type AnyChoice = ChatChoice | ChatChunkChoice | CompletionChoice;
+
+/** How an endpoint writes choices. */
+export interface Form {
+  /** What its ids begin with. */
+  idPrefix: string;
+  object: string;
+  chunkObject: string;
+  /** A choice that is done; `all` are its parts as one. */
+  choice(all: ChoicePart): AnyChoice;
+  /** What a part adds; `isFirst` of its choice's chunks. */
+  chunkChoice(part: ChoicePart, isFirst: boolean): AnyChoice;
+}
+
+interface Answer {
+  id: string;
+  object: string;
+  created: number;
+  model: string;
+  system_fingerprint: string;
+  choices: (AnyChoice & { chameleon?: Partial<ChameleonBlock> })[];
+  usage?: Usage;
+}
+
+interface BuilderOptions extends Pick<ChoiceOptions, "compare" | "withBlock"> {
+  /** Whether `response` is to be asked for: a stream's parts are written as they come, and need not be kept. */
+  isWhole: boolean;
+}
+
+/**
+ * Bytes that a kept logprob takes, with its token and its place in a list: measured in V8, and rounded up. As JSON it takes
+ * fewer.
+ */
+const logprobBytes = 96;
+
+export class ResponseBuilder {
+  readonly #form: Form;
+  readonly #envelope: Envelope;
+  readonly #plan: Plan;
+  readonly #options: BuilderOptions;
+  readonly #choices: Collected[];
+  #completionTokens = 0;
+  /** Per prompt: tokens that none of its choices computed. */
+  readonly #reusedTokens = new Map<number, number>();
+  /** Of the slowest choice, phase by phase. */
+  readonly timings: Timings;
+  /** About how much of the response is in memory. */
+  keptBytes = 0;
+
+  constructor(form: Form, envelope: Envelope, plan: Plan, options: BuilderOptions) {
+    this.#form = form;
+    this.#envelope = envelope;
+    this.#plan = plan;
+    this.#options = options;
+    this.#choices = plan.choices.map((planned) => ({
+      all: { planned, text: "", logprobs: null, compared: [], done: null },
+      gained: { nats: 0, tokens: 0 },
+      hasBegun: false,
+    }));
+    this.timings = this.#timingsOf(null);
+  }
+
+  get usage(): Usage {
+    const prompt = this.#plan.promptTokens;
+    const completion = this.#completionTokens;
+    const reused = this.#reusedTokens.values().reduce((sum, tokens) => sum + tokens, 0);
+    return {
+      prompt_tokens: prompt,
+      completion_tokens: completion,
+      total_tokens: prompt + completion,
+      ...(reused > 0 && { prompt_tokens_details: { cached_tokens: reused } }),
+    };
+  }
+
+  add(part: ChoicePart): void {
+    const { planned, compared, done } = part;
+    const choice = this.#choices[planned.index];
+    for (const { logprob, base_logprob } of compared) choice.gained.nats += logprob - base_logprob;
+    choice.gained.tokens += compared.length;
+    if (this.#options.isWhole) this.#keep(choice.all, part);
+    if (!done) return;
+    choice.all.done = done;
+    this.#completionTokens += done.completionTokens;
+    const { reusedTokens = 0 } = done;
+    this.#reusedTokens.set(
+      planned.prompt,
+      Math.min(this.#reusedTokens.get(planned.prompt) ?? reusedTokens, reusedTokens),
+    );
+    const timings = this.#timingsOf(done);
+    for (const phase of ["queue", "adapter", "prefill", "decode"] as const) {
+      this.timings[phase] = Math.max(this.timings[phase], timings[phase]);
+    }
+  }
+
+  #keep(all: ChoicePart, { text, logprobs, compared }: ChoicePart): void {
+    all.text += text;
+    if (logprobs) {
+      all.logprobs ??= [];
+      all.logprobs.push(...logprobs);
+    }
+    all.compared.push(...compared);
+    const reported = (logprobs ?? []).reduce((sum, { top }) => sum + 1 + top.length, compared.length);
+    // A character that is not Latin-1 makes V8 keep two bytes of all.
+    this.keptBytes += 2 * text.length + logprobBytes * reported;
+  }
+
+  /** The whole response, once every choice is done. */
+  response(): Answer {
+    const choices = this.#choices.map(({ all }) => ({
+      ...this.#form.choice(all),
+      ...(this.#options.withBlock && { chameleon: this.#block(all) }),
+    }));
+    return { ...this.#head(this.#form.object), choices, usage: this.usage };
+  }
+
+  /** One part as a chunk, or null where there is nothing to tell yet. `add` it first. */
+  chunk(part: ChoicePart): Answer | null {
+    const { planned, text, logprobs, compared, done } = part;
+    if (!done && text === "" && compared.length === 0 && !logprobs?.length) return null;
+    const collected = this.#choices[planned.index];
+    const choice: Answer["choices"][number] = this.#form.chunkChoice(part, !collected.hasBegun);
+    collected.hasBegun = true;
+    // The block comes with a choice's last chunk; compared tokens come with their own chunks.
+    if (done && this.#options.withBlock) choice.chameleon = this.#block(part);
+    else if (this.#options.compare) choice.chameleon = { compare: { tokens: compared.map(roundedToken) } };
+    return { ...this.#head(this.#form.chunkObject), choices: [choice] };
+  }
+
+  usageChunk(): Answer {
+    return { ...this.#head(this.#form.chunkObject), choices: [], usage: this.usage };
+  }
+
+  #head(object: string) {
+    const { id, created, model, fingerprint } = this.#envelope;
+    return { id, object, created, model, system_fingerprint: fingerprint };
+  }
+
+  /** The block of a choice that is done; it lists the part's compared tokens. */
+  #block({ planned, compared, done }: ChoicePart): ChameleonBlock {
+    const { centroid, similarity, mode, experts } = planned.assignment;
+    const { nats, tokens } = this.#choices[planned.index].gained;
+    const { adapter = null, mixture } = done ?? {};
+    const { evidence = null } = mixture ?? {};
+    const gain = experts.includes(centroid.id) ? centroid.gain : null;
+    return {
+      centroid: centroid.id,
+      similarity: rounded(similarity),
+      mode,
+      experts: expertsOf(planned.assignment, done),
+      evidence: evidence && { ...evidence, nats: rounded(evidence.nats) },
+      adapter: adapter && { ...adapter, scale: rounded(adapter.scale) },
+      held_out_gain: gain && {
+        ...gain,
+        nats: rounded(gain.nats),
+        ci95: [rounded(gain.ci95[0]), rounded(gain.ci95[1])],
+      },
+      timings: roundedTimings(this.#timingsOf(done)),
+      ...(this.#options.compare && {
+        compare: { tokens: compared.map(roundedToken), mean_difference: tokens > 0 ? rounded(nats / tokens) : null },
+      }),
+    };
+  }
+
+  #timingsOf(done: DoneFrame | null): Timings {
+    const { queueMs = 0, adapterMs = 0, prefillMs = 0, decodeMs = 0 } = done?.timings ?? {};
+    const { tokenizeMs: tokenize, assignMs: assign } = this.#plan;
+    return { tokenize, assign, queue: queueMs, adapter: adapterMs, prefill: prefillMs, decode: decodeMs };
+  }
+}
+
+/** Four decimals: finer differences say nothing about a text. */
+function rounded(value: number): number {
+  return Math.round(value * 1e4) / 1e4;
+}
+
+function roundedToken({ token, logprob, base_logprob }: ComparedToken): ComparedToken {
+  return { token, logprob: rounded(logprob), base_logprob: rounded(base_logprob) };
+}
+
+/** Milliseconds, to a tenth. */
+function roundedTimings(timings: Timings): Timings {
+  const entries = Object.entries(timings).map(([phase, ms]) => [phase, Math.round(ms * 10) / 10]);
+  return Object.fromEntries(entries) as Timings;
+}
+
+/**
+ * Experts with their weights, the base first and the pointer last; those that weigh nothing are listed, too. None where a
+ * mixture was planned and never weighed, as nothing was asked of it (`max_tokens: 0`).
+ */
+function expertsOf({ experts, mode }: PlannedChoice["assignment"], done: DoneFrame | null): ChameleonBlock["experts"] {
+  const mixture = done?.mixture;
+  if (!mixture && (mode === "evidence" || mode === "fixed")) return [];
+  if (!mixture) {
+    const [id = "base"] = experts;
+    return [{ id, weight: 1, ...(done?.adapter && { hash: done.adapter.hash }) }];
+  }
+  const adapters = mixture.adapters.map(({ hash, weight }, j) => ({ id: experts[j], weight: rounded(weight), hash }));
+  const pointer = mixture.evidence ? [{ id: "pointer", weight: rounded(mixture.pointer) }] : [];
+  return [{ id: "base", weight: rounded(mixture.base) }, ...adapters, ...pointer];
+}

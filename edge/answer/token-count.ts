@@ -1,0 +1,96 @@
+/** What a request may use, in tokens, logprobs and bytes, and what it has used so far. Pure. */
+
+import { limits } from "../../shared/contracts/limits.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import type { Plan, PlannedChoice } from "../plan/plan.ts";
+import type { Consumption } from "../tenants/consumption.ts";
+
+/** The tokens that a request may come to: each prompt once, and all that its choices may generate. */
+export function mostTokens(choices: readonly PlannedChoice[]): number {
+  const lengths = new Map(choices.map(({ prompt, sequence }) => [prompt, sequence.promptIds.length]));
+  const prompts = lengths.values().reduce((sum, length) => sum + length, 0);
+  return choices.reduce((sum, { sequence }) => sum + sequence.maxTokens, prompts);
+}
+
+interface Reported {
+  form: "chat" | "completion";
+  echo: boolean;
+  /** Alternatives per token; null when logprobs are off. */
+  logprobs: number | null;
+  compare: boolean;
+}
+
+/** Throws invalid_request when an answer that is not streamed, and so in memory until it is complete, may exceed `limits.wholeLogprobs`. */
+export function refuseManyLogprobs({ choices }: Plan, { form, echo, logprobs, compare }: Reported): void {
+  const perToken = (logprobs === null ? 0 : 1 + logprobs) + (compare ? 1 : 0);
+  // Every choice of a prompt repeats the prompt's logprobs.
+  const tokensOf = ({ sequence: { maxTokens, promptIds } }: Plan["choices"][number]) =>
+    maxTokens + (echo && logprobs !== null ? promptIds.length : 0);
+  const most = perToken * choices.reduce((sum, choice) => sum + tokensOf(choice), 0);
+  if (most <= limits.wholeLogprobs) return;
+  throw new ServiceError(
+    "invalid_request",
+    `Invalid request: the answer may have up to ${most} logprobs, the maximum is ${limits.wholeLogprobs} without stream: true.`,
+    { param: fieldOf(form, logprobs) },
+  );
+}
+
+/** Maximum bytes of a choice's last event, and of an event with a token, of which GPT-2's longest has 128. Heartbeats are not counted. */
+const [lastEventBytes, eventBytes] = [4096, 512];
+
+/** Maximum bytes of a stream; null where it may have logprobs or an echoed prompt, which have no such bound. */
+export function mostStreamBytes({ choices }: Plan, { echo, logprobs, compare }: Omit<Reported, "form">): number | null {
+  if (echo || compare || logprobs !== null) return null;
+  return choices.reduce((sum, { sequence }) => sum + lastEventBytes + eventBytes * sequence.maxTokens, 0);
+}
+
+/** The field that was set. A chat's `logprobs` is true or false; `top_logprobs` gives the alternatives. */
+function fieldOf(form: "chat" | "completion", logprobs: number | null): string {
+  if (logprobs === null) return "chameleon.compare";
+  return form === "chat" && logprobs > 0 ? "top_logprobs" : "logprobs";
+}
+
+export class TokenCount {
+  readonly #model: string;
+  readonly #choices: readonly PlannedChoice[];
+  /** Tokens so far, by choice; a choice without tokens has no entry. */
+  readonly #tokens = new Map<PlannedChoice, number>();
+
+  constructor(model: string, choices: readonly PlannedChoice[]) {
+    this.#model = model;
+    this.#choices = choices;
+  }
+
+  add(planned: PlannedChoice, tokens: number): void {
+    this.#tokens.set(planned, (this.#tokens.get(planned) ?? 0) + tokens);
+  }
+
+  /** Every choice has had a part. */
+  get haveAllBegun(): boolean {
+    return this.#tokens.size === this.#choices.length;
+  }
+
+  /**
+   * By the centroid whose adapter served; a mixture counts at the first of its adapters. `everyPrompt`: the caller ended the
+   * request, so every prompt counts, as work on it may have begun; otherwise only prompts count that have a part.
+   */
+  consumed(everyPrompt: boolean): Consumption[] {
+    const rows = new Map<string | null, Consumption>();
+    const prompts = new Set<number>();
+    for (const choice of this.#choices) {
+      const tokens = this.#tokens.get(choice);
+      if (tokens === undefined && !everyPrompt) continue;
+      const { promptIds } = choice.sequence;
+      const centroid = choice.assignment.adapter?.id ?? null;
+      const row = rows.get(centroid) ?? { model: this.#model, centroid, ...nothing };
+      // A request that fell to several centroids counts at its first.
+      const requests = rows.size === 0 ? 1 : row.requests;
+      const promptTokens = row.promptTokens + (prompts.has(choice.prompt) ? 0 : promptIds.length);
+      prompts.add(choice.prompt);
+      rows.set(centroid, { ...row, requests, promptTokens, completionTokens: row.completionTokens + (tokens ?? 0) });
+    }
+    return [...rows.values()];
+  }
+}
+
+const nothing = { requests: 0, promptTokens: 0, completionTokens: 0 };

@@ -1,0 +1,86 @@
+/**
+ * POST /v1/embeddings: the prompt embedding that centroids are found by, of the whole of each text, computed here. No
+ * backend is asked.
+ */
+
+import { limits } from "../../shared/contracts/limits.ts";
+import { embeddingsRequestSchema } from "../../shared/contracts/openai.ts";
+import type { EmbeddingsResponse } from "../../shared/contracts/responses.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { promptEmbedding } from "../../shared/math/assignment.ts";
+import { wishOf } from "../plan/assign.ts";
+import { encodePrompts } from "../plan/encode.ts";
+import { serverTiming } from "../platform/server-timing.ts";
+import { answerList } from "./answer.ts";
+import { readBody } from "./body.ts";
+import type { RouteHandler } from "./dependencies.ts";
+
+const { embeddingTokens } = limits;
+const bound = { param: "input", single: "input", most: embeddingTokens, says: `the maximum is ${embeddingTokens}` };
+
+export const embeddings: RouteHandler = async (c, dependencies) => {
+  const { now } = dependencies;
+  const request = await readBody(c, dependencies, embeddingsRequestSchema);
+  const artifacts = await dependencies.artifacts();
+  const { manifest, table } = artifacts;
+  const own = await dependencies.adapters.named(c.get("access"), request.model, null, artifacts);
+  wishOf(request.model, null, manifest, own); // throws model_not_found
+  const model = request.model ?? manifest.model.servedAs;
+  const dimensions = request.dimensions ?? table.dimensions;
+  if (dimensions > table.dimensions) {
+    const message = `Invalid request: dimensions is ${dimensions}, the maximum is ${table.dimensions}.`;
+    throw new ServiceError("invalid_request", message, { param: "dimensions" });
+  }
+
+  const started = now();
+  const inputs = encodePrompts(request.input, artifacts, bound);
+  const tokens = inputs.reduce((sum, ids) => sum + ids.length, 0);
+  const tokenized = now();
+  const admission = await c.get("admission").reserve(tokens);
+  const consumed = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
+
+  const embedding = now();
+  const vectors = new Float32Array(inputs.length * dimensions); // [S, P]
+  inputs.forEach((ids, i) => {
+    vectors.set(shortened(promptEmbedding(ids, table), dimensions), i * dimensions);
+  });
+  const timing = serverTiming({ tokenize: tokenized - started, embed: now() - embedding });
+  Object.assign(c.get("attributes"), {
+    "gen_ai.request.model": model.slice(0, 80),
+    "gen_ai.usage.input_tokens": tokens,
+  });
+  const usage = { prompt_tokens: tokens, total_tokens: tokens };
+  const write = request.encoding_format === "base64" ? base64Of : (vector: Float32Array) => [...vector];
+  return answerList<EmbeddingsResponse>(c, dependencies, entriesOf(vectors, dimensions, write), {
+    others: { model, usage },
+    headers: { "server-timing": timing },
+    retainedBytes: vectors.byteLength,
+    admission: { renew: () => admission.renew(), settle: (isSent) => admission.settle(isSent ? [consumed] : []) },
+  });
+};
+
+type Entry = EmbeddingsResponse["data"][number];
+
+function* entriesOf(
+  vectors: Float32Array<ArrayBuffer>, // [S, P]
+  dimensions: number,
+  write: (vector: Float32Array<ArrayBuffer>) => Entry["embedding"],
+): Generator<Entry> {
+  for (let index = 0; index * dimensions < vectors.length; index++) {
+    const vector = vectors.subarray(index * dimensions, (index + 1) * dimensions);
+    yield { object: "embedding", index, embedding: write(vector) };
+  }
+}
+
+/** The leading dimensions, of length 1 again: training puts those that tell most first. */
+function shortened(vector: Float32Array<ArrayBuffer>, dimensions: number): Float32Array<ArrayBuffer> {
+  if (dimensions === vector.length) return vector;
+  const leading = vector.slice(0, dimensions);
+  const length = Math.hypot(...leading);
+  return length > 0 ? leading.map((value) => value / length) : leading;
+}
+
+/** Of its little-endian bytes, which is the order of every machine that runs this. */
+function base64Of(vector: Float32Array<ArrayBuffer>): string {
+  return new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength).toBase64();
+}

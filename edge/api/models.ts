@@ -1,0 +1,55 @@
+/**
+ * GET /v1/models and /v1/models/{id}: the base, `auto`, one model per centroid, and the own adapters the key may see.
+ * GET /v1/centroids: what each centroid stands for and what its adapter was measured to gain.
+ */
+import { adapterIdentity, isAutoOff, type Manifest } from "../../shared/artifacts/manifest.ts";
+import type { CentroidList, Model, ModelList } from "../../shared/contracts/responses.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
+import { wishOf } from "../plan/assign.ts";
+import { answerList } from "./answer.ts";
+import type { RouteHandler } from "./dependencies.ts";
+
+export const listModels: RouteHandler = async (c, dependencies) => {
+  const { manifest } = await dependencies.artifacts();
+  const own = await dependencies.adapters.visibleTo(c.get("access"));
+  const mine = own.map(({ name, created }) => ({ ...modelObject(`${manifest.model.servedAs}:${name}`), created }));
+  const data = [...modelNames(manifest).map((id) => modelObject(id)), ...mine];
+  return answerList<ModelList>(c, dependencies, data, { others: {} });
+};
+
+export const getModel: RouteHandler = async (c, dependencies) => {
+  const artifacts = await dependencies.artifacts();
+  const id = c.req.param("id") ?? "";
+  const own = await dependencies.adapters.named(c.get("access"), id, null, artifacts);
+  wishOf(id, null, artifacts.manifest, own); // throws model_not_found
+  const [adapter] = own.values();
+  return c.json({ ...modelObject(id), ...(adapter && { created: adapter.created }) } satisfies Model);
+};
+
+export const listCentroids: RouteHandler = async (c, dependencies) => {
+  const { manifest, manifestHash } = await dependencies.artifacts();
+  const data = await Promise.all(
+    manifest.centroids.map(async (centroid) => ({
+      id: centroid.id,
+      object: "centroid" as const,
+      model: `${manifest.model.servedAs}:${centroid.id}`,
+      label: centroid.label,
+      size: centroid.size,
+      position: centroid.position,
+      gain: centroid.gain,
+      scale: centroid.scale,
+      auto_off: isAutoOff(centroid),
+      adapter: { hash: await sha256Hex(new TextEncoder().encode(adapterIdentity(manifest, centroid))) },
+    })),
+  );
+  return answerList<CentroidList>(c, dependencies, data, { others: { manifest: manifestHash } });
+};
+
+function modelNames({ model, centroids }: Manifest): string[] {
+  return [model.servedAs, `${model.servedAs}:auto`, ...centroids.map(({ id }) => `${model.servedAs}:${id}`)];
+}
+
+/** `created` is required by OpenAI's schema; artifacts carry no date, as equal content must have equal bytes. */
+function modelObject(id: string): Model {
+  return { id, object: "model", created: 0, owned_by: "chameleon-edge" };
+}

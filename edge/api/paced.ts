@@ -1,0 +1,48 @@
+/**
+ * Per-key pacing: delays the requests of a key that sends many at once. It wraps the app rather than being middleware of it,
+ * so that a delayed request has cost nothing but reading its key.
+ */
+
+import { steadyClock } from "../platform/clock.ts";
+import { pause } from "../platform/pause.ts";
+import { regionOf } from "../platform/region.ts";
+import { Pace, paceKeyOf } from "../tenants/pace.ts";
+import { mostBytesOf } from "./body.ts";
+import type { Arrival } from "./dependencies.ts";
+
+type Handle = (request: Request, arrival: Arrival) => Response | Promise<Response>;
+
+/** Wraps `handle` in per-key pacing. `handle` receives the arrival time, so that it can report the delay. */
+export function paced(handle: Handle, now: () => number): (request: Request) => Promise<Response> {
+  const pace = new Pace();
+  const steadyNow = steadyClock(now);
+  return async (request) => {
+    const arrivedMs = now();
+    const { headers, method } = request;
+    const declaredBytes = declaredBytesOf(headers);
+    const key = bearerKeyOf(headers);
+    const arrival = { key, region: regionOf(request.cf), declaredBytes, arrivedMs, pacedMs: 0 };
+    if (key === null) return handle(request, arrival);
+    const paceKey = paceKeyOf(key);
+    const waitMs = pace.waitMs(paceKey, steadyNow(), method === "POST" ? mostBytesOf(declaredBytes) : 0);
+    // One timer per request: workerd does not let one request resolve what another awaits.
+    if (waitMs > 0) await pause(waitMs);
+    const response = await handle(request, waitMs > 0 ? { ...arrival, pacedMs: now() - arrivedMs } : arrival);
+    if (response.status === 429) pace.refused(paceKey, steadyNow(), Number(response.headers.get("retry-after")) * 1000);
+    return response;
+  };
+}
+
+/** null where Content-Length is absent or is not a number of bytes. */
+function declaredBytesOf(headers: Headers): number | null {
+  const text = headers.get("content-length") ?? "";
+  return /^\d+$/.test(text) ? Number(text) : null;
+}
+
+/**
+ * The key of `Bearer <key>`; null where the header is absent or has another form. The scheme's case and the number of
+ * spaces do not matter, so callers must compare keys, never headers.
+ */
+function bearerKeyOf(headers: Headers): string | null {
+  return /^Bearer +(\S+)$/i.exec(headers.get("authorization") ?? "")?.[1] ?? null;
+}

@@ -1,0 +1,147 @@
+/**
+ * The Durable Object that answers requests of a region: each is answered by exactly one cell, which sends together what goes to
+ * the same backend. It stores only settlements that failed and has no timer except for open bodies, so an idle one costs
+ * nothing. The Worker calls it through cells.ts.
+ */
+import { DurableObject } from "cloudflare:workers";
+import { createSigner } from "../../shared/contracts/call-signature.ts";
+import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
+import { ServiceError, toServiceError } from "../../shared/errors.ts";
+import { AnswerBodies } from "../answer/answer-body.ts";
+import { type CompletionWriterParts, writeCompletion } from "../answer/completion-writer.ts";
+import { type Artifacts, artifactsMissing } from "../artifacts/artifacts.ts";
+import { deployedSet, PlannedSets, publishedSets } from "../artifacts/deployed.ts";
+import { configured, readConfig } from "../config.ts";
+import { BatchClient } from "../dispatch/batch-client.ts";
+import { type AdapterFiles, BackendClient } from "../dispatch/client.ts";
+import { createRouting, type RoutingEvent } from "../dispatch/routing.ts";
+import type { Plan } from "../plan/plan.ts";
+import { steadyClock } from "../platform/clock.ts";
+import { EdgeMetrics } from "../platform/edge-metrics.ts";
+import { logFailure } from "../platform/log.ts";
+import { objectNamed } from "../platform/objects.ts";
+import { type Admission, admissionOf, hasEnded } from "../tenants/admission.ts";
+import type { ReportUse } from "../tenants/consumption.ts";
+import { Settlements, usageReport } from "../tenants/settlements.ts";
+import { regionOfCell } from "./cell-names.ts";
+import { type CellRequest, readCellRequest } from "./cell-request.ts";
+import { refusalResponse } from "./refusal.ts";
+
+const now = () => Date.now();
+const after = (ms: number, work: () => void) => {
+  const timer = setTimeout(work, ms);
+  return () => clearTimeout(timer);
+};
+
+export class Cell extends DurableObject<Env> {
+  readonly batchClient: BatchClient;
+  /** Reports usage; tests replace it. */
+  report: ReportUse;
+  readonly #metrics: EdgeMetrics;
+  readonly settlements: Settlements;
+  readonly bodies = new AnswerBodies();
+  readonly #sets: PlannedSets;
+  /** That of every tenant whose requests it answers; its name tells it. */
+  readonly #jurisdiction: Jurisdiction | null;
+
+  constructor(state: DurableObjectState, env: Env) {
+    super(state, env);
+    this.#jurisdiction = jurisdictionOf(state.id.name ?? "");
+    const fileOf: AdapterFiles = (tenant, hash, copy) => objectNamed(env.ADAPTERS, tenant).file(hash, copy);
+    const keepAlive = (work: Promise<void>) => state.waitUntil(work);
+    const steadyNow = steadyClock(now);
+    const source = publishedSets(env, { cache: caches.default, background: keepAlive });
+    this.#sets = new PlannedSets(source, () => deployedSet(env));
+    this.report = usageReport(env);
+    this.settlements = new Settlements(env.LEDGERS, state.storage, {
+      now,
+      newId: () => crypto.randomUUID(),
+      report: (tenant, consumed) => this.report(tenant, consumed),
+    });
+    this.#metrics = new EdgeMetrics(readConfig(env).otlp, now);
+    const routing = configured(env, ({ backendSecrets, backends: addresses, backendFetch }) => {
+      const parts = { fileOf, sign: createSigner(backendSecrets, now), fetch: backendFetch };
+      return createRouting({
+        addresses,
+        clientOf: ({ url }) => new BackendClient(url, parts),
+        region: regionOfCell(state.id.name),
+        jurisdiction: this.#jurisdiction,
+      });
+    });
+    this.batchClient = new BatchClient({
+      routing,
+      observe: (event) => {
+        this.#metrics.routed(event);
+        logRouting(event);
+      },
+      now: steadyNow,
+      after,
+      // Metrics are sent when a call ends: the object has no timer for them.
+      keepAlive: (work) => keepAlive(work.then(() => this.#metrics.report())),
+      batchSent: (waitsMs) => this.#metrics.batchSent(waitsMs),
+    });
+  }
+
+  /** Settlements that failed are tried again. */
+  override async alarm(): Promise<void> {
+    await this.settlements.retry();
+  }
+
+  /** Called only by the Worker: with a request to answer, or by GET, to load what the next ones will need. */
+  override async fetch(request: Request): Promise<Response> {
+    try {
+      if (request.method === "GET") {
+        await this.#sets.prepare();
+        return new Response(null, { status: 204 });
+      }
+      return await this.#answer(readCellRequest(await request.json()), request.signal);
+    } catch (thrown) {
+      return refusalResponse(toServiceError(thrown));
+    }
+  }
+
+  async #answer(request: CellRequest, signal: AbortSignal): Promise<Response> {
+    const { admitted, plan } = request;
+    if (jurisdictionOf(admitted.tenant) !== this.#jurisdiction) {
+      throw new Error(`a request of ${admitted.tenant} has come to the cell ${this.ctx.id.name}`);
+    }
+    const log = (error: ServiceError) => logFailure(admitted.requestId, error);
+    const background = (work: Promise<void>) => this.ctx.waitUntil(work);
+    const admission = admissionOf(admitted, {
+      ledgers: this.env.LEDGERS,
+      recorder: this.settlements,
+      background,
+      now,
+      log: logFailure,
+    });
+    if (request.isResumed && (await hasEnded(admitted, this.env.LEDGERS))) {
+      throw new ServiceError("cancelled", "The request has ended: nothing of it was read for too long.");
+    }
+    const { tokenizer } = await this.#artifactsOf(plan, admission);
+    this.batchClient.checkRoom(admitted.tenant, plan.choices.length);
+    const submit: CompletionWriterParts["submit"] = (batch, receiver) => this.batchClient.submit(batch, receiver);
+    return writeCompletion(request, {
+      tokenizer,
+      submit,
+      bodies: this.bodies,
+      admission,
+      signal,
+      now: steadyClock(now),
+      log,
+    });
+  }
+
+  async #artifactsOf({ manifestHash, edgeFiles }: Plan, admission: Admission): Promise<Artifacts> {
+    try {
+      return await this.#sets.of(manifestHash, edgeFiles);
+    } catch (cause) {
+      admission.settle([]);
+      throw artifactsMissing(cause);
+    }
+  }
+}
+
+function logRouting({ failure, ...event }: RoutingEvent): void {
+  const why = failure && { message: failure.message, cause: String(failure.cause) };
+  console.warn(JSON.stringify({ ...event, ...why }));
+}

@@ -1,0 +1,394 @@
+/**
+ * Sends the sequences of many requests to the backends, and passes each frame on to its request. The CallQueue decides which
+ * sequences go in the next call and when, the Router to which backend. When a backend fails a sequence, it is queued again and
+ * sent to another one together with the tokens that its client already has, so the client sees one unbroken series. Only a
+ * backend with the same numerics fingerprint may continue it, because another one computes other bits. A sequence whose first
+ * frame is late is hedged: a second backend gets it too, and the first to answer keeps it.
+ */
+import {
+  type BatchRequest,
+  contractVersion,
+  errorFrame,
+  type Frame,
+  numericsAgree,
+} from "../../shared/contracts/inference.ts";
+import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
+import type { Backend } from "./backend-group.ts";
+import { BatchRun } from "./batch-run.ts";
+import { asFailure, type CallFailure, divergence, errorOf } from "./call-failure.ts";
+import { CallQueue, type QueuedCall, type QueueLimits } from "./call-queue.ts";
+import type { OpenBatch } from "./client.ts";
+import { ControlCall, cancellations, probes } from "./control-calls.ts";
+import { Budget, FirstFrameTimes } from "./extra-calls.ts";
+import { PendingSequence, type Receiver, share, sharingOf } from "./pending-sequence.ts";
+import { afterLoss, type BackendFailure, nextStep, withFailure, withTried } from "./retry-round.ts";
+import type { Route } from "./router.ts";
+import type { Routing, RoutingEvent } from "./routing.ts";
+import { hedgeBudget, maxLosses, retryBudget } from "./routing-limits.ts";
+
+export interface BatchClientParts {
+  /** The backends of the current configuration. Calls under way stay with those that they were made to. */
+  routing(): Routing;
+  observe(event: RoutingEvent): void;
+  /** A clock in milliseconds. */
+  now(): number;
+  /** Runs `work` once, after `ms`; the returned function cancels it. */
+  after(ms: number, work: () => void): () => void;
+  /** Keeps the object alive until `work` settles (waitUntil). */
+  keepAlive(work: Promise<void>): void;
+  /** Sequences are sent for the first time; `waitsMs` is how long each of them has waited for that. For metrics. */
+  batchSent?(waitsMs: readonly number[]): void;
+  limits?: QueueLimits;
+  retries?: Budget;
+  hedges?: Budget;
+}
+
+/** The sequences of one `submit`. */
+export interface Submission {
+  /** Drops what is left of it: waiting sequences leave their queue, running ones are cancelled. */
+  cancel(): void;
+}
+
+type Entry = PendingSequence | ControlCall;
+
+/** Seconds after which a full queue has most likely drained. */
+const retryAfterSeconds = 1;
+
+/** This cell does not take the request: nothing of it was begun or settled, and another cell may take it. */
+export class NotTaken extends ServiceError {
+  constructor(kind: ErrorKind, message: string) {
+    super(kind, message, { retryAfterSeconds });
+  }
+}
+
+export class BatchClient {
+  readonly #parts: BatchClientParts;
+  readonly #queue: CallQueue<Entry>;
+  readonly #retries: Budget;
+  readonly #hedges: Budget;
+  readonly #firstFrames = new FirstFrameTimes();
+  /** Sequences that have not ended. */
+  #open = 0;
+
+  constructor(parts: BatchClientParts) {
+    this.#parts = parts;
+    this.#queue = new CallQueue(parts.limits);
+    this.#retries = parts.retries ?? new Budget(retryBudget);
+    this.#hedges = parts.hedges ?? new Budget(hedgeBudget);
+  }
+
+  /** Number of queued entries. */
+  get waiting(): number {
+    return this.#queue.waiting;
+  }
+
+  /** No sequence is open and no call awaits an answer. */
+  get idle(): boolean {
+    return this.#open === 0 && this.#queue.idle;
+  }
+
+  /** Throws NotTaken when so many more sequences of the tenant do not fit the queue. */
+  checkRoom(tenant: string, sequences: number): void {
+    const [queued, room] = [this.#queue.waitingOf(tenant), this.#queue.roomOf(tenant)];
+    if (queued + sequences <= room) return;
+    throw new NotTaken(
+      "overloaded",
+      `${queued} of your completions are waiting here, the maximum is ${room} now; this request has ${sequences}.`,
+    );
+  }
+
+  /**
+   * Queues sequences of one tenant. `receiver` gets the frames of each in order, and exactly one `done` or `error` as the last.
+   * Throws NotTaken when they do not fit.
+   */
+  submit(batch: BatchRequest, receiver: Receiver): Submission {
+    const { manifestHash, centroidId, adapterHash } = batch;
+    this.checkRoom(batch.sequences[0].tenant, batch.sequences.length);
+    this.#addControls(probes(this.#parts.routing(), this.#parts));
+    const model = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
+    const parts = { model, receiver, arrivedMs: this.#parts.now(), sharing: sharingOf(batch) };
+    const sequences = batch.sequences.map((sequence) => new PendingSequence(sequence, parts));
+    this.#open += sequences.length;
+    this.#enqueue(sequences);
+    this.#sendReady();
+    return {
+      cancel: () => {
+        for (const sequence of sequences) this.#end(sequence);
+        this.#sendReady();
+      },
+    };
+  }
+
+  /**
+   * Queues sequences for the next backend, all of the same round, numerics and model; later if they have to wait for one. Ends
+   * them in an error if no backend is left.
+   */
+  #enqueue(group: readonly PendingSequence[]): void {
+    const { now, after, keepAlive, observe, routing } = this.#parts;
+    const { router, jurisdiction } = routing();
+    const idle = group.filter(({ isIdle }) => isIdle);
+    if (idle.length === 0) return;
+    const [first] = idle;
+    const { round, choice, pauseMs } = nextStep(first.round, (tried) => router.choose(routeOf(first), tried, now()));
+    for (const sequence of idle) sequence.round = round;
+    if (pauseMs !== null) {
+      keepAlive(
+        new Promise<void>((resolve) => void after(pauseMs, resolve)).then(() => {
+          this.#enqueue(idle);
+          this.#sendReady();
+        }),
+      );
+      return;
+    }
+    if (!choice || (round.last && this.#retries.take(1) === 0)) {
+      const failures = round.failures.map(({ failure }) => failure);
+      this.#endInError(idle, errorOf(failures, jurisdiction));
+      return;
+    }
+    const notBegun = idle.filter(({ hasTokens }) => !hasTokens).length;
+    if (round.last && notBegun > 0) {
+      observe({ event: "retried", backend: round.last.backend.id, sequences: notBegun });
+    }
+    this.#add(idle, choice.backend);
+  }
+
+  #add(sequences: readonly PendingSequence[], backend: Backend): void {
+    for (const sequence of sequences) sequence.isQueued = true;
+    const [{ numerics, sharing }] = sequences;
+    this.#queue.add({ key: JSON.stringify([backend.id, sharing, numerics]), backend: backend.id }, sequences);
+  }
+
+  #sendReady(): void {
+    for (let call = this.#queue.take(); call; call = this.#queue.take()) {
+      const sequences = call.entries.filter((entry) => entry instanceof PendingSequence);
+      const controls = call.entries.filter((entry) => entry instanceof ControlCall);
+      this.#parts.keepAlive(controls.length > 0 ? this.#sendControl(call, controls) : this.#send(call, sequences));
+    }
+  }
+
+  /** Never rejects. */
+  async #sendControl(call: QueuedCall<Entry>, controls: readonly ControlCall[]): Promise<void> {
+    await controls[0].send(controls.flatMap(({ ids }) => ids));
+    this.#release(call);
+  }
+
+  #release(call: QueuedCall<Entry>): void {
+    this.#queue.release(call);
+    this.#sendReady();
+  }
+
+  /** Calls a backend with sequences of one group, and passes on what it answers. Never rejects. */
+  async #send(call: QueuedCall<Entry>, sequences: readonly PendingSequence[]): Promise<void> {
+    const { now, routing } = this.#parts;
+    const { router, clients } = routing();
+    for (const sequence of sequences) sequence.isQueued = false;
+    const [first] = sequences;
+    // Chosen again: the backend that they were queued for may have been ejected meanwhile.
+    const backend = router.choose(routeOf(first), first.round.tried, now())?.backend;
+    if (!backend) {
+      this.#enqueueAlike(sequences);
+      this.#release(call);
+      return;
+    }
+    call.backend = backend.id;
+    const client = clients.get(backend.address.url)!;
+    const waited = sequences.filter(({ attempts }) => attempts === 0).map(({ arrivedMs }) => now() - arrivedMs);
+    if (waited.length > 0) this.#parts.batchSent?.(waited);
+    const run: BatchRun = new BatchRun(backend, sequences, now(), {
+      cancelled: (ids) => this.#addControls(cancellations(run.backend, client, ids, now())),
+      begun: (sequence) => {
+        this.#firstFrames.record(now() - run.sentAtMs);
+        this.#hedges.earn(1);
+        this.#cancelCalls(sequence, run);
+      },
+      ended: (sequence) => this.#end(sequence),
+    });
+    const batch: BatchRequest = { version: contractVersion, ...first.model, sequences: run.requests };
+    let answer: OpenBatch | null = null;
+    const { numerics } = first;
+    try {
+      answer = await client.openBatch(batch, { signal: run.signal, numerics, process: backend.name });
+    } catch (thrown) {
+      if (!run.signal.aborted) this.#handleRefusal(run, backend, asFailure(thrown));
+    }
+    backend.recordAnswered(sequences.length);
+    const isAccepted = answer !== null && this.#accept(run, answer, numerics);
+    this.#release(call);
+    if (answer && isAccepted) await this.#readFrames(run, answer.frames);
+  }
+
+  /** Returns false if the backend has other numerics than the sequences need. */
+  #accept(run: BatchRun, { process, numerics, load }: OpenBatch, wanted: string | null): boolean {
+    const { now, observe } = this.#parts;
+    const asked = run.backend;
+    const answering = asked.group.recordAnswer(asked, process, now());
+    answering.load.recordReport(load, now());
+    if (!numericsAgree(wanted, numerics)) {
+      const cause = new Error(`it has numerics ${numerics}, ${wanted} began`);
+      this.#handleRefusal(run, answering, divergence(cause, process));
+      return false;
+    }
+    run.markAccepted(answering, numerics);
+    this.#retries.earn(1);
+    for (const sequence of run.sequences) sequence.round = withTried(sequence.round, asked, answering);
+    const resumed = run.sequences.filter(({ hasTokens, lostBy }) => hasTokens && lostBy);
+    for (const [backend, { length }] of Map.groupBy(resumed, ({ lostBy }) => lostBy!.backend.id)) {
+      observe({ event: "resumed", backend, sequences: length });
+    }
+    for (const sequence of run.sequences) {
+      if (!sequence.isAccepted) sequence.receiver.accepted();
+      sequence.isAccepted = true;
+    }
+    return true;
+  }
+
+  /**
+   * Sends the sequences of a call that a backend did not accept to another one. A call that would be refused everywhere is sent
+   * once more for each of its tenants, as only one tenant's sequences may be at fault; with one tenant it ends.
+   */
+  #handleRefusal(run: BatchRun, asked: Backend, failure: CallFailure): void {
+    const { sequences } = run;
+    for (const sequence of sequences) run.cancel(sequence);
+    if (sequences.length === 0) return;
+    const last = this.#recordFailure(asked, failure, sequences[0]);
+    const isOfAll = !failure.consequence.elsewhere;
+    for (const sequence of sequences) {
+      const { round } = sequence;
+      sequence.round = withFailure(isOfAll ? round : withTried(round, asked, last.backend), last);
+      if (isOfAll) sequence.sharing = JSON.stringify([sequence.tenant, sequence.sharing]);
+    }
+    if (isOfAll && new Set(run.requests.map(({ tenant }) => tenant)).size === 1) {
+      this.#endInError(sequences, failure.error);
+    } else this.#enqueueAlike(sequences);
+  }
+
+  /** Reads the frames of an accepted call until it ends or fails. */
+  async #readFrames(run: BatchRun, groups: AsyncIterable<Frame[]>): Promise<void> {
+    const { routing, after } = this.#parts;
+    // A hedge goes to another address or another process; where there is none, no call needs its timer.
+    const hasOthers = routing().clients.size > 1 || run.backend.group.processes.length > 1;
+    const cancelHedge = hasOthers ? after(this.#firstFrames.lateMs, () => this.#hedge(run)) : () => {};
+    let failure: CallFailure;
+    try {
+      for await (const frames of groups) {
+        this.#receive(run, frames);
+        if (run.isOver) return;
+      }
+      throw new Error("the stream of frames ended early");
+    } catch (thrown) {
+      failure = asFailure(thrown);
+    } finally {
+      cancelHedge();
+    }
+    if (!run.signal.aborted) this.#handleLoss(run, run.sequences, failure);
+  }
+
+  /** Throws an Error for a frame of an unknown sequence. */
+  #receive(run: BatchRun, frames: readonly Frame[]): void {
+    const failed = run.receive(frames);
+    // Sequences that a backend gives up at the same time are sent on together.
+    for (const group of Map.groupBy(failed, ([, { kind }]) => kind).values()) {
+      const sequences = group.map(([sequence]) => sequence);
+      this.#handleLoss(run, sequences, group[0][1]);
+    }
+    this.#sendReady();
+  }
+
+  /** Sends sequences whose call a backend had accepted and then failed to another one. */
+  #handleLoss(run: BatchRun, sequences: readonly PendingSequence[], failure: CallFailure): void {
+    if (sequences.length === 0) return;
+    const last = this.#recordFailure(run.backend, failure, sequences[0]);
+    const isBegun = sequences.some(({ hasTokens }) => hasTokens);
+    for (const sequence of sequences) {
+      run.remove(sequence);
+      sequence.losses++;
+      sequence.lostBy = last;
+      sequence.round = afterLoss(sequence.round, last, isBegun);
+    }
+    const message = `${maxLosses} backends accepted this completion, and none finished it.`;
+    const endless = sequences.filter(({ losses }) => losses >= maxLosses);
+    this.#endInError(endless, new ServiceError("backend_unavailable", message));
+    this.#enqueueAlike(sequences);
+    this.#sendReady();
+  }
+
+  /** Queues sequences that share a call no longer, those without tokens apart: they may go to any backend. */
+  #enqueueAlike(sequences: readonly PendingSequence[]): void {
+    const keyOf = ({ sharing, numerics, round }: PendingSequence) =>
+      JSON.stringify([sharing, numerics, [...round.tried].sort(), round.isSecondRound, round.pausesMs.length]);
+    for (const group of Map.groupBy(sequences, keyOf).values()) this.#enqueue(group);
+  }
+
+  /** Ends sequences that no backend accepts, but for those that another call has. */
+  #endInError(sequences: readonly PendingSequence[], error: ServiceError): void {
+    const idle = sequences.filter(({ isIdle }) => isIdle);
+    if (idle.length === 0) return;
+    if (error.kind === "numerics_mismatch") {
+      const backend = (idle[0].lostBy ?? idle[0].round.last)!.backend.id;
+      this.#parts.observe({ event: "not_resumed", backend, sequences: idle.length });
+    }
+    const shares = new Map<Receiver, Frame[]>();
+    for (const sequence of idle) {
+      this.#end(sequence);
+      share(shares, sequence, errorFrame(sequence.id, error));
+    }
+    for (const [receiver, frames] of shares) receiver.receive(frames);
+  }
+
+  /** Queues sequences without a first frame for a second backend too, if one is fit and has less load. */
+  #hedge(run: BatchRun): void {
+    const { observe, now, routing } = this.#parts;
+    const { router } = routing();
+    const late = run.sequences.filter((one) => !one.hasBegun && one.attempts === 1 && !one.isQueued);
+    if (late.length === 0) return;
+    const choice = router.choose(routeOf(late[0]), late[0].round.tried, now());
+    const isMoreLoaded = (one: Backend) => router.shareOf(one, now()) >= router.shareOf(run.backend, now());
+    // Any process of the same address may be the same process.
+    const mayBeSame = (one: Backend) => one.name === null && one.address === run.backend.address;
+    if (!choice?.isFit || mayBeSame(choice.backend) || isMoreLoaded(choice.backend)) return;
+    const group = late.slice(0, this.#hedges.take(late.length));
+    if (group.length === 0) return;
+    observe({ event: "hedged", backend: choice.backend.id, sequences: group.length });
+    this.#add(group, choice.backend);
+    this.#sendReady();
+  }
+
+  /** Records the failure of a call to `asked`, for the process that answered. `first` is one of its sequences. */
+  #recordFailure(asked: Backend, failure: CallFailure, { model, numerics }: PendingSequence): BackendFailure {
+    const { observe, now } = this.#parts;
+    const { kind, consequence } = failure;
+    const backend = asked.group.recordAnswer(asked, failure.process, now());
+    observe({ event: "call_failed", backend: backend.id, failure });
+    if (kind === "misdirected") backend.group.forget(backend);
+    if (kind === "mismatched") backend.health.recordMismatch(model.manifestHash, now());
+    if (kind === "diverging" && numerics) backend.health.recordMismatch(numerics, now());
+    const { health } = consequence;
+    if (health !== "fit" && backend.health.recordFailure(health === "unfit", now())) {
+      observe({ event: "ejected", backend: backend.id });
+    }
+    return { backend, failure };
+  }
+
+  /** Ends a sequence: it gets no further frame, and whatever is under way for it is cancelled. */
+  #end(sequence: PendingSequence): void {
+    if (sequence.isEnded) return;
+    sequence.isEnded = true;
+    this.#open--;
+    this.#cancelCalls(sequence);
+  }
+
+  /** Cancels the calls of a sequence, waiting or running, but for `kept`. */
+  #cancelCalls(sequence: PendingSequence, kept: BatchRun | null = null): void {
+    if (sequence.isQueued) this.#queue.remove((entry) => entry === sequence);
+    sequence.isQueued = false;
+    for (const run of sequence.runs) if (run !== kept) run.cancel(sequence);
+  }
+
+  #addControls(calls: readonly ControlCall[]): void {
+    for (const call of calls) this.#queue.add(call.group, [call]);
+  }
+}
+
+function routeOf({ model, numerics }: PendingSequence): Route {
+  return { ...model, numerics };
+}

@@ -1,0 +1,159 @@
+/** Which centroid a prompt is nearest to, and which experts answer it. Pure. */
+import { type CentroidRecord, isAutoOff, type Manifest } from "../../shared/artifacts/manifest.ts";
+import type { AdapterField } from "../../shared/contracts/generation.ts";
+import type { MixtureRequest } from "../../shared/contracts/inference.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
+import type { Artifacts } from "../artifacts/artifacts.ts";
+import { type NamedAdapters, type OwnAdapter, ownNamesText, suffixOf } from "../tenants/own-adapters.ts";
+import {
+  automaticMixture,
+  type Candidate,
+  type EvidenceTokens,
+  listedMixture,
+  type PlannedMixture,
+} from "./mixture.ts";
+
+/** A centroid by its index, or an adapter of the tenant's own. */
+type NamedAdapter = number | OwnAdapter;
+
+/**
+ * What a request asks for: the mixture of base and nearest adapters, the nearest adapter alone, no adapter, one adapter
+ * by name, or a mixture of those that it lists.
+ */
+export type Wish = "auto" | "nearest" | "off" | NamedAdapter | ListedWish[];
+
+interface ListedWish {
+  adapter: "base" | NamedAdapter;
+  weight: number | null;
+}
+
+export interface Assignment {
+  /** The nearest centroid; where the request names adapters, the one of them that `adapter` is, by its name. */
+  centroid: Pick<CentroidRecord, "id" | "gain">;
+  /** Cosine of prompt embedding and centroid. */
+  similarity: number;
+  /** What the micro-batch, routing and usage go by: the one adapter, or the first of a mixture; null for the base. */
+  adapter: { id: string; ownHash: string | null } | null;
+  mode: "evidence" | "fixed" | "adapted" | "off" | "auto-off";
+  /** null: `adapter` alone answers. */
+  mixture: MixtureRequest | null;
+  /** Ids of the adapters that answer, in the mixture's order. */
+  experts: string[];
+}
+
+/**
+ * The wish behind `model` (`gpt2`, `gpt2:auto`, `gpt2:<centroid>`, `gpt2:<own adapter>`; absent: auto) and the extension's
+ * `adapter`, which overrides it. `model` must exist even then: answers and usage repeat it.
+ * Throws model_not_found or invalid_request.
+ */
+export function wishOf(
+  model: string | null,
+  adapter: AdapterField | null,
+  manifest: Manifest,
+  own: NamedAdapters = new Map(),
+): Wish {
+  const byModel = modelWish(model ?? `${manifest.model.servedAs}:auto`, manifest, own);
+  if (adapter === null) return byModel;
+  if (typeof adapter !== "string") {
+    return adapter.map(({ id, weight }, i) => ({
+      adapter: id === "base" ? id : namedAdapter(id, `chameleon.adapter[${i}].id`, '"base"', manifest, own),
+      weight,
+    }));
+  }
+  if (adapter === "auto" || adapter === "nearest" || adapter === "off") return adapter;
+  return namedAdapter(adapter, "chameleon.adapter", '"auto", "nearest", "off"', manifest, own);
+}
+
+/** `at` is the field, `words` what else it may be. */
+function namedAdapter(id: string, at: string, words: string, manifest: Manifest, own: NamedAdapters): NamedAdapter {
+  const adapter = adapterOf(id, manifest, own);
+  if (adapter !== null) return adapter;
+  throw new ServiceError(
+    "invalid_request",
+    `${at} is ${JSON.stringify(id)}; it must be ${words}, an adapter of your own or one of the ${manifest.centroids.length} centroids of GET /v1/centroids${ownNamesText(own)}.`,
+    { param: "chameleon.adapter" },
+  );
+}
+
+/** null where there is none of that id. */
+function adapterOf(id: string, { centroids }: Manifest, own: NamedAdapters): NamedAdapter | null {
+  const index = centroids.findIndex((centroid) => centroid.id === id);
+  return own.get(id) ?? (index >= 0 ? index : null);
+}
+
+function modelWish(model: string, manifest: Manifest, own: NamedAdapters): Wish {
+  const { servedAs } = manifest.model;
+  if (model === servedAs) return "off";
+  if (model === `${servedAs}:auto`) return "auto";
+  const adapter = adapterOf(suffixOf(model, manifest), manifest, own);
+  if (adapter !== null) return adapter;
+  throw new ServiceError(
+    "model_not_found",
+    `The model ${JSON.stringify(model.slice(0, 80))} does not exist; there is ${servedAs}, ${servedAs}:auto and ${servedAs}:<centroid> (GET /v1/models)${ownNamesText(own, `${servedAs}:`)}.`,
+    { param: "model" },
+  );
+}
+
+/**
+ * Assigns a prompt by its first `prefixTokens` token ids. `evidence`: which of the prompt's tokens weigh a mixture; absent,
+ * all of `promptIds`.
+ */
+export function assign(
+  promptIds: readonly number[],
+  wish: Wish,
+  artifacts: Artifacts,
+  evidence: EvidenceTokens = { tokens: promptIds.length },
+): Assignment {
+  const { manifest } = artifacts;
+  const embedding = embeddingOf(promptIds, artifacts);
+  const nearestFirst = rankCentroids(embedding, artifacts.centroids).map(({ index, similarity }): Candidate => {
+    const centroid = manifest.centroids[index];
+    return { id: centroid.id, ownHash: null, similarity, gain: centroid.gain, isOff: isAutoOff(centroid) };
+  });
+  const [nearest] = nearestFirst;
+  const candidateOf = (adapter: NamedAdapter): Candidate => {
+    if (typeof adapter !== "number") return ownCandidate(adapter, embedding);
+    return nearestFirst.find(({ id }) => id === manifest.centroids[adapter].id)!;
+  };
+  const mixed = (at: Candidate, { mode, experts, request }: PlannedMixture) => assignmentOf(at, mode, experts, request);
+  if (wish === "auto") return mixed(nearest, automaticMixture(nearestFirst, manifest, evidence));
+  if (Array.isArray(wish)) {
+    const listed = wish.map(({ adapter, weight }) => ({
+      candidate: adapter === "base" ? null : candidateOf(adapter),
+      weight,
+    }));
+    const planned = listedMixture(listed, manifest, evidence);
+    return mixed(planned.experts[0] ?? nearest, planned);
+  }
+  const one = typeof wish === "string" ? nearest : candidateOf(wish);
+  const mode = wish === "off" ? "off" : one.isOff ? "auto-off" : "adapted";
+  return assignmentOf(one, mode, mode === "adapted" ? [one] : [], null);
+}
+
+/** `at`: the candidate that the prompt is nearest to, or that the request names. */
+function assignmentOf(
+  { id, gain, similarity }: Candidate,
+  mode: Assignment["mode"],
+  experts: readonly Candidate[],
+  mixture: MixtureRequest | null,
+): Assignment {
+  const [first] = experts;
+  const adapter = first ? { id: first.id, ownHash: first.ownHash } : null;
+  return { centroid: { id, gain }, similarity, adapter, mode, mixture, experts: experts.map((one) => one.id) };
+}
+
+function ownCandidate({ name, hash, gain, centroid }: OwnAdapter, embedding: Float32Array): Candidate {
+  const vectors = Float32Array.from(centroid);
+  const [{ similarity }] = rankCentroids(embedding, { count: 1, dimensions: vectors.length, vectors });
+  return { id: name, ownHash: hash, similarity, gain, isOff: gain === null };
+}
+
+/** All centroids, nearest first. */
+export function rank(promptIds: readonly number[], artifacts: Artifacts): { index: number; similarity: number }[] {
+  return rankCentroids(embeddingOf(promptIds, artifacts), artifacts.centroids);
+}
+
+function embeddingOf(promptIds: readonly number[], { manifest, table }: Artifacts): Float32Array {
+  return promptEmbedding(promptIds.slice(0, manifest.embedding.prefixTokens), table);
+}

@@ -1,0 +1,45 @@
+/** Encodes the prompts of a request. Encoding stops one token past the limit of a text. */
+import type { Prompt } from "../../shared/contracts/fields.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import type { Artifacts } from "../artifacts/artifacts.ts";
+
+/** Maximum tokens of each prompt of a field. */
+export interface TokenBound {
+  /** The request's field, for messages. */
+  param: string;
+  /** Name of the prompt in an error message if there is only one. */
+  single: string;
+  most: number;
+  /** The limit in words: follows "has 1030 tokens; " in an error message. null: tokens past the limit are left out. */
+  says: string | null;
+}
+
+/** Throws context_length_exceeded for the first prompt that is too long, invalid_request for an id outside the vocabulary. */
+export function encodePrompts(prompts: readonly Prompt[], artifacts: Artifacts, bound: TokenBound): number[][] {
+  const { param, single, most, says } = bound;
+  return prompts.map((prompt, p) => {
+    const at = prompts.length > 1 ? `${param}[${p}]` : null;
+    const isText = typeof prompt === "string";
+    const ids = isText ? artifacts.tokenizer.encode(prompt, most) : prompt;
+    if (ids.length > most && says !== null) throw overlong(bound, at ?? single, isText ? null : ids.length);
+    if (!isText) requireKnown(ids, artifacts, param, at);
+    return ids.length > most ? ids.slice(0, most) : ids;
+  });
+}
+
+/** `tokens` is null when encoding stopped one token past the limit. */
+export function overlong({ param, most, says }: TokenBound, at: string, tokens: number | null): ServiceError {
+  const message = `${at} has ${tokens ?? `at least ${most + 1}`} tokens; ${says}.`;
+  return new ServiceError("context_length_exceeded", message, { param });
+}
+
+function requireKnown(ids: readonly number[], { manifest }: Artifacts, param: string, at: string | null): void {
+  const { vocabularySize, servedAs } = manifest.model;
+  const unknown = ids.find((id) => id >= vocabularySize);
+  if (unknown === undefined) return;
+  throw new ServiceError(
+    "invalid_request",
+    `Invalid request: ${at ?? param} holds the token id ${unknown}; the vocabulary of ${servedAs} has ${vocabularySize} ids, from 0.`,
+    { param },
+  );
+}

@@ -1,0 +1,84 @@
+/** Generates the centroids' adapters from the hyper-network. */
+import { createHash } from "node:crypto";
+import { setLimits } from "../../../shared/artifacts/limits.ts";
+import {
+  adapterIdentity,
+  type CentroidRecord,
+  hyperNetworkFile,
+  type Manifest,
+} from "../../../shared/artifacts/manifest.ts";
+import { requireTensor, type TensorFile, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
+import { ServiceError } from "../../../shared/errors.ts";
+import type { Adapter, AdapterSource } from "../adapter.ts";
+import { gatesOf, readHyperNetwork } from "./hyper-network.ts";
+
+/** Approximate memory of an adapter beside its gates: an object, two strings, headers of typed arrays. */
+const recordBytes = 512;
+
+/**
+ * Serves the centroids of `manifest` from hyper-network.safetensors. Throws an Error if the file's centroids or scales differ
+ * from the manifest's.
+ */
+export function generatedAdapters(manifest: Manifest, file: TensorFile): AdapterSource {
+  const network = readHyperNetwork(file);
+  const [K, P] = [manifest.centroids.length, manifest.embedding.dimensions];
+  // Values are not checked here: NaN fails only that centroid's adapter.
+  const vectors = toFloat32(requireTensor(file, "centroids", "F32", [K, P], hyperNetworkFile)); // [K, P]
+  const scales = toFloat32(requireTensor(file, "scales", "F32", [K], hyperNetworkFile)); // [K]
+  const entries = new Map(
+    manifest.centroids.map((record, index) => {
+      const vector = vectors.subarray(index * P, (index + 1) * P);
+      checkCentroid(record, vector, scales[index]);
+      return [record.id, { vector, scale: scales[index], hash: adapterHash(manifest, record) }];
+    }),
+  );
+  return {
+    hashOf: (centroidId) => entries.get(centroidId)?.hash ?? null,
+    async generate(centroidId): Promise<Adapter> {
+      const entry = entries.get(centroidId);
+      if (!entry) throw new Error(`no centroid ${centroidId}; there are ${[...entries.keys()].join(", ")}`);
+      const { hash, vector, scale } = entry;
+      const gates = gatesOf(network, vector, scale);
+      requireUsable(gates, centroidId);
+      return { hash, gates, bias: null, scale, bytes: gates.byteLength + recordBytes };
+    },
+  };
+}
+
+/** SHA-256 of a centroid's vector [P] and scale, little-endian float32: `hash` of its manifest record. */
+export function centroidHash(vector: Float32Array, scale: number): string {
+  const bytes = new DataView(new ArrayBuffer(4 * (vector.length + 1)));
+  vector.forEach((value, p) => {
+    bytes.setFloat32(4 * p, value, true);
+  });
+  bytes.setFloat32(4 * vector.length, scale, true);
+  return createHash("sha256").update(bytes).digest("hex");
+}
+
+/** Throws a ServiceError that names the centroid and the first gate that is NaN or beyond the limit. */
+function requireUsable(gates: Float32Array, centroidId: string): void {
+  const bad = gates.findIndex((value) => !(Math.abs(value) <= setLimits.tensorValue));
+  if (bad < 0) return;
+  throw new ServiceError(
+    "generation_failed",
+    `Centroid ${centroidId} has no usable adapter: gate ${bad} is ${gates[bad]}, the bound is ±${setLimits.tensorValue}.`,
+  );
+}
+
+function checkCentroid(record: CentroidRecord, vector: Float32Array, scale: number): void {
+  if (Math.fround(record.scale) !== scale) {
+    throw new Error(
+      `centroid ${record.id} of hyper-network.safetensors has scale ${scale}, manifest.json ${record.scale}`,
+    );
+  }
+  const found = centroidHash(vector, scale);
+  if (found !== record.hash) {
+    throw new Error(
+      `centroid ${record.id} of hyper-network.safetensors has hash ${found}, manifest.json ${record.hash}`,
+    );
+  }
+}
+
+function adapterHash(manifest: Manifest, record: CentroidRecord): string {
+  return createHash("sha256").update(adapterIdentity(manifest, record)).digest("hex");
+}

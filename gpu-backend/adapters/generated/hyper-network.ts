@@ -1,0 +1,78 @@
+/**
+ * The hyper-network: makes the gates of a centroid's adapter. Serving and evaluation both run this code, so that what is
+ * measured is what is served. Not here: its training, and the delta that the gates scale (the serving graph's).
+ * Shapes: P dimensions of the prompt embedding, H hidden units, Q gates, D hidden size, V vocabulary, K centroids.
+ */
+import { hyperNetworkFile } from "../../../shared/artifacts/manifest.ts";
+import { requireFloats, type TensorFile, tensorOf } from "../../../shared/artifacts/tensor-file.ts";
+import type { Bank } from "../../runtime/step.ts";
+
+export interface HyperNetwork {
+  dimensions: number; // P
+  hidden: number; // H
+  gates: number; // Q
+  w1: Float32Array; // [H, P]
+  b1: Float32Array; // [H]
+  w2: Float32Array; // [Q, H]
+  b2: Float32Array; // [Q]
+}
+
+/** Reads the network's layers from hyper-network.safetensors. Throws an Error that names the tensor at fault. */
+export function readHyperNetwork(file: TensorFile): HyperNetwork {
+  const [hidden, dimensions] = tensorOf(file, "w1").shape;
+  const [gates] = tensorOf(file, "w2").shape;
+  return {
+    dimensions,
+    hidden,
+    gates,
+    w1: floatsOf(file, "w1", [hidden, dimensions]),
+    b1: floatsOf(file, "b1", [hidden]),
+    w2: floatsOf(file, "w2", [gates, hidden]),
+    b2: floatsOf(file, "b2", [gates]),
+  };
+}
+
+/** Reads the bank from hyper-network.safetensors. Throws an Error that names the tensor at fault. */
+export function bankOf(file: TensorFile): Bank {
+  const [gates, hiddenSize] = tensorOf(file, "a").shape;
+  const vocabularySize = tensorOf(file, "b").shape[1];
+  return {
+    gates,
+    a: floatsOf(file, "a", [gates, hiddenSize]),
+    a0: floatsOf(file, "a0", [gates]),
+    b: floatsOf(file, "b", [gates, vocabularySize]),
+  };
+}
+
+/**
+ * The gates [Q] of a centroid [P]: scale · (W₂·gelu(W₁·(√P·c) + b₁) + b₂). A scale of 0 (auto-off) gives zeros.
+ * Throws an Error where the centroid has another dimension than the network.
+ */
+export function gatesOf(network: HyperNetwork, centroid: Float32Array, scale: number): Float32Array<ArrayBuffer> {
+  const { dimensions: P, hidden: H, gates: Q, w1, b1, w2, b2 } = network;
+  if (centroid.length !== P) throw new Error(`centroid of ${centroid.length} dimensions, the hyper-network takes ${P}`);
+  const result = new Float32Array(Q);
+  if (scale === 0) return result;
+  const activations = new Float64Array(H);
+  for (let h = 0; h < H; h++) {
+    let sum = 0;
+    for (let p = 0; p < P; p++) sum += w1[h * P + p] * centroid[p];
+    activations[h] = geluTanh(sum * Math.sqrt(P) + b1[h]);
+  }
+  for (let q = 0; q < Q; q++) {
+    let sum = b2[q];
+    for (let h = 0; h < H; h++) sum += w2[q * H + h] * activations[h];
+    result[q] = scale * sum;
+  }
+  return result;
+}
+
+/** GELU in its tanh form ("gelu_new"). */
+function geluTanh(x: number): number {
+  return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+}
+
+/** A tensor of hyper-network.safetensors as float32. Throws an Error where it is missing, of another shape, or holds a value beyond the limit. */
+export function floatsOf(file: TensorFile, name: string, shape: number[]): Float32Array<ArrayBuffer> {
+  return requireFloats(file, name, shape, hyperNetworkFile);
+}

@@ -1,0 +1,133 @@
+/**
+ * The backend's interface to the fitter, whose process starts with a fit, ends when it is idle, and is started again by the
+ * next fit. A process, not a thread: to end a thread amid native code would end the backend, too.
+ */
+import type { ServiceError } from "../../../shared/errors.ts";
+import { unavailable } from "../../engine/refusals.ts";
+import { ForkedProcess } from "../forked-process.ts";
+import type { FitAnswer, FitFolders, ToFitter } from "./fit-process.ts";
+import type { FitRequest, FitResult } from "./fitter.ts";
+import { cancelled } from "./making-queue.ts";
+
+/** Timeout for the next answer, the process's start included, in milliseconds. The fit of a wide base takes tens of seconds. */
+const fitMs = 60_000;
+/**
+ * The process ends after so many milliseconds without a fit: it holds the model's head in fp32 (GPT-2 124M: .3 GB), which the
+ * next fit reads again in seconds.
+ */
+export const idleMs = 60_000;
+
+interface FitClientParts {
+  /** Environment of the process. */
+  environment: NodeJS.ProcessEnv;
+  /** Script of the process; the fitter's by default. */
+  script?: URL;
+  fitMs?: number;
+}
+
+type FitterProcess = ForkedProcess<ToFitter, FitAnswer>;
+
+export class FitClient {
+  readonly #folders: FitFolders;
+  readonly #parts: FitClientParts;
+  #process: FitterProcess | null = null;
+  readonly #pending = new Map<number, PromiseWithResolvers<FitResult>>();
+  #fits = 0;
+  /** Timeout of the next answer or, while no fit is pending, of the idle process. */
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #isClosed = false;
+
+  constructor(folders: FitFolders, parts: FitClientParts) {
+    this.#folders = folders;
+    this.#parts = parts;
+  }
+
+  /** The fitter's process; null while there is none. */
+  get pid(): number | null {
+    return this.#process?.pid ?? null;
+  }
+
+  /**
+   * Rejects with `cancelled` when `signal` aborts, and with `backend_unavailable` when the fit times out, its process ends or the
+   * backend shuts down. Fits that run at once share the process's time.
+   */
+  async fit(request: FitRequest, signal: AbortSignal): Promise<FitResult> {
+    if (this.#isClosed) throw closed();
+    if (signal.aborted) throw cancelled(signal);
+    this.#process ??= this.#start();
+    const id = this.#fits++;
+    const pending = Promise.withResolvers<FitResult>();
+    this.#pending.set(id, pending);
+    this.#process.send({ id, request });
+    if (this.#pending.size === 1) this.#watch();
+    const leave = () => {
+      this.#process?.send({ id, request: null });
+      this.#remove(id)?.reject(cancelled(signal));
+    };
+    signal.addEventListener("abort", leave);
+    try {
+      return await pending.promise;
+    } finally {
+      signal.removeEventListener("abort", leave);
+    }
+  }
+
+  /** Kills the process, fails all fits, and refuses new ones. Resolves when it has ended, or after a timeout. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    await this.#drop(closed());
+  }
+
+  #remove(id: number): PromiseWithResolvers<FitResult> | undefined {
+    const pending = this.#pending.get(id);
+    this.#pending.delete(id);
+    this.#watch();
+    return pending;
+  }
+
+  /** Restarts the timeout for the next answer or, when none is due, for the process being idle. */
+  #watch(): void {
+    clearTimeout(this.#timer);
+    if (!this.#process) return;
+    const isIdle = this.#pending.size === 0;
+    const limitMs = isIdle ? idleMs : (this.#parts.fitMs ?? fitMs);
+    // No fit waits for an idle process, so none is failed.
+    const giveUp = () => void this.#drop(unavailable(`Making the adapter took longer than ${limitMs} ms.`));
+    this.#timer = setTimeout(giveUp, limitMs).unref();
+  }
+
+  /** Ends the process and fails all fits. The next fit starts another process. Resolves when it has ended. */
+  async #drop(error: ServiceError): Promise<void> {
+    clearTimeout(this.#timer);
+    const dropped = this.#process;
+    this.#process = null;
+    for (const [id, { reject }] of this.#pending) {
+      this.#pending.delete(id);
+      reject(error);
+    }
+    await dropped?.close();
+  }
+
+  #start(): FitterProcess {
+    const started: FitterProcess = new ForkedProcess({
+      script: this.#parts.script ?? new URL("./fit-process.ts", import.meta.url),
+      argument: JSON.stringify(this.#folders),
+      environment: this.#parts.environment,
+      // The fits of a dropped process have already been rejected.
+      onMessage: (answer) => {
+        const pending = started === this.#process ? this.#remove(answer.id) : undefined;
+        if (answer.ok) pending?.resolve(answer.result);
+        else pending?.reject(new Error(answer.message));
+      },
+      onEnd: ({ how }) => {
+        if (started === this.#process) void this.#drop(unavailable(`The process that makes adapters ${how}.`));
+      },
+    });
+    started.unref();
+    return started;
+  }
+}
+
+function closed(): ServiceError {
+  return unavailable("The backend is shutting down.");
+}

@@ -1,0 +1,56 @@
+/** The fitter's process: a fit takes a second of computing, which neither HTTP nor the engine can spare. */
+
+import { readArtifacts } from "../../engine/artifacts.ts";
+import { collectGarbage } from "../../runtime/garbage.ts";
+import { FitTurns } from "./fit-turns.ts";
+import { type FitRequest, type FitResult, Fitter } from "./fitter.ts";
+
+/** What the process starts with, as JSON in its one argument. */
+export interface FitFolders {
+  modelDirectory: string;
+  artifactsDirectory: string;
+}
+
+/** A fit to make; null cancels the one of that id. */
+export interface ToFitter {
+  id: number;
+  request: FitRequest | null;
+}
+
+export type FitAnswer = { id: number } & ({ ok: true; result: FitResult } | { ok: false; message: string });
+
+if (!process.send) throw new Error("fit-process.ts runs as a child process; start main.ts");
+const toParent = process.send.bind(process);
+// Its parent decides when it ends: a terminal, or a service manager, gives signals to both.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
+process.once("disconnect", () => process.exit());
+const opening = open(JSON.parse(process.argv[2]));
+// Each answer tells of it.
+opening.catch(() => {});
+const turns = new FitTurns();
+
+process.on("message", async ({ id, request }: ToFitter) => {
+  if (!request) turns.cancel(id);
+  else toParent(await answer(id, request), undefined, undefined, () => {});
+});
+
+async function open({ modelDirectory, artifactsDirectory }: FitFolders): Promise<Fitter> {
+  // One thread: others serve meanwhile.
+  const fitter = await Fitter.open(await readArtifacts(modelDirectory, artifactsDirectory), 1);
+  collectGarbage();
+  return fitter;
+}
+
+async function answer(id: number, request: FitRequest): Promise<FitAnswer> {
+  turns.open(id);
+  try {
+    const { parts, gain, file } = await (await opening).fit(request, (positions, work) =>
+      turns.run(id, positions, work),
+    );
+    return { id, ok: true, result: { parts, gain, file } };
+  } catch (error) {
+    return { id, ok: false, message: error instanceof Error ? (error.stack ?? error.message) : String(error) };
+  } finally {
+    turns.cancel(id);
+  }
+}

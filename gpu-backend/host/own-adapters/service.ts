@@ -1,0 +1,121 @@
+/**
+ * Makes and keeps tenants' own adapters: the examples run through the engine like everybody's sequences, another process
+ * fits, the store keeps. Not here: HTTP, and names, which the edge gives.
+ */
+import type { AdapterAnswer, AdapterRequest, SequenceRequest } from "../../../shared/contracts/inference.ts";
+import { limits } from "../../../shared/contracts/limits.ts";
+import { ServiceError } from "../../../shared/errors.ts";
+import { instantHash } from "../../adapters/own/artifact.ts";
+import type { InstantStore } from "../../adapters/own/store.ts";
+import type { EngineInfo } from "../../engine/messages.ts";
+import { unavailable } from "../../engine/refusals.ts";
+import type { EngineClient } from "../client.ts";
+import type { FitClient } from "./fit-client.ts";
+import { MakingQueue } from "./making-queue.ts";
+
+interface AdapterSet {
+  engine: Pick<EngineClient, "hiddenStates" | "info">;
+  fitter: Pick<FitClient, "fit">;
+}
+
+export interface InstantAdapterParts {
+  /** What serves a manifest, or what will refuse it. Throws a ServiceError where nothing is served. */
+  setOf(manifestHash: string): AdapterSet;
+  store: InstantStore;
+  newId(): string;
+  now(): number;
+}
+
+export class InstantAdapters {
+  readonly #parts: InstantAdapterParts;
+  readonly #queue = new MakingQueue();
+
+  constructor(parts: InstantAdapterParts) {
+    this.#parts = parts;
+  }
+
+  get store(): InstantStore {
+    return this.#parts.store;
+  }
+
+  /**
+   * Waits for the request's turn, and begins its work. Throws a ServiceError for another manifest, ids out of the vocabulary, too
+   * much text, or a full queue. The answer rejects with `cancelled` when `signal` aborts.
+   */
+  async begin(request: AdapterRequest, signal: AbortSignal): Promise<{ answer: Promise<AdapterAnswer> }> {
+    const set = this.#parts.setOf(request.manifestHash);
+    const prompts = this.#promptsOf(request, set.engine.info);
+    const end = await this.#queue.enter(request.tenant, signal);
+    return { answer: this.#make(request, prompts, set, signal).finally(end) };
+  }
+
+  async #make(
+    { tenant, centroid }: AdapterRequest,
+    prompts: SequenceRequest[],
+    { engine, fitter }: AdapterSet,
+    signal: AbortSignal,
+  ): Promise<AdapterAnswer> {
+    const { store, now } = this.#parts;
+    const startedMs = now();
+    const hidden = await engine.hiddenStates(prompts, signal);
+    const hiddenMs = now() - startedMs;
+    const examples = prompts.map(({ promptIds }, i) => ({
+      hidden: hidden[i],
+      targets: Int32Array.from(promptIds.slice(1)),
+    }));
+    const request = { centroid: Float32Array.from(centroid), examples };
+    const { file, parts, gain } = await fitter.fit(request, signal);
+    return {
+      hash: await store.keep(tenant, file),
+      parts,
+      gain,
+      tokens: prompts.reduce((sum, { promptIds }) => sum + promptIds.length, 0),
+      file: Buffer.from(file).toString("base64"),
+      timings: { hiddenMs, fitMs: now() - startedMs - hiddenMs },
+    };
+  }
+
+  /** Keeps one that another backend made. Throws a ServiceError where the bytes are not what the hash says. */
+  async bring(tenant: string, hash: string, bytes: Uint8Array): Promise<void> {
+    const found = instantHash(tenant, bytes);
+    if (found !== hash) {
+      throw new ServiceError("invalid_request", `The adapter's hash for this tenant is ${found}, not ${hash}.`);
+    }
+    await this.#parts.store.keep(tenant, bytes);
+  }
+
+  #promptsOf({ manifestHash, tenant, centroid, examples }: AdapterRequest, info: EngineInfo | null): SequenceRequest[] {
+    if (!info) throw unavailable("The engine is not ready.");
+    const { manifest } = info;
+    const refuse = (message: string) => new ServiceError("invalid_request", message);
+    if (manifestHash !== info.manifestHash) {
+      throw new ServiceError(
+        "manifest_mismatch",
+        `The examples were encoded for manifest ${manifestHash}, this backend serves ${info.manifestHash}.`,
+      );
+    }
+    const P = manifest.embedding.dimensions;
+    if (centroid.length !== P) throw refuse(`The centroid has ${centroid.length} dimensions, expected ${P}.`);
+    // The engine wants room for one more token after a prompt.
+    const readable = examples.map((ids) => ids.slice(0, manifest.model.contextTokens - 1));
+    const total = readable.reduce((sum, ids) => sum + ids.length, 0);
+    if (total > limits.adapterTokens) {
+      throw refuse(`The examples have ${total} tokens, the maximum is ${limits.adapterTokens}.`);
+    }
+    const beyond = readable.flat().find((id) => id >= manifest.model.vocabularySize);
+    if (beyond !== undefined) {
+      throw refuse(`Token id ${beyond} is out of the vocabulary of ${manifest.model.vocabularySize} ids, from 0.`);
+    }
+    const batch = this.#parts.newId();
+    return readable.map((promptIds, i) => ({
+      id: `adapter-${batch}-${i}`,
+      tenant,
+      promptIds,
+      continuedIds: [],
+      maxTokens: 0,
+      sampling: { temperature: 0 },
+      promptLogprobs: false,
+      compare: false,
+    }));
+  }
+}

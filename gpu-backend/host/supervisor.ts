@@ -1,0 +1,172 @@
+/**
+ * Keeps an engine running in a child process: passes messages both ways, and starts the process again, with a growing delay,
+ * when it fails. A native fault, a hang or a lack of memory therefore ends only the engine's process. Not here: sequences
+ * (client.ts), and what the process does (process.ts).
+ */
+
+import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "../engine/messages.ts";
+import { unavailable } from "../engine/refusals.ts";
+import { type EndCause, ForkedProcess } from "./forked-process.ts";
+
+/** Milliseconds for an engine to load its model and generate a token; a large model is read from a slow disk in minutes. */
+export const startMs = 600_000;
+/** Milliseconds before the first restart: no more than it takes to load a small model, since most faults do not come back. */
+export const firstRestartMs = 250;
+/** The delay doubles with each failure up to this, in milliseconds: a fault that stays must not keep the machine busy loading. */
+const maxRestartMs = 30_000;
+/** An engine that has run this long, in milliseconds, was healthy: its failure counts as a first one. More than `maxRestartMs`. */
+export const stableMs = 60_000;
+
+/** What the supervisor itself does not handle. */
+export type EngineMessage = Exclude<FromEngine, { type: "ready" | "failed" }>;
+
+/** An unexpected end of an engine's process. */
+export interface EngineFailure extends EndCause {
+  /** Of the set that it serves. */
+  manifestHash: string;
+  /** Failures in a row, this one included. */
+  failures: number;
+  /** Milliseconds until it is started again. */
+  restartMs: number;
+}
+
+export interface SupervisorObserver {
+  /** The process `pid` has generated a token: at first, and after each restart. */
+  engineReady(info: EngineInfo, pid: number): void;
+  engineFailed(failure: EngineFailure): void;
+}
+
+interface SupervisorParts {
+  observer: SupervisorObserver;
+  /** A monotonic clock, in milliseconds. */
+  now(): number;
+  /** Environment of the process. */
+  environment: NodeJS.ProcessEnv;
+  /** Script of the process; the engine's by default. */
+  script?: URL;
+  onMessage(message: EngineMessage): void;
+  /** The process has ended: what it was working on is lost. */
+  onEnd(): void;
+}
+
+/** Milliseconds between the failure number `failures` in a row and the restart. */
+function restartDelayMs(failures: number): number {
+  return Math.min(maxRestartMs, firstRestartMs * 2 ** (failures - 1));
+}
+
+export class EngineSupervisor {
+  readonly #settings: EngineSettings;
+  readonly #parts: SupervisorParts;
+  readonly #first = Promise.withResolvers<EngineInfo>();
+  #process: ForkedProcess<ToEngine, FromEngine>;
+  #info: EngineInfo | null = null;
+  #isRunning = false;
+  /** Time at which the process that was started last got ready; null if it has not. */
+  #readyMs: number | null = null;
+  #failure: EngineFailure | null = null;
+  #isClosed = false;
+  /** Until the restart, or until a start takes too long. */
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(settings: EngineSettings, parts: SupervisorParts) {
+    this.#settings = settings;
+    this.#parts = parts;
+    // Only the code that starts the engine awaits this promise.
+    this.#first.promise.catch(() => {});
+    this.#process = this.#start();
+  }
+
+  /** Resolves once a token has been generated; rejects if the engine does not start the first time. Then nothing is tried again. */
+  get first(): Promise<EngineInfo> {
+    return this.#first.promise;
+  }
+
+  /** What is served, also during a restart; null before the first token. */
+  get info(): EngineInfo | null {
+    return this.#info;
+  }
+
+  get isRunning(): boolean {
+    return this.#isRunning;
+  }
+
+  /** Returns what is served. Throws `backend_unavailable`, and says why, while no engine runs. */
+  requireRunning(): EngineInfo {
+    if (this.#info && this.#isRunning) return this.#info;
+    const last = this.#process.cause ?? this.#failure;
+    throw unavailable(last ? `The engine is restarting: it ${last.how}.` : "The engine is starting.");
+  }
+
+  send(message: ToEngine): void {
+    this.#process.send(message);
+  }
+
+  /** Ends a process that cannot go on; `how` is what the failure says of it. `onEnd` follows. */
+  kill(how: string): void {
+    this.#isRunning = false;
+    this.#process.kill(how);
+  }
+
+  /** Kills the process for good. Resolves when it has ended, or after a timeout. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#isRunning = false;
+    clearTimeout(this.#timer);
+    await this.#process.close();
+  }
+
+  #start(): ForkedProcess<ToEngine, FromEngine> {
+    const { script = new URL("../engine/process.ts", import.meta.url), environment } = this.#parts;
+    this.#readyMs = null;
+    const started = new ForkedProcess<ToEngine, FromEngine>({
+      ...{ script, environment, argument: this.#settings.artifactsDirectory },
+      onMessage: (message) => this.#onMessage(message),
+      onEnd: (cause) => this.#onEnd(cause),
+    });
+    started.send({ type: "start", settings: this.#settings });
+    this.#timer = setTimeout(() => this.kill(`did not start within ${startMs / 1000} s`), startMs);
+    return started;
+  }
+
+  #onMessage(message: FromEngine): void {
+    if (message.type === "failed") {
+      this.#process.blame("ended in an error", Object.assign(new Error(message.message), message));
+    } else if (message.type === "ready") this.#onReady(message.info);
+    else this.#parts.onMessage(message);
+  }
+
+  #onReady(info: EngineInfo): void {
+    clearTimeout(this.#timer);
+    if (this.#process.cause) return;
+    if (this.#info && this.#info.manifestHash !== info.manifestHash) {
+      this.kill("found other artifacts in its folder than at the first start");
+      return;
+    }
+    this.#info = info;
+    this.#isRunning = true;
+    this.#readyMs = this.#parts.now();
+    this.#first.resolve(info);
+    this.#parts.observer.engineReady(info, this.#process.pid!);
+  }
+
+  #onEnd({ how, error }: EndCause): void {
+    const { observer, now, onEnd } = this.#parts;
+    clearTimeout(this.#timer);
+    this.#isRunning = false;
+    if (!this.#info) {
+      this.#isClosed = true;
+      this.#first.reject(error ?? new Error(`the engine ${how} before it was ready`));
+    }
+    if (!this.#isClosed) {
+      const wasStable = this.#readyMs !== null && now() - this.#readyMs >= stableMs;
+      const failures = wasStable ? 1 : (this.#failure?.failures ?? 0) + 1;
+      const restartMs = restartDelayMs(failures);
+      this.#failure = { manifestHash: this.#info!.manifestHash, how, error, failures, restartMs };
+      this.#timer = setTimeout(() => {
+        this.#process = this.#start();
+      }, restartMs);
+      observer.engineFailed(this.#failure);
+    }
+    onEnd();
+  }
+}

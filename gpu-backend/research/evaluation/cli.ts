@@ -1,0 +1,176 @@
+/** Commands: `eval` scores artifacts, `report` draws the result, `figures` writes it into the documents. */
+import { readFile } from "node:fs/promises";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { type Command, Option } from "commander";
+import { collected as collect, count, createCommand, runCommand } from "../../command-line.ts";
+import { type WeightFormat, weightFormats } from "../../runtime/gpt2-graph.ts";
+import { defaultCorpusFolder, shownCorpusFolder } from "../../training/corpus/lock.ts";
+import { parseSource } from "../../training/corpus/read-corpus.ts";
+import { interruptionSignal } from "../../training/interruptible.ts";
+import { createProgress } from "../../training/progress.ts";
+import { writeWhole } from "../../whole-file.ts";
+import { type Evaluation, evaluationSchema } from "./data.ts";
+import { evaluate } from "./eval-command.ts";
+import { gainTable, methodTable, questionTable, withFigures } from "./render.ts";
+import { reportPage } from "./report.ts";
+
+const root = fileURLToPath(new URL("../../../", import.meta.url));
+const embeddedModel = fileURLToPath(new URL("../../models/chameleon-mini", import.meta.url));
+const isCheckout = import.meta.filename.endsWith(".ts");
+const progress = createProgress(process.stderr, () => performance.now());
+process.once("exit", () => progress.end());
+const interruption = interruptionSignal(() => performance.now());
+
+interface SharedFlags {
+  corpora: string;
+  threads: number;
+  cache: string;
+}
+
+interface EvalFlags extends SharedFlags {
+  model: string;
+  artifacts?: string;
+  corpus?: string[];
+  texts?: number;
+  quick: boolean;
+  controls: boolean;
+  own?: number;
+  static?: string;
+  format: WeightFormat;
+  json: string;
+}
+
+const texts = { usual: 40, quick: 12, published: 150 };
+const evalResult = ".cache/figures/eval.json";
+
+const evalCommand = withSharedOptions(
+  createCommand(
+    "eval",
+    "Score artifacts as they are shipped: base, nearest adapter and mixture, after prompts of 8 to 256 tokens",
+    ["chameleon eval --quick", "chameleon eval --artifacts ./my-artifacts --corpus ./my-texts"],
+  ),
+)
+  .addOption(
+    new Option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt").default(
+      embeddedModel,
+      "the embedded model",
+    ),
+  )
+  .option("--artifacts <folder>", "manifest.json and the files it names (default: the model's artifacts/)")
+  .option(
+    "--corpus <[name=]path>",
+    "measure test documents of this text instead of the corpus lock's; repeatable",
+    collect,
+  )
+  .option("--texts <n>", `of each source at most (default: ${texts.usual})`, count)
+  .option("--quick", `${texts.quick} texts of each source`, false)
+  .option("--controls", "also measure equal weights and random centroids", false)
+  .option("--own <n>", "also measure an own adapter of each source, made of so many example texts", count)
+  .option("--static <folder>", "also measure the one adapter of these artifacts (train --centroids 1)")
+  .addOption(new Option("--format <format>", "of the weights").choices(weightFormats).default("fp32" as const))
+  .option("--json <file>", "where the result goes; chameleon report draws it", evalResult)
+  .action(async (flags: EvalFlags) => {
+    if (!flags.corpus && !isCheckout) {
+      throw new Error("name the text with --corpus; only a checkout has corpora of its own");
+    }
+    const { model, format, threads } = flags;
+    const result = await evaluate(
+      {
+        ...{ model, format, threads, corpusFolder: flags.corpora, cacheDirectory: flags.cache },
+        artifacts: flags.artifacts ?? join(model, "artifacts"),
+        corpora: flags.corpus?.map(parseSource) ?? null,
+        texts: flags.texts ?? (flags.quick ? texts.quick : texts.usual),
+        controls: flags.controls,
+        ownExamples: flags.own ?? 0,
+        staticArtifacts: flags.static ?? null,
+      },
+      progress,
+      interruption,
+    );
+    progress.end();
+    await writeEvaluation(flags.json, result);
+    console.log("Gain over the base in nats a token [95% interval], in brackets the nearest adapter alone.");
+    for (const kind of ["trained", "new"] as const) {
+      if (result.rows.some((row) => row.kind === kind)) console.log(`\n${kind} text\n${gainTable(result, kind)}`);
+    }
+    if (result.rows.some(({ prompt }) => prompt === "question")) console.log(`\n${questionTable(result)}`);
+    console.log(`\n${methodTable(result)}\n${flags.json}`);
+  });
+
+const reportCommand = createCommand("report", "Draw what eval measured as one HTML page, which needs no network", [
+  "chameleon report",
+  "chameleon report --eval ./my-eval.json --out ./my-report.html",
+])
+  .option("--eval <file>", "what eval wrote", evalResult)
+  .option("--out <file>", "where the page goes", ".cache/figures/report.html")
+  .option("--json", "print the page's name as JSON")
+  .action(async (flags: { eval: string; out: string; json?: boolean }) => {
+    await writeWhole(flags.out, reportPage(await readResult(flags.eval)));
+    console.log(flags.json ? JSON.stringify({ html: flags.out }) : flags.out);
+  });
+
+async function readResult(path: string): Promise<Evaluation> {
+  const text = await readFile(path, "utf8").catch((cause: unknown) => {
+    throw new Error(`${path} cannot be read: run eval first, or name what it wrote with --eval`, { cause });
+  });
+  try {
+    return evaluationSchema.parse(JSON.parse(text));
+  } catch (cause) {
+    throw new Error(`${path} is not what eval writes`, { cause });
+  }
+}
+
+const figuresCommand = withSharedOptions(
+  createCommand(
+    "figures",
+    `Evaluate the embedded artifacts on ${texts.published} texts of each source, and write the figures into the documents`,
+    ["chameleon corpora && chameleon figures"],
+  ),
+).action(async ({ corpora: corpusFolder, threads, cache: cacheDirectory }: SharedFlags) => {
+  const result = await evaluate(
+    {
+      ...{ model: embeddedModel, artifacts: join(embeddedModel, "artifacts"), corpora: null, corpusFolder },
+      ...{
+        texts: texts.published,
+        controls: false,
+        ownExamples: 0,
+        staticArtifacts: null,
+        format: "fp32",
+        threads,
+        cacheDirectory,
+      },
+    },
+    progress,
+    interruption,
+  );
+  progress.end();
+  const data = join(embeddedModel, "figures.json");
+  await writeEvaluation(data, result);
+  for (const document of [join(root, "README.md"), join(embeddedModel, "MODEL_CARD.md")]) {
+    await writeWhole(document, withFigures(await readFile(document, "utf8"), result));
+    console.log(document);
+  }
+  console.log(data);
+});
+
+function writeEvaluation(path: string, result: Evaluation): Promise<void> {
+  return writeWhole(path, `${JSON.stringify(result, null, 1)}\n`);
+}
+
+function withSharedOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option("--corpora <folder>", "where chameleon corpora put the text of the lock").default(
+        defaultCorpusFolder,
+        shownCorpusFolder,
+      ),
+    )
+    .option("--threads <n>", "threads", count, availableParallelism())
+    .option("--cache <folder>", "where finished parts are kept", ".cache/figures");
+}
+
+const commands: Record<string, Command> = { eval: evalCommand, report: reportCommand, figures: figuresCommand };
+const [name] = process.argv.splice(2, 1);
+await runCommand(commands[name]);

@@ -1,0 +1,129 @@
+/**
+ * The methods that evaluation compares. A method decides from the prompt alone how the engine serves a text. Pure.
+ */
+import type { MixtureRequest } from "../../../shared/contracts/inference.ts";
+import {
+  type CentroidVectors,
+  type EdgeTable,
+  promptEmbedding,
+  type RankedCentroid,
+  rankCentroids,
+} from "../../../shared/math/assignment.ts";
+import {
+  type EvidenceCalibration,
+  type EvidenceRule,
+  marginOf,
+  type NearCentroid,
+  priorsOf,
+  ruleFor,
+} from "../../../shared/math/evidence.ts";
+import { Random } from "../../training/random.ts";
+
+/** How a text is served: an adapter's id (null: the base), or a mixture of several. */
+export interface Plan {
+  adapterId: string | null;
+  mixture?: MixtureRequest;
+}
+
+/** What methods read of the artifacts. */
+export interface Placement {
+  table: EdgeTable;
+  centroids: CentroidVectors;
+  /** Of the centroids, in order. */
+  ids: readonly string[];
+  /** Of the centroids, in order: whether its adapter is off. */
+  isOff: readonly boolean[];
+  /** Prompt tokens that assign. */
+  prefixTokens: number;
+  calibration: EvidenceCalibration;
+}
+
+/** Returns how the engine serves a text. `index` is the text's position among those scored together, and seeds random choices. */
+export type Planner = (prompt: Prompt, index: number) => Plan;
+
+/** What requests can ask for: the base, `"nearest"` and `"auto"`. */
+export const mainMethods: Record<"base" | "nearest" | "mixture", Planner> = {
+  base: () => ({ adapterId: null }),
+  nearest: (prompt) => ({ adapterId: prompt.nearest[0].id }),
+  mixture: (prompt) => prompt.plan(prompt.nearest),
+};
+
+/** The mixture with one part changed, to show what that part contributes. */
+export const controls: Record<string, Planner> = {
+  "equal weights": (prompt) => prompt.equalWeights(),
+  "random centroids": (prompt, index) => prompt.plan(prompt.others(new Random(1, index))),
+};
+
+/**
+ * The plan of a static head: the single adapter of its artifacts, weighed against the base as the nearest adapters are. With one
+ * centroid there is no margin, so the base has the prior of a typical prompt.
+ */
+export function staticHeadPlan(promptTokens: number, adapterId: string, calibration: EvidenceCalibration): Plan {
+  const { basePrior, ...evidence } = ruleFor(calibration, promptTokens, null);
+  const adapters = [{ centroidId: adapterId, weight: 1 - basePrior }];
+  return { adapterId, mixture: { base: basePrior, adapters, evidence: requested(evidence) } };
+}
+
+interface PlacedCentroid extends NearCentroid {
+  id: string;
+}
+
+/** A prompt with its nearest centroids. Makes the plans of the methods. */
+export class Prompt {
+  /** The nearest centroids, nearest first; the adapters of those that are on become experts. */
+  readonly nearest: readonly PlacedCentroid[];
+  readonly tokens: number;
+  readonly #calibration: EvidenceCalibration;
+  readonly #ranked: readonly PlacedCentroid[];
+
+  constructor(ids: readonly number[], { table, centroids, ids: names, isOff, prefixTokens, calibration }: Placement) {
+    const embedding = promptEmbedding(ids.slice(0, prefixTokens), table);
+    const ranked: RankedCentroid[] = rankCentroids(embedding, centroids);
+    this.#ranked = ranked.map(({ index, similarity }) => ({ id: names[index], similarity, isOff: isOff[index] }));
+    this.nearest = this.#ranked.slice(0, calibration.adapters);
+    this.tokens = ids.length;
+    this.#calibration = calibration;
+  }
+
+  /** Mixture of the base, these centroids' adapters and the pointer, with `changes` to the calibration. */
+  plan(near: readonly PlacedCentroid[], changes: { temper?: number; typical?: undefined } = {}): Plan {
+    const calibration = this.#calibration;
+    const byLength = calibration.byLength.map((row) => ({ ...row, ...changes }));
+    const { basePrior, ...evidence } = ruleFor({ ...calibration, byLength }, this.tokens, marginOf(this.#ranked));
+    const [base, ...priors] = priorsOf(near, basePrior, calibration);
+    const adapters = on(near).map(({ id }, i) => ({ centroidId: id, weight: priors[i] }));
+    const mixture = { base, adapters, evidence: requested(evidence) };
+    return { adapterId: adapters[0]?.centroidId ?? null, mixture };
+  }
+
+  /** All experts have the same weight, and so have the pointer's shares. The prompt only decides which centroids are near. */
+  equalWeights(): Plan {
+    const { adapterId, mixture: planned } = this.plan(this.nearest, { temper: 0, typical: undefined });
+    const weight = 1 / (planned!.adapters.length + 1);
+    const { pointer, ...evidence } = planned!.evidence!;
+    const shares = pointer.shares.map(({ share }) => ({ share, prior: 1 / pointer.shares.length }));
+    return {
+      adapterId,
+      mixture: {
+        base: weight,
+        adapters: on(this.nearest).map(({ id }) => ({ centroidId: id, weight })),
+        evidence: { ...evidence, pointer: { ...pointer, shares } },
+      },
+    };
+  }
+
+  /** As many centroids as become experts, drawn from the others, with the similarities of the nearest. */
+  others(random: Random): PlacedCentroid[] {
+    const drawn = random.shuffled(this.#ranked.slice(this.nearest.length)).slice(0, this.nearest.length);
+    return drawn.map(({ id, isOff }, i) => ({ id, isOff, similarity: this.nearest[i].similarity }));
+  }
+}
+
+function on(near: readonly PlacedCentroid[]): PlacedCentroid[] {
+  return near.filter(({ isOff }) => !isOff);
+}
+
+/** The rule in the form that a request has. */
+function requested({ pointer, ...rule }: EvidenceRule): NonNullable<MixtureRequest["evidence"]> {
+  return { ...rule, pointer: { ...pointer, shares: [...pointer.shares] } };
+}

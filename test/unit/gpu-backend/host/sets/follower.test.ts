@@ -1,0 +1,424 @@
+/** How a backend follows the pointer: sets without engines, a bucket in memory, real folders, and a clock of the test's. */
+import { mkdir, mkdtemp, readdir, readFile, rm, utimes, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import type { EngineInfo } from "../../../../../gpu-backend/engine/messages.ts";
+import { Follower, failedMs, refusedMs } from "../../../../../gpu-backend/host/sets/follower.ts";
+import { type ServingSet, ServingSets } from "../../../../../gpu-backend/host/sets/serving-sets.ts";
+import { SetFolders } from "../../../../../gpu-backend/host/sets/set-folder.ts";
+import { type ArtifactSet, readArtifactSet } from "../../../../../infra/publish/artifact-set.ts";
+import { publishSet } from "../../../../../infra/publish/publish.ts";
+import { objectName, pointerName } from "../../../../../shared/artifacts/bucket.ts";
+import { setLimits } from "../../../../../shared/artifacts/limits.ts";
+import { type Manifest, manifestFile, parseManifest } from "../../../../../shared/artifacts/manifest.ts";
+import { sha256Hex } from "../../../../../shared/sha256.ts";
+import { MemoryStore } from "../../../../support/memory-store.ts";
+import { variantOf, writeTinyModel } from "../../../../support/tiny-model.ts";
+
+const graceMs = 1000;
+let folder: string;
+let published: ArtifactSet[];
+let otherModel: ArtifactSet;
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "follower-"));
+  const model = path.join(folder, "model");
+  await writeTinyModel(model);
+  const folders = await Promise.all(["one", "two"].map((name) => variantOf(model, path.join(folder, name), name)));
+  published = await Promise.all([path.join(model, "artifacts"), ...folders].map(readArtifactSet));
+  await writeTinyModel(path.join(folder, "other"), 8);
+  otherModel = await readArtifactSet(path.join(folder, "other", "artifacts"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+let store: MemoryStore;
+let sets: ServingSets;
+let follower: Follower;
+let nowMs: number;
+let told: [string, string | null, string?][];
+let closed: string[];
+let busy: Set<string>;
+/** Whose engine restarts. */
+let down: Set<string>;
+let startFault: Error | null;
+let cache: string;
+let reads: string[];
+/** Bytes that each read gave. */
+let sizes: number[];
+
+beforeEach(async () => {
+  [store, nowMs, told, closed, reads, sizes] = [new MemoryStore(), 0, [], [], [], []];
+  [busy, down, startFault] = [new Set(), new Set(), null];
+  cache = await mkdtemp(path.join(folder, "cache-"));
+  sets = new ServingSets(() => nowMs);
+  follower = new Follower({
+    read,
+    folders: new SetFolders(cache, read, () => new Date(nowMs)),
+    sets,
+    start: async (directory) => {
+      if (startFault) throw startFault;
+      return fakeSet(path.basename(directory), await readFile(path.join(directory, "manifest.json"), "utf8"));
+    },
+    limits: { sets: 2, graceMs },
+    now: () => nowMs,
+    observer: {
+      adopted: (manifest) => told.push(["adopted", manifest]),
+      refused: (manifest, cause) => told.push(["refused", manifest, String(cause)]),
+      retired: (manifest) => told.push(["retired", manifest]),
+    },
+  });
+});
+
+async function read(name: string, mostBytes: number) {
+  reads.push(name);
+  const bytes = (await store.get(name, mostBytes))?.bytes ?? null;
+  sizes.push(bytes?.length ?? 0);
+  return bytes;
+}
+
+function fakeSet(manifestHash: string, manifest: string): ServingSet {
+  const info = { manifestHash, manifest: parseManifest(manifest) } as EngineInfo;
+  const never = () => Promise.reject(new Error("not asked for"));
+  return {
+    info,
+    engine: {
+      info,
+      submit() {},
+      cancel: (ids) => ids.filter((id) => id.startsWith(manifestHash.slice(0, 4))),
+      hiddenStates: never,
+      requireServing() {
+        if (down.has(manifestHash)) throw new Error(`${manifestHash} is restarting`);
+        return info;
+      },
+      stats: null,
+      get isServing() {
+        return !down.has(manifestHash);
+      },
+      get openSequences() {
+        return busy.has(manifestHash) ? 1 : 0;
+      },
+    },
+    fitter: { fit: never },
+    close: async () => void closed.push(manifestHash),
+  };
+}
+const publish = (set: ArtifactSet) =>
+  publishSet({ store, now: () => new Date(0), say: () => {} }, set, { otherModel: true });
+const hashes = () => published.map(({ manifestHash }) => manifestHash);
+
+test("nothing published, nothing served; then what is published, and its successor beside it", async () => {
+  await follower.applyPointer();
+  expect([sets.info, sets.manifests, told]).toEqual([null, [], []]);
+  expect(() => sets.of(hashes()[0])).toThrow(/starting/);
+  const [a, b] = hashes();
+  await publish(published[0]);
+  await follower.applyPointer();
+  await publish(published[1]);
+  await follower.applyPointer();
+  expect(told).toEqual([
+    ["adopted", a],
+    ["adopted", b],
+  ]);
+  expect([sets.manifests, sets.info?.manifestHash]).toEqual([[a, b], b]);
+  for (const hash of [a, b]) expect(sets.of(hash).info.manifestHash).toBe(hash);
+  // For an unknown one that which is served first: it will refuse.
+  expect(sets.of("f".repeat(64)).info.manifestHash).toBe(b);
+  expect(sets.cancel([`${a.slice(0, 4)}-1`, `${b.slice(0, 4)}-2`, "none"])).toHaveLength(2);
+});
+
+test("the old set ends when it is idle and was not asked for during the grace; a rollback before that starts nothing", async () => {
+  const [a, b] = hashes();
+  for (const set of published.slice(0, 2)) {
+    await publish(set);
+    await follower.applyPointer();
+  }
+  nowMs += graceMs - 1;
+  sets.of(a);
+  await follower.applyPointer();
+  nowMs += graceMs - 1;
+  await follower.applyPointer();
+  expect(closed).toEqual([]);
+  await publish(published[0]);
+  await follower.applyPointer();
+  expect([sets.info?.manifestHash, sets.manifests]).toEqual([a, [a, b]]);
+  nowMs += graceMs;
+  busy.add(b);
+  await follower.applyPointer();
+  expect(closed).toEqual([]);
+  busy.delete(b);
+  // What ran until now may be resumed here, and what follows it may come.
+  nowMs += graceMs - 1;
+  await follower.applyPointer();
+  expect(closed).toEqual([]);
+  nowMs += 1;
+  await follower.applyPointer();
+  expect([closed, sets.manifests]).toEqual([[b], [a]]);
+  expect(told.map(([what, hash]) => [what, hash])).toEqual([
+    ["adopted", a],
+    ["adopted", b],
+    ["retired", b],
+  ]);
+});
+
+test("while the engine of the new set restarts, the old one is served first and does not end", async () => {
+  const [a, b, c] = hashes();
+  for (const set of published.slice(0, 2)) {
+    await publish(set);
+    await follower.applyPointer();
+  }
+  down.add(b);
+  expect([sets.requireServing().manifestHash, sets.serving, sets.manifests]).toEqual([a, [a], [a, b]]);
+  nowMs += 2 * graceMs;
+  await follower.applyPointer();
+  expect(closed).toEqual([]);
+  // Its successor takes its place, not that of the one that serves.
+  await publish(published[2]);
+  await follower.applyPointer();
+  expect([closed, sets.serving, sets.requireServing().manifestHash]).toEqual([[b], [a, c], c]);
+  // Where none serves, the first of all says why.
+  for (const hash of [a, c]) down.add(hash);
+  expect(() => sets.requireServing()).toThrow(`${c} is restarting`);
+  down.clear();
+  nowMs += graceMs;
+  await follower.applyPointer();
+  expect([closed, sets.serving]).toEqual([[b, a], [c]]);
+});
+
+test("a third set waits until one of the two is idle, and takes its place", async () => {
+  const [a, b, c] = hashes();
+  for (const set of published.slice(0, 2)) {
+    await publish(set);
+    await follower.applyPointer();
+  }
+  for (const hash of [a, b]) busy.add(hash);
+  await publish(published[2]);
+  await follower.applyPointer();
+  expect(sets.manifests).toEqual([a, b]);
+  busy.delete(a);
+  await follower.applyPointer();
+  expect([closed, sets.manifests, sets.info?.manifestHash]).toEqual([[a], [b, c], c]);
+});
+
+type Harm = (files: ArtifactSet) => unknown;
+const nameOf = (set: ArtifactSet, name: string) => objectName(set.files.get(name)!.sha256);
+const harms: [string, Harm, RegExp][] = [
+  ["a truncated hyper-network", (s) => truncate(nameOf(s, "hyper-network.safetensors")), /hyper-network.*SHA-256/],
+  [
+    "a truncated table, which only edges read",
+    (s) => truncate(nameOf(s, "edge-table.safetensors")),
+    /edge-table.*SHA-256/,
+  ],
+  ["an altered tokenizer", (s) => alter(nameOf(s, "tokenizer.safetensors")), /tokenizer.*SHA-256/],
+  ["a manifest that is not what its name says", (s) => alter(nameOf(s, "manifest.json")), /manifest\.json.*SHA-256/],
+  ["a missing file", (s) => store.objects.delete(nameOf(s, "tokenizer.safetensors")), /not in the store/],
+];
+function truncate(name: string): void {
+  store.objects.set(name, store.objects.get(name)!.slice(0, -1));
+}
+function alter(name: string): void {
+  store.objects.get(name)![40] ^= 1;
+}
+
+test.each(harms)("%s is refused, what is served goes on; mended, it is taken up", async (_, harm, message) => {
+  await publish(published[0]);
+  await follower.applyPointer();
+  await publish(otherSame);
+  harm(otherSame);
+  for (let i = 0; i < 3; i++) await follower.applyPointer();
+  expect(told.slice(1)).toEqual([["refused", otherSame.manifestHash, expect.stringMatching(message)]]);
+  expect([sets.manifests, closed]).toEqual([[published[0].manifestHash], []]);
+  for (const { sha256, bytes } of otherSame.files.values())
+    store.objects.set(objectName(sha256), Uint8Array.from(bytes));
+  nowMs += refusedMs;
+  await follower.applyPointer();
+  expect(sets.info?.manifestHash).toBe(otherSame.manifestHash);
+});
+
+/** Publishes the manifest of `otherSame`, changed, with its files; returns its hash. */
+async function publishChanged(change: (manifest: Manifest) => unknown): Promise<string> {
+  const manifest = structuredClone(otherSame.manifest);
+  change(manifest);
+  const bytes = new TextEncoder().encode(JSON.stringify(manifest)) as Uint8Array<ArrayBuffer>;
+  const hash = await sha256Hex(bytes);
+  for (const file of otherSame.files.values()) await store.put(objectName(file.sha256), file.bytes);
+  await store.put(objectName(hash), bytes);
+  pointTo(hash);
+  return hash;
+}
+const anyRecord = { sha256: "0".repeat(64), bytes: 6e8, tensors: {} };
+const malices: [string, (manifest: Manifest) => unknown, RegExp][] = [
+  ...["..", ".", "manifest.json", "/etc/x", "a/../../b", "extra.bin"].map(
+    (name): [string, (manifest: Manifest) => unknown, RegExp] => [
+      `a file named ${name}`,
+      ({ files }) => Object.assign(files, { [name]: anyRecord }),
+      /manifest\.json.*files/,
+    ],
+  ),
+  ["rank 10⁹", ({ hyperNetwork }) => Object.assign(hyperNetwork, { rank: 1e9 }), /rank is 1000000000.*4096/],
+  [
+    "a file declared as 600 MB",
+    ({ files }) => Object.assign(files["hyper-network.safetensors"], { bytes: 6e8 }),
+    /bytes is 600000000.*268435456/,
+  ],
+  [
+    "a file declared shorter than it is",
+    ({ files }) => Object.assign(files["edge-table.safetensors"], { bytes: 5 }),
+    /edge-table.* more than the 5 bytes/,
+  ],
+  [
+    "a file declared longer than it is",
+    ({ files }) => Object.assign(files["tokenizer.safetensors"], { bytes: 1e6 }),
+    /tokenizer.* 1000000/,
+  ],
+];
+test.each(malices)(
+  "%s is refused before anything of it is written; what is served goes on",
+  async (_, change, message) => {
+    await publish(published[0]);
+    await follower.applyPointer();
+    const before = await contentsOf(folder);
+    reads = [];
+    sizes = [];
+    const hash = await publishChanged(change);
+    await follower.applyPointer();
+    expect(told.slice(1)).toEqual([["refused", hash, expect.stringMatching(message)]]);
+    expect([sets.info?.manifestHash, closed]).toEqual([published[0].manifestHash, []]);
+    expect(reads).not.toContain(objectName(anyRecord.sha256));
+    expect(Math.max(...sizes)).toBeLessThanOrEqual(setLimits.manifestBytes);
+    const after = await contentsOf(folder);
+    const added = after.filter((name) => !before.includes(name));
+    // Files that are whole may stay, in its own folder and without a manifest.
+    expect(added.every((name) => name.startsWith(path.relative(folder, path.join(cache, hash))))).toBe(true);
+    expect(added.filter((name) => name.endsWith(manifestFile))).toEqual([]);
+  },
+);
+
+test("a manifest that is longer than it may be is not read to its end", async () => {
+  await publish(published[0]);
+  await follower.applyPointer();
+  const bytes = new Uint8Array(setLimits.manifestBytes + 100_000);
+  const hash = await sha256Hex(bytes);
+  await store.put(objectName(hash), bytes);
+  pointTo(hash);
+  sizes = [];
+  await follower.applyPointer();
+  expect(told.slice(1)).toEqual([["refused", hash, expect.stringMatching(/manifest.* more than 2097152 bytes/)]]);
+  expect(Math.max(...sizes)).toBe(setLimits.manifestBytes + 1);
+  store.objects.set(pointerName, new Uint8Array(10_000_000));
+  sizes = [];
+  await follower.applyPointer();
+  expect(told.slice(2)).toEqual([["refused", null, expect.stringMatching(/current\.json/)]]);
+  expect(sizes).toEqual([setLimits.pointerBytes + 1]);
+});
+
+test("many bad sets leave the folder of what is served, and one unfinished folder of theirs", async () => {
+  await publish(published[0]);
+  await follower.applyPointer();
+  for (let i = 0; i < 12; i++) {
+    nowMs += refusedMs;
+    await publishChanged((manifest) => {
+      manifest.centroids[0].label = [`bad ${i}`];
+      manifest.files["hyper-network.safetensors"].bytes += 1;
+    });
+    await follower.applyPointer();
+  }
+  // Whole ones that do not start, too.
+  startFault = new Error("no memory");
+  for (let i = 0; i < 12; i++) {
+    nowMs += failedMs;
+    await publishChanged((manifest) => {
+      manifest.centroids[0].label = [`whole ${i}`];
+    });
+    await follower.applyPointer();
+  }
+  expect(told).toHaveLength(25);
+  const folders = await readdir(cache);
+  expect(folders).toContain(published[0].manifestHash);
+  expect(folders.length).toBeLessThanOrEqual(10);
+});
+
+async function contentsOf(directory: string): Promise<string[]> {
+  return (await readdir(directory, { recursive: true })).sort();
+}
+
+/** Other files all through, for the same weights. */
+let otherSame: ArtifactSet;
+beforeAll(async () => {
+  otherSame = await readArtifactSet(
+    await variantOf(path.join(folder, "model"), path.join(folder, "same"), "same", { everyFile: true }),
+  );
+});
+
+test("artifacts for other weights are refused while some are served", async () => {
+  await publish(published[0]);
+  await follower.applyPointer();
+  await publish(otherModel);
+  await follower.applyPointer();
+  expect(told.slice(1)).toEqual([["refused", otherModel.manifestHash, expect.stringMatching(/other|weights/)]]);
+  expect(sets.info?.manifestHash).toBe(published[0].manifestHash);
+});
+
+test("a set that does not start is refused for long, and started again only then", async () => {
+  await publish(published[0]);
+  await follower.applyPointer();
+  await publish(published[1]);
+  startFault = new Error("no memory");
+  await follower.applyPointer();
+  startFault = null;
+  nowMs += failedMs - 1;
+  await follower.applyPointer();
+  expect(sets.manifests).toEqual([published[0].manifestHash]);
+  nowMs += 1;
+  await follower.applyPointer();
+  expect(sets.info?.manifestHash).toBe(published[1].manifestHash);
+});
+
+test.each([
+  ["that is cut off", () => truncate(pointerName), null, /JSON/],
+  ["that names nothing there", () => pointTo("e".repeat(64)), "e".repeat(64), /not in the store/],
+])("a pointer %s changes nothing", async (_, harm, refused, message) => {
+  await publish(published[0]);
+  await follower.applyPointer();
+  harm();
+  await follower.applyPointer();
+  expect(told.slice(1)).toEqual([["refused", refused, expect.stringMatching(message)]]);
+  expect(sets.info?.manifestHash).toBe(published[0].manifestHash);
+});
+function pointTo(manifest: string): void {
+  const pointer = { format: 1, switches: [{ manifest, at: "2026-11-25T00:00:00.000Z" }] };
+  store.objects.set(pointerName, new TextEncoder().encode(JSON.stringify(pointer)) as Uint8Array<ArrayBuffer>);
+}
+
+test("what is in its folder and whole is not read again; what is harmed there is", async () => {
+  await publish(published[0]);
+  await follower.applyPointer();
+  const { manifestHash } = published[0];
+  const objects = () => reads.filter((name) => name !== pointerName);
+  expect(objects()).toHaveLength(4);
+  const again = new SetFolders(cache, read, () => new Date(nowMs));
+  reads = [];
+  await again.bring(manifestHash, []);
+  expect(objects()).toEqual([]);
+  await writeFile(path.join(cache, manifestHash, "tokenizer.safetensors"), "half");
+  await again.bring(manifestHash, []);
+  expect(objects()).toEqual([nameOf(published[0], "tokenizer.safetensors")]);
+});
+
+test("of folders those stay that were wanted last", async () => {
+  const folders = new SetFolders(cache, read, () => new Date(nowMs));
+  const [first, second] = published;
+  await publish(first);
+  await publish(second);
+  const strangers = Array.from({ length: 8 }, (_, i) => String(i).repeat(64));
+  for (const name of strangers) {
+    await mkdir(path.join(cache, name));
+    await writeFile(path.join(cache, name, "manifest.json"), "whole");
+    await utimes(path.join(cache, name), new Date(nowMs), new Date(nowMs));
+    nowMs += 1000;
+  }
+  await folders.bring(first.manifestHash, []);
+  nowMs += 1000;
+  await folders.bring(second.manifestHash, []);
+  const left = [...strangers.slice(2), first.manifestHash, second.manifestHash];
+  expect((await readdir(cache)).sort()).toEqual(left.sort());
+});
