@@ -12,35 +12,17 @@ import { parseAst } from "vitest/node";
  */
 export const edgeLayers: Record<string, string[]> = {
   platform: [],
-  backend: ["platform"],
-  batching: ["backend"],
-  "config.ts": ["backend", "platform"],
-  tenants: ["backend", "config.ts", "platform"],
-  assign: ["backend", "platform", "tenants"],
-  observability: ["assign", "backend", "tenants"],
-  completions: ["assign", "batching", "observability", "tenants"],
-  cells: ["assign", "backend", "batching", "completions", "config.ts", "observability", "platform", "tenants"],
-  "dependencies.ts": ["assign", "cells", "completions", "observability", "platform", "tenants"],
-  middleware: ["completions", "dependencies.ts", "observability", "platform", "tenants"],
-  routes: [
-    ...["assign", "batching", "completions", "dependencies.ts", "middleware", "observability", "platform", "tenants"],
-  ],
-  "app.ts": ["dependencies.ts", "middleware", "routes"],
-  "worker.ts": [
-    ...[
-      "app.ts",
-      "assign",
-      "backend",
-      "cells",
-      "completions",
-      "config.ts",
-      "middleware",
-      "observability",
-      "platform",
-      "tenants",
-    ],
-  ],
-  "local-storage.ts": ["assign", "tenants"],
+  dispatch: ["platform"],
+  "config.ts": ["dispatch", "platform"],
+  tenants: ["config.ts", "dispatch", "platform"],
+  artifacts: ["dispatch", "platform"],
+  plan: ["artifacts", "tenants"],
+  answer: ["dispatch", "plan", "platform", "tenants"],
+  cell: ["answer", "artifacts", "config.ts", "dispatch", "plan", "platform", "tenants"],
+  api: ["answer", "artifacts", "cell", "dispatch", "plan", "platform", "tenants"],
+  "app.ts": ["api"],
+  "worker.ts": ["answer", "api", "app.ts", "artifacts", "cell", "config.ts", "dispatch", "platform", "tenants"],
+  "local-storage.ts": ["artifacts", "tenants"],
   "local-worker.ts": ["worker.ts"],
 };
 
@@ -70,7 +52,23 @@ const mayImport: Record<string, string[]> = {
     "gpu-backend/runtime",
     "shared",
   ],
-  "gpu-backend/http": ["gpu-backend/engine", "gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime", "shared"],
+  "gpu-backend/host": [
+    "gpu-backend/bounded-file.ts",
+    "gpu-backend/whole-file.ts",
+    "gpu-backend/engine",
+    "gpu-backend/adapters",
+    "gpu-backend/kv",
+    "gpu-backend/runtime",
+    "shared",
+  ],
+  "gpu-backend/http": [
+    "gpu-backend/host",
+    "gpu-backend/engine",
+    "gpu-backend/adapters",
+    "gpu-backend/kv",
+    "gpu-backend/runtime",
+    "shared",
+  ],
   "gpu-backend/training": [
     "gpu-backend/bounded-file.ts",
     "gpu-backend/whole-file.ts",
@@ -92,6 +90,7 @@ const mayImport: Record<string, string[]> = {
     "gpu-backend/runtime",
     "gpu-backend/training",
     "shared",
+    "gpu-backend/host",
   ],
   // Makes a model ready, offline: it may use training, and reads the result as serving will.
   "gpu-backend/models": [
@@ -107,6 +106,7 @@ const mayImport: Record<string, string[]> = {
   "gpu-backend/config.ts": ["gpu-backend/settings.ts", "shared"],
   "gpu-backend/main.ts": [
     "gpu-backend/http",
+    "gpu-backend/host",
     "gpu-backend/engine",
     "gpu-backend/adapters",
     "gpu-backend/kv",
@@ -155,15 +155,13 @@ const mayUse: Record<string, string[]> = {
   shared: ["@huggingface/jinja", "zod"],
   edge: ["zod"],
   ...Object.fromEntries(
-    ["cells", "local-worker.ts", "platform", "tenants", "worker.ts"].map((name) => [`edge/${name}`, ["cloudflare:"]]),
+    ["cell", "local-worker.ts", "platform", "tenants", "worker.ts"].map((name) => [`edge/${name}`, ["cloudflare:"]]),
   ),
-  ...Object.fromEntries(
-    ["app.ts", "dependencies.ts", "middleware", "routes"].map((name) => [`edge/${name}`, ["hono"]]),
-  ),
+  ...Object.fromEntries(["app.ts", "api"].map((name) => [`edge/${name}`, ["hono"]])),
   "edge/client": ["openai"],
   "gpu-backend": ["node:", "zod"],
   "gpu-backend/runtime": ["onnxruntime-node", "protobufjs"],
-  "gpu-backend/engine": ["aws4fetch"],
+  "gpu-backend/host": ["aws4fetch"],
   "gpu-backend/http": ["@hono/node-server", "hono", "prom-client"],
   "gpu-backend/command-line.ts": ["commander"],
   "gpu-backend/settings.ts": ["commander"],
@@ -180,7 +178,7 @@ const siblings = ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime
 const readsEnvironment = /^(infra\/|edge\/config\.ts$|gpu-backend\/config\.ts$)/;
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
 const composes =
-  /^(infra\/|edge\/(worker|cells\/cell|tenants\/(ledger|tenant-adapter-store)|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research|training(\/(figures|corpus))?)\/cli|models\/import\/cli)\.ts$)/;
+  /^(infra\/|edge\/(worker|cell\/cell|tenants\/(ledger|tenant-adapter-store)|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research(\/evaluation)?|training(\/corpus)?)\/cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
 const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
 const longestFileLines = 400;
