@@ -4,7 +4,7 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import type { BatchClient, Submission } from "../dispatch/batch-client.ts";
+import type { Dispatcher, Submission } from "../dispatch/dispatcher.ts";
 import { batchesOf, gathered, type Plan } from "../plan/plan.ts";
 import { serverTiming } from "../platform/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
@@ -40,7 +40,7 @@ export interface AnswerRequest {
 export interface CompletionWriterParts {
   tokenizer: Tokenizer;
   /** Queues a batch; `receiver` gets every frame of its sequences, those of one sequence in order. */
-  submit: BatchClient["submit"];
+  submit: Dispatcher["submit"];
   /** Bodies of this Durable Object. */
   bodies: AnswerBodies;
   admission: Admission;

@@ -11,7 +11,7 @@ import { forms } from "../answer/forms.ts";
 import { mostTokens, refuseManyLogprobs } from "../answer/token-count.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import { type CellRequest, cellRequestVersion, interrupted } from "../cell/cell-request.ts";
-import { NotTaken } from "../dispatch/batch-client.ts";
+import { NotTaken } from "../dispatch/dispatcher.ts";
 import { generationOf, planChat } from "../plan/chat.ts";
 import { type Caller, type GenerationRequest, type Plan, planCompletion } from "../plan/plan.ts";
 import { assignMsField } from "../platform/edge-metrics.ts";

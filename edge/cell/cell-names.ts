@@ -1,6 +1,6 @@
 /** Names of cells: which ones a tenant prefers, and where one is; and what calls one. Pure. */
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
-import { rendezvousOrder } from "../dispatch/rendezvous.ts";
+import { rendezvousOrder } from "../dispatch/router.ts";
 import { type Region, regions } from "../platform/region.ts";
 
 /** Gives the object of that name, created in that region if there is none yet. */

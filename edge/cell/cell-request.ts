@@ -6,7 +6,7 @@
 import { ServiceError } from "../../shared/errors.ts";
 import type { AnswerRequest } from "../answer/completion-writer.ts";
 import type { StreamCursor } from "../answer/sent-events.ts";
-import { NotTaken } from "../dispatch/batch-client.ts";
+import { NotTaken } from "../dispatch/dispatcher.ts";
 
 /** Raise it with every change of the message or of what the cell answers. */
 export const cellRequestVersion = 1;

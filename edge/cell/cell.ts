@@ -12,8 +12,8 @@ import { type CompletionWriterParts, writeCompletion } from "../answer/completio
 import { type Artifacts, artifactsMissing } from "../artifacts/artifacts.ts";
 import { deployedSet, PlannedSets, publishedSets } from "../artifacts/deployed.ts";
 import { configured, readConfig } from "../config.ts";
-import { BatchClient } from "../dispatch/batch-client.ts";
 import { type AdapterFiles, BackendClient } from "../dispatch/client.ts";
+import { Dispatcher } from "../dispatch/dispatcher.ts";
 import { createRouting, type RoutingEvent } from "../dispatch/routing.ts";
 import type { Plan } from "../plan/plan.ts";
 import { steadyClock } from "../platform/clock.ts";
@@ -34,7 +34,7 @@ const after = (ms: number, work: () => void) => {
 };
 
 export class Cell extends DurableObject<Env> {
-  readonly batchClient: BatchClient;
+  readonly dispatcher: Dispatcher;
   /** Reports usage; tests replace it. */
   report: ReportUse;
   readonly #metrics: EdgeMetrics;
@@ -68,7 +68,7 @@ export class Cell extends DurableObject<Env> {
         jurisdiction: this.#jurisdiction,
       });
     });
-    this.batchClient = new BatchClient({
+    this.dispatcher = new Dispatcher({
       routing,
       observe: (event) => {
         this.#metrics.routed(event);
@@ -118,8 +118,8 @@ export class Cell extends DurableObject<Env> {
       throw new ServiceError("cancelled", "The request has ended: nothing of it was read for too long.");
     }
     const { tokenizer } = await this.#artifactsOf(plan, admission);
-    this.batchClient.checkRoom(admitted.tenant, plan.choices.length);
-    const submit: CompletionWriterParts["submit"] = (batch, receiver) => this.batchClient.submit(batch, receiver);
+    this.dispatcher.checkRoom(admitted.tenant, plan.choices.length);
+    const submit: CompletionWriterParts["submit"] = (batch, receiver) => this.dispatcher.submit(batch, receiver);
     return writeCompletion(request, {
       tokenizer,
       submit,

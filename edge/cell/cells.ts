@@ -5,7 +5,7 @@
  */
 import { ServiceError } from "../../shared/errors.ts";
 import type { StreamCursor } from "../answer/sent-events.ts";
-import { NotTaken } from "../dispatch/batch-client.ts";
+import { NotTaken } from "../dispatch/dispatcher.ts";
 import { pause } from "../platform/pause.ts";
 import type { Region } from "../platform/region.ts";
 import { type CellNamespace, cellsOf, cellUrl } from "./cell-names.ts";

@@ -1,7 +1,7 @@
 /** How a cell says that it does not answer, and why. */
 import { z } from "zod";
 import { errorKinds, ServiceError, statusOf } from "../../shared/errors.ts";
-import { NotTaken } from "../dispatch/batch-client.ts";
+import { NotTaken } from "../dispatch/dispatcher.ts";
 
 const refusalSchema = z.object({
   kind: z.enum(errorKinds),

@@ -1,8 +1,8 @@
 /**
- * The configured addresses of backends: `URL` or `REGION=URL`, separated by commas. An address is one process. With `{name}` in
- * its URL it leads to several: `{name}` stands for the name of a process, as the first label of the host, as a segment of the path,
- * or behind `#` where the header `nameHeader` alone tells it. So `http://{name}.backends.svc:8788` reaches the process `pod-0` at
- * `http://pod-0.backends.svc:8788`, and any process at `http://backends.svc:8788`.
+ * The configured addresses of backends: `URL` or `REGION=URL`, separated by commas. An address is one process, or several if its URL
+ * has `{name}` for the name of a process: as the first label of the host, as a segment of the path, or after `#` if only the header
+ * `nameHeader` names it. So `http://{name}.backends.svc:8788` reaches the process `pod-0` at `http://pod-0.backends.svc:8788`, and
+ * any process at `http://backends.svc:8788`.
  */
 import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { type Region, regions, regionsOf } from "../platform/region.ts";
@@ -21,7 +21,7 @@ const form = `must be http(s) URLs, each alone or after a region (${regions.join
 export function parseAddresses(text: string, variable: string): BackendAddress[] {
   const addresses = text.split(",").map((entry) => {
     const [, prefix, rest] = /^\s*(?:([a-z]+)=)?(.*?)\/*\s*$/s.exec(entry)!;
-    const region = regions.find((one) => one === prefix) ?? null;
+    const region = regions.find((known) => known === prefix) ?? null;
     const isRegion = prefix === undefined || region !== null;
     if (!isRegion || !isHttp(urlOf(rest, null)) || !isHttp(urlOf(rest, "name"))) {
       throw new Error(`${variable} holds ${JSON.stringify(entry.trim())}; it ${form}`);
@@ -29,12 +29,12 @@ export function parseAddresses(text: string, variable: string): BackendAddress[]
     return { url: rest, region };
   });
   const urls = addresses.map(({ url }) => url);
-  const twice = urls.find((url, i) => urls.indexOf(url) !== i);
-  if (twice !== undefined) throw new Error(`${variable} holds ${JSON.stringify(twice)} twice`);
+  const duplicate = urls.find((url, i) => urls.indexOf(url) !== i);
+  if (duplicate !== undefined) throw new Error(`${variable} holds ${JSON.stringify(duplicate)} twice`);
   return addresses;
 }
 
-/** Those that run in a jurisdiction, by their regions; one without a region does not. null: all. */
+/** The addresses whose region is in the jurisdiction; null: all addresses. */
 export function addressesIn(jurisdiction: Jurisdiction | null, addresses: readonly BackendAddress[]): BackendAddress[] {
   return addresses.filter(
     ({ region }) => jurisdiction === null || (region !== null && regionsOf[jurisdiction].includes(region)),

@@ -1,19 +1,16 @@
 /**
- * One address and its processes. Pure: events go in with their time, candidates for a call come out. The processes of an address
- * with `{name}` are learnt from the names in answers, so a new one is used as soon as it has answered once, and one that has not
- * answered for long is forgotten. Any other address is one process.
+ * One address and its processes. Pure: each event carries its time. The processes of an address with `{name}` are discovered from the
+ * names in answers, and dropped when they have not answered for long. Any other address is one process.
  */
 import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
 import { type BackendAddress, hasProcesses } from "./addresses.ts";
-import { BackendHealth } from "./health.ts";
-import { addLoads, LoadEstimate } from "./load-estimate.ts";
+import { addLoads, BackendHealth, LoadEstimate } from "./backend-state.ts";
 import { routingLimits } from "./routing-limits.ts";
 
 /** Where a call can go: one process, or any process of an address with `{name}`. */
 export class Backend {
   /** For sets, logs and metrics. */
   readonly id: string;
-  /** Of its address. */
   readonly group: BackendGroup;
   readonly address: BackendAddress;
   /** null: the one process of its address, or any of several. */
@@ -29,7 +26,7 @@ export class Backend {
     this.name = name;
   }
 
-  /** Counts sequences of a call as under way there. They are unanswered until `recordAnswered`. */
+  /** Counts the sequences of a call as running there, unanswered until `recordAnswered`. */
   recordSent(sequences: number): void {
     this.load.own += sequences;
     this.load.unanswered += sequences;
@@ -62,7 +59,7 @@ export class BackendGroup {
     return [...this.#processes.values()];
   }
 
-  /** Of all its processes, as far as they are known. */
+  /** The load of all known processes. */
   loadAt(nowMs: number, senders: number): BackendLoad {
     const any = this.any.load.at(nowMs, senders);
     if (this.#processes.size === 0) return any;
@@ -79,7 +76,7 @@ export class BackendGroup {
   candidates(tried: ReadonlySet<string>, isFit: (process: Backend) => boolean, nowMs: number): Backend[] {
     const processes = this.processes.filter((one) => !this.#isOld(one, nowMs));
     const fit = processes.filter(isFit);
-    if (!this.isTouched(tried)) return processes.length > 1 && fit.length > 0 ? fit : [this.any];
+    if (!this.wasTried(tried)) return processes.length > 1 && fit.length > 0 ? fit : [this.any];
     const left = fit.filter(({ id }) => !tried.has(id));
     if (left.length > 0) return left;
     const mayReachOther = fit.length === 0 || processes.length === 1;
@@ -87,23 +84,23 @@ export class BackendGroup {
   }
 
   /** Whether a call to this address, or to a process of it, was tried. */
-  isTouched(tried: ReadonlySet<string>): boolean {
+  wasTried(tried: ReadonlySet<string>): boolean {
     return tried.has(this.any.id) || this.processes.some(({ id }) => tried.has(id));
   }
 
-  /** Whether a first call is to go to any process, because too many named one: so new processes are found. */
-  looksForOthers(tried: ReadonlySet<string>): boolean {
-    return this.#namedCalls >= routingLimits.namedCallsInRow && !this.isTouched(tried);
+  /** Whether a first call must name no process, so that new processes are discovered. */
+  mustDiscover(tried: ReadonlySet<string>): boolean {
+    return this.#namedCalls >= routingLimits.namedCallsInRow && !this.wasTried(tried);
   }
 
   recordSent({ name }: Backend): void {
     this.#namedCalls = name === null ? 0 : this.#namedCalls + 1;
   }
 
-  /** Returns the process that answered a call to `asked`, by the name it gave; `asked` if the address is one process. */
-  recordAnswer(asked: Backend, name: string | null, nowMs: number): Backend {
-    if (name === null || !hasProcesses(asked.address.url)) return asked;
-    const process = this.#processes.get(name) ?? this.#learn(name, nowMs);
+  /** Returns the process that answered a call, by the name it gave; `called` if the address is one process. */
+  recordAnswer(called: Backend, name: string | null, nowMs: number): Backend {
+    if (name === null || !hasProcesses(called.address.url)) return called;
+    const process = this.#processes.get(name) ?? this.#addProcess(name, nowMs);
     process.lastAnswerMs = nowMs;
     return process;
   }
@@ -114,7 +111,7 @@ export class BackendGroup {
     if (!isReady && nowMs - backend.lastAnswerMs > routingLimits.forgetMs) this.forget(backend);
   }
 
-  /** The process is gone. If it is not, it is learnt again with its next answer. */
+  /** Drops a process. Its next answer adds it again. */
   forget({ name }: Backend): void {
     if (name !== null) this.#processes.delete(name);
   }
@@ -123,8 +120,8 @@ export class BackendGroup {
     return load.own === 0 && nowMs - lastAnswerMs > routingLimits.processTtlMs;
   }
 
-  /** Adds a process, after it made room for it. */
-  #learn(name: string, nowMs: number): Backend {
+  /** Adds a process, and drops old ones and those beyond the maximum. */
+  #addProcess(name: string, nowMs: number): Backend {
     const byAge = this.processes.toSorted((a, b) => a.lastAnswerMs - b.lastAnswerMs);
     for (const [i, process] of byAge.entries()) {
       const isOneTooMany = byAge.length - i >= routingLimits.processesPerAddress;

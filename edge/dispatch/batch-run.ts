@@ -1,10 +1,9 @@
-/** One call of some sequences to one backend: which of them still belong to it, and what its frames mean for each. Pure. */
+/** One call of some sequences to one backend: which of them are still open, and the delivery of its frames. Pure. */
 import { type Frame, isLast, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { Backend } from "./backend-group.ts";
 import { type CallFailure, contractViolation, failureOf } from "./call-failure.ts";
-import { type PendingSequence, type Receiver, type SequenceCall, share } from "./pending-sequence.ts";
+import { addFrame, type PendingSequence, type Receiver, type SequenceCall } from "./pending-sequence.ts";
 
-/** Receives what happens to the sequences of a call. */
 export interface BatchRunEvents {
   /** The backend is to drop these sequences of an accepted call. */
   cancelled(ids: string[]): void;
@@ -24,7 +23,7 @@ export class BatchRun implements SequenceCall {
   readonly #abort = new AbortController();
   /** By the id that the backend knows. */
   readonly #sequences = new Map<string, PendingSequence>();
-  /** The sequences that have neither ended here nor been cancelled, with the id that the backend knows. */
+  /** Sequences that have neither ended here nor been cancelled, with the id that the backend knows. */
   readonly #open = new Map<PendingSequence, string>();
   readonly #events: BatchRunEvents;
   /** Ids that were cancelled before the backend accepted; null once it has. */
@@ -86,22 +85,22 @@ export class BatchRun implements SequenceCall {
   }
 
   /**
-   * Gives each request its frames of those that came together. Returns the sequences that the backend failed, or whose frames break
-   * their series, with why. Throws an Error for a frame of an unknown sequence.
+   * Delivers each request its frames of one chunk. Returns the sequences that failed at the backend or whose frames are invalid.
+   * Throws an Error for a frame of an unknown sequence.
    */
   receive(frames: readonly Frame[]): Map<PendingSequence, CallFailure> {
     const failed = new Map<PendingSequence, CallFailure>();
-    const shares = new Map<Receiver, Frame[]>();
+    const byReceiver = new Map<Receiver, Frame[]>();
     try {
       for (const frame of frames) {
         const sequence = this.#find(frame.id);
         if (!sequence || failed.has(sequence)) continue;
         const failure = frame.type === "error" ? failureOf(frame) : null;
         if (failure) failed.set(sequence, failure);
-        else this.#deliver(sequence, frame, shares, failed);
+        else this.#deliver(sequence, frame, byReceiver, failed);
       }
     } finally {
-      for (const [receiver, together] of shares) receiver.receive(together);
+      for (const [receiver, together] of byReceiver) receiver.receive(together);
     }
     return failed;
   }
@@ -116,7 +115,7 @@ export class BatchRun implements SequenceCall {
   #deliver(
     sequence: PendingSequence,
     frame: Frame,
-    shares: Map<Receiver, Frame[]>,
+    byReceiver: Map<Receiver, Frame[]>,
     failed: Map<PendingSequence, CallFailure>,
   ): void {
     const isHedged = sequence.isQueued || sequence.runs.size > 1;
@@ -127,7 +126,7 @@ export class BatchRun implements SequenceCall {
     }
     const isFirst = !sequence.hasBegun && frame.type !== "error";
     try {
-      share(shares, sequence, sequence.deliver(frame, this.numerics));
+      addFrame(byReceiver, sequence, sequence.deliver(frame, this.numerics));
     } catch (cause) {
       // The backend may continue to compute it.
       this.cancel(sequence);

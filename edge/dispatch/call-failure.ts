@@ -10,33 +10,33 @@ interface Consequence {
   /** Effect on the backend's health: none, one failure, or immediate ejection. */
   health: "fit" | "doubtful" | "unfit";
   /** Retry on another backend. */
-  elsewhere: boolean;
+  retryElsewhere: boolean;
   /** Retry on the same backend: after a short delay, after another backend was called, or never. */
-  again: "soon" | "after another" | "never";
+  retrySame: "soon" | "after another" | "never";
   /** The failure is temporary: sequences that have tokens already wait for a backend. */
-  passes: boolean;
+  isTemporary: boolean;
 }
 
 const failureTable = {
   /** No connection, or it was closed before a response. */
-  unreachable: { health: "doubtful", elsewhere: true, again: "soon", passes: true },
+  unreachable: { health: "doubtful", retryElsewhere: true, retrySame: "soon", isTemporary: true },
   /** The frames ended too early or could not be parsed. */
-  broken: { health: "doubtful", elsewhere: true, again: "soon", passes: true },
+  broken: { health: "doubtful", retryElsewhere: true, retrySame: "soon", isTemporary: true },
   /** The connection is open, but nothing is received. */
-  silent: { health: "unfit", elsewhere: true, again: "soon", passes: true },
+  silent: { health: "unfit", retryElsewhere: true, retrySame: "soon", isTemporary: true },
   /** The backend reported a failure, or its frames violate the contract. */
-  failing: { health: "doubtful", elsewhere: true, again: "never", passes: false },
+  failing: { health: "doubtful", retryElsewhere: true, retrySame: "never", isTemporary: false },
   /** The backend is starting or stopping. In a rolling restart it is back when the next one stops. */
-  unavailable: { health: "unfit", elsewhere: true, again: "after another", passes: true },
+  unavailable: { health: "unfit", retryElsewhere: true, retrySame: "after another", isTemporary: true },
   /** The backend serves another manifest: a roll-out is in progress. */
-  mismatched: { health: "fit", elsewhere: true, again: "never", passes: false },
+  mismatched: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
   /** The backend has other numerics than the one that began a sequence, so it computes other bits. */
-  diverging: { health: "fit", elsewhere: true, again: "never", passes: false },
+  diverging: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
   /** The call named a process, and another one answered: the process is gone. */
-  misdirected: { health: "fit", elsewhere: true, again: "never", passes: true },
-  overloaded: { health: "fit", elsewhere: true, again: "never", passes: false },
+  misdirected: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: true },
+  overloaded: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
   /** The call is invalid for every backend. If it has sequences of several tenants, one of them may be at fault. */
-  refused: { health: "fit", elsewhere: false, again: "never", passes: false },
+  refused: { health: "fit", retryElsewhere: false, retrySame: "never", isTemporary: false },
 } as const satisfies Record<string, Consequence>;
 
 export type FailureKind = keyof typeof failureTable;
@@ -62,18 +62,27 @@ export class CallFailure extends Error {
 }
 
 /** A failure that the client sees as `backend_unavailable`. */
-export function away(kind: FailureKind, message: string, cause: unknown, process: string | null = null): CallFailure {
+export function unavailable(
+  kind: FailureKind,
+  message: string,
+  cause: unknown,
+  process: string | null = null,
+): CallFailure {
   return new CallFailure(kind, new ServiceError("backend_unavailable", message, { retryAfterSeconds, cause }), process);
 }
 
 /** The frames ended too early or could not be parsed. */
-export function brokenOff(cause: unknown): CallFailure {
-  return away("broken", "The inference backend broke off before this completion ended.", cause);
+export function brokenStream(cause: unknown): CallFailure {
+  return unavailable("broken", "The inference backend broke off before this completion ended.", cause);
 }
 
 /** The backend's frames for a sequence violate the contract. Not retried there: it would repeat them. */
 export function contractViolation(cause: unknown): CallFailure {
-  return away("failing", "The inference backend answered this completion with frames that are not allowed.", cause);
+  return unavailable(
+    "failing",
+    "The inference backend answered this completion with frames that are not allowed.",
+    cause,
+  );
 }
 
 /** The backend computes other bits than the one whose tokens it was to continue. */
@@ -83,7 +92,7 @@ export function divergence(cause: unknown, process: string | null = null): CallF
   return new CallFailure("diverging", new ServiceError("numerics_mismatch", message, { cause }), process);
 }
 
-/** What an error frame says of its backend, by the error's kind. */
+/** The failure of its backend that an error frame reports, by the error's kind. */
 const kindsOfFrames: Partial<Record<ErrorKind, FailureKind>> = {
   overloaded: "overloaded",
   backend_unavailable: "unavailable",
@@ -98,14 +107,14 @@ export function failureOf({ kind, message, retryAfterSeconds: seconds }: ErrorFr
     : null;
 }
 
-/** Whatever is thrown that is no failure of the call itself is about its frames. */
+/** Anything thrown that is not a CallFailure comes from reading the frames. */
 export function asFailure(thrown: unknown): CallFailure {
-  return thrown instanceof CallFailure ? thrown : brokenOff(thrown);
+  return thrown instanceof CallFailure ? thrown : brokenStream(thrown);
 }
 
 /**
  * The error that ends a sequence after `failures`: `overloaded` if any backend was, else `numerics_mismatch` if any backend
- * could not continue it, otherwise that of the last. It says so where only backends of a jurisdiction were tried.
+ * could not continue it, otherwise that of the last. The message names the jurisdiction, if backends were limited to one.
  */
 export function errorOf(failures: readonly CallFailure[], jurisdiction: Jurisdiction | null): ServiceError {
   if (failures.length === 0) {

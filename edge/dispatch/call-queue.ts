@@ -1,16 +1,14 @@
 /**
- * The queue for the connections of one object to its backends: decides which entries go in the next call. Pure: no I/O, no
- * clock, no timers; the BatchClient makes the call that `take` returns after each event. Entries are the sequences of clients,
- * sent for the first time or repeated, and small control calls (cancellations, probes).
+ * The queue for one object's connections to its backends: decides which entries go in the next call. Pure: no I/O, clock or timers;
+ * the Dispatcher makes the call that `take` returns. Entries are sequences, sent first or again, and control calls.
  *
- * Entries of one group may share a call (a micro-batch), because they go to the same backend and ask for the same model. A group
- * sends at once while fewer than `maxCalls` of its calls await an answer, so a lone request never waits. Otherwise its entries
- * gather until one is answered, and go in one call: the busier the backend, the larger the calls. A call awaits an answer only
- * until the backend accepts or refuses it, which takes milliseconds; its frames delay no other call.
+ * Entries of one group may share a call (a micro-batch): they go to the same backend and ask for the same model. A group sends at
+ * once while fewer than `maxCalls` of its calls await an answer, so a lone request never waits. Otherwise its entries gather until
+ * one is answered: the busier the backend, the larger the calls. A call awaits an answer only until the backend accepts or refuses
+ * it; its frames delay no other call.
  *
- * Tenants take turns, one entry a turn: the next turn is that of the tenant whose last turn was longest ago, and within a tenant
- * that of the entry that is due first. So a tenant's only sequence waits, in its group, for at most one sequence of each other
- * tenant, and between groups for at most one call of each.
+ * Tenants take turns, one entry a turn: the tenant whose last turn was longest ago is next, with its entry that is due first. So a
+ * tenant's only sequence waits for at most one sequence of each other tenant in its group, and one call of each between groups.
  */
 import { sequencesPerBatch } from "../../shared/contracts/inference.ts";
 
@@ -47,7 +45,6 @@ export interface CallGroup {
   maxCalls?: number;
 }
 
-/** What the decisions depend on. */
 export interface QueueEntry {
   tenant: string;
   /** A tenant's entries go in this order. */
@@ -106,7 +103,7 @@ export class CallQueue<T extends QueueEntry> {
     return this.#waiting === 0 && this.#awaiting.size === 0;
   }
 
-  /** Adds entries, whether or not there is room (`roomOf`): what was begun is not refused later. */
+  /** Adds entries, even if there is no room (`roomOf`), because a sequence that has begun is not refused later. */
   add(group: CallGroup, entries: readonly T[]): void {
     for (const entry of entries) {
       // A new tenant is behind all others: otherwise one that comes and goes would always be first.
@@ -129,7 +126,7 @@ export class CallQueue<T extends QueueEntry> {
     }
   }
 
-  /** The call to make now, or null: of the groups that may send, that of the tenant whose turn it is. */
+  /** The call to make now, or null: of the groups that may send, the one of the tenant whose turn it is. */
   take(): QueuedCall<T> | null {
     if (this.#waiting === 0 || this.#awaiting.size >= this.#limits.connections) return null;
     const { callsPerGroup, connectionsPerBackend } = this.#limits;
@@ -150,7 +147,7 @@ export class CallQueue<T extends QueueEntry> {
     this.#awaiting.delete(call);
   }
 
-  /** Tenants with wanted entries, and these: the tenant whose last turn was longest ago is first. */
+  /** Tenants with wanted entries, the one whose last turn was longest ago first. */
   #inTurn(isWanted: (one: Waiting<T>) => boolean): { tenant: Tenant<T>; wanted: Waiting<T>[] }[] {
     const all = Array.from(this.#tenants.values(), (tenant) => ({ tenant, wanted: tenant.waiting.filter(isWanted) }));
     return all.filter(({ wanted }) => wanted.length > 0).sort((a, b) => a.tenant.lastTurn - b.tenant.lastTurn);

@@ -1,7 +1,4 @@
-/**
- * HTTP client for one address of backends. Every failure becomes a CallFailure. Not here: which backend to use, how many calls may
- * be under way, and retries.
- */
+/** HTTP client for one address of backends. Every failure becomes a CallFailure. Routing, queueing and retries are the Dispatcher's. */
 import { z } from "zod";
 import { type BackendLoad, loadHeader, readLoad } from "../../shared/contracts/backend-load.ts";
 import type { SignCall } from "../../shared/contracts/call-signature.ts";
@@ -22,13 +19,13 @@ import { nameHeader, readProcessName } from "../../shared/contracts/process-name
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 import { hasProcesses, urlOf } from "./addresses.ts";
 import {
-  away,
-  brokenOff,
+  brokenStream,
   CallFailure,
   divergence,
   type FailureKind,
   failureOf,
   retryAfterSeconds,
+  unavailable,
 } from "./call-failure.ts";
 import { frameGroupsOf } from "./frames.ts";
 import { acceptanceMs, adapterMs, probeMs, silenceMs } from "./routing-limits.ts";
@@ -129,17 +126,17 @@ export class BackendClient implements BackendCalls {
     const send = (to: string | null) =>
       this.#post("/v1/batches", body, this.#parts.limits.acceptanceMs, { signal, headers, process: to });
     let response = await send(process);
-    // All that a batch names and a backend can lack are a tenant's own adapters.
+    // A backend answers 404 if it lacks an own adapter.
     const own = ownAdaptersOf(batch);
     if (own.length > 0 && response.status === 404) {
-      const lacking = this.#processOf(response);
+      const receiver = this.#processOf(response);
       await response.body?.cancel();
-      for (const hash of own) await this.#upload(batch.sequences[0].tenant, hash, lacking, signal);
-      response = await send(lacking);
+      for (const hash of own) await this.#upload(batch.sequences[0].tenant, hash, receiver, signal);
+      response = await send(receiver);
       if (response.status === 404) {
         await response.body?.cancel();
         const message = "The inference backend does not keep the adapter that it was given.";
-        throw away("failing", message, undefined, processOf(response));
+        throw unavailable("failing", message, undefined, processOf(response));
       }
     }
     if (!response.ok || !response.body) throw await failureOfResponse(response);
@@ -175,7 +172,7 @@ export class BackendClient implements BackendCalls {
     if (!response.ok) throw await failureOfResponse(response);
     begun();
     const outcome = adapterOutcomeSchema.safeParse(await response.json().catch(() => null));
-    if (!outcome.success) throw brokenOff(outcome.error);
+    if (!outcome.success) throw brokenStream(outcome.error);
     const copy = { address: this.#url, process: this.#processOf(response) };
     if ("hash" in outcome.data) return { ...outcome.data, copy };
     const { kind, message } = outcome.data;
@@ -241,7 +238,7 @@ export class BackendClient implements BackendCalls {
     } catch (cause) {
       if (cause instanceof CallFailure) throw cause;
       const kind = isLate ? "silent" : "unreachable";
-      throw away(kind, "The inference backend cannot be reached.", cause);
+      throw unavailable(kind, "The inference backend cannot be reached.", cause);
     } finally {
       clearTimeout(timer);
     }
@@ -258,21 +255,22 @@ async function withoutRedirect(response: Response): Promise<Response> {
   await response.body?.cancel();
   const location = URL.parse(response.headers.get("location") ?? "")?.origin ?? "the same host";
   const cause = new Error(`the backend answered ${response.status}, a redirect to ${location}, which is not followed`);
-  throw away("failing", "The inference backend failed on this request.", cause, processOf(response));
+  throw unavailable("failing", "The inference backend failed on this request.", cause, processOf(response));
 }
 
 /** The failure that a response means. */
 async function failureOfResponse(response: Response): Promise<CallFailure> {
   const process = processOf(response);
   const body = envelopeSchema.safeParse(await response.json().catch(() => null));
-  const said = body.success ? body.data.error.message : "no reason given";
-  const cause = new Error(`the backend answered ${response.status}: ${said}`);
+  const reason = body.success ? body.data.error.message : "no reason given";
+  const cause = new Error(`the backend answered ${response.status}: ${reason}`);
   const seconds = Number(response.headers.get("retry-after") ?? Number.NaN);
   const options = { retryAfterSeconds: Number.isFinite(seconds) ? seconds : retryAfterSeconds, cause };
-  const busy = `The inference backend takes no requests now: ${said}`;
+  const busy = `The inference backend takes no requests now: ${reason}`;
   const failure = (kind: FailureKind, error: ErrorKind, message: string) =>
     new CallFailure(kind, new ServiceError(error, message, kind === "refused" ? { cause } : options), process);
-  if (response.status === 421) return away("misdirected", "The inference backend that was called is gone.", cause);
+  if (response.status === 421)
+    return unavailable("misdirected", "The inference backend that was called is gone.", cause);
   if (body.success && body.data.error.code === numericsMismatch) return divergence(cause, process);
   if (response.status === 429) return failure("overloaded", "overloaded", busy);
   const kind = kindOfStatus(response.status);

@@ -1,10 +1,10 @@
-/** Small calls to backends beside those of sequences: entries of the CallQueue. */
+/** Cancellations and probes, which wait in the CallQueue like sequences. */
 import type { Backend } from "./backend-group.ts";
 import type { CallGroup, QueueEntry } from "./call-queue.ts";
 import type { BackendCalls } from "./client.ts";
 import type { Routing, RoutingEvent } from "./routing.ts";
 
-/** Control calls take turns with tenants as one more of them. No tenant has this name. */
+/** Control calls take turns with tenants under this name, which no tenant has. */
 const controlTenant = "";
 
 export class ControlCall implements QueueEntry {
@@ -29,7 +29,7 @@ export class ControlCall implements QueueEntry {
   }
 }
 
-/** Tells the backend to drop sequences, whose ids it knows. If that fails they run to their end, which costs only time. */
+/** Cancels sequences at the backend, by the ids that it knows. If that fails, they run to their end. */
 export function cancellations(
   backend: Backend,
   client: BackendCalls,
@@ -40,7 +40,7 @@ export function cancellations(
   return ids.map((id) => new ControlCall("cancel", backend, { dueMs, ids: [id], send }));
 }
 
-/** Asks each backend whose ejection has ended whether it is ready. */
+/** Probes each backend whose ejection has ended. */
 export function probes(
   { router, clients }: Routing,
   { now, observe }: { now(): number; observe(event: RoutingEvent): void },

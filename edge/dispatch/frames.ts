@@ -1,7 +1,7 @@
 /** Reads NDJSON frames from byte streams; the framing itself is `shared/contracts/ndjson.ts`. */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { FrameReader } from "../../shared/contracts/ndjson.ts";
-import { asFailure, away } from "./call-failure.ts";
+import { asFailure, unavailable } from "./call-failure.ts";
 
 /**
  * Reads a backend's frames, grouped by chunk. Throws a CallFailure for an invalid frame, and where no byte, not even a heartbeat,
@@ -15,7 +15,11 @@ export async function* frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs
     for (;;) {
       const next = source.read();
       if (!(await timeout.settles(next))) {
-        throw away("silent", "The inference backend fell silent.", new Error(`nothing came for ${silenceMs} ms`));
+        throw unavailable(
+          "silent",
+          "The inference backend fell silent.",
+          new Error(`nothing came for ${silenceMs} ms`),
+        );
       }
       const { done, value } = await next;
       if (done) break;
@@ -32,7 +36,7 @@ export async function* frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs
   }
 }
 
-/** A wait is late after four fifths of the limit, or up to a fifth more. */
+/** A wait times out between 4/5 of the limit and the limit. */
 const ticks = 5;
 
 /** Timeout for repeated waits, on one timer: a stream waits for each of its tokens. */
@@ -42,7 +46,7 @@ export class RepeatedTimeout {
   #passed = 0;
   #late: (() => void) | null = null;
 
-  /** `limitMs` is the longest that any wait takes. Whoever waits no more has to `stop` it. */
+  /** `limitMs`: timeout of each wait. Call `stop` after the last one. */
   constructor(limitMs: number) {
     this.#tickMs = limitMs / ticks;
   }

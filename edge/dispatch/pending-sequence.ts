@@ -1,7 +1,6 @@
 /**
- * One sequence of a client, from its arrival to its last frame, over all backends that work on it: what the client has received,
- * and what is left to request. Frames of all its calls go in; one unbroken series of frames under the client's id comes out.
- * Pure.
+ * One sequence of a client, from its arrival to its last frame. Frames of all its backend calls go in; one unbroken series of frames
+ * under the client's id comes out. Pure.
  */
 import {
   type BatchRequest,
@@ -11,9 +10,9 @@ import {
   type SequenceRequest,
   type TokenFrame,
 } from "../../shared/contracts/inference.ts";
-import { type BackendFailure, firstRound, type RetryRound } from "./retry-round.ts";
+import { type BackendFailure, firstRound, type RetryRound } from "./retries.ts";
 
-/** Receives what happens to a request's sequences. */
+/** The request that receives the frames of its sequences. */
 export interface Receiver {
   /** A backend has accepted one of them; called at most once for each. */
   accepted(): void;
@@ -29,7 +28,7 @@ export interface SequenceCall {
 /** What the backend is to serve. */
 export type Model = Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
 
-/** A sequence without a deadline is ordered among its tenant's as if it had this one, in milliseconds, as at the backend. */
+/** Orders a sequence without a deadline among its tenant's, as the backend does, in milliseconds. */
 const defaultDeadlineMs = 60_000;
 
 export class PendingSequence {
@@ -37,7 +36,7 @@ export class PendingSequence {
   readonly model: Model;
   readonly receiver: Receiver;
   readonly arrivedMs: number;
-  /** Which of the sequences for a backend may share a call with it: those of an equal value. */
+  /** Sequences for a backend may share a call if this is equal. */
   sharing: string;
   isQueued = false;
   isAccepted = false;
@@ -48,9 +47,8 @@ export class PendingSequence {
   sentAtMs: number | null = null;
   /** How often it was sent to a backend. */
   attempts = 0;
-  /** How often a backend accepted it and then failed. */
+  /** How often a backend accepted it and then failed, and the latest such failure. */
   losses = 0;
-  /** The latest of these failures. */
   lostBy: BackendFailure | null = null;
   round: RetryRound = firstRound;
   /** Numerics fingerprint of the backend that computed its tokens; null if it has no token, or the backend sent none. */
@@ -97,7 +95,7 @@ export class PendingSequence {
     return !this.isEnded && !this.isQueued && this.runs.size === 0;
   }
 
-  /** The request for the rest of it. Each call has an id of its own, because an earlier one may still run. */
+  /** The request for the rest of the sequence, under a new id for each call, because an earlier one may still run. */
   nextRequest(nowMs: number): SequenceRequest {
     const { id, promptLogprobs, deadlineMs, ...rest } = this.sequence;
     const attempt = this.attempts++;
@@ -158,8 +156,8 @@ export class PendingSequence {
 }
 
 /**
- * Equal for sequences that may share a call to a backend: mixtures of one manifest, which bring their adapters along. Others need
- * the same adapter; and those that name own adapters must be of one tenant.
+ * Equal for sequences that may share a call: mixtures of one manifest, which name their adapters themselves, and others with the same
+ * adapter. Sequences with own adapters share a call only within their tenant.
  */
 export function sharingOf(batch: BatchRequest): string {
   const { manifestHash, centroidId, adapterHash, sequences } = batch;
@@ -169,9 +167,9 @@ export function sharingOf(batch: BatchRequest): string {
   return JSON.stringify(sequences.every(({ mixture }) => mixture) ? [manifestHash] : [manifestHash, centroidId]);
 }
 
-/** Adds a frame to those that its request gets together. */
-export function share(shares: Map<Receiver, Frame[]>, { receiver }: PendingSequence, frame: Frame): void {
-  const frames = shares.get(receiver);
+/** Adds a frame to those that its request receives together. */
+export function addFrame(byReceiver: Map<Receiver, Frame[]>, { receiver }: PendingSequence, frame: Frame): void {
+  const frames = byReceiver.get(receiver);
   if (frames) frames.push(frame);
-  else shares.set(receiver, [frame]);
+  else byReceiver.set(receiver, [frame]);
 }

@@ -1,25 +1,22 @@
 /**
- * Decides which backend a micro-batch goes to. Pure: no I/O, no clock; batch-client.ts tells backends and their groups what
- * happens.
+ * Decides which backend a micro-batch goes to. Pure: no I/O, no clock; the Dispatcher records what happens at backends.
  *
  * First by distance: the nearest backends are used until the estimated wait there costs more than the round trip to the next
  * ones. Then, among backends of one distance, by rendezvous hashing with bounded load (Mirrokni et al., arXiv 1608.01350): a
  * centroid or own adapter stays with one process, whose caches are warm, unless that process has more than its share of the load.
- * Backends that are ejected, serve another manifest or have other numerics come last. They are still used if no other is fit,
- * because trying is better than refusing.
+ * Backends that are ejected, serve another manifest or have other numerics are used only if no other is fit.
  *
- * Load is what a backend last reported and what this router has sent since. Reports are old when they are used, and many routers
- * that all send to the backend that looked empty make it the fullest (Mitzenmacher, "How useful is old information?", IEEE
- * TPDS 11:1, 2000). So the router does not pick the least loaded backend: each key has an order of its own among all backends
- * that are not over their share. A call without an answer also counts for the calls that other routers send meanwhile: otherwise
- * all cells of a lost region would fill the next region before the first report comes.
+ * Load is what a backend last reported plus what this router has sent since. Always choosing the least loaded backend would make
+ * it the fullest, because many routers use the same old reports (Mitzenmacher, "How useful is old information?", IEEE TPDS 11:1,
+ * 2000). A call without an answer also counts for the calls that other routers send meanwhile.
  */
 import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
+import { fnv1a } from "../../shared/math/fnv1a.ts";
+import { philox2x32 } from "../../shared/math/sampling.ts";
 import { type Region, regions } from "../platform/region.ts";
 import type { BackendAddress } from "./addresses.ts";
 import { type Backend, BackendGroup } from "./backend-group.ts";
-import { addLoads } from "./load-estimate.ts";
-import { rendezvousOrder } from "./rendezvous.ts";
+import { addLoads } from "./backend-state.ts";
 import { routingLimits, waitMs } from "./routing-limits.ts";
 
 export interface Route {
@@ -56,10 +53,10 @@ export class Router {
     const fit = candidates.filter((one) => !tried.has(one.id) && isFit(one));
     if (fit.length > 0) {
       // Without a name a call may reach a process that was tried, so other backends go first.
-      const others = fit.filter((one) => one.name !== null || !one.group.isTouched(tried));
+      const others = fit.filter((one) => one.name !== null || !one.group.wasTried(tried));
       const backend = this.#choose(key, others.length > 0 ? others : fit, nowMs);
       const group = backend.group;
-      return { backend: group.looksForOthers(tried) ? group.any : backend, isFit: true };
+      return { backend: group.mustDiscover(tried) ? group.any : backend, isFit: true };
     }
     const unfit = candidates.filter((one) => !tried.has(one.id));
     if (unfit.length === 0) return null;
@@ -69,7 +66,7 @@ export class Router {
     return { backend: order.reduce((a, b) => (backAtMs(b) < backAtMs(a) ? b : a)), isFit: false };
   }
 
-  /** Estimated share of its slots that is taken; above 1 where sequences wait. */
+  /** Estimated share of its slots in use; above 1 if sequences wait. */
   shareOf(backend: Backend, nowMs: number): number {
     return share(this.#loadsAt(nowMs)(backend));
   }
@@ -90,7 +87,7 @@ export class Router {
     return backend.name !== null || processes.length === 0 || processes.some(isFitItself);
   }
 
-  /** When it may be back; null if it is not ejected. An address is back with the first of its processes. */
+  /** When its ejection ends; null if it is not ejected. That of an address ends with the first of its processes. */
   #backAtMs(backend: Backend): number | null {
     const { ejectedUntilMs } = backend.health;
     if (backend.name !== null || ejectedUntilMs !== null) return ejectedUntilMs;
@@ -99,18 +96,20 @@ export class Router {
   }
 
   /**
-   * Of backends at several distances those with the least way and estimated wait together, the nearer if equal; of these the
-   * first in the key's order that has less than its share of the load.
+   * The distance with the smallest sum of round trip and estimated wait, the nearer if equal; of its backends the first in the
+   * key's order that has less than its share of the load.
    */
   #choose(key: string, fit: readonly Backend[], nowMs: number): Backend {
     if (fit.length === 1) return fit[0];
     const loadOf = this.#loadsAt(nowMs);
-    const distanceMs = ({ address }: Backend) => roundTripMs(this.#region, address.region);
-    const tiers = [...Map.groupBy(fit, distanceMs)].map(([wayMs, backends]) => {
+    const distanceOf = ({ address }: Backend) => roundTripMs(this.#region, address.region);
+    const tiers = [...Map.groupBy(fit, distanceOf)].map(([distanceMs, backends]) => {
       const load = backends.map(loadOf).reduce(addLoads);
-      return { wayMs, backends, load, costMs: wayMs + waitMs(share(load)) };
+      return { distanceMs, backends, load, costMs: distanceMs + waitMs(share(load)) };
     });
-    const { backends, load } = tiers.reduce((a, b) => ((b.costMs - a.costMs || b.wayMs - a.wayMs) < 0 ? b : a));
+    const { backends, load } = tiers.reduce((a, b) =>
+      (b.costMs - a.costMs || b.distanceMs - a.distanceMs) < 0 ? b : a,
+    );
     const { loadFactor, freeShare } = routingLimits;
     const bound = Math.max(freeShare, (loadFactor * (load.sequences + 1)) / load.slots);
     // One of them has at most the average.
@@ -124,7 +123,7 @@ export class Router {
       backend.name === null ? backend.group.loadAt(nowMs, senders) : backend.load.at(nowMs, senders);
   }
 
-  /** As many routers as it takes, each with as much under way as this one, to make up the reported load. */
+  /** Estimated number of routers: the reported load divided by the load of this one. */
   #sendersAt(nowMs: number): number {
     let [own, others] = [1, 0];
     for (const { any, processes } of this.#groups.values()) {
@@ -139,6 +138,18 @@ export class Router {
 
 function share({ sequences, slots }: BackendLoad): number {
   return sequences / slots;
+}
+
+/**
+ * Rendezvous hashing: the names in the order in which `key` prefers them, the same at every edge. A name that is added or removed
+ * moves only the keys that prefer it.
+ */
+export function rendezvousOrder(key: string, names: readonly string[]): string[] {
+  const hash = fnv1a(key);
+  // Philox mixes the two hashes, which FNV-1a alone does too weakly.
+  const weighted = names.map((name) => ({ name, weight: philox2x32(hash, 0, fnv1a(name))[0] }));
+  weighted.sort((a, b) => b.weight - a.weight || (a.name < b.name ? -1 : 1));
+  return weighted.map(({ name }) => name);
 }
 
 function inOrder(key: string, backends: readonly Backend[]): Backend[] {
@@ -165,10 +176,10 @@ const roundTripsMs = [
   /* me   */ [234, 176, 291, 78, 91, 92, 187, 208, 5],
 ];
 
-/** Inside a region. */
+/** Round trip inside a region. */
 const insideMs = 5;
 
-/** Without a region it is as if both were in the same one. */
+/** Without a region, both count as in the same one. */
 export function roundTripMs(from: Region | null, to: Region | null): number {
   return from === null || to === null ? insideMs : roundTripsMs[regions.indexOf(from)][regions.indexOf(to)];
 }

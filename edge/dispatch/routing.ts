@@ -1,4 +1,4 @@
-/** The backends of one configuration, what they serve, and what happens to calls. */
+/** The backends of one configuration, the manifests that they serve, and the events of routing. */
 import { holds, type Readiness } from "../../shared/contracts/inference.ts";
 import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
@@ -31,7 +31,7 @@ export function createRouting({ addresses: all, clientOf, region, jurisdiction =
   return { router: new Router(addresses, region), clients, jurisdiction };
 }
 
-/** What routing does, for metrics, logs and tests. */
+/** For metrics, logs and tests. */
 export interface RoutingEvent {
   event: /** Sequences without tokens are sent again, because `backend` failed or refused their call. */
     | "retried"
@@ -47,20 +47,20 @@ export interface RoutingEvent {
     | "returned"
     | "call_failed";
   backend: string;
-  /** How many, where it is about sequences. */
+  /** Number of sequences, if the event is about sequences. */
   sequences?: number;
   /** Why the call failed. */
   failure?: Error;
 }
 
-/** What each backend that is ready serves. One that has not answered within `limitMs` counts as not ready. Never rejects. */
+/** The ready backends. One that has not answered within `limitMs` counts as not ready. Never rejects. */
 export async function readinessOf(clients: Iterable<BackendCalls>, limitMs: number = probeMs): Promise<Readiness[]> {
   const ready: Readiness[] = [];
-  const asked = Array.from(clients, async (client) => {
+  const probes = Array.from(clients, async (client) => {
     const readiness = await client.readiness(null);
     if (readiness) ready.push(readiness);
   });
-  await settlesWithin(Promise.allSettled(asked), limitMs);
+  await settlesWithin(Promise.allSettled(probes), limitMs);
   return ready;
 }
 

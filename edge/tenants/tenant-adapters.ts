@@ -76,7 +76,7 @@ export function createTenantAdapters(parts: {
           return await client.createAdapter(request, signal, begun);
         } catch (thrown) {
           if (signal.aborted) throw new ServiceError("cancelled", "The client disconnected.", { cause: thrown });
-          if (!(thrown instanceof CallFailure) || !thrown.consequence.elsewhere) throw errorBehind(thrown);
+          if (!(thrown instanceof CallFailure) || !thrown.consequence.retryElsewhere) throw errorBehind(thrown);
           failures.push(thrown);
         }
       }

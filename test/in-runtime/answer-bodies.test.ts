@@ -28,7 +28,7 @@ import {
 useNetwork();
 
 const heldByCell = () => runInDurableObject(localCell(), ({ bodies }: Cell) => bodies.heldBytes);
-const cellIsIdle = () => runInDurableObject(localCell(), ({ batchClient }: Cell) => batchClient.idle);
+const cellIsIdle = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.idle);
 
 function lateBackend(calls: number) {
   const bodies = Array.from({ length: calls }, () => new LateBody());

@@ -30,8 +30,8 @@ async function nextEvents(reader: ReadableStreamDefaultReader<Uint8Array>): Prom
   return chunk;
 }
 
-const cellIsIdle = () => runInDurableObject(localCell(), ({ batchClient }: Cell) => batchClient.idle);
-const waitingInCell = () => runInDurableObject(localCell(), ({ batchClient }: Cell) => batchClient.waiting);
+const cellIsIdle = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.idle);
+const waitingInCell = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.waiting);
 
 /** Answers the calls in turn with bodies that the test fills; takes no more than those. */
 function lateBackend(calls: number) {

@@ -4,7 +4,7 @@ import { type CellNamespace, cellsOf, cellUrl } from "../../edge/cell/cell-names
 import { type CellRequest, cellRequestVersion } from "../../edge/cell/cell-request.ts";
 import { readRefusal, refusalResponse } from "../../edge/cell/refusal.ts";
 import { createCells } from "../../edge/cell/resumable-answer.ts";
-import { NotTaken } from "../../edge/dispatch/batch-client.ts";
+import { NotTaken } from "../../edge/dispatch/dispatcher.ts";
 import { defaultRegion, regions } from "../../edge/platform/region.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { backendAnswers, eventsOf, localCell, messageToCell, saying, testApp, useNetwork } from "./harness.ts";

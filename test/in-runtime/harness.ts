@@ -19,8 +19,8 @@ import type { Cell } from "../../edge/cell/cell.ts";
 import { cellsOf } from "../../edge/cell/cell-names.ts";
 import type { CellRequest } from "../../edge/cell/cell-request.ts";
 import { type Cells, createCells } from "../../edge/cell/resumable-answer.ts";
-import { BatchClient } from "../../edge/dispatch/batch-client.ts";
 import { BackendClient, type ClientLimits } from "../../edge/dispatch/client.ts";
+import { Dispatcher } from "../../edge/dispatch/dispatcher.ts";
 import { createRouting, readinessOf } from "../../edge/dispatch/routing.ts";
 import { objectNamed } from "../../edge/platform/objects.ts";
 import { defaultRegion, type Region } from "../../edge/platform/region.ts";
@@ -192,7 +192,7 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
     clientOf: ({ url }) => new BackendClient(url, { limits }),
     region: null,
   });
-  const batchClient = new BatchClient({
+  const dispatcher = new Dispatcher({
     routing: () => routing,
     observe: ignore,
     now: () => Date.now(),
@@ -205,7 +205,7 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
   return async (request, _, signal) => {
     const { tokenizer } = await artifacts();
     const admission = { request: request.admitted, renew: ignore, settle: ignore };
-    const submit: CompletionWriterParts["submit"] = (batch, receiver) => batchClient.submit(batch, receiver);
+    const submit: CompletionWriterParts["submit"] = (batch, receiver) => dispatcher.submit(batch, receiver);
     const bodies = new AnswerBodies();
     const now = () => Date.now();
     const writer = { tokenizer, submit, bodies, admission, signal, now, log: ignore, ...parts };

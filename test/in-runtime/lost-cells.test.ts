@@ -8,7 +8,7 @@ import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import type { CellNamespace } from "../../edge/cell/cell-names.ts";
 import { refusalResponse } from "../../edge/cell/refusal.ts";
 import { createCells } from "../../edge/cell/resumable-answer.ts";
-import { NotTaken } from "../../edge/dispatch/batch-client.ts";
+import { NotTaken } from "../../edge/dispatch/dispatcher.ts";
 import { defaultRegion } from "../../edge/platform/region.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";

@@ -4,10 +4,10 @@
  */
 
 import type { Backend } from "../../edge/dispatch/backend-group.ts";
-import { BatchClient, type BatchClientParts } from "../../edge/dispatch/batch-client.ts";
 import { CallFailure, type FailureKind } from "../../edge/dispatch/call-failure.ts";
 import { queueLimits } from "../../edge/dispatch/call-queue.ts";
 import type { BackendCalls, BatchCall, OpenBatch } from "../../edge/dispatch/client.ts";
+import { Dispatcher, type DispatcherParts } from "../../edge/dispatch/dispatcher.ts";
 import type { Router } from "../../edge/dispatch/router.ts";
 import { createRouting, type Routing } from "../../edge/dispatch/routing.ts";
 import type { Region } from "../../edge/platform/region.ts";
@@ -156,7 +156,7 @@ export class ScriptedBackend implements BackendCalls {
 }
 
 export interface ScriptedRouting extends Routing {
-  client: BatchClient;
+  client: Dispatcher;
   /** Those of the client's queue, which may change. */
   limits: typeof queueLimits;
   backends: ScriptedBackend[];
@@ -173,7 +173,7 @@ export interface ScriptedRouting extends Routing {
   settled(): Promise<unknown>;
 }
 
-export interface ScriptedRoutingOptions extends Pick<BatchClientParts, "retries" | "hedges"> {
+export interface ScriptedRoutingOptions extends Pick<DispatcherParts, "retries" | "hedges"> {
   /** Of each backend; default: none. */
   regions?: (Region | null)[];
   region?: Region;
@@ -198,7 +198,7 @@ export function scriptedRouting(count: number, options: ScriptedRoutingOptions =
     jurisdiction,
   });
   const limits = { ...queueLimits };
-  const client = new BatchClient({
+  const client = new Dispatcher({
     ...budgets,
     limits,
     routing: () => routing,

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { FailureKind } from "../../../edge/dispatch/call-failure.ts";
-import { Budget } from "../../../edge/dispatch/extra-calls.ts";
+import { Budget } from "../../../edge/dispatch/retries.ts";
 import { maxLosses, roundPausesMs, routingLimits } from "../../../edge/dispatch/routing-limits.ts";
 import { errorFrame, type Frame, type SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError } from "../../../shared/errors.ts";

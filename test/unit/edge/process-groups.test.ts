@@ -1,8 +1,8 @@
 /** The edge's routing against several processes behind one address, over HTTP, signed. */
 import { afterEach, describe, expect, test } from "vitest";
-import { BatchClient } from "../../../edge/dispatch/batch-client.ts";
 import { queueLimits } from "../../../edge/dispatch/call-queue.ts";
 import { BackendClient } from "../../../edge/dispatch/client.ts";
+import { Dispatcher } from "../../../edge/dispatch/dispatcher.ts";
 import { createRouting } from "../../../edge/dispatch/routing.ts";
 import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { type BatchRequest, type Frame, isLast } from "../../../shared/contracts/inference.ts";
@@ -25,18 +25,18 @@ function newClient(url: string): BackendClient {
   return new BackendClient(url, { sign: createSigner([groupSecret], Date.now), fileOf });
 }
 
-async function startEdge(balancing: Balancing): Promise<BatchClient> {
+async function startEdge(balancing: Balancing): Promise<Dispatcher> {
   group = await startProcessGroup(4, balancing);
   return edgeOf([group.url]);
 }
 
-function edgeOf(urls: readonly string[], now = () => performance.now()): BatchClient {
+function edgeOf(urls: readonly string[], now = () => performance.now()): Dispatcher {
   uploads = [];
   works = [];
   limits = { ...queueLimits };
   const addresses = urls.map((url) => ({ url, region: null }));
   const routing = createRouting({ addresses, clientOf: ({ url }) => newClient(url), region: null });
-  return new BatchClient({
+  return new Dispatcher({
     routing: () => routing,
     limits,
     observe: () => undefined,
@@ -62,7 +62,7 @@ function batchOf(i: number, maxTokens: number, isMixed = false): BatchRequest {
 }
 
 /** The frames of each sequence of a batch. If `cancels`, the first one is cancelled once it has a frame. */
-function run(client: BatchClient, batch: BatchRequest, cancels: boolean): Promise<Map<string, Frame[]>> {
+function run(client: Dispatcher, batch: BatchRequest, cancels: boolean): Promise<Map<string, Frame[]>> {
   const received = new Map<string, Frame[]>(batch.sequences.map(({ id }) => [id, []]));
   const left = new Set(received.keys());
   return new Promise((resolve) => {
@@ -105,7 +105,7 @@ function timeless(frame: Frame): Frame {
 }
 
 /** Runs batches at the same time. Each sequence must be whole, or begun where it was cancelled. */
-async function expectWhole(client: BatchClient, numbers: number[], cancels = false, maxTokens = 12): Promise<void> {
+async function expectWhole(client: Dispatcher, numbers: number[], cancels = false, maxTokens = 12): Promise<void> {
   const batches = numbers.map((i) => batchOf(i, maxTokens, !cancels));
   const cancelledOf = ({ sequences }: BatchRequest) => (cancels ? sequences.slice(0, 1).map(({ id }) => id) : []);
   const results = await Promise.all(batches.map((batch) => run(client, batch, cancels)));

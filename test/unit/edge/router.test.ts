@@ -1,8 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { Backend } from "../../../edge/dispatch/backend-group.ts";
-import { rendezvousOrder } from "../../../edge/dispatch/rendezvous.ts";
-import { Router } from "../../../edge/dispatch/router.ts";
+import { Router, rendezvousOrder } from "../../../edge/dispatch/router.ts";
 import { routingLimits } from "../../../edge/dispatch/routing-limits.ts";
 import { backendAt } from "../../support/scripted-backends.ts";
 import { seededRandom } from "../../support/steps.ts";

@@ -1,11 +1,11 @@
-/**
- * Health of one backend, derived from the results of real calls. Pure: each event carries its time.
- *
- * Consecutive errors eject it. When the ejection ends it is probed, and only a successful probe makes it fit again. Until a
- * completion succeeds after that, each further ejection lasts twice as long.
- */
+/** What the results of calls tell about one backend: its health and its load. Pure: each event carries its time. */
+import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
 import { routingLimits } from "./routing-limits.ts";
 
+/**
+ * Consecutive errors eject a backend. When the ejection ends it is probed, and only a successful probe makes it fit again. Until a
+ * completion succeeds after that, each further ejection lasts twice as long.
+ */
 export class BackendHealth {
   #errors = 0;
   /** Ejections since the last completion. */
@@ -65,4 +65,40 @@ export class BackendHealth {
     this.ejectedUntilMs = nowMs + Math.min(ejectionMs * 2 ** this.#ejections, maxEjectionMs);
     this.#ejections++;
   }
+}
+
+/** Estimates the sequences under way at one process: those that this router sent, and those of others by the last report. */
+export class LoadEstimate {
+  /** Sequences under way there that this router sent. */
+  own = 0;
+  /** Those of `own` in calls without an answer yet. */
+  unanswered = 0;
+  #slots: number = routingLimits.presumedSlots;
+  /** Sequences of others when the last report came. */
+  #others = 0;
+  #reportedMs = 0;
+
+  /** Records the load that an answer reported; null if it reported none. */
+  recordReport(report: BackendLoad | null, nowMs: number): void {
+    if (!report) return;
+    const { sequences, slots } = report;
+    this.#slots = slots;
+    this.#others = Math.max(0, sequences - (this.own - this.unanswered));
+    this.#reportedMs = nowMs;
+  }
+
+  /** Sequences of others. Reports decay, so that a backend that was full is tried again. */
+  othersAt(nowMs: number): number {
+    return this.#others * 2 ** -((nowMs - this.#reportedMs) / routingLimits.reportHalfLifeMs);
+  }
+
+  /** `senders`: routers that send there, this one included. Each is assumed to send as much as this one. */
+  at(nowMs: number, senders: number): BackendLoad {
+    const sequences = this.own + this.othersAt(nowMs) + (senders - 1) * this.unanswered;
+    return { sequences, slots: this.#slots };
+  }
+}
+
+export function addLoads(a: BackendLoad, b: BackendLoad): BackendLoad {
+  return { sequences: a.sequences + b.sequences, slots: a.slots + b.slots };
 }

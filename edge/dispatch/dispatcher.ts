@@ -1,9 +1,8 @@
 /**
- * Sends the sequences of many requests to the backends, and passes each frame on to its request. The CallQueue decides which
- * sequences go in the next call and when, the Router to which backend. When a backend fails a sequence, it is queued again and
- * sent to another one together with the tokens that its client already has, so the client sees one unbroken series. Only a
- * backend with the same numerics fingerprint may continue it, because another one computes other bits. A sequence whose first
- * frame is late is hedged: a second backend gets it too, and the first to answer keeps it.
+ * Sends the sequences of many requests to the backends and delivers each frame to its request. The CallQueue decides which
+ * sequences go in the next call and when, the Router to which backend. When a backend fails a sequence, another one with the same
+ * numerics fingerprint continues it from the tokens that its client already has. A sequence whose first frame is late is hedged: a
+ * second backend gets it too, and the first to answer keeps it.
  */
 import {
   type BatchRequest,
@@ -19,15 +18,22 @@ import { asFailure, type CallFailure, divergence, errorOf } from "./call-failure
 import { CallQueue, type QueuedCall, type QueueLimits } from "./call-queue.ts";
 import type { OpenBatch } from "./client.ts";
 import { ControlCall, cancellations, probes } from "./control-calls.ts";
-import { Budget, FirstFrameTimes } from "./extra-calls.ts";
-import { PendingSequence, type Receiver, share, sharingOf } from "./pending-sequence.ts";
-import { afterLoss, type BackendFailure, nextStep, withFailure, withTried } from "./retry-round.ts";
+import { addFrame, PendingSequence, type Receiver, sharingOf } from "./pending-sequence.ts";
+import {
+  afterLoss,
+  type BackendFailure,
+  Budget,
+  FirstFrameTimes,
+  nextStep,
+  withFailure,
+  withTried,
+} from "./retries.ts";
 import type { Route } from "./router.ts";
 import type { Routing, RoutingEvent } from "./routing.ts";
 import { hedgeBudget, maxLosses, retryBudget } from "./routing-limits.ts";
 
-export interface BatchClientParts {
-  /** The backends of the current configuration. Calls under way stay with those that they were made to. */
+export interface DispatcherParts {
+  /** The backends of the current configuration. Calls under way are not moved when it changes. */
   routing(): Routing;
   observe(event: RoutingEvent): void;
   /** A clock in milliseconds. */
@@ -36,16 +42,15 @@ export interface BatchClientParts {
   after(ms: number, work: () => void): () => void;
   /** Keeps the object alive until `work` settles (waitUntil). */
   keepAlive(work: Promise<void>): void;
-  /** Sequences are sent for the first time; `waitsMs` is how long each of them has waited for that. For metrics. */
+  /** For metrics: sequences are sent for the first time, each after so long in the queue. */
   batchSent?(waitsMs: readonly number[]): void;
   limits?: QueueLimits;
   retries?: Budget;
   hedges?: Budget;
 }
 
-/** The sequences of one `submit`. */
 export interface Submission {
-  /** Drops what is left of it: waiting sequences leave their queue, running ones are cancelled. */
+  /** Removes its waiting sequences from the queue and cancels its running ones. */
   cancel(): void;
 }
 
@@ -54,15 +59,15 @@ type Entry = PendingSequence | ControlCall;
 /** Seconds after which a full queue has most likely drained. */
 const retryAfterSeconds = 1;
 
-/** This cell does not take the request: nothing of it was begun or settled, and another cell may take it. */
+/** The cell refuses the request before it begins or settles any of it, so another cell may take it. */
 export class NotTaken extends ServiceError {
   constructor(kind: ErrorKind, message: string) {
     super(kind, message, { retryAfterSeconds });
   }
 }
 
-export class BatchClient {
-  readonly #parts: BatchClientParts;
+export class Dispatcher {
+  readonly #parts: DispatcherParts;
   readonly #queue: CallQueue<Entry>;
   readonly #retries: Budget;
   readonly #hedges: Budget;
@@ -70,7 +75,7 @@ export class BatchClient {
   /** Sequences that have not ended. */
   #open = 0;
 
-  constructor(parts: BatchClientParts) {
+  constructor(parts: DispatcherParts) {
     this.#parts = parts;
     this.#queue = new CallQueue(parts.limits);
     this.#retries = parts.retries ?? new Budget(retryBudget);
@@ -120,8 +125,8 @@ export class BatchClient {
   }
 
   /**
-   * Queues sequences for the next backend, all of the same round, numerics and model; later if they have to wait for one. Ends
-   * them in an error if no backend is left.
+   * Queues sequences of the same round, numerics and model for the next backend, after the round's pause if there is one. Ends them
+   * in an error if no backend is left.
    */
   #enqueue(group: readonly PendingSequence[]): void {
     const { now, after, keepAlive, observe, routing } = this.#parts;
@@ -177,7 +182,7 @@ export class BatchClient {
     this.#sendReady();
   }
 
-  /** Calls a backend with sequences of one group, and passes on what it answers. Never rejects. */
+  /** Calls a backend with sequences of one group and delivers its frames. Never rejects. */
   async #send(call: QueuedCall<Entry>, sequences: readonly PendingSequence[]): Promise<void> {
     const { now, routing } = this.#parts;
     const { router, clients } = routing();
@@ -186,7 +191,7 @@ export class BatchClient {
     // Chosen again: the backend that they were queued for may have been ejected meanwhile.
     const backend = router.choose(routeOf(first), first.round.tried, now())?.backend;
     if (!backend) {
-      this.#enqueueAlike(sequences);
+      this.#enqueueGroups(sequences);
       this.#release(call);
       return;
     }
@@ -220,8 +225,8 @@ export class BatchClient {
   /** Returns false if the backend has other numerics than the sequences need. */
   #accept(run: BatchRun, { process, numerics, load }: OpenBatch, wanted: string | null): boolean {
     const { now, observe } = this.#parts;
-    const asked = run.backend;
-    const answering = asked.group.recordAnswer(asked, process, now());
+    const called = run.backend;
+    const answering = called.group.recordAnswer(called, process, now());
     answering.load.recordReport(load, now());
     if (!numericsAgree(wanted, numerics)) {
       const cause = new Error(`it has numerics ${numerics}, ${wanted} began`);
@@ -230,7 +235,7 @@ export class BatchClient {
     }
     run.markAccepted(answering, numerics);
     this.#retries.earn(1);
-    for (const sequence of run.sequences) sequence.round = withTried(sequence.round, asked, answering);
+    for (const sequence of run.sequences) sequence.round = withTried(sequence.round, called, answering);
     const resumed = run.sequences.filter(({ hasTokens, lostBy }) => hasTokens && lostBy);
     for (const [backend, { length }] of Map.groupBy(resumed, ({ lostBy }) => lostBy!.backend.id)) {
       observe({ event: "resumed", backend, sequences: length });
@@ -243,23 +248,23 @@ export class BatchClient {
   }
 
   /**
-   * Sends the sequences of a call that a backend did not accept to another one. A call that would be refused everywhere is sent
-   * once more for each of its tenants, as only one tenant's sequences may be at fault; with one tenant it ends.
+   * Sends the sequences of a call that a backend did not accept to another one. A call that every backend would refuse is split by
+   * tenant and sent again, because one tenant's sequences may be at fault; a call of one tenant ends.
    */
-  #handleRefusal(run: BatchRun, asked: Backend, failure: CallFailure): void {
+  #handleRefusal(run: BatchRun, called: Backend, failure: CallFailure): void {
     const { sequences } = run;
     for (const sequence of sequences) run.cancel(sequence);
     if (sequences.length === 0) return;
-    const last = this.#recordFailure(asked, failure, sequences[0]);
-    const isOfAll = !failure.consequence.elsewhere;
+    const last = this.#recordFailure(called, failure, sequences[0]);
+    const isCertain = !failure.consequence.retryElsewhere;
     for (const sequence of sequences) {
       const { round } = sequence;
-      sequence.round = withFailure(isOfAll ? round : withTried(round, asked, last.backend), last);
-      if (isOfAll) sequence.sharing = JSON.stringify([sequence.tenant, sequence.sharing]);
+      sequence.round = withFailure(isCertain ? round : withTried(round, called, last.backend), last);
+      if (isCertain) sequence.sharing = JSON.stringify([sequence.tenant, sequence.sharing]);
     }
-    if (isOfAll && new Set(run.requests.map(({ tenant }) => tenant)).size === 1) {
+    if (isCertain && new Set(run.requests.map(({ tenant }) => tenant)).size === 1) {
       this.#endInError(sequences, failure.error);
-    } else this.#enqueueAlike(sequences);
+    } else this.#enqueueGroups(sequences);
   }
 
   /** Reads the frames of an accepted call until it ends or fails. */
@@ -286,7 +291,7 @@ export class BatchClient {
   /** Throws an Error for a frame of an unknown sequence. */
   #receive(run: BatchRun, frames: readonly Frame[]): void {
     const failed = run.receive(frames);
-    // Sequences that a backend gives up at the same time are sent on together.
+    // Sequences that a backend fails at the same time are sent again together.
     for (const group of Map.groupBy(failed, ([, { kind }]) => kind).values()) {
       const sequences = group.map(([sequence]) => sequence);
       this.#handleLoss(run, sequences, group[0][1]);
@@ -294,7 +299,7 @@ export class BatchClient {
     this.#sendReady();
   }
 
-  /** Sends sequences whose call a backend had accepted and then failed to another one. */
+  /** Sends the sequences of an accepted call that failed to another backend. */
   #handleLoss(run: BatchRun, sequences: readonly PendingSequence[], failure: CallFailure): void {
     if (sequences.length === 0) return;
     const last = this.#recordFailure(run.backend, failure, sequences[0]);
@@ -306,20 +311,20 @@ export class BatchClient {
       sequence.round = afterLoss(sequence.round, last, isBegun);
     }
     const message = `${maxLosses} backends accepted this completion, and none finished it.`;
-    const endless = sequences.filter(({ losses }) => losses >= maxLosses);
-    this.#endInError(endless, new ServiceError("backend_unavailable", message));
-    this.#enqueueAlike(sequences);
+    const exhausted = sequences.filter(({ losses }) => losses >= maxLosses);
+    this.#endInError(exhausted, new ServiceError("backend_unavailable", message));
+    this.#enqueueGroups(sequences);
     this.#sendReady();
   }
 
-  /** Queues sequences that share a call no longer, those without tokens apart: they may go to any backend. */
-  #enqueueAlike(sequences: readonly PendingSequence[]): void {
+  /** Queues sequences again, grouped by what still lets them share a call. */
+  #enqueueGroups(sequences: readonly PendingSequence[]): void {
     const keyOf = ({ sharing, numerics, round }: PendingSequence) =>
       JSON.stringify([sharing, numerics, [...round.tried].sort(), round.isSecondRound, round.pausesMs.length]);
     for (const group of Map.groupBy(sequences, keyOf).values()) this.#enqueue(group);
   }
 
-  /** Ends sequences that no backend accepts, but for those that another call has. */
+  /** Ends sequences that no backend accepts, except those that are in another call. */
   #endInError(sequences: readonly PendingSequence[], error: ServiceError): void {
     const idle = sequences.filter(({ isIdle }) => isIdle);
     if (idle.length === 0) return;
@@ -327,12 +332,12 @@ export class BatchClient {
       const backend = (idle[0].lostBy ?? idle[0].round.last)!.backend.id;
       this.#parts.observe({ event: "not_resumed", backend, sequences: idle.length });
     }
-    const shares = new Map<Receiver, Frame[]>();
+    const byReceiver = new Map<Receiver, Frame[]>();
     for (const sequence of idle) {
       this.#end(sequence);
-      share(shares, sequence, errorFrame(sequence.id, error));
+      addFrame(byReceiver, sequence, errorFrame(sequence.id, error));
     }
-    for (const [receiver, frames] of shares) receiver.receive(frames);
+    for (const [receiver, frames] of byReceiver) receiver.receive(frames);
   }
 
   /** Queues sequences without a first frame for a second backend too, if one is fit and has less load. */
@@ -343,7 +348,7 @@ export class BatchClient {
     if (late.length === 0) return;
     const choice = router.choose(routeOf(late[0]), late[0].round.tried, now());
     const isMoreLoaded = (one: Backend) => router.shareOf(one, now()) >= router.shareOf(run.backend, now());
-    // Any process of the same address may be the same process.
+    // A call without a name may reach the same process.
     const mayBeSame = (one: Backend) => one.name === null && one.address === run.backend.address;
     if (!choice?.isFit || mayBeSame(choice.backend) || isMoreLoaded(choice.backend)) return;
     const group = late.slice(0, this.#hedges.take(late.length));
@@ -353,11 +358,11 @@ export class BatchClient {
     this.#sendReady();
   }
 
-  /** Records the failure of a call to `asked`, for the process that answered. `first` is one of its sequences. */
-  #recordFailure(asked: Backend, failure: CallFailure, { model, numerics }: PendingSequence): BackendFailure {
+  /** Records the failure of a call to `called`, for the process that answered it. The last argument is one of its sequences. */
+  #recordFailure(called: Backend, failure: CallFailure, { model, numerics }: PendingSequence): BackendFailure {
     const { observe, now } = this.#parts;
     const { kind, consequence } = failure;
-    const backend = asked.group.recordAnswer(asked, failure.process, now());
+    const backend = called.group.recordAnswer(called, failure.process, now());
     observe({ event: "call_failed", backend: backend.id, failure });
     if (kind === "misdirected") backend.group.forget(backend);
     if (kind === "mismatched") backend.health.recordMismatch(model.manifestHash, now());
@@ -369,7 +374,7 @@ export class BatchClient {
     return { backend, failure };
   }
 
-  /** Ends a sequence: it gets no further frame, and whatever is under way for it is cancelled. */
+  /** Ends a sequence: it gets no further frame, and its calls are cancelled. */
   #end(sequence: PendingSequence): void {
     if (sequence.isEnded) return;
     sequence.isEnded = true;
@@ -377,11 +382,11 @@ export class BatchClient {
     this.#cancelCalls(sequence);
   }
 
-  /** Cancels the calls of a sequence, waiting or running, but for `kept`. */
-  #cancelCalls(sequence: PendingSequence, kept: BatchRun | null = null): void {
+  /** Cancels the calls of a sequence, waiting or running, except one. */
+  #cancelCalls(sequence: PendingSequence, except: BatchRun | null = null): void {
     if (sequence.isQueued) this.#queue.remove((entry) => entry === sequence);
     sequence.isQueued = false;
-    for (const run of sequence.runs) if (run !== kept) run.cancel(sequence);
+    for (const run of sequence.runs) if (run !== except) run.cancel(sequence);
   }
 
   #addControls(calls: readonly ControlCall[]): void {

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { Budget, FirstFrameTimes } from "../../../edge/dispatch/extra-calls.ts";
+import { Budget, FirstFrameTimes } from "../../../edge/dispatch/retries.ts";
 
 test("a budget starts full, grants whole units, and is earned back up to its capacity", () => {
   const budget = new Budget({ capacity: 3, earned: 0.5 });
