@@ -111,10 +111,7 @@ const options = parsedOptions<{
     .option("--tokens <n>", "of the text that --training projects to", count, 2_400_000)
     .option("--load <rates>", "put a mixed open-loop load of so many requests a second on our engine, instead", rates)
     .option("--requests <n>", "requests of the load", count, 100)
-    .option(
-      "--against <folder>",
-      "with --load: our engine beside that of another checkout (one-class: ours, all rows in one length class), alternated",
-    )
+    .option("--against <folder>", "with --load: our engine beside that of another checkout, alternated")
     .addOption(
       new Option("--shape <name>", "of the model under load").choices(Object.keys(loadShapes)).default("gpt2"),
     ),

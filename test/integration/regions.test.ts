@@ -1,10 +1,9 @@
 /** The edge with regions around it, in a bare workerd: which calls a first token waits for, and where they go. */
-import path from "node:path";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { roundTripMs } from "../../edge/dispatch/router.ts";
 import { type Region, regions } from "../../edge/platform/region.ts";
-import { key, type RegionalEdge, startRegionalEdge } from "../bench/edge/regions/regional-edge.ts";
-import { beforeFirstToken, type Event, firstToken, regionHeader, wake } from "../bench/edge/regions/world.ts";
+import { key, type RegionalEdge, startRegionalEdge } from "../support/regions/regional-edge.ts";
+import { beforeFirstToken, type Event, firstToken, regionHeader, wake } from "../support/regions/world.ts";
 
 const backendRegions: Region[] = ["wnam", "weur", "apac"];
 /** The root of the tenant's ledger is there. */
@@ -13,7 +12,7 @@ const rootRegion: Region = "enam";
 let edge: RegionalEdge;
 
 beforeAll(async () => {
-  edge = await startRegionalEdge(path.join(import.meta.dirname, "../.."), backendRegions);
+  edge = await startRegionalEdge(backendRegions);
 });
 afterAll(() => edge.stop());
 

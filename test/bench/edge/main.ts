@@ -1,7 +1,6 @@
 /**
  * What the edge costs: its CPU per request inside workerd, and the time it adds to a first token, beside Portkey's gateway.
- * With --regions instead: first tokens of nine regions with round trips between them, and with --against another checkout's.
- * With --against alone: first tokens of this edge and another checkout's, in six processes of each.
+ * With --against instead: first tokens of this edge and another checkout's, in six processes of each.
  * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
  * Run: npm run bench:edge -- --help
  */
@@ -9,6 +8,7 @@ import { readFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
 import path from "node:path";
+import { pathToFileURL } from "node:url";
 import { loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
 import { batchesOf, planCompletion } from "../../../edge/plan/plan.ts";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
@@ -18,14 +18,11 @@ import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
 import { freePorts } from "../../support/stack.ts";
 import { installPeer, pinsOf } from "../peer-package.ts";
-import { stageCheckout } from "./checkout.ts";
 import { measureCpu, measureSigning } from "./cpu.ts";
 import { compareEdges, edgesLine, laterLines } from "./edges.ts";
 import { startFakeBackend } from "./fake-backend-process.ts";
 import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
 import { startPortkey } from "./portkey/contestant.ts";
-import { compareRegions } from "./regions/measure.ts";
-import { mostAddedMs } from "./regions/report.ts";
 import { added, addedLine, cpuLine, firstTokenLine, losingLines, signingLine, targets } from "./report.ts";
 import { benchTexts } from "./texts.ts";
 
@@ -40,7 +37,6 @@ const prompts = 256;
 
 const options = parsedOptions<{
   quick?: boolean;
-  regions?: boolean;
   against?: string;
   json?: string;
   rounds: number;
@@ -49,13 +45,11 @@ const options = parsedOptions<{
   createCommand("bench:edge", "the edge's CPU per request, and the time it adds to a first token", [
     "chameleon bench:edge",
     "chameleon bench:edge --quick --against ../chameleon-before-cells",
-    "chameleon bench:edge --regions --against ../chameleon-before-cells",
   ])
     .option("--quick", "short rounds, the fake backend only")
-    .option("--regions", "first tokens of nine regions with round trips between them, instead of all else")
     .option(
       "--against <folder>",
-      "compare first tokens with the edge of another checkout, which has its packages installed and its own artifacts, instead of all else; with --regions by region",
+      "compare first tokens with the edge of another checkout, which has its packages installed and its own artifacts, instead of all else",
     )
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
@@ -72,14 +66,18 @@ const ours = "chameleon edge";
 const theirs = "other edge";
 const folders = new Map([[ours, root]]);
 if (options.against !== undefined) folders.set(theirs, path.resolve(options.against));
-for (const folder of folders.values()) await stageCheckout(folder);
+// By each checkout's own code.
+for (const folder of folders.values()) {
+  const { stageArtifacts }: typeof import("../../../infra/stage-artifacts.ts") = await import(
+    pathToFileURL(path.join(folder, "infra/stage-artifacts.ts")).href
+  );
+  await stageArtifacts();
+}
 
 const bodies = await waysBodies();
-const measure = options.regions ? measureWorld : folders.has(theirs) ? measureEdges : measureCosts;
-const { rows, losing, ...more } = await measure();
+const { rows, losing, ...more } = await (folders.has(theirs) ? measureEdges : measureCosts)();
 for (const line of losing) say(line);
 if (losing.length === 0) say("nothing loses");
-if (options.regions && losing.length > 0) process.exitCode = 1;
 
 if (options.json) {
   const result = {
@@ -113,14 +111,6 @@ async function measureCosts(): Promise<Measured> {
   for (const row of addedRows) say(addedLine(row));
   const losing = losingLines(cpu, addedRows, ours, "portkey");
   return { targets, rows: [...cpu, ...signing, ...firstTokens, ...addedRows], losing };
-}
-
-async function measureWorld(): Promise<Measured> {
-  const rounds = options.quick ? 1 : options.rounds;
-  const requestsPerRound = options.quick ? 45 : options.requests;
-  const result = await compareRegions([...folders.values()], { bodies: bodies.public, rounds, requestsPerRound });
-  for (const line of result.lines) say(line);
-  return { targets: { addedMs: mostAddedMs }, rows: result.rows, losing: result.losing };
 }
 
 /** A fresh process of an edge, as a way to this backend. */

@@ -7,7 +7,6 @@ import { pathToFileURL } from "node:url";
 import type { Adapter, AdapterSource } from "../../../gpu-backend/adapters/adapter.ts";
 import { gatesOf, type HyperNetwork } from "../../../gpu-backend/adapters/generated/hyper-network.ts";
 import type { WeightFormat } from "../../../gpu-backend/runtime/gpt2-graph.ts";
-import type { StepRunner } from "../../../gpu-backend/runtime/step.ts";
 import type { Frame } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/engine-harness.ts";
 import { randomBank, seededRandom } from "../../support/steps.ts";
@@ -24,8 +23,6 @@ export type LoadShape = keyof typeof loadShapes;
 export interface LoadOptions {
   /** Of the checkout whose backend runs. */
   folder: string;
-  /** All rows are in one length class. */
-  oneClass: boolean;
   shape: LoadShape;
   format: WeightFormat;
   threads: number;
@@ -48,21 +45,21 @@ export interface LoadEngine {
   release(): Promise<void>;
 }
 
-export async function openLoadEngine({ folder, oneClass, shape, format, threads }: LoadOptions): Promise<LoadEngine> {
+export async function openLoadEngine({ folder, shape, format, threads }: LoadOptions): Promise<LoadEngine> {
   const from = (path: string) => import(pathToFileURL(join(folder, "gpu-backend", path)).href);
   const { createStepRunner }: typeof import("../../../gpu-backend/runtime/onnx-runner.ts") =
     await from("runtime/onnx-runner.ts");
   const { Engine }: typeof import("../../../gpu-backend/engine/engine.ts") = await from("engine/engine.ts");
-  const { AdapterCache }: typeof import("../../../gpu-backend/adapters/generated/adapter-cache.ts") =
-    await from("adapters/adapter-cache.ts");
+  const { AdapterCache }: typeof import("../../../gpu-backend/adapters/generated/adapter-cache.ts") = await from(
+    "adapters/generated/adapter-cache.ts",
+  ).catch(() => from("adapters/adapter-cache.ts"));
   const settings: { chunkTokens: number; tenantSlowdown?: number } = await from("config.ts");
   const config = loadShapes[shape];
   const [weights, bank] =
     shape === "gpt2"
       ? [await gpt2Weights(), gpt2Bank()]
       : [randomWeights(config, seededRandom(124)), randomBank(config, 64, 8, seededRandom(8))];
-  const opened = await createStepRunner({ config, weights, bank, threads, format });
-  const runner: StepRunner = oneClass ? inOneClass(opened) : opened;
+  const runner = await createStepRunner({ config, weights, bank, threads, format });
   /** The server's defaults. Engines until November 2026 had a slowdown for bursts, too. */
   const limits = {
     ...{ maxSequences: 32, maxQueue: 256, stepTokens: 256 },
@@ -111,17 +108,6 @@ export async function openLoadEngine({ folder, oneClass, shape, format, threads 
       result.seconds = (now() - startedMs) / 1000;
       return result;
     },
-    release: () => opened.release(),
-  };
-}
-
-function inOneClass(runner: StepRunner): StepRunner {
-  const { config, gates, passBytes } = runner;
-  const classBytes = Number.POSITIVE_INFINITY;
-  return {
-    ...{ config, gates, classBytes, passBytes },
-    run: (input) => runner.run(input),
-    mix: (input) => runner.mix(input),
     release: () => runner.release(),
   };
 }

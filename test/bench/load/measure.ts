@@ -58,7 +58,7 @@ export async function measureLoad(
   settings: Settings,
   say: (line: string) => void,
 ): Promise<{ rows: LoadRow[]; ratios: LoadRatio[] }> {
-  const ours = await LoadProcess.start({ ...settings, folder: thisCheckout, oneClass: false });
+  const ours = await LoadProcess.start({ ...settings, folder: thisCheckout });
   try {
     const contestants = centroidCounts.map((centroids) => ({
       ...{ name: `${centroids} centroids`, centroids },
@@ -70,18 +70,16 @@ export async function measureLoad(
   }
 }
 
-/** `against`: the folder of another checkout, or "one-class" for ours with all rows in one length class. */
+/** `against`: the folder of another checkout. */
 export async function compareLoad(
   against: string,
   settings: Settings & { rounds: number },
   say: (line: string) => void,
 ): Promise<{ rows: LoadRow[]; ratios: LoadRatio[] }> {
-  const oneClass = against === "one-class";
-  const other = { ...settings, folder: oneClass ? thisCheckout : against, oneClass };
   const processes: LoadProcess[] = [];
   try {
-    for (const options of [{ ...settings, folder: thisCheckout, oneClass: false }, other]) {
-      processes.push(await LoadProcess.start(options));
+    for (const folder of [thisCheckout, against]) {
+      processes.push(await LoadProcess.start({ ...settings, folder }));
     }
     const [ours, theirs] = processes.map((process) => ({ centroids: centroidCounts[0], process }));
     const contestants = [
@@ -176,8 +174,8 @@ class LoadProcess {
 
   static async start(options: LoadOptions): Promise<LoadProcess> {
     const script = new URL("./process.ts", import.meta.url);
-    const { folder, oneClass, shape, format, threads } = options;
-    const child = fork(script, [JSON.stringify({ folder, oneClass, shape, format, threads })], {
+    const { folder, shape, format, threads } = options;
+    const child = fork(script, [JSON.stringify({ folder, shape, format, threads })], {
       execArgv: ["--expose-gc"],
     });
     const started = new LoadProcess(child);

@@ -5,7 +5,7 @@
  * recorded. Not delayed: KV, R2 and static assets.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
-import { type Region, regions } from "../../../../edge/platform/region.ts";
+import { type Region, regions } from "../../../edge/platform/region.ts";
 import { controlPath, type Event, firstToken, home, originOf, type RegionalSettings, regionHeader } from "./world.ts";
 
 /** Structural types: the runtime's own are not those of this folder's compiler settings. */
@@ -44,7 +44,7 @@ export function objectEnvironment(binding: string, name: string): Bindings {
   return { ...raw, ...bindingsFrom(() => region) };
 }
 
-/** The Worker, with a path by which the bench sets the round trip and takes the recorded events. */
+/** The Worker, with a path by which a test sets the round trip and takes the recorded events. */
 export function inRegions(app: Handler): Handler {
   return {
     async fetch(request) {

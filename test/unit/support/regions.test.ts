@@ -1,7 +1,6 @@
-/** The bench of the edge with regions: its delays, and what it judges. */
+/** Round trips between regions, as tests of the edge delay bodies by them. */
 import { afterEach, expect, test, vi } from "vitest";
-import { late } from "../../bench/edge/regions/regional-worker.ts";
-import { addedMs, coldLines, type RegionRow, rowsOverBound } from "../../bench/edge/regions/report.ts";
+import { late } from "../../support/regions/regional-worker.ts";
 
 afterEach(() => {
   vi.useRealTimers();
@@ -54,26 +53,4 @@ test("a delayed body fails late, after what came before, and passes a cancellati
   const cancel = vi.fn();
   await late(new ReadableStream({ cancel }), 100).cancel("gone");
   expect(cancel).toHaveBeenCalledWith("gone");
-});
-
-test("the way to the nearest backend and what the edge takes at 0 ms do not count as added", () => {
-  const base = { kind: "region", requests: 1, p50LowMs: 0, p50HighMs: 0, p99Ms: 0 } as const;
-  const row = (system: string, roundTripMs: number, toBackendMs: number, p50Ms: number): RegionRow => ({
-    ...{ ...base, system, region: "sam", roundTripMs, toBackendMs, p50Ms },
-  });
-  const rows = [
-    row("this edge", 0, 0, 15),
-    row("this edge", 50, 50, 75),
-    row("this edge", 150, 150, 176),
-    row("other edge", 0, 0, 10),
-    row("other edge", 150, 150, 610),
-  ];
-  expect(rows.map((one) => addedMs(one, rows))).toEqual([0, 10, 11, 0, 450]);
-  expect(rowsOverBound(rows, "this edge")).toEqual([rows[2]]);
-});
-
-test("regions whose first requests wait for the same share a line", () => {
-  const row = (region: "sam" | "oc" | "weur", farCalls: string[]) =>
-    ({ kind: "cold", system: "this edge", region, farCalls }) as const;
-  expect(coldLines([row("sam", ["a", "b"]), row("weur", []), row("oc", ["a", "b"])])).toHaveLength(2);
 });

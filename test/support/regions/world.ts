@@ -1,13 +1,13 @@
-/** What the bench and the Worker inside workerd (regional-worker.ts) agree on. */
-import type { Region } from "../../../../edge/platform/region.ts";
+/** What tests and the Worker inside workerd (regional-worker.ts) agree on. */
+import type { Region } from "../../../edge/platform/region.ts";
 
-/** Where objects are that ask for no region: shards and ledgers of the edge before cells, and tenants' own ledgers. */
+/** Region of the objects that ask for none: the roots of the tenants' ledgers. */
 export const home: Region = "enam";
 
 /** Header of a request: the region it comes from. */
-export const regionHeader = "x-bench-region";
+export const regionHeader = "x-test-region";
 /** POST {roundTripMs} sets the round trip between two regions, and takes the events since the last time. */
-export const controlPath = "/bench/regions";
+export const controlPath = "/test/regions";
 
 /** A call of the Worker or of an object, or the first token on its way to the client; in the order in which they begin. */
 export interface Event {

@@ -1,20 +1,19 @@
-/**
- * The edge of a checkout in a bare workerd, with regions around it (regional-worker.ts) and a backend that answers by the clock in
- * some of them. The checkout may be another one, older than cells: what is known of its Worker is its wrangler.toml.
- */
+/** The edge in a bare workerd, with regions around it (regional-worker.ts) and a backend that answers by the clock in some. */
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import type { Region } from "../../../../edge/platform/region.ts";
-import { prepareBareEdge } from "../../../../infra/workerd/edge.ts";
-import { type TenantRecord, tenantPrefix } from "../../../../shared/contracts/tenants.ts";
-import { stageCheckout } from "../checkout.ts";
-import { startFakeBackend } from "../fake-backend-process.ts";
+import type { Region } from "../../../edge/platform/region.ts";
+import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
+import { manifestFile } from "../../../shared/artifacts/manifest.ts";
+import { type TenantRecord, tenantPrefix } from "../../../shared/contracts/tenants.ts";
+import { sha256Hex } from "../../../shared/sha256.ts";
+import { startFakeBackend } from "../../bench/edge/fake-backend-process.ts";
 import { controlPath, type Event, type RegionalSettings } from "./world.ts";
 
-const BACKEND_SECRETS = "bench-0123456789abcdef0123456789abcdef";
-export const key = "sk-chameleon-bench";
-const tenant = "bench";
+const root = path.join(import.meta.dirname, "../../..");
+const BACKEND_SECRETS = "regions-0123456789abcdef0123456789abcdef";
+export const key = "sk-chameleon-regions";
+const tenant = "regions";
 /** It has limits, so that each request asks for admission, and reaches none of them. */
 const record: TenantRecord = {
   plan: "standard",
@@ -31,24 +30,22 @@ export interface RegionalEdge {
   url: string;
   /** Sets the round trip between two regions, and returns what has happened since the last time. */
   control(roundTripMs: number): Promise<Event[]>;
-  /** What workerd and the Worker wrote to stderr. */
-  log(): string;
   stop(): Promise<void>;
 }
 
-/** `folder` is the root of a checkout with its packages installed. */
-export async function startRegionalEdge(folder: string, backendRegions: readonly Region[]): Promise<RegionalEdge> {
+export async function startRegionalEdge(backendRegions: readonly Region[]): Promise<RegionalEdge> {
   const stops: (() => Promise<unknown>)[] = [];
   const stop = async () => {
     for (const one of stops.reverse()) await one();
   };
   try {
-    const { assets, manifestHash } = await stageCheckout(folder);
+    const assets = path.join(root, "edge/public");
+    const manifestHash = await sha256Hex(await readFile(path.join(assets, "artifacts", manifestFile)));
     const sources = await mkdtemp(path.join(tmpdir(), "chameleon-regions-"));
     stops.push(() => rm(sources, { recursive: true, force: true }));
-    const toml = await readFile(path.join(folder, "wrangler.toml"), "utf8");
+    const toml = await readFile(path.join(root, "wrangler.toml"), "utf8");
     const objects = objectsOf(toml);
-    const configFile = await writeSources(sources, folder, toml, objects);
+    const configFile = await writeSources(sources, toml, objects);
     const bare = await prepareBareEdge(configFile);
     stops.push(async () => bare.remove());
     const backends: [Region, string][] = [];
@@ -61,10 +58,9 @@ export async function startRegionalEdge(folder: string, backendRegions: readonly
       namespaces: objects.map(({ binding }) => binding),
       backends: Object.fromEntries(backends.map(([region, url]) => [url, region])),
     };
-    const knowsRegions = toml.includes("CELLS_PER_REGION");
     const vars = {
       BACKEND_SECRETS,
-      BACKEND_URLS: backends.map(([region, url]) => (knowsRegions ? `${region}=${url}` : url)).join(","),
+      BACKEND_URLS: backends.map(([region, url]) => `${region}=${url}`).join(","),
       REGIONAL: JSON.stringify(regional),
     };
     const entries = { [tenantPrefix + tenant]: JSON.stringify(record) };
@@ -75,7 +71,7 @@ export async function startRegionalEdge(folder: string, backendRegions: readonly
       const response = await fetch(workerd.url + controlPath, { method: "POST", body });
       return (await response.json()) as Event[];
     };
-    return { url: workerd.url, control, log: workerd.log, stop };
+    return { url: workerd.url, control, stop };
   } catch (error) {
     await stop();
     throw error;
@@ -93,8 +89,8 @@ function objectsOf(toml: string): ObjectBinding[] {
   return Array.from(found, ([, binding, className]) => ({ binding, className }));
 }
 
-/** Writes an entry that wraps the checkout's Worker, and a configuration for it. Returns the configuration's path. */
-async function writeSources(into: string, folder: string, toml: string, objects: ObjectBinding[]): Promise<string> {
+/** Writes an entry that wraps the Worker, and a configuration for it. Returns the configuration's path. */
+async function writeSources(into: string, toml: string, objects: ObjectBinding[]): Promise<string> {
   const wrapper = JSON.stringify(path.join(import.meta.dirname, "regional-worker.ts"));
   // A module of its own: it must run before the Worker's modules, which read the environment.
   const install = `import { env } from "cloudflare:workers";
@@ -108,14 +104,14 @@ install(env);
 `,
   );
   const entry = `import "./install.js";
-import * as app from ${JSON.stringify(path.join(folder, "edge/worker.ts"))};
+import * as app from ${JSON.stringify(path.join(root, "edge/worker.ts"))};
 import { inRegions, objectEnvironment } from ${wrapper};
 export default inRegions(app.default);
 ${classes.join("")}`;
   const configFile = path.join(into, "wrangler.toml");
   const config = toml
     .replace(/^main = .*$/m, 'main = "entry.js"\ncompatibility_flags = ["nodejs_als"]')
-    .replace(/^directory = .*$/m, `directory = ${JSON.stringify(path.join(folder, "edge/public"))}`);
+    .replace(/^directory = .*$/m, `directory = ${JSON.stringify(path.join(root, "edge/public"))}`);
   await Promise.all([
     writeFile(path.join(into, "install.js"), install),
     writeFile(path.join(into, "entry.js"), entry),
