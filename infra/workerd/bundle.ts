@@ -26,7 +26,7 @@ export async function bundleWorker(entryFile: string, directory: string): Promis
     target: "es2024",
     charset: "utf8",
     conditions: ["workerd", "worker", "browser"],
-    external: ["cloudflare:*"],
+    external: ["cloudflare:*", "node:*"],
     outdir: directory,
     logLevel: "silent",
   });
