@@ -42,11 +42,6 @@ const forDevelopers = {
     "fetch the text that the embedded adapters are trained and measured on",
     "gpu-backend/training/corpus/cli.ts",
   ],
-  figures: [
-    "evaluate the embedded artifacts, and write the figures into the documents",
-    "gpu-backend/research/evaluation/cli.ts",
-    "figures",
-  ],
   paper: ["print the paper's table beside the same regimes on the embedded base", "gpu-backend/research/cli.ts"],
   fuzz: ["send bad requests to a real edge and backend", "test/fuzz/requests/main.ts"],
   deploy: ["deploy to an environment of wrangler.toml, or roll back there", "infra/deploy/cli.ts"],

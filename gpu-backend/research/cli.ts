@@ -9,15 +9,13 @@ import { readServedBank } from "../training/bank/served-bank.ts";
 import { embeddedSettings } from "../training/bank/settings.ts";
 import { fetchDefaultCorpora } from "../training/corpus/fetch-corpora.ts";
 import { parseSource } from "../training/corpus/read-corpus.ts";
-import { interruptionSignal } from "../training/interruptible.ts";
 import { prepare } from "../training/prepare.ts";
-import { createProgress } from "../training/progress.ts";
-import { markdownTable } from "../training/report/tables.ts";
+import { commandProgress, interruptionSignal } from "../training/progress.ts";
+import { markdownTable } from "./evaluation/render.ts";
 import { type PaperResult, paperProtocol } from "./paper-protocol.ts";
 
 const model = fileURLToPath(new URL("../models/chameleon-mini", import.meta.url));
-const progress = createProgress(process.stderr, () => performance.now());
-process.once("exit", () => progress.end());
+const progress = commandProgress(() => performance.now());
 const interruption = interruptionSignal(() => performance.now());
 
 /** Windows of 256 tokens: those that lines are cut from, and those that are scored. */

@@ -10,8 +10,7 @@
 import { GraphBuilder } from "../runtime/graph.ts";
 import { type Tensor, tensor } from "../runtime/session.ts";
 import { addHead, addTokenInputs, type HeadWeights } from "../training/bank/training-graph.ts";
-import { Random } from "../training/random.ts";
-import { streams } from "../training/streams.ts";
+import { Random, streams } from "../training/random.ts";
 
 export const rank = 4;
 const [H1, H2] = [64, 32];

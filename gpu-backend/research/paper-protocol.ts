@@ -15,8 +15,7 @@ import { adamWDefaults } from "../training/bank/trainer.ts";
 import type { HeadWeights } from "../training/bank/training-graph.ts";
 import type { Prepared } from "../training/prepare.ts";
 import type { Progress } from "../training/progress.ts";
-import { Random } from "../training/random.ts";
-import { streams } from "../training/streams.ts";
+import { Random, streams } from "../training/random.ts";
 import { type Pair, paperNetwork, rank, sizeOf, staticLora, type Trainable, type Weights } from "./paper-network.ts";
 import { type Batch, linePositions, type Positions, paragraphsOf, windowPositions } from "./positions.ts";
 

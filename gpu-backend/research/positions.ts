@@ -7,8 +7,8 @@ import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { TrunkRunner } from "../runtime/trunk-runner.ts";
 import { gatherBatch, type WindowSet, wholeWindow } from "../training/bank/batches.ts";
 import { kMeans } from "../training/clustering/k-means.ts";
+import { assignAll, embedWindows } from "../training/clustering/placement.ts";
 import { type Window, windowTokens } from "../training/corpus/windows.ts";
-import { assignAll, embedWindows } from "../training/embed.ts";
 import type { Progress } from "../training/progress.ts";
 
 export interface Positions {

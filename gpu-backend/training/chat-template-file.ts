@@ -3,8 +3,11 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
+import { TemplateRefusal } from "../../shared/tokenizer/template-limits.ts";
+import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { nullIfMissing } from "../bounded-file.ts";
-import { runInThread } from "./killable-thread.ts";
+import { largestConversations, trialConversations } from "./trial-conversations.ts";
 
 export const chatTemplateFile = "chat_template.jinja";
 const configFile = "tokenizer_config.json";
@@ -16,19 +19,16 @@ const configSchema = z.object({
     .transform((value) => (Array.isArray(value) ? value.find(({ name }) => name === "default")?.template : value)),
 });
 
-/** Limits of the trial's thread. Each rendering is bounded and takes less than a second; these are a second defence. */
-const trialLimits = { seconds: 60, megabytes: 512 };
-
 /**
- * Reads the template and renders the conversations of trial-conversations.ts with it, in a thread. Returns undefined if there
- * is none. Throws an Error of one line that names the folder if it cannot be used.
+ * Reads the template and renders the conversations of trial-conversations.ts with it; each rendering is bounded. Returns
+ * undefined if there is none. Throws an Error of one line that names the folder if it cannot be used.
  */
 export async function readChatTemplate(folder: string, tokenizer: TensorFile): Promise<string | undefined> {
   const file = await readFile(join(folder, chatTemplateFile), "utf8").catch(nullIfMissing);
   const source = file ?? (await configuredIn(join(folder, configFile)));
   if (source === undefined) return undefined;
   try {
-    await runInThread(new URL("./template-trial.ts", import.meta.url), { source, tokenizer }, trialLimits);
+    tryTemplate(new ChatTemplate(source, Tokenizer.fromTensors(tokenizer)));
   } catch (cause) {
     const why = (cause as Error).message.split("\n")[0].slice(0, 200);
     throw new Error(`the chat template of ${folder} cannot be used: ${why}`, { cause });
@@ -43,5 +43,18 @@ async function configuredIn(file: string): Promise<string | undefined> {
     return configSchema.parse(JSON.parse(text)).chat_template ?? undefined;
   } catch (cause) {
     throw new Error(`${file} has an invalid chat_template`, { cause });
+  }
+}
+
+/** Throws an Error that names the first conversation on which the template fails. */
+function tryTemplate(template: ChatTemplate): void {
+  for (const [i, { name, messages }] of [...trialConversations, ...largestConversations].entries()) {
+    try {
+      const ids = template.encode(messages, 0);
+      if (i === 0 && ids.length === 0) throw new Error("it makes no text");
+    } catch (error) {
+      if (i > 0 && error instanceof TemplateRefusal) continue;
+      throw new Error(`on ${name}: ${(error as Error).message}`, { cause: error });
+    }
   }
 }

@@ -8,18 +8,17 @@ import { manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts"
 import { collected as collect, count, createCommand, positive, runCommand } from "../command-line.ts";
 import { type BankSettings, embeddedSettings, type TextSettings } from "./bank/settings.ts";
 import { type HeadFormat, headFormats } from "./bank/training-graph.ts";
+import { centroidLines } from "./centroid-lines.ts";
 import { fetchDefaultCorpora } from "./corpus/fetch-corpora.ts";
 import { defaultCorpusFolder, lockedCorpora, lockedSources, readLock, shownCorpusFolder } from "./corpus/lock.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
-import { interruptionSignal } from "./interruptible.ts";
-import { createProgress } from "./progress.ts";
-import { centroidLines } from "./report/centroid-lines.ts";
+import { commandProgress, interruptionSignal } from "./progress.ts";
 import { mostCentroids, type TrainOptions, train } from "./train.ts";
 
 const embeddedModel = fileURLToPath(new URL("../models/chameleon-mini", import.meta.url));
 const isCheckout = import.meta.filename.endsWith(".ts");
 
-const progress = createProgress(process.stderr, () => performance.now());
+const progress = commandProgress(() => performance.now());
 const interruption = interruptionSignal(() => performance.now());
 
 const command = createCommand("train", "Train adapters on text and write the artifacts that edge and backend serve", [
@@ -137,5 +136,4 @@ function nameLicence(corpora: readonly CorpusSource[], entry: string): void {
   source.licence = licence ?? null;
 }
 
-process.once("exit", () => progress.end());
 await runCommand(command);

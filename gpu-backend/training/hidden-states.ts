@@ -4,7 +4,8 @@
  * positions that predict a scored token. An adapter never changes them, so training reads them again and again.
  */
 import { createHash } from "node:crypto";
-import { type FileHandle, mkdir, open, rename, stat } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { type FileHandle, mkdir, open, rename } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { TrunkRunner } from "../runtime/trunk-runner.ts";
 import { prefixTokens, scoredTokens, type Window, windowTokens } from "./corpus/windows.ts";
@@ -37,7 +38,7 @@ export class HiddenStates {
     signal?: AbortSignal,
   ): Promise<HiddenStates> {
     const offsets = rowOffsets(windows);
-    if (!(await exists(path))) await compute(path, windows, offsets, hiddenSize, trunk, onProgress, signal);
+    if (!existsSync(path)) await compute(path, windows, offsets, hiddenSize, trunk, onProgress, signal);
     return new HiddenStates(await open(path, "r"), offsets, hiddenSize);
   }
 
@@ -73,7 +74,7 @@ async function compute(
 ): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
   const partial = `${path}.partial`;
-  const file = await open(partial, (await exists(partial)) ? "r+" : "w+");
+  const file = await open(partial, existsSync(partial) ? "r+" : "w+");
   try {
     const { size } = await file.stat();
     for (let from = 0; from < windows.length; from += windowsPerPass) {
@@ -116,11 +117,4 @@ function rowOffsets(windows: readonly Window[]): Float64Array {
   const offsets = new Float64Array(windows.length + 1);
   for (const [i, window] of windows.entries()) offsets[i + 1] = offsets[i] + scoredTokens(window);
   return offsets;
-}
-
-async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
 }

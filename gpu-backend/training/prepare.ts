@@ -14,16 +14,14 @@ import type { PlacedSet, WindowSet } from "./bank/batches.ts";
 import type { TextSettings } from "./bank/settings.ts";
 import type { HeadWeights } from "./bank/training-graph.ts";
 import { readChatTemplate } from "./chat-template-file.ts";
-import { type Placement, placeText } from "./clustering/placement.ts";
+import { embedWindows, type Placement, placeText } from "./clustering/placement.ts";
 import { fitPromptSpace, foldRows, type PromptSpace } from "./clustering/prompt-space.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "./corpus/read-corpus.ts";
 import { type Split, splitDocuments, splits } from "./corpus/splits.ts";
 import { documentKey, prefixOf, sampleWindows, type Window, windowsOf } from "./corpus/windows.ts";
-import { embedWindows } from "./embed.ts";
 import { HiddenStates, hiddenStatesKey } from "./hidden-states.ts";
 import type { Progress } from "./progress.ts";
-import { Random } from "./random.ts";
-import { streams } from "./streams.ts";
+import { Random, streams } from "./random.ts";
 
 export interface PrepareOptions extends TextSettings {
   modelDirectory: string;

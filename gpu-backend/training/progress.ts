@@ -1,5 +1,6 @@
-/** Shows how far a long run is: a bar with the time left on a terminal, plain lines elsewhere. */
+/** What long commands share: progress (a bar on a terminal, plain lines elsewhere), and Ctrl-C, which saves before it ends. */
 import { SingleBar } from "cli-progress";
+import { exitCodes, Interrupted, onStopRequest } from "../command-line.ts";
 
 export interface Progress {
   /** Begins a stage of `total` units; the one before is over. */
@@ -13,9 +14,25 @@ export interface Progress {
 
 const secondsBetweenLines = 10;
 
-/** @param now milliseconds, for the plain lines' times */
-export function createProgress(output: NodeJS.WriteStream, now: () => number): Progress {
-  return output.isTTY ? barProgress(output) : lineProgress((line) => output.write(`${line}\n`), now);
+/** Progress of a command on its stderr, until the process exits. `now` is in milliseconds. */
+export function commandProgress(now: () => number): Progress {
+  const output = process.stderr;
+  const progress = output.isTTY ? barProgress(output) : lineProgress((line) => output.write(`${line}\n`), now);
+  process.once("exit", () => progress.end());
+  return progress;
+}
+
+/**
+ * Aborted with an `Interrupted` when this process is asked to end: the command finishes and saves its current unit. A second
+ * request ends the process at once. `now` is in milliseconds.
+ */
+export function interruptionSignal(now: () => number): AbortSignal {
+  const interruption = new AbortController();
+  onStopRequest(now, () => {
+    if (interruption.signal.aborted) process.exit(exitCodes.interrupted);
+    interruption.abort(new Interrupted("interrupted; the same command continues from here"));
+  });
+  return interruption.signal;
 }
 
 function barProgress(output: NodeJS.WriteStream): Progress {
@@ -45,7 +62,7 @@ function barProgress(output: NodeJS.WriteStream): Progress {
   };
 }
 
-/** Plain lines, at most one in ten seconds and one at a stage's end. */
+/** Plain lines, at most one in ten seconds and one at a stage's end. `now` is in milliseconds. */
 export function lineProgress(write: (line: string) => void, now: () => number): Progress {
   let current = { name: "", total: 0, startedMs: 0, lastLineMs: 0, firstDone: 0 };
   return {

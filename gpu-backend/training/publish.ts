@@ -31,7 +31,7 @@ export interface TrainedBank {
   space: PromptSpace;
 }
 
-export function hyperNetworkTensors(bank: TrainedBank): TensorFile {
+function hyperNetworkTensors(bank: TrainedBank): TensorFile {
   const { hiddenSize: D, vocabularySize: V } = bank.head;
   const { count: K, dimensions: P } = bank.centroids;
   const file = parameterTensors(bank.parameters, bank.shape, D, V);
@@ -43,7 +43,7 @@ export function hyperNetworkTensors(bank: TrainedBank): TensorFile {
   return file;
 }
 
-export function edgeTableTensors(table: EdgeTable, centroids: CentroidVectors): TensorFile {
+function edgeTableTensors(table: EdgeTable, centroids: CentroidVectors): TensorFile {
   return new Map([
     ["table", tensorFrom(table.rows, [table.vocabularySize, table.dimensions])],
     ["table_scale", tensorFrom(table.rowScales, [table.vocabularySize])],

@@ -1,6 +1,17 @@
 /** Seeded draws for training, over the counter-based generator that serving uses. */
 import { deriveSeed, uniformAt } from "../../shared/math/sampling.ts";
 
+/** Stream number of each use of random draws: a change of one use leaves the draws of the others as they are. */
+export const streams = {
+  windows: 2,
+  kMeans: 3,
+  initialise: 4,
+  bootstrap: 5,
+  placement: 7,
+  /** Training step s draws from stream `firstStep + s`. */
+  firstStep: 1000,
+} as const;
+
 /** One stream of draws; equal seed and stream give equal draws, so a resumed run needs no saved state. */
 export class Random {
   readonly #seed: number;

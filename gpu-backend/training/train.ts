@@ -6,8 +6,9 @@ import { rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
+import type { Gain } from "../adapters/own/held-out-gain.ts";
 import { loadCheckpoint, saveCheckpoint } from "./bank/checkpoint.ts";
-import { documentGain, fewestMeasuredDocuments, type Gain } from "./bank/gain.ts";
+import { documentGain, fewestMeasuredDocuments } from "./bank/gain.ts";
 import { LossMeter } from "./bank/loss.ts";
 import {
   type AssignedLoss,
@@ -21,14 +22,13 @@ import { bankShape } from "./bank/parameters.ts";
 import type { BankSettings, TextSettings } from "./bank/settings.ts";
 import { Trainer } from "./bank/trainer.ts";
 import { type HeadFormat, headIn } from "./bank/training-graph.ts";
-import { countsByCluster, labelsOf, positionsIn, principalPlane } from "./clustering/describe.ts";
+import { countsByCluster, labelsOf, mapPositions } from "./clustering/describe.ts";
 import type { CorpusSource } from "./corpus/read-corpus.ts";
 import { documentKey, prefixTokens } from "./corpus/windows.ts";
 import { keyOf, type Placed, type Prepared, place, prepare } from "./prepare.ts";
 import type { Progress } from "./progress.ts";
 import { publish, type TrainedBank } from "./publish.ts";
-import { Random } from "./random.ts";
-import { streams } from "./streams.ts";
+import { Random, streams } from "./random.ts";
 
 export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettings {
   modelDirectory: string;
@@ -178,8 +178,7 @@ function publishBank(
   const { sets, memberOf, table } = bank.placed;
   const counts = countsByCluster(sets.train.windows, memberOf, bank.centroids.count, bank.head.vocabularySize);
   const labels = labelsOf(counts, (id) => new TextDecoder().decode(tokenizer.pieceOf(id)));
-  const plane = principalPlane(bank.centroids.vectors, bank.centroids.dimensions);
-  const positions = positionsIn(plane, bank.centroids.vectors);
+  const positions = mapPositions(bank.centroids.vectors, bank.centroids.dimensions);
   const { vocabularySize, hiddenSize, layers, heads, contextTokens, endOfTextId } = model.config;
   return publish(
     options.outDirectory,

@@ -1,6 +1,6 @@
 /**
  * The thread that asks Hugging Face's own tokenizer and template engine, as AutoTokenizer of Transformers.js puts them
- * together: the files of a tokenizer and texts in, token ids out, as a ThreadAnswer.
+ * together: an AutoTokenizerQuestion in, AutoTokenizerIds out.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,7 +9,6 @@ import { Template } from "@huggingface/jinja";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { z } from "zod";
 import type { ChatMessage } from "../../../shared/contracts/chat.ts";
-import type { ThreadAnswer } from "../../training/killable-thread.ts";
 
 export interface AutoTokenizerQuestion {
   /** Holds tokenizer.json and tokenizer_config.json. */
@@ -57,8 +56,4 @@ function contentOf(token: unknown): unknown {
   return typeof token === "object" && token !== null && "content" in token ? token.content : token;
 }
 
-const answer: ThreadAnswer<AutoTokenizerIds> = await ask(workerData).then(
-  (result) => ({ ok: true as const, result }),
-  (error: Error) => ({ ok: false as const, message: error.message }),
-);
-parentPort!.postMessage(answer);
+parentPort!.postMessage(await ask(workerData));

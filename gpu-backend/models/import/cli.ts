@@ -2,11 +2,10 @@
 import { setTimeout } from "node:timers/promises";
 import { createCommand, runCommand } from "../../command-line.ts";
 import { readHubConfig, useProxyOfEnvironment } from "../../config.ts";
-import { interruptionSignal } from "../../training/interruptible.ts";
-import { createProgress } from "../../training/progress.ts";
+import { commandProgress, interruptionSignal } from "../../training/progress.ts";
 import { importModel } from "./import-model.ts";
 
-const progress = createProgress(process.stderr, () => performance.now());
+const progress = commandProgress(() => performance.now());
 
 /** Aborted by Ctrl-C: what is on the disk stays, and the same command goes on from there. */
 const signal = interruptionSignal(() => performance.now());
@@ -48,5 +47,4 @@ serve it        MODEL_DIR=${folder} npm start
 train adapters  npm run train -- --model ${folder} --corpus ./my-texts --out ${folder}/artifacts`);
   });
 
-process.once("exit", () => progress.end());
 await runCommand(program);

@@ -2,6 +2,7 @@
  * The whole way from a hub id or a local folder to a folder that can be served: files, then artifacts. Every file gets
  * its name only when it is whole and right, and what can be refused is refused before the weights are fetched.
  */
+import { existsSync } from "node:fs";
 import { constants, copyFile, mkdir, readdir, rename, rm, stat, statfs } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { type Manifest, manifestFile } from "../../../shared/artifacts/manifest.ts";
@@ -49,7 +50,7 @@ export async function importModel(options: ImportOptions, access: HubAccess, pro
   else await downloadModel(source, options.revision ?? "main", folder, access, progress);
 
   access.signal?.throwIfAborted();
-  const keptArtifacts = await isFile(manifestOf(folder));
+  const keptArtifacts = existsSync(manifestOf(folder));
   if (!keptArtifacts) {
     progress.note("making artifacts; up to a minute at 768 dimensions…");
     await publishBaseArtifacts(folder, name);
@@ -113,7 +114,7 @@ async function copyFolder(source: string, folder: string, now: Date): Promise<vo
 
 /** Artifacts belong to weights: another model must not slip under those that somebody trained. */
 async function refuseOtherWeights(folder: string, isSame: (weightsPath: string) => Promise<boolean>): Promise<void> {
-  if (!(await isFile(manifestOf(folder))) || (await isSame(join(folder, weightsFile)))) return;
+  if (!existsSync(manifestOf(folder)) || (await isSame(join(folder, weightsFile)))) return;
   throw new Error(`${folder}/artifacts was made for other weights; choose another --out, or delete that folder`);
 }
 
@@ -139,13 +140,6 @@ function toMiB(bytes: number): number {
 async function isDirectory(path: string): Promise<boolean> {
   return stat(path).then(
     (found) => found.isDirectory(),
-    () => false,
-  );
-}
-
-async function isFile(path: string): Promise<boolean> {
-  return stat(path).then(
-    (found) => found.isFile(),
     () => false,
   );
 }

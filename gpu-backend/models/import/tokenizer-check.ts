@@ -9,9 +9,9 @@ import type { TensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { ChatTemplate } from "../../../shared/tokenizer/chat-template.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import { nullIfMissing } from "../../bounded-file.ts";
-import { runInThread } from "../../training/killable-thread.ts";
 import { trialConversations } from "../../training/trial-conversations.ts";
 import type { AutoTokenizerIds, AutoTokenizerQuestion } from "./auto-tokenizer.ts";
+import { runInThread } from "./killable-thread.ts";
 import { oracleTexts } from "./oracle-texts.ts";
 
 const comparedTexts = 1000;

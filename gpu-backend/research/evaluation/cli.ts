@@ -1,4 +1,4 @@
-/** Commands: `eval` scores artifacts, `report` draws the result, `figures` writes it into the documents. */
+/** Commands: `eval` scores artifacts, `report` draws the result. */
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
@@ -8,28 +8,22 @@ import { collected as collect, count, createCommand, runCommand } from "../../co
 import { type WeightFormat, weightFormats } from "../../runtime/gpt2-graph.ts";
 import { defaultCorpusFolder, shownCorpusFolder } from "../../training/corpus/lock.ts";
 import { parseSource } from "../../training/corpus/read-corpus.ts";
-import { interruptionSignal } from "../../training/interruptible.ts";
-import { createProgress } from "../../training/progress.ts";
+import { commandProgress, interruptionSignal } from "../../training/progress.ts";
 import { writeWhole } from "../../whole-file.ts";
 import { type Evaluation, evaluationSchema } from "./data.ts";
 import { evaluate } from "./eval-command.ts";
-import { gainTable, methodTable, questionTable, withFigures } from "./render.ts";
+import { gainTable, methodTable, questionTable } from "./render.ts";
 import { reportPage } from "./report.ts";
 
-const root = fileURLToPath(new URL("../../../", import.meta.url));
 const embeddedModel = fileURLToPath(new URL("../../models/chameleon-mini", import.meta.url));
 const isCheckout = import.meta.filename.endsWith(".ts");
-const progress = createProgress(process.stderr, () => performance.now());
-process.once("exit", () => progress.end());
+const progress = commandProgress(() => performance.now());
 const interruption = interruptionSignal(() => performance.now());
 
-interface SharedFlags {
+interface EvalFlags {
   corpora: string;
   threads: number;
   cache: string;
-}
-
-interface EvalFlags extends SharedFlags {
   model: string;
   artifacts?: string;
   corpus?: string[];
@@ -42,15 +36,13 @@ interface EvalFlags extends SharedFlags {
   json: string;
 }
 
-const texts = { usual: 40, quick: 12, published: 150 };
+const texts = { usual: 40, quick: 12 };
 const evalResult = ".cache/figures/eval.json";
 
-const evalCommand = withSharedOptions(
-  createCommand(
-    "eval",
-    "Score artifacts as they are shipped: base, nearest adapter and mixture, after prompts of 8 to 256 tokens",
-    ["chameleon eval --quick", "chameleon eval --artifacts ./my-artifacts --corpus ./my-texts"],
-  ),
+const evalCommand = createCommand(
+  "eval",
+  "Score artifacts as they are shipped: base, nearest adapter and mixture, after prompts of 8 to 256 tokens",
+  ["chameleon eval --quick", "chameleon eval --artifacts ./my-artifacts --corpus ./my-texts"],
 )
   .addOption(
     new Option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt").default(
@@ -71,6 +63,14 @@ const evalCommand = withSharedOptions(
   .option("--static <folder>", "also measure the one adapter of these artifacts (train --centroids 1)")
   .addOption(new Option("--format <format>", "of the weights").choices(weightFormats).default("fp32" as const))
   .option("--json <file>", "where the result goes; chameleon report draws it", evalResult)
+  .addOption(
+    new Option("--corpora <folder>", "where chameleon corpora put the text of the lock").default(
+      defaultCorpusFolder,
+      shownCorpusFolder,
+    ),
+  )
+  .option("--threads <n>", "threads", count, availableParallelism())
+  .option("--cache <folder>", "where finished parts are kept", ".cache/figures")
   .action(async (flags: EvalFlags) => {
     if (!flags.corpus && !isCheckout) {
       throw new Error("name the text with --corpus; only a checkout has corpora of its own");
@@ -90,7 +90,7 @@ const evalCommand = withSharedOptions(
       interruption,
     );
     progress.end();
-    await writeEvaluation(flags.json, result);
+    await writeWhole(flags.json, `${JSON.stringify(result, null, 1)}\n`);
     console.log("Gain over the base in nats a token [95% interval], in brackets the nearest adapter alone.");
     for (const kind of ["trained", "new"] as const) {
       if (result.rows.some((row) => row.kind === kind)) console.log(`\n${kind} text\n${gainTable(result, kind)}`);
@@ -122,55 +122,6 @@ async function readResult(path: string): Promise<Evaluation> {
   }
 }
 
-const figuresCommand = withSharedOptions(
-  createCommand(
-    "figures",
-    `Evaluate the embedded artifacts on ${texts.published} texts of each source, and write the figures into the documents`,
-    ["chameleon corpora && chameleon figures"],
-  ),
-).action(async ({ corpora: corpusFolder, threads, cache: cacheDirectory }: SharedFlags) => {
-  const result = await evaluate(
-    {
-      ...{ model: embeddedModel, artifacts: join(embeddedModel, "artifacts"), corpora: null, corpusFolder },
-      ...{
-        texts: texts.published,
-        controls: false,
-        ownExamples: 0,
-        staticArtifacts: null,
-        format: "fp32",
-        threads,
-        cacheDirectory,
-      },
-    },
-    progress,
-    interruption,
-  );
-  progress.end();
-  const data = join(embeddedModel, "figures.json");
-  await writeEvaluation(data, result);
-  for (const document of [join(root, "README.md"), join(embeddedModel, "MODEL_CARD.md")]) {
-    await writeWhole(document, withFigures(await readFile(document, "utf8"), result));
-    console.log(document);
-  }
-  console.log(data);
-});
-
-function writeEvaluation(path: string, result: Evaluation): Promise<void> {
-  return writeWhole(path, `${JSON.stringify(result, null, 1)}\n`);
-}
-
-function withSharedOptions(command: Command): Command {
-  return command
-    .addOption(
-      new Option("--corpora <folder>", "where chameleon corpora put the text of the lock").default(
-        defaultCorpusFolder,
-        shownCorpusFolder,
-      ),
-    )
-    .option("--threads <n>", "threads", count, availableParallelism())
-    .option("--cache <folder>", "where finished parts are kept", ".cache/figures");
-}
-
-const commands: Record<string, Command> = { eval: evalCommand, report: reportCommand, figures: figuresCommand };
+const commands: Record<string, Command> = { eval: evalCommand, report: reportCommand };
 const [name] = process.argv.splice(2, 1);
 await runCommand(commands[name]);

@@ -11,9 +11,9 @@ import type { CorpusSource } from "../../training/corpus/read-corpus.ts";
 import type { Progress } from "../../training/progress.ts";
 import { type Evaluation, rounded } from "./data.ts";
 import { EngineScorer } from "./engine-scorer.ts";
-import { OwnAdapters } from "./own-adapters.ts";
+import { addOwnAdapters } from "./own-adapters.ts";
 import { controls, mainMethods, type Placement, staticHeadPlan } from "./serving.ts";
-import { type Method, measureSources, type Source } from "./shipped.ts";
+import { type Method, measureSources } from "./shipped.ts";
 import { lockedTexts, trainedTexts } from "./sources.ts";
 
 export interface EvalOptions {
@@ -80,30 +80,4 @@ export async function evaluate(options: EvalOptions, progress: Progress, signal?
   } finally {
     for (const scorer of scorers) await scorer.release();
   }
-}
-
-/** Makes an own adapter of each source's examples. Returns their ids; a source without one is served by the base. */
-async function addOwnAdapters(
-  sources: readonly Source[],
-  scorer: EngineScorer,
-  { table }: Placement,
-  threads: number,
-  progress: Progress,
-): Promise<Map<Source, string>> {
-  const ids = new Map<Source, string>();
-  const own = await OwnAdapters.open(scorer.artifacts, threads);
-  try {
-    progress.stage("own adapters", sources.length);
-    for (const [done, source] of sources.entries()) {
-      const adapter = await own.make(source.examples, table);
-      if (adapter) {
-        scorer.add(adapter);
-        ids.set(source, adapter.hash);
-      }
-      progress.advance(done + 1, source.name);
-    }
-  } finally {
-    await own.release();
-  }
-  return ids;
 }

@@ -1,55 +1,17 @@
-/**
- * Evaluations as Markdown tables, and the documents that show them: the text between `<!-- figures: NAME -->` and
- * `<!-- end of figures -->` is the section of that name. Pure.
- */
-import { markdownTable } from "../../training/report/tables.ts";
-import type { Estimate, Evaluation, EvaluationMean, Kind, PromptLength } from "./data.ts";
+/** Evaluations as Markdown tables. Pure. */
+import type { Estimate, Evaluation, EvaluationMean, Kind } from "./data.ts";
 
 const kinds: [Kind, string][] = [
   ["trained", "held-out documents of trained domains"],
   ["new", "text of no trained domain"],
 ];
 
-const sections: Record<string, (evaluation: Evaluation) => string> = {
-  summary: summaryTable,
-  "new-text": (evaluation) => gainTable(evaluation, "new"),
-  "trained-text": (evaluation) => gainTable(evaluation, "trained"),
-  questions: questionTable,
-  methods: methodTable,
-  provenance: ({ artifacts, lock }) => `Artifacts \`${artifacts.slice(0, 12)}\`, corpus lock \`${lock.slice(0, 12)}\`.`,
-};
-
-const marked = /<!-- figures: ([\w-]+) -->\n[\s\S]*?<!-- end of figures -->/g;
-
-/** The document with every marked section rendered anew. Throws an Error for a section that does not exist. */
-export function withFigures(text: string, evaluation: Evaluation): string {
-  return text.replaceAll(marked, (_, name: string) => {
-    const section = sections[name];
-    if (!section) throw new Error(`no figures are called ${name}; there are ${Object.keys(sections).join(", ")}`);
-    return `<!-- figures: ${name} -->\n\n${section(evaluation)}\n\n<!-- end of figures -->`;
-  });
-}
-
-export function signed(value: number): string {
+function signed(value: number): string {
   return `${value < 0 ? "−" : ""}${Math.abs(value).toFixed(3)}`;
 }
 
 export function estimateText({ mean, ci95: [low, high] }: Estimate): string {
   return `${signed(mean)} [${signed(low)}, ${signed(high)}]`;
-}
-
-function summaryTable({ means }: Evaluation): string {
-  const lengths: PromptLength[] = [8, 64, 256];
-  const rows = kinds.flatMap(([kind, text]) =>
-    ["mixture", "nearest"].map((method) => [
-      `${method === "mixture" ? "mixture (`auto`)" : "nearest adapter alone"}, ${text}`,
-      ...lengths.map((length) => {
-        const mean = means.find((one) => one.kind === kind && one.prompt === length);
-        return mean ? estimateText(mean.gains[method]) : "–";
-      }),
-    ]),
-  );
-  return markdownTable(["gain over the base, nats a token", "after 8 tokens", "64", "256"], rows);
 }
 
 /** Gain of the mixture by source and prompt length, with the gain of the nearest adapter in brackets. */
@@ -115,4 +77,8 @@ export function methodTable({ rows, means }: Evaluation): string {
     ["gain over the base; the mixture's lead; worst 5%, after 64 tokens", ...kinds.map(([, text]) => text)],
     methods.map((method) => [method, ...kinds.map(([kind]) => cell(kind, method))]),
   );
+}
+
+export function markdownTable(columns: readonly string[], rows: readonly (readonly string[])[]): string {
+  return [columns, columns.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n");
 }

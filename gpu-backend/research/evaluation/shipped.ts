@@ -2,8 +2,12 @@
  * Scores texts of several sources by several methods, after prompts of several lengths, through the serving engine. Every
  * method predicts the same tokens. Nothing is trained or chosen here.
  */
-import { keptOrMade } from "../../training/kept-results.ts";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { nullIfMissing } from "../../bounded-file.ts";
+import { keyOf } from "../../training/prepare.ts";
 import type { Progress } from "../../training/progress.ts";
+import { writeWhole } from "../../whole-file.ts";
 import type { Estimate, Evaluation, EvaluationRow, PromptLength } from "./data.ts";
 import type { EngineScorer } from "./engine-scorer.ts";
 import { type Placement, type Plan, Prompt } from "./serving.ts";
@@ -71,8 +75,10 @@ export async function measureSources(
   for (const { source, prompt, texts } of wanted) {
     signal?.throwIfAborted();
     const ids = texts.map((text) => (prompt === "question" ? text.ids : withPrompt(text, prompt)));
-    const choices = [...cacheKey, Object.keys(methods), texts, ids];
-    const scores = await keptOrMade(cacheDirectory, "scores", choices, () => scoresOf(source, texts, ids, options));
+    const path = join(cacheDirectory, `scores-${keyOf(...cacheKey, Object.keys(methods), texts, ids)}.json`);
+    const cached = await readFile(path, "utf8").catch(nullIfMissing);
+    const scores = cached === null ? await scoresOf(source, texts, ids, options) : (JSON.parse(cached) as Scores);
+    if (cached === null) await writeWhole(path, JSON.stringify(scores));
     cells.push({ source, prompt, texts, scores });
     progress.advance(cells.length, `${source.name}, ${prompt}`);
   }

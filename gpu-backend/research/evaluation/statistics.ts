@@ -1,19 +1,19 @@
 /** Differences between two methods on the same tokens, with intervals from a bootstrap. Pure. */
-import { documentMean } from "../../training/bank/gain.ts";
-import { Random } from "../../training/random.ts";
-import { streams } from "../../training/streams.ts";
+import { documentMean, intervalOf, resamples, sumsByDocument, type WindowSum } from "../../training/bank/gain.ts";
+import { Random, streams } from "../../training/random.ts";
 import type { Estimate } from "./data.ts";
 import type { Text } from "./texts.ts";
 
 /** How much better one method predicts texts than another, in nats a token. */
-export interface Difference {
+interface Difference {
   /** The interval resamples documents. */
   nats: Estimate;
   /** Mean of the 5% of texts with the lowest difference. */
   worst: number;
 }
 
-export type ScoredText = Pick<Text, "document" | "scored">;
+type ScoredText = Pick<Text, "document" | "scored">;
+type DocumentSum = Omit<WindowSum, "document">;
 
 const worstShare = 0.05;
 
@@ -24,25 +24,16 @@ export function difference(
   over: readonly number[],
 ): Difference {
   const gained = logLikelihoods.map((nats, i) => nats - over[i]);
-  const sums = texts.map(({ document, scored }, i) => ({ document, tokens: scored, sum: gained[i] }));
-  const { nats: mean, ci95 } = documentMean(sums, new Random(1, streams.bootstrap))!;
+  const { nats: mean, ci95 } = documentMean(withTokens(texts, gained), new Random(1, streams.bootstrap))!;
   return { nats: { mean, ci95 }, worst: worstOf(gained.map((nats, i) => nats / texts[i].scored)) };
 }
 
 /** Mean of the lowest 5%, at least one. */
 export function worstOf(gains: readonly number[]): number {
-  const rising = [...gains].sort((a, b) => a - b);
+  const rising = gains.toSorted((a, b) => a - b);
   const count = Math.max(1, Math.floor(worstShare * rising.length));
   return rising.slice(0, count).reduce((sum, gain) => sum + gain, 0) / count;
 }
-
-/** Sums over the tokens of one document of a domain. */
-export interface DocumentSum {
-  sum: number;
-  tokens: number;
-}
-
-const resamples = 1000;
 
 /**
  * Mean of the domains' means a token, each domain counting once. The 95% interval resamples domains, and the documents within
@@ -54,9 +45,8 @@ export function overDomains(domains: readonly (readonly DocumentSum[])[]): Estim
   const drawn = <T>(items: readonly T[]) => items.map(() => items[random.integer(items.length)]);
   const meanOf = (all: readonly (readonly DocumentSum[])[]) =>
     all.reduce((total, documents) => total + meanPerToken(documents), 0) / all.length;
-  const means = Array.from({ length: resamples }, () => meanOf(drawn(domains).map(drawn))).sort((a, b) => a - b);
-  const ci95: [number, number] = [means[Math.floor(0.025 * resamples)], means[Math.ceil(0.975 * resamples) - 1]];
-  return { mean: meanOf(domains), ci95 };
+  const draws = Array.from({ length: resamples }, () => meanOf(drawn(domains).map(drawn)));
+  return { mean: meanOf(domains), ci95: intervalOf(draws) };
 }
 
 function meanPerToken(documents: readonly DocumentSum[]): number {
@@ -66,10 +56,9 @@ function meanPerToken(documents: readonly DocumentSum[]): number {
 
 /** Sums of texts added up by document. */
 export function byDocument(texts: readonly ScoredText[], sums: readonly number[]): DocumentSum[] {
-  const documents = new Map<string, DocumentSum>();
-  for (const [i, { document, scored }] of texts.entries()) {
-    const before = documents.get(document) ?? { sum: 0, tokens: 0 };
-    documents.set(document, { sum: before.sum + sums[i], tokens: before.tokens + scored });
-  }
-  return [...documents.values()];
+  return sumsByDocument(withTokens(texts, sums));
+}
+
+function withTokens(texts: readonly ScoredText[], sums: readonly number[]): WindowSum[] {
+  return texts.map(({ document, scored }, i) => ({ document, tokens: scored, sum: sums[i] }));
 }

@@ -11,9 +11,7 @@ export interface WindowLoss {
   adapted: number;
 }
 
-export type { Gain };
-
-const resamples = 1000;
+export const resamples = 1000;
 
 /** A sum over a window's tokens, to be averaged. */
 export interface WindowSum {
@@ -27,12 +25,7 @@ export interface WindowSum {
  * alike. Null where there is nothing to measure.
  */
 export function documentMean(windows: readonly WindowSum[], random: Random): Gain | null {
-  const documents = new Map<string, { sum: number; tokens: number }>();
-  for (const { document, tokens, sum } of windows) {
-    const before = documents.get(document) ?? { sum: 0, tokens: 0 };
-    documents.set(document, { sum: before.sum + sum, tokens: before.tokens + tokens });
-  }
-  const sums = [...documents.values()];
+  const sums = sumsByDocument(windows);
   const tokens = sums.reduce((total, document) => total + document.tokens, 0);
   if (tokens === 0) return null;
   const nats = sums.reduce((total, document) => total + document.sum, 0) / tokens;
@@ -45,8 +38,24 @@ export function documentMean(windows: readonly WindowSum[], random: Random): Gai
       drawnTokens += document.tokens;
     }
     return sum / drawnTokens;
-  }).sort((a, b) => a - b);
-  return { nats, ci95: [draws[Math.floor(0.025 * resamples)], draws[Math.ceil(0.975 * resamples) - 1]], tokens };
+  });
+  return { nats, ci95: intervalOf(draws), tokens };
+}
+
+/** Sums over the tokens of each document, in the order of the documents' first windows. */
+export function sumsByDocument(windows: readonly WindowSum[]): Omit<WindowSum, "document">[] {
+  const documents = new Map<string, { sum: number; tokens: number }>();
+  for (const { document, tokens, sum } of windows) {
+    const before = documents.get(document) ?? { sum: 0, tokens: 0 };
+    documents.set(document, { sum: before.sum + sum, tokens: before.tokens + tokens });
+  }
+  return [...documents.values()];
+}
+
+/** The 2.5th and 97.5th percentiles of a bootstrap's draws. */
+export function intervalOf(draws: readonly number[]): [number, number] {
+  const sorted = draws.toSorted((a, b) => a - b);
+  return [sorted[Math.floor(0.025 * sorted.length)], sorted[Math.ceil(0.975 * sorted.length) - 1]];
 }
 
 /** Resampling a single document would give an interval of no width. */

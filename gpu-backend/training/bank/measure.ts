@@ -1,8 +1,8 @@
 /** Chooses each centroid's scale on validation and measures the result on test, assigning as the edge does. */
 import type { CentroidVectors } from "../../../shared/math/assignment.ts";
 import { gatesOf, readHyperNetwork } from "../../adapters/generated/hyper-network.ts";
+import { assignAll } from "../clustering/placement.ts";
 import { documentKey, scoredTokens } from "../corpus/windows.ts";
-import { assignAll } from "../embed.ts";
 import type { PlacedSet, WindowSet } from "./batches.ts";
 import { chooseScale, type ScaleTrial, scaleChoices, type WindowLoss } from "./gain.ts";
 import type { LossMeter } from "./loss.ts";

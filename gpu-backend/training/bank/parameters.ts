@@ -1,7 +1,6 @@
 /** The trainable parameters of bank and hyper-network: shapes and initial values. */
 import { type TensorFile, tensorFrom } from "../../../shared/artifacts/tensor-file.ts";
-import { Random } from "../random.ts";
-import { streams } from "../streams.ts";
+import { Random, streams } from "../random.ts";
 
 export interface BankShape {
   gates: number; // Q = R + M

@@ -4,8 +4,7 @@
  */
 import { openSession, type Session, type Tensor, tensor } from "../../runtime/session.ts";
 import { scoredTokens } from "../corpus/windows.ts";
-import { Random } from "../random.ts";
-import { streams } from "../streams.ts";
+import { Random, streams } from "../random.ts";
 import { type AdamWOptions, adamWStep, learningRateAt, type Moments } from "./adamw.ts";
 import { gatherBatch, type PlacedSet, runsOf, type WindowPart } from "./batches.ts";
 import { type BankShape, initialParameters, type ParameterName, type Parameters, shapeOf } from "./parameters.ts";

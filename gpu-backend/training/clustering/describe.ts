@@ -52,13 +52,8 @@ export function countsByCluster(
   return counts;
 }
 
-/** The plane in which the centroids differ most: their mean and first two principal components. */
-export interface Plane {
-  mean: Float64Array; // [P]
-  axes: [Float64Array, Float64Array]; // [P] each
-}
-
-export function principalPlane(centroids: Float32Array, dimensions: number): Plane {
+/** Where the centroids lie on a map: in the plane of their first two principal components, [K]. */
+export function mapPositions(centroids: Float32Array, dimensions: number): [number, number][] {
   const P = dimensions;
   const K = centroids.length / P;
   const mean = new Float64Array(P);
@@ -72,19 +67,13 @@ export function principalPlane(centroids: Float32Array, dimensions: number): Pla
     }
   }
   const { vectors } = symmetricEigen(covariance, P);
-  const axis = (i: number) => (i < P ? vectors.slice(i * P, (i + 1) * P) : new Float64Array(P));
-  return { mean, axes: [axis(0), axis(1)] };
-}
-
-/** Where vectors [n, P] lie in the plane, for a map. */
-export function positionsIn({ mean, axes }: Plane, vectors: Float32Array): [number, number][] {
-  const P = mean.length;
-  const along = (i: number, axis: Float64Array) => {
+  const along = (k: number, axis: number) => {
+    if (axis >= P) return 0;
     let projection = 0;
-    for (let p = 0; p < P; p++) projection += (vectors[i * P + p] - mean[p]) * axis[p];
+    for (let p = 0; p < P; p++) projection += (centroids[k * P + p] - mean[p]) * vectors[axis * P + p];
     return projection;
   };
-  return Array.from({ length: vectors.length / P }, (_, i) => [along(i, axes[0]), along(i, axes[1])]);
+  return Array.from({ length: K }, (_, k) => [along(k, 0), along(k, 1)]);
 }
 
 function sum(values: Float64Array): number {

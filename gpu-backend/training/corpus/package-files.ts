@@ -5,7 +5,6 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { gunzipSync } from "node:zlib";
 import { convert } from "html-to-text";
-import { withoutBoilerplate } from "./pages.ts";
 
 const run = promisify(execFile);
 
@@ -32,8 +31,8 @@ export async function filesOf(folder: string, pattern: string): Promise<FoundFil
 
 /** HTML pages as text, less the lines that many of them share. */
 export function pagesOf(files: readonly FoundFile[]): string[] {
-  const shown = files.map(({ path, text }) => ({
-    name: path,
+  const pages = files.map(({ path, text }) => ({
+    path,
     text: convert(text, {
       wordwrap: 100,
       selectors: [
@@ -45,9 +44,38 @@ export function pagesOf(files: readonly FoundFile[]): string[] {
       ],
     }),
   }));
-  return withoutBoilerplate(shown).map(({ text }) => text);
+  return withoutBoilerplate(pages);
 }
 
-export async function outputOf(program: string, options: string[]): Promise<string> {
-  return (await run(program, options, { maxBuffer: 1 << 28 })).stdout;
+/** A line on more than this share of the pages, and on more pages than the number, is navigation. */
+const commonShare = 0.15;
+const commonPages = 4;
+
+/** Drops lines that many of the pages have; runs of blank lines become one. Pages that have no other lines are left out. */
+export function withoutBoilerplate(pages: readonly FoundFile[]): string[] {
+  const pagesWith = new Map<string, number>();
+  for (const { text } of pages) {
+    for (const line of new Set(text.split("\n").map(withSingleSpaces)))
+      pagesWith.set(line, (pagesWith.get(line) ?? 0) + 1);
+  }
+  const threshold = Math.max(commonPages, commonShare * pages.length);
+  const common = (line: string) => line !== "" && pagesWith.get(line)! > threshold;
+  return pages.flatMap(({ text }) => {
+    const lines = text.split("\n").filter((line) => !common(withSingleSpaces(line)));
+    const left = lines
+      .map((line) => line.trimEnd())
+      .join("\n")
+      .replace(/\n{3,}/g, "\n\n")
+      .trim();
+    return left ? [`${left}\n`] : [];
+  });
+}
+
+function withSingleSpaces(line: string): string {
+  return line.replace(/\s+/g, " ").trim();
+}
+
+/** What a program prints. Throws where it fails. */
+export async function outputOf(program: string, options: string[], cwd?: string): Promise<string> {
+  return (await run(program, options, { cwd, maxBuffer: 1 << 28 })).stdout;
 }

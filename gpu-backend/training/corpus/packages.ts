@@ -2,13 +2,11 @@
  * Downloads packages of Debian's and npm's by name, version and hash, and unpacks them. Needs apt-get and dpkg-deb for
  * Debian's, npm and tar for npm's. Nothing is installed, and no script of a package runs.
  */
-import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdir, readdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { promisify } from "node:util";
-
-const run = promisify(execFile);
+import { outputOf } from "./package-files.ts";
 
 export interface PackageSource {
   registry: "debian" | "npm";
@@ -31,7 +29,7 @@ export interface PinnedPackage extends PackageSource {
  */
 export async function unpackPinned(pinned: PinnedPackage, folder: string): Promise<string> {
   const file = join(folder, archiveName(pinned));
-  if (!(await exists(file))) await download(pinned, folder);
+  if (!existsSync(file)) await download(pinned, folder);
   const sha256 = await hashOf(file);
   if (!pinned.isTool && sha256 !== pinned.sha256) {
     throw new Error(`${file} has SHA-256 ${sha256}; the corpus lock wants ${pinned.sha256}`);
@@ -43,11 +41,11 @@ export async function unpackPinned(pinned: PinnedPackage, folder: string): Promi
 export async function pinNewest(source: PackageSource, folder: string): Promise<PinnedPackage> {
   const version =
     source.registry === "debian"
-      ? (await output("apt-cache", ["show", "--no-all-versions", source.name])).match(/^Version: (.*)$/m)![1]
-      : (await output("npm", ["view", source.name, "version"])).trim();
+      ? (await outputOf("apt-cache", ["show", "--no-all-versions", source.name])).match(/^Version: (.*)$/m)![1]
+      : (await outputOf("npm", ["view", source.name, "version"])).trim();
   const pinned = { ...source, version, sha256: "" };
   const file = join(folder, archiveName(pinned));
-  if (!(await exists(file))) await download(pinned, folder);
+  if (!existsSync(file)) await download(pinned, folder);
   return { ...pinned, sha256: await hashOf(file) };
 }
 
@@ -63,8 +61,8 @@ async function download(pinned: PinnedPackage, folder: string): Promise<void> {
   await rm(incoming, { recursive: true, force: true });
   await mkdir(incoming, { recursive: true });
   try {
-    if (registry === "debian") await run("apt-get", ["download", `${name}=${version}`], { cwd: incoming });
-    else await run("npm", ["pack", "--silent", `${name}@${version}`], { cwd: incoming });
+    if (registry === "debian") await outputOf("apt-get", ["download", `${name}=${version}`], incoming);
+    else await outputOf("npm", ["pack", "--silent", `${name}@${version}`], incoming);
   } catch (error) {
     const first = registry === "debian" ? "Run `apt-get update` and try again. " : "";
     throw new Error(
@@ -73,7 +71,7 @@ async function download(pinned: PinnedPackage, folder: string): Promise<void> {
       { cause: error },
     );
   }
-  const [file] = (await output("ls", [incoming])).trim().split("\n");
+  const [file] = await readdir(incoming);
   await rename(join(incoming, file), join(folder, archiveName(pinned)));
   await rm(incoming, { recursive: true });
 }
@@ -81,8 +79,8 @@ async function download(pinned: PinnedPackage, folder: string): Promise<void> {
 async function unpack(registry: PackageSource["registry"], file: string, folder: string): Promise<string> {
   await rm(folder, { recursive: true, force: true });
   await mkdir(folder, { recursive: true });
-  if (registry === "debian") await run("dpkg-deb", ["-x", file, folder]);
-  else await run("tar", ["-xzf", file, "-C", folder]);
+  if (registry === "debian") await outputOf("dpkg-deb", ["-x", file, folder]);
+  else await outputOf("tar", ["-xzf", file, "-C", folder]);
   return folder;
 }
 
@@ -90,15 +88,4 @@ async function hashOf(file: string): Promise<string> {
   return createHash("sha256")
     .update(await readFile(file))
     .digest("hex");
-}
-
-async function output(program: string, options: string[]): Promise<string> {
-  return (await run(program, options, { maxBuffer: 1 << 26 })).stdout;
-}
-
-function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
 }

@@ -22,8 +22,8 @@ export function scoredTokens(window: Window): number {
   return window.tokenIds.length - prefixTokens;
 }
 
-export function prefixOf(window: Window, tokens = prefixTokens): Int32Array {
-  return window.tokenIds.subarray(0, tokens);
+export function prefixOf(window: Window): Int32Array {
+  return window.tokenIds.subarray(0, prefixTokens);
 }
 
 /** The same for all windows of a document, and for no others. */

@@ -1,6 +1,6 @@
 /** What training says of centroids: what is served, and why not. */
 import { expect, test } from "vitest";
-import { centroidLines } from "../../../gpu-backend/training/report/centroid-lines.ts";
+import { centroidLines } from "../../../gpu-backend/training/centroid-lines.ts";
 import type { CentroidRecord } from "../../../shared/artifacts/manifest.ts";
 
 const centroid = (id: string, scale: number, gain: CentroidRecord["gain"]): CentroidRecord => ({

@@ -62,7 +62,11 @@ test("the largest conversation is tried too", async () => {
 test.each<[string, unknown, string]>([
   ["no Jinja", "{% if", ""],
   ["one that refuses a greeting", "{{ raise_exception('never') }}", "on a user's message: never"],
-  ["one that makes nothing of a greeting", "{% if messages|length > 1 %}x{% endif %}", "no text of a user's message"],
+  [
+    "one that makes nothing of a greeting",
+    "{% if messages|length > 1 %}x{% endif %}",
+    "on a user's message: it makes no text",
+  ],
   [
     "one that fails on a system message",
     "{{ messages[0].content }}{% if messages[0].role == 'system' %}{{ tools() }}{% endif %}",

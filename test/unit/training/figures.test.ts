@@ -1,8 +1,7 @@
 /** Evaluation: bootstrap over domains and documents, texts with questions, tables and the page. */
-import { readFile } from "node:fs/promises";
 import { expect, test } from "vitest";
 import { type Evaluation, evaluationSchema, rounded } from "../../../gpu-backend/research/evaluation/data.ts";
-import { gainTable, methodTable, questionTable, withFigures } from "../../../gpu-backend/research/evaluation/render.ts";
+import { gainTable, methodTable, questionTable } from "../../../gpu-backend/research/evaluation/render.ts";
 import { reportPage } from "../../../gpu-backend/research/evaluation/report.ts";
 import { byDocument, overDomains } from "../../../gpu-backend/research/evaluation/statistics.ts";
 import {
@@ -84,16 +83,6 @@ test("every table has rows as wide as its head", () => {
   }
 });
 
-test("rendering is idempotent, and a changed digit between the markers is seen", () => {
-  const empty = "# Title\n<!-- figures: new-text -->\n<!-- end of figures -->\nrest\n";
-  const written = withFigures(empty, example);
-  expect(written).toContain("0.123");
-  expect(written.startsWith("# Title\n")).toBe(true);
-  expect(withFigures(written, example)).toBe(written);
-  expect(withFigures(written.replace("0.123", "0.124"), example)).toBe(written);
-  expect(() => withFigures(empty.replace("new-text", "old-text"), example)).toThrow("no figures are called old-text");
-});
-
 test("the page has a bar with its interval for each gain where the scale says, losses left of zero, and asks for nothing", () => {
   const evaluation = structuredClone(example);
   const [row] = evaluation.rows.filter(({ kind, prompt }) => kind === "new" && prompt === 64);
@@ -120,15 +109,4 @@ test("the page has a bar with its interval for each gain where the scale says, l
 
 test("rounding leaves whole numbers, names and nothing else alone", () => {
   expect(rounded({ a: 0.12345, b: [1, 2.0004], c: null, d: "x" })).toEqual({ a: 0.123, b: [1, 2], c: null, d: "x" });
-});
-
-test("the documents show the committed figures, digit by digit", async () => {
-  const read = (path: string) => readFile(new URL(`../../../${path}`, import.meta.url), "utf8");
-  const model = "gpu-backend/models/chameleon-mini";
-  const figures = evaluationSchema.parse(JSON.parse(await read(`${model}/figures.json`)));
-  for (const path of ["README.md", `${model}/MODEL_CARD.md`]) {
-    const text = await read(path);
-    expect(text).toContain("<!-- figures: ");
-    expect(withFigures(text, figures)).toBe(text);
-  }
 });

@@ -41,7 +41,7 @@ test("an empty cluster is seeded anew, so none stays empty", () => {
   start.set(points.subarray(0, P), 0);
   start.set(points.subarray(0, P), P);
   start.set(points.subarray(P, 2 * P), 2 * P);
-  const { memberOf, meanSimilarity } = refine(points, P, start, 50);
+  const { memberOf, meanSimilarity } = refine(points, P, start);
   expect(new Set(memberOf).size).toBe(3);
   expect(meanSimilarity).toBeGreaterThan(0.8); // two clusters for three directions would stay far below
 });

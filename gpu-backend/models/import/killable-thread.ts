@@ -6,10 +6,10 @@ interface ThreadLimits {
   megabytes: number;
 }
 
-/** The message that the thread's script posts. */
-export type ThreadAnswer<T> = { ok: true; result: T } | { ok: false; message: string };
-
-/** Runs `script` with `data` as its workerData. Rejects with an Error of one line that names the exceeded limit. */
+/**
+ * Runs `script` with `data` as its workerData and resolves with the first message that it posts. Rejects with what the script
+ * throws, or with an Error that names the exceeded limit.
+ */
 export async function runInThread<T>(script: URL, data: unknown, { seconds, megabytes }: ThreadLimits): Promise<T> {
   const worker = new Worker(script, {
     workerData: data,
@@ -20,10 +20,7 @@ export async function runInThread<T>(script: URL, data: unknown, { seconds, mega
   });
   const { promise, resolve, reject } = Promise.withResolvers<T>();
   const timer = setTimeout(() => reject(new Error(`it takes more than ${seconds} s`)), seconds * 1000);
-  worker.on("message", (answer: ThreadAnswer<T>) => {
-    if (answer.ok) resolve(answer.result);
-    else reject(new Error(answer.message));
-  });
+  worker.on("message", resolve);
   worker.on("error", (error: NodeJS.ErrnoException) => {
     const isFull = error.code === "ERR_WORKER_OUT_OF_MEMORY";
     reject(isFull ? new Error(`it takes more than ${megabytes} MB of memory`) : error);

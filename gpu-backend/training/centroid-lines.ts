@@ -1,7 +1,7 @@
 /** What training says of each centroid on a terminal: what it gained, or why the base is served instead. */
-import { type CentroidRecord, isAutoOff } from "../../../shared/artifacts/manifest.ts";
-import { documentsPerCentroid, fewestMeasuredDocuments } from "../bank/gain.ts";
-import { gainText } from "./tables.ts";
+import { type CentroidRecord, isAutoOff } from "../../shared/artifacts/manifest.ts";
+import type { Gain } from "../adapters/own/held-out-gain.ts";
+import { documentsPerCentroid, fewestMeasuredDocuments } from "./bank/gain.ts";
 
 export function centroidLines(centroids: readonly CentroidRecord[]): string[] {
   const lines = centroids.map((centroid) => {
@@ -21,4 +21,8 @@ export function centroidLines(centroids: readonly CentroidRecord[]): string[] {
     );
   }
   return lines;
+}
+
+function gainText({ nats, ci95: [low, high] }: Gain): string {
+  return `${nats.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}]`;
 }
