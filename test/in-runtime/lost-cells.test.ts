@@ -143,7 +143,7 @@ describe("streams whose cell is lost", () => {
   });
 
   test.each([
-    ["one choice", 200, { prompt: "aaa", max_tokens: 6 }],
+    ["one choice", 60, { prompt: "aaa", max_tokens: 6 }],
     [
       "seeded choices with echo, logprobs and usage",
       20,

@@ -40,11 +40,12 @@ describe.each(Object.entries(bodies))("POST %s", (path, body) => {
     }
   });
 
+  // More values than a call may have arguments (about 125,000 of them fill the stack).
   const long: Record<string, string> = {
-    numbers: `[${Array(400_000).fill(1).join()}]`,
-    texts: `[${Array(200_000).fill('""').join()}]`,
-    lists: `[${Array(300_000).fill("[]").join()}]`,
-    entries: `{${Array.from({ length: 80_000 }, (_, i) => `"k${i}":""`).join()}}`,
+    numbers: `[${Array(140_000).fill(1).join()}]`,
+    texts: `[${Array(140_000).fill('""').join()}]`,
+    lists: `[${Array(140_000).fill("[]").join()}]`,
+    entries: `{${Array.from({ length: 20_000 }, (_, i) => `"k${i}":""`).join()}}`,
   };
   test.each(Object.keys(long))("answers a field of very many %s with a 4xx, or ignores the field", async (kind) => {
     backendAnswers(({ id }) => saying(id, "b"));

@@ -181,7 +181,6 @@ describe("limits", () => {
     );
     const passed = responses.filter(({ status }) => status === 200);
     const refused = responses.filter(({ status }) => status === 429);
-    console.log(`${passed.length} of ${responses.length} passed, ${refused.length} were refused`);
     expect([passed.length, refused.length]).toEqual([120, 380]);
     const remaining = passed.map((response) => Number(response.headers.get("x-ratelimit-remaining-requests")));
     expect(remaining.sort((a, b) => a - b)).toEqual(Array.from({ length: 120 }, (_, i) => i));
