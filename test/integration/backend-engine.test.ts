@@ -35,7 +35,6 @@ let artifacts: Artifacts;
 let runner: StepRunner;
 
 beforeAll(async () => {
-  console.log(`seed ${seed}, tolerance ${tolerance}`);
   folder = await mkdtemp(join(tmpdir(), "backend-engine-"));
   await writeTinyModel(folder);
   artifacts = await readArtifacts(folder);
@@ -135,7 +134,6 @@ describe("batch invariance: the same tokens and the same logprobs, bit for bit",
         expect(mixtureIn(other.lastFrameOf(id))).toEqual(mixtureIn(alone.lastFrameOf(id)));
       texts.add(alone.tokensOf(id).join());
     }
-    console.log(`${texts.size} different completions of ${work.length}`);
     expect(texts.size).toBeGreaterThan(25);
     const widest = Math.max(...together.reports.map(({ sequences }) => sequences));
     expect(widest).toBe(33);
@@ -151,13 +149,11 @@ describe("batch invariance: the same tokens and the same logprobs, bit for bit",
     for (const one of work) await submit(first, one);
     await first.finish();
     const second = harness();
-    let continuations = 0;
     for (const { centroid, request } of work) {
       const ids = first.tokensOf(request.id);
       for (const known of [1, 2, 13, ids.length - 1]) {
         const continuedIds = ids.slice(0, known);
         await submit(second, { centroid, request: { ...request, id: `${request.id}_${known}`, continuedIds } });
-        continuations++;
       }
     }
     await second.finish();
@@ -174,7 +170,6 @@ describe("batch invariance: the same tokens and the same logprobs, bit for bit",
         }
       }
     }
-    console.log(`${different} of ${continuations} texts differ, logprobs by up to ${largest.toExponential(2)}`);
     expect(different).toBe(0);
     expect(largest).toBe(0);
   });
@@ -198,7 +193,6 @@ describe("batch invariance: the same tokens and the same logprobs, bit for bit",
       expect(crowded.tokenFramesOf(one.request.id)).toEqual(alone.tokenFramesOf(one.request.id));
     }
     const { preemptions } = crowded.engine.stats;
-    console.log(`${preemptions} preemptions`);
     expect(preemptions).toBeGreaterThan(5);
   });
 });
@@ -291,7 +285,6 @@ test.each<[string, [number, number][] | undefined, number]>([
     ...weights.adapters.map((weight, j) => weight - expected.weights.adapters[j]),
     done.mixture.evidence!.nats - expected.evidence.nats,
   ].map(Math.abs);
-  console.log(`weights ${JSON.stringify(done.mixture)}, max |engine − oracle| ${Math.max(...off).toExponential(2)}`);
   expect(Math.max(...off)).toBeLessThan(tolerance);
 
   const history = [...ids];
@@ -323,7 +316,6 @@ test.each<[string, [number, number][] | undefined, number]>([
     history.push(frame.tokenId);
     counts.set(frame.tokenId, (counts.get(frame.tokenId) ?? 0) + 1);
   }
-  console.log(`max |engine − oracle| ${worst.toExponential(2)}`);
   expect(target.tokensOf("a")).toHaveLength(8);
   expect(worst).toBeLessThan(tolerance);
 });
@@ -400,9 +392,6 @@ test.each([
       history.push(frame.tokenId);
       generated.add(frame.tokenId);
     }
-    console.log(
-      `${repetition_penalty}: max |engine − oracle| ${worst.toExponential(2)}, without it ${unpenalised.toFixed(2)}`,
-    );
     expect(target.tokensOf("a")).toHaveLength(12);
     expect(worst).toBeLessThan(tolerance);
     expect(unpenalised).toBeGreaterThan(100 * tolerance);
@@ -456,7 +445,6 @@ test("tokens beyond the evidence are scored as a continuation would be, those of
   const weights = { base: ofBase, adapters: [adapters[0].weight], pointer };
   const expected = Math.log(mixedProbability(weights, { experts, pointer: massOf(copies, ids[120]) }));
   const mixed = Math.abs(scored.logprobs[120]! - expected);
-  console.log(`|engine − oracle| ${base.toExponential(2)} of evidence, ${mixed.toExponential(2)} beyond`);
   expect(Math.max(base, mixed)).toBeLessThan(tolerance);
 });
 
@@ -480,7 +468,6 @@ describe("logprobs", () => {
       expect(frame.alternatives!.length).toBe(4);
       ids.push(frame.tokenId);
     }
-    console.log(`max |engine − oracle| ${worst.toExponential(2)}`);
     expect(target.tokensOf("a").length).toBeGreaterThan(0);
     expect(worst).toBeLessThan(tolerance);
   });
@@ -514,9 +501,6 @@ describe("logprobs", () => {
         acrossChunks = Math.max(acrossChunks, Math.abs(frame.logprobs[i]! - byChunk[0].logprobs[i]!));
       }
     }
-    console.log(
-      `max |engine − oracle| ${againstOracle.toExponential(2)}, across chunks ${acrossChunks.toExponential(2)}`,
-    );
     expect(againstOracle).toBeLessThan(tolerance);
     expect(acrossChunks).toBeLessThan(tolerance);
   });

@@ -22,7 +22,6 @@ let evaluation: Evaluation;
 let notes: string[];
 
 beforeAll(async () => {
-  console.log(`seed ${seed}`);
   folder = await mkdtemp(join(tmpdir(), "figures-"));
   training = await tinyTraining(folder, seed, ["sea", "tables", "stars"]);
   const artifacts = join(folder, "artifacts");

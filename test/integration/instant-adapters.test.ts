@@ -44,7 +44,6 @@ function randomParts(kinds: string): InstantParts {
 }
 
 beforeAll(async () => {
-  console.log(`seed ${seed}, tolerance ${tolerance}`);
   folder = await mkdtemp(join(tmpdir(), "instant-"));
   await writeTinyModel(folder, seed);
   artifacts = await readArtifacts(folder);
@@ -104,7 +103,6 @@ test("a completion is the same alone and among mates with adapters of all kinds,
     expect(together.framesOf(request.id).slice(0, -1)).toEqual(alone.framesOf(request.id).slice(0, -1));
     texts.add(alone.tokensOf(request.id).join());
   }
-  console.log(`${texts.size} different completions of ${all.length}`);
   expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0 });
   expect(texts.size).toBeGreaterThan(25);
 });
@@ -139,7 +137,6 @@ test("what is served is the oracle's base with gates and bias, and the base wher
     );
     for (const [id, logprob] of frame.alternatives!) differences.push(Math.abs(logprob - adapted[id]));
   }
-  console.log(`max |engine − oracle| ${Math.max(...differences).toExponential(2)}`);
   expect(Math.max(...differences)).toBeLessThan(tolerance);
 });
 
@@ -219,9 +216,6 @@ describe("backends", () => {
     const [one, two] = backends;
     const answer = await created(await one.post("/v1/adapters", requestOf()));
     const unigram = answer.parts.find(({ name }) => name === "unigram")!;
-    console.log(
-      `gain ${answer.gain!.nats.toFixed(2)}, unigram ${unigram.gain.nats.toFixed(2)}, ${answer.timings.fitMs.toFixed(0)} ms`,
-    );
     expect(unigram.kept).toBe(true);
     expect(answer.gain!.ci95[0]).toBeGreaterThan(0.5);
     expect(answer.tokens).toBe(1600);

@@ -28,7 +28,6 @@ async function expectToTell(heap: HeapWatch, make: (kind: string) => Promise<voi
   };
   await make("drop");
   const [dropped, kept, buffers] = [await growthOf("drop"), await growthOf("keep"), await growthOf("buffer")];
-  console.log(JSON.stringify({ dropped, kept, buffers }));
   expect(Math.abs(dropped.heap)).toBeLessThan(slack);
   expect(kept.heap).toBeGreaterThan(4 * MB - slack);
   expect(buffers.buffers).toBeGreaterThan(4 * MB - slack);

@@ -34,7 +34,6 @@ let folder: string;
 let artifacts: Artifacts;
 
 beforeAll(async () => {
-  console.log(`seed ${seed}`);
   folder = await mkdtemp(join(tmpdir(), "prefix-cache-"));
   await writeTinyModel(folder);
   artifacts = await readArtifacts(folder);
@@ -118,7 +117,6 @@ describe.each(weightFormats)("%s", (format) => {
     await target.finish();
     for (const one of work.slice(1)) await target.engine.submit(...first(one));
     await target.finish();
-    let saved = 0;
     for (const [centroid, one] of work) {
       const alone = harness(0);
       await alone.engine.submit(centroid, [one]);
@@ -129,9 +127,7 @@ describe.each(weightFormats)("%s", (format) => {
       const last = target.lastFrameOf(one.id);
       const reusedTokens = last?.type === "done" ? last.reusedTokens : null;
       expect(reusedTokens).toBe(expected[one.id] ?? 400);
-      saved += reusedTokens ?? 0;
     }
-    console.log(`${saved} of ${work.length * 400} shared tokens reused`);
   });
 
   test("eight choices of one prompt, two centroids, are the same as each alone", async () => {

@@ -22,7 +22,6 @@ const neverEnds: [number, number][] = [[tinyConfig.endOfTextId, -100]];
 let whole: string;
 let broken: string;
 beforeAll(async () => {
-  console.log(`seed ${seed}`);
   [whole, broken] = await Promise.all(["whole-", "broken-"].map((name) => mkdtemp(join(tmpdir(), name))));
   await writeTinyModel(whole, seed);
   await writeTinyModel(broken, seed, { brokenPosition });

@@ -17,7 +17,6 @@ let options: Omit<TrainOptions, "outDirectory">;
 const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
 
 beforeAll(async () => {
-  console.log(`seed ${seed}`);
   folder = await mkdtemp(join(tmpdir(), "training-"));
   options = await tinyTraining(folder, seed);
 });
@@ -61,7 +60,6 @@ describe("a finished training", () => {
 
   test("made the held-out loss lower", () => {
     const { basePerplexity, adaptedPerplexity } = manifest.training!;
-    console.log(`held-out perplexity ${basePerplexity.toFixed(1)} → ${adaptedPerplexity.toFixed(1)}`);
     expect(adaptedPerplexity).toBeLessThan(0.5 * basePerplexity); // words of two tiny vocabularies
     const measured = manifest.centroids.filter(({ gain }) => gain);
     expect(measured.length).toBeGreaterThanOrEqual(2); // one for each corpus; a third may find nothing held out
@@ -129,7 +127,6 @@ describe("a finished training", () => {
     const rounded = await train({ ...options, outDirectory, headFormat: "int8" }, noting);
     expect(notes.filter((line) => line.startsWith("continuing"))).toEqual([]);
     const ratio = rounded.training!.adaptedPerplexity / manifest.training!.adaptedPerplexity;
-    console.log(`held-out perplexity × ${ratio.toFixed(4)}`);
     expect(rounded.hyperNetwork.hash).not.toBe(manifest.hyperNetwork.hash);
     expect(rounded.training!.basePerplexity).toBe(manifest.training!.basePerplexity);
     expect(Math.abs(ratio - 1)).toBeLessThan(0.02);

@@ -31,7 +31,6 @@ const seed = 7;
 test.each(exports)(
   "the %s export, logits at %s, continues a left-padded batch as the oracle does",
   async (format, logitsAt, tolerance) => {
-    console.log(`seed ${seed}`);
     const random = seededRandom(seed);
     const weights = randomWeights(config, random);
     const bank = randomBank(config, 1, 0, random);
@@ -71,7 +70,6 @@ test.each(exports)(
         (logits.data as Float32Array).subarray(((s + 1) * kept - 1) * V, (s + 1) * kept * V),
         expected,
       );
-      console.log(`${format}, row ${s}: max |export − oracle| ${difference.toExponential(2)}, tolerance ${tolerance}`);
       expect(difference).toBeLessThan(tolerance);
     });
   },

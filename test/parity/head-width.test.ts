@@ -30,7 +30,6 @@ test.each([
   const output = await runner.run(stepOf(config, [rest], { pastTokens: 64 }));
   const expected = oracleLogits(config, weights, oracleHidden(config, weights, ids).at(-1)!, bank, first.gates);
   const difference = maxDifference(output.scores!, expected);
-  console.log(`seed ${seed}: max |graph − oracle| ${difference.toExponential(2)}, tolerance ${tolerance}`);
   expect(difference).toBeLessThan(tolerance);
   await runner.release();
 });

@@ -32,7 +32,6 @@ const J = 3;
 let model: ModelFolder;
 let bank: Bank;
 beforeAll(async () => {
-  console.log(`seed ${seed}, tolerance ${tolerance}`);
   model = await readModelFolder(modelFolder);
   bank = randomBank(model.config, 12, 3, random);
 });
@@ -168,7 +167,6 @@ describe.skipIf(noWebgpu)(`mixed rows on WebGPU${noWebgpu ? `, skipped: ${noWebg
     const difference = Math.max(
       ...[onGpu.mixed!.rows!, later].map(({ scores }) => maxDifference(scores!, onCpu.mixed!.rows!.scores!)),
     );
-    console.log(`max |GPU − CPU| ${difference.toExponential(2)}`);
     expect(difference).toBeLessThan(1e-3);
     for (const runner of runners) await runner.release();
   });
@@ -211,13 +209,11 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
     const ofSentinel = row.sentinel * Math.exp(row.sharpness);
     const total = masses.reduce((a, b) => a + b, ofSentinel);
     const share = row.weights[J + 1];
-    console.log(`${format}: the sentinel takes ${(ofSentinel / total).toFixed(2)} of the attention`);
     for (let v = 0; v < V; v++) p[v] *= 1 + (share / (1 - share)) * (ofSentinel / total);
     masses.forEach((mass, i) => {
       p[row.of.ids[i + 1]] += (share * mass) / total;
     });
     const difference = maxDifference(mixed!.rows!.scores!.map(Math.log), p.map(Math.log));
-    console.log(`${format}: max |graph − definition| ${difference.toExponential(2)}`);
     expect(difference).toBeLessThan(tolerance);
     const target = Math.exp(plain.scores![5] - plain.logSumExp[0]);
     expect(Math.abs(mixed!.baseTargets[0] - target)).toBeLessThan(1e-6);
@@ -326,7 +322,6 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
       const isHeld = expected[id] - highest > -160;
       if (isHeld) expect(expected[id]).toBeGreaterThan(expected.toSorted().at(-1 - rank)! - tolerance);
     });
-    console.log(`bias ${values}: max |graph − definition| ${worst.toExponential(2)}`);
     expect(worst).toBeLessThan(tolerance);
   });
 });
@@ -379,7 +374,6 @@ test("a repetition penalty is a power of the probability, to the same bits alone
       else expect(after[id]).toBeLessThan(1e-34);
     });
   }
-  console.log(`max |graph − definition| ${worst.toExponential(2)}`);
   expect(worst).toBeLessThan(tolerance);
   await runner.release();
 });

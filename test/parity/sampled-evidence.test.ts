@@ -41,7 +41,6 @@ const noWebgpu = await webgpuFailure();
 let bank: Bank;
 const weights = randomWeights(config, random);
 beforeAll(() => {
-  console.log(`seed ${seed}, tolerance ${tolerance}`);
   bank = randomBank(config, 12, 3, random);
 });
 
@@ -142,7 +141,6 @@ describe.each(["fp32", "int8"] as const)("in %s", (format) => {
         ofAll = Math.max(ofAll, Math.abs(Math.log(targets[x * J + j] / p[j + 1][targetId])));
       }
     }
-    console.log(`${format}: max |log of estimate ÷ definition| ${ofDefinition}, ÷ all tokens ${ofAll}`);
     expect(ofDefinition).toBeLessThan(tolerance);
     expect(ofAll).toBeLessThan(0.1);
     expect(ofAll, "no token is left out").toBeGreaterThan(tolerance);
@@ -206,7 +204,6 @@ test.skipIf(noWebgpu)(`on WebGPU it is the CPU's, to rounding${noWebgpu ? `, ski
     rows.flatMap(({ adapters }, x) => [...all.subarray(x * J, x * J + adapters)]),
   );
   const difference = maxDifference(onCpu, onGpu);
-  console.log(`max |GPU − CPU| ${difference.toExponential(2)}`);
   expect(difference).toBeLessThan(1e-3);
 });
 

@@ -20,7 +20,6 @@ let bank: Bank;
 let runner: StepRunner;
 
 beforeAll(async () => {
-  console.log(`seed ${seed}, tolerance ${tolerance}`);
   model = await readModelFolder(modelFolder);
   bank = randomBank(model.config, 12, 3, random);
   runner = await createStepRunner({ ...model, bank, threads: 2 });
@@ -97,7 +96,6 @@ describe("against the oracle", () => {
       const hidden = oracleHidden(model.config, model.weights, ids).at(-1)!;
       const expected = oracleLogits(model.config, model.weights, hidden, bank, new Float32Array(bank.gates));
       const difference = maxDifference(logits!, expected);
-      console.log(`${ids.length} tokens: max |graph − oracle| ${difference.toExponential(2)}`);
       expect(difference).toBeLessThan(tolerance);
       last_logits_top5.forEach(([id, logit], rank) => {
         expect(topIds[rank]).toBe(id);
@@ -134,7 +132,6 @@ describe("against the oracle", () => {
       expect(Array.from(output.topIds.subarray(s * K, (s + 1) * K))).toEqual(ranked.slice(0, K));
       expect(output.topScores[s * K]).toBe(logits[ranked[0]]);
     });
-    console.log(`max |graph − oracle| ${worst.toExponential(2)}`);
     expect(worst).toBeLessThan(tolerance);
   });
 
@@ -186,7 +183,6 @@ describe("against the oracle", () => {
     };
     const changed = await runner.run(input);
     const positive = entries.filter((entry) => plain.scores![entry.row * V + entry.id] > 0).length;
-    console.log(`${positive} of ${entries.length} logits above 0`);
     expect(positive).toBeGreaterThan(20);
     expect(positive).toBeLessThan(380);
     expect(maxDifference(changed.scores!, expected)).toBe(0);
@@ -210,7 +206,6 @@ describe("against the oracle", () => {
       worst = Math.max(worst, maxDifference(output.hidden!, whole.subarray((pastLength - 1) * D, pastLength * D)));
       pastRow = { tokenIds: next, gates, past, pastLength };
     }
-    console.log(`max |chunked − whole| ${worst.toExponential(2)}`);
     expect(worst).toBeLessThan(tolerance);
   });
 });

@@ -76,10 +76,6 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
   for (const of of ["base", "adapted"] as const) {
     const [training, serving] = [perplexityOf(measured, of), perplexityOf(served, of)];
     const difference = Math.abs(Math.log(training) - Math.log(serving));
-    console.log(
-      `${of}: training ${training.toFixed(4)}, serving ${serving.toFixed(4)}; ` +
-        `|difference| ${difference.toExponential(1)} nats, tolerance ${tolerance}`,
-    );
     expect(difference).toBeLessThan(tolerance);
   }
   expect(measured.some(({ base, adapted }) => base !== adapted)).toBe(true);
@@ -129,13 +125,11 @@ test("a head rounded to int8 gives training the gradients of the head itself, bu
     const [x, y] = [exact, rounded].map((results) => results[`d_${name}`].data as Float32Array);
     const cosine = dot(x, y) / Math.sqrt(dot(x, x) * dot(y, y));
     const length = Math.sqrt(dot(y, y) / dot(x, x));
-    console.log(`d_${name}: cosine ${cosine.toFixed(5)}, length × ${length.toFixed(4)}`);
     expect(cosine).toBeGreaterThan(0.999);
     expect(cosine).toBeLessThan(1);
     expect(Math.abs(length - 1)).toBeLessThan(0.01);
   }
   const mean = (values: Float32Array) => values.reduce((sum, x) => sum + x, 0) / N;
   const bias = mean(rounded.nll.data as Float32Array) - mean(exact.nll.data as Float32Array);
-  console.log(`loss ${bias.toExponential(1)} nats a token beside the exact one's`);
   expect(Math.abs(bias)).toBeLessThan(0.01);
 });

@@ -47,7 +47,6 @@ let ours: Tokenizer;
 let artifacts: Awaited<ReturnType<typeof readArtifacts>>;
 
 beforeAll(async () => {
-  console.log(`seed ${seed}`);
   artifacts = await readArtifacts(folder);
   ours = artifacts.tokenizer;
   scratch = await mkdtemp(join(tmpdir(), "transformers-"));
@@ -75,7 +74,6 @@ describe("token ids", () => {
     );
     const texts = [...oracleTexts(1000), ...fuzzed];
     const mismatches = texts.filter((text) => ours.encode(text).join() !== theirIds(text).join());
-    console.log(`${texts.length} texts, ${mismatches.length} mismatches`);
     expect(mismatches).toEqual([]);
   });
 
@@ -148,7 +146,6 @@ describe("the model", () => {
     const row = (tokenIds: number[]) => ({ tokenIds, gates: new Float32Array(bank.gates), ...noPast(config) });
     const V = config.vocabularySize;
     let worst = 0;
-    let compared = 0;
     for (const prompt of prompts) {
       const inputs = theirs(prompt);
       const { logits } = await model(inputs);
@@ -157,10 +154,8 @@ describe("the model", () => {
       for (let length = 1; length <= ids.length; length++) {
         const { scores: served } = await runner.run(stepOf(config, [row(ids.slice(0, length))]));
         worst = Math.max(worst, maxDifference(served!, logits.data.subarray((length - 1) * V, length * V)));
-        compared += V;
       }
     }
-    console.log(`${compared} logits: max |served − Transformers.js| ${worst.toExponential(2)}, tolerance ${tolerance}`);
     expect(worst).toBeLessThan(tolerance);
 
     const { engine, tokensOf, finish } = createEngineHarness({ runner, pieceOf: (id) => ours.pieceOf(id) });
@@ -174,7 +169,6 @@ describe("the model", () => {
       const output = await model.generate({ ...theirs(prompt), max_new_tokens: tokens, do_sample: false });
       const [text] = theirs.batch_decode(output as Tensor, { skip_special_tokens: true });
       const served = ours.decode(tokensOf(`s${i}`).filter((id) => id !== ours.endOfTextId));
-      console.log(JSON.stringify(served));
       expect(prompt + served).toBe(text);
     }
     await runner.release();

@@ -23,7 +23,6 @@ describe.skipIf(failure)(`the past on WebGPU${failure ? `, skipped: ${failure}` 
   let lastName = 0;
 
   beforeAll(async () => {
-    console.log(`seed ${seed}, tolerance ${tolerance}`);
     model = await readModelFolder(modelFolder);
     bank = randomBank(model.config, 12, 3, random);
     onCpu = await createStepRunner({ ...model, bank, threads: 1 });
@@ -115,7 +114,6 @@ describe.skipIf(failure)(`the past on WebGPU${failure ? `, skipped: ${failure}` 
       const grown = await stepBoth(fed, { kept: rows });
       rows = [...rows.slice(0, first), ...grown, ...rows.slice(first + fed.length)];
     }
-    console.log(`max |WebGPU − CPU| ${worst.toExponential(2)}`);
   });
 
   test("the engine generates the same tokens on either, joined while others decode", async () => {

@@ -21,7 +21,6 @@ describe.skipIf(failure)(`on WebGPU${failure ? `, skipped: ${failure}` : ""}`, (
   let onGpu: StepRunner;
 
   beforeAll(async () => {
-    console.log(`seed ${seed}, tolerance ${tolerance}`);
     model = await readModelFolder(modelFolder);
     bank = randomBank(model.config, 12, 3, random);
     onCpu = await createStepRunner({ ...model, bank, threads: 1 });
@@ -71,9 +70,6 @@ describe.skipIf(failure)(`on WebGPU${failure ? `, skipped: ${failure}` : ""}`, (
     }));
     const decode = askedOf(stepOf(model.config, grown, { pastTokens: 64 }));
     const decodeDifference = differenceOf(await onGpu.run(decode), await onCpu.run(decode));
-    console.log(
-      `max |WebGPU − CPU|: prefill ${prefillDifference.toExponential(2)}, decode ${decodeDifference.toExponential(2)}`,
-    );
     expect(prefillDifference).toBeLessThan(tolerance);
     expect(decodeDifference).toBeLessThan(tolerance);
   });
@@ -88,7 +84,6 @@ describe.skipIf(failure)(`on WebGPU${failure ? `, skipped: ${failure}` : ""}`, (
       worst = Math.max(worst, maxDifference(alone.scores!, together.scores!.subarray(s * V, (s + 1) * V)));
     }
     // The CPU gives the same bits; WebGPU's kernels are chosen by shape, so this is no promise of bits.
-    console.log(`max |alone − among mates| ${worst.toExponential(2)}`);
     expect(worst).toBeLessThan(tolerance);
   });
 });

@@ -36,7 +36,6 @@ test.each([
   ["q8_0", 1 / 127],
   ["q4_0", 1 / 8],
 ] as const)("%s decodes to within its step", (format, step) => {
-  console.log(`seed ${seed}`);
   const random = seededRandom(seed);
   const values = Float32Array.from({ length: 96 }, () => 2 * random() - 1);
   const decoded = decode(encode(values, format), format);

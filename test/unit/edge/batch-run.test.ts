@@ -787,7 +787,6 @@ test("whatever backends do, each client sees its one series, whole or ended by o
     pick: fc.nat(9),
   } as const);
   let moved = 0;
-  let failed = 0;
   const property = fc.asyncProperty(
     fc.integer({ min: 1, max: 4 }),
     fc.integer({ min: 1, max: 6 }),
@@ -841,10 +840,8 @@ test("whatever backends do, each client sees its one series, whole or ended by o
           const whole = framesFor(one);
           const got = of(one.id);
           const last = got[got.length - 1];
-          if (last.type === "error") {
-            failed++;
-            expect(got.slice(0, -1)).toEqual(whole.slice(0, got.length - 1));
-          } else expect(got).toEqual(whole);
+          if (last.type === "error") expect(got.slice(0, -1)).toEqual(whole.slice(0, got.length - 1));
+          else expect(got).toEqual(whole);
         }
       }
       moved += routing.events.filter((event) => event.startsWith("resumed")).length;
@@ -852,6 +849,5 @@ test("whatever backends do, each client sees its one series, whole or ended by o
     },
   );
   await fc.assert(property, { numRuns: 300 }); // a failure prints its seed
-  console.log(`${moved} groups were resumed, ${failed} sequences ended in an error`);
   expect(moved).toBeGreaterThan(50);
 });

@@ -246,10 +246,6 @@ test("1,000 requests of one key in 10 seconds: reads of KV and R2", async () => 
     return bucket.reads - readsBefore;
   };
   const cells = [await cellReads(new MemoryCache()), await cellReads(cache)];
-  console.log(`reads per 1,000 requests at 100 a second. KV: ${kv}`);
-  console.log(
-    `R2, a new isolate: ${r2[0]} in a city without the set, ${r2[1]} in one that has it; a cold cell: ${cells}`,
-  );
   // The key's record, its end and its revocation.
   expect(kv).toBeLessThanOrEqual(60);
   // Three files and the pointer, which is looked at again every 3 seconds.

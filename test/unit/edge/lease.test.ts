@@ -217,7 +217,6 @@ describe("leases", () => {
       admitted += granted.length;
     });
     fc.assert(property, { numRuns: 100 }); // a failure prints its seed
-    console.log(`${admitted} requests were admitted`);
     expect(admitted).toBeGreaterThan(100);
   });
 });

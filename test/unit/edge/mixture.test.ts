@@ -147,7 +147,6 @@ describe("a mixture of listed experts", () => {
 });
 
 test("whatever the margin and its scale, weights add up to 1 and keep to the contract", () => {
-  console.log(`seed ${seed}`);
   // fast-check prefers the ends, where sums are exact.
   const between = (min: number, max: number) => fc.noBias(fc.double({ min, max, noNaN: true }));
   fc.assert(
@@ -171,7 +170,6 @@ test("whatever the margin and its scale, weights add up to 1 and keep to the con
 });
 
 test("whatever is listed, weights add up to 1 and keep to the contract", () => {
-  console.log(`seed ${seed}`);
   const entry = fc.record({
     isBase: fc.boolean(),
     isOff: fc.boolean(),

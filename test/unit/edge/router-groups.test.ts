@@ -205,7 +205,6 @@ describe("backends of several regions", () => {
       return Math.max(...counts.values());
     };
     const [without, having] = [mostAtOne(false), mostAtOne(true)];
-    console.log(`most sequences at one of 14 backends: ${having} of 128, ${without} by cells that know of no others`);
     expect(having).toBeLessThan(without / 1.5);
   });
 

@@ -22,7 +22,6 @@ describe("rendezvousOrder", () => {
       const firsts = centroids.map((key) => rendezvousOrder(key, backends)[place]);
       return backends.map((name) => firsts.filter((first) => first === name).length);
     });
-    console.log(`of ${centroids.length} keys over 5 backends: ${counts.map((c) => c.join(" ")).join(" | ")}`);
     // 800 expected; five standard deviations are 126.
     for (const count of counts.flat()) expect(Math.abs(count - 800)).toBeLessThan(130);
   });
@@ -288,6 +287,5 @@ describe("Router", () => {
       expect(worst.at(-1)).toBeLessThan(most);
     });
     fc.assert(property, { numRuns: 12 }); // a failure prints its seed
-    console.log(`largest load by the mean: ${Math.max(...worst).toFixed(2)} in ${worst.length} cases`);
   });
 });

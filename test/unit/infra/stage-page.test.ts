@@ -10,7 +10,6 @@ const mostBytes = 60_000;
 
 test("the page is at most 60 kB gzip", async () => {
   const bytes = gzipSync(await buildPage()).byteLength;
-  console.log(`the page: ${bytes} bytes gzip`);
   expect(bytes).toBeLessThanOrEqual(mostBytes);
 });
 

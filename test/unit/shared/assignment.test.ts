@@ -44,7 +44,6 @@ describe("promptEmbedding", () => {
       promptEmbedding(ids, table),
       mean.map((x) => x / length),
     );
-    console.log(`seed ${seed}: max difference ${difference}`);
     expect(difference).toBeLessThan(1e-7);
   });
 });

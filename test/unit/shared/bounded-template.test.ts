@@ -91,7 +91,6 @@ test("renders random templates as without bounds, or fails where they fail", () 
       counts.failed++;
     }
   }
-  console.log(`seed ${seed}: ${JSON.stringify(counts)}`);
   expect(counts.rendered).toBeGreaterThan(200);
   expect(counts.refused).toBeLessThan(counts.rendered / 4);
 });

@@ -174,7 +174,6 @@ describe("weighing", () => {
   });
 
   test("whatever the experts say, weights add up to 1, the base has its floor, and no token costs more than it allows", () => {
-    console.log(`seed ${seed}`);
     const p = fc.double({ min: 0, max: 1, noNaN: true });
     const pointer = fc.tuple(p, p).map(([all, part]) => ({ all, found: all * part }));
     const oneToken = fc.record({ experts: fc.array(p, { minLength: 4, maxLength: 4 }), pointer });

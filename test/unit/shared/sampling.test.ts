@@ -40,7 +40,6 @@ describe("uniformAt", () => {
     // Nothing fell outside [0, 1).
     expect(Object.keys(counts)).toHaveLength(256);
     const value = chiSquare(counts);
-    console.log(`chi-square ${value.toFixed(1)} of 255 degrees of freedom, limit ${chiSquareLimit(255).toFixed(1)}`);
     expect(value).toBeLessThan(chiSquareLimit(255));
   });
 
@@ -55,7 +54,6 @@ describe("uniformAt", () => {
       pairs[Math.floor(a * 16) * 16 + Math.floor(b * 16)]++;
     }
     const value = chiSquare(pairs);
-    console.log(`chi-square ${value.toFixed(1)} of 255 degrees of freedom, limit ${chiSquareLimit(255).toFixed(1)}`);
     expect(value).toBeLessThan(chiSquareLimit(255));
   });
 });

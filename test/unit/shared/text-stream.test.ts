@@ -92,7 +92,6 @@ describe("stop strings", () => {
       }),
       { seed, numRuns: 3000, verbose: 1 },
     );
-    console.log(`seed ${seed}: ${stops} of 3000 texts stopped`);
     expect(stops).toBeGreaterThan(500);
   });
 

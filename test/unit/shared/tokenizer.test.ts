@@ -78,9 +78,6 @@ describe("with GPT-2's vocabulary", () => {
       best.parts = Math.min(best.parts, cpuMs(part, factor * times));
     }
     const ratio = best.whole / best.parts;
-    console.log(
-      `${JSON.stringify(unit)} × ${repeats}: ${(best.whole / times).toFixed(2)} ms, ${ratio.toFixed(1)} times its eighths`,
-    );
     expect(ratio).toBeLessThan(3);
   });
 });

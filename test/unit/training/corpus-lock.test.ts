@@ -81,7 +81,6 @@ const random = seededRandom(11);
 const prose = (words: number) => Array.from({ length: words }, () => `w${Math.floor(random() * 5000)}`).join(" ");
 
 test("overlap is the share of n-grams, whatever case and punctuation", () => {
-  console.log("seed 11");
   const [half, other] = [prose(2000), prose(2000)];
   const shingler = new Shingler();
   const whole = shingler.of(`${half.toUpperCase().replaceAll(" ", ", ")} ${other}`);

@@ -16,7 +16,6 @@ function planted(K: number, perCluster: number, noise: number) {
 }
 
 test("finds planted clusters, whatever their numbers", () => {
-  console.log(`seed ${seed}`);
   const K = 6;
   const { points, truth } = planted(K, 50, 0.08);
   const { memberOf } = kMeans(points, P, { clusters: K, seed });

@@ -33,7 +33,6 @@ test("eigenvectors are orthonormal, sorted, and give the matrix back", () => {
       worst = Math.max(worst, Math.abs(product - (i === j ? 1 : 0)), Math.abs(rebuilt - matrix[i * n + j]));
     }
   }
-  console.log(`seed ${seed}: max error ${worst.toExponential(1)}, tolerance 1e-12`);
   expect(worst).toBeLessThan(1e-12);
   expect([...values]).toEqual([...values].sort((a, b) => b - a));
 });
@@ -74,7 +73,6 @@ test("the folded int8 table embeds a prompt as the direct computation does", () 
     const cosine = direct.reduce((sum, x, p) => sum + x * embedding[p], 0) / Math.hypot(...direct);
     lowest = Math.min(lowest, cosine);
   }
-  console.log(`lowest cosine ${lowest}, at least 0.9995 wanted`);
   expect(lowest).toBeGreaterThan(0.9995);
 });
 
@@ -124,6 +122,5 @@ test("prefixes come to lie where their documents do", () => {
     const embedding = promptEmbedding(tokenIds.subarray(0, 64), placement.table);
     return rankCentroids(embedding, placement.centroids)[0].index === placement.memberOf[i];
   });
-  console.log(`seed ${seed}: ${landed.length} of ${windows.length} prefixes landed with their documents, 285 wanted`);
   expect(landed.length).toBeGreaterThanOrEqual(285);
 });

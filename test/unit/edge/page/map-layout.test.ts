@@ -18,7 +18,6 @@ test.each([
   ["one point", blobs.map((): [number, number] => [0.5, 0.5]), wide],
   ["a line", blobs.map((_, i): [number, number] => [i, i]), narrow],
 ])("keeps %s apart and inside", (_, positions, area) => {
-  console.log(`seed ${seed}`);
   const points = spread(positions, area);
   for (const [i, a] of points.entries()) {
     expect(a.x).toBeGreaterThanOrEqual(area.box.width / 2 - 1e-6);

@@ -29,7 +29,6 @@ describe("gatesOf", () => {
     const gates = gatesOf(readHyperNetwork(file()), Float32Array.of(1, 0.5, 0, 0), 0.5);
     const expected = [0.5 * (geluOfOne + 1), 0.5 * (2 * geluOfOne + 4 * geluOfMinusThreeQuarters - 1)];
     const difference = Math.max(...expected.map((value, q) => Math.abs(gates[q] - value)));
-    console.log(`max |gates − by hand| ${difference.toExponential(2)}, tolerance 1e-6`);
     expect(difference).toBeLessThan(1e-6);
   });
 

@@ -15,7 +15,6 @@ test("drops the least recently used first, and no more than it must", () => {
 });
 
 test("any use keeps the bound, but for what is pinned, and never drops a pinned entry", () => {
-  console.log(`seed ${seed}`);
   const operation = fc.record({
     kind: fc.constantFrom("add", "pin", "unpin", "touch"),
     pick: fc.nat(),

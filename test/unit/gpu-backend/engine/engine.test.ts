@@ -320,7 +320,6 @@ describe("sampling", () => {
       if (rank >= 4) beyond++;
       ids.push(tokenId);
     }
-    console.log(`${beyond} of ${tokenFramesOf("a").length} tokens beyond the top 4`);
     expect(beyond).toBeGreaterThan(5);
   });
 });
@@ -691,7 +690,6 @@ test("a micro-batch reports one cache result, the next one a hit", async () => {
 });
 
 test("any traffic gives each sequence what it gets alone, and gives every slot and adapter back", async () => {
-  console.log(`seed ${seed}`);
   const arrival = fc.record({
     length: fc.integer({ min: 1, max: 150 }),
     maxTokens: fc.integer({ min: 0, max: 80 }),
@@ -763,7 +761,6 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
     ),
     { seed, numRuns: 60 },
   );
-  console.log(`${preemptions} preemptions, ${splits} steps of two classes`);
   expect(preemptions).toBeGreaterThan(10);
   expect(splits).toBeGreaterThan(50);
 });
@@ -786,9 +783,7 @@ test("a soak of 1,000 random sequences of three tenants returns every slot, and 
   for (let i = 0; i < 1000; i++) expect(lastFrameOf(`s${i}`)?.type).toMatch(/done|error/);
   expect(engine.stats).toMatchObject({ running: 0, waiting: 0, parked: 0 });
   expect(engine.stats.kvBytes).toBeLessThanOrEqual(oneRow);
-  console.log(`${engine.stats.preemptions} preemptions`);
   expect(engine.stats.preemptions).toBeGreaterThan(10);
   const area = reports.filter(({ phase }) => phase === "prefill").map(({ tokens }) => tokens);
-  console.log(`seed ${seed}: ${reports.length} phases, at most ${Math.max(...area)} prompt tokens in one`);
   expect(Math.max(...area)).toBeLessThanOrEqual(256);
 });

@@ -136,11 +136,9 @@ class RandomRun {
 }
 
 test("in 100,000 random states limits are kept, what fits runs, and nobody is passed for longer than the plan says", () => {
-  console.log(`seed ${seed}`);
   const statesPerRun = 500;
   const totals = { excused: 0, waiting: 0, preemptions: 0, moves: 0, splits: 0, mostPassed: 0 };
   let states = 0;
-  const startedMs = performance.now();
   while (states < 100_000) {
     const run = new RandomRun();
     for (let i = 0; i < statesPerRun; i++) run.step();
@@ -153,8 +151,6 @@ test("in 100,000 random states limits are kept, what fits runs, and nobody is pa
     totals.splits += run.simulation.splits;
     totals.mostPassed = Math.max(totals.mostPassed, run.mostPassed);
   }
-  const seconds = ((performance.now() - startedMs) / 1000).toFixed(1);
-  console.log(`${states} states in ${seconds} s: ${JSON.stringify(totals)}`);
   // The states are such that there is something to promise.
   expect(totals.preemptions).toBeGreaterThan(100);
   expect(totals.moves).toBeGreaterThan(1000);
@@ -189,7 +185,6 @@ test("tenants that always have sequences waiting are served alike, within the bo
       if (most > 1) expect.unreachable(`run ${run}, step ${step}: served ${served}, U is ${U}`);
     }
   }
-  console.log(`service differs by ${(100 * most).toFixed(1)}% of the bound at most`);
   expect(most).toBeGreaterThan(0);
 }, 300_000);
 
@@ -236,7 +231,6 @@ test("a prompt of 64 chunks and more is ready within the bound that the plan sta
     const ofSteps = chunks * (limits.stepTokens + generatedWeight * maxSequences * mostAnswer);
     most = Math.max(most, (simulation.served.get("t")! - servedAtTurn) / (there + ofSteps));
   }
-  console.log(`after its turn it takes ${(100 * most).toFixed(1)}% of the bound at most`);
   expect(most).toBeGreaterThan(0);
   expect(most).toBeLessThanOrEqual(1);
 }, 300_000);

@@ -47,7 +47,6 @@ describe("prompts", () => {
       simulation.enqueue(...many(2, "t", chunkTokens / 2, 1));
       simulation.step();
     }
-    console.log(`its three chunks took ${steps} steps`);
     expect(steps).toBeGreaterThan(3);
   });
 
@@ -192,7 +191,6 @@ describe("between tenants", () => {
     simulation.enqueue(...many(200, "prompts", 100, 1), ...many(200, "tokens", 1, 20));
     for (let i = 0; i < 1000; i++) simulation.step();
     const [prompts, tokens] = [simulation.served.get("prompts")!, simulation.served.get("tokens")!];
-    console.log(`served ${prompts} and ${tokens}`);
     expect(Math.abs(prompts - tokens)).toBeLessThan(2 * (100 + generatedWeight));
   });
 
@@ -243,7 +241,6 @@ describe("a sequence that does not fit", () => {
       simulation.enqueue(small(50));
       passes += simulation.step().started.filter(({ tenant }) => tenant === "small").length;
     }
-    console.log(`passed ${passes} times`);
     expect(passes).toBeGreaterThan(5);
     const rest = 16 * generatedWeight * 50;
     expect(simulation.counterOf("small")).toBeLessThanOrEqual(counter + passLead + rest);

@@ -137,7 +137,6 @@ describe("sequences of one prompt at the same time", () => {
 });
 
 test("any traffic in any memory gives each sequence what it gets alone without a cache, and keeps the bound", async () => {
-  console.log(`seed ${seed}`);
   const arrival = fc.record({
     shared: fc.integer({ min: 1, max: 220 }),
     own: fc.integer({ min: 0, max: 80 }),
@@ -181,6 +180,5 @@ test("any traffic in any memory gives each sequence what it gets alone without a
     }),
     { seed, numRuns: 60 },
   );
-  console.log(`${reused} tokens reused`);
   expect(reused).toBeGreaterThan(1000);
 });

@@ -26,7 +26,6 @@ test.each([
     await harness.finish();
     const prefills = runner.steps.filter(({ tokens }) => tokens > 1);
     const slots = prefills.reduce((sum, { sequences, tokens }) => sum + sequences * tokens, 0);
-    console.log(`${steps} steps to the first token, ${slots} slots of prefill for 2,010 tokens`);
     expect(steps).toBe(1);
     expect(slots).toBe(2010);
   },

@@ -13,7 +13,6 @@ for (const a of letters) {
 const index = new PieceIndex(pieces.length, (id) => pieces[id]);
 
 test("names exactly the tokens after which the text has a stop that it had not before", () => {
-  console.log(`seed ${seed}`);
   const random = seededRandom(seed);
   const oneOf = <T>(all: readonly T[]) => all[Math.floor(random() * all.length)];
   for (let round = 0; round < 60; round++) {

@@ -59,7 +59,6 @@ interface Held {
 test.each(["start", "end"] as const)(
   "each sequence finds what it appended, through any moves, parking, growth and trimming, in memory that is bounded, from the %s",
   (side) => {
-    console.log(`seed ${seed}`);
     const operation = fc.record({
       kind: fc.constantFrom("open", "promote", "release", "append", "append", "trim", "park", "resume"),
       pick: fc.nat(),

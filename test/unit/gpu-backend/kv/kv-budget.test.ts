@@ -88,7 +88,6 @@ describe("length classes", () => {
   });
 
   test("memory that holds rows at their most holds them at any shorter length, in the classes they are in then", () => {
-    console.log(`seed ${seed}`);
     const row = fc.record({
       most: fc.integer({ min: 1, max: 1000 }),
       part: fc.double({ min: 0, max: 1, noNaN: true }),

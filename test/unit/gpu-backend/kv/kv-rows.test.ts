@@ -28,7 +28,6 @@ function positionsOf(models: Iterable<Model>): number {
 }
 
 test("whatever opens, decodes, is parked, resumes, moves to the other class and ends: each sequence finds what was appended to it, in memory that is bounded, and all is given back", () => {
-  console.log(`seed ${seed}`);
   const kinds = ["open", "append", "append", "append", "promote", "park", "resume", "move", "drop", "trim"] as const;
   const operation = fc.record({
     kind: fc.constantFrom(...kinds),
@@ -114,7 +113,6 @@ test("whatever opens, decodes, is parked, resumes, moves to the other class and 
     }),
     { seed, numRuns: 150 },
   );
-  console.log(`${tight} operations near the bound`);
   expect(tight).toBeGreaterThan(100);
 });
 

@@ -125,7 +125,6 @@ test("a tenant that floods the cache takes nothing from one within its share", (
 });
 
 test("any use keeps the bound, never keeps what cannot be found, and gives each token its own content", () => {
-  console.log(`seed ${seed}`);
   const prompt = fc.record({
     tenant: fc.constantFrom("t", "u"),
     salts: fc.array(fc.integer({ min: 0, max: 2 }), { maxLength: 5 }),
@@ -157,6 +156,5 @@ test("any use keeps the bound, never keeps what cannot be found, and gives each 
     }),
     { seed, numRuns: 500 },
   );
-  console.log(`${parts} parts of blocks found`);
   expect(parts).toBeGreaterThan(100);
 });

@@ -6,7 +6,6 @@ const seed = 1711;
 const capacity = 8;
 
 test("whatever opens, starts decoding and ends: rows stay dense, decoding first, none shared, and contents follow the moves", () => {
-  console.log(`seed ${seed}`);
   const operation = fc.record({ kind: fc.constantFrom("open", "promote", "release"), pick: fc.nat() });
   fc.assert(
     fc.property(fc.array(operation, { maxLength: 80 }), (operations) => {

@@ -27,7 +27,6 @@ test("an entry larger than the bound is dropped at once, and costs nobody within
 });
 
 test("any use keeps the bound, and takes nothing from a tenant within its share", () => {
-  console.log(`seed ${seed}`);
   const operation = fc.record({
     kind: fc.constantFrom("add", "add", "add", "touch", "remove"),
     tenant: fc.constantFrom("a", "b", "c", "d"),

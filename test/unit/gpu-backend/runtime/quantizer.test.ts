@@ -76,6 +76,5 @@ test("a row of zeros gives zeros, changes no bit of the rows beside it, and they
   const difference = Math.max(...alone.map((y, j) => Math.abs(y - exact[j])));
   // Two roundings of half a step in 127 each, over 48 products of at most 1/4.
   const tolerance = 0.03;
-  console.log(`seed ${seed}: max |int8 − float| ${difference.toExponential(2)}, tolerance ${tolerance}`);
   expect(difference).toBeLessThan(tolerance);
 });

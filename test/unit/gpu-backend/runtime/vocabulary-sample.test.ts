@@ -88,14 +88,12 @@ describe.each(Object.entries(kinds))("of a token that is %s", (_, id) => {
 
   test("the probability is near the exact one where it changes all tokens alike", () => {
     const random = seededRandom(seed);
-    console.log(`seed ${seed}`);
     const errors = Array.from({ length: 20 }, () => {
       const { estimate, exact } = estimateOf(drawn(random, 4), id);
       return Math.log(estimate / exact);
     });
     const mean = errors.reduce((a, b) => a + b, 0) / errors.length;
     const worst = Math.max(...errors.map(Math.abs));
-    console.log(`log of estimate ÷ exact: mean ${mean.toExponential(1)}, worst ${worst.toExponential(1)}`);
     expect(worst).toBeLessThan(0.05);
     expect(Math.abs(mean)).toBeLessThan(0.01);
   });

@@ -101,9 +101,6 @@ test.each(cases)(
     const fit = await fitInstant(draw(24, 120, truth), Float32Array.of(truth.gates ? 1 : 0.3), head);
     const gain = servedGain(truth, fit);
     const kept = fit.parts.filter((part) => part.kept).map(({ name }) => name);
-    console.log(
-      `kept ${kept}; reported ${fit.gain?.nats.toFixed(3)} [${fit.gain?.ci95.map((x) => x.toFixed(3))}], found ${gain.toFixed(3)}`,
-    );
     expect(kept).toEqual(expect.arrayContaining(parts));
     // The final adapter is made of more examples than those that the report was measured with.
     expect(gain).toBeGreaterThan(fit.gain!.ci95[0] - 0.01);
@@ -133,24 +130,17 @@ test("the gain that is reported is on average not above the gain on fresh text, 
     [12, 60],
   ]) {
     for (const [name, truthOf] of kinds) {
-      const before = differences.length;
       const draws = name === "plain" ? 15 : 60;
       for (let i = 0; i < draws; i++) {
         const truth = truthOf();
         const fit = await fitInstant(draw(examples, tokens, truth), Float32Array.of(0.3), head);
         if (fit.gain) differences.push(fit.gain.nats - servedGain(truth, fit, 800));
       }
-      const own = differences.slice(before);
-      const mean = own.length > 0 ? meanOf(own).toFixed(4) : "none";
-      console.log(
-        `${name}, ${examples} examples: ${own.length} of ${draws} draws give an adapter, reported − found ${mean}; seed ${seed}`,
-      );
     }
   }
   const mean = meanOf(differences);
   const squares = differences.reduce((sum, difference) => sum + (difference - mean) ** 2, 0);
   const standardError = Math.sqrt(squares / (differences.length - 1) / differences.length);
-  console.log(`reported − found ${mean.toFixed(4)} ± ${standardError.toFixed(4)} of ${differences.length} adapters`);
   expect(differences.length).toBeGreaterThan(60);
   expect(mean).toBeLessThanOrEqual(standardError);
 });
@@ -165,7 +155,6 @@ test("five examples of text that clearly differs are enough for most draws, and 
     return count;
   };
   const counts = { five: await adapted(5, 0.5), three: await adapted(3, 1) };
-  console.log(`adapters of 40 draws each: ${JSON.stringify(counts)}`);
   expect(counts.five).toBeGreaterThan(25);
   expect(counts.three).toBeGreaterThan(25);
 });

@@ -40,7 +40,6 @@ describe("planSets", () => {
   test("whatever is held, the bound is kept, whoever could serve still can, and nothing that is busy or wanted ends", () => {
     const seed = 1731;
     const random = seededRandom(seed);
-    console.log(`seed ${seed}`);
     for (let i = 0; i < 5000; i++) {
       const held = Array.from({ length: 1 + Math.floor(random() * 4) }, (_, n) => {
         const usedMs = Math.floor(random() * 1000);
