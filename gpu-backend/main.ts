@@ -7,7 +7,7 @@ import type { AddressInfo } from "node:net";
 import { hostname, totalmem } from "node:os";
 import { join } from "node:path";
 import { isLoopback } from "../shared/loopback.ts";
-import { InstantStore } from "./adapters/own/store.ts";
+import { OwnAdapterStore } from "./adapters/own/store.ts";
 import { createCommand, onStopRequest } from "./command-line.ts";
 import {
   type BackendConfig,
@@ -20,16 +20,14 @@ import {
 import { artifactsOf } from "./engine/artifacts.ts";
 import type { EngineObserver } from "./host/client.ts";
 import { memoryLimit, memorySentence, planMemory } from "./host/memory-plan.ts";
-import { InstantAdapters } from "./host/own-adapters/service.ts";
-import { openStore, type StoreSettings } from "./host/sets/artifact-store.ts";
+import { OwnAdapterService } from "./host/own-adapters/service.ts";
 import { Follower } from "./host/sets/follower.ts";
-import { type ServingSet, ServingSets } from "./host/sets/serving-sets.ts";
-import { SetFolders } from "./host/sets/set-folder.ts";
-import { startSet } from "./host/sets/start-set.ts";
+import { type ServingSet, ServingSets, startSet } from "./host/sets/serving-sets.ts";
+import { openStore, SetFolders, type StoreSettings } from "./host/sets/set-folder.ts";
 import { createApp } from "./http/app.ts";
-import { CallVerifier } from "./http/call-signatures.ts";
 import { jsonLog, type Log } from "./http/log.ts";
 import { createMetrics, type Metrics } from "./http/metrics.ts";
+import { CallVerifier } from "./http/middleware.ts";
 import { close, listen } from "./http/server.ts";
 import { Tracer } from "./http/tracing.ts";
 import { readModelConfig } from "./runtime/model-folder.ts";
@@ -82,7 +80,7 @@ async function run(config: BackendConfig): Promise<void> {
   const isTooMuch = memory.plannedBytes > memory.limitBytes;
   // Before the model is loaded, in case the process does not survive that.
   if (isTooMuch) log("warn", "memory", memoryFields);
-  const store = new InstantStore({
+  const store = new OwnAdapterStore({
     directory: config.dataDirectory,
     tenantBytes: config.tenantAdapterBytes,
     totalBytes: config.adaptersBytes,
@@ -109,7 +107,7 @@ async function run(config: BackendConfig): Promise<void> {
     return startSet(settings, { observer, now, stallMs: config.stallMs, environment, unwrittenOf });
   };
   const follower = config.artifactStore && followerOf(config, config.artifactStore, { sets, start, now, metrics, log });
-  const adapters = new InstantAdapters({
+  const adapters = new OwnAdapterService({
     setOf: (manifestHash) => sets.of(manifestHash),
     store,
     newId: () => randomUUID(),

@@ -38,23 +38,20 @@ const mayImport: Record<string, string[]> = {
   // For customers' programs, and for browsers: both know the API's types, and nothing of the Worker.
   "edge/client": ["shared"],
   "edge/page": ["shared"],
-  "gpu-backend/bounded-file.ts": [],
-  "gpu-backend/whole-file.ts": [],
+  "gpu-backend/files.ts": [],
   "gpu-backend/command-line.ts": [],
-  "gpu-backend/adapters": ["gpu-backend/bounded-file.ts", "gpu-backend/whole-file.ts", "shared"],
+  "gpu-backend/adapters": ["gpu-backend/files.ts", "shared"],
   "gpu-backend/kv": ["shared"],
   "gpu-backend/runtime": ["shared"],
   "gpu-backend/engine": [
-    "gpu-backend/bounded-file.ts",
-    "gpu-backend/whole-file.ts",
+    "gpu-backend/files.ts",
     "gpu-backend/adapters",
     "gpu-backend/kv",
     "gpu-backend/runtime",
     "shared",
   ],
   "gpu-backend/host": [
-    "gpu-backend/bounded-file.ts",
-    "gpu-backend/whole-file.ts",
+    "gpu-backend/files.ts",
     "gpu-backend/engine",
     "gpu-backend/adapters",
     "gpu-backend/kv",
@@ -70,8 +67,7 @@ const mayImport: Record<string, string[]> = {
     "shared",
   ],
   "gpu-backend/training": [
-    "gpu-backend/bounded-file.ts",
-    "gpu-backend/whole-file.ts",
+    "gpu-backend/files.ts",
     "gpu-backend/command-line.ts",
     "gpu-backend/adapters",
     "gpu-backend/runtime",
@@ -82,8 +78,7 @@ const mayImport: Record<string, string[]> = {
   // Measures what is shipped by the code that serves it.
   "gpu-backend/research/evaluation": [
     "gpu-backend/adapters",
-    "gpu-backend/bounded-file.ts",
-    "gpu-backend/whole-file.ts",
+    "gpu-backend/files.ts",
     "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "gpu-backend/engine",
@@ -94,7 +89,7 @@ const mayImport: Record<string, string[]> = {
   ],
   // Makes a model ready, offline: it may use training, and reads the result as serving will.
   "gpu-backend/models": [
-    "gpu-backend/bounded-file.ts",
+    "gpu-backend/files.ts",
     "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "gpu-backend/engine/artifacts.ts",
@@ -116,7 +111,7 @@ const mayImport: Record<string, string[]> = {
     "gpu-backend/settings.ts",
     "shared",
   ],
-  infra: ["gpu-backend/command-line.ts", "gpu-backend/config.ts", "gpu-backend/whole-file.ts", "shared"],
+  infra: ["gpu-backend/command-line.ts", "gpu-backend/config.ts", "gpu-backend/files.ts", "shared"],
   // Checks by the code that serves.
   "infra/doctor": [
     "infra",
@@ -142,8 +137,7 @@ const mayImport: Record<string, string[]> = {
     "infra",
     "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
-    "gpu-backend/bounded-file.ts",
-    "gpu-backend/whole-file.ts",
+    "gpu-backend/files.ts",
     "edge/artifacts/artifacts.ts",
     "gpu-backend/adapters",
     "shared",

@@ -6,7 +6,7 @@
 import { closeSync, constants, fstatSync, openSync, readFileSync, rmSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
-import { writeWhole } from "../gpu-backend/whole-file.ts";
+import { writeWhole } from "../gpu-backend/files.ts";
 import { isLoopback } from "../shared/loopback.ts";
 
 const loopbackOrigin = z.string().refine((text) => {

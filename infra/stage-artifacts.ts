@@ -4,7 +4,7 @@
  */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
-import { writeIfDifferent } from "../gpu-backend/whole-file.ts";
+import { writeIfDifferent } from "../gpu-backend/files.ts";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../shared/artifacts/manifest.ts";
 import { stageDocs } from "./stage-docs.ts";
 import { stagePage } from "./stage-page.ts";

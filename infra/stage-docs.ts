@@ -5,7 +5,7 @@
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
-import { writeIfDifferent } from "../gpu-backend/whole-file.ts";
+import { writeIfDifferent } from "../gpu-backend/files.ts";
 import { openApiDocument } from "./openapi/document.ts";
 
 const root = path.dirname(import.meta.dirname);

@@ -5,7 +5,7 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import path from "node:path";
-import { writeIfDifferent } from "../gpu-backend/whole-file.ts";
+import { writeIfDifferent } from "../gpu-backend/files.ts";
 
 const root = path.dirname(import.meta.dirname);
 const source = path.join(root, "edge/page");

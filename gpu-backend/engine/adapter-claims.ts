@@ -2,7 +2,7 @@
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
 import { type ServiceError, toServiceError } from "../../shared/errors.ts";
 import type { AcquiredAdapter, AdapterCache } from "../adapters/generated/adapter-cache.ts";
-import { instantId } from "../adapters/own/source.ts";
+import { ownAdapterId } from "../adapters/own/artifact.ts";
 import type { Sequence } from "./sequence.ts";
 
 /** What one sequence needs, by the adapters' ids. */
@@ -84,5 +84,5 @@ export class AdapterClaims {
 /** Ids of the adapters of a request's distribution. */
 function adapterIdsOf({ mixture, tenant }: SequenceRequest, batchAdapterId: string | null): string[] {
   if (!mixture) return batchAdapterId === null ? [] : [batchAdapterId];
-  return mixture.adapters.map((one) => ("centroidId" in one ? one.centroidId : instantId(tenant, one.adapterHash)));
+  return mixture.adapters.map((one) => ("centroidId" in one ? one.centroidId : ownAdapterId(tenant, one.adapterHash)));
 }

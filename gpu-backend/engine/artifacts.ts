@@ -16,8 +16,8 @@ import { requireFile } from "../../shared/artifacts/set-file.ts";
 import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import { requireHyperNetwork } from "../adapters/generated/hyper-network-file.ts";
-import { readFileAtMost } from "../bounded-file.ts";
+import { requireHyperNetwork } from "../adapters/generated/hyper-network.ts";
+import { readFileAtMost } from "../files.ts";
 import { type ModelFolder, readModelFolder } from "../runtime/model-folder.ts";
 
 export interface Artifacts {

@@ -16,17 +16,15 @@ import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { AdapterClaims } from "./adapter-claims.ts";
 import type { Head } from "./head-rows.ts";
-import { HiddenTrace } from "./hidden-trace.ts";
+import type { EngineStats, PhaseReport } from "./messages.ts";
 import { groupsToWeigh, scoreAfterEvidence, weighMixtures } from "./mixture-steps.ts";
+import { type Chunk, composePhase, faultsOf, headFaults } from "./pass.ts";
 import { nextChunk, type PlanLimits } from "./plan.ts";
 import { Planner } from "./planner.ts";
 import { faultOf, sequenceRefusal } from "./refusals.ts";
-import type { EngineStats, PhaseReport } from "./reports.ts";
-import { faultsOf, headFaults } from "./result-check.ts";
 import { alternativesOf, headHidden, headResult, logprobOf, logprobOfTarget, sampleToken } from "./sampler.ts";
-import { Sequence, type Vocabulary, vocabularyOf } from "./sequence.ts";
+import { HiddenTrace, Sequence, type Vocabulary, vocabularyOf } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
-import { type Chunk, composePhase } from "./step-input.ts";
 
 export interface EngineParts {
   runner: StepRunner;

@@ -1,11 +1,12 @@
-/** What the backend's process and the engine's say to each other. */
+/** Messages between the backend's process and the engine's, and what the engine reports of its work. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { AdapterCacheStats } from "../adapters/generated/adapter-cache.ts";
+import type { PrefixCacheStats } from "../kv/prefix-cache.ts";
 import type { DeviceSetting } from "../runtime/device.ts";
 import type { WeightFormat } from "../runtime/gpt2-graph.ts";
 import type { Device } from "../runtime/session.ts";
 import type { PlanLimits } from "./plan.ts";
-import type { EngineStats, PhaseReport } from "./reports.ts";
 
 /** What the engine starts with. */
 export interface EngineSettings {
@@ -28,7 +29,7 @@ export type ToEngine =
   /** The first message; nothing else before `ready` has come. */
   | { type: "start"; settings: EngineSettings }
   /**
-   * `adapterId` is a centroid's, or a tenant's own (adapters/instant/source.ts); `traced` asks for hidden states; `unwritten` are
+   * `adapterId` is a centroid's, or a tenant's own (adapters/own/artifact.ts); `traced` asks for hidden states; `unwritten` are
    * own adapters by id that are not on disk.
    */
   | {
@@ -62,4 +63,35 @@ export interface EngineInfo {
   device: Device;
   /** Why it is not the device that was asked for. */
   deviceWarning: string | null;
+}
+
+/** One phase that ran. */
+export interface PhaseReport {
+  phase: "prefill" | "decode";
+  ms: number;
+  sequences: number;
+  /** Tokens fed to the trunk, padding not counted. */
+  tokens: number;
+  /** Tokens sampled. */
+  sampledTokens: number;
+}
+
+/** The state of the engine: its queue, its memory and its caches. */
+export interface EngineStats {
+  waiting: number;
+  /** Waiting sequences that ran before and were interrupted for another tenant. */
+  parked: number;
+  /** Times that a sequence was parked. */
+  preemptions: number;
+  running: number;
+  slots: number;
+  /** Bytes allocated for keys and values of running and parked sequences. */
+  kvBytes: number;
+  /** Bytes of the positions in use. */
+  kvUsedBytes: number;
+  /** Maximum of `kvBytes`. */
+  kvCapacityBytes: number;
+  /** null if there is no prefix cache. */
+  prefixes: PrefixCacheStats | null;
+  adapters: AdapterCacheStats;
 }

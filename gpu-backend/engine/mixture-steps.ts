@@ -4,16 +4,15 @@
  * left in the arena. So each depends on the sequence alone, whatever was found in the prefix cache or ran beside it.
  * Shapes: D hidden size, H heads, d head width, X rows of a run.
  */
-
 import type { ServiceError } from "../../shared/errors.ts";
 import { joinArrays } from "../../shared/join-arrays.ts";
 import { pointerMass, positionsOfEvidence, type TokenEvidence, weigh, withFloor } from "../../shared/math/evidence.ts";
 import type { KvArena } from "../kv/arena.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { HeadRows } from "./head-rows.ts";
+import { composeHead, type Phase } from "./pass.ts";
 import { notFinite } from "./refusals.ts";
 import type { Sequence } from "./sequence.ts";
-import { composeHead, type Phase } from "./step-input.ts";
 
 /** Prompt tokens that are scored in one run: each row is as wide as the vocabulary. */
 const scoredRows = 32;

@@ -8,8 +8,8 @@ import { setImmediate } from "node:timers/promises";
 import type { ServiceError } from "../../shared/errors.ts";
 import { AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import { generatedAdapters } from "../adapters/generated/generated.ts";
-import { instantId, withInstantAdapters } from "../adapters/own/source.ts";
-import { InstantFiles } from "../adapters/own/store.ts";
+import { ownAdapterId, withOwnAdapters } from "../adapters/own/artifact.ts";
+import { OwnAdapterFiles } from "../adapters/own/store.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
 import { Engine } from "./engine.ts";
 import type { EngineSettings, FromEngine, ToEngine } from "./messages.ts";
@@ -51,10 +51,10 @@ async function serve(settings: EngineSettings): Promise<void> {
   const now = () => performance.now();
   const opened = await openModel(settings, now);
   const { runner, manifest, manifestHash, tokenizer, hyperNetwork, device, deviceWarning } = opened;
-  const files = new InstantFiles({ directory: settings.dataDirectory, tenantBytes: settings.tenantAdapterBytes });
-  const source = withInstantAdapters(
+  const files = new OwnAdapterFiles({ directory: settings.dataDirectory, tenantBytes: settings.tenantAdapterBytes });
+  const source = withOwnAdapters(
     generatedAdapters(manifest, hyperNetwork),
-    { read: async (tenant, hash) => unwritten.get(instantId(tenant, hash)) ?? files.read(tenant, hash) },
+    { read: async (tenant, hash) => unwritten.get(ownAdapterId(tenant, hash)) ?? files.read(tenant, hash) },
     { manifestHash, gates: runner.gates, ...runner.config },
   );
   let wake = () => {};

@@ -1,7 +1,6 @@
 /**
- * One generation on its way from request to its last frame: its token ids, logit changes, stop strings and times.
- * Pure but for what it is told: the engine tells it what a step found and sends the frames it makes. Not here: slots,
- * steps, and choosing the next token.
+ * One generation from its request to its last frame: token ids, logit changes, stop strings and times. Pure: the engine reports what
+ * a step computed and sends the frames made here. Not here: slots, steps, and choosing the next token.
  */
 import type {
   DoneFrame,
@@ -15,7 +14,6 @@ import type { MixtureWeights, PromptEvidence } from "../../shared/math/evidence.
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import type { AcquiredAdapter } from "../adapters/generated/adapter-cache.ts";
 import type { Gpt2Config } from "../runtime/step.ts";
-import type { HiddenTrace } from "./hidden-trace.ts";
 import type { Plannable } from "./plan.ts";
 import { PieceIndex, StopGuard } from "./stop-guard.ts";
 
@@ -307,5 +305,33 @@ export class Sequence implements Plannable {
     if (this.#text?.push(tokenId).stopped) this.#finish = "stop";
     else if (this.completionTokens >= this.request.maxTokens) this.#finish = "length";
     else if (this.ids.length >= this.#vocabulary.contextTokens) this.#finish = "length";
+  }
+}
+
+/**
+ * Collects the hidden states of one prompt, position by position, as the passes compute them. An adapter is fitted to them. No
+ * adapter changes them.
+ */
+export class HiddenTrace {
+  readonly #take: (hidden: Float32Array<ArrayBuffer>) => void;
+  readonly #rows: Float32Array[] = [];
+
+  /** Calls `take` once with the states of all positions, [N, D]. */
+  constructor(take: (hidden: Float32Array<ArrayBuffer>) => void) {
+    this.#take = take;
+  }
+
+  /** The hidden state [D] of the next position. */
+  add(hidden: Float32Array): void {
+    this.#rows.push(hidden.slice());
+  }
+
+  done(): void {
+    const D = this.#rows[0]?.length ?? 0;
+    const hidden = new Float32Array(this.#rows.length * D);
+    this.#rows.forEach((row, n) => {
+      hidden.set(row, n * D);
+    });
+    this.#take(hidden);
   }
 }

@@ -13,10 +13,9 @@ import {
 } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
-import { instantId } from "../adapters/own/source.ts";
-import type { EngineInfo, EngineSettings } from "../engine/messages.ts";
+import { ownAdapterId } from "../adapters/own/artifact.ts";
+import type { EngineInfo, EngineSettings, EngineStats, PhaseReport } from "../engine/messages.ts";
 import { unavailable } from "../engine/refusals.ts";
-import type { EngineStats, PhaseReport } from "../engine/reports.ts";
 import { cancelled } from "./own-adapters/making-queue.ts";
 import { type EngineMessage, EngineSupervisor, type SupervisorObserver } from "./supervisor.ts";
 
@@ -157,10 +156,10 @@ export class EngineClient {
     for (const id of ids) if (this.#open.has(id)) throw duplicate(`A sequence of id ${id} is open already.`);
     this.#take(batch.sequences, sink);
     const { tenant } = batch.sequences[0];
-    const adapterId = batch.adapterHash ? instantId(tenant, batch.adapterHash) : batch.centroidId;
+    const adapterId = batch.adapterHash ? ownAdapterId(tenant, batch.adapterHash) : batch.centroidId;
     const unwritten = ownAdaptersOf(batch).flatMap((hash): [string, Uint8Array][] => {
       const bytes = this.#unwrittenOf(tenant, hash);
-      return bytes ? [[instantId(tenant, hash), bytes]] : [];
+      return bytes ? [[ownAdapterId(tenant, hash), bytes]] : [];
     });
     this.#supervisor.send({ type: "submit", adapterId, sequences: batch.sequences, traced: false, unwritten });
   }

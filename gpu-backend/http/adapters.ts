@@ -12,11 +12,11 @@ import {
 } from "../../shared/contracts/inference.ts";
 import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
-import type { InstantAdapters } from "../host/own-adapters/service.ts";
-import { readBody } from "./body.ts";
+import type { OwnAdapterService } from "../host/own-adapters/service.ts";
 import type { Log } from "./log.ts";
+import { readBody } from "./middleware.ts";
 
-type Adapters = Pick<InstantAdapters, "begin" | "bring" | "store">;
+type Adapters = Pick<OwnAdapterService, "begin" | "bring" | "store">;
 
 export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void {
   /** The head of the response says that the work has begun; its body is an `adapterOutcomeSchema`. A caller that leaves ends the work. */

@@ -13,17 +13,22 @@ import {
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import { requireNumerics } from "../engine/refusals.ts";
 import type { EngineClient } from "../host/client.ts";
-import type { InstantAdapters } from "../host/own-adapters/service.ts";
+import type { OwnAdapterService } from "../host/own-adapters/service.ts";
 import type { ServingSets } from "../host/sets/serving-sets.ts";
 import { addAdapterRoutes, requireAdapters } from "./adapters.ts";
-import { readBody } from "./body.ts";
-import { type CallVerifier, checkSignature, requireSignature, requireSignedBody } from "./call-signatures.ts";
-import { centroidLabel } from "./centroid-label.ts";
 import { type BatchOutcome, frameStream } from "./frame-stream.ts";
-import { sendLoad } from "./load.ts";
-import type { Log } from "./log.ts";
+import { centroidLabel, type Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
-import { requireOwnName, sendName } from "./process-name.ts";
+import {
+  type CallVerifier,
+  checkSignature,
+  readBody,
+  requireOwnName,
+  requireSignature,
+  requireSignedBody,
+  sendLoad,
+  sendName,
+} from "./middleware.ts";
 import type { Tracer } from "./tracing.ts";
 
 /** Room for `sequencesPerBatch` sequences with full prompts of a 1024-token context and full logit biases. */
@@ -38,7 +43,7 @@ export interface AppParts {
   name: string;
   sets: Sets;
   load(): BackendLoad;
-  adapters: Pick<InstantAdapters, "begin" | "bring" | "store">;
+  adapters: Pick<OwnAdapterService, "begin" | "bring" | "store">;
   metrics: Metrics;
   log: Log;
   /** null where no collector is configured. */

@@ -1,12 +1,10 @@
 /**
- * One micro-batch's answer: frames from the engine to an NDJSON body, until the last sequence has its last frame.
- * Blank lines in between tell that there is still somebody at work.
+ * The answer to one micro-batch: frames from the engine as an NDJSON body, until the last sequence has its last frame. Tokens wait for
+ * later ones where their callers allow it, and blank lines show that this process is alive.
  */
-import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, type Frame, heartbeatMs, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { EngineClient } from "../host/client.ts";
-import { FrameGathering } from "./frame-gathering.ts";
-import { Heartbeat } from "./heartbeat.ts";
 
 /**
  * Unread bytes of one answer: above, its reader is too slow, or has hung. As many as the prompt frames of a full micro-batch
@@ -87,4 +85,78 @@ function count(frame: Frame, outcome: BatchOutcome, open: Set<string>): void {
   else if (frame.type === "done") outcome.done++;
   else if (frame.type === "error") outcome.failed++;
   if (frame.type === "done" || frame.type === "error") open.delete(frame.id);
+}
+
+export class FrameGathering {
+  readonly #send: (frames: Frame[]) => void;
+  /** Milliseconds that tokens of a sequence may wait; none is kept that may not. */
+  readonly #gatherMs: ReadonlyMap<string, number>;
+  /** Sequences that had a token. */
+  readonly #begun = new Set<string>();
+  #waiting: Frame[] = [];
+  /** By how long the frame that set one may wait; the first to run off sends all. */
+  readonly #timers = new Map<number, ReturnType<typeof setTimeout>>();
+
+  /** `send` gets every frame once, in order, those together that travel together. */
+  constructor(sequences: readonly SequenceRequest[], send: (frames: Frame[]) => void) {
+    this.#send = send;
+    this.#gatherMs = new Map(sequences.flatMap(({ id, gatherMs }) => (gatherMs === undefined ? [] : [[id, gatherMs]])));
+  }
+
+  push(frames: readonly Frame[]): void {
+    this.#waiting.push(...frames);
+    const waitMs = Math.min(...frames.map((frame) => this.#waitMs(frame)));
+    if (waitMs === 0) this.#flush();
+    else if (!this.#timers.has(waitMs)) this.#arm(waitMs);
+  }
+
+  /** Forgets what waits: nobody reads it any more. */
+  stop(): void {
+    this.#waiting = [];
+    this.#disarm();
+  }
+
+  #waitMs({ type, id }: Frame): number {
+    if (type !== "token") return 0;
+    if (this.#begun.has(id)) return this.#gatherMs.get(id) ?? 0;
+    this.#begun.add(id);
+    return 0;
+  }
+
+  #arm(waitMs: number): void {
+    const timer = setTimeout(() => this.#flush(), waitMs);
+    this.#timers.set(waitMs, timer);
+  }
+
+  #flush(): void {
+    this.#disarm();
+    this.#send(this.#waiting.splice(0));
+  }
+
+  #disarm(): void {
+    for (const timer of this.#timers.values()) clearTimeout(timer);
+    this.#timers.clear();
+  }
+}
+
+export class Heartbeat {
+  readonly #timer: ReturnType<typeof setInterval>;
+  #isSpoken = false;
+
+  /** Runs `beat` until it is stopped. */
+  constructor(beat: () => void) {
+    this.#timer = setInterval(() => {
+      if (!this.#isSpoken) beat();
+      this.#isSpoken = false;
+    }, heartbeatMs);
+  }
+
+  /** Something was sent: the next beat is not needed. */
+  spoken(): void {
+    this.#isSpoken = true;
+  }
+
+  stop(): void {
+    clearInterval(this.#timer);
+  }
 }

@@ -1,4 +1,5 @@
-/** JSON log lines. Ids, counts, times and errors; never the text or token ids of a request. */
+/** JSON log lines with ids, counts, times and errors; never the text or token ids of a request. */
+import type { BatchRequest, SequenceRequest } from "../../shared/contracts/inference.ts";
 
 export type LogFields = Record<string, string | number | boolean | null>;
 export type Log = (level: "info" | "warn" | "error", event: string, fields?: LogFields) => void;
@@ -8,4 +9,15 @@ export function jsonLog(write: (line: string) => void, now: () => Date): Log {
   return (level, event, fields = {}) => {
     write(`${JSON.stringify({ time: now().toISOString(), level, event, ...fields })}\n`);
   };
+}
+
+/**
+ * What metrics, spans and the log count a sequence under. A mixture counts as its first adapter, which is the nearest
+ * centroid's, whichever micro-batch it came in.
+ */
+export function centroidLabel({ adapterHash, centroidId }: BatchRequest, { mixture }: SequenceRequest): string {
+  const [nearest] = mixture?.adapters ?? [];
+  if (nearest) return "centroidId" in nearest ? nearest.centroidId : "own";
+  if (adapterHash) return "own";
+  return centroidId ?? "base";
 }

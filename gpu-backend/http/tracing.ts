@@ -5,8 +5,7 @@
 import type { BatchRequest, Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { type Attributes, type OtlpTarget, type Span, tracesBody } from "../../shared/observability/otlp.ts";
 import { parseTraceparent, type TraceContext } from "../../shared/observability/trace-context.ts";
-import { centroidLabel } from "./centroid-label.ts";
-import type { Log } from "./log.ts";
+import { centroidLabel, type Log } from "./log.ts";
 
 const service = "chameleon-backend";
 /** Spans leave together, this long after the first of them. */

@@ -6,7 +6,7 @@ import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
 import { TemplateRefusal } from "../../shared/tokenizer/template-limits.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import { nullIfMissing } from "../bounded-file.ts";
+import { nullIfMissing } from "../files.ts";
 import { largestConversations, trialConversations } from "./trial-conversations.ts";
 
 export const chatTemplateFile = "chat_template.jinja";

@@ -16,7 +16,7 @@ import {
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { CentroidVectors, EdgeTable } from "../../shared/math/assignment.ts";
 import { centroidHash } from "../adapters/generated/generated.ts";
-import { writeWhole } from "../whole-file.ts";
+import { writeWhole } from "../files.ts";
 import { type BankShape, type Parameters, parameterTensors } from "./bank/parameters.ts";
 import type { HeadWeights } from "./bank/training-graph.ts";
 import type { PromptSpace } from "./clustering/prompt-space.ts";

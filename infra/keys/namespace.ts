@@ -5,7 +5,7 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { writeWhole } from "../../gpu-backend/whole-file.ts";
+import { writeWhole } from "../../gpu-backend/files.ts";
 import type { KeyEnd, KeyRecord, Revocation, TenantRecord } from "../../shared/contracts/tenants.ts";
 import { jsonIn, runWrangler } from "../wrangler.ts";
 

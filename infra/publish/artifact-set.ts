@@ -1,10 +1,10 @@
 /** Reads a folder of artifacts to be published, and refuses what edge or backend would refuse, by their own code. */
+
 import path from "node:path";
 import { type Artifacts, loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
-import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
-import { requireHyperNetwork } from "../../gpu-backend/adapters/generated/hyper-network-file.ts";
-import { readFileAtMost } from "../../gpu-backend/bounded-file.ts";
+import { bankOf, requireHyperNetwork } from "../../gpu-backend/adapters/generated/hyper-network.ts";
+import { readFileAtMost } from "../../gpu-backend/files.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import {
   edgeTableFile,

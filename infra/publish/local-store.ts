@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { open, readFile, rm, stat } from "node:fs/promises";
 import path from "node:path";
-import { writeWhole } from "../../gpu-backend/whole-file.ts";
+import { writeWhole } from "../../gpu-backend/files.ts";
 import { currentOf, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
 import type { ObjectStore } from "./store.ts";
 

@@ -5,7 +5,7 @@
  *
  * The HMAC is over key, time, method, path, the body's hash and, if the call is for one process, its name, one line
  * each. As the hash is in the header, a caller without a secret is refused before its body is read. How old a
- * call may be is the backend's to decide (gpu-backend/http/call-signatures.ts).
+ * call may be is the backend's to decide (gpu-backend/http/middleware.ts).
  */
 import { hexOf, sha256Hex } from "../sha256.ts";
 

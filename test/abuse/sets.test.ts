@@ -11,7 +11,7 @@ import path from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { writeWhole } from "../../gpu-backend/whole-file.ts";
+import { writeWhole } from "../../gpu-backend/files.ts";
 import { objectName, pointerName } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import { type Manifest, manifestFile, tokenizerFile } from "../../shared/artifacts/manifest.ts";

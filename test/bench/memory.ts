@@ -1,6 +1,6 @@
 /**
  * What serving adds to the memory of a session: the backend beside a bare session over the same graph and node-llama-cpp,
- * each alone in processes of its own with the same prompts; then the backend before its first instant adapter and an idle minute
+ * each alone in processes of its own with the same prompts; then the backend before its first own adapter and an idle minute
  * after it. Resident memory of a process and its children, at its largest while every row is held. Pages of a file that several
  * of them map, above all Node's own, are in memory once and count once; the sum of their RSS is told beside. Linux only.
  */
@@ -97,7 +97,7 @@ export function memoryLines({ format, batch, bareBytes, adapter, ...row }: Memor
     `memory ${format}, batch ${batch}, context ${context}: bare session ${megabytes(bareBytes)}`,
     `${verdict(row.served.bytes - bareBytes > targetBytes)}backend: ${beside(row.served)}, of which the prefix cache holds ${megabytes(row.prefixCacheBytes)}; without one: ${beside(row.withoutPrefixCache)}; target ${megabytes(targetBytes)} more`,
     `  node-llama-cpp: ${row.llamaBytes === null ? "not measured" : megabytes(row.llamaBytes)}`,
-    `${verdict(growth > targetGrowth)}first instant adapter: before ${megabytes(adapter.beforeBytes)}, made ${megabytes(adapter.madeBytes)}, after ${idleMs / 1000} s idle ${megabytes(adapter.idleBytes)} (${(100 * growth).toFixed(1)}%; target ${100 * targetGrowth}%)`,
+    `${verdict(growth > targetGrowth)}first own adapter: before ${megabytes(adapter.beforeBytes)}, made ${megabytes(adapter.madeBytes)}, after ${idleMs / 1000} s idle ${megabytes(adapter.idleBytes)} (${(100 * growth).toFixed(1)}%; target ${100 * targetGrowth}%)`,
   ];
 }
 

@@ -6,7 +6,7 @@
 import { AdapterCache } from "../../gpu-backend/adapters/generated/adapter-cache.ts";
 import { chunkTokens } from "../../gpu-backend/config.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
-import type { PhaseReport } from "../../gpu-backend/engine/reports.ts";
+import type { PhaseReport } from "../../gpu-backend/engine/messages.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";

@@ -1,10 +1,9 @@
 /** An engine on this thread, stepped by the test, with its frames sorted by sequence. */
-
 import type { AdapterSource } from "../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../gpu-backend/adapters/generated/adapter-cache.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
+import type { PhaseReport } from "../../gpu-backend/engine/messages.ts";
 import type { PlanLimits } from "../../gpu-backend/engine/plan.ts";
-import type { PhaseReport } from "../../gpu-backend/engine/reports.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";

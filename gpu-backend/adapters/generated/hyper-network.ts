@@ -1,10 +1,10 @@
 /**
- * The hyper-network: makes the gates of a centroid's adapter. Serving and evaluation both run this code, so that what is
- * measured is what is served. Not here: its training, and the delta that the gates scale (the serving graph's).
+ * The hyper-network: makes the gates of a centroid's adapter. Serving and evaluation both run this code. Not here: its training, and
+ * the delta that the gates scale (the serving graph).
  * Shapes: P dimensions of the prompt embedding, H hidden units, Q gates, D hidden size, V vocabulary, K centroids.
  */
-import { hyperNetworkFile } from "../../../shared/artifacts/manifest.ts";
-import { requireFloats, type TensorFile, tensorOf } from "../../../shared/artifacts/tensor-file.ts";
+import { hyperNetworkFile, type Manifest } from "../../../shared/artifacts/manifest.ts";
+import { requireFloats, requireTensor, type TensorFile, tensorOf } from "../../../shared/artifacts/tensor-file.ts";
 import type { Bank } from "../../runtime/step.ts";
 
 export interface HyperNetwork {
@@ -75,4 +75,20 @@ function geluTanh(x: number): number {
 /** A tensor of hyper-network.safetensors as float32. Throws an Error where it is missing, of another shape, or holds a value beyond the limit. */
 export function floatsOf(file: TensorFile, name: string, shape: number[]): Float32Array<ArrayBuffer> {
   return requireFloats(file, name, shape, hyperNetworkFile);
+}
+
+/** Throws an Error that names the tensor, its shape and the one that is expected. */
+export function requireHyperNetwork(manifest: Manifest, file: TensorFile): void {
+  const { centroids, embedding } = manifest;
+  const K = centroids.length;
+  const shapes = { ...layerShapes(manifest), centroids: [K, embedding.dimensions], scales: [K] };
+  for (const [name, shape] of Object.entries(shapes)) requireTensor(file, name, "F32", shape, hyperNetworkFile);
+}
+
+function layerShapes({ hyperNetwork, embedding, model }: Manifest): Record<string, number[]> {
+  const { dimensions: P } = embedding;
+  const { hiddenSize: D, vocabularySize: V } = model;
+  const H = hyperNetwork.hidden;
+  const Q = hyperNetwork.rank + hyperNetwork.biases;
+  return { w1: [H, P], b1: [H], w2: [Q, H], b2: [Q], a: [Q, D], a0: [Q], b: [Q, V] };
 }

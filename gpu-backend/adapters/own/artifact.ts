@@ -1,6 +1,6 @@
 /**
- * The bytes of an instant adapter: a safetensors file (layout: FORMAT.md), named by a hash that is the tenant's own.
- * Not here: where files are kept.
+ * An own adapter as bytes and as an adapter of the engine: a safetensors file (layout: shared/artifacts/FORMAT.md) whose hash
+ * includes the tenant. Not here: where files are kept.
  */
 import { createHash } from "node:crypto";
 import {
@@ -13,20 +13,20 @@ import {
   writeTensorFile,
 } from "../../../shared/artifacts/tensor-file.ts";
 import { ServiceError } from "../../../shared/errors.ts";
-import type { Adapter } from "../adapter.ts";
+import type { Adapter, AdapterSource } from "../adapter.ts";
 
-export type InstantParts = Pick<Adapter, "gates" | "bias">;
+export type OwnAdapterParts = Pick<Adapter, "gates" | "bias">;
 
 /** What an adapter must fit: the manifest it was made for, Q gates, hidden size D and vocabulary V. */
-export interface InstantShape {
+export interface OwnAdapterShape {
   manifestHash: string;
   gates: number;
   vocabularySize: number;
 }
 
-const what = "instant adapter";
+const what = "own adapter";
 
-export function packInstant({ gates, bias }: InstantParts, manifestHash: string): Uint8Array<ArrayBuffer> {
+export function packOwnAdapter({ gates, bias }: OwnAdapterParts, manifestHash: string): Uint8Array<ArrayBuffer> {
   const file: TensorFile = new Map([["manifest", tensorFrom(Buffer.from(manifestHash, "hex"), [32])]]);
   if (gates) file.set("gates", tensorFrom(gates, [gates.length]));
   if (bias) {
@@ -40,7 +40,7 @@ export function packInstant({ gates, bias }: InstantParts, manifestHash: string)
  * Throws a ServiceError "adapter_outdated" for one of another manifest, an Error for bytes
  * that are no such file.
  */
-export function unpackInstant(bytes: Uint8Array, shape: InstantShape): InstantParts {
+export function unpackOwnAdapter(bytes: Uint8Array, shape: OwnAdapterShape): OwnAdapterParts {
   const file = readTensorFile(bytes, what);
   const madeFor = Buffer.from(requireTensor(file, "manifest", "U8", [32], what).bytes).toString("hex");
   if (madeFor !== shape.manifestHash) {
@@ -57,15 +57,48 @@ function outdated(why: string): ServiceError {
 }
 
 /** SHA-256 of the tenant's id, a line feed and the bytes: equal bytes of two tenants have nothing in common. */
-export function instantHash(tenant: string, bytes: Uint8Array): string {
+export function ownAdapterHash(tenant: string, bytes: Uint8Array): string {
   return createHash("sha256").update(`${tenant}\n`).update(bytes).digest("hex");
 }
 
-function biasOf(file: TensorFile, V: number): InstantParts["bias"] {
+function biasOf(file: TensorFile, V: number): OwnAdapterParts["bias"] {
   if (!file.has("bias_ids")) return null;
   const { bytes } = requireTensor(file, "bias_ids", "I32", [null], what);
   const ids = new Int32Array(alignedCopy(bytes));
   const isRising = ids.every((id, i) => id < V && id > (i === 0 ? -1 : ids[i - 1]));
   if (!isRising) throw new Error(`${what}: bias_ids: not rising token ids below ${V}`);
   return { ids, values: requireFloats(file, "bias_values", [ids.length], what) };
+}
+
+/** What the engine calls a tenant's adapter; no centroid's id has a slash. */
+export function ownAdapterId(tenant: string, hash: string): string {
+  return `${tenant}/${hash}`;
+}
+
+/** About what V8 takes for the record beside its arrays, as in generated.ts. */
+const recordBytes = 512;
+
+/** The bytes of an adapter; null if it is missing. */
+interface OwnAdapterReader {
+  read(tenant: string, hash: string): Promise<Uint8Array | null>;
+}
+
+export function withOwnAdapters(
+  generated: AdapterSource,
+  store: OwnAdapterReader,
+  shape: OwnAdapterShape,
+): AdapterSource {
+  return {
+    hashOf: (id) => (id.includes("/") ? id.split("/")[1] : generated.hashOf(id)),
+    generate: (id) => (id.includes("/") ? read(id, store, shape) : generated.generate(id)),
+  };
+}
+
+async function read(id: string, store: OwnAdapterReader, shape: OwnAdapterShape): Promise<Adapter> {
+  const [tenant, hash] = id.split("/");
+  const bytes = await store.read(tenant, hash);
+  if (!bytes) throw new Error(`there is no adapter ${hash} of this tenant`);
+  const parts = unpackOwnAdapter(bytes, shape);
+  const isBase = !parts.gates && !parts.bias;
+  return { hash, ...parts, scale: isBase ? 0 : 1, bytes: bytes.length + recordBytes };
 }

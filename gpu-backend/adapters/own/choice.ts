@@ -2,10 +2,9 @@
  * Chooses an adapter's parts and their strengths by cross-validation, and measures what this way of choosing gains by nested
  * cross-validation: for each fold, parts are chosen and made without its examples, and scored on them. Pure.
  */
-import { foldsOf } from "./examples.ts";
-import type { FoldParts, Gains } from "./fold-parts.ts";
+
 import { adapterMargin, type ExampleGain, type Gain, gainOver, isWorthwhile, partMargin } from "./held-out-gain.ts";
-import { biasStrengths } from "./token-bias.ts";
+import { biasStrengths, type FoldParts, foldsOf, type Gains } from "./token-bias.ts";
 
 export const partNames = ["gates", "unigram"] as const;
 export type PartName = (typeof partNames)[number];

@@ -1,5 +1,5 @@
 /**
- * Makes an instant adapter of a few examples: chooses by cross-validation which of its two parts are kept, makes them of
+ * Makes an own adapter of a few examples: chooses by cross-validation which of its two parts are kept, makes them of
  * all examples, and reports what adapters made this way gain on examples that neither made nor chose them. Where that is
  * next to nothing, the adapter is the base. Pure but for the head, which is asked for probabilities. Not here: where
  * hidden states come from, and the bytes of the result.
@@ -7,10 +7,8 @@
  */
 import type { RowBias } from "../adapter.ts";
 import { type Candidates, choose, gatesPart, nestedGain, type PartGain } from "./choice.ts";
-import { foldsOf, type Observed } from "./examples.ts";
-import { FoldParts, scaled } from "./fold-parts.ts";
 import type { ExampleGain, Gain } from "./held-out-gain.ts";
-import { expectedCount } from "./token-bias.ts";
+import { expectedCount, FoldParts, foldsOf, type Observed, scaled } from "./token-bias.ts";
 
 /** One example after the trunk. */
 export interface Example {
@@ -28,7 +26,7 @@ export interface Head {
   probabilities(example: Example, gates: Float32Array | null, support: Int32Array): Promise<Float32Array>;
 }
 
-export interface InstantFit {
+export interface OwnAdapterFit {
   /** null where they are not worth it. */
   gates: Float32Array | null;
   bias: RowBias | null;
@@ -46,11 +44,11 @@ export interface InstantFit {
  * in that centroid, a fold's examples included: what gates gain is therefore about .012 nats too high for 5 examples, .004
  * for 20 (chameleon-mini, six domains). Nothing else of a fold enters what is measured on it.
  */
-export async function fitInstant(
+export async function fitOwnAdapter(
   examples: readonly Example[],
   gates: Float32Array | null,
   head: Head,
-): Promise<InstantFit> {
+): Promise<OwnAdapterFit> {
   const base = await eachOf(examples, (example) => head.survey(example, null));
   const adapted = gates && (await eachOf(examples, (example) => head.survey(example, gates)));
   const made = new Map<boolean, FoldParts>();

@@ -10,15 +10,14 @@ import { join, sep } from "node:path";
 import { hashPattern } from "../../../shared/contracts/inference.ts";
 import { tenantPattern } from "../../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../../shared/errors.ts";
-import { readFileAtMost } from "../../bounded-file.ts";
-import { removeUnfinished, type WriteSystem, writeWhole } from "../../whole-file.ts";
+import { readFileAtMost, removeUnfinished, type WriteSystem, writeWhole } from "../../files.ts";
 import { LruPolicy } from "../lru.ts";
-import { instantHash } from "./artifact.ts";
+import { ownAdapterHash } from "./artifact.ts";
 
 /** Bytes of adapters that the disk refused and that are kept in memory, at most. */
 const unwrittenBytes = 64 * 2 ** 20;
 
-export interface InstantStoreSettings {
+export interface OwnAdapterStoreSettings {
   /** Contains the folder of the tenants' folders. */
   directory: string;
   tenantBytes: number;
@@ -33,11 +32,11 @@ export interface InstantStoreSettings {
 export type DiskFault = string | null;
 
 /** Reads one tenant's adapters, in any process. */
-export class InstantFiles {
+export class OwnAdapterFiles {
   readonly #directory: string;
   readonly #tenantBytes: number;
 
-  constructor({ directory, tenantBytes }: Pick<InstantStoreSettings, "directory" | "tenantBytes">) {
+  constructor({ directory, tenantBytes }: Pick<OwnAdapterStoreSettings, "directory" | "tenantBytes">) {
     this.#directory = join(directory, "tenants");
     this.#tenantBytes = tenantBytes;
   }
@@ -46,7 +45,7 @@ export class InstantFiles {
   async read(tenant: string, hash: string): Promise<Uint8Array | null> {
     // A file that cannot be read is uploaded again.
     const bytes = await readFileAtMost(this.pathOf(tenant, hash), this.#tenantBytes).catch(() => null);
-    return bytes && instantHash(tenant, bytes) === hash ? bytes : null;
+    return bytes && ownAdapterHash(tenant, bytes) === hash ? bytes : null;
   }
 
   /** Only strict ids become paths. */
@@ -68,9 +67,9 @@ export class InstantFiles {
 }
 
 /** One process writes a folder. */
-export class InstantStore {
-  readonly #settings: InstantStoreSettings;
-  readonly #files: InstantFiles;
+export class OwnAdapterStore {
+  readonly #settings: OwnAdapterStoreSettings;
+  readonly #files: OwnAdapterFiles;
   /** Bytes of each file by its path, least recently used first. */
   #index: Promise<Map<string, number>> | null = null;
   readonly #unwritten = new Map<string, Uint8Array>();
@@ -78,9 +77,9 @@ export class InstantStore {
   #fault: DiskFault = null;
   #failures = 0;
 
-  constructor(settings: InstantStoreSettings) {
+  constructor(settings: OwnAdapterStoreSettings) {
     this.#settings = settings;
-    this.#files = new InstantFiles(settings);
+    this.#files = new OwnAdapterFiles(settings);
   }
 
   get disk(): { fault: DiskFault; failures: number; unwrittenBytes: number } {
@@ -96,7 +95,7 @@ export class InstantStore {
         `The adapter has ${bytes.length} bytes; a tenant may keep ${tenantBytes} bytes of adapters.`,
       );
     }
-    const hash = instantHash(tenant, bytes);
+    const hash = ownAdapterHash(tenant, bytes);
     const path = this.#files.pathOf(tenant, hash);
     const index = await this.#indexed();
     this.#forget(path);

@@ -1,9 +1,7 @@
 /** The fitter's process: a fit takes a second of computing, which neither HTTP nor the engine can spare. */
-
 import { readArtifacts } from "../../engine/artifacts.ts";
 import { collectGarbage } from "../../runtime/garbage.ts";
-import { FitTurns } from "./fit-turns.ts";
-import { type FitRequest, type FitResult, Fitter } from "./fitter.ts";
+import { type FitRequest, type FitResult, FitTurns, Fitter } from "./fitter.ts";
 
 /** What the process starts with, as JSON in its one argument. */
 export interface FitFolders {

@@ -1,8 +1,10 @@
-/** Fits instant adapters over the model's head: the pure fit, its probabilities, its gates. Runs where it is called. */
+/** Fits own adapters over the model's head, several at a time by turns. Runs where it is called. */
+
+import { setImmediate } from "node:timers/promises";
 import { tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import { bankOf, gatesOf, readHyperNetwork } from "../../adapters/generated/hyper-network.ts";
-import { packInstant } from "../../adapters/own/artifact.ts";
-import { type Example, fitInstant, type Head, type InstantFit } from "../../adapters/own/fit.ts";
+import { packOwnAdapter } from "../../adapters/own/artifact.ts";
+import { type Example, fitOwnAdapter, type Head, type OwnAdapterFit } from "../../adapters/own/fit.ts";
 import type { Artifacts } from "../../engine/artifacts.ts";
 import { type HeadSession, openHeadSession } from "../../runtime/head-probabilities.ts";
 
@@ -12,7 +14,7 @@ export interface FitRequest {
   examples: Example[];
 }
 
-export interface FitResult extends Pick<InstantFit, "parts" | "gain"> {
+export interface FitResult extends Pick<OwnAdapterFit, "parts" | "gain"> {
   file: Uint8Array<ArrayBuffer>;
 }
 
@@ -40,9 +42,9 @@ export class Fitter {
   }
 
   /** `step` runs each of the fit's expensive steps. */
-  async fit(request: FitRequest, step: RunStep = (_, work) => work()): Promise<FitResult & { fit: InstantFit }> {
-    const fit = await fitInstant(request.examples, this.gatesAt(request.centroid), this.#head(step));
-    return { parts: fit.parts, gain: fit.gain, file: packInstant(fit, this.#artifacts.manifestHash), fit };
+  async fit(request: FitRequest, step: RunStep = (_, work) => work()): Promise<FitResult & { fit: OwnAdapterFit }> {
+    const fit = await fitOwnAdapter(request.examples, this.gatesAt(request.centroid), this.#head(step));
+    return { parts: fit.parts, gain: fit.gain, file: packOwnAdapter(fit, this.#artifacts.manifestHash), fit };
   }
 
   /** Gates of a centroid [P]; null where the hyper-network was never trained. */
@@ -66,5 +68,56 @@ export class Fitter {
       survey: (example, gates) => run(example, gates, Int32Array.of(0)),
       probabilities: async (example, gates, support) => (await run(example, gates, support)).probabilities,
     };
+  }
+}
+
+interface Step {
+  id: number;
+  positions: number;
+  run(): Promise<void>;
+  reject(error: Error): void;
+}
+
+export class FitTurns {
+  /** Positions that each open fit has computed. */
+  readonly #computed = new Map<number, number>();
+  #waiting: Step[] = [];
+  #isRunning = false;
+
+  open(id: number): void {
+    this.#computed.set(id, 0);
+  }
+
+  /** Ends a fit: its next step is rejected. */
+  cancel(id: number): void {
+    this.#computed.delete(id);
+  }
+
+  /** Runs one step of an open fit, over so many positions, at its turn. */
+  run<T>(id: number, positions: number, work: () => Promise<T>): Promise<T> {
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    this.#waiting.push({ id, positions, reject, run: () => work().then(resolve, reject) });
+    if (!this.#isRunning) void this.#runAll();
+    return promise;
+  }
+
+  async #runAll(): Promise<void> {
+    this.#isRunning = true;
+    while (this.#waiting.length > 0) {
+      // Messages are read here: new fits, and cancellations.
+      await setImmediate();
+      const next = this.#waiting.reduce((least, step) => (this.#of(step) < this.#of(least) ? step : least));
+      this.#waiting = this.#waiting.filter((step) => step !== next);
+      if (this.#computed.has(next.id)) {
+        this.#computed.set(next.id, this.#of(next) + next.positions);
+        await next.run();
+      } else next.reject(new Error("the fit was cancelled"));
+    }
+    this.#isRunning = false;
+  }
+
+  /** 0 for a cancelled fit, which ends at once. */
+  #of({ id }: Step): number {
+    return this.#computed.get(id) ?? 0;
   }
 }

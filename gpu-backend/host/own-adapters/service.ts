@@ -5,8 +5,8 @@
 import type { AdapterAnswer, AdapterRequest, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
 import { ServiceError } from "../../../shared/errors.ts";
-import { instantHash } from "../../adapters/own/artifact.ts";
-import type { InstantStore } from "../../adapters/own/store.ts";
+import { ownAdapterHash } from "../../adapters/own/artifact.ts";
+import type { OwnAdapterStore } from "../../adapters/own/store.ts";
 import type { EngineInfo } from "../../engine/messages.ts";
 import { unavailable } from "../../engine/refusals.ts";
 import type { EngineClient } from "../client.ts";
@@ -18,23 +18,23 @@ interface AdapterSet {
   fitter: Pick<FitClient, "fit">;
 }
 
-export interface InstantAdapterParts {
+export interface OwnAdapterServiceParts {
   /** What serves a manifest, or what will refuse it. Throws a ServiceError where nothing is served. */
   setOf(manifestHash: string): AdapterSet;
-  store: InstantStore;
+  store: OwnAdapterStore;
   newId(): string;
   now(): number;
 }
 
-export class InstantAdapters {
-  readonly #parts: InstantAdapterParts;
+export class OwnAdapterService {
+  readonly #parts: OwnAdapterServiceParts;
   readonly #queue = new MakingQueue();
 
-  constructor(parts: InstantAdapterParts) {
+  constructor(parts: OwnAdapterServiceParts) {
     this.#parts = parts;
   }
 
-  get store(): InstantStore {
+  get store(): OwnAdapterStore {
     return this.#parts.store;
   }
 
@@ -77,7 +77,7 @@ export class InstantAdapters {
 
   /** Keeps one that another backend made. Throws a ServiceError where the bytes are not what the hash says. */
   async bring(tenant: string, hash: string, bytes: Uint8Array): Promise<void> {
-    const found = instantHash(tenant, bytes);
+    const found = ownAdapterHash(tenant, bytes);
     if (found !== hash) {
       throw new ServiceError("invalid_request", `The adapter's hash for this tenant is ${found}, not ${hash}.`);
     }

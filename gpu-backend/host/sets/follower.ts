@@ -1,14 +1,12 @@
 /**
  * Follows the pointer of published artifacts: downloads the set that it names, starts it beside the sets that are served, and
  * ends sets that are no longer used. A set that is incomplete, belongs to other weights or does not start is refused and
- * reported, and the sets that are served stay. Not here: which sets start and end (set-policy.ts).
+ * reported, and the sets that are served stay. Not here: which sets start and end (serving-sets.ts).
  */
 import { currentOf, type Pointer, parsePointer, pointerName } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
-import type { ReadObject } from "./artifact-store.ts";
-import type { ServingSet, ServingSets } from "./serving-sets.ts";
-import type { BroughtSet, SetFolders } from "./set-folder.ts";
-import { planSets, type SetLimits } from "./set-policy.ts";
+import { planSets, type ServingSet, type ServingSets, type SetLimits } from "./serving-sets.ts";
+import type { BroughtSet, ReadObject, SetFolders } from "./set-folder.ts";
 
 /** Milliseconds until a set that was incomplete is tried again: the upload may have been repaired. */
 export const refusedMs = 30_000;

@@ -1,16 +1,14 @@
 /**
- * The sets of artifacts that this backend serves side by side. Each micro-batch goes to the set of its manifest. Not here: which
- * sets start and end (set-policy.ts), and when (follower.ts).
+ * The sets of artifacts that this backend serves side by side: how one starts, which of them start and end, and the set of each
+ * micro-batch. Not here: when they are compared with what is published (follower.ts).
  */
 import type { ServiceError } from "../../../shared/errors.ts";
-import type { EngineInfo } from "../../engine/messages.ts";
+import type { EngineInfo, EngineSettings, EngineStats } from "../../engine/messages.ts";
 import { unavailable } from "../../engine/refusals.ts";
-import type { EngineStats } from "../../engine/reports.ts";
-import type { EngineClient } from "../client.ts";
-import type { FitClient } from "../own-adapters/fit-client.ts";
-import type { HeldSet } from "./set-policy.ts";
+import { EngineClient, type EngineClientParts } from "../client.ts";
+import { FitClient } from "../own-adapters/fit-client.ts";
 
-/** A set that is served, with its processes (start-set.ts). */
+/** A set that is served, with its processes. */
 export interface ServingSet {
   info: Pick<EngineInfo, "manifestHash">;
   engine: Pick<
@@ -137,5 +135,66 @@ export class ServingSets {
 
   #set(manifestHash: string | null): ServingSet | null {
     return (manifestHash && this.#held.get(manifestHash)?.set) || null;
+  }
+}
+
+export interface HeldSet {
+  manifestHash: string;
+  openSequences: number;
+  /** Time at which it was last asked for or wanted. */
+  usedMs: number;
+  /** False while its engine restarts. */
+  isServing: boolean;
+}
+
+export interface SetLimits {
+  /** Maximum number of sets side by side; each has its own session and memory. */
+  sets: number;
+  /** Milliseconds for which an idle set that is no longer wanted is kept after its last use. */
+  graceMs: number;
+}
+
+export interface SetPlan {
+  /** True if the wanted set is to be started, after those of `retire` have ended. */
+  start: boolean;
+  /** Hashes of manifests. */
+  retire: string[];
+}
+
+export function planSets(held: readonly HeldSet[], wanted: string, nowMs: number, limits: SetLimits): SetPlan {
+  const idle = held.filter(({ manifestHash, openSequences }) => manifestHash !== wanted && openSequences === 0);
+  const current = held.find(({ manifestHash }) => manifestHash === wanted);
+  if (current) {
+    const done = idle.filter(({ usedMs }) => current.isServing && nowMs - usedMs >= limits.graceMs);
+    return { start: false, retire: done.map(({ manifestHash }) => manifestHash) };
+  }
+  if (held.length < limits.sets) return { start: true, retire: [] };
+  // An idle set makes room, but the last set that is held serves until the new one does.
+  if (idle.length === 0 || held.length === 1) return { start: false, retire: [] };
+  const [oldest] = idle.toSorted((a, b) => Number(a.isServing) - Number(b.isServing) || a.usedMs - b.usedMs);
+  return { start: true, retire: [oldest.manifestHash] };
+}
+
+export interface StartedSet extends ServingSet {
+  info: EngineInfo;
+}
+
+/** Resolves once the engine has generated a token; rejects if the folder is invalid or the engine does not start in time. */
+export async function startSet(settings: EngineSettings, parts: EngineClientParts): Promise<StartedSet> {
+  const { modelDirectory, artifactsDirectory } = settings;
+  const engine = new EngineClient(settings, parts);
+  try {
+    const info = await engine.ready;
+    const fitter = new FitClient({ modelDirectory, artifactsDirectory }, { environment: parts.environment });
+    return {
+      ...{ info, engine, fitter },
+      async close(limitMs) {
+        await engine.close(limitMs);
+        await fitter.close();
+      },
+    };
+  } catch (error) {
+    await engine.close(0);
+    throw error;
   }
 }

@@ -1,11 +1,13 @@
 /**
- * Downloads a published set into its own folder, in the layout that training writes. The size and hash of every file are
- * checked, also of those that only the edge reads. The manifest is checked before anything is written, and written last: a
- * folder with a manifest is complete. Complete files are not fetched again, so an interrupted download resumes.
+ * Reads the bucket of published artifacts (`shared/artifacts/FORMAT.md`), and downloads a set into its own folder in the layout that
+ * training writes. Size and hash of every file are checked, also of those that only the edge reads. The manifest is checked before
+ * anything is written, and written last: a folder with a manifest is complete. An interrupted download resumes.
  */
 import { mkdir, readdir, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
-import { objectName } from "../../../shared/artifacts/bucket.ts";
+import { fileURLToPath } from "node:url";
+import { AwsClient } from "aws4fetch";
+import { objectName, pointerName } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import {
   type FileRecord,
@@ -14,11 +16,47 @@ import {
   parseManifest,
   setFiles,
 } from "../../../shared/artifacts/manifest.ts";
-import { requireFile, requireManifest } from "../../../shared/artifacts/set-file.ts";
+import { readAtMost, requireFile, requireManifest } from "../../../shared/artifacts/set-file.ts";
 import { hashPattern } from "../../../shared/contracts/inference.ts";
-import { readFileAtMost } from "../../bounded-file.ts";
-import { removeUnfinished, writeWhole } from "../../whole-file.ts";
-import type { ReadObject } from "./artifact-store.ts";
+import { nullIfMissing, readFileAtMost, removeUnfinished, writeWhole } from "../../files.ts";
+
+/**
+ * Returns at most `mostBytes + 1` bytes of an object, so the caller can detect an oversized one; null if it does not exist.
+ * Rejects with an Error that states the cause.
+ */
+export type ReadObject = (name: string, mostBytes: number) => Promise<Uint8Array | null>;
+
+export interface StoreSettings {
+  /** An http, https or file URL. */
+  url: string;
+  credentials: { accessKeyId: string; secretAccessKey: string } | null;
+}
+
+/** Of the pointer, which is small and asked for before a start; of a file. */
+const [pointerMs, fileMs] = [5000, 120_000];
+
+export function openStore({ url, credentials }: StoreSettings): ReadObject {
+  if (url.startsWith("file:")) {
+    return (name, mostBytes) => readFileAtMost(join(fileURLToPath(url), name), mostBytes).catch(nullIfMissing);
+  }
+  // No retries: the caller polls.
+  const client = credentials && new AwsClient({ ...credentials, service: "s3", region: "auto", retries: 0 });
+  const base = url.replace(/\/+$/, "");
+  return async (name, mostBytes) => {
+    const target = `${base}/${name}`;
+    const init = { signal: AbortSignal.timeout(name === pointerName ? pointerMs : fileMs) };
+    const response = client ? await client.fetch(target, init) : await fetch(target, init);
+    if (response.status === 404) {
+      await response.body?.cancel();
+      return null;
+    }
+    if (!response.ok) {
+      await response.body?.cancel();
+      throw new Error(`${target} answered ${response.status}`);
+    }
+    return response.body ? await readAtMost(response.body, mostBytes) : new Uint8Array(0);
+  };
+}
 
 export interface BroughtSet {
   folder: string;

@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
-import { nullIfMissing } from "../../bounded-file.ts";
+import { nullIfMissing } from "../../files.ts";
 
 export interface Checksum {
   /** `git-blob`: SHA-1 as git counts it, of small files; SHA-256 of those in large file storage. */

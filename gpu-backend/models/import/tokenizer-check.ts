@@ -8,7 +8,7 @@ import { join } from "node:path";
 import type { TensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { ChatTemplate } from "../../../shared/tokenizer/chat-template.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
-import { nullIfMissing } from "../../bounded-file.ts";
+import { nullIfMissing } from "../../files.ts";
 import { trialConversations } from "../../training/trial-conversations.ts";
 import type { AutoTokenizerIds, AutoTokenizerQuestion } from "./auto-tokenizer.ts";
 import { runInThread } from "./killable-thread.ts";

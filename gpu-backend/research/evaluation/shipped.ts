@@ -4,10 +4,9 @@
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { nullIfMissing } from "../../bounded-file.ts";
+import { nullIfMissing, writeWhole } from "../../files.ts";
 import { keyOf } from "../../training/prepare.ts";
 import type { Progress } from "../../training/progress.ts";
-import { writeWhole } from "../../whole-file.ts";
 import type { Estimate, Evaluation, EvaluationRow, PromptLength } from "./data.ts";
 import type { EngineScorer } from "./engine-scorer.ts";
 import { type Placement, type Plan, Prompt } from "./serving.ts";

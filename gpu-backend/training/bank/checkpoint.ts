@@ -9,8 +9,7 @@ import {
   toFloat32,
   writeTensorFile,
 } from "../../../shared/artifacts/tensor-file.ts";
-import { nullIfMissing } from "../../bounded-file.ts";
-import { writeWhole } from "../../whole-file.ts";
+import { nullIfMissing, writeWhole } from "../../files.ts";
 import type { Moments } from "./adamw.ts";
 import type { ParameterName, Parameters } from "./parameters.ts";
 import type { TrainerState } from "./trainer.ts";

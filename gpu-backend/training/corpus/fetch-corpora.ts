@@ -1,8 +1,7 @@
 /** Fetches locked corpora from packages into FOLDER/NAME.jsonl, one document a line, and compares them with the lock. */
 import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { nullIfMissing } from "../../bounded-file.ts";
-import { writeWhole } from "../../whole-file.ts";
+import { nullIfMissing, writeWhole } from "../../files.ts";
 import type { Progress } from "../progress.ts";
 import { documentsOf } from "./documents.ts";
 import { defaultCorpusFolder, documentHash, type LockedCorpus, lockedSources, lockFolder, readLock } from "./lock.ts";

@@ -6,7 +6,7 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
-import { CallVerifier } from "../../../gpu-backend/http/call-signatures.ts";
+import { CallVerifier } from "../../../gpu-backend/http/middleware.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { edgeTableFile, type Manifest, parseManifest, tokenizerFile } from "../../../shared/artifacts/manifest.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../../shared/artifacts/tensor-file.ts";

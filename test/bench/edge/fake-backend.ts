@@ -6,7 +6,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { json } from "node:stream/consumers";
-import { FrameGathering } from "../../../gpu-backend/http/frame-gathering.ts";
+import { FrameGathering } from "../../../gpu-backend/http/frame-stream.ts";
 import type { BatchRequest, Frame } from "../../../shared/contracts/inference.ts";
 import { frameLine } from "../../../shared/contracts/ndjson.ts";
 import { sseDone, sseEvent } from "../../../shared/contracts/sse.ts";

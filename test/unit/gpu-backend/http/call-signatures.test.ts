@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { beforeEach, describe, expect, test } from "vitest";
-import { CallVerifier, clockToleranceMs } from "../../../../gpu-backend/http/call-signatures.ts";
+import { CallVerifier, clockToleranceMs } from "../../../../gpu-backend/http/middleware.ts";
 import { createSigner, parseSignature, readSecrets } from "../../../../shared/contracts/call-signature.ts";
 import { sha256Hex } from "../../../../shared/sha256.ts";
 

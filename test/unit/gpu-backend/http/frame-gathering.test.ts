@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { FrameGathering } from "../../../../gpu-backend/http/frame-gathering.ts";
+import { FrameGathering } from "../../../../gpu-backend/http/frame-stream.ts";
 import type { Frame } from "../../../../shared/contracts/inference.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../../support/frames.ts";
 

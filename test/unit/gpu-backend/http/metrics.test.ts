@@ -1,6 +1,6 @@
 /** The exposition format, line by line: names, types, labels and values. */
 import { expect, test } from "vitest";
-import type { EngineStats } from "../../../../gpu-backend/engine/reports.ts";
+import type { EngineStats } from "../../../../gpu-backend/engine/messages.ts";
 import { createMetrics, sequencesPerStep } from "../../../../gpu-backend/http/metrics.ts";
 import type { BatchRequest } from "../../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../../support/engine-harness.ts";

@@ -1,9 +1,9 @@
 /** Fits over a small made-up head, where the truth is known: text that differs from the base in a way of our making. */
 import { expect, test } from "vitest";
 import { choose } from "../../../../../gpu-backend/adapters/own/choice.ts";
-import { type Example, fitInstant, type Head, observe } from "../../../../../gpu-backend/adapters/own/fit.ts";
-import { FoldParts } from "../../../../../gpu-backend/adapters/own/fold-parts.ts";
+import { type Example, fitOwnAdapter, type Head, observe } from "../../../../../gpu-backend/adapters/own/fit.ts";
 import { gainOver } from "../../../../../gpu-backend/adapters/own/held-out-gain.ts";
+import { FoldParts } from "../../../../../gpu-backend/adapters/own/token-bias.ts";
 import { seededRandom } from "../../../../support/steps.ts";
 
 const V = 60;
@@ -74,7 +74,7 @@ function headOf(base: Truth): Head {
 const head = headOf(plain);
 
 /** What the served parts gain on fresh text: the expectation over the truth's tokens in `contexts` drawn contexts. */
-function servedGain(truth: Truth, { gates, bias }: Awaited<ReturnType<typeof fitInstant>>, contexts = 5000): number {
+function servedGain(truth: Truth, { gates, bias }: Awaited<ReturnType<typeof fitOwnAdapter>>, contexts = 5000): number {
   const dense = new Float32Array(V);
   bias?.ids.forEach((id, i) => {
     dense[id] = bias.values[i];
@@ -98,7 +98,7 @@ const cases: [string, Truth, string[]][] = [
 test.each(cases)(
   "finds what makes text differ: %s; and reports about what it gains on other text",
   async (_, truth, parts) => {
-    const fit = await fitInstant(draw(24, 120, truth), Float32Array.of(truth.gates ? 1 : 0.3), head);
+    const fit = await fitOwnAdapter(draw(24, 120, truth), Float32Array.of(truth.gates ? 1 : 0.3), head);
     const gain = servedGain(truth, fit);
     const kept = fit.parts.filter((part) => part.kept).map(({ name }) => name);
     expect(kept).toEqual(expect.arrayContaining(parts));
@@ -111,7 +111,7 @@ test.each(cases)(
 test("is the base for text that the base knows, at any number of examples: nothing is kept, no gain is reported", async () => {
   for (const examples of [2, 3, 5, 12, 20, 30]) {
     for (let draws = 0; draws < 5; draws++) {
-      const fit = await fitInstant(draw(examples, 60, plain), Float32Array.of(0.3), head);
+      const fit = await fitOwnAdapter(draw(examples, 60, plain), Float32Array.of(0.3), head);
       expect(fit).toMatchObject({ gates: null, bias: null, gain: null });
       expect(fit.parts.some(({ kept }) => kept)).toBe(false);
     }
@@ -133,7 +133,7 @@ test("the gain that is reported is on average not above the gain on fresh text, 
       const draws = name === "plain" ? 15 : 60;
       for (let i = 0; i < draws; i++) {
         const truth = truthOf();
-        const fit = await fitInstant(draw(examples, tokens, truth), Float32Array.of(0.3), head);
+        const fit = await fitOwnAdapter(draw(examples, tokens, truth), Float32Array.of(0.3), head);
         if (fit.gain) differences.push(fit.gain.nats - servedGain(truth, fit, 800));
       }
     }
@@ -149,7 +149,7 @@ test("five examples of text that clearly differs are enough for most draws, and 
   const adapted = async (examples: number, spread: number) => {
     let count = 0;
     for (let i = 0; i < 40; i++) {
-      const fit = await fitInstant(draw(examples, 120, { bias: floats(V, spread) }), null, head);
+      const fit = await fitOwnAdapter(draw(examples, 120, { bias: floats(V, spread) }), null, head);
       if (fit.gain) count++;
     }
     return count;
@@ -160,7 +160,7 @@ test("five examples of text that clearly differs are enough for most draws, and 
 });
 
 test("of two examples the result is the base, however much they differ from it", async () => {
-  const fit = await fitInstant(draw(2, 400, { bias: floats(V, 2) }), Float32Array.of(0.3), head);
+  const fit = await fitOwnAdapter(draw(2, 400, { bias: floats(V, 2) }), Float32Array.of(0.3), head);
   expect(fit).toMatchObject({ gates: null, bias: null, gain: null });
   expect(fit.parts.map(({ kept }) => kept)).toEqual([false, false]);
 });
@@ -208,7 +208,7 @@ test("the interval over examples is Student's t", () => {
 
 test("is deterministic", async () => {
   const examples = draw(20, 60, { bias: floats(V, 0.8) });
-  const fitted = () => fitInstant(examples, Float32Array.of(0.3), head);
+  const fitted = () => fitOwnAdapter(examples, Float32Array.of(0.3), head);
   expect(await fitted()).toEqual(await fitted());
 });
 

@@ -1,4 +1,5 @@
 /** The bytes of tenants' adapters, and where they are kept. */
+
 import { createHash } from "node:crypto";
 import * as fs from "node:fs/promises";
 import { mkdir, mkdtemp, readdir, rm, truncate, utimes, writeFile } from "node:fs/promises";
@@ -6,13 +7,13 @@ import { tmpdir } from "node:os";
 import path, { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import {
-  type InstantParts,
-  instantHash,
-  packInstant,
-  unpackInstant,
+  type OwnAdapterParts,
+  ownAdapterHash,
+  packOwnAdapter,
+  unpackOwnAdapter,
 } from "../../../../../gpu-backend/adapters/own/artifact.ts";
-import { InstantStore, type InstantStoreSettings } from "../../../../../gpu-backend/adapters/own/store.ts";
-import type { WriteSystem } from "../../../../../gpu-backend/whole-file.ts";
+import { OwnAdapterStore, type OwnAdapterStoreSettings } from "../../../../../gpu-backend/adapters/own/store.ts";
+import type { WriteSystem } from "../../../../../gpu-backend/files.ts";
 import {
   type Tensor,
   type TensorFile,
@@ -22,28 +23,28 @@ import {
 
 const manifestHash = "ab".repeat(32);
 const shape = { manifestHash, gates: 2, vocabularySize: 4 };
-const parts: InstantParts = {
+const parts: OwnAdapterParts = {
   gates: Float32Array.of(0.5, -1),
   bias: { ids: Int32Array.of(0, 3), values: Float32Array.of(0.25, -0.5) },
 };
 
 const now = () => new Date();
-const storeOf = (tenantBytes: number, rest: Partial<InstantStoreSettings> = {}) =>
-  new InstantStore({ directory, tenantBytes, totalBytes: 1_000_000, now, ...rest });
+const storeOf = (tenantBytes: number, rest: Partial<OwnAdapterStoreSettings> = {}) =>
+  new OwnAdapterStore({ directory, tenantBytes, totalBytes: 1_000_000, now, ...rest });
 let directory: string;
 beforeEach(async () => {
-  directory = await mkdtemp(join(tmpdir(), "instant-store-"));
+  directory = await mkdtemp(join(tmpdir(), "own-adapters-store-"));
 });
 const folderOf = (tenant: string) => join(directory, "tenants", createHash("sha256").update(tenant).digest("hex"));
 afterEach(() => rm(directory, { recursive: true }));
 
 test("parts come back as they were, the missing ones as missing", () => {
-  expect(unpackInstant(packInstant(parts, manifestHash), shape)).toEqual(parts);
+  expect(unpackOwnAdapter(packOwnAdapter(parts, manifestHash), shape)).toEqual(parts);
   const base = { gates: null, bias: null };
-  expect(unpackInstant(packInstant(base, manifestHash), shape)).toEqual(base);
+  expect(unpackOwnAdapter(packOwnAdapter(base, manifestHash), shape)).toEqual(base);
 });
 
-test.each<[string, InstantParts, string]>([
+test.each<[string, OwnAdapterParts, string]>([
   ["gates of another bank", { ...parts, gates: new Float32Array(3) }, "gates is F32 [3], expected F32 [2]"],
   [
     "a token out of the vocabulary",
@@ -53,7 +54,7 @@ test.each<[string, InstantParts, string]>([
   ["a token twice", { ...parts, bias: { ids: Int32Array.of(1, 1), values: new Float32Array(2) } }, "rising"],
   ["a value that is none", { ...parts, gates: Float32Array.of(0, Number.NaN) }, "value 1 is NaN"],
 ])("%s is refused", (_, bad, message) => {
-  expect(() => unpackInstant(packInstant(bad, manifestHash), shape)).toThrow(message);
+  expect(() => unpackOwnAdapter(packOwnAdapter(bad, manifestHash), shape)).toThrow(message);
 });
 
 const floats = (...values: number[]) => tensorFrom(Float32Array.from(values), [values.length]);
@@ -77,7 +78,7 @@ test.each<[string, [string, Tensor][], RegExp]>([
   ["an infinite gate", [["gates", floats(Number.POSITIVE_INFINITY, 0)]], /gates: value 0 is Infinity/],
 ])("%s: refused by name", (_, changed, message) => {
   const file: TensorFile = new Map([["manifest", tensorFrom(Buffer.from(manifestHash, "hex"), [32])], ...changed]);
-  expect(() => unpackInstant(writeTensorFile(file), shape)).toThrow(message);
+  expect(() => unpackOwnAdapter(writeTensorFile(file), shape)).toThrow(message);
 });
 
 test.each([
@@ -85,18 +86,18 @@ test.each([
   ["empty", () => new Uint8Array(0)],
   ["noise", (bytes: Uint8Array) => bytes.map((byte, i) => byte ^ (i * 37))],
 ])("a file that is %s is refused by name", (_, harm) => {
-  expect(() => unpackInstant(harm(packInstant(parts, manifestHash)), shape)).toThrow(/^instant adapter: /);
+  expect(() => unpackOwnAdapter(harm(packOwnAdapter(parts, manifestHash)), shape)).toThrow(/^own adapter: /);
 });
 
 test("an adapter of another manifest is outdated, and both are named", () => {
   const other = "cd".repeat(32);
-  expect(() => unpackInstant(packInstant(parts, other), shape)).toThrow(
+  expect(() => unpackOwnAdapter(packOwnAdapter(parts, other), shape)).toThrow(
     expect.objectContaining({ kind: "adapter_outdated", message: expect.stringMatching(`${other}.*${manifestHash}`) }),
   );
 });
 
 test("is there after a restart, for its tenant alone, and gone when it is removed", async () => {
-  const bytes = packInstant(parts, manifestHash);
+  const bytes = packOwnAdapter(parts, manifestHash);
   const hash = await storeOf(10_000).keep("eu:acme", bytes);
   const store = storeOf(10_000);
   expect(await store.read("eu:acme", hash)).toEqual(bytes);
@@ -111,7 +112,7 @@ test("is there after a restart, for its tenant alone, and gone when it is remove
 });
 
 test("a tenant may be named as a folder of ours, or as another but for its case", async () => {
-  const bytes = packInstant(parts, manifestHash);
+  const bytes = packOwnAdapter(parts, manifestHash);
   const store = storeOf(bytes.length);
   await mkdir(join(directory, "artifacts", manifestHash), { recursive: true });
   for (const tenant of ["artifacts", "tenants", "__proto__", "CON", "acme", "Acme", manifestHash]) {
@@ -124,14 +125,14 @@ test("a tenant may be named as a folder of ours, or as another but for its case"
 
 test("a file larger than a tenant's share counts as missing, and is not read", async () => {
   const store = storeOf(10_000);
-  const hash = await store.keep("acme", packInstant(parts, manifestHash));
+  const hash = await store.keep("acme", packOwnAdapter(parts, manifestHash));
   await truncate(join(folderOf("acme"), hash), 2 ** 40);
   expect(await store.read("acme", hash)).toBe(null);
 });
 
 test("a file that is not what its name says counts as missing; names that are no ids never become paths", async () => {
   const store = storeOf(10_000);
-  const hash = await store.keep("acme", packInstant(parts, manifestHash));
+  const hash = await store.keep("acme", packOwnAdapter(parts, manifestHash));
   await writeFile(join(folderOf("acme"), hash), "torn");
   expect(await store.read("acme", hash)).toBe(null);
   await expect(store.read("../acme", hash)).rejects.toThrow("not a tenant's id");
@@ -139,7 +140,7 @@ test("a file that is not what its name says counts as missing; names that are no
 });
 
 test("a tenant's share holds: what was used longest ago goes, what alone exceeds it is refused with both sizes", async () => {
-  const file = (n: number) => packInstant({ ...parts, gates: Float32Array.of(n, n) }, manifestHash);
+  const file = (n: number) => packOwnAdapter({ ...parts, gates: Float32Array.of(n, n) }, manifestHash);
   const size = file(0).length;
   const store = storeOf(2 * size);
   const first = await store.keep("acme", file(1));
@@ -148,7 +149,7 @@ test("a tenant's share holds: what was used longest ago goes, what alone exceeds
   expect(await store.has("acme", first)).toBe(true);
   const third = await store.keep("acme", file(3));
   expect((await readdir(folderOf("acme"))).sort()).toEqual([first, third].sort());
-  expect(await readdir(folderOf("other"))).toEqual([instantHash("other", file(1))]);
+  expect(await readdir(folderOf("other"))).toEqual([ownAdapterHash("other", file(1))]);
   await expect(storeOf(size - 1).keep("acme", file(4))).rejects.toThrow(
     expect.objectContaining({
       kind: "adapter_quota_exceeded",
@@ -158,7 +159,7 @@ test("a tenant's share holds: what was used longest ago goes, what alone exceeds
 });
 
 test("all tenants together have a bound, also over a restart: what was used longest ago goes", async () => {
-  const bytes = packInstant(parts, manifestHash);
+  const bytes = packOwnAdapter(parts, manifestHash);
   const totalBytes = 3 * bytes.length;
   const earlier = storeOf(10_000, { totalBytes });
   for (const [at, tenant] of ["a", "b", "c"].entries()) {
@@ -166,9 +167,9 @@ test("all tenants together have a bound, also over a restart: what was used long
     await utimes(join(folderOf(tenant), hash), at + 1, at + 1);
   }
   const store = storeOf(10_000, { totalBytes });
-  expect(await store.has("a", instantHash("a", bytes))).toBe(true);
+  expect(await store.has("a", ownAdapterHash("a", bytes))).toBe(true);
   await store.keep("d", bytes);
-  const has = (tenant: string) => store.has(tenant, instantHash(tenant, bytes));
+  const has = (tenant: string) => store.has(tenant, ownAdapterHash(tenant, bytes));
   expect(await Promise.all(["a", "b", "c", "d"].map(has))).toEqual([true, false, true, true]);
 });
 
@@ -196,7 +197,7 @@ test.each<[string, Partial<WriteSystem>]>([
     const system: WriteSystem = new Proxy(fs, {
       get: (real, name: keyof WriteSystem) => (isFull && broken[name]) || real[name],
     });
-    const bytes = packInstant(parts, manifestHash);
+    const bytes = packOwnAdapter(parts, manifestHash);
     const store = storeOf(10_000, { system });
     const hash = await store.keep("acme", bytes);
     const left = async () =>
@@ -217,7 +218,7 @@ test.each<[string, Partial<WriteSystem>]>([
 );
 
 test("what a killed process left of a write is removed at the next start; what is being written stays", async () => {
-  const bytes = packInstant(parts, manifestHash);
+  const bytes = packOwnAdapter(parts, manifestHash);
   await storeOf(10_000).keep("acme", bytes);
   const [abandoned, running] = [".unfinished-a", ".unfinished-b"].map((name) => join(folderOf("acme"), name));
   for (const folder of [abandoned, running]) {
@@ -226,5 +227,5 @@ test("what a killed process left of a write is removed at the next start; what i
   }
   await utimes(abandoned, 1, 1);
   await storeOf(10_000).keep("acme", bytes);
-  expect((await readdir(folderOf("acme"))).sort()).toEqual([".unfinished-b", instantHash("acme", bytes)].sort());
+  expect((await readdir(folderOf("acme"))).sort()).toEqual([".unfinished-b", ownAdapterHash("acme", bytes)].sort());
 });

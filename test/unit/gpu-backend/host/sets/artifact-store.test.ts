@@ -6,7 +6,7 @@ import { pathToFileURL } from "node:url";
 import { HttpResponse, http } from "msw";
 import { setupServer } from "msw/node";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { openStore } from "../../../../../gpu-backend/host/sets/artifact-store.ts";
+import { openStore } from "../../../../../gpu-backend/host/sets/set-folder.ts";
 
 const url = "https://account.r2.cloudflarestorage.com/bucket";
 const server = setupServer();

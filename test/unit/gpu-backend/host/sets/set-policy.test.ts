@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { type HeldSet, planSets } from "../../../../../gpu-backend/host/sets/set-policy.ts";
+import { type HeldSet, planSets } from "../../../../../gpu-backend/host/sets/serving-sets.ts";
 import { seededRandom } from "../../../../support/steps.ts";
 
 const limits = { sets: 2, graceMs: 100 };

@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, open, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { readFileAtMost } from "../../../gpu-backend/bounded-file.ts";
+import { readFileAtMost } from "../../../gpu-backend/files.ts";
 
 let folder: string;
 beforeAll(async () => {

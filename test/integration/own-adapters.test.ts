@@ -8,8 +8,13 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
-import { type InstantParts, instantHash, packInstant } from "../../gpu-backend/adapters/own/artifact.ts";
-import { instantId, withInstantAdapters } from "../../gpu-backend/adapters/own/source.ts";
+import {
+  type OwnAdapterParts,
+  ownAdapterHash,
+  ownAdapterId,
+  packOwnAdapter,
+  withOwnAdapters,
+} from "../../gpu-backend/adapters/own/artifact.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
@@ -32,10 +37,10 @@ let artifacts: Artifacts;
 let runner: StepRunner;
 /** Bytes of each adapter by its id. */
 const files = new Map<string, Uint8Array>();
-const partsOf = new Map<string, InstantParts>();
+const partsOf = new Map<string, OwnAdapterParts>();
 
 const floats = (length: number, spread: number) => Float32Array.from({ length }, () => spread * (2 * random() - 1));
-function randomParts(kinds: string): InstantParts {
+function randomParts(kinds: string): OwnAdapterParts {
   const ids = Int32Array.from({ length: 40 }, (_, i) => 7 * i);
   return {
     gates: kinds.includes("g") ? floats(runner.gates, 1) : null,
@@ -44,7 +49,7 @@ function randomParts(kinds: string): InstantParts {
 }
 
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "instant-"));
+  folder = await mkdtemp(join(tmpdir(), "own-adapters-"));
   await writeTinyModel(folder, seed);
   artifacts = await readArtifacts(folder);
   const { hyperNetwork, model, manifestHash } = artifacts;
@@ -53,8 +58,8 @@ beforeAll(async () => {
   for (const tenant of tenants) {
     for (const kinds of ["b", "g", "gb", ""]) {
       const parts = randomParts(kinds);
-      const file = packInstant(parts, manifestHash);
-      const id = instantId(tenant, instantHash(tenant, file));
+      const file = packOwnAdapter(parts, manifestHash);
+      const id = ownAdapterId(tenant, ownAdapterHash(tenant, file));
       files.set(id, file);
       partsOf.set(id, parts);
     }
@@ -67,9 +72,9 @@ afterAll(async () => {
 
 function harness(): EngineHarness {
   const { manifest, hyperNetwork, manifestHash, tokenizer } = artifacts;
-  const read = async (tenant: string, hash: string) => files.get(instantId(tenant, hash)) ?? null;
+  const read = async (tenant: string, hash: string) => files.get(ownAdapterId(tenant, hash)) ?? null;
   const shape = { manifestHash, gates: runner.gates, ...tinyConfig };
-  const source = withInstantAdapters(generatedAdapters(manifest, hyperNetwork), { read }, shape);
+  const source = withOwnAdapters(generatedAdapters(manifest, hyperNetwork), { read }, shape);
   return createEngineHarness({ runner, source, pieceOf: (id) => tokenizer.pieceOf(id) });
 }
 const randomPrompt = (length: number) => Array.from({ length }, () => Math.floor(random() * 299));
@@ -121,7 +126,7 @@ test("what is served is the oracle's base with gates and bias, and the base wher
   const bank = bankOf(hyperNetwork);
   const differences: number[] = [];
   for (const [i, parts] of [...partsOf.values()].entries()) {
-    const logprobsOf = ({ gates, bias }: InstantParts) => {
+    const logprobsOf = ({ gates, bias }: OwnAdapterParts) => {
       const logits = oracleLogits(model.config, model.weights, hidden, bank, gates ?? new Float32Array(runner.gates));
       bias?.ids.forEach((id, at) => {
         logits[id] += bias.values[at];
@@ -167,7 +172,7 @@ test("a tenant's adapter is out of another's reach, also by its hash", async () 
   const target = harness();
   const [tenant, hash] = [...files.keys()][0].split("/");
   expect(tenant).toBe("acme");
-  await target.engine.submit(instantId("other", hash), [sequenceRequest("thief", [1, 2])]);
+  await target.engine.submit(ownAdapterId("other", hash), [sequenceRequest("thief", [1, 2])]);
   expect(target.lastFrameOf("thief")).toMatchObject({ type: "error" });
 });
 
@@ -177,7 +182,7 @@ describe("backends", () => {
   const start = (directory: string) =>
     startBackend({ MODEL_DIR: folder, DATA_DIR: join(data, directory), THREADS: "1" });
   beforeAll(async () => {
-    data = await mkdtemp(join(tmpdir(), "instant-data-"));
+    data = await mkdtemp(join(tmpdir(), "own-adapters-data-"));
     backends = await Promise.all([start("one"), start("two")]);
   });
   afterAll(async () => {

@@ -1,12 +1,40 @@
-/**
- * Whether calls come from the edge: which must be signed, and what a signature must be. Whoever has no secret is told so before
- * any of its body is read.
- */
+/** What every call passes before its handler: process name, load, signature, and the check of its body. */
 import type { Context, MiddlewareHandler } from "hono";
+import { z } from "zod";
+import { type BackendLoad, loadHeader, loadText } from "../../shared/contracts/backend-load.ts";
 import { isSignedBy, parseSignature, type SigningKey, signingKey } from "../../shared/contracts/call-signature.ts";
+import { parseCallerJson } from "../../shared/contracts/caller-json.ts";
+import { contractVersion } from "../../shared/contracts/inference.ts";
 import { nameHeader } from "../../shared/contracts/process-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
+
+/** Sends the name with every answer, refusals included. */
+export function sendName(name: string): MiddlewareHandler {
+  return async (context, next) => {
+    await next();
+    context.res.headers.set(nameHeader, name);
+  };
+}
+
+/** Throws a ServiceError "misdirected" for a call that names another process. */
+export function requireOwnName(name: string): MiddlewareHandler {
+  return async ({ req }, next) => {
+    const wanted = req.header(nameHeader);
+    if (wanted !== undefined && wanted !== name) {
+      throw new ServiceError("misdirected", `This process is ${name}; the call is for ${wanted.slice(0, 63)}.`);
+    }
+    await next();
+  };
+}
+
+/** Sends the load with every answer, refusals included: what it is after the call has been handled. */
+export function sendLoad(load: () => BackendLoad): MiddlewareHandler {
+  return async (context, next) => {
+    await next();
+    context.res.headers.set(loadHeader, loadText(load()));
+  };
+}
 
 /** How far the clocks of edge and backend may be apart, in milliseconds, the time of the way included. */
 export const clockToleranceMs = 60_000;
@@ -75,4 +103,18 @@ function pathOf({ url }: Context["req"]): string {
 
 function refused(why: string): ServiceError {
   return new ServiceError("bad_signature", `The call's signature is not accepted: ${why}.`);
+}
+
+/** The request's JSON body, checked. Throws a ServiceError that names the field at fault. */
+export async function readBody<T>(context: Context, schema: z.ZodType<T>): Promise<T> {
+  const value = parseCallerJson(await context.req.text());
+  const { version } = (value ?? {}) as { version?: unknown };
+  if (typeof version === "number" && version !== contractVersion) {
+    const message = `The call is of version ${version} of the contract, this backend of version ${contractVersion}.`;
+    throw new ServiceError("version_mismatch", message);
+  }
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  throw new ServiceError("invalid_request", z.prettifyError(parsed.error), { param: issue.path.join(".") || null });
 }

@@ -1,6 +1,6 @@
 /** Turns and places of requests for own adapters, and the steps of fits that run at once. */
 import { expect, test } from "vitest";
-import { FitTurns } from "../../../../../gpu-backend/host/own-adapters/fit-turns.ts";
+import { FitTurns } from "../../../../../gpu-backend/host/own-adapters/fitter.ts";
 import { MakingQueue, maxWaiting } from "../../../../../gpu-backend/host/own-adapters/making-queue.ts";
 
 const never = new AbortController().signal;
