@@ -11,7 +11,7 @@ import { createApp } from "./app.ts";
 import { ArtifactSets, artifactLimits } from "./artifacts/artifact-sets.ts";
 import { artifactsMissing } from "./artifacts/artifacts.ts";
 import { deployedSet, publishedSets } from "./artifacts/deployed.ts";
-import { createWaker } from "./cell/cell-waker.ts";
+import { createWaker } from "./cell/cell-names.ts";
 import { createCells } from "./cell/resumable-answer.ts";
 import { configured, readConfig } from "./config.ts";
 import { addressesIn, urlOf } from "./dispatch/addresses.ts";

@@ -1,60 +1,54 @@
 /**
- * Response bodies of one Durable Object, or of a Worker's requests, with a bound on the bytes that they hold: unread bytes and, for a non-streamed
- * answer, the parts kept so far. The runtime's streams queue writes without a bound. So a body has at most one write
- * pending in its stream, which settles when the next stage (object, Worker, socket) has read it, and queues the rest itself.
+ * Response bodies with a bound on the bytes that they hold in memory, alone and together. The runtime's streams queue writes
+ * without a bound, so a body has at most one write pending in its stream and queues the rest itself. That write resolves when the
+ * next hop has read it.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { joinArrays } from "../../shared/join-arrays.ts";
 import { AnswerEnd, type EndReason } from "./answer-end.ts";
 
-/** Maximum bytes held by all bodies of one object. An isolate has 128 MB; with four cells in it, bodies use half at most. */
+/** Maximum bytes held by all bodies of one Durable Object. An isolate has 128 MB; four cells in it use half at most. */
 const objectBodyBytes = 16 * 2 ** 20;
 
-/** Maximum bytes held by the large answers of a Worker's isolate itself; a tenant's at most half. */
+/** Maximum bytes held by the large answers that a Worker's isolate makes itself; one tenant may hold half. */
 export const workerBodyBytes = 32 * 2 ** 20;
 
-/** Maximum bytes per stream write; written data cannot be withdrawn after a cancel. */
+/** Maximum bytes per stream write, as written data cannot be withdrawn. */
 const writeBytes = 16 * 1024;
 
-/**
- * Maximum bytes of an answer that is sent with a `content-length`. A larger one is an AnswerBody, whose bytes count until they
- * are read.
- */
+/** Maximum bytes of an answer that is sent with a `content-length`. A larger one is an AnswerBody. */
 export const shortAnswerBytes = 64 * 1024;
 
-/** More is written while fewer bytes than this are unread. */
+/** Writers continue while fewer bytes than this are unread. */
 export const unreadAheadBytes = limits.unreadBytes / 16;
 
-/** Events, or parts of a large answer, are written together up to this many bytes, and one more. */
-export const eventsBytes = 8 * 1024;
+/** Writers join events, or parts of a large answer, until they have this many bytes. */
+export const joinedBytes = 8 * 1024;
 
-/**
- * Interval of the timer that calls `ticked` (renewal of the admission, deadlines) and checks for heartbeats and unread bodies, in
- * milliseconds.
- */
+/** Interval of the timer for admissions, deadlines, heartbeats and unread bodies, in milliseconds. */
 const tickMs = 50;
 
 interface BodyOptions {
   tenant: string;
   /** Maximum bytes that this body may hold. */
   maximumBytes: number;
-  /** Written to an event stream when no write has completed for `everyMs`: only a write detects a disconnect. */
+  /** Written to an event stream that was silent for `everyMs`, as only a write detects a disconnect. null for other answers. */
   heartbeat: { text: string; everyMs: number } | null;
 }
 
 interface BodyEvents {
-  /** The body has not ended; called every `tickMs`. */
+  /** Called every `tickMs` until the body has ended. */
   ticked?(): void;
-  /** No write completed for `everyMs`. */
+  /** Nothing was written for the heartbeat's interval. */
   heartbeatDue?(): void;
-  /** The reader has taken what was written, or some of it. */
-  taken?(): void;
-  /** Called once, when no more is written because the answer is complete or has failed. Settles it. */
+  /** The client has read the pending write. */
+  drained?(): void;
+  /** Called once, when the answer leaves `open`: nothing more may be written. */
   settled(reason: EndReason): void;
-  /** The text that tells the reader of `error` and ends the body; null to break it off. */
-  lastText(error: ServiceError): string | null;
-  /** Called once, when nothing of the body is in memory. */
+  /** Returns the last text, which tells the client of `error`; null breaks the body off. */
+  errorText(error: ServiceError): string | null;
+  /** Called once, when the body holds nothing in memory. */
   ended?(reason: EndReason): void;
 }
 
@@ -63,12 +57,12 @@ export class AnswerBodies {
   readonly #ofRequests: boolean;
   readonly #tenants = new Map<string, Set<AnswerBody>>();
   #heldBytes = 0;
-  /** Runs while a body of an object is open. */
+  /** Ticks all bodies of an object while there is one. */
   #timer: ReturnType<typeof setInterval> | null = null;
 
   /**
-   * `ofRequests`: the bodies belong to a Worker's requests, of which none may use a timer or a stream of another. So each has a
-   * timer, which also carries out its eviction.
+   * `ofRequests`: the bodies belong to a Worker's requests, of which none may use another's timer or stream. So each body has a
+   * timer of its own and is evicted at its next tick.
    */
   constructor({ maximumBytes = objectBodyBytes, ofRequests = false } = {}) {
     this.#maximumBytes = maximumBytes;
@@ -80,17 +74,17 @@ export class AnswerBodies {
     return this.#heldBytes;
   }
 
-  /** Whether a tenant's bodies may hold `bytes` more without more than half of what all may hold. */
+  /** Whether a tenant's bodies hold at most half of the maximum with `bytes` more. */
   hasRoom(tenant: string, bytes: number): boolean {
     return sum(this.#tenants.get(tenant) ?? []) + bytes <= this.#maximumBytes / 2;
   }
 
-  /** Number of a tenant's bodies that have not ended. */
+  /** Number of the tenant's bodies that have not ended. */
   countOf(tenant: string): number {
     return this.#tenants.get(tenant)?.size ?? 0;
   }
 
-  /** Number of open event streams of a tenant. */
+  /** Number of the tenant's event streams that have not ended. */
   streamsOf(tenant: string): number {
     let streams = 0;
     for (const { isStream } of this.#tenants.get(tenant) ?? []) if (isStream) streams++;
@@ -121,7 +115,7 @@ export class AnswerBodies {
     return body;
   }
 
-  /** While the limit is exceeded, ends the largest body of the tenant whose bodies hold most. */
+  /** Ends the largest body of the tenant that holds most, until the maximum is met. */
   #evictLargest(): void {
     while (this.#heldBytes > this.#maximumBytes) {
       const heaviest = largest(this.#tenants.values(), (bodies) => sum(bodies));
@@ -152,10 +146,10 @@ function sum(bodies: Iterable<AnswerBody>): number {
 
 const encoder = new TextEncoder();
 
-/** Of a text, at most `writeBytes` long. */
 interface Piece {
+  /** At most `writeBytes`. */
   bytes: Uint8Array;
-  /** The piece before it is of the same text. */
+  /** Continues the text of the piece before it. */
   isRest: boolean;
 }
 
@@ -167,15 +161,16 @@ export class AnswerBody {
   #stream: { readable: ReadableStream<Uint8Array>; writer: WritableStreamDefaultWriter<Uint8Array> } | null = null;
   /** Bytes of the pending stream write. */
   #writingBytes = 0;
-  /** Queued for the next writes. */
   #queue: Piece[] = [];
   #queuedBytes = 0;
   #pendingBytes = 0;
+  /** As last reported to `held`. */
   #heldBytes = 0;
+  /** Ticks since the last write or heartbeat. */
   #silentTicks = 0;
-  /** Since the pending write began. */
+  /** Ticks since the pending write began. */
   #stalledTicks = 0;
-  /** Ends the body at its next tick; its bytes count no more. */
+  /** Error that ends the body at its next tick. Its bytes do not count from now on. */
   #eviction: ServiceError | null = null;
 
   constructor(options: BodyOptions, events: BodyEvents & { held(changedBytes: number): void }) {
@@ -186,7 +181,7 @@ export class AnswerBody {
     this.#heartbeatTicks = Math.max(1, Math.floor((options.heartbeat?.everyMs ?? 0) / tickMs) - 1);
   }
 
-  /** Whether it may be written to: the answer is not settled. */
+  /** True until the answer is settled; then `write` does nothing. */
   get isOpen(): boolean {
     return this.#end.phase === "open";
   }
@@ -199,11 +194,12 @@ export class AnswerBody {
     return this.#heldBytes;
   }
 
-  get hasNoUnreadWrite(): boolean {
-    return this.#writingBytes === 0;
+  /** A write waits for the client to read it. */
+  get isWriting(): boolean {
+    return this.#writingBytes > 0;
   }
 
-  /** Bytes that were written and that nobody has read. */
+  /** Bytes written and not read by the client. */
   get unreadBytes(): number {
     return this.#writingBytes + this.#queuedBytes;
   }
@@ -213,43 +209,43 @@ export class AnswerBody {
     return this.#opened().readable;
   }
 
-  /** Queues `text` without waiting. Fails if more than `maximumBytes` are unread; a larger text is written when nothing else is. */
+  /** Queues `text`. Ends the answer if more than `maximumBytes` are unread, except that one text of any size may be. */
   write(text: string | Uint8Array): void {
     if (!this.isOpen || text.length === 0) return;
     const bytes = typeof text === "string" ? encoder.encode(text) : text;
-    if (this.unreadBytes > 0 && this.#failsAbove(this.unreadBytes + bytes.length)) return;
+    if (this.unreadBytes > 0 && this.#failIfAbove(this.unreadBytes + bytes.length)) return;
     this.#append(bytes);
     this.#reportHeldBytes();
   }
 
-  /** Sets the bytes kept for what will be written later. `isBounded`: fails if all held bytes are above `maximumBytes`. */
+  /** Sets the bytes that the writer keeps for later. `isBounded`: ends the answer if it holds more than `maximumBytes`. */
   setPendingBytes(bytes: number, isBounded: boolean): void {
     if (!this.isOpen) return;
     this.#pendingBytes = bytes;
     this.#reportHeldBytes();
-    if (isBounded) this.#failsAbove(this.#heldBytes);
+    if (isBounded) this.#failIfAbove(this.#heldBytes);
   }
 
-  /** Completes the answer: writes the last text and closes the stream once everything is read, without waiting. */
+  /** Writes the last text, and closes the stream once the client has read everything. */
   complete(text: string): void {
     if (this.#end.apply("complete")) this.#close(text);
   }
 
-  /** Completes an answer that is sent another way: this body is not used. */
+  /** Completes an answer that is sent without this body. */
   completeUnused(): void {
-    if (this.#end.apply("complete")) this.#breakOff();
+    if (this.#end.apply("complete")) this.#end.apply("broken off");
   }
 
   /**
-   * Ends the answer in an error, also one whose last bytes are not read. Discards queued data, writes the last text, then closes. A text
-   * of which a piece is written keeps its other pieces, so that no event ends in its middle.
+   * Ends the answer in an error: discards queued texts, writes the last one and closes. A text that is written in part keeps its
+   * other pieces, so that no event is cut.
    */
   fail(reason: "failed" | "deadline" | "limit", error: ServiceError): void {
     if (!this.#end.apply(reason)) return;
     if (this.#end.phase === "ended") return;
-    const text = this.#events.lastText(error);
+    const text = this.#events.errorText(error);
     if (text === null) {
-      this.#breakOff();
+      this.#end.apply("broken off");
       return;
     }
     const next = this.#queue.findIndex(({ isRest }) => !isRest);
@@ -266,19 +262,19 @@ export class AnswerBody {
   tick(): void {
     this.#events.ticked?.();
     if (this.#eviction) this.fail("limit", this.#eviction);
-    if (!this.hasNoUnreadWrite && ++this.#stalledTicks * tickMs >= limits.unreadMs) {
+    if (this.isWriting && ++this.#stalledTicks * tickMs >= limits.unreadMs) {
       this.#stalledTicks = 0;
       this.fail("limit", new ServiceError("cancelled", `Nothing was read for ${limits.unreadMs} ms.`));
     }
     const { heartbeat } = this.#options;
     if (!heartbeat || ++this.#silentTicks < this.#heartbeatTicks) return;
     // A pending write detects a disconnect as well.
-    if (this.hasNoUnreadWrite) this.write(heartbeat.text);
+    if (!this.isWriting) this.write(heartbeat.text);
     this.#silentTicks = 0;
     this.#events.heartbeatDue?.();
   }
 
-  /** Ends this body because the memory limit of all bodies is exceeded. */
+  /** Ends this body because all bodies together hold too much. */
   evict(maximumBytes: number, { atNextTick }: { atNextTick: boolean }): void {
     const message = `Buffered answers exceed ${maximumBytes} bytes; this one holds ${this.#heldBytes}.`;
     const error = new ServiceError("overloaded", message, { retryAfterSeconds: 1 });
@@ -290,8 +286,8 @@ export class AnswerBody {
     this.#reportHeldBytes();
   }
 
-  /** Fails if `bytes` are too many for this body, and returns whether it did. */
-  #failsAbove(bytes: number): boolean {
+  /** Ends the answer if `bytes` exceed its maximum; returns whether they do. */
+  #failIfAbove(bytes: number): boolean {
     const { maximumBytes } = this.#options;
     if (bytes <= maximumBytes) return false;
     const subject = this.isStream ? "The stream's unread events have" : "The answer has";
@@ -300,17 +296,11 @@ export class AnswerBody {
     return true;
   }
 
-  /** Writes the last text of an answer that is closing. */
   #close(text: string): void {
     this.#pendingBytes = 0;
     if (text !== "") this.#append(encoder.encode(text));
     this.#reportHeldBytes();
-    if (this.hasNoUnreadWrite) this.#closeStream();
-  }
-
-  /** Discards the rest: a client that still reads gets an incomplete body. */
-  #breakOff(): void {
-    this.#end.apply("broken off");
+    if (!this.isWriting) this.#closeStream();
   }
 
   #finished(reason: EndReason): void {
@@ -330,14 +320,12 @@ export class AnswerBody {
   #append(bytes: Uint8Array): void {
     this.#silentTicks = 0;
     this.#queuedBytes += bytes.length;
-    if (bytes.length <= writeBytes) this.#queue.push({ bytes, isRest: false });
-    else {
-      for (let i = 0; i < bytes.length; i += writeBytes) {
-        // A copy: a view would keep the whole buffer in memory.
-        this.#queue.push({ bytes: bytes.slice(i, i + writeBytes), isRest: i > 0 });
-      }
+    for (let i = 0; i < bytes.length; i += writeBytes) {
+      // A copy: a view would keep the whole buffer in memory.
+      const piece = bytes.length <= writeBytes ? bytes : bytes.slice(i, i + writeBytes);
+      this.#queue.push({ bytes: piece, isRest: i > 0 });
     }
-    if (this.hasNoUnreadWrite) this.#writeNext();
+    if (!this.isWriting) this.#writeNext();
   }
 
   #writeNext(): void {
@@ -350,7 +338,7 @@ export class AnswerBody {
     const part = joinArrays(Uint8Array, pieces);
     this.#queuedBytes -= bytes;
     this.#writingBytes = bytes;
-    // It rejects if the reader disconnected; `writer.closed` reports that.
+    // Rejects if the client disconnected, which `writer.closed` reports.
     this.#opened()
       .writer.write(part)
       .then(() => this.#written(), ignore);
@@ -363,7 +351,7 @@ export class AnswerBody {
     if (this.#queue.length > 0) this.#writeNext();
     else if (!this.isOpen) this.#closeStream();
     this.#reportHeldBytes();
-    this.#events.taken?.();
+    this.#events.drained?.();
   }
 
   #closeStream(): void {

@@ -1,27 +1,26 @@
-/**
- * How an answer ends: open → closing → ended, for one named reason. Its writer and its body share this state. Pure.
- *
- * - open: it may be written to.
- * - closing: its outcome is decided and settled; its last bytes are being read.
- * - ended: nothing of it is in memory.
- */
+/** The states of an answer, shared by its writer and its body: open → closing → ended, for one reason. Pure. */
 
 /**
  * - complete: all of it was written.
  * - failed: it could not be computed.
- * - deadline: its deadline passed before every choice had started.
- * - limit: it exceeds a limit of memory, or nothing of it was read for too long.
+ * - deadline: not every choice had started before the deadline.
+ * - limit: it exceeds a limit of memory, or the client read nothing for too long.
  * - gone: the client has disconnected.
  */
 export const endReasons = ["complete", "failed", "deadline", "limit", "gone"] as const;
 export type EndReason = (typeof endReasons)[number];
 
+/**
+ * - open: it may be written to.
+ * - closing: its reason is known and it is charged; the client may still read its last bytes.
+ * - ended: it holds nothing in memory.
+ */
 export type AnswerState = { phase: "open" } | { phase: "closing" | "ended"; reason: EndReason };
 
 /**
- * - a reason: the answer ends for it.
+ * An EndReason closes the answer.
  * - delivered: the client has read all of it.
- * - broken off: the rest is discarded, so that the client gets an incomplete body.
+ * - broken off: unread bytes are discarded; the client gets an incomplete body.
  */
 export type AnswerEvent = EndReason | "delivered" | "broken off";
 
@@ -34,11 +33,11 @@ export function nextState(state: AnswerState, event: AnswerEvent): AnswerState {
   }
   if (event === "delivered" || event === "broken off") return { phase: "ended", reason: state.reason };
   if (event !== "limit") return state;
-  // The rest of a complete answer gives way to an error. An error that is not read either is discarded.
+  // A complete answer that is not read is replaced by an error; an error that is not read is discarded.
   return { phase: state.reason === "complete" ? "closing" : "ended", reason: event };
 }
 
-/** The state of one answer. Calls `settled` when it leaves `open`, then `finished` when it has ended: each exactly once. */
+/** The state of one answer. Calls `settled` once when it leaves `open`, and `finished` once when it has ended. */
 export class AnswerEnd {
   #state: AnswerState = { phase: "open" };
   readonly #settled: (reason: EndReason) => void;

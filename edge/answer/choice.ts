@@ -1,6 +1,6 @@
 /**
- * Turns the frames of one sequence into the choice a client sees, part by part. A stream sends the parts as they come,
- * an unstreamed response joins them, so both have the same text.
+ * Turns the frames of one sequence into the parts of a choice. A stream sends each part, a whole response joins them, so both
+ * have the same text. Pure.
  */
 import type { DoneFrame, Frame, PromptFrame, TokenFrame } from "../../shared/contracts/inference.ts";
 import type { ComparedToken } from "../../shared/contracts/responses.ts";
@@ -15,7 +15,7 @@ export interface ChoiceOptions {
   /** Alternatives per token; null for no logprobs at all. */
   logprobs: number | null;
   compare: boolean;
-  /** Tell what answered (the block `chameleon`). */
+  /** The choice has a block `chameleon`. */
   withBlock: boolean;
 }
 
@@ -23,27 +23,26 @@ export interface ChoiceOptions {
 export interface ChoicePart {
   planned: PlannedChoice;
   text: string;
-  /** Where logprobs were asked for. */
+  /** null unless the request asks for logprobs. */
   logprobs: ReportedToken[] | null;
   compared: ComparedToken[];
-  /** The sequence's end, in its last part only. */
+  /** In the last part only. */
   done: DoneFrame | null;
 }
 
 export interface ReportedToken {
   piece: Uint8Array;
-  /** Where it starts in the text, in Unicode code points. */
+  /** Its start in the text, in Unicode code points. */
   offset: number;
   /** null for the first token of an echoed prompt, which has no context. */
   logprob: number | null;
-  /** The likeliest tokens at its place, as many as were asked for. */
+  /** The likeliest tokens at its position, as many as the request asks for. */
   top: { piece: Uint8Array; logprob: number }[];
   baseLogprob: number | null;
 }
 
 type Alternatives = readonly [number, number][] | undefined;
 
-/** A prompt that its choices begin with. */
 interface EchoedPrompt {
   text: string;
   /** Unicode code points. */
@@ -53,7 +52,7 @@ interface EchoedPrompt {
 const noPiece = new Uint8Array(0);
 const notEchoed: EchoedPrompt = { text: "", characters: 0 };
 
-/** By prompt: its text where it is echoed, decoded once for all of its choices. */
+/** The text of each prompt by its index, decoded once for all of its choices. */
 export function echoedPrompts(choices: readonly PlannedChoice[], tokenizer: Tokenizer): Map<number, EchoedPrompt> {
   const echoed = new Map<number, EchoedPrompt>();
   for (const { prompt, sequence } of choices) {
@@ -70,10 +69,10 @@ export class Choice {
   readonly #options: ChoiceOptions;
   readonly #text: TextStream;
   readonly #offsets: OffsetCounter;
-  /** The echoed prompt, until it is sent. */
+  /** The echoed prompt until the first part has it, then "". */
   #prompt: string;
   readonly #promptCharacters: number;
-  /** Tokens whose text is still held back: a stop string that begins in it would take them away. */
+  /** Tokens whose text is not emitted yet, as it may be the beginning of a stop string. */
   #held: ReportedToken[] = [];
   #stopped = false;
 
@@ -94,17 +93,16 @@ export class Choice {
       case "prompt":
         return this.#part("", this.#promptTokens(frame), null);
       case "token":
-        return this.#part(this.#append(frame), this.#settled(), null);
+        return this.#part(this.#append(frame), this.#emitted(), null);
       case "done": {
         const rest = this.#text.end();
-        return this.#part(rest, this.#stopped ? this.#settled() : this.#held.splice(0), frame);
+        return this.#part(rest, this.#stopped ? this.#emitted() : this.#held.splice(0), frame);
       }
       case "error":
         throw new ServiceError(frame.kind, frame.message, { retryAfterSeconds: frame.retryAfterSeconds ?? undefined });
     }
   }
 
-  /** Somebody wants to know its tokens. */
   get #isReported(): boolean {
     return this.#options.logprobs !== null || this.#options.compare;
   }
@@ -117,18 +115,18 @@ export class Choice {
     const piece = this.#tokenizer.pieceOf(frame.tokenId);
     this.#held.push({
       piece,
-      // An end of text that ends nothing is a token without text.
+      // With ignore_eos, an end of text is a token without text.
       offset: this.#offsets.next(frame.tokenId === this.#tokenizer.endOfTextId ? noPiece : piece),
       logprob: frame.logprob ?? null,
       top: this.#top(frame.alternatives),
-      // Without an adapter there is nothing to compare with.
+      // Without an adapter the base's logprob is the token's.
       baseLogprob: frame.baseLogprob ?? frame.logprob ?? null,
     });
     return text;
   }
 
-  /** The held tokens that start in text already emitted. */
-  #settled(): ReportedToken[] {
+  /** Removes and returns the held tokens that start in emitted text. */
+  #emitted(): ReportedToken[] {
     const emitted = this.#promptCharacters + this.#text.emittedCharacters;
     const certain = this.#held.findIndex(({ offset }) => offset >= emitted);
     return this.#held.splice(0, certain < 0 ? this.#held.length : certain);
@@ -173,7 +171,7 @@ function comparedOf(tokens: readonly ReportedToken[]): ComparedToken[] {
   );
 }
 
-/** A token's text; one that is not whole characters is spelled out as `bytes:\xe2\x80`, as OpenAI does. */
+/** A token's text, or `bytes:\xe2\x80` if it is not whole characters, as OpenAI writes it. */
 export function tokenText(piece: Uint8Array): string {
   try {
     return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(piece);
@@ -183,11 +181,11 @@ export function tokenText(piece: Uint8Array): string {
 }
 
 /**
- * Offsets of consecutive tokens in their text, in Unicode code points (as Python counts, and OpenAI with it). A token
- * that goes on with a character begun before it starts where that character starts.
+ * Offsets of consecutive tokens in their text, in Unicode code points as OpenAI counts. A token that continues a character has
+ * that character's offset.
  */
 class OffsetCounter {
-  /** Made for the first token: most completions ask for no offsets. */
+  /** Created with the first token, as most completions need no offsets. */
   #decoder: TextDecoder | null = null;
   #characters: number;
 

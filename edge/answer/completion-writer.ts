@@ -1,4 +1,7 @@
-/** Builds one response, streamed or not, from the frames of its sequences. Not here: where frames come from. */
+/**
+ * Writes the response to one request, streamed or not, from the frames of its sequences, and settles its admission once.
+ * Not here: the memory and the end of the body (answer-body.ts), and where frames come from (dispatch/).
+ */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
@@ -9,7 +12,7 @@ import { batchesOf, gathered, type Plan } from "../plan/plan.ts";
 import { serverTiming } from "../platform/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
 import type { AdmittedRequest, Consumption } from "../tenants/consumption.ts";
-import { type AnswerBodies, type AnswerBody, eventsBytes, shortAnswerBytes, unreadAheadBytes } from "./answer-body.ts";
+import { type AnswerBodies, type AnswerBody, joinedBytes, shortAnswerBytes, unreadAheadBytes } from "./answer-body.ts";
 import type { EndReason } from "./answer-end.ts";
 import { Choice, type ChoiceOptions, echoedPrompts } from "./choice.ts";
 import { forms } from "./forms.ts";
@@ -18,10 +21,10 @@ import { type Envelope, ResponseBuilder } from "./response.ts";
 import { RepeatedEvents, type StreamCursor } from "./sent-events.ts";
 import { TokenCount } from "./token-count.ts";
 
-/** Ends a non-streamed answer that fails after its first byte: the client must not take it for JSON, which has no such character. */
+/** Last character of a non-streamed answer that fails after its first byte; it is not valid JSON. */
 export const failedMark = "\0";
 
-/** Everything needed to build an answer. */
+/** Everything that a cell needs to answer a request. */
 export interface AnswerRequest {
   form: keyof typeof forms;
   envelope: Envelope;
@@ -33,7 +36,7 @@ export interface AnswerRequest {
   /** Heartbeat interval of a stream, in milliseconds. */
   heartbeatMs: number;
   admitted: AdmittedRequest;
-  /** How far the client has the stream already, from a cell that was lost. */
+  /** What the client has received of the stream from a cell that was lost. */
   resumeFrom?: StreamCursor | undefined;
 }
 
@@ -53,16 +56,13 @@ export interface CompletionWriterParts {
 }
 
 /**
- * Resolves to the response when it begins; its body may continue. Rejects with a ServiceError if the answer fails before.
- * The admission is settled when the answer ends, in either case.
+ * Resolves to the response when it begins; its body may continue. Rejects with a ServiceError if the answer fails before it begins.
  *
- * A stream begins when backends have accepted the calls of all sequences, when its first event is ready, or after one heartbeat
- * interval. So a refusal has its own status, but for one of a call that is accepted in part, and a client that waits in a queue
- * gets headers early.
+ * A stream begins when backends have accepted all its sequences, with its first event, or after one heartbeat interval. So a
+ * refusal has its own status, and a client that waits in a queue gets headers early.
  *
- * A non-streamed answer that completes within one heartbeat interval of its first token has a `content-length`. A longer one
- * begins then: it writes white space as tokens arrive, since only a write detects a disconnect, and its JSON at the end.
- * If it fails after it has begun, its body is aborted.
+ * A non-streamed answer has a `content-length` if it completes within one heartbeat interval of its first token. A longer one
+ * begins after that interval: white space as tokens arrive, since only a write detects a disconnect, then its JSON.
  */
 export function writeCompletion(request: AnswerRequest, parts: CompletionWriterParts): Promise<Response> {
   return new CompletionWriter(request, parts).response;
@@ -78,11 +78,11 @@ class CompletionWriter {
   readonly #body: AnswerBody;
   readonly #submissions: Submission[] = [];
   readonly #response = Promise.withResolvers<Response>();
-  /** Of a stream that goes on after a cell was lost; null where its client has nothing. */
+  /** Skips the events that the client received from a cell that was lost; null if there are none. */
   readonly #repeated: RepeatedEvents | null;
   #openChoices: number;
   #unaccepted: number;
-  /** Frames that are not yet written, as the client has not read enough of those before. */
+  /** Frames that wait until the client has read earlier ones. */
   readonly #pending: Frame[] = [];
   #pendingBytes = 0;
   readonly #startedMs: number;
@@ -114,15 +114,14 @@ class CompletionWriter {
         heartbeat: stream ? { text: sseComment("hb"), everyMs: heartbeatMs } : null,
       },
       {
-        // Also while the request waits for its first frame: its place and tokens are held by a lease.
         ticked: () => this.#tick(),
         heartbeatDue: () => this.#begin(),
-        taken: () => this.#writePending(),
+        drained: () => this.#writePending(),
         settled: (reason) => this.#settle(reason),
-        lastText: (error) => this.#lastText(error),
+        errorText: (error) => this.#errorText(error),
       },
     );
-    // The last bytes of a settled answer are delivered to whoever reads them.
+    // The last bytes of a settled answer stay readable.
     const leave = () => this.#body.isOpen && this.#body.leave();
     parts.signal.addEventListener("abort", leave);
     if (parts.signal.aborted) leave();
@@ -150,12 +149,12 @@ class CompletionWriter {
     if (--this.#unaccepted === 0 && this.#request.stream && !this.#hasDeadline) this.#begin();
   }
 
-  /** With a deadline, headers wait for the first token so that a timeout can still be a 504. */
+  /** With a deadline, headers wait for the first event, so that a timeout can have the status 504. */
   get #hasDeadline(): boolean {
     return this.#request.plan.choices[0].sequence.deadlineMs !== undefined;
   }
 
-  /** Ends a request at its deadline, also where its sequences wait in a queue or at a backend that sends nothing. No other part does. */
+  /** Renews the admission's lease, and ends the answer at its deadline. Nothing else in the cell enforces deadlines. */
   #tick(): void {
     if (!this.#body.isOpen) return;
     this.#parts.admission.renew();
@@ -169,7 +168,7 @@ class CompletionWriter {
 
   #receive(frames: readonly Frame[]): void {
     if (!this.#body.isOpen) return;
-    // What comes at once after the client has read everything is no sign that it does not read.
+    // Frames that arrive when a stream's client has read everything may exceed the maximum once.
     const isBounded = !this.#request.stream || this.#body.unreadBytes > 0;
     for (const arrived of frames) {
       for (const frame of this.#promptScores.take(arrived)) this.#addPending(frame);
@@ -179,25 +178,24 @@ class CompletionWriter {
     if (this.#body.isOpen && !this.#request.stream) this.#continueWhole();
   }
 
-  /** Writes pending frames while the client reads, some events a write: as text they take more memory than as frames. */
+  /** Writes pending frames while the client reads. Frames take less memory than their text, so the rest stays frames. */
   #writePending(): void {
     const isRead = () => !this.#request.stream || this.#body.unreadBytes < unreadAheadBytes;
     while (this.#pending.length > 0 && this.#body.isOpen && isRead()) this.#writeSome();
     if (this.#body.isOpen) this.#reportPending(false);
   }
 
-  /** Counts what is in memory and not written yet. */
   #reportPending(isBounded: boolean): void {
-    const kept = this.#request.stream ? this.#pendingBytes : this.#builder.keptBytes;
-    this.#body.setPendingBytes(kept + this.#promptScores.heldBytes, isBounded);
+    const bytes = this.#request.stream ? this.#pendingBytes : this.#builder.heldBytes;
+    this.#body.setPendingBytes(bytes + this.#promptScores.heldBytes, isBounded);
   }
 
   #writeSome(): void {
     let events = "";
     try {
-      while (this.#pending.length > 0 && events.length < eventsBytes) events += this.#take(this.#nextPending());
+      while (this.#pending.length > 0 && events.length < joinedBytes) events += this.#take(this.#nextPending());
     } catch (thrown) {
-      // Earlier frames of the same group are still delivered.
+      // Events of earlier frames are delivered before the error.
       this.#writeEvents(events);
       this.#fail(thrown);
       return;
@@ -220,8 +218,8 @@ class CompletionWriter {
   }
 
   /**
-   * Adds a frame and returns those of its events that the client has not; "" for a non-streamed answer. Throws the ServiceError
-   * of an error frame, or numerics_mismatch.
+   * Adds a frame to its choice and returns its events, without those that the client has; "" for a non-streamed answer. Throws
+   * the ServiceError of an error frame, or numerics_mismatch.
    */
   #take(frame: Frame): string {
     const part = this.#choices.get(frame.id)!.push(frame);
@@ -243,13 +241,13 @@ class CompletionWriter {
     this.#begin();
   }
 
-  /** Starts a long answer with white space so a disconnect is detected. Runs when tokens of a non-streamed answer arrive. */
+  /** Called when frames of a non-streamed answer arrive: begins a long one with white space. */
   #continueWhole(): void {
     const nowMs = this.#parts.now();
     this.#firstFrameMs ??= nowMs;
     const isLong = nowMs - this.#firstFrameMs >= this.#request.heartbeatMs;
     if (!this.#body.isOpen || !isLong || (this.#hasDeadline && !this.#count.haveAllBegun)) return;
-    if (this.#body.hasNoUnreadWrite) this.#body.write(" ");
+    if (!this.#body.isWriting) this.#body.write(" ");
     this.#begin();
   }
 
@@ -280,7 +278,7 @@ class CompletionWriter {
     this.#body.fail(error.kind === "deadline_exceeded" ? "deadline" : "failed", error);
   }
 
-  /** Charges the answer and cancels what is still being computed. */
+  /** Charges the answer, and cancels sequences that still run. */
   #settle(reason: EndReason): void {
     this.#pending.length = 0;
     if (this.#openChoices > 0) for (const submission of this.#submissions) submission.cancel();
@@ -294,10 +292,10 @@ class CompletionWriter {
     switch (reason) {
       case "complete":
         return this.#count.consumed(false);
-      // Our failure: what was delivered, which is nothing of a non-streamed answer.
+      // Our failure: charge what was delivered, which is nothing of a non-streamed answer.
       case "failed":
         return this.#request.stream && this.#hasBegun ? this.#count.consumed(false) : [];
-      // The client's choice: everything computed. Otherwise computing would be free.
+      // The client's doing: charge everything computed, or computing would be free.
       case "deadline":
       case "limit":
       case "gone":
@@ -305,8 +303,8 @@ class CompletionWriter {
     }
   }
 
-  /** What tells the client of an error once its answer has begun; before that, a status does. */
-  #lastText(error: ServiceError): string | null {
+  /** The last text of an answer that has begun. One that has not rejects instead, so that the error has its status. */
+  #errorText(error: ServiceError): string | null {
     if (!this.#hasBegun) {
       this.#response.reject(error);
       return null;

@@ -1,4 +1,4 @@
-/** How each endpoint writes choices: `POST /v1/completions` and `POST /v1/chat/completions`. */
+/** The shapes of choices: of `POST /v1/completions` and of `POST /v1/chat/completions`. */
 import type { ChatLogprobs, CompletionLogprobs } from "../../shared/contracts/responses.ts";
 import { type ReportedToken, tokenText } from "./choice.ts";
 import type { Form } from "./response.ts";
@@ -44,7 +44,7 @@ const chatForm: Form = {
     index: planned.index,
     message: { role: "assistant", content: text, refusal: null },
     logprobs: logprobs && chatLogprobsOf(logprobs),
-    // A whole response has only choices that are done.
+    // Every choice of a whole response is done; the type does not know it.
     finish_reason: done?.finishReason ?? "length",
   }),
   chunkChoice: ({ planned, text, logprobs, done }, isFirst) => ({

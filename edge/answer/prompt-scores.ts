@@ -1,12 +1,11 @@
 /**
- * Scores each prompt once: only a prompt's first choice asks the backend for its `prompt` frame, and the prompt's other
- * choices get a copy of it. Their own frames are held until the first choice has had a frame, so every choice begins with
- * its prompt. Pure.
+ * Gives every choice of a prompt the `prompt` frame, which only its first choice asks the backend for. Frames of the other choices
+ * are held until the first has had one, so that every choice begins with its prompt. Pure.
  */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import type { PlannedChoice } from "../plan/plan.ts";
 
-/** Bytes that a held frame is counted at: without its alternatives, and for each of them. Measured in V8, rounded up. */
+/** Bytes of a frame without alternatives, and of each alternative. Measured in V8, rounded up. */
 const frameBytes = 240;
 const alternativeBytes = 200;
 
@@ -17,7 +16,7 @@ interface Group {
 }
 
 export class PromptScores {
-  /** By sequence: its prompt's group, until the group's first choice has had a frame. */
+  /** By sequence id, until the group's first choice has had a frame. */
   readonly #waiting = new Map<string, Group>();
   #heldBytes = 0;
 
@@ -33,12 +32,11 @@ export class PromptScores {
     }
   }
 
-  /** About how much memory the held frames take. */
   get heldBytes(): number {
     return this.#heldBytes;
   }
 
-  /** The frames to go on with, in order, once `frame` has come. An error is never held. */
+  /** Takes a frame and returns those to process now, in order. An error is never held. */
   take(frame: Frame): readonly Frame[] {
     const group = this.#waiting.get(frame.id);
     if (!group || frame.type === "error") return [frame];
@@ -54,7 +52,7 @@ export class PromptScores {
   }
 }
 
-/** About how much memory a frame takes. Copies of a `prompt` frame share its lists, which are not counted. */
+/** Approximate bytes of a frame in memory. The lists of a `prompt` frame, which its copies share, are not counted. */
 export function bytesOf(frame: Frame): number {
   const alternatives = frame.type === "token" ? (frame.alternatives?.length ?? 0) : 0;
   return frameBytes + alternativeBytes * alternatives;

@@ -1,6 +1,6 @@
 /**
- * Collects the parts of all choices, and writes them as OpenAI's objects: one for a whole response, or one chunk each.
- * Pure. Not here: what a choice looks like, which is its endpoint's form (forms.ts).
+ * Collects the parts of all choices and builds OpenAI's objects: a chunk for each part, or one whole response. Pure. Not here:
+ * the shape of a choice, which differs by endpoint (forms.ts).
  */
 import type { DoneFrame } from "../../shared/contracts/inference.ts";
 import type {
@@ -15,23 +15,22 @@ import type {
 import type { Plan, PlannedChoice } from "../plan/plan.ts";
 import type { ChoiceOptions, ChoicePart } from "./choice.ts";
 
-/** What all chunks of a response have in common. */
+/** Fields that all chunks of a response repeat. */
 export interface Envelope {
   id: string;
   /** Unix time in seconds. */
   created: number;
   model: string;
-  /** Changes when the artifacts do, and so may the text of a seed. */
+  /** Of the artifacts: with others, a seed may give another text. */
   fingerprint: string;
 }
 
-/** What is known of a choice so far. */
 interface Collected {
-  /** All of its parts as one; a stream's are written as they come and not kept. */
+  /** Its parts joined; of a stream only `done`. */
   all: ChoicePart;
-  /** Nats that its compared tokens gained over the base, and how many they are. */
+  /** Number of its compared tokens, and the nats that they gained over the base. */
   gained: { nats: number; tokens: number };
-  /** It had a chunk. */
+  /** It has had a chunk. */
   hasBegun: boolean;
 }
 
@@ -39,13 +38,12 @@ type AnyChoice = ChatChoice | ChatChunkChoice | CompletionChoice;
 
 /** How an endpoint writes choices. */
 export interface Form {
-  /** What its ids begin with. */
   idPrefix: string;
   object: string;
   chunkObject: string;
-  /** A choice that is done; `all` are its parts as one. */
+  /** A choice that is done, from its joined parts. */
   choice(all: ChoicePart): AnyChoice;
-  /** What a part adds; `isFirst` of its choice's chunks. */
+  /** A chunk's choice; `isFirst`: the first chunk of this choice. */
   chunkChoice(part: ChoicePart, isFirst: boolean): AnyChoice;
 }
 
@@ -60,14 +58,11 @@ interface Answer {
 }
 
 interface BuilderOptions extends Pick<ChoiceOptions, "compare" | "withBlock"> {
-  /** Whether `response` is to be asked for: a stream's parts are written as they come, and need not be kept. */
+  /** Not a stream: parts are joined for `response`. */
   isWhole: boolean;
 }
 
-/**
- * Bytes that a kept logprob takes, with its token and its place in a list: measured in V8, and rounded up. As JSON it takes
- * fewer.
- */
+/** Bytes of a logprob with its token and its place in a list: measured in V8, rounded up. As JSON it takes fewer. */
 const logprobBytes = 96;
 
 export class ResponseBuilder {
@@ -79,10 +74,10 @@ export class ResponseBuilder {
   #completionTokens = 0;
   /** Per prompt: tokens that none of its choices computed. */
   readonly #reusedTokens = new Map<number, number>();
-  /** Of the slowest choice, phase by phase. */
+  /** The maximum of all choices for each phase. */
   readonly timings: Timings;
-  /** About how much of the response is in memory. */
-  keptBytes = 0;
+  /** Approximate bytes of the joined parts in memory. */
+  heldBytes = 0;
 
   constructor(form: Form, envelope: Envelope, plan: Plan, options: BuilderOptions) {
     this.#form = form;
@@ -114,7 +109,7 @@ export class ResponseBuilder {
     const choice = this.#choices[planned.index];
     for (const { logprob, base_logprob } of compared) choice.gained.nats += logprob - base_logprob;
     choice.gained.tokens += compared.length;
-    if (this.#options.isWhole) this.#keep(choice.all, part);
+    if (this.#options.isWhole) this.#join(choice.all, part);
     if (!done) return;
     choice.all.done = done;
     this.#completionTokens += done.completionTokens;
@@ -129,7 +124,7 @@ export class ResponseBuilder {
     }
   }
 
-  #keep(all: ChoicePart, { text, logprobs, compared }: ChoicePart): void {
+  #join(all: ChoicePart, { text, logprobs, compared }: ChoicePart): void {
     all.text += text;
     if (logprobs) {
       all.logprobs ??= [];
@@ -137,8 +132,8 @@ export class ResponseBuilder {
     }
     all.compared.push(...compared);
     const reported = (logprobs ?? []).reduce((sum, { top }) => sum + 1 + top.length, compared.length);
-    // A character that is not Latin-1 makes V8 keep two bytes of all.
-    this.keptBytes += 2 * text.length + logprobBytes * reported;
+    // V8 stores a string in two bytes a character if one is not Latin-1.
+    this.heldBytes += 2 * text.length + logprobBytes * reported;
   }
 
   /** The whole response, once every choice is done. */
@@ -214,15 +209,15 @@ function roundedToken({ token, logprob, base_logprob }: ComparedToken): Compared
   return { token, logprob: rounded(logprob), base_logprob: rounded(base_logprob) };
 }
 
-/** Milliseconds, to a tenth. */
+/** To a tenth of a millisecond. */
 function roundedTimings(timings: Timings): Timings {
   const entries = Object.entries(timings).map(([phase, ms]) => [phase, Math.round(ms * 10) / 10]);
   return Object.fromEntries(entries) as Timings;
 }
 
 /**
- * Experts with their weights, the base first and the pointer last; those that weigh nothing are listed, too. None where a
- * mixture was planned and never weighed, as nothing was asked of it (`max_tokens: 0`).
+ * Experts with their weights, zero included: the base first, the pointer last. Empty for a mixture that was never weighed
+ * (`max_tokens: 0`).
  */
 function expertsOf({ experts, mode }: PlannedChoice["assignment"], done: DoneFrame | null): ChameleonBlock["experts"] {
   const mixture = done?.mixture;

@@ -1,26 +1,27 @@
 /**
- * Which events of a stream a client has received. A cell that continues the stream computes it again from the start, which gives the
- * same text because sampling is a function of request and seed, and leaves out the events that the client has. Pure.
+ * Resumes a stream without storing its tokens. The Worker counts and hashes the events that the client has received
+ * (SentEvents → StreamCursor). Another cell computes the stream again from the start, which gives the same text because sampling is
+ * a function of request and seed, and skips the events that the cursor has (RepeatedEvents). Pure.
  *
- * An event ends with an empty line. It belongs to one choice, but for the chunk with the usage, an error and [DONE]. Events with
- * a finish_reason are not compared: they have timings.
+ * An event belongs to one choice, except the chunk with the usage, an error and [DONE]. The text of an event with a finish_reason
+ * is not hashed, as it has timings.
  */
 import { sseDone } from "../../shared/contracts/sse.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { joinArrays } from "../../shared/join-arrays.ts";
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 
-/** The events of one choice that were sent. */
+/** The position of one choice. */
 interface ChoicePlace {
   /** Number of events without a finish_reason. */
   events: number;
   /** Hash of their text, uint32. */
   digest: number;
-  /** The last event, with a finish_reason, was sent. */
+  /** The event with the finish_reason was sent. */
   isDone: boolean;
 }
 
-/** The events of a stream that were sent; JSON. */
+/** The position of a stream; JSON. */
 export interface StreamCursor {
   choices: ChoicePlace[];
   /** The chunk with the usage was sent. */
@@ -41,15 +42,14 @@ function advance(place: ChoicePlace, text: string, isDone: boolean): void {
 
 const [lineFeed, colon] = [10, 58];
 
-/** Splits a stream's bytes into events, wherever its chunks end. */
+/** Splits the bytes of a stream into events, each with its empty line. */
 export class EventSplitter {
-  /** The event that has begun and not ended. */
   #begun: Uint8Array[] = [];
 
-  /** The events that a chunk completes. */
+  /** Returns the events that `chunk` completes. */
   push(chunk: Uint8Array): Uint8Array[] {
     this.#begun.push(chunk);
-    // Only the end of an event has line feeds: JSON escapes its own.
+    // JSON escapes line feeds, so only the end of an event has them.
     if (!chunk.includes(lineFeed)) return [];
     const bytes = joinArrays(Uint8Array, this.#begun);
     const events: Uint8Array[] = [];
@@ -64,13 +64,13 @@ export class EventSplitter {
     return events;
   }
 
-  /** The bytes behind the last event. */
+  /** The bytes after the last complete event. */
   get rest(): Uint8Array {
     return joinArrays(Uint8Array, this.#begun);
   }
 }
 
-/** Whether an event, or the beginning of one, is a comment such as a heartbeat. */
+/** Whether an event, or the beginning of one, is a comment: a heartbeat. */
 export function isComment(event: Uint8Array): boolean {
   return event[0] === colon;
 }
@@ -89,15 +89,14 @@ function chunkOf(event: Uint8Array): Chunk | null {
   return text === sseDone ? null : (JSON.parse(text.slice("data: ".length)) as Chunk);
 }
 
-/** The events that a client has received. */
+/** Reads the events that a client has received. */
 export class SentEvents {
-  /** [DONE] is one of them. */
+  /** The client has [DONE]. */
   isDone = false;
-  /** An error is one of them, after which only [DONE] comes. */
+  /** The client has an error, which only [DONE] follows. */
   hasFailed = false;
-  /** One of them is not a comment. */
+  /** The client has an event other than a comment. */
   hasBegun = false;
-  /** Where another cell continues. */
   readonly cursor: StreamCursor;
 
   constructor(choices: number) {
@@ -120,7 +119,7 @@ export class SentEvents {
     }
   }
 
-  /** Adds a whole stream, and returns the bytes behind its last event. Of one that is done nothing else is read. */
+  /** Adds all bytes of a stream and returns those after its last event. A stream that ends in [DONE] is not parsed. */
   addStream(bytes: Uint8Array): Uint8Array {
     const end = bytes.subarray(-sseDone.length);
     if (decoder.decode(end) === sseDone) this.add(end);
@@ -131,22 +130,19 @@ export class SentEvents {
   }
 }
 
-/** Finds, in a stream that is computed again, the event of which the client has only the beginning. */
-export class BegunEvent {
+/** Finds, in a resumed stream, the event of which the client has only the beginning. */
+export class PartialEvent {
   readonly #beginning: Uint8Array;
-  /** The events before it, without comments. */
+  /** Events that arrived before it, without comments. */
   readonly #held: Uint8Array[] = [];
-  /** Their choices; null for the chunk with the usage. Only the first event of a choice can continue the beginning. */
+  /** Choices that have had an event; null for the chunk with the usage. Only the first event of a choice can match. */
   readonly #choices = new Set<number | null>();
 
   constructor(beginning: Uint8Array) {
     this.#beginning = beginning;
   }
 
-  /**
-   * Takes the stream's next events. Returns the wanted event followed by all others so far, or null while it has not arrived. Throws
-   * an Error if the stream ends without it.
-   */
+  /** Returns the event followed by all others so far, or null while it has not arrived. Throws an Error if the stream ends without it. */
   take(events: readonly Uint8Array[]): Uint8Array[] | null {
     let found: Uint8Array | null = null;
     for (const event of events) {
@@ -164,36 +160,32 @@ export class BegunEvent {
   }
 }
 
-/** The events of a stream that is computed again for a client that has it up to a cursor. */
+/** Skips, in a stream that is computed again, the events up to the client's cursor. */
 export class RepeatedEvents {
   readonly #sent: StreamCursor;
-  readonly #made: ChoicePlace[];
+  readonly #computed: ChoicePlace[];
 
   constructor(sent: StreamCursor) {
     this.#sent = sent;
-    this.#made = placesOf(sent.choices.length);
+    this.#computed = placesOf(sent.choices.length);
   }
 
-  /** The client has the chunk with the usage. */
   get isUsageSent(): boolean {
     return this.#sent.isUsageSent;
   }
 
-  /**
-   * Takes the next event of a choice and returns whether the client has it. Throws numerics_mismatch if the client has other text of
-   * this choice.
-   */
+  /** Returns whether the client has the next event of a choice. Throws numerics_mismatch if the client has other text. */
   skipIfSent(choice: number, text: string, isDone: boolean): boolean {
-    const [sent, made] = [this.#sent.choices[choice], this.#made[choice]];
-    advance(made, text, isDone);
-    const isOther = made.events === sent.events && made.digest !== sent.digest;
-    const endsElsewhere = isDone ? made.events < sent.events : sent.isDone && made.events > sent.events;
+    const [sent, computed] = [this.#sent.choices[choice], this.#computed[choice]];
+    advance(computed, text, isDone);
+    const isOther = computed.events === sent.events && computed.digest !== sent.digest;
+    const endsElsewhere = isDone ? computed.events < sent.events : sent.isDone && computed.events > sent.events;
     if (isOther || endsElsewhere) {
       throw new ServiceError(
         "numerics_mismatch",
         "The interrupted completion cannot continue: it is computed differently now.",
       );
     }
-    return isDone ? sent.isDone : made.events <= sent.events;
+    return isDone ? sent.isDone : computed.events <= sent.events;
   }
 }

@@ -1,12 +1,11 @@
-/** What a request may use, in tokens, logprobs and bytes, and what it has used so far. Pure. */
-
+/** Maximum tokens, logprobs and bytes of a request, and the tokens that it has used so far. Pure. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Plan, PlannedChoice } from "../plan/plan.ts";
 import type { Consumption } from "../tenants/consumption.ts";
 
-/** The tokens that a request may come to: each prompt once, and all that its choices may generate. */
-export function mostTokens(choices: readonly PlannedChoice[]): number {
+/** Maximum tokens of a request: each prompt once, and `maxTokens` of every choice. */
+export function maxTokensOf(choices: readonly PlannedChoice[]): number {
   const lengths = new Map(choices.map(({ prompt, sequence }) => [prompt, sequence.promptIds.length]));
   const prompts = lengths.values().reduce((sum, length) => sum + length, 0);
   return choices.reduce((sum, { sequence }) => sum + sequence.maxTokens, prompts);
@@ -20,31 +19,31 @@ interface Reported {
   compare: boolean;
 }
 
-/** Throws invalid_request when an answer that is not streamed, and so in memory until it is complete, may exceed `limits.wholeLogprobs`. */
+/** Throws invalid_request if a non-streamed answer, which is in memory until it is complete, may have more than `limits.wholeLogprobs`. */
 export function refuseManyLogprobs({ choices }: Plan, { form, echo, logprobs, compare }: Reported): void {
   const perToken = (logprobs === null ? 0 : 1 + logprobs) + (compare ? 1 : 0);
   // Every choice of a prompt repeats the prompt's logprobs.
   const tokensOf = ({ sequence: { maxTokens, promptIds } }: Plan["choices"][number]) =>
     maxTokens + (echo && logprobs !== null ? promptIds.length : 0);
-  const most = perToken * choices.reduce((sum, choice) => sum + tokensOf(choice), 0);
-  if (most <= limits.wholeLogprobs) return;
+  const logprobsMax = perToken * choices.reduce((sum, choice) => sum + tokensOf(choice), 0);
+  if (logprobsMax <= limits.wholeLogprobs) return;
   throw new ServiceError(
     "invalid_request",
-    `Invalid request: the answer may have up to ${most} logprobs, the maximum is ${limits.wholeLogprobs} without stream: true.`,
+    `Invalid request: the answer may have up to ${logprobsMax} logprobs, the maximum is ${limits.wholeLogprobs} without stream: true.`,
     { param: fieldOf(form, logprobs) },
   );
 }
 
-/** Maximum bytes of a choice's last event, and of an event with a token, of which GPT-2's longest has 128. Heartbeats are not counted. */
+/** Maximum bytes of a choice's last event, and of an event with one token. GPT-2's longest token has 128 bytes. */
 const [lastEventBytes, eventBytes] = [4096, 512];
 
-/** Maximum bytes of a stream; null where it may have logprobs or an echoed prompt, which have no such bound. */
-export function mostStreamBytes({ choices }: Plan, { echo, logprobs, compare }: Omit<Reported, "form">): number | null {
+/** Maximum bytes of a stream without its heartbeats; null if it may have logprobs or an echoed prompt, whose size is unknown. */
+export function maxStreamBytes({ choices }: Plan, { echo, logprobs, compare }: Omit<Reported, "form">): number | null {
   if (echo || compare || logprobs !== null) return null;
   return choices.reduce((sum, { sequence }) => sum + lastEventBytes + eventBytes * sequence.maxTokens, 0);
 }
 
-/** The field that was set. A chat's `logprobs` is true or false; `top_logprobs` gives the alternatives. */
+/** The request's field that asks for the logprobs. */
 function fieldOf(form: "chat" | "completion", logprobs: number | null): string {
   if (logprobs === null) return "chameleon.compare";
   return form === "chat" && logprobs > 0 ? "top_logprobs" : "logprobs";
@@ -53,7 +52,7 @@ function fieldOf(form: "chat" | "completion", logprobs: number | null): string {
 export class TokenCount {
   readonly #model: string;
   readonly #choices: readonly PlannedChoice[];
-  /** Tokens so far, by choice; a choice without tokens has no entry. */
+  /** Tokens so far; a choice without frames has no entry. */
   readonly #tokens = new Map<PlannedChoice, number>();
 
   constructor(model: string, choices: readonly PlannedChoice[]) {
@@ -65,14 +64,14 @@ export class TokenCount {
     this.#tokens.set(planned, (this.#tokens.get(planned) ?? 0) + tokens);
   }
 
-  /** Every choice has had a part. */
+  /** Every choice has had a frame. */
   get haveAllBegun(): boolean {
     return this.#tokens.size === this.#choices.length;
   }
 
   /**
-   * By the centroid whose adapter served; a mixture counts at the first of its adapters. `everyPrompt`: the caller ended the
-   * request, so every prompt counts, as work on it may have begun; otherwise only prompts count that have a part.
+   * Consumption by adapter; a mixture counts under the first of its adapters. `everyPrompt`: the client ended the request, so
+   * prompts without a frame count, too, as work on them may have begun.
    */
   consumed(everyPrompt: boolean): Consumption[] {
     const rows = new Map<string | null, Consumption>();
@@ -83,7 +82,7 @@ export class TokenCount {
       const { promptIds } = choice.sequence;
       const centroid = choice.assignment.adapter?.id ?? null;
       const row = rows.get(centroid) ?? { model: this.#model, centroid, ...nothing };
-      // A request that fell to several centroids counts at its first.
+      // The request counts once, under its first adapter.
       const requests = rows.size === 0 ? 1 : row.requests;
       const promptTokens = row.promptTokens + (prompts.has(choice.prompt) ? 0 : promptIds.length);
       prompts.add(choice.prompt);

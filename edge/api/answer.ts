@@ -6,7 +6,7 @@ import type { Context } from "hono";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { joinArrays } from "../../shared/join-arrays.ts";
-import { type AnswerBody, eventsBytes, shortAnswerBytes, unreadAheadBytes } from "../answer/answer-body.ts";
+import { type AnswerBody, joinedBytes, shortAnswerBytes, unreadAheadBytes } from "../answer/answer-body.ts";
 import type { EndReason } from "../answer/answer-end.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
 
@@ -63,10 +63,10 @@ export async function answer(
     { tenant, maximumBytes: limits.wholeAnswerBytes, heartbeat: null },
     {
       ticked: () => admission?.renew(),
-      taken: () => wake(),
+      drained: () => wake(),
       settled: () => wake(),
       // Nothing within the JSON can tell an error.
-      lastText: () => null,
+      errorText: () => null,
       ended(reason) {
         admission?.settle(true);
         ended.resolve(reason);
@@ -166,7 +166,7 @@ async function send(source: Source, body: AnswerBody, isRead: () => Promise<void
     for (let isLast = false; !isLast; ) {
       while (body.isOpen && body.unreadBytes >= unreadAheadBytes) await isRead();
       if (!body.isOpen) return;
-      const next = await gathered(source, eventsBytes);
+      const next = await gathered(source, joinedBytes);
       body.write(next.bytes);
       isLast = next.isLast;
     }

@@ -8,7 +8,7 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { completionRequestSchema } from "../../shared/contracts/openai.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { forms } from "../answer/forms.ts";
-import { mostTokens, refuseManyLogprobs } from "../answer/token-count.ts";
+import { maxTokensOf, refuseManyLogprobs } from "../answer/token-count.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import { type CellRequest, cellRequestVersion, interrupted } from "../cell/cell-request.ts";
 import { NotTaken } from "../dispatch/dispatcher.ts";
@@ -88,7 +88,7 @@ async function answer(
     withBlock: request.withBlock,
   };
   if (!request.stream) refuseManyLogprobs(plan, { form, ...options });
-  const admission = await c.get("admission").reserve(mostTokens(plan.choices));
+  const admission = await c.get("admission").reserve(maxTokensOf(plan.choices));
   Object.assign(c.get("attributes"), {
     "gen_ai.request.model": model.slice(0, 80),
     "gen_ai.usage.input_tokens": plan.promptTokens,

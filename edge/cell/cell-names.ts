@@ -1,9 +1,9 @@
-/** Names of cells: which ones a tenant prefers, and where one is; and what calls one. Pure. */
+/** Names of cells: which ones a tenant prefers, and in which region one is. Also wakes a tenant's preferred cell. */
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { rendezvousOrder } from "../dispatch/router.ts";
 import { type Region, regions } from "../platform/region.ts";
 
-/** Gives the object of that name, created in that region if there is none yet. */
+/** Returns the cell of that name, which is created in the region if it does not exist. */
 export type CellNamespace = (
   name: string,
   region: Region,
@@ -12,7 +12,7 @@ export type CellNamespace = (
 /** `fetch` needs a URL; cells do not read it. */
 export const cellUrl = "https://cell/";
 
-/** Names of a region's cells, in the order in which the tenant prefers them. A jurisdiction has cells of its own. */
+/** Names of a region's cells in the tenant's order of preference. A jurisdiction has its own cells. */
 export function cellsOf(tenant: string, region: Region, cellsPerRegion: number): string[] {
   const jurisdiction = jurisdictionOf(tenant);
   const prefix = jurisdiction === null ? "" : `${jurisdiction}:`;
@@ -24,4 +24,25 @@ export function cellsOf(tenant: string, region: Region, cellsPerRegion: number):
 export function regionOfCell(name: string | undefined): Region | null {
   const [, region] = /^(?:[a-z]+:)?cell-([a-z]+)-\d+$/.exec(name ?? "") ?? [];
   return regions.find((one) => one === region) ?? null;
+}
+
+/**
+ * Makes a tenant's preferred cell load its artifacts while the Worker loads its own, so that a cold request waits for both at once.
+ * Each cell is woken once.
+ */
+export function createWaker(
+  { namespace, cellsPerRegion }: { namespace: CellNamespace; cellsPerRegion: number },
+  background: (work: Promise<void>) => void,
+): (tenant: string, region: Region) => void {
+  const woken = new Set<string>();
+  return (tenant, region) => {
+    const [name] = cellsOf(tenant, region, cellsPerRegion);
+    if (woken.has(name)) return;
+    woken.add(name);
+    const wake = async () => {
+      const response = await namespace(name, region).fetch(cellUrl, { method: "GET" });
+      await response.body?.cancel();
+    };
+    background(wake().catch(() => undefined));
+  };
 }

@@ -1,24 +1,24 @@
 /**
- * The message with which the Worker asks a cell to answer a request. While a deploy spreads, the two may be of different versions;
- * then the cell refuses the message and the Worker asks the next one. A message of the cell's own version is not checked, because
- * the same code wrote it.
+ * The message from the Worker to a cell, and the cell's refusal. During a deploy the two may have different versions: then the cell
+ * refuses the message and the Worker calls the next one. The fields of a message of the cell's own version are not checked.
  */
-import { ServiceError } from "../../shared/errors.ts";
+import { z } from "zod";
+import { errorKinds, ServiceError, statusOf } from "../../shared/errors.ts";
 import type { AnswerRequest } from "../answer/completion-writer.ts";
 import type { StreamCursor } from "../answer/sent-events.ts";
 import { NotTaken } from "../dispatch/dispatcher.ts";
 
-/** Raise it with every change of the message or of what the cell answers. */
+/** Raise it with every change of the message or of the cell's answer. */
 export const cellRequestVersion = 1;
 
 /** The message, as JSON. */
 export interface CellRequest extends AnswerRequest {
   version: number;
-  /** An earlier cell was lost, or has ended the request for a client that did not read: then it is settled. */
+  /** An earlier cell was lost; it may have settled the request before. */
   isResumed?: boolean | undefined;
 }
 
-/** The message if it is of this cell's version. Throws NotTaken for another version, so that the next cell is asked. */
+/** Throws NotTaken for a message of another version. */
 export function readCellRequest(message: unknown): CellRequest {
   const { version } = (message ?? {}) as { version?: unknown };
   if (version === cellRequestVersion) return message as CellRequest;
@@ -28,10 +28,7 @@ export function readCellRequest(message: unknown): CellRequest {
   );
 }
 
-/**
- * What to send to the next cell when one is lost, for the `losses`-th time. `cursor` is how far the client has the stream;
- * null if it has nothing.
- */
+/** The message to the next cell after `losses` cells were lost. `cursor`: what the client has of a stream; null for nothing. */
 export function resumedRequest(
   request: CellRequest,
   losses: number,
@@ -54,8 +51,33 @@ export function resumedRequest(
   };
 }
 
-/** The error of a request whose cells were lost because their machine or code was replaced. */
+/** The error of a request whose cells were lost, as after a deploy or a machine's failure. */
 export function interrupted(cause: unknown): ServiceError {
   const message = "The request was interrupted at the edge; try again.";
   return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
+}
+
+const refusalSchema = z.object({
+  kind: z.enum(errorKinds),
+  message: z.string(),
+  param: z.string().nullable(),
+  retryAfterSeconds: z.number().nullable(),
+  /** False for a NotTaken: the cell neither began nor settled anything. */
+  isTaken: z.boolean(),
+});
+
+export function refusalResponse(error: ServiceError): Response {
+  const { kind, message, param, retryAfterSeconds } = error;
+  const isTaken = !(error instanceof NotTaken);
+  const refusal = { kind, message, param, retryAfterSeconds, isTaken } satisfies z.infer<typeof refusalSchema>;
+  return Response.json(refusal, { status: statusOf(kind) });
+}
+
+/** The ServiceError of a refusal; another Error if the platform answered instead of the cell. */
+export async function readRefusal(response: Response): Promise<Error> {
+  const read = refusalSchema.safeParse(await response.json().catch(() => null));
+  if (!read.success) return new Error(`the cell answered ${response.status}`);
+  const { kind, message, param, retryAfterSeconds, isTaken } = read.data;
+  if (!isTaken) return new NotTaken(kind, message);
+  return new ServiceError(kind, message, { param, retryAfterSeconds: retryAfterSeconds ?? undefined });
 }

@@ -1,7 +1,7 @@
 /**
- * The Durable Object that answers requests of a region: each is answered by exactly one cell, which sends together what goes to
- * the same backend. It stores only settlements that failed and has no timer except for open bodies, so an idle one costs
- * nothing. The Worker calls it through cells.ts.
+ * The Durable Object that answers the requests of a region, each in exactly one cell. Sequences for the same backend travel
+ * together. It stores only failed settlements and has a timer only for open bodies, so an idle cell costs nothing. The Worker calls
+ * it through cells.ts.
  */
 import { DurableObject } from "cloudflare:workers";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
@@ -24,8 +24,7 @@ import { type Admission, admissionOf, hasEnded } from "../tenants/admission.ts";
 import type { ReportUse } from "../tenants/consumption.ts";
 import { Settlements, usageReport } from "../tenants/settlements.ts";
 import { regionOfCell } from "./cell-names.ts";
-import { type CellRequest, readCellRequest } from "./cell-request.ts";
-import { refusalResponse } from "./refusal.ts";
+import { type CellRequest, readCellRequest, refusalResponse } from "./cell-request.ts";
 
 const now = () => Date.now();
 const after = (ms: number, work: () => void) => {
@@ -41,7 +40,7 @@ export class Cell extends DurableObject<Env> {
   readonly settlements: Settlements;
   readonly bodies = new AnswerBodies();
   readonly #sets: PlannedSets;
-  /** That of every tenant whose requests it answers; its name tells it. */
+  /** The jurisdiction of all its tenants, from its name. */
   readonly #jurisdiction: Jurisdiction | null;
 
   constructor(state: DurableObjectState, env: Env) {
@@ -76,18 +75,18 @@ export class Cell extends DurableObject<Env> {
       },
       now: steadyNow,
       after,
-      // Metrics are sent when a call ends: the object has no timer for them.
+      // Metrics are sent when a call ends, as the object has no timer for them.
       keepAlive: (work) => keepAlive(work.then(() => this.#metrics.report())),
       batchSent: (waitsMs) => this.#metrics.batchSent(waitsMs),
     });
   }
 
-  /** Settlements that failed are tried again. */
+  /** Retries failed settlements. */
   override async alarm(): Promise<void> {
     await this.settlements.retry();
   }
 
-  /** Called only by the Worker: with a request to answer, or by GET, to load what the next ones will need. */
+  /** Called only by the Worker: POST answers a request, GET loads the artifacts that the next ones need. */
   override async fetch(request: Request): Promise<Response> {
     try {
       if (request.method === "GET") {
@@ -103,7 +102,7 @@ export class Cell extends DurableObject<Env> {
   async #answer(request: CellRequest, signal: AbortSignal): Promise<Response> {
     const { admitted, plan } = request;
     if (jurisdictionOf(admitted.tenant) !== this.#jurisdiction) {
-      throw new Error(`a request of ${admitted.tenant} has come to the cell ${this.ctx.id.name}`);
+      throw new Error(`a request of ${admitted.tenant} reached the cell ${this.ctx.id.name}`);
     }
     const log = (error: ServiceError) => logFailure(admitted.requestId, error);
     const background = (work: Promise<void>) => this.ctx.waitUntil(work);

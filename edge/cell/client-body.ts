@@ -1,11 +1,11 @@
-/** The body that a client reads. It is filled by piping a stream, which runs no JavaScript for its chunks, or by writes. */
+/** The response body of a client. It is filled by piping a stream, which runs no JavaScript for its chunks, and then by writes. */
 import { joinArrays } from "../../shared/join-arrays.ts";
 import { pause } from "../platform/pause.ts";
 
-/** What a pipe has written. */
 export interface Piped {
+  /** All bytes that the client received. */
   bytes: Uint8Array;
-  /** Why it ended early; null where it came to its end. */
+  /** Why the stream failed; null if it ended. */
   failure: unknown;
 }
 
@@ -20,12 +20,9 @@ export class ClientBody {
     this.#writable = writable;
   }
 
-  /**
-   * Pipes a stream, before anything else is written, and returns a copy of its bytes. Resolves when the stream has ended or failed.
-   * Rejects and cancels the stream if the client has disconnected.
-   */
+  /** Pipes a stream before anything is written, until it ends or fails. Rejects and cancels it if the client disconnects. */
   async pipe(stream: ReadableStream<Uint8Array>): Promise<Piped> {
-    // The copy is not read yet: that would take more from the stream than the client has taken.
+    // Reading the copy now would read the stream ahead of the client.
     const [piped, copy] = stream.tee();
     try {
       await piped.pipeTo(this.#writable, { preventClose: true, preventAbort: true });
@@ -39,8 +36,8 @@ export class ClientBody {
   }
 
   /**
-   * Resolves when the client has read the previous write. Waiting for this one would delay the first token of a stream behind
-   * tokens of other streams. Rejects if the client has disconnected.
+   * Resolves when the client has read the previous write: awaiting this one would delay a stream's first token. Rejects if the
+   * client has disconnected.
    */
   async write(bytes: Uint8Array): Promise<void> {
     if (bytes.length === 0) return;
@@ -51,12 +48,12 @@ export class ClientBody {
     });
   }
 
-  /** Calls `left` when the client disconnects; only a write notices that. */
-  whenGone(left: () => void): void {
-    this.#writer.closed.catch(left);
+  /** Calls `onGone` when the client disconnects, which only a write detects. */
+  whenGone(onGone: () => void): void {
+    this.#writer.closed.catch(onGone);
   }
 
-  /** Resolves when the client has read everything or disconnected during the last write. Rejects if it had disconnected before. */
+  /** Resolves when the client has read everything, or disconnects during the last write. Rejects if it disconnected before. */
   async close(): Promise<void> {
     await this.#writing;
     await this.#writer.close().catch(() => {});
@@ -80,12 +77,12 @@ export class ClientBody {
 /** Bytes per read of a copy. */
 const readBytes = 64 * 1024;
 
-/** Milliseconds to wait for a failure of the stream: the copy of a failed stream reports it directly behind the last byte. */
+/** Maximum wait for the copy of a failed stream to report the failure after its last byte, in milliseconds. */
 const failureMs = 1000;
 
 /**
- * The copy's bytes if the stream has failed. null if the stream has not: then the pipe failed because the client disconnected, which
- * the runtime reports in the same way, and the copy is cancelled.
+ * Tells why a pipe failed, which the runtime does not. Returns the copy's bytes if the stream failed; cancels the copy and returns
+ * null if the client disconnected.
  */
 async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint8Array | null> {
   const reader = copy.getReader({ mode: "byob" });
@@ -94,7 +91,7 @@ async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint
     for (;;) {
       const { value } = await reader.read(new Uint8Array(readBytes));
       if (value) parts.push(value);
-      // That was all that the pipe has read.
+      // The pipe has read no more.
       if (!value || value.length < readBytes) break;
     }
     await Promise.race([reader.read(new Uint8Array(1)), pause(failureMs)]);

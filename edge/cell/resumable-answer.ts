@@ -1,13 +1,13 @@
 /**
  * Copies a cell's answer to the client, and continues with another cell's when that cell is lost, so that the client gets one
- * unbroken answer. The bytes that the client has received say where to continue (completions/sent-events.ts).
+ * unbroken answer. The bytes that the client has received decide where to continue (answer/sent-events.ts).
  */
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError } from "../../shared/errors.ts";
 import { joinArrays } from "../../shared/join-arrays.ts";
 import { failedMark } from "../answer/completion-writer.ts";
-import { BegunEvent, EventSplitter, isComment, SentEvents } from "../answer/sent-events.ts";
-import { mostStreamBytes } from "../answer/token-count.ts";
+import { EventSplitter, isComment, PartialEvent, SentEvents } from "../answer/sent-events.ts";
+import { maxStreamBytes } from "../answer/token-count.ts";
 import type { Region } from "../platform/region.ts";
 import { type CellRequest, interrupted } from "./cell-request.ts";
 import { CellCall, type CellsParts } from "./cells.ts";
@@ -16,83 +16,88 @@ import { ClientBody } from "./client-body.ts";
 export interface CellAnswer {
   response: Response;
   /**
-   * Settles when a body that is still being written has ended; null for a complete one. Rejects with `cancelled` if the client has gone, or
-   * with the ServiceError that ended the answer after all cells that were tried.
+   * Resolves when the body has ended; null if the response is whole. Rejects with `cancelled` if the client disconnected, or with
+   * the ServiceError that ended the answer.
    */
   completed: Promise<void> | null;
 }
 
 /**
- * Sends a request to a cell of the region. Resolves to the answer as its client gets it, `content-type` and `server-timing`
- * included: whole, or once its stream has begun; from then on the cell settles what was admitted. Rejects with the
- * ServiceError that ends it before, which the cell has settled unless it is a NotTaken, or with another Error if too many
- * cells were lost.
+ * Sends a request to a cell of the region, and resolves to its answer when that begins. The cell settles what was admitted. Rejects
+ * with the ServiceError of a refusal, which the cell has settled unless it is a NotTaken, or with another Error if too many cells
+ * were lost.
  */
 export type Cells = (request: CellRequest, region: Region, signal: AbortSignal) => Promise<CellAnswer>;
 
 export function createCells(parts: CellsParts): Cells {
-  const kept = { bytes: 0 };
+  const copies = { bytes: 0 };
   return async (request, region, signal) => {
     const call = new CellCall(request, region, signal, parts);
     const first = await call.begin();
     if (first.headers.has("content-length")) return { response: first, completed: null };
     const { readable, writable } = new IdentityTransformStream();
     const response = new Response(readable, { headers: first.headers });
-    return { response, completed: passOn(first, call, new ClientBody(writable), kept) };
+    return { response, completed: copyAnswer(first, call, new ClientBody(writable), copies) };
   };
 }
 
-/** A cell's answer failed before its end, or ended without one. */
+/** The cell's answer ended before it was complete. */
 class CellLost extends Error {}
 
 /** What the client has received of an answer. */
 interface Progress {
   sent: SentEvents;
-  /** Part of an event behind `sent`. */
-  begun: Uint8Array;
+  /** The beginning of the event after `sent`; empty if the client has none. */
+  partial: Uint8Array;
   /** True while another cell could still resume this answer. */
   isResumable: boolean;
 }
 
-type Pass = (response: Response, client: ClientBody, progress: Progress) => Promise<void>;
+/** Copies one cell's response and updates `progress`. Throws CellLost if the response ends before it is complete. */
+type Copy = (response: Response, client: ClientBody, progress: Progress) => Promise<void>;
 
 /**
- * Maximum bytes of a stream that the Worker copies, and of all copied streams of an isolate together (an isolate has 128 MB). A stream
- * counts with the maximum that it may have, until it has ended.
+ * Maximum bytes of a stream that is piped, and of all piped streams of an isolate, which has 128 MB: a pipe keeps a copy of its
+ * stream until that has ended, and counts with the stream's maximum.
  */
-const keptBytes = { ofStream: 512 * 1024, ofAll: 32 * 2 ** 20 };
+const pipedBytes = { ofStream: 512 * 1024, ofAll: 32 * 2 ** 20 };
 
-/** How the first cell's answer is copied to the client. `kept.bytes`: the maximum bytes of all copied streams. */
-function passOf({ stream, plan, options }: CellRequest, kept: { bytes: number }): Pass {
-  if (!stream) return passWhole;
-  const bytes = mostStreamBytes(plan, options);
-  if (bytes === null || bytes > keptBytes.ofStream || kept.bytes + bytes > keptBytes.ofAll) return passByEvents;
-  kept.bytes += bytes;
-  return (...passed) =>
-    passNatively(...passed).finally(() => {
-      kept.bytes -= bytes;
+/** How to copy the first cell's response. `copies.bytes`: bytes of all piped streams. */
+function copyOf({ stream, plan, options }: CellRequest, copies: { bytes: number }): Copy {
+  if (!stream) return copyWhole;
+  const bytes = maxStreamBytes(plan, options);
+  if (bytes === null || bytes > pipedBytes.ofStream || copies.bytes + bytes > pipedBytes.ofAll) return copyEvents;
+  copies.bytes += bytes;
+  return (...args) =>
+    pipeStream(...args).finally(() => {
+      copies.bytes -= bytes;
     });
 }
 
-async function passOn(first: Response, call: CellCall, client: ClientBody, kept: { bytes: number }): Promise<void> {
+async function copyAnswer(
+  first: Response,
+  call: CellCall,
+  client: ClientBody,
+  copies: { bytes: number },
+): Promise<void> {
   const { stream, plan } = call.request;
-  const progress: Progress = { sent: new SentEvents(plan.choices.length), begun: nothing, isResumable: true };
-  const { sent } = progress;
-  let pass = passOf(call.request, kept);
+  const sent = new SentEvents(plan.choices.length);
+  const progress: Progress = { sent, partial: empty, isResumable: true };
+  let copy = copyOf(call.request, copies);
   try {
     for (let response = first; ; ) {
       try {
-        await pass(response, client, progress);
+        await copy(response, client, progress);
         break;
       } catch (thrown) {
         if (!(thrown instanceof CellLost) || !progress.isResumable || client.isGone) throw thrown;
-        const hasBegun = sent.hasBegun || progress.begun.length > 0;
+        const hasBegun = sent.hasBegun || progress.partial.length > 0;
         response = await call.resume(hasBegun ? sent.cursor : null, thrown);
-        if (stream) pass = passByEvents;
+        if (stream) copy = copyEvents;
       }
     }
-    // Of an error the last bytes may be lost.
-    if (stream && !sent.isDone) await client.write(encoder.encode(sseDone).subarray(progress.begun.length));
+    // A cell may be lost after an error and before its [DONE].
+    if (stream && !sent.isDone) await client.write(encoder.encode(sseDone).subarray(progress.partial.length));
     await client.close();
   } catch (thrown) {
     // When the client disconnects, the call of the cell fails, too.
@@ -102,8 +107,8 @@ async function passOn(first: Response, call: CellCall, client: ClientBody, kept:
       throw gone;
     }
     const error = thrown instanceof ServiceError ? thrown : interrupted(thrown);
-    // An error in the middle of an event would be part of it.
-    if (stream && progress.begun.length === 0) {
+    // An error event cannot follow a partial event.
+    if (stream && progress.partial.length === 0) {
       await writeError(error, client).catch((cause) => {
         throw clientGone(cause);
       });
@@ -123,34 +128,35 @@ function clientGone(cause: unknown): ServiceError {
 }
 
 const encoder = new TextEncoder();
-const nothing = new Uint8Array(0);
+const empty = new Uint8Array(0);
 const [lineFeed, space, failed] = ["\n", " ", failedMark].map((character) => character.charCodeAt(0));
 
-/** Pipes a stream without running JavaScript for each chunk. Its events are parsed only if the cell is lost. */
-async function passNatively(response: Response, client: ClientBody, progress: Progress): Promise<void> {
+/** Pipes a stream without running JavaScript for its chunks. Its events are parsed only if the cell is lost. */
+async function pipeStream(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   const { sent } = progress;
   const { bytes, failure } = await client.pipe(response.body!);
   const rest = sent.addStream(bytes);
   if (sent.isDone) return;
+  // A partial heartbeat is completed here.
   if (isComment(rest)) await client.write(encoder.encode(rest.at(-1) === lineFeed ? "\n" : "\n\n"));
-  else progress.begun = rest;
+  else progress.partial = rest;
   if (!sent.hasFailed) throw new CellLost("the cell is lost", { cause: failure });
 }
 
-/** Copies a stream event by event without keeping any; also the continuation that another cell sends. */
-async function passByEvents(response: Response, client: ClientBody, progress: Progress): Promise<void> {
+/** Copies a stream event by event and keeps none. Every resumed stream is copied so. */
+async function copyEvents(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   const { sent } = progress;
   const splitter = new EventSplitter();
-  const wanted = new BegunEvent(progress.begun);
+  const partialEvent = new PartialEvent(progress.partial);
   try {
     for await (const chunk of chunksOf(response, client)) {
-      const { begun } = progress;
+      const { partial } = progress;
       const complete = splitter.push(chunk);
-      const events = begun.length === 0 ? complete : wanted.take(complete);
+      const events = partial.length === 0 ? complete : partialEvent.take(complete);
       if (!events) continue;
       for (const event of events) sent.add(event);
-      progress.begun = nothing;
-      await client.write(joinArrays(Uint8Array, events).subarray(begun.length));
+      progress.partial = empty;
+      await client.write(joinArrays(Uint8Array, events).subarray(partial.length));
     }
   } catch (thrown) {
     if (!sent.isDone && !sent.hasFailed) throw thrown;
@@ -159,8 +165,8 @@ async function passByEvents(response: Response, client: ClientBody, progress: Pr
   throw new CellLost("the stream ended without [DONE]");
 }
 
-/** Copies a non-streamed answer. It can be resumed until the first byte of its JSON: before that only white space is sent. */
-async function passWhole(response: Response, client: ClientBody, progress: Progress): Promise<void> {
+/** Copies a non-streamed answer. It can be resumed while the client has only white space, before its JSON. */
+async function copyWhole(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   if (response.headers.has("content-length")) return client.write(await response.bytes());
   for await (const chunk of chunksOf(response, client)) {
     if (chunk.includes(failed)) throw new Error("the answer failed in its cell");
@@ -169,7 +175,7 @@ async function passWhole(response: Response, client: ClientBody, progress: Progr
   }
 }
 
-/** Throws CellLost if reading fails. Cancels the body when the loop ends early or the client disconnects. */
+/** The chunks of a body. Throws CellLost if reading fails; cancels the body if the loop ends early or the client disconnects. */
 async function* chunksOf(response: Response, client: ClientBody): AsyncGenerator<Uint8Array> {
   const reader = response.body!.getReader();
   client.whenGone(() => void reader.cancel().catch(() => {}));
@@ -182,7 +188,7 @@ async function* chunksOf(response: Response, client: ClientBody): AsyncGenerator
       yield value;
     }
   } finally {
-    // Of a body that failed nothing is left to cancel.
+    // Rejects if the body has failed.
     reader.cancel().catch(() => {});
   }
 }

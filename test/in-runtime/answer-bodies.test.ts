@@ -62,7 +62,7 @@ function opened(bodies: AnswerBodies, tenant: string, options: { maximumBytes?: 
     { tenant, maximumBytes, heartbeat },
     {
       settled: () => undefined,
-      lastText(error) {
+      errorText(error) {
         told.overflow = error;
         return "why";
       },

@@ -1,8 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { SentEvents, type StreamCursor } from "../../edge/answer/sent-events.ts";
 import { type CellNamespace, cellsOf, cellUrl } from "../../edge/cell/cell-names.ts";
-import { type CellRequest, cellRequestVersion } from "../../edge/cell/cell-request.ts";
-import { readRefusal, refusalResponse } from "../../edge/cell/refusal.ts";
+import { type CellRequest, cellRequestVersion, readRefusal, refusalResponse } from "../../edge/cell/cell-request.ts";
 import { createCells } from "../../edge/cell/resumable-answer.ts";
 import { NotTaken } from "../../edge/dispatch/dispatcher.ts";
 import { defaultRegion, regions } from "../../edge/platform/region.ts";

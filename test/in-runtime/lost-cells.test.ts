@@ -6,7 +6,7 @@ import { describe, expect, test, vi } from "vitest";
 import type { Dependencies } from "../../edge/api/dependencies.ts";
 import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import type { CellNamespace } from "../../edge/cell/cell-names.ts";
-import { refusalResponse } from "../../edge/cell/refusal.ts";
+import { refusalResponse } from "../../edge/cell/cell-request.ts";
 import { createCells } from "../../edge/cell/resumable-answer.ts";
 import { NotTaken } from "../../edge/dispatch/dispatcher.ts";
 import { defaultRegion } from "../../edge/platform/region.ts";

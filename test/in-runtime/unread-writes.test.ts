@@ -8,7 +8,7 @@ import { beforeAll, describe, expect, test, vi } from "vitest";
 import { forms } from "../../edge/answer/forms.ts";
 import { ResponseBuilder } from "../../edge/answer/response.ts";
 import { RepeatedEvents } from "../../edge/answer/sent-events.ts";
-import { mostStreamBytes } from "../../edge/answer/token-count.ts";
+import { maxStreamBytes } from "../../edge/answer/token-count.ts";
 import type { Cell } from "../../edge/cell/cell.ts";
 import type { CellNamespace } from "../../edge/cell/cell-names.ts";
 import type { CellRequest } from "../../edge/cell/cell-request.ts";
@@ -312,7 +312,7 @@ test("an event with a token has no more bytes than are counted for it, whatever 
   const { plan } = requestOf("native");
   const eventBytes = [1, 0].map((maxTokens) => {
     const choices = [{ ...plan.choices[0], sequence: { ...plan.choices[0].sequence, maxTokens } }];
-    return mostStreamBytes({ ...plan, choices }, { echo: false, logprobs: null, compare: false })!;
+    return maxStreamBytes({ ...plan, choices }, { echo: false, logprobs: null, compare: false })!;
   });
   const model = `gpt2:${"m".repeat(64)}`;
   const envelope = { id: `chatcmpl-${"0".repeat(32)}`, created: 1e10, model, fingerprint: `fp_${"0".repeat(12)}` };

@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { ArtifactBucket, type Bucket, cacheUrl, type ObjectCache } from "../../../edge/artifacts/artifact-bucket.ts";
 import { ArtifactSets } from "../../../edge/artifacts/artifact-sets.ts";
 import { PlannedSets } from "../../../edge/artifacts/deployed.ts";
-import { createWaker } from "../../../edge/cell/cell-waker.ts";
+import { createWaker } from "../../../edge/cell/cell-names.ts";
 import { createKeyStore } from "../../../edge/tenants/keys.ts";
 import { createRecords } from "../../../edge/tenants/records.ts";
 import { metadataOf, objectName, pointerName, switchedTo } from "../../../shared/artifacts/bucket.ts";

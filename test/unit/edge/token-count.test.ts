@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { mostStreamBytes, refuseManyLogprobs } from "../../../edge/answer/token-count.ts";
+import { maxStreamBytes, refuseManyLogprobs } from "../../../edge/answer/token-count.ts";
 import type { Plan } from "../../../edge/plan/plan.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
 import { sequenceRequest } from "../../support/frames.ts";
@@ -40,9 +40,9 @@ test("allows common requests", () => {
 
 test("a stream's bytes are bounded where it has no logprobs and no echo, and grow with its choices and tokens", () => {
   const plain = { echo: false, logprobs: null, compare: false };
-  expect(mostStreamBytes(planOf(3, 100), plain)).toBe(3 * mostStreamBytes(planOf(1, 100), plain)!);
-  expect(mostStreamBytes(planOf(1, 101), plain)).toBeGreaterThan(mostStreamBytes(planOf(1, 100), plain)!);
+  expect(maxStreamBytes(planOf(3, 100), plain)).toBe(3 * maxStreamBytes(planOf(1, 100), plain)!);
+  expect(maxStreamBytes(planOf(1, 101), plain)).toBeGreaterThan(maxStreamBytes(planOf(1, 100), plain)!);
   for (const more of [{ echo: true }, { logprobs: 0 }, { compare: true }]) {
-    expect(mostStreamBytes(planOf(3, 100), { ...plain, ...more })).toBeNull();
+    expect(maxStreamBytes(planOf(3, 100), { ...plain, ...more })).toBeNull();
   }
 });
