@@ -1,23 +1,17 @@
-/**
- * The public API as a Hono app: its routes, and what runs around them. Knows no binding and no environment: what it needs
- * from outside comes as Dependencies.
- */
+/** The public API as a Hono app: its routes and the middleware before them. Bindings and environment come as Dependencies. */
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../shared/errors.ts";
 import { admission, auth, preflight } from "./api/access.ts";
 import { createAdapter, deleteAdapter, getAdapter, listAdapters } from "./api/adapters.ts";
-import { assignTexts } from "./api/assign.ts";
 import { chatCompletions, completions } from "./api/completions.ts";
 import type { AppEnvironment, Dependencies, Middleware, RouteHandler } from "./api/dependencies.ts";
 import { apiDocs, docs, docsFile, openApi, page } from "./api/documents.ts";
-import { embeddings } from "./api/embeddings.ts";
-import { headLimits } from "./api/head-limits.ts";
+import { assignTexts, embeddings } from "./api/embeddings.ts";
+import { headLimits, responseHeaders } from "./api/headers.ts";
 import { healthz, readyz } from "./api/health.ts";
 import { getModel, listCentroids, listModels } from "./api/models.ts";
-import { responseHeaders } from "./api/response-headers.ts";
-import { eraseTenant } from "./api/tenant.ts";
+import { eraseTenant, usage } from "./api/tenant.ts";
 import { callersTrace, requestTrace } from "./api/trace.ts";
-import { usage } from "./api/usage.ts";
 
 export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   const app = new Hono<AppEnvironment>();
@@ -34,7 +28,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   use("/v1/*", [preflight, auth, callersTrace, admission]);
 
   type Method = "GET" | "POST" | "DELETE";
-  // No path may have a pattern that Hono's RegExpRouter refuses: one such path makes every request take the slower TrieRouter.
+  // One path that Hono's RegExpRouter refuses would make every request use the slower TrieRouter.
   const routes: Record<string, Partial<Record<Method, RouteHandler>>> = {
     "/v1/completions": { POST: completions },
     "/v1/chat/completions": { POST: chatCompletions },
@@ -66,13 +60,13 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
 
   app.notFound((c) => errorResponse(c, new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`)));
   app.onError((thrown, c) => {
-    // Else Hono gives the headers of a response that the error replaces to the new one.
+    // Otherwise Hono copies headers of the response that the error replaces.
     c.res = undefined;
     return errorResponse(c, thrown);
   });
   return app;
 
-  /** OpenAI's envelope of anything thrown, never a stack. */
+  /** OpenAI's error envelope, without a stack. */
   function errorResponse(c: Context<AppEnvironment>, thrown: unknown, more: Record<string, string> = {}): Response {
     const error = toServiceError(thrown);
     if (statusOf(error.kind) >= 500) dependencies.log(c.get("requestId"), error);

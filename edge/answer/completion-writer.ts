@@ -8,7 +8,7 @@ import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { Dispatcher, Submission } from "../dispatch/dispatcher.ts";
-import { batchesOf, gathered, type Plan } from "../plan/plan.ts";
+import { batchesOf, type Plan, withGathering } from "../plan/plan.ts";
 import { serverTiming } from "../platform/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
 import type { AdmittedRequest, Consumption } from "../tenants/consumption.ts";
@@ -132,7 +132,7 @@ class CompletionWriter {
       };
       for (const batch of batchesOf(plan)) {
         if (!this.#body.isOpen) return;
-        const submission = parts.submit(gathered(batch, stream, openStreams), receiver);
+        const submission = parts.submit(withGathering(batch, stream, openStreams), receiver);
         if (!this.#body.isOpen) submission.cancel();
         else this.#submissions.push(submission);
       }

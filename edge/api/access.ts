@@ -1,10 +1,9 @@
 /**
  * Who may call /v1: the key's tenant and scopes, the page's origin, and the tenant's limits.
  *
- * CORS: a preflight carries no key, so every preflight is answered, and grants nothing by itself. The call after it needs an
- * origin of the key's tenant, or the edge's own, before any work is done for it. The edge's own origin is that of the
- * request's URL, so whatever routes requests to the Worker must check the host: the platform does, and so does the entry of a
- * local start (edge/local-worker.ts).
+ * CORS: a preflight has no key, so each is answered and grants nothing. The call itself needs an origin of the key's tenant or the
+ * edge's own, which is the origin of the request's URL. So whatever routes requests to the Worker must check the host: the platform
+ * does, and edge/local-worker.ts.
  */
 import type { Context } from "hono";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
@@ -20,28 +19,27 @@ const methods = "GET, POST, DELETE";
 const headerList = /^[\w-]+(, *[\w-]+)*$/;
 const preflightSeconds = "600";
 
-/** Answers preflights, and lets a page of any origin read a 401. */
+/** Answers preflights. A page of any origin may read a 401, which tells nothing of a tenant. */
 export const preflight: Middleware = async (c, next) => {
   const origin = c.req.header("origin");
   if (c.req.method !== "OPTIONS" || !origin || !c.req.header("access-control-request-method")) {
     await next();
-    // The page of any origin may read a 401: its key is of no tenant, and the error says nothing that the page does not know.
     if (origin && c.res.status === 401) c.set("allowedOrigin", origin);
     return;
   }
-  const asked = c.req.header("access-control-request-headers") ?? "";
+  const requested = c.req.header("access-control-request-headers") ?? "";
   const headers = {
     "access-control-allow-origin": origin,
     "access-control-allow-methods": methods,
     "access-control-allow-headers":
-      headerList.test(asked) && asked.length < 2000 ? asked : "authorization, content-type",
+      headerList.test(requested) && requested.length < 2000 ? requested : "authorization, content-type",
     "access-control-max-age": preflightSeconds,
     vary: "origin, access-control-request-headers",
   };
   return new Response(null, { status: 204, headers });
 };
 
-/** Checks the API key: which tenant it belongs to, and whether its scopes allow this route, and the tenant's origins this page. */
+/** Checks the API key: its tenant, whether its scopes allow the route, and whether the tenant's origins allow the page. */
 export const auth: Middleware = async (c, next, { keys }) => {
   const { key } = c.env;
   if (key === null) {
@@ -49,7 +47,7 @@ export const auth: Middleware = async (c, next, { keys }) => {
     const problem = isSent ? "The Authorization header is not of the form `Bearer <key>`" : "No API key";
     throw new ServiceError("unauthorized", `${problem}: send the header \`Authorization: Bearer <key>\`.`);
   }
-  // No message repeats the key: messages are logged.
+  // Messages are logged, so none repeats the key.
   const access = await keys.accessOf(key, c.req.header("cf-connecting-ip") ?? "");
   const scope = scopeOf(c.req.path);
   if (scope && !access.scopes.includes(scope)) {
@@ -77,9 +75,9 @@ function allowOrigin(c: Context<AppEnvironment>, { tenant, origins }: Access): v
 }
 
 /**
- * Counts every POST in the requests a minute, also an invalid one (400, 404, 413, 415). Where its route did not ask the ledger,
- * this does after the route; a refusal then replaces the route's response. GET and DELETE do not count. A refusal that is known
- * comes before the body is read. The ledger is asked before a large body is read (body.ts), else by routes, with the tokens.
+ * Counts every POST, also an invalid one, in the requests a minute; GET and DELETE do not count. Asks the ledger after the route if
+ * that did not: before reading a large body (body.ts), or with the tokens. A refusal that is already known comes before all that; one
+ * after the route replaces its response.
  */
 export const admission: Middleware = async (c, next, { admissions }) => {
   if (c.req.method !== "POST") {

@@ -1,7 +1,4 @@
-/**
- * A tenant's own adapters: POST makes one of example texts and says what it gains, GET lists them or one, DELETE deletes
- * one. No other tenant can tell that they exist.
- */
+/** A tenant's own adapters: POST makes one from example texts, GET lists them or one, DELETE deletes one. */
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { createAdapterRequestSchema } from "../../shared/contracts/openai.ts";
@@ -42,7 +39,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
       isBegun = true;
     };
     const making = adapters.create({ version: contractVersion, ...request }, signal, begun);
-    // Where the client leaves, this handler runs on only for that.
+    // Keeps this handler alive after the client has disconnected.
     dependencies.background(making.then(noop, noop));
     answer = await making;
   } finally {
@@ -94,7 +91,6 @@ export const deleteAdapter: RouteHandler = async (c, dependencies) => {
 
 function noop(): void {}
 
-/** What a client sees of one. */
 function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids }: Artifacts): Adapter {
   const { name, hash, gain, parts, examples, tokens, created } = adapter;
   const [nearest] =
@@ -124,23 +120,23 @@ function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids 
 function encodeExamples(examples: readonly string[], { tokenizer, manifest }: Artifacts): number[][] {
   const refuse = (message: string, param: string) =>
     new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
-  // The backend wants room for one more token.
-  const most = manifest.model.contextTokens - 1;
+  // The backend adds one token.
+  const maxTokens = manifest.model.contextTokens - 1;
   let total = 0;
   return examples.map((text, i) => {
-    const ids = tokenizer.encode(text, most).slice(0, most);
+    const ids = tokenizer.encode(text, maxTokens).slice(0, maxTokens);
     const param = `examples[${i}]`;
     if (ids.length < 2) throw refuse(`${param} has ${ids.length} tokens, the minimum is 2`, param);
     total += ids.length;
     if (total <= limits.adapterTokens) return ids;
     throw refuse(
-      `examples[0] to ${param} have ${total} tokens together (of each ${most} at most), the maximum is ${limits.adapterTokens}`,
+      `examples[0] to ${param} have ${total} tokens together (of each ${maxTokens} at most), the maximum is ${limits.adapterTokens}`,
       "examples",
     );
   });
 }
 
-/** The mean of the examples' prompt embeddings, as training takes it of windows; of length 1. */
+/** The normalised mean of the examples' prompt embeddings, as training computes it from windows. */
 function centroidOf(examples: readonly number[][], { table, manifest }: Artifacts): Float32Array {
   const sum = new Float32Array(table.dimensions);
   for (const ids of examples) {

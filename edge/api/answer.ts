@@ -1,6 +1,6 @@
 /**
- * Answers of the Worker itself that may be large: whole if they are short, else piece by piece as the client reads them. Such
- * an answer counts as a request at once until it has ended, and has the same limits as a completion (completions/answer-body.ts).
+ * Answers that the Worker itself makes and that may be large: sent whole if they are short, otherwise as the client reads them. A
+ * large one is a concurrent request until it has ended, and has the limits of a completion's body (answer/answer-body.ts).
  */
 import type { Context } from "hono";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -16,16 +16,13 @@ type Pieces = Iterable<Piece> | AsyncIterable<Piece>;
 
 interface AnswerOptions {
   headers: Record<string, string>;
-  /** Bytes that `pieces` keeps in memory until the answer has ended. */
+  /** Bytes that `pieces` holds in memory until the answer has ended. */
   retainedBytes?: number;
-  /** The admission of a POST, which the end of the answer settles; `isSent`: the answer was begun. */
+  /** The admission of a POST, settled when the answer ends; `isSent`: the answer has begun. */
   admission?: { renew(): void; settle(isSent: boolean): void };
 }
 
-/**
- * Answers with `pieces`, which are taken as the client reads. Throws rate_limited or overloaded where the tenant's unread answers are
- * too many or hold too much.
- */
+/** Answers with `pieces`. Throws rate_limited or overloaded if the tenant's unread answers are too many or too large. */
 export async function answer(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
@@ -33,7 +30,7 @@ export async function answer(
   { headers, retainedBytes = 0, admission }: AnswerOptions,
 ): Promise<Response> {
   const source = iteratorOf(pieces);
-  const first = await gathered(source, shortAnswerBytes).catch((error) => {
+  const first = await readPieces(source, shortAnswerBytes).catch((error) => {
     admission?.settle(false);
     throw error;
   });
@@ -49,14 +46,14 @@ export async function answer(
   }
   const { bodies, background, log } = dependencies;
   const access: AppEnvironment["Variables"]["access"] | undefined = c.get("access");
-  // What needs no key counts as one tenant.
+  // Requests without a key count as one tenant.
   const tenant = access?.tenant ?? "";
   if (!bodies.hasRoom(tenant, retainedBytes + first.bytes.length)) {
     admission?.settle(false);
     const message = "Too many large answers are not read yet; try again.";
     throw new ServiceError("overloaded", message, { retryAfterSeconds: 1 });
   }
-  if (!admission) requirePlace(bodies.countOf(tenant), access?.limits.concurrentRequests ?? null);
+  if (!admission) requireFewerThan(bodies.countOf(tenant), access?.limits.concurrentRequests ?? null);
   const ended = Promise.withResolvers<EndReason>();
   let wake = () => {};
   const body = bodies.open(
@@ -65,7 +62,7 @@ export async function answer(
       ticked: () => admission?.renew(),
       drained: () => wake(),
       settled: () => wake(),
-      // Nothing within the JSON can tell an error.
+      // JSON that has begun cannot hold an error.
       errorText: () => null,
       ended(reason) {
         admission?.settle(true);
@@ -100,7 +97,7 @@ const endings: Record<EndReason, string | null> = {
   gone: "the client went away",
 };
 
-/** Answers with a list in OpenAI's form, whose entries are taken as the client reads. */
+/** Answers with a list in OpenAI's form. */
 export function answerList<List extends { object: "list"; data: readonly unknown[] }>(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
@@ -128,10 +125,10 @@ export async function* chunksOf({ body }: Response): AsyncGenerator<Uint8Array> 
   if (body !== null) yield* body.values();
 }
 
-/** A request without admission may wait for a place in one isolate alone. */
-function requirePlace(open: number, most: number | null): void {
-  if (most === null || open < most) return;
-  const message = `${open} large answers are not read yet, the limit of requests at once is ${most}.`;
+/** The limit of concurrent requests for those without admission, within one isolate. */
+function requireFewerThan(open: number, maximum: number | null): void {
+  if (maximum === null || open < maximum) return;
+  const message = `${open} large answers are not read yet, the limit of requests at once is ${maximum}.`;
   throw new ServiceError("rate_limited", message, { retryAfterSeconds: 1 });
 }
 
@@ -143,11 +140,11 @@ function iteratorOf(pieces: Pieces): Source {
 
 const encoder = new TextEncoder();
 
-/** Takes pieces until they have more than `mostBytes`, or to their end. */
-async function gathered(source: Source, mostBytes: number): Promise<{ bytes: Uint8Array; isLast: boolean }> {
+/** Joins pieces until they have more than `maxBytes`, or to their end. */
+async function readPieces(source: Source, maxBytes: number): Promise<{ bytes: Uint8Array; isLast: boolean }> {
   const parts: Uint8Array[] = [];
   let isLast = false;
-  for (let bytes = 0; bytes <= mostBytes; ) {
+  for (let bytes = 0; bytes <= maxBytes; ) {
     const { done, value } = await source.next();
     if (done) {
       isLast = true;
@@ -160,13 +157,13 @@ async function gathered(source: Source, mostBytes: number): Promise<{ bytes: Uin
   return { bytes: joinArrays(Uint8Array, parts), isLast };
 }
 
-/** Writes pieces while few bytes are unread. Resolves when all are written or the answer has ended. */
+/** Writes the other pieces as the client reads. Resolves when all are written or the answer has ended. */
 async function send(source: Source, body: AnswerBody, isRead: () => Promise<void>): Promise<void> {
   try {
     for (let isLast = false; !isLast; ) {
       while (body.isOpen && body.unreadBytes >= unreadAheadBytes) await isRead();
       if (!body.isOpen) return;
-      const next = await gathered(source, joinedBytes);
+      const next = await readPieces(source, joinedBytes);
       body.write(next.bytes);
       isLast = next.isLast;
     }

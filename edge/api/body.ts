@@ -7,12 +7,12 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
 
-/** Up to here reading and encoding a body takes some 3 ms of CPU at most, about as much as refusing a request by its headers. */
+/** Reading and encoding a body of this size takes at most some 3 ms of CPU, about as much as refusing a request by its headers. */
 const smallBodyBytes = 32 * 1024;
 
 /**
- * Reads a request's JSON object and checks it against `schema`. Checks of headers run before the body is read, and admission
- * where it may be large. Throws a ServiceError of status 400, 408, 413, 415, 429 or 503.
+ * Reads a request's JSON object and checks it against `schema`. Headers are checked before the body is read, and so is the
+ * admission of a body that may be large. Throws a ServiceError of status 400, 408, 413, 415, 429 or 503.
  */
 export async function readBody<T extends z.ZodType>(
   c: Context<AppEnvironment>,
@@ -22,13 +22,13 @@ export async function readBody<T extends z.ZodType>(
   const request = c.req.raw;
   const { declaredBytes } = c.env;
   requireReadable(request, declaredBytes);
-  const mostBytes = mostBytesOf(declaredBytes);
-  if (mostBytes > smallBodyBytes) await c.get("admission").admit();
-  return bodyReads.during(c.get("access").keyId, mostBytes, () => readJson(request, declaredBytes, schema));
+  const maxBytes = maxBytesOf(declaredBytes);
+  if (maxBytes > smallBodyBytes) await c.get("admission").admit();
+  return bodyReads.during(c.get("access").keyId, maxBytes, () => readJson(request, declaredBytes, schema));
 }
 
 /** Maximum bytes of a body, according to its Content-Length. */
-export function mostBytesOf(declaredBytes: number | null): number {
+export function maxBytesOf(declaredBytes: number | null): number {
   return Math.min(declaredBytes ?? limits.bodyBytes, limits.bodyBytes);
 }
 
@@ -49,10 +49,7 @@ function tooLarge(bytes: number, relation: string): ServiceError {
   return new ServiceError("body_too_large", message);
 }
 
-/**
- * Reads and parses a body after the checks of headers, of which `declaredBytes` is Content-Length. Waits up to `limitMs` for all of it.
- * Throws a ServiceError of status 400, 408 or 413.
- */
+/** Reads and checks a body, for which it waits up to `limitMs`. Throws a ServiceError of status 400, 408 or 413. */
 export async function readJson<T extends z.ZodType>(
   request: Request,
   declaredBytes: number | null,
@@ -85,11 +82,11 @@ async function boundedText({ body }: Request, declaredBytes: number | null, limi
     late.reject(new ServiceError("body_too_slow", message));
   }, limitMs);
   try {
-    // One race for the whole body: one for each chunk would keep every chunk's reaction in memory until the timeout.
+    // Not a race for each chunk: the timeout's promise would keep all their reactions.
     return reader ? await Promise.race([readText(reader, declaredBytes, arrived), late.promise]) : "";
   } catch (error) {
-    letGo(error);
-    // The rest of the body is not read.
+    // workerd keeps the error of an aborted body, and until `stack` is read that keeps request and response in memory.
+    if (error instanceof Error) void error.stack;
     reader?.cancel(error).catch(() => undefined);
     if (error instanceof ServiceError) throw error;
     if (error instanceof TypeError) throw new ServiceError("invalid_request", "The body is not valid UTF-8.");
@@ -101,8 +98,8 @@ async function boundedText({ body }: Request, declaredBytes: number | null, limi
 }
 
 /**
- * Reads text to its end, or until `declaredBytes` have arrived: most bodies are one chunk. Counts received bytes and chunks in
- * `arrived`, since Content-Length may be absent or wrong. Throws a ServiceError for too many of either.
+ * Reads text to its end or until `declaredBytes` have arrived, which may be absent or wrong: so it counts bytes and chunks in
+ * `arrived`, and throws a ServiceError for too many of either.
  */
 async function readText(
   reader: ReadableStreamDefaultReader<Uint8Array>,
@@ -127,14 +124,6 @@ async function readText(
   }
 }
 
-/**
- * Prevents a memory leak: workerd keeps the error of an aborted body outside the garbage-collected heap, and an error keeps the
- * functions on its stack, and so request and response, until `stack` is first read.
- */
-function letGo(error: unknown): void {
-  if (error instanceof Error) void error.stack;
-}
-
 function objectIn(text: string): object {
   const value = parseCallerJson(text);
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
@@ -143,7 +132,6 @@ function objectIn(text: string): object {
 }
 
 function messageOf(issue: z.core.$ZodIssue, name: string): string {
-  // Not the whole value as JSON, which may be as long as the body.
   const input = issue.input === undefined ? "absent" : describe(issue.input);
   switch (issue.code) {
     case "too_big":

@@ -1,7 +1,4 @@
-/**
- * POST /v1/completions, and POST /v1/chat/completions: a completion of the prompt that the model's chat template makes of the
- * conversation. Each is planned here, and its plan is sent to the tenant's cell, which answers.
- */
+/** POST /v1/completions and POST /v1/chat/completions: plans the request and sends the plan to the tenant's cell, which answers. */
 import type { Context } from "hono";
 import { chatRequestSchema } from "../../shared/contracts/chat.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -22,7 +19,7 @@ import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.
 /** Milliseconds within which every choice must start; otherwise the request ends in deadline_exceeded. */
 const deadlineHeader = "x-deadline-ms";
 
-/** Time after which a cell has settled a request whose client has gone, in milliseconds. */
+/** Time within which a cell settles a request whose client has disconnected, in milliseconds. */
 const settlementGraceMs = 1000;
 
 export const completions: RouteHandler = async (c, dependencies) => {
@@ -30,7 +27,7 @@ export const completions: RouteHandler = async (c, dependencies) => {
   const request = await readBody(c, dependencies, completionRequestSchema);
   const artifacts = await dependencies.artifacts();
   const plan = planCompletion(request, artifacts, await callerOf(c, dependencies, request, artifacts));
-  return answer(c, dependencies, { request, plan, artifacts, form: "completion" });
+  return answerFromCell(c, dependencies, { request, plan, artifacts, form: "completion" });
 };
 
 export const chatCompletions: RouteHandler = async (c, dependencies) => {
@@ -39,7 +36,7 @@ export const chatCompletions: RouteHandler = async (c, dependencies) => {
   const artifacts = await dependencies.artifacts();
   const request = generationOf(chat, artifacts);
   const plan = planChat(messages, request, artifacts, await callerOf(c, dependencies, request, artifacts));
-  return answer(c, dependencies, { request, plan, artifacts, form: "chat" });
+  return answerFromCell(c, dependencies, { request, plan, artifacts, form: "chat" });
 };
 
 interface Generation {
@@ -49,7 +46,7 @@ interface Generation {
   form: CellRequest["form"];
 }
 
-/** Reads the caller, its own adapter and its deadline. Throws adapter_outdated, or invalid_request for the header. */
+/** Throws adapter_outdated, or invalid_request for the deadline's header. */
 async function callerOf(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
@@ -74,7 +71,7 @@ function deadlineOf(header: string | undefined): number | null {
 }
 
 /** Throws a ServiceError if the answer fails before it begins. */
-async function answer(
+async function answerFromCell(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
   { request, plan, artifacts, form }: Generation,
@@ -112,7 +109,7 @@ async function answer(
     heartbeatMs: dependencies.heartbeatMs,
     admitted: admission.request,
   };
-  /** A cell that has the request settles it with its use. If none has, as between two cells, this frees its place. */
+  /** A cell that has the request settles it first, with its use. If no cell has it, this settles it. */
   const settleLater = () => {
     dependencies.background(pause(settlementGraceMs).then(() => admission.settle([])));
   };
@@ -140,7 +137,7 @@ async function answer(
       settleLater();
       throw new ServiceError("cancelled", "The client disconnected.", { cause: thrown });
     }
-    // A cell settles what it has begun; one that does not take it has not, and one that is lost cannot.
+    // A cell settles what it has begun. One that did not take the request has not, and a lost one cannot.
     if (!(thrown instanceof ServiceError) || thrown instanceof NotTaken) admission.settle([]);
     throw thrown instanceof ServiceError ? thrown : interrupted(thrown);
   }

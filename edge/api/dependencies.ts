@@ -1,5 +1,4 @@
-/** What the app needs from outside: worker.ts brings the real ones, a test its own. Also the types of routes and middleware. */
-
+/** What worker.ts, or a test, passes to the app; and the types of routes and middleware. */
 import type { Context, Next } from "hono";
 import type { Readiness } from "../../shared/contracts/inference.ts";
 import type { ServiceError } from "../../shared/errors.ts";
@@ -17,47 +16,45 @@ import type { TenantAdapters } from "../tenants/tenant-adapters.ts";
 
 /** What is known of a request before any middleware runs. */
 export interface Arrival {
-  /** The API key of its Authorization header, not yet checked; null where the header holds none. */
+  /** The API key of the Authorization header, not yet checked; null if it has none. */
   key: string | null;
-  /** By the clock of Dependencies. */
   arrivedMs: number;
-  /** Where it came from. */
+  /** The client's. */
   region: Region;
-  /** Content-Length; null where it is absent or is not a number of bytes. */
+  /** Content-Length; null if it is absent or not a number of bytes. */
   declaredBytes: number | null;
   /** Milliseconds this request was delayed by per-key pacing; 0 if it was not. */
   pacedMs: number;
 }
 
-/** Hono's type parameter: what comes with a request, and what middleware leaves for the routes. */
+/** Hono's type parameter: what comes with a request, and what middleware sets for the routes. */
 export interface AppEnvironment {
   Bindings: Arrival;
   Variables: {
     requestId: string;
-    /** Of the request's span and its line of log: ids, counts and names, never text. Routes add to it. */
+    /** Of the request's span and log line: ids, counts and names, never text. Routes add to it. */
     attributes: Attributes;
-    /** The request's span in its trace; `spanId` is null where the trace is not kept. */
+    /** The request's span in its trace; `spanId` is null if the trace is not kept. */
     trace: { traceId: string; spanId: string | null; parentSpanId: string | null };
-    /** The trace as it travels on; null where it is not kept. */
+    /** The trace for the cell and backends; null if it is not kept. */
     traceparent: string | null;
-    /** Of an answer that goes on behind its head: resolves when it ends, to why it broke off or to null. */
+    /** Set if the body continues after the response began: resolves when it ends, to why it broke off or to null. */
     end?: Promise<string | null>;
     access: Access;
-    /** The other origin whose page may read the response. */
+    /** Another origin, whose pages may read the response. */
     allowedOrigin?: string;
-    /** Region whose cell, leases and backends serve the request. */
+    /** The region whose cell, leases and backends serve the request: the client's, or one within its jurisdiction. */
     region: Region;
     /** Set for POST requests. */
     admission: PendingAdmission;
-    /** Of a request that asked for admission, and whose tenant has limits. */
+    /** Set once admission is decided for a tenant with limits. */
     rateLimitHeaders?: Record<string, string>;
   };
 }
 
-/** Answers a request. */
 export type RouteHandler = (c: Context<AppEnvironment>, dependencies: Dependencies) => Response | Promise<Response>;
 
-/** Runs around routes. After `next` it may change the response, which may be an error's. */
+/** After `next` it may change the response, which may be an error's. */
 export type Middleware = (
   c: Context<AppEnvironment>,
   next: Next,
@@ -65,45 +62,44 @@ export type Middleware = (
 ) => Promise<Response | undefined>;
 
 export interface Dependencies {
-  /** Rejects with a ServiceError while they cannot be had. */
+  /** Rejects with a ServiceError while there are none. */
   artifacts(): Promise<Artifacts>;
-  /** Before a completion is read: where this isolate has no artifacts yet, the cell that will answer loads them, too. */
+  /** Called before a completion is read: a cold isolate's cell loads its artifacts meanwhile. */
   wakeCell(tenant: string, region: Region): void;
   keys: KeyStore;
   bodyReads: BodyReads;
   /** Large answers of the Worker itself. */
   bodies: AnswerBodies;
   admissions: Admissions;
-  /** What a tenant used from one day to another, both counted. */
+  /** What a tenant used from `from` to `to`, days that both count. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
-  /** Erases what a tenant used, and what of its limits is reserved or lent. */
+  /** Erases a tenant's usage, reservations and leases. */
   eraseUse(tenant: string): Promise<ErasedRegions>;
-  /** Adapters of tenants' own. */
   adapters: TenantAdapters;
   cells: Cells;
-  /** What each backend that is ready serves. */
+  /** Of each backend that is ready. */
   readiness(): Promise<Readiness[]>;
-  /** A static asset by its path, which is never taken from a request. Rejects with not_found where it was not staged. */
+  /** A static asset. Rejects with not_found if it was not staged. */
   asset(path: string): Promise<Response>;
   /** Keeps the Worker alive until `work` settles (waitUntil). */
   background(work: Promise<void>): void;
-  /** Id of the Worker's deployed version; null where the platform gives none. */
+  /** Id of the deployed version; null if the platform has none. */
   version: string | null;
-  /** A clock in milliseconds since 1970. */
+  /** Milliseconds since 1970. */
   now(): number;
-  /** 32 characters, never the same twice. */
+  /** 32 characters, unique. */
   newId(): string;
   /** uint32 */
   randomSeed(): number;
   tracing: {
-    /** Share of the traces that begin here and are reported; a caller's own decision goes first. 0 reports none. */
+    /** Share of the traces begun here that are reported; a caller's decision comes first. 0 reports none. */
     sampleRatio: number;
     /** Takes the request's span; must not throw. */
     ended(span: Span): void;
     logRequest(fields: Attributes): void;
   };
-  /** Receives failures that are ours rather than the caller's. */
+  /** Logs a failure that is ours, not the caller's. */
   log(requestId: string, error: ServiceError): void;
-  /** The longest silence of a stream. */
+  /** Maximum silence of a stream. */
   heartbeatMs: number;
 }

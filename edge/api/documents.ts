@@ -1,7 +1,7 @@
 /**
- * Documents for browsers: GET /, the playground page; GET /openapi.json, the API's document; GET /docs/api, where it is read and
- * tried (both staged by `infra/stage-docs.ts`); and GET /docs, the documents site (`npm run docs`, infra/site). Where the site was
- * not built, /docs and /docs/ lead to /docs/api. Each names what it may run, by its hash, and may reach nothing but this API.
+ * Documents for browsers. GET /: the playground page. GET /openapi.json and its view GET /docs/api, staged by infra/stage-docs.ts.
+ * GET /docs: the documents site (infra/site), or a redirect to /docs/api if it was not built. Each document's policy allows its own
+ * scripts by hash and calls of this API only.
  */
 import type { Context } from "hono";
 import { ServiceError } from "../../shared/errors.ts";
@@ -20,7 +20,7 @@ const types: Record<string, string> = {
   woff2: "font/woff2",
 };
 /** One day: these files change only with a deployment. */
-const kept = "public, max-age=86400";
+const cachedForADay = "public, max-age=86400";
 
 export const page: RouteHandler = async (c, dependencies) =>
   answerDocument(c, dependencies, await dependencies.asset("/index.html"));
@@ -29,14 +29,14 @@ export const openApi: RouteHandler = async (c, dependencies) => {
   const headers = {
     "content-type": "application/json; charset=utf-8",
     "cache-control": "public, max-age=300",
-    // It is public, and tools on other origins read it.
+    // Tools on other origins read it.
     "access-control-allow-origin": "*",
   };
   return answer(c, dependencies, chunksOf(await dependencies.asset("/openapi.json")), { headers });
 };
 
 export const apiDocs: RouteHandler = async (c, dependencies) => {
-  // Swagger UI writes style attributes whenever it draws; the browser would report each as an error.
+  // Swagger UI writes style attributes.
   const sources = { scripts: "'self'", styles: "'self'", hasStyleAttributes: true };
   return answerDocument(c, dependencies, await dependencies.asset("/docs.html"), sources);
 };
@@ -44,7 +44,7 @@ export const apiDocs: RouteHandler = async (c, dependencies) => {
 export const docs: RouteHandler = async (c, dependencies) =>
   (await sitePage(c, dependencies, "index.html")) ?? c.redirect("/docs/api", 302);
 
-/** A file of the site or of the renderer, or a page of the site by its name without an extension. */
+/** A file of the renderer or of the site; `.html` may be left out. */
 export const docsFile: RouteHandler = async (c, dependencies) => {
   const name = c.req.path.slice("/docs/".length);
   if (rendererFiles.includes(name)) {
@@ -56,14 +56,14 @@ export const docsFile: RouteHandler = async (c, dependencies) => {
   throw new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);
 };
 
-/** A file of the documents site; null if the list that was built with the site does not have it, so no other asset is served. */
+/** A file of the documents site; null unless it is in the site's own list, so that no other asset is served. */
 async function sitePage(c: RouteContext, dependencies: Dependencies, name: string): Promise<Response | null> {
   const { asset } = dependencies;
   const list = await asset("/docs/site/files.json").catch(() => null);
   if (!list || !(await list.json<string[]>()).includes(name)) return null;
   const file = await asset(`/docs/site/${name}`);
   if (!name.endsWith(".html")) return answerFile(c, dependencies, file, name);
-  // Code is coloured by style attributes, which a hash cannot allow.
+  // Code is coloured by style attributes.
   return answerDocument(c, dependencies, file, {
     scripts: "'self'",
     styles: "'self' 'unsafe-inline'",
@@ -73,10 +73,10 @@ async function sitePage(c: RouteContext, dependencies: Dependencies, name: strin
 
 function answerFile(c: RouteContext, dependencies: Dependencies, file: Response, name: string): Promise<Response> {
   const type = types[name.slice(name.lastIndexOf(".") + 1)] ?? "application/octet-stream";
-  return answer(c, dependencies, chunksOf(file), { headers: { "content-type": type, "cache-control": kept } });
+  return answer(c, dependencies, chunksOf(file), { headers: { "content-type": type, "cache-control": cachedForADay } });
 }
 
-/** Sources besides the document's own inline scripts and styles. */
+/** Allowed besides the document's own inline scripts and styles. */
 interface AllowedSources {
   scripts?: string;
   styles?: string;
@@ -85,7 +85,6 @@ interface AllowedSources {
   hasStyleAttributes?: boolean;
 }
 
-/** Answers with an HTML document that may only run its own inline scripts and styles and call this API. */
 async function answerDocument(
   c: RouteContext,
   dependencies: Dependencies,

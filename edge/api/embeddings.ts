@@ -1,14 +1,13 @@
 /**
- * POST /v1/embeddings: the prompt embedding that centroids are found by, of the whole of each text, computed here. No
- * backend is asked.
+ * What the edge computes of texts without a backend. POST /v1/embeddings: the embedding of each whole text, by which centroids are
+ * found. POST /v1/assign: the centroid and the experts that each text would have, and the next centroids.
  */
-
 import { limits } from "../../shared/contracts/limits.ts";
-import { embeddingsRequestSchema } from "../../shared/contracts/openai.ts";
-import type { EmbeddingsResponse } from "../../shared/contracts/responses.ts";
+import { assignRequestSchema, embeddingsRequestSchema } from "../../shared/contracts/openai.ts";
+import type { AssignResponse, EmbeddingsResponse } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding } from "../../shared/math/assignment.ts";
-import { wishOf } from "../plan/assign.ts";
+import { assign, rank, selectionOf } from "../plan/assign.ts";
 import { encodePrompts } from "../plan/encode.ts";
 import { serverTiming } from "../platform/server-timing.ts";
 import { answerList } from "./answer.ts";
@@ -16,7 +15,8 @@ import { readBody } from "./body.ts";
 import type { RouteHandler } from "./dependencies.ts";
 
 const { embeddingTokens } = limits;
-const bound = { param: "input", single: "input", most: embeddingTokens, says: `the maximum is ${embeddingTokens}` };
+const input = { param: "input", single: "input" };
+const bound = { ...input, maxTokens: embeddingTokens, limitText: `the maximum is ${embeddingTokens}` };
 
 export const embeddings: RouteHandler = async (c, dependencies) => {
   const { now } = dependencies;
@@ -24,7 +24,7 @@ export const embeddings: RouteHandler = async (c, dependencies) => {
   const artifacts = await dependencies.artifacts();
   const { manifest, table } = artifacts;
   const own = await dependencies.adapters.named(c.get("access"), request.model, null, artifacts);
-  wishOf(request.model, null, manifest, own); // throws model_not_found
+  selectionOf(request.model, null, manifest, own); // throws model_not_found
   const model = request.model ?? manifest.model.servedAs;
   const dimensions = request.dimensions ?? table.dimensions;
   if (dimensions > table.dimensions) {
@@ -72,7 +72,7 @@ function* entriesOf(
   }
 }
 
-/** The leading dimensions, of length 1 again: training puts those that tell most first. */
+/** The leading dimensions, normalised: training orders dimensions by importance. */
 function shortened(vector: Float32Array<ArrayBuffer>, dimensions: number): Float32Array<ArrayBuffer> {
   if (dimensions === vector.length) return vector;
   const leading = vector.slice(0, dimensions);
@@ -80,7 +80,34 @@ function shortened(vector: Float32Array<ArrayBuffer>, dimensions: number): Float
   return length > 0 ? leading.map((value) => value / length) : leading;
 }
 
-/** Of its little-endian bytes, which is the order of every machine that runs this. */
+/** Of its bytes, which are little-endian on every machine that runs this. */
 function base64Of(vector: Float32Array<ArrayBuffer>): string {
   return new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength).toBase64();
 }
+
+export const assignTexts: RouteHandler = async (c, dependencies) => {
+  const request = await readBody(c, dependencies, assignRequestSchema);
+  await c.get("admission").end();
+  const artifacts = await dependencies.artifacts();
+  const { centroids } = artifacts.manifest;
+  const own = await dependencies.adapters.named(c.get("access"), request.model, null, artifacts);
+  const selection = selectionOf(request.model, null, artifacts.manifest, own);
+  const maxTokens = artifacts.manifest.embedding.prefixTokens;
+  const inputs = encodePrompts(request.input, artifacts, { ...input, maxTokens, limitText: null });
+  const data = inputs.map((ids, index) => {
+    const { centroid, similarity, mode, experts } = assign(ids, selection, artifacts);
+    const others = rank(ids, artifacts).filter((one) => centroids[one.index].id !== centroid.id);
+    return {
+      index,
+      tokens: ids.length,
+      centroid: centroid.id,
+      similarity,
+      mode,
+      experts: mode === "evidence" ? ["base", ...experts, "pointer"] : experts.length > 0 ? experts : ["base"],
+      runners_up: others
+        .slice(0, request.top - 1)
+        .map((one) => ({ centroid: centroids[one.index].id, similarity: one.similarity })),
+    };
+  });
+  return c.json({ object: "list", data } satisfies AssignResponse);
+};

@@ -8,18 +8,18 @@ import type { Dependencies, RouteHandler } from "./dependencies.ts";
 const retryAfterSeconds = 2;
 /** Minimum interval between probes, in milliseconds. */
 const probeIntervalMs = 1000;
-/** A probe that takes longer counts as failed, in milliseconds; above the timeout of the call itself. */
-const longestProbeMs = 5000;
+/** Timeout of a probe, in milliseconds: above that of its calls. */
+const probeTimeoutMs = 5000;
 
 export const healthz: RouteHandler = (c, { version }) =>
   c.json({ status: "ok", ...(version && { version }) } satisfies Health);
 
 /**
- * Needs no key, so that load balancers can call it. Each probe is a signed call to every backend, so an isolate probes at
- * most once per `probeIntervalMs` and answers other requests from the last result.
+ * Needs no key, so that load balancers can call it. As each probe calls every backend, an isolate probes at most once per
+ * `probeIntervalMs` and answers other requests from the last result.
  */
 export function readyz({ artifacts, readiness, now, background }: Dependencies): RouteHandler {
-  const probing = new Refreshed<Readiness[]>({ now, background }, { limitMs: longestProbeMs, isShared: true });
+  const probing = new Refreshed<Readiness[]>({ now, background }, { limitMs: probeTimeoutMs, isShared: true });
   const never = Number.NEGATIVE_INFINITY;
   let last = { manifestHash: "", ready: [] as Readiness[], begunMs: never, endedMs: never };
 

@@ -1,11 +1,11 @@
 /**
- * GET /v1/models and /v1/models/{id}: the base, `auto`, one model per centroid, and the own adapters the key may see.
- * GET /v1/centroids: what each centroid stands for and what its adapter was measured to gain.
+ * GET /v1/models and /v1/models/{id}: the base, `auto`, one model per centroid, and the own adapters that the key may see.
+ * GET /v1/centroids: each centroid's label and position, and the gain of its adapter.
  */
 import { adapterIdentity, isAutoOff, type Manifest } from "../../shared/artifacts/manifest.ts";
 import type { CentroidList, Model, ModelList } from "../../shared/contracts/responses.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
-import { wishOf } from "../plan/assign.ts";
+import { selectionOf } from "../plan/assign.ts";
 import { answerList } from "./answer.ts";
 import type { RouteHandler } from "./dependencies.ts";
 
@@ -21,7 +21,7 @@ export const getModel: RouteHandler = async (c, dependencies) => {
   const artifacts = await dependencies.artifacts();
   const id = c.req.param("id") ?? "";
   const own = await dependencies.adapters.named(c.get("access"), id, null, artifacts);
-  wishOf(id, null, artifacts.manifest, own); // throws model_not_found
+  selectionOf(id, null, artifacts.manifest, own); // throws model_not_found
   const [adapter] = own.values();
   return c.json({ ...modelObject(id), ...(adapter && { created: adapter.created }) } satisfies Model);
 };
@@ -49,7 +49,7 @@ function modelNames({ model, centroids }: Manifest): string[] {
   return [model.servedAs, `${model.servedAs}:auto`, ...centroids.map(({ id }) => `${model.servedAs}:${id}`)];
 }
 
-/** `created` is required by OpenAI's schema; artifacts carry no date, as equal content must have equal bytes. */
+/** OpenAI's schema requires `created`. Artifacts have no date, as equal content must have equal bytes. */
 function modelObject(id: string): Model {
   return { id, object: "model", created: 0, owned_by: "chameleon-edge" };
 }

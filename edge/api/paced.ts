@@ -1,18 +1,17 @@
 /**
- * Per-key pacing: delays the requests of a key that sends many at once. It wraps the app rather than being middleware of it,
- * so that a delayed request has cost nothing but reading its key.
+ * Per-key pacing: delays the requests of a key that sends many at once. It wraps the app, so that no work is done for a delayed
+ * request before its turn.
  */
-
 import { steadyClock } from "../platform/clock.ts";
 import { pause } from "../platform/pause.ts";
 import { regionOf } from "../platform/region.ts";
 import { Pace, paceKeyOf } from "../tenants/pace.ts";
-import { mostBytesOf } from "./body.ts";
+import { maxBytesOf } from "./body.ts";
 import type { Arrival } from "./dependencies.ts";
 
 type Handle = (request: Request, arrival: Arrival) => Response | Promise<Response>;
 
-/** Wraps `handle` in per-key pacing. `handle` receives the arrival time, so that it can report the delay. */
+/** Wraps `handle` in per-key pacing. */
 export function paced(handle: Handle, now: () => number): (request: Request) => Promise<Response> {
   const pace = new Pace();
   const steadyNow = steadyClock(now);
@@ -24,7 +23,7 @@ export function paced(handle: Handle, now: () => number): (request: Request) => 
     const arrival = { key, region: regionOf(request.cf), declaredBytes, arrivedMs, pacedMs: 0 };
     if (key === null) return handle(request, arrival);
     const paceKey = paceKeyOf(key);
-    const waitMs = pace.waitMs(paceKey, steadyNow(), method === "POST" ? mostBytesOf(declaredBytes) : 0);
+    const waitMs = pace.waitMs(paceKey, steadyNow(), method === "POST" ? maxBytesOf(declaredBytes) : 0);
     // One timer per request: workerd does not let one request resolve what another awaits.
     if (waitMs > 0) await pause(waitMs);
     const response = await handle(request, waitMs > 0 ? { ...arrival, pacedMs: now() - arrivedMs } : arrival);
@@ -33,16 +32,12 @@ export function paced(handle: Handle, now: () => number): (request: Request) => 
   };
 }
 
-/** null where Content-Length is absent or is not a number of bytes. */
 function declaredBytesOf(headers: Headers): number | null {
   const text = headers.get("content-length") ?? "";
   return /^\d+$/.test(text) ? Number(text) : null;
 }
 
-/**
- * The key of `Bearer <key>`; null where the header is absent or has another form. The scheme's case and the number of
- * spaces do not matter, so callers must compare keys, never headers.
- */
+/** The key of `Bearer <key>`, in any case and with any number of spaces; null for any other header. */
 function bearerKeyOf(headers: Headers): string | null {
   return /^Bearer +(\S+)$/i.exec(headers.get("authorization") ?? "")?.[1] ?? null;
 }

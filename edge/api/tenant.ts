@@ -1,6 +1,66 @@
-/** DELETE /v1/tenant: erases what the edge and its backends keep of the key's tenant. Its keys are records that `npm run keys` deletes. */
-import type { TenantErased } from "../../shared/contracts/responses.ts";
+/**
+ * GET /v1/usage: what the key's tenant has used, by day, model and centroid. DELETE /v1/tenant: erases all that edge and backends
+ * store of it, except its keys, which `npm run keys` deletes.
+ */
+import { limits as requestLimits } from "../../shared/contracts/limits.ts";
+import { usageQuerySchema } from "../../shared/contracts/openai.ts";
+import type { TenantErased, UsageReport } from "../../shared/contracts/responses.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import type { UsageRow } from "../tenants/ledger-store.ts";
+import { answerList } from "./answer.ts";
+import { checked } from "./body.ts";
 import type { RouteHandler } from "./dependencies.ts";
+
+const dayMs = 86_400_000;
+
+export const usage: RouteHandler = async (c, dependencies) => {
+  const query = checked(usageQuerySchema, c.req.query());
+  const today = new Date(dependencies.now()).toISOString().slice(0, 10);
+  const to = query.to ?? today;
+  const from = query.from ?? `${to.slice(0, 7)}-01`;
+  const days = (Date.parse(to) - Date.parse(from)) / dayMs + 1;
+  if (days < 1 || days > requestLimits.usageDays) {
+    const message = `Invalid request: from ${from} to ${to} is ${days} days; it must be 1 to ${requestLimits.usageDays}.`;
+    throw new ServiceError("invalid_request", message, { param: "from" });
+  }
+  const { tenant, limits } = c.get("access");
+  const rows = await dependencies.usage(tenant, from, to);
+  if (rows.length > requestLimits.usageRows) {
+    const message = `Invalid request: from ${from} to ${to} has more than ${requestLimits.usageRows} rows, the maximum; ask for fewer days.`;
+    throw new ServiceError("invalid_request", message, { param: "from" });
+  }
+  const sum = (value: (row: (typeof rows)[number]) => number) => rows.reduce((total, row) => total + value(row), 0);
+  const [prompt, completion] = [sum((row) => row.promptTokens), sum((row) => row.completionTokens)];
+  const others = {
+    tenant,
+    from,
+    to,
+    total: {
+      requests: sum((row) => row.requests),
+      prompt_tokens: prompt,
+      completion_tokens: completion,
+      total_tokens: prompt + completion,
+    },
+    limits: {
+      requests_per_minute: limits.requestsPerMinute,
+      tokens_per_minute: limits.tokensPerMinute,
+      concurrent_requests: limits.concurrentRequests,
+      tokens_per_month: limits.tokensPerMonth,
+    },
+  };
+  const retainedBytes = rows.length * rowBytes;
+  return answerList<UsageReport>(c, dependencies, entriesOf(rows), { others, retainedBytes });
+};
+
+/** Approximate bytes of a row in memory. */
+const rowBytes = 256;
+
+function* entriesOf(rows: readonly UsageRow[]): Generator<UsageReport["data"][number]> {
+  for (const { day, model, centroid, requests, promptTokens, completionTokens } of rows) {
+    const used = { requests, prompt_tokens: promptTokens, completion_tokens: completionTokens };
+    yield { day, model, centroid, ...used };
+  }
+}
 
 export const eraseTenant: RouteHandler = async (c, dependencies) => {
   const { tenant } = c.get("access");

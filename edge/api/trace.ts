@@ -1,6 +1,6 @@
 /**
- * The id of each request, and its trace, which ends when the last byte has been sent. The trace begins here; where the key is
- * valid, it continues that of the caller's `traceparent` instead. A line of log for each request, without any of its text.
+ * The id, span and log line of each request; the span ends with the last byte. A trace begins here, or continues the caller's
+ * `traceparent` if its key is valid.
  */
 import type { Context } from "hono";
 import type { Attributes } from "../../shared/observability/otlp.ts";
@@ -43,7 +43,7 @@ export const requestTrace: Middleware = async (c, next, { newId, now, tracing })
   else finish(status >= 500 ? `status ${status}` : null);
 };
 
-/** Continues the caller's trace, and keeps it or not as the caller does. Runs after the key was checked: others decide nothing. */
+/** Continues the caller's trace with its sampling decision. Runs after the key was checked. */
 export const callersTrace: Middleware = async (c, next, { newId, tracing }) => {
   const caller = tracing.sampleRatio > 0 ? parseTraceparent(c.req.header("traceparent")) : null;
   if (caller) beginTrace(c, { ...caller, parentSpanId: caller.spanId }, newId);

@@ -1,12 +1,12 @@
 /**
- * `chameleon-edge/client/ai-sdk`: the extension for the Vercel AI SDK. For a provider that `createOpenAICompatible` made with
- * the name "chameleon": what to ask as `providerOptions`, and what answered as `providerMetadata`.
+ * `chameleon-edge/client/ai-sdk`: the extension for the Vercel AI SDK, for a provider of `createOpenAICompatible` named
+ * "chameleon". The request's fields are `providerOptions`; the answer's block is in `providerMetadata`.
  */
 import type { ChameleonBlock, ChameleonRequest, ChameleonRequestFields } from "./extension.ts";
 
 export type { ChameleonBlock, ChameleonRequest, Expert } from "./extension.ts";
 
-/** The name of the provider, which options and metadata stand under. */
+/** The provider's name, which is the key of its options and metadata. */
 export const providerName = "chameleon";
 
 type Json = null | string | number | boolean | Json[] | { [key: string]: Json };
@@ -19,11 +19,11 @@ export function chameleonOptions(
   chameleon: ChameleonRequest,
   others: Omit<ChameleonRequestFields, "chameleon"> = {},
 ): { [providerName]: JsonObject } {
-  // Absent fields are no JSON.
+  // JSON has no undefined fields.
   return { [providerName]: JSON.parse(JSON.stringify({ ...others, chameleon })) as JsonObject };
 }
 
-/** What answered: of a result's `providerMetadata`. undefined where the provider has no `metadataExtractor`. */
+/** The block of a result's `providerMetadata`; undefined if the provider has no `metadataExtractor`. */
 export function chameleonOf(
   providerMetadata: Record<string, unknown> | undefined,
 ): Partial<ChameleonBlock> | undefined {
@@ -51,7 +51,7 @@ function metadata(block: JsonObject | undefined): { [providerName]: JsonObject }
   return block && { [providerName]: block };
 }
 
-/** The block of the first choice; the AI SDK asks for one. */
+/** Of the first choice: the AI SDK requests one. */
 function blockOf(answer: unknown): JsonObject | undefined {
   const { choices } = (answer ?? {}) as { choices?: { chameleon?: JsonObject }[] };
   return choices?.[0]?.chameleon;

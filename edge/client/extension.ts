@@ -14,30 +14,30 @@ export interface Expert {
 export interface ChameleonRequest {
   /** `auto` (the default), `nearest`, `off`, one adapter by its name, or a list of experts. */
   adapter?: "auto" | "nearest" | "off" | (string & {}) | Expert[] | null;
-  /** Tell each token's logprob beside that of the base. */
+  /** Return each token's logprob and the base's. */
   compare?: boolean | null;
-  /** Only the first so many tokens of the prompt assign it and weigh its experts. */
+  /** Number of the prompt's first tokens that assign it and weigh its experts. */
   evidence_tokens?: number | null;
 }
 
 /** What a request may have besides OpenAI's fields. */
 export interface ChameleonRequestFields {
   chameleon?: ChameleonRequest | null;
-  /** Draw from so many likeliest tokens. */
+  /** Sample from this many likeliest tokens. */
   top_k?: number | null;
-  /** Draw from tokens at least so likely, as a share of the likeliest. */
+  /** Sample from tokens with at least this share of the likeliest token's probability. */
   min_p?: number | null;
-  /** Neither the end of text nor a stop ends a choice before it has so many tokens. */
+  /** Number of tokens before which neither the end of text nor a stop ends a choice. */
   min_tokens?: number | null;
-  /** The end of text ends nothing. */
+  /** The end of text does not end a choice. */
   ignore_eos?: boolean | null;
-  /** Token ids that end a choice without being in it. */
+  /** Token ids that end a choice and are not part of it. */
   stop_token_ids?: number[] | null;
-  /** Of tokens in the prompt or the text, a logit above 0 is divided by it, any other multiplied. */
+  /** Divides positive logits of tokens in the prompt or the text, and multiplies negative ones. */
   repetition_penalty?: number | null;
 }
 
-/** What a choice of an answer or chunk has besides OpenAI's fields, where the request has an object `chameleon`. */
+/** What a choice has besides OpenAI's fields, if the request has an object `chameleon`. */
 export interface ChameleonChoiceFields {
   chameleon?: Partial<ChameleonBlock>;
 }

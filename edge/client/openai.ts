@@ -1,6 +1,6 @@
 /**
- * `import "chameleon-edge/client"` widens the types of the `openai` SDK by the `chameleon` extension of requests and of
- * the choices of answers and chunks. Nothing changes at run time: the SDK sends and returns fields that it does not know.
+ * `import "chameleon-edge/client"` adds the `chameleon` extension to the types of the `openai` SDK. Nothing changes at run time: the
+ * SDK sends and returns fields that it does not know.
  */
 import type {} from "openai";
 import type {} from "openai/resources/chat/completions/completions";

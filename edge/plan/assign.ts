@@ -1,4 +1,4 @@
-/** Which centroid a prompt is nearest to, and which experts answer it. Pure. */
+/** Which centroid a prompt is nearest to, and which experts answer it. Pure. Not here: their weights (mixture.ts). */
 import { type CentroidRecord, isAutoOff, type Manifest } from "../../shared/artifacts/manifest.ts";
 import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
@@ -14,26 +14,26 @@ import {
   type PlannedMixture,
 } from "./mixture.ts";
 
-/** A centroid by its index, or an adapter of the tenant's own. */
+/** A centroid's index, or an own adapter. */
 type NamedAdapter = number | OwnAdapter;
 
 /**
- * What a request asks for: the mixture of base and nearest adapters, the nearest adapter alone, no adapter, one adapter
- * by name, or a mixture of those that it lists.
+ * The experts that a request selects: base and nearest adapters weighed by evidence, the nearest adapter alone, the base alone,
+ * one adapter by name, or a list.
  */
-export type Wish = "auto" | "nearest" | "off" | NamedAdapter | ListedWish[];
+export type Selection = "auto" | "nearest" | "off" | NamedAdapter | SelectedExpert[];
 
-interface ListedWish {
+interface SelectedExpert {
   adapter: "base" | NamedAdapter;
   weight: number | null;
 }
 
 export interface Assignment {
-  /** The nearest centroid; where the request names adapters, the one of them that `adapter` is, by its name. */
+  /** The nearest centroid, or the first adapter that the request names. */
   centroid: Pick<CentroidRecord, "id" | "gain">;
   /** Cosine of prompt embedding and centroid. */
   similarity: number;
-  /** What the micro-batch, routing and usage go by: the one adapter, or the first of a mixture; null for the base. */
+  /** Micro-batch, routing and usage go by this one: the first of a mixture; null for the base. */
   adapter: { id: string; ownHash: string | null } | null;
   mode: "evidence" | "fixed" | "adapted" | "off" | "auto-off";
   /** null: `adapter` alone answers. */
@@ -43,17 +43,16 @@ export interface Assignment {
 }
 
 /**
- * The wish behind `model` (`gpt2`, `gpt2:auto`, `gpt2:<centroid>`, `gpt2:<own adapter>`; absent: auto) and the extension's
- * `adapter`, which overrides it. `model` must exist even then: answers and usage repeat it.
- * Throws model_not_found or invalid_request.
+ * The selection by `model` (`gpt2`, `gpt2:auto`, `gpt2:<centroid>`, `gpt2:<own adapter>`; absent: auto), which the extension's
+ * `adapter` overrides. `model` must exist even then, as answers and usage repeat it. Throws model_not_found or invalid_request.
  */
-export function wishOf(
+export function selectionOf(
   model: string | null,
   adapter: AdapterField | null,
   manifest: Manifest,
   own: NamedAdapters = new Map(),
-): Wish {
-  const byModel = modelWish(model ?? `${manifest.model.servedAs}:auto`, manifest, own);
+): Selection {
+  const byModel = modelSelection(model ?? `${manifest.model.servedAs}:auto`, manifest, own);
   if (adapter === null) return byModel;
   if (typeof adapter !== "string") {
     return adapter.map(({ id, weight }, i) => ({
@@ -65,24 +64,23 @@ export function wishOf(
   return namedAdapter(adapter, "chameleon.adapter", '"auto", "nearest", "off"', manifest, own);
 }
 
-/** `at` is the field, `words` what else it may be. */
-function namedAdapter(id: string, at: string, words: string, manifest: Manifest, own: NamedAdapters): NamedAdapter {
+/** `at` is the field, `keywords` its other allowed values. */
+function namedAdapter(id: string, at: string, keywords: string, manifest: Manifest, own: NamedAdapters): NamedAdapter {
   const adapter = adapterOf(id, manifest, own);
   if (adapter !== null) return adapter;
   throw new ServiceError(
     "invalid_request",
-    `${at} is ${JSON.stringify(id)}; it must be ${words}, an adapter of your own or one of the ${manifest.centroids.length} centroids of GET /v1/centroids${ownNamesText(own)}.`,
+    `${at} is ${JSON.stringify(id)}; it must be ${keywords}, an adapter of your own or one of the ${manifest.centroids.length} centroids of GET /v1/centroids${ownNamesText(own)}.`,
     { param: "chameleon.adapter" },
   );
 }
 
-/** null where there is none of that id. */
 function adapterOf(id: string, { centroids }: Manifest, own: NamedAdapters): NamedAdapter | null {
   const index = centroids.findIndex((centroid) => centroid.id === id);
   return own.get(id) ?? (index >= 0 ? index : null);
 }
 
-function modelWish(model: string, manifest: Manifest, own: NamedAdapters): Wish {
+function modelSelection(model: string, manifest: Manifest, own: NamedAdapters): Selection {
   const { servedAs } = manifest.model;
   if (model === servedAs) return "off";
   if (model === `${servedAs}:auto`) return "auto";
@@ -95,13 +93,10 @@ function modelWish(model: string, manifest: Manifest, own: NamedAdapters): Wish 
   );
 }
 
-/**
- * Assigns a prompt by its first `prefixTokens` token ids. `evidence`: which of the prompt's tokens weigh a mixture; absent,
- * all of `promptIds`.
- */
+/** Assigns a prompt by its first `prefixTokens` token ids. `evidence`: the tokens that weigh a mixture, by default all. */
 export function assign(
   promptIds: readonly number[],
-  wish: Wish,
+  selection: Selection,
   artifacts: Artifacts,
   evidence: EvidenceTokens = { tokens: promptIds.length },
 ): Assignment {
@@ -117,21 +112,21 @@ export function assign(
     return nearestFirst.find(({ id }) => id === manifest.centroids[adapter].id)!;
   };
   const mixed = (at: Candidate, { mode, experts, request }: PlannedMixture) => assignmentOf(at, mode, experts, request);
-  if (wish === "auto") return mixed(nearest, automaticMixture(nearestFirst, manifest, evidence));
-  if (Array.isArray(wish)) {
-    const listed = wish.map(({ adapter, weight }) => ({
+  if (selection === "auto") return mixed(nearest, automaticMixture(nearestFirst, manifest, evidence));
+  if (Array.isArray(selection)) {
+    const listed = selection.map(({ adapter, weight }) => ({
       candidate: adapter === "base" ? null : candidateOf(adapter),
       weight,
     }));
     const planned = listedMixture(listed, manifest, evidence);
     return mixed(planned.experts[0] ?? nearest, planned);
   }
-  const one = typeof wish === "string" ? nearest : candidateOf(wish);
-  const mode = wish === "off" ? "off" : one.isOff ? "auto-off" : "adapted";
+  const one = typeof selection === "string" ? nearest : candidateOf(selection);
+  const mode = selection === "off" ? "off" : one.isOff ? "auto-off" : "adapted";
   return assignmentOf(one, mode, mode === "adapted" ? [one] : [], null);
 }
 
-/** `at`: the candidate that the prompt is nearest to, or that the request names. */
+/** `at`: the nearest candidate, or the first that the request names. */
 function assignmentOf(
   { id, gain, similarity }: Candidate,
   mode: Assignment["mode"],

@@ -1,4 +1,4 @@
-/** From a checked chat request to the sequences that serve it. Pure. */
+/** Turns a conversation into a prompt, and its request into a completion's. Pure. */
 import type { ChatMessage, ChatRequest } from "../../shared/contracts/chat.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Span } from "../../shared/math/evidence.ts";
@@ -14,7 +14,7 @@ import {
   type TokenizedPrompt,
 } from "./plan.ts";
 
-/** A chat request with a completion's names. */
+/** The request as a completion's. */
 export function generationOf(request: Omit<ChatRequest, "messages">, { chatTemplate }: Artifacts) {
   const { logprobs, top_logprobs, max_completion_tokens, max_tokens, sampling } = request;
   return {
@@ -22,12 +22,11 @@ export function generationOf(request: Omit<ChatRequest, "messages">, { chatTempl
     echo: false,
     max_tokens: max_completion_tokens ?? max_tokens ?? Number.POSITIVE_INFINITY,
     logprobs: logprobs ? (top_logprobs ?? 0) : null,
-    // A template stops at what its model writes where others write the end of text.
+    // Texts with which this model ends a message.
     sampling: sampling.ignore_eos ? sampling : { ...sampling, template_stops: [...chatTemplate.stops] },
   };
 }
 
-/** As `planCompletion`, for a conversation. */
 export function planChat(
   messages: readonly ChatMessage[],
   request: GenerationRequest,
@@ -37,10 +36,7 @@ export function planChat(
   return planGeneration(request, () => [tokenized(messages, artifacts, caller.now())], artifacts, caller);
 }
 
-/**
- * Assigned by what is said alone: the template's own words are the same for every conversation, and would lead all of
- * them to one centroid.
- */
+/** Only the messages' contents assign the prompt: the template's text is the same in every conversation. */
 function tokenized(
   messages: readonly ChatMessage[],
   { chatTemplate, tokenizer, manifest }: Artifacts,
@@ -48,25 +44,24 @@ function tokenized(
 ): TokenizedPrompt {
   const { prefixTokens } = manifest.embedding;
   const bound = contextBound("messages", "The conversation's prompt", manifest);
-  const promptIds = encoded(messages, chatTemplate, nowMs, bound.most);
-  if (promptIds.length > bound.most) throw overlong(bound, bound.single, null);
+  const promptIds = encoded(messages, chatTemplate, nowMs, bound.maxTokens);
+  if (promptIds.length > bound.maxTokens) throw overlong(bound, bound.single, null);
   const subjectIds: number[] = [];
   for (const { content } of messages) {
     if (subjectIds.length >= prefixTokens) break;
     const text = subjectIds.length > 0 ? `\n${content}` : content;
     subjectIds.push(...tokenizer.encode(text, prefixTokens).slice(0, prefixTokens));
   }
-  const spans = saidSpans(messages, promptIds, tokenizer);
+  const spans = contentSpans(messages, promptIds, tokenizer);
   return { promptIds, ...(subjectIds.length > 0 && { subjectIds }), spans };
 }
 
 /**
- * Where the prompt has what the messages say: the tokens that end within it. Each message is looked for after the one
- * before; a template may trim it, and what it changes otherwise is not found. A message of few letters may be found in the
- * template's own words, which costs a token or two of evidence.
+ * Spans of the prompt's tokens that end within a message's content. Each content is searched for, trimmed, after the one before;
+ * one that the template changes is not found, and a very short one may be found in the template's own text.
  */
-function saidSpans(messages: readonly ChatMessage[], promptIds: readonly number[], tokenizer: Tokenizer): Span[] {
-  // One character a byte. No message writes a special token, so that gets a character which no byte has.
+function contentSpans(messages: readonly ChatMessage[], promptIds: readonly number[], tokenizer: Tokenizer): Span[] {
+  // One character a byte. A special token, which no message can write, gets a character that is no byte's.
   const decoder = new TextDecoder("windows-1252");
   const pieces = promptIds.map((id) =>
     id === tokenizer.endOfTextId ? "\u0100" : decoder.decode(tokenizer.pieceOf(id)),
@@ -76,13 +71,13 @@ function saidSpans(messages: readonly ChatMessage[], promptIds: readonly number[
   let token = 0;
   let tokenEnd = pieces[0]?.length ?? 0;
   let after = 0;
-  for (const { content } of messages) {
-    const trimmed = content.trim();
+  for (const message of messages) {
+    const trimmed = message.content.trim();
     if (trimmed === "" || trimmed.length > text.length) continue;
-    const said = decoder.decode(new TextEncoder().encode(trimmed));
-    const start = text.indexOf(said, after);
+    const content = decoder.decode(new TextEncoder().encode(trimmed));
+    const start = text.indexOf(content, after);
     if (start < 0) continue;
-    after = start + said.length;
+    after = start + content.length;
     while (tokenEnd <= start) tokenEnd += pieces[++token].length;
     const first = token;
     while (token < pieces.length && tokenEnd <= after) tokenEnd += pieces[++token]?.length ?? 1;
@@ -95,16 +90,16 @@ function encoded(
   messages: readonly ChatMessage[],
   template: Artifacts["chatTemplate"],
   nowMs: number,
-  most: number,
+  maxTokens: number,
 ): number[] {
   const refuse = (message: string, cause?: unknown) =>
     new ServiceError("invalid_request", `Invalid request: ${message}.`, { param: "messages", cause });
   let promptIds: number[];
   try {
-    promptIds = template.encode(messages, nowMs, most);
+    promptIds = template.encode(messages, nowMs, maxTokens);
   } catch (cause) {
-    const said = cause instanceof Error ? cause.message.slice(0, 200) : "no reason given";
-    throw refuse(`the model's chat template refuses these messages: ${said}`, cause);
+    const reason = cause instanceof Error ? cause.message.slice(0, 200) : "no reason given";
+    throw refuse(`the model's chat template refuses these messages: ${reason}`, cause);
   }
   if (promptIds.length === 0) throw refuse("the model's chat template makes no text of these messages");
   return promptIds;

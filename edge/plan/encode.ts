@@ -1,4 +1,4 @@
-/** Encodes the prompts of a request. Encoding stops one token past the limit of a text. */
+/** Encodes the prompts of a request. Encoding a text stops one token past the limit. Pure. */
 import type { Prompt } from "../../shared/contracts/fields.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
@@ -9,27 +9,27 @@ export interface TokenBound {
   param: string;
   /** Name of the prompt in an error message if there is only one. */
   single: string;
-  most: number;
-  /** The limit in words: follows "has 1030 tokens; " in an error message. null: tokens past the limit are left out. */
-  says: string | null;
+  maxTokens: number;
+  /** The limit in words, after "has 1030 tokens; " in an error message. null: tokens past the limit are dropped. */
+  limitText: string | null;
 }
 
 /** Throws context_length_exceeded for the first prompt that is too long, invalid_request for an id outside the vocabulary. */
 export function encodePrompts(prompts: readonly Prompt[], artifacts: Artifacts, bound: TokenBound): number[][] {
-  const { param, single, most, says } = bound;
+  const { param, single, maxTokens, limitText } = bound;
   return prompts.map((prompt, p) => {
     const at = prompts.length > 1 ? `${param}[${p}]` : null;
     const isText = typeof prompt === "string";
-    const ids = isText ? artifacts.tokenizer.encode(prompt, most) : prompt;
-    if (ids.length > most && says !== null) throw overlong(bound, at ?? single, isText ? null : ids.length);
+    const ids = isText ? artifacts.tokenizer.encode(prompt, maxTokens) : prompt;
+    if (ids.length > maxTokens && limitText !== null) throw overlong(bound, at ?? single, isText ? null : ids.length);
     if (!isText) requireKnown(ids, artifacts, param, at);
-    return ids.length > most ? ids.slice(0, most) : ids;
+    return ids.length > maxTokens ? ids.slice(0, maxTokens) : ids;
   });
 }
 
 /** `tokens` is null when encoding stopped one token past the limit. */
-export function overlong({ param, most, says }: TokenBound, at: string, tokens: number | null): ServiceError {
-  const message = `${at} has ${tokens ?? `at least ${most + 1}`} tokens; ${says}.`;
+export function overlong({ param, maxTokens, limitText }: TokenBound, at: string, tokens: number | null): ServiceError {
+  const message = `${at} has ${tokens ?? `at least ${maxTokens + 1}`} tokens; ${limitText}.`;
   return new ServiceError("context_length_exceeded", message, { param });
 }
 

@@ -1,6 +1,6 @@
 /**
- * What the answer to one prompt is a mixture of: which experts, with which priors or weights, and which of the prompt's
- * tokens weigh them. Pure. Not here: which centroids are near (assign.ts), and weighing itself, which is the backend's.
+ * The mixture that answers a prompt: its experts, their priors or weights, and the prompt's tokens that weigh them. Pure. Not
+ * here: which centroids are nearest (assign.ts), and the weighing, which the backend does.
  */
 import type { CentroidRecord } from "../../shared/artifacts/manifest.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
@@ -16,40 +16,39 @@ import {
 /** An adapter that may become an expert. */
 export interface Candidate {
   id: string;
-  /** Of a tenant's own adapter; null for a centroid's. */
+  /** null for a centroid's adapter. */
   ownHash: string | null;
   /** Cosine of prompt embedding and centroid. */
   similarity: number;
-  /** What it gained on held-out text. */
   gain: CentroidRecord["gain"];
-  /** Auto-off: it did not gain where it was measured, so it counts as the base. */
+  /** It did not gain on held-out text, so the base answers instead. */
   isOff: boolean;
 }
 
-/** An entry of a list of experts as a request has it. */
+/** An expert that a request lists. */
 export interface Listed {
   /** null: the base. */
   candidate: Candidate | null;
-  /** null: weighed by evidence. All entries of a list are alike in this. */
+  /** null in every entry of the list or in none; null: weighed by evidence. */
   weight: number | null;
 }
 
-/** Which tokens of a prompt decide. */
+/** The tokens of a prompt that weigh its experts. */
 export interface EvidenceTokens {
-  /** The first so many. */
+  /** Only the first `tokens`. */
   tokens: number;
-  /** Of a chat, what its messages say within those; the template's own text is no evidence. */
+  /** Of a chat, the tokens of its messages' contents among them; absent: all. */
   spans?: Span[];
 }
 
 export interface PlannedMixture {
   mode: "evidence" | "fixed";
-  /** In the order of the mixture's adapters. The micro-batch, routing and usage go by the first. */
+  /** In the order of the mixture's adapters. Micro-batch, routing and usage go by the first. */
   experts: Candidate[];
   request: MixtureRequest;
 }
 
-/** What is read of a manifest. */
+/** Of a manifest. */
 interface Calibrated {
   evidence?: EvidenceCalibration | undefined;
 }
@@ -69,9 +68,8 @@ export function automaticMixture(
 }
 
 /**
- * The experts that a request lists. With weights they are served as given, scaled to add up to 1, without a pointer.
- * Without, they are weighed by evidence: the listed base has its calibrated prior, whatever the prompt's margin, and the
- * adapters share the rest equally.
+ * The experts that a request lists. With weights, these are scaled to a sum of 1, and there is no pointer. Without, evidence weighs
+ * them: the base, if listed, has its calibrated prior, and the adapters share the rest equally.
  */
 export function listedMixture(
   listed: readonly Listed[],
@@ -81,14 +79,14 @@ export function listedMixture(
   const { basePrior, ...rule } = ruleFor(calibration, evidenceCount(evidence), null);
   const isFixed = listed[0].weight !== null;
   const adapters = listed.filter(({ candidate }) => candidate !== null).length;
-  const ofBase = adapters === listed.length ? 0 : adapters === 0 ? 1 : basePrior;
+  const baseWeight = adapters === listed.length ? 0 : adapters === 0 ? 1 : basePrior;
   const sum = listed.reduce((total, { weight }) => total + (weight ?? 0), 0);
   const weightOf = ({ candidate, weight }: Listed) =>
-    weight !== null ? weight / sum : candidate === null ? ofBase : (1 - ofBase) / adapters;
-  const on = listed.filter(({ candidate }) => candidate !== null && !candidate.isOff).sort(byRank);
-  const experts = on.map(({ candidate }) => candidate!);
-  const weights = on.map(weightOf);
-  const others = listed.filter((one) => !on.includes(one)).reduce((total, one) => total + weightOf(one), 0);
+    weight !== null ? weight / sum : candidate === null ? baseWeight : (1 - baseWeight) / adapters;
+  const active = listed.filter(({ candidate }) => candidate !== null && !candidate.isOff).sort(byRank);
+  const experts = active.map(({ candidate }) => candidate!);
+  const weights = active.map(weightOf);
+  const others = listed.filter((one) => !active.includes(one)).reduce((total, one) => total + weightOf(one), 0);
   return {
     mode: isFixed ? "fixed" : "evidence",
     experts,
@@ -100,7 +98,7 @@ export function listedMixture(
   };
 }
 
-/** How many tokens are evidence: the calibration's rows go by it. */
+/** Number of evidence tokens, which selects the calibration's row. */
 export function evidenceCount({ tokens, spans = [[0, tokens]] }: EvidenceTokens): number {
   return spans.reduce((sum, [start, end]) => sum + Math.max(0, Math.min(end, tokens) - start), 0);
 }
@@ -111,7 +109,7 @@ function weighted(experts: readonly Candidate[], weights: readonly number[]): Mi
   );
 }
 
-/** A tenant's own before centroids, so that no other tenant shares its micro-batch; then the nearest first. */
+/** Own adapters first, so that no other tenant shares the micro-batch; then the nearest. */
 function byRank({ candidate: a }: Listed, { candidate: b }: Listed): number {
   const own = Number(b!.ownHash !== null) - Number(a!.ownHash !== null);
   return own || b!.similarity - a!.similarity;

@@ -1,6 +1,4 @@
-/**
- * From a checked request to the sequences that serve it. Pure. Not here: how a conversation becomes a prompt (chat.ts).
- */
+/** From a checked request to its choices and their sequences. Pure. Not here: how a conversation becomes a prompt (chat.ts). */
 import { edgeFilesOfSet } from "../../shared/artifacts/bucket.ts";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import { type BatchRequest, contractVersion, type SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -11,11 +9,11 @@ import type { Span } from "../../shared/math/evidence.ts";
 import { deriveSeed } from "../../shared/math/sampling.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import type { NamedAdapters } from "../tenants/own-adapters.ts";
-import { type Assignment, assign, wishOf } from "./assign.ts";
+import { type Assignment, assign, selectionOf } from "./assign.ts";
 import { encodePrompts, type TokenBound } from "./encode.ts";
 import { type EvidenceTokens, evidenceCount } from "./mixture.ts";
 
-/** What a completion's request and a chat's have in common once they are read. */
+/** The fields that a completion's and a chat's request share. */
 export type GenerationRequest = Pick<
   CompletionRequest,
   "model" | "n" | "seed" | "max_tokens" | "echo" | "logprobs" | "sampling" | "chameleon" | "withBlock"
@@ -23,16 +21,16 @@ export type GenerationRequest = Pick<
 
 export interface TokenizedPrompt {
   promptIds: number[];
-  /** By what it is assigned: the prompt itself where nothing else is said. */
+  /** Assigns the prompt; absent: `promptIds`. */
   subjectIds?: number[];
-  /** Which of its tokens are evidence; absent: all of them. */
+  /** The tokens that are evidence; absent: all. */
   spans?: Span[];
 }
 
 /** One choice of the response and the sequence that makes it. */
 export interface PlannedChoice {
   index: number;
-  /** Which of the request's prompts it is of. */
+  /** Index of its prompt in the request. */
   prompt: number;
   /** Its mixture is the sequence's. */
   assignment: Omit<Assignment, "mixture">;
@@ -40,13 +38,12 @@ export interface PlannedChoice {
 }
 
 export interface Plan {
-  /** Of the artifacts that it was made with. */
   manifestHash: string;
-  /** Hashes of the files that the edge needs of them, so that a cold object reads them at once. */
+  /** Hashes of the artifact files that an edge needs, so that a cold cell reads them at once. */
   edgeFiles: string[];
-  /** Prompt-major: the choices of prompt p are p·n to p·n + n − 1. */
+  /** Choices p·n to p·n + n − 1 belong to prompt p. */
   choices: PlannedChoice[];
-  /** Each prompt counted once, whatever n is. */
+  /** Each prompt counts once, whatever `n` is. */
   promptTokens: number;
   tokenizeMs: number;
   assignMs: number;
@@ -57,16 +54,16 @@ export interface Caller {
   tenant: string;
   /** The tenant's own adapters that the request names; absent: none. */
   own?: NamedAdapters;
-  /** How long it may wait for its start. */
+  /** Maximum milliseconds until every choice has started; null or absent: no deadline. */
   deadlineMs?: number | null;
-  /** The trace that it is part of, where one is kept. */
+  /** null or absent if the trace is not kept. */
   traceparent?: string | null;
   /** uint32, used where the request brings no seed. */
   randomSeed: number;
   now(): number;
 }
 
-/** Plans a completion. Throws a ServiceError (400 or 404) for what only the model can tell: unknown model, ids, lengths. */
+/** Plans a completion. Throws a ServiceError (400 or 404) for an unknown model, token id or adapter, or a prompt that is too long. */
 export function planCompletion(request: CompletionRequest, artifacts: Artifacts, caller: Caller): Plan {
   const prompts = request.prompt ?? [[artifacts.manifest.model.endOfTextId]];
   const bound = contextBound("prompt", "The prompt", artifacts.manifest);
@@ -74,13 +71,13 @@ export function planCompletion(request: CompletionRequest, artifacts: Artifacts,
   return planGeneration(request, read, artifacts, caller);
 }
 
-/** The bound on a prompt that the model's context sets. */
+/** The bound that the model's context sets on a prompt. */
 export function contextBound(param: string, single: string, { model }: Manifest): TokenBound {
   const { contextTokens, servedAs } = model;
-  return { param, single, most: contextTokens, says: `the context of ${servedAs} holds ${contextTokens}` };
+  return { param, single, maxTokens: contextTokens, limitText: `the context of ${servedAs} holds ${contextTokens}` };
 }
 
-/** The same for prompts of any source: `read` gives them, each within the context. */
+/** As planCompletion for prompts of any source: `read` returns them, each within the context. */
 export function planGeneration(
   request: GenerationRequest,
   read: () => TokenizedPrompt[],
@@ -89,21 +86,20 @@ export function planGeneration(
 ): Plan {
   const { manifest, manifestHash } = artifacts;
   const { adapter, evidence_tokens, compare } = request.chameleon;
-  const wish = wishOf(request.model, adapter, manifest, caller.own);
-  /** The prompt's text chooses its centroid. */
-  const mostEvidence = evidenceBound(evidence_tokens, manifest);
+  const selection = selectionOf(request.model, adapter, manifest, caller.own);
+  const maxEvidence = evidenceBound(evidence_tokens, manifest);
   const started = caller.now();
   const prompts = read();
   const tokenized = caller.now();
-  const decisive = prompts.map((prompt) => decisiveTokens(prompt, mostEvidence));
-  const assignments = decisive.map(({ subjectIds, evidence }) => assign(subjectIds, wish, artifacts, evidence));
+  const decisive = prompts.map((prompt) => decisiveTokens(prompt, maxEvidence));
+  const assignments = decisive.map(({ subjectIds, evidence }) => assign(subjectIds, selection, artifacts, evidence));
   const assigned = caller.now();
 
   checkSampling(request.sampling, manifest.model);
   const logprobs = request.logprobs ?? (compare ? 0 : null);
   const sampling: SamplingChanges = { ...request.sampling, ...(logprobs !== null && { logprobs }) };
   const { min_tokens: minTokens } = sampling;
-  // Seeds of any size are allowed; 32 bits of them count.
+  // Seeds may have any size; their low 32 bits are used.
   const seed = request.seed === null ? caller.randomSeed : Number(BigInt.asUintN(32, BigInt(request.seed)));
   const choices: PlannedChoice[] = [];
   for (const [p, { promptIds }] of prompts.entries()) {
@@ -117,7 +113,7 @@ export function planGeneration(
         promptIds,
         continuedIds: [],
         maxTokens,
-        // The seed by the choice's place in its prompt, so that a prompt's texts do not depend on its neighbours.
+        // By the choice's index within its prompt, so that a prompt's texts do not depend on other prompts.
         sampling: {
           ...sampling,
           seed: deriveSeed(seed, i),
@@ -125,7 +121,7 @@ export function planGeneration(
         },
         ...(caller.deadlineMs && { deadlineMs: caller.deadlineMs }),
         ...(caller.traceparent && { traceparent: caller.traceparent }),
-        // Scored once a prompt; its other choices get a copy (prompt-scores.ts).
+        // Only the first choice; the others get a copy (answer/prompt-scores.ts).
         promptLogprobs: request.echo && request.logprobs !== null && i === 0,
         compare,
         ...(mixture && { mixture }),
@@ -143,25 +139,25 @@ export function planGeneration(
   };
 }
 
-/** Tokens of a prompt that may decide, by `chameleon.evidence_tokens`. Throws invalid_request for more than the context. */
-function evidenceBound(asked: number | null, { model: { contextTokens, servedAs } }: Manifest): number {
-  if (asked === null || asked <= contextTokens) return asked ?? contextTokens;
+/** Maximum evidence tokens, by `chameleon.evidence_tokens`. Throws invalid_request for more than the context. */
+function evidenceBound(tokens: number | null, { model: { contextTokens, servedAs } }: Manifest): number {
+  if (tokens === null || tokens <= contextTokens) return tokens ?? contextTokens;
   throw new ServiceError(
     "invalid_request",
-    `Invalid request: chameleon.evidence_tokens is ${asked}; the context of ${servedAs} holds ${contextTokens}.`,
+    `Invalid request: chameleon.evidence_tokens is ${tokens}; the context of ${servedAs} holds ${contextTokens}.`,
     { param: "chameleon.evidence_tokens" },
   );
 }
 
-/** What assigns a prompt and weighs its experts, where no more than its first `most` tokens may. */
-function decisiveTokens({ promptIds, subjectIds, spans }: TokenizedPrompt, most: number) {
-  const tokens = Math.min(most, promptIds.length);
+/** The tokens that assign a prompt and weigh its experts, of its first `maxTokens`. */
+function decisiveTokens({ promptIds, subjectIds, spans }: TokenizedPrompt, maxTokens: number) {
+  const tokens = Math.min(maxTokens, promptIds.length);
   const within = spans?.filter(([start]) => start < tokens).map(([start, end]): Span => [start, Math.min(end, tokens)]);
   const evidence: EvidenceTokens = { tokens, ...(within && { spans: within }) };
   return { subjectIds: (subjectIds ?? promptIds).slice(0, Math.max(1, evidenceCount(evidence))), evidence };
 }
 
-/** Throws invalid_request for parameters that the model does not allow: unknown token ids, or more tokens than its context. */
+/** Throws invalid_request for token ids outside the vocabulary, or `min_tokens` beyond the context. */
 function checkSampling(
   sampling: SamplingChanges,
   { vocabularySize, contextTokens, servedAs }: Manifest["model"],
@@ -180,7 +176,7 @@ function checkSampling(
   }
 }
 
-/** One per adapter that sequences go by (`Assignment.adapter`), the base counting as one; the first choice is in the first. */
+/** A micro-batch for each adapter that sequences are grouped by (`Assignment.adapter`; the base counts as one). */
 export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "manifestHash">): BatchRequest[] {
   const batches = new Map<string | null, BatchRequest>();
   for (const { assignment, sequence } of choices) {
@@ -197,22 +193,22 @@ export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "man
 }
 
 /**
- * Which tokens a backend sends together. Each read and each write costs the cell's one thread about as much as everything else that is
- * done for a token, which delays the first tokens of other requests.
+ * How long tokens gather at a backend before they are sent. A cell has one thread, which each read and write takes as long as all
+ * other work for a token, and that delays other requests.
  */
 export const gatheringLimits = {
-  /** Streams of a tenant in one cell whose tokens are sent one by one. */
-  aloneStreams: 2,
-  /** Maximum milliseconds for which a token waits in any further stream; first and last ones never wait. */
+  /** Streams of a tenant in one cell whose tokens do not gather. */
+  ungatheredStreams: 2,
+  /** Maximum wait of a token in further streams, in milliseconds. First and last tokens never wait. */
   streamMs: 25,
-  /** The same for an answer without `stream`: nobody reads its tokens as they come. */
+  /** Maximum wait of a token of an answer that is not streamed, in milliseconds. */
   wholeMs: 250,
 };
 
-/** `batch` with the time its tokens may wait, for a request whose tenant has `openStreams` in the cell already. */
-export function gathered(batch: BatchRequest, isStream: boolean, openStreams: number): BatchRequest {
-  const { aloneStreams, streamMs, wholeMs } = gatheringLimits;
-  if (isStream && openStreams < aloneStreams) return batch;
+/** Sets `gatherMs`. `openStreams`: number of the tenant's other streams in the cell. */
+export function withGathering(batch: BatchRequest, isStream: boolean, openStreams: number): BatchRequest {
+  const { ungatheredStreams, streamMs, wholeMs } = gatheringLimits;
+  if (isStream && openStreams < ungatheredStreams) return batch;
   const gatherMs = isStream ? streamMs : wholeMs;
   return { ...batch, sequences: batch.sequences.map((sequence) => ({ ...sequence, gatherMs })) };
 }

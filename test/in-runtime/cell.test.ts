@@ -151,18 +151,18 @@ describe("a cell", () => {
   });
 
   test("lets tokens travel together where a tenant has many streams, or nobody reads along", async () => {
-    const { bodies, seen, finish } = lateBackend(gatheringLimits.aloneStreams + 2);
+    const { bodies, seen, finish } = lateBackend(gatheringLimits.ungatheredStreams + 2);
     const app = testApp();
     const called = async (calls: number) => vi.waitFor(() => expect(seen.batches).toHaveLength(calls));
     const answers: Promise<Response>[] = [];
-    for (let i = 0; i <= gatheringLimits.aloneStreams; i++) {
+    for (let i = 0; i <= gatheringLimits.ungatheredStreams; i++) {
       answers.push(Promise.resolve(app.complete({ prompt: "aaa", stream: true })));
       await called(i + 1);
     }
     answers.push(Promise.resolve(app.complete({ prompt: "aaa" })));
-    await called(gatheringLimits.aloneStreams + 2);
+    await called(gatheringLimits.ungatheredStreams + 2);
     const waits = seen.batches.map(({ sequences: [{ gatherMs }] }) => gatherMs);
-    const alone = Array.from({ length: gatheringLimits.aloneStreams }, () => undefined);
+    const alone = Array.from({ length: gatheringLimits.ungatheredStreams }, () => undefined);
     expect(waits).toEqual([...alone, gatheringLimits.streamMs, expect.any(Number)]);
     expect(waits.at(-1)).toBeGreaterThan(gatheringLimits.streamMs);
     // What came together is written together: one read has it all.

@@ -1,8 +1,9 @@
 /**
- * The headers of every response, errors included: its id and time, what it tells browsers (that nothing of ours is to be
- * embedded, guessed at, kept or referred to), the tenant's rate limits, and which page may read it.
+ * Headers of every request and response. Requests: refuses long URLs and headers before any other work. Responses, errors included:
+ * id and timing, browser security, the tenant's rate limits, and which page may read the response.
  */
-
+import { limits } from "../../shared/contracts/limits.ts";
+import { ServiceError } from "../../shared/errors.ts";
 import { serverTiming } from "../platform/server-timing.ts";
 import type { Middleware } from "./dependencies.ts";
 
@@ -11,12 +12,12 @@ const always = {
   "referrer-policy": "no-referrer",
   "cross-origin-resource-policy": "same-origin",
 };
-/** Set unless the route sets them. Documents may run scripts named by hash (routes/documents.ts); other responses run none. */
+/** Unless the route sets them. Only documents run scripts (documents.ts). */
 const presets = {
   "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
   "cache-control": "no-store",
 };
-/** One year. Without subdomains, which may belong to others. */
+/** One year. Not for subdomains, which may be of others. */
 const httpsOnly = "max-age=31536000";
 /** Headers that pages of other origins may read. */
 const exposed =
@@ -25,7 +26,7 @@ const exposed =
 export const responseHeaders: Middleware = async (c, next, { now }) => {
   const { arrivedMs, pacedMs } = c.env;
   await next();
-  // Set in place, where Hono's `c.header` makes a new response for each. Every response is our own, so none is frozen.
+  // Hono's `c.header` would make a new response for each header.
   const { headers } = c.res;
   const set = (all: Readonly<Record<string, string>>) => {
     for (const name in all) headers.set(name, all[name]);
@@ -42,4 +43,21 @@ export const responseHeaders: Middleware = async (c, next, { now }) => {
   if (origin === undefined) return;
   set({ "access-control-allow-origin": origin, "access-control-expose-headers": exposed });
   headers.append("vary", "origin");
+};
+
+export const headLimits: Middleware = async (c, next) => {
+  const { url, headers } = c.req.raw;
+  if (url.length > limits.urlCharacters) {
+    const message = `The URL has ${url.length} characters, the maximum is ${limits.urlCharacters}.`;
+    throw new ServiceError("url_too_long", message);
+  }
+  let characters = 0;
+  headers.forEach((value, name) => {
+    characters += name.length + value.length;
+  });
+  if (characters > limits.headerCharacters) {
+    const message = `The headers have ${characters} characters together, the maximum is ${limits.headerCharacters}.`;
+    throw new ServiceError("headers_too_large", message);
+  }
+  await next();
 };
