@@ -23,7 +23,7 @@ interface Env {
 const sign = createSigner(["s".repeat(32)], () => 0);
 let load: (() => Promise<Artifacts>) | null = null;
 
-const bound = { param: "prompt", single: "The prompt", maxTokens: Number.POSITIVE_INFINITY, limitText: "there is no bound" };
+const bound = { param: "prompt", single: "The prompt", maxTokens: Number.POSITIVE_INFINITY, limitText: null };
 
 export default {
   async fetch(request: Request, env: Env): Promise<Response> {
