@@ -11,7 +11,7 @@ import {
   type MixedInput,
   type MixedOutput,
   type MixtureInput,
-  minimumPrefillTokens,
+  minPrefillTokens,
   type PointerInput,
   type PointerQueries,
   type StepInput,
@@ -172,7 +172,7 @@ export class HeadRows {
       adapterBias: { ...this.#adapterBias.tensors(), adapters: Int32Array.from(this.#biasedAdapters) },
       targetIds: Int32Array.from(rows, ({ targetId }) => targetId),
       keep: [...rows.keys()].filter((x) => rows[x].isKept),
-      evidence: rows[0].isMixture ? undefined : this.#queries(minimumPrefillTokens),
+      evidence: rows[0].isMixture ? undefined : this.#queries(minPrefillTokens),
       mixture: rows[0].isMixture
         ? { ...this.#mixture(rows, J), pointer: { ...this.#pointer(rows), ...this.#queries(1) } }
         : undefined,

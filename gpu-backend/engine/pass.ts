@@ -5,7 +5,7 @@
 
 import type { ServiceError } from "../../shared/errors.ts";
 import { isFiniteRow } from "../runtime/finite-rows.ts";
-import { type Gpt2Config, minimumPrefillTokens, noTokens, type StepInput, type StepOutput } from "../runtime/step.ts";
+import { type Gpt2Config, minPrefillTokens, noTokens, type StepInput, type StepOutput } from "../runtime/step.ts";
 import { type Head, HeadRows } from "./head-rows.ts";
 import { notFinite } from "./refusals.ts";
 import { headResult } from "./sampler.ts";
@@ -32,7 +32,7 @@ export type Feed = Pick<StepInput, "past" | "pastLengths" | "pastRows" | "pastTo
 export function composePhase(phase: "prefill" | "decode", chunks: readonly Chunk[], feed: Feed, gates: number): Phase {
   const S = chunks.length;
   const longest = chunks.reduce((max, chunk) => Math.max(max, chunk.tokens), 1);
-  const T = phase === "prefill" ? Math.max(longest, minimumPrefillTokens) : 1;
+  const T = phase === "prefill" ? Math.max(longest, minPrefillTokens) : 1;
   const tokenIds = new Int32Array(S * T);
   const positions = new Int32Array(S * T);
   const rows = new HeadRows(gates, feed, S);

@@ -1,8 +1,7 @@
 /**
- * The paper's protocol (arXiv 2502.04315), reproduced: its three regimes and the shipped adapters, each by the paper's measure
- * and by an honest one, beside a control that adds one number to the padding's logit.
- * The paper scores the last position of padded lines, so its measure mostly says how well the padding is predicted. The number
- * of training steps was raised until the published order appeared: after 300 steps LoRA leads, after 1,200 the network.
+ * The paper's protocol (arXiv 2502.04315): its three regimes and the shipped adapters, each by the paper's measure and by an honest
+ * one, beside a control that adds one number to the padding's logit. The paper scores the last position of padded lines, so its
+ * measure mostly tells how well the padding is predicted. The published order appears after 1,200 steps; after 300 LoRA leads.
  */
 import { rankCentroids } from "../../shared/math/assignment.ts";
 import { openSession, tensor } from "../runtime/session.ts";

@@ -20,7 +20,7 @@ export interface Choice {
 }
 
 /** Below this, launching kernels and moving logits costs what the device gains. Software adapters are at 0.1 or less. */
-export const minimumSpeedup = 2;
+export const minSpeedup = 2;
 /** Largest relative difference from the CPU's result; kernels that sum in another order stay far below. */
 export const probeTolerance = 1e-3;
 
@@ -62,9 +62,9 @@ export function chooseDevice(setting: DeviceSetting, format: WeightFormat, probe
     );
   }
   const speedup = cpu.milliseconds / found.milliseconds;
-  if (!(speedup >= minimumSpeedup)) {
+  if (!(speedup >= minSpeedup)) {
     return onCpu(
-      `${device} has ${speedup.toFixed(2)} times the CPU's speed, a GPU has ${minimumSpeedup} at least; serving on the CPU`,
+      `${device} has ${speedup.toFixed(2)} times the CPU's speed, a GPU has ${minSpeedup} at least; serving on the CPU`,
     );
   }
   return { device, warning: null };

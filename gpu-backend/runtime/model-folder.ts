@@ -8,7 +8,7 @@ import { isFloat, readTensorFile, type TensorFile, tensorOf } from "../../shared
 import type { Gpt2Config } from "./step.ts";
 
 /** Maximum number of parameters: two bytes each in model.safetensors, of which Node reads 2 GiB in one piece. */
-const mostParameters = 2 ** 30 - 1;
+const maxParameters = 2 ** 30 - 1;
 /** Outside this range, float32 rounds away the epsilon or the variance in their sum. */
 const epsilon = { smallest: 1e-12, largest: 0.1 };
 const size = (most: number) => z.int().positive().max(most);
@@ -89,8 +89,8 @@ export async function readModelConfig(directory: string): Promise<Gpt2Config> {
     endOfTextId: raw.eos_token_id,
   };
   const parameters = parametersOf(config);
-  if (parameters > mostParameters) {
-    throw refuse(`its sizes make ${parameters} parameters, the maximum is ${mostParameters}`);
+  if (parameters > maxParameters) {
+    throw refuse(`its sizes make ${parameters} parameters, the maximum is ${maxParameters}`);
   }
   return config;
 }

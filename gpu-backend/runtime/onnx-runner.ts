@@ -13,7 +13,7 @@ import {
   type Gpt2Config,
   type KeptMixture,
   type LogitChanges,
-  minimumPrefillTokens,
+  minPrefillTokens,
   type RowOutput,
   type StepInput,
   type StepOutput,
@@ -25,7 +25,7 @@ import { createWebgpuPast, type PastFeed, type WebgpuPast } from "./webgpu-past.
 const unreadRow = -1;
 /** Added to the score of a position that must not be seen; finite, so that a row without any past stays finite. */
 const hiddenScore = -1e9;
-const keptCausalMasks = 256;
+const maxCachedCausalMasks = 256;
 /** A `longPast` adds some 40 µs to each layer; attention reads about this many bytes in that time, at 45 GB/s. */
 const layerClassBytes = 2 ** 21;
 
@@ -159,7 +159,7 @@ class OnnxRunner implements StepRunner {
     if (!mask) {
       mask = causalMask(T, G);
       // They are small, but there may be thousands.
-      if (this.#causalMasks.size >= keptCausalMasks) this.#causalMasks.clear();
+      if (this.#causalMasks.size >= maxCachedCausalMasks) this.#causalMasks.clear();
       this.#causalMasks.set(key, mask);
     }
     return mask;
@@ -222,7 +222,7 @@ function hostPast(config: Gpt2Config, input: StepInput): PastFeed {
 
 /** Whether the step is a chunk of one prompt whose attention an operator computes (attention-graph.ts). */
 function isChunk(config: Gpt2Config, { sequences, tokens, longPast }: StepInput): boolean {
-  return sequences === 1 && tokens >= minimumPrefillTokens && !longPast && hasChunkOperator(config);
+  return sequences === 1 && tokens >= minPrefillTokens && !longPast && hasChunkOperator(config);
 }
 
 /** Adds the rows that the graph requires: at least one of each kind, even if none is read. */

@@ -5,12 +5,12 @@
  * J adapters of a mixed row.
  *
  * Batch invariance: a row's results are the same bits whatever its mates, P and padding, as long as T is 1 in both
- * runs or at least `minimumPrefillTokens` in both (at T = 1 attention takes a matrix-vector kernel that sums in
+ * runs or at least `minPrefillTokens` in both (at T = 1 attention takes a matrix-vector kernel that sums in
  * another order), and then S is 1 in both or in neither (a chunk of one prompt has an operator of its own). So a decode
  * step has T = 1, and a prefill pass has one row and pads to at least 2 tokens.
  */
 
-export const minimumPrefillTokens = 2;
+export const minPrefillTokens = 2;
 
 /** Candidates that a step gives per head row, or V where that is smaller. */
 export const topCandidates = 64;
@@ -157,7 +157,7 @@ export interface ExpertProbabilities {
 
 /**
  * The pointer's keys of the prompts in `count` rows of the arena, asked by T head rows each. Results are the same bits for T = 1,
- * and for any T from `minimumPrefillTokens` on.
+ * and for any T from `minPrefillTokens` on.
  */
 export interface PointerQueries {
   keys: Float32Array; // [count, H, P, d]

@@ -12,8 +12,8 @@ import { names } from "./graph-names.ts";
 import { openSession, type Session, type SessionResults, type Tensor, tensor } from "./session.ts";
 import type { Gpt2Config, StepInput } from "./step.ts";
 
-const smallestRows = 4;
-const smallestPositions = 64;
+const minRows = 4;
+const minPositions = 64;
 const grown = "grown";
 
 /** What a step reads the past from. */
@@ -83,9 +83,9 @@ export class WebgpuPast {
 
   /** Makes room for `rows` and `positions`. A new size starts empty. */
   #reserve(rows: number, positions: number): void {
-    const P = Math.min(powerOfTwo(positions, smallestPositions), this.#config.contextTokens);
+    const P = Math.min(powerOfTwo(positions, minPositions), this.#config.contextTokens);
     if (rows <= this.#rows.capacity && P <= this.#positions) return;
-    this.#rows = new DeviceRows(Math.max(powerOfTwo(rows, smallestRows), this.#rows.capacity));
+    this.#rows = new DeviceRows(Math.max(powerOfTwo(rows, minRows), this.#rows.capacity));
     this.#positions = Math.max(P, this.#positions);
     this.#replace([]);
   }

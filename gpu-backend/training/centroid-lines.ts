@@ -1,7 +1,7 @@
 /** What training says of each centroid on a terminal: what it gained, or why the base is served instead. */
 import { type CentroidRecord, isAutoOff } from "../../shared/artifacts/manifest.ts";
 import type { Gain } from "../adapters/own/held-out-gain.ts";
-import { documentsPerCentroid, fewestMeasuredDocuments } from "./bank/gain.ts";
+import { documentsPerCentroid, minMeasuredDocuments } from "./bank/gain.ts";
 
 export function centroidLines(centroids: readonly CentroidRecord[]): string[] {
   const lines = centroids.map((centroid) => {
@@ -16,7 +16,7 @@ export function centroidLines(centroids: readonly CentroidRecord[]): string[] {
   if (off > 0) lines.push(`${off} off: the adapter did not gain on held-out text, so the base is served`);
   if (unmeasured > 0) {
     lines.push(
-      `${unmeasured} not measured: fewer than ${fewestMeasuredDocuments} documents that were held out for test fell to it, so the base is served. ` +
+      `${unmeasured} not measured: fewer than ${minMeasuredDocuments} documents that were held out for test fell to it, so the base is served. ` +
         `Add text, about ${documentsPerCentroid} documents a centroid, or take fewer --centroids`,
     );
   }

@@ -13,7 +13,7 @@ import { fetchDefaultCorpora } from "./corpus/fetch-corpora.ts";
 import { defaultCorpusFolder, lockedCorpora, lockedSources, readLock, shownCorpusFolder } from "./corpus/lock.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
 import { commandProgress, interruptionSignal } from "./progress.ts";
-import { mostCentroids, type TrainOptions, train } from "./train.ts";
+import { maxCentroids, type TrainOptions, train } from "./train.ts";
 
 const embeddedModel = fileURLToPath(new URL("../models/chameleon-mini", import.meta.url));
 const isCheckout = import.meta.filename.endsWith(".ts");
@@ -42,7 +42,7 @@ const command = createCommand("train", "Train adapters on text and write the art
       shownCorpusFolder,
     ),
   )
-  .option("--centroids <n>", `clusters of text, K (default: ${mostCentroids}, and fewer of little text)`, count)
+  .option("--centroids <n>", `clusters of text, K (default: ${maxCentroids}, and fewer of little text)`, count)
   .option("--rank <n>", "low-rank directions of the bank, R", count, 64)
   .option("--biases <n>", "bias directions of the bank, M", count, 8)
   .option("--steps <n>", "optimiser steps", count, 400)

@@ -1,7 +1,7 @@
 /// <reference lib="esnext.float16" />
 /**
- * Hidden states of windows, computed once by the trunk and kept on disk in half precision: rows of [D] for the
- * positions that predict a scored token. An adapter never changes them, so training reads them again and again.
+ * Hidden states of windows, computed once by the trunk and cached on disk in half precision: a row [D] for each position that
+ * predicts a scored token. Adapters never change them.
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";

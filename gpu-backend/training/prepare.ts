@@ -1,7 +1,4 @@
-/**
- * Prepares corpora for training: token ids, windows by split, the prompt space, hidden states, and clusters. All but the
- * clusters depends on model and corpora alone.
- */
+/** Prepares corpora for training: token ids, windows by split, the prompt space, hidden states, and clusters. */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -16,8 +13,8 @@ import type { HeadWeights } from "./bank/training-graph.ts";
 import { readChatTemplate } from "./chat-template-file.ts";
 import { embedWindows, type Placement, placeText } from "./clustering/placement.ts";
 import { fitPromptSpace, foldRows, type PromptSpace } from "./clustering/prompt-space.ts";
+import { type Split, splitDocuments, splits } from "./corpus/documents.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "./corpus/read-corpus.ts";
-import { type Split, splitDocuments, splits } from "./corpus/splits.ts";
 import { documentKey, prefixOf, sampleWindows, type Window, windowsOf } from "./corpus/windows.ts";
 import { HiddenStates, hiddenStatesKey } from "./hidden-states.ts";
 import type { Progress } from "./progress.ts";

@@ -1,6 +1,6 @@
 /**
- * Trains artifacts from corpora. Resumable: hidden states and the optimiser's state are kept in `<out>/cache`, and the same
- * options continue from there to the same bytes.
+ * Trains artifacts from corpora. The cache in `<out>/cache` has hidden states and the optimiser's state: the same options resume
+ * from it and make the same bytes.
  */
 import { rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
@@ -8,7 +8,7 @@ import { setLimits } from "../../shared/artifacts/limits.ts";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Gain } from "../adapters/own/held-out-gain.ts";
 import { loadCheckpoint, saveCheckpoint } from "./bank/checkpoint.ts";
-import { documentGain, fewestMeasuredDocuments } from "./bank/gain.ts";
+import { documentGain, minMeasuredDocuments } from "./bank/gain.ts";
 import { LossMeter } from "./bank/loss.ts";
 import {
   type AssignedLoss,
@@ -34,7 +34,7 @@ export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettin
   modelDirectory: string;
   outDirectory: string;
   corpora: readonly CorpusSource[];
-  /** K; null: `mostCentroids`, and fewer where there is too little text to measure so many. */
+  /** K; null: `maxCentroids`, and fewer where there is too little text to measure so many. */
   clusters: number | null;
   /** Of the base's logits in training steps. */
   headFormat: HeadFormat;
@@ -46,7 +46,7 @@ export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettin
 }
 
 const stepsBetweenCheckpoints = 50;
-export const mostCentroids = 16;
+export const maxCentroids = 16;
 /** What public requests call an embedded GPT-2, whatever its size. */
 const servedAs = "gpt2";
 
@@ -74,7 +74,7 @@ function cacheOf({ outDirectory }: TrainOptions): string {
 /** Throws an Error for sizes beyond the limits of a manifest, before anything is trained. */
 function requirePublishable({ clusters, rank, biases, hidden, dimensions, corpora }: TrainOptions): void {
   const sizes = {
-    centroids: clusters ?? mostCentroids,
+    centroids: clusters ?? maxCentroids,
     gates: rank + biases,
     hiddenUnits: hidden,
     ...{ dimensions, corpora: corpora.length },
@@ -88,7 +88,7 @@ function requirePublishable({ clusters, rank, biases, hidden, dimensions, corpor
 function clustersFor({ sets }: Prepared, { clusters }: TrainOptions): number {
   if (clusters !== null) return clusters;
   const documents = new Set(sets.test.windows.map(documentKey)).size;
-  return Math.max(1, Math.min(mostCentroids, Math.floor(documents / fewestMeasuredDocuments)));
+  return Math.max(1, Math.min(maxCentroids, Math.floor(documents / minMeasuredDocuments)));
 }
 
 interface Bank extends Omit<TrainedBank, "scales"> {
@@ -155,7 +155,7 @@ async function measure(
   const chosen = await chooseScales(meter, sets.validation, adapters);
   // A centroid without enough test documents to measure it serves the base.
   const documents = documentsByCentroid(sets.test, centroids);
-  const scales = chosen.map((scale, k) => (documents[k] < fewestMeasuredDocuments ? 0 : scale));
+  const scales = chosen.map((scale, k) => (documents[k] < minMeasuredDocuments ? 0 : scale));
   progress.advance(1, "scales");
   const losses = await measureWindows(meter, sets.test, adapters, scales);
   await meter.release();

@@ -32,18 +32,18 @@ export class ChatTemplate {
   }
 
   /**
-   * Token ids of the conversation, up to where the assistant speaks; of one that has more than `most`, `most + 1` of them.
+   * Token ids of the conversation, up to where the assistant speaks; of one that has more than `maxTokens`, `maxTokens + 1` of them.
    * Throws an Error where the template refuses it, or would exceed a limit of template-limits.ts.
    * `nowMs` is for templates that ask for the date.
    */
-  encode(messages: readonly ChatMessage[], nowMs: number, most = Number.POSITIVE_INFINITY): number[] {
+  encode(messages: readonly ChatMessage[], nowMs: number, maxTokens = Number.POSITIVE_INFINITY): number[] {
     const wellFormed = messages.map(({ role, content }) => ({ role, content: content.toWellFormed() }));
     const text = this.#template ? rendering(this.#template, wellFormed, nowMs).text : alpaca(wellFormed);
     const ids: number[] = [];
     for (const [i, part] of text.split(endOfTextMark).entries()) {
       if (i > 0) ids.push(this.#tokenizer.endOfTextId);
-      if (ids.length > most) break;
-      for (const id of this.#tokenizer.encode(part, most - ids.length)) ids.push(id);
+      if (ids.length > maxTokens) break;
+      for (const id of this.#tokenizer.encode(part, maxTokens - ids.length)) ids.push(id);
     }
     return ids;
   }

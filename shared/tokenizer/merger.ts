@@ -7,7 +7,7 @@ import type { MergeTable } from "./merge-table.ts";
 
 const none = -1;
 /** Scratch memory kept between calls, in bytes of pre-token; a longer one gets memory of its own. */
-const keptLength = 4096;
+const scratchLength = 4096;
 
 export class Merger {
   readonly #table: MergeTable;
@@ -26,12 +26,12 @@ export class Merger {
   constructor(table: MergeTable, mergedIds: Uint16Array) {
     this.#table = table;
     this.#mergedIds = mergedIds;
-    this.#allocate(keptLength);
+    this.#allocate(scratchLength);
   }
 
   /** Appends to `out` the token ids that the first `length` of `byteIds` merge into. */
   merge(byteIds: ArrayLike<number>, length: number, out: number[]): void {
-    if (length > keptLength) this.#allocate(length);
+    if (length > scratchLength) this.#allocate(length);
     for (let i = 0; i < length; i++) {
       this.#ids[i] = byteIds[i];
       this.#next[i] = i + 1 < length ? i + 1 : none;
@@ -53,7 +53,7 @@ export class Merger {
       if (this.#previous[node] !== none) this.#rank(this.#previous[node]);
     }
     for (let i = 0; i !== none; i = this.#next[i]) out.push(this.#ids[i]);
-    if (length > keptLength) this.#allocate(keptLength);
+    if (length > scratchLength) this.#allocate(scratchLength);
   }
 
   /** Looks up the merge of `node` with its next one and queues it. */

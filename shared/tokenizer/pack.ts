@@ -10,7 +10,7 @@
 import { type TensorFile, tensorFrom } from "../artifacts/tensor-file.ts";
 
 /** Ids are packed in 16 bits. */
-const maximumVocabulary = 65536;
+const maxVocabulary = 65536;
 
 /**
  * The content of tokenizer.safetensors.
@@ -18,8 +18,8 @@ const maximumVocabulary = 65536;
  */
 export function packTokenizer(vocabJson: string, mergesTxt: string, endOfTextId: number): TensorFile {
   const vocabulary = new Map(Object.entries(JSON.parse(vocabJson) as Record<string, number>));
-  if (vocabulary.size > maximumVocabulary) {
-    throw new Error(`vocab.json: ${vocabulary.size} entries, the packed form holds at most ${maximumVocabulary}`);
+  if (vocabulary.size > maxVocabulary) {
+    throw new Error(`vocab.json: ${vocabulary.size} entries, the packed form holds at most ${maxVocabulary}`);
   }
   const unexplained = new Map([...vocabulary].map(([spelling, id]) => [id, spelling]));
   for (let id = 0; id < vocabulary.size; id++) {

@@ -9,16 +9,16 @@ import { isPairAt, preTokenEnd } from "./pre-tokens.ts";
 import { readVocabulary } from "./vocabulary.ts";
 
 /** Cached pre-tokens, since words repeat. The cache is cleared when it is full. */
-const rememberedPreTokens = 8192;
+const maxCachedPreTokens = 8192;
 /** Longest cached pre-token. A longer slice is a view that keeps its whole text in memory (V8 copies below 13 characters). */
-const rememberedLength = 12;
+const maxCachedLength = 12;
 
 export class Tokenizer {
   readonly vocabularySize: number;
   readonly endOfTextId: number;
   readonly #byteIds: Uint16Array; // [256]
   readonly #merger: Merger;
-  readonly #remembered = new Map<string, readonly number[]>();
+  readonly #cache = new Map<string, readonly number[]>();
   /** Piece by token id; merged ones are created on first use. */
   readonly #pieces: Uint8Array[];
   readonly #pairs: Uint16Array; // [M, 2]
@@ -53,25 +53,25 @@ export class Tokenizer {
   }
 
   /**
-   * Token ids of a text. The spelling of the end-of-text token is ordinary text. If the text has more than `most` tokens,
-   * returns `most + 1` ids of its beginning, at a cost that depends on `most` and not on the length of the text. These are
+   * Token ids of a text. The spelling of the end-of-text token is ordinary text. If the text has more than `maxTokens` tokens,
+   * returns `maxTokens + 1` ids of its beginning, at a cost that depends on `maxTokens` and not on the length of the text. These are
    * the first ids of the whole text, except in a pre-token that crosses the limit.
    */
-  encode(text: string, most = Number.POSITIVE_INFINITY): number[] {
+  encode(text: string, maxTokens = Number.POSITIVE_INFINITY): number[] {
     const ids: number[] = [];
-    // A code unit is at least one byte, so this many code units make more than `most` tokens.
-    const length = Math.min(text.length, (most + 1) * this.#longestPiece);
+    // A code unit is at least one byte, so this many code units make more than `maxTokens` tokens.
+    const length = Math.min(text.length, (maxTokens + 1) * this.#longestPiece);
     const read = length < text.length ? text.slice(0, length) : text;
-    for (let start = 0; start < length && ids.length <= most; ) {
+    for (let start = 0; start < length && ids.length <= maxTokens; ) {
       const end = preTokenEnd(read, start);
-      if (end - start > rememberedLength || isDigit(read.charCodeAt(start))) {
-        this.#encodePreToken(read, start, end, ids, most - ids.length);
+      if (end - start > maxCachedLength || isDigit(read.charCodeAt(start))) {
+        this.#encodePreToken(read, start, end, ids, maxTokens - ids.length);
       } else {
-        for (const id of this.#recall(read.slice(start, end))) ids.push(id);
+        for (const id of this.#cachedIds(read.slice(start, end))) ids.push(id);
       }
       start = end;
     }
-    if (ids.length > most) ids.length = most + 1;
+    if (ids.length > maxTokens) ids.length = maxTokens + 1;
     return ids;
   }
 
@@ -105,35 +105,35 @@ export class Tokenizer {
     return piece;
   }
 
-  #recall(preToken: string): readonly number[] {
-    const known = this.#remembered.get(preToken);
+  #cachedIds(preToken: string): readonly number[] {
+    const known = this.#cache.get(preToken);
     if (known) return known;
     const ids: number[] = [];
     this.#encodePreToken(preToken, 0, preToken.length, ids, Number.POSITIVE_INFINITY);
-    if (this.#remembered.size >= rememberedPreTokens) this.#remembered.clear();
-    this.#remembered.set(preToken, ids);
+    if (this.#cache.size >= maxCachedPreTokens) this.#cache.clear();
+    this.#cache.set(preToken, ids);
     return ids;
   }
 
-  /** Appends the ids of a pre-token. If it has more than `most`, appends more than `most` ids of its beginning. */
-  #encodePreToken(text: string, start: number, end: number, out: number[], most: number): void {
+  /** Appends the ids of a pre-token. If it has more than `maxTokens`, appends more than `maxTokens` ids of its beginning. */
+  #encodePreToken(text: string, start: number, end: number, out: number[], maxTokens: number): void {
     // A code unit needs at most 3 bytes, a surrogate pair 4.
     if (this.#scratch.length < 3 * (end - start)) this.#scratch = new Uint16Array(3 * (end - start));
     const length = this.#writeByteIds(text, start, end);
-    this.#merger.merge(this.#scratch, length > most ? this.#lengthOver(most, length) : length, out);
+    this.#merger.merge(this.#scratch, length > maxTokens ? this.#lengthExceeding(maxTokens, length) : length, out);
   }
 
   /**
-   * The smallest n so that the first n byte ids in scratch make more than `most` tokens however they merge; `length` if no
+   * The smallest n so that the first n byte ids in scratch make more than `maxTokens` tokens however they merge; `length` if no
    * n up to `length` is known to. Lower bound of the tokens of n bytes: Σ 1 / longest(byte), where longest(byte) is the
    * length of the longest piece that contains the byte ("a": 32 bytes, "z": 17).
    */
-  #lengthOver(most: number, length: number): number {
+  #lengthExceeding(maxTokens: number, length: number): number {
     let tokens = 0;
     for (let i = 0; i < length; i++) {
       tokens += 1 / this.#longestWith[this.#scratch[i]];
       // The margin covers rounding errors.
-      if (tokens > most + 1e-3) return i + 1;
+      if (tokens > maxTokens + 1e-3) return i + 1;
     }
     return length;
   }

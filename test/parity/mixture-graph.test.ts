@@ -8,7 +8,7 @@ import {
   type Bank,
   logitOf,
   type MixedInput,
-  minimumPrefillTokens,
+  minPrefillTokens,
   noPlainRows,
   noTokens,
   type RowOutput,
@@ -134,7 +134,7 @@ function headOf(rows: readonly Row[], P: number, adapters = J): StepInput {
 /** The mixtures of rows `keep`, from what a run over all rows kept of their experts. */
 async function mixedLater(runner: StepRunner, rows: readonly Row[], keep: number[]): Promise<RowOutput> {
   const P = 64;
-  const T = minimumPrefillTokens;
+  const T = minPrefillTokens;
   const keeping = headOf(rows, P);
   const evidence = {
     ...keeping.mixed!.mixture!.pointer,
@@ -273,7 +273,7 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
     };
     const together = await cosinesOf(rows, 128, 16);
     for (const [x, row] of rows.entries()) {
-      const [alone] = await cosinesOf([row], 64, minimumPrefillTokens);
+      const [alone] = await cosinesOf([row], 64, minPrefillTokens);
       expect(maxDifference(alone, together[x])).toBe(0);
       const expected = Float64Array.from({ length: prompt }, (_, t) => {
         let cosine = 0;

@@ -8,7 +8,7 @@ import {
   type Bank,
   type Gpt2Config,
   type MixedInput,
-  minimumPrefillTokens,
+  minPrefillTokens,
   noPlainRows,
   noTokens,
   type StepInput,
@@ -76,7 +76,7 @@ function evidenceOf(rows: readonly Row[], adapters = J): StepInput {
     keep: [...rows.keys()].filter((x) => rows[x].isKept),
     evidence: {
       ...{ keys: new Float32Array(P * D), count: 1, positions: P },
-      ...{ queries: new Int32Array(minimumPrefillTokens), answers: new Int32Array(X) },
+      ...{ queries: new Int32Array(minPrefillTokens), answers: new Int32Array(X) },
     },
   };
   return {

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
-import { type Bank, minimumPrefillTokens, type StepOutput, type StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { type Bank, minPrefillTokens, type StepOutput, type StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
 import reference from "../support/chameleon-mini-reference.json" with { type: "json" };
 import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
@@ -305,7 +305,7 @@ describe.each(weightFormats)("invariants of %s, bit for bit", (format) => {
       const { vocabularySize: V, hiddenSize: D } = model.config;
       const together = await runner.run(stepOf(model.config, rows, { pastTokens: 64 }));
       for (const s of [0, 1, 2, 3, 31]) {
-        const tokens = prefill ? Math.max(minimumPrefillTokens, rows[s].tokenIds.length) : 1;
+        const tokens = prefill ? Math.max(minPrefillTokens, rows[s].tokenIds.length) : 1;
         const shapes = [64, 192, 448, 512].map((pastTokens) => ({ pastTokens, tokens }));
         // Nothing is fed of a past that is empty.
         if (prefill && rows[s].pastLength === 0) shapes.push({ pastTokens: 0, tokens });

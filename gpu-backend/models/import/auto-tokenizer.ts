@@ -1,6 +1,6 @@
 /**
  * The thread that asks Hugging Face's own tokenizer and template engine, as AutoTokenizer of Transformers.js puts them
- * together: an AutoTokenizerQuestion in, AutoTokenizerIds out.
+ * together: an AutoTokenizerInput in, AutoTokenizerIds out.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -10,7 +10,7 @@ import { Tokenizer } from "@huggingface/tokenizers";
 import { z } from "zod";
 import type { ChatMessage } from "../../../shared/contracts/chat.ts";
 
-export interface AutoTokenizerQuestion {
+export interface AutoTokenizerInput {
   /** Holds tokenizer.json and tokenizer_config.json. */
   folder: string;
   texts: string[];
@@ -27,7 +27,7 @@ export interface AutoTokenizerIds {
 /** Variables of a chat template that tokenizer_config.json sets. */
 const specialTokens = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-async function ask({ folder, texts, template, conversations }: AutoTokenizerQuestion): Promise<AutoTokenizerIds> {
+async function ask({ folder, texts, template, conversations }: AutoTokenizerInput): Promise<AutoTokenizerIds> {
   const [tokenizerJson, config] = await Promise.all(
     ["tokenizer.json", "tokenizer_config.json"].map(async (name) =>
       recordSchema.parse(JSON.parse(await readFile(join(folder, name), "utf8"))),

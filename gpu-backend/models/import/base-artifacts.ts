@@ -1,6 +1,6 @@
 /**
- * The artifacts of a model that nothing was trained for: tokenizer and prompt embedding of its own, and one centroid
- * of scale 0 (auto-off), so that edge and backend serve the base alone until `npm run train` makes better ones.
+ * Artifacts of an untrained model: its own tokenizer and prompt embedding, and one centroid of scale 0 (auto-off), so that the
+ * base alone is served until `npm run train` makes better ones.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -19,10 +19,7 @@ import { publish } from "../../training/publish.ts";
 
 /** P, where the hidden size is not smaller. */
 export const baseDimensions = 64;
-/**
- * Without text, the pieces of the vocabulary stand in for it when the prompt embedding is fitted: these many of the
- * lowest ids, which byte-pair merging made first because they are the most frequent.
- */
+/** The prompt embedding is fitted to the pieces of lowest id, which byte-pair merging made first as the most frequent. */
 const fittedPieces = 4096;
 
 /** Writes `<folder>/artifacts` for the model in `folder`. Throws an Error that names the file at fault. */

@@ -1,13 +1,12 @@
 /**
- * One file from the hub to the disk. Written beside its name as `<name>.<checksum>.partial`, continued from there after
- * a cut or an interruption, and given its name only when size and checksum are right. The URL names a commit and the
- * partial file the content, so what is there can be no other file's beginning: no If-Range is needed.
+ * Downloads one file from the hub into `<name>.<checksum>.partial`, resumes it after a cut or an interruption, and renames it when
+ * size and checksum are right. The URL names a commit, so no If-Range is needed.
  */
 import { open, readdir, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { checksumOf, hasChecksum } from "./checksum.ts";
 import type { RemoteFile } from "./hub.ts";
-import { backOffMs, type HubAccess, HubError, maximumTries } from "./hub-fetch.ts";
+import { backOffMs, type HubAccess, HubError, maxTries } from "./hub-fetch.ts";
 
 /**
  * Brings `file` to `folder`; does nothing where it is already.
@@ -41,7 +40,7 @@ export function partialPath(path: string, { checksum }: RemoteFile): string {
   return `${path}.${checksum.hex.slice(0, 16)}.partial`;
 }
 
-/** Requests until every byte is there; gives up after `maximumTries` in a row that brought none. */
+/** Requests until every byte is there; gives up after `maxTries` in a row that brought none. */
 async function fetchWhole(
   file: RemoteFile,
   partial: string,
@@ -64,8 +63,8 @@ async function fetchWhole(
     have = now;
     if (have === file.bytes) break;
     const where = `${file.name} broke off at ${have} of ${file.bytes} bytes`;
-    if (fruitless === maximumTries) {
-      throw new HubError(`${where}, ${maximumTries} times (${cut}); the same command goes on from there`);
+    if (fruitless === maxTries) {
+      throw new HubError(`${where}, ${maxTries} times (${cut}); the same command goes on from there`);
     }
     access.note(`${where}; going on`);
     await access.wait(backOffMs(Math.max(1, fruitless)));

@@ -1,7 +1,6 @@
 /**
- * `fetch` for the hub: authorised, patient with rate limits and short failures for a bounded number of tries, and with
- * refusals turned into one line that names the model, the place and what to do. Not here: what is asked for (hub.ts),
- * and bodies that break off (download.ts).
+ * `fetch` for the hub: authorised, with bounded retries after rate limits and short failures, and with refusals as one line that
+ * names the model, the place and what to do. Bodies that break off are download.ts's.
  */
 import type { HubConfig } from "../../config.ts";
 
@@ -15,9 +14,9 @@ export interface HubAccess extends HubConfig {
   signal?: AbortSignal;
 }
 
-export const maximumTries = 5;
+export const maxTries = 5;
 /** A hub that asks for more is not waited for. */
-const longestWaitMs = 300_000;
+const maxWaitMs = 300_000;
 
 /** A refusal that no further try would change; its message is for the user. */
 export class HubError extends Error {}
@@ -39,7 +38,7 @@ export function hubFetch(id: string, access: HubAccess): typeof fetch {
       if (outcome instanceof Response && outcome.ok) return outcome;
       const waitMs =
         outcome instanceof Response ? waitBeforeRetryMs(outcome, tries, access.now()) : outcome.waitMs(tries);
-      if (waitMs === null || tries === maximumTries || waitMs > longestWaitMs) {
+      if (waitMs === null || tries === maxTries || waitMs > maxWaitMs) {
         throw outcome instanceof Response ? refusal(id, url, outcome, access, tries, waitMs) : outcome.error;
       }
       const why = outcome instanceof Response ? `answered ${outcome.status}` : "broke the connection";

@@ -1,6 +1,6 @@
 /**
- * The whole way from a hub id or a local folder to a folder that can be served: files, then artifacts. Every file gets
- * its name only when it is whole and right, and what can be refused is refused before the weights are fetched.
+ * From a hub id or a local folder to a folder that can be served: files, then artifacts. A file gets its name only when it is
+ * complete and verified, and everything that can be refused is refused before the weights are fetched.
  */
 import { existsSync } from "node:fs";
 import { constants, copyFile, mkdir, readdir, rename, rm, stat, statfs } from "node:fs/promises";

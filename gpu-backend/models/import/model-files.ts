@@ -8,7 +8,7 @@ const optionalFiles = ["tokenizer.json", "tokenizer_config.json", chatTemplateFi
 
 const MiB = 2 ** 20;
 /** Bytes of each file at most: several times what a vocabulary of 65,536 takes. */
-const largestBytes: Record<string, number> = {
+const maxFileBytes: Record<string, number> = {
   [configFile]: MiB,
   "vocab.json": 8 * MiB,
   "merges.txt": 8 * MiB,
@@ -45,7 +45,7 @@ export function chooseFiles(present: ReadonlySet<string>, where: string): string
 
 /** Throws an Error that names the file, its size and the limit. */
 export function checkFileSize(name: string, bytes: number, where: string): void {
-  const most = largestBytes[name];
+  const most = maxFileBytes[name];
   if (bytes > most) throw new Error(`${where}: ${name} has ${bytes} bytes; at most ${most} can be served`);
 }
 

@@ -10,7 +10,7 @@ import { ChatTemplate } from "../../../shared/tokenizer/chat-template.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import { nullIfMissing } from "../../files.ts";
 import { trialConversations } from "../../training/trial-conversations.ts";
-import type { AutoTokenizerIds, AutoTokenizerQuestion } from "./auto-tokenizer.ts";
+import type { AutoTokenizerIds, AutoTokenizerInput } from "./auto-tokenizer.ts";
 import { runInThread } from "./killable-thread.ts";
 import { oracleTexts } from "./oracle-texts.ts";
 
@@ -36,7 +36,7 @@ export async function compareWithAutoTokenizer(
   const tokenizer = Tokenizer.fromTensors(packed);
   const texts = oracleTexts(comparedTexts);
   const scratch = await mkdtemp(join(tmpdir(), "tokenizer-"));
-  const theirs = await askAutoTokenizer(folder, scratch, tokenizer, texts, template)
+  const theirs = await runAutoTokenizer(folder, scratch, tokenizer, texts, template)
     .catch((cause: Error) => {
       throw new Error(`AutoTokenizer cannot read the tokenizer of ${folder}: ${oneLine(cause.message)}`, { cause });
     })
@@ -53,7 +53,7 @@ export async function compareWithAutoTokenizer(
   }
 }
 
-async function askAutoTokenizer(
+async function runAutoTokenizer(
   folder: string,
   scratch: string,
   tokenizer: Tokenizer,
@@ -76,7 +76,7 @@ async function askAutoTokenizer(
     if (error.code !== "ENOENT") throw error;
     await writeFile(target, await tokenizerJson(folder, tokenizer));
   });
-  const question: AutoTokenizerQuestion = {
+  const question: AutoTokenizerInput = {
     ...{ folder: own, texts, template },
     conversations: trialConversations.map(({ messages }) => messages),
   };

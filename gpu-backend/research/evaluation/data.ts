@@ -1,4 +1,4 @@
-/** What `chameleon eval` writes, and `report` and `figures` read. */
+/** What `chameleon eval` writes and `report` reads. */
 import { z } from "zod";
 
 /** A mean and its 95% interval, in nats a token. */
@@ -54,12 +54,7 @@ export type EvaluationRow = z.infer<typeof row>;
 export type EvaluationMean = z.infer<typeof mean>;
 export type Evaluation = z.infer<typeof evaluationSchema>;
 
-const decimals = 3;
-
 /** The same data with every number rounded to three decimals. */
 export function rounded<T>(value: T): T {
-  if (typeof value === "number") return Number(value.toFixed(decimals)) as T;
-  if (Array.isArray(value)) return value.map(rounded) as T;
-  if (typeof value !== "object" || value === null) return value;
-  return Object.fromEntries(Object.entries(value).map(([key, one]) => [key, rounded(one)])) as T;
+  return JSON.parse(JSON.stringify(value, (_, one) => (typeof one === "number" ? Number(one.toFixed(3)) : one))) as T;
 }

@@ -14,7 +14,7 @@ import { byDocument, difference, overDomains } from "./statistics.ts";
 import { hasPrompt, type Text, withPrompt } from "./texts.ts";
 
 export const promptLengths = [8, 16, 32, 64, 128, 256] as const;
-export const longestPrompt = promptLengths[promptLengths.length - 1];
+export const maxPromptTokens = promptLengths[promptLengths.length - 1];
 /** Fewer documents have no interval. */
 const minDocuments = 2;
 

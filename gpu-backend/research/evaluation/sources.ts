@@ -1,10 +1,10 @@
 /** The sources that shipped artifacts are measured on: test documents of corpora, and the new text of the corpus lock. */
 import type { Manifest } from "../../../shared/artifacts/manifest.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
+import { splitDocuments } from "../../training/corpus/documents.ts";
 import { type CorpusLock, isKnown, lockedCorpora } from "../../training/corpus/lock.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "../../training/corpus/read-corpus.ts";
-import { splitDocuments } from "../../training/corpus/splits.ts";
-import { longestPrompt, type Source } from "./shipped.ts";
+import { maxPromptTokens, type Source } from "./shipped.ts";
 import { answerTexts, cutTexts, exampleTexts, scoredTokens } from "./texts.ts";
 
 export interface SourceOptions {
@@ -60,7 +60,7 @@ function trainedSource(corpus: Corpus, options: SourceOptions): Source {
 
 /** The longest prompt that the model has room for beside the scored tokens. */
 function longestOf({ manifest }: SourceOptions): number {
-  return Math.min(longestPrompt, manifest.model.contextTokens - scoredTokens - 1);
+  return Math.min(maxPromptTokens, manifest.model.contextTokens - scoredTokens - 1);
 }
 
 function isKnownText({ sha256 }: Corpus, { lock, manifest }: SourceOptions): boolean {

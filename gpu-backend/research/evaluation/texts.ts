@@ -5,7 +5,7 @@ import { Random } from "../../training/random.ts";
 
 export const scoredTokens = 64;
 /** A stretch with a shorter prompt is no text. */
-export const leastPrompt = 64;
+export const minPromptTokens = 64;
 /** Only so many characters of each document are cut into texts, as long as these give enough of them. */
 const documentCharacters = 20_000;
 const drawSeed = 12;
@@ -13,7 +13,7 @@ const exampleTokens = 200;
 /** So many characters of a text surely hold `exampleTokens` tokens. */
 const maxPieceCharacters = 50;
 /** An answer of fewer tokens says too little. */
-const leastAnswer = 16;
+const minAnswerTokens = 16;
 
 type TextTokenizer = Pick<Tokenizer, "encode" | "pieceOf">;
 
@@ -30,15 +30,15 @@ export interface Text {
 }
 
 /**
- * Up to `count` texts with prompts of `longest` tokens: one of each document in drawn order, then another of each, and so on. They are
- * of the first 20,000 characters of each document; where those give fewer than `count`, all are drawn from whole documents. Texts of
- * a document do not overlap; its last may have a shorter prompt. A document of fewer than 128 tokens has none.
+ * Up to `count` texts with prompts of `longest` tokens: one of each document in drawn order, then a second of each, and so on. They
+ * come from the first 20,000 characters of each document, or from whole documents where those give fewer than `count`. Texts of a
+ * document do not overlap; its last may have a shorter prompt. A document of fewer than 128 tokens has none.
  */
 export function cutTexts(
   documents: readonly Document[],
   tokenizer: TextTokenizer,
   count: number,
-  longest = leastPrompt,
+  longest = minPromptTokens,
 ): Text[] {
   const cut = (characters: number) => inTurns(textsByDocument(documents, tokenizer, longest, characters), count);
   const texts = cut(documentCharacters);
@@ -57,7 +57,7 @@ function textsByDocument(
     const ids = tokenizer.encode(text.slice(0, characters));
     const whole = Array.from({ length: Math.floor(ids.length / textTokens) }, (_, i) => i * textTokens);
     const rest = whole.length * textTokens;
-    const restIsText = ids.length - rest >= leastPrompt + scoredTokens;
+    const restIsText = ids.length - rest >= minPromptTokens + scoredTokens;
     const starts = [...new Random(drawSeed, index).shuffled(whole), ...(restIsText ? [rest] : [])];
     return starts.map((start): Text => {
       const own = ids.slice(start, start + textTokens);
@@ -73,7 +73,7 @@ export function answerTexts(documents: readonly Document[], tokenizer: TextToken
     const question = tokenizer.encode(text.slice(0, answerAt));
     const answer = tokenizer.encode(text.slice(answerAt)).slice(0, scoredTokens);
     const ids = [...question, ...answer];
-    if (answer.length < leastAnswer) return [];
+    if (answer.length < minAnswerTokens) return [];
     return [{ document: name, ids, scored: answer.length, bytes: bytesOf(ids, answer.length, tokenizer) }];
   });
   return inTurns(byDocument, count);

@@ -23,7 +23,7 @@ export interface Batch {
 }
 
 /** Logits of one run, in numbers: keeps a run's memory near 32 MB whatever the vocabulary. */
-export const maximumLogits = 8_000_000;
+export const maxLogits = 8_000_000;
 
 /** Cuts a list of windows into runs whose logits fit; a run has at least one window. */
 export function runsOf<T>(windows: readonly T[], tokensOf: (window: T) => number, vocabularySize: number): T[][] {
@@ -31,7 +31,7 @@ export function runsOf<T>(windows: readonly T[], tokensOf: (window: T) => number
   let tokens = Number.POSITIVE_INFINITY;
   for (const window of windows) {
     const more = tokensOf(window);
-    if ((tokens + more) * vocabularySize > maximumLogits) {
+    if ((tokens + more) * vocabularySize > maxLogits) {
       runs.push([]);
       tokens = 0;
     }

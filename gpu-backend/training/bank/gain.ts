@@ -20,10 +20,7 @@ export interface WindowSum {
   sum: number;
 }
 
-/**
- * Mean a token with its 95% interval from a bootstrap over documents (percentiles), because windows of one document are
- * alike. Null where there is nothing to measure.
- */
+/** Mean per token with its 95% interval from a bootstrap over documents, as windows of one document are alike. Null without tokens. */
 export function documentMean(windows: readonly WindowSum[], random: Random): Gain | null {
   const sums = sumsByDocument(windows);
   const tokens = sums.reduce((total, document) => total + document.tokens, 0);
@@ -59,13 +56,13 @@ export function intervalOf(draws: readonly number[]): [number, number] {
 }
 
 /** Resampling a single document would give an interval of no width. */
-export const fewestMeasuredDocuments = 2;
+export const minMeasuredDocuments = 2;
 /** With so many documents about two of them are in the tenth that is held out for test. */
-export const documentsPerCentroid = 10 * fewestMeasuredDocuments;
+export const documentsPerCentroid = 10 * minMeasuredDocuments;
 
 /** Gain of an adapter over the base, and its interval over documents; null where fewer than two were held out. */
 export function documentGain(losses: readonly WindowLoss[], random: Random): Gain | null {
-  if (new Set(losses.map(({ document }) => document)).size < fewestMeasuredDocuments) return null;
+  if (new Set(losses.map(({ document }) => document)).size < minMeasuredDocuments) return null;
   return documentMean(
     losses.map(({ document, tokens, base, adapted }) => ({ document, tokens, sum: base - adapted })),
     random,
@@ -88,9 +85,8 @@ export interface ScaleTrial {
 }
 
 /**
- * A centroid's scale: of those under which no corpus gets worse, the one with the lowest loss; 0 (auto-off) where that gains next
- * to nothing. Without the first condition a corpus that gains much would pay for one that loses, and text that the base knows by
- * heart would be served worse than by the base.
+ * A centroid's scale: the one with the lowest loss of those under which no corpus gets worse; 0 (auto-off) where its gain is
+ * negligible. Text that the base knows by heart can only lose, so no other corpus may outweigh it.
  */
 export function chooseScale(trials: readonly ScaleTrial[]): number {
   const tokens = trials.reduce((sum, trial) => sum + trial.tokens, 0);

@@ -32,10 +32,7 @@ export function shapeOf(name: ParameterName, shape: BankShape, hiddenSize: numbe
   }[name];
 }
 
-/**
- * A ~ N(0, 1/D), B = 0, gates ≈ 1 with a small dependence on the input: the delta starts at exactly zero, and the
- * first gradient steps build a bank that all centroids share before the gates tell them apart.
- */
+/** A ~ N(0, 1/D), B = 0 (so the delta starts at zero), gates ≈ 1 with a small dependence on the input. */
 export function initialParameters(
   shape: BankShape,
   hiddenSize: number,

@@ -33,17 +33,13 @@ export interface TrainerState {
 const clustersPerStep = 6;
 const windowsPerCluster = 5;
 /**
- * Windows of any cluster that a step also takes, with the origin of the prompt space (the mean of all text) as their input. Gates
- * are nearly linear in their input, so what is learned at the origin becomes part of every adapter. Without them an adapter gains
- * on text of its own centroid and little on text that is far from all centroids.
+ * Further windows of a step, of any cluster, whose input is the origin of the prompt space (the mean of all text). Gates are nearly
+ * linear in their input, so every adapter includes what is learned there, and gains on text far from all centroids, too.
  */
 const windowsAtOrigin = 60;
-/**
- * Tokens that a step takes of a window, drawn anew each time. Neighbouring tokens teach much the same, so few tokens of many
- * windows teach more than all tokens of few.
- */
+/** Drawn anew in each step. Neighbouring tokens are alike, so few tokens of many windows teach more than all tokens of few. */
 const tokensPerWindow = 48;
-/** Tokens of a step in which no window is shorter. */
+/** If no window is shorter than `tokensPerWindow`. */
 export const tokensPerStep = (clustersPerStep * windowsPerCluster + windowsAtOrigin) * tokensPerWindow;
 const warmUpSteps = 20;
 export const adamWDefaults: AdamWOptions = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8, weightDecay: 0 };
@@ -178,13 +174,8 @@ function initialState({ hiddenSize, vocabularySize }: HeadWeights, shape: BankSh
 
 /** Window indexes of each cluster that has any. */
 function membersOf({ memberOf }: TrainingClusters): number[][] {
-  const members = new Map<number, number[]>();
-  for (const [index, k] of memberOf.entries()) {
-    const list = members.get(k);
-    if (list) list.push(index);
-    else members.set(k, [index]);
-  }
-  return [...members].sort(([j], [k]) => j - k).map(([, list]) => list);
+  const members = Map.groupBy(memberOf.keys(), (index) => memberOf[index]);
+  return [...members].sort(([j], [k]) => j - k).map(([, indexes]) => indexes);
 }
 
 /** The windows' inputs one under the other, [S, P]. */

@@ -1,6 +1,7 @@
 /** Labels of centroids, made of characteristic pieces, and their positions on a map. */
 import type { Window } from "../corpus/windows.ts";
 import { symmetricEigen } from "./eigen.ts";
+import { covariance, meanOf } from "./prompt-space.ts";
 
 /** Strength of the corpus as a prior, in tokens: rare pieces need more evidence to become characteristic. */
 const priorTokens = 1000;
@@ -55,25 +56,21 @@ export function countsByCluster(
 /** Where the centroids lie on a map: in the plane of their first two principal components, [K]. */
 export function mapPositions(centroids: Float32Array, dimensions: number): [number, number][] {
   const P = dimensions;
-  const K = centroids.length / P;
-  const mean = new Float64Array(P);
-  for (let i = 0; i < centroids.length; i++) mean[i % P] += centroids[i] / K;
-  const covariance = new Float64Array(P * P);
-  for (let k = 0; k < K; k++) {
-    for (let i = 0; i < P; i++) {
-      for (let j = 0; j < P; j++) {
-        covariance[i * P + j] += (centroids[k * P + i] - mean[i]) * (centroids[k * P + j] - mean[j]);
-      }
-    }
-  }
-  const { vectors } = symmetricEigen(covariance, P);
-  const along = (k: number, axis: number) => {
+  const points = Array.from({ length: centroids.length / P }, (_, k) =>
+    Float64Array.from(centroids.subarray(k * P, (k + 1) * P)),
+  );
+  const mean = meanOf(points, P);
+  const { vectors } = symmetricEigen(
+    covariance(points, () => mean, P, 1),
+    P,
+  );
+  const along = (point: Float64Array, axis: number) => {
     if (axis >= P) return 0;
     let projection = 0;
-    for (let p = 0; p < P; p++) projection += (centroids[k * P + p] - mean[p]) * vectors[axis * P + p];
+    for (let p = 0; p < P; p++) projection += (point[p] - mean[p]) * vectors[axis * P + p];
     return projection;
   };
-  return Array.from({ length: K }, (_, k) => [along(k, 0), along(k, 1)]);
+  return points.map((point) => [along(point, 0), along(point, 1)]);
 }
 
 function sum(values: Float64Array): number {

@@ -7,7 +7,7 @@ export interface Eigen {
   vectors: Float64Array;
 }
 
-const maximumSweeps = 60;
+const maxSweeps = 60;
 /** Of the largest diagonal element: where an off-diagonal one counts as zero. */
 const relativeTolerance = 1e-15;
 
@@ -18,7 +18,7 @@ export function symmetricEigen(matrix: Float64Array, n: number): Eigen {
   for (let i = 0; i < n; i++) v[i * n + i] = 1;
   let largest = 0;
   for (let i = 0; i < n; i++) largest = Math.max(largest, Math.abs(a[i * n + i]));
-  for (let sweep = 0; sweep < maximumSweeps; sweep++) {
+  for (let sweep = 0; sweep < maxSweeps; sweep++) {
     let rotated = false;
     for (let p = 0; p < n - 1; p++) {
       for (let q = p + 1; q < n; q++) {

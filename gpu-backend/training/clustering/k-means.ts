@@ -12,7 +12,7 @@ export interface Clusters {
 
 /** Independent starts, of which the best counts. */
 const starts = 8;
-const maximumRounds = 50;
+const maxRounds = 50;
 
 /**
  * Clusters `points` [n, P], unit rows. k-means++ starts; an empty cluster restarts at the point that is least similar to its centroid.
@@ -68,7 +68,7 @@ export function refine(points: Float32Array, P: number, start: Float32Array): Cl
   const centroids = start.slice();
   const memberOf = new Int32Array(n).fill(-1);
   const similarities = new Float64Array(n);
-  for (let round = 0; round < maximumRounds; round++) {
+  for (let round = 0; round < maxRounds; round++) {
     const moved = assignAll(points, P, centroids, memberOf, similarities);
     if (moved === 0) break;
     reseedEmpty(K, memberOf, similarities);

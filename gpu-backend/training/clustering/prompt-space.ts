@@ -1,8 +1,7 @@
 /**
- * Fits the projection that the prompt embedding starts from: the mean of token-embedding rows, less the corpus mean, onto
- * the P directions of Fisher's discriminant with a class per document, which have the largest variance between documents
- * relative to the variance within them. The projection is linear in the token rows, so it is stored as one V×P table for the
- * edge. Not here: fitting the rows of that table (placement.ts).
+ * Fits the projection that the prompt embedding starts from: Fisher's discriminant with a class per document, that is the P
+ * directions with the largest variance between documents relative to the variance within them. It is linear in the token
+ * embeddings, so the edge has it as one table [V, P], whose rows placement.ts then fits.
  */
 import { symmetricEigen } from "./eigen.ts";
 
@@ -64,10 +63,7 @@ function discriminantOf(within: Float64Array, total: Float64Array, D: number, P:
   return transform;
 }
 
-/**
- * Principal directions [D, P], half-whitened (λ^-¼): between PCA (λ⁰: a few common directions drown the rest) and
- * whitening (λ^-½: noise is blown up). For text whose documents are not known.
- */
+/** Principal directions [D, P], half-whitened (λ^-¼, between PCA and whitening). For text whose documents are not known. */
 function halfWhitenedOf(total: Float64Array, D: number, P: number): Float32Array {
   const { values, vectors } = symmetricEigen(total, D);
   const transform = new Float32Array(D * P);
@@ -102,14 +98,14 @@ function meanEmbedding(tokenEmbedding: Float32Array, D: number, ids: Int32Array)
   return mean;
 }
 
-function meanOf(points: readonly Float64Array[], D: number): Float64Array {
+export function meanOf(points: readonly Float64Array[], D: number): Float64Array {
   const mean = new Float64Array(D);
   for (const point of points) for (let d = 0; d < D; d++) mean[d] += point[d] / points.length;
   return mean;
 }
 
 /** Σ (x − centre)(x − centre)ᵀ / divisor, [D, D] */
-function covariance(
+export function covariance(
   points: readonly Float64Array[],
   centreOf: (index: number) => Float64Array,
   D: number,

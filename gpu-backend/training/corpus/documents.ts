@@ -1,4 +1,5 @@
-/** From file contents to documents, the unit that is held out. A document is never split between training and test. */
+/** From file contents to documents, the unit that is held out, and which split each belongs to. Pure. */
+import { createHash } from "node:crypto";
 
 export interface Document {
   /** Where it came from, for messages. */
@@ -9,7 +10,7 @@ export interface Document {
 }
 
 /** A corpus of fewer documents than this is cut into sections, or there would be nothing to hold out. */
-const minimumDocuments = 10;
+const minDocuments = 10;
 const sectionCharacters = 16_000;
 
 const recordExtensions = [".jsonl", ".ndjson"];
@@ -58,7 +59,7 @@ function recordOf(name: string, line: string): Pick<Document, "text" | "answerAt
  * characters, which then count as documents. A corpus with enough documents comes back as it is.
  */
 export function withEnoughDocuments(documents: readonly Document[]): Document[] {
-  if (documents.length >= minimumDocuments) return [...documents];
+  if (documents.length >= minDocuments) return [...documents];
   return documents.flatMap(({ name, text }) =>
     sectionsOf(text, sectionCharacters).map((section, index) => ({ name: `${name}#${index + 1}`, text: section })),
   );
@@ -76,4 +77,26 @@ export function sectionsOf(text: string, characters: number): string[] {
   }
   sections.push(text.slice(start));
   return sections.filter((section) => section.trim());
+}
+
+export const splits = ["train", "validation", "test"] as const;
+export type Split = (typeof splits)[number];
+
+const heldOutFraction = 0.1;
+
+/**
+ * The split of each document of a corpus: in the order of the documents' hashes the first tenth is test (measurements), the second
+ * validation (choices), at least one each. Throws an Error for fewer than three documents.
+ */
+export function splitDocuments(corpusName: string, documents: readonly { text: string }[]): Split[] {
+  if (documents.length < 3) {
+    throw new Error(`corpus ${corpusName} has ${documents.length} document(s); training, validation and test need 3`);
+  }
+  const heldOut = Math.max(1, Math.round(documents.length * heldOutFraction));
+  const hashes = documents.map(({ text }) => createHash("sha256").update(text).digest("hex"));
+  const order = [...hashes.keys()].sort((i, j) => (hashes[i] < hashes[j] ? -1 : 1));
+  const result = new Array<Split>(documents.length).fill("train");
+  for (const document of order.slice(0, heldOut)) result[document] = "test";
+  for (const document of order.slice(heldOut, 2 * heldOut)) result[document] = "validation";
+  return result;
 }

@@ -13,7 +13,7 @@ import { documentTexts } from "./recipes.ts";
 const newDocuments = 300;
 const newDocumentCharacters = 20_000;
 /** Shorter pages are menus and redirections, with too few tokens to score. */
-const leastCharacters = 400;
+const minCharacters = 400;
 
 /** Makes sure that the named corpora are in `folder`. Throws an Error where one differs from the lock. */
 export async function fetchCorpora(
@@ -78,7 +78,7 @@ export function textOf(line: string): string {
 }
 
 function isLongEnough(text: string): boolean {
-  return text.length >= leastCharacters;
+  return text.length >= minCharacters;
 }
 
 function hashOf(path: string, content: string): string {

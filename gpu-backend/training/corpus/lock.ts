@@ -1,6 +1,6 @@
 /**
- * The corpus lock: which text the embedded adapters are trained and measured on, to the byte. It records packages by name,
- * version and hash, and documents by length and hash, so that equal locks mean equal text and equal splits.
+ * The corpus lock: which text the embedded adapters are trained and measured on, to the byte. Equal locks mean equal text and
+ * equal splits.
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -83,17 +83,13 @@ export async function lockedCorpora(role: LockedCorpus["role"], folder: string):
     const corpus = await readCorpus(source).catch((cause: unknown) => {
       throw new Error(`corpus ${source.name} is not in ${folder}: run npm run corpora -- ${folder}`, { cause });
     });
-    requireLocked(lock, corpus);
+    const locked = lock.corpora.find(({ name }) => name === corpus.name)!;
+    if (locked.sha256 !== corpus.sha256) {
+      throw new Error(`corpus ${corpus.name} has SHA-256 ${corpus.sha256}, the lock ${locked.sha256}`);
+    }
     read.push(corpus);
   }
   return read;
-}
-
-/** Throws an Error when a corpus is not the locked one of its name. */
-export function requireLocked(lock: CorpusLock, { name, sha256 }: Pick<Corpus, "name" | "sha256">): void {
-  const locked = lock.corpora.find((corpus) => corpus.name === name);
-  if (!locked) throw new Error(`the corpus lock has no ${name}`);
-  if (locked.sha256 !== sha256) throw new Error(`corpus ${name} has SHA-256 ${sha256}, the lock ${locked.sha256}`);
 }
 
 /** Whether the base with these weights was trained on text like a corpus of this content, as far as is known. */

@@ -2,12 +2,12 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Progress } from "../progress.ts";
+import { type Split, splitDocuments } from "./documents.ts";
 import { linesOf, textOf } from "./fetch-corpora.ts";
 import { type CorpusLock, documentHash, type LockedCorpus, lockPath, readLock } from "./lock.ts";
 import { pinNewest, unpackPinned } from "./packages.ts";
 import { corpusHash } from "./read-corpus.ts";
 import { nearDuplicates, Shingler } from "./shingles.ts";
-import { type Split, splitDocuments } from "./splits.ts";
 
 /** A corpus with its packages pinned anew, and the texts of its documents. */
 interface Draft {
@@ -38,8 +38,8 @@ export async function makeLock(folder: string, recorded: string, progress: Progr
 }
 
 /**
- * Texts to leave out of each corpus. New text stays, then test documents, then validation: training gives way. What is left
- * out moves the bounds between splits, so this is repeated until nothing more is found.
+ * Near-duplicates to remove from each corpus: of two, the one that is not new text, else not test, else not validation. A removal
+ * moves the bounds between splits, so this repeats until nothing more is found.
  */
 function removedFrom(drafts: readonly Draft[]): Map<string, Set<string>> {
   const removed = new Map(drafts.map(({ corpus }) => [corpus.name, new Set<string>()]));

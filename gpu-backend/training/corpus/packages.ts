@@ -1,7 +1,4 @@
-/**
- * Downloads packages of Debian's and npm's by name, version and hash, and unpacks them. Needs apt-get and dpkg-deb for
- * Debian's, npm and tar for npm's. Nothing is installed, and no script of a package runs.
- */
+/** Downloads Debian packages (apt-get, dpkg-deb) and npm packages (npm, tar) by version and hash, and unpacks them without installing. */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, rename, rm } from "node:fs/promises";
@@ -23,9 +20,8 @@ export interface PinnedPackage extends PackageSource {
 }
 
 /**
- * Unpacks a pinned package into `<folder>/<name>` and returns that path. The archive is kept as `<folder>/<file>`, and taken
- * from there if it is present, so that a version which its registry no longer has can be put there by hand.
- * Throws an Error when the archive cannot be had, or has another hash.
+ * Unpacks a pinned package into `<folder>/<name>` and returns that path. Uses the archive in `folder` if it is present: one that
+ * its registry has dropped can be put there by hand. Throws an Error when the archive is unavailable or has another hash.
  */
 export async function unpackPinned(pinned: PinnedPackage, folder: string): Promise<string> {
   const file = join(folder, archiveName(pinned));

@@ -1,6 +1,6 @@
 /**
- * How the corpora of the lock are made of their packages' files. What each corpus is, and of which packages, is in lock.json.
- * New text was chosen, cut and hashed before anything was scored on it; nothing may be chosen by what is measured on it.
+ * How each corpus of lock.json is made from the files of its packages. New text was chosen before anything was scored on it, and
+ * no choice may depend on what is measured on it.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -100,8 +100,8 @@ async function austen(folder: string): Promise<string[]> {
 }
 
 /**
- * The character vectors of a lazy-load database of R. A record is the size of its value (4 bytes) and a zlib stream of R's
- * XDR serialisation, where a string is a header that ends in type 9, its length, and its bytes.
+ * The character vectors of a lazy-load database of R. A record is a size (4 bytes) and a zlib stream of R's XDR serialisation,
+ * where a string is a header that ends in type 9, its length, and its bytes.
  */
 export function novelsOf(database: Uint8Array): string[][] {
   const novels: string[][] = [];

@@ -2,7 +2,7 @@
 
 const words = 8;
 /** One n-gram in so many is kept, chosen by its hash, so that the same n-gram is kept wherever it occurs. */
-const keptOneIn = 4;
+const samplingInterval = 4;
 
 /** Numbers words, and hashes their n-grams. The same instance must hash all texts that are compared. */
 export class Shingler {
@@ -15,7 +15,7 @@ export class Shingler {
     for (let end = words; end <= ids.length; end++) {
       let hash = 0;
       for (let i = end - words; i < end; i++) hash = mixed(Math.imul(hash, 31) + ids[i]);
-      if ((hash >>> 0) % keptOneIn === 0) hashes.add(hash);
+      if ((hash >>> 0) % samplingInterval === 0) hashes.add(hash);
     }
     return hashes;
   }
@@ -52,7 +52,7 @@ export interface GroupedText {
 /** A text with at least this share of its n-grams in texts of other groups is a near-duplicate. */
 export const nearDuplicate = 0.5;
 /** Shorter texts are judged by too few n-grams. */
-const fewestShingles = 4;
+const minShingles = 4;
 
 /** Indexes of the texts that are near-duplicates of texts of other groups that come before them. */
 export function nearDuplicates(texts: readonly GroupedText[], shingler: Shingler): number[] {
@@ -62,7 +62,7 @@ export function nearDuplicates(texts: readonly GroupedText[], shingler: Shingler
   for (const [index, { group, text }] of texts.entries()) {
     const shingles = shingler.of(text);
     const elsewhere = { has: (hash: number) => (groupOf.get(hash) ?? group) !== group };
-    if (shingles.size >= fewestShingles && overlap(shingles, elsewhere) >= nearDuplicate) {
+    if (shingles.size >= minShingles && overlap(shingles, elsewhere) >= nearDuplicate) {
       found.push(index);
       continue;
     }

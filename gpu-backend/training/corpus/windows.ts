@@ -7,7 +7,7 @@ import type { Random } from "../random.ts";
 export const prefixTokens = 64;
 export const windowTokens = 256;
 /** A document's last, shorter window is kept when it scores at least this many tokens. */
-const minimumScoredTokens = 16;
+const minScoredTokens = 16;
 
 export interface Window {
   corpus: number;
@@ -38,26 +38,18 @@ export function targetsOf(window: Window): Int32Array {
 
 export function windowsOf(corpus: number, document: number, tokenIds: Int32Array): Window[] {
   const windows: Window[] = [];
-  for (let start = 0; start + prefixTokens + minimumScoredTokens <= tokenIds.length; start += windowTokens) {
+  for (let start = 0; start + prefixTokens + minScoredTokens <= tokenIds.length; start += windowTokens) {
     windows.push({ corpus, document, tokenIds: tokenIds.subarray(start, start + windowTokens) });
   }
   return windows;
 }
 
-/**
- * Draws at most `limit` windows, the same number of each corpus; what a small corpus lacks is drawn of the others. Keeps the
- * order of `windows`.
- */
+/** Draws at most `limit` windows in their order, as many of each corpus; other corpora make up for one that has fewer. */
 export function sampleWindows(windows: readonly Window[], limit: number, random: Random): Window[] {
   if (windows.length <= limit) return [...windows];
-  const byCorpus = new Map<number, Window[]>();
-  for (const window of windows) {
-    const list = byCorpus.get(window.corpus);
-    if (list) list.push(window);
-    else byCorpus.set(window.corpus, [window]);
-  }
   const chosen = new Set<Window>();
   let left = limit;
+  const byCorpus = Map.groupBy(windows, ({ corpus }) => corpus);
   const smallestFirst = [...byCorpus.values()].sort((a, b) => a.length - b.length);
   for (const [index, list] of smallestFirst.entries()) {
     const share = Math.floor(left / (smallestFirst.length - index));

@@ -3,9 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { documentsOf, withEnoughDocuments } from "../../../gpu-backend/training/corpus/documents.ts";
+import { documentsOf, splitDocuments, withEnoughDocuments } from "../../../gpu-backend/training/corpus/documents.ts";
+import { withoutBoilerplate } from "../../../gpu-backend/training/corpus/package-files.ts";
 import { parseSource, readCorpus } from "../../../gpu-backend/training/corpus/read-corpus.ts";
-import { splitDocuments } from "../../../gpu-backend/training/corpus/splits.ts";
 import {
   prefixTokens,
   sampleWindows,
@@ -95,4 +95,28 @@ test("a sample is shared fairly between corpora and keeps the order", () => {
   const counts = [0, 1, 2].map((corpus) => sample.filter((window) => window.corpus === corpus).length);
   expect(counts).toEqual([50, 10, 50]);
   expect(sample).toEqual(windows.filter((window) => sample.includes(window)));
+});
+
+const page = (own: string) => ({
+  path: own,
+  text: `Home |  Contents\n\n${own}\n\n\n\n\nmore of ${own}  \nNext   page\n`,
+});
+
+test("what pages have in common goes, whatever its spaces; what is their own stays in order", () => {
+  const pages = Array.from({ length: 12 }, (_, i) => page(`page ${i}`));
+  pages[3].text = pages[3].text.replace("Next   page", "  Next page");
+  for (const [i, text] of withoutBoilerplate(pages).entries()) expect(text).toBe(`page ${i}\n\nmore of page ${i}\n`);
+});
+
+test("a few pages' common lines may be text of their own, and stay", () => {
+  const pages = Array.from({ length: 4 }, (_, i) => page(`page ${i}`));
+  for (const text of withoutBoilerplate(pages)) expect(text).toContain("Next   page");
+});
+
+test("a page that nothing is left of is no document", () => {
+  const pages = [
+    ...Array.from({ length: 12 }, (_, i) => page(`page ${i}`)),
+    { path: "menu", text: "Home | Contents\n" },
+  ];
+  expect(withoutBoilerplate(pages)).toHaveLength(12);
 });

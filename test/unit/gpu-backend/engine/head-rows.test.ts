@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { HeadRows } from "../../../../gpu-backend/engine/head-rows.ts";
 import { Sequence, vocabularyOf } from "../../../../gpu-backend/engine/sequence.ts";
-import { minimumPrefillTokens } from "../../../../gpu-backend/runtime/step.ts";
+import { minPrefillTokens } from "../../../../gpu-backend/runtime/step.ts";
 import { sequenceRequest } from "../../../support/engine-harness.ts";
 import { fakeConfig } from "../../../support/fake-runner.ts";
 
@@ -21,7 +21,7 @@ test("a lone row of evidence asks its prompt's keys as often as rows among other
   };
   const alone = evidenceOf([1]);
   expect(alone).toMatchObject({ keys, count: 3, positions: 64 });
-  expect(alone.queries).toHaveLength(3 * minimumPrefillTokens);
+  expect(alone.queries).toHaveLength(3 * minPrefillTokens);
   const among = evidenceOf([0, 1, 1, 1, 2]);
   for (const [x, row] of [0, 1, 2, 3, 4].entries()) expect(among.queries[among.answers[x]]).toBe(row);
   expect(among.queries).toHaveLength(3 * 3);

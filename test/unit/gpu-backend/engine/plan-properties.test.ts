@@ -15,7 +15,7 @@ interface Habit {
   /** Chance of sending something at a step. */
   eagerness: number;
   most: number;
-  longestPrompt: number;
+  maxPromptTokens: number;
   longestAnswer: number;
 }
 
@@ -40,7 +40,7 @@ class RandomRun {
       tenant: `t${i}`,
       eagerness: oneOf(0.02, 0.1, 0.5),
       most: oneOf(1, 4, 30),
-      longestPrompt: oneOf(5, 70, 400),
+      maxPromptTokens: oneOf(5, 70, 400),
       longestAnswer: oneOf(2, 20, 100),
     }));
   }
@@ -72,11 +72,11 @@ class RandomRun {
   }
 
   #arrivals(): void {
-    for (const { tenant, eagerness, most, longestPrompt, longestAnswer } of this.#habits) {
+    for (const { tenant, eagerness, most, maxPromptTokens, longestAnswer } of this.#habits) {
       const own = [...this.#open].filter((one) => one.tenant === tenant);
       for (let count = own.length; count < most && random() < eagerness; count++) {
         const prefix = random() < 0.2 ? `${tenant}-${between(0, 20)}` : null;
-        const one = fake(between(1, longestPrompt), between(1, longestAnswer), { tenant, prefix });
+        const one = fake(between(1, maxPromptTokens), between(1, longestAnswer), { tenant, prefix });
         this.#open.add(one);
         this.simulation.enqueue(one);
       }

@@ -4,7 +4,7 @@ import {
   type DeviceSetting,
   deviceSettings,
   devicesToProbe,
-  minimumSpeedup,
+  minSpeedup,
   type Probe,
   probeTolerance,
 } from "../../../../gpu-backend/runtime/device.ts";
@@ -13,7 +13,7 @@ import type { Device } from "../../../../gpu-backend/runtime/session.ts";
 
 const right = Float32Array.of(1, -2, 4);
 const cpu: Probe = { milliseconds: 10, result: right };
-const gpu: Probe = { milliseconds: 10 / minimumSpeedup, result: right };
+const gpu: Probe = { milliseconds: 10 / minSpeedup, result: right };
 const slow: Probe = { milliseconds: 400, result: right };
 const wrong: Probe = { milliseconds: 1, result: Float32Array.of(1, -2, 4 + 8 * probeTolerance) };
 const broken: Probe = { milliseconds: 1, result: Float32Array.of(1, Number.NaN, 4) };

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { labelsOf, mapPositions } from "../../../gpu-backend/training/clustering/describe.ts";
 import { kMeans, refine } from "../../../gpu-backend/training/clustering/k-means.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
 
@@ -47,4 +48,21 @@ test("an empty cluster is seeded anew, so none stays empty", () => {
 
 test("more clusters than points is refused with both numbers", () => {
   expect(() => kMeans(new Float32Array(2 * P), P, { clusters: 3, seed })).toThrow(/3 clusters.*2/);
+});
+
+const pieces = [" the", " whale", " query", "ing", " WHALE", " a"];
+
+test("labels are what a cluster has more of than the corpus, words only, each once", () => {
+  const counts = [Float64Array.of(5000, 300, 1, 200, 90, 500), Float64Array.of(5000, 2, 250, 340, 1, 500)];
+  const [sea, tables] = labelsOf(counts, (id) => pieces[id], 1);
+  expect(sea).toEqual(["whale"]);
+  expect(tables).toEqual(["query"]);
+});
+
+test("the map keeps what is far apart far apart", () => {
+  const centroids = Float32Array.of(1, 0, 0, 0.99, 0.1, 0, -1, 0, 0);
+  const [a, b, c] = mapPositions(centroids, 3);
+  const distance = (p: number[], q: number[]) => Math.hypot(p[0] - q[0], p[1] - q[1]);
+  expect(distance(a, b)).toBeCloseTo(Math.hypot(0.01, 0.1), 3);
+  expect(distance(a, c)).toBeCloseTo(2, 3);
 });
