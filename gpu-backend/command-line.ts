@@ -1,6 +1,6 @@
 /**
- * What every command of `chameleon` has in common: `--help` with examples, `--version`, one sentence for bad usage (exit
- * code 2) and for a failure (1), 130 after Ctrl-C, and a quiet end where nobody reads on. Not here: the commands.
+ * What every command of `chameleon` has in common: `--help` with examples, `--version`, one sentence for bad usage (exit code
+ * 2) and for a failure (1), 130 after Ctrl-C, and a quiet end when nobody reads the output.
  */
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
@@ -12,7 +12,7 @@ const { version } = JSON.parse(readFileSync(new URL("../package.json", import.me
 
 export const exitCodes = { failed: 1, badUsage: 2, interrupted: 130, brokenPipe: 141 } as const;
 
-/** Thrown where Ctrl-C ended the work. Its message says how to go on. */
+/** Thrown when Ctrl-C ended the work. Its message tells how to resume. */
 export class Interrupted extends Error {}
 
 /** A command named `chameleon NAME`. `examples` are shown in its help, one a line, and `notes` after them. */
@@ -35,16 +35,19 @@ export async function runCommand(command: Command): Promise<void> {
   await command.parseAsync();
 }
 
-/** The same for a file that is its own action: returns its options. */
+/** Parses the arguments of a command without subcommands, and returns its options. */
 export function parsedOptions<Options extends object>(command: Command): Options {
   process.on("uncaughtException", (error) => fail(command, error));
   return command.parse().opts<Options>();
 }
 
-/** A signal to a process group reaches a command twice, directly and through the bootstrap: within this time, in milliseconds. */
+/** A signal to a process group reaches a command twice within this time, in milliseconds: directly and through the bootstrap. */
 const sameRequestMs = 500;
 
-/** Calls `stop` whenever this process is asked to end; a signal that comes twice at once is one request. `now` is in milliseconds. */
+/**
+ * Calls `stop` whenever this process is asked to end; a signal that comes twice at once is one request. `now` is in
+ * milliseconds.
+ */
 export function onStopRequest(now: () => number, stop: (signal: NodeJS.Signals) => void): void {
   let lastMs = Number.NEGATIVE_INFINITY;
   const request = (signal: NodeJS.Signals) => {
@@ -73,7 +76,7 @@ function fail(command: Command, error: unknown): never {
   process.exit(error instanceof Interrupted ? exitCodes.interrupted : exitCodes.failed);
 }
 
-/** As a shell counts SIGPIPE: `chameleon keys list | head -1` is no failure worth a word. */
+/** Ends without a message when the reader has closed the pipe, as in `chameleon keys list | head -1`. */
 function endOfReader({ code }: NodeJS.ErrnoException): void {
   process.exit(code === "EPIPE" ? exitCodes.brokenPipe : exitCodes.failed);
 }

@@ -5,16 +5,16 @@ import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { processNamePattern } from "../shared/contracts/process-name.ts";
-import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
+import { readOtlpTarget } from "../shared/observability/otlp.ts";
 import { choice, integer, misspeltSetting, optionalInteger, optionalText, secret, text, url } from "./settings.ts";
 
-export const deviceNames = ["auto", "cpu", "webgpu", "cuda"] as const;
+const deviceNames = ["auto", "cpu", "webgpu", "cuda"] as const;
 
 const MiB = 2 ** 20;
 
 /**
- * Prompt tokens a sequence prefills per step, and of a block of the prefix cache; part of how a prompt is computed, so no
- * setting. Half as many would cost a lone prompt a tenth more time, twice as many the others a longer pause.
+ * Prompt tokens that a sequence prefills per step, and of a block of the prefix cache. No setting, as it changes results. Half
+ * as many would cost a lone prompt a tenth more time, twice as many would pause other sequences longer.
  */
 export const chunkTokens = 128;
 
@@ -119,43 +119,13 @@ export const environmentSchema = z.object({
   OTEL_EXPORTER_OTLP_HEADERS: secret("name=value,name=value", "Headers that the collector wants"),
 });
 
-export interface BackendConfig {
-  host: string;
-  port: number;
-  /** null: one is made at start. */
-  name: string | null;
-  modelDirectory: string;
-  weightFormat: "fp32" | "int8" | "block8" | "block4";
-  device: (typeof deviceNames)[number];
-  threads: number;
-  maxSequences: number;
-  maxQueue: number;
-  stepTokens: number;
-  /** null: what the memory limit leaves. */
-  kvBytes: number | null;
-  prefixCacheBytes: number;
-  adapterCacheBytes: number;
-  dataDirectory: string;
-  tenantAdapterBytes: number;
-  /** Of all tenants together. */
-  adaptersBytes: number;
-  /** null: only the artifacts of the model folder are served. */
-  artifactStore: { url: string; credentials: { accessKeyId: string; secretAccessKey: string } | null } | null;
-  artifactPollMs: number;
-  artifactSets: number;
-  artifactGraceMs: number;
-  stallMs: number;
-  drainMs: number;
-  /** A call must be signed with one of them; none: calls need no signature. */
-  secrets: string[];
-  otlp: OtlpTarget | null;
-}
+export type BackendConfig = ReturnType<typeof readConfig>;
 
 /** Reads and checks the settings; `given` wins over the environment. Throws an Error that names each variable at fault. */
 export function readConfig(
   environment: Record<string, string | undefined> = process.env,
   given: Record<string, string | undefined> = {},
-): BackendConfig {
+) {
   const variables = { ...environment, ...given };
   const parsed = environmentSchema.safeParse(variables);
   if (!parsed.success) {
@@ -169,6 +139,7 @@ export function readConfig(
   return {
     host: values.BACKEND_HOST,
     port: values.BACKEND_PORT,
+    /** null: one is made at start. */
     name: values.BACKEND_NAME || null,
     modelDirectory: values.MODEL_DIR,
     weightFormat: values.WEIGHT_FORMAT,
@@ -177,18 +148,21 @@ export function readConfig(
     maxSequences: values.MAX_SEQUENCES,
     maxQueue: values.MAX_QUEUE,
     stepTokens: values.STEP_TOKENS,
+    /** null: what the memory limit leaves. */
     kvBytes: values.KV_BYTES ?? null,
     prefixCacheBytes: values.PREFIX_CACHE_BYTES,
     adapterCacheBytes: values.ADAPTER_CACHE_BYTES,
     dataDirectory: values.DATA_DIR,
     tenantAdapterBytes: values.TENANT_ADAPTER_BYTES,
     adaptersBytes: values.ADAPTERS_BYTES,
+    /** null: only the artifacts of the model folder are served. */
     artifactStore: values.ARTIFACTS_URL ? { url: values.ARTIFACTS_URL, credentials: credentialsOf(values) } : null,
     artifactPollMs: values.ARTIFACTS_POLL_MS,
     artifactSets: values.ARTIFACT_SETS,
     artifactGraceMs: values.ARTIFACT_GRACE_MS,
     stallMs: values.STALL_MS,
     drainMs: values.DRAIN_MS,
+    /** A call must be signed with one of them; none: calls need no signature. */
     secrets: readSecrets(values.BACKEND_SECRETS, "BACKEND_SECRETS"),
     otlp: readOtlpTarget(values.OTEL_EXPORTER_OTLP_ENDPOINT, values.OTEL_EXPORTER_OTLP_HEADERS),
   };

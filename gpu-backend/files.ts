@@ -1,22 +1,22 @@
 /**
- * Reads untrusted files up to a size limit, and writes files in one step: a reader sees the old bytes or the new ones, never half of
- * them. New bytes are first written to a folder of their own beside the file, which is removed when the write fails, and by
- * `removeUnfinished` when its process was killed.
+ * Reads untrusted files up to a size limit, and writes files in one step: a reader sees the old bytes or the new ones, never
+ * half of them. New bytes are first written to a folder of their own beside the file, which is removed when the write fails,
+ * and by `removeUnfinished` when its process was killed.
  */
 import { constants, open } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 
 /**
- * Returns at most `mostBytes + 1` bytes, so the caller can detect an oversized file. Rejects with an Error if it is not a
+ * Returns at most `maxBytes + 1` bytes, so the caller can detect an oversized file. Rejects with an Error if it is not a
  * regular file; opening a pipe does not block.
  */
-export async function readFileAtMost(path: string, mostBytes: number): Promise<Uint8Array<ArrayBuffer>> {
+export async function readFileAtMost(path: string, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
   // Windows has no O_NONBLOCK.
   const file = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
   try {
     const about = await file.stat();
     if (!about.isFile()) throw new Error(`${path} is not a file`);
-    const bytes = new Uint8Array(Math.min(about.size, mostBytes + 1));
+    const bytes = new Uint8Array(Math.min(about.size, maxBytes + 1));
     let length = 0;
     while (length < bytes.length) {
       const { bytesRead } = await file.read(bytes, length);

@@ -1,6 +1,6 @@
 /**
- * The backend: an engine in its own process for each set of artifacts, HTTP in this one. Prints one JSON line on stdout when
- * a real token has been generated; everything else goes to stderr. SIGTERM or SIGINT drains, a second one ends at once.
+ * The backend: an engine in its own process for each set of artifacts, HTTP in this one. Prints one JSON line on stdout when a
+ * token has been generated; everything else goes to stderr. SIGTERM or SIGINT drains, a second one ends at once.
  */
 import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
@@ -33,8 +33,8 @@ import { Tracer } from "./http/tracing.ts";
 import { readModelConfig } from "./runtime/model-folder.ts";
 import { addFlags, environmentNotes } from "./settings.ts";
 
-/** How long connections may take to hear their last frames when the backend ends, in milliseconds. */
-const lastWordsMs = 1000;
+/** Timeout for connections to receive their last frames when the backend ends, in milliseconds. */
+const closeMs = 1000;
 const openToAll =
   "ANYBODY WHO REACHES THIS PORT MAY USE THE MODEL AND READ TENANTS' ADAPTERS: set BACKEND_SECRETS here and at the edge.";
 
@@ -100,7 +100,7 @@ async function run(config: BackendConfig): Promise<void> {
       ...metrics,
       ...engineLog(log, metrics, config.weightFormat),
     };
-    // Secrets stay here: the engine's process is the one whose memory a native fault may leave in a core dump.
+    // Secrets stay in this process: a native fault may leave the engine's memory in a core dump.
     const { secrets, artifactStore, otlp, ...open } = config;
     const settings = { ...open, kvBytes: memory.kvBytes, limits, artifactsDirectory };
     const unwrittenOf = (tenant: string, hash: string) => store.unwritten(tenant, hash);
@@ -137,7 +137,7 @@ async function run(config: BackendConfig): Promise<void> {
     log("info", "draining", { signal, sequences: sets.openSequences, limitMs: config.drainMs });
     follower?.stop();
     await sets.close(config.drainMs);
-    await close(server, lastWordsMs);
+    await close(server, closeMs);
     await tracer?.flush();
     leave(0);
   };
@@ -149,7 +149,7 @@ async function run(config: BackendConfig): Promise<void> {
   process.once("disconnect", () => leave(0));
   process.channel?.unref();
 
-  // What is published goes first; where nothing is, or nothing that can be served, the model's own artifacts.
+  // Published artifacts come first; without any that can be served, the model's own.
   try {
     await follower?.applyPointer();
     if (!sets.info) sets.adopt(await start(artifactsOf(config.modelDirectory)));
@@ -176,7 +176,7 @@ function newName(): string {
   return `${host || "backend"}-${randomUUID().slice(0, 8)}`;
 }
 
-/** What the engines' processes do and meet, for the log. */
+/** Logs the events of the engines' processes. */
 function engineLog(
   log: Log,
   metrics: Metrics,

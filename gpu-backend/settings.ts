@@ -1,17 +1,13 @@
-/**
- * Kinds of settings, what is said of each, and the flags of a command that stand for them. Not here: which settings there
- * are (config.ts).
- */
+/** Kinds of settings with their help, and the flags of a command for them. Not here: the settings themselves (config.ts). */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { z } from "zod";
 
-/** What help and documents say of a setting. */
 export interface SettingHelp {
-  /** What it is, without a full stop. */
+  /** Description without a full stop. */
   help: string;
-  /** What it may be, as it follows "must be". */
+  /** Allowed values, to follow "must be". */
   range: string;
-  /** Where it is not set. */
+  /** Text for the default. */
   preset: string;
   /** A secret has no flag, because other users of the machine can read command lines. */
   isSecret: boolean;
@@ -19,8 +15,8 @@ export interface SettingHelp {
 
 const helpRegistry = z.registry<SettingHelp>();
 
-function setting<Schema extends z.ZodType>(schema: Schema, says: Omit<SettingHelp, "isSecret">): Schema {
-  helpRegistry.add(schema, { ...says, isSecret: false });
+function setting<Schema extends z.ZodType>(schema: Schema, help: Omit<SettingHelp, "isSecret">): Schema {
+  helpRegistry.add(schema, { ...help, isSecret: false });
   return schema;
 }
 
@@ -30,7 +26,7 @@ export function integer(minimum: number, maximum: number, value: number, help: s
   return setting(schema.default(value), { help, range, preset: presetText });
 }
 
-/** `presetText` says what holds where it is not set. */
+/** `presetText` describes the default. */
 export function optionalInteger(minimum: number, maximum: number, help: string, presetText: string) {
   const { schema, range } = wholeNumber(minimum, maximum);
   return setting(schema.optional(), { help, range, preset: presetText });
@@ -54,7 +50,7 @@ export function text(preset: string, range: string, help: string, presetText = p
   return setting(z.string().min(1, `must be ${range}`).default(preset), { help, range, preset: presetText });
 }
 
-/** `presetText` says what holds where it is not set. Empty is not set. */
+/** `presetText` describes the default. Empty is not set. */
 export function optionalText(pattern: RegExp, range: string, help: string, presetText: string) {
   const schema = z.string().refine((given) => given === "" || pattern.test(given), `must be ${range}`);
   return setting(schema.optional(), { help, range, preset: presetText });
@@ -73,7 +69,7 @@ export function secret(range: string, help: string) {
   return schema;
 }
 
-/** What is said of each setting, by its variable. Throws an Error for one that nothing is said of. */
+/** The help of each setting, by its variable. Throws an Error for a schema without help. */
 export function helpOf(schemas: Record<string, z.ZodType>): Map<string, SettingHelp> {
   return new Map(
     Object.entries(schemas).map(([name, schema]) => {
@@ -89,7 +85,7 @@ export function flagOf(name: string): string {
   return `--${name.toLowerCase().replaceAll("_", "-")}`;
 }
 
-/** Gives a command a flag for each setting that is no secret. Once it is parsed, the returned function tells the variables that were given. */
+/** Adds a flag for each setting that is no secret. After parsing, the returned function gives the values by variable. */
 export function addFlags(command: Command, schemas: Record<string, z.ZodType>): () => Record<string, string> {
   const names = new Map<string, string>();
   for (const [name, { help, range, preset, isSecret }] of helpOf(schemas)) {
@@ -110,29 +106,32 @@ export function addFlags(command: Command, schemas: Record<string, z.ZodType>): 
     );
 }
 
-/** The setting that `name` may be a misspelling of: one letter apart or, of long names, two. null if it is a setting, or none is near. */
+/**
+ * The setting that `name` may be a misspelling of: one letter apart or, of long names, two. null if it is a setting, or none is
+ * near.
+ */
 export function misspeltSetting(name: string, settings: readonly string[]): string | null {
   if (settings.includes(name)) return null;
   return settings.find((setting) => areWithin(name, setting, setting.length < 8 ? 1 : 2)) ?? null;
 }
 
-/** Whether `most` edits make one text of the other: a letter more, less or other, or two neighbours swapped. */
-function areWithin(one: string, other: string, most: number): boolean {
-  if (Math.abs(one.length - other.length) > most) return false;
+/** Whether `maxEdits` edits make one text of the other: a letter more, less or other, or two neighbours swapped. */
+function areWithin(one: string, other: string, maxEdits: number): boolean {
+  if (Math.abs(one.length - other.length) > maxEdits) return false;
   if (one === other) return true;
-  if (most === 0) return false;
+  if (maxEdits === 0) return false;
   let at = 0;
   while (one[at] === other[at]) at++;
   const isSwapped = one[at] === other[at + 1] && one[at + 1] === other[at];
   return (
-    areWithin(one.slice(at + 1), other.slice(at), most - 1) ||
-    areWithin(one.slice(at), other.slice(at + 1), most - 1) ||
-    areWithin(one.slice(at + 1), other.slice(at + 1), most - 1) ||
-    (isSwapped && areWithin(one.slice(at + 2), other.slice(at + 2), most - 1))
+    areWithin(one.slice(at + 1), other.slice(at), maxEdits - 1) ||
+    areWithin(one.slice(at), other.slice(at + 1), maxEdits - 1) ||
+    areWithin(one.slice(at + 1), other.slice(at + 1), maxEdits - 1) ||
+    (isSwapped && areWithin(one.slice(at + 2), other.slice(at + 2), maxEdits - 1))
   );
 }
 
-/** What a command's help says beside the flags. */
+/** The notes on variables in a command's help. */
 export function environmentNotes(schemas: Record<string, z.ZodType>): string {
   const all = [...helpOf(schemas)];
   const secrets = all

@@ -1,4 +1,4 @@
-/** Which entries of a byte-bounded cache may stay. Pure bookkeeping of keys and sizes; holds no values. */
+/** Bookkeeping of a byte-bounded cache: the least recently used unpinned entries are evicted first. Holds no values. Pure. */
 
 interface Entry {
   bytes: number;
@@ -11,7 +11,6 @@ export class LruPolicy {
   /** In order of use, oldest first. */
   readonly #entries = new Map<string, Entry>();
   #bytes = 0;
-  #pinnedBytes = 0;
 
   constructor(maximumBytes: number) {
     this.#maximumBytes = maximumBytes;
@@ -19,11 +18,6 @@ export class LruPolicy {
 
   get bytes(): number {
     return this.#bytes;
-  }
-
-  /** Of the entries that are pinned. */
-  get pinnedBytes(): number {
-    return this.#pinnedBytes;
   }
 
   has(key: string): boolean {
@@ -52,11 +46,10 @@ export class LruPolicy {
     this.#entries.set(key, entry);
   }
 
-  /** Marks an entry as just used and keeps it until it is unpinned as often. */
-  pin(key: string, times: number): void {
+  /** Marks an entry as just used and keeps it until it is unpinned as often as pinned. */
+  pin(key: string): void {
     const entry = this.#entryOf(key);
-    if (entry.pins === 0 && times > 0) this.#pinnedBytes += entry.bytes;
-    entry.pins += times;
+    entry.pins++;
     this.touch(key);
   }
 
@@ -64,7 +57,6 @@ export class LruPolicy {
     const entry = this.#entryOf(key);
     if (entry.pins === 0) throw new Error(`cache: ${key} is not pinned`);
     entry.pins--;
-    if (entry.pins === 0) this.#pinnedBytes -= entry.bytes;
   }
 
   /** Drops entries until the bound holds or only pinned ones are left, and returns their keys. */

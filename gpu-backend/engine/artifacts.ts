@@ -1,6 +1,6 @@
 /**
- * Everything that is served: weights of a model folder, and of a folder of artifacts tokenizer, hyper-network and the
- * manifest that binds them. Nothing is taken on trust: each file is held against the hash in the manifest.
+ * Reads what is served: the weights of a model folder, and tokenizer, hyper-network and manifest of a folder of artifacts.
+ * Every file is checked against the hash in the manifest.
  */
 import { join } from "node:path";
 import { setLimits } from "../../shared/artifacts/limits.ts";

@@ -1,12 +1,13 @@
 /**
- * The engine: continuous batching over one step runner. Sequences come in with `submit`, leave by their last frame, and join or
- * leave between the phases of a step. Its owner calls `step` while it is busy. Frames go out through `emit`, phase by phase.
+ * Continuous batching over one step runner. Sequences enter by `submit` and leave with their last frame, between the phases of
+ * a step. The owner calls `step` while the engine is busy; frames go out through `emit`, phase by phase.
  *
- * A fault of one sequence (a result that is not finite, or anything thrown while it alone is handled) ends it in one error frame and
- * frees all it held; the others' bits do not change. If a whole step fails, `step` rejects and the engine is unusable.
+ * A fault of one sequence (a result that is not finite, or anything thrown while it alone is handled) ends it in one error
+ * frame and frees all it held; the others' bits do not change. If a whole step fails, `step` rejects and the engine is
+ * unusable.
  */
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AcquiredAdapter, AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import { arenaShapeOf, bytesPerPosition, KvBudget } from "../kv/kv-budget.ts";
@@ -14,7 +15,7 @@ import { free } from "../kv/kv-memory.ts";
 import { KvRows, type LengthClass } from "../kv/kv-rows.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
-import { AdapterClaims } from "./adapter-claims.ts";
+import { acquireAdapters, releaseAdapters } from "./acquired-adapters.ts";
 import type { Head } from "./head-rows.ts";
 import type { EngineStats, PhaseReport } from "./messages.ts";
 import { groupsToWeigh, scoreAfterEvidence, weighMixtures } from "./mixture-steps.ts";
@@ -29,7 +30,7 @@ import { SharedPrefixes } from "./shared-prefixes.ts";
 export interface EngineParts {
   runner: StepRunner;
   adapters: AdapterCache;
-  /** null keeps nothing of a prompt. */
+  /** null: prompts are not cached. */
   prefixCache: PrefixCache | null;
   limits: PlanLimits;
   /** Bound on the memory of keys and values of running and parked sequences. */
@@ -51,7 +52,6 @@ export class Engine {
   readonly #vocabulary: Vocabulary;
   readonly #planner: Planner<Sequence>;
   readonly #rows: KvRows<Sequence>;
-  readonly #claims: AdapterClaims;
   readonly #prefixes: SharedPrefixes<Sequence> | null;
   /** Every sequence that has not ended, by id. */
   readonly #open = new Map<string, Sequence>();
@@ -67,7 +67,6 @@ export class Engine {
     const kvBytes = Math.min(parts.kvBytes, usable);
     this.#parts = { ...parts, kvBytes };
     this.#vocabulary = vocabularyOf(config, parts.pieceOf);
-    this.#claims = new AdapterClaims(parts.adapters);
     this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
     this.#planner = new Planner(parts.limits, {
       kv: new KvBudget(kvShape, kvBytes, parts.runner),
@@ -99,9 +98,9 @@ export class Engine {
   }
 
   /**
-   * Takes in a micro-batch of the adapter `adapterId` (a centroid's id, or a tenant's own; null is the base); a sequence with a
-   * mixture has adapters of its own. A sequence that cannot be served ends in its error frame. Throws an Error for an id that is
-   * open. `traced` gets the hidden states of each prompt but its last token, [N, D], before its last frame.
+   * Accepts a micro-batch under the adapter `adapterId` (a centroid's id, or a tenant's own; null is the base); a mixture names its
+   * own adapters. A sequence that cannot be served ends in its error frame. Throws an Error for an id that is open. `traced` gets
+   * each prompt's hidden states without the last token, [N, D], before its last frame.
    */
   async submit(
     adapterId: string | null,
@@ -127,11 +126,7 @@ export class Engine {
       }
     }
     this.#flush(null);
-    await this.#claims.acquire(accepted, adapterId, (sequence, acquired) => {
-      if (acquired instanceof ServiceError) this.#fail(sequence, acquired);
-      else this.#guard(sequence, () => this.#enqueue(sequence, acquired));
-      this.#flush(null);
-    });
+    await Promise.all(accepted.map((sequence) => this.#enqueueWithAdapters(sequence, adapterId)));
   }
 
   /** Ends sequences with an error frame "cancelled" before the next phase runs. Unknown ids are ignored. */
@@ -145,8 +140,9 @@ export class Engine {
     this.#dropLate();
     const plan = this.#planner.nextStep();
     const classOf = (sequence: Sequence) => (plan.long.has(sequence) ? "long" : "short");
-    for (const sequence of plan.parked) this.#park(sequence);
-    // All leave before the first arrives, or memory would have to hold some twice.
+    for (const sequence of plan.parked) this.#rows.park(sequence);
+    this.#preemptions += plan.parked.length;
+    // All leave before the first arrives, so that memory holds none twice.
     for (const sequence of plan.moved) this.#rows.park(sequence);
     for (const sequence of plan.moved) this.#guard(sequence, () => this.#rows.resume(sequence, classOf(sequence)));
     for (const sequence of plan.started) this.#guard(sequence, () => this.#seat(sequence, classOf(sequence)));
@@ -157,7 +153,7 @@ export class Engine {
     this.#flush(null);
   }
 
-  /** Computes the next chunk of each prompt, one prompt a pass: several would be padded to the longest, and win nothing. */
+  /** Computes the next chunk of each prompt, one prompt a pass: several would be padded to the longest without any gain. */
   async #prefill(sequences: readonly Sequence[]): Promise<void> {
     const startedMs = this.#parts.now();
     const { chunkTokens } = this.#parts.limits;
@@ -184,7 +180,7 @@ export class Engine {
     this.#flush({ phase: "prefill", ms: this.#parts.now() - startedMs, ...counts });
   }
 
-  /** Computes the next token of each sequence: in one pass, or in one for each class where a mixture's pointer reads its past. */
+  /** Computes the next token of each sequence: in one pass, or in one per length class if a mixture's pointer reads its past. */
   async #decode(sequences: readonly Sequence[]): Promise<void> {
     if (sequences.length === 0) return;
     const startedMs = this.#parts.now();
@@ -201,9 +197,9 @@ export class Engine {
   }
 
   /**
-   * One pass of the trunk, for sequences in the order of their rows; `begunTokens` of each chunk are cached already.
-   * Ends those whose results are not finite. Returns how many tokens it sampled, and the keys and values if they are all of one
-   * chunk, without padding: then they are laid out as a prefix block is, which needs no copy out of the arena.
+   * One pass of the trunk, for sequences in the order of their rows; `begunTokens` of each chunk are cached already. Ends sequences
+   * whose results are not finite. Returns the number of sampled tokens and, for one unpadded chunk, its keys and values, which have
+   * the layout of a prefix block.
    */
   async #run(phase: "prefill" | "decode", chunks: readonly Chunk[], begunTokens: number) {
     const { config, gates } = this.#parts.runner;
@@ -211,7 +207,7 @@ export class Engine {
     const { input, heads } = composePhase(phase, chunks, { ...this.#rows.feed(sequences), begunTokens }, gates);
     const output = await this.#parts.runner.run(input);
     const faults = faultsOf({ chunks, heads, tokens: input.tokens }, output, config);
-    // A mask only adds to a score, so one value in the arena that is not finite would spoil whoever gets the row next.
+    // A mask is added to scores, so a value in the arena that is not finite would spoil the next sequence in that row.
     const counts = chunks.map(({ sequence, tokens }) => (faults.has(sequence) ? 0 : tokens));
     this.#rows.append(sequences, counts, output.present, input.tokens);
     for (const [s, sequence] of sequences.entries()) sequence.cachedTokens += counts[s];
@@ -219,17 +215,17 @@ export class Engine {
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
     const sampled = heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
     const isBlock = this.#prefixes && chunks.length === 1 && begunTokens === 0 && input.tokens === chunks[0].tokens;
-    // All has been read of it. Until garbage was collected, each run would take memory that the system has to clear.
+    // Freed at once: memory that waits for the garbage collector makes the system clear new pages for each run.
     if (!isBlock) free(output.present);
     return { sampled, block: isBlock ? output.present : null };
   }
 
   /**
-   * Weighs the mixtures among sequences whose prompt is cached, scores what is left of their prompts, and samples their first
-   * tokens. Returns how many it sampled.
+   * Weighs mixtures whose prompt is cached, scores the rest of their prompts, and samples their first tokens. Returns the number of
+   * sampled tokens.
    */
   async #startMixtures(prefilled: readonly Sequence[]): Promise<number> {
-    // Rows move where a sequence ends.
+    // Rows move when a sequence ends.
     const rowOf = this.#rows.rowOf.bind(this.#rows);
     const rowsOf = (group: readonly Sequence[]) => new Map(group.map((sequence) => [sequence, rowOf(sequence)]));
     let sampled = 0;
@@ -249,19 +245,14 @@ export class Engine {
     return sampled;
   }
 
-  /** Reads the heads of a run of the head alone, after those whose results are not numbers have ended. */
+  /** Ends the sequences of a head-only run whose results are not finite, and reads the other heads. */
   #readChecked(heads: readonly Head[], output: StepOutput): void {
     this.#parts.progressed?.();
     for (const [sequence, error] of headFaults(heads, output)) this.#fail(sequence, this.#reportFault(error));
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
   }
 
-  #park(sequence: Sequence): void {
-    this.#preemptions++;
-    this.#rows.park(sequence);
-  }
-
-  /** Gives a sequence its row, with all that is known of it already. */
+  /** Gives a sequence its row, with the keys and values that are cached already. */
   #seat(sequence: Sequence, lengthClass: LengthClass): void {
     sequence.admitted(this.#parts.now());
     if (this.#rows.isParked(sequence)) {
@@ -278,7 +269,7 @@ export class Engine {
     sequence.cachedTokens = sequence.reusedTokens;
   }
 
-  /** Offers the chunk that a prompt has just completed, of so many tokens, to the prefix cache. */
+  /** Offers the chunk of `tokens` tokens that a prompt has just completed to the prefix cache. */
   #keepChunk(sequence: Sequence, tokens: number, block: Float32Array | null): void {
     const end = sequence.cachedTokens;
     const read = () => this.#rows.arenaOf(sequence).read(this.#rows.rowOf(sequence), end - tokens, end);
@@ -295,24 +286,24 @@ export class Engine {
       const logprob = logprobOfTarget(result);
       if (sequence.trace && output.hidden)
         sequence.trace.add(headHidden(output.hidden, this.#parts.runner.config.hiddenSize, hiddenRow));
-      sequence.scored({ logprob, alternatives, baseLogprob: base && logprobOfTarget(base) });
+      sequence.addPromptScore({ logprob, alternatives, baseLogprob: base && logprobOfTarget(base) });
       return;
     }
     const tokenId = sampleToken(result, sampling, uniformAt(sampling.seed, sequence.completionTokens));
     const score = { logprob: logprobOf(result, tokenId), alternatives, baseLogprob: base && logprobOf(base, tokenId) };
-    for (const frame of [sequence.takePromptFrame(), sequence.took(tokenId, score)]) {
+    for (const frame of [sequence.takePromptFrame(), sequence.addToken(tokenId, score)]) {
       if (frame) this.#frames.push(frame);
     }
   }
 
-  /** A sequence whose prompt is cached ends, or decodes from now on. */
+  /** Ends a sequence whose prompt is cached, or starts to decode it. */
   #endPrefill(sequence: Sequence): void {
     sequence.prefilled(this.#parts.now());
     this.#prefixes?.leave(sequence);
     if (!this.#endIfFinished(sequence)) this.#rows.promote(sequence);
   }
 
-  /** Sends what is left to send of a sequence that has nothing more to compute. */
+  /** Sends the remaining frames of a sequence that has nothing more to compute. Returns whether it has ended. */
   #endIfFinished(sequence: Sequence): boolean {
     const promptFrame = sequence.takePromptFrame();
     if (promptFrame) this.#frames.push(promptFrame);
@@ -320,6 +311,17 @@ export class Engine {
     sequence.trace?.done();
     this.#end(sequence, sequence.doneFrame(this.#parts.now()));
     return true;
+  }
+
+  /** A sequence whose adapters are cached waits for no other's. */
+  async #enqueueWithAdapters(sequence: Sequence, batchAdapterId: string | null): Promise<void> {
+    const { adapters } = this.#parts;
+    const acquired = await acquireAdapters(adapters, sequence.request, batchAdapterId).catch(toServiceError);
+    if (!(acquired instanceof ServiceError)) {
+      if (sequence.ended) releaseAdapters(adapters, acquired);
+      this.#guard(sequence, () => this.#enqueue(sequence, acquired));
+    } else if (!sequence.ended) this.#fail(sequence, acquired);
+    this.#flush(null);
   }
 
   /** Throws a ServiceError where the queue is full. */
@@ -349,7 +351,7 @@ export class Engine {
     }
   }
 
-  /** Runs what concerns one sequence alone, unless it has ended; where that throws, it ends. */
+  /** Runs `work` unless the sequence has ended. If `work` throws, only this sequence ends. */
   #guard(sequence: Sequence, work: () => void): void {
     if (sequence.ended) return;
     try {
@@ -379,7 +381,7 @@ export class Engine {
     this.#prefixes?.leave(sequence);
     this.#planner.remove(sequence);
     this.#rows.drop(sequence);
-    this.#claims.release(sequence);
+    releaseAdapters(this.#parts.adapters, sequence.adapters);
   }
 
   #flush(report: PhaseReport | null): void {

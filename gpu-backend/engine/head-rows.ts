@@ -1,6 +1,5 @@
 /**
- * Collects the head rows of one run: plain rows of one adapter, mixed rows of several, and the rows of the base beside them
- * where it is compared. Pure.
+ * Collects the head rows of one run: plain rows of one adapter, mixed rows of several, and base rows for comparison. Pure.
  * Shapes: Q gates, N plain rows, X mixed rows, J adapters of a mixed row, P positions of the past, S rows of the arena.
  */
 import { pointerOdds } from "../../shared/math/evidence.ts";
@@ -19,21 +18,21 @@ import {
 import { drawsFromCandidates, isGreedy } from "./sampler.ts";
 import type { LogitChange, Sequence } from "./sequence.ts";
 
-/** Where a sequence's next token, or the score of a prompt token, comes out. */
+/** The head row of a sequence's next token, or of the score of a prompt token. */
 export interface Head {
   sequence: Sequence;
-  /** Of the mixed rows, or of the plain ones. */
+  /** Whether `row` is a mixed row or a plain one. */
   isMixed: boolean;
   row: number;
-  /** Of all rows that the head has a hidden state of. */
+  /** Index among all rows with a hidden state. */
   hiddenRow: number;
-  /** The plain row without any adapter, where the base is compared. */
+  /** The plain row of the base, if it is compared; else null. */
   baseRow: number | null;
   /** The prompt token to be scored; null where the next token is to be sampled. */
   scoredId: number | null;
 }
 
-/** What the pointer's keys are read from: the past of S rows, and where in it they are. */
+/** The past of S rows, which the pointer's keys are read from. */
 export type PointerFeed = Pick<StepInput, "past" | "pastTokens">;
 
 interface PlainRow {
@@ -48,13 +47,13 @@ interface MixedRow {
   sequence: Sequence;
   inverseTemperature: number;
   targetId: number;
-  /** Whether the mixture is wanted; false where only the experts are. All rows of a run are alike. */
+  /** True for the mixture's result, false for each expert's. All rows of a run are alike. */
   isMixture: boolean;
-  /** Which of the S rows of the feed holds its prompt, which the pointer copies from. */
+  /** Row of the feed, of S, that holds its prompt, which the pointer copies from. */
   arenaRow: number;
-  /** Indexes of the sequence's adapters that the row has: those with a weight for a mixture, else all. */
+  /** Indexes of the sequence's adapters in this row: those with a weight for a mixture, else all. */
   adapters: number[];
-  /** Whether its experts' probabilities come out, to be mixed later. */
+  /** Whether its experts' probabilities are returned, to be mixed later. */
   isKept: boolean;
 }
 
@@ -89,7 +88,7 @@ export class HeadRows {
     return this.#headRows.length + this.#fed++;
   }
 
-  /** A row of the sequence's one adapter, or of the base for a mixture; and one of the base where that is compared. */
+  /** Adds a row of the sequence's one adapter, or of the base for a mixture, and a row of the base if it is compared. */
   addPlain(sequence: Sequence, at: number, scoredId: number | null): Head {
     const adapter = sequence.isMixed ? null : (sequence.acquired?.adapter ?? null);
     const row = this.#addPlain(sequence, at, adapter, scoredId);
@@ -118,7 +117,10 @@ export class HeadRows {
     this.#addMixedHead(sequence, row, at, scoredId);
   }
 
-  /** A row that scores one prompt token under the base and each adapter of a sequence's mixture, and compares keys for its pointer. */
+  /**
+   * A row that scores one prompt token under the base and each adapter of a sequence's mixture, and compares keys for its
+   * pointer.
+   */
   addEvidence(sequence: Sequence, at: number, targetId: number, arenaRow: number): void {
     const adapters = [...sequence.adapters.keys()];
     this.#addExperts({ at, sequence, scoredId: targetId, arenaRow, adapters, isKept: false, isMixture: false });
@@ -211,19 +213,19 @@ export class HeadRows {
     };
   }
 
-  /** What each row of the feed is asked by the mixed rows, at least `fewest` times. */
-  #queries(fewest: number): PointerQueries {
+  /** The mixed rows' queries to each row of the feed, padded to at least `minQueries`. */
+  #queries(minQueries: number): PointerQueries {
     const rows = this.#mixed;
     const { past, pastTokens: positions } = this.#feed;
     const S = this.#arenaRows;
-    const asked = Array.from({ length: S }, (): number[] => []);
+    const queriesOf = Array.from({ length: S }, (): number[] => []);
     rows.forEach(({ arenaRow }, x) => {
-      asked[arenaRow].push(x);
+      queriesOf[arenaRow].push(x);
     });
-    const T = asked.reduce((most, { length }) => Math.max(most, length), fewest);
+    const T = queriesOf.reduce((max, { length }) => Math.max(max, length), minQueries);
     const queries = new Int32Array(S * T);
     const answers = new Int32Array(rows.length);
-    asked.forEach((ofRow, s) => {
+    queriesOf.forEach((ofRow, s) => {
       ofRow.forEach((x, t) => {
         queries[s * T + t] = rows[x].at;
         answers[x] = s * T + t;
@@ -255,7 +257,7 @@ export class HeadRows {
     const inverseTemperature = inverseTemperatureOf(sequence, scoredId);
     const gates = adapter?.gates ?? null;
     this.#plain.push({ at, gates, inverseTemperature, targetId: scoredId ?? 0 });
-    // What the request changes steers what is sampled; what the prompt says stands without it. The adapter's bias is of both.
+    // Prompt tokens are scored without the request's logit changes, with the adapter's bias.
     this.#addRowBias(row, adapter?.bias ?? null, scoredId === null ? sequence.logitChanges() : []);
     return row;
   }
@@ -330,19 +332,19 @@ function inverseTemperatureOf({ sampling }: Sequence, scoredId: number | null): 
   return scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
 }
 
-/** J. Rows of fewer adapters are filled up with weight 0, which adds exactly 0: the batch changes no bit of a row. */
+/** J. Rows of fewer adapters are padded with weight 0, which adds exactly 0, so the batch changes no bit of a row. */
 function adaptersOfWidest(rows: readonly MixedRow[]): number {
-  return rows.reduce((most, { adapters }) => Math.max(most, adapters.length), 0);
+  return rows.reduce((max, { adapters }) => Math.max(max, adapters.length), 0);
 }
 
-/** Whether nothing is read of a plain row but its likeliest token. Mixed rows are another matter (`MixedInput`). */
+/** Whether only the likeliest token of a plain row is read. For mixed rows see `MixedInput`. */
 function readsLikeliestOnly({ sequence, isMixed, scoredId, baseRow }: Head): boolean {
   if (isMixed) return baseRow === null;
   const { sampling, request } = sequence;
   return scoredId === null && baseRow === null && !request.compare && sampling.logprobs === null && isGreedy(sampling);
 }
 
-/** The draw may fall beyond the top K, and so may the sampled token's rank without the adapter. */
+/** Scores of the whole vocabulary: the draw, or the sampled token's rank under the base, may be beyond the top K. */
 function needsScores({ sequence, scoredId, baseRow }: Head): boolean {
   return scoredId === null && (baseRow !== null || !drawsFromCandidates(sequence.sampling));
 }

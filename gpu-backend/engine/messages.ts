@@ -8,10 +8,9 @@ import type { WeightFormat } from "../runtime/gpt2-graph.ts";
 import type { Device } from "../runtime/session.ts";
 import type { PlanLimits } from "./plan.ts";
 
-/** What the engine starts with. */
 export interface EngineSettings {
   modelDirectory: string;
-  /** The set that is served, in a folder as training writes one. */
+  /** The served set, in the layout that training writes. */
   artifactsDirectory: string;
   threads: number;
   weightFormat: WeightFormat;
@@ -43,25 +42,24 @@ export type ToEngine =
 
 export type FromEngine =
   | { type: "ready"; info: EngineInfo }
-  /** The last message: what was thrown ends the process. */
+  /** The last message: the error that ends the process. */
   | { type: "failed"; message: string; stack: string }
-  /** Of a traced prompt, all but its last token, [N, D]; its last frame follows. */
+  /** Hidden states of a traced prompt without its last token, [N, D]; its last frame follows. */
   | { type: "hidden"; id: string; hidden: Float32Array<ArrayBuffer> }
-  /** A pass has finished whose phase goes on: the engine does not hang. */
+  /** A pass has finished and its phase continues: the engine does not hang. */
   | { type: "progress" }
-  /** A sequence ended because it cannot be computed; the log gets to know why. */
+  /** A sequence ended because it cannot be computed; for the log. */
   | { type: "fault"; description: string }
   /** The frames of one phase (or of what happened between two). */
   | { type: "frames"; frames: Frame[]; report: PhaseReport | null; stats: EngineStats };
 
-/** What is served. */
 export interface EngineInfo {
   manifest: Manifest;
   manifestHash: string;
   /** Numerics fingerprint: equal for backends that compute the same bits (start-prompt.ts). */
   numerics: string;
   device: Device;
-  /** Why it is not the device that was asked for. */
+  /** Why it is not the requested device. */
   deviceWarning: string | null;
 }
 

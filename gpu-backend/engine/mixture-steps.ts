@@ -1,7 +1,7 @@
 /**
- * What a mixture needs of its prompt once that is cached: its weights, by what the experts say of the prompt's own tokens, the
- * prompt's scores where they are asked for, and its first token. These are runs of the head alone, over states that the prefill
- * left in the arena. So each depends on the sequence alone, whatever was found in the prefix cache or ran beside it.
+ * Head-only runs for a mixture whose prompt is cached: its weights by the evidence of the prompt, the prompt's scores if they
+ * are asked for, and its first token. They read states that the prefill left in the arena, so their results depend on the
+ * sequence alone.
  * Shapes: D hidden size, H heads, d head width, X rows of a run.
  */
 import type { ServiceError } from "../../shared/errors.ts";
@@ -14,10 +14,10 @@ import { composeHead, type Phase } from "./pass.ts";
 import { notFinite } from "./refusals.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** Prompt tokens that are scored in one run: each row is as wide as the vocabulary. */
+/** Prompt tokens scored in one run; each row is as wide as the vocabulary. */
 const scoredRows = 32;
 
-/** Rows of one run that weighs. A sequence has at most `evidencePositions` + 1. */
+/** Rows of one weighing run. A sequence has at most `evidencePositions` + 1. */
 const weighedRows = 64;
 
 interface Parts {
@@ -29,8 +29,8 @@ interface Parts {
 export type Prefilled = ReadonlyMap<Sequence, number>;
 
 /**
- * Divides sequences into groups that are weighed in one run each: a few sequences read the head's matrix once, many would
- * take as much memory as rows of the vocabulary for each of their experts.
+ * Divides sequences into groups that are weighed in one run each: one run reads the head's matrix once, but takes memory for a row
+ * of the vocabulary for each expert.
  */
 export function groupsToWeigh(sequences: readonly Sequence[]): Sequence[][] {
   const groups: Sequence[][] = [];
@@ -48,9 +48,8 @@ export function groupsToWeigh(sequences: readonly Sequence[]): Sequence[][] {
 }
 
 /**
- * Sets the weights of mixtures: those that were asked for, or by the evidence of the prompt. Returns failed sequences, whose
- * evidence is no number (`faults`), heads that sample their first token (`heads`), and `mix`, which computes those from the
- * probabilities that were kept.
+ * Sets the weights of mixtures: as requested, or by the evidence of the prompt. Returns sequences whose evidence is not finite
+ * (`faults`), heads that sample first tokens (`heads`), and `mix`, which computes these heads from the experts' probabilities.
  */
 export async function weighMixtures(
   prefilled: Prefilled,
@@ -119,17 +118,14 @@ function setWeights(sequence: Sequence, tokenEvidence: readonly TokenEvidence[])
   return null;
 }
 
-/** What the arena feeds of the rows that hold these prompts, from the first to the last. */
+/** The arena's feed from the first to the last row of these prompts. */
 function feedOf(prefilled: Prefilled, arena: Parts["arena"]) {
   const first = Math.min(...prefilled.values());
   const count = Math.max(...prefilled.values()) + 1 - first;
   return { first, count, feed: arena.feed(first, count) };
 }
 
-/**
- * The heads that score what comes after a mixture's evidence, as a continuation would be, run by run. The evidence itself is
- * scored by the base, in the passes that prefill it.
- */
+/** Scores the prompt tokens after a mixture's evidence, run by run. The base scores the evidence itself, during the prefill. */
 export async function* scoreAfterEvidence(
   sequence: Sequence,
   rowOf: () => number,

@@ -1,6 +1,6 @@
 /**
- * Reads what is served and opens a session over it. Model file, matrices and graph are dropped as soon as the next step of
- * loading has what it needs of them, so that a loaded model takes the memory of its session alone.
+ * Reads the artifacts and opens a session over them. Model file, matrices and graph are dropped as soon as the next step of
+ * loading has read them, so that a loaded model takes the memory of its session alone.
  */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
@@ -22,7 +22,7 @@ export interface OpenModel {
   tokenizer: Tokenizer;
   hyperNetwork: TensorFile;
   device: Device;
-  /** Why it is not the device that was asked for. */
+  /** Why it is not the requested device. */
   deviceWarning: string | null;
 }
 

@@ -1,49 +1,47 @@
 /**
  * Decides what runs in a step. `plan` is a pure function of the waiting and running sequences: no clock, no I/O, no tensors.
- * `Planner` (planner.ts) keeps these sequences from step to step. The engine executes each StepPlan.
+ * `Planner` (planner.ts) keeps these sequences from step to step, and the engine executes each StepPlan.
  *
- * A step first computes the next chunk of some prompts, one prompt a pass, then the next token of every decoding sequence.
- * Chunks end at fixed prompt positions, so results do not depend on what else runs; together they have at most `stepTokens`
- * tokens and, unless there is one only, at most the square of it pairs of a token and a cached one that it attends to: attention
- * makes a chunk late in a long prompt take nearly three times as long as its first, and two would be the longest pauses of all that
- * decode. A sequence starts only in a step that has tokens left for its first chunk.
+ * A step computes the next chunk of some prompts, one prompt a pass, then the next token of every decoding sequence. Chunks end
+ * at fixed prompt positions, so results do not depend on what else runs. The chunks of a step have at most `stepTokens` tokens
+ * and, if there are several, at most `stepTokens`² pairs of a token and a cached one: attention makes a chunk late in a long
+ * prompt take nearly three times as long as its first. A sequence starts only in a step that has tokens left for its first
+ * chunk.
  *
  * Fairness is by virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A tenant's
  * counter is its service: prompt tokens computed, plus `generatedWeight` for each decoded token. The tenant with the lowest
- * counter is next. One that had nothing waiting is lifted to the lowest counter of those that wait, so being idle earns no
- * credit; while no tenant waits, a newcomer is lifted to the highest counter, so unused capacity is not charged. Within a
- * tenant, those with the fewest chunks of their prompt left go first, which gives the median prompt its token soonest. From when
- * it is first passed until its prompt is computed, a sequence counts one chunk less for each `passLead` that its tenant is served.
- * Among equals, running ones in the order of their start, then waiting ones, the earliest due first.
+ * counter is next. A tenant that had nothing waiting is lifted to the lowest counter of those that wait, so being idle earns no
+ * credit; while no tenant waits, it is lifted to the highest counter, so unused capacity is not charged. Within a tenant,
+ * prompts with the fewest chunks left go first, which gives the median prompt its token soonest. A passed sequence counts one
+ * chunk less for each `passLead` that its tenant has been served since. Among equals, running sequences come first, in the order
+ * of their start, then waiting ones, the earliest due first.
  *
- * A sequence that lacks tokens of the step or memory (slots included) is passed, not waited for. What a waiting one
- * lacks is reserved: later sequences of its tenant may not take it, nor may a tenant whose counter is more than `passLead`
- * above the counter that the sequence's own tenant had when the sequence was first passed. What a running one lacks is reserved
- * from new sequences of its tenant, if none of the tenant was before it in the step. So these bounds hold, with R slots and a
- * context of C tokens:
- * 1. Service: of tenants that have sequences waiting, none starts one with a counter more than `passLead` above another's.
- *    So while two tenants wait, their service differs by at most 2U, with U = passLead + generatedWeight · R · C. This is the
- *    paper's bound, where U is the service of one full batch.
+ * A sequence that lacks tokens of the step or memory (slots included) is passed. What a waiting one lacks is reserved: later
+ * sequences of its tenant may not take it, nor may a tenant whose counter is more than `passLead` above the counter that the
+ * sequence's tenant had when the sequence was first passed. What a running one lacks is reserved from new sequences of its
+ * tenant, if none of the tenant was before it in the step. With R slots and a context of C tokens, these bounds hold:
+ * 1. Service: of tenants that have sequences waiting, none starts one with a counter more than `passLead` above another's. So
+ *    while two tenants wait, their service differs by at most 2U, with U = passLead + generatedWeight · R · C, the paper's
+ *    bound.
  * 2. Wait: the first sequence of the tenant with the lowest counter starts, at the latest, when each other tenant has been
  *    served U since it was first passed.
  * 3. Prompt: when the tenant of a prompt of n chunks has been served n · passLead since the prompt was first passed, sequences
- *    that arrive later start only in steps that compute a chunk of it, or park it. So unless it is parked, it is ready after
- *    n · passLead of its tenant's service, that of the sequences that are there then, and that of those that start in n steps.
- * None of them covers a sequence that waits for another to compute its prefix: others pass it.
+ *    that arrive later start only in steps that compute a chunk of it, or park it.
  *
- * A sequence is admitted only if KV memory holds all running sequences at full length, so growth never exhausts it. If there
- * is no room, the youngest sequence of the tenant that runs most is parked, provided that tenant runs at least two more and
- * was not served less. It keeps its keys and values and later resumes from them, so parking does not change results.
+ * The bounds exclude sequences that wait for another to compute their prefix: others pass them.
  *
- * Running sequences are in at most two length classes (kv/kv-budget.ts). A sequence that needs another class than it had moves at the
- * start of the step. Its results are the same bits in both.
+ * A sequence is admitted only if KV memory holds all running sequences at full length, so growth never exhausts it. Without
+ * room, the youngest sequence of the tenant that runs most is parked, if that tenant runs at least two more and was not served
+ * less. It keeps its keys and values and resumes from them, so parking changes no result. Running sequences are in at most two
+ * length classes (kv/kv-budget.ts); one that changes its class moves at the start of the step.
  */
 import type { KvBudget } from "../kv/kv-budget.ts";
 
-/** Service of a generated token; a prompt token counts 1. Twice as much is what the paper uses, and what APIs charge. */
+/** Service of a generated token; a prompt token counts 1. The paper uses 2, and APIs charge about as much. */
 export const generatedWeight = 2;
-/** Service by which others may get ahead of a sequence that is passed: that of one completion as long as the context. */
+/** Service by which others may get ahead of a passed sequence: that of one completion as long as the context. */
 export const passLead = 2048;
+
 export interface Plannable {
   readonly tenant: string;
   /** Order within a tenant, on the engine's clock. */
@@ -53,7 +51,7 @@ export interface Plannable {
   /** Tokens whose keys and values are cached. Above 0 for a waiting sequence that was parked. */
   readonly cachedTokens: number;
   /** Maximum tokens of the sequence, prompt and completion. */
-  readonly mostTokens: number;
+  readonly maxPositions: number;
   readonly isMixed: boolean;
 }
 
@@ -68,10 +66,10 @@ export interface PlanLimits {
   chunkTokens: number;
 }
 
-/** What sequences need besides tokens of the step. Questions change nothing. */
+/** What sequences need besides tokens of the step. Read only. */
 export interface PlanResources<S> {
   kv: Pick<KvBudget, "holds" | "boundaryFor">;
-  /** Prompt beginnings that new sequences have in common with others; null if none are shared. */
+  /** Prompt prefixes shared with other sequences; null if none are shared. */
   prefixes: {
     /** Tokens of the prompt that are computed already, in whole chunks. */
     reusableTokens(sequence: S): number;
@@ -89,7 +87,7 @@ export interface PlanState<S> {
   long: ReadonlySet<S>;
   /** The counter of each tenant. */
   service: ReadonlyMap<string, number>;
-  /** Of each sequence that was passed before its prompt was computed: its tenant's counter when it was passed first. */
+  /** Tenant's counter when a sequence was first passed, of sequences whose prompt is not computed yet. */
   passedSince: ReadonlyMap<S, number>;
 }
 
@@ -97,7 +95,7 @@ export interface PlanState<S> {
 export interface StepPlan<S> {
   /** These give up their slots. */
   parked: S[];
-  /** Rows of these, which run already, go to the other length class, all of them before any is started. */
+  /** Rows of these running sequences move to the other length class, all of them before any is started. */
   moved: S[];
   /** Sequences whose rows are in the long class in this step; all others that run are short. */
   long: Set<S>;
@@ -128,8 +126,8 @@ export function plan<S extends Plannable>(
   const room = new Room(state, limits.maxSequences, resources);
   const [parked, started, prefill]: S[][] = [[], [], []];
   const [finished, passedSince] = [new Set<S>(), new Map(state.passedSince)];
-  /** Sequences that wait on, and the counter up to which other tenants may take what they lack. */
-  const passed: { tenant: string; lack: Lack; most: number }[] = [];
+  /** Passed sequences, with the counter up to which other tenants may take what they lack. */
+  const passed: { tenant: string; lack: Lack; maxCounter: number }[] = [];
   let [tokensLeft, pairsLeft] = [limits.stepTokens, limits.stepTokens ** 2];
   for (const next of inTurn(candidatesOf(state, limits.chunkTokens, resources.prefixes), service, room)) {
     const { sequence, tokens, pairs, finishes } = next;
@@ -137,8 +135,8 @@ export function plan<S extends Plannable>(
     const isWaiting = !state.running.has(sequence);
     if (parked.includes(sequence)) continue;
     if (isWaiting && sequence.cachedTokens === 0 && resources.prefixes?.mustWait(sequence, started)) continue;
-    const isKept = ({ tenant: whose, most }: (typeof passed)[number]) =>
-      whose === tenant || service.get(tenant)! > most;
+    const isKept = ({ tenant: whose, maxCounter }: (typeof passed)[number]) =>
+      whose === tenant || service.get(tenant)! > maxCounter;
     let lack = isWaiting ? passed.find((one) => needs(next, one.lack) && isKept(one))?.lack : undefined;
     if (!lack && (tokens > tokensLeft || (pairs > pairsLeft && prefill.length > 0))) lack = "tokens";
     if (!lack && isWaiting) {
@@ -157,8 +155,8 @@ export function plan<S extends Plannable>(
       passedSince.set(sequence, since);
       const isFirst = !passed.some((one) => one.tenant === tenant && one.lack === lack);
       const isAhead = !prefill.some((one) => one.tenant === tenant);
-      if (isFirst && isWaiting) passed.push({ tenant, lack, most: since + passLead });
-      else if (isFirst && isAhead) passed.push({ tenant, lack, most: Number.POSITIVE_INFINITY });
+      if (isFirst && isWaiting) passed.push({ tenant, lack, maxCounter: since + passLead });
+      else if (isFirst && isAhead) passed.push({ tenant, lack, maxCounter: Number.POSITIVE_INFINITY });
       continue;
     }
     if (isWaiting) {
@@ -194,7 +192,7 @@ type Lack = "tokens" | "memory";
 
 const needs = <S>({ tokens }: Candidate<S>, lack: Lack) => lack === "memory" || tokens > 0;
 
-/** Each tenant's candidates in their order: those with the fewest chunks left first, less what they have been passed for. */
+/** Each tenant's candidates in their order: fewest chunks left first, reduced for sequences that were passed. */
 function candidatesOf<S extends Plannable>(
   state: PlanState<S>,
   chunkTokens: number,
@@ -231,13 +229,13 @@ function* inTurn<S extends Plannable>(
   for (let next = tenants.pop(); next; next = tenants.pop()) {
     const { parkings } = room;
     yield next.shift()!;
-    // Only the tenant that was asked may have been served, and one that parked a sequence for it.
+    // Only this tenant may have been served; parking a sequence also changes its tenant.
     if (parkings !== room.parkings) tenants.sort((a, b) => order(b, a));
     if (next.length > 0) tenants.splice(placeOf(next, tenants, order), 0, next);
   }
 }
 
-/** Where `one` belongs in a list that is sorted in reverse; before its equals, so that it comes after them. */
+/** Index at which to insert `one` into a list sorted in reverse: before its equals, so that it is popped after them. */
 function placeOf<T>(one: T, list: readonly T[], order: (a: T, b: T) => number): number {
   let [low, high] = [0, list.length];
   while (low < high) {
@@ -308,7 +306,7 @@ class Room<S extends Plannable> {
   classes({ running, long: wasLong }: PlanState<S>): Pick<StepPlan<S>, "moved" | "long"> {
     const rows = [...this.running].map((one) => ({
       one,
-      positions: Math.min(one.cachedTokens + one.pendingPromptTokens + 1, one.mostTokens),
+      positions: Math.min(one.cachedTokens + one.pendingPromptTokens + 1, one.maxPositions),
       cachedTokens: one.cachedTokens,
       isLong: running.has(one) ? wasLong.has(one) : null,
       isMixed: one.isMixed,
@@ -326,7 +324,7 @@ class Room<S extends Plannable> {
   #memoryHolds(next: S, victim?: S): boolean {
     if (this.running.size === this.#maxSequences && !victim) return false;
     const rows = [...this.running].filter((one) => one !== victim);
-    const lengths = [...rows, next].map(({ mostTokens }) => mostTokens);
+    const lengths = [...rows, next].map(({ maxPositions }) => maxPositions);
     return this.#resources.kv.holds(lengths, this.#parkedTokens(next, victim));
   }
 

@@ -1,8 +1,8 @@
 /**
- * The engine's process: a step blocks its thread, and a native fault ends its process, so session, KV and planner live here
- * and HTTP does not. What concerns one sequence alone the engine ends with that sequence. Anything thrown here concerns all
- * of them, such as a failed run of the session: it ends the process, the client in the backend's process ends every open
- * sequence in `backend_unavailable`, the edge resumes them on another backend, and the supervisor starts a new process.
+ * The engine's process: a step blocks its thread, and a native fault ends its process, so session, KV and planner live here and
+ * HTTP does not. Anything thrown here concerns all sequences, such as a failed run of the session, and ends the process: the
+ * client ends every open sequence in `backend_unavailable`, the edge resumes them on another backend, and the supervisor starts
+ * a new process.
  */
 import { setImmediate } from "node:timers/promises";
 import type { ServiceError } from "../../shared/errors.ts";
@@ -18,7 +18,7 @@ import { answerStartPrompt } from "./start-prompt.ts";
 
 if (!process.send) throw new Error("process.ts runs as a child process; start main.ts");
 const toParent = process.send.bind(process);
-// Its parent decides when it ends: a terminal, or a service manager, gives signals to both.
+// The parent decides when this process ends; a terminal or a service manager signals both.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
 process.once("disconnect", () => process.exit());
 process.on("uncaughtException", fail);
@@ -26,8 +26,8 @@ process.once("message", (message: ToEngine) => {
   if (message.type === "start") void serve(message.settings).catch(fail);
 });
 
-/** A parent that has gone needs no message: the disconnect ends this process. */
-function say(message: FromEngine): void {
+/** Errors are ignored: when the parent is gone, the disconnect ends this process. */
+function send(message: FromEngine): void {
   toParent(message, undefined, undefined, () => {});
 }
 
@@ -37,11 +37,11 @@ function fail(thrown: unknown): void {
   toParent(failed, undefined, undefined, () => process.exit(1));
 }
 
-/** Own adapters that the disk refused, by id: every batch that names one brings it along, so the oldest may go. */
+/** Own adapters that the disk refused, by id. Every batch that names one contains it, so the oldest may be dropped. */
 const unwritten = new Map<string, Uint8Array>();
 const maxUnwritten = 256;
 
-function keepUnwritten(id: string, bytes: Uint8Array): void {
+function storeUnwritten(id: string, bytes: Uint8Array): void {
   unwritten.delete(id);
   unwritten.set(id, bytes);
   for (const [oldest] of unwritten) if (unwritten.size > maxUnwritten) unwritten.delete(oldest);
@@ -63,23 +63,23 @@ async function serve(settings: EngineSettings): Promise<void> {
     pieceOf: (id: number) => tokenizer.pieceOf(id),
   };
   const answer = await answerStartPrompt(parts, source, manifest.centroids[0]?.id ?? null);
-  // In front of the hash, so that a reader of a log sees why two differ.
+  // A prefix to the hash, so that a log shows why two differ.
   const numerics = `${device}-${settings.weightFormat}-${answer}`;
   const engine = new Engine({
     ...parts,
     adapters: new AdapterCache(source, settings.adapterCacheBytes, now),
     prefixCache: settings.prefixCacheBytes > 0 ? new PrefixCache(settings.prefixCacheBytes) : null,
-    emit: (frames, report) => say({ type: "frames", frames, report, stats: engine.stats }),
+    emit: (frames, report) => send({ type: "frames", frames, report, stats: engine.stats }),
     queued: () => wake(),
-    progressed: () => say({ type: "progress" }),
-    faulted: (error) => say({ type: "fault", description: descriptionOf(error) }),
+    progressed: () => send({ type: "progress" }),
+    faulted: (error) => send({ type: "fault", description: descriptionOf(error) }),
   });
-  const trace = (id: string, hidden: Float32Array<ArrayBuffer>) => say({ type: "hidden", id, hidden });
+  const trace = (id: string, hidden: Float32Array<ArrayBuffer>) => send({ type: "hidden", id, hidden });
 
   let failure: unknown = null;
   process.on("message", (message: ToEngine) => {
     if (message.type === "submit") {
-      for (const [id, bytes] of message.unwritten) keepUnwritten(id, bytes);
+      for (const [id, bytes] of message.unwritten) storeUnwritten(id, bytes);
       const fail = (error: unknown) => {
         failure = error;
         wake();
@@ -88,13 +88,13 @@ async function serve(settings: EngineSettings): Promise<void> {
     } else if (message.type === "cancel") engine.cancel(message.ids);
     wake();
   });
-  say({ type: "ready", info: { manifest, manifestHash, numerics, device, deviceWarning } });
+  send({ type: "ready", info: { manifest, manifestHash, numerics, device, deviceWarning } });
 
   for (;;) {
     if (failure) throw failure;
     if (engine.busy) {
       await engine.step();
-      // Lets messages in: what was sent during the step is heard before the next.
+      // Handles messages that came during the step.
       await setImmediate();
     } else {
       await new Promise<void>((resolve) => {
@@ -104,7 +104,7 @@ async function serve(settings: EngineSettings): Promise<void> {
   }
 }
 
-/** For the log. Of what others threw only the places: its message may tell tokens. */
+/** For the log. Of an unknown error only the stack's places, as its message may contain tokens. */
 function descriptionOf({ message, cause }: ServiceError): string {
   if (!(cause instanceof Error)) return message;
   const places = (cause.stack ?? "").split("\n").filter((line) => line.startsWith("    at "));

@@ -1,4 +1,4 @@
-/** The errors with which the backend refuses or ends sequences: bad requests, a full queue, no engine, other numerics, faults. Pure. */
+/** The errors with which the backend refuses or ends sequences. Pure. */
 import { type BatchRequest, numericsAgree, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";

@@ -5,7 +5,7 @@
 import type { Sampling } from "../../shared/contracts/sampling.ts";
 import { logitOf, type RowOutput, topCandidates } from "../runtime/step.ts";
 
-/** What a step says about one head row; K candidates, V vocabulary. */
+/** A step's result for one head row; K candidates, V vocabulary. */
 export interface HeadResult {
   /** Scores are logits or likelihoods (`logitOf`). */
   areLikelihoods: boolean;
@@ -16,14 +16,14 @@ export interface HeadResult {
   /** Of logits / temperature. */
   scaledLogSumExp: number;
   targetScore: number;
-  /** [V]; null where the step was not asked for them. */
+  /** [V]; null if they were not requested. */
   scores: Float32Array | null;
 }
 
 /** Below this a temperature counts as 0: float32 could not carry logits divided by it. */
-export const smallestTemperature = 1e-3;
+export const minTemperature = 1e-3;
 /** The logprob of a token of probability 0: the lowest float32, since JSON has no infinity. */
-const leastLogprob = -(2 - 2 ** -23) * 2 ** 127;
+const minLogprob = -(2 - 2 ** -23) * 2 ** 127;
 /** Candidates beyond the top K are ranked in bands this wide, in logits times the temperature. */
 const bandWidth = 2;
 
@@ -47,15 +47,15 @@ export function headHidden(hidden: Float32Array, D: number, n: number): Float32A
   return hidden.subarray(n * D, (n + 1) * D);
 }
 
-/** What decides which tokens may be drawn, and how likely each is. */
+/** Parameters of the distribution that a token is drawn from. */
 export type Shaping = Pick<Sampling, "temperature" | "top_p" | "top_k" | "min_p">;
 
 /** Whether the first token is the only one that can be drawn. */
 export function isGreedy({ temperature, top_k }: Pick<Shaping, "temperature" | "top_k">): boolean {
-  return temperature < smallestTemperature || top_k === 1;
+  return temperature < minTemperature || top_k === 1;
 }
 
-/** Whether the step's candidates are all that can be drawn, so that its scores need not be copied out. */
+/** Whether only the step's candidates can be drawn, so that no scores need to be copied out. */
 export function drawsFromCandidates({ temperature, top_k }: Pick<Shaping, "temperature" | "top_k">): boolean {
   return isGreedy({ temperature, top_k }) || (top_k > 0 && top_k <= topCandidates);
 }
@@ -83,7 +83,7 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
       total += Math.exp(logitOf(band[i], row.areLikelihoods) / temperature - row.scaledLogSumExp);
       ranked.push(band[i]);
       cumulative.push(total);
-      // Uncut, the mass is known to be 1: the walk ends with the nucleus, or at the drawn token where that is all.
+      // Uncut, the total mass is 1: stop at the end of the nucleus or, without top_p, at the drawn token.
       isWhole = isCut ? ranked.length === top_k : top_p < 1 ? total >= top_p : total > uniform;
     }
     if (isWhole) break;
@@ -92,7 +92,7 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
     cumulative.length = cumulative.findIndex((sum) => sum >= top_p * total) + 1;
     total = cumulative[cumulative.length - 1];
   }
-  // Also where the sum of all falls short of 1 by rounding the draw is scaled to it.
+  // The draw is also scaled where rounding makes the sum less than 1.
   const target = isCut || top_p < 1 || total <= uniform ? uniform * total : uniform;
   const drawn = cumulative.findIndex((sum) => sum > target);
   return idAtRank(row, ranked, drawn < 0 ? cumulative.length - 1 : drawn);
@@ -112,7 +112,7 @@ export function logprobOfTarget(row: HeadResult): number {
 }
 
 function logprob({ areLikelihoods, logSumExp }: HeadResult, score: number): number {
-  return Math.max(leastLogprob, logitOf(score, areLikelihoods) - logSumExp);
+  return Math.max(minLogprob, logitOf(score, areLikelihoods) - logSumExp);
 }
 
 /** The `count` likeliest token ids with their logprobs, best first. */
@@ -120,7 +120,7 @@ export function alternativesOf(row: HeadResult, count: number): [number, number]
   return Array.from(row.topIds.subarray(0, count), (id, rank) => [id, logprob(row, row.topScores[rank])]);
 }
 
-/** The score whose logit is so much lower. */
+/** The score whose logit is lower by `by`. */
 function lowered({ areLikelihoods }: HeadResult, score: number, by: number): number {
   return areLikelihoods ? score * Math.exp(-by) : score - by;
 }

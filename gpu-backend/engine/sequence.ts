@@ -1,6 +1,6 @@
 /**
- * One generation from its request to its last frame: token ids, logit changes, stop strings and times. Pure: the engine reports what
- * a step computed and sends the frames made here. Not here: slots, steps, and choosing the next token.
+ * One generation from its request to its last frame: token ids, logit changes, stop strings and times. Pure: the engine reports
+ * what a step computed and sends the frames made here. Not here: slots, steps, and choosing the next token.
  */
 import type {
   DoneFrame,
@@ -17,7 +17,7 @@ import type { Gpt2Config } from "../runtime/step.ts";
 import type { Plannable } from "./plan.ts";
 import { PieceIndex, StopGuard } from "./stop-guard.ts";
 
-/** What the engine knows of the model it serves. */
+/** The model's vocabulary and context. */
 export interface Vocabulary {
   contextTokens: number;
   endOfTextId: number;
@@ -25,37 +25,37 @@ export interface Vocabulary {
   pieceIndex(): PieceIndex;
 }
 
-/** Indexes the pieces when the first sequence needs that. */
+/** Builds the index of pieces when the first sequence needs it. */
 export function vocabularyOf(config: Gpt2Config, pieceOf: Vocabulary["pieceOf"]): Vocabulary {
   let index: PieceIndex | null = null;
   return { ...config, pieceOf, pieceIndex: () => (index ??= new PieceIndex(config.vocabularySize, pieceOf)) };
 }
 
-/** One scored token: its logprob, the likeliest tokens at its place, and its logprob without the adapter. */
+/** One scored token: its logprob, the likeliest tokens at its position, and its logprob under the base. */
 export interface Score {
   logprob: number;
   alternatives: [number, number][];
   baseLogprob: number | null;
 }
 
-/** What is done to the logit of one token before the next is sampled: a repetition penalty, 1 for none, then an addition. */
+/** Change of one token's logit before sampling: a repetition penalty (1 for none), then an addition. */
 export interface LogitChange {
   id: number;
   penalty: number;
   value: number;
 }
 
-/** Added to the logit of a token that must not come. Finite, as not every device computes with infinities; e to its power is 0. */
+/** Added to the logit of a forbidden token. Finite, as not every device computes with infinities; its exponential is 0. */
 const forbidden = -1e9;
 
 const noIds: ReadonlySet<number> = new Set();
 
-/** Where a sequence without a deadline stands among those of its tenant that have one. */
+/** Deadline, in milliseconds, by which a sequence without one is ordered among others of its tenant. */
 const patienceMs = 60_000;
 
 export class Sequence implements Plannable {
   readonly request: SequenceRequest;
-  /** Takes the hidden states of its prompt; null for whoever wants tokens. */
+  /** Collects the hidden states of its prompt; null if they are not requested. */
   readonly trace: HiddenTrace | null;
   readonly sampling: Sampling;
   /** Prompt, continued and generated token ids. */
@@ -66,9 +66,9 @@ export class Sequence implements Plannable {
   reusedTokens = 0;
   /** Set before the sequence is queued: the one adapter, or those of its mixture; none serves the base. */
   adapters: readonly AcquiredAdapter[] = [];
-  /** What the answer is a mixture of; set once the prompt is cached. */
+  /** Weights of the mixture; set once the prompt is cached. */
   mixture: MixtureWeights | null = null;
-  /** null where the weights were given, and before they are known. */
+  /** null if the weights were given, or are not known yet. */
   evidence: PromptEvidence | null = null;
   /** Set once; no frame follows. */
   ended = false;
@@ -77,7 +77,7 @@ export class Sequence implements Plannable {
   readonly #text: TextStream | null;
   /** Token ids that end it. */
   readonly #stopIds: Set<number>;
-  /** Keeps stops of the chat template out of the text until it may end. */
+  /** Prevents stops of the chat template until the sequence may end. */
   readonly #guard: StopGuard | null;
   /** Logit bias, presence and frequency penalties of the next token, by token id. */
   readonly #bias = new Map<number, number>();
@@ -123,7 +123,7 @@ export class Sequence implements Plannable {
     return this.request.tenant;
   }
 
-  get mostTokens(): number {
+  get maxPositions(): number {
     return Math.min(this.promptTokens + this.request.maxTokens, this.#vocabulary.contextTokens);
   }
 
@@ -148,10 +148,7 @@ export class Sequence implements Plannable {
     return this.ids.length - this.cachedTokens;
   }
 
-  /**
-   * What was continued counts as decoded, one token a step: a prefill of it would give other bits (infra/docs/architecture.md says
-   * why).
-   */
+  /** Continued tokens count as decoded, one a step: a prefill of them would give other bits (infra/docs/architecture.md). */
   get pendingPromptTokens(): number {
     return Math.max(0, this.promptTokens - this.cachedTokens);
   }
@@ -164,7 +161,7 @@ export class Sequence implements Plannable {
     return this.trace === null;
   }
 
-  /** What the request does to the logits of the next token, each token id once. */
+  /** The request's changes of the next token's logits, each token id once. */
   *logitChanges(): Generator<LogitChange> {
     const { repetition_penalty, min_tokens } = this.sampling;
     const mayEnd = this.completionTokens >= min_tokens;
@@ -192,17 +189,17 @@ export class Sequence implements Plannable {
     return this.request.mixture !== undefined;
   }
 
-  /** Prompt tokens that the pointer copies from, and that are evidence. */
+  /** Prompt tokens that are evidence, and that the pointer copies from. */
   get evidenceTokens(): number {
     return Math.min(this.promptTokens, this.request.mixture?.evidence?.tokens ?? 0);
   }
 
-  /** Whether the base's logprobs are asked for and differ from those of what is served. */
+  /** Whether the base's logprobs are requested and differ from the served ones. */
   get comparesBase(): boolean {
     return this.request.compare && (this.isMixed || (this.acquired !== null && this.acquired.adapter.scale !== 0));
   }
 
-  /** The reason to end, once what is to be sampled and scored is done; null before. */
+  /** The reason to end, once all is sampled and scored; null before. */
   get finish(): FinishReason | null {
     if (this.scoresPrompt && !this.promptScored) return null;
     return this.#finish;
@@ -212,12 +209,12 @@ export class Sequence implements Plannable {
     return this.#prompt.logprobs.length === this.promptTokens;
   }
 
-  /** What comes before the queue is done: its adapters are there. */
+  /** Its adapters are acquired. */
   queued(nowMs: number): void {
     this.#adapterMs = nowMs - this.#submittedMs;
   }
 
-  /** It has a slot; after it was parked, once more. */
+  /** It has a slot, for the first time or after it was parked. */
   admitted(nowMs: number): void {
     this.#admittedMs ??= nowMs;
   }
@@ -227,8 +224,8 @@ export class Sequence implements Plannable {
     this.#decodingMs = nowMs;
   }
 
-  /** Takes the score of the next prompt token. */
-  scored(score: Score): void {
+  /** Adds the score of the next prompt token. */
+  addPromptScore(score: Score): void {
     this.#prompt.logprobs.push(score.logprob);
     this.#prompt.alternatives.push(score.alternatives);
     this.#prompt.baseLogprobs?.push(score.baseLogprob ?? score.logprob);
@@ -242,10 +239,10 @@ export class Sequence implements Plannable {
   }
 
   /**
-   * Takes a sampled token id. Returns its frame, or null for one that ends the sequence, which no client sees. Logprobs are
-   * of the distribution at temperature 1 with delta and all that changes logits, as OpenAI reports them.
+   * Adds a sampled token id. Returns its frame, or null if it ends the sequence. Logprobs are of the distribution at temperature 1
+   * with the adapter and all logit changes, as OpenAI reports them.
    */
-  took(tokenId: number, score: Score): TokenFrame | null {
+  addToken(tokenId: number, score: Score): TokenFrame | null {
     if (this.#stopIds.has(tokenId)) {
       this.#finish = "stop";
       return null;

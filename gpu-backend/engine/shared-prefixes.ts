@@ -1,9 +1,8 @@
 /**
- * Computes prompt beginnings that sequences have in common once. A sequence whose first blocks are cached starts after them. A
- * sequence that would compute a block which a running sequence (its leader) is computing waits for that block, as the choices of
- * one prompt do. Only whole blocks are waited for; each sequence computes the rest of its prompt, at least the last token,
- * except for what the cache has of it. If the leader ends early, or its blocks are evicted, the sequence that waited longest
- * becomes the leader.
+ * Computes prompt prefixes that sequences share only once. A sequence whose first blocks are cached starts after them. A
+ * sequence that would compute a block which a running sequence (its leader) is computing waits for that whole block. Each
+ * sequence computes the rest of its prompt, at least the last token, itself. If the leader ends early, or its blocks are
+ * evicted, the sequence that waited longest becomes the leader.
  */
 import { blockNames, type FoundBlock, type PrefixCache } from "../kv/prefix-cache.ts";
 
@@ -15,7 +14,7 @@ export interface Prefixed {
   readonly promptTokens: number;
   /** True if the logits of every prompt position are needed: then no block is skipped. */
   readonly scoresPrompt: boolean;
-  /** False for a text that is not expected again, such as an adapter's example: it would evict prompts that are. */
+  /** False for text that is not expected again, such as an adapter's example. */
   readonly keepsPrefix: boolean;
 }
 
@@ -62,17 +61,14 @@ export class SharedPrefixes<S extends Prefixed> {
     }
   }
 
-  /** The cached blocks that a sequence starts after. The last token is always computed, since its logits are needed. */
+  /** The cached blocks that a sequence starts after. */
   take(sequence: S): FoundBlock[] {
     if (sequence.scoresPrompt) return [];
     const { tenant, ids, promptTokens } = sequence;
     return this.#cache.take(tenant, this.#reusable(sequence), ids.slice(0, promptTokens - 1));
   }
 
-  /**
-   * Caches a whole block, or the end of the prompt, that a prefill pass has completed: positions [start, end), whose keys and
-   * values `read` copies out, [2L, H, end − start, d].
-   */
+  /** Caches the completed block, or end of the prompt, at positions [start, end); `read` gives its [2L, H, end − start, d]. */
   computed(sequence: S, start: number, end: number, read: () => Float32Array): void {
     if (!sequence.keepsPrefix) return;
     const chain = this.#chainOf(sequence);

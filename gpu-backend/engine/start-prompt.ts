@@ -1,11 +1,9 @@
 /**
- * The fixed prompt that an engine answers before it takes traffic. The answer shows that the engine works, and a hash of what comes
- * out of it is the numerics fingerprint: backends of the same one continue each other's sequences bit for bit.
- *
- * The hash is over every number that the answers report: logprobs of the prompt and of generated tokens, with alternatives, of the
- * base; tokens, weights and evidence of a mixture. It therefore depends on whatever decides bits, without anybody having to
- * know of it: weights, weight format, device and driver, instruction set, ONNX Runtime's version, the graph. Thread counts change no
- * bits, so they do not change it. A difference of a last bit that rounding hides in all of these numbers is not seen.
+ * The fixed prompt that an engine answers before it takes traffic. The answer shows that the engine works, and the hash of its
+ * numbers is the numerics fingerprint: backends with the same one continue each other's sequences bit for bit. The numbers are
+ * logprobs of the prompt and of generated tokens, with alternatives, of the base, and tokens, weights and evidence of a
+ * mixture. So the hash depends on weights, weight format, device, driver, instruction set, ONNX Runtime's version and the
+ * graph; thread counts change no bits. A difference that rounding hides in all of these numbers is not detected.
  */
 import { createHash } from "node:crypto";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -19,9 +17,8 @@ const generatedTokens = 8;
 const hashDigits = 16;
 
 /**
- * Generates a token after the end of text, then answers the prompt by the base and, where there is one, by a mixture with a centroid's
- * adapter. Returns the hash. The engine for it is dropped afterwards. Throws an Error if no token can be generated; of a model that is
- * damaged in part, an answer may fail.
+ * Generates a token after the end of text, then answers the prompt by the base and, if there is a centroid, by a mixture with its
+ * adapter. Returns the hash. Throws an Error if no token can be generated.
  */
 export async function answerStartPrompt(
   parts: Pick<EngineParts, "runner" | "limits" | "kvBytes" | "pieceOf" | "now">,
@@ -62,7 +59,7 @@ function requestsOf(promptIds: number[], endOfTextId: number, centroidId: string
   return [token, base, { ...base, id: "mixture", promptLogprobs: false, compare: true, mixture }];
 }
 
-/** What of a frame follows from the computation alone. */
+/** The part of a frame that depends on the computation alone. */
 function numbersOf(frame: Frame): unknown {
   if (frame.type === "error") return frame.kind;
   return frame.type === "done" ? (frame.mixture ?? null) : frame;

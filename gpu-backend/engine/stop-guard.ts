@@ -3,7 +3,7 @@
  * character a byte, so a token that ends amid a character counts, too.
  */
 
-/** The pieces of a vocabulary, to be searched. Built when it is first needed: only few requests need it. */
+/** The pieces of a vocabulary, sorted for search. */
 export class PieceIndex {
   readonly #pieces: readonly { id: number; text: string }[];
 

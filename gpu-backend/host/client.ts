@@ -1,6 +1,6 @@
 /**
- * The interface to an engine, which runs in a process of its own: micro-batches in, frames out. Every accepted sequence gets a
- * last frame, also when that process dies or hangs. Not here: HTTP, and how the process is kept running (supervisor.ts).
+ * The interface to an engine in its own process: micro-batches in, frames out. Every accepted sequence gets a last frame, also
+ * when that process dies or hangs. Not here: how the process is kept running (supervisor.ts).
  */
 import {
   type BatchRequest,
@@ -46,8 +46,8 @@ export interface EngineClientParts {
   /** A monotonic clock, in milliseconds. */
   now(): number;
   /**
-   * Milliseconds without a finished pass, while a sequence is open, after which the engine counts as hung and its process is
-   * killed. The longest pass takes seconds, and so does making the adapter that a sequence waits for.
+   * Milliseconds without a finished pass, while a sequence is open, after which the engine's process is killed. The longest pass
+   * takes seconds.
    */
   stallMs: number;
   /** The bytes of a tenant's own adapter that is not on disk; null for any other. */
@@ -95,7 +95,7 @@ export class EngineClient {
       onMessage: (message) => this.#onMessage(message),
       onEnd: () => this.#onEnd(),
     });
-    // Reports that came while this process was busy are read before it is judged.
+    // Reads reports that came while this process was busy before the check.
     this.#watch = setInterval(() => setImmediate(() => this.#killStalled()), watchMs);
   }
 
@@ -109,7 +109,7 @@ export class EngineClient {
     return this.#supervisor.info;
   }
 
-  /** Whether a batch would be taken now. */
+  /** Whether a batch would be accepted now. */
   get isServing(): boolean {
     return !this.#isClosing && this.#supervisor.isRunning;
   }
@@ -122,7 +122,7 @@ export class EngineClient {
     return this.#open.size;
   }
 
-  /** Returns what is served. Throws `backend_unavailable` when no batch is taken: the engine is starting, restarting or closing. */
+  /** Returns what is served. Throws `backend_unavailable` while the engine is starting, restarting or closing. */
   requireServing(): EngineInfo {
     if (this.#isClosing) throw unavailable("The backend is shutting down.");
     return this.#supervisor.requireRunning();
@@ -154,7 +154,7 @@ export class EngineClient {
     const ids = new Set(batch.sequences.map(({ id }) => id));
     if (ids.size < batch.sequences.length) throw duplicate("The batch has two sequences of the same id.");
     for (const id of ids) if (this.#open.has(id)) throw duplicate(`A sequence of id ${id} is open already.`);
-    this.#take(batch.sequences, sink);
+    this.#register(batch.sequences, sink);
     const { tenant } = batch.sequences[0];
     const adapterId = batch.adapterHash ? ownAdapterId(tenant, batch.adapterHash) : batch.centroidId;
     const unwritten = ownAdaptersOf(batch).flatMap((hash): [string, Uint8Array][] => {
@@ -187,7 +187,7 @@ export class EngineClient {
       taken.resolve(ids.map((id) => this.#hidden.get(id)!));
       for (const id of ids) this.#hidden.delete(id);
     };
-    this.#take(sequences, sink);
+    this.#register(sequences, sink);
     this.#supervisor.send({ type: "submit", adapterId: null, sequences, traced: true, unwritten: [] });
     const leave = () => void this.cancel([...open]);
     signal.addEventListener("abort", leave);
@@ -221,7 +221,7 @@ export class EngineClient {
     await this.#supervisor.close();
   }
 
-  #take(sequences: readonly SequenceRequest[], sink: FrameSink): void {
+  #register(sequences: readonly SequenceRequest[], sink: FrameSink): void {
     const sinceMs = this.#now();
     for (const { id, continuedIds } of sequences) {
       this.#open.set(id, { sink, sinceMs, isResumed: continuedIds.length > 0, lastTokenMs: null });

@@ -1,23 +1,23 @@
 /**
- * One child process of the backend that talks by messages: starts it, passes messages both ways, kills it, and says why it
- * ended. It ends with the backend, however that ends. Not here: whether and when another one is started.
+ * One child process of the backend: starts it, passes messages both ways, kills it, and reports why it ended. It ends with the
+ * backend. Not here: restarts.
  */
 import { type ChildProcess, fork, type Serializable } from "node:child_process";
 import { settlesWithin } from "../../shared/settles-within.ts";
 
-/** Timeout for a killed process to end, in milliseconds: one that waits for a device or a disk ends only after that. */
+/** Timeout for a killed process to end, in milliseconds: it may wait for a device or a disk. */
 export const stopMs = 2000;
 
-/** Why a process ended. `how` is a phrase that tells nothing of a request: "was ended by SIGSEGV". */
+/** Why a process ended. `how` is a phrase without data of a request: "was ended by SIGSEGV". */
 export interface EndCause {
   how: string;
-  /** What it threw, if that was the end. For the log alone: it may tell of a request. */
+  /** The error that ended it, if any. For the log alone: it may contain data of a request. */
   error: Error | null;
 }
 
 interface ForkedProcessParts<Received> {
   script: URL;
-  /** Its one argument, which users of the machine see in the list of processes. */
+  /** Its only argument, visible in the list of processes. */
   argument: string;
   environment: NodeJS.ProcessEnv;
   onMessage(message: Received): void;
@@ -41,7 +41,7 @@ export class ForkedProcess<Sent extends object, Received> {
     this.#child.on("message", (message) => parts.onMessage(message as Received));
     this.#child.on("error", (error) => {
       this.blame(`cannot be started: ${error.message}`, error);
-      // A process that was not created, for want of file descriptors, closes nothing.
+      // A process that was not created, such as without file descriptors, emits no "close".
       if (this.pid === undefined) this.#end("cannot be started");
     });
     // Not "exit": messages may follow that.
@@ -53,12 +53,12 @@ export class ForkedProcess<Sent extends object, Received> {
     return this.#child?.pid;
   }
 
-  /** Why it is ending or has ended; null while it runs as it should, or if nothing is known yet. */
+  /** Why it is ending or has ended; null while it runs. */
   get cause(): EndCause | null {
     return this.#cause;
   }
 
-  /** Where the process has just ended, or was not created, `onEnd` follows. */
+  /** Does nothing if the process has just ended or was not created: `onEnd` follows. */
   send(message: Sent): void {
     if (this.#child?.connected) this.#child.send(message as Serializable, () => {});
   }

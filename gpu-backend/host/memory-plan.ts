@@ -1,6 +1,6 @@
 /**
- * How much memory the backend may take, and how much of it keys and values get where KV_BYTES is not set. Pure arithmetic
- * over estimates of what a model takes; the bounds of keys, values and caches are exact.
+ * Estimates the memory that the backend may take, and how much of it keys and values get if KV_BYTES is not set. Pure
+ * arithmetic over estimates of a model's size; the bounds of keys, values and caches are exact.
  */
 import { arenaShapeOf, bytesPerPosition } from "../kv/kv-budget.ts";
 import type { WeightFormat } from "../runtime/gpt2-graph.ts";
@@ -17,25 +17,22 @@ const bytesPerParameter: Record<WeightFormat, { session: number; loading: number
   block8: { session: 4, loading: 14 },
   block4: { session: 3, loading: 11 },
 };
-/** The same of a fitter, which reads the model file and opens a session over the head in fp32; it ends when it is idle. */
+/** The same of a fitter, which opens a session over the head in fp32 and ends when it is idle. */
 const fitterBytesPerParameter = 10;
 /** Node, the code and its heap, of each process: HTTP, an engine for each set, one fitter (each set may start its own). */
 const processBytes = 120e6;
-/**
- * Of the memory left after all else, what keys and values get. The rest is for results that wait to be collected, for copies of rows
- * that are parked, resume or change their length class in a step, and for one array more while unused memory is given back.
- */
+/** Part of the remaining memory for keys and values. The rest is for garbage, and for copies of rows and arrays within a step. */
 const kvShare = 0.8;
 
 export interface MemorySettings {
-  /** What the backend's processes may take together: the container's limit or the machine's memory. */
+  /** Limit of the backend's processes together: the container's limit or the machine's memory. */
   limitBytes: number;
   model: Gpt2Config;
   weightFormat: WeightFormat;
   /** Sets of artifacts side by side, at most. */
   sets: number;
   maxSequences: number;
-  /** null: as much as is left. */
+  /** null: as much as remains. */
   kvBytes: number | null;
   prefixCacheBytes: number;
   adapterCacheBytes: number;
@@ -45,14 +42,11 @@ export interface MemoryPlan {
   limitBytes: number;
   /** Bound on keys and values of one set. */
   kvBytes: number;
-  /** What may be taken at the same time, over all sets. */
+  /** Bytes that may be used at the same time, over all sets. */
   parts: {
     processes: number;
     sessions: number;
-    /**
-     * What loading one more set takes beyond what it takes once loaded, or what a fitter takes, whichever is larger. The plan
-     * assumes one of these at a time; nothing enforces it.
-     */
+    /** Extra memory of loading one set, or a fitter's, whichever is larger. TODO: nothing enforces that only one runs at a time. */
     loading: number;
     kv: number;
     prefix_caches: number;
@@ -76,8 +70,8 @@ export function planMemory(settings: MemorySettings): MemoryPlan {
   };
   const left = limitBytes - sum(taken);
   const contextBytes = model.contextTokens * bytesPerPosition(arenaShapeOf(model));
-  const most = maxSequences * contextBytes;
-  const kvBytes = settings.kvBytes ?? Math.floor(Math.max(contextBytes, Math.min(most, (kvShare * left) / sets)));
+  const maxBytes = maxSequences * contextBytes;
+  const kvBytes = settings.kvBytes ?? Math.floor(Math.max(contextBytes, Math.min(maxBytes, (kvShare * left) / sets)));
   const parts = { ...taken, kv: sets * kvBytes };
   return { limitBytes, kvBytes, parts, plannedBytes: sum(parts) };
 }

@@ -1,18 +1,17 @@
 /**
- * Keeps an engine running in a child process: passes messages both ways, and starts the process again, with a growing delay,
- * when it fails. A native fault, a hang or a lack of memory therefore ends only the engine's process. Not here: sequences
- * (client.ts), and what the process does (process.ts).
+ * Keeps an engine running in a child process: passes messages both ways, and restarts a failed process with a growing delay. A
+ * native fault, a hang or a lack of memory therefore ends only the engine's process. Not here: sequences (client.ts).
  */
 
 import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "../engine/messages.ts";
 import { unavailable } from "../engine/refusals.ts";
 import { type EndCause, ForkedProcess } from "./forked-process.ts";
 
-/** Milliseconds for an engine to load its model and generate a token; a large model is read from a slow disk in minutes. */
+/** Timeout for an engine to load its model and generate a token, in milliseconds; a slow disk takes minutes. */
 export const startMs = 600_000;
-/** Milliseconds before the first restart: no more than it takes to load a small model, since most faults do not come back. */
+/** Milliseconds before the first restart: about the time to load a small model, since most faults do not recur. */
 export const firstRestartMs = 250;
-/** The delay doubles with each failure up to this, in milliseconds: a fault that stays must not keep the machine busy loading. */
+/** The delay doubles with each failure up to this, in milliseconds. */
 const maxRestartMs = 30_000;
 /** An engine that has run this long, in milliseconds, was healthy: its failure counts as a first one. More than `maxRestartMs`. */
 export const stableMs = 60_000;
@@ -22,7 +21,7 @@ export type EngineMessage = Exclude<FromEngine, { type: "ready" | "failed" }>;
 
 /** An unexpected end of an engine's process. */
 export interface EngineFailure extends EndCause {
-  /** Of the set that it serves. */
+  /** Manifest of the set that it serves. */
   manifestHash: string;
   /** Failures in a row, this one included. */
   failures: number;
@@ -45,7 +44,7 @@ interface SupervisorParts {
   /** Script of the process; the engine's by default. */
   script?: URL;
   onMessage(message: EngineMessage): void;
-  /** The process has ended: what it was working on is lost. */
+  /** The process has ended, and its sequences are lost. */
   onEnd(): void;
 }
 
@@ -61,7 +60,7 @@ export class EngineSupervisor {
   #process: ForkedProcess<ToEngine, FromEngine>;
   #info: EngineInfo | null = null;
   #isRunning = false;
-  /** Time at which the process that was started last got ready; null if it has not. */
+  /** Time at which the last started process became ready; null before. */
   #readyMs: number | null = null;
   #failure: EngineFailure | null = null;
   #isClosed = false;
@@ -76,7 +75,7 @@ export class EngineSupervisor {
     this.#process = this.#start();
   }
 
-  /** Resolves once a token has been generated; rejects if the engine does not start the first time. Then nothing is tried again. */
+  /** Resolves once a token has been generated. Rejects, without a restart, if the engine does not start the first time. */
   get first(): Promise<EngineInfo> {
     return this.#first.promise;
   }
@@ -101,7 +100,7 @@ export class EngineSupervisor {
     this.#process.send(message);
   }
 
-  /** Ends a process that cannot go on; `how` is what the failure says of it. `onEnd` follows. */
+  /** Kills the process for the reason `how`; `onEnd` follows. */
   kill(how: string): void {
     this.#isRunning = false;
     this.#process.kill(how);

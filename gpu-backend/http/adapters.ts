@@ -1,7 +1,4 @@
-/**
- * Tenants' own adapters over HTTP: made of examples, fetched, brought from another backend, deleted. Each is named by
- * its tenant and its hash, and a wrong pair finds nothing.
- */
+/** Tenants' own adapters over HTTP: make, fetch, upload, delete. Each is named by tenant and hash; a wrong pair finds nothing. */
 import type { Hono } from "hono";
 import {
   adapterRequestSchema,
@@ -16,10 +13,10 @@ import type { OwnAdapterService } from "../host/own-adapters/service.ts";
 import type { Log } from "./log.ts";
 import { readBody } from "./middleware.ts";
 
-type Adapters = Pick<OwnAdapterService, "begin" | "bring" | "store">;
+type Adapters = Pick<OwnAdapterService, "begin" | "upload" | "store">;
 
 export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void {
-  /** The head of the response says that the work has begun; its body is an `adapterOutcomeSchema`. A caller that leaves ends the work. */
+  /** Responds when the work begins; the body is an `adapterOutcomeSchema`. The work ends when the caller leaves. */
   app.post("/v1/adapters", async (context) => {
     const request = await readBody(context, adapterRequestSchema);
     const { answer } = await adapters.begin(request, context.req.raw.signal);
@@ -51,7 +48,7 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
 
   app.put("/v1/adapters/:tenant/:hash", async (context) => {
     const { tenant, hash } = namesOf(context.req.param());
-    await adapters.bring(tenant, hash, new Uint8Array(await context.req.arrayBuffer()));
+    await adapters.upload(tenant, hash, new Uint8Array(await context.req.arrayBuffer()));
     return context.body(null, 204);
   });
 
@@ -69,7 +66,7 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
   });
 }
 
-/** Throws a ServiceError "adapter_not_found" where a batch names a tenant's own adapter that is not here. */
+/** Throws a ServiceError "adapter_not_found" if an own adapter that the batch names is not here. */
 export async function requireAdapters(batch: BatchRequest, store: Adapters["store"]): Promise<void> {
   for (const hash of ownAdaptersOf(batch)) {
     if (!(await store.has(batch.sequences[0].tenant, hash))) throw missing(hash);
@@ -85,7 +82,7 @@ function missing(hash: string): ServiceError {
   return new ServiceError("adapter_not_found", `There is no adapter ${hash} of this tenant.`);
 }
 
-/** A body whose first byte goes at once, so that the head does; leading space is no part of JSON. */
+/** A JSON body with a line feed before it, which is sent at once, so that the head is, too. */
 function jsonStream(value: Promise<unknown>): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
   return new ReadableStream({

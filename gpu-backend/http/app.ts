@@ -1,4 +1,4 @@
-/** The backend's HTTP interface, private to the edge: routes, and the error envelope for whatever goes wrong. */
+/** The backend's HTTP interface, private to the edge: routes, and the error envelope. */
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
@@ -32,7 +32,7 @@ import {
 import type { Tracer } from "./tracing.ts";
 
 /** Room for `sequencesPerBatch` sequences with full prompts of a 1024-token context and full logit biases. */
-export const batchBodyBytes = 8 * 2 ** 20;
+const batchBodyBytes = 8 * 2 ** 20;
 
 type Sets = Pick<ServingSets, "cancel" | "info" | "requireServing" | "serving"> & {
   of(manifestHash: string): { engine: Pick<EngineClient, "info" | "submit" | "cancel"> };
@@ -43,12 +43,12 @@ export interface AppParts {
   name: string;
   sets: Sets;
   load(): BackendLoad;
-  adapters: Pick<OwnAdapterService, "begin" | "bring" | "store">;
+  adapters: Pick<OwnAdapterService, "begin" | "upload" | "store">;
   metrics: Metrics;
   log: Log;
-  /** null where no collector is configured. */
+  /** null if no collector is configured. */
   tracer: Tracer | null;
-  /** null where no secret is set: then anybody may call. */
+  /** null if no secret is set: then anybody may call. */
   verifier: CallVerifier | null;
   /** Milliseconds of a clock that only goes forward. */
   now(): number;
@@ -80,8 +80,8 @@ export function createApp({ name, sets, load, adapters, metrics, log, tracer, ve
         ...outcome,
       });
     };
-    const body = frameStream(engine, batch, ended, tracer?.watch(batch)?.saw);
-    metrics.batchTaken(batch);
+    const body = frameStream(engine, batch, ended, tracer?.watch(batch) ?? undefined);
+    metrics.batchAccepted(batch);
     return context.body(body, 200, {
       "content-type": "application/x-ndjson",
       "cache-control": "no-store",
@@ -94,10 +94,10 @@ export function createApp({ name, sets, load, adapters, metrics, log, tracer, ve
     return context.json({ cancelled: sets.cancel(ids) });
   });
 
-  /** Live: restarting this process would not help. The supervisor restarts an engine that fails or hangs. */
+  /** Live: a restart of this process would not help. The supervisor restarts an engine that fails or hangs. */
   app.get("/healthz", (context) => context.json({ status: "ok" }));
 
-  /** Ready: a batch of the manifest that it names first would be taken now. */
+  /** Ready: a batch of the manifest named here would be accepted now. */
   app.get("/readyz", (context) => {
     const { manifest, manifestHash, numerics } = sets.requireServing();
     const { name: model, servedAs } = manifest.model;
@@ -112,19 +112,12 @@ export function createApp({ name, sets, load, adapters, metrics, log, tracer, ve
     context.text(await metrics.text(), 200, { "content-type": metrics.contentType }),
   );
 
-  for (const [path, method] of [
-    ["/v1/batches", "POST"],
-    ["/v1/adapters", "POST"],
-    ["/v1/adapters/:tenant", "DELETE"],
-    ["/v1/adapters/:tenant/:hash", "GET, PUT, DELETE"],
-    ["/v1/cancellations", "POST"],
-    ["/healthz", "GET"],
-    ["/readyz", "GET"],
-    ["/metrics", "GET"],
-  ]) {
+  const routes = app.routes.filter(({ method, path }) => method !== "ALL" && !path.endsWith("*"));
+  for (const [path, ofPath] of Map.groupBy(routes, (route) => route.path)) {
+    const methods = ofPath.map(({ method }) => method).join(", ");
     app.all(path, (context) => {
-      context.header("allow", method);
-      throw new ServiceError("method_not_allowed", `${path} takes ${method}, not ${context.req.method}.`);
+      context.header("allow", methods);
+      throw new ServiceError("method_not_allowed", `${path} takes ${methods}, not ${context.req.method}.`);
     });
   }
   app.notFound((context) => answerError(context, new ServiceError("not_found", `There is no ${context.req.path}.`)));

@@ -1,15 +1,12 @@
 /**
- * The answer to one micro-batch: frames from the engine as an NDJSON body, until the last sequence has its last frame. Tokens wait for
- * later ones where their callers allow it, and blank lines show that this process is alive.
+ * The answer to one micro-batch: frames from the engine as an NDJSON body, until the last sequence has its last frame. Tokens
+ * wait for later ones where their callers allow it, and blank lines show that this process is alive.
  */
 import { type BatchRequest, type Frame, heartbeatMs, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { EngineClient } from "../host/client.ts";
 
-/**
- * Unread bytes of one answer: above, its reader is too slow, or has hung. As many as the prompt frames of a full micro-batch
- * have with five alternatives a token, which come within a few steps.
- */
+/** Maximum unread bytes of one answer: the prompt frames of a full micro-batch with five alternatives a token. */
 export const unreadFrameBytes = 16 * 2 ** 20;
 
 /** How a micro-batch ended, for the log. */
@@ -23,20 +20,20 @@ export interface BatchOutcome {
 }
 
 /**
- * Submits a micro-batch; `saw` hears of each of its frames. The body's consumer going away cancels what is still open.
+ * Submits a micro-batch; `onFrame` hears of each of its frames. The body's consumer going away cancels what is still open.
  * Throws a ServiceError where nothing of it can be served.
  */
 export function frameStream(
   engine: Pick<EngineClient, "submit" | "cancel">,
   batch: BatchRequest,
   ended: (outcome: BatchOutcome) => void,
-  saw: (frame: Frame) => void = () => undefined,
+  onFrame: (frame: Frame) => void = () => undefined,
 ): ReadableStream<Uint8Array> {
   const open = new Set(batch.sequences.map(({ id }) => id));
   const outcome: BatchOutcome = { tokens: 0, done: 0, failed: 0, clientGone: false };
   const encoder = new TextEncoder();
   let controller!: ReadableStreamDefaultController<Uint8Array>;
-  /** Nobody reads on. */
+  /** Cancels what is open, as nobody reads it. */
   const drop = () => {
     outcome.clientGone = true;
     gathering.stop();
@@ -64,10 +61,10 @@ export function frameStream(
     engine.submit(batch, (frames) => {
       for (const frame of frames) {
         count(frame, outcome, open);
-        saw(frame);
+        onFrame(frame);
       }
       if (!outcome.clientGone) gathering.push(frames);
-      heartbeat.spoken();
+      heartbeat.frameSent();
       if (open.size > 0) return;
       heartbeat.stop();
       if (!outcome.clientGone) controller.close();
@@ -141,19 +138,19 @@ export class FrameGathering {
 
 export class Heartbeat {
   readonly #timer: ReturnType<typeof setInterval>;
-  #isSpoken = false;
+  #isSent = false;
 
   /** Runs `beat` until it is stopped. */
   constructor(beat: () => void) {
     this.#timer = setInterval(() => {
-      if (!this.#isSpoken) beat();
-      this.#isSpoken = false;
+      if (!this.#isSent) beat();
+      this.#isSent = false;
     }, heartbeatMs);
   }
 
-  /** Something was sent: the next beat is not needed. */
-  spoken(): void {
-    this.#isSpoken = true;
+  /** Skips the next beat. */
+  frameSent(): void {
+    this.#isSent = true;
   }
 
   stop(): void {

@@ -11,10 +11,7 @@ export function jsonLog(write: (line: string) => void, now: () => Date): Log {
   };
 }
 
-/**
- * What metrics, spans and the log count a sequence under. A mixture counts as its first adapter, which is the nearest
- * centroid's, whichever micro-batch it came in.
- */
+/** The centroid of a sequence in metrics, spans and the log. A mixture counts as its first adapter, the nearest centroid's. */
 export function centroidLabel({ adapterHash, centroidId }: BatchRequest, { mixture }: SequenceRequest): string {
   const [nearest] = mixture?.adapters ?? [];
   if (nearest) return "centroidId" in nearest ? nearest.centroidId : "own";

@@ -13,25 +13,25 @@ const phaseSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 /** Seconds of a request's parts, which may wait in the queue for as long as the edge does. */
 const requestSeconds = [...phaseSeconds, 5, 10, 20, 40, 80, 160];
 
-/** Sequences are counted by centroid in steps of this many, so that nobody who reads the metrics often sees a single request. */
+/** Sequences are counted by centroid in steps of this many, so that frequent scrapes do not show single requests. */
 export const sequencesPerStep = 50;
 
 export interface Metrics
   extends Pick<EngineObserver, "phaseRan" | "statsChanged" | "tokenArrived" | "sequenceEnded" | "engineFailed"> {
-  /** A micro-batch is going to be served. */
-  batchTaken(batch: BatchRequest): void;
-  /** Published artifacts could not be taken up. */
+  /** A micro-batch was accepted. */
+  batchAccepted(batch: BatchRequest): void;
+  /** Published artifacts were refused. */
   setRefused(): void;
   /** In Prometheus' text format. */
   text(): Promise<string>;
   readonly contentType: string;
 }
 
-/** What is asked at each scrape. */
+/** What is read at each scrape. */
 export interface MetricsView {
   /** Of every engine at work. */
   stats(): readonly EngineStats[];
-  /** Hashes of the manifests that are served, and which of them first of all. */
+  /** Hashes of the manifests that are served, and the preferred one. */
   manifests(): { all: readonly string[]; first: string | null };
   memory: Pick<MemoryPlan, "limitBytes" | "parts">;
   /** Of the folder of tenants' own adapters. */
@@ -42,6 +42,8 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
   const registers = [new Registry()];
   const [registry] = registers;
   const statsChanged = addEngineMetrics(registry, stats);
+  const counter = (name: string, help: string, labelNames: string[] = []) =>
+    new Counter({ name, help, labelNames, registers });
   new Gauge({
     name: "chameleon_memory_limit_bytes",
     help: "Memory that the backend's processes may take together: its container's limit, or the machine's memory",
@@ -83,22 +85,19 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
       this.set(disk().unwrittenBytes);
     },
   });
-  const setsRefused = new Counter({
-    name: "chameleon_artifact_sets_refused_total",
-    help: "Times that published artifacts, or their pointer, were not as they should be",
-    registers,
-  });
-  const restarts = new Counter({
-    name: "chameleon_engine_restarts_total",
-    help: "Times that an engine's process failed and was started again",
-    registers,
-  });
-  const sampledTokens = new Counter({ name: "vllm:generation_tokens_total", help: "Tokens sampled", registers });
-  const prefillTokens = new Counter({
-    name: "chameleon_prefill_tokens_total",
-    help: "Prompt tokens prefilled: those found in the prefix cache are not",
-    registers,
-  });
+  const setsRefused = counter(
+    "chameleon_artifact_sets_refused_total",
+    "Times that published artifacts, or their pointer, were not as they should be",
+  );
+  const restarts = counter(
+    "chameleon_engine_restarts_total",
+    "Times that an engine's process failed and was started again",
+  );
+  const sampledTokens = counter("vllm:generation_tokens_total", "Tokens sampled");
+  const prefillTokens = counter(
+    "chameleon_prefill_tokens_total",
+    "Prompt tokens prefilled: those found in the prefix cache are not",
+  );
   const phases = new Histogram({
     name: "chameleon_phase_duration_seconds",
     help: "Duration of one phase of a step",
@@ -106,12 +105,9 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
     buckets: phaseSeconds,
     registers,
   });
-  const sequences = new Counter({
-    name: "chameleon_sequences_total",
-    help: "Sequences that ended, by finish reason or error kind",
-    labelNames: ["outcome"],
-    registers,
-  });
+  const sequences = counter("chameleon_sequences_total", "Sequences that ended, by finish reason or error kind", [
+    "outcome",
+  ]);
   // From 0, so that a rate counts the first of each kind, too.
   for (const outcome of [...finishReasonSchema.options, ...errorKinds]) sequences.inc({ outcome }, 0);
 
@@ -124,12 +120,11 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
     prefill: requestTimes("request_prefill_time", "Of completed sequences: from the slot to the cached prompt"),
     decode: requestTimes("request_decode_time", "Of completed sequences: from the cached prompt to the end"),
   };
-  const byCentroid = new Counter({
-    name: "chameleon_centroid_sequences_total",
-    help: `Sequences by their nearest centroid, or "base" or "own"; it moves in steps of ${sequencesPerStep}`,
-    labelNames: ["centroid"],
-    registers,
-  });
+  const byCentroid = counter(
+    "chameleon_centroid_sequences_total",
+    `Sequences by their nearest centroid, or "base" or "own"; it moves in steps of ${sequencesPerStep}`,
+    ["centroid"],
+  );
   /** Centroids of the sequences of the next step. */
   let nextStep: string[] = [];
 
@@ -151,7 +146,7 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
       times.prefill.observe(prefillMs / 1000);
       times.decode.observe(decodeMs / 1000);
     },
-    batchTaken(batch) {
+    batchAccepted(batch) {
       nextStep.push(...batch.sequences.map((sequence) => centroidLabel(batch, sequence)));
       if (nextStep.length < sequencesPerStep) return;
       for (const centroid of nextStep) byCentroid.inc({ centroid });
@@ -189,7 +184,7 @@ const counters: Entry[] = [
   ["vllm:prefix_cache_queries_total", "Prompt tokens looked for in the cache", (s) => s.prefixes?.queriedTokens ?? 0],
   ["vllm:prefix_cache_hits_total", "Prompt tokens found there, not prefilled", (s) => s.prefixes?.reusedTokens ?? 0],
   ["chameleon_prefix_cache_evictions_total", "Blocks dropped for want of memory", (s) => s.prefixes?.evictions ?? 0],
-  ["chameleon_adapter_cache_hits_total", "Micro-batches whose adapter was there", (s) => s.adapters.hits],
+  ["chameleon_adapter_cache_hits_total", "Adapters of sequences that were there", (s) => s.adapters.hits],
   ["chameleon_adapter_cache_generated_total", "Adapters generated", (s) => s.adapters.generated],
   ["chameleon_adapter_cache_evictions_total", "Adapters dropped for want of memory", (s) => s.adapters.evictions],
   ["chameleon_adapter_generation_seconds_total", "Time of generations", (s) => s.adapters.generationMs / 1000],

@@ -36,7 +36,7 @@ export function sendLoad(load: () => BackendLoad): MiddlewareHandler {
   };
 }
 
-/** How far the clocks of edge and backend may be apart, in milliseconds, the time of the way included. */
+/** Maximum age of a signature, in milliseconds, by the clocks of edge and backend. */
 export const clockToleranceMs = 60_000;
 
 export class CallVerifier {
@@ -70,7 +70,7 @@ export class CallVerifier {
   }
 }
 
-/** For all that costs work or is a tenant's: only the edge may. Before any of the body is read. */
+/** For every call but probes: only the edge may make it. Runs before any of the body is read. */
 export function requireSignature(verifier: CallVerifier): MiddlewareHandler {
   return async ({ req }, next) => {
     await verifier.verify(req.method, pathOf(req), req.header("authorization"), req.header(nameHeader) ?? null);
@@ -88,8 +88,8 @@ export const requireSignedBody: MiddlewareHandler = async ({ req }, next) => {
 };
 
 /**
- * For what orchestrators ask without a signature, too: one that is there must be right, so that the edge learns of another
- * secret from its probe, and not from a completion.
+ * For probes, which need no signature. A signature must be valid if there is one, so that the edge's probe finds a wrong
+ * secret.
  */
 export function checkSignature(verifier: CallVerifier): MiddlewareHandler {
   const check = requireSignature(verifier);

@@ -3,7 +3,7 @@ import type { Server } from "node:http";
 import type { Socket } from "node:net";
 import { serve } from "@hono/node-server";
 
-/** Limits of connections. A client without a secret can open them, so none may wait long or in large numbers. */
+/** Limits of connections, which clients without a secret can open, too. */
 export const connectionLimits = {
   /** Time to receive a request's head. */
   headMs: 10_000,
@@ -11,9 +11,9 @@ export const connectionLimits = {
   requestMs: 120_000,
   /** Interval at which both are checked. */
   checkMs: 1000,
-  /** Connections whose first head is incomplete. One more closes the oldest of them: a client that is at work sends it at once. */
+  /** Maximum connections without a complete first head. One more closes the oldest. */
   waiting: 1024,
-  /** Connections of all kinds; further ones are refused. */
+  /** Maximum connections; further ones are refused. */
   open: 8192,
 };
 
@@ -42,13 +42,13 @@ export function listen(
   });
 }
 
-function boundWaiting(server: Server, most: number): void {
+function boundWaiting(server: Server, max: number): void {
   /** Oldest first. */
   const waiting = new Set<Socket>();
   server.on("connection", (socket) => {
     waiting.add(socket);
     socket.once("close", () => waiting.delete(socket));
-    if (waiting.size <= most) return;
+    if (waiting.size <= max) return;
     const [oldest] = waiting;
     waiting.delete(oldest);
     oldest.destroy();

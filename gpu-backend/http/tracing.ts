@@ -1,6 +1,6 @@
 /**
- * Spans of sequences, for a collector: each sequence whose request is traced becomes one span with its phases below it.
- * Times come from its last frame; no text and no token ids are in it.
+ * Exports spans of traced sequences: one span each, with its phases below it. Times come from the last frame; spans contain no
+ * text and no token ids.
  */
 import type { BatchRequest, Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { type Attributes, type OtlpTarget, type Span, tracesBody } from "../../shared/observability/otlp.ts";
@@ -8,10 +8,10 @@ import { parseTraceparent, type TraceContext } from "../../shared/observability/
 import { centroidLabel, type Log } from "./log.ts";
 
 const service = "chameleon-backend";
-/** Spans leave together, this long after the first of them. */
+/** Delay from the first span to the export of all that came since. */
 const delayMs = 1000;
-/** More than these are dropped: a collector that is away must not fill the memory. */
-const mostSpans = 10_000;
+/** Further spans are dropped, so that a collector that is down does not fill the memory. */
+const maxSpans = 10_000;
 
 export interface TracerParts {
   target: OtlpTarget;
@@ -23,11 +23,6 @@ export interface TracerParts {
   log: Log;
 }
 
-/** Watches one micro-batch. */
-export interface BatchTrace {
-  saw(frame: Frame): void;
-}
-
 export class Tracer {
   readonly #parts: TracerParts;
   #spans: Span[] = [];
@@ -37,8 +32,8 @@ export class Tracer {
     this.#parts = parts;
   }
 
-  /** null where no sequence of it is traced. */
-  watch(batch: BatchRequest): BatchTrace | null {
+  /** A function to be called with each frame of the micro-batch; null if none of its sequences is traced. */
+  watch(batch: BatchRequest): ((frame: Frame) => void) | null {
     const open = new Map<string, { request: SequenceRequest; parent: TraceContext; firstTokenMs: number | null }>();
     for (const request of batch.sequences) {
       const parent = parseTraceparent(request.traceparent);
@@ -46,19 +41,17 @@ export class Tracer {
     }
     if (open.size === 0) return null;
     const startMs = this.#parts.epochMs();
-    return {
-      saw: (frame) => {
-        const one = open.get(frame.id);
-        if (!one) return;
-        if (frame.type === "token") one.firstTokenMs ??= this.#parts.epochMs();
-        if (frame.type !== "done" && frame.type !== "error") return;
-        open.delete(frame.id);
-        this.#add(this.#spansOf(batch, one.request, one.parent, startMs, one.firstTokenMs, frame));
-      },
+    return (frame) => {
+      const one = open.get(frame.id);
+      if (!one) return;
+      if (frame.type === "token") one.firstTokenMs ??= this.#parts.epochMs();
+      if (frame.type !== "done" && frame.type !== "error") return;
+      open.delete(frame.id);
+      this.#add(this.#spansOf(batch, one.request, one.parent, startMs, one.firstTokenMs, frame));
     };
   }
 
-  /** Sends what there is. Never rejects. */
+  /** Exports all spans. Never rejects. */
   async flush(): Promise<void> {
     if (this.#timer) clearTimeout(this.#timer);
     this.#timer = null;
@@ -81,7 +74,7 @@ export class Tracer {
   }
 
   #add(spans: Span[]): void {
-    if (this.#spans.length + spans.length > mostSpans) return;
+    if (this.#spans.length + spans.length > maxSpans) return;
     this.#spans.push(...spans);
     this.#timer ??= setTimeout(() => void this.flush(), delayMs).unref();
   }

@@ -1,9 +1,9 @@
 /**
- * Keys and values of the running sequences of one length class: per layer two arrays [rows, H, P, d], dense, so that a step is fed
- * views of them and nothing is gathered. P comes in few sizes and follows what is running, because attention of a decode step costs
- * time over all P positions. Who has which row is the slot table's business, how many may run is the KV budget's, and whose arrays
- * they are is the KV memory's.
- * Rows are 0, 1, 2, … from the start of the arrays, or -1, -2, -3, … from their end: row r begins r × H × P × d after it.
+ * Keys and values of the running sequences of one length class: per layer two dense arrays [rows, H, P, d], so that a step is
+ * fed views without a copy. P has few sizes and follows the running sequences, because attention of a decode step costs time
+ * over all P positions. Rows are 0, 1, 2, … from the start of the arrays, or -1, -2, -3, … from their end: row r begins r × H ×
+ * P × d after it. Not here: who has which row (slot-table.ts), how many may run (kv-budget.ts), and who owns the arrays
+ * (kv-memory.ts).
  * Shapes: L layers, H heads, d head width, P positions, S sequences, T tokens.
  */
 import type { StepInput } from "../runtime/step.ts";
@@ -11,7 +11,7 @@ import { bytesPerPosition, positionsFor } from "./kv-budget.ts";
 import { KvMemory, type KvMemoryShape, type Side } from "./kv-memory.ts";
 import type { Move } from "./slot-table.ts";
 
-/** A smaller size must have this much room to spare before the arena shrinks to it, or it would flap. */
+/** The arena shrinks to a smaller size only if at most this part of it is used, so that sizes do not alternate. */
 const fullShare = 0.75;
 
 export class KvArena {
@@ -20,13 +20,13 @@ export class KvArena {
   readonly #side: Side;
   #positions: number; // P
   #rows = 0;
-  /** By the slot table's rows: positions that hold keys and values. */
+  /** Positions that hold keys and values, by the slot table's rows. */
   readonly #lengths: Int32Array;
-  /** Positions that are wanted soon. */
+  /** Positions that are needed soon. */
   readonly #wanted: Int32Array;
-  /** What a row is called for as long as it lives, wherever it moves. */
+  /** A row's name, which stays the same wherever the row moves. */
   readonly #names: number[] = [];
-  /** What one head held that `follow` replaces, at most the context: P × d. */
+  /** Buffer for the head that `follow` replaces, [contextTokens, d]. */
   readonly #replaced: Float32Array;
 
   constructor(shape: KvMemoryShape, memory = new KvMemory(shape), side: Side = "start") {
@@ -49,17 +49,17 @@ export class KvArena {
     return this.#rows;
   }
 
-  /** Positions that its rows take in the arrays. */
+  /** Positions of its rows in the arrays. */
   get span(): number {
     return this.#rows * this.#positions;
   }
 
-  /** The arena's row that the slot table calls `row`; and the other way round. */
+  /** Converts the slot table's row to the arena's, and back. */
   rowAt(row: number): number {
     return this.#side === "end" ? -1 - row : row;
   }
 
-  /** Keys and values that are there. */
+  /** Bytes of the positions in use. */
   get usedBytes(): number {
     const positions = this.#lengths.subarray(0, this.#rows).reduce((sum, length) => sum + length, 0);
     return positions * bytesPerPosition(this.#shape);
@@ -73,10 +73,7 @@ export class KvArena {
     return this.#names[this.rowAt(row)];
   }
 
-  /**
-   * Starts the row after the last one, empty. It will soon hold so many positions: room for them is made at once. `name` is what
-   * its sequence's row was called before.
-   */
+  /** Starts an empty row after the last one, with room for `wanted` positions. `name` is the name of its sequence's former row. */
   open(wanted = 0, name = this.#memory.newName()): void {
     if (this.#rows === this.#shape.maximumRows) throw new Error(`KV arena: all ${this.#rows} rows are taken`);
     this.#memory.names.add(name);
@@ -107,14 +104,14 @@ export class KvArena {
     }
   }
 
-  /** Drops one row: follows the moves of its release, then lets go of the last row. */
+  /** Removes one row: follows the moves of its release, then removes the last row. */
   close(moves: readonly Move[]): void {
     this.follow(moves);
     this.#rows--;
     this.#memory.names.delete(this.#names.pop()!);
   }
 
-  /** What a step over rows [first, first + count) reads: `past` of [count, H, P, d], its P, lengths, names. */
+  /** Input of a step over rows [first, first + count): `past` of [count, H, P, d], its P, lengths, names. */
   feed(first: number, count: number): Pick<StepInput, "past" | "pastTokens" | "pastLengths" | "pastRows"> {
     const rows = Array.from({ length: count }, (_, s) => this.rowAt(first + s));
     const pastLengths = Int32Array.from(rows, (row) => this.#lengths[row]);
@@ -127,7 +124,7 @@ export class KvArena {
     };
   }
 
-  /** Makes room for rows of so many positions, once, before several appends. */
+  /** Makes room for rows of `positions` positions, once, before several appends. */
   reserve(positions: number): void {
     const P = positionsFor(positions, this.#shape);
     if (positions > this.#positions) this.#fit(P, P);
@@ -192,17 +189,17 @@ export class KvArena {
     return copy;
   }
 
-  /** Moves rows together where a smaller P holds them with room to spare. */
+  /** Moves rows together if a smaller P holds them with room to spare. */
   trim(): void {
     if (this.#rows > 0) this.#spread(Math.min(this.#positions, positionsFor(this.#longest / fullShare, this.#shape)));
   }
 
-  /** Moves rows together as far as they hold what is there. */
+  /** Moves rows together as far as possible. */
   shrink(): void {
     this.#spread(Math.min(this.#positions, positionsFor(this.#longest, this.#shape)));
   }
 
-  /** Copies what its rows hold from one array to another. */
+  /** Copies its rows from one array to another. */
   copyRows(from: Float32Array, to: Float32Array): void {
     const { heads: H, headWidth: d } = this.#shape;
     for (let row = 0; row < this.#rows; row++) {
@@ -226,21 +223,21 @@ export class KvArena {
     return longest;
   }
 
-  /** Makes room for P positions in every row; where memory does not hold that, for as many as are needed. */
+  /** Makes room for P positions in every row or, if memory does not suffice, for `least`. */
   #fit(P: number, least: number): void {
     const positions = this.#rows * P <= this.#memory.roomFor(this.#side) ? P : least;
     this.#memory.claimFor(this.#side, this.#rows * positions);
     this.#spread(positions);
   }
 
-  /** Moves what is running apart, or together, so that every row has P positions. */
+  /** Moves rows apart, or together, so that every row has P positions. */
   #spread(P: number): void {
     const { heads: H, headWidth: d } = this.#shape;
     const oldP = this.#positions;
     if (P === oldP) return;
     const rows = Array.from({ length: this.#rows }, (_, row) => row);
     const heads = Array.from({ length: H }, (_, head) => head);
-    // What moves farthest goes first where rows move apart, and last where they move together, or one would overwrite the next.
+    // The farthest move comes first when rows move apart, and last when they move together, so that none overwrites another.
     if (this.#side === "end") heads.reverse();
     if (P > oldP) for (const order of [rows, heads]) order.reverse();
     for (const array of this.#memory.arrays) {

@@ -1,9 +1,8 @@
 /**
- * How much memory keys and values take, how much they may take, and which rows are in which length class. Pure arithmetic; the
- * arenas lay them out.
+ * How much memory keys and values take and may take, and which rows are in which length class. Pure arithmetic.
  *
- * Every row of an arena has as many positions, P, as the longest needs: attention reads them all. So rows are divided by their
- * length into two classes, each with an arena of its own, where that saves more than the second class costs.
+ * Every row of an arena has as many positions, P, as its longest row: attention reads them all. So rows are divided by length
+ * into two classes, each with an arena of its own, if that saves more than the second class costs.
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { Gpt2Config, StepRunner } from "../runtime/step.ts";
@@ -15,18 +14,12 @@ export interface KvShape {
   contextTokens: number;
 }
 
-/** Positions come in multiples of it: whole vectors of the processor, so that padding changes no sum. */
+/** Positions are multiples of it: whole vectors of the processor, so that padding changes no sum. */
 export const positionUnit = 64;
-/**
- * What it costs in each step to move one position of a row. A move copies it twice, which takes as long as attention over it in
- * four steps, and should pay within sixteen.
- */
+/** Cost per step of moving one position of a row: two copies take as long as attention in four steps, and should pay within 16. */
 const moveShare = 1 / 4;
 
-/**
- * The shape of an engine's arenas. They have one pair more than there are layers: the pointer's keys, and states of which the
- * head can be computed again.
- */
+/** The shape of an engine's arenas: one pair more than layers, for the pointer's keys and the states that the head is fed. */
 export function arenaShapeOf({ layers, heads, hiddenSize, contextTokens }: Gpt2Config): KvShape {
   return { layers: layers + 1, heads, headWidth: hiddenSize / heads, contextTokens };
 }
@@ -36,38 +29,34 @@ export function bytesPerPosition({ layers, heads, headWidth }: KvShape): number 
   return 2 * layers * heads * headWidth * Float32Array.BYTES_PER_ELEMENT;
 }
 
-/**
- * P, the positions of every row where the longest needs so many, at most the context: eighths of the next power of two, as
- * every step computes over all of them and every size more is a copy.
- */
+/** P for a longest row of `longest` positions: eighths of the next power of two, so that it fits closely and changes rarely. */
 export function positionsFor(longest: number, { contextTokens }: KvShape): number {
   if (longest >= contextTokens) return contextTokens;
   const unit = Math.max(positionUnit, powerOfTwo(longest, positionUnit) / 8);
   return Math.min(unit * Math.max(1, Math.ceil(longest / unit)), contextTokens);
 }
 
-/** A row that a step runs. */
 export interface RunningRow {
-  /** Positions that it has at the end of the step, at most. */
+  /** Maximum positions at the end of the step. */
   positions: number;
   /** Positions that a move copies. */
   cachedTokens: number;
-  /** Its class; null if it is in none yet. */
+  /** Its class; null if it has none yet. */
   isLong: boolean | null;
-  /** It has a mixture: beside one, each class decodes in a pass of its own. */
+  /** True for a mixture: then each class decodes in a pass of its own. */
   isMixed: boolean;
 }
 
 export class KvBudget {
   readonly #shape: KvShape;
-  /** In all. */
+  /** Total positions. */
   readonly #positions: number;
-  /** What a second class costs in one pass with the first, in positions of a row; Infinity for one class only. */
+  /** Cost of a second class in the same pass, in positions of a row; Infinity for one class only. */
   readonly #classPositions: number;
-  /** What it costs in a pass of its own. */
+  /** Cost of a second class in a pass of its own. */
   readonly #passPositions: number;
 
-  /** Throws an Error where `maximumBytes` do not hold one sequence as long as the context. */
+  /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
   constructor(
     shape: KvShape,
     maximumBytes: number,
@@ -84,16 +73,13 @@ export class KvBudget {
     );
   }
 
-  /**
-   * True if there is room for rows of these lengths, beside `parked` positions, in the classes that take least memory. Then there
-   * is room for shorter ones, too.
-   */
+  /** True if rows of these lengths, or shorter ones, and `parked` positions fit, in the classes that take least memory. */
   holds(lengths: readonly number[], parked: number): boolean {
     const sizes = lengths.map((length) => positionsFor(length, this.#shape));
     return this.#boundaries(sizes).some((boundary) => this.#fits(positionsOf(sizes, boundary), parked));
   }
 
-  /** The cheapest boundary of those that memory allows: rows that need more positions are long, the others short. */
+  /** The cheapest boundary that memory allows: rows that need more positions are long, the others short. */
   boundaryFor(rows: readonly RunningRow[], parked: number): number {
     const sizes = rows.map(({ positions }) => positionsFor(positions, this.#shape));
     const boundaries = this.#boundaries(sizes);

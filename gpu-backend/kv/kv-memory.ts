@@ -1,26 +1,24 @@
 /**
- * The memory that the arenas of an engine share: two arrays per layer, keys and values. The rows of one arena go up from their start,
- * those of the other down from their end, so that either takes what the other leaves without a copy. They are made once, as large as
- * the bound: the system gives memory only to pages that are written, which takes as long as the write itself, so room for one row as
- * long as the context is written before it is needed.
- * Keys and values of parked rows are between the arenas, too, and move out of the way where one grows. So parking never takes more
- * than the arrays. Beside them there are, within a step, copies of rows that are parked or resume in it, and one array more while the
- * arrays are renewed. What is replaced is freed at once, not when garbage is collected.
+ * The memory that the arenas of an engine share: two arrays per layer, keys and values. One arena's rows grow up from the
+ * start, the other's down from the end, and parked rows are between them, so parking takes no more than the arrays. The arrays
+ * are allocated once, as large as the bound; the system gives memory only to pages that are written, so room for one row as
+ * long as the context is written before it is needed. Within a step there are also copies of rows that are parked or resume,
+ * and one array more while arrays are renewed. Replaced arrays are freed at once, not by the garbage collector.
  */
 import { bytesPerPosition, type KvShape } from "./kv-budget.ts";
 
 export interface KvMemoryShape extends KvShape {
-  /** Upper bound of rows, over all arenas. */
+  /** Maximum rows over all arenas. */
   maximumRows: number;
-  /** Absent: no bound but the rows'. */
+  /** Absent: only rows are bounded. */
   maximumBytes?: number;
 }
 
-/** What the memory asks of an arena. */
+/** What the memory needs of an arena. */
 interface Holder {
-  /** Positions that its rows take. */
+  /** Positions of its rows. */
   readonly span: number;
-  /** Makes its span as small as what it holds allows. */
+  /** Makes its span as small as possible. */
   shrink(): void;
   copyRows(from: Float32Array, to: Float32Array): void;
 }
@@ -29,15 +27,15 @@ interface Holder {
 export type Side = "start" | "end";
 
 /** Keys and values of a parked row, [2L, H, positions, d]. */
-export interface Aside {
+export interface ParkedKv {
   readonly positions: number;
-  /** Until the end of the step that parks it. */
+  /** Set until the end of the step that parks it. */
   present: Float32Array<ArrayBuffer> | null;
-  /** Then its first position in each array. */
+  /** After that, its first position in each array. */
   at: number;
 }
 
-/** Memory for so many times what is kept may stay. To give the rest back, what is kept is copied, and everybody waits. */
+/** Memory of up to this multiple of what is used stays allocated, as releasing it copies all rows while sequences wait. */
 const spareShare = 16;
 
 export class KvMemory {
@@ -49,10 +47,10 @@ export class KvMemory {
   /** Positions of the arrays. */
   readonly #capacity: number;
   readonly #arenas = new Map<Side, Holder>();
-  /** Positions from each side up to the farthest that was written. */
+  /** Positions written so far, from each side. */
   #written: Record<Side, number> = { start: 0, end: 0 };
-  /** In the order of their places; those that have none yet come last. */
-  #aside: Aside[] = [];
+  /** In the order of their positions; those without one come last. */
+  #parked: ParkedKv[] = [];
   #named = 0;
 
   constructor(shape: KvMemoryShape) {
@@ -65,13 +63,13 @@ export class KvMemory {
   }
 
   get bytes(): number {
-    const copied = positionsOf(this.#aside.filter(({ present }) => present));
+    const copied = positionsOf(this.#parked.filter(({ present }) => present));
     return (this.#writtenPositions + copied) * bytesPerPosition(this.#shape);
   }
 
-  /** Of what is kept aside. */
-  get asideBytes(): number {
-    return positionsOf(this.#aside) * bytesPerPosition(this.#shape);
+  /** Bytes of parked rows. */
+  get parkedBytes(): number {
+    return positionsOf(this.#parked) * bytesPerPosition(this.#shape);
   }
 
   join(arena: Holder, side: Side): void {
@@ -82,17 +80,17 @@ export class KvMemory {
     return this.#named++;
   }
 
-  /** Positions that neither rows nor parked ones take. */
+  /** Positions that neither running nor parked rows use. */
   get #free(): number {
-    return this.#capacity - positionsOf(this.#aside) - this.#span;
+    return this.#capacity - positionsOf(this.#parked) - this.#span;
   }
 
-  /** Positions that the rows of the arena on a side may take, beside those of the other. */
+  /** Positions that the arena on a side may use. */
   roomFor(side: Side): number {
     return this.#free + this.#arenas.get(side)!.span;
   }
 
-  /** Lets the rows of the arena on a side take so many positions. Throws an Error where there is no room. */
+  /** Reserves positions for the arena on a side. Throws an Error if there is no room. */
   claimFor(side: Side, positions: number): void {
     if (positions > this.roomFor(side)) this.#arenas.get(side === "start" ? "end" : "start")?.shrink();
     const room = this.roomFor(side);
@@ -103,24 +101,24 @@ export class KvMemory {
     this.#written[side] = Math.max(this.#written[side], positions);
   }
 
-  /** Keeps what a parked row held. */
-  putAside(present: Float32Array<ArrayBuffer>, positions: number): Aside {
-    const aside = { positions, present, at: -1 };
-    this.#aside.push(aside);
-    return aside;
+  /** Stores the keys and values of a parked row. */
+  store(present: Float32Array<ArrayBuffer>, positions: number): ParkedKv {
+    const parked = { positions, present, at: -1 };
+    this.#parked.push(parked);
+    return parked;
   }
 
-  /** Keeps it no longer. */
-  drop(aside: Aside): void {
-    this.#aside = this.#aside.filter((one) => one !== aside);
-    if (aside.present) free(aside.present);
+  /** Frees a parked row. */
+  drop(parked: ParkedKv): void {
+    this.#parked = this.#parked.filter((one) => one !== parked);
+    if (parked.present) free(parked.present);
   }
 
-  /** What was kept, which is kept no longer. */
-  takeBack(aside: Aside): Float32Array<ArrayBuffer> {
-    this.#aside = this.#aside.filter((one) => one !== aside);
-    if (aside.present) return aside.present;
-    const [start, elements] = [aside.at * this.#width, aside.positions * this.#width];
+  /** Returns the keys and values of a parked row, and frees it. */
+  restore(parked: ParkedKv): Float32Array<ArrayBuffer> {
+    this.#parked = this.#parked.filter((one) => one !== parked);
+    if (parked.present) return parked.present;
+    const [start, elements] = [parked.at * this.#width, parked.positions * this.#width];
     const present = new Float32Array(this.arrays.length * elements);
     this.arrays.forEach((array, i) => {
       present.set(array.subarray(start, start + elements), i * elements);
@@ -128,15 +126,12 @@ export class KvMemory {
     return present;
   }
 
-  /**
-   * Gives parked rows of this step their places. Gives back what is far more than is kept; where nothing is, all beyond one row as
-   * long as the context.
-   */
+  /** Moves rows parked in this step into the arrays, and releases memory that is far more than is used. */
   trim(): void {
-    this.#placeAside();
-    const used = this.#span + positionsOf(this.#aside);
-    const most = used > 0 ? spareShare * Math.max(used, this.#readyPositions) : this.#readyPositions;
-    if (this.#writtenPositions <= most) return;
+    this.#placeParked();
+    const used = this.#span + positionsOf(this.#parked);
+    const maxPositions = used > 0 ? spareShare * Math.max(used, this.#readyPositions) : this.#readyPositions;
+    if (this.#writtenPositions <= maxPositions) return;
     for (const arena of this.#arenas.values()) arena.shrink();
     this.#pack(...this.#between());
     this.#renew();
@@ -146,7 +141,7 @@ export class KvMemory {
     return new Float32Array(this.#capacity * this.#width).fill(0, 0, this.#readyPositions * this.#width);
   }
 
-  /** Positions whose memory is always there. */
+  /** Positions whose memory is always allocated. */
   get #readyPositions(): number {
     return Math.min(this.#capacity, this.#shape.contextTokens);
   }
@@ -156,20 +151,20 @@ export class KvMemory {
     return this.#shape.heads * this.#shape.headWidth;
   }
 
-  /** Those that have places. */
-  get #kept(): Aside[] {
-    return this.#aside.filter(({ present }) => !present);
+  /** Parked rows that are in the arrays. */
+  get #kept(): ParkedKv[] {
+    return this.#parked.filter(({ present }) => !present);
   }
 
-  /** The positions between the arenas' rows, where those of one may take more than they do. */
+  /** The positions between the arenas' rows, if the arenas in `spans` had that span. */
   #between(spans: Partial<Record<Side, number>> = {}): [from: number, to: number] {
     const spanOf = (side: Side) => spans[side] ?? this.#arenas.get(side)?.span ?? 0;
     return [spanOf("start"), this.#capacity - spanOf("end")];
   }
 
-  /** Gives places to those that have none: after the others, which are moved together where there is no room after them. */
-  #placeAside(): void {
-    const added = this.#aside.filter(({ present }) => present);
+  /** Copies newly parked rows into the arrays after the others, which are moved together if there is no room after them. */
+  #placeParked(): void {
+    const added = this.#parked.filter(({ present }) => present);
     if (added.length === 0) return;
     const positions = positionsOf(added);
     const [from, to] = this.#between();
@@ -188,7 +183,7 @@ export class KvMemory {
     this.#written.start = Math.max(this.#written.start, at);
   }
 
-  /** Moves what is kept together, between two positions, with so many free after it. */
+  /** Moves parked rows together between two positions, with `free` positions after them. */
   #pack(from: number, to: number, free = 0): void {
     const kept = this.#kept;
     let next = firstOf(from, to, positionsOf(kept) + free);
@@ -202,7 +197,7 @@ export class KvMemory {
       for (const array of this.arrays) array.copyWithin(target * this.#width, start, end);
       one.at = target;
     };
-    // In these orders none is written where another has still to move from.
+    // In these orders no move overwrites a row that has not moved yet.
     moves.filter(({ one, target }) => target < one.at).forEach(move);
     moves
       .filter(({ one, target }) => target > one.at)
@@ -211,7 +206,7 @@ export class KvMemory {
     if (kept.length > 0) this.#written.start = Math.max(this.#written.start, next);
   }
 
-  /** Replaces the arrays, so that only pages with what is kept take memory. */
+  /** Replaces the arrays, so that only pages in use take memory. */
   #renew(): void {
     const kept = this.#kept;
     this.arrays.forEach((array, i) => {
@@ -242,17 +237,17 @@ export function free(array: Float32Array<ArrayBuffer>): void {
   array.buffer.transfer(0);
 }
 
-function positionsOf(aside: readonly Aside[]): number {
-  return aside.reduce((sum, { positions }) => sum + positions, 0);
+function positionsOf(parked: readonly ParkedKv[]): number {
+  return parked.reduce((sum, { positions }) => sum + positions, 0);
 }
 
-/** Where what is kept ends; `otherwise` if nothing is. */
-function endOf(kept: readonly Aside[], otherwise: number): number {
+/** End of the last parked row; `otherwise` if there is none. */
+function endOf(kept: readonly ParkedKv[], otherwise: number): number {
   const last = kept.at(-1);
   return last ? last.at + last.positions : otherwise;
 }
 
-/** Where so many positions begin that are kept between two, so that rows on either side can grow before they must move. */
+/** First of `positions` positions between two, placed so that rows on either side can grow before parked rows must move. */
 function firstOf(from: number, to: number, positions: number): number {
   return from + Math.min(Math.floor((to - from - positions) / 2), from);
 }

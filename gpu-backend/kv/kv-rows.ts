@@ -1,7 +1,7 @@
-/** Keys and values by sequence: which rows of which arena hold whose, and what is kept of parked ones. */
+/** Keys and values by sequence: which rows of which arena belong to which sequence, and the parked ones. */
 import type { StepInput } from "../runtime/step.ts";
 import { KvArena } from "./arena.ts";
-import { type Aside, free, KvMemory, type KvMemoryShape, type Side } from "./kv-memory.ts";
+import { free, KvMemory, type KvMemoryShape, type ParkedKv, type Side } from "./kv-memory.ts";
 import { SlotTable } from "./slot-table.ts";
 
 /** Rows of one class are in one arena, with the same room for positions (kv-budget.ts). */
@@ -22,7 +22,7 @@ interface PassPart {
 
 interface Parked {
   name: number;
-  aside: Aside;
+  aside: ParkedKv;
   isDecoding: boolean;
 }
 
@@ -50,7 +50,7 @@ export class KvRows<S> {
   /** Of the positions that hold any. */
   get usedBytes(): number {
     const { short, long } = this.#classes;
-    return short.arena.usedBytes + long.arena.usedBytes + this.#memory.asideBytes;
+    return short.arena.usedBytes + long.arena.usedBytes + this.#memory.parkedBytes;
   }
 
   /** Number of parked sequences. */
@@ -78,21 +78,21 @@ export class KvRows<S> {
     this.#openIn(sequence, lengthClass).arena.open(wanted);
   }
 
-  /** Takes a sequence's row and keeps its keys and values. */
+  /** Frees a sequence's row and stores its keys and values. */
   park(sequence: S): void {
     const { arena, table } = this.#placeOf(sequence);
     const row = this.rowOf(sequence);
     const length = arena.lengthOf(row);
-    const aside = this.#memory.putAside(arena.read(row, 0, length), length);
+    const aside = this.#memory.store(arena.read(row, 0, length), length);
     this.#parked.set(sequence, { name: arena.nameOf(row), aside, isDecoding: table.decoding.includes(sequence) });
     this.#close(sequence);
   }
 
-  /** Gives a parked sequence a row with what was kept. */
+  /** Gives a parked sequence a row with its keys and values. */
   resume(sequence: S, lengthClass: LengthClass): void {
     const { name, aside, isDecoding } = this.#parked.get(sequence)!;
     const { positions } = aside;
-    const present = this.#memory.takeBack(aside);
+    const present = this.#memory.restore(aside);
     this.#parked.delete(sequence);
     const { arena } = this.#openIn(sequence, lengthClass);
     arena.open(positions, name);
@@ -107,7 +107,7 @@ export class KvRows<S> {
     arena.follow(table.promote(sequence));
   }
 
-  /** Drops all that is kept of a sequence, if anything is. */
+  /** Frees the row or parked memory of a sequence, if any. */
   drop(sequence: S): void {
     if (this.#rowsOf.has(sequence)) this.#close(sequence);
     const parked = this.#parked.get(sequence);
@@ -123,7 +123,7 @@ export class KvRows<S> {
       .map((own) => own.sort((a, b) => this.rowOf(a) - this.rowOf(b)));
   }
 
-  /** What a step reads for sequences in the order of their rows, the short ones first. */
+  /** Input of a step for sequences in the order of their rows, the short ones first. */
   feed(sequences: readonly S[]): ReturnType<KvArena["feed"]> & Pick<StepInput, "longPast"> {
     const [first, long] = this.#partsOf(sequences).map(({ arena, firstRow, count }) => arena.feed(firstRow, count));
     if (!long) return first;
@@ -142,7 +142,7 @@ export class KvRows<S> {
     }
   }
 
-  /** Gives memory back that is not needed soon. */
+  /** Releases memory that is not needed soon. */
   trim(): void {
     for (const { arena } of Object.values(this.#classes)) arena.trim();
     this.#memory.trim();

@@ -1,31 +1,28 @@
 /**
- * Keys and values of prompt beginnings that were computed before, in blocks of one prefill chunk; the last block of a
- * prompt may be shorter. A whole block is named by a hash of the tenant and of every token id up to its end, so that it is
- * found by whoever has the same beginning, under any centroid, and never by another tenant. Of the block in which a prompt
- * leaves what was computed before, those tokens are found that it has in common. Chunks lie at fixed positions, a row's
- * results are the same bits whatever its mates and wherever a step goes on with a chunk, so what was found is bit for bit
- * what computing it would give.
- * There are no pins: what is found is copied into the arena at once, nobody reads a block later.
- * Memory is shared between the tenants that have blocks: tenant-shares.ts.
- * Not here: who waits for whom to compute a block (engine/shared-prefixes.ts).
+ * Keys and values of prompt prefixes, in blocks of one prefill chunk; the last block of a prompt may be shorter. A whole block
+ * is named by a hash of the tenant and of every token id up to its end, so that any prompt of the tenant with the same prefix
+ * finds it, under any centroid. A prompt also reuses the tokens that it has in common with a further block. Chunks are at fixed
+ * positions and a row's results are the same bits in any batch, so reused values equal computed ones. Nothing is pinned: found
+ * values are copied into the arena at once. Memory is shared between tenants (tenant-shares.ts). Not here: which sequence waits
+ * for another (engine/shared-prefixes.ts).
  */
 import { createHash } from "node:crypto";
 import { TenantShares } from "./tenant-shares.ts";
 
 export interface PrefixCacheStats {
-  /** Prompt tokens that were looked for. */
+  /** Prompt tokens looked up. */
   queriedTokens: number;
-  /** Tokens of all that was found: prefill that was not run. */
+  /** Prompt tokens found, and not prefilled. */
   reusedTokens: number;
   /** Tenants that have a block. */
   tenants: number;
   blocks: number;
   bytes: number;
-  /** Blocks dropped for want of memory. */
+  /** Blocks dropped to free memory. */
   evictions: number;
 }
 
-/** Keys and values of t tokens, which the holder never changes. */
+/** Keys and values of t tokens; read only. */
 export interface Block {
   ids: Int32Array; // [t]
   present: Float32Array; // [2L, H, t, d]
@@ -37,10 +34,10 @@ export interface FoundBlock {
   tokens: number;
 }
 
-/** Below this, a block or what is found of one is not worth a pass of its own. */
-export const leastTokens = 8;
+/** Minimum tokens of a block, or of a found part: fewer are not worth a pass. */
+export const minTokens = 8;
 
-/** The names of the whole blocks at the start of `ids`; each stands for all that comes before it, too. */
+/** The names of the whole blocks at the start of `ids`. */
 export function blockNames(tenant: string, ids: readonly number[], blockTokens: number): string[] {
   const names: string[] = [];
   let before = beginningOf(tenant);
@@ -51,12 +48,11 @@ export function blockNames(tenant: string, ids: readonly number[], blockTokens: 
   return names;
 }
 
-/** The name of a tenant's beginning: no tenant's name has a slash, so none is the name of another's block. */
+/** The name before a tenant's first block. No tenant's name has a slash, so it is no block's name. */
 function beginningOf(tenant: string): string {
   return `/${tenant}`;
 }
 
-/** The name of a block after the one of that name, or after a tenant's beginning. */
 function blockName(before: string, ids: Int32Array): string {
   return createHash("sha256").update(`${before}\n`).update(ids).digest("hex");
 }
@@ -91,8 +87,8 @@ export class PrefixCache {
   }
 
   /**
-   * What is kept of the start of a tenant's `ids`: the blocks of `chain`, the names of its whole blocks, up to the first
-   * that is missing, then what another block has in common with the rest. Counts as one use of each.
+   * Cached blocks of the start of a tenant's `ids`: those of `chain`, the names of its whole blocks, up to the first missing one,
+   * then the part of another block that matches the rest. Counts as one use of each.
    */
   take(tenant: string, chain: readonly string[], ids: readonly number[]): FoundBlock[] {
     const missing = chain.findIndex((name) => !this.#blocks.has(name));
@@ -115,11 +111,11 @@ export class PrefixCache {
     return found;
   }
 
-  /** Keeps the block after those of `chain`, if memory allows, in place of what is kept of its beginning. */
+  /** Caches the block after those of `chain`, if memory allows, in place of blocks that are prefixes of it. */
   keep(tenant: string, chain: readonly string[], block: Block): void {
     const before = chain.at(-1) ?? beginningOf(tenant);
     const name = blockName(before, block.ids);
-    if (block.ids.length < leastTokens || this.#blocks.has(name)) return;
+    if (block.ids.length < minTokens || this.#blocks.has(name)) return;
     for (const other of this.#following.get(before) ?? []) {
       const { ids } = this.#blocks.get(other)!;
       const common = commonTokens(ids, block.ids);
@@ -143,13 +139,13 @@ export class PrefixCache {
     }
   }
 
-  /** Of the blocks that follow, what has most tokens in common with `ids`. */
+  /** The following block with the most tokens in common with `ids`. */
   #partAfter(before: string, ids: readonly number[]): (FoundBlock & { name: string }) | null {
     let best: (FoundBlock & { name: string }) | null = null;
     for (const name of this.#following.get(before) ?? []) {
       const block = this.#blocks.get(name)!;
       const tokens = commonTokens(block.ids, ids);
-      if (tokens >= Math.max(leastTokens, (best?.tokens ?? 0) + 1)) best = { name, block, tokens };
+      if (tokens >= Math.max(minTokens, (best?.tokens ?? 0) + 1)) best = { name, block, tokens };
     }
     return best;
   }
@@ -162,15 +158,15 @@ export class PrefixCache {
     if (following?.size === 0) this.#following.delete(before);
   }
 
-  /** Last block first, so that a beginning is never dropped before what follows it: that could not be found without. */
+  /** Last block first, so that a block is never evicted before those that follow it, which cannot be found without it. */
   #used(tenant: string, chain: readonly string[]): void {
     for (const name of chain.toReversed()) this.#shares.touch(tenant, name);
   }
 }
 
-/** At the start of both. */
+/** Number of equal tokens at the start of both. */
 function commonTokens(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  const most = Math.min(a.length, b.length);
-  for (let t = 0; t < most; t++) if (a[t] !== b[t]) return t;
-  return most;
+  const maxTokens = Math.min(a.length, b.length);
+  for (let t = 0; t < maxTokens; t++) if (a[t] !== b[t]) return t;
+  return maxTokens;
 }

@@ -1,7 +1,6 @@
 /**
- * Which row of the KV arena belongs to which sequence. Pure bookkeeping: it says which rows must move, the arena moves
- * them. Rows are dense, decoding sequences first: [0, decoding) and [decoding, size), so that each phase of a step
- * feeds one contiguous block.
+ * Assigns rows of the KV arena to sequences. Pure bookkeeping: it returns the moves that the arena then makes. Rows are dense,
+ * decoding sequences first: [0, decoding) and [decoding, size), so that each phase of a step is fed one contiguous block.
  */
 
 /** Row `from` goes to row `to`; with `swap` row `to` goes to `from`, else what `to` held is no longer needed. */

@@ -1,8 +1,7 @@
 /**
- * Which entries of a byte-bounded cache of tenants may stay. A tenant's share is the bound divided by the tenants that hold
- * anything. What exceeds the bound is taken from the tenant that holds most, its least recently used entry first. If
- * the bound is exceeded, that tenant holds more than its share, so a tenant within its share loses nothing to others. Pure
- * bookkeeping of keys and sizes; holds no values.
+ * Decides which entries of a byte-bounded cache stay. Above the bound, the least recently used entry of the tenant that holds
+ * most is dropped. A tenant's share is the bound divided by the tenants that hold anything, so a tenant within its share loses
+ * nothing to others. Pure bookkeeping of keys and sizes.
  */
 
 interface Holding {
@@ -69,7 +68,7 @@ export class TenantShares {
   }
 
   #largest(): [string, Holding] {
-    return [...this.#holdings].reduce((most, one) => (one[1].bytes > most[1].bytes ? one : most));
+    return [...this.#holdings].reduce((max, one) => (one[1].bytes > max[1].bytes ? one : max));
   }
 
   #change(tenant: string, holding: Holding, bytes: number): void {

@@ -239,7 +239,7 @@ async function readAsBackend(manifestHash: string, objects: Files, cache: string
     largest = Math.max(largest, bytes?.length ?? 0);
     return bytes;
   };
-  const brought = await new SetFolders(cache, read, () => new Date(0)).bring(manifestHash, []);
+  const brought = await new SetFolders(cache, read, () => new Date(0)).download(manifestHash, []);
   expect(largest).toBeLessThanOrEqual(setLimits.hyperNetworkBytes + 1);
   const { manifest, hyperNetwork } = await readArtifacts(model, brought.folder);
   const bank = bankOf(hyperNetwork);

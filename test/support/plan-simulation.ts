@@ -31,7 +31,7 @@ export const fake = (promptTokens: number, completionTokens: number, rest: Parti
   dueMs: clockMs++,
   pendingPromptTokens: promptTokens,
   cachedTokens: 0,
-  mostTokens: promptTokens + completionTokens,
+  maxPositions: promptTokens + completionTokens,
   isMixed: false,
   left: completionTokens,
   chunks: [],
@@ -52,7 +52,7 @@ export function kvOf(positions: number, options: { contextTokens?: number; class
 }
 
 /** Positions of a sequence at the end of a step. */
-const neededBy = (one: Fake) => Math.min(one.cachedTokens + one.pendingPromptTokens + 1, one.mostTokens);
+const neededBy = (one: Fake) => Math.min(one.cachedTokens + one.pendingPromptTokens + 1, one.maxPositions);
 
 export class Simulation {
   readonly planner: Planner<Fake>;
@@ -195,7 +195,7 @@ export class Simulation {
     const { running } = this;
     holds(running.length <= this.limits.maxSequences, `${running.length} sequences run`);
     const parkedTokens = this.parked.reduce((sum, { cachedTokens }) => sum + cachedTokens, 0);
-    const lengths = running.map(({ mostTokens }) => mostTokens);
+    const lengths = running.map(({ maxPositions }) => maxPositions);
     holds(running.length === 0 || this.kv.holds(lengths, parkedTokens), "memory does not hold what runs");
     const { long } = this.planner.state;
     const classes = [running.filter((one) => long.has(one)), running.filter((one) => !long.has(one))];

@@ -94,7 +94,7 @@ export class FakeProcess {
     const metrics = createMetrics(noEngine);
     const adapters = {
       begin: () => Promise.reject(new Error("not asked for")),
-      bring: async (_: string, hash: string) => void this.adapters.add(hash),
+      upload: async (_: string, hash: string) => void this.adapters.add(hash),
       store: {
         disk: { fault: null },
         has: async (_: string, hash: string) => this.adapters.has(hash),

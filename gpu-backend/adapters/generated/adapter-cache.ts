@@ -4,7 +4,7 @@ import { LruPolicy } from "../lru.ts";
 
 export interface AcquiredAdapter {
   adapter: Adapter;
-  /** Whether it was there, or was made for this caller (or for one that asked a moment before). */
+  /** "generated" also for callers that waited for a generation under way. */
   cache: "hit" | "generated";
 }
 
@@ -15,7 +15,7 @@ export interface AdapterCacheStats {
   generated: number;
   /** Dropped to keep within the bound. */
   evictions: number;
-  /** Milliseconds that all generations took, each from its call to its end. */
+  /** Milliseconds of all generations, each from its call to its end. */
   generationMs: number;
 }
 
@@ -49,23 +49,18 @@ export class AdapterCache {
     };
   }
 
-  /** Whether an adapter is kept; one that is being made is not yet. */
-  has(id: string): boolean {
-    return this.#adapters.has(this.#source.hashOf(id) ?? "");
-  }
-
   /**
-   * An adapter by its id, pinned once for each of `users` sequences: call `release` as often.
-   * Throws an Error for an id that does not exist; a failed generation is not remembered.
+   * An adapter by its id, pinned until `release`. Throws an Error for an id that does not exist; a failed generation is not
+   * remembered.
    */
-  async acquire(id: string, users: number): Promise<AcquiredAdapter> {
+  async acquire(id: string): Promise<AcquiredAdapter> {
     const hash = this.#source.hashOf(id);
     if (hash === null) throw new Error(`no adapter ${id}`);
-    const kept = this.#adapters.get(hash);
-    if (kept) {
+    const cached = this.#adapters.get(hash);
+    if (cached) {
       this.#hits++;
-      this.#policy.pin(hash, users);
-      return { adapter: kept, cache: "hit" };
+      this.#policy.pin(hash);
+      return { adapter: cached, cache: "hit" };
     }
     let generation = this.#underWay.get(hash);
     if (!generation) {
@@ -74,7 +69,7 @@ export class AdapterCache {
     }
     const adapter = await generation;
     this.#keep(adapter);
-    this.#policy.pin(hash, users);
+    this.#policy.pin(hash);
     this.#drop();
     return { adapter, cache: "generated" };
   }
@@ -96,7 +91,7 @@ export class AdapterCache {
     }
   }
 
-  /** Each waiter keeps what it waited for before it pins: another's release may have dropped it since. */
+  /** Each waiter calls this before it pins, as another's release may have evicted the adapter. */
   #keep(adapter: Adapter): void {
     if (this.#policy.has(adapter.hash)) return;
     this.#policy.add(adapter.hash, adapter.bytes);

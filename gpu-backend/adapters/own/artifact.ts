@@ -17,7 +17,7 @@ import type { Adapter, AdapterSource } from "../adapter.ts";
 
 export type OwnAdapterParts = Pick<Adapter, "gates" | "bias">;
 
-/** What an adapter must fit: the manifest it was made for, Q gates, hidden size D and vocabulary V. */
+/** The manifest that an adapter must be made for, with its gates Q and vocabulary V. */
 export interface OwnAdapterShape {
   manifestHash: string;
   gates: number;
@@ -36,10 +36,7 @@ export function packOwnAdapter({ gates, bias }: OwnAdapterParts, manifestHash: s
   return writeTensorFile(file);
 }
 
-/**
- * Throws a ServiceError "adapter_outdated" for one of another manifest, an Error for bytes
- * that are no such file.
- */
+/** Throws a ServiceError "adapter_outdated" for an adapter of another manifest, an Error for invalid bytes. */
 export function unpackOwnAdapter(bytes: Uint8Array, shape: OwnAdapterShape): OwnAdapterParts {
   const file = readTensorFile(bytes, what);
   const madeFor = Buffer.from(requireTensor(file, "manifest", "U8", [32], what).bytes).toString("hex");
@@ -75,7 +72,7 @@ export function ownAdapterId(tenant: string, hash: string): string {
   return `${tenant}/${hash}`;
 }
 
-/** About what V8 takes for the record beside its arrays, as in generated.ts. */
+/** Approximate memory of the record beside its arrays, as in generated.ts. */
 const recordBytes = 512;
 
 /** The bytes of an adapter; null if it is missing. */

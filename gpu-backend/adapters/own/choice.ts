@@ -1,5 +1,5 @@
 /**
- * Chooses an adapter's parts and their strengths by cross-validation, and measures what this way of choosing gains by nested
+ * Chooses an adapter's parts and their strengths by cross-validation, and measures the gain of this choice by nested
  * cross-validation: for each fold, parts are chosen and made without its examples, and scored on them. Pure.
  */
 

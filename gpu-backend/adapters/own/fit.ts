@@ -1,8 +1,7 @@
 /**
- * Makes an own adapter of a few examples: chooses by cross-validation which of its two parts are kept, makes them of
- * all examples, and reports what adapters made this way gain on examples that neither made nor chose them. Where that is
- * next to nothing, the adapter is the base. Pure but for the head, which is asked for probabilities. Not here: where
- * hidden states come from, and the bytes of the result.
+ * Makes an own adapter of a few examples: chooses by cross-validation which of its two parts are used, makes them of all
+ * examples, and measures what adapters made this way gain on examples that neither made nor chose them. If that is next to
+ * nothing, the adapter is the base. Pure but for the head, which computes probabilities.
  * Shapes: D hidden size, V vocabulary, Q gates, M tokens of the support.
  */
 import type { RowBias } from "../adapter.ts";

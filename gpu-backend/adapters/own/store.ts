@@ -1,8 +1,7 @@
 /**
- * Own adapters on disk, so that they survive a restart, in a folder per tenant (`tenants/SHA-256 of its name`): the hash keeps
- * tenants apart where a file system ignores case, and keeps a tenant from being named as another folder. The name of a file is the
- * hash of its content. Every access names the tenant, so no tenant reaches another's adapters. The edge keeps the originals and
- * uploads missing ones, so the least recently used are removed when a bound is reached. What the disk refuses is kept in memory.
+ * Own adapters on disk, in a folder per tenant (`tenants/SHA-256 of its name`): the hash keeps tenants apart on file systems
+ * that ignore case. A file is named by the hash of its content, and every access names the tenant. The edge keeps the originals
+ * and uploads missing ones, so the least recently used are removed at a bound. What the disk refuses is kept in memory.
  */
 import { createHash } from "node:crypto";
 import { readdir, rm, stat, utimes } from "node:fs/promises";
@@ -14,11 +13,10 @@ import { readFileAtMost, removeUnfinished, type WriteSystem, writeWhole } from "
 import { LruPolicy } from "../lru.ts";
 import { ownAdapterHash } from "./artifact.ts";
 
-/** Bytes of adapters that the disk refused and that are kept in memory, at most. */
+/** Maximum bytes of adapters kept in memory because the disk refused them. */
 const unwrittenBytes = 64 * 2 ** 20;
 
 export interface OwnAdapterStoreSettings {
-  /** Contains the folder of the tenants' folders. */
   directory: string;
   tenantBytes: number;
   /** Of all tenants together. */

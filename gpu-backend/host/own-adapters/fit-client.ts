@@ -1,6 +1,6 @@
 /**
- * The backend's interface to the fitter, whose process starts with a fit, ends when it is idle, and is started again by the
- * next fit. A process, not a thread: to end a thread amid native code would end the backend, too.
+ * The backend's interface to the fitter, whose process starts with a fit and ends when it is idle. A process, not a thread:
+ * ending a thread amid native code would end the backend, too.
  */
 import type { ServiceError } from "../../../shared/errors.ts";
 import { unavailable } from "../../engine/refusals.ts";
@@ -11,10 +11,7 @@ import { cancelled } from "./making-queue.ts";
 
 /** Timeout for the next answer, the process's start included, in milliseconds. The fit of a wide base takes tens of seconds. */
 const fitMs = 60_000;
-/**
- * The process ends after so many milliseconds without a fit: it holds the model's head in fp32 (GPT-2 124M: .3 GB), which the
- * next fit reads again in seconds.
- */
+/** Milliseconds without a fit after which the process ends: it holds the model's head in fp32 (GPT-2 124M: .3 GB). */
 export const idleMs = 60_000;
 
 interface FitClientParts {
@@ -91,7 +88,6 @@ export class FitClient {
     if (!this.#process) return;
     const isIdle = this.#pending.size === 0;
     const limitMs = isIdle ? idleMs : (this.#parts.fitMs ?? fitMs);
-    // No fit waits for an idle process, so none is failed.
     const giveUp = () => void this.#drop(unavailable(`Making the adapter took longer than ${limitMs} ms.`));
     this.#timer = setTimeout(giveUp, limitMs).unref();
   }

@@ -19,11 +19,11 @@ export type FitAnswer = { id: number } & ({ ok: true; result: FitResult } | { ok
 
 if (!process.send) throw new Error("fit-process.ts runs as a child process; start main.ts");
 const toParent = process.send.bind(process);
-// Its parent decides when it ends: a terminal, or a service manager, gives signals to both.
+// The parent decides when this process ends; a terminal or a service manager signals both.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
 process.once("disconnect", () => process.exit());
 const opening = open(JSON.parse(process.argv[2]));
-// Each answer tells of it.
+// Each answer reports the error.
 opening.catch(() => {});
 const turns = new FitTurns();
 
@@ -33,7 +33,7 @@ process.on("message", async ({ id, request }: ToFitter) => {
 });
 
 async function open({ modelDirectory, artifactsDirectory }: FitFolders): Promise<Fitter> {
-  // One thread: others serve meanwhile.
+  // One thread, as the engine serves meanwhile.
   const fitter = await Fitter.open(await readArtifacts(modelDirectory, artifactsDirectory), 1);
   collectGarbage();
   return fitter;

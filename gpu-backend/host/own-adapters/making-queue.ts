@@ -1,12 +1,12 @@
 /**
- * Requests for own adapters before their work starts: a bounded queue with turns by tenant. A tenant has one running request, so
- * that one which asks for many leaves room for another tenant's. Pure but for the promises.
+ * Requests for own adapters before their work starts: a bounded queue with turns by tenant. A tenant has at most one running
+ * request.
  */
 import { ServiceError } from "../../../shared/errors.ts";
 
-/** Requests that run at once, each of another tenant. Each holds up to .1 GB of its examples' probabilities. */
+/** Maximum running requests, each of another tenant. Each holds up to .1 GB of its examples' probabilities. */
 const maxRunning = 2;
-/** Requests that wait. A tenant may have as many as it leaves free; each takes seconds, and its caller's edge waits two minutes. */
+/** Maximum waiting requests; a tenant may have as many as it leaves free. Each takes seconds, and the edge waits two minutes. */
 export const maxWaiting = 16;
 /** An estimate of the seconds that one request takes, for Retry-After. */
 const requestSeconds = 2;

@@ -1,6 +1,6 @@
 /**
- * Makes and keeps tenants' own adapters: the examples run through the engine like everybody's sequences, another process
- * fits, the store keeps. Not here: HTTP, and names, which the edge gives.
+ * Makes and stores tenants' own adapters: the examples run through the engine like other sequences, and another process fits.
+ * Not here: HTTP, and names, which the edge gives.
  */
 import type { AdapterAnswer, AdapterRequest, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
@@ -19,7 +19,7 @@ interface AdapterSet {
 }
 
 export interface OwnAdapterServiceParts {
-  /** What serves a manifest, or what will refuse it. Throws a ServiceError where nothing is served. */
+  /** The set that serves a manifest, or one that will refuse it. Throws a ServiceError if nothing is served. */
   setOf(manifestHash: string): AdapterSet;
   store: OwnAdapterStore;
   newId(): string;
@@ -75,8 +75,8 @@ export class OwnAdapterService {
     };
   }
 
-  /** Keeps one that another backend made. Throws a ServiceError where the bytes are not what the hash says. */
-  async bring(tenant: string, hash: string, bytes: Uint8Array): Promise<void> {
+  /** Stores an adapter that another backend made. Throws a ServiceError if the bytes do not match the hash. */
+  async upload(tenant: string, hash: string, bytes: Uint8Array): Promise<void> {
     const found = ownAdapterHash(tenant, bytes);
     if (found !== hash) {
       throw new ServiceError("invalid_request", `The adapter's hash for this tenant is ${found}, not ${hash}.`);
@@ -96,7 +96,7 @@ export class OwnAdapterService {
     }
     const P = manifest.embedding.dimensions;
     if (centroid.length !== P) throw refuse(`The centroid has ${centroid.length} dimensions, expected ${P}.`);
-    // The engine wants room for one more token after a prompt.
+    // The engine needs room for one more token after a prompt.
     const readable = examples.map((ids) => ids.slice(0, manifest.model.contextTokens - 1));
     const total = readable.reduce((sum, ids) => sum + ids.length, 0);
     if (total > limits.adapterTokens) {

@@ -1,12 +1,12 @@
 /**
  * Follows the pointer of published artifacts: downloads the set that it names, starts it beside the sets that are served, and
- * ends sets that are no longer used. A set that is incomplete, belongs to other weights or does not start is refused and
- * reported, and the sets that are served stay. Not here: which sets start and end (serving-sets.ts).
+ * ends sets that are not used any more. A set that is incomplete, belongs to other weights or does not start is refused and
+ * reported.
  */
 import { currentOf, type Pointer, parsePointer, pointerName } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { planSets, type ServingSet, type ServingSets, type SetLimits } from "./serving-sets.ts";
-import type { BroughtSet, ReadObject, SetFolders } from "./set-folder.ts";
+import type { DownloadedSet, ReadObject, SetFolders } from "./set-folder.ts";
 
 /** Milliseconds until a set that was incomplete is tried again: the upload may have been repaired. */
 export const refusedMs = 30_000;
@@ -22,7 +22,7 @@ export interface SetObserver {
 
 export interface FollowerParts {
   read: ReadObject;
-  folders: Pick<SetFolders, "bring">;
+  folders: Pick<SetFolders, "download">;
   sets: ServingSets;
   /** Starts a set from its folder. */
   start(folder: string): Promise<ServingSet>;
@@ -67,14 +67,14 @@ export class Follower {
       if (manifestHash === wanted || openSequences > 0) sets.markUsed(manifestHash);
     }
     const plan = planSets(sets.held, wanted, now(), limits);
-    const brought = plan.start ? await this.#bring(wanted) : null;
+    const downloaded = plan.start ? await this.#download(wanted) : null;
     // No set ends for a new one that turns out to be incomplete.
-    if (plan.start && !brought) return;
+    if (plan.start && !downloaded) return;
     for (const manifestHash of plan.retire) {
       if (!(await sets.retire(manifestHash))) return;
       observer.retired(manifestHash);
     }
-    if (brought) await this.#start(wanted, brought.folder);
+    if (downloaded) await this.#start(wanted, downloaded.folder);
   }
 
   async #pointer(): Promise<Pointer | null> {
@@ -87,14 +87,14 @@ export class Follower {
     }
   }
 
-  async #bring(manifestHash: string): Promise<BroughtSet | null> {
+  async #download(manifestHash: string): Promise<DownloadedSet | null> {
     const { folders, sets, now } = this.#parts;
     if (this.#refusal?.manifestHash === manifestHash && now() < this.#refusal.untilMs) return null;
     try {
-      const brought = await folders.bring(manifestHash, sets.manifests);
-      const [wanted, served] = [brought.manifest.model.weights, sets.info?.manifest.model.weights];
+      const downloaded = await folders.download(manifestHash, sets.manifests);
+      const [wanted, served] = [downloaded.manifest.model.weights, sets.info?.manifest.model.weights];
       if (served && served !== wanted) throw new Error(`it is for weights ${wanted}, served here are ${served}`);
-      return brought;
+      return downloaded;
     } catch (cause) {
       this.#refuse(manifestHash, cause, refusedMs);
       return null;

@@ -1,7 +1,7 @@
 /**
- * Reads the bucket of published artifacts (`shared/artifacts/FORMAT.md`), and downloads a set into its own folder in the layout that
- * training writes. Size and hash of every file are checked, also of those that only the edge reads. The manifest is checked before
- * anything is written, and written last: a folder with a manifest is complete. An interrupted download resumes.
+ * Reads the bucket of published artifacts (`shared/artifacts/FORMAT.md`), and downloads a set into its own folder in the layout
+ * that training writes. Size and hash of every file are checked, also of those that only the edge reads. The manifest is
+ * checked before anything is written, and written last: a folder with a manifest is complete. An interrupted download resumes.
  */
 import { mkdir, readdir, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
@@ -21,10 +21,10 @@ import { hashPattern } from "../../../shared/contracts/inference.ts";
 import { nullIfMissing, readFileAtMost, removeUnfinished, writeWhole } from "../../files.ts";
 
 /**
- * Returns at most `mostBytes + 1` bytes of an object, so the caller can detect an oversized one; null if it does not exist.
+ * Returns at most `maxBytes + 1` bytes of an object, so the caller can detect an oversized one; null if it does not exist.
  * Rejects with an Error that states the cause.
  */
-export type ReadObject = (name: string, mostBytes: number) => Promise<Uint8Array | null>;
+export type ReadObject = (name: string, maxBytes: number) => Promise<Uint8Array | null>;
 
 export interface StoreSettings {
   /** An http, https or file URL. */
@@ -37,12 +37,12 @@ const [pointerMs, fileMs] = [5000, 120_000];
 
 export function openStore({ url, credentials }: StoreSettings): ReadObject {
   if (url.startsWith("file:")) {
-    return (name, mostBytes) => readFileAtMost(join(fileURLToPath(url), name), mostBytes).catch(nullIfMissing);
+    return (name, maxBytes) => readFileAtMost(join(fileURLToPath(url), name), maxBytes).catch(nullIfMissing);
   }
   // No retries: the caller polls.
   const client = credentials && new AwsClient({ ...credentials, service: "s3", region: "auto", retries: 0 });
   const base = url.replace(/\/+$/, "");
-  return async (name, mostBytes) => {
+  return async (name, maxBytes) => {
     const target = `${base}/${name}`;
     const init = { signal: AbortSignal.timeout(name === pointerName ? pointerMs : fileMs) };
     const response = client ? await client.fetch(target, init) : await fetch(target, init);
@@ -54,19 +54,19 @@ export function openStore({ url, credentials }: StoreSettings): ReadObject {
       await response.body?.cancel();
       throw new Error(`${target} answered ${response.status}`);
     }
-    return response.body ? await readAtMost(response.body, mostBytes) : new Uint8Array(0);
+    return response.body ? await readAtMost(response.body, maxBytes) : new Uint8Array(0);
   };
 }
 
-export interface BroughtSet {
+export interface DownloadedSet {
   folder: string;
   manifest: Manifest;
 }
 
 /** Folders of complete sets that are kept: the most recently used. */
-const keptFolders = 8;
+const maxFolders = 8;
 /** Unfinished folders kept so a retry can resume. */
-const keptUnfinished = 1;
+const maxUnfinished = 1;
 
 export class SetFolders {
   readonly #directory: string;
@@ -83,7 +83,7 @@ export class SetFolders {
   /**
    * Rejects with an Error that names the faulty object. Folders of the manifests in `inUse` are never removed.
    */
-  async bring(manifestHash: string, inUse: readonly string[]): Promise<BroughtSet> {
+  async download(manifestHash: string, inUse: readonly string[]): Promise<DownloadedSet> {
     const folder = join(this.#directory, manifestHash);
     const path = join(folder, manifestFile);
     const isManifest = (bytes: Uint8Array) => requireManifest(bytes, manifestHash);
@@ -93,7 +93,7 @@ export class SetFolders {
     await mkdir(folder, { recursive: true });
     await removeUnfinished(folder, this.#now().getTime());
     try {
-      for (const name of setFiles) await this.#bringFile(folder, name, manifest.files[name]);
+      for (const name of setFiles) await this.#downloadFile(folder, name, manifest.files[name]);
       if (!present) await writeWhole(path, bytes);
       await utimes(folder, this.#now(), this.#now());
     } finally {
@@ -116,23 +116,23 @@ export class SetFolders {
     );
     const newestFirst = folders.toSorted((a, b) => b.wantedMs - a.wantedMs);
     const surplus = [
-      ...newestFirst.filter(({ isWhole }) => isWhole).slice(keptFolders),
-      ...newestFirst.filter(({ isWhole }) => !isWhole).slice(keptUnfinished),
+      ...newestFirst.filter(({ isWhole }) => isWhole).slice(maxFolders),
+      ...newestFirst.filter(({ isWhole }) => !isWhole).slice(maxUnfinished),
     ];
     for (const { name } of surplus) {
       if (!kept.includes(name)) await rm(join(this.#directory, name), { recursive: true, force: true });
     }
   }
 
-  async #bringFile(folder: string, name: string, record: FileRecord): Promise<void> {
+  async #downloadFile(folder: string, name: string, record: FileRecord): Promise<void> {
     const path = join(folder, name);
     const isWhole = (bytes: Uint8Array) => requireFile(name, bytes, record);
     if (await presentFile(path, record.bytes, isWhole)) return;
     await writeWhole(path, await this.#fetch(record.sha256, name, record.bytes, isWhole));
   }
 
-  async #fetch(hash: string, name: string, mostBytes: number, check: Check): Promise<Uint8Array> {
-    const bytes = await this.#read(objectName(hash), mostBytes);
+  async #fetch(hash: string, name: string, maxBytes: number, check: Check): Promise<Uint8Array> {
+    const bytes = await this.#read(objectName(hash), maxBytes);
     if (!bytes) throw new Error(`${objectName(hash)}, ${name}, is not in the store`);
     await check(bytes);
     return bytes;
@@ -142,9 +142,9 @@ export class SetFolders {
 /** Rejects when the bytes are not those of the file. */
 type Check = (bytes: Uint8Array) => Promise<void>;
 
-async function presentFile(path: string, mostBytes: number, check: Check): Promise<Uint8Array | null> {
+async function presentFile(path: string, maxBytes: number, check: Check): Promise<Uint8Array | null> {
   try {
-    const bytes = await readFileAtMost(path, mostBytes);
+    const bytes = await readFileAtMost(path, maxBytes);
     await check(bytes);
     return bytes;
   } catch {

@@ -31,37 +31,38 @@ describe("acquire", () => {
   test("generates once however many ask at the same time; later ones hit", async () => {
     const { source, waiting } = slowSource();
     const cache = new AdapterCache(source, 1000, now);
-    const asked = Array.from({ length: 20 }, () => cache.acquire("c0", 1));
+    const asked = Array.from({ length: 20 }, () => cache.acquire("c0"));
     expect(waiting.length).toBe(1);
     waiting[0].finish();
     const acquired = await Promise.all(asked);
     expect(new Set(acquired.map(({ adapter }) => adapter)).size).toBe(1);
     expect(acquired.every(({ cache: result }) => result === "generated")).toBe(true);
-    expect((await cache.acquire("c0", 1)).cache).toBe("hit");
+    expect((await cache.acquire("c0")).cache).toBe("hit");
     expect(cache.stats).toEqual({ entries: 1, bytes: 100, hits: 1, generated: 1, evictions: 0, generationMs: 5 });
   });
 
   test("does not remember a failure, and knows which centroids there are", async () => {
     const { source, waiting } = slowSource();
     const cache = new AdapterCache(source, 1000, now);
-    const first = cache.acquire("c0", 1);
+    const first = cache.acquire("c0");
     waiting[0].fail(new Error("out of memory"));
     await expect(first).rejects.toThrow("out of memory");
-    const second = cache.acquire("c0", 1);
+    const second = cache.acquire("c0");
     waiting[1].finish();
     expect((await second).cache).toBe("generated");
-    await expect(cache.acquire("nowhere", 1)).rejects.toThrow(/no adapter nowhere/);
+    await expect(cache.acquire("nowhere")).rejects.toThrow(/no adapter nowhere/);
   });
 
   test("keeps within its bytes what is not in use, and all that is", async () => {
     const { source, waiting } = slowSource();
     const cache = new AdapterCache(source, 200, now);
-    const get = async (centroidId: string, users: number) => {
-      const acquired = cache.acquire(centroidId, users);
+    const get = async (centroidId: string) => {
+      const acquired = cache.acquire(centroidId);
       waiting.find((w) => w.centroidId === centroidId)?.finish();
       return (await acquired).adapter;
     };
-    const [c0, c1, c2] = [await get("c0", 2), await get("c1", 1), await get("c2", 1)];
+    const [c0, c1, c2] = [await get("c0"), await get("c1"), await get("c2")];
+    await get("c0");
     expect(cache.stats).toMatchObject({ entries: 3, bytes: 300 });
     cache.release(c0);
     expect(cache.stats.bytes).toBe(300);
@@ -70,6 +71,6 @@ describe("acquire", () => {
     cache.release(c1);
     cache.release(c2);
     expect(cache.stats.bytes).toBe(200);
-    expect((await cache.acquire("c1", 1)).cache).toBe("hit");
+    expect((await cache.acquire("c1")).cache).toBe("hit");
   });
 });

@@ -92,14 +92,14 @@ class RandomRun {
     const { simulation } = this;
     const { waiting, running, limits } = simulation;
     const parkedTokens = simulation.parked.reduce((sum, { cachedTokens }) => sum + cachedTokens, 0);
-    const lengths = running.map(({ mostTokens }) => mostTokens);
+    const lengths = running.map(({ maxPositions }) => maxPositions);
     this.waiting += waiting.length;
     for (const one of waiting) {
       // Who computes its prefix may have ended in this step.
       if (one.cachedTokens === 0 && one.prefix !== null) continue;
       const isMemory =
         running.length < limits.maxSequences &&
-        simulation.kv.holds([...lengths, one.mostTokens], parkedTokens - one.cachedTokens);
+        simulation.kv.holds([...lengths, one.maxPositions], parkedTokens - one.cachedTokens);
       const chunk = nextChunk(one.cachedTokens, one.pendingPromptTokens, chunkTokens);
       if (pairs + chunk * one.cachedTokens > limits.stepTokens ** 2) continue;
       if (!isMemory || chunk > limits.stepTokens - tokens) continue;

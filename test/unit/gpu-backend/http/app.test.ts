@@ -98,7 +98,7 @@ beforeEach(() => {
   };
   const adapters = {
     begin: async () => Promise.reject(new Error("not asked for")),
-    bring: async () => {},
+    upload: async () => {},
     store: new OwnAdapterStore({ directory: tmpdir(), tenantBytes: 1, totalBytes: 1, now: () => new Date(0) }),
   };
   const load = () => ({ sequences: openSequences, slots: 32 });

@@ -103,11 +103,11 @@ test("counters keep what an engine counted that has ended", async () => {
 test("sequences are counted by their nearest centroid, never a few at a time", async () => {
   const metrics = createMetrics(noEngine);
   const shown = async () => (await linesOf(metrics)).filter((line) => line.startsWith("chameleon_centroid_sequences"));
-  metrics.batchTaken(batch(sequencesPerStep - 3, { centroidId: "c1" }));
-  metrics.batchTaken(batch(1, {}));
-  metrics.batchTaken(batch(1, { adapterHash: "b".repeat(64) }));
+  metrics.batchAccepted(batch(sequencesPerStep - 3, { centroidId: "c1" }));
+  metrics.batchAccepted(batch(1, {}));
+  metrics.batchAccepted(batch(1, { adapterHash: "b".repeat(64) }));
   expect(await shown()).toEqual([]);
-  metrics.batchTaken(batch(1, { centroidId: "c1" }));
+  metrics.batchAccepted(batch(1, { centroidId: "c1" }));
   expect(await shown()).toEqual([
     `chameleon_centroid_sequences_total{centroid="c1"} ${sequencesPerStep - 2}`,
     'chameleon_centroid_sequences_total{centroid="base"} 1',

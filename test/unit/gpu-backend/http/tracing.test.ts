@@ -19,7 +19,7 @@ async function centroidsOf(batch: BatchRequest): Promise<Record<string, string>>
     log: () => {},
   });
   const trace = tracer.watch(batch)!;
-  for (const { id } of batch.sequences) trace.saw(doneFrame(id));
+  for (const { id } of batch.sequences) trace(doneFrame(id));
   await tracer.flush();
   const [{ scopeSpans }] = JSON.parse(bodies[0]).resourceSpans;
   type Attribute = { key: string; value: { stringValue: string } };

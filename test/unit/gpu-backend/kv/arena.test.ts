@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { KvArena } from "../../../../gpu-backend/kv/arena.ts";
 import { bytesPerPosition, KvBudget } from "../../../../gpu-backend/kv/kv-budget.ts";
-import { type Aside, KvMemory } from "../../../../gpu-backend/kv/kv-memory.ts";
+import { KvMemory, type ParkedKv } from "../../../../gpu-backend/kv/kv-memory.ts";
 import { SlotTable } from "../../../../gpu-backend/kv/slot-table.ts";
 
 const seed = 1712;
@@ -73,7 +73,7 @@ test.each(["start", "end"] as const)(
           const budget = new KvBudget(shape, maximumBytes, { classBytes: Number.POSITIVE_INFINITY, passBytes: 0 });
           const memory = new KvMemory({ ...shape, maximumBytes });
           const arena = new KvArena(shape, memory, side);
-          const parked: { aside: Aside; tokens: number[] }[] = [];
+          const parked: { aside: ParkedKv; tokens: number[] }[] = [];
           /** Whether memory holds what there is, with `rows` more and none longer than `length`. */
           const isRoom = (rows: number, length: number) => {
             const running = inRows();
@@ -103,13 +103,13 @@ test.each(["start", "end"] as const)(
               const row = table.rowOf(victim)!;
               const { tokens } = victim;
               const present = arena.read(arena.rowAt(row), 0, tokens.length);
-              parked.push({ aside: memory.putAside(present, tokens.length), tokens });
+              parked.push({ aside: memory.store(present, tokens.length), tokens });
               // Its row makes room for it.
               arena.close(release(victim));
               memory.trim();
             } else if (kind === "resume" && parked.length > 0 && table.size < shape.maximumRows) {
               const { aside, tokens } = parked.splice(pick % parked.length, 1)[0];
-              const present = memory.takeBack(aside);
+              const present = memory.restore(aside);
               if (isRoom(1, tokens.length)) {
                 open({ tokens, wanted: 0 });
                 arena.open(tokens.length);

@@ -397,10 +397,10 @@ test("what is in its folder and whole is not read again; what is harmed there is
   expect(objects()).toHaveLength(4);
   const again = new SetFolders(cache, read, () => new Date(nowMs));
   reads = [];
-  await again.bring(manifestHash, []);
+  await again.download(manifestHash, []);
   expect(objects()).toEqual([]);
   await writeFile(path.join(cache, manifestHash, "tokenizer.safetensors"), "half");
-  await again.bring(manifestHash, []);
+  await again.download(manifestHash, []);
   expect(objects()).toEqual([nameOf(published[0], "tokenizer.safetensors")]);
 });
 
@@ -416,9 +416,9 @@ test("of folders those stay that were wanted last", async () => {
     await utimes(path.join(cache, name), new Date(nowMs), new Date(nowMs));
     nowMs += 1000;
   }
-  await folders.bring(first.manifestHash, []);
+  await folders.download(first.manifestHash, []);
   nowMs += 1000;
-  await folders.bring(second.manifestHash, []);
+  await folders.download(second.manifestHash, []);
   const left = [...strangers.slice(2), first.manifestHash, second.manifestHash];
   expect((await readdir(cache)).sort()).toEqual(left.sort());
 });
