@@ -29,10 +29,11 @@ const reportSchema = z.object({
 });
 
 const exceptions = exceptionSchema.parse(JSON.parse(readFileSync(path.resolve(root, exceptionsFile), "utf8")));
-const { stdout, stderr } = spawnSync("npm", ["audit", "--omit=dev", "--json"], { cwd: root, encoding: "utf8" });
-const report = reportSchema.safeParse(JSON.parse(stdout || "{}"));
+const { stdout } = spawnSync("npm", ["audit", "--omit=dev", "--json"], { cwd: root, encoding: "utf8" });
+const answer = JSON.parse(stdout || "{}") as { message?: string };
+const report = reportSchema.safeParse(answer);
 if (report.success) judge(report.data);
-else process.stdout.write(`skipped: this registry answers no audits (${stderr.split("\n")[0]})\n`);
+else process.stdout.write(`skipped: this registry answers no audits (${answer.message ?? "it did not answer"})\n`);
 
 function judge({ vulnerabilities }: z.infer<typeof reportSchema>): void {
   const today = new Date().toISOString().slice(0, 10);
