@@ -57,18 +57,18 @@ export function readConfig(env: Variables) {
   return {
     /** At least one. */
     backends,
-    /** The way to them: to a container's object, through a private network, or with our client certificate where one of these is bound. */
-    backendFetch: ((url, init) => wayTo(url, env).fetch(url, init)) satisfies BackendFetch,
+    /** Calls a backend through its container's object, a private network or with a client certificate, if one is bound. */
+    backendFetch: ((url, init) => fetcherFor(url, env).fetch(url, init)) satisfies BackendFetch,
     /** The first signs our calls to them; none: calls go out unsigned. */
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: readTenantKeys(env.TENANT_KEYS),
     /** How many cells each region has. */
     cellsPerRegion,
-    /** Where traces and metrics go; null where no collector is set. */
+    /** The collector of traces and metrics; null if none is set. */
     otlp: readOtlpTarget(env.OTEL_EXPORTER_OTLP_ENDPOINT, env.OTEL_EXPORTER_OTLP_HEADERS),
-    /** Share of the traces that begin here and are kept, 0 to 1. */
+    /** Sampling ratio of traces that begin here, 0 to 1. */
     traceRatio,
-    /** Id of the Worker's deployed version; null where the runtime gives none, as a bare workerd. */
+    /** Id of the Worker's deployed version; null in a bare workerd. */
     version: env.VERSION?.id ?? null,
   };
 }
@@ -79,7 +79,7 @@ function containerName(url: string): string | null {
 }
 
 /** A container's object is made in the region that its name begins with, as weur-1. */
-function wayTo(url: string, env: Variables): { fetch: BackendFetch } {
+function fetcherFor(url: string, env: Variables): { fetch: BackendFetch } {
   const name = env.CONTAINERS ? containerName(url) : null;
   if (env.CONTAINERS && name !== null) {
     const locationHint = regions.find((region) => name === region || name.startsWith(`${region}-`));
@@ -90,9 +90,8 @@ function wayTo(url: string, env: Variables): { fetch: BackendFetch } {
 }
 
 /**
- * What `make` makes of the configuration, made anew once a variable has another value: so an object or isolate that lives on
- * uses a rotated secret or another list of backends from its next call on. Cheap where nothing has changed. The first value
- * must be valid; one after it that is refused is logged once, and what was made before stays in use.
+ * Derives a value from the configuration, again when a variable has changed, so that a long-lived object uses a rotated secret or new
+ * backends from its next call on. The first configuration must be valid; a later invalid one is logged once and ignored.
  */
 export function configured<T>(env: Variables, make: (config: Config) => T): () => T {
   let current: { made: T; values: unknown[] } | null = null;
@@ -110,7 +109,7 @@ export function configured<T>(env: Variables, make: (config: Config) => T): () =
   };
 }
 
-/** Variables, but for those of telemetry. Bindings are used as they are at each call. */
+/** Variables that are compared. Bindings are read at each call. */
 const watched: (keyof Variables)[] = ["BACKEND_URLS", "BACKEND_SECRETS", "TENANT_KEYS"];
 
 function readTenantKeys(json: string): TenantKey[] {

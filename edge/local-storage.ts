@@ -1,7 +1,7 @@
 /**
- * The KV namespace and the R2 bucket of an edge in a bare workerd, as far as the Worker uses them: folders on this machine's disk,
- * a file for each record or object, written by the commands `keys` and `publish`. Each read goes to the disk. workerd makes these
- * bindings from this module (a wrapped binding), so the Worker cannot tell them from the platform's.
+ * The KV namespace and the R2 bucket of an edge in a bare workerd, with the methods that the Worker uses: folders on disk with a file
+ * for each record or object, written by the commands `keys` and `publish`. workerd makes these bindings from this module (a wrapped
+ * binding).
  */
 import { sha256Hex } from "../shared/sha256.ts";
 import type { Bucket } from "./artifacts/artifact-bucket.ts";

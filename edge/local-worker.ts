@@ -1,7 +1,6 @@
 /**
- * The Worker's entry in `chameleon start`: worker.ts behind a check of the Host header. A page of any site can reach this
- * machine's loopback address, also under a name of its own (DNS rebinding), but browsers let no page choose the Host header.
- * A deployed Worker needs no such check: the platform routes by host name.
+ * The Worker's entry in `chameleon start`: worker.ts behind a check of the Host header, against pages that reach this machine's
+ * loopback address under a name of their own (DNS rebinding). For a deployed Worker the platform routes by host name.
  */
 import { env } from "cloudflare:workers";
 import { envelopeOf, ServiceError, statusOf } from "../shared/errors.ts";
@@ -17,7 +16,7 @@ const allowed = EDGE_HOSTS.split(",").map((name) => name.trim().toLowerCase());
 export default {
   fetch(request: Request): Response | Promise<Response> {
     const host = request.headers.get("host") ?? "";
-    // Without the port. Nothing that is not a name or an IPv6 address in brackets.
+    // A name, or an IPv6 address in brackets, without the port.
     const name = /^([a-z\d.-]+|\[[a-f\d:]+\])(:\d*)?$/i.exec(host)?.[1].toLowerCase();
     if (name !== undefined && (isLoopback(name) || allowed.includes(name))) return worker.fetch(request);
     const shown = JSON.stringify(host.slice(0, 80));

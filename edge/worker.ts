@@ -1,4 +1,4 @@
-/** The Worker's entry: bindings → dependencies. Everything else is app.ts, and before it middleware/paced.ts. */
+/** The Worker's entry: makes the app's dependencies from the bindings. Requests pass api/paced.ts, then app.ts. */
 import { env, waitUntil } from "cloudflare:workers";
 import { createSigner } from "../shared/contracts/call-signature.ts";
 import { heartbeatMs } from "../shared/contracts/inference.ts";
@@ -37,7 +37,7 @@ export { TenantAdapterStore } from "./tenants/tenant-adapter-store.ts";
 const config = readConfig(env);
 
 const now = () => Date.now();
-const tell = (level: "info" | "warn", event: string, fields: object) =>
+const logEvent = (level: "info" | "warn", event: string, fields: object) =>
   console[level](JSON.stringify({ level, event, ...fields }));
 
 const newId = () => crypto.randomUUID().replaceAll("-", "");
@@ -46,9 +46,9 @@ if (
   config.backends.some(({ url }) => !isLoopback(new URL(urlOf(url, null)).hostname))
 ) {
   const message = "Calls to the backends are not signed, so these must take them from anybody: set BACKEND_SECRETS.";
-  tell("warn", "unsigned_calls", { message });
+  logEvent("warn", "unsigned_calls", { message });
 }
-/** Of one request: clients of another may not be waited for. */
+/** Clients of one request, because a request must not await those of another one. */
 const newClients = configured(env, ({ backendSecrets, backends, backendFetch }) => {
   const sign = createSigner(backendSecrets, now);
   return (jurisdiction: Jurisdiction | null) =>
@@ -66,8 +66,8 @@ const sets = new ArtifactSets({
   background: waitUntil,
   observe: ({ event, ...what }) => {
     metrics.artifactsChanged({ event, ...what });
-    if (event !== "artifacts_refused") return tell("info", event, what);
-    tell("warn", event, { manifest: what.manifest, cause: String(what.cause) });
+    if (event !== "artifacts_refused") return logEvent("info", event, what);
+    logEvent("warn", event, { manifest: what.manifest, cause: String(what.cause) });
   },
 });
 
@@ -101,7 +101,7 @@ const app = createApp({
   cells: createCells({
     ...cells,
     now,
-    lost: (requestId, cause) => tell("warn", "cell_lost", { requestId, cause: String(cause) }),
+    lost: (requestId, cause) => logEvent("warn", "cell_lost", { requestId, cause: String(cause) }),
   }),
   readiness: () => readinessOf(clients()),
   asset,
@@ -111,7 +111,7 @@ const app = createApp({
       if (otlp) waitUntil(exportSpans(otlp, [span]));
     },
     logRequest: (fields) => {
-      tell("info", "request", fields);
+      logEvent("info", "request", fields);
       metrics.requested(fields);
       waitUntil(metrics.report());
     },

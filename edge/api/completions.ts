@@ -11,8 +11,8 @@ import { type CellRequest, cellRequestVersion, interrupted } from "../cell/cell-
 import { NotTaken } from "../dispatch/dispatcher.ts";
 import { generationOf, planChat } from "../plan/chat.ts";
 import { type Caller, type GenerationRequest, type Plan, planCompletion } from "../plan/plan.ts";
+import { pause } from "../platform/clock.ts";
 import { assignMsField } from "../platform/edge-metrics.ts";
-import { pause } from "../platform/pause.ts";
 import { readBody } from "./body.ts";
 import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
 

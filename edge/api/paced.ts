@@ -2,8 +2,7 @@
  * Per-key pacing: delays the requests of a key that sends many at once. It wraps the app, so that no work is done for a delayed
  * request before its turn.
  */
-import { steadyClock } from "../platform/clock.ts";
-import { pause } from "../platform/pause.ts";
+import { pause, steadyClock } from "../platform/clock.ts";
 import { regionOf } from "../platform/region.ts";
 import { Pace, paceKeyOf } from "../tenants/pace.ts";
 import { maxBytesOf } from "./body.ts";

@@ -1,7 +1,6 @@
 /**
- * Reads published artifacts from R2. R2 is strongly consistent, so a switch is visible immediately. Objects are named by the
- * hash of their bytes, so each city keeps those it has read in its cache, and the pointer's metadata says which ones a set
- * needs: a set is loaded in two sequential reads, the pointer and everything else.
+ * Reads published artifacts from R2, which is strongly consistent. Objects are named by the hash of their bytes, so each city caches
+ * them. The pointer's metadata names the objects of a set, so a set is loaded in two sequential reads: the pointer and everything else.
  */
 import { edgeFilesOf, objectName, type Pointer, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
@@ -46,8 +45,8 @@ export interface ArtifactSource {
   /** The pointer; null if nothing was published. */
   pointer(): Promise<Pointer | null>;
   /**
-   * Loads a set by its manifest's hash. Rejects unless all of it is valid. `files`: hashes of what it needs, if known, which
-   * are then read at once.
+   * Loads a set by its manifest's hash. Rejects unless all of it is valid. `files`: hashes of its files, if known, to read them
+   * in parallel.
    */
   load(manifestHash: string, files?: readonly string[]): Promise<Artifacts>;
 }
@@ -55,13 +54,13 @@ export interface ArtifactSource {
 /** An object whose bytes are not read yet. */
 interface Opened {
   isCached: boolean;
-  bytes(what: string, mostBytes: number): Promise<Uint8Array<ArrayBuffer>>;
+  bytes(what: string, maxBytes: number): Promise<Uint8Array<ArrayBuffer>>;
 }
 
 /** Cache keys; `.invalid` is never resolved. */
 export const cacheUrl = (sha256: string) => `https://artifacts.invalid/${objectName(sha256)}`;
 /** Files that the edge reads of a set. Further hints are ignored. */
-const mostHinted = 3;
+const maxHintedFiles = 3;
 const cacheHeaders = { "cache-control": "public, max-age=31536000, immutable" };
 
 export class ArtifactBucket implements ArtifactSource {
@@ -91,7 +90,7 @@ export class ArtifactBucket implements ArtifactSource {
     return pointer;
   }
 
-  /** `damaged`: those that the cache is not asked for. */
+  /** `damaged`: hashes that are read from the bucket instead of the cache. */
   async load(manifestHash: string, files: readonly string[] = [], damaged: readonly string[] = []): Promise<Artifacts> {
     const opened = new Map<string, Promise<Opened | null>>();
     const open = (sha256: string) => {
@@ -100,42 +99,42 @@ export class ArtifactBucket implements ArtifactSource {
       return one;
     };
     const hinted = this.#edgeFiles?.manifest === manifestHash ? this.#edgeFiles.files : files;
-    // Whoever reads it gets the failure.
-    for (const sha256 of hinted.slice(0, mostHinted)) open(sha256).catch(() => undefined);
+    // The failure is handled where the object is read.
+    for (const sha256 of hinted.slice(0, maxHintedFiles)) open(sha256).catch(() => undefined);
     const read = new Map<string, { isCached: boolean; bytes: Uint8Array<ArrayBuffer> }>();
     try {
-      const set = await loadArtifacts(async (name, mostBytes, sha256 = manifestHash) => {
+      const set = await loadArtifacts(async (name, maxBytes, sha256 = manifestHash) => {
         const what = `${objectName(sha256)} (${name} of the manifest ${manifestHash})`;
         const object = await open(sha256);
         if (!object) throw new Error(`${what} is not in the bucket`);
-        const bytes = await object.bytes(what, mostBytes);
+        const bytes = await object.bytes(what, maxBytes);
         read.set(sha256, { isCached: object.isCached, bytes });
         // Other files are checked against this manifest.
         if (name === manifestFile) await requireManifest(bytes, manifestHash);
         return bytes;
       });
-      for (const [sha256, { isCached, bytes }] of read) if (!isCached) this.#keep(sha256, bytes);
+      for (const [sha256, { isCached, bytes }] of read) if (!isCached) this.#cache(sha256, bytes);
       return set;
     } catch (error) {
-      const found: string[] = [];
+      const corrupt: string[] = [];
       for (const [sha256, { isCached, bytes }] of read) {
-        if (isCached && (await sha256Hex(bytes)) !== sha256) found.push(sha256);
+        if (isCached && (await sha256Hex(bytes)) !== sha256) corrupt.push(sha256);
       }
-      if (found.length === 0) throw error;
-      for (const sha256 of found) await this.#caching?.cache.delete(cacheUrl(sha256)).catch(() => undefined);
-      // Each time at least one is read of the bucket in place of the cache.
-      return await this.load(manifestHash, files, [...damaged, ...found]);
+      if (corrupt.length === 0) throw error;
+      for (const sha256 of corrupt) await this.#caching?.cache.delete(cacheUrl(sha256)).catch(() => undefined);
+      // Ends, because at least one more object is read from the bucket.
+      return await this.load(manifestHash, files, [...damaged, ...corrupt]);
     }
   }
 
-  /** null where the object is nowhere. */
+  /** null if there is no such object. */
   async #open(sha256: string, damaged: readonly string[]): Promise<Opened | null> {
     if (damaged.includes(sha256)) return this.#openInBucket(sha256);
     const cached = await this.#caching?.cache.match(cacheUrl(sha256)).catch(() => undefined);
     if (!cached?.body) return this.#openInBucket(sha256);
     const { body } = cached;
-    // One that breaks off is damaged, too.
-    const bytes = (_: string, mostBytes: number) => readAtMost(body, mostBytes).catch(() => new Uint8Array());
+    // A body that breaks off counts as damaged.
+    const bytes = (_: string, maxBytes: number) => readAtMost(body, maxBytes).catch(() => new Uint8Array());
     return { isCached: true, bytes };
   }
 
@@ -144,25 +143,25 @@ export class ArtifactBucket implements ArtifactSource {
     if (!found) return null;
     return {
       isCached: false,
-      async bytes(what, mostBytes) {
-        requireSize(what, found, mostBytes);
+      async bytes(what, maxBytes) {
+        requireSize(what, found, maxBytes);
         return new Uint8Array(await found.arrayBuffer());
       },
     };
   }
 
-  /** Keeps checked bytes in this city's cache, behind the request. */
-  #keep(sha256: string, bytes: Uint8Array<ArrayBuffer>): void {
+  /** Puts checked bytes in this city's cache, in the background. */
+  #cache(sha256: string, bytes: Uint8Array<ArrayBuffer>): void {
     if (!this.#caching) return;
     const { cache, background } = this.#caching;
-    const kept = cache.put(cacheUrl(sha256), new Response(bytes, { headers: cacheHeaders }));
-    background(kept.catch(() => undefined));
+    const cached = cache.put(cacheUrl(sha256), new Response(bytes, { headers: cacheHeaders }));
+    background(cached.catch(() => undefined));
   }
 }
 
 /** Checks the size before the object is read into memory. */
-function requireSize(what: string, { size }: Found, mostBytes: number): void {
-  if (size > mostBytes) throw new Error(`${what} has ${size} bytes, the maximum is ${mostBytes}`);
+function requireSize(what: string, { size }: Found, maxBytes: number): void {
+  if (size > maxBytes) throw new Error(`${what} has ${size} bytes, the maximum is ${maxBytes}`);
 }
 
 function isWithBody(found: Found | Unchanged): found is Found {

@@ -1,11 +1,9 @@
 /**
- * Which artifacts this isolate serves. It holds two sets at most: the one that is served, and the one that was served
- * before or will be next. A request keeps the set that it began with, so a switch breaks none.
+ * Which artifacts this isolate serves. It holds the served set, and the one before or after it. A request keeps the set that it
+ * began with.
  *
- * The pointer is read again behind a request every few seconds. A set becomes the served one only when it is whole and
- * checked, and every ready backend serves it, too, or, where some never will, one of them does: the first that has it
- * could not take everybody's requests alone. Whatever goes wrong on the way is told, and what is served stays.
- * Not here: where sets come from (artifact-bucket.ts, static assets).
+ * The pointer is read in the background every few seconds. A set is served once it is loaded and checked and every ready backend
+ * serves it, or after `spreadMs` any backend. Failures are reported, and the served set stays.
  */
 import { currentOf, previousOf } from "../../shared/artifacts/bucket.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
@@ -16,31 +14,31 @@ import type { ArtifactSource } from "./artifact-bucket.ts";
 import type { Artifacts } from "./artifacts.ts";
 
 export const artifactLimits = {
-  /** How old the last look at the pointer may be; the next request has it looked at again, and waits for nothing. */
+  /** Age from which a request has the pointer read again in the background. */
   refreshMs: 3000,
-  /** Longest time without a look after which a request is still served at once; an idle edge looks before it answers. */
+  /** Age from which a request waits for the pointer, as at an idle edge. */
   staleMs: 10_000,
-  /** Timeout for one look at the pointer by a request that waits for it, in milliseconds. */
-  patienceMs: 2000,
-  /** A set that was refused is not read again until then; the bucket may have been mended. */
+  /** Timeout of that wait; then the served set is used. */
+  waitMs: 2000,
+  /** Pause before a refused set is read again. */
   refusedMs: 30_000,
-  /** After so long it is enough that some ready backend has a set, and not all of them. */
+  /** From then on one ready backend with the set is enough; before, all must have it. */
   spreadMs: 30_000,
-  /** A backend that does not say within this what it has is taken not to be ready. */
+  /** Timeout for a backend to report its manifests; then it counts as not ready. */
   holdingMs: 500,
-  /** A look that takes longer died with the request that began it. */
-  lookMs: 20_000,
+  /** Timeout of a check of the pointer, which may have died with its request. */
+  checkMs: 20_000,
   /** Timeout for loading the first set. */
   openMs: 10_000,
 };
 
-/** What becomes of sets, for metrics, logs and tests. */
+/** For metrics, logs and tests. */
 export interface ArtifactEvent {
   event: /** `manifest` is served now, after `from` (null: nothing). */
     | "artifacts_switched"
-    /** The set, or where `manifest` is null the pointer, cannot be had as it should be. */
+    /** The set, or the pointer if `manifest` is null, is missing or invalid. */
     | "artifacts_refused"
-    /** It is whole here, and not at the backends yet. */
+    /** It is loaded here, but not at the backends yet. */
     | "artifacts_awaited";
   manifest: string | null;
   from?: string | null;
@@ -48,9 +46,9 @@ export interface ArtifactEvent {
 }
 
 export interface ArtifactSetsParts extends RefreshedParts {
-  /** null where nothing can be published: the assets are served. */
+  /** null without a bucket: the assets are served. */
   source: ArtifactSource | null;
-  /** What is served where nothing was published, and in need. */
+  /** The set that is served if none was published, or none can be loaded. */
   assets(): Promise<Artifacts>;
   /** How many of the ready backends serve batches of this manifest. */
   holding(manifestHash: string): Promise<Holding>;
@@ -62,8 +60,8 @@ export class ArtifactSets {
   #served: Artifacts | null = null;
   #other: Artifacts | null = null;
   readonly #opening: Refreshed<Artifacts>;
-  readonly #looking: Refreshed<void>;
-  #lookedMs = 0;
+  readonly #checking: Refreshed<void>;
+  #checkedMs = 0;
   #refusal: { manifestHash: string; untilMs: number } | null = null;
   /** The set that some backends have, and since when. */
   #spreading: { manifestHash: string; sinceMs: number } | null = null;
@@ -71,7 +69,7 @@ export class ArtifactSets {
   constructor(parts: ArtifactSetsParts) {
     this.#parts = { ...parts, now: steadyClock(parts.now) };
     this.#opening = new Refreshed(parts, { limitMs: artifactLimits.openMs, isShared: true });
-    this.#looking = new Refreshed(parts, { limitMs: artifactLimits.lookMs, isShared: true });
+    this.#checking = new Refreshed(parts, { limitMs: artifactLimits.checkMs, isShared: true });
   }
 
   /** False until the first set is loaded. */
@@ -79,20 +77,20 @@ export class ArtifactSets {
     return this.#served !== null;
   }
 
-  /** The set to begin a request with. Rejects where there never was one; the next caller tries again. */
+  /** The set to begin a request with. Rejects if none could be loaded yet; the next caller tries again. */
   readonly current = async (): Promise<Artifacts> => {
     const { source, now } = this.#parts;
     if (!this.#served) return await this.#opening.get(() => this.#firstSet());
-    const ageMs = now() - this.#lookedMs;
+    const ageMs = now() - this.#checkedMs;
     if (!source || ageMs < artifactLimits.refreshMs) return this.#served;
     const isStale = ageMs >= artifactLimits.staleMs;
-    if (!isStale && this.#looking.isLoading) return this.#served;
-    const look = this.#looking.get(() => this.#lookAgain(source)).catch(() => undefined);
-    if (isStale) await settlesWithin(look, artifactLimits.patienceMs);
+    if (!isStale && this.#checking.isLoading) return this.#served;
+    const check = this.#checking.get(() => this.#check(source)).catch(() => undefined);
+    if (isStale) await settlesWithin(check, artifactLimits.waitMs);
     return this.#served;
   };
 
-  /** What the pointer says, else what it said before, else the assets: of those that are whole, what most backends have. */
+  /** Of the published, the previous and the deployed set, the first valid one that all backends have, else some, else none. */
   async #firstSet(): Promise<Artifacts> {
     const { source, assets, holding, now, observe } = this.#parts;
     const pointer =
@@ -101,38 +99,38 @@ export class ArtifactSets {
         return null;
       })) ?? null;
     const published = pointer ? [currentOf(pointer), previousOf(pointer)].filter((hash) => hash !== null) : [];
-    const whole: Partial<Record<Holding, Artifacts>> = {};
+    const valid: Partial<Record<Holding, Artifacts>> = {};
     let failure: unknown = null;
     for (const hash of [...published, null]) {
       const loading = hash === null ? assets() : this.#load(source!, hash);
-      // The backends are asked while it loads.
-      const asked = hash === null ? null : holding(hash);
+      // The backends are called while it loads.
+      const checking = hash === null ? null : holding(hash);
       const set = await loading.catch((cause) => {
         failure = cause;
         return null;
       });
       if (!set) continue;
-      // Where there is no choice nobody is asked.
-      const share = published.length === 0 ? "all" : await (asked ?? holding(set.manifestHash));
-      whole[share] ??= set;
-      if (share === "all") break;
+      // Without a choice the backends do not matter.
+      const backends = published.length === 0 ? "all" : await (checking ?? holding(set.manifestHash));
+      valid[backends] ??= set;
+      if (backends === "all") break;
     }
-    const chosen = whole.all ?? whole.some ?? whole.none;
+    const chosen = valid.all ?? valid.some ?? valid.none;
     if (!chosen) throw failure;
     // A load that took too long does not replace what another request has loaded.
     if (this.#served) return this.#served;
     this.#served = chosen;
-    this.#lookedMs = now();
+    this.#checkedMs = now();
     observe({ event: "artifacts_switched", manifest: chosen.manifestHash, from: null });
     return chosen;
   }
 
   /** Never rejects. */
-  async #lookAgain(source: ArtifactSource): Promise<void> {
+  async #check(source: ArtifactSource): Promise<void> {
     const { observe } = this.#parts;
     try {
       const pointer = await source.pointer();
-      // What is served stays where the pointer is gone.
+      // Without a pointer the served set stays.
       const wanted = pointer && currentOf(pointer);
       if (!wanted || wanted === this.#served!.manifestHash) return;
       if (this.#other?.manifestHash !== wanted) this.#other = await this.#load(source, wanted);
@@ -147,20 +145,20 @@ export class ArtifactSets {
     } catch (cause) {
       if (!(cause instanceof RefusedSet)) observe({ event: "artifacts_refused", manifest: null, cause });
     } finally {
-      this.#lookedMs = this.#parts.now();
+      this.#checkedMs = this.#parts.now();
     }
   }
 
   async #isSpread(manifestHash: string): Promise<boolean> {
-    const share = await this.#parts.holding(manifestHash);
-    if (share === "none") this.#spreading = null;
-    if (share !== "some") return share === "all";
+    const backends = await this.#parts.holding(manifestHash);
+    if (backends === "none") this.#spreading = null;
+    if (backends !== "some") return backends === "all";
     const nowMs = this.#parts.now();
     if (this.#spreading?.manifestHash !== manifestHash) this.#spreading = { manifestHash, sinceMs: nowMs };
     return nowMs - this.#spreading.sinceMs >= artifactLimits.spreadMs;
   }
 
-  /** Rejects with RefusedSet for one that is no good, or was not a moment ago. */
+  /** Rejects with RefusedSet for an invalid set, or one that was refused within `refusedMs`. */
   async #load(source: ArtifactSource, manifestHash: string): Promise<Artifacts> {
     const { now, observe } = this.#parts;
     if (this.#refusal?.manifestHash === manifestHash && now() < this.#refusal.untilMs) throw new RefusedSet();
@@ -176,5 +174,5 @@ export class ArtifactSets {
   }
 }
 
-/** It was told already. */
+/** Reported already. */
 class RefusedSet extends Error {}

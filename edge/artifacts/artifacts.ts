@@ -27,16 +27,16 @@ export interface Artifacts {
 }
 
 /**
- * Reads a file of a set, `mostBytes + 1` bytes of it at most; `sha256` is what the manifest says of it. The name is never
+ * Reads a file of a set, `maxBytes + 1` bytes of it at most; `sha256` is what the manifest says of it. The name is never
  * taken from a request.
  */
-export type ReadArtifact = (name: string, mostBytes: number, sha256?: string) => Promise<Uint8Array>;
+export type ReadArtifact = (name: string, maxBytes: number, sha256?: string) => Promise<Uint8Array>;
 
-/** The served one, and the one before or after it. */
-const mostHeldSets = 2;
+/** The served set, and the one before or after it. */
+const maxHeldSets = 2;
 /**
- * By manifest hash, whoever has loaded them: requests and objects may share an isolate, and a set is large. Values only:
- * what one request awaits, another may not.
+ * By manifest hash: the requests and objects of an isolate share these large sets. Values, never promises, because a request must
+ * not await those of another one.
  */
 const held = new Map<string, Artifacts>();
 
@@ -59,7 +59,7 @@ export async function loadArtifacts(read: ReadArtifact): Promise<Artifacts> {
   agree("as the end-of-text id", model.endOfTextId, tokenizerFile, tokenizer.endOfTextId);
   const chatTemplate = chatTemplateOf(model.chatTemplate ?? null, tokenizer);
   const set = { manifest, manifestHash, tokenizer, chatTemplate, table, centroids };
-  setNewest(held, manifestHash, set, mostHeldSets);
+  setNewest(held, manifestHash, set, maxHeldSets);
   return set;
 }
 
@@ -72,12 +72,11 @@ function chatTemplateOf(source: string | null, tokenizer: Tokenizer): ChatTempla
   }
 }
 
-/** One that this isolate has loaded, if it has it still. */
+/** A set that this isolate has loaded; null if it has not, or has dropped it. */
 export function heldSet(manifestHash: string): Artifacts | null {
   return held.get(manifestHash) ?? null;
 }
 
-/** The failure that a caller is told. */
 export function artifactsMissing(cause: unknown): ServiceError {
   const message = "The model's tables are not available at the edge.";
   return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 2, cause });

@@ -10,17 +10,17 @@ interface Bindings {
   ARTIFACTS?: Bucket;
 }
 
-/** null where nothing can be published. */
+/** null without a bucket. */
 export function publishedSets({ ARTIFACTS }: Bindings, caching: CacheParts | null): ArtifactSource | null {
   return ARTIFACTS ? new ArtifactBucket(ARTIFACTS, caching) : null;
 }
 
-/** What is served where nothing was published. */
+/** The set in the static assets, which is served if none was published. */
 export function deployedSet({ ASSETS }: Bindings): Promise<Artifacts> {
-  return loadArtifacts(async (name, mostBytes) => {
+  return loadArtifacts(async (name, maxBytes) => {
     const response = await ASSETS.fetch(`https://assets/artifacts/${name}`);
     if (!response.ok || !response.body) throw new Error(`the asset artifacts/${name} answered ${response.status}`);
-    return await readAtMost(response.body, mostBytes);
+    return await readAtMost(response.body, maxBytes);
   });
 }
 
@@ -35,14 +35,14 @@ export class PlannedSets {
   readonly #loading = new Map<string, Promise<Artifacts>>();
   #preparing: Promise<unknown> | null = null;
 
-  /** `held`: what this isolate has loaded. */
+  /** `held`: the sets that this isolate has loaded. */
   constructor(source: ArtifactSource | null, deployed: () => Promise<Artifacts>, held = heldSet) {
     this.#source = source;
     this.#deployed = deployed;
     this.#held = held;
   }
 
-  /** The set, wherever it is; `files` as in ArtifactSource. Throws an Error if it is missing or invalid. */
+  /** The set, from the isolate, the bucket or the assets; `files` as in ArtifactSource. Throws an Error if it is missing or invalid. */
   async of(manifestHash: string, files?: readonly string[]): Promise<Artifacts> {
     const held = this.#held(manifestHash);
     if (held) return held;
@@ -55,7 +55,7 @@ export class PlannedSets {
     }
   }
 
-  /** Loads the set that is served now, for requests that are still on their way. Rejects where it cannot be had. */
+  /** Loads the set that is served now, before the first request arrives. Rejects if that fails. */
   async prepare(): Promise<void> {
     this.#preparing ??= this.#loadServed().finally(() => {
       this.#preparing = null;

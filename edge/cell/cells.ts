@@ -3,10 +3,11 @@
  * micro-batches. If that cell refuses a request or is lost, the tenant's next cell is called. Not here: how a stream continues after
  * a loss (resumable-answer.ts).
  */
+
 import { ServiceError } from "../../shared/errors.ts";
 import type { StreamCursor } from "../answer/sent-events.ts";
 import { NotTaken } from "../dispatch/dispatcher.ts";
-import { pause } from "../platform/pause.ts";
+import { pause } from "../platform/clock.ts";
 import type { Region } from "../platform/region.ts";
 import { type CellNamespace, cellsOf, cellUrl } from "./cell-names.ts";
 import { type CellRequest, readRefusal, resumedRequest } from "./cell-request.ts";

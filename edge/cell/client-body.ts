@@ -1,6 +1,6 @@
 /** The response body of a client. It is filled by piping a stream, which runs no JavaScript for its chunks, and then by writes. */
 import { joinArrays } from "../../shared/join-arrays.ts";
-import { pause } from "../platform/pause.ts";
+import { pause } from "../platform/clock.ts";
 
 export interface Piped {
   /** All bytes that the client received. */

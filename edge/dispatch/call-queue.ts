@@ -10,27 +10,7 @@
  * Tenants take turns, one entry a turn: the tenant whose last turn was longest ago is next, with its entry that is due first. So a
  * tenant's only sequence waits for at most one sequence of each other tenant in its group, and one call of each between groups.
  */
-import { sequencesPerBatch } from "../../shared/contracts/inference.ts";
-
-/** The platform allows six connections of an object that await response headers. */
-const connections = 6;
-
-export const queueLimits = {
-  connections,
-  /** Of these, those that may await an answer of the same backend: one that hangs leaves a connection to the others. */
-  connectionsPerBackend: connections - 1,
-  /**
-   * Calls of one group that may await an answer before the group gathers. A call costs CPU time and gathering a wait: of 1, 2, 3,
-   * 4 and 6 calls, three gave 16 clients in step the earliest median first tokens.
-   */
-  callsPerGroup: connections / 2,
-  /**
-   * Entries waiting in all groups. A tenant may hold as many of these as it leaves free: one alone half of them, two with much
-   * to do a third each, and there is always room for one more tenant. New requests for more are refused.
-   */
-  entries: 2048,
-  entriesPerCall: sequencesPerBatch,
-};
+import { queueLimits } from "./routing-limits.ts";
 
 /** Type of the limits; unit tests use smaller ones. */
 export type QueueLimits = typeof queueLimits;

@@ -1,9 +1,8 @@
-/** Time that holds where the system's clock is set forward or back by hours. */
+/** Clocks, alarms and pauses that work when the system's clock is set forward or back by hours. */
 
 /**
- * A clock in milliseconds for ages, intervals and timeouts, which never goes back. Where the system's clock is set back, an
- * unknown time has passed; the size of the step stands for it, so what was remembered for seconds expires after a step of
- * hours. Its values are no dates. Workers have no monotonic clock: there, `performance.now()` follows the system's, too.
+ * A monotonic clock in milliseconds for ages and timeouts; its values are not dates. A step back counts as that much time passed, so
+ * that caches expire. Workers have none: their `performance.now()` follows the system's clock.
  */
 export function steadyClock(now: () => number): () => number {
   let lastMs = now();
@@ -22,15 +21,16 @@ interface AlarmStorage {
   setAlarm(atMs: number): Promise<void>;
 }
 
-/**
- * Sets an object's alarm to `delayMs` from now, unless one is due within `longestMs`: one that was set before the clock was set
- * back may be hours away.
- */
+/** Sets an object's alarm to `delayMs` from now, unless one is due within `maxDelayMs`, which fails after the clock was set back. */
 export async function ensureAlarm(
   storage: AlarmStorage,
   nowMs: number,
-  { delayMs, longestMs }: { delayMs: number; longestMs: number },
+  { delayMs, maxDelayMs }: { delayMs: number; maxDelayMs: number },
 ): Promise<void> {
   const dueMs = await storage.getAlarm();
-  if (dueMs === null || dueMs > nowMs + longestMs) await storage.setAlarm(nowMs + delayMs);
+  if (dueMs === null || dueMs > nowMs + maxDelayMs) await storage.setAlarm(nowMs + delayMs);
+}
+
+export function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }

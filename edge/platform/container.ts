@@ -1,23 +1,21 @@
 /**
- * A backend in a Cloudflare Container: an object that starts its container with the first call, and passes calls on. One that
- * starts or restarts answers 503 at once, so that the caller's routing can use another backend meanwhile.
+ * A backend in a Cloudflare Container: an object that starts its container with the first call and forwards calls to it. While the
+ * container starts, it answers 503 at once, so that the caller uses another backend.
  * https://developers.cloudflare.com/containers/api/durable-object-container/
  */
 import { DurableObject } from "cloudflare:workers";
 
 /** Port of the image (infra/Dockerfile). */
 const port = 8788;
-/** A container without calls for this long is stopped, in milliseconds: longer than gaps between a person's requests. */
+/** Idle time after which a container is stopped, in milliseconds. */
 const idleMs = 10 * 60_000;
 
-/** Variables of the container's environment. */
 export type ContainerSettings = Record<string, string>;
 
-/** What of the platform's container is used. */
 export type BackendProcess = Pick<Container, "running" | "start" | "monitor" | "setInactivityTimeout" | "getTcpPort">;
 
-/** Bindings of the Worker that the container's backend has as settings, where they are set. */
-const passedOn = ["BACKEND_SECRETS", "ARTIFACTS_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+/** Bindings of the Worker that are settings of the backend, too. */
+const forwardedSettings = ["BACKEND_SECRETS", "ARTIFACTS_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
 
 export class BackendContainer extends DurableObject {
   override async fetch(request: Request): Promise<Response> {
@@ -27,7 +25,7 @@ export class BackendContainer extends DurableObject {
   }
 }
 
-/** Starts the container where it does not run. `background` keeps the object while its container runs. */
+/** Starts the container if it does not run. `background` keeps the object alive meanwhile. */
 export async function callContainer(
   container: BackendProcess,
   request: Request,
@@ -35,9 +33,9 @@ export async function callContainer(
   background: (work: Promise<void>) => void,
 ): Promise<Response> {
   if (!container.running) {
-    // Only published artifacts come from elsewhere.
+    // Only published artifacts need the internet.
     container.start({ env: settings, enableInternet: "ARTIFACTS_URL" in settings });
-    background(watched(container));
+    background(monitored(container));
   }
   try {
     return await container.getTcpPort(port).fetch(request);
@@ -50,13 +48,13 @@ export async function callContainer(
 
 export function settingsOf(bindings: object): ContainerSettings {
   const given = Object.entries(bindings).filter(
-    ([name, value]) => passedOn.includes(name) && typeof value === "string",
+    ([name, value]) => forwardedSettings.includes(name) && typeof value === "string",
   );
   return { WEIGHT_FORMAT: "int8", ...Object.fromEntries(given) };
 }
 
 /** Never rejects: the next call starts a container that has stopped. */
-async function watched(container: BackendProcess): Promise<void> {
+async function monitored(container: BackendProcess): Promise<void> {
   try {
     await container.setInactivityTimeout(idleMs);
     await container.monitor();

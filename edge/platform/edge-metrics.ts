@@ -1,7 +1,4 @@
-/**
- * What the edge counts: requests and how long their pace held them, assignment, micro-batches, and what routing does.
- * Reported to a collector now and then.
- */
+/** The edge's metrics: requests, pacing, assignment, micro-batches, routing and artifacts. Reported to a collector. */
 import { MetricsBuffer } from "../../shared/observability/metrics-buffer.ts";
 import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/observability/otlp.ts";
 import { post, service } from "./otlp-export.ts";
@@ -15,7 +12,7 @@ export const refusedByField = "chameleon.refused_by";
 /** The platform's data centre that received the request, as `FRA`. */
 export const coloField = "chameleon.colo";
 
-/** Every metric, and what it counts or measures. The documents show it; no other name compiles. */
+/** Every metric with its description, which the documents show. */
 export const edgeMetricHelp = {
   "chameleon.edge.requests": "Requests that ended, by status and data centre",
   "chameleon.edge.request.duration": "Seconds from a request's arrival to its end, by status and data centre",
@@ -52,14 +49,14 @@ const artifactMetrics = {
   artifacts_awaited: "chameleon.edge.artifacts.waits",
 } as const satisfies Record<string, EdgeMetric>;
 
-/** What is counted of a routing event (dispatch/routing.ts). */
+/** Of a RoutingEvent (dispatch/routing.ts). */
 interface RoutingCount {
   event: keyof typeof routingMetrics;
   backend: string;
   sequences?: number;
 }
 
-/** What is counted of a change of artifacts (artifacts/artifact-sets.ts). */
+/** Of an ArtifactEvent (artifacts/artifact-sets.ts). */
 interface ArtifactCount {
   event: keyof typeof artifactMetrics;
   manifest: string | null;
@@ -67,30 +64,30 @@ interface ArtifactCount {
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const sequences = [1, 2, 4, 8, 16, 32, 64, 128];
-/** Of the requests whose log line has that field, in milliseconds. */
+/** Histograms of fields of the log line, in milliseconds. */
 const durations = [
   ["chameleon.edge.assign.duration", assignMsField],
   ["chameleon.edge.pace.wait", pacedMsField],
 ] as const;
-/** Reports are this far apart. None has a timer, which would keep an idle object: one goes out with what happens next. */
+/** Interval between reports. They are sent with the next event, because a timer would keep an idle object alive. */
 const reportMs = 10_000;
 
 export class EdgeMetrics {
   readonly #buffer = new MetricsBuffer();
   readonly #target: OtlpTarget | null;
   readonly #now: () => number;
-  /** What is held happened since then. */
+  /** Start of the period that the buffer covers. */
   #sinceMs: number;
   #reportedMs = Number.NEGATIVE_INFINITY;
 
-  /** Without a target it counts nothing. */
+  /** Counts nothing if `target` is null. */
   constructor(target: OtlpTarget | null, now: () => number) {
     this.#target = target;
     this.#now = now;
     this.#sinceMs = now();
   }
 
-  /** A request ended; `fields` are its log line's. A Worker's clock stands still while it computes: see bench:edge. */
+  /** A request ended; `fields` are those of its log line. A Worker's clock stands still while it computes. */
   requested(fields: Attributes): void {
     if (!this.#target) return;
     const colo = fields[coloField];
@@ -105,7 +102,7 @@ export class EdgeMetrics {
     }
   }
 
-  /** A micro-batch leaves; `waitsMs` are of each of its sequences. */
+  /** A micro-batch is sent; `waitsMs` are the waits of its sequences. */
   batchSent(waitsMs: readonly number[]): void {
     if (!this.#target) return;
     this.#observe("chameleon.edge.batch.fill", "{sequence}", sequences, waitsMs.length);
@@ -128,10 +125,10 @@ export class EdgeMetrics {
     this.#buffer.observe(name, unit, buckets, value, attributes);
   }
 
-  /** Reports what there is, where the last report is old enough. Never rejects. */
+  /** Reports the buffer if the last report is old enough. Never rejects. */
   async report(): Promise<void> {
     const endMs = this.#now();
-    // A clock that was set back does not silence it.
+    // Absolute: the clock may have been set back.
     if (!this.#target || Math.abs(endMs - this.#reportedMs) < reportMs) return;
     const metrics = this.#buffer.take();
     if (metrics.length === 0) return;

@@ -1,7 +1,6 @@
 /**
- * The only way to Durable Objects: by name. `eu:` before a name keeps its object in that jurisdiction: the platform runs it and
- * stores its data there, wherever it is called from. The same name without it is another object. A tenant's own ledger and its
- * adapters have its name.
+ * Durable Objects by name. The platform keeps an object whose name begins with `eu:` in that jurisdiction. A tenant's own ledger and
+ * its adapter store have the tenant's name.
  * https://developers.cloudflare.com/durable-objects/reference/data-location/
  */
 import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
@@ -14,14 +13,14 @@ export interface ObjectNamespace<Stub> {
   getByName(name: string, options: { locationHint?: Region }): Stub;
 }
 
-/** The object of that name; `region` is where it is created if there is none yet. Throws where the runtime has no jurisdictions. */
+/** The object of that name, created in `region` if there is none yet. Throws if its jurisdiction cannot be guaranteed. */
 export function objectNamed<Stub>(namespace: ObjectNamespace<Stub>, name: string, region: Region | null = null): Stub {
   const jurisdiction = jurisdictionOf(name);
   const within = jurisdiction === null ? namespace : restricted(namespace, jurisdiction);
   return within.getByName(name, region === null ? {} : { locationHint: region });
 }
 
-/** A bare workerd, as `npm start` runs, has no jurisdictions. It must not serve such a tenant from anywhere else. */
+/** A bare workerd, as `npm start` runs, has no jurisdictions, so it refuses such a tenant. */
 function restricted<Stub>(namespace: ObjectNamespace<Stub>, jurisdiction: Jurisdiction): ObjectNamespace<Stub> {
   try {
     return namespace.jurisdiction(jurisdiction);

@@ -1,4 +1,4 @@
-/** Sends spans and metrics to a collector. What cannot be delivered is dropped: serving goes before reporting. */
+/** Sends spans and metrics to a collector. Undeliverable ones are dropped. */
 import { type OtlpTarget, type Span, tracesBody } from "../../shared/observability/otlp.ts";
 
 export const service = "chameleon-edge";
@@ -8,7 +8,7 @@ export async function exportSpans(target: OtlpTarget, spans: readonly Span[]): P
   await post(target, "/v1/traces", tracesBody(service, spans));
 }
 
-/** `body` is of one signal, whose path it goes to. Never rejects. */
+/** Never rejects. */
 export async function post({ endpoint, headers }: OtlpTarget, path: string, body: string): Promise<void> {
   try {
     const response = await fetch(endpoint + path, {

@@ -2,12 +2,12 @@
 import { steadyClock } from "./clock.ts";
 import { setNewest } from "./newest.ts";
 
-/** The platform's binding. `success` is false for what is over the limit. */
+/** The platform's binding. `success` is false for events over the limit. */
 export interface RateLimit {
   limit(event: { key: string }): Promise<{ success: boolean }>;
 }
 
-const rememberedKeys = 4096;
+const maxKeys = 4096;
 
 export class LocalRateLimit implements RateLimit {
   readonly #limit: number;
@@ -29,7 +29,7 @@ export class LocalRateLimit implements RateLimit {
       this.#begunMs = this.#now();
     }
     const count = (this.#counts.get(key) ?? 0) + 1;
-    setNewest(this.#counts, key, count, rememberedKeys);
+    setNewest(this.#counts, key, count, maxKeys);
     return { success: count <= this.#limit };
   }
 }

@@ -1,31 +1,30 @@
 /**
- * A value that is loaded again as it ages. Holds values, never promises: workerd may fail a request that awaits a promise of another
- * one. So a request awaits only its own loads, and looks for the result of another's with timers of its own.
+ * A cached value that is loaded again as it ages. workerd may fail a request that awaits a promise of another one, so a request awaits
+ * only its own loads, and polls for the result of another request's.
  */
 import { settlesWithin } from "../../shared/settles-within.ts";
-import { steadyClock } from "./clock.ts";
-import { pause } from "./pause.ts";
+import { pause, steadyClock } from "./clock.ts";
 
-/** Interval at which a request looks for the result of another request's load, in milliseconds. */
+/** Interval of that poll, in milliseconds. */
 const pollMs = 20;
 
 export interface RefreshedParts {
   /** A clock in milliseconds. */
   now(): number;
-  /** Keeps the Worker alive until `work` settles (waitUntil): a load goes on where its client leaves. */
+  /** Keeps the Worker alive until `work` settles (waitUntil), so that a load outlives its request. */
   background(work: Promise<void>): void;
 }
 
 export interface RefreshTimes {
-  /** From this age on, a request has the value loaded again behind it. Default: 0. */
+  /** Age from which a request starts a load in the background. Default: 0. */
   refreshMs?: number;
-  /** From this age on, a request waits while it loads the value. Default: 0. */
+  /** Age from which a request waits for its load. Default: 0. */
   expireMs?: number;
-  /** Up to this age, other requests use the old value while one loads it, and at any age where that fails. Default: 0, never. */
+  /** Up to this age, requests use the old value while another one loads it, and at any age if the load fails. Default: 0, never. */
   usableMs?: number;
-  /** A load that takes longer counts as failed, and the next request begins its own. */
+  /** Timeout of a load; then the next request begins its own. */
   limitMs: number;
-  /** Where there is no value to use: whether a request waits for the load of another, or begins its own beside it. */
+  /** Without a usable value: whether a request waits for another's load, or begins its own. */
   isShared: boolean;
 }
 
@@ -46,7 +45,7 @@ export class Refreshed<T> {
     this.#times = { refreshMs: 0, expireMs: 0, usableMs: 0, ...times };
   }
 
-  /** The value that was loaded last, whatever its age; null: none was. */
+  /** The last loaded value of any age; null if there is none. */
   get last(): T | null {
     return this.#loaded?.value ?? null;
   }
@@ -55,7 +54,7 @@ export class Refreshed<T> {
     return this.#last !== null && this.#runs(this.#last);
   }
 
-  /** The value, or what `load` gives where it is too old. Rejects where it fails and no old value may be used. */
+  /** The value, loaded again if it is too old. Rejects if the load fails and no old value may be used. */
   async get(load: () => Promise<T>): Promise<T> {
     const { refreshMs, expireMs, usableMs, isShared } = this.#times;
     const loaded = this.#loaded;

@@ -24,17 +24,17 @@ interface Origin {
   latitude?: unknown;
 }
 
-/** Where the origin is unknown, as in local runs: near most of the platform's capacity. */
+/** For an unknown origin, as in local runs. */
 export const defaultRegion: Region = "enam";
 
-/** Longitude that parts western from eastern North America: between Denver and Dallas. */
+/** Longitude between western and eastern North America: between Denver and Dallas. */
 const americaSplit = -100;
-/** Longitude that parts western from eastern Europe: between Prague and Vienna. */
+/** Longitude between western and eastern Europe: between Prague and Vienna. */
 const europeSplit = 15.5;
-/** Asia west of this longitude and south of this latitude is the Middle East: Iran and Oman in, the steppe and Pakistan out. */
+/** Asia west of this longitude and south of this latitude is the Middle East, Iran and Oman included. */
 const middleEast = { longitude: 62, latitude: 42 };
 
-/** The region that a request comes from, by its `cf`. Without coordinates a continent's larger region. Pure. */
+/** The region of a request by its `cf`; without coordinates the continent's larger region. */
 export function regionOf(cf: object | undefined): Region {
   const origin: Origin = cf ?? {};
   const longitude = degrees(origin.longitude);
@@ -58,7 +58,7 @@ export function regionOf(cf: object | undefined): Region {
   }
 }
 
-/** NaN, which is on neither side of a split, where there is none. */
+/** NaN for a missing coordinate: it is on neither side of a split. */
 function degrees(text: unknown): number {
   return typeof text === "string" && text !== "" ? Number(text) : Number.NaN;
 }

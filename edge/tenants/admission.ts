@@ -1,9 +1,8 @@
 /**
- * Admission by a tenant's ledger in the request's region: one call counts a request and reserves its tokens, once they are
- * known, and another settles it when it ends. A request with a large body is counted before it is read, by a call of its own.
- * A refusal that is known is repeated before anything is read. For a tenant without limits only use is counted.
+ * Admission by a tenant's ledger in the request's region: one call counts a request and reserves its tokens, another settles it. A
+ * request with a large body is counted by a call of its own before the body is read. A cached refusal is repeated without a call. For
+ * a tenant without limits only use is counted.
  */
-
 import { ServiceError } from "../../shared/errors.ts";
 import { steadyClock } from "../platform/clock.ts";
 import type { Region } from "../platform/region.ts";
@@ -13,7 +12,6 @@ import { KnownRefusals } from "./known-refusals.ts";
 import { type Ledger, ledgerOf, regionalName } from "./ledger.ts";
 import { type Decision, type Gauge, type Refusal, reservationMs } from "./quota.ts";
 
-/** What admission and settlement need. */
 export interface SettlementDependencies {
   ledgers: DurableObjectNamespace<Ledger>;
   recorder: UseRecorder;
@@ -29,7 +27,7 @@ export interface AdmissionRequest {
   requestId: string;
   access: Access;
   region: Region;
-  /** Receives each decision about the request, where the tenant has limits. */
+  /** Receives each decision about a request of a tenant with limits. */
   onDecision(decision: Decision): void;
 }
 
@@ -38,18 +36,17 @@ export interface Admissions {
   begin(request: AdmissionRequest): PendingAdmission;
 }
 
-/** A request that the ledger does not know yet. */
 export interface PendingAdmission {
-  /** Admits the request while its tokens are unknown, so that one that is refused costs no reading. Throws as `reserve` does. */
+  /** Admits the request before its tokens are known, so that a refused body is not read. Throws as `reserve` does. */
   admit(): Promise<void>;
   /**
-   * Admits the request with at most `tokens`, before its work, or reserves them where it is admitted. The caller settles the
-   * returned admission. Throws rate_limited or quota_exceeded with the limit and the value.
+   * Admits the request, unless `admit` has, and reserves `tokens`, the maximum that it may use. The caller settles the returned
+   * admission. Throws rate_limited or quota_exceeded with the limit and the value.
    */
   reserve(tokens: number): Promise<Admission>;
   /**
-   * Counts the request if neither was called, and frees the place of one that was refused or failed. Does nothing after a
-   * successful `reserve`. Throws as `reserve` does.
+   * Counts the request if neither was called, and ends one that was refused or failed. Does nothing after a successful `reserve`.
+   * Throws as `reserve` does.
    */
   end(): Promise<void>;
 }
@@ -72,37 +69,37 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
       const admitted = admissionOf({ requestId, tenant, ledger: name, isLimited }, dependencies);
       if (!isLimited) return { admit: async () => {}, reserve: async () => admitted, end: async () => {} };
       const known = knownRefusals.decisionFor(name, limits);
-      if (known) obey(known, onDecision);
+      if (known) apply(known, onDecision);
       const ledger = ledgerOf(ledgers, name);
-      let isAsked = false;
-      /** The ledger may hold a place for the request, and no caller settles it. */
-      let isHeld = false;
-      const ask = async (tokens?: number) => {
-        [isAsked, isHeld] = [true, true];
-        const decision = await asked(ledger.admit(requestId, limits, tokens));
-        isHeld = decision.refusal === null;
+      let isCounted = false;
+      /** The ledger may count the request as running, and no caller settles it. */
+      let isOpen = false;
+      const count = async (tokens?: number) => {
+        [isCounted, isOpen] = [true, true];
+        const decision = await orUnavailable(ledger.admit(requestId, limits, tokens));
+        isOpen = decision.refusal === null;
         if (!decision.isOfTokens) knownRefusals.note(name, decision);
-        obey(decision, onDecision);
+        apply(decision, onDecision);
         return decision;
       };
       return {
         async admit() {
-          await ask();
+          await count();
         },
         async reserve(tokens) {
-          if (!isAsked) await ask(tokens);
+          if (!isCounted) await count(tokens);
           else {
-            const decision = await asked(ledger.reserve(requestId, tokens, limits));
-            obey({ ...decision, requests: null }, onDecision);
+            const decision = await orUnavailable(ledger.reserve(requestId, tokens, limits));
+            apply({ ...decision, requests: null }, onDecision);
           }
-          isHeld = false;
+          isOpen = false;
           return admitted;
         },
         async end() {
           try {
-            if (!isAsked) await ask();
+            if (!isCounted) await count();
           } finally {
-            if (isHeld) admitted.settle([]);
+            if (isOpen) admitted.settle([]);
           }
         },
       };
@@ -157,13 +154,13 @@ export async function hasEnded(
   return !isOpen;
 }
 
-function obey(decision: Decision, onDecision: AdmissionRequest["onDecision"]): void {
+function apply(decision: Decision, onDecision: AdmissionRequest["onDecision"]): void {
   onDecision(decision);
   if (decision.refusal) throw limitError(decision.refusal);
 }
 
 /** Refuses the request when the ledger cannot be called, since limits are exact. */
-async function asked(decision: Promise<Decision>): Promise<Decision> {
+async function orUnavailable(decision: Promise<Decision>): Promise<Decision> {
   try {
     return await decision;
   } catch (cause) {
@@ -179,9 +176,9 @@ const limitWords = {
   tokensPerMonth: "tokens a month",
 } as const;
 
-function limitError({ limit, maximum, used, asked: wanted, retryAfterMs }: Refusal): ServiceError {
+function limitError({ limit, maximum, used, requested, retryAfterMs }: Refusal): ServiceError {
   const advice = retryAfterMs === null ? "It can never fit." : `Try again in ${duration(retryAfterMs)}.`;
-  const message = `The limit is ${maximum} ${limitWords[limit]}; ${used} are in use and this request needs ${wanted}. ${advice}`;
+  const message = `The limit is ${maximum} ${limitWords[limit]}; ${used} are in use and this request needs ${requested}. ${advice}`;
   const retryAfterSeconds = retryAfterMs === null ? undefined : Math.ceil(retryAfterMs / 1000);
   return new ServiceError(limit === "tokensPerMonth" ? "quota_exceeded" : "rate_limited", message, {
     retryAfterSeconds,

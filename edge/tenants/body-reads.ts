@@ -9,19 +9,19 @@ import { ServiceError } from "../../shared/errors.ts";
 const retryAfterSeconds = 1;
 
 export class BodyReads {
-  readonly #most: number;
+  readonly #maxBytes: number;
   /** Bytes being read, by key id; a key without any has no entry. */
   readonly #reading = new Map<string, number>();
 
-  constructor(most: number = limits.bodyBytesAtOnce) {
-    this.#most = most;
+  constructor(maxBytes: number = limits.bodyBytesAtOnce) {
+    this.#maxBytes = maxBytes;
   }
 
   /** Runs `read` and counts `bytes` of the key until it settles. Throws rate_limited when they exceed the limit. */
   async during<T>(keyId: string, bytes: number, read: () => Promise<T>): Promise<T> {
     const before = this.#reading.get(keyId) ?? 0;
-    if (before + bytes > this.#most) {
-      const message = `This key is already sending ${before} bytes; ${bytes} more exceed the limit of ${this.#most} concurrent bytes.`;
+    if (before + bytes > this.#maxBytes) {
+      const message = `This key is already sending ${before} bytes; ${bytes} more exceed the limit of ${this.#maxBytes} concurrent bytes.`;
       throw new ServiceError("rate_limited", message, { retryAfterSeconds });
     }
     this.#reading.set(keyId, before + bytes);

@@ -1,4 +1,4 @@
-/** What requests use, and who records it. */
+/** The use of requests, and the interface that records it. */
 
 /** A request that has reserved its tokens. Another object may settle it. */
 export interface AdmittedRequest {
@@ -10,9 +10,9 @@ export interface AdmittedRequest {
   isLimited: boolean;
 }
 
-/** Takes what requests used, to count it with their ledgers and to report it (settlements.ts). */
+/** Counts use with the ledgers and reports it (settlements.ts). */
 export interface UseRecorder {
-  /** Ends a request; without use it only frees what was reserved. Resolves when it is counted, or kept for another try. */
+  /** Ends a request; without use it only frees its reservation. Resolves when it is counted, or stored for another try. */
   record(request: AdmittedRequest, consumed: readonly Consumption[]): Promise<void>;
 }
 
@@ -27,8 +27,8 @@ export interface Consumption {
   completionTokens: number;
 }
 
-/** `one`, with what `before` it used of the same. */
-export function inAll<T extends Consumption>(one: T, before: T | undefined): T {
+/** The sum of two uses of the same model and centroid. */
+export function addUse<T extends Consumption>(one: T, before: T | undefined): T {
   if (!before) return one;
   return {
     ...one,

@@ -1,9 +1,9 @@
 /**
- * Looks up API keys: which tenant a key belongs to, what it may be used for, and which scope each route needs. Only SHA-256 hashes are stored, so reading
- * the records or the configuration gives nobody a key. A record is named by the hash's first 64 bits; the whole hash is
- * compared.
+ * Looks up API keys: a key's tenant, scopes and limits, and the scope that each route needs. Only SHA-256 hashes are stored. A record
+ * is named by the hash's first 64 bits; the whole hash is compared.
  */
 import { z } from "zod";
+import { limits } from "../../shared/contracts/limits.ts";
 import {
   keyEndSchema,
   keyIdOf,
@@ -39,52 +39,50 @@ export interface Access {
 
 export interface KeyStore {
   /**
-   * Throws unauthorized for a key that is unknown, expired or revoked, and rate_limited where too many keys that are not cached were
-   * looked up for the network of `address` in the last minute. Then a valid key that is not cached is refused, too, while it is newer
-   * than the listing of keys (up to 10 s), or where it is past the listing's 10,000 names.
+   * Throws unauthorized for a key that is unknown, expired or revoked, and rate_limited for an uncached key beyond `keyLookupsPerMinute` for the
+   * network of `address`, unless the listing of keys (up to 10 s old, at most 10,000 names) has it.
    */
   accessOf(key: string, address: string): Promise<Access>;
 }
 
-/** Look-ups of keys that are not cached, by network: a guess of 256 bits never succeeds, but each one costs three reads. */
-export const keyLookups = { limit: 30, periodMs: 60_000 };
+const minuteMs = 60_000;
 
 /**
- * Looks a key up in the configuration first, then in the records. Many clients share one address (NAT), so `lookups` refuses no
- * valid keys there: past the limit, the names of all key records are listed, once per 10 s and isolate, and a key among them is read.
- * A guess is not among them, and so costs no read. Guesses cannot displace cached keys: they are cached apart.
+ * Looks a key up in the configuration first, then in the records. Many clients share one address (NAT), so valid keys are not refused
+ * there: past the limit of `lookups`, only keys in the cached listing of all key records are read. Absent keys have a cache of their
+ * own, so that guesses do not displace valid keys.
  */
 export function createKeyStore(
   configured: readonly TenantKey[],
   records: Records,
   now: () => number,
-  lookups: RateLimit = new LocalRateLimit(keyLookups.limit, keyLookups.periodMs, now),
+  lookups: RateLimit = new LocalRateLimit(limits.keyLookupsPerMinute, minuteMs, now),
 ): KeyStore {
   async function requireLookup(name: string, address: string): Promise<void> {
-    if (records.remembers(name)) return;
+    if (records.isCached(name)) return;
     const { success } = await lookups.limit({ key: networkOf(address) });
     if (success || (await records.mayHaveKey(name))) return;
     const message = "Too many unknown API keys came from this network in the last minute; try again later.";
-    throw new ServiceError("rate_limited", message, { retryAfterSeconds: keyLookups.periodMs / 1000 });
+    throw new ServiceError("rate_limited", message, { retryAfterSeconds: minuteMs / 1000 });
   }
 
   return {
     async accessOf(key, address) {
       const hash = await sha256Hex(encoder.encode(key));
-      let own: TenantKey | null = null;
-      for (const entry of configured) if (equals(entry.hash, hash)) own = entry;
+      let match: TenantKey | null = null;
+      for (const entry of configured) if (equals(entry.hash, hash)) match = entry;
       const read = (name: string) => records.get(name).catch(unreadable);
-      if (!own) {
+      if (!match) {
         await requireLookup(keyPrefix + keyIdOf(hash), address);
         return recordedAccess(hash, read, now());
       }
-      const record = tenantRecordOf(await read(tenantPrefix + own.tenant));
-      return { tenant: own.tenant, keyId: keyIdOf(hash), scopes, ...grants(record ?? unlimited) };
+      const record = tenantRecordOf(await read(tenantPrefix + match.tenant));
+      return { tenant: match.tenant, keyId: keyIdOf(hash), scopes, ...grants(record ?? unlimited) };
     },
   };
 }
 
-/** What one customer has: an IPv4 address, or the /64 of an IPv6 address, as it is written. */
+/** An IPv4 address, or the /64 of an IPv6 address. */
 function networkOf(address: string): string {
   return address.split(":").slice(0, 4).join(":");
 }
@@ -154,16 +152,13 @@ const scopeOfPath: Record<string, Scope | null> = {
   "/v1/models": null,
 };
 
-/** undefined for a path that is not in the table; every route of the app is. */
+/** undefined for a path that is no route. */
 export function scopeOf(path: string): Scope | null | undefined {
   const known = Object.keys(scopeOfPath).find((prefix) => path === prefix || path.startsWith(`${prefix}/`));
   return known === undefined ? undefined : scopeOfPath[known];
 }
 
-/**
- * Whether a key may know that its tenant's own adapters exist: it can make them (`adapters`) or use them (`completions`).
- * For other keys they are unknown models, also on routes that any key may call.
- */
+/** Whether a key may see its tenant's own adapters: it can make or use them. For other keys they are unknown models. */
 export function seesOwnAdapters(scopes: readonly Scope[]): boolean {
   return scopes.includes("adapters") || scopes.includes("completions");
 }

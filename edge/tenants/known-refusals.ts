@@ -9,19 +9,19 @@ import type { Decision, Refusal } from "./quota.ts";
 
 interface KnownRefusal {
   refusal: Refusal;
-  /** When it would fit. Infinity: only after the limit has changed. */
+  /** When the request would fit. Infinity: only after the limit has changed. */
   retryAtMs: number;
-  /** The ledger is asked again from then on. */
+  /** The refusal is cached until then. */
   untilMs: number;
   resetAtMs: number;
 }
 
 /** Limits whose refusal holds for every request of the tenant until it expires. */
 const lasting: (keyof TenantLimits)[] = ["requestsPerMinute", "tokensPerMonth"];
-const rememberedLedgers = 4096;
-/** How long a refusal is repeated without asking the ledger again, which may have another clock, in milliseconds. */
-const longestMs = 60_000;
-/** How long a refusal is remembered if other regions hold a part of the limit, which they may give back. */
+const maxLedgers = 4096;
+/** How long a refusal is cached, in milliseconds: the ledger may have another clock. */
+const maxCacheMs = 60_000;
+/** The same if other regions hold a part of the limit, which they may return. */
 const sharedMs = 1000;
 
 export class KnownRefusals {
@@ -37,9 +37,9 @@ export class KnownRefusals {
     if (!refusal || !lasting.includes(refusal.limit)) return;
     const nowMs = this.#now();
     const retryAtMs = refusal.retryAfterMs === null ? Number.POSITIVE_INFINITY : nowMs + refusal.retryAfterMs;
-    const untilMs = Math.min(retryAtMs, nowMs + (refusal.isShared ? sharedMs : longestMs));
+    const untilMs = Math.min(retryAtMs, nowMs + (refusal.isShared ? sharedMs : maxCacheMs));
     const known = { refusal, retryAtMs, untilMs, resetAtMs: nowMs + (requests?.resetMs ?? 0) };
-    setNewest(this.#known, ledger, known, rememberedLedgers);
+    setNewest(this.#known, ledger, known, maxLedgers);
   }
 
   /** The cached refusal, or null when the ledger must be called. A refusal by a limit that has changed is dropped. */

@@ -1,24 +1,21 @@
 /**
  * How the ledgers of one tenant divide its limits. Pure: messages in, messages out.
  *
- * The tenant's own ledger (the root) lends each region's ledger a share of every limit, and each region admits up to its
- * share. The root counts a share as lent before the region learns of it, and as returned after the region has stopped using
- * it. So what all regions may use never exceeds the limit, whichever messages are lost, repeated or reordered. It holds for
- * any 60 seconds, too: a region never counts more within its own 60 seconds than its share at their end.
+ * The tenant's own ledger (the root) lends each region's ledger a share of every limit. It counts a share as lent before the region
+ * receives it, and as returned after the region has stopped using it. So all shares together never exceed the limit, whichever
+ * messages are lost, repeated or reordered.
  *
- * A region asks for what it uses and needs plus one lease, a sixteenth of the limit. When nothing is free, the root takes
- * back what other regions hold and do not use, half of it at a time. Reports of a region are numbered, and only the newest
- * one is decided.
+ * A region asks for what it uses and needs plus one lease, a sixteenth of the limit. When nothing is free, the root recalls half of
+ * what other regions hold and do not use. Reports of a region are numbered, and only the newest one is decided.
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import type { Amounts, Share } from "./quota.ts";
 
-/** What a region holds, and what it would like to hold. */
 export interface Report {
   /** Increases with each report of the region. */
   number: number;
   limits: TenantLimits;
-  /** It uses no more than this until it is answered. */
+  /** The region uses no more than this until it is answered. */
   held: Amounts;
   /** At least `held`. */
   wants: Amounts;
@@ -31,7 +28,6 @@ export interface Answer {
   share: Share | null;
 }
 
-/** Lent to a region, for storage. */
 export interface Lent {
   number: number;
   amounts: Amounts;
@@ -42,7 +38,7 @@ const leasesPerLimit = 16;
 
 export const noAmounts: Amounts = amounts(() => 0);
 
-/** What a region holds beyond its use when it asks: at most this much of a limit is unused in a region. */
+/** The most of a limit that a region holds beyond its use. */
 export function leaseOf(limit: number): number {
   return Math.ceil(limit / leasesPerLimit);
 }
@@ -75,7 +71,7 @@ export class Lender<Region extends string = string> {
     return this.#regions;
   }
 
-  /** What regions hold, `except` one. */
+  /** The sum of what regions hold, without one of them. */
   lent(except?: Region): Amounts {
     const others = [...this.#regions].filter(([region]) => region !== except);
     return amounts((limit) => others.reduce((sum, [, lent]) => sum + lent.amounts[limit], 0));
@@ -87,13 +83,13 @@ export class Lender<Region extends string = string> {
     return { own: amounts((limit) => Math.max(0, (limits[limit] ?? 0) - lent[limit])), elsewhere: lent };
   }
 
-  /** How much of what the region wants is not free; `used`: what the root itself counts. */
+  /** How much of what the region wants is not free; `used`: the use that the root itself counts. */
   lacking(region: Region, { limits, wants }: Report, used: Amounts): Amounts {
     const lent = this.lent(region);
     return amounts((limit) => {
-      const most = limits[limit];
+      const maximum = limits[limit];
       // Where limits were lowered, more than all may be lent.
-      return most === null ? 0 : Math.max(0, wants[limit] - (most - lent[limit] - used[limit]));
+      return maximum === null ? 0 : Math.max(0, wants[limit] - (maximum - lent[limit] - used[limit]));
     });
   }
 
@@ -105,19 +101,18 @@ export class Lender<Region extends string = string> {
     const elsewhere = amounts((limit) => lent[limit] + used[limit]);
     if (known?.number === number) return { number, share: { own: known.amounts, elsewhere } };
     const own = amounts((limit) => {
-      const most = limits[limit];
-      return most === null ? held[limit] : Math.max(held[limit], Math.min(wants[limit], most - elsewhere[limit]));
+      const maximum = limits[limit];
+      return maximum === null ? held[limit] : Math.max(held[limit], Math.min(wants[limit], maximum - elsewhere[limit]));
     });
     this.#regions.set(region, { number, amounts: own });
     return { number, share: { own, elsewhere } };
   }
 }
 
-/** All that a borrower knows, for storage. */
 export interface BorrowerState {
   number: number;
   share: Share;
-  /** Those that the share was lent for. */
+  /** The tenant's limits when the share was lent. */
   limits: TenantLimits | null;
 }
 
@@ -138,26 +133,26 @@ export class Borrower {
   }
 
   /**
-   * Asks for what is used and needed, plus one lease where that is more than is held. If the limits have changed, all that
-   * is not used is given back with it.
+   * Reports what the region holds, and wants its use, needs and one lease. If the limits have changed, it returns all that is
+   * unused.
    */
-  ask(limits: TenantLimits, used: Amounts, needs: Amounts): Report {
+  requestShare(limits: TenantLimits, used: Amounts, needs: Amounts): Report {
     const { number, share, limits: before } = this.#state;
     const isChanged = before === null || !sameLimits(before, limits);
     const held = amounts((limit) =>
       isChanged || limits[limit] === null ? used[limit] : Math.max(used[limit], share.own[limit]),
     );
     const wants = amounts((limit) => {
-      const most = limits[limit];
-      if (most === null || used[limit] + needs[limit] <= held[limit] - leaseOf(most) / 2) return held[limit];
-      return Math.max(held[limit], Math.min(most, used[limit] + needs[limit] + leaseOf(most)));
+      const maximum = limits[limit];
+      if (maximum === null || used[limit] + needs[limit] <= held[limit] - leaseOf(maximum) / 2) return held[limit];
+      return Math.max(held[limit], Math.min(maximum, used[limit] + needs[limit] + leaseOf(maximum)));
     });
     this.#state = { number: number + 1, share: { ...share, own: held }, limits };
     return { number: number + 1, limits, held, wants };
   }
 
-  /** Takes the root's answer. False if it is not of the newest report. */
-  take({ number, share }: Answer): boolean {
+  /** Applies the root's answer. False if it is not that of the newest report. */
+  applyAnswer({ number, share }: Answer): boolean {
     if (share && number === this.#state.number) {
       this.#state = { ...this.#state, share };
       return true;
@@ -167,14 +162,14 @@ export class Borrower {
     return false;
   }
 
-  /** Gives back half of what is held and not used, up to `lacking`; null where there is nothing to give. */
-  giveBack(used: Amounts, lacking: Amounts): Report | null {
+  /** Returns half of what is held and unused to the root, up to `lacking`; null if there is none. */
+  returnUnused(used: Amounts, lacking: Amounts): Report | null {
     const { number, share, limits } = this.#state;
-    const given = amounts((limit) =>
+    const returned = amounts((limit) =>
       Math.min(lacking[limit], Math.max(0, Math.ceil((share.own[limit] - used[limit]) / 2))),
     );
-    if (limits === null || !hasAny(given)) return null;
-    const held = amounts((limit) => share.own[limit] - given[limit]);
+    if (limits === null || !hasAny(returned)) return null;
+    const held = amounts((limit) => share.own[limit] - returned[limit]);
     this.#state = { number: number + 1, share: { ...share, own: held }, limits };
     return { number: number + 1, limits, held, wants: held };
   }

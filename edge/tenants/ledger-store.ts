@@ -1,10 +1,7 @@
-/**
- * What a ledger keeps in its object's SQLite: what the quota has counted, what is lent or borrowed, and use by day, model
- * and centroid. Only what changed is written.
- */
+/** A ledger's SQLite tables: the quota's counts, what is lent or borrowed, and use by day, model and centroid. */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { Region } from "../platform/region.ts";
-import { type Consumption, inAll } from "./consumption.ts";
+import { addUse, type Consumption } from "./consumption.ts";
 import type { BorrowerState, Lent } from "./lease.ts";
 import { type Amounts, Quota, type QuotaChanges, type QuotaState } from "./quota.ts";
 
@@ -13,23 +10,22 @@ export interface UsageRow extends Consumption {
   day: string;
 }
 
-/** Use that a region's ledger sends to the tenant's, once. */
+/** Use that a region's ledger sends to the tenant's, which counts each batch once. */
 export interface UsageBatch {
   /** Increases with each batch of the region. */
   number: number;
   rows: UsageRow[];
 }
 
-/** One at most of each; values are JSON. */
+/** Single values, stored as JSON. */
 interface Facts {
   months: QuotaState["months"];
   borrowed: BorrowerState;
-  /** Sent, and not confirmed yet. */
+  /** Sent, but not confirmed yet. */
   batch: UsageBatch;
   erased: Erased;
 }
 
-/** The tenant was erased. */
 interface Erased {
   /** Milliseconds since 1970. */
   atMs: number;
@@ -56,12 +52,7 @@ const schema = `
   ) WITHOUT ROWID;
 `;
 
-/**
- * Models and centroids that a day's use is told apart by: twice as many as the centroids of a large set, and own adapters.
- * A tenant can name adapters without end, and a ledger keeps its rows for good.
- */
-export const usageKeysPerDay = 1024;
-/** The model of the row that counts all further ones of a day. */
+/** Model of the row that counts all further use of a day. */
 export const otherModels = "(others)";
 
 export class LedgerStore {
@@ -100,7 +91,7 @@ export class LedgerStore {
     this.#sql.exec("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, JSON.stringify(value));
   }
 
-  /** Deletes all that is kept but for the fact that it was. */
+  /** Deletes everything, and stores that it did. */
   erase(erased: Erased): void {
     this.#unwritten.clear();
     this.#unwrittenRegions.clear();
@@ -123,17 +114,17 @@ export class LedgerStore {
     ]);
   }
 
-  /** What is lent to a region, to be written with the next changes. */
+  /** Sets what is lent to a region; written with the next changes. */
   setRegion(region: Region, lent: Lent & { batch: number }): void {
     this.#unwrittenRegions.set(region, lent);
   }
 
-  /** Use to be written with the next changes. */
+  /** Adds use; written with the next changes. */
   use(used: UsageRow): void {
     const model = used.model.slice(0, limits.modelCharacters);
     const row = { ...used, model, centroid: used.centroid?.slice(0, limits.adapterCharacters) ?? null };
     const key = JSON.stringify([row.day, row.model, row.centroid]);
-    this.#unwritten.set(key, inAll(row, this.#unwritten.get(key)));
+    this.#unwritten.set(key, addUse(row, this.#unwritten.get(key)));
   }
 
   get hasUnwrittenUse(): boolean {
@@ -141,8 +132,8 @@ export class LedgerStore {
   }
 
   /**
-   * Writes changes, use and regions in one transaction, so that a region's batch is recorded with the use that it brought. If it
-   * throws, use and regions stay pending for the next call.
+   * Writes changes, use and regions in one transaction, so that a region's batch is recorded with its use. If it throws, use and
+   * regions stay pending.
    */
   write(changes: QuotaChanges): void {
     this.#storage.transactionSync(() => {
@@ -189,7 +180,7 @@ export class LedgerStore {
     );
   }
 
-  /** Whether a row's use is counted by itself: its key has a row already, or its day can have one more. */
+  /** Whether a row exists already, or its day can have one more. */
   #hasRoomFor({ day, model, centroid }: UsageRow): boolean {
     const { isKnown, keys } = this.#sql
       .exec<{ isKnown: number; keys: number }>(
@@ -198,12 +189,12 @@ export class LedgerStore {
         ...[day, model, centroid ?? ""],
       )
       .one();
-    return isKnown === 1 || keys < usageKeysPerDay;
+    return isKnown === 1 || keys < limits.usageRowsPerDay;
   }
 
   /**
-   * From one day to another, both counted, in order of time; one more than `limits.usageRows` where there are more. Names
-   * are cut here, too: a row of another version of this code must not make the answer too large to send.
+   * Rows from one day to another, inclusive, in order of time; at most one more than `limits.usageRows`. Names are cut here too,
+   * so that stored rows cannot make the answer too large.
    */
   usage(from: string, to: string): UsageRow[] {
     const rows = this.#sql.exec<{ [Name in keyof UsageRow]: NonNullable<UsageRow[Name]> }>(
@@ -217,7 +208,7 @@ export class LedgerStore {
     return [...rows].map((row) => ({ ...row, centroid: row.centroid || null }));
   }
 
-  /** The batch to send: one that was not confirmed, else all use that is written. null: there is none. */
+  /** The batch to send: the unconfirmed one, else all written use; null if there is none. */
   nextBatch(): UsageBatch | null {
     const last = this.fact("batch");
     if (last && last.rows.length > 0) return last;
@@ -233,7 +224,7 @@ export class LedgerStore {
     return batch;
   }
 
-  /** The tenant's ledger has the batch, and every one before. */
+  /** Marks a batch, and all before it, as counted by the tenant's ledger. */
   confirm(number: number): void {
     const last = this.fact("batch");
     if (last && last.number <= number) this.setFact("batch", { number, rows: [] });

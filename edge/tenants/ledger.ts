@@ -1,20 +1,17 @@
 /**
  * The Durable Object that counts a tenant's use and decides whether its next request may run. A tenant has one ledger of its
  * own (named `acme`), and one in each region that its requests come from (`acme@weur`, created there). A region's ledger
- * admits up to the share that the tenant's ledger lends it (lease.ts), and sends it what was used.
+ * admits up to the share that the tenant's ledger lends it (lease.ts), and sends its use there by an alarm until it is confirmed.
  *
- * Decisions are made in memory and written together with those of the next `commitMs`: a commit waits for a disk, and so
- * would all requests behind it. An object that is lost before the write forgets reservations; nobody is told that use is
- * counted before it is written. What must be sent is sent by an alarm, until it is confirmed.
+ * Decisions are made in memory and written in one commit every `commitMs`, so that no request waits for a disk. An object that is
+ * lost before the write loses reservations; use is confirmed only after the write.
  */
-
 import { DurableObject } from "cloudflare:workers";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { plans, type TenantLimits } from "../../shared/contracts/tenants.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
-import { ensureAlarm, steadyClock } from "../platform/clock.ts";
+import { ensureAlarm, pause, steadyClock } from "../platform/clock.ts";
 import { objectNamed } from "../platform/objects.ts";
-import { pause } from "../platform/pause.ts";
 import { type Region, regions, regionsOf } from "../platform/region.ts";
 import { type Consumption, tokensOf } from "./consumption.ts";
 import {
@@ -37,17 +34,16 @@ const commitMs = 20;
 /** Delay of sending written use to the tenant's ledger. */
 const sendMs = 1000;
 /** Longest interval between two tries to send it. */
-const longestRetryMs = 120_000;
-/** How long a region refuses by its share alone after the tenant's ledger had nothing more to lend. */
-const dryMs = 1000;
-/** How often one request makes its region ask for more. Each time, half of what others hold and do not use can be free. */
-const mostAsks = 4;
-/** How long the tenant's ledger waits for its regions. One that does not answer keeps what it holds. */
+const maxRetryMs = 120_000;
+/** Pause before a share that could not grow is requested again. */
+const growthPauseMs = 1000;
+/** Attempts to grow the share for one request. Each can free half of what others hold and do not use. */
+const maxGrowths = 4;
+/** Timeout of calls to the regions' ledgers. One that does not answer keeps its share. */
 const regionMs = 1000;
-/** How long an erasure waits for them; objects that do not exist yet are made. */
+/** The same for an erasure, which also creates the objects that do not exist yet. */
 const eraseMs = 5000;
 
-/** Regions whose ledgers have, and have not, confirmed that they are erased. */
 export interface ErasedRegions {
   confirmed: Region[];
   pending: Region[];
@@ -62,7 +58,6 @@ interface Exchange {
 export class Ledger extends DurableObject<Env> {
   /** A clock in milliseconds since 1970; a test may set another. */
   now = () => Date.now();
-  /** For what the object remembers of its own calls. */
   readonly #steadyNow = steadyClock(() => this.now());
   quota!: Quota;
   readonly #store: LedgerStore;
@@ -73,12 +68,12 @@ export class Ledger extends DurableObject<Env> {
   #lender!: Lender<Region>;
   #batches!: Map<Region, number>;
   borrower!: Borrower;
-  /** Requests that wait for a larger share, and what they need together. */
+  /** The sum of what the requests that wait for a larger share need. */
   #needs: Amounts = noAmounts;
-  #asking: Promise<void> | null = null;
-  #askedMs = Number.NEGATIVE_INFINITY;
+  #growing: Promise<void> | null = null;
+  #growthMs = Number.NEGATIVE_INFINITY;
   #failedMs = Number.NEGATIVE_INFINITY;
-  readonly #dryUntilMs: Amounts = { ...noAmounts };
+  readonly #noGrowthUntilMs: Amounts = { ...noAmounts };
   #commit: Promise<void> | null = null;
   #failedCommits = 0;
   #failures = 0;
@@ -100,13 +95,13 @@ export class Ledger extends DurableObject<Env> {
     this.borrower = new Borrower(this.#store.fact("borrowed") ?? undefined);
   }
 
-  /** Counts a request, and reserves `tokens` for it; without them, `reserve` does so once they are known. */
+  /** Admits a request and reserves `tokens` for it; if they are not known yet, `reserve` does so later. */
   async admit(id: string, limits: TenantLimits, tokens?: number): Promise<Decision> {
     const tokensPerMonth = Math.max(1, tokens ?? 0);
     const needs = { requestsPerMinute: 1, concurrentRequests: 1, tokensPerMinute: tokens ?? 0, tokensPerMonth };
     const decision = await this.#decided(limits, needs, (share) => {
       const nowMs = this.now();
-      // After a wait for a larger share it is admitted already.
+      // It is admitted already if it has waited for a larger share.
       if (tokens === undefined || !this.quota.isOpen(id)) {
         const admitted = this.quota.admit(id, limits, nowMs, share);
         if (admitted.refusal || tokens === undefined) return admitted;
@@ -114,82 +109,82 @@ export class Ledger extends DurableObject<Env> {
       return this.quota.reserve(id, tokens, limits, nowMs, share);
     });
     if (tokens === undefined || !this.quota.isOpen(id)) return decision;
-    // It counts in the minute, and holds no place.
+    // It counts in the minute, but not as running.
     if (decision.refusal) this.settle(id, []).catch(() => undefined);
     return { ...decision, isOfTokens: true };
   }
 
-  /** Reserves what an admitted request may use. */
+  /** Reserves tokens for an admitted request. */
   reserve(id: string, tokens: number, limits: TenantLimits): Promise<Decision> {
     const needs = { ...noAmounts, tokensPerMinute: tokens, tokensPerMonth: tokens };
     return this.#decided(limits, needs, (share) => this.quota.reserve(id, tokens, limits, this.now(), share));
   }
 
   async #decided(limits: TenantLimits, needs: Amounts, decide: (share: Share) => Decision): Promise<Decision> {
-    if (this.#hasOtherLimits(limits)) await this.#ask(limits, needs).catch(() => undefined);
-    for (let asks = 0; ; asks++) {
+    if (this.#hasOtherLimits(limits)) await this.#grow(limits, needs).catch(() => undefined);
+    for (let growths = 0; ; growths++) {
       const decision = decide(this.#share(limits));
       if (!decision.refusal) {
         this.#commitSoon().catch(() => undefined);
-        this.#askAhead(limits);
+        this.#growAhead(limits);
         return decision;
       }
-      if (asks >= mostAsks || !this.#mayGrow(decision.refusal)) return decision;
-      await this.#ask(limits, needs);
+      if (growths >= maxGrowths || !this.#mayGrow(decision.refusal)) return decision;
+      await this.#grow(limits, needs);
     }
   }
 
-  /** The share was lent for other limits. While a change reaches one isolate after another, a region asks once a second. */
+  /** The share was lent for other limits. Once a second at most, because isolates learn of a change one after another. */
   #hasOtherLimits(limits: TenantLimits): boolean {
     const before = this.borrower.state.limits;
     if (this.#region === null || (before && sameLimits(before, limits))) return false;
-    return this.#steadyNow() >= this.#askedMs + dryMs;
+    return this.#steadyNow() >= this.#growthMs + growthPauseMs;
   }
 
   #share(limits: TenantLimits): Share {
     return this.#region === null ? this.#lender.share(limits) : this.borrower.share;
   }
 
-  /** Whether another ledger may have room for what is refused here. */
-  #mayGrow({ limit, maximum, asked }: Refusal): boolean {
+  /** Whether another ledger may have what is lacking here. */
+  #mayGrow({ limit, maximum, requested }: Refusal): boolean {
     const isAll = this.#region === null ? this.#lender.lent()[limit] === 0 : this.borrower.share.own[limit] >= maximum;
-    return asked <= maximum && !isAll && this.#steadyNow() >= this.#dryUntilMs[limit];
+    return requested <= maximum && !isAll && this.#steadyNow() >= this.#noGrowthUntilMs[limit];
   }
 
-  /** Asks before the share is used up, so that requests need not wait. */
-  #askAhead(limits: TenantLimits): void {
-    if (this.#region === null || this.#asking !== null || this.#steadyNow() < this.#failedMs + dryMs) return;
+  /** Grows the share before it is used up, so that requests need not wait. */
+  #growAhead(limits: TenantLimits): void {
+    if (this.#region === null || this.#growing !== null || this.#steadyNow() < this.#failedMs + growthPauseMs) return;
     const used = this.quota.used(this.now());
     const { own } = this.borrower.share;
     const ends = amounts((limit) => {
-      const most = limits[limit];
-      const isAll = most === null || own[limit] >= most || this.#steadyNow() < this.#dryUntilMs[limit];
-      return !isAll && own[limit] - used[limit] < leaseOf(most) / 2 ? 1 : 0;
+      const maximum = limits[limit];
+      const isAll = maximum === null || own[limit] >= maximum || this.#steadyNow() < this.#noGrowthUntilMs[limit];
+      return !isAll && own[limit] - used[limit] < leaseOf(maximum) / 2 ? 1 : 0;
     });
-    if (hasAny(ends)) this.ctx.waitUntil(this.#ask(limits, noAmounts).catch(() => undefined));
+    if (hasAny(ends)) this.ctx.waitUntil(this.#grow(limits, noAmounts).catch(() => undefined));
   }
 
-  /** Asks for a larger share, one question at a time. Who needs more after the answer asks again. */
-  async #ask(limits: TenantLimits, needs: Amounts): Promise<void> {
+  /** Grows the share by what waiting requests need, one attempt at a time. */
+  async #grow(limits: TenantLimits, needs: Amounts): Promise<void> {
     this.#needs = amounts((limit) => this.#needs[limit] + needs[limit]);
     try {
-      this.#asking ??= this.#askOnce(limits).finally(() => {
-        this.#asking = null;
+      this.#growing ??= this.#growOnce(limits).finally(() => {
+        this.#growing = null;
       });
-      await this.#asking;
+      await this.#growing;
     } finally {
       this.#needs = difference(this.#needs, needs);
     }
   }
 
-  async #askOnce(limits: TenantLimits): Promise<void> {
-    this.#askedMs = this.#steadyNow();
-    // All that waited for the last answer say what they need before the next question.
+  async #growOnce(limits: TenantLimits): Promise<void> {
+    this.#growthMs = this.#steadyNow();
+    // Requests that waited for the last answer add their needs first.
     await Promise.resolve();
     try {
       const gained = this.#region === null ? await this.#recallFor(limits) : await this.#exchange(limits);
       for (const limit of limitNames) {
-        if (gained && gained[limit] <= 0) this.#dryUntilMs[limit] = this.#steadyNow() + dryMs;
+        if (gained && gained[limit] <= 0) this.#noGrowthUntilMs[limit] = this.#steadyNow() + growthPauseMs;
       }
     } catch (error) {
       this.#failedMs = this.#steadyNow();
@@ -197,7 +192,7 @@ export class Ledger extends DurableObject<Env> {
     }
   }
 
-  /** On the tenant's own ledger. Returns what its share has gained of each limit. */
+  /** On the tenant's own ledger: recalls from regions. Returns what its share has gained of each limit. */
   async #recallFor(limits: TenantLimits): Promise<Amounts> {
     const before = this.#share(limits).own;
     await this.#recall(this.#needs, null);
@@ -205,35 +200,35 @@ export class Ledger extends DurableObject<Env> {
   }
 
   /**
-   * Reports to the tenant's ledger, with what was used. Returns what the share has gained of each limit, where more was asked
-   * for (else 1); null if the answer is void.
+   * On a region's ledger: sends a report and use to the tenant's. Returns what the share has gained of each limit, 1 where it wanted
+   * no more; null if the answer is outdated.
    */
   async #exchange(limits: TenantLimits): Promise<Amounts | null> {
-    const report = this.borrower.ask(limits, this.quota.used(this.now()), this.#needs);
+    const report = this.borrower.requestShare(limits, this.quota.used(this.now()), this.#needs);
     this.#store.setFact("borrowed", this.borrower.state);
     const batch = this.#store.nextBatch();
     const tenantsLedger = ledgerOf(this.env.LEDGERS, this.#tenant);
     const exchanged: Exchange = await tenantsLedger.exchange(this.#region!, report, batch);
-    const isTaken = this.borrower.take(exchanged.answer);
+    const isCurrent = this.borrower.applyAnswer(exchanged.answer);
     this.#store.setFact("borrowed", this.borrower.state);
     this.#store.confirm(exchanged.batch);
-    if (!isTaken) return null;
+    if (!isCurrent) return null;
     const { held, wants } = report;
     return amounts((limit) => (wants[limit] > held[limit] ? this.borrower.share.own[limit] - held[limit] : 1));
   }
 
-  /** A region asks for a share, and tells what was used there. Called on the tenant's own ledger. */
+  /** Decides a region's report and counts its use. Called on the tenant's own ledger. */
   async exchange(region: Region, report: Report, batch: UsageBatch | null): Promise<Exchange> {
     const lacking = this.#lender.lacking(region, report, this.quota.used(this.now()));
     if (hasAny(lacking)) await this.#recall(lacking, region);
-    return this.#taken(region, report, batch);
+    return this.#decideReport(region, report, batch);
   }
 
-  #taken(region: Region, report: Report, batch: UsageBatch | null): Exchange {
+  #decideReport(region: Region, report: Report, batch: UsageBatch | null): Exchange {
     const answer = this.#lender.decide(region, report, this.quota.used(this.now()));
     const known = this.#batches.get(region) ?? 0;
     if (batch && batch.number > known) {
-      // What a region sends that has not been erased yet was used before.
+      // Use from a region that is not erased yet is older than the erasure.
       const isErased = this.#store.fact("erased")?.regions.includes(region);
       if (!isErased) for (const row of batch.rows) this.#store.use(row);
       this.#batches.set(region, batch.number);
@@ -244,12 +239,12 @@ export class Ledger extends DurableObject<Env> {
     return { answer, batch: last };
   }
 
-  /** Takes back what other regions hold and do not use. */
-  async #recall(lacking: Amounts, asking: Region | null): Promise<void> {
-    const others = [...this.#lender.regions.keys()].filter((region) => region !== asking);
+  /** Recalls what other regions hold and do not use. */
+  async #recall(lacking: Amounts, except: Region | null): Promise<void> {
+    const others = [...this.#lender.regions.keys()].filter((region) => region !== except);
     const recalls = others.map(async (region) => {
-      const report: Report | null = await this.#regionsLedger(region).giveBack(lacking);
-      if (report) this.#taken(region, report, null);
+      const report: Report | null = await this.#regionsLedger(region).returnUnused(lacking);
+      if (report) this.#decideReport(region, report, null);
     });
     await settlesWithin(Promise.allSettled(recalls), regionMs);
   }
@@ -259,17 +254,17 @@ export class Ledger extends DurableObject<Env> {
   }
 
   /**
-   * Gives back what is held and not used. Called on a region's ledger. One that is asking gives nothing: it holds at most a
-   * lease that it does not use, and the answer on its way would be void.
+   * Returns what is held and unused. Called on a region's ledger. While its share grows it returns nothing, because that would make
+   * the answer on its way outdated.
    */
-  giveBack(lacking: Amounts): Report | null {
-    if (this.#asking !== null) return null;
-    const report = this.borrower.giveBack(this.quota.used(this.now()), lacking);
+  returnUnused(lacking: Amounts): Report | null {
+    if (this.#growing !== null) return null;
+    const report = this.borrower.returnUnused(this.quota.used(this.now()), lacking);
     if (report) this.#store.setFact("borrowed", this.borrower.state);
     return report;
   }
 
-  /** Says that a request still runs. False if it is settled, or unknown. */
+  /** Extends the reservation of a running request. False if it is settled, or unknown. */
   renew(id: string): boolean {
     const isOpen = this.quota.renew(id, this.now());
     this.#commitSoon().catch(() => undefined);
@@ -293,8 +288,8 @@ export class Ledger extends DurableObject<Env> {
   }
 
   /**
-   * Erases what was used, reserved and lent, in all regions where it is the tenant's own ledger. Regions that do not confirm it are
-   * asked again by an alarm. For as long as settlements are tried again, those of requests that began before are dropped.
+   * Erases use, reservations and shares, on the tenant's own ledger in all regions. An alarm repeats it for regions that have not
+   * confirmed. For `settledMs`, settlements of requests that began before are dropped.
    */
   async erase(): Promise<ErasedRegions> {
     const jurisdiction = jurisdictionOf(this.#tenant);
@@ -319,13 +314,13 @@ export class Ledger extends DurableObject<Env> {
     return [...pending];
   }
 
-  /** Whether the tenant was erased while requests may have been running that are settled now. */
+  /** Whether requests that began before an erasure may still be settled. */
   #isJustErased(): boolean {
     const erased = this.#store.fact("erased");
     return erased !== null && Math.abs(this.now() - erased.atMs) < settledMs;
   }
 
-  /** What was used in all regions, as far as they answer in time. Called on the tenant's own ledger. */
+  /** Use in all regions that answer in time. Called on the tenant's own ledger. */
   async usage(from: string, to: string): Promise<UsageRow[]> {
     const sent = Array.from(this.#lender.regions.keys(), (region) => this.#regionsLedger(region).send());
     if (sent.length > 0) await settlesWithin(Promise.allSettled(sent), regionMs);
@@ -333,10 +328,10 @@ export class Ledger extends DurableObject<Env> {
     return this.#store.usage(from, to);
   }
 
-  /** Sends all use to the tenant's ledger. Resolves when it is there. Called on a region's ledger. */
+  /** Sends all use to the tenant's ledger. Resolves when it is confirmed. Called on a region's ledger. */
   async send(): Promise<void> {
     this.#write();
-    while (this.#store.nextBatch()) await this.#ask(this.borrower.state.limits ?? plans.unlimited, noAmounts);
+    while (this.#store.nextBatch()) await this.#grow(this.borrower.state.limits ?? plans.unlimited, noAmounts);
   }
 
   override async alarm(): Promise<void> {
@@ -346,15 +341,15 @@ export class Ledger extends DurableObject<Env> {
       this.#failures = 0;
     } catch {
       this.#failures++;
-      await this.#setAlarm(Math.min(longestRetryMs, sendMs * 2 ** this.#failures));
+      await this.#setAlarm(Math.min(maxRetryMs, sendMs * 2 ** this.#failures));
     }
   }
 
   #setAlarm(delayMs: number): Promise<void> {
-    return ensureAlarm(this.ctx.storage, this.now(), { delayMs, longestMs: longestRetryMs });
+    return ensureAlarm(this.ctx.storage, this.now(), { delayMs, maxDelayMs: maxRetryMs });
   }
 
-  /** Resolves when all until now is written. Rejects if that fails; then it is tried again. */
+  /** Resolves when all changes until now are written. Rejects if that fails, and tries again. */
   #commitSoon(): Promise<void> {
     const delayMs = Math.min(sendMs, commitMs * 2 ** this.#failedCommits);
     this.#commit ??= pause(delayMs).then(() => this.#commitNow());
@@ -365,7 +360,7 @@ export class Ledger extends DurableObject<Env> {
     this.#commit = null;
     const isToSend = this.#region !== null && this.#store.hasUnwrittenUse;
     try {
-      // Before the write: what was written without an alarm would not be sent until more came.
+      // Before the write: use that is written without an alarm would not be sent until more came.
       if (isToSend) await this.#setAlarm(sendMs);
       this.#write();
       this.#failedCommits = 0;
@@ -374,7 +369,7 @@ export class Ledger extends DurableObject<Env> {
       this.#commitSoon().catch(() => undefined);
       throw error;
     }
-    // The tenant's ledger asks regions that it knows: a new one makes itself known at once.
+    // The tenant's ledger calls only regions that it knows, so a new region reports at once.
     if (isToSend && this.#store.fact("batch") === null) this.ctx.waitUntil(this.send().catch(() => undefined));
   }
 

@@ -1,7 +1,4 @@
-/**
- * A tenant's own adapters, made from its examples: their records and names, and which one a request names. Pure. Not here:
- * storage (tenant-adapter-store.ts) and fitting (the backend).
- */
+/** Records and names of a tenant's own adapters. Pure; they are stored by tenant-adapter-store.ts and fitted by backends. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -15,7 +12,7 @@ export interface OwnAdapter {
   /** Mean prompt embedding of its examples, of length 1, [P]. */
   centroid: number[];
   parts: AdapterAnswer["parts"];
-  /** Measured on held-out examples; null where there was no gain, and the base is served. */
+  /** Measured on held-out examples; null if there was none, and the base is served. */
   gain: AdapterAnswer["gain"];
   examples: number;
   tokens: number;
@@ -24,7 +21,7 @@ export interface OwnAdapter {
 }
 
 const namePattern = /^[a-z0-9][a-z0-9_-]{0,62}$/;
-/** Names with another meaning in `model: "gpt2:…"`, in this set of artifacts or another. */
+/** Names with another meaning in `model: "gpt2:…"`, for some set of artifacts. */
 const reserved = /^(auto|base|nearest|off|pointer|c\d+)$/;
 
 /** Throws invalid_request for a name that is malformed or reserved. */
@@ -40,28 +37,28 @@ export function requireFreeName(name: string, { centroids }: Manifest): void {
     throw refuse("that name is a centroid's, or reserved");
 }
 
-/** Those of a tenant's own adapters that a request names, by name. */
+/** The own adapters that a request names, by name. */
 export interface NamedAdapters extends ReadonlyMap<string, OwnAdapter> {
-  /** Where the request names one that the tenant does not have: the names of those that it has. */
+  /** All names that the tenant has, if the request names an unknown one. */
   readonly others?: readonly string[];
 }
 
-/** Names of the tenant's own adapters that an error shows. */
+/** Names that an error lists. */
 const shownNames = 8;
 
-/** What an error says of a tenant's own adapters; empty where it has none. */
+/** The tenant's own adapters, for an error message; empty if it has none. */
 export function ownNamesText({ others = [] }: NamedAdapters, prefix = ""): string {
   if (others.length === 0) return "";
   const shown = others.slice(0, shownNames).map((name) => `${prefix}${name}`);
   return `; your own: ${shown.join(", ")}${others.length > shownNames ? " and more (GET /v1/adapters)" : ""}`;
 }
 
-/** The part of `model` after the served name; empty where there is none. */
+/** The part of `model` after the served name; empty if there is none. */
 export function suffixOf(model: string | null, { model: { servedAs } }: Manifest): string {
   return model?.startsWith(`${servedAs}:`) ? model.slice(servedAs.length + 1) : "";
 }
 
-/** `name` where it can be that of an adapter of a tenant's own, else null. */
+/** `name` if an own adapter can have it, else null. */
 export function ownNameOf(name: string, manifest: Manifest): string | null {
   const isKnown = reserved.test(name) || manifest.centroids.some(({ id }) => id === name);
   return namePattern.test(name) && !isKnown ? name : null;

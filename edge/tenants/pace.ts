@@ -7,26 +7,26 @@ import { setNewest } from "../platform/newest.ts";
 
 export interface PaceLimits {
   /** Small requests of a key that start without a delay. */
-  atOnce: number;
+  burst: number;
   /** Interval between the starts of further ones: about the time that a small request occupies the thread. */
   intervalMs: number;
   /** Added to that interval per MiB of body, which is received, parsed and encoded. */
   bodyMsPerMebibyte: number;
   /** Upper bound on the delay of a small request. A body's is longer in proportion to its time: 31 s for one mebibyte. */
-  longestMs: number;
+  maxDelayMs: number;
   /** Upper bound on how long a refusal is remembered, whatever its Retry-After. */
   refusedMs: number;
   /** Keys kept in memory; the least recently used one is dropped. */
-  rememberedKeys: number;
+  maxKeys: number;
 }
 
 export const paceLimits: PaceLimits = {
-  atOnce: 16,
+  burst: 16,
   intervalMs: 2,
   bodyMsPerMebibyte: 60,
-  longestMs: 1000,
+  maxDelayMs: 1000,
   refusedMs: 60_000,
-  rememberedKeys: 1024,
+  maxKeys: 1024,
 };
 
 const mebibyte = 2 ** 20;
@@ -53,13 +53,13 @@ export class Pace {
    * size of its body.
    */
   waitMs(key: number, nowMs: number, bodyBytes: number): number {
-    const { atOnce, intervalMs, bodyMsPerMebibyte, longestMs, rememberedKeys } = this.#limits;
+    const { burst, intervalMs, bodyMsPerMebibyte, maxDelayMs, maxKeys } = this.#limits;
     const { freeMs, refusedUntilMs } = this.#keys.get(key) ?? unknown;
-    const takesMs = intervalMs + (bodyBytes / mebibyte) * bodyMsPerMebibyte;
-    const aheadMs = nowMs < refusedUntilMs ? 0 : (atOnce - 1) * intervalMs;
-    const longest = longestMs * (takesMs / intervalMs);
-    const startMs = Math.min(Math.max(nowMs, freeMs), nowMs + aheadMs + longest);
-    setNewest(this.#keys, key, { freeMs: Math.max(freeMs, startMs + takesMs), refusedUntilMs }, rememberedKeys);
+    const workMs = intervalMs + (bodyBytes / mebibyte) * bodyMsPerMebibyte;
+    const aheadMs = nowMs < refusedUntilMs ? 0 : (burst - 1) * intervalMs;
+    const maxMs = maxDelayMs * (workMs / intervalMs);
+    const startMs = Math.min(Math.max(nowMs, freeMs), nowMs + aheadMs + maxMs);
+    setNewest(this.#keys, key, { freeMs: Math.max(freeMs, startMs + workMs), refusedUntilMs }, maxKeys);
     return Math.max(0, Math.ceil(startMs - nowMs - aheadMs));
   }
 

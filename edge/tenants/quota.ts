@@ -1,30 +1,27 @@
 /**
  * Decides whether a tenant's next request may run, by what one ledger has counted. Pure: the clock is a parameter.
  *
- * Requests and tokens a minute are counted in seconds, and a second counts until 60 whole seconds have passed after it.
- * So no 60 seconds, wherever they begin, hold more than the limit, and 61 numbers are kept whatever the rate.
- * A request that is admitted counts. Then it reserves all the tokens that it may use, and it gives back what it did not use
- * when it is settled.
+ * Requests and tokens a minute are counted by second, and a second counts until 60 whole seconds have passed after it. So no 60
+ * seconds, wherever they begin, exceed the limit, and 61 counts suffice at any rate. An admitted request counts, then reserves all the
+ * tokens that it may use, and frees the unused ones when it is settled. Each ledger admits up to its share of the limits (lease.ts).
  *
- * A tenant has one ledger per region. Each admits up to its share of the limits (lease.ts).
- *
- * The clock is the system's, since a month is a month of the calendar. Where it is set back, what was counted in seconds to come
- * is taken as counted now, and reservations last no longer than from now on.
+ * The clock is the system's, because months are those of the calendar. If it is set back, counts of later seconds move to the present
+ * one, and reservations end at most `reservationMs` from now.
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { setNewest } from "../platform/newest.ts";
 
 const secondMs = 1000;
-/** Retry-After of what other regions hold: they are asked for it once a second. */
+/** Retry-After if other regions hold the rest of a limit: a region asks for it once a second. */
 const sharedRetryMs = secondMs;
 const windowMs = 61 * secondMs;
 /** A reservation that is neither settled nor renewed for this time belongs to an isolate that is gone. */
 export const reservationMs = 120_000;
 /** Retry-After of a refusal by requests at once: the end of a running request is unknown. */
 const concurrencyRetryMs = 1000;
-/** How long the id of a settled request is remembered: longer than the longest interval between two tries to settle it. */
+/** How long the id of a settled request is stored: longer than the longest interval between two tries to settle it. */
 export const settledMs = 15 * 60_000;
-const rememberedMonths = 4;
+const maxMonths = 4;
 
 /** An amount of each of the four limits. */
 export type Amounts = Record<keyof TenantLimits, number>;
@@ -40,10 +37,10 @@ export interface Share {
 export interface Refusal {
   limit: keyof TenantLimits;
   maximum: number;
-  /** In use here, this request not counted, or held by other ledgers. */
+  /** In use here without this request, or held by other ledgers. */
   used: number;
-  asked: number;
-  /** Time until it would fit if nothing else came; null: never. */
+  requested: number;
+  /** Time until it would fit if no other request came; null: never. */
   retryAfterMs: number | null;
   /** True if other ledgers hold a part of the limit, which they may give back at any time. */
   isShared: boolean;
@@ -53,7 +50,7 @@ export interface Refusal {
 export interface Gauge {
   limit: number;
   remaining: number;
-  /** Until all of it is there again, if nothing else came. */
+  /** Until the whole limit is available, if no other request comes. */
   resetMs: number;
 }
 
@@ -79,17 +76,16 @@ interface Reservation {
   leaseUntilMs: number;
 }
 
-/** All that a quota knows, for storage. */
 export interface QuotaState {
   seconds: [number, Second][];
   open: [string, Reservation][];
-  /** Tokens used by month, as `2026-11`; the month that was counted in last is the last one. */
+  /** Tokens used by month, as `2026-11`; the month with the latest use is last. */
   months: [string, number][];
   /** Settled requests, and until when each is remembered. */
   settled: [string, number][];
 }
 
-/** What changed since the last write; null: the entry is gone. */
+/** Entries that changed since the last write; null: deleted. */
 export interface QuotaChanges {
   seconds: [number, Second | null][];
   open: [string, Reservation | null][];
@@ -100,21 +96,44 @@ export interface QuotaChanges {
 
 const emptyState: QuotaState = { seconds: [], open: [], months: [], settled: [] };
 
+/** A map that records which entries changed. */
+class TrackedMap<Key, Value> extends Map<Key, Value> {
+  readonly changed = new Set<Key>();
+
+  constructor(entries: readonly [Key, Value][]) {
+    super();
+    for (const [key, value] of entries) super.set(key, value);
+  }
+
+  override set(key: Key, value: Value): this {
+    this.changed.add(key);
+    return super.set(key, value);
+  }
+
+  override delete(key: Key): boolean {
+    this.changed.add(key);
+    return super.delete(key);
+  }
+
+  get changes(): [Key, Value | null][] {
+    return Array.from(this.changed, (key) => [key, this.get(key) ?? null]);
+  }
+}
+
 export class Quota {
-  /** In order of time; those that have begun a minute ago or later. */
-  readonly #seconds: Map<number, Second>;
-  readonly #open: Map<string, Reservation>;
+  /** The last 61 seconds, in order. */
+  readonly #seconds: TrackedMap<number, Second>;
+  readonly #open: TrackedMap<string, Reservation>;
   /** In order of time. */
-  readonly #settled: Map<string, number>;
-  /** More than one, so that a clock that shows another month for a while does not give this one's tokens again. */
+  readonly #settled: TrackedMap<string, number>;
+  /** Several, so that a clock that is wrong for a while does not reset the use of this month. */
   readonly #months: Map<string, number>;
   #areMonthsChanged = false;
-  readonly #changed = { seconds: new Set<number>(), open: new Set<string>(), settled: new Set<string>() };
 
   constructor(state: QuotaState = emptyState) {
-    this.#seconds = new Map(state.seconds);
-    this.#open = new Map(state.open);
-    this.#settled = new Map(state.settled);
+    this.#seconds = new TrackedMap(state.seconds);
+    this.#open = new TrackedMap(state.open);
+    this.#settled = new TrackedMap(state.settled);
     this.#months = new Map(state.months);
   }
 
@@ -129,15 +148,14 @@ export class Quota {
 
   /** Passes what changed since the last write to `write`. If that throws, it is passed to the next one, too. */
   writeChanges(write: (changes: QuotaChanges) => void): void {
-    const { seconds, open, settled } = this.#changed;
     write({
-      seconds: Array.from(seconds, (key): [number, Second | null] => [key, this.#seconds.get(key) ?? null]),
-      open: Array.from(open, (key): [string, Reservation | null] => [key, this.#open.get(key) ?? null]),
-      settled: Array.from(settled, (key): [string, number | null] => [key, this.#settled.get(key) ?? null]),
+      seconds: this.#seconds.changes,
+      open: this.#open.changes,
+      settled: this.#settled.changes,
       months: this.#areMonthsChanged ? [...this.#months] : null,
     });
     this.#areMonthsChanged = false;
-    for (const keys of [seconds, open, settled]) keys.clear();
+    for (const map of [this.#seconds, this.#open, this.#settled]) map.changed.clear();
   }
 
   isOpen(id: string): boolean {
@@ -146,7 +164,7 @@ export class Quota {
 
   /** What counts against each limit now. */
   used(nowMs: number): Amounts {
-    this.#forget(nowMs);
+    this.#expire(nowMs);
     const { requests, tokens } = this.#counted();
     return {
       requestsPerMinute: requests,
@@ -161,13 +179,13 @@ export class Quota {
    * up, reservations aside, refuses every request until it is over. Without a `share` the ledger may use the whole limits.
    */
   admit(id: string, limits: TenantLimits, nowMs: number, share: Share | null = null): Decision {
-    this.#forget(nowMs);
+    this.#expire(nowMs);
     const bounds = boundsOf(limits, share);
     const month = this.#monthTokens(nowMs);
     const refusal =
       refusalOf("tokensPerMonth", bounds, month, 1, () => nextMonthMs(nowMs) - nowMs) ??
-      refusalOf("requestsPerMinute", bounds, this.#counted().requests, 1, (most) =>
-        this.#roomMs("requests", 1, most, nowMs),
+      refusalOf("requestsPerMinute", bounds, this.#counted().requests, 1, (own) =>
+        this.#roomMs("requests", 1, own, nowMs),
       ) ??
       refusalOf("concurrentRequests", bounds, this.#open.size, 1, () => concurrencyRetryMs);
     if (!refusal) this.#begin(id, 1, 0, nowMs);
@@ -176,13 +194,13 @@ export class Quota {
 
   /** Reserves `tokens` for the request `id`, which was admitted, or says why not. */
   reserve(id: string, tokens: number, limits: TenantLimits, nowMs: number, share: Share | null = null): Decision {
-    this.#forget(nowMs);
+    this.#expire(nowMs);
     const bounds = boundsOf(limits, share);
     const month = this.#monthTokens(nowMs) + this.#reserved();
     const refusal =
       refusalOf("tokensPerMonth", bounds, month, tokens, () => nextMonthMs(nowMs) - nowMs) ??
-      refusalOf("tokensPerMinute", bounds, this.#counted().tokens, tokens, (most) =>
-        this.#roomMs("tokens", tokens, most, nowMs),
+      refusalOf("tokensPerMinute", bounds, this.#counted().tokens, tokens, (own) =>
+        this.#roomMs("tokens", tokens, own, nowMs),
       );
     if (!refusal) this.#begin(id, 0, tokens, nowMs);
     return this.#decision(refusal, limits, nowMs, share);
@@ -191,19 +209,17 @@ export class Quota {
   #begin(id: string, requests: number, tokens: number, nowMs: number): void {
     const second = this.#count({ requests, tokens }, nowMs);
     this.#open.set(id, { second, tokens, leaseUntilMs: nowMs + reservationMs });
-    this.#changed.open.add(id);
   }
 
   #reserved(): number {
     return this.#open.values().reduce((sum, { tokens }) => sum + tokens, 0);
   }
 
-  /** Counts in the second that is now, which is returned. */
+  /** Counts in the present second, and returns it. */
   #count({ requests, tokens }: Second, nowMs: number): number {
     const second = Math.floor(nowMs / secondMs);
     const counted = this.#seconds.get(second) ?? { requests: 0, tokens: 0 };
     this.#seconds.set(second, { requests: counted.requests + requests, tokens: counted.tokens + tokens });
-    this.#changed.seconds.add(second);
     return second;
   }
 
@@ -216,23 +232,21 @@ export class Quota {
     };
   }
 
-  /** Says that the request still runs. False if it is settled, or unknown. */
+  /** Extends the reservation of a running request. False if it is settled, or unknown. */
   renew(id: string, nowMs: number): boolean {
     const reservation = this.#open.get(id);
     if (!reservation) return false;
-    reservation.leaseUntilMs = nowMs + reservationMs;
-    this.#changed.open.add(id);
+    this.#open.set(id, { ...reservation, leaseUntilMs: nowMs + reservationMs });
     return true;
   }
 
-  /** Counts tokens that were used without a reservation. */
-  use(tokens: number, nowMs: number): void {
+  #countInMonth(tokens: number, nowMs: number): void {
     if (tokens === 0) return;
     this.#areMonthsChanged = true;
-    setNewest(this.#months, monthOf(nowMs), this.#monthTokens(nowMs) + tokens, rememberedMonths);
+    setNewest(this.#months, monthOf(nowMs), this.#monthTokens(nowMs) + tokens, maxMonths);
   }
 
-  /** What was used in this month. */
+  /** Tokens used in the present month. */
   #monthTokens(nowMs: number): number {
     return this.#months.get(monthOf(nowMs)) ?? 0;
   }
@@ -242,24 +256,20 @@ export class Quota {
    * request was settled before: then nothing is counted. A release (`isFinal` false) may be followed by the use.
    */
   settle(id: string, tokens: number, nowMs: number, isFinal = true): boolean {
-    this.#forget(nowMs);
+    this.#expire(nowMs);
     if (this.#settled.has(id)) return false;
-    if (isFinal) {
-      this.#settled.set(id, nowMs + settledMs);
-      this.#changed.settled.add(id);
-    }
-    this.use(tokens, nowMs);
+    if (isFinal) this.#settled.set(id, nowMs + settledMs);
+    this.#countInMonth(tokens, nowMs);
     const reservation = this.#open.get(id);
     if (!reservation) {
       if (tokens > 0) this.#count({ requests: 0, tokens }, nowMs);
       return true;
     }
     this.#open.delete(id);
-    this.#changed.open.add(id);
     const second = this.#seconds.get(reservation.second);
     if (second) {
-      second.tokens += tokens - reservation.tokens;
-      this.#changed.seconds.add(reservation.second);
+      const counted = second.tokens + tokens - reservation.tokens;
+      this.#seconds.set(reservation.second, { ...second, tokens: counted });
     }
     return true;
   }
@@ -273,9 +283,9 @@ export class Quota {
     return sum;
   }
 
-  /** Until `asked` more fit. */
-  #roomMs(unit: keyof Second, asked: number, limit: number, nowMs: number): number {
-    let excess = this.#counted()[unit] + asked - limit;
+  /** Time until `requested` more fit. */
+  #roomMs(unit: keyof Second, requested: number, limit: number, nowMs: number): number {
+    let excess = this.#counted()[unit] + requested - limit;
     for (const [second, counted] of this.#seconds) {
       excess -= counted[unit];
       if (excess <= 0) return endMs(second) - nowMs;
@@ -293,39 +303,32 @@ export class Quota {
     };
   }
 
-  #forget(nowMs: number): void {
-    this.#takeBackFuture(nowMs);
+  #expire(nowMs: number): void {
+    this.#moveFutureToNow(nowMs);
     for (const second of this.#seconds.keys()) {
       if (endMs(second) > nowMs) break;
       this.#seconds.delete(second);
-      this.#changed.seconds.add(second);
     }
-    for (const [id, { leaseUntilMs }] of this.#open) {
-      if (leaseUntilMs > nowMs) continue;
-      this.#open.delete(id);
-      this.#changed.open.add(id);
-    }
+    for (const [id, { leaseUntilMs }] of this.#open) if (leaseUntilMs <= nowMs) this.#open.delete(id);
     for (const [id, untilMs] of this.#settled) {
       if (untilMs > nowMs) break;
       this.#settled.delete(id);
-      this.#changed.settled.add(id);
     }
   }
 
-  /** Moves what was counted in the future, before the clock was set back, to now. */
-  #takeBackFuture(nowMs: number): void {
+  /** Moves counts of the future to now, after the clock was set back. */
+  #moveFutureToNow(nowMs: number): void {
     const now = Math.floor(nowMs / secondMs);
     for (const [second, counted] of this.#seconds) {
       if (second <= now) continue;
       this.#seconds.delete(second);
-      this.#changed.seconds.add(second);
       this.#count(counted, nowMs);
     }
     for (const [id, reservation] of this.#open) {
       if (reservation.second <= now && reservation.leaseUntilMs <= nowMs + reservationMs) continue;
-      reservation.second = Math.min(reservation.second, now);
-      reservation.leaseUntilMs = Math.min(reservation.leaseUntilMs, nowMs + reservationMs);
-      this.#changed.open.add(id);
+      const second = Math.min(reservation.second, now);
+      const leaseUntilMs = Math.min(reservation.leaseUntilMs, nowMs + reservationMs);
+      this.#open.set(id, { ...reservation, second, leaseUntilMs });
     }
   }
 }
@@ -336,7 +339,6 @@ interface Bound {
   elsewhere: number;
 }
 
-/** What bounds each limit that the tenant has. */
 function boundsOf(limits: TenantLimits, share: Share | null): (limit: keyof TenantLimits) => Bound | null {
   return (limit) => {
     const maximum = limits[limit];
@@ -345,25 +347,26 @@ function boundsOf(limits: TenantLimits, share: Share | null): (limit: keyof Tena
   };
 }
 
-/** null where `asked` more fit beside what is `used`. `retryMs` gets the ledger's own share of the limit. */
+/** null if `requested` more fit beside `used`. `retryMs` gets the ledger's own share of the limit. */
 function refusalOf(
   limit: keyof TenantLimits,
   bounds: (limit: keyof TenantLimits) => Bound | null,
   used: number,
-  asked: number,
+  requested: number,
   retryMs: (own: number) => number,
 ): Refusal | null {
   const bound = bounds(limit);
-  if (!bound || used + asked <= bound.own) return null;
+  if (!bound || used + requested <= bound.own) return null;
   const { maximum, own, elsewhere } = bound;
   // Another region may give back what it holds at any time.
-  const isHeldElsewhere = used + asked <= maximum;
-  const retryAfterMs = asked > maximum ? null : isHeldElsewhere ? Math.min(retryMs(own), sharedRetryMs) : retryMs(own);
+  const isHeldElsewhere = used + requested <= maximum;
+  const retryAfterMs =
+    requested > maximum ? null : isHeldElsewhere ? Math.min(retryMs(own), sharedRetryMs) : retryMs(own);
   const inUse = used + Math.min(elsewhere, Math.max(0, maximum - used));
-  return { limit, maximum, used: inUse, asked, retryAfterMs, isShared: elsewhere > 0 };
+  return { limit, maximum, used: inUse, requested, retryAfterMs, isShared: elsewhere > 0 };
 }
 
-/** When a second counts no more. */
+/** When a second leaves the window. */
 function endMs(second: number): number {
   return second * secondMs + windowMs;
 }

@@ -1,4 +1,4 @@
-/** Reads the KV namespace and caches its records in the isolate for about a second. Not here: the meaning of records. */
+/** Reads the KV namespace and caches its records in the isolate for about a second. */
 import { endPrefix, keyPrefix, revokedPrefix } from "../../shared/contracts/tenants.ts";
 import { setNewest } from "../platform/newest.ts";
 import { Refreshed } from "../platform/refreshed.ts";
@@ -12,20 +12,15 @@ export interface Namespace {
 type NamePage = { keys: { name: string }[] } & ({ list_complete: true } | { list_complete: false; cursor: string });
 
 export interface Records {
-  /**
-   * The record as parsed JSON, or null; of a key, a StoredKey. Rejects if the namespace cannot be read and nothing is cached.
-   */
+  /** The record as parsed JSON, or null; of a key, a StoredKey. Rejects if it cannot be read and is not cached. */
   get(name: string): Promise<unknown>;
   /** True if a record of that name (not its absence) is cached, whatever its age. */
-  remembers(name: string): boolean;
-  /**
-   * True if the cached listing of key records contains the name, or if there is no listing yet. Lists the namespace at most
-   * once per 10 s.
-   */
+  isCached(name: string): boolean;
+  /** True if the listing of key records has the name, or if there is no listing yet. Lists at most once per 10 s. */
   mayHaveKey(name: string): Promise<boolean>;
 }
 
-/** A key's record, its end (KeyEnd) and its Revocation, which are read at the same time and cached together. */
+/** A key's record, its end (KeyEnd) and its Revocation, cached together. */
 export interface StoredKey {
   record: unknown;
   end: unknown;
@@ -42,9 +37,9 @@ const listingTimes = {
   ...{ limitMs: 5000, isShared: false },
 };
 /** Cached names per isolate. Missing names have their own cache, since anybody can invent them. */
-const rememberedNames = 1000;
+const maxNames = 1000;
 /** Maximum names in the listing (ten pages). Later key records count as absent. */
-const mostListedNames = 10_000;
+const maxListedNames = 10_000;
 
 /** `background` keeps a read alive after its response (waitUntil). */
 export function createRecords(
@@ -73,14 +68,14 @@ export function createRecords(
       const page: NamePage = await namespace.list({ prefix: keyPrefix, ...(cursor !== undefined && { cursor }) });
       for (const { name } of page.keys) names.add(name);
       cursor = page.list_complete ? undefined : page.cursor;
-    } while (cursor !== undefined && names.size < mostListedNames);
+    } while (cursor !== undefined && names.size < maxListedNames);
     return names;
   }
 
   return {
-    remembers: (name) => found.has(name),
+    isCached: (name) => found.has(name),
     async mayHaveKey(name) {
-      // Nobody waits for the listing of another request.
+      // A request does not wait for the listing of another one.
       if (listing.last === null && listing.isLoading) return true;
       const names = await listing.get(() => listKeys().catch(() => listing.last)).catch(() => null);
       return names === null || names.has(name);
@@ -90,7 +85,7 @@ export function createRecords(
       const record = await cached.get(() => stored(name));
       const [into, other] = record === null ? [missing, found] : [found, missing];
       other.delete(name);
-      setNewest(into, name, cached, rememberedNames);
+      setNewest(into, name, cached, maxNames);
       return record;
     },
   };

@@ -1,23 +1,22 @@
 /**
- * Records what requests used: counts it with the ledgers that admitted them, and reports it.
+ * Records the use of requests: counts it with the ledgers that admitted them, and reports it.
  *
- * A Durable Object keeps a settlement that its ledger does not confirm in its SQLite, and tries it again by its alarm; ledgers count
- * each settlement once, by its id. What no limit waits for, events and the use of tenants without limits, is gathered for
- * `gatherMs`: each call, commit and event costs about as much CPU as a short answer. An object that is lost meanwhile loses it.
+ * A Durable Object stores a settlement that its ledger does not confirm, and repeats it by its alarm; ledgers count each settlement
+ * once, by its id. Usage events, and the use of tenants without limits, are gathered for `gatherMs`, because each call, commit and
+ * event costs about as much CPU as a short answer. They are lost if the object is lost meanwhile.
  */
-import { ensureAlarm } from "../platform/clock.ts";
-import { pause } from "../platform/pause.ts";
-import { type AdmittedRequest, type Consumption, inAll, type ReportUse, type UseRecorder } from "./consumption.ts";
+import { ensureAlarm, pause } from "../platform/clock.ts";
+import { type AdmittedRequest, addUse, type Consumption, type ReportUse, type UseRecorder } from "./consumption.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";
 
 const gatherMs = 250;
 const firstRetryMs = 1000;
 /** Less than a ledger remembers a settled request (quota.ts). */
-const longestRetryMs = 120_000;
+const maxRetryMs = 120_000;
 /** Delays before the second and third try of a Worker, in milliseconds: an object that was moved is back by then. */
 const workerRetryMs = [200, 2000];
 
-/** The recorder of a Worker, which has no storage: it tries to settle a few times. */
+/** The recorder of a Worker, which has no storage: it tries three times. */
 export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: ReportUse): UseRecorder {
   return {
     async record({ requestId, tenant, ledger }, consumed) {
@@ -34,7 +33,7 @@ export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: 
   };
 }
 
-/** Of one ledger, to be reported, and to be settled where no limit has waited for it. */
+/** Use of one ledger to report, and to settle if its tenant has no limits. */
 interface Gathered extends Pick<AdmittedRequest, "tenant" | "ledger" | "isLimited"> {
   /** By model and centroid. */
   consumed: Map<string, Consumption>;
@@ -65,7 +64,6 @@ export class Settlements implements UseRecorder {
     ) WITHOUT ROWID`);
   }
 
-  /** Nothing is gathered. */
   get idle(): boolean {
     return this.#gathered.size === 0;
   }
@@ -77,14 +75,14 @@ export class Settlements implements UseRecorder {
     await settled;
   }
 
-  /** Resolves when the ledger has counted it, or when it is kept for another try. */
+  /** Resolves when the ledger has counted it, or when it is stored for another try. */
   async #settle(ledger: string, id: string, consumed: readonly Consumption[]): Promise<void> {
     try {
       await ledgerOf(this.#ledgers, ledger).settle(id, [...consumed]);
     } catch {
-      const kept = JSON.stringify(consumed);
-      this.#storage.sql.exec("INSERT OR REPLACE INTO settlements VALUES (?, ?, ?)", id, ledger, kept);
-      await ensureAlarm(this.#storage, this.#now(), { delayMs: firstRetryMs, longestMs: longestRetryMs });
+      const stored = JSON.stringify(consumed);
+      this.#storage.sql.exec("INSERT OR REPLACE INTO settlements VALUES (?, ?, ?)", id, ledger, stored);
+      await ensureAlarm(this.#storage, this.#now(), { delayMs: firstRetryMs, maxDelayMs: maxRetryMs });
     }
   }
 
@@ -94,15 +92,14 @@ export class Settlements implements UseRecorder {
     this.#gathered.set(key, gathered);
     for (const one of consumed) {
       const kind = JSON.stringify([one.model, one.centroid]);
-      gathered.consumed.set(kind, inAll(one, gathered.consumed.get(kind)));
+      gathered.consumed.set(kind, addUse(one, gathered.consumed.get(kind)));
     }
     this.#flushing ??= pause(gatherMs).then(() => this.#flush());
     return this.#flushing;
   }
 
   /**
-   * Settles under ids of its own: under a request's id, another object that has the same request, because this one was taken for
-   * lost, would make the ledger drop one of the two groups.
+   * Settles under new ids. Under a request's id, the ledger would drop one of two groups if another object took over the request.
    */
   async #flush(): Promise<void> {
     const all = [...this.#gathered.values()];
@@ -117,10 +114,12 @@ export class Settlements implements UseRecorder {
     await Promise.all(flushed);
   }
 
-  /** Tries again what was kept. The object's alarm calls it. */
+  /** Repeats the stored settlements. The object's alarm calls it. */
   async retry(): Promise<void> {
-    const kept = this.#storage.sql.exec<{ id: string; ledger: string; consumed: string }>("SELECT * FROM settlements");
-    const tries = kept.toArray().map(async ({ id, ledger, consumed }) => {
+    const stored = this.#storage.sql.exec<{ id: string; ledger: string; consumed: string }>(
+      "SELECT * FROM settlements",
+    );
+    const tries = stored.toArray().map(async ({ id, ledger, consumed }) => {
       await ledgerOf(this.#ledgers, ledger).settle(id, JSON.parse(consumed) as Consumption[]);
       this.#storage.sql.exec("DELETE FROM settlements WHERE id = ?", id);
     });
@@ -128,7 +127,7 @@ export class Settlements implements UseRecorder {
     const hasFailed = results.some(({ status }) => status === "rejected");
     this.#failures = hasFailed ? this.#failures + 1 : 0;
     if (!hasFailed) return;
-    await this.#storage.setAlarm(this.#now() + Math.min(longestRetryMs, firstRetryMs * 2 ** this.#failures));
+    await this.#storage.setAlarm(this.#now() + Math.min(maxRetryMs, firstRetryMs * 2 ** this.#failures));
   }
 }
 

@@ -1,9 +1,9 @@
 /**
- * The Durable Object that keeps one tenant's own adapters: their names, what they gain, and their bytes, which it hands to any
- * backend that lacks them. Their examples are not kept.
+ * The Durable Object that stores one tenant's own adapters: records and bytes, which it uploads to any backend that lacks them. Their
+ * examples are not stored.
  *
- * It remembers which backends may have a copy. A deletion is kept until each of them has confirmed it, and repeated by an alarm
- * meanwhile. A backend that is not configured any more is not asked; it is asked again once it is configured.
+ * It records which backends may have a copy. A deletion is stored until each of them has confirmed it, and repeated by an alarm. A
+ * backend that was removed from the configuration is called again once it is configured.
  */
 import { DurableObject } from "cloudflare:workers";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
@@ -26,20 +26,18 @@ const schema = `
   CREATE TABLE IF NOT EXISTS deletions (hash TEXT PRIMARY KEY, name TEXT NOT NULL, deletedMs INTEGER NOT NULL) WITHOUT ROWID;
 `;
 
-/** Stands for all adapters of the tenant where a hash is expected: the tenant is erased. */
+/** In place of a hash: all adapters of the tenant, which is erased. */
 const allHashes = "";
 /** Pauses between two tries to delete at backends, in milliseconds; each is twice the one before. */
 const firstRetryMs = 5000;
-const longestRetryMs = 3_600_000;
-/** How long the answer to a deletion waits for the backends, in milliseconds. */
+const maxRetryMs = 3_600_000;
+/** Timeout after which a deletion is answered as pending, in milliseconds. */
 const answerMs = 3000;
-/** An upload may still arrive for so long after its bytes were handed out, so a deletion before that is repeated once. */
+/** An upload may arrive for so long after its bytes were read, so an earlier deletion is repeated. */
 const uploadMs = 10_000;
-
-/** An adapter that is being made when the tenant is erased is not added for so long. */
+/** For so long after an erasure, no adapter is added: it may have been begun before. */
 const makingMs = 300_000;
 
-/** What became of an adapter that was to be added. */
 export type Added = "added" | "taken" | "full" | "erased";
 
 /** A deletion that backends have not confirmed. */
@@ -47,16 +45,15 @@ export interface PendingDeletion {
   name: string;
   /** Milliseconds since 1970. */
   deletedMs: number;
-  /** How many have not. */
+  /** Number of backends that have not confirmed it. */
   backends: number;
 }
 
-/** What an erasure of the tenant did. */
 export interface ErasedAdapters {
   adapters: number;
-  /** Backends that have confirmed it, as they are configured, with the process's name where it has one. */
+  /** Addresses of backends that have confirmed it, with the name of a process. */
   confirmed: string[];
-  /** Those that have not; they are asked again until they do. */
+  /** Those that have not; the alarm repeats it. */
   pending: string[];
 }
 
@@ -120,7 +117,10 @@ export class TenantAdapterStore extends DurableObject<Env> {
     return room;
   }
 
-  /** Removes an adapter, at the backends too unless another name has the same bytes. Returns how many have not confirmed it; null: there is none. */
+  /**
+   * Removes an adapter, at the backends too unless another name has the same bytes. Returns how many backends have not confirmed it;
+   * null if there is no such adapter.
+   */
   async remove(name: string): Promise<number | null> {
     const [row] = this.#sql.exec<{ hash: string }>("SELECT hash FROM adapters WHERE name = ?", name);
     if (!row) return null;
@@ -128,7 +128,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
     return this.#isUnused(row.hash) ? this.#delete(row.hash, name) : 0;
   }
 
-  /** The bytes of an adapter, for the backend that is to have a copy; null where no adapter has this hash. */
+  /** The bytes of an adapter for a backend, which is recorded as a copy; null if no adapter has this hash. */
   file(hash: string, copy: AdapterCopy): ArrayBuffer | null {
     const [row] = this.#sql.exec<{ file: ArrayBuffer }>("SELECT file FROM adapters WHERE hash = ? LIMIT 1", hash);
     if (row) this.#noteCopy(hash, copy, this.now());
@@ -148,7 +148,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
     return all.filter(({ backends }) => backends > 0);
   }
 
-  /** Erases all that is kept of the tenant, here and at every backend that it may use. */
+  /** Erases all adapters of the tenant, here and at every backend of its jurisdiction. */
   async erase(): Promise<ErasedAdapters> {
     const adapters = this.list().length;
     const copies = this.#sql.exec<CopyRow>("SELECT * FROM copies").toArray();
@@ -157,24 +157,24 @@ export class TenantAdapterStore extends DurableObject<Env> {
       for (const table of ["adapters", "copies", "deletions"]) this.#sql.exec(`DELETE FROM ${table}`);
       for (const { address, process } of copies)
         this.#noteCopy(allHashes, { address, process: process || null }, sentMs);
-      // Also where no copy is known: one may have been made whose request has failed.
+      // Also where no copy is known: a request that failed may have made one.
       const known = new Set(copies.map(({ address }) => address));
       for (const address of this.#clients().keys()) {
         if (!known.has(address)) this.#noteCopy(allHashes, { address, process: null }, 0);
       }
       this.#noteDeletion(allHashes, "");
     });
-    const asked = this.#pending(allHashes).map(nameOf);
+    const called = this.#pending(allHashes).map(nameOf);
     await this.#delete(allHashes, "");
     const pending = this.#pending(allHashes).map(nameOf);
-    return { adapters, confirmed: asked.filter((name) => !pending.includes(name)), pending };
+    return { adapters, confirmed: called.filter((name) => !pending.includes(name)), pending };
   }
 
   override async alarm(): Promise<void> {
     await this.#deleteAtBackends();
     const isDone = this.#due().length === 0;
     this.#failures = isDone ? 0 : this.#failures + 1;
-    const delayMs = Math.min(longestRetryMs, firstRetryMs * 2 ** this.#failures);
+    const delayMs = Math.min(maxRetryMs, firstRetryMs * 2 ** this.#failures);
     if (!isDone) await this.ctx.storage.setAlarm(this.now() + delayMs);
   }
 
@@ -182,7 +182,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
     return this.#sql.exec("SELECT 1 FROM adapters WHERE hash = ? LIMIT 1", hash).toArray().length === 0;
   }
 
-  /** A copy that is noted again has another id, so what was asked before does not confirm its deletion. */
+  /** Recording a copy again gives it a new id, so that an earlier deletion does not confirm this one. */
   #noteCopy(hash: string, { address, process }: AdapterCopy, sentMs: number): void {
     const values = [hash, address, process ?? "", sentMs];
     this.#sql.exec("INSERT OR REPLACE INTO copies (hash, address, process, sentMs) VALUES (?, ?, ?, ?)", ...values);
@@ -194,8 +194,8 @@ export class TenantAdapterStore extends DurableObject<Env> {
 
   async #delete(hash: string, name: string): Promise<number> {
     this.#noteDeletion(hash, name);
-    // Before the first try, so that it is repeated if the object is lost meanwhile.
-    await ensureAlarm(this.ctx.storage, this.now(), { delayMs: firstRetryMs, longestMs: longestRetryMs });
+    // Before the first try, so that it is repeated if the object is lost.
+    await ensureAlarm(this.ctx.storage, this.now(), { delayMs: firstRetryMs, maxDelayMs: maxRetryMs });
     await settlesWithin(this.#deleteAtBackends(), answerMs);
     return this.#pending(hash).length;
   }

@@ -1,4 +1,4 @@
-/** Where tenants' own adapters are kept and made, for the routes: stores at the edge, fits at the backends. */
+/** Access to tenants' own adapters for the routes: stored at the edge, fitted at the backends. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { AdapterRequest } from "../../shared/contracts/inference.ts";
@@ -18,7 +18,7 @@ export interface OwnAdapters {
   find(name: string): Promise<OwnAdapter | null>;
   roomFor(name: string): Promise<Added>;
   add(adapter: OwnAdapter, file: ArrayBuffer, copy: AdapterCopy): Promise<Added>;
-  /** How many backends have not confirmed that it is deleted; null where there is none of that name. */
+  /** The number of backends that have not confirmed the deletion; null if there is no adapter of that name. */
   remove(name: string): Promise<number | null>;
   deletions(): Promise<PendingDeletion[]>;
   erase(): Promise<ErasedAdapters>;
@@ -28,11 +28,10 @@ type Viewer = Pick<Access, "tenant" | "scopes">;
 
 export interface TenantAdapters {
   of(tenant: string): OwnAdapters;
-  /** The adapters that a key sees, in order of name: none where its scopes do not allow it to see any. */
+  /** The adapters that a key may see, in order of name. */
   visibleTo(access: Viewer): Promise<OwnAdapter[]>;
   /**
-   * The adapters of the key's tenant that `model` and the extension's `adapter` name, as far as the key may see them. Throws
-   * adapter_outdated.
+   * The own adapters that `model` and the extension's `adapter` name and the key may see. Throws adapter_outdated.
    */
   named(
     access: Viewer,
@@ -41,8 +40,8 @@ export interface TenantAdapters {
     artifacts: { manifest: Manifest; manifestHash: string },
   ): Promise<NamedAdapters>;
   /**
-   * Lets a backend of the tenant's jurisdiction make one; `begun` is called when a backend begins to compute. Throws the
-   * ServiceError to refuse with, `cancelled` when `signal` aborts.
+   * Fits an adapter at a backend of the tenant's jurisdiction; `begun` is called when it begins to compute. Throws a ServiceError,
+   * `cancelled` when `signal` aborts.
    */
   create(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
 }

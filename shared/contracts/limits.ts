@@ -30,6 +30,16 @@ export const limitTable = {
     unit: "bytes",
     bounds: "Bodies of one key that one isolate reads concurrently; a body of undeclared length counts as the maximum",
   },
+  keyLookupsPerMinute: {
+    value: 30,
+    unit: "entries",
+    bounds: "API keys that an isolate has not cached and that one network may send in a minute",
+  },
+  queuedSequences: {
+    value: 2048,
+    unit: "entries",
+    bounds: "Sequences that wait at one cell; a tenant may have as many as it leaves free",
+  },
   deadlineMs: { value: 600_000, unit: "milliseconds", bounds: "The header `x-deadline-ms`" },
   modelCharacters: { value: 256, unit: "characters", bounds: "`model`" },
   userCharacters: { value: 1024, unit: "characters", bounds: "`user`, which is ignored" },
@@ -68,6 +78,11 @@ export const limitTable = {
   },
   adaptersPerTenant: { value: 64, unit: "entries", bounds: "Adapters of a tenant" },
   usageDays: { value: 366, unit: "days", bounds: "Period of one response of `/v1/usage`" },
+  usageRowsPerDay: {
+    value: 1024,
+    unit: "entries",
+    bounds: "Models and centroids that a day of `/v1/usage` lists; further use is one row, `(others)`",
+  },
   usageRows: { value: 20_000, unit: "entries", bounds: "Rows of one response of `/v1/usage`" },
   mixtureAdapters: { value: 3, unit: "entries", bounds: "Adapters in a list of `chameleon.adapter`, beside the base" },
   expertWeight: { value: 1_000_000, unit: "value", bounds: "Each `weight` in `chameleon.adapter`" },

@@ -4,7 +4,7 @@ import { HttpResponse, http } from "msw";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import type { Dependencies } from "../../edge/api/dependencies.ts";
 import type { Cell } from "../../edge/cell/cell.ts";
-import { queueLimits } from "../../edge/dispatch/call-queue.ts";
+import { queueLimits } from "../../edge/dispatch/routing-limits.ts";
 import { gatheringLimits } from "../../edge/plan/plan.ts";
 import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
 import { batchRequestSchema, errorFrame } from "../../shared/contracts/inference.ts";

@@ -78,7 +78,7 @@ test("use is sent to the tenant's ledger by an alarm until it is confirmed, and 
   // The tenant's ledger gets it, and the region is not told.
   let lost = 0;
   await runInDurableObject(ledger, (object: Ledger) => {
-    object.borrower.take = () => {
+    object.borrower.applyAnswer = () => {
       lost++;
       throw new Error("the answer is lost");
     };
@@ -121,7 +121,7 @@ test("what could not be written is written later, by itself", async () => {
 
 test("a request whose tokens are refused still counts when the ledger's object was evicted", async () => {
   const { root } = tenantIn();
-  expect((await root.admit("r1", { ...limits, tokensPerMinute: 10 }, 11)).refusal).toMatchObject({ asked: 11 });
+  expect((await root.admit("r1", { ...limits, tokensPerMinute: 10 }, 11)).refusal).toMatchObject({ requested: 11 });
   await vi.waitFor(async () => expect(await storedIn(root, "seconds")).toMatchObject([{ requests: 1 }]));
   await evictDurableObject(root);
   const { open, seconds } = await runInDurableObject(root, (object: Ledger) => object.quota.state);

@@ -11,7 +11,7 @@ import { network, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
-const { atOnce } = paceLimits;
+const { burst } = paceLimits;
 const access = { tenant: "t", keyId: "k", scopes: [], limits: plans.unlimited, origins: [] };
 const opensAll: Dependencies["keys"] = { accessOf: async () => access };
 const nothing = (key: string) => ["/v1/nothing", { headers: { authorization: `Bearer ${key}` } }] as const;
@@ -21,9 +21,9 @@ test("the API looks at a key's requests at their pace, and at another key's at o
   const keys = { accessOf: async (key: string) => ({ ...access, keyId: String(looked.push(key)) }) };
   const { request } = testApp({ keys, now: () => 0 });
   const ask = (key: string) => request(...nothing(key));
-  const responses = await Promise.all([...Array.from({ length: atOnce + 9 }, () => ask("many")), ask("one")]);
-  expect(responses.map(({ status }) => status)).toEqual(Array(atOnce + 10).fill(404));
-  expect(looked.indexOf("one")).toBe(atOnce);
+  const responses = await Promise.all([...Array.from({ length: burst + 9 }, () => ask("many")), ask("one")]);
+  expect(responses.map(({ status }) => status)).toEqual(Array(burst + 10).fill(404));
+  expect(looked.indexOf("one")).toBe(burst);
 });
 
 test("spellings of the header do not escape the pace of their key", async () => {
@@ -31,14 +31,14 @@ test("spellings of the header do not escape the pace of their key", async () => 
   const keys = { accessOf: async (key: string) => ({ ...access, keyId: String(looked.push(key)) }) };
   const { request } = testApp({ keys, now: () => 0 });
   const scheme = (i: number) => [..."bearer"].map((c, bit) => (i & (1 << bit) ? c.toUpperCase() : c)).join("");
-  const all = Array.from({ length: 4 * atOnce }, (_, i) => {
+  const all = Array.from({ length: 4 * burst }, (_, i) => {
     const authorization = `${scheme(i)}${" ".repeat(1 + (i % 7))}many`;
     return request("/v1/nothing", { headers: { authorization } });
   });
   const other = request(...nothing("one"));
   expect((await other).status).toBe(404);
   await Promise.all(all);
-  expect(looked.indexOf("one")).toBe(atOnce);
+  expect(looked.indexOf("one")).toBe(burst);
   expect(new Set(looked)).toEqual(new Set(["many", "one"]));
 });
 
@@ -63,7 +63,7 @@ test("nothing is done for a request before its pace lets it in", async () => {
   const newId = () => String(made++).padStart(32, "0");
   const { request } = testApp({ keys: opensAll, now: () => 0, newId });
   // A request's first steps are taken as it is let in: what has been made then is for those that do not wait.
-  const all = Array.from({ length: 4 * atOnce }, () => request(...nothing("many")));
+  const all = Array.from({ length: 4 * burst }, () => request(...nothing("many")));
   const madeAtOnce = made;
   expect(madeAtOnce).toBeGreaterThan(0);
   await Promise.all(all);
@@ -79,10 +79,10 @@ test("log, span, Server-Timing and metric count the wait from a request's arriva
     logRequest: (fields: Attributes) => void lines.push(fields),
   };
   const { request } = testApp({ keys: opensAll, now: () => nowMs, tracing });
-  const all = Array.from({ length: atOnce + 1 }, () => request(...nothing("many")));
+  const all = Array.from({ length: burst + 1 }, () => request(...nothing("many")));
   nowMs = 1040;
   const timings = (await Promise.all(all)).map(({ headers }) => headers.get("server-timing"));
-  expect(timings[atOnce]).toBe("total;dur=40.00, pace;dur=40.00");
+  expect(timings[burst]).toBe("total;dur=40.00, pace;dur=40.00");
   const paced = lines.filter((line) => "chameleon.paced_ms" in line);
   expect(paced).toMatchObject([{ ms: 40, "chameleon.paced_ms": 40 }]);
   expect(spans.at(-1)).toMatchObject({ startMs: 1000, endMs: 1040, attributes: { "chameleon.paced_ms": 40 } });
@@ -169,6 +169,6 @@ test("a key's pace does not hold its requests up after the clock was set back", 
   for (let i = 0; i < 3; i++) await call();
   nowMs = 0;
   waits.length = 0;
-  for (let i = 0; i < atOnce; i++) await call();
-  expect(waits).toEqual(Array(atOnce).fill(0));
+  for (let i = 0; i < burst; i++) await call();
+  expect(waits).toEqual(Array(burst).fill(0));
 });

@@ -7,7 +7,7 @@ import { BodyReads } from "../../edge/tenants/body-reads.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { createKeyStore, scopeOf } from "../../edge/tenants/keys.ts";
 import { Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
-import { otherModels, usageKeysPerDay } from "../../edge/tenants/ledger-store.ts";
+import { otherModels } from "../../edge/tenants/ledger-store.ts";
 import { reservationMs } from "../../edge/tenants/quota.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -574,13 +574,13 @@ describe("usage", () => {
 
   test("has a bounded number of rows a day; what has no row of its own any more is counted together", async () => {
     const { root } = await tenantWith();
-    const consumed = Array.from({ length: usageKeysPerDay + 50 }, (_, i) => ({
+    const consumed = Array.from({ length: limits.usageRowsPerDay + 50 }, (_, i) => ({
       ...{ model: `gpt2:made-${i}-${"x".repeat(300)}`, centroid: null },
       ...{ requests: 1, promptTokens: 2, completionTokens: 1 },
     }));
     for (const id of ["first", "second"]) await root.settle(id, consumed);
     const rows = await root.usage(today(), today());
-    expect(rows).toHaveLength(usageKeysPerDay + 1);
+    expect(rows).toHaveLength(limits.usageRowsPerDay + 1);
     expect(Math.max(...rows.map(({ model }) => model.length))).toBeLessThanOrEqual(limits.modelCharacters);
     const sum = (count: (row: Consumption) => number) => rows.reduce((total, row) => total + count(row), 0);
     expect([sum((row) => row.requests), sum((row) => row.promptTokens)]).toEqual([

@@ -5,11 +5,11 @@
 
 import type { Backend } from "../../edge/dispatch/backend-group.ts";
 import { CallFailure, type FailureKind } from "../../edge/dispatch/call-failure.ts";
-import { queueLimits } from "../../edge/dispatch/call-queue.ts";
 import type { BackendCalls, BatchCall, OpenBatch } from "../../edge/dispatch/client.ts";
 import { Dispatcher, type DispatcherParts } from "../../edge/dispatch/dispatcher.ts";
 import type { Router } from "../../edge/dispatch/router.ts";
 import { createRouting, type Routing } from "../../edge/dispatch/routing.ts";
+import { queueLimits } from "../../edge/dispatch/routing-limits.ts";
 import type { Region } from "../../edge/platform/region.ts";
 import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
 import {

@@ -131,7 +131,7 @@ describe("configured", () => {
 });
 
 describe("a key store", () => {
-  const noRecords = { get: async () => null, remembers: () => false, mayHaveKey: async () => true };
+  const noRecords = { get: async () => null, isCached: () => false, mayHaveKey: async () => true };
 
   test("knows a tenant by the key's hash alone; one of the configuration has every scope and no limits", async () => {
     const store = createKeyStore(keys, noRecords, () => 0);

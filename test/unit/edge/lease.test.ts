@@ -37,13 +37,13 @@ class Region {
 
 /** As ledger.ts does it, with every message delivered at once. */
 function exchange(root: Lender, own: Quota, regions: readonly Region[], asking: Region, needs: Amounts, nowMs: number) {
-  const report = asking.borrower.ask(limits, asking.quota.used(nowMs), needs);
+  const report = asking.borrower.requestShare(limits, asking.quota.used(nowMs), needs);
   const lacking = root.lacking(asking.name, report, own.used(nowMs));
   for (const other of regions) {
-    const given = other === asking ? null : other.borrower.giveBack(other.quota.used(nowMs), lacking);
+    const given = other === asking ? null : other.borrower.returnUnused(other.quota.used(nowMs), lacking);
     if (given) root.decide(other.name, given, own.used(nowMs));
   }
-  asking.borrower.take(root.decide(asking.name, report, own.used(nowMs)));
+  asking.borrower.applyAnswer(root.decide(asking.name, report, own.used(nowMs)));
 }
 
 const limits: TenantLimits = {
@@ -89,8 +89,8 @@ describe("leases", () => {
     const regions = [new Borrower(), new Borrower()];
     const ask = (i: number, most: number, used: number) => {
       const of = (value: number) => ({ ...noAmounts, requestsPerMinute: value });
-      const report = regions[i].ask({ ...limits, requestsPerMinute: most }, of(used), of(1));
-      regions[i].take(root.decide(`r${i}`, report, noAmounts));
+      const report = regions[i].requestShare({ ...limits, requestsPerMinute: most }, of(used), of(1));
+      regions[i].applyAnswer(root.decide(`r${i}`, report, noAmounts));
     };
     for (const i of [0, 1, 0, 1]) ask(i, 100, 20);
     for (const i of [0, 1, 0]) ask(i, 30, 5);
@@ -109,10 +109,15 @@ describe("leases", () => {
   test("a region whose storage is lost catches up with the root's count of its reports", () => {
     const root = new Lender();
     const before = new Borrower();
-    for (let i = 0; i < 5; i++) before.take(root.decide("a", before.ask(limits, noAmounts, oneRequest), noAmounts));
+    for (let i = 0; i < 5; i++)
+      before.applyAnswer(root.decide("a", before.requestShare(limits, noAmounts, oneRequest), noAmounts));
     const after = new Borrower();
-    expect(after.take(root.decide("a", after.ask(limits, noAmounts, oneRequest), noAmounts))).toBe(false);
-    expect(after.take(root.decide("a", after.ask(limits, noAmounts, oneRequest), noAmounts))).toBe(true);
+    expect(after.applyAnswer(root.decide("a", after.requestShare(limits, noAmounts, oneRequest), noAmounts))).toBe(
+      false,
+    );
+    expect(after.applyAnswer(root.decide("a", after.requestShare(limits, noAmounts, oneRequest), noAmounts))).toBe(
+      true,
+    );
   });
 
   test("over lost, repeated and reordered messages: never over a limit, and no use is lost or counted twice", () => {
@@ -157,7 +162,7 @@ describe("leases", () => {
         // A region waits for its answer, and asks anew after a while.
         if (tokens % 8 > 0 && network.some((sent) => sent.region === region)) return;
         const needs = { requestsPerMinute: 1, concurrentRequests: 1, tokensPerMinute: tokens, tokensPerMonth: tokens };
-        const report = region.borrower.ask(small, region.quota.used(nowMs), needs);
+        const report = region.borrower.requestShare(small, region.quota.used(nowMs), needs);
         network.push({ region, message: { to: "root", report } });
       };
       for (const [i, [at, step]] of steps.entries()) {
@@ -167,7 +172,7 @@ describe("leases", () => {
         else if (step.type === "lose") network.splice(step.pick % Math.max(1, network.length), 1);
         else if (step.type === "ask") ask(region, step.tokens);
         else if (step.type === "recall") {
-          const report = region.borrower.giveBack(
+          const report = region.borrower.returnUnused(
             region.quota.used(nowMs),
             amounts(() => step.lacking),
           );
@@ -177,7 +182,7 @@ describe("leases", () => {
             ? [network[step.pick % network.length]]
             : network.splice(step.pick % network.length, 1);
           const { region: its, message } = delivered;
-          if (message.to === "region") its.borrower.take(message.answer);
+          if (message.to === "region") its.borrower.applyAnswer(message.answer);
           else {
             const answer = root.decide(its.name, message.report, own.used(nowMs));
             network.push({ region: its, message: { to: "region", answer } });

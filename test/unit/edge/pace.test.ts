@@ -5,8 +5,8 @@ import { Pace, paceKeyOf } from "../../../edge/tenants/pace.ts";
 import { limits as requestLimits } from "../../../shared/contracts/limits.ts";
 
 const limits = {
-  ...{ atOnce: 4, intervalMs: 2, bodyMsPerMebibyte: 38, longestMs: 20 },
-  ...{ refusedMs: 500, rememberedKeys: 3 },
+  ...{ burst: 4, intervalMs: 2, bodyMsPerMebibyte: 38, maxDelayMs: 20 },
+  ...{ refusedMs: 500, maxKeys: 3 },
 };
 const mebibyte = 2 ** 20;
 /** When each of `arrivals` of one key starts. */
@@ -30,11 +30,11 @@ test("a larger body takes its share of the thread's time, and waits longer for i
 test("a small request waits no longer than the longest, whatever bodies came before, and does not shorten their wait", () => {
   const pace = new Pace(limits);
   for (let i = 0; i < 5; i++) pace.waitMs(1, 0, mebibyte);
-  expect(pace.waitMs(1, 0, 0)).toBe(limits.longestMs);
+  expect(pace.waitMs(1, 0, 0)).toBe(limits.maxDelayMs);
   expect(pace.waitMs(1, 0, mebibyte)).toBe(200 - 6);
 });
 
-test("in order, in bounds, and never more at once than `atOnce` and what the time since then allows", () => {
+test("in order, in bounds, and never more at once than `burst` and what the time since then allows", () => {
   const gaps = fc.array(fc.integer({ min: 0, max: 12 }), { minLength: 1, maxLength: 200 });
   fc.assert(
     fc.property(gaps, (steps) => {
@@ -45,13 +45,13 @@ test("in order, in bounds, and never more at once than `atOnce` and what the tim
       });
       const starts = startsOf(arrivals);
       for (const [i, start] of starts.entries()) {
-        expect(start - arrivals[i]).toBeLessThanOrEqual(limits.longestMs);
+        expect(start - arrivals[i]).toBeLessThanOrEqual(limits.maxDelayMs);
         if (i > 0) expect(start).toBeGreaterThanOrEqual(starts[i - 1]);
         // Whoever waits, but not for the longest, has a full allowance before it.
         const waitMs = start - arrivals[i];
-        if (waitMs === 0 || waitMs >= limits.longestMs) continue;
-        const others = starts.filter((other, j) => j < i && other > start - limits.atOnce * limits.intervalMs);
-        expect(others.length).toBeGreaterThanOrEqual(limits.atOnce - 1);
+        if (waitMs === 0 || waitMs >= limits.maxDelayMs) continue;
+        const others = starts.filter((other, j) => j < i && other > start - limits.burst * limits.intervalMs);
+        expect(others.length).toBeGreaterThanOrEqual(limits.burst - 1);
       }
     }),
   );

@@ -1,9 +1,9 @@
 /** The edge's routing against several processes behind one address, over HTTP, signed. */
 import { afterEach, describe, expect, test } from "vitest";
-import { queueLimits } from "../../../edge/dispatch/call-queue.ts";
 import { BackendClient } from "../../../edge/dispatch/client.ts";
 import { Dispatcher } from "../../../edge/dispatch/dispatcher.ts";
 import { createRouting } from "../../../edge/dispatch/routing.ts";
+import { queueLimits } from "../../../edge/dispatch/routing-limits.ts";
 import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { type BatchRequest, type Frame, isLast } from "../../../shared/contracts/inference.ts";
 import { type Balancing, balancings } from "../../support/balancer.ts";

@@ -33,7 +33,7 @@ describe("Quota", () => {
       limit: "requestsPerMinute",
       maximum: 100,
       used: 100,
-      asked: 1,
+      requested: 1,
       retryAfterMs: 61_000 - 499,
       isShared: false,
     });
@@ -54,7 +54,7 @@ describe("Quota", () => {
     const limits = { tokensPerMinute: 100, tokensPerMonth: 1000 };
     expect(reserve(new Quota(), "a", limits, startMs, 101).refusal).toMatchObject({
       limit: "tokensPerMinute",
-      asked: 101,
+      requested: 101,
       retryAfterMs: null,
     });
     expect(reserve(new Quota(), "a", limits, startMs, 1001).refusal).toMatchObject({

@@ -83,7 +83,14 @@ test("a refusal is repeated for a minute at most, and a step of the clock makes 
   const known = new KnownRefusals(clock.now);
   const limits = { ...none, tokensPerMonth: 10 };
   const retryAfterMs = 20 * 24 * hourMs;
-  const refusal = { limit: "tokensPerMonth" as const, maximum: 10, used: 10, asked: 1, retryAfterMs, isShared: false };
+  const refusal = {
+    limit: "tokensPerMonth" as const,
+    maximum: 10,
+    used: 10,
+    requested: 1,
+    retryAfterMs,
+    isShared: false,
+  };
   const decision: Decision = { refusal, requests: null, tokens: null };
   for (const [stepMs, isKnown] of [
     [59_999, true],
@@ -136,7 +143,7 @@ test.each([
       alarmMs = ms;
     },
   };
-  await ensureAlarm(storage, startMs, { delayMs: 1000, longestMs: 120_000 });
+  await ensureAlarm(storage, startMs, { delayMs: 1000, maxDelayMs: 120_000 });
   expect(alarmMs).toBe(startMs + expected);
 });
 
