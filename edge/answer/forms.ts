@@ -1,24 +1,19 @@
 /** The shapes of choices: of `POST /v1/completions` and of `POST /v1/chat/completions`. */
-import type { ChatLogprobs, CompletionLogprobs } from "../../shared/contracts/responses.ts";
-import { type ReportedToken, tokenText } from "./choice.ts";
+import type { ChatLogprobs, CompletionChoice, CompletionLogprobs } from "../../shared/contracts/responses.ts";
+import { type ChoicePart, type ReportedToken, tokenText } from "./choice.ts";
 import type { Form } from "./response.ts";
+
+function completionChoice({ planned, text, logprobs, done }: ChoicePart): CompletionChoice {
+  const finish_reason = done?.finishReason ?? null;
+  return { index: planned.index, text, logprobs: logprobs && logprobsOf(logprobs), finish_reason };
+}
 
 const completionForm: Form = {
   idPrefix: "cmpl-",
   object: "text_completion",
   chunkObject: "text_completion",
-  choice: ({ planned, text, logprobs, done }) => ({
-    index: planned.index,
-    text,
-    logprobs: logprobs && logprobsOf(logprobs),
-    finish_reason: done?.finishReason ?? null,
-  }),
-  chunkChoice: ({ planned, text, logprobs, done }) => ({
-    index: planned.index,
-    text,
-    logprobs: logprobs?.length ? logprobsOf(logprobs) : null,
-    finish_reason: done?.finishReason ?? null,
-  }),
+  choice: completionChoice,
+  chunkChoice: (part) => completionChoice({ ...part, logprobs: part.logprobs?.length ? part.logprobs : null }),
 };
 
 function logprobsOf(tokens: readonly ReportedToken[]): CompletionLogprobs {

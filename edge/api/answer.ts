@@ -29,26 +29,25 @@ export async function answer(
   pieces: Pieces,
   { headers, retainedBytes = 0, admission }: AnswerOptions,
 ): Promise<Response> {
-  const source = iteratorOf(pieces);
-  const first = await readPieces(source, shortAnswerBytes).catch((error) => {
+  const parts = partsOf(pieces);
+  const { value: first } = await parts.next().catch((error) => {
     admission?.settle(false);
     throw error;
   });
-  if (first.isLast && first.bytes.length <= shortAnswerBytes) {
+  if (first.length <= shortAnswerBytes) {
     admission?.settle(true);
-    return new Response(first.bytes as Uint8Array<ArrayBuffer>, {
-      headers: { ...headers, "content-length": String(first.bytes.length) },
-    });
+    const length = String(first.length);
+    return new Response(first as Uint8Array<ArrayBuffer>, { headers: { ...headers, "content-length": length } });
   }
   if (c.req.method === "HEAD") {
-    await source.return?.();
+    await parts.return(first);
     return new Response(null, { headers });
   }
   const { bodies, background, log } = dependencies;
   const access: AppEnvironment["Variables"]["access"] | undefined = c.get("access");
   // Requests without a key count as one tenant.
   const tenant = access?.tenant ?? "";
-  if (!bodies.hasRoom(tenant, retainedBytes + first.bytes.length)) {
+  if (!bodies.hasRoom(tenant, retainedBytes + first.length)) {
     admission?.settle(false);
     const message = "Too many large answers are not read yet; try again.";
     throw new ServiceError("overloaded", message, { retryAfterSeconds: 1 });
@@ -71,18 +70,16 @@ export async function answer(
     },
   );
   body.setPendingBytes(retainedBytes, false);
-  body.write(first.bytes);
   const isRead = () =>
     new Promise<void>((resolve) => {
       wake = resolve;
     });
-  const sent = first.isLast ? Promise.resolve(body.complete("")) : send(source, body, isRead);
-  const failed = sent.catch((thrown) => {
+  const sent = send(first, parts, body, isRead).catch((thrown) => {
     const error = toServiceError(thrown);
     log(c.get("requestId"), error);
     body.fail("failed", error);
   });
-  const end = Promise.all([ended.promise, failed]).then(([reason]) => endings[reason]);
+  const end = Promise.all([ended.promise, sent]).then(([reason]) => endings[reason]);
   c.set("end", end);
   background(end.then(() => undefined));
   return new Response(body.readable, { headers });
@@ -132,43 +129,42 @@ function requireFewerThan(open: number, maximum: number | null): void {
   throw new ServiceError("rate_limited", message, { retryAfterSeconds: 1 });
 }
 
-type Source = Iterator<Piece> | AsyncIterator<Piece>;
-
-function iteratorOf(pieces: Pieces): Source {
-  return Symbol.asyncIterator in pieces ? pieces[Symbol.asyncIterator]() : pieces[Symbol.iterator]();
-}
-
 const encoder = new TextEncoder();
 
-/** Joins pieces until they have more than `maxBytes`, or to their end. */
-async function readPieces(source: Source, maxBytes: number): Promise<{ bytes: Uint8Array; isLast: boolean }> {
-  const parts: Uint8Array[] = [];
-  let isLast = false;
-  for (let bytes = 0; bytes <= maxBytes; ) {
-    const { done, value } = await source.next();
-    if (done) {
-      isLast = true;
-      break;
-    }
-    const part = typeof value === "string" ? encoder.encode(value) : value;
-    parts.push(part);
+/**
+ * Joins pieces: the first part has more than `shortAnswerBytes` or is the whole answer, and each other one more than `joinedBytes` or
+ * the rest.
+ */
+async function* partsOf(pieces: Pieces): AsyncGenerator<Uint8Array, Uint8Array> {
+  let joined: Uint8Array[] = [];
+  let bytes = 0;
+  let minBytes = shortAnswerBytes;
+  for await (const piece of pieces) {
+    const part = typeof piece === "string" ? encoder.encode(piece) : piece;
+    joined.push(part);
     bytes += part.length;
+    if (bytes <= minBytes) continue;
+    yield joinArrays(Uint8Array, joined);
+    joined = [];
+    bytes = 0;
+    minBytes = joinedBytes;
   }
-  return { bytes: joinArrays(Uint8Array, parts), isLast };
+  return joinArrays(Uint8Array, joined);
 }
 
-/** Writes the other pieces as the client reads. Resolves when all are written or the answer has ended. */
-async function send(source: Source, body: AnswerBody, isRead: () => Promise<void>): Promise<void> {
-  try {
-    for (let isLast = false; !isLast; ) {
-      while (body.isOpen && body.unreadBytes >= unreadAheadBytes) await isRead();
-      if (!body.isOpen) return;
-      const next = await readPieces(source, joinedBytes);
-      body.write(next.bytes);
-      isLast = next.isLast;
-    }
-    body.complete("");
-  } finally {
-    await source.return?.();
+/** Writes the answer as the client reads. Resolves when all is written or the answer has ended. */
+async function send(
+  first: Uint8Array,
+  others: ReturnType<typeof partsOf>,
+  body: AnswerBody,
+  isRead: () => Promise<void>,
+): Promise<void> {
+  body.write(first);
+  for (let done: boolean | undefined = false; !done; ) {
+    while (body.isOpen && body.unreadBytes >= unreadAheadBytes) await isRead();
+    const next = body.isOpen ? await others.next() : await others.return(first);
+    if (body.isOpen) body.write(next.value);
+    done = next.done;
   }
+  body.complete("");
 }

@@ -15,10 +15,11 @@ import {
   backendAnswers,
   backendStreams,
   byteStream,
+  cellIsIdle,
   cellsWith,
   errorOf,
   eventsOf,
-  LateBody,
+  lateBackend,
   localCell,
   reportedByCells,
   testApp,
@@ -28,15 +29,6 @@ import {
 useNetwork();
 
 const heldByCell = () => runInDurableObject(localCell(), ({ bodies }: Cell) => bodies.heldBytes);
-const cellIsIdle = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.idle);
-
-function lateBackend(calls: number) {
-  const bodies = Array.from({ length: calls }, () => new LateBody());
-  const seen = backendStreams(
-    (_, signal) => bodies[seen.batches.length - 1]?.open(signal) ?? new Response(null, { status: 500 }),
-  );
-  return { bodies, seen };
-}
 
 /** Tokens that were charged for, once all is reported. */
 async function chargedBy(reported: Awaited<ReturnType<typeof reportedByCells>>): Promise<number> {

@@ -11,7 +11,7 @@ import { batchRequestSchema, errorFrame } from "../../shared/contracts/inference
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendStreams, eventsOf, LateBody, localCell, network, testApp, useNetwork } from "./harness.ts";
+import { cellIsIdle, eventsOf, lateBackend, localCell, network, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
@@ -30,22 +30,7 @@ async function nextEvents(reader: ReadableStreamDefaultReader<Uint8Array>): Prom
   return chunk;
 }
 
-const cellIsIdle = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.idle);
 const waitingInCell = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.waiting);
-
-/** Answers the calls in turn with bodies that the test fills; takes no more than those. */
-function lateBackend(calls: number) {
-  const bodies = Array.from({ length: calls }, () => new LateBody());
-  const seen = backendStreams(
-    (_, signal) => bodies[seen.batches.length - 1]?.open(signal) ?? new Response(null, { status: 500 }),
-  );
-  /** Ends all sequences of a call with one token each. */
-  const finish = (call: number) => {
-    for (const { id } of seen.batches[call].sequences) bodies[call].send(tokenFrame(id, 0, 98), doneFrame(id));
-    bodies[call].end();
-  };
-  return { bodies, seen, finish };
-}
 
 /** Requests that are sent at once, and whose calls are not accepted: what comes behind them gathers. */
 async function unaccepted(

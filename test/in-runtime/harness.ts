@@ -123,9 +123,8 @@ export function byteStream(chunks: readonly (string | Uint8Array)[]): ReadableSt
 }
 
 /**
- * A body whose chunks come when the test sends them. Test and micro-batching object are two objects to the runtime,
- * which lets neither wait for the other's streams or promises: so `open` makes the stream where it is read, and it
- * looks for what the test left in plain fields.
+ * A body whose chunks come when the test sends them. The runtime lets neither the test nor the cell await the other's streams or
+ * promises, so `open` creates the stream where it is read and polls plain fields.
  */
 export class LateBody {
   /** False while `open`'s caller should wait before it answers. */
@@ -167,6 +166,20 @@ export class LateBody {
   end(how: "close" | "fail" = "close"): void {
     this.#end = how;
   }
+}
+
+/** Answers as many calls as there are bodies, in turn, with bodies that the test fills. */
+export function lateBackend(calls: number) {
+  const bodies = Array.from({ length: calls }, () => new LateBody());
+  const seen = backendStreams(
+    (_, signal) => bodies[seen.batches.length - 1]?.open(signal) ?? new Response(null, { status: 500 }),
+  );
+  /** Ends all sequences of a call with one token each. */
+  const finish = (call: number) => {
+    for (const { id } of seen.batches[call].sequences) bodies[call].send(tokenFrame(id, 0, 98), doneFrame(id));
+    bodies[call].end();
+  };
+  return { bodies, seen, finish };
 }
 
 /** Frames of a completion that says `text`, byte by byte: in the tiny model ids below 256 are bytes. */
@@ -307,7 +320,6 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
 
 const cellsPerRegion = Number(env.CELLS_PER_REGION);
 const cellNamed = (name: string, region: Region = defaultRegion) => objectNamed(env.CELLS, name, region);
-/** The cells of the tests' region, the one first that answers its tenant. */
 /** What the Worker sends to a cell for a completion. */
 export async function messageToCell(body: object): Promise<CellRequest> {
   const messages: CellRequest[] = [];
@@ -319,8 +331,10 @@ export async function messageToCell(body: object): Promise<CellRequest> {
   return messages[0];
 }
 
+/** The cells of the tests' region, the one first that answers its tenant. */
 export const localCells = () => cellsOf("local", defaultRegion, cellsPerRegion).map((name) => cellNamed(name));
 export const localCell = () => localCells()[0];
+export const cellIsIdle = () => runInDurableObject(localCell(), ({ dispatcher }: Cell) => dispatcher.idle);
 
 /** What was used of completions, as it is reported; empties itself with each call. */
 export async function reportedByCells(): Promise<() => [string, ...Consumption[]][]> {

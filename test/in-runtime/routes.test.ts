@@ -181,14 +181,6 @@ describe("the API's document", () => {
     await app.request("http://edge/healthz");
     expect(app.router.name).toBe("SmartRouter + RegExpRouter");
   });
-
-  test("HEAD says the same without a body, and nothing but GET is taken", async () => {
-    const { app } = testApp();
-    const head = await app.request("http://edge/openapi.json", { method: "HEAD" });
-    expect([head.status, await head.text()]).toEqual([200, ""]);
-    const options = await app.request("http://edge/docs", { method: "OPTIONS" });
-    expect([options.status, options.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
-  });
 });
 
 test("every response has its id and its time, errors included", async () => {
