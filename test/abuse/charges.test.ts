@@ -5,8 +5,8 @@
  */
 import { type TestContext, test } from "vitest";
 import { type Backend, startBackend } from "../support/backend-process.ts";
+import { type FakeBackend, startFakeBackend } from "../support/fake-backend.ts";
 import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
-import { type FakeBackend, startFakeBackend } from "./fake-backend.ts";
 
 const patience = { timeout: 30_000, interval: 20 };
 

@@ -4,9 +4,9 @@
  */
 import type { Socket } from "node:net";
 import { afterEach, expect, test } from "vitest";
+import { type FakeBackend, longestTokens, startFakeBackend } from "../support/fake-backend.ts";
 import { postBytes, sendAndNeverRead } from "./clients.ts";
 import { type AttackedEdge, startAttackedEdge } from "./edge.ts";
-import { type FakeBackend, longestTokens, startFakeBackend } from "./fake-backend.ts";
 import { megabytes, residentBytes } from "./measurements.ts";
 
 const rounds = 36;

@@ -5,9 +5,9 @@
  */
 import type { Socket } from "node:net";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { type FakeBackend, longestTokens, startFakeBackend } from "../support/fake-backend.ts";
 import { postBytes, sendAndNeverRead } from "./clients.ts";
 import { type AttackedEdge, startAttackedEdge } from "./edge.ts";
-import { type FakeBackend, longestTokens, startFakeBackend } from "./fake-backend.ts";
 import { megabytes, mostGrowthBytes, residentBytes } from "./measurements.ts";
 
 const patience = { timeout: 60_000, interval: 50 };

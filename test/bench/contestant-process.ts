@@ -6,7 +6,7 @@ import { openChameleon } from "./chameleon.ts";
 import type { Contestant, Measurement, System } from "./contestant.ts";
 import type { GgufFormat } from "./llama/gguf.ts";
 import { promptsOf } from "./model.ts";
-import type { TransformersFormat } from "./transformers/contestant.ts";
+import type { ExportFormat } from "./transformers/export-graph.ts";
 
 export type ToContestant = { batch: number; context: number; steps: number } | "release";
 export type FromContestant = { type: "ready"; firstIds: number[] } | { type: "measured"; measurement: Measurement };
@@ -32,7 +32,7 @@ async function open(system: System, format: string, threads: number): Promise<Co
     case "chameleon":
       return openChameleon(format as Parameters<typeof openChameleon>[0], threads);
     case "transformers.js":
-      return (await import("./transformers/contestant.ts")).openTransformers(format as TransformersFormat, threads);
+      return (await import("./transformers/contestant.ts")).openTransformers(format as ExportFormat, threads);
     case "node-llama-cpp":
       return (await import("./llama/contestant.ts")).openLlama(format as GgufFormat, threads);
   }

@@ -72,7 +72,6 @@ const options = parsedOptions<{
   batches?: number[];
   contexts?: number[];
   groups?: string[];
-  peerLogits: "all" | "last";
   adapters?: boolean;
   mixture?: boolean;
   prefix?: boolean;
@@ -95,14 +94,6 @@ const options = parsedOptions<{
     .option("--batches <list>", "batch sizes", counts)
     .option("--contexts <list>", "prompt and decoded tokens together", counts)
     .option("--groups <list>", `of ${Object.keys(groups).join(", ")}`, names)
-    .addOption(
-      new Option(
-        "--peer-logits <at>",
-        "where Transformers.js's export has logits: at all positions, as GPT-2's on the hub do",
-      )
-        .choices(["all", "last"])
-        .default("all"),
-    )
     .option("--adapters", "measure what the delta costs, instead")
     .option("--mixture", "measure what mixtures of experts cost beside the nearest adapter, instead")
     .option("--prefix", "measure what the prefix cache saves, instead")
@@ -170,7 +161,7 @@ async function benchContest() {
     say(kernelLine(measured));
     kernels.push(...measured);
   }
-  for (const line of peerLines(options.peerLogits)) say(line);
+  for (const line of peerLines) say(line);
 
   try {
     installPeer(llamaFolder);
@@ -180,7 +171,7 @@ async function benchContest() {
   const results: { entries: Entry[]; result: GroupResult }[] = [];
   const note = (line: string) => process.stderr.write(`${line}\n`);
   for (const name of chosen) {
-    const entries = groups[name].map(asExported);
+    const entries = groups[name];
     results.push({ entries, result: await runGroup(entries, cells, { rounds, threads, note }) });
   }
   const rows = results.flatMap(({ result }) => result.rows);
@@ -257,11 +248,6 @@ async function benchLoad(rates: number[]) {
   const settings = { shape, format: "int8" as const, threads, requests, rates };
   if (against !== undefined) return compareLoad(against, { ...settings, rounds }, say);
   return measureLoad(settings, say);
-}
-
-function asExported(entry: Entry): Entry {
-  const isLast = entry.system === "transformers.js" && options.peerLogits === "last";
-  return isLast ? { ...entry, format: `${entry.format}-last` } : entry;
 }
 
 function versions(): Record<string, string> {

@@ -28,14 +28,11 @@ export function floorLine({ format, weightBytes, bandwidthBytesPerSecond, msPerS
 }
 
 /** What the peers run, in words. */
-export function peerLines(logitsAt: "all" | "last"): string[] {
-  const positions = logitsAt === "all" ? "every position, as GPT-2's published exports" : "the last position alone";
-  return [
-    `transformers.js: its generate() on the CPU, an export of the same weights, logits at ${positions};`,
-    "  q8: int8 weights and dynamic activations, a scale per tensor, head included; q4: blocks of 32, head included",
-    "node-llama-cpp: its prebuilt CPU binary, a sequence per row in one context, KV in fp16; every matrix in the format",
-  ];
-}
+export const peerLines = [
+  "transformers.js: its generate() on the CPU, an export of the same weights, logits at every position, as GPT-2's published exports;",
+  "  q8: int8 weights and dynamic activations, a scale per tensor, head included; q4: blocks of 32, head included",
+  "node-llama-cpp: its prebuilt CPU binary, a sequence per row in one context, KV in fp16; every matrix in the format",
+];
 
 export function tableLines(rows: readonly Row[]): string[] {
   const columns = ["batch", "context", "ms/step", "tokens/s", "prefill t/s", "first token ms", "memory MB"];

@@ -1,6 +1,5 @@
 /** An edge in a bare workerd and two or more backends of the embedded model, each of which a test may harm. */
 import { type Backend, startBackend } from "../support/backend-process.ts";
-import { type Balancing, startBalancer } from "../support/balancer.ts";
 import { startEdge } from "../support/stack.ts";
 import { type FaultyProxy, startFaultyProxy } from "./faulty-proxy.ts";
 
@@ -33,12 +32,10 @@ export interface Cluster {
 /**
  * `settings` are the backends' environment and the edge's variables, on top of what they need; `own` is each backend's alone, and
  * says how many there are.
- * With `oneAddress` the edge knows a balancer's address instead of theirs.
  */
 export async function startCluster(
   settings: Record<string, string> = {},
   own: readonly Record<string, string>[] = [{}, {}],
-  oneAddress: Balancing | null = null,
 ): Promise<Cluster> {
   const start = (backend: number, BACKEND_PORT: string) =>
     startBackend({
@@ -50,15 +47,12 @@ export async function startCluster(
       THREADS: "1",
     });
   const backends = await Promise.all(own.map((_, i) => start(i, "0")));
-  const targets = backends.map(({ url }, i) => ({ name: `pod-${i}`, port: Number(new URL(url).port) }));
-  const balancer = oneAddress && (await startBalancer(oneAddress, targets));
   const proxy = await startFaultyProxy(backends[0].url);
   const cluster: Cluster = {
     proxy,
     backends,
     async startEdge(isProxied, only = [...backends.keys()]) {
-      const direct = only.map((backend) => (isProxied && backend === 0 ? proxy.url : backends[backend].url));
-      const urls = balancer ? [balancer.url] : direct;
+      const urls = only.map((backend) => (isProxied && backend === 0 ? proxy.url : backends[backend].url));
       const vars = { ...settings, BACKEND_SECRETS, BACKEND_URLS: urls.join(",") };
       const workerd = await startEdge({ vars, keys: { [key]: "fault" } }, { keepsStdout: true });
       return {
@@ -78,7 +72,6 @@ export async function startCluster(
     },
     async stop() {
       await proxy.stop();
-      balancer?.stop();
       for (const backend of backends.keys()) await cluster.end(backend, "SIGKILL");
     },
   };

@@ -16,11 +16,11 @@ import { type BareEdge, prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
+import { quickEngine, startFakeBackend } from "../../support/fake-backend.ts";
 import { freePorts } from "../../support/stack.ts";
 import { installPeer, pinsOf } from "../peer-package.ts";
 import { measureCpu, measureSigning } from "./cpu.ts";
 import { compareEdges, edgesLine, laterLines } from "./edges.ts";
-import { startFakeBackend } from "./fake-backend-process.ts";
 import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
 import { startPortkey } from "./portkey/contestant.ts";
 import { added, addedLine, cpuLine, firstTokenLine, losingLines, signingLine, targets } from "./report.ts";
@@ -140,7 +140,7 @@ async function measureEdges(): Promise<Measured> {
       stops.push(async () => edge.remove());
       edges.push({ system, edge });
     }
-    const fake = await startFakeBackend(bodies.manifestHash);
+    const fake = await startFakeBackend({ ...quickEngine, manifestHash: bodies.manifestHash });
     stops.push(fake.stop);
     const runs: FirstTokenRow[][] = [];
     for (let run = 0; run < processes; run++) {
@@ -190,7 +190,7 @@ async function measureWays(): Promise<FirstTokenRow[]> {
       firstToken: '"type":"token"',
     });
 
-    const fake = await startFakeBackend(bodies.manifestHash);
+    const fake = await startFakeBackend({ ...quickEngine, manifestHash: bodies.manifestHash });
     stops.push(fake.stop);
     const openAiWay: Way = {
       system: "an OpenAI server directly",

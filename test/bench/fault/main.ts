@@ -4,19 +4,16 @@
  */
 import { writeFile } from "node:fs/promises";
 import { cpus, loadavg } from "node:os";
-import { Option } from "commander";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { startCluster } from "../../fault/cluster.ts";
 import { type Result, resultLine, runScenario, scenarios, undisturbed } from "../../fault/scenarios.ts";
 import { requestsOf, shippedCentroids } from "../../fault/traffic.ts";
-import { type Balancing, balancings } from "../../support/balancer.ts";
 
 interface Options {
   json?: string;
   requests: number;
   tokens: number;
   only?: string[];
-  oneAddress?: Balancing;
 }
 
 const options = parsedOptions<Options>(
@@ -24,27 +21,20 @@ const options = parsedOptions<Options>(
     .option("--json <file>", "write the figures there")
     .option("--requests <n>", "streams, all at once", count, 200)
     .option("--tokens <n>", "tokens of a stream, at least", count, 64)
-    .option("--only <names>", "scenarios, separated by commas", (names: string) => names.split(","))
-    .addOption(
-      new Option("--one-address <how>", "four backends behind one address, which finds one by name so").choices(
-        balancings,
-      ),
-    ),
+    .option("--only <names>", "scenarios, separated by commas", (names: string) => names.split(",")),
 );
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
-const { oneAddress } = options;
-const possible = scenarios.filter(({ isProxied }) => !(oneAddress && isProxied));
-const chosen = possible.filter(({ name }) => options.only?.includes(name) ?? true);
-if (chosen.length === 0) throw new Error(`there are the scenarios ${possible.map(({ name }) => name).join(", ")}`);
+const chosen = scenarios.filter(({ name }) => options.only?.includes(name) ?? true);
+if (chosen.length === 0) throw new Error(`there are the scenarios ${scenarios.map(({ name }) => name).join(", ")}`);
 
-const cluster = oneAddress ? await startCluster({}, [{}, {}, {}, {}], oneAddress) : await startCluster();
+const cluster = await startCluster();
 const results: Result[] = [];
 try {
   const load = { bodies: requestsOf(options.requests, options.tokens), concurrency: options.requests };
   const expected = await undisturbed(cluster, load);
   say(
-    `${options.requests} streams of at least ${options.tokens} tokens at once, over ${shippedCentroids.length} centroids; ${oneAddress ? `four backends behind one address (${oneAddress})` : "two backends"}`,
+    `${options.requests} streams of at least ${options.tokens} tokens at once, over ${shippedCentroids.length} centroids; two backends`,
   );
   for (const scenario of chosen) {
     const result = await runScenario(cluster, scenario, load, expected);

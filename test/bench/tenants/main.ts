@@ -8,9 +8,8 @@
  * Run: npm run bench:tenants -- --help
  */
 import { type ChildProcess, fork } from "node:child_process";
-import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { readFile, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { Agent } from "node:http";
 import { cpus, loadavg } from "node:os";
 import path from "node:path";
@@ -21,8 +20,8 @@ import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
 import { type BareEdge, prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { completionResponseSchema } from "../../../shared/contracts/responses.ts";
 import { startBackend } from "../../support/backend-process.ts";
+import { quickEngine, startFakeBackend } from "../../support/fake-backend.ts";
 import { keyEntry } from "../../support/key-records.ts";
-import { startFakeBackend } from "../edge/fake-backend-process.ts";
 import { closedLoop, type Times, timed, type Way } from "../edge/first-token.ts";
 import { quantile } from "../quantile.ts";
 import type { BurstResult, BurstTask } from "./burst.ts";
@@ -91,7 +90,6 @@ const body = (prompt: string) =>
   });
 
 await stageArtifacts();
-const manifest = await readFile(path.join(root, "edge/public/artifacts/manifest.json"));
 const rows: Row[] = [];
 const wrong: string[] = [];
 let bursts = 0;
@@ -113,7 +111,7 @@ if (options.json) {
 process.exitCode = wrong.length > 0 ? 1 : 0;
 
 async function measureEdge(): Promise<void> {
-  const fake = await startFakeBackend(createHash("sha256").update(manifest).digest("hex"));
+  const fake = await startFakeBackend(quickEngine);
   const real = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
   const bare = await prepareBareEdge(path.join(root, "wrangler.toml"));
   try {

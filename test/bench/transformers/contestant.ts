@@ -3,17 +3,12 @@ import { join } from "node:path";
 import { AutoModelForCausalLM, env, Tensor, type TextStreamer } from "@huggingface/transformers";
 import { BatchMeter, type Contestant } from "../contestant.ts";
 import { cached, gpt2Config, gpt2Weights } from "../model.ts";
-import { buildExportGraph, type ExportFormat, type ExportLogits, exportFiles } from "./export-graph.ts";
-
-/** A format, and "-last" where the export has logits at the last position only. */
-export type TransformersFormat = ExportFormat | `${ExportFormat}-last`;
+import { buildExportGraph, type ExportFormat, exportFiles } from "./export-graph.ts";
 
 /** Writes the model's folder where it is missing. Returns its parent and its name. */
-async function exportFolder(format: ExportFormat, logitsAt: ExportLogits): Promise<{ parent: string; name: string }> {
-  const name = `transformers-${logitsAt}`;
-  await cached(`${name}/${exportFiles[format]}`, async () =>
-    buildExportGraph(gpt2Config, await gpt2Weights(), format, logitsAt),
-  );
+async function exportFolder(format: ExportFormat): Promise<{ parent: string; name: string }> {
+  const name = "transformers";
+  await cached(`${name}/${exportFiles[format]}`, async () => buildExportGraph(gpt2Config, await gpt2Weights(), format));
   const config = {
     model_type: "gpt2",
     architectures: ["GPT2LMHeadModel"],
@@ -27,9 +22,8 @@ async function exportFolder(format: ExportFormat, logitsAt: ExportLogits): Promi
   return { parent: join(file, "../.."), name };
 }
 
-export async function openTransformers(format: TransformersFormat, threads: number): Promise<Contestant> {
-  const dtype = format.replace("-last", "") as ExportFormat;
-  const { parent, name } = await exportFolder(dtype, format === dtype ? "all" : "last");
+export async function openTransformers(dtype: ExportFormat, threads: number): Promise<Contestant> {
+  const { parent, name } = await exportFolder(dtype);
   env.localModelPath = parent;
   env.allowRemoteModels = false;
   const model = await AutoModelForCausalLM.from_pretrained(name, {

@@ -1,7 +1,6 @@
 /**
  * GPT-2 as Hugging Face's exports for Transformers.js have it: `past_key_values.N.key` in, the whole past concatenated
- * with the new as `present.N.key` out. Logits come at every position, as GPT-2's published exports have them; "last" builds
- * what exports of newer models do, logits of the last `num_logits_to_keep` positions, which spares a prefill most of the head.
+ * with the new as `present.N.key` out. Logits come at every position, as GPT-2's published exports have them.
  *
  * What it is made to be: an export at its best. fp32 is the plain graph, tied matrix stored once. q8 is what
  * Transformers.js's own quantisation writes (dynamic activations, one scale per tensor; weights int8, one scale per
@@ -17,7 +16,6 @@ import { transpose } from "../../../gpu-backend/runtime/transpose.ts";
 import { type TensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 
 export type ExportFormat = "fp32" | "q8" | "q4";
-export type ExportLogits = "all" | "last";
 /** How Transformers.js finds the file of a format. */
 export const exportFiles: Record<ExportFormat, string> = {
   fp32: "onnx/model.onnx",
@@ -26,12 +24,7 @@ export const exportFiles: Record<ExportFormat, string> = {
 };
 
 /** S sequences, T tokens, P past positions, D hidden, H heads, d head width, V vocabulary. */
-export function buildExportGraph(
-  config: Gpt2Config,
-  weights: TensorFile,
-  format: ExportFormat,
-  logitsAt: ExportLogits,
-): Uint8Array {
+export function buildExportGraph(config: Gpt2Config, weights: TensorFile, format: ExportFormat): Uint8Array {
   const { hiddenSize: D, vocabularySize: V, heads: H, layers } = config;
   const d = D / H;
   const g = new GraphBuilder("gpt2-export");
@@ -85,16 +78,10 @@ export function buildExportGraph(
     states = g.node("Add", [states, linear(`h.${l}.mlp.c_proj`, g.node("com.microsoft:FastGelu", [inner]))]);
   }
 
-  const perRow = g.node("Reshape", [states, g.node("Concat", [shape, g.integers(D)], { axis: 0 })]); // [S, T, D]
-  const keptRows = (logitsToKeep: string) => {
-    const first = g.node("Neg", [g.node("Reshape", [logitsToKeep, g.integers(1)])]);
-    return g.node("Slice", [perRow, first, g.integers(2 ** 31), g.integers(1)]);
-  };
-  const kept = logitsAt === "all" ? perRow : keptRows(g.input("num_logits_to_keep", "int64", []));
-  const hidden = layerNorm("ln_f", g.node("Reshape", [kept, g.integers(-1, D)]));
+  const hidden = layerNorm("ln_f", states);
   const logits = head ? head(hidden) : g.node("Gemm", [hidden, headRows], { transB: 1 });
-  const rows = g.node("Concat", [g.node("Shape", [kept], { start: 0, end: 2 }), g.integers(V)], { axis: 0 });
-  g.output("logits", g.node("Reshape", [logits, rows]), "float32", ["batch_size", "kept", V]);
+  const rows = g.node("Concat", [shape, g.integers(V)], { axis: 0 });
+  g.output("logits", g.node("Reshape", [logits, rows]), "float32", ["batch_size", "sequence_length", V]);
   return g.bytes();
 }
 

@@ -4,10 +4,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import type { Region } from "../../../edge/platform/region.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
-import { manifestFile } from "../../../shared/artifacts/manifest.ts";
 import { type TenantRecord, tenantPrefix } from "../../../shared/contracts/tenants.ts";
-import { sha256Hex } from "../../../shared/sha256.ts";
-import { startFakeBackend } from "../../bench/edge/fake-backend-process.ts";
+import { startFakeBackend } from "../fake-backend.ts";
 import { controlPath, type Event, type RegionalSettings } from "./world.ts";
 
 const root = path.join(import.meta.dirname, "../../..");
@@ -40,7 +38,6 @@ export async function startRegionalEdge(backendRegions: readonly Region[]): Prom
   };
   try {
     const assets = path.join(root, "edge/public");
-    const manifestHash = await sha256Hex(await readFile(path.join(assets, "artifacts", manifestFile)));
     const sources = await mkdtemp(path.join(tmpdir(), "chameleon-regions-"));
     stops.push(() => rm(sources, { recursive: true, force: true }));
     const toml = await readFile(path.join(root, "wrangler.toml"), "utf8");
@@ -50,7 +47,7 @@ export async function startRegionalEdge(backendRegions: readonly Region[]): Prom
     stops.push(async () => bare.remove());
     const backends: [Region, string][] = [];
     for (const region of backendRegions) {
-      const backend = await startFakeBackend(manifestHash);
+      const backend = await startFakeBackend();
       stops.push(backend.stop);
       backends.push([region, backend.url]);
     }

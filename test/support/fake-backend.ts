@@ -11,7 +11,8 @@ import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 export interface FakeBackendOptions {
   /** Manifest that `/readyz` reports. */
   manifestHash: string;
-  /** Milliseconds between two tokens of a sequence. */
+  /** Milliseconds until the first token of a sequence, and between two. */
+  firstTokenMs: number;
   stepMs: number;
   /** The first is the id of every token; all of them are alternatives. */
   tokenIds: number[];
@@ -41,12 +42,15 @@ const artifacts = path.join(import.meta.dirname, "../../gpu-backend/models/chame
 /** A token of one letter. */
 const shortToken = 65;
 
+/** A quick engine, with steps that make 16 streams no load. */
+export const quickEngine = { firstTokenMs: 5, stepMs: 10 };
+
 /** Reports the embedded model's manifest by default. */
 export async function startFakeBackend(options: Partial<FakeBackendOptions> = {}): Promise<FakeBackend> {
   const manifest = await readFile(path.join(artifacts, manifestFile));
   const all: FakeBackendOptions = {
     manifestHash: createHash("sha256").update(manifest).digest("hex"),
-    ...{ stepMs: 5, tokenIds: [shortToken], extraTokens: 0, completionTokens: null },
+    ...{ firstTokenMs: 5, stepMs: 5, tokenIds: [shortToken], extraTokens: 0, completionTokens: null },
     ...options,
   };
   const child = fork(path.join(import.meta.dirname, "fake-backend-process.ts"), [JSON.stringify(all)], {

@@ -1,17 +1,19 @@
 /**
- * A backend process without a model: sends one token per sequence and time step, as large or faulty as its options say.
+ * A backend process without a model: sends one token per sequence and time step, as large or faulty as its options say; also
+ * OpenAI's completions, for a gateway that has no other protocol.
  * Argument: `FakeBackendOptions` as JSON. Prints its URL. `GET /counts` returns `FakeBackendCounts`.
  */
-
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { json } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
+import { FrameGathering } from "../../gpu-backend/http/frame-stream.ts";
 import type { BatchRequest, CancelRequest, Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
-import { doneFrame, tokenFrame } from "../support/frames.ts";
+import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import type { FakeBackendCounts, FakeBackendOptions } from "./fake-backend.ts";
+import { doneFrame, tokenFrame } from "./frames.ts";
 
 const options = JSON.parse(process.argv[2]) as FakeBackendOptions;
 const counts: FakeBackendCounts = { readinessCalls: 0, sequences: 0, running: 0, tokens: 0 };
@@ -34,6 +36,7 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
   }
   const body = await json(request);
   if (request.url === "/v1/batches") return sendFrames(response, body as BatchRequest);
+  if (request.url === "/v1/completions") return sendEvents(response, (body as { max_tokens: number }).max_tokens);
   const { ids } = body as CancelRequest;
   for (const id of ids) cancelled.add(id);
   sendJson(response, { cancelled: ids });
@@ -55,14 +58,21 @@ async function sendFrames(response: ServerResponse, { sequences }: BatchRequest)
   };
   const closed = new Promise<void>((resolve) => response.once("close", resolve));
   let drained: (() => void) | null = null;
-  response.on("drain", () => drained?.());
+  let isFlowing = true;
+  response.on("drain", () => {
+    isFlowing = true;
+    drained?.();
+  });
   response.on("error", () => {});
+  const gathering = new FrameGathering(sequences, (frames) => {
+    isFlowing = response.write(frames.map(frameLine).join(""));
+  });
   for (let i = 0; left.length > 0 && !response.destroyed; i++) {
-    await sleep(options.stepMs);
+    await sleep(i === 0 ? options.firstTokenMs : options.stepMs);
     keep(left.filter(({ id }) => !cancelled.has(id)));
     if (left.length === 0) break;
     counts.tokens += left.length;
-    const isFlowing = response.write(left.map((sequence) => linesAt(i, sequence)).join(""));
+    gathering.push(left.flatMap((sequence) => framesAt(i, sequence)));
     keep(left.filter((sequence) => i + 1 < tokensOf(sequence)));
     if (isFlowing) continue;
     const draining = new Promise<void>((resolve) => {
@@ -71,6 +81,20 @@ async function sendFrames(response: ServerResponse, { sequences }: BatchRequest)
     await Promise.race([draining, closed]);
   }
   keep([]);
+  gathering.stop();
+  response.end();
+}
+
+async function sendEvents(response: ServerResponse, tokens: number): Promise<void> {
+  response.writeHead(200, { "content-type": "text/event-stream" });
+  response.flushHeaders();
+  for (let i = 0; i < tokens && !response.destroyed; i++) {
+    await sleep(i === 0 ? options.firstTokenMs : options.stepMs);
+    const isLast = i === tokens - 1;
+    const choice = { index: 0, text: "A", logprobs: null, finish_reason: isLast ? "length" : null };
+    const event = { id: "cmpl-fake", object: "text_completion", created: 0, model: "gpt2", choices: [choice] };
+    response.write(sseEvent(JSON.stringify(event)) + (isLast ? sseDone : ""));
+  }
   response.end();
 }
 
@@ -78,7 +102,7 @@ function tokensOf({ maxTokens }: SequenceRequest): number {
   return maxTokens + options.extraTokens;
 }
 
-function linesAt(i: number, sequence: SequenceRequest): string {
+function framesAt(i: number, sequence: SequenceRequest): Frame[] {
   const { id, compare, maxTokens } = sequence;
   const sampling = samplingWith(sequence.sampling);
   const frames: Frame[] = [
@@ -97,5 +121,5 @@ function linesAt(i: number, sequence: SequenceRequest): string {
   if (i === tokensOf(sequence) - 1) {
     frames.push({ ...doneFrame(id), completionTokens: options.completionTokens ?? maxTokens });
   }
-  return frames.map(frameLine).join("");
+  return frames;
 }
