@@ -1,5 +1,5 @@
 /**
- * Positions to predict a token at, in batches that share one adapter: the paper's padded lines, and windows scored honestly.
+ * Positions at which a token is predicted, in batches that share one adapter: the paper's padded lines, and windows of ordinary text.
  * Shapes: N positions, D hidden size, P dimensions of an embedding.
  */
 import { type CentroidVectors, type EdgeTable, promptEmbedding } from "../../shared/math/assignment.ts";

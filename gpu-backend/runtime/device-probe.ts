@@ -1,4 +1,4 @@
-/** Probes devices: each does the same matrix products, timed. The decision about the figures is device.ts. */
+/** Probes devices: each does the same matrix products, timed. device.ts decides by the results. */
 import { type Choice, chooseDevice, type DeviceSetting, devicesToProbe, type Probe } from "./device.ts";
 import type { WeightFormat } from "./gpt2-graph.ts";
 import { GraphBuilder } from "./graph.ts";
@@ -61,9 +61,9 @@ function waves(count: number, amplitude: number): Float32Array {
   return Float32Array.from({ length: count }, (_, i) => amplitude * Math.sin(i * i * 0.37 + i));
 }
 
-/** ONNX Runtime puts its source file and a stack before what it has to say, and line breaks into it. */
+/** The message of ONNX Runtime without the source file and stack before it. */
 function firstSentence(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
-  const said = message.trim().split("\n")[0];
-  return said.slice(said.lastIndexOf(" was false. ") + 1).replace(/^was false\. /, "");
+  const line = message.trim().split("\n")[0];
+  return line.slice(line.lastIndexOf(" was false. ") + 1).replace(/^was false\. /, "");
 }

@@ -1,7 +1,6 @@
 /**
- * Which device serves: the decision, from the setting and from how the devices did in a probe. Pure; the probe itself
- * is device-probe.ts. ONNX Runtime takes any WebGPU adapter without a word, a software one too, so what an adapter
- * calls itself counts for nothing here: it is a GPU if it computes the same and clearly faster than the CPU.
+ * Chooses the device that serves from the setting and the results of device-probe.ts. Pure. ONNX Runtime accepts software WebGPU
+ * adapters too, so an adapter counts as a GPU only if it computes the same as the CPU and clearly faster.
  */
 import type { WeightFormat } from "./gpt2-graph.ts";
 import type { Device } from "./session.ts";

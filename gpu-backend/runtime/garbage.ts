@@ -1,6 +1,6 @@
 /**
- * Gives back the memory of what is no longer referenced. For after a model is loaded: a process that then waits for requests
- * allocates nothing, so V8 would keep hundreds of megabytes of garbage for as long as it waits.
+ * Frees unreferenced memory after a model is loaded: a process that then waits for requests allocates nothing, so V8 would keep
+ * hundreds of megabytes of garbage.
  */
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";

@@ -1,6 +1,6 @@
 /**
- * The base's head and the bank alone, over hidden states that are there already: what the next token's distribution is,
- * summed up. For fitting adapters, beside the serving graph. Weights are fp32 whatever the serving format.
+ * Next-token probabilities of the base's head and the bank over given hidden states, for fitting adapters. Weights are fp32 whatever
+ * the serving format.
  * Shapes: N positions, D hidden size, Q gates, V vocabulary, M chosen tokens.
  */
 import { GraphBuilder } from "./graph.ts";

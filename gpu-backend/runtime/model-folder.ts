@@ -11,7 +11,7 @@ import type { Gpt2Config } from "./step.ts";
 const maxParameters = 2 ** 30 - 1;
 /** Outside this range, float32 rounds away the epsilon or the variance in their sum. */
 const epsilon = { smallest: 1e-12, largest: 0.1 };
-const size = (most: number) => z.int().positive().max(most);
+const size = (max: number) => z.int().positive().max(max);
 
 /** The sizes are bounded as in a manifest: config.json is not trusted, and memory is allocated by them. */
 const configSchema = z.object({

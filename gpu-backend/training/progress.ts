@@ -1,4 +1,4 @@
-/** What long commands share: progress (a bar on a terminal, plain lines elsewhere), and Ctrl-C, which saves before it ends. */
+/** Progress of long commands (a bar on a terminal, plain lines elsewhere), and their interruption. */
 import { SingleBar } from "cli-progress";
 import { exitCodes, Interrupted, onStopRequest } from "../command-line.ts";
 
@@ -7,7 +7,7 @@ export interface Progress {
   stage(name: string, total: number): void;
   /** Units done so far in this stage, and a short remark such as the loss. */
   advance(done: number, remark?: string): void;
-  /** A line that stays. */
+  /** Prints a permanent line. */
   note(line: string): void;
   end(): void;
 }

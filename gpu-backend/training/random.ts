@@ -37,7 +37,7 @@ export class Random {
     return radius * Math.cos(2 * Math.PI * this.uniform());
   }
 
-  /** Draws distinct whole numbers below a bound, rising; all of them where there are fewer than asked for. */
+  /** `count` distinct whole numbers below a bound, ascending; all of them if there are fewer. */
   subset(below: number, count: number): Int32Array {
     const numbers = Int32Array.from({ length: below }, (_, i) => i);
     if (count >= below) return numbers;

@@ -1,7 +1,5 @@
 /**
- * Computes the prompt embedding of a text and ranks the centroids by similarity. The embedding is a mean of rows of a table,
- * one row per token. Training starts the table from a linear projection of the token embeddings (Fisher's discriminant) and
- * then fits its rows.
+ * Computes the prompt embedding of a text, a mean of rows of a table with one row per token, and ranks the centroids by similarity.
  * Shapes: V vocabulary, P dimensions, K centroids.
  */
 import { edgeTableFile } from "../artifacts/manifest.ts";

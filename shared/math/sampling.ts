@@ -1,6 +1,6 @@
 /**
- * The only source of randomness in serving. Counter-based: a draw depends on (seed, position) and on nothing else, so a
- * sequence resumed elsewhere, or with other mates in its batch, draws the same numbers.
+ * The only source of randomness in serving. A draw depends on (seed, position) alone, so a sequence draws the same numbers wherever
+ * it resumes and whatever its batch.
  */
 
 const rounds = 10;

@@ -1,16 +1,15 @@
 /**
- * The Jinja interpreter of @huggingface/jinja with limits. A template comes with an imported model and runs in an isolate that
- * other tenants share. Every value is checked when it is read or made, and what an operation may repeat or search by is short, so
- * one operation is never much larger than the limit of one value. Values wrap Maps, arrays and primitives: no name in a template
- * reaches a JavaScript property.
+ * The Jinja interpreter of @huggingface/jinja with limits, as the templates of imported models run in an isolate that tenants share.
+ * Every value is checked when it is read or made, and arguments are short, so that no operation much exceeds the limit of one
+ * value. Values wrap Maps, arrays and primitives: no name in a template reaches a JavaScript property.
  */
 import { type Environment, Interpreter, type SyntaxNode, type TemplateValue } from "./jinja.ts";
 import { requireAtMost, TemplateLimitError, templateLimits } from "./template-limits.ts";
 
-/** What its parent does with the value of a node: reads all that is in it, takes it as an argument, loops over it, calls it. */
+/** How a node's parent uses its value: reads it as a whole, takes it as an argument, loops over it or calls it. */
 type Use = "whole" | "argument" | "iterated" | "called";
 
-/** Fields of the node types that are looked at. */
+/** Fields of the node types that the limits depend on. */
 interface Parts extends SyntaxNode {
   operator: { value: string };
   left: SyntaxNode;

@@ -1,16 +1,12 @@
 /**
- * From a conversation to token ids: by the model's own chat template (Jinja, as Hugging Face's tokenizer_config.json has
- * it), or in the style of Alpaca where it has none. Only the template itself may write special tokens: the content of a
- * message is text, whatever it spells.
+ * From a conversation to token ids: by the model's own Jinja chat template, or in Alpaca's style where it has none. Only the template
+ * itself may write special tokens: the content of a message is text, whatever it spells.
  */
 import type { ChatMessage } from "../contracts/chat.ts";
 import { BoundedTemplate, type Rendering } from "./bounded-template.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-/**
- * Stands for the end-of-text token in a rendered text. Messages are made well-formed first, so no part of one, nor two
- * of them side by side, can spell it.
- */
+/** Stands for the end-of-text token in a rendered text. Messages are made well-formed first, so they cannot contain it. */
 const endOfTextMark = "\udc00\udc00";
 
 const alpacaOpening =

@@ -1,7 +1,4 @@
-/**
- * What we use of @huggingface/jinja, with its types: the package's own name their files without an extension, which does
- * not resolve from a module.
- */
+/** The parts of @huggingface/jinja that are used, with types: the package's own do not resolve from an ES module. */
 import * as jinja from "@huggingface/jinja";
 
 export interface SyntaxNode {

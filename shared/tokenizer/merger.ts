@@ -1,7 +1,6 @@
 /**
- * Byte-pair merging of one pre-token in O(n log n): the pieces are a linked list, a heap holds the merges that are
- * possible, lowest rank first and leftmost among equals. The plain way, a search of the whole list per merge, is
- * quadratic: 100,000 equal letters would hold the machine for ten seconds.
+ * Byte-pair merging of one pre-token in O(n log n): a linked list of pieces, and a heap of the possible merges, lowest rank first and
+ * leftmost among equals. A search of the whole list per merge would take ten seconds for 100,000 equal letters.
  */
 import type { MergeTable } from "./merge-table.ts";
 

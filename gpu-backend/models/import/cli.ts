@@ -1,4 +1,4 @@
-/** The import command line: a GPT-2 from the hub or a folder, ready to be served. Decides nothing itself. */
+/** `chameleon import`: brings a GPT-2 from the hub or a folder, ready to be served. */
 import { setTimeout } from "node:timers/promises";
 import { createCommand, runCommand } from "../../command-line.ts";
 import { readHubConfig, useProxyOfEnvironment } from "../../config.ts";
@@ -7,7 +7,6 @@ import { importModel } from "./import-model.ts";
 
 const progress = commandProgress(() => performance.now());
 
-/** Aborted by Ctrl-C: what is on the disk stays, and the same command goes on from there. */
 const signal = interruptionSignal(() => performance.now());
 
 const program = createCommand(

@@ -9,13 +9,13 @@ export interface HubAccess extends HubConfig {
   /** Resolves after so many milliseconds; rejects when the import is interrupted. */
   wait(ms: number): Promise<void>;
   now(): Date;
-  /** Tells the user, in a line, why it takes longer. */
+  /** Tells the user in a line why it takes longer. */
   note(line: string): void;
   signal?: AbortSignal;
 }
 
 export const maxTries = 5;
-/** A hub that asks for more is not waited for. */
+/** A longer wait that the hub asks for is a failure. */
 const maxWaitMs = 300_000;
 
 /** A refusal that no further try would change; its message is for the user. */
@@ -90,21 +90,21 @@ function refusal(
   const reason = headers.get("x-error-code");
   const page = `${hub.endpoint}/${id}`;
   const tried = tries === 1 ? "tried once" : `tried ${tries} times`;
-  const say = (text: string) => new HubError(`${text} (HTTP ${status}, ${url.origin}${url.pathname})`);
+  const error = (text: string) => new HubError(`${text} (HTTP ${status}, ${url.origin}${url.pathname})`);
   if (reason === "GatedRepo" && (status === 401 || status === 403)) {
-    return say(`${id} is gated: accept its terms at ${page} and set HF_TOKEN to a token of that account`);
+    return error(`${id} is gated: accept its terms at ${page} and set HF_TOKEN to a token of that account`);
   }
   if (status === 401) {
     return hub.token
-      ? say(`${id}: the hub does not accept HF_TOKEN, or has no such model`)
-      : say(`${id}: the hub has no such model, or it is private: check the name, or set HF_TOKEN`);
+      ? error(`${id}: the hub does not accept HF_TOKEN, or has no such model`)
+      : error(`${id}: the hub has no such model, or it is private: check the name, or set HF_TOKEN`);
   }
-  if (status === 403) return say(`${id}: ${hub.token ? "HF_TOKEN may not read it" : "reading it takes HF_TOKEN"}`);
-  if (status === 404 && reason === "RevisionNotFound") return say(`${id} has no such revision`);
-  if (status === 404) return say(`${id} is not on ${hub.endpoint}`);
+  if (status === 403) return error(`${id}: ${hub.token ? "HF_TOKEN may not read it" : "reading it takes HF_TOKEN"}`);
+  if (status === 404 && reason === "RevisionNotFound") return error(`${id} has no such revision`);
+  if (status === 404) return error(`${id} is not on ${hub.endpoint}`);
   if (status === 429) {
     const seconds = waitMs === null ? "" : `, and asks to wait ${Math.ceil(waitMs / 1000)} s more`;
-    return say(`${url.host} limits requests: ${tried}${seconds}`);
+    return error(`${url.host} limits requests: ${tried}${seconds}`);
   }
-  return say(`${url.host} failed, ${tried}`);
+  return error(`${url.host} failed, ${tried}`);
 }

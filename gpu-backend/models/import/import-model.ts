@@ -30,7 +30,7 @@ export interface ImportOptions {
 export interface Imported {
   folder: string;
   manifest: Manifest;
-  /** Artifacts that were there and fit are kept: training may have made them. */
+  /** True if the folder had artifacts that fit: they stay, as training may have made them. */
   keptArtifacts: boolean;
 }
 
@@ -38,7 +38,7 @@ const defaultFolder = ".cache/models";
 const hubId = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
 const MiB = 2 ** 20;
 
-/** Imports. Throws an Error of one line, or the signal's reason when aborted; the same options go on from there. */
+/** Throws an Error of one line, or the signal's reason when aborted; the same options resume from there. */
 export async function importModel(options: ImportOptions, access: HubAccess, progress: Progress): Promise<Imported> {
   const { source } = options;
   const isFolder = await isDirectory(source);
@@ -112,7 +112,7 @@ async function copyFolder(source: string, folder: string, now: Date): Promise<vo
   }
 }
 
-/** Artifacts belong to weights: another model must not slip under those that somebody trained. */
+/** Throws an Error where the folder has artifacts that were made for other weights. */
 async function refuseOtherWeights(folder: string, isSame: (weightsPath: string) => Promise<boolean>): Promise<void> {
   if (!existsSync(manifestOf(folder)) || (await isSame(join(folder, weightsFile)))) return;
   throw new Error(`${folder}/artifacts was made for other weights; choose another --out, or delete that folder`);

@@ -45,8 +45,8 @@ export function chooseFiles(present: ReadonlySet<string>, where: string): string
 
 /** Throws an Error that names the file, its size and the limit. */
 export function checkFileSize(name: string, bytes: number, where: string): void {
-  const most = maxFileBytes[name];
-  if (bytes > most) throw new Error(`${where}: ${name} has ${bytes} bytes; at most ${most} can be served`);
+  const max = maxFileBytes[name];
+  if (bytes > max) throw new Error(`${where}: ${name} has ${bytes} bytes; at most ${max} can be served`);
 }
 
 /** Throws an Error with both figures where the weights are too short for the parameters, of two bytes each at least. */

@@ -41,15 +41,15 @@ const code = [
 const kinds = ["words", "words", "unicode", "spaces", "code", "digits", "contractions"] as const;
 
 /**
- * `count` texts of 1 to 12 pieces each. They contain no U+0085 and U+FEFF, which JavaScript's `\s` and Unicode's White_Space
- * classify differently, and no special tokens: Transformers.js treats special tokens as tokens; we treat them as text.
+ * `count` texts of 1 to 12 pieces each. They contain no U+0085 and U+FEFF, which JavaScript's `\s` and Unicode's White_Space classify
+ * differently, and no special tokens, which are text here and tokens in Transformers.js.
  */
 export function oracleTexts(count: number): string[] {
   let position = 0;
   const below = (limit: number) => Math.floor(uniformAt(seed, position++) * limit);
   const pick = <T>(from: readonly T[]) => from[below(from.length)];
-  const several = (most: number, piece: () => string, between = "") =>
-    Array.from({ length: 1 + below(most) }, piece).join(between);
+  const several = (max: number, piece: () => string, between = "") =>
+    Array.from({ length: 1 + below(max) }, piece).join(between);
   const letters = (): string => {
     const [first, last] = pick(alphabets);
     return several(10, () => String.fromCodePoint(first + below(last - first + 1)));

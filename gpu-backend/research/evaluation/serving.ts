@@ -1,6 +1,4 @@
-/**
- * The methods that evaluation compares. A method decides from the prompt alone how the engine serves a text. Pure.
- */
+/** The methods that evaluation compares: each decides from the prompt alone how the engine serves a text. Pure. */
 import type { MixtureRequest } from "../../../shared/contracts/inference.ts";
 import {
   type CentroidVectors,
@@ -38,7 +36,7 @@ export interface Placement {
   calibration: EvidenceCalibration;
 }
 
-/** Returns how the engine serves a text. `index` is the text's position among those scored together, and seeds random choices. */
+/** `index` is the text's position among those scored together; it seeds random choices. */
 export type Planner = (prompt: Prompt, index: number) => Plan;
 
 /** What requests can ask for: the base, `"nearest"` and `"auto"`. */

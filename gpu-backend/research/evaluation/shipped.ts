@@ -1,7 +1,4 @@
-/**
- * Scores texts of several sources by several methods, after prompts of several lengths, through the serving engine. Every
- * method predicts the same tokens. Nothing is trained or chosen here.
- */
+/** Scores the same tokens of several sources by every method after prompts of several lengths, through the serving engine. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { nullIfMissing, writeWhole } from "../../files.ts";

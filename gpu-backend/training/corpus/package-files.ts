@@ -13,7 +13,7 @@ export interface FoundFile {
   text: string;
 }
 
-/** Files in the order of their paths, unpacked where they are gzipped. Throws an Error where there are none. */
+/** Files in path order, gunzipped if gzipped. Throws an Error if none matches. */
 export async function filesOf(folder: string, pattern: string): Promise<FoundFile[]> {
   const paths: string[] = [];
   for await (const path of glob(pattern, { cwd: folder })) {
@@ -29,7 +29,7 @@ export async function filesOf(folder: string, pattern: string): Promise<FoundFil
   );
 }
 
-/** HTML pages as text, less the lines that many of them share. */
+/** HTML pages as text, without the lines that many of them share. */
 export function pagesOf(files: readonly FoundFile[]): string[] {
   const pages = files.map(({ path, text }) => ({
     path,
