@@ -21,8 +21,8 @@ import { artifactsOf } from "./engine/artifacts.ts";
 import type { EngineObserver } from "./host/client.ts";
 import { memoryLimit, memorySentence, planMemory } from "./host/memory-plan.ts";
 import { OwnAdapterService } from "./host/own-adapters/service.ts";
-import { Follower } from "./host/sets/follower.ts";
-import { type ServingSet, ServingSets, startSet } from "./host/sets/serving-sets.ts";
+import { Follower, type FollowerParts } from "./host/sets/follower.ts";
+import { ServingSets, startSet } from "./host/sets/serving-sets.ts";
 import { openStore, SetFolders, type StoreSettings } from "./host/sets/set-folder.ts";
 import { createApp } from "./http/app.ts";
 import { jsonLog, type Log } from "./http/log.ts";
@@ -202,16 +202,11 @@ function engineLog(
   };
 }
 
-interface FollowerNeeds {
-  sets: ServingSets;
-  start(artifactsDirectory: string): Promise<ServingSet>;
-  now(): number;
-  metrics: Metrics;
-  log: Log;
-}
-
-function followerOf(config: BackendConfig, settings: StoreSettings, needs: FollowerNeeds): Follower {
-  const { metrics, log, ...parts } = needs;
+function followerOf(
+  config: BackendConfig,
+  settings: StoreSettings,
+  { metrics, log, ...parts }: Pick<FollowerParts, "sets" | "start" | "now"> & { metrics: Metrics; log: Log },
+): Follower {
   const read = openStore(settings);
   return new Follower({
     ...parts,

@@ -44,11 +44,8 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
   const statsChanged = addEngineMetrics(registry, stats);
   const counter = (name: string, help: string, labelNames: string[] = []) =>
     new Counter({ name, help, labelNames, registers });
-  new Gauge({
-    name: "chameleon_memory_limit_bytes",
-    help: "Memory that the backend's processes may take together: its container's limit, or the machine's memory",
-    registers,
-  }).set(memory.limitBytes);
+  const memoryLimitHelp = "Memory limit of the backend's processes together: of its container, or the machine's memory";
+  addGauge(registry, "chameleon_memory_limit_bytes", memoryLimitHelp, () => memory.limitBytes);
   const planned = new Gauge({
     name: "chameleon_memory_planned_bytes",
     help: "Memory that may be taken at the same time, by what takes it",
@@ -77,14 +74,8 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
       this.inc(disk().failures);
     },
   });
-  new Gauge({
-    name: "chameleon_adapter_unwritten_bytes",
-    help: "Memory of own adapters that are not on disk",
-    registers,
-    collect() {
-      this.set(disk().unwrittenBytes);
-    },
-  });
+  const unwrittenHelp = "Memory of own adapters that are not on disk";
+  addGauge(registry, "chameleon_adapter_unwritten_bytes", unwrittenHelp, () => disk().unwrittenBytes);
   const setsRefused = counter(
     "chameleon_artifact_sets_refused_total",
     "Times that published artifacts, or their pointer, were not as they should be",
@@ -190,6 +181,15 @@ const counters: Entry[] = [
   ["chameleon_adapter_generation_seconds_total", "Time of generations", (s) => s.adapters.generationMs / 1000],
 ];
 
+function addGauge(registry: Registry, name: string, help: string, read: () => number): void {
+  new Gauge({
+    ...{ name, help, registers: [registry] },
+    collect() {
+      this.set(read());
+    },
+  });
+}
+
 /** Registers the metrics. `stats` gives the state of each engine at work; the returned function hears of each change. */
 export function addEngineMetrics(
   registry: Registry,
@@ -197,15 +197,8 @@ export function addEngineMetrics(
 ): (after: EngineStats, before: EngineStats | null) => void {
   const registers = [registry];
   const sum = (read: Entry[2]) => stats().reduce((total, one) => total + read(one), 0);
-  const gauge = (name: string, help: string, value: () => number) =>
-    new Gauge({
-      ...{ name, help, registers },
-      collect() {
-        this.set(value());
-      },
-    });
-  for (const [name, help, read] of gauges) gauge(name, help, () => sum(read));
-  gauge("vllm:kv_cache_usage_perc", "Share of that bound that holds keys and values, 0 to 1", () => {
+  for (const [name, help, read] of gauges) addGauge(registry, name, help, () => sum(read));
+  addGauge(registry, "vllm:kv_cache_usage_perc", "Share of that bound that holds keys and values, 0 to 1", () => {
     const capacity = sum((s) => s.kvCapacityBytes);
     return capacity > 0 ? sum((s) => s.kvUsedBytes) / capacity : 0;
   });
