@@ -35,7 +35,7 @@ export const environmentSchema = z.object({
     "the embedded model",
   ),
   WEIGHT_FORMAT: choice(["fp32", "int8", "block8", "block4"], "fp32", "How weights are stored in memory"),
-  // The CPU unless asked, since only there a result never depends on mates.
+  // The CPU is the default, since only there a result never depends on the batch.
   DEVICE: choice(
     deviceNames,
     "cpu",
@@ -222,7 +222,7 @@ export function readHubConfig(environment: Record<string, string | undefined> = 
 export function useProxyOfEnvironment(environment: Record<string, string | undefined> = process.env): void {
   const wanted = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"].find((name) => environment[name]);
   if (!wanted) return;
-  // Older Node has no such function; `npm` picks one that has where it can.
+  // Older versions of Node have no such function.
   if (!http.setGlobalProxyFromEnv) throw new Error(`${wanted} is set; Node 24.14 or newer is needed to go through it`);
   http.setGlobalProxyFromEnv(environment);
 }

@@ -37,14 +37,14 @@ export function nullIfMissing(error: NodeJS.ErrnoException): null {
 
 import * as fs from "node:fs/promises";
 
-/** What is used of the file system, so that a test can let it fail. */
+/** The functions of the file system that a test can replace. */
 export type WriteSystem = Pick<typeof fs, "mkdir" | "mkdtemp" | "open" | "rename" | "rm">;
 
 const unfinishedPrefix = ".unfinished-";
 /** A folder of unfinished bytes that is older than this belongs to no running write, in milliseconds. */
 const abandonedMs = 600_000;
 
-/** Creates the file's folder where it is missing. Rejects with the system's error, and leaves the old file as it was. */
+/** Creates the file's folder if it is missing. Rejects with the system's error, and leaves the old file unchanged. */
 export async function writeWhole(
   path: string,
   content: Uint8Array | string,

@@ -283,7 +283,7 @@ export class HeadRows {
     this.#mixed.push({ ...row, inverseTemperature, targetId: scoredId ?? 0 });
   }
 
-  /** Reads mixed row `row`, and the base beside it where that is compared. */
+  /** Reads mixed row `row`, and a row of the base if it is compared. */
   #addMixedHead(sequence: Sequence, row: number, at: number, scoredId: number | null): void {
     if (scoredId === null) for (const change of sequence.logitChanges()) this.#mixedBias.add(row, change);
     const baseRow = sequence.comparesBase ? this.#addPlain(sequence, at, null, scoredId) : null;

@@ -57,7 +57,7 @@ export class Planner<S extends Plannable> {
     if (!this.#running.delete(sequence)) this.#waiting = this.#waiting.filter((one) => one !== sequence);
     this.#passedSince.delete(sequence);
     this.#long.delete(sequence);
-    // An idle engine owes nobody anything.
+    // An idle engine starts with equal counters.
     if (this.#waiting.length + this.#running.size === 0) this.#service.clear();
   }
 
@@ -72,7 +72,7 @@ export class Planner<S extends Plannable> {
     const counters = waiting.size === 0 ? this.#service.values() : [...waiting].map((one) => this.#service.get(one)!);
     const level = waiting.size === 0 ? Math.max(0, ...counters) : Math.min(...counters);
     const active = waiting.union(new Set([...this.#running].map((one) => one.tenant)));
-    // Tenants that left are forgotten where they would be lifted anyway.
+    // Removes inactive tenants that would be lifted to this level anyway.
     for (const [name, counter] of this.#service) if (counter <= level && !active.has(name)) this.#service.delete(name);
     this.#service.set(tenant, Math.max(this.#service.get(tenant) ?? 0, level));
   }

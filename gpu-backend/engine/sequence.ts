@@ -82,7 +82,7 @@ export class Sequence implements Plannable {
   /** Logit bias, presence and frequency penalties of the next token, by token id. */
   readonly #bias = new Map<number, number>();
   readonly #generated = new Set<number>();
-  /** Token ids under the repetition penalty: those of `ids`, each once; empty where there is none. */
+  /** Token ids under the repetition penalty: those of `ids`, each once; empty without a penalty. */
   readonly #repeated: Set<number>;
   #finish: FinishReason | null = null;
   readonly #prompt: Omit<PromptFrame, "type" | "id">;
@@ -231,7 +231,7 @@ export class Sequence implements Plannable {
     this.#prompt.baseLogprobs?.push(score.baseLogprob ?? score.logprob);
   }
 
-  /** The prompt frame, once: when it was asked for and every prompt token is scored. */
+  /** The prompt frame, once, if it was requested and every prompt token is scored; else null. */
   takePromptFrame(): PromptFrame | null {
     if (!this.request.promptLogprobs || !this.promptScored || this.#promptSent) return null;
     this.#promptSent = true;

@@ -6,7 +6,6 @@
  */
 import { blockNames, type FoundBlock, type PrefixCache } from "../kv/prefix-cache.ts";
 
-/** What this class reads of a sequence. */
 export interface Prefixed {
   readonly tenant: string;
   /** Prompt, continued and generated token ids; only the prompt's are shared. */

@@ -76,7 +76,10 @@ export function planMemory(settings: MemorySettings): MemoryPlan {
   return { limitBytes, kvBytes, parts, plannedBytes: sum(parts) };
 }
 
-/** The memory limit of this process. `constrained` is of its control group: 0 where there is none, or beyond all memory. */
+/**
+ * The memory limit of this process. `constrained` is the limit of its control group: 0 if there is none, or more than all
+ * memory.
+ */
 export function memoryLimit(constrained: number, total: number): number {
   return constrained > 0 ? Math.min(constrained, total) : total;
 }

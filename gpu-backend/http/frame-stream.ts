@@ -21,7 +21,7 @@ export interface BatchOutcome {
 
 /**
  * Submits a micro-batch; `onFrame` hears of each of its frames. The body's consumer going away cancels what is still open.
- * Throws a ServiceError where nothing of it can be served.
+ * Throws a ServiceError if the engine refuses it.
  */
 export function frameStream(
   engine: Pick<EngineClient, "submit" | "cancel">,
@@ -107,7 +107,7 @@ export class FrameGathering {
     else if (!this.#timers.has(waitMs)) this.#arm(waitMs);
   }
 
-  /** Forgets what waits: nobody reads it any more. */
+  /** Drops waiting frames. */
   stop(): void {
     this.#waiting = [];
     this.#disarm();

@@ -27,7 +27,6 @@ export interface Metrics
   readonly contentType: string;
 }
 
-/** What is read at each scrape. */
 export interface MetricsView {
   /** Of every engine at work. */
   stats(): readonly EngineStats[];

@@ -31,7 +31,7 @@ export function listen(
       requestTimeout: limits.requestMs,
       connectionsCheckingInterval: limits.checkMs,
     };
-    // HTTP/1.1, as no other kind of server is asked for.
+    // `serve` returns an HTTP/1.1 server unless another kind is configured.
     const server = serve({ fetch, hostname: host, port, serverOptions }, () => resolve(server)) as Server;
     server.maxConnections = limits.open;
     boundWaiting(server, limits.waiting);

@@ -150,7 +150,7 @@ export class KvArena {
           const from = ((i * S + begin + s) * H + h) * tokens * d;
           const to = this.#startOf(first + s, h) + length * d;
           const elements = counts[s] * d;
-          // Views cost more than the copy where it is one token.
+          // For one token a view costs more than the copy.
           if (elements > d) array.set(present.subarray(from, from + elements), to);
           else for (let e = 0; e < elements; e++) array[to + e] = present[from + e];
         }

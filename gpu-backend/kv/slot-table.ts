@@ -30,7 +30,7 @@ export class SlotTable<S> {
     return this.#rows.slice(0, this.#decoding);
   }
 
-  /** The row of a sequence, or null where it has none. */
+  /** The row of a sequence; null if it has none. */
   rowOf(sequence: S): number | null {
     return this.#rowOf.get(sequence) ?? null;
   }

@@ -1,6 +1,6 @@
 /**
- * The hyper-network: makes the gates of a centroid's adapter. Serving and evaluation both run this code. Not here: its training, and
- * the delta that the gates scale (the serving graph).
+ * The hyper-network: makes the gates of a centroid's adapter. Serving and evaluation both run this code. Not here: its
+ * training, and the delta that the gates scale (the serving graph).
  * Shapes: P dimensions of the prompt embedding, H hidden units, Q gates, D hidden size, V vocabulary, K centroids.
  */
 import { hyperNetworkFile, type Manifest } from "../../../shared/artifacts/manifest.ts";
@@ -72,7 +72,10 @@ function geluTanh(x: number): number {
   return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
 }
 
-/** A tensor of hyper-network.safetensors as float32. Throws an Error where it is missing, of another shape, or holds a value beyond the limit. */
+/**
+ * A tensor of hyper-network.safetensors as float32. Throws an Error for a missing tensor, another shape, or a value beyond the
+ * limit.
+ */
 export function floatsOf(file: TensorFile, name: string, shape: number[]): Float32Array<ArrayBuffer> {
   return requireFloats(file, name, shape, hyperNetworkFile);
 }

@@ -29,9 +29,9 @@ export interface Choice {
 export interface Candidates {
   /** Number of tokens of each example. */
   tokens: readonly number[];
-  /** What the gates gain on each example; null where there are none. */
+  /** Gain of the gates on each example; null without gates. */
   gateGains: Gains | null;
-  /** The other parts, on top of the gates or of the base; asked only for what `gatesPart` says of a choice. */
+  /** The other parts on top of the gates or the base, whichever `gatesPart` decides. */
   on(gated: boolean): FoldParts;
 }
 
@@ -68,7 +68,7 @@ export function choose(candidates: Candidates, without: number | null): Choice {
 }
 
 /**
- * What adapters gain on examples whose fold neither made nor chose them, down to the choice of the base, which gains 0.
+ * Gain of adapters on examples whose fold neither made nor chose them; where the base is chosen, it is 0.
  * null for two examples: without one of them, the other cannot both make a part and judge it.
  */
 export function nestedGain(candidates: Candidates): Gain | null {

@@ -12,7 +12,7 @@ import { expectedCount, FoldParts, foldsOf, type Observed, scaled } from "./toke
 /** One example after the trunk. */
 export interface Example {
   hidden: Float32Array; // [N, D]
-  /** What follows each position, [N]. */
+  /** The token id after each position, [N]. */
   targets: Int32Array;
 }
 
@@ -137,7 +137,7 @@ export async function observe(
   return observed;
 }
 
-/** What is served of a bias [M] over the support: its tokens that are not 0; null for none. */
+/** The nonzero entries of a bias [M] over the support; null if there are none. */
 function rowBias({ support }: Observed, values: Float64Array): RowBias | null {
   const kept = Int32Array.from(values.keys().filter((m) => values[m] !== 0));
   if (kept.length === 0) return null;

@@ -140,7 +140,7 @@ export class OwnAdapterStore {
     if (!about) return false;
     index.set(path, about.size);
     const now = this.#settings.now();
-    // After a restart the times tell the order of use; a disk that refuses them serves all the same.
+    // After a restart these times give the order of use. A failure is harmless.
     await utimes(path, now, now).catch(() => undefined);
     return true;
   }

@@ -1,8 +1,8 @@
 /**
- * The unigram part: a bias for each token that the examples use more or less often than the head expects at these positions, made
- * of some folds of the examples and scored on another. Text that the model predicts well gets no bias. (Against
- * 0.5·log(1 + c/1000p), with p a token's frequency in training, it gained .10 nats instead of .05 on WikiText and .03 instead of .02
- * on Brown.) Pure.
+ * The unigram part: a bias for each token that the examples use more or less often than the head expects at these positions,
+ * made of some folds of the examples and scored on another. Text that the model predicts well gets no bias. (Against 0.5·log(1
+ * + c/1000p), with p a token's frequency in training, it gained .10 nats instead of .05 on WikiText and .03 instead of .02 on
+ * Brown.) Pure.
  * Shapes: N positions of all examples, M tokens of the support.
  */
 import type { ExampleGain } from "./held-out-gain.ts";
@@ -11,7 +11,7 @@ import type { ExampleGain } from "./held-out-gain.ts";
 export interface Observed {
   /** Which example a position is of, [N], rising from 0. */
   exampleOf: Int32Array;
-  /** What follows each position: an index into `support`, [N]. */
+  /** The token after each position, as an index into `support`, [N]. */
   targets: Int32Array;
   /** Token ids, rising: all that occur as targets, and those that the head expects often. Other tokens never get a bias. */
   support: Int32Array; // [M]

@@ -1,4 +1,4 @@
-/** Fits own adapters over the model's head, several at a time by turns. Runs where it is called. */
+/** Fits own adapters over the model's head, several at a time by turns. */
 
 import { setImmediate } from "node:timers/promises";
 import { tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
@@ -18,7 +18,7 @@ export interface FitResult extends Pick<OwnAdapterFit, "parts" | "gain"> {
   file: Uint8Array<ArrayBuffer>;
 }
 
-/** Runs one expensive step of a fit, over so many positions, at its turn among those of other fits. */
+/** Runs one expensive step of a fit, over `positions` positions, at its turn among those of other fits. */
 export type RunStep = <T>(positions: number, work: () => Promise<T>) => Promise<T>;
 
 export class Fitter {
@@ -93,7 +93,7 @@ export class FitTurns {
     this.#computed.delete(id);
   }
 
-  /** Runs one step of an open fit, over so many positions, at its turn. */
+  /** Runs one step of an open fit, over `positions` positions, at its turn. */
   run<T>(id: number, positions: number, work: () => Promise<T>): Promise<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     this.#waiting.push({ id, positions, reject, run: () => work().then(resolve, reject) });

@@ -22,7 +22,7 @@ export interface ServingSet {
 
 interface Held {
   set: ServingSet;
-  /** Time at which it was last asked for or wanted. */
+  /** Time of its last batch, or at which it was last the wanted set. */
   usedMs: number;
 }
 
@@ -141,7 +141,7 @@ export class ServingSets {
 export interface HeldSet {
   manifestHash: string;
   openSequences: number;
-  /** Time at which it was last asked for or wanted. */
+  /** Time of its last batch, or at which it was last the wanted set. */
   usedMs: number;
   /** False while its engine restarts. */
   isServing: boolean;

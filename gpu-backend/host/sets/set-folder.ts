@@ -32,7 +32,7 @@ export interface StoreSettings {
   credentials: { accessKeyId: string; secretAccessKey: string } | null;
 }
 
-/** Of the pointer, which is small and asked for before a start; of a file. */
+/** Timeouts of the pointer, which is small and read before the start, and of a file. */
 const [pointerMs, fileMs] = [5000, 120_000];
 
 export function openStore({ url, credentials }: StoreSettings): ReadObject {
