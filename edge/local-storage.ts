@@ -3,7 +3,7 @@
  * for each record or object, written by the commands `keys` and `publish`. workerd makes these bindings from this module (a wrapped
  * binding).
  */
-import { sha256Hex } from "../shared/sha256.ts";
+import { sha256Hex } from "../shared/bytes.ts";
 import type { Bucket } from "./artifacts/artifact-bucket.ts";
 import type { Namespace } from "./tenants/records.ts";
 

@@ -3,8 +3,8 @@ import http from "node:http";
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
+import { processNamePattern } from "../shared/contracts/backend-headers.ts";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
-import { processNamePattern } from "../shared/contracts/process-name.ts";
 import { readOtlpTarget } from "../shared/observability/otlp.ts";
 import { choice, integer, misspeltSetting, optionalInteger, optionalText, secret, text, url } from "./settings.ts";
 

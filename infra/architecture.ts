@@ -26,122 +26,57 @@ export const edgeLayers: Record<string, string[]> = {
   "local-worker.ts": ["worker.ts"],
 };
 
-/** Folder or file → the files it may import besides itself. The longest matching prefix decides. */
+const inBackend = (...names: string[]) => names.map((name) => `gpu-backend/${name}`);
+/** What each layer of the backend imports of those before it. */
+const engineParts = ["adapters", "kv", "runtime"];
+const backendLayers: Record<string, string[]> = {
+  "files.ts": [],
+  "command-line.ts": [],
+  "settings.ts": [],
+  "config.ts": ["settings.ts"],
+  adapters: ["files.ts"],
+  kv: [],
+  runtime: [],
+  engine: [...engineParts, "files.ts"],
+  host: ["engine", ...engineParts, "files.ts"],
+  http: ["host", "engine", ...engineParts],
+  "main.ts": ["http", "host", "engine", ...engineParts, "command-line.ts", "config.ts", "settings.ts"],
+  training: ["adapters", "runtime", "command-line.ts", "files.ts"],
+  // Comparisons with the paper. Nothing imports them.
+  research: ["runtime", "training", "command-line.ts"],
+  // Measures what is shipped by the code that serves it.
+  "research/evaluation": [
+    ...["host", "engine", "adapters", "runtime", "training"],
+    ...["command-line.ts", "config.ts", "files.ts"],
+  ],
+  // Prepares a model, offline: it may use training, and reads the result as serving will.
+  models: ["engine/artifacts.ts", "runtime", "training", "files.ts", "command-line.ts", "config.ts"],
+};
+const commandFiles = inBackend("command-line.ts", "config.ts", "files.ts");
+
+/** Folder or file → the files it may import besides itself and `shared`. The longest matching prefix decides. */
 const mayImport: Record<string, string[]> = {
   shared: [],
   ...Object.fromEntries(
-    Object.entries(edgeLayers).map(([layer, others]) => [
-      `edge/${layer}`,
-      [...others.map((other) => `edge/${other}`), "shared"],
-    ]),
+    Object.entries(edgeLayers).map(([layer, others]) => [`edge/${layer}`, others.map((other) => `edge/${other}`)]),
   ),
   // For customers' programs, and for browsers: both know the API's types, and nothing of the Worker.
-  "edge/client": ["shared"],
-  "edge/page": ["shared"],
-  "gpu-backend/files.ts": [],
-  "gpu-backend/command-line.ts": [],
-  "gpu-backend/adapters": ["gpu-backend/files.ts", "shared"],
-  "gpu-backend/kv": ["shared"],
-  "gpu-backend/runtime": ["shared"],
-  "gpu-backend/engine": [
-    "gpu-backend/files.ts",
-    "gpu-backend/adapters",
-    "gpu-backend/kv",
-    "gpu-backend/runtime",
-    "shared",
-  ],
-  "gpu-backend/host": [
-    "gpu-backend/files.ts",
-    "gpu-backend/engine",
-    "gpu-backend/adapters",
-    "gpu-backend/kv",
-    "gpu-backend/runtime",
-    "shared",
-  ],
-  "gpu-backend/http": [
-    "gpu-backend/host",
-    "gpu-backend/engine",
-    "gpu-backend/adapters",
-    "gpu-backend/kv",
-    "gpu-backend/runtime",
-    "shared",
-  ],
-  "gpu-backend/training": [
-    "gpu-backend/files.ts",
-    "gpu-backend/command-line.ts",
-    "gpu-backend/adapters",
-    "gpu-backend/runtime",
-    "shared",
-  ],
-  // Comparisons with the paper. Nothing imports them.
-  "gpu-backend/research": ["gpu-backend/command-line.ts", "gpu-backend/runtime", "gpu-backend/training", "shared"],
-  // Measures what is shipped by the code that serves it.
-  "gpu-backend/research/evaluation": [
-    "gpu-backend/adapters",
-    "gpu-backend/files.ts",
-    "gpu-backend/command-line.ts",
-    "gpu-backend/config.ts",
-    "gpu-backend/engine",
-    "gpu-backend/runtime",
-    "gpu-backend/training",
-    "shared",
-    "gpu-backend/host",
-  ],
-  // Makes a model ready, offline: it may use training, and reads the result as serving will.
-  "gpu-backend/models": [
-    "gpu-backend/files.ts",
-    "gpu-backend/command-line.ts",
-    "gpu-backend/config.ts",
-    "gpu-backend/engine/artifacts.ts",
-    "gpu-backend/runtime",
-    "gpu-backend/training",
-    "shared",
-  ],
-  "gpu-backend/settings.ts": [],
-  "gpu-backend/config.ts": ["gpu-backend/settings.ts", "shared"],
-  "gpu-backend/main.ts": [
-    "gpu-backend/http",
-    "gpu-backend/host",
-    "gpu-backend/engine",
-    "gpu-backend/adapters",
-    "gpu-backend/kv",
-    "gpu-backend/runtime",
-    "gpu-backend/command-line.ts",
-    "gpu-backend/config.ts",
-    "gpu-backend/settings.ts",
-    "shared",
-  ],
-  infra: ["gpu-backend/command-line.ts", "gpu-backend/config.ts", "gpu-backend/files.ts", "shared"],
+  "edge/client": [],
+  "edge/page": [],
+  ...Object.fromEntries(
+    Object.entries(backendLayers).map(([layer, others]) => [`gpu-backend/${layer}`, inBackend(...others)]),
+  ),
+  infra: commandFiles,
   // Checks by the code that serves.
   "infra/doctor": [
     "infra",
-    "gpu-backend/command-line.ts",
-    "gpu-backend/config.ts",
-    "gpu-backend/engine/artifacts.ts",
-    "gpu-backend/host/memory-plan.ts",
-    "gpu-backend/runtime/device-probe.ts",
-    "gpu-backend/runtime/model-folder.ts",
+    ...commandFiles,
+    ...inBackend("engine/artifacts.ts", "host/memory-plan.ts", "runtime/device-probe.ts", "runtime/model-folder.ts"),
   ],
   // Shows what code defines.
-  "infra/site": [
-    "infra",
-    "edge/platform/edge-metrics.ts",
-    "gpu-backend/command-line.ts",
-    "gpu-backend/config.ts",
-    "gpu-backend/http",
-    "gpu-backend/settings.ts",
-    "shared",
-  ],
+  "infra/site": ["infra", "edge/platform/edge-metrics.ts", ...commandFiles, ...inBackend("http", "settings.ts")],
   // Refuses what would be refused later, by the same code.
-  "infra/publish": [
-    "infra",
-    "gpu-backend/command-line.ts",
-    "gpu-backend/config.ts",
-    "gpu-backend/files.ts",
-    "edge/artifacts/artifacts.ts",
-    "gpu-backend/adapters",
-    "shared",
-  ],
+  "infra/publish": ["infra", "edge/artifacts/artifacts.ts", ...commandFiles, ...inBackend("adapters")],
 };
 
 /** The same for packages: a name, or a scheme with its colon. `gpu-backend` holds for each folder in it. */
@@ -232,7 +167,7 @@ function refusalOf(file: string, target: string, isFile: boolean, typeOnly: bool
     const isAllowed = (name: string) => (name.endsWith(":") ? target.startsWith(name) : isWithin(target, name));
     return names.some(isAllowed) ? undefined : `${home} may not use ${target}`;
   }
-  if ([home, ...mayImport[home]].some((prefix) => isWithin(target, prefix))) return undefined;
+  if ([home, "shared", ...mayImport[home]].some((prefix) => isWithin(target, prefix))) return undefined;
   if (siblings.includes(home) && siblings.some((prefix) => isWithin(target, prefix))) {
     return typeOnly ? undefined : `imports code of its sibling ${target}; only a type may cross`;
   }

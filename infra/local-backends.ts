@@ -21,9 +21,8 @@ export interface LocalBackends {
 const mainFile = fileURLToPath(new URL("../gpu-backend/main.ts", import.meta.url));
 
 /**
- * Starts as many backends as there are ports; 0 lets the system choose. One alone ends with whatever ends it: whoever
- * works on it wants to know. Of several each is started again on its port, as a cluster would do, unless it ends before
- * it is ready. Throws an Error if one cannot be started at first.
+ * Starts one backend for each port; 0 lets the system choose. If one of several ends, it is restarted on its port, as a cluster
+ * would do, unless it ends before it is ready. A single backend is not restarted. Throws an Error if one cannot be started at first.
  */
 export async function startBackends(
   ports: readonly number[],
@@ -52,10 +51,10 @@ export async function startBackends(
 async function startBackend(environment: Record<string, string>): Promise<LocalBackend> {
   const child = spawn(process.execPath, [mainFile], {
     env: { ...process.env, ...environment },
-    // The channel says nothing; that it closes tells the backend that this process is gone, however it ended.
+    // Nothing is sent on the channel. Its end tells the backend that this process has ended.
     stdio: ["ignore", "pipe", "inherit", "ipc"],
   });
-  // At once: it holds nothing that is worth a wait. Half-way through its start it does not listen to the channel yet.
+  // SIGKILL, because a backend that is still starting does not listen to the channel yet.
   const kill = () => void child.kill("SIGKILL");
   process.once("exit", kill);
   child.once("exit", () => process.off("exit", kill));

@@ -1,7 +1,7 @@
 /**
- * What a running `chameleon start` leaves in its state folder for other commands of this machine: where it listens, and what
- * signs calls to its backends. Only its user can read the file; it is removed with the process. Commands look for it below
- * the current folder, so a folder of somebody else may hold one, too: what is read is checked first.
+ * The file by which other commands of this machine find a running `chameleon start`: its addresses, and the secret that signs calls
+ * to its backends. Only its user can read it, and it is removed with the process. Commands look for it below the current folder,
+ * where somebody else may have put one, so its owner, mode and content are checked.
  */
 import { closeSync, constants, fstatSync, openSync, readFileSync, rmSync } from "node:fs";
 import path from "node:path";
@@ -43,15 +43,15 @@ export async function assertNoOtherRun(stateFolder: string): Promise<void> {
     throw new Error(`process ${run.pid} serves from ${stateFolder}; end it, or set STATE_DIR to another folder`);
 }
 
-/** null where none runs, or where the file cannot be trusted; `say` is told why not, in one sentence. */
-export function readLocalRun(stateFolder: string, say = sayOnStderr): LocalRun | null {
+/** null if none runs, or if the file cannot be trusted; `warn` is called with the reason. */
+export function readLocalRun(stateFolder: string, warn = warnOnStderr): LocalRun | null {
   const file = fileIn(stateFolder);
   try {
     const run = parsedRun(readPrivate(file));
     return isRunning(run.pid) ? run : null;
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    if (code !== "ENOENT") say(`${file} is ignored: ${message}`);
+    if (code !== "ENOENT") warn(`${file} is ignored: ${message}`);
     return null;
   }
 }
@@ -92,6 +92,6 @@ function isRunning(pid: number): boolean {
   }
 }
 
-function sayOnStderr(line: string): void {
+function warnOnStderr(line: string): void {
   process.stderr.write(`${line}\n`);
 }

@@ -1,13 +1,12 @@
 /**
- * Puts the edge's share of a model's artifacts where wrangler takes static assets from. Run, with the API's document
- * (stage-docs.ts) and the page (stage-page.ts), before every local start, test run and deployment: `node infra/stage-artifacts.ts [MODEL_DIR]`.
+ * Puts the edge's share of a model's artifacts where wrangler takes static assets from. Run, with stage-pages.ts, before every
+ * local start, test run and deployment: `node infra/stage-artifacts.ts [MODEL_DIR]`.
  */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { writeIfDifferent } from "../gpu-backend/files.ts";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../shared/artifacts/manifest.ts";
-import { stageDocs } from "./stage-docs.ts";
-import { stagePage } from "./stage-page.ts";
+import { stagePages } from "./stage-pages.ts";
 
 const root = path.dirname(import.meta.dirname);
 const embeddedModel = path.join(root, "gpu-backend/models/chameleon-mini");
@@ -34,6 +33,6 @@ export async function stageArtifacts(
 }
 
 if (import.meta.main) {
-  const copied = [...(await stageArtifacts(process.argv[2])), ...(await stageDocs()), ...(await stagePage())];
+  const copied = [...(await stageArtifacts(process.argv[2])), ...(await stagePages())];
   process.stdout.write(copied.length > 0 ? `staged ${copied.join(", ")}\n` : "the staged assets are up to date\n");
 }

@@ -11,10 +11,10 @@ import { startBackends } from "./local-backends.ts";
 import { artifactsFolder, localKey, prepareEdge, startEdge, stateFolder } from "./local-edge.ts";
 import { assertNoOtherRun, writeLocalRun } from "./local-run.ts";
 import { assertPortsFree, readPort } from "./ports.ts";
-import { publishedManifest } from "./publish/local-store.ts";
+import { publishedManifest } from "./publish/store.ts";
 import { stageArtifacts } from "./stage-artifacts.ts";
 
-const mostBackends = 16;
+const maxBackends = 16;
 const program = createCommand(
   "start",
   "Serve Chameleon Edge on this machine until Ctrl-C; one line says so once a token was generated",
@@ -32,7 +32,7 @@ Exit code: 0 after Ctrl-C or another signal that ends it, 1 where a part failed.
 )
   .option(
     "--backends <n>",
-    `as many backends (${mostBackends} at most), on BACKEND_PORT and the ports after it; one that dies is started again`,
+    `as many backends (${maxBackends} at most), on BACKEND_PORT and the ports after it; one that dies is started again`,
     backendCount,
     1,
   )
@@ -56,11 +56,8 @@ async function start(count: number, json: boolean): Promise<void> {
   ]);
 
   await stageArtifacts(process.env.MODEL_DIR || undefined);
-  // A package holds them.
-  if (isCheckout) {
-    await (await import("./stage-docs.ts")).stageDocs();
-    await (await import("./stage-page.ts")).stagePage();
-  }
+  // A package holds the pages.
+  if (isCheckout) await (await import("./stage-pages.ts")).stagePages();
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
   // Only this machine's users can reach the backends; calls are signed all the same, as in a deployment.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
@@ -103,8 +100,8 @@ async function generateToken(edge: string): Promise<void> {
 
 function backendCount(text: string): number {
   const backends = count(text);
-  if (backends <= mostBackends) return backends;
-  throw new InvalidArgumentError(`must be at most ${mostBackends}`);
+  if (backends <= maxBackends) return backends;
+  throw new InvalidArgumentError(`must be at most ${maxBackends}`);
 }
 
 const options = parsedOptions<{ backends: number; json: boolean }>(program);

@@ -17,6 +17,24 @@ export const quietWrangler = {
   X_LOCAL_OBSERVABILITY: "false",
 };
 
+/** What is read of wrangler.toml; wrangler's own type of it is not part of its package. */
+export interface WranglerConfig {
+  name: string;
+  main: string;
+  compatibility_date: string;
+  compatibility_flags: string[];
+  vars: Record<string, string>;
+  definedEnvironments?: string[];
+  /** Of Durable Objects, oldest first. */
+  migrations: { tag: string }[];
+  routes?: (string | { pattern: string; custom_domain?: boolean })[];
+  assets?: { binding: string; directory: string };
+  durable_objects: { bindings: { name: string; class_name: string }[] };
+  kv_namespaces: { binding: string }[];
+  r2_buckets: { binding: string; bucket_name?: string }[];
+  containers?: unknown[];
+}
+
 /** A command of wrangler that failed. */
 export class WranglerError extends Error {
   /** All that it wrote. */

@@ -6,10 +6,10 @@ const longestWord = 40;
 export function nearestName(word: string, names: readonly string[]): string | null {
   if (word.length > longestWord) return null;
   let nearest: string | null = null;
-  let fewest = Number.POSITIVE_INFINITY;
+  let minDistance = Number.POSITIVE_INFINITY;
   for (const name of names) {
     const distance = editDistance(plain(word), plain(name));
-    if (distance < fewest && distance <= Math.max(1, name.length / 3)) [nearest, fewest] = [name, distance];
+    if (distance < minDistance && distance <= Math.max(1, name.length / 3)) [nearest, minDistance] = [name, distance];
   }
   return nearest;
 }

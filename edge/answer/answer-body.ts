@@ -3,9 +3,10 @@
  * without a bound, so a body has at most one write pending in its stream and queues the rest itself. That write resolves when the
  * next hop has read it.
  */
+
+import { joinArrays } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { joinArrays } from "../../shared/join-arrays.ts";
 import { AnswerEnd, type EndReason } from "./answer-end.ts";
 
 /** Maximum bytes held by all bodies of one Durable Object. An isolate has 128 MB; four cells in it use half at most. */

@@ -6,9 +6,10 @@
  * An event belongs to one choice, except the chunk with the usage, an error and [DONE]. The text of an event with a finish_reason
  * is not hashed, as it has timings.
  */
+
+import { joinArrays } from "../../shared/bytes.ts";
 import { sseDone } from "../../shared/contracts/sse.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { joinArrays } from "../../shared/join-arrays.ts";
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 
 /** The position of one choice. */

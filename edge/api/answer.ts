@@ -3,9 +3,9 @@
  * large one is a concurrent request until it has ended, and has the limits of a completion's body (answer/answer-body.ts).
  */
 import type { Context } from "hono";
+import { joinArrays } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
-import { joinArrays } from "../../shared/join-arrays.ts";
 import { type AnswerBody, joinedBytes, shortAnswerBytes, unreadAheadBytes } from "../answer/answer-body.ts";
 import type { EndReason } from "../answer/answer-end.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";

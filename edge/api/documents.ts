@@ -1,5 +1,5 @@
 /**
- * Documents for browsers. GET /: the playground page. GET /openapi.json and its view GET /docs/api, staged by infra/stage-docs.ts.
+ * Documents for browsers. GET /: the playground page. GET /openapi.json and its view GET /docs/api, staged by infra/stage-pages.ts.
  * GET /docs: the documents site (infra/site), or a redirect to /docs/api if it was not built. Each document's policy allows its own
  * scripts by hash and calls of this API only.
  */

@@ -3,8 +3,8 @@
  * GET /v1/centroids: each centroid's label and position, and the gain of its adapter.
  */
 import { adapterIdentity, isAutoOff, type Manifest } from "../../shared/artifacts/manifest.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import type { CentroidList, Model, ModelList } from "../../shared/contracts/responses.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
 import { selectionOf } from "../plan/assign.ts";
 import { answerList } from "./answer.ts";
 import type { RouteHandler } from "./dependencies.ts";

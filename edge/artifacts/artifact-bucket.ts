@@ -6,7 +6,7 @@ import { edgeFilesOf, objectName, type Pointer, parsePointer, pointerName } from
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import { manifestFile } from "../../shared/artifacts/manifest.ts";
 import { readAtMost, requireManifest } from "../../shared/artifacts/set-file.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import { type Artifacts, loadArtifacts } from "./artifacts.ts";
 
 /** The methods of R2Bucket in use. */

@@ -9,9 +9,9 @@ import {
 } from "../../shared/artifacts/manifest.ts";
 import { requireFile } from "../../shared/artifacts/set-file.ts";
 import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { type CentroidVectors, type EdgeTable, readEdgeTable } from "../../shared/math/assignment.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
 import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { setNewest } from "../platform/newest.ts";

@@ -1,5 +1,5 @@
 /** The response body of a client. It is filled by piping a stream, which runs no JavaScript for its chunks, and then by writes. */
-import { joinArrays } from "../../shared/join-arrays.ts";
+import { joinArrays } from "../../shared/bytes.ts";
 import { pause } from "../platform/clock.ts";
 
 export interface Piped {

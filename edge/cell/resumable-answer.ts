@@ -2,9 +2,10 @@
  * Copies a cell's answer to the client, and continues with another cell's when that cell is lost, so that the client gets one
  * unbroken answer. The bytes that the client has received decide where to continue (answer/sent-events.ts).
  */
+
+import { joinArrays } from "../../shared/bytes.ts";
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError } from "../../shared/errors.ts";
-import { joinArrays } from "../../shared/join-arrays.ts";
 import { failedMark } from "../answer/completion-writer.ts";
 import { EventSplitter, isComment, PartialEvent, SentEvents } from "../answer/sent-events.ts";
 import { maxStreamBytes } from "../answer/token-count.ts";

@@ -2,7 +2,7 @@
  * One address and its processes. Pure: each event carries its time. The processes of an address with `{name}` are discovered from the
  * names in answers, and dropped when they have not answered for long. Any other address is one process.
  */
-import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
+import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { type BackendAddress, hasProcesses } from "./addresses.ts";
 import { addLoads, BackendHealth, LoadEstimate } from "./backend-state.ts";
 import { routingLimits } from "./routing-limits.ts";

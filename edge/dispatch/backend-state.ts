@@ -1,5 +1,5 @@
 /** What the results of calls tell about one backend: its health and its load. Pure: each event carries its time. */
-import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
+import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { routingLimits } from "./routing-limits.ts";
 
 /**

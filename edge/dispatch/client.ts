@@ -1,6 +1,12 @@
 /** HTTP client for one address of backends. Every failure becomes a CallFailure. Routing, queueing and retries are the Dispatcher's. */
 import { z } from "zod";
-import { type BackendLoad, loadHeader, readLoad } from "../../shared/contracts/backend-load.ts";
+import {
+  type BackendLoad,
+  loadHeader,
+  nameHeader,
+  readLoad,
+  readProcessName,
+} from "../../shared/contracts/backend-headers.ts";
 import type { SignCall } from "../../shared/contracts/call-signature.ts";
 import {
   type AdapterAnswer,
@@ -15,7 +21,6 @@ import {
   readinessSchema,
   readNumerics,
 } from "../../shared/contracts/inference.ts";
-import { nameHeader, readProcessName } from "../../shared/contracts/process-name.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 import { hasProcesses, urlOf } from "./addresses.ts";
 import {

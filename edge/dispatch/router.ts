@@ -10,7 +10,7 @@
  * it the fullest, because many routers use the same old reports (Mitzenmacher, "How useful is old information?", IEEE TPDS 11:1,
  * 2000). A call without an answer also counts for the calls that other routers send meanwhile.
  */
-import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
+import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 import { philox2x32 } from "../../shared/math/sampling.ts";
 import { type Region, regions } from "../platform/region.ts";

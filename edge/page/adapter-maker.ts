@@ -2,9 +2,9 @@
 
 import { limits } from "../../shared/contracts/limits.ts";
 import type { Adapter } from "../../shared/contracts/responses.ts";
-import { type Api, failureText } from "./api.ts";
+import type { Api } from "./api.ts";
 import type { Catalog } from "./catalog.ts";
-import { button, make } from "./elements.ts";
+import { button, make, submitWith } from "./elements.ts";
 import { count, perplexityBesideBase, perplexityInterval } from "./words.ts";
 
 export interface AdapterMakerParts {
@@ -76,16 +76,7 @@ export class AdapterMaker {
 
   async #attempt(action: () => Promise<void>): Promise<void> {
     const { failure, result, form } = this.#parts;
-    const submit = form.querySelector("button[type=submit]") as HTMLButtonElement;
-    failure.textContent = "";
-    submit.disabled = true;
-    try {
-      await action();
-    } catch (error) {
-      result.textContent = "";
-      failure.textContent = failureText(error);
-    }
-    submit.disabled = false;
+    if (!(await submitWith(form, failure, action))) result.textContent = "";
   }
 
   #list(): void {

@@ -1,6 +1,5 @@
 /** Calls of the API, and what went wrong in words that say what to do. */
 import type { ErrorEnvelope } from "../../shared/errors.ts";
-import { CallFailure } from "./call-failure.ts";
 
 export class Api {
   readonly #origin: string;
@@ -79,22 +78,22 @@ export function failureText(error: unknown): string {
 }
 
 function inWords({ status, headers }: Response, error: ErrorEnvelope["error"] | null): string {
-  const said = error?.message ?? `The edge answered with status ${status}.`;
+  const message = error?.message ?? `The edge answered with status ${status}.`;
   const wait = headers.get("retry-after");
   const later = wait ? ` Try again in ${wait} s.` : "";
   switch (error?.code) {
     case "invalid_api_key":
-      return `The API key is wrong. Enter another under “Key” at the top; a local start has sk-chameleon-local. (${said})`;
+      return `The API key is wrong. Enter another under “Key” at the top; a local start has sk-chameleon-local. (${message})`;
     case "backend_unavailable":
-      return `No backend answers: the edge runs, the model behind it does not. It may still be starting.${later} (${said})`;
+      return `No backend answers: the edge runs, the model behind it does not. It may still be starting.${later} (${message})`;
     case "context_length_exceeded":
-      return `The text is longer than the model can read. Shorten it. (${said})`;
+      return `The text is longer than the model can read. Shorten it. (${message})`;
     case "insufficient_quota":
     case "rate_limit_exceeded":
     case "overloaded":
-      return `Too much at once for this key or machine.${later} (${said})`;
+      return `Too much at once for this key or machine.${later} (${message})`;
     default:
-      return said;
+      return message;
   }
 }
 
@@ -115,4 +114,15 @@ function brokenOff(error: unknown): unknown {
 
 function isError(value: unknown): value is ErrorEnvelope {
   return typeof value === "object" && value !== null && "error" in value;
+}
+
+/** A failure in words for the reader of the page. */
+export class CallFailure extends Error {
+  /** The API's code of it, where it came from there and has one. */
+  readonly code: string | null;
+
+  constructor(message: string, code: string | null = null) {
+    super(message);
+    this.code = code;
+  }
 }

@@ -1,7 +1,7 @@
 /** What can answer here: the base, the served centroids, the key's own adapters; and who wants to know when they change. */
 import type { Adapter, AdapterList, CentroidList } from "../../shared/contracts/responses.ts";
 import type { Api } from "./api.ts";
-import { CallFailure } from "./call-failure.ts";
+import { CallFailure } from "./api.ts";
 import { type Centroid, domainOf } from "./domains.ts";
 
 /** What people call the experts that are no adapter. */

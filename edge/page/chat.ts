@@ -1,10 +1,8 @@
 /** Chat: a conversation through the model's own template, answered as the page's sampling says. */
 import type { ChameleonBlock, ChatChunk } from "../../shared/contracts/responses.ts";
-import { type Api, failureText, isAbort } from "./api.ts";
-import { CallFailure } from "./call-failure.ts";
+import { type Api, CallFailure, failureText, isAbort } from "./api.ts";
 import { make } from "./elements.ts";
-import { showExperts } from "./experts.ts";
-import { legendRow } from "./legend.ts";
+import { legendRow, showExperts } from "./experts.ts";
 import { type Answerer, type Sampling, wishOf } from "./request.ts";
 import { likelier, stepOf } from "./words.ts";
 

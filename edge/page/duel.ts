@@ -114,25 +114,26 @@ export class Duel {
     const { now, api, onOutcome } = this.#parts;
     const outcome: Outcome = { tokens: 0, ms: 0, end: null, failure: "", block: null };
     const startedMs = now();
-    const tell = (part: Partial<Outcome>) => onOutcome(column, Object.assign(outcome, part, { ms: now() - startedMs }));
+    const report = (part: Partial<Outcome>) =>
+      onOutcome(column, Object.assign(outcome, part, { ms: now() - startedMs }));
     const fields = { ...question.sampling.fields, ...(choice !== null && { n: 1 }) };
     const body = { prompt, ...fields, logprobs: 5, ...this.wish(column, question) };
-    tell({});
+    report({});
     try {
       for await (const chunk of api.chunks<CompletionResponse>("/v1/completions", body, signal)) {
         for (const one of chunk.choices) {
           for (const piece of piecesOf(one)) {
             column.add(choice ?? one.index, piece);
-            tell({ tokens: outcome.tokens + Math.max(piece.tokens.length, 1) });
+            report({ tokens: outcome.tokens + Math.max(piece.tokens.length, 1) });
           }
-          if (one.finish_reason) tell({ end: one.finish_reason, block: one.chameleon as ChameleonBlock });
+          if (one.finish_reason) report({ end: one.finish_reason, block: one.chameleon as ChameleonBlock });
         }
       }
     } catch (error) {
       // Another run has begun meanwhile.
       if (this.#running?.signal !== signal) return;
-      if (isAbort(error)) tell({ end: "stopped" });
-      else tell({ end: "failed", failure: failureText(error) });
+      if (isAbort(error)) report({ end: "stopped" });
+      else report({ end: "failed", failure: failureText(error) });
     }
     if (column.side === "base" || choice !== null) await this.#scoreByBoth(column, question, signal);
   }

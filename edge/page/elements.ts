@@ -1,4 +1,5 @@
-/** Finds and makes elements. */
+/** Finds and makes elements, and what several of them do alike. */
+import { failureText } from "./api.ts";
 
 /** The element of this id in index.html. Throws an Error where there is none of the type. */
 export function byId<T extends HTMLElement>(id: string, type: new () => T): T {
@@ -64,4 +65,40 @@ export function roveFocus(container: HTMLElement, selector: string): void {
     if (!target.matches(selector)) return;
     for (const item of container.querySelectorAll<HTMLElement>(selector)) item.tabIndex = item === target ? 0 : -1;
   });
+}
+
+/** Starts the tabs of `list`, and returns what opens one by its id. */
+export function startTabs(list: HTMLElement): (id: string) => void {
+  const tabs = [...list.querySelectorAll<HTMLElement>("[role=tab]")];
+  const open = (chosen: HTMLElement) => {
+    for (const tab of tabs) {
+      const isChosen = tab === chosen;
+      tab.setAttribute("aria-selected", String(isChosen));
+      tab.tabIndex = isChosen ? 0 : -1;
+      const panel = document.getElementById(tab.getAttribute("aria-controls")!);
+      if (panel) panel.hidden = !isChosen;
+    }
+  };
+  roveFocus(list, "[role=tab]");
+  for (const tab of tabs) {
+    tab.addEventListener("focus", () => open(tab));
+    tab.addEventListener("click", () => open(tab));
+  }
+  return (id) => tabs.filter((tab) => tab.id === id).forEach(open);
+}
+
+/** Runs `action` with the form's button disabled, and shows what fails. Resolves whether nothing did. */
+export async function submitWith(form: HTMLFormElement, failure: HTMLElement, action: () => Promise<void>) {
+  const submit = form.querySelector("button[type=submit]") as HTMLButtonElement;
+  failure.textContent = "";
+  submit.disabled = true;
+  try {
+    await action();
+    return true;
+  } catch (error) {
+    failure.textContent = failureText(error);
+    return false;
+  } finally {
+    submit.disabled = false;
+  }
 }

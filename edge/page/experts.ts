@@ -1,7 +1,7 @@
 /** The weights of an answer as a bar and in words: how much of its probabilities each expert makes, the pointer at most. */
 import type { ChameleonBlock } from "../../shared/contracts/responses.ts";
 import { make } from "./elements.ts";
-import { count, percent, perplexityBesideBase } from "./words.ts";
+import { count, legend, percent, perplexityBesideBase } from "./words.ts";
 
 type Experts = ChameleonBlock["experts"];
 
@@ -58,4 +58,14 @@ export function evidenceText(evidence: ChameleonBlock["evidence"], mode: Chamele
   if (evidence.tokens === 0)
     return "The prompt is too short to say anything; the weights are those before any evidence.";
   return `On ${count(evidence.tokens, "token")} of the prompt itself: ${perplexityBesideBase(evidence.nats)}.`;
+}
+
+export function legendRow(): HTMLElement {
+  const steps = legend.map(([step, text]) => make("li", { "data-step": step }, text));
+  return make(
+    "div",
+    { class: "legend-row" },
+    "With the adapters a token is",
+    make("ul", { class: "legend" }, ...steps),
+  );
 }

@@ -1,16 +1,15 @@
 /** The page: puts its parts together and says what follows from what. */
 
 import { AdapterMaker, sampleExamples } from "./adapter-maker.ts";
-import { fillAnswerers } from "./answerers.ts";
 import { Api, failureText } from "./api.ts";
 import { Catalog } from "./catalog.ts";
+import { fillAnswerers } from "./catalog-controls.ts";
 import { Chat } from "./chat.ts";
-import { byId } from "./elements.ts";
+import { byId, startTabs } from "./elements.ts";
 import { DomainMap } from "./map.ts";
-import { SamplingDrawer } from "./sampling-drawer.ts";
+import { drawSamplingFields } from "./sampling-drawer.ts";
 import { Score } from "./score.ts";
 import { SettingsStore } from "./settings.ts";
-import { startTabs } from "./tabs.ts";
 import { Writer } from "./writer.ts";
 
 const settings = new SettingsStore();
@@ -28,7 +27,7 @@ const form = (id: string) => byId(id, HTMLFormElement);
 const element = (id: string) => byId(id, HTMLElement);
 const openTab = startTabs(element("tab-write").parentElement!);
 
-new SamplingDrawer(element("sampling"), settings.current.sampling, (sampling) => {
+drawSamplingFields(element("sampling"), settings.current.sampling, (sampling) => {
   settings.change({ sampling });
   writer.changed();
 });
@@ -54,7 +53,7 @@ const everyone = [
   ["nearest", "The nearest domain alone"],
 ] as const;
 const score = { text: textarea("score-text"), adapter: select("score-adapter") };
-fillAnswerers(score.adapter, catalog, { first: [["nearest", "The nearest domain's"]] });
+fillAnswerers(score.adapter, catalog, [["nearest", "The nearest domain's"]]);
 new Score({
   ...{ api, catalog, ...score, form: form("score-form"), readShare: select("score-read") },
   ...{ result: element("score-result"), failure: element("score-failure") },
@@ -80,7 +79,7 @@ byId("adapter-sample", HTMLButtonElement).addEventListener("click", () => {
 });
 
 const chatAnswerer = select("chat-answerer");
-fillAnswerers(chatAnswerer, catalog, { first: [...everyone, ["off", "The base alone"]] });
+fillAnswerers(chatAnswerer, catalog, [...everyone, ["off", "The base alone"]]);
 new Chat({
   ...{ api, form: form("chat-form"), input: textarea("chat-input"), system: input("chat-system") },
   ...{ send: byId("chat-send", HTMLButtonElement), clear: byId("chat-clear", HTMLButtonElement) },

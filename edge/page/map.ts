@@ -29,7 +29,7 @@ const promptPx = 28;
 /** From the middle of a domain's box up to its disc. */
 const discPx = 16;
 /** Above this, names are shown only where a dot is chosen. */
-const mostNames = 28;
+const maxNames = 28;
 
 export class DomainMap {
   readonly #parts: DomainMapParts;
@@ -75,7 +75,7 @@ export class DomainMap {
     const { width, height } = map.getBoundingClientRect();
     const spots = this.#spots();
     if (width === 0 || spots.length === 0) return;
-    const hasNames = spots.length <= mostNames;
+    const hasNames = spots.length <= maxNames;
     const columns = Math.max(2, Math.floor(width / 118));
     const box = hasNames ? { width: Math.min(132, width / columns), height: 74 } : { width: 26, height: 26 };
     const room = { width, height: height - promptPx, box };

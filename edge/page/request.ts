@@ -1,19 +1,19 @@
 /** From the page's fields to requests. Pure: the fields' texts in, what the API takes out. */
 import { limits } from "../../shared/contracts/limits.ts";
-import { CallFailure } from "./call-failure.ts";
+import { CallFailure } from "./api.ts";
 
 interface SamplingField {
   name: string;
   label: string;
   hint: string;
   /** Of a number. */
-  range?: { least: number; most: number; isWhole?: boolean };
+  range?: { min: number; max: number; isWhole?: boolean };
   initial: string;
 }
 
-const whole = (least: number, most: number) => ({ least, most, isWhole: true });
-const share = { least: 0, most: 1 };
-const penalty = { least: -limits.penaltyMagnitude, most: limits.penaltyMagnitude };
+const whole = (min: number, max: number) => ({ min, max, isWhole: true });
+const share = { min: 0, max: 1 };
+const penalty = { min: -limits.penaltyMagnitude, max: limits.penaltyMagnitude };
 const largest = 2 ** 31 - 1;
 
 /** Everything that the API takes beside prompt and model. A blank field is left out, so the API's own default holds. */
@@ -23,7 +23,7 @@ export const samplingFields: readonly SamplingField[] = [
     name: "temperature",
     label: "Temperature",
     hint: "0 always takes the likeliest token",
-    range: { least: 0, most: limits.temperature },
+    range: { min: 0, max: limits.temperature },
     initial: "0.7",
   },
   { name: "seed", label: "Seed", hint: "Both sides draw with it", range: whole(0, largest), initial: "4" },
@@ -87,12 +87,10 @@ export function samplingOf(texts: FieldTexts): Sampling {
   return { fields: others, evidenceTokens: evidenceTokens as number | null };
 }
 
-function numberOf(text: string, label: string, { least, most, isWhole }: NonNullable<SamplingField["range"]>): number {
+function numberOf(text: string, label: string, { min, max, isWhole }: NonNullable<SamplingField["range"]>): number {
   const value = Number(text);
-  if (value >= least && value <= most && (!isWhole || Number.isInteger(value))) return value;
-  throw new CallFailure(
-    `${label} is “${text}”; it must be a ${isWhole ? "whole " : ""}number from ${least} to ${most}.`,
-  );
+  if (value >= min && value <= max && (!isWhole || Number.isInteger(value))) return value;
+  throw new CallFailure(`${label} is “${text}”; it must be a ${isWhole ? "whole " : ""}number from ${min} to ${max}.`);
 }
 
 function stopsOf(text: string): string[] {

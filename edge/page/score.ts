@@ -1,16 +1,14 @@
 /** “Score my text”: what base, adapter, pointer and mixture give the later part of a text, having read the earlier. */
 import type { ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
-import { type Api, failureText } from "./api.ts";
-import { CallFailure } from "./call-failure.ts";
+import { type Api, CallFailure } from "./api.ts";
 import type { Catalog } from "./catalog.ts";
-import { make, table } from "./elements.ts";
-import { showExperts } from "./experts.ts";
-import { legendRow } from "./legend.ts";
+import { make, submitWith, table } from "./elements.ts";
+import { legendRow, showExperts } from "./experts.ts";
 import { spansOf } from "./pieces.ts";
 import { count, likelier, perplexityChange, signedNats, stepOf } from "./words.ts";
 
 /** Fewer tokens say nothing. */
-const leastTokens = 16;
+const minTokens = 16;
 /** Fewer scored tokens are little to go by. */
 const fewTokens = 64;
 
@@ -45,17 +43,8 @@ export class Score {
   }
 
   async #run(): Promise<void> {
-    const { failure, form, result } = this.#parts;
-    const submit = form.querySelector("button[type=submit]") as HTMLButtonElement;
-    failure.textContent = "";
-    submit.disabled = true;
-    try {
-      await this.#score(this.#parts.text.value);
-    } catch (error) {
-      result.hidden = true;
-      failure.textContent = failureText(error);
-    }
-    submit.disabled = false;
+    const { failure, form, result, text } = this.#parts;
+    if (!(await submitWith(form, failure, () => this.#score(text.value)))) result.hidden = true;
   }
 
   async #score(text: string): Promise<void> {
@@ -71,8 +60,8 @@ export class Score {
       });
     const base = await ask({ model: catalog.baseModel });
     const total = base.usage!.prompt_tokens;
-    if (total < leastTokens)
-      throw new CallFailure(`The text has ${count(total, "token")}; it takes ${leastTokens} or more.`);
+    if (total < minTokens)
+      throw new CallFailure(`The text has ${count(total, "token")}; it takes ${minTokens} or more.`);
     const read = Math.max(1, Math.round(total * Number(readShare.value)));
     const by = (experts: unknown) => ask({ chameleon: { adapter: experts, evidence_tokens: read, compare: true } });
     const [alone, pointer, mixture] = await Promise.all([by(adapter.value), by([{ id: "base" }]), by("auto")]);
@@ -97,8 +86,8 @@ export class Score {
     const bars = all.map(({ id, name, mean }) => {
       const bar = make("i", { class: "contest-bar", "aria-hidden": "true" });
       bar.style.width = `${(100 * Math.exp(-mean)) / highest}%`;
-      const said = id === "base" ? `perplexity ${Math.exp(-mean).toFixed(1)}` : perplexityChange(mean - base.mean);
-      return make("li", { "data-contestant": id }, make("span", {}, name), make("b", {}, said), bar);
+      const figure = id === "base" ? `perplexity ${Math.exp(-mean).toFixed(1)}` : perplexityChange(mean - base.mean);
+      return make("li", { "data-contestant": id }, make("span", {}, name), make("b", {}, figure), bar);
     });
     const weights = make("div");
     const block = mixture.choices[0].chameleon as ChameleonBlock;

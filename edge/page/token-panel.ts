@@ -3,8 +3,7 @@
  * on from, and where in the prompt the pointer could have copied it from.
  */
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
-import { type Api, isAbort } from "./api.ts";
-import { CallFailure } from "./call-failure.ts";
+import { type Api, CallFailure, isAbort } from "./api.ts";
 import type { Column, Place } from "./column.ts";
 import type { Question } from "./duel.ts";
 import { button, make, table } from "./elements.ts";

@@ -25,9 +25,9 @@ export function perplexityBesideBase(gainNats: number): string {
 
 /** The interval of a gain as that of the change: "20% to 24% lower". */
 export function perplexityInterval([low, high]: readonly [number, number]): string {
-  const [least, most] = [low, high].map((nats) => Math.round((1 - Math.exp(-nats)) * 100));
+  const [from, to] = [low, high].map((nats) => Math.round((1 - Math.exp(-nats)) * 100));
   const one = (value: number) => (value < 0 ? `${-value}% higher` : `${value}% lower`);
-  return `${one(least)} to ${one(most)}`;
+  return `${one(from)} to ${one(to)}`;
 }
 
 /** How much likelier a token is by one model than by another: log-probability difference → "3.2 times likelier". */

@@ -1,15 +1,13 @@
 /** “Write”: the prompt, what would answer it, and the two answers beside each other. */
 
-import { fillAnswerers } from "./answerers.ts";
 import { type Api, failureText } from "./api.ts";
 import type { Catalog } from "./catalog.ts";
-import { ExampleChips } from "./chips.ts";
+import { ExampleChips, fillAnswerers } from "./catalog-controls.ts";
 import type { Column } from "./column.ts";
 import { examplesOf } from "./domains.ts";
 import { Duel, type Outcome } from "./duel.ts";
 import { byId } from "./elements.ts";
-import { evidenceText, expertsText, showExperts } from "./experts.ts";
-import { legendRow } from "./legend.ts";
+import { evidenceText, expertsText, legendRow, showExperts } from "./experts.ts";
 import { Preview, type Reading } from "./preview.ts";
 import { type Answerer, type Sampling, samplingOf, wishOf } from "./request.ts";
 import type { SettingsStore } from "./settings.ts";
@@ -75,13 +73,11 @@ export class Writer {
     this.#prompt.value = settings.current.prompt ?? "";
     this.#answerer.dataset.wanted = settings.current.answerer.choice;
     this.#experts.value = settings.current.answerer.list;
-    fillAnswerers(this.#answerer, catalog, {
-      first: [
-        ["auto", "What the prompt decides"],
-        ["nearest", "The nearest domain alone"],
-        ["list", "A list of experts…"],
-      ],
-    });
+    fillAnswerers(this.#answerer, catalog, [
+      ["auto", "What the prompt decides"],
+      ["nearest", "The nearest domain alone"],
+      ["list", "A list of experts…"],
+    ]);
     this.#chips = new ExampleChips(byId("chips", HTMLElement), catalog, (prompt) => this.writeExample(prompt));
     byId("legend", HTMLElement).replaceChildren(legendRow());
     this.#listen();

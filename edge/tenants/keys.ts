@@ -3,6 +3,7 @@
  * is named by the hash's first 64 bits; the whole hash is compared.
  */
 import { z } from "zod";
+import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
   keyEndSchema,
@@ -20,7 +21,6 @@ import {
   withEnd,
 } from "../../shared/contracts/tenants.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
 import type { TenantKey } from "../config.ts";
 import { LocalRateLimit, type RateLimit } from "../platform/rate-limit.ts";
 import type { Records } from "./records.ts";

@@ -14,7 +14,7 @@ import {
 } from "../../shared/artifacts/manifest.ts";
 import { requireFile } from "../../shared/artifacts/set-file.ts";
 import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { requireHyperNetwork } from "../adapters/generated/hyper-network.ts";
 import { readFileAtMost } from "../files.ts";

@@ -4,8 +4,8 @@
  * sequence alone.
  * Shapes: D hidden size, H heads, d head width, X rows of a run.
  */
+import { joinArrays } from "../../shared/bytes.ts";
 import type { ServiceError } from "../../shared/errors.ts";
-import { joinArrays } from "../../shared/join-arrays.ts";
 import { pointerMass, positionsOfEvidence, type TokenEvidence, weigh, withFloor } from "../../shared/math/evidence.ts";
 import type { KvArena } from "../kv/arena.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";

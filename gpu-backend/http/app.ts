@@ -2,7 +2,7 @@
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
-import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
+import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import {
   batchRequestSchema,
   cancelRequestSchema,

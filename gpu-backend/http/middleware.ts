@@ -1,13 +1,12 @@
 /** What every call passes before its handler: process name, load, signature, and the check of its body. */
 import type { Context, MiddlewareHandler } from "hono";
 import { z } from "zod";
-import { type BackendLoad, loadHeader, loadText } from "../../shared/contracts/backend-load.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
+import { type BackendLoad, loadHeader, loadText, nameHeader } from "../../shared/contracts/backend-headers.ts";
 import { isSignedBy, parseSignature, type SigningKey, signingKey } from "../../shared/contracts/call-signature.ts";
 import { parseCallerJson } from "../../shared/contracts/caller-json.ts";
 import { contractVersion } from "../../shared/contracts/inference.ts";
-import { nameHeader } from "../../shared/contracts/process-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
 
 /** Sends the name with every answer, refusals included. */
 export function sendName(name: string): MiddlewareHandler {

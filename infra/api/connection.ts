@@ -1,4 +1,4 @@
-/** The public API, as commands call it: of the local start unless `--url` names another. Errors are sentences. */
+/** The public API as commands call it, at the local start unless `--url` names another. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { z } from "zod";
@@ -16,7 +16,7 @@ const attempts = 5;
 /** Timeout for one answer, in milliseconds: making an adapter takes seconds. */
 const answerMs = 120_000;
 /** Bounds on the wait before a retry, in seconds. The edge counts requests by the minute. */
-const retrySeconds = { least: 1, most: 60 };
+const retrySeconds = { min: 1, max: 60 };
 
 /** An error that the API answered with. */
 export class ApiError extends Error {
@@ -41,8 +41,8 @@ export function withConnection(command: Command): Command {
 /** The delay that a `retry-after` header asks for, within bounds; a date counts as no header. */
 export function retryDelayMs(header: string | null): number {
   const seconds = Number(header);
-  if (!Number.isFinite(seconds)) return 1000 * retrySeconds.least;
-  return 1000 * Math.min(retrySeconds.most, Math.max(retrySeconds.least, seconds));
+  if (!Number.isFinite(seconds)) return 1000 * retrySeconds.min;
+  return 1000 * Math.min(retrySeconds.max, Math.max(retrySeconds.min, seconds));
 }
 
 export class Connection {
@@ -52,14 +52,14 @@ export class Connection {
   constructor({ url, key }: ConnectionOptions) {
     const target = url ?? readLocalRun(stateFolder())?.edge;
     this.#url = target ?? "http://127.0.0.1:8787";
-    // Whatever listens at the default address is not known to be ours: the user's own key is not sent there.
+    // An unknown process may listen at the default address, so the user's own key is not sent there.
     this.#key = key || (target !== undefined && process.env.CHAMELEON_API_KEY) || localKey;
     if (!/^[\x21-\x7e]+$/.test(this.#key)) {
       throw new InvalidArgumentError("the API key holds a character that no header can carry");
     }
   }
 
-  /** Calls again what was busy. Throws an ApiError with the API's own message, or an Error where nobody answers. */
+  /** Retries while the API is busy. Throws an ApiError with the API's message, or an Error if nothing answers. */
   async call<T>(schema: z.ZodType<T>, method: "GET" | "POST" | "DELETE", path: string, body?: object): Promise<T> {
     for (let attempt = 1; ; attempt++) {
       const { response, answer } = await this.#send(method, path, body);

@@ -1,6 +1,6 @@
 /**
- * `chameleon score`: what base, nearest adapter and mixture make of a text. Each stretch of it assigns and weighs by its
- * first tokens, and the tokens after them are scored, the same ones for all three.
+ * `chameleon score`: the perplexity of a text under the base, the nearest adapter and the mixture. The first tokens of each stretch
+ * assign it and weigh the mixture; the tokens after them are scored, the same for all three.
  */
 import { text as readAll } from "node:stream/consumers";
 import { z } from "zod";
@@ -33,7 +33,7 @@ async function score(file: string, options: Options): Promise<void> {
       const scored = await scoreStretch(connection, stretch, options);
       if (scored) scores.push(scored);
     } catch (error) {
-      // How many characters fill the context, only the tokenizer knows.
+      // Only the tokenizer knows how many characters fit the context.
       if (!(error instanceof ApiError && error.code === "context_length_exceeded")) throw error;
       queue.unshift(...cutInTwo(stretch));
     }

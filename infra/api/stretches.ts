@@ -1,4 +1,4 @@
-/** Stretches of a text that is scored, and what their scores say together. Pure. */
+/** Cuts a text into stretches to score, and combines their scores. Pure. */
 
 export interface Score {
   /** Mean loss of a token. */
@@ -8,7 +8,7 @@ export interface Score {
   tokens: number;
 }
 
-/** A first guess at what fills a context; a stretch that is too long is cut in two. */
+/** A first guess at the context's size; a stretch that is too long is cut in two. */
 const stretchCharacters = 1500;
 
 /** Cut where words end. */

@@ -1,6 +1,6 @@
 /**
- * `npm run deploy`: this checkout to an environment of wrangler.toml, or back to what was deployed there before. On stdout the
- * version that answers then, alone; progress goes to stderr.
+ * `npm run deploy`: deploys this checkout to an environment of wrangler.toml, or rolls back there. Prints the version that answers
+ * then on stdout, and progress on stderr.
  */
 import path from "node:path";
 import { InvalidArgumentError, Option } from "commander";

@@ -1,12 +1,13 @@
 /**
- * A deployment from its options on: what can be known at once, gates, roll-out; or back. Not here: the command line, and the
+ * A deployment or a rollback, from the options on: checks that need no time, gates, roll-out. Not here: the command line, and the
  * steps themselves.
  */
 import { createInterface } from "node:readline/promises";
 import { InvalidArgumentError } from "commander";
 import { httpUrl, Interrupted } from "../../gpu-backend/command-line.ts";
-import { remoteStore } from "../publish/s3-store.ts";
-import { publishArtifacts } from "./artifacts.ts";
+import { readArtifactSet } from "../publish/artifact-set.ts";
+import { publishSet, rollBack as rollArtifactsBack } from "../publish/publish.ts";
+import { remoteStore } from "../publish/store.ts";
 import type { Environment } from "./environment.ts";
 import { type Gate, passGates } from "./gates.ts";
 import { wranglerPlatform } from "./platform.ts";
@@ -36,7 +37,7 @@ export async function deploy(
   gates: readonly Gate[],
   signal: AbortSignal,
 ): Promise<string | null> {
-  // All that can be known before the gates, which take minutes.
+  // Checked before the gates, which take minutes.
   const url = options.url ?? (process.env.EDGE_URL ? httpUrl(process.env.EDGE_URL) : environment.url);
   const problems = [...environment.problems];
   if (url === null) {
@@ -83,10 +84,7 @@ function partsOf(
     platform: wranglerPlatform(environment),
     smoke: (version, isPicked, stopped) =>
       smokeTest({ url: url ?? "", worker: environment.worker, version, isPicked, key }, smokeLimits, stopped),
-    publish:
-      artifacts === undefined
-        ? null
-        : () => publishArtifacts(remoteStore(process.env, environment.bucket), artifacts, say, () => new Date()),
+    publish: artifacts === undefined ? null : () => publishArtifacts(artifacts, environment.bucket),
     say,
     confirm: async (question) => options.yes || (await isConfirmed(question, signal)),
     signal,
@@ -110,4 +108,15 @@ async function isConfirmed(question: string, signal: AbortSignal): Promise<boole
   } finally {
     terminal.close();
   }
+}
+
+/** Publishes the set of `folder`, and returns what serves the earlier one again. */
+async function publishArtifacts(folder: string, bucket: string | null): Promise<() => Promise<void>> {
+  const publisher = { store: remoteStore(process.env, bucket), say, now: () => new Date() };
+  const { before, manifest, switched } = await publishSet(publisher, await readArtifactSet(folder));
+  return async () => {
+    if (!switched) return;
+    if (before !== null) await rollArtifactsBack(publisher, before);
+    else say(`${manifest} stays published: nothing was published before it`);
+  };
 }

@@ -2,17 +2,7 @@
 import { existsSync } from "node:fs";
 import { unstable_readConfig as readWranglerConfig } from "wrangler";
 import { isLoopback } from "../../shared/loopback.ts";
-
-/** What we read of wrangler.toml; wrangler's own type of it is not part of its package. */
-interface WranglerConfig {
-  name: string;
-  definedEnvironments?: string[];
-  migrations: { tag: string }[];
-  routes?: (string | { pattern: string; custom_domain?: boolean })[];
-  vars: Record<string, unknown>;
-  r2_buckets: { binding: string; bucket_name?: string }[];
-  containers?: unknown[];
-}
+import type { WranglerConfig } from "../wrangler.ts";
 
 export interface Environment {
   name: string;
@@ -38,7 +28,7 @@ export function readEnvironment(configFile: string, name: string): Environment {
   }
   const config: WranglerConfig = readWranglerConfig({ config: configFile, env: name });
   const domain = (config.routes ?? []).find((route) => typeof route === "object" && route.custom_domain);
-  const backendUrls = String(config.vars.BACKEND_URLS ?? "");
+  const backendUrls = config.vars.BACKEND_URLS ?? "";
   return {
     name,
     configFile,

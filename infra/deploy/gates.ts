@@ -48,7 +48,7 @@ export function gatesOf(environment: Environment, tests: TestSet): Gate[] {
   ];
 }
 
-/** Runs every gate in order, and tells of each. Throws the first one's failure. */
+/** Runs the gates in order and reports each. Throws the first failure. */
 export async function passGates(
   gates: readonly Gate[],
   say: (line: string) => void,
@@ -62,7 +62,7 @@ export async function passGates(
   }
 }
 
-/** What the script prints goes to stderr: stdout has the deployed version alone. */
+/** Redirects the script's stdout to stderr, because stdout is for the deployed version. */
 async function runScript(file: string, args: string[], failed: string, signal: AbortSignal): Promise<void> {
   const child = spawn(process.execPath, [file, ...args], { cwd: root, stdio: ["ignore", "pipe", "inherit"] });
   const stop = () => void child.kill("SIGTERM");

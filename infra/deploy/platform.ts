@@ -1,4 +1,4 @@
-/** What a deployment asks of Cloudflare, by wrangler's commands. Not here: in which order. */
+/** Cloudflare as a deployment uses it, through wrangler's commands. Not here: their order. */
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";

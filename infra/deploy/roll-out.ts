@@ -1,13 +1,13 @@
 /**
- * The order of a deployment: upload, test before any request reaches the new version, a share of the requests, all of them; and
- * back to what was there before when anything fails or the caller stops it. Not here: gates (gates.ts), wrangler (platform.ts).
+ * The order of a deployment: upload, test the new version, give it a share of the requests, then all of them; roll back when
+ * anything fails or the caller stops it. Not here: gates (gates.ts), wrangler (platform.ts).
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Interrupted } from "../../gpu-backend/command-line.ts";
 import { type Environment, pendingMigrations } from "./environment.ts";
 import type { Platform, Shares } from "./platform.ts";
 
-/** Asks a version of the edge. Rejects where it does not work. `isPicked`: by a header, since it answers few requests or none. */
+/** Tests a version of the edge; rejects if it does not work. `isPicked`: selects the version by a header. */
 export type Smoke = (version: string, isPicked: boolean, signal: AbortSignal) => Promise<void>;
 
 export interface RollOutParts {
@@ -16,7 +16,7 @@ export interface RollOutParts {
   smoke: Smoke;
   /** Publishes artifacts, and returns what puts the earlier ones back; null where none are to be published. */
   publish: (() => Promise<() => Promise<void>>) | null;
-  /** Told of each step. */
+  /** Called with one line for each step. */
   say(line: string): void;
   /** Asks the user; false: do not deploy. */
   confirm(question: string): Promise<boolean>;
@@ -64,7 +64,7 @@ export async function rollOut(parts: RollOutParts, options: RollOutOptions): Pro
   }
 }
 
-/** Puts back what answered every request before. Returns that version. */
+/** Restores the version that answered every request before, and returns it. */
 export async function rollBack({ environment, platform, say }: RollOutParts): Promise<string> {
   const deployments = await platform.deployments();
   const target = versionBefore(deployments);
@@ -113,7 +113,6 @@ async function rollOutGradually(parts: RollOutParts, options: RollOutOptions, be
   } catch (error) {
     throw await restored(parts, before, version, error);
   }
-  // The version works whatever becomes of its routes.
   await platform.applyRoutes().catch((cause) => {
     const again = `npx wrangler triggers deploy --env ${environment.name}`;
     throw new Error(
@@ -151,7 +150,7 @@ async function watch({ smoke, signal }: RollOutParts, options: RollOutOptions, v
   } while (performance.now() < endMs);
 }
 
-/** Goes back to `before`, and returns the error that tells why and whether that worked. */
+/** Rolls back to `before`, and returns the error with the reason and the outcome. */
 async function restored(parts: RollOutParts, before: string, version: string, error: unknown): Promise<Error> {
   const { environment, platform, say, signal } = parts;
   say(`rolling back to ${before}`);

@@ -1,7 +1,6 @@
 /**
- * Whether one version of the deployed edge works, asked from outside: which version answers, whether a backend is ready with
- * the same artifacts, whether strangers are refused, and with an API key one completion. The header that picks a version works
- * also for a version that answers no other request:
+ * Tests one version of the deployed edge from outside: the version that answers, a backend that is ready with the same artifacts,
+ * a refusal without a key, and with a key one completion. The header that selects a version also works for one without traffic:
  * https://developers.cloudflare.com/workers/versions-and-deployments/version-overrides/
  */
 import { setTimeout as sleep } from "node:timers/promises";
@@ -77,7 +76,7 @@ export async function smokeTest(target: SmokeTarget, limits: SmokeLimits, signal
   }
 }
 
-/** Tries again until `limits.settleMs` have passed; then the last failure counts. */
+/** Repeats the attempt until `limits.settleMs` have passed, then throws its last failure. */
 async function untilPassed(limits: SmokeLimits, signal: AbortSignal, attempt: () => Promise<void>): Promise<void> {
   const endMs = performance.now() + limits.settleMs;
   for (;;) {

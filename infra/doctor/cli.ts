@@ -1,6 +1,15 @@
-/** `chameleon doctor`: checks what a local start needs, prints a line each, and the mend below what is amiss. */
+/** `chameleon doctor`: checks what a local start needs, and prints a line for each check, with the remedy below a failed one. */
+import path from "node:path";
 import { createCommand, exitCodes, runCommand } from "../../gpu-backend/command-line.ts";
-import { type Check, checks } from "./checks.ts";
+import { type BackendConfig, readConfig } from "../../gpu-backend/config.ts";
+import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import { planMemory } from "../../gpu-backend/host/memory-plan.ts";
+import { selectDevice } from "../../gpu-backend/runtime/device-probe.ts";
+import { readModelConfig } from "../../gpu-backend/runtime/model-folder.ts";
+import { stateFolder } from "../local-edge.ts";
+import { readLocalRun } from "../local-run.ts";
+import { assertPortsFree, readPort } from "../ports.ts";
+import { readArtifactSet } from "../publish/artifact-set.ts";
 
 interface Options {
   model?: string;
@@ -8,6 +17,114 @@ interface Options {
 }
 
 const marks = { ok: "ok  ", warning: "note", failed: "FAIL" } as const;
+
+function textOf({ name, state, found, mend }: Check): string {
+  return `${marks[state]}  ${name.padEnd(10)}${found}\n${mend ? `      ${" ".repeat(10)}mend: ${mend}\n` : ""}`;
+}
+
+export interface Check {
+  name: string;
+  state: "ok" | "warning" | "failed";
+  found: string;
+  /** null where nothing is amiss. */
+  mend: string | null;
+}
+
+type Finding = Omit<Check, "name">;
+
+/** As the bootstrap wants it. */
+const oldestNode = [22, 18] as const;
+
+const ok = (found: string): Finding => ({ state: "ok", found, mend: null });
+const amiss = (state: "warning" | "failed", found: string, mend: string): Finding => ({ state, found, mend });
+const megabytes = (bytes: number) => `${Math.round(bytes / 1e6).toLocaleString("en")} MB`;
+
+/** The checks, in the order in which a start would fail. */
+function checks(modelDirectory: string | undefined): (() => Promise<Check>)[] {
+  const model = () => path.resolve(modelDirectory ?? readConfig().modelDirectory);
+  const named: [string, (config: BackendConfig) => Finding | Promise<Finding>, mend: string][] = [
+    ["node", checkNode, "install the Node that the message names"],
+    ["memory", (config) => checkMemory(config, model()), "name a model folder with --model or MODEL_DIR"],
+    ["ports", checkPorts, "set EDGE_PORT and BACKEND_PORT to free ports"],
+    [
+      "model",
+      () => checkModel(model()),
+      "copy or import the model again: chameleon import gpt2; or train: chameleon train",
+    ],
+    [
+      "artifacts",
+      () => checkArtifacts(model()),
+      "train or copy the artifacts again; chameleon train writes them whole",
+    ],
+    ["device", checkDevice, "set DEVICE=cpu"],
+  ];
+  return named.map(([name, check, mend]) => async () => {
+    try {
+      return { name, ...(await check(readConfig())) };
+    } catch (error) {
+      return { name, ...amiss("failed", error instanceof Error ? error.message : String(error), mend) };
+    }
+  });
+}
+
+function checkNode(): Finding {
+  const [major, minor] = process.versions.node.split(".").map(Number);
+  const isNew = major > oldestNode[0] || (major === oldestNode[0] && minor >= oldestNode[1]);
+  if (isNew) return ok(`Node ${process.versions.node}`);
+  const wanted = oldestNode.join(".");
+  return amiss(
+    "failed",
+    `Node ${process.versions.node}; ${wanted} or newer is needed`,
+    `install Node ${wanted} or newer`,
+  );
+}
+
+/** By the backend's own plan, within what is free. A local start serves what is published, so sets may lie side by side. */
+async function checkMemory(config: BackendConfig, directory: string): Promise<Finding> {
+  const limitBytes = process.availableMemory();
+  const model = await readModelConfig(directory);
+  const { plannedBytes } = planMemory({ ...config, limitBytes, model, sets: config.artifactSets });
+  const found = `${megabytes(limitBytes)} free, up to ${megabytes(plannedBytes)} may be taken`;
+  if (plannedBytes <= limitBytes) return ok(found);
+  return amiss(
+    "warning",
+    found,
+    "close other programs, or set WEIGHT_FORMAT=int8 and smaller KV_BYTES and PREFIX_CACHE_BYTES",
+  );
+}
+
+async function checkPorts(): Promise<Finding> {
+  const running = readLocalRun(stateFolder());
+  if (running) return ok(`a local start is running at ${running.edge}`);
+  const edge = readPort(process.env, "EDGE_PORT", 8787);
+  const backend = readPort(process.env, "BACKEND_PORT", 8788);
+  await assertPortsFree([
+    ["EDGE_PORT", edge],
+    ["BACKEND_PORT", backend],
+  ]);
+  return ok(`${edge} and ${backend} are free`);
+}
+
+/** By the code that serves it: every file is held against the manifest's hash. */
+async function checkModel(directory: string): Promise<Finding> {
+  const { model, manifestHash } = await readArtifacts(directory);
+  const { layers, hiddenSize } = model.config;
+  return ok(`${directory}: ${layers} layers of ${hiddenSize}; weights and manifest ${manifestHash.slice(0, 12)} agree`);
+}
+
+async function checkArtifacts(directory: string): Promise<Finding> {
+  const { manifest, files } = await readArtifactSet(path.join(directory, "artifacts"));
+  const off = manifest.centroids.filter(({ scale }) => scale === 0).length;
+  const found = `${files.size} files match their hashes; ${manifest.centroids.length} centroids, ${off} switched off`;
+  if (off < manifest.centroids.length) return ok(found);
+  return amiss("warning", found, "every prompt is answered by the base until you train: chameleon train --help");
+}
+
+async function checkDevice({ device, weightFormat, threads }: BackendConfig): Promise<Finding> {
+  const choice = await selectDevice({ setting: device, format: weightFormat, threads, now: () => performance.now() });
+  const found = `DEVICE=${device}: ${choice.device}, ${threads} threads, ${weightFormat}`;
+  return choice.warning ? amiss("warning", `${found} (${choice.warning})`, "set DEVICE=cpu") : ok(found);
+}
 
 await runCommand(
   createCommand(
@@ -29,7 +146,3 @@ await runCommand(
       if (found.some(({ state }) => state === "failed")) process.exitCode = exitCodes.failed;
     }),
 );
-
-function textOf({ name, state, found, mend }: Check): string {
-  return `${marks[state]}  ${name.padEnd(10)}${found}\n${mend ? `      ${" ".repeat(10)}mend: ${mend}\n` : ""}`;
-}

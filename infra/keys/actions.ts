@@ -1,4 +1,4 @@
-/** What `npm run keys` does to the records of keys and tenants. Not here: where they are, and how it is told. */
+/** What `npm run keys` does to the records of keys and tenants. Not here: where they are stored, and the command line. */
 import { createHash } from "node:crypto";
 import type { TenantErased } from "../../shared/contracts/responses.ts";
 import {
@@ -27,7 +27,7 @@ export interface Actor {
   newKey(): string;
 }
 
-/** A key that was made just now: the one time that it is seen. */
+/** A new key, in clear for the only time. */
 export interface NewKey {
   key: string;
   id: string;
@@ -66,7 +66,7 @@ export async function revokeKey(actor: Actor, id: string): Promise<KeyRecord> {
   return { ...record, revokedAt };
 }
 
-/** A new key like the old, which goes on for `overlapMs`. Throws an Error where the old opens nothing any more. */
+/** Makes a key like the old one, which stays valid for `overlapMs`. Throws an Error if the old one is revoked or expired. */
 export async function rotateKey(
   actor: Actor,
   id: string,
@@ -84,7 +84,7 @@ export async function rotateKey(
     { tenant, scopes, tenantRecord: await recordOfTenant(actor, tenant) },
     options.expiresAt,
   );
-  // In one write: there is no moment with neither.
+  // One write, so that one of the two is always valid.
   await actor.namespace.put(
     new Map<string, StoredRecord>([
       [keyPrefix + made.id, made.record],
@@ -94,14 +94,14 @@ export async function rotateKey(
   return { ...made, old };
 }
 
-/** A change of a tenant's record: a limit that is null is none, one that is "plan" is the plan's again. */
+/** A change of a tenant's record. A limit of null is none; "plan" restores the plan's. */
 export interface TenantChange {
   plan?: TenantRecord["plan"];
   limits: { [Name in keyof TenantLimits]?: number | null | "plan" };
   origins?: string[];
 }
 
-/** null where nothing is recorded: then the standard plan holds, and none for keys of the configuration. */
+/** null if the tenant has no record: then the standard plan applies, and no limit to keys of TENANT_KEYS. */
 export async function readTenant({ namespace }: Actor, tenant: string): Promise<TenantRecord | null> {
   const name = tenantPrefix + tenant;
   return tenantRecordSchema.nullable().parse((await namespace.get([name])).get(name) ?? null);
@@ -126,8 +126,8 @@ export async function changeTenant(actor: Actor, tenant: string, change: TenantC
 }
 
 /**
- * Revokes a tenant's keys, lets the edge erase the tenant once that is in force, and deletes the records of keys and tenant. Where
- * `erase` rejects, the keys stay revoked, and it can be called again.
+ * Revokes a tenant's keys, asks the edge to erase the tenant once that is in force, and deletes the records of keys and tenant. If
+ * `erase` rejects, the keys stay revoked, and the call can be repeated.
  */
 export async function deleteTenant(
   actor: Actor,

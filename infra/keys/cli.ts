@@ -1,6 +1,6 @@
 /**
- * `npm run keys`: API keys and limits of tenants. A new key is printed on stdout once, alone, and kept nowhere; all else
- * that is said goes to stderr, so that `KEY=$(npm run -s keys -- create acme)` works.
+ * `npm run keys`: API keys and limits of tenants. A new key is printed on stdout once, alone, and stored nowhere. Everything else
+ * goes to stderr, so that `KEY=$(npm run -s keys -- create acme)` works.
  */
 import { randomBytes } from "node:crypto";
 import path from "node:path";
@@ -53,8 +53,8 @@ const program = createCommand(
   "keys",
   "API keys and limits of tenants",
   ["chameleon keys create acme --expires 90d", "chameleon keys limits acme --requests-per-minute 100"],
-  `Without --remote it is about the edge that \`npm start\` serves, running or not: its state is in STATE_DIR (.chameleon).
-A change is in force there within a second; a remote one within about a minute, the time that KV takes.
+  `Without --remote the keys are those of the edge that \`npm start\` serves, running or not; its state is in STATE_DIR (.chameleon).
+A change is in force there within a second, and at a deployed edge within about a minute, the time that KV takes.
 A tenant whose name begins with eu: (eu:acme) is answered and kept in the EU alone.`,
 );
 
@@ -82,13 +82,13 @@ command("list [tenant]", "list keys, of one tenant or of all").action(
   },
 );
 
-command("revoke <id>", "make a key open nothing any more").action(async (id: string, options: Place) => {
+command("revoke <id>", "revoke a key").action(async (id: string, options: Place) => {
   const record = await revokeKey(actorAt(options), checkedKeyId(id));
   say(`revoked ${id} of ${record.tenant}; ${inForce(options)}`);
 });
 
-command("rotate <id>", "make a key like another, which goes on for a while")
-  .option("--overlap <time>", "how long the old one goes on, as 24h or 7d", duration, duration("24h"))
+command("rotate <id>", "replace a key by a new one; the old one stays valid for a while")
+  .option("--overlap <time>", "how long the old one stays valid, as 24h or 7d", duration, duration("24h"))
   .option("--expires <when>", "of the new one, as 90d, 12h, or a date; never unless set", when)
   .action(async (id: string, options: Place & { overlap: number; expires?: Date }) => {
     const made = await rotateKey(actorAt(options), checkedKeyId(id), {
@@ -96,7 +96,7 @@ command("rotate <id>", "make a key like another, which goes on for a while")
       expiresAt: options.expires ?? null,
     });
     show(made, options);
-    say(`${id} goes on until ${made.old.expiresAt}`);
+    say(`${id} is valid until ${made.old.expiresAt}`);
   });
 
 command("limits <tenant>", "show what a tenant may use, or change it; N is a number, none, or plan for the plan's own")
@@ -196,7 +196,7 @@ function actorAt({ remote, env, namespaceId }: Place): Actor {
 function show({ key, id, record }: NewKey, { json }: Place): void {
   process.stdout.write(`${json ? JSON.stringify({ key, id, ...withoutHash(record) }) : key}\n`);
   say(keyLine(id, record));
-  say("The key is kept nowhere: this is the only time that it is shown.");
+  say("The key is stored nowhere: this is the only time that it is shown.");
 }
 
 function showTenant(tenant: string, record: TenantRecord | null, { json }: Place): void {

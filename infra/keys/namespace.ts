@@ -13,13 +13,13 @@ export type StoredRecord = KeyEnd | KeyRecord | Revocation | TenantRecord;
 
 /** Records by name. */
 export interface Namespace {
-  /** Names, and the tenant whose record it is; null where the record alone tells. */
+  /** Names, each with its tenant; null if only the record itself names it. */
   names(prefix: string): Promise<{ name: string; tenant: string | null }[]>;
-  /** Those that are there, as JSON gives them. */
+  /** The records that exist, parsed from JSON. */
   get(names: readonly string[]): Promise<Map<string, unknown>>;
-  /** Puts all of them, or the first ones where it is cut off. */
+  /** Writes all records; if it is interrupted, only the first ones. */
   put(records: ReadonlyMap<string, StoredRecord>): Promise<void>;
-  /** Deletes those that are there. */
+  /** Deletes the records that exist. */
   remove(names: readonly string[]): Promise<void>;
 }
 
@@ -59,7 +59,7 @@ function nullWhereMissing(error: NodeJS.ErrnoException): null {
   throw error;
 }
 
-/** The platform's bound on one read. */
+/** KV's limit on one bulk read. */
 const namesPerRead = 100;
 
 /**

@@ -79,12 +79,22 @@ const generates: ErrorKind[] = [
   "deadline_exceeded",
 ];
 const unavailable: ErrorKind[] = ["backend_unavailable"];
+const models = "Models and adapters";
+const adapterName = { name: "name", description: "As it was made" };
 const file = (media: string, description: string) => ({ media, description });
 
+type Rest = Omit<Operation, "method" | "path" | "id" | "tag" | "summary">;
+const of =
+  (method: Operation["method"]) =>
+  (path: string, id: string, tag: Operation["tag"], summary: string, rest: Rest): Operation => ({
+    ...{ method, path, id, tag, summary },
+    ...rest,
+  });
+const [get, post, remove] = [of("get"), of("post"), of("delete")];
+
 export const operations: Operation[] = [
-  {
-    ...{ method: "post", path: "/v1/completions", id: "createCompletion", tag: "Generate", scope: "completions" },
-    summary: "Go on with a text",
+  post("/v1/completions", "createCompletion", "Generate", "Complete a text", {
+    scope: "completions",
     description:
       "Choices are prompt-major: those of prompt p are p·n to p·n + n − 1. Prompt and `max_tokens` together over the context end in `finish_reason: length`. " +
       answers,
@@ -98,18 +108,11 @@ export const operations: Operation[] = [
       },
     },
     ...{ response: "Completion", events: "Completion", errors: generates },
-  },
-  {
-    ...{
-      method: "post",
-      path: "/v1/chat/completions",
-      id: "createChatCompletion",
-      tag: "Generate",
-      scope: "completions",
-    },
-    summary: "Answer a conversation",
+  }),
+  post("/v1/chat/completions", "createChatCompletion", "Generate", "Answer a conversation", {
+    scope: "completions",
     description:
-      "Messages go through the model's chat template; a model without one is spoken to in Alpaca's style. No text of a message becomes a special token. Centroid and evidence are of what is said, not of the template's own words. " +
+      "Messages go through the model's chat template; a model without one gets Alpaca's style. No text of a message becomes a special token. Centroid and evidence are of the messages' text, not of the template's own words. " +
       answers,
     request: {
       schema: "ChatCompletionRequest",
@@ -121,47 +124,38 @@ export const operations: Operation[] = [
       },
     },
     ...{ response: "ChatCompletion", events: "ChatCompletionChunk", errors: generates },
-  },
-  {
-    ...{ method: "post", path: "/v1/embeddings", id: "createEmbeddings", tag: "Embed and assign", scope: "embeddings" },
-    summary: "The vector that centroids are found by",
-    description: "Of the whole of each text, computed at the edge: no backend is asked.",
+  }),
+  post("/v1/embeddings", "createEmbeddings", "Embed and assign", "The vector that centroids are found by", {
+    scope: "embeddings",
+    description: "Of the whole of each text, computed at the edge: no backend is called.",
     request: { schema: "EmbeddingsRequest", example: { input: ["A man in possession of a good fortune"] } },
     response: "Embeddings",
     errors: ["context_length_exceeded", "model_not_found", "rate_limited", "quota_exceeded", ...unavailable],
-  },
-  {
-    ...{ method: "post", path: "/v1/assign", id: "assign", tag: "Embed and assign", scope: null },
-    summary: "Where texts would go and what would answer them, without generating",
+  }),
+  post("/v1/assign", "assign", "Embed and assign", "Assign texts and name what would answer, without generating", {
+    scope: null,
     request: { schema: "AssignRequest", example: { input: "It is a truth universally acknowledged", top: 3 } },
     response: "Assignments",
     errors: ["model_not_found", "adapter_outdated", "rate_limited", "quota_exceeded", ...unavailable],
-  },
-  {
-    ...{ method: "get", path: "/v1/models", id: "listModels", tag: "Models and adapters", scope: null },
-    summary: "The base, the mixture that each prompt decides, one model for each centroid, your own",
+  }),
+  get("/v1/models", "listModels", models, "The base, the mixture, one model for each centroid, and your own", {
+    scope: null,
     description: "Naming a centroid or an adapter of your own forces it, at full strength.",
     ...{ response: "ModelList", errors: unavailable },
-  },
-  {
-    ...{ method: "get", path: "/v1/models/{id}", id: "getModel", tag: "Models and adapters", scope: null },
-    summary: "One of them",
+  }),
+  get("/v1/models/{id}", "getModel", models, "One model", {
+    scope: null,
     parameter: { name: "id", description: "`gpt2`, `gpt2:auto`, `gpt2:<centroid>` or `gpt2:<your adapter>`" },
     ...{ response: "Model", errors: ["model_not_found", "adapter_outdated", ...unavailable] },
-  },
-  {
-    ...{ method: "get", path: "/v1/centroids", id: "listCentroids", tag: "Models and adapters", scope: null },
-    summary: "What each centroid stands for, and what its adapter was measured to gain",
-    ...{ response: "CentroidList", errors: unavailable },
-  },
-  {
-    ...{ method: "get", path: "/v1/adapters", id: "listAdapters", tag: "Models and adapters", scope: "adapters" },
-    summary: "Your own adapters",
-    ...{ response: "AdapterList", errors: unavailable },
-  },
-  {
-    ...{ method: "post", path: "/v1/adapters", id: "createAdapter", tag: "Models and adapters", scope: "adapters" },
-    summary: "An adapter of example texts, in seconds, with what it was measured to gain",
+  }),
+  get("/v1/centroids", "listCentroids", models, "Each centroid, and the measured gain of its adapter", {
+    ...{ scope: null, response: "CentroidList", errors: unavailable },
+  }),
+  get("/v1/adapters", "listAdapters", models, "Your own adapters", {
+    ...{ scope: "adapters", response: "AdapterList", errors: unavailable },
+  }),
+  post("/v1/adapters", "createAdapter", models, "Create an adapter from example texts, and measure its gain", {
+    scope: "adapters",
     description: "No other tenant can tell that it exists. Without a gain nothing of it is kept: it is the base.",
     request: {
       schema: "CreateAdapterRequest",
@@ -169,78 +163,41 @@ export const operations: Operation[] = [
     },
     ...{ status: 201, response: "Adapter" },
     errors: [
-      "adapter_quota_exceeded",
-      "overloaded",
-      "rate_limited",
-      "quota_exceeded",
+      ...(["adapter_quota_exceeded", "overloaded", "rate_limited", "quota_exceeded"] as const),
       ...unavailable,
       "deadline_exceeded",
     ],
-  },
-  {
-    ...{ method: "get", path: "/v1/adapters/{name}", id: "getAdapter", tag: "Models and adapters", scope: "adapters" },
-    summary: "One of them",
-    parameter: { name: "name", description: "As it was made" },
-    ...{ response: "Adapter", errors: ["adapter_not_found", ...unavailable] },
-  },
-  {
-    ...{
-      method: "delete",
-      path: "/v1/adapters/{name}",
-      id: "deleteAdapter",
-      tag: "Models and adapters",
-      scope: "adapters",
-    },
-    summary: "Forget one",
-    parameter: { name: "name", description: "As it was made" },
-    ...{ response: "AdapterDeleted", errors: ["adapter_not_found"] },
-  },
-  {
-    ...{ method: "get", path: "/v1/usage", id: "usage", tag: "Tenant", scope: "usage", query: usageQuerySchema },
-    summary: "What the tenant has used, by day, model and centroid, and its limits",
-    ...{ response: "UsageReport", errors: ["invalid_request"] },
-  },
-  {
-    ...{ method: "delete", path: "/v1/tenant", id: "eraseTenant", tag: "Tenant", scope: "erase" },
-    summary: "Erase the tenant's use and own adapters, at the backends too",
+  }),
+  get("/v1/adapters/{name}", "getAdapter", models, "One of your own adapters", {
+    ...{ scope: "adapters", parameter: adapterName, response: "Adapter" },
+    errors: ["adapter_not_found", ...unavailable],
+  }),
+  remove("/v1/adapters/{name}", "deleteAdapter", models, "Delete one of your own adapters", {
+    ...{ scope: "adapters", parameter: adapterName, response: "AdapterDeleted", errors: ["adapter_not_found"] },
+  }),
+  get("/v1/usage", "usage", "Tenant", "The tenant's use by day, model and centroid, and its limits", {
+    ...{ scope: "usage", query: usageQuerySchema, response: "UsageReport", errors: ["invalid_request"] },
+  }),
+  remove("/v1/tenant", "eraseTenant", "Tenant", "Erase the tenant's use and own adapters, at the backends too", {
+    scope: "erase",
     description:
       "`npm run keys -- delete TENANT` calls it with a key that it makes for this, then deletes the tenant's keys.",
     response: "TenantErased",
-  },
-  {
-    ...{ method: "get", path: "/healthz", id: "healthz", tag: "Service", summary: "The edge runs" },
-    response: "Health",
-  },
-  {
-    ...{ method: "get", path: "/readyz", id: "readyz", tag: "Service" },
-    summary: "A token was generated, by a backend with the same manifest",
+  }),
+  get("/healthz", "healthz", "Service", "The edge runs", { response: "Health" }),
+  get("/readyz", "readyz", "Service", "A token was generated, by a backend with the same manifest", {
     ...{ response: "Ready", errors: unavailable },
-  },
-  {
-    ...{ method: "get", path: "/", id: "playground", tag: "Pages", summary: "The playground" },
-    response: file("text/html", "The page"),
-  },
-  {
-    ...{ method: "get", path: "/docs", id: "docs", tag: "Pages", summary: "The documents" },
+  }),
+  get("/", "playground", "Pages", "The playground", { response: file("text/html", "The page") }),
+  get("/docs", "docs", "Pages", "The documents", {
     response: file("text/html", "The first page; a redirect to `/docs/api` where they were not built"),
-  },
-  {
-    ...{ method: "get", path: "/docs/api", id: "apiDocs", tag: "Pages", summary: "This document, to read and to try" },
+  }),
+  get("/docs/api", "apiDocs", "Pages", "This document, to read and to try", {
     response: file("text/html", "The page"),
-  },
-  {
-    ...{
-      method: "get",
-      path: "/docs/{file}",
-      id: "docsFile",
-      tag: "Pages",
-      summary: "A page or file of the documents",
-    },
+  }),
+  get("/docs/{file}", "docsFile", "Pages", "A page or file of the documents", {
     parameter: { name: "file", description: "Its path below `/docs/`" },
     response: file("*/*", "The file"),
-  },
-  {
-    ...{ method: "get", path: "/openapi.json", id: "openapi", tag: "Pages", summary: "This document" },
-    response: file("application/json", "OpenAPI 3.1"),
-  },
+  }),
+  get("/openapi.json", "openapi", "Pages", "This document", { response: file("application/json", "OpenAPI 3.1") }),
 ];

@@ -8,8 +8,7 @@ import path from "node:path";
 import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
 import { buildSite } from "../site/build.ts";
 import { stageArtifacts } from "../stage-artifacts.ts";
-import { stageDocs } from "../stage-docs.ts";
-import { stagePage } from "../stage-page.ts";
+import { stagePages } from "../stage-pages.ts";
 import { bundleWorker } from "../workerd/bundle.ts";
 
 const root = path.dirname(path.dirname(import.meta.dirname));
@@ -31,8 +30,7 @@ async function build(): Promise<void> {
   compile();
   await pointThreadsAtJavaScript();
   await stageArtifacts();
-  await stageDocs();
-  await stagePage();
+  await stagePages();
   await buildSite();
   for (const asset of assets) await cp(path.join(root, asset), path.join(dist, asset), { recursive: true });
   await bundleWorker(path.join(root, "edge/local-worker.ts"), path.join(dist, "edge/built"));

@@ -16,7 +16,7 @@ import {
 } from "../../shared/artifacts/manifest.ts";
 import { requireFile } from "../../shared/artifacts/set-file.ts";
 import { readTensorFile, type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 
 export interface ArtifactSet {
   manifest: Manifest;
@@ -32,8 +32,8 @@ export interface PublishedFile {
 
 /** Throws an Error that names the file and what is wrong with it. Files that a set does not have are never read. */
 export async function readArtifactSet(directory: string): Promise<ArtifactSet> {
-  const read = (name: string, mostBytes: number) =>
-    readFileAtMost(path.join(directory, name), mostBytes).catch((cause) => {
+  const read = (name: string, maxBytes: number) =>
+    readFileAtMost(path.join(directory, name), maxBytes).catch((cause) => {
       throw new Error(`cannot read ${path.join(directory, name)}; --artifacts names a folder that training wrote`, {
         cause,
       });

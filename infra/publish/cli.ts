@@ -1,17 +1,17 @@
 /**
- * `npm run publish`: artifacts into the bucket that the edge and its backends read, and the pointer to them. On stdout
- * what is served then; all else goes to stderr.
+ * `npm run publish`: uploads artifacts into the bucket that the edge and its backends read, and switches the pointer to them. Prints
+ * the served manifest's hash on stdout, and everything else on stderr.
  */
 import path from "node:path";
 import { InvalidArgumentError, Option } from "commander";
 import { createCommand, parsedOptions } from "../../gpu-backend/command-line.ts";
 import { readConfig } from "../../gpu-backend/config.ts";
 import { artifactsFolder } from "../local-edge.ts";
+import type { WranglerConfig } from "../wrangler.ts";
 import { readArtifactSet } from "./artifact-set.ts";
-import { folderStore } from "./local-store.ts";
 import { listSwitches, type Published, publishSet, rollBack, switchLines } from "./publish.ts";
-import { remoteStore } from "./s3-store.ts";
 import type { ObjectStore } from "./store.ts";
+import { folderStore, remoteStore } from "./store.ts";
 
 const root = path.dirname(path.dirname(import.meta.dirname));
 const binding = "ARTIFACTS";
@@ -73,11 +73,7 @@ async function storeOf({ remote, bucket, env, endpoint }: Options): Promise<Obje
 
 async function boundBucket(env?: string): Promise<string> {
   const { unstable_readConfig: readWranglerConfig } = await import("wrangler");
-  // wrangler's own type of it is not part of its package.
-  const { r2_buckets: buckets }: { r2_buckets: { binding: string; bucket_name?: string }[] } = readWranglerConfig({
-    config: path.join(root, "wrangler.toml"),
-    env,
-  });
+  const { r2_buckets: buckets }: WranglerConfig = readWranglerConfig({ config: path.join(root, "wrangler.toml"), env });
   const name = buckets.find((one) => one.binding === binding)?.bucket_name;
   if (!name) throw new Error(`wrangler.toml has no bucket ${binding}; --bucket names one`);
   return name;
@@ -93,7 +89,7 @@ async function run(options: Options): Promise<void> {
   }
   const { dryRun, otherModel } = options;
   const isRollback = options.rollback || options.to !== undefined;
-  // Before the store is asked: a folder that cannot be served is no reason to open it.
+  // Read first: a folder that cannot be served needs no store.
   const folder = options.artifacts ?? path.join(readConfig().modelDirectory, "artifacts");
   const set = isRollback ? null : await readArtifactSet(folder);
   const publisher = { store: await storeOf(options), say, now: () => new Date() };

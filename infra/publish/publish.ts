@@ -1,6 +1,6 @@
 /**
- * What `npm run publish` does to a store: upload under content hashes, read back, switch the pointer. Until the switch
- * nobody sees anything of it, so it may be cut off anywhere and started again. Not here: which store, and how it is told.
+ * What `npm run publish` does to a store: uploads under content hashes, reads back, switches the pointer. Nothing is visible before
+ * the switch, so it may be interrupted anywhere and started again. Not here: which store, and the command line.
  */
 import { isDeepStrictEqual } from "node:util";
 import {
@@ -18,7 +18,7 @@ import {
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import { type Manifest, parseManifest, setFiles } from "../../shared/artifacts/manifest.ts";
 import { requireManifest } from "../../shared/artifacts/set-file.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import type { ArtifactSet } from "./artifact-set.ts";
 import type { ObjectStore } from "./store.ts";
 
@@ -115,7 +115,7 @@ async function switchPointer(
   const next = new TextEncoder().encode(JSON.stringify(switchedTo(manifest, at, pointer), null, 2));
   if (await store.replace(pointerName, next, etag, metadataOf(edgeFiles))) return { manifest, before, switched: true };
   const other = (await readPointer(store)).pointer;
-  // An answer that was lost on the way: it was us.
+  // The switch was ours, and only its answer was lost.
   if (other && isDeepStrictEqual(other, switchedTo(manifest, at, pointer))) return { manifest, before, switched: true };
   throw new Error(
     `another publisher switched to ${other ? currentOf(other) : "nothing"} meanwhile, so nothing was switched; look at it (--list), then run this again`,

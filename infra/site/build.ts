@@ -8,7 +8,6 @@ import { cp, glob, mkdir, readFile, rename, rm, symlink, writeFile } from "node:
 import { createRequire } from "node:module";
 import path from "node:path";
 import { promisify } from "node:util";
-import { relativeLinks, siteLinks } from "./links.ts";
 import { pages, sections } from "./pages.ts";
 import { type ReferencePage, referencePages } from "./reference.ts";
 
@@ -20,31 +19,6 @@ const styleFile = path.join(import.meta.dirname, "style.css");
 const homePage = "infra/docs/index.md";
 const icon =
   "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E%3Ccircle cx='16' cy='16' r='14' fill='%230b6e5a'/%3E%3Ccircle cx='20' cy='13' r='6' fill='%23fff'/%3E%3Ccircle cx='21' cy='13' r='3' fill='%23111'/%3E%3C/svg%3E";
-
-export interface Stage {
-  /** Markdown by its path below the site's root. */
-  files: Map<string, string>;
-  /** Files of the project. */
-  images: Set<string>;
-}
-
-/** Everything that the site is made of, as VitePress will read it. */
-export async function stageSite(): Promise<Stage> {
-  const pageOfFile = new Map(pages.map(({ path, from }) => [from.file, path]));
-  const images = new Set<string>();
-  const read = async (file: string) =>
-    siteLinks(await readFile(path.join(root, file), "utf8"), file, (linked) => pageOfFile.get(linked), images);
-  const files = new Map([["index.md", await read(homePage)]]);
-  for (const { path: page, from } of pages) {
-    files.set(`${page}.md`, from.code ? await wide(from.code) : await read(from.file));
-  }
-  return { files, images };
-}
-
-/** A reference page is a table: it gets the width that others have for their outline. */
-async function wide(page: ReferencePage): Promise<string> {
-  return `---\naside: false\npageClass: reference\n---\n\n${await referencePages[page]()}`;
-}
 
 /** What pages are made of, by text or by running it: every document, and the code that the reference imports. */
 const inputs = [
@@ -65,35 +39,32 @@ async function inputHash(): Promise<string> {
 /** Builds the site where what it is made of has changed; whether it did. Throws an Error with VitePress's output. */
 export async function buildSite(): Promise<boolean> {
   const stampFile = path.join(siteFolder, "built-from.txt");
-  const [builtInputs, builtPages] = (await readFile(stampFile, "utf8").catch(() => "")).split("\n");
   const stamp = await inputHash();
-  if (builtInputs === stamp) return false;
-  const stage = await stageSite();
+  if ((await readFile(stampFile, "utf8").catch(() => "")) === stamp) return false;
   // Anchors as GitHub makes them, so that a link to a heading is right in both places.
   const config = `import { anchorOf } from ${JSON.stringify(path.join(import.meta.dirname, "anchors.mjs"))};
 export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor: { slugify: anchorOf } } };
 `;
   const theme = `export { default } from "vitepress/theme";\nimport ${JSON.stringify(styleFile)};\n`;
-  const hash = createHash("sha256")
-    .update(config)
-    .update(await readFile(styleFile));
-  for (const [name, text] of stage.files) hash.update(`${name}\n${text}\n`);
-  for (const image of stage.images) hash.update(await readFile(path.join(root, image)));
-  const digest = hash.digest("hex");
-  if (builtPages === digest) {
-    await writeFile(stampFile, `${stamp}\n${digest}`);
-    return false;
-  }
-
   await rm(work, { recursive: true, force: true });
   const write = async (name: string, text: string) => {
     await mkdir(path.dirname(path.join(work, name)), { recursive: true });
     await writeFile(path.join(work, name), text);
   };
-  for (const [name, text] of stage.files) await write(name, text);
+  const pageOfFile = new Map(pages.map(({ path, file }) => [file, path]));
+  const images = new Set<string>();
+  const read = async (file: string) =>
+    siteLinks(await readFile(path.join(root, file), "utf8"), file, (linked) => pageOfFile.get(linked), images);
+  await write("index.md", await read(homePage));
+  for (const { path: page, file, code } of pages) {
+    // A reference page is a table, so it gets the width that other pages use for their outline.
+    const wide = async (name: ReferencePage) =>
+      `---\naside: false\npageClass: reference\n---\n\n${await referencePages[name]()}`;
+    await write(`${page}.md`, code ? await wide(code) : await read(file));
+  }
   await write(".vitepress/config.mjs", config);
   await write(".vitepress/theme/index.mjs", theme);
-  for (const image of stage.images) {
+  for (const image of images) {
     await cp(path.join(root, image), path.join(work, "public/images", path.basename(image)));
   }
   await symlink(path.join(root, "node_modules"), path.join(work, "node_modules"));
@@ -109,12 +80,8 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
   }
   const output = path.join(work, ".vitepress/dist");
   const names = await Array.fromAsync(glob("**/*.*", { cwd: output }));
-  for (const name of names.filter((name) => name.endsWith(".html"))) {
-    const [dead] = relativeLinks(await readFile(path.join(output, name), "utf8"));
-    if (dead !== undefined) throw new Error(`${name} links to ${dead}, which is not on the documents site`);
-  }
   await writeFile(path.join(output, "files.json"), JSON.stringify(names.sort()));
-  await writeFile(path.join(output, "built-from.txt"), `${stamp}\n${digest}`);
+  await writeFile(path.join(output, "built-from.txt"), stamp);
   await rm(siteFolder, { recursive: true, force: true });
   await mkdir(path.dirname(siteFolder), { recursive: true });
   await rename(output, siteFolder);
@@ -142,4 +109,32 @@ function siteConfig(): object {
       })),
     },
   };
+}
+
+/** Blocks and spans of code, and links and images, whose labels may hold code: at each place what begins first. */
+const codeOrLink = /^```.*?^```$|(!?)\[((?:`[^`\n]+`|[^[\]`])*)\]\(([^)\s]+)\)|`[^`\n]+`/gms;
+
+/**
+ * Rewrites the relative links and images of a file: to another page by its path on the site, to an image by its path
+ * below /docs/images/. A link to any other file keeps its text alone, since the site holds no code.
+ * `pageOf` answers with a page's path by the file it is made of; `images` collects the files of images.
+ */
+export function siteLinks(
+  markdown: string,
+  file: string,
+  pageOf: (file: string) => string | undefined,
+  images: Set<string>,
+): string {
+  return markdown.replace(codeOrLink, (whole, bang?: string, label?: string, target?: string) => {
+    if (target === undefined || /^(https?:|mailto:|#)/.test(target)) return whole;
+    const [name, heading] = target.split("#");
+    const linked = path.posix.join(path.posix.dirname(file), name);
+    if (bang !== "") {
+      images.add(linked);
+      return `![${label}](/images/${path.basename(linked)})`;
+    }
+    const page = pageOf(linked);
+    if (page === undefined) return label ?? "";
+    return `[${label}](/${page}${heading === undefined ? "" : `#${heading}`})`;
+  });
 }

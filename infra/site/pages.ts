@@ -9,8 +9,10 @@ export interface Page {
   path: string;
   /** In the menu. */
   title: string;
-  /** The project's file, or what reference.ts makes; then `file` is the code that it shows, which documents link to. */
-  from: { file: string; code?: ReferencePage };
+  /** A Markdown file; of a page that reference.ts makes, the code that it shows. Documents link to it. */
+  file: string;
+  /** The page that reference.ts makes; null for a Markdown file. */
+  code: ReferencePage | null;
 }
 
 export interface Section {
@@ -18,11 +20,12 @@ export interface Section {
   pages: readonly Page[];
 }
 
-const file = (path: string, title: string, file: string): Page => ({ path, title, from: { file } });
+const file = (path: string, title: string, file: string): Page => ({ path, title, file, code: null });
 const code = (page: ReferencePage, title: string, file: string): Page => ({
   path: `reference/${page}`,
   title,
-  from: { file, code: page },
+  file,
+  code: page,
 });
 
 export const sections: readonly Section[] = [

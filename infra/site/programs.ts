@@ -1,6 +1,6 @@
 /**
- * The parsers of `chameleon`'s commands, without running any: each command's file is imported, and left where it would parse its
- * arguments. For processes of their own, since these files listen to signals. Run by itself it prints the help of all as JSON.
+ * The parsers of `chameleon`'s commands, without running any: imports each command's file, and stops it where it would parse its
+ * arguments. Only for a process of its own, because these files handle signals. As a program it prints the help of all as JSON.
  */
 import path from "node:path";
 import { pathToFileURL } from "node:url";

@@ -1,21 +1,10 @@
 /**
- * What a bare workerd is told: the bundled Worker with the bindings of wrangler.toml, and nothing of wrangler's
- * development server around it. Pure: names and values in, Cap'n Proto text out (schema: workerd.capnp).
+ * The configuration of a bare workerd: the bundled Worker with the bindings of wrangler.toml. Pure: names and values in, Cap'n
+ * Proto text out (schema: workerd.capnp).
  */
 import path from "node:path";
+import type { WranglerConfig } from "../wrangler.ts";
 import { storageFile, workerFile } from "./bundle.ts";
-
-/** What is read of wrangler.toml; wrangler's own type of it is not part of its package. */
-export interface WranglerConfig {
-  main: string;
-  compatibility_date: string;
-  compatibility_flags: string[];
-  vars: Record<string, string>;
-  assets?: { binding: string; directory: string };
-  durable_objects: { bindings: { name: string; class_name: string }[] };
-  kv_namespaces: { binding: string }[];
-  r2_buckets: { binding: string }[];
-}
 
 /** Folders of all that is stored, in `state`. */
 export const stateFolders = {

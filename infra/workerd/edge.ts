@@ -6,11 +6,12 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { unstable_readConfig as readWranglerConfig } from "wrangler";
 import { recordFile } from "../keys/namespace.ts";
+import type { WranglerConfig } from "../wrangler.ts";
 import { bundleWorker } from "./bundle.ts";
-import { stateFolders, type WranglerConfig, workerdConfigText } from "./config.ts";
+import { stateFolders, workerdConfigText } from "./config.ts";
 import { startWorkerd, type WorkerdOptions, type WorkerdProcess } from "./process.ts";
 
-/** These go over what the wrangler configuration says. */
+/** These override the wrangler configuration. */
 export interface EdgeSettings {
   /** 0, unless given: the system chooses. */
   port?: number;

@@ -78,8 +78,8 @@ export async function startWorkerd(
 }
 
 /**
- * Kills the child when this process ends, also where it is killed outright: a shell waits for the end of a pipe. Returns what
- * takes that back.
+ * Kills the child when this process ends, even by SIGKILL: a shell waits for the end of a pipe from this process. Returns a function
+ * that cancels this.
  */
 function killWithParent(child: ChildProcess): () => void {
   const kill = () => void child.kill("SIGKILL");
@@ -88,7 +88,7 @@ function killWithParent(child: ChildProcess): () => void {
     stdio: ["pipe", "ignore", "ignore"],
     detached: true,
   });
-  // Windows may be without a shell; there the hook alone must do.
+  // Without a shell, as on Windows, only the exit hook remains.
   watch.on("error", () => undefined);
   watch.unref();
   (watch.stdin as unknown as { unref(): void }).unref();
@@ -98,7 +98,7 @@ function killWithParent(child: ChildProcess): () => void {
   };
 }
 
-/** The inspector is there first. */
+/** Reads the ports that workerd reports; the inspector's comes first. */
 async function listeningPorts(child: ChildProcess): Promise<{ port: number | null; inspectorPort: number | null }> {
   let inspectorPort: number | null = null;
   for await (const line of createInterface({ input: child.stdio[3] as Readable })) {

@@ -12,21 +12,21 @@ interface JsonBounds {
 }
 
 /** Throws an Error that names `what`, and the first invalid fields with their values. */
-export function parseChecked<T>(schema: z.ZodType<T>, text: string, what: string, most: JsonBounds): T {
-  if (text.length > most.characters) {
-    throw new Error(`${what} has ${text.length} characters, the maximum is ${most.characters}`);
+export function parseChecked<T>(schema: z.ZodType<T>, text: string, what: string, bounds: JsonBounds): T {
+  if (text.length > bounds.characters) {
+    throw new Error(`${what} has ${text.length} characters, the maximum is ${bounds.characters}`);
   }
   const json = parsedJson(text, what);
-  requireFewValues(json, what, most.values);
+  requireFewValues(json, what, bounds.values);
   const parsed = schema.safeParse(json);
   if (parsed.success) return parsed.data;
   const { issues } = parsed.error;
-  const told = issues.slice(0, reportedIssues).map(({ path, message }) => {
+  const problems = issues.slice(0, reportedIssues).map(({ path, message }) => {
     const value = path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | null)?.[key], json);
     return `${shortened(path.join(".") || "it")} is ${describe(value)}: ${shortened(message)}`;
   });
-  if (issues.length > reportedIssues) told.push(`and ${issues.length - reportedIssues} more`);
-  throw new Error(`${what} is not valid: ${told.join("; ")}`);
+  if (issues.length > reportedIssues) problems.push(`and ${issues.length - reportedIssues} more`);
+  throw new Error(`${what} is not valid: ${problems.join("; ")}`);
 }
 
 function parsedJson(text: string, what: string): unknown {
@@ -38,7 +38,7 @@ function parsedJson(text: string, what: string): unknown {
 }
 
 /** Iterative, since nesting may be as deep as the text is long. */
-function requireFewValues(json: unknown, what: string, most: number): void {
+function requireFewValues(json: unknown, what: string, maxValues: number): void {
   const open = [json];
   let values = 1;
   while (open.length > 0) {
@@ -46,7 +46,7 @@ function requireFewValues(json: unknown, what: string, most: number): void {
     if (typeof value !== "object" || value === null) continue;
     const inner = Object.values(value);
     values += inner.length;
-    if (values > most) throw new Error(`${what} has more than ${most} values`);
+    if (values > maxValues) throw new Error(`${what} has more than ${maxValues} values`);
     for (const one of inner) open.push(one);
   }
 }

@@ -1,19 +1,19 @@
 /** Reads a file of a set and checks it against its record. Shared by publisher, edge and backend. */
-import { sha256Hex } from "../sha256.ts";
+import { sha256Hex } from "../bytes.ts";
 import { setLimits } from "./limits.ts";
 import { manifestFile } from "./manifest.ts";
 
-/** Returns at most `mostBytes + 1` bytes of a stream, so the caller can detect an oversized file; cancels the rest. */
+/** Returns at most `maxBytes + 1` bytes of a stream, so the caller can detect an oversized file; cancels the rest. */
 export async function readAtMost(
   stream: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
-  mostBytes: number,
+  maxBytes: number,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const chunks: Uint8Array[] = [];
   let length = 0;
   for await (const chunk of stream) {
-    chunks.push(chunk.subarray(0, mostBytes + 1 - length));
+    chunks.push(chunk.subarray(0, maxBytes + 1 - length));
     length += chunks[chunks.length - 1].byteLength;
-    if (length > mostBytes) break;
+    if (length > maxBytes) break;
   }
   const bytes = new Uint8Array(length);
   let at = 0;
@@ -40,8 +40,8 @@ export async function requireFile(
 
 /** Checks manifest.json against its hash. */
 export async function requireManifest(bytes: Uint8Array, sha256: string): Promise<void> {
-  const most = setLimits.manifestBytes;
-  if (bytes.byteLength > most) throw new Error(`${manifestFile} has more than ${most} bytes, the limit manifestBytes`);
+  const max = setLimits.manifestBytes;
+  if (bytes.byteLength > max) throw new Error(`${manifestFile} has more than ${max} bytes, the limit manifestBytes`);
   const found = await sha256Hex(bytes);
   if (found === sha256) return;
   throw new Error(`${manifestFile} has ${bytes.byteLength} bytes of SHA-256 ${found}, not of ${sha256}`);

@@ -111,8 +111,10 @@ function requireEntry(what: string, name: string, entry: unknown): HeaderEntry {
   return { dtype: dtype as Dtype, shape, data_offsets: [data_offsets[0], data_offsets[1]] };
 }
 
-function isSizes(value: unknown, most: number): value is number[] {
-  return Array.isArray(value) && value.length <= most && value.every((size) => Number.isSafeInteger(size) && size >= 0);
+function isSizes(value: unknown, maxLength: number): value is number[] {
+  return (
+    Array.isArray(value) && value.length <= maxLength && value.every((size) => Number.isSafeInteger(size) && size >= 0)
+  );
 }
 
 /** Writes a safetensors file. Tensors keep the map's order; each starts on an 8-byte boundary of the data. */

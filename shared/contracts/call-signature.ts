@@ -7,7 +7,7 @@
  * each. As the hash is in the header, a caller without a secret is refused before its body is read. How old a
  * call may be is the backend's to decide (gpu-backend/http/middleware.ts).
  */
-import { hexOf, sha256Hex } from "../sha256.ts";
+import { hexOf, sha256Hex } from "../bytes.ts";
 
 const encoder = new TextEncoder();
 const scheme = "Chameleon-HMAC-SHA256";
@@ -41,8 +41,8 @@ export interface SignedCall extends Call {
   signature: string;
 }
 
-const fewestCharacters = 32;
-const mostSecrets = 2;
+const minSecretCharacters = 32;
+const maxSecrets = 2;
 
 /**
  * The secrets of a variable: the first signs, any of them opens, so that a new one can be brought to both sides before the
@@ -51,13 +51,13 @@ const mostSecrets = 2;
 export function readSecrets(text: string | undefined, variable: string): string[] {
   if (!text?.trim()) return [];
   const secrets = text.split(",").map((secret) => secret.trim());
-  if (secrets.length > mostSecrets) {
-    throw new Error(`${variable} holds ${secrets.length} secrets; there may be ${mostSecrets}, separated by a comma`);
+  if (secrets.length > maxSecrets) {
+    throw new Error(`${variable} holds ${secrets.length} secrets; there may be ${maxSecrets}, separated by a comma`);
   }
   for (const [i, secret] of secrets.entries()) {
-    if (secret.length >= fewestCharacters && /^[\x21-\x7e]+$/.test(secret)) continue;
+    if (secret.length >= minSecretCharacters && /^[\x21-\x7e]+$/.test(secret)) continue;
     throw new Error(
-      `secret ${i + 1} of ${variable} has ${secret.length} characters; it must have at least ${fewestCharacters}, of printable ASCII without blanks`,
+      `secret ${i + 1} of ${variable} has ${secret.length} characters; it must have at least ${minSecretCharacters}, of printable ASCII without blanks`,
     );
   }
   return secrets;

@@ -45,14 +45,14 @@ const messagesSchema = {
 };
 
 const modalityList = listOf({
-  ...{ name: "modalities", of: "modalities", most: limits.modalities },
+  ...{ name: "modalities", of: "modalities", max: limits.modalities },
   ...{ isEntry: (entry): entry is "text" => entry === "text", rule: "only text is supported" },
 });
 const modalitiesSchema = {
   anyOf: [{ type: "null" }, { type: "array", items: { const: "text" }, maxItems: limits.modalities }],
 };
 
-const mostTokens = z.int().min(1);
+const maxTokens = z.int().min(1);
 /** Refused where they are set, so of any type. */
 const unbuilt = (description: string) =>
   z
@@ -64,8 +64,8 @@ export const chatRequestSchema = z
   .object({
     ...generationFields,
     messages: z.unknown().transform(readMessages).meta(messagesSchema),
-    max_completion_tokens: absentAs(mostTokens, null, "Most tokens of each choice; absent, all that the context holds"),
-    max_tokens: absentAs(mostTokens, null, "The same by its old name; `max_completion_tokens` goes first"),
+    max_completion_tokens: absentAs(maxTokens, null, "Most tokens of each choice; absent, all that the context holds"),
+    max_tokens: absentAs(maxTokens, null, "The same by its old name; `max_completion_tokens` goes first"),
     logprobs: absentAs(z.boolean(), false, "Tell each token's logprob"),
     top_logprobs: absentAs(
       z.int().min(0).max(limits.chatLogprobs),
@@ -86,7 +86,7 @@ export const chatRequestSchema = z
       context.addIssue({ code: "custom", path: [param], message, input: request });
     const name = request.max_completion_tokens === null ? "max_tokens" : "max_completion_tokens";
     const value = request[name];
-    refuseTogether(request, { prompts: 1, mostTokens: value === null ? null : { name, value } }, refuse);
+    refuseTogether(request, { prompts: 1, maxTokens: value === null ? null : { name, value } }, refuse);
     if (request.top_logprobs !== null && !request.logprobs) refuse("top_logprobs", "top_logprobs needs logprobs: true");
     refuseUnbuilt(request, refuse);
   })

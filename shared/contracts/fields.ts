@@ -84,21 +84,21 @@ interface ListRule<T> {
   name: string;
   /** What a list holds, in the plural. */
   of: string;
-  least?: number;
-  most: number;
+  min?: number;
+  max: number;
   isEntry(entry: unknown): entry is T;
   /** What an entry must be. */
   rule: string;
 }
 
 /** A list. Its length is checked before its entries: a schema of entries would make an issue of each bad one. */
-export function listOf<T>({ name, of, least = 0, most, isEntry, rule }: ListRule<T>) {
+export function listOf<T>({ name, of, min = 0, max, isEntry, rule }: ListRule<T>) {
   return z.unknown().transform((value, context): T[] => {
     const refuse = refuser(context, value);
     if (!Array.isArray(value)) return refuse(`${name} is ${kindOf(value)}; it must be a list of ${of}`);
     const list: unknown[] = value;
-    if (list.length > most) return refuse(`${name} has ${list.length} entries, the maximum is ${most}`);
-    if (list.length < least) return refuse(`${name} has ${list.length} entries, the minimum is ${least}`);
+    if (list.length > max) return refuse(`${name} has ${list.length} entries, the maximum is ${max}`);
+    if (list.length < min) return refuse(`${name} has ${list.length} entries, the minimum is ${min}`);
     const bad = list.findIndex((entry) => !isEntry(entry));
     return bad < 0 ? (list as T[]) : refuse(`${name}[${bad}] is ${describe(list[bad])}; ${rule}`);
   });

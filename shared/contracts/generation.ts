@@ -108,7 +108,7 @@ export type Refuse = (param: string, message: string) => void;
 /** Checks that need more than one field. */
 export function refuseTogether(
   request: { n: number; stream: boolean; stream_options: object | null; min_tokens?: number | null | undefined },
-  { prompts, mostTokens }: { prompts: number; mostTokens: { name: string; value: number } | null },
+  { prompts, maxTokens }: { prompts: number; maxTokens: { name: string; value: number } | null },
   refuse: Refuse,
 ): void {
   const choices = prompts * request.n;
@@ -117,8 +117,8 @@ export function refuseTogether(
   }
   if (request.stream_options && !request.stream) refuse("stream_options", "stream_options needs stream: true");
   const minTokens = request.min_tokens ?? 0;
-  if (mostTokens && minTokens > mostTokens.value) {
-    refuse("min_tokens", `min_tokens is ${minTokens}, the maximum is ${mostTokens.name}: ${mostTokens.value}`);
+  if (maxTokens && minTokens > maxTokens.value) {
+    refuse("min_tokens", `min_tokens is ${minTokens}, the maximum is ${maxTokens.name}: ${maxTokens.value}`);
   }
 }
 
@@ -135,10 +135,10 @@ function readAdapter(value: unknown, context: z.RefinementCtx): AdapterField {
 }
 
 function idProblem(id: unknown): string | null {
-  const most = limits.adapterCharacters;
-  if (typeof id !== "string") return `is ${describe(id)}; it must be a string of 1 to ${most} characters`;
-  if (id.length >= 1 && id.length <= most) return null;
-  return `has ${id.length} characters; it must be a string of 1 to ${most}`;
+  const max = limits.adapterCharacters;
+  if (typeof id !== "string") return `is ${describe(id)}; it must be a string of 1 to ${max} characters`;
+  if (id.length >= 1 && id.length <= max) return null;
+  return `has ${id.length} characters; it must be a string of 1 to ${max}`;
 }
 
 function expertsProblem(experts: readonly unknown[]): string | null {

@@ -5,7 +5,7 @@
  * and a caller that leaves ends it; `/v1/adapters/TENANT/HASH` takes GET for its
  * bytes, PUT for one that another backend made, DELETE. A batch whose adapter is not here is refused with
  * `adapter_not_found`: PUT it, and send the batch again. The header `numericsHeader` travels with batches,
- * `nameHeader` (process-name.ts) with every answer and with some calls, `loadHeader` (backend-load.ts) with every answer. Not here: anything a public client sees.
+ * `nameHeader` with every answer and some calls, `loadHeader` with every answer (backend-headers.ts). Not here: anything a public client sees.
  */
 import { z } from "zod";
 import { errorKinds, type ServiceError } from "../errors.ts";

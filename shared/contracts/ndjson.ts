@@ -1,7 +1,7 @@
 /**
  * The framing between backend and edge: one JSON value a line, UTF-8. Pure: bytes in, lines out, whatever carries them.
  */
-import { joinArrays } from "../join-arrays.ts";
+import { joinArrays } from "../bytes.ts";
 import { type Frame, frameSchema, plainTokenFrame } from "./inference.ts";
 
 const newline = 0x0a;

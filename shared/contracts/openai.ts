@@ -39,8 +39,8 @@ export const completionRequestSchema = z
   .superRefine((request, context) => {
     const refuse = (param: string, message: string) =>
       context.addIssue({ code: "custom", path: [param], message, input: request });
-    const mostTokens = { name: "max_tokens", value: request.max_tokens };
-    refuseTogether(request, { prompts: request.prompt?.length ?? 1, mostTokens }, refuse);
+    const maxTokens = { name: "max_tokens", value: request.max_tokens };
+    refuseTogether(request, { prompts: request.prompt?.length ?? 1, maxTokens }, refuse);
     if (request.best_of !== null && request.best_of !== 1 && request.best_of !== request.n) {
       refuse("best_of", `best_of is ${request.best_of}; only best_of equal to n (${request.n}) is supported`);
     }
@@ -68,7 +68,7 @@ export const createAdapterRequestSchema = z.object({
     .max(limits.adapterNameCharacters)
     .meta({ description: "What requests call it; must be free", pattern: "^[a-z0-9][a-z0-9_-]*$" }),
   examples: listOf({
-    ...{ name: "examples", of: "strings", least: 2, most: limits.adapterExamples },
+    ...{ name: "examples", of: "strings", min: 2, max: limits.adapterExamples },
     ...{ isEntry: isString, rule: "it must be a string" },
   }).meta({
     description:

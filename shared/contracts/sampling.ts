@@ -103,7 +103,7 @@ const stopField = z
   });
 
 const stopTokenIdsField = listOf({
-  ...{ name: "stop_token_ids", of: "token ids", most: limits.stopTokenIds },
+  ...{ name: "stop_token_ids", of: "token ids", max: limits.stopTokenIds },
   ...{ isEntry: isTokenId, rule: "a token id is an integer from 0" },
 })
   .nullish()

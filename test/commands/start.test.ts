@@ -195,12 +195,3 @@ test("a backend that cannot start says why, and ends the start", async () => {
   expect(stderr).toMatch(/^chameleon backend: .*THREADS is "many"/m);
   expect(stderr).toMatch(/^chameleon start: the backend ended with 1 before it was ready$/m);
 });
-
-test("--help explains; an unknown option is refused in one sentence", async () => {
-  const help = await (await start(["start", "--help"])).ended;
-  expect(help).toMatchObject({ code: 0, stderr: "" });
-  expect(help.stdout).toContain("BACKEND_PORT");
-  const refused = await (await start(["start", "--jsn"])).ended;
-  const stderr = "chameleon start: unknown option '--jsn'; did you mean --json?\n";
-  expect(refused).toEqual({ code: 2, stdout: "", stderr });
-});

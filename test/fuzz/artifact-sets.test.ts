@@ -22,10 +22,10 @@ import { readArtifactSet } from "../../infra/publish/artifact-set.ts";
 import { currentOf, objectName, parsePointer, pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import { manifestFile, setFiles } from "../../shared/artifacts/manifest.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import { mixtureSchema } from "../../shared/contracts/inference.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import { defaultCalibration } from "../../shared/math/evidence.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 
 const seed = Number(process.env.FUZZ_SEED) || (Date.now() % 1_000_000) + 1;

@@ -7,6 +7,7 @@ import { regions } from "../../edge/platform/region.ts";
 import { createKeyStore, type KeyStore } from "../../edge/tenants/keys.ts";
 import { ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import {
   type AdapterAnswer,
   type AdapterRequest,
@@ -16,7 +17,6 @@ import {
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { AdapterList, UsageReport } from "../../shared/contracts/responses.ts";
 import { eraseScope, plans, type Scope, scopes } from "../../shared/contracts/tenants.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
 import { backendAnswers, backendUrl, errorOf, manifestHash, network, saying, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();

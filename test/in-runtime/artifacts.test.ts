@@ -5,7 +5,7 @@ import { ArtifactBucket, cacheUrl } from "../../edge/artifacts/artifact-bucket.t
 import { ArtifactSets, artifactLimits } from "../../edge/artifacts/artifact-sets.ts";
 import { objectName, pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../../shared/artifacts/manifest.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import { edgeModelFiles } from "../support/edge-model.ts";
 import { testApp } from "./harness.ts";
 

@@ -1,8 +1,8 @@
 /** What goes from the edge to a backend, and what of a client's request never does. */
 import { env } from "cloudflare:workers";
 import { describe, expect, test } from "vitest";
+import { sha256Hex } from "../../shared/bytes.ts";
 import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
 import { backendAnswers, backendStreams, errorOf, LateBody, saying, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();

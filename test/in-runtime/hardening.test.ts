@@ -6,6 +6,7 @@ import { readJson } from "../../edge/api/body.ts";
 import { BodyReads } from "../../edge/tenants/body-reads.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
   type KeyRecord,
@@ -15,7 +16,6 @@ import {
   scopes,
   type TenantRecord,
 } from "../../shared/contracts/tenants.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
 import { backendAnswers, errorOf, saying, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();

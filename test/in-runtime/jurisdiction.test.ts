@@ -14,10 +14,10 @@ import { createKeyStore } from "../../edge/tenants/keys.ts";
 import type { Ledger } from "../../edge/tenants/ledger.ts";
 import { Settlements } from "../../edge/tenants/settlements.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import { type AdapterAnswer, batchRequestSchema } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { plans, type TenantLimits, tenantPrefix } from "../../shared/contracts/tenants.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
 import {
   backendAnswers,
   backendUrl,

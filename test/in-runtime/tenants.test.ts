@@ -10,6 +10,7 @@ import { Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
 import { otherModels } from "../../edge/tenants/ledger-store.ts";
 import { reservationMs } from "../../edge/tenants/quota.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
   type KeyRecord,
@@ -21,7 +22,6 @@ import {
   tenantPrefix,
 } from "../../shared/contracts/tenants.ts";
 import type { Attributes, Span } from "../../shared/observability/otlp.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
 import {
   backendAnswers,
   backendStreams,

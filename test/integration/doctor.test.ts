@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
-import type { Check } from "../../infra/doctor/checks.ts";
+import type { Check } from "../../infra/doctor/cli.ts";
 import { freePorts } from "../support/stack.ts";
 
 const cli = fileURLToPath(new URL("../../infra/doctor/cli.ts", import.meta.url));

@@ -7,7 +7,7 @@ import { setupServer } from "msw/node";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { type ArtifactSet, readArtifactSet } from "../../infra/publish/artifact-set.ts";
 import { publishSet, rollBack } from "../../infra/publish/publish.ts";
-import { s3Store } from "../../infra/publish/s3-store.ts";
+import { s3Store } from "../../infra/publish/store.ts";
 import { currentOf, edgeFilesOf, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
 import { MemoryStore } from "../support/memory-store.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";

@@ -2,7 +2,7 @@
 import { once } from "node:events";
 import { createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { nameHeader } from "../../shared/contracts/process-name.ts";
+import { nameHeader } from "../../shared/contracts/backend-headers.ts";
 
 /** How the process that a call names is found: by the header, or by the first part of the path. */
 export const balancings = ["header", "URL"] as const;

@@ -11,7 +11,7 @@ import type { Router } from "../../edge/dispatch/router.ts";
 import { createRouting, type Routing } from "../../edge/dispatch/routing.ts";
 import { queueLimits } from "../../edge/dispatch/routing-limits.ts";
 import type { Region } from "../../edge/platform/region.ts";
-import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
+import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import {
   type BatchRequest,
   type Frame,

@@ -1,9 +1,8 @@
 /** The HTTP client of one address, over answers that each test gives: which process is called, and how often. */
 import { expect, test } from "vitest";
 import { BackendClient, type BatchCall } from "../../../edge/dispatch/client.ts";
-import { loadHeader } from "../../../shared/contracts/backend-load.ts";
+import { loadHeader, nameHeader } from "../../../shared/contracts/backend-headers.ts";
 import type { BatchRequest } from "../../../shared/contracts/inference.ts";
-import { nameHeader } from "../../../shared/contracts/process-name.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import { firstCall } from "../../support/scripted-backends.ts";
 

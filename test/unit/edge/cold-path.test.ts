@@ -8,8 +8,8 @@ import { createKeyStore } from "../../../edge/tenants/keys.ts";
 import { createRecords } from "../../../edge/tenants/records.ts";
 import { metadataOf, objectName, pointerName, switchedTo } from "../../../shared/artifacts/bucket.ts";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../../../shared/artifacts/manifest.ts";
+import { sha256Hex } from "../../../shared/bytes.ts";
 import { keyIdOf, keyPrefix, scopes } from "../../../shared/contracts/tenants.ts";
-import { sha256Hex } from "../../../shared/sha256.ts";
 import { edgeModelFiles } from "../../support/edge-model.ts";
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));

@@ -3,7 +3,7 @@ import { ArtifactBucket, type Bucket } from "../../../edge/artifacts/artifact-bu
 import { heldSet } from "../../../edge/artifacts/artifacts.ts";
 import { deployedSet, PlannedSets, publishedSets } from "../../../edge/artifacts/deployed.ts";
 import { objectName } from "../../../shared/artifacts/bucket.ts";
-import { sha256Hex } from "../../../shared/sha256.ts";
+import { sha256Hex } from "../../../shared/bytes.ts";
 import { edgeModelFiles } from "../../support/edge-model.ts";
 
 type Files = Awaited<ReturnType<typeof edgeModelFiles>>;

@@ -7,8 +7,8 @@ import { createKeyStore } from "../../../edge/tenants/keys.ts";
 import { KnownRefusals } from "../../../edge/tenants/known-refusals.ts";
 import { type Decision, Quota, reservationMs } from "../../../edge/tenants/quota.ts";
 import { createRecords } from "../../../edge/tenants/records.ts";
+import { sha256Hex } from "../../../shared/bytes.ts";
 import { keyIdOf, keyPrefix, plans } from "../../../shared/contracts/tenants.ts";
-import { sha256Hex } from "../../../shared/sha256.ts";
 
 const hourMs = 3_600_000;
 const startMs = Date.UTC(2026, 10, 30, 23);

@@ -15,7 +15,7 @@ import {
 } from "../../../shared/artifacts/bucket.ts";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../../../shared/artifacts/manifest.ts";
 import { readTensorFile, tensorOf } from "../../../shared/artifacts/tensor-file.ts";
-import { sha256Hex } from "../../../shared/sha256.ts";
+import { sha256Hex } from "../../../shared/bytes.ts";
 import { MemoryStore } from "../../support/memory-store.ts";
 import { writeTinyModel } from "../../support/tiny-model.ts";
 

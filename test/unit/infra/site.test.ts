@@ -5,7 +5,7 @@ import { readConfig, type Variables } from "../../../edge/config.ts";
 import { environmentSchema } from "../../../gpu-backend/config.ts";
 import { flagOf, helpOf } from "../../../gpu-backend/settings.ts";
 import { commandsOf } from "../../../infra/commands.mjs";
-import { relativeLinks, siteLinks } from "../../../infra/site/links.ts";
+import { siteLinks } from "../../../infra/site/build.ts";
 import { pages } from "../../../infra/site/pages.ts";
 import { edgeSettings, referencePages } from "../../../infra/site/reference.ts";
 import { limitTable } from "../../../shared/contracts/limits.ts";
@@ -30,12 +30,6 @@ test("labels may be code, whatever code follows them", () => {
   );
 });
 
-test("a relative link in a built page is found", () => {
-  const links = ["/docs/start", "#a", "https://example.com", "../b.ts", "mailto:a@example.com", "c.ts"];
-  const html = links.map((link) => `<a class="d" href="${link}">e</a>`).join("");
-  expect(relativeLinks(`<link href="f.css">${html}`)).toEqual(["../b.ts", "c.ts"]);
-});
-
 test("what only looks like a link in code stays as it is", () => {
   const code = "`[a](b.ts)`\n\n```ts\nconst [a](b.ts);\n```\n";
   expect(rewritten(code).text).toBe(code);
@@ -50,7 +44,7 @@ test("images are collected", () => {
 
 test("paths and sources of pages are unique", () => {
   expect(new Set(pages.map(({ path }) => path)).size).toBe(pages.length);
-  expect(new Set(pages.map(({ from }) => JSON.stringify(from))).size).toBe(pages.length);
+  expect(new Set(pages.map(({ file }) => file)).size).toBe(pages.length);
 });
 
 test("the reference has every error code and limit", async () => {
@@ -114,9 +108,3 @@ test("the reference has every command and every option that its code declares", 
   const shown = new Set([...page.matchAll(/^ +(?:-\w, )?(--[a-z-]+)/gm)].map(([, flag]) => flag));
   expect([...declared, ...settings].filter((flag) => !shown.has(flag))).toEqual([]);
 }, 120_000);
-
-test("each command is named once", () => {
-  const names = Object.keys(commandsOf(true));
-  expect(new Set(names).size).toBe(names.length);
-  expect(names).toContain("docs");
-});

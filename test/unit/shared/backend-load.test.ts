@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { loadText, readLoad } from "../../../shared/contracts/backend-load.ts";
+import { loadText, readLoad } from "../../../shared/contracts/backend-headers.ts";
 
 test("a load is read as it was written", () => {
   const load = fc.record({ sequences: fc.nat(9_999_999), slots: fc.integer({ min: 1, max: 9_999_999 }) });

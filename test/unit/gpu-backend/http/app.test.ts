@@ -6,7 +6,7 @@ import { createApp } from "../../../../gpu-backend/http/app.ts";
 import { jsonLog } from "../../../../gpu-backend/http/log.ts";
 import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
 import { CallVerifier } from "../../../../gpu-backend/http/middleware.ts";
-import { loadHeader } from "../../../../shared/contracts/backend-load.ts";
+import { loadHeader, nameHeader } from "../../../../shared/contracts/backend-headers.ts";
 import { createSigner } from "../../../../shared/contracts/call-signature.ts";
 import {
   type BatchRequest,
@@ -15,7 +15,6 @@ import {
   numericsHeader,
   readinessSchema,
 } from "../../../../shared/contracts/inference.ts";
-import { nameHeader } from "../../../../shared/contracts/process-name.ts";
 import { type ErrorEnvelope, ServiceError } from "../../../../shared/errors.ts";
 import { sequenceRequest } from "../../../support/engine-harness.ts";
 import { noEngine } from "../../../support/metrics-view.ts";

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { beforeEach, describe, expect, test } from "vitest";
 import { CallVerifier, clockToleranceMs } from "../../../../gpu-backend/http/middleware.ts";
+import { sha256Hex } from "../../../../shared/bytes.ts";
 import { createSigner, parseSignature, readSecrets } from "../../../../shared/contracts/call-signature.ts";
-import { sha256Hex } from "../../../../shared/sha256.ts";
 
 const [one, other, third] = ["1", "2", "3"].map((digit) => digit.repeat(32));
 const body = new TextEncoder().encode('{"prompt":"x"}');

@@ -12,7 +12,7 @@ import { publishSet } from "../../../../../infra/publish/publish.ts";
 import { objectName, pointerName } from "../../../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../../../shared/artifacts/limits.ts";
 import { type Manifest, manifestFile, parseManifest } from "../../../../../shared/artifacts/manifest.ts";
-import { sha256Hex } from "../../../../../shared/sha256.ts";
+import { sha256Hex } from "../../../../../shared/bytes.ts";
 import { MemoryStore } from "../../../../support/memory-store.ts";
 import { variantOf, writeTinyModel } from "../../../../support/tiny-model.ts";
 
