@@ -1,4 +1,4 @@
-/** Where this deployment's artifacts are: the bucket, if it has one, and the static assets. */
+/** Loads this deployment's artifacts from its bucket, if it has one, and its static assets. */
 import { currentOf } from "../../shared/artifacts/bucket.ts";
 import { readAtMost } from "../../shared/artifacts/set-file.ts";
 import { ArtifactBucket, type ArtifactSource, type Bucket, type CacheParts } from "./artifact-bucket.ts";

@@ -7,7 +7,7 @@ import { type BackendAddress, hasProcesses } from "./addresses.ts";
 import { addLoads, BackendHealth, LoadEstimate } from "./backend-state.ts";
 import { routingLimits } from "./routing-limits.ts";
 
-/** Where a call can go: one process, or any process of an address with `{name}`. */
+/** The target of a call: one process, or any process of an address with `{name}`. */
 export class Backend {
   /** For sets, logs and metrics. */
   readonly id: string;

@@ -61,7 +61,7 @@ export interface BackendCalls {
   openBatch(batch: BatchRequest, call: BatchCall): Promise<OpenBatch>;
   /** Cancels at most `sequencesPerBatch` sequences, whose ids the process knows. */
   cancel(ids: string[], process: string | null): Promise<void>;
-  /** What the backend serves; null if it is not ready. */
+  /** The backend's manifests; null if it is not ready. */
   readiness(process: string | null): Promise<Readiness | null>;
 }
 

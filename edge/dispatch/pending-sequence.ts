@@ -25,7 +25,6 @@ export interface SequenceCall {
   cancel(sequence: PendingSequence): void;
 }
 
-/** What the backend is to serve. */
 export type Model = Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
 
 /** Orders a sequence without a deadline among its tenant's, as the backend does, in milliseconds. */

@@ -27,7 +27,6 @@ import type { Records } from "./records.ts";
 
 const encoder = new TextEncoder();
 
-/** What a key gives access to. */
 export interface Access {
   tenant: string;
   keyId: string;

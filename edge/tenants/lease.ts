@@ -88,7 +88,7 @@ export class Lender<Region extends string = string> {
     const lent = this.lent(region);
     return amounts((limit) => {
       const maximum = limits[limit];
-      // Where limits were lowered, more than all may be lent.
+      // More than the maximum may be lent after limits were lowered.
       return maximum === null ? 0 : Math.max(0, wants[limit] - (maximum - lent[limit] - used[limit]));
     });
   }

@@ -29,7 +29,7 @@ export type Amounts = Record<keyof TenantLimits, number>;
 /** The part of a tenant's limits that one ledger may use. */
 export interface Share {
   own: Amounts;
-  /** What the tenant's other ledgers may use. */
+  /** The shares of the tenant's other ledgers. */
   elsewhere: Amounts;
 }
 
@@ -46,7 +46,7 @@ export interface Refusal {
   isShared: boolean;
 }
 
-/** What is left of a limit. */
+/** The remaining part of a limit. */
 export interface Gauge {
   limit: number;
   remaining: number;
@@ -162,7 +162,7 @@ export class Quota {
     return this.#open.has(id);
   }
 
-  /** What counts against each limit now. */
+  /** The use of each limit now. */
   used(nowMs: number): Amounts {
     this.#expire(nowMs);
     const { requests, tokens } = this.#counted();
@@ -175,7 +175,7 @@ export class Quota {
   }
 
   /**
-   * Counts the request `id` and gives it a place, or says why not: then it counts nowhere. A month whose tokens are used
+   * Admits the request `id`, or refuses it: then it counts nowhere. A month whose tokens are used
    * up, reservations aside, refuses every request until it is over. Without a `share` the ledger may use the whole limits.
    */
   admit(id: string, limits: TenantLimits, nowMs: number, share: Share | null = null): Decision {
@@ -192,7 +192,7 @@ export class Quota {
     return this.#decision(refusal, limits, nowMs, share);
   }
 
-  /** Reserves `tokens` for the request `id`, which was admitted, or says why not. */
+  /** Reserves `tokens` for the admitted request `id`, or refuses it. */
   reserve(id: string, tokens: number, limits: TenantLimits, nowMs: number, share: Share | null = null): Decision {
     this.#expire(nowMs);
     const bounds = boundsOf(limits, share);
