@@ -87,7 +87,8 @@ async function boundedText({ body }: Request, declaredBytes: number | null, limi
   } catch (error) {
     // workerd keeps the error of an aborted body, and until `stack` is read that keeps request and response in memory.
     if (error instanceof Error) void error.stack;
-    reader?.cancel(error).catch(() => undefined);
+    // Not cancelled: that would close the connection before its client has the refusal.
+    reader?.releaseLock();
     if (error instanceof ServiceError) throw error;
     if (error instanceof TypeError) throw new ServiceError("invalid_request", "The body is not valid UTF-8.");
     // The client disconnected, or the framing of the body contradicts its headers.
