@@ -34,7 +34,6 @@ test("a body that breaks off is let go, with its request", async () => {
   const after = await heap.live();
 
   const grown = after.heap + after.buffers - before.heap - before.buffers;
-  console.log(`${grown} bytes more after ${cut} bodies that broke off`);
   expect(grown).toBeLessThan(cut * bytesEach);
 });
 

@@ -88,7 +88,6 @@ describe("evidence_tokens", () => {
     expect(ofScored?.evidence).toEqual(ofCut?.evidence);
     const all = scored.choices[0].logprobs!.token_logprobs;
     const differences = all.slice(N).map((logprob, i) => Math.abs(logprob! - token_logprobs[i]!));
-    console.log(`max |scored − served| ${Math.max(...differences).toExponential(2)}`);
     expect(differences).toHaveLength(12);
     expect(Math.max(...differences)).toBeLessThan(1e-3);
     // The evidence itself is scored by the base.
@@ -135,7 +134,6 @@ describe("a list of experts", () => {
       return experts![1].weight;
     };
     const [own, other] = [await weightOf(text(20)), await weightOf(perl)];
-    console.log(`weight of the own adapter: ${own.toFixed(2)} on its language, ${other.toFixed(2)} on another`);
     expect(own).toBeGreaterThan(2 * other);
   });
 });

@@ -26,11 +26,9 @@ let folder: string;
 let tarball: string;
 beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), "chameleon-package-"));
-  const startedMs = performance.now();
   await run("npm", ["pack", "--pack-destination", folder], { cwd: root, env });
   [tarball] = await readdir(folder);
   await writeFile(path.join(folder, "package.json"), "{}");
-  const packedMs = performance.now();
   const install = ["install", "--prefer-offline", "--no-audit", "--no-fund", `./${tarball}`];
   isOffline = await run("npm", install, { cwd: folder, env }).then(
     () => false,
@@ -39,8 +37,6 @@ beforeAll(async () => {
       throw error;
     },
   );
-  const seconds = [packedMs - startedMs, performance.now() - packedMs].map((ms) => (ms / 1000).toFixed(0));
-  console.log(`packed in ${seconds[0]} s, installed in ${seconds[1]} s`);
 }, 300_000);
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
@@ -78,7 +74,6 @@ test("answers a completion, and its own commands find it", async () => {
   await writeFile(path.join(folder, "text.txt"), text.repeat(4));
   const { stdout } = await chameleon("score", "text.txt", "--json");
   const { base, mixture } = JSON.parse(stdout);
-  console.log(`base ${base.perplexity.toFixed(1)}, mixture ${mixture.perplexity.toFixed(1)}`);
   expect(mixture.nats).toBeLessThan(base.nats);
 });
 

@@ -66,7 +66,6 @@ test("streams of a backend that comes back go on there, bit for bit; those witho
   const { answers, events } = await kill(0, true, () => {
     cluster.proxy.target = cluster.backends[2].url;
   });
-  console.log(JSON.stringify(events));
   expect(answers.filter(({ failure }) => failure !== null)).toEqual([]);
   answers.forEach((answer, i) => void expect(giversOf(answer, i), JSON.stringify(answer.seen)).not.toEqual([]));
   // Else nothing was tried.
@@ -76,7 +75,6 @@ test("streams of a backend that comes back go on there, bit for bit; those witho
 
 test("streams of one that stays away end in an explicit error, and are counted; all others are one backend's", async () => {
   const { answers, events } = await kill(2, false, () => {});
-  console.log(JSON.stringify(events));
   const failed = answers.filter(({ failure }) => failure !== null);
   expect(failed.length).toBeGreaterThan(0);
   for (const { failure } of failed) expect(JSON.parse(failure!).error.code).toBe("numerics_mismatch");

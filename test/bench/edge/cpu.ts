@@ -1,21 +1,16 @@
 /**
- * What tokenizing, embedding and assigning cost the edge, inside workerd: the embedded model's artifacts, and GPT-2's
- * vocabulary with 64 centroids. From outside, as the difference between many repeats and none.
+ * What tokenizing, embedding and assigning cost the edge, inside workerd, with the embedded model's artifacts. From outside, as
+ * the difference between many repeats and none.
  */
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
 import { CallVerifier } from "../../../gpu-backend/http/middleware.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
-import { edgeTableFile, type Manifest, parseManifest, tokenizerFile } from "../../../shared/artifacts/manifest.ts";
-import { type TensorFile, tensorFrom, writeTensorFile } from "../../../shared/artifacts/tensor-file.ts";
+import type { Manifest } from "../../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../../shared/bytes.ts";
 import { createSigner } from "../../../shared/contracts/call-signature.ts";
-import { packTokenizer } from "../../../shared/tokenizer/pack.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
-import { gpt2EndOfTextId, gpt2VocabularyFiles } from "../../support/gpt2-vocabulary.ts";
-import { seededRandom } from "../../support/steps.ts";
 import { median } from "../quantile.ts";
 import type { CpuTask } from "./cpu-worker.ts";
 import { benchTexts } from "./texts.ts";
@@ -98,25 +93,20 @@ async function spentMs(url: string, task: CpuTask): Promise<number> {
 }
 
 export async function measureCpu(): Promise<CpuRow[]> {
-  const folder = await mkdtemp(path.join(tmpdir(), "chameleon-bench-"));
+  const assets = path.join(root, "edge/public");
   const edge = await prepareBareEdge(path.join(import.meta.dirname, "cpu-worker.toml"));
   try {
-    const gpt2 = await writeGpt2Assets(path.join(folder, "gpt2"));
-    const rows: CpuRow[] = [];
-    for (const assets of [path.join(root, "edge/public"), gpt2]) {
-      const read = (name: string) => readFile(path.join(assets, "artifacts", name));
-      const { manifest, tokenizer } = await loadArtifacts(read);
-      const workerd = await edge.start({ assets });
-      try {
-        for (const tokens of tokenCounts) rows.push(await measureTokens(workerd.url, tokenizer, tokens, manifest));
-      } finally {
-        await workerd.stop();
-      }
+    const { manifest, tokenizer } = await loadArtifacts((name) => readFile(path.join(assets, "artifacts", name)));
+    const workerd = await edge.start({ assets });
+    try {
+      const rows: CpuRow[] = [];
+      for (const tokens of tokenCounts) rows.push(await measureTokens(workerd.url, tokenizer, tokens, manifest));
+      return rows;
+    } finally {
+      await workerd.stop();
     }
-    return rows;
   } finally {
     edge.remove();
-    await rm(folder, { recursive: true });
   }
 }
 
@@ -143,47 +133,4 @@ async function measureTokens(url: string, tokenizer: Tokenizer, tokens: number, 
     assignMs: await perText("assign"),
     bothMs: await perText("both"),
   };
-}
-
-/** GPT-2's own tokenizer with a random table: as much to compute as with a trained one. Returns the assets' folder. */
-async function writeGpt2Assets(assets: string): Promise<string> {
-  const [vocabularySize, dimensions, centroids] = [gpt2EndOfTextId + 1, 64, 64];
-  const random = seededRandom(1);
-  const floats = (length: number) => Float32Array.from({ length }, () => random() - 0.5);
-  const vectors = floats(centroids * dimensions);
-  for (let k = 0; k < centroids; k++) {
-    const vector = vectors.subarray(k * dimensions, (k + 1) * dimensions);
-    vector.set(vector.map((value) => value / Math.hypot(...vector)));
-  }
-  const { vocabJson, mergesTxt } = gpt2VocabularyFiles();
-  const table: TensorFile = new Map([
-    [
-      "table",
-      tensorFrom(
-        Int8Array.from({ length: vocabularySize * dimensions }, () => random() * 254 - 127),
-        [vocabularySize, dimensions],
-      ),
-    ],
-    ["table_scale", tensorFrom(floats(vocabularySize), [vocabularySize])],
-    ["centroids", tensorFrom(vectors, [centroids, dimensions])],
-  ]);
-  const files = new Map([
-    [edgeTableFile, writeTensorFile(table)],
-    [tokenizerFile, writeTensorFile(packTokenizer(vocabJson, mergesTxt, gpt2EndOfTextId))],
-  ]);
-  const manifest = parseManifest(await readFile(path.join(root, "edge/public/artifacts/manifest.json"), "utf8"));
-  manifest.model.vocabularySize = vocabularySize;
-  manifest.model.endOfTextId = gpt2EndOfTextId;
-  manifest.embedding.dimensions = dimensions;
-  // Its counts are those of the embedded centroids.
-  manifest.training = null;
-  manifest.centroids = Array.from({ length: centroids }, (_, i) => ({ ...manifest.centroids[0], id: `c${i}` }));
-  for (const name of [edgeTableFile, tokenizerFile] as const) {
-    const bytes = files.get(name)!;
-    manifest.files[name] = { sha256: await sha256Hex(bytes), bytes: bytes.byteLength, tensors: {} };
-  }
-  await mkdir(path.join(assets, "artifacts"), { recursive: true });
-  for (const [name, bytes] of files) await writeFile(path.join(assets, "artifacts", name), bytes);
-  await writeFile(path.join(assets, "artifacts/manifest.json"), JSON.stringify(manifest));
-  return assets;
 }
