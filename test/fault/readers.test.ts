@@ -139,7 +139,8 @@ test.each(["a closed connection", "a reset connection"])(
     // A whole answer takes 10 s at least.
     backend.stepMs = 25;
     const socket = unread("/v1/completions", { model: "gpt2", prompt: "Hello", n: 16, max_tokens: 400 }).resume();
-    await vi.waitFor(() => expect(backend.batches[0]?.tokens).toBeGreaterThan(0), patience);
+    // Several steps, so that the edge has received tokens, too.
+    await vi.waitFor(() => expect(backend.batches[0]?.tokens).toBeGreaterThan(4 * 16), patience);
     if (how === "a closed connection") socket.destroy();
     else socket.resetAndDestroy();
     await batchesEnded();
