@@ -1,5 +1,5 @@
 /**
- * The Durable Object that answers the requests of a region, each in exactly one cell. Sequences for the same backend travel
+ * The Durable Object that answers the requests of a region, each in one cell at a time. Sequences for the same backend travel
  * together. It stores only failed settlements and has a timer only for open bodies, so an idle cell costs nothing. The Worker calls
  * it through cells.ts.
  */

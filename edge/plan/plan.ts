@@ -193,8 +193,8 @@ export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "man
 }
 
 /**
- * How long tokens gather at a backend before they are sent. A cell has one thread, which each read and write takes as long as all
- * other work for a token, and that delays other requests.
+ * How long tokens gather at a backend before they are sent. A cell has one thread, and reading and writing a token costs it as much
+ * as all other work for that token, so a tenant's further streams and unstreamed answers travel in larger pieces.
  */
 export const gatheringLimits = {
   /** Streams of a tenant in one cell whose tokens do not gather. */

@@ -16,10 +16,10 @@
  * chunk less for each `passLead` that its tenant has been served since. Among equals, running sequences come first, in the order
  * of their start, then waiting ones, the earliest due first.
  *
- * A sequence that lacks tokens of the step or memory (slots included) is passed. What a waiting one lacks is reserved: later
- * sequences of its tenant may not take it, nor may a tenant whose counter is more than `passLead` above the counter that the
- * sequence's tenant had when the sequence was first passed. What a running one lacks is reserved from new sequences of its
- * tenant, if none of the tenant was before it in the step. With R slots and a context of C tokens, these bounds hold:
+ * A sequence that lacks tokens of the step or memory (slots included) is passed: others run first. What a waiting sequence lacks
+ * is reserved against later ones of its tenant, and against tenants that have been served over `passLead` more than its own had
+ * when it was first passed. What a running one lacks is reserved against new sequences of its tenant, unless one of the tenant
+ * came before it in the step. With R slots and a context of C tokens, these bounds hold:
  * 1. Service: of tenants that have sequences waiting, none starts one with a counter more than `passLead` above another's. So
  *    while two tenants wait, their service differs by at most 2U, with U = passLead + generatedWeight · R · C, the paper's
  *    bound.

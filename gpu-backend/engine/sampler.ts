@@ -1,6 +1,7 @@
 /**
  * Which token comes next, exactly, over the whole vocabulary. Pure: (row of results, sampling, uniform number) → token id.
- * Scores already hold delta and row bias. Not here: penalties (sequence.ts turns them into row bias), and when to stop.
+ * Scores already hold the adapter's delta and the row bias, which is what penalties and logit_bias add (sequence.ts). Not here:
+ * when to stop.
  */
 import type { Sampling } from "../../shared/contracts/sampling.ts";
 import { logitOf, type RowOutput, topCandidates } from "../runtime/step.ts";
@@ -24,7 +25,7 @@ export interface HeadResult {
 export const minTemperature = 1e-3;
 /** The logprob of a token of probability 0: the lowest float32, since JSON has no infinity. */
 const minLogprob = -(2 - 2 ** -23) * 2 ** 127;
-/** Candidates beyond the top K are ranked in bands this wide, in logits times the temperature. */
+/** Candidates beyond the top K are ranked in bands of scores, each `bandWidth` × temperature logits wide. */
 const bandWidth = 2;
 
 /** The result of head row `n`: views, no copies. */

@@ -1,6 +1,7 @@
 /**
  * How tokens are drawn. Parameters have OpenAI's names, and vLLM's where OpenAI has none, from the request to the sampler, so
- * nothing renames them. To add one: its type, its default and its description here, and what it does in the backend's engine.
+ * nothing renames them. To add one: its type, default and description here, its effect in the
+ * backend's sampler, and a new version of the protocols, because a backend refuses a parameter that it does not know.
  */
 import { z } from "zod";
 import { describe, isTokenId, kindOf, listOf, refuser } from "./fields.ts";
