@@ -87,8 +87,9 @@ async function boundedText({ body }: Request, declaredBytes: number | null, limi
   } catch (error) {
     // workerd keeps the error of an aborted body, and until `stack` is read that keeps request and response in memory.
     if (error instanceof Error) void error.stack;
-    // Not cancelled: that would close the connection before its client has the refusal.
-    reader?.releaseLock();
+    // The rest of a body that is too large is left to be discarded (local-worker.ts): cancelling it closes the connection at once.
+    if (error instanceof ServiceError && error.kind === "body_too_large") reader?.releaseLock();
+    else reader?.cancel(error).catch(() => undefined);
     if (error instanceof ServiceError) throw error;
     if (error instanceof TypeError) throw new ServiceError("invalid_request", "The body is not valid UTF-8.");
     // The client disconnected, or the framing of the body contradicts its headers.
