@@ -1,5 +1,5 @@
 /** What a deployment refuses before its gates, which take minutes, and before anything outside this machine is asked. */
-import { expect, test, vi } from "vitest";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { type DeployOptions, deploy, goBack } from "../../../../infra/deploy/deploy.ts";
 import type { Environment } from "../../../../infra/deploy/environment.ts";
 import type { Gate } from "../../../../infra/deploy/gates.ts";
@@ -18,6 +18,14 @@ const options: DeployOptions = { dryRun: false, yes: true, share: 10, watch: 60 
 const signal = new AbortController().signal;
 const gate = { name: "tests", run: vi.fn<Gate["run"]>() } satisfies Gate;
 
+/** What the command writes to stderr. */
+let written: string[];
+beforeEach(() => {
+  written = [];
+  vi.spyOn(process.stderr, "write").mockImplementation((text) => written.push(String(text)) > 0);
+});
+afterEach(() => void vi.restoreAllMocks());
+
 test.each<[string, Partial<Environment>, Partial<DeployOptions>, string]>([
   ["a placeholder of a backend", { problems: ["BACKEND_URLS names x"] }, {}, "BACKEND_URLS names x"],
   ["no address to test", {}, {}, "--url or EDGE_URL"],
@@ -30,14 +38,11 @@ test.each<[string, Partial<Environment>, Partial<DeployOptions>, string]>([
 
 test("a dry run passes the gates and only tells what a deployment would refuse", async () => {
   gate.run.mockResolvedValue();
-  const said: string[] = [];
-  const write = vi.spyOn(process.stderr, "write").mockImplementation((text) => said.push(String(text)) > 0);
   const wrong = { ...environment, problems: ["BACKEND_URLS names x"] };
-  const deployed = await deploy(wrong, { ...options, dryRun: true }, [gate], signal).finally(() => write.mockRestore());
-  expect(deployed).toBeNull();
+  expect(await deploy(wrong, { ...options, dryRun: true }, [gate], signal)).toBeNull();
   expect(gate.run).toHaveBeenCalledOnce();
-  expect(said.join("")).toContain("BACKEND_URLS names x");
-  expect(said.join("")).toMatch(/not checked here: .*secrets.* id /);
+  expect(written.join("")).toContain("BACKEND_URLS names x");
+  expect(written.join("")).toMatch(/not checked here: .*secrets.* id /);
 });
 
 test("a gate that fails ends the deployment", async () => {
