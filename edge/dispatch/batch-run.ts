@@ -86,22 +86,27 @@ export class BatchRun implements SequenceCall {
 
   /**
    * Delivers each request its frames of one chunk. Returns the sequences that failed at the backend or whose frames are invalid.
-   * Throws an Error for a frame of an unknown sequence.
+   * Throws an Error for a frame of an unknown sequence; then those sequences are still open.
    */
   receive(frames: readonly Frame[]): Map<PendingSequence, CallFailure> {
     const failed = new Map<PendingSequence, CallFailure>();
+    const invalid: PendingSequence[] = [];
     const byReceiver = new Map<Receiver, Frame[]>();
     try {
       for (const frame of frames) {
         const sequence = this.#find(frame.id);
         if (!sequence || failed.has(sequence)) continue;
-        const failure = frame.type === "error" ? failureOf(frame) : null;
+        const reported = frame.type === "error" ? failureOf(frame) : null;
+        const violation = reported ? null : this.#deliver(sequence, frame, byReceiver);
+        const failure = reported ?? violation;
         if (failure) failed.set(sequence, failure);
-        else this.#deliver(sequence, frame, byReceiver, failed);
+        if (violation) invalid.push(sequence);
       }
     } finally {
       for (const [receiver, together] of byReceiver) receiver.receive(together);
     }
+    // The backend may continue to compute those.
+    for (const sequence of invalid) this.cancel(sequence);
     return failed;
   }
 
@@ -112,31 +117,26 @@ export class BatchRun implements SequenceCall {
     return this.#open.has(sequence) ? sequence : null;
   }
 
-  #deliver(
-    sequence: PendingSequence,
-    frame: Frame,
-    byReceiver: Map<Receiver, Frame[]>,
-    failed: Map<PendingSequence, CallFailure>,
-  ): void {
+  /** Returns the failure if the frame is invalid. */
+  #deliver(sequence: PendingSequence, frame: Frame, byReceiver: Map<Receiver, Frame[]>): CallFailure | null {
     const isHedged = sequence.isQueued || sequence.runs.size > 1;
     // The other call of a hedged sequence may still complete it.
     if (frame.type === "error" && isHedged) {
       this.remove(sequence);
-      return;
+      return null;
     }
     const isFirst = !sequence.hasBegun && frame.type !== "error";
     try {
       addFrame(byReceiver, sequence, sequence.deliver(frame, this.numerics));
     } catch (cause) {
-      // The backend may continue to compute it.
-      this.cancel(sequence);
-      failed.set(sequence, contractViolation(cause));
-      return;
+      return contractViolation(cause);
     }
     if (isFirst) this.#events.begun(sequence);
     if (frame.type === "done") this.backend.recordSuccess();
-    if (!isLast(frame)) return;
-    this.remove(sequence);
-    this.#events.ended(sequence);
+    if (isLast(frame)) {
+      this.remove(sequence);
+      this.#events.ended(sequence);
+    }
+    return null;
   }
 }

@@ -151,6 +151,21 @@ describe("a backend that fails", () => {
     await expectIdle(routing);
   });
 
+  test("by sending a wrong frame together with one of a stranger: both sequences go on elsewhere", async () => {
+    const routing = scriptedRouting(2);
+    const { ended, of } = runBatch(routing, [sequence("a"), sequence("b")]);
+    const first = called(routing.backends);
+    await first.last.accept();
+    await first.last.send(tokenFrame("a", 3, 1), tokenFrame("x", 0, 1));
+    const second = other(routing, first);
+    expect(second.last.ids).toEqual(["a_1", "b_1"]);
+    await second.last.accept();
+    for (const one of second.last.batch.sequences) await second.last.send(...framesFor(one));
+    await ended;
+    for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
+    await expectIdle(routing);
+  });
+
   test("by counting wrongly, every one of them: the sequence ends in an explicit error", async () => {
     const routing = scriptedRouting(2);
     for (const backend of routing.backends) {
