@@ -155,8 +155,8 @@ test.each([
 });
 
 test("logit_bias with too many entries is refused by limit and value, before its values are looked at", async () => {
-  const logit_bias = Object.fromEntries(Array.from({ length: 4000 }, (_, i) => [i, ""]));
+  const logit_bias = Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [i, ""]));
   const error = await errorOf(await testApp().complete({ prompt: "a", logit_bias }));
   expect(error).toMatchObject({ status: 400, param: "logit_bias" });
-  for (const value of [4000, limits.logitBiasEntries]) expect(error.message).toContain(String(value));
+  for (const value of [1000, limits.logitBiasEntries]) expect(error.message).toContain(String(value));
 });
