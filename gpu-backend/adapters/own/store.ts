@@ -110,6 +110,8 @@ export class OwnAdapterStore {
       if (code === undefined) throw error;
       this.#fault = code;
       this.#failures++;
+      // The same adapter may be kept twice at once.
+      this.#forget(path);
       this.#unwritten.set(path, bytes);
       this.#unwrittenUse.add(path, bytes.length);
       for (const dropped of this.#unwrittenUse.evict()) this.#unwritten.delete(dropped);

@@ -217,6 +217,14 @@ test.each<[string, Partial<WriteSystem>]>([
   },
 );
 
+test("an adapter that is kept twice at once while the disk refuses writes is kept in memory once", async () => {
+  const bytes = packOwnAdapter(parts, manifestHash);
+  const store = storeOf(10_000, { system: { ...fs, mkdir: full as WriteSystem["mkdir"] } });
+  const [hash] = await Promise.all([store.keep("acme", bytes), store.keep("acme", bytes)]);
+  expect(store.disk).toEqual({ fault: "ENOSPC", failures: 2, unwrittenBytes: bytes.length });
+  expect(await store.read("acme", hash)).toEqual(bytes);
+});
+
 test("what a killed process left of a write is removed at the next start; what is being written stays", async () => {
   const bytes = packOwnAdapter(parts, manifestHash);
   await storeOf(10_000).keep("acme", bytes);
