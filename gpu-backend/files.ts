@@ -75,12 +75,13 @@ export async function writeIfDifferent(path: string, content: Uint8Array): Promi
   return true;
 }
 
-/** Removes what killed processes left of their writes to files of `folder`, which may be missing. */
-export async function removeUnfinished(folder: string, nowMs: number): Promise<void> {
+/** Removes what killed processes left of their writes to files of `folder`, which may be missing, as far as the disk allows. */
+export async function removeUnfinished(folder: string, nowMs: number, system: WriteSystem = fs): Promise<void> {
   for (const name of await fs.readdir(folder).catch(() => [])) {
     if (!name.startsWith(unfinishedPrefix)) continue;
     const path = join(folder, name);
     const about = await fs.stat(path).catch(() => null);
-    if (about && nowMs - about.mtimeMs > abandonedMs) await fs.rm(path, { recursive: true, force: true });
+    if (!about || nowMs - about.mtimeMs <= abandonedMs) continue;
+    await system.rm(path, { recursive: true, force: true }).catch(() => undefined);
   }
 }

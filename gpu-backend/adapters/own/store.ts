@@ -172,16 +172,19 @@ export class OwnAdapterStore {
     if (this.#unwritten.delete(path)) this.#unwrittenUse.remove(path);
   }
 
-  /** Reads the folders once, and removes what killed processes left there. */
+  /** Reads the folders once, or again after a failure, and removes what killed processes left there. */
   #indexed(): Promise<Map<string, number>> {
-    this.#index ??= this.#readIndex();
+    this.#index ??= this.#readIndex().catch((error) => {
+      this.#index = null;
+      throw error;
+    });
     return this.#index;
   }
 
   async #readIndex(): Promise<Map<string, number>> {
     const found: { path: string; bytes: number; usedMs: number }[] = [];
     for (const folder of await this.#files.folders()) {
-      await removeUnfinished(folder, this.#settings.now().getTime());
+      await removeUnfinished(folder, this.#settings.now().getTime(), this.#settings.system);
       for (const name of await readdir(folder).catch(() => [])) {
         const path = join(folder, name);
         const about = hashPattern.test(name) ? await stat(path).catch(() => null) : null;

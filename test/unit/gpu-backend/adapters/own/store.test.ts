@@ -237,3 +237,17 @@ test("what a killed process left of a write is removed at the next start; what i
   await storeOf(10_000).keep("acme", bytes);
   expect((await readdir(folderOf("acme"))).sort()).toEqual([".unfinished-b", ownAdapterHash("acme", bytes)].sort());
 });
+
+test("a disk that refuses to remove what a killed process left still serves adapters", async () => {
+  const bytes = packOwnAdapter(parts, manifestHash);
+  const hash = await storeOf(10_000).keep("acme", bytes);
+  const abandoned = join(folderOf("acme"), ".unfinished-a");
+  await mkdir(abandoned);
+  await utimes(abandoned, 1, 1);
+  const readOnly = () => Promise.reject(Object.assign(new Error("read-only file system"), { code: "EROFS" }));
+  const system = { ...fs, mkdir: readOnly as WriteSystem["mkdir"], rm: readOnly };
+  const store = storeOf(10_000, { system });
+  expect(await store.has("acme", hash)).toBe(true);
+  expect(await store.read("acme", await store.keep("acme", bytes))).toEqual(bytes);
+  expect(await readdir(folderOf("acme"))).toContain(".unfinished-a");
+});
