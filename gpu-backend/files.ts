@@ -41,8 +41,6 @@ import * as fs from "node:fs/promises";
 export type WriteSystem = Pick<typeof fs, "mkdir" | "mkdtemp" | "open" | "rename" | "rm">;
 
 const unfinishedPrefix = ".unfinished-";
-/** A folder of unfinished bytes that is older than this belongs to no running write, in milliseconds. */
-const abandonedMs = 600_000;
 
 /** Creates the file's folder if it is missing. Rejects with the system's error, and leaves the old file unchanged. */
 export async function writeWhole(
@@ -75,13 +73,16 @@ export async function writeIfDifferent(path: string, content: Uint8Array): Promi
   return true;
 }
 
-/** Removes what killed processes left of their writes to files of `folder`, which may be missing, as far as the disk allows. */
-export async function removeUnfinished(folder: string, nowMs: number, system: WriteSystem = fs): Promise<void> {
+/**
+ * Removes what killed processes left of their writes to files of `folder`, which may be missing, as far as the disk allows.
+ * Writes that began at or after `beforeMs` (Unix milliseconds) may be running and stay.
+ */
+export async function removeUnfinished(folder: string, beforeMs: number, system: WriteSystem = fs): Promise<void> {
   for (const name of await fs.readdir(folder).catch(() => [])) {
     if (!name.startsWith(unfinishedPrefix)) continue;
     const path = join(folder, name);
     const about = await fs.stat(path).catch(() => null);
-    if (!about || nowMs - about.mtimeMs <= abandonedMs) continue;
+    if (!about || about.mtimeMs >= beforeMs) continue;
     await system.rm(path, { recursive: true, force: true }).catch(() => undefined);
   }
 }

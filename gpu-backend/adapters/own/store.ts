@@ -184,7 +184,8 @@ export class OwnAdapterStore {
   async #readIndex(): Promise<Map<string, number>> {
     const found: { path: string; bytes: number; usedMs: number }[] = [];
     for (const folder of await this.#files.folders()) {
-      await removeUnfinished(folder, this.#settings.now().getTime(), this.#settings.system);
+      // This process has not begun a write yet, and no other one writes here.
+      await removeUnfinished(folder, Number.POSITIVE_INFINITY, this.#settings.system);
       for (const name of await readdir(folder).catch(() => [])) {
         const path = join(folder, name);
         const about = hashPattern.test(name) ? await stat(path).catch(() => null) : null;

@@ -35,6 +35,9 @@ export interface StoreSettings {
 /** Timeouts of the pointer, which is small and read before the start, and of a file. */
 const [pointerMs, fileMs] = [5000, 120_000];
 
+/** An unfinished write older than this belongs to a killed process. */
+const abandonedMs = 600_000;
+
 export function openStore({ url, credentials }: StoreSettings): ReadObject {
   if (url.startsWith("file:")) {
     return (name, maxBytes) => readFileAtMost(join(fileURLToPath(url), name), maxBytes).catch(nullIfMissing);
@@ -91,7 +94,7 @@ export class SetFolders {
     const bytes = present ?? (await this.#fetch(manifestHash, manifestFile, setLimits.manifestBytes, isManifest));
     const manifest = parseManifest(new TextDecoder().decode(bytes));
     await mkdir(folder, { recursive: true });
-    await removeUnfinished(folder, this.#now().getTime());
+    await removeUnfinished(folder, this.#now().getTime() - abandonedMs);
     try {
       for (const name of setFiles) await this.#downloadFile(folder, name, manifest.files[name]);
       if (!present) await writeWhole(path, bytes);
