@@ -79,13 +79,15 @@ interface Step {
 }
 
 export class FitTurns {
-  /** Positions that each open fit has computed. */
+  /** Positions that each open fit has computed, and the count at which it began. */
   readonly #computed = new Map<number, number>();
   #waiting: Step[] = [];
   #isRunning = false;
 
+  /** Begins a fit. It starts level with the open fit that computed least, so that a series of small fits delays no long one. */
   open(id: number): void {
-    this.#computed.set(id, 0);
+    const others = [...this.#computed.values()];
+    this.#computed.set(id, others.length === 0 ? 0 : Math.min(...others));
   }
 
   /** Ends a fit: its next step is rejected. */

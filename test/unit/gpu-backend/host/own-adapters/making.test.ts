@@ -78,3 +78,22 @@ test("the next step is that of the fit that computed least; a cancelled fit take
   await expect(long).rejects.toThrow("cancelled");
   expect(order.filter((name) => name === "long").length).toBeLessThan(4);
 });
+
+test("many small fits, one after another, do not delay a long one that began before them", async () => {
+  const turns = new FitTurns();
+  const longSteps = 4;
+  let isLongDone = false;
+  turns.open(0);
+  const long = (async () => {
+    for (let i = 0; i < longSteps; i++) await turns.run(0, 100, async () => {});
+    isLongDone = true;
+  })();
+  let small = 0;
+  while (!isLongDone && small < 50) {
+    turns.open(++small);
+    await turns.run(small, 1, async () => {});
+    turns.cancel(small);
+  }
+  expect(small).toBeLessThanOrEqual(longSteps + 1);
+  await long;
+});
