@@ -2,8 +2,8 @@
  * The Durable Object that stores one tenant's own adapters: records and bytes, which it uploads to any backend that lacks them. Their
  * examples are not stored.
  *
- * It records which backends may have a copy. A deletion is stored until each of them has confirmed it, and repeated by an alarm. A
- * backend that was removed from the configuration is called again once it is configured.
+ * It records which backends may have a copy. A deletion is stored until each of them has confirmed it, and repeated by an alarm. One
+ * that was removed from the configuration counts as pending, and is called within an hour after it is configured again.
  */
 import { DurableObject } from "cloudflare:workers";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
@@ -172,9 +172,11 @@ export class TenantAdapterStore extends DurableObject<Env> {
 
   override async alarm(): Promise<void> {
     await this.#deleteAtBackends();
-    const isDone = this.#due().length === 0;
+    const due = this.#due();
+    const isDone = due.length === 0;
     this.#failures = isDone ? 0 : this.#failures + 1;
-    const delayMs = Math.min(maxRetryMs, firstRetryMs * 2 ** this.#failures);
+    const mayConfirm = due.some(({ address }) => this.#clients().has(address));
+    const delayMs = mayConfirm ? Math.min(maxRetryMs, firstRetryMs * 2 ** this.#failures) : maxRetryMs;
     if (!isDone) await this.ctx.storage.setAlarm(this.now() + delayMs);
   }
 
@@ -203,7 +205,8 @@ export class TenantAdapterStore extends DurableObject<Env> {
   /** Never rejects. */
   async #deleteAtBackends(): Promise<void> {
     const tries = this.#due().map(async ({ id, hash, address, process, sentMs }) => {
-      const client = this.#clients().get(address)!;
+      const client = this.#clients().get(address);
+      if (!client) return;
       await client.removeAdapters(this.ctx.id.name!, hash === allHashes ? null : hash, process || null);
       if (this.now() >= sentMs + uploadMs) this.#sql.exec("DELETE FROM copies WHERE id = ?", id);
     });
@@ -217,10 +220,9 @@ export class TenantAdapterStore extends DurableObject<Env> {
     return row !== undefined && Math.abs(this.now() - row.deletedMs) < makingMs;
   }
 
-  /** Copies that are to be deleted, at backends that are configured. */
+  /** Copies that are to be deleted, also at backends that are not configured now. */
   #due(): CopyRow[] {
-    const rows = this.#sql.exec<CopyRow>("SELECT * FROM copies WHERE hash IN (SELECT hash FROM deletions)");
-    return [...rows].filter(({ address }) => this.#clients().has(address));
+    return this.#sql.exec<CopyRow>("SELECT * FROM copies WHERE hash IN (SELECT hash FROM deletions)").toArray();
   }
 
   #pending(hash: string): CopyRow[] {

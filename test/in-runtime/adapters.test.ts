@@ -351,6 +351,34 @@ describe("an adapter", () => {
     expect([await deleting(), deletions]).toEqual([[], 4]);
   });
 
+  test("that a backend outside the configuration may have stays pending, and is deleted once that is configured", async () => {
+    backendMakes();
+    network.use(http.delete("http://*/v1/adapters/*", () => new HttpResponse(null, { status: 204 })));
+    const { post, request } = adapterApp();
+    await post("/v1/adapters", body({ name: "left" }), { headers: mine });
+    const store = env.ADAPTERS.getByName(mine.authorization.slice("Bearer sk-".length));
+    const removedUrl = "http://removed.test";
+    await store.file("4".repeat(64), { address: removedUrl, process: null });
+    const setTime = (ms: number, urls?: string) =>
+      runInDurableObject(store, (object: TenantAdapterStore) => {
+        object.now = () => Date.now() + ms;
+        if (urls) Object.assign((object as unknown as { env: object }).env, { BACKEND_URLS: urls });
+      });
+    await setTime(60_000);
+    const removed = await request("/v1/adapters/left", { method: "DELETE", headers: mine });
+    expect(await removed.json()).toMatchObject({ pending_backends: 1 });
+    expect(await runDurableObjectAlarm(store)).toBe(true);
+    const { BACKEND_URLS } = env as unknown as Record<string, string>;
+    await setTime(60_000, removedUrl);
+    try {
+      expect(await runDurableObjectAlarm(store)).toBe(true);
+      expect(await store.deletions()).toEqual([]);
+      expect(await runDurableObjectAlarm(store)).toBe(false);
+    } finally {
+      await setTime(0, BACKEND_URLS);
+    }
+  });
+
   test("that was handed to a backend a moment ago is deleted there again, as the upload may arrive after the deletion", async () => {
     backendMakes();
     const { post, request } = adapterApp();
