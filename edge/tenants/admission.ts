@@ -66,7 +66,10 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
     begin({ requestId, access: { tenant, limits }, region, onDecision }) {
       const isLimited = Object.values(limits).some((limit) => limit !== null);
       const name = regionalName(tenant, region);
-      const admitted = admissionOf({ requestId, tenant, ledger: name, isLimited }, dependencies);
+      const admitted = admissionOf(
+        { requestId, tenant, ledger: name, beganMs: dependencies.now(), isLimited },
+        dependencies,
+      );
       if (!isLimited) return { admit: async () => {}, reserve: async () => admitted, end: async () => {} };
       const known = knownRefusals.decisionFor(name, limits);
       if (known) apply(known, onDecision);

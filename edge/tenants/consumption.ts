@@ -6,6 +6,8 @@ export interface AdmittedRequest {
   tenant: string;
   /** Name of the ledger that admitted it. */
   ledger: string;
+  /** When it began, in milliseconds since 1970. */
+  beganMs: number;
   /** True if its tenant has limits, and so the ledger holds a reservation. */
   isLimited: boolean;
 }

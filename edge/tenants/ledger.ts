@@ -273,10 +273,11 @@ export class Ledger extends DurableObject<Env> {
 
   /**
    * Ends a request, whether it has a reservation or not; without use it only frees what was reserved. The use of a request
-   * is counted once, however often it is settled. Resolves when it is written.
+   * is counted once, however often it is settled. Use of a request that began before an erasure is dropped. Resolves when it is
+   * written.
    */
-  async settle(id: string, consumed: Consumption[]): Promise<void> {
-    if (this.#isJustErased() && !this.quota.isOpen(id)) return;
+  async settle(id: string, consumed: Consumption[], beganMs = 0): Promise<void> {
+    if (this.#wasErasedAfter(beganMs) && !this.quota.isOpen(id)) return;
     const isCounted = this.quota.settle(id, tokensOf(consumed), this.now(), consumed.length > 0);
     if (isCounted) this.#use(consumed);
     await this.#commitSoon();
@@ -314,10 +315,10 @@ export class Ledger extends DurableObject<Env> {
     return [...pending];
   }
 
-  /** Whether requests that began before an erasure may still be settled. */
-  #isJustErased(): boolean {
+  /** Whether an erasure of the last `settledMs` came after a request began. */
+  #wasErasedAfter(beganMs: number): boolean {
     const erased = this.#store.fact("erased");
-    return erased !== null && Math.abs(this.now() - erased.atMs) < settledMs;
+    return erased !== null && beganMs < erased.atMs && Math.abs(this.now() - erased.atMs) < settledMs;
   }
 
   /** Use in all regions that answer in time. Called on the tenant's own ledger. */

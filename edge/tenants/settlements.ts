@@ -19,11 +19,11 @@ const workerRetryMs = [200, 2000];
 /** The recorder of a Worker, which has no storage: it tries three times. */
 export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: ReportUse): UseRecorder {
   return {
-    async record({ requestId, tenant, ledger }, consumed) {
+    async record({ requestId, tenant, ledger, beganMs }, consumed) {
       if (consumed.length > 0) report(tenant, consumed);
       for (const delayMs of [...workerRetryMs, null]) {
         try {
-          return await ledgerOf(ledgers, ledger).settle(requestId, [...consumed]);
+          return await ledgerOf(ledgers, ledger).settle(requestId, [...consumed], beganMs);
         } catch (error) {
           if (delayMs === null) throw error;
           await pause(delayMs);
@@ -33,8 +33,8 @@ export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: 
   };
 }
 
-/** Use of one ledger to report, and to settle if its tenant has no limits. */
-interface Gathered extends Pick<AdmittedRequest, "tenant" | "ledger" | "isLimited"> {
+/** Use of one ledger to report, and to settle if its tenant has no limits; `beganMs` is that of the earliest request. */
+interface Gathered extends Pick<AdmittedRequest, "tenant" | "ledger" | "beganMs" | "isLimited"> {
   /** By model and centroid. */
   consumed: Map<string, Consumption>;
 }
@@ -60,7 +60,7 @@ export class Settlements implements UseRecorder {
     this.#newId = newId;
     this.#report = report;
     storage.sql.exec(`CREATE TABLE IF NOT EXISTS settlements (
-      id TEXT PRIMARY KEY, ledger TEXT NOT NULL, consumed TEXT NOT NULL
+      id TEXT PRIMARY KEY, ledger TEXT NOT NULL, consumed TEXT NOT NULL, beganMs REAL NOT NULL
     ) WITHOUT ROWID`);
   }
 
@@ -69,26 +69,30 @@ export class Settlements implements UseRecorder {
   }
 
   async record(request: AdmittedRequest, consumed: readonly Consumption[]): Promise<void> {
-    const { requestId, ledger, isLimited } = request;
-    const settled = isLimited ? this.#settle(ledger, requestId, consumed) : null;
+    const settled = request.isLimited ? this.#settle(request, request.requestId, consumed) : null;
     if (consumed.length > 0) await this.#gather(request, consumed);
     await settled;
   }
 
   /** Resolves when the ledger has counted it, or when it is stored for another try. */
-  async #settle(ledger: string, id: string, consumed: readonly Consumption[]): Promise<void> {
+  async #settle(
+    { ledger, beganMs }: Pick<AdmittedRequest, "ledger" | "beganMs">,
+    id: string,
+    consumed: readonly Consumption[],
+  ): Promise<void> {
     try {
-      await ledgerOf(this.#ledgers, ledger).settle(id, [...consumed]);
+      await ledgerOf(this.#ledgers, ledger).settle(id, [...consumed], beganMs);
     } catch {
       const stored = JSON.stringify(consumed);
-      this.#storage.sql.exec("INSERT OR REPLACE INTO settlements VALUES (?, ?, ?)", id, ledger, stored);
+      this.#storage.sql.exec("INSERT OR REPLACE INTO settlements VALUES (?, ?, ?, ?)", id, ledger, stored, beganMs);
       await ensureAlarm(this.#storage, this.#now(), { delayMs: firstRetryMs, maxDelayMs: maxRetryMs });
     }
   }
 
-  #gather({ tenant, ledger, isLimited }: AdmittedRequest, consumed: readonly Consumption[]): Promise<void> {
+  #gather({ tenant, ledger, beganMs, isLimited }: AdmittedRequest, consumed: readonly Consumption[]): Promise<void> {
     const key = `${ledger} ${isLimited}`;
-    const gathered = this.#gathered.get(key) ?? { tenant, ledger, isLimited, consumed: new Map() };
+    const gathered = this.#gathered.get(key) ?? { tenant, ledger, beganMs, isLimited, consumed: new Map() };
+    gathered.beganMs = Math.min(gathered.beganMs, beganMs);
     this.#gathered.set(key, gathered);
     for (const one of consumed) {
       const kind = JSON.stringify([one.model, one.centroid]);
@@ -105,10 +109,10 @@ export class Settlements implements UseRecorder {
     const all = [...this.#gathered.values()];
     this.#gathered.clear();
     this.#flushing = null;
-    const flushed = all.map(async ({ tenant, ledger, isLimited, consumed: gathered }) => {
-      const consumed = [...gathered.values()];
-      const settled = isLimited ? null : this.#settle(ledger, this.#newId(), consumed);
-      this.#report(tenant, consumed);
+    const flushed = all.map(async (gathered) => {
+      const consumed = [...gathered.consumed.values()];
+      const settled = gathered.isLimited ? null : this.#settle(gathered, this.#newId(), consumed);
+      this.#report(gathered.tenant, consumed);
       await settled;
     });
     await Promise.all(flushed);
@@ -116,11 +120,11 @@ export class Settlements implements UseRecorder {
 
   /** Repeats the stored settlements. The object's alarm calls it. */
   async retry(): Promise<void> {
-    const stored = this.#storage.sql.exec<{ id: string; ledger: string; consumed: string }>(
+    const stored = this.#storage.sql.exec<{ id: string; ledger: string; consumed: string; beganMs: number }>(
       "SELECT * FROM settlements",
     );
-    const tries = stored.toArray().map(async ({ id, ledger, consumed }) => {
-      await ledgerOf(this.#ledgers, ledger).settle(id, JSON.parse(consumed) as Consumption[]);
+    const tries = stored.toArray().map(async ({ id, ledger, consumed, beganMs }) => {
+      await ledgerOf(this.#ledgers, ledger).settle(id, JSON.parse(consumed) as Consumption[], beganMs);
       this.#storage.sql.exec("DELETE FROM settlements WHERE id = ?", id);
     });
     const results = await Promise.allSettled(tries);

@@ -275,7 +275,7 @@ describe("a client that goes away", () => {
       begin: ({ requestId, access: { tenant } }) => ({
         admit: async () => undefined,
         reserve: async () => ({
-          request: { requestId, tenant, ledger: tenant, isLimited: true },
+          request: { requestId, tenant, ledger: tenant, beganMs: 0, isLimited: true },
           renew: () => undefined,
           settle: (consumed) => void settled.push(consumed),
         }),

@@ -212,7 +212,7 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
   const cell = env.CELLS.getByName(`settlements of ${tenant}`);
   await runInDurableObject(cell, async (_: Cell, { storage }) => {
     const settlements = settlementsIn(storage);
-    await settlements.record({ requestId: "r1", tenant, ledger: name, isLimited: true }, [used]);
+    await settlements.record({ requestId: "r1", tenant, ledger: name, beganMs: 0, isLimited: true }, [used]);
     expect(await storage.getAlarm()).not.toBeNull();
   });
   await evictDurableObject(cell);
@@ -238,7 +238,7 @@ test("what objects gather of a tenant without limits is counted whole, also wher
         if (who === "refused") throw new Error("too many events");
       });
       const record = (who: string, requestId: string, one: Consumption) =>
-        settlements.record({ requestId, tenant: who, ledger: who, isLimited: who !== tenant }, [one]);
+        settlements.record({ requestId, tenant: who, ledger: who, beganMs: 0, isLimited: who !== tenant }, [one]);
       const refused = record("refused", "0", used).catch(() => "rejected");
       // The first of each is the same request.
       const counted = ["1", "2", "3"].map((id) => record(tenant, id, id === "3" ? { ...used, centroid: "c1" } : used));
@@ -257,4 +257,17 @@ test("what objects gather of a tenant without limits is counted whole, also wher
       { ...used, centroid: "c1" },
     ]),
   );
+});
+
+test("after an erasure, use of requests that began before is dropped, and that of later ones counted", async () => {
+  const { tenant, root } = tenantIn();
+  await root.erase();
+  const record = (beganMs: number) =>
+    runInDurableObject(env.CELLS.getByName(`erased of ${tenant}`), (_: Cell, { storage }) =>
+      settlementsIn(storage).record({ requestId: "r", tenant, ledger: tenant, beganMs, isLimited: false }, [used]),
+    );
+  await record(Date.now() - 60_000);
+  expect(await root.usage(today(), today())).toEqual([]);
+  await record(Date.now());
+  expect(await root.usage(today(), today())).toMatchObject([{ requests: 1 }]);
 });
