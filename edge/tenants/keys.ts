@@ -83,7 +83,10 @@ export function createKeyStore(
 
 /** An IPv4 address, or the /64 of an IPv6 address. */
 function networkOf(address: string): string {
-  return address.split(":").slice(0, 4).join(":");
+  if (address.includes(".")) return address;
+  const [start, end] = address.split("::").map((part) => (part === "" ? [] : part.split(":")));
+  const zeros = end ? Array<string>(Math.max(0, 8 - start.length - end.length)).fill("0") : [];
+  return [...start, ...zeros, ...(end ?? [])].slice(0, 4).join(":");
 }
 
 async function recordedAccess(hash: string, read: Records["get"], nowMs: number): Promise<Access> {

@@ -149,6 +149,21 @@ describe("a key store", () => {
     await expect(createKeyStore([], noRecords, () => 0).accessOf("one", "")).rejects.toThrow(/not known/);
   });
 
+  test.each([
+    ["192.0.2.1", "192.0.2.1"],
+    ["2001:db8::1:2:3:4", "2001:db8:0:0"],
+    ["2001:db8::9:2:3:4", "2001:db8:0:0"],
+    ["2001:db8:1:2:3::4", "2001:db8:1:2"],
+    ["2001:db8:1::", "2001:db8:1:0"],
+    ["::1", "0:0:0:0"],
+    ["::ffff:192.0.2.1", "::ffff:192.0.2.1"],
+  ])("counts look-ups of %s for the network %s", async (address, network) => {
+    const limit = vi.fn(async () => ({ success: true }));
+    const store = createKeyStore([], { ...noRecords, isCached: () => false }, () => 0, { limit });
+    await expect(store.accessOf("guess", address)).rejects.toThrow(/not known/);
+    expect(limit.mock.calls).toEqual([[{ key: network }]]);
+  });
+
   test("says that it cannot tell where the records cannot be read", async () => {
     const store = createKeyStore([], { ...noRecords, get: async () => Promise.reject(new Error("away")) }, () => 0);
     await expect(store.accessOf("one", "")).rejects.toMatchObject({
