@@ -6,7 +6,7 @@
  * tokens that it may use, and frees the unused ones when it is settled. Each ledger admits up to its share of the limits (lease.ts).
  *
  * The clock is the system's, because months are those of the calendar. If it is set back, counts of later seconds move to the present
- * one, and reservations end at most `reservationMs` from now.
+ * one, reservations end at most `reservationMs` from now, and settled ids are forgotten at most `settledMs` from now.
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { setNewest } from "../platform/newest.ts";
@@ -129,6 +129,8 @@ export class Quota {
   /** Several, so that a clock that is wrong for a while does not reset the use of this month. */
   readonly #months: Map<string, number>;
   #areMonthsChanged = false;
+  /** The clock at the last call. */
+  #lastMs = Number.POSITIVE_INFINITY;
 
   constructor(state: QuotaState = emptyState) {
     this.#seconds = new TrackedMap(state.seconds);
@@ -330,6 +332,12 @@ export class Quota {
       const leaseUntilMs = Math.min(reservation.leaseUntilMs, nowMs + reservationMs);
       this.#open.set(id, { ...reservation, second, leaseUntilMs });
     }
+    // Only after a step back, as there may be many. In the map's order they would keep all later ones.
+    if (nowMs < this.#lastMs) {
+      const maxMs = nowMs + settledMs;
+      for (const [id, untilMs] of this.#settled) if (untilMs > maxMs) this.#settled.set(id, maxMs);
+    }
+    this.#lastMs = nowMs;
   }
 }
 

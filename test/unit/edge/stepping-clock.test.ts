@@ -5,7 +5,7 @@ import { ensureAlarm, steadyClock } from "../../../edge/platform/clock.ts";
 import { Refreshed } from "../../../edge/platform/refreshed.ts";
 import { createKeyStore } from "../../../edge/tenants/keys.ts";
 import { KnownRefusals } from "../../../edge/tenants/known-refusals.ts";
-import { type Decision, Quota, reservationMs } from "../../../edge/tenants/quota.ts";
+import { type Decision, Quota, reservationMs, settledMs } from "../../../edge/tenants/quota.ts";
 import { createRecords } from "../../../edge/tenants/records.ts";
 import { sha256Hex } from "../../../shared/bytes.ts";
 import { keyIdOf, keyPrefix, plans } from "../../../shared/contracts/tenants.ts";
@@ -76,6 +76,14 @@ test("a month's tokens are given once, whichever month the clock says in between
   // A clock that is wrong by years leaves no months behind without end.
   for (let year = 2030; year < 2100; year++) quota.settle(`y${year}`, 1, Date.UTC(year, 0));
   expect(quota.state.months.length).toBeLessThanOrEqual(4);
+});
+
+test("ids that were settled while the clock was ahead are forgotten as others are, and keep no later ones", () => {
+  const quota = new Quota();
+  quota.settle("ahead", 1, startMs + 5 * hourMs);
+  quota.settle("later", 1, startMs);
+  quota.used(startMs + settledMs);
+  expect(quota.state.settled).toEqual([]);
 });
 
 test("a refusal is repeated for a minute at most, and a step of the clock makes it no longer", () => {
