@@ -183,18 +183,19 @@ export class Dispatcher {
   }
 
   /** Calls a backend with sequences of one group and delivers its frames. Never rejects. */
-  async #send(call: QueuedCall<Entry>, sequences: readonly PendingSequence[]): Promise<void> {
+  async #send(call: QueuedCall<Entry>, queued: readonly PendingSequence[]): Promise<void> {
     const { now, routing } = this.#parts;
     const { router, clients } = routing();
-    for (const sequence of sequences) sequence.isQueued = false;
-    const [first] = sequences;
+    for (const sequence of queued) sequence.isQueued = false;
+    const [first] = queued;
     // Chosen again: the backend that they were queued for may have been ejected meanwhile.
-    const backend = router.choose(routeOf(first), first.round.tried, now())?.backend;
-    if (!backend) {
-      this.#enqueueGroups(sequences);
-      this.#release(call);
-      return;
-    }
+    const choose = (tried: ReadonlySet<string>) => router.choose(routeOf(first), tried, now());
+    const forAll = choose(new Set(queued.flatMap(({ round }) => [...round.tried])));
+    const backend = (forAll?.isFit ? forAll : choose(first.round.tried))?.backend;
+    const mayGo = ({ round }: PendingSequence) => backend && !round.tried.has(backend.id);
+    this.#enqueueGroups(queued.filter((one) => !mayGo(one)));
+    if (!backend) return this.#release(call);
+    const sequences = queued.filter(mayGo);
     call.backend = backend.id;
     const client = clients.get(backend.address.url)!;
     const waited = sequences.filter(({ attempts }) => attempts === 0).map(({ arrivedMs }) => now() - arrivedMs);

@@ -318,3 +318,39 @@ test("sequences waiting for a backend that is ejected meanwhile go to another on
   expect(hangs.calls).toHaveLength(3);
   for (const { received } of sent) expect(received.at(-1)).toMatchObject({ type: "done" });
 });
+
+describe("a sequence sent again does not return to the backend that it avoids, with a new one first in its call", () => {
+  /** At the first of the two, "again" was refused; behind a call to the second wait "new" and "again", in this order. */
+  function waitingForSecond() {
+    const routing = scriptedRouting(2);
+    routing.limits.callsPerGroup = 1;
+    const choiceFor = (centroidId: string) =>
+      routing.router.choose({ manifestHash: "a".repeat(64), centroidId }, new Set(), 0)!.backend.id;
+    const preferring = (name: string) =>
+      Array.from({ length: 50 }, (_, i) => `c${i}`).find((c) => choiceFor(c) === name)!;
+    const [toFirst, toSecond] = routing.names.map(preferring);
+    const [first, second] = routing.backends;
+    submit(routing, ["busy"], toSecond, mixture);
+    submit(routing, ["again"], toFirst, mixture);
+    submit(routing, ["new"], toSecond, { ...mixture, deadlineMs: 1000 });
+    return { first, second, again: () => first.last.refuse(callFailure("overloaded")) };
+  }
+
+  test("though that has less load", async () => {
+    const { first, second, again } = waitingForSecond();
+    await again();
+    await second.last.accept(null, null, { sequences: 1000, slots: 8 });
+    expect(first.calls.map(({ ids }) => ids)).toEqual([["again"]]);
+    expect(second.calls.map(({ ids }) => ids)).toEqual([["busy"], ["new", "again_1"]]);
+  });
+
+  test("though the other is ejected", async () => {
+    const { first, second, again } = waitingForSecond();
+    await again();
+    await second.last.refuse(callFailure("silent"));
+    expect(first.calls.flatMap(({ ids }) => ids).toSorted()).toEqual(["again", "busy_1", "new"]);
+    // It gathers behind the call in whose group it was.
+    for (const call of first.calls) await call.accept();
+    expect(second.calls.map(({ ids }) => ids)).toEqual([["busy"], ["again_1"]]);
+  });
+});
