@@ -16,15 +16,23 @@ import { readBody } from "./middleware.ts";
 type Adapters = Pick<OwnAdapterService, "begin" | "upload" | "store">;
 
 export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void {
-  /** Responds when the work begins; the body is an `adapterOutcomeSchema`. The work ends when the caller leaves. */
+  const removeUndelivered = (tenant: string, hash: string) =>
+    adapters.store.remove(tenant, hash).catch(({ message }: Error) => log("error", "adapter_not_removed", { message }));
+
+  /**
+   * Responds when the work begins; the body is an `adapterOutcomeSchema`. The work ends when the caller leaves, and an adapter
+   * whose answer the caller has not received is removed: no tenant's list at the edge would name it.
+   */
   app.post("/v1/adapters", async (context) => {
     const request = await readBody(context, adapterRequestSchema);
-    const { answer } = await adapters.begin(request, context.req.raw.signal);
+    const { signal } = context.req.raw;
+    const { answer } = await adapters.begin(request, signal);
     const outcome = answer.then(
       (made) => {
         const { tokens, timings, parts, gain } = made;
         const kept = parts.filter((part) => part.kept).map(({ name }) => name);
         log("info", "adapter", { tokens, kept: kept.join(" "), nats: gain?.nats ?? 0, ...timings });
+        onAbort(signal, () => removeUndelivered(request.tenant, made.hash));
         return made;
       },
       (thrown) => {
@@ -80,6 +88,12 @@ function namesOf({ tenant, hash }: { tenant: string; hash: string }): { tenant: 
 
 function missing(hash: string): ServiceError {
   return new ServiceError("adapter_not_found", `There is no adapter ${hash} of this tenant.`);
+}
+
+/** Calls `act` when a request's signal aborts, or at once if it has. It does not abort after the response is sent. */
+function onAbort(signal: AbortSignal, act: () => void): void {
+  if (signal.aborted) act();
+  else signal.addEventListener("abort", act, { once: true });
 }
 
 /** A JSON body with a line feed before it, which is sent at once, so that the head is, too. */
