@@ -1,9 +1,9 @@
 import { execFileSync } from "node:child_process";
-import { mkdir, mkdtemp, open, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, open, readdir, rm, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { readFileAtMost } from "../../../gpu-backend/files.ts";
+import { readFileAtMost, removeUnfinished } from "../../../gpu-backend/files.ts";
 
 let folder: string;
 beforeAll(async () => {
@@ -36,4 +36,18 @@ test("what is no file is refused, and a pipe that nobody writes to is not waited
     await expect(readFileAtMost(path.join(folder, "pipe"), 10)).rejects.toThrow(/pipe is not a file/);
   }
   await expect(readFileAtMost(path.join(folder, "missing"), 10)).rejects.toMatchObject({ code: "ENOENT" });
+});
+
+test("of unfinished writes only those that began before the given time are removed", async () => {
+  const shared = path.join(folder, "shared");
+  for (const [name, seconds] of [
+    [".unfinished-old", 99],
+    [".unfinished-new", 100],
+    ["finished", 1],
+  ] as const) {
+    await mkdir(path.join(shared, name), { recursive: true });
+    await utimes(path.join(shared, name), seconds, seconds);
+  }
+  await removeUnfinished(shared, 100_000);
+  expect((await readdir(shared)).sort()).toEqual([".unfinished-new", "finished"]);
 });
