@@ -11,7 +11,7 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { configured } from "../config.ts";
-import { addressesIn } from "../dispatch/addresses.ts";
+import { addressesIn, hasProcesses } from "../dispatch/addresses.ts";
 import { type AdapterCopy, BackendClient } from "../dispatch/client.ts";
 import { ensureAlarm } from "../platform/clock.ts";
 
@@ -55,6 +55,8 @@ export interface ErasedAdapters {
   confirmed: string[];
   /** Those that have not; the alarm repeats it. */
   pending: string[];
+  /** Addresses of several processes: of these only processes with a known copy are called, or any one if none is known. */
+  partlyAsked: string[];
 }
 
 interface CopyRow extends Record<string, SqlStorageValue> {
@@ -148,7 +150,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
     return all.filter(({ backends }) => backends > 0);
   }
 
-  /** Erases all adapters of the tenant, here and at every backend of its jurisdiction. */
+  /** Erases all adapters of the tenant, here and at the backends of its jurisdiction. */
   async erase(): Promise<ErasedAdapters> {
     const adapters = this.list().length;
     const copies = this.#sql.exec<CopyRow>("SELECT * FROM copies").toArray();
@@ -164,10 +166,12 @@ export class TenantAdapterStore extends DurableObject<Env> {
       }
       this.#noteDeletion(allHashes, "");
     });
-    const called = this.#pending(allHashes).map(nameOf);
+    const copiesToDelete = this.#pending(allHashes);
+    const called = copiesToDelete.map(nameOf);
+    const partlyAsked = [...new Set(copiesToDelete.map(({ address }) => address).filter(hasProcesses))];
     await this.#delete(allHashes, "");
     const pending = this.#pending(allHashes).map(nameOf);
-    return { adapters, confirmed: called.filter((name) => !pending.includes(name)), pending };
+    return { adapters, confirmed: called.filter((name) => !pending.includes(name)), pending, partlyAsked };
   }
 
   override async alarm(): Promise<void> {
@@ -231,5 +235,6 @@ export class TenantAdapterStore extends DurableObject<Env> {
 }
 
 function nameOf({ address, process }: CopyRow): string {
-  return process === "" ? address : `${address} (${process})`;
+  if (process !== "") return `${address} (${process})`;
+  return hasProcesses(address) ? `${address} (any one process)` : address;
 }

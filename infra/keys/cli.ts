@@ -153,11 +153,13 @@ command("delete <tenant>", "erase a tenant: its keys, limits, use and own adapte
 const revokedMs = { local: 2500, remote: 65_000 };
 
 function erasedLines(keys: number, { tenant, adapters, ledgers, backends }: TenantErased): string[] {
+  const partly = backends.partly_asked;
   const pending = [...ledgers.pending.map((region) => `use in ${region}`), ...backends.pending];
   return [
     `${tenant}: erased ${keys} keys, its limits and origins, its use (${ledgers.confirmed.join(" ")}), ${adapters} own adapters`,
     `backends that have confirmed: ${backends.confirmed.join(", ") || "none"}`,
     ...(pending.length > 0 ? [`not confirmed yet: ${pending.join(", ")}; the edge asks them until they confirm`] : []),
+    ...(partly.length > 0 ? [`processes that are not known to have a copy were not asked: ${partly.join(", ")}`] : []),
     "what is left: log lines and traces, usage events of Analytics Engine (3 months), backups of backends' disks and of the",
     "platform's storage (30 days), beginnings of prompts in a backend's memory until others need the room or it restarts,",
     "and keys in TENANT_KEYS, which the next deployment without them ends",

@@ -274,7 +274,13 @@ export const tenantErasedSchema = z.object({
     .object({ confirmed: z.array(z.string()), pending: z.array(z.string()) })
     .describe("Regions in which use and limits were counted; pending ones are asked until they confirm"),
   backends: z
-    .object({ confirmed: z.array(z.string()), pending: z.array(z.string()) })
+    .object({
+      confirmed: z.array(z.string()),
+      pending: z.array(z.string()),
+      partly_asked: z
+        .array(z.string())
+        .describe("Addresses of several processes: those that are not known to have a copy were not asked"),
+    })
     .describe("Backends that have deleted the tenant's adapters; pending ones are asked until they confirm"),
 });
 

@@ -434,7 +434,7 @@ describe("an adapter", () => {
     expect(await erase()).toEqual({
       ...{ object: "tenant.erased", tenant, adapters: 1 },
       ledgers: { confirmed: [...regions], pending: [] },
-      backends: { confirmed: [], pending: [backendUrl] },
+      backends: { confirmed: [], pending: [backendUrl], partly_asked: [] },
     });
     expect(await (await app.request("/v1/adapters")).json()).toEqual({ object: "list", data: [], deleting: [] });
     expect(await usage()).toBe(0);
@@ -456,6 +456,29 @@ describe("an adapter", () => {
     expect(await errorOf(await adapterApp().request("/v1/tenant", { method: "DELETE", headers: mine }))).toMatchObject({
       status: 403,
     });
+  });
+
+  test("is erased at the known processes of an address, and not confirmed for its others", async () => {
+    network.use(http.delete("http://*/v1/adapters/*", () => new HttpResponse(null, { status: 204 })));
+    const store = env.ADAPTERS.getByName(mine.authorization.slice("Bearer sk-".length));
+    const [known, unknown] = ["http://{name}.known.test", "http://{name}.unknown.test"];
+    const { BACKEND_URLS } = env as unknown as Record<string, string>;
+    const setUrls = (urls: string) =>
+      runInDurableObject(store, (object: TenantAdapterStore) => {
+        Object.assign((object as unknown as { env: object }).env, { BACKEND_URLS: urls });
+      });
+    await setUrls(`${backendUrl},${known},${unknown}`);
+    try {
+      await store.add("one", "4".repeat(64), "{}", file.buffer, { address: known, process: "pod-0" });
+      expect(await store.erase()).toEqual({
+        adapters: 1,
+        confirmed: [backendUrl, `${known} (pod-0)`, `${unknown} (any one process)`],
+        pending: [],
+        partlyAsked: [known, unknown],
+      });
+    } finally {
+      await setUrls(BACKEND_URLS);
+    }
   });
 
   test("of other artifacts is refused by name until it is made again", async () => {

@@ -227,7 +227,7 @@ test("a tenant is erased once its keys are revoked, and nothing of it is left; w
   const erased = {
     ...{ object: "tenant.erased" as const, tenant: "acme", adapters: 2 },
     ledgers: { confirmed: ["weur"], pending: [] },
-    backends: { confirmed: [], pending: ["https://gpu.example"] },
+    backends: { confirmed: [], pending: ["https://gpu.example"], partly_asked: [] },
   };
   const steps: string[] = [];
   const edge = {
