@@ -444,6 +444,11 @@ describe("an adapter", () => {
       await ledgerOf(env.LEDGERS, regionalName(tenant, region)).settle("late", [used]);
     }
     expect(await usage()).toBe(0);
+    // One that begins after it counts.
+    backendAnswers(({ id }) => saying(id, "b"));
+    expect((await app.complete({ prompt: "a" })).status).toBe(200);
+    await app.settled();
+    await expect.poll(usage).toBe(1);
     network.use(
       http.delete(`${backendUrl}/v1/adapters/*`, ({ request }) => {
         erased.push(new URL(request.url).pathname);
