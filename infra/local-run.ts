@@ -3,7 +3,17 @@
  * to its backends. Only its user can read it, and it is removed with the process. Commands look for it below the current folder,
  * where somebody else may have put one, so its owner, mode and content are checked.
  */
-import { closeSync, constants, fstatSync, openSync, readFileSync, rmSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import path from "node:path";
 import { z } from "zod";
 import { writeWhole } from "../gpu-backend/files.ts";
@@ -28,19 +38,36 @@ function fileIn(stateFolder: string): string {
   return path.join(stateFolder, "run.json");
 }
 
-/** Writes the file for this process, and removes it when the process ends. */
+/** Writes the file for this process, and removes it when the process ends, unless it is another's then. */
 export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise<void> {
   const file = fileIn(stateFolder);
   await writeWhole(file, Buffer.from(JSON.stringify(run)), { mode: 0o600 });
-  process.once("exit", () => rmSync(file, { force: true }));
+  process.once("exit", () => {
+    if (readLocalRun(stateFolder, () => {})?.pid === run.pid) rmSync(file, { force: true });
+  });
 }
 
-/** Throws an Error where a start answers from this folder: two processes would each count a tenant's use for themselves. */
-export async function assertNoOtherRun(stateFolder: string): Promise<void> {
-  const run = readLocalRun(stateFolder, () => {});
-  const answer = run && (await fetch(`${run.edge}/healthz`, { signal: AbortSignal.timeout(2000) }).catch(() => null));
-  if (answer)
-    throw new Error(`process ${run.pid} serves from ${stateFolder}; end it, or set STATE_DIR to another folder`);
+/**
+ * Keeps other starts out of this folder until the process ends: two would each count a tenant's use for themselves. Throws an Error
+ * if another start has it. Each start first writes its own file and then looks for others', so that of two at the same time at most
+ * one goes on, perhaps none.
+ */
+export function claimStateFolder(stateFolder: string): void {
+  mkdirSync(stateFolder, { recursive: true });
+  const own = path.join(stateFolder, `start.${process.pid}.lock`);
+  process.once("exit", () => rmSync(own, { force: true }));
+  writeFileSync(own, "");
+  for (const name of readdirSync(stateFolder)) {
+    const pid = Number(/^start\.(\d+)\.lock$/.exec(name)?.[1]);
+    if (!pid || pid === process.pid) continue;
+    const file = path.join(stateFolder, name);
+    if (isRunning(pid)) {
+      throw new Error(
+        `process ${pid} serves from ${stateFolder}; end it, or set STATE_DIR to another folder (if it is no start, remove ${file})`,
+      );
+    }
+    rmSync(file, { force: true });
+  }
 }
 
 /** null if none runs, or if the file cannot be trusted; `warn` is called with the reason. */
@@ -83,12 +110,12 @@ function readPrivate(file: string): string {
   }
 }
 
-/** False for a process that was killed outright and has left its file. */
+/** False for a process that was killed outright and has left its file. True for another user's. */
 function isRunning(pid: number): boolean {
   try {
     return process.kill(pid, 0);
-  } catch {
-    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }
 

@@ -9,7 +9,7 @@ import { InvalidArgumentError } from "commander";
 import { count, createCommand, parsedOptions } from "../gpu-backend/command-line.ts";
 import { startBackends } from "./local-backends.ts";
 import { artifactsFolder, localKey, prepareEdge, startEdge, stateFolder } from "./local-edge.ts";
-import { assertNoOtherRun, writeLocalRun } from "./local-run.ts";
+import { claimStateFolder, writeLocalRun } from "./local-run.ts";
 import { assertPortsFree, readPort } from "./ports.ts";
 import { publishedManifest } from "./publish/store.ts";
 import { stageArtifacts } from "./stage-artifacts.ts";
@@ -49,7 +49,7 @@ async function start(count: number, json: boolean): Promise<void> {
   const edgePort = readPort(process.env, "EDGE_PORT", 8787);
   const backendPort = readPort(process.env, "BACKEND_PORT", 8788);
   const backendPorts = Array.from({ length: count }, (_, i) => (backendPort === 0 ? 0 : backendPort + i));
-  await assertNoOtherRun(stateFolder());
+  claimStateFolder(stateFolder());
   await assertPortsFree([
     ["EDGE_PORT", edgePort],
     ...backendPorts.map((port): [string, number] => ["BACKEND_PORT", port]),

@@ -1,13 +1,12 @@
 /** What a local start leaves for other commands: for its user alone, only while it runs, and not trusted beyond loopback. */
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { chmod, chown, mkdtemp, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
-import { createServer } from "node:http";
+import { chmod, chown, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
-import { assertNoOtherRun, type LocalRun, readLocalRun, writeLocalRun } from "../../../infra/local-run.ts";
+import { claimStateFolder, type LocalRun, readLocalRun, writeLocalRun } from "../../../infra/local-run.ts";
 
 const run: LocalRun = {
   ...{ pid: process.pid, edge: "http://127.0.0.1:1", key: "k", backends: ["http://[::1]:2"] },
@@ -78,38 +77,54 @@ test.runIf(process.getuid?.() === 0)("a file that another user owns is ignored",
   expect(read()).toEqual({ run: null, said: [refused] });
 });
 
-test("a start that ends removes the file; one that was killed leaves it, and it counts for nothing", async () => {
+/** A process that runs `code` with the module's exports in scope, until its stdin ends. */
+async function startProcess(code: string) {
   const module = path.join(import.meta.dirname, "../../../infra/local-run.ts");
-  const code = `
-    const { writeLocalRun } = await import(${JSON.stringify(module)});
-    await writeLocalRun(${JSON.stringify(folder)}, { ...${JSON.stringify(run)}, pid: process.pid });
+  const whole = `
+    const { claimStateFolder, writeLocalRun } = await import(${JSON.stringify(module)});
+    const folder = ${JSON.stringify(folder)};
+    ${code}
     process.stdin.on("end", () => process.exit(0)).resume();
     console.log("ready");`;
-  const start = async () => {
-    const child = spawn(process.execPath, ["--input-type=module", "-e", code], { stdio: ["pipe", "pipe", "inherit"] });
-    await once(createInterface({ input: child.stdout }), "line");
-    return child;
+  const child = spawn(process.execPath, ["--input-type=module", "-e", whole], { stdio: ["pipe", "pipe", "inherit"] });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  await once(createInterface({ input: child.stdout }), "line");
+  const ended = once(child, "exit");
+  const end = () => {
+    child.stdin.end();
+    return ended;
   };
-  const ended = await start();
-  ended.stdin.end();
-  await once(ended, "exit");
+  const kill = () => {
+    child.kill("SIGKILL");
+    return ended;
+  };
+  return { pid: child.pid, end, kill };
+}
+
+const writing = `await writeLocalRun(folder, { ...${JSON.stringify(run)}, pid: process.pid });`;
+
+test("a start that ends removes the file; one that was killed leaves it, and it counts for nothing", async () => {
+  const first = await startProcess(writing);
+  await first.end();
   await expect(readFile(file)).rejects.toMatchObject({ code: "ENOENT" });
 
-  const killed = await start();
-  killed.kill("SIGKILL");
-  await once(killed, "exit");
-  expect(JSON.parse(await readFile(file, "utf8")).pid).toBe(killed.pid);
+  const second = await startProcess(writing);
+  await second.kill();
+  expect(JSON.parse(await readFile(file, "utf8")).pid).toBe(second.pid);
   expect(read().run).toBeNull();
-  await assertNoOtherRun(folder);
 });
 
-test("a folder that another start serves from is refused; one whose process number another program has is not", async () => {
+test("a start that ends leaves the file of another", async () => {
+  const start = await startProcess(writing);
   await writeLocalRun(folder, run);
-  await assertNoOtherRun(folder);
-  const server = createServer((_, response) => response.end()).listen(0, "127.0.0.1");
-  onTestFinished(() => void server.close());
-  await once(server, "listening");
-  const edge = `http://127.0.0.1:${(server.address() as { port: number }).port}`;
-  await writeLocalRun(folder, { ...run, edge });
-  await expect(assertNoOtherRun(folder)).rejects.toThrow(`process ${process.pid} serves from ${folder}`);
+  await start.end();
+  expect(read().run).toEqual(run);
+});
+
+test.each(["end", "kill"] as const)("a folder is refused from the beginning of a start to its %s", async (how) => {
+  const start = await startProcess("claimStateFolder(folder);");
+  expect(() => claimStateFolder(folder)).toThrow(`process ${start.pid} serves from ${folder}`);
+  await start[how]();
+  claimStateFolder(folder);
+  expect(await readdir(folder)).toEqual([`start.${process.pid}.lock`]);
 });
