@@ -2,6 +2,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { availableParallelism } from "node:os";
+import path from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
@@ -29,15 +30,20 @@ export async function startBackends(
   environment: Record<string, string>,
   say: (line: string) => void,
 ): Promise<LocalBackends> {
+  const dataFolder = process.env.DATA_DIR || ".cache/backend";
   // By themselves each would take all cores.
   const THREADS = process.env.THREADS || String(Math.max(1, Math.floor(availableParallelism() / ports.length)));
-  const start = (port: number) => startBackend({ ...environment, THREADS, BACKEND_PORT: String(port) });
-  const keepRunning = async (backend: LocalBackend): Promise<void> => {
+  const start = (port: number, i: number) => {
+    // One process writes a folder.
+    const folder: Record<string, string> = ports.length > 1 ? { DATA_DIR: path.join(dataFolder, String(i + 1)) } : {};
+    return startBackend({ ...environment, ...folder, THREADS, BACKEND_PORT: String(port) });
+  };
+  const keepRunning = async (backend: LocalBackend, i: number): Promise<void> => {
     say(`chameleon: the backend ${backend.url} ${await backend.ended}; starting it again`);
-    const again = await start(Number(new URL(backend.url).port)).catch((error: Error) => error);
+    const again = await start(Number(new URL(backend.url).port), i).catch((error: Error) => error);
     if (again instanceof Error) return say(`chameleon: ${backend.url} stays down: ${again.message}`);
     say(`chameleon: the backend ${again.url} is back, pid ${again.pid}`);
-    return keepRunning(again);
+    return keepRunning(again, i);
   };
   const started = await Promise.all(ports.map(start));
   const ended =
