@@ -28,7 +28,6 @@ import {
   withFailure,
   withTried,
 } from "./retries.ts";
-import type { Route } from "./router.ts";
 import type { Routing, RoutingEvent } from "./routing.ts";
 import { hedgeBudget, maxLosses, retryBudget } from "./routing-limits.ts";
 
@@ -134,7 +133,7 @@ export class Dispatcher {
     const idle = group.filter(({ isIdle }) => isIdle);
     if (idle.length === 0) return;
     const [first] = idle;
-    const { round, choice, pauseMs } = nextStep(first.round, (tried) => router.choose(routeOf(first), tried, now()));
+    const { round, choice, pauseMs } = nextStep(first.round, (tried) => router.choose(first.route, tried, now()));
     for (const sequence of idle) sequence.round = round;
     if (pauseMs !== null) {
       keepAlive(
@@ -189,7 +188,7 @@ export class Dispatcher {
     for (const sequence of queued) sequence.isQueued = false;
     const [first] = queued;
     // Chosen again: the backend that they were queued for may have been ejected meanwhile.
-    const choose = (tried: ReadonlySet<string>) => router.choose(routeOf(first), tried, now());
+    const choose = (tried: ReadonlySet<string>) => router.choose(first.route, tried, now());
     const forAll = choose(new Set(queued.flatMap(({ round }) => [...round.tried])));
     const backend = (forAll?.isFit ? forAll : choose(first.round.tried))?.backend;
     const mayGo = ({ round }: PendingSequence) => backend && !round.tried.has(backend.id);
@@ -347,7 +346,7 @@ export class Dispatcher {
     const { router } = routing();
     const late = run.sequences.filter((one) => !one.hasBegun && one.attempts === 1 && !one.isQueued);
     if (late.length === 0) return;
-    const choice = router.choose(routeOf(late[0]), late[0].round.tried, now());
+    const choice = router.choose(late[0].route, late[0].round.tried, now());
     const isMoreLoaded = (one: Backend) => router.shareOf(one, now()) >= router.shareOf(run.backend, now());
     // A call without a name may reach the same process.
     const mayBeSame = (one: Backend) => one.name === null && one.address === run.backend.address;
@@ -393,8 +392,4 @@ export class Dispatcher {
   #addControls(calls: readonly ControlCall[]): void {
     for (const call of calls) this.#queue.add(call.group, [call]);
   }
-}
-
-function routeOf({ model, numerics }: PendingSequence): Route {
-  return { ...model, numerics };
 }

@@ -11,6 +11,7 @@ import {
   type TokenFrame,
 } from "../../shared/contracts/inference.ts";
 import { type BackendFailure, firstRound, type RetryRound } from "./retries.ts";
+import type { Route } from "./router.ts";
 
 /** The request that receives the frames of its sequences. */
 export interface Receiver {
@@ -73,6 +74,10 @@ export class PendingSequence {
 
   get tenant(): string {
     return this.sequence.tenant;
+  }
+
+  get route(): Route {
+    return { ...this.model, numerics: this.numerics };
   }
 
   get dueMs(): number {
