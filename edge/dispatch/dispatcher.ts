@@ -1,8 +1,7 @@
 /**
- * Sends the sequences of many requests to the backends and delivers each frame to its request. The CallQueue decides which
- * sequences go in the next call and when, the Router to which backend. When a backend fails a sequence, another one with the same
- * numerics fingerprint continues it from the tokens that its client already has. A sequence whose first frame is late is hedged: a
- * second backend gets it too, and the first to answer keeps it.
+ * Sends the sequences of many requests to the backends and delivers each frame to its request. CallQueue decides which sequences
+ * go in the next call and when, Router to which backend. If a backend fails a sequence, another one with the same numerics
+ * fingerprint continues it. A sequence whose first frame is late is hedged: the first of two backends to answer keeps it.
  */
 import {
   type BatchRequest,
