@@ -346,7 +346,10 @@ describe("a whole answer whose cell is lost", () => {
     const maxTokens = 45;
     let isLost = false;
     let isAnswered = false;
-    const seen = backend((_, turn) => isLost || turn < 6 || (begins && turn < 40 && !isAnswered));
+    const startMs = Date.now();
+    // Apart, so that the cell reads them one after the other, and some after its heartbeat.
+    const isDue = (turn: number) => turn < 40 && Date.now() >= startMs + 20 * turn;
+    const seen = backend((_, turn) => isLost || turn < 6 || (begins && !isAnswered && isDue(turn)));
     const app = testApp({ heartbeatMs });
     const asked = app.complete({ prompt: "aaa", max_tokens: maxTokens, seed: 3, temperature: 1 });
     const pending = Promise.resolve(asked).finally(() => {

@@ -141,9 +141,10 @@ describe.each(balancings)("four processes behind one address (%s)", (balancing) 
     const backends = await startEdge(balancing);
     await expectWhole(backends, numbers(8));
     group.processes[1].killedAfterTokens = 60;
-    await expectWhole(backends, numbers(24));
-    await expectWhole(backends, numbers(24));
-    expect(group.processes[1].killedAfterTokens).toBe(Number.POSITIVE_INFINITY);
+    // The router chooses who gets how many.
+    const isKilled = () => group.processes[1].killedAfterTokens === Number.POSITIVE_INFINITY;
+    for (let wave = 0; wave < 20 && !isKilled(); wave++) await expectWhole(backends, numbers(24));
+    expect(isKilled()).toBe(true);
   });
 
   test("lose one that drains: it alone is ejected", async () => {
