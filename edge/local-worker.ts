@@ -5,6 +5,7 @@
 import { env } from "cloudflare:workers";
 import { envelopeOf, ServiceError, statusOf } from "../shared/errors.ts";
 import { isLoopback } from "../shared/loopback.ts";
+import { settlesWithin } from "../shared/settles-within.ts";
 import worker from "./worker.ts";
 
 export * from "./worker.ts";
@@ -40,7 +41,6 @@ export default {
 async function drain({ body }: Request): Promise<void> {
   if (!body || body.locked) return;
   const reader = body.getReader();
-  const late = new Promise<void>((resolve) => setTimeout(resolve, drained.ms));
   const read = async () => {
     for (let bytes = 0; bytes < drained.bytes; ) {
       const { done, value } = await reader.read();
@@ -48,6 +48,6 @@ async function drain({ body }: Request): Promise<void> {
       bytes += value.byteLength;
     }
   };
-  await Promise.race([read().catch(() => undefined), late]);
+  await settlesWithin(read(), drained.ms);
   reader.cancel().catch(() => undefined);
 }

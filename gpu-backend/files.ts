@@ -3,7 +3,7 @@
  * half of them. New bytes are first written to a folder of their own beside the file, which is removed when the write fails,
  * and by `removeUnfinished` when its process was killed.
  */
-import { constants, open } from "node:fs/promises";
+import * as fs from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 
 /**
@@ -12,7 +12,7 @@ import { basename, dirname, join, resolve } from "node:path";
  */
 export async function readFileAtMost(path: string, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
   // Windows has no O_NONBLOCK.
-  const file = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+  const file = await fs.open(path, fs.constants.O_RDONLY | (fs.constants.O_NONBLOCK ?? 0));
   try {
     const about = await file.stat();
     if (!about.isFile()) throw new Error(`${path} is not a file`);
@@ -34,8 +34,6 @@ export function nullIfMissing(error: NodeJS.ErrnoException): null {
   if (error.code === "ENOENT") return null;
   throw error;
 }
-
-import * as fs from "node:fs/promises";
 
 /** The functions of the file system that a test can replace. */
 export type WriteSystem = Pick<typeof fs, "mkdir" | "mkdtemp" | "open" | "rename" | "rm">;
