@@ -5,6 +5,10 @@
 import { availableParallelism } from "node:os";
 import { cloudflareTest } from "@cloudflare/vitest-plugin";
 import { defineConfig } from "vitest/config";
+import { smallBase } from "./test/support/small-base.ts";
+
+// What tests start has it, and so do the commands that they run.
+process.env.MODEL_DIR = smallBase;
 
 /** Tests of committed files rather than of what runs: `npm run check` runs them. */
 const lintTests = [
@@ -60,7 +64,12 @@ export default defineConfig({
             verbose: false,
           }),
         ],
-        test: { name: "edge", include: ["test/in-runtime/**/*.test.ts"], testTimeout: 20_000 },
+        test: {
+          name: "edge",
+          globalSetup: "test/support/staged-assets.ts",
+          include: ["test/in-runtime/**/*.test.ts"],
+          testTimeout: 20_000,
+        },
       },
       {
         test: {

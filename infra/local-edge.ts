@@ -34,15 +34,22 @@ export async function prepareEdge(): Promise<BareEdge> {
   return edge;
 }
 
-/** Starts the Worker; `secrets` sign its calls to backends. It ends with this process. Throws an Error that says why it does not start. */
+export interface LocalEdge {
+  port: number;
+  /** Folder of the static assets. */
+  assets: string;
+  backendUrls: readonly string[];
+  /** What signs its calls to backends. */
+  secrets: string;
+}
+
+/** Starts the Worker. It ends with this process. Throws an Error that says why it does not start. */
 export async function startEdge(
   edge: BareEdge,
-  port: number,
-  backendUrls: readonly string[],
-  secrets: string,
+  { port, assets, backendUrls, secrets }: LocalEdge,
 ): Promise<WorkerdProcess> {
   const vars = { BACKEND_URLS: backendUrls.join(","), BACKEND_SECRETS: secrets, ...ownVariables(process.env) };
-  const settings = { port, vars, keys: { [localKey]: "local" }, state: stateFolder() };
+  const settings = { port, vars, assets, keys: { [localKey]: "local" }, state: stateFolder() };
   try {
     return await edge.start(settings, { stderr: process.stderr });
   } catch (cause) {

@@ -3,6 +3,7 @@
  * On stdout the ready line alone; progress and logs on stderr. Not here: how a deployment starts its parts.
  */
 import { randomBytes } from "node:crypto";
+import { cp } from "node:fs/promises";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { InvalidArgumentError } from "commander";
@@ -55,9 +56,7 @@ async function start(count: number, json: boolean): Promise<void> {
     ...backendPorts.map((port): [string, number] => ["BACKEND_PORT", port]),
   ]);
 
-  await stageArtifacts(process.env.MODEL_DIR || undefined);
-  // A package holds the pages.
-  if (isCheckout) await (await import("./stage-pages.ts")).stagePages();
+  const assets = await stageAssets();
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
   // Only this machine's users can reach the backends; calls are signed all the same, as in a deployment.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
@@ -73,7 +72,12 @@ async function start(count: number, json: boolean): Promise<void> {
   void ended.then(fail);
   say("starting edge…");
   const urls = backends.map(({ url }) => url);
-  const { url: edge, ended: edgeEnded } = await startEdge(preparedEdge, edgePort, urls, secrets);
+  const { url: edge, ended: edgeEnded } = await startEdge(preparedEdge, {
+    port: edgePort,
+    assets,
+    backendUrls: urls,
+    secrets,
+  });
   void edgeEnded.then((how) => fail(`the edge ${how}`));
   await generateToken(edge);
   const published = await publishedManifest(artifactsFolder());
@@ -85,6 +89,18 @@ async function start(count: number, json: boolean): Promise<void> {
   });
   const ready = { ready: true, edge, key: localKey, backends };
   process.stdout.write(json ? `${JSON.stringify(ready)}\n` : `ready ${edge} key ${localKey}\n`);
+}
+
+/** Static assets of this start, apart from those of other starts and of tests. Returns their folder. */
+async function stageAssets(): Promise<string> {
+  const served = path.join(import.meta.dirname, "../edge/public");
+  const folder = path.join(stateFolder(), "assets");
+  // A package holds the pages.
+  if (isCheckout) await (await import("./stage-pages.ts")).stagePages(served);
+  const isPage = (file: string) => file !== path.join(served, "artifacts");
+  await cp(served, folder, { recursive: true, filter: isPage });
+  await stageArtifacts(process.env.MODEL_DIR || undefined, path.join(folder, "artifacts"));
+  return folder;
 }
 
 /** Generates one token through edge and backend. Throws an Error with the answer where that fails. */

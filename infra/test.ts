@@ -5,15 +5,11 @@
 import path from "node:path";
 import { Transform } from "node:stream";
 import { parseCLI, startVitest } from "vitest/node";
-import { stageArtifacts } from "./stage-artifacts.ts";
-import { stagePages } from "./stage-pages.ts";
 import { quietWrangler } from "./wrangler.ts";
 
 const startedMs = performance.now();
 const root = path.dirname(import.meta.dirname);
 Object.assign(process.env, quietWrangler);
-await stageArtifacts();
-await stagePages();
 
 const [command, projects, ...args] = process.argv.slice(2);
 const given = parseCLI(["vitest", "run", ...args]);

@@ -15,11 +15,11 @@ import { folderStore, type ObjectStore } from "../../infra/publish/store.ts";
 import { stateFolders } from "../../infra/workerd/config.ts";
 import { objectName, pointerName } from "../../shared/artifacts/bucket.ts";
 import { type Answer, type Body, requestsOf, Traffic } from "../fault/traffic.ts";
+import { smallBase } from "../support/small-base.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 import { variantOf } from "../support/tiny-model.ts";
 
 const cli = fileURLToPath(new URL("../../infra/publish/cli.ts", import.meta.url));
-const model = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 const patience = { timeout: 60_000, interval: 100 };
 const concurrency = 8;
 
@@ -39,7 +39,7 @@ beforeAll(async () => {
   old = (await publish("--dry-run")).manifest;
   const ofOld = await undisturbed(old);
   await publish();
-  const variant = await variantOf(model, path.join(folder, "variant"), "variant");
+  const variant = await variantOf(smallBase, path.join(folder, "variant"), "variant");
   next = (await publish("--artifacts", variant)).manifest;
   const ofNext = await undisturbed(next);
   expected = new Map([
@@ -128,7 +128,9 @@ test("a backend that holds both sets is killed in a switch: the other goes on wi
 });
 
 test("a set that is harmed in the bucket: edge and backends refuse it, each says so, and the old one stays", async () => {
-  const third = await readArtifactSet(await variantOf(model, path.join(folder, "third"), "third", { everyFile: true }));
+  const third = await readArtifactSet(
+    await variantOf(smallBase, path.join(folder, "third"), "third", { everyFile: true }),
+  );
   const harmed = objectName(third.files.get("edge-table.safetensors")!.sha256);
   const isRefused = (by: RegExp) =>
     stack

@@ -12,6 +12,7 @@ import OpenAI, { APIUserAbortError, BadRequestError, NotFoundError } from "opena
 import { beforeAll, describe, expect, test } from "vitest";
 import { chameleonOf, chameleonOptions, metadataExtractor } from "../../edge/client/ai-sdk.ts";
 import { sharedStack } from "../support/shared-stack.ts";
+import { smallBase } from "../support/small-base.ts";
 import type { RunningStack } from "../support/stack.ts";
 
 let stack: RunningStack;
@@ -56,9 +57,7 @@ async function vectors(): Promise<number[][]> {
   return data.map(({ embedding }) => embedding);
 }
 
-const vocabulary: Record<string, number> = JSON.parse(
-  readFileSync(new URL("../../gpu-backend/models/chameleon-mini/vocab.json", import.meta.url), "utf8"),
-);
+const vocabulary: Record<string, number> = JSON.parse(readFileSync(`${smallBase}/vocab.json`, "utf8"));
 /** As GPT-2's vocabulary spells a token of ASCII. */
 const spelled = (token: string) => token.replaceAll(" ", "Ġ").replaceAll("\n", "Ċ");
 

@@ -10,6 +10,7 @@ import { deploy } from "../../infra/deploy/deploy.ts";
 import { readEnvironment } from "../../infra/deploy/environment.ts";
 import { gatesOf } from "../../infra/deploy/gates.ts";
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
+import { smallBase } from "../support/small-base.ts";
 
 async function check(...args: string[]) {
   const script = path.join(import.meta.dirname, "../../infra/deploy-check.ts");
@@ -20,7 +21,7 @@ async function check(...args: string[]) {
   return { stdout, code };
 }
 
-beforeAll(() => stageArtifacts());
+beforeAll(() => stageArtifacts(smallBase));
 
 test("a dry run of a production deployment passes its gates, prints both figures and calls no API", async () => {
   let calls = 0;

@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
+import { smallBase } from "../support/small-base.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 import { variantOf } from "../support/tiny-model.ts";
 
@@ -106,8 +107,7 @@ test("keys, use and published artifacts outlive a kill -9", async () => {
     return (await response.json()) as { total: object };
   };
   const ready = async () => ((await (await fetch(`${stack.edge}/readyz`)).json()) as { manifest: string }).manifest;
-  const model = path.join(import.meta.dirname, "../../gpu-backend/models/chameleon-mini");
-  const next = await variantOf(model, path.join(folder, "next"), "next");
+  const next = await variantOf(smallBase, path.join(folder, "next"), "next");
   const published = (await run(`${infra}/publish/cli.ts`, "--artifacts", next)).stdout.trim();
   await expect.poll(ready, { timeout: 20_000 }).toBe(published);
   for (const _ of [1, 2]) expect((await complete()).status).toBe(200);

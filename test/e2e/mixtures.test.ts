@@ -7,9 +7,9 @@ import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { defaultCalibration } from "../../shared/math/evidence.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { sharedStack } from "../support/shared-stack.ts";
+import { smallArtifacts } from "../support/small-base.ts";
 import type { RunningStack } from "../support/stack.ts";
 
-const artifacts = new URL("../../gpu-backend/models/chameleon-mini/artifacts/", import.meta.url);
 const austen = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be";
 const perl =
   "=head1 NAME\n\nperlfunc - Perl builtin functions\n\n=head1 DESCRIPTION\n\nThe functions in this section can serve as terms";
@@ -21,9 +21,9 @@ let floor: number;
 let centroid: string;
 beforeAll(async () => {
   tokenizer = Tokenizer.fromTensors(
-    readTensorFile(await readFile(new URL("tokenizer.safetensors", artifacts)), "tokenizer.safetensors"),
+    readTensorFile(await readFile(`${smallArtifacts}/tokenizer.safetensors`), "tokenizer.safetensors"),
   );
-  const { evidence, centroids } = parseManifest(await readFile(new URL("manifest.json", artifacts), "utf8"));
+  const { evidence, centroids } = parseManifest(await readFile(`${smallArtifacts}/manifest.json`, "utf8"));
   ({ floor } = evidence ?? defaultCalibration);
   centroid = centroids.find((one) => !isAutoOff(one))!.id;
   stack = await sharedStack("mixtures");

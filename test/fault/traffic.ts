@@ -1,5 +1,6 @@
 /** Streaming requests of every kind, and what their clients saw: all that must not change when a backend fails. */
 import { readFileSync } from "node:fs";
+import { smallArtifacts } from "../support/small-base.ts";
 
 export interface Body {
   model: string;
@@ -36,8 +37,6 @@ export interface Answer {
   pauseMs: number;
 }
 
-const manifestFile = new URL("../../gpu-backend/models/chameleon-mini/artifacts/manifest.json", import.meta.url);
-
 const openings = [
   "It is a truth universally acknowledged, that a single man in possession of",
   "If Tom has 5 apples and buys 3 more, how many",
@@ -52,7 +51,7 @@ const openings = [
  * centroids all may prefer the same one, and a test that harms the other would try nothing.
  */
 export const shippedCentroids: readonly string[] = (
-  JSON.parse(readFileSync(manifestFile, "utf8")) as { centroids: { id: string }[] }
+  JSON.parse(readFileSync(`${smallArtifacts}/manifest.json`, "utf8")) as { centroids: { id: string }[] }
 ).centroids.map(({ id }) => id);
 
 /** The same for the same count: greedy and seeded, with everything that a stream can carry. */

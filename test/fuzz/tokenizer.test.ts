@@ -1,4 +1,4 @@
-/** The tokenizer against tiktoken, on seeded random text, with GPT-2's vocabulary and chameleon-mini's. */
+/** The tokenizer against tiktoken, on seeded random text, with GPT-2's vocabulary and the small base's. */
 import { readFileSync } from "node:fs";
 import { get_encoding, type Tiktoken } from "tiktoken";
 import { expect, it } from "vitest";
@@ -7,10 +7,10 @@ import { preTokenEnd } from "../../shared/tokenizer/pre-tokens.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { fuzzText } from "../support/fuzz-text.ts";
 import { gpt2Tokenizer, tiktokenOver } from "../support/gpt2-vocabulary.ts";
+import { smallBase } from "../support/small-base.ts";
 import { seededRandom } from "../support/steps.ts";
 
 const seed = 20_250_117;
-const miniFolder = new URL("../../gpu-backend/models/chameleon-mini/", import.meta.url);
 
 it("tokenises 20,000 texts as tiktoken does with GPT-2's vocabulary", () => {
   const oracle = get_encoding("gpt2");
@@ -18,8 +18,8 @@ it("tokenises 20,000 texts as tiktoken does with GPT-2's vocabulary", () => {
   oracle.free();
 });
 
-it("tokenises 5,000 texts as tiktoken does with chameleon-mini's vocabulary", () => {
-  const read = (name: string) => readFileSync(new URL(name, miniFolder), "utf8");
+it("tokenises 5,000 texts as tiktoken does with the small base's vocabulary", () => {
+  const read = (name: string) => readFileSync(`${smallBase}/${name}`, "utf8");
   const tokenizer = Tokenizer.fromTensors(packTokenizer(read("vocab.json"), read("merges.txt"), 4095));
   const oracle = tiktokenOver(Array.from({ length: 4095 }, (_, id) => tokenizer.pieceOf(id)));
   compare(tokenizer, oracle, 5_000);

@@ -8,10 +8,10 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import type { Check } from "../../infra/doctor/cli.ts";
+import { smallBase } from "../support/small-base.ts";
 import { freePorts } from "../support/stack.ts";
 
 const cli = fileURLToPath(new URL("../../infra/doctor/cli.ts", import.meta.url));
-const embedded = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 
 let folder: string;
 let ports: { EDGE_PORT: string; BACKEND_PORT: string };
@@ -49,7 +49,7 @@ test("finds nothing amiss in a fresh clone", async () => {
 
 test("names a file that was cut off, and the mend", async () => {
   const model = path.join(folder, "cut-off");
-  await cp(embedded, model, { recursive: true });
+  await cp(smallBase, model, { recursive: true });
   await truncate(path.join(model, "artifacts/edge-table.safetensors"), 1000);
   const { code, amiss, checks } = await doctor({ KV_BYTES: String(2 ** 40) }, "--model", model);
   expect(code).toBe(1);

@@ -1,19 +1,18 @@
 /**
- * Faults in the engine of a real backend with the embedded model: each ends no more than it must, the backend stays live, and
+ * Faults in the engine of a real backend with the small base: each ends no more than it must, the backend stays live, and
  * answers afterwards as before.
  */
 import { createHash } from "node:crypto";
 import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { allFrames, type Backend, framesOf, isRunning, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
+import { smallBase } from "../support/small-base.ts";
 
-const embedded = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 /** Whoever gets here computes numbers that are none. */
 const brokenPosition = 400;
 const patience = { timeout: 30_000, interval: 20 };
@@ -24,7 +23,7 @@ let expected: Map<string, object[]>;
 
 beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), "engine-faults-"));
-  await cp(embedded, folder, { recursive: true });
+  await cp(smallBase, folder, { recursive: true });
   await breakPosition(folder, brokenPosition);
   backend = await startBackend({
     ...{ MODEL_DIR: folder, THREADS: "1", STALL_MS: "2000" },

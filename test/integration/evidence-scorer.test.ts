@@ -1,18 +1,16 @@
-/** EngineScorer on the embedded model: methods that must agree do. */
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { EngineScorer } from "../../gpu-backend/research/evaluation/engine-scorer.ts";
 import { staticHeadPlan } from "../../gpu-backend/research/evaluation/serving.ts";
 import { scoredTokens } from "../../gpu-backend/research/evaluation/texts.ts";
 import { defaultCalibration } from "../../shared/math/evidence.ts";
+import { smallBase } from "../support/small-base.ts";
 
-const model = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 const options = { threads: 1, format: "fp32" } as const;
 let scorer: EngineScorer;
 let text: number[];
 
 beforeAll(async () => {
-  scorer = await EngineScorer.open(model, options);
+  scorer = await EngineScorer.open(smallBase, options);
   const words = "The committee read the report of the harbour master, and the harbour master read it too. ".repeat(8);
   text = scorer.artifacts.tokenizer.encode(words).slice(0, 32 + scoredTokens);
 });
@@ -45,7 +43,7 @@ test("scores keep the order of the texts, whatever serves each", async () => {
 
 test("at full strength an adapter that is switched off is served, too", async () => {
   const off = scorer.artifacts.manifest.centroids.find(({ scale }) => scale === 0)!;
-  const full = await EngineScorer.open(model, { ...options, fullStrength: true });
+  const full = await EngineScorer.open(smallBase, { ...options, fullStrength: true });
   try {
     const [asBase, asOff] = await full.score([
       { ids: text, scored: scoredTokens, plan: { adapterId: null } },

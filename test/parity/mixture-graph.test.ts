@@ -1,5 +1,3 @@
-/** Mixed rows of the serving graph: their definition, and that a row's bits depend on nothing but the row, in each format. */
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
@@ -17,6 +15,7 @@ import {
   type StepRunner,
 } from "../../gpu-backend/runtime/step.ts";
 import { randomWeights } from "../bench/model.ts";
+import { smallBase } from "../support/small-base.ts";
 import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 import { webgpuFailure } from "../support/webgpu.ts";
 
@@ -24,7 +23,6 @@ const seed = 20_261_126;
 /** Probabilities are float32 sums of a few thousand terms; a wrong weight or expert is off by far more. */
 const tolerance = 2e-5;
 const random = seededRandom(seed);
-const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 const noWebgpu = await webgpuFailure();
 const prompt = 40;
 const J = 3;
@@ -32,7 +30,7 @@ const J = 3;
 let model: ModelFolder;
 let bank: Bank;
 beforeAll(async () => {
-  model = await readModelFolder(modelFolder);
+  model = await readModelFolder(smallBase);
   bank = randomBank(model.config, 12, 3, random);
 });
 

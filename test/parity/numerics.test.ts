@@ -1,5 +1,3 @@
-/** The numerics fingerprint of the embedded model: what changes bits changes it, and nothing else does. */
-import { fileURLToPath } from "node:url";
 import { beforeAll, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
@@ -9,12 +7,12 @@ import { type WeightFormat, weightFormats } from "../../gpu-backend/runtime/gpt2
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { testLimits } from "../support/engine-harness.ts";
+import { smallBase } from "../support/small-base.ts";
 import { noPast, stepOf } from "../support/steps.ts";
 
-const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 let artifacts: Artifacts;
 beforeAll(async () => {
-  artifacts = await readArtifacts(modelFolder);
+  artifacts = await readArtifacts(smallBase);
 });
 
 async function withRunner<T>(format: WeightFormat, threads: number, use: (runner: StepRunner) => Promise<T>) {

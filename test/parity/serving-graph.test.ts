@@ -1,4 +1,3 @@
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
@@ -7,20 +6,20 @@ import { type Bank, minPrefillTokens, type StepOutput, type StepRunner } from ".
 import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
 import reference from "../support/chameleon-mini-reference.json" with { type: "json" };
 import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
+import { smallBase } from "../support/small-base.ts";
 import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
 
 /** Sums of a few hundred float32 products differ from float64 by far less; a wrong mask or head by far more. */
 const tolerance = 1e-4;
 const seed = 20_261_117;
 const random = seededRandom(seed);
-const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 
 let model: ModelFolder;
 let bank: Bank;
 let runner: StepRunner;
 
 beforeAll(async () => {
-  model = await readModelFolder(modelFolder);
+  model = await readModelFolder(smallBase);
   bank = randomBank(model.config, 12, 3, random);
   runner = await createStepRunner({ ...model, bank, threads: 2 });
 });

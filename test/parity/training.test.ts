@@ -20,16 +20,16 @@ import { edgeTableFile, hyperNetworkFile, parseManifest, tokenizerFile } from ".
 import { readTensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { promptEmbedding, rankCentroids, readEdgeTable } from "../../shared/math/assignment.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { smallBase } from "../support/small-base.ts";
 import { noPast, stepOf } from "../support/steps.ts";
 
 /** Nats a token. Training keeps hidden states in half precision; a wrong shift, gate or prefix costs 0.01 and more. */
 const tolerance = 2e-4;
-const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 
 test("perplexity by training's loss graph equals perplexity by the serving graph", async () => {
-  const model = await readModelFolder(modelFolder);
-  const read = async (name: string) => readFile(join(modelFolder, "artifacts", name));
-  const manifest = parseManifest(await readFile(join(modelFolder, "artifacts/manifest.json"), "utf8"));
+  const model = await readModelFolder(smallBase);
+  const read = async (name: string) => readFile(join(smallBase, "artifacts", name));
+  const manifest = parseManifest(await readFile(join(smallBase, "artifacts/manifest.json"), "utf8"));
   const tensors = readTensorFile(await read(hyperNetworkFile));
   const { table, centroids } = readEdgeTable(readTensorFile(await read(edgeTableFile)));
   const tokenizer = Tokenizer.fromTensors(readTensorFile(await read(tokenizerFile)));
@@ -84,11 +84,9 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
 });
 
 test("a head rounded to int8 gives training the gradients of the head itself, but for a few thousandths", async () => {
-  const { config, weights } = await readModelFolder(modelFolder);
+  const { config, weights } = await readModelFolder(smallBase);
   const { hiddenSize: D, vocabularySize: V } = config;
-  const tokenizer = Tokenizer.fromTensors(
-    readTensorFile(await readFile(join(modelFolder, "artifacts", tokenizerFile))),
-  );
+  const tokenizer = Tokenizer.fromTensors(readTensorFile(await readFile(join(smallBase, "artifacts", tokenizerFile))));
   const text = await readFile(fileURLToPath(import.meta.url), "utf8");
   const [{ tokenIds }] = windowsOf(0, 0, Int32Array.from(tokenizer.encode(text)));
   const trunk = await createTrunkRunner({ config, weights, threads: 1 });
@@ -96,7 +94,7 @@ test("a head rounded to int8 gives training the gradients of the head itself, bu
   const hidden = (await trunk.hidden(tokenIds, 1, tokenIds.length)).slice(0, N * D);
   await trunk.release();
   // The bank that ships: what training has in hand towards its end.
-  const file = readTensorFile(await readFile(join(modelFolder, "artifacts", hyperNetworkFile)));
+  const file = readTensorFile(await readFile(join(smallBase, "artifacts", hyperNetworkFile)));
   const names = ["w1", "b1", "w2", "b2", "a", "b"] as const;
   const bank = bankOf(file);
   const [hiddenUnits, dimensions] = tensorOf(file, "w1").shape;

@@ -27,9 +27,9 @@ import { chatTemplates } from "../support/chat-templates.ts";
 import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { fuzzText } from "../support/fuzz-text.ts";
 import { gpt2EndOfTextId, gpt2VocabularyFiles } from "../support/gpt2-vocabulary.ts";
+import { smallBase } from "../support/small-base.ts";
 import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 
-const folder = join(import.meta.dirname, "../../gpu-backend/models/chameleon-mini");
 const seed = 20_261_126;
 /** Both compute in float32, in another order; logits are of about 10. */
 const tolerance = 1e-4;
@@ -47,12 +47,12 @@ let ours: Tokenizer;
 let artifacts: Awaited<ReturnType<typeof readArtifacts>>;
 
 beforeAll(async () => {
-  artifacts = await readArtifacts(folder);
+  artifacts = await readArtifacts(smallBase);
   ours = artifacts.tokenizer;
   scratch = await mkdtemp(join(tmpdir(), "transformers-"));
   await mkdir(join(scratch, "mini/onnx"), { recursive: true });
   for (const name of ["config.json", "tokenizer.json", "tokenizer_config.json"]) {
-    await cp(join(folder, name), join(scratch, "mini", name));
+    await cp(join(smallBase, name), join(scratch, "mini", name));
   }
   env.allowRemoteModels = false;
   env.localModelPath = scratch;

@@ -1,10 +1,9 @@
-/** The past on the device: what is there is not read from the host, what is not is uploaded, whatever moves. */
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { Bank, StepInput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { smallBase } from "../support/small-base.ts";
 import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
 import { webgpuFailure } from "../support/webgpu.ts";
 
@@ -12,7 +11,6 @@ import { webgpuFailure } from "../support/webgpu.ts";
 const tolerance = 2e-4;
 const seed = 20_261_126;
 const random = seededRandom(seed);
-const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 const failure = await webgpuFailure();
 
 describe.skipIf(failure)(`the past on WebGPU${failure ? `, skipped: ${failure}` : ""}`, () => {
@@ -23,7 +21,7 @@ describe.skipIf(failure)(`the past on WebGPU${failure ? `, skipped: ${failure}` 
   let lastName = 0;
 
   beforeAll(async () => {
-    model = await readModelFolder(modelFolder);
+    model = await readModelFolder(smallBase);
     bank = randomBank(model.config, 12, 3, random);
     onCpu = await createStepRunner({ ...model, bank, threads: 1 });
     onGpu = await createStepRunner({ ...model, bank, threads: 1, device: "webgpu" });

@@ -1,9 +1,8 @@
-/** The serving graph on a WebGPU adapter against the same graph on the CPU. Any adapter will do, a software one too. */
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { Bank, StepInput, StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { smallBase } from "../support/small-base.ts";
 import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
 import { webgpuFailure } from "../support/webgpu.ts";
 
@@ -11,7 +10,6 @@ import { webgpuFailure } from "../support/webgpu.ts";
 const tolerance = 1e-4;
 const seed = 20_261_125;
 const random = seededRandom(seed);
-const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 const failure = await webgpuFailure();
 
 describe.skipIf(failure)(`on WebGPU${failure ? `, skipped: ${failure}` : ""}`, () => {
@@ -21,7 +19,7 @@ describe.skipIf(failure)(`on WebGPU${failure ? `, skipped: ${failure}` : ""}`, (
   let onGpu: StepRunner;
 
   beforeAll(async () => {
-    model = await readModelFolder(modelFolder);
+    model = await readModelFolder(smallBase);
     bank = randomBank(model.config, 12, 3, random);
     onCpu = await createStepRunner({ ...model, bank, threads: 1 });
     onGpu = await createStepRunner({ ...model, bank, threads: 1, device: "webgpu" });

@@ -7,6 +7,7 @@ import path from "node:path";
 import { manifestFile, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { smallArtifacts } from "./small-base.ts";
 
 export interface FakeBackendOptions {
   /** Manifest that `/readyz` reports. */
@@ -38,7 +39,6 @@ export interface FakeBackend {
   stop(): Promise<void>;
 }
 
-const artifacts = path.join(import.meta.dirname, "../../gpu-backend/models/chameleon-mini/artifacts");
 /** A token of one letter. */
 const shortToken = 65;
 
@@ -47,7 +47,7 @@ export const quickEngine = { firstTokenMs: 5, stepMs: 10 };
 
 /** Reports the embedded model's manifest by default. */
 export async function startFakeBackend(options: Partial<FakeBackendOptions> = {}): Promise<FakeBackend> {
-  const manifest = await readFile(path.join(artifacts, manifestFile));
+  const manifest = await readFile(path.join(smallArtifacts, manifestFile));
   const all: FakeBackendOptions = {
     manifestHash: createHash("sha256").update(manifest).digest("hex"),
     ...{ firstTokenMs: 5, stepMs: 5, tokenIds: [shortToken], extraTokens: 0, completionTokens: null },
@@ -71,7 +71,7 @@ export async function startFakeBackend(options: Partial<FakeBackendOptions> = {}
 
 /** The tokens of the embedded model with the most bytes, longest first. */
 export async function longestTokens(count: number): Promise<number[]> {
-  const tokenizer = Tokenizer.fromTensors(readTensorFile(await readFile(path.join(artifacts, tokenizerFile))));
+  const tokenizer = Tokenizer.fromTensors(readTensorFile(await readFile(path.join(smallArtifacts, tokenizerFile))));
   const lengths = Array.from({ length: tokenizer.vocabularySize }, (_, id) => tokenizer.pieceOf(id).length);
   const ids = lengths.keys().filter((id) => id !== tokenizer.endOfTextId);
   return [...ids].sort((a, b) => lengths[b] - lengths[a]).slice(0, count);

@@ -9,6 +9,7 @@ import { createInterface } from "node:readline";
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
 import { type EdgeSettings, prepareBareEdge } from "../../infra/workerd/edge.ts";
 import type { WorkerdOptions, WorkerdProcess } from "../../infra/workerd/process.ts";
+import { smallBase } from "./small-base.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const startFile = path.join(root, "infra/start.ts");
@@ -76,9 +77,9 @@ export function runningStack(place: StackPlace): RunningStack {
   };
 }
 
-/** Starts the Worker alone, with the embedded artifacts unless `assets` are given. Its files are removed when it is stopped. */
+/** Starts the Worker alone, with the small base's artifacts unless `assets` are given. Its files are removed when it is stopped. */
 export async function startEdge(settings: EdgeSettings, options: WorkerdOptions = {}): Promise<WorkerdProcess> {
-  if (!settings.assets) await stageArtifacts();
+  if (!settings.assets) await stageArtifacts(smallBase);
   const prepared = await prepareBareEdge(path.join(root, "wrangler.toml"));
   const workerd = await prepared.start(settings, options);
   return {

@@ -1,13 +1,12 @@
 /** A random one-layer model folder and two small corpora of made-up words: enough to train on within a second. */
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
 import type { TrainOptions } from "../../gpu-backend/training/train.ts";
 import { tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { smallBase } from "./small-base.ts";
 import { seededRandom } from "./steps.ts";
 
-const embedded = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 const vocabularySize = 400;
 const shape = { n_embd: 16, n_layer: 1, n_head: 2, n_positions: 256 };
 
@@ -49,14 +48,14 @@ export async function tinyTraining(
   };
 }
 
-/** The first merges of the embedded vocabulary make the tiny one. */
+/** The first merges of the small base's vocabulary make the tiny one. */
 async function writeModel(folder: string, random: () => number): Promise<void> {
   await mkdir(folder, { recursive: true });
   const merges = vocabularySize - 257;
   const endOfTextId = vocabularySize - 1;
-  const vocabulary = JSON.parse(await readFile(join(embedded, "vocab.json"), "utf8")) as Record<string, number>;
+  const vocabulary = JSON.parse(await readFile(join(smallBase, "vocab.json"), "utf8")) as Record<string, number>;
   const kept = Object.entries(vocabulary).filter(([, id]) => id < endOfTextId);
-  const mergeLines = (await readFile(join(embedded, "merges.txt"), "utf8")).split("\n");
+  const mergeLines = (await readFile(join(smallBase, "merges.txt"), "utf8")).split("\n");
   const header = mergeLines[0].startsWith("#") ? 1 : 0;
   await writeFile(join(folder, "merges.txt"), `${mergeLines.slice(0, header + merges).join("\n")}\n`);
   await writeFile(

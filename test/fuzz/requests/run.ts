@@ -10,13 +10,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import fc from "fast-check";
 import { startBackend } from "../../support/backend-process.ts";
+import { smallArtifacts } from "../../support/small-base.ts";
 import { startEdge } from "../../support/stack.ts";
 import { type BadRequest, badRequests } from "./arbitraries.ts";
 import { publishBadSets } from "./bad-sets.ts";
 import { type MemorySample, watchedBackend, watchMemory } from "./memory.ts";
 import { type Outcome, send } from "./send.ts";
 
-const root = path.join(import.meta.dirname, "../../..");
 const key = "sk-chameleon-fuzz";
 const BACKEND_SECRETS = "fuzz-0123456789abcdef0123456789abcdef";
 /** An answer may wait behind generations to the context's end, on a busy machine; whoever waits longer has been forgotten. */
@@ -64,11 +64,7 @@ export async function fuzzRequests(options: {
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backend.url };
   const edge = await startEdge({ vars, keys: { [key]: "fuzz" } }, { isInspected: isWatched });
   const publishing = new AbortController();
-  const published = publishBadSets(
-    path.join(root, "gpu-backend/models/chameleon-mini/artifacts"),
-    bucket,
-    publishing.signal,
-  );
+  const published = publishBadSets(smallArtifacts, bucket, publishing.signal);
   try {
     const port = Number(new URL(edge.url).port);
     await goodRequest(edge.url);

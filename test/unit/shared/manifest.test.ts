@@ -5,11 +5,9 @@ import { parsePointer, switchedTo } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { type Manifest, parseManifest } from "../../../shared/artifacts/manifest.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
+import { smallArtifacts } from "../../support/small-base.ts";
 
-const embedded = readFileSync(
-  new URL("../../../gpu-backend/models/chameleon-mini/artifacts/manifest.json", import.meta.url),
-  "utf8",
-);
+const embedded = readFileSync(`${smallArtifacts}/manifest.json`, "utf8");
 
 type Path = readonly (string | number)[];
 

@@ -7,6 +7,7 @@ import { byteAlphabet, packTokenizer } from "../../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import reference from "../../support/chameleon-mini-reference.json" with { type: "json" };
 import { gpt2EndOfTextId, gpt2Tokenizer } from "../../support/gpt2-vocabulary.ts";
+import { smallBase } from "../../support/small-base.ts";
 
 const gpt2 = gpt2Tokenizer();
 /** Bytes of GPT-2's longest piece. */
@@ -138,11 +139,10 @@ describe("with a bound", () => {
   });
 });
 
-describe("with chameleon-mini's vocabulary", () => {
-  const folder = new URL("../../../gpu-backend/models/chameleon-mini/", import.meta.url);
+describe("with the small base's vocabulary", () => {
   const file = packTokenizer(
-    readFileSync(new URL("vocab.json", folder), "utf8"),
-    readFileSync(new URL("merges.txt", folder), "utf8"),
+    readFileSync(`${smallBase}/vocab.json`, "utf8"),
+    readFileSync(`${smallBase}/merges.txt`, "utf8"),
     4095,
   );
 

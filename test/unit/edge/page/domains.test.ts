@@ -3,9 +3,9 @@ import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { domainOf, examplesOf } from "../../../../edge/page/domains.ts";
 import { parseManifest } from "../../../../shared/artifacts/manifest.ts";
+import { smallArtifacts } from "../../../support/small-base.ts";
 
-const file = new URL("../../../../gpu-backend/models/chameleon-mini/artifacts/manifest.json", import.meta.url);
-const { centroids } = parseManifest(readFileSync(file, "utf8"));
+const { centroids } = parseManifest(readFileSync(`${smallArtifacts}/manifest.json`, "utf8"));
 const served = centroids as unknown as Parameters<typeof examplesOf>[0];
 
 test("each domain of the embedded model has a name of its own and an example", () => {

@@ -1,0 +1,9 @@
+/** Global setup of tests in the Worker's runtime: the static assets that wrangler.toml names, with the small base's artifacts. */
+import { stageArtifacts } from "../../infra/stage-artifacts.ts";
+import { stagePages } from "../../infra/stage-pages.ts";
+import { smallBase } from "./small-base.ts";
+
+export default async function setup(): Promise<void> {
+  await stageArtifacts(smallBase);
+  await stagePages();
+}
