@@ -5,7 +5,7 @@
 
 import type { ServiceError } from "../../shared/errors.ts";
 import { isFiniteRow } from "../runtime/finite-rows.ts";
-import { type Gpt2Config, minPrefillTokens, noTokens, type StepInput, type StepOutput } from "../runtime/step.ts";
+import { type ModelShape, minPrefillTokens, noTokens, type StepInput, type StepOutput } from "../runtime/step.ts";
 import { type Head, HeadRows } from "./head-rows.ts";
 import { notFinite } from "./refusals.ts";
 import { headResult } from "./sampler.ts";
@@ -71,10 +71,10 @@ function scoredAfter(sequence: Sequence, position: number): number | null {
 export function faultsOf(
   { chunks, heads, tokens }: { chunks: readonly Chunk[]; heads: readonly Head[]; tokens: number },
   output: StepOutput,
-  config: Gpt2Config,
+  config: ModelShape,
 ): Map<Sequence, ServiceError> {
   const faults = new Map<Sequence, ServiceError>();
-  const shape = { arrays: 2 * (config.layers + 1), sequences: chunks.length, heads: config.heads, tokens };
+  const shape = { arrays: 2 * (config.layers + 1), sequences: chunks.length, heads: config.kvHeads, tokens };
   chunks.forEach((chunk, s) => {
     if (isFiniteRow(output.present, shape, s, chunk.tokens)) return;
     faults.set(chunk.sequence, notFinite("keys and values"));

@@ -2,12 +2,12 @@
 import { type BatchRequest, numericsAgree, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import type { Gpt2Config } from "../runtime/step.ts";
+import type { ModelShape } from "../runtime/step.ts";
 
 /** The error that refuses a request; null if it can be served. */
 export function sequenceRefusal(
   { promptIds, continuedIds, maxTokens, sampling }: SequenceRequest,
-  { contextTokens, vocabularySize }: Gpt2Config,
+  { contextTokens, vocabularySize }: ModelShape,
 ): ServiceError | null {
   if (promptIds.length >= contextTokens) {
     return new ServiceError(

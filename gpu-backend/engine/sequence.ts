@@ -13,7 +13,7 @@ import { type Sampling, samplingWith } from "../../shared/contracts/sampling.ts"
 import type { MixtureWeights, PromptEvidence } from "../../shared/math/evidence.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import type { AcquiredAdapter } from "../adapters/generated/adapter-cache.ts";
-import type { Gpt2Config } from "../runtime/step.ts";
+import type { ModelShape } from "../runtime/step.ts";
 import type { Plannable } from "./plan.ts";
 import { PieceIndex, StopGuard } from "./stop-guard.ts";
 
@@ -26,7 +26,7 @@ export interface Vocabulary {
 }
 
 /** Builds the index of pieces when the first sequence needs it. */
-export function vocabularyOf(config: Gpt2Config, pieceOf: Vocabulary["pieceOf"]): Vocabulary {
+export function vocabularyOf(config: ModelShape, pieceOf: Vocabulary["pieceOf"]): Vocabulary {
   let index: PieceIndex | null = null;
   return { ...config, pieceOf, pieceIndex: () => (index ??= new PieceIndex(config.vocabularySize, pieceOf)) };
 }

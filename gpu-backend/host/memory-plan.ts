@@ -4,8 +4,8 @@
  */
 import { arenaShapeOf, bytesPerPosition } from "../kv/kv-budget.ts";
 import type { WeightFormat } from "../runtime/gpt2-graph.ts";
+import type { ModelConfig } from "../runtime/model-config.ts";
 import { parametersOf } from "../runtime/model-folder.ts";
-import type { Gpt2Config } from "../runtime/step.ts";
 
 /**
  * Bytes for each parameter: of an open session with its working memory, and at the peak of loading it, when the model file, the
@@ -27,7 +27,7 @@ const kvShare = 0.8;
 export interface MemorySettings {
   /** Limit of the backend's processes together: the container's limit or the machine's memory. */
   limitBytes: number;
-  model: Gpt2Config;
+  model: ModelConfig;
   weightFormat: WeightFormat;
   /** Sets of artifacts side by side, at most. */
   sets: number;

@@ -5,7 +5,7 @@
  * into two classes, each with an arena of its own, if that saves more than the second class costs.
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
-import type { Gpt2Config, StepRunner } from "../runtime/step.ts";
+import type { ModelShape, StepRunner } from "../runtime/step.ts";
 
 export interface KvShape {
   layers: number;
@@ -20,8 +20,8 @@ export const positionUnit = 64;
 const moveShare = 1 / 4;
 
 /** The shape of an engine's arenas: one pair more than layers, for the pointer's keys and the states that the head is fed. */
-export function arenaShapeOf({ layers, heads, hiddenSize, contextTokens }: Gpt2Config): KvShape {
-  return { layers: layers + 1, heads, headWidth: hiddenSize / heads, contextTokens };
+export function arenaShapeOf({ layers, kvHeads, headWidth, contextTokens }: ModelShape): KvShape {
+  return { layers: layers + 1, heads: kvHeads, headWidth, contextTokens };
 }
 
 /** Keys and values of one position. */

@@ -3,7 +3,7 @@
  * Shapes: D hidden, V vocabulary, Q gates, N rows, W columns of a sample.
  */
 import type { GraphBuilder } from "./graph.ts";
-import type { Bank, Gpt2Config } from "./step.ts";
+import type { Bank, ModelShape } from "./step.ts";
 import { sampledColumns, sampleOf, summing, type VocabularySample } from "./vocabulary-sample.ts";
 
 /** What the bank's columns of a `VocabularySample` are, and what sums them. */
@@ -25,7 +25,7 @@ export interface GraphBank {
 /** What the parts of the head are made with. */
 export interface HeadParts {
   g: GraphBuilder;
-  config: Gpt2Config;
+  config: ModelShape;
   /** null where there is none. */
   bank: GraphBank | null;
   /** Base logits [N, V] of hidden states [N, D]. */
@@ -39,7 +39,7 @@ export interface HeadParts {
 /** null for a bank without gates. */
 export function addBank(
   g: GraphBuilder,
-  { hiddenSize: D, vocabularySize: V }: Gpt2Config,
+  { hiddenSize: D, vocabularySize: V }: ModelShape,
   bank: Bank,
 ): GraphBank | null {
   const { gates: Q } = bank;

@@ -5,11 +5,11 @@
 import type { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
 import type { Device } from "./session.ts";
-import type { Gpt2Config } from "./step.ts";
+import type { ModelShape } from "./step.ts";
 
 interface Target {
   g: GraphBuilder;
-  config: Gpt2Config;
+  config: ModelShape;
   device: Device;
 }
 
@@ -56,7 +56,7 @@ export function splitPast({ g, config }: Target, past: Omit<Past, "begun"> & { b
 /** The past as webgpu-past.ts keeps it: all rows come in, some are read, all go out again by `write`. */
 export function addPastOnDevice(target: Target): Past & { write(fresh: string[]): void } {
   const { g, config } = target;
-  const { hiddenSize: D, heads: H } = config;
+  const { kvHeads: H, headWidth: d } = config;
   const all = rowInputs(target, shortNames, "S", "P", "R");
   const rows = g.input(names.pastRows, "int32", ["S"]);
   const read = (one: string) => g.node("Gather", [one, rows], { axis: 0 });
@@ -65,7 +65,7 @@ export function addPastOnDevice(target: Target): Past & { write(fresh: string[])
     const at = g.node("Cast", [g.input(names.writeAt, "int32", ["S", H, "T", 3])], { to: 7 });
     fresh.forEach((x, i) => {
       const old = i % 2 ? all.values[i >> 1] : all.keys[i >> 1];
-      g.output(names.grown(i), g.node("ScatterND", [old, at, x]), "float32", ["R", H, "P", D / H]);
+      g.output(names.grown(i), g.node("ScatterND", [old, at, x]), "float32", ["R", H, "P", d]);
     });
   };
   return { ...splitPast(target, { ...past, begun: begunInput(g, config) }), write };
@@ -80,15 +80,15 @@ interface RowNames {
 const shortNames: RowNames = { mask: names.pastMask, key: names.pastKey, value: names.pastValue };
 
 function rowInputs({ g, config }: Target, named: RowNames, S: string, P: string, rows = S): PastRows {
-  const { hiddenSize: D, heads: H, layers } = config;
+  const { kvHeads: H, headWidth: d, layers } = config;
   const inputs = (name: (layer: number) => string) =>
-    Array.from({ length: layers }, (_, l) => g.input(name(l), "float32", [rows, H, P, D / H]));
+    Array.from({ length: layers }, (_, l) => g.input(name(l), "float32", [rows, H, P, d]));
   const mask = g.input(named.mask, "float32", [S, 1, 1, P]);
   return { mask, keys: inputs(named.key), values: inputs(named.value) };
 }
 
-function begunInput(g: GraphBuilder, { hiddenSize: D, heads: H }: Gpt2Config): string {
-  return g.input(names.begun, "float32", ["2L*S", H, "G", D / H]);
+function begunInput(g: GraphBuilder, { kvHeads: H, headWidth: d }: ModelShape): string {
+  return g.input(names.begun, "float32", ["2L*S", H, "G", d]);
 }
 
 /** Of a layer's queries, keys and values, [S × T, 3D]: what attention gives, [S × T, D], and the keys and values, [S, H, T, d]. */
@@ -132,8 +132,8 @@ export function addAttention(target: Target, past: Past | null, rowCount: string
 }
 
 /** Whether `GroupQueryAttention` takes heads of this width, a multiple of 8. Where not, chunks go the way of other steps. */
-export function hasChunkOperator({ hiddenSize, heads }: Gpt2Config): boolean {
-  return (hiddenSize / heads) % 8 === 0;
+export function hasChunkOperator({ headWidth }: ModelShape): boolean {
+  return headWidth % 8 === 0;
 }
 
 /**

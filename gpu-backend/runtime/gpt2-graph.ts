@@ -10,9 +10,10 @@ import { addAttention, addPastOnDevice, type Past, pastInputs, products, splitPa
 import { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
 import { addMixedHead, addPlainHead } from "./head-graph.ts";
+import type { ModelConfig } from "./model-config.ts";
 import { addBlockMatMul, addQuantizedMatMuls, blockRows, quantizeBlocks, quantizeColumns } from "./quantizer.ts";
 import type { Device } from "./session.ts";
-import type { Bank, Gpt2Config } from "./step.ts";
+import type { Bank } from "./step.ts";
 import { transpose } from "./transpose.ts";
 
 /** How the trunk's matrices and the head are stored; the delta is fp32 in all. */
@@ -27,14 +28,14 @@ export const bytesPerWeight: Record<WeightFormat, number> = {
 };
 
 /** The formats that a model of this shape can be stored in, fp32 first. */
-export function formatsFor({ hiddenSize }: Gpt2Config): WeightFormat[] {
+export function formatsFor({ hiddenSize }: ModelConfig): WeightFormat[] {
   return weightFormats.filter((format) => !format.startsWith("block") || hiddenSize % blockRows === 0);
 }
 
 /** What a graph is made from and into. */
 interface Build {
   g: GraphBuilder;
-  config: Gpt2Config;
+  config: ModelConfig;
   weights: TensorFile;
   format: WeightFormat;
   device: Device;
@@ -46,7 +47,7 @@ interface Build {
  * mixed (several experts).
  */
 export function buildServingGraph(
-  config: Gpt2Config,
+  config: ModelConfig,
   weights: TensorFile,
   bank: Bank,
   options: { format: WeightFormat; device: Device },
@@ -77,7 +78,7 @@ export function buildServingGraph(
 }
 
 /** The trunk without a past and without a head, for training: token ids [S, T] → hidden states and pointer keys [S × T, D]. */
-export function buildTrunkGraph(config: Gpt2Config, weights: TensorFile): Uint8Array {
+export function buildTrunkGraph(config: ModelConfig, weights: TensorFile): Uint8Array {
   const g = new GraphBuilder("gpt2-trunk");
   const build: Build = { g, config, weights, format: "fp32", device: "cpu" };
   const { states } = addTrunk(build, tokenInputs(build), null, addTokenEmbedding(build));
@@ -298,7 +299,7 @@ function addBlocks(
 
 function layerNorm(build: Build, name: string, x: string): string {
   const inputs = [x, weight(build, `${name}.weight`), weight(build, `${name}.bias`)];
-  return build.g.node("LayerNormalization", inputs, { axis: -1, epsilon: { float: build.config.layerNormEpsilon } });
+  return build.g.node("LayerNormalization", inputs, { axis: -1, epsilon: { float: build.config.normEpsilon } });
 }
 
 function weight({ g, weights }: Build, name: string): string {

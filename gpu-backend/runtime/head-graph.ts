@@ -10,7 +10,7 @@ import { addExpertProbabilities } from "./expert-graph.ts";
 import type { GraphBuilder } from "./graph.ts";
 import { names, type RowNames } from "./graph-names.ts";
 import { addCosines, addPointer } from "./pointer-graph.ts";
-import { type Gpt2Config, topCandidates } from "./step.ts";
+import { type ModelShape, topCandidates } from "./step.ts";
 
 /** A row padded to a multiple of this many floats begins where a vector does: AVX-512's, four at a time. */
 const vectorFloats = 64;
@@ -102,7 +102,7 @@ interface LikelihoodRows {
  */
 function addRows(
   g: GraphBuilder,
-  { vocabularySize: V }: Gpt2Config,
+  { vocabularySize: V }: ModelShape,
   kind: LogitRows | LikelihoodRows,
   hidden: string | null,
   scoresOf: (rows: string) => string,

@@ -3,11 +3,11 @@ import { names } from "./graph-names.ts";
 import { bool, interleaved, readRows, rowFeeds, rowFetches, zeroBias } from "./row-feeds.ts";
 import { type SessionResults, type Tensor, tensor } from "./session.ts";
 import type {
-  Gpt2Config,
   LogitChanges,
   MixedInput,
   MixedOutput,
   MixtureInput,
+  ModelShape,
   PointerInput,
   PointerQueries,
 } from "./step.ts";
@@ -23,7 +23,7 @@ const greatBias = 60;
 const greatestFactor = 80;
 
 interface Served {
-  config: Gpt2Config;
+  config: ModelShape;
   /** Q */
   gates: number;
 }
@@ -229,7 +229,7 @@ function noMixedRow(): MixedInput {
   };
 }
 
-function noQueries({ hiddenSize }: Gpt2Config, X: number): PointerQueries {
+function noQueries({ hiddenSize }: ModelShape, X: number): PointerQueries {
   return {
     ...{ keys: new Float32Array(hiddenSize), count: 1, positions: 1 },
     ...{ queries: Int32Array.of(0), answers: new Int32Array(X) },
@@ -251,7 +251,7 @@ function noMixture(X: number, J: number, P: number): MixtureInput {
 
 function queryFeeds(
   { keys, count, positions: P, queries, answers }: PointerQueries,
-  { heads: H, hiddenSize: D }: Gpt2Config,
+  { heads: H, hiddenSize: D }: ModelShape,
 ): Record<string, Tensor> {
   return {
     [n.pointerKeys]: tensor(keys, [count, H, P, D / H]),

@@ -8,11 +8,11 @@ import { addMixture } from "./head-graph.ts";
 import { mixtureFeeds } from "./mixed-feeds.ts";
 import { readRows, rowFetches } from "./row-feeds.ts";
 import { openSession, type Session, tensor } from "./session.ts";
-import type { Gpt2Config, KeptMixture, RowOutput } from "./step.ts";
+import type { KeptMixture, ModelShape, RowOutput } from "./step.ts";
 
 const { mixed: n } = names;
 
-export function openMixingSession(config: Gpt2Config): Promise<Session> {
+export function openMixingSession(config: ModelShape): Promise<Session> {
   const g = new GraphBuilder("mixing");
   const { vocabularySize: V } = config;
   const mixture = {
@@ -27,7 +27,7 @@ export function openMixingSession(config: Gpt2Config): Promise<Session> {
   return openSession(g.bytes(), { threads: 1 });
 }
 
-export async function mixKept(session: Session, config: Gpt2Config, input: KeptMixture): Promise<RowOutput> {
+export async function mixKept(session: Session, config: ModelShape, input: KeptMixture): Promise<RowOutput> {
   const { vocabularySize: V } = config;
   const { adapters: J, experts, cosines, inverseTemperatures, wantsScores } = input;
   const X = input.baseWeights.length;

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import { isFloat, readTensorFile, type TensorFile, tensorOf } from "../../shared/artifacts/tensor-file.ts";
-import type { Gpt2Config } from "./step.ts";
+import { gpt2Config, type ModelConfig } from "./model-config.ts";
 
 /** Maximum number of parameters: two bytes each in model.safetensors, of which Node reads 2 GiB in one piece. */
 const maxParameters = 2 ** 30 - 1;
@@ -36,7 +36,7 @@ const configSchema = z.object({
 });
 
 export interface ModelFolder {
-  config: Gpt2Config;
+  config: ModelConfig;
   weights: TensorFile;
   /** SHA-256 of model.safetensors. */
   weightsHash: string;
@@ -59,7 +59,7 @@ export async function readModelFolder(directory: string): Promise<ModelFolder> {
  * Reads and checks config.json alone.
  * Throws an Error of one line that names the file, and the first field at fault with its value.
  */
-export async function readModelConfig(directory: string): Promise<Gpt2Config> {
+export async function readModelConfig(directory: string): Promise<ModelConfig> {
   const configFile = join(directory, "config.json");
   const json = parseJson(await readFile(configFile, "utf8"), configFile);
   const parsed = configSchema.safeParse(json);
@@ -79,15 +79,15 @@ export async function readModelConfig(directory: string): Promise<Gpt2Config> {
   if (raw.eos_token_id >= raw.vocab_size) {
     throw refuse(`eos_token_id is ${raw.eos_token_id}, the vocabulary has ${raw.vocab_size} entries`);
   }
-  const config: Gpt2Config = {
+  const config = gpt2Config({
     vocabularySize: raw.vocab_size,
     hiddenSize: raw.n_embd,
     layers: raw.n_layer,
     heads: raw.n_head,
     contextTokens: raw.n_positions,
-    layerNormEpsilon: raw.layer_norm_epsilon,
+    normEpsilon: raw.layer_norm_epsilon,
     endOfTextId: raw.eos_token_id,
-  };
+  });
   const parameters = parametersOf(config);
   if (parameters > maxParameters) {
     throw refuse(`its sizes make ${parameters} parameters, the maximum is ${maxParameters}`);
@@ -96,7 +96,7 @@ export async function readModelConfig(directory: string): Promise<Gpt2Config> {
 }
 
 /** Elements of all tensors of `expectedShapes`. */
-export function parametersOf({ hiddenSize: D, vocabularySize: V, contextTokens, layers }: Gpt2Config): number {
+export function parametersOf({ hiddenSize: D, vocabularySize: V, contextTokens, layers }: ModelConfig): number {
   return (V + contextTokens + 2) * D + layers * (12 * D + 13) * D;
 }
 
@@ -109,7 +109,7 @@ function parseJson(text: string, file: string): unknown {
 }
 
 /** Every tensor the trunk needs, with its shape (Conv1D weights are [in, out]). */
-export function expectedShapes(config: Gpt2Config): Map<string, number[]> {
+export function expectedShapes(config: ModelConfig): Map<string, number[]> {
   const { hiddenSize: D, vocabularySize: V } = config;
   const shapes = new Map<string, number[]>([
     ["wte.weight", [V, D]],
@@ -137,7 +137,7 @@ export function expectedShapes(config: Gpt2Config): Map<string, number[]> {
   return shapes;
 }
 
-function checkShapes(directory: string, config: Gpt2Config, weights: TensorFile): void {
+function checkShapes(directory: string, config: ModelConfig, weights: TensorFile): void {
   for (const [name, shape] of expectedShapes(config)) {
     const found = weights.get(name)?.shape;
     if (!found) throw new Error(`${directory}/model.safetensors has no tensor ${name}`);

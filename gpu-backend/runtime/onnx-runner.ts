@@ -5,14 +5,15 @@ import { buildServingGraph, bytesPerWeight, type WeightFormat } from "./gpt2-gra
 import { names } from "./graph-names.ts";
 import { feedMixed, mixedFetches, readMixed, withMovedRows } from "./mixed-feeds.ts";
 import { mixKept, openMixingSession } from "./mixing.ts";
+import type { ModelConfig } from "./model-config.ts";
 import { parametersOf } from "./model-folder.ts";
 import { bool, noRows, readRows, rowFeeds, rowFetches } from "./row-feeds.ts";
 import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
 import {
   type Bank,
-  type Gpt2Config,
   type KeptMixture,
   type LogitChanges,
+  type ModelShape,
   minPrefillTokens,
   type RowOutput,
   type StepInput,
@@ -32,7 +33,7 @@ const layerClassBytes = 2 ** 21;
 const noLongPast = { sequences: 0, pastTokens: 0, past: [] };
 
 export interface RunnerOptions {
-  config: Gpt2Config;
+  config: ModelConfig;
   bank: Bank;
   threads: number;
   format?: WeightFormat;
@@ -59,7 +60,7 @@ export async function openStepRunner(graph: Uint8Array, options: RunnerOptions):
 }
 
 class OnnxRunner implements StepRunner {
-  readonly config: Gpt2Config;
+  readonly config: ModelShape;
   readonly gates: number;
   readonly classBytes: number;
   readonly passBytes: number;
@@ -70,7 +71,7 @@ class OnnxRunner implements StepRunner {
   readonly #causalMasks = new Map<string, Tensor>();
 
   constructor(
-    config: Gpt2Config,
+    config: ModelShape,
     gates: number,
     sessions: { session: Session; mixing: Session },
     options: { past: WebgpuPast | null; classBytes: number; passBytes: number },
@@ -129,7 +130,7 @@ class OnnxRunner implements StepRunner {
     // Attention of one prompt's chunk reads neither masks nor what has begun of it.
     const [maskT, P, G] =
       this.#past === null && isChunk(this.config, input) ? [1, 0, 0] : [T, pastPositions, begunTokens];
-    const { heads: H, hiddenSize: D, layers } = this.config;
+    const { kvHeads: H, headWidth: d, hiddenSize: D, layers } = this.config;
     const first = S - (input.longPast?.sequences ?? 0);
     const plainRows = input.plainRows ?? Int32Array.from(input.headRows.keys());
     const N = plainRows.length;
@@ -138,7 +139,7 @@ class OnnxRunner implements StepRunner {
       [names.positions]: tensor(input.positions, [S, T]),
       [names.pastMask]: tensor(pastMask(input.pastLengths.subarray(0, first), P, G), [first, 1, 1, P]),
       [names.causalMask]: this.#causalMask(maskT, G),
-      [names.begun]: tensor(begunChunks({ ...input, begunTokens: G }, this.config), [2 * layers * S, H, G, D / H]),
+      [names.begun]: tensor(begunChunks({ ...input, begunTokens: G }, this.config), [2 * layers * S, H, G, d]),
       [names.headRows]: tensor(input.headRows, [input.headRows.length]),
       [names.fedStates]: tensor(fedStates, [fedStates.length / D, D]),
       [names.wantsHidden]: bool(isRead || input.want.hidden || input.mixed !== undefined),
@@ -167,7 +168,7 @@ class OnnxRunner implements StepRunner {
 }
 
 /** On a device the trunk always runs: a step without tokens gets one, in a row of its own, that nobody reads. */
-function withOneToken(input: StepInput, { layers, hiddenSize }: Gpt2Config): StepInput {
+function withOneToken(input: StepInput, { layers, kvHeads, headWidth }: ModelShape): StepInput {
   const P = 1;
   const moved = (rows: Int32Array) => rows.map((row) => row + 1);
   return {
@@ -175,7 +176,7 @@ function withOneToken(input: StepInput, { layers, hiddenSize }: Gpt2Config): Ste
     ...{ sequences: 1, tokens: 1, pastTokens: P, tokenIds: new Int32Array(1), positions: new Int32Array(1) },
     ...{
       pastLengths: new Int32Array(1),
-      past: Array.from({ length: 2 * layers }, () => new Float32Array(P * hiddenSize)),
+      past: Array.from({ length: 2 * layers }, () => new Float32Array(P * kvHeads * headWidth)),
     },
     pastRows: { fed: [unreadRow], kept: input.pastRows?.kept ?? [] },
     headRows: Int32Array.of(0, ...moved(input.headRows)),
@@ -185,7 +186,7 @@ function withOneToken(input: StepInput, { layers, hiddenSize }: Gpt2Config): Ste
 }
 
 /** Without the row that the graph was given where there was none. */
-function hiddenOf({ headRows, fedStates }: StepInput, hidden: Float32Array, { hiddenSize }: Gpt2Config): Float32Array {
+function hiddenOf({ headRows, fedStates }: StepInput, hidden: Float32Array, { hiddenSize }: ModelShape): Float32Array {
   return hidden.subarray(0, headRows.length * hiddenSize + (fedStates?.length ?? 0));
 }
 
@@ -196,8 +197,8 @@ function biasOffsets({ values, offsets }: LogitChanges): Tensor {
 }
 
 /** The past as it lies in the host's memory. */
-function hostPast(config: Gpt2Config, input: StepInput): PastFeed {
-  const { layers, heads: H, hiddenSize: D } = config;
+function hostPast(config: ModelShape, input: StepInput): PastFeed {
+  const { layers, kvHeads: H, headWidth: d } = config;
   const { sequences: S, pastTokens: P, past, pastLengths } = input;
   const { sequences: longS, pastTokens: longP, past: long } = input.longPast ?? noLongPast;
   const mask = pastMask(pastLengths.subarray(pastLengths.length - longS), longP, 0);
@@ -209,7 +210,7 @@ function hostPast(config: Gpt2Config, input: StepInput): PastFeed {
   };
   const none = new Float32Array(0);
   const add = (name: string, array: Float32Array | undefined, rows: number, positions: number) => {
-    feeds[name] = tensor(rows > 0 ? array! : none, [rows, H, positions, D / H]);
+    feeds[name] = tensor(rows > 0 ? array! : none, [rows, H, positions, d]);
   };
   for (let l = 0; l < layers; l++) {
     add(names.pastKey(l), past[2 * l], S - longS, P);
@@ -221,7 +222,7 @@ function hostPast(config: Gpt2Config, input: StepInput): PastFeed {
 }
 
 /** Whether the step is a chunk of one prompt whose attention an operator computes (attention-graph.ts). */
-function isChunk(config: Gpt2Config, { sequences, tokens, longPast }: StepInput): boolean {
+function isChunk(config: ModelShape, { sequences, tokens, longPast }: StepInput): boolean {
   return sequences === 1 && tokens >= minPrefillTokens && !longPast && hasChunkOperator(config);
 }
 
@@ -259,9 +260,8 @@ function pastMask(pastLengths: Int32Array, P: number, G: number): Float32Array {
 }
 
 /** Keys and values of the last G positions of each row's past, [2L, S, H, G, d]. */
-function begunChunks(input: StepInput, { layers, heads: H, hiddenSize: D }: Gpt2Config): Float32Array {
+function begunChunks(input: StepInput, { layers, kvHeads: H, headWidth: d }: ModelShape): Float32Array {
   const { sequences: S, pastTokens: P, pastLengths, begunTokens: G = 0 } = input;
-  const d = D / H;
   const chunks = new Float32Array(2 * layers * S * H * G * d);
   if (G === 0) return chunks;
   input.past.slice(0, 2 * layers).forEach((array, i) => {

@@ -5,14 +5,14 @@
  */
 import type { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
-import type { Gpt2Config } from "./step.ts";
+import type { ModelShape } from "./step.ts";
 
 /**
  * What the pointer knows: cosines [G, P] of each row's key and the keys of its prompt, as attention's scores, summed over the
  * heads. They are an output, of which evidence is taken.
  */
 export function addCosines(
-  { g, config, products }: { g: GraphBuilder; config: Gpt2Config; products(q: string, keys: string): string },
+  { g, config, products }: { g: GraphBuilder; config: ModelShape; products(q: string, keys: string): string },
   keys: string,
 ): string {
   const { hiddenSize: D, heads: H } = config;

@@ -1,6 +1,6 @@
 /**
  * What one pass of the trunk takes and gives: the interface between the engine and whatever executes the graph.
- * S sequences, T tokens (right-padded), D hidden, Q gates, V vocabulary, L layers, H heads, d head width,
+ * S sequences, T tokens (right-padded), D hidden, Q gates, V vocabulary, L layers, H heads of keys and values, d head width,
  * P past positions of the feed, G tokens of a chunk that has begun, M head rows, N plain and X mixed rows of them,
  * J adapters of a mixed row.
  *
@@ -237,7 +237,7 @@ export function logitOf(score: number, isLikelihood: boolean): number {
 
 /** Executes steps. One implementation over ONNX Runtime; tests may bring another. */
 export interface StepRunner {
-  readonly config: Gpt2Config;
+  readonly config: ModelShape;
   /** Q */
   readonly gates: number;
   /**
@@ -253,14 +253,17 @@ export interface StepRunner {
   release(): Promise<void>;
 }
 
-/** The shape of a GPT-2. */
-export interface Gpt2Config {
+/** What the engine knows of a model: sizes, and where its text ends. */
+export interface ModelShape {
   vocabularySize: number; // V
   hiddenSize: number; // D
   layers: number; // L
+  /** Heads of queries. */
   heads: number; // H
+  /** Heads of keys and values, a divisor of `heads`: as many heads of queries share each. */
+  kvHeads: number; // K
+  headWidth: number; // d
   contextTokens: number;
-  layerNormEpsilon: number;
   endOfTextId: number;
 }
 

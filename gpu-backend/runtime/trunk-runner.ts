@@ -2,9 +2,9 @@
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { buildTrunkGraph } from "./gpt2-graph.ts";
 import { names } from "./graph-names.ts";
+import type { ModelConfig } from "./model-config.ts";
 import { causalMask } from "./onnx-runner.ts";
 import { openSession, tensor } from "./session.ts";
-import type { Gpt2Config } from "./step.ts";
 
 export interface TrunkRunner {
   /** Final hidden states (after the last layer norm), [S, T, D], of `tokenIds` [S, T] from position 0. */
@@ -13,7 +13,7 @@ export interface TrunkRunner {
 }
 
 export async function createTrunkRunner(options: {
-  config: Gpt2Config;
+  config: ModelConfig;
   weights: TensorFile;
   threads: number;
 }): Promise<TrunkRunner> {

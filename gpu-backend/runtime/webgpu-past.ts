@@ -10,7 +10,7 @@ import { isFiniteRow } from "./finite-rows.ts";
 import { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
 import { openSession, type Session, type SessionResults, type Tensor, tensor } from "./session.ts";
-import type { Gpt2Config, StepInput } from "./step.ts";
+import type { ModelShape, StepInput } from "./step.ts";
 
 const minRows = 4;
 const minPositions = 64;
@@ -26,14 +26,14 @@ export interface PastFeed {
 }
 
 /** Opens what uploads rows. */
-export async function createWebgpuPast(config: Gpt2Config): Promise<WebgpuPast> {
-  const { heads: H, hiddenSize: D } = config;
-  const writer = await openSession(writerGraph(H, D / H), { threads: 1, device: "webgpu", onDevice: [grown] });
+export async function createWebgpuPast(config: ModelShape): Promise<WebgpuPast> {
+  const { kvHeads: H, headWidth: d } = config;
+  const writer = await openSession(writerGraph(H, d), { threads: 1, device: "webgpu", onDevice: [grown] });
   return new WebgpuPast(config, writer);
 }
 
 export class WebgpuPast {
-  readonly #config: Gpt2Config;
+  readonly #config: ModelShape;
   readonly #writer: Session;
   /** Keys at 2l, values at 2l + 1; empty until the first step, and whenever the size changes. */
   #tensors: Tensor[] = [];
@@ -41,7 +41,7 @@ export class WebgpuPast {
   #positions = 0; // P
   #unnamed = 0;
 
-  constructor(config: Gpt2Config, writer: Session) {
+  constructor(config: ModelShape, writer: Session) {
     this.#config = config;
     this.#writer = writer;
   }
@@ -49,7 +49,7 @@ export class WebgpuPast {
   /** Brings the step's rows to the device. */
   async feed(input: StepInput): Promise<PastFeed> {
     const { tokens: T, pastLengths } = input;
-    const { layers, heads: H, contextTokens } = this.#config;
+    const { layers, kvHeads: H, contextTokens } = this.#config;
     // Rows without a name are new each time. Names of the host are not negative.
     const fed = input.pastRows?.fed ?? Array.from(pastLengths, () => --this.#unnamed);
     const kept = input.pastRows?.kept ?? fed;
@@ -92,8 +92,7 @@ export class WebgpuPast {
 
   /** Writes the past of the `missing` of the step's sequences into their rows, over zeros where there is nothing yet. */
   async #upload(input: StepInput, rows: readonly number[], missing: readonly number[]): Promise<void> {
-    const { layers, heads: H, hiddenSize: D } = this.#config;
-    const d = D / H;
+    const { layers, kvHeads: H, headWidth: d } = this.#config;
     const P = this.#positions;
     const R = this.#rows.capacity;
     const isNew = this.#tensors.length === 0;
@@ -123,7 +122,7 @@ export class WebgpuPast {
    * the mask only adds to a score. The host's arrays, which hold no such value, are uploaded for the next step.
    */
   #forgetUnlessFinite(present: Float32Array, sequences: number, tokens: number): void {
-    const { layers, heads } = this.#config;
+    const { layers, kvHeads: heads } = this.#config;
     const shape = { arrays: 2 * (layers + 1), sequences, heads, tokens };
     const rows = Array.from({ length: sequences }, (_, s) => s);
     if (rows.every((s) => isFiniteRow(present, shape, s, tokens))) return;
@@ -141,7 +140,7 @@ export class WebgpuPast {
    * longer chunks, goes to its last position, which no later token can read.
    */
   #places(rows: readonly number[], pastLengths: Int32Array, T: number): Int32Array {
-    const H = this.#config.heads;
+    const H = this.#config.kvHeads;
     const places = new Int32Array(rows.length * H * T * 3);
     let i = 0;
     rows.forEach((row, s) => {

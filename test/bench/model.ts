@@ -5,20 +5,20 @@
 import { existsSync } from "node:fs";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { gpt2Config as configOf, type ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
 import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
-import type { Bank, Gpt2Config } from "../../gpu-backend/runtime/step.ts";
+import type { Bank } from "../../gpu-backend/runtime/step.ts";
 import { readTensorFile, type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { randomBank, seededRandom } from "../support/steps.ts";
 
-export const gpt2Config: Gpt2Config = {
+export const gpt2Config = configOf({
   vocabularySize: 50_257,
   hiddenSize: 768,
   layers: 12,
   heads: 12,
   contextTokens: 1024,
-  layerNormEpsilon: 1e-5,
   endOfTextId: 50_256,
-};
+});
 
 /** The size of the bank that training makes by default. */
 const bankRank = 64;
@@ -47,7 +47,7 @@ export async function gpt2Weights(): Promise<TensorFile> {
 }
 
 /** Weights spread as GPT-2's are before training; zero biases, gains of one. */
-export function randomWeights(config: Gpt2Config, random: () => number): TensorFile {
+export function randomWeights(config: ModelConfig, random: () => number): TensorFile {
   const weights: TensorFile = new Map();
   for (const [name, shape] of expectedShapes(config)) {
     const values = new Float32Array(shape.reduce((a, b) => a * b, 1));

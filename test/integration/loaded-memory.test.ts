@@ -6,7 +6,7 @@ import { artifactsOf } from "../../gpu-backend/engine/artifacts.ts";
 import { openModel } from "../../gpu-backend/engine/open-model.ts";
 import { collectGarbage } from "../../gpu-backend/runtime/garbage.ts";
 import { buildServingGraph } from "../../gpu-backend/runtime/gpt2-graph.ts";
-import { parametersOf } from "../../gpu-backend/runtime/model-folder.ts";
+import { parametersOf, readModelConfig } from "../../gpu-backend/runtime/model-folder.ts";
 import { openStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { randomWeights } from "../bench/model.ts";
@@ -24,7 +24,7 @@ test("an open model keeps no copy of its weights beside the session", async () =
     device: "cpu",
   } as const;
   const { runner } = await openModel({ ...settings, weightFormat: "fp32" }, () => 0);
-  const weightBytes = 4 * parametersOf(runner.config);
+  const weightBytes = 4 * parametersOf(await readModelConfig(modelDirectory));
   // The hyper-network's file is kept.
   await expect
     .poll(() => process.memoryUsage().arrayBuffers - before, { timeout: 10_000 })

@@ -4,21 +4,21 @@
  * first tokens.
  */
 import { expect, test } from "vitest";
+import { gpt2Config } from "../../gpu-backend/runtime/model-config.ts";
 import { openSession, tensor } from "../../gpu-backend/runtime/session.ts";
 import { randomWeights } from "../bench/model.ts";
 import { buildExportGraph, type ExportFormat } from "../bench/transformers/export-graph.ts";
 import { oracleHidden, oracleLogits } from "../support/gpt2-oracle.ts";
 import { maxDifference, randomBank, seededRandom } from "../support/steps.ts";
 
-const config = {
+const config = gpt2Config({
   vocabularySize: 300,
   hiddenSize: 64,
   layers: 2,
   heads: 4,
   contextTokens: 64,
-  layerNormEpsilon: 1e-5,
   endOfTextId: 299,
-};
+});
 /** Of logits of about 0.2: fp32 rounds, the others quantise. */
 const exports: [ExportFormat, number][] = [
   ["fp32", 1e-5],

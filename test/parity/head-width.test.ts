@@ -1,6 +1,7 @@
 /** Prompts of models whose heads have a width that ONNX Runtime's operator for attention refuses. */
 import { expect, test } from "vitest";
 import { hasChunkOperator } from "../../gpu-backend/runtime/attention-graph.ts";
+import { gpt2Config } from "../../gpu-backend/runtime/model-config.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { randomWeights } from "../bench/model.ts";
 import { oracleHidden, oracleLogits } from "../support/gpt2-oracle.ts";
@@ -13,10 +14,10 @@ test.each([
   [24, false],
   [32, true],
 ])("a prompt in two chunks is the oracle's, with two heads in %i hidden units", async (hiddenSize, isOperator) => {
-  const config = {
+  const config = gpt2Config({
     ...{ hiddenSize, heads: 2, layers: 2, vocabularySize: 97, contextTokens: 64 },
-    ...{ endOfTextId: 96, layerNormEpsilon: 1e-5 },
-  };
+    endOfTextId: 96,
+  });
   expect(hasChunkOperator(config)).toBe(isOperator);
   const random = seededRandom(seed);
   const weights = randomWeights(config, random);

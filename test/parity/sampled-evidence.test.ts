@@ -3,10 +3,10 @@
  * its definition, near what all tokens would say, and the same bits whatever else runs.
  */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { gpt2Config } from "../../gpu-backend/runtime/model-config.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import {
   type Bank,
-  type Gpt2Config,
   type MixedInput,
   minPrefillTokens,
   noPlainRows,
@@ -27,10 +27,10 @@ const seed = 20_261_127;
 const tolerance = 2e-5;
 const random = seededRandom(seed);
 /** No vector divides it. */
-const config: Gpt2Config = {
+const config = gpt2Config({
   ...{ vocabularySize: 20_003, hiddenSize: 32, layers: 1, heads: 2, contextTokens: 64 },
-  ...{ layerNormEpsilon: 1e-5, endOfTextId: 20_002 },
-};
+  endOfTextId: 20_002,
+});
 const sample = sampleOf(config.vocabularySize)!;
 const J = 3;
 const P = 4;

@@ -4,7 +4,7 @@
  * misplaced copy in the KV arena is an error, not a slightly different number.
  */
 import {
-  type Gpt2Config,
+  type ModelShape,
   type StepInput,
   type StepOutput,
   type StepRunner,
@@ -16,13 +16,14 @@ const headWidth = 2;
 /** What padded columns leave behind; it must never be read back. */
 const poison = -1e9;
 
-export const fakeConfig: Gpt2Config = {
+export const fakeConfig: ModelShape = {
   vocabularySize: 100,
   hiddenSize: heads * headWidth,
   layers: 2,
   heads,
+  kvHeads: heads,
+  headWidth,
   contextTokens: 512,
-  layerNormEpsilon: 1e-5,
   endOfTextId: 99,
 };
 
@@ -34,7 +35,7 @@ export interface FakeRunner extends StepRunner {
 /** `config` overrides fakeConfig; `topCount` is K; `run` may wrap a step, to hold it up or to fail. */
 export function createFakeRunner(
   options: {
-    config?: Partial<Gpt2Config>;
+    config?: Partial<ModelShape>;
     classBytes?: number;
     topCount?: number;
     before?: (input: StepInput) => Promise<void>;
@@ -75,7 +76,7 @@ export function fakeLogits(V: number, history: readonly number[], gates: ArrayLi
   });
 }
 
-function fakeStep(config: Gpt2Config, K: number, input: StepInput): StepOutput {
+function fakeStep(config: ModelShape, K: number, input: StepInput): StepOutput {
   const { sequences: S, tokens: T } = input;
   const { vocabularySize: V } = config;
   // Keys and values of each layer, and the pointer's pair.

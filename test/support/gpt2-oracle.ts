@@ -3,26 +3,27 @@
  * the graphs. Shapes: T tokens, D hidden, H heads, d head width, Q gates, V vocabulary.
  */
 
-import type { Bank, Gpt2Config } from "../../gpu-backend/runtime/step.ts";
+import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
+import type { Bank } from "../../gpu-backend/runtime/step.ts";
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 
 type Row = Float64Array<ArrayBuffer>;
 
 /** Final hidden states, after the last layer norm, of one text from position 0: T rows of [D]. */
-export function oracleHidden(config: Gpt2Config, weights: TensorFile, tokenIds: readonly number[]): Row[] {
+export function oracleHidden(config: ModelConfig, weights: TensorFile, tokenIds: readonly number[]): Row[] {
   return oracleTrunk(config, weights, tokenIds).hidden;
 }
 
 /** The pointer's keys: inputs of the last block's feed-forward part after its layer norm, of length 1: T rows of [D]. */
-export function oracleKeys(config: Gpt2Config, weights: TensorFile, tokenIds: readonly number[]): Row[] {
+export function oracleKeys(config: ModelConfig, weights: TensorFile, tokenIds: readonly number[]): Row[] {
   return oracleTrunk(config, weights, tokenIds).middle.map((row) => {
     const length = Math.hypot(...row);
     return row.map((x) => x / length);
   });
 }
 
-function oracleTrunk(config: Gpt2Config, weights: TensorFile, tokenIds: readonly number[]) {
-  const { hiddenSize: D, heads: H, layerNormEpsilon } = config;
+function oracleTrunk(config: ModelConfig, weights: TensorFile, tokenIds: readonly number[]) {
+  const { hiddenSize: D, heads: H, normEpsilon } = config;
   const d = D / H;
   const read = (name: string) => toFloat32(tensorOf(weights, name));
   const tokenRows = read("wte.weight");
@@ -34,7 +35,7 @@ function oracleTrunk(config: Gpt2Config, weights: TensorFile, tokenIds: readonly
   const normed = (rows: Row[], name: string) => {
     const gain = read(`${name}.weight`);
     const shift = read(`${name}.bias`);
-    return rows.map((row) => layerNorm(row, gain, shift, layerNormEpsilon));
+    return rows.map((row) => layerNorm(row, gain, shift, normEpsilon));
   };
   const linear = (rows: Row[], name: string) => {
     const kernel = read(`${name}.weight`);
@@ -69,7 +70,7 @@ function oracleTrunk(config: Gpt2Config, weights: TensorFile, tokenIds: readonly
 
 /** Logits [V] of one hidden state: h·Wᵀ + ((h·Aᵀ + a₀) ⊙ g)·B. */
 export function oracleLogits(
-  config: Gpt2Config,
+  config: ModelConfig,
   weights: TensorFile,
   hidden: Row,
   bank: Bank,

@@ -1,5 +1,5 @@
 /** Builds steps row by row, and reads their results back row by row. */
-import type { Bank, Gpt2Config, StepInput, StepOutput } from "../../gpu-backend/runtime/step.ts";
+import type { Bank, ModelShape, StepInput, StepOutput } from "../../gpu-backend/runtime/step.ts";
 
 export interface StepRow {
   tokenIds: number[];
@@ -11,12 +11,11 @@ export interface StepRow {
 
 /** A right-padded batch with one head row per sequence, at its last token. */
 export function stepOf(
-  config: Gpt2Config,
+  config: ModelShape,
   rows: StepRow[],
   options: { tokens?: number; pastTokens?: number } = {},
 ): StepInput {
-  const { hiddenSize: D, heads: H } = config;
-  const d = D / H;
+  const { kvHeads: H, headWidth: d } = config;
   const S = rows.length;
   const T = options.tokens ?? Math.max(...rows.map((r) => r.tokenIds.length));
   const P = options.pastTokens ?? Math.max(...rows.map((r) => r.pastLength));
@@ -28,7 +27,7 @@ export function stepOf(
     tokenIds: new Int32Array(S * T),
     positions: new Int32Array(S * T),
     pastLengths: Int32Array.from(rows, (r) => r.pastLength),
-    past: Array.from({ length: 2 * config.layers }, () => new Float32Array(S * D * P)),
+    past: Array.from({ length: 2 * config.layers }, () => new Float32Array(S * H * d * P)),
     headRows: Int32Array.from(rows, (r, s) => s * T + r.tokenIds.length - 1),
     gates: new Float32Array(S * Q),
     inverseTemperatures: new Float32Array(S).fill(1),
@@ -54,19 +53,18 @@ export function stepOf(
 
 /** The row's past after a step: its old past and the new keys and values of its own tokens. */
 export function grownPast(
-  config: Gpt2Config,
+  config: ModelShape,
   row: StepRow,
   s: number,
   input: StepInput,
   output: StepOutput,
 ): Float32Array[] {
-  const { hiddenSize: D, heads: H } = config;
-  const d = D / H;
+  const { kvHeads: H, headWidth: d } = config;
   const { sequences: S, tokens: T } = input;
   const added = row.tokenIds.length;
   const length = row.pastLength + added;
   return row.past.map((old, i) => {
-    const grown = new Float32Array(D * length);
+    const grown = new Float32Array(H * d * length);
     for (let h = 0; h < H; h++) {
       grown.set(old.subarray(h * row.pastLength * d, (h + 1) * row.pastLength * d), h * length * d);
       const from = ((i * S + s) * H + h) * T * d;
@@ -76,12 +74,12 @@ export function grownPast(
   });
 }
 
-export function noPast(config: Gpt2Config): Pick<StepRow, "past" | "pastLength"> {
+export function noPast(config: ModelShape): Pick<StepRow, "past" | "pastLength"> {
   return { pastLength: 0, past: Array.from({ length: 2 * config.layers }, () => new Float32Array(0)) };
 }
 
 /** A bank of `rank` low-rank and `biases` bias directions with seeded random entries. */
-export function randomBank(config: Gpt2Config, rank: number, biases: number, random: () => number): Bank {
+export function randomBank(config: ModelShape, rank: number, biases: number, random: () => number): Bank {
   const { hiddenSize: D, vocabularySize: V } = config;
   const Q = rank + biases;
   const a = new Float32Array(Q * D);

@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { centroidHash } from "../../gpu-backend/adapters/generated/generated.ts";
+import { gpt2Config } from "../../gpu-backend/runtime/model-config.ts";
 import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
 import {
   edgeTableFile,
@@ -28,15 +29,14 @@ import { byteAlphabet, packTokenizer } from "../../shared/tokenizer/pack.ts";
 import { seededRandom } from "./steps.ts";
 
 /** V = 256 bytes + 43 merges + end of text. */
-export const tinyConfig = {
+export const tinyConfig = gpt2Config({
   vocabularySize: 300,
   hiddenSize: 32,
   layers: 2,
   heads: 4,
   contextTokens: 1024,
-  layerNormEpsilon: 1e-5,
   endOfTextId: 299,
-};
+});
 export const tinyCentroids = ["c0", "c1", "c2", "c3"];
 
 const P = 16; // dimensions of the prompt embedding

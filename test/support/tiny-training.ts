@@ -1,6 +1,7 @@
 /** A random one-layer model folder and two small corpora of made-up words: enough to train on within a second. */
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { gpt2Config } from "../../gpu-backend/runtime/model-config.ts";
 import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
 import type { TrainOptions } from "../../gpu-backend/training/train.ts";
 import { tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
@@ -64,15 +65,15 @@ async function writeModel(folder: string, random: () => number): Promise<void> {
   );
   const config = { model_type: "gpt2", vocab_size: vocabularySize, eos_token_id: endOfTextId, ...shape };
   await writeFile(join(folder, "config.json"), JSON.stringify(config));
-  const shapes = expectedShapes({
+  const sizes = {
     vocabularySize,
     hiddenSize: shape.n_embd,
     layers: shape.n_layer,
     heads: shape.n_head,
     contextTokens: shape.n_positions,
-    layerNormEpsilon: 1e-5,
     endOfTextId,
-  });
+  };
+  const shapes = expectedShapes(gpt2Config(sizes));
   const weights = new Map(
     [...shapes].map(([name, dimensions]) => {
       const length = dimensions.reduce((a, b) => a * b, 1);

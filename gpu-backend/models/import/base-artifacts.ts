@@ -8,8 +8,8 @@ import type { Manifest } from "../../../shared/artifacts/manifest.ts";
 import { firstNonFinite, type TensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import { packTokenizer } from "../../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
+import type { ModelConfig } from "../../runtime/model-config.ts";
 import { expectedShapes, readModelFolder } from "../../runtime/model-folder.ts";
-import type { Gpt2Config } from "../../runtime/step.ts";
 import { bankShape, initialParameters } from "../../training/bank/parameters.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import { quantised } from "../../training/clustering/placement.ts";
@@ -66,7 +66,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
 }
 
 /** One such weight makes every sequence that meets it, or all, fail while it is served. */
-function requireFinite(folder: string, config: Gpt2Config, weights: TensorFile): void {
+function requireFinite(folder: string, config: ModelConfig, weights: TensorFile): void {
   for (const name of expectedShapes(config).keys()) {
     const index = firstNonFinite(tensorOf(weights, name));
     if (index < 0) continue;
@@ -76,7 +76,7 @@ function requireFinite(folder: string, config: Gpt2Config, weights: TensorFile):
 }
 
 /** The content of tokenizer.safetensors. Throws an Error that names the entry, or both sizes, where they do not fit. */
-export async function readTokenizerFiles(folder: string, config: Gpt2Config): Promise<TensorFile> {
+export async function readTokenizerFiles(folder: string, config: ModelConfig): Promise<TensorFile> {
   const vocabulary = await readFile(join(folder, "vocab.json"), "utf8");
   const merges = await readFile(join(folder, "merges.txt"), "utf8");
   const packed = packTokenizer(vocabulary, merges, config.endOfTextId);

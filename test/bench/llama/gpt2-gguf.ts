@@ -4,7 +4,7 @@
  * of a q4_0 file at 6 bits, which is slower.
  */
 
-import type { Gpt2Config } from "../../../gpu-backend/runtime/step.ts";
+import type { ModelConfig } from "../../../gpu-backend/runtime/model-config.ts";
 import { transpose } from "../../../gpu-backend/runtime/transpose.ts";
 import { type TensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import type { VocabularyFiles } from "../../support/gpt2-vocabulary.ts";
@@ -23,7 +23,7 @@ const fileTypes: Record<GgufFormat, number> = { f32: 0, q4_0: 2, q8_0: 7 };
 const tokenTypes = { normal: 1, control: 3 };
 
 export function buildGguf(
-  config: Gpt2Config,
+  config: ModelConfig,
   weights: TensorFile,
   vocabulary: VocabularyFiles,
   format: GgufFormat,
@@ -53,7 +53,7 @@ export function buildGguf(
 }
 
 function metadataOf(
-  config: Gpt2Config,
+  config: ModelConfig,
   { vocabJson, mergesTxt }: VocabularyFiles,
   format: GgufFormat,
 ): Record<string, GgufValue> {
@@ -69,7 +69,7 @@ function metadataOf(
     "gpt2.feed_forward_length": { u32: 4 * config.hiddenSize },
     "gpt2.block_count": { u32: config.layers },
     "gpt2.attention.head_count": { u32: config.heads },
-    "gpt2.attention.layer_norm_epsilon": { f32: config.layerNormEpsilon },
+    "gpt2.attention.layer_norm_epsilon": { f32: config.normEpsilon },
     "tokenizer.ggml.model": { text: "gpt2" },
     "tokenizer.ggml.pre": { text: "gpt-2" },
     "tokenizer.ggml.tokens": { texts: tokens },

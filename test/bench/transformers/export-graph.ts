@@ -10,8 +10,8 @@
  */
 
 import { GraphBuilder } from "../../../gpu-backend/runtime/graph.ts";
+import type { ModelConfig } from "../../../gpu-backend/runtime/model-config.ts";
 import { addBlockMatMul, quantizeBlocks } from "../../../gpu-backend/runtime/quantizer.ts";
-import type { Gpt2Config } from "../../../gpu-backend/runtime/step.ts";
 import { transpose } from "../../../gpu-backend/runtime/transpose.ts";
 import { type TensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 
@@ -24,7 +24,7 @@ export const exportFiles: Record<ExportFormat, string> = {
 };
 
 /** S sequences, T tokens, P past positions, D hidden, H heads, d head width, V vocabulary. */
-export function buildExportGraph(config: Gpt2Config, weights: TensorFile, format: ExportFormat): Uint8Array {
+export function buildExportGraph(config: ModelConfig, weights: TensorFile, format: ExportFormat): Uint8Array {
   const { hiddenSize: D, vocabularySize: V, heads: H, layers } = config;
   const d = D / H;
   const g = new GraphBuilder("gpt2-export");
@@ -47,7 +47,7 @@ export function buildExportGraph(config: Gpt2Config, weights: TensorFile, format
   const layerNorm = (name: string, x: string) =>
     g.node("LayerNormalization", [x, tensor(`${name}.weight`), tensor(`${name}.bias`)], {
       axis: -1,
-      epsilon: { float: config.layerNormEpsilon },
+      epsilon: { float: config.normEpsilon },
     });
   const linear = (name: string, x: string) => {
     const [rows, columns] = tensorOf(weights, `${name}.weight`).shape;

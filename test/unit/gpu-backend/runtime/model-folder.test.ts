@@ -2,6 +2,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { gpt2Config } from "../../../../gpu-backend/runtime/model-config.ts";
 import { expectedShapes, parametersOf, readModelFolder } from "../../../../gpu-backend/runtime/model-folder.ts";
 import { setLimits } from "../../../../shared/artifacts/limits.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../../../shared/artifacts/tensor-file.ts";
@@ -23,15 +24,14 @@ beforeEach(async () => {
 afterEach(() => rm(folder, { recursive: true }));
 
 async function write(settings: object, change: (weights: TensorFile) => void = () => {}, prefix = ""): Promise<void> {
-  const shape = {
+  const shape = gpt2Config({
     vocabularySize: 11,
     hiddenSize: 4,
     layers: 1,
     heads: 2,
     contextTokens: 8,
-    layerNormEpsilon: 1e-5,
     endOfTextId: 10,
-  };
+  });
   const weights: TensorFile = new Map();
   for (const [name, dims] of expectedShapes(shape)) {
     weights.set(prefix + name, tensorFrom(new Float32Array(dims.reduce((a, b) => a * b)), dims));
@@ -111,7 +111,7 @@ describe("readModelFolder", () => {
 
   test("parametersOf counts the elements of every tensor", () => {
     const shape = { vocabularySize: 11, hiddenSize: 6, layers: 3, heads: 2, contextTokens: 8 };
-    const gpt2 = { ...shape, layerNormEpsilon: 1e-5, endOfTextId: 10 };
+    const gpt2 = gpt2Config({ ...shape, endOfTextId: 10 });
     const elements = [...expectedShapes(gpt2).values()].map((dims) => dims.reduce((a, b) => a * b));
     expect(parametersOf(gpt2)).toBe(elements.reduce((a, b) => a + b));
   });
