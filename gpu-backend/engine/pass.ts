@@ -23,7 +23,7 @@ export interface Phase {
 }
 
 /** The tensors the arena feeds for the rows of the phase. */
-export type Feed = Pick<StepInput, "past" | "pastLengths" | "pastRows" | "pastTokens" | "longPast" | "begunTokens">;
+export type Feed = Pick<StepInput, "past" | "pastLengths" | "pastTokens" | "longPast" | "begunTokens">;
 
 /**
  * Builds the input for each chunk's next tokens, in the order of the rows. `gates` is Q. A mixture's weights come of the
@@ -54,8 +54,7 @@ export function composePhase(phase: "prefill" | "decode", chunks: readonly Chunk
 
 /** The input of a run without tokens: the head alone, on states that earlier steps left in the arena. */
 export function composeHead(rows: HeadRows, fedStates: Float32Array, feed: Feed): StepInput {
-  const pastRows = { fed: [], kept: feed.pastRows?.kept ?? [] };
-  return { ...noTokens(feed.pastTokens), pastRows, fedStates, ...rows.tensors() };
+  return { ...noTokens(feed.pastTokens), fedStates, ...rows.tensors() };
 }
 
 /**

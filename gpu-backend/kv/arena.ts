@@ -24,8 +24,6 @@ export class KvArena {
   readonly #lengths: Int32Array;
   /** Positions that are needed soon. */
   readonly #wanted: Int32Array;
-  /** A row's name, which stays the same wherever the row moves. */
-  readonly #names: number[] = [];
   /** Buffer for the head that `follow` replaces, [contextTokens, d]. */
   readonly #replaced: Float32Array;
 
@@ -69,15 +67,9 @@ export class KvArena {
     return this.#lengths[this.rowAt(row)];
   }
 
-  nameOf(row: number): number {
-    return this.#names[this.rowAt(row)];
-  }
-
-  /** Starts an empty row after the last one, with room for `wanted` positions. `name` is the name of its sequence's former row. */
-  open(wanted = 0, name = this.#memory.newName()): void {
+  /** Starts an empty row after the last one, with room for `wanted` positions. */
+  open(wanted = 0): void {
     if (this.#rows === this.#shape.maximumRows) throw new Error(`KV arena: all ${this.#rows} rows are taken`);
-    this.#memory.names.add(name);
-    this.#names.push(name);
     this.#lengths[this.#rows] = 0;
     this.#wanted[this.#rows++] = wanted;
     const least = positionsFor(this.#longest, this.#shape);
@@ -98,7 +90,7 @@ export class KvArena {
           if (swap) array.set(this.#replaced.subarray(0, replaced), source);
         }
       }
-      for (const ofRows of [this.#lengths, this.#wanted, this.#names]) {
+      for (const ofRows of [this.#lengths, this.#wanted]) {
         [ofRows[to], ofRows[from]] = [ofRows[from], ofRows[to]];
       }
     }
@@ -108,19 +100,16 @@ export class KvArena {
   close(moves: readonly Move[]): void {
     this.follow(moves);
     this.#rows--;
-    this.#memory.names.delete(this.#names.pop()!);
   }
 
-  /** Input of a step over rows [first, first + count): `past` of [count, H, P, d], its P, lengths, names. */
-  feed(first: number, count: number): Pick<StepInput, "past" | "pastTokens" | "pastLengths" | "pastRows"> {
-    const rows = Array.from({ length: count }, (_, s) => this.rowAt(first + s));
-    const pastLengths = Int32Array.from(rows, (row) => this.#lengths[row]);
+  /** Input of a step over rows [first, first + count): `past` of [count, H, P, d], its P, lengths. */
+  feed(first: number, count: number): Pick<StepInput, "past" | "pastTokens" | "pastLengths"> {
+    const pastLengths = Int32Array.from({ length: count }, (_, s) => this.lengthOf(first + s));
     const [start, end] = [this.#startOf(first), this.#startOf(first + count)];
     return {
       past: this.#memory.arrays.map((array) => array.subarray(start, end)),
       pastTokens: this.#positions,
       pastLengths,
-      pastRows: { fed: rows.map((row) => this.#names[row]), kept: [...this.#memory.names] },
     };
   }
 

@@ -39,8 +39,6 @@ export interface ParkedKv {
 const spareShare = 16;
 
 export class KvMemory {
-  /** Names of the rows of all arenas. A name stands for one sequence's keys and values, wherever they are. */
-  readonly names = new Set<number>();
   /** Keys at 2l, values at 2l + 1. */
   readonly arrays: Float32Array<ArrayBuffer>[];
   readonly #shape: KvMemoryShape;
@@ -51,7 +49,6 @@ export class KvMemory {
   #written: Record<Side, number> = { start: 0, end: 0 };
   /** In the order of their positions; those without one come last. */
   #parked: ParkedKv[] = [];
-  #named = 0;
 
   constructor(shape: KvMemoryShape) {
     const { layers, contextTokens, maximumRows, maximumBytes } = shape;
@@ -74,10 +71,6 @@ export class KvMemory {
 
   join(arena: Holder, side: Side): void {
     this.#arenas.set(side, arena);
-  }
-
-  newName(): number {
-    return this.#named++;
   }
 
   /** Positions that neither running nor parked rows use. */

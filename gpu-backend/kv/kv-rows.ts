@@ -21,7 +21,6 @@ interface PassPart {
 }
 
 interface Parked {
-  name: number;
   aside: ParkedKv;
   isDecoding: boolean;
 }
@@ -84,18 +83,18 @@ export class KvRows<S> {
     const row = this.rowOf(sequence);
     const length = arena.lengthOf(row);
     const aside = this.#memory.store(arena.read(row, 0, length), length);
-    this.#parked.set(sequence, { name: arena.nameOf(row), aside, isDecoding: table.decoding.includes(sequence) });
+    this.#parked.set(sequence, { aside, isDecoding: table.decoding.includes(sequence) });
     this.#close(sequence);
   }
 
   /** Gives a parked sequence a row with its keys and values. */
   resume(sequence: S, lengthClass: LengthClass): void {
-    const { name, aside, isDecoding } = this.#parked.get(sequence)!;
+    const { aside, isDecoding } = this.#parked.get(sequence)!;
     const { positions } = aside;
     const present = this.#memory.restore(aside);
     this.#parked.delete(sequence);
     const { arena } = this.#openIn(sequence, lengthClass);
-    arena.open(positions, name);
+    arena.open(positions);
     arena.append(this.rowOf(sequence), [positions], present, positions);
     free(present);
     if (isDecoding) this.promote(sequence);
@@ -130,7 +129,6 @@ export class KvRows<S> {
     return {
       ...first,
       pastLengths: Int32Array.of(...first.pastLengths, ...long.pastLengths),
-      pastRows: { ...first.pastRows!, fed: [...first.pastRows!.fed, ...long.pastRows!.fed] },
       longPast: { sequences: long.pastLengths.length, pastTokens: long.pastTokens, past: long.past },
     };
   }

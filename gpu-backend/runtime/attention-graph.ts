@@ -22,8 +22,8 @@ interface PastRows {
 }
 
 export interface Past extends PastRows {
-  /** What only the host's past has. */
-  host: {
+  /** What only the CPU's graph has. */
+  cpu: {
     /** The past of the step's last rows, read if `has` is true; then the fields above are of the other rows. */
     long: PastRows & { has: string };
     /** True for a step of one row and T ≥ 2 where `hasChunkOperator`; then neither masks nor `begun` are read. */
@@ -35,40 +35,24 @@ export interface Past extends PastRows {
   begun: string[];
 }
 
-/** Inputs of the past as the host feeds it: the rows of the step, SS with P positions and SL with PL. */
+/** Inputs of the past: the rows of the step, SS with P positions and, on the CPU, SL with PL. */
 export function pastInputs(target: Target) {
-  const { g, config } = target;
+  const { g, config, device } = target;
+  const rows = { ...rowInputs(target, shortNames, "SS", "P"), begun: begunInput(g, config) };
+  if (device !== "cpu") return { ...rows, cpu: null };
   const longNames: RowNames = { mask: names.longMask, key: names.longKey, value: names.longValue };
-  const host = {
+  const cpu = {
     long: { ...rowInputs(target, longNames, "SL", "PL"), has: g.input(names.hasLong, "bool", []) },
     isChunk: g.input(names.isChunk, "bool", []),
     positionCount: g.input(names.positionCount, "int32", []),
   };
-  return { ...rowInputs(target, shortNames, "SS", "P"), host, begun: begunInput(g, config) };
+  return { ...rows, cpu };
 }
 
 /** The same, with `begun` split into the keys and the values of each layer. */
 export function splitPast({ g, config }: Target, past: Omit<Past, "begun"> & { begun: string }): Past {
   const parts = 2 * config.layers;
   return { ...past, begun: g.nodes("Split", [past.begun], parts, { axis: 0, num_outputs: parts }) };
-}
-
-/** The past as webgpu-past.ts keeps it: all rows come in, some are read, all go out again by `write`. */
-export function addPastOnDevice(target: Target): Past & { write(fresh: string[]): void } {
-  const { g, config } = target;
-  const { kvHeads: H, headWidth: d } = config;
-  const all = rowInputs(target, shortNames, "S", "P", "R");
-  const rows = g.input(names.pastRows, "int32", ["S"]);
-  const read = (one: string) => g.node("Gather", [one, rows], { axis: 0 });
-  const past = { ...all, keys: all.keys.map(read), values: all.values.map(read), host: null };
-  const write = (fresh: string[]) => {
-    const at = g.node("Cast", [g.input(names.writeAt, "int32", ["S", H, "T", 3])], { to: 7 });
-    fresh.forEach((x, i) => {
-      const old = i % 2 ? all.values[i >> 1] : all.keys[i >> 1];
-      g.output(names.grown(i), g.node("ScatterND", [old, at, x]), "float32", ["R", H, "P", d]);
-    });
-  };
-  return { ...splitPast(target, { ...past, begun: begunInput(g, config) }), write };
 }
 
 interface RowNames {
@@ -79,10 +63,10 @@ interface RowNames {
 
 const shortNames: RowNames = { mask: names.pastMask, key: names.pastKey, value: names.pastValue };
 
-function rowInputs({ g, config }: Target, named: RowNames, S: string, P: string, rows = S): PastRows {
+function rowInputs({ g, config }: Target, named: RowNames, S: string, P: string): PastRows {
   const { kvHeads: H, headWidth: d, layers } = config;
   const inputs = (name: (layer: number) => string) =>
-    Array.from({ length: layers }, (_, l) => g.input(name(l), "float32", [rows, H, P, d]));
+    Array.from({ length: layers }, (_, l) => g.input(name(l), "float32", [S, H, P, d]));
   const mask = g.input(named.mask, "float32", [S, 1, 1, P]);
   return { mask, keys: inputs(named.key), values: inputs(named.value) };
 }
@@ -117,8 +101,8 @@ export function addAttention(target: Target, past: Past | null, rowCount: string
     });
   }
   const { short, apart } = addPastAttention(target, past, causalMask, tokenCount);
-  if (!past.host || !apart) return byHeads(short);
-  const { long, isChunk, positionCount } = past.host;
+  if (!past.cpu || !apart) return byHeads(short);
+  const { long, isChunk, positionCount } = past.cpu;
   const ofChunk = hasChunkOperator(config) ? addChunkAttention(target, past, { positionCount, tokenCount }) : null;
   const isOther = g.node("Or", [isChunk, long.has]);
   const own: (string | number)[] = ["S", H, "T", D / H];
@@ -167,7 +151,7 @@ type HeadAttention = (layer: number, q: string, k: string, v: string) => string;
 
 /**
  * Attention over the past and over the chunk: what has begun of it, then the step's own keys and values. The chunk is summed at once,
- * so that it gives the same bits wherever a step goes on with it. `short` is of rows of one P. `apart`, where `past.host` has long
+ * so that it gives the same bits wherever a step goes on with it. `short` is of rows of one P. `apart`, where `past.cpu` has long
  * rows, splits queries, computes attention over each P by itself and joins results: to pad all rows to one P costs more.
  */
 function addPastAttention(target: Target, past: Past, causalMask: string, tokenCount: string) {
@@ -199,8 +183,8 @@ function addPastAttention(target: Target, past: Past, causalMask: string, tokenC
     };
   };
   const short = among(past);
-  if (!past.host) return { short: withChunk(short.attend), apart: null };
-  const long = among(past.host.long);
+  if (!past.cpu) return { short: withChunk(short.attend), apart: null };
+  const long = among(past.cpu.long);
   const counts = g.node("Concat", [short.count, long.count], { axis: 0 });
   const apart = withChunk((l, q, toOwn) => {
     const [queries, own] = [q, toOwn].map((all) => g.nodes("Split", [all, counts], 2, { axis: 0 }));

@@ -6,7 +6,7 @@
 
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { addBank } from "./adapter-graph.ts";
-import { addAttention, addPastOnDevice, type Past, pastInputs, products, splitPast } from "./attention-graph.ts";
+import { addAttention, type Past, pastInputs, products, splitPast } from "./attention-graph.ts";
 import { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
 import { addMixedHead, addPlainHead } from "./head-graph.ts";
@@ -57,7 +57,7 @@ export function buildServingGraph(
   const g = new GraphBuilder("gpt2-serving");
   const build: Build = { g, config, weights, format, device };
   const embedding = addTokenEmbedding(build);
-  const { present, states } = device === "cpu" ? addServingTrunk(build, embedding) : addDeviceTrunk(build, embedding);
+  const { present, states } = addServingTrunk(build, embedding);
   g.output(names.present, present, "float32", ["2L*S", H, "T", D / H]);
   const here = g.node("Gather", [states, g.input(names.headRows, "int32", ["K"])], { axis: 0 });
   const headStates = g.node("Concat", [here, g.input(names.fedStates, "float32", ["X", D])], { axis: 0 });
@@ -104,15 +104,6 @@ function addServingTrunk(build: Build, embedding: Embedding) {
     return [addPresent(build, inputs, trunk), trunk.states];
   });
   return { present, states };
-}
-
-/** The same where the past is on the device: such a step always has a token. */
-function addDeviceTrunk(build: Build, embedding: Embedding) {
-  const inputs = tokenInputs(build);
-  const past = addPastOnDevice(build);
-  const trunk = addTrunk(build, inputs, past, embedding);
-  past.write(trunk.fresh);
-  return { present: addPresent(build, inputs, trunk), states: trunk.states };
 }
 
 /**

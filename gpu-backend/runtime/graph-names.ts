@@ -15,10 +15,6 @@ export const names = {
   /** Whether the step is the chunk of one prompt, and how many positions it has at its end. */
   isChunk: "is_chunk",
   positionCount: "position_count",
-  /** With a past on the device only: which of its rows are read, where new keys and values go, and what comes of it. */
-  pastRows: "past_rows",
-  writeAt: "write_at",
-  grown: (index: number) => `grown.${index}`,
   wantsTrunk: "wants_trunk",
   /** What the head is computed from: positions of this step, then states of earlier ones. */
   headRows: "head_rows",

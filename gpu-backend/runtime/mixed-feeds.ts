@@ -208,17 +208,6 @@ function adapterTargets(results: SessionResults, input: MixedInput, served: Serv
   return targets;
 }
 
-/** The input with its rows of the head elsewhere. */
-export function withMovedRows(input: MixedInput, moved: (rows: Int32Array) => Int32Array): MixedInput {
-  const { evidence, mixture } = input;
-  return {
-    ...input,
-    rows: moved(input.rows),
-    evidence: evidence && { ...evidence, queries: moved(evidence.queries) },
-    mixture: mixture && { ...mixture, pointer: { ...mixture.pointer, queries: moved(mixture.pointer.queries) } },
-  };
-}
-
 function noMixedRow(): MixedInput {
   return {
     rows: Int32Array.of(0),

@@ -3,7 +3,7 @@ import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { hasChunkOperator } from "./attention-graph.ts";
 import { buildServingGraph, bytesPerWeight, type WeightFormat } from "./gpt2-graph.ts";
 import { names } from "./graph-names.ts";
-import { feedMixed, mixedFetches, readMixed, withMovedRows } from "./mixed-feeds.ts";
+import { feedMixed, mixedFetches, readMixed } from "./mixed-feeds.ts";
 import { mixKept, openMixingSession } from "./mixing.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { parametersOf } from "./model-folder.ts";
@@ -20,16 +20,14 @@ import {
   type StepOutput,
   type StepRunner,
 } from "./step.ts";
-import { createWebgpuPast, type PastFeed, type WebgpuPast } from "./webgpu-past.ts";
 
-/** Names of the engine's rows are not negative. */
-const unreadRow = -1;
 /** Added to the score of a position that must not be seen; finite, so that a row without any past stays finite. */
 const hiddenScore = -1e9;
 const maxCachedCausalMasks = 256;
 /** A `longPast` adds some 40 µs to each layer; attention reads about this many bytes in that time, at 45 GB/s. */
 const layerClassBytes = 2 ** 21;
 
+const nothing = new Float32Array(0);
 const noLongPast = { sequences: 0, pastTokens: 0, past: [] };
 
 export interface RunnerOptions {
@@ -49,14 +47,10 @@ export function createStepRunner(options: RunnerOptions & { weights: TensorFile 
 /** Opens the session of a graph made by `buildServingGraph` with the same options. ONNX Runtime copies the graph's bytes. */
 export async function openStepRunner(graph: Uint8Array, options: RunnerOptions): Promise<StepRunner> {
   const { config, bank, threads, format = "fp32", device = "cpu" } = options;
-  const onDevice = device === "webgpu" ? Array.from({ length: 2 * config.layers }, (_, i) => names.grown(i)) : [];
-  const session = await openSession(graph, { threads, device, onDevice });
-  const past = device === "webgpu" ? await createWebgpuPast(config) : null;
-  // The past on a WebGPU device has one size for all rows, which every pass reads.
-  const classBytes = past ? Number.POSITIVE_INFINITY : layerClassBytes * config.layers;
+  const session = await openSession(graph, { threads, device });
   const passBytes = bytesPerWeight[format] * parametersOf(config);
   const mixing = await openMixingSession(config);
-  return new OnnxRunner(config, bank.gates, { session, mixing }, { past, classBytes, passBytes });
+  return new OnnxRunner(config, bank.gates, { session, mixing }, { device, passBytes });
 }
 
 class OnnxRunner implements StepRunner {
@@ -66,27 +60,26 @@ class OnnxRunner implements StepRunner {
   readonly passBytes: number;
   readonly #session: Session;
   readonly #mixing: Session;
-  /** Where the past stays on the device. */
-  readonly #past: WebgpuPast | null;
+  readonly #device: Device;
   readonly #causalMasks = new Map<string, Tensor>();
 
   constructor(
     config: ModelShape,
     gates: number,
     sessions: { session: Session; mixing: Session },
-    options: { past: WebgpuPast | null; classBytes: number; passBytes: number },
+    options: { device: Device; passBytes: number },
   ) {
     this.config = config;
     this.gates = gates;
-    this.classBytes = options.classBytes;
+    // The graph of other devices takes one P only.
+    this.classBytes = options.device === "cpu" ? layerClassBytes * config.layers : Number.POSITIVE_INFINITY;
     this.passBytes = options.passBytes;
-    this.#past = options.past;
+    this.#device = options.device;
     this.#session = sessions.session;
     this.#mixing = sessions.mixing;
   }
 
-  async run(given: StepInput): Promise<StepOutput> {
-    const input = this.#past && given.sequences === 0 ? withOneToken(given, this.config) : given;
+  async run(input: StepInput): Promise<StepOutput> {
     const plain = input.plainRows?.length ?? input.headRows.length;
     const fed = withEnoughRows(input, this.gates);
     const fetches = [
@@ -95,14 +88,10 @@ class OnnxRunner implements StepRunner {
       ...(input.mixed ? mixedFetches(input.mixed, this, input.want.scores) : []),
       ...(input.want.hidden ? [names.hidden] : []),
     ];
-    const past = this.#past ? await this.#past.feed(fed) : hostPast(this.config, fed);
-    const feeds = {
-      ...this.#feeds(fed, past.positions, plain > 0),
-      ...feedMixed(fed.mixed, this),
-      ...past.feeds,
-    };
-    const results = await this.#session.run(feeds, this.#past ? this.#session.outputNames : fetches);
-    past.take(results);
+    const results = await this.#session.run(
+      { ...this.#feeds(fed, plain > 0), ...feedMixed(fed.mixed, this), ...this.#past(fed) },
+      fetches,
+    );
     const asked = { areLikelihoods: false, inverseTemperatures: input.inverseTemperatures };
     const wantsScores = input.want.scores;
     const rows = plain > 0 ? readRows(results, names.plain, plain, { ...asked, wantsScores }) : noRows(wantsScores);
@@ -120,16 +109,14 @@ class OnnxRunner implements StepRunner {
 
   async release(): Promise<void> {
     await this.#mixing.release();
-    await this.#past?.release();
     await this.#session.release();
   }
 
-  /** All but the past, of which `pastPositions` are fed. */
-  #feeds(input: StepInput, pastPositions: number, isRead: boolean): Record<string, Tensor> {
+  /** All but the past. */
+  #feeds(input: StepInput, isRead: boolean): Record<string, Tensor> {
     const { sequences: S, tokens: T, begunTokens = 0, fedStates = new Float32Array(0) } = input;
     // Attention of one prompt's chunk reads neither masks nor what has begun of it.
-    const [maskT, P, G] =
-      this.#past === null && isChunk(this.config, input) ? [1, 0, 0] : [T, pastPositions, begunTokens];
+    const [maskT, P, G] = this.#isChunk(input) ? [1, 0, 0] : [T, input.pastTokens, begunTokens];
     const { kvHeads: H, headWidth: d, hiddenSize: D, layers } = this.config;
     const first = S - (input.longPast?.sequences ?? 0);
     const plainRows = input.plainRows ?? Int32Array.from(input.headRows.keys());
@@ -143,7 +130,7 @@ class OnnxRunner implements StepRunner {
       [names.headRows]: tensor(input.headRows, [input.headRows.length]),
       [names.fedStates]: tensor(fedStates, [fedStates.length / D, D]),
       [names.wantsHidden]: bool(isRead || input.want.hidden || input.mixed !== undefined),
-      ...(this.#past === null && { [names.wantsTrunk]: bool(S > 0) }),
+      [names.wantsTrunk]: bool(S > 0),
       [names.plain.rows]: tensor(plainRows, [N]),
       [names.plain.gates]: tensor(input.gates, [N, this.gates]),
       [names.plain.targetIds]: tensor(input.targetIds, [N]),
@@ -152,6 +139,38 @@ class OnnxRunner implements StepRunner {
       [names.plain.biasOffsets]: biasOffsets(input.bias),
     };
     return feeds;
+  }
+
+  #past(input: StepInput): Record<string, Tensor> {
+    const { layers, kvHeads: H, headWidth: d } = this.config;
+    const { sequences: S, pastTokens: P, past, pastLengths } = input;
+    const { sequences: longS, pastTokens: longP, past: long } = input.longPast ?? noLongPast;
+    const feeds: Record<string, Tensor> = {};
+    const add = (name: string, array: Float32Array | undefined, rows: number, positions: number) => {
+      feeds[name] = tensor(rows > 0 ? array! : nothing, [rows, H, positions, d]);
+    };
+    for (let l = 0; l < layers; l++) {
+      add(names.pastKey(l), past[2 * l], S - longS, P);
+      add(names.pastValue(l), past[2 * l + 1], S - longS, P);
+      if (this.#device !== "cpu") continue;
+      add(names.longKey(l), long[2 * l], longS, longP);
+      add(names.longValue(l), long[2 * l + 1], longS, longP);
+    }
+    if (this.#device !== "cpu") return feeds;
+    const mask = pastMask(pastLengths.subarray(pastLengths.length - longS), longP, 0);
+    return {
+      ...feeds,
+      [names.hasLong]: bool(longS > 0),
+      [names.isChunk]: bool(this.#isChunk(input)),
+      [names.positionCount]: tensor(Int32Array.of(this.#isChunk(input) ? pastLengths[0] + input.tokens : 0), []),
+      [names.longMask]: tensor(mask, [longS, 1, 1, longP]),
+    };
+  }
+
+  /** Whether the step is a chunk of one prompt whose attention an operator computes (attention-graph.ts). */
+  #isChunk({ sequences, tokens, longPast }: StepInput): boolean {
+    const isOne = sequences === 1 && tokens >= minPrefillTokens && !longPast;
+    return isOne && this.#device === "cpu" && hasChunkOperator(this.config);
   }
 
   #causalMask(T: number, G: number): Tensor {
@@ -167,24 +186,6 @@ class OnnxRunner implements StepRunner {
   }
 }
 
-/** On a device the trunk always runs: a step without tokens gets one, in a row of its own, that nobody reads. */
-function withOneToken(input: StepInput, { layers, kvHeads, headWidth }: ModelShape): StepInput {
-  const P = 1;
-  const moved = (rows: Int32Array) => rows.map((row) => row + 1);
-  return {
-    ...input,
-    ...{ sequences: 1, tokens: 1, pastTokens: P, tokenIds: new Int32Array(1), positions: new Int32Array(1) },
-    ...{
-      pastLengths: new Int32Array(1),
-      past: Array.from({ length: 2 * layers }, () => new Float32Array(P * kvHeads * headWidth)),
-    },
-    pastRows: { fed: [unreadRow], kept: input.pastRows?.kept ?? [] },
-    headRows: Int32Array.of(0, ...moved(input.headRows)),
-    plainRows: input.plainRows && moved(input.plainRows),
-    mixed: input.mixed && withMovedRows(input.mixed, moved),
-  };
-}
-
 /** Without the row that the graph was given where there was none. */
 function hiddenOf({ headRows, fedStates }: StepInput, hidden: Float32Array, { hiddenSize }: ModelShape): Float32Array {
   return hidden.subarray(0, headRows.length * hiddenSize + (fedStates?.length ?? 0));
@@ -194,36 +195,6 @@ function hiddenOf({ headRows, fedStates }: StepInput, hidden: Float32Array, { hi
 function biasOffsets({ values, offsets }: LogitChanges): Tensor {
   const entries = Math.max(1, values.length);
   return tensor(offsets?.length ? offsets : new Float32Array(entries), [entries]);
-}
-
-/** The past as it lies in the host's memory. */
-function hostPast(config: ModelShape, input: StepInput): PastFeed {
-  const { layers, kvHeads: H, headWidth: d } = config;
-  const { sequences: S, pastTokens: P, past, pastLengths } = input;
-  const { sequences: longS, pastTokens: longP, past: long } = input.longPast ?? noLongPast;
-  const mask = pastMask(pastLengths.subarray(pastLengths.length - longS), longP, 0);
-  const feeds: Record<string, Tensor> = {
-    [names.hasLong]: bool(longS > 0),
-    [names.isChunk]: bool(isChunk(config, input)),
-    [names.positionCount]: tensor(Int32Array.of(isChunk(config, input) ? pastLengths[0] + input.tokens : 0), []),
-    [names.longMask]: tensor(mask, [longS, 1, 1, longP]),
-  };
-  const none = new Float32Array(0);
-  const add = (name: string, array: Float32Array | undefined, rows: number, positions: number) => {
-    feeds[name] = tensor(rows > 0 ? array! : none, [rows, H, positions, d]);
-  };
-  for (let l = 0; l < layers; l++) {
-    add(names.pastKey(l), past[2 * l], S - longS, P);
-    add(names.pastValue(l), past[2 * l + 1], S - longS, P);
-    add(names.longKey(l), long[2 * l], longS, longP);
-    add(names.longValue(l), long[2 * l + 1], longS, longP);
-  }
-  return { feeds, positions: P, take: () => {} };
-}
-
-/** Whether the step is a chunk of one prompt whose attention an operator computes (attention-graph.ts). */
-function isChunk(config: ModelShape, { sequences, tokens, longPast }: StepInput): boolean {
-  return sequences === 1 && tokens >= minPrefillTokens && !longPast && hasChunkOperator(config);
 }
 
 /** Adds the rows that the graph requires: at least one of each kind, even if none is read. */

@@ -11,14 +11,8 @@ type Elements = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Arr
 /**
  * Opens a session over a serialised ModelProto, with `threads` threads inside each operator that runs on the CPU.
  * Rejects where `device` (the CPU if none is named) is not there; an operator that it lacks runs on the CPU.
- * Outputs named in `onDevice` stay there, to be fed again and disposed of; then every run has to fetch every output, and
- * asking such a tensor for its data ends the process.
  */
-export function openSession(
-  model: Uint8Array,
-  options: { threads: number; device?: Device; onDevice?: readonly string[] },
-): Promise<Session> {
-  const { onDevice = [] } = options;
+export function openSession(model: Uint8Array, options: { threads: number; device?: Device }): Promise<Session> {
   return ort.InferenceSession.create(model, {
     executionProviders: [options.device ?? "cpu"],
     graphOptimizationLevel: "all",
@@ -26,9 +20,6 @@ export function openSession(
     interOpNumThreads: 1,
     executionMode: "sequential",
     logSeverityLevel: 3,
-    ...(onDevice.length > 0 && {
-      preferredOutputLocation: Object.fromEntries(onDevice.map((name) => [name, "gpu-buffer" as const])),
-    }),
     extra: {
       session: {
         // Threads spin briefly between operators: a step of two threads takes 9% less time. They stop when the run ends, or HTTP

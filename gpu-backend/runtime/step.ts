@@ -43,12 +43,6 @@ export interface StepInput {
    * Absent where `begunTokens` is given.
    */
   longPast?: { sequences: number; pastTokens: number; past: Float32Array[] };
-  /**
-   * Names of the rows of `past`, [S], and of all rows that may be fed again; for runners that keep the past on their
-   * device. A name stands for one sequence's row: what is below its past length never changes, and after its first step
-   * only steps add to it. Absent: rows nobody has seen before.
-   */
-  pastRows?: { fed: readonly number[]; kept: readonly number[] };
   /** Flat positions (row × T + column) that the head is computed at; before the fed states, they are its rows. */
   headRows: Int32Array;
   /** States of earlier steps that the head is computed of, [·, D], as the pointer's pair of `present` holds them. */

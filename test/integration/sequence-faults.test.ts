@@ -95,7 +95,7 @@ describe.each<WeightFormat>(["fp32", "int8", "block8"])("in %s", (format) => {
   });
 });
 
-test.skipIf(await webgpuFailure())("on WebGPU, whose rows stay on the device, every other one is served", async () => {
+test.skipIf(await webgpuFailure())("on WebGPU every other one is served", async () => {
   const all = work();
   await withEngine(broken, { format: "fp32", device: "webgpu" }, async (harness) => {
     for (const { request, centroid } of all) {

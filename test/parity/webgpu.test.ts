@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { Bank, StepInput, StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { smallBase } from "../support/small-base.ts";
 import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
 import { webgpuFailure } from "../support/webgpu.ts";
@@ -83,5 +84,22 @@ describe.skipIf(failure)(`on WebGPU${failure ? `, skipped: ${failure}` : ""}`, (
     }
     // The CPU gives the same bits; WebGPU's kernels are chosen by shape, so this is no promise of bits.
     expect(worst).toBeLessThan(tolerance);
+  });
+
+  test("the engine generates the same tokens on either, joined while others decode", async () => {
+    const prompts = [5, 70, 1, 33, 12].map((length) => rowOf(length).tokenIds);
+    const generate = async (runner: StepRunner) => {
+      const harness = createEngineHarness({ runner });
+      for (const [i, prompt] of prompts.entries()) {
+        const request = sequenceRequest(`s${i}`, prompt, { maxTokens: 4 + 3 * i });
+        await harness.engine.submit(["c0", "c1", null][i % 3], [request]);
+        for (let step = 0; step < 3; step++) if (harness.engine.busy) await harness.engine.step();
+      }
+      await harness.finish();
+      return prompts.map((_, i) => harness.tokensOf(`s${i}`));
+    };
+    const expected = await generate(onCpu);
+    expect(expected.flat().length).toBeGreaterThan(20);
+    expect(await generate(onGpu)).toEqual(expected);
   });
 });
