@@ -49,7 +49,6 @@ interface EchoedPrompt {
   characters: number;
 }
 
-const noPiece = new Uint8Array(0);
 const notEchoed: EchoedPrompt = { text: "", characters: 0 };
 
 /** The text of each prompt by its index, decoded once for all of its choices. */
@@ -81,7 +80,7 @@ export class Choice {
     this.planned = planned;
     this.#tokenizer = tokenizer;
     this.#options = options;
-    this.#text = new TextStream(tokenizer, [...stop, ...template_stops], min_tokens);
+    this.#text = new TextStream((id) => tokenizer.textPieceOf(id), [...stop, ...template_stops], min_tokens);
     this.#prompt = echoed.text;
     this.#promptCharacters = echoed.characters;
     this.#offsets = new OffsetCounter(this.#promptCharacters);
@@ -112,11 +111,9 @@ export class Choice {
     const { text, stopped } = this.#text.push(frame.tokenId);
     this.#stopped = stopped;
     if (!this.#isReported) return text;
-    const piece = this.#tokenizer.pieceOf(frame.tokenId);
     this.#held.push({
-      piece,
-      // With ignore_eos, an end of text is a token without text.
-      offset: this.#offsets.next(frame.tokenId === this.#tokenizer.endOfTextId ? noPiece : piece),
+      piece: this.#tokenizer.pieceOf(frame.tokenId),
+      offset: this.#offsets.next(this.#tokenizer.textPieceOf(frame.tokenId)),
       logprob: frame.logprob ?? null,
       top: this.#top(frame.alternatives),
       // Without an adapter the base's logprob is the token's.

@@ -56,7 +56,7 @@ export async function loadArtifacts(read: ReadArtifact): Promise<Artifacts> {
   agree("dimensions", embedding.dimensions, edgeTableFile, table.dimensions);
   agree("vocabulary entries", model.vocabularySize, edgeTableFile, table.vocabularySize);
   agree("vocabulary entries", model.vocabularySize, tokenizerFile, tokenizer.vocabularySize);
-  agree("as the end-of-text id", model.endOfTextId, tokenizerFile, tokenizer.endOfTextId);
+  tokenizer.requireSpecial(model.stopIds);
   const chatTemplate = chatTemplateOf(model.chatTemplate ?? null, tokenizer);
   const set = { manifest, manifestHash, tokenizer, chatTemplate, table, centroids };
   setNewest(held, manifestHash, set, maxHeldSets);

@@ -63,9 +63,7 @@ function tokenized(
 function contentSpans(messages: readonly ChatMessage[], promptIds: readonly number[], tokenizer: Tokenizer): Span[] {
   // One character a byte. A special token, which no message can write, gets a character that is no byte's.
   const decoder = new TextDecoder("windows-1252");
-  const pieces = promptIds.map((id) =>
-    id === tokenizer.endOfTextId ? "\u0100" : decoder.decode(tokenizer.pieceOf(id)),
-  );
+  const pieces = promptIds.map((id) => (tokenizer.isSpecial(id) ? "\u0100" : decoder.decode(tokenizer.pieceOf(id))));
   const text = pieces.join("");
   const spans: Span[] = [];
   let token = 0;

@@ -65,7 +65,7 @@ export interface Caller {
 
 /** Plans a completion. Throws a ServiceError (400 or 404) for an unknown model, token id or adapter, or a prompt that is too long. */
 export function planCompletion(request: CompletionRequest, artifacts: Artifacts, caller: Caller): Plan {
-  const prompts = request.prompt ?? [[artifacts.manifest.model.endOfTextId]];
+  const prompts = request.prompt ?? [[artifacts.tokenizer.endOfTextId]];
   const bound = contextBound("prompt", "The prompt", artifacts.manifest);
   const read = () => encodePrompts(prompts, artifacts, bound).map((promptIds) => ({ promptIds }));
   return planGeneration(request, read, artifacts, caller);
@@ -97,7 +97,11 @@ export function planGeneration(
 
   checkSampling(request.sampling, manifest.model);
   const logprobs = request.logprobs ?? (compare ? 0 : null);
-  const sampling: SamplingChanges = { ...request.sampling, ...(logprobs !== null && { logprobs }) };
+  const sampling: SamplingChanges = {
+    ...manifest.model.sampling,
+    ...request.sampling,
+    ...(logprobs !== null && { logprobs }),
+  };
   const { min_tokens: minTokens } = sampling;
   // Seeds may have any size; their low 32 bits are used.
   const seed = request.seed === null ? caller.randomSeed : Number(BigInt.asUintN(32, BigInt(request.seed)));

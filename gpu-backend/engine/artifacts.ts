@@ -45,7 +45,7 @@ export async function readArtifacts(
   checkModel(manifest, model);
   const tokenizer = Tokenizer.fromTensors(await readListedFile(directory, manifest, tokenizerFile));
   requireEqual(`${tokenizerFile}: vocabulary size`, tokenizer.vocabularySize, manifest.model.vocabularySize);
-  requireEqual(`${tokenizerFile}: end-of-text id`, tokenizer.endOfTextId, manifest.model.endOfTextId);
+  tokenizer.requireSpecial(manifest.model.stopIds);
   const hyperNetwork = await readListedFile(directory, manifest, hyperNetworkFile);
   requireHyperNetwork(manifest, hyperNetwork);
   return { model, manifest, manifestHash: await sha256Hex(manifestBytes), tokenizer, hyperNetwork };
@@ -55,10 +55,8 @@ function checkModel({ model: wanted }: Manifest, { config, weightsHash }: ModelF
   requireEqual("model.safetensors: SHA-256", weightsHash, wanted.weights);
   requireEqual("config.json: vocab_size", config.vocabularySize, wanted.vocabularySize);
   requireEqual("config.json: n_embd", config.hiddenSize, wanted.hiddenSize);
-  requireEqual("config.json: n_layer", config.layers, wanted.layers);
-  requireEqual("config.json: n_head", config.heads, wanted.heads);
   requireEqual("config.json: n_positions", config.contextTokens, wanted.contextTokens);
-  requireEqual("config.json: eos_token_id", config.endOfTextId, wanted.endOfTextId);
+  requireEqual("config.json: eos_token_id", config.stopIds.join(), wanted.stopIds.join());
 }
 
 async function readListedFile(directory: string, { files }: Manifest, name: SetFile): Promise<TensorFile> {

@@ -35,7 +35,8 @@ export interface EngineParts {
   limits: PlanLimits;
   /** Bound on the memory of keys and values of running and parked sequences. */
   kvBytes: number;
-  pieceOf(id: number): Uint8Array;
+  /** The bytes that a token id adds to a text; none for a special token. */
+  textPieceOf(id: number): Uint8Array;
   /** Milliseconds of a clock that only goes forward. */
   now(): number;
   emit(frames: Frame[], report: PhaseReport | null): void;
@@ -66,7 +67,7 @@ export class Engine {
     const usable = 2 * parts.limits.maxSequences * kvShape.contextTokens * bytesPerPosition(kvShape);
     const kvBytes = Math.min(parts.kvBytes, usable);
     this.#parts = { ...parts, kvBytes };
-    this.#vocabulary = vocabularyOf(config, parts.pieceOf);
+    this.#vocabulary = vocabularyOf(config, parts.textPieceOf);
     this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
     this.#planner = new Planner(parts.limits, {
       kv: new KvBudget(kvShape, kvBytes, parts.runner),

@@ -60,7 +60,7 @@ async function serve(settings: EngineSettings): Promise<void> {
   let wake = () => {};
   const parts = {
     ...{ runner, now, limits: settings.limits, kvBytes: settings.kvBytes },
-    pieceOf: (id: number) => tokenizer.pieceOf(id),
+    textPieceOf: (id: number) => tokenizer.textPieceOf(id),
   };
   const answer = await answerStartPrompt(parts, source, manifest.centroids[0]?.id ?? null);
   // A prefix to the hash, so that a log shows why two differ.

@@ -20,15 +20,16 @@ import { PieceIndex, StopGuard } from "./stop-guard.ts";
 /** The model's vocabulary and context. */
 export interface Vocabulary {
   contextTokens: number;
-  endOfTextId: number;
-  pieceOf(id: number): Uint8Array;
+  stopIds: readonly number[];
+  /** The bytes that a token id adds to a text; none for a special token. */
+  textPieceOf(id: number): Uint8Array;
   pieceIndex(): PieceIndex;
 }
 
 /** Builds the index of pieces when the first sequence needs it. */
-export function vocabularyOf(config: ModelShape, pieceOf: Vocabulary["pieceOf"]): Vocabulary {
+export function vocabularyOf(config: ModelShape, textPieceOf: Vocabulary["textPieceOf"]): Vocabulary {
   let index: PieceIndex | null = null;
-  return { ...config, pieceOf, pieceIndex: () => (index ??= new PieceIndex(config.vocabularySize, pieceOf)) };
+  return { ...config, textPieceOf, pieceIndex: () => (index ??= new PieceIndex(config.vocabularySize, textPieceOf)) };
 }
 
 /** One scored token: its logprob, the likeliest tokens at its position, and its logprob under the base. */
@@ -103,10 +104,9 @@ export class Sequence implements Plannable {
     this.ids = [...promptIds];
     for (const [id, value] of sampling.logit_bias) this.#bias.set(id, (this.#bias.get(id) ?? 0) + value);
     this.#repeated = new Set(sampling.repetition_penalty === 1 ? [] : promptIds);
-    this.#stopIds = new Set(sampling.stop_token_ids);
-    if (!sampling.ignore_eos) this.#stopIds.add(vocabulary.endOfTextId);
+    this.#stopIds = new Set([...sampling.stop_token_ids, ...(sampling.ignore_eos ? [] : vocabulary.stopIds)]);
     const stops = [...sampling.stop, ...sampling.template_stops];
-    this.#text = stops.length > 0 ? new TextStream(vocabulary, stops, sampling.min_tokens) : null;
+    this.#text = stops.length > 0 ? new TextStream(vocabulary.textPieceOf, stops, sampling.min_tokens) : null;
     const isGuarded = sampling.template_stops.length > 0 && sampling.min_tokens > 0;
     this.#guard = isGuarded ? new StopGuard(sampling.template_stops, vocabulary.pieceIndex()) : null;
     this.#prompt = { logprobs: [null], alternatives: [[]] };
@@ -298,7 +298,7 @@ export class Sequence implements Plannable {
     if (penalty !== 0) this.#bias.set(tokenId, (this.#bias.get(tokenId) ?? 0) - penalty);
     this.#generated.add(tokenId);
     if (repetition_penalty !== 1) this.#repeated.add(tokenId);
-    if (tokenId !== this.#vocabulary.endOfTextId) this.#guard?.push(this.#vocabulary.pieceOf(tokenId));
+    this.#guard?.push(this.#vocabulary.textPieceOf(tokenId));
     if (this.#text?.push(tokenId).stopped) this.#finish = "stop";
     else if (this.completionTokens >= this.request.maxTokens) this.#finish = "length";
     else if (this.ids.length >= this.#vocabulary.contextTokens) this.#finish = "length";

@@ -21,7 +21,7 @@ const hashDigits = 16;
  * adapter. Returns the hash. Throws an Error if no token can be generated.
  */
 export async function answerStartPrompt(
-  parts: Pick<EngineParts, "runner" | "limits" | "kvBytes" | "pieceOf" | "now">,
+  parts: Pick<EngineParts, "runner" | "limits" | "kvBytes" | "textPieceOf" | "now">,
   source: AdapterSource,
   centroidId: string | null,
 ): Promise<string> {
@@ -35,23 +35,23 @@ export async function answerStartPrompt(
   };
   const adapters = new AdapterCache(source, 0, parts.now);
   const engine = new Engine({ ...parts, adapters, prefixCache: null, emit });
-  const { vocabularySize, contextTokens, endOfTextId } = parts.runner.config;
+  const { vocabularySize, contextTokens, stopIds } = parts.runner.config;
   const length = Math.min(promptTokens, contextTokens - generatedTokens);
   const promptIds = Array.from({ length }, (_, i) => (i * i * 31 + 7 * i) % vocabularySize);
-  for (const request of requestsOf(promptIds, endOfTextId, centroidId)) {
+  for (const request of requestsOf(promptIds, stopIds[0], centroidId)) {
     await engine.submit(null, [request]);
     while (engine.busy) await engine.step();
   }
   return hash.digest("hex").slice(0, hashDigits);
 }
 
-function requestsOf(promptIds: number[], endOfTextId: number, centroidId: string | null): SequenceRequest[] {
+function requestsOf(promptIds: number[], stopId: number, centroidId: string | null): SequenceRequest[] {
   const base: SequenceRequest = {
     ...{ id: "base", tenant: "start", promptIds, continuedIds: [], maxTokens: generatedTokens, compare: false },
     sampling: { temperature: 0.8, seed: 1, logprobs: 5, ignore_eos: true },
     promptLogprobs: true,
   };
-  const token = { ...base, id: "token", promptIds: [endOfTextId], maxTokens: 1, promptLogprobs: false };
+  const token = { ...base, id: "token", promptIds: [stopId], maxTokens: 1, promptLogprobs: false };
   if (centroidId === null) return [token, base];
   const pointer = { sharpness: 15, shares: [{ share: 0.25, prior: 1 }] };
   const evidence = { tokens: promptIds.length, temper: 0.1, floor: 0.1, pointer };

@@ -7,8 +7,8 @@
 export class PieceIndex {
   readonly #pieces: readonly { id: number; text: string }[];
 
-  constructor(vocabularySize: number, pieceOf: (id: number) => Uint8Array) {
-    const pieces = Array.from({ length: vocabularySize }, (_, id) => ({ id, text: latin1(pieceOf(id)) }));
+  constructor(vocabularySize: number, textPieceOf: (id: number) => Uint8Array) {
+    const pieces = Array.from({ length: vocabularySize }, (_, id) => ({ id, text: latin1(textPieceOf(id)) }));
     this.#pieces = pieces.sort((a, b) => (a.text < b.text ? -1 : a.text > b.text ? 1 : a.id - b.id));
   }
 

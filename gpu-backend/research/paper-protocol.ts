@@ -64,7 +64,7 @@ export async function paperProtocol(
 ): Promise<PaperResult> {
   const { seed, threads, lines } = options;
   const { table } = served;
-  const padId = model.config.endOfTextId;
+  const padId = tokenizer.endOfTextId;
   const trunk = await createTrunkRunner({ config: model.config, weights: model.weights, threads });
   const linesOf = (split: "train" | "test", limit: number) =>
     linePositions(paragraphsOf(sets[split].windows, tokenizer, limit), padId, table, trunk, seed, progress);

@@ -34,7 +34,7 @@ export interface Rotary {
 
 /** The sizes that vary between models of GPT-2's family. */
 export interface Gpt2Sizes
-  extends Pick<ModelShape, "vocabularySize" | "hiddenSize" | "layers" | "heads" | "contextTokens" | "endOfTextId"> {
+  extends Pick<ModelShape, "vocabularySize" | "hiddenSize" | "layers" | "heads" | "contextTokens" | "stopIds"> {
   /** Default: 1e-5. */
   normEpsilon?: number;
 }

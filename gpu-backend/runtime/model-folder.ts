@@ -86,7 +86,7 @@ export async function readModelConfig(directory: string): Promise<ModelConfig> {
     heads: raw.n_head,
     contextTokens: raw.n_positions,
     normEpsilon: raw.layer_norm_epsilon,
-    endOfTextId: raw.eos_token_id,
+    stopIds: [raw.eos_token_id],
   });
   const parameters = parametersOf(config);
   if (parameters > maxParameters) {

@@ -258,7 +258,8 @@ export interface ModelShape {
   kvHeads: number; // K
   headWidth: number; // d
   contextTokens: number;
-  endOfTextId: number;
+  /** Token ids that end a text. */
+  stopIds: readonly number[];
 }
 
 /** The gated bank: delta = ((h·Aᵀ + a₀) ⊙ g)·Bᵀ. */

@@ -58,7 +58,7 @@ export async function prepare(options: PrepareOptions, progress: Progress, signa
   const tokenizerFile = packTokenizer(
     await readFile(join(options.modelDirectory, "vocab.json"), "utf8"),
     await readFile(join(options.modelDirectory, "merges.txt"), "utf8"),
-    model.config.endOfTextId,
+    model.config.stopIds[0],
   );
   const tokenizer = Tokenizer.fromTensors(tokenizerFile);
   const chatTemplate = await readChatTemplate(options.modelDirectory, tokenizerFile);

@@ -179,7 +179,7 @@ function publishBank(
   const counts = countsByCluster(sets.train.windows, memberOf, bank.centroids.count, bank.head.vocabularySize);
   const labels = labelsOf(counts, (id) => new TextDecoder().decode(tokenizer.pieceOf(id)));
   const positions = mapPositions(bank.centroids.vectors, bank.centroids.dimensions);
-  const { vocabularySize, hiddenSize, layers, heads, contextTokens, endOfTextId } = model.config;
+  const { vocabularySize, hiddenSize, contextTokens, stopIds } = model.config;
   return publish(
     options.outDirectory,
     { ...bank, scales: Float32Array.from(measured, ({ scale }) => scale) },
@@ -198,7 +198,7 @@ function publishBank(
         name: basename(resolve(options.modelDirectory)),
         servedAs,
         weights: model.weightsHash,
-        ...{ vocabularySize, hiddenSize, layers, heads, contextTokens, endOfTextId },
+        ...{ vocabularySize, hiddenSize, contextTokens, stopIds: [...stopIds] },
         chatTemplate: prepared.chatTemplate,
       },
       training: {

@@ -40,6 +40,8 @@ export const setLimits = {
   heads: 512,
   /** GPT-2 has 1,024. */
   contextTokens: 131_072,
+  /** Llama 3.2 has 3. */
+  stopIds: 16,
   /** P. Training uses 64. */
   dimensions: 1024,
   /** K. Each request is compared with all centroids, and /v1/centroids lists them. */

@@ -4,6 +4,7 @@
  */
 import { z } from "zod";
 import { limits } from "../contracts/limits.ts";
+import { samplingSchema } from "../contracts/sampling.ts";
 import { parseChecked } from "./checked-json.ts";
 import { setLimits } from "./limits.ts";
 
@@ -101,12 +102,16 @@ const shape = z.strictObject({
     weights: sha256,
     vocabularySize: upTo(setLimits.vocabulary),
     hiddenSize: upTo(setLimits.hiddenSize),
-    layers: upTo(setLimits.layers),
-    heads: upTo(setLimits.heads),
     contextTokens: upTo(setLimits.contextTokens),
-    endOfTextId: count,
+    /** Token ids that end a choice: special tokens, such as the end of text and the end of a turn. */
+    stopIds: z.array(count).min(1).max(setLimits.stopIds),
     /** Jinja, from its tokenizer_config.json; where it has none, chats are in Alpaca's style. */
     chatTemplate: z.string().max(setLimits.chatTemplateCharacters).optional(),
+    /** What a request has that does not say otherwise; absent: `defaultSampling`. */
+    sampling: samplingSchema
+      .pick({ temperature: true, top_p: true, top_k: true, repetition_penalty: true })
+      .partial()
+      .optional(),
   }),
   /** Prompt embedding: P dimensions, from the first `prefixTokens` tokens. */
   embedding: z.strictObject({
@@ -142,12 +147,11 @@ const shape = z.strictObject({
 export const manifestSchema = shape.superRefine((manifest, context) => {
   const { model, hyperNetwork, centroids, evidence, files } = manifest;
   const refuse = (path: PropertyKey[], message: string) => context.addIssue({ code: "custom", path, message });
-  if (model.endOfTextId >= model.vocabularySize) {
-    refuse(["model", "endOfTextId"], `it must be below the vocabulary of ${model.vocabularySize}`);
-  }
-  if (model.hiddenSize % model.heads !== 0) {
-    refuse(["model", "heads"], `it must divide the hidden size ${model.hiddenSize}`);
-  }
+  model.stopIds.forEach((id, i) => {
+    if (id >= model.vocabularySize) {
+      refuse(["model", "stopIds", i], `it must be below the vocabulary of ${model.vocabularySize}`);
+    }
+  });
   if (hyperNetwork.hash !== files[hyperNetworkFile].sha256) {
     refuse(["hyperNetwork", "hash"], `it must be the hash of ${hyperNetworkFile}`);
   }

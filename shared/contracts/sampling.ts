@@ -20,7 +20,7 @@ const scalars = {
   top_k: z.int().min(-1),
   /** Only tokens at least this fraction as likely as the likeliest, at the temperature, are drawn from; 0 is all. */
   min_p: z.number().min(0).max(1),
-  /** The end of text is a token like others, without text. */
+  /** The model's stop ids are tokens like others, without text. */
   ignore_eos: z.boolean(),
   /** Nothing ends the text before it has so many tokens, `continuedIds` counted; at most `maxTokens`. */
   min_tokens: z.int().min(0),
@@ -54,7 +54,7 @@ export const samplingSchema = z.strictObject({
 });
 
 export type Sampling = z.infer<typeof samplingSchema>;
-/** What differs from `defaultSampling`; messages carry no more. */
+/** What differs from `defaultSampling`; messages carry no more. A model's manifest may have other defaults of requests. */
 export type SamplingChanges = Partial<Sampling>;
 
 export const defaultSampling: Readonly<Sampling> = {
@@ -135,11 +135,11 @@ export const samplingFields = {
   stop_token_ids: stopTokenIdsField,
   ignore_eos: scalarField(
     "ignore_eos",
-    "The end of text, and in a chat what the model's template stops at, ends nothing; an end of text counts as a token without text",
+    "The model's stop ids, and in a chat what its template stops at, end nothing; a stop id counts as a token without text",
   ),
   min_tokens: scalarField(
     "min_tokens",
-    "Neither the end of text nor a stop ends a choice before it has so many tokens; no more than its most tokens",
+    "Neither a stop id nor a stop string ends a choice before it has so many tokens; no more than its most tokens",
   ),
   presence_penalty: scalarField("presence_penalty", "Taken from the logits of tokens that are in the text"),
   frequency_penalty: scalarField("frequency_penalty", "The same for each time that they are"),

@@ -4,14 +4,8 @@
  * at the same token.
  */
 
-/** What token ids stand for. The end of text stands for none, wherever it comes. */
-interface Pieces {
-  readonly endOfTextId: number;
-  pieceOf(id: number): Uint8Array;
-}
-
 export class TextStream {
-  readonly #pieces: Pieces;
+  readonly #textPieceOf: (id: number) => Uint8Array;
   readonly #stops: readonly string[];
   readonly #minTokens: number;
   readonly #decoder = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
@@ -21,9 +15,12 @@ export class TextStream {
   #tokens = 0;
   #emittedCharacters = 0;
 
-  /** `stops`: none empty. One that is complete before the text has `minTokens` tokens is text like any other. */
-  constructor(pieces: Pieces, stops: readonly string[], minTokens = 0) {
-    this.#pieces = pieces;
+  /**
+   * @param textPieceOf the bytes that a token id adds to the text; none for a special token, wherever it comes
+   * @param stops none empty. One that is complete before the text has `minTokens` tokens is text like any other
+   */
+  constructor(textPieceOf: (id: number) => Uint8Array, stops: readonly string[], minTokens = 0) {
+    this.#textPieceOf = textPieceOf;
     this.#minTokens = minTokens;
     // Decoded text is well-formed, so a stop string with half a surrogate pair in it could only cut a character in two.
     this.#stops = stops.map((stop) => stop.toWellFormed());
@@ -41,8 +38,7 @@ export class TextStream {
   push(id: number): { text: string; stopped: boolean } {
     if (this.#stopped) return { text: "", stopped: true };
     this.#tokens++;
-    if (id === this.#pieces.endOfTextId) return { text: "", stopped: false };
-    return this.#take(this.#decoder.decode(this.#pieces.pieceOf(id), { stream: true }));
+    return this.#take(this.#decoder.decode(this.#textPieceOf(id), { stream: true }));
   }
 
   /** Ends the text and returns what was held back; an unfinished character becomes U+FFFD. */

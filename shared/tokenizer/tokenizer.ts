@@ -2,6 +2,7 @@
  * Byte-level BPE as GPT-2 uses it: text ↔ token ids of any vocabulary made of the 256 bytes, merges and one
  * end-of-text token. Not here: reading vocab.json and merges.txt (pack.ts), decoding token by token (text-stream.ts).
  */
+import { tokenizerFile } from "../artifacts/manifest.ts";
 import type { TensorFile } from "../artifacts/tensor-file.ts";
 import { MergeTable } from "./merge-table.ts";
 import { Merger } from "./merger.ts";
@@ -12,6 +13,8 @@ import { readVocabulary } from "./vocabulary.ts";
 const maxCachedPreTokens = 8192;
 /** Longest cached pre-token. A longer slice is a view that keeps its whole text in memory (V8 copies below 13 characters). */
 const maxCachedLength = 12;
+
+const noBytes = new Uint8Array(0);
 
 export class Tokenizer {
   readonly vocabularySize: number;
@@ -103,6 +106,22 @@ export class Tokenizer {
       this.#pieces[id] = piece;
     }
     return piece;
+  }
+
+  /** Whether an id is a special token, which no text spells. Only a chat template and the model write one. */
+  isSpecial(id: number): boolean {
+    return id === this.endOfTextId;
+  }
+
+  /** Throws an Error that names the first of a model's stop ids that is no special token. */
+  requireSpecial(stopIds: readonly number[]): void {
+    const other = stopIds.find((id) => !this.isSpecial(id));
+    if (other !== undefined) throw new Error(`${tokenizerFile}: the stop id ${other} is no special token`);
+  }
+
+  /** The bytes that a token id adds to a text: its piece, or none for a special token. Throws a RangeError as `pieceOf`. */
+  textPieceOf(id: number): Uint8Array {
+    return this.isSpecial(id) ? noBytes : this.pieceOf(id);
   }
 
   #cachedIds(preToken: string): readonly number[] {

@@ -68,7 +68,7 @@ test("a prompt with NaN logits ends in one error; texts of others do not change,
     max_tokens: 200,
     temperature: 1,
     seed: 3,
-    logit_bias: { [tinyConfig.endOfTextId]: -100 },
+    logit_bias: { [tinyConfig.stopIds[0]]: -100 },
   };
   const textsOf = async () => {
     const response = await edge.post("/v1/completions", "quiet", other);

@@ -97,7 +97,7 @@ const changes: [name: string, change: Change, names: RegExp][] = [
     (manifest) => ({ ...manifest, embedding: { ...manifest.embedding, dimensions: 1_000_000_000 } }),
     /embedding\.dimensions is 1000000000: /,
   ],
-  ["10⁹ layers", withModel({ layers: 1_000_000_000 }), /model\.layers is 1000000000: /],
+  ["a hidden size of 10⁹", withModel({ hiddenSize: 1_000_000_000 }), /model\.hiddenSize is 1000000000: /],
   ["a context of 10⁹ tokens", withModel({ contextTokens: 1_000_000_000 }), /model\.contextTokens is 1000000000: /],
   [
     "100,000 files",

@@ -103,9 +103,9 @@ export function memoryLines({ format, batch, bareBytes, adapter, ...row }: Memor
 
 /** The benchmark's weights with artifacts that serve the base. */
 async function writeModelFolder(folder: string): Promise<void> {
-  const { vocabularySize, hiddenSize, layers, heads, contextTokens, endOfTextId } = gpt2Config;
+  const { vocabularySize, hiddenSize, layers, heads, contextTokens, stopIds } = gpt2Config;
   const sizes = { vocab_size: vocabularySize, n_embd: hiddenSize, n_layer: layers, n_head: heads };
-  const config = { model_type: "gpt2", ...sizes, n_positions: contextTokens, eos_token_id: endOfTextId };
+  const config = { model_type: "gpt2", ...sizes, n_positions: contextTokens, eos_token_id: stopIds[0] };
   const { vocabJson, mergesTxt } = gpt2VocabularyFiles();
   await copyFile(await gpt2WeightsFile(), join(folder, "model.safetensors"));
   await writeFile(join(folder, "config.json"), JSON.stringify(config));

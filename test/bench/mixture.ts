@@ -49,7 +49,7 @@ export async function measureMixture(
     prefixCache: null,
     limits,
     kvBytes: 2 ** 31,
-    pieceOf: () => Uint8Array.of(97),
+    textPieceOf: () => Uint8Array.of(97),
     now,
     emit(frames, report) {
       for (const frame of frames) if (frame.type === "error") throw new Error(frame.message);
@@ -57,14 +57,14 @@ export async function measureMixture(
     },
   });
   const random = seededRandom(12);
-  const draw = () => Array.from({ length: promptTokens }, () => Math.floor(random() * gpt2Config.endOfTextId));
+  const draw = () => Array.from({ length: promptTokens }, () => Math.floor(random() * gpt2Config.stopIds[0]));
   // The first rows decode while the last are prefilled; only steps of all rows are looked at.
   const prefillSteps = Math.ceil((batch * promptTokens) / limits.stepTokens);
   let runs = 0;
   /** Medians of a batch's decode steps, and all of its prefill for a prompt. */
   const run = async (mixture: MixtureRequest | undefined) => {
     reports = [];
-    const sampling = { logit_bias: [[gpt2Config.endOfTextId, -100]] as [number, number][] };
+    const sampling = { logit_bias: [[gpt2Config.stopIds[0], -100]] as [number, number][] };
     const requests = Array.from({ length: batch }, (_, i) =>
       sequenceRequest(`r${runs}_${i}`, draw(), { maxTokens: steps + prefillSteps, mixture, sampling }),
     );

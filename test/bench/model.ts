@@ -17,7 +17,7 @@ export const gpt2Config = configOf({
   layers: 12,
   heads: 12,
   contextTokens: 1024,
-  endOfTextId: 50_256,
+  stopIds: [50_256],
 });
 
 /** The size of the bank that training makes by default. */
@@ -67,6 +67,6 @@ export function gpt2Bank(): Bank {
 /** Distinct prompts of `tokens` ids each, [batch][tokens], so that nobody can share a prefix. */
 export function promptsOf(batch: number, tokens: number): number[][] {
   const random = seededRandom(1000 * tokens + batch);
-  const draw = () => Math.floor(random() * gpt2Config.endOfTextId);
+  const draw = () => Math.floor(random() * gpt2Config.stopIds[0]);
   return Array.from({ length: batch }, () => Array.from({ length: tokens }, draw));
 }

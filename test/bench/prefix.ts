@@ -50,7 +50,7 @@ export async function measurePrefix(
     prefixCache: new PrefixCache(2 ** 28),
     limits,
     kvBytes: 2 ** 31,
-    pieceOf: () => Uint8Array.of(97),
+    textPieceOf: () => Uint8Array.of(97),
     now,
     emit(frames) {
       for (const frame of frames) {
@@ -60,7 +60,7 @@ export async function measurePrefix(
     },
   });
   const random = seededRandom(64);
-  const draw = (tokens: number) => Array.from({ length: tokens }, () => Math.floor(random() * gpt2Config.endOfTextId));
+  const draw = (tokens: number) => Array.from({ length: tokens }, () => Math.floor(random() * gpt2Config.stopIds[0]));
   const run = async (id: string, centroid: string, tenant: string, promptIds: number[]) => {
     await engine.submit(centroid, [sequenceRequest(id, promptIds, { tenant, maxTokens: 1 })]);
     while (engine.busy) await engine.step();

@@ -56,13 +56,13 @@ export async function measureTraining(threads: number, rounds: number): Promise<
 }
 
 async function measureIn(folder: string, threads: number, rounds: number): Promise<TrainingRow> {
-  const { hiddenSize: D, vocabularySize: V, endOfTextId } = gpt2Config;
+  const { hiddenSize: D, vocabularySize: V, stopIds } = gpt2Config;
   const weights = await gpt2Weights();
   const random = seededRandom(8);
   const windows = Array.from({ length: measuredWindows }, (_, document) => ({
     corpus: 0,
     document,
-    tokenIds: Int32Array.from({ length: windowTokens }, () => Math.floor(random() * endOfTextId)),
+    tokenIds: Int32Array.from({ length: windowTokens }, () => Math.floor(random() * stopIds[0])),
   }));
   const trunk = await createTrunkRunner({ config: gpt2Config, weights, threads });
   await trunk.hidden(windows[0].tokenIds, 1, windowTokens); // the first pass lays out memory

@@ -193,6 +193,15 @@ describe("a chat completion", () => {
     });
   });
 
+  test("is sampled as the model's manifest says where the request says nothing", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    const app = chatApp({ chatTemplate, sampling: { temperature: 0.2, top_p: 0.9, repetition_penalty: 1.1 } });
+    await chatted({ messages: hello, temperature: 1, top_p: null }, app);
+    expect(seen.batches[0].sequences[0].sampling).toMatchObject({
+      ...{ temperature: 1, top_p: 0.9, repetition_penalty: 1.1 },
+    });
+  });
+
   test("counts as its tenant's, by prompt and answer", async () => {
     backendAnswers(({ id }) => saying(id, "bc"));
     const reported = await reportedByCells();

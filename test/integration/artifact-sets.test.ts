@@ -45,7 +45,7 @@ afterAll(() => rm(folder, { recursive: true }));
 const ask = (id: string, maxTokens = 30): SequenceRequest =>
   sequenceRequest(id, [3, 1, 4, 1, 5], {
     maxTokens,
-    sampling: { logit_bias: [[tinyConfig.endOfTextId, -100]], logprobs: 0 },
+    sampling: { logit_bias: [[tinyConfig.stopIds[0], -100]], logprobs: 0 },
   });
 
 /** Tokens, and their logprobs, that a batch of one gets. */

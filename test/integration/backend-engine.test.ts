@@ -28,7 +28,7 @@ const seed = 2026;
 /** Logprobs come from float32 logits of a few units, the oracle's from float64. */
 const tolerance = 2e-4;
 const random = seededRandom(seed);
-const neverEnds: [number, number][] = [[tinyConfig.endOfTextId, -100]];
+const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 
 let folder: string;
 let artifacts: Artifacts;
@@ -50,7 +50,7 @@ const harness = (limits: Parameters<typeof createEngineHarness>[0]["limits"] = {
     runner,
     source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork),
     limits,
-    pieceOf: (id) => artifacts.tokenizer.pieceOf(id),
+    textPieceOf: (id) => artifacts.tokenizer.textPieceOf(id),
   });
 const randomPrompt = (length: number) => Array.from({ length }, () => Math.floor(random() * 299));
 
@@ -296,7 +296,7 @@ test.each<[string, [number, number][] | undefined, number]>([
     const pointer = copied(all, history, history.length - 1, ids.length);
     const steered = (logprobs: Float64Array) => {
       for (const [id, count] of counts) logprobs[id] -= 0.5 * count;
-      logprobs[tinyConfig.endOfTextId] -= 100;
+      logprobs[tinyConfig.stopIds[0]] -= 100;
       const sum = oracleLogSumExp(logprobs);
       return logprobs.map((logprob) => logprob - sum);
     };
@@ -373,7 +373,7 @@ test.each([
       const logprobOf = (logits: Float64Array) => {
         const penalised = penalise(logits, history, repetition_penalty);
         for (const id of generated) penalised[id] -= 0.5;
-        penalised[tinyConfig.endOfTextId] -= 100;
+        penalised[tinyConfig.stopIds[0]] -= 100;
         return penalised[frame.tokenId] - oracleLogSumExp(penalised);
       };
       const logits = given
@@ -403,7 +403,7 @@ test.each([
   ["a mixture", mixtureOf(rule, "c0", "c1")],
   ["a mixture of given weights", mixtureOf(undefined, "c2")],
 ])("%s is held to min_tokens, also where its end is all but certain, and ends right then", async (_, mixture) => {
-  const { endOfTextId } = tinyConfig;
+  const [endOfTextId] = tinyConfig.stopIds;
   for (const temperature of [0, 2]) {
     const target = harness();
     const logit_bias: [number, number][] = [endOfTextId, 7].map((id) => [id, 100]);
@@ -566,13 +566,15 @@ describe("artifacts are held against the manifest", () => {
     },
   );
 
-  test("so is a config of another shape, and a manifest that is none", async () => {
+  test("so is a config with another stop id, and a manifest that is none", async () => {
     const edit = (name: string, from: string, to: string) => async (directory: string) => {
       const text = await readFile(join(directory, name), "utf8");
       expect(text).toContain(from);
       await writeFile(join(directory, name), text.replace(from, to));
     };
-    await expect(broken(edit("config.json", `"n_head":4`, `"n_head":8`))).rejects.toThrow(/n_head is 8.*4/);
+    await expect(broken(edit("config.json", `"eos_token_id":299`, `"eos_token_id":8`))).rejects.toThrow(
+      /eos_token_id is 8.*299/,
+    );
     await expect(broken(edit("artifacts/manifest.json", `"format": 1`, `"format": 2`))).rejects.toThrow(/format/);
   });
 });

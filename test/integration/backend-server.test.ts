@@ -20,9 +20,9 @@ afterAll(() => rm(folder, { recursive: true }));
 
 /** Runs into the context's end; only cancelling ends it sooner. */
 const endless = (id: string, promptIds = [1, 2, 3]): SequenceRequest =>
-  sequenceRequest(id, promptIds, { maxTokens: 10_000, sampling: { logit_bias: [[tinyConfig.endOfTextId, -100]] } });
+  sequenceRequest(id, promptIds, { maxTokens: 10_000, sampling: { logit_bias: [[tinyConfig.stopIds[0], -100]] } });
 const short = (id: string): SequenceRequest =>
-  sequenceRequest(id, [4, 5], { maxTokens: 5, sampling: { logit_bias: [[tinyConfig.endOfTextId, -100]] } });
+  sequenceRequest(id, [4, 5], { maxTokens: 5, sampling: { logit_bias: [[tinyConfig.stopIds[0], -100]] } });
 const tokensOf = (frames: Frame[], id: string) =>
   frames.filter((frame) => frame.id === id && frame.type === "token").length;
 const lastOf = (frames: Frame[], id: string) => frames.findLast((frame) => frame.id === id);

@@ -30,7 +30,7 @@ const seed = 5150;
 const tolerance = 2e-4;
 const random = seededRandom(seed);
 const tenants = ["acme", "other"];
-const neverEnds: [number, number][] = [[tinyConfig.endOfTextId, -100]];
+const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 
 let folder: string;
 let artifacts: Artifacts;
@@ -75,7 +75,7 @@ function harness(): EngineHarness {
   const read = async (tenant: string, hash: string) => files.get(ownAdapterId(tenant, hash)) ?? null;
   const shape = { manifestHash, gates: runner.gates, ...tinyConfig };
   const source = withOwnAdapters(generatedAdapters(manifest, hyperNetwork), { read }, shape);
-  return createEngineHarness({ runner, source, pieceOf: (id) => tokenizer.pieceOf(id) });
+  return createEngineHarness({ runner, source, textPieceOf: (id) => tokenizer.textPieceOf(id) });
 }
 const randomPrompt = (length: number) => Array.from({ length }, () => Math.floor(random() * 299));
 

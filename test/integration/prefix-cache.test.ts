@@ -20,7 +20,7 @@ import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 
 const seed = 2027;
 const random = seededRandom(seed);
-const draw = (length: number) => Array.from({ length }, () => Math.floor(random() * tinyConfig.endOfTextId));
+const draw = (length: number) => Array.from({ length }, () => Math.floor(random() * tinyConfig.stopIds[0]));
 const { basePrior, ...evidence } = ruleFor(defaultCalibration, 407, null);
 const mixture = {
   base: basePrior,
@@ -28,7 +28,7 @@ const mixture = {
   evidence: { ...evidence, pointer: { ...evidence.pointer, shares: [...evidence.pointer.shares] } },
 };
 const mixtureIn = (frame: Frame | undefined) => (frame?.type === "done" ? frame.mixture : null);
-const logit_bias: [number, number][] = [[tinyConfig.endOfTextId, -100]];
+const logit_bias: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 
 let folder: string;
 let artifacts: Artifacts;
@@ -51,7 +51,7 @@ describe.each(weightFormats)("%s", (format) => {
     createEngineHarness({
       runner,
       source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork),
-      pieceOf: (id) => artifacts.tokenizer.pieceOf(id),
+      textPieceOf: (id) => artifacts.tokenizer.textPieceOf(id),
       prefixBytes,
     });
 

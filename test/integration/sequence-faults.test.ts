@@ -18,7 +18,7 @@ import { webgpuFailure } from "../support/webgpu.ts";
 
 const seed = 7;
 const brokenPosition = 40;
-const neverEnds: [number, number][] = [[tinyConfig.endOfTextId, -100]];
+const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 let whole: string;
 let broken: string;
 beforeAll(async () => {
@@ -36,8 +36,8 @@ async function withEngine<T>(
   const { model, manifest, hyperNetwork, tokenizer } = await readArtifacts(folder);
   const runner = await createStepRunner({ ...model, bank: bankOf(hyperNetwork), threads: 1, format, device });
   const source = generatedAdapters(manifest, hyperNetwork);
-  const pieceOf = (id: number) => tokenizer.pieceOf(id);
-  const harness = createEngineHarness({ runner, source, pieceOf, limits: { maxSequences: 6 }, cacheBytes: 0 });
+  const textPieceOf = (id: number) => tokenizer.textPieceOf(id);
+  const harness = createEngineHarness({ runner, source, textPieceOf, limits: { maxSequences: 6 }, cacheBytes: 0 });
   try {
     return await use(harness);
   } finally {

@@ -17,7 +17,7 @@ const config = gpt2Config({
   layers: 2,
   heads: 4,
   contextTokens: 64,
-  endOfTextId: 299,
+  stopIds: [299],
 });
 /** Of logits of about 0.2: fp32 rounds, the others quantise. */
 const exports: [ExportFormat, number][] = [

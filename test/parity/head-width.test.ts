@@ -16,7 +16,7 @@ test.each([
 ])("a prompt in two chunks is the oracle's, with two heads in %i hidden units", async (hiddenSize, isOperator) => {
   const config = gpt2Config({
     ...{ hiddenSize, heads: 2, layers: 2, vocabularySize: 97, contextTokens: 64 },
-    endOfTextId: 96,
+    stopIds: [96],
   });
   expect(hasChunkOperator(config)).toBe(isOperator);
   const random = seededRandom(seed);

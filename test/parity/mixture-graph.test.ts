@@ -379,7 +379,7 @@ test("a repetition penalty is a power of the probability, to the same bits alone
 test("rows of a vocabulary that no vector divides have the same bits alone, among others, and on any number of threads", async () => {
   // ONNX Runtime's logarithm and sum take what is left over in another way.
   const V = 5003;
-  const config = { ...model.config, vocabularySize: V, endOfTextId: V - 1 };
+  const config = { ...model.config, vocabularySize: V, stopIds: [V - 1] };
   const weights = randomWeights(config, random);
   const own = randomBank(config, 12, 3, random);
   const runners = await Promise.all(

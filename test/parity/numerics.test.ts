@@ -28,7 +28,13 @@ async function withRunner<T>(format: WeightFormat, threads: number, use: (runner
 function fingerprint(runner: StepRunner, maxSequences = testLimits.maxSequences): Promise<string> {
   const { manifest, hyperNetwork, tokenizer } = artifacts;
   const limits = { ...testLimits, maxSequences, chunkTokens: 128 };
-  const parts = { runner, limits, kvBytes: 2 ** 28, pieceOf: (id: number) => tokenizer.pieceOf(id), now: () => 0 };
+  const parts = {
+    runner,
+    limits,
+    kvBytes: 2 ** 28,
+    textPieceOf: (id: number) => tokenizer.textPieceOf(id),
+    now: () => 0,
+  };
   return answerStartPrompt(parts, generatedAdapters(manifest, hyperNetwork), manifest.centroids[0].id);
 }
 

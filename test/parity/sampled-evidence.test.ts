@@ -29,7 +29,7 @@ const random = seededRandom(seed);
 /** No vector divides it. */
 const config = gpt2Config({
   ...{ vocabularySize: 20_003, hiddenSize: 32, layers: 1, heads: 2, contextTokens: 64 },
-  endOfTextId: 20_002,
+  stopIds: [20_002],
 });
 const sample = sampleOf(config.vocabularySize)!;
 const J = 3;
@@ -225,7 +225,7 @@ test("a sequence of the engine has the same weights and tokens alone, beside oth
     },
   });
   const prompts = Array.from({ length: 3 }, () =>
-    Array.from({ length: 40 }, () => Math.floor(config.endOfTextId * random() ** 3)),
+    Array.from({ length: 40 }, () => Math.floor(config.stopIds[0] * random() ** 3)),
   );
   const answers = async (harness: EngineHarness, name: string, batches: number[][]) => {
     const found = new Map<number, unknown>();

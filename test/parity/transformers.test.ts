@@ -158,7 +158,7 @@ describe("the model", () => {
     }
     expect(worst).toBeLessThan(tolerance);
 
-    const { engine, tokensOf, finish } = createEngineHarness({ runner, pieceOf: (id) => ours.pieceOf(id) });
+    const { engine, tokensOf, finish } = createEngineHarness({ runner, textPieceOf: (id) => ours.textPieceOf(id) });
     const tokens = 40;
     for (const [i, prompt] of prompts.entries()) {
       const sampling = { temperature: 0 };

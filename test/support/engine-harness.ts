@@ -34,7 +34,8 @@ export function createEngineHarness(options: {
   runner: StepRunner;
   source?: AdapterSource;
   limits?: Partial<PlanLimits>;
-  pieceOf?: (id: number) => Uint8Array;
+  /** Unless given, a letter for every id but the stop ids. */
+  textPieceOf?: (id: number) => Uint8Array;
   cacheBytes?: number;
   kvBytes?: number;
   /** 0 keeps nothing of a prompt. */
@@ -47,6 +48,7 @@ export function createEngineHarness(options: {
   const reports: PhaseReport[] = [];
   let clock = 0;
   const now = () => clock++;
+  const { stopIds } = options.runner.config;
   const source = options.source ?? fakeAdapters(options.runner.gates);
   const { prefixBytes = 2 ** 28 } = options;
   const adapters = new AdapterCache(source, options.cacheBytes ?? 2 ** 20, now);
@@ -56,7 +58,8 @@ export function createEngineHarness(options: {
     prefixCache: prefixBytes > 0 ? new PrefixCache(prefixBytes) : null,
     kvBytes: options.kvBytes ?? 2 ** 30,
     limits: { ...testLimits, ...options.limits },
-    pieceOf: options.pieceOf ?? ((id) => Uint8Array.of(97 + (id % 26))),
+    textPieceOf:
+      options.textPieceOf ?? ((id) => (stopIds.includes(id) ? new Uint8Array(0) : Uint8Array.of(97 + (id % 26)))),
     now,
     faulted: (error) => options.faulted?.(error),
     progressed: () => options.progressed?.(),

@@ -73,6 +73,6 @@ export async function startFakeBackend(options: Partial<FakeBackendOptions> = {}
 export async function longestTokens(count: number): Promise<number[]> {
   const tokenizer = Tokenizer.fromTensors(readTensorFile(await readFile(path.join(smallArtifacts, tokenizerFile))));
   const lengths = Array.from({ length: tokenizer.vocabularySize }, (_, id) => tokenizer.pieceOf(id).length);
-  const ids = lengths.keys().filter((id) => id !== tokenizer.endOfTextId);
+  const ids = lengths.keys().filter((id) => !tokenizer.isSpecial(id));
   return [...ids].sort((a, b) => lengths[b] - lengths[a]).slice(0, count);
 }

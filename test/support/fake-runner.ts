@@ -24,7 +24,7 @@ export const fakeConfig: ModelShape = {
   kvHeads: heads,
   headWidth,
   contextTokens: 512,
-  endOfTextId: 99,
+  stopIds: [99],
 };
 
 export interface FakeRunner extends StepRunner {

@@ -35,7 +35,7 @@ export const tinyConfig = gpt2Config({
   layers: 2,
   heads: 4,
   contextTokens: 1024,
-  endOfTextId: 299,
+  stopIds: [299],
 });
 export const tinyCentroids = ["c0", "c1", "c2", "c3"];
 
@@ -84,7 +84,7 @@ export async function writeTinyModel(
       n_layer: tinyConfig.layers,
       n_head: tinyConfig.heads,
       n_positions: tinyConfig.contextTokens,
-      eos_token_id: tinyConfig.endOfTextId,
+      eos_token_id: tinyConfig.stopIds[0],
     }),
   );
 
@@ -115,7 +115,7 @@ export async function writeTinyModel(
       ["table_scale", tensorFrom(new Float32Array(V).fill(0.01), [V])],
       ["centroids", tensorFrom(vectors, [K, P])],
     ]),
-    [tokenizerFile]: packTokenizer(vocabulary, merges, tinyConfig.endOfTextId),
+    [tokenizerFile]: packTokenizer(vocabulary, merges, tinyConfig.stopIds[0]),
   };
 
   const write = async (name: SetFile) => {
@@ -137,10 +137,8 @@ export async function writeTinyModel(
       weights: sha256(model),
       vocabularySize: V,
       hiddenSize: D,
-      layers: tinyConfig.layers,
-      heads: tinyConfig.heads,
       contextTokens: tinyConfig.contextTokens,
-      endOfTextId: tinyConfig.endOfTextId,
+      stopIds: [...tinyConfig.stopIds],
     },
     embedding: { dimensions: P, prefixTokens: 64 },
     hyperNetwork: { hash: files[hyperNetworkFile].sha256, ...bank },

@@ -71,7 +71,7 @@ async function writeModel(folder: string, random: () => number): Promise<void> {
     layers: shape.n_layer,
     heads: shape.n_head,
     contextTokens: shape.n_positions,
-    endOfTextId,
+    stopIds: [endOfTextId],
   };
   const shapes = expectedShapes(gpt2Config(sizes));
   const weights = new Map(

@@ -27,7 +27,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
   const { config, weights, weightsHash } = await readModelFolder(folder);
   requireFinite(folder, config, weights);
   const tokenizer = await readTokenizerFiles(folder, config);
-  const { vocabularySize: V, hiddenSize: D, layers, heads, contextTokens, endOfTextId } = config;
+  const { vocabularySize: V, hiddenSize: D, contextTokens, stopIds } = config;
   const tokenEmbedding = toFloat32(tensorOf(weights, "wte.weight"));
   const P = Math.min(baseDimensions, D);
   const pieces = Array.from({ length: Math.min(fittedPieces, V) }, (_, id) => ({
@@ -57,7 +57,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
         name,
         servedAs: "gpt2",
         weights: weightsHash,
-        ...{ vocabularySize: V, hiddenSize: D, layers, heads, contextTokens, endOfTextId },
+        ...{ vocabularySize: V, hiddenSize: D, contextTokens, stopIds: [...stopIds] },
         chatTemplate: await readChatTemplate(folder, tokenizer),
       },
       training: null,
@@ -79,7 +79,7 @@ function requireFinite(folder: string, config: ModelConfig, weights: TensorFile)
 export async function readTokenizerFiles(folder: string, config: ModelConfig): Promise<TensorFile> {
   const vocabulary = await readFile(join(folder, "vocab.json"), "utf8");
   const merges = await readFile(join(folder, "merges.txt"), "utf8");
-  const packed = packTokenizer(vocabulary, merges, config.endOfTextId);
+  const packed = packTokenizer(vocabulary, merges, config.stopIds[0]);
   const { vocabularySize } = Tokenizer.fromTensors(packed);
   if (vocabularySize !== config.vocabularySize) {
     throw new Error(`${folder}/vocab.json has ${vocabularySize} entries, config.json says ${config.vocabularySize}`);

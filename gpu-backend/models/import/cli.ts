@@ -37,11 +37,11 @@ const program = createCommand(
       process.stdout.write(`${JSON.stringify({ folder, model: manifest.model, keptArtifacts })}\n`);
       return;
     }
-    const { layers, hiddenSize, vocabularySize, contextTokens } = manifest.model;
+    const { hiddenSize, vocabularySize, contextTokens } = manifest.model;
     const kept = keptArtifacts
       ? `; its artifacts (${manifest.centroids.length} centroids) were there and are kept`
       : "";
-    console.log(`${folder}: ${layers} layers of ${hiddenSize}, vocabulary ${vocabularySize}, context ${contextTokens}${kept}
+    console.log(`${folder}: hidden size ${hiddenSize}, vocabulary ${vocabularySize}, context ${contextTokens}${kept}
 serve it        MODEL_DIR=${folder} npm start
 train adapters  npm run train -- --model ${folder} --corpus ./my-texts --out ${folder}/artifacts`);
   });

@@ -68,7 +68,7 @@ export class EngineScorer {
         cacheBytes,
         now,
       ),
-      pieceOf: (id) => tokenizer.pieceOf(id),
+      textPieceOf: (id) => tokenizer.textPieceOf(id),
       emit: (frames) => {
         for (const frame of frames) {
           const own = this.#frames.get(frame.id);

@@ -74,10 +74,10 @@ function metadataOf(
     "tokenizer.ggml.pre": { text: "gpt-2" },
     "tokenizer.ggml.tokens": { texts: tokens },
     "tokenizer.ggml.token_type": {
-      i32s: tokens.map((_, id) => (id === config.endOfTextId ? tokenTypes.control : tokenTypes.normal)),
+      i32s: tokens.map((_, id) => (id === config.stopIds[0] ? tokenTypes.control : tokenTypes.normal)),
     },
     "tokenizer.ggml.merges": { texts: merges },
-    "tokenizer.ggml.bos_token_id": { u32: config.endOfTextId },
-    "tokenizer.ggml.eos_token_id": { u32: config.endOfTextId },
+    "tokenizer.ggml.bos_token_id": { u32: config.stopIds[0] },
+    "tokenizer.ggml.eos_token_id": { u32: config.stopIds[0] },
   };
 }

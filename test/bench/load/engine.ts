@@ -16,7 +16,7 @@ import type { Arrival } from "./trace.ts";
 /** Shapes with random weights. The small one is for a quick look: a step takes a twentieth of GPT-2 124M's. */
 export const loadShapes = {
   gpt2: gpt2Config,
-  small: { ...gpt2Config, vocabularySize: 8192, hiddenSize: 256, layers: 4, heads: 4, endOfTextId: 8191 },
+  small: { ...gpt2Config, vocabularySize: 8192, hiddenSize: 256, layers: 4, heads: 4, stopIds: [8191] },
 };
 export type LoadShape = keyof typeof loadShapes;
 
@@ -73,7 +73,7 @@ export async function openLoadEngine({ folder, shape, format, threads }: LoadOpt
     prefixCache: null,
     limits,
     kvBytes: 2 ** 31,
-    pieceOf: () => Uint8Array.of(97),
+    textPieceOf: () => Uint8Array.of(97),
     now,
     emit: (frames) => heard(frames),
   });

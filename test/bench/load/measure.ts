@@ -86,10 +86,10 @@ export async function compareLoad(
       { name: "ours", ...ours },
       { name: against, ...theirs },
     ];
-    const { endOfTextId } = loadShapes[settings.shape];
+    const { stopIds } = loadShapes[settings.shape];
     const batches = uniformBatches.map((batch): [string, Arrival[]] => [
       `batch ${batch}`,
-      uniformArrivals(batch, uniform, { endOfTextId }),
+      uniformArrivals(batch, uniform, { stopIds }),
     ]);
     // Not measured: caches and clocks of the machine.
     for (const { process } of contestants) await process.run({ arrivals: batches[1][1], centroids: 1 });

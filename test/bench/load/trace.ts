@@ -43,7 +43,7 @@ export function tracedLengths(contextTokens: number, random: () => number): { pr
 export function tracedArrivals(
   requestsPerSecond: number,
   requests: number,
-  { contextTokens, endOfTextId }: { contextTokens: number; endOfTextId: number },
+  { contextTokens, stopIds: [end] }: { contextTokens: number; stopIds: readonly number[] },
   seed = 2023,
 ): Arrival[] {
   const random = seededRandom(seed);
@@ -51,7 +51,7 @@ export function tracedArrivals(
   return Array.from({ length: requests }, (_, i) => {
     dueMs += (-Math.log(1 - random()) / requestsPerSecond) * 1000;
     const { prompt, maxTokens } = tracedLengths(contextTokens, random);
-    const promptIds = Array.from({ length: prompt }, () => Math.floor(random() * endOfTextId));
+    const promptIds = Array.from({ length: prompt }, () => Math.floor(random() * end));
     return { id: `r${i}`, dueMs, promptIds, maxTokens };
   });
 }
@@ -60,13 +60,13 @@ export function tracedArrivals(
 export function uniformArrivals(
   batch: number,
   { prompt, maxTokens }: { prompt: number; maxTokens: number },
-  { endOfTextId }: { endOfTextId: number },
+  { stopIds: [end] }: { stopIds: readonly number[] },
 ): Arrival[] {
   const random = seededRandom(batch);
   return Array.from({ length: batch }, (_, i) => ({
     id: `u${i}`,
     dueMs: 0,
-    promptIds: Array.from({ length: prompt }, () => Math.floor(random() * endOfTextId)),
+    promptIds: Array.from({ length: prompt }, () => Math.floor(random() * end)),
     maxTokens,
   }));
 }

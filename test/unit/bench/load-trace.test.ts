@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { quantileOf, tracedArrivals, traceQuantiles, uniformArrivals } from "../../bench/load/trace.ts";
 
-const model = { contextTokens: 1024, endOfTextId: 500 };
+const model = { contextTokens: 1024, stopIds: [500] };
 
 test("lengths follow the trace's quantiles, cut to the context, and are the same for every run", () => {
   const { prompt, output } = traceQuantiles;

@@ -53,9 +53,9 @@ describe("loadArtifacts", () => {
       /edge-table.*33554432.*16777216/,
     ],
     [
-      "an end of text that is not the tokenizer's",
-      (files) => editManifest(files, (m) => Object.assign(m.model, { endOfTextId: 5 })),
-      /tokenizer.*261.*5/,
+      "a stop id that is a piece of text",
+      (files) => editManifest(files, (m) => Object.assign(m.model, { stopIds: [261, 5] })),
+      /tokenizer.*stop id 5 is no special token/,
     ],
     [
       "a chat template that is no Jinja",

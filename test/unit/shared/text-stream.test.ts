@@ -4,7 +4,7 @@ import { TextStream } from "../../../shared/tokenizer/text-stream.ts";
 
 /** A vocabulary for the purpose: token id n is the n-th piece. */
 function streamOf(pieces: readonly Uint8Array[], stops: readonly string[] = [], minTokens = 0) {
-  return new TextStream({ pieceOf: (id) => pieces[id], endOfTextId: -1 }, stops, minTokens);
+  return new TextStream((id) => pieces[id], stops, minTokens);
 }
 
 /** Pushes every piece; what came out, up to the stop if there was one. */
@@ -167,8 +167,8 @@ describe("before a text has its least tokens", () => {
   });
 });
 
-it("an end of text has no text, and counts as a token", () => {
-  const stream = new TextStream({ pieceOf: () => utf8.encode("é!"), endOfTextId: 7 }, ["!é"], 2);
+it("an id without bytes has no text, and counts as a token", () => {
+  const stream = new TextStream((id) => utf8.encode(id === 7 ? "" : "é!"), ["!é"], 2);
   expect([7, 1, 7, 2].map((id) => stream.push(id))).toEqual([
     { text: "", stopped: false },
     { text: "é", stopped: false },

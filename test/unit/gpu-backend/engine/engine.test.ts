@@ -14,7 +14,7 @@ const V = fakeConfig.vocabularySize;
 /** Keys and values of one position, and the pointer's pair. */
 const positionBytes = 2 * (fakeConfig.layers + 1) * fakeConfig.hiddenSize * 4;
 /** End of text out of reach, so that lengths are what the test says. */
-const neverEnds = { logit_bias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
+const neverEnds = { logit_bias: [[fakeConfig.stopIds[0], -100]] as [number, number][] };
 
 const prompt = (length: number, salt = 0) => Array.from({ length }, (_, i) => (i * 7 + salt * 13 + 1) % 90);
 
@@ -31,7 +31,7 @@ function greedy(promptIds: number[], count: number, bias: ReadonlyMap<number, nu
   }
   return ids.slice(promptIds.length);
 }
-const noEnd = new Map([[fakeConfig.endOfTextId, -100]]);
+const noEnd = new Map([[fakeConfig.stopIds[0], -100]]);
 
 describe("a sequence", () => {
   test("of any prompt length is decoded as the definition says, and counts its tokens", async () => {
@@ -53,9 +53,9 @@ describe("a sequence", () => {
   test("ends with the end of text, which is not emitted", async () => {
     const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner: createFakeRunner() });
     // The fake's logits lie in [-4, 4]: with +2 the end comes soon, and not at once.
-    const forced: [number, number][] = [[fakeConfig.endOfTextId, 2]];
+    const forced: [number, number][] = [[fakeConfig.stopIds[0], 2]];
     const expected = greedy(prompt(5), 60, new Map(forced));
-    const end = expected.indexOf(fakeConfig.endOfTextId);
+    const end = expected.indexOf(fakeConfig.stopIds[0]);
     await engine.submit(null, [sequenceRequest("a", prompt(5), { maxTokens: 60, sampling: { logit_bias: forced } })]);
     await finish();
     expect(end).toBeGreaterThan(0);
@@ -65,9 +65,9 @@ describe("a sequence", () => {
 
   test("ends with a stop token as with the end of text, and with the end of text only where that is not ignored", async () => {
     const runner = createFakeRunner();
-    const forced: [number, number][] = [[fakeConfig.endOfTextId, 2]];
+    const forced: [number, number][] = [[fakeConfig.stopIds[0], 2]];
     const expected = greedy(prompt(5), 60, new Map(forced));
-    const end = expected.indexOf(fakeConfig.endOfTextId);
+    const end = expected.indexOf(fakeConfig.stopIds[0]);
     const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner });
     const sampling = { logit_bias: forced, ignore_eos: true };
     const after = expected.findIndex((id, i) => i > end && !expected.slice(0, i).includes(id));
@@ -79,12 +79,12 @@ describe("a sequence", () => {
       }),
       sequenceRequest("both", prompt(5), {
         maxTokens: 60,
-        sampling: { ...sampling, stop_token_ids: [expected[after], fakeConfig.endOfTextId] },
+        sampling: { ...sampling, stop_token_ids: [expected[after], fakeConfig.stopIds[0]] },
       }),
       // What is no text does not count as such.
       sequenceRequest("text", prompt(5), {
         maxTokens: 60,
-        sampling: { ...sampling, stop: [letterOf(fakeConfig.endOfTextId)] },
+        sampling: { ...sampling, stop: [letterOf(fakeConfig.stopIds[0])] },
       }),
     ]);
     await finish();
@@ -97,10 +97,30 @@ describe("a sequence", () => {
     expect(after).toBeGreaterThan(end);
   });
 
+  test("every stop id ends a choice, unless they are ignored, and none comes before min_tokens", async () => {
+    const stopIds = [fakeConfig.stopIds[0], 7, 31];
+    const runner = createFakeRunner({ config: { stopIds } });
+    const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner });
+    for (const id of stopIds) {
+      const sampling = { logit_bias: [[id, 100]] as [number, number][] };
+      await engine.submit(null, [
+        sequenceRequest(`ends${id}`, prompt(5), { maxTokens: 6, sampling }),
+        sequenceRequest(`waits${id}`, prompt(5), { maxTokens: 6, sampling: { ...sampling, min_tokens: 3 } }),
+        sequenceRequest(`ignores${id}`, prompt(5), { maxTokens: 6, sampling: { ...sampling, ignore_eos: true } }),
+      ]);
+      await finish();
+      expect(lastFrameOf(`ends${id}`)).toMatchObject({ finishReason: "stop", completionTokens: 0 });
+      expect(lastFrameOf(`waits${id}`)).toMatchObject({ finishReason: "stop", completionTokens: 3 });
+      expect(tokensOf(`waits${id}`).filter((token) => stopIds.includes(token))).toEqual([]);
+      expect(tokensOf(`ignores${id}`)).toEqual(Array(6).fill(id));
+      expect(lastFrameOf(`ignores${id}`)).toMatchObject({ finishReason: "length" });
+    }
+  });
+
   test("does not end before min_tokens: ids that would end it cannot come, stop strings are text", async () => {
     const runner = createFakeRunner();
     const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner });
-    const { endOfTextId } = fakeConfig;
+    const [endOfTextId] = fakeConfig.stopIds;
     const letters = greedy(prompt(9), 12, noEnd).map(letterOf);
     const stop = letters.slice(2, 4).join("");
     await engine.submit(null, [

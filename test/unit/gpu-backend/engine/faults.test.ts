@@ -15,7 +15,7 @@ import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
 /** Marks the sequence whose results are spoilt. */
 const marker = 77;
 /** Neither the end of text nor the marker is ever sampled. */
-const banned = [fakeConfig.endOfTextId, marker].map((id): [number, number] => [id, -100]);
+const banned = [fakeConfig.stopIds[0], marker].map((id): [number, number] => [id, -100]);
 const neverEnds = { temperature: 1, seed: 3, logit_bias: banned };
 const prompt = (length: number, salt: number) => Array.from({ length }, (_, i) => (i * 7 + salt * 13) % 70);
 const { heads, layers } = fakeConfig;
@@ -204,7 +204,7 @@ describe("a row that is not a number", () => {
 });
 
 describe("what is thrown for one sequence ends that one", () => {
-  test.each(["pieceOf", "logits"])("%s", async (what) => {
+  test.each(["textPieceOf", "logits"])("%s", async (what) => {
     const fail = () => {
       throw new Error(`${what} failed`);
     };
@@ -219,7 +219,7 @@ describe("what is thrown for one sequence ends that one", () => {
       },
       source: fakeAdapters(2),
       cacheBytes: 0,
-      pieceOf: what === "pieceOf" ? fail : undefined,
+      textPieceOf: what === "textPieceOf" ? fail : undefined,
     });
     await harness.engine.submit(null, [sequenceRequest("good", prompt(9, 1))]);
     const sampling = { temperature: 1, seed: 5, stop: ["#"], logit_bias: neverEnds.logit_bias };
@@ -242,7 +242,7 @@ describe("what is thrown for one sequence ends that one", () => {
     const faults: unknown[] = [];
     const harness = createEngineHarness({
       runner: createFakeRunner(),
-      pieceOf: () => {
+      textPieceOf: () => {
         throw new Error("the cause");
       },
       faulted: (error) => faults.push(error.cause),

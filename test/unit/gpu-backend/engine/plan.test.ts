@@ -102,7 +102,7 @@ describe("prompts", () => {
 });
 
 test("the engine's own steps: beside an adapter's examples the next prompt has its token in its chunks and two steps", async () => {
-  const neverEnds = { logit_bias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
+  const neverEnds = { logit_bias: [[fakeConfig.stopIds[0], -100]] as [number, number][] };
   const fakeRunner = createFakeRunner();
   const harness = createEngineHarness({
     runner: {

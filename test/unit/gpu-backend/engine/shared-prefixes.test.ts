@@ -9,7 +9,7 @@ const seed = 1721;
 const chunk = 64;
 /** Bytes of a block of the fake model. */
 const blockBytes = 2 * fakeConfig.layers * fakeConfig.hiddenSize * chunk * 4;
-const neverEnds = { logit_bias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
+const neverEnds = { logit_bias: [[fakeConfig.stopIds[0], -100]] as [number, number][] };
 
 const prompt = (length: number, salt = 0) => Array.from({ length }, (_, i) => (i * 7 + salt * 13 + 1) % 90);
 const request = (id: string, promptIds: number[], rest: Parameters<typeof sequenceRequest>[2] = {}) =>

@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
 import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
 
-const neverEnds = { logit_bias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
+const neverEnds = { logit_bias: [[fakeConfig.stopIds[0], -100]] as [number, number][] };
 const prompt = (length: number, salt: number) => Array.from({ length }, (_, i) => (i * 7 + salt * 13 + 1) % 90);
 
 test.each([

@@ -30,7 +30,7 @@ async function write(settings: object, change: (weights: TensorFile) => void = (
     layers: 1,
     heads: 2,
     contextTokens: 8,
-    endOfTextId: 10,
+    stopIds: [10],
   });
   const weights: TensorFile = new Map();
   for (const [name, dims] of expectedShapes(shape)) {
@@ -54,7 +54,7 @@ describe("readModelFolder", () => {
       layers: 1,
       heads: 2,
       contextTokens: 8,
-      endOfTextId: 10,
+      stopIds: [10],
     });
     expect(model.weights.get("wte.weight")?.shape).toEqual([11, 4]);
     expect(model.weightsHash).toMatch(/^[0-9a-f]{64}$/);
@@ -111,7 +111,7 @@ describe("readModelFolder", () => {
 
   test("parametersOf counts the elements of every tensor", () => {
     const shape = { vocabularySize: 11, hiddenSize: 6, layers: 3, heads: 2, contextTokens: 8 };
-    const gpt2 = gpt2Config({ ...shape, endOfTextId: 10 });
+    const gpt2 = gpt2Config({ ...shape, stopIds: [10] });
     const elements = [...expectedShapes(gpt2).values()].map((dims) => dims.reduce((a, b) => a * b));
     expect(parametersOf(gpt2)).toBe(elements.reduce((a, b) => a + b));
   });
