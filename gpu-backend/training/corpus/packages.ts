@@ -5,15 +5,12 @@ import { mkdir, readdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { outputOf } from "./package-files.ts";
 
-export interface PackageSource {
+/** One version of a package, to the byte. */
+export interface PinnedPackage {
   registry: "debian" | "npm";
   name: string;
   /** A program that prints the text. Its archive differs by architecture, so only what it prints is pinned. */
-  isTool?: boolean;
-}
-
-/** One version of a package, to the byte. */
-export interface PinnedPackage extends PackageSource {
+  isTool?: boolean | undefined;
   version: string;
   /** Of the .deb or .tgz file. */
   sha256: string;
@@ -26,23 +23,13 @@ export interface PinnedPackage extends PackageSource {
 export async function unpackPinned(pinned: PinnedPackage, folder: string): Promise<string> {
   const file = join(folder, archiveName(pinned));
   if (!existsSync(file)) await download(pinned, folder);
-  const sha256 = await hashOf(file);
+  const sha256 = createHash("sha256")
+    .update(await readFile(file))
+    .digest("hex");
   if (!pinned.isTool && sha256 !== pinned.sha256) {
     throw new Error(`${file} has SHA-256 ${sha256}; the corpus lock wants ${pinned.sha256}`);
   }
   return unpack(pinned.registry, file, join(folder, pinned.name.replace("/", "+")));
-}
-
-/** The newest version that the registry offers, downloaded: how a lock is made. */
-export async function pinNewest(source: PackageSource, folder: string): Promise<PinnedPackage> {
-  const version =
-    source.registry === "debian"
-      ? (await outputOf("apt-cache", ["show", "--no-all-versions", source.name])).match(/^Version: (.*)$/m)![1]
-      : (await outputOf("npm", ["view", source.name, "version"])).trim();
-  const pinned = { ...source, version, sha256: "" };
-  const file = join(folder, archiveName(pinned));
-  if (!existsSync(file)) await download(pinned, folder);
-  return { ...pinned, sha256: await hashOf(file) };
 }
 
 /** Our own name for the archive, the same on every architecture. */
@@ -72,16 +59,10 @@ async function download(pinned: PinnedPackage, folder: string): Promise<void> {
   await rm(incoming, { recursive: true });
 }
 
-async function unpack(registry: PackageSource["registry"], file: string, folder: string): Promise<string> {
+async function unpack(registry: PinnedPackage["registry"], file: string, folder: string): Promise<string> {
   await rm(folder, { recursive: true, force: true });
   await mkdir(folder, { recursive: true });
   if (registry === "debian") await outputOf("dpkg-deb", ["-x", file, folder]);
   else await outputOf("tar", ["-xzf", file, "-C", folder]);
   return folder;
-}
-
-async function hashOf(file: string): Promise<string> {
-  return createHash("sha256")
-    .update(await readFile(file))
-    .digest("hex");
 }

@@ -1,4 +1,4 @@
-/** The corpus lock: what it records, how overlap is measured, and that other bytes are refused. */
+/** The corpus lock: what it records, and that other bytes are refused. */
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,9 +10,7 @@ import { isKnown, lockedCorpora, readLock } from "../../../gpu-backend/training/
 import { unpackPinned } from "../../../gpu-backend/training/corpus/packages.ts";
 import { corpusHash } from "../../../gpu-backend/training/corpus/read-corpus.ts";
 import { novelsOf, recipes, withoutTags } from "../../../gpu-backend/training/corpus/recipes.ts";
-import { nearDuplicates, overlap, Shingler } from "../../../gpu-backend/training/corpus/shingles.ts";
 import { lineProgress } from "../../../gpu-backend/training/progress.ts";
-import { seededRandom } from "../../support/steps.ts";
 
 const progress = lineProgress(
   () => {},
@@ -75,33 +73,6 @@ test("known is decided by content: the same text under another base, or other te
   expect(isKnown(lock, lock.base.weights, of("moby-dick"))).toBe(false);
   expect(isKnown(lock, "0".repeat(64), of("austen"))).toBe(false);
   expect(isKnown(lock, lock.base.weights, "0".repeat(64))).toBe(false);
-});
-
-const random = seededRandom(11);
-const prose = (words: number) => Array.from({ length: words }, () => `w${Math.floor(random() * 5000)}`).join(" ");
-
-test("overlap is the share of n-grams, whatever case and punctuation", () => {
-  const [half, other] = [prose(2000), prose(2000)];
-  const shingler = new Shingler();
-  const whole = shingler.of(`${half.toUpperCase().replaceAll(" ", ", ")} ${other}`);
-  expect(overlap(shingler.of(half), whole)).toBe(1);
-  expect(overlap(whole, shingler.of(half))).toBeGreaterThan(0.45);
-  expect(overlap(whole, shingler.of(half))).toBeLessThan(0.55);
-  expect(overlap(shingler.of(prose(2000)), whole)).toBe(0);
-  expect(overlap(new Set(), whole)).toBe(0);
-});
-
-test("near-duplicates are found across groups alone, and the first of them stays", () => {
-  const text = prose(300);
-  const nearly = `${text} ${prose(150)}`;
-  const texts = [
-    { group: "a/test", text },
-    { group: "a/test", text: nearly },
-    { group: "a/train", text: nearly },
-    { group: "b/train", text: prose(300) },
-    { group: "b/train", text: `${prose(900)} ${text}` },
-  ];
-  expect(nearDuplicates(texts, new Shingler())).toEqual([2]);
 });
 
 test("of many items as many as asked for are kept, spread evenly", () => {
