@@ -19,22 +19,11 @@ export const healthz: RouteHandler = (c, { version }) =>
  * `probeIntervalMs` and answers other requests from the last result.
  */
 export function readyz({ artifacts, readiness, now, background }: Dependencies): RouteHandler {
-  const probing = new Refreshed<Readiness[]>({ now, background }, { limitMs: probeTimeoutMs, isShared: true });
-  const never = Number.NEGATIVE_INFINITY;
-  let last = { manifestHash: "", ready: [] as Readiness[], begunMs: never, endedMs: never };
-
-  async function probe(manifestHash: string): Promise<Readiness[]> {
-    const begunMs = now();
-    const ready = await readiness().catch(() => []);
-    // A late result does not replace a newer one.
-    if (last.begunMs <= begunMs) last = { manifestHash, ready, begunMs, endedMs: now() };
-    return ready;
-  }
-
+  const times = { refreshMs: probeIntervalMs, expireMs: probeIntervalMs, limitMs: probeTimeoutMs, isShared: true };
+  const probing = new Refreshed<Readiness[]>({ now, background }, times);
   return async (c) => {
     const { manifestHash } = await artifacts();
-    const isFresh = last.manifestHash === manifestHash && now() - last.endedMs < probeIntervalMs;
-    const ready = isFresh ? last.ready : await probing.get(() => probe(manifestHash)).catch(() => []);
+    const ready = await probing.get(() => readiness().catch(() => [])).catch(() => []);
     if (!ready.some((backend) => holds(backend, manifestHash))) {
       const message =
         ready.length === 0

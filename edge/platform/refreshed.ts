@@ -84,7 +84,9 @@ export class Refreshed<T> {
     this.#last = attempt;
     const work = Promise.allSettled([load()]).then(([result]) => {
       attempt.result = result;
-      if (result.status === "fulfilled") this.#loaded = { value: result.value, atMs: this.#parts.now() };
+      // A late result does not replace that of a newer attempt.
+      if (result.status === "fulfilled" && this.#last === attempt)
+        this.#loaded = { value: result.value, atMs: this.#parts.now() };
     });
     this.#parts.background(work);
     return { attempt, work };

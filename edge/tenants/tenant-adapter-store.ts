@@ -14,6 +14,7 @@ import { configured } from "../config.ts";
 import { addressesIn, hasProcesses } from "../dispatch/addresses.ts";
 import { type AdapterCopy, BackendClient } from "../dispatch/client.ts";
 import { ensureAlarm } from "../platform/clock.ts";
+import type { OwnAdapter } from "./own-adapters.ts";
 
 const schema = `
   CREATE TABLE IF NOT EXISTS adapters (
@@ -88,16 +89,14 @@ export class TenantAdapterStore extends DurableObject<Env> {
     });
   }
 
-  /** Records as JSON, in order of name. */
-  list(): string[] {
-    const rows = this.#sql.exec<{ record: string }>("SELECT record FROM adapters ORDER BY name");
-    return [...rows].map(({ record }) => record);
+  /** In order of name. */
+  list(): OwnAdapter[] {
+    return [...this.#sql.exec<RecordRow>("SELECT record FROM adapters ORDER BY name")].map(adapterOf);
   }
 
-  /** A record as JSON. */
-  find(name: string): string | null {
-    const [row] = this.#sql.exec<{ record: string }>("SELECT record FROM adapters WHERE name = ?", name);
-    return row?.record ?? null;
+  find(name: string): OwnAdapter | null {
+    const [row] = this.#sql.exec<RecordRow>("SELECT record FROM adapters WHERE name = ?", name);
+    return row ? adapterOf(row) : null;
   }
 
   /** Whether one of this name could be added. */
@@ -108,10 +107,11 @@ export class TenantAdapterStore extends DurableObject<Env> {
   }
 
   /** Adds an adapter that a backend has made; one that is not added is deleted there. */
-  async add(name: string, hash: string, record: string, file: ArrayBuffer, copy: AdapterCopy): Promise<Added> {
+  async add(adapter: OwnAdapter, file: ArrayBuffer, copy: AdapterCopy): Promise<Added> {
+    const { name, hash } = adapter;
     const room = this.#isJustErased() ? "erased" : this.roomFor(name);
     if (room === "added") {
-      this.#sql.exec("INSERT INTO adapters VALUES (?, ?, ?, ?)", name, hash, record, file);
+      this.#sql.exec("INSERT INTO adapters VALUES (?, ?, ?, ?)", name, hash, JSON.stringify(adapter), file);
       this.#sql.exec("DELETE FROM deletions WHERE hash = ?", hash);
     }
     this.#noteCopy(hash, copy, 0);
@@ -232,6 +232,12 @@ export class TenantAdapterStore extends DurableObject<Env> {
   #pending(hash: string): CopyRow[] {
     return this.#due().filter((copy) => copy.hash === hash);
   }
+}
+
+type RecordRow = { record: string };
+
+function adapterOf({ record }: RecordRow): OwnAdapter {
+  return JSON.parse(record) as OwnAdapter;
 }
 
 function nameOf({ address, process }: CopyRow): string {

@@ -5,24 +5,19 @@ import type { AdapterRequest } from "../../shared/contracts/inference.ts";
 import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { CallFailure, errorOf } from "../dispatch/call-failure.ts";
-import type { AdapterCopy, BackendClient, MadeAdapter } from "../dispatch/client.ts";
+import type { BackendClient, MadeAdapter } from "../dispatch/client.ts";
 import { objectNamed } from "../platform/objects.ts";
 import { type Access, seesOwnAdapters } from "./keys.ts";
 import { type NamedAdapters, type OwnAdapter, ownNameOf, requireCurrent, suffixOf } from "./own-adapters.ts";
-import type { Added, ErasedAdapters, PendingDeletion, TenantAdapterStore } from "./tenant-adapter-store.ts";
+import type { TenantAdapterStore } from "./tenant-adapter-store.ts";
 
-/** A tenant's own adapters (tenant-adapter-store.ts). */
-export interface OwnAdapters {
-  /** In order of name. */
-  list(): Promise<OwnAdapter[]>;
-  find(name: string): Promise<OwnAdapter | null>;
-  roomFor(name: string): Promise<Added>;
-  add(adapter: OwnAdapter, file: ArrayBuffer, copy: AdapterCopy): Promise<Added>;
-  /** The number of backends that have not confirmed the deletion; null if there is no adapter of that name. */
-  remove(name: string): Promise<number | null>;
-  deletions(): Promise<PendingDeletion[]>;
-  erase(): Promise<ErasedAdapters>;
-}
+type StoreMethod = "list" | "find" | "roomFor" | "add" | "remove" | "deletions" | "erase";
+/** A tenant's store as its callers see it. The platform's own type of it has no tuples. */
+export type OwnAdapters = {
+  [Name in StoreMethod]: (
+    ...parameters: Parameters<TenantAdapterStore[Name]>
+  ) => Promise<Awaited<ReturnType<TenantAdapterStore[Name]>>>;
+};
 
 type Viewer = Pick<Access, "tenant" | "scopes">;
 
@@ -52,7 +47,7 @@ export function createTenantAdapters(parts: {
   clients(jurisdiction: Jurisdiction | null): Pick<BackendClient, "createAdapter">[];
 }): TenantAdapters {
   const { stores, clients } = parts;
-  const of = (tenant: string) => adaptersIn(objectNamed(stores, tenant));
+  const of = (tenant: string) => objectNamed(stores, tenant) as unknown as OwnAdapters;
   return {
     of,
     visibleTo: async (access) => (seesOwnAdapters(access.scopes) ? of(access.tenant).list() : []),
@@ -81,23 +76,6 @@ export function createTenantAdapters(parts: {
       }
       throw errorOf(failures, jurisdiction);
     },
-  };
-}
-
-/** Records cross as JSON: the platform's types of calls lose tuples. */
-function adaptersIn(stub: DurableObjectStub<TenantAdapterStore>): OwnAdapters {
-  const read = (record: string) => JSON.parse(record) as OwnAdapter;
-  return {
-    list: async () => (await stub.list()).map(read),
-    async find(name) {
-      const record = await stub.find(name);
-      return record === null ? null : read(record);
-    },
-    roomFor: (name) => stub.roomFor(name),
-    add: (adapter, file, copy) => stub.add(adapter.name, adapter.hash, JSON.stringify(adapter), file, copy),
-    remove: (name) => stub.remove(name),
-    deletions: () => stub.deletions(),
-    erase: () => stub.erase(),
   };
 }
 

@@ -5,6 +5,7 @@ import {
   endPrefix,
   eraseScope,
   type KeyRecord,
+  type KnownKey,
   keyEndSchema,
   keyIdOf,
   keyPrefix,
@@ -31,7 +32,7 @@ export interface Actor {
 export interface NewKey {
   key: string;
   id: string;
-  record: KeyRecord;
+  record: KnownKey;
 }
 
 export type KeyState = "active" | "expires" | "expired" | "revoked";
@@ -43,12 +44,12 @@ export async function createKey(
 ): Promise<NewKey> {
   const tenantRecord = await recordOfTenant(actor, tenant);
   const made = newKeyOf(actor, { tenant, scopes: [...options.scopes], tenantRecord }, options.expiresAt);
-  await actor.namespace.put(new Map([[keyPrefix + made.id, made.record]]));
+  await actor.namespace.put(new Map([[keyPrefix + made.id, storedOf(made.record)]]));
   return made;
 }
 
 /** In order of tenant and creation. */
-export async function listKeys({ namespace }: Actor, tenant?: string): Promise<{ id: string; record: KeyRecord }[]> {
+export async function listKeys({ namespace }: Actor, tenant?: string): Promise<{ id: string; record: KnownKey }[]> {
   const listed = await namespace.names(keyPrefix);
   const names = listed.filter((one) => tenant === undefined || one.tenant === null || one.tenant === tenant);
   const ids = names.map(({ name }) => name.slice(keyPrefix.length));
@@ -59,7 +60,7 @@ export async function listKeys({ namespace }: Actor, tenant?: string): Promise<{
 }
 
 /** Throws an Error where there is no such key. */
-export async function revokeKey(actor: Actor, id: string): Promise<KeyRecord> {
+export async function revokeKey(actor: Actor, id: string): Promise<KnownKey> {
   const record = await recordOf(actor, id);
   const revokedAt = record.revokedAt ?? actor.now().toISOString();
   await actor.namespace.put(new Map([[revokedPrefix + id, { revokedAt }]]));
@@ -77,7 +78,7 @@ export async function rotateKey(
   const state = stateOf(record, now);
   if (state === "revoked" || state === "expired") throw new Error(`the key ${id} is ${state}; create another`);
   const end = new Date(now.getTime() + options.overlapMs).toISOString();
-  const old = withEnd(record, { expiresAt: end });
+  const old = withEnd(record, { expiresAt: end }, null);
   const { tenant, scopes } = record;
   const made = newKeyOf(
     actor,
@@ -87,7 +88,7 @@ export async function rotateKey(
   // One write, so that one of the two is always valid.
   await actor.namespace.put(
     new Map<string, StoredRecord>([
-      [keyPrefix + made.id, made.record],
+      [keyPrefix + made.id, storedOf(made.record)],
       [endPrefix + id, { expiresAt: old.expiresAt }],
     ]),
   );
@@ -119,7 +120,7 @@ export async function changeTenant(actor: Actor, tenant: string, change: TenantC
   });
   const written = new Map<string, StoredRecord>([[tenantPrefix + tenant, record]]);
   for (const { id, record: key } of keys) {
-    written.set(keyPrefix + id, { ...key, tenantRecord: record });
+    written.set(keyPrefix + id, storedOf({ ...key, tenantRecord: record }));
   }
   await actor.namespace.put(written);
   return record;
@@ -146,7 +147,7 @@ export async function deleteTenant(
   const tenantRecord: TenantRecord = { plan: "unlimited", limits: {}, origins: [] };
   const expiresAt = new Date(actor.now().getTime() + 3_600_000);
   const made = newKeyOf(actor, { tenant, scopes: [eraseScope], tenantRecord }, expiresAt);
-  await namespace.put(new Map([[keyPrefix + made.id, made.record]]));
+  await namespace.put(new Map([[keyPrefix + made.id, storedOf(made.record)]]));
   try {
     const erased = await edge.erase(made.key);
     const names = [...ids, made.id].flatMap((id) => [keyPrefix + id, endPrefix + id, revokedPrefix + id]);
@@ -162,7 +163,7 @@ async function recordOfTenant(actor: Actor, tenant: string): Promise<TenantRecor
   return (await readTenant(actor, tenant)) ?? { plan: "standard", limits: {}, origins: [] };
 }
 
-export function stateOf({ revokedAt, expiresAt }: KeyRecord, now: Date): KeyState {
+export function stateOf({ revokedAt, expiresAt }: KnownKey, now: Date): KeyState {
   if (revokedAt !== null) return "revoked";
   if (expiresAt === null) return "active";
   return Date.parse(expiresAt) <= now.getTime() ? "expired" : "expires";
@@ -185,16 +186,21 @@ function newKeyOf(
   return { key, id: keyIdOf(hash), record };
 }
 
-async function recordOf({ namespace }: Actor, id: string): Promise<KeyRecord> {
+/** A key's own record: its revocation has another. */
+function storedOf({ revokedAt, ...record }: KnownKey): KeyRecord {
+  return record;
+}
+
+async function recordOf({ namespace }: Actor, id: string): Promise<KnownKey> {
   const record = (await readKeys(namespace, [id])).get(id);
   if (record === undefined) throw new Error(`there is no key ${id}; \`npm run keys -- list\` names them`);
   return record;
 }
 
 /** Records of the keys that are there, with their ends, by id. */
-async function readKeys(namespace: Namespace, ids: readonly string[]): Promise<Map<string, KeyRecord>> {
+async function readKeys(namespace: Namespace, ids: readonly string[]): Promise<Map<string, KnownKey>> {
   const stored = await namespace.get(ids.flatMap((id) => [keyPrefix + id, endPrefix + id, revokedPrefix + id]));
-  const records = new Map<string, KeyRecord>();
+  const records = new Map<string, KnownKey>();
   for (const id of ids) {
     const record = stored.get(keyPrefix + id);
     const end = keyEndSchema.nullable().parse(stored.get(endPrefix + id) ?? null);

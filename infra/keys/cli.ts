@@ -10,7 +10,7 @@ import { createCommand, httpUrl, runCommand } from "../../gpu-backend/command-li
 import { type TenantErased, tenantErasedSchema } from "../../shared/contracts/responses.ts";
 import { tenantPattern, tenantRule } from "../../shared/contracts/tenant-name.ts";
 import {
-  type KeyRecord,
+  type KnownKey,
   keyIdPattern,
   limitsOf,
   type Plan,
@@ -213,13 +213,13 @@ function showTenant(tenant: string, record: TenantRecord | null, { json }: Place
   process.stdout.write(`  ${"origins".padEnd(20)}${origins.join(" ") || "none"}\n`);
 }
 
-function keyLine(id: string, record: KeyRecord): string {
+function keyLine(id: string, record: KnownKey): string {
   const state = stateOf(record, now());
   const end = state === "revoked" ? ` at ${record.revokedAt}` : state === "active" ? "" : ` at ${record.expiresAt}`;
   return `${id}  ${record.tenant}  ${record.scopes.join(",") || "no scope"}  made ${record.createdAt}  ${state}${end}`;
 }
 
-function withoutHash({ hash, tenantRecord, ...record }: KeyRecord): Omit<KeyRecord, "hash" | "tenantRecord"> {
+function withoutHash({ hash, tenantRecord, ...record }: KnownKey): Omit<KnownKey, "hash" | "tenantRecord"> {
   return record;
 }
 

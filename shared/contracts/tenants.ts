@@ -61,7 +61,6 @@ export const keyRecordSchema = z.object({
   createdAt: time,
   /** From then on it opens nothing. A rotated key's is the end of the overlap. */
   expiresAt: time.nullable(),
-  revokedAt: time.nullable(),
   /** A copy of its tenant's record, so that a request reads one record. */
   tenantRecord: tenantRecordSchema,
 });
@@ -71,11 +70,13 @@ export const keyRecordSchema = z.object({
  * transactions, so what is written with other things may be undone by who has read them before.
  */
 export const keyEndSchema = keyRecordSchema.pick({ expiresAt: true });
-export const revocationSchema = keyRecordSchema.pick({ revokedAt: true });
+export const revocationSchema = z.object({ revokedAt: time });
 
 export type KeyEnd = z.infer<typeof keyEndSchema>;
 export type Revocation = z.infer<typeof revocationSchema>;
 export type KeyRecord = z.infer<typeof keyRecordSchema>;
+/** A key's record with what its end and revocation say. */
+export type KnownKey = KeyRecord & { revokedAt: string | null };
 export type TenantRecord = z.infer<typeof tenantRecordSchema>;
 
 /** 64 bits of the hash: names a key in lists and logs, and finds its record; whether it is the key the whole hash says. */
@@ -86,12 +87,11 @@ export function keyIdOf(hash: string): string {
   return hash.slice(0, keyIdCharacters);
 }
 
-/** The key's record with its end: the earlier of both expiries, and revoked if either says so. */
-export function withEnd(record: KeyRecord, end: KeyEnd | null, revocation: Revocation | null = null): KeyRecord {
+/** The key's record with its end, the earlier of both expiries, and its revocation. */
+export function withEnd(record: KeyRecord, end: KeyEnd | null, revocation: Revocation | null): KnownKey {
   const expiries = [record.expiresAt, end?.expiresAt ?? null].filter((one) => one !== null);
   expiries.sort((a, b) => Date.parse(a) - Date.parse(b));
-  const revokedAt = record.revokedAt ?? revocation?.revokedAt ?? null;
-  return { ...record, expiresAt: expiries[0] ?? null, revokedAt };
+  return { ...record, expiresAt: expiries[0] ?? null, revokedAt: revocation?.revokedAt ?? null };
 }
 
 /** Names in the namespace. */

@@ -6,6 +6,7 @@ import { beforeEach, describe, expect, test } from "vitest";
 import { regions } from "../../edge/platform/region.ts";
 import { createKeyStore, type KeyStore } from "../../edge/tenants/keys.ts";
 import { ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
+import type { OwnAdapter } from "../../edge/tenants/own-adapters.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import {
@@ -23,6 +24,11 @@ useNetwork();
 
 const file = new Uint8Array([1, 2, 3, 250]);
 const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
+/** Of a manifest that is not served. */
+const adapterNamed = (name: string): OwnAdapter => ({
+  ...{ name, hash: "4".repeat(64), manifestHash: "6".repeat(64), centroid: [1, 0, 0, 0], parts: [], gain },
+  ...{ examples: 3, tokens: 8, created: 0 },
+});
 let tenants = 0;
 let keys: ReturnType<typeof createKeyStore>;
 /** The headers of two tenants that have nothing yet. */
@@ -474,7 +480,7 @@ describe("an adapter", () => {
       });
     await setUrls(`${backendUrl},${known},${unknown}`);
     try {
-      await store.add("one", "4".repeat(64), "{}", file.buffer, { address: known, process: "pod-0" });
+      await store.add(adapterNamed("one"), file.buffer, { address: known, process: "pod-0" });
       expect(await store.erase()).toEqual({
         adapters: 1,
         confirmed: [backendUrl, `${known} (pod-0)`, `${unknown} (any one process)`],
@@ -488,17 +494,8 @@ describe("an adapter", () => {
 
   test("of other artifacts is refused by name until it is made again", async () => {
     const tenant = mine.authorization.slice("Bearer sk-".length);
-    const record = {
-      name: "old",
-      hash: "5".repeat(64),
-      manifestHash: "6".repeat(64),
-      centroid: [1, 0, 0, 0],
-      parts: [],
-    };
-    await env.ADAPTERS.getByName(tenant).add("old", record.hash, JSON.stringify({ ...record, gain }), file.buffer, {
-      address: backendUrl,
-      process: null,
-    });
+    const copy = { address: backendUrl, process: null };
+    await env.ADAPTERS.getByName(tenant).add(adapterNamed("old"), file.buffer, copy);
     const { complete, request } = adapterApp();
     expect(await errorOf(await complete({ model: "gpt2:old", prompt: "a" }, { headers: mine }))).toMatchObject({
       status: 400,

@@ -313,7 +313,7 @@ describe("keys that open nothing", () => {
     const tenantRecord: TenantRecord = { plan: "standard", limits: {}, origins: [] };
     const record: KeyRecord = {
       ...{ hash, tenant: "guessed-at", scopes: [...scopes], tenantRecord },
-      ...{ createdAt: "2026-11-01T00:00:00.000Z", expiresAt: null, revokedAt: null },
+      ...{ createdAt: "2026-11-01T00:00:00.000Z", expiresAt: null },
     };
     await env.TENANTS.put(keyPrefix + keyIdOf(hash), JSON.stringify(record));
     const keys = createKeyStore([], records, () => clock.nowMs);

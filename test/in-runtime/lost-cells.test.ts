@@ -297,7 +297,7 @@ describe("a client that leaves between two cells", () => {
     const tenant = `leaves-${hash.slice(0, 8)}`;
     const tenantRecord = { plan: "unlimited", limits: { concurrentRequests: 1 }, origins: [] };
     const record = { hash, tenant, scopes: [...scopes], createdAt: "2026-11-01T00:00:00.000Z", tenantRecord };
-    await env.TENANTS.put(keyPrefix + keyIdOf(hash), JSON.stringify({ ...record, expiresAt: null, revokedAt: null }));
+    await env.TENANTS.put(keyPrefix + keyIdOf(hash), JSON.stringify({ ...record, expiresAt: null }));
     const cells = createCells({ namespace, cellsPerRegion: 4, now: Date.now, lost: () => undefined });
     const leaving = new AbortController();
     const ask = () =>

@@ -293,27 +293,9 @@ describe("readiness", () => {
     expect(probes).toHaveLength(5);
   });
 
-  test("of one set says nothing of another, and a probe that throws counts as failed", async () => {
-    const files = await edgeModelFiles();
-    const serving = await loadArtifacts(async (name) => files.get(name)!);
-    let set = "a".repeat(64);
-    const probed: string[] = [];
-    const { request } = testApp({
-      now: () => 0,
-      artifacts: async () => ({ ...serving, manifestHash: set }),
-      readiness: async () => {
-        probed.push(set[0]);
-        if (set[0] === "c") throw new Error("lost");
-        return [readiness(set) as Readiness];
-      },
-    });
-    const ask = async () => (await request("/readyz")).status;
-    expect([await ask(), await ask()]).toEqual([200, 200]);
-    set = "b".repeat(64);
-    expect([await ask(), await ask()]).toEqual([200, 200]);
-    set = "c".repeat(64);
-    expect([await ask(), await ask()]).toEqual([503, 503]);
-    expect(probed).toEqual(["a", "b", "c"]);
+  test("a probe that throws counts as failed", async () => {
+    const { request } = testApp({ readiness: () => Promise.reject(new Error("lost")) });
+    expect((await request("/readyz")).status).toBe(503);
   });
 
   test("not ready: no artifacts; completions say so too, and a later request tries again", async () => {

@@ -23,7 +23,6 @@ export function keyEntry(
     scopes: [...granted],
     createdAt: "2026-11-01T00:00:00.000Z",
     expiresAt: null,
-    revokedAt: null,
     tenantRecord: { plan: "unlimited", limits, origins: [] },
   };
   return [keyPrefix + keyIdOf(hash), JSON.stringify(record)];

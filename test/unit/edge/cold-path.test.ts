@@ -200,7 +200,7 @@ test("1,000 requests of one key in 10 seconds: reads of KV and R2", async () => 
   const hash = await sha256Hex(new TextEncoder().encode("sk-one"));
   const key = {
     ...{ hash, tenant: "acme", scopes: [...scopes], tenantRecord: { plan: "standard", limits: {}, origins: [] } },
-    ...{ createdAt: "2026-11-01T00:00:00.000Z", expiresAt: null, revokedAt: null },
+    ...{ createdAt: "2026-11-01T00:00:00.000Z", expiresAt: null },
   };
   const kvReads = async () => {
     let nowMs = 0;

@@ -8,7 +8,7 @@ import { KnownRefusals } from "../../../edge/tenants/known-refusals.ts";
 import { type Decision, Quota, reservationMs, settledMs } from "../../../edge/tenants/quota.ts";
 import { createRecords } from "../../../edge/tenants/records.ts";
 import { sha256Hex } from "../../../shared/bytes.ts";
-import { keyIdOf, keyPrefix, plans } from "../../../shared/contracts/tenants.ts";
+import { keyIdOf, keyPrefix, plans, revokedPrefix } from "../../../shared/contracts/tenants.ts";
 
 const hourMs = 3_600_000;
 const startMs = Date.UTC(2026, 10, 30, 23);
@@ -126,10 +126,10 @@ test("a revoked key stays refused, and a new one is found, after the clock was s
   const records = createRecords(namespace, clock.now, (read) => void held.push(read));
   const keys = createKeyStore([], records, clock.now);
   await expect(keys.accessOf("sk-one", "")).rejects.toThrow("not known");
-  stored.set(keyPrefix + keyIdOf(hash), { ...record, revokedAt: null });
+  stored.set(keyPrefix + keyIdOf(hash), record);
   clock.ms -= 5 * hourMs;
   expect(await keys.accessOf("sk-one", "")).toMatchObject({ tenant: "acme" });
-  stored.set(keyPrefix + keyIdOf(hash), { ...record, revokedAt: "2026-11-30T00:00:00.000Z" });
+  stored.set(revokedPrefix + keyIdOf(hash), { revokedAt: "2026-11-30T00:00:00.000Z" });
   clock.ms -= 5 * hourMs;
   await expect(keys.accessOf("sk-one", "")).rejects.toThrow("revoked");
   for (const hours of [-48, 5, -1, 100]) {
