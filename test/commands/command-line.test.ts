@@ -85,13 +85,6 @@ const refusals: [keyof ReturnType<typeof commandsOf>, string[], number, string][
   ["train", ["--embedded", "--corpora", "nowhere"], 1, "chameleon train: corpus king-james-bible is not in nowhere"],
   ["eval", ["--texts", "0"], 2, "chameleon eval: option '--texts <n>' argument '0' is invalid"],
   ["eval", ["--corpora", "nowhere"], 1, "chameleon eval: corpus king-james-bible is not in nowhere"],
-  ["report", ["--eval", "nothing.json"], 1, "chameleon report: nothing.json cannot be read: run eval first"],
-  [
-    "report",
-    ["--eval", path.join(root, "package.json")],
-    1,
-    `chameleon report: ${root}/package.json is not what eval writes`,
-  ],
   ["corpora", ["a", "b"], 2, "chameleon corpora: too many arguments"],
   ["doctor", [], 1, ""],
   [

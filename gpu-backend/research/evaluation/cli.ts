@@ -1,19 +1,16 @@
-/** Commands: `eval` scores artifacts, `report` draws the result. */
-import { readFile } from "node:fs/promises";
+/** `chameleon eval`: scores artifacts and prints tables. */
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { type Command, Option } from "commander";
+import { Option } from "commander";
 import { collected as collect, count, createCommand, runCommand } from "../../command-line.ts";
 import { writeWhole } from "../../files.ts";
 import { type WeightFormat, weightFormats } from "../../runtime/gpt2-graph.ts";
 import { defaultCorpusFolder, shownCorpusFolder } from "../../training/corpus/lock.ts";
 import { parseSource } from "../../training/corpus/read-corpus.ts";
 import { commandProgress, interruptionSignal } from "../../training/progress.ts";
-import { type Evaluation, evaluationSchema } from "./data.ts";
 import { evaluate } from "./eval-command.ts";
 import { gainTable, methodTable, questionTable } from "./render.ts";
-import { reportPage } from "./report.ts";
 
 const embeddedModel = fileURLToPath(new URL("../../models/chameleon-mini", import.meta.url));
 const isCheckout = import.meta.filename.endsWith(".ts");
@@ -39,7 +36,7 @@ interface EvalFlags {
 const texts = { usual: 40, quick: 12 };
 const evalResult = ".cache/figures/eval.json";
 
-const evalCommand = createCommand(
+const command = createCommand(
   "eval",
   "Score artifacts as they are shipped: base, nearest adapter and mixture, after prompts of 8 to 256 tokens",
   ["chameleon eval --quick", "chameleon eval --artifacts ./my-artifacts --corpus ./my-texts"],
@@ -62,7 +59,7 @@ const evalCommand = createCommand(
   .option("--own <n>", "also measure an own adapter of each source, made of so many example texts", count)
   .option("--static <folder>", "also measure the one adapter of these artifacts (train --centroids 1)")
   .addOption(new Option("--format <format>", "of the weights").choices(weightFormats).default("fp32" as const))
-  .option("--json <file>", "where the result goes; chameleon report draws it", evalResult)
+  .option("--json <file>", "where the result goes", evalResult)
   .addOption(
     new Option("--corpora <folder>", "where chameleon corpora put the text of the lock").default(
       defaultCorpusFolder,
@@ -99,29 +96,4 @@ const evalCommand = createCommand(
     console.log(`\n${methodTable(result)}\n${flags.json}`);
   });
 
-const reportCommand = createCommand("report", "Draw what eval measured as one HTML page, which needs no network", [
-  "chameleon report",
-  "chameleon report --eval ./my-eval.json --out ./my-report.html",
-])
-  .option("--eval <file>", "what eval wrote", evalResult)
-  .option("--out <file>", "where the page goes", ".cache/figures/report.html")
-  .option("--json", "print the page's name as JSON")
-  .action(async (flags: { eval: string; out: string; json?: boolean }) => {
-    await writeWhole(flags.out, reportPage(await readResult(flags.eval)));
-    console.log(flags.json ? JSON.stringify({ html: flags.out }) : flags.out);
-  });
-
-async function readResult(path: string): Promise<Evaluation> {
-  const text = await readFile(path, "utf8").catch((cause: unknown) => {
-    throw new Error(`${path} cannot be read: run eval first, or name what it wrote with --eval`, { cause });
-  });
-  try {
-    return evaluationSchema.parse(JSON.parse(text));
-  } catch (cause) {
-    throw new Error(`${path} is not what eval writes`, { cause });
-  }
-}
-
-const commands: Record<string, Command> = { eval: evalCommand, report: reportCommand };
-const [name] = process.argv.splice(2, 1);
-await runCommand(commands[name]);
+await runCommand(command);

@@ -157,7 +157,11 @@ test("a key has a copy of its tenant's record, and a change reaches every key", 
   for (const { id } of [first, revoked, late, rotated]) expect(keys.get(id)?.tenantRecord).toEqual(record);
   expect(keys.get(other.id)?.tenantRecord?.limits).toEqual({});
   expect(keys.get(revoked.id)?.revokedAt).not.toBeNull();
-  expect({ ...keys.get(first.id), expiresAt: null, tenantRecord: record }).toEqual({ ...old, revokedAt: null, tenantRecord: record });
+  expect({ ...keys.get(first.id), expiresAt: null, tenantRecord: record }).toEqual({
+    ...old,
+    revokedAt: null,
+    tenantRecord: record,
+  });
 });
 
 const limited = { limits: { requestsPerMinute: 7 } };
