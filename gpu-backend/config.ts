@@ -5,8 +5,9 @@ import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { processNamePattern } from "../shared/contracts/backend-headers.ts";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
+import { nearestName } from "../shared/nearest-name.ts";
 import { readOtlpTarget } from "../shared/observability/otlp.ts";
-import { choice, integer, misspeltSetting, optionalInteger, optionalText, secret, text, url } from "./settings.ts";
+import { choice, integer, optionalInteger, optionalText, secret, text, url } from "./settings.ts";
 
 const deviceNames = ["auto", "cpu", "webgpu", "cuda"] as const;
 
@@ -168,13 +169,16 @@ export function readConfig(
   };
 }
 
+/** Letters by which a variable may differ from the setting that is meant. */
+const maxEdits = (setting: string) => (setting.length < 8 ? 1 : 2);
+
 /** Variables that are no settings and look like a misspelt one, with the setting that may be meant. */
 export function misspeltSettings(
   environment: Record<string, string | undefined> = process.env,
 ): { variable: string; setting: string }[] {
   const settings = Object.keys(environmentSchema.shape);
   return Object.keys(environment).flatMap((variable) => {
-    const setting = misspeltSetting(variable, settings);
+    const setting = settings.includes(variable) ? null : nearestName(variable, settings, maxEdits);
     return setting === null ? [] : [{ variable, setting }];
   });
 }

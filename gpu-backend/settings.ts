@@ -106,31 +106,6 @@ export function addFlags(command: Command, schemas: Record<string, z.ZodType>): 
     );
 }
 
-/**
- * The setting that `name` may be a misspelling of: one letter apart or, of long names, two. null if it is a setting, or none is
- * near.
- */
-export function misspeltSetting(name: string, settings: readonly string[]): string | null {
-  if (settings.includes(name)) return null;
-  return settings.find((setting) => areWithin(name, setting, setting.length < 8 ? 1 : 2)) ?? null;
-}
-
-/** Whether `maxEdits` edits make one text of the other: a letter more, less or other, or two neighbours swapped. */
-function areWithin(one: string, other: string, maxEdits: number): boolean {
-  if (Math.abs(one.length - other.length) > maxEdits) return false;
-  if (one === other) return true;
-  if (maxEdits === 0) return false;
-  let at = 0;
-  while (one[at] === other[at]) at++;
-  const isSwapped = one[at] === other[at + 1] && one[at + 1] === other[at];
-  return (
-    areWithin(one.slice(at + 1), other.slice(at), maxEdits - 1) ||
-    areWithin(one.slice(at), other.slice(at + 1), maxEdits - 1) ||
-    areWithin(one.slice(at + 1), other.slice(at + 1), maxEdits - 1) ||
-    (isSwapped && areWithin(one.slice(at + 2), other.slice(at + 2), maxEdits - 1))
-  );
-}
-
 /** The notes on variables in a command's help. */
 export function environmentNotes(schemas: Record<string, z.ZodType>): string {
   const all = [...helpOf(schemas)];

@@ -2,14 +2,21 @@
 
 const longestWord = 40;
 
-/** The name that differs in the fewest letters, two in six at most; case, `_` and `-` do not count. null if none is near. */
-export function nearestName(word: string, names: readonly string[]): string | null {
+/**
+ * The name that differs in the fewest letters, `maxEdits` of it at most: by default two in six. Case, `_` and `-` do not count. null
+ * if none is near.
+ */
+export function nearestName(
+  word: string,
+  names: readonly string[],
+  maxEdits = (name: string) => Math.max(1, name.length / 3),
+): string | null {
   if (word.length > longestWord) return null;
   let nearest: string | null = null;
   let minDistance = Number.POSITIVE_INFINITY;
   for (const name of names) {
     const distance = editDistance(plain(word), plain(name));
-    if (distance < minDistance && distance <= Math.max(1, name.length / 3)) [nearest, minDistance] = [name, distance];
+    if (distance < minDistance && distance <= maxEdits(name)) [nearest, minDistance] = [name, distance];
   }
   return nearest;
 }
@@ -18,16 +25,19 @@ function plain(word: string): string {
   return word.toLowerCase().replaceAll(/[_-]/g, "");
 }
 
-/** Letters to insert, delete or replace (Levenshtein). */
+/** Letters to insert, delete, replace or swap with their neighbour (Damerau and Levenshtein). */
 function editDistance(a: string, b: string): number {
+  let before: number[] = [];
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 1; i <= a.length; i++) {
     const next = [i];
     for (let j = 1; j <= b.length; j++) {
       const replaced = row[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(replaced, row[j] + 1, next[j - 1] + 1));
+      const isSwapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1];
+      const swapped = isSwapped ? before[j - 2] + 1 : Number.POSITIVE_INFINITY;
+      next.push(Math.min(replaced, swapped, row[j] + 1, next[j - 1] + 1));
     }
-    row = next;
+    [before, row] = [row, next];
   }
   return row[b.length];
 }
