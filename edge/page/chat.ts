@@ -1,9 +1,11 @@
 /** Chat: a conversation through the model's own template, answered as the page's sampling says. */
 import type { ChameleonBlock, ChatChunk } from "../../shared/contracts/responses.ts";
 import { type Api, CallFailure, failureText, isAbort } from "./api.ts";
-import { make } from "./elements.ts";
+import type { Catalog } from "./catalog.ts";
+import { fillAnswerers } from "./catalog-controls.ts";
+import { byId, make } from "./elements.ts";
 import { legendRow, showExperts } from "./experts.ts";
-import { type Answerer, type Sampling, wishOf } from "./request.ts";
+import { type Sampling, wishOf } from "./request.ts";
 import { likelier, stepOf } from "./words.ts";
 
 interface Message {
@@ -13,70 +15,71 @@ interface Message {
 
 export interface ChatParts {
   api: Api;
-  form: HTMLFormElement;
-  input: HTMLTextAreaElement;
-  system: HTMLInputElement;
-  send: HTMLButtonElement;
-  clear: HTMLButtonElement;
-  log: HTMLElement;
-  weights: HTMLElement;
-  failure: HTMLElement;
-  status: HTMLElement;
-  legend: HTMLElement;
-  answerer(): Answerer;
+  catalog: Catalog;
   sampling(): Sampling;
-  nameOf(id: string): string;
 }
 
 export class Chat {
   readonly #parts: ChatParts;
+  readonly #input = byId("chat-input", HTMLTextAreaElement);
+  readonly #answerer = byId("chat-answerer", HTMLSelectElement);
+  readonly #send = byId("chat-send", HTMLButtonElement);
+  readonly #log = byId("chat-log", HTMLElement);
+  readonly #weights = byId("chat-weights", HTMLElement);
+  readonly #legend = byId("chat-legend", HTMLElement);
+  readonly #failure = byId("chat-failure", HTMLElement);
   readonly #messages: Message[] = [];
   #running: AbortController | null = null;
 
   constructor(parts: ChatParts) {
     this.#parts = parts;
-    const { form, input, clear } = parts;
-    form.addEventListener("submit", (event) => {
+    fillAnswerers(this.#answerer, parts.catalog, [
+      ["auto", "What the text decides"],
+      ["nearest", "The nearest domain alone"],
+      ["off", "The base alone"],
+    ]);
+    byId("chat-form", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
       if (this.#running) this.#running.abort();
-      else void this.#send();
+      else void this.#ask();
     });
-    input.addEventListener("keydown", (event) => {
+    this.#input.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
-      if (!this.#running) void this.#send();
+      if (!this.#running) void this.#ask();
     });
-    clear.addEventListener("click", () => this.#clear());
+    byId("chat-clear", HTMLButtonElement).addEventListener("click", () => this.#clear());
   }
 
   #clear(): void {
     const running = this.#running;
     this.#running = null;
     running?.abort();
-    this.#parts.send.textContent = "Send";
+    this.#send.textContent = "Send";
     this.#messages.length = 0;
-    for (const element of [this.#parts.log, this.#parts.weights, this.#parts.legend, this.#parts.failure])
-      element.replaceChildren();
+    for (const element of [this.#log, this.#weights, this.#legend, this.#failure]) element.replaceChildren();
   }
 
-  async #send(): Promise<void> {
-    const { api, input, send, failure, status, system, answerer, sampling } = this.#parts;
+  async #ask(): Promise<void> {
+    const { api, sampling } = this.#parts;
+    const status = byId("chat-status", HTMLElement);
+    const system = byId("chat-system", HTMLInputElement).value;
     const running = new AbortController();
-    failure.textContent = "";
-    const asked = input.value;
+    this.#failure.textContent = "";
+    const asked = this.#input.value;
     let answer: HTMLElement | null = null;
     let written = "";
     try {
       if (asked.trim() === "") throw new CallFailure("Write a message first.");
       const { fields, evidenceTokens } = sampling();
-      const opening: Message[] = system.value.trim() === "" ? [] : [{ role: "system", content: system.value }];
+      const opening: Message[] = system.trim() === "" ? [] : [{ role: "system", content: system }];
       const messages = [...opening, ...this.#messages, { role: "user", content: asked }];
-      const body = { messages, ...fields, n: 1, ...wishOf(answerer(), evidenceTokens) };
+      const body = { messages, ...fields, n: 1, ...wishOf({ choice: this.#answerer.value, list: "" }, evidenceTokens) };
       this.#running = running;
-      send.textContent = "Stop";
+      this.#send.textContent = "Stop";
       this.#add("user", asked);
       answer = this.#add("assistant", "");
-      input.value = "";
+      this.#input.value = "";
       for await (const chunk of api.chunks<ChatChunk>("/v1/chat/completions", body, running.signal)) {
         for (const choice of chunk.choices) {
           written += choice.delta.content ?? "";
@@ -90,30 +93,29 @@ export class Chat {
       // The conversation was cleared meanwhile.
       if (isAbort(error) && this.#running !== running) return;
       if (isAbort(error)) status.textContent = "Stopped; what was written is kept.";
-      else failure.textContent = failureText(error);
+      else this.#failure.textContent = failureText(error);
     }
     if (answer && (written !== "" || running.signal.aborted)) {
       this.#messages.push({ role: "user", content: asked }, { role: "assistant", content: written });
     } else if (answer) {
       // Nothing came: the message can be sent again.
       answer.closest("li")?.remove();
-      this.#parts.log.lastElementChild?.remove();
-      input.value = asked;
+      this.#log.lastElementChild?.remove();
+      this.#input.value = asked;
     }
     if (this.#running === running) this.#running = null;
-    send.textContent = "Send";
+    this.#send.textContent = "Send";
   }
 
   #showMade({ experts }: ChameleonBlock): void {
-    const { weights, legend, nameOf } = this.#parts;
-    showExperts(weights, experts, nameOf);
-    legend.replaceChildren(legendRow());
+    showExperts(this.#weights, experts, (id) => this.#parts.catalog.nameOf(id));
+    this.#legend.replaceChildren(legendRow());
   }
 
   #add(role: "user" | "assistant", text: string): HTMLElement {
     const body = make("p", {}, text);
     const item = make("li", { class: role }, make("span", { class: "who" }, role === "user" ? "You" : "Model"), body);
-    this.#parts.log.append(item);
+    this.#log.append(item);
     item.scrollIntoView({ block: "nearest" });
     return body;
   }

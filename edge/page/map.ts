@@ -1,16 +1,13 @@
 /** The map of domains, the prompt's own dot on it, and the same as a table. */
 import type { Catalog } from "./catalog.ts";
 import { type Centroid, domainOf } from "./domains.ts";
-import { button, make, roveFocus, table } from "./elements.ts";
+import { button, byId, make, roveFocus, table } from "./elements.ts";
 import { between, type Point, spread } from "./map-layout.ts";
 import type { Reading } from "./preview.ts";
 import { count, perplexityBesideBase, perplexityChange, perplexityInterval } from "./words.ts";
 
 export interface DomainMapParts {
   catalog: Catalog;
-  map: HTMLElement;
-  details: HTMLElement;
-  table: HTMLElement;
   onExample(prompt: string): void;
   onAnswerer(id: string): void;
 }
@@ -33,17 +30,19 @@ const maxNames = 28;
 
 export class DomainMap {
   readonly #parts: DomainMapParts;
+  readonly #map = byId("map", HTMLElement);
+  readonly #table = byId("map-table", HTMLElement);
   #reading: Reading | null = null;
   #points = new Map<string, Point>();
   #prompt: HTMLElement | null = null;
 
   constructor(parts: DomainMapParts) {
     this.#parts = parts;
-    roveFocus(parts.map, ".dot");
+    roveFocus(this.#map, ".dot");
     // On a narrow screen the table is moved sideways, also by the arrow keys.
-    parts.table.tabIndex = 0;
+    this.#table.tabIndex = 0;
     parts.catalog.onChange(() => this.#draw());
-    new ResizeObserver(() => this.#draw()).observe(parts.map);
+    new ResizeObserver(() => this.#draw()).observe(this.#map);
   }
 
   /** Shows where a prompt falls. */
@@ -71,8 +70,7 @@ export class DomainMap {
   }
 
   #draw(): void {
-    const { map } = this.#parts;
-    const { width, height } = map.getBoundingClientRect();
+    const { width, height } = this.#map.getBoundingClientRect();
     const spots = this.#spots();
     if (width === 0 || spots.length === 0) return;
     const hasNames = spots.length <= maxNames;
@@ -86,7 +84,7 @@ export class DomainMap {
     this.#points = new Map(spots.map(({ id }, i) => [id, points[i]]));
     const dots = spots.map((spot, i) => this.#dot(spot, points[i], hasNames, i === 0));
     this.#prompt = make("div", { class: "prompt-dot", hidden: true }, make("span", {}, "Your prompt"));
-    map.replaceChildren(...dots, this.#prompt);
+    this.#map.replaceChildren(...dots, this.#prompt);
     this.#placePrompt();
     this.#drawTable();
   }
@@ -117,7 +115,7 @@ export class DomainMap {
         return point ? [{ similarity, at: point }] : [];
       }),
     );
-    for (const dot of this.#parts.map.querySelectorAll<HTMLElement>(".dot")) {
+    for (const dot of this.#map.querySelectorAll<HTMLElement>(".dot")) {
       dot.classList.toggle("near", dot.dataset.id === near[0]?.id);
     }
     if (!this.#prompt) return;
@@ -128,15 +126,15 @@ export class DomainMap {
   }
 
   #describe(id: string): void {
-    const { catalog, details, onExample, onAnswerer } = this.#parts;
-    for (const dot of this.#parts.map.querySelectorAll<HTMLElement>(".dot")) {
+    const { catalog, onExample, onAnswerer } = this.#parts;
+    for (const dot of this.#map.querySelectorAll<HTMLElement>(".dot")) {
       if (dot.dataset.id === id) dot.setAttribute("aria-current", "true");
       else dot.removeAttribute("aria-current");
     }
     const centroid = catalog.centroids.find((one) => one.id === id);
     const name = catalog.nameOf(id);
     const example = centroid ? domainOf(centroid).example : null;
-    details.replaceChildren(
+    byId("map-details", HTMLElement).replaceChildren(
       make("h3", {}, name),
       make(
         "p",
@@ -173,8 +171,7 @@ export class DomainMap {
       return [name, name, words, "–", "–", gain ? perplexityChange(gain.nats) : "the base"];
     });
     const heads = ["Domain", "In requests", "Typical tokens", "Pieces of training text", likenessHead, gainHead];
-    const drawn = table("Domains, the most like the prompt first", heads, [...rows, ...own]);
-    this.#parts.table.replaceChildren(drawn);
+    this.#table.replaceChildren(table("Domains, the most like the prompt first", heads, [...rows, ...own]));
   }
 }
 

@@ -2,7 +2,8 @@
 import type { ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, CallFailure } from "./api.ts";
 import type { Catalog } from "./catalog.ts";
-import { make, submitWith, table } from "./elements.ts";
+import { fillAnswerers } from "./catalog-controls.ts";
+import { byId, make, submitWith, table } from "./elements.ts";
 import { legendRow, showExperts } from "./experts.ts";
 import { spansOf } from "./pieces.ts";
 import { count, likelier, perplexityChange, signedNats, stepOf } from "./words.ts";
@@ -15,13 +16,8 @@ const fewTokens = 64;
 export interface ScoreParts {
   api: Api;
   catalog: Catalog;
-  form: HTMLFormElement;
-  text: HTMLTextAreaElement;
-  /** Which share of the text is read first. */
-  readShare: HTMLSelectElement;
-  adapter: HTMLSelectElement;
-  result: HTMLElement;
-  failure: HTMLElement;
+  /** The prompt of “Write”. */
+  prompt(): string;
 }
 
 interface Contestant {
@@ -33,22 +29,31 @@ interface Contestant {
 
 export class Score {
   readonly #parts: ScoreParts;
+  readonly #form = byId("score-form", HTMLFormElement);
+  readonly #text = byId("score-text", HTMLTextAreaElement);
+  readonly #adapter = byId("score-adapter", HTMLSelectElement);
+  readonly #result = byId("score-result", HTMLElement);
 
   constructor(parts: ScoreParts) {
     this.#parts = parts;
-    parts.form.addEventListener("submit", (event) => {
+    fillAnswerers(this.#adapter, parts.catalog, [["nearest", "The nearest domain's"]]);
+    byId("score-prompt", HTMLButtonElement).addEventListener("click", () => {
+      this.#text.value = parts.prompt();
+    });
+    this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
       void this.#run();
     });
   }
 
   async #run(): Promise<void> {
-    const { failure, form, result, text } = this.#parts;
-    if (!(await submitWith(form, failure, () => this.#score(text.value)))) result.hidden = true;
+    const failure = byId("score-failure", HTMLElement);
+    if (!(await submitWith(this.#form, failure, () => this.#score(this.#text.value)))) this.#result.hidden = true;
   }
 
   async #score(text: string): Promise<void> {
-    const { api, catalog, adapter, readShare } = this.#parts;
+    const { api, catalog } = this.#parts;
+    const readShare = Number(byId("score-read", HTMLSelectElement).value);
     if (text.trim() === "") throw new CallFailure("Paste a text first.");
     const ask = (wish: object) =>
       api.json<CompletionResponse>("/v1/completions", {
@@ -62,9 +67,9 @@ export class Score {
     const total = base.usage!.prompt_tokens;
     if (total < minTokens)
       throw new CallFailure(`The text has ${count(total, "token")}; it takes ${minTokens} or more.`);
-    const read = Math.max(1, Math.round(total * Number(readShare.value)));
+    const read = Math.max(1, Math.round(total * readShare));
     const by = (experts: unknown) => ask({ chameleon: { adapter: experts, evidence_tokens: read, compare: true } });
-    const [alone, pointer, mixture] = await Promise.all([by(adapter.value), by([{ id: "base" }]), by("auto")]);
+    const [alone, pointer, mixture] = await Promise.all([by(this.#adapter.value), by([{ id: "base" }]), by("auto")]);
     const one = (id: string, name: string, answer: CompletionResponse) => ({ id, name, mean: meanFrom(answer, read) });
     const [adapterId] = alone.choices[0].chameleon?.experts?.filter(({ id }) => id !== "base") ?? [];
     const baseOnly: Contestant = one("base", "Base alone", base);
@@ -80,7 +85,6 @@ export class Score {
     { base, others, read, total }: { base: Contestant; others: Contestant[]; read: number; total: number },
     mixture: CompletionResponse,
   ): void {
-    const { result, catalog } = this.#parts;
     const all = [base, ...others];
     const highest = Math.max(...all.map(({ mean }) => Math.exp(-mean)));
     const bars = all.map(({ id, name, mean }) => {
@@ -91,11 +95,11 @@ export class Score {
     });
     const weights = make("div");
     const block = mixture.choices[0].chameleon as ChameleonBlock;
-    showExperts(weights, block.experts, (id) => catalog.nameOf(id));
+    showExperts(weights, block.experts, (id) => this.#parts.catalog.nameOf(id));
     const scored = total - read;
     const caution = scored < fewTokens ? ` That is little text: take it as a hint.` : "";
-    result.hidden = false;
-    result.replaceChildren(
+    this.#result.hidden = false;
+    this.#result.replaceChildren(
       make("p", {}, `The first ${count(read, "token")} were read; the ${scored} after them were scored.${caution}`),
       make("ul", { class: "contest" }, ...bars),
       make("h3", {}, "What the mixture was made of"),

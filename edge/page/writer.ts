@@ -120,6 +120,10 @@ export class Writer {
     void this.write();
   }
 
+  get prompt(): string {
+    return this.#prompt.value;
+  }
+
   /** Throws CallFailure for a field that cannot be read. */
   sampling(): Sampling {
     const sampling = samplingOf(this.#parts.settings.current.sampling);
