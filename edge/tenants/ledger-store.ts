@@ -3,7 +3,7 @@ import { limits } from "../../shared/contracts/limits.ts";
 import type { Region } from "../platform/region.ts";
 import { addUse, type Consumption } from "./consumption.ts";
 import type { BorrowerState, Lent } from "./lease.ts";
-import { type Amounts, Quota, type QuotaChanges, type QuotaState } from "./quota.ts";
+import { Quota, type QuotaChange, type QuotaState } from "./quota.ts";
 
 export interface UsageRow extends Consumption {
   /** `2026-11-25`, UTC. */
@@ -19,8 +19,9 @@ export interface UsageBatch {
 
 /** Single values, stored as JSON. */
 interface Facts {
-  months: QuotaState["months"];
   borrowed: BorrowerState;
+  /** What each region holds, and its last batch of use. */
+  lent: [Region, Lent & { batch: number }][];
   /** Sent, but not confirmed yet. */
   batch: UsageBatch;
   erased: Erased;
@@ -34,15 +35,8 @@ interface Erased {
 }
 
 const schema = `
-  CREATE TABLE IF NOT EXISTS seconds (
-    second INTEGER PRIMARY KEY, requests INTEGER NOT NULL, tokens INTEGER NOT NULL
-  );
-  CREATE TABLE IF NOT EXISTS open (
-    id TEXT PRIMARY KEY, second INTEGER NOT NULL, tokens INTEGER NOT NULL, leaseUntilMs INTEGER NOT NULL
-  ) WITHOUT ROWID;
-  CREATE TABLE IF NOT EXISTS settled (id TEXT PRIMARY KEY, untilMs INTEGER NOT NULL) WITHOUT ROWID;
-  CREATE TABLE IF NOT EXISTS regions (
-    region TEXT PRIMARY KEY, number INTEGER NOT NULL, amounts TEXT NOT NULL, batch INTEGER NOT NULL
+  CREATE TABLE IF NOT EXISTS counts (
+    kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, key)
   ) WITHOUT ROWID;
   CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
   CREATE TABLE IF NOT EXISTS usage (
@@ -59,7 +53,7 @@ export class LedgerStore {
   readonly #storage: DurableObjectStorage;
   readonly #sql: SqlStorage;
   readonly #unwritten = new Map<string, UsageRow>();
-  readonly #unwrittenRegions = new Map<Region, Lent & { batch: number }>();
+  #unwrittenLent: Facts["lent"] | null = null;
 
   constructor(storage: DurableObjectStorage) {
     this.#storage = storage;
@@ -68,17 +62,18 @@ export class LedgerStore {
   }
 
   quota(): Quota {
-    const all = <Row extends Record<string, SqlStorageValue>>(query: string) => this.#sql.exec<Row>(query).toArray();
-    type Second = { second: number; requests: number; tokens: number };
-    type Open = { id: string; second: number; tokens: number; leaseUntilMs: number };
+    const rows = this.#sql.exec<{ kind: string; key: string; value: string }>("SELECT * FROM counts").toArray();
+    const entries = <Value>(kind: keyof QuotaState) =>
+      rows
+        .filter((row) => row.kind === kind)
+        .map(({ key, value }): [string, Value] => [key, JSON.parse(value) as Value]);
+    type Second = QuotaState["seconds"][number];
+    const seconds = entries<Second[1]>("seconds").map(([second, counted]): Second => [Number(second), counted]);
     return new Quota({
-      seconds: all<Second>("SELECT * FROM seconds ORDER BY second").map(({ second, ...counted }) => [second, counted]),
-      open: all<Open>("SELECT * FROM open ORDER BY leaseUntilMs").map(({ id, ...reservation }) => [id, reservation]),
-      settled: all<{ id: string; untilMs: number }>("SELECT * FROM settled ORDER BY untilMs").map(({ id, untilMs }) => [
-        id,
-        untilMs,
-      ]),
-      months: this.fact("months") ?? [],
+      seconds: seconds.sort(([a], [b]) => a - b),
+      open: entries("open"),
+      months: entries("months"),
+      settled: entries<number>("settled").sort(([, a], [, b]) => a - b),
     });
   }
 
@@ -94,29 +89,18 @@ export class LedgerStore {
   /** Deletes everything, and stores that it did. */
   erase(erased: Erased): void {
     this.#unwritten.clear();
-    this.#unwrittenRegions.clear();
+    this.#unwrittenLent = null;
     this.#storage.transactionSync(() => {
-      for (const table of ["seconds", "open", "settled", "regions", "facts", "usage"]) {
+      for (const table of ["counts", "facts", "usage"]) {
         this.#sql.exec(`DELETE FROM ${table}`);
       }
       this.setFact("erased", erased);
     });
   }
 
-  /** What is lent to each region, and its last batch of use. */
-  regions(): [Region, Lent & { batch: number }][] {
-    const rows = this.#sql.exec<{ region: Region; number: number; amounts: string; batch: number }>(
-      "SELECT * FROM regions",
-    );
-    return [...rows].map(({ region, number, amounts, batch }) => [
-      region,
-      { number, amounts: JSON.parse(amounts) as Amounts, batch },
-    ]);
-  }
-
-  /** Sets what is lent to a region; written with the next changes. */
-  setRegion(region: Region, lent: Lent & { batch: number }): void {
-    this.#unwrittenRegions.set(region, lent);
+  /** Sets what is lent; written with the next changes. */
+  setLent(lent: Facts["lent"]): void {
+    this.#unwrittenLent = lent;
   }
 
   /** Adds use; written with the next changes. */
@@ -132,41 +116,20 @@ export class LedgerStore {
   }
 
   /**
-   * Writes changes, use and regions in one transaction, so that a region's batch is recorded with its use. If it throws, use and
-   * regions stay pending.
+   * Writes changes, use and what is lent in one transaction, so that a region's batch is recorded with its use. If it throws, use and
+   * what is lent stay pending.
    */
-  write(changes: QuotaChanges): void {
+  write(changes: readonly QuotaChange[]): void {
     this.#storage.transactionSync(() => {
-      this.#writeQuota(changes);
+      for (const { kind, key, value } of changes) {
+        if (value === undefined) this.#sql.exec("DELETE FROM counts WHERE kind = ? AND key = ?", kind, String(key));
+        else this.#sql.exec("INSERT OR REPLACE INTO counts VALUES (?, ?, ?)", kind, String(key), JSON.stringify(value));
+      }
       for (const row of this.#unwritten.values()) this.#writeUse(row);
-      for (const [region, lent] of this.#unwrittenRegions) this.#writeRegion(region, lent);
+      if (this.#unwrittenLent) this.setFact("lent", this.#unwrittenLent);
     });
     this.#unwritten.clear();
-    this.#unwrittenRegions.clear();
-  }
-
-  #writeQuota({ seconds, open, settled, months }: QuotaChanges): void {
-    for (const [second, counted] of seconds) {
-      if (counted)
-        this.#sql.exec("INSERT OR REPLACE INTO seconds VALUES (?, ?, ?)", second, counted.requests, counted.tokens);
-      else this.#sql.exec("DELETE FROM seconds WHERE second = ?", second);
-    }
-    for (const [id, reservation] of open) {
-      if (reservation) {
-        const { second, tokens, leaseUntilMs } = reservation;
-        this.#sql.exec("INSERT OR REPLACE INTO open VALUES (?, ?, ?, ?)", id, second, tokens, leaseUntilMs);
-      } else this.#sql.exec("DELETE FROM open WHERE id = ?", id);
-    }
-    for (const [id, untilMs] of settled) {
-      if (untilMs !== null) this.#sql.exec("INSERT OR REPLACE INTO settled VALUES (?, ?)", id, untilMs);
-      else this.#sql.exec("DELETE FROM settled WHERE id = ?", id);
-    }
-    if (months) this.setFact("months", months);
-  }
-
-  #writeRegion(region: Region, { number, amounts, batch }: Lent & { batch: number }): void {
-    const values = [region, number, JSON.stringify(amounts), batch];
-    this.#sql.exec("INSERT OR REPLACE INTO regions VALUES (?, ?, ?, ?)", ...values);
+    this.#unwrittenLent = null;
   }
 
   #writeUse(row: UsageRow): void {

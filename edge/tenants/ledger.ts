@@ -89,7 +89,7 @@ export class Ledger extends DurableObject<Env> {
 
   #load(): void {
     this.quota = this.#store.quota();
-    const lent = this.#store.regions();
+    const lent = this.#store.fact("lent") ?? [];
     this.#lender = new Lender(lent);
     this.#batches = new Map(lent.map(([region, { batch }]) => [region, batch]));
     this.borrower = new Borrower(this.#store.fact("borrowed") ?? undefined);
@@ -226,17 +226,16 @@ export class Ledger extends DurableObject<Env> {
 
   #decideReport(region: Region, report: Report, batch: UsageBatch | null): Exchange {
     const answer = this.#lender.decide(region, report, this.quota.used(this.now()));
-    const known = this.#batches.get(region) ?? 0;
-    if (batch && batch.number > known) {
+    if (batch && batch.number > (this.#batches.get(region) ?? 0)) {
       // Use from a region that is not erased yet is older than the erasure.
       const isErased = this.#store.fact("erased")?.regions.includes(region);
       if (!isErased) for (const row of batch.rows) this.#store.use(row);
       this.#batches.set(region, batch.number);
     }
-    const last = Math.max(known, batch?.number ?? 0);
-    this.#store.setRegion(region, { ...this.#lender.regions.get(region)!, batch: last });
+    const batchOf = (one: Region) => this.#batches.get(one) ?? 0;
+    this.#store.setLent(Array.from(this.#lender.regions, ([one, lent]) => [one, { ...lent, batch: batchOf(one) }]));
     this.#write();
-    return { answer, batch: last };
+    return { answer, batch: batchOf(region) };
   }
 
   /** Recalls what other regions hold and do not use. */

@@ -85,13 +85,11 @@ export interface QuotaState {
   settled: [string, number][];
 }
 
-/** Entries that changed since the last write; null: deleted. */
-export interface QuotaChanges {
-  seconds: [number, Second | null][];
-  open: [string, Reservation | null][];
-  settled: [string, number | null][];
-  /** null: unchanged. */
-  months: QuotaState["months"] | null;
+/** An entry that changed since the last write; without a value it was deleted. */
+export interface QuotaChange {
+  kind: keyof QuotaState;
+  key: string | number;
+  value: unknown;
 }
 
 const emptyState: QuotaState = { seconds: [], open: [], months: [], settled: [] };
@@ -114,10 +112,6 @@ class TrackedMap<Key, Value> extends Map<Key, Value> {
     this.changed.add(key);
     return super.delete(key);
   }
-
-  get changes(): [Key, Value | null][] {
-    return Array.from(this.changed, (key) => [key, this.get(key) ?? null]);
-  }
 }
 
 export class Quota {
@@ -127,8 +121,7 @@ export class Quota {
   /** In order of time. */
   readonly #settled: TrackedMap<string, number>;
   /** Several, so that a clock that is wrong for a while does not reset the use of this month. */
-  readonly #months: Map<string, number>;
-  #areMonthsChanged = false;
+  readonly #months: TrackedMap<string, number>;
   /** The clock at the last call. */
   #lastMs = Number.POSITIVE_INFINITY;
 
@@ -136,7 +129,7 @@ export class Quota {
     this.#seconds = new TrackedMap(state.seconds);
     this.#open = new TrackedMap(state.open);
     this.#settled = new TrackedMap(state.settled);
-    this.#months = new Map(state.months);
+    this.#months = new TrackedMap(state.months);
   }
 
   get state(): QuotaState {
@@ -149,15 +142,16 @@ export class Quota {
   }
 
   /** Passes what changed since the last write to `write`. If that throws, it is passed to the next one, too. */
-  writeChanges(write: (changes: QuotaChanges) => void): void {
-    write({
-      seconds: this.#seconds.changes,
-      open: this.#open.changes,
-      settled: this.#settled.changes,
-      months: this.#areMonthsChanged ? [...this.#months] : null,
-    });
-    this.#areMonthsChanged = false;
-    for (const map of [this.#seconds, this.#open, this.#settled]) map.changed.clear();
+  writeChanges(write: (changes: QuotaChange[]) => void): void {
+    const changesOf = <Key extends string | number>(kind: keyof QuotaState, map: TrackedMap<Key, unknown>) =>
+      Array.from(map.changed, (key): QuotaChange => ({ kind, key, value: map.get(key) }));
+    write([
+      ...changesOf("seconds", this.#seconds),
+      ...changesOf("open", this.#open),
+      ...changesOf("months", this.#months),
+      ...changesOf("settled", this.#settled),
+    ]);
+    for (const map of [this.#seconds, this.#open, this.#months, this.#settled]) map.changed.clear();
   }
 
   isOpen(id: string): boolean {
@@ -244,7 +238,6 @@ export class Quota {
 
   #countInMonth(tokens: number, nowMs: number): void {
     if (tokens === 0) return;
-    this.#areMonthsChanged = true;
     setNewest(this.#months, monthOf(nowMs), this.#monthTokens(nowMs) + tokens, maxMonths);
   }
 

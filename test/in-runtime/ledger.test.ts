@@ -7,6 +7,7 @@ import type { Region } from "../../edge/platform/region.ts";
 import type { Consumption, ReportUse } from "../../edge/tenants/consumption.ts";
 import { leaseOf } from "../../edge/tenants/lease.ts";
 import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
+import type { QuotaState } from "../../edge/tenants/quota.ts";
 import { Settlements } from "../../edge/tenants/settlements.ts";
 import { plans } from "../../shared/contracts/tenants.ts";
 
@@ -94,7 +95,7 @@ test("use is sent to the tenant's ledger by an alarm until it is confirmed, and 
 });
 
 /** Makes every write that needs the table fail; returns what ends that. */
-async function without(ledger: DurableObjectStub<Ledger>, table: "open" | "usage"): Promise<() => Promise<void>> {
+async function without(ledger: DurableObjectStub<Ledger>, table: "counts" | "usage"): Promise<() => Promise<void>> {
   const rename = (from: string, to: string) =>
     runInDurableObject(ledger, (_: Ledger, { storage }) => {
       storage.sql.exec(`ALTER TABLE ${from} RENAME TO ${to}`);
@@ -106,23 +107,26 @@ async function without(ledger: DurableObjectStub<Ledger>, table: "open" | "usage
 const storedIn = (ledger: DurableObjectStub<Ledger>, table: string) =>
   runInDurableObject(ledger, (_: Ledger, { storage }) => storage.sql.exec(`SELECT * FROM ${table}`).toArray());
 
+const countsIn = async (ledger: DurableObjectStub<Ledger>, kind: keyof QuotaState) =>
+  (await storedIn(ledger, "counts")).filter((row) => row.kind === kind);
+
 const failureOf = (call: Promise<unknown>) => call.then(() => "none", String);
 
 test("what could not be written is written later, by itself", async () => {
   const { root } = tenantIn();
-  const repair = await without(root, "open");
+  const repair = await without(root, "counts");
   expect((await root.admit("r1", limits)).refusal).toBeNull();
   // It waits for the same write.
-  expect(await failureOf(root.settle("r2", []))).toMatch(/no such table: open/);
+  expect(await failureOf(root.settle("r2", []))).toMatch(/no such table: counts/);
   await repair();
-  await vi.waitFor(async () => expect(await storedIn(root, "open")).toMatchObject([{ id: "r1" }]), patience);
-  expect(await storedIn(root, "seconds")).toMatchObject([{ requests: 1 }]);
+  await vi.waitFor(async () => expect(await countsIn(root, "open")).toMatchObject([{ key: "r1" }]), patience);
+  expect(await countsIn(root, "seconds")).toMatchObject([{ value: '{"requests":1,"tokens":0}' }]);
 });
 
 test("a request whose tokens are refused still counts when the ledger's object was evicted", async () => {
   const { root } = tenantIn();
   expect((await root.admit("r1", { ...limits, tokensPerMinute: 10 }, 11)).refusal).toMatchObject({ requested: 11 });
-  await vi.waitFor(async () => expect(await storedIn(root, "seconds")).toMatchObject([{ requests: 1 }]));
+  await vi.waitFor(async () => expect(await countsIn(root, "seconds")).toHaveLength(1));
   await evictDurableObject(root);
   const { open, seconds } = await runInDurableObject(root, (object: Ledger) => object.quota.state);
   expect([open, seconds]).toEqual([[], [[expect.any(Number), { requests: 1, tokens: 0 }]]]);
