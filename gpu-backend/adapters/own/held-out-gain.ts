@@ -20,6 +20,11 @@ const studentT = [
   2.101, 2.093, 2.086, 2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045, 2.042,
 ];
 
+/** Half the width of a mean's 95% interval, in standard errors; infinite for a single value. */
+export function studentReach(values: number): number {
+  return values > 1 ? studentT[Math.min(values - 1, studentT.length) - 1] : Number.POSITIVE_INFINITY;
+}
+
 /**
  * The gain over all examples: a ratio of sums, its error from how far the examples differ from it. The interval is Student's t,
  * as examples are few, and infinite for a single one.
@@ -29,8 +34,7 @@ export function gainOver(examples: readonly ExampleGain[]): Gain {
   const nats = examples.reduce((sum, example) => sum + example.nats, 0) / tokens;
   const n = examples.length;
   const squares = examples.reduce((sum, example) => sum + (example.nats - nats * example.tokens) ** 2, 0);
-  const error = Math.sqrt((squares * n) / (n - 1)) / tokens;
-  const reach = n > 1 ? studentT[Math.min(n - 1, studentT.length) - 1] * error : Number.POSITIVE_INFINITY;
+  const reach = n > 1 ? (studentReach(n) * Math.sqrt((squares * n) / (n - 1))) / tokens : Number.POSITIVE_INFINITY;
   return { nats, ci95: [nats - reach, nats + reach], tokens };
 }
 

@@ -2,6 +2,7 @@
  * This checkout's edge and another's, each in several fresh processes: two processes of the same edge may differ by more than the
  * edges do, as code is compiled and garbage collected at other moments. Pure.
  */
+import { studentReach } from "../../../gpu-backend/adapters/own/held-out-gain.ts";
 import { mean } from "../quantile.ts";
 import type { FirstTokenRow } from "./first-token.ts";
 import { type Cell, isSameCell, shown } from "./report.ts";
@@ -9,10 +10,11 @@ import { type Cell, isSameCell, shown } from "./report.ts";
 const statistics = ["p50Ms", "meanMs", "p99Ms"] as const;
 type Statistic = (typeof statistics)[number];
 
-/** A mean over processes, and its standard error. */
+/** A mean over processes, its standard error and its 95% interval. */
 interface Estimate {
   ms: number;
   standardErrorMs: number;
+  ci95Ms: [number, number];
 }
 
 /** First tokens of two edges with the same requests. */
@@ -50,9 +52,8 @@ export function compareEdges(runs: readonly (readonly FirstTokenRow[])[], ours: 
 export function edgesLine(row: EdgesRow): string {
   const { processes, requests, ours, theirs, later } = row;
   const figures = statistics.map((statistic) => {
-    const { ms, standardErrorMs } = later[statistic];
-    const difference = `${ms < 0 ? "" : "+"}${ms.toFixed(2)} ± ${standardErrorMs.toFixed(2)}`;
-    return `${statistic.replace("Ms", "")} ${ours[statistic].toFixed(2)} and ${theirs[statistic].toFixed(2)} (${difference})`;
+    const [difference, low, high] = [later[statistic].ms, ...later[statistic].ci95Ms].map(signed);
+    return `${statistic.replace("Ms", "")} ${ours[statistic].toFixed(2)} and ${theirs[statistic].toFixed(2)} (${difference}, 95% interval ${low} to ${high})`;
   });
   return `edges  ${shown(row)}, this edge and the other: ${figures.join(", ")} ms (${processes} processes of each, ${requests} requests in each)`;
 }
@@ -76,5 +77,11 @@ export function laterLines(rows: readonly EdgesRow[]): string[] {
 function estimate(values: readonly number[]): Estimate {
   const ms = mean(values);
   const squares = values.reduce((sum, value) => sum + (value - ms) ** 2, 0);
-  return { ms, standardErrorMs: Math.sqrt(squares / (values.length - 1) / values.length) };
+  const standardErrorMs = Math.sqrt(squares / (values.length - 1) / values.length);
+  const reachMs = studentReach(values.length) * standardErrorMs;
+  return { ms, standardErrorMs, ci95Ms: [ms - reachMs, ms + reachMs] };
+}
+
+function signed(ms: number): string {
+  return `${ms < 0 ? "" : "+"}${ms.toFixed(2)}`;
 }

@@ -1,6 +1,6 @@
 /**
  * What the edge costs: its CPU per request inside workerd, and the time it adds to a first token, beside Portkey's gateway.
- * With --against instead: first tokens of this edge and another checkout's, in six processes of each.
+ * With --against instead: first tokens of this edge and another checkout's, in several processes of each.
  * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
  * Run: npm run bench:edge -- --help
  */
@@ -9,6 +9,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
+import { InvalidArgumentError } from "commander";
 import { loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
 import { batchesOf, planCompletion } from "../../../edge/plan/plan.ts";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
@@ -41,6 +42,7 @@ const options = parsedOptions<{
   json?: string;
   rounds: number;
   requests: number;
+  processes: number;
 }>(
   createCommand("bench:edge", "the edge's CPU per request, and the time it adds to a first token", [
     "chameleon bench:edge",
@@ -53,7 +55,9 @@ const options = parsedOptions<{
     )
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
-    .option("--requests <n>", "requests of a round and contestant; a sixth of it at concurrency 1", count, 180),
+    .option("--requests <n>", "requests of a round and contestant; a sixth of it at concurrency 1", count, 180)
+    // Each of the three cells comes first once in each order of the two edges.
+    .option("--processes <n>", "with --against: fresh processes of each edge, in alternating pairs", processCount, 6),
 );
 
 /** As the edge does. */
@@ -130,8 +134,7 @@ interface PreparedEdge {
 
 /** First tokens of this edge and the other: a fresh process of each, many times. */
 async function measureEdges(): Promise<Measured> {
-  // Each of the three cells comes first once in each order of the two edges.
-  const processes = 6;
+  const { processes } = options;
   const stops: (() => Promise<unknown>)[] = [];
   try {
     const edges: PreparedEdge[] = [];
@@ -274,6 +277,13 @@ async function waysBodies(): Promise<{ manifestHash: string; public: string[]; c
     return JSON.stringify(batchesOf(planCompletion(completionRequestSchema.parse(request), artifacts, caller))[0]);
   });
   return { manifestHash: artifacts.manifestHash, public: requests.map((request) => JSON.stringify(request)), contract };
+}
+
+/** An interval needs two. */
+function processCount(text: string): number {
+  const value = count(text);
+  if (value < 2) throw new InvalidArgumentError("must be at least 2");
+  return value;
 }
 
 function versions(): Record<string, string> {

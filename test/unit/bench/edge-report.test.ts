@@ -53,8 +53,9 @@ test("edges are compared process by process, and only what is later by many stan
     later: { p50Ms: { ms: 3 }, meanMs: { ms: 6 }, p99Ms: { ms: 3 } },
   });
   expect(compared.later.p50Ms.standardErrorMs).toBeCloseTo(1 / Math.sqrt(3), 12);
+  // Student's t of two degrees of freedom: 4.303 standard errors.
   expect(laterLines([compared])).toMatchObject([
-    expect.stringMatching(/^LOSES .*p50 14\.00 and 11\.00 \(\+3\.00 ± 0\.58\)/),
+    expect.stringMatching(/^LOSES .*p50 14\.00 and 11\.00 \(\+3\.00, 95% interval \+0\.52 to \+5\.48\)/),
   ]);
   const [uncertain] = compareEdges(
     [
