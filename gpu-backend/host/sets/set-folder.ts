@@ -66,10 +66,8 @@ export interface DownloadedSet {
   manifest: Manifest;
 }
 
-/** Folders of complete sets that are kept: the most recently used. */
+/** Folders that are kept, those of unfinished sets included: the most recently used. */
 const maxFolders = 8;
-/** Unfinished folders kept so a retry can resume. */
-const maxUnfinished = 1;
 
 export class SetFolders {
   readonly #directory: string;
@@ -109,20 +107,10 @@ export class SetFolders {
   async #tidy(kept: readonly string[]): Promise<void> {
     const names = (await readdir(this.#directory)).filter((name) => hashPattern.test(name));
     // Another backend may remove one concurrently.
-    const timeOf = async (...path: string[]) => (await stat(join(this.#directory, ...path)).catch(() => null))?.mtimeMs;
-    const folders = await Promise.all(
-      names.map(async (name) => ({
-        name,
-        wantedMs: (await timeOf(name)) ?? 0,
-        isWhole: (await timeOf(name, manifestFile)) !== undefined,
-      })),
-    );
-    const newestFirst = folders.toSorted((a, b) => b.wantedMs - a.wantedMs);
-    const surplus = [
-      ...newestFirst.filter(({ isWhole }) => isWhole).slice(maxFolders),
-      ...newestFirst.filter(({ isWhole }) => !isWhole).slice(maxUnfinished),
-    ];
-    for (const { name } of surplus) {
+    const timeOf = async (name: string) => (await stat(join(this.#directory, name)).catch(() => null))?.mtimeMs ?? 0;
+    const folders = await Promise.all(names.map(async (name) => ({ name, usedMs: await timeOf(name) })));
+    const newestFirst = folders.toSorted((a, b) => b.usedMs - a.usedMs);
+    for (const { name } of newestFirst.slice(maxFolders)) {
       if (!kept.includes(name)) await rm(join(this.#directory, name), { recursive: true, force: true });
     }
   }

@@ -311,7 +311,7 @@ test("a manifest that is longer than it may be is not read to its end", async ()
   expect(sizes).toEqual([setLimits.pointerBytes + 1]);
 });
 
-test("many bad sets leave the folder of what is served, and one unfinished folder of theirs", async () => {
+test("many bad sets leave the folder of what is served, and few of theirs", async () => {
   await publish(published[0]);
   await follower.applyPointer();
   for (let i = 0; i < 12; i++) {
