@@ -4,14 +4,7 @@
  */
 import path from "node:path";
 import { InvalidArgumentError, Option } from "commander";
-import {
-  count,
-  createCommand,
-  httpUrl,
-  Interrupted,
-  onStopRequest,
-  parsedOptions,
-} from "../../gpu-backend/command-line.ts";
+import { createCommand, httpUrl, Interrupted, onStopRequest, parsedOptions } from "../../gpu-backend/command-line.ts";
 import { type DeployOptions, deploy, goBack } from "./deploy.ts";
 import { readEnvironment } from "./environment.ts";
 import { gatesOf, type TestSet, testSets } from "./gates.ts";
@@ -36,7 +29,6 @@ const program = createCommand(
   CLOUDFLARE_API_TOKEN, CLOUDFLARE_ACCOUNT_ID  where \`wrangler login\` did not set the account
   EDGE_URL   where the environment answers, as --url
   SMOKE_KEY  an API key of that environment; with it the test of a version asks for a completion, too
-  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY  an R2 token, for --artifacts
 
 No request reaches a version before its test has passed; when anything fails, or after Ctrl-C, the earlier version answers
 every request again. The exception is a version with a Durable Object migration: the platform gives it every request at once
@@ -44,29 +36,18 @@ and does not go back over a migration. The command says so and asks first.`,
 )
   .requiredOption("--env <name>", "environment of wrangler.toml: dev, staging, production, containers")
   .option("--dry-run", "pass every gate, and change and ask nothing outside this machine", false)
-  .addOption(
-    new Option("--rollback", "let the earlier version answer again").default(false).conflicts(["dryRun", "artifacts"]),
-  )
+  .addOption(new Option("--rollback", "let the earlier version answer again").default(false).conflicts("dryRun"))
   .option("--yes", "do not ask", false)
   .addOption(
     new Option("--tests <set>", "tests to pass first; passed-in-ci only in CI, after a job that ran all of them")
       .choices(testSets)
       .default("quick"),
   )
-  .option("--artifacts <folder>", "publish these artifacts with the deployment, and take them back with it")
   .option(
     "--url <origin>",
     "where the environment answers; its first custom domain in wrangler.toml unless set",
     httpUrl,
-  )
-  .option("--share <percent>", "of the requests that the new version gets first", share, 10)
-  .option("--watch <seconds>", "how long it is tested under that share", count, 60);
-
-function share(text: string): number {
-  const percent = count(text);
-  if (percent < 100) return percent;
-  throw new InvalidArgumentError("must be from 1 to 99");
-}
+  );
 
 const options = parsedOptions<Options>(program);
 if (options.tests === "passed-in-ci" && !process.env.CI) {

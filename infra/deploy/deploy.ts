@@ -5,13 +5,10 @@
 import { createInterface } from "node:readline/promises";
 import { InvalidArgumentError } from "commander";
 import { httpUrl, Interrupted } from "../../gpu-backend/command-line.ts";
-import { readArtifactSet } from "../publish/artifact-set.ts";
-import { publishSet, rollBack as rollArtifactsBack } from "../publish/publish.ts";
-import { remoteStore } from "../publish/store.ts";
 import type { Environment } from "./environment.ts";
 import { type Gate, passGates } from "./gates.ts";
 import { wranglerPlatform } from "./platform.ts";
-import { type RollOutParts, rollBack, rollOut } from "./roll-out.ts";
+import { type RollOutParts, rollBack, rollOut, rollOutLimits } from "./roll-out.ts";
 import { smokeLimits, smokeTest } from "./smoke.ts";
 
 const say = (line: string) => void process.stderr.write(`${line}\n`);
@@ -19,16 +16,8 @@ const say = (line: string) => void process.stderr.write(`${line}\n`);
 export interface DeployOptions {
   dryRun: boolean;
   yes: boolean;
-  artifacts?: string;
   url?: string;
-  /** Percentage of the requests. */
-  share: number;
-  /** Seconds. */
-  watch: number;
 }
-
-/** Interval of the tests under a share of the requests, in milliseconds. */
-const watchEveryMs = 5000;
 
 /** Returns the version that answers then; null after a dry run. Throws an Error that says in which state it left the platform. */
 export async function deploy(
@@ -57,7 +46,7 @@ export async function deploy(
     say("not checked here: the Worker's secrets, and the id of its KV namespace");
     return null;
   }
-  const deployed = await rollOut(parts, { share: options.share, watchMs: options.watch * 1000, watchEveryMs });
+  const deployed = await rollOut(parts, rollOutLimits);
   say(`${deployed.version} answers all requests of ${url}; before: ${deployed.before ?? "nothing"}`);
   return deployed.version;
 }
@@ -78,13 +67,11 @@ function partsOf(
 ): RollOutParts {
   const key = process.env.SMOKE_KEY || null;
   if (url !== null && key === null) say("SMOKE_KEY is not set: versions are tested without a completion");
-  const { artifacts } = options;
   return {
     environment,
     platform: wranglerPlatform(environment),
     smoke: (version, isPicked, stopped) =>
       smokeTest({ url: url ?? "", worker: environment.worker, version, isPicked, key }, smokeLimits, stopped),
-    publish: artifacts === undefined ? null : () => publishArtifacts(artifacts, environment.bucket),
     say,
     confirm: async (question) => options.yes || (await isConfirmed(question, signal)),
     signal,
@@ -108,15 +95,4 @@ async function isConfirmed(question: string, signal: AbortSignal): Promise<boole
   } finally {
     terminal.close();
   }
-}
-
-/** Publishes the set of `folder`, and returns what serves the earlier one again. */
-async function publishArtifacts(folder: string, bucket: string | null): Promise<() => Promise<void>> {
-  const publisher = { store: remoteStore(process.env, bucket), say, now: () => new Date() };
-  const { before, manifest, switched } = await publishSet(publisher, await readArtifactSet(folder));
-  return async () => {
-    if (!switched) return;
-    if (before !== null) await rollArtifactsBack(publisher, before);
-    else say(`${manifest} stays published: nothing was published before it`);
-  };
 }

@@ -13,7 +13,6 @@ export interface Environment {
   migrations: string[];
   /** Where it answers, by its first custom domain; null where it has none. */
   url: string | null;
-  bucket: string | null;
   hasContainers: boolean;
   /** What must be changed in wrangler.toml before anything can be deployed, one sentence each. */
   problems: string[];
@@ -35,7 +34,6 @@ export function readEnvironment(configFile: string, name: string): Environment {
     worker: config.name,
     migrations: config.migrations.map(({ tag }) => tag),
     url: typeof domain === "object" ? `https://${domain.pattern}` : null,
-    bucket: config.r2_buckets.find(({ binding }) => binding === "ARTIFACTS")?.bucket_name ?? null,
     hasContainers: (config.containers ?? []).length > 0,
     problems: problemsOf(name, backendUrls),
   };

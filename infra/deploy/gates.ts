@@ -43,7 +43,7 @@ export function gatesOf(environment: Environment, tests: TestSet): Gate[] {
       "size and start",
       "infra/deploy-check.ts",
       ["--env", environment.name],
-      "the Worker does not bundle, is too large or starts too slowly, as told above",
+      "the Worker does not bundle, is too large or does not start, as told above",
     ),
   ];
 }

@@ -14,8 +14,6 @@ export interface RollOutParts {
   environment: Environment;
   platform: Platform;
   smoke: Smoke;
-  /** Publishes artifacts, and returns what puts the earlier ones back; null where none are to be published. */
-  publish: (() => Promise<() => Promise<void>>) | null;
   /** Called with one line for each step. */
   say(line: string): void;
   /** Asks the user; false: do not deploy. */
@@ -24,7 +22,7 @@ export interface RollOutParts {
   signal: AbortSignal;
 }
 
-export interface RollOutOptions {
+export interface RollOutLimits {
   /** Percentage of the requests that the new version gets first. */
   share: number;
   /** How long it is tested under that share, in milliseconds. */
@@ -32,6 +30,8 @@ export interface RollOutOptions {
   /** Interval of the tests meanwhile, in milliseconds. */
   watchEveryMs: number;
 }
+
+export const rollOutLimits: RollOutLimits = { share: 10, watchMs: 60_000, watchEveryMs: 5000 };
 
 /** Names of secrets that every environment must have. */
 export const requiredSecrets = ["BACKEND_SECRETS"];
@@ -43,7 +43,7 @@ export interface Deployed {
 }
 
 /** Deploys. Throws an Error that says what failed, and in which state it left the platform. */
-export async function rollOut(parts: RollOutParts, options: RollOutOptions): Promise<Deployed> {
+export async function rollOut(parts: RollOutParts, limits: RollOutLimits): Promise<Deployed> {
   const { environment, platform, say, signal } = parts;
   const before = stableVersion(environment, (await platform.deployments())[0] ?? null);
   await checkSecrets(parts);
@@ -54,14 +54,8 @@ export async function rollOut(parts: RollOutParts, options: RollOutOptions): Pro
   if (!(await parts.confirm(questionOf(environment, before, pending))))
     throw new Interrupted("not deployed. Nothing was changed");
   if (signal.aborted) throw new Interrupted("stopped. Nothing was changed");
-  const restoreArtifacts = (await parts.publish?.()) ?? null;
-  try {
-    if (isGradual) return { version: await rollOutGradually(parts, options, before), before };
-    return { version: await rollOutAtOnce(parts, before, pending), before };
-  } catch (error) {
-    if (restoreArtifacts) await restoreArtifacts();
-    throw error;
-  }
+  if (isGradual) return { version: await rollOutGradually(parts, limits, before), before };
+  return { version: await rollOutAtOnce(parts, before, pending), before };
 }
 
 /** Restores the version that answered every request before, and returns it. */
@@ -88,7 +82,7 @@ function versionBefore(deployments: readonly Shares[]): string | null {
 }
 
 /** No request reaches the new version before its test has passed. */
-async function rollOutGradually(parts: RollOutParts, options: RollOutOptions, before: string): Promise<string> {
+async function rollOutGradually(parts: RollOutParts, limits: RollOutLimits, before: string): Promise<string> {
   const { environment, platform, smoke, say, signal } = parts;
   say("uploading a version that answers no request yet");
   const version = await platform.upload();
@@ -101,12 +95,12 @@ async function rollOutGradually(parts: RollOutParts, options: RollOutOptions, be
       [version, 0],
     ]);
     await smoke(version, true, signal);
-    say(`${options.share} % of the requests go to ${version}, tested for ${options.watchMs / 1000} s`);
+    say(`${limits.share} % of the requests go to ${version}, tested for ${limits.watchMs / 1000} s`);
     await platform.setShares([
-      [before, 100 - options.share],
-      [version, options.share],
+      [before, 100 - limits.share],
+      [version, limits.share],
     ]);
-    await watch(parts, options, version);
+    await watch(parts, limits, version);
     say(`all requests go to ${version}`);
     await platform.setShares([[version, 100]]);
     await smoke(version, false, signal);
@@ -142,11 +136,11 @@ async function rollOutAtOnce(parts: RollOutParts, before: string | null, pending
 }
 
 /** Tests the new version until `watchMs` have passed, once at least. */
-async function watch({ smoke, signal }: RollOutParts, options: RollOutOptions, version: string): Promise<void> {
-  const endMs = performance.now() + options.watchMs;
+async function watch({ smoke, signal }: RollOutParts, limits: RollOutLimits, version: string): Promise<void> {
+  const endMs = performance.now() + limits.watchMs;
   do {
     await smoke(version, true, signal);
-    await sleep(Math.max(0, Math.min(options.watchEveryMs, endMs - performance.now())), undefined, { signal });
+    await sleep(Math.max(0, Math.min(limits.watchEveryMs, endMs - performance.now())), undefined, { signal });
   } while (performance.now() < endMs);
 }
 

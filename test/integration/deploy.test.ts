@@ -64,7 +64,6 @@ async function partsFor(migrations = ["v1"]): Promise<RollOutParts> {
     platform: wranglerPlatform(environment),
     smoke: (version, isPicked, signal) =>
       smokeTest({ url: plane.url, worker: environment.worker, version, isPicked, key: "sk" }, limits, signal),
-    publish: null,
     say: () => undefined,
     confirm: async () => true,
     signal: new AbortController().signal,

@@ -10,11 +10,10 @@ const environment: Environment = {
   worker: "edge-production",
   migrations: ["v1"],
   url: null,
-  bucket: null,
   hasContainers: false,
   problems: [],
 };
-const options: DeployOptions = { dryRun: false, yes: true, share: 10, watch: 60 };
+const options: DeployOptions = { dryRun: false, yes: true };
 const signal = new AbortController().signal;
 const gate = { name: "tests", run: vi.fn<Gate["run"]>() } satisfies Gate;
 

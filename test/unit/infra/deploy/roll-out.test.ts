@@ -12,7 +12,6 @@ const environment: Environment = {
   worker: "edge-production",
   migrations: ["v1", "v2"],
   url: null,
-  bucket: null,
   hasContainers: false,
   problems: [],
 };
@@ -65,7 +64,6 @@ function partsOf(platform: FakePlatform, overrides: Partial<RollOutParts> = {}):
     environment,
     platform,
     smoke: async (version, isPicked) => void platform.calls.push(`smoke ${version}${isPicked ? " picked" : ""}`),
-    publish: null,
     say: () => undefined,
     confirm: async () => true,
     signal: new AbortController().signal,
@@ -225,18 +223,4 @@ test("--rollback goes back over a version that was tested only, and fails where 
   ];
   expect(await rollBack(partsOf(new FakePlatform([[["new", 100]], tested])))).toBe("old");
   await expect(rollBack(partsOf(new FakePlatform()))).rejects.toThrow("no earlier version");
-});
-
-test("artifacts that were published with a deployment are taken back with it", async () => {
-  const platform = new FakePlatform();
-  const publish = async () => {
-    platform.calls.push("publish");
-    return async () => void platform.calls.push("artifacts back");
-  };
-  const smoke = async () => Promise.reject(new Error("no backend"));
-  await expect(rollOut(partsOf(platform, { publish, smoke }), options)).rejects.toThrow("no backend");
-  expect([platform.calls[0], platform.calls.at(-1)]).toEqual(["publish", "artifacts back"]);
-  platform.calls.length = 0;
-  await rollOut(partsOf(platform, { publish }), options);
-  expect(platform.calls).toEqual(["publish", ...wholeWay]);
 });
