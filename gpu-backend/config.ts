@@ -93,12 +93,6 @@ export const environmentSchema = z.object({
   AWS_ACCESS_KEY_ID: secret("a key's id", "Id of the bucket's key"),
   AWS_SECRET_ACCESS_KEY: secret("a key's secret", "Secret of the bucket's key"),
   ARTIFACTS_POLL_MS: integer(10, 3_600_000, 2000, "Milliseconds between looks whether something else was published"),
-  ARTIFACT_SETS: integer(
-    2,
-    8,
-    2,
-    "Sets of artifacts side by side while one takes the place of another; weights, KV_BYTES and caches count once for each",
-  ),
   ARTIFACT_GRACE_MS: integer(
     0,
     2 ** 31,
@@ -159,7 +153,6 @@ export function readConfig(
     /** null: only the artifacts of the model folder are served. */
     artifactStore: values.ARTIFACTS_URL ? { url: values.ARTIFACTS_URL, credentials: credentialsOf(values) } : null,
     artifactPollMs: values.ARTIFACTS_POLL_MS,
-    artifactSets: values.ARTIFACT_SETS,
     artifactGraceMs: values.ARTIFACT_GRACE_MS,
     stallMs: values.STALL_MS,
     drainMs: values.DRAIN_MS,

@@ -19,7 +19,7 @@ import {
 } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
 import type { EngineObserver } from "./host/client.ts";
-import { memoryLimit, memorySentence, planMemory } from "./host/memory-plan.ts";
+import { maxSets, memoryLimit, memorySentence, planMemory } from "./host/memory-plan.ts";
 import { OwnAdapterService } from "./host/own-adapters/service.ts";
 import { Follower, type FollowerParts } from "./host/sets/follower.ts";
 import { ServingSets, startSet } from "./host/sets/serving-sets.ts";
@@ -74,7 +74,7 @@ async function run(config: BackendConfig): Promise<void> {
     ...config,
     limitBytes: memoryLimit(process.constrainedMemory(), totalmem()),
     model: await readModelConfig(config.modelDirectory),
-    sets: config.artifactStore ? config.artifactSets : 1,
+    sets: config.artifactStore ? maxSets : 1,
   });
   const memoryFields = { kvBytes: memory.kvBytes, message: memorySentence(memory) };
   const isTooMuch = memory.plannedBytes > memory.limitBytes;
@@ -212,7 +212,7 @@ function followerOf(
     ...parts,
     read,
     folders: new SetFolders(join(config.dataDirectory, "artifacts"), read, () => new Date()),
-    limits: { sets: config.artifactSets, graceMs: config.artifactGraceMs },
+    limits: { sets: maxSets, graceMs: config.artifactGraceMs },
     observer: {
       adopted: (manifest) => log("info", "artifacts_adopted", { manifest }),
       retired: (manifest) => log("info", "artifacts_retired", { manifest }),

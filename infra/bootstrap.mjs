@@ -12,7 +12,7 @@ import { constants } from "node:os";
 import path from "node:path";
 import { isatty } from "node:tty";
 import { fileURLToPath } from "node:url";
-import { commandsOf, nearestCommand, usage } from "./commands.mjs";
+import { commandsOf, usage } from "./commands.mjs";
 
 const root = path.dirname(path.dirname(realpathSync(fileURLToPath(import.meta.url))));
 const { version } = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8"));
@@ -178,8 +178,6 @@ if (Object.hasOwn(commands, command)) {
 } else if (command === "--version" || command === "-V") {
   process.stdout.write(`${version}\n`);
 } else {
-  const nearest = nearestCommand(commands, command);
-  const hint = nearest ? `did you mean ${nearest}?` : "`chameleon --help` lists them.";
   const what = command === "" ? "name a command" : `there is no command "${command}"`;
-  fail(`${what}; ${hint}`, 2);
+  fail(`${what}; \`chameleon --help\` lists them.`, 2);
 }

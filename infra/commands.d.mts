@@ -3,4 +3,3 @@ export type CommandEntry = [help: string, entry: string, ...first: string[]];
 
 export function commandsOf(isCheckout: boolean): Record<string, CommandEntry>;
 export function usage(commands: Record<string, CommandEntry>, version: string): string;
-export function nearestCommand(commands: Record<string, CommandEntry>, name: string): string | null;

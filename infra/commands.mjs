@@ -74,25 +74,3 @@ Example:
 Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted; start and backend, which serve until then, end with 0.
 `;
 }
-
-/** The command whose name differs from `name` by the fewest edits, two at most; null where there is none. */
-export function nearestCommand(commands, name) {
-  const ranked = Object.keys(commands)
-    .map((candidate) => [edits(name, candidate), candidate])
-    .sort(([a], [b]) => a - b);
-  const [distance, nearest] = ranked[0];
-  return distance <= 2 ? nearest : null;
-}
-
-/** Levenshtein's distance, row by row. */
-function edits(a, b) {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const above = row;
-    row = [i];
-    for (let j = 1; j <= b.length; j++) {
-      row.push(Math.min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1)));
-    }
-  }
-  return row[b.length];
-}

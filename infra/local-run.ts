@@ -1,7 +1,7 @@
 /**
- * The file by which other commands of this machine find a running `chameleon start`: its addresses, and the secret that signs calls
- * to its backends. Only its user can read it, and it is removed with the process. Commands look for it below the current folder,
- * where somebody else may have put one, so its owner, mode and content are checked.
+ * The file by which other commands of this machine find a running `chameleon start`: its process and the edge's
+ * address. Only its user can read it, and it is removed with the process. Commands look for it below the current folder, where
+ * somebody else may have put one to be sent the user's key, so its owner, mode and content are checked.
  */
 import {
   closeSync,
@@ -27,10 +27,6 @@ const runSchema = z.object({
   // 0 and negative numbers name process groups, which always exist.
   pid: z.int().positive(),
   edge: loopbackOrigin,
-  key: z.string(),
-  backends: z.array(loopbackOrigin),
-  backendSecrets: z.string(),
-  modelDirectory: z.string().nullable(),
 });
 export type LocalRun = z.infer<typeof runSchema>;
 
@@ -88,7 +84,7 @@ function parsedRun(text: string): LocalRun {
   try {
     return runSchema.parse(JSON.parse(text));
   } catch (cause) {
-    throw new Error("it must hold a process and loopback addresses", { cause });
+    throw new Error("it must hold a process and a loopback address", { cause });
   }
 }
 

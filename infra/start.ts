@@ -82,11 +82,7 @@ async function start(count: number, json: boolean): Promise<void> {
   await generateToken(edge);
   const published = await publishedManifest(artifactsFolder());
   if (published) say(`published artifacts come first: ${published} (npm run publish -- --list)`);
-  await writeLocalRun(stateFolder(), {
-    ...{ pid: process.pid, edge, key: localKey, backendSecrets: secrets },
-    backends: urls,
-    modelDirectory: process.env.MODEL_DIR ? path.resolve(process.env.MODEL_DIR) : null,
-  });
+  await writeLocalRun(stateFolder(), { pid: process.pid, edge });
   const ready = { ready: true, edge, key: localKey, backends };
   process.stdout.write(json ? `${JSON.stringify(ready)}\n` : `ready ${edge} key ${localKey}\n`);
 }

@@ -24,12 +24,15 @@ const processBytes = 120e6;
 /** Part of the remaining memory for keys and values. The rest is for garbage, and for copies of rows and arrays within a step. */
 const kvShare = 0.8;
 
+/** Sets of artifacts side by side, at most, while one takes the place of another. */
+export const maxSets = 2;
+
 export interface MemorySettings {
   /** Limit of the backend's processes together: the container's limit or the machine's memory. */
   limitBytes: number;
   model: ModelConfig;
   weightFormat: WeightFormat;
-  /** Sets of artifacts side by side, at most. */
+  /** 1 where nothing is published, else `maxSets`. */
   sets: number;
   maxSequences: number;
   /** null: as much as remains. */

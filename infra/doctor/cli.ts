@@ -3,7 +3,7 @@ import path from "node:path";
 import { createCommand, exitCodes, runCommand } from "../../gpu-backend/command-line.ts";
 import { type BackendConfig, readConfig } from "../../gpu-backend/config.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
-import { planMemory } from "../../gpu-backend/host/memory-plan.ts";
+import { maxSets, planMemory } from "../../gpu-backend/host/memory-plan.ts";
 import { selectDevice } from "../../gpu-backend/runtime/device-probe.ts";
 import { readModelConfig } from "../../gpu-backend/runtime/model-folder.ts";
 import { stateFolder } from "../local-edge.ts";
@@ -32,9 +32,6 @@ export interface Check {
 
 type Finding = Omit<Check, "name">;
 
-/** As the bootstrap wants it. */
-const oldestNode = [22, 18] as const;
-
 const ok = (found: string): Finding => ({ state: "ok", found, mend: null });
 const amiss = (state: "warning" | "failed", found: string, mend: string): Finding => ({ state, found, mend });
 const megabytes = (bytes: number) => `${Math.round(bytes / 1e6).toLocaleString("en")} MB`;
@@ -43,7 +40,6 @@ const megabytes = (bytes: number) => `${Math.round(bytes / 1e6).toLocaleString("
 function checks(modelDirectory: string | undefined): (() => Promise<Check>)[] {
   const model = () => path.resolve(modelDirectory ?? readConfig().modelDirectory);
   const named: [string, (config: BackendConfig) => Finding | Promise<Finding>, mend: string][] = [
-    ["node", checkNode, "install the Node that the message names"],
     ["memory", (config) => checkMemory(config, model()), "name a model folder with --model or MODEL_DIR"],
     ["ports", checkPorts, "set EDGE_PORT and BACKEND_PORT to free ports"],
     [
@@ -67,23 +63,11 @@ function checks(modelDirectory: string | undefined): (() => Promise<Check>)[] {
   });
 }
 
-function checkNode(): Finding {
-  const [major, minor] = process.versions.node.split(".").map(Number);
-  const isNew = major > oldestNode[0] || (major === oldestNode[0] && minor >= oldestNode[1]);
-  if (isNew) return ok(`Node ${process.versions.node}`);
-  const wanted = oldestNode.join(".");
-  return amiss(
-    "failed",
-    `Node ${process.versions.node}; ${wanted} or newer is needed`,
-    `install Node ${wanted} or newer`,
-  );
-}
-
 /** By the backend's own plan, within what is free. A local start serves what is published, so sets may lie side by side. */
 async function checkMemory(config: BackendConfig, directory: string): Promise<Finding> {
   const limitBytes = process.availableMemory();
   const model = await readModelConfig(directory);
-  const { plannedBytes } = planMemory({ ...config, limitBytes, model, sets: config.artifactSets });
+  const { plannedBytes } = planMemory({ ...config, limitBytes, model, sets: maxSets });
   const found = `${megabytes(limitBytes)} free, up to ${megabytes(plannedBytes)} may be taken`;
   if (plannedBytes <= limitBytes) return ok(found);
   return amiss(
@@ -129,7 +113,7 @@ async function checkDevice({ device, weightFormat, threads }: BackendConfig): Pr
 await runCommand(
   createCommand(
     "doctor",
-    "Check Node, memory, ports, artifacts, hashes and device, and name the mend for each that is amiss",
+    "Check memory, ports, artifacts, hashes and device, and name the mend for each that is amiss",
     ["chameleon doctor", "chameleon doctor --model ./my-model"],
     "Exit code 1 where something is amiss that keeps `chameleon start` from serving.",
   )

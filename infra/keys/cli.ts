@@ -45,7 +45,6 @@ const say = (line: string) => void process.stderr.write(`${line}\n`);
 interface Place {
   remote?: boolean;
   env?: string;
-  namespaceId?: string;
   json?: boolean;
 }
 
@@ -178,18 +177,17 @@ function command(usage: string, description: string): Command {
   return program
     .command(usage)
     .description(description)
-    .addOption(new Option("--local", "the local edge; the default").conflicts("remote"))
     .option("--remote", "the deployed edge, through wrangler's login or CLOUDFLARE_API_TOKEN")
     .option("--env <name>", "environment of wrangler.toml that the deployed edge belongs to")
-    .option("--namespace-id <id>", `the KV namespace, where wrangler.toml's ${binding} has no id`)
     .option("--json", "print JSON");
 }
 
-function actorAt({ remote, env, namespaceId }: Place): Actor {
-  const which = namespaceId === undefined ? ["--binding", binding] : ["--namespace-id", namespaceId];
+function actorAt({ remote, env }: Place): Actor {
   const environment = env === undefined ? [] : ["--env", env];
   return {
-    namespace: remote ? wranglerNamespace(root, [...which, "--remote", ...environment]) : folderNamespace(keysFolder()),
+    namespace: remote
+      ? wranglerNamespace(root, ["--binding", binding, "--remote", ...environment])
+      : folderNamespace(keysFolder()),
     now,
     newKey: () => `sk-chameleon-${randomBytes(32).toString("base64url")}`,
   };

@@ -5,7 +5,7 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { writeWhole } from "../../gpu-backend/files.ts";
+import { nullIfMissing, writeWhole } from "../../gpu-backend/files.ts";
 import type { KeyEnd, KeyRecord, Revocation, TenantRecord } from "../../shared/contracts/tenants.ts";
 import { jsonIn, runWrangler } from "../wrangler.ts";
 
@@ -31,14 +31,14 @@ export function recordFile(folder: string, name: string): string {
 export function folderNamespace(folder: string): Namespace {
   return {
     async names(prefix) {
-      const files = await readdir(folder).catch(nullWhereMissing);
+      const files = await readdir(folder).catch(nullIfMissing);
       const names = (files ?? []).filter((file) => !file.includes(".")).map(decodeURIComponent);
       return names.filter((name) => name.startsWith(prefix)).map((name) => ({ name, tenant: null }));
     },
     async get(names) {
       const found = new Map<string, unknown>();
       for (const name of names) {
-        const text = await readFile(recordFile(folder, name), "utf8").catch(nullWhereMissing);
+        const text = await readFile(recordFile(folder, name), "utf8").catch(nullIfMissing);
         if (text !== null) found.set(name, JSON.parse(text));
       }
       return found;
@@ -52,11 +52,6 @@ export function folderNamespace(folder: string): Namespace {
       for (const name of names) await rm(recordFile(folder, name), { force: true });
     },
   };
-}
-
-function nullWhereMissing(error: NodeJS.ErrnoException): null {
-  if (error.code === "ENOENT") return null;
-  throw error;
 }
 
 /** KV's limit on one bulk read. */

@@ -22,7 +22,6 @@ interface Options {
   list?: boolean;
   rollback?: boolean;
   to?: string;
-  bucket?: string;
   remote?: boolean;
   env?: string;
   endpoint?: string;
@@ -57,7 +56,6 @@ has it whole; what was served before stays there, so that --rollback is as quick
   .option("--dry-run", "only say what would be done", false)
   .option("--remote", "the deployed edge's bucket, over R2's S3 API; the local edge's otherwise")
   .option("--env <name>", "environment of wrangler.toml whose bucket it is; its top level unless set")
-  .option("--bucket <name>", `the bucket of ${binding} in wrangler.toml unless set`)
   .option("--endpoint <url>", "of the S3 API; https://$CLOUDFLARE_ACCOUNT_ID.r2.cloudflarestorage.com unless set")
   .option("--json", "print JSON");
 
@@ -66,17 +64,11 @@ function readPrefix(text: string): string {
   throw new InvalidArgumentError("must be a manifest's hash, or 4 of its first digits or more");
 }
 
-async function storeOf({ remote, bucket, env, endpoint }: Options): Promise<ObjectStore> {
+async function storeOf({ remote, env, endpoint }: Options): Promise<ObjectStore> {
   if (!remote) return folderStore(artifactsFolder());
-  return remoteStore(process.env, bucket ?? (await boundBucket(env)), endpoint);
-}
-
-async function boundBucket(env?: string): Promise<string> {
   const { unstable_readConfig: readWranglerConfig } = await import("wrangler");
   const { r2_buckets: buckets }: WranglerConfig = readWranglerConfig({ config: path.join(root, "wrangler.toml"), env });
-  const name = buckets.find((one) => one.binding === binding)?.bucket_name;
-  if (!name) throw new Error(`wrangler.toml has no bucket ${binding}; --bucket names one`);
-  return name;
+  return remoteStore(process.env, buckets.find((one) => one.binding === binding)?.bucket_name, endpoint);
 }
 
 async function run(options: Options): Promise<void> {

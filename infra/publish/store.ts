@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { open, readFile, rm, stat } from "node:fs/promises";
 import path from "node:path";
 import { AwsClient } from "aws4fetch";
-import { writeWhole } from "../../gpu-backend/files.ts";
+import { nullIfMissing, writeWhole } from "../../gpu-backend/files.ts";
 import { currentOf, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
 import { readAtMost } from "../../shared/artifacts/set-file.ts";
 
@@ -39,7 +39,11 @@ export interface S3Place {
 }
 
 /** A bucket of R2 by the variables of `environment`; an `endpoint` goes before the account's. Throws an Error that names what is missing. */
-export function remoteStore(environment: NodeJS.ProcessEnv, bucket: string | null, endpoint?: string): ObjectStore {
+export function remoteStore(
+  environment: NodeJS.ProcessEnv,
+  bucket: string | undefined,
+  endpoint?: string,
+): ObjectStore {
   const { CLOUDFLARE_ACCOUNT_ID: account, AWS_ACCESS_KEY_ID: keyId, AWS_SECRET_ACCESS_KEY: secret } = environment;
   const place = endpoint ?? (account && `https://${account}.r2.cloudflarestorage.com`);
   if (!bucket) throw new Error("wrangler.toml has no bucket ARTIFACTS");
@@ -96,7 +100,7 @@ export async function publishedManifest(folder: string): Promise<string | null> 
 /** Objects as files; an object's etag is the SHA-256 of its bytes. Metadata, which are hints, are not kept. */
 export function folderStore(folder: string): ObjectStore {
   const get = async (name: string) => {
-    const bytes = await readFile(path.join(folder, name)).catch(nullWhereMissing);
+    const bytes = await readFile(path.join(folder, name)).catch(nullIfMissing);
     return bytes && { bytes: new Uint8Array(bytes), etag: createHash("sha256").update(bytes).digest("hex") };
   };
   return {
@@ -117,7 +121,7 @@ export function folderStore(folder: string): ObjectStore {
 
 /** Runs `work` while no other process has the lock; false where another has it. */
 async function locked(lock: string, work: () => Promise<boolean>): Promise<boolean> {
-  const held = await stat(lock).catch(nullWhereMissing);
+  const held = await stat(lock).catch(nullIfMissing);
   if (held && Date.now() - held.mtimeMs > staleLockMs) await rm(lock, { force: true });
   const handle = await open(lock, "wx").catch((error: NodeJS.ErrnoException) => {
     if (error.code === "EEXIST") return null;
@@ -130,9 +134,4 @@ async function locked(lock: string, work: () => Promise<boolean>): Promise<boole
     await handle.close();
     await rm(lock, { force: true });
   }
-}
-
-function nullWhereMissing(error: NodeJS.ErrnoException): null {
-  if (error.code === "ENOENT") return null;
-  throw error;
 }

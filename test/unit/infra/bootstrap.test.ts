@@ -179,7 +179,7 @@ test("lists its commands, and refuses others", async () => {
   expect(await run(["--version"])).toMatchObject({ code: 0, stdout: "1.2.3\n" });
   const refusals: [string[], string][] = [
     [[], "chameleon: name a command; `chameleon --help` lists them.\n"],
-    [["stat"], 'chameleon: there is no command "stat"; did you mean start?\n'],
+    [["stat"], 'chameleon: there is no command "stat"; `chameleon --help` lists them.\n'],
     [["toString"], 'chameleon: there is no command "toString"; `chameleon --help` lists them.\n'],
   ];
   for (const [args, stderr] of refusals) expect(await run(args)).toEqual({ code: 2, stdout: "", stderr });

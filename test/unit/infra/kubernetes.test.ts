@@ -7,7 +7,7 @@ import { describe, expect, onTestFinished, test } from "vitest";
 import { stringify } from "yaml";
 import { regions } from "../../../edge/platform/region.ts";
 import { environmentSchema, readConfig } from "../../../gpu-backend/config.ts";
-import { memorySentence, planMemory } from "../../../gpu-backend/host/memory-plan.ts";
+import { maxSets, memorySentence, planMemory } from "../../../gpu-backend/host/memory-plan.ts";
 import { startMs } from "../../../gpu-backend/host/supervisor.ts";
 import { type AppParts, createApp } from "../../../gpu-backend/http/app.ts";
 import { helpOf } from "../../../gpu-backend/settings.ts";
@@ -114,7 +114,7 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
     const { requests, limits } = container.resources;
     for (const [memory, sets] of [
       [requests.memory, 1],
-      [limits.memory, config.artifactSets],
+      [limits.memory, maxSets],
     ]) {
       const limitBytes = Number(/^(\d+)Gi$/.exec(memory)?.[1]) * 2 ** 30;
       const plan = planMemory({ ...config, model: gpt2Config, sets, limitBytes });

@@ -8,10 +8,7 @@ import { createInterface } from "node:readline";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { claimStateFolder, type LocalRun, readLocalRun, writeLocalRun } from "../../../infra/local-run.ts";
 
-const run: LocalRun = {
-  ...{ pid: process.pid, edge: "http://127.0.0.1:1", key: "k", backends: ["http://[::1]:2"] },
-  ...{ backendSecrets: "s".repeat(32), modelDirectory: null },
-};
+const run: LocalRun = { pid: process.pid, edge: "http://[::1]:1" };
 
 let folder: string;
 let file: string;
@@ -47,7 +44,6 @@ test.each<[string, string]>([
   ["an edge elsewhere", JSON.stringify({ ...run, edge: "http://192.0.2.1:9399" })],
   ["an edge whose name only begins like loopback", JSON.stringify({ ...run, edge: "http://127.0.0.1.example.com" })],
   ["an edge with a path", JSON.stringify({ ...run, edge: "http://127.0.0.1:1/elsewhere" })],
-  ["a backend elsewhere", JSON.stringify({ ...run, backends: ["http://127.0.0.1:2", "https://example.com"] })],
   ["no JSON", "not JSON"],
 ])("a file with %s is ignored, in one sentence", async (_, content) => {
   await writeFile(file, content, { mode: 0o600 });
