@@ -215,10 +215,7 @@ function roundedTimings(timings: Timings): Timings {
   return Object.fromEntries(entries) as Timings;
 }
 
-/**
- * Experts with their weights, zero included: the base first, the pointer last. Empty for a mixture that was never weighed
- * (`max_tokens: 0`).
- */
+/** Experts with their weights, zero included: the base first. Empty for a mixture that was never weighed (`max_tokens: 0`). */
 function expertsOf({ experts, mode }: PlannedChoice["assignment"], done: DoneFrame | null): ChameleonBlock["experts"] {
   const mixture = done?.mixture;
   if (!mixture && (mode === "evidence" || mode === "fixed")) return [];
@@ -227,6 +224,5 @@ function expertsOf({ experts, mode }: PlannedChoice["assignment"], done: DoneFra
     return [{ id, weight: 1, ...(done?.adapter && { hash: done.adapter.hash }) }];
   }
   const adapters = mixture.adapters.map(({ hash, weight }, j) => ({ id: experts[j], weight: rounded(weight), hash }));
-  const pointer = mixture.evidence ? [{ id: "pointer", weight: rounded(mixture.pointer) }] : [];
-  return [{ id: "base", weight: rounded(mixture.base) }, ...adapters, ...pointer];
+  return [{ id: "base", weight: rounded(mixture.base) }, ...adapters];
 }

@@ -103,7 +103,7 @@ export const assignTexts: RouteHandler = async (c, dependencies) => {
       centroid: centroid.id,
       similarity,
       mode,
-      experts: mode === "evidence" ? ["base", ...experts, "pointer"] : experts.length > 0 ? experts : ["base"],
+      experts: mode === "evidence" ? ["base", ...experts] : experts.length > 0 ? experts : ["base"],
       runners_up: others
         .slice(0, request.top - 1)
         .map((one) => ({ centroid: centroids[one.index].id, similarity: one.similarity })),

@@ -4,12 +4,6 @@ import type { Api } from "./api.ts";
 import { CallFailure } from "./api.ts";
 import { type Centroid, domainOf } from "./domains.ts";
 
-/** What people call the experts that are no adapter. */
-const plainNames: ReadonlyMap<string, string> = new Map([
-  ["base", "Base"],
-  ["pointer", "Pointer"],
-]);
-
 export class Catalog {
   readonly #api: Pick<Api, "json">;
   readonly #listeners: (() => void)[] = [];
@@ -56,6 +50,7 @@ export class Catalog {
   /** An expert's name for people. */
   nameOf(id: string): string {
     const centroid = this.centroids.find((one) => one.id === id);
-    return centroid ? domainOf(centroid).name : (plainNames.get(id) ?? id);
+    if (centroid) return domainOf(centroid).name;
+    return id === "base" ? "Base" : id;
   }
 }

@@ -1,15 +1,15 @@
-/** The weights of an answer as a bar and in words: how much of its probabilities each expert makes, the pointer at most. */
+/** The weights of an answer's experts as a bar and in words. */
 import type { ChameleonBlock } from "../../shared/contracts/responses.ts";
 import { make } from "./elements.ts";
 import { count, legend, percent, perplexityBesideBase } from "./words.ts";
 
 type Experts = ChameleonBlock["experts"];
 
-const kindOf = (id: string, adapter: number) => (id === "base" || id === "pointer" ? id : `adapter-${adapter % 3}`);
+const kindOf = (id: string, adapter: number) => (id === "base" ? id : `adapter-${adapter % 3}`);
 
 /** Draws the experts that weigh something, the heaviest first in words. */
 export function showExperts(container: HTMLElement, experts: Experts, nameOf: (id: string) => string): void {
-  const adapters = experts.filter(({ id }) => id !== "base" && id !== "pointer");
+  const adapters = experts.filter(({ id }) => id !== "base");
   const shown = experts
     .filter(({ weight }) => weight > 0)
     .map(({ id, weight }) => ({

@@ -1,17 +1,14 @@
-/** What would answer the prompt, while it is typed: its experts' weights, its tokens, and how near each domain is. */
+/** What would answer the prompt, while it is typed: its experts' weights, and how near each domain is. */
 
 import { limits } from "../../shared/contracts/limits.ts";
 import type { AssignResponse, ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, failureText, isAbort } from "./api.ts";
-import { type Span, spansOf } from "./pieces.ts";
 import { type Answerer, wishOf } from "./request.ts";
 
 /** What the API says of a prompt. */
 export interface Reading {
   prompt: string;
-  /** As the model reads it. */
-  tokens: string[];
-  spans: Span[];
+  promptTokens: number;
   block: ChameleonBlock;
   /** Cosine with each domain, nearest first. */
   near: { id: string; similarity: number }[];
@@ -77,8 +74,6 @@ export class Preview {
       prompt,
       max_tokens: 1,
       temperature: 0,
-      echo: true,
-      logprobs: 0,
       ...wishOf(answerer, evidenceTokens, false),
     };
     const [completion, assigned] = await Promise.all([
@@ -86,13 +81,11 @@ export class Preview {
       this.#api.json<AssignResponse>("/v1/assign", { input: prompt, top: limits.assignTop }, { signal }),
     ]);
     const [choice] = completion.choices;
-    const promptTokens = completion.usage!.prompt_tokens;
     const { centroid, similarity, runners_up } = assigned.data[0];
     const others = runners_up.map((one) => ({ id: one.centroid, similarity: one.similarity }));
     return {
       prompt,
-      tokens: choice.logprobs!.tokens.slice(0, promptTokens),
-      spans: spansOf(choice).filter(({ end }) => end <= promptTokens),
+      promptTokens: completion.usage!.prompt_tokens,
       block: choice.chameleon as ChameleonBlock,
       near: [{ id: centroid, similarity }, ...others],
     };

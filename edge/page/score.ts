@@ -1,4 +1,4 @@
-/** “Score my text”: what base, adapter, pointer and mixture give the later part of a text, having read the earlier. */
+/** “Score my text”: what base, adapter and mixture give the later part of a text, having read the earlier. */
 import type { ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, CallFailure } from "./api.ts";
 import type { Catalog } from "./catalog.ts";
@@ -69,13 +69,12 @@ export class Score {
       throw new CallFailure(`The text has ${count(total, "token")}; it takes ${minTokens} or more.`);
     const read = Math.max(1, Math.round(total * readShare));
     const by = (experts: unknown) => ask({ chameleon: { adapter: experts, evidence_tokens: read, compare: true } });
-    const [alone, pointer, mixture] = await Promise.all([by(this.#adapter.value), by([{ id: "base" }]), by("auto")]);
+    const [alone, mixture] = await Promise.all([by(this.#adapter.value), by("auto")]);
     const one = (id: string, name: string, answer: CompletionResponse) => ({ id, name, mean: meanFrom(answer, read) });
     const [adapterId] = alone.choices[0].chameleon?.experts?.filter(({ id }) => id !== "base") ?? [];
     const baseOnly: Contestant = one("base", "Base alone", base);
     const others: Contestant[] = [
       one("adapter", `Adapter alone: ${adapterId ? catalog.nameOf(adapterId.id) : "off, so the base"}`, alone),
-      one("pointer", "Base and pointer", pointer),
       one("mixture", "Mixture, as it is served", mixture),
     ];
     this.#show({ base: baseOnly, others, read, total }, mixture);

@@ -64,7 +64,7 @@ export class Writer {
     this.#tokenPanel = new TokenPanel({
       api,
       element: byId("token", HTMLElement),
-      made: () => this.#made(),
+      questionOf: () => this.#duel.question,
       otherWish: (column, question) =>
         this.#duel.wish(column.side === "base" ? this.#duel.adapted : this.#duel.base, question),
       onContinue: (place, token) => void this.#during(this.#duel.continueFrom(place, token)),
@@ -144,7 +144,7 @@ export class Writer {
       const reading = await this.#preview.now(this.#wanted());
       this.#answered = reading;
       const { prompt } = reading;
-      const question = { prompt, promptTokens: reading.tokens.length, answerer: this.#wish(), sampling };
+      const question = { prompt, promptTokens: reading.promptTokens, answerer: this.#wish(), sampling };
       await this.#during(this.#duel.run(question));
     } catch (error) {
       failure.textContent = failureText(error);
@@ -197,13 +197,6 @@ export class Writer {
   #body(): object {
     const { fields, evidenceTokens } = samplingOf(this.#parts.settings.current.sampling);
     return { prompt: this.#prompt.value, ...fields, ...wishOf(this.#wish(), evidenceTokens, false) };
-  }
-
-  #made() {
-    const question = this.#duel.question;
-    if (!question || !this.#answered) return null;
-    const pointer = this.#answered.block.experts.find(({ id }) => id === "pointer");
-    return { question, prompt: this.#answered, pointerWeight: pointer?.weight ?? 0 };
   }
 
   #keepAnswerer(): void {

@@ -4,14 +4,7 @@
  */
 import type { CentroidRecord } from "../../shared/artifacts/manifest.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
-import {
-  defaultCalibration,
-  type EvidenceCalibration,
-  marginOf,
-  priorsOf,
-  ruleFor,
-  type Span,
-} from "../../shared/math/evidence.ts";
+import { defaultCalibration, type EvidenceCalibration, priorsOf, type Span } from "../../shared/math/evidence.ts";
 
 /** An adapter that may become an expert. */
 export interface Candidate {
@@ -53,7 +46,7 @@ interface Calibrated {
   evidence?: EvidenceCalibration | undefined;
 }
 
-/** The base, the nearest centroids' adapters, and the pointer. `nearest`: all centroids, nearest first. */
+/** The base and the nearest centroids' adapters. `nearest`: all centroids, nearest first. */
 export function automaticMixture(
   nearest: readonly Candidate[],
   { evidence: calibration = defaultCalibration }: Calibrated,
@@ -61,14 +54,14 @@ export function automaticMixture(
 ): PlannedMixture {
   const near = nearest.slice(0, calibration.adapters);
   const experts = near.filter(({ isOff }) => !isOff);
-  const { basePrior, ...rule } = ruleFor(calibration, evidenceCount(evidence), marginOf(nearest));
-  const [base, ...priors] = priorsOf(near, basePrior, calibration);
-  const request = { base, adapters: weighted(experts, priors), evidence: { ...rule, ...evidence } };
+  const [base, ...priors] = priorsOf(near, calibration);
+  const { temper, floor } = calibration;
+  const request = { base, adapters: weighted(experts, priors), evidence: { ...evidence, temper, floor } };
   return { mode: "evidence", experts, request };
 }
 
 /**
- * The experts that a request lists. With weights, these are scaled to a sum of 1, and there is no pointer. Without, evidence weighs
+ * The experts that a request lists. With weights, these are scaled to a sum of 1. Without, evidence weighs
  * them: the base, if listed, has its calibrated prior, and the adapters share the rest equally.
  */
 export function listedMixture(
@@ -76,10 +69,10 @@ export function listedMixture(
   { evidence: calibration = defaultCalibration }: Calibrated,
   evidence: EvidenceTokens,
 ): PlannedMixture {
-  const { basePrior, ...rule } = ruleFor(calibration, evidenceCount(evidence), null);
+  const { base, temper, floor } = calibration;
   const isFixed = listed[0].weight !== null;
   const adapters = listed.filter(({ candidate }) => candidate !== null).length;
-  const baseWeight = adapters === listed.length ? 0 : adapters === 0 ? 1 : basePrior;
+  const baseWeight = adapters === listed.length ? 0 : adapters === 0 ? 1 : base;
   const sum = listed.reduce((total, { weight }) => total + (weight ?? 0), 0);
   const weightOf = ({ candidate, weight }: Listed) =>
     weight !== null ? weight / sum : candidate === null ? baseWeight : (1 - baseWeight) / adapters;
@@ -93,12 +86,12 @@ export function listedMixture(
     request: {
       base: Math.min(1, others),
       adapters: weighted(experts, weights),
-      ...(!isFixed && { evidence: { ...rule, ...evidence } }),
+      ...(!isFixed && { evidence: { ...evidence, temper, floor } }),
     },
   };
 }
 
-/** Number of evidence tokens, which selects the calibration's row. */
+/** Number of evidence tokens. */
 export function evidenceCount({ tokens, spans = [[0, tokens]] }: EvidenceTokens): number {
   return spans.reduce((sum, [start, end]) => sum + Math.max(0, Math.min(end, tokens) - start), 0);
 }

@@ -26,3 +26,30 @@ export interface AdapterSource {
   /** Throws an Error for an id that does not exist. */
   generate(id: string): Promise<Adapter>;
 }
+
+/** What an adapter, or a mixture of them, does to a row of the head. */
+export type RowAdapter = Pick<Adapter, "gates" | "bias">;
+
+/**
+ * The mean of adapters by their weights: gates of one bank, so that the weighted sum of the deltas is the delta of the weighted
+ * sum of the gates, and biases. What the weights leave to 1 is the base's. null where they leave all.
+ */
+export function meanAdapter(adapters: readonly RowAdapter[], weights: readonly number[]): RowAdapter | null {
+  const used = adapters.flatMap((adapter, j) => (weights[j] > 0 ? [{ ...adapter, weight: weights[j] }] : []));
+  if (used.length === 0) return null;
+  const gates = new Float64Array(used.reduce((most, one) => Math.max(most, one.gates?.length ?? 0), 0));
+  const bias = new Map<number, number>();
+  for (const one of used) {
+    one.gates?.forEach((gate, q) => {
+      gates[q] += one.weight * gate;
+    });
+    one.bias?.ids.forEach((id, i) => {
+      bias.set(id, (bias.get(id) ?? 0) + one.weight * one.bias!.values[i]);
+    });
+  }
+  const ids = Int32Array.from(bias.keys()).sort();
+  return {
+    gates: gates.length > 0 ? Float32Array.from(gates) : null,
+    bias: ids.length > 0 ? { ids, values: Float32Array.from(ids, (id) => bias.get(id)!) } : null,
+  };
+}

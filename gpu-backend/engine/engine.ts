@@ -18,7 +18,7 @@ import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { acquireAdapters, releaseAdapters } from "./acquired-adapters.ts";
 import type { Head } from "./head-rows.ts";
 import type { EngineStats, PhaseReport } from "./messages.ts";
-import { groupsToWeigh, scoreAfterEvidence, weighMixtures } from "./mixture-steps.ts";
+import { headsAfterEvidence, weighMixture } from "./mixture-steps.ts";
 import { type Chunk, composePhase, faultsOf, headFaults } from "./pass.ts";
 import { nextChunk, type PlanLimits } from "./plan.ts";
 import { Planner } from "./planner.ts";
@@ -159,7 +159,6 @@ export class Engine {
     const startedMs = this.#parts.now();
     const { chunkTokens } = this.#parts.limits;
     const counts = { sequences: 0, tokens: 0, sampledTokens: 0 };
-    const mixtures: Sequence[] = [];
     for (const sequence of sequences) {
       if (sequence.ended) continue;
       const begunTokens = sequence.cachedTokens % chunkTokens;
@@ -170,31 +169,24 @@ export class Engine {
       counts.sequences++;
       counts.tokens += tokens;
       this.#guard(sequence, () => this.#keepChunk(sequence, begunTokens + tokens, block));
-      if (sequence.pendingPromptTokens > 0) continue;
-      if (sequence.isMixed) mixtures.push(sequence);
-      else this.#guard(sequence, () => this.#endPrefill(sequence));
+      if (sequence.ended || sequence.pendingPromptTokens > 0) continue;
+      if (sequence.awaitsEvidence) counts.sampledTokens += await this.#startMixture(sequence);
+      this.#guard(sequence, () => this.#endPrefill(sequence));
       this.#flush(null);
     }
     if (counts.sequences === 0) return;
-    counts.sampledTokens += await this.#startMixtures(mixtures);
-    for (const sequence of mixtures) this.#guard(sequence, () => this.#endPrefill(sequence));
     this.#flush({ phase: "prefill", ms: this.#parts.now() - startedMs, ...counts });
   }
 
-  /** Computes the next token of each sequence: in one pass, or in one per length class if a mixture's pointer reads its past. */
+  /** Computes the next token of each sequence, in one pass. */
   async #decode(sequences: readonly Sequence[]): Promise<void> {
     if (sequences.length === 0) return;
     const startedMs = this.#parts.now();
-    let sampledTokens = 0;
-    const classes = this.#rows.inOrder(sequences);
-    for (const pass of sequences.some(({ isMixed }) => isMixed) ? classes : [classes.flat()]) {
-      this.#flush(null);
-      const chunks = pass.map((sequence) => ({ sequence, tokens: 1 }));
-      sampledTokens += (await this.#run("decode", chunks, 0)).sampled;
-      for (const sequence of pass) this.#guard(sequence, () => void this.#endIfFinished(sequence));
-    }
+    const chunks = this.#rows.inOrder(sequences).map((sequence) => ({ sequence, tokens: 1 }));
+    const { sampled } = await this.#run("decode", chunks, 0);
+    for (const sequence of sequences) this.#guard(sequence, () => void this.#endIfFinished(sequence));
     const ms = this.#parts.now() - startedMs;
-    this.#flush({ phase: "decode", ms, sequences: sequences.length, tokens: sequences.length, sampledTokens });
+    this.#flush({ phase: "decode", ms, sequences: chunks.length, tokens: chunks.length, sampledTokens: sampled });
   }
 
   /**
@@ -221,36 +213,23 @@ export class Engine {
     return { sampled, block: isBlock ? output.present : null };
   }
 
-  /**
-   * Weighs mixtures whose prompt is cached, scores the rest of their prompts, and samples their first tokens. Returns the number of
-   * sampled tokens.
-   */
-  async #startMixtures(prefilled: readonly Sequence[]): Promise<number> {
-    // Rows move when a sequence ends.
-    const rowOf = this.#rows.rowOf.bind(this.#rows);
-    const rowsOf = (group: readonly Sequence[]) => new Map(group.map((sequence) => [sequence, rowOf(sequence)]));
-    let sampled = 0;
-    const byClass = this.#rows.inOrder(prefilled.filter(({ ended }) => !ended));
-    for (const group of byClass.flatMap(groupsToWeigh)) {
-      const parts = { runner: this.#parts.runner, arena: this.#rows.arenaOf(group[0]) };
-      const { faults, heads, mix } = await weighMixtures(rowsOf(group), parts);
-      for (const [sequence, fault] of faults) this.#fail(sequence, this.#reportFault(fault));
-      for (const sequence of group.filter(({ ended, request }) => !ended && request.promptLogprobs)) {
-        for await (const scored of scoreAfterEvidence(sequence, () => rowOf(sequence), parts))
-          this.#readChecked(scored.heads, scored.output);
-      }
-      const first = heads.filter(({ sequence }) => !sequence.ended);
-      if (first.length > 0) this.#readChecked(first, await mix());
-      sampled += first.length;
+  /** Weighs a mixture whose prompt is cached, scores the rest of the prompt, and samples the first token. Returns whether it did. */
+  async #startMixture(sequence: Sequence): Promise<0 | 1> {
+    const { runner } = this.#parts;
+    const arena = this.#rows.arenaOf(sequence);
+    const states = (positions: readonly number[]) => arena.states(this.#rows.rowOf(sequence), positions);
+    const parts = { runner, states };
+    const fault = await weighMixture(sequence, parts);
+    this.#parts.progressed?.();
+    if (fault) this.#fail(sequence, this.#reportFault(fault));
+    let sampled: 0 | 1 = 0;
+    for await (const { heads, output } of headsAfterEvidence(sequence, parts)) {
+      this.#parts.progressed?.();
+      for (const error of headFaults(heads, output).values()) this.#fail(sequence, this.#reportFault(error));
+      for (const head of heads) this.#guard(sequence, () => this.#read(head, output));
+      if (!sequence.ended && heads.some(({ scoredId }) => scoredId === null)) sampled = 1;
     }
     return sampled;
-  }
-
-  /** Ends the sequences of a head-only run whose results are not finite, and reads the other heads. */
-  #readChecked(heads: readonly Head[], output: StepOutput): void {
-    this.#parts.progressed?.();
-    for (const [sequence, error] of headFaults(heads, output)) this.#fail(sequence, this.#reportFault(error));
-    for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
   }
 
   /** Gives a sequence its row, with the keys and values that are cached already. */
@@ -278,8 +257,8 @@ export class Engine {
   }
 
   /** Scores a prompt token or samples the next one. */
-  #read({ sequence, isMixed, row, hiddenRow, baseRow, scoredId }: Head, output: StepOutput): void {
-    const result = headResult(isMixed ? output.mixed!.rows! : output, row);
+  #read({ sequence, row, hiddenRow, baseRow, scoredId }: Head, output: StepOutput): void {
+    const result = headResult(output, row);
     const { sampling } = sequence;
     const base = baseRow === null ? null : headResult(output, baseRow);
     const alternatives = alternativesOf(result, sampling.logprobs ?? 0);
@@ -326,9 +305,8 @@ export class Engine {
   }
 
   /** Throws a ServiceError where the queue is full. */
-  #enqueue(sequence: Sequence, adapters: readonly AcquiredAdapter[]): void {
-    sequence.adapters = adapters;
-    sequence.queued(this.#parts.now());
+  #enqueue(sequence: Sequence, acquired: readonly AcquiredAdapter[]): void {
+    sequence.queued(acquired, this.#parts.now());
     if (this.#endIfFinished(sequence)) return;
     this.#planner.enqueue(sequence);
     this.#prefixes?.arrive(sequence);

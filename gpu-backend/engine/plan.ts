@@ -52,7 +52,6 @@ export interface Plannable {
   readonly cachedTokens: number;
   /** Maximum tokens of the sequence, prompt and completion. */
   readonly maxPositions: number;
-  readonly isMixed: boolean;
 }
 
 export interface PlanLimits {
@@ -309,7 +308,6 @@ class Room<S extends Plannable> {
       positions: Math.min(one.cachedTokens + one.pendingPromptTokens + 1, one.maxPositions),
       cachedTokens: one.cachedTokens,
       isLong: running.has(one) ? wasLong.has(one) : null,
-      isMixed: one.isMixed,
     }));
     const boundary = this.#resources.kv.boundaryFor(rows, this.#parkedTokens());
     const long = new Set(rows.filter(({ positions }) => positions > boundary).map(({ one }) => one));

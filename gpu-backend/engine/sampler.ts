@@ -4,12 +4,10 @@
  * when to stop.
  */
 import type { Sampling } from "../../shared/contracts/sampling.ts";
-import { logitOf, type RowOutput, topCandidates } from "../runtime/step.ts";
+import { type RowOutput, topCandidates } from "../runtime/step.ts";
 
 /** A step's result for one head row; K candidates, V vocabulary. */
 export interface HeadResult {
-  /** Scores are logits or likelihoods (`logitOf`). */
-  areLikelihoods: boolean;
   /** [K], best first. */
   topIds: Int32Array;
   topScores: Float32Array;
@@ -30,10 +28,9 @@ const bandWidth = 2;
 
 /** The result of head row `n`: views, no copies. */
 export function headResult(output: RowOutput, n: number): HeadResult {
-  const { areLikelihoods, topCount: K, scores } = output;
+  const { topCount: K, scores } = output;
   const V = scores ? scores.length / output.logSumExp.length : 0;
   return {
-    areLikelihoods,
     topIds: output.topIds.subarray(n * K, (n + 1) * K),
     topScores: output.topScores.subarray(n * K, (n + 1) * K),
     logSumExp: output.logSumExp[n],
@@ -70,7 +67,7 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
   if (isGreedy(sampling)) return row.topIds[0];
   const { temperature, top_p, top_k, min_p } = sampling;
   const isCut = top_k > 0 || min_p > 0;
-  const lowest = lowered(row, row.topScores[0], -temperature * Math.log(min_p));
+  const lowest = row.topScores[0] + temperature * Math.log(min_p);
   const ranked: number[] = [];
   const cumulative: number[] = [];
   let total = 0;
@@ -81,7 +78,7 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
         isWhole = true;
         break;
       }
-      total += Math.exp(logitOf(band[i], row.areLikelihoods) / temperature - row.scaledLogSumExp);
+      total += Math.exp(band[i] / temperature - row.scaledLogSumExp);
       ranked.push(band[i]);
       cumulative.push(total);
       // Uncut, the total mass is 1: stop at the end of the nucleus or, without top_p, at the drawn token.
@@ -112,18 +109,13 @@ export function logprobOfTarget(row: HeadResult): number {
   return logprob(row, row.targetScore);
 }
 
-function logprob({ areLikelihoods, logSumExp }: HeadResult, score: number): number {
-  return Math.max(minLogprob, logitOf(score, areLikelihoods) - logSumExp);
+function logprob({ logSumExp }: HeadResult, score: number): number {
+  return Math.max(minLogprob, score - logSumExp);
 }
 
 /** The `count` likeliest token ids with their logprobs, best first. */
 export function alternativesOf(row: HeadResult, count: number): [number, number][] {
   return Array.from(row.topIds.subarray(0, count), (id, rank) => [id, logprob(row, row.topScores[rank])]);
-}
-
-/** The score whose logit is lower by `by`. */
-function lowered({ areLikelihoods }: HeadResult, score: number, by: number): number {
-  return areLikelihoods ? score * Math.exp(-by) : score - by;
 }
 
 /**
@@ -136,7 +128,7 @@ function* rankedBands(row: HeadResult, temperature: number): Generator<Float32Ar
   if (!scores) throw new Error("sampling needs the scores of its row");
   let known = topScores.length;
   let above = Number.POSITIVE_INFINITY;
-  let floor = lowered(row, topScores[known - 1], bandWidth * temperature);
+  let floor = topScores[known - 1] - bandWidth * temperature;
   for (let left = scores.length; left > 0; ) {
     const band = new Float32Array(left);
     let size = 0;
@@ -153,7 +145,7 @@ function* rankedBands(row: HeadResult, temperature: number): Generator<Float32Ar
     left -= size;
     above = floor;
     // At least one in the next band, however wide the gap.
-    floor = lowered(row, Math.min(next, floor), bandWidth * temperature);
+    floor = Math.min(next, floor) - bandWidth * temperature;
   }
 }
 

@@ -10,8 +10,9 @@ import type {
   TokenFrame,
 } from "../../shared/contracts/inference.ts";
 import { type Sampling, samplingWith } from "../../shared/contracts/sampling.ts";
-import type { MixtureWeights, PromptEvidence } from "../../shared/math/evidence.ts";
+import { type MixtureWeights, type PromptEvidence, withFloor } from "../../shared/math/evidence.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
+import { meanAdapter, type RowAdapter } from "../adapters/adapter.ts";
 import type { AcquiredAdapter } from "../adapters/generated/adapter-cache.ts";
 import type { ModelShape } from "../runtime/step.ts";
 import type { Plannable } from "./plan.ts";
@@ -65,15 +66,15 @@ export class Sequence implements Plannable {
   cachedTokens = 0;
   /** How many of those came from the prefix cache. */
   reusedTokens = 0;
-  /** Set before the sequence is queued: the one adapter, or those of its mixture; none serves the base. */
-  adapters: readonly AcquiredAdapter[] = [];
-  /** Weights of the mixture; set once the prompt is cached. */
-  mixture: MixtureWeights | null = null;
-  /** null if the weights were given, or are not known yet. */
-  evidence: PromptEvidence | null = null;
   /** Set once; no frame follows. */
   ended = false;
 
+  #adapters: readonly AcquiredAdapter[] = [];
+  #answering: RowAdapter | null = null;
+  /** Weights of the mixture, once they are known. */
+  #mixture: MixtureWeights | null = null;
+  /** null if the weights were given, or are not known yet. */
+  #evidence: PromptEvidence | null = null;
   readonly #vocabulary: Vocabulary;
   readonly #text: TextStream | null;
   /** Token ids that end it. */
@@ -180,23 +181,29 @@ export class Sequence implements Plannable {
     return this.#finish === null;
   }
 
-  /** The adapter of a sequence that is no mixture; null for the base. */
-  get acquired(): AcquiredAdapter | null {
-    return this.adapters[0] ?? null;
+  /** The one adapter, or those of its mixture; none serves the base. */
+  get adapters(): readonly AcquiredAdapter[] {
+    return this.#adapters;
   }
 
-  get isMixed(): boolean {
-    return this.request.mixture !== undefined;
+  /** The adapter that answers: the one, or the mean of the mixture's. null is the base, also while the evidence is awaited. */
+  get answering(): RowAdapter | null {
+    return this.#answering;
   }
 
-  /** Prompt tokens that are evidence, and that the pointer copies from. */
+  /** Whether its prompt has to be cached before its mixture has weights. */
+  get awaitsEvidence(): boolean {
+    return this.request.mixture?.evidence !== undefined && this.#mixture === null;
+  }
+
+  /** Number of the first prompt tokens that may be evidence. */
   get evidenceTokens(): number {
     return Math.min(this.promptTokens, this.request.mixture?.evidence?.tokens ?? 0);
   }
 
   /** Whether the base's logprobs are requested and differ from the served ones. */
   get comparesBase(): boolean {
-    return this.request.compare && (this.isMixed || (this.acquired !== null && this.acquired.adapter.scale !== 0));
+    return this.request.compare && this.#answering !== null;
   }
 
   /** The reason to end, once all is sampled and scored; null before. */
@@ -209,9 +216,26 @@ export class Sequence implements Plannable {
     return this.#prompt.logprobs.length === this.promptTokens;
   }
 
-  /** Its adapters are acquired. */
-  queued(nowMs: number): void {
+  /** Its adapters are acquired: the one that answers, or those of its mixture. */
+  queued(adapters: readonly AcquiredAdapter[], nowMs: number): void {
+    this.#adapters = adapters;
     this.#adapterMs = nowMs - this.#submittedMs;
+    const { mixture } = this.request;
+    if (!mixture) {
+      const [acquired] = adapters;
+      this.#answering = acquired && acquired.adapter.scale !== 0 ? acquired.adapter : null;
+    } else if (!mixture.evidence) {
+      const weights = mixture.adapters.map(({ weight }) => weight);
+      this.weighed(withFloor({ base: mixture.base, adapters: weights }, 0), null);
+    }
+  }
+
+  /** Its mixture has weights. */
+  weighed(weights: MixtureWeights, evidence: PromptEvidence | null): void {
+    this.#mixture = weights;
+    this.#evidence = evidence;
+    const adapters = this.#adapters.map(({ adapter }) => adapter);
+    this.#answering = meanAdapter(adapters, weights.adapters);
   }
 
   /** It has a slot, for the first time or after it was parked. */
@@ -263,20 +287,18 @@ export class Sequence implements Plannable {
   doneFrame(nowMs: number): DoneFrame {
     const admittedMs = this.#admittedMs ?? nowMs;
     const decodingMs = this.#decodingMs ?? nowMs;
+    const [first = null] = this.#adapters;
+    const mixture = this.#mixture;
     return {
       type: "done",
       id: this.id,
       finishReason: this.#finish!,
-      adapter: this.acquired && {
-        hash: this.acquired.adapter.hash,
-        cache: this.acquired.cache,
-        scale: this.acquired.adapter.scale,
-      },
-      ...(this.mixture && {
+      adapter: first && { hash: first.adapter.hash, cache: first.cache, scale: first.adapter.scale },
+      ...(mixture && {
         mixture: {
-          ...this.mixture,
-          adapters: this.adapters.map(({ adapter }, i) => ({ hash: adapter.hash, weight: this.mixture!.adapters[i] })),
-          evidence: this.evidence,
+          base: mixture.base,
+          adapters: this.#adapters.map(({ adapter }, i) => ({ hash: adapter.hash, weight: mixture.adapters[i] })),
+          evidence: this.#evidence,
         },
       }),
       promptTokens: this.promptTokens,

@@ -53,8 +53,7 @@ function requestsOf(promptIds: number[], stopId: number, centroidId: string | nu
   };
   const token = { ...base, id: "token", promptIds: [stopId], maxTokens: 1, promptLogprobs: false };
   if (centroidId === null) return [token, base];
-  const pointer = { sharpness: 15, shares: [{ share: 0.25, prior: 1 }] };
-  const evidence = { tokens: promptIds.length, temper: 0.1, floor: 0.1, pointer };
+  const evidence = { tokens: promptIds.length, temper: 0.1, floor: 0.1 };
   const mixture = { base: 0.5, adapters: [{ centroidId, weight: 0.5 }], evidence };
   return [token, base, { ...base, id: "mixture", promptLogprobs: false, compare: true, mixture }];
 }

@@ -1,5 +1,5 @@
 /**
- * Keys and values of the running sequences of one length class: per layer two dense arrays [rows, H, P, d], so that a step is
+ * Keys, values and states of the running sequences of one length class, in dense arrays [rows, H, P, d], so that a step is
  * fed views without a copy. P has few sizes and follows the running sequences, because attention of a decode step costs time
  * over all P positions. Rows are 0, 1, 2, … from the start of the arrays, or -1, -2, -3, … from their end: row r begins r × H ×
  * P × d after it. Not here: who has which row (slot-table.ts), how many may run (kv-budget.ts), and who owns the arrays
@@ -164,7 +164,7 @@ export class KvArena {
     return copy;
   }
 
-  /** States of a row at some positions, from the last pair of arrays, [positions, D]. */
+  /** States of a row at some positions, from the last array, [positions, D]. */
   states(row: number, positions: readonly number[]): Float32Array {
     const { heads: H, headWidth: d } = this.#shape;
     const source = this.#memory.arrays[this.#memory.arrays.length - 1];

@@ -8,7 +8,8 @@ import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { ModelShape, StepRunner } from "../runtime/step.ts";
 
 export interface KvShape {
-  layers: number;
+  /** Keys and values of each layer, and the states that the head is fed. */
+  arrays: number;
   heads: number;
   headWidth: number;
   contextTokens: number;
@@ -19,14 +20,14 @@ export const positionUnit = 64;
 /** Cost per step of moving one position of a row: two copies take as long as attention in four steps, and should pay within 16. */
 const moveShare = 1 / 4;
 
-/** The shape of an engine's arenas: one pair more than layers, for the pointer's keys and the states that the head is fed. */
+/** The shape of an engine's arenas. */
 export function arenaShapeOf({ layers, kvHeads, headWidth, contextTokens }: ModelShape): KvShape {
-  return { layers: layers + 1, heads: kvHeads, headWidth, contextTokens };
+  return { arrays: 2 * layers + 1, heads: kvHeads, headWidth, contextTokens };
 }
 
 /** Keys and values of one position. */
-export function bytesPerPosition({ layers, heads, headWidth }: KvShape): number {
-  return 2 * layers * heads * headWidth * Float32Array.BYTES_PER_ELEMENT;
+export function bytesPerPosition({ arrays, heads, headWidth }: KvShape): number {
+  return arrays * heads * headWidth * Float32Array.BYTES_PER_ELEMENT;
 }
 
 /** P for a longest row of `longest` positions: eighths of the next power of two, so that it fits closely and changes rarely. */
@@ -43,29 +44,20 @@ export interface RunningRow {
   cachedTokens: number;
   /** Its class; null if it has none yet. */
   isLong: boolean | null;
-  /** True for a mixture: then each class decodes in a pass of its own. */
-  isMixed: boolean;
 }
 
 export class KvBudget {
   readonly #shape: KvShape;
   /** Total positions. */
   readonly #positions: number;
-  /** Cost of a second class in the same pass, in positions of a row; Infinity for one class only. */
+  /** Cost of a second class, in positions of a row; Infinity for one class only. */
   readonly #classPositions: number;
-  /** Cost of a second class in a pass of its own. */
-  readonly #passPositions: number;
 
   /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
-  constructor(
-    shape: KvShape,
-    maximumBytes: number,
-    { classBytes, passBytes }: Pick<StepRunner, "classBytes" | "passBytes">,
-  ) {
+  constructor(shape: KvShape, maximumBytes: number, { classBytes }: Pick<StepRunner, "classBytes">) {
     this.#shape = shape;
     this.#positions = Math.floor(maximumBytes / bytesPerPosition(shape));
     this.#classPositions = classBytes / bytesPerPosition(shape);
-    this.#passPositions = passBytes / bytesPerPosition(shape);
     if (this.#positions >= shape.contextTokens) return;
     const needed = shape.contextTokens * bytesPerPosition(shape);
     throw new Error(
@@ -83,13 +75,12 @@ export class KvBudget {
   boundaryFor(rows: readonly RunningRow[], parked: number): number {
     const sizes = rows.map(({ positions }) => positionsFor(positions, this.#shape));
     const boundaries = this.#boundaries(sizes);
-    const splitPositions = rows.some(({ isMixed }) => isMixed) ? this.#passPositions : this.#classPositions;
     let [best, least] = [boundaries[0], Number.POSITIVE_INFINITY];
     for (const boundary of boundaries) {
       const positions = positionsOf(sizes, boundary);
       if (!this.#fits(positions, parked)) continue;
       const isSplit = sizes.some((size) => size > boundary) && sizes.some((size) => size <= boundary);
-      let cost = positions + (isSplit ? splitPositions : 0);
+      let cost = positions + (isSplit ? this.#classPositions : 0);
       rows.forEach(({ isLong, cachedTokens }, i) => {
         if (isLong !== null && isLong !== sizes[i] > boundary) cost += moveShare * cachedTokens;
       });

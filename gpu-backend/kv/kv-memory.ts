@@ -1,5 +1,5 @@
 /**
- * The memory that the arenas of an engine share: two arrays per layer, keys and values. One arena's rows grow up from the
+ * The memory that the arenas of an engine share: keys, values and states in arrays of their own. One arena's rows grow up from the
  * start, the other's down from the end, and parked rows are between them, so parking takes no more than the arrays. The arrays
  * are allocated once, as large as the bound; the system gives memory only to pages that are written, so room for one row as
  * long as the context is written before it is needed. Within a step there are also copies of rows that are parked or resume,
@@ -39,7 +39,7 @@ export interface ParkedKv {
 const spareShare = 16;
 
 export class KvMemory {
-  /** Keys at 2l, values at 2l + 1. */
+  /** Keys at 2l, values at 2l + 1, then states. */
   readonly arrays: Float32Array<ArrayBuffer>[];
   readonly #shape: KvMemoryShape;
   /** Positions of the arrays. */
@@ -51,11 +51,11 @@ export class KvMemory {
   #parked: ParkedKv[] = [];
 
   constructor(shape: KvMemoryShape) {
-    const { layers, contextTokens, maximumRows, maximumBytes } = shape;
+    const { arrays, contextTokens, maximumRows, maximumBytes } = shape;
     this.#shape = shape;
     this.#capacity =
       maximumBytes === undefined ? maximumRows * contextTokens : Math.floor(maximumBytes / bytesPerPosition(shape));
-    this.arrays = Array.from({ length: 2 * layers }, () => this.#newArray());
+    this.arrays = Array.from({ length: arrays }, () => this.#newArray());
     this.#written.start = this.#readyPositions;
   }
 

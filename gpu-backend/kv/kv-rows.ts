@@ -114,12 +114,11 @@ export class KvRows<S> {
     this.#parked.delete(sequence);
   }
 
-  /** Sequences by class, the short ones first, in the order of their rows, which follow each other. */
-  inOrder(sequences: readonly S[]): S[][] {
-    return Object.values(this.#classes)
-      .map((rows) => sequences.filter((one) => this.#placeOf(one) === rows))
-      .filter(({ length }) => length > 0)
-      .map((own) => own.sort((a, b) => this.rowOf(a) - this.rowOf(b)));
+  /** Sequences in the order of their rows, which follow each other, the short ones first. */
+  inOrder(sequences: readonly S[]): S[] {
+    return Object.values(this.#classes).flatMap((rows) =>
+      sequences.filter((one) => this.#placeOf(one) === rows).sort((a, b) => this.rowOf(a) - this.rowOf(b)),
+    );
   }
 
   /** Input of a step for sequences in the order of their rows, the short ones first. */

@@ -2,7 +2,7 @@
 
 /** The shape of `present`, [arrays, S, H, T, d]. */
 interface PresentShape {
-  /** 2L */
+  /** 2L + 1 */
   arrays: number;
   sequences: number; // S
   heads: number; // H

@@ -5,11 +5,10 @@
  */
 
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
-import { addBank } from "./adapter-graph.ts";
-import { addAttention, type Past, pastInputs, products, splitPast } from "./attention-graph.ts";
+import { addAttention, type Past, pastInputs, splitPast } from "./attention-graph.ts";
 import { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
-import { addMixedHead, addPlainHead } from "./head-graph.ts";
+import { addHead } from "./head-graph.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { addBlockMatMul, addQuantizedMatMuls, blockRows, quantizeBlocks, quantizeColumns } from "./quantizer.ts";
 import type { Device } from "./session.ts";
@@ -43,8 +42,7 @@ interface Build {
 
 /**
  * The graph that serves. The trunk runs where the step has tokens (`wants_trunk`), the head on positions of this step
- * (`head_rows`) and on states of earlier ones that the host feeds again (`fed_states`). Head rows are plain (one adapter) or
- * mixed (several experts).
+ * (`head_rows`) and on states of earlier ones that the host feeds again (`fed_states`).
  */
 export function buildServingGraph(
   config: ModelConfig,
@@ -58,34 +56,23 @@ export function buildServingGraph(
   const build: Build = { g, config, weights, format, device };
   const embedding = addTokenEmbedding(build);
   const { present, states } = addServingTrunk(build, embedding);
-  g.output(names.present, present, "float32", ["2L*S", H, "T", D / H]);
+  g.output(names.present, present, "float32", ["(2L+1)*S", H, "T", D / H]);
   const here = g.node("Gather", [states, g.input(names.headRows, "int32", ["K"])], { axis: 0 });
   const headStates = g.node("Concat", [here, g.input(names.fedStates, "float32", ["X", D])], { axis: 0 });
-  const middle = lastNorm(build, headStates);
   const [hidden] = g.when(g.input(names.wantsHidden, "bool", []), [{ type: "float32", shape: ["M", D] }], () => [
-    addLastFeedForward(build, headStates, middle),
+    addLastFeedForward(build, headStates),
   ]);
   g.output(names.hidden, hidden, "float32", ["M", D]);
-  const { baseLogits } = embedding;
-  const head = {
-    ...{ g, config, bank: addBank(g, config, bank), baseLogits },
-    products: (q: string, k: string) => products(build, q, k),
-    power: (x: string, y: string) => power(build, x, y),
-  };
-  addPlainHead(head, hidden);
-  addMixedHead(head, hidden, unitRows(g, middle));
+  addHead({ g, config, bank, baseLogits: embedding.baseLogits }, hidden);
   return g.bytes();
 }
 
-/** The trunk without a past and without a head, for training: token ids [S, T] → hidden states and pointer keys [S × T, D]. */
+/** The trunk without a past and without a head, for training: token ids [S, T] → hidden states [S × T, D]. */
 export function buildTrunkGraph(config: ModelConfig, weights: TensorFile): Uint8Array {
   const g = new GraphBuilder("gpt2-trunk");
   const build: Build = { g, config, weights, format: "fp32", device: "cpu" };
   const { states } = addTrunk(build, tokenInputs(build), null, addTokenEmbedding(build));
-  const middle = lastNorm(build, states);
-  const hidden = addLastFeedForward(build, states, middle);
-  g.output(names.hidden, hidden, "float32", ["S*T", config.hiddenSize]);
-  g.output(names.keys, unitRows(g, middle), "float32", ["S*T", config.hiddenSize]);
+  g.output(names.hidden, addLastFeedForward(build, states), "float32", ["S*T", config.hiddenSize]);
   return g.bytes();
 }
 
@@ -96,7 +83,7 @@ function addServingTrunk(build: Build, embedding: Embedding) {
   const inputs = tokenInputs(build);
   const past = pastInputs(build);
   const outputs = [
-    { type: "float32", shape: ["2L*S", H, "T", D / H] },
+    { type: "float32", shape: ["(2L+1)*S", H, "T", D / H] },
     { type: "float32", shape: ["S*T", D] },
   ] as const;
   const [present, states] = g.when(g.input(names.wantsTrunk, "bool", []), outputs, () => {
@@ -107,17 +94,15 @@ function addServingTrunk(build: Build, embedding: Embedding) {
 }
 
 /**
- * What a step adds to the past: keys and values of each layer and, as one more pair, what the pointer needs: each position's
- * key (the input of the last feed-forward part after its layer norm, of length 1; kNN-LM, arXiv 1911.00172), and its state
- * before that layer norm, of which the head can be computed later.
+ * What a step adds to the past: keys and values of each layer, then each position's state before the last feed-forward part, of
+ * which the head can be computed later.
  */
 function addPresent(build: Build, { shape }: TokenInputs, { fresh, states }: Trunk): string {
   const { g, config } = build;
   const { hiddenSize: D, heads: H } = config;
   const byPosition = g.node("Concat", [shape, g.integers(H, D / H)], { axis: 0 });
-  const asPair = (x: string) => g.node("Transpose", [g.node("Reshape", [x, byPosition])], { perm: [0, 2, 1, 3] });
-  const keys = unitRows(g, lastNorm(build, states));
-  return g.node("Concat", [...fresh, asPair(keys), asPair(states)], { axis: 0 });
+  const byHead = g.node("Transpose", [g.node("Reshape", [states, byPosition])], { perm: [0, 2, 1, 3] });
+  return g.node("Concat", [...fresh, byHead], { axis: 0 });
 }
 
 interface TokenInputs {
@@ -163,46 +148,23 @@ function addTrunk(
     const [attended, k, v] = attention(l, qkv);
     fresh.push(k, v);
     states = g.node("Add", [states, biased(g, linear(`h.${l}.attn.c_proj`, attended))]);
-    if (l < layers - 1)
-      states = addFeedForward(build, l, { states, normed: layerNorm(build, `h.${l}.ln_2`, states) }, linear);
+    if (l < layers - 1) states = addFeedForward(build, l, states, linear);
   }
   return { states, fresh };
 }
 
-/** The feed-forward part of block l, of states and of those after its layer norm. */
-function addFeedForward(
-  build: Build,
-  l: number,
-  { states, normed }: { states: string; normed: string },
-  linear: ReturnType<typeof linearLayers>,
-): string {
+/** The feed-forward part of block l. */
+function addFeedForward(build: Build, l: number, states: string, linear: ReturnType<typeof linearLayers>): string {
   const { g } = build;
-  const inner = linear(`h.${l}.mlp.c_fc`, normed);
+  const inner = linear(`h.${l}.mlp.c_fc`, layerNorm(build, `h.${l}.ln_2`, states));
   const activated = g.node("com.microsoft:FastGelu", inner.bias ? [inner.product, inner.bias] : [inner.product]); // the tanh form, GPT-2's gelu_new
   return g.node("Add", [states, biased(g, linear(`h.${l}.mlp.c_proj`, activated))]);
 }
 
-/** The layer norm of the last block's feed-forward part. */
-function lastNorm(build: Build, states: string): string {
-  return layerNorm(build, `h.${build.config.layers - 1}.ln_2`, states);
-}
-
 /** What is left of the trunk for rows with a head: the last feed-forward part and the last layer norm. */
-function addLastFeedForward(build: Build, states: string, normed: string): string {
-  const last = addFeedForward(build, build.config.layers - 1, { states, normed }, linearLayers(build, states));
-  return layerNorm(build, "ln_f", last);
-}
-
-/** Rows of x [M, D] divided by their length; a row of zeros stays one. */
-function unitRows(g: GraphBuilder, x: string): string {
-  const length = g.node("ReduceL2", [x, g.integers(-1)], { keepdims: 1 });
-  return g.node("Div", [x, g.node("Max", [length, g.scalar(1e-12)])]);
-}
-
-/** x to the power of y. The CPU's kernel takes every element alike, as its logarithm does not; WebGPU's Pow fails where y is broadcast. */
-function power({ g, device }: Build, x: string, y: string): string {
-  if (device === "cpu") return g.node("Pow", [x, y]);
-  return g.node("Exp", [g.node("Mul", [g.node("Log", [g.node("Add", [x, g.scalar(1e-37)])]), y])]);
+function addLastFeedForward(build: Build, states: string): string {
+  const l = build.config.layers - 1;
+  return layerNorm(build, "ln_f", addFeedForward(build, l, states, linearLayers(build, states)));
 }
 
 interface Embedding {

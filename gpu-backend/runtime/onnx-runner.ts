@@ -1,21 +1,15 @@
-/** Executes steps on ONNX Runtime: a session over the serving graph, and one that mixes first tokens (mixing.ts). */
+/** Executes steps on ONNX Runtime: a session over the serving graph. */
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { hasChunkOperator } from "./attention-graph.ts";
-import { buildServingGraph, bytesPerWeight, type WeightFormat } from "./gpt2-graph.ts";
+import { buildServingGraph, type WeightFormat } from "./gpt2-graph.ts";
 import { names } from "./graph-names.ts";
-import { feedMixed, mixedFetches, readMixed } from "./mixed-feeds.ts";
-import { mixKept, openMixingSession } from "./mixing.ts";
 import type { ModelConfig } from "./model-config.ts";
-import { parametersOf } from "./model-folder.ts";
 import { bool, noRows, readRows, rowFeeds, rowFetches } from "./row-feeds.ts";
 import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
 import {
   type Bank,
-  type KeptMixture,
-  type LogitChanges,
   type ModelShape,
   minPrefillTokens,
-  type RowOutput,
   type StepInput,
   type StepOutput,
   type StepRunner,
@@ -46,69 +40,45 @@ export function createStepRunner(options: RunnerOptions & { weights: TensorFile 
 
 /** Opens the session of a graph made by `buildServingGraph` with the same options. ONNX Runtime copies the graph's bytes. */
 export async function openStepRunner(graph: Uint8Array, options: RunnerOptions): Promise<StepRunner> {
-  const { config, bank, threads, format = "fp32", device = "cpu" } = options;
+  const { config, bank, threads, device = "cpu" } = options;
   const session = await openSession(graph, { threads, device });
-  const passBytes = bytesPerWeight[format] * parametersOf(config);
-  const mixing = await openMixingSession(config);
-  return new OnnxRunner(config, bank.gates, { session, mixing }, { device, passBytes });
+  return new OnnxRunner(config, bank.gates, session, device);
 }
 
 class OnnxRunner implements StepRunner {
   readonly config: ModelShape;
   readonly gates: number;
   readonly classBytes: number;
-  readonly passBytes: number;
   readonly #session: Session;
-  readonly #mixing: Session;
   readonly #device: Device;
   readonly #causalMasks = new Map<string, Tensor>();
 
-  constructor(
-    config: ModelShape,
-    gates: number,
-    sessions: { session: Session; mixing: Session },
-    options: { device: Device; passBytes: number },
-  ) {
+  constructor(config: ModelShape, gates: number, session: Session, device: Device) {
     this.config = config;
     this.gates = gates;
     // The graph of other devices takes one P only.
-    this.classBytes = options.device === "cpu" ? layerClassBytes * config.layers : Number.POSITIVE_INFINITY;
-    this.passBytes = options.passBytes;
-    this.#device = options.device;
-    this.#session = sessions.session;
-    this.#mixing = sessions.mixing;
+    this.classBytes = device === "cpu" ? layerClassBytes * config.layers : Number.POSITIVE_INFINITY;
+    this.#device = device;
+    this.#session = session;
   }
 
   async run(input: StepInput): Promise<StepOutput> {
-    const plain = input.plainRows?.length ?? input.headRows.length;
+    const rows = input.rows?.length ?? input.headRows.length;
     const fed = withEnoughRows(input, this.gates);
     const fetches = [
       ...(input.sequences > 0 ? [names.present] : []),
-      ...(plain > 0 ? rowFetches(names.plain, input.inverseTemperatures, input.want.scores) : []),
-      ...(input.mixed ? mixedFetches(input.mixed, this, input.want.scores) : []),
+      ...(rows > 0 ? rowFetches(input) : []),
       ...(input.want.hidden ? [names.hidden] : []),
     ];
-    const results = await this.#session.run(
-      { ...this.#feeds(fed, plain > 0), ...feedMixed(fed.mixed, this), ...this.#past(fed) },
-      fetches,
-    );
-    const asked = { areLikelihoods: false, inverseTemperatures: input.inverseTemperatures };
-    const wantsScores = input.want.scores;
-    const rows = plain > 0 ? readRows(results, names.plain, plain, { ...asked, wantsScores }) : noRows(wantsScores);
+    const results = await this.#session.run({ ...this.#feeds(fed, rows > 0), ...this.#past(fed) }, fetches);
     return {
-      ...rows,
+      ...(rows > 0 ? readRows(results, rows, input) : noRows(input.want.scores)),
       present: input.sequences > 0 ? (results[names.present].data as Float32Array<ArrayBuffer>) : new Float32Array(0),
       hidden: input.want.hidden ? hiddenOf(input, results[names.hidden].data as Float32Array, this.config) : null,
-      mixed: input.mixed ? readMixed(results, input.mixed, this, wantsScores) : null,
     };
   }
 
-  mix(input: KeptMixture): Promise<RowOutput> {
-    return mixKept(this.#mixing, this.config, input);
-  }
-
   async release(): Promise<void> {
-    await this.#mixing.release();
     await this.#session.release();
   }
 
@@ -119,9 +89,9 @@ class OnnxRunner implements StepRunner {
     const [maskT, P, G] = this.#isChunk(input) ? [1, 0, 0] : [T, input.pastTokens, begunTokens];
     const { kvHeads: H, headWidth: d, hiddenSize: D, layers } = this.config;
     const first = S - (input.longPast?.sequences ?? 0);
-    const plainRows = input.plainRows ?? Int32Array.from(input.headRows.keys());
-    const N = plainRows.length;
-    const feeds: Record<string, Tensor> = {
+    const rows = input.rows ?? Int32Array.from(input.headRows.keys());
+    const N = rows.length;
+    return {
       [names.tokenIds]: tensor(input.tokenIds, [S, T]),
       [names.positions]: tensor(input.positions, [S, T]),
       [names.pastMask]: tensor(pastMask(input.pastLengths.subarray(0, first), P, G), [first, 1, 1, P]),
@@ -129,16 +99,13 @@ class OnnxRunner implements StepRunner {
       [names.begun]: tensor(begunChunks({ ...input, begunTokens: G }, this.config), [2 * layers * S, H, G, d]),
       [names.headRows]: tensor(input.headRows, [input.headRows.length]),
       [names.fedStates]: tensor(fedStates, [fedStates.length / D, D]),
-      [names.wantsHidden]: bool(isRead || input.want.hidden || input.mixed !== undefined),
+      [names.wantsHidden]: bool(isRead || input.want.hidden),
       [names.wantsTrunk]: bool(S > 0),
-      [names.plain.rows]: tensor(plainRows, [N]),
-      [names.plain.gates]: tensor(input.gates, [N, this.gates]),
-      [names.plain.targetIds]: tensor(input.targetIds, [N]),
-      [names.plain.ranked]: bool(!input.want.likeliestOnly),
-      ...rowFeeds(names.plain, { ...input, wanted: isRead }),
-      [names.plain.biasOffsets]: biasOffsets(input.bias),
+      [names.rows]: tensor(rows, [N]),
+      [names.gates]: tensor(input.gates, [N, this.gates]),
+      [names.targetIds]: tensor(input.targetIds, [N]),
+      ...rowFeeds(input, isRead),
     };
-    return feeds;
   }
 
   #past(input: StepInput): Record<string, Tensor> {
@@ -191,26 +158,16 @@ function hiddenOf({ headRows, fedStates }: StepInput, hidden: Float32Array, { hi
   return hidden.subarray(0, headRows.length * hiddenSize + (fedStates?.length ?? 0));
 }
 
-/** One for each entry that is fed, of which there is one at least. */
-function biasOffsets({ values, offsets }: LogitChanges): Tensor {
-  const entries = Math.max(1, values.length);
-  return tensor(offsets?.length ? offsets : new Float32Array(entries), [entries]);
-}
-
-/** Adds the rows that the graph requires: at least one of each kind, even if none is read. */
+/** Adds what the graph requires: a position of the head and a row, even if none is read. */
 function withEnoughRows(input: StepInput, gates: number): StepInput {
   const { fedStates, sequences } = input;
   const hasRows = input.headRows.length > 0 || (fedStates?.length ?? 0) > 0;
   const headRows = hasRows || sequences === 0 ? input.headRows : Int32Array.of(0);
-  const rows = { ...input, headRows };
-  const plain = input.plainRows ?? Int32Array.from(input.headRows.keys());
-  if (plain.length > 0) return rows;
+  const rows = input.rows ?? Int32Array.from(input.headRows.keys());
+  if (rows.length > 0) return { ...input, headRows };
   return {
-    ...rows,
-    plainRows: Int32Array.of(0),
-    gates: new Float32Array(gates),
-    inverseTemperatures: Float32Array.of(1),
-    targetIds: Int32Array.of(0),
+    ...{ ...input, headRows, rows: Int32Array.of(0), gates: new Float32Array(gates) },
+    ...{ inverseTemperatures: Float32Array.of(1), targetIds: Int32Array.of(0) },
   };
 }
 

@@ -57,8 +57,6 @@ export const setLimits = {
   nameCharacters: 256,
   chatTemplateCharacters: templateLimits.sourceCharacters,
   corpora: 1024,
-  /** Rows of a calibration of evidence, by prompt length. */
-  evidenceLengths: 32,
   /** Factor of similarity in the priors of a mixture. */
   similarityScale: 1000,
   /** Magnitude, in nats per token. A uniform guess over 65,536 ids has 11. */

@@ -58,28 +58,10 @@ const share = z.number().min(0).max(1);
 export const evidenceSchema = z.strictObject({
   adapters: z.int().min(1).max(limits.mixtureAdapters),
   similarityScale: z.number().min(0).max(setLimits.similarityScale),
-  /** With `typical` in all rows, or absent. Manifests that were made earlier have neither, nor a `sentinel`. */
-  marginScale: z.number().min(0).max(setLimits.similarityScale).optional(),
-  /** For prompts of every length; a row's own is not lower. */
+  /** Prior of the base. */
+  base: share,
+  temper: share,
   floor: z.number().gt(0).max(1),
-  sharpness: z.number().min(0).max(limits.pointerSharpness),
-  sentinel: share.optional(),
-  shares: z.array(share).max(limits.pointerShares - 1),
-  byLength: z
-    .array(
-      z.strictObject({
-        promptTokens: z.int().min(0).max(setLimits.contextTokens),
-        base: share,
-        noPointer: share,
-        temper: share,
-        floor: z.number().gt(0).max(1).optional(),
-        typical: z
-          .strictObject({ margin: z.number().min(0).max(2), surprisal: z.number().min(0).max(limits.surprisal) })
-          .optional(),
-      }),
-    )
-    .min(1)
-    .max(setLimits.evidenceLengths),
 });
 
 /** Makes a centroid's gates; the gates scale the directions of a bank that all centroids share. */
@@ -145,7 +127,7 @@ const shape = z.strictObject({
 
 /** Fields that are each within bounds and contradict one another. */
 export const manifestSchema = shape.superRefine((manifest, context) => {
-  const { model, hyperNetwork, centroids, evidence, files } = manifest;
+  const { model, hyperNetwork, centroids, files } = manifest;
   const refuse = (path: PropertyKey[], message: string) => context.addIssue({ code: "custom", path, message });
   model.stopIds.forEach((id, i) => {
     if (id >= model.vocabularySize) {
@@ -161,13 +143,6 @@ export const manifestSchema = shape.superRefine((manifest, context) => {
   }
   centroids.forEach(({ id }, k) => {
     if (id !== `c${k}`) refuse(["centroids", k, "id"], `it must be c${k}`);
-  });
-  evidence?.byLength.forEach(({ typical, floor }, l) => {
-    if (floor !== undefined && floor < evidence.floor) {
-      refuse(["evidence", "byLength", l, "floor"], `it must be at least ${evidence.floor}, the floor of all lengths`);
-    }
-    if ((typical === undefined) === (evidence.marginScale === undefined)) return;
-    refuse(["evidence", "byLength", l, "typical"], "all rows have it where there is a marginScale, and else none");
   });
 });
 

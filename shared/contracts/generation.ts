@@ -29,7 +29,7 @@ const expertSchema = {
 const adapterField = absentAs(
   z.unknown().transform(readAdapter),
   null,
-  "`auto`: the prompt's own tokens weigh the base, the nearest centroids' adapters and a pointer that copies from the prompt; `nearest`: the nearest centroid's adapter at full strength; `off`: the base; a centroid or an adapter of your own at full strength; or a list of experts. Without weights a list is weighed as `auto` is, its adapters equally likely before, and the base as likely as for a typical prompt; if it does not list `base`, the base keeps its floor all the same. With a weight for each it is served in these proportions, without a pointer. An adapter that is off counts as the base",
+  "`auto`: the prompt's own tokens weigh the base and the nearest centroids' adapters; `nearest`: the nearest centroid's adapter at full strength; `off`: the base; a centroid or an adapter of your own at full strength; or a list of experts. Without weights a list is weighed as `auto` is, its adapters equally likely before, and the base as likely as it is for `auto`; if it does not list `base`, the base keeps its floor all the same. With a weight for each it is served in these proportions. An adapter that is off counts as the base",
 ).meta({
   anyOf: [
     { type: "null" },
@@ -44,7 +44,7 @@ const chameleonFields = {
   evidence_tokens: absentAs(
     z.int().min(1),
     null,
-    "Only the first so many tokens of the prompt assign it, weigh its experts and are copied from, up to the context. With `echo` and `logprobs` those are scored by the base, and the rest as a continuation of them would be",
+    "Only the first so many tokens of the prompt assign it and weigh its experts, up to the context. With `echo` and `logprobs` those are scored by the base, and the rest as a continuation of them would be",
   ),
 };
 const chameleonSchema = z.strictObject(chameleonFields, {

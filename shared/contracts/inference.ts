@@ -42,7 +42,7 @@ export const hashPattern = /^[0-9a-f]{64}$/;
 const hash = z.string().regex(hashPattern);
 
 const share = z.number().min(0).max(1);
-/** An answer's distribution as a mixture of the base, adapters and the pointer (`shared/math/evidence.ts`). */
+/** An answer's distribution as a mixture of the base and adapters (`shared/math/evidence.ts`). */
 export const mixtureSchema = z.strictObject({
   /** Weight of the base: its prior where the prompt's evidence decides, else as it is served. */
   base: share,
@@ -55,10 +55,10 @@ export const mixtureSchema = z.strictObject({
       ]),
     )
     .max(limits.mixtureAdapters),
-  /** How the prompt decides; absent: the weights are fixed, and there is no pointer. */
+  /** How the prompt decides; absent: the weights are fixed. */
   evidence: z
     .strictObject({
-      /** The first so many prompt tokens are evidence, and what the pointer copies from. */
+      /** The first so many prompt tokens are evidence. */
       tokens: z.int().min(0),
       /** Token ranges [start, end), rising: of the first `tokens` only these are evidence. Absent: all of them. */
       spans: z
@@ -67,17 +67,6 @@ export const mixtureSchema = z.strictObject({
         .optional(),
       temper: z.number().min(0).max(1),
       floor: share,
-      pointer: z.strictObject({
-        sharpness: z.number().min(0).max(limits.pointerSharpness),
-        /** Absent where the manifest has none. */
-        sentinel: share.optional(),
-        /** Absent likewise. */
-        typicalSurprisal: z.number().min(0).max(limits.surprisal).optional(),
-        shares: z
-          .array(z.strictObject({ share, prior: share }))
-          .min(1)
-          .max(limits.pointerShares),
-      }),
     })
     .optional(),
 });
@@ -183,14 +172,13 @@ export const doneFrameSchema = z.object({
   /** null for the base. `cache` says whether the adapter was there or was made for this micro-batch. */
   adapter: z.object({ hash, cache: z.enum(["hit", "generated"]), scale: z.number() }).nullable(),
   /**
-   * What the answer was a mixture of, where it was one: weights of the base, of each adapter as the request lists them (with
-   * its hash), and of the pointer; and what the prompt's own tokens gained by it, where they decided.
+   * What the answer was a mixture of, where it was one: weights of the base and of each adapter as the request lists them, with
+   * its hash; and what the prompt's own tokens gained by it at least, where they decided.
    */
   mixture: z
     .object({
       base: z.number(),
       adapters: z.array(z.object({ hash, weight: z.number() })),
-      pointer: z.number(),
       evidence: z.object({ nats: z.number(), tokens: z.int() }).nullable(),
     })
     .optional(),

@@ -87,13 +87,6 @@ export const limitTable = {
   usageRows: { value: 20_000, unit: "entries", bounds: "Rows of one response of `/v1/usage`" },
   mixtureAdapters: { value: 3, unit: "entries", bounds: "Adapters in a list of `chameleon.adapter`, beside the base" },
   expertWeight: { value: 1_000_000, unit: "value", bounds: "Each `weight` in `chameleon.adapter`" },
-  pointerShares: { value: 16, unit: "entries", bounds: "Shares of the pointer, between edge and backend" },
-  surprisal: {
-    value: 100,
-    unit: "value",
-    bounds: "Typical surprisal of a prompt's tokens, in manifests and to the backend",
-  },
-  pointerSharpness: { value: 100, unit: "value", bounds: "Sharpness of the pointer, between edge and backend" },
   wholeLogprobs: {
     value: 65_536,
     unit: "entries",

@@ -52,7 +52,7 @@ export class Batch {
     const { layers, heads, hiddenSize, contextTokens } = runner.config;
     const headWidth = hiddenSize / heads;
     this.#runner = runner;
-    this.#arena = new KvArena({ layers: layers + 1, heads, headWidth, contextTokens, maximumRows: rows });
+    this.#arena = new KvArena({ arrays: 2 * layers + 1, heads, headWidth, contextTokens, maximumRows: rows });
     for (let row = 0; row < rows; row++) this.#arena.open(positions);
   }
 

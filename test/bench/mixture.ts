@@ -17,7 +17,6 @@ import { median } from "./quantile.ts";
 
 const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens };
 const promptTokens = 128;
-const pointerShare = 0.1;
 
 export interface MixtureRow {
   format: WeightFormat;
@@ -109,21 +108,18 @@ export async function measureMixture(
   });
 }
 
-/** The base, `count` adapters and the pointer, at weights that the prompt cannot change. */
+/** The base and `count` adapters, at weights that the prompt cannot change. */
 function pinned(count: number): MixtureRequest {
   return {
     base: 1 / (count + 1),
     adapters: Array.from({ length: count }, (_, i) => ({ centroidId: `c${i}`, weight: 1 / (count + 1) })),
-    evidence: {
-      ...{ tokens: promptTokens, temper: 0, floor: 0.05 },
-      pointer: { sharpness: 15, sentinel: 0.005, shares: [{ share: pointerShare, prior: 1 }] },
-    },
+    evidence: { tokens: promptTokens, temper: 0, floor: 0.05 },
   };
 }
 
 export function mixtureLine(row: MixtureRow): string {
   const percent = (cost: number) => `${cost < 0 ? "" : "+"}${(100 * cost).toFixed(1)}%`;
-  const what = `mixture ${row.format}, batch ${row.batch}, base, ${row.adapters} adapters and pointer`;
+  const what = `mixture ${row.format}, batch ${row.batch}, base, ${row.adapters} adapters`;
   const decode = `${row.decodeMs.toFixed(2)} ms/step, nearest ${row.decodeMsNearest.toFixed(2)}: ${percent(row.decodeCost)}`;
   const first = `first token ${row.prefillMs.toFixed(1)} ms, nearest ${row.prefillMsNearest.toFixed(1)}: ${percent(row.prefillCost)}`;
   return `${what}: ${decode}; ${first}`;

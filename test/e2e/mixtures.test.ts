@@ -130,7 +130,7 @@ describe("a list of experts", () => {
     const weightOf = async (prompt: string) => {
       const { experts, mode } = await blockOf({ prompt, chameleon: { adapter } });
       expect(mode).toBe("evidence");
-      expect(experts!.map(({ id }) => id)).toEqual(["base", "poema", centroid, "pointer"]);
+      expect(experts!.map(({ id }) => id)).toEqual(["base", "poema", centroid]);
       return experts![1].weight;
     };
     const [own, other] = [await weightOf(text(20)), await weightOf(perl)];

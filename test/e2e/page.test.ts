@@ -13,8 +13,6 @@ import type { RunningStack } from "../support/stack.ts";
 const sampling = { max_tokens: 40, temperature: 0.7, seed: 4, top_p: 0.9 };
 const maths = "Janet has 3 boxes of pencils. Each box holds 12 pencils and costs $4. How much money does she";
 
-const repetitive = "The zorp of Blick met the zorp of Vurn. The zorp of Blick sang to the zorp of Vurn. The zorp of";
-
 const looks = [
   { width: 1280, colorScheme: "light" },
   { width: 390, colorScheme: "dark" },
@@ -108,24 +106,6 @@ describe.skipIf(!browserProgram)("the page", () => {
       expect(after).not.toBe(before);
     });
 
-    test("marks in the prompt what the pointer could have copied", async () => {
-      const { page } = driver;
-      await driver.write(repetitive);
-      const tokens = await page
-        .locator("#adapted-answer .token")
-        .evaluateAll((all) => all.map((one) => one.textContent));
-      const at = tokens.findIndex((token) => /^ ?[A-Za-z]{2,}$/.test(token!) && repetitive.includes(token!));
-      await page.locator("#adapted-answer .token").nth(at).click();
-      const reading = await complete({ prompt: repetitive, max_tokens: 1, echo: true, logprobs: 0, chameleon: {} });
-      const pointer = reading.choices[0].chameleon!.experts!.find(({ id }) => id === "pointer")!;
-      await driver.says("#token", new RegExp(`${percent(pointer.weight)} of this answer`));
-      await driver.says("#token", /the API does not tell/);
-      const marks = await page.locator("#token mark").evaluateAll((all) => all.map((one) => one.textContent));
-      expect(marks.length).toBeGreaterThan(0);
-      const inPrompt = reading.choices[0].logprobs!.tokens.slice(1, reading.usage!.prompt_tokens);
-      expect(marks).toEqual(inPrompt.filter((token) => token === tokens[at]));
-    });
-
     test("moves the weights and the prompt's dot while one types", async () => {
       const { page } = driver;
       const dot = () => page.locator(".prompt-dot").getAttribute("style");
@@ -171,7 +151,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       await page.selectOption("#answerer", "auto");
     });
 
-    test("scores a text by base, adapter, pointer and mixture as the API does", async () => {
+    test("scores a text by base, adapter and mixture as the API does", async () => {
       const { page } = driver;
       const text = `${maths} spend on pencils in all? Each box costs $4, so 3 boxes cost 3 * 4 = <<3*4=12>>12 dollars.`;
       await page.click("#tab-score");
@@ -185,7 +165,7 @@ describe.skipIf(!browserProgram)("the page", () => {
         const scored = logprobs!.token_logprobs.slice(read);
         return scored.reduce<number>((sum, one) => sum + one!, 0) / scored.length;
       };
-      const others = { adapter: "nearest", pointer: [{ id: "base" }], mixture: "auto" };
+      const others = { adapter: "nearest", mixture: "auto" };
       for (const [id, adapter] of Object.entries(others)) {
         const by = await score({ chameleon: { adapter, evidence_tokens: read } });
         const said = await driver.text(`[data-contestant="${id}"] b`);

@@ -107,7 +107,7 @@ describe("a completion", () => {
       { ...tokenFrame(id, 0, 98), logprob: -1.23456789, baseLogprob: -2.3456789 },
       {
         ...doneFrame(id),
-        mixture: { base: 1 / 3, adapters: [{ hash: "e".repeat(64), weight: 2 / 3 }], pointer: 1e-9, evidence: gained },
+        mixture: { base: 1 / 3, adapters: [{ hash: "e".repeat(64), weight: 2 / 3 }], evidence: gained },
         timings: { queueMs: 1.23456, adapterMs: 2.34567, prefillMs: 3.45678, decodeMs: 4.56789 },
       },
     ]);

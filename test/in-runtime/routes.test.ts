@@ -47,7 +47,7 @@ describe("assign", () => {
         centroid: "c0",
         similarity: expect.closeTo(2 / Math.sqrt(5), 5),
         mode: "evidence",
-        experts: ["base", "c0", "c1", "pointer"],
+        experts: ["base", "c0", "c1"],
         runners_up: [{ centroid: "c1", similarity: expect.closeTo(1 / Math.sqrt(5), 5) }],
       },
       expect.objectContaining({ index: 1, centroid: "c2", mode: "evidence" }),

@@ -12,15 +12,9 @@ import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import type { Frame, MixtureRequest, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
-import {
-  evidencePositions,
-  mixedProbability,
-  type PointerMass,
-  positionsOfEvidence,
-  weigh,
-} from "../../shared/math/evidence.ts";
+import { evidencePositions, positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
-import { oracleHidden, oracleKeys, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
+import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
 import { seededRandom } from "../support/steps.ts";
 import { tinyCentroids, tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 
@@ -45,8 +39,12 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-const harness = (limits: Parameters<typeof createEngineHarness>[0]["limits"] = {}): EngineHarness =>
+const harness = (
+  limits: Parameters<typeof createEngineHarness>[0]["limits"] = {},
+  cache: { prefixBytes?: number } = {},
+): EngineHarness =>
   createEngineHarness({
+    ...cache,
     runner,
     source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork),
     limits,
@@ -54,16 +52,7 @@ const harness = (limits: Parameters<typeof createEngineHarness>[0]["limits"] = {
   });
 const randomPrompt = (length: number) => Array.from({ length }, () => Math.floor(random() * 299));
 
-const sentinel = 0.05;
-const rule: NonNullable<MixtureRequest["evidence"]> = {
-  tokens: 1024,
-  temper: 0.1,
-  floor: 0.05,
-  pointer: {
-    ...{ sharpness: 15, sentinel, typicalSurprisal: 5 },
-    shares: [0, 0.05, 0.2].map((share) => ({ share, prior: share === 0 ? 0.6 : 0.2 })),
-  },
-};
+const rule: NonNullable<MixtureRequest["evidence"]> = { tokens: 1024, temper: 0.1, floor: 0.05 };
 const mixtureOf = (evidence: MixtureRequest["evidence"], ...ids: string[]): MixtureRequest => ({
   base: 0.5,
   adapters: ids.map((centroidId) => ({ centroidId, weight: 0.5 / ids.length })),
@@ -90,7 +79,7 @@ function mixedWork(temperature: number): Work[] {
     centroid: [...tinyCentroids, null][i % 5],
     request: sequenceRequest(`s${i}`, randomPrompt([3, 64, 65, 100, 1, 130, 17][i % 7]), {
       maxTokens: 30 + (i % 4) * 10,
-      // Of given weights, too: those have no pointer.
+      // Of given weights, too.
       mixture: i % 3 > 0 ? mixtureOf(evidenceOf(i), ...tinyCentroids.slice(0, i % 4)) : undefined,
       sampling: {
         ...{ temperature, top_p: i % 2 ? 1 : 0.9, seed: i, logit_bias: neverEnds, logprobs: 1 },
@@ -148,7 +137,8 @@ describe("batch invariance: the same tokens and the same logprobs, bit for bit",
     const first = harness();
     for (const one of work) await submit(first, one);
     await first.finish();
-    const second = harness();
+    // What a cached beginning changes is prefix-cache.test.ts's.
+    const second = harness({}, { prefixBytes: 0 });
     for (const { centroid, request } of work) {
       const ids = first.tokensOf(request.id);
       for (const known of [1, 2, 13, ids.length - 1]) {
@@ -229,24 +219,29 @@ test.each([
   }
 });
 
+/** Weights of adapters by centroid; the base alone: null. */
+type Weights = Record<string, number>;
+
 /** The oracle's logprobs [V] after a history. */
-function oracleLogprobs(history: number[], centroid: string | null): Float64Array {
-  const logits = logitsAfter(history, centroid);
+function oracleLogprobs(history: number[], weights: Weights | string | null): Float64Array {
+  const logits = logitsAfter(history, weights);
   const total = oracleLogSumExp(logits);
   return logits.map((logit) => logit - total);
 }
 
-/** The oracle's logits [V] after a history. */
-function logitsAfter(history: number[], centroid: string | null): Float64Array {
+/** The oracle's logits [V] after a history, under the weighted sum of centroids' gates. */
+function logitsAfter(history: number[], weights: Weights | string | null): Float64Array {
   const { model, hyperNetwork, manifest } = artifacts;
   const bank = bankOf(hyperNetwork);
-  const k = manifest.centroids.findIndex(({ id }) => id === centroid);
   const P = manifest.embedding.dimensions;
-  const vector = toFloat32(tensorOf(hyperNetwork, "centroids")).subarray(k * P, (k + 1) * P);
-  const gates =
-    centroid === null
-      ? new Float32Array(bank.gates)
-      : gatesOf(readHyperNetwork(hyperNetwork), vector, manifest.centroids[k].scale);
+  const gates = new Float32Array(bank.gates);
+  for (const [centroid, weight] of Object.entries(typeof weights === "string" ? { [weights]: 1 } : (weights ?? {}))) {
+    const k = manifest.centroids.findIndex(({ id }) => id === centroid);
+    const vector = toFloat32(tensorOf(hyperNetwork, "centroids")).subarray(k * P, (k + 1) * P);
+    gatesOf(readHyperNetwork(hyperNetwork), vector, manifest.centroids[k].scale).forEach((gate, q) => {
+      gates[q] += weight * gate;
+    });
+  }
   const hidden = oracleHidden(model.config, model.weights, history).at(-1)!;
   return oracleLogits(model.config, model.weights, hidden, bank, gates);
 }
@@ -272,16 +267,13 @@ test.each<[string, [number, number][] | undefined, number]>([
   const done = target.lastFrameOf("a");
   if (done?.type !== "done" || !done.mixture) throw new Error("no mixture");
   const weights = { base: done.mixture.base, adapters: done.mixture.adapters.map(({ weight }) => weight) };
-  const keys = oracleKeys(artifacts.model.config, artifacts.model.weights, ids);
-  const tokenEvidence = positionsOfEvidence(ids.length, spans).map((t) => ({
-    experts: [null, "c0", "c1"].map((centroid) => Math.exp(oracleLogprobs(ids.slice(0, t + 1), centroid)[ids[t + 1]])),
-    pointer: massOf(copied(keys, ids, t, ids.length), ids[t + 1]),
-  }));
-  const expected = weigh([0.5, 0.25, 0.25], { ...rule, spans, tokens: ids.length }, tokenEvidence);
+  const logprobs = positionsOfEvidence(ids.length, spans).map((t) =>
+    [null, "c0", "c1"].map((centroid) => oracleLogprobs(ids.slice(0, t + 1), centroid)[ids[t + 1]]),
+  );
+  const expected = weigh([0.5, 0.25, 0.25], rule, logprobs);
   expect(done.mixture.evidence!.tokens).toBe(looked);
   const off = [
     done.mixture.base - expected.weights.base,
-    done.mixture.pointer - expected.weights.pointer,
     ...weights.adapters.map((weight, j) => weight - expected.weights.adapters[j]),
     done.mixture.evidence!.nats - expected.evidence.nats,
   ].map(Math.abs);
@@ -291,50 +283,24 @@ test.each<[string, [number, number][] | undefined, number]>([
   const counts = new Map<number, number>();
   let worst = 0;
   for (const frame of target.tokenFramesOf("a")) {
-    const each = [null, "c0", "c1"].map((centroid) => oracleLogprobs(history, centroid));
-    const all = oracleKeys(artifacts.model.config, artifacts.model.weights, history);
-    const pointer = copied(all, history, history.length - 1, ids.length);
-    const steered = (logprobs: Float64Array) => {
-      for (const [id, count] of counts) logprobs[id] -= 0.5 * count;
-      logprobs[tinyConfig.stopIds[0]] -= 100;
-      const sum = oracleLogSumExp(logprobs);
-      return logprobs.map((logprob) => logprob - sum);
+    const steered = (logits: Float64Array) => {
+      for (const [id, count] of counts) logits[id] -= 0.5 * count;
+      logits[tinyConfig.stopIds[0]] -= 100;
+      const sum = oracleLogSumExp(logits);
+      return logits.map((logit) => logit - sum);
     };
-    const mixed = each[0].map((_, v) =>
-      Math.log(
-        mixedProbability(
-          { ...weights, pointer: done.mixture!.pointer },
-          { experts: each.map((logprobs) => Math.exp(logprobs[v])), pointer: massOf(pointer, v) },
-        ),
-      ),
-    );
-    const ofMixture = steered(mixed);
+    const [c0, c1] = weights.adapters;
+    const ofMixture = steered(logitsAfter(history, { c0, c1 }));
     for (const [id, logprob] of [[frame.tokenId, frame.logprob!], ...frame.alternatives!]) {
       worst = Math.max(worst, Math.abs(logprob - ofMixture[id]));
     }
-    worst = Math.max(worst, Math.abs(frame.baseLogprob! - steered(each[0])[frame.tokenId]));
+    worst = Math.max(worst, Math.abs(frame.baseLogprob! - steered(logitsAfter(history, null))[frame.tokenId]));
     history.push(frame.tokenId);
     counts.set(frame.tokenId, (counts.get(frame.tokenId) ?? 0) + 1);
   }
   expect(target.tokensOf("a")).toHaveLength(8);
   expect(worst).toBeLessThan(tolerance);
 });
-
-function massOf(found: Record<number, number>, id: number): PointerMass {
-  return { all: Object.values(found).reduce((a, b) => a + b, 0), found: found[id] ?? 0 };
-}
-
-/** The pointer's attention on positions that each token follows, asked by position t, from the definition: {id: attention}. */
-function copied(keys: Float64Array[], ids: number[], t: number, promptTokens: number): Record<number, number> {
-  const until = Math.min(t, promptTokens - 1);
-  const masses = keys.slice(0, until).map((key) => Math.exp(15 * key.reduce((sum, x, e) => sum + x * keys[t][e], 0)));
-  const total = masses.reduce((a, b) => a + b, sentinel * Math.exp(15));
-  const p: Record<number, number> = {};
-  masses.forEach((mass, i) => {
-    p[ids[i + 1]] = (p[ids[i + 1]] ?? 0) + mass / total;
-  });
-  return p;
-}
 
 /** As CTRL penalises repetition (arXiv 1909.05858), in place. */
 function penalise(logits: Float64Array, history: readonly number[], penalty: number): Float64Array {
@@ -345,7 +311,7 @@ function penalise(logits: Float64Array, history: readonly number[], penalty: num
 test.each([
   ["an adapter's logits", "c1", undefined],
   ["the base's", null, undefined],
-  ["a mixture's log-probabilities", "c0", [0.25, 0.5, 0.25]],
+  ["a mixture's", "c0", [0.25, 0.5, 0.25]],
   ["a mixture's that is the base alone", null, [1, 0, 0]],
 ])("a repetition penalty is of %s, before bias and the other penalties", async (_, centroid, given) => {
   for (const repetition_penalty of [1.4, 0.7]) {
@@ -376,15 +342,7 @@ test.each([
         penalised[tinyConfig.stopIds[0]] -= 100;
         return penalised[frame.tokenId] - oracleLogSumExp(penalised);
       };
-      const logits = given
-        ? [null, "c0", "c1"]
-            .map((one) => oracleLogprobs(history, one))
-            .reduce(
-              (sum, one, e) => sum.map((p, id) => p + given[e] * Math.exp(one[id])),
-              new Float64Array(tinyConfig.vocabularySize),
-            )
-            .map(Math.log)
-        : logitsAfter(history, centroid);
+      const logits = logitsAfter(history, given ? { c0: given[1], c1: given[2] } : centroid);
       const free = logits[frame.tokenId] - oracleLogSumExp(logits);
       worst = Math.max(worst, Math.abs(frame.logprob! - logprobOf(logits)));
       worst = Math.max(worst, Math.abs(frame.baseLogprob! - logprobOf(logitsAfter(history, null))));
@@ -438,13 +396,8 @@ test("tokens beyond the evidence are scored as a continuation would be, those of
   expect(target.lastFrameOf("scored")).toMatchObject({ mixture: done.mixture });
   expect(scored.logprobs).toHaveLength(150);
   const base = Math.abs(scored.logprobs[20]! - oracleLogprobs(ids.slice(0, 20), null)[ids[20]]);
-  const { base: ofBase, adapters, pointer } = done.mixture!;
-  const history = ids.slice(0, 120);
-  const copies = copied(oracleKeys(artifacts.model.config, artifacts.model.weights, history), history, 119, 40);
-  const experts = [null, "c0"].map((centroid) => Math.exp(oracleLogprobs(history, centroid)[ids[120]]));
-  const weights = { base: ofBase, adapters: [adapters[0].weight], pointer };
-  const expected = Math.log(mixedProbability(weights, { experts, pointer: massOf(copies, ids[120]) }));
-  const mixed = Math.abs(scored.logprobs[120]! - expected);
+  const c0 = done.mixture!.adapters[0].weight;
+  const mixed = Math.abs(scored.logprobs[120]! - oracleLogprobs(ids.slice(0, 120), { c0 })[ids[120]]);
   expect(Math.max(base, mixed)).toBeLessThan(tolerance);
 });
 

@@ -20,8 +20,7 @@ const scoreOf = async (plan: Parameters<EngineScorer["score"]>[0][number]["plan"
   (await scorer.score([{ ids: text, scored: scoredTokens, plan }]))[0];
 
 test("a mixture that is all base scores as the base, one that is all adapter as the adapter", async () => {
-  const pointer = { sharpness: 15, shares: [{ share: 0, prior: 1 }] };
-  const evidence = { tokens: 32, temper: 0, floor: 0, pointer };
+  const evidence = { tokens: 32, temper: 0, floor: 0 };
   const adapters = [{ centroidId: "c0", weight: 0 }];
   expect(await scoreOf({ adapterId: "c0", mixture: { base: 1, adapters: [], evidence } })).toBeCloseTo(
     await scoreOf({ adapterId: null }),

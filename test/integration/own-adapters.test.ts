@@ -154,10 +154,7 @@ test("the evidence of a mixture of own adapters is scored as the base scores it,
   const mixture: MixtureRequest = {
     base: 0.5,
     adapters: [{ adapterHash: own.split("/")[1], weight: 0.5 }],
-    evidence: {
-      ...{ tokens: 100, temper: 0.1, floor: 0.1 },
-      pointer: { sharpness: 15, shares: [{ share: 0, prior: 1 }] },
-    },
+    evidence: { tokens: 100, temper: 0.1, floor: 0.1 },
   };
   await target.engine.submit(own, [
     sequenceRequest("mixed", ids, { tenant: "acme", maxTokens: 1, promptLogprobs: true, mixture, sampling }),

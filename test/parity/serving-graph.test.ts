@@ -43,7 +43,7 @@ async function grownRow(pastLength: number, tokenIds: number[]): Promise<StepRow
 }
 
 describe("the likeliest token alone", () => {
-  const likeliestOnly = { scores: false, hidden: false, likeliestOnly: true };
+  const likeliestOnly = { scores: false, hidden: false, only: "likeliest" } as const;
 
   test("is the first of the ranked ones, the one of lower id among equals", async () => {
     const rows = [40, 3, 17, 1].map((length) => row(randomIds(length), randomGates()));

@@ -47,7 +47,6 @@ export function createFakeRunner(
     config,
     gates: 2,
     classBytes: options.classBytes ?? 0,
-    passBytes: 0,
     steps,
     async run(input) {
       await options.before?.(input);
@@ -62,7 +61,6 @@ export function createFakeRunner(
       });
       return fakeStep(config, Math.min(options.topCount ?? topCandidates, config.vocabularySize), input);
     },
-    mix: () => Promise.reject(new Error("the fake runner has no mixtures")),
     async release() {},
   };
 }
@@ -79,9 +77,9 @@ export function fakeLogits(V: number, history: readonly number[], gates: ArrayLi
 function fakeStep(config: ModelShape, K: number, input: StepInput): StepOutput {
   const { sequences: S, tokens: T } = input;
   const { vocabularySize: V } = config;
-  // Keys and values of each layer, and the pointer's pair.
-  const arrays = 2 * (config.layers + 1);
-  const flatRows = Int32Array.from(input.plainRows ?? input.headRows.keys(), (at) => input.headRows[at]);
+  // Keys and values of each layer, and the states.
+  const arrays = 2 * config.layers + 1;
+  const flatRows = Int32Array.from(input.rows ?? input.headRows.keys(), (at) => input.headRows[at]);
   const N = flatRows.length;
   const present = new Float32Array(arrays * S * heads * T * headWidth).fill(poison);
   for (let s = 0; s < S; s++) {
@@ -101,7 +99,6 @@ function fakeStep(config: ModelShape, K: number, input: StepInput): StepOutput {
   const logits = new Float32Array(N * V);
   const output: StepOutput = {
     present,
-    areLikelihoods: false,
     topCount: K,
     topScores: new Float32Array(N * K),
     topIds: new Int32Array(N * K),
@@ -110,7 +107,6 @@ function fakeStep(config: ModelShape, K: number, input: StepInput): StepOutput {
     targetScores: new Float32Array(N),
     scores: input.want.scores ? logits : null,
     hidden: null,
-    mixed: null,
   };
   for (let n = 0; n < N; n++) {
     const s = Math.floor(flatRows[n] / T);

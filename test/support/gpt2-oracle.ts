@@ -11,18 +11,6 @@ type Row = Float64Array<ArrayBuffer>;
 
 /** Final hidden states, after the last layer norm, of one text from position 0: T rows of [D]. */
 export function oracleHidden(config: ModelConfig, weights: TensorFile, tokenIds: readonly number[]): Row[] {
-  return oracleTrunk(config, weights, tokenIds).hidden;
-}
-
-/** The pointer's keys: inputs of the last block's feed-forward part after its layer norm, of length 1: T rows of [D]. */
-export function oracleKeys(config: ModelConfig, weights: TensorFile, tokenIds: readonly number[]): Row[] {
-  return oracleTrunk(config, weights, tokenIds).middle.map((row) => {
-    const length = Math.hypot(...row);
-    return row.map((x) => x / length);
-  });
-}
-
-function oracleTrunk(config: ModelConfig, weights: TensorFile, tokenIds: readonly number[]) {
   const { hiddenSize: D, heads: H, normEpsilon } = config;
   const d = D / H;
   const read = (name: string) => toFloat32(tensorOf(weights, name));
@@ -43,7 +31,6 @@ function oracleTrunk(config: ModelConfig, weights: TensorFile, tokenIds: readonl
     return rows.map((row) => affine(row, kernel, bias));
   };
 
-  let middle: Row[] = [];
   for (let l = 0; l < config.layers; l++) {
     const qkv = linear(normed(states, `h.${l}.ln_1`), `h.${l}.attn.c_attn`); // T × [3D]
     const mixed = states.map(() => new Float64Array(D));
@@ -61,11 +48,10 @@ function oracleTrunk(config: ModelConfig, weights: TensorFile, tokenIds: readonl
       }
     }
     states = sum(states, linear(mixed, `h.${l}.attn.c_proj`));
-    middle = normed(states, `h.${l}.ln_2`);
-    const inner = linear(middle, `h.${l}.mlp.c_fc`).map((row) => row.map(geluNew));
+    const inner = linear(normed(states, `h.${l}.ln_2`), `h.${l}.mlp.c_fc`).map((row) => row.map(geluNew));
     states = sum(states, linear(inner, `h.${l}.mlp.c_proj`));
   }
-  return { hidden: normed(states, "ln_f"), middle };
+  return normed(states, "ln_f");
 }
 
 /** Logits [V] of one hidden state: h·Wᵀ + ((h·Aᵀ + a₀) ⊙ g)·B. */

@@ -11,7 +11,7 @@ import { Planner } from "../../gpu-backend/engine/planner.ts";
 import { KvBudget, positionsFor } from "../../gpu-backend/kv/kv-budget.ts";
 
 export const chunkTokens = 64;
-export const shape = { layers: 1, heads: 1, headWidth: 1, contextTokens: 512 };
+export const shape = { arrays: 2, heads: 1, headWidth: 1, contextTokens: 512 };
 const bytesPerPosition = 8;
 
 export interface Fake extends Plannable {
@@ -32,7 +32,6 @@ export const fake = (promptTokens: number, completionTokens: number, rest: Parti
   pendingPromptTokens: promptTokens,
   cachedTokens: 0,
   maxPositions: promptTokens + completionTokens,
-  isMixed: false,
   left: completionTokens,
   chunks: [],
   prefix: null,
@@ -47,7 +46,7 @@ export function kvOf(positions: number, options: { contextTokens?: number; class
   const { contextTokens = shape.contextTokens, classPositions = Number.POSITIVE_INFINITY } = options;
   const kvShape = { ...shape, contextTokens };
   const classBytes = classPositions * bytesPerPosition;
-  const budget = new KvBudget(kvShape, positions * bytesPerPosition, { classBytes, passBytes: classBytes });
+  const budget = new KvBudget(kvShape, positions * bytesPerPosition, { classBytes });
   return Object.assign(budget, { positions, shape: kvShape });
 }
 

@@ -7,14 +7,7 @@ import {
   type RankedCentroid,
   rankCentroids,
 } from "../../../shared/math/assignment.ts";
-import {
-  type EvidenceCalibration,
-  type EvidenceRule,
-  marginOf,
-  type NearCentroid,
-  priorsOf,
-  ruleFor,
-} from "../../../shared/math/evidence.ts";
+import { type EvidenceCalibration, type NearCentroid, priorsOf } from "../../../shared/math/evidence.ts";
 import { Random } from "../../training/random.ts";
 
 /** How a text is served: an adapter's id (null: the base), or a mixture of several. */
@@ -52,14 +45,10 @@ export const controls: Record<string, Planner> = {
   "random centroids": (prompt, index) => prompt.plan(prompt.others(new Random(1, index))),
 };
 
-/**
- * The plan of a static head: the single adapter of its artifacts, weighed against the base as the nearest adapters are. With one
- * centroid there is no margin, so the base has the prior of a typical prompt.
- */
-export function staticHeadPlan(promptTokens: number, adapterId: string, calibration: EvidenceCalibration): Plan {
-  const { basePrior, ...evidence } = ruleFor(calibration, promptTokens, null);
-  const adapters = [{ centroidId: adapterId, weight: 1 - basePrior }];
-  return { adapterId, mixture: { base: basePrior, adapters, evidence: requested(evidence) } };
+/** The plan of a static head: the single adapter of its artifacts, weighed against the base as the nearest adapters are. */
+export function staticHeadPlan(tokens: number, adapterId: string, { base, temper, floor }: EvidenceCalibration): Plan {
+  const adapters = [{ centroidId: adapterId, weight: 1 - base }];
+  return { adapterId, mixture: { base, adapters, evidence: { tokens, temper, floor } } };
 }
 
 interface PlacedCentroid extends NearCentroid {
@@ -83,31 +72,21 @@ export class Prompt {
     this.#calibration = calibration;
   }
 
-  /** Mixture of the base, these centroids' adapters and the pointer, with `changes` to the calibration. */
-  plan(near: readonly PlacedCentroid[], changes: { temper?: number; typical?: undefined } = {}): Plan {
-    const calibration = this.#calibration;
-    const byLength = calibration.byLength.map((row) => ({ ...row, ...changes }));
-    const { basePrior, ...evidence } = ruleFor({ ...calibration, byLength }, this.tokens, marginOf(this.#ranked));
-    const [base, ...priors] = priorsOf(near, basePrior, calibration);
+  /** Mixture of the base and these centroids' adapters. */
+  plan(near: readonly PlacedCentroid[]): Plan {
+    const { temper, floor } = this.#calibration;
+    const [base, ...priors] = priorsOf(near, this.#calibration);
     const adapters = on(near).map(({ id }, i) => ({ centroidId: id, weight: priors[i] }));
-    const mixture = { base, adapters, evidence: requested(evidence) };
+    const mixture = { base, adapters, evidence: { tokens: this.tokens, temper, floor } };
     return { adapterId: adapters[0]?.centroidId ?? null, mixture };
   }
 
-  /** All experts have the same weight, and so have the pointer's shares. The prompt only decides which centroids are near. */
+  /** All experts have the same weight. The prompt only decides which centroids are near. */
   equalWeights(): Plan {
-    const { adapterId, mixture: planned } = this.plan(this.nearest, { temper: 0, typical: undefined });
-    const weight = 1 / (planned!.adapters.length + 1);
-    const { pointer, ...evidence } = planned!.evidence!;
-    const shares = pointer.shares.map(({ share }) => ({ share, prior: 1 / pointer.shares.length }));
-    return {
-      adapterId,
-      mixture: {
-        base: weight,
-        adapters: on(this.nearest).map(({ id }) => ({ centroidId: id, weight })),
-        evidence: { ...evidence, pointer: { ...pointer, shares } },
-      },
-    };
+    const experts = on(this.nearest);
+    const weight = 1 / (experts.length + 1);
+    const adapters = experts.map(({ id }) => ({ centroidId: id, weight }));
+    return { adapterId: experts[0]?.id ?? null, mixture: { base: weight, adapters } };
   }
 
   /** As many centroids as become experts, drawn from the others, with the similarities of the nearest. */
@@ -119,9 +98,4 @@ export class Prompt {
 
 function on(near: readonly PlacedCentroid[]): PlacedCentroid[] {
   return near.filter(({ isOff }) => !isOff);
-}
-
-/** The rule in the form that a request has. */
-function requested({ pointer, ...rule }: EvidenceRule): NonNullable<MixtureRequest["evidence"]> {
-  return { ...rule, pointer: { ...pointer, shares: [...pointer.shares] } };
 }

@@ -4,7 +4,6 @@ import { describe, expect, test } from "vitest";
 import { parsePointer, switchedTo } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { type Manifest, parseManifest } from "../../../shared/artifacts/manifest.ts";
-import { limits } from "../../../shared/contracts/limits.ts";
 import { smallArtifacts } from "../../support/small-base.ts";
 
 const embedded = readFileSync(`${smallArtifacts}/manifest.json`, "utf8");
@@ -49,12 +48,8 @@ test.each<[Path, unknown, number]>([
   [["centroids", 3, "label"], Array(17).fill("x"), setLimits.labels],
   [["centroids", 3, "position"], [1e9, 0], setLimits.position],
   [["centroids", 3, "gain"], { nats: 1e9, ci95: [0, 0], tokens: 1 }, setLimits.gainNats],
-  [["evidence", "sharpness"], 1e9, limits.pointerSharpness],
-  [["evidence", "marginScale"], 1e9, setLimits.similarityScale],
-  [["evidence", "byLength", 0, "typical", "margin"], 1e9, 2],
-  [["evidence", "byLength", 0, "typical", "surprisal"], 1e9, limits.surprisal],
-  [["model", "stopIds"], Array(17).fill(1), setLimits.stopIds],
-  [["evidence", "byLength"], Array(33).fill(1), setLimits.evidenceLengths],
+  [["evidence", "similarityScale"], 1e9, setLimits.similarityScale],
+  [["evidence", "base"], 1e9, 1],
   [["training", "corpora"], Array(1025).fill(1), setLimits.corpora],
   [["files", "edge-table.safetensors", "bytes"], 1e9, setLimits.edgeTableBytes],
   [["files", "tokenizer.safetensors", "bytes"], 1e9, setLimits.tokenizerBytes],
@@ -110,15 +105,10 @@ test.each<[string, Path, unknown]>([
   ["a hash of another hyper-network", ["hyperNetwork", "hash"], "0".repeat(64)],
   ["a centroid's id twice", ["centroids", 1, "id"], "c0"],
   ["a centroid by a name that requests use", ["centroids", 0, "id"], "off"],
-  ["a row that does not say what is typical beside others that do", ["evidence", "byLength", 1, "typical"], undefined],
-  ["a row whose floor is below that of all lengths", ["evidence", "byLength", 1, "floor"], 0.001],
   ["no centroid", ["centroids"], []],
   ["a model name that reads as a centroid's", ["model", "servedAs"], "gpt2:c0"],
 ])("%s is refused", (_, path, value) => {
   expect(refusalOf(withValue(path, value))).toContain(path.join("."));
-});
-test("rows that say what is typical, without a scale for the margin, are refused", () => {
-  expect(refusalOf(withValue(["evidence", "marginScale"], undefined))).toContain("evidence.byLength.0.typical");
 });
 
 const record: Manifest["files"]["edge-table.safetensors"] = { sha256: "0".repeat(64), bytes: 1, tensors: {} };

@@ -11,8 +11,8 @@ import { seededRandom } from "../../../support/steps.ts";
 
 const seed = 1715;
 const V = fakeConfig.vocabularySize;
-/** Keys and values of one position, and the pointer's pair. */
-const positionBytes = 2 * (fakeConfig.layers + 1) * fakeConfig.hiddenSize * 4;
+/** Keys, values and states of one position. */
+const positionBytes = (2 * fakeConfig.layers + 1) * fakeConfig.hiddenSize * 4;
 /** End of text out of reach, so that lengths are what the test says. */
 const neverEnds = { logit_bias: [[fakeConfig.stopIds[0], -100]] as [number, number][] };
 

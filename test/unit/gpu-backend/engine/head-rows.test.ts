@@ -1,28 +1,36 @@
 import { expect, test } from "vitest";
+import { meanAdapter } from "../../../../gpu-backend/adapters/adapter.ts";
 import { HeadRows } from "../../../../gpu-backend/engine/head-rows.ts";
-import { Sequence, vocabularyOf } from "../../../../gpu-backend/engine/sequence.ts";
-import { minPrefillTokens } from "../../../../gpu-backend/runtime/step.ts";
-import { sequenceRequest } from "../../../support/engine-harness.ts";
-import { fakeConfig } from "../../../support/fake-runner.ts";
 
-test("a lone row of evidence asks its prompt's keys as often as rows among others do at least, so that its bits are the same", () => {
-  const keys = new Float32Array(3 * 64 * fakeConfig.hiddenSize);
-  const request = sequenceRequest("a", [1, 2], { mixture: { base: 1, adapters: [] } });
-  const sequence = new Sequence(
-    request,
-    vocabularyOf(fakeConfig, () => new Uint8Array()),
-    0,
-  );
-  const evidenceOf = (arenaRows: number[]) => {
-    const rows = new HeadRows(4, { past: [keys, new Float32Array(0)], pastTokens: 64 }, 3);
-    for (const row of arenaRows) rows.addEvidence(sequence, rows.fed(), 2, row);
-    rows.addKept(sequence, rows.fed(), arenaRows[0]);
-    return rows.tensors().mixed!.evidence!;
-  };
-  const alone = evidenceOf([1]);
-  expect(alone).toMatchObject({ keys, count: 3, positions: 64 });
-  expect(alone.queries).toHaveLength(3 * minPrefillTokens);
-  const among = evidenceOf([0, 1, 1, 1, 2]);
-  for (const [x, row] of [0, 1, 2, 3, 4].entries()) expect(among.queries[among.answers[x]]).toBe(row);
-  expect(among.queries).toHaveLength(3 * 3);
+const adapterOf = (gates: number[] | null, ...bias: [id: number, value: number][]) => ({
+  gates: gates && Float32Array.from(gates),
+  bias:
+    bias.length > 0
+      ? { ids: Int32Array.from(bias, ([id]) => id), values: Float32Array.from(bias, ([, x]) => x) }
+      : null,
+});
+
+test("a mixture has the weighted sums of its experts' gates and biases; the base has neither", () => {
+  const experts = [adapterOf([1, 2], [3, 8]), adapterOf([-3, 4], [1, 2], [3, -4]), adapterOf(null, [0, 16])];
+  expect(meanAdapter(experts, [0.5, 0.25, 0])).toEqual(adapterOf([-0.25, 2], [1, 0.5], [3, 3]));
+  expect(meanAdapter(experts, [0, 0, 0.25])).toEqual(adapterOf(null, [0, 4]));
+  expect(meanAdapter(experts, [0, 1, 0])).toEqual(experts[1]);
+  expect(meanAdapter(experts, [0, 0, 0])).toBeNull();
+  expect(meanAdapter([], [])).toBeNull();
+});
+
+test("rows of experts carry their gates, their biases and the token that they score", () => {
+  const rows = new HeadRows(2);
+  const at = rows.fed();
+  for (const expert of [null, adapterOf([1, 2], [7, 3]), adapterOf(null, [0, 4])]) rows.addExpert(expert, at, 5);
+  const { gates, targetIds, bias, ...input } = rows.tensors();
+  expect([...gates]).toEqual([0, 0, 1, 2, 0, 0]);
+  expect([...targetIds]).toEqual([5, 5, 5]);
+  expect([...input.rows]).toEqual([0, 0, 0]);
+  expect([[...bias.rows], [...bias.ids], [...bias.offsets], [...bias.values]]).toEqual([
+    [1, 2],
+    [7, 0],
+    [3, 4],
+    [0, 0],
+  ]);
 });

@@ -3,8 +3,8 @@ import { memoryLimit, memorySentence, planMemory } from "../../../../gpu-backend
 import { gpt2Config } from "../../../bench/model.ts";
 
 const GB = 1e9;
-/** Keys and values of 1,024 positions of GPT-2 124M, the pointer's among them. */
-const contextBytes = 1024 * 2 * 13 * 768 * 4;
+/** Keys, values and states of 1,024 positions of GPT-2 124M. */
+const contextBytes = 1024 * 25 * 768 * 4;
 const settings = {
   ...({ model: gpt2Config, weightFormat: "int8", sets: 2, maxSequences: 32, kvBytes: null } as const),
   ...{ prefixCacheBytes: 0.25 * GB, adapterCacheBytes: 0.05 * GB },

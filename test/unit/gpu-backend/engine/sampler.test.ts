@@ -17,7 +17,6 @@ const V = 500;
 function rowOf(logits: Float32Array, temperature: number, K = 8): HeadResult {
   const ranked = rankedIds(logits).slice(0, K);
   return {
-    areLikelihoods: false,
     topIds: Int32Array.from(ranked),
     topScores: Float32Array.from(ranked, (id) => logits[id]),
     logSumExp: logSumExp(logits, 1),
@@ -188,35 +187,6 @@ describe("sampleToken", () => {
     expect(token).toBe(7);
   });
 });
-
-test.each([
-  shaping({}),
-  shaping({ temperature: 0.7 }),
-  shaping({ temperature: 1.3, top_p: 0.9 }),
-  shaping({ top_k: 100, min_p: 0.01 }),
-  shaping({ temperature: 0.05, top_p: 0.5 }),
-])(
-  "a row of likelihoods is drawn from and scored as its logarithms are: $temperature, $top_p, $top_k, $min_p",
-  (sampling) => {
-    const random = seededRandom(seed);
-    for (let i = 0; i < 200; i++) {
-      const likelihoods = randomLogits(4 + 8 * random(), random).map((logit) => Math.exp(logit - 12));
-      const logits = likelihoods.map(Math.log);
-      const row = rowOf(logits, sampling.temperature);
-      const ofLikelihoods = {
-        ...{ ...row, areLikelihoods: true, scores: likelihoods },
-        topScores: Float32Array.from(row.topIds, (id) => likelihoods[id]),
-      };
-      const drawn = sampleToken(ofLikelihoods, sampling, random());
-      const { nucleus } = slowNucleus(logits, sampling);
-      expect(nucleus.map(({ id }) => id)).toContain(drawn);
-      for (const uniform of [0, 0.3, 0.6, 0.9]) {
-        expect(sampleToken(ofLikelihoods, sampling, uniform)).toBe(slowSample(logits, sampling, uniform));
-      }
-      expect(logprobOf(ofLikelihoods, drawn)).toBeCloseTo(logprobOf(row, drawn), 5);
-    }
-  },
-);
 
 test("logprobs and alternatives are of the distribution at temperature 1", () => {
   const logits = randomLogits(6);

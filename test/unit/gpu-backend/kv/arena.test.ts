@@ -6,8 +6,8 @@ import { KvMemory, type ParkedKv } from "../../../../gpu-backend/kv/kv-memory.ts
 import { SlotTable } from "../../../../gpu-backend/kv/slot-table.ts";
 
 const seed = 1712;
-const shape = { layers: 2, heads: 2, headWidth: 3, contextTokens: 300, maximumRows: 9 };
-const arrays = 2 * shape.layers;
+const shape = { arrays: 5, heads: 2, headWidth: 3, contextTokens: 300, maximumRows: 9 };
+const { arrays } = shape;
 const stride = shape.heads * shape.headWidth;
 
 /** The value that array i holds for head element e of a token. */
@@ -70,7 +70,7 @@ test.each(["start", "end"] as const)(
         fc.integer({ min: 1, max: 9 }),
         (operations, contexts) => {
           const maximumBytes = contexts * shape.contextTokens * bytesPerPosition(shape);
-          const budget = new KvBudget(shape, maximumBytes, { classBytes: Number.POSITIVE_INFINITY, passBytes: 0 });
+          const budget = new KvBudget(shape, maximumBytes, { classBytes: Number.POSITIVE_INFINITY });
           const memory = new KvMemory({ ...shape, maximumBytes });
           const arena = new KvArena(shape, memory, side);
           const parked: { aside: ParkedKv; tokens: number[] }[] = [];

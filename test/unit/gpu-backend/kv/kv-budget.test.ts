@@ -3,10 +3,10 @@ import { describe, expect, test } from "vitest";
 import { bytesPerPosition, KvBudget, positionsFor } from "../../../../gpu-backend/kv/kv-budget.ts";
 
 const seed = 1911;
-const shape = { layers: 12, heads: 12, headWidth: 64, contextTokens: 1000 };
+const shape = { arrays: 25, heads: 12, headWidth: 64, contextTokens: 1000 };
 
-test("a position takes its keys and values in every layer, as float32", () => {
-  expect(bytesPerPosition(shape)).toBe(12 * 768 * 2 * 4);
+test("a position takes its place in every array, as float32", () => {
+  expect(bytesPerPosition(shape)).toBe(25 * 768 * 4);
 });
 
 test("rows come in eighths of the next power of two, whole multiples of 64, up to the context", () => {
@@ -16,11 +16,9 @@ test("rows come in eighths of the next power of two, whole multiples of 64, up t
   expect(positionsFor(1, { ...shape, contextTokens: 32 })).toBe(32);
 });
 
-/** Memory for so many positions; a second class costs as much as attention over `classPositions`, a second pass as over `passPositions`. */
-const budgetOf = (positions: number, classPositions = Number.POSITIVE_INFINITY, passPositions = classPositions) => {
-  const [classBytes, passBytes] = [classPositions, passPositions].map((one) => one * bytesPerPosition(shape));
-  return new KvBudget(shape, positions * bytesPerPosition(shape), { classBytes, passBytes });
-};
+/** Memory for so many positions; a second class costs as much as attention over `classPositions`. */
+const budgetOf = (positions: number, classPositions = Number.POSITIVE_INFINITY) =>
+  new KvBudget(shape, positions * bytesPerPosition(shape), { classBytes: classPositions * bytesPerPosition(shape) });
 
 test("in one class all rows are as long as the longest, and what is parked counts as it is", () => {
   const budget = budgetOf(1024);
@@ -33,8 +31,8 @@ test("in one class all rows are as long as the longest, and what is parked count
 
 test("memory that does not hold one sequence as long as the context is refused, with what it takes", () => {
   const needed = 1000 * bytesPerPosition(shape);
-  expect(() => new KvBudget(shape, needed, { classBytes: 0, passBytes: 0 })).not.toThrow();
-  expect(() => new KvBudget(shape, needed - 1, { classBytes: 0, passBytes: 0 })).toThrow(
+  expect(() => new KvBudget(shape, needed, { classBytes: 0 })).not.toThrow();
+  expect(() => new KvBudget(shape, needed - 1, { classBytes: 0 })).toThrow(
     new RegExp(`${needed - 1} bytes.*1000 positions needs ${needed}`),
   );
 });
@@ -46,7 +44,6 @@ describe("length classes", () => {
         positions,
         cachedTokens: positions - 1,
         isLong: isLong as boolean | null,
-        isMixed: false,
       })),
     );
 
@@ -67,14 +64,6 @@ describe("length classes", () => {
     // Memory decides.
     expect(budgetOf(1064, 1500).boundaryFor(few, 0)).toBe(64);
     expect(budgetOf(8 * (512 + 640), 1500).boundaryFor(rows([8, 510], [8, 514]), 0)).toBe(512);
-  });
-
-  test("beside a mixture a second class costs a pass", () => {
-    const some = rows([3, 250], [1, 500]);
-    const mixed = some.map((row, i) => ({ ...row, isMixed: i === 0 }));
-    expect(budgetOf(1e6, 300, 1500).boundaryFor(some, 0)).toBe(256);
-    expect(budgetOf(1e6, 300, 1500).boundaryFor(mixed, 0)).toBe(512);
-    expect(budgetOf(1e6, 300, 700).boundaryFor(mixed, 0)).toBe(256);
   });
 
   test("rows of one class stay in it, and move to the other by the fewest copies when the classes are merged", () => {
@@ -103,7 +92,7 @@ describe("length classes", () => {
         const budget = budgetOf(positions, pass);
         const running = some.map(({ most, part, isLong }) => {
           const needed = part < 0.5 ? most : Math.ceil(part * most);
-          return { positions: needed, cachedTokens: needed - 1, isLong, isMixed: false };
+          return { positions: needed, cachedTokens: needed - 1, isLong };
         });
         const boundary = budget.boundaryFor(running, parked);
         const classes = Object.values(Object.groupBy(running, (one) => `${one.positions > boundary}`));
