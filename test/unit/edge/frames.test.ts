@@ -1,45 +1,66 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { RepeatedTimeout } from "../../../edge/dispatch/frames.ts";
+import { frameGroupsOf } from "../../../edge/dispatch/frames.ts";
+import { frameLine } from "../../../shared/contracts/ndjson.ts";
 
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());
 
-test("says whether work settles within the limit, and of work that is late never later than that", async () => {
-  const limitMs = 500;
-  // Waits begin anywhere between two ticks.
+const limitMs = 500;
+const token = (index: number) => ({ type: "token", id: "a", index, tokenId: 1 }) as const;
+
+function stream() {
+  let controller!: ReadableStreamDefaultController<Uint8Array>;
+  let cancelled = false;
+  const body = new ReadableStream<Uint8Array>({
+    start: (started) => {
+      controller = started;
+    },
+    cancel: () => {
+      cancelled = true;
+    },
+  });
+  const send = (text: string) => controller.enqueue(new TextEncoder().encode(text));
+  return { groups: frameGroupsOf(body, limitMs), send, controller, isCancelled: () => cancelled };
+}
+
+test("a stream that falls silent is given up within the limit and not before 4/5 of it, wherever the silence begins", async () => {
   for (let startMs = 0; startMs <= 200; startMs += 10) {
-    const timeout = new RepeatedTimeout(limitMs);
-    expect(await timeout.settles(Promise.resolve())).toBe(true);
-    await vi.advanceTimersByTimeAsync(startMs);
-    let settled: boolean | null = null;
-    void timeout.settles(new Promise(() => {})).then((inTime) => {
-      settled = inTime;
+    const { groups, send, isCancelled } = stream();
+    send(frameLine(token(0)));
+    expect((await groups.next()).value).toEqual([token(0)]);
+    // The caller's own time does not count.
+    await vi.advanceTimersByTimeAsync(10 * limitMs + startMs);
+    let failure: unknown = null;
+    groups.next().catch((error) => {
+      failure = error;
     });
     await vi.advanceTimersByTimeAsync(0.8 * limitMs - 1);
-    expect(settled).toBe(null);
+    expect(failure).toBeNull();
     await vi.advanceTimersByTimeAsync(0.2 * limitMs + 1);
-    expect(settled).toBe(false);
-    timeout.stop();
+    expect(failure).toMatchObject({ kind: "silent" });
+    expect(isCancelled()).toBe(true);
   }
   expect(vi.getTimerCount()).toBe(0);
 });
 
-test("has one timer for many waits, and each begins anew", async () => {
-  const timeout = new RepeatedTimeout(500);
+test("heartbeats keep a stream alive, on one timer", async () => {
+  const { groups, send, controller } = stream();
+  const next = groups.next();
   for (let i = 0; i < 50; i++) {
-    const work = Promise.withResolvers<void>();
-    const settled = timeout.settles(work.promise);
     await vi.advanceTimersByTimeAsync(390);
     expect(vi.getTimerCount()).toBe(1);
-    work.resolve();
-    expect(await settled).toBe(true);
+    send("\n");
   }
-  timeout.stop();
+  send(frameLine(token(0)));
+  expect((await next).value).toEqual([token(0)]);
+  controller.close();
+  expect((await groups.next()).done).toBe(true);
   expect(vi.getTimerCount()).toBe(0);
 });
 
-test("rejects as the work does", async () => {
-  const timeout = new RepeatedTimeout(500);
-  await expect(timeout.settles(Promise.reject(new Error("broken")))).rejects.toThrow("broken");
-  timeout.stop();
+test("a stream that breaks fails as broken", async () => {
+  const { groups, controller } = stream();
+  controller.error(new Error("reset"));
+  await expect(groups.next()).rejects.toMatchObject({ kind: "broken" });
+  expect(vi.getTimerCount()).toBe(0);
 });
