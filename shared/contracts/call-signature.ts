@@ -64,31 +64,22 @@ export function readSecrets(text: string | undefined, variable: string): string[
 }
 
 export async function signingKey(secret: string): Promise<SigningKey> {
-  const hmac = await crypto.subtle.importKey("raw", utf8(secret), { name: "HMAC", hash: "SHA-256" }, false, [
+  const hmac = await crypto.subtle.importKey("raw", encoder.encode(secret), { name: "HMAC", hash: "SHA-256" }, false, [
     "sign",
     "verify",
   ]);
-  const id = hexOf(await crypto.subtle.sign("HMAC", hmac, utf8("chameleon key id"))).slice(0, 16);
+  const id = hexOf(await crypto.subtle.sign("HMAC", hmac, encoder.encode("chameleon key id"))).slice(0, 16);
   return { id, hmac };
 }
 
 /** The header of one call. */
 export async function signatureHeader(
   key: SigningKey,
-  {
-    method,
-    path,
-    body,
-    timeMs,
-    backendName = null,
-  }: Pick<Call, "method" | "path" | "timeMs"> & {
-    body: Uint8Array;
-    backendName?: string | null;
-  },
+  { body, ...named }: Omit<Call, "keyId" | "bodySha256"> & { body: Uint8Array },
 ): Promise<string> {
-  const call: Call = { method, path, keyId: key.id, timeMs, bodySha256: await sha256Hex(body), backendName };
+  const call: Call = { ...named, keyId: key.id, bodySha256: await sha256Hex(body) };
   const signature = hexOf(await crypto.subtle.sign("HMAC", key.hmac, canonical(call)));
-  return `${scheme} key=${key.id},time=${timeMs},body=${call.bodySha256},signature=${signature}`;
+  return `${scheme} key=${key.id},time=${call.timeMs},body=${call.bodySha256},signature=${signature}`;
 }
 
 /** What a header claims of a call; null for anything that is no such header. */
@@ -113,11 +104,7 @@ export function isSignedBy({ hmac }: SigningKey, call: SignedCall): Promise<bool
 /** The text that is signed. No field has a line break, so no two calls share a text. */
 function canonical({ keyId, timeMs, method, path, bodySha256, backendName }: Call): Uint8Array {
   const lines = [scheme, keyId, timeMs, method, path, bodySha256];
-  return utf8([...lines, ...(backendName === null ? [] : [backendName])].join("\n"));
-}
-
-function utf8(text: string): Uint8Array {
-  return encoder.encode(text);
+  return encoder.encode([...lines, ...(backendName === null ? [] : [backendName])].join("\n"));
 }
 
 /** Returns the headers that sign a call, for the process of this name, or for any of the address. */
@@ -132,7 +119,7 @@ export type SignCall = (
 export function createSigner([secret]: readonly string[], now: () => number): SignCall {
   if (secret === undefined) return async () => ({});
   let key: Promise<SigningKey> | null = null;
-  return async (method, path, body, backendName) => {
+  return async (method, path, body, backendName = null) => {
     key ??= signingKey(secret);
     return { authorization: await signatureHeader(await key, { method, path, body, timeMs: now(), backendName }) };
   };

@@ -7,7 +7,6 @@ const months = "January February March April May June July August September Octo
 
 export class BoundedTemplate {
   readonly #program: SyntaxNode;
-  readonly #sourceCharacters: number;
 
   /** Throws an Error where the source exceeds a limit or is not Jinja. */
   constructor(source: string) {
@@ -25,33 +24,26 @@ export class BoundedTemplate {
       }
     }
     this.#program = parseTemplate(source);
-    this.#sourceCharacters = source.length;
   }
 
   /**
-   * The text, and what it took. Throws a TemplateLimitError, a TemplateRefusal where the template raises one, or another
+   * Throws a TemplateLimitError, a TemplateRefusal where the template raises one, or another
    * Error where it goes wrong.
    * @param conversationCharacters what the caller sent; the limit on characters grows with it
    * @param nowMs for `strftime_now`, which reads it in UTC
    */
-  render(variables: Record<string, unknown>, conversationCharacters: number, nowMs: number): Rendering {
+  render(variables: Record<string, unknown>, conversationCharacters: number, nowMs: number): string {
     const environment = new Environment();
     for (const [name, value] of Object.entries({ ...globals(nowMs), ...variables })) environment.set(name, value);
-    const interpreter = new BoundedInterpreter(environment, this.#sourceCharacters, conversationCharacters);
+    const interpreter = new BoundedInterpreter(environment, conversationCharacters);
     try {
-      return { text: interpreter.evaluate(this.#program, environment).value as string, ...interpreter.spent };
+      return interpreter.evaluate(this.#program, environment).value as string;
     } catch (error) {
       // A text longer than a string may be, or an expression that fills the stack.
       if (error instanceof RangeError) throw new TemplateLimitError(`the chat template goes too far: ${error.message}`);
       throw error;
     }
   }
-}
-
-export interface Rendering {
-  text: string;
-  steps: number;
-  characters: number;
 }
 
 /** The functions and constants that Transformers gives a chat template. */

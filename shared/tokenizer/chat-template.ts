@@ -3,7 +3,7 @@
  * itself may write special tokens: the content of a message is text, whatever it spells.
  */
 import type { ChatMessage } from "../contracts/chat.ts";
-import { BoundedTemplate, type Rendering } from "./bounded-template.ts";
+import { BoundedTemplate } from "./bounded-template.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** Stands for the end-of-text token in a rendered text. Messages are made well-formed first, so they cannot contain it. */
@@ -34,7 +34,7 @@ export class ChatTemplate {
    */
   encode(messages: readonly ChatMessage[], nowMs: number, maxTokens = Number.POSITIVE_INFINITY): number[] {
     const wellFormed = messages.map(({ role, content }) => ({ role, content: content.toWellFormed() }));
-    const text = this.#template ? rendering(this.#template, wellFormed, nowMs).text : alpaca(wellFormed);
+    const text = this.#template ? rendering(this.#template, wellFormed, nowMs) : alpaca(wellFormed);
     const ids: number[] = [];
     for (const [i, part] of text.split(endOfTextMark).entries()) {
       if (i > 0) ids.push(this.#tokenizer.endOfTextId);
@@ -45,7 +45,7 @@ export class ChatTemplate {
   }
 }
 
-function rendering(template: BoundedTemplate, messages: ChatMessage[], nowMs: number): Rendering {
+function rendering(template: BoundedTemplate, messages: ChatMessage[], nowMs: number): string {
   const variables = {
     messages,
     add_generation_prompt: true,

@@ -10,14 +10,10 @@ export const templateLimits = {
    * 17,000 on a conversation of 256 messages; this many take a few tenths of a second.
    */
   steps: 131_072,
-  /** Nodes evaluated inside each other. Published templates nest about 30 deep; the stack holds some thousands. */
-  depth: 256,
   /** Characters of one string, or of a list or object with all that is in it: twice the largest request body. */
   valueCharacters: 2 ** 21,
   /** Characters that an item of a list or object counts as, beside its own. */
   itemCharacters: 32,
-  /** Lists and objects inside each other. */
-  nesting: 16,
   /** Characters of all strings that are read or made, beside `characterReads` times those of the conversation. */
   characters: 2 ** 22,
   /** How often a template may read or write each character of a conversation. Published ones do so 5 to 15 times. */
