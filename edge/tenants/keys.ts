@@ -6,6 +6,7 @@ import { z } from "zod";
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
+  type KnownKey,
   keyEndSchema,
   keyIdOf,
   keyPrefix,
@@ -70,12 +71,14 @@ export function createKeyStore(
       const hash = await sha256Hex(encoder.encode(key));
       let match: TenantKey | null = null;
       for (const entry of configured) if (equals(entry.hash, hash)) match = entry;
-      const read = (name: string) => records.get(name).catch(unreadable);
       if (!match) {
-        await requireLookup(keyPrefix + keyIdOf(hash), address);
-        return recordedAccess(hash, read, now());
+        const name = keyPrefix + keyIdOf(hash);
+        await requireLookup(name, address);
+        const record = await records.get(name, (stored) => storedKeySchema.nullable().parse(stored)).catch(unreadable);
+        return recordedAccess(hash, record, now());
       }
-      const record = tenantRecordOf(await read(tenantPrefix + match.tenant));
+      const parse = (stored: unknown) => tenantRecordSchema.nullable().parse(stored);
+      const record = await records.get(tenantPrefix + match.tenant, parse).catch(unreadable);
       return { tenant: match.tenant, keyId: keyIdOf(hash), scopes, ...grants(record ?? unlimited) };
     },
   };
@@ -89,9 +92,8 @@ function networkOf(address: string): string {
   return [...start, ...zeros, ...(end ?? [])].slice(0, 4).join(":");
 }
 
-async function recordedAccess(hash: string, read: Records["get"], nowMs: number): Promise<Access> {
+function recordedAccess(hash: string, record: KnownKey | null, nowMs: number): Access {
   const keyId = keyIdOf(hash);
-  const record = keyRecordOf(await read(keyPrefix + keyId));
   if (!record || !equals(record.hash, hash)) throw new ServiceError("unauthorized", "The API key is not known.");
   if (record.revokedAt !== null) {
     throw new ServiceError("unauthorized", `The API key ${keyId} was revoked at ${record.revokedAt}.`);
@@ -108,23 +110,6 @@ const unlimited: TenantRecord = { plan: "unlimited", limits: {}, origins: [] };
 const storedKeySchema = z
   .object({ record: keyRecordSchema, end: keyEndSchema.nullable(), revocation: revocationSchema.nullable() })
   .transform(({ record, end, revocation }) => withEnd(record, end, revocation));
-const keyRecordOf = checkedOnce(storedKeySchema.nullable());
-const tenantRecordOf = checkedOnce(tenantRecordSchema.nullable());
-
-/** `schema.parse` that checks each object once: a cached record is the same object for every request. */
-function checkedOnce<T extends z.ZodType>(schema: T): (record: unknown) => z.output<T> {
-  const known = new WeakMap<object, z.output<T>>();
-  return (record) => {
-    if (typeof record !== "object" || record === null) return schema.parse(record);
-    let parsed = known.get(record);
-    if (parsed === undefined) {
-      parsed = schema.parse(record);
-      known.set(record, parsed);
-    }
-    return parsed;
-  };
-}
-
 function grants(record: TenantRecord): Pick<Access, "limits" | "origins"> {
   return { limits: limitsOf(record), origins: record.origins };
 }

@@ -12,8 +12,8 @@ export interface Namespace {
 type NamePage = { keys: { name: string }[] } & ({ list_complete: true } | { list_complete: false; cursor: string });
 
 export interface Records {
-  /** The record as parsed JSON, or null; of a key, a StoredKey. Rejects if it cannot be read and is not cached. */
-  get(name: string): Promise<unknown>;
+  /** What `parse` makes of a record, of a key's a StoredKey, or of null. Rejects if it cannot be read and is not cached. */
+  get<T>(name: string, parse: (stored: unknown) => T): Promise<T>;
   /** True if a record of that name (not its absence) is cached, whatever its age. */
   isCached(name: string): boolean;
   /** True if the listing of key records has the name, or if there is no listing yet. Lists at most once per 10 s. */
@@ -80,13 +80,13 @@ export function createRecords(
       const names = await listing.get(() => listKeys().catch(() => listing.last)).catch(() => null);
       return names === null || names.has(name);
     },
-    async get(name) {
+    async get<T>(name: string, parse: (stored: unknown) => T) {
       const cached = found.get(name) ?? missing.get(name) ?? new Refreshed<unknown>(parts, recordTimes);
-      const record = await cached.get(() => stored(name));
+      const record = await cached.get(async () => parse(await stored(name)));
       const [into, other] = record === null ? [missing, found] : [found, missing];
       other.delete(name);
       setNewest(into, name, cached, maxNames);
-      return record;
+      return record as T;
     },
   };
 }

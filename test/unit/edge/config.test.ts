@@ -131,7 +131,7 @@ describe("configured", () => {
 });
 
 describe("a key store", () => {
-  const noRecords = { get: async () => null, isCached: () => false, mayHaveKey: async () => true };
+  const noRecords = { get: async <T>() => null as T, isCached: () => false, mayHaveKey: async () => true };
 
   test("knows a tenant by the key's hash alone; one of the configuration has every scope and no limits", async () => {
     const store = createKeyStore(keys, noRecords, () => 0);
@@ -175,6 +175,10 @@ describe("a key store", () => {
 
 describe("records", () => {
   const noList = () => Promise.reject(new Error("not to be listed"));
+  const recordsOf = (get: () => Promise<unknown>, now: () => number) => {
+    const records = createRecords({ get, list: noList }, now, () => {});
+    return { get: (name: string) => records.get(name, (stored) => stored) };
+  };
 
   test("are remembered for a second, and longer where they cannot be read again", async () => {
     let nowMs = 0;
@@ -185,11 +189,7 @@ describe("records", () => {
       if (stored === "away") throw new Error("away");
       return stored;
     };
-    const records = createRecords(
-      { get, list: noList },
-      () => nowMs,
-      () => {},
-    );
+    const records = recordsOf(get, () => nowMs);
     expect([await records.get("a"), reads]).toEqual([1, 1]);
     stored = 2;
     nowMs = 599;
@@ -221,11 +221,7 @@ describe("records", () => {
       reads.push(read);
       return read.promise;
     };
-    const records = createRecords(
-      { get, list: noList },
-      () => nowMs,
-      () => {},
-    );
+    const records = recordsOf(get, () => nowMs);
     // Nothing is remembered: each reads for itself.
     const first = records.get("a");
     const second = records.get("a");
