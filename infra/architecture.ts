@@ -1,7 +1,8 @@
 /**
  * What may import what, and the other rules of the house that a reader cannot check by eye. Pure: sources in,
  * violations out, so that the rules themselves are tested on sources that break them.
- * Not here: style and types, which are Biome's and the compiler's.
+ * Not here: style and types, which are Biome's and the compiler's; Biome also refuses import cycles, barrels and reading the
+ * environment.
  */
 import path from "node:path/posix";
 import { parseAst } from "vitest/node";
@@ -104,7 +105,6 @@ const mayUse: Record<string, string[]> = {
 /** Layers of equal rank know each other's shapes, never each other's code: a type import is allowed, no other. */
 const siblings = ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime"];
 
-const readsEnvironment = /^(infra\/|edge\/config\.ts$|gpu-backend\/config\.ts$)/;
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
 const composes =
   /^(infra\/|edge\/(worker|cell\/cell|tenants\/(ledger|tenant-adapter-store)|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research(\/evaluation)?|training(\/corpus)?)\/cli|models\/import\/cli)\.ts$)/;
@@ -125,35 +125,24 @@ interface SyntaxNode {
 /** Every violation in `sources` (path from the project root → text), one line each, in the order of the paths. */
 export function findViolations(sources: ReadonlyMap<string, string>): string[] {
   const violations: string[] = [];
-  const graph = new Map<string, string[]>();
   for (const [file, source] of [...sources].sort(([a], [b]) => (a < b ? -1 : 1))) {
     const say = (text: string) => violations.push(`${file}: ${text}`);
-    const program = parseAst(source, { lang: "ts" }, file) as unknown as SyntaxNode;
-    const nodes = [...nodesOf(program)];
-    const imports = nodes.flatMap(importOf);
+    const nodes = [...nodesOf(parseAst(source, { lang: "ts" }, file) as unknown as SyntaxNode)];
 
     if (vagueName.test(file)) say("a name that says what is inside, not utils, helpers, common, misc or index");
     const lines = source.split("\n").length;
     if (lines > longestFileLines && !longFileReason.test(source.slice(0, 1000))) {
       say(`${lines} lines, over ${longestFileLines} without a "Long because …" in its header`);
     }
-    if (isBarrel(program)) say("only re-exports; import from where things are");
-    if (!readsEnvironment.test(file) && nodes.some((node) => memberName(node) === "process.env")) {
-      say("reads the environment; only config.ts does");
-    }
     if (!composes.test(file) && nodes.some(isAmbientCall))
       say("takes time or chance from the air; make it a parameter");
-    for (const { specifier, typeOnly } of imports) {
+    for (const { specifier, typeOnly } of nodes.flatMap(importOf)) {
       const target = specifier.startsWith(".") ? path.join(path.dirname(file), specifier) : specifier;
       const refusal = refusalOf(file, target, specifier.startsWith("."), typeOnly);
       if (refusal) say(refusal);
     }
-    graph.set(
-      file,
-      imports.filter((i) => i.specifier.startsWith(".")).map((i) => path.join(path.dirname(file), i.specifier)),
-    );
   }
-  return [...violations, ...cyclesOf(graph)];
+  return violations;
 }
 
 /** Why `file` may not import `target`, or undefined where it may. */
@@ -222,27 +211,4 @@ function isAmbientCall(node: SyntaxNode): boolean {
   const callee = node.callee as SyntaxNode & { name?: string };
   if (node.type === "CallExpression") return ambientCalls.includes(memberName(callee) ?? "");
   return node.type === "NewExpression" && callee.name === "Date" && (node.arguments as unknown[]).length === 0;
-}
-
-function isBarrel(program: SyntaxNode): boolean {
-  const statements = program.body as SyntaxNode[];
-  return (
-    statements.length > 0 &&
-    statements.every((s) => s.type === "ExportAllDeclaration" || (s.type === "ExportNamedDeclaration" && s.source))
-  );
-}
-
-/** Each import cycle once, as the path around it. Type imports count: a cycle of ideas is one, too. */
-function cyclesOf(graph: ReadonlyMap<string, string[]>): string[] {
-  const cycles: string[] = [];
-  const done = new Set<string>();
-  const visit = (file: string, trail: string[]): void => {
-    const start = trail.indexOf(file);
-    if (start >= 0) cycles.push(`import cycle: ${[...trail.slice(start), file].join(" → ")}`);
-    if (start >= 0 || done.has(file)) return;
-    for (const next of graph.get(file) ?? []) visit(next, [...trail, file]);
-    done.add(file);
-  };
-  for (const file of graph.keys()) visit(file, []);
-  return cycles;
 }

@@ -49,16 +49,12 @@ const broken: [string, string, string, string][] = [
   ["ONNX Runtime elsewhere", "gpu-backend/training/a.ts", `import "onnxruntime-node";`, "may not use onnxruntime-node"],
   ["a product file importing a test", "edge/app.ts", `import "../test/b.ts";`, "edge/app.ts may not import test/b.ts"],
   ["a file of no folder", "gpu-backend/extra/a.ts", `import "node:fs";`, "outside the folders"],
-  ["the environment", "gpu-backend/http/a.ts", "export const port = process.env.PORT;", "only config.ts does"],
-  ["the environment, quoted", "edge/cell/a.ts", `export const port = process["env"];`, "only config.ts does"],
   ["a clock", "edge/cell/a.ts", "export const now = () => Date.now();", "make it a parameter"],
   ["a clock by its class", "gpu-backend/kv/a.ts", "export const now = new Date();", "make it a parameter"],
   ["chance", "shared/a.ts", "export const draw = () => Math.random();", "make it a parameter"],
   ["a long file", "edge/cell/a.ts", "let a;\n".repeat(401), "402 lines"],
   ["a vague name", "edge/utils.ts", "let a;", "a name that says what is inside"],
   ["a vague folder", "edge/helpers/a.ts", "let a;", "a name that says what is inside"],
-  ["a barrel", "edge/cell/a.ts", `export * from "./b.ts";`, "only re-exports"],
-  ["a cycle of one", "edge/cell/a.ts", `import "./a.ts";`, "import cycle: edge/cell/a.ts → edge/cell/a.ts"],
 ];
 test.each(broken)("refuses %s", (_, file, source, violation) => {
   expect(findViolations(new Map([[file, source]]))).toEqual([expect.stringContaining(violation)]);
@@ -72,21 +68,8 @@ test("the edge's layers import only those before them, so its folders form no cy
   }
 });
 
-test("names a cycle of three once", () => {
-  const sources = new Map([
-    ["edge/cell/a.ts", `import "./b.ts";`],
-    ["edge/cell/b.ts", `import type { C } from "./c.ts";`],
-    ["edge/cell/c.ts", `import "./a.ts"; import "../../shared/d.ts";`],
-    ["shared/d.ts", "export const d = 1;"],
-  ]);
-  expect(findViolations(sources)).toEqual([
-    "import cycle: edge/cell/a.ts → edge/cell/b.ts → edge/cell/c.ts → edge/cell/a.ts",
-  ]);
-});
-
 test("allows what the architecture wants", () => {
   const sources = new Map([
-    ["gpu-backend/config.ts", "export const port = process.env.PORT;"],
     ["gpu-backend/main.ts", `import "./engine/a.ts"; import "./config.ts";`],
     ["gpu-backend/http/g.ts", "export const ageMs = (now: () => number, at: string) => now() - +new Date(at);"],
     ["edge/worker.ts", "export const now = () => Date.now();"],
@@ -95,7 +78,7 @@ test("allows what the architecture wants", () => {
     ["gpu-backend/runtime/c.ts", `import * as ort from "onnxruntime-node"; import "../../shared/d.ts";`],
     ["gpu-backend/training/e.ts", `import "../adapters/f.ts"; import { g } from "../runtime/c.ts";`],
     ["gpu-backend/adapters/f.ts", `/**\n * Long because it is one table.\n */\n${"let a;\n".repeat(500)}`],
-    ["shared/d.ts", `import { z } from "zod"; const words = "process.env in a text is no read";`],
+    ["shared/d.ts", `import { z } from "zod"; const words = "Date.now() in a text is no call";`],
   ]);
   expect(findViolations(sources)).toEqual([]);
 });
