@@ -68,7 +68,6 @@ export const environmentSchema = z.object({
     256 * MiB,
     "Bytes of keys and values of prompt beginnings that the same tenant may reuse, at most; 0 keeps none",
   ),
-  ADAPTER_CACHE_BYTES: integer(0, 2 ** 40, 64 * MiB, "Bytes of generated adapters that are kept in memory, at most"),
   DATA_DIR: text(
     ".cache/backend",
     "a folder",
@@ -146,7 +145,6 @@ export function readConfig(
     /** null: what the memory limit leaves. */
     kvBytes: values.KV_BYTES ?? null,
     prefixCacheBytes: values.PREFIX_CACHE_BYTES,
-    adapterCacheBytes: values.ADAPTER_CACHE_BYTES,
     dataDirectory: values.DATA_DIR,
     tenantAdapterBytes: values.TENANT_ADAPTER_BYTES,
     adaptersBytes: values.ADAPTERS_BYTES,

@@ -10,12 +10,12 @@ import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contr
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AcquiredAdapter, AdapterCache } from "../adapters/generated/adapter-cache.ts";
+import { ownAdapterId } from "../adapters/own/artifact.ts";
 import { arenaShapeOf, bytesPerPosition, KvBudget } from "../kv/kv-budget.ts";
 import { free } from "../kv/kv-memory.ts";
 import { KvRows, type LengthClass } from "../kv/kv-rows.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
-import { acquireAdapters, releaseAdapters } from "./acquired-adapters.ts";
 import type { Head } from "./head-rows.ts";
 import type { EngineStats, PhaseReport } from "./messages.ts";
 import { headsAfterEvidence, weighMixture } from "./mixture-steps.ts";
@@ -295,12 +295,10 @@ export class Engine {
 
   /** A sequence whose adapters are cached waits for no other's. */
   async #enqueueWithAdapters(sequence: Sequence, batchAdapterId: string | null): Promise<void> {
-    const { adapters } = this.#parts;
-    const acquired = await acquireAdapters(adapters, sequence.request, batchAdapterId).catch(toServiceError);
-    if (!(acquired instanceof ServiceError)) {
-      if (sequence.ended) releaseAdapters(adapters, acquired);
-      this.#guard(sequence, () => this.#enqueue(sequence, acquired));
-    } else if (!sequence.ended) this.#fail(sequence, acquired);
+    const acquiring = adapterIdsOf(sequence.request, batchAdapterId).map((id) => this.#parts.adapters.acquire(id));
+    const acquired = await Promise.all(acquiring).catch(toServiceError);
+    if (!(acquired instanceof ServiceError)) this.#guard(sequence, () => this.#enqueue(sequence, acquired));
+    else if (!sequence.ended) this.#fail(sequence, acquired);
     this.#flush(null);
   }
 
@@ -360,7 +358,6 @@ export class Engine {
     this.#prefixes?.leave(sequence);
     this.#planner.remove(sequence);
     this.#rows.drop(sequence);
-    releaseAdapters(this.#parts.adapters, sequence.adapters);
   }
 
   #flush(report: PhaseReport | null): void {
@@ -369,4 +366,10 @@ export class Engine {
     this.#frames = [];
     this.#parts.emit(frames, report);
   }
+}
+
+/** The adapters of a mixture or, without one, of the micro-batch (null: none). */
+function adapterIdsOf({ mixture, tenant }: SequenceRequest, batchAdapterId: string | null): string[] {
+  if (!mixture) return batchAdapterId === null ? [] : [batchAdapterId];
+  return mixture.adapters.map((one) => ("centroidId" in one ? one.centroidId : ownAdapterId(tenant, one.adapterHash)));
 }

@@ -18,7 +18,6 @@ export interface EngineSettings {
   limits: PlanLimits;
   kvBytes: number;
   prefixCacheBytes: number;
-  adapterCacheBytes: number;
   /** Where tenants' own adapters are kept. */
   dataDirectory: string;
   tenantAdapterBytes: number;

@@ -67,7 +67,7 @@ async function serve(settings: EngineSettings): Promise<void> {
   const numerics = `${device}-${settings.weightFormat}-${answer}`;
   const engine = new Engine({
     ...parts,
-    adapters: new AdapterCache(source, settings.adapterCacheBytes, now),
+    adapters: new AdapterCache(source, now),
     prefixCache: settings.prefixCacheBytes > 0 ? new PrefixCache(settings.prefixCacheBytes) : null,
     emit: (frames, report) => send({ type: "frames", frames, report, stats: engine.stats }),
     queued: () => wake(),

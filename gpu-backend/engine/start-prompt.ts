@@ -33,7 +33,7 @@ export async function answerStartPrompt(
       hash.update(JSON.stringify(numbersOf(frame)));
     }
   };
-  const adapters = new AdapterCache(source, 0, parts.now);
+  const adapters = new AdapterCache(source, parts.now);
   const engine = new Engine({ ...parts, adapters, prefixCache: null, emit });
   const { vocabularySize, contextTokens, stopIds } = parts.runner.config;
   const length = Math.min(promptTokens, contextTokens - generatedTokens);

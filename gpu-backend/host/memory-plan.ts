@@ -2,6 +2,7 @@
  * Estimates the memory that the backend may take, and how much of it keys and values get if KV_BYTES is not set. Pure
  * arithmetic over estimates of a model's size; the bounds of keys, values and caches are exact.
  */
+import { maxCacheBytes } from "../adapters/generated/adapter-cache.ts";
 import { arenaShapeOf, bytesPerPosition } from "../kv/kv-budget.ts";
 import type { WeightFormat } from "../runtime/gpt2-graph.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
@@ -38,7 +39,6 @@ export interface MemorySettings {
   /** null: as much as remains. */
   kvBytes: number | null;
   prefixCacheBytes: number;
-  adapterCacheBytes: number;
 }
 
 export interface MemoryPlan {
@@ -61,7 +61,7 @@ export interface MemoryPlan {
 
 /** Keys and values get at least one sequence as long as the context, even where that exceeds the limit. */
 export function planMemory(settings: MemorySettings): MemoryPlan {
-  const { limitBytes, model, weightFormat, sets, maxSequences, prefixCacheBytes, adapterCacheBytes } = settings;
+  const { limitBytes, model, weightFormat, sets, maxSequences, prefixCacheBytes } = settings;
   const parameters = parametersOf(model);
   const { session, loading } = bytesPerParameter[weightFormat];
   const taken = {
@@ -69,7 +69,7 @@ export function planMemory(settings: MemorySettings): MemoryPlan {
     sessions: sets * session * parameters,
     loading: Math.max(loading - session, fitterBytesPerParameter) * parameters,
     prefix_caches: sets * prefixCacheBytes,
-    adapter_caches: sets * adapterCacheBytes,
+    adapter_caches: sets * maxCacheBytes,
   };
   const left = limitBytes - sum(taken);
   const contextBytes = model.contextTokens * bytesPerPosition(arenaShapeOf(model));

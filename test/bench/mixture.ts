@@ -44,7 +44,7 @@ export async function measureMixture(
   let reports: PhaseReport[] = [];
   const engine = new Engine({
     runner,
-    adapters: new AdapterCache(fakeAdapters(runner.gates), 2 ** 20, now),
+    adapters: new AdapterCache(fakeAdapters(runner.gates), now),
     prefixCache: null,
     limits,
     kvBytes: 2 ** 31,

@@ -46,7 +46,7 @@ export async function measurePrefix(
   const done = new Map<string, DoneFrame>();
   const engine = new Engine({
     runner,
-    adapters: new AdapterCache(fakeAdapters(runner.gates), 2 ** 20, now),
+    adapters: new AdapterCache(fakeAdapters(runner.gates), now),
     prefixCache: new PrefixCache(2 ** 28),
     limits,
     kvBytes: 2 ** 31,

@@ -36,7 +36,6 @@ export function createEngineHarness(options: {
   limits?: Partial<PlanLimits>;
   /** Unless given, a letter for every id but the stop ids. */
   textPieceOf?: (id: number) => Uint8Array;
-  cacheBytes?: number;
   kvBytes?: number;
   /** 0 keeps nothing of a prompt. */
   prefixBytes?: number;
@@ -51,7 +50,7 @@ export function createEngineHarness(options: {
   const { stopIds } = options.runner.config;
   const source = options.source ?? fakeAdapters(options.runner.gates);
   const { prefixBytes = 2 ** 28 } = options;
-  const adapters = new AdapterCache(source, options.cacheBytes ?? 2 ** 20, now);
+  const adapters = new AdapterCache(source, now);
   const engine = new Engine({
     runner: options.runner,
     adapters,

@@ -19,6 +19,9 @@ export interface AdapterCacheStats {
   generationMs: number;
 }
 
+/** Upper bound on the adapters in a cache. Sequences hold theirs besides, which are at most a few. */
+export const maxCacheBytes = 64 * 2 ** 20;
+
 export class AdapterCache {
   readonly #source: AdapterSource;
   readonly #now: () => number;
@@ -32,7 +35,7 @@ export class AdapterCache {
   #generationMs = 0;
 
   /** `now` gives the milliseconds of a clock that only goes forward. */
-  constructor(source: AdapterSource, maximumBytes: number, now: () => number) {
+  constructor(source: AdapterSource, now: () => number, maximumBytes = maxCacheBytes) {
     this.#source = source;
     this.#now = now;
     this.#policy = new LruPolicy(maximumBytes);
@@ -49,17 +52,14 @@ export class AdapterCache {
     };
   }
 
-  /**
-   * An adapter by its id, pinned until `release`. Throws an Error for an id that does not exist; a failed generation is not
-   * remembered.
-   */
+  /** An adapter by its id. Throws an Error for an id that does not exist; a failed generation is not remembered. */
   async acquire(id: string): Promise<AcquiredAdapter> {
     const hash = this.#source.hashOf(id);
     if (hash === null) throw new Error(`no adapter ${id}`);
     const cached = this.#adapters.get(hash);
     if (cached) {
       this.#hits++;
-      this.#policy.pin(hash);
+      this.#policy.touch(hash);
       return { adapter: cached, cache: "hit" };
     }
     let generation = this.#underWay.get(hash);
@@ -67,41 +67,24 @@ export class AdapterCache {
       generation = this.#generate(hash, id);
       this.#underWay.set(hash, generation);
     }
-    const adapter = await generation;
-    this.#keep(adapter);
-    this.#policy.pin(hash);
-    this.#drop();
-    return { adapter, cache: "generated" };
-  }
-
-  /** Undoes one pin. */
-  release(adapter: Adapter): void {
-    this.#policy.unpin(adapter.hash);
-    this.#drop();
+    return { adapter: await generation, cache: "generated" };
   }
 
   async #generate(hash: string, id: string): Promise<Adapter> {
     const startedMs = this.#now();
     try {
       this.#generated++;
-      return await this.#source.generate(id);
+      const adapter = await this.#source.generate(id);
+      this.#policy.add(hash, adapter.bytes);
+      this.#adapters.set(hash, adapter);
+      for (const dropped of this.#policy.evict()) {
+        this.#adapters.delete(dropped);
+        this.#evictions++;
+      }
+      return adapter;
     } finally {
       this.#generationMs += this.#now() - startedMs;
       this.#underWay.delete(hash);
-    }
-  }
-
-  /** Each waiter calls this before it pins, as another's release may have evicted the adapter. */
-  #keep(adapter: Adapter): void {
-    if (this.#policy.has(adapter.hash)) return;
-    this.#policy.add(adapter.hash, adapter.bytes);
-    this.#adapters.set(adapter.hash, adapter);
-  }
-
-  #drop(): void {
-    for (const hash of this.#policy.evict()) {
-      this.#adapters.delete(hash);
-      this.#evictions++;
     }
   }
 }

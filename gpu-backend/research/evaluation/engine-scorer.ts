@@ -17,7 +17,6 @@ const limits = { maxSequences: 16, maxQueue: 1024, stepTokens: 1024, chunkTokens
 /** Texts in one batch. */
 const textsAtOnce = 16;
 const kvBytes = 2 ** 28;
-const cacheBytes = 2 ** 26;
 
 export interface PlannedText {
   ids: number[];
@@ -65,7 +64,6 @@ export class EngineScorer {
           hashOf: (id) => (this.#added.has(id) ? id : source.hashOf(id)),
           generate: async (id) => this.#added.get(id) ?? source.generate(id),
         },
-        cacheBytes,
         now,
       ),
       textPieceOf: (id) => tokenizer.textPieceOf(id),

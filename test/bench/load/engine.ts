@@ -69,7 +69,7 @@ export async function openLoadEngine({ folder, shape, format, threads }: LoadOpt
   let heard: (frames: readonly Frame[]) => void = () => {};
   const engine = new Engine({
     runner,
-    adapters: new AdapterCache(generatedGates(runner.gates), 2 ** 26, now),
+    adapters: new AdapterCache(generatedGates(runner.gates), now),
     prefixCache: null,
     limits,
     kvBytes: 2 ** 31,

@@ -30,7 +30,7 @@ function slowSource() {
 describe("acquire", () => {
   test("generates once however many ask at the same time; later ones hit", async () => {
     const { source, waiting } = slowSource();
-    const cache = new AdapterCache(source, 1000, now);
+    const cache = new AdapterCache(source, now);
     const asked = Array.from({ length: 20 }, () => cache.acquire("c0"));
     expect(waiting.length).toBe(1);
     waiting[0].finish();
@@ -43,7 +43,7 @@ describe("acquire", () => {
 
   test("does not remember a failure, and knows which centroids there are", async () => {
     const { source, waiting } = slowSource();
-    const cache = new AdapterCache(source, 1000, now);
+    const cache = new AdapterCache(source, now);
     const first = cache.acquire("c0");
     waiting[0].fail(new Error("out of memory"));
     await expect(first).rejects.toThrow("out of memory");
@@ -53,24 +53,19 @@ describe("acquire", () => {
     await expect(cache.acquire("nowhere")).rejects.toThrow(/no adapter nowhere/);
   });
 
-  test("keeps within its bytes what is not in use, and all that is", async () => {
+  test("drops the least recently used to stay within its bytes", async () => {
     const { source, waiting } = slowSource();
-    const cache = new AdapterCache(source, 200, now);
+    const cache = new AdapterCache(source, now, 200);
     const get = async (centroidId: string) => {
       const acquired = cache.acquire(centroidId);
       waiting.find((w) => w.centroidId === centroidId)?.finish();
-      return (await acquired).adapter;
+      return (await acquired).cache;
     };
-    const [c0, c1, c2] = [await get("c0"), await get("c1"), await get("c2")];
     await get("c0");
-    expect(cache.stats).toMatchObject({ entries: 3, bytes: 300 });
-    cache.release(c0);
-    expect(cache.stats.bytes).toBe(300);
-    cache.release(c0);
+    await get("c1");
+    expect(await get("c0")).toBe("hit");
+    await get("c2");
     expect(cache.stats).toMatchObject({ entries: 2, bytes: 200, evictions: 1 });
-    cache.release(c1);
-    cache.release(c2);
-    expect(cache.stats.bytes).toBe(200);
-    expect((await cache.acquire("c1")).cache).toBe("hit");
+    expect([await get("c0"), await get("c2")]).toEqual(["hit", "hit"]);
   });
 });

@@ -502,9 +502,9 @@ describe("what cannot be served ends in one explicit error", () => {
 });
 
 describe("cancelling", () => {
-  test("frees the slot within one step, in every state, and the adapter with it", async () => {
-    const harness = createEngineHarness({ runner: createFakeRunner(), limits: { maxSequences: 2 }, cacheBytes: 0 });
-    const { engine, lastFrameOf, adapters } = harness;
+  test("frees the slot within one step, in every state", async () => {
+    const harness = createEngineHarness({ runner: createFakeRunner(), limits: { maxSequences: 2 } });
+    const { engine, lastFrameOf } = harness;
     await engine.submit("c0", [
       sequenceRequest("decoding", prompt(3), { maxTokens: 400, sampling: neverEnds }),
       sequenceRequest("prefilling", prompt(400)),
@@ -519,8 +519,6 @@ describe("cancelling", () => {
       expect(lastFrameOf(id)).toMatchObject({ type: "error", kind: "cancelled" });
     }
     expect(engine.busy).toBe(false);
-    // With no room in the cache only pins keep an adapter.
-    expect(adapters.stats).toMatchObject({ entries: 0, bytes: 0 });
   });
 
   test("while the adapter is being made leaves nothing behind", async () => {
@@ -532,7 +530,7 @@ describe("cancelling", () => {
         return { hash: "hash", gates: new Float32Array(2), bias: null, scale: 1, bytes: 100 };
       },
     };
-    const { engine, framesOf, adapters } = createEngineHarness({ runner: createFakeRunner(), source, cacheBytes: 0 });
+    const { engine, framesOf } = createEngineHarness({ runner: createFakeRunner(), source });
     const submitted = engine.submit("c0", [sequenceRequest("a", [1])]);
     engine.cancel(["a"]);
     await engine.step();
@@ -540,7 +538,6 @@ describe("cancelling", () => {
     await submitted;
     expect(framesOf("a")).toMatchObject([{ type: "error", kind: "cancelled" }]);
     expect(engine.busy).toBe(false);
-    expect(adapters.stats.entries).toBe(0);
   });
 
   test("during a phase takes effect before the next", async () => {
@@ -586,8 +583,8 @@ describe("a sequence that gives way to another tenant", () => {
   });
 
   test("can be cancelled while it waits, and leaves no memory behind", async () => {
-    const harness = createEngineHarness({ runner: createFakeRunner(), limits: { maxSequences: 2 }, cacheBytes: 0 });
-    const { engine, finish, lastFrameOf, adapters } = harness;
+    const harness = createEngineHarness({ runner: createFakeRunner(), limits: { maxSequences: 2 } });
+    const { engine, finish, lastFrameOf } = harness;
     await engine.submit("c0", [sequenceRequest("a", prompt(5), greedy), sequenceRequest("b", prompt(5), greedy)]);
     await engine.step();
     await engine.submit("c1", [modest("m")]);
@@ -597,7 +594,6 @@ describe("a sequence that gives way to another tenant", () => {
     await finish();
     expect(["a", "b", "m"].map((id) => lastFrameOf(id)?.type)).toEqual(["error", "error", "done"]);
     expect(engine.stats).toMatchObject({ parked: 0, kvUsedBytes: 0 });
-    expect(adapters.stats.entries).toBe(0);
   });
 });
 
@@ -732,7 +728,6 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
         const together = createEngineHarness({
           runner,
           limits,
-          cacheBytes: 0,
           kvBytes,
         });
         const due = new Map<number, string[]>();
@@ -759,7 +754,7 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
           const found = together.framesOf(`s${i}`).slice(0, -1);
           expect(found).toEqual(isCancelled ? expected.slice(0, found.length) : expected);
         }
-        expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0, adapters: { entries: 0, bytes: 0 } });
+        expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0 });
         preemptions += together.engine.stats.preemptions;
       },
     ),

@@ -7,7 +7,7 @@ const GB = 1e9;
 const contextBytes = 1024 * 25 * 768 * 4;
 const settings = {
   ...({ model: gpt2Config, weightFormat: "int8", sets: 2, maxSequences: 32, kvBytes: null } as const),
-  ...{ prefixCacheBytes: 0.25 * GB, adapterCacheBytes: 0.05 * GB },
+  ...{ prefixCacheBytes: 0.25 * GB },
 };
 const plan = (limitBytes: number, rest: Partial<Parameters<typeof planMemory>[0]> = {}) =>
   planMemory({ ...settings, limitBytes, ...rest });
