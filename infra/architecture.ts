@@ -36,8 +36,9 @@ const backendLayers: Record<string, string[]> = {
   "settings.ts": [],
   "config.ts": ["settings.ts"],
   adapters: ["files.ts"],
-  kv: [],
   runtime: [],
+  // Holds keys and values for a runner that has no memory of its own.
+  kv: ["runtime"],
   engine: [...engineParts, "files.ts"],
   host: ["engine", ...engineParts, "files.ts"],
   http: ["host", "engine", ...engineParts],
@@ -47,7 +48,7 @@ const backendLayers: Record<string, string[]> = {
   research: ["runtime", "training", "command-line.ts"],
   // Measures what is shipped by the code that serves it.
   "research/evaluation": [
-    ...["host", "engine", "adapters", "runtime", "training"],
+    ...["host", "engine", "adapters", "kv", "runtime", "training"],
     ...["command-line.ts", "config.ts", "files.ts"],
   ],
   // Prepares a model, offline: it may use training, and reads the result as serving will.
@@ -103,7 +104,7 @@ const mayUse: Record<string, string[]> = {
 };
 
 /** Layers of equal rank know each other's shapes, never each other's code: a type import is allowed, no other. */
-const siblings = ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime"];
+const siblings = ["gpu-backend/adapters", "gpu-backend/runtime"];
 
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
 const composes =

@@ -11,15 +11,12 @@ import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AcquiredAdapter, AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import { ownAdapterId } from "../adapters/own/artifact.ts";
-import { arenaShapeOf, bytesPerPosition, KvBudget } from "../kv/kv-budget.ts";
-import { free } from "../kv/kv-memory.ts";
-import { KvRows, type LengthClass } from "../kv/kv-rows.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
-import type { StepOutput, StepRunner } from "../runtime/step.ts";
+import type { ModelRunner, PassOutput } from "../runtime/model-runner.ts";
 import type { Head } from "./head-rows.ts";
 import type { EngineStats, PhaseReport } from "./messages.ts";
 import { headsAfterEvidence, weighMixture } from "./mixture-steps.ts";
-import { type Chunk, composePhase, faultsOf, headFaults } from "./pass.ts";
+import { type Chunk, composePass, faultsOf, headFaults } from "./pass.ts";
 import { nextChunk, type PlanLimits } from "./plan.ts";
 import { Planner } from "./planner.ts";
 import { faultOf, sequenceRefusal } from "./refusals.ts";
@@ -28,13 +25,11 @@ import { HiddenTrace, Sequence, type Vocabulary, vocabularyOf } from "./sequence
 import { SharedPrefixes } from "./shared-prefixes.ts";
 
 export interface EngineParts {
-  runner: StepRunner;
+  runner: ModelRunner;
   adapters: AdapterCache;
   /** null: prompts are not cached. */
   prefixCache: PrefixCache | null;
   limits: PlanLimits;
-  /** Bound on the memory of keys and values of running and parked sequences. */
-  kvBytes: number;
   /** The bytes that a token id adds to a text; none for a special token. */
   textPieceOf(id: number): Uint8Array;
   /** Milliseconds of a clock that only goes forward. */
@@ -52,7 +47,6 @@ export class Engine {
   readonly #parts: EngineParts;
   readonly #vocabulary: Vocabulary;
   readonly #planner: Planner<Sequence>;
-  readonly #rows: KvRows<Sequence>;
   readonly #prefixes: SharedPrefixes<Sequence> | null;
   /** Every sequence that has not ended, by id. */
   readonly #open = new Map<string, Sequence>();
@@ -61,19 +55,11 @@ export class Engine {
   #preemptions = 0;
 
   constructor(parts: EngineParts) {
-    const { config } = parts.runner;
-    const kvShape = arenaShapeOf(config);
-    // As much again as the slots can use is enough for parked sequences.
-    const usable = 2 * parts.limits.maxSequences * kvShape.contextTokens * bytesPerPosition(kvShape);
-    const kvBytes = Math.min(parts.kvBytes, usable);
-    this.#parts = { ...parts, kvBytes };
+    const { config, kv } = parts.runner;
+    this.#parts = parts;
     this.#vocabulary = vocabularyOf(config, parts.textPieceOf);
     this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
-    this.#planner = new Planner(parts.limits, {
-      kv: new KvBudget(kvShape, kvBytes, parts.runner),
-      prefixes: this.#prefixes,
-    });
-    this.#rows = new KvRows({ ...kvShape, maximumRows: parts.limits.maxSequences, maximumBytes: kvBytes });
+    this.#planner = new Planner(parts.limits, { kv, prefixes: this.#prefixes });
   }
 
   /** Whether `step` has something to do. */
@@ -84,15 +70,16 @@ export class Engine {
 
   get stats(): EngineStats {
     const { waiting, running } = this.#planner.state;
+    const { bytes, usedBytes, capacityBytes } = this.#parts.runner.kv;
     return {
       waiting: waiting.length,
-      parked: this.#rows.parked,
+      parked: waiting.filter((sequence) => sequence.kv).length,
       preemptions: this.#preemptions,
       running: running.size,
       slots: this.#parts.limits.maxSequences,
-      kvBytes: this.#rows.bytes,
-      kvUsedBytes: this.#rows.usedBytes,
-      kvCapacityBytes: this.#parts.kvBytes,
+      kvBytes: bytes,
+      kvUsedBytes: usedBytes,
+      kvCapacityBytes: capacityBytes,
       prefixes: this.#parts.prefixCache?.stats ?? null,
       adapters: this.#parts.adapters.stats,
     };
@@ -140,17 +127,16 @@ export class Engine {
     this.#dropCancelled();
     this.#dropLate();
     const plan = this.#planner.nextStep();
-    const classOf = (sequence: Sequence) => (plan.long.has(sequence) ? "long" : "short");
-    for (const sequence of plan.parked) this.#rows.park(sequence);
+    const { kv } = this.#parts.runner;
+    for (const sequence of plan.parked) kv.park(sequence.row);
     this.#preemptions += plan.parked.length;
-    // All leave before the first arrives, so that memory holds none twice.
-    for (const sequence of plan.moved) this.#rows.park(sequence);
-    for (const sequence of plan.moved) this.#guard(sequence, () => this.#rows.resume(sequence, classOf(sequence)));
-    for (const sequence of plan.started) this.#guard(sequence, () => this.#seat(sequence, classOf(sequence)));
+    for (const sequence of plan.started) sequence.kv ??= kv.open(sequence.promptTokens);
+    kv.place(Array.from(this.#planner.state.running, (one) => ({ kv: one.row, positions: nextPositions(one) })));
+    for (const sequence of plan.started) this.#guard(sequence, () => this.#start(sequence));
     await this.#prefill(plan.prefill);
     this.#dropCancelled();
     await this.#decode(plan.decode.filter(({ ended }) => !ended));
-    this.#rows.trim();
+    kv.trim();
     this.#flush(null);
   }
 
@@ -161,14 +147,12 @@ export class Engine {
     const counts = { sequences: 0, tokens: 0, sampledTokens: 0 };
     for (const sequence of sequences) {
       if (sequence.ended) continue;
-      const begunTokens = sequence.cachedTokens % chunkTokens;
       const tokens = nextChunk(sequence.cachedTokens, sequence.pendingPromptTokens, chunkTokens);
-      const { sampled, block } = await this.#run("prefill", [{ sequence, tokens }], begunTokens);
+      counts.sampledTokens += await this.#run("prefill", [{ sequence, tokens }]);
       this.#parts.progressed?.();
-      counts.sampledTokens += sampled;
       counts.sequences++;
       counts.tokens += tokens;
-      this.#guard(sequence, () => this.#keepChunk(sequence, begunTokens + tokens, block));
+      this.#guard(sequence, () => this.#keepChunk(sequence));
       if (sequence.ended || sequence.pendingPromptTokens > 0) continue;
       if (sequence.awaitsEvidence) counts.sampledTokens += await this.#startMixture(sequence);
       this.#guard(sequence, () => this.#endPrefill(sequence));
@@ -182,48 +166,31 @@ export class Engine {
   async #decode(sequences: readonly Sequence[]): Promise<void> {
     if (sequences.length === 0) return;
     const startedMs = this.#parts.now();
-    const chunks = this.#rows.inOrder(sequences).map((sequence) => ({ sequence, tokens: 1 }));
-    const { sampled } = await this.#run("decode", chunks, 0);
+    const chunks = sequences.map((sequence) => ({ sequence, tokens: 1 }));
+    const sampledTokens = await this.#run("decode", chunks);
     for (const sequence of sequences) this.#guard(sequence, () => void this.#endIfFinished(sequence));
     const ms = this.#parts.now() - startedMs;
-    this.#flush({ phase: "decode", ms, sequences: chunks.length, tokens: chunks.length, sampledTokens: sampled });
+    this.#flush({ phase: "decode", ms, sequences: chunks.length, tokens: chunks.length, sampledTokens });
   }
 
-  /**
-   * One pass of the trunk, for sequences in the order of their rows; `begunTokens` of each chunk are cached already. Ends sequences
-   * whose results are not finite. Returns the number of sampled tokens and, for one unpadded chunk, its keys and values, which have
-   * the layout of a prefix block.
-   */
-  async #run(phase: "prefill" | "decode", chunks: readonly Chunk[], begunTokens: number) {
-    const { config, gates } = this.#parts.runner;
-    const sequences = chunks.map(({ sequence }) => sequence);
-    const { input, heads } = composePhase(phase, chunks, { ...this.#rows.feed(sequences), begunTokens }, gates);
-    const output = await this.#parts.runner.run(input);
-    const faults = faultsOf({ chunks, heads, tokens: input.tokens }, output, config);
-    // A mask is added to scores, so a value in the arena that is not finite would spoil the next sequence in that row.
-    const counts = chunks.map(({ sequence, tokens }) => (faults.has(sequence) ? 0 : tokens));
-    this.#rows.append(sequences, counts, output.present, input.tokens);
-    for (const [s, sequence] of sequences.entries()) sequence.cachedTokens += counts[s];
+  /** One pass of the trunk. Ends sequences whose results are not finite. Returns the number of sampled tokens. */
+  async #run(phase: "prefill" | "decode", chunks: readonly Chunk[]): Promise<number> {
+    const { pass, heads } = composePass(phase, chunks, this.#parts.runner.gates);
+    const output = await this.#parts.runner.run(pass);
+    const faults = faultsOf(chunks, heads, output);
     for (const [sequence, error] of faults) this.#fail(sequence, this.#reportFault(error));
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
-    const sampled = heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
-    const isBlock = this.#prefixes && chunks.length === 1 && begunTokens === 0 && input.tokens === chunks[0].tokens;
-    // Freed at once: memory that waits for the garbage collector makes the system clear new pages for each run.
-    if (!isBlock) free(output.present);
-    return { sampled, block: isBlock ? output.present : null };
+    return heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
   }
 
   /** Weighs a mixture whose prompt is cached, scores the rest of the prompt, and samples the first token. Returns whether it did. */
   async #startMixture(sequence: Sequence): Promise<0 | 1> {
     const { runner } = this.#parts;
-    const arena = this.#rows.arenaOf(sequence);
-    const states = (positions: readonly number[]) => arena.states(this.#rows.rowOf(sequence), positions);
-    const parts = { runner, states };
-    const fault = await weighMixture(sequence, parts);
+    const fault = await weighMixture(sequence, runner);
     this.#parts.progressed?.();
     if (fault) this.#fail(sequence, this.#reportFault(fault));
     let sampled: 0 | 1 = 0;
-    for await (const { heads, output } of headsAfterEvidence(sequence, parts)) {
+    for await (const { heads, output } of headsAfterEvidence(sequence, runner)) {
       this.#parts.progressed?.();
       for (const error of headFaults(heads, output).values()) this.#fail(sequence, this.#reportFault(error));
       for (const head of heads) this.#guard(sequence, () => this.#read(head, output));
@@ -232,32 +199,26 @@ export class Engine {
     return sampled;
   }
 
-  /** Gives a sequence its row, with the keys and values that are cached already. */
-  #seat(sequence: Sequence, lengthClass: LengthClass): void {
+  /** Gives a new sequence the keys and values that are cached already. */
+  #start(sequence: Sequence): void {
     sequence.admitted(this.#parts.now());
-    if (this.#rows.isParked(sequence)) {
-      this.#rows.resume(sequence, lengthClass);
-      return;
-    }
-    this.#rows.open(sequence, lengthClass, sequence.promptTokens);
-    if (!this.#prefixes) return;
+    if (!this.#prefixes || sequence.cachedTokens > 0) return;
     this.#prefixes.lead(sequence);
     for (const { block, tokens } of this.#prefixes.take(sequence)) {
-      this.#rows.append([sequence], [tokens], block.present, block.ids.length);
-      sequence.reusedTokens += tokens;
+      this.#parts.runner.kv.write(sequence.row, block.kv, tokens);
     }
-    sequence.cachedTokens = sequence.reusedTokens;
+    sequence.reusedTokens = sequence.cachedTokens;
   }
 
-  /** Offers the chunk of `tokens` tokens that a prompt has just completed to the prefix cache. */
-  #keepChunk(sequence: Sequence, tokens: number, block: Float32Array | null): void {
-    const end = sequence.cachedTokens;
-    const read = () => this.#rows.arenaOf(sequence).read(this.#rows.rowOf(sequence), end - tokens, end);
-    this.#prefixes?.computed(sequence, end - tokens, end, () => block ?? read());
+  /** Offers the chunk that a prompt has just completed to the prefix cache. */
+  #keepChunk(sequence: Sequence): void {
+    const { cachedTokens: end, row } = sequence;
+    const start = end - 1 - ((end - 1) % this.#parts.limits.chunkTokens);
+    this.#prefixes?.computed(sequence, start, end, () => this.#parts.runner.kv.copy(row, start, end));
   }
 
   /** Scores a prompt token or samples the next one. */
-  #read({ sequence, row, hiddenRow, baseRow, scoredId }: Head, output: StepOutput): void {
+  #read({ sequence, row, hiddenRow, baseRow, scoredId }: Head, output: PassOutput): void {
     const result = headResult(output, row);
     const { sampling } = sequence;
     const base = baseRow === null ? null : headResult(output, baseRow);
@@ -280,7 +241,7 @@ export class Engine {
   #endPrefill(sequence: Sequence): void {
     sequence.prefilled(this.#parts.now());
     this.#prefixes?.leave(sequence);
-    if (!this.#endIfFinished(sequence)) this.#rows.promote(sequence);
+    this.#endIfFinished(sequence);
   }
 
   /** Sends the remaining frames of a sequence that has nothing more to compute. Returns whether it has ended. */
@@ -357,7 +318,8 @@ export class Engine {
     this.#frames.push(lastFrame);
     this.#prefixes?.leave(sequence);
     this.#planner.remove(sequence);
-    this.#rows.drop(sequence);
+    if (sequence.kv) this.#parts.runner.kv.close(sequence.kv);
+    sequence.kv = null;
   }
 
   #flush(report: PhaseReport | null): void {
@@ -366,6 +328,11 @@ export class Engine {
     this.#frames = [];
     this.#parts.emit(frames, report);
   }
+}
+
+/** Positions that a running sequence holds at the end of its next step, at most. */
+function nextPositions({ cachedTokens, pendingPromptTokens, maxPositions }: Sequence): number {
+  return Math.min(cachedTokens + pendingPromptTokens + 1, maxPositions);
 }
 
 /** The adapters of a mixture or, without one, of the micro-batch (null: none). */

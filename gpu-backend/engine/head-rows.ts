@@ -3,7 +3,8 @@
  * Shapes: Q gates, N rows, M positions that the head is computed at.
  */
 import type { RowAdapter } from "../adapters/adapter.ts";
-import type { LogitChanges, StepInput } from "../runtime/step.ts";
+import type { Pass } from "../runtime/model-runner.ts";
+import type { HeadInput, LogitChanges } from "../runtime/step.ts";
 import { drawsFromCandidates, isGreedy } from "./sampler.ts";
 import type { LogitChange, Sequence } from "./sequence.ts";
 
@@ -30,24 +31,23 @@ interface Row {
 export class HeadRows {
   readonly heads: Head[] = [];
   readonly #gates: number;
-  readonly #headRows: number[] = [];
+  readonly #states: Pass["states"][number][] = [];
   readonly #rows: Row[] = [];
   readonly #bias = new BiasList();
-  #fed = 0;
 
   /** `gates` is Q. */
   constructor(gates: number) {
     this.#gates = gates;
   }
 
-  /** The head's position `flat` of the step. Never after `fed`. */
-  at(flat: number): number {
-    return this.#headRows.push(flat) - 1;
+  /** The M positions. */
+  get states(): Pass["states"] {
+    return this.#states;
   }
 
-  /** The head's position of the next state that is fed. */
-  fed(): number {
-    return this.#headRows.length + this.#fed++;
+  /** Adds a position of a sequence; returns its index of M. */
+  at({ row }: Sequence, position: number): number {
+    return this.#states.push({ kv: row, position }) - 1;
   }
 
   /** Adds a row of what answers the sequence, and a row of the base if it is compared. */
@@ -70,7 +70,6 @@ export class HeadRows {
       if (row.gates) gates.set(row.gates, n * this.#gates);
     });
     return {
-      headRows: Int32Array.from(this.#headRows),
       rows: Int32Array.from(rows, ({ at }) => at),
       gates,
       inverseTemperatures: Float32Array.from(rows, (row) => row.inverseTemperature),
@@ -81,7 +80,7 @@ export class HeadRows {
         hidden: this.heads.some(({ sequence, scoredId }) => sequence.trace !== null && scoredId !== null),
         only: this.heads.every(readsLikeliestOnly) ? "likeliest" : undefined,
       },
-    } satisfies Partial<StepInput>;
+    } satisfies HeadInput;
   }
 
   #addRow(sequence: Sequence, at: number, adapter: RowAdapter | null, scoredId: number | null): number {

@@ -1,13 +1,13 @@
 /**
  * Runs of the head alone for a mixture whose prompt is cached: its weights by the evidence of the prompt, the scores of the rest
- * of the prompt if they are asked for, and its first token. They read states that the prefill left in the arena, so their
+ * of the prompt if they are asked for, and its first token. They read states that the prefill left, so their
  * results depend on the sequence alone.
  */
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
-import type { StepOutput, StepRunner } from "../runtime/step.ts";
-import { HeadRows } from "./head-rows.ts";
-import { composeHead, type Phase } from "./pass.ts";
+import type { ModelRunner, PassOutput } from "../runtime/model-runner.ts";
+import { type Head, HeadRows } from "./head-rows.ts";
+import { composeHead } from "./pass.ts";
 import { notFinite } from "./refusals.ts";
 import { headResult, logprobOfTarget } from "./sampler.ts";
 import type { Sequence } from "./sequence.ts";
@@ -15,25 +15,21 @@ import type { Sequence } from "./sequence.ts";
 /** Positions of one run; each row is as wide as the vocabulary. */
 const runPositions = 32;
 
-interface Parts {
-  runner: Pick<StepRunner, "run" | "gates">;
-  /** The sequence's states at some positions, [positions, D]. */
-  states(positions: readonly number[]): Float32Array;
-}
+type Runner = Pick<ModelRunner, "run" | "gates">;
 
 /** Sets the weights of a mixture by what its experts say of the prompt's own tokens. Returns an error if that is not finite. */
-export async function weighMixture(sequence: Sequence, { runner, states }: Parts): Promise<ServiceError | null> {
+export async function weighMixture(sequence: Sequence, runner: Runner): Promise<ServiceError | null> {
   const { base, adapters, evidence: rule } = sequence.request.mixture!;
   const positions = positionsOfEvidence(sequence.evidenceTokens, rule!.spans);
   const experts = [null, ...sequence.adapters.map(({ adapter }) => adapter)];
   const rows = new HeadRows(runner.gates);
   for (const t of positions) {
-    const at = rows.fed();
+    const at = rows.at(sequence, t);
     for (const expert of experts) rows.addExpert(expert, at, sequence.ids[t + 1]);
   }
-  const input = composeHead(rows, states(positions));
-  const want = { scores: false, hidden: false, only: "targets" } as const;
-  const output = positions.length > 0 ? await runner.run({ ...input, want }) : null;
+  const pass = composeHead(rows);
+  pass.head.want.only = "targets";
+  const output = positions.length > 0 ? await runner.run(pass) : null;
   const logprobs = positions.map((_, x) =>
     experts.map((_, e) => logprobOfTarget(headResult(output!, x * experts.length + e))),
   );
@@ -47,8 +43,8 @@ export async function weighMixture(sequence: Sequence, { runner, states }: Parts
 /** Scores the prompt tokens after the evidence, where that is asked for, and samples the first token. */
 export async function* headsAfterEvidence(
   sequence: Sequence,
-  { runner, states }: Parts,
-): AsyncGenerator<{ heads: Phase["heads"]; output: StepOutput }> {
+  runner: Runner,
+): AsyncGenerator<{ heads: Head[]; output: PassOutput }> {
   const { ids, promptTokens, scoresPrompt } = sequence;
   const first = scoresPrompt ? Math.max(0, sequence.evidenceTokens - 1) : promptTokens - 1;
   const samplesNow = sequence.wantsToken && sequence.pendingTokens === 0;
@@ -56,7 +52,7 @@ export async function* headsAfterEvidence(
   for (let start = first; start < end && !sequence.ended; start += runPositions) {
     const positions = Array.from({ length: Math.min(runPositions, end - start) }, (_, i) => start + i);
     const rows = new HeadRows(runner.gates);
-    for (const t of positions) rows.add(sequence, rows.fed(), t + 1 < promptTokens ? ids[t + 1] : null);
-    yield { heads: rows.heads, output: await runner.run(composeHead(rows, states(positions))) };
+    for (const t of positions) rows.add(sequence, rows.at(sequence, t), t + 1 < promptTokens ? ids[t + 1] : null);
+    yield { heads: rows.heads, output: await runner.run(composeHead(rows)) };
   }
 }

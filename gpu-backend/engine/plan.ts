@@ -32,10 +32,9 @@
  *
  * A sequence is admitted only if KV memory holds all running sequences at full length, so growth never exhausts it. Without
  * room, the youngest sequence of the tenant that runs most is parked, if that tenant runs at least two more and was not served
- * less. It keeps its keys and values and resumes from them, so parking changes no result. Running sequences are in at most two
- * length classes (kv/kv-budget.ts); one that changes its class moves at the start of the step.
+ * less. It keeps its keys and values and resumes from them, so parking changes no result.
  */
-import type { KvBudget } from "../kv/kv-budget.ts";
+import type { KvStore } from "../runtime/model-runner.ts";
 
 /** Service of a generated token; a prompt token counts 1. The paper uses 2, and APIs charge about as much. */
 export const generatedWeight = 2;
@@ -67,7 +66,7 @@ export interface PlanLimits {
 
 /** What sequences need besides tokens of the step. Read only. */
 export interface PlanResources<S> {
-  kv: Pick<KvBudget, "holds" | "boundaryFor">;
+  kv: Pick<KvStore, "holds">;
   /** Prompt prefixes shared with other sequences; null if none are shared. */
   prefixes: {
     /** Tokens of the prompt that are computed already, in whole chunks. */
@@ -82,8 +81,6 @@ export interface PlanState<S> {
   waiting: readonly S[];
   /** In order of their start. */
   running: ReadonlySet<S>;
-  /** Running sequences whose rows are in the long class. */
-  long: ReadonlySet<S>;
   /** The counter of each tenant. */
   service: ReadonlyMap<string, number>;
   /** Tenant's counter when a sequence was first passed, of sequences whose prompt is not computed yet. */
@@ -94,10 +91,6 @@ export interface PlanState<S> {
 export interface StepPlan<S> {
   /** These give up their slots. */
   parked: S[];
-  /** Rows of these running sequences move to the other length class, all of them before any is started. */
-  moved: S[];
-  /** Sequences whose rows are in the long class in this step; all others that run are short. */
-  long: Set<S>;
   /** These get a slot: new ones, and parked ones that resume. */
   started: S[];
   /** The next chunk of each of these prompts is computed. */
@@ -172,7 +165,7 @@ export function plan<S extends Plannable>(
     serve(tenant, tokens + (finishes ? generatedWeight : 0));
   }
   const decode = [...room.running].filter((one) => one.pendingPromptTokens === 0 || finished.has(one));
-  return { parked, ...room.classes(state), started, prefill, decode, service, passedSince };
+  return { parked, started, prefill, decode, service, passedSince };
 }
 
 /** A sequence that the step may start, or whose prompt it may continue. */
@@ -299,20 +292,6 @@ class Room<S extends Plannable> {
     if (!victim || !this.#memoryHolds(next, victim)) return undefined;
     // Beside all parked sequences, one of any length must fit alone.
     return this.#resources.kv.holds([Number.POSITIVE_INFINITY], this.#parkedTokens(next, victim)) ? victim : undefined;
-  }
-
-  /** Which running sequences are long, and which of them move, given those that were. */
-  classes({ running, long: wasLong }: PlanState<S>): Pick<StepPlan<S>, "moved" | "long"> {
-    const rows = [...this.running].map((one) => ({
-      one,
-      positions: Math.min(one.cachedTokens + one.pendingPromptTokens + 1, one.maxPositions),
-      cachedTokens: one.cachedTokens,
-      isLong: running.has(one) ? wasLong.has(one) : null,
-    }));
-    const boundary = this.#resources.kv.boundaryFor(rows, this.#parkedTokens());
-    const long = new Set(rows.filter(({ positions }) => positions > boundary).map(({ one }) => one));
-    const moved = rows.filter(({ one, isLong }) => isLong !== null && isLong !== long.has(one));
-    return { moved: moved.map(({ one }) => one), long };
   }
 
   #count(tenant: string, change: 1 | -1): void {

@@ -7,7 +7,6 @@ export class Planner<S extends Plannable> {
   readonly #resources: PlanResources<S>;
   #waiting: S[] = [];
   readonly #running = new Set<S>();
-  #long = new Set<S>();
   #service = new Map<string, number>();
   #passedSince = new Map<S, number>();
 
@@ -21,7 +20,7 @@ export class Planner<S extends Plannable> {
 
   get state(): PlanState<S> {
     return {
-      ...{ waiting: this.#waiting, running: this.#running, long: this.#long },
+      ...{ waiting: this.#waiting, running: this.#running },
       ...{ service: this.#service, passedSince: this.#passedSince },
     };
   }
@@ -46,7 +45,6 @@ export class Planner<S extends Plannable> {
     }
     for (const sequence of step.started) this.#running.add(sequence);
     this.#waiting = this.#waiting.filter((one) => !this.#running.has(one));
-    this.#long = step.long;
     this.#service = step.service;
     this.#passedSince = step.passedSince;
     return step;
@@ -56,7 +54,6 @@ export class Planner<S extends Plannable> {
   remove(sequence: S): void {
     if (!this.#running.delete(sequence)) this.#waiting = this.#waiting.filter((one) => one !== sequence);
     this.#passedSince.delete(sequence);
-    this.#long.delete(sequence);
     // An idle engine starts with equal counters.
     if (this.#waiting.length + this.#running.size === 0) this.#service.clear();
   }

@@ -10,6 +10,7 @@ import { AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import { generatedAdapters } from "../adapters/generated/generated.ts";
 import { ownAdapterId, withOwnAdapters } from "../adapters/own/artifact.ts";
 import { OwnAdapterFiles } from "../adapters/own/store.ts";
+import { HostRunner } from "../kv/host-runner.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
 import { Engine } from "./engine.ts";
 import type { EngineSettings, FromEngine, ToEngine } from "./messages.ts";
@@ -50,16 +51,17 @@ function storeUnwritten(id: string, bytes: Uint8Array): void {
 async function serve(settings: EngineSettings): Promise<void> {
   const now = () => performance.now();
   const opened = await openModel(settings, now);
-  const { runner, manifest, manifestHash, tokenizer, hyperNetwork, device, deviceWarning } = opened;
+  const { manifest, manifestHash, tokenizer, hyperNetwork, device, deviceWarning } = opened;
   const files = new OwnAdapterFiles({ directory: settings.dataDirectory, tenantBytes: settings.tenantAdapterBytes });
   const source = withOwnAdapters(
     generatedAdapters(manifest, hyperNetwork),
     { read: async (tenant, hash) => unwritten.get(ownAdapterId(tenant, hash)) ?? files.read(tenant, hash) },
-    { manifestHash, gates: runner.gates, ...runner.config },
+    { manifestHash, gates: opened.runner.gates, ...opened.runner.config },
   );
+  const runner = new HostRunner(opened.runner, { ...settings.limits, kvBytes: settings.kvBytes });
   let wake = () => {};
   const parts = {
-    ...{ runner, now, limits: settings.limits, kvBytes: settings.kvBytes },
+    ...{ runner, now, limits: settings.limits },
     textPieceOf: (id: number) => tokenizer.textPieceOf(id),
   };
   const answer = await answerStartPrompt(parts, source, manifest.centroids[0]?.id ?? null);

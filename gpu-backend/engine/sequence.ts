@@ -14,6 +14,7 @@ import { type MixtureWeights, type PromptEvidence, withFloor } from "../../share
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import { meanAdapter, type RowAdapter } from "../adapters/adapter.ts";
 import type { AcquiredAdapter } from "../adapters/generated/adapter-cache.ts";
+import type { Kv } from "../runtime/model-runner.ts";
 import type { ModelShape } from "../runtime/step.ts";
 import type { Plannable } from "./plan.ts";
 import { PieceIndex, StopGuard } from "./stop-guard.ts";
@@ -62,8 +63,8 @@ export class Sequence implements Plannable {
   readonly sampling: Sampling;
   /** Prompt, continued and generated token ids. */
   readonly ids: number[];
-  /** How many of `ids` have their keys and values in the arena. */
-  cachedTokens = 0;
+  /** Its keys and values, from its first start to its end. */
+  kv: Kv | null = null;
   /** How many of those came from the prefix cache. */
   reusedTokens = 0;
   /** Set once; no frame follows. */
@@ -118,6 +119,16 @@ export class Sequence implements Plannable {
 
   get id(): string {
     return this.request.id;
+  }
+
+  get row(): Kv {
+    if (!this.kv) throw new Error("the sequence has no row");
+    return this.kv;
+  }
+
+  /** How many of `ids` have their keys and values in its row. */
+  get cachedTokens(): number {
+    return this.kv?.positions ?? 0;
   }
 
   get tenant(): string {

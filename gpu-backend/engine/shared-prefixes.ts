@@ -4,7 +4,9 @@
  * sequence computes the rest of its prompt, at least the last token, itself. If the leader ends early, or its blocks are
  * evicted, the sequence that waited longest becomes the leader.
  */
+
 import { blockNames, type FoundBlock, type PrefixCache } from "../kv/prefix-cache.ts";
+import type { KvBlock } from "../runtime/model-runner.ts";
 
 export interface Prefixed {
   readonly tenant: string;
@@ -67,8 +69,8 @@ export class SharedPrefixes<S extends Prefixed> {
     return this.#cache.take(tenant, this.#reusable(sequence), ids.slice(0, promptTokens - 1));
   }
 
-  /** Caches the completed block, or end of the prompt, at positions [start, end); `read` gives its [2L, H, end − start, d]. */
-  computed(sequence: S, start: number, end: number, read: () => Float32Array): void {
+  /** Caches the completed block, or end of the prompt, at positions [start, end), of which `copy` gives a copy. */
+  computed(sequence: S, start: number, end: number, copy: () => KvBlock): void {
     if (!sequence.keepsPrefix) return;
     const chain = this.#chainOf(sequence);
     const at = start / this.#blockTokens;
@@ -76,7 +78,7 @@ export class SharedPrefixes<S extends Prefixed> {
     const name = chain.at(at);
     if (name === undefined || !this.#cache.has(name)) {
       const ids = Int32Array.from(sequence.ids.slice(start, end));
-      this.#cache.keep(sequence.tenant, chain.slice(0, at), { ids, present: read() });
+      this.#cache.keep(sequence.tenant, chain.slice(0, at), ids, copy);
     }
     if (name !== undefined && this.#leaders.get(name) === sequence) this.#leaders.delete(name);
   }

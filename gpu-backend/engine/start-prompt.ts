@@ -21,7 +21,7 @@ const hashDigits = 16;
  * adapter. Returns the hash. Throws an Error if no token can be generated.
  */
 export async function answerStartPrompt(
-  parts: Pick<EngineParts, "runner" | "limits" | "kvBytes" | "textPieceOf" | "now">,
+  parts: Pick<EngineParts, "runner" | "limits" | "textPieceOf" | "now">,
   source: AdapterSource,
   centroidId: string | null,
 ): Promise<string> {

@@ -3,7 +3,7 @@
  * arithmetic over estimates of a model's size; the bounds of keys, values and caches are exact.
  */
 import { maxCacheBytes } from "../adapters/generated/adapter-cache.ts";
-import { arenaShapeOf, bytesPerPosition } from "../kv/kv-budget.ts";
+import { bytesPerPosition, kvShapeOf } from "../kv/kv-budget.ts";
 import type { WeightFormat } from "../runtime/gpt2-graph.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
 import { parametersOf } from "../runtime/model-folder.ts";
@@ -72,7 +72,7 @@ export function planMemory(settings: MemorySettings): MemoryPlan {
     adapter_caches: sets * maxCacheBytes,
   };
   const left = limitBytes - sum(taken);
-  const contextBytes = model.contextTokens * bytesPerPosition(arenaShapeOf(model));
+  const contextBytes = model.contextTokens * bytesPerPosition(kvShapeOf(model));
   const maxBytes = maxSequences * contextBytes;
   const kvBytes = settings.kvBytes ?? Math.floor(Math.max(contextBytes, Math.min(maxBytes, (kvShare * left) / sets)));
   const parts = { ...taken, kv: sets * kvBytes };

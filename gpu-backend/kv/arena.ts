@@ -1,14 +1,14 @@
 /**
- * Keys, values and states of the running sequences of one length class, in dense arrays [rows, H, P, d], so that a step is
- * fed views without a copy. P has few sizes and follows the running sequences, because attention of a decode step costs time
- * over all P positions. Rows are 0, 1, 2, … from the start of the arrays, or -1, -2, -3, … from their end: row r begins r × H ×
- * P × d after it. Not here: who has which row (slot-table.ts), how many may run (kv-budget.ts), and who owns the arrays
+ * Keys, values and states of the running sequences of one length class, in dense arrays [rows, H, P, d], of which each has its H
+ * and d, so that a step is fed views without a copy. P has few sizes and follows the running sequences, because attention of a
+ * decode step costs time over all P positions. Rows are 0, 1, 2, … from the start of the arrays, or -1, -2, -3, … from their
+ * end: row r begins r × H × P × d after it. Not here: who has which row (slot-table.ts), how many may run (kv-budget.ts), and who owns the arrays
  * (kv-memory.ts).
- * Shapes: L layers, H heads, d head width, P positions, S sequences, T tokens.
+ * Shapes: H heads, d floats of a head, P positions, S sequences, T tokens.
  */
 import type { StepInput } from "../runtime/step.ts";
 import { bytesPerPosition, positionsFor } from "./kv-budget.ts";
-import { KvMemory, type KvMemoryShape, type Side } from "./kv-memory.ts";
+import { type KvCopy, KvMemory, type KvMemoryShape, type Side } from "./kv-memory.ts";
 import type { Move } from "./slot-table.ts";
 
 /** The arena shrinks to a smaller size only if at most this part of it is used, so that sizes do not alternate. */
@@ -33,7 +33,7 @@ export class KvArena {
     this.#side = side;
     this.#lengths = new Int32Array(shape.maximumRows);
     this.#wanted = new Int32Array(shape.maximumRows);
-    this.#replaced = new Float32Array(shape.contextTokens * shape.headWidth);
+    this.#replaced = new Float32Array(shape.contextTokens * Math.max(...shape.arrays.map(({ width }) => width)));
     this.#positions = positionsFor(0, shape);
     memory.join(this, side);
   }
@@ -78,18 +78,18 @@ export class KvArena {
 
   /** Moves rows as the slot table says. */
   follow(moves: readonly Move[]): void {
-    const { heads: H, headWidth: d } = this.#shape;
     for (const { from, to, swap } of moves) {
-      // Positions past a row's length hold stale data and are not moved.
-      const [moved, replaced] = [this.#lengths[from] * d, this.#lengths[to] * d];
-      for (const array of this.#memory.arrays) {
+      this.#memory.arrays.forEach((array, i) => {
+        const { heads: H, width: d } = this.#shape.arrays[i];
+        // Positions past a row's length hold stale data and are not moved.
+        const [moved, replaced] = [this.#lengths[from] * d, this.#lengths[to] * d];
         for (let h = 0; h < H; h++) {
-          const [source, target] = [this.#startOf(this.rowAt(from), h), this.#startOf(this.rowAt(to), h)];
+          const [source, target] = [this.#startOf(i, this.rowAt(from), h), this.#startOf(i, this.rowAt(to), h)];
           if (swap) this.#replaced.set(array.subarray(target, target + replaced));
           array.copyWithin(target, source, source + moved);
           if (swap) array.set(this.#replaced.subarray(0, replaced), source);
         }
-      }
+      });
       for (const ofRows of [this.#lengths, this.#wanted]) {
         [ofRows[to], ofRows[from]] = [ofRows[from], ofRows[to]];
       }
@@ -105,9 +105,10 @@ export class KvArena {
   /** Input of a step over rows [first, first + count): `past` of [count, H, P, d], its P, lengths. */
   feed(first: number, count: number): Pick<StepInput, "past" | "pastTokens" | "pastLengths"> {
     const pastLengths = Int32Array.from({ length: count }, (_, s) => this.lengthOf(first + s));
-    const [start, end] = [this.#startOf(first), this.#startOf(first + count)];
     return {
-      past: this.#memory.arrays.map((array) => array.subarray(start, end)),
+      past: this.#memory.arrays.map((array, i) =>
+        array.subarray(this.#startOf(i, first), this.#startOf(i, first + count)),
+      ),
       pastTokens: this.#positions,
       pastLengths,
     };
@@ -120,28 +121,28 @@ export class KvArena {
   }
 
   /**
-   * Appends a step's new keys and values, `present` [2L, S, H, T, d]: the first `counts[s]` tokens of its sequence `begin + s` to
-   * row `first + s`.
+   * Appends a step's new keys and values, `fresh` of [S, H, T, d] for each array: the first `counts[s]` tokens of its sequence
+   * `begin + s` to row `first + s`.
    */
-  append(first: number, counts: readonly number[], present: Float32Array, tokens: number, begin = 0): void {
-    const { heads: H, headWidth: d, contextTokens } = this.#shape;
+  append(first: number, counts: readonly number[], fresh: readonly Float32Array[], tokens: number, begin = 0): void {
+    const { contextTokens } = this.#shape;
     const longest = counts.reduce((max, count, s) => Math.max(max, this.lengthOf(first + s) + count), 0);
     if (longest > contextTokens) {
       throw new Error(`KV arena: ${longest} positions do not fit the context of ${contextTokens}`);
     }
     this.reserve(longest);
-    const { arrays } = this.#memory;
-    const S = present.length / (arrays.length * H * tokens * d);
-    arrays.forEach((array, i) => {
+    this.#memory.arrays.forEach((array, i) => {
+      const { heads: H, width: d } = this.#shape.arrays[i];
+      const own = fresh[i];
       for (let s = 0; s < counts.length; s++) {
         const length = this.lengthOf(first + s);
         for (let h = 0; h < H; h++) {
-          const from = ((i * S + begin + s) * H + h) * tokens * d;
-          const to = this.#startOf(first + s, h) + length * d;
+          const from = ((begin + s) * H + h) * tokens * d;
+          const to = this.#startOf(i, first + s, h) + length * d;
           const elements = counts[s] * d;
           // For one token a view costs more than the copy.
-          if (elements > d) array.set(present.subarray(from, from + elements), to);
-          else for (let e = 0; e < elements; e++) array[to + e] = present[from + e];
+          if (elements > d) array.set(own.subarray(from, from + elements), to);
+          else for (let e = 0; e < elements; e++) array[to + e] = own[from + e];
         }
       }
     });
@@ -150,32 +151,25 @@ export class KvArena {
     });
   }
 
-  /** A copy of a row's keys and values at positions [from, to), [2L, H, to − from, d], as `append` takes them. */
-  read(row: number, from: number, to: number): Float32Array<ArrayBuffer> {
-    const { heads: H, headWidth: d } = this.#shape;
-    const elements = (to - from) * d;
-    const copy = new Float32Array(this.#memory.arrays.length * H * elements);
-    this.#memory.arrays.forEach((array, i) => {
+  /** A copy of a row's positions [from, to), as `append` takes it. */
+  read(row: number, from: number, to: number): KvCopy {
+    return this.#memory.arrays.map((array, i) => {
+      const { heads: H, width: d } = this.#shape.arrays[i];
+      const copy = new Float32Array(H * (to - from) * d);
       for (let h = 0; h < H; h++) {
-        const start = this.#startOf(row, h) + from * d;
-        copy.set(array.subarray(start, start + elements), (i * H + h) * elements);
+        const start = this.#startOf(i, row, h);
+        copy.set(array.subarray(start + from * d, start + to * d), h * (to - from) * d);
       }
+      return copy;
     });
-    return copy;
   }
 
-  /** States of a row at some positions, from the last array, [positions, D]. */
-  states(row: number, positions: readonly number[]): Float32Array {
-    const { heads: H, headWidth: d } = this.#shape;
-    const source = this.#memory.arrays[this.#memory.arrays.length - 1];
-    const copy = new Float32Array(positions.length * H * d);
-    positions.forEach((position, x) => {
-      for (let h = 0; h < H; h++) {
-        const from = this.#startOf(row, h) + position * d;
-        for (let e = 0; e < d; e++) copy[(x * H + h) * d + e] = source[from + e];
-      }
-    });
-    return copy;
+  /** The state at a position of a row, [D]: a view. */
+  state(row: number, position: number): Float32Array {
+    const last = this.#memory.arrays.length - 1;
+    const { width: D } = this.#shape.arrays[last];
+    const start = this.#startOf(last, row) + position * D;
+    return this.#memory.arrays[last].subarray(start, start + D);
   }
 
   /** Moves rows together if a smaller P holds them with room to spare. */
@@ -188,21 +182,21 @@ export class KvArena {
     this.#spread(Math.min(this.#positions, positionsFor(this.#longest, this.#shape)));
   }
 
-  /** Copies its rows from one array to another. */
-  copyRows(from: Float32Array, to: Float32Array): void {
-    const { heads: H, headWidth: d } = this.#shape;
+  /** Copies its rows of array i to another array. */
+  copyRows(i: number, to: Float32Array): void {
+    const { heads: H, width: d } = this.#shape.arrays[i];
     for (let row = 0; row < this.#rows; row++) {
       for (let h = 0; h < H && this.#lengths[row] > 0; h++) {
-        const start = this.#startOf(this.rowAt(row), h);
-        to.set(from.subarray(start, start + this.#lengths[row] * d), start);
+        const start = this.#startOf(i, this.rowAt(row), h);
+        to.set(this.#memory.arrays[i].subarray(start, start + this.#lengths[row] * d), start);
       }
     }
   }
 
-  /** Where a row's head begins in each array, with room for P positions in every row. */
-  #startOf(row: number, head = 0, P = this.#positions): number {
-    const { heads: H, headWidth: d } = this.#shape;
-    return (this.#side === "end" ? this.#memory.arrays[0].length : 0) + (row * H + head) * P * d;
+  /** Where a row's head begins in array i, with room for P positions in every row. */
+  #startOf(i: number, row: number, head = 0, P = this.#positions): number {
+    const { heads: H, width: d } = this.#shape.arrays[i];
+    return (this.#side === "end" ? this.#memory.arrays[i].length : 0) + (row * H + head) * P * d;
   }
 
   /** Positions that the longest row holds or wants. */
@@ -221,23 +215,23 @@ export class KvArena {
 
   /** Moves rows apart, or together, so that every row has P positions. */
   #spread(P: number): void {
-    const { heads: H, headWidth: d } = this.#shape;
     const oldP = this.#positions;
     if (P === oldP) return;
-    const rows = Array.from({ length: this.#rows }, (_, row) => row);
-    const heads = Array.from({ length: H }, (_, head) => head);
-    // The farthest move comes first when rows move apart, and last when they move together, so that none overwrites another.
-    if (this.#side === "end") heads.reverse();
-    if (P > oldP) for (const order of [rows, heads]) order.reverse();
-    for (const array of this.#memory.arrays) {
+    this.#memory.arrays.forEach((array, i) => {
+      const { heads: H, width: d } = this.#shape.arrays[i];
+      const rows = Array.from({ length: this.#rows }, (_, row) => row);
+      const heads = Array.from({ length: H }, (_, head) => head);
+      // The farthest move comes first when rows move apart, and last when they move together, so that none overwrites another.
+      if (this.#side === "end") heads.reverse();
+      if (P > oldP) for (const order of [rows, heads]) order.reverse();
       for (const row of rows) {
         const elements = this.#lengths[row] * d;
         for (const head of heads) {
-          const from = this.#startOf(this.rowAt(row), head);
-          array.copyWithin(this.#startOf(this.rowAt(row), head, P), from, from + elements);
+          const from = this.#startOf(i, this.rowAt(row), head);
+          array.copyWithin(this.#startOf(i, this.rowAt(row), head, P), from, from + elements);
         }
       }
-    }
+    });
     this.#positions = P;
   }
 }

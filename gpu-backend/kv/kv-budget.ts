@@ -8,10 +8,8 @@ import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { ModelShape, StepRunner } from "../runtime/step.ts";
 
 export interface KvShape {
-  /** Keys and values of each layer, and the states that the head is fed. */
-  arrays: number;
-  heads: number;
-  headWidth: number;
+  /** Keys, then values, of each layer, and the states that the head is computed of: how many heads of how many floats a position has. */
+  arrays: readonly { heads: number; width: number }[];
   contextTokens: number;
 }
 
@@ -20,14 +18,15 @@ export const positionUnit = 64;
 /** Cost per step of moving one position of a row: two copies take as long as attention in four steps, and should pay within 16. */
 const moveShare = 1 / 4;
 
-/** The shape of an engine's arenas. */
-export function arenaShapeOf({ layers, kvHeads, headWidth, contextTokens }: ModelShape): KvShape {
-  return { arrays: 2 * layers + 1, heads: kvHeads, headWidth, contextTokens };
+/** The shape of a model's keys, values and states. */
+export function kvShapeOf({ layers, kvHeads, headWidth, hiddenSize, contextTokens }: ModelShape): KvShape {
+  const pairs = Array.from({ length: 2 * layers }, () => ({ heads: kvHeads, width: headWidth }));
+  return { arrays: [...pairs, { heads: 1, width: hiddenSize }], contextTokens };
 }
 
-/** Keys and values of one position. */
-export function bytesPerPosition({ arrays, heads, headWidth }: KvShape): number {
-  return arrays * heads * headWidth * Float32Array.BYTES_PER_ELEMENT;
+/** Keys, values and state of one position. */
+export function bytesPerPosition({ arrays }: KvShape): number {
+  return arrays.reduce((sum, { heads, width }) => sum + heads * width, 0) * Float32Array.BYTES_PER_ELEMENT;
 }
 
 /** P for a longest row of `longest` positions: eighths of the next power of two, so that it fits closely and changes rarely. */

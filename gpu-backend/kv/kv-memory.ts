@@ -20,17 +20,21 @@ interface Holder {
   readonly span: number;
   /** Makes its span as small as possible. */
   shrink(): void;
-  copyRows(from: Float32Array, to: Float32Array): void;
+  /** Copies its rows of array i. */
+  copyRows(i: number, to: Float32Array): void;
 }
 
 /** Where an arena's first row is in the arrays. */
 export type Side = "start" | "end";
 
-/** Keys and values of a parked row, [2L, H, positions, d]. */
+/** A copy of some positions of a row, an array [H, positions, d] for each of the memory's. */
+export type KvCopy = readonly Float32Array<ArrayBuffer>[];
+
+/** Keys and values of a parked row. */
 export interface ParkedKv {
   readonly positions: number;
   /** Set until the end of the step that parks it. */
-  present: Float32Array<ArrayBuffer> | null;
+  copy: KvCopy | null;
   /** After that, its first position in each array. */
   at: number;
 }
@@ -55,12 +59,12 @@ export class KvMemory {
     this.#shape = shape;
     this.#capacity =
       maximumBytes === undefined ? maximumRows * contextTokens : Math.floor(maximumBytes / bytesPerPosition(shape));
-    this.arrays = Array.from({ length: arrays }, () => this.#newArray());
+    this.arrays = arrays.map((_, i) => this.#newArray(i));
     this.#written.start = this.#readyPositions;
   }
 
   get bytes(): number {
-    const copied = positionsOf(this.#parked.filter(({ present }) => present));
+    const copied = positionsOf(this.#parked.filter(({ copy }) => copy));
     return (this.#writtenPositions + copied) * bytesPerPosition(this.#shape);
   }
 
@@ -95,8 +99,8 @@ export class KvMemory {
   }
 
   /** Stores the keys and values of a parked row. */
-  store(present: Float32Array<ArrayBuffer>, positions: number): ParkedKv {
-    const parked = { positions, present, at: -1 };
+  store(copy: KvCopy, positions: number): ParkedKv {
+    const parked = { positions, copy, at: -1 };
     this.#parked.push(parked);
     return parked;
   }
@@ -104,19 +108,14 @@ export class KvMemory {
   /** Frees a parked row. */
   drop(parked: ParkedKv): void {
     this.#parked = this.#parked.filter((one) => one !== parked);
-    if (parked.present) free(parked.present);
+    parked.copy?.forEach(free);
   }
 
   /** Returns the keys and values of a parked row, and frees it. */
-  restore(parked: ParkedKv): Float32Array<ArrayBuffer> {
+  restore(parked: ParkedKv): KvCopy {
     this.#parked = this.#parked.filter((one) => one !== parked);
-    if (parked.present) return parked.present;
-    const [start, elements] = [parked.at * this.#width, parked.positions * this.#width];
-    const present = new Float32Array(this.arrays.length * elements);
-    this.arrays.forEach((array, i) => {
-      present.set(array.subarray(start, start + elements), i * elements);
-    });
-    return present;
+    const { at, positions, copy } = parked;
+    return copy ?? this.arrays.map((array, i) => array.slice(at * this.#width(i), (at + positions) * this.#width(i)));
   }
 
   /** Moves rows parked in this step into the arrays, and releases memory that is far more than is used. */
@@ -130,8 +129,8 @@ export class KvMemory {
     this.#renew();
   }
 
-  #newArray(): Float32Array<ArrayBuffer> {
-    return new Float32Array(this.#capacity * this.#width).fill(0, 0, this.#readyPositions * this.#width);
+  #newArray(i: number): Float32Array<ArrayBuffer> {
+    return new Float32Array(this.#capacity * this.#width(i)).fill(0, 0, this.#readyPositions * this.#width(i));
   }
 
   /** Positions whose memory is always allocated. */
@@ -139,14 +138,15 @@ export class KvMemory {
     return Math.min(this.#capacity, this.#shape.contextTokens);
   }
 
-  /** Elements of a position in each array. */
-  get #width(): number {
-    return this.#shape.heads * this.#shape.headWidth;
+  /** Elements of a position in array i. */
+  #width(i: number): number {
+    const { heads, width } = this.#shape.arrays[i];
+    return heads * width;
   }
 
   /** Parked rows that are in the arrays. */
   get #kept(): ParkedKv[] {
-    return this.#parked.filter(({ present }) => !present);
+    return this.#parked.filter(({ copy }) => !copy);
   }
 
   /** The positions between the arenas' rows, if the arenas in `spans` had that span. */
@@ -157,20 +157,18 @@ export class KvMemory {
 
   /** Copies newly parked rows into the arrays after the others, which are moved together if there is no room after them. */
   #placeParked(): void {
-    const added = this.#parked.filter(({ present }) => present);
+    const added = this.#parked.filter(({ copy }) => copy);
     if (added.length === 0) return;
     const positions = positionsOf(added);
     const [from, to] = this.#between();
     if (endOf(this.#kept, from) + positions > to) this.#pack(from, to, positions);
     let at = endOf(this.#kept, firstOf(from, to, positions));
     for (const one of added) {
-      const present = one.present!;
-      const elements = one.positions * this.#width;
-      this.arrays.forEach((array, i) => {
-        array.set(present.subarray(i * elements, (i + 1) * elements), at * this.#width);
+      one.copy?.forEach((own, i) => {
+        this.arrays[i].set(own, at * this.#width(i));
+        free(own);
       });
-      Object.assign(one, { present: null, at });
-      free(present);
+      Object.assign(one, { copy: null, at });
       at += one.positions;
     }
     this.#written.start = Math.max(this.#written.start, at);
@@ -186,8 +184,10 @@ export class KvMemory {
       return { one, target };
     });
     const move = ({ one, target }: (typeof moves)[number]) => {
-      const [start, end] = [one.at * this.#width, (one.at + one.positions) * this.#width];
-      for (const array of this.arrays) array.copyWithin(target * this.#width, start, end);
+      this.arrays.forEach((array, i) => {
+        const width = this.#width(i);
+        array.copyWithin(target * width, one.at * width, (one.at + one.positions) * width);
+      });
       one.at = target;
     };
     // In these orders no move overwrites a row that has not moved yet.
@@ -203,11 +203,9 @@ export class KvMemory {
   #renew(): void {
     const kept = this.#kept;
     this.arrays.forEach((array, i) => {
-      const made = this.#newArray();
-      for (const arena of this.#arenas.values()) arena.copyRows(array, made);
-      for (const { at, positions } of kept) {
-        made.set(array.subarray(at * this.#width, (at + positions) * this.#width), at * this.#width);
-      }
+      const [made, width] = [this.#newArray(i), this.#width(i)];
+      for (const arena of this.#arenas.values()) arena.copyRows(i, made);
+      for (const { at, positions } of kept) made.set(array.subarray(at * width, (at + positions) * width), at * width);
       this.arrays[i] = made;
       free(array);
     });
@@ -225,9 +223,9 @@ export class KvMemory {
   }
 }
 
-/** Frees an array's memory, which would otherwise wait for the garbage collector. */
-export function free(array: Float32Array<ArrayBuffer>): void {
-  array.buffer.transfer(0);
+/** Frees the memory of an array, and of those that share it, which would otherwise wait for the garbage collector. */
+export function free({ buffer }: Float32Array<ArrayBuffer>): void {
+  if (!buffer.detached) buffer.transfer(0);
 }
 
 function positionsOf(parked: readonly ParkedKv[]): number {

@@ -1,7 +1,7 @@
 /** Keys and values by sequence: which rows of which arena belong to which sequence, and the parked ones. */
 import type { StepInput } from "../runtime/step.ts";
 import { KvArena } from "./arena.ts";
-import { free, KvMemory, type KvMemoryShape, type ParkedKv, type Side } from "./kv-memory.ts";
+import { free, type KvCopy, KvMemory, type KvMemoryShape, type ParkedKv, type Side } from "./kv-memory.ts";
 import { SlotTable } from "./slot-table.ts";
 
 /** Rows of one class are in one arena, with the same room for positions (kv-budget.ts). */
@@ -57,19 +57,35 @@ export class KvRows<S> {
     return this.#parked.size;
   }
 
+  /** Positions of parked sequences. */
+  get parkedPositions(): number {
+    return this.#parked.values().reduce((sum, { aside }) => sum + aside.positions, 0);
+  }
+
   isParked(sequence: S): boolean {
     return this.#parked.has(sequence);
+  }
+
+  /** The class of a sequence's row; null if it has none. */
+  classOf(sequence: S): LengthClass | null {
+    const rows = this.#rowsOf.get(sequence);
+    return rows ? (rows === this.#classes.long ? "long" : "short") : null;
+  }
+
+  /** A copy of a sequence's positions [from, to), as `append` takes it. */
+  read(sequence: S, from: number, to: number): KvCopy {
+    return this.#placeOf(sequence).arena.read(this.rowOf(sequence), from, to);
+  }
+
+  /** The state of a sequence at a position, [D]: a view. */
+  state(sequence: S, position: number): Float32Array {
+    return this.#placeOf(sequence).arena.state(this.rowOf(sequence), position);
   }
 
   /** The row of a sequence in its arena. */
   rowOf(sequence: S): number {
     const { arena, table } = this.#placeOf(sequence);
     return arena.rowAt(table.rowOf(sequence)!);
-  }
-
-  /** The arena that a sequence's row is in. */
-  arenaOf(sequence: S): KvArena {
-    return this.#placeOf(sequence).arena;
   }
 
   /** Gives a sequence an empty row, as prefilling. It will soon hold `wanted` positions. */
@@ -80,10 +96,9 @@ export class KvRows<S> {
   /** Frees a sequence's row and stores its keys and values. */
   park(sequence: S): void {
     const { arena, table } = this.#placeOf(sequence);
-    const row = this.rowOf(sequence);
-    const length = arena.lengthOf(row);
-    const aside = this.#memory.store(arena.read(row, 0, length), length);
-    this.#parked.set(sequence, { aside, isDecoding: table.decoding.includes(sequence) });
+    const length = arena.lengthOf(this.rowOf(sequence));
+    const aside = this.#memory.store(this.read(sequence, 0, length), length);
+    this.#parked.set(sequence, { aside, isDecoding: table.isDecoding(sequence) });
     this.#close(sequence);
   }
 
@@ -91,19 +106,21 @@ export class KvRows<S> {
   resume(sequence: S, lengthClass: LengthClass): void {
     const { aside, isDecoding } = this.#parked.get(sequence)!;
     const { positions } = aside;
-    const present = this.#memory.restore(aside);
+    const copy = this.#memory.restore(aside);
     this.#parked.delete(sequence);
     const { arena } = this.#openIn(sequence, lengthClass);
     arena.open(positions);
-    arena.append(this.rowOf(sequence), [positions], present, positions);
-    free(present);
-    if (isDecoding) this.promote(sequence);
+    arena.append(this.rowOf(sequence), [positions], copy, positions);
+    copy.forEach(free);
+    if (isDecoding) this.promote([sequence]);
   }
 
-  /** Moves a sequence whose prompt is cached to the decoding rows. */
-  promote(sequence: S): void {
-    const { arena, table } = this.#placeOf(sequence);
-    arena.follow(table.promote(sequence));
+  /** Moves sequences to the decoding rows, where they are not there yet. */
+  promote(sequences: readonly S[]): void {
+    for (const sequence of sequences) {
+      const { arena, table } = this.#placeOf(sequence);
+      if (!table.isDecoding(sequence)) arena.follow(table.promote(sequence));
+    }
   }
 
   /** Frees the row or parked memory of a sequence, if any. */
@@ -132,10 +149,10 @@ export class KvRows<S> {
     };
   }
 
-  /** Appends the `present` [2L, S, H, T, d] of a step of the same sequences: the first `counts[s]` of T `tokens` of each. */
-  append(sequences: readonly S[], counts: readonly number[], present: Float32Array, tokens: number): void {
+  /** Appends what a step of the same sequences gives, [S, H, T, d] for each array: the first `counts[s]` of T `tokens` of each. */
+  append(sequences: readonly S[], counts: readonly number[], fresh: readonly Float32Array[], tokens: number): void {
     for (const { arena, firstRow, begin, count } of this.#partsOf(sequences)) {
-      arena.append(firstRow, counts.slice(begin, begin + count), present, tokens, begin);
+      arena.append(firstRow, counts.slice(begin, begin + count), fresh, tokens, begin);
     }
   }
 
@@ -168,7 +185,7 @@ export class KvRows<S> {
   #partsOf(sequences: readonly S[]): PassPart[] {
     const parts: PassPart[] = [];
     for (const [s, sequence] of sequences.entries()) {
-      const [arena, row] = [this.arenaOf(sequence), this.rowOf(sequence)];
+      const [arena, row] = [this.#placeOf(sequence).arena, this.rowOf(sequence)];
       const part = parts.at(-1);
       if (part?.arena !== arena) {
         parts.push({ arena, firstRow: row, begin: s, count: 1 });

@@ -7,6 +7,7 @@
  * for another (engine/shared-prefixes.ts).
  */
 import { createHash } from "node:crypto";
+import type { KvBlock } from "../runtime/model-runner.ts";
 import { TenantShares } from "./tenant-shares.ts";
 
 export interface PrefixCacheStats {
@@ -25,7 +26,7 @@ export interface PrefixCacheStats {
 /** Keys and values of t tokens; read only. */
 export interface Block {
   ids: Int32Array; // [t]
-  present: Float32Array; // [2L, H, t, d]
+  kv: KvBlock;
 }
 
 /** The first `tokens` tokens of a block. */
@@ -111,21 +112,25 @@ export class PrefixCache {
     return found;
   }
 
-  /** Caches the block after those of `chain`, if memory allows, in place of blocks that are prefixes of it. */
-  keep(tenant: string, chain: readonly string[], block: Block): void {
+  /**
+   * Caches the block of `ids` after those of `chain`, if memory allows, in place of blocks that are prefixes of it. `copy` gives its
+   * keys and values, and is called if it is new.
+   */
+  keep(tenant: string, chain: readonly string[], ids: Int32Array, copy: () => KvBlock): void {
     const before = chain.at(-1) ?? beginningOf(tenant);
-    const name = blockName(before, block.ids);
-    if (block.ids.length < minTokens || this.#blocks.has(name)) return;
+    const name = blockName(before, ids);
+    if (ids.length < minTokens || this.#blocks.has(name)) return;
     for (const other of this.#following.get(before) ?? []) {
-      const { ids } = this.#blocks.get(other)!;
-      const common = commonTokens(ids, block.ids);
-      if (common === block.ids.length) return;
-      if (common < ids.length) continue;
+      const known = this.#blocks.get(other)!;
+      const common = commonTokens(known.ids, ids);
+      if (common === ids.length) return;
+      if (common < known.ids.length) continue;
       this.#shares.remove(tenant, other);
       this.#forget(other);
     }
-    this.#shares.add(tenant, name, block.present.byteLength);
-    this.#blocks.set(name, { ...block, before });
+    const kv = copy();
+    this.#shares.add(tenant, name, kv.bytes);
+    this.#blocks.set(name, { ids, kv, before });
     const following = this.#following.get(before);
     if (following) following.add(name);
     else this.#following.set(before, new Set([name]));
@@ -151,7 +156,8 @@ export class PrefixCache {
   }
 
   #forget(name: string): void {
-    const { before } = this.#blocks.get(name)!;
+    const { before, kv } = this.#blocks.get(name)!;
+    kv.free();
     this.#blocks.delete(name);
     const following = this.#following.get(before);
     following?.delete(name);

@@ -30,6 +30,10 @@ export class SlotTable<S> {
     return this.#rows.slice(0, this.#decoding);
   }
 
+  isDecoding(sequence: S): boolean {
+    return this.#heldRow(sequence) < this.#decoding;
+  }
+
   /** The row of a sequence; null if it has none. */
   rowOf(sequence: S): number | null {
     return this.#rowOf.get(sequence) ?? null;

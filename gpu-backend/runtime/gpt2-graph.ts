@@ -51,12 +51,13 @@ export function buildServingGraph(
   options: { format: WeightFormat; device: Device },
 ): Uint8Array {
   const { format, device } = options;
-  const { hiddenSize: D, heads: H } = config;
+  const { hiddenSize: D, kvHeads: H, headWidth: d } = config;
   const g = new GraphBuilder("gpt2-serving");
   const build: Build = { g, config, weights, format, device };
   const embedding = addTokenEmbedding(build);
   const { present, states } = addServingTrunk(build, embedding);
-  g.output(names.present, present, "float32", ["(2L+1)*S", H, "T", D / H]);
+  g.output(names.present, present, "float32", ["2L*S", H, "T", d]);
+  g.output(names.states, states, "float32", ["S*T", D]);
   const here = g.node("Gather", [states, g.input(names.headRows, "int32", ["K"])], { axis: 0 });
   const headStates = g.node("Concat", [here, g.input(names.fedStates, "float32", ["X", D])], { axis: 0 });
   const [hidden] = g.when(g.input(names.wantsHidden, "bool", []), [{ type: "float32", shape: ["M", D] }], () => [
@@ -76,33 +77,21 @@ export function buildTrunkGraph(config: ModelConfig, weights: TensorFile): Uint8
   return g.bytes();
 }
 
-/** `present` and states [S × T, D] of a step that may have no tokens: then both are empty. */
+/** New keys and values, and states, of a step that may have no tokens: then both are empty. */
 function addServingTrunk(build: Build, embedding: Embedding) {
   const { g, config } = build;
-  const { hiddenSize: D, heads: H } = config;
+  const { hiddenSize: D, kvHeads: H, headWidth: d } = config;
   const inputs = tokenInputs(build);
   const past = pastInputs(build);
   const outputs = [
-    { type: "float32", shape: ["(2L+1)*S", H, "T", D / H] },
+    { type: "float32", shape: ["2L*S", H, "T", d] },
     { type: "float32", shape: ["S*T", D] },
   ] as const;
   const [present, states] = g.when(g.input(names.wantsTrunk, "bool", []), outputs, () => {
     const trunk = addTrunk(build, inputs, splitPast(build, past), embedding);
-    return [addPresent(build, inputs, trunk), trunk.states];
+    return [g.node("Concat", trunk.fresh, { axis: 0 }), trunk.states];
   });
   return { present, states };
-}
-
-/**
- * What a step adds to the past: keys and values of each layer, then each position's state before the last feed-forward part, of
- * which the head can be computed later.
- */
-function addPresent(build: Build, { shape }: TokenInputs, { fresh, states }: Trunk): string {
-  const { g, config } = build;
-  const { hiddenSize: D, heads: H } = config;
-  const byPosition = g.node("Concat", [shape, g.integers(H, D / H)], { axis: 0 });
-  const byHead = g.node("Transpose", [g.node("Reshape", [states, byPosition])], { perm: [0, 2, 1, 3] });
-  return g.node("Concat", [...fresh, byHead], { axis: 0 });
 }
 
 interface TokenInputs {

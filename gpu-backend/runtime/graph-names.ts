@@ -42,5 +42,6 @@ export const names = {
   targetScores: "target_scores",
   scores: "scores",
   present: "present",
+  states: "states",
   hidden: "hidden",
 } as const;

@@ -22,6 +22,7 @@ const maxCachedCausalMasks = 256;
 const layerClassBytes = 2 ** 21;
 
 const nothing = new Float32Array(0);
+const noPresent = { present: nothing, states: nothing };
 const noLongPast = { sequences: 0, pastTokens: 0, past: [] };
 
 export interface RunnerOptions {
@@ -66,15 +67,16 @@ class OnnxRunner implements StepRunner {
     const rows = input.rows?.length ?? input.headRows.length;
     const fed = withEnoughRows(input, this.gates);
     const fetches = [
-      ...(input.sequences > 0 ? [names.present] : []),
+      ...(input.sequences > 0 ? [names.present, names.states] : []),
       ...(rows > 0 ? rowFetches(input) : []),
       ...(input.want.hidden ? [names.hidden] : []),
     ];
     const results = await this.#session.run({ ...this.#feeds(fed, rows > 0), ...this.#past(fed) }, fetches);
+    const floats = (name: string) => results[name].data as Float32Array<ArrayBuffer>;
     return {
       ...(rows > 0 ? readRows(results, rows, input) : noRows(input.want.scores)),
-      present: input.sequences > 0 ? (results[names.present].data as Float32Array<ArrayBuffer>) : new Float32Array(0),
-      hidden: input.want.hidden ? hiddenOf(input, results[names.hidden].data as Float32Array, this.config) : null,
+      ...(input.sequences > 0 ? { present: floats(names.present), states: floats(names.states) } : noPresent),
+      hidden: input.want.hidden ? hiddenOf(input, floats(names.hidden), this.config) : null,
     };
   }
 

@@ -1,5 +1,5 @@
 /**
- * What one pass of the trunk takes and gives: the interface between the engine and whatever executes the graph.
+ * What one run of the graph takes and gives, as tensors. The engine knows the rows of model-runner.ts in their place.
  * S sequences, T tokens (right-padded), D hidden, Q gates, V vocabulary, L layers, H heads of keys and values, d head width,
  * P past positions of the feed, G tokens of a chunk that has begun, M positions that the head is computed at, N rows of the head.
  *
@@ -14,7 +14,7 @@ export const minPrefillTokens = 2;
 /** Candidates that a step gives per head row, or V where that is smaller. */
 export const topCandidates = 64;
 
-export interface StepInput {
+export interface StepInput extends HeadInput {
   /** S; 0 runs the head alone, on fed states. */
   sequences: number;
   /** T */
@@ -44,8 +44,12 @@ export interface StepInput {
   longPast?: { sequences: number; pastTokens: number; past: Float32Array[] };
   /** Flat positions (row × T + column) that the head is computed at, the first of M. */
   headRows: Int32Array;
-  /** States of earlier steps, [·, D], as the last array of `present` holds them: the rest of M. */
+  /** States of earlier steps, [·, D]: the rest of M. */
   fedStates?: Float32Array;
+}
+
+/** What is computed of hidden states. */
+export interface HeadInput {
   /** Which of the M positions each row of the head is of, [N]; several rows of one have different adapters. Absent: each once. */
   rows?: Int32Array;
   /** One row of gates per row, [N, Q]; zeros give the base. */
@@ -90,11 +94,10 @@ export interface LogitChanges extends SparseBias {
 }
 
 export interface StepOutput extends RowOutput {
-  /**
-   * New keys and values, [2L + 1, S, H, T, d]: layer l's keys at 2l, its values at 2l + 1; then the states that enter the last
-   * feed-forward part, of which the head can be computed later.
-   */
+  /** New keys and values, [2L, S, H, T, d]: layer l's keys at 2l, its values at 2l + 1. */
   present: Float32Array<ArrayBuffer>;
+  /** What enters the last feed-forward part, [S, T, D]: the head can be computed of it later (`fedStates`). */
+  states: Float32Array<ArrayBuffer>;
   /** Final hidden states (after the last layer norm) of the head's positions, [M, D]. */
   hidden: Float32Array | null;
 }

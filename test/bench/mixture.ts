@@ -7,6 +7,7 @@ import { AdapterCache } from "../../gpu-backend/adapters/generated/adapter-cache
 import { chunkTokens } from "../../gpu-backend/config.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
 import type { PhaseReport } from "../../gpu-backend/engine/messages.ts";
+import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
@@ -43,11 +44,10 @@ export async function measureMixture(
   const now = () => performance.now();
   let reports: PhaseReport[] = [];
   const engine = new Engine({
-    runner,
+    runner: new HostRunner(runner, { ...limits, kvBytes: 2 ** 31 }),
     adapters: new AdapterCache(fakeAdapters(runner.gates), now),
     prefixCache: null,
     limits,
-    kvBytes: 2 ** 31,
     textPieceOf: () => Uint8Array.of(97),
     now,
     emit(frames, report) {

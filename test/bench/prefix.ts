@@ -5,6 +5,7 @@
 import { AdapterCache } from "../../gpu-backend/adapters/generated/adapter-cache.ts";
 import { chunkTokens } from "../../gpu-backend/config.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
+import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
@@ -45,11 +46,10 @@ export async function measurePrefix(
   const now = () => performance.now();
   const done = new Map<string, DoneFrame>();
   const engine = new Engine({
-    runner,
+    runner: new HostRunner(runner, { ...limits, kvBytes: 2 ** 31 }),
     adapters: new AdapterCache(fakeAdapters(runner.gates), now),
     prefixCache: new PrefixCache(2 ** 28),
     limits,
-    kvBytes: 2 ** 31,
     textPieceOf: () => Uint8Array.of(97),
     now,
     emit(frames) {

@@ -27,15 +27,9 @@ const zeros = () => new Float32Array(bank.gates);
 
 /** States [prompt, D] of a random prompt, as a step leaves them for later runs of the head. */
 async function statesOf(runner: StepRunner): Promise<Float32Array<ArrayBuffer>> {
-  const { hiddenSize: D, heads: H, layers } = model.config;
-  const d = D / H;
   const tokenIds = Array.from({ length: prompt }, () => Math.floor(random() * model.config.vocabularySize));
-  const { present } = await runner.run(stepOf(model.config, [{ tokenIds, gates: zeros(), ...noPast(model.config) }]));
-  const byHead = present.subarray(2 * layers * prompt * D);
-  return Float32Array.from({ length: prompt * D }, (_, i) => {
-    const [t, h, e] = [Math.floor(i / D), Math.floor((i % D) / d), i % d];
-    return byHead[(h * prompt + t) * d + e];
-  });
+  const row = { tokenIds, gates: zeros(), ...noPast(model.config) };
+  return (await runner.run(stepOf(model.config, [row]))).states;
 }
 
 /** A run of the head alone: each row is of a position, with its own gates and target. */

@@ -3,6 +3,7 @@ import { generatedAdapters } from "../../gpu-backend/adapters/generated/generate
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { answerStartPrompt } from "../../gpu-backend/engine/start-prompt.ts";
+import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";
 import { type WeightFormat, weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
@@ -25,16 +26,11 @@ async function withRunner<T>(format: WeightFormat, threads: number, use: (runner
   }
 }
 
-function fingerprint(runner: StepRunner, maxSequences = testLimits.maxSequences): Promise<string> {
+function fingerprint(steps: StepRunner, maxSequences = testLimits.maxSequences): Promise<string> {
   const { manifest, hyperNetwork, tokenizer } = artifacts;
   const limits = { ...testLimits, maxSequences, chunkTokens: 128 };
-  const parts = {
-    runner,
-    limits,
-    kvBytes: 2 ** 28,
-    textPieceOf: (id: number) => tokenizer.textPieceOf(id),
-    now: () => 0,
-  };
+  const runner = new HostRunner(steps, { ...limits, kvBytes: 2 ** 28 });
+  const parts = { runner, limits, textPieceOf: (id: number) => tokenizer.textPieceOf(id), now: () => 0 };
   return answerStartPrompt(parts, generatedAdapters(manifest, hyperNetwork), manifest.centroids[0].id);
 }
 
@@ -69,6 +65,7 @@ test("is another where the last bit of a kernel's output differs", async () => {
     expect(await measure(() => null)).toBe(whole);
     const kinds: Parameters<typeof measure>[0][] = [
       ({ present }) => present,
+      ({ states }) => states,
       ({ topScores }) => topScores,
       ({ targetScores }) => targetScores,
       ({ logSumExp }) => logSumExp,

@@ -4,6 +4,7 @@ import { AdapterCache } from "../../gpu-backend/adapters/generated/adapter-cache
 import { Engine } from "../../gpu-backend/engine/engine.ts";
 import type { PhaseReport } from "../../gpu-backend/engine/messages.ts";
 import type { PlanLimits } from "../../gpu-backend/engine/plan.ts";
+import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
@@ -51,12 +52,12 @@ export function createEngineHarness(options: {
   const source = options.source ?? fakeAdapters(options.runner.gates);
   const { prefixBytes = 2 ** 28 } = options;
   const adapters = new AdapterCache(source, now);
+  const limits = { ...testLimits, ...options.limits };
   const engine = new Engine({
-    runner: options.runner,
+    runner: new HostRunner(options.runner, { ...limits, kvBytes: options.kvBytes ?? 2 ** 30 }),
     adapters,
     prefixCache: prefixBytes > 0 ? new PrefixCache(prefixBytes) : null,
-    kvBytes: options.kvBytes ?? 2 ** 30,
-    limits: { ...testLimits, ...options.limits },
+    limits,
     textPieceOf:
       options.textPieceOf ?? ((id) => (stopIds.includes(id) ? new Uint8Array(0) : Uint8Array.of(97 + (id % 26)))),
     now,

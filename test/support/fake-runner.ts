@@ -77,8 +77,7 @@ export function fakeLogits(V: number, history: readonly number[], gates: ArrayLi
 function fakeStep(config: ModelShape, K: number, input: StepInput): StepOutput {
   const { sequences: S, tokens: T } = input;
   const { vocabularySize: V } = config;
-  // Keys and values of each layer, and the states.
-  const arrays = 2 * config.layers + 1;
+  const arrays = 2 * config.layers;
   const flatRows = Int32Array.from(input.rows ?? input.headRows.keys(), (at) => input.headRows[at]);
   const N = flatRows.length;
   const present = new Float32Array(arrays * S * heads * T * headWidth).fill(poison);
@@ -95,10 +94,15 @@ function fakeStep(config: ModelShape, K: number, input: StepInput): StepOutput {
       }
     }
   }
+  const states = Float32Array.from({ length: S * T * config.hiddenSize }, (_, i) => {
+    const [at, e] = [Math.floor(i / config.hiddenSize), i % config.hiddenSize];
+    return e % 2 ? input.positions[at] + e / 16 : input.tokenIds[at];
+  });
   const histories = Array.from({ length: S }, (_, s) => pastOf(input, s));
   const logits = new Float32Array(N * V);
   const output: StepOutput = {
     present,
+    states,
     topCount: K,
     topScores: new Float32Array(N * K),
     topIds: new Int32Array(N * K),
@@ -145,13 +149,20 @@ function pastOf(input: StepInput, s: number): number[] {
   const { past, pastTokens: P } = s < first ? input : input.longPast!;
   const row = s < first ? s : s - first;
   const ids: number[] = [];
+  const pairs = past.slice(0, -1);
+  const states = past[pairs.length];
+  const D = heads * headWidth;
   for (let position = 0; position < input.pastLengths[s]; position++) {
-    for (let i = 0; i < past.length; i++) {
+    const state = states.subarray((row * P + position) * D, (row * P + position + 1) * D);
+    if (state.some((x, e) => x !== (e % 2 ? position + e / 16 : state[0]))) {
+      throw new Error(`row ${s}: the state at position ${position} is not what was computed`);
+    }
+    for (let i = 0; i < pairs.length; i++) {
       for (let h = 0; h < heads; h++) {
         const at = ((row * heads + h) * P + position) * headWidth;
         const id = past[i][at];
         if (i === 0 && h === 0) ids.push(id);
-        if (id !== ids[position] || past[i][at + 1] !== position + i / 16 + h / 4) {
+        if (id !== ids[position] || id !== state[0] || past[i][at + 1] !== position + i / 16 + h / 4) {
           throw new Error(
             `row ${s}: the past at position ${position} (array ${i}, head ${h}) is not what was computed`,
           );

@@ -42,7 +42,12 @@ const broken: [string, string, string, string][] = [
     `import type { B } from "../engine/b.ts";`,
     "may not import",
   ],
-  ["code of a sibling", "gpu-backend/kv/a.ts", `import { type B, c } from "../runtime/b.ts";`, "only a type may cross"],
+  [
+    "code of a sibling",
+    "gpu-backend/adapters/a.ts",
+    `import { type B, c } from "../runtime/b.ts";`,
+    "only a type may cross",
+  ],
   ["serving importing training", "gpu-backend/main.ts", `import "./training/b.ts";`, "may not import"],
   ["training importing research", "gpu-backend/training/a.ts", `import "../research/b.ts";`, "may not import"],
   ["the backend importing research", "gpu-backend/main.ts", `import "./research/b.ts";`, "may not import"],

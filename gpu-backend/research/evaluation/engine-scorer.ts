@@ -8,9 +8,10 @@ import { bankOf, gatesOf, readHyperNetwork } from "../../adapters/generated/hype
 import { chunkTokens } from "../../config.ts";
 import { type Artifacts, readArtifacts } from "../../engine/artifacts.ts";
 import { Engine } from "../../engine/engine.ts";
+import { HostRunner } from "../../kv/host-runner.ts";
 import type { WeightFormat } from "../../runtime/gpt2-graph.ts";
+import type { ModelRunner } from "../../runtime/model-runner.ts";
 import { createStepRunner } from "../../runtime/onnx-runner.ts";
-import type { StepRunner } from "../../runtime/step.ts";
 import type { Plan } from "./serving.ts";
 
 const limits = { maxSequences: 16, maxQueue: 1024, stepTokens: 1024, chunkTokens };
@@ -27,7 +28,7 @@ export interface PlannedText {
 
 export class EngineScorer {
   readonly artifacts: Artifacts;
-  readonly #runner: StepRunner;
+  readonly #runner: ModelRunner;
   readonly #engine: Engine;
   /** Adapters that were added, by hash. */
   readonly #added = new Map<string, Adapter>();
@@ -40,7 +41,7 @@ export class EngineScorer {
   ): Promise<EngineScorer> {
     const artifacts = await readArtifacts(model, options.artifacts);
     const { manifest, hyperNetwork } = artifacts;
-    const runner = await createStepRunner({
+    const steps = await createStepRunner({
       ...artifacts.model,
       bank: bankOf(hyperNetwork),
       threads: options.threads,
@@ -48,17 +49,17 @@ export class EngineScorer {
     });
     const served = generatedAdapters(manifest, hyperNetwork);
     const source = options.fullStrength ? withoutScales(artifacts, served) : served;
-    return new EngineScorer(artifacts, runner, source);
+    return new EngineScorer(artifacts, new HostRunner(steps, { ...limits, kvBytes }), source);
   }
 
-  private constructor(artifacts: Artifacts, runner: StepRunner, source: AdapterSource) {
+  private constructor(artifacts: Artifacts, runner: ModelRunner, source: AdapterSource) {
     const { tokenizer } = artifacts;
     // Scores do not depend on time.
     const now = () => 0;
     this.artifacts = artifacts;
     this.#runner = runner;
     this.#engine = new Engine({
-      ...{ runner, limits, kvBytes, now, prefixCache: null },
+      ...{ runner, limits, now, prefixCache: null },
       adapters: new AdapterCache(
         {
           hashOf: (id) => (this.#added.has(id) ? id : source.hashOf(id)),

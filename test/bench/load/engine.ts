@@ -7,6 +7,7 @@ import { pathToFileURL } from "node:url";
 import type { Adapter, AdapterSource } from "../../../gpu-backend/adapters/adapter.ts";
 import { gatesOf, type HyperNetwork } from "../../../gpu-backend/adapters/generated/hyper-network.ts";
 import type { WeightFormat } from "../../../gpu-backend/runtime/gpt2-graph.ts";
+import type { ModelRunner } from "../../../gpu-backend/runtime/model-runner.ts";
 import type { Frame } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/engine-harness.ts";
 import { randomBank, seededRandom } from "../../support/steps.ts";
@@ -45,6 +46,8 @@ export interface LoadEngine {
   release(): Promise<void>;
 }
 
+const kvBytes = 2 ** 31;
+
 export async function openLoadEngine({ folder, shape, format, threads }: LoadOptions): Promise<LoadEngine> {
   const from = (path: string) => import(pathToFileURL(join(folder, "gpu-backend", path)).href);
   const { createStepRunner }: typeof import("../../../gpu-backend/runtime/onnx-runner.ts") =
@@ -53,6 +56,9 @@ export async function openLoadEngine({ folder, shape, format, threads }: LoadOpt
   const { AdapterCache }: typeof import("../../../gpu-backend/adapters/generated/adapter-cache.ts") = await from(
     "adapters/generated/adapter-cache.ts",
   ).catch(() => from("adapters/adapter-cache.ts"));
+  const { HostRunner }: Partial<typeof import("../../../gpu-backend/kv/host-runner.ts")> = await from(
+    "kv/host-runner.ts",
+  ).catch(() => ({}));
   const settings: { chunkTokens: number; tenantSlowdown?: number } = await from("config.ts");
   const config = loadShapes[shape];
   const [weights, bank] =
@@ -65,14 +71,17 @@ export async function openLoadEngine({ folder, shape, format, threads }: LoadOpt
     ...{ maxSequences: 32, maxQueue: 256, stepTokens: 256 },
     ...{ chunkTokens: settings.chunkTokens, slowdown: settings.tenantSlowdown },
   };
+  const withRows = (steps: typeof runner) =>
+    HostRunner ? new HostRunner(steps, { ...limits, kvBytes }) : (steps as unknown as ModelRunner);
   const now = () => performance.now();
   let heard: (frames: readonly Frame[]) => void = () => {};
   const engine = new Engine({
-    runner,
+    runner: withRows(runner),
+    // Of older engines.
+    ...{ kvBytes },
     adapters: new AdapterCache(generatedGates(runner.gates), now),
     prefixCache: null,
     limits,
-    kvBytes: 2 ** 31,
     textPieceOf: () => Uint8Array.of(97),
     now,
     emit: (frames) => heard(frames),

@@ -55,11 +55,13 @@ function spoiltRunner(
 
 /** Makes the keys and values of a row not a number, from one layer on, as they would be in a transformer. */
 function spoilKeys(output: StepOutput, s: number, sequences: number, value = Number.NaN): void {
-  const arrays = 2 * (layers + 1);
+  const arrays = 2 * layers;
   const perRow = output.present.length / (arrays * sequences);
   for (let i = 2; i < arrays; i++) {
     output.present.fill(value, (i * sequences + s) * perRow, (i * sequences + s + 1) * perRow);
   }
+  const perState = output.states.length / sequences;
+  output.states.fill(value, s * perState, (s + 1) * perState);
 }
 const spoilLogits = (output: StepOutput, rows: number[]) => {
   for (const n of rows) {

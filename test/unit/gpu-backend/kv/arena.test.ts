@@ -6,46 +6,42 @@ import { KvMemory, type ParkedKv } from "../../../../gpu-backend/kv/kv-memory.ts
 import { SlotTable } from "../../../../gpu-backend/kv/slot-table.ts";
 
 const seed = 1712;
-const shape = { arrays: 5, heads: 2, headWidth: 3, contextTokens: 300, maximumRows: 9 };
-const { arrays } = shape;
-const stride = shape.heads * shape.headWidth;
+/** Two pairs of keys and values, and states. */
+const pair = { heads: 2, width: 3 };
+const shape = { arrays: [pair, pair, pair, pair, { heads: 1, width: 5 }], contextTokens: 300, maximumRows: 9 };
 
 /** The value that array i holds for head element e of a token. */
 const elementOf = (token: number, i: number, e: number) => token + i / 8 + e / 64;
 
 /** New keys and values of `counts` tokens for each row, padded with NaN. */
-function presentOf(tokens: number[][], T: number): Float32Array {
-  const { heads: H, headWidth: d } = shape;
-  const present = new Float32Array(arrays * tokens.length * H * T * d).fill(Number.NaN);
-  for (let i = 0; i < arrays; i++) {
+function freshOf(tokens: number[][], T: number): Float32Array<ArrayBuffer>[] {
+  return shape.arrays.map(({ heads: H, width: d }, i) => {
+    const fresh = new Float32Array(tokens.length * H * T * d).fill(Number.NaN);
     tokens.forEach((row, s) => {
       for (let h = 0; h < H; h++) {
         row.forEach((token, t) => {
-          for (let e = 0; e < d; e++) {
-            present[(((i * tokens.length + s) * H + h) * T + t) * d + e] = elementOf(token, i, h * d + e);
-          }
+          for (let e = 0; e < d; e++) fresh[((s * H + h) * T + t) * d + e] = elementOf(token, i, h * d + e);
         });
       }
     });
-  }
-  return present;
+    return fresh;
+  });
 }
 
 /** The tokens that a row holds, read back from every array and head as a step is fed them. */
 function tokensIn(arena: KvArena, row: number): number[] {
   const { past, pastLengths, pastTokens: P } = arena.feed(row, 1);
-  const { heads: H, headWidth: d } = shape;
   return Array.from({ length: pastLengths[0] }, (_, t) => {
-    const token = Math.floor(past[0][t * d]);
-    for (let i = 0; i < arrays; i++) {
-      for (let e = 0; e < stride; e++) {
+    const token = Math.floor(past[0][t * shape.arrays[0].width]);
+    shape.arrays.forEach(({ heads: H, width: d }, i) => {
+      for (let e = 0; e < H * d; e++) {
         const at = (Math.floor(e / d) * P + t) * d + (e % d);
         // `expect` takes longer than all the rest.
         if (past[i][at] !== Math.fround(elementOf(token, i, e)))
           expect.unreachable(`token ${t} of row ${row} is another`);
       }
-    }
-    expect(past[0].length).toBe(H * P * d);
+      if (past[i].length !== H * P * d) expect.unreachable(`array ${i} has ${past[i].length} elements`);
+    });
     return token;
   });
 }
@@ -102,18 +98,18 @@ test.each(["start", "end"] as const)(
               const victim = all[pick % all.length];
               const row = table.rowOf(victim)!;
               const { tokens } = victim;
-              const present = arena.read(arena.rowAt(row), 0, tokens.length);
-              parked.push({ aside: memory.store(present, tokens.length), tokens });
+              const copy = arena.read(arena.rowAt(row), 0, tokens.length);
+              parked.push({ aside: memory.store(copy, tokens.length), tokens });
               // Its row makes room for it.
               arena.close(release(victim));
               memory.trim();
             } else if (kind === "resume" && parked.length > 0 && table.size < shape.maximumRows) {
               const { aside, tokens } = parked.splice(pick % parked.length, 1)[0];
-              const present = memory.restore(aside);
+              const copy = memory.restore(aside);
               if (isRoom(1, tokens.length)) {
                 open({ tokens, wanted: 0 });
                 arena.open(tokens.length);
-                arena.append(arena.rowAt(arena.rows - 1), [tokens.length], present, tokens.length);
+                arena.append(arena.rowAt(arena.rows - 1), [tokens.length], copy, tokens.length);
               }
             } else if (kind === "open" && table.size < shape.maximumRows) {
               const wanted = pick % 2 ? 4 * count : 0;
@@ -141,7 +137,7 @@ test.each(["start", "end"] as const)(
               arena.append(
                 Math.min(...places),
                 inMemory.map((ids) => ids.length),
-                presentOf(inMemory, T),
+                freshOf(inMemory, T),
                 T,
               );
               rows.forEach((row, s) => {
@@ -166,14 +162,15 @@ test("a copy of some positions of a row is what appending them gave", () => {
   arena.open();
   arena.open();
   const tokens = Array.from({ length: 10 }, (_, t) => t + 1);
-  arena.append(1, [10], presentOf([tokens], 12), 12);
-  expect(arena.read(1, 3, 8)).toEqual(presentOf([tokens.slice(3, 8)], 5));
+  arena.append(1, [10], freshOf([tokens], 12), 12);
+  expect(arena.read(1, 3, 8)).toEqual(freshOf([tokens.slice(3, 8)], 5));
+  expect([...arena.state(1, 7)]).toEqual(Array.from({ length: 5 }, (_, e) => Math.fround(elementOf(8, 4, e))));
 });
 
 describe("memory", () => {
   const fill = (arena: KvArena, row: number, count: number) => {
     const tokens = Array.from({ length: count }, (_, t) => t + 1);
-    arena.append(row, [count], presentOf([tokens], count), count);
+    arena.append(row, [count], freshOf([tokens], count), count);
   };
 
   test("what is fed is a view of all positions of the rows, however few they hold", () => {

@@ -1,12 +1,19 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { bytesPerPosition, KvBudget, positionsFor } from "../../../../gpu-backend/kv/kv-budget.ts";
+import { bytesPerPosition, KvBudget, kvShapeOf, positionsFor } from "../../../../gpu-backend/kv/kv-budget.ts";
 
 const seed = 1911;
-const shape = { arrays: 25, heads: 12, headWidth: 64, contextTokens: 1000 };
+const gpt2 = {
+  ...{ vocabularySize: 50_257, hiddenSize: 768, layers: 12, heads: 12, kvHeads: 12, headWidth: 64 },
+  ...{ contextTokens: 1000, stopIds: [50_256] },
+};
+const shape = kvShapeOf(gpt2);
 
 test("a position takes its place in every array, as float32", () => {
   expect(bytesPerPosition(shape)).toBe(25 * 768 * 4);
+  // Three heads of keys and values for nine of queries, as wide as those, beside a whole state.
+  const grouped = { ...gpt2, hiddenSize: 576, layers: 30, heads: 9, kvHeads: 3 };
+  expect(bytesPerPosition(kvShapeOf(grouped))).toBe((60 * 3 * 64 + 576) * 4);
 });
 
 test("rows come in eighths of the next power of two, whole multiples of 64, up to the context", () => {

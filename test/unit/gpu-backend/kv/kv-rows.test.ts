@@ -4,7 +4,8 @@ import { bytesPerPosition, positionsFor } from "../../../../gpu-backend/kv/kv-bu
 import { KvRows, type LengthClass } from "../../../../gpu-backend/kv/kv-rows.ts";
 
 const seed = 1722;
-const shape = { arrays: 2, heads: 1, headWidth: 1, contextTokens: 256, maximumRows: 6 };
+const one = { heads: 1, width: 1 };
+const shape = { arrays: [one, one], contextTokens: 256, maximumRows: 6 };
 const maximumPositions = 2 * shape.contextTokens;
 const maximumBytes = maximumPositions * bytesPerPosition(shape);
 
@@ -68,10 +69,10 @@ test("whatever opens, decodes, is parked, resumes, moves to the other class and 
           const values = Array.from({ length: count }, (_, t) => (pick % 1000) + t);
           const grown = change(key, { contents: [...models.get(key)!.contents, ...values] });
           if (grown.contents.length > shape.contextTokens || !fits(key, grown)) continue;
-          rows.append([key], [count], Float32Array.from([...values.map(() => key), ...values]), count);
+          rows.append([key], [count], [Float32Array.from(values, () => key), Float32Array.from(values)], count);
           models.set(key, grown);
         } else if (kind === "promote") {
-          rows.promote(key);
+          rows.promote([key]);
           models.set(key, change(key, { isDecoding: true }));
         } else if (kind === "park") {
           rows.park(key);
@@ -122,7 +123,8 @@ test("parking copies nothing but the row, however far both ends of the arrays we
   const rows = new KvRows<string>({ ...shape, maximumBytes });
   const fill = (key: string, lengthClass: LengthClass, value: number) => {
     rows.open(key, lengthClass, 250);
-    rows.append([key], [250], new Float32Array(500).fill(value), 250);
+    const values = new Float32Array(250).fill(value);
+    rows.append([key], [250], [values, values], 250);
   };
   const bufferOf = (key: string) => rows.feed([key]).past[0].buffer;
   fill("a", "long", 1);

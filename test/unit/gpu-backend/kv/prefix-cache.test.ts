@@ -1,6 +1,7 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import { blockNames, PrefixCache } from "../../../../gpu-backend/kv/prefix-cache.ts";
+import type { KvBlock } from "../../../../gpu-backend/runtime/model-runner.ts";
 
 const seed = 1720;
 const blockTokens = 16;
@@ -10,6 +11,20 @@ const ids = (length: number, salt = 0) => Array.from({ length }, (_, i) => i * 3
 const namesOf = (tenant: string, tokenIds: number[]) => blockNames(tenant, tokenIds, blockTokens);
 const cacheOf = (blocks: number) => new PrefixCache(blocks * blockBytes);
 
+interface MarkedBlock extends KvBlock {
+  marks: number[];
+}
+
+/** Blocks that were copied and not freed. */
+const live = new Set<MarkedBlock>();
+beforeEach(() => live.clear());
+
+function blockOf(marks: number[]): MarkedBlock {
+  const block = { marks, bytes: marks.length * tokenBytes, free: () => expect(live.delete(block)).toBe(true) };
+  live.add(block);
+  return block;
+}
+
 /** Computes whatever is missing of a prompt; returns how many tokens were there. */
 function use(cache: PrefixCache, tenant: string, prompt: number[]): number {
   const names = namesOf(tenant, prompt);
@@ -17,16 +32,15 @@ function use(cache: PrefixCache, tenant: string, prompt: number[]): number {
   let at = 0;
   for (const { block, tokens } of found) {
     // A number per token: what it and all before it come to.
-    for (let t = 0; t < tokens; t++) expect(block.present[t]).toBe(markOf(tenant, prompt, at + t));
+    const { marks } = block.kv as MarkedBlock;
+    for (let t = 0; t < tokens; t++) expect(marks[t]).toBe(markOf(tenant, prompt, at + t));
     at += tokens;
   }
   for (let start = at - (at % blockTokens); start < prompt.length; start += blockTokens) {
     const end = Math.min(start + blockTokens, prompt.length);
-    const present = Float32Array.from({ length: end - start }, (_, t) => markOf(tenant, prompt, start + t));
-    cache.keep(tenant, names.slice(0, start / blockTokens), {
-      ids: Int32Array.from(prompt.slice(start, end)),
-      present,
-    });
+    const own = Int32Array.from(prompt.slice(start, end));
+    const marks = Array.from({ length: end - start }, (_, t) => markOf(tenant, prompt, start + t));
+    cache.keep(tenant, names.slice(0, start / blockTokens), own, () => blockOf(marks));
   }
   return at;
 }
@@ -134,6 +148,7 @@ test("any use keeps the bound, never keeps what cannot be found, and gives each 
   fc.assert(
     fc.property(fc.array(prompt, { maxLength: 30 }), fc.integer({ min: 0, max: 8 }), (prompts, blocks) => {
       const cache = cacheOf(blocks);
+      live.clear();
       const used = prompts.map(({ tenant, salts, cut }) => {
         const whole = salts.flatMap((salt) => ids(blockTokens, salt));
         return { tenant, ids: whole.slice(0, Math.max(0, whole.length - cut)) };
@@ -144,6 +159,7 @@ test("any use keeps the bound, never keeps what cannot be found, and gives each 
         const whole = blockTokens * (missing < 0 ? chains[i].length : missing);
         const found = use(cache, one.tenant, one.ids);
         expect(found).toBeGreaterThanOrEqual(whole);
+        expect(live.size).toBe(cache.stats.blocks);
         expect(found).toBeLessThan(Math.min(whole + blockTokens, one.ids.length + 1));
         if (found > whole) parts++;
         expect(cache.stats.bytes).toBeLessThanOrEqual(blocks * blockBytes);

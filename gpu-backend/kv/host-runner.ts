@@ -1,0 +1,91 @@
+/**
+ * Runs passes over rows whose keys and values are in the host's memory: lays rows out as tensors, in the order of their memory,
+ * for a step runner that has no memory of its own, and appends what it computes.
+ * Shapes: S rows, T tokens (right-padded), L layers, H heads of keys and values, d head width, D hidden.
+ */
+import { joinArrays } from "../../shared/bytes.ts";
+import type { ModelRunner, Pass, PassOutput } from "../runtime/model-runner.ts";
+import { type ModelShape, minPrefillTokens, noTokens, type StepRunner } from "../runtime/step.ts";
+import { HostKv, rowOf } from "./host-kv.ts";
+import type { KvCopy } from "./kv-memory.ts";
+
+export interface HostLimits {
+  maxSequences: number;
+  /** Chunks of prompts end at multiples of it. */
+  chunkTokens: number;
+  /** Bound on the memory of keys and values of running and parked rows. */
+  kvBytes: number;
+}
+
+export class HostRunner implements ModelRunner {
+  readonly config: ModelShape;
+  readonly gates: number;
+  readonly kv: HostKv;
+  readonly #steps: StepRunner;
+  readonly #chunkTokens: number;
+
+  constructor(steps: StepRunner, { maxSequences, chunkTokens, kvBytes }: HostLimits) {
+    this.config = steps.config;
+    this.gates = steps.gates;
+    this.kv = new HostKv(steps, { maximumRows: maxSequences, maximumBytes: kvBytes });
+    this.#steps = steps;
+    this.#chunkTokens = chunkTokens;
+  }
+
+  async run({ phase, rows, states, head }: Pass): Promise<PassOutput> {
+    const tokensOf = new Map(rows.map(({ kv, tokens }) => [rowOf(kv), tokens]));
+    const named = rows.map(({ kv }) => rowOf(kv));
+    if (phase === "decode") this.kv.rows.promote(named);
+    const order = this.kv.rows.inOrder(named);
+    const counts = order.map((row) => tokensOf.get(row)!.length);
+    const S = order.length;
+    const T = counts.reduce((most, count) => Math.max(most, count), phase === "prefill" ? minPrefillTokens : 1);
+    const [tokenIds, positions] = [new Int32Array(S * T), new Int32Array(S * T)];
+    order.forEach((row, s) => {
+      tokensOf.get(row)!.forEach((id, t) => {
+        tokenIds[s * T + t] = id;
+        positions[s * T + t] = row.positions + t;
+      });
+    });
+    const isNew = ({ kv, position }: Pass["states"][number]) => position >= kv.positions;
+    const headRows = states
+      .filter(isNew)
+      .map(({ kv, position }) => order.indexOf(rowOf(kv)) * T + position - kv.positions);
+    const earlier = states.slice(headRows.length).map(({ kv, position }) => this.kv.rows.state(rowOf(kv), position));
+    // Of a chunk that the pass continues.
+    const begunTokens = phase === "prefill" && S > 0 ? order[0].positions % this.#chunkTokens : 0;
+    const {
+      present,
+      states: fresh,
+      ...output
+    } = await this.#steps.run({
+      ...head,
+      ...(S > 0
+        ? { sequences: S, tokens: T, tokenIds, positions, begunTokens, ...this.kv.rows.feed(order) }
+        : noTokens()),
+      ...{ headRows: Int32Array.from(headRows), fedStates: joinArrays(Float32Array, earlier) },
+    });
+    const { hiddenSize: D } = this.config;
+    const areFinite = counts.map((count, s) => isFiniteRow(fresh.subarray(s * T * D, (s * T + count) * D)));
+    const kept = counts.map((count, s) => (areFinite[s] ? count : 0));
+    if (S > 0) this.kv.append(order, kept, [...this.#arraysOf(present), fresh], T);
+    return { ...output, finite: Uint8Array.from(rows, ({ kv }) => Number(areFinite[order.indexOf(rowOf(kv))])) };
+  }
+
+  release(): Promise<void> {
+    return this.#steps.release();
+  }
+
+  /** Keys and values, [2L, S, H, T, d], by array. */
+  #arraysOf(present: KvCopy[number]): KvCopy {
+    const arrays = 2 * this.config.layers;
+    const elements = present.length / arrays;
+    return Array.from({ length: arrays }, (_, i) => present.subarray(i * elements, (i + 1) * elements));
+  }
+}
+
+/** True if a row's states are finite. Then its keys and values are: what is not makes all later hidden states so, too. */
+function isFiniteRow(states: Float32Array): boolean {
+  // x − x is 0 for a finite x and NaN otherwise, so the sum needs no branch per value.
+  return states.reduce((sum, x) => sum + (x - x), 0) === 0;
+}
