@@ -30,7 +30,7 @@ import { createMetrics, type Metrics } from "./http/metrics.ts";
 import { CallVerifier } from "./http/middleware.ts";
 import { close, listen } from "./http/server.ts";
 import { Tracer } from "./http/tracing.ts";
-import { readModelConfig } from "./runtime/model-folder.ts";
+import { readModelConfig } from "./models/safetensors/model-folder.ts";
 import { addFlags, environmentNotes } from "./settings.ts";
 
 /** Timeout for connections to receive their last frames when the backend ends, in milliseconds. */

@@ -39,11 +39,15 @@ const backendLayers: Record<string, string[]> = {
   runtime: [],
   // Holds keys and values for a runner that has no memory of its own.
   kv: ["runtime"],
-  engine: [...engineParts, "files.ts"],
+  "models/safetensors": ["runtime"],
+  engine: [...engineParts, "models/safetensors", "files.ts"],
   host: ["engine", ...engineParts, "files.ts"],
   http: ["host", "engine", ...engineParts],
-  "main.ts": ["http", "host", "engine", ...engineParts, "command-line.ts", "config.ts", "settings.ts"],
-  training: ["adapters", "runtime", "command-line.ts", "files.ts"],
+  "main.ts": [
+    ...["http", "host", "engine", ...engineParts, "models/safetensors"],
+    ...["command-line.ts", "config.ts", "settings.ts"],
+  ],
+  training: ["adapters", "models/safetensors", "runtime", "command-line.ts", "files.ts"],
   // Comparisons with the paper. Nothing imports them.
   research: ["runtime", "training", "command-line.ts"],
   // Measures what is shipped by the code that serves it.
@@ -73,7 +77,12 @@ const mayImport: Record<string, string[]> = {
   "infra/doctor": [
     "infra",
     ...commandFiles,
-    ...inBackend("engine/artifacts.ts", "host/memory-plan.ts", "runtime/device-probe.ts", "runtime/model-folder.ts"),
+    ...inBackend(
+      "engine/artifacts.ts",
+      "host/memory-plan.ts",
+      "runtime/device-probe.ts",
+      "models/safetensors/model-folder.ts",
+    ),
   ],
   // Shows what code defines.
   "infra/site": ["infra", "edge/platform/edge-metrics.ts", ...commandFiles, ...inBackend("http", "settings.ts")],

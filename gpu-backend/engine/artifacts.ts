@@ -18,7 +18,7 @@ import { sha256Hex } from "../../shared/bytes.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { requireHyperNetwork } from "../adapters/generated/hyper-network.ts";
 import { readFileAtMost } from "../files.ts";
-import { type ModelFolder, readModelFolder } from "../runtime/model-folder.ts";
+import { type ModelFolder, readModelFolder } from "../models/safetensors/model-folder.ts";
 
 export interface Artifacts {
   model: ModelFolder;

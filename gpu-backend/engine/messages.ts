@@ -4,7 +4,7 @@ import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts
 import type { AdapterCacheStats } from "../adapters/generated/adapter-cache.ts";
 import type { PrefixCacheStats } from "../kv/prefix-cache.ts";
 import type { DeviceSetting } from "../runtime/device.ts";
-import type { WeightFormat } from "../runtime/gpt2-graph.ts";
+import type { WeightFormat } from "../runtime/products.ts";
 import type { Device } from "../runtime/session.ts";
 import type { PlanLimits } from "./plan.ts";
 

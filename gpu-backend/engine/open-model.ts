@@ -8,7 +8,7 @@ import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { bankOf } from "../adapters/generated/hyper-network.ts";
 import { selectDevice } from "../runtime/device-probe.ts";
 import { collectGarbage } from "../runtime/garbage.ts";
-import { buildServingGraph } from "../runtime/gpt2-graph.ts";
+import { buildServingGraph } from "../runtime/model-graph.ts";
 import { openStepRunner } from "../runtime/onnx-runner.ts";
 import type { Device } from "../runtime/session.ts";
 import type { StepRunner } from "../runtime/step.ts";

@@ -4,9 +4,9 @@
  */
 import { maxCacheBytes } from "../adapters/generated/adapter-cache.ts";
 import { bytesPerPosition, kvShapeOf } from "../kv/kv-budget.ts";
-import type { WeightFormat } from "../runtime/gpt2-graph.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
-import { parametersOf } from "../runtime/model-folder.ts";
+import { parametersOf } from "../runtime/model-weights.ts";
+import type { WeightFormat } from "../runtime/products.ts";
 
 /**
  * Bytes for each parameter: of an open session with its working memory, and at the peak of loading it, when the model file, the

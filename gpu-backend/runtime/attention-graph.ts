@@ -1,22 +1,27 @@
 /**
- * Attention in the GPT-2 graphs: the inputs of the past, and the operators over it and over the step's own chunk.
- * Shapes: S sequences, T tokens, P positions of the past, G tokens of a chunk that has begun, L layers, D hidden, H heads, d head width.
+ * Attention: the inputs of the past, and the operators over it and over the step's own chunk. H / K heads of queries share a head of
+ * keys and values (arXiv 2305.13245): their queries are rows of one product.
+ * Shapes: S sequences, T tokens, P positions of the past, G tokens of a chunk that has begun, L layers, H heads of queries, K heads
+ * of keys and values, d head width.
  */
 import type { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
+import { addRotation, type RotaryTables } from "./rotary.ts";
 import type { Device } from "./session.ts";
 import type { ModelShape } from "./step.ts";
 
-interface Target {
+export interface Target {
   g: GraphBuilder;
   config: ModelShape;
   device: Device;
+  /** null where positions are learned; then 1/√d is in the weights of the queries. */
+  rotary: RotaryTables | null;
 }
 
 /** The past of rows with the same P. */
 interface PastRows {
   mask: string; // [S, 1, 1, P]
-  /** Of each layer, [S, H, P, d]. */
+  /** Of each layer, [S, K, P, d]. */
   keys: string[];
   values: string[];
 }
@@ -31,7 +36,7 @@ export interface Past extends PastRows {
     /** Of such a step: positions of its past that are valid, and its own tokens, int32. */
     positionCount: string;
   } | null;
-  /** What is there already of the step's chunk: keys, then values, of each layer, 2L × [S, H, G, d]. */
+  /** What is there already of the step's chunk: keys, then values, of each layer, 2L × [S, K, G, d]. */
   begun: string[];
 }
 
@@ -75,38 +80,41 @@ function begunInput(g: GraphBuilder, { kvHeads: H, headWidth: d }: ModelShape): 
   return g.input(names.begun, "float32", ["2L*S", H, "G", d]);
 }
 
-/** Of a layer's queries, keys and values, [S × T, 3D]: what attention gives, [S × T, D], and the keys and values, [S, H, T, d]. */
+/**
+ * Of a layer's queries, keys and values, [S × T, (H + 2K) · d]: what attention gives, [S × T, H · d], and the keys and values,
+ * [S, K, T, d].
+ */
 type Attention = (layer: number, qkv: string) => string[];
 
-/** `rowCount` is S, `tokenCount` T. */
-export function addAttention(target: Target, past: Past | null, rowCount: string, tokenCount: string): Attention {
+/** A step's tokens. */
+export interface StepTokens {
+  positions: string; // [S, T], int32
+  rowCount: string; // S
+  tokenCount: string; // T
+}
+
+export function addAttention(target: Target, past: Past | null, step: StepTokens): Attention {
   const { g, config } = target;
-  const { hiddenSize: D, heads: H } = config;
-  const byPart = g.node("Concat", [rowCount, tokenCount, g.integers(3, H, D / H)], { axis: 0 });
-  const byHead = g.node("Concat", [g.integers(-1, H), tokenCount, g.integers(D / H)], { axis: 0 });
-  /** Adds attention over queries, keys and values that are apart, [S, H, T, d] each. */
-  const byHeads = (attend: HeadAttention): Attention => {
-    return (l, qkv) => {
-      const parts = g.node("Transpose", [g.node("Reshape", [qkv, byPart])], { perm: [2, 0, 3, 1, 4] }); // [3, S, H, T, d]
-      const [q, k, v] = g.nodes("Split", [g.node("Reshape", [parts, byHead])], 3, { axis: 0, num_outputs: 3 });
-      const result = g.node("Transpose", [attend(l, q, k, v)], { perm: [0, 2, 1, 3] });
-      return [g.node("Reshape", [result, g.integers(-1, D)]), k, v];
-    };
-  };
-  const causalMask = g.input(names.causalMask, "float32", [1, 1, "T", past ? "G+T" : "T"]);
+  const { heads: H, kvHeads: K, headWidth: d } = config;
+  const { tokenCount } = step;
+  const positions = target.rotary && g.node("Cast", [step.positions], { to: 7 });
+  const mask = g.input(names.causalMask, "float32", [1, 1, "T", past ? "G+T" : "T"]);
+  const causalMask = H === K ? mask : g.node("Tile", [mask, g.integers(1, 1, H / K, 1)]);
+  const byHeads = addByHeads(target, step, positions);
   if (!past) {
     return byHeads((_, q, k, v) => {
       const scores = g.node("Add", [products(target, q, k), causalMask]);
       return g.node("MatMul", [g.node("Softmax", [scores], { axis: -1 }), v]);
     });
   }
-  const { short, apart } = addPastAttention(target, past, causalMask, tokenCount);
+  const { short, apart } = addPastAttention(target, past, causalMask);
   if (!past.cpu || !apart) return byHeads(short);
   const { long, isChunk, positionCount } = past.cpu;
-  const ofChunk = hasChunkOperator(config) ? addChunkAttention(target, past, { positionCount, tokenCount }) : null;
+  const chunk = { positions, positionCount, tokenCount };
+  const ofChunk = hasChunkOperator(config) ? addChunkAttention(target, past, chunk) : null;
   const isOther = g.node("Or", [isChunk, long.has]);
-  const own: (string | number)[] = ["S", H, "T", D / H];
-  const outputs = [["S*T", D], own, own].map((shape) => ({ type: "float32" as const, shape }));
+  const own: (string | number)[] = ["S", K, "T", d];
+  const outputs = [["S*T", H * d], own, own].map((shape) => ({ type: "float32" as const, shape }));
   return (l, qkv) => {
     const [ofLong, ofShort] = [apart, short].map((attend) => () => byHeads(attend)(l, qkv));
     // A decode step of one P is the shortest of all, and enters one branch only.
@@ -115,9 +123,36 @@ export function addAttention(target: Target, past: Past | null, rowCount: string
   };
 }
 
-/** Whether `GroupQueryAttention` takes heads of this width, a multiple of 8. Where not, chunks go the way of other steps. */
+/** Adds attention over queries, [S, K, H / K · T, d], and keys and values, [S, K, T, d], that are apart. */
+function addByHeads(
+  { g, config, rotary }: Target,
+  { rowCount, tokenCount }: StepTokens,
+  positions: string | null,
+): (attend: HeadAttention) => Attention {
+  const { heads: H, kvHeads: K, headWidth: d } = config;
+  const byPosition = g.node("Concat", [rowCount, tokenCount, g.integers(H + 2 * K, d)], { axis: 0 });
+  const byHead = g.node("Concat", [rowCount, g.integers(H), tokenCount, g.integers(d)], { axis: 0 });
+  const partHeads = g.integers(H, K, K);
+  return (attend) => (l, qkv) => {
+    const heads = g.node("Transpose", [g.node("Reshape", [qkv, byPosition])], { perm: [0, 2, 1, 3] });
+    let [q, k, v] = g.nodes("Split", [heads, partHeads], 3, { axis: 1 });
+    if (rotary && positions) {
+      q = addRotation(g, q, positions, rotary.scaledCosines, rotary.scaledSines);
+      k = addRotation(g, k, positions, rotary.cosines, rotary.sines);
+    }
+    if (H === K) {
+      const result = g.node("Transpose", [attend(l, q, k, v)], { perm: [0, 2, 1, 3] });
+      return [g.node("Reshape", [result, g.integers(-1, H * d)]), k, v];
+    }
+    const grouped = attend(l, g.node("Reshape", [q, g.integers(0, K, -1, d)]), k, v);
+    const result = g.node("Transpose", [g.node("Reshape", [grouped, byHead])], { perm: [0, 2, 1, 3] });
+    return [g.node("Reshape", [result, g.integers(-1, H * d)]), k, v];
+  };
+}
+
+/** Whether `GroupQueryAttention` takes heads of this width: with rotary positions, a multiple of 16. Where not, chunks go the way of other steps. */
 export function hasChunkOperator({ headWidth }: ModelShape): boolean {
-  return headWidth % 8 === 0;
+  return headWidth % 16 === 0;
 }
 
 /**
@@ -126,27 +161,28 @@ export function hasChunkOperator({ headWidth }: ModelShape): boolean {
  * It copies the past, so a decode step would take longer with it, and with a past it takes one row only.
  */
 function addChunkAttention(
-  { g, config }: Target,
+  { g, config, rotary }: Target,
   past: Past,
-  { positionCount, tokenCount }: { positionCount: string; tokenCount: string },
+  { positions, positionCount, tokenCount }: { positions: string | null; positionCount: string; tokenCount: string },
 ): Attention {
-  const { hiddenSize: D, heads: H } = config;
+  const { heads: H, kvHeads: K, headWidth: d } = config;
   const end = g.node("Cast", [g.node("Unsqueeze", [positionCount, g.integers(0)])], { to: 7 });
   const start = g.node("Sub", [end, tokenCount]);
   const last = g.node("Cast", [g.node("Sub", [end, g.integers(1)])], { to: 6 });
+  const turning = rotary && positions ? [rotary.cosines, rotary.sines, positions] : [];
+  const scale = { float: rotary ? 1 / Math.sqrt(d) : 1 };
   return (l, qkv) => {
     const packed = [g.node("Unsqueeze", [qkv, g.integers(0)]), "", ""];
-    const inputs = [...packed, past.keys[l], past.values[l], last, positionCount];
-    // 1/√d is in the weights of the queries.
-    const heads = { num_heads: H, kv_num_heads: H, scale: { float: 1 } };
+    const inputs = [...packed, past.keys[l], past.values[l], last, positionCount, ...turning];
+    const attributes = { num_heads: H, kv_num_heads: K, do_rotary: rotary ? 1 : 0, scale };
     // Its result is wrong where the past and the own keys and values together, the other outputs, are not asked for.
-    const [result, ...grown] = g.nodes("com.microsoft:GroupQueryAttention", inputs, 3, heads);
+    const [result, ...grown] = g.nodes("com.microsoft:GroupQueryAttention", inputs, 3, attributes);
     const [k, v] = grown.map((all) => g.node("Slice", [all, start, end, g.integers(2)]));
-    return [g.node("Reshape", [result, g.integers(-1, D)]), k, v];
+    return [g.node("Reshape", [result, g.integers(-1, H * d)]), k, v];
   };
 }
 
-/** Attention of queries [S, H, T, d] of a layer with the step's own keys and values, [S, H, T, d]. */
+/** Attention of a layer's queries, [S, K, H / K · T, d], with the step's own keys and values, [S, K, T, d]. */
 type HeadAttention = (layer: number, q: string, k: string, v: string) => string;
 
 /**
@@ -154,17 +190,18 @@ type HeadAttention = (layer: number, q: string, k: string, v: string) => string;
  * so that it gives the same bits wherever a step goes on with it. `short` is of rows of one P. `apart`, where `past.cpu` has long
  * rows, splits queries, computes attention over each P by itself and joins results: to pad all rows to one P costs more.
  */
-function addPastAttention(target: Target, past: Past, causalMask: string, tokenCount: string) {
+function addPastAttention(target: Target, past: Past, causalMask: string) {
   const { g } = target;
+  const queryCount = g.node("Shape", [causalMask], { start: 2, end: 3 }); // H / K · T
   const chunkCount = g.node("Shape", [causalMask], { start: 3, end: 4 }); // G + T
-  /** Of a layer's queries and their products with the chunk's keys, [S, H, T, G + T]. */
+  /** Of a layer's queries and their products with the chunk's keys, [S, K, H / K · T, G + T]. */
   type PastAttention = (l: number, q: string, toOwn: string) => [ofPast: string, toChunk: string];
   /** Attention of the rows of one P. */
   const among = ({ mask: pastMask, keys, values }: PastRows) => {
     const count = g.node("Shape", [pastMask], { start: 0, end: 1 });
     const pastCount = g.node("Shape", [pastMask], { start: 3, end: 4 });
     const spread = (mask: string, columns: string) =>
-      g.node("Expand", [mask, g.node("Concat", [count, g.integers(1), tokenCount, columns], { axis: 0 })]);
+      g.node("Expand", [mask, g.node("Concat", [count, g.integers(1), queryCount, columns], { axis: 0 })]);
     const mask = g.node("Concat", [spread(pastMask, pastCount), spread(causalMask, chunkCount)], { axis: -1 });
     const partLengths = g.node("Concat", [pastCount, chunkCount], { axis: 0 });
     const attend: PastAttention = (l, q, toOwn) => {

@@ -1,7 +1,7 @@
 /** Probes devices: each does the same matrix products, timed. device.ts decides by the results. */
 import { type Choice, chooseDevice, type DeviceSetting, devicesToProbe, type Probe } from "./device.ts";
-import type { WeightFormat } from "./gpt2-graph.ts";
 import { GraphBuilder } from "./graph.ts";
+import type { WeightFormat } from "./products.ts";
 import { type Device, openSession, tensor } from "./session.ts";
 
 const rows = 256;

@@ -2,7 +2,7 @@
  * Chooses the device that serves from the setting and the results of device-probe.ts. Pure. ONNX Runtime accepts software WebGPU
  * adapters too, so an adapter counts as a GPU only if it computes the same as the CPU and clearly faster.
  */
-import type { WeightFormat } from "./gpt2-graph.ts";
+import type { WeightFormat } from "./products.ts";
 import type { Device } from "./session.ts";
 
 /** What may be asked for; "auto" is a GPU by WebGPU where there is one, else the CPU. */

@@ -1,4 +1,4 @@
-/** Input and output names of the serving graph; shapes are in gpt2-graph.ts, attention-graph.ts and head-graph.ts. */
+/** Input and output names of the serving graph; shapes are in model-graph.ts, attention-graph.ts and head-graph.ts. */
 export const names = {
   tokenIds: "token_ids",
   positions: "positions",

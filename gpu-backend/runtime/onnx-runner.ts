@@ -1,9 +1,10 @@
 /** Executes steps on ONNX Runtime: a session over the serving graph. */
-import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { hasChunkOperator } from "./attention-graph.ts";
-import { buildServingGraph, type WeightFormat } from "./gpt2-graph.ts";
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
+import { buildServingGraph } from "./model-graph.ts";
+import type { ModelWeights } from "./model-weights.ts";
+import type { WeightFormat } from "./products.ts";
 import { bool, noRows, readRows, rowFeeds, rowFetches } from "./row-feeds.ts";
 import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
 import {
@@ -34,7 +35,7 @@ export interface RunnerOptions {
 }
 
 /** Builds the graph and opens the session; the weights are not needed afterwards. */
-export function createStepRunner(options: RunnerOptions & { weights: TensorFile }): Promise<StepRunner> {
+export function createStepRunner(options: RunnerOptions & { weights: ModelWeights }): Promise<StepRunner> {
   const { config, weights, bank, format = "fp32", device = "cpu" } = options;
   return openStepRunner(buildServingGraph(config, weights, bank, { format, device }), options);
 }

@@ -1,8 +1,9 @@
 /** Hidden states of whole texts, for training: the trunk without a past and without a head. */
-import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
-import { buildTrunkGraph } from "./gpt2-graph.ts";
+
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
+import { buildTrunkGraph } from "./model-graph.ts";
+import type { ModelWeights } from "./model-weights.ts";
 import { causalMask } from "./onnx-runner.ts";
 import { openSession, tensor } from "./session.ts";
 
@@ -14,7 +15,7 @@ export interface TrunkRunner {
 
 export async function createTrunkRunner(options: {
   config: ModelConfig;
-  weights: TensorFile;
+  weights: ModelWeights;
   threads: number;
 }): Promise<TrunkRunner> {
   const session = await openSession(buildTrunkGraph(options.config, options.weights), options);

@@ -2,10 +2,11 @@
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
+import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { packTokenizer } from "../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import { type ModelFolder, readModelFolder } from "../runtime/model-folder.ts";
+import { type ModelFolder, readModelFolder } from "../models/safetensors/model-folder.ts";
+import { floatsOf, weightOf } from "../runtime/model-weights.ts";
 import { createTrunkRunner } from "../runtime/trunk-runner.ts";
 import type { PlacedSet, WindowSet } from "./bank/batches.ts";
 import type { TextSettings } from "./bank/settings.ts";
@@ -54,7 +55,7 @@ export interface Prepared {
 export async function prepare(options: PrepareOptions, progress: Progress, signal?: AbortSignal): Promise<Prepared> {
   const model = await readModelFolder(options.modelDirectory);
   const { hiddenSize: D, vocabularySize: V } = model.config;
-  const tokenEmbedding = toFloat32(tensorOf(model.weights, "wte.weight"));
+  const tokenEmbedding = floatsOf(weightOf(model.weights, "model.embed_tokens.weight"));
   const tokenizerFile = packTokenizer(
     await readFile(join(options.modelDirectory, "vocab.json"), "utf8"),
     await readFile(join(options.modelDirectory, "merges.txt"), "utf8"),

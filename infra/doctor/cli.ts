@@ -4,8 +4,8 @@ import { createCommand, exitCodes, runCommand } from "../../gpu-backend/command-
 import { type BackendConfig, readConfig } from "../../gpu-backend/config.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { maxSets, planMemory } from "../../gpu-backend/host/memory-plan.ts";
+import { readModelConfig } from "../../gpu-backend/models/safetensors/model-folder.ts";
 import { selectDevice } from "../../gpu-backend/runtime/device-probe.ts";
-import { readModelConfig } from "../../gpu-backend/runtime/model-folder.ts";
 import { stateFolder } from "../local-edge.ts";
 import { readLocalRun } from "../local-run.ts";
 import { assertPortsFree, readPort } from "../ports.ts";

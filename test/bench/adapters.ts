@@ -2,8 +2,9 @@
  * The cost of the delta: a decode step of a batch of 32 rows with the gates of ever more centroids, beside the same step on a
  * graph without a bank. All run in turn in one process, so that they see the same machine.
  */
-import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
+
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
 import type { Bank, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { seededRandom } from "../support/steps.ts";
 import { Batch } from "./chameleon.ts";

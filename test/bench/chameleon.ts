@@ -4,9 +4,9 @@
  */
 import { chunkTokens } from "../../gpu-backend/config.ts";
 import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";
-import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import type { Kv, Pass, PassOutput } from "../../gpu-backend/runtime/model-runner.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { seededRandom } from "../support/steps.ts";
 import { BatchMeter, type Contestant } from "./contestant.ts";

@@ -4,8 +4,8 @@
  */
 
 import { GraphBuilder } from "../../gpu-backend/runtime/graph.ts";
-import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
 import { openSession, tensor } from "../../gpu-backend/runtime/session.ts";
+import { gpt2Shapes } from "../support/gpt2-file.ts";
 import { seededRandom } from "../support/steps.ts";
 import { gpt2Config } from "./model.ts";
 import { median } from "./quantile.ts";
@@ -52,7 +52,7 @@ function productsOnly(format: KernelFormat): Uint8Array {
   const g = new GraphBuilder("products");
   const multiply = format === "fp32" ? addFloat(g) : addInt8(g);
   let states = g.input("x", "float32", ["M", D]);
-  for (const [name, shape] of expectedShapes(gpt2Config)) {
+  for (const [name, shape] of gpt2Shapes(gpt2Config)) {
     if (!/^h\..*(attn|mlp).*weight$/.test(name)) continue;
     const [rows, columns] = shape;
     const product = multiply(states, rows, columns);

@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { InvalidArgumentError, Option } from "commander";
 import { count, createCommand, parsedOptions } from "../../gpu-backend/command-line.ts";
 import { readConfig } from "../../gpu-backend/config.ts";
-import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
+import { weightFormats } from "../../gpu-backend/runtime/products.ts";
 import { adapterLine, measureAdapters } from "./adapters.ts";
 import { readBandwidth } from "./bandwidth.ts";
 import { type GroupResult, runGroup, skippedLine } from "./contest.ts";

@@ -13,7 +13,7 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { idleMs } from "../../gpu-backend/host/own-adapters/fit-client.ts";
 import { baseDimensions, publishBaseArtifacts } from "../../gpu-backend/models/import/base-artifacts.ts";
-import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
+import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
 import { type Backend, framesOf, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import { gpt2VocabularyFiles } from "../support/gpt2-vocabulary.ts";

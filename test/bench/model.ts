@@ -5,10 +5,12 @@
 import { existsSync } from "node:fs";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { gpt2Weights as renamed } from "../../gpu-backend/models/safetensors/gpt2-weights.ts";
 import { gpt2Config as configOf, type ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
-import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
+import type { ModelWeights } from "../../gpu-backend/runtime/model-weights.ts";
 import type { Bank } from "../../gpu-backend/runtime/step.ts";
 import { readTensorFile, type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { gpt2Shapes } from "../support/gpt2-file.ts";
 import { randomBank, seededRandom } from "../support/steps.ts";
 
 export const gpt2Config = configOf({
@@ -39,17 +41,22 @@ export async function cached(name: string, make: () => Uint8Array | Promise<Uint
 }
 
 export function gpt2WeightsFile(): Promise<string> {
-  return cached("model.safetensors", () => writeTensorFile(randomWeights(gpt2Config, seededRandom(124))));
+  return cached("model.safetensors", () => writeTensorFile(randomGpt2(gpt2Config, seededRandom(124))));
 }
 
-export async function gpt2Weights(): Promise<TensorFile> {
+/** By the names of its file. */
+export async function gpt2Tensors(): Promise<TensorFile> {
   return readTensorFile(await readFile(await gpt2WeightsFile()));
 }
 
-/** Weights spread as GPT-2's are before training; zero biases, gains of one. */
-export function randomWeights(config: ModelConfig, random: () => number): TensorFile {
+export async function gpt2Weights(): Promise<ModelWeights> {
+  return renamed(gpt2Config, await gpt2Tensors());
+}
+
+/** A file of weights spread as GPT-2's are before training; zero biases, gains of one. */
+export function randomGpt2(config: ModelConfig, random: () => number): TensorFile {
   const weights: TensorFile = new Map();
-  for (const [name, shape] of expectedShapes(config)) {
+  for (const [name, shape] of gpt2Shapes(config)) {
     const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
     const isGain = /ln_.*weight$/.test(name);
     // Uniform with a standard deviation of 0.02.

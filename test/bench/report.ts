@@ -1,7 +1,7 @@
 /** The benchmark's lines: the floor, the table, who computes the same, and the ratios. Pure: results in, lines out. */
 
-import { bytesPerWeight, type WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
-import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
+import { bytesPerWeight, type WeightFormat } from "../../gpu-backend/runtime/products.ts";
+import { gpt2Shapes } from "../support/gpt2-file.ts";
 import type { GroupResult, Row } from "./contest.ts";
 import type { Entry } from "./contestant.ts";
 import { gpt2Config } from "./model.ts";
@@ -16,9 +16,7 @@ export interface Floor {
 
 /** Bytes of the matrices that one decode step reads: the linear layers and the head. */
 export function weightBytesOf(format: WeightFormat): number {
-  const matrices = [...expectedShapes(gpt2Config)].filter(
-    ([name, shape]) => shape.length === 2 && name !== "wpe.weight",
-  );
+  const matrices = [...gpt2Shapes(gpt2Config)].filter(([name, shape]) => shape.length === 2 && name !== "wpe.weight");
   return bytesPerWeight[format] * matrices.reduce((sum, [, [rows, columns]]) => sum + rows * columns, 0);
 }
 

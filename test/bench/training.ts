@@ -5,6 +5,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { floatsOf, weightOf } from "../../gpu-backend/runtime/model-weights.ts";
 import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
 import type { WindowSet } from "../../gpu-backend/training/bank/batches.ts";
 import { LossMeter } from "../../gpu-backend/training/bank/loss.ts";
@@ -19,7 +20,6 @@ import {
 } from "../../gpu-backend/training/bank/training-graph.ts";
 import { scoredTokens, windowTokens } from "../../gpu-backend/training/corpus/windows.ts";
 import { HiddenStates } from "../../gpu-backend/training/hidden-states.ts";
-import { tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { seededRandom } from "../support/steps.ts";
 import { gpt2Config, gpt2Weights } from "./model.ts";
 import { median } from "./quantile.ts";
@@ -73,7 +73,11 @@ async function measureIn(folder: string, threads: number, rounds: number): Promi
   await trunk.release();
   if (!states) throw new Error("no hidden states were computed");
 
-  const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding: toFloat32(tensorOf(weights, "wte.weight")) };
+  const head = {
+    vocabularySize: V,
+    hiddenSize: D,
+    tokenEmbedding: floatsOf(weightOf(weights, "model.embed_tokens.weight")),
+  };
   const embeddings = Float32Array.from({ length: measuredWindows * dimensions }, () => random() - 0.5);
   const set = { windows, states, firstState: 0, embeddings };
   const memberOf = Int32Array.from({ length: measuredWindows }, (_, i) => i % clusters);

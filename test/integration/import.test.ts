@@ -308,7 +308,7 @@ describe("models that cannot be served", () => {
     setText("tokenizer.json", JSON.stringify(tokenizer));
   };
   test.each<[string, () => void, RegExp]>([
-    ["another architecture", () => setConfig({ model_type: "llama" }), /model_type is "llama"/],
+    ["another architecture", () => setConfig({ model_type: "bloom" }), /model_type is "bloom"/],
     [
       "a config that is no JSON",
       () => hub.files.set("config.json", new TextEncoder().encode("{")),
@@ -374,7 +374,7 @@ describe("models that cannot be served", () => {
   test("weights that are not numbers are refused by name, and leave no artifacts", async () => {
     await writeTinyModel(join(scratch, "broken"), 11, { brokenPosition: 7 });
     hub.files.set(weights, new Uint8Array(await readFile(join(scratch, "broken", weights))));
-    expect(await refusal()).toMatch(/model\.safetensors: element 224 of wpe\.weight is NaN/);
+    expect(await refusal()).toMatch(/model\.safetensors: element 224 of model\.embed_positions\.weight is NaN/);
     expect(await filesIn(join(folder, "artifacts"))).toEqual([]);
   });
 

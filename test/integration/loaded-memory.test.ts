@@ -4,12 +4,13 @@ import { expect, test } from "vitest";
 import { readConfig } from "../../gpu-backend/config.ts";
 import { artifactsOf } from "../../gpu-backend/engine/artifacts.ts";
 import { openModel } from "../../gpu-backend/engine/open-model.ts";
+import { readModelConfig } from "../../gpu-backend/models/safetensors/model-folder.ts";
 import { collectGarbage } from "../../gpu-backend/runtime/garbage.ts";
-import { buildServingGraph } from "../../gpu-backend/runtime/gpt2-graph.ts";
-import { parametersOf, readModelConfig } from "../../gpu-backend/runtime/model-folder.ts";
+import { buildServingGraph } from "../../gpu-backend/runtime/model-graph.ts";
+import { parametersOf } from "../../gpu-backend/runtime/model-weights.ts";
 import { openStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
-import { randomWeights } from "../bench/model.ts";
+import { randomWeights } from "../support/random-weights.ts";
 import { noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 import { tinyConfig } from "../support/tiny-model.ts";
 

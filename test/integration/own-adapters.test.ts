@@ -22,7 +22,7 @@ import { type AdapterAnswer, adapterAnswerSchema, type MixtureRequest } from "..
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { allFrames, type Backend, startBackend } from "../support/backend-process.ts";
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
-import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
+import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/oracle.ts";
 import { seededRandom } from "../support/steps.ts";
 import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 

@@ -4,11 +4,12 @@
  * first tokens.
  */
 import { expect, test } from "vitest";
+import { gpt2Weights } from "../../gpu-backend/models/safetensors/gpt2-weights.ts";
 import { gpt2Config } from "../../gpu-backend/runtime/model-config.ts";
 import { openSession, tensor } from "../../gpu-backend/runtime/session.ts";
-import { randomWeights } from "../bench/model.ts";
+import { randomGpt2 } from "../bench/model.ts";
 import { buildExportGraph, type ExportFormat } from "../bench/transformers/export-graph.ts";
-import { oracleHidden, oracleLogits } from "../support/gpt2-oracle.ts";
+import { oracleHidden, oracleLogits } from "../support/oracle.ts";
 import { maxDifference, randomBank, seededRandom } from "../support/steps.ts";
 
 const config = gpt2Config({
@@ -29,9 +30,10 @@ const seed = 7;
 
 test.each(exports)("the %s export continues a left-padded batch as the oracle does", async (format, tolerance) => {
   const random = seededRandom(seed);
-  const weights = randomWeights(config, random);
+  const tensors = randomGpt2(config, random);
+  const weights = gpt2Weights(config, tensors);
   const bank = randomBank(config, 1, 0, random);
-  const session = await openSession(buildExportGraph(config, weights, format), { threads: 1 });
+  const session = await openSession(buildExportGraph(config, tensors, format), { threads: 1 });
   const rows = [
     [5, 17, 203, 41, 9],
     [77, 12, 250, 3],

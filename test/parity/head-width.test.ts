@@ -3,8 +3,8 @@ import { expect, test } from "vitest";
 import { hasChunkOperator } from "../../gpu-backend/runtime/attention-graph.ts";
 import { gpt2Config } from "../../gpu-backend/runtime/model-config.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
-import { randomWeights } from "../bench/model.ts";
-import { oracleHidden, oracleLogits } from "../support/gpt2-oracle.ts";
+import { oracleHidden, oracleLogits } from "../support/oracle.ts";
+import { randomWeights } from "../support/random-weights.ts";
 import { grownPast, maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 
 const seed = 7;

@@ -2,9 +2,9 @@
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { meanAdapter } from "../../gpu-backend/adapters/adapter.ts";
-import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
-import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
+import { type ModelFolder, readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import { weightFormats } from "../../gpu-backend/runtime/products.ts";
 import { type Bank, noTokens, type StepInput, type StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 

@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
 import { bankOf, gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/generated/hyper-network.ts";
-import { readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
+import { readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
+import { floatsOf, weightOf } from "../../gpu-backend/runtime/model-weights.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { openSession, tensor } from "../../gpu-backend/runtime/session.ts";
 import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
@@ -42,7 +43,11 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
   const { hiddenSize: D, vocabularySize: V } = model.config;
   const trunk = await createTrunkRunner({ ...model, threads: 1 });
   const states = await HiddenStates.open(join(folder, "hidden.f16"), windows, D, trunk, () => {});
-  const head = { hiddenSize: D, vocabularySize: V, tokenEmbedding: toFloat32(tensorOf(model.weights, "wte.weight")) };
+  const head = {
+    hiddenSize: D,
+    vocabularySize: V,
+    tokenEmbedding: floatsOf(weightOf(model.weights, "model.embed_tokens.weight")),
+  };
   const shape = bankShape({ ...manifest.hyperNetwork, dimensions: manifest.embedding.dimensions });
   const names: ParameterName[] = ["w1", "b1", "w2", "b2", "a", "b"];
   const parameters: Parameters = new Map(names.map((name) => [name, toFloat32(tensorOf(tensors, name))]));
@@ -100,7 +105,11 @@ test("a head rounded to int8 gives training the gradients of the head itself, bu
   const [hiddenUnits, dimensions] = tensorOf(file, "w1").shape;
   const rank = bank.a0.filter((x) => x === 0).length;
   const shape = bankShape({ rank, biases: bank.gates - rank, hidden: hiddenUnits, dimensions });
-  const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding: toFloat32(tensorOf(weights, "wte.weight")) };
+  const head = {
+    vocabularySize: V,
+    hiddenSize: D,
+    tokenEmbedding: floatsOf(weightOf(weights, "model.embed_tokens.weight")),
+  };
   const gradientsIn = async (format: HeadFormat) => {
     const graph = buildTrainingGraph(headIn(format, head), shape);
     const session = await openSession(graph, { threads: 1 });

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
+import { type ModelFolder, readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { Bank, StepInput, StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";

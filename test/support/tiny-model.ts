@@ -7,7 +7,6 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { centroidHash } from "../../gpu-backend/adapters/generated/generated.ts";
 import { gpt2Config } from "../../gpu-backend/runtime/model-config.ts";
-import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
 import {
   edgeTableFile,
   hyperNetworkFile,
@@ -26,6 +25,7 @@ import {
   writeTensorFile,
 } from "../../shared/artifacts/tensor-file.ts";
 import { byteAlphabet, packTokenizer } from "../../shared/tokenizer/pack.ts";
+import { gpt2Shapes } from "./gpt2-file.ts";
 import { seededRandom } from "./steps.ts";
 
 /** V = 256 bytes + 43 merges + end of text. */
@@ -33,7 +33,7 @@ export const tinyConfig = gpt2Config({
   vocabularySize: 300,
   hiddenSize: 32,
   layers: 2,
-  heads: 4,
+  heads: 2,
   contextTokens: 1024,
   stopIds: [299],
 });
@@ -61,7 +61,7 @@ export async function writeTinyModel(
   await mkdir(join(directory, "artifacts"), { recursive: true });
 
   const weights: TensorFile = new Map();
-  for (const [name, shape] of expectedShapes(tinyConfig)) {
+  for (const [name, shape] of gpt2Shapes(tinyConfig)) {
     const isGain = /ln_.*weight$/.test(name);
     const spread = name === "wte.weight" ? 0.35 : 0.25;
     const values = Float32Array.from({ length: elements(shape) }, () => (isGain ? 1 : spread * normal()));

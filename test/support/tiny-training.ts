@@ -2,9 +2,9 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gpt2Config } from "../../gpu-backend/runtime/model-config.ts";
-import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
 import type { TrainOptions } from "../../gpu-backend/training/train.ts";
 import { tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { gpt2Shapes } from "./gpt2-file.ts";
 import { smallBase } from "./small-base.ts";
 import { seededRandom } from "./steps.ts";
 
@@ -73,7 +73,7 @@ async function writeModel(folder: string, random: () => number): Promise<void> {
     contextTokens: shape.n_positions,
     stopIds: [endOfTextId],
   };
-  const shapes = expectedShapes(gpt2Config(sizes));
+  const shapes = gpt2Shapes(gpt2Config(sizes));
   const weights = new Map(
     [...shapes].map(([name, dimensions]) => {
       const length = dimensions.reduce((a, b) => a * b, 1);

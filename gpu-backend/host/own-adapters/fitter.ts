@@ -1,12 +1,12 @@
 /** Fits own adapters over the model's head, several at a time by turns. */
 
 import { setImmediate } from "node:timers/promises";
-import { tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import { bankOf, gatesOf, readHyperNetwork } from "../../adapters/generated/hyper-network.ts";
 import { packOwnAdapter } from "../../adapters/own/artifact.ts";
 import { type Example, fitOwnAdapter, type Head, type OwnAdapterFit } from "../../adapters/own/fit.ts";
 import type { Artifacts } from "../../engine/artifacts.ts";
 import { type HeadSession, openHeadSession } from "../../runtime/head-probabilities.ts";
+import { floatsOf, weightOf } from "../../runtime/model-weights.ts";
 
 export interface FitRequest {
   /** [P] */
@@ -36,7 +36,7 @@ export class Fitter {
   static async open(artifacts: Artifacts, threads: number): Promise<Fitter> {
     const { manifest, manifestHash, model, hyperNetwork } = artifacts;
     const bank = bankOf(hyperNetwork);
-    const embedding = toFloat32(tensorOf(model.weights, "wte.weight"));
+    const embedding = floatsOf(weightOf(model.weights, "model.embed_tokens.weight"));
     const session = await openHeadSession(embedding, model.config.hiddenSize, bank, threads);
     return new Fitter({ manifest, manifestHash, hyperNetwork }, session, bank.gates);
   }

@@ -5,17 +5,18 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Manifest } from "../../../shared/artifacts/manifest.ts";
-import { firstNonFinite, type TensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
+import type { TensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { packTokenizer } from "../../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import type { ModelConfig } from "../../runtime/model-config.ts";
-import { expectedShapes, readModelFolder } from "../../runtime/model-folder.ts";
+import { floatsOf, type ModelWeights, weightOf } from "../../runtime/model-weights.ts";
 import { bankShape, initialParameters } from "../../training/bank/parameters.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import { quantised } from "../../training/clustering/placement.ts";
 import { fitPromptSpace, foldRows } from "../../training/clustering/prompt-space.ts";
 import { prefixTokens } from "../../training/corpus/windows.ts";
 import { publish } from "../../training/publish.ts";
+import { readModelFolder } from "../safetensors/model-folder.ts";
 
 /** P, where the hidden size is not smaller. */
 export const baseDimensions = 64;
@@ -25,10 +26,10 @@ const fittedPieces = 4096;
 /** Writes `<folder>/artifacts` for the model in `folder`. Throws an Error that names the file at fault. */
 export async function publishBaseArtifacts(folder: string, name: string): Promise<Manifest> {
   const { config, weights, weightsHash } = await readModelFolder(folder);
-  requireFinite(folder, config, weights);
+  requireFinite(folder, weights);
   const tokenizer = await readTokenizerFiles(folder, config);
   const { vocabularySize: V, hiddenSize: D, contextTokens, stopIds } = config;
-  const tokenEmbedding = toFloat32(tensorOf(weights, "wte.weight"));
+  const tokenEmbedding = floatsOf(weightOf(weights, "model.embed_tokens.weight"));
   const P = Math.min(baseDimensions, D);
   const pieces = Array.from({ length: Math.min(fittedPieces, V) }, (_, id) => ({
     tokenIds: Int32Array.of(id),
@@ -66,12 +67,12 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
 }
 
 /** One such weight makes every sequence that meets it, or all, fail while it is served. */
-function requireFinite(folder: string, config: ModelConfig, weights: TensorFile): void {
-  for (const name of expectedShapes(config).keys()) {
-    const index = firstNonFinite(tensorOf(weights, name));
+function requireFinite(folder: string, weights: ModelWeights): void {
+  for (const [name, weight] of weights) {
+    const values = floatsOf(weight);
+    const index = values.findIndex((value) => !Number.isFinite(value));
     if (index < 0) continue;
-    const [value] = toFloat32(tensorOf(weights, name)).subarray(index);
-    throw new Error(`${folder}/model.safetensors: element ${index} of ${name} is ${value}`);
+    throw new Error(`${folder}/model.safetensors: element ${index} of ${name} is ${values[index]}`);
   }
 }
 

@@ -7,9 +7,10 @@ import { constants, copyFile, mkdir, readdir, rename, rm, stat, statfs } from "n
 import { basename, join, resolve } from "node:path";
 import { type Manifest, manifestFile } from "../../../shared/artifacts/manifest.ts";
 import { artifactsOf, readArtifacts } from "../../engine/artifacts.ts";
-import { parametersOf, readModelConfig } from "../../runtime/model-folder.ts";
+import { parametersOf } from "../../runtime/model-weights.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import type { Progress } from "../../training/progress.ts";
+import { readModelConfig } from "../safetensors/model-folder.ts";
 import { publishBaseArtifacts, readTokenizerFiles } from "./base-artifacts.ts";
 import { checksumOf, hasChecksum } from "./checksum.ts";
 import { download, partialPath, sizeOf } from "./download.ts";

@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { Option } from "commander";
 import { collected as collect, count, createCommand, runCommand } from "../../command-line.ts";
 import { writeWhole } from "../../files.ts";
-import { type WeightFormat, weightFormats } from "../../runtime/gpt2-graph.ts";
+import { type WeightFormat, weightFormats } from "../../runtime/products.ts";
 import { defaultCorpusFolder, shownCorpusFolder } from "../../training/corpus/lock.ts";
 import { parseSource } from "../../training/corpus/read-corpus.ts";
 import { commandProgress, interruptionSignal } from "../../training/progress.ts";

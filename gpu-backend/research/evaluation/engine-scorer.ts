@@ -9,9 +9,9 @@ import { chunkTokens } from "../../config.ts";
 import { type Artifacts, readArtifacts } from "../../engine/artifacts.ts";
 import { Engine } from "../../engine/engine.ts";
 import { HostRunner } from "../../kv/host-runner.ts";
-import type { WeightFormat } from "../../runtime/gpt2-graph.ts";
 import type { ModelRunner } from "../../runtime/model-runner.ts";
 import { createStepRunner } from "../../runtime/onnx-runner.ts";
+import type { WeightFormat } from "../../runtime/products.ts";
 import type { Plan } from "./serving.ts";
 
 const limits = { maxSequences: 16, maxQueue: 1024, stepTokens: 1024, chunkTokens };

@@ -5,7 +5,7 @@ import { edgeTableFile, isAutoOff } from "../../../shared/artifacts/manifest.ts"
 import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { readEdgeTable } from "../../../shared/math/assignment.ts";
 import { defaultCalibration } from "../../../shared/math/evidence.ts";
-import type { WeightFormat } from "../../runtime/gpt2-graph.ts";
+import type { WeightFormat } from "../../runtime/products.ts";
 import { readLock } from "../../training/corpus/lock.ts";
 import type { CorpusSource } from "../../training/corpus/read-corpus.ts";
 import type { Progress } from "../../training/progress.ts";

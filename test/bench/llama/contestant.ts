@@ -4,7 +4,7 @@
  */
 import { gpt2VocabularyFiles } from "../../support/gpt2-vocabulary.ts";
 import { BatchMeter, type Contestant } from "../contestant.ts";
-import { cached, gpt2Config, gpt2Weights } from "../model.ts";
+import { cached, gpt2Config, gpt2Tensors } from "../model.ts";
 import { importInstalled } from "../peer-package.ts";
 import type { GgufFormat } from "./gguf.ts";
 import { buildGguf } from "./gpt2-gguf.ts";
@@ -24,7 +24,7 @@ interface Context {
 
 export function ggufFile(format: GgufFormat): Promise<string> {
   return cached(`llama/model-${format}.gguf`, async () =>
-    buildGguf(gpt2Config, await gpt2Weights(), gpt2VocabularyFiles(), format),
+    buildGguf(gpt2Config, await gpt2Tensors(), gpt2VocabularyFiles(), format),
   );
 }
 

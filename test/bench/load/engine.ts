@@ -6,12 +6,13 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import type { Adapter, AdapterSource } from "../../../gpu-backend/adapters/adapter.ts";
 import { gatesOf, type HyperNetwork } from "../../../gpu-backend/adapters/generated/hyper-network.ts";
-import type { WeightFormat } from "../../../gpu-backend/runtime/gpt2-graph.ts";
 import type { ModelRunner } from "../../../gpu-backend/runtime/model-runner.ts";
+import type { WeightFormat } from "../../../gpu-backend/runtime/products.ts";
 import type { Frame } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/engine-harness.ts";
+import { randomWeights } from "../../support/random-weights.ts";
 import { randomBank, seededRandom } from "../../support/steps.ts";
-import { gpt2Bank, gpt2Config, gpt2Weights, randomWeights } from "../model.ts";
+import { gpt2Bank, gpt2Config, gpt2Weights } from "../model.ts";
 import type { Arrival } from "./trace.ts";
 
 /** Shapes with random weights. The small one is for a quick look: a step takes a twentieth of GPT-2 124M's. */

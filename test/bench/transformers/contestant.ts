@@ -2,13 +2,13 @@
 import { join } from "node:path";
 import { AutoModelForCausalLM, env, Tensor, type TextStreamer } from "@huggingface/transformers";
 import { BatchMeter, type Contestant } from "../contestant.ts";
-import { cached, gpt2Config, gpt2Weights } from "../model.ts";
+import { cached, gpt2Config, gpt2Tensors } from "../model.ts";
 import { buildExportGraph, type ExportFormat, exportFiles } from "./export-graph.ts";
 
 /** Writes the model's folder where it is missing. Returns its parent and its name. */
 async function exportFolder(format: ExportFormat): Promise<{ parent: string; name: string }> {
   const name = "transformers";
-  await cached(`${name}/${exportFiles[format]}`, async () => buildExportGraph(gpt2Config, await gpt2Weights(), format));
+  await cached(`${name}/${exportFiles[format]}`, async () => buildExportGraph(gpt2Config, await gpt2Tensors(), format));
   const config = {
     model_type: "gpt2",
     architectures: ["GPT2LMHeadModel"],

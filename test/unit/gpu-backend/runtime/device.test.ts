@@ -8,7 +8,7 @@ import {
   type Probe,
   probeTolerance,
 } from "../../../../gpu-backend/runtime/device.ts";
-import { weightFormats } from "../../../../gpu-backend/runtime/gpt2-graph.ts";
+import { weightFormats } from "../../../../gpu-backend/runtime/products.ts";
 import type { Device } from "../../../../gpu-backend/runtime/session.ts";
 
 const right = Float32Array.of(1, -2, 4);

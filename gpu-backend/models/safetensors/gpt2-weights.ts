@@ -1,0 +1,91 @@
+/**
+ * GPT-2's tensors under the names of model-weights.ts. GPT-2 stores matrices as [in, out] (Conv1D), and queries, keys and values as
+ * one. Each is turned when its bytes are asked for, so that at most one is in memory twice.
+ */
+import { isFloat, type Tensor, type TensorFile, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
+import type { ModelConfig } from "../../runtime/model-config.ts";
+import type { ModelWeights, Weight } from "../../runtime/model-weights.ts";
+import { transpose } from "../../runtime/transpose.ts";
+
+const wholeNames = {
+  "wte.weight": "model.embed_tokens.weight",
+  "wpe.weight": "model.embed_positions.weight",
+  "ln_f.weight": "model.norm.weight",
+  "ln_f.bias": "model.norm.bias",
+};
+const layerNorms = { ln_1: "input_layernorm", ln_2: "post_attention_layernorm" };
+const layerProducts = {
+  "attn.c_attn": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+  "attn.c_proj": ["self_attn.o_proj"],
+  "mlp.c_fc": ["mlp.up_proj"],
+  "mlp.c_proj": ["mlp.down_proj"],
+};
+
+/** Some exports put it before every name. */
+const prefix = "transformer.";
+
+/** True for a file of a GPT-2. */
+export function isGpt2(file: TensorFile): boolean {
+  return file.has("wte.weight") || file.has(`${prefix}wte.weight`);
+}
+
+/** Throws an Error that names the file (`what`) and a tensor that is missing or not of floats. */
+export function gpt2Weights(
+  { layers }: Pick<ModelConfig, "layers">,
+  file: TensorFile,
+  what = "model.safetensors",
+): ModelWeights {
+  const tensorOf = (name: string): Tensor => {
+    const tensor = file.get(name) ?? file.get(prefix + name);
+    if (!tensor) throw new Error(`${what} has no tensor ${name}`);
+    if (isFloat(tensor.dtype)) return tensor;
+    throw new Error(`${what}: ${name} is ${tensor.dtype}, not a float of up to 32 bits`);
+  };
+  const weights = new Map<string, Weight>();
+  for (const [theirs, ours] of Object.entries(wholeNames)) weights.set(ours, tensorOf(theirs));
+  for (let l = 0; l < layers; l++) {
+    for (const [theirs, ours] of Object.entries(layerNorms)) {
+      for (const kind of ["weight", "bias"]) {
+        weights.set(`model.layers.${l}.${ours}.${kind}`, tensorOf(`h.${l}.${theirs}.${kind}`));
+      }
+    }
+    for (const [theirs, parts] of Object.entries(layerProducts)) {
+      const matrix = tensorOf(`h.${l}.${theirs}.weight`);
+      const bias = tensorOf(`h.${l}.${theirs}.bias`);
+      parts.forEach((ours, part) => {
+        weights.set(`model.layers.${l}.${ours}.weight`, turned(matrix, part, parts.length));
+        weights.set(`model.layers.${l}.${ours}.bias`, partOf(bias, part, parts.length));
+      });
+    }
+  }
+  return weights;
+}
+
+/** Part `part` of the columns of a matrix [in, out], as [out / parts, in]. */
+function turned(matrix: Tensor, part: number, parts: number): Weight {
+  const [rows, columns] = matrix.shape;
+  const count = columns / parts;
+  return {
+    dtype: "F32",
+    shape: [count, rows],
+    get bytes() {
+      const all = transpose(toFloat32(matrix), rows, columns);
+      return bytesOf(all.subarray(part * count * rows, (part + 1) * count * rows));
+    },
+  };
+}
+
+function partOf(bias: Tensor, part: number, parts: number): Weight {
+  const count = bias.shape[0] / parts;
+  return {
+    dtype: "F32",
+    shape: [count],
+    get bytes() {
+      return bytesOf(toFloat32(bias).subarray(part * count, (part + 1) * count));
+    },
+  };
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
+}

@@ -1,0 +1,43 @@
+/** Reads a Hugging Face model folder: config.json and model.safetensors of a family that config.ts knows. */
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { readTensorFile, type TensorFile } from "../../../shared/artifacts/tensor-file.ts";
+import type { ModelConfig } from "../../runtime/model-config.ts";
+import { checkWeights, type ModelWeights, parametersOf } from "../../runtime/model-weights.ts";
+import { configOf } from "./config.ts";
+import { gpt2Weights, isGpt2 } from "./gpt2-weights.ts";
+
+/** Maximum number of parameters: two bytes each in model.safetensors, of which Node reads 2 GiB in one piece. */
+const maxParameters = 2 ** 30 - 1;
+
+export interface ModelFolder {
+  config: ModelConfig;
+  weights: ModelWeights;
+  /** SHA-256 of model.safetensors. */
+  weightsHash: string;
+}
+
+/** Reads and checks a model folder. Throws an Error that names the file and the field or tensor at fault. */
+export async function readModelFolder(directory: string): Promise<ModelFolder> {
+  const config = await readModelConfig(directory);
+  const file = join(directory, "model.safetensors");
+  const bytes = await readFile(file);
+  const weights = weightsOf(config, readTensorFile(bytes, file), file);
+  checkWeights(file, config, weights);
+  return { config, weights, weightsHash: createHash("sha256").update(bytes).digest("hex") };
+}
+
+/** Reads and checks config.json alone. Throws an Error of one line that names the file, and the first field at fault with its value. */
+export async function readModelConfig(directory: string): Promise<ModelConfig> {
+  const file = join(directory, "config.json");
+  const config = configOf(await readFile(file, "utf8"), file);
+  const parameters = parametersOf(config);
+  if (parameters <= maxParameters) return config;
+  throw new Error(`${file}: its sizes make ${parameters} parameters, the maximum is ${maxParameters}`);
+}
+
+/** Tensors by the names of model-weights.ts, which are those of all families but GPT-2's. */
+function weightsOf(config: ModelConfig, tensors: TensorFile, file: string): ModelWeights {
+  return isGpt2(tensors) ? gpt2Weights(config, tensors, file) : tensors;
+}

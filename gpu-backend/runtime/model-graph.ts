@@ -1,0 +1,194 @@
+/**
+ * A language model as ONNX graphs: the serving graph (trunk and head) and the trunk alone. The families of model-config.ts share the
+ * block: norm, attention, norm, feed-forward part. Attention is in attention-graph.ts, products with weights in products.ts, the head
+ * in head-graph.ts. "Split" KV: the past is a read-only input, only the new keys and values come out.
+ * Source of the delta: arXiv 2502.04315, eq. for the adapted LM head.
+ */
+
+import { addAttention, type Past, pastInputs, splitPast, type Target } from "./attention-graph.ts";
+import { GraphBuilder } from "./graph.ts";
+import { names } from "./graph-names.ts";
+import { addHead } from "./head-graph.ts";
+import type { ModelConfig } from "./model-config.ts";
+import { floatsOf, type ModelWeights, weightOf } from "./model-weights.ts";
+import { type AddProduct, addEmbedding, addProducts, biased, type Embedding, type WeightFormat } from "./products.ts";
+import { addRotaryTables } from "./rotary.ts";
+import type { Device } from "./session.ts";
+import type { Bank } from "./step.ts";
+
+/** What a graph is made from and into. */
+interface Build extends Target {
+  config: ModelConfig;
+  weights: ModelWeights;
+  format: WeightFormat;
+}
+
+function startBuild(
+  name: string,
+  { config, weights, ...rest }: Pick<Build, "config" | "weights" | "format" | "device">,
+): Build {
+  const g = new GraphBuilder(name);
+  const { positions } = config;
+  const rotary = positions === "learned" ? null : addRotaryTables(g, config, positions, weights);
+  return { g, config, weights, rotary, ...rest };
+}
+
+/**
+ * The graph that serves. The trunk runs where the step has tokens (`wants_trunk`), the head on positions of this step
+ * (`head_rows`) and on states of earlier ones that the host feeds again (`fed_states`).
+ */
+export function buildServingGraph(
+  config: ModelConfig,
+  weights: ModelWeights,
+  bank: Bank,
+  options: { format: WeightFormat; device: Device },
+): Uint8Array {
+  const { hiddenSize: D, kvHeads: K, headWidth: d } = config;
+  const build = startBuild("serving", { config, weights, ...options });
+  const { g } = build;
+  const embedding = addEmbedding(build);
+  const { present, states } = addServingTrunk(build, embedding);
+  g.output(names.present, present, "float32", ["2L*S", K, "T", d]);
+  g.output(names.states, states, "float32", ["S*T", D]);
+  const here = g.node("Gather", [states, g.input(names.headRows, "int32", ["K"])], { axis: 0 });
+  const headStates = g.node("Concat", [here, g.input(names.fedStates, "float32", ["X", D])], { axis: 0 });
+  const [hidden] = g.when(g.input(names.wantsHidden, "bool", []), [{ type: "float32", shape: ["M", D] }], () => [
+    addLastFeedForward(build, headStates),
+  ]);
+  g.output(names.hidden, hidden, "float32", ["M", D]);
+  addHead({ g, config, bank, baseLogits: embedding.baseLogits }, hidden);
+  return g.bytes();
+}
+
+/** The trunk without a past and without a head, for training: token ids [S, T] → hidden states [S × T, D]. */
+export function buildTrunkGraph(config: ModelConfig, weights: ModelWeights): Uint8Array {
+  const build = startBuild("trunk", { config, weights, format: "fp32", device: "cpu" });
+  const { g } = build;
+  const { states } = addTrunk(build, tokenInputs(build), null, addEmbedding(build));
+  g.output(names.hidden, addLastFeedForward(build, states), "float32", ["S*T", config.hiddenSize]);
+  return g.bytes();
+}
+
+/** New keys and values, and states, of a step that may have no tokens: then both are empty. */
+function addServingTrunk(build: Build, embedding: Embedding) {
+  const { g, config } = build;
+  const { hiddenSize: D, kvHeads: K, headWidth: d } = config;
+  const inputs = tokenInputs(build);
+  const past = pastInputs(build);
+  const outputs = [
+    { type: "float32", shape: ["2L*S", K, "T", d] },
+    { type: "float32", shape: ["S*T", D] },
+  ] as const;
+  const [present, states] = g.when(g.input(names.wantsTrunk, "bool", []), outputs, () => {
+    const trunk = addTrunk(build, inputs, splitPast(build, past), embedding);
+    return [g.node("Concat", trunk.fresh, { axis: 0 }), trunk.states];
+  });
+  return { present, states };
+}
+
+interface TokenInputs {
+  tokenIds: string; // [S, T]
+  positions: string; // [S, T]
+  /** (S, T) */
+  shape: string;
+}
+
+function tokenInputs({ g }: Build): TokenInputs {
+  const tokenIds = g.input(names.tokenIds, "int32", ["S", "T"]);
+  return { tokenIds, positions: g.input(names.positions, "int32", ["S", "T"]), shape: g.node("Shape", [tokenIds]) };
+}
+
+interface Trunk {
+  /** Before the last block's feed-forward part, [S × T, D]. */
+  states: string;
+  /** Keys, then values, of each layer: 2L × [S, H, T, d]. */
+  fresh: string[];
+}
+
+/** Embeddings and blocks, but for the last block's feed-forward part: of that, only rows with a head are computed. */
+function addTrunk(
+  build: Build,
+  { tokenIds, positions, shape }: TokenInputs,
+  past: Past | null,
+  { embed }: Embedding,
+): Trunk {
+  const { g, config } = build;
+  const { hiddenSize: D, layers } = config;
+  let embedded = embed(tokenIds); // [S, T, D]
+  if (config.positions === "learned") {
+    const rows = g.node("Gather", [weight(build, "model.embed_positions.weight"), positions], { axis: 0 });
+    embedded = g.node("Add", [embedded, rows]);
+  }
+  const rowCount = g.node("Slice", [shape, g.integers(0), g.integers(1)]); // S
+  const tokenCount = g.node("Slice", [shape, g.integers(1), g.integers(2)]); // T
+  const attention = addAttention(build, past, { positions, rowCount, tokenCount });
+  const fresh: string[] = [];
+  let states = g.node("Reshape", [embedded, g.integers(-1, D)]); // [S × T, D] from here on
+  const product = addProducts(build, states);
+
+  for (let l = 0; l < layers; l++) {
+    const normed = addNorm(build, `${block(l)}.input_layernorm`, states);
+    const [attended, k, v] = attention(l, addQueriesKeysValues(build, l, normed, product));
+    fresh.push(k, v);
+    states = g.node("Add", [states, biased(g, product([`${block(l)}.self_attn.o_proj`], attended))]);
+    if (l < layers - 1) states = addFeedForward(build, l, states, product);
+  }
+  return { states, fresh };
+}
+
+/** Queries, keys and values of block l, [M, (H + 2K) · d]. */
+function addQueriesKeysValues(build: Build, l: number, normed: string, product: AddProduct): string {
+  const { g, config } = build;
+  const { heads: H, kvHeads: K, headWidth: d } = config;
+  const stems = ["q", "k", "v"].map((part) => `${block(l)}.self_attn.${part}_proj`);
+  const scaled = config.positions === "learned" ? { rows: H * d, by: 1 / Math.sqrt(d) } : undefined;
+  const qkv = biased(g, product(stems, normed, scaled));
+  if (!config.queryKeyNorm) return qkv;
+  const heads = g.node("Reshape", [qkv, g.integers(-1, H + 2 * K, d)]);
+  const [q, k, v] = g.nodes("Split", [heads, g.integers(H, K, K)], 3, { axis: 1 });
+  const ofHeads = [
+    addNorm(build, `${block(l)}.self_attn.q_norm`, q),
+    addNorm(build, `${block(l)}.self_attn.k_norm`, k),
+    v,
+  ];
+  return g.node("Reshape", [g.node("Concat", ofHeads, { axis: 1 }), g.integers(-1, (H + 2 * K) * d)]);
+}
+
+/** States after the feed-forward part of block l. */
+function addFeedForward(build: Build, l: number, states: string, product: AddProduct): string {
+  const { g } = build;
+  const normed = addNorm(build, `${block(l)}.post_attention_layernorm`, states);
+  const [gate, up, down] = ["gate", "up", "down"].map((part) => `${block(l)}.mlp.${part}_proj`);
+  const activated = () => {
+    if (build.config.activation === "gelu") {
+      const inner = product([up], normed);
+      return g.node("com.microsoft:FastGelu", inner.bias ? [inner.product, inner.bias] : [inner.product]);
+    }
+    const both = biased(g, product([gate, up], normed));
+    const [gates, values] = g.nodes("Split", [both], 2, { axis: 1, num_outputs: 2 });
+    return g.node("Mul", [g.node("com.microsoft:QuickGelu", [gates], { alpha: { float: 1 } }), values]);
+  };
+  return g.node("Add", [states, biased(g, product([down], activated()))]);
+}
+
+/** What is left of the trunk for rows with a head: the last feed-forward part and the last norm. */
+function addLastFeedForward(build: Build, states: string): string {
+  const last = addFeedForward(build, build.config.layers - 1, states, addProducts(build, states));
+  return addNorm(build, "model.norm", last);
+}
+
+const block = (l: number) => `model.layers.${l}`;
+
+/** The named norm over the last dimension of x. */
+function addNorm(build: Build, name: string, x: string): string {
+  const { norm, normEpsilon } = build.config;
+  const attributes = { axis: -1, epsilon: { float: normEpsilon } };
+  const gain = weight(build, `${name}.weight`);
+  if (norm === "rms") return build.g.node("SimplifiedLayerNormalization", [x, gain], attributes);
+  return build.g.node("LayerNormalization", [x, gain, weight(build, `${name}.bias`)], attributes);
+}
+
+function weight({ g, weights }: Build, name: string): string {
+  const found = weightOf(weights, name);
+  return g.constant(floatsOf(found), found.shape, name);
+}

@@ -1,0 +1,61 @@
+/**
+ * Rotary positions (arXiv 2104.09864) over halves: at position p, dimensions i and i + d/2 of a head turn by the angle p · f(i).
+ * Llama 3's scaling: arXiv 2407.21783, as in `ROPE_INIT_FUNCTIONS["llama3"]` of Hugging Face's transformers.
+ */
+import type { GraphBuilder } from "./graph.ts";
+import type { ModelConfig, Rotary } from "./model-config.ts";
+import { floatsOf, type ModelWeights } from "./model-weights.ts";
+
+/** Cosines and sines of every position, constants of [contextTokens, d / 2]. */
+export interface RotaryTables {
+  cosines: string;
+  sines: string;
+  /** The same times 1/√d, for queries, which saves a pass over the scores. */
+  scaledCosines: string;
+  scaledSines: string;
+}
+
+export function addRotaryTables(
+  g: GraphBuilder,
+  { headWidth, contextTokens }: ModelConfig,
+  rotary: Rotary,
+  weights: ModelWeights,
+): RotaryTables {
+  const factors = weights.get("rope_freqs.weight");
+  const frequencies = rotaryFrequencies(headWidth, rotary, factors ? floatsOf(factors) : null);
+  const half = headWidth / 2;
+  const table = (name: string, of: (angle: number) => number, by = 1) => {
+    const values = new Float32Array(contextTokens * half);
+    for (let i = 0; i < values.length; i++) values[i] = by * of(Math.floor(i / half) * frequencies[i % half]);
+    return g.constant(values, [contextTokens, half], name);
+  };
+  const scale = 1 / Math.sqrt(headWidth);
+  return {
+    cosines: table("rotary.cosines", Math.cos),
+    sines: table("rotary.sines", Math.sin),
+    scaledCosines: table("rotary.scaled_cosines", Math.cos, scale),
+    scaledSines: table("rotary.scaled_sines", Math.sin, scale),
+  };
+}
+
+/** f of each pair of dimensions, [d / 2], in radians per position; `factors` [d / 2] divide them, as a GGUF file gives them. */
+export function rotaryFrequencies(
+  headWidth: number,
+  { theta, scaling }: Rotary,
+  factors: Float32Array | null,
+): Float64Array {
+  return Float64Array.from({ length: headWidth / 2 }, (_, i) => {
+    const frequency = theta ** ((-2 * i) / headWidth) / (factors?.[i] ?? 1);
+    if (!scaling) return frequency;
+    const turns = (scaling.originalContextTokens * frequency) / (2 * Math.PI);
+    const { factor, lowFrequencyFactor: low, highFrequencyFactor: high } = scaling;
+    // From `low` to `high` turns within the original context the stretching fades out.
+    const kept = Math.min(1, Math.max(0, (turns - low) / (high - low)));
+    return frequency * (kept + (1 - kept) / factor);
+  });
+}
+
+/** Turns heads x [S, heads, T, d] by their positions, int64 [S, T]. */
+export function addRotation(g: GraphBuilder, x: string, positions: string, cosines: string, sines: string): string {
+  return g.node("com.microsoft:RotaryEmbedding", [x, positions, cosines, sines]);
+}

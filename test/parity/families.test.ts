@@ -1,0 +1,69 @@
+/** Graphs of every family against the plain forward pass: a prompt at once, in chunks, and token by token beside other rows. */
+import { expect, test } from "vitest";
+import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
+import { oracleHidden, oracleLogits } from "../support/oracle.ts";
+import { randomWeights } from "../support/random-weights.ts";
+import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
+import { tinyFamilies } from "../support/tiny-families.ts";
+
+const seed = 34;
+/** Of hidden states of about 1, in float32 against float64. */
+const tolerance = 2e-5;
+/** Positions from which the prompt's next chunk, or single tokens, are computed over a past. */
+const chunkEnds = [20, 33];
+
+test.each(Object.entries(tinyFamilies))("%s", async (name, config) => {
+  const random = seededRandom(seed);
+  const weights = randomWeights(config, random, 0.15);
+  const bank = randomBank(config, 3, 1, random);
+  const draw = (length: number) => Array.from({ length }, () => Math.floor(random() * config.vocabularySize));
+  const [ids, otherIds] = [draw(40), draw(40)];
+  const { hiddenSize: D, vocabularySize: V } = config;
+  const gates = Float32Array.of(1, -2, 0.5, 1);
+  const [expected, otherExpected] = [ids, otherIds].map((some) => oracleHidden(config, weights, some));
+  let worst = 0;
+  const compare = (found: ArrayLike<number>, wanted: ArrayLike<number>) => {
+    worst = Math.max(worst, maxDifference(found, wanted));
+  };
+
+  const trunk = await createTrunkRunner({ config, weights, threads: 1 });
+  const whole = await trunk.hidden(Int32Array.from([...ids, ...otherIds]), 2, ids.length);
+  await trunk.release();
+  compare(
+    whole,
+    [...expected, ...otherExpected].flatMap((row) => [...row]),
+  );
+
+  const runner = await createStepRunner({ config, weights, bank, threads: 1 });
+  /** The state of a prompt after its chunks, checked at the end of each. */
+  const prefilled = async (prompt: number[], wanted: ArrayLike<number>[]): Promise<StepRow> => {
+    let row: StepRow = { tokenIds: prompt.slice(0, chunkEnds[0]), gates, ...noPast(config) };
+    for (const [i, end] of chunkEnds.entries()) {
+      const input = stepOf(config, [row], { pastTokens: 64 });
+      const output = await runner.run(input);
+      compare(output.hidden!, wanted[end - 1]);
+      const tokenIds = prompt.slice(end, chunkEnds[i + 1] ?? end + 1);
+      row = { tokenIds, gates, past: grownPast(config, row, 0, input, output), pastLength: end };
+    }
+    return row;
+  };
+  let rows = [await prefilled(ids, expected), await prefilled(otherIds, otherExpected)];
+  for (let position = chunkEnds[1]; position < ids.length; position++) {
+    const input = stepOf(config, rows, { pastTokens: 64 });
+    const output = await runner.run(input);
+    compare(output.hidden!.subarray(0, D), expected[position]);
+    compare(output.hidden!.subarray(D), otherExpected[position]);
+    rows = rows.map((row, s) => ({
+      tokenIds: [[ids, otherIds][s][position + 1] ?? 0],
+      gates,
+      past: grownPast(config, row, s, input, output),
+      pastLength: position + 1,
+    }));
+    if (position < ids.length - 1) continue;
+    compare(output.scores!.subarray(0, V), oracleLogits(config, weights, expected[position], bank, gates));
+  }
+  await runner.release();
+  console.log(`${name}: greatest difference ${worst.toExponential(1)}, tolerance ${tolerance}`);
+  expect(worst).toBeLessThan(tolerance);
+});

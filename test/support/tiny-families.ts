@@ -1,0 +1,54 @@
+/** Models of each family's structure in miniature. Their sizes differ where the structure lets them, so that none stands for another. */
+import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import { gpt2Config, type ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
+import { randomWeights } from "./random-weights.ts";
+import { seededRandom } from "./steps.ts";
+import { tinyConfig } from "./tiny-model.ts";
+
+const { vocabularySize, stopIds } = tinyConfig;
+const biases = { queryKeyValue: false, attentionOutput: false, feedForward: false };
+
+/** SmolLM2 135M and 360M: three heads of queries share one of keys and values. Good for whatever `tinyConfig` is good for. */
+export const tinyLlama: ModelConfig = {
+  ...{
+    vocabularySize,
+    hiddenSize: 32,
+    layers: 2,
+    heads: 6,
+    kvHeads: 2,
+    headWidth: 16,
+    contextTokens: 1024,
+    stopIds,
+  },
+  ...{ feedForwardSize: 96, norm: "rms", normEpsilon: 1e-5, activation: "swiglu" },
+  ...{ positions: { theta: 100_000, scaling: null }, queryKeyNorm: false, biases, tiedHead: true },
+};
+
+export const tinyFamilies: Record<string, ModelConfig> = {
+  "GPT-2": gpt2Config({ vocabularySize, hiddenSize: 32, layers: 2, heads: 4, contextTokens: 128, stopIds }),
+  "SmolLM2 135M": tinyLlama,
+  "SmolLM2 1.7B": { ...tinyLlama, heads: 4, kvHeads: 4 },
+  "Llama 3.2": {
+    ...{ ...tinyLlama, heads: 8, kvHeads: 2, headWidth: 32 },
+    positions: {
+      theta: 500_000,
+      // Of sixteen frequencies some turn often within 24 positions, some seldom and one in between.
+      scaling: { factor: 32, lowFrequencyFactor: 1, highFrequencyFactor: 4, originalContextTokens: 24 },
+    },
+  },
+  "Llama 3.1": { ...tinyLlama, tiedHead: false },
+  Qwen2: { ...tinyLlama, heads: 7, kvHeads: 1, headWidth: 8, biases: { ...biases, queryKeyValue: true } },
+  Qwen3: { ...tinyLlama, heads: 4, kvHeads: 2, headWidth: 48, queryKeyNorm: true, tiedHead: false },
+  "a Llama with all biases": {
+    ...tinyLlama,
+    biases: { queryKeyValue: true, attentionOutput: true, feedForward: true },
+  },
+};
+
+/** What `writeTinyModel` wrote, with its model or a random Llama of the same vocabulary and width. */
+export async function readTinyArtifacts(folder: string, family: "GPT-2" | "Llama"): Promise<Artifacts> {
+  const artifacts = await readArtifacts(folder);
+  if (family === "GPT-2") return artifacts;
+  const weights = randomWeights(tinyLlama, seededRandom(7), 0.25);
+  return { ...artifacts, model: { ...artifacts.model, config: tinyLlama, weights } };
+}
