@@ -14,8 +14,9 @@ import type { Frame, MixtureRequest, SequenceRequest } from "../../shared/contra
 import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { evidencePositions, positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
-import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
+import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/oracle.ts";
 import { seededRandom } from "../support/steps.ts";
+import { readTinyArtifacts } from "../support/tiny-families.ts";
 import { tinyCentroids, tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 
 const seed = 2026;
@@ -25,19 +26,15 @@ const random = seededRandom(seed);
 const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 
 let folder: string;
+/** Their model is of the family under test. */
 let artifacts: Artifacts;
 let runner: StepRunner;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "backend-engine-"));
   await writeTinyModel(folder);
-  artifacts = await readArtifacts(folder);
-  runner = await createStepRunner({ ...artifacts.model, bank: bankOf(artifacts.hyperNetwork), threads: 2 });
 });
-afterAll(async () => {
-  await runner.release();
-  await rm(folder, { recursive: true });
-});
+afterAll(() => rm(folder, { recursive: true }));
 
 const harness = (
   limits: Parameters<typeof createEngineHarness>[0]["limits"] = {},
@@ -91,406 +88,417 @@ function mixedWork(temperature: number): Work[] {
 }
 const submit = (target: EngineHarness, { centroid, request }: Work) => target.engine.submit(centroid, [request]);
 
-describe("batch invariance: the same tokens and the same logprobs, bit for bit", () => {
-  test.each([
-    ["greedy", 0],
-    ["seeded", 1],
-  ])("%s: alone, among 32 mates of mixed centroids, and joined while they decode", async (_, temperature) => {
-    const work = mixedWork(temperature);
-    const together = harness();
-    for (const one of work) await submit(together, one);
-    await together.finish();
-    const staggered = harness({ stepTokens: 128 });
-    for (const [i, one] of work.entries()) {
-      await submit(staggered, one);
-      for (let s = 0; s < 1 + (i % 3); s++) await staggered.engine.step();
-    }
-    await staggered.finish();
-    const texts = new Set<string>();
-    for (const one of work) {
-      const { id } = one.request;
-      const alone = harness();
-      await submit(alone, one);
-      await alone.finish();
-      const { maxTokens, sampling } = one.request;
-      const { stop_token_ids, min_tokens } = samplingWith(sampling);
-      const { length } = alone.tokensOf(id);
-      if (stop_token_ids.length === 0) expect(length).toBe(maxTokens);
-      else expect(length).toBeGreaterThanOrEqual(min_tokens);
-      expect(together.tokenFramesOf(id)).toEqual(alone.tokenFramesOf(id));
-      expect(staggered.tokenFramesOf(id)).toEqual(alone.tokenFramesOf(id));
-      for (const other of [together, staggered])
-        expect(mixtureIn(other.lastFrameOf(id))).toEqual(mixtureIn(alone.lastFrameOf(id)));
-      texts.add(alone.tokensOf(id).join());
-    }
-    expect(texts.size).toBeGreaterThan(25);
-    const widest = Math.max(...together.reports.map(({ sequences }) => sequences));
-    expect(widest).toBe(33);
-    expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0 });
+describe.each(["GPT-2", "Llama"] as const)("a %s", (family) => {
+  beforeAll(async () => {
+    artifacts = await readTinyArtifacts(folder, family);
+    runner = await createStepRunner({ ...artifacts.model, bank: bankOf(artifacts.hyperNetwork), threads: 2 });
   });
+  afterAll(() => runner.release());
 
-  test.each([
-    ["greedy", 0],
-    ["seeded", 1],
-  ])("%s: continued by another engine from any number of its tokens", async (_, temperature) => {
-    const work = mixedWork(temperature);
-    const first = harness();
-    for (const one of work) await submit(first, one);
-    await first.finish();
-    // What a cached beginning changes is prefix-cache.test.ts's.
-    const second = harness({}, { prefixBytes: 0 });
-    for (const { centroid, request } of work) {
-      const ids = first.tokensOf(request.id);
-      for (const known of [1, 2, 13, ids.length - 1]) {
-        const continuedIds = ids.slice(0, known);
-        await submit(second, { centroid, request: { ...request, id: `${request.id}_${known}`, continuedIds } });
+  describe("batch invariance: the same tokens and the same logprobs, bit for bit", () => {
+    test.each([
+      ["greedy", 0],
+      ["seeded", 1],
+    ])("%s: alone, among 32 mates of mixed centroids, and joined while they decode", async (_, temperature) => {
+      const work = mixedWork(temperature);
+      const together = harness();
+      for (const one of work) await submit(together, one);
+      await together.finish();
+      const staggered = harness({ stepTokens: 128 });
+      for (const [i, one] of work.entries()) {
+        await submit(staggered, one);
+        for (let s = 0; s < 1 + (i % 3); s++) await staggered.engine.step();
       }
-    }
-    await second.finish();
-    let different = 0;
-    let largest = 0;
-    for (const { request } of work) {
-      const whole = first.tokenFramesOf(request.id);
-      for (const known of [1, 2, 13, whole.length - 1]) {
-        const rest = second.tokenFramesOf(`${request.id}_${known}`);
-        const expected = whole.slice(known);
-        if (rest.map(({ tokenId }) => tokenId).join() !== expected.map(({ tokenId }) => tokenId).join()) different++;
-        for (const [i, { logprob }] of rest.entries()) {
-          largest = Math.max(largest, Math.abs(logprob! - expected[i].logprob!));
+      await staggered.finish();
+      const texts = new Set<string>();
+      for (const one of work) {
+        const { id } = one.request;
+        const alone = harness();
+        await submit(alone, one);
+        await alone.finish();
+        const { maxTokens, sampling } = one.request;
+        const { stop_token_ids, min_tokens } = samplingWith(sampling);
+        const { length } = alone.tokensOf(id);
+        if (stop_token_ids.length === 0) expect(length).toBe(maxTokens);
+        else expect(length).toBeGreaterThanOrEqual(min_tokens);
+        expect(together.tokenFramesOf(id)).toEqual(alone.tokenFramesOf(id));
+        expect(staggered.tokenFramesOf(id)).toEqual(alone.tokenFramesOf(id));
+        for (const other of [together, staggered])
+          expect(mixtureIn(other.lastFrameOf(id))).toEqual(mixtureIn(alone.lastFrameOf(id)));
+        texts.add(alone.tokensOf(id).join());
+      }
+      expect(texts.size).toBeGreaterThan(25);
+      const widest = Math.max(...together.reports.map(({ sequences }) => sequences));
+      expect(widest).toBe(33);
+      expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0 });
+    });
+
+    test.each([
+      ["greedy", 0],
+      ["seeded", 1],
+    ])("%s: continued by another engine from any number of its tokens", async (_, temperature) => {
+      const work = mixedWork(temperature);
+      const first = harness();
+      for (const one of work) await submit(first, one);
+      await first.finish();
+      // What a cached beginning changes is prefix-cache.test.ts's.
+      const second = harness({}, { prefixBytes: 0 });
+      for (const { centroid, request } of work) {
+        const ids = first.tokensOf(request.id);
+        for (const known of [1, 2, 13, ids.length - 1]) {
+          const continuedIds = ids.slice(0, known);
+          await submit(second, { centroid, request: { ...request, id: `${request.id}_${known}`, continuedIds } });
         }
       }
-    }
-    expect(different).toBe(0);
-    expect(largest).toBe(0);
+      await second.finish();
+      let different = 0;
+      let largest = 0;
+      for (const { request } of work) {
+        const whole = first.tokenFramesOf(request.id);
+        for (const known of [1, 2, 13, whole.length - 1]) {
+          const rest = second.tokenFramesOf(`${request.id}_${known}`);
+          const expected = whole.slice(known);
+          if (rest.map(({ tokenId }) => tokenId).join() !== expected.map(({ tokenId }) => tokenId).join()) different++;
+          for (const [i, { logprob }] of rest.entries()) {
+            largest = Math.max(largest, Math.abs(logprob! - expected[i].logprob!));
+          }
+        }
+      }
+      expect(different).toBe(0);
+      expect(largest).toBe(0);
+    });
+
+    test("parked for other tenants, while prefilling or decoding, and resumed", async () => {
+      const work = mixedWork(1).map(({ centroid, request }, i) => ({
+        centroid,
+        request: { ...request, tenant: i % 4 === 3 ? `modest${i % 3}` : "greedy" },
+      }));
+      const crowded = harness({ maxSequences: 4, stepTokens: 256 });
+      for (const one of work.filter(({ request }) => request.tenant === "greedy")) await submit(crowded, one);
+      for (const one of work.filter(({ request }) => request.tenant !== "greedy")) {
+        for (let i = 0; i < 25; i++) await crowded.engine.step();
+        await submit(crowded, one);
+      }
+      await crowded.finish();
+      for (const one of work) {
+        const alone = harness();
+        await submit(alone, one);
+        await alone.finish();
+        expect(crowded.tokenFramesOf(one.request.id)).toEqual(alone.tokenFramesOf(one.request.id));
+      }
+      const { preemptions } = crowded.engine.stats;
+      expect(preemptions).toBeGreaterThan(5);
+    });
   });
 
-  test("parked for other tenants, while prefilling or decoding, and resumed", async () => {
-    const work = mixedWork(1).map(({ centroid, request }, i) => ({
-      centroid,
-      request: { ...request, tenant: i % 4 === 3 ? `modest${i % 3}` : "greedy" },
+  test.each([
+    ["while all of it came before the other", 20],
+    ["while all of it came after", 0],
+  ])("a burst beside another tenant, %s: every text is bit for bit what it is alone", async (_, steps) => {
+    const heavy = mixedWork(1).map(({ centroid, request }) => ({ centroid, request: { ...request, tenant: "heavy" } }));
+    const quiet = Array.from({ length: 2 }, (_, i) => ({
+      centroid: tinyCentroids[i],
+      request: sequenceRequest(`quiet${i}`, randomPrompt(20 + 50 * i), {
+        ...{ tenant: "quiet", maxTokens: 120 },
+        sampling: { temperature: 1, seed: i, logit_bias: neverEnds, logprobs: 1 },
+      }),
     }));
-    const crowded = harness({ maxSequences: 4, stepTokens: 256 });
-    for (const one of work.filter(({ request }) => request.tenant === "greedy")) await submit(crowded, one);
-    for (const one of work.filter(({ request }) => request.tenant !== "greedy")) {
-      for (let i = 0; i < 25; i++) await crowded.engine.step();
-      await submit(crowded, one);
-    }
+    // A prompt that finds its beginning cached, and one whose tokens are scored.
+    const [longest] = heavy.filter(({ request }) => request.promptIds.length === 130);
+    heavy.push({
+      ...longest,
+      request: { ...longest.request, id: "again", promptIds: [...longest.request.promptIds, 5] },
+    });
+    heavy.push({ ...longest, request: { ...longest.request, id: "scored", promptLogprobs: true } });
+    const crowded = harness({ maxSequences: 12 });
+    for (const one of steps > 0 ? heavy : quiet) await submit(crowded, one);
+    for (let i = 0; i < Math.max(steps, 3); i++) await crowded.engine.step();
+    for (const one of steps > 0 ? quiet : heavy) await submit(crowded, one);
     await crowded.finish();
-    for (const one of work) {
+    for (const one of [...heavy, ...quiet]) {
       const alone = harness();
       await submit(alone, one);
       await alone.finish();
-      expect(crowded.tokenFramesOf(one.request.id)).toEqual(alone.tokenFramesOf(one.request.id));
+      expect(crowded.framesOf(one.request.id).slice(0, -1)).toEqual(alone.framesOf(one.request.id).slice(0, -1));
     }
-    const { preemptions } = crowded.engine.stats;
-    expect(preemptions).toBeGreaterThan(5);
-  });
-});
-
-test.each([
-  ["while all of it came before the other", 20],
-  ["while all of it came after", 0],
-])("a burst beside another tenant, %s: every text is bit for bit what it is alone", async (_, steps) => {
-  const heavy = mixedWork(1).map(({ centroid, request }) => ({ centroid, request: { ...request, tenant: "heavy" } }));
-  const quiet = Array.from({ length: 2 }, (_, i) => ({
-    centroid: tinyCentroids[i],
-    request: sequenceRequest(`quiet${i}`, randomPrompt(20 + 50 * i), {
-      ...{ tenant: "quiet", maxTokens: 120 },
-      sampling: { temperature: 1, seed: i, logit_bias: neverEnds, logprobs: 1 },
-    }),
-  }));
-  // A prompt that finds its beginning cached, and one whose tokens are scored.
-  const [longest] = heavy.filter(({ request }) => request.promptIds.length === 130);
-  heavy.push({
-    ...longest,
-    request: { ...longest.request, id: "again", promptIds: [...longest.request.promptIds, 5] },
-  });
-  heavy.push({ ...longest, request: { ...longest.request, id: "scored", promptLogprobs: true } });
-  const crowded = harness({ maxSequences: 12 });
-  for (const one of steps > 0 ? heavy : quiet) await submit(crowded, one);
-  for (let i = 0; i < Math.max(steps, 3); i++) await crowded.engine.step();
-  for (const one of steps > 0 ? quiet : heavy) await submit(crowded, one);
-  await crowded.finish();
-  for (const one of [...heavy, ...quiet]) {
-    const alone = harness();
-    await submit(alone, one);
-    await alone.finish();
-    expect(crowded.framesOf(one.request.id).slice(0, -1)).toEqual(alone.framesOf(one.request.id).slice(0, -1));
-  }
-});
-
-/** Weights of adapters by centroid; the base alone: null. */
-type Weights = Record<string, number>;
-
-/** The oracle's logprobs [V] after a history. */
-function oracleLogprobs(history: number[], weights: Weights | string | null): Float64Array {
-  const logits = logitsAfter(history, weights);
-  const total = oracleLogSumExp(logits);
-  return logits.map((logit) => logit - total);
-}
-
-/** The oracle's logits [V] after a history, under the weighted sum of centroids' gates. */
-function logitsAfter(history: number[], weights: Weights | string | null): Float64Array {
-  const { model, hyperNetwork, manifest } = artifacts;
-  const bank = bankOf(hyperNetwork);
-  const P = manifest.embedding.dimensions;
-  const gates = new Float32Array(bank.gates);
-  for (const [centroid, weight] of Object.entries(typeof weights === "string" ? { [weights]: 1 } : (weights ?? {}))) {
-    const k = manifest.centroids.findIndex(({ id }) => id === centroid);
-    const vector = toFloat32(tensorOf(hyperNetwork, "centroids")).subarray(k * P, (k + 1) * P);
-    gatesOf(readHyperNetwork(hyperNetwork), vector, manifest.centroids[k].scale).forEach((gate, q) => {
-      gates[q] += weight * gate;
-    });
-  }
-  const hidden = oracleHidden(model.config, model.weights, history).at(-1)!;
-  return oracleLogits(model.config, model.weights, hidden, bank, gates);
-}
-
-test.each<[string, [number, number][] | undefined, number]>([
-  ["its prompt", undefined, evidencePositions],
-  [
-    "parts of its prompt",
-    [
-      [5, 11],
-      [30, 34],
-    ],
-    10,
-  ],
-])("a mixture is weighed by %s and gives the oracle's logprobs; the base beside it, too", async (_, spans, looked) => {
-  const target = harness();
-  const ids = [...randomPrompt(30), ...randomPrompt(8)];
-  ids.push(...ids.slice(4, 24));
-  const sampling = { seed: 3, temperature: 0.9, logprobs: 5, frequency_penalty: 0.5, logit_bias: neverEnds };
-  const mixture = mixtureOf({ ...rule, spans }, "c0", "c1");
-  await target.engine.submit("c0", [sequenceRequest("a", ids, { maxTokens: 8, compare: true, mixture, sampling })]);
-  await target.finish();
-  const done = target.lastFrameOf("a");
-  if (done?.type !== "done" || !done.mixture) throw new Error("no mixture");
-  const weights = { base: done.mixture.base, adapters: done.mixture.adapters.map(({ weight }) => weight) };
-  const logprobs = positionsOfEvidence(ids.length, spans).map((t) =>
-    [null, "c0", "c1"].map((centroid) => oracleLogprobs(ids.slice(0, t + 1), centroid)[ids[t + 1]]),
-  );
-  const expected = weigh([0.5, 0.25, 0.25], rule, logprobs);
-  expect(done.mixture.evidence!.tokens).toBe(looked);
-  const off = [
-    done.mixture.base - expected.weights.base,
-    ...weights.adapters.map((weight, j) => weight - expected.weights.adapters[j]),
-    done.mixture.evidence!.nats - expected.evidence.nats,
-  ].map(Math.abs);
-  expect(Math.max(...off)).toBeLessThan(tolerance);
-
-  const history = [...ids];
-  const counts = new Map<number, number>();
-  let worst = 0;
-  for (const frame of target.tokenFramesOf("a")) {
-    const steered = (logits: Float64Array) => {
-      for (const [id, count] of counts) logits[id] -= 0.5 * count;
-      logits[tinyConfig.stopIds[0]] -= 100;
-      const sum = oracleLogSumExp(logits);
-      return logits.map((logit) => logit - sum);
-    };
-    const [c0, c1] = weights.adapters;
-    const ofMixture = steered(logitsAfter(history, { c0, c1 }));
-    for (const [id, logprob] of [[frame.tokenId, frame.logprob!], ...frame.alternatives!]) {
-      worst = Math.max(worst, Math.abs(logprob - ofMixture[id]));
-    }
-    worst = Math.max(worst, Math.abs(frame.baseLogprob! - steered(logitsAfter(history, null))[frame.tokenId]));
-    history.push(frame.tokenId);
-    counts.set(frame.tokenId, (counts.get(frame.tokenId) ?? 0) + 1);
-  }
-  expect(target.tokensOf("a")).toHaveLength(8);
-  expect(worst).toBeLessThan(tolerance);
-});
-
-/** As CTRL penalises repetition (arXiv 1909.05858), in place. */
-function penalise(logits: Float64Array, history: readonly number[], penalty: number): Float64Array {
-  for (const id of new Set(history)) logits[id] = logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty;
-  return logits;
-}
-
-test.each([
-  ["an adapter's logits", "c1", undefined],
-  ["the base's", null, undefined],
-  ["a mixture's", "c0", [0.25, 0.5, 0.25]],
-  ["a mixture's that is the base alone", null, [1, 0, 0]],
-])("a repetition penalty is of %s, before bias and the other penalties", async (_, centroid, given) => {
-  for (const repetition_penalty of [1.4, 0.7]) {
-    const target = harness();
-    const history = randomPrompt(40);
-    const sampling = {
-      repetition_penalty,
-      presence_penalty: 0.5,
-      logit_bias: neverEnds,
-      logprobs: 0,
-      temperature: 1,
-      seed: 4,
-    };
-    const mixture = given && {
-      base: given[0],
-      adapters: ["c0", "c1"].map((centroidId, j) => ({ centroidId, weight: given[1 + j] })),
-    };
-    const request = sequenceRequest("a", history, { maxTokens: 12, compare: true, mixture, sampling });
-    await target.engine.submit(centroid, [request]);
-    await target.finish();
-    const generated = new Set<number>();
-    let worst = 0;
-    let unpenalised = 0;
-    for (const frame of target.tokenFramesOf("a")) {
-      const logprobOf = (logits: Float64Array) => {
-        const penalised = penalise(logits, history, repetition_penalty);
-        for (const id of generated) penalised[id] -= 0.5;
-        penalised[tinyConfig.stopIds[0]] -= 100;
-        return penalised[frame.tokenId] - oracleLogSumExp(penalised);
-      };
-      const logits = logitsAfter(history, given ? { c0: given[1], c1: given[2] } : centroid);
-      const free = logits[frame.tokenId] - oracleLogSumExp(logits);
-      worst = Math.max(worst, Math.abs(frame.logprob! - logprobOf(logits)));
-      worst = Math.max(worst, Math.abs(frame.baseLogprob! - logprobOf(logitsAfter(history, null))));
-      unpenalised = Math.max(unpenalised, Math.abs(frame.logprob! - free));
-      history.push(frame.tokenId);
-      generated.add(frame.tokenId);
-    }
-    expect(target.tokensOf("a")).toHaveLength(12);
-    expect(worst).toBeLessThan(tolerance);
-    expect(unpenalised).toBeGreaterThan(100 * tolerance);
-  }
-});
-
-test.each([
-  ["an adapter", undefined],
-  ["a mixture", mixtureOf(rule, "c0", "c1")],
-  ["a mixture of given weights", mixtureOf(undefined, "c2")],
-])("%s is held to min_tokens, also where its end is all but certain, and ends right then", async (_, mixture) => {
-  const [endOfTextId] = tinyConfig.stopIds;
-  for (const temperature of [0, 2]) {
-    const target = harness();
-    const logit_bias: [number, number][] = [endOfTextId, 7].map((id) => [id, 100]);
-    const sampling = { min_tokens: 9, stop_token_ids: [7], logit_bias, temperature, seed: 5, logprobs: 20 };
-    const request = sequenceRequest("a", randomPrompt(20), { maxTokens: 30, compare: true, mixture, sampling });
-    await target.engine.submit("c0", [request]);
-    await target.finish();
-    expect(target.lastFrameOf("a")).toMatchObject({ finishReason: "stop", completionTokens: 9 });
-    const seen = target
-      .tokenFramesOf("a")
-      .flatMap(({ tokenId, alternatives }) => [tokenId, ...alternatives!.map(([id]) => id)]);
-    expect(seen).toHaveLength(9 * 21);
-    expect(seen).not.toContain(endOfTextId);
-    expect(seen).not.toContain(7);
-  }
-});
-
-test("tokens beyond the evidence are scored as a continuation would be, those of it by the base", async () => {
-  const target = harness();
-  const ids = randomPrompt(150);
-  const short = mixtureOf({ ...rule, tokens: 40 }, "c0");
-  const sampling = { logprobs: 0 };
-  await target.engine.submit("c0", [
-    sequenceRequest("scored", ids, { maxTokens: 0, promptLogprobs: true, mixture: short, sampling }),
-    sequenceRequest("prompt", ids.slice(0, 40), { maxTokens: 1, mixture: mixtureOf(rule, "c0"), sampling }),
-  ]);
-  await target.finish();
-  const [scored] = target.framesOf("scored");
-  const [first, done] = target.framesOf("prompt");
-  if (scored.type !== "prompt" || first.type !== "token" || done.type !== "done") throw new Error("other frames");
-  // The same weights as those of the prompt that the evidence is.
-  expect(target.lastFrameOf("scored")).toMatchObject({ mixture: done.mixture });
-  expect(scored.logprobs).toHaveLength(150);
-  const base = Math.abs(scored.logprobs[20]! - oracleLogprobs(ids.slice(0, 20), null)[ids[20]]);
-  const c0 = done.mixture!.adapters[0].weight;
-  const mixed = Math.abs(scored.logprobs[120]! - oracleLogprobs(ids.slice(0, 120), { c0 })[ids[120]]);
-  expect(Math.max(base, mixed)).toBeLessThan(tolerance);
-});
-
-describe("logprobs", () => {
-  test("of sampled tokens, their alternatives and the base are the oracle's", async () => {
-    const target = harness();
-    const ids = randomPrompt(66);
-    const sampling = { temperature: 0.9, seed: 3, logprobs: 4 };
-    await target.engine.submit("c1", [sequenceRequest("a", ids, { maxTokens: 8, compare: true, sampling })]);
-    await target.finish();
-    let worst = 0;
-    for (const frame of target.tokenFramesOf("a")) {
-      const adapted = oracleLogprobs(ids, "c1");
-      const base = oracleLogprobs(ids, null);
-      const differences = [
-        frame.logprob! - adapted[frame.tokenId],
-        frame.baseLogprob! - base[frame.tokenId],
-        ...frame.alternatives!.map(([id, logprob]) => logprob - adapted[id]),
-      ];
-      worst = Math.max(worst, ...differences.map(Math.abs));
-      expect(frame.alternatives!.length).toBe(4);
-      ids.push(frame.tokenId);
-    }
-    expect(target.tokensOf("a").length).toBeGreaterThan(0);
-    expect(worst).toBeLessThan(tolerance);
   });
 
-  test("of a prompt are the oracle's, whatever the chunks", async () => {
-    const ids = randomPrompt(90);
-    const byChunk = await Promise.all(
-      [64, 32, 7].map(async (chunkTokens) => {
-        const target = harness({ chunkTokens });
-        await target.engine.submit("c2", [
-          sequenceRequest("a", ids, { maxTokens: 0, promptLogprobs: true, compare: true, sampling: { logprobs: 2 } }),
-        ]);
-        await target.finish();
-        const [frame] = target.framesOf("a");
-        if (frame.type !== "prompt") throw new Error(`the first frame is ${frame.type}`);
-        return frame;
-      }),
-    );
-    let againstOracle = 0;
-    let acrossChunks = 0;
-    for (const i of [1, 2, 6, 7, 8, 31, 32, 33, 63, 64, 65, 89]) {
-      const adapted = oracleLogprobs(ids.slice(0, i), "c2")[ids[i]];
-      const base = oracleLogprobs(ids.slice(0, i), null)[ids[i]];
-      for (const frame of byChunk) {
-        againstOracle = Math.max(againstOracle, Math.abs(frame.logprobs[i]! - adapted));
-        againstOracle = Math.max(againstOracle, Math.abs(frame.baseLogprobs![i]! - base));
-      }
-    }
-    for (let i = 1; i < ids.length; i++) {
-      for (const frame of byChunk) {
-        acrossChunks = Math.max(acrossChunks, Math.abs(frame.logprobs[i]! - byChunk[0].logprobs[i]!));
-      }
-    }
-    expect(againstOracle).toBeLessThan(tolerance);
-    expect(acrossChunks).toBeLessThan(tolerance);
-  });
+  /** Weights of adapters by centroid; the base alone: null. */
+  type Weights = Record<string, number>;
 
-  test("differ between centroids, and are the base's bit for bit where the adapter is off", async () => {
-    const target = harness();
-    const ids = randomPrompt(20);
-    const off = tinyCentroids.at(-1)!;
-    for (const centroid of [null, "c0", "c1", off]) {
-      const request = sequenceRequest(`${centroid}`, ids, {
-        maxTokens: 1,
-        sampling: { logprobs: 5, logit_bias: neverEnds },
+  /** The oracle's logprobs [V] after a history. */
+  function oracleLogprobs(history: number[], weights: Weights | string | null): Float64Array {
+    const logits = logitsAfter(history, weights);
+    const total = oracleLogSumExp(logits);
+    return logits.map((logit) => logit - total);
+  }
+
+  /** The oracle's logits [V] after a history, under the weighted sum of centroids' gates. */
+  function logitsAfter(history: number[], weights: Weights | string | null): Float64Array {
+    const { model, hyperNetwork, manifest } = artifacts;
+    const bank = bankOf(hyperNetwork);
+    const P = manifest.embedding.dimensions;
+    const gates = new Float32Array(bank.gates);
+    for (const [centroid, weight] of Object.entries(typeof weights === "string" ? { [weights]: 1 } : (weights ?? {}))) {
+      const k = manifest.centroids.findIndex(({ id }) => id === centroid);
+      const vector = toFloat32(tensorOf(hyperNetwork, "centroids")).subarray(k * P, (k + 1) * P);
+      gatesOf(readHyperNetwork(hyperNetwork), vector, manifest.centroids[k].scale).forEach((gate, q) => {
+        gates[q] += weight * gate;
       });
+    }
+    const hidden = oracleHidden(model.config, model.weights, history).at(-1)!;
+    return oracleLogits(model.config, model.weights, hidden, bank, gates);
+  }
+
+  test.each<[string, [number, number][] | undefined, number]>([
+    ["its prompt", undefined, evidencePositions],
+    [
+      "parts of its prompt",
+      [
+        [5, 11],
+        [30, 34],
+      ],
+      10,
+    ],
+  ])(
+    "a mixture is weighed by %s and gives the oracle's logprobs; the base beside it, too",
+    async (_, spans, looked) => {
+      const target = harness();
+      const ids = [...randomPrompt(30), ...randomPrompt(8)];
+      ids.push(...ids.slice(4, 24));
+      const sampling = { seed: 3, temperature: 0.9, logprobs: 5, frequency_penalty: 0.5, logit_bias: neverEnds };
+      const mixture = mixtureOf({ ...rule, spans }, "c0", "c1");
+      await target.engine.submit("c0", [sequenceRequest("a", ids, { maxTokens: 8, compare: true, mixture, sampling })]);
+      await target.finish();
+      const done = target.lastFrameOf("a");
+      if (done?.type !== "done" || !done.mixture) throw new Error("no mixture");
+      const weights = { base: done.mixture.base, adapters: done.mixture.adapters.map(({ weight }) => weight) };
+      const logprobs = positionsOfEvidence(ids.length, spans).map((t) =>
+        [null, "c0", "c1"].map((centroid) => oracleLogprobs(ids.slice(0, t + 1), centroid)[ids[t + 1]]),
+      );
+      const expected = weigh([0.5, 0.25, 0.25], rule, logprobs);
+      expect(done.mixture.evidence!.tokens).toBe(looked);
+      const off = [
+        done.mixture.base - expected.weights.base,
+        ...weights.adapters.map((weight, j) => weight - expected.weights.adapters[j]),
+        done.mixture.evidence!.nats - expected.evidence.nats,
+      ].map(Math.abs);
+      expect(Math.max(...off)).toBeLessThan(tolerance);
+
+      const history = [...ids];
+      const counts = new Map<number, number>();
+      let worst = 0;
+      for (const frame of target.tokenFramesOf("a")) {
+        const steered = (logits: Float64Array) => {
+          for (const [id, count] of counts) logits[id] -= 0.5 * count;
+          logits[tinyConfig.stopIds[0]] -= 100;
+          const sum = oracleLogSumExp(logits);
+          return logits.map((logit) => logit - sum);
+        };
+        const [c0, c1] = weights.adapters;
+        const ofMixture = steered(logitsAfter(history, { c0, c1 }));
+        for (const [id, logprob] of [[frame.tokenId, frame.logprob!], ...frame.alternatives!]) {
+          worst = Math.max(worst, Math.abs(logprob - ofMixture[id]));
+        }
+        worst = Math.max(worst, Math.abs(frame.baseLogprob! - steered(logitsAfter(history, null))[frame.tokenId]));
+        history.push(frame.tokenId);
+        counts.set(frame.tokenId, (counts.get(frame.tokenId) ?? 0) + 1);
+      }
+      expect(target.tokensOf("a")).toHaveLength(8);
+      expect(worst).toBeLessThan(tolerance);
+    },
+  );
+
+  /** As CTRL penalises repetition (arXiv 1909.05858), in place. */
+  function penalise(logits: Float64Array, history: readonly number[], penalty: number): Float64Array {
+    for (const id of new Set(history)) logits[id] = logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty;
+    return logits;
+  }
+
+  test.each([
+    ["an adapter's logits", "c1", undefined],
+    ["the base's", null, undefined],
+    ["a mixture's", "c0", [0.25, 0.5, 0.25]],
+    ["a mixture's that is the base alone", null, [1, 0, 0]],
+  ])("a repetition penalty is of %s, before bias and the other penalties", async (_, centroid, given) => {
+    for (const repetition_penalty of [1.4, 0.7]) {
+      const target = harness();
+      const history = randomPrompt(40);
+      const sampling = {
+        repetition_penalty,
+        presence_penalty: 0.5,
+        logit_bias: neverEnds,
+        logprobs: 0,
+        temperature: 1,
+        seed: 4,
+      };
+      const mixture = given && {
+        base: given[0],
+        adapters: ["c0", "c1"].map((centroidId, j) => ({ centroidId, weight: given[1 + j] })),
+      };
+      const request = sequenceRequest("a", history, { maxTokens: 12, compare: true, mixture, sampling });
       await target.engine.submit(centroid, [request]);
+      await target.finish();
+      const generated = new Set<number>();
+      let worst = 0;
+      let unpenalised = 0;
+      for (const frame of target.tokenFramesOf("a")) {
+        const logprobOf = (logits: Float64Array) => {
+          const penalised = penalise(logits, history, repetition_penalty);
+          for (const id of generated) penalised[id] -= 0.5;
+          penalised[tinyConfig.stopIds[0]] -= 100;
+          return penalised[frame.tokenId] - oracleLogSumExp(penalised);
+        };
+        const logits = logitsAfter(history, given ? { c0: given[1], c1: given[2] } : centroid);
+        const free = logits[frame.tokenId] - oracleLogSumExp(logits);
+        worst = Math.max(worst, Math.abs(frame.logprob! - logprobOf(logits)));
+        worst = Math.max(worst, Math.abs(frame.baseLogprob! - logprobOf(logitsAfter(history, null))));
+        unpenalised = Math.max(unpenalised, Math.abs(frame.logprob! - free));
+        history.push(frame.tokenId);
+        generated.add(frame.tokenId);
+      }
+      expect(target.tokensOf("a")).toHaveLength(12);
+      expect(worst).toBeLessThan(tolerance);
+      expect(unpenalised).toBeGreaterThan(100 * tolerance);
+    }
+  });
+
+  test.each([
+    ["an adapter", undefined],
+    ["a mixture", mixtureOf(rule, "c0", "c1")],
+    ["a mixture of given weights", mixtureOf(undefined, "c2")],
+  ])("%s is held to min_tokens, also where its end is all but certain, and ends right then", async (_, mixture) => {
+    const [endOfTextId] = tinyConfig.stopIds;
+    for (const temperature of [0, 2]) {
+      const target = harness();
+      const logit_bias: [number, number][] = [endOfTextId, 7].map((id) => [id, 100]);
+      const sampling = { min_tokens: 9, stop_token_ids: [7], logit_bias, temperature, seed: 5, logprobs: 20 };
+      const request = sequenceRequest("a", randomPrompt(20), { maxTokens: 30, compare: true, mixture, sampling });
+      await target.engine.submit("c0", [request]);
+      await target.finish();
+      expect(target.lastFrameOf("a")).toMatchObject({ finishReason: "stop", completionTokens: 9 });
+      const seen = target
+        .tokenFramesOf("a")
+        .flatMap(({ tokenId, alternatives }) => [tokenId, ...alternatives!.map(([id]) => id)]);
+      expect(seen).toHaveLength(9 * 21);
+      expect(seen).not.toContain(endOfTextId);
+      expect(seen).not.toContain(7);
+    }
+  });
+
+  test("tokens beyond the evidence are scored as a continuation would be, those of it by the base", async () => {
+    const target = harness();
+    const ids = randomPrompt(150);
+    const short = mixtureOf({ ...rule, tokens: 40 }, "c0");
+    const sampling = { logprobs: 0 };
+    await target.engine.submit("c0", [
+      sequenceRequest("scored", ids, { maxTokens: 0, promptLogprobs: true, mixture: short, sampling }),
+      sequenceRequest("prompt", ids.slice(0, 40), { maxTokens: 1, mixture: mixtureOf(rule, "c0"), sampling }),
+    ]);
+    await target.finish();
+    const [scored] = target.framesOf("scored");
+    const [first, done] = target.framesOf("prompt");
+    if (scored.type !== "prompt" || first.type !== "token" || done.type !== "done") throw new Error("other frames");
+    // The same weights as those of the prompt that the evidence is.
+    expect(target.lastFrameOf("scored")).toMatchObject({ mixture: done.mixture });
+    expect(scored.logprobs).toHaveLength(150);
+    const base = Math.abs(scored.logprobs[20]! - oracleLogprobs(ids.slice(0, 20), null)[ids[20]]);
+    const c0 = done.mixture!.adapters[0].weight;
+    const mixed = Math.abs(scored.logprobs[120]! - oracleLogprobs(ids.slice(0, 120), { c0 })[ids[120]]);
+    expect(Math.max(base, mixed)).toBeLessThan(tolerance);
+  });
+
+  describe("logprobs", () => {
+    test("of sampled tokens, their alternatives and the base are the oracle's", async () => {
+      const target = harness();
+      const ids = randomPrompt(66);
+      const sampling = { temperature: 0.9, seed: 3, logprobs: 4 };
+      await target.engine.submit("c1", [sequenceRequest("a", ids, { maxTokens: 8, compare: true, sampling })]);
+      await target.finish();
+      let worst = 0;
+      for (const frame of target.tokenFramesOf("a")) {
+        const adapted = oracleLogprobs(ids, "c1");
+        const base = oracleLogprobs(ids, null);
+        const differences = [
+          frame.logprob! - adapted[frame.tokenId],
+          frame.baseLogprob! - base[frame.tokenId],
+          ...frame.alternatives!.map(([id, logprob]) => logprob - adapted[id]),
+        ];
+        worst = Math.max(worst, ...differences.map(Math.abs));
+        expect(frame.alternatives!.length).toBe(4);
+        ids.push(frame.tokenId);
+      }
+      expect(target.tokensOf("a").length).toBeGreaterThan(0);
+      expect(worst).toBeLessThan(tolerance);
+    });
+
+    test("of a prompt are the oracle's, whatever the chunks", async () => {
+      const ids = randomPrompt(90);
+      const byChunk = await Promise.all(
+        [64, 32, 7].map(async (chunkTokens) => {
+          const target = harness({ chunkTokens });
+          await target.engine.submit("c2", [
+            sequenceRequest("a", ids, { maxTokens: 0, promptLogprobs: true, compare: true, sampling: { logprobs: 2 } }),
+          ]);
+          await target.finish();
+          const [frame] = target.framesOf("a");
+          if (frame.type !== "prompt") throw new Error(`the first frame is ${frame.type}`);
+          return frame;
+        }),
+      );
+      let againstOracle = 0;
+      let acrossChunks = 0;
+      for (const i of [1, 2, 6, 7, 8, 31, 32, 33, 63, 64, 65, 89]) {
+        const adapted = oracleLogprobs(ids.slice(0, i), "c2")[ids[i]];
+        const base = oracleLogprobs(ids.slice(0, i), null)[ids[i]];
+        for (const frame of byChunk) {
+          againstOracle = Math.max(againstOracle, Math.abs(frame.logprobs[i]! - adapted));
+          againstOracle = Math.max(againstOracle, Math.abs(frame.baseLogprobs![i]! - base));
+        }
+      }
+      for (let i = 1; i < ids.length; i++) {
+        for (const frame of byChunk) {
+          acrossChunks = Math.max(acrossChunks, Math.abs(frame.logprobs[i]! - byChunk[0].logprobs[i]!));
+        }
+      }
+      expect(againstOracle).toBeLessThan(tolerance);
+      expect(acrossChunks).toBeLessThan(tolerance);
+    });
+
+    test("differ between centroids, and are the base's bit for bit where the adapter is off", async () => {
+      const target = harness();
+      const ids = randomPrompt(20);
+      const off = tinyCentroids.at(-1)!;
+      for (const centroid of [null, "c0", "c1", off]) {
+        const request = sequenceRequest(`${centroid}`, ids, {
+          maxTokens: 1,
+          sampling: { logprobs: 5, logit_bias: neverEnds },
+        });
+        await target.engine.submit(centroid, [request]);
+      }
+      await target.finish();
+      const [base, c0, c1, offFrame] = ["null", "c0", "c1", off].map((id) => target.tokenFramesOf(id)[0].alternatives);
+      expect(offFrame).toEqual(base);
+      expect(c0).not.toEqual(base);
+      expect(c1).not.toEqual(base);
+      expect(c0).not.toEqual(c1);
+    });
+  });
+
+  test("the smallest and the largest temperature give finite numbers and whole completions", async () => {
+    const target = harness();
+    for (const temperature of [1e-30, 1.1e-3, 2]) {
+      const sampling = { temperature, seed: 1, logprobs: 1, logit_bias: neverEnds };
+      await target.engine.submit("c0", [
+        sequenceRequest(`t${temperature}`.replace(".", "_"), randomPrompt(5), { sampling }),
+      ]);
     }
     await target.finish();
-    const [base, c0, c1, offFrame] = ["null", "c0", "c1", off].map((id) => target.tokenFramesOf(id)[0].alternatives);
-    expect(offFrame).toEqual(base);
-    expect(c0).not.toEqual(base);
-    expect(c1).not.toEqual(base);
-    expect(c0).not.toEqual(c1);
+    for (const id of ["t1e-30", "t0_0011", "t2"]) {
+      expect(target.tokensOf(id).length).toBe(16);
+      for (const { logprob } of target.tokenFramesOf(id)) expect(Number.isFinite(logprob)).toBe(true);
+    }
   });
-});
-
-test("the smallest and the largest temperature give finite numbers and whole completions", async () => {
-  const target = harness();
-  for (const temperature of [1e-30, 1.1e-3, 2]) {
-    const sampling = { temperature, seed: 1, logprobs: 1, logit_bias: neverEnds };
-    await target.engine.submit("c0", [
-      sequenceRequest(`t${temperature}`.replace(".", "_"), randomPrompt(5), { sampling }),
-    ]);
-  }
-  await target.finish();
-  for (const id of ["t1e-30", "t0_0011", "t2"]) {
-    expect(target.tokensOf(id).length).toBe(16);
-    for (const { logprob } of target.tokenFramesOf(id)) expect(Number.isFinite(logprob)).toBe(true);
-  }
 });
 
 describe("artifacts are held against the manifest", () => {

@@ -8,13 +8,14 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
-import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
-import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
+import type { Artifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import { weightFormats } from "../../gpu-backend/runtime/products.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { seededRandom } from "../support/steps.ts";
+import { readTinyArtifacts } from "../support/tiny-families.ts";
 import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 
 const seed = 2027;
@@ -29,18 +30,20 @@ const mixtureIn = (frame: Frame | undefined) => (frame?.type === "done" ? frame.
 const logit_bias: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 
 let folder: string;
-let artifacts: Artifacts;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "prefix-cache-"));
   await writeTinyModel(folder);
-  artifacts = await readArtifacts(folder);
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-describe.each(weightFormats)("%s", (format) => {
+const families = (["GPT-2", "Llama"] as const).flatMap((family) => weightFormats.map((format) => ({ family, format })));
+
+describe.each(families)("a $family in $format", ({ family, format }) => {
+  let artifacts: Artifacts;
   let runner: StepRunner;
   beforeAll(async () => {
+    artifacts = await readTinyArtifacts(folder, family);
     runner = await createStepRunner({ ...artifacts.model, bank: bankOf(artifacts.hyperNetwork), threads: 2, format });
   });
   afterAll(() => runner.release());

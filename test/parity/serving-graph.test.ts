@@ -1,20 +1,28 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
-import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
+import { type ModelFolder, readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import { weightFormats } from "../../gpu-backend/runtime/products.ts";
 import { type Bank, minPrefillTokens, type StepOutput, type StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
 import reference from "../support/chameleon-mini-reference.json" with { type: "json" };
-import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
+import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/oracle.ts";
+import { randomWeights } from "../support/random-weights.ts";
 import { smallBase } from "../support/small-base.ts";
 import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
+import { tinyLlama } from "../support/tiny-families.ts";
 
 /** Sums of a few hundred float32 products differ from float64 by far less; a wrong mask or head by far more. */
 const tolerance = 1e-4;
 const seed = 20_261_117;
 const random = seededRandom(seed);
 
-let model: ModelFolder;
+/** Vectors of several lengths leave a rest of these sizes. */
+const smallLlama = {
+  ...tinyLlama,
+  ...{ vocabularySize: 1003, hiddenSize: 160, layers: 3, heads: 9, kvHeads: 3, headWidth: 32, feedForwardSize: 416 },
+};
+
+let model: Pick<ModelFolder, "config" | "weights">;
 let bank: Bank;
 let runner: StepRunner;
 
@@ -209,12 +217,16 @@ describe("against the oracle", () => {
   });
 });
 
-describe.each(weightFormats)("invariants of %s, bit for bit", (format) => {
-  let runner: StepRunner;
+const families = ["GPT-2", "Llama"].flatMap((family) => weightFormats.map((format) => ({ family, format })));
+
+describe.each(families)("invariants of a $family in $format, bit for bit", ({ family, format }) => {
   beforeAll(async () => {
+    if (family === "GPT-2") model = await readModelFolder(smallBase);
+    else model = { config: smallLlama, weights: randomWeights(smallLlama, random, 0.1) };
+    bank = randomBank(model.config, 12, 3, random);
+    await runner.release();
     runner = await createStepRunner({ ...model, bank, threads: 2, format });
   });
-  afterAll(() => runner.release());
 
   test("head-only: whatever the gates, hidden states, keys and values are the same; the logits are not", async () => {
     const ids = randomIds(20);
