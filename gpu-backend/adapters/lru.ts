@@ -1,8 +1,8 @@
-/** Bookkeeping of a byte-bounded cache: the least recently used entries are evicted first. Holds no values. Pure. */
-export class LruPolicy {
+/** A cache with a bound on its bytes: the least recently used entries are dropped first. */
+export class LruCache<Value> {
   readonly #maximumBytes: number;
-  /** Bytes of each entry, in order of use, oldest first. */
-  readonly #entries = new Map<string, number>();
+  /** In order of use, oldest first. */
+  readonly #entries = new Map<string, { value: Value; bytes: number }>();
   #bytes = 0;
 
   constructor(maximumBytes: number) {
@@ -13,43 +13,40 @@ export class LruPolicy {
     return this.#bytes;
   }
 
-  has(key: string): boolean {
-    return this.#entries.has(key);
+  get size(): number {
+    return this.#entries.size;
   }
 
-  /** Adds an entry as the most recently used. Call `evict` afterwards. */
-  add(key: string, bytes: number): void {
-    if (this.#entries.has(key)) throw new Error(`cache: ${key} is there already`);
-    this.#entries.set(key, bytes);
+  /** From the least recently used on. */
+  get keys(): string[] {
+    return [...this.#entries.keys()];
+  }
+
+  /** Marks the entry as just used. undefined if there is none. */
+  get(key: string): Value | undefined {
+    const entry = this.#entries.get(key);
+    if (!entry) return undefined;
+    this.#entries.delete(key);
+    this.#entries.set(key, entry);
+    return entry.value;
+  }
+
+  /** Adds or replaces an entry, and returns how many were dropped for it; one that exceeds the bound is itself dropped. */
+  set(key: string, value: Value, bytes: number): number {
+    this.delete(key);
+    this.#entries.set(key, { value, bytes });
     this.#bytes += bytes;
-  }
-
-  remove(key: string): void {
-    this.#bytes -= this.#bytesOf(key);
-    this.#entries.delete(key);
-  }
-
-  /** Marks an entry as just used. */
-  touch(key: string): void {
-    const bytes = this.#bytesOf(key);
-    this.#entries.delete(key);
-    this.#entries.set(key, bytes);
-  }
-
-  /** Drops entries until the bound holds, and returns their keys. */
-  evict(): string[] {
-    const dropped: string[] = [];
-    for (const key of this.#entries.keys()) {
+    let dropped = 0;
+    for (const oldest of this.#entries.keys()) {
       if (this.#bytes <= this.#maximumBytes) break;
-      this.remove(key);
-      dropped.push(key);
+      this.delete(oldest);
+      dropped++;
     }
     return dropped;
   }
 
-  #bytesOf(key: string): number {
-    const bytes = this.#entries.get(key);
-    if (bytes === undefined) throw new Error(`cache: no entry ${key}`);
-    return bytes;
+  delete(key: string): void {
+    this.#bytes -= this.#entries.get(key)?.bytes ?? 0;
+    this.#entries.delete(key);
   }
 }

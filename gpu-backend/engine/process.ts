@@ -8,6 +8,7 @@ import { setImmediate } from "node:timers/promises";
 import type { ServiceError } from "../../shared/errors.ts";
 import { AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import { generatedAdapters } from "../adapters/generated/generated.ts";
+import { LruCache } from "../adapters/lru.ts";
 import { ownAdapterId, withOwnAdapters } from "../adapters/own/artifact.ts";
 import { OwnAdapterFiles } from "../adapters/own/store.ts";
 import { HostRunner } from "../kv/host-runner.ts";
@@ -39,14 +40,7 @@ function fail(thrown: unknown): void {
 }
 
 /** Own adapters that the disk refused, by id. Every batch that names one contains it, so the oldest may be dropped. */
-const unwritten = new Map<string, Uint8Array>();
-const maxUnwritten = 256;
-
-function storeUnwritten(id: string, bytes: Uint8Array): void {
-  unwritten.delete(id);
-  unwritten.set(id, bytes);
-  for (const [oldest] of unwritten) if (unwritten.size > maxUnwritten) unwritten.delete(oldest);
-}
+const unwritten = new LruCache<Uint8Array>(64 * 2 ** 20);
 
 async function serve(settings: EngineSettings): Promise<void> {
   const now = () => performance.now();
@@ -81,7 +75,7 @@ async function serve(settings: EngineSettings): Promise<void> {
   let failure: unknown = null;
   process.on("message", (message: ToEngine) => {
     if (message.type === "submit") {
-      for (const [id, bytes] of message.unwritten) storeUnwritten(id, bytes);
+      for (const [id, bytes] of message.unwritten) unwritten.set(id, bytes, bytes.length);
       const fail = (error: unknown) => {
         failure = error;
         wake();

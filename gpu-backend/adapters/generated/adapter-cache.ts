@@ -1,6 +1,6 @@
 /** Keeps generated adapters: byte-bounded, each generated once however many ask at the same time. */
 import type { Adapter, AdapterSource } from "../adapter.ts";
-import { LruPolicy } from "../lru.ts";
+import { LruCache } from "../lru.ts";
 
 export interface AcquiredAdapter {
   adapter: Adapter;
@@ -25,8 +25,7 @@ export const maxCacheBytes = 64 * 2 ** 20;
 export class AdapterCache {
   readonly #source: AdapterSource;
   readonly #now: () => number;
-  readonly #policy: LruPolicy;
-  readonly #adapters = new Map<string, Adapter>();
+  readonly #adapters: LruCache<Adapter>;
   /** Generations under way, by hash. */
   readonly #underWay = new Map<string, Promise<Adapter>>();
   #hits = 0;
@@ -38,13 +37,13 @@ export class AdapterCache {
   constructor(source: AdapterSource, now: () => number, maximumBytes = maxCacheBytes) {
     this.#source = source;
     this.#now = now;
-    this.#policy = new LruPolicy(maximumBytes);
+    this.#adapters = new LruCache(maximumBytes);
   }
 
   get stats(): AdapterCacheStats {
     return {
       entries: this.#adapters.size,
-      bytes: this.#policy.bytes,
+      bytes: this.#adapters.bytes,
       hits: this.#hits,
       generated: this.#generated,
       evictions: this.#evictions,
@@ -59,7 +58,6 @@ export class AdapterCache {
     const cached = this.#adapters.get(hash);
     if (cached) {
       this.#hits++;
-      this.#policy.touch(hash);
       return { adapter: cached, cache: "hit" };
     }
     let generation = this.#underWay.get(hash);
@@ -75,12 +73,7 @@ export class AdapterCache {
     try {
       this.#generated++;
       const adapter = await this.#source.generate(id);
-      this.#policy.add(hash, adapter.bytes);
-      this.#adapters.set(hash, adapter);
-      for (const dropped of this.#policy.evict()) {
-        this.#adapters.delete(dropped);
-        this.#evictions++;
-      }
+      this.#evictions += this.#adapters.set(hash, adapter, adapter.bytes);
       return adapter;
     } finally {
       this.#generationMs += this.#now() - startedMs;

@@ -10,7 +10,7 @@ import { hashPattern } from "../../../shared/contracts/inference.ts";
 import { tenantPattern } from "../../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../../shared/errors.ts";
 import { readFileAtMost, removeUnfinished, type WriteSystem, writeWhole } from "../../files.ts";
-import { LruPolicy } from "../lru.ts";
+import { LruCache } from "../lru.ts";
 import { ownAdapterHash } from "./artifact.ts";
 
 /** Maximum bytes of adapters kept in memory because the disk refused them. */
@@ -70,8 +70,8 @@ export class OwnAdapterStore {
   readonly #files: OwnAdapterFiles;
   /** Bytes of each file by its path, least recently used first. */
   #index: Promise<Map<string, number>> | null = null;
-  readonly #unwritten = new Map<string, Uint8Array>();
-  readonly #unwrittenUse = new LruPolicy(unwrittenBytes);
+  /** Adapters that the disk refused, by path. */
+  readonly #unwritten = new LruCache<Uint8Array>(unwrittenBytes);
   #fault: DiskFault = null;
   #failures = 0;
 
@@ -81,7 +81,7 @@ export class OwnAdapterStore {
   }
 
   get disk(): { fault: DiskFault; failures: number; unwrittenBytes: number } {
-    return { fault: this.#fault, failures: this.#failures, unwrittenBytes: this.#unwrittenUse.bytes };
+    return { fault: this.#fault, failures: this.#failures, unwrittenBytes: this.#unwritten.bytes };
   }
 
   /** Stores an adapter and returns its hash. Throws a ServiceError if it alone exceeds the tenant's bound. */
@@ -96,7 +96,7 @@ export class OwnAdapterStore {
     const hash = ownAdapterHash(tenant, bytes);
     const path = this.#files.pathOf(tenant, hash);
     const index = await this.#indexed();
-    this.#forget(path);
+    this.#unwritten.delete(path);
     try {
       // Before the write, which may need the room.
       await dropOldest(index, join(path, ".."), tenantBytes - bytes.length, path);
@@ -110,11 +110,7 @@ export class OwnAdapterStore {
       if (code === undefined) throw error;
       this.#fault = code;
       this.#failures++;
-      // The same adapter may be kept twice at once.
-      this.#forget(path);
-      this.#unwritten.set(path, bytes);
-      this.#unwrittenUse.add(path, bytes.length);
-      for (const dropped of this.#unwrittenUse.evict()) this.#unwritten.delete(dropped);
+      this.#unwritten.set(path, bytes, bytes.length);
     }
     return hash;
   }
@@ -132,10 +128,7 @@ export class OwnAdapterStore {
   /** Whether it is here; it then counts as used. */
   async has(tenant: string, hash: string): Promise<boolean> {
     const path = this.#files.pathOf(tenant, hash);
-    if (this.#unwritten.has(path)) {
-      this.#unwrittenUse.touch(path);
-      return true;
-    }
+    if (this.#unwritten.get(path)) return true;
     const index = await this.#indexed();
     const about = await stat(path).catch(() => null);
     index.delete(path);
@@ -159,17 +152,13 @@ export class OwnAdapterStore {
 
   async #remove(path: string): Promise<void> {
     const isMeant = (other: string) => other === path || other.startsWith(path + sep);
-    for (const other of [...this.#unwritten.keys()].filter(isMeant)) this.#forget(other);
+    for (const other of this.#unwritten.keys.filter(isMeant)) this.#unwritten.delete(other);
     const index = await this.#indexed();
     for (const other of [...index.keys()].filter(isMeant)) index.delete(other);
     await rm(path, { recursive: true, force: true }).catch((error: NodeJS.ErrnoException) => {
       // A part of the path is a file: nothing can be there.
       if (error.code !== "ENOTDIR") throw error;
     });
-  }
-
-  #forget(path: string): void {
-    if (this.#unwritten.delete(path)) this.#unwrittenUse.remove(path);
   }
 
   /** Reads the folders once, or again after a failure, and removes what killed processes left there. */

@@ -1,46 +1,49 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { LruPolicy } from "../../../../gpu-backend/adapters/lru.ts";
+import { LruCache } from "../../../../gpu-backend/adapters/lru.ts";
 
 const seed = 1716;
 
 test("drops the least recently used first, and no more than it must", () => {
-  const policy = new LruPolicy(30);
-  for (const key of ["a", "b", "c"]) policy.add(key, 10);
-  policy.touch("a");
-  policy.add("d", 10);
-  expect(policy.evict()).toEqual(["b"]);
-  expect(policy.bytes).toBe(30);
+  const cache = new LruCache<number>(30);
+  for (const [i, key] of ["a", "b", "c"].entries()) cache.set(key, i, 10);
+  expect(cache.get("a")).toBe(0);
+  expect(cache.set("d", 3, 10)).toBe(1);
+  expect([cache.keys, cache.bytes, cache.get("b")]).toEqual([["c", "a", "d"], 30, undefined]);
 });
 
 test("any use keeps the bound, and drops the longest unused", () => {
   const operation = fc.record({
-    kind: fc.constantFrom("add", "touch", "remove"),
-    pick: fc.nat(),
+    kind: fc.constantFrom("set", "get", "delete"),
+    key: fc.constantFrom("a", "b", "c", "d", "e"),
     bytes: fc.integer({ min: 1, max: 50 }),
   });
   fc.assert(
     fc.property(fc.array(operation, { maxLength: 80 }), fc.integer({ min: 0, max: 100 }), (operations, bound) => {
-      const policy = new LruPolicy(bound);
+      const cache = new LruCache<number>(bound);
       /** The longest unused first. */
-      let entries: { key: string; bytes: number }[] = [];
-      for (const [i, { kind, pick, bytes }] of operations.entries()) {
-        const picked = entries[pick % entries.length];
-        if (kind === "add") {
-          entries.push({ key: `k${i}`, bytes });
-          policy.add(`k${i}`, bytes);
-        } else if (picked) {
-          policy[kind](picked.key);
-          entries = entries.filter((one) => one !== picked);
-          if (kind === "touch") entries.push(picked);
-        }
-        const dropped = policy.evict();
-        expect(entries.splice(0, dropped.length).map(({ key }) => key)).toEqual(dropped);
-        expect(policy.bytes).toBe(entries.reduce((sum, one) => sum + one.bytes, 0));
-        expect(policy.bytes).toBeLessThanOrEqual(bound);
-        for (const { key } of entries) expect(policy.has(key)).toBe(true);
+      let entries: { key: string; bytes: number; value: number }[] = [];
+      for (const [value, { kind, key, bytes }] of operations.entries()) {
+        const present = entries.find((one) => one.key === key);
+        if (kind === "delete" || kind === "set" || present) entries = entries.filter((one) => one !== present);
+        if (kind === "set") {
+          entries.push({ key, bytes, value });
+          const dropped = cache.set(key, value, bytes);
+          expect(dropped === 0 || sum(entries.slice(dropped - 1)) > bound).toBe(true);
+          entries.splice(0, dropped);
+        } else if (kind === "get") {
+          expect(cache.get(key)).toBe(present?.value);
+          if (present) entries.push(present);
+        } else cache.delete(key);
+        expect(cache.keys).toEqual(entries.map((one) => one.key));
+        expect(cache.bytes).toBe(sum(entries));
+        expect(cache.bytes).toBeLessThanOrEqual(bound);
       }
     }),
     { seed, numRuns: 300 },
   );
 });
+
+function sum(entries: readonly { bytes: number }[]): number {
+  return entries.reduce((total, { bytes }) => total + bytes, 0);
+}
