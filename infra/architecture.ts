@@ -39,8 +39,9 @@ const backendLayers: Record<string, string[]> = {
   runtime: [],
   // Holds keys and values for a runner that has no memory of its own.
   kv: ["runtime"],
+  "models/gguf": ["runtime"],
   "models/safetensors": ["runtime"],
-  engine: [...engineParts, "models/safetensors", "files.ts"],
+  engine: [...engineParts, "models/gguf", "models/safetensors", "files.ts"],
   host: ["engine", ...engineParts, "files.ts"],
   http: ["host", "engine", ...engineParts],
   "main.ts": [

@@ -1,0 +1,77 @@
+/**
+ * A large file that may be stored in parts: `model.gguf`, or `model.gguf.part-1`, `model.gguf.part-2` and so on, which are
+ * read as one file. Reading blocks: it happens while a model is imported or loaded, when nothing else runs.
+ */
+import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
+
+const maxParts = 1000;
+
+export interface PartFiles {
+  /** The name without a part's number. */
+  readonly path: string;
+  /** Of all parts together. */
+  readonly bytes: number;
+  /** The files that hold the bytes, in order. */
+  readonly parts: readonly string[];
+  /** `length` bytes from `at`. Throws an Error that names the file and both positions where the file ends before that. */
+  read(at: number, length: number): Uint8Array<ArrayBuffer>;
+  close(): void;
+}
+
+/** True if `path` or its first part exists. */
+export function existsInParts(path: string): boolean {
+  return existsSync(path) || existsSync(partPath(path, 1));
+}
+
+/** Opens `path` or, where it does not exist, its parts. Throws an Error that names what is missing or not a file. */
+export function openPartFiles(path: string): PartFiles {
+  const parts = partsOf(path);
+  const opened: { handle: number; start: number; bytes: number }[] = [];
+  const close = () => {
+    for (const { handle } of opened.splice(0)) closeSync(handle);
+  };
+  let total = 0;
+  try {
+    for (const part of parts) {
+      const handle = openSync(part, "r");
+      opened.push({ handle, start: total, bytes: 0 });
+      const about = fstatSync(handle);
+      if (!about.isFile()) throw new Error(`${part} is not a file`);
+      opened[opened.length - 1].bytes = about.size;
+      total += about.size;
+    }
+  } catch (error) {
+    close();
+    throw error;
+  }
+  const read = (at: number, length: number) => {
+    if (at + length > total) throw new Error(`${path}: ${length} bytes at ${at} go past its end at ${total}`);
+    const bytes = new Uint8Array(length);
+    for (const part of opened) {
+      let from = Math.max(at, part.start);
+      const end = Math.min(at + length, part.start + part.bytes);
+      while (from < end) {
+        const count = readSync(part.handle, bytes, from - at, end - from, from - part.start);
+        if (count === 0) throw new Error(`${path}: it became shorter while it was read`);
+        from += count;
+      }
+    }
+    return bytes;
+  };
+  return { path, bytes: total, parts, read, close };
+}
+
+function partsOf(path: string): string[] {
+  if (existsSync(path)) return [path];
+  const parts: string[] = [];
+  while (existsSync(partPath(path, parts.length + 1))) {
+    parts.push(partPath(path, parts.length + 1));
+    if (parts.length > maxParts) throw new Error(`${path} has more than ${maxParts} parts`);
+  }
+  if (parts.length === 0) throw new Error(`neither ${path} nor ${partPath(path, 1)} exists`);
+  return parts;
+}
+
+function partPath(path: string, part: number): string {
+  return `${path}.part-${part}`;
+}
