@@ -87,10 +87,6 @@ export class GgufHeader {
     this.tensors = readTensorInfos(cursor, tensorCount, alignment);
   }
 
-  has(key: string): boolean {
-    return this.#metadata.has(key);
-  }
-
   /** null if the key is missing. Throws an Error if it is no number that a double holds exactly. */
   number(key: string): number | null {
     const value = this.#metadata.get(key);
@@ -107,11 +103,12 @@ export class GgufHeader {
     throw this.#wrongType(key, value, "text");
   }
 
-  /** null if the key is missing. Throws an Error if it is no truth value. */
-  flag(key: string): boolean | null {
+  /** null if the key is missing. Throws an Error if it is an array. */
+  scalar(key: string): number | boolean | string | null {
     const value = this.#metadata.get(key);
-    if (value === undefined || typeof value === "boolean") return value ?? null;
-    throw this.#wrongType(key, value, "true or false");
+    if (value === undefined) return null;
+    if (typeof value === "object") throw this.#wrongType(key, value, "a single value");
+    return typeof value === "bigint" ? Number(value) : value;
   }
 
   /** null if the key is missing. Throws an Error if it is no array of texts, or has more than `maxElements`. */
