@@ -35,7 +35,7 @@ export const environmentSchema = z.object({
     "A model as Hugging Face lays it out, with the trained files in `artifacts/`",
     "the embedded model",
   ),
-  WEIGHT_FORMAT: choice(["fp32", "int8", "block8", "block4"], "fp32", "How weights are stored in memory"),
+  WEIGHT_FORMAT: choice(["fp32", "int8", "exact"], "fp32", "How weights are stored in memory"),
   // The CPU is the default, since only there a result never depends on the batch.
   DEVICE: choice(
     deviceNames,

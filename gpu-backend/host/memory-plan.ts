@@ -15,8 +15,7 @@ import type { WeightFormat } from "../runtime/products.ts";
 const bytesPerParameter: Record<WeightFormat, { session: number; loading: number }> = {
   fp32: { session: 8.5, loading: 16.5 },
   int8: { session: 4, loading: 13 },
-  block8: { session: 4, loading: 14 },
-  block4: { session: 3, loading: 11 },
+  exact: { session: 8.5, loading: 16.5 },
 };
 /** The same of a fitter, which opens a session over the head in fp32 and ends when it is idle. */
 const fitterBytesPerParameter = 10;

@@ -44,4 +44,6 @@ export const names = {
   present: "present",
   states: "states",
   hidden: "hidden",
+  /** Greatest magnitudes of a product's input channels, for calibration. */
+  inputMaxima: (product: string) => `input_maxima.${product}`,
 } as const;

@@ -20,6 +20,18 @@ export type Dimension = number | string;
 export type Attribute = number | string | readonly number[] | { float: number };
 type Constant = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
 
+/** A file beside the graph's that holds the bytes of large constants, so that they need not be in memory together. */
+export interface ConstantFile {
+  /** Relative to the graph's folder. */
+  readonly name: string;
+  /** Returns where in the file the bytes begin. */
+  append(bytes: Uint8Array): number;
+}
+/** Bytes of a constant from which on it goes to the file. ONNX Runtime reads shapes and other small ones from the graph. */
+const smallestFiled = 4096;
+/** `data_location` of a tensor whose bytes are in another file. */
+const external = 1;
+
 interface Node {
   op_type: string;
   domain: string;
@@ -55,13 +67,15 @@ export class GraphBuilder {
   readonly #inputs: object[] = [];
   readonly #outputs: object[] = [];
   readonly #shared = new Map<string, string>();
-  readonly #constants = new Map<Constant, { name: string; shape: readonly number[] }>();
+  readonly #constants = new WeakMap<Constant, { name: string; shape: readonly number[] }>();
+  readonly #file: ConstantFile | null;
   /** What a node calls a value → what it is called as an output of the graph. */
   readonly #renamed = new Map<string, string>();
   #next = 0;
 
-  constructor(name: string) {
+  constructor(name: string, file: ConstantFile | null = null) {
     this.#name = name;
+    this.#file = file;
   }
 
   input(name: string, type: ElementType, shape: readonly Dimension[]): string {
@@ -76,7 +90,8 @@ export class GraphBuilder {
   }
 
   /**
-   * A constant whose bytes are copied into the graph; where an array is given again in the same shape, the one that is there.
+   * A constant whose bytes are copied into the graph or its file; where an array is given again in the same shape, the one that
+   * is there.
    * Throws an Error when shape and length disagree.
    */
   constant(array: Constant, shape: readonly number[], name = this.#fresh("constant")): string {
@@ -93,7 +108,7 @@ export class GraphBuilder {
       name,
       dims: [...shape],
       data_type: elementTypes[elementTypeOf(array)],
-      raw_data: new Uint8Array(array.buffer, array.byteOffset, array.byteLength),
+      ...this.#stored(new Uint8Array(array.buffer, array.byteOffset, array.byteLength)),
     });
     return name;
   }
@@ -193,6 +208,13 @@ export class GraphBuilder {
     const problem = ModelProto.verify(model);
     if (problem) throw new Error(`graph ${this.#name}: ${problem}`);
     return ModelProto.encode(model).finish();
+  }
+
+  #stored(bytes: Uint8Array): object {
+    if (!this.#file || bytes.byteLength < smallestFiled) return { raw_data: bytes };
+    const entries = { location: this.#file.name, offset: this.#file.append(bytes), length: bytes.byteLength };
+    const external_data = Object.entries(entries).map(([key, value]) => ({ key, value: `${value}` }));
+    return { data_location: external, external_data };
   }
 
   #fresh(stem: string): string {

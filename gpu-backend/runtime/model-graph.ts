@@ -6,12 +6,20 @@
  */
 
 import { addAttention, type Past, pastInputs, splitPast, type Target } from "./attention-graph.ts";
-import { GraphBuilder } from "./graph.ts";
+import { type ConstantFile, GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
 import { addHead } from "./head-graph.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { floatsOf, type ModelWeights, weightOf } from "./model-weights.ts";
-import { type AddProduct, addEmbedding, addProducts, biased, type Embedding, type WeightFormat } from "./products.ts";
+import {
+  type AddProduct,
+  addEmbedding,
+  addProducts,
+  biased,
+  type Embedding,
+  type ProductTarget,
+  type WeightFormat,
+} from "./products.ts";
 import { addRotaryTables } from "./rotary.ts";
 import type { Device } from "./session.ts";
 import type { Bank } from "./step.ts";
@@ -21,13 +29,19 @@ interface Build extends Target {
   config: ModelConfig;
   weights: ModelWeights;
   format: WeightFormat;
+  observe?: ProductTarget["observe"];
+}
+
+interface GraphOptions {
+  /** Where large constants go; absent: into the graph. */
+  file?: ConstantFile;
 }
 
 function startBuild(
   name: string,
-  { config, weights, ...rest }: Pick<Build, "config" | "weights" | "format" | "device">,
+  { config, weights, file, ...rest }: Pick<Build, "config" | "weights" | "format" | "device"> & GraphOptions,
 ): Build {
-  const g = new GraphBuilder(name);
+  const g = new GraphBuilder(name, file);
   const { positions } = config;
   const rotary = positions === "learned" ? null : addRotaryTables(g, config, positions, weights);
   return { g, config, weights, rotary, ...rest };
@@ -41,7 +55,7 @@ export function buildServingGraph(
   config: ModelConfig,
   weights: ModelWeights,
   bank: Bank,
-  options: { format: WeightFormat; device: Device },
+  options: { format: WeightFormat; device: Device } & GraphOptions,
 ): Uint8Array {
   const { hiddenSize: D, kvHeads: K, headWidth: d } = config;
   const build = startBuild("serving", { config, weights, ...options });
@@ -61,8 +75,18 @@ export function buildServingGraph(
 }
 
 /** The trunk without a past and without a head, for training: token ids [S, T] → hidden states [S × T, D]. */
-export function buildTrunkGraph(config: ModelConfig, weights: ModelWeights): Uint8Array {
-  const build = startBuild("trunk", { config, weights, format: "fp32", device: "cpu" });
+export function buildTrunkGraph(
+  config: ModelConfig,
+  weights: ModelWeights,
+  { format = "fp32", withMaxima = false }: { format?: WeightFormat; withMaxima?: boolean } = {},
+): Uint8Array {
+  const build = startBuild("trunk", { config, weights, format, device: "cpu" });
+  if (withMaxima) {
+    build.observe = (name, x) => {
+      const maxima = build.g.node("ReduceMax", [build.g.node("Abs", [x]), build.g.integers(0)], { keepdims: 0 });
+      build.g.output(names.inputMaxima(name), maxima, "float32", ["in"]);
+    };
+  }
   const { g } = build;
   const { states } = addTrunk(build, tokenInputs(build), null, addEmbedding(build));
   g.output(names.hidden, addLastFeedForward(build, states), "float32", ["S*T", config.hiddenSize]);

@@ -40,8 +40,8 @@ export function createStepRunner(options: RunnerOptions & { weights: ModelWeight
   return openStepRunner(buildServingGraph(config, weights, bank, { format, device }), options);
 }
 
-/** Opens the session of a graph made by `buildServingGraph` with the same options. ONNX Runtime copies the graph's bytes. */
-export async function openStepRunner(graph: Uint8Array, options: RunnerOptions): Promise<StepRunner> {
+/** Opens the session of a graph made by `buildServingGraph` with the same options: its bytes, which are copied, or its path. */
+export async function openStepRunner(graph: Uint8Array | string, options: RunnerOptions): Promise<StepRunner> {
   const { config, bank, threads, device = "cpu" } = options;
   const session = await openSession(graph, { threads, device });
   return new OnnxRunner(config, bank.gates, session, device);

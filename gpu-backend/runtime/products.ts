@@ -4,26 +4,26 @@
  */
 import type { GraphBuilder } from "./graph.ts";
 import type { ModelConfig } from "./model-config.ts";
-import { floatsOf, type ModelWeights, weightOf } from "./model-weights.ts";
-import { addBlockMatMul, addQuantizedMatMuls, blockRows, quantizeBlocks, quantizeColumns } from "./quantizer.ts";
-import type { ModelShape } from "./step.ts";
+import { floatsOf, isBlockType, type ModelWeights, type Weight, weightOf } from "./model-weights.ts";
+import {
+  addBlockRows,
+  addPackedProducts,
+  type PackedMatrix,
+  packRows,
+  roundToBlocks,
+  scaleRows,
+} from "./packed-blocks.ts";
+import { addQuantizedMatMuls, quantizeColumns } from "./quantizer.ts";
 import { transpose } from "./transpose.ts";
 
-/** How the trunk's matrices and the head are stored; adapters are fp32 in all. */
-export const weightFormats = ["fp32", "int8", "block8", "block4"] as const;
+/**
+ * How matrices are stored; adapters are fp32 in all. fp32: as float32 whatever the file has. int8: the trunk with a scale per
+ * row, embedding and head in blocks. exact: as the file has them, in its blocks or as float32.
+ */
+export const weightFormats = ["fp32", "int8", "exact"] as const;
 export type WeightFormat = (typeof weightFormats)[number];
-/** Bytes of one weight of a matrix, its share of a scale included. */
-export const bytesPerWeight: Record<WeightFormat, number> = {
-  fp32: 4,
-  int8: 1,
-  block8: 1 + 4 / 32,
-  block4: 0.5 + 4 / 32,
-};
-
-/** The formats that a model of this shape can be stored in, fp32 first. */
-export function formatsFor({ hiddenSize }: ModelShape): WeightFormat[] {
-  return weightFormats.filter((format) => !format.startsWith("block") || hiddenSize % blockRows === 0);
-}
+/** Bytes of one weight of a matrix, its share of a scale included; of `exact`, those of an 8-bit block. */
+export const bytesPerWeight: Record<WeightFormat, number> = { fp32: 4, int8: 1, exact: 1 + 4 / 32 };
 
 /** What products are made from and into. */
 export interface ProductTarget {
@@ -31,6 +31,8 @@ export interface ProductTarget {
   config: ModelConfig;
   weights: ModelWeights;
   format: WeightFormat;
+  /** Called with each product's first matrix and input. */
+  observe?: (name: string, x: string) => void;
 }
 
 /** x·Wᵀ, and what is still to be added to it: the next operator often adds a bias in passing. */
@@ -53,26 +55,46 @@ interface Scaled {
 export type AddProduct = (names: readonly string[], x: string, scaled?: Scaled) => Product;
 
 /** What adds products with any x of as many rows M as `like` has, which in int8 share their zero points. */
-export function addProducts({ g, weights, format }: ProductTarget, like: string): AddProduct {
+export function addProducts(target: ProductTarget, like: string): AddProduct {
+  const { g, weights, format, observe } = target;
   const quantized = format === "int8" ? addQuantizedMatMuls(g, like) : null;
-  return (names, x, scaled = { rows: 0, by: 1 }) => {
-    const { matrix, shift, rows, columns } = stacked(weights, names);
-    matrix.subarray(0, scaled.rows * columns).forEach((value, i) => {
-      matrix[i] = value * scaled.by;
-    });
+  const packed = addPackedProducts(g, { isPrecise: true });
+  const add: AddProduct = (names, x, scaled = { rows: 0, by: 1 }) => {
+    const matrices = names.map((name) => weightOf(weights, `${name}.weight`));
+    const rows = matrices.reduce((sum, { shape }) => sum + shape[0], 0);
+    const shift = biasesOf(weights, names, rows);
     shift?.subarray(0, scaled.rows).forEach((value, i) => {
       shift[i] = value * scaled.by;
     });
     const bias = shift && g.constant(shift, [rows], `${names[0]}.bias`);
-    if (format === "fp32") {
-      const kernel = g.constant(matrix, [rows, columns], `${names[0]}.weight`);
-      return { product: g.node("Gemm", bias ? [x, kernel, bias] : [x, kernel], { transB: 1 }), bias: null };
+    const hasBlocks = format === "exact" && matrices.some(({ dtype }) => isBlockType(dtype));
+    if (hasBlocks) {
+      const matrix = packRows(matrices);
+      if (matrix) {
+        scaleRows(matrix, scaled.rows, scaled.by);
+        return { product: packed(x, matrix), bias };
+      }
+      let before = 0;
+      const parts = names.map((name, i) => {
+        const own = { rows: Math.max(0, Math.min(scaled.rows - before, matrices[i].shape[0])), by: scaled.by };
+        before += matrices[i].shape[0];
+        return biased(g, add([name], x, own));
+      });
+      return { product: g.node("Concat", parts, { axis: 1 }), bias: null };
     }
-    const turned = transpose(matrix, rows, columns);
-    const product = quantized
-      ? quantized(x, quantizeColumns(turned, columns, rows))
-      : addBlocks(g, x, turned, columns, rows, format);
-    return { product, bias };
+    const columns = matrices[0].shape[1];
+    const matrix = joined(matrices.map(floatsOf), rows * columns);
+    matrix.subarray(0, scaled.rows * columns).forEach((value, i) => {
+      matrix[i] = value * scaled.by;
+    });
+    if (quantized)
+      return { product: quantized(x, quantizeColumns(transpose(matrix, rows, columns), columns, rows)), bias };
+    const kernel = g.constant(matrix, [rows, columns], `${names[0]}.weight`);
+    return { product: g.node("Gemm", bias ? [x, kernel, bias] : [x, kernel], { transB: 1 }), bias: null };
+  };
+  return (names, x, scaled) => {
+    observe?.(names[0], x);
+    return add(names, x, scaled);
   };
 }
 
@@ -90,50 +112,39 @@ export interface Embedding {
 
 /** The embedding of token ids, and the head x·Wᵀ: of the same matrix [V, D] if the head is tied. */
 export function addEmbedding({ g, config, weights, format }: ProductTarget): Embedding {
-  const { vocabularySize: V, hiddenSize: D } = config;
   const name = "model.embed_tokens.weight";
-  const matrix = floatsOf(weightOf(weights, name));
-  const head = config.tiedHead ? matrix : floatsOf(weightOf(weights, "lm_head.weight"));
-  if (format === "fp32") {
-    const rows = g.constant(matrix, [V, D], name);
-    const kernel = config.tiedHead ? rows : g.constant(head, [V, D], "lm_head.weight");
-    return {
-      embed: (ids) => g.node("Gather", [rows, ids], { axis: 0 }),
-      baseLogits: (hidden) => g.node("Gemm", [hidden, kernel], { transB: 1 }),
-    };
-  }
-  const embedding = quantizeColumns(transpose(matrix, V, D), D, V);
-  const rows = g.constant(transpose(embedding.values, D, V), [V, D], name);
-  const scales = g.constant(embedding.scales, [V, 1], "model.embed_tokens.scales");
-  const turned = transpose(head, V, D); // [D, V]
-  const kernel = config.tiedHead ? embedding : quantizeColumns(turned, D, V);
+  const matrix = weightOf(weights, name);
+  const tokens = storedRows(matrix, format);
+  const head = config.tiedHead ? tokens : storedRows(weightOf(weights, "lm_head.weight"), format);
+  const shape = [config.vocabularySize, config.hiddenSize];
   return {
-    embed: (ids) => {
-      const values = g.node("Cast", [g.node("Gather", [rows, ids], { axis: 0 })], { to: 1 });
-      return g.node("Mul", [values, g.node("Gather", [scales, ids], { axis: 0 })]);
-    },
+    embed: (ids) =>
+      tokens instanceof Float32Array
+        ? g.node("Gather", [g.constant(tokens, shape, name), ids], { axis: 0 })
+        : addBlockRows(g, ids, tokens),
     baseLogits: (hidden) =>
-      format === "int8" ? addQuantizedMatMuls(g, hidden)(hidden, kernel) : addBlocks(g, hidden, turned, D, V, format),
+      head instanceof Float32Array
+        ? g.node("Gemm", [hidden, g.constant(head, shape, config.tiedHead ? name : "lm_head.weight")], { transB: 1 })
+        : addPackedProducts(g, { isPrecise: format === "exact" })(hidden, head),
   };
 }
 
-/** The rows of matrices [out, in] one after the other, as copies, and their biases; null if they have none. */
-function stacked(weights: ModelWeights, names: readonly string[]) {
-  const parts = names.map((name) => weightOf(weights, `${name}.weight`));
-  const columns = parts[0].shape[1];
-  const rows = parts.reduce((sum, { shape }) => sum + shape[0], 0);
-  const hasBias = weights.has(`${names[0]}.bias`);
-  return {
+/** A matrix [out, in] of embeddings or the head. */
+function storedRows(matrix: Weight, format: WeightFormat): Float32Array<ArrayBuffer> | PackedMatrix {
+  if (format === "fp32") return floatsOf(matrix);
+  const packed = packRows([matrix]);
+  if (packed) return packed;
+  const values = floatsOf(matrix);
+  return format === "exact" ? values : roundToBlocks(values, matrix.shape[0], matrix.shape[1]);
+}
+
+/** The biases of matrices one after the other, as a copy; null if they have none. */
+function biasesOf(weights: ModelWeights, names: readonly string[], rows: number): Float32Array<ArrayBuffer> | null {
+  if (!weights.has(`${names[0]}.bias`)) return null;
+  return joined(
+    names.map((name) => floatsOf(weightOf(weights, `${name}.bias`))),
     rows,
-    columns,
-    matrix: joined(parts.map(floatsOf), rows * columns),
-    shift: hasBias
-      ? joined(
-          names.map((name) => floatsOf(weightOf(weights, `${name}.bias`))),
-          rows,
-        )
-      : null,
-  };
+  );
 }
 
 function joined(parts: readonly Float32Array<ArrayBuffer>[], length: number): Float32Array<ArrayBuffer> {
@@ -145,15 +156,4 @@ function joined(parts: readonly Float32Array<ArrayBuffer>[], length: number): Fl
     at += part.length;
   }
   return all;
-}
-
-function addBlocks(
-  g: GraphBuilder,
-  x: string,
-  matrix: Float32Array,
-  rows: number,
-  columns: number,
-  format: WeightFormat,
-): string {
-  return addBlockMatMul(g, x, quantizeBlocks(matrix, rows, columns, format === "block4" ? 4 : 8));
 }

@@ -9,11 +9,14 @@ export type Tensor = ort.Tensor;
 type Elements = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
 
 /**
- * Opens a session over a serialised ModelProto, with `threads` threads inside each operator that runs on the CPU.
+ * Opens a session over a serialised ModelProto or the path of one, with `threads` threads inside each operator that runs on the CPU.
  * Rejects where `device` (the CPU if none is named) is not there; an operator that it lacks runs on the CPU.
  */
-export function openSession(model: Uint8Array, options: { threads: number; device?: Device }): Promise<Session> {
-  return ort.InferenceSession.create(model, {
+export function openSession(
+  model: Uint8Array | string,
+  options: { threads: number; device?: Device },
+): Promise<Session> {
+  const settings: ort.InferenceSession.SessionOptions = {
     executionProviders: [options.device ?? "cpu"],
     graphOptimizationLevel: "all",
     intraOpNumThreads: options.threads,
@@ -30,7 +33,10 @@ export function openSession(model: Uint8Array, options: { threads: number; devic
         set_denormal_as_zero: "1",
       },
     },
-  });
+  };
+  return typeof model === "string"
+    ? ort.InferenceSession.create(model, settings)
+    : ort.InferenceSession.create(model, settings);
 }
 
 /** A tensor over the array's own memory: what is written there before the run is what the graph reads. */

@@ -5,6 +5,7 @@ import type { ModelConfig } from "./model-config.ts";
 import { buildTrunkGraph } from "./model-graph.ts";
 import type { ModelWeights } from "./model-weights.ts";
 import { causalMask } from "./onnx-runner.ts";
+import type { WeightFormat } from "./products.ts";
 import { openSession, tensor } from "./session.ts";
 
 export interface TrunkRunner {
@@ -17,8 +18,9 @@ export async function createTrunkRunner(options: {
   config: ModelConfig;
   weights: ModelWeights;
   threads: number;
+  format?: WeightFormat;
 }): Promise<TrunkRunner> {
-  const session = await openSession(buildTrunkGraph(options.config, options.weights), options);
+  const session = await openSession(buildTrunkGraph(options.config, options.weights, options), options);
   return {
     async hidden(tokenIds, sequences, tokens) {
       if (tokens > options.config.contextTokens) {

@@ -54,12 +54,6 @@ const groups: Record<string, Entry[]> = {
     { system: "chameleon", format: "int8" },
     { system: "transformers.js", format: "q8" },
     { system: "node-llama-cpp", format: "q8_0" },
-    { system: "chameleon", format: "block8" },
-  ],
-  "4-bit": [
-    { system: "chameleon", format: "block4" },
-    { system: "transformers.js", format: "q4" },
-    { system: "node-llama-cpp", format: "q4_0" },
   ],
 };
 

@@ -25,7 +25,7 @@ const context = 128;
 const steps = 8;
 /** Of the adapter: example texts, and tokens of each. */
 const examples = { count: 6, tokens: 60 };
-const formatOfPeer = { fp32: "f32", int8: "q8_0", block8: "q8_0", block4: "q4_0" } as const;
+const formatOfPeer = { fp32: "f32", int8: "q8_0", exact: "f32" } as const;
 /** Beyond `idleMs`, in milliseconds: time for the fitter's process to end. */
 const unloadingMs = 2000;
 const steadyBatches = 5;

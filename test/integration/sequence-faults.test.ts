@@ -68,7 +68,7 @@ function work(): { request: SequenceRequest; centroid: string | null; isLost: bo
   });
 }
 
-describe.each<WeightFormat>(["fp32", "int8", "block8"])("in %s", (format) => {
+describe.each<WeightFormat>(["fp32", "int8"])("in %s", (format) => {
   test("the others' tokens and logprobs are bit for bit those of the model that is whole", async () => {
     const all = work();
     const frames = (folder: string) =>

@@ -24,7 +24,6 @@ const config = gpt2Config({
 const exports: [ExportFormat, number][] = [
   ["fp32", 1e-5],
   ["q8", 0.01],
-  ["q4", 0.1],
 ];
 const seed = 7;
 

@@ -42,7 +42,8 @@ test("is the same however many threads compute and slots there are, and another 
     expect(await withRunner(format, 2, (runner) => fingerprint(runner, 1))).toBe(one);
     all.add(one);
   }
-  expect(all.size).toBe(weightFormats.length);
+  // The exact format of a model of floats is fp32.
+  expect(all.size).toBe(weightFormats.length - 1);
 });
 
 test("is another where the last bit of a kernel's output differs", async () => {

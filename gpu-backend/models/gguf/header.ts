@@ -2,7 +2,7 @@
  * Reads the header of a GGUF file, versions 2 and 3: metadata, and where each tensor lies. Layout: docs/gguf.md of ggml.
  * The file is not trusted. Every length and count is checked before memory is allocated for it; arrays are only stepped over
  * and decoded when asked for; arrays of arrays, which no supported model has, are refused.
- * Not here: what the keys and tensors mean (model.ts), and the tensors' values (runtime/dequantise.ts).
+ * Not here: what the keys and tensors mean (model.ts), and the tensors' values (runtime/block-types.ts).
  */
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { describe } from "../../../shared/describe.ts";

@@ -113,7 +113,7 @@ function readConfig(path: string, header: GgufHeader): ModelConfig {
     kvHeads,
     headWidth,
     contextTokens: size("context_length", setLimits.contextTokens),
-    endOfTextId: endOfTextId(path, header, vocabularySize),
+    stopIds: readStopIds(path, header, vocabularySize),
     feedForwardSize: size("feed_forward_length", 16 * setLimits.hiddenSize),
     norm,
     normEpsilon,
@@ -136,10 +136,20 @@ function readRotary(path: string, header: GgufHeader, architecture: Architecture
   throw new Error(`${path}: ${architecture}.rope.freq_base is ${theta}, not between 1 and 1e12`);
 }
 
-function endOfTextId(path: string, header: GgufHeader, vocabularySize: number): number {
-  const id = header.number("tokenizer.ggml.eos_token_id");
-  if (id !== null && Number.isInteger(id) && id >= 0 && id < vocabularySize) return id;
-  throw new Error(`${path}: tokenizer.ggml.eos_token_id is ${id}, not one of ${vocabularySize} ids`);
+/** The ends of a text and of a turn, of which a file may name either or both. */
+function readStopIds(path: string, header: GgufHeader, vocabularySize: number): number[] {
+  const keys = ["eos", "eot", "eom"].map((end) => `tokenizer.ggml.${end}_token_id`);
+  const ids = new Set<number>();
+  for (const key of keys) {
+    const id = header.number(key);
+    if (id === null) continue;
+    if (!Number.isInteger(id) || id < 0 || id >= vocabularySize) {
+      throw new Error(`${path}: ${key} is ${id}, not one of ${vocabularySize} ids`);
+    }
+    ids.add(id);
+  }
+  if (ids.size === 0) throw new Error(`${path}: ${keys[0]} is missing`);
+  return [...ids];
 }
 
 /** llama.cpp's names → Hugging Face's. */

@@ -4,23 +4,19 @@
  *
  * What it is made to be: an export at its best. fp32 is the plain graph, tied matrix stored once. q8 is what
  * Transformers.js's own quantisation writes (dynamic activations, one scale per tensor; weights int8, one scale per
- * tensor), with the head quantised too, which published files often leave in fp32. q4 is MatMulNBits, symmetric, blocks
- * of 32, int8 compute (accuracy level 4), on every linear layer and the head; published GPT-2 files leave the layers in fp32,
- * as their Gemm nodes are not seen by that quantiser.
+ * tensor), with the head quantised too, which published files often leave in fp32.
  */
 
 import { GraphBuilder } from "../../../gpu-backend/runtime/graph.ts";
 import type { ModelConfig } from "../../../gpu-backend/runtime/model-config.ts";
-import { addBlockMatMul, quantizeBlocks } from "../../../gpu-backend/runtime/quantizer.ts";
 import { transpose } from "../../../gpu-backend/runtime/transpose.ts";
 import { type TensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 
-export type ExportFormat = "fp32" | "q8" | "q4";
+export type ExportFormat = "fp32" | "q8";
 /** How Transformers.js finds the file of a format. */
 export const exportFiles: Record<ExportFormat, string> = {
   fp32: "onnx/model.onnx",
   q8: "onnx/model_quantized.onnx",
-  q4: "onnx/model_q4.onnx",
 };
 
 /** S sequences, T tokens, P past positions, D hidden, H heads, d head width, V vocabulary. */
@@ -37,7 +33,7 @@ export function buildExportGraph(config: ModelConfig, weights: TensorFile, forma
   const positions = g.input("position_ids", "int64", ["batch_size", "sequence_length"]);
 
   const turnedHead = () => transpose(toFloat32(tensorOf(weights, "wte.weight")), V, D); // [D, V]
-  const head = format === "fp32" ? null : addMatMul(g, format, turnedHead(), D, V);
+  const head = format === "fp32" ? null : addMatMul(g, turnedHead(), D, V);
   const { embedded, headRows } = addEmbedding(g, format, weights, tokenIds);
   const scoreMask = addScoreMask(g, tokenIds, attentionMask);
   const shape = g.node("Shape", [tokenIds]); // [S, T]
@@ -55,7 +51,7 @@ export function buildExportGraph(config: ModelConfig, weights: TensorFile, forma
     if (format === "fp32") {
       return g.node("Gemm", [x, g.constant(kernel, [rows, columns], `${name}.weight`), tensor(`${name}.bias`)]);
     }
-    return g.node("Add", [addMatMul(g, format, kernel, rows, columns)(x), tensor(`${name}.bias`)]);
+    return g.node("Add", [addMatMul(g, kernel, rows, columns)(x), tensor(`${name}.bias`)]);
   };
 
   const positionRows = g.node("Gather", [tensor("wpe.weight"), positions], { axis: 0 });
@@ -112,17 +108,7 @@ function addScoreMask(g: GraphBuilder, tokenIds: string, attentionMask: string):
 }
 
 /** x·W for a quantised [rows, columns] matrix, as a function of x [M, rows]. */
-function addMatMul(
-  g: GraphBuilder,
-  format: "q8" | "q4",
-  matrix: Float32Array,
-  rows: number,
-  columns: number,
-): (x: string) => string {
-  if (format === "q4") {
-    const blocks = quantizeBlocks(matrix, rows, columns, 4);
-    return (x) => addBlockMatMul(g, x, blocks);
-  }
+function addMatMul(g: GraphBuilder, matrix: Float32Array, rows: number, columns: number): (x: string) => string {
   const { values, scale } = quantizeTensor(matrix);
   const weight = g.constant(values, [rows, columns]);
   const zero = g.constant(Int8Array.of(0), []);

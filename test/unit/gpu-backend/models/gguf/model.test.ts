@@ -43,7 +43,7 @@ const theirNames: Record<string, string> = {
 
 const config: ModelConfig = {
   ...{ vocabularySize: V, hiddenSize: D, layers, heads: H, kvHeads: K, headWidth: d, contextTokens: 512 },
-  ...{ endOfTextId: 2, feedForwardSize: F, norm: "rms", normEpsilon: 2 ** -20, activation: "swiglu" },
+  ...{ stopIds: [2], feedForwardSize: F, norm: "rms", normEpsilon: 2 ** -20, activation: "swiglu" },
   positions: { theta: 10_000, scaling: null },
   queryKeyNorm: false,
   biases: { queryKeyValue: false, attentionOutput: false, feedForward: false },

@@ -1,0 +1,120 @@
+/**
+ * SmoothQuant (Xiao et al. 2022, arXiv 2211.10438) folded into the weights: activations that are rounded to int8 with a scale
+ * per row lose much where few channels are far larger than the others. Dividing such channels and multiplying the weights
+ * that read them leaves the product as it is; whatever makes the channels divides for free: the norm before queries, keys
+ * and values and before gate and up, the rows of up before down, the rows of values before attention's output.
+ */
+import { requireFloats, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
+import type { ModelConfig } from "./model-config.ts";
+import { floatsOf, type ModelWeights, type Weight, weightOf } from "./model-weights.ts";
+
+/** Which share of the range goes from the activations to the weights; of .4, .55, .7 and .85, SmolLM2 loses least at .7. */
+const alpha = 0.7;
+
+/** A product's matrices, and what makes its input. */
+interface Smoothed {
+  readers: string[];
+  /** Names without `.weight`; rows of a matrix or entries of a norm are divided. */
+  maker: string;
+  /** Input channel → row of the maker. Several channels may have one row. */
+  rowOf: (channel: number) => number;
+  rows: number;
+}
+
+function smoothedProducts(config: ModelConfig): Smoothed[] {
+  const { hiddenSize: D, feedForwardSize: F, heads, kvHeads, headWidth, activation } = config;
+  const same = (channel: number) => channel;
+  const valueRow = (channel: number) => {
+    const head = Math.floor(channel / headWidth);
+    return Math.floor(head / (heads / kvHeads)) * headWidth + (channel % headWidth);
+  };
+  const products: Smoothed[] = [];
+  for (let l = 0; l < config.layers; l++) {
+    const at = (name: string) => `model.layers.${l}.${name}`;
+    const inputs = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(at);
+    products.push({ readers: inputs, maker: at("input_layernorm"), rowOf: same, rows: D });
+    const maker = at("self_attn.v_proj");
+    products.push({ readers: [at("self_attn.o_proj")], maker, rowOf: valueRow, rows: kvHeads * headWidth });
+    const inner = activation === "swiglu" ? ["mlp.gate_proj", "mlp.up_proj"] : ["mlp.up_proj"];
+    products.push({ readers: inner.map(at), maker: at("post_attention_layernorm"), rowOf: same, rows: D });
+    // A GELU between up and down does not let a factor through.
+    if (activation === "swiglu")
+      products.push({ readers: [at("mlp.down_proj")], maker: at("mlp.up_proj"), rowOf: same, rows: F });
+  }
+  return products;
+}
+
+/** The products whose input is smoothed, by the name of their first matrix, and their number of input channels. */
+export function smoothedInputs(config: ModelConfig, weights: ModelWeights): Map<string, number> {
+  const products = smoothedProducts(config).map(({ readers }) => readers[0]);
+  return new Map(products.map((name) => [name, weightOf(weights, `${name}.weight`).shape[1]]));
+}
+
+/**
+ * The same model with weights whose products lose less in int8, computed when their bytes are asked for. `maxima` holds the
+ * greatest magnitude of each input channel of the products of `smoothedInputs` (calibration.ts).
+ * Throws an Error that names a product without maxima, or with maxima of another size.
+ */
+export function smoothed(config: ModelConfig, weights: ModelWeights, maxima: TensorFile): ModelWeights {
+  /** Of each weight, what its rows and columns are multiplied by. */
+  const factors = new Map<string, { rows?: Float32Array; columns?: Float32Array }>();
+  for (const { readers, maker, rowOf, rows } of smoothedProducts(config)) {
+    const ofWeights = columnMaxima(weights, readers);
+    const ofInputs = requireFloats(maxima, readers[0], [ofWeights.length], "smoothing");
+    const scales = scalesOf(ofInputs, ofWeights, rowOf, rows);
+    const columns = Float32Array.from(ofInputs, (_, channel) => scales[rowOf(channel)]);
+    for (const name of readers) factors.set(`${name}.weight`, { ...factors.get(`${name}.weight`), columns });
+    const inverse = scales.map((scale) => 1 / scale);
+    for (const name of [`${maker}.weight`, `${maker}.bias`]) {
+      if (weights.has(name)) factors.set(name, { ...factors.get(name), rows: inverse });
+    }
+  }
+  const result = new Map(weights);
+  for (const [name, { rows, columns }] of factors) {
+    const weight = weightOf(weights, name);
+    result.set(name, multiplied(weight, rows, columns));
+  }
+  return result;
+}
+
+/** Of each row of the maker, what its channels are divided by; 1 where nothing is known of them. */
+function scalesOf(inputs: Float32Array, weights: Float32Array, rowOf: Smoothed["rowOf"], rows: number): Float32Array {
+  const greatest = { inputs: new Float32Array(rows), weights: new Float32Array(rows) };
+  inputs.forEach((value, channel) => {
+    const row = rowOf(channel);
+    greatest.inputs[row] = Math.max(greatest.inputs[row], value);
+    greatest.weights[row] = Math.max(greatest.weights[row], weights[channel]);
+  });
+  return greatest.inputs.map((input, row) => {
+    const scale = input ** alpha / greatest.weights[row] ** (1 - alpha);
+    return scale > 0 && Number.isFinite(scale) ? scale : 1;
+  });
+}
+
+/** Greatest magnitude in each column of matrices [out, in] of as many columns. */
+function columnMaxima(weights: ModelWeights, names: readonly string[]): Float32Array {
+  const matrices = names.map((name) => weightOf(weights, `${name}.weight`));
+  const maxima = new Float32Array(matrices[0].shape[1]);
+  for (const matrix of matrices) {
+    const values = floatsOf(matrix);
+    for (let i = 0; i < values.length; i += maxima.length) {
+      for (let j = 0; j < maxima.length; j++) maxima[j] = Math.max(maxima[j], Math.abs(values[i + j]));
+    }
+  }
+  return maxima;
+}
+
+function multiplied(weight: Weight, rows?: Float32Array, columns?: Float32Array): Weight {
+  const [count, width = 1] = weight.shape;
+  return {
+    dtype: "F32",
+    shape: weight.shape,
+    get bytes() {
+      const values = floatsOf(weight);
+      for (let i = 0; i < count; i++) {
+        for (let j = 0; j < width; j++) values[i * width + j] *= (rows?.[i] ?? 1) * (columns?.[j] ?? 1);
+      }
+      return new Uint8Array(values.buffer);
+    },
+  };
+}

@@ -1,0 +1,101 @@
+import { expect, test } from "vitest";
+import { measureMaxima } from "../../../../gpu-backend/runtime/calibration.ts";
+import type { ModelConfig } from "../../../../gpu-backend/runtime/model-config.ts";
+import { floatsOf, type ModelWeights, weightOf } from "../../../../gpu-backend/runtime/model-weights.ts";
+import { smoothed, smoothedInputs } from "../../../../gpu-backend/runtime/smoothing.ts";
+import { createTrunkRunner } from "../../../../gpu-backend/runtime/trunk-runner.ts";
+import { tensorFrom } from "../../../../shared/artifacts/tensor-file.ts";
+import { oracleHidden } from "../../../support/gpt2-oracle.ts";
+import { randomWeights } from "../../../support/random-weights.ts";
+import { maxDifference, seededRandom } from "../../../support/steps.ts";
+
+const llama: ModelConfig = {
+  ...{ vocabularySize: 50, hiddenSize: 32, layers: 2, heads: 4, kvHeads: 2, headWidth: 8, contextTokens: 64 },
+  ...{ stopIds: [0], feedForwardSize: 48, norm: "rms", normEpsilon: 1e-5, activation: "swiglu" },
+  positions: { theta: 10_000, scaling: null },
+  queryKeyNorm: false,
+  biases: { queryKeyValue: false, attentionOutput: false, feedForward: false },
+  tiedHead: true,
+};
+const qwen2: ModelConfig = { ...llama, biases: { ...llama.biases, queryKeyValue: true } };
+const gpt2: ModelConfig = {
+  ...{ ...llama, kvHeads: 4, norm: "layer", activation: "gelu", positions: "learned" },
+  biases: { queryKeyValue: true, attentionOutput: true, feedForward: true },
+};
+const seed = 31;
+const ids = Array.from({ length: 40 }, (_, i) => (i * 17) % 50);
+
+/** Random weights whose norms make one channel in eight 50 times as large as the others. */
+function withOutliers(config: ModelConfig): ModelWeights {
+  const weights = new Map(randomWeights(config, seededRandom(seed), 0.1));
+  for (const [name, weight] of weights) {
+    if (!/layernorm\.weight$/.test(name)) continue;
+    const gains = floatsOf(weight).map((gain, i) => (i % 8 === 3 ? 50 * gain : gain));
+    weights.set(name, tensorFrom(gains, [gains.length]));
+  }
+  return weights;
+}
+
+test.each([
+  ["Llama", llama],
+  ["Qwen2", qwen2],
+  ["GPT-2", gpt2],
+])("a smoothed %s computes the same, with ranges of its inputs that are closer together", async (_, config) => {
+  const weights = withOutliers(config);
+  const options = { config, threads: 1 };
+  const maxima = await measureMaxima({ ...options, weights }, ids);
+  const even = smoothed(config, weights, maxima);
+  const exact = oracleHidden(config, weights, ids).flatMap((row) => [...row]);
+  const found = oracleHidden(config, even, ids).flatMap((row) => [...row]);
+  const error = maxDifference(found, exact);
+  const after = await measureMaxima({ ...options, weights: even }, ids);
+  const name = "model.layers.0.self_attn.q_proj";
+  const spread = (of: typeof maxima) => {
+    const values = floatsOf(of.get(name)!);
+    return Math.max(...values) / Math.min(...values);
+  };
+  console.log(`greatest difference ${error}; spread ${spread(maxima)} before, ${spread(after)} after`);
+  expect(error).toBeLessThan(1e-4);
+  expect(spread(after)).toBeLessThan(spread(maxima) / 4);
+});
+
+test("maxima are those of the inputs, also across the texts that ids are cut into", async () => {
+  const weights = randomWeights(llama, seededRandom(seed), 0.1);
+  const long = { ...llama, contextTokens: 16 };
+  const all = await measureMaxima({ config: long, weights, threads: 1 }, ids);
+  const parts = [0, 16, 32].map((start) => ids.slice(start, start + 16));
+  const each = await Promise.all(parts.map((part) => measureMaxima({ config: long, weights, threads: 1 }, part)));
+  expect([...all.keys()]).toEqual([...smoothedInputs(long, weights).keys()]);
+  for (const [name, tensor] of all) {
+    const wanted = floatsOf(tensor).map((_, i) => Math.max(...each.map((one) => floatsOf(weightOf(one, name))[i])));
+    expect(floatsOf(tensor), name).toEqual(wanted);
+  }
+});
+
+test("refuses maxima of another model, by the product's name", async () => {
+  const weights = randomWeights(llama, seededRandom(seed));
+  const maxima = await measureMaxima({ config: llama, weights, threads: 1 }, ids);
+  const name = "model.layers.1.mlp.down_proj";
+  expect(() => smoothed(llama, weights, new Map([...maxima].filter(([key]) => key !== name)))).toThrow(name);
+  const short = new Map([...maxima, [name, tensorFrom(new Float32Array(4), [4])] as const]);
+  expect(() => smoothed(llama, weights, short)).toThrow(`smoothing: ${name} is F32 [4], expected F32 [48]`);
+});
+
+test("smoothing reduces what int8 loses where channels differ", async () => {
+  const weights = withOutliers(llama);
+  const maxima = await measureMaxima({ config: llama, weights, threads: 1 }, ids);
+  const errors: number[] = [];
+  const hiddenOf = async (of: ModelWeights, format: "fp32" | "int8") => {
+    const runner = await createTrunkRunner({ config: llama, weights: of, threads: 1, format });
+    const hidden = await runner.hidden(Int32Array.from(ids), 1, ids.length);
+    await runner.release();
+    return hidden;
+  };
+  const exact = await hiddenOf(weights, "fp32");
+  for (const of of [weights, smoothed(llama, weights, maxima)]) {
+    const hidden = await hiddenOf(of, "int8");
+    errors.push(Math.hypot(...hidden.map((value, i) => value - exact[i])) / Math.hypot(...exact));
+  }
+  console.log(`relative error ${errors[0]} as it is, ${errors[1]} smoothed`);
+  expect(errors[1]).toBeLessThan(0.6 * errors[0]);
+});
