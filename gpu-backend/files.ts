@@ -38,7 +38,7 @@ export function nullIfMissing(error: NodeJS.ErrnoException): null {
 /** The functions of the file system that a test can replace. */
 export type WriteSystem = Pick<typeof fs, "mkdir" | "mkdtemp" | "open" | "rename" | "rm">;
 
-const unfinishedPrefix = ".unfinished-";
+export const unfinishedPrefix = ".unfinished-";
 
 /** Creates the file's folder if it is missing. Rejects with the system's error, and leaves the old file unchanged. */
 export async function writeWhole(

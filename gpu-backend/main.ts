@@ -184,8 +184,8 @@ function engineLog(
 ): Pick<EngineObserver, "sequenceFaulted" | "engineReady" | "engineFailed"> {
   return {
     sequenceFaulted: (description) => log("error", "sequence_failed", { description }),
-    engineReady({ device, deviceWarning, manifestHash, numerics }, pid) {
-      if (deviceWarning) log("warn", "device", { message: deviceWarning });
+    engineReady({ device, warnings, manifestHash, numerics }, pid) {
+      for (const message of warnings) log("warn", "engine", { message });
       log("info", "engine", { device, weightFormat, numerics, manifest: manifestHash, pid });
     },
     engineFailed(failure) {

@@ -59,7 +59,7 @@ export interface EngineInfo {
   numerics: string;
   device: Device;
   /** Why it is not the requested device. */
-  deviceWarning: string | null;
+  warnings: string[];
 }
 
 /** One phase that ran. */

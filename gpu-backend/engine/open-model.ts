@@ -1,19 +1,26 @@
 /**
- * Reads the artifacts and opens a session over them. Model file, matrices and graph are dropped as soon as the next step of
+ * Reads the artifacts and opens a session over them, with the graph of an earlier start where one was kept. Model file, matrices and graph are dropped as soon as the next step of
  * loading has read them, so that a loaded model takes the memory of its session alone.
  */
+import { createHash } from "node:crypto";
+import { join } from "node:path";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { bankOf } from "../adapters/generated/hyper-network.ts";
 import { selectDevice } from "../runtime/device-probe.ts";
 import { collectGarbage } from "../runtime/garbage.ts";
+import type { ConstantFile } from "../runtime/graph.ts";
 import { buildServingGraph } from "../runtime/model-graph.ts";
+import { parametersOf } from "../runtime/model-weights.ts";
 import { openStepRunner } from "../runtime/onnx-runner.ts";
 import type { Device } from "../runtime/session.ts";
+import { smoothed } from "../runtime/smoothing.ts";
 import type { StepRunner } from "../runtime/step.ts";
 import { readArtifacts } from "./artifacts.ts";
 import type { EngineSettings } from "./messages.ts";
+import { graphCodeHash, preparedGraph } from "./prepared-graph.ts";
+import { readSmoothing } from "./smoothing-file.ts";
 
 export interface OpenModel {
   runner: StepRunner;
@@ -22,14 +29,18 @@ export interface OpenModel {
   tokenizer: Tokenizer;
   hyperNetwork: TensorFile;
   device: Device;
-  /** Why it is not the requested device. */
-  deviceWarning: string | null;
+  /** Why it is not the requested device, and why the prepared graph is not kept. */
+  warnings: string[];
 }
 
 type OpenSettings = Pick<
   EngineSettings,
   "modelDirectory" | "artifactsDirectory" | "threads" | "weightFormat" | "device"
->;
+> &
+  Partial<Pick<EngineSettings, "dataDirectory">>;
+
+/** Parameters from which on building the graph takes longer than the rest of a start. */
+const preparedParameters = 2 ** 25;
 
 /** Throws an Error that names the file or setting at fault. `now` is a clock that only goes forward, in milliseconds. */
 export async function openModel(settings: OpenSettings, now: () => number): Promise<OpenModel> {
@@ -37,9 +48,9 @@ export async function openModel(settings: OpenSettings, now: () => number): Prom
   collectGarbage();
   const runner = await openStepRunner(built.graph, built.options);
   // The graph's bytes, by far the largest part of what is left.
-  built.graph = new Uint8Array(0);
+  built.graph = "";
   collectGarbage();
-  return { ...artifacts, runner, device: built.options.device, deviceWarning: built.warning };
+  return { ...artifacts, runner, device: built.options.device, warnings: built.warnings };
 }
 
 /** A function of its own, so that the weights are garbage when it returns. */
@@ -49,6 +60,31 @@ async function buildGraph(settings: OpenSettings, now: () => number) {
   const { config, weights } = model;
   const { device, warning } = await selectDevice({ setting: settings.device, format, threads, now });
   const bank = bankOf(artifacts.hyperNetwork);
-  const graph = buildServingGraph(config, weights, bank, { format, device });
-  return { artifacts, graph, options: { config, bank, threads, format, device }, warning };
+  const smoothing = format === "int8" ? await readSmoothing(settings.modelDirectory) : null;
+  const build = (file?: ConstantFile) => {
+    const stored = smoothing ? smoothed(config, weights, smoothing.maxima) : weights;
+    return buildServingGraph(config, stored, bank, { format, device, file });
+  };
+  const options = { config, bank, threads, format, device };
+  if (!settings.dataDirectory || parametersOf(config) < preparedParameters) {
+    return { artifacts, graph: build() as Uint8Array | string, options, warnings: warning ? [warning] : [] };
+  }
+  const made = {
+    weights: model.weightsHash,
+    manifest: artifacts.manifestHash,
+    smoothing: smoothing?.hash,
+    format,
+    device,
+  };
+  const key = createHash("sha256")
+    .update(JSON.stringify([await graphCodeHash(), made]))
+    .digest("hex");
+  const prepared = await preparedGraph(
+    join(settings.dataDirectory, "prepared"),
+    key,
+    build,
+    () => performance.timeOrigin + now(),
+  );
+  const warnings = [warning, prepared.warning].filter((text) => text !== null);
+  return { artifacts, graph: prepared.graph, options, warnings };
 }

@@ -45,7 +45,7 @@ const unwritten = new LruCache<Uint8Array>(64 * 2 ** 20);
 async function serve(settings: EngineSettings): Promise<void> {
   const now = () => performance.now();
   const opened = await openModel(settings, now);
-  const { manifest, manifestHash, tokenizer, hyperNetwork, device, deviceWarning } = opened;
+  const { manifest, manifestHash, tokenizer, hyperNetwork, device, warnings } = opened;
   const files = new OwnAdapterFiles({ directory: settings.dataDirectory, tenantBytes: settings.tenantAdapterBytes });
   const source = withOwnAdapters(
     generatedAdapters(manifest, hyperNetwork),
@@ -84,7 +84,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     } else if (message.type === "cancel") engine.cancel(message.ids);
     wake();
   });
-  send({ type: "ready", info: { manifest, manifestHash, numerics, device, deviceWarning } });
+  send({ type: "ready", info: { manifest, manifestHash, numerics, device, warnings } });
 
   for (;;) {
     if (failure) throw failure;

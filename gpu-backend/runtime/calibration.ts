@@ -1,8 +1,8 @@
 /** What smoothing needs to know of a model's activations: their greatest magnitudes over texts. */
 import { type TensorFile, tensorFrom } from "../../shared/artifacts/tensor-file.ts";
-import { buildTrunkGraph } from "./gpt2-graph.ts";
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
+import { buildTrunkGraph } from "./model-graph.ts";
 import type { ModelWeights } from "./model-weights.ts";
 import { causalMask } from "./onnx-runner.ts";
 import { openSession, tensor } from "./session.ts";

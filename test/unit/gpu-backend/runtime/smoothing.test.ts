@@ -5,7 +5,7 @@ import { floatsOf, type ModelWeights, weightOf } from "../../../../gpu-backend/r
 import { smoothed, smoothedInputs } from "../../../../gpu-backend/runtime/smoothing.ts";
 import { createTrunkRunner } from "../../../../gpu-backend/runtime/trunk-runner.ts";
 import { tensorFrom } from "../../../../shared/artifacts/tensor-file.ts";
-import { oracleHidden } from "../../../support/gpt2-oracle.ts";
+import { oracleHidden } from "../../../support/oracle.ts";
 import { randomWeights } from "../../../support/random-weights.ts";
 import { maxDifference, seededRandom } from "../../../support/steps.ts";
 
