@@ -33,7 +33,6 @@ export class PlannedSets {
   readonly #deployed: () => Promise<Artifacts>;
   readonly #held: (manifestHash: string) => Artifacts | null;
   readonly #loading = new Map<string, Promise<Artifacts>>();
-  #preparing: Promise<unknown> | null = null;
 
   /** `held`: the sets that this isolate has loaded. */
   constructor(source: ArtifactSource | null, deployed: () => Promise<Artifacts>, held = heldSet) {
@@ -44,28 +43,25 @@ export class PlannedSets {
 
   /** The set, from the isolate, the bucket or the assets; `files` as in ArtifactSource. Throws an Error if it is missing or invalid. */
   async of(manifestHash: string, files?: readonly string[]): Promise<Artifacts> {
-    const held = this.#held(manifestHash);
-    if (held) return held;
-    const loading = this.#loading.get(manifestHash) ?? this.#load(manifestHash, files);
-    this.#loading.set(manifestHash, loading);
-    try {
-      return await loading;
-    } finally {
-      this.#loading.delete(manifestHash);
-    }
+    return this.#held(manifestHash) ?? this.#once(manifestHash, () => this.#load(manifestHash, files));
   }
 
   /** Loads the set that is served now, before the first request arrives. Rejects if that fails. */
-  async prepare(): Promise<void> {
-    this.#preparing ??= this.#loadServed().finally(() => {
-      this.#preparing = null;
+  prepare(): Promise<Artifacts> {
+    return this.#once("served", async () => {
+      const pointer = await this.#source?.pointer();
+      return pointer ? this.of(currentOf(pointer)) : this.#deployed();
     });
-    await this.#preparing;
   }
 
-  async #loadServed(): Promise<Artifacts> {
-    const pointer = await this.#source?.pointer();
-    return pointer ? this.of(currentOf(pointer)) : this.#deployed();
+  async #once(name: string, load: () => Promise<Artifacts>): Promise<Artifacts> {
+    const loading = this.#loading.get(name) ?? load();
+    this.#loading.set(name, loading);
+    try {
+      return await loading;
+    } finally {
+      this.#loading.delete(name);
+    }
   }
 
   async #load(manifestHash: string, files?: readonly string[]): Promise<Artifacts> {

@@ -7,26 +7,17 @@ import type { Routing, RoutingEvent } from "./routing.ts";
 /** Control calls take turns with tenants under this name, which no tenant has. */
 const controlTenant = "";
 
-export class ControlCall implements QueueEntry {
-  readonly tenant = controlTenant;
-  readonly dueMs: number;
-  readonly group: CallGroup;
+export interface ControlCall extends QueueEntry {
+  group: CallGroup;
   /** Of the sequence to cancel, if it is a cancellation. */
-  readonly ids: readonly string[];
+  ids: string[];
   /** Makes one call for all that go together. Never rejects. */
-  readonly send: (ids: string[]) => Promise<void>;
+  send(ids: string[]): Promise<void>;
+}
 
-  constructor(
-    kind: "cancel" | "probe",
-    { id: backend }: Backend,
-    { dueMs, ids = [], send }: Pick<ControlCall, "dueMs" | "send"> & { ids?: string[] },
-  ) {
-    this.dueMs = dueMs;
-    // Calls of a kind to a process go one after the other: one that hangs takes one connection.
-    this.group = { key: `${kind} ${backend}`, backend, maxCalls: 1 };
-    this.ids = ids;
-    this.send = send;
-  }
+/** Calls of a kind to a process go one after the other: one that hangs takes one connection. */
+function groupOf(kind: "cancel" | "probe", { id: backend }: Backend): CallGroup {
+  return { key: `${kind} ${backend}`, backend, maxCalls: 1 };
 }
 
 /** Cancels sequences at the backend, by the ids that it knows. If that fails, they run to their end. */
@@ -37,7 +28,8 @@ export function cancellations(
   dueMs: number,
 ): ControlCall[] {
   const send = (all: string[]) => client.cancel(all, backend.name).catch(() => undefined);
-  return ids.map((id) => new ControlCall("cancel", backend, { dueMs, ids: [id], send }));
+  const group = groupOf("cancel", backend);
+  return ids.map((id) => ({ tenant: controlTenant, dueMs, group, ids: [id], send }));
 }
 
 /** Probes each backend whose ejection has ended. */
@@ -52,6 +44,6 @@ export function probes(
       backend.group.recordProbe(backend, readiness !== null, now());
       if (readiness) observe({ event: "returned", backend: backend.id });
     };
-    return new ControlCall("probe", backend, { dueMs: now(), send });
+    return { tenant: controlTenant, dueMs: now(), group: groupOf("probe", backend), ids: [], send };
   });
 }

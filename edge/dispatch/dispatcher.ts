@@ -16,7 +16,7 @@ import { BatchRun } from "./batch-run.ts";
 import { asFailure, type CallFailure, divergence, errorOf } from "./call-failure.ts";
 import { CallQueue, type QueuedCall, type QueueLimits } from "./call-queue.ts";
 import type { OpenBatch } from "./client.ts";
-import { ControlCall, cancellations, probes } from "./control-calls.ts";
+import { type ControlCall, cancellations, probes } from "./control-calls.ts";
 import { addFrame, PendingSequence, type Receiver, sharingOf } from "./pending-sequence.ts";
 import {
   afterLoss,
@@ -164,7 +164,7 @@ export class Dispatcher {
   #sendReady(): void {
     for (let call = this.#queue.take(); call; call = this.#queue.take()) {
       const sequences = call.entries.filter((entry) => entry instanceof PendingSequence);
-      const controls = call.entries.filter((entry) => entry instanceof ControlCall);
+      const controls = call.entries.filter((entry) => "send" in entry);
       this.#parts.keepAlive(controls.length > 0 ? this.#sendControl(call, controls) : this.#send(call, sequences));
     }
   }

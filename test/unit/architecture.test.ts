@@ -1,7 +1,7 @@
 /** The rules of the house, held against this tree; and each rule against a source that breaks it. */
 import { globSync, readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { edgeLayers, findViolations } from "../../infra/architecture.ts";
+import { edgeLayers, findViolations } from "../support/architecture.ts";
 
 const root = `${import.meta.dirname}/../..`;
 
