@@ -55,15 +55,8 @@ export interface BatchCall {
   process: string | null;
 }
 
-/** The calls to one address of backends; `process` is the name of the process to call; null: see BatchCall. */
-export interface BackendCalls {
-  /** Resolves when the batch is accepted. Rejects with a CallFailure, and so does the iteration of the frames. */
-  openBatch(batch: BatchRequest, call: BatchCall): Promise<OpenBatch>;
-  /** Cancels at most `sequencesPerBatch` sequences, whose ids the process knows. */
-  cancel(ids: string[], process: string | null): Promise<void>;
-  /** The backend's manifests; null if it is not ready. */
-  readiness(process: string | null): Promise<Readiness | null>;
-}
+/** What routing needs of a BackendClient. */
+export type BackendCalls = Pick<BackendClient, "openBatch" | "cancel" | "readiness">;
 
 export type BackendFetch = (url: string, init: RequestInit) => Promise<Response>;
 
@@ -111,7 +104,8 @@ const encoder = new TextEncoder();
 const numericsMismatch: ErrorKind = "numerics_mismatch";
 const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable().optional() }) });
 
-export class BackendClient implements BackendCalls {
+/** The calls to one address of backends; `process` is the name of the process to call; null: see BatchCall. */
+export class BackendClient {
   readonly #url: string;
   readonly #parts: Required<ClientParts> & { limits: ClientLimits };
   constructor(url: string, parts: ClientParts = {}) {
@@ -125,6 +119,7 @@ export class BackendClient implements BackendCalls {
     };
   }
 
+  /** Resolves when the batch is accepted. Rejects with a CallFailure, and so does the iteration of the frames. */
   async openBatch(batch: BatchRequest, { signal, numerics, process }: BatchCall): Promise<OpenBatch> {
     const headers: Record<string, string> = numerics ? { [numericsHeader]: numerics } : {};
     const body = encoder.encode(JSON.stringify(batch));
@@ -153,12 +148,14 @@ export class BackendClient implements BackendCalls {
     };
   }
 
+  /** Cancels at most `sequencesPerBatch` sequences, whose ids the process knows. */
   async cancel(ids: string[], process: string | null): Promise<void> {
     const body = encoder.encode(JSON.stringify({ version: contractVersion, ids }));
     const response = await this.#post("/v1/cancellations", body, this.#parts.limits.acceptanceMs, { process });
     await response.body?.cancel();
   }
 
+  /** The backend's manifests; null if it is not ready. */
   async readiness(process: string | null = null): Promise<Readiness | null> {
     const response = await this.#fetch("/readyz", { process }, this.#parts.limits.probeMs);
     const body = readinessSchema.safeParse(await response.json().catch(() => null));

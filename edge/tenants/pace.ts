@@ -5,27 +5,18 @@
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 import { setNewest } from "../platform/newest.ts";
 
-export interface PaceLimits {
+export const paceLimits = {
   /** Small requests of a key that start without a delay. */
-  burst: number;
-  /** Interval between the starts of further ones: about the time that a small request occupies the thread. */
-  intervalMs: number;
-  /** Added to that interval per MiB of body, which is received, parsed and encoded. */
-  bodyMsPerMebibyte: number;
-  /** Upper bound on the delay of a small request. A body's is longer in proportion to its time: 31 s for one mebibyte. */
-  maxDelayMs: number;
-  /** Upper bound on how long a refusal is remembered, whatever its Retry-After. */
-  refusedMs: number;
-  /** Keys kept in memory; the least recently used one is dropped. */
-  maxKeys: number;
-}
-
-export const paceLimits: PaceLimits = {
   burst: 16,
+  /** Interval between the starts of further ones: about the time that a small request occupies the thread. */
   intervalMs: 2,
+  /** Added to that interval per MiB of body, which is received, parsed and encoded. */
   bodyMsPerMebibyte: 60,
+  /** Upper bound on the delay of a small request. A body's is longer in proportion to its time: 31 s for one mebibyte. */
   maxDelayMs: 1000,
+  /** Upper bound on how long a refusal is remembered, whatever its Retry-After. */
   refusedMs: 60_000,
+  /** Keys kept in memory; the least recently used one is dropped. */
   maxKeys: 1024,
 };
 
@@ -41,10 +32,10 @@ interface KeyPace {
 const unknown: KeyPace = { freeMs: Number.NEGATIVE_INFINITY, refusedUntilMs: Number.NEGATIVE_INFINITY };
 
 export class Pace {
-  readonly #limits: PaceLimits;
+  readonly #limits: typeof paceLimits;
   readonly #keys = new Map<number, KeyPace>();
 
-  constructor(limits: PaceLimits = paceLimits) {
+  constructor(limits = paceLimits) {
     this.#limits = limits;
   }
 
