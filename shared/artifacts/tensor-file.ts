@@ -180,20 +180,7 @@ export function requireFloats(
 
 /** True for the dtypes that `toFloat32` reads. */
 export function isFloat(dtype: Dtype): boolean {
-  return dtype in exponentBits;
-}
-
-/** Exponent bits, all set in infinities and NaN. */
-const exponentBits: Partial<Record<Dtype, number>> = { F32: 0x7f80_0000, F16: 0x7c00, BF16: 0x7f80 };
-
-/** Index of the first infinite or NaN element of a float tensor; -1 if all are finite. */
-export function firstNonFinite({ dtype, bytes }: Tensor): number {
-  const mask = exponentBits[dtype];
-  if (mask === undefined) throw new Error(`tensor file: ${dtype} is not a float of up to 32 bits`);
-  const buffer = alignedCopy(bytes);
-  const words = dtype === "F32" ? new Uint32Array(buffer) : new Uint16Array(buffer);
-  for (let i = 0; i < words.length; i++) if ((words[i] & mask) === mask) return i;
-  return -1;
+  return dtype === "F32" || dtype === "F16" || dtype === "BF16";
 }
 
 /** Copies bytes to a new buffer. A typed array needs alignment, which a view into a file may lack. */

@@ -1,7 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import {
-  firstNonFinite,
   readTensorFile,
   type Tensor,
   type TensorFile,
@@ -69,22 +68,6 @@ describe("a tensor file", () => {
     const most = setLimits.tensorHeaderBytes;
     new DataView(file.buffer).setUint32(0, most + 1, true);
     expect(() => readTensorFile(file)).toThrow(`header of ${most + 1} bytes, the maximum is ${most}`);
-  });
-
-  it.each<[Tensor["dtype"], number[], number]>([
-    ["F32", [0x7f7f_ffff, 0xff7f_ffff, 1, 0x8000_0000], -1],
-    ["F32", [0, 0xff80_0000], 1],
-    ["F32", [0x7fc0_0001], 0],
-    ["F16", [0x7bff, 0xfbff, 1], -1],
-    ["F16", [0, 0, 0xfc00], 2],
-    ["F16", [0x7e00], 0],
-    ["BF16", [0x7f7f, 0xff7f, 1], -1],
-    ["BF16", [1, 0x7fc0], 1],
-  ])("finds the first element of %s %j that is not finite", (dtype, words, index) => {
-    const typed = dtype === "F32" ? Uint32Array.from(words) : Uint16Array.from(words);
-    const unaligned = new Uint8Array(typed.byteLength + 1).subarray(1);
-    unaligned.set(new Uint8Array(typed.buffer));
-    expect(firstNonFinite({ dtype, shape: [words.length], bytes: unaligned })).toBe(index);
   });
 
   it("skips metadata", () => {
