@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
-import { packTokenizer } from "../../shared/tokenizer/pack.ts";
+import { packGpt2Tokenizer } from "../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { type ModelFolder, readModelFolder } from "../models/safetensors/model-folder.ts";
 import { floatsOf, weightOf } from "../runtime/model-weights.ts";
@@ -56,7 +56,7 @@ export async function prepare(options: PrepareOptions, progress: Progress, signa
   const model = await readModelFolder(options.modelDirectory);
   const { hiddenSize: D, vocabularySize: V } = model.config;
   const tokenEmbedding = floatsOf(weightOf(model.weights, "model.embed_tokens.weight"));
-  const tokenizerFile = packTokenizer(
+  const tokenizerFile = packGpt2Tokenizer(
     await readFile(join(options.modelDirectory, "vocab.json"), "utf8"),
     await readFile(join(options.modelDirectory, "merges.txt"), "utf8"),
     model.config.stopIds[0],

@@ -15,8 +15,8 @@ export const setLimits = {
   manifestValues: 65_536,
   /** An edge isolate holds two sets; GPT-2's table takes 3.5 MB. */
   edgeTableBytes: 16_777_216,
-  /** 65,536 ids with their merges take 0.7 MB. */
-  tokenizerBytes: 1_048_576,
+  /** Llama 3.2's 128,256 ids with 280,147 merges take 3.4 MB. */
+  tokenizerBytes: 4_194_304,
   /** 1,024 gates over GPT-2's vocabulary take 210 MB. */
   hyperNetworkBytes: 268_435_456,
   /** Header of a tensor file. That of the largest GPT-2 with its 580 tensors has 60 kB. */
@@ -24,12 +24,14 @@ export const setLimits = {
   tensorsPerFile: 8192,
   tensorNameCharacters: 256,
   tensorDimensions: 8,
-  /** V. Token ids are stored in 16 bits. */
-  vocabulary: 65_536,
+  /** V. Qwen 2 and 3 have 151,936. */
+  vocabulary: 262_144,
   /** Bytes of one token. GPT-2's longest has 128. */
   pieceBytes: 512,
-  /** Ranks are stored in 16 bits. */
-  merges: 65_536,
+  /** Llama 3 has 280,147: several of one piece. */
+  merges: 524_288,
+  /** Tokens that no text spells. Qwen 3 has 293, most of them unused. */
+  specialTokens: 1024,
   /** Consecutive occupied slots of the merge table: the most that a look-up visits. GPT-2's longest run is 18. */
   mergeRun: 256,
   /** D. GPT-2 XL has 1,600. */
@@ -59,7 +61,7 @@ export const setLimits = {
   corpora: 1024,
   /** Factor of similarity in the priors of a mixture. */
   similarityScale: 1000,
-  /** Magnitude, in nats per token. A uniform guess over 65,536 ids has 11. */
+  /** Magnitude, in nats per token. A uniform guess over 262,144 ids has 12. */
   gainNats: 1000,
   /** Magnitude of a map coordinate. */
   position: 1_000_000,

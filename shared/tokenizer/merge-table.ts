@@ -5,31 +5,33 @@
 import { setLimits } from "../artifacts/limits.ts";
 
 const noMerge = -1;
+/** The first id of a free slot. */
+const free = 0xffffffff;
 
 export class MergeTable {
-  /** left << 16 | right, by hash slot. */
+  /** The two token ids by hash slot, [slots, 2]. */
   readonly #pairs: Uint32Array;
-  /** Rank by hash slot, `noMerge` where the slot is free. */
-  readonly #ranks: Int32Array;
+  /** Rank by hash slot. */
+  readonly #ranks: Uint32Array;
   readonly #shift: number;
 
   /**
    * `pairs`: [M, 2] token ids, in order of rank: lower ranks merge first. Throws an Error for a pair that comes twice, and
    * for pairs chosen to fall on the same slots.
    */
-  constructor(pairs: Uint16Array) {
+  constructor(pairs: Uint32Array) {
     const merges = pairs.length / 2;
     // At most half full, so that a probe is short.
     const bits = Math.max(4, Math.ceil(Math.log2(merges * 2 + 1)));
     this.#shift = 32 - bits;
-    this.#pairs = new Uint32Array(2 ** bits);
-    this.#ranks = new Int32Array(2 ** bits).fill(noMerge);
+    this.#pairs = new Uint32Array(2 * 2 ** bits).fill(free);
+    this.#ranks = new Uint32Array(2 ** bits);
     for (let rank = 0; rank < merges; rank++) {
-      const pair = packed(pairs[2 * rank], pairs[2 * rank + 1]);
-      const slot = this.#slotOf(pair);
-      if (this.#ranks[slot] !== noMerge)
-        throw new Error(`tokenizer: merges ${this.#ranks[slot]} and ${rank} are the same pair`);
-      this.#pairs[slot] = pair;
+      const [left, right] = [pairs[2 * rank], pairs[2 * rank + 1]];
+      const slot = this.#slotOf(left, right);
+      if (!this.#isFree(slot)) throw new Error(`tokenizer: merges ${this.#ranks[slot]} and ${rank} are the same pair`);
+      this.#pairs[2 * slot] = left;
+      this.#pairs[2 * slot + 1] = right;
       this.#ranks[slot] = rank;
       this.#requireShortRun(slot);
     }
@@ -37,27 +39,33 @@ export class MergeTable {
 
   /** Rank of the merge of two neighbouring token ids, or -1 if they never merge. */
   rankOf(left: number, right: number): number {
-    return this.#ranks[this.#slotOf(packed(left, right))];
+    const slot = this.#slotOf(left, right);
+    return this.#isFree(slot) ? noMerge : this.#ranks[slot];
   }
 
-  /** The slot that holds `pair`, or the free slot where it would go. */
-  #slotOf(pair: number): number {
+  /** The slot that holds the pair, or the free slot where it would go. */
+  #slotOf(left: number, right: number): number {
+    const pairs = this.#pairs;
+    const last = this.#ranks.length - 1;
+    const pair = Math.imul(left, 0x85ebca6b) ^ right;
     let slot = Math.imul(pair ^ (pair >>> 15), 0x9e3779b1) >>> this.#shift;
-    while (this.#ranks[slot] !== noMerge && this.#pairs[slot] !== pair) slot = (slot + 1) & (this.#ranks.length - 1);
+    while (pairs[2 * slot] !== free && (pairs[2 * slot] !== left || pairs[2 * slot + 1] !== right)) {
+      slot = (slot + 1) & last;
+    }
     return slot;
+  }
+
+  #isFree(slot: number): boolean {
+    return this.#pairs[2 * slot] === free;
   }
 
   /** A look-up visits the occupied slots from its own on, so their runs are bounded. */
   #requireShortRun(slot: number): void {
     const last = this.#ranks.length - 1;
     let run = 1;
-    for (let at = (slot + 1) & last; this.#ranks[at] !== noMerge; at = (at + 1) & last) run++;
-    for (let at = (slot - 1) & last; this.#ranks[at] !== noMerge; at = (at - 1) & last) run++;
+    for (let at = (slot + 1) & last; !this.#isFree(at); at = (at + 1) & last) run++;
+    for (let at = (slot - 1) & last; !this.#isFree(at); at = (at - 1) & last) run++;
     if (run <= setLimits.mergeRun) return;
     throw new Error(`tokenizer: ${run} merges fall on neighbouring slots, the limit mergeRun is ${setLimits.mergeRun}`);
   }
-}
-
-function packed(left: number, right: number): number {
-  return ((left << 16) | right) >>> 0;
 }

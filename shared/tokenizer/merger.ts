@@ -11,7 +11,7 @@ const scratchLength = 4096;
 export class Merger {
   readonly #table: MergeTable;
   /** Token id by rank. */
-  readonly #mergedIds: Uint16Array;
+  readonly #mergedIds: Uint32Array;
   #ids = new Int32Array(0);
   /** Neighbours in the list; `#next[i]` of a node that was merged away is not read again. */
   #next = new Int32Array(0);
@@ -22,7 +22,7 @@ export class Merger {
   #heap = new Float64Array(0);
   #heapSize = 0;
 
-  constructor(table: MergeTable, mergedIds: Uint16Array) {
+  constructor(table: MergeTable, mergedIds: Uint32Array) {
     this.#table = table;
     this.#mergedIds = mergedIds;
     this.#allocate(scratchLength);

@@ -1,67 +1,132 @@
 /**
- * Packs a vocabulary as Hugging Face ships it, vocab.json + merges.txt, into the tensors that Tokenizer reads:
- *   byte_ids        U16 [256]    token id of each byte
- *   merges          U16 [M, 2]   token ids of each pair, in order of rank
- *   merged_ids      U16 [M]      token id of each merge; left out where it is 256 + rank, as in GPT-2
- *   end_of_text_id  U16 [1]
- *   end_of_text     U8  [bytes]  its spelling
- * Run when artifacts are made; serving never imports it.
+ * Packs a vocabulary into the tensors that Tokenizer reads:
+ *   pre_tokenizer   U8  [n]      name of its pre-tokeniser (pre-tokens.ts)
+ *   byte_ids        I32 [256]    token id of each byte; -1 for a byte without one, which texts lose
+ *   merges          ids [M, 2]   token ids of each pair, in order of rank
+ *   merged_ids      ids [M]      token id of each merge; left out where it is the highest byte's id + 1 + rank
+ *   whole_ids       ids [W]      pieces that merging does not reach, where pre-tokens are looked up whole; else left out
+ *   special_ids     ids [S]      special tokens
+ *   special_texts   U8  [n]      their spellings, NUL between them
+ *   special_shown   U8  [S]      1 where a generated one is part of the text
+ *   end_of_text_id, eos_id, bos_id  ids [1]; bos_id is left out where the model has none
+ *   adds_bos        U8  [1]      1 where a prompt that is no conversation begins with bos_id
+ * Ids are U16 where all are below 65,536, else U32. Run when artifacts are made; serving never imports it.
  */
+import { setLimits } from "../artifacts/limits.ts";
 import { type TensorFile, tensorFrom } from "../artifacts/tensor-file.ts";
+import { type PreTokenizer, type PreTokenizerName, preTokenizers } from "./pre-tokens.ts";
+import { Tokenizer } from "./tokenizer.ts";
+import { noToken, type SpecialRoles, type SpecialToken } from "./vocabulary.ts";
 
-/** Ids are packed in 16 bits. */
-const maxVocabulary = 65536;
+/** A vocabulary as published files have it. */
+export interface VocabularySource {
+  preTokenizer: PreTokenizerName;
+  /** Token id of each piece, spelled in `byteAlphabet`, and of special tokens, which are spelled as they are. */
+  ids: ReadonlyMap<string, number>;
+  /** Two pieces with a space between them, in order of rank. */
+  merges: readonly string[];
+  specials: readonly SpecialToken[];
+  roles: SpecialRoles;
+  /** Whether a pre-token that is a piece is that id, though merging would not make it. */
+  looksUpWhole: boolean;
+}
 
 /**
  * The content of tokenizer.safetensors.
- * Throws an Error that names the entry which is missing, or which is neither a byte, a merge nor the end of text.
+ * Throws an Error that names the entry which is missing, or which is neither a byte, a merge nor a special token.
  */
-export function packTokenizer(vocabJson: string, mergesTxt: string, endOfTextId: number): TensorFile {
-  const vocabulary = new Map(Object.entries(JSON.parse(vocabJson) as Record<string, number>));
-  if (vocabulary.size > maxVocabulary) {
-    throw new Error(`vocab.json: ${vocabulary.size} entries, the packed form holds at most ${maxVocabulary}`);
-  }
-  const unexplained = new Map([...vocabulary].map(([spelling, id]) => [id, spelling]));
-  for (let id = 0; id < vocabulary.size; id++) {
-    if (!unexplained.has(id)) throw new Error(`vocab.json: ids must be 0 to ${vocabulary.size - 1}, ${id} is missing`);
+export function packTokenizer({
+  preTokenizer,
+  ids,
+  merges,
+  specials,
+  roles,
+  looksUpWhole,
+}: VocabularySource): TensorFile {
+  const unexplained = new Map([...ids].map(([spelling, id]) => [id, spelling]));
+  for (const { id } of specials) unexplained.delete(id);
+  const size = 1 + [...ids.values(), ...specials.map(({ id }) => id)].reduce((a, b) => Math.max(a, b));
+  if (size > setLimits.vocabulary) {
+    throw new Error(`the vocabulary has ${size} ids, the limit vocabulary is ${setLimits.vocabulary}`);
   }
   const take = (spelling: string): number => {
-    const id = vocabulary.get(spelling);
-    if (id === undefined) throw new Error(`vocab.json: no entry for ${JSON.stringify(spelling)}`);
+    const id = ids.get(spelling);
+    if (id === undefined) throw new Error(`the vocabulary has no entry for ${JSON.stringify(spelling)}`);
     unexplained.delete(id);
     return id;
   };
-
-  const endOfText = unexplained.get(endOfTextId);
-  if (endOfText === undefined) throw new Error(`vocab.json: no entry has the end-of-text id ${endOfTextId}`);
-  unexplained.delete(endOfTextId);
-  const byteIds = Uint16Array.from(byteAlphabet(), take);
+  const byteIds = Int32Array.from(byteAlphabet(), (spelling) => (ids.has(spelling) ? take(spelling) : noToken));
   const pairs: number[] = [];
   const mergedIds: number[] = [];
-  for (const line of mergesTxt.split(/\r?\n/)) {
-    if (line === "" || line.startsWith("#version")) continue;
-    const [left, right, ...rest] = line.split(" ");
-    if (!left || !right || rest.length > 0) throw new Error(`merges.txt: ${JSON.stringify(line)} is not a pair`);
+  for (const merge of merges) {
+    const [left, right, ...rest] = merge.split(" ");
+    if (!left || !right || rest.length > 0) throw new Error(`the merge ${JSON.stringify(merge)} is not a pair`);
     pairs.push(take(left), take(right));
     mergedIds.push(take(left + right));
   }
   if (unexplained.size > 0) {
     const [[id, spelling]] = unexplained;
     throw new Error(
-      `vocab.json: ${unexplained.size} entries are no byte, merge or end of text, among them ${JSON.stringify(spelling)} (${id})`,
+      `${unexplained.size} entries of the vocabulary are no byte, merge or special token, among them ${JSON.stringify(spelling)} (${id})`,
     );
   }
 
+  const idTensor = (values: readonly number[], shape = [values.length]) =>
+    tensorFrom(size > 2 ** 16 ? Uint32Array.from(values) : Uint16Array.from(values), shape);
+  const bytesOf = (text: string) => {
+    const bytes = new TextEncoder().encode(text);
+    return tensorFrom(bytes, [bytes.length]);
+  };
   const file: TensorFile = new Map([
+    ["pre_tokenizer", bytesOf(preTokenizer)],
     ["byte_ids", tensorFrom(byteIds, [256])],
-    ["merges", tensorFrom(Uint16Array.from(pairs), [mergedIds.length, 2])],
-    ["end_of_text_id", tensorFrom(Uint16Array.of(endOfTextId), [1])],
+    ["merges", idTensor(pairs, [mergedIds.length, 2])],
+    ["special_ids", idTensor(specials.map(({ id }) => id))],
+    ["special_texts", bytesOf(specials.map(({ text }) => text).join("\0"))],
+    [
+      "special_shown",
+      tensorFrom(
+        Uint8Array.from(specials, ({ isShown }) => Number(isShown)),
+        [specials.length],
+      ),
+    ],
+    ["end_of_text_id", idTensor([roles.endOfTextId])],
+    ["eos_id", idTensor([roles.eosId])],
+    ["adds_bos", tensorFrom(Uint8Array.of(Number(roles.addsBos)), [1])],
   ]);
-  if (mergedIds.some((id, rank) => id !== 256 + rank)) {
-    file.set("merged_ids", tensorFrom(Uint16Array.from(mergedIds), [mergedIds.length]));
+  if (roles.bosId !== null) file.set("bos_id", idTensor([roles.bosId]));
+  const first = 1 + Math.max(...byteIds);
+  if (mergedIds.some((id, rank) => id !== first + rank)) file.set("merged_ids", idTensor(mergedIds));
+  if (looksUpWhole) {
+    const wholeIds = unreachable(Tokenizer.fromTensors(file), preTokenizers[preTokenizer], mergedIds);
+    if (wholeIds.length > 0) file.set("whole_ids", idTensor(wholeIds));
   }
-  const spelled = new TextEncoder().encode(endOfText);
-  return file.set("end_of_text", tensorFrom(spelled, [spelled.length]));
+  return file;
+}
+
+/** Ids of pieces that are pre-tokens, and that merging their bytes does not make. */
+function unreachable(tokenizer: Tokenizer, { endOf }: PreTokenizer, mergedIds: readonly number[]): number[] {
+  return [...new Set(mergedIds)].filter((id) => {
+    const text = tokenizer.decode([id]);
+    return !text.includes("\ufffd") && endOf(text, 0) === text.length && tokenizer.encode(text).length > 1;
+  });
+}
+
+/** A vocabulary of GPT-2's kind: vocab.json, merges.txt, and one special token. Throws an Error as packTokenizer does. */
+export function packGpt2Tokenizer(vocabJson: string, mergesTxt: string, endOfTextId: number): TensorFile {
+  const ids = new Map(Object.entries(JSON.parse(vocabJson) as Record<string, number>));
+  const spellings = new Map([...ids].map(([spelling, id]) => [id, spelling]));
+  for (let id = 0; id < ids.size; id++) {
+    if (!spellings.has(id)) throw new Error(`vocab.json: ids must be 0 to ${ids.size - 1}, ${id} is missing`);
+  }
+  const text = spellings.get(endOfTextId);
+  if (text === undefined) throw new Error(`vocab.json: no entry has the end-of-text id ${endOfTextId}`);
+  return packTokenizer({
+    ...{ preTokenizer: "gpt2", ids, looksUpWhole: false },
+    merges: mergesTxt.split(/\r?\n/).filter((line) => line !== "" && !line.startsWith("#version")),
+    specials: [{ id: endOfTextId, text, isShown: false }],
+    roles: { endOfTextId, eosId: endOfTextId, bosId: endOfTextId, addsBos: false },
+  });
 }
 
 /**

@@ -1,8 +1,7 @@
 /**
- * GPT-2's pre-tokeniser: cuts text into the stretches that merges never cross. The same language as the pattern
- *   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
- * with \s as Unicode's White_Space, but scanned by hand: no backtracking stack that a long run could overflow.
- * JavaScript's own \s is another set: it lacks U+0085 and has U+FEFF.
+ * Pre-tokenisers: cut text into the stretches that merges never cross. Each gives the same result as its model's pattern, with \s as
+ * Unicode's White_Space, but is scanned by hand: no backtracking stack that a long run could overflow. JavaScript's own \s is
+ * another set: it lacks U+0085 and has U+FEFF.
  */
 
 const whitespace = 1;
@@ -16,8 +15,24 @@ const classes = new Uint8Array(0x10000);
 const space = 0x20;
 const apostrophe = 0x27;
 
-/** Where the pre-token that starts at code unit `start` of `text` ends. Needs `start < text.length`. */
-export function preTokenEnd(text: string, start: number): number {
+export interface PreTokenizer {
+  /** Where the pre-token that starts at code unit `start` of `text` ends. Needs `start < text.length`. */
+  endOf(text: string, start: number): number;
+  /** Whether texts are brought into Unicode's normal form C before they are cut. */
+  isNormalised: boolean;
+}
+
+/** By the name in tokenizer.safetensors. */
+export const preTokenizers = {
+  gpt2: { endOf: gpt2End, isNormalised: false },
+  smollm: { endOf: smollmEnd, isNormalised: false },
+  llama3: { endOf: (text, start) => llama3End(text, start, 3), isNormalised: false },
+  qwen2: { endOf: (text, start) => llama3End(text, start, 1), isNormalised: true },
+} satisfies Record<string, PreTokenizer>;
+export type PreTokenizerName = keyof typeof preTokenizers;
+
+/** 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
+function gpt2End(text: string, start: number): number {
   const first = text.charCodeAt(start);
   if (first === apostrophe) {
     const end = contractionEnd(text, start);
@@ -29,8 +44,53 @@ export function preTokenEnd(text: string, start: number): number {
   }
   const kind = classAt(text, start);
   const end = runEnd(text, start, kind);
-  // The last of several whitespace characters before a word is left to that word.
-  return kind === whitespace && end < text.length && end - start > 1 ? end - 1 : end;
+  return kind === whitespace ? lastLeft(text, start, end) : end;
+}
+
+/** Each number character is a pre-token; GPT-2's pattern cuts the text between them. */
+function smollmEnd(text: string, start: number): number {
+  const kind = classAt(text, start);
+  if (kind === number) return start + (isPairAt(text, start) ? 2 : 1);
+  if (kind !== whitespace) return gpt2End(text, start);
+  const end = runEnd(text, start, whitespace);
+  // Whitespace before a number is the end of the text between numbers.
+  return end < text.length && classAt(text, end) === number ? end : gpt2End(text, start);
+}
+
+/**
+ * (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+ */
+function llama3End(text: string, start: number, digits: number): number {
+  const first = text.charCodeAt(start);
+  if (first === apostrophe) {
+    const end = contractionEnd(
+      text
+        .slice(start, start + 3)
+        .replace("ſ", "s")
+        .toLowerCase(),
+      0,
+    );
+    if (end > 0) return start + end;
+  }
+  const kind = classAt(text, start);
+  if (kind === letter) return runEnd(text, start, letter);
+  if (kind === number) return runEnd(text, start, number, digits);
+  const next = start + (isPairAt(text, start) ? 2 : 1);
+  const nextKind = next < text.length ? classAt(text, next) : whitespace;
+  if (nextKind === letter && !isLineEnd(first)) return runEnd(text, next, letter);
+  if (kind === other || (first === space && nextKind === other)) {
+    let end = runEnd(text, next, other);
+    while (end < text.length && isLineEnd(text.charCodeAt(end))) end++;
+    return end;
+  }
+  const end = runEnd(text, start, whitespace);
+  for (let i = end; i > start; i--) if (isLineEnd(text.charCodeAt(i - 1))) return i;
+  return lastLeft(text, start, end);
+}
+
+/** The last of several whitespace characters before a word is left to that word. */
+function lastLeft(text: string, start: number, end: number): number {
+  return end < text.length && end - start > 1 ? end - 1 : end;
 }
 
 function contractionEnd(text: string, start: number): number {
@@ -50,10 +110,17 @@ function contractionEnd(text: string, start: number): number {
   }
 }
 
-function runEnd(text: string, start: number, kind: number): number {
+/** The end of the characters of a class from `start` on, at most `most` of them. */
+function runEnd(text: string, start: number, kind: number, most = Number.POSITIVE_INFINITY): number {
   let i = start;
-  while (i < text.length && classAt(text, i) === kind) i += isPairAt(text, i) ? 2 : 1;
+  for (let count = 0; count < most && i < text.length && classAt(text, i) === kind; count++) {
+    i += isPairAt(text, i) ? 2 : 1;
+  }
   return i;
+}
+
+function isLineEnd(codeUnit: number): boolean {
+  return codeUnit === 0x0a || codeUnit === 0x0d;
 }
 
 function classAt(text: string, i: number): number {

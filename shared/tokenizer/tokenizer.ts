@@ -1,13 +1,14 @@
 /**
- * Byte-level BPE as GPT-2 uses it: text ↔ token ids of any vocabulary made of the 256 bytes, merges and one
- * end-of-text token. Not here: reading vocab.json and merges.txt (pack.ts), decoding token by token (text-stream.ts).
+ * Byte-level BPE as GPT-2, Llama 3 and Qwen use it: text ↔ token ids of any vocabulary made of bytes, merges and special tokens.
+ * Not here: making the vocabulary of a model's files (pack.ts), decoding token by token (text-stream.ts).
  */
+import { setLimits } from "../artifacts/limits.ts";
 import { tokenizerFile } from "../artifacts/manifest.ts";
 import type { TensorFile } from "../artifacts/tensor-file.ts";
 import { MergeTable } from "./merge-table.ts";
 import { Merger } from "./merger.ts";
-import { isPairAt, preTokenEnd } from "./pre-tokens.ts";
-import { readVocabulary } from "./vocabulary.ts";
+import { isPairAt, type PreTokenizer, preTokenizers } from "./pre-tokens.ts";
+import { noToken, readVocabulary, type SpecialRoles, type SpecialToken, type Vocabulary } from "./vocabulary.ts";
 
 /** Cached pre-tokens, since words repeat. The cache is cleared when it is full. */
 const maxCachedPreTokens = 8192;
@@ -18,55 +19,83 @@ const noBytes = new Uint8Array(0);
 
 export class Tokenizer {
   readonly vocabularySize: number;
-  readonly endOfTextId: number;
-  readonly #byteIds: Uint16Array; // [256]
+  readonly specials: readonly SpecialToken[];
+  readonly roles: SpecialRoles;
+  readonly #preTokenizer: PreTokenizer;
+  readonly #byteIds: Int32Array; // [256]
   readonly #merger: Merger;
   readonly #cache = new Map<string, readonly number[]>();
   /** Piece by token id; merged ones are created on first use. */
   readonly #pieces: Uint8Array[];
-  readonly #pairs: Uint16Array; // [M, 2]
-  readonly #rankById: Uint16Array; // [V], of merged ids
-  /** [V] Bytes of the longest piece that contains an id, its own included; Infinity beyond float32. */
-  readonly #longestWith: Float32Array;
+  readonly #pairs: Uint32Array; // [M, 2]
+  readonly #rankById: Uint32Array; // [V], of merged ids
+  readonly #specialById: ReadonlyMap<number, SpecialToken>;
+  /** Token id by the text of a pre-token that merging does not reach. */
+  readonly #wholes: ReadonlyMap<string, number>;
+  /** [V] Bytes of the longest piece that contains an id, its own included. */
+  readonly #longestWith: Uint16Array;
   /** Bytes of the longest piece. */
   readonly #longestPiece: number;
-  #scratch = new Uint16Array(256);
+  /** Whether some byte has no token. */
+  readonly #losesBytes: boolean;
+  #scratch = new Int32Array(256);
 
   /** Reads the tensors of pack.ts. Throws an Error that names a tensor that is missing, misshapen or inconsistent. */
   static fromTensors(file: TensorFile): Tokenizer {
-    return new Tokenizer(file);
+    return new Tokenizer(readVocabulary(file));
   }
 
-  private constructor(file: TensorFile) {
-    const { size, byteIds, pairs, mergedIds, endOfTextId, endOfText } = readVocabulary(file);
+  private constructor(vocabulary: Vocabulary) {
+    const { size, byteIds, pairs, mergedIds, specials, wholeIds } = vocabulary;
     this.vocabularySize = size;
-    this.endOfTextId = endOfTextId;
+    this.specials = specials;
+    this.roles = vocabulary.roles;
+    this.#preTokenizer = preTokenizers[vocabulary.preTokenizer];
     this.#byteIds = byteIds;
+    this.#losesBytes = byteIds.includes(noToken);
     this.#pairs = pairs;
     this.#merger = new Merger(new MergeTable(pairs), mergedIds);
-    this.#rankById = new Uint16Array(size);
-    mergedIds.forEach((id, rank) => {
-      this.#rankById[id] = rank;
-    });
-    this.#longestWith = longestPieces(pairs, mergedIds, size);
+    this.#rankById = vocabulary.rankById;
+    this.#longestWith = longestPieces(vocabulary);
     this.#longestPiece = this.#longestWith.reduce((longest, bytes) => Math.max(longest, bytes), 1);
     this.#pieces = new Array(size);
-    for (let byte = 0; byte < 256; byte++) this.#pieces[byteIds[byte]] = Uint8Array.of(byte);
-    this.#pieces[endOfTextId] = endOfText;
+    for (let byte = 0; byte < 256; byte++)
+      if (byteIds[byte] !== noToken) this.#pieces[byteIds[byte]] = Uint8Array.of(byte);
+    this.#specialById = new Map(specials.map((special) => [special.id, special]));
+    for (const { id, text } of specials) this.#pieces[id] = new TextEncoder().encode(text);
+    this.#wholes = new Map(Array.from(wholeIds, (id) => [this.decode([id]), id]));
+  }
+
+  /** Separates documents, and begins an answer to no prompt. */
+  get endOfTextId(): number {
+    return this.roles.endOfTextId;
+  }
+
+  /** Ids before a prompt that is no conversation: the BOS of a model that adds one. */
+  get textStart(): readonly number[] {
+    const { bosId, addsBos } = this.roles;
+    return addsBos && bosId !== null ? [bosId] : [];
   }
 
   /**
-   * Token ids of a text. The spelling of the end-of-text token is ordinary text. If the text has more than `maxTokens` tokens,
-   * returns `maxTokens + 1` ids of its beginning, at a cost that depends on `maxTokens` and not on the length of the text. These are
-   * the first ids of the whole text, except in a pre-token that crosses the limit.
+   * Token ids of a text. The spelling of a special token is ordinary text; a byte that the vocabulary lacks is lost. If the text has
+   * more than `maxTokens` tokens, returns `maxTokens + 1` ids of its beginning, at a cost that depends on `maxTokens` and not on the
+   * length of the text, but for lost bytes. These are the first ids of the whole text, except in a pre-token that crosses the limit.
    */
   encode(text: string, maxTokens = Number.POSITIVE_INFINITY): number[] {
+    // A code unit is at least one byte, so this many make more than `maxTokens` tokens, unless bytes are lost or composed.
+    for (let length = (maxTokens + 1) * this.#longestPiece; ; length *= 2) {
+      const ids = this.#encodeBeginning(length < text.length ? text.slice(0, length) : text, maxTokens);
+      if (ids.length > maxTokens || length >= text.length) return ids;
+    }
+  }
+
+  /** As `encode` does, of all of the text. */
+  #encodeBeginning(text: string, maxTokens: number): number[] {
     const ids: number[] = [];
-    // A code unit is at least one byte, so this many code units make more than `maxTokens` tokens.
-    const length = Math.min(text.length, (maxTokens + 1) * this.#longestPiece);
-    const read = length < text.length ? text.slice(0, length) : text;
-    for (let start = 0; start < length && ids.length <= maxTokens; ) {
-      const end = preTokenEnd(read, start);
+    const read = this.#preTokenizer.isNormalised ? text.normalize("NFC") : text;
+    for (let start = 0; start < read.length && ids.length <= maxTokens; ) {
+      const end = this.#preTokenizer.endOf(read, start);
       if (end - start > maxCachedLength || isDigit(read.charCodeAt(start))) {
         this.#encodePreToken(read, start, end, ids, maxTokens - ids.length);
       } else {
@@ -78,16 +107,14 @@ export class Tokenizer {
     return ids;
   }
 
-  /** The text of token ids; invalid UTF-8 becomes U+FFFD. Throws a RangeError for an id outside the vocabulary. */
+  /** The spelling of token ids; invalid UTF-8 becomes U+FFFD. Throws a RangeError for an id outside the vocabulary. */
   decode(ids: readonly number[]): string {
-    const pieces = ids.map((id) => this.pieceOf(id));
-    const bytes = new Uint8Array(pieces.reduce((total, piece) => total + piece.length, 0));
-    let length = 0;
-    for (const piece of pieces) {
-      bytes.set(piece, length);
-      length += piece.length;
-    }
-    return new TextDecoder("utf-8", { fatal: false, ignoreBOM: true }).decode(bytes);
+    return decoded(ids.map((id) => this.pieceOf(id)));
+  }
+
+  /** The text of token ids, without special tokens that are not shown. Throws a RangeError as `decode` does. */
+  decodeText(ids: readonly number[]): string {
+    return decoded(ids.map((id) => this.textPieceOf(id)));
   }
 
   /** The bytes of a token id; do not modify them. Throws a RangeError for an id outside the vocabulary. */
@@ -110,7 +137,7 @@ export class Tokenizer {
 
   /** Whether an id is a special token, which no text spells. Only a chat template and the model write one. */
   isSpecial(id: number): boolean {
-    return id === this.endOfTextId;
+    return this.#specialById.has(id);
   }
 
   /** Throws an Error that names the first of a model's stop ids that is no special token. */
@@ -119,9 +146,12 @@ export class Tokenizer {
     if (other !== undefined) throw new Error(`${tokenizerFile}: the stop id ${other} is no special token`);
   }
 
-  /** The bytes that a token id adds to a text: its piece, or none for a special token. Throws a RangeError as `pieceOf`. */
+  /**
+   * The bytes that a token id adds to a text: its piece, or none for a special token that is not shown. Throws a RangeError as
+   * `pieceOf` does.
+   */
   textPieceOf(id: number): Uint8Array {
-    return this.isSpecial(id) ? noBytes : this.pieceOf(id);
+    return this.#specialById.get(id)?.isShown === false ? noBytes : this.pieceOf(id);
   }
 
   #cachedIds(preToken: string): readonly number[] {
@@ -136,9 +166,17 @@ export class Tokenizer {
 
   /** Appends the ids of a pre-token. If it has more than `maxTokens`, appends more than `maxTokens` ids of its beginning. */
   #encodePreToken(text: string, start: number, end: number, out: number[], maxTokens: number): void {
+    if (this.#wholes.size > 0 && end - start <= setLimits.pieceBytes) {
+      const whole = this.#wholes.get(text.slice(start, end));
+      if (whole !== undefined) {
+        out.push(whole);
+        return;
+      }
+    }
     // A code unit needs at most 3 bytes, a surrogate pair 4.
-    if (this.#scratch.length < 3 * (end - start)) this.#scratch = new Uint16Array(3 * (end - start));
+    if (this.#scratch.length < 3 * (end - start)) this.#scratch = new Int32Array(3 * (end - start));
     const length = this.#writeByteIds(text, start, end);
+    if (length === 0) return;
     this.#merger.merge(this.#scratch, length > maxTokens ? this.#lengthExceeding(maxTokens, length) : length, out);
   }
 
@@ -181,7 +219,7 @@ export class Tokenizer {
       }
       target[length++] = ids[0x80 | (point & 0x3f)];
     }
-    return length;
+    return this.#losesBytes ? withoutLost(target, length) : length;
   }
 }
 
@@ -193,14 +231,30 @@ function isDigit(codeUnit: number): boolean {
   return codeUnit >= 0x30 && codeUnit <= 0x39;
 }
 
-/** By id, the bytes of the longest piece that contains it, itself included. */
-function longestPieces(pairs: Uint16Array, mergedIds: Uint16Array, vocabularySize: number): Float32Array {
-  const longest = new Float32Array(vocabularySize).fill(1);
-  // Parts have lower ranks than their merge: lengths propagate by rising rank, maxima by falling rank.
-  for (let rank = 0; rank < mergedIds.length; rank++) {
-    longest[mergedIds[rank]] = longest[pairs[2 * rank]] + longest[pairs[2 * rank + 1]];
+function decoded(pieces: readonly Uint8Array[]): string {
+  const bytes = new Uint8Array(pieces.reduce((total, piece) => total + piece.length, 0));
+  let length = 0;
+  for (const piece of pieces) {
+    bytes.set(piece, length);
+    length += piece.length;
   }
-  for (let rank = mergedIds.length - 1; rank >= 0; rank--) {
+  return new TextDecoder("utf-8", { fatal: false, ignoreBOM: true }).decode(bytes);
+}
+
+/** Moves the ids of bytes that have one to the front of `ids`, and returns their number. */
+function withoutLost(ids: Int32Array, length: number): number {
+  let kept = 0;
+  for (let i = 0; i < length; i++) if (ids[i] !== noToken) ids[kept++] = ids[i];
+  return kept;
+}
+
+/** By id, the bytes of the longest piece that contains it, itself included. */
+function longestPieces({ pairs, mergedIds, lengths }: Vocabulary): Uint16Array {
+  const longest = lengths.slice();
+  // By falling length, as a piece is longer than its parts: when it passes its maximum on, it has that of all that contain it.
+  const byLength: number[][] = Array.from({ length: setLimits.pieceBytes + 1 }, () => []);
+  for (let rank = 0; rank < mergedIds.length; rank++) byLength[lengths[mergedIds[rank]]].push(rank);
+  for (const rank of byLength.reverse().flat()) {
     const whole = longest[mergedIds[rank]];
     for (const part of [pairs[2 * rank], pairs[2 * rank + 1]]) longest[part] = Math.max(longest[part], whole);
   }

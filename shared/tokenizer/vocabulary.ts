@@ -1,76 +1,170 @@
 /**
- * Reads and checks the vocabulary of tokenizer.safetensors: every id is a byte, a merge or the end of text, and every merge
- * joins earlier pieces, so that no piece contains itself. Not here: encoding and decoding (tokenizer.ts).
+ * Reads and checks the vocabulary of tokenizer.safetensors: every id is a byte, a merge or a special token, and no piece contains
+ * itself. Not here: encoding and decoding (tokenizer.ts).
  */
 import { setLimits } from "../artifacts/limits.ts";
 import { tokenizerFile } from "../artifacts/manifest.ts";
-import { alignedCopy, requireTensor, type TensorFile } from "../artifacts/tensor-file.ts";
+import { alignedCopy, requireTensor, type Tensor, type TensorFile } from "../artifacts/tensor-file.ts";
+import { type PreTokenizerName, preTokenizers } from "./pre-tokens.ts";
+
+/** A token that no text spells: only a chat template and the model write it. */
+export interface SpecialToken {
+  id: number;
+  /** Its spelling in a chat template, and where token ids are decoded. */
+  text: string;
+  /** Whether a generated one is part of the answer's text. */
+  isShown: boolean;
+}
 
 export interface Vocabulary {
   size: number; // V
-  byteIds: Uint16Array; // [256]
+  preTokenizer: PreTokenizerName;
+  /** Token id of each byte; `noToken` for a byte that texts lose. [256] */
+  byteIds: Int32Array;
   /** Token ids of each pair, in order of rank. */
-  pairs: Uint16Array; // [M, 2]
+  pairs: Uint32Array; // [M, 2]
   /** Token id by rank. */
-  mergedIds: Uint16Array; // [M]
-  endOfTextId: number;
-  endOfText: Uint8Array;
+  mergedIds: Uint32Array; // [M]
+  /** Bytes of each id's piece; 0 of a special token. */
+  lengths: Uint16Array; // [V]
+  /** Rank of the first merge that makes an id of parts that bytes and earlier merges make. */
+  rankById: Uint32Array; // [V]
+  /** Pieces that merging does not reach; a pre-token that is one is that id. */
+  wholeIds: Uint32Array;
+  specials: readonly SpecialToken[];
+  roles: SpecialRoles;
 }
+
+/** Which special tokens have a meaning beyond their text. */
+export interface SpecialRoles {
+  /** Separates documents, and begins an answer to no prompt. */
+  endOfTextId: number;
+  /** A template's `eos_token`. */
+  eosId: number;
+  /** A template's `bos_token`; null where the model has none. */
+  bosId: number | null;
+  /** Whether a prompt that is no conversation begins with `bosId`. */
+  addsBos: boolean;
+}
+
+export const noToken = -1;
 
 /** Throws an Error that names the tensor and the invalid id or rank. */
 export function readVocabulary(file: TensorFile): Vocabulary {
-  const byteIds = uint16Of(file, "byte_ids", [256]);
-  const pairs = uint16Of(file, "merges", [null, 2]);
+  const preTokenizer = preTokenizerOf(file);
+  const byteIds = new Int32Array(alignedCopy(requireTensor(file, "byte_ids", "I32", [256], tokenizerFile).bytes));
+  const pairs = idsOf(file, "merges", [null, 2]);
   const merges = pairs.length / 2;
   if (merges > setLimits.merges) throw refused(`${merges} merges, the limit merges is ${setLimits.merges}`);
+  const firstMerged = 1 + highest(byteIds);
   const mergedIds = file.has("merged_ids")
-    ? uint16Of(file, "merged_ids", [merges])
-    : new Uint16Array(merges).map((_, rank) => 256 + rank);
-  const [endOfTextId] = uint16Of(file, "end_of_text_id", [1]);
-  const endOfText = requireTensor(file, "end_of_text", "U8", [null], tokenizerFile).bytes;
-  if (endOfText.length < 1 || endOfText.length > setLimits.pieceBytes) {
-    throw refused(
-      `end_of_text has ${endOfText.length} bytes; it must be 1 to ${setLimits.pieceBytes}, the limit pieceBytes`,
-    );
-  }
-  const size = 1 + [byteIds, mergedIds].reduce(highest, endOfTextId);
-  requirePieces({ size, byteIds, pairs, mergedIds, endOfTextId });
-  return { size, byteIds, pairs, mergedIds, endOfTextId, endOfText };
+    ? idsOf(file, "merged_ids", [merges])
+    : new Uint32Array(merges).map((_, rank) => firstMerged + rank);
+  const specials = specialsOf(file);
+  const special = specials.map(({ id }) => id);
+  const size = 1 + Math.max(highest(byteIds), highest(mergedIds), highest(special));
+  if (size > setLimits.vocabulary) throw refused(`${size} ids, the limit vocabulary is ${setLimits.vocabulary}`);
+  const wholeIds = file.has("whole_ids") ? idsOf(file, "whole_ids", [null]) : new Uint32Array(0);
+  const unknown = wholeIds.find((id) => id >= size || special.includes(id));
+  if (unknown !== undefined) throw refused(`whole_ids: id ${unknown} is no piece of text`);
+  const roles = rolesOf(file, special);
+  const pieces = explainedPieces({ size, byteIds, pairs, mergedIds, special });
+  return { size, preTokenizer, byteIds, pairs, mergedIds, ...pieces, wholeIds, specials, roles };
 }
 
-function requirePieces({ size, byteIds, pairs, mergedIds, endOfTextId }: Omit<Vocabulary, "endOfText">): void {
-  /** Bytes of each id's piece; 0 if not known yet. */
+function explainedPieces(parts: Pick<Vocabulary, "size" | "byteIds" | "pairs" | "mergedIds"> & { special: number[] }) {
+  const { size, byteIds, pairs, mergedIds, special } = parts;
   const lengths = new Uint16Array(size);
+  const rankById = new Uint32Array(size);
   for (const id of byteIds) {
+    if (id === noToken) continue;
+    if (id < 0) throw refused(`byte_ids holds ${id}`);
     if (lengths[id] > 0) throw refused(`byte_ids: id ${id} is that of two bytes`);
     lengths[id] = 1;
   }
-  if (lengths[endOfTextId] > 0) throw refused(`end_of_text_id: id ${endOfTextId} is that of a byte`);
-  for (let rank = 0; rank < mergedIds.length; rank++) {
-    const [left, right, id] = [pairs[2 * rank], pairs[2 * rank + 1], mergedIds[rank]];
-    const missing = lengths[left] > 0 ? right : left;
-    if (!(lengths[missing] > 0)) throw refused(`merges: merge ${rank} joins id ${missing}, which no earlier one makes`);
-    const length = lengths[left] + lengths[right];
+  const isSpecial = new Uint8Array(size);
+  for (const id of special) {
+    if (lengths[id] > 0) throw refused(`special_ids: id ${id} is that of a byte`);
+    if (isSpecial[id]) throw refused(`special_ids: id ${id} is there twice`);
+    isSpecial[id] = 1;
+  }
+  const sum = (rank: number) => {
+    const [left, right] = [lengths[pairs[2 * rank]] || 0, lengths[pairs[2 * rank + 1]] || 0];
+    return left > 0 && right > 0 ? left + right : 0;
+  };
+  for (const [rank, id] of mergedIds.entries()) {
+    if (isSpecial[id]) throw refused(`merged_ids: merge ${rank} makes id ${id}, which is a special token`);
+    const length = sum(rank);
     if (length > setLimits.pieceBytes) {
       throw refused(`merges: merge ${rank} makes ${length} bytes, the limit pieceBytes is ${setLimits.pieceBytes}`);
     }
-    // Two merges of different parts may produce the same piece.
-    if (id === endOfTextId || (lengths[id] > 0 && lengths[id] !== length)) {
-      throw refused(`merged_ids: merge ${rank} makes id ${id}, which is something else`);
-    }
+    if (lengths[id] > 0 || length === 0) continue;
     lengths[id] = length;
+    rankById[id] = rank;
   }
-  const unexplained = lengths.findIndex((length, id) => length === 0 && id !== endOfTextId);
-  if (unexplained >= 0) throw refused(`id ${unexplained} of ${size} is neither a byte nor a merge nor the end of text`);
+  // Several merges may make one piece, of parts that later merges make, too.
+  for (const [rank, id] of mergedIds.entries()) {
+    const length = sum(rank);
+    const [left, right] = [pairs[2 * rank], pairs[2 * rank + 1]];
+    const missing = lengths[left] > 0 ? right : left;
+    if (length === 0) throw refused(`merges: merge ${rank} joins id ${missing}, which nothing makes`);
+    if (length !== lengths[id]) throw refused(`merged_ids: merge ${rank} makes id ${id}, which is something else`);
+  }
+  const unexplained = lengths.findIndex((length, id) => length === 0 && !isSpecial[id]);
+  if (unexplained >= 0) throw refused(`id ${unexplained} of ${size} is neither a byte nor a merge nor a special token`);
+  return { lengths, rankById };
 }
 
-function highest(start: number, ids: Uint16Array): number {
-  return ids.reduce((a, b) => Math.max(a, b), start);
+function specialsOf(file: TensorFile): SpecialToken[] {
+  const ids = idsOf(file, "special_ids", [null]);
+  if (ids.length > setLimits.specialTokens) {
+    throw refused(`${ids.length} special tokens, the limit specialTokens is ${setLimits.specialTokens}`);
+  }
+  const shown = requireTensor(file, "special_shown", "U8", [ids.length], tokenizerFile).bytes;
+  const texts = textOf(requireTensor(file, "special_texts", "U8", [null], tokenizerFile)).split("\0");
+  if (texts.length !== ids.length) throw refused(`special_texts has ${texts.length} texts for ${ids.length} ids`);
+  for (const text of texts) {
+    if (text.length >= 1 && text.length <= setLimits.pieceBytes) continue;
+    throw refused(`special_texts has a text of ${text.length} characters; it must have 1 to ${setLimits.pieceBytes}`);
+  }
+  return Array.from(ids, (id, i) => ({ id, text: texts[i], isShown: shown[i] !== 0 }));
 }
 
-function uint16Of(file: TensorFile, name: string, shape: (number | null)[]): Uint16Array {
-  const { bytes } = requireTensor(file, name, "U16", shape, tokenizerFile);
-  return new Uint16Array(alignedCopy(bytes));
+function rolesOf(file: TensorFile, special: readonly number[]): SpecialRoles {
+  const idOf = (name: string) => {
+    const [id] = idsOf(file, name, [1]);
+    if (!special.includes(id)) throw refused(`${name}: id ${id} is no special token`);
+    return id;
+  };
+  const bosId = file.has("bos_id") ? idOf("bos_id") : null;
+  const [addsBos] = requireTensor(file, "adds_bos", "U8", [1], tokenizerFile).bytes;
+  if (addsBos !== 0 && bosId === null) throw refused("adds_bos is set and there is no bos_id");
+  return { endOfTextId: idOf("end_of_text_id"), eosId: idOf("eos_id"), bosId, addsBos: addsBos !== 0 };
+}
+
+function preTokenizerOf(file: TensorFile): PreTokenizerName {
+  const name = textOf(requireTensor(file, "pre_tokenizer", "U8", [null], tokenizerFile));
+  if (Object.hasOwn(preTokenizers, name)) return name as PreTokenizerName;
+  const known = Object.keys(preTokenizers).join(", ");
+  throw refused(`pre_tokenizer is ${JSON.stringify(name.slice(0, 40))}; there are ${known}`);
+}
+
+function highest(ids: Int32Array | Uint32Array | readonly number[]): number {
+  let most = -1;
+  for (const id of ids) if (id > most) most = id;
+  return most;
+}
+
+function textOf({ bytes }: Tensor): string {
+  return new TextDecoder().decode(bytes);
+}
+
+/** Ids are stored in 16 bits where all fit, else in 32. */
+function idsOf(file: TensorFile, name: string, shape: (number | null)[]): Uint32Array {
+  const dtype = file.get(name)?.dtype === "U32" ? "U32" : "U16";
+  const { bytes } = requireTensor(file, name, dtype, shape, tokenizerFile);
+  const copy = alignedCopy(bytes);
+  return dtype === "U32" ? new Uint32Array(copy) : Uint32Array.from(new Uint16Array(copy));
 }
 
 function refused(why: string): Error {

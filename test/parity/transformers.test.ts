@@ -21,7 +21,7 @@ import { trialConversations } from "../../gpu-backend/training/trial-conversatio
 import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { ChatMessage } from "../../shared/contracts/chat.ts";
 import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
-import { packTokenizer } from "../../shared/tokenizer/pack.ts";
+import { packGpt2Tokenizer } from "../../shared/tokenizer/pack.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { buildExportGraph } from "../bench/transformers/export-graph.ts";
 import { chatTemplates } from "../support/chat-templates.ts";
@@ -84,7 +84,7 @@ describe("token ids", () => {
     await mkdir(gpt2);
     await writeFile(join(gpt2, "vocab.json"), vocabJson);
     await writeFile(join(gpt2, "merges.txt"), mergesTxt);
-    const packed = packTokenizer(vocabJson, mergesTxt, gpt2EndOfTextId);
+    const packed = packGpt2Tokenizer(vocabJson, mergesTxt, gpt2EndOfTextId);
     for (const template of [null, chatTemplates.thinking]) {
       await compareWithAutoTokenizer(gpt2, packed, template, new Date());
     }

@@ -1,9 +1,10 @@
 /**
- * GPT-2's vocabulary, recovered from the ranks that tiktoken ships: there a token's id is its rank, and what a token
+ * GPT-2's vocabulary and a larger one, recovered from the ranks that tiktoken ships: there a token's id is its rank, and what a token
  * was merged from is what its bytes merge into with lower ranks alone.
  */
-import { get_encoding, Tiktoken } from "tiktoken";
-import { byteAlphabet, packTokenizer } from "../../shared/tokenizer/pack.ts";
+import { get_encoding, Tiktoken, type TiktokenEncoding } from "tiktoken";
+import { byteAlphabet, packGpt2Tokenizer, packTokenizer } from "../../shared/tokenizer/pack.ts";
+import type { PreTokenizerName } from "../../shared/tokenizer/pre-tokens.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 
 export const gpt2EndOfTextId = 50256;
@@ -15,24 +16,38 @@ export interface VocabularyFiles {
   mergesTxt: string;
 }
 
-/** vocab.json and merges.txt of GPT-2. */
-export function gpt2VocabularyFiles(): VocabularyFiles {
-  const encoding = get_encoding("gpt2");
+/** Pieces by id, spelled in `byteAlphabet`, and merges in order of rank, of an encoding of which the first `size` ids are ranks. */
+function recovered(name: TiktokenEncoding, size: number): { ranks: Map<string, number>; merges: string[] } {
+  const encoding = get_encoding(name);
   const alphabet = byteAlphabet();
   const spellings: string[] = [];
-  for (let id = 0; id < gpt2EndOfTextId; id++) {
+  for (let id = 0; id < size; id++) {
     spellings.push(Array.from(encoding.decode_single_token_bytes(id), (byte) => alphabet[byte]).join(""));
   }
   encoding.free();
   const ranks = new Map(spellings.map((spelling, id) => [spelling, id]));
-  const merges = spellings.slice(256).map((spelling, i) => partsOf(spelling, 256 + i, ranks).join(" "));
+  return { ranks, merges: spellings.slice(256).map((spelling, i) => partsOf(spelling, 256 + i, ranks).join(" ")) };
+}
+
+/** A vocabulary of 100,256 pieces, of which Llama 3's first 100,000 are. */
+export function cl100kTokenizer(preTokenizer: PreTokenizerName): Tokenizer {
+  const endOfTextId = 100_257;
+  const { ranks: ids, merges } = recovered("cl100k_base", 100_256);
+  const specials = [100_256, endOfTextId].map((id) => ({ id, text: `<${id}>`, isShown: false }));
+  const roles = { endOfTextId, eosId: endOfTextId, bosId: null, addsBos: false };
+  return Tokenizer.fromTensors(packTokenizer({ preTokenizer, ids, merges, specials, roles, looksUpWhole: false }));
+}
+
+/** vocab.json and merges.txt of GPT-2. */
+export function gpt2VocabularyFiles(): VocabularyFiles {
+  const { ranks, merges } = recovered("gpt2", gpt2EndOfTextId);
   const vocabulary = Object.fromEntries([...ranks, ["<|endoftext|>", gpt2EndOfTextId]]);
   return { vocabJson: JSON.stringify(vocabulary), mergesTxt: `#version: 0.2\n${merges.join("\n")}\n` };
 }
 
 export function gpt2Tokenizer(): Tokenizer {
   const { vocabJson, mergesTxt } = gpt2VocabularyFiles();
-  return Tokenizer.fromTensors(packTokenizer(vocabJson, mergesTxt, gpt2EndOfTextId));
+  return Tokenizer.fromTensors(packGpt2Tokenizer(vocabJson, mergesTxt, gpt2EndOfTextId));
 }
 
 /** The two pieces that merge into `spelling`: greedy merging, lowest rank first, below `limit`. */
@@ -51,8 +66,8 @@ function partsOf(spelling: string, limit: number, ranks: Map<string, number>): s
   return parts;
 }
 
-/** tiktoken over another vocabulary with GPT-2's pattern. Needs ids in order of rank. */
-export function tiktokenOver(pieces: readonly Uint8Array[]): Tiktoken {
+/** tiktoken over another vocabulary, with GPT-2's pattern unless given. Needs ids in order of rank. */
+export function tiktokenOver(pieces: readonly Uint8Array[], pattern = gpt2Pattern): Tiktoken {
   const ranks = pieces.map((piece) => Buffer.from(piece).toString("base64")).join(" ");
-  return new Tiktoken(`! 0 ${ranks}`, {}, gpt2Pattern);
+  return new Tiktoken(`! 0 ${ranks}`, {}, pattern);
 }

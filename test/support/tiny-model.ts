@@ -24,7 +24,7 @@ import {
   toFloat32,
   writeTensorFile,
 } from "../../shared/artifacts/tensor-file.ts";
-import { byteAlphabet, packTokenizer } from "../../shared/tokenizer/pack.ts";
+import { byteAlphabet, packGpt2Tokenizer } from "../../shared/tokenizer/pack.ts";
 import { gpt2Shapes } from "./gpt2-file.ts";
 import { seededRandom } from "./steps.ts";
 
@@ -115,7 +115,7 @@ export async function writeTinyModel(
       ["table_scale", tensorFrom(new Float32Array(V).fill(0.01), [V])],
       ["centroids", tensorFrom(vectors, [K, P])],
     ]),
-    [tokenizerFile]: packTokenizer(vocabulary, merges, tinyConfig.stopIds[0]),
+    [tokenizerFile]: packGpt2Tokenizer(vocabulary, merges, tinyConfig.stopIds[0]),
   };
 
   const write = async (name: SetFile) => {

@@ -6,7 +6,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Manifest } from "../../../shared/artifacts/manifest.ts";
 import type { TensorFile } from "../../../shared/artifacts/tensor-file.ts";
-import { packTokenizer } from "../../../shared/tokenizer/pack.ts";
+import { packGpt2Tokenizer } from "../../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import type { ModelConfig } from "../../runtime/model-config.ts";
 import { floatsOf, type ModelWeights, weightOf } from "../../runtime/model-weights.ts";
@@ -80,7 +80,7 @@ function requireFinite(folder: string, weights: ModelWeights): void {
 export async function readTokenizerFiles(folder: string, config: ModelConfig): Promise<TensorFile> {
   const vocabulary = await readFile(join(folder, "vocab.json"), "utf8");
   const merges = await readFile(join(folder, "merges.txt"), "utf8");
-  const packed = packTokenizer(vocabulary, merges, config.stopIds[0]);
+  const packed = packGpt2Tokenizer(vocabulary, merges, config.stopIds[0]);
   const { vocabularySize } = Tokenizer.fromTensors(packed);
   if (vocabularySize !== config.vocabularySize) {
     throw new Error(`${folder}/vocab.json has ${vocabularySize} entries, config.json says ${config.vocabularySize}`);

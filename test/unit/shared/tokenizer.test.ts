@@ -3,7 +3,12 @@ import fc from "fast-check";
 import { describe, expect, it, vi } from "vitest";
 import { readTensorFile, writeTensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { Merger } from "../../../shared/tokenizer/merger.ts";
-import { byteAlphabet, packTokenizer } from "../../../shared/tokenizer/pack.ts";
+import {
+  byteAlphabet,
+  packGpt2Tokenizer,
+  packTokenizer,
+  type VocabularySource,
+} from "../../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import reference from "../../support/chameleon-mini-reference.json" with { type: "json" };
 import { gpt2EndOfTextId, gpt2Tokenizer } from "../../support/gpt2-vocabulary.ts";
@@ -140,7 +145,7 @@ describe("with a bound", () => {
 });
 
 describe("with the small base's vocabulary", () => {
-  const file = packTokenizer(
+  const file = packGpt2Tokenizer(
     readFileSync(`${smallBase}/vocab.json`, "utf8"),
     readFileSync(`${smallBase}/merges.txt`, "utf8"),
     4095,
@@ -166,7 +171,7 @@ describe("with the small base's vocabulary", () => {
     const without = new Map(file);
     without.delete("merges");
     expect(() => Tokenizer.fromTensors(without)).toThrow("merges");
-    const short = new Map(file).set("byte_ids", { dtype: "U16", shape: [1], bytes: new Uint8Array(2) });
+    const short = new Map(file).set("byte_ids", { dtype: "I32", shape: [1], bytes: new Uint8Array(4) });
     expect(() => Tokenizer.fromTensors(short)).toThrow("byte_ids");
   });
 });
@@ -178,7 +183,7 @@ describe("packing a vocabulary", () => {
     JSON.stringify(Object.fromEntries([...bytes, ...more].map((spelling, id) => [spelling, id])));
 
   it("keeps ids that are not in order of rank", () => {
-    const file = packTokenizer(vocabularyOf(["<end>", "abc", "ab"]), "#version: 0.2\na b\nab c\n", 256);
+    const file = packGpt2Tokenizer(vocabularyOf(["<end>", "abc", "ab"]), "#version: 0.2\na b\nab c\n", 256);
     const tokenizer = Tokenizer.fromTensors(file);
     expect(tokenizer.encode("abcab")).toEqual([257, 258]);
     expect(tokenizer.decode([257, 256, 258])).toBe("abc<end>ab");
@@ -186,11 +191,11 @@ describe("packing a vocabulary", () => {
   });
 
   it("leaves out the ids of merges that are in order of rank", () => {
-    expect(packTokenizer(vocabularyOf(["ab", "<end>"]), "a b\n", 257).has("merged_ids")).toBe(false);
+    expect(packGpt2Tokenizer(vocabularyOf(["ab", "<end>"]), "a b\n", 257).has("merged_ids")).toBe(false);
   });
 
   it("allows two merges that make the same piece", () => {
-    const file = packTokenizer(vocabularyOf(["ab", "bc", "abc", "<end>"]), "a b\nb c\nab c\na bc\n", 259);
+    const file = packGpt2Tokenizer(vocabularyOf(["ab", "bc", "abc", "<end>"]), "a b\nb c\nab c\na bc\n", 259);
     const tokenizer = Tokenizer.fromTensors(file);
     expect(tokenizer.vocabularySize).toBe(260);
     expect(tokenizer.encode("abc")).toEqual([258]);
@@ -203,18 +208,70 @@ describe("packing a vocabulary", () => {
     ["a line that is no pair", ["ab", "<end>"], "a b c\n", 257, '"a b c"'],
     ["an end of text that is not there", ["ab"], "a b\n", 300, "300"],
   ])("names %s", (_, more, merges, endOfTextId, named) => {
-    expect(() => packTokenizer(vocabularyOf(more), merges, endOfTextId)).toThrow(named);
+    expect(() => packGpt2Tokenizer(vocabularyOf(more), merges, endOfTextId)).toThrow(named);
   });
 
   it("names an id that is missing, and a pair that occurs twice", () => {
     const gap = JSON.stringify(Object.fromEntries([...bytes, "<end>"].map((spelling, id) => [spelling, id + 1])));
-    expect(() => packTokenizer(gap, "", 257)).toThrow("0 is missing");
-    const twice = packTokenizer(vocabularyOf(["ab", "<end>"]), "a b\na b\n", 257);
+    expect(() => packGpt2Tokenizer(gap, "", 257)).toThrow("0 is missing");
+    const twice = packGpt2Tokenizer(vocabularyOf(["ab", "<end>"]), "a b\na b\n", 257);
     expect(() => Tokenizer.fromTensors(twice)).toThrow("0 and 1");
   });
 
-  it("refuses a vocabulary that 16 bits cannot number", () => {
-    const many = vocabularyOf(Array.from({ length: 65536 }, (_, i) => `<${i}>`));
-    expect(() => packTokenizer(many, "", 256)).toThrow("65536");
+  it("refuses a vocabulary that is larger than the limit", () => {
+    const many = vocabularyOf(Array.from({ length: 262_144 }, (_, i) => `<${i}>`));
+    expect(() => packGpt2Tokenizer(many, "", 256)).toThrow("262400 ids, the limit vocabulary is 262144");
+  });
+
+  /** Bytes but for "z", a space before the merges, and special tokens. */
+  const packed = (rest: Partial<VocabularySource> & { more?: string[] }, first = 0) => {
+    const { more = [], ...source } = rest;
+    const spellings = [...bytes.filter((spelling) => spelling !== "z"), ...more];
+    return packTokenizer({
+      ...{ preTokenizer: "llama3", merges: [], looksUpWhole: false },
+      ids: new Map(spellings.map((spelling, i) => [spelling, first + i])),
+      specials: Array.from({ length: first }, (_, id) => ({ id, text: `<${id}>`, isShown: id === 1 })),
+      roles: { endOfTextId: 0, eosId: 0, bosId: null, addsBos: false },
+      ...source,
+    });
+  };
+
+  it("loses bytes that have no token, and reads on for those that have one", () => {
+    const tokenizer = Tokenizer.fromTensors(packed({}, 1));
+    expect(tokenizer.encode("zazz")).toEqual(tokenizer.encode("a"));
+    expect(tokenizer.encode("z")).toEqual([]);
+    for (const most of [0, 1, 2]) {
+      expect(tokenizer.encode(`${"z".repeat(5000)}aaa`, most)).toEqual(tokenizer.encode("a".repeat(most + 1)));
+    }
+  });
+
+  it("numbers ids beyond 16 bits", () => {
+    const some = bytes.filter((spelling) => spelling !== "z");
+    const pairs = some.flatMap((left) => some.map((right) => `${left} ${right}`));
+    const merges = [...pairs, ...some.map((third) => `aa ${third}`), ...some.map((third) => `ab ${third}`)];
+    const file = packed({ more: merges.map((merge) => merge.replace(" ", "")), merges }, 1);
+    expect([file.get("merges")!.dtype, file.has("merged_ids")]).toEqual(["U32", false]);
+    const tokenizer = Tokenizer.fromTensors(readTensorFile(writeTensorFile(file)));
+    const [id, ...rest] = tokenizer.encode("abw");
+    expect(id).toBeGreaterThan(2 ** 16);
+    expect([rest, tokenizer.decode([id])]).toEqual([[], "abw"]);
+  });
+
+  it("looks up whole pre-tokens that merging does not make, where the model does", () => {
+    const rest = { more: ["ab", "bc", "abc"], merges: ["b c", "a b", "ab c"] };
+    expect(Tokenizer.fromTensors(packed(rest, 2)).encode("abc abc").length).toBe(5);
+    const tokenizer = Tokenizer.fromTensors(packed({ ...rest, looksUpWhole: true }, 2));
+    const whole = 2 + 255 + 2;
+    expect(tokenizer.encode("abc")).toEqual([whole]);
+    expect(tokenizer.encode("abcd").length).toBe(3);
+    expect(tokenizer.decode([whole])).toBe("abc");
+  });
+
+  it("shows a generated special token in a text where the model does", () => {
+    const tokenizer = Tokenizer.fromTensors(packed({}, 2));
+    const shown = [0, 1].map((id) => new TextDecoder().decode(tokenizer.textPieceOf(id)));
+    expect(shown).toEqual(["", "<1>"]);
+    expect([0, 1, 2].map((id) => tokenizer.isSpecial(id))).toEqual([true, true, false]);
+    expect(tokenizer.encode("<0><1>").some((id) => tokenizer.isSpecial(id))).toBe(false);
   });
 });

@@ -3,24 +3,40 @@ import { describe, expect, test } from "vitest";
 import { type TensorFile, tensorFrom } from "../../../shared/artifacts/tensor-file.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 
-const byteIds = Uint16Array.from({ length: 256 }, (_, byte) => byte);
+const byteIds = Int32Array.from({ length: 256 }, (_, byte) => byte);
+
+const text = (value: string) => {
+  const bytes = new TextEncoder().encode(value);
+  return tensorFrom(bytes, [bytes.length]);
+};
+const ids = (...values: number[]) => tensorFrom(Uint16Array.from(values), [values.length]);
+const flag = (value: number) => tensorFrom(Uint8Array.of(value), [1]);
 
 /** Bytes, merges in order of rank, the end of text behind them. */
 function fileOf(pairs: [number, number][], change: TensorFile = new Map()): TensorFile {
   return new Map([
     ["byte_ids", tensorFrom(byteIds, [256])],
     ["merges", tensorFrom(Uint16Array.from(pairs.flat()), [pairs.length, 2])],
-    ["end_of_text_id", tensorFrom(Uint16Array.of(256 + pairs.length), [1])],
-    ["end_of_text", tensorFrom(Uint8Array.of(33), [1])],
+    ["pre_tokenizer", text("gpt2")],
+    ...specialOf(256 + pairs.length),
+    ["adds_bos", flag(0)],
     ...change,
+  ]);
+}
+/** The one special token. */
+function specialOf(id: number, spelled = "!"): TensorFile {
+  return new Map([
+    ["special_ids", ids(id)],
+    ["special_texts", text(spelled)],
+    ["special_shown", flag(0)],
+    ["end_of_text_id", ids(id)],
+    ["eos_id", ids(id)],
   ]);
 }
 const two: [number, number][] = [
   [97, 98],
   [256, 99],
 ];
-const ids = (...values: number[]) => tensorFrom(Uint16Array.from(values), [values.length]);
-
 test("merges of bytes and of earlier merges are accepted, also two that make the same piece", () => {
   expect(Tokenizer.fromTensors(fileOf(two)).decode([257, 258])).toBe("abc!");
   const same: [number, number][] = [
@@ -29,13 +45,7 @@ test("merges of bytes and of earlier merges are accepted, also two that make the
     [256, 99],
     [97, 257],
   ];
-  const file = fileOf(
-    same,
-    new Map([
-      ["merged_ids", ids(256, 257, 258, 258)],
-      ["end_of_text_id", ids(259)],
-    ]),
-  );
+  const file = fileOf(same, new Map([["merged_ids", ids(256, 257, 258, 258)], ...specialOf(259)]));
   expect(Tokenizer.fromTensors(file).decode([258])).toBe("abc");
 });
 
@@ -51,12 +61,12 @@ describe("a tokenizer is refused by its file's name with", () => {
       /merge 0 joins id 257/,
     ],
     [
-      "a piece of a later merge",
+      "a piece of a later merge alone",
       fileOf([
         [257, 97],
         [98, 99],
       ]),
-      /merge 0 joins id 257/,
+      /merge 0 makes id 256, which is something else/,
     ],
     ["a merge with the end of text", fileOf([[257, 97]]), /merge 0 joins id 257/],
     [
@@ -64,20 +74,42 @@ describe("a tokenizer is refused by its file's name with", () => {
       fileOf([[97, 97], ...doubling(40)]),
       /merge 9 makes 1024 bytes, the limit pieceBytes is 512/,
     ],
-    ["a byte's id twice", fileOf(two, new Map([["byte_ids", tensorFrom(new Uint16Array(256), [256])]])), /id 0 is/],
-    ["an end of text that is a byte", fileOf(two, new Map([["end_of_text_id", ids(97)]])), /id 97 is that of a byte/],
-    ["an end of text that is a merge", fileOf(two, new Map([["end_of_text_id", ids(257)]])), /merge 1 makes id 257/],
-    ["an id that nothing explains", fileOf(two, new Map([["end_of_text_id", ids(60_000)]])), /id 258 of 60001/],
+    ["a byte's id twice", fileOf(two, new Map([["byte_ids", tensorFrom(new Int32Array(256), [256])]])), /id 0 is/],
     [
-      "no spelling of the end of text",
-      fileOf(two, new Map([["end_of_text", tensorFrom(new Uint8Array(0), [0])]])),
-      /end_of_text has 0/,
+      "a byte's id that is none",
+      fileOf(two, new Map([["byte_ids", tensorFrom(byteIds.with(7, -2), [256])]])),
+      /holds -2/,
+    ],
+    ["a special token that is a byte", fileOf(two, specialOf(97)), /id 97 is that of a byte/],
+    ["a special token that is a merge", fileOf(two, specialOf(257)), /merge 1 makes id 257/],
+    ["an id that nothing explains", fileOf(two, specialOf(60_000)), /id 258 of 60001/],
+    [
+      "a special token twice",
+      fileOf(
+        two,
+        new Map([
+          ["special_ids", ids(258, 258)],
+          ["special_texts", text("a\0b")],
+          ["special_shown", text("ab")],
+        ]),
+      ),
+      /id 258 is there twice/,
     ],
     [
-      "a long spelling of it",
-      fileOf(two, new Map([["end_of_text", tensorFrom(new Uint8Array(513), [513])]])),
-      /end_of_text has 513/,
+      "an end of text that is a byte",
+      fileOf(two, new Map([["end_of_text_id", ids(97)]])),
+      /end_of_text_id: id 97 is no special token/,
     ],
+    ["no spelling of a special token", fileOf(two, specialOf(258, "")), /special_texts has a text of 0/],
+    ["a long spelling of it", fileOf(two, specialOf(258, "x".repeat(513))), /special_texts has a text of 513/],
+    ["two spellings for one", fileOf(two, specialOf(258, "a\0b")), /2 texts for 1 ids/],
+    ["a BOS to add that is not there", fileOf(two, new Map([["adds_bos", flag(1)]])), /no bos_id/],
+    [
+      "a pre-tokeniser that is not known",
+      fileOf(two, new Map([["pre_tokenizer", text("constructor")]])),
+      /"constructor"; there are gpt2/,
+    ],
+    ["a special token among whole pieces", fileOf(two, new Map([["whole_ids", ids(258)]])), /whole_ids: id 258/],
     ["half a pair", fileOf(two, new Map([["merges", ids(97, 98, 99)]])), /merges is U16 \[3\]/],
     [
       "ids of another merge count",
@@ -92,8 +124,8 @@ describe("a tokenizer is refused by its file's name with", () => {
     ["two ends of text", fileOf(two, new Map([["end_of_text_id", ids(258, 258)]])), /end_of_text_id is U16 \[2\]/],
     [
       "more merges than ranks",
-      fileOf(Array.from({ length: 65_537 }, () => [0, 0])),
-      /65537 merges, the limit merges is 65536/,
+      fileOf(Array.from({ length: 524_289 }, () => [0, 0])),
+      /524289 merges, the limit merges is 524288/,
     ],
   ])("%s", (_, file, message) => {
     expect(() => Tokenizer.fromTensors(file)).toThrow(message);
@@ -102,10 +134,13 @@ describe("a tokenizer is refused by its file's name with", () => {
 
   test("merges that fall on the same slots of the table, so that each look-up would visit all of them", () => {
     const bits = 11; // of a table for 1,000 merges
-    const slotOf = (pair: number) => Math.imul(pair ^ (pair >>> 15), 0x9e3779b1) >>> (32 - bits);
+    const slotOf = (left: number, right: number) => {
+      const pair = Math.imul(left, 0x85ebca6b) ^ right;
+      return Math.imul(pair ^ (pair >>> 15), 0x9e3779b1) >>> (32 - bits);
+    };
     const pairs: [number, number][] = [];
     for (let left = 0; left < 256; left++) {
-      for (let right = 0; right < 256; right++) if (slotOf((left << 16) | right) < 32) pairs.push([left, right]);
+      for (let right = 0; right < 256; right++) if (slotOf(left, right) < 32) pairs.push([left, right]);
     }
     expect(pairs.length).toBeGreaterThan(1000);
     expect(() => Tokenizer.fromTensors(fileOf(pairs.slice(0, 1000)))).toThrow(/the limit mergeRun is 256/);

@@ -3,12 +3,12 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { readChatTemplate } from "../../../gpu-backend/training/chat-template-file.ts";
-import { byteAlphabet, packTokenizer } from "../../../shared/tokenizer/pack.ts";
+import { byteAlphabet, packGpt2Tokenizer } from "../../../shared/tokenizer/pack.ts";
 import { templateLimits } from "../../../shared/tokenizer/template-limits.ts";
 
 const spellings = [...byteAlphabet(), "<|endoftext|>"];
 const vocabulary = JSON.stringify(Object.fromEntries(spellings.map((spelling, id) => [spelling, id])));
-const tokenizer = packTokenizer(vocabulary, "", 256);
+const tokenizer = packGpt2Tokenizer(vocabulary, "", 256);
 const template = "{{ messages[0].content }}{{ eos_token }}";
 
 let folder: string;
