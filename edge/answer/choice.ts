@@ -56,7 +56,7 @@ export function echoedPrompts(choices: readonly PlannedChoice[], tokenizer: Toke
   const echoed = new Map<number, EchoedPrompt>();
   for (const { prompt, sequence } of choices) {
     if (echoed.has(prompt)) continue;
-    const text = tokenizer.decode(sequence.promptIds);
+    const text = tokenizer.decodeText(sequence.promptIds);
     echoed.set(prompt, { text, characters: [...text].length });
   }
   return echoed;
@@ -136,7 +136,7 @@ export class Choice {
       const logprob = frame.logprobs[i] ?? null;
       return {
         piece,
-        offset: offsets.next(piece),
+        offset: offsets.next(this.#tokenizer.textPieceOf(id)),
         logprob,
         top: this.#top(frame.alternatives[i]),
         baseLogprob: frame.baseLogprobs?.[i] ?? logprob,

@@ -15,7 +15,7 @@ import { readBody } from "./body.ts";
 import type { RouteHandler } from "./dependencies.ts";
 
 const { embeddingTokens } = limits;
-const input = { param: "input", single: "input" };
+const input = { param: "input", single: "input", begin: [] };
 const bound = { ...input, maxTokens: embeddingTokens, limitText: `the maximum is ${embeddingTokens}` };
 
 export const embeddings: RouteHandler = async (c, dependencies) => {

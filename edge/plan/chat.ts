@@ -37,13 +37,10 @@ export function planChat(
 }
 
 /** Only the messages' contents assign the prompt: the template's text is the same in every conversation. */
-function tokenized(
-  messages: readonly ChatMessage[],
-  { chatTemplate, tokenizer, manifest }: Artifacts,
-  nowMs: number,
-): TokenizedPrompt {
+function tokenized(messages: readonly ChatMessage[], artifacts: Artifacts, nowMs: number): TokenizedPrompt {
+  const { chatTemplate, tokenizer, manifest } = artifacts;
   const { prefixTokens } = manifest.embedding;
-  const bound = contextBound("messages", "The conversation's prompt", manifest);
+  const bound = contextBound("messages", "The conversation's prompt", artifacts);
   const promptIds = encoded(messages, chatTemplate, nowMs, bound.maxTokens);
   if (promptIds.length > bound.maxTokens) throw overlong(bound, bound.single, null);
   const subjectIds: number[] = [];

@@ -10,19 +10,25 @@ export interface TokenBound {
   /** Name of the prompt in an error message if there is only one. */
   single: string;
   maxTokens: number;
+  /** Ids before each text, such as a model's BOS. */
+  begin: readonly number[];
   /** The limit in words, after "has 1030 tokens; " in an error message. null: tokens past the limit are dropped. */
   limitText: string | null;
 }
 
 /** Throws context_length_exceeded for the first prompt that is too long, invalid_request for an id outside the vocabulary. */
 export function encodePrompts(prompts: readonly Prompt[], artifacts: Artifacts, bound: TokenBound): number[][] {
-  const { param, single, maxTokens, limitText } = bound;
+  const { param, single, maxTokens, begin, limitText } = bound;
   return prompts.map((prompt, p) => {
     const at = prompts.length > 1 ? `${param}[${p}]` : null;
     const isText = typeof prompt === "string";
-    const ids = isText ? artifacts.tokenizer.encode(prompt, maxTokens) : prompt;
+    const ids = isText ? [...begin, ...artifacts.tokenizer.encode(prompt, maxTokens - begin.length)] : prompt;
     if (ids.length > maxTokens && limitText !== null) throw overlong(bound, at ?? single, isText ? null : ids.length);
     if (!isText) requireKnown(ids, artifacts, param, at);
+    if (ids.length === 0) {
+      const message = `Invalid request: ${at ?? param} holds no character that the model's vocabulary has.`;
+      throw new ServiceError("invalid_request", message, { param });
+    }
     return ids.length > maxTokens ? ids.slice(0, maxTokens) : ids;
   });
 }

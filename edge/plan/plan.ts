@@ -65,16 +65,18 @@ export interface Caller {
 
 /** Plans a completion. Throws a ServiceError (400 or 404) for an unknown model, token id or adapter, or a prompt that is too long. */
 export function planCompletion(request: CompletionRequest, artifacts: Artifacts, caller: Caller): Plan {
-  const prompts = request.prompt ?? [[artifacts.tokenizer.endOfTextId]];
-  const bound = contextBound("prompt", "The prompt", artifacts.manifest);
+  const { textStart, endOfTextId } = artifacts.tokenizer;
+  const prompts = request.prompt ?? [textStart.length > 0 ? [...textStart] : [endOfTextId]];
+  const bound = contextBound("prompt", "The prompt", artifacts);
   const read = () => encodePrompts(prompts, artifacts, bound).map((promptIds) => ({ promptIds }));
   return planGeneration(request, read, artifacts, caller);
 }
 
 /** The bound that the model's context sets on a prompt. */
-export function contextBound(param: string, single: string, { model }: Manifest): TokenBound {
-  const { contextTokens, servedAs } = model;
-  return { param, single, maxTokens: contextTokens, limitText: `the context of ${servedAs} holds ${contextTokens}` };
+export function contextBound(param: string, single: string, { manifest, tokenizer }: Artifacts): TokenBound {
+  const { contextTokens, servedAs } = manifest.model;
+  const limitText = `the context of ${servedAs} holds ${contextTokens}`;
+  return { param, single, maxTokens: contextTokens, begin: tokenizer.textStart, limitText };
 }
 
 /** As planCompletion for prompts of any source: `read` returns them, each within the context. */

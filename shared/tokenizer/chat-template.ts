@@ -6,8 +6,12 @@ import type { ChatMessage } from "../contracts/chat.ts";
 import { BoundedTemplate } from "./bounded-template.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-/** Stands for the end-of-text token in a rendered text. Messages are made well-formed first, so they cannot contain it. */
-const endOfTextMark = "\udc00\udc00";
+/**
+ * A special token in a rendered text is this and one of the code units after it: half surrogate pairs. Messages are made well-formed
+ * first, so they cannot contain it, and a template cannot spell a special token in parts.
+ */
+const markStart = "\udc00";
+const firstMark = 0xdc01;
 
 const alpacaOpening =
   "Below is an instruction that describes a task. Write a response that appropriately completes the request.";
@@ -16,14 +20,22 @@ const alpacaTitles = { user: "### Instruction:\n", assistant: "### Response:\n" 
 export class ChatTemplate {
   readonly #tokenizer: Tokenizer;
   readonly #template: BoundedTemplate | null;
-  /** Text at which the model's turn is over, besides the end of text: the next turn's title. */
+  /** Ids of the special tokens that the template may write; each is marked by its place in here. */
+  readonly #markedIds: number[] = [];
+  readonly #variables: Record<string, string>;
+  /** Text at which the model's turn is over, besides its stop ids: the next turn's title. */
   readonly stops: readonly string[];
 
   /** `source`: the model's own template; null for Alpaca's style. Throws an Error where it is too long or not Jinja. */
   constructor(source: string | null, tokenizer: Tokenizer) {
+    const { endOfTextId, eosId, bosId } = tokenizer.roles;
     this.#tokenizer = tokenizer;
-    const spelling = tokenizer.decode([tokenizer.endOfTextId]);
-    this.#template = source === null ? null : new BoundedTemplate(source.replaceAll(spelling, endOfTextMark));
+    const endOfText = this.#markOf(endOfTextId);
+    this.#variables = {
+      ...{ bos_token: bosId === null ? "" : this.#markOf(bosId), eos_token: this.#markOf(eosId) },
+      ...{ unk_token: endOfText, pad_token: endOfText },
+    };
+    this.#template = source === null ? null : new BoundedTemplate(this.#marked(source));
     this.stops = source === null ? [alpacaTitles.user.trimEnd()] : [];
   }
 
@@ -34,28 +46,45 @@ export class ChatTemplate {
    */
   encode(messages: readonly ChatMessage[], nowMs: number, maxTokens = Number.POSITIVE_INFINITY): number[] {
     const wellFormed = messages.map(({ role, content }) => ({ role, content: content.toWellFormed() }));
-    const text = this.#template ? rendering(this.#template, wellFormed, nowMs) : alpaca(wellFormed);
+    const text = this.#template ? this.#rendering(this.#template, wellFormed, nowMs) : alpaca(wellFormed);
     const ids: number[] = [];
-    for (const [i, part] of text.split(endOfTextMark).entries()) {
-      if (i > 0) ids.push(this.#tokenizer.endOfTextId);
-      if (ids.length > maxTokens) break;
-      for (const id of this.#tokenizer.encode(part, maxTokens - ids.length)) ids.push(id);
+    for (let from = 0; ids.length <= maxTokens; ) {
+      const mark = this.#nextMark(text, from);
+      for (const id of this.#tokenizer.encode(text.slice(from, mark), maxTokens - ids.length)) ids.push(id);
+      if (mark === text.length) break;
+      if (ids.length <= maxTokens) ids.push(this.#markedIds[text.charCodeAt(mark + 1) - firstMark]);
+      from = mark + 2;
     }
     return ids;
   }
-}
 
-function rendering(template: BoundedTemplate, messages: ChatMessage[], nowMs: number): string {
-  const variables = {
-    messages,
-    add_generation_prompt: true,
-    bos_token: endOfTextMark,
-    eos_token: endOfTextMark,
-    unk_token: endOfTextMark,
-    pad_token: endOfTextMark,
-  };
-  const characters = messages.reduce((sum, { content }) => sum + content.length, 0);
-  return template.render(variables, characters, nowMs);
+  /** Where the next mark begins from `from` on; the end of the text if there is none. */
+  #nextMark(text: string, from: number): number {
+    for (let at = text.indexOf(markStart, from); at >= 0; at = text.indexOf(markStart, at + 1)) {
+      // A character that a template cuts in two has the other half alone.
+      if (text.charCodeAt(at + 1) - firstMark in this.#markedIds) return at;
+    }
+    return text.length;
+  }
+
+  /** The source with each special token that it spells as its mark, but for shown ones: messages may spell these, too. */
+  #marked(source: string): string {
+    const spelled = this.#tokenizer.specials.filter(({ text, isShown }) => !isShown && source.includes(text));
+    return spelled
+      .toSorted((a, b) => b.text.length - a.text.length)
+      .reduce((marked, { id, text }) => marked.replaceAll(text, this.#markOf(id)), source);
+  }
+
+  #markOf(id: number): string {
+    if (!this.#markedIds.includes(id)) this.#markedIds.push(id);
+    return markStart + String.fromCharCode(firstMark + this.#markedIds.indexOf(id));
+  }
+
+  #rendering(template: BoundedTemplate, messages: ChatMessage[], nowMs: number): string {
+    const variables = { messages, add_generation_prompt: true, ...this.#variables };
+    const characters = messages.reduce((sum, { content }) => sum + content.length, 0);
+    return template.render(variables, characters, nowMs);
+  }
 }
 
 /** A system message takes the place of the opening, or stands between the turns. */

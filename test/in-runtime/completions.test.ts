@@ -1,10 +1,12 @@
 import { describe, expect, test, vi } from "vitest";
+import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { CompletionChoice, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
-import { edgeModel } from "../support/edge-model.ts";
+import { edgeModel, edgeModelFiles } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
+import { loadOnce } from "../support/load-once.ts";
 import {
   backendAnswers,
   backendStreams,
@@ -20,7 +22,7 @@ import {
 
 useNetwork();
 
-const { endOfTextId } = edgeModel;
+const { endOfTextId, turnEndId } = edgeModel;
 const nearest = { chameleon: { adapter: "nearest" } };
 const base = { id: "base", weight: 1 };
 
@@ -263,11 +265,12 @@ describe("a completion", () => {
     expect(seeds[2]).not.toEqual(seeds[0]);
   });
 
-  test("the end-of-text token is never part of the text", async () => {
+  test("special tokens are never part of the text", async () => {
     backendAnswers(({ id }) => [
       tokenFrame(id, 0, 98),
       tokenFrame(id, 1, endOfTextId),
-      { ...doneFrame(id), finishReason: "stop", completionTokens: 2 },
+      tokenFrame(id, 2, turnEndId),
+      { ...doneFrame(id), finishReason: "stop", completionTokens: 3 },
     ]);
     const { choices } = await completed({ model: "gpt2", prompt: "a" });
     expect(choices[0]).toMatchObject({ text: "b", finish_reason: "stop" });
@@ -388,6 +391,23 @@ describe("logprobs and echo", () => {
     expect(seen.batches[1].sequences[0].promptLogprobs).toBe(false);
   });
 
+  test("begins a text with the model's BOS, which no echo shows, and an answer to nothing with it alone", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    const artifacts = loadOnce(async () => {
+      const files = await edgeModelFiles(false, {}, { bosId: edgeModel.turnStartId, addsBos: true });
+      return loadArtifacts(async (name) => files.get(name)!);
+    });
+    const app = testApp({ artifacts });
+    const { choices } = await completed({ prompt: "ac", echo: true, max_tokens: 1 }, app);
+    expect(choices[0].text).toBe("acb");
+    await completed({ max_tokens: 1 }, app);
+    await completed({ prompt: [98, 99], max_tokens: 1 }, app);
+    const prompts = seen.batches.map(({ sequences }) => sequences[0].promptIds);
+    expect(prompts).toEqual([[edgeModel.turnStartId, 97, 99], [edgeModel.turnStartId], [98, 99]]);
+    const long = await app.complete({ prompt: "x".repeat(edgeModel.contextTokens) });
+    expect([long.status, await long.text()]).toEqual([400, expect.stringContaining("at least 49 tokens")]);
+  });
+
   test("a prompt that is echoed with logprobs is scored once; each of its choices tells the scores before its tokens", async () => {
     const seen = backendStreams(({ sequences }) => {
       const frames = sequences.flatMap(({ id, promptLogprobs }, i): Frame[] => {
@@ -417,7 +437,7 @@ describe("logprobs and echo", () => {
   test("an echoed prompt is decoded once for all of its choices", async () => {
     backendAnswers(({ id }) => saying(id, "b"));
     const model = await edgeArtifacts();
-    const decode = vi.spyOn(model.tokenizer, "decode");
+    const decode = vi.spyOn(model.tokenizer, "decodeText");
     const parts = { tokenizer: model.tokenizer };
     const app = testApp({ cells: cellsWith({}, parts) });
     const { choices } = await completed({ prompt: ["aaa", "aéc"], n: 3, echo: true }, app);

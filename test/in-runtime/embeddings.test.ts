@@ -93,7 +93,7 @@ const cases: [string, number, string | null, object, string[]][] = [
   ["an empty text among others", 400, "input", { input: ["a", ""] }, ["input[1]"]],
   ["too many texts", 400, "input", { input: Array(limits.embeddingInputs + 1).fill("a") }, ["2049", "2048"]],
   ["a text too long", 400, "input", { input: ["a", "b".repeat(9000)] }, ["input[1]", "at least 8193", "8192"]],
-  ["a token id out of the vocabulary", 400, "input", { input: [262] }, ["262"]],
+  ["a token id out of the vocabulary", 400, "input", { input: [264] }, ["264"]],
   ["no dimension", 400, "dimensions", { input: "a", dimensions: 0 }, ["0", "1"]],
   ["a dimension too many", 400, "dimensions", { input: "a", dimensions: 5 }, ["5", "4"]],
   ["half a dimension", 400, "dimensions", { input: "a", dimensions: 1.5 }, ["1.5"]],

@@ -1,33 +1,49 @@
 /**
- * A tiny model's artifacts as the edge reads them: 256 bytes and a few merges, three centroids for texts of a's, b's
+ * A tiny model's artifacts as the edge reads them: 256 bytes, a few merges and three special tokens, three centroids for texts of a's, b's
  * and z's. Centroid c2 is auto-off.
  */
 import { edgeTableFile, hyperNetworkFile, type Manifest, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { byteAlphabet, packTokenizer } from "../../shared/tokenizer/pack.ts";
+import type { SpecialRoles } from "../../shared/tokenizer/vocabulary.ts";
 
 const someMerges = ["t h", "th e", "Ġ the", "Ã ©", "w o"];
 const endOfTextId = 256 + someMerges.length;
-const vocabularySize = endOfTextId + 1;
+const specialTexts = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+const specials = specialTexts.map((text, i) => ({ id: endOfTextId + i, text, isShown: false }));
+const [, turnStartId, turnEndId] = specials.map(({ id }) => id);
+const vocabularySize = turnEndId + 1;
 const dimensions = 4;
 const subjects = ["a", "b", "z"];
 
-export const edgeModel = { contextTokens: 48, prefixTokens: 8, endOfTextId, vocabularySize } as const;
+export const edgeModel = {
+  contextTokens: 48,
+  prefixTokens: 8,
+  endOfTextId,
+  turnStartId,
+  turnEndId,
+  vocabularySize,
+} as const;
 
 /**
- * File name → bytes, `manifest.json` included; `isOther`: of another set, no file of which is the same; `model` changes
- * what the manifest says of the model.
+ * File name → bytes, `manifest.json` included; `isOther`: of another set, no file of which is the same; `model` and
+ * `roles` change what the manifest says of the model, and the tokenizer of its special tokens.
  */
 export async function edgeModelFiles(
   isOther = false,
   model: Partial<Manifest["model"]> = {},
+  roles: Partial<SpecialRoles> = {},
 ): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
   const merges = isOther ? [...someMerges.slice(-1), ...someMerges.slice(0, -1)] : someMerges;
   const alphabet = byteAlphabet();
-  const spellings = [...alphabet, ...merges.map((merge) => merge.replace(" ", "")), "<|endoftext|>"];
-  const vocabulary = JSON.stringify(Object.fromEntries(spellings.map((spelling, id) => [spelling, id])));
+  const spellings = [...alphabet, ...merges.map((merge) => merge.replace(" ", ""))];
+  const tokenizer = packTokenizer({
+    ...{ preTokenizer: "gpt2", merges, specials, looksUpWhole: false },
+    ids: new Map(spellings.map((spelling, id) => [spelling, id])),
+    roles: { endOfTextId, eosId: endOfTextId, bosId: null, addsBos: false, ...roles },
+  });
   const files = new Map([
-    [tokenizerFile, packTokenizer(vocabulary, `#version: 0.2\n${merges.join("\n")}\n`, endOfTextId)],
+    [tokenizerFile, tokenizer],
     [edgeTableFile, edgeTable(isOther ? 0.02 : 0.01)],
   ]);
   const bytes = new Map([...files].map(([name, tensors]) => [name, writeTensorFile(tensors)]));
@@ -74,7 +90,7 @@ function manifestOf(files: Manifest["files"], model: Partial<Manifest["model"]>)
       vocabularySize,
       hiddenSize: 8,
       contextTokens: edgeModel.contextTokens,
-      stopIds: [endOfTextId],
+      stopIds: [endOfTextId, turnEndId],
       ...model,
     },
     embedding: { dimensions, prefixTokens: edgeModel.prefixTokens },

@@ -23,7 +23,13 @@ interface Env {
 const sign = createSigner(["s".repeat(32)], () => 0);
 let load: (() => Promise<Artifacts>) | null = null;
 
-const bound = { param: "prompt", single: "The prompt", maxTokens: Number.POSITIVE_INFINITY, limitText: null };
+const bound = {
+  param: "prompt",
+  single: "The prompt",
+  maxTokens: Number.POSITIVE_INFINITY,
+  begin: [],
+  limitText: null,
+};
 
 export default {
   async fetch(request: Request, env: Env): Promise<Response> {
