@@ -3,8 +3,10 @@ import { type ModelFolder, readModelFolder } from "../../gpu-backend/models/safe
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { Bank, StepInput, StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { randomWeights } from "../support/random-weights.ts";
 import { smallBase } from "../support/small-base.ts";
 import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
+import { tinyLlama } from "../support/tiny-families.ts";
 import { webgpuFailure } from "../support/webgpu.ts";
 
 /** Two float32 sums of a few hundred products in different orders; logits are of the order of 10. */
@@ -13,93 +15,102 @@ const seed = 20_261_125;
 const random = seededRandom(seed);
 const failure = await webgpuFailure();
 
-describe.skipIf(failure)(`on WebGPU${failure ? `, skipped: ${failure}` : ""}`, () => {
-  let model: ModelFolder;
-  let bank: Bank;
-  let onCpu: StepRunner;
-  let onGpu: StepRunner;
+describe.skipIf(failure).each(["GPT-2", "Llama"])(
+  `a %s on WebGPU${failure ? `, skipped: ${failure}` : ""}`,
+  (family) => {
+    let model: Pick<ModelFolder, "config" | "weights">;
+    let bank: Bank;
+    let onCpu: StepRunner;
+    let onGpu: StepRunner;
 
-  beforeAll(async () => {
-    model = await readModelFolder(smallBase);
-    bank = randomBank(model.config, 12, 3, random);
-    onCpu = await createStepRunner({ ...model, bank, threads: 1 });
-    onGpu = await createStepRunner({ ...model, bank, threads: 1, device: "webgpu" });
-  });
-  afterAll(() => Promise.all([onCpu?.release(), onGpu?.release()]));
+    beforeAll(async () => {
+      const random = seededRandom(seed);
+      if (family === "GPT-2") model = await readModelFolder(smallBase);
+      else model = { config: tinyLlama, weights: randomWeights(tinyLlama, random, 0.25) };
+      bank = randomBank(model.config, 12, 3, random);
+      onCpu = await createStepRunner({ ...model, bank, threads: 1 });
+      onGpu = await createStepRunner({ ...model, bank, threads: 1, device: "webgpu" });
+    });
+    afterAll(() => Promise.all([onCpu?.release(), onGpu?.release()]));
 
-  const rowOf = (length: number): StepRow => ({
-    tokenIds: Array.from({ length }, () => Math.floor(random() * model.config.vocabularySize)),
-    gates: Float32Array.from({ length: bank.gates }, () => random() * 4 - 2),
-    ...noPast(model.config),
-  });
+    const rowOf = (length: number): StepRow => ({
+      tokenIds: Array.from({ length }, () => Math.floor(random() * model.config.vocabularySize)),
+      gates: Float32Array.from({ length: bank.gates }, () => random() * 4 - 2),
+      ...noPast(model.config),
+    });
 
-  /** Sets everything that a step may ask for. */
-  function askedOf(input: StepInput): StepInput {
-    const N = input.headRows.length;
-    input.inverseTemperatures = Float32Array.from({ length: N }, () => 0.5 + random());
-    input.targetIds = Int32Array.from({ length: N }, () => Math.floor(random() * model.config.vocabularySize));
-    input.bias = { rows: Int32Array.of(0, N - 1), ids: Int32Array.of(11, 4095), values: Float32Array.of(3, -2) };
-    return input;
-  }
-
-  /** Largest difference of the outputs that are floats; the ids of the ranking have to be the same. */
-  function differenceOf(gpu: StepOutput, cpu: StepOutput): number {
-    expect(gpu.topIds).toEqual(cpu.topIds);
-    const floats = [
-      "present",
-      "topScores",
-      "logSumExp",
-      "scaledLogSumExp",
-      "targetScores",
-      "scores",
-      "hidden",
-    ] as const;
-    return Math.max(...floats.map((name) => maxDifference(gpu[name]!, cpu[name]!)));
-  }
-
-  test("a ragged prefill and the decode step after it are the CPU's, in every output", async () => {
-    const rows = [40, 3, 17, 2].map(rowOf);
-    const prefill = askedOf(stepOf(model.config, rows, { pastTokens: 64 }));
-    const prefilled = await onCpu.run(prefill);
-    const prefillDifference = differenceOf(await onGpu.run(prefill), prefilled);
-    const grown = rows.map((row, s) => ({
-      ...rowOf(1),
-      past: grownPast(model.config, row, s, prefill, prefilled),
-      pastLength: row.tokenIds.length,
-    }));
-    const decode = askedOf(stepOf(model.config, grown, { pastTokens: 64 }));
-    const decodeDifference = differenceOf(await onGpu.run(decode), await onCpu.run(decode));
-    expect(prefillDifference).toBeLessThan(tolerance);
-    expect(decodeDifference).toBeLessThan(tolerance);
-  });
-
-  test("a row is the same within the tolerance whatever its mates", async () => {
-    const rows = [5, 9, 30].map(rowOf);
-    const together = await onGpu.run(stepOf(model.config, rows, { pastTokens: 64 }));
-    let worst = 0;
-    for (const [s, row] of rows.entries()) {
-      const alone = await onGpu.run(stepOf(model.config, [row], { pastTokens: 64 }));
-      const V = model.config.vocabularySize;
-      worst = Math.max(worst, maxDifference(alone.scores!, together.scores!.subarray(s * V, (s + 1) * V)));
+    /** Sets everything that a step may ask for. */
+    function askedOf(input: StepInput): StepInput {
+      const N = input.headRows.length;
+      input.inverseTemperatures = Float32Array.from({ length: N }, () => 0.5 + random());
+      input.targetIds = Int32Array.from({ length: N }, () => Math.floor(random() * model.config.vocabularySize));
+      input.bias = {
+        rows: Int32Array.of(0, N - 1),
+        ids: Int32Array.of(11, model.config.vocabularySize - 1),
+        values: Float32Array.of(3, -2),
+      };
+      return input;
     }
-    // The CPU gives the same bits; WebGPU's kernels are chosen by shape, so this is no promise of bits.
-    expect(worst).toBeLessThan(tolerance);
-  });
 
-  test("the engine generates the same tokens on either, joined while others decode", async () => {
-    const prompts = [5, 70, 1, 33, 12].map((length) => rowOf(length).tokenIds);
-    const generate = async (runner: StepRunner) => {
-      const harness = createEngineHarness({ runner });
-      for (const [i, prompt] of prompts.entries()) {
-        const request = sequenceRequest(`s${i}`, prompt, { maxTokens: 4 + 3 * i });
-        await harness.engine.submit(["c0", "c1", null][i % 3], [request]);
-        for (let step = 0; step < 3; step++) if (harness.engine.busy) await harness.engine.step();
+    /** Largest difference of the outputs that are floats; the ids of the ranking have to be the same. */
+    function differenceOf(gpu: StepOutput, cpu: StepOutput): number {
+      expect(gpu.topIds).toEqual(cpu.topIds);
+      const floats = [
+        "present",
+        "topScores",
+        "logSumExp",
+        "scaledLogSumExp",
+        "targetScores",
+        "scores",
+        "hidden",
+      ] as const;
+      return Math.max(...floats.map((name) => maxDifference(gpu[name]!, cpu[name]!)));
+    }
+
+    test("a ragged prefill and the decode step after it are the CPU's, in every output", async () => {
+      const rows = [40, 3, 17, 2].map(rowOf);
+      const prefill = askedOf(stepOf(model.config, rows, { pastTokens: 64 }));
+      const prefilled = await onCpu.run(prefill);
+      const prefillDifference = differenceOf(await onGpu.run(prefill), prefilled);
+      const grown = rows.map((row, s) => ({
+        ...rowOf(1),
+        past: grownPast(model.config, row, s, prefill, prefilled),
+        pastLength: row.tokenIds.length,
+      }));
+      const decode = askedOf(stepOf(model.config, grown, { pastTokens: 64 }));
+      const decodeDifference = differenceOf(await onGpu.run(decode), await onCpu.run(decode));
+      expect(prefillDifference).toBeLessThan(tolerance);
+      expect(decodeDifference).toBeLessThan(tolerance);
+    });
+
+    test("a row is the same within the tolerance whatever its mates", async () => {
+      const rows = [5, 9, 30].map(rowOf);
+      const together = await onGpu.run(stepOf(model.config, rows, { pastTokens: 64 }));
+      let worst = 0;
+      for (const [s, row] of rows.entries()) {
+        const alone = await onGpu.run(stepOf(model.config, [row], { pastTokens: 64 }));
+        const V = model.config.vocabularySize;
+        worst = Math.max(worst, maxDifference(alone.scores!, together.scores!.subarray(s * V, (s + 1) * V)));
       }
-      await harness.finish();
-      return prompts.map((_, i) => harness.tokensOf(`s${i}`));
-    };
-    const expected = await generate(onCpu);
-    expect(expected.flat().length).toBeGreaterThan(20);
-    expect(await generate(onGpu)).toEqual(expected);
-  });
-});
+      // The CPU gives the same bits; WebGPU's kernels are chosen by shape, so this is no promise of bits.
+      expect(worst).toBeLessThan(tolerance);
+    });
+
+    test("the engine generates the same tokens on either, joined while others decode", async () => {
+      const prompts = [5, 70, 1, 33, 12].map((length) => rowOf(length).tokenIds);
+      const generate = async (runner: StepRunner) => {
+        const harness = createEngineHarness({ runner });
+        for (const [i, prompt] of prompts.entries()) {
+          const request = sequenceRequest(`s${i}`, prompt, { maxTokens: 4 + 3 * i });
+          await harness.engine.submit(["c0", "c1", null][i % 3], [request]);
+          for (let step = 0; step < 3; step++) if (harness.engine.busy) await harness.engine.step();
+        }
+        await harness.finish();
+        return prompts.map((_, i) => harness.tokensOf(`s${i}`));
+      };
+      const expected = await generate(onCpu);
+      expect(expected.flat().length).toBeGreaterThan(20);
+      expect(await generate(onGpu)).toEqual(expected);
+    });
+  },
+);

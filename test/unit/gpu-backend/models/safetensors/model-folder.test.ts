@@ -2,9 +2,10 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { configOf } from "../../../../../gpu-backend/models/safetensors/config.ts";
 import { readModelFolder } from "../../../../../gpu-backend/models/safetensors/model-folder.ts";
 import { gpt2Config } from "../../../../../gpu-backend/runtime/model-config.ts";
-import { parametersOf } from "../../../../../gpu-backend/runtime/model-weights.ts";
+import { parametersOf, weightShapes } from "../../../../../gpu-backend/runtime/model-weights.ts";
 import { setLimits } from "../../../../../shared/artifacts/limits.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../../../../shared/artifacts/tensor-file.ts";
 import { gpt2Shapes } from "../../../../support/gpt2-file.ts";
@@ -60,6 +61,27 @@ describe("readModelFolder", () => {
     });
     expect(model.weights.get("model.embed_tokens.weight")?.shape).toEqual([11, 4]);
     expect(model.weightsHash).toMatch(/^[0-9a-f]{64}$/);
+  });
+
+  test("reads a Llama, whose tensors keep their names", async () => {
+    const llama = {
+      ...{ model_type: "llama", vocab_size: 11, hidden_size: 4, intermediate_size: 6, num_hidden_layers: 1 },
+      ...{ num_attention_heads: 2, num_key_value_heads: 1, max_position_embeddings: 8, eos_token_id: [10, 9] },
+    };
+    const shape = configOf(JSON.stringify(llama), "config.json");
+    const tensors: TensorFile = new Map();
+    for (const [name, dims] of weightShapes(shape)) {
+      tensors.set(name, tensorFrom(new Float32Array(dims.reduce((a, b) => a * b)), dims));
+    }
+    await writeFile(join(folder, "config.json"), JSON.stringify(llama));
+    await writeFile(join(folder, "model.safetensors"), writeTensorFile(tensors));
+    const model = await readModelFolder(folder);
+    expect(model.config).toEqual(shape);
+    expect(model.weights.get("lm_head.weight")?.shape).toEqual([11, 4]);
+    await writeFile(join(folder, "config.json"), JSON.stringify({ ...llama, num_key_value_heads: 2 }));
+    await expect(readModelFolder(folder)).rejects.toThrow(
+      /layers\.0\.self_attn\.k_proj\.weight is \[2,4\], not \[4,4\]/,
+    );
   });
 
   test.each([
