@@ -62,7 +62,7 @@ async function buildGraph(settings: OpenSettings, now: () => number) {
   const bank = bankOf(artifacts.hyperNetwork);
   const smoothing = format === "int8" ? await readSmoothing(settings.modelDirectory) : null;
   const build = (file?: ConstantFile) => {
-    const stored = smoothing ? smoothed(config, weights, smoothing.maxima) : weights;
+    const stored = smoothing ? smoothed(config, weights, smoothing.magnitudes) : weights;
     return buildServingGraph(config, stored, bank, { format, device, file });
   };
   const options = { config, bank, threads, format, device };

@@ -1,4 +1,4 @@
-/** The file of a model folder that int8 is smoothed by: maxima of activations, which import measures. */
+/** The file of a model folder that int8 is smoothed by: magnitudes of activations, which import measures. */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
@@ -9,10 +9,10 @@ export const smoothingFile = "smoothing.safetensors";
 const maxBytes = 2 ** 25;
 
 /** null if the folder has none. Throws an Error that names the file if it cannot be read. */
-export async function readSmoothing(modelDirectory: string): Promise<{ maxima: TensorFile; hash: string } | null> {
+export async function readSmoothing(modelDirectory: string): Promise<{ magnitudes: TensorFile; hash: string } | null> {
   const path = join(modelDirectory, smoothingFile);
   const bytes = await readFileAtMost(path, maxBytes).catch(nullIfMissing);
   if (!bytes) return null;
   if (bytes.byteLength > maxBytes) throw new Error(`${path} has more than ${maxBytes} bytes, the maximum`);
-  return { maxima: readTensorFile(bytes, path), hash: createHash("sha256").update(bytes).digest("hex") };
+  return { magnitudes: readTensorFile(bytes, path), hash: createHash("sha256").update(bytes).digest("hex") };
 }

@@ -1,4 +1,4 @@
-/** What smoothing needs to know of a model's activations: their greatest magnitudes over texts. */
+/** What smoothing needs to know of a model's activations: the root mean square of each channel over texts. */
 import { type TensorFile, tensorFrom } from "../../shared/artifacts/tensor-file.ts";
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
@@ -12,17 +12,18 @@ import { smoothedInputs } from "./smoothing.ts";
 const textTokens = 256;
 
 /**
- * `ChannelMaxima` over `tokenIds`, cut into texts, as a file of tensors. The weights are as the model's file has them, so it takes
- * about as much memory as serving in `exact`.
+ * Root mean squares of the input channels of the products of `smoothedInputs`, over `tokenIds`, cut into texts. The weights are
+ * as the model's file has them, so it takes about as much memory as serving in `exact`. Throws an Error without tokens.
  */
-export async function measureMaxima(
+export async function measureMagnitudes(
   options: { config: ModelConfig; weights: ModelWeights; threads: number },
   tokenIds: readonly number[],
 ): Promise<TensorFile> {
   const { config, weights } = options;
-  const session = await openSession(buildTrunkGraph(config, weights, { format: "exact", withMaxima: true }), options);
+  if (tokenIds.length === 0) throw new Error("no tokens to calibrate with");
+  const session = await openSession(buildTrunkGraph(config, weights, { format: "exact", withSquares: true }), options);
   const channels = smoothedInputs(config, weights);
-  const maxima = new Map([...channels].map(([name, count]) => [name, new Float32Array(count)]));
+  const squares = new Map([...channels].map(([name, count]) => [name, new Float64Array(count)]));
   const length = Math.min(textTokens, config.contextTokens);
   for (let start = 0; start < tokenIds.length; start += length) {
     const ids = Int32Array.from(tokenIds.slice(start, start + length));
@@ -31,14 +32,19 @@ export async function measureMaxima(
       [names.positions]: tensor(Int32Array.from(ids.keys()), [1, ids.length]),
       [names.causalMask]: causalMask(ids.length),
     };
-    const results = await session.run(feeds, [...channels.keys()].map(names.inputMaxima));
-    for (const [name, greatest] of maxima) {
-      const found = results[names.inputMaxima(name)].data as Float32Array;
-      greatest.forEach((value, channel) => {
-        greatest[channel] = Math.max(value, found[channel]);
+    const results = await session.run(feeds, [...channels.keys()].map(names.inputSquares));
+    for (const [name, sums] of squares) {
+      const found = results[names.inputSquares(name)].data as Float32Array;
+      sums.forEach((sum, channel) => {
+        sums[channel] = sum + found[channel];
       });
     }
   }
   await session.release();
-  return new Map([...maxima].map(([name, values]) => [name, tensorFrom(values, [values.length])]));
+  return new Map(
+    [...squares].map(([name, sums]) => {
+      const magnitudes = Float32Array.from(sums, (sum) => Math.sqrt(sum / tokenIds.length));
+      return [name, tensorFrom(magnitudes, [sums.length])];
+    }),
+  );
 }

@@ -44,6 +44,6 @@ export const names = {
   present: "present",
   states: "states",
   hidden: "hidden",
-  /** Greatest magnitudes of a product's input channels, for calibration. */
-  inputMaxima: (product: string) => `input_maxima.${product}`,
+  /** Sums of squares of a product's input channels over a step's tokens, for calibration. */
+  inputSquares: (product: string) => `input_squares.${product}`,
 } as const;

@@ -78,13 +78,13 @@ export function buildServingGraph(
 export function buildTrunkGraph(
   config: ModelConfig,
   weights: ModelWeights,
-  { format = "fp32", withMaxima = false }: { format?: WeightFormat; withMaxima?: boolean } = {},
+  { format = "fp32", withSquares = false }: { format?: WeightFormat; withSquares?: boolean } = {},
 ): Uint8Array {
   const build = startBuild("trunk", { config, weights, format, device: "cpu" });
-  if (withMaxima) {
+  if (withSquares) {
     build.observe = (name, x) => {
-      const maxima = build.g.node("ReduceMax", [build.g.node("Abs", [x]), build.g.integers(0)], { keepdims: 0 });
-      build.g.output(names.inputMaxima(name), maxima, "float32", ["in"]);
+      const squares = build.g.node("ReduceSumSquare", [x, build.g.integers(0)], { keepdims: 0 });
+      build.g.output(names.inputSquares(name), squares, "float32", ["in"]);
     };
   }
   const { g } = build;

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { measureMaxima } from "../../../../gpu-backend/runtime/calibration.ts";
+import { measureMagnitudes } from "../../../../gpu-backend/runtime/calibration.ts";
 import type { ModelConfig } from "../../../../gpu-backend/runtime/model-config.ts";
 import { floatsOf, type ModelWeights, weightOf } from "../../../../gpu-backend/runtime/model-weights.ts";
 import { smoothed, smoothedInputs } from "../../../../gpu-backend/runtime/smoothing.ts";
@@ -43,47 +43,51 @@ test.each([
 ])("a smoothed %s computes the same, with ranges of its inputs that are closer together", async (_, config) => {
   const weights = withOutliers(config);
   const options = { config, threads: 1 };
-  const maxima = await measureMaxima({ ...options, weights }, ids);
-  const even = smoothed(config, weights, maxima);
+  const magnitudes = await measureMagnitudes({ ...options, weights }, ids);
+  const even = smoothed(config, weights, magnitudes);
   const exact = oracleHidden(config, weights, ids).flatMap((row) => [...row]);
   const found = oracleHidden(config, even, ids).flatMap((row) => [...row]);
   const error = maxDifference(found, exact);
-  const after = await measureMaxima({ ...options, weights: even }, ids);
+  const after = await measureMagnitudes({ ...options, weights: even }, ids);
   const name = "model.layers.0.self_attn.q_proj";
-  const spread = (of: typeof maxima) => {
+  const spread = (of: typeof magnitudes) => {
     const values = floatsOf(of.get(name)!);
     return Math.max(...values) / Math.min(...values);
   };
-  console.log(`greatest difference ${error}; spread ${spread(maxima)} before, ${spread(after)} after`);
+  console.log(`greatest difference ${error}; spread ${spread(magnitudes)} before, ${spread(after)} after`);
   expect(error).toBeLessThan(1e-4);
-  expect(spread(after)).toBeLessThan(spread(maxima) / 4);
+  expect(spread(after)).toBeLessThan(spread(magnitudes) / 4);
 });
 
-test("maxima are those of the inputs, also across the texts that ids are cut into", async () => {
+test("magnitudes are those over all texts that ids are cut into", async () => {
   const weights = randomWeights(llama, seededRandom(seed), 0.1);
   const long = { ...llama, contextTokens: 16 };
-  const all = await measureMaxima({ config: long, weights, threads: 1 }, ids);
-  const parts = [0, 16, 32].map((start) => ids.slice(start, start + 16));
-  const each = await Promise.all(parts.map((part) => measureMaxima({ config: long, weights, threads: 1 }, part)));
+  const all = await measureMagnitudes({ config: long, weights, threads: 1 }, ids.slice(0, 32));
+  const parts = [0, 16].map((start) => ids.slice(start, start + 16));
+  const each = await Promise.all(parts.map((part) => measureMagnitudes({ config: long, weights, threads: 1 }, part)));
   expect([...all.keys()]).toEqual([...smoothedInputs(long, weights).keys()]);
   for (const [name, tensor] of all) {
-    const wanted = floatsOf(tensor).map((_, i) => Math.max(...each.map((one) => floatsOf(weightOf(one, name))[i])));
-    expect(floatsOf(tensor), name).toEqual(wanted);
+    const [a, b] = each.map((one) => floatsOf(weightOf(one, name)));
+    const error = maxDifference(
+      floatsOf(tensor),
+      a.map((value, i) => Math.hypot(value, b[i]) / Math.SQRT2),
+    );
+    expect(error, name).toBeLessThan(1e-6 * Math.max(...floatsOf(tensor)));
   }
 });
 
-test("refuses maxima of another model, by the product's name", async () => {
+test("refuses magnitudes of another model, by the product's name", async () => {
   const weights = randomWeights(llama, seededRandom(seed));
-  const maxima = await measureMaxima({ config: llama, weights, threads: 1 }, ids);
+  const magnitudes = await measureMagnitudes({ config: llama, weights, threads: 1 }, ids);
   const name = "model.layers.1.mlp.down_proj";
-  expect(() => smoothed(llama, weights, new Map([...maxima].filter(([key]) => key !== name)))).toThrow(name);
-  const short = new Map([...maxima, [name, tensorFrom(new Float32Array(4), [4])] as const]);
+  expect(() => smoothed(llama, weights, new Map([...magnitudes].filter(([key]) => key !== name)))).toThrow(name);
+  const short = new Map([...magnitudes, [name, tensorFrom(new Float32Array(4), [4])] as const]);
   expect(() => smoothed(llama, weights, short)).toThrow(`smoothing: ${name} is F32 [4], expected F32 [48]`);
 });
 
 test("smoothing reduces what int8 loses where channels differ", async () => {
   const weights = withOutliers(llama);
-  const maxima = await measureMaxima({ config: llama, weights, threads: 1 }, ids);
+  const magnitudes = await measureMagnitudes({ config: llama, weights, threads: 1 }, ids);
   const errors: number[] = [];
   const hiddenOf = async (of: ModelWeights, format: "fp32" | "int8") => {
     const runner = await createTrunkRunner({ config: llama, weights: of, threads: 1, format });
@@ -92,10 +96,10 @@ test("smoothing reduces what int8 loses where channels differ", async () => {
     return hidden;
   };
   const exact = await hiddenOf(weights, "fp32");
-  for (const of of [weights, smoothed(llama, weights, maxima)]) {
+  for (const of of [weights, smoothed(llama, weights, magnitudes)]) {
     const hidden = await hiddenOf(of, "int8");
     errors.push(Math.hypot(...hidden.map((value, i) => value - exact[i])) / Math.hypot(...exact));
   }
   console.log(`relative error ${errors[0]} as it is, ${errors[1]} smoothed`);
-  expect(errors[1]).toBeLessThan(0.6 * errors[0]);
+  expect(errors[1]).toBeLessThan(0.8 * errors[0]);
 });
