@@ -18,6 +18,7 @@ const dist = path.join(root, "dist");
 const assets = [
   "wrangler.toml",
   "edge/public",
+  "gpu-backend/models/calibration.txt",
   "gpu-backend/models/chameleon-mini",
   "gpu-backend/runtime/onnx.proto",
   "gpu-backend/training/corpora/lock.json",
