@@ -27,8 +27,8 @@ export function stretchesOf(text: string): string[] {
 export function cutInTwo(stretch: string): [string, string] {
   const middle = Math.ceil(stretch.length / 2);
   const end = wordEnd(stretch, middle);
-  const cut = end < stretch.length ? end : characterEnd(stretch, middle);
-  if (cut >= stretch.length) throw new Error("the model's context holds not even one character");
+  const cut = end < stretch.length ? end : middle - (isInCharacter(stretch, middle) ? 1 : 0);
+  if (cut === 0 || cut === stretch.length) throw new Error("the model's context holds not even one character");
   return [stretch.slice(0, cut), stretch.slice(cut)];
 }
 
@@ -36,12 +36,13 @@ export function cutInTwo(stretch: string): [string, string] {
 function wordEnd(text: string, position: number): number {
   if (position >= text.length) return text.length;
   const rest = text.slice(position, position + 100).search(/\s/);
-  return characterEnd(text, position + Math.max(0, rest));
+  const end = position + Math.max(0, rest);
+  return isInCharacter(text, end) ? end + 1 : end;
 }
 
-/** Never between the halves of a surrogate pair. */
-function characterEnd(text: string, position: number): number {
-  return /[\udc00-\udfff]/.test(text[position]) ? position + 1 : position;
+/** Whether the position is between the halves of a surrogate pair. */
+function isInCharacter(text: string, position: number): boolean {
+  return /^[\ud800-\udbff][\udc00-\udfff]/.test(text.slice(position - 1, position + 1));
 }
 
 /** Weighed by tokens. */
