@@ -527,15 +527,15 @@ describe("artifacts are held against the manifest", () => {
     },
   );
 
-  test("so is a config with another stop id, and a manifest that is none", async () => {
+  test("so is a manifest that is none; another stop id in the config is not, as the manifest says what ends a text", async () => {
     const edit = (name: string, from: string, to: string) => async (directory: string) => {
       const text = await readFile(join(directory, name), "utf8");
       expect(text).toContain(from);
       await writeFile(join(directory, name), text.replace(from, to));
     };
-    await expect(broken(edit("config.json", `"eos_token_id":299`, `"eos_token_id":8`))).rejects.toThrow(
-      /eos_token_id is 8.*299/,
-    );
+    const stopIds = tinyConfig.stopIds;
+    const other = broken(edit("config.json", `"eos_token_id":299`, `"eos_token_id":8`));
+    await expect(other).resolves.toMatchObject({ model: { config: { stopIds } } });
     await expect(broken(edit("artifacts/manifest.json", `"format": 1`, `"format": 2`))).rejects.toThrow(/format/);
   });
 });
