@@ -2,13 +2,8 @@
  * Artifacts of an untrained model: its own tokenizer and prompt embedding, and one centroid of scale 0 (auto-off), so that the
  * base alone is served until `npm run train` makes better ones.
  */
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Manifest } from "../../../shared/artifacts/manifest.ts";
-import type { TensorFile } from "../../../shared/artifacts/tensor-file.ts";
-import { packGpt2Tokenizer } from "../../../shared/tokenizer/pack.ts";
-import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
-import type { ModelConfig } from "../../runtime/model-config.ts";
 import { floatsOf, type ModelWeights, weightOf } from "../../runtime/model-weights.ts";
 import { bankShape, initialParameters } from "../../training/bank/parameters.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
@@ -17,6 +12,7 @@ import { fitPromptSpace, foldRows } from "../../training/clustering/prompt-space
 import { prefixTokens } from "../../training/corpus/windows.ts";
 import { publish } from "../../training/publish.ts";
 import { readModelFolder } from "../safetensors/model-folder.ts";
+import { readSampling, readTokenizerFiles } from "./tokenizer-files.ts";
 
 /** P, where the hidden size is not smaller. */
 export const baseDimensions = 64;
@@ -28,7 +24,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
   const { config, weights, weightsHash } = await readModelFolder(folder);
   requireFinite(folder, weights);
   const tokenizer = await readTokenizerFiles(folder, config);
-  const { vocabularySize: V, hiddenSize: D, contextTokens, stopIds } = config;
+  const { vocabularySize: V, hiddenSize: D, contextTokens } = config;
   const tokenEmbedding = floatsOf(weightOf(weights, "model.embed_tokens.weight"));
   const P = Math.min(baseDimensions, D);
   const pieces = Array.from({ length: Math.min(fittedPieces, V) }, (_, id) => ({
@@ -50,7 +46,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
       space,
     },
     quantised(foldRows(space, tokenEmbedding), P),
-    tokenizer,
+    tokenizer.file,
     [{ label: [], size: 0, position: [0, 0], scale: 0, gain: null }],
     {
       prefixTokens,
@@ -58,8 +54,9 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
         name,
         servedAs: "gpt2",
         weights: weightsHash,
-        ...{ vocabularySize: V, hiddenSize: D, contextTokens, stopIds: [...stopIds] },
-        chatTemplate: await readChatTemplate(folder, tokenizer),
+        ...{ vocabularySize: V, hiddenSize: D, contextTokens, stopIds: tokenizer.stopIds },
+        chatTemplate: await readChatTemplate(folder, tokenizer.file),
+        sampling: await readSampling(folder),
       },
       training: null,
     },
@@ -74,16 +71,4 @@ function requireFinite(folder: string, weights: ModelWeights): void {
     if (index < 0) continue;
     throw new Error(`${folder}/model.safetensors: element ${index} of ${name} is ${values[index]}`);
   }
-}
-
-/** The content of tokenizer.safetensors. Throws an Error that names the entry, or both sizes, where they do not fit. */
-export async function readTokenizerFiles(folder: string, config: ModelConfig): Promise<TensorFile> {
-  const vocabulary = await readFile(join(folder, "vocab.json"), "utf8");
-  const merges = await readFile(join(folder, "merges.txt"), "utf8");
-  const packed = packGpt2Tokenizer(vocabulary, merges, config.stopIds[0]);
-  const { vocabularySize } = Tokenizer.fromTensors(packed);
-  if (vocabularySize !== config.vocabularySize) {
-    throw new Error(`${folder}/vocab.json has ${vocabularySize} entries, config.json says ${config.vocabularySize}`);
-  }
-  return packed;
 }

@@ -11,13 +11,14 @@ import { parametersOf } from "../../runtime/model-weights.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import type { Progress } from "../../training/progress.ts";
 import { readModelConfig } from "../safetensors/model-folder.ts";
-import { publishBaseArtifacts, readTokenizerFiles } from "./base-artifacts.ts";
+import { publishBaseArtifacts } from "./base-artifacts.ts";
 import { checksumOf, hasChecksum } from "./checksum.ts";
 import { download, partialPath, sizeOf } from "./download.ts";
 import { openRepository, type Repository } from "./hub.ts";
 import type { HubAccess } from "./hub-fetch.ts";
 import { checkFileSize, checkWeightsHold, chooseFiles, weightsFile } from "./model-files.ts";
 import { compareWithAutoTokenizer } from "./tokenizer-check.ts";
+import { readTokenizerFiles } from "./tokenizer-files.ts";
 
 export interface ImportOptions {
   /** A hub id, or a folder. */
@@ -88,7 +89,7 @@ async function downloadModel(name: string, revision: string, folder: string, acc
 async function checkSmallFiles(folder: string, weightsBytes: number, now: Date): Promise<void> {
   const config = await readModelConfig(folder);
   checkWeightsHold(parametersOf(config), weightsBytes, folder);
-  const tokenizer = await readTokenizerFiles(folder, config);
+  const { file: tokenizer } = await readTokenizerFiles(folder, config);
   const template = await readChatTemplate(folder, tokenizer);
   await compareWithAutoTokenizer(folder, tokenizer, template ?? null, now);
 }

@@ -4,10 +4,11 @@ import { chatTemplateFile } from "../../training/chat-template-file.ts";
 export const configFile = "config.json";
 export const vocabularyFiles = ["vocab.json", "merges.txt"];
 export const weightsFile = "model.safetensors";
-const optionalFiles = ["tokenizer.json", "tokenizer_config.json", chatTemplateFile, "generation_config.json"];
+const tokenizerJsonFile = "tokenizer.json";
+const optionalFiles = [tokenizerJsonFile, "tokenizer_config.json", chatTemplateFile, "generation_config.json"];
 
 const MiB = 2 ** 20;
-/** Bytes of each file at most: several times what a vocabulary of 65,536 takes. */
+/** Bytes of each file at most: several times what a vocabulary of 150,000 takes. */
 const maxFileBytes: Record<string, number> = {
   [configFile]: MiB,
   "vocab.json": 8 * MiB,
@@ -39,8 +40,11 @@ export function chooseFiles(present: ReadonlySet<string>, where: string): string
     throw new Error(`${where} has its weights ${other?.[1] ?? "nowhere"}; one ${weightsFile} is needed`);
   }
   const missing = vocabularyFiles.filter((name) => !present.has(name));
-  if (missing.length > 0) throw new Error(`${where} has no ${missing.join(" and no ")}: its tokenizer is not GPT-2's`);
-  return [configFile, ...vocabularyFiles, ...optionalFiles.filter((name) => present.has(name)), weightsFile];
+  if (missing.length > 0 && !present.has(tokenizerJsonFile)) {
+    throw new Error(`${where} has no ${missing.join(" and no ")}, and no ${tokenizerJsonFile}`);
+  }
+  const found = vocabularyFiles.filter((name) => present.has(name));
+  return [configFile, ...found, ...optionalFiles.filter((name) => present.has(name)), weightsFile];
 }
 
 /** Throws an Error that names the file, its size and the limit. */

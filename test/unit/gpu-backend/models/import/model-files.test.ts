@@ -22,7 +22,7 @@ describe("chooseFiles", () => {
 
   test("names every missing file of the tokenizer", () => {
     expect(() => chooseFiles(new Set(["config.json", "model.safetensors", "vocab.txt"]), "x")).toThrow(
-      /^x has no vocab\.json and no merges\.txt/,
+      /^x has no vocab\.json and no merges\.txt, and no tokenizer\.json$/,
     );
   });
 });
