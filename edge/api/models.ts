@@ -1,8 +1,8 @@
 /**
- * GET /v1/models and /v1/models/{id}: the base, `auto`, one model per centroid, and the own adapters that the key may see.
+ * GET /v1/models and /v1/models/{id}: the base, `auto`, `static`, one model per centroid, and the own adapters that the key may see.
  * GET /v1/centroids: each centroid's label and position, and the gain of its adapter.
  */
-import { adapterIdentity, isAutoOff, type Manifest } from "../../shared/artifacts/manifest.ts";
+import { adapterIdentity, isAutoOff, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import type { CentroidList, Model, ModelList } from "../../shared/contracts/responses.ts";
 import { selectionOf } from "../plan/assign.ts";
@@ -39,14 +39,15 @@ export const listCentroids: RouteHandler = async (c, dependencies) => {
       gain: centroid.gain,
       scale: centroid.scale,
       auto_off: isAutoOff(centroid),
-      adapter: { hash: await sha256Hex(new TextEncoder().encode(adapterIdentity(manifest, centroid))) },
+      adapter: { hash: await sha256Hex(new TextEncoder().encode(adapterIdentity(manifest, centroid.hash))) },
     })),
   );
   return answerList<CentroidList>(c, dependencies, data, { others: { manifest: manifestHash } });
 };
 
-function modelNames({ model, centroids }: Manifest): string[] {
-  return [model.servedAs, `${model.servedAs}:auto`, ...centroids.map(({ id }) => `${model.servedAs}:${id}`)];
+function modelNames({ model, centroids, static: fixed }: Manifest): string[] {
+  const adapters = ["auto", ...(fixed ? [staticId] : []), ...centroids.map(({ id }) => id)];
+  return [model.servedAs, ...adapters.map((id) => `${model.servedAs}:${id}`)];
 }
 
 /** OpenAI's schema requires `created`. Artifacts have no date, as equal content must have equal bytes. */

@@ -5,15 +5,15 @@ export type { ChameleonBlock };
 
 /** An expert of a mixture. Either every expert has a weight or none has: then the prompt weighs them. */
 export interface Expert {
-  /** `base`, a centroid such as `c3`, or an adapter of your own. */
+  /** `base`, `static`, a centroid such as `c3`, or an adapter of your own. */
   id: string;
   weight?: number | null;
 }
 
 /** The object `chameleon` of a request. Even an empty one asks for the block `chameleon` of each choice. */
 export interface ChameleonRequest {
-  /** `auto` (the default), `nearest`, `off`, one adapter by its name, or a list of experts. */
-  adapter?: "auto" | "nearest" | "off" | (string & {}) | Expert[] | null;
+  /** `auto` (the default), `nearest`, `static`, `off`, one adapter by its name, or a list of experts. */
+  adapter?: "auto" | "nearest" | "static" | "off" | (string & {}) | Expert[] | null;
   /** Return each token's logprob and the base's. */
   compare?: boolean | null;
   /** Number of the prompt's first tokens that assign it and weigh its experts. */

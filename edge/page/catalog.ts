@@ -4,6 +4,12 @@ import type { Api } from "./api.ts";
 import { CallFailure } from "./api.ts";
 import { type Centroid, domainOf } from "./domains.ts";
 
+/** What people call the experts that stand for no kind of text. */
+const plainNames: ReadonlyMap<string, string> = new Map([
+  ["base", "Base"],
+  ["static", "Every text"],
+]);
+
 export class Catalog {
   readonly #api: Pick<Api, "json">;
   readonly #listeners: (() => void)[] = [];
@@ -51,6 +57,6 @@ export class Catalog {
   nameOf(id: string): string {
     const centroid = this.centroids.find((one) => one.id === id);
     if (centroid) return domainOf(centroid).name;
-    return id === "base" ? "Base" : id;
+    return plainNames.get(id) ?? id;
   }
 }

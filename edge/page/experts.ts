@@ -51,7 +51,7 @@ export function expertsText(experts: Experts, nameOf: (id: string) => string): s
 
 /** What the mixture gained on the prompt, in a sentence. */
 export function evidenceText(evidence: ChameleonBlock["evidence"], mode: ChameleonBlock["mode"]): string {
-  if (mode === "auto-off") return "No adapter that helps was measured here, so the base answers.";
+  if (mode === "auto-off") return "The adapter did not help where it was measured, so it stays out.";
   if (mode === "adapted") return "This adapter answers alone, at full strength; the prompt does not decide.";
   if (mode === "off") return "The base answers alone.";
   if (!evidence) return "These weights were given; the prompt did not decide.";

@@ -1,5 +1,5 @@
 /** Which centroid a prompt is nearest to, and which experts answer it. Pure. Not here: their weights (mixture.ts). */
-import { type CentroidRecord, isAutoOff, type Manifest } from "../../shared/artifacts/manifest.ts";
+import { type CentroidRecord, isAutoOff, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -12,10 +12,12 @@ import {
   type EvidenceTokens,
   listedMixture,
   type PlannedMixture,
+  servedFor,
+  staticCandidate,
 } from "./mixture.ts";
 
-/** A centroid's index, or an own adapter. */
-type NamedAdapter = number | OwnAdapter;
+/** A centroid's index, an own adapter, or the static one. */
+type NamedAdapter = number | OwnAdapter | typeof staticId;
 
 /**
  * The experts that a request selects: base and nearest adapters weighed by evidence, the nearest adapter alone, the base alone,
@@ -43,7 +45,7 @@ export interface Assignment {
 }
 
 /**
- * The selection by `model` (`gpt2`, `gpt2:auto`, `gpt2:<centroid>`, `gpt2:<own adapter>`; absent: auto), which the extension's
+ * The selection by `model` (`gpt2`, `gpt2:auto`, `gpt2:static`, `gpt2:<centroid>`, `gpt2:<own adapter>`; absent: auto), which the extension's
  * `adapter` overrides. `model` must exist even then, as answers and usage repeat it. Throws model_not_found or invalid_request.
  */
 export function selectionOf(
@@ -75,7 +77,8 @@ function namedAdapter(id: string, at: string, keywords: string, manifest: Manife
   );
 }
 
-function adapterOf(id: string, { centroids }: Manifest, own: NamedAdapters): NamedAdapter | null {
+function adapterOf(id: string, { centroids, static: fixed }: Manifest, own: NamedAdapters): NamedAdapter | null {
+  if (id === staticId && fixed) return id;
   const index = centroids.findIndex((centroid) => centroid.id === id);
   return own.get(id) ?? (index >= 0 ? index : null);
 }
@@ -108,6 +111,7 @@ export function assign(
   });
   const [nearest] = nearestFirst;
   const candidateOf = (adapter: NamedAdapter): Candidate => {
+    if (adapter === staticId) return staticCandidate(manifest)!;
     if (typeof adapter !== "number") return ownCandidate(adapter, embedding);
     return nearestFirst.find(({ id }) => id === manifest.centroids[adapter].id)!;
   };
@@ -121,9 +125,11 @@ export function assign(
     const planned = listedMixture(listed, manifest, evidence);
     return mixed(planned.experts[0] ?? nearest, planned);
   }
-  const one = typeof selection === "string" ? nearest : candidateOf(selection);
-  const mode = selection === "off" ? "off" : one.isOff ? "auto-off" : "adapted";
-  return assignmentOf(one, mode, mode === "adapted" ? [one] : [], null);
+  if (selection === "off") return assignmentOf(nearest, "off", [], null);
+  const one = selection === "nearest" ? nearest : candidateOf(selection);
+  const served = servedFor(one, manifest);
+  const at = selection === staticId ? nearest : one;
+  return assignmentOf(at, one.isOff ? "auto-off" : "adapted", served ? [served] : [], null);
 }
 
 /** `at`: the nearest candidate, or the first that the request names. */

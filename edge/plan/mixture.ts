@@ -2,9 +2,9 @@
  * The mixture that answers a prompt: its experts, their priors or weights, and the prompt's tokens that weigh them. Pure. Not
  * here: which centroids are nearest (assign.ts), and the weighing, which the backend does.
  */
-import type { CentroidRecord } from "../../shared/artifacts/manifest.ts";
+import { type CentroidRecord, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
-import { defaultCalibration, type EvidenceCalibration, priorsOf, type Span } from "../../shared/math/evidence.ts";
+import { defaultCalibration, priorsOf, type Span } from "../../shared/math/evidence.ts";
 
 /** An adapter that may become an expert. */
 export interface Candidate {
@@ -14,7 +14,7 @@ export interface Candidate {
   /** Cosine of prompt embedding and centroid. */
   similarity: number;
   gain: CentroidRecord["gain"];
-  /** It did not gain on held-out text, so the base answers instead. */
+  /** It did not gain on held-out text, so the static adapter or else the base answers instead. */
   isOff: boolean;
 }
 
@@ -41,22 +41,27 @@ export interface PlannedMixture {
   request: MixtureRequest;
 }
 
-/** Of a manifest. */
-interface Calibrated {
-  evidence?: EvidenceCalibration | undefined;
+type Set = Pick<Manifest, "evidence" | "static">;
+
+/** The static adapter of a set; null where it has none. It is no nearer to one text than to another. */
+export function staticCandidate({ static: fixed }: Set): Candidate | null {
+  return fixed ? { id: staticId, ownHash: null, similarity: 0, gain: fixed.gain, isOff: false } : null;
 }
 
-/** The base and the nearest centroids' adapters. `nearest`: all centroids, nearest first. */
-export function automaticMixture(
-  nearest: readonly Candidate[],
-  { evidence: calibration = defaultCalibration }: Calibrated,
-  evidence: EvidenceTokens,
-): PlannedMixture {
-  const near = nearest.slice(0, calibration.adapters);
-  const experts = near.filter(({ isOff }) => !isOff);
-  const [base, ...priors] = priorsOf(near, calibration);
+/** The base, the nearest centroids' adapters and the static one. `nearest`: all centroids, nearest first. */
+export function automaticMixture(nearest: readonly Candidate[], set: Set, evidence: EvidenceTokens): PlannedMixture {
+  const { evidence: calibration = defaultCalibration } = set;
   const { temper, floor } = calibration;
-  const request = { base, adapters: weighted(experts, priors), evidence: { ...evidence, temper, floor } };
+  const near = nearest.slice(0, calibration.adapters);
+  const fixed = staticCandidate(set);
+  const priors = priorsOf(near, fixed !== null, calibration);
+  const experts = near.filter(({ isOff }) => !isOff);
+  const weights = [...priors.adapters];
+  if (fixed) {
+    experts.push(fixed);
+    weights.push(priors.fixed);
+  }
+  const request = { base: priors.base, adapters: weighted(experts, weights), evidence: { ...evidence, temper, floor } };
   return { mode: "evidence", experts, request };
 }
 
@@ -64,31 +69,44 @@ export function automaticMixture(
  * The experts that a request lists. With weights, these are scaled to a sum of 1. Without, evidence weighs
  * them: the base, if listed, has its calibrated prior, and the adapters share the rest equally.
  */
-export function listedMixture(
-  listed: readonly Listed[],
-  { evidence: calibration = defaultCalibration }: Calibrated,
-  evidence: EvidenceTokens,
-): PlannedMixture {
-  const { base, temper, floor } = calibration;
+export function listedMixture(listed: readonly Listed[], set: Set, evidence: EvidenceTokens): PlannedMixture {
+  const { base, temper, floor } = set.evidence ?? defaultCalibration;
   const isFixed = listed[0].weight !== null;
   const adapters = listed.filter(({ candidate }) => candidate !== null).length;
   const baseWeight = adapters === listed.length ? 0 : adapters === 0 ? 1 : base;
   const sum = listed.reduce((total, { weight }) => total + (weight ?? 0), 0);
   const weightOf = ({ candidate, weight }: Listed) =>
     weight !== null ? weight / sum : candidate === null ? baseWeight : (1 - baseWeight) / adapters;
-  const active = listed.filter(({ candidate }) => candidate !== null && !candidate.isOff).sort(byRank);
-  const experts = active.map(({ candidate }) => candidate!);
-  const weights = active.map(weightOf);
-  const others = listed.filter((one) => !active.includes(one)).reduce((total, one) => total + weightOf(one), 0);
+  /** By id; the base's is null. */
+  const active = new Map<string | null, { candidate: Candidate | null; weight: number }>();
+  for (const one of listed) {
+    const candidate = one.candidate && servedFor(one.candidate, set);
+    const before = active.get(candidate?.id ?? null)?.weight ?? 0;
+    active.set(candidate?.id ?? null, { candidate, weight: before + weightOf(one) });
+  }
+  const ofAdapters = [...active.values()].flatMap(({ candidate, weight }) =>
+    candidate ? [{ candidate, weight }] : [],
+  );
+  ofAdapters.sort(byRank);
+  const experts = ofAdapters.map(({ candidate }) => candidate);
   return {
     mode: isFixed ? "fixed" : "evidence",
     experts,
     request: {
-      base: Math.min(1, others),
-      adapters: weighted(experts, weights),
+      base: Math.min(1, active.get(null)?.weight ?? 0),
+      adapters: weighted(
+        experts,
+        ofAdapters.map(({ weight }) => Math.min(1, weight)),
+      ),
       ...(!isFixed && { evidence: { ...evidence, temper, floor } }),
     },
   };
+}
+
+/** What answers where this one is asked for: a centroid that is off is served by the static adapter, or else by the base (null). */
+export function servedFor(candidate: Candidate, set: Set): Candidate | null {
+  if (!candidate.isOff) return candidate;
+  return candidate.ownHash === null ? staticCandidate(set) : null;
 }
 
 /** Number of evidence tokens. */
@@ -103,7 +121,7 @@ function weighted(experts: readonly Candidate[], weights: readonly number[]): Mi
 }
 
 /** Own adapters first, so that no other tenant shares the micro-batch; then the nearest. */
-function byRank({ candidate: a }: Listed, { candidate: b }: Listed): number {
-  const own = Number(b!.ownHash !== null) - Number(a!.ownHash !== null);
-  return own || b!.similarity - a!.similarity;
+function byRank({ candidate: a }: { candidate: Candidate }, { candidate: b }: { candidate: Candidate }): number {
+  const own = Number(b.ownHash !== null) - Number(a.ownHash !== null);
+  return own || b.similarity - a.similarity;
 }

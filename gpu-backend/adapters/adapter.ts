@@ -3,11 +3,11 @@
 export interface Adapter {
   /** Content address: SHA-256 of everything it is made from. */
   readonly hash: string;
-  /** [Q], multiplied by the scale. null for an adapter that does not use the bank. */
+  /** [Q]; null where all would be zeros. */
   readonly gates: Float32Array | null;
   /** Added to the logits of its rows; null if it has none. */
   readonly bias: RowBias | null;
-  /** 0 switches the adapter off: the base is served. */
+  /** Of what a centroid's gates add to the static adapter's. */
   readonly scale: number;
   /** Memory it takes while cached. */
   readonly bytes: number;

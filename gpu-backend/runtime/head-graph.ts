@@ -1,6 +1,6 @@
 /**
- * The head of the serving graph: from hidden states to what the sampler reads. A row has the base's logits plus the delta of its
- * adapter; a mixture is an adapter with averaged gates. Row by row the same bits whatever else runs.
+ * The head of the serving graph: from hidden states to what the sampler reads. A row's adapter changes its hidden state, whose
+ * logits are the base's; a mixture is an adapter with averaged gates. Row by row the same bits whatever else runs.
  * Shapes: D hidden, V vocabulary, Q gates, N rows, K candidates, A entries of a bias.
  */
 import type { GraphBuilder } from "./graph.ts";
@@ -21,7 +21,7 @@ export interface HeadParts {
 /** What the sampler reads of rows of logits: single logits are changed (`LogitChanges`), the likeliest are ranked. */
 export function addHead({ g, config, bank, baseLogits }: HeadParts, hidden: string): void {
   const { vocabularySize: V } = config;
-  const delta = addBank(g, config, bank);
+  const adapt = addBank(g, config, bank);
   const outputs = [
     { name: names.topScores, type: "float32", shape: ["N", "K"] },
     { name: names.topIds, type: "int32", shape: ["N", "K"] },
@@ -45,7 +45,7 @@ export function addHead({ g, config, bank, baseLogits }: HeadParts, hidden: stri
   );
   const values = g.when(wanted, outputs, () => {
     const states = g.node("Gather", [hidden, rows], { axis: 0 });
-    const scores = changedLogits(g, delta(states, gates, baseLogits(states)), changes);
+    const scores = changedLogits(g, baseLogits(adapt(states, gates)), changes);
     const targets = g.node("Unsqueeze", [targetIds, g.integers(1)]); // [N, 1]
     const targetScores = g.node("GatherElements", [scores, targets], { axis: 1 }); // [N, 1]
     const top = outputs.slice(0, 4);
@@ -73,14 +73,21 @@ export function addHead({ g, config, bank, baseLogits }: HeadParts, hidden: stri
   });
 }
 
-/** Adds the delta of the bank's directions, which all adapters share, to base logits [N, V]; of a bank without gates nothing. */
-function addBank(g: GraphBuilder, { hiddenSize: D, vocabularySize: V }: ModelShape, { gates: Q, a, a0, b }: Bank) {
-  if (Q === 0) return (_hidden: string, _gates: string, logits: string) => logits;
-  const [rows, shift] = [g.constant(a, [Q, D], "bank.a"), g.constant(a0, [Q], "bank.a0")];
-  const directions = g.constant(b, [Q, V], "bank.b");
-  return (hidden: string, gates: string, logits: string) => {
+/** Adds the bank's directions, which all adapters share, to hidden states [N, D]. Rows whose gates [N, Q] are zeros stay as they are. */
+export function addBank(
+  g: GraphBuilder,
+  { hiddenSize: D }: Pick<ModelShape, "hiddenSize">,
+  { gates: Q, a, a0, b }: Bank,
+) {
+  if (Q === 0) return (hidden: string, _gates: string) => hidden;
+  const [rows, shift, directions] = [
+    g.constant(a, [Q, D], "bank.a"),
+    g.constant(a0, [Q], "bank.a0"),
+    g.constant(b, [Q, D], "bank.b"),
+  ];
+  return (hidden: string, gates: string) => {
     const inner = g.node("Gemm", [hidden, rows, shift], { transB: 1 }); // [N, Q]
-    return g.node("Gemm", [g.node("Mul", [inner, gates]), directions, logits]);
+    return g.node("Gemm", [g.node("Mul", [inner, gates]), directions, hidden]); // [N, D]
   };
 }
 

@@ -4,6 +4,7 @@
  * Shapes: N positions, D hidden size, Q gates, V vocabulary, M chosen tokens.
  */
 import { GraphBuilder } from "./graph.ts";
+import { addBank } from "./head-graph.ts";
 import { openSession, tensor } from "./session.ts";
 import type { Bank } from "./step.ts";
 
@@ -69,17 +70,16 @@ export async function openHeadSession(
 
 function buildHeadGraph(tokenEmbedding: Float32Array, D: number, bank: Bank): Uint8Array {
   const V = tokenEmbedding.length / D;
-  const Q = bank.gates;
   const g = new GraphBuilder("head");
   const hidden = g.input("hidden", "float32", ["N", D]);
   const targets = g.input("targets", "int32", ["N", 1]);
   const chosen = g.input("chosen", "int32", ["M"]);
-  let logits = g.node("Gemm", [hidden, g.constant(tokenEmbedding, [V, D])], { transB: 1 });
-  if (Q > 0) {
-    const inner = g.node("Gemm", [hidden, g.constant(bank.a, [Q, D]), g.constant(bank.a0, [Q])], { transB: 1 });
-    const gated = g.node("Mul", [inner, g.input("gates", "float32", [1, Q])]);
-    logits = g.node("Gemm", [gated, g.constant(bank.b, [Q, V]), logits]);
-  }
+  const adapted = addBank(
+    g,
+    { hiddenSize: D },
+    bank,
+  )(hidden, bank.gates > 0 ? g.input("gates", "float32", [1, bank.gates]) : "");
+  const logits = g.node("Gemm", [adapted, g.constant(tokenEmbedding, [V, D])], { transB: 1 });
   const probabilities = g.node("Softmax", [logits], { axis: 1 });
   // Not ReduceLogSumExp, which takes several times as long over a large vocabulary.
   const logprobs = g.node("LogSoftmax", [logits], { axis: 1 });

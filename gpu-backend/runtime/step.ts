@@ -147,10 +147,10 @@ export interface ModelShape {
   stopIds: readonly number[];
 }
 
-/** The gated bank: delta = ((h·Aᵀ + a₀) ⊙ g)·Bᵀ. */
+/** The gated bank: h' = h + ((h·Aᵀ + a₀) ⊙ g)·B, before the head. */
 export interface Bank {
   gates: number; // Q = R + M
   a: Float32Array; // [Q, D]; zero rows for the M bias directions
   a0: Float32Array; // [Q]; 1 for the M bias directions, else 0
-  b: Float32Array; // [Q, V]
+  b: Float32Array; // [Q, D]
 }

@@ -17,8 +17,8 @@ export const setLimits = {
   edgeTableBytes: 16_777_216,
   /** Llama 3.2's 128,256 ids with 280,147 merges take 3.4 MB. */
   tokenizerBytes: 4_194_304,
-  /** 1,024 gates over GPT-2's vocabulary take 210 MB. */
-  hyperNetworkBytes: 268_435_456,
+  /** 1,024 gates of a model that is 4,096 wide take 34 MB. */
+  hyperNetworkBytes: 67_108_864,
   /** Header of a tensor file. That of the largest GPT-2 with its 580 tensors has 60 kB. */
   tensorHeaderBytes: 1_048_576,
   tensorsPerFile: 8192,
@@ -48,7 +48,7 @@ export const setLimits = {
   dimensions: 1024,
   /** K. Each request is compared with all centroids, and /v1/centroids lists them. */
   centroids: 1024,
-  /** Q = R + M of the bank. Training uses 72; each costs D + V multiplications per token. */
+  /** Q = R + M of the bank. Training uses 72; each costs 2 · D multiplications per row. */
   gates: 4096,
   /** H of each hidden layer. Training uses 32 and 64. */
   hiddenUnits: 4096,

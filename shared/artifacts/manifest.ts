@@ -15,6 +15,9 @@ export const edgeTableFile = "edge-table.safetensors";
 export const tokenizerFile = "tokenizer.safetensors";
 export const hyperNetworkFile = "hyper-network.safetensors";
 
+/** Names the static adapter, as `c0` does centroid 0's. */
+export const staticId = "static";
+
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 const count = z.int().min(0);
 const upTo = (limit: number, from = 1) => z.int().min(from).max(limit);
@@ -47,7 +50,7 @@ export const centroidSchema = z.strictObject({
   size: count,
   /** For maps only: the first two principal components of the centroids. */
   position: z.tuple([within(setLimits.position), within(setLimits.position)]),
-  /** Multiplies the gates, or the pair's B; 0 is auto-off: the base is served. */
+  /** Of what the centroid's gates add to the static adapter's; 0 is auto-off. */
   scale: z.number().min(0).max(1),
   /** Held-out gain over the base with this scale; null where nothing was held out. */
   gain: gain.nullable(),
@@ -56,7 +59,10 @@ export const centroidSchema = z.strictObject({
 const share = z.number().min(0).max(1);
 /** How prompts weigh experts (`shared/math/evidence.ts`), as training calibrated it. */
 export const evidenceSchema = z.strictObject({
-  adapters: z.int().min(1).max(limits.mixtureAdapters),
+  adapters: z
+    .int()
+    .min(1)
+    .max(limits.mixtureAdapters - 1),
   similarityScale: z.number().min(0).max(setLimits.similarityScale),
   /** Prior of the base. */
   base: share,
@@ -102,6 +108,8 @@ const shape = z.strictObject({
   }),
   hyperNetwork: hyperNetworkSchema,
   centroids: z.array(centroidSchema).min(1).max(setLimits.centroids),
+  /** The adapter for every text, which lies under every centroid's. Absent: its gates are zeros. */
+  static: z.strictObject({ gain: gain.nullable() }).optional(),
   /** Absent: the default of `shared/math/evidence.ts`. */
   evidence: evidenceSchema.optional(),
   /** These and no other: nothing in a set chooses the name of a file. */
@@ -153,7 +161,7 @@ export type SetFile = keyof Manifest["files"];
 /** The files that a manifest lists. */
 export const setFiles: readonly SetFile[] = [edgeTableFile, tokenizerFile, hyperNetworkFile];
 
-/** Whether a centroid serves the base (auto-off): validation found no scale that gains, or held-out text says it lost. */
+/** Whether a centroid serves the static adapter alone, or the base without one (auto-off): validation found no scale that gains, or held-out text says it lost. */
 export function isAutoOff({ scale, gain: measured }: Pick<CentroidRecord, "scale" | "gain">): boolean {
   return scale === 0 || (measured !== null && measured.nats <= 0);
 }
@@ -161,10 +169,13 @@ export function isAutoOff({ scale, gain: measured }: Pick<CentroidRecord, "scale
 /** The dtype that deltas are computed in. */
 const deltaDtype = "F32";
 
-/** Everything that a centroid's adapter is made from, as text: SHA-256 of it is the adapter's hash. */
-export function adapterIdentity({ hyperNetwork }: Manifest, centroid: CentroidRecord): string {
+/**
+ * Everything that an adapter is made from, as text: SHA-256 of it is the adapter's hash. `source` is the centroid's hash, or
+ * `staticId`.
+ */
+export function adapterIdentity({ hyperNetwork }: Manifest, source: string): string {
   const { hash, rank, biases } = hyperNetwork;
-  return [hash, centroid.hash, rank, biases, deltaDtype].join("\n");
+  return [hash, source, rank, biases, deltaDtype].join("\n");
 }
 
 /** Parses manifest.json. Throws an Error that names the fields at fault with their values. */

@@ -20,7 +20,7 @@ const expertSchema = {
       type: "string",
       minLength: 1,
       maxLength: limits.adapterCharacters,
-      description: "`base`, a centroid, your own",
+      description: "`base`, `static`, a centroid, your own",
     },
     weight: { anyOf: [{ type: "null" }, { type: "number", minimum: 0, maximum: limits.expertWeight }] },
   },
@@ -29,7 +29,7 @@ const expertSchema = {
 const adapterField = absentAs(
   z.unknown().transform(readAdapter),
   null,
-  "`auto`: the prompt's own tokens weigh the base and the nearest centroids' adapters; `nearest`: the nearest centroid's adapter at full strength; `off`: the base; a centroid or an adapter of your own at full strength; or a list of experts. Without weights a list is weighed as `auto` is, its adapters equally likely before, and the base as likely as it is for `auto`; if it does not list `base`, the base keeps its floor all the same. With a weight for each it is served in these proportions. An adapter that is off counts as the base",
+  "`auto`: the prompt's own tokens weigh the base, the static adapter and the nearest centroids' adapters; `nearest`: the nearest centroid's adapter at full strength; `off`: the base; `static` (the adapter for every text), a centroid or an adapter of your own at full strength; or a list of experts. Without weights a list is weighed as `auto` is, its adapters equally likely before, and the base as likely as it is for `auto`; if it does not list `base`, the base keeps its floor all the same. With a weight for each it is served in these proportions. A centroid that is off counts as the static adapter, or as the base where there is none",
 ).meta({
   anyOf: [
     { type: "null" },

@@ -85,7 +85,7 @@ export const limitTable = {
     bounds: "Models and centroids that a day of `/v1/usage` lists; further use is one row, `(others)`",
   },
   usageRows: { value: 20_000, unit: "entries", bounds: "Rows of one response of `/v1/usage`" },
-  mixtureAdapters: { value: 3, unit: "entries", bounds: "Adapters in a list of `chameleon.adapter`, beside the base" },
+  mixtureAdapters: { value: 4, unit: "entries", bounds: "Adapters in a list of `chameleon.adapter`, beside the base" },
   expertWeight: { value: 1_000_000, unit: "value", bounds: "Each `weight` in `chameleon.adapter`" },
   wholeLogprobs: {
     value: 65_536,

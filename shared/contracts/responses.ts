@@ -59,7 +59,7 @@ export const chameleonBlockSchema = z
     mode: z
       .enum(["evidence", "fixed", "adapted", "off", "auto-off"])
       .describe(
-        "`evidence`: a mixture, weighed by the prompt; `fixed`: one of given weights; `adapted`: one adapter at full strength; `off`: the request wanted the base; `auto-off`: the adapter did not help when it was measured, so the base answers",
+        "`evidence`: a mixture, weighed by the prompt; `fixed`: one of given weights; `adapted`: one adapter at full strength; `off`: the request wanted the base; `auto-off`: the adapter did not help when it was measured, so the static adapter answers, or the base where there is none",
       ),
     experts: z
       .array(expertSchema)

@@ -42,24 +42,38 @@ export const defaultCalibration: EvidenceCalibration = {
 /** A centroid near a prompt. */
 export interface NearCentroid {
   similarity: number;
-  /** Its adapter gains nothing where it was measured, so the base stands in for it. */
+  /** Its adapter gains nothing where it was measured, so the static adapter or the base stands in for it. */
   isOff: boolean;
 }
 
+/** Priors of a mixture's experts; they add up to 1. */
+export interface Priors {
+  base: number;
+  /** Of the static adapter; 0 where there is none. */
+  fixed: number;
+  /** Of the adapters that are on, in order. */
+  adapters: number[];
+}
+
 /**
- * Priors of the base and of the adapters that are on, in order; they add up to 1. A centroid that is off leaves its prior to
- * the base: text that is nearest to it is text that adapters harm.
+ * The static adapter, where there is one, has half of what the base leaves, and the centroids the rest. A centroid that is off
+ * leaves its prior to the static adapter, or else to the base: text that is nearest to it is text that its adapter harms.
  */
 export function priorsOf(
   nearest: readonly NearCentroid[],
+  hasStatic: boolean,
   { base, similarityScale }: Pick<EvidenceCalibration, "base" | "similarityScale">,
-): number[] {
+): Priors {
   const highest = nearest.reduce((most, { similarity }) => Math.max(most, similarity), Number.NEGATIVE_INFINITY);
   const weights = nearest.map(({ similarity }) => Math.exp(similarityScale * (similarity - highest)));
   const sum = weights.reduce((total, weight) => total + weight, 0);
-  const adapters = weights.flatMap((weight, k) => (nearest[k].isOff ? [] : [((1 - base) * weight) / sum]));
+  const ofCentroids = hasStatic ? (1 - base) / 2 : 1 - base;
+  const adapters = weights.flatMap((weight, k) => (nearest[k].isOff ? [] : [(ofCentroids * weight) / sum]));
   // Adapters that take all may add up to a little more than 1.
-  return [Math.max(0, 1 - adapters.reduce((total, prior) => total + prior, 0)), ...adapters];
+  const left = Math.max(0, 1 - adapters.reduce((total, prior) => total + prior, 0));
+  return hasStatic
+    ? { base: Math.min(base, left), fixed: Math.max(0, left - base), adapters }
+    : { base: left, fixed: 0, adapters };
 }
 
 /** Weights of a mixture's experts; they add up to 1. */

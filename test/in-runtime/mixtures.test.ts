@@ -132,7 +132,7 @@ describe("a list of experts", () => {
   test.each<[string, unknown, ...string[]]>([
     ["an empty list", [], "empty"],
     ["too many", Array.from({ length: 6 }, (_, k) => ({ id: `c${k}` })), "6", String(limits.mixtureAdapters)],
-    ["too many without the base", ["a", "b", "c", "d"].map((id) => ({ id })), "4", String(limits.mixtureAdapters)],
+    ["too many without the base", ["a", "b", "c", "d", "e"].map((id) => ({ id })), "5", String(limits.mixtureAdapters)],
     ["an entry that is no object", ["c1"], "adapter[0]", "c1"],
     ["an entry without an id", [{ weight: 1 }], "adapter[0].id", "undefined"],
     ["an id that is no string", [{ id: 5 }], "adapter[0].id", "5"],

@@ -239,10 +239,12 @@ describe.each(["GPT-2", "Llama"] as const)("a %s", (family) => {
     const bank = bankOf(hyperNetwork);
     const P = manifest.embedding.dimensions;
     const gates = new Float32Array(bank.gates);
+    const network = readHyperNetwork(hyperNetwork);
     for (const [centroid, weight] of Object.entries(typeof weights === "string" ? { [weights]: 1 } : (weights ?? {}))) {
       const k = manifest.centroids.findIndex(({ id }) => id === centroid);
       const vector = toFloat32(tensorOf(hyperNetwork, "centroids")).subarray(k * P, (k + 1) * P);
-      gatesOf(readHyperNetwork(hyperNetwork), vector, manifest.centroids[k].scale).forEach((gate, q) => {
+      const own = gatesOf(network, vector, manifest.centroids[k].scale);
+      own.forEach((gate, q) => {
         gates[q] += weight * gate;
       });
     }
@@ -308,6 +310,27 @@ describe.each(["GPT-2", "Llama"] as const)("a %s", (family) => {
       expect(worst).toBeLessThan(tolerance);
     },
   );
+
+  test("a mixture that is all one adapter is that adapter, and one that is all base is the base, bit for bit", async () => {
+    const target = harness();
+    const ids = randomPrompt(40);
+    const sampling = { temperature: 1, seed: 9, logprobs: 5, repetition_penalty: 1.2, logit_bias: neverEnds };
+    const request = (id: string, mixture?: MixtureRequest) =>
+      sequenceRequest(id, ids, { maxTokens: 12, promptLogprobs: true, mixture, sampling });
+    const all = (weight: number): MixtureRequest => ({ base: 1 - weight, adapters: [{ centroidId: "c1", weight }] });
+    await target.engine.submit("c1", [request("adapter"), request("mixture", all(1)), request("none", all(0))]);
+    await target.engine.submit(null, [request("base")]);
+    await target.finish();
+    const [adapter, mixture, base, none] = ["adapter", "mixture", "base", "none"].map((id) =>
+      target
+        .framesOf(id)
+        .slice(0, -1)
+        .map((frame) => ({ ...frame, id: "" })),
+    );
+    expect(mixture).toEqual(adapter);
+    expect(none).toEqual(base);
+    expect(adapter).not.toEqual(base);
+  });
 
   /** As CTRL penalises repetition (arXiv 1909.05858), in place. */
   function penalise(logits: Float64Array, history: readonly number[], penalty: number): Float64Array {
@@ -465,11 +488,11 @@ describe.each(["GPT-2", "Llama"] as const)("a %s", (family) => {
       expect(acrossChunks).toBeLessThan(tolerance);
     });
 
-    test("differ between centroids, and are the base's bit for bit where the adapter is off", async () => {
+    test("differ between centroids, and are the static adapter's bit for bit where a centroid is off", async () => {
       const target = harness();
       const ids = randomPrompt(20);
       const off = tinyCentroids.at(-1)!;
-      for (const centroid of [null, "c0", "c1", off]) {
+      for (const centroid of [null, "c0", "c1", "static", off]) {
         const request = sequenceRequest(`${centroid}`, ids, {
           maxTokens: 1,
           sampling: { logprobs: 5, logit_bias: neverEnds },
@@ -477,8 +500,11 @@ describe.each(["GPT-2", "Llama"] as const)("a %s", (family) => {
         await target.engine.submit(centroid, [request]);
       }
       await target.finish();
-      const [base, c0, c1, offFrame] = ["null", "c0", "c1", off].map((id) => target.tokenFramesOf(id)[0].alternatives);
-      expect(offFrame).toEqual(base);
+      const [base, c0, c1, fixed, offFrame] = ["null", "c0", "c1", "static", off].map(
+        (id) => target.tokenFramesOf(id)[0].alternatives,
+      );
+      expect(offFrame).toEqual(fixed);
+      expect(fixed).not.toEqual(base);
       expect(c0).not.toEqual(base);
       expect(c1).not.toEqual(base);
       expect(c0).not.toEqual(c1);

@@ -1,5 +1,5 @@
 /**
- * The models of model-config.ts and the gated bank's delta in plain TypeScript with float64 accumulation: slow, obvious, and
+ * The models of model-config.ts and the gated bank in plain TypeScript with float64 accumulation: slow, obvious, and
  * independent of the graphs. Shapes: T tokens, D hidden, H heads of queries, K heads of keys and values, d head width, F width of the
  * feed-forward part, Q gates, V vocabulary.
  */
@@ -91,7 +91,7 @@ function rotated(head: Row, t: number, { theta, scaling }: Rotary): Row {
   return out;
 }
 
-/** Logits [V] of one hidden state: h·Wᵀ + ((h·Aᵀ + a₀) ⊙ g)·B. */
+/** Logits [V] of one hidden state: h'·Wᵀ with h' = h + ((h·Aᵀ + a₀) ⊙ g)·B. */
 export function oracleLogits(
   config: ModelConfig,
   weights: ModelWeights,
@@ -107,10 +107,10 @@ export function oracleLogits(
     for (let i = 0; i < D; i++) projected += hidden[i] * bank.a[q * D + i];
     return projected * gate;
   });
+  const adapted = hidden.map((x, i) => u.reduce((sum, one, q) => sum + one * bank.b[q * D + i], x));
   return Float64Array.from({ length: V }, (_, id) => {
     let logit = 0;
-    for (let i = 0; i < D; i++) logit += hidden[i] * tokenRows[id * D + i];
-    for (let q = 0; q < u.length; q++) logit += u[q] * bank.b[q * V + id];
+    for (let i = 0; i < D; i++) logit += adapted[i] * tokenRows[id * D + i];
     return logit;
   });
 }

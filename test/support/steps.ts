@@ -80,12 +80,12 @@ export function noPast(config: ModelShape): Pick<StepRow, "past" | "pastLength">
 
 /** A bank of `rank` low-rank and `biases` bias directions with seeded random entries. */
 export function randomBank(config: ModelShape, rank: number, biases: number, random: () => number): Bank {
-  const { hiddenSize: D, vocabularySize: V } = config;
+  const { hiddenSize: D } = config;
   const Q = rank + biases;
   const a = new Float32Array(Q * D);
   for (let i = 0; i < rank * D; i++) a[i] = (random() - 0.5) * 0.2;
   const a0 = Float32Array.from({ length: Q }, (_, q) => (q < rank ? 0 : 1));
-  return { gates: Q, a, a0, b: Float32Array.from({ length: Q * V }, () => (random() - 0.5) * 0.2) };
+  return { gates: Q, a, a0, b: Float32Array.from({ length: Q * D }, () => (random() - 0.5) * 0.2) };
 }
 
 /** mulberry32: a small seeded generator for test data. */

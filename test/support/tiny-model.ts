@@ -151,6 +151,7 @@ export async function writeTinyModel(
       scale: scales[k],
       gain: null,
     })),
+    static: { gain: null },
     files,
     training: { seed, steps: 0, corpora: [], basePerplexity: V, adaptedPerplexity: V },
   };
@@ -199,7 +200,7 @@ type Floats = (shape: number[], spread: number) => Float32Array;
 
 function bankTensors(floats: Floats): TensorFile {
   const { rank, biases, hidden } = bank;
-  const { vocabularySize: V, hiddenSize: D } = tinyConfig;
+  const { hiddenSize: D } = tinyConfig;
   const Q = rank + biases;
   const a = floats([Q, D], 0.3);
   a.fill(0, rank * D);
@@ -211,7 +212,8 @@ function bankTensors(floats: Floats): TensorFile {
     ["b2", tensorFrom(floats([Q], 1), [Q])],
     ["a", tensorFrom(a, [Q, D])],
     ["a0", tensorFrom(a0, [Q])],
-    ["b", tensorFrom(floats([Q, V], 0.5), [Q, V])],
+    ["b", tensorFrom(floats([Q, D], 0.5), [Q, D])],
+    ["static_gates", tensorFrom(floats([Q], 0.5), [Q])],
   ]);
 }
 

@@ -1,4 +1,4 @@
-/** Generates the centroids' adapters from the hyper-network. */
+/** Generates the centroids' adapters from the hyper-network, and the static one that lies under them. */
 import { createHash } from "node:crypto";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import {
@@ -6,11 +6,19 @@ import {
   type CentroidRecord,
   hyperNetworkFile,
   type Manifest,
+  staticId,
 } from "../../../shared/artifacts/manifest.ts";
 import { requireTensor, type TensorFile, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import { ServiceError } from "../../../shared/errors.ts";
 import type { Adapter, AdapterSource } from "../adapter.ts";
 import { gatesOf, readHyperNetwork } from "./hyper-network.ts";
+
+interface Entry {
+  /** null: the static adapter. */
+  vector: Float32Array | null;
+  scale: number;
+  hash: string;
+}
 
 /** Approximate memory of an adapter beside its gates: an object, two strings, headers of typed arrays. */
 const recordBytes = 512;
@@ -25,22 +33,24 @@ export function generatedAdapters(manifest: Manifest, file: TensorFile): Adapter
   // Values are not checked here: NaN fails only that centroid's adapter.
   const vectors = toFloat32(requireTensor(file, "centroids", "F32", [K, P], hyperNetworkFile)); // [K, P]
   const scales = toFloat32(requireTensor(file, "scales", "F32", [K], hyperNetworkFile)); // [K]
-  const entries = new Map(
+  const entries = new Map<string, Entry>(
     manifest.centroids.map((record, index) => {
       const vector = vectors.subarray(index * P, (index + 1) * P);
       checkCentroid(record, vector, scales[index]);
-      return [record.id, { vector, scale: scales[index], hash: adapterHash(manifest, record) }];
+      return [record.id, { vector, scale: scales[index], hash: adapterHash(manifest, record.hash) }];
     }),
   );
+  if (manifest.static) entries.set(staticId, { vector: null, scale: 1, hash: adapterHash(manifest, staticId) });
   return {
-    hashOf: (centroidId) => entries.get(centroidId)?.hash ?? null,
-    async generate(centroidId): Promise<Adapter> {
-      const entry = entries.get(centroidId);
-      if (!entry) throw new Error(`no centroid ${centroidId}; there are ${[...entries.keys()].join(", ")}`);
+    hashOf: (id) => entries.get(id)?.hash ?? null,
+    async generate(id): Promise<Adapter> {
+      const entry = entries.get(id);
+      if (!entry) throw new Error(`no adapter ${id}; there are ${[...entries.keys()].join(", ")}`);
       const { hash, vector, scale } = entry;
-      const gates = gatesOf(network, vector, scale);
-      requireUsable(gates, centroidId);
-      return { hash, gates, bias: null, scale, bytes: gates.byteLength + recordBytes };
+      const gates = vector ? gatesOf(network, vector, scale) : network.staticGates;
+      requireUsable(gates, id);
+      const isBase = gates.every((gate) => gate === 0);
+      return { hash, gates: isBase ? null : gates, bias: null, scale, bytes: gates.byteLength + recordBytes };
     },
   };
 }
@@ -55,13 +65,13 @@ export function centroidHash(vector: Float32Array, scale: number): string {
   return createHash("sha256").update(bytes).digest("hex");
 }
 
-/** Throws a ServiceError that names the centroid and the first gate that is NaN or beyond the limit. */
-function requireUsable(gates: Float32Array, centroidId: string): void {
+/** Throws a ServiceError that names the adapter and the first gate that is NaN or beyond the limit. */
+function requireUsable(gates: Float32Array, id: string): void {
   const bad = gates.findIndex((value) => !(Math.abs(value) <= setLimits.tensorValue));
   if (bad < 0) return;
   throw new ServiceError(
     "generation_failed",
-    `Centroid ${centroidId} has no usable adapter: gate ${bad} is ${gates[bad]}, the bound is ±${setLimits.tensorValue}.`,
+    `Adapter ${id} is not usable: gate ${bad} is ${gates[bad]}, the bound is ±${setLimits.tensorValue}.`,
   );
 }
 
@@ -79,6 +89,6 @@ function checkCentroid(record: CentroidRecord, vector: Float32Array, scale: numb
   }
 }
 
-function adapterHash(manifest: Manifest, record: CentroidRecord): string {
-  return createHash("sha256").update(adapterIdentity(manifest, record)).digest("hex");
+function adapterHash(manifest: Manifest, source: string): string {
+  return createHash("sha256").update(adapterIdentity(manifest, source)).digest("hex");
 }

@@ -1,7 +1,7 @@
 /**
  * The hyper-network: makes the gates of a centroid's adapter. Serving and evaluation both run this code. Not here: its
  * training, and the delta that the gates scale (the serving graph).
- * Shapes: P dimensions of the prompt embedding, H hidden units, Q gates, D hidden size, V vocabulary, K centroids.
+ * Shapes: P dimensions of the prompt embedding, H hidden units, Q gates, D hidden size, K centroids.
  */
 import { hyperNetworkFile, type Manifest } from "../../../shared/artifacts/manifest.ts";
 import { requireFloats, requireTensor, type TensorFile, tensorOf } from "../../../shared/artifacts/tensor-file.ts";
@@ -15,6 +15,8 @@ export interface HyperNetwork {
   b1: Float32Array; // [H]
   w2: Float32Array; // [Q, H]
   b2: Float32Array; // [Q]
+  /** Of the static adapter, which lies under every centroid's. */
+  staticGates: Float32Array; // [Q]
 }
 
 /** Reads the network's layers from hyper-network.safetensors. Throws an Error that names the tensor at fault. */
@@ -29,29 +31,30 @@ export function readHyperNetwork(file: TensorFile): HyperNetwork {
     b1: floatsOf(file, "b1", [hidden]),
     w2: floatsOf(file, "w2", [gates, hidden]),
     b2: floatsOf(file, "b2", [gates]),
+    staticGates: floatsOf(file, "static_gates", [gates]),
   };
 }
 
 /** Reads the bank from hyper-network.safetensors. Throws an Error that names the tensor at fault. */
 export function bankOf(file: TensorFile): Bank {
   const [gates, hiddenSize] = tensorOf(file, "a").shape;
-  const vocabularySize = tensorOf(file, "b").shape[1];
   return {
     gates,
     a: floatsOf(file, "a", [gates, hiddenSize]),
     a0: floatsOf(file, "a0", [gates]),
-    b: floatsOf(file, "b", [gates, vocabularySize]),
+    b: floatsOf(file, "b", [gates, hiddenSize]),
   };
 }
 
 /**
- * The gates [Q] of a centroid [P]: scale · (W₂·gelu(W₁·(√P·c) + b₁) + b₂). A scale of 0 (auto-off) gives zeros.
+ * The gates [Q] of a centroid [P]: s + scale · (W₂·gelu(W₁·(√P·c) + b₁) + b₂), with the gates s of the static adapter, which a
+ * scale of 0 (auto-off) leaves alone.
  * Throws an Error where the centroid has another dimension than the network.
  */
 export function gatesOf(network: HyperNetwork, centroid: Float32Array, scale: number): Float32Array<ArrayBuffer> {
-  const { dimensions: P, hidden: H, gates: Q, w1, b1, w2, b2 } = network;
+  const { dimensions: P, hidden: H, gates: Q, w1, b1, w2, b2, staticGates } = network;
   if (centroid.length !== P) throw new Error(`centroid of ${centroid.length} dimensions, the hyper-network takes ${P}`);
-  const result = new Float32Array(Q);
+  const result = Float32Array.from(staticGates);
   if (scale === 0) return result;
   const activations = new Float64Array(H);
   for (let h = 0; h < H; h++) {
@@ -62,7 +65,7 @@ export function gatesOf(network: HyperNetwork, centroid: Float32Array, scale: nu
   for (let q = 0; q < Q; q++) {
     let sum = b2[q];
     for (let h = 0; h < H; h++) sum += w2[q * H + h] * activations[h];
-    result[q] = scale * sum;
+    result[q] += scale * sum;
   }
   return result;
 }
@@ -90,8 +93,8 @@ export function requireHyperNetwork(manifest: Manifest, file: TensorFile): void 
 
 function layerShapes({ hyperNetwork, embedding, model }: Manifest): Record<string, number[]> {
   const { dimensions: P } = embedding;
-  const { hiddenSize: D, vocabularySize: V } = model;
+  const { hiddenSize: D } = model;
   const H = hyperNetwork.hidden;
   const Q = hyperNetwork.rank + hyperNetwork.biases;
-  return { w1: [H, P], b1: [H], w2: [Q, H], b2: [Q], a: [Q, D], a0: [Q], b: [Q, V] };
+  return { w1: [H, P], b1: [H], w2: [Q, H], b2: [Q], a: [Q, D], a0: [Q], b: [Q, D], static_gates: [Q] };
 }

@@ -75,7 +75,7 @@ export class Prompt {
   /** Mixture of the base and these centroids' adapters. */
   plan(near: readonly PlacedCentroid[]): Plan {
     const { temper, floor } = this.#calibration;
-    const [base, ...priors] = priorsOf(near, this.#calibration);
+    const { base, adapters: priors } = priorsOf(near, false, this.#calibration);
     const adapters = on(near).map(({ id }, i) => ({ centroidId: id, weight: priors[i] }));
     const mixture = { base, adapters, evidence: { tokens: this.tokens, temper, floor } };
     return { adapterId: adapters[0]?.centroidId ?? null, mixture };

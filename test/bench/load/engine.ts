@@ -135,6 +135,7 @@ function generatedGates(gates: number): AdapterSource {
     b1: floats(H),
     w2: floats(gates * H),
     b2: floats(gates),
+    staticGates: new Float32Array(gates),
   };
   return {
     hashOf: (centroidId) => centroidId,

@@ -6,6 +6,8 @@ import {
   evidenceCount,
   type Listed,
   listedMixture,
+  servedFor,
+  staticCandidate,
 } from "../../../edge/plan/mixture.ts";
 import { mixtureSchema } from "../../../shared/contracts/inference.ts";
 import { defaultCalibration, priorsOf } from "../../../shared/math/evidence.ts";
@@ -26,7 +28,7 @@ const totalOf = ({ request }: ReturnType<typeof automaticMixture>) =>
 describe("a mixture by evidence", () => {
   test("is of the base and the nearest centroids, by their priors", () => {
     const { experts, request, mode } = automaticMixture(nearest, {}, { tokens: 64 });
-    const [base, ...priors] = priorsOf(nearest.slice(0, 3), defaultCalibration);
+    const { base, adapters: priors } = priorsOf(nearest.slice(0, 3), false, defaultCalibration);
     const { temper, floor } = defaultCalibration;
     expect([mode, experts]).toEqual(["evidence", nearest.slice(0, 3)]);
     expect(base).toBeCloseTo(defaultCalibration.base, 12);
@@ -112,6 +114,40 @@ describe("a mixture of listed experts", () => {
     const weighed = listedMixture(list(["base"], [off], [nearest[1]]), {}, evidence);
     const ofEach = (1 - defaultCalibration.base) / 2;
     expect(weighed.request).toMatchObject({ base: 1 - ofEach, adapters: [{ centroidId: "c1", weight: ofEach }] });
+  });
+});
+
+describe("a set with a static adapter", () => {
+  const set = { static: { gain: null } };
+  const off = nearest.map((one, k) => ({ ...one, isOff: k !== 1 }));
+
+  test("has it as an expert beside the centroids, with the priors of those that are off", () => {
+    const { experts, request } = automaticMixture(off, set, { tokens: 64 });
+    expect(idsOf({ experts })).toEqual(["c1", "static"]);
+    const { base, fixed, adapters } = priorsOf(off.slice(0, 3), true, defaultCalibration);
+    expect(request).toMatchObject({
+      base,
+      adapters: [
+        { centroidId: "c1", weight: adapters[0] },
+        { centroidId: "static", weight: fixed },
+      ],
+    });
+    expect(mixtureSchema.parse(request)).toEqual(request);
+  });
+
+  test("serves it for a centroid that is off, once, and the base for an own adapter that is", () => {
+    const [fixed] = [staticCandidate(set)!];
+    expect([servedFor(off[0], set), servedFor(off[1], set)]).toEqual([fixed, off[1]]);
+    const mine = { ...own("legal", 0.1), isOff: true };
+    expect([servedFor(mine, set), servedFor(off[0], {})]).toEqual([null, null]);
+    const listed = listedMixture(list([off[0], 1], [fixed, 2], [off[1], 1], [mine, 4]), set, { tokens: 64 });
+    expect(listed.request).toEqual({
+      base: 0.5,
+      adapters: [
+        { centroidId: "c1", weight: 0.125 },
+        { centroidId: "static", weight: 0.375 },
+      ],
+    });
   });
 });
 

@@ -117,13 +117,23 @@ test("given weights are served as they are, but for what weighs next to nothing"
 test("the default calibration is one that a manifest may hold; what is off leaves its prior to the base", () => {
   expect(evidenceSchema.safeParse(defaultCalibration).success).toBe(true);
   const near = (...off: number[]) => [0.9, 0.5, 0.1].map((similarity, k) => ({ similarity, isOff: off.includes(k) }));
-  const [base, ...adapters] = priorsOf(near(), defaultCalibration);
-  expect(base).toBeCloseTo(defaultCalibration.base, 12);
+  const { base, fixed, adapters } = priorsOf(near(), false, defaultCalibration);
+  expect([base, fixed]).toEqual([expect.closeTo(defaultCalibration.base, 12), 0]);
   expect(adapters.reduce((a, b) => a + b, base)).toBeCloseTo(1, 12);
   expect(adapters[0]).toBeGreaterThan(adapters[1]);
-  const [withOff, ...others] = priorsOf(near(0), defaultCalibration);
-  expect(withOff).toBeCloseTo(base + adapters[0], 12);
-  expect(others).toEqual(adapters.slice(1));
-  expect(priorsOf(near(0, 1, 2), defaultCalibration)).toEqual([1]);
-  expect(priorsOf([], defaultCalibration)).toEqual([1]);
+  const off = priorsOf(near(0), false, defaultCalibration);
+  expect(off).toEqual({ base: expect.closeTo(base + adapters[0], 12), fixed: 0, adapters: adapters.slice(1) });
+  expect(priorsOf(near(0, 1, 2), false, defaultCalibration)).toEqual({ base: 1, fixed: 0, adapters: [] });
+  expect(priorsOf([], false, defaultCalibration)).toEqual({ base: 1, fixed: 0, adapters: [] });
+});
+
+test("a static adapter has half of what the base leaves, and the priors of centroids that are off", () => {
+  const near = (...off: number[]) => [0.9, 0.5, 0.1].map((similarity, k) => ({ similarity, isOff: off.includes(k) }));
+  const { base, fixed, adapters } = priorsOf(near(), true, defaultCalibration);
+  expect(base).toBe(defaultCalibration.base);
+  expect(fixed).toBeCloseTo((1 - base) / 2, 12);
+  expect(adapters.reduce((a, b) => a + b, base + fixed)).toBeCloseTo(1, 12);
+  const off = priorsOf(near(0), true, defaultCalibration);
+  expect(off).toEqual({ base, fixed: expect.closeTo(fixed + adapters[0], 12), adapters: adapters.slice(1) });
+  expect(priorsOf(near(0, 1, 2), true, defaultCalibration)).toEqual({ base, fixed: 1 - base, adapters: [] });
 });

@@ -91,7 +91,7 @@ test("a key that may not use adapters sees the domains all the same", async () =
   });
   await catalog.load();
   expect(catalog.baseModel).toBe("gpt2");
-  expect([catalog.nameOf("c0"), catalog.nameOf("base"), catalog.nameOf("mine")]).toEqual(["a", "Base", "mine"]);
+  expect(["c0", "base", "static", "mine"].map((id) => catalog.nameOf(id))).toEqual(["a", "Base", "Every text", "mine"]);
   expect(catalog.nameOf("constructor")).toBe("constructor");
   expect(catalog.adapters).toEqual([]);
 });

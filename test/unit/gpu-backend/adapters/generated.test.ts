@@ -5,7 +5,13 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { generatedAdapters } from "../../../../gpu-backend/adapters/generated/generated.ts";
 import { gatesOf, readHyperNetwork } from "../../../../gpu-backend/adapters/generated/hyper-network.ts";
 import { hyperNetworkFile, type Manifest } from "../../../../shared/artifacts/manifest.ts";
-import { readTensorFile, type TensorFile, tensorOf, toFloat32 } from "../../../../shared/artifacts/tensor-file.ts";
+import {
+  readTensorFile,
+  type TensorFile,
+  tensorFrom,
+  tensorOf,
+  toFloat32,
+} from "../../../../shared/artifacts/tensor-file.ts";
 import { tinyCentroids, writeTinyModel } from "../../../support/tiny-model.ts";
 
 let folder: string;
@@ -18,7 +24,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-test("each centroid gets its own gates under its own hash; scale 0 gets none", async () => {
+test("each centroid gets its own gates under its own hash, over those of the static adapter, which scale 0 leaves alone", async () => {
   const source = generatedAdapters(manifest, file);
   const adapters = await Promise.all(tinyCentroids.map((id) => source.generate(id)));
   const vectors = toFloat32(tensorOf(file, "centroids"));
@@ -30,9 +36,20 @@ test("each centroid gets its own gates under its own hash; scale 0 gets none", a
     expect(adapter.bytes).toBeGreaterThan(adapter.gates!.byteLength);
   });
   expect(new Set(adapters.map(({ hash }) => hash)).size).toBe(tinyCentroids.length);
-  expect(adapters.at(-1)!.gates!.every((gate) => gate === 0)).toBe(true);
+  const fixed = await source.generate("static");
+  expect(adapters.at(-1)!.gates).toEqual(fixed.gates);
+  expect(fixed.gates).toEqual(readHyperNetwork(file).staticGates);
+  expect(fixed.hash).not.toBe(adapters.at(-1)!.hash);
   expect(source.hashOf("c99")).toBe(null);
   await expect(source.generate("c99")).rejects.toThrow(/c99.*c0, c1/);
+});
+
+test("a set without a static adapter has none of that name, and an adapter whose gates are zeros has none", async () => {
+  const zeros = new Map([...file, ["static_gates", tensorFrom(new Float32Array(8), [8])]]);
+  const { static: _, ...others } = manifest;
+  const source = generatedAdapters(others, zeros);
+  expect(source.hashOf("static")).toBeNull();
+  expect((await source.generate(tinyCentroids.at(-1)!)).gates).toBeNull();
 });
 
 test("the hash changes with the hyper-network, the centroid and the rank", () => {
@@ -55,7 +72,7 @@ test("a vector that is not a number fails its centroid by name, and no other", a
     const written = await writeTinyModel(directory, 7, { brokenCentroid: 0 });
     const tensors = readTensorFile(await readFile(join(directory, "artifacts", hyperNetworkFile)));
     const source = generatedAdapters(written.manifest, tensors);
-    await expect(source.generate("c0")).rejects.toThrow(/Centroid c0 .* gate 0 is NaN/);
+    await expect(source.generate("c0")).rejects.toThrow(/Adapter c0 .* gate 0 is NaN/);
     expect((await source.generate("c1")).gates).not.toBe(null);
   } finally {
     await rm(directory, { recursive: true });
