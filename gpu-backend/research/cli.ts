@@ -7,6 +7,7 @@ import { manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts"
 import { collected, count, createCommand, runCommand } from "../command-line.ts";
 import { readServedBank } from "../training/bank/served-bank.ts";
 import { embeddedSettings } from "../training/bank/settings.ts";
+import { readBase } from "../training/base.ts";
 import { fetchDefaultCorpora } from "../training/corpus/fetch-corpora.ts";
 import { parseSource } from "../training/corpus/read-corpus.ts";
 import { prepare } from "../training/prepare.ts";
@@ -51,7 +52,8 @@ const command = createCommand(
     const corpora = corpus?.map(parseSource) ?? (await fetchDefaultCorpora(progress));
     const { seed, dimensions } = embeddedSettings;
     const prepared = await prepare(
-      { ...windows, modelDirectory: model, corpora, cacheDirectory: cache, windowSeed: seed, dimensions, threads },
+      await readBase(model),
+      { ...windows, corpora, cacheDirectory: cache, windowSeed: seed, dimensions, threads },
       progress,
       interruption,
     );

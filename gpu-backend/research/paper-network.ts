@@ -4,23 +4,18 @@
  *
  *   z₁ = m₁ ⊙ relu(w1·(√P·e) + b1),  z₂ = m₂ ⊙ relu(w2·z₁ + b2),  [A | B] = w3·z₂ + b3,  logits = W·h + Bᵀ·(A·h)
  *
- * m₁ and m₂ are dropout masks. Gradients are in closed form, as ONNX graphs; the head's part is in training-graph.ts.
+ * m₁ and m₂ are dropout masks. Gradients are in closed form, as ONNX graphs; the head's part is in lora-head.ts.
  * Shapes: P dimensions of the embedding, H hidden units, R rank, D hidden size, V vocabulary.
  */
 import { GraphBuilder } from "../runtime/graph.ts";
 import { type Tensor, tensor } from "../runtime/session.ts";
-import { addHead, addTokenInputs, type HeadWeights } from "../training/bank/training-graph.ts";
+import type { HeadWeights } from "../training/bank/training-graph.ts";
 import { Random, streams } from "../training/random.ts";
+import { addHead, addTokenInputs, type Pair } from "./lora-head.ts";
 
 export const rank = 4;
 const [H1, H2] = [64, 32];
 const dropout = 0.5;
-
-/** A low-rank pair: delta = (h·Aᵀ)·B. */
-export interface Pair {
-  a: Float32Array; // [R, D]
-  b: Float32Array; // [R, V]
-}
 
 /** Named parameters, row-major. */
 export type Weights = Map<string, Float32Array>;
@@ -53,7 +48,7 @@ export function staticLora(head: HeadWeights): Trainable {
       const g = new GraphBuilder("lora-step");
       const tokens = addTokenInputs(g, D);
       const [a, b] = [g.input("a", "float32", [rank, D]), g.input("b", "float32", [rank, V])];
-      const { dP, dB } = addHead(g, head, tokens, { a, b, a0: null, gates: null });
+      const { dP, dB } = addHead(g, head, tokens, { a, b });
       g.output("d_a", g.node("Gemm", [dP, tokens.hidden], { transA: 1 }), "float32", [rank, D]);
       g.output("d_b", dB, "float32", [rank, V]);
       return g.bytes();
@@ -129,7 +124,7 @@ function networkGraph(head: HeadWeights, shapes: Record<string, number[]>, P: nu
   };
   const a = part(0, rank * D, D);
   const b = part(rank * D, values, V);
-  const { dP, dB } = addHead(g, head, tokens, { a, b, a0: null, gates: null });
+  const { dP, dB } = addHead(g, head, tokens, { a, b });
   const dA = g.node("Gemm", [dP, tokens.hidden], { transA: 1 });
   const row = (x: string) => g.node("Reshape", [x, g.integers(1, -1)]);
   const dMade = g.node("Concat", [row(dA), row(dB)], { axis: 1 }); // [1, R·(D + V)]

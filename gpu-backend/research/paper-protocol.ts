@@ -5,17 +5,18 @@
  */
 import { rankCentroids } from "../../shared/math/assignment.ts";
 import { openSession, tensor } from "../runtime/session.ts";
-import { createTrunkRunner } from "../runtime/trunk-runner.ts";
+import type { Bank } from "../runtime/step.ts";
 import { adamWStep, learningRateAt } from "../training/bank/adamw.ts";
 import { LossMeter } from "../training/bank/loss.ts";
-import { bankShape, type Parameters } from "../training/bank/parameters.ts";
+import { gatesAt } from "../training/bank/measure.ts";
 import type { ServedBank } from "../training/bank/served-bank.ts";
 import { adamWDefaults } from "../training/bank/trainer.ts";
 import type { HeadWeights } from "../training/bank/training-graph.ts";
 import type { Prepared } from "../training/prepare.ts";
 import type { Progress } from "../training/progress.ts";
 import { Random, streams } from "../training/random.ts";
-import { type Pair, paperNetwork, rank, sizeOf, staticLora, type Trainable, type Weights } from "./paper-network.ts";
+import { PairMeter } from "./lora-head.ts";
+import { paperNetwork, rank, sizeOf, staticLora, type Trainable, type Weights } from "./paper-network.ts";
 import { type Batch, linePositions, type Positions, paragraphsOf, windowPositions } from "./positions.ts";
 
 /** The paper's own figures, for GPT-2 and WikiText-2. */
@@ -55,17 +56,19 @@ export interface PaperOptions {
   threads: number;
 }
 
+const optimiser = { ...adamWDefaults, weightDecay: 0 };
+
 /** Trains LoRA and the paper's network by the paper's loss, and scores all regimes by both measures. */
 export async function paperProtocol(
-  { model, head, tokenizer, sets }: Prepared,
+  { base: { openTrunk, config, tokenizer }, head, sets }: Prepared,
   served: ServedBank,
   options: PaperOptions,
   progress: Progress,
 ): Promise<PaperResult> {
   const { seed, threads, lines } = options;
   const { table } = served;
-  const padId = tokenizer.endOfTextId;
-  const trunk = await createTrunkRunner({ config: model.config, weights: model.weights, threads });
+  const [padId] = config.stopIds;
+  const trunk = await openTrunk(threads);
   const linesOf = (split: "train" | "test", limit: number) =>
     linePositions(paragraphsOf(sets[split].windows, tokenizer, limit), padId, table, trunk, seed, progress);
   const train = await linesOf("train", lines);
@@ -78,17 +81,16 @@ export async function paperProtocol(
   const loraWeights = await trainOnLines(lora, head, train, options, progress, "static LoRA");
   const networkWeights = await trainOnLines(network, head, train, options, progress, "paper's network");
 
-  const pairMeter = await LossMeter.open(head, bankShape({ rank, biases: 0, hidden: 0, dimensions: 0 }), threads);
-  const bankMeter = await LossMeter.open(head, served.shape, threads);
+  const pairMeter = await PairMeter.open(head, rank, threads);
+  const bankMeter = await LossMeter.open(head, served.adapters.bank.a0, threads);
   try {
-    const open = new Float32Array(rank).fill(1);
+    const { adapters, scales } = served;
     const byPair = (trainable: Trainable, weights: Weights) => (batch: Batch) =>
-      losses(pairMeter, batch, parametersOf(trainable.pairOf(weights, batch.input)), open);
-    const base = (batch: Batch) =>
-      losses(bankMeter, batch, served.adapters.parameters, new Float32Array(served.shape.gates));
+      pairMeter.losses(batch.hidden, batch.targets, trainable.pairOf(weights, batch.input));
+    const base = (batch: Batch) => losses(bankMeter, batch, adapters.bank, new Float32Array(adapters.bank.gates));
     const shipped = (batch: Batch) => {
-      const [{ index }] = rankCentroids(batch.input, served.adapters.centroids);
-      return losses(bankMeter, batch, served.adapters.parameters, served.adapters.gatesAt(index, served.scales[index]));
+      const [{ index }] = rankCentroids(batch.input, adapters.centroids);
+      return losses(bankMeter, batch, adapters.bank, gatesAt(adapters, index, scales[index]));
     };
     const baseOn = async (positions: Positions) => {
       const tokens: BaseToken[] = [];
@@ -113,7 +115,7 @@ export async function paperProtocol(
       honestLoss: await meanLoss(honest, lossesOf),
     });
     const publishedAs = (parameters: number, loss: number, perplexity: number) => ({ parameters, loss, perplexity });
-    const { parameters: bank } = served.adapters;
+    const { bank } = adapters;
     return {
       rows: [
         await row("unadapted", publishedAs(124_439_808, 10.2513, 28_319), 0, base),
@@ -129,7 +131,7 @@ export async function paperProtocol(
           paperLoss: biasedLoss(await baseOn(scored), padBias),
           honestLoss: biasedLoss(await baseOn(honest), padBias),
         },
-        await row("shipped adapters, nearest", null, bank.get("a")!.length + bank.get("b")!.length, shipped),
+        await row("shipped adapters, nearest", null, bank.a.length + bank.b.length, shipped),
       ],
       lines: scored.count,
       paddedShare:
@@ -171,7 +173,7 @@ async function trainOnLines(
     });
     const rate = learningRateAt(step, steps, learningRate, Math.min(20, steps / 4));
     for (const [name, values] of weights) {
-      adamWStep(values, results[`d_${name}`].data as Float32Array, moments.get(name)!, step, rate, adamWDefaults);
+      adamWStep(values, results[`d_${name}`].data as Float32Array, moments.get(name)!, step, rate, optimiser);
     }
     progress.advance(step);
   }
@@ -180,15 +182,10 @@ async function trainOnLines(
 }
 
 /** Losses of a batch's positions, nats, [N]. */
-function losses(
-  meter: LossMeter,
-  { hidden, targets }: Batch,
-  parameters: Parameters,
-  gates: Float32Array,
-): Promise<Float32Array> {
+function losses(meter: LossMeter, { hidden, targets }: Batch, bank: Bank, gates: Float32Array): Promise<Float32Array> {
   const ofAll = new Float32Array(targets.length * gates.length);
   for (let n = 0; n < targets.length; n++) ofAll.set(gates, n * gates.length);
-  return meter.tokenLosses(hidden, targets, ofAll, parameters);
+  return meter.tokenLosses(hidden, targets, ofAll, bank);
 }
 
 async function meanLoss(
@@ -198,13 +195,6 @@ async function meanLoss(
   let sum = 0;
   for (const batch of batches) for (const nats of await lossesOf(batch)) sum += nats;
   return sum / count;
-}
-
-function parametersOf({ a, b }: Pair): Parameters {
-  return new Map([
-    ["a", a],
-    ["b", b],
-  ]);
 }
 
 function countOf({ shapes }: Trainable): number {

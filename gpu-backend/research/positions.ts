@@ -31,7 +31,11 @@ const linesPerPass = 8;
 const windowsPerBatch = 5;
 
 /** At most `limit` paragraphs of the windows, evenly spaced: token ids, not yet padded. */
-export function paragraphsOf(windows: readonly Window[], tokenizer: Tokenizer, limit: number): Int32Array[] {
+export function paragraphsOf(
+  windows: readonly Window[],
+  tokenizer: Pick<Tokenizer, "pieceOf">,
+  limit: number,
+): Int32Array[] {
   const paragraphs = windows.flatMap(({ tokenIds }) => cutAtBlankLines(tokenIds, tokenizer));
   const every = Math.max(1, paragraphs.length / limit);
   return Array.from({ length: Math.min(limit, paragraphs.length) }, (_, i) => paragraphs[Math.floor(i * every)]);
@@ -116,7 +120,7 @@ function meanDirection(vectors: readonly Float32Array[]): Float32Array {
   return length > 0 ? sum.map((x) => x / length) : sum;
 }
 
-function cutAtBlankLines(tokenIds: Int32Array, tokenizer: Tokenizer): Int32Array[] {
+function cutAtBlankLines(tokenIds: Int32Array, tokenizer: Pick<Tokenizer, "pieceOf">): Int32Array[] {
   const paragraphs: Int32Array[] = [];
   let start = 0;
   let newlines = 0; // at the end of the text so far

@@ -1,4 +1,4 @@
-/** What training says of each centroid on a terminal: what it gained, or why the base is served instead. */
+/** What training says of each centroid on a terminal: what it gained, or why the static adapter alone is served. */
 import { type CentroidRecord, isAutoOff } from "../../shared/artifacts/manifest.ts";
 import type { Gain } from "../adapters/own/held-out-gain.ts";
 import { documentsPerCentroid, minMeasuredDocuments } from "./bank/gain.ts";
@@ -7,16 +7,16 @@ export function centroidLines(centroids: readonly CentroidRecord[]): string[] {
   const lines = centroids.map((centroid) => {
     const { id, label, size, scale, gain } = centroid;
     const served = isAutoOff(centroid) ? "off       " : `scale ${scale.toFixed(2)}`;
-    // Of a scale of 0 the gain is 0 by construction: nothing was measured that is worth a number.
-    const measured = gain === null ? "not measured" : scale === 0 ? "no gain" : `gain ${gainText(gain)}`;
+    const measured = gain === null ? "not measured" : `gain ${gainText(gain)}`;
     return `${id.padEnd(4)} ${served}  ${measured}  ${size} windows  ${label.join(" ")}`;
   });
   const off = centroids.filter((centroid) => centroid.gain && isAutoOff(centroid)).length;
   const unmeasured = centroids.filter(({ gain }) => !gain).length;
-  if (off > 0) lines.push(`${off} off: the adapter did not gain on held-out text, so the base is served`);
+  if (off > 0)
+    lines.push(`${off} off: the adapter did not gain on held-out text, so the static adapter alone is served`);
   if (unmeasured > 0) {
     lines.push(
-      `${unmeasured} not measured: fewer than ${minMeasuredDocuments} documents that were held out for test fell to it, so the base is served. ` +
+      `${unmeasured} not measured: fewer than ${minMeasuredDocuments} documents that were held out for test fell to it, so the static adapter alone is served. ` +
         `Add text, about ${documentsPerCentroid} documents a centroid, or take fewer --centroids`,
     );
   }

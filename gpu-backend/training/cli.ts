@@ -7,7 +7,6 @@ import { InvalidArgumentError, Option } from "commander";
 import { manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { collected as collect, count, createCommand, positive, runCommand } from "../command-line.ts";
 import { type BankSettings, embeddedSettings, type TextSettings } from "./bank/settings.ts";
-import { type HeadFormat, headFormats } from "./bank/training-graph.ts";
 import { centroidLines } from "./centroid-lines.ts";
 import { fetchDefaultCorpora } from "./corpus/fetch-corpora.ts";
 import { defaultCorpusFolder, lockedCorpora, lockedSources, readLock, shownCorpusFolder } from "./corpus/lock.ts";
@@ -43,34 +42,25 @@ const command = createCommand("train", "Train adapters on text and write the art
     ),
   )
   .option("--centroids <n>", `clusters of text, K (default: ${maxCentroids}, and fewer of little text)`, count)
-  .option("--rank <n>", "low-rank directions of the bank, R", count, 64)
-  .option("--biases <n>", "bias directions of the bank, M", count, 8)
-  .option("--steps <n>", "optimiser steps", count, 400)
-  .option("--learning-rate <x>", "peak", positive, 1e-2)
-  .option("--windows <n>", "training windows of 256 tokens at most", count, 4000)
+  .option("--rank <n>", "low-rank directions of the centroids' adapters, R", count, embeddedSettings.rank)
+  .option("--steps <n>", "optimiser steps of each part", count, embeddedSettings.steps)
+  .option("--learning-rate <x>", "peak, of the centroids' adapters", positive, embeddedSettings.learningRate)
+  .option("--windows <n>", "training windows of 256 tokens at most", count, embeddedSettings.trainWindows)
   .option("--threads <n>", "threads", count, availableParallelism())
   .option("--licence <name=text>", "licence of a corpus, for the record; repeatable", collect, [])
   .option("--out <folder>", "where the artifacts go", ".cache/artifacts")
   .option("--seed <n>", "decides every draw", count, 1)
-  .option("--held-out <n>", "windows at most for validation, and again for test", count, 750)
-  .addOption(
-    new Option(
-      "--head <format>",
-      "of the base's logits in training steps; int8 is the faster the larger the vocabulary",
-    )
-      .choices(headFormats)
-      .default("fp32" as const),
-  )
+  .option("--held-out <n>", "windows at most for validation, and again for test", count, embeddedSettings.testWindows)
   .option("--json", "print what was trained as JSON")
   .option("--keep-cache", "keep <out>/cache, for another run over the same text", false)
   .action(async (flags: TrainFlags) => {
     const corpora = await corporaOf(flags);
     for (const entry of flags.licence) nameLicence(corpora, entry);
-    const { keepCache, head: headFormat, threads, out: outDirectory, model: modelDirectory } = flags;
+    const { keepCache, threads, out: outDirectory, model: modelDirectory } = flags;
     const settings = flags.embedded ? embeddedSettings : settingsOf(flags);
     const options: TrainOptions = {
       ...settings,
-      ...{ modelDirectory, corpora, outDirectory, headFormat, keepCache, threads },
+      ...{ modelDirectory, corpora, outDirectory, keepCache, threads },
       evidence: flags.embedded ? await embeddedEvidence() : undefined,
     };
     const manifest = await train(options, progress, interruption);
@@ -100,10 +90,10 @@ async function corporaOf({ embedded, corpora: folder, corpus }: TrainFlags): Pro
 }
 
 function settingsOf(flags: TrainFlags): Omit<BankSettings, "clusters"> & TextSettings & { clusters: number | null } {
-  const { seed, rank, biases, steps, learningRate } = flags;
-  const { hidden, dimensions } = embeddedSettings;
+  const { seed, rank, steps, learningRate } = flags;
   return {
-    ...{ seed, clusters: flags.centroids ?? null, rank, biases, hidden, dimensions, steps, learningRate },
+    ...embeddedSettings,
+    ...{ seed, clusters: flags.centroids ?? null, rank, steps, learningRate },
     ...{ trainWindows: flags.windows, validationWindows: flags.heldOut, testWindows: flags.heldOut },
   };
 }
@@ -115,7 +105,6 @@ interface TrainFlags {
   corpora: string;
   centroids?: number;
   rank: number;
-  biases: number;
   steps: number;
   learningRate: number;
   windows: number;
@@ -124,7 +113,6 @@ interface TrainFlags {
   out: string;
   seed: number;
   heldOut: number;
-  head: HeadFormat;
   keepCache: boolean;
   json?: boolean;
 }

@@ -9,9 +9,13 @@ import { type FileHandle, mkdir, open, rename } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { TrunkRunner } from "../runtime/trunk-runner.ts";
 import { prefixTokens, scoredTokens, type Window, windowTokens } from "./corpus/windows.ts";
+import type { Progress } from "./progress.ts";
 
 /** Windows per trunk pass. Fixed: batching may change the last bit, and a resumed run must give the same bytes. */
 const windowsPerPass = 8;
+const bytesPerNumber = 2;
+
+type Trunk = Pick<TrunkRunner, "hidden" | "release">;
 
 export class HiddenStates {
   readonly #file: FileHandle;
@@ -25,20 +29,26 @@ export class HiddenStates {
   }
 
   /**
-   * Opens the cache at `path`, computing what is missing. A partial file of an interrupted run is continued.
-   * @param onProgress called with the number of windows done
+   * Opens the cache at `path`. What is missing is computed by the trunk, which is opened only then; a partial file of an
+   * interrupted run is continued.
    * @throws the signal's reason when aborted; what was computed stays
    */
   static async open(
     path: string,
     windows: readonly Window[],
     hiddenSize: number,
-    trunk: Pick<TrunkRunner, "hidden">,
-    onProgress: (windowsDone: number) => void,
+    openTrunk: () => Promise<Trunk>,
+    progress: Progress,
     signal?: AbortSignal,
   ): Promise<HiddenStates> {
     const offsets = rowOffsets(windows);
-    if (!existsSync(path)) await compute(path, windows, offsets, hiddenSize, trunk, onProgress, signal);
+    if (!existsSync(path)) {
+      const megabytes = Math.ceil((offsets[windows.length] * hiddenSize * bytesPerNumber) / 1e6);
+      progress.note(`hidden states: ${megabytes} MB in ${path}`);
+      progress.stage("hidden states", windows.length);
+      const trunk = await openTrunk();
+      await compute(path, windows, offsets, hiddenSize, trunk, progress, signal).finally(() => trunk.release());
+    }
     return new HiddenStates(await open(path, "r"), offsets, hiddenSize);
   }
 
@@ -47,7 +57,7 @@ export class HiddenStates {
     const rows = this.#offsets[index + 1] - this.#offsets[index];
     const halves = new Float16Array(rows * this.#hiddenSize);
     const bytes = new Uint8Array(halves.buffer);
-    await this.#file.read(bytes, 0, bytes.length, this.#offsets[index] * this.#hiddenSize * 2);
+    await this.#file.read(bytes, 0, bytes.length, this.#offsets[index] * this.#hiddenSize * bytesPerNumber);
     target.set(halves, at);
   }
 
@@ -68,8 +78,8 @@ async function compute(
   windows: readonly Window[],
   offsets: Float64Array,
   hiddenSize: number,
-  trunk: Pick<TrunkRunner, "hidden">,
-  onProgress: (windowsDone: number) => void,
+  trunk: Trunk,
+  progress: Progress,
   signal?: AbortSignal,
 ): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
@@ -79,11 +89,11 @@ async function compute(
     const { size } = await file.stat();
     for (let from = 0; from < windows.length; from += windowsPerPass) {
       const to = Math.min(from + windowsPerPass, windows.length);
-      if (offsets[to] * hiddenSize * 2 <= size) continue;
+      if (offsets[to] * hiddenSize * bytesPerNumber <= size) continue;
       signal?.throwIfAborted();
       const rows = await hiddenOf(windows.slice(from, to), hiddenSize, trunk);
-      await file.write(new Uint8Array(rows.buffer), 0, rows.byteLength, offsets[from] * hiddenSize * 2);
-      onProgress(to);
+      await file.write(new Uint8Array(rows.buffer), 0, rows.byteLength, offsets[from] * hiddenSize * bytesPerNumber);
+      progress.advance(to);
     }
     await file.sync();
   } finally {
@@ -93,11 +103,7 @@ async function compute(
 }
 
 /** One trunk pass over right-padded windows; only the rows that predict a scored token are kept. */
-async function hiddenOf(
-  windows: readonly Window[],
-  D: number,
-  trunk: Pick<TrunkRunner, "hidden">,
-): Promise<Float16Array> {
+async function hiddenOf(windows: readonly Window[], D: number, trunk: Trunk): Promise<Float16Array> {
   const T = Math.min(windowTokens, Math.max(...windows.map((window) => window.tokenIds.length)));
   const tokenIds = new Int32Array(windows.length * T);
   for (const [s, window] of windows.entries()) tokenIds.set(window.tokenIds, s * T);

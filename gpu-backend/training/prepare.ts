@@ -1,28 +1,20 @@
 /** Prepares corpora for training: token ids, windows by split, the prompt space, hidden states, and clusters. */
 import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
-import { packGpt2Tokenizer } from "../../shared/tokenizer/pack.ts";
-import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import { type ModelFolder, readModelFolder } from "../models/safetensors/model-folder.ts";
-import { floatsOf, weightOf } from "../runtime/model-weights.ts";
-import { createTrunkRunner } from "../runtime/trunk-runner.ts";
 import type { PlacedSet, WindowSet } from "./bank/batches.ts";
 import type { TextSettings } from "./bank/settings.ts";
 import type { HeadWeights } from "./bank/training-graph.ts";
-import { readChatTemplate } from "./chat-template-file.ts";
+import type { TrainingBase } from "./base.ts";
 import { embedWindows, type Placement, placeText } from "./clustering/placement.ts";
 import { fitPromptSpace, foldRows, type PromptSpace } from "./clustering/prompt-space.ts";
 import { type Split, splitDocuments, splits } from "./corpus/documents.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "./corpus/read-corpus.ts";
-import { documentKey, prefixOf, sampleWindows, type Window, windowsOf } from "./corpus/windows.ts";
+import { documentKey, prefixOf, sampleWindows, type Window, windowsOf, windowTokens } from "./corpus/windows.ts";
 import { HiddenStates, hiddenStatesKey } from "./hidden-states.ts";
 import type { Progress } from "./progress.ts";
 import { Random, streams } from "./random.ts";
 
 export interface PrepareOptions extends TextSettings {
-  modelDirectory: string;
   corpora: readonly CorpusSource[];
   cacheDirectory: string;
   /** Seed of the draw of windows, where there are more than wanted. */
@@ -33,17 +25,13 @@ export interface PrepareOptions extends TextSettings {
 
 export interface PreparedCorpus extends Omit<Corpus, "documents"> {
   documents: number;
+  /** In the windows that are used. */
   tokens: number;
 }
 
 export interface Prepared {
-  model: ModelFolder;
+  base: TrainingBase;
   head: HeadWeights;
-  tokenizer: Tokenizer;
-  /** Content of tokenizer.safetensors. */
-  tokenizerFile: TensorFile;
-  /** The model's own, if it has one. */
-  chatTemplate: string | undefined;
   corpora: PreparedCorpus[];
   space: PromptSpace;
   sets: Record<Split, WindowSet>;
@@ -52,33 +40,22 @@ export interface Prepared {
   close(): Promise<void>;
 }
 
-export async function prepare(options: PrepareOptions, progress: Progress, signal?: AbortSignal): Promise<Prepared> {
-  const model = await readModelFolder(options.modelDirectory);
-  const { hiddenSize: D, vocabularySize: V } = model.config;
-  const tokenEmbedding = floatsOf(weightOf(model.weights, "model.embed_tokens.weight"));
-  const tokenizerFile = packGpt2Tokenizer(
-    await readFile(join(options.modelDirectory, "vocab.json"), "utf8"),
-    await readFile(join(options.modelDirectory, "merges.txt"), "utf8"),
-    model.config.stopIds[0],
-  );
-  const tokenizer = Tokenizer.fromTensors(tokenizerFile);
-  const chatTemplate = await readChatTemplate(options.modelDirectory, tokenizerFile);
-
-  const { corpora, windows } = await readWindows(options, tokenizer, progress);
-  const chosen = chooseWindows(windows, options);
+export async function prepare(
+  base: TrainingBase,
+  options: PrepareOptions,
+  progress: Progress,
+  signal?: AbortSignal,
+): Promise<Prepared> {
+  const { hiddenSize: D, vocabularySize: V } = base.config;
+  const { corpora, chosen } = await readWindows(base, options, progress);
   if (chosen.train.length === 0) throw new Error("the corpora hold no document of 80 tokens or more to train on");
-  const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding };
-  const space = promptSpaceOf(head, chosen.train, options.dimensions);
+  const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding: base.tokenEmbedding };
 
   const everyWindow = splits.flatMap((split) => chosen[split]);
-  const key = hiddenStatesKey(model.weightsHash, everyWindow);
-  const trunk = await createTrunkRunner({ config: model.config, weights: model.weights, threads: options.threads });
-  progress.stage("hidden states", everyWindow.length);
+  const key = hiddenStatesKey(base.weightsHash, everyWindow);
   const path = join(options.cacheDirectory, `hidden-${key}.f16`);
-  const onProgress = (done: number) => progress.advance(done);
-  const states = await HiddenStates.open(path, everyWindow, D, trunk, onProgress, signal).finally(() =>
-    trunk.release(),
-  );
+  const states = await HiddenStates.open(path, everyWindow, D, () => base.openTrunk(options.threads), progress, signal);
+  const space = promptSpaceOf(head, chosen.train, options.dimensions);
 
   const sets = {} as Record<Split, WindowSet>;
   let firstState = 0;
@@ -86,8 +63,7 @@ export async function prepare(options: PrepareOptions, progress: Progress, signa
     sets[split] = { windows: chosen[split], states, firstState };
     firstState += chosen[split].length;
   }
-  const close = () => states.close();
-  return { model, head, tokenizer, tokenizerFile, chatTemplate, corpora, space, sets, key, close };
+  return { base, head, corpora, space, sets, key, close: () => states.close() };
 }
 
 /** Fits the prompt embedding to training windows, with at most D dimensions. */
@@ -122,36 +98,47 @@ export function place(
 
 type WindowsBySplit = Record<Split, Window[]>;
 
-async function readWindows(options: PrepareOptions, tokenizer: Tokenizer, progress: Progress) {
+/** Windows that are read of each corpus, as a multiple of its equal share: other corpora may have fewer. */
+const spareWindows = 4;
+/** Of a document only so many characters are read where its corpus has enough others. */
+const documentCharacters = 20_000;
+/** So many characters surely hold a token. */
+const tokenCharacters = 8;
+
+async function readWindows({ tokenizer }: TrainingBase, options: PrepareOptions, progress: Progress) {
   if (options.corpora.length === 0) throw new Error("training needs at least one corpus");
+  const random = new Random(options.windowSeed, streams.windows);
+  const limits = { train: options.trainWindows, validation: options.validationWindows, test: options.testWindows };
   const windows: WindowsBySplit = { train: [], validation: [], test: [] };
-  const corpora: PreparedCorpus[] = [];
+  const read: Corpus[] = [];
   progress.stage("tokens", options.corpora.length);
   for (const [index, source] of options.corpora.entries()) {
-    const { documents, ...corpus } = await readCorpus(source);
-    const splitOf = splitDocuments(corpus.name, documents);
-    let tokens = 0;
-    for (const [document, { text }] of documents.entries()) {
-      const tokenIds = Int32Array.from(tokenizer.encode(text));
-      tokens += tokenIds.length;
-      windows[splitOf[document]].push(...windowsOf(index, document, tokenIds));
+    const corpus = await readCorpus(source);
+    const splitOf = splitDocuments(corpus.name, corpus.documents);
+    for (const split of splits) {
+      const wanted = Math.ceil((spareWindows * limits[split]) / options.corpora.length);
+      const documents = random.shuffled([...splitOf.keys()].filter((document) => splitOf[document] === split));
+      const enough = (wanted * windowTokens * tokenCharacters) / documents.length;
+      const ofSplit: Window[] = [];
+      for (const document of documents) {
+        if (ofSplit.length >= wanted) break;
+        const text = corpus.documents[document].text.slice(0, Math.max(documentCharacters, enough));
+        ofSplit.push(...windowsOf(index, document, Int32Array.from(tokenizer.encode(text.toWellFormed()))));
+      }
+      windows[split].push(...ofSplit);
     }
-    corpora.push({ ...corpus, documents: documents.length, tokens });
+    read.push(corpus);
     progress.advance(index + 1, corpus.name);
   }
-  for (const { name, documents, tokens } of corpora) {
-    progress.note(`corpus ${name}: ${documents} documents, ${tokens} tokens`);
-  }
-  return { corpora, windows };
-}
-
-function chooseWindows(windows: WindowsBySplit, options: PrepareOptions): WindowsBySplit {
-  const random = new Random(options.windowSeed, streams.windows);
-  return {
-    train: sampleWindows(windows.train, options.trainWindows, random),
-    validation: sampleWindows(windows.validation, options.validationWindows, random),
-    test: sampleWindows(windows.test, options.testWindows, random),
-  };
+  const chosen = {} as WindowsBySplit;
+  for (const split of splits) chosen[split] = sampleWindows(windows[split], limits[split], random);
+  const corpora = read.map(({ documents, ...corpus }, index): PreparedCorpus => {
+    const own = splits.flatMap((split) => chosen[split]).filter((window) => window.corpus === index);
+    const tokens = own.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
+    progress.note(`corpus ${corpus.name}: ${documents.length} documents, ${tokens} tokens in ${own.length} windows`);
+    return { ...corpus, documents: documents.length, tokens };
+  });
+  return { corpora, chosen };
 }
 
 /** A short name for a set of choices, for file names. */

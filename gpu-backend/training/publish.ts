@@ -17,25 +17,20 @@ import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artif
 import type { CentroidVectors, EdgeTable } from "../../shared/math/assignment.ts";
 import { centroidHash } from "../adapters/generated/generated.ts";
 import { writeWhole } from "../files.ts";
-import { type BankShape, type Parameters, parameterTensors } from "./bank/parameters.ts";
-import type { HeadWeights } from "./bank/training-graph.ts";
+import { parameterTensors, type ServedParameters } from "./bank/parameters.ts";
 import type { PromptSpace } from "./clustering/prompt-space.ts";
 
 /** Content of hyper-network.safetensors. */
-export interface TrainedBank {
-  shape: BankShape;
-  head: HeadWeights;
-  parameters: Parameters;
+export interface TrainedBank extends ServedParameters {
   centroids: CentroidVectors;
   scales: Float32Array; // [K]
   space: PromptSpace;
 }
 
 function hyperNetworkTensors(bank: TrainedBank): TensorFile {
-  const { hiddenSize: D, vocabularySize: V } = bank.head;
+  const D = bank.space.mean.length;
   const { count: K, dimensions: P } = bank.centroids;
-  const file = parameterTensors(bank.parameters, bank.shape, D, V);
-  file.set("a0", tensorFrom(bank.shape.a0, [bank.shape.gates]));
+  const file = parameterTensors(bank, D);
   file.set("centroids", tensorFrom(bank.centroids.vectors, [K, P]));
   file.set("scales", tensorFrom(bank.scales, [K]));
   file.set("mean", tensorFrom(bank.space.mean, [D]));
@@ -63,9 +58,10 @@ export async function publish(
   table: EdgeTable,
   tokenizer: TensorFile,
   centroids: readonly CentroidDescription[],
-  about: Pick<Manifest, "model" | "evidence" | "training"> & { prefixTokens: number },
+  about: Pick<Manifest, "model" | "static" | "evidence" | "training"> & { prefixTokens: number },
 ): Promise<Manifest> {
   const P = bank.centroids.dimensions;
+  const biases = bank.bank.a0.reduce((sum, constant) => sum + constant, 0);
   const write = async (name: SetFile, tensors: TensorFile): Promise<FileRecord> => {
     const bytes = writeTensorFile(tensors);
     await writeWhole(join(directory, name), bytes);
@@ -82,15 +78,16 @@ export async function publish(
     embedding: { dimensions: P, prefixTokens: about.prefixTokens },
     hyperNetwork: {
       hash: files[hyperNetworkFile].sha256,
-      rank: bank.shape.rank,
-      biases: bank.shape.biases,
-      hidden: bank.shape.hidden,
+      rank: bank.bank.a0.length - biases,
+      biases,
+      hidden: bank.network.hidden,
     },
     centroids: centroids.map((description, k) => ({
       id: `c${k}`,
       hash: centroidHash(bank.centroids.vectors.subarray(k * P, (k + 1) * P), description.scale),
       ...description,
     })),
+    static: about.static,
     evidence: about.evidence,
     files,
     training: about.training,

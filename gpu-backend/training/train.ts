@@ -3,29 +3,22 @@
  * from it and make the same bytes.
  */
 import { rm } from "node:fs/promises";
-import { basename, join, resolve } from "node:path";
+import { join } from "node:path";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Gain } from "../adapters/own/held-out-gain.ts";
-import { loadCheckpoint, saveCheckpoint } from "./bank/checkpoint.ts";
+import { largeVocabulary, Survey } from "./bank/candidates.ts";
+import { fitNetwork, fitStatic } from "./bank/fit.ts";
 import { documentGain, minMeasuredDocuments } from "./bank/gain.ts";
 import { LossMeter } from "./bank/loss.ts";
-import {
-  type AssignedLoss,
-  chooseScales,
-  documentsByCentroid,
-  hyperNetworkAdapters,
-  measureWindows,
-  perplexityOf,
-} from "./bank/measure.ts";
-import { bankShape } from "./bank/parameters.ts";
+import { type AssignedLoss, chooseScales, documentsByCentroid, measureWindows, perplexityOf } from "./bank/measure.ts";
+import { servedParameters } from "./bank/parameters.ts";
 import type { BankSettings, TextSettings } from "./bank/settings.ts";
-import { Trainer } from "./bank/trainer.ts";
-import { type HeadFormat, headIn } from "./bank/training-graph.ts";
+import { readBase, type TrainingBase } from "./base.ts";
 import { countsByCluster, labelsOf, mapPositions } from "./clustering/describe.ts";
 import type { CorpusSource } from "./corpus/read-corpus.ts";
 import { documentKey, prefixTokens } from "./corpus/windows.ts";
-import { keyOf, type Placed, type Prepared, place, prepare } from "./prepare.ts";
+import { type Placed, type Prepared, place, prepare } from "./prepare.ts";
 import type { Progress } from "./progress.ts";
 import { publish, type TrainedBank } from "./publish.ts";
 import { Random, streams } from "./random.ts";
@@ -36,8 +29,6 @@ export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettin
   corpora: readonly CorpusSource[];
   /** K; null: `maxCentroids`, and fewer where there is too little text to measure so many. */
   clusters: number | null;
-  /** Of the base's logits in training steps. */
-  headFormat: HeadFormat;
   threads: number;
   /** Keep `<out>/cache` when done. */
   keepCache: boolean;
@@ -45,20 +36,28 @@ export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettin
   evidence?: Manifest["evidence"];
 }
 
-const stepsBetweenCheckpoints = 50;
-export const maxCentroids = 16;
+export const maxCentroids = 24;
 /** What public requests call an embedded GPT-2, whatever its size. */
 const servedAs = "gpt2";
 
 /** Trains and publishes. Aborting stops after the current step with a checkpoint, and throws the signal's reason. */
 export async function train(options: TrainOptions, progress: Progress, signal?: AbortSignal): Promise<Manifest> {
   requirePublishable(options);
+  return trainOn(await readBase(options.modelDirectory), options, progress, signal);
+}
+
+export async function trainOn(
+  base: TrainingBase,
+  options: TrainOptions,
+  progress: Progress,
+  signal?: AbortSignal,
+): Promise<Manifest> {
   const cacheDirectory = cacheOf(options);
-  const prepared = await prepare({ ...options, cacheDirectory, windowSeed: options.seed }, progress, signal);
+  const prepared = await prepare(base, { ...options, cacheDirectory, windowSeed: options.seed }, progress, signal);
   let manifest: Manifest;
   try {
     const bank = await trainBank(prepared, options, progress, signal);
-    manifest = await publishBank(prepared, bank, await measure(bank, options, progress), options);
+    manifest = await publishBank(prepared, bank, await measure(prepared, bank, options, progress), options);
   } finally {
     await prepared.close();
   }
@@ -72,10 +71,11 @@ function cacheOf({ outDirectory }: TrainOptions): string {
 }
 
 /** Throws an Error for sizes beyond the limits of a manifest, before anything is trained. */
-function requirePublishable({ clusters, rank, biases, hidden, dimensions, corpora }: TrainOptions): void {
+function requirePublishable(options: TrainOptions): void {
+  const { clusters, staticRank, rank, biases, hidden, dimensions, corpora } = options;
   const sizes = {
     centroids: clusters ?? maxCentroids,
-    gates: rank + biases,
+    gates: staticRank + 1 + rank + biases,
     hiddenUnits: hidden,
     ...{ dimensions, corpora: corpora.length },
   };
@@ -101,63 +101,50 @@ async function trainBank(
   progress: Progress,
   signal?: AbortSignal,
 ): Promise<Bank> {
-  const { head, space } = prepared;
-  const placed = place(prepared, clustersFor(prepared, options), options.seed);
-  const { sets, centroids } = placed;
-  const K = centroids.count;
-  const shape = bankShape({ ...options, dimensions: centroids.dimensions });
-  const { seed, steps, learningRate, headFormat, threads } = options;
-  const checkpoint = join(
-    cacheOf(options),
-    `checkpoint-${keyOf(prepared.key, shape, seed, steps, learningRate, headFormat, K)}.safetensors`,
-  );
-  const resumed = await loadCheckpoint(checkpoint);
-  if (resumed) progress.note(`continuing from step ${resumed.step}`);
-  const trainer = await Trainer.open(
-    headIn(headFormat, head),
-    shape,
-    sets.train,
-    { centroids: centroids.vectors, memberOf: placed.memberOf },
-    { seed, steps, learningRate, threads },
-    resumed,
-  );
-  const { state } = trainer;
+  const { head, space, sets, key } = prepared;
+  const cacheDirectory = cacheOf(options);
+  const surveyed = join(cacheDirectory, `survey-${key}`);
+  const survey =
+    head.vocabularySize < largeVocabulary
+      ? null
+      : await Survey.open(surveyed, sets.train, head, options.threads, progress, signal);
+  const text = { head, set: sets.train, survey };
+  const fitOptions = { ...options, cacheDirectory, key };
   try {
-    progress.stage("training", steps);
-    while (state.step < steps) {
-      const loss = await trainer.step();
-      progress.advance(state.step, `loss ${loss.toFixed(3)}`);
-      if (signal?.aborted || state.step % stepsBetweenCheckpoints === 0) await saveCheckpoint(checkpoint, state);
-      signal?.throwIfAborted();
-    }
+    const fixed = await fitStatic(text, sets.validation, fitOptions, progress, signal);
+    const placed = place(prepared, clustersFor(prepared, options), options.seed);
+    const generated = await fitNetwork(text, placed, fixed, fitOptions, progress, signal);
+    const { centroids } = placed;
+    return { ...servedParameters(fixed, generated), centroids, space, placed };
   } finally {
-    await trainer.release();
+    await survey?.close();
   }
-  const { parameters } = state;
-  return { shape, head, parameters, centroids, space, placed };
 }
 
 interface MeasuredBank {
   /** By centroid, as it is published. */
   measured: { scale: number; gain: Gain | null }[];
+  /** Of the static adapter. */
+  staticGain: Gain | null;
   /** By test window. */
   losses: AssignedLoss[];
 }
 
 async function measure(
-  { head, shape, parameters, centroids, placed: { sets } }: Bank,
+  { head }: Prepared,
+  bank: Bank,
   options: TrainOptions,
   progress: Progress,
 ): Promise<MeasuredBank> {
-  const meter = await LossMeter.open(head, shape, options.threads);
+  const { sets } = bank.placed;
+  const meter = await LossMeter.open(head, bank.bank.a0, options.threads);
   progress.stage("measuring", 2);
-  const adapters = hyperNetworkAdapters(head, shape, parameters, centroids);
-  const chosen = await chooseScales(meter, sets.validation, adapters);
-  // A centroid without enough test documents to measure it serves the base.
-  const documents = documentsByCentroid(sets.test, centroids);
+  const chosen = await chooseScales(meter, sets.validation, bank);
+  // A centroid without enough test documents to measure it serves the static adapter.
+  const documents = documentsByCentroid(sets.test, bank.centroids);
   const scales = chosen.map((scale, k) => (documents[k] < minMeasuredDocuments ? 0 : scale));
   progress.advance(1, "scales");
-  const losses = await measureWindows(meter, sets.test, adapters, scales);
+  const losses = await measureWindows(meter, sets.test, bank, scales);
   await meter.release();
   progress.advance(2, "gains");
   const random = new Random(options.seed, streams.bootstrap);
@@ -165,26 +152,30 @@ async function measure(
     const own = losses.filter(({ centroid }) => centroid === k);
     return { scale, gain: documentGain(own, random) };
   });
-  return { measured, losses };
+  const staticGain = documentGain(
+    losses.map((loss) => ({ ...loss, adapted: loss.fixed })),
+    random,
+  );
+  return { measured, staticGain, losses };
 }
 
 function publishBank(
   prepared: Prepared,
   bank: Bank,
-  { measured, losses }: MeasuredBank,
+  { measured, staticGain, losses }: MeasuredBank,
   options: TrainOptions,
 ): Promise<Manifest> {
-  const { model, tokenizer } = prepared;
+  const { base } = prepared;
   const { sets, memberOf, table } = bank.placed;
-  const counts = countsByCluster(sets.train.windows, memberOf, bank.centroids.count, bank.head.vocabularySize);
-  const labels = labelsOf(counts, (id) => new TextDecoder().decode(tokenizer.pieceOf(id)));
+  const counts = countsByCluster(sets.train.windows, memberOf, bank.centroids.count, base.config.vocabularySize);
+  const labels = labelsOf(counts, (id) => new TextDecoder().decode(base.tokenizer.pieceOf(id)));
   const positions = mapPositions(bank.centroids.vectors, bank.centroids.dimensions);
-  const { vocabularySize, hiddenSize, contextTokens, stopIds } = model.config;
+  const { vocabularySize, hiddenSize, contextTokens, stopIds } = base.config;
   return publish(
     options.outDirectory,
     { ...bank, scales: Float32Array.from(measured, ({ scale }) => scale) },
     table,
-    prepared.tokenizerFile,
+    base.tokenizerFile,
     labels.map((label, k) => ({
       label,
       size: memberOf.filter((member) => member === k).length,
@@ -194,12 +185,13 @@ function publishBank(
     {
       prefixTokens,
       evidence: options.evidence,
+      static: { gain: staticGain },
       model: {
-        name: basename(resolve(options.modelDirectory)),
+        name: base.name,
         servedAs,
-        weights: model.weightsHash,
+        weights: base.weightsHash,
         ...{ vocabularySize, hiddenSize, contextTokens, stopIds: [...stopIds] },
-        chatTemplate: prepared.chatTemplate,
+        chatTemplate: base.chatTemplate,
       },
       training: {
         seed: options.seed,

@@ -31,7 +31,6 @@ import {
   tableLines,
   weightBytesOf,
 } from "./report.ts";
-import { measureTraining, trainingLines } from "./training.ts";
 
 /** The peer that the root's packages do not have. */
 const llamaFolder = join(import.meta.dirname, "llama");
@@ -70,8 +69,6 @@ const options = parsedOptions<{
   mixture?: boolean;
   prefix?: boolean;
   memory?: boolean;
-  training?: boolean;
-  tokens: number;
   load?: number[];
   requests: number;
   against?: string;
@@ -84,7 +81,7 @@ const options = parsedOptions<{
     .option("--json <file>", "write the figures there")
     .option("--threads <n>", "threads of each contestant (1; with --load the server's default, all cores)", count)
     .option("--rounds <n>", "rounds over which medians are taken", count, 5)
-    .option("--steps <n>", "decode steps of a round; optimiser steps that --training projects to (600)", count)
+    .option("--steps <n>", "decode steps of a round", count)
     .option("--batches <list>", "batch sizes", counts)
     .option("--contexts <list>", "prompt and decoded tokens together", counts)
     .option("--groups <list>", `of ${Object.keys(groups).join(", ")}`, names)
@@ -92,8 +89,6 @@ const options = parsedOptions<{
     .option("--mixture", "measure what mixtures of experts cost beside the nearest adapter, instead")
     .option("--prefix", "measure what the prefix cache saves, instead")
     .option("--memory", "measure what the backend adds to the memory of its session, instead")
-    .option("--training", "measure what training adapters takes, instead")
-    .option("--tokens <n>", "of the text that --training projects to", count, 2_400_000)
     .option("--load <rates>", "put a mixed open-loop load of so many requests a second on our engine, instead", rates)
     .option("--requests <n>", "requests of the load", count, 100)
     .option("--against <folder>", "with --load: our engine beside that of another checkout, alternated")
@@ -113,11 +108,9 @@ const figures = options.adapters
       ? await benchPrefix()
       : options.memory
         ? await benchMemory()
-        : options.training
-          ? await benchTraining()
-          : options.load !== undefined
-            ? await benchLoad(options.load)
-            : await benchContest();
+        : options.load !== undefined
+          ? await benchLoad(options.load)
+          : await benchContest();
 if (options.json) {
   const machine = {
     cpu: cpus()[0].model,
@@ -188,13 +181,6 @@ async function benchAdapters() {
     }
   }
   return { adapters };
-}
-
-async function benchTraining() {
-  const { rounds, tokens, steps = 600 } = options;
-  const training = await measureTraining(threads, rounds);
-  for (const line of trainingLines(training, tokens, steps)) say(line);
-  return { training };
 }
 
 async function benchMixture() {

@@ -60,13 +60,12 @@ describe("a finished training", () => {
 
   test("made the held-out loss lower", () => {
     const { basePerplexity, adaptedPerplexity } = manifest.training!;
-    expect(adaptedPerplexity).toBeLessThan(0.5 * basePerplexity); // words of two tiny vocabularies
+    expect(adaptedPerplexity).toBeLessThan(0.6 * basePerplexity); // words of two tiny vocabularies
     const measured = manifest.centroids.filter(({ gain }) => gain);
     expect(measured.length).toBeGreaterThanOrEqual(2); // one for each corpus; a third may find nothing held out
-    for (const { gain, scale } of measured) {
-      expect(scale).toBeGreaterThan(0);
-      expect(gain!.ci95[0]).toBeGreaterThan(0);
-    }
+    for (const { gain } of measured) expect(gain!.ci95[0]).toBeGreaterThan(0);
+    // The words of one corpus may already be the static adapter's, but not those of both.
+    expect(measured.some(({ scale }) => scale > 0)).toBe(true);
   });
 
   test("left a manifest that describes the files beside it", async () => {
@@ -106,30 +105,16 @@ describe("a finished training", () => {
     const outDirectory = join(folder, "resumed");
     for (const [stage, at] of [
       ["hidden states", 16],
-      ["training", 7],
-      ["training", 41],
+      ["static 0.003", 7],
+      ["hyper-network", 41],
     ] as const) {
       const { progress, signal } = interruptedAt(stage, at);
       await expect(train({ ...options, outDirectory }, progress, signal)).rejects.toThrow("interrupted");
     }
     const notes: string[] = [];
     await train({ ...options, outDirectory }, { ...silent, note: (line) => notes.push(line) });
-    expect(notes).toContain("continuing from step 41");
+    expect(notes).toContain("hyper-network: continuing from step 41");
     expect(await bytesOf(outDirectory)).toEqual(await bytesOf(out));
-  });
-
-  test("ends as well where steps see a head rounded to int8, and goes on from no checkpoint of the other", async () => {
-    const outDirectory = join(folder, "rounded");
-    const { progress, signal } = interruptedAt("training", 7);
-    await expect(train({ ...options, outDirectory }, progress, signal)).rejects.toThrow("interrupted");
-    const notes: string[] = [];
-    const noting = { ...silent, note: (line: string) => notes.push(line) };
-    const rounded = await train({ ...options, outDirectory, headFormat: "int8" }, noting);
-    expect(notes.filter((line) => line.startsWith("continuing"))).toEqual([]);
-    const ratio = rounded.training!.adaptedPerplexity / manifest.training!.adaptedPerplexity;
-    expect(rounded.hyperNetwork.hash).not.toBe(manifest.hyperNetwork.hash);
-    expect(rounded.training!.basePerplexity).toBe(manifest.training!.basePerplexity);
-    expect(Math.abs(ratio - 1)).toBeLessThan(0.02);
   });
 
   test("with another seed is another", async () => {
@@ -141,12 +126,12 @@ describe("a finished training", () => {
 
 test("a checkpoint of other settings is not continued", async () => {
   const outDirectory = join(folder, "changed");
-  const { progress, signal } = interruptedAt("training", 7);
+  const { progress, signal } = interruptedAt("hyper-network", 7);
   await expect(train({ ...options, outDirectory }, progress, signal)).rejects.toThrow("interrupted");
   const notes: string[] = [];
   const changed = { ...options, outDirectory, learningRate: 0.01 };
   await train(changed, { ...silent, note: (line) => notes.push(line) });
-  expect(notes.filter((line) => line.startsWith("continuing"))).toEqual([]);
+  expect(notes.filter((line) => line.startsWith("hyper-network: continuing"))).toEqual([]);
 });
 
 test("of little text few centroids are made, and none is served unmeasured", async () => {

@@ -5,7 +5,7 @@
 import { join } from "node:path";
 import type { Manifest } from "../../../shared/artifacts/manifest.ts";
 import { floatsOf, type ModelWeights, weightOf } from "../../runtime/model-weights.ts";
-import { bankShape, initialParameters } from "../../training/bank/parameters.ts";
+import { bankShape, initialParameters, servedParameters } from "../../training/bank/parameters.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import { quantised } from "../../training/clustering/placement.ts";
 import { fitPromptSpace, foldRows } from "../../training/clustering/prompt-space.ts";
@@ -34,13 +34,15 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
   const space = fitPromptSpace(tokenEmbedding, D, pieces, P);
   // Nothing depends on the centroid while its scale is 0, nor on the bank, which starts as no delta at all.
   const centroids = { count: 1, dimensions: P, vectors: new Float32Array(P).fill(1, 0, 1) };
-  const shape = bankShape({ rank: 1, biases: 0, hidden: 1, dimensions: P });
+  const fixed = bankShape({ rank: 0, biases: 0 });
+  const generated = bankShape({ rank: 1, biases: 0, hidden: 1, dimensions: P });
   return publish(
     join(folder, "artifacts"),
     {
-      shape,
-      head: { vocabularySize: V, hiddenSize: D, tokenEmbedding },
-      parameters: initialParameters(shape, D, V, 0),
+      ...servedParameters(
+        { shape: fixed, parameters: initialParameters(fixed, D, 0) },
+        { shape: generated, parameters: initialParameters(generated, D, 0) },
+      ),
       centroids,
       scales: Float32Array.of(0),
       space,

@@ -1,32 +1,23 @@
-/** Computes losses of windows under given gates, through a forward-only graph. */
+/** Computes losses of windows under given gates, over the whole vocabulary, through a forward-only graph. */
 import { openSession, type Session, tensor } from "../../runtime/session.ts";
+import type { Bank } from "../../runtime/step.ts";
 import { gatherBatch, runsOf, type WindowSet, wholeWindow } from "./batches.ts";
-import { type BankShape, type Parameters, shapeOf } from "./parameters.ts";
 import { buildLossGraph, type HeadWeights } from "./training-graph.ts";
 
 export class LossMeter {
   readonly #session: Session;
   readonly #head: HeadWeights;
-  readonly #shape: BankShape;
+  readonly #gates: number;
 
-  private constructor(session: Session, head: HeadWeights, shape: BankShape) {
+  private constructor(session: Session, head: HeadWeights, gates: number) {
     this.#session = session;
     this.#head = head;
-    this.#shape = shape;
+    this.#gates = gates;
   }
 
-  static async open(head: HeadWeights, shape: BankShape, threads: number): Promise<LossMeter> {
-    return new LossMeter(await openSession(buildLossGraph(head, shape), { threads }), head, shape);
-  }
-
-  /** V */
-  get vocabularySize(): number {
-    return this.#head.vocabularySize;
-  }
-
-  /** Q */
-  get gates(): number {
-    return this.#shape.gates;
+  /** `a0` [Q]: of the banks that will be measured. */
+  static async open(head: HeadWeights, a0: Float32Array, threads: number): Promise<LossMeter> {
+    return new LossMeter(await openSession(buildLossGraph(head, a0), { threads }), head, a0.length);
   }
 
   /**
@@ -36,19 +27,18 @@ export class LossMeter {
   async measure(
     set: WindowSet,
     indexes: readonly number[],
-    parameters: Parameters,
+    bank: Bank,
     gatesOf: (index: number) => Float32Array,
   ): Promise<Float64Array> {
     const { hiddenSize: D, vocabularySize: V } = this.#head;
-    const Q = this.#shape.gates;
     const sums = new Float64Array(indexes.length);
     let measured = 0;
     const parts = indexes.map((index) => wholeWindow(set, index));
     for (const run of runsOf(parts, ({ tokens }) => tokens.length, V)) {
       const { hidden, targets, windowOf } = await gatherBatch(set, run, D);
-      const gates = new Float32Array(targets.length * Q);
-      for (const [n, s] of windowOf.entries()) gates.set(gatesOf(run[s].index), n * Q);
-      const losses = await this.tokenLosses(hidden, targets, gates, parameters);
+      const gates = new Float32Array(targets.length * this.#gates);
+      for (const [n, s] of windowOf.entries()) gates.set(gatesOf(run[s].index), n * this.#gates);
+      const losses = await this.tokenLosses(hidden, targets, gates, bank);
       for (const [n, nll] of losses.entries()) sums[measured + windowOf[n]] += nll;
       measured += run.length;
     }
@@ -65,17 +55,16 @@ export class LossMeter {
     hidden: Float32Array,
     targets: Int32Array,
     gates: Float32Array,
-    parameters: Parameters,
+    { a, b }: Pick<Bank, "a" | "b">,
   ): Promise<Float32Array> {
-    const { hiddenSize: D, vocabularySize: V } = this.#head;
-    const N = targets.length;
-    const bank = (name: "a" | "b") => tensor(parameters.get(name)!, shapeOf(name, this.#shape, D, V));
+    const D = this.#head.hiddenSize;
+    const [N, Q] = [targets.length, this.#gates];
     const results = await this.#session.run({
       hidden: tensor(hidden, [N, D]),
       targets: tensor(targets, [N]),
-      gates: tensor(gates, [N, this.#shape.gates]),
-      a: bank("a"),
-      b: bank("b"),
+      gates: tensor(gates, [N, Q]),
+      a: tensor(a, [Q, D]),
+      b: tensor(b, [Q, D]),
     });
     return results.nll.data as Float32Array;
   }

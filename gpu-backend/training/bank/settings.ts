@@ -3,12 +3,17 @@
 export interface BankSettings {
   seed: number;
   clusters: number; // K
-  rank: number; // R
+  /** Low-rank directions of the static adapter; it has one bias direction, too. */
+  staticRank: number;
+  rank: number; // R, of the hyper-network's directions
   biases: number; // M
   hidden: number; // H
   dimensions: number; // P
+  /** Of the static adapter, at each learning rate that is tried, and of the hyper-network. */
   steps: number;
+  /** Of the hyper-network. */
   learningRate: number;
+  weightDecay: number;
 }
 
 /** How much text a bank is trained on, in windows of 256 tokens at most. */
@@ -20,6 +25,7 @@ export interface TextSettings {
 
 /** Settings of the embedded artifacts. */
 export const embeddedSettings: BankSettings & TextSettings = {
-  ...{ seed: 1, clusters: 16, rank: 96, biases: 8, hidden: 32, dimensions: 64, steps: 800, learningRate: 1e-2 },
-  ...{ trainWindows: 16_000, validationWindows: 1000, testWindows: 1000 },
+  ...{ seed: 1, clusters: 24, staticRank: 16, rank: 96, biases: 8, hidden: 32, dimensions: 64 },
+  ...{ steps: 400, learningRate: 1.5e-3, weightDecay: 0.3 },
+  ...{ trainWindows: 1600, validationWindows: 240, testWindows: 240 },
 };

@@ -1,12 +1,15 @@
 /**
- * Trains bank and hyper-network on cached hidden states, step by step. Every draw of a step depends on seed and step
- * number alone, so parameters, moments and the step number are the whole state: a resumed run equals an unbroken one.
+ * Trains a static adapter, or the hyper-network above one, on cached hidden states, step by step. Every draw of a step depends on
+ * seed and step number alone, so parameters, moments and the step number are the whole state: a resumed run equals an unbroken one.
  */
+
 import { openSession, type Session, type Tensor, tensor } from "../../runtime/session.ts";
+import type { Bank } from "../../runtime/step.ts";
 import { scoredTokens } from "../corpus/windows.ts";
 import { Random, streams } from "../random.ts";
 import { type AdamWOptions, adamWStep, learningRateAt, type Moments } from "./adamw.ts";
-import { gatherBatch, type PlacedSet, runsOf, type WindowPart } from "./batches.ts";
+import { type Batch, gatherBatch, type PlacedSet, runsOf, type WindowPart, type WindowSet } from "./batches.ts";
+import { candidatesOf, candidatesPerStep, positionsAmong, type Survey } from "./candidates.ts";
 import { type BankShape, initialParameters, type ParameterName, type Parameters, shapeOf } from "./parameters.ts";
 import { buildTrainingGraph, type HeadWeights } from "./training-graph.ts";
 
@@ -14,13 +17,24 @@ export interface TrainerOptions {
   seed: number;
   steps: number;
   learningRate: number;
+  weightDecay: number;
   threads: number;
 }
 
-/** Clusters of the training windows. */
+/** What a trainer learns from. */
+export interface TrainingText {
+  head: HeadWeights;
+  set: WindowSet;
+  /** Of the base's logits on the set; null where the whole vocabulary is computed. */
+  survey: Pick<Survey, "read"> | null;
+}
+
+/** Where the windows of a hyper-network lie, and what it is trained above. */
 export interface TrainingClusters {
+  embeddings: PlacedSet["embeddings"];
   centroids: Float32Array; // [K, P]
   memberOf: Int32Array; // [windows]
+  above: Bank;
 }
 
 /** Everything that a resumed run needs. */
@@ -32,77 +46,74 @@ export interface TrainerState {
 
 const clustersPerStep = 6;
 const windowsPerCluster = 5;
-/**
- * Further windows of a step, of any cluster, whose input is the origin of the prompt space (the mean of all text). Gates are nearly
- * linear in their input, so every adapter includes what is learned there, and gains on text far from all centroids, too.
- */
-const windowsAtOrigin = 60;
 /** Drawn anew in each step. Neighbouring tokens are alike, so few tokens of many windows teach more than all tokens of few. */
 const tokensPerWindow = 48;
 /** If no window is shorter than `tokensPerWindow`. */
-export const tokensPerStep = (clustersPerStep * windowsPerCluster + windowsAtOrigin) * tokensPerWindow;
+export const tokensPerStep = clustersPerStep * windowsPerCluster * tokensPerWindow;
 const warmUpSteps = 20;
-export const adamWDefaults: AdamWOptions = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8, weightDecay: 0 };
+export const adamWDefaults: Omit<AdamWOptions, "weightDecay"> = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8 };
 
-/** A window drawn for a step: its tokens, and the input [P] of the hyper-network. */
+/** A window drawn for a step: its tokens, and the input [P] of the hyper-network; null of a static adapter. */
 interface DrawnWindow extends WindowPart {
-  embedding: Float32Array;
+  embedding: Float32Array | null;
 }
 
 export class Trainer {
   readonly state: TrainerState;
   readonly #options: TrainerOptions;
-  readonly #head: HeadWeights;
-  readonly #set: PlacedSet;
-  readonly #clusters: TrainingClusters;
+  readonly #text: TrainingText;
+  readonly #clusters: TrainingClusters | null;
   readonly #members: number[][];
   readonly #session: Session;
   readonly #feeds: Record<string, Tensor> = {};
 
   private constructor(
     session: Session,
-    head: HeadWeights,
+    text: TrainingText,
     shape: BankShape,
-    set: PlacedSet,
-    clusters: TrainingClusters,
+    clusters: TrainingClusters | null,
     options: TrainerOptions,
     state: TrainerState,
   ) {
     this.#session = session;
-    this.#head = head;
-    this.#set = set;
+    this.#text = text;
     this.#clusters = clusters;
     this.#options = options;
     this.state = state;
-    this.#members = membersOf(clusters);
-    const { hiddenSize: D, vocabularySize: V } = head;
-    for (const [name, values] of state.parameters) this.#feeds[name] = tensor(values, shapeOf(name, shape, D, V));
+    this.#members = clusters ? membersOf(clusters) : [];
+    for (const [name, values] of state.parameters) {
+      this.#feeds[name] = tensor(values, shapeOf(name, shape, text.head.hiddenSize));
+    }
   }
 
-  /** `resumed`: the state of an interrupted run; null starts a new one. */
+  /**
+   * `clusters`: null trains a static adapter, else the hyper-network. `resumed`: the state of an interrupted run; null starts a
+   * new one.
+   */
   static async open(
-    head: HeadWeights,
+    text: TrainingText,
     shape: BankShape,
-    set: PlacedSet,
-    clusters: TrainingClusters,
+    clusters: TrainingClusters | null,
     options: TrainerOptions,
     resumed: TrainerState | null,
   ): Promise<Trainer> {
-    const session = await openSession(buildTrainingGraph(head, shape), { threads: options.threads });
-    const state = resumed ?? initialState(head, shape, options.seed);
-    return new Trainer(session, head, shape, set, clusters, options, state);
+    const { head, survey } = text;
+    const graph = buildTrainingGraph(head, { shape, above: clusters?.above ?? null }, survey !== null);
+    const session = await openSession(graph, { threads: options.threads });
+    return new Trainer(session, text, shape, clusters, options, resumed ?? initialState(head, shape, options.seed));
   }
 
   /** One optimiser step; returns the mean loss of its tokens, in nats, before the update. */
   async step(): Promise<number> {
-    const options = this.#options;
+    const { seed, steps, learningRate, weightDecay } = this.#options;
     const state = this.state;
     const step = state.step + 1;
-    const drawn = this.#draw(new Random(options.seed, streams.firstStep + step));
+    const drawn = this.#draw(new Random(seed, streams.firstStep + step));
     const { loss, gradients } = await this.#lossAndGradients(drawn);
-    const learningRate = learningRateAt(step, options.steps, options.learningRate, warmUpSteps);
+    const rate = learningRateAt(step, steps, learningRate, warmUpSteps);
     for (const [name, parameter] of state.parameters) {
-      adamWStep(parameter, gradients.get(name)!, state.moments.get(name)!, step, learningRate, adamWDefaults);
+      const moments = state.moments.get(name)!;
+      adamWStep(parameter, gradients.get(name)!, moments, step, rate, { ...adamWDefaults, weightDecay });
     }
     state.step = step;
     return loss;
@@ -112,16 +123,21 @@ export class Trainer {
     return this.#session.release();
   }
 
-  /** Windows of some clusters with their jittered centroids as input, and windows of any cluster with the origin as input. */
+  /** As many windows of each of some clusters, between their centroid and themselves; of a static adapter any windows. */
   #draw(random: Random): DrawnWindow[] {
-    const { embeddings, windows } = this.#set;
-    const { centroids, memberOf } = this.#clusters;
-    const P = embeddings.length / windows.length;
-    const part = (index: number, embedding: Float32Array): DrawnWindow => {
+    const { windows } = this.#text.set;
+    const part = (index: number, embedding: Float32Array | null): DrawnWindow => {
       const tokens = random.subset(scoredTokens(windows[index]), tokensPerWindow);
       return { index, tokens, embedding };
     };
-    const ofClusters = random
+    if (!this.#clusters) {
+      return Array.from({ length: clustersPerStep * windowsPerCluster }, () =>
+        part(random.integer(windows.length), null),
+      );
+    }
+    const { embeddings, centroids, memberOf } = this.#clusters;
+    const P = embeddings.length / windows.length;
+    return random
       .shuffled(this.#members)
       .slice(0, clustersPerStep)
       .flatMap((members) => {
@@ -131,24 +147,23 @@ export class Trainer {
         const inputs = indexes.map((i) => between(centroid, embeddings.subarray(i * P, (i + 1) * P), random.uniform()));
         return indexes.map((index, i) => part(index, inputs[i]));
       });
-    const origin = new Float32Array(P);
-    const atOrigin = Array.from({ length: windowsAtOrigin }, () => part(random.integer(windows.length), origin));
-    return [...ofClusters, ...atOrigin];
   }
 
   async #lossAndGradients(drawn: readonly DrawnWindow[]) {
-    const { hiddenSize: D, vocabularySize: V } = this.#head;
+    const { head, set, survey } = this.#text;
+    const { hiddenSize: D, vocabularySize: V } = head;
     const tokens = drawn.reduce((sum, window) => sum + window.tokens.length, 0);
     const gradients = new Map<ParameterName, Float32Array>();
     let loss = 0;
-    for (const windows of runsOf(drawn, (window) => window.tokens.length, V)) {
-      const { hidden, targets, windowOf } = await gatherBatch(this.#set, windows, D);
+    for (const windows of runsOf(drawn, (window) => window.tokens.length, survey ? candidatesPerStep : V)) {
+      const batch = await gatherBatch(set, windows, D);
       const results = await this.#session.run({
         ...this.#feeds,
-        embeddings: tensor(embeddingsOf(windows), [windows.length, windows[0].embedding.length]),
-        window_of: tensor(windowOf, [windowOf.length]),
-        hidden: tensor(hidden, [targets.length, D]),
-        targets: tensor(targets, [targets.length]),
+        ...(survey
+          ? await sampled(survey, windows, batch)
+          : { targets: tensor(batch.targets, [batch.targets.length]) }),
+        ...(this.#clusters && placed(windows, batch)),
+        hidden: tensor(batch.hidden, [batch.targets.length, D]),
         weight: tensor(Float32Array.of(1 / tokens), []),
       });
       for (const nll of results.nll.data as Float32Array) loss += nll / tokens;
@@ -163,8 +178,39 @@ export class Trainer {
   }
 }
 
-function initialState({ hiddenSize, vocabularySize }: HeadWeights, shape: BankShape, seed: number): TrainerState {
-  const parameters = initialParameters(shape, hiddenSize, vocabularySize, seed);
+/** The candidates of a batch, where its targets stand among them, and what the base gives to all tokens. */
+async function sampled(survey: Pick<Survey, "read">, windows: readonly DrawnWindow[], { targets }: Batch) {
+  const surveyed = await Promise.all(windows.map(({ index }) => survey.read(index)));
+  const logSums = new Float32Array(targets.length);
+  const best: Int32Array[] = [];
+  let row = 0;
+  for (const [s, { tokens }] of windows.entries()) {
+    for (const token of tokens) {
+      logSums[row++] = surveyed[s].logSums[token];
+      best.push(surveyed[s].best[token]);
+    }
+  }
+  const candidates = candidatesOf(targets, best);
+  return {
+    candidates: tensor(candidates, [candidates.length]),
+    targets: tensor(positionsAmong(candidates, targets), [targets.length]),
+    log_sums: tensor(logSums, [targets.length]),
+  };
+}
+
+/** Inputs of the hyper-network, one under the other, and which of them each token has. */
+function placed(windows: readonly DrawnWindow[], { windowOf }: Batch) {
+  const P = windows[0].embedding!.length;
+  const embeddings = new Float32Array(windows.length * P);
+  for (const [s, { embedding }] of windows.entries()) embeddings.set(embedding!, s * P);
+  return {
+    embeddings: tensor(embeddings, [windows.length, P]),
+    window_of: tensor(windowOf, [windowOf.length]),
+  };
+}
+
+function initialState({ hiddenSize }: HeadWeights, shape: BankShape, seed: number): TrainerState {
+  const parameters = initialParameters(shape, hiddenSize, seed);
   const moments = new Map<ParameterName, Moments>();
   for (const [name, { length }] of parameters) {
     moments.set(name, { first: new Float32Array(length), second: new Float32Array(length) });
@@ -176,14 +222,6 @@ function initialState({ hiddenSize, vocabularySize }: HeadWeights, shape: BankSh
 function membersOf({ memberOf }: TrainingClusters): number[][] {
   const members = Map.groupBy(memberOf.keys(), (index) => memberOf[index]);
   return [...members].sort(([j], [k]) => j - k).map(([, indexes]) => indexes);
-}
-
-/** The windows' inputs one under the other, [S, P]. */
-function embeddingsOf(windows: readonly DrawnWindow[]): Float32Array {
-  const P = windows[0].embedding.length;
-  const all = new Float32Array(windows.length * P);
-  for (const [s, { embedding }] of windows.entries()) all.set(embedding, s * P);
-  return all;
 }
 
 /** normalise(centroid + share · member) */

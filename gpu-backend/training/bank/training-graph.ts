@@ -1,71 +1,77 @@
 /**
- * The training step as one ONNX graph: hyper-network, bank and softmax cross-entropy, forward and backward, with gradients in
- * closed form. The trunk is not in it: hidden states are inputs, because an adapter never changes them.
+ * The training step as one ONNX graph: adapter and softmax cross-entropy, forward and backward, with gradients in closed form.
+ * The trunk is not in it: hidden states are inputs, because an adapter never changes them.
  *
- *   p = A·h + a0,  u = p ⊙ g,  logits = W·h + Bᵀ·u,  loss = mean of −log softmax(logits)[target]
+ *   p = A·h + a0,  u = p ⊙ g,  h' = h + Bᵀ·u,  logits = W·h',  loss = mean of −log softmax(logits)[target]
  *
- * with dlogits = softmax(logits) − onehot(target):
- *   dB = u·dlogitsᵀ,  du = B·dlogits,  dp = du ⊙ g,  dA = dp·hᵀ,  dg = Σ over the window's tokens of du ⊙ p
+ * with dh' = Wᵀ·(softmax(logits) − onehot(target)):
+ *   dB = u·dh'ᵀ,  du = B·dh',  dp = du ⊙ g,  dA = dp·hᵀ,  dg = Σ over the window's tokens of du ⊙ p
  *
- * The gates are g = w2·gelu(w1·(√P·e) + b1) + b2:
+ * A static adapter has gates of 1. Those of a centroid's are g = w2·gelu(w1·(√P·e) + b1) + b2, above a static adapter that is
+ * no longer trained and whose Bᵀ·u is added to h' as well:
  *   dw2 = dg·zᵀ, db2 = dg, dz = w2ᵀ·dg, dpre = dz ⊙ gelu'(pre), dw1 = dpre·(√P·e)ᵀ, db1 = dpre
- * N tokens, S windows.
+ *
+ * Of a large vocabulary only candidates are in the softmax (candidates.ts); what all others have under the base is one more
+ * term, which the adapter does not change.
+ * Shapes: N tokens, S windows, C candidates, D hidden size, Q gates, P dimensions of the embedding, H hidden units.
  */
 import { GraphBuilder } from "../../runtime/graph.ts";
-import { addQuantizedMatMuls, type QuantizedMatrix, quantizeColumns } from "../../runtime/quantizer.ts";
-import { transpose } from "../../runtime/transpose.ts";
+import type { Bank } from "../../runtime/step.ts";
 import type { BankShape } from "./parameters.ts";
 
 /** c and k of gelu_new: ½x(1 + tanh(c(x + kx³))). */
 const geluC = Math.sqrt(2 / Math.PI);
 const geluK = 0.044715;
+/** Least share of all tokens but the candidates. */
+const leastRest = 1e-6;
 
 export interface HeadWeights {
   vocabularySize: number; // V
   hiddenSize: number; // D
   tokenEmbedding: Float32Array; // [V, D], the tied head
-  /** Quantised copy that training steps use instead, [D, V]; absent: the head itself. Measurements always use the head itself. */
-  rounded?: QuantizedMatrix;
 }
 
-export const headFormats = ["fp32", "int8"] as const;
-export type HeadFormat = (typeof headFormats)[number];
-
-/** A head whose training steps compute the base's logits in `format`. */
-export function headIn(format: HeadFormat, head: HeadWeights): HeadWeights {
-  if (format === "fp32") return head;
-  const { hiddenSize: D, vocabularySize: V, tokenEmbedding } = head;
-  return { ...head, rounded: quantizeColumns(transpose(tokenEmbedding, V, D), D, V) };
+/** What a graph trains: a static adapter, or the centroids' above one. */
+export interface Trained {
+  shape: BankShape;
+  /** null: a static adapter is trained. Else the hyper-network is, and this is what lies under it. */
+  above: Bank | null;
 }
 
 /**
- * Inputs: hidden [N, D], targets [N], weight [] (1 / tokens of the whole step), window_of [N], embeddings [S, P], the parameters.
+ * Inputs: hidden [N, D], targets [N], weight [] (1 / tokens of the whole step), a, b, and above a static adapter window_of [N],
+ * embeddings [S, P] and the hyper-network's layers. With `sampled`, also candidates [C] (token ids) and log_sums [N] (log Σ exp
+ * of the base's logits); targets are then positions among the candidates.
  * Outputs: nll [N] and d_<parameter> for each parameter, scaled by `weight`.
  */
-export function buildTrainingGraph(head: HeadWeights, shape: BankShape): Uint8Array {
-  const { hiddenSize: D, vocabularySize: V } = head;
+export function buildTrainingGraph(head: HeadWeights, { shape, above }: Trained, sampled: boolean): Uint8Array {
+  const { hiddenSize: D } = head;
   const { gates: Q, hidden: H, dimensions: P } = shape;
   const g = new GraphBuilder("training-step");
-  const tokens = addTokenInputs(g, D);
-  const a = g.input("a", "float32", [Q, D]);
-  const b = g.input("b", "float32", [Q, V]);
-  const network = addHyperNetwork(g, shape);
-  const windowOf = g.input("window_of", "int32", ["N"]);
-  const gates = g.node("Gather", [network.gates, windowOf], { axis: 0 }); // [N, Q]
+  const tokens = addTokens(g, head, sampled);
+  const [a, b] = [g.input("a", "float32", [Q, D]), g.input("b", "float32", [Q, D])];
+  const network = above && addHyperNetwork(g, shape);
+  const windowOf = network && g.input("window_of", "int32", ["N"]);
+  const gates = network && g.node("Gather", [network.gates, windowOf!], { axis: 0 }); // [N, Q]
 
-  const { p, dU, dP, dB } = addHead(g, head, tokens, { a, b, a0: g.constant(shape.a0, [Q]), gates });
-  g.output("d_b", dB, "float32", [Q, V]);
+  const under = above ? addAdapter(g, tokens.hidden, constantBank(g, above, D), null).adapted : tokens.hidden;
+  const own = addAdapter(g, tokens.hidden, { a, a0: g.constant(shape.a0, [Q]), b }, gates, under);
+  const dAdapted = addLoss(g, tokens, own.adapted); // [N, D]
+  const dU = g.node("Gemm", [dAdapted, b], { transB: 1 });
+  const dP = gates ? g.node("Mul", [dU, gates]) : dU;
+  g.output("d_b", g.node("Gemm", [own.u, dAdapted], { transA: 1 }), "float32", [Q, D]);
   const lowRank = g.constant(
     shape.a0.map((x) => 1 - x),
     [Q, 1],
   ); // bias directions have no row of A to learn
   g.output("d_a", g.node("Mul", [g.node("Gemm", [dP, tokens.hidden], { transA: 1 }), lowRank]), "float32", [Q, D]);
+  if (!network) return g.bytes();
 
   const windows = g.node("Unsqueeze", [network.windowIndexes, g.integers(1)]); // [S, 1]
-  const membership = g.node("Cast", [g.node("Equal", [windows, g.node("Unsqueeze", [windowOf, g.integers(0)])])], {
+  const membership = g.node("Cast", [g.node("Equal", [windows, g.node("Unsqueeze", [windowOf!, g.integers(0)])])], {
     to: 1,
   });
-  const dGates = g.node("MatMul", [membership, g.node("Mul", [dU, p])]); // [S, N]·[N, Q]
+  const dGates = g.node("MatMul", [membership, g.node("Mul", [dU, own.p])]); // [S, N]·[N, Q]
   const sumOverWindows = (x: string) => g.node("ReduceSum", [x, g.integers(0)], { keepdims: 0 });
   g.output("d_w2", g.node("Gemm", [dGates, network.z], { transA: 1 }), "float32", [Q, H]);
   g.output("d_b2", sumOverWindows(dGates), "float32", [Q]);
@@ -75,53 +81,88 @@ export function buildTrainingGraph(head: HeadWeights, shape: BankShape): Uint8Ar
   return g.bytes();
 }
 
-export interface TokenInputs {
-  hidden: string; // [N, D]
-  targets: string; // [N]
-  weight: string; // []
+/** Forward only: hidden [N, D], targets [N], gates [N, Q], a, b → nll [N] over the whole vocabulary. */
+export function buildLossGraph(head: HeadWeights, a0: Float32Array): Uint8Array {
+  const { hiddenSize: D, vocabularySize: V } = head;
+  const Q = a0.length;
+  const g = new GraphBuilder("loss");
+  const hidden = g.input("hidden", "float32", ["N", D]);
+  const targets = g.input("targets", "int32", ["N"]);
+  const gates = g.input("gates", "float32", ["N", Q]);
+  const bank = { a: g.input("a", "float32", [Q, D]), a0: g.constant(a0, [Q]), b: g.input("b", "float32", [Q, D]) };
+  const { adapted } = addAdapter(g, hidden, bank, gates);
+  const logits = g.node("Gemm", [adapted, g.constant(head.tokenEmbedding, [V, D])], { transB: 1 });
+  // Not ReduceLogSumExp, which takes several times as long over a large vocabulary.
+  const logprobs = g.node("LogSoftmax", [logits], { axis: 1 });
+  const column = g.node("Unsqueeze", [targets, g.integers(1)]);
+  const ofTarget = g.node("Squeeze", [g.node("GatherElements", [logprobs, column], { axis: 1 }), g.integers(1)]);
+  g.output("nll", g.node("Neg", [ofTarget]), "float32", ["N"]);
+  return g.bytes();
 }
 
-export function addTokenInputs(g: GraphBuilder, D: number): TokenInputs {
+interface Tokens {
+  hidden: string; // [N, D]
+  targets: string; // [N], positions among the rows of the head
+  weight: string; // []
+  /** Rows of the head in the softmax: all, or the candidates, [C, D]. */
+  rows: string;
+  /** log Σ exp of the base's logits, [N]; null where all of them are in the softmax. */
+  logSums: string | null;
+}
+
+function addTokens(
+  g: GraphBuilder,
+  { hiddenSize: D, vocabularySize: V, tokenEmbedding }: HeadWeights,
+  sampled: boolean,
+) {
+  const all = g.constant(tokenEmbedding, [V, D]);
   return {
     hidden: g.input("hidden", "float32", ["N", D]),
     targets: g.input("targets", "int32", ["N"]),
     weight: g.input("weight", "float32", []),
+    rows: sampled ? g.node("Gather", [all, g.input("candidates", "int32", ["C"])], { axis: 0 }) : all,
+    logSums: sampled ? g.input("log_sums", "float32", ["N"]) : null,
   };
 }
 
-/** Nodes of the head's two passes: p, dU, dP [N, Q], dB [Q, V]; gradients are scaled by the weight. */
-export interface HeadNodes {
-  p: string;
-  dU: string;
-  dP: string;
-  dB: string;
+interface BankNodes {
+  a: string; // [Q, D]
+  a0: string; // [Q]
+  b: string; // [Q, D]
 }
 
-/** Head, adapter and loss, forward and backward; outputs nll [N]. a [Q, D], b [Q, V], a0 [Q] or null for 0, gates [N, Q] or null for 1. */
-export function addHead(
-  g: GraphBuilder,
-  head: HeadWeights,
-  { hidden, targets, weight }: TokenInputs,
-  adapter: { a: string; b: string; a0: string | null; gates: string | null },
-): HeadNodes {
-  const { a, b, a0, gates } = adapter;
-  const { hiddenSize: D, vocabularySize: V } = head;
-  const p = g.node("Gemm", a0 ? [hidden, a, a0] : [hidden, a], { transB: 1 });
+function constantBank(g: GraphBuilder, { gates: Q, a, a0, b }: Bank, D: number): BankNodes {
+  return { a: g.constant(a, [Q, D]), a0: g.constant(a0, [Q]), b: g.constant(b, [Q, D]) };
+}
+
+/** p, u [N, Q] and `to` + Bᵀ·u [N, D]; gates [N, Q], or null for 1. */
+function addAdapter(g: GraphBuilder, hidden: string, { a, a0, b }: BankNodes, gates: string | null, to = hidden) {
+  const p = g.node("Gemm", [hidden, a, a0], { transB: 1 });
   const u = gates ? g.node("Mul", [p, gates]) : p;
-  const base = head.rounded
-    ? addQuantizedMatMuls(g, hidden)(hidden, head.rounded)
-    : g.node("Gemm", [hidden, g.constant(head.tokenEmbedding, [V, D])], { transB: 1 });
-  const probabilities = g.node("Softmax", [g.node("Gemm", [u, b, base])], { axis: 1 }); // [N, V]
-  const targetColumn = g.node("Unsqueeze", [targets, g.integers(1)]);
-  const ofTarget = g.node("GatherElements", [probabilities, targetColumn], { axis: 1 });
+  return { p, u, adapted: g.node("Gemm", [u, b, to]) };
+}
+
+/** Outputs nll [N] and returns the gradient of the loss by `adapted`, [N, D], scaled by the weight. */
+function addLoss(g: GraphBuilder, { hidden, targets, weight, rows, logSums }: Tokens, adapted: string): string {
+  const logitsOf = (x: string) => g.node("Gemm", [x, rows], { transB: 1 }); // [N, C]
+  const logits = logitsOf(adapted);
+  let terms = logits;
+  if (logSums) {
+    const logSum = g.node("Unsqueeze", [logSums, g.integers(1)]); // [N, 1]
+    const shares = g.node("Exp", [g.node("Sub", [logitsOf(hidden), logSum])]);
+    const left = g.node("Sub", [g.scalar(1), g.node("ReduceSum", [shares, g.integers(1)], { keepdims: 1 })]);
+    const rest = g.node("Add", [logSum, g.node("Log", [g.node("Max", [left, g.scalar(leastRest)])])]);
+    terms = g.node("Concat", [logits, rest], { axis: 1 }); // [N, C + 1]
+  }
+  const probabilities = g.node("Softmax", [terms], { axis: 1 });
+  const column = g.node("Unsqueeze", [targets, g.integers(1)]);
+  const ofTarget = g.node("GatherElements", [probabilities, column], { axis: 1 }); // [N, 1]
   const nll = g.node("Neg", [g.node("Log", [g.node("Squeeze", [ofTarget, g.integers(1)])])]);
   g.output("nll", nll, "float32", ["N"]);
-
-  const minusOnes = g.node("Sub", [ofTarget, g.node("Add", [ofTarget, g.scalar(1)])]); // [N, 1]
-  const dLogits = g.node("ScatterElements", [probabilities, targetColumn, minusOnes], { axis: 1, reduction: "add" });
-  const dB = g.node("Gemm", [g.node("Mul", [u, weight]), dLogits], { transA: 1 });
-  const dU = g.node("Mul", [g.node("Gemm", [dLogits, b], { transB: 1 }), weight]);
-  return { p, dU, dP: gates ? g.node("Mul", [dU, gates]) : dU, dB };
+  const minusOnes = g.node("Sub", [ofTarget, g.node("Add", [ofTarget, g.scalar(1)])]);
+  const dTerms = g.node("ScatterElements", [probabilities, column, minusOnes], { axis: 1, reduction: "add" });
+  const dLogits = logSums ? g.node("Slice", [dTerms, g.integers(0), g.integers(-1), g.integers(1)]) : dTerms;
+  return g.node("Mul", [g.node("MatMul", [dLogits, rows]), weight]);
 }
 
 /** Forward pass of the hyper-network, with what its backward pass needs. */
@@ -158,25 +199,4 @@ function addIndexes(g: GraphBuilder, matrix: string): string {
   const count = g.node("Squeeze", [g.node("Shape", [matrix], { start: 0, end: 1 }), g.integers(0)]);
   const indexes = g.node("Range", [g.constant(BigInt64Array.of(0n), []), count, g.constant(BigInt64Array.of(1n), [])]);
   return g.node("Cast", [indexes], { to: 6 });
-}
-
-/** Forward only: hidden [N, D], targets [N], gates [N, Q], a, b → nll [N]. */
-export function buildLossGraph(head: HeadWeights, shape: BankShape): Uint8Array {
-  const { hiddenSize: D, vocabularySize: V } = head;
-  const Q = shape.gates;
-  const g = new GraphBuilder("loss");
-  const hidden = g.input("hidden", "float32", ["N", D]);
-  const targets = g.input("targets", "int32", ["N"]);
-  const gates = g.input("gates", "float32", ["N", Q]);
-  const a = g.input("a", "float32", [Q, D]);
-  const b = g.input("b", "float32", [Q, V]);
-  const p = g.node("Gemm", [hidden, a, g.constant(shape.a0, [Q])], { transB: 1 });
-  const base = g.node("Gemm", [hidden, g.constant(head.tokenEmbedding, [V, D])], { transB: 1 });
-  const logits = g.node("Gemm", [g.node("Mul", [p, gates]), b, base]);
-  // Not ReduceLogSumExp, which takes several times as long over a large vocabulary.
-  const logprobs = g.node("LogSoftmax", [logits], { axis: 1 });
-  const column = g.node("Unsqueeze", [targets, g.integers(1)]);
-  const ofTarget = g.node("Squeeze", [g.node("GatherElements", [logprobs, column], { axis: 1 }), g.integers(1)]);
-  g.output("nll", g.node("Neg", [ofTarget]), "float32", ["N"]);
-  return g.bytes();
 }

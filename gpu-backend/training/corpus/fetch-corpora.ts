@@ -9,7 +9,7 @@ import { unpackPinned } from "./packages.ts";
 import { type CorpusSource, corpusHash } from "./read-corpus.ts";
 import { documentTexts } from "./recipes.ts";
 
-/** Limits of new text: documents of a source, evenly spaced over all of them, and characters of each. */
+/** Limits of text that is only measured: documents of a source, evenly spaced over all of them, and characters of each. */
 const newDocuments = 300;
 const newDocumentCharacters = 20_000;
 /** Shorter pages are menus and redirections, with too few tokens to score. */
@@ -63,7 +63,7 @@ export async function linesOf(
   }
   const texts = (await documentTexts(name, folders)).map((text) => text.toWellFormed());
   const chosen =
-    role === "new"
+    role !== "training"
       ? spread(
           texts.map((text) => text.trim().slice(0, newDocumentCharacters).toWellFormed()).filter(isLongEnough),
           newDocuments,

@@ -13,7 +13,7 @@ export interface FoundFile {
   text: string;
 }
 
-/** Files in path order, gunzipped if gzipped. Throws an Error if none matches. */
+/** Files in path order, gunzipped if gzipped, HTML in the encoding that it names. Throws an Error if none matches. */
 export async function filesOf(folder: string, pattern: string): Promise<FoundFile[]> {
   const paths: string[] = [];
   for await (const path of glob(pattern, { cwd: folder })) {
@@ -24,9 +24,16 @@ export async function filesOf(folder: string, pattern: string): Promise<FoundFil
     paths.sort().map(async (path) => {
       const bytes = await readFile(join(folder, path));
       const isGzipped = bytes[0] === 0x1f && bytes[1] === 0x8b;
-      return { path, text: (isGzipped ? gunzipSync(bytes) : bytes).toString("utf8") };
+      const content = isGzipped ? gunzipSync(bytes) : bytes;
+      return { path, text: new TextDecoder(charsetOf(path, content)).decode(content) };
     }),
   );
+}
+
+/** The encoding that an HTML page names in its head; UTF-8 for any other file. */
+function charsetOf(path: string, content: Uint8Array): string {
+  const head = path.includes(".html") ? Buffer.from(content.subarray(0, 1024)).toString("latin1") : "";
+  return /charset="?([\w-]+)/i.exec(head)?.[1] ?? "utf-8";
 }
 
 /** HTML pages as text, without the lines that many of them share. */

@@ -22,6 +22,7 @@ type Program = (...folders: string[]) => Promise<string[]>;
 
 const sections = (characters: number) => (files: FoundFile[]) =>
   files.flatMap(({ text }) => sectionsOf(text, characters));
+const rubyGem = "usr/share/rubygems-integration/all/gems/*/lib/**/*.rb";
 const fortunes = (files: FoundFile[]) => files.flatMap(({ text }) => text.split(/^%$/m));
 /** Of Apache's manual; pages that nobody has translated repeat the English ones. */
 const translated = (code: string): Recipe => ({
@@ -40,6 +41,8 @@ export const recipes: Record<string, Recipe | Program> = {
   "httpd-manual-french": translated("fr"),
   "httpd-manual-spanish": translated("es"),
   "httpd-manual-turkish": translated("tr"),
+  "httpd-manual-japanese": translated("ja"),
+  "httpd-manual-korean": translated("ko"),
   "devils-dictionary": { files: ["usr/share/dictd/devil.dict.dz"], as: sections(6000) },
   austen,
   "python-manual": {
@@ -49,6 +52,11 @@ export const recipes: Record<string, Recipe | Program> = {
   "moby-dick": { files: ["package/data/chapter_*.txt"] },
   "state-of-the-union": { files: ["package/data/*.txt"] },
   "package-docs": { files: ["package/docs/**/*.md", "package/docs/**/*.md", "package/docs/content/**/*.md"] },
+  "go-programs": { files: ["usr/share/go-1.24/src/**/*.go"], without: /_test\.go$|\/testdata\/|\/vendor\// },
+  "python-programs": { files: ["usr/lib/python3/dist-packages/sympy/**/*.py"], without: /\/tests?\// },
+  "cpp-headers": { files: ["usr/include/eigen3/**/*.h"] },
+  "javascript-programs": { files: ["package/src/**/*.js"] },
+  "ruby-programs": { files: [rubyGem, rubyGem] },
 
   // New text.
   brown: { files: ["package/c???"], as: (files) => files.map(({ text }) => withoutTags(text)) },
@@ -57,7 +65,6 @@ export const recipes: Record<string, Recipe | Program> = {
   fortunes: { files: ["usr/share/games/fortunes/*.u8"], without: /ascii-art|definitions/, as: fortunes },
   "german-fortunes": { files: ["usr/share/games/fortunes/de/*.u8"], without: /asciiart/, as: fortunes },
   "webster-dictionary": { files: ["usr/share/dictd/gcide.dict.dz"], as: sections(4000) },
-  "go-programs": { files: ["usr/share/go-1.24/src/**/*.go"], without: /_test\.go$|\/testdata\/|\/vendor\// },
   // Without those that packages and manuals of the training text bring.
   licences: {
     files: ["package/licenses/*.json"],
@@ -67,6 +74,15 @@ export const recipes: Record<string, Recipe | Program> = {
   "data-tables": { files: ["package/data/*.{csv,json,tsv}"] },
   "dungeon-crawl": { files: ["usr/share/crawl/dat/{descript,database}/*.txt"], as: sections(4000) },
   "vim-help": { files: ["usr/share/vim/vim91/doc/*.txt"] },
+  "rust-programs": { files: ["usr/src/rustc-*/library/{std,core,alloc}/src/**/*.rs"], without: /\/tests?[/.]/ },
+  "linux-documents": { files: ["usr/share/doc/linux-doc-6.12/html/_sources/**/*.txt"] },
+  "erlang-manual": { files: ["usr/share/doc/erlang-doc/html/{doc/system,lib/*/doc/html}/*.html"], as: pagesOf },
+  "prolog-manual": { files: ["usr/share/swi-prolog/doc/{Manual,packages}/*.html"], as: pagesOf },
+  "cpp-reference": { files: ["usr/share/cppreference/doc/html/en/**/*.html"], as: pagesOf },
+  "maxima-manual": { files: ["usr/share/doc/maxima-doc/html/*.html"], as: pagesOf },
+  "finnish-manual": { files: ["usr/share/doc/aptitude/html/fi/*.html"], as: pagesOf },
+  "czech-manual": { files: ["usr/share/doc/aptitude/html/cs/*.html"], as: pagesOf },
+  acronyms: { files: ["usr/share/dictd/vera.dict.dz"], as: sections(4000) },
 };
 
 /** Texts of a corpus' documents, from the folders that its packages were unpacked into. */

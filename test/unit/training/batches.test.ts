@@ -5,8 +5,10 @@ import { expect, test } from "vitest";
 import { gatherBatch, runsOf, wholeWindow } from "../../../gpu-backend/training/bank/batches.ts";
 import { prefixTokens, scoredTokens } from "../../../gpu-backend/training/corpus/windows.ts";
 import { HiddenStates } from "../../../gpu-backend/training/hidden-states.ts";
+import type { Progress } from "../../../gpu-backend/training/progress.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
 
+const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
 const D = 2;
 const lengths = [prefixTokens + 30, prefixTokens + 50];
 const windows = lengths.map((length, document) => ({
@@ -22,7 +24,7 @@ const trunk = {
 
 test("a batch holds the tokens that were asked for, each with the state that predicts it and its window", async () => {
   const folder = await mkdtemp(join(tmpdir(), "batches-"));
-  const states = await HiddenStates.open(join(folder, "hidden.f16"), windows, D, trunk, () => {});
+  const states = await HiddenStates.open(join(folder, "hidden.f16"), windows, D, async () => trunk, silent);
   const set = { windows, states, firstState: 0 };
   const parts = [{ index: 1, tokens: Int32Array.of(0, 3, 49) }, wholeWindow(set, 0)];
   const { hidden, targets, windowOf } = await gatherBatch(set, parts, D);

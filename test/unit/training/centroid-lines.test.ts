@@ -8,7 +8,7 @@ const centroid = (id: string, scale: number, gain: CentroidRecord["gain"]): Cent
 });
 const gain = (nats: number): CentroidRecord["gain"] => ({ nats, ci95: [nats - 0.1, nats + 0.1], tokens: 100 });
 
-test("a gain that is negative or none says that the base is served, and one that was not measured how much text it takes", () => {
+test("a gain that is negative or none says that the static adapter alone is served, and one that was not measured how much text it takes", () => {
   const lines = centroidLines([
     centroid("c0", 0.5, gain(0.4)),
     centroid("c1", 0.75, gain(-0.2)),
@@ -18,7 +18,7 @@ test("a gain that is negative or none says that the base is served, and one that
   expect(lines.slice(0, 4)).toEqual([
     expect.stringMatching(/^c0 +scale 0.50 +gain 0.400 \[/),
     expect.stringMatching(/^c1 +off +gain -0.200 \[/),
-    expect.stringMatching(/^c2 +off +no gain /),
+    expect.stringMatching(/^c2 +off +gain 0.000 /),
     expect.stringMatching(/^c3 +off +not measured /),
   ]);
   expect(lines.slice(4)).toEqual([

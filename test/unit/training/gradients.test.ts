@@ -1,9 +1,12 @@
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { openSession, type Session, type Tensor, tensor } from "../../../gpu-backend/runtime/session.ts";
+import { expect, test } from "vitest";
+import { openSession, type Tensor, tensor } from "../../../gpu-backend/runtime/session.ts";
+import type { Bank } from "../../../gpu-backend/runtime/step.ts";
 import {
+  type BankShape,
   bankShape,
   initialParameters,
   type ParameterName,
+  type Parameters,
   shapeOf,
 } from "../../../gpu-backend/training/bank/parameters.ts";
 import { buildLossGraph, buildTrainingGraph } from "../../../gpu-backend/training/bank/training-graph.ts";
@@ -12,80 +15,117 @@ import { Random } from "../../../gpu-backend/training/random.ts";
 const seed = 5;
 const random = new Random(seed, 0);
 const [D, V] = [6, 11];
-const shape = bankShape({ rank: 3, biases: 2, hidden: 4, dimensions: 5 });
 const head = { hiddenSize: D, vocabularySize: V, tokenEmbedding: normals(V * D, 0.5) };
 const windowOf = Int32Array.of(0, 0, 0, 1, 1, 2, 2, 2, 2);
-const [N, S] = [windowOf.length, 3];
+const [N, S, P] = [windowOf.length, 3, 5];
 const hidden = normals(N * D, 1);
-const targets = Int32Array.from({ length: N }, () => random.integer(V));
-const embeddings = normals(S * shape.dimensions, 0.4);
+const embeddings = normals(S * P, 0.4);
+/** Of the sampled softmax. */
+const candidates = Int32Array.of(1, 2, 4, 5, 7, 10);
+const targets = Int32Array.from({ length: N }, () => candidates[random.integer(candidates.length)]);
+
+const staticShape = bankShape({ rank: 2, biases: 1 });
+const networkShape = bankShape({ rank: 3, biases: 2, hidden: 4, dimensions: P });
+const above = bankOf(staticShape, movedParameters(staticShape));
 
 function normals(length: number, deviation: number): Float32Array {
   return Float32Array.from({ length }, () => deviation * random.normal());
 }
 
-const parameters = initialParameters(shape, D, V, seed);
-// Away from the start, where B = 0 would make most gradients vanish.
-for (const [name, values] of parameters) {
-  const rows = name === "a" ? shape.rank * D : values.length;
-  for (let i = 0; i < rows; i++) values[i] += 0.3 * random.normal();
+/** Away from the start, where B = 0 would make most gradients vanish. */
+function movedParameters(shape: BankShape): Parameters {
+  const parameters = initialParameters(shape, D, seed);
+  for (const [name, values] of parameters) {
+    const rows = name === "a" ? shape.rank * D : values.length;
+    for (let i = 0; i < rows; i++) values[i] += 0.3 * random.normal();
+  }
+  return parameters;
 }
 
-let training: Session;
-beforeAll(async () => {
-  training = await openSession(buildTrainingGraph(head, shape), { threads: 1 });
-});
-afterAll(() => training.release());
+function bankOf({ gates, a0 }: BankShape, parameters: Parameters): Bank {
+  return { gates, a0, a: parameters.get("a")!, b: parameters.get("b")! };
+}
 
-function feeds(): Record<string, Tensor> {
-  const named = [...parameters].map(([name, values]) => [name, tensor(values, shapeOf(name, shape, D, V))]);
-  return {
-    ...Object.fromEntries(named),
-    hidden: tensor(hidden, [N, D]),
-    targets: tensor(targets, [N]),
-    weight: tensor(Float32Array.of(1 / N), []),
-    window_of: tensor(windowOf, [N]),
-    embeddings: tensor(embeddings, [S, shape.dimensions]),
-  };
+const range = (n: number) => Array.from({ length: n }, (_, i) => i);
+const dot = (n: number, f: (i: number) => number) => range(n).reduce((sum, i) => sum + f(i), 0);
+const logitOf = (v: number, x: ArrayLike<number>) => dot(D, (d) => head.tokenEmbedding[v * D + d] * x[d]);
+const stateOf = (n: number) => hidden.subarray(n * D, (n + 1) * D);
+const logSums = Float32Array.from(range(N), (n) => Math.log(dot(V, (v) => Math.exp(logitOf(v, stateOf(n))))));
+
+/** Bᵀ((A·h + a0) ⊙ gates), [D] */
+function delta({ gates: Q, a, a0, b }: Bank, h: Float32Array, gates: readonly number[]): number[] {
+  const u = range(Q).map((q) => (a0[q] + dot(D, (d) => a[q * D + d] * h[d])) * gates[q]);
+  return range(D).map((d) => dot(Q, (q) => b[q * D + d] * u[q]));
 }
 
 /** The loss in float64, written from the formulas of the paper and method, not from the graph. */
-function referenceLosses(gated: boolean): number[] {
-  const { gates: Q, hidden: H, dimensions: P, a0 } = shape;
+function referenceLosses(shape: BankShape, parameters: Parameters, isSampled: boolean): number[] {
+  const { gates: Q, hidden: H } = shape;
   const at = (name: ParameterName) => parameters.get(name)!;
   const gelu = (x: number) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
-  const range = (n: number) => Array.from({ length: n }, (_, i) => i);
-  const dot = (n: number, f: (i: number) => number) => range(n).reduce((sum, i) => sum + f(i), 0);
   const gatesOf = range(S).map((s) => {
+    if (H === 0) return range(Q).map(() => 1);
     const z = range(H).map((h) =>
       gelu(at("b1")[h] + dot(P, (p) => at("w1")[h * P + p] * Math.sqrt(P) * embeddings[s * P + p])),
     );
-    return range(Q).map((q) => (gated ? at("b2")[q] + dot(H, (h) => at("w2")[q * H + h] * z[h]) : 1));
+    return range(Q).map((q) => at("b2")[q] + dot(H, (h) => at("w2")[q * H + h] * z[h]));
   });
   return range(N).map((n) => {
-    const u = range(Q).map(
-      (q) => (a0[q] + dot(D, (d) => at("a")[q * D + d] * hidden[n * D + d])) * gatesOf[windowOf[n]][q],
-    );
-    const logits = range(V).map(
-      (v) =>
-        dot(D, (d) => head.tokenEmbedding[v * D + d] * hidden[n * D + d]) + dot(Q, (q) => at("b")[q * V + v] * u[q]),
-    );
-    return Math.log(dot(V, (v) => Math.exp(logits[v]))) - logits[targets[n]];
+    const h = stateOf(n);
+    const own = delta(bankOf(shape, parameters), h, gatesOf[windowOf[n]]);
+    const under =
+      H === 0
+        ? own.map(() => 0)
+        : delta(
+            above,
+            h,
+            range(above.gates).map(() => 1),
+          );
+    const adapted = range(D).map((d) => h[d] + own[d] + under[d]);
+    const inSum = isSampled ? [...candidates] : range(V);
+    const rest = range(V).filter((v) => !inSum.includes(v));
+    const sum =
+      dot(inSum.length, (i) => Math.exp(logitOf(inSum[i], adapted))) +
+      dot(rest.length, (i) => Math.exp(logitOf(rest[i], h)));
+    return Math.log(sum) - logitOf(targets[n], adapted);
   });
 }
 
 const mean = (values: number[]) => values.reduce((sum, x) => sum + x, 0) / values.length;
 
-test("the graph's loss is the formula's", async () => {
-  const { nll } = await training.run(feeds());
-  const difference = Math.max(...referenceLosses(true).map((x, n) => Math.abs(x - (nll.data as Float32Array)[n])));
-  expect(difference, `seed ${seed}`).toBeLessThan(1e-5);
-});
+const cases = [
+  { name: "a static adapter, all tokens", shape: staticShape, isSampled: false },
+  { name: "a static adapter, candidates", shape: staticShape, isSampled: true },
+  { name: "a hyper-network, all tokens", shape: networkShape, isSampled: false },
+  { name: "a hyper-network, candidates", shape: networkShape, isSampled: true },
+];
 
-test("every gradient agrees with finite differences", async () => {
+function feeds(shape: BankShape, parameters: Parameters, isSampled: boolean): Record<string, Tensor> {
+  const named = [...parameters].map(([name, values]) => [name, tensor(values, shapeOf(name, shape, D))]);
+  const places = isSampled ? targets.map((id) => candidates.indexOf(id)) : targets;
+  return {
+    ...Object.fromEntries(named),
+    hidden: tensor(hidden, [N, D]),
+    targets: tensor(places, [N]),
+    weight: tensor(Float32Array.of(1 / N), []),
+    ...(shape.hidden > 0 && { window_of: tensor(windowOf, [N]), embeddings: tensor(embeddings, [S, P]) }),
+    ...(isSampled && { candidates: tensor(candidates, [candidates.length]), log_sums: tensor(logSums, [N]) }),
+  };
+}
+
+test.each(cases)("loss and gradients of $name agree with the formula and its differences", async (one) => {
+  const { shape, isSampled } = one;
+  const parameters = movedParameters(shape);
+  const graph = buildTrainingGraph(head, { shape, above: shape.hidden > 0 ? above : null }, isSampled);
+  const training = await openSession(graph, { threads: 1 });
+  const results = await training.run(feeds(shape, parameters, isSampled));
+  await training.release();
+  const losses = referenceLosses(shape, parameters, isSampled);
+  const apart = Math.max(...losses.map((x, n) => Math.abs(x - (results.nll.data as Float32Array)[n])));
+  expect(apart, `seed ${seed}`).toBeLessThan(1e-5);
+
   const step = 1e-3; // in float64 through the formula: float32 only rounds the parameters
   const tolerance = 1e-3;
-  const results = await training.run(feeds());
   for (const [name, values] of parameters) {
     const gradient = results[`d_${name}`].data as Float32Array;
     expect(gradient.length).toBe(values.length);
@@ -99,28 +139,28 @@ test("every gradient agrees with finite differences", async () => {
       const original = values[i];
       values[i] = original + step;
       const above = values[i];
-      const lossAbove = mean(referenceLosses(true));
+      const lossAbove = mean(referenceLosses(shape, parameters, isSampled));
       values[i] = original - step;
-      const slope = (lossAbove - mean(referenceLosses(true))) / (above - values[i]);
+      const slope = (lossAbove - mean(referenceLosses(shape, parameters, isSampled))) / (above - values[i]);
       values[i] = original;
       difference = Math.max(difference, Math.abs(slope - gradient[i]));
       largest = Math.max(largest, Math.abs(slope));
     }
-    expect(difference, `d_${name}`).toBeLessThan(tolerance * largest);
+    expect(difference, `d_${name}, seed ${seed}`).toBeLessThan(tolerance * largest);
   }
 });
 
 test("the forward-only graph measures the same loss under the same gates", async () => {
-  const meter = await openSession(buildLossGraph(head, shape), { threads: 1 });
+  const parameters = movedParameters(staticShape);
+  const meter = await openSession(buildLossGraph(head, staticShape.a0), { threads: 1 });
   const { nll } = await meter.run({
     hidden: tensor(hidden, [N, D]),
     targets: tensor(targets, [N]),
-    gates: tensor(new Float32Array(N * shape.gates).fill(1), [N, shape.gates]),
-    a: tensor(parameters.get("a")!, [shape.gates, D]),
-    b: tensor(parameters.get("b")!, [shape.gates, V]),
+    gates: tensor(new Float32Array(N * staticShape.gates).fill(1), [N, staticShape.gates]),
+    a: tensor(parameters.get("a")!, [staticShape.gates, D]),
+    b: tensor(parameters.get("b")!, [staticShape.gates, D]),
   });
-  const expected = referenceLosses(false);
-  expected.forEach((x, n) => {
+  referenceLosses(staticShape, parameters, false).forEach((x, n) => {
     expect((nll.data as Float32Array)[n]).toBeCloseTo(x, 5);
   });
   await meter.release();

@@ -1,0 +1,74 @@
+/** How the prompt of a text decides what answers it, as the edge plans it and the engine weighs it. Pure. */
+import {
+  type CentroidVectors,
+  type EdgeTable,
+  promptEmbedding,
+  rankCentroids,
+} from "../../../shared/math/assignment.ts";
+import {
+  type EvidenceCalibration,
+  type MixtureWeights,
+  positionsOfEvidence,
+  priorsOf,
+  weigh,
+} from "../../../shared/math/evidence.ts";
+
+/** What plans read of the artifacts. */
+export interface Placement {
+  table: EdgeTable;
+  centroids: CentroidVectors;
+  /** Gates of each centroid's adapter as it is served, [K][Q]. */
+  gates: readonly Float32Array[];
+  /** Of the static adapter, [Q]. */
+  staticGates: Float32Array;
+  /** Whether a centroid serves the static adapter alone, [K]. */
+  isOff: readonly boolean[];
+  /** Prompt tokens that assign. */
+  prefixTokens: number;
+  calibration: EvidenceCalibration;
+}
+
+/** Experts of a prompt; the first is the base. */
+export interface Experts {
+  /** Gates of each expert, [E][Q]. */
+  gates: Float32Array[];
+  /** Adding up to 1, [E]. */
+  priors: number[];
+  /** Gates of the nearest centroid's adapter. */
+  nearest: Float32Array;
+}
+
+/** The base, the static adapter, and the nearest centroids' adapters that are on. */
+export function expertsOf(promptIds: readonly number[], placement: Placement): Experts {
+  const { table, centroids, gates, staticGates, isOff, prefixTokens, calibration } = placement;
+  const embedding = promptEmbedding(promptIds.slice(0, prefixTokens), table);
+  const near = rankCentroids(embedding, centroids).slice(0, calibration.adapters);
+  const on = near.filter(({ index }) => !isOff[index]);
+  const ranked = near.map(({ index, similarity }) => ({ similarity, isOff: isOff[index] }));
+  const { base, fixed, adapters } = priorsOf(ranked, true, calibration);
+  return {
+    gates: [new Float32Array(staticGates.length), staticGates, ...on.map(({ index }) => gates[index])],
+    priors: [base, fixed, ...adapters],
+    nearest: gates[near[0].index],
+  };
+}
+
+/** Positions of a prompt whose next token the experts are asked for. */
+export function evidenceOf(promptTokens: number): number[] {
+  return positionsOfEvidence(promptTokens);
+}
+
+/** The mixture's gates, [Q]. `logprobs` [tokens][E]: of the prompt's tokens that are evidence. */
+export function mixedGates(
+  { gates, priors }: Experts,
+  logprobs: readonly (readonly number[])[],
+  calibration: EvidenceCalibration,
+): Float32Array {
+  const { weights } = weigh(priors, calibration, logprobs);
+  return meanGates(gates, weights);
+}
+
+function meanGates(gates: readonly Float32Array[], { base, adapters }: MixtureWeights): Float32Array {
+  const weights = [base, ...adapters];
+  return gates[0].map((_, q) => gates.reduce((sum, own, e) => sum + weights[e] * own[q], 0));
+}
