@@ -7,7 +7,6 @@ import { join } from "node:path";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Gain } from "../adapters/own/held-out-gain.ts";
-import { largeVocabulary, Survey } from "./bank/candidates.ts";
 import { fitNetwork, fitStatic } from "./bank/fit.ts";
 import { documentGain, minMeasuredDocuments } from "./bank/gain.ts";
 import { LossMeter } from "./bank/loss.ts";
@@ -103,22 +102,12 @@ async function trainBank(
 ): Promise<Bank> {
   const { head, space, sets, key } = prepared;
   const cacheDirectory = cacheOf(options);
-  const surveyed = join(cacheDirectory, `survey-${key}`);
-  const survey =
-    head.vocabularySize < largeVocabulary
-      ? null
-      : await Survey.open(surveyed, sets.train, head, options.threads, progress, signal);
-  const text = { head, set: sets.train, survey };
+  const text = { head, set: sets.train };
   const fitOptions = { ...options, cacheDirectory, key };
-  try {
-    const fixed = await fitStatic(text, sets.validation, fitOptions, progress, signal);
-    const placed = place(prepared, clustersFor(prepared, options), options.seed);
-    const generated = await fitNetwork(text, placed, fixed, fitOptions, progress, signal);
-    const { centroids } = placed;
-    return { ...servedParameters(fixed, generated), centroids, space, placed };
-  } finally {
-    await survey?.close();
-  }
+  const fixed = await fitStatic(text, sets.validation, fitOptions, progress, signal);
+  const placed = place(prepared, clustersFor(prepared, options), options.seed);
+  const generated = await fitNetwork(text, placed, fixed, fitOptions, progress, signal);
+  return { ...servedParameters(fixed, generated), centroids: placed.centroids, space, placed };
 }
 
 interface MeasuredBank {

@@ -1,5 +1,6 @@
 /** Fits the two parts of an adapter, one after the other: the static adapter, and the hyper-network above it. */
 import { join } from "node:path";
+import { scoredTokens } from "../corpus/windows.ts";
 import { keyOf, type Placed } from "../prepare.ts";
 import type { Progress } from "../progress.ts";
 import type { WindowSet } from "./batches.ts";
@@ -20,6 +21,8 @@ export interface FitOptions extends Omit<BankSettings, "clusters" | "dimensions"
 /** A static adapter is the control of everything above it, so it gets a sweep of its own. */
 const staticLearningRates = [1e-3, 3e-3, 1e-2];
 const staticWeightDecay = 0.1;
+/** Share of the steps that the hyper-network takes: a static adapter has fewer numbers to learn. */
+const staticSteps = 0.5;
 const stepsBetweenCheckpoints = 50;
 
 /** The static adapter with the learning rate whose loss on `validation` is lowest. */
@@ -33,15 +36,17 @@ export async function fitStatic(
   const shape = bankShape({ rank: options.staticRank, biases: 1 });
   const meter = await LossMeter.open(text.head, shape.a0, options.threads);
   const indexes = [...validation.windows.keys()];
+  const tokens = validation.windows.reduce((sum, window) => sum + scoredTokens(window), 0);
   const open = new Float32Array(shape.gates).fill(1);
   let best: { trained: Trained; loss: number } | null = null;
   try {
     for (const learningRate of staticLearningRates) {
       const name = `static ${learningRate}`;
-      const rates = { learningRate, weightDecay: staticWeightDecay };
+      const rates = { learningRate, weightDecay: staticWeightDecay, steps: Math.ceil(staticSteps * options.steps) };
       const trained = await trainPart(name, text, shape, null, { ...options, ...rates }, progress, signal);
       const losses = await meter.measure(validation, indexes, staticBank(trained), () => open);
-      const loss = losses.reduce((sum, nats) => sum + nats, 0);
+      const loss = losses.reduce((sum, nats) => sum + nats, 0) / tokens;
+      progress.note(`${name}: ${loss.toFixed(4)} nats a token on validation`);
       if (!best || loss < best.loss) best = { trained, loss };
     }
   } finally {

@@ -9,7 +9,7 @@ export interface BankSettings {
   biases: number; // M
   hidden: number; // H
   dimensions: number; // P
-  /** Of the static adapter, at each learning rate that is tried, and of the hyper-network. */
+  /** Of the hyper-network; the static adapter takes half as many at each learning rate that is tried. */
   steps: number;
   /** Of the hyper-network. */
   learningRate: number;

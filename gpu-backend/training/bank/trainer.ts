@@ -9,7 +9,6 @@ import { scoredTokens } from "../corpus/windows.ts";
 import { Random, streams } from "../random.ts";
 import { type AdamWOptions, adamWStep, learningRateAt, type Moments } from "./adamw.ts";
 import { type Batch, gatherBatch, type PlacedSet, runsOf, type WindowPart, type WindowSet } from "./batches.ts";
-import { candidatesOf, candidatesPerStep, positionsAmong, type Survey } from "./candidates.ts";
 import { type BankShape, initialParameters, type ParameterName, type Parameters, shapeOf } from "./parameters.ts";
 import { buildTrainingGraph, type HeadWeights } from "./training-graph.ts";
 
@@ -25,8 +24,6 @@ export interface TrainerOptions {
 export interface TrainingText {
   head: HeadWeights;
   set: WindowSet;
-  /** Of the base's logits on the set; null where the whole vocabulary is computed. */
-  survey: Pick<Survey, "read"> | null;
 }
 
 /** Where the windows of a hyper-network lie, and what it is trained above. */
@@ -44,12 +41,10 @@ export interface TrainerState {
   moments: Map<ParameterName, Moments>;
 }
 
-const clustersPerStep = 6;
-const windowsPerCluster = 5;
+const clustersPerStep = 5;
+const windowsPerCluster = 4;
 /** Drawn anew in each step. Neighbouring tokens are alike, so few tokens of many windows teach more than all tokens of few. */
-const tokensPerWindow = 48;
-/** If no window is shorter than `tokensPerWindow`. */
-export const tokensPerStep = clustersPerStep * windowsPerCluster * tokensPerWindow;
+const tokensPerWindow = 24;
 const warmUpSteps = 20;
 export const adamWDefaults: Omit<AdamWOptions, "weightDecay"> = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8 };
 
@@ -97,8 +92,8 @@ export class Trainer {
     options: TrainerOptions,
     resumed: TrainerState | null,
   ): Promise<Trainer> {
-    const { head, survey } = text;
-    const graph = buildTrainingGraph(head, { shape, above: clusters?.above ?? null }, survey !== null);
+    const { head } = text;
+    const graph = buildTrainingGraph(head, { shape, above: clusters?.above ?? null });
     const session = await openSession(graph, { threads: options.threads });
     return new Trainer(session, text, shape, clusters, options, resumed ?? initialState(head, shape, options.seed));
   }
@@ -150,19 +145,17 @@ export class Trainer {
   }
 
   async #lossAndGradients(drawn: readonly DrawnWindow[]) {
-    const { head, set, survey } = this.#text;
+    const { head, set } = this.#text;
     const { hiddenSize: D, vocabularySize: V } = head;
     const tokens = drawn.reduce((sum, window) => sum + window.tokens.length, 0);
     const gradients = new Map<ParameterName, Float32Array>();
     let loss = 0;
-    for (const windows of runsOf(drawn, (window) => window.tokens.length, survey ? candidatesPerStep : V)) {
+    for (const windows of runsOf(drawn, (window) => window.tokens.length, V)) {
       const batch = await gatherBatch(set, windows, D);
       const results = await this.#session.run({
         ...this.#feeds,
-        ...(survey
-          ? await sampled(survey, windows, batch)
-          : { targets: tensor(batch.targets, [batch.targets.length]) }),
         ...(this.#clusters && placed(windows, batch)),
+        targets: tensor(batch.targets, [batch.targets.length]),
         hidden: tensor(batch.hidden, [batch.targets.length, D]),
         weight: tensor(Float32Array.of(1 / tokens), []),
       });
@@ -176,26 +169,6 @@ export class Trainer {
     }
     return { loss, gradients };
   }
-}
-
-/** The candidates of a batch, where its targets stand among them, and what the base gives to all tokens. */
-async function sampled(survey: Pick<Survey, "read">, windows: readonly DrawnWindow[], { targets }: Batch) {
-  const surveyed = await Promise.all(windows.map(({ index }) => survey.read(index)));
-  const logSums = new Float32Array(targets.length);
-  const best: Int32Array[] = [];
-  let row = 0;
-  for (const [s, { tokens }] of windows.entries()) {
-    for (const token of tokens) {
-      logSums[row++] = surveyed[s].logSums[token];
-      best.push(surveyed[s].best[token]);
-    }
-  }
-  const candidates = candidatesOf(targets, best);
-  return {
-    candidates: tensor(candidates, [candidates.length]),
-    targets: tensor(positionsAmong(candidates, targets), [targets.length]),
-    log_sums: tensor(logSums, [targets.length]),
-  };
 }
 
 /** Inputs of the hyper-network, one under the other, and which of them each token has. */

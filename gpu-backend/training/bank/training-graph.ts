@@ -11,9 +11,9 @@
  * no longer trained and whose Bᵀ·u is added to h' as well:
  *   dw2 = dg·zᵀ, db2 = dg, dz = w2ᵀ·dg, dpre = dz ⊙ gelu'(pre), dw1 = dpre·(√P·e)ᵀ, db1 = dpre
  *
- * Of a large vocabulary only candidates are in the softmax (candidates.ts); what all others have under the base is one more
- * term, which the adapter does not change.
- * Shapes: N tokens, S windows, C candidates, D hidden size, Q gates, P dimensions of the embedding, H hidden units.
+ * The softmax is over the whole vocabulary. One over candidates, with all other tokens as a constant mass, takes a tenth of the
+ * time and teaches adapters to lift the candidates together, which is worth nothing over all tokens: measured, it harms.
+ * Shapes: N tokens, S windows, V vocabulary, D hidden size, Q gates, P dimensions of the embedding, H hidden units.
  */
 import { GraphBuilder } from "../../runtime/graph.ts";
 import type { Bank } from "../../runtime/step.ts";
@@ -22,8 +22,6 @@ import type { BankShape } from "./parameters.ts";
 /** c and k of gelu_new: ½x(1 + tanh(c(x + kx³))). */
 const geluC = Math.sqrt(2 / Math.PI);
 const geluK = 0.044715;
-/** Least share of all tokens but the candidates. */
-const leastRest = 1e-6;
 
 export interface HeadWeights {
   vocabularySize: number; // V
@@ -40,15 +38,14 @@ export interface Trained {
 
 /**
  * Inputs: hidden [N, D], targets [N], weight [] (1 / tokens of the whole step), a, b, and above a static adapter window_of [N],
- * embeddings [S, P] and the hyper-network's layers. With `sampled`, also candidates [C] (token ids) and log_sums [N] (log Σ exp
- * of the base's logits); targets are then positions among the candidates.
+ * embeddings [S, P] and the hyper-network's layers.
  * Outputs: nll [N] and d_<parameter> for each parameter, scaled by `weight`.
  */
-export function buildTrainingGraph(head: HeadWeights, { shape, above }: Trained, sampled: boolean): Uint8Array {
+export function buildTrainingGraph(head: HeadWeights, { shape, above }: Trained): Uint8Array {
   const { hiddenSize: D } = head;
   const { gates: Q, hidden: H, dimensions: P } = shape;
   const g = new GraphBuilder("training-step");
-  const tokens = addTokens(g, head, sampled);
+  const tokens = addTokens(g, head);
   const [a, b] = [g.input("a", "float32", [Q, D]), g.input("b", "float32", [Q, D])];
   const network = above && addHyperNetwork(g, shape);
   const windowOf = network && g.input("window_of", "int32", ["N"]);
@@ -102,26 +99,18 @@ export function buildLossGraph(head: HeadWeights, a0: Float32Array): Uint8Array 
 
 interface Tokens {
   hidden: string; // [N, D]
-  targets: string; // [N], positions among the rows of the head
+  targets: string; // [N]
   weight: string; // []
-  /** Rows of the head in the softmax: all, or the candidates, [C, D]. */
+  /** Rows of the head, [V, D]. */
   rows: string;
-  /** log Σ exp of the base's logits, [N]; null where all of them are in the softmax. */
-  logSums: string | null;
 }
 
-function addTokens(
-  g: GraphBuilder,
-  { hiddenSize: D, vocabularySize: V, tokenEmbedding }: HeadWeights,
-  sampled: boolean,
-) {
-  const all = g.constant(tokenEmbedding, [V, D]);
+function addTokens(g: GraphBuilder, { hiddenSize: D, vocabularySize: V, tokenEmbedding }: HeadWeights): Tokens {
   return {
     hidden: g.input("hidden", "float32", ["N", D]),
     targets: g.input("targets", "int32", ["N"]),
     weight: g.input("weight", "float32", []),
-    rows: sampled ? g.node("Gather", [all, g.input("candidates", "int32", ["C"])], { axis: 0 }) : all,
-    logSums: sampled ? g.input("log_sums", "float32", ["N"]) : null,
+    rows: g.constant(tokenEmbedding, [V, D]),
   };
 }
 
@@ -143,25 +132,14 @@ function addAdapter(g: GraphBuilder, hidden: string, { a, a0, b }: BankNodes, ga
 }
 
 /** Outputs nll [N] and returns the gradient of the loss by `adapted`, [N, D], scaled by the weight. */
-function addLoss(g: GraphBuilder, { hidden, targets, weight, rows, logSums }: Tokens, adapted: string): string {
-  const logitsOf = (x: string) => g.node("Gemm", [x, rows], { transB: 1 }); // [N, C]
-  const logits = logitsOf(adapted);
-  let terms = logits;
-  if (logSums) {
-    const logSum = g.node("Unsqueeze", [logSums, g.integers(1)]); // [N, 1]
-    const shares = g.node("Exp", [g.node("Sub", [logitsOf(hidden), logSum])]);
-    const left = g.node("Sub", [g.scalar(1), g.node("ReduceSum", [shares, g.integers(1)], { keepdims: 1 })]);
-    const rest = g.node("Add", [logSum, g.node("Log", [g.node("Max", [left, g.scalar(leastRest)])])]);
-    terms = g.node("Concat", [logits, rest], { axis: 1 }); // [N, C + 1]
-  }
-  const probabilities = g.node("Softmax", [terms], { axis: 1 });
+function addLoss(g: GraphBuilder, { targets, weight, rows }: Tokens, adapted: string): string {
+  const probabilities = g.node("Softmax", [g.node("Gemm", [adapted, rows], { transB: 1 })], { axis: 1 }); // [N, V]
   const column = g.node("Unsqueeze", [targets, g.integers(1)]);
   const ofTarget = g.node("GatherElements", [probabilities, column], { axis: 1 }); // [N, 1]
   const nll = g.node("Neg", [g.node("Log", [g.node("Squeeze", [ofTarget, g.integers(1)])])]);
   g.output("nll", nll, "float32", ["N"]);
   const minusOnes = g.node("Sub", [ofTarget, g.node("Add", [ofTarget, g.scalar(1)])]);
-  const dTerms = g.node("ScatterElements", [probabilities, column, minusOnes], { axis: 1, reduction: "add" });
-  const dLogits = logSums ? g.node("Slice", [dTerms, g.integers(0), g.integers(-1), g.integers(1)]) : dTerms;
+  const dLogits = g.node("ScatterElements", [probabilities, column, minusOnes], { axis: 1, reduction: "add" });
   return g.node("Mul", [g.node("MatMul", [dLogits, rows]), weight]);
 }
 
