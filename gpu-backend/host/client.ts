@@ -2,6 +2,7 @@
  * The interface to an engine in its own process: micro-batches in, frames out. Every accepted sequence gets a last frame, also
  * when that process dies or hangs. Not here: how the process is kept running (supervisor.ts).
  */
+import { staticId } from "../../shared/artifacts/manifest.ts";
 import {
   type BatchRequest,
   type DoneFrame,
@@ -140,8 +141,10 @@ export class EngineClient {
         `The batch was made for manifest ${batch.manifestHash}, this backend serves ${info.manifestHash}.`,
       );
     }
-    const { centroids } = info.manifest;
-    if (batch.centroidId !== null && !centroids.some(({ id }) => id === batch.centroidId)) {
+    const { centroids, static: fixed } = info.manifest;
+    const isServed = ({ centroidId: wanted }: BatchRequest) =>
+      wanted === staticId ? fixed !== undefined : centroids.some(({ id }) => id === wanted);
+    if (batch.centroidId !== null && !isServed(batch)) {
       throw new ServiceError("invalid_request", `There is no centroid ${batch.centroidId} among ${centroids.length}.`, {
         param: "centroidId",
       });

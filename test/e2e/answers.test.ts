@@ -203,7 +203,7 @@ describe("what the document's schemas refuse, the API refuses", () => {
         { chameleon: { evidence_tokens: 0 } },
         { chameleon: { adaptor: "off" } },
       ],
-      ...[[], [{}], ["c1"], Array(5).fill({ id: "c1" }), [{ id: "c1", weight: -1 }]].map((adapter) => ({
+      ...[[], [{}], ["c1"], Array(6).fill({ id: "c1" }), [{ id: "c1", weight: -1 }]].map((adapter) => ({
         chameleon: { adapter },
       })),
     ],

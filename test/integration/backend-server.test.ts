@@ -87,6 +87,11 @@ describe("one backend", () => {
     expect(await backend.metric("chameleon_prefill_tokens_total")).toBeGreaterThanOrEqual(4);
   });
 
+  test("serves the static adapter where the set has one", async () => {
+    const frames = await allFrames(await backend.post("/v1/batches", backend.batch("static", [short("s")])));
+    expect(lastOf(frames, "s")).toMatchObject({ type: "done", adapter: { scale: 1 } });
+  });
+
   test("refuses another manifest with both hashes, an unknown centroid, and an id that is open", async () => {
     const other = "0".repeat(64);
     const mismatch = await backend.post("/v1/batches", { ...backend.batch("c0", [short("a")]), manifestHash: other });
