@@ -5,8 +5,9 @@
 import type { GraphBuilder } from "./graph.ts";
 import type { ModelConfig, Rotary } from "./model-config.ts";
 import { floatsOf, type ModelWeights } from "./model-weights.ts";
+import { minPrefillTokens } from "./step.ts";
 
-/** Cosines and sines of every position, constants of [contextTokens, d / 2]. */
+/** Cosines and sines of every position, constants of [positions, d / 2]. */
 export interface RotaryTables {
   cosines: string;
   sines: string;
@@ -24,10 +25,12 @@ export function addRotaryTables(
   const factors = weights.get("rope_freqs.weight");
   const frequencies = rotaryFrequencies(headWidth, rotary, factors ? floatsOf(factors) : null);
   const half = headWidth / 2;
+  // A chunk of the context's last token is padded, and the operator wants a row for each position.
+  const positions = contextTokens + minPrefillTokens - 1;
   const table = (name: string, of: (angle: number) => number, by = 1) => {
-    const values = new Float32Array(contextTokens * half);
+    const values = new Float32Array(positions * half);
     for (let i = 0; i < values.length; i++) values[i] = by * of(Math.floor(i / half) * frequencies[i % half]);
-    return g.constant(values, [contextTokens, half], name);
+    return g.constant(values, [positions, half], name);
   };
   const scale = 1 / Math.sqrt(headWidth);
   return {

@@ -1,11 +1,12 @@
 /** Graphs of every family against the plain forward pass: a prompt at once, in chunks, and token by token beside other rows. */
 import { expect, test } from "vitest";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import { minPrefillTokens } from "../../gpu-backend/runtime/step.ts";
 import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
 import { oracleHidden, oracleLogits } from "../support/oracle.ts";
 import { randomWeights } from "../support/random-weights.ts";
 import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
-import { tinyFamilies } from "../support/tiny-families.ts";
+import { tinyFamilies, tinyLlama } from "../support/tiny-families.ts";
 
 const seed = 34;
 /** Of hidden states of about 1, in float32 against float64. */
@@ -66,4 +67,21 @@ test.each(Object.entries(tinyFamilies))("%s", async (name, config) => {
   await runner.release();
   console.log(`${name}: greatest difference ${worst.toExponential(1)}, tolerance ${tolerance}`);
   expect(worst).toBeLessThan(tolerance);
+});
+
+test("the last position of a context can be a chunk of its own, which is padded", async () => {
+  const config = { ...tinyLlama, contextTokens: 48 };
+  const random = seededRandom(seed);
+  const weights = randomWeights(config, random, 0.15);
+  const bank = randomBank(config, 3, 1, random);
+  const ids = Array.from({ length: config.contextTokens }, () => Math.floor(random() * config.vocabularySize));
+  const runner = await createStepRunner({ config, weights, bank, threads: 1 });
+  const gates = new Float32Array(bank.gates);
+  const start: StepRow = { tokenIds: ids.slice(0, -1), gates, ...noPast(config) };
+  const input = stepOf(config, [start]);
+  const past = grownPast(config, start, 0, input, await runner.run(input));
+  const last: StepRow = { tokenIds: ids.slice(-1), gates, past, pastLength: ids.length - 1 };
+  const { hidden } = await runner.run(stepOf(config, [last], { tokens: minPrefillTokens, pastTokens: 64 }));
+  await runner.release();
+  expect(maxDifference(hidden!, oracleHidden(config, weights, ids).at(-1)!)).toBeLessThan(tolerance);
 });
