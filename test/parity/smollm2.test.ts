@@ -1,0 +1,107 @@
+/**
+ * SmolLM2-135M-Instruct from its GGUF file, in every format, against PyTorch in float32 over the same weights. Needs the weights:
+ * SMOLLM2_FOLDER names the folder with the GGUF file.
+ */
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type GgufModel, openGgufModel } from "../../gpu-backend/models/gguf/model.ts";
+import { tokenizerOfGguf } from "../../gpu-backend/models/import/tokenizer-source.ts";
+import { measureMagnitudes } from "../../gpu-backend/runtime/calibration.ts";
+import type { ModelWeights } from "../../gpu-backend/runtime/model-weights.ts";
+import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import { smoothed } from "../../gpu-backend/runtime/smoothing.ts";
+import type { StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { packTokenizer } from "../../shared/tokenizer/pack.ts";
+import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import reference from "../support/smollm2-reference.json" with { type: "json" };
+import { grownPast, noPast, type StepRow, stepOf } from "../support/steps.ts";
+
+const folder = process.env.SMOLLM2_FOLDER;
+const threads = 2;
+const gates = new Float32Array(0);
+const bank = { gates: 0, a: new Float32Array(0), a0: new Float32Array(0), b: new Float32Array(0) };
+
+/** Weights as import smooths them for int8. */
+async function smoothedWeights({ config, weights, header }: GgufModel): Promise<ModelWeights> {
+  const text = readFileSync(new URL("../../gpu-backend/models/calibration.txt", import.meta.url), "utf8");
+  const ids = Tokenizer.fromTensors(packTokenizer(tokenizerOfGguf(header).vocabulary)).encode(text);
+  return smoothed(config, weights, await measureMagnitudes({ config, weights, threads }, ids));
+}
+
+describe.skipIf(!folder).each([
+  // Greatest difference of ten texts' mean cross-entropy, and of their mean; of log-probabilities, which formats round; nats
+  // between the two likeliest tokens from which on the likeliest must be the same.
+  { format: "fp32", text: 0.001, mean: 0.001, logprob: 0.001, gap: 0.05 },
+  { format: "exact", text: 0.01, mean: 0.005, logprob: null, gap: 0.1 },
+  { format: "int8", text: 0.03, mean: 0.015, logprob: null, gap: 0.3 },
+] as const)(`SmolLM2 in $format${folder ? "" : ", skipped without SMOLLM2_FOLDER"}`, ({ format, ...limits }) => {
+  let model: GgufModel;
+  let runner: StepRunner;
+  beforeAll(async () => {
+    model = openGgufModel(join(folder!, readdirSync(folder!).find((name) => name.endsWith(".gguf"))!));
+    const weights = format === "int8" ? await smoothedWeights(model) : model.weights;
+    runner = await createStepRunner({ config: model.config, weights, bank, threads, format });
+  }, 120_000);
+  afterAll(async () => {
+    await runner.release();
+    model.file.close();
+  });
+
+  const rowOf = (tokenIds: number[]): StepRow => ({ tokenIds, gates, ...noPast(model.config) });
+
+  /** Of each token of a text but the first: nats. */
+  async function lossesOf(ids: number[]): Promise<number[]> {
+    const input = stepOf(model.config, [rowOf(ids.slice(0, -1))]);
+    input.headRows = Int32Array.from(input.tokenIds.keys());
+    input.inverseTemperatures = new Float32Array(ids.length - 1).fill(1);
+    input.targetIds = Int32Array.from(ids.slice(1));
+    input.want = { scores: false, hidden: false };
+    const { logSumExp, targetScores } = await runner.run(input);
+    return Array.from(logSumExp, (total, i) => total - targetScores[i]);
+  }
+
+  test("gives the next tokens' probabilities", async () => {
+    let worst = 0;
+    for (const { ids, best } of reference.next) {
+      const { scores, logSumExp } = await runner.run(stepOf(model.config, [rowOf(ids)]));
+      for (const [id, logprob] of best) worst = Math.max(worst, Math.abs(scores![id] - logSumExp[0] - logprob));
+    }
+    console.log(`${format}: greatest difference of log-probabilities ${worst}, limit ${limits.logprob ?? "none"}`);
+    expect(worst).toBeLessThan(limits.logprob ?? Number.POSITIVE_INFINITY);
+  }, 120_000);
+
+  test("gives texts' cross-entropy", async () => {
+    const differences: number[] = [];
+    for (const { ids, nats } of reference.texts) {
+      const losses = await lossesOf(ids);
+      differences.push(losses.reduce((a, b) => a + b) / losses.length - nats);
+    }
+    const mean = differences.reduce((a, b) => a + b) / differences.length;
+    const worst = Math.max(...differences.map(Math.abs));
+    console.log(
+      `${format}: cross-entropy differs by ${mean} (limit ${limits.mean}), a text's by ${worst} (${limits.text})`,
+    );
+    expect(Math.abs(mean)).toBeLessThan(limits.mean);
+    expect(worst).toBeLessThan(limits.text);
+  }, 300_000);
+
+  test.each(reference.greedy)(
+    "continues prompt $# alike",
+    async ({ ids, next, gaps }) => {
+      const close = gaps.findIndex((gap) => gap < limits.gap);
+      const certain = close < 0 ? next : next.slice(0, close);
+      const found: number[] = [];
+      let row = rowOf(ids);
+      while (found.length < certain.length) {
+        const input = stepOf(model.config, [row]);
+        const output: StepOutput = await runner.run(input);
+        found.push(output.topIds[0]);
+        const past = grownPast(model.config, row, 0, input, output);
+        row = { tokenIds: [output.topIds[0]], gates, past, pastLength: row.pastLength + row.tokenIds.length };
+      }
+      expect(found).toEqual(certain);
+    },
+    60_000,
+  );
+});
