@@ -93,9 +93,12 @@ describe.each(weightFormats)("%s", (format) => {
     }
   });
 
-  test("a row without gates has the base's bits, whatever its mates", async () => {
+  test("a row without gates has the bits of a graph without a bank, whatever its mates", async () => {
     const [base, other] = [rowAt(3, zeros()), rowAt(9, zeros())];
-    const alone = await runner.run(headOf(states, [base]));
+    const none = { gates: 0, a: new Float32Array(0), a0: new Float32Array(0), b: new Float32Array(0) };
+    const bare = await createStepRunner({ ...model, bank: none, threads: 2, format });
+    const alone = await bare.run(headOf(states, [{ ...base, gates: none.a }]));
+    await bare.release();
     const V = model.config.vocabularySize;
     for (const mates of [[rowAt(3)], Array.from({ length: 40 }, (_, i) => rowAt(i % prompt)), [other]]) {
       const among = await runner.run(headOf(states, [...mates, base]));
