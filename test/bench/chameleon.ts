@@ -2,19 +2,28 @@
  * Our engine's inner loop as a contestant: the step runner over the KV arena, prefilled in chunks and decoded a token
  * a row, every row with the gates of another centroid. Not here: the plan, HTTP.
  */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { chunkTokens } from "../../gpu-backend/config.ts";
+import { preparedGraph } from "../../gpu-backend/engine/prepared-graph.ts";
+import { readSmoothing } from "../../gpu-backend/engine/smoothing-file.ts";
 import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";
+import { openGgufModel } from "../../gpu-backend/models/gguf/model.ts";
+import type { ConstantFile } from "../../gpu-backend/runtime/graph.ts";
+import { buildServingGraph } from "../../gpu-backend/runtime/model-graph.ts";
 import type { Kv, Pass, PassOutput } from "../../gpu-backend/runtime/model-runner.ts";
-import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import { createStepRunner, openStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
+import { smoothed } from "../../gpu-backend/runtime/smoothing.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
-import { seededRandom } from "../support/steps.ts";
+import { randomBank, seededRandom } from "../support/steps.ts";
 import { BatchMeter, type Contestant } from "./contestant.ts";
 import { gpt2Bank, gpt2Config, gpt2Weights } from "./model.ts";
 
-export async function openChameleon(format: WeightFormat, threads: number): Promise<Contestant> {
-  const weights = await gpt2Weights();
-  const runner = await createStepRunner({ config: gpt2Config, weights, bank: gpt2Bank(), threads, format });
+/** Over GPT-2's shape, or the model of a GGUF file and the smoothing beside it. */
+export async function openChameleon(format: WeightFormat, threads: number, gguf?: string): Promise<Contestant> {
+  const runner = gguf ? await openGguf(gguf, format, threads) : await openGpt2(format, threads);
   const random = seededRandom(3);
   return {
     async measure(prompts, steps) {
@@ -39,6 +48,29 @@ export async function openChameleon(format: WeightFormat, threads: number): Prom
     },
     release: () => runner.release(),
   };
+}
+
+async function openGpt2(format: WeightFormat, threads: number): Promise<StepRunner> {
+  const weights = await gpt2Weights();
+  return createStepRunner({ config: gpt2Config, weights, bank: gpt2Bank(), threads, format });
+}
+
+/** As a server opens it: by the graph's file. The context is one that a server has by default. */
+async function openGguf(path: string, format: WeightFormat, threads: number): Promise<StepRunner> {
+  const { config, weights, file } = openGgufModel(path);
+  const served = { ...config, contextTokens: Math.min(config.contextTokens, 2048) };
+  const bank = randomBank(served, 64, 8, seededRandom(8));
+  const smoothing = format === "int8" ? await readSmoothing(dirname(path)) : null;
+  const stored = smoothing ? smoothed(served, weights, smoothing.magnitudes) : weights;
+  const folder = await mkdtemp(join(tmpdir(), "bench-"));
+  const build = (constants?: ConstantFile) =>
+    buildServingGraph(served, stored, bank, { format, device: "cpu", file: constants });
+  const { graph } = await preparedGraph(folder, "0", build, Date.now);
+  file.close();
+  const runner = await openStepRunner(graph, { config: served, bank, threads, format });
+  // The session has its constants mapped, or copied.
+  await rm(folder, { recursive: true, force: true });
+  return runner;
 }
 
 /** Rows that run together, greedily. */

@@ -38,9 +38,9 @@ export interface GroupResult {
 export async function runGroup(
   entries: readonly Entry[],
   cells: readonly Cell[],
-  options: { rounds: number; threads: number; note: (line: string) => void },
+  options: { rounds: number; threads: number; gguf?: string; note: (line: string) => void },
 ): Promise<GroupResult> {
-  const { rounds, threads, note } = options;
+  const { rounds, threads, gguf, note } = options;
   const result: GroupResult = { rows: [], skipped: [], firstIds: [] };
   let running: Runner[] = [];
   const skip = (skipped: Skipped) => {
@@ -49,7 +49,7 @@ export async function runGroup(
   };
   try {
     for (const entry of entries) {
-      const runner = new Runner(entry, threads);
+      const runner = new Runner(entry, threads, gguf);
       try {
         result.firstIds.push({ entry, ids: await runner.start() });
         running.push(runner);
@@ -115,18 +115,21 @@ function rowOf(entry: Entry, cell: Cell, samples: Measurement[]): Row {
 class Runner {
   readonly entry: Entry;
   readonly #threads: number;
+  readonly #gguf: string | undefined;
   #child: ChildProcess | null = null;
   #errors = "";
 
-  constructor(entry: Entry, threads: number) {
+  constructor(entry: Entry, threads: number, gguf: string | undefined) {
     this.entry = entry;
     this.#threads = threads;
+    this.#gguf = gguf;
   }
 
   /** Starts the process. Returns the first tokens of the check prompts. */
   async start(): Promise<number[]> {
     const script = new URL("./contestant-process.ts", import.meta.url);
-    const child = fork(script, [this.entry.system, this.entry.format, `${this.#threads}`], {
+    const model = this.#gguf === undefined ? [] : [this.#gguf];
+    const child = fork(script, [this.entry.system, this.entry.format, `${this.#threads}`, ...model], {
       execArgv: ["--expose-gc"],
       stdio: ["ignore", "ignore", "pipe", "ipc"],
     });

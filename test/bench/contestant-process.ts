@@ -1,6 +1,6 @@
 /**
  * The child process of one contestant: loads its model, says so, and measures what it is asked, until it is told to end.
- * Run by the contest: node --expose-gc contestant-process.ts SYSTEM FORMAT THREADS
+ * Run by the contest: node --expose-gc contestant-process.ts SYSTEM FORMAT THREADS [GGUF]
  */
 import { openChameleon } from "./chameleon.ts";
 import type { Contestant, Measurement, System } from "./contestant.ts";
@@ -14,7 +14,7 @@ export type FromContestant = { type: "ready"; firstIds: number[] } | { type: "me
 /** Prompts that all contestants answer once, as a warm-up and to show that they compute the same. */
 const checkPrompts = { batch: 8, tokens: 24 };
 
-const [system, format, threads] = process.argv.slice(2);
+const [system, format, threads, gguf] = process.argv.slice(2);
 const contestant = await open(system as System, format, Number(threads));
 const firstIds = await contestant.firstIds(promptsOf(checkPrompts.batch, checkPrompts.tokens));
 say({ type: "ready", firstIds });
@@ -30,11 +30,11 @@ process.on("message", (message: ToContestant) => {
 async function open(system: System, format: string, threads: number): Promise<Contestant> {
   switch (system) {
     case "chameleon":
-      return openChameleon(format as Parameters<typeof openChameleon>[0], threads);
+      return openChameleon(format as Parameters<typeof openChameleon>[0], threads, gguf);
     case "transformers.js":
       return (await import("./transformers/contestant.ts")).openTransformers(format as ExportFormat, threads);
     case "node-llama-cpp":
-      return (await import("./llama/contestant.ts")).openLlama(format as GgufFormat, threads);
+      return (await import("./llama/contestant.ts")).openLlama(format as GgufFormat, threads, gguf);
   }
 }
 

@@ -65,6 +65,7 @@ const options = parsedOptions<{
   batches?: number[];
   contexts?: number[];
   groups?: string[];
+  gguf?: string;
   adapters?: boolean;
   mixture?: boolean;
   prefix?: boolean;
@@ -85,6 +86,10 @@ const options = parsedOptions<{
     .option("--batches <list>", "batch sizes", counts)
     .option("--contexts <list>", "prompt and decoded tokens together", counts)
     .option("--groups <list>", `of ${Object.keys(groups).join(", ")}`, names)
+    .option(
+      "--gguf <file>",
+      "the model of this file, also in parts, in place of GPT-2's shape: ours and node-llama-cpp",
+    )
     .option("--adapters", "measure what the delta costs, instead")
     .option("--mixture", "measure what mixtures of experts cost beside the nearest adapter, instead")
     .option("--prefix", "measure what the prefix cache saves, instead")
@@ -110,7 +115,9 @@ const figures = options.adapters
         ? await benchMemory()
         : options.load !== undefined
           ? await benchLoad(options.load)
-          : await benchContest();
+          : options.gguf !== undefined
+            ? await benchGguf(options.gguf)
+            : await benchContest();
 if (options.json) {
   const machine = {
     cpu: cpus()[0].model,
@@ -121,6 +128,24 @@ if (options.json) {
     loadAverage: { start: loadAtStart, end: loadavg() },
   };
   await writeFile(options.json, `${JSON.stringify({ ...figures, machine, versions: versions() }, null, 2)}\n`);
+}
+
+/** Both of our formats beside node-llama-cpp, which computes in the file's own. */
+async function benchGguf(gguf: string) {
+  const { quick = false, rounds, steps = 8 } = options;
+  const batches = options.batches ?? [1, 8];
+  const contexts = options.contexts ?? (quick ? [128] : [136, 264]);
+  const cells = contexts.flatMap((context) => batches.map((batch) => ({ batch, context, steps })));
+  const peer: Entry = { system: "node-llama-cpp", format: "gguf" };
+  const entries: Entry[] = [{ system: "chameleon", format: "int8" }, peer, { system: "chameleon", format: "exact" }];
+  installPeer(llamaFolder);
+  const note = (line: string) => process.stderr.write(`${line}\n`);
+  const result = await runGroup(entries, cells, { rounds, threads, gguf, note });
+  for (const line of tableLines(result.rows)) say(line);
+  for (const cell of result.skipped) say(skippedLine(cell));
+  for (const line of agreementLines(result)) say(line);
+  for (const line of ratioLines(entries, result.rows)) say(line);
+  return { rows: result.rows, skipped: result.skipped };
 }
 
 async function benchContest() {

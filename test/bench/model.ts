@@ -71,9 +71,12 @@ export function gpt2Bank(): Bank {
   return randomBank(gpt2Config, bankRank, bankBiases, seededRandom(8));
 }
 
+/** Ids of prompts lie below it: a vocabulary that every model has. */
+const commonVocabulary = 32_000;
+
 /** Distinct prompts of `tokens` ids each, [batch][tokens], so that nobody can share a prefix. */
 export function promptsOf(batch: number, tokens: number): number[][] {
   const random = seededRandom(1000 * tokens + batch);
-  const draw = () => Math.floor(random() * gpt2Config.stopIds[0]);
+  const draw = () => Math.floor(random() * commonVocabulary);
   return Array.from({ length: batch }, () => Array.from({ length: tokens }, draw));
 }

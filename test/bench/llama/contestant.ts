@@ -2,6 +2,8 @@
  * node-llama-cpp as a contestant: one context with a sequence per row, all rows evaluated together, its prebuilt binary,
  * its defaults (KV in fp16) but for threads and greedy sampling.
  */
+import { basename } from "node:path";
+import { openPartFiles } from "../../../gpu-backend/models/gguf/part-files.ts";
 import { gpt2VocabularyFiles } from "../../support/gpt2-vocabulary.ts";
 import { BatchMeter, type Contestant } from "../contestant.ts";
 import { cached, gpt2Config, gpt2Tensors } from "../model.ts";
@@ -28,8 +30,19 @@ export function ggufFile(format: GgufFormat): Promise<string> {
   );
 }
 
-export async function openLlama(format: GgufFormat, threads: number): Promise<Contestant> {
-  const modelPath = await ggufFile(format);
+async function joined(path: string): Promise<string> {
+  const file = openPartFiles(path);
+  try {
+    if (file.parts.length === 1) return path;
+    return await cached(`llama/${file.bytes}-${basename(path)}`, () => file.read(0, file.bytes));
+  } finally {
+    file.close();
+  }
+}
+
+/** Over GPT-2's shape, or the model of a GGUF file, which is joined where it lies in parts. */
+export async function openLlama(format: GgufFormat, threads: number, gguf?: string): Promise<Contestant> {
+  const modelPath = gguf ? await joined(gguf) : await ggufFile(format);
   const { getLlama } = await importInstalled<NodeLlama>(import.meta.dirname, "node-llama-cpp");
   const llama = await getLlama({
     gpu: false,
