@@ -1,11 +1,11 @@
-/** Chat: a conversation through the model's own template, answered as the page's sampling says. */
+/** Chat: a conversation through the model's own template, with the model's own sampling. */
 import type { ChameleonBlock, ChatChunk } from "../../shared/contracts/responses.ts";
 import { type Api, CallFailure, failureText, isAbort } from "./api.ts";
 import type { Catalog } from "./catalog.ts";
 import { fillAnswerers } from "./catalog-controls.ts";
-import { byId, make } from "./elements.ts";
+import { button, byId, make } from "./elements.ts";
 import { legendRow, showExperts } from "./experts.ts";
-import { type Sampling, wishOf } from "./request.ts";
+import { wishOf } from "./request.ts";
 import { likelier, stepOf } from "./words.ts";
 
 interface Message {
@@ -16,8 +16,15 @@ interface Message {
 export interface ChatParts {
   api: Api;
   catalog: Catalog;
-  sampling(): Sampling;
 }
+
+/** Tokens of a reply, at most. */
+const maxTokens = 300;
+const examples = [
+  "What is the capital of France?",
+  "Explain in two sentences why the sky is blue.",
+  "Write a short note to thank a colleague for her help.",
+];
 
 export class Chat {
   readonly #parts: ChatParts;
@@ -48,6 +55,11 @@ export class Chat {
       event.preventDefault();
       if (!this.#running) void this.#ask();
     });
+    const asking = (text: string) => {
+      this.#input.value = text;
+      if (!this.#running) void this.#ask();
+    };
+    byId("chat-examples", HTMLElement).append(...examples.map((text) => button(text, () => asking(text))));
     byId("chat-clear", HTMLButtonElement).addEventListener("click", () => this.#clear());
   }
 
@@ -61,7 +73,7 @@ export class Chat {
   }
 
   async #ask(): Promise<void> {
-    const { api, sampling } = this.#parts;
+    const { api } = this.#parts;
     const status = byId("chat-status", HTMLElement);
     const system = byId("chat-system", HTMLInputElement).value;
     const running = new AbortController();
@@ -71,10 +83,10 @@ export class Chat {
     let written = "";
     try {
       if (asked.trim() === "") throw new CallFailure("Write a message first.");
-      const { fields, evidenceTokens } = sampling();
       const opening: Message[] = system.trim() === "" ? [] : [{ role: "system", content: system }];
       const messages = [...opening, ...this.#messages, { role: "user", content: asked }];
-      const body = { messages, ...fields, n: 1, ...wishOf({ choice: this.#answerer.value, list: "" }, evidenceTokens) };
+      const wish = wishOf({ choice: this.#answerer.value, list: "" }, null);
+      const body = { messages, max_tokens: maxTokens, ...wish };
       this.#running = running;
       this.#send.textContent = "Stop";
       this.#add("user", asked);

@@ -67,8 +67,8 @@ export function roveFocus(container: HTMLElement, selector: string): void {
   });
 }
 
-/** Starts the tabs of `list`, and returns what opens one by its id. */
-export function startTabs(list: HTMLElement): (id: string) => void {
+/** Starts the tabs of `list`, and returns what opens one by its id; `onOpen` is called with the id each time that one opens. */
+export function startTabs(list: HTMLElement, onOpen: (id: string) => void): (id: string) => void {
   const tabs = [...list.querySelectorAll<HTMLElement>("[role=tab]")];
   const open = (chosen: HTMLElement) => {
     for (const tab of tabs) {
@@ -78,6 +78,7 @@ export function startTabs(list: HTMLElement): (id: string) => void {
       const panel = document.getElementById(tab.getAttribute("aria-controls")!);
       if (panel) panel.hidden = !isChosen;
     }
+    onOpen(chosen.id);
   };
   roveFocus(list, "[role=tab]");
   for (const tab of tabs) {

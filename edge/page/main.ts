@@ -19,7 +19,9 @@ byId("reset", HTMLButtonElement).addEventListener("click", () => {
 });
 const api = new Api(location.origin, () => settings.key);
 const catalog = new Catalog(api);
-const openTab = startTabs(byId("tab-write", HTMLElement).parentElement!);
+const openTab = startTabs(byId("tab-write", HTMLElement).parentElement!, (id) => {
+  if (id === "tab-write") void writeFirst();
+});
 
 drawSamplingFields(byId("sampling", HTMLElement), settings.current.sampling, (sampling) => {
   settings.change({ sampling });
@@ -48,24 +50,28 @@ new AdapterMaker({
     writer.answerWith(name);
   },
 });
-new Chat({ api, catalog, sampling: () => writer.sampling() });
+new Chat({ api, catalog });
 
 const key = byId("key", HTMLInputElement);
 key.value = settings.key;
 key.addEventListener("change", () => {
   settings.key = key.value.trim();
-  void start();
+  loaded = start();
 });
 
-async function start(): Promise<void> {
-  const failure = byId("preview-failure", HTMLElement);
-  try {
-    await catalog.load();
-    failure.textContent = "";
-  } catch (error) {
-    failure.textContent = failureText(error);
-    return;
-  }
+/** Loads the catalog; false, with the reason shown, where it cannot be loaded. */
+async function start(): Promise<boolean> {
+  const failures = ["preview-failure", "chat-failure"].map((id) => byId(id, HTMLElement));
+  const reason = await catalog.load().then(() => "", failureText);
+  for (const failure of failures) failure.textContent = reason;
+  return reason === "";
+}
+
+let hasWritten = false;
+/** Runs the first example when its tab is opened for the first time. */
+async function writeFirst(): Promise<void> {
+  if (hasWritten || !(await loaded)) return;
+  hasWritten = true;
   await writer.begin();
 }
-await start();
+let loaded = start();

@@ -43,14 +43,13 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
     afterAll(() => driver?.close());
 
-    test("shows an adapted answer beside the base's as soon as it is opened, with the API's figures", async () => {
+    test("shows an adapted answer beside the base's as soon as its tab is opened, with the API's figures", async () => {
       const { page } = driver;
       const prompt = await page.inputValue("#prompt");
       const adapted = await complete({ prompt, ...sampling, chameleon: {} });
       const base = await complete({ prompt, ...sampling, model: "gpt2" });
       expect(await driver.answer("adapted")).toBe(adapted.choices[0].text);
       expect(await driver.answer("base")).toBe(base.choices[0].text);
-      expect(await driver.text("h1")).toBe("One small GPT-2 that adapts to your text, while you watch");
 
       const { experts, evidence } = adapted.choices[0].chameleon!;
       for (const { id, weight } of experts!.filter((one) => one.weight > 0)) {

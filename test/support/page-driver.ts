@@ -27,7 +27,7 @@ export class PageDriver {
     });
   }
 
-  /** Opens the page in a profile of its own, and waits for the example that runs by itself. */
+  /** Opens the page in a profile of its own, goes to "Write", and waits for the example that runs by itself there. */
   static async open(browser: Browser, { edge }: StackPlace, { width, colorScheme }: Look): Promise<PageDriver> {
     const context = await browser.newContext({
       viewport: { width, height: 900 },
@@ -36,6 +36,7 @@ export class PageDriver {
     });
     const driver = new PageDriver(await context.newPage(), edge);
     await driver.page.goto(`${edge}/`);
+    await driver.page.click("#tab-write");
     await driver.ended();
     return driver;
   }
