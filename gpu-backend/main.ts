@@ -30,7 +30,7 @@ import { createMetrics, type Metrics } from "./http/metrics.ts";
 import { CallVerifier } from "./http/middleware.ts";
 import { close, listen } from "./http/server.ts";
 import { Tracer } from "./http/tracing.ts";
-import { readModelConfig } from "./models/safetensors/model-folder.ts";
+import { readBaseConfig } from "./models/base.ts";
 import { addFlags, environmentNotes } from "./settings.ts";
 
 /** Timeout for connections to receive their last frames when the backend ends, in milliseconds. */
@@ -73,7 +73,7 @@ async function run(config: BackendConfig): Promise<void> {
   const memory = planMemory({
     ...config,
     limitBytes: memoryLimit(process.constrainedMemory(), totalmem()),
-    model: await readModelConfig(config.modelDirectory),
+    model: await readBaseConfig(config.modelDirectory),
     sets: config.artifactStore ? maxSets : 1,
   });
   const memoryFields = { kvBytes: memory.kvBytes, message: memorySentence(memory) };

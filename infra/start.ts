@@ -2,10 +2,13 @@
  * `npm start`: edge and backend on this machine, up to the first generated token, until a signal or a crash.
  * On stdout the ready line alone; progress and logs on stderr. Not here: how a deployment starts its parts.
  */
+import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
 import { cp } from "node:fs/promises";
 import path from "node:path";
-import { pathToFileURL } from "node:url";
+import { text } from "node:stream/consumers";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { InvalidArgumentError } from "commander";
 import { count, createCommand, parsedOptions } from "../gpu-backend/command-line.ts";
 import { startBackends } from "./local-backends.ts";
@@ -19,12 +22,16 @@ const maxBackends = 16;
 const program = createCommand(
   "start",
   "Serve Chameleon Edge on this machine until Ctrl-C; one line says so once a token was generated",
-  ["chameleon start", "EDGE_PORT=9000 MODEL_DIR=./my-model chameleon start --backends 2"],
+  [
+    "chameleon start",
+    "chameleon start --model ./qwen2.5-0.5b-q8_0.gguf",
+    "EDGE_PORT=9000 chameleon start --backends 2",
+  ],
   `Environment:
   EDGE_PORT     port of the edge, 8787 unless set
   EDGE_HOSTS    names besides loopback ones that requests may have in Host, separated by commas
   BACKEND_PORT  port of the first backend, 8788 unless set
-  MODEL_DIR     the model and its artifacts, the embedded one unless set
+  MODEL_DIR     folder of the model and its artifacts, the embedded one unless set or --model is given
   STATE_DIR     where keys, limits, use and published artifacts are kept, .chameleon unless set
   BACKEND_SECRETS  what the edge signs its calls to the backend with, a new one for each start unless set
 What the backend reads besides, \`chameleon backend --help\` names by its flags: MAX_SEQUENCES is --max-sequences.
@@ -38,15 +45,26 @@ Exit code: 0 after Ctrl-C or another signal that ends it, 1 where a part failed.
     1,
   )
   .option(
+    "--model <source>",
+    "another base: a GGUF file, a folder as Hugging Face lays it out, or a hub id; it is imported first and serves without adapters until you train some",
+  )
+  .option(
     "--json",
     'the ready line as JSON: {"ready":true,"edge":URL,"key":KEY,"backends":[{"url":URL,"pid":N}]}',
     false,
   );
 
+interface StartOptions {
+  backends: number;
+  json: boolean;
+  model?: string;
+}
+
 const isCheckout = import.meta.filename.endsWith(".ts");
 const say = (line: string) => void process.stderr.write(`${line}\n`);
 
-async function start(count: number, json: boolean): Promise<void> {
+async function start({ backends: count, json, model }: StartOptions): Promise<void> {
+  if (model !== undefined) process.env.MODEL_DIR = await importedFolder(model);
   const edgePort = readPort(process.env, "EDGE_PORT", 8787);
   const backendPort = readPort(process.env, "BACKEND_PORT", 8788);
   const backendPorts = Array.from({ length: count }, (_, i) => (backendPort === 0 ? 0 : backendPort + i));
@@ -87,6 +105,15 @@ async function start(count: number, json: boolean): Promise<void> {
   process.stdout.write(json ? `${JSON.stringify(ready)}\n` : `ready ${edge} key ${localKey}\n`);
 }
 
+/** Imports a model in a process of its own, which gives its memory back. Returns its folder; ends with its exit code where it fails. */
+async function importedFolder(source: string): Promise<string> {
+  const cli = fileURLToPath(new URL("../gpu-backend/models/import/cli.ts", import.meta.url));
+  const child = spawn(process.execPath, [cli, source, "--json"], { stdio: ["inherit", "pipe", "inherit"] });
+  const [printed, [code]] = await Promise.all([text(child.stdout), once(child, "close")]);
+  if (code !== 0) process.exit(code ?? 1);
+  return JSON.parse(printed).folder;
+}
+
 /** Static assets of this start, apart from those of other starts and of tests. Returns their folder. */
 async function stageAssets(): Promise<string> {
   const served = path.join(import.meta.dirname, "../edge/public");
@@ -104,7 +131,7 @@ async function generateToken(edge: string): Promise<void> {
   const response = await fetch(`${edge}/v1/completions`, {
     method: "POST",
     headers: { authorization: `Bearer ${localKey}`, "content-type": "application/json" },
-    body: JSON.stringify({ model: "gpt2", prompt: "Ready", max_tokens: 1 }),
+    body: JSON.stringify({ chameleon: { adapter: "off" }, prompt: "Ready", max_tokens: 1 }),
     signal: AbortSignal.timeout(60_000),
   });
   if (!response.ok) throw new Error(`the first completion was answered ${response.status}: ${await response.text()}`);
@@ -116,10 +143,10 @@ function backendCount(text: string): number {
   throw new InvalidArgumentError(`must be at most ${maxBackends}`);
 }
 
-const options = parsedOptions<{ backends: number; json: boolean }>(program);
+const options = parsedOptions<StartOptions>(program);
 // Everything started is ended by exit hooks, so that each of these ends everything, also half-way through a start. A signal
 // may come twice, from a terminal and from the bootstrap: the listener stays, so that the second does not cut the hooks off.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => process.exit(0));
 process.once("disconnect", () => process.exit(0));
 process.channel?.unref();
-await start(options.backends, options.json);
+await start(options);

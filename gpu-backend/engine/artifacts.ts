@@ -18,10 +18,10 @@ import { sha256Hex } from "../../shared/bytes.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { requireHyperNetwork } from "../adapters/generated/hyper-network.ts";
 import { readFileAtMost } from "../files.ts";
-import { type ModelFolder, readModelFolder } from "../models/safetensors/model-folder.ts";
+import { type Base, openBase } from "../models/base.ts";
 
 export interface Artifacts {
-  model: ModelFolder;
+  model: Base;
   manifest: Manifest;
   /** SHA-256 of manifest.json. */
   manifestHash: string;
@@ -39,12 +39,12 @@ export async function readArtifacts(
   modelDirectory: string,
   directory = artifactsOf(modelDirectory),
 ): Promise<Artifacts> {
-  const folder = await readModelFolder(modelDirectory);
+  const base = await openBase(modelDirectory);
   const manifestBytes = await readFileAtMost(join(directory, manifestFile), setLimits.manifestBytes);
   const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
-  checkModel(manifest, folder);
+  checkModel(manifest, base);
   // The manifest says what ends a text: its tokenizer knows more ends than the model's own file names.
-  const model = { ...folder, config: { ...folder.config, stopIds: manifest.model.stopIds } };
+  const model = { ...base, config: { ...base.config, stopIds: manifest.model.stopIds } };
   const tokenizer = Tokenizer.fromTensors(await readListedFile(directory, manifest, tokenizerFile));
   requireEqual(`${tokenizerFile}: vocabulary size`, tokenizer.vocabularySize, manifest.model.vocabularySize);
   tokenizer.requireSpecial(manifest.model.stopIds);
@@ -53,11 +53,13 @@ export async function readArtifacts(
   return { model, manifest, manifestHash: await sha256Hex(manifestBytes), tokenizer, hyperNetwork };
 }
 
-function checkModel({ model: wanted }: Manifest, { config, weightsHash }: ModelFolder): void {
-  requireEqual("model.safetensors: SHA-256", weightsHash, wanted.weights);
-  requireEqual("config.json: vocab_size", config.vocabularySize, wanted.vocabularySize);
-  requireEqual("config.json: n_embd", config.hiddenSize, wanted.hiddenSize);
-  requireEqual("config.json: n_positions", config.contextTokens, wanted.contextTokens);
+/** A set may serve less of the context than the model has, and stop at more ids. */
+function checkModel({ model: wanted }: Manifest, { config, weightsHash }: Base): void {
+  requireEqual("the weights' SHA-256", weightsHash, wanted.weights);
+  requireEqual("the model's vocabulary size", config.vocabularySize, wanted.vocabularySize);
+  requireEqual("the model's hidden size", config.hiddenSize, wanted.hiddenSize);
+  if (wanted.contextTokens <= config.contextTokens) return;
+  throw new Error(`the model's context is ${config.contextTokens} tokens, manifest.json says ${wanted.contextTokens}`);
 }
 
 async function readListedFile(directory: string, { files }: Manifest, name: SetFile): Promise<TensorFile> {

@@ -65,7 +65,8 @@ async function buildGraph(settings: OpenSettings, now: () => number) {
     const stored = smoothing ? smoothed(config, weights, smoothing.magnitudes) : weights;
     return buildServingGraph(config, stored, bank, { format, device, file });
   };
-  const options = { config, bank, threads, format, device };
+  const { contextTokens } = artifacts.manifest.model;
+  const options = { config: { ...config, contextTokens }, bank, threads, format, device };
   if (!settings.dataDirectory || parametersOf(config) < preparedParameters) {
     return { artifacts, graph: build() as Uint8Array | string, options, warnings: warning ? [warning] : [] };
   }

@@ -1,17 +1,21 @@
 /** A base model as training needs it: its tokenizer, its trunk, and its tied head. */
 import { readFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
+import { type Manifest, manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
-import { packGpt2Tokenizer } from "../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import { readModelFolder } from "../models/safetensors/model-folder.ts";
+import { nullIfMissing } from "../files.ts";
+import { openBase, readBaseText } from "../models/base.ts";
 import { floatsOf, weightOf } from "../runtime/model-weights.ts";
 import type { ModelShape } from "../runtime/step.ts";
 import { createTrunkRunner, type TrunkRunner } from "../runtime/trunk-runner.ts";
 import { readChatTemplate } from "./chat-template-file.ts";
+import { servedModel } from "./publish.ts";
 
 export interface TrainingBase {
   name: string;
+  /** What its manifest says of it, but for the hash of the weights. */
+  served: Omit<Manifest["model"], "weights">;
   config: ModelShape;
   /** SHA-256 of the weights. */
   weightsHash: string;
@@ -20,27 +24,34 @@ export interface TrainingBase {
   tokenizer: Pick<Tokenizer, "encode" | "pieceOf">;
   /** Content of tokenizer.safetensors. */
   tokenizerFile: TensorFile;
-  /** The model's own, if it has one. */
-  chatTemplate: string | undefined;
   openTrunk(threads: number): Promise<TrunkRunner>;
+}
+
+/** A base that has artifacts keeps the names, the context and the sampling that it is served with. */
+async function formerlyServed(directory: string): Promise<Partial<Manifest["model"]>> {
+  const json = await readFile(join(directory, "artifacts", manifestFile), "utf8").catch(nullIfMissing);
+  if (json === null) return {};
+  const { name, servedAs, contextTokens, sampling } = parseManifest(json).model;
+  return { name, servedAs, contextTokens, ...(sampling && { sampling }) };
 }
 
 /** Reads a model folder. Throws an Error that names the file at fault. */
 export async function readBase(directory: string): Promise<TrainingBase> {
-  const { config, weights, weightsHash } = await readModelFolder(directory);
-  const tokenizerFile = packGpt2Tokenizer(
-    await readFile(join(directory, "vocab.json"), "utf8"),
-    await readFile(join(directory, "merges.txt"), "utf8"),
-    config.stopIds[0],
-  );
+  const { config, weights, weightsHash } = await openBase(directory);
+  const text = await readBaseText(directory, config);
+  const name = basename(resolve(directory));
   return {
-    name: basename(resolve(directory)),
+    name,
+    served: {
+      ...servedModel(name, config, text),
+      ...(await formerlyServed(directory)),
+      chatTemplate: await readChatTemplate(directory, text),
+    },
     config,
     weightsHash,
     tokenEmbedding: floatsOf(weightOf(weights, "model.embed_tokens.weight")),
-    tokenizer: Tokenizer.fromTensors(tokenizerFile),
-    tokenizerFile,
-    chatTemplate: await readChatTemplate(directory, tokenizerFile),
+    tokenizer: Tokenizer.fromTensors(text.tokenizer),
+    tokenizerFile: text.tokenizer,
     openTrunk: (threads) => createTrunkRunner({ config, weights, threads }),
   };
 }

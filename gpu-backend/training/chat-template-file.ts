@@ -20,12 +20,16 @@ const configSchema = z.object({
 });
 
 /**
- * Reads the template and renders the conversations of trial-conversations.ts with it; each rendering is bounded. Returns
- * undefined if there is none. Throws an Error of one line that names the folder if it cannot be used.
+ * Reads the template, unless the weights' own file has it (`ofWeights`), and renders the conversations of trial-conversations.ts
+ * with it; each rendering is bounded. Returns undefined if there is none. Throws an Error of one line that names the folder if it
+ * cannot be used.
  */
-export async function readChatTemplate(folder: string, tokenizer: TensorFile): Promise<string | undefined> {
+export async function readChatTemplate(
+  folder: string,
+  { tokenizer, chatTemplate: ofWeights }: { tokenizer: TensorFile; chatTemplate?: string | undefined },
+): Promise<string | undefined> {
   const file = await readFile(join(folder, chatTemplateFile), "utf8").catch(nullIfMissing);
-  const source = file ?? (await configuredIn(join(folder, configFile)));
+  const source = ofWeights ?? file ?? (await configuredIn(join(folder, configFile)));
   if (source === undefined) return undefined;
   try {
     tryTemplate(new ChatTemplate(source, Tokenizer.fromTensors(tokenizer)));

@@ -14,7 +14,7 @@ import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
 import { commandProgress, interruptionSignal } from "./progress.ts";
 import { maxCentroids, type TrainOptions, train } from "./train.ts";
 
-const embeddedModel = fileURLToPath(new URL("../models/chameleon-mini", import.meta.url));
+const embeddedModel = fileURLToPath(new URL("../models/smollm2-135m", import.meta.url));
 const isCheckout = import.meta.filename.endsWith(".ts");
 
 const progress = commandProgress(() => performance.now());

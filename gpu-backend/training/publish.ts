@@ -17,6 +17,8 @@ import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artif
 import type { CentroidVectors, EdgeTable } from "../../shared/math/assignment.ts";
 import { centroidHash } from "../adapters/generated/generated.ts";
 import { writeWhole } from "../files.ts";
+import type { BaseText } from "../models/base.ts";
+import type { ModelShape } from "../runtime/step.ts";
 import { parameterTensors, type ServedParameters } from "./bank/parameters.ts";
 import type { PromptSpace } from "./clustering/prompt-space.ts";
 
@@ -44,6 +46,27 @@ function edgeTableTensors(table: EdgeTable, centroids: CentroidVectors): TensorF
     ["table_scale", tensorFrom(table.rowScales, [table.vocabularySize])],
     ["centroids", tensorFrom(centroids.vectors, [centroids.count, centroids.dimensions])],
   ]);
+}
+
+/** Served unless the model has less: a longer context takes keys and values that a small machine has no room for. */
+const maxContextTokens = 2048;
+
+/** What a manifest says of a base that had none before: how it is named, what it is and how it writes. */
+export function servedModel(
+  name: string,
+  config: ModelShape,
+  { stopIds, sampling }: Pick<BaseText, "stopIds" | "sampling">,
+) {
+  const { vocabularySize, hiddenSize, contextTokens } = config;
+  // The last part of a hub's id or file's name, as requests may write it.
+  const written = name
+    .split("/")
+    .at(-1)!
+    .toLowerCase()
+    .replace(/[^a-z0-9._-]+/g, "-");
+  const servedAs = written.replace(/^[^a-z0-9]+/, "").slice(0, 64) || "base";
+  const served = Math.min(contextTokens, maxContextTokens);
+  return { name, servedAs, vocabularySize, hiddenSize, contextTokens: served, stopIds, sampling };
 }
 
 export type CentroidDescription = Omit<CentroidRecord, "id" | "hash">;

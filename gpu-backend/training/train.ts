@@ -37,7 +37,6 @@ export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettin
 
 export const maxCentroids = 24;
 /** What public requests call an embedded GPT-2, whatever its size. */
-const servedAs = "gpt2";
 
 /** Trains and publishes. Aborting stops after the current step with a checkpoint, and throws the signal's reason. */
 export async function train(options: TrainOptions, progress: Progress, signal?: AbortSignal): Promise<Manifest> {
@@ -159,7 +158,6 @@ function publishBank(
   const counts = countsByCluster(sets.train.windows, memberOf, bank.centroids.count, base.config.vocabularySize);
   const labels = labelsOf(counts, (id) => new TextDecoder().decode(base.tokenizer.pieceOf(id)));
   const positions = mapPositions(bank.centroids.vectors, bank.centroids.dimensions);
-  const { vocabularySize, hiddenSize, contextTokens, stopIds } = base.config;
   return publish(
     options.outDirectory,
     { ...bank, scales: Float32Array.from(measured, ({ scale }) => scale) },
@@ -176,11 +174,8 @@ function publishBank(
       evidence: options.evidence,
       static: { gain: staticGain },
       model: {
-        name: base.name,
-        servedAs,
+        ...base.served,
         weights: base.weightsHash,
-        ...{ vocabularySize, hiddenSize, contextTokens, stopIds: [...stopIds] },
-        chatTemplate: base.chatTemplate,
       },
       training: {
         seed: options.seed,

@@ -17,7 +17,6 @@ const echoSchema = z.object({
 });
 
 interface Options extends ConnectionOptions {
-  model: string;
   evidenceTokens: number;
   json?: boolean;
 }
@@ -51,11 +50,11 @@ async function score(file: string, options: Options): Promise<void> {
 async function scoreStretch(
   connection: Connection,
   prompt: string,
-  { model, evidenceTokens }: Options,
+  { evidenceTokens }: Options,
 ): Promise<Record<MethodName, Score> | null> {
   const ask = async (name: MethodName, evidence?: number) => {
     const { choices } = await connection.call(echoSchema, "POST", "/v1/completions", {
-      ...{ model: name === "base" ? model : `${model}:auto`, prompt, max_tokens: 0, echo: true, logprobs: 0 },
+      ...{ prompt, max_tokens: 0, echo: true, logprobs: 0 },
       chameleon: { adapter: methods[name], ...(evidence !== undefined && { evidence_tokens: evidence }) },
     });
     return choices[0].logprobs.token_logprobs;
@@ -84,7 +83,6 @@ const program = createCommand(
 ).argument("<file>", "a text file, or - for standard input");
 await runCommand(
   withConnection(program)
-    .option("--model <name>", "the base's public name", "gpt2")
     .option("--evidence-tokens <n>", "first tokens of a stretch, which assign and weigh and are not scored", count, 64)
     .option("--json", "print JSON")
     .action(score),

@@ -51,7 +51,7 @@ export async function smokeTest(target: SmokeTarget, limits: SmokeLimits, signal
     ask("/v1/completions", {
       method: "POST",
       headers: { ...authorization, "content-type": "application/json" },
-      body: JSON.stringify({ model: "gpt2", prompt: "Ready", max_tokens: 1 }),
+      body: JSON.stringify({ chameleon: { adapter: "off" }, prompt: "Ready", max_tokens: 1 }),
     });
 
   await untilPassed(limits, signal, async () => {

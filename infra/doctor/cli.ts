@@ -4,7 +4,7 @@ import { createCommand, exitCodes, runCommand } from "../../gpu-backend/command-
 import { type BackendConfig, readConfig } from "../../gpu-backend/config.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { maxSets, planMemory } from "../../gpu-backend/host/memory-plan.ts";
-import { readModelConfig } from "../../gpu-backend/models/safetensors/model-folder.ts";
+import { readBaseConfig } from "../../gpu-backend/models/base.ts";
 import { selectDevice } from "../../gpu-backend/runtime/device-probe.ts";
 import { stateFolder } from "../local-edge.ts";
 import { readLocalRun } from "../local-run.ts";
@@ -66,7 +66,7 @@ function checks(modelDirectory: string | undefined): (() => Promise<Check>)[] {
 /** By the backend's own plan, within what is free. A local start serves what is published, so sets may lie side by side. */
 async function checkMemory(config: BackendConfig, directory: string): Promise<Finding> {
   const limitBytes = process.availableMemory();
-  const model = await readModelConfig(directory);
+  const model = await readBaseConfig(directory);
   const { plannedBytes } = planMemory({ ...config, limitBytes, model, sets: maxSets });
   const found = `${megabytes(limitBytes)} free, up to ${megabytes(plannedBytes)} may be taken`;
   if (plannedBytes <= limitBytes) return ok(found);

@@ -64,7 +64,7 @@ function unknownField(name: string, names: readonly string[]): string {
 }
 
 export const generationFields = {
-  model: modelField("`gpt2:auto` (the prompt's evidence decides) where it is absent; see `GET /v1/models`"),
+  model: modelField("`smollm2-135m:auto` (the prompt's evidence decides) where it is absent; see `GET /v1/models`"),
   n: absentAs(z.int().min(1).max(limits.choicesPerPrompt), 1, "Choices of each prompt"),
   ...samplingFields,
   seed: absentAs(z.int(), null, "Repeats a text, token for token; 32 bits of it count"),

@@ -41,20 +41,37 @@ const backendLayers: Record<string, string[]> = {
   kv: ["runtime"],
   "models/gguf": ["runtime"],
   "models/safetensors": ["runtime"],
-  engine: [...engineParts, "models/gguf", "models/safetensors", "files.ts"],
+  "models/tokenizer-source.ts": [],
+  "models/tokenizer-files.ts": ["runtime", "models/tokenizer-source.ts", "files.ts"],
+  "models/base.ts": [
+    "runtime",
+    "models/gguf",
+    "models/safetensors",
+    "models/tokenizer-files.ts",
+    "models/tokenizer-source.ts",
+  ],
+  engine: [...engineParts, "models/base.ts", "files.ts"],
   host: ["engine", ...engineParts, "files.ts"],
   http: ["host", "engine", ...engineParts],
   "main.ts": [
-    ...["http", "host", "engine", ...engineParts, "models/safetensors"],
+    ...["http", "host", "engine", ...engineParts, "models/base.ts"],
     ...["command-line.ts", "config.ts", "settings.ts"],
   ],
-  training: ["adapters", "models/safetensors", "runtime", "command-line.ts", "files.ts"],
+  training: ["adapters", "models/base.ts", "runtime", "command-line.ts", "files.ts"],
   // Comparisons with the paper. Nothing imports them.
   research: ["runtime", "training", "command-line.ts"],
   // Measures what is shipped.
   "research/evaluation": ["adapters", "runtime", "training", "command-line.ts", "files.ts"],
   // Prepares a model, offline: it may use training, and reads the result as serving will.
-  models: ["engine/artifacts.ts", "runtime", "training", "files.ts", "command-line.ts", "config.ts"],
+  models: [
+    "engine/artifacts.ts",
+    "engine/smoothing-file.ts",
+    "runtime",
+    "training",
+    "files.ts",
+    "command-line.ts",
+    "config.ts",
+  ],
 };
 const commandFiles = inBackend("command-line.ts", "config.ts", "files.ts");
 
@@ -75,12 +92,7 @@ const mayImport: Record<string, string[]> = {
   "infra/doctor": [
     "infra",
     ...commandFiles,
-    ...inBackend(
-      "engine/artifacts.ts",
-      "host/memory-plan.ts",
-      "runtime/device-probe.ts",
-      "models/safetensors/model-folder.ts",
-    ),
+    ...inBackend("engine/artifacts.ts", "host/memory-plan.ts", "runtime/device-probe.ts", "models/base.ts"),
   ],
   // Shows what code defines.
   "infra/site": ["infra", "edge/platform/edge-metrics.ts", ...commandFiles, ...inBackend("http", "settings.ts")],

@@ -61,7 +61,8 @@ export function openPartFiles(path: string): PartFiles {
   return { path, bytes: total, parts, read, close };
 }
 
-function partsOf(path: string): string[] {
+/** The files that `path` consists of, in order. Throws an Error where there is none. */
+export function partsOf(path: string): string[] {
   if (existsSync(path)) return [path];
   const parts: string[] = [];
   while (existsSync(partPath(path, parts.length + 1))) {

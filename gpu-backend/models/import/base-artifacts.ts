@@ -2,17 +2,24 @@
  * Artifacts of an untrained model: its own tokenizer and prompt embedding, and one centroid of scale 0 (auto-off), so that the
  * base alone is served until `npm run train` makes better ones.
  */
+import { readFile } from "node:fs/promises";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import type { Manifest } from "../../../shared/artifacts/manifest.ts";
+import { writeTensorFile } from "../../../shared/artifacts/tensor-file.ts";
+import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
+import { readSmoothing, smoothingFile } from "../../engine/smoothing-file.ts";
+import { writeWhole } from "../../files.ts";
+import { measureMagnitudes } from "../../runtime/calibration.ts";
+import type { ModelConfig } from "../../runtime/model-config.ts";
 import { floatsOf, type ModelWeights, weightOf } from "../../runtime/model-weights.ts";
 import { bankShape, initialParameters, servedParameters } from "../../training/bank/parameters.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import { quantised } from "../../training/clustering/placement.ts";
 import { fitPromptSpace, foldRows } from "../../training/clustering/prompt-space.ts";
 import { prefixTokens } from "../../training/corpus/windows.ts";
-import { publish } from "../../training/publish.ts";
-import { readModelFolder } from "../safetensors/model-folder.ts";
-import { readSampling, readTokenizerFiles } from "./tokenizer-files.ts";
+import { publish, servedModel } from "../../training/publish.ts";
+import { type BaseText, openBase, readBaseText } from "../base.ts";
 
 /** P, where the hidden size is not smaller. */
 export const baseDimensions = 64;
@@ -21,11 +28,13 @@ const fittedPieces = 4096;
 
 /** Writes `<folder>/artifacts` for the model in `folder`. Throws an Error that names the file at fault. */
 export async function publishBaseArtifacts(folder: string, name: string): Promise<Manifest> {
-  const { config, weights, weightsHash } = await readModelFolder(folder);
+  const { config, weights, weightsHash, close } = await openBase(folder);
   requireFinite(folder, weights);
-  const tokenizer = await readTokenizerFiles(folder, config);
-  const { vocabularySize: V, hiddenSize: D, contextTokens } = config;
+  const text = await readBaseText(folder, config);
+  await smooth(folder, { config, weights }, text);
+  const { vocabularySize: V, hiddenSize: D } = config;
   const tokenEmbedding = floatsOf(weightOf(weights, "model.embed_tokens.weight"));
+  close();
   const P = Math.min(baseDimensions, D);
   const pieces = Array.from({ length: Math.min(fittedPieces, V) }, (_, id) => ({
     tokenIds: Int32Array.of(id),
@@ -48,17 +57,14 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
       space,
     },
     quantised(foldRows(space, tokenEmbedding), P),
-    tokenizer.file,
+    text.tokenizer,
     [{ label: [], size: 0, position: [0, 0], scale: 0, gain: null }],
     {
       prefixTokens,
       model: {
-        name,
-        servedAs: "gpt2",
+        ...servedModel(name, config, text),
         weights: weightsHash,
-        ...{ vocabularySize: V, hiddenSize: D, contextTokens, stopIds: tokenizer.stopIds },
-        chatTemplate: await readChatTemplate(folder, tokenizer.file),
-        sampling: await readSampling(folder),
+        chatTemplate: await readChatTemplate(folder, text),
       },
       training: null,
     },
@@ -71,6 +77,19 @@ function requireFinite(folder: string, weights: ModelWeights): void {
     const values = floatsOf(weight);
     const index = values.findIndex((value) => !Number.isFinite(value));
     if (index < 0) continue;
-    throw new Error(`${folder}/model.safetensors: element ${index} of ${name} is ${values[index]}`);
+    throw new Error(`${folder}: element ${index} of ${name} is ${values[index]}`);
   }
+}
+
+/** Measures by what int8 is smoothed, on text that every model has the same of, unless the folder has that already. */
+async function smooth(
+  folder: string,
+  model: { config: ModelConfig; weights: ModelWeights },
+  { tokenizer }: BaseText,
+): Promise<void> {
+  if (await readSmoothing(folder)) return;
+  const text = await readFile(new URL("../calibration.txt", import.meta.url), "utf8");
+  const ids = Tokenizer.fromTensors(tokenizer).encode(text);
+  const magnitudes = await measureMagnitudes({ ...model, threads: availableParallelism() }, ids);
+  await writeWhole(join(folder, smoothingFile), writeTensorFile(magnitudes));
 }

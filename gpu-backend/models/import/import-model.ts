@@ -10,7 +10,9 @@ import { artifactsOf, readArtifacts } from "../../engine/artifacts.ts";
 import { parametersOf } from "../../runtime/model-weights.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import type { Progress } from "../../training/progress.ts";
-import { readModelConfig } from "../safetensors/model-folder.ts";
+import { ggufFile, hashOfBase, hashOfFiles, readBaseConfig, readBaseText } from "../base.ts";
+import { openGgufModel } from "../gguf/model.ts";
+import { existsInParts } from "../gguf/part-files.ts";
 import { publishBaseArtifacts } from "./base-artifacts.ts";
 import { checksumOf, hasChecksum } from "./checksum.ts";
 import { download, partialPath, sizeOf } from "./download.ts";
@@ -18,12 +20,11 @@ import { openRepository, type Repository } from "./hub.ts";
 import type { HubAccess } from "./hub-fetch.ts";
 import { checkFileSize, checkWeightsHold, chooseFiles, weightsFile } from "./model-files.ts";
 import { compareWithAutoTokenizer } from "./tokenizer-check.ts";
-import { readTokenizerFiles } from "./tokenizer-files.ts";
 
 export interface ImportOptions {
-  /** A hub id, or a folder. */
+  /** A hub id, a folder or a GGUF file. */
   source: string;
-  /** Where the model goes; null: `.cache/models/<hub id>`, or where a local one is. */
+  /** Where the model goes; null: `.cache/models/<hub id or file's name>`, or the folder itself. */
   out: string | null;
   /** Branch, tag or commit of the hub; null: main. */
   revision: string | null;
@@ -37,6 +38,7 @@ export interface Imported {
 }
 
 const defaultFolder = ".cache/models";
+const ggufEnding = ".gguf";
 const hubId = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
 const MiB = 2 ** 20;
 
@@ -44,11 +46,17 @@ const MiB = 2 ** 20;
 export async function importModel(options: ImportOptions, access: HubAccess, progress: Progress): Promise<Imported> {
   const { source } = options;
   const isFolder = await isDirectory(source);
-  if (isFolder && options.revision) throw new Error(`${source} is a folder here; --revision is for models of the hub`);
-  if (!isFolder && !hubId.test(source)) throw new Error(`${source} is neither a folder here nor a model id of the hub`);
-  const folder = options.out ?? (isFolder ? source : join(defaultFolder, source));
-  const name = isFolder ? basename(resolve(source)) : source;
-  if (isFolder) await copyFolder(source, folder, access.now());
+  const gguf = isFolder ? join(source, ggufFile) : source;
+  const isGguf = gguf.endsWith(ggufEnding) && existsInParts(gguf);
+  const isHere = isGguf || isFolder;
+  if (isHere && options.revision) throw new Error(`${source} is here; --revision is for models of the hub`);
+  if (!isHere && !hubId.test(source)) {
+    throw new Error(`${source} is neither a folder or ${ggufEnding} file here nor a model id of the hub`);
+  }
+  const name = isHere ? basename(resolve(source), ggufEnding) : source;
+  const folder = options.out ?? (isFolder ? source : join(defaultFolder, name));
+  if (isGguf) await copyGguf(gguf, folder);
+  else if (isFolder) await copyFolder(source, folder, access.now());
   else await downloadModel(source, options.revision ?? "main", folder, access, progress);
 
   access.signal?.throwIfAborted();
@@ -68,7 +76,7 @@ async function downloadModel(name: string, revision: string, folder: string, acc
   const files = chooseFiles(new Set(repository.files.keys()), where).map((file) => repository.files.get(file)!);
   const weights = repository.files.get(weightsFile)!;
   for (const { name, bytes } of files) checkFileSize(name, bytes, where);
-  await refuseOtherWeights(folder, (path) => hasChecksum(path, weights.checksum));
+  await refuseOtherWeights(folder, () => hasChecksum(join(folder, weightsFile), weights.checksum));
   await mkdir(folder, { recursive: true });
   await checkSpace(folder, repository);
   progress.note(`${repository.id} at ${repository.commit}`);
@@ -87,11 +95,11 @@ async function downloadModel(name: string, revision: string, folder: string, acc
 
 /** Refuses what config or tokenizer show, before the weights are fetched. */
 async function checkSmallFiles(folder: string, weightsBytes: number, now: Date): Promise<void> {
-  const config = await readModelConfig(folder);
+  const config = await readBaseConfig(folder);
   checkWeightsHold(parametersOf(config), weightsBytes, folder);
-  const { file: tokenizer } = await readTokenizerFiles(folder, config);
-  const template = await readChatTemplate(folder, tokenizer);
-  await compareWithAutoTokenizer(folder, tokenizer, template ?? null, now);
+  const text = await readBaseText(folder, config);
+  const template = await readChatTemplate(folder, text);
+  await compareWithAutoTokenizer(folder, text.tokenizer, template ?? null, now);
 }
 
 async function copyFolder(source: string, folder: string, now: Date): Promise<void> {
@@ -102,21 +110,39 @@ async function copyFolder(source: string, folder: string, now: Date): Promise<vo
   await checkSmallFiles(source, bytes.get(weightsFile)!, now);
   if (resolve(source) === resolve(folder)) return;
   const weights = await checksumOf(join(source, weightsFile), "sha256");
-  await refuseOtherWeights(folder, (path) => hasChecksum(path, weights));
+  await refuseOtherWeights(folder, () => hasChecksum(join(folder, weightsFile), weights));
   await mkdir(folder, { recursive: true });
-  for (const name of files) {
-    const partial = join(folder, `${name}.partial`);
-    await copyFile(join(source, name), partial, constants.COPYFILE_FICLONE).catch(async (error) => {
-      await rm(partial, { force: true });
-      throw error;
-    });
-    await rename(partial, join(folder, name));
+  for (const name of files) await copyWhole(join(source, name), join(folder, name));
+}
+
+/** Brings a file, or its parts, to the folder under the one name that is served; checked before, it is not copied in vain. */
+async function copyGguf(source: string, folder: string): Promise<void> {
+  const { file } = openGgufModel(source);
+  file.close();
+  const hash = await hashOfFiles(file.parts);
+  const isSame = async () => (await hashOfBase(folder)) === hash;
+  if (await isSame()) return;
+  await refuseOtherWeights(folder, isSame);
+  await mkdir(folder, { recursive: true });
+  for (const part of file.parts) await copyWhole(part, join(folder, ggufFile + part.slice(source.length)));
+}
+
+/** A file gets its name only when it is complete. */
+async function copyWhole(from: string, to: string): Promise<void> {
+  if (resolve(from) === resolve(to)) return;
+  const partial = `${to}.partial`;
+  try {
+    await copyFile(from, partial, constants.COPYFILE_FICLONE);
+    await rename(partial, to);
+  } catch (error) {
+    await rm(partial, { force: true });
+    throw error;
   }
 }
 
 /** Throws an Error where the folder has artifacts that were made for other weights. */
-async function refuseOtherWeights(folder: string, isSame: (weightsPath: string) => Promise<boolean>): Promise<void> {
-  if (!existsSync(manifestOf(folder)) || (await isSame(join(folder, weightsFile)))) return;
+async function refuseOtherWeights(folder: string, isSame: () => Promise<boolean>): Promise<void> {
+  if (!existsSync(manifestOf(folder)) || (await isSame())) return;
   throw new Error(`${folder}/artifacts was made for other weights; choose another --out, or delete that folder`);
 }
 

@@ -18,7 +18,7 @@ beforeEach(async () => {
 afterEach(() => rm(folder, { recursive: true }));
 
 const config = (value: object) => writeFile(path.join(folder, "tokenizer_config.json"), JSON.stringify(value));
-const read = () => readChatTemplate(folder, tokenizer);
+const read = () => readChatTemplate(folder, { tokenizer: tokenizer });
 
 test("there is none without a file, or without a word of it", async () => {
   expect(await read()).toBeUndefined();

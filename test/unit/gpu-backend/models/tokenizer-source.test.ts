@@ -4,7 +4,7 @@ import {
   type GgufMetadata,
   tokenizerOfGguf,
   tokenizerOfJson,
-} from "../../../../gpu-backend/models/import/tokenizer-source.ts";
+} from "../../../../gpu-backend/models/tokenizer-source.ts";
 import { byteAlphabet, packTokenizer } from "../../../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../../../shared/tokenizer/tokenizer.ts";
 

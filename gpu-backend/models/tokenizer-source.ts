@@ -3,10 +3,10 @@
  * the pre-tokenisers of pre-tokens.ts; any other tokenizer is refused by name. Not here: the packed form (pack.ts).
  */
 import { z } from "zod";
-import { setLimits } from "../../../shared/artifacts/limits.ts";
-import type { VocabularySource } from "../../../shared/tokenizer/pack.ts";
-import type { PreTokenizerName } from "../../../shared/tokenizer/pre-tokens.ts";
-import type { SpecialToken } from "../../../shared/tokenizer/vocabulary.ts";
+import { setLimits } from "../../shared/artifacts/limits.ts";
+import type { VocabularySource } from "../../shared/tokenizer/pack.ts";
+import type { PreTokenizerName } from "../../shared/tokenizer/pre-tokens.ts";
+import type { SpecialToken } from "../../shared/tokenizer/vocabulary.ts";
 
 export interface TokenizerSource {
   vocabulary: VocabularySource;

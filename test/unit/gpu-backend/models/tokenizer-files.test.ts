@@ -2,11 +2,11 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { readSampling, readTokenizerFiles } from "../../../../../gpu-backend/models/import/tokenizer-files.ts";
-import type { ModelConfig } from "../../../../../gpu-backend/runtime/model-config.ts";
-import { byteAlphabet } from "../../../../../shared/tokenizer/pack.ts";
-import { Tokenizer } from "../../../../../shared/tokenizer/tokenizer.ts";
-import { tinyConfig } from "../../../../support/tiny-model.ts";
+import { readSampling, readTokenizerFiles } from "../../../../gpu-backend/models/tokenizer-files.ts";
+import type { ModelConfig } from "../../../../gpu-backend/runtime/model-config.ts";
+import { byteAlphabet } from "../../../../shared/tokenizer/pack.ts";
+import { Tokenizer } from "../../../../shared/tokenizer/tokenizer.ts";
+import { tinyConfig } from "../../../support/tiny-model.ts";
 
 const specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 const vocabulary = Object.fromEntries([...specials, ...byteAlphabet()].map((piece, id) => [piece, id]));

@@ -2,12 +2,12 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import type { TensorFile } from "../../../shared/artifacts/tensor-file.ts";
-import { samplingSchema } from "../../../shared/contracts/sampling.ts";
-import { packGpt2Tokenizer, packTokenizer } from "../../../shared/tokenizer/pack.ts";
-import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
-import { nullIfMissing } from "../../files.ts";
-import type { ModelConfig } from "../../runtime/model-config.ts";
+import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { samplingSchema } from "../../shared/contracts/sampling.ts";
+import { packGpt2Tokenizer, packTokenizer } from "../../shared/tokenizer/pack.ts";
+import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { nullIfMissing } from "../files.ts";
+import type { ModelConfig } from "../runtime/model-config.ts";
 import { tokenizerOfJson } from "./tokenizer-source.ts";
 
 export interface FolderTokenizer {

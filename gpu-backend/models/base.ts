@@ -1,0 +1,99 @@
+/**
+ * A base model as it lies in a folder: `model.gguf`, whole or in parts, or Hugging Face's config.json beside model.safetensors.
+ * Not here: what is served beside the weights, which is in the folder's artifacts.
+ */
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { join } from "node:path";
+import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { packTokenizer } from "../../shared/tokenizer/pack.ts";
+import type { ModelConfig } from "../runtime/model-config.ts";
+import type { ModelWeights } from "../runtime/model-weights.ts";
+import { openGgufModel } from "./gguf/model.ts";
+import { existsInParts, partsOf } from "./gguf/part-files.ts";
+import { readModelConfig, readModelFolder } from "./safetensors/model-folder.ts";
+import { readSampling, readTokenizerFiles } from "./tokenizer-files.ts";
+import { tokenizerOfGguf } from "./tokenizer-source.ts";
+
+/** The name of GGUF weights in a model folder. */
+export const ggufFile = "model.gguf";
+
+export interface Base {
+  config: ModelConfig;
+  /** Those of a GGUF file are read when they are asked for, until `close`. */
+  weights: ModelWeights;
+  /** SHA-256 of the file of the weights; of its parts one after the other. */
+  weightsHash: string;
+  close(): void;
+}
+
+/** Throws an Error that names the file, and the field or tensor at fault. */
+export async function openBase(directory: string): Promise<Base> {
+  const path = join(directory, ggufFile);
+  if (!existsInParts(path)) return { ...(await readModelFolder(directory)), close: () => {} };
+  const { config, weights, file } = openGgufModel(path);
+  try {
+    return { config, weights, weightsHash: await hashOfFiles(file.parts), close: file.close };
+  } catch (error) {
+    file.close();
+    throw error;
+  }
+}
+
+/** The same without the weights. */
+export async function readBaseConfig(directory: string): Promise<ModelConfig> {
+  const path = join(directory, ggufFile);
+  if (!existsInParts(path)) return readModelConfig(directory);
+  const { config, file } = openGgufModel(path);
+  file.close();
+  return config;
+}
+
+/** How a base writes: what its own files say beside the weights. */
+export interface BaseText {
+  /** The content of tokenizer.safetensors. */
+  tokenizer: TensorFile;
+  /** Ids that end a choice. */
+  stopIds: number[];
+  /** Jinja, where the file of the weights has it. */
+  chatTemplate: string | undefined;
+  /** What generation_config.json proposes for requests that name no sampling. */
+  sampling: Awaited<ReturnType<typeof readSampling>>;
+}
+
+/** Throws an Error of one line that names the file and the first entry at fault, or both vocabularies' sizes. */
+export async function readBaseText(directory: string, config: ModelConfig): Promise<BaseText> {
+  const path = join(directory, ggufFile);
+  const sampling = await readSampling(directory);
+  if (existsInParts(path)) return { ...ggufText(path), sampling };
+  const { file, stopIds } = await readTokenizerFiles(directory, config);
+  return { tokenizer: file, stopIds, chatTemplate: undefined, sampling };
+}
+
+function ggufText(path: string): Omit<BaseText, "sampling"> {
+  const { header, file } = openGgufModel(path);
+  try {
+    const { vocabulary, stopIds } = tokenizerOfGguf(header);
+    const chatTemplate = header.text("tokenizer.chat_template") ?? undefined;
+    return { tokenizer: packTokenizer(vocabulary), stopIds, chatTemplate };
+  } catch (error) {
+    throw new Error(`${path}: ${(error as Error).message}`, { cause: error });
+  } finally {
+    file.close();
+  }
+}
+
+/** `weightsHash` of a folder with GGUF weights; null where it has none. */
+export async function hashOfBase(directory: string): Promise<string | null> {
+  const path = join(directory, ggufFile);
+  return existsInParts(path) ? hashOfFiles(partsOf(path)) : null;
+}
+
+/** SHA-256 of files, one after the other. */
+export async function hashOfFiles(parts: readonly string[]): Promise<string> {
+  const hash = createHash("sha256");
+  for (const part of parts) {
+    for await (const chunk of createReadStream(part, { highWaterMark: 1 << 20 })) hash.update(chunk);
+  }
+  return hash.digest("hex");
+}
