@@ -9,6 +9,7 @@ import { smallBase } from "./test/support/small-base.ts";
 
 // What tests start has it, and so do the commands that they run.
 process.env.MODEL_DIR = smallBase;
+process.env.WEIGHT_FORMAT = "fp32";
 
 /** Tests of committed files rather than of what runs: `npm run check` runs them. */
 const lintTests = [

@@ -30,12 +30,12 @@ export const environmentSchema = z.object({
     "the host's name with a random ending",
   ),
   MODEL_DIR: text(
-    fileURLToPath(new URL("./models/chameleon-mini", import.meta.url)),
+    fileURLToPath(new URL("./models/smollm2-135m", import.meta.url)),
     "a folder",
     "A model as Hugging Face lays it out, with the trained files in `artifacts/`",
     "the embedded model",
   ),
-  WEIGHT_FORMAT: choice(["fp32", "int8", "exact"], "fp32", "How weights are stored in memory"),
+  WEIGHT_FORMAT: choice(["fp32", "int8", "exact"], "int8", "How weights are stored in memory"),
   // The CPU is the default, since only there a result never depends on the batch.
   DEVICE: choice(
     deviceNames,

@@ -9,7 +9,7 @@ import { edgeTableFile, manifestFile, tokenizerFile } from "../shared/artifacts/
 import { stagePages } from "./stage-pages.ts";
 
 const root = path.dirname(import.meta.dirname);
-const embeddedModel = path.join(root, "gpu-backend/models/chameleon-mini");
+const embeddedModel = path.join(root, "gpu-backend/models/smollm2-135m");
 /** The manifest last: whoever reads in between sees files that do not match it, and says so. */
 const stagedFiles = [edgeTableFile, tokenizerFile, manifestFile];
 

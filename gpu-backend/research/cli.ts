@@ -15,7 +15,7 @@ import { commandProgress, interruptionSignal } from "../training/progress.ts";
 import { markdownTable } from "./evaluation/render.ts";
 import { type PaperResult, paperProtocol } from "./paper-protocol.ts";
 
-const model = fileURLToPath(new URL("../models/chameleon-mini", import.meta.url));
+const model = fileURLToPath(new URL("../../test/fixtures/small-base", import.meta.url));
 const progress = commandProgress(() => performance.now());
 const interruption = interruptionSignal(() => performance.now());
 

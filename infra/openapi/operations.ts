@@ -101,7 +101,7 @@ export const operations: Operation[] = [
     request: {
       schema: "CompletionRequest",
       example: {
-        model: "gpt2:auto",
+        model: "smollm2-135m:auto",
         prompt: "If Tom has 5 apples and buys 3 more, how many",
         max_tokens: 24,
         temperature: 0,
@@ -117,7 +117,7 @@ export const operations: Operation[] = [
     request: {
       schema: "ChatCompletionRequest",
       example: {
-        model: "gpt2:auto",
+        model: "smollm2-135m:auto",
         messages: [{ role: "user", content: "What is an adapter?" }],
         max_completion_tokens: 48,
         temperature: 0,
@@ -145,7 +145,10 @@ export const operations: Operation[] = [
   }),
   get("/v1/models/{id}", "getModel", models, "One model", {
     scope: null,
-    parameter: { name: "id", description: "`gpt2`, `gpt2:auto`, `gpt2:<centroid>` or `gpt2:<your adapter>`" },
+    parameter: {
+      name: "id",
+      description: "`smollm2-135m`, `smollm2-135m:auto`, `smollm2-135m:<centroid>` or `smollm2-135m:<your adapter>`",
+    },
     ...{ response: "Model", errors: ["model_not_found", "adapter_outdated", ...unavailable] },
   }),
   get("/v1/centroids", "listCentroids", models, "Each centroid, and the measured gain of its adapter", {

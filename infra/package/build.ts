@@ -19,7 +19,7 @@ const assets = [
   "wrangler.toml",
   "edge/public",
   "gpu-backend/models/calibration.txt",
-  "gpu-backend/models/chameleon-mini",
+  "gpu-backend/models/smollm2-135m",
   "gpu-backend/runtime/onnx.proto",
   "gpu-backend/training/corpora/lock.json",
   "test/bench/llama/package.json",

@@ -1,16 +1,15 @@
 /** Mixtures and their evidence as rows of the head: what they are, and that a row's bits depend on nothing but the row. */
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { meanAdapter } from "../../gpu-backend/adapters/adapter.ts";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { weightFormats } from "../../gpu-backend/runtime/products.ts";
 import { type Bank, noTokens, type StepInput, type StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { smallBase } from "../support/small-base.ts";
 import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 
 const seed = 20_261_129;
 const random = seededRandom(seed);
-const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 const prompt = 24;
 /** Log-probabilities come from float32 logits of a few units. */
 const tolerance = 1e-4;
@@ -20,7 +19,7 @@ const roundingTolerance = 0.2;
 let model: ModelFolder;
 let bank: Bank;
 beforeAll(async () => {
-  model = await readModelFolder(modelFolder);
+  model = await readModelFolder(smallBase);
   bank = randomBank(model.config, 12, 3, random);
 });
 

@@ -4,7 +4,7 @@ import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { weightFormats } from "../../gpu-backend/runtime/products.ts";
 import { type Bank, minPrefillTokens, type StepOutput, type StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
-import reference from "../support/chameleon-mini-reference.json" with { type: "json" };
+import reference from "../fixtures/small-base-reference.json" with { type: "json" };
 import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/oracle.ts";
 import { randomWeights } from "../support/random-weights.ts";
 import { smallBase } from "../support/small-base.ts";

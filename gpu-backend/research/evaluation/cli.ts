@@ -11,7 +11,7 @@ import { commandProgress, interruptionSignal } from "../../training/progress.ts"
 import { evaluate } from "./evaluate.ts";
 import { classTable, meanTable, sourceTable } from "./render.ts";
 
-const embeddedModel = fileURLToPath(new URL("../../models/chameleon-mini", import.meta.url));
+const embeddedModel = fileURLToPath(new URL("../../models/smollm2-135m", import.meta.url));
 const isCheckout = import.meta.filename.endsWith(".ts");
 const progress = commandProgress(() => performance.now());
 const interruption = interruptionSignal(() => performance.now());

@@ -10,7 +10,7 @@ import {
   type VocabularySource,
 } from "../../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
-import reference from "../../support/chameleon-mini-reference.json" with { type: "json" };
+import reference from "../../fixtures/small-base-reference.json" with { type: "json" };
 import { gpt2EndOfTextId, gpt2Tokenizer } from "../../support/gpt2-vocabulary.ts";
 import { smallBase } from "../../support/small-base.ts";
 
