@@ -71,7 +71,7 @@ export const sections: readonly Section[] = [
       file("explained/decisions", "Decisions", "infra/docs/decisions.md"),
       file("explained/security", "Security", "edge/SECURITY.md"),
       file("explained/speed", "Speed", "gpu-backend/SPEED.md"),
-      file("explained/model-card", "Model card", "gpu-backend/models/chameleon-mini/MODEL_CARD.md"),
+      file("explained/model-card", "Model card", "gpu-backend/models/smollm2-135m/MODEL_CARD.md"),
     ],
   },
 ];
