@@ -13,6 +13,7 @@ import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { blocks, commands, executedDocuments } from "../support/documents.ts";
 import { outsideEnvironment } from "../support/outside.ts";
+import { smallBase } from "../support/small-base.ts";
 import { freePorts } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
 
@@ -57,7 +58,13 @@ beforeAll(async () => {
   const [edgePort, backendPort] = await freePorts(2);
   edge = `http://127.0.0.1:${edgePort}`;
   await writeFile(path.join(clone, "chat.mjs"), here(blocks("infra/docs/start.md", "js")[0]));
-  env = { ...outsideEnvironment(), EDGE_PORT: String(edgePort), BACKEND_PORT: String(backendPort) };
+  env = {
+    ...outsideEnvironment(),
+    MODEL_DIR: smallBase,
+    WEIGHT_FORMAT: "fp32",
+    EDGE_PORT: String(edgePort),
+    BACKEND_PORT: String(backendPort),
+  };
 });
 afterAll(async () => {
   if (stack?.exitCode === null) {
@@ -80,7 +87,12 @@ async function cloneInto(folder: string): Promise<void> {
   await symlink(path.join(root, "node_modules"), path.join(folder, "node_modules"));
 }
 
-const here = (command: string) => command.replaceAll("http://127.0.0.1:8787", edge);
+/** On the small base, as all of this would take many minutes on the embedded one. */
+const here = (command: string) =>
+  command
+    .replaceAll("http://127.0.0.1:8787", edge)
+    .replaceAll("smollm2-135m:", "gpt2:")
+    .replaceAll("gpu-backend/models/smollm2-135m", smallBase);
 
 async function startStack(command: string): Promise<string> {
   stack = spawn("sh", ["-c", command], { cwd: clone, env, detached: true, stdio: ["ignore", "pipe", "ignore"] });

@@ -4,7 +4,7 @@ import path from "node:path";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 
 const root = path.join(import.meta.dirname, "../../..");
-const files = ["README.md", "shared/artifacts/FORMAT.md", "test/fixtures/small-base/MODEL_CARD.md", "CHANGELOG.md"];
+const files = ["README.md", "shared/artifacts/FORMAT.md", "edge/API.md", "CHANGELOG.md"];
 
 /** `count` texts of about `tokens` tokens, each from another place. */
 export function benchTexts(tokenizer: Tokenizer, tokens: number, count: number): string[] {
