@@ -374,7 +374,7 @@ describe("models that cannot be served", () => {
   test("weights that are not numbers are refused by name, and leave no artifacts", async () => {
     await writeTinyModel(join(scratch, "broken"), 11, { brokenPosition: 7 });
     hub.files.set(weights, new Uint8Array(await readFile(join(scratch, "broken", weights))));
-    expect(await refusal()).toMatch(/model\.safetensors: element 224 of model\.embed_positions\.weight is NaN/);
+    expect(await refusal()).toMatch(/model: element 224 of model\.embed_positions\.weight is NaN/);
     expect(await filesIn(join(folder, "artifacts"))).toEqual([]);
   });
 
@@ -417,6 +417,6 @@ describe("a local folder", () => {
   });
 
   test("that is not there is no hub id either", async () => {
-    expect(await refusal({ source: "./nowhere" })).toMatch(/neither a folder here nor a model id/);
+    expect(await refusal({ source: "./nowhere" })).toMatch(/neither a folder or \.gguf file here nor a model id/);
   });
 });
