@@ -16,6 +16,8 @@ const origin = "https://hub.test";
 const id = "someone/tiny-gpt2";
 const weights = "model.safetensors";
 const needed = ["config.json", "merges.txt", weights, "vocab.json"];
+/** What an import adds beside artifacts. */
+const made = "smoothing.safetensors";
 const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
 
 let scratch: string;
@@ -82,12 +84,12 @@ const rangesOf = (name: string) => hub.requestsFor(name).map(({ headers }) => he
 describe("a whole import", () => {
   test("brings the model's files and no others, and makes one centroid that is off", async () => {
     const { manifest, keptArtifacts } = await run();
-    expect(await filesIn(folder)).toEqual(["artifacts", ...needed]);
+    expect(await filesIn(folder)).toEqual(["artifacts", ...[...needed, made].sort()]);
     for (const name of needed) {
       expect(Buffer.compare(await readFile(join(folder, name)), original[name]), name).toBe(0);
     }
     expect(keptArtifacts).toBe(false);
-    expect(manifest.model).toMatchObject({ name: id, servedAs: "gpt2", hiddenSize: 32 });
+    expect(manifest.model).toMatchObject({ name: id, servedAs: "tiny-gpt2", hiddenSize: 32 });
     expect(manifest.centroids).toMatchObject([{ id: "c0", scale: 0, gain: null }]);
     expect(manifest.training).toBeNull();
     expect(waitsMs).toEqual([]);
@@ -406,13 +408,13 @@ describe("a local folder", () => {
     for (const name of needed) await writeFile(join(local, name), original[name]);
     const { manifest } = await run({ source: local, out: null });
     expect(manifest.model.name).toBe("local-gpt2");
-    expect(await filesIn(local)).toEqual(["artifacts", ...needed]);
+    expect(await filesIn(local)).toEqual(["artifacts", ...[...needed, made].sort()]);
     expect(hub.seen).toEqual([]);
   });
 
   test("is copied to --out, without what serving does not need", async () => {
     await run({ source: join(scratch, "original") });
-    expect(await filesIn(folder)).toEqual(["artifacts", ...needed]);
+    expect(await filesIn(folder)).toEqual(["artifacts", ...[...needed, made].sort()]);
     expect(await refusal({ source: folder, revision: "main" })).toMatch(/--revision is for models of the hub/);
   });
 

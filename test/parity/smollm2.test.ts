@@ -1,12 +1,12 @@
 /**
- * SmolLM2-135M-Instruct from its GGUF file, in every format, against PyTorch in float32 over the same weights. Needs the weights:
- * SMOLLM2_FOLDER names the folder with the GGUF file.
+ * The embedded SmolLM2-135M-Instruct in every format against PyTorch in float32 over the same weights.
  */
-import { readdirSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { ggufFile } from "../../gpu-backend/models/base.ts";
 import { type GgufModel, openGgufModel } from "../../gpu-backend/models/gguf/model.ts";
-import { tokenizerOfGguf } from "../../gpu-backend/models/import/tokenizer-source.ts";
+import { tokenizerOfGguf } from "../../gpu-backend/models/tokenizer-source.ts";
 import { measureMagnitudes } from "../../gpu-backend/runtime/calibration.ts";
 import type { ModelWeights } from "../../gpu-backend/runtime/model-weights.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
@@ -14,10 +14,10 @@ import { smoothed } from "../../gpu-backend/runtime/smoothing.ts";
 import type { StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { packTokenizer } from "../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { embeddedBase } from "../support/embedded-base.ts";
 import reference from "../support/smollm2-reference.json" with { type: "json" };
 import { grownPast, noPast, type StepRow, stepOf } from "../support/steps.ts";
 
-const folder = process.env.SMOLLM2_FOLDER;
 const threads = 2;
 const gates = new Float32Array(0);
 const bank = { gates: 0, a: new Float32Array(0), a0: new Float32Array(0), b: new Float32Array(0) };
@@ -29,17 +29,17 @@ async function smoothedWeights({ config, weights, header }: GgufModel): Promise<
   return smoothed(config, weights, await measureMagnitudes({ config, weights, threads }, ids));
 }
 
-describe.skipIf(!folder).each([
+describe.each([
   // Greatest difference of ten texts' mean cross-entropy, and of their mean; of log-probabilities, which formats round; nats
   // between the two likeliest tokens from which on the likeliest must be the same.
   { format: "fp32", text: 0.001, mean: 0.001, logprob: 0.001, gap: 0.05 },
   { format: "exact", text: 0.01, mean: 0.005, logprob: null, gap: 0.1 },
   { format: "int8", text: 0.03, mean: 0.015, logprob: null, gap: 0.3 },
-] as const)(`SmolLM2 in $format${folder ? "" : ", skipped without SMOLLM2_FOLDER"}`, ({ format, ...limits }) => {
+] as const)("SmolLM2 in $format", ({ format, ...limits }) => {
   let model: GgufModel;
   let runner: StepRunner;
   beforeAll(async () => {
-    model = openGgufModel(join(folder!, readdirSync(folder!).find((name) => name.endsWith(".gguf"))!));
+    model = openGgufModel(join(embeddedBase, ggufFile));
     const weights = format === "int8" ? await smoothedWeights(model) : model.weights;
     runner = await createStepRunner({ config: model.config, weights, bank, threads, format });
   }, 120_000);
