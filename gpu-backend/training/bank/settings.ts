@@ -26,6 +26,6 @@ export interface TextSettings {
 /** Settings of the embedded artifacts. */
 export const embeddedSettings: BankSettings & TextSettings = {
   ...{ seed: 1, clusters: 24, staticRank: 16, rank: 96, biases: 8, hidden: 32, dimensions: 64 },
-  ...{ steps: 400, learningRate: 1.5e-3, weightDecay: 0.3 },
+  ...{ steps: 250, learningRate: 1.5e-3, weightDecay: 0.3 },
   ...{ trainWindows: 1600, validationWindows: 240, testWindows: 240 },
 };
