@@ -51,6 +51,7 @@ export default defineConfig({
       {
         test: {
           name: "integration",
+          globalSetup: "test/support/staged-assets.ts",
           include: ["test/integration/**/*.test.ts"],
           testTimeout: 60_000,
           hookTimeout: 60_000,

@@ -54,8 +54,8 @@ export async function readArtifacts(
 }
 
 /** A set may serve less of the context than the model has, and stop at more ids. */
-function checkModel({ model: wanted }: Manifest, { config, weightsHash }: Base): void {
-  requireEqual("the weights' SHA-256", weightsHash, wanted.weights);
+function checkModel({ model: wanted }: Manifest, { config, weightsFile, weightsHash }: Base): void {
+  requireEqual(`${weightsFile}: SHA-256`, weightsHash, wanted.weights);
   requireEqual("the model's vocabulary size", config.vocabularySize, wanted.vocabularySize);
   requireEqual("the model's hidden size", config.hiddenSize, wanted.hiddenSize);
   if (wanted.contextTokens <= config.contextTokens) return;

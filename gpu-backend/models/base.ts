@@ -22,7 +22,9 @@ export interface Base {
   config: ModelConfig;
   /** Those of a GGUF file are read when they are asked for, until `close`. */
   weights: ModelWeights;
-  /** SHA-256 of the file of the weights; of its parts one after the other. */
+  /** Name of the file of the weights. */
+  weightsFile: string;
+  /** SHA-256 of that file; of its parts one after the other. */
   weightsHash: string;
   close(): void;
 }
@@ -30,10 +32,11 @@ export interface Base {
 /** Throws an Error that names the file, and the field or tensor at fault. */
 export async function openBase(directory: string): Promise<Base> {
   const path = join(directory, ggufFile);
-  if (!existsInParts(path)) return { ...(await readModelFolder(directory)), close: () => {} };
+  if (!existsInParts(path))
+    return { ...(await readModelFolder(directory)), weightsFile: "model.safetensors", close: () => {} };
   const { config, weights, file } = openGgufModel(path);
   try {
-    return { config, weights, weightsHash: await hashOfFiles(file.parts), close: file.close };
+    return { config, weights, weightsFile: ggufFile, weightsHash: await hashOfFiles(file.parts), close: file.close };
   } catch (error) {
     file.close();
     throw error;

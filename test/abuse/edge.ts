@@ -6,6 +6,7 @@ import { stageArtifacts } from "../../infra/stage-artifacts.ts";
 import type { Scope, TenantLimits } from "../../shared/contracts/tenants.ts";
 import { keyEntry } from "../support/key-records.ts";
 import { type HeapWatch, watchHeap } from "../support/live-heap.ts";
+import { smallBase } from "../support/small-base.ts";
 import { startEdge } from "../support/stack.ts";
 
 export const BACKEND_SECRETS = "abuse-0123456789abcdef0123456789abcdef";
@@ -36,7 +37,7 @@ export function keyOf(tenant: string): string {
 }
 
 /**
- * Starts an edge with the artifacts of `model`, by default the embedded one. `tenants` maps the names of keys to tenants; a key
+ * Starts an edge with the artifacts of `model`, by default the small base. `tenants` maps the names of keys to tenants; a key
  * has no limits and every scope by default.
  */
 export async function startAttackedEdge(options: {
@@ -45,7 +46,7 @@ export async function startAttackedEdge(options: {
   model?: string;
 }): Promise<AttackedEdge> {
   const assets = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-assets-"));
-  await stageArtifacts(options.model, path.join(assets, "artifacts"));
+  await stageArtifacts(options.model ?? smallBase, path.join(assets, "artifacts"));
   const vars = { BACKEND_SECRETS, BACKEND_URLS: options.backendUrls.join(",") };
   const entries = Object.fromEntries(
     Object.entries(options.tenants).map(([name, { tenant = name, scopes }]) =>

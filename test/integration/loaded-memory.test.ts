@@ -1,7 +1,6 @@
 /** What loading a model leaves behind: nothing of the file, the matrices or the graph, which ONNX Runtime has copied. */
 import { setImmediate } from "node:timers/promises";
 import { expect, test } from "vitest";
-import { readConfig } from "../../gpu-backend/config.ts";
 import { artifactsOf } from "../../gpu-backend/engine/artifacts.ts";
 import { openModel } from "../../gpu-backend/engine/open-model.ts";
 import { readModelConfig } from "../../gpu-backend/models/safetensors/model-folder.ts";
@@ -11,10 +10,11 @@ import { parametersOf } from "../../gpu-backend/runtime/model-weights.ts";
 import { openStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { randomWeights } from "../support/random-weights.ts";
+import { smallBase } from "../support/small-base.ts";
 import { noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 import { tinyConfig } from "../support/tiny-model.ts";
 
-const { modelDirectory } = readConfig({});
+const modelDirectory = smallBase;
 
 test("an open model keeps no copy of its weights beside the session", async () => {
   const before = process.memoryUsage().arrayBuffers;

@@ -2,7 +2,6 @@
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
 import { bankOf, gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
@@ -18,21 +17,21 @@ import { edgeTableFile, hyperNetworkFile, parseManifest, tokenizerFile } from ".
 import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { promptEmbedding, rankCentroids, readEdgeTable } from "../../shared/math/assignment.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { smallBase } from "../support/small-base.ts";
 import { noPast, stepOf } from "../support/steps.ts";
 
 /** Nats a token. Training keeps hidden states in half precision; a wrong shift, gate or prefix costs 0.01 and more. */
 const tolerance = 2e-4;
 const silent = { stage() {}, advance() {}, note() {}, end() {} };
-const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 
 test("perplexity by training's loss graph equals perplexity by the serving graph", async () => {
-  const model = await readModelFolder(modelFolder);
-  const read = async (name: string) => readFile(join(modelFolder, "artifacts", name));
-  const manifest = parseManifest(await readFile(join(modelFolder, "artifacts/manifest.json"), "utf8"));
+  const model = await readModelFolder(smallBase);
+  const read = async (name: string) => readFile(join(smallBase, "artifacts", name));
+  const manifest = parseManifest(await readFile(join(smallBase, "artifacts/manifest.json"), "utf8"));
   const tensors = readTensorFile(await read(hyperNetworkFile));
   const { table, centroids } = readEdgeTable(readTensorFile(await read(edgeTableFile)));
   const tokenizer = Tokenizer.fromTensors(readTensorFile(await read(tokenizerFile)));
-  const text = await readFile(fileURLToPath(import.meta.url), "utf8");
+  const text = await readFile(import.meta.filename, "utf8");
   const windows = windowsOf(0, 0, Int32Array.from(tokenizer.encode(text))).slice(0, 4);
   const scales = Float32Array.from(manifest.centroids, ({ scale }) => scale);
 
