@@ -58,7 +58,8 @@ export class Engine {
     const { config, kv } = parts.runner;
     this.#parts = parts;
     this.#vocabulary = vocabularyOf(config, parts.textPieceOf);
-    this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
+    const { chunkTokens } = parts.limits;
+    this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, chunkTokens, kv.continuesChunks);
     this.#planner = new Planner(parts.limits, { kv, prefixes: this.#prefixes });
   }
 

@@ -14,6 +14,7 @@ import type { ConstantFile } from "../runtime/graph.ts";
 import { buildServingGraph } from "../runtime/model-graph.ts";
 import { parametersOf } from "../runtime/model-weights.ts";
 import { openStepRunner } from "../runtime/onnx-runner.ts";
+import { kvFormatFor } from "../runtime/products.ts";
 import type { Device } from "../runtime/session.ts";
 import { smoothed } from "../runtime/smoothing.ts";
 import type { StepRunner } from "../runtime/step.ts";
@@ -60,13 +61,14 @@ async function buildGraph(settings: OpenSettings, now: () => number) {
   const { config, weights } = model;
   const { device, warning } = await selectDevice({ setting: settings.device, format, threads, now });
   const bank = bankOf(artifacts.hyperNetwork);
+  const kv = kvFormatFor(format);
   const smoothing = format === "int8" ? await readSmoothing(settings.modelDirectory) : null;
   const build = (file?: ConstantFile) => {
     const stored = smoothing ? smoothed(config, weights, smoothing.magnitudes) : weights;
-    return buildServingGraph(config, stored, bank, { format, device, file });
+    return buildServingGraph(config, stored, bank, { format, device, kv, file });
   };
   const { contextTokens } = artifacts.manifest.model;
-  const options = { config: { ...config, contextTokens }, bank, threads, format, device };
+  const options = { config: { ...config, contextTokens }, bank, threads, format, device, kv };
   if (!settings.dataDirectory || parametersOf(config) < preparedParameters) {
     return { artifacts, graph: build() as Uint8Array | string, options, warnings: warning ? [warning] : [] };
   }

@@ -22,14 +22,17 @@ export interface Prefixed {
 export class SharedPrefixes<S extends Prefixed> {
   readonly #cache: PrefixCache;
   readonly #blockTokens: number;
+  readonly #sharesParts: boolean;
   /** The names of a sequence's whole blocks, from its arrival to the end of its prefill. */
   readonly #chains = new Map<S, string[]>();
   /** The sequence that computes a block, by the block's name. */
   readonly #leaders = new Map<string, S>();
 
-  constructor(cache: PrefixCache, blockTokens: number) {
+  /** Without `sharesParts`, only whole blocks are shared. */
+  constructor(cache: PrefixCache, blockTokens: number, sharesParts = true) {
     this.#cache = cache;
     this.#blockTokens = blockTokens;
+    this.#sharesParts = sharesParts;
   }
 
   /** Registers a sequence that was queued. */
@@ -66,7 +69,7 @@ export class SharedPrefixes<S extends Prefixed> {
   take(sequence: S): FoundBlock[] {
     if (sequence.scoresPrompt) return [];
     const { tenant, ids, promptTokens } = sequence;
-    return this.#cache.take(tenant, this.#reusable(sequence), ids.slice(0, promptTokens - 1));
+    return this.#cache.take(tenant, this.#reusable(sequence), ids.slice(0, promptTokens - 1), this.#sharesParts);
   }
 
   /** Caches the completed block, or end of the prompt, at positions [start, end), of which `copy` gives a copy. */
@@ -76,7 +79,7 @@ export class SharedPrefixes<S extends Prefixed> {
     const at = start / this.#blockTokens;
     // undefined for the end of the prompt, which is no whole block.
     const name = chain.at(at);
-    if (name === undefined || !this.#cache.has(name)) {
+    if (name === undefined ? this.#sharesParts : !this.#cache.has(name)) {
       const ids = Int32Array.from(sequence.ids.slice(start, end));
       this.#cache.keep(sequence.tenant, chain.slice(0, at), ids, copy);
     }

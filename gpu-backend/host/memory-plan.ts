@@ -6,7 +6,7 @@ import { maxCacheBytes } from "../adapters/generated/adapter-cache.ts";
 import { bytesPerPosition, kvShapeOf } from "../kv/kv-budget.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
 import { parametersOf } from "../runtime/model-weights.ts";
-import type { WeightFormat } from "../runtime/products.ts";
+import { kvFormatFor, type WeightFormat } from "../runtime/products.ts";
 
 /**
  * Bytes for each parameter: of an open session with its working memory, and at the peak of loading it, when the model file, the
@@ -71,7 +71,7 @@ export function planMemory(settings: MemorySettings): MemoryPlan {
     adapter_caches: sets * maxCacheBytes,
   };
   const left = limitBytes - sum(taken);
-  const contextBytes = model.contextTokens * bytesPerPosition(kvShapeOf(model));
+  const contextBytes = model.contextTokens * bytesPerPosition(kvShapeOf(model, kvFormatFor(weightFormat)));
   const maxBytes = maxSequences * contextBytes;
   const kvBytes = settings.kvBytes ?? Math.floor(Math.max(contextBytes, Math.min(maxBytes, (kvShare * left) / sets)));
   const parts = { ...taken, kv: sets * kvBytes };

@@ -8,7 +8,7 @@
  */
 import type { StepInput } from "../runtime/step.ts";
 import { bytesPerPosition, positionsFor } from "./kv-budget.ts";
-import { type KvCopy, KvMemory, type KvMemoryShape, type Side } from "./kv-memory.ts";
+import { type KvArray, type KvCopy, KvMemory, type KvMemoryShape, type Side } from "./kv-memory.ts";
 import type { Move } from "./slot-table.ts";
 
 /** The arena shrinks to a smaller size only if at most this part of it is used, so that sizes do not alternate. */
@@ -124,7 +124,7 @@ export class KvArena {
    * Appends a step's new keys and values, `fresh` of [S, H, T, d] for each array: the first `counts[s]` tokens of its sequence
    * `begin + s` to row `first + s`.
    */
-  append(first: number, counts: readonly number[], fresh: readonly Float32Array[], tokens: number, begin = 0): void {
+  append(first: number, counts: readonly number[], fresh: KvCopy, tokens: number, begin = 0): void {
     const { contextTokens } = this.#shape;
     const longest = counts.reduce((max, count, s) => Math.max(max, this.lengthOf(first + s) + count), 0);
     if (longest > contextTokens) {
@@ -154,8 +154,8 @@ export class KvArena {
   /** A copy of a row's positions [from, to), as `append` takes it. */
   read(row: number, from: number, to: number): KvCopy {
     return this.#memory.arrays.map((array, i) => {
-      const { heads: H, width: d } = this.#shape.arrays[i];
-      const copy = new Float32Array(H * (to - from) * d);
+      const { heads: H, width: d, isInt8 } = this.#shape.arrays[i];
+      const copy = new (isInt8 ? Int8Array : Float32Array)(H * (to - from) * d);
       for (let h = 0; h < H; h++) {
         const start = this.#startOf(i, row, h);
         copy.set(array.subarray(start + from * d, start + to * d), h * (to - from) * d);
@@ -169,7 +169,7 @@ export class KvArena {
     const last = this.#memory.arrays.length - 1;
     const { width: D } = this.#shape.arrays[last];
     const start = this.#startOf(last, row) + position * D;
-    return this.#memory.arrays[last].subarray(start, start + D);
+    return this.#memory.arrays[last].subarray(start, start + D) as Float32Array;
   }
 
   /** Moves rows together if a smaller P holds them with room to spare. */
@@ -183,7 +183,7 @@ export class KvArena {
   }
 
   /** Copies its rows of array i to another array. */
-  copyRows(i: number, to: Float32Array): void {
+  copyRows(i: number, to: KvArray): void {
     const { heads: H, width: d } = this.#shape.arrays[i];
     for (let row = 0; row < this.#rows; row++) {
       for (let h = 0; h < H && this.#lengths[row] > 0; h++) {

@@ -10,6 +10,7 @@ import { KvRows } from "./kv-rows.ts";
 
 export class HostKv implements KvStore {
   readonly capacityBytes: number;
+  readonly continuesChunks: boolean;
   readonly #budget: KvBudget;
   /** Where each row is. */
   readonly rows: KvRows<Row>;
@@ -17,8 +18,10 @@ export class HostKv implements KvStore {
   #fresh: { row: Row; block: Block } | null = null;
 
   /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
-  constructor({ config, classBytes }: StepRunner, options: { maximumRows: number; maximumBytes: number }) {
-    const shape = kvShapeOf(config);
+  constructor({ config, classBytes, kvFormat }: StepRunner, options: { maximumRows: number; maximumBytes: number }) {
+    // A token of the same chunk reads what others read of it later: the int8 value instead of its own.
+    this.continuesChunks = kvFormat !== "int8";
+    const shape = kvShapeOf(config, kvFormat);
     const { maximumRows } = options;
     // As much again as the rows can use is enough for parked ones.
     const usable = 2 * maximumRows * shape.contextTokens * bytesPerPosition(shape);

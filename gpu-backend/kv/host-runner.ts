@@ -7,7 +7,7 @@ import { joinArrays } from "../../shared/bytes.ts";
 import type { ModelRunner, Pass, PassOutput } from "../runtime/model-runner.ts";
 import { type ModelShape, minPrefillTokens, noTokens, type StepRunner } from "../runtime/step.ts";
 import { HostKv, rowOf } from "./host-kv.ts";
-import type { KvCopy } from "./kv-memory.ts";
+import { storedAs } from "./kv-format.ts";
 
 export interface HostLimits {
   maxSequences: number;
@@ -68,19 +68,12 @@ export class HostRunner implements ModelRunner {
     const { hiddenSize: D } = this.config;
     const areFinite = counts.map((count, s) => isFiniteRow(fresh.subarray(s * T * D, (s * T + count) * D)));
     const kept = counts.map((count, s) => (areFinite[s] ? count : 0));
-    if (S > 0) this.kv.append(order, kept, [...this.#arraysOf(present), fresh], T);
+    if (S > 0) this.kv.append(order, kept, [...storedAs(this.#steps.kvFormat, present, this.config), fresh], T);
     return { ...output, finite: Uint8Array.from(rows, ({ kv }) => Number(areFinite[order.indexOf(rowOf(kv))])) };
   }
 
   release(): Promise<void> {
     return this.#steps.release();
-  }
-
-  /** Keys and values, [2L, S, H, T, d], by array. */
-  #arraysOf(present: KvCopy[number]): KvCopy {
-    const arrays = 2 * this.config.layers;
-    const elements = present.length / arrays;
-    return Array.from({ length: arrays }, (_, i) => present.subarray(i * elements, (i + 1) * elements));
   }
 }
 

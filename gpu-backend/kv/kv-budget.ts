@@ -5,11 +5,18 @@
  * into two classes, each with an arena of its own, if that saves more than the second class costs.
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
-import type { ModelShape, StepRunner } from "../runtime/step.ts";
+import type { KvFormat, ModelShape, StepRunner } from "../runtime/step.ts";
+
+export interface KvArrayShape {
+  heads: number;
+  width: number;
+  /** Absent: float32. */
+  isInt8?: boolean;
+}
 
 export interface KvShape {
-  /** Keys, then values, of each layer, and the states that the head is computed of: how many heads of how many floats a position has. */
-  arrays: readonly { heads: number; width: number }[];
+  /** Keys, then values, of each layer, and the states that the head is computed of: how many heads of how many elements a position has. */
+  arrays: readonly KvArrayShape[];
   contextTokens: number;
 }
 
@@ -19,14 +26,19 @@ export const positionUnit = 64;
 const moveShare = 1 / 4;
 
 /** The shape of a model's keys, values and states. */
-export function kvShapeOf({ layers, kvHeads, headWidth, hiddenSize, contextTokens }: ModelShape): KvShape {
-  const pairs = Array.from({ length: 2 * layers }, () => ({ heads: kvHeads, width: headWidth }));
-  return { arrays: [...pairs, { heads: 1, width: hiddenSize }], contextTokens };
+export function kvShapeOf(
+  { layers, kvHeads: heads, headWidth: width, hiddenSize, contextTokens }: ModelShape,
+  format: KvFormat = "fp32",
+): KvShape {
+  const isInt8 = format === "int8";
+  const pairs = Array.from({ length: 2 * layers }, () => ({ heads, width, isInt8 }));
+  const scales = isInt8 ? pairs.map(() => ({ heads, width: 1 })) : [];
+  return { arrays: [...pairs, ...scales, { heads: 1, width: hiddenSize }], contextTokens };
 }
 
 /** Keys, values and state of one position. */
 export function bytesPerPosition({ arrays }: KvShape): number {
-  return arrays.reduce((sum, { heads, width }) => sum + heads * width, 0) * Float32Array.BYTES_PER_ELEMENT;
+  return arrays.reduce((sum, { heads, width, isInt8 }) => sum + heads * width * (isInt8 ? 1 : 4), 0);
 }
 
 /** P for a longest row of `longest` positions: eighths of the next power of two, so that it fits closely and changes rarely. */

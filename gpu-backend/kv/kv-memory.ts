@@ -21,14 +21,16 @@ interface Holder {
   /** Makes its span as small as possible. */
   shrink(): void;
   /** Copies its rows of array i. */
-  copyRows(i: number, to: Float32Array): void;
+  copyRows(i: number, to: KvArray): void;
 }
 
 /** Where an arena's first row is in the arrays. */
 export type Side = "start" | "end";
 
 /** A copy of some positions of a row, an array [H, positions, d] for each of the memory's. */
-export type KvCopy = readonly Float32Array<ArrayBuffer>[];
+export type KvCopy = readonly KvArray[];
+
+export type KvArray = Float32Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
 
 /** Keys and values of a parked row. */
 export interface ParkedKv {
@@ -44,7 +46,7 @@ const spareShare = 16;
 
 export class KvMemory {
   /** Keys at 2l, values at 2l + 1, then states. */
-  readonly arrays: Float32Array<ArrayBuffer>[];
+  readonly arrays: KvArray[];
   readonly #shape: KvMemoryShape;
   /** Positions of the arrays. */
   readonly #capacity: number;
@@ -129,8 +131,10 @@ export class KvMemory {
     this.#renew();
   }
 
-  #newArray(i: number): Float32Array<ArrayBuffer> {
-    return new Float32Array(this.#capacity * this.#width(i)).fill(0, 0, this.#readyPositions * this.#width(i));
+  #newArray(i: number): KvArray {
+    const width = this.#width(i);
+    const made = new (this.#shape.arrays[i].isInt8 ? Int8Array : Float32Array)(this.#capacity * width);
+    return made.fill(0, 0, this.#readyPositions * width);
   }
 
   /** Positions whose memory is always allocated. */
@@ -224,7 +228,7 @@ export class KvMemory {
 }
 
 /** Frees the memory of an array, and of those that share it, which would otherwise wait for the garbage collector. */
-export function free({ buffer }: Float32Array<ArrayBuffer>): void {
+export function free({ buffer }: KvArray): void {
   if (!buffer.detached) buffer.transfer(0);
 }
 

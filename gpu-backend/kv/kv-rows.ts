@@ -150,7 +150,7 @@ export class KvRows<S> {
   }
 
   /** Appends what a step of the same sequences gives, [S, H, T, d] for each array: the first `counts[s]` of T `tokens` of each. */
-  append(sequences: readonly S[], counts: readonly number[], fresh: readonly Float32Array[], tokens: number): void {
+  append(sequences: readonly S[], counts: readonly number[], fresh: KvCopy, tokens: number): void {
     for (const { arena, firstRow, begin, count } of this.#partsOf(sequences)) {
       arena.append(firstRow, counts.slice(begin, begin + count), fresh, tokens, begin);
     }

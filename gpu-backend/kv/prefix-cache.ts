@@ -89,19 +89,17 @@ export class PrefixCache {
 
   /**
    * Cached blocks of the start of a tenant's `ids`: those of `chain`, the names of its whole blocks, up to the first missing one,
-   * then the part of another block that matches the rest. Counts as one use of each.
+   * then the part of another block that matches the rest, unless only whole ones are wanted. Counts as one use of each.
    */
-  take(tenant: string, chain: readonly string[], ids: readonly number[]): FoundBlock[] {
+  take(tenant: string, chain: readonly string[], ids: readonly number[], sharesParts = true): FoundBlock[] {
     const missing = chain.findIndex((name) => !this.#blocks.has(name));
     const names = missing < 0 ? [...chain] : chain.slice(0, missing);
     const found: FoundBlock[] = names.map((name) => {
       const block = this.#blocks.get(name)!;
       return { block, tokens: block.ids.length };
     });
-    const part = this.#partAfter(
-      names.at(-1) ?? beginningOf(tenant),
-      ids.slice(found.reduce((sum, { tokens }) => sum + tokens, 0)),
-    );
+    const foundTokens = found.reduce((sum, { tokens }) => sum + tokens, 0);
+    const part = sharesParts && this.#partAfter(names.at(-1) ?? beginningOf(tenant), ids.slice(foundTokens));
     if (part) {
       names.push(part.name);
       found.push(part);

@@ -8,12 +8,14 @@ import type { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
 import { addRotation, type RotaryTables } from "./rotary.ts";
 import type { Device } from "./session.ts";
-import type { ModelShape } from "./step.ts";
+import type { KvFormat, ModelShape } from "./step.ts";
 
 export interface Target {
   g: GraphBuilder;
   config: ModelShape;
   device: Device;
+  /** How the past's keys and values are stored. */
+  kv: KvFormat;
   /** null where positions are learned; then 1/√d is in the weights of the queries. */
   rotary: RotaryTables | null;
 }
@@ -24,6 +26,8 @@ interface PastRows {
   /** Of each layer, [S, K, P, d]. */
   keys: string[];
   values: string[];
+  /** Of int8 ones, [S, K, 1, P]; else null. */
+  scales: { keys: string[]; values: string[] } | null;
 }
 
 export interface Past extends PastRows {
@@ -45,7 +49,10 @@ export function pastInputs(target: Target) {
   const { g, config, device } = target;
   const rows = { ...rowInputs(target, shortNames, "SS", "P"), begun: begunInput(g, config) };
   if (device !== "cpu") return { ...rows, cpu: null };
-  const longNames: RowNames = { mask: names.longMask, key: names.longKey, value: names.longValue };
+  const longNames: RowNames = {
+    ...{ mask: names.longMask, key: names.longKey, value: names.longValue },
+    ...{ keyScale: names.longKeyScale, valueScale: names.longValueScale },
+  };
   const cpu = {
     long: { ...rowInputs(target, longNames, "SL", "PL"), has: g.input(names.hasLong, "bool", []) },
     isChunk: g.input(names.isChunk, "bool", []),
@@ -64,16 +71,27 @@ interface RowNames {
   mask: string;
   key(layer: number): string;
   value(layer: number): string;
+  keyScale(layer: number): string;
+  valueScale(layer: number): string;
 }
 
-const shortNames: RowNames = { mask: names.pastMask, key: names.pastKey, value: names.pastValue };
+const shortNames: RowNames = {
+  ...{ mask: names.pastMask, key: names.pastKey, value: names.pastValue },
+  ...{ keyScale: names.pastKeyScale, valueScale: names.pastValueScale },
+};
 
-function rowInputs({ g, config }: Target, named: RowNames, S: string, P: string): PastRows {
+function rowInputs({ g, config, kv }: Target, named: RowNames, S: string, P: string): PastRows {
   const { kvHeads: H, headWidth: d, layers } = config;
-  const inputs = (name: (layer: number) => string) =>
-    Array.from({ length: layers }, (_, l) => g.input(name(l), "float32", [S, H, P, d]));
-  const mask = g.input(named.mask, "float32", [S, 1, 1, P]);
-  return { mask, keys: inputs(named.key), values: inputs(named.value) };
+  const isInt8 = kv === "int8";
+  const inputs = (name: (layer: number) => string, type: "float32" | "int8", sizes: (string | number)[]) =>
+    Array.from({ length: layers }, (_, l) => g.input(name(l), type, [S, H, ...sizes]));
+  const stored = (name: (layer: number) => string) => inputs(name, isInt8 ? "int8" : "float32", [P, d]);
+  const scales = (name: (layer: number) => string) => inputs(name, "float32", [1, P]);
+  return {
+    mask: g.input(named.mask, "float32", [S, 1, 1, P]),
+    ...{ keys: stored(named.key), values: stored(named.value) },
+    scales: isInt8 ? { keys: scales(named.keyScale), values: scales(named.valueScale) } : null,
+  };
 }
 
 function begunInput(g: GraphBuilder, { kvHeads: H, headWidth: d }: ModelShape): string {
@@ -173,7 +191,13 @@ function addChunkAttention(
   const scale = { float: rotary ? 1 / Math.sqrt(d) : 1 };
   return (l, qkv) => {
     const packed = [g.node("Unsqueeze", [qkv, g.integers(0)]), "", ""];
-    const inputs = [...packed, past.keys[l], past.values[l], last, positionCount, ...turning];
+    const [keys, values] = (["keys", "values"] as const).map((part) => {
+      const stored = past[part][l];
+      if (!past.scales) return stored;
+      const scale = g.node("Transpose", [past.scales[part][l]], { perm: [0, 1, 3, 2] }); // [S, K, P, 1]
+      return g.node("Mul", [g.node("Cast", [stored], { to: 1 }), scale]);
+    });
+    const inputs = [...packed, keys, values, last, positionCount, ...turning];
     const attributes = { num_heads: H, kv_num_heads: K, do_rotary: rotary ? 1 : 0, scale };
     // Its result is wrong where the past and the own keys and values together, the other outputs, are not asked for.
     const [result, ...grown] = g.nodes("com.microsoft:GroupQueryAttention", inputs, 3, attributes);
@@ -197,7 +221,10 @@ function addPastAttention(target: Target, past: Past, causalMask: string) {
   /** Of a layer's queries and their products with the chunk's keys, [S, K, H / K · T, G + T]. */
   type PastAttention = (l: number, q: string, toOwn: string) => [ofPast: string, toChunk: string];
   /** Attention of the rows of one P. */
-  const among = ({ mask: pastMask, keys, values }: PastRows) => {
+  const among = ({ mask: pastMask, keys, values, scales }: PastRows) => {
+    const plain = (stored: string) => (scales ? g.node("Cast", [stored], { to: 1 }) : stored);
+    // A scale of a position is as good after the product with its key, or before that with its value, and much less to multiply.
+    const scaled = (x: string, by: string | undefined) => (by ? g.node("Mul", [x, by]) : x);
     const count = g.node("Shape", [pastMask], { start: 0, end: 1 });
     const pastCount = g.node("Shape", [pastMask], { start: 3, end: 4 });
     const spread = (mask: string, columns: string) =>
@@ -205,10 +232,11 @@ function addPastAttention(target: Target, past: Past, causalMask: string) {
     const mask = g.node("Concat", [spread(pastMask, pastCount), spread(causalMask, chunkCount)], { axis: -1 });
     const partLengths = g.node("Concat", [pastCount, chunkCount], { axis: 0 });
     const attend: PastAttention = (l, q, toOwn) => {
-      const scores = g.node("Concat", [products(target, q, keys[l]), toOwn], { axis: -1 });
+      const ofPast = scaled(products(target, q, plain(keys[l])), scales?.keys[l]);
+      const scores = g.node("Concat", [ofPast, toOwn], { axis: -1 });
       const weights = g.node("Softmax", [g.node("Add", [scores, mask])], { axis: -1 });
       const [toPast, toChunk] = g.nodes("Split", [weights, partLengths], 2, { axis: -1 });
-      return [g.node("MatMul", [toPast, values[l]]), toChunk];
+      return [g.node("MatMul", [scaled(toPast, scales?.values[l]), plain(values[l])]), toChunk];
     };
     return { count, attend };
   };

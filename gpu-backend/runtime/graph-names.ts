@@ -7,10 +7,15 @@ export const names = {
   begun: "begun",
   pastKey: (layer: number) => `past_key.${layer}`,
   pastValue: (layer: number) => `past_value.${layer}`,
+  /** Where keys and values are int8: what each stands for is its own times this, of its position and head. */
+  pastKeyScale: (layer: number) => `past_key_scale.${layer}`,
+  pastValueScale: (layer: number) => `past_value_scale.${layer}`,
   /** Mask, keys and values of `longPast` (step.ts), and whether there is one. */
   longMask: "long_mask",
   longKey: (layer: number) => `long_key.${layer}`,
   longValue: (layer: number) => `long_value.${layer}`,
+  longKeyScale: (layer: number) => `long_key_scale.${layer}`,
+  longValueScale: (layer: number) => `long_value_scale.${layer}`,
   hasLong: "has_long",
   /** Whether the step is the chunk of one prompt, and how many positions it has at its end. */
   isChunk: "is_chunk",

@@ -22,7 +22,7 @@ import {
 } from "./products.ts";
 import { addRotaryTables } from "./rotary.ts";
 import type { Device } from "./session.ts";
-import type { Bank } from "./step.ts";
+import type { Bank, KvFormat } from "./step.ts";
 
 /** What a graph is made from and into. */
 interface Build extends Target {
@@ -39,7 +39,7 @@ interface GraphOptions {
 
 function startBuild(
   name: string,
-  { config, weights, file, ...rest }: Pick<Build, "config" | "weights" | "format" | "device"> & GraphOptions,
+  { config, weights, file, ...rest }: Pick<Build, "config" | "weights" | "format" | "device" | "kv"> & GraphOptions,
 ): Build {
   const g = new GraphBuilder(name, file);
   const { positions } = config;
@@ -55,10 +55,10 @@ export function buildServingGraph(
   config: ModelConfig,
   weights: ModelWeights,
   bank: Bank,
-  options: { format: WeightFormat; device: Device } & GraphOptions,
+  options: { format: WeightFormat; device: Device; kv?: KvFormat } & GraphOptions,
 ): Uint8Array {
   const { hiddenSize: D, kvHeads: K, headWidth: d } = config;
-  const build = startBuild("serving", { config, weights, ...options });
+  const build = startBuild("serving", { kv: "fp32", config, weights, ...options });
   const { g } = build;
   const embedding = addEmbedding(build);
   const { present, states } = addServingTrunk(build, embedding);
@@ -80,7 +80,7 @@ export function buildTrunkGraph(
   weights: ModelWeights,
   { format = "fp32", withSquares = false }: { format?: WeightFormat; withSquares?: boolean } = {},
 ): Uint8Array {
-  const build = startBuild("trunk", { config, weights, format, device: "cpu" });
+  const build = startBuild("trunk", { config, weights, format, device: "cpu", kv: "fp32" });
   if (withSquares) {
     build.observe = (name, x) => {
       const squares = build.g.node("ReduceSumSquare", [x, build.g.integers(0)], { keepdims: 0 });

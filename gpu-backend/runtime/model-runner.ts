@@ -23,6 +23,8 @@ export interface KvStore {
   /** Of the positions that hold any. */
   readonly usedBytes: number;
   readonly capacityBytes: number;
+  /** Whether a chunk that continues in its middle gives the bits of the chunk computed at once. */
+  readonly continuesChunks: boolean;
   /** True if rows that grow to these lengths, beside `parked` positions of parked ones, fit. Pure. */
   holds(lengths: readonly number[], parked: number): boolean;
   /** An empty row without memory, which will soon hold `wanted` positions. */

@@ -9,6 +9,7 @@ import { bool, noRows, readRows, rowFeeds, rowFetches } from "./row-feeds.ts";
 import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
 import {
   type Bank,
+  type KvFormat,
   type ModelShape,
   minPrefillTokens,
   type StepInput,
@@ -23,6 +24,7 @@ const maxCachedCausalMasks = 256;
 const layerClassBytes = 2 ** 21;
 
 const nothing = new Float32Array(0);
+const noBytes = new Int8Array(0);
 const noPresent = { present: nothing, states: nothing };
 const noLongPast = { sequences: 0, pastTokens: 0, past: [] };
 
@@ -32,34 +34,38 @@ export interface RunnerOptions {
   threads: number;
   format?: WeightFormat;
   device?: Device;
+  /** fp32 on every device but the CPU. */
+  kv?: KvFormat;
 }
 
 /** Builds the graph and opens the session; the weights are not needed afterwards. */
 export function createStepRunner(options: RunnerOptions & { weights: ModelWeights }): Promise<StepRunner> {
-  const { config, weights, bank, format = "fp32", device = "cpu" } = options;
-  return openStepRunner(buildServingGraph(config, weights, bank, { format, device }), options);
+  const { config, weights, bank, format = "fp32", device = "cpu", kv } = options;
+  return openStepRunner(buildServingGraph(config, weights, bank, { format, device, kv }), options);
 }
 
 /** Opens the session of a graph made by `buildServingGraph` with the same options: its bytes, which are copied, or its path. */
 export async function openStepRunner(graph: Uint8Array | string, options: RunnerOptions): Promise<StepRunner> {
-  const { config, bank, threads, device = "cpu" } = options;
+  const { config, bank, threads, device = "cpu", kv = "fp32" } = options;
   const session = await openSession(graph, { threads, device });
-  return new OnnxRunner(config, bank.gates, session, device);
+  return new OnnxRunner(config, bank.gates, session, { device, kv });
 }
 
 class OnnxRunner implements StepRunner {
   readonly config: ModelShape;
   readonly gates: number;
   readonly classBytes: number;
+  readonly kvFormat: KvFormat;
   readonly #session: Session;
   readonly #device: Device;
   readonly #causalMasks = new Map<string, Tensor>();
 
-  constructor(config: ModelShape, gates: number, session: Session, device: Device) {
+  constructor(config: ModelShape, gates: number, session: Session, { device, kv }: { device: Device; kv: KvFormat }) {
     this.config = config;
     this.gates = gates;
     // The graph of other devices takes one P only.
     this.classBytes = device === "cpu" ? layerClassBytes * config.layers : Number.POSITIVE_INFINITY;
+    this.kvFormat = kv;
     this.#device = device;
     this.#session = session;
   }
@@ -116,15 +122,23 @@ class OnnxRunner implements StepRunner {
     const { sequences: S, pastTokens: P, past, pastLengths } = input;
     const { sequences: longS, pastTokens: longP, past: long } = input.longPast ?? noLongPast;
     const feeds: Record<string, Tensor> = {};
-    const add = (name: string, array: Float32Array | undefined, rows: number, positions: number) => {
-      feeds[name] = tensor(rows > 0 ? array! : nothing, [rows, H, positions, d]);
+    const isInt8 = this.kvFormat === "int8";
+    const add = (name: string, arrays: StepInput["past"], at: number, sizes: [rows: number, ...number[]]) => {
+      const isScale = at >= 2 * layers;
+      const none = isInt8 && !isScale ? noBytes : nothing;
+      feeds[name] = tensor(sizes[0] > 0 ? arrays[at] : none, [sizes[0], H, ...sizes.slice(1)]);
     };
     for (let l = 0; l < layers; l++) {
-      add(names.pastKey(l), past[2 * l], S - longS, P);
-      add(names.pastValue(l), past[2 * l + 1], S - longS, P);
-      if (this.#device !== "cpu") continue;
-      add(names.longKey(l), long[2 * l], longS, longP);
-      add(names.longValue(l), long[2 * l + 1], longS, longP);
+      for (const [part, i] of [
+        ["Key", 2 * l],
+        ["Value", 2 * l + 1],
+      ] as const) {
+        add(names[`past${part}`](l), past, i, [S - longS, P, d]);
+        if (isInt8) add(names[`past${part}Scale`](l), past, 2 * layers + i, [S - longS, 1, P]);
+        if (this.#device !== "cpu") continue;
+        add(names[`long${part}`](l), long, i, [longS, longP, d]);
+        if (isInt8) add(names[`long${part}Scale`](l), long, 2 * layers + i, [longS, 1, longP]);
+      }
     }
     if (this.#device !== "cpu") return feeds;
     const mask = pastMask(pastLengths.subarray(pastLengths.length - longS), longP, 0);
@@ -195,6 +209,7 @@ function begunChunks(input: StepInput, { layers, kvHeads: H, headWidth: d }: Mod
   const { sequences: S, pastTokens: P, pastLengths, begunTokens: G = 0 } = input;
   const chunks = new Float32Array(2 * layers * S * H * G * d);
   if (G === 0) return chunks;
+  if (input.past[0] instanceof Int8Array) throw new Error("a chunk does not continue from int8 keys and values");
   input.past.slice(0, 2 * layers).forEach((array, i) => {
     for (let head = 0; head < S * H; head++) {
       const end = head * P + pastLengths[Math.floor(head / H)];

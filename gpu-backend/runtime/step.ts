@@ -33,15 +33,15 @@ export interface StepInput extends HeadInput {
    */
   begunTokens?: number;
   /**
-   * Keys, then values, of each layer, as arrays of [S, H, P, d]; positions beyond a row's past length are ignored, and so is any
-   * further array.
+   * Keys, then values, of each layer, as arrays of [S, H, P, d]; of int8 ones then their scales, [S, H, P, 1] each. Positions
+   * beyond a row's past length are ignored, and so is any further array.
    */
-  past: Float32Array[];
+  past: (Float32Array | Int8Array)[];
   /**
    * The past of the last `sequences` of S, if it has a P of its own: then `past` and `pastTokens` are of the other sequences.
    * Absent where `begunTokens` is given.
    */
-  longPast?: { sequences: number; pastTokens: number; past: Float32Array[] };
+  longPast?: { sequences: number; pastTokens: number; past: StepInput["past"] };
   /** Flat positions (row × T + column) that the head is computed at, the first of M. */
   headRows: Int32Array;
   /** States of earlier steps, [·, D]: the rest of M. */
@@ -118,6 +118,9 @@ export interface RowOutput {
   scores: Float32Array | null;
 }
 
+/** How keys and values are stored: as they are, or as int8 with a scale for each position and head. */
+export type KvFormat = "fp32" | "int8";
+
 /** Executes steps. One implementation over ONNX Runtime; tests may bring another. */
 export interface StepRunner {
   readonly config: ModelShape;
@@ -128,6 +131,8 @@ export interface StepRunner {
    * Infinity where a pass over fewer positions takes no less time than one over many: then no step has a `longPast`.
    */
   readonly classBytes: number;
+  /** Of the past that it takes; absent: fp32. */
+  readonly kvFormat?: KvFormat;
   run(input: StepInput): Promise<StepOutput>;
   release(): Promise<void>;
 }

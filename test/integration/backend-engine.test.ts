@@ -21,7 +21,12 @@ import { tinyCentroids, tinyConfig, writeTinyModel } from "../support/tiny-model
 
 const seed = 2026;
 /** Logprobs come from float32 logits of a few units, the oracle's from float64. */
-const tolerance = 2e-4;
+const exactTolerance = 2e-4;
+/**
+ * An element of int8 keys and values is off by up to .4% of the greatest of its vector. A small model with random weights carries that
+ * on to logprobs, .25 at most with this seed. What a trained one loses is measured in test/parity/embedded-base.test.ts.
+ */
+const int8Tolerance = 0.4;
 const random = seededRandom(seed);
 const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 
@@ -88,10 +93,16 @@ function mixedWork(temperature: number): Work[] {
 }
 const submit = (target: EngineHarness, { centroid, request }: Work) => target.engine.submit(centroid, [request]);
 
-describe.each(["GPT-2", "Llama"] as const)("a %s", (family) => {
+const kinds = [
+  ["GPT-2", "fp32"],
+  ["Llama", "fp32"],
+  ["Llama", "int8"],
+] as const;
+describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
+  const tolerance = kv === "int8" ? int8Tolerance : exactTolerance;
   beforeAll(async () => {
     artifacts = await readTinyArtifacts(folder, family);
-    runner = await createStepRunner({ ...artifacts.model, bank: bankOf(artifacts.hyperNetwork), threads: 2 });
+    runner = await createStepRunner({ ...artifacts.model, bank: bankOf(artifacts.hyperNetwork), threads: 2, kv });
   });
   afterAll(() => runner.release());
 
@@ -382,7 +393,7 @@ describe.each(["GPT-2", "Llama"] as const)("a %s", (family) => {
       }
       expect(target.tokensOf("a")).toHaveLength(12);
       expect(worst).toBeLessThan(tolerance);
-      expect(unpenalised).toBeGreaterThan(100 * tolerance);
+      expect(unpenalised).toBeGreaterThan(100 * exactTolerance);
     }
   });
 

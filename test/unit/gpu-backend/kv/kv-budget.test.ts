@@ -14,6 +14,7 @@ test("a position takes its place in every array, as float32", () => {
   // Three heads of keys and values for nine of queries, as wide as those, beside a whole state.
   const grouped = { ...gpt2, hiddenSize: 576, layers: 30, heads: 9, kvHeads: 3 };
   expect(bytesPerPosition(kvShapeOf(grouped))).toBe((60 * 3 * 64 + 576) * 4);
+  expect(bytesPerPosition(kvShapeOf(grouped, "int8"))).toBe(60 * 3 * (64 + 4) + 576 * 4);
 });
 
 test("rows come in eighths of the next power of two, whole multiples of 64, up to the context", () => {
