@@ -43,6 +43,17 @@ export interface PlannedMixture {
 
 type Set = Pick<Manifest, "evidence" | "static">;
 
+/**
+ * Prior of the base in a chat, at least. Adapters are trained on plain text: they make a reply's words likelier, and the end of a
+ * turn less likely.
+ */
+const chatBasePrior = 0.9;
+
+/** How a prompt weighs experts: as the set says, and in a chat with more trust in the base. */
+function calibrationOf({ evidence = defaultCalibration }: Set, { spans }: EvidenceTokens) {
+  return spans ? { ...evidence, base: Math.max(evidence.base, chatBasePrior) } : evidence;
+}
+
 /** The static adapter of a set; null where it has none. It is no nearer to one text than to another. */
 export function staticCandidate({ static: fixed }: Set): Candidate | null {
   return fixed ? { id: staticId, ownHash: null, similarity: 0, gain: fixed.gain, isOff: false } : null;
@@ -53,7 +64,7 @@ const chatBase = 0.9;
 
 /** The base, the nearest centroids' adapters and the static one. `nearest`: all centroids, nearest first. */
 export function automaticMixture(nearest: readonly Candidate[], set: Set, evidence: EvidenceTokens): PlannedMixture {
-  const { evidence: calibration = defaultCalibration } = set;
+  const calibration = calibrationOf(set, evidence);
   const { temper, floor } = calibration;
   const base = evidence.spans ? Math.max(calibration.base, chatBase) : calibration.base;
   const near = nearest.slice(0, calibration.adapters);
@@ -74,7 +85,7 @@ export function automaticMixture(nearest: readonly Candidate[], set: Set, eviden
  * them: the base, if listed, has its calibrated prior, and the adapters share the rest equally.
  */
 export function listedMixture(listed: readonly Listed[], set: Set, evidence: EvidenceTokens): PlannedMixture {
-  const { base, temper, floor } = set.evidence ?? defaultCalibration;
+  const { base, temper, floor } = calibrationOf(set, evidence);
   const isFixed = listed[0].weight !== null;
   const adapters = listed.filter(({ candidate }) => candidate !== null).length;
   const baseWeight = adapters === listed.length ? 0 : adapters === 0 ? 1 : base;

@@ -47,6 +47,19 @@ describe("a mixture by evidence", () => {
     expect(request.evidence?.floor).toBe(0.3);
   });
 
+  test("begins a chat with most of the weight on the base, whatever the manifest says of plain text", () => {
+    const chat = automaticMixture(nearest, {}, { tokens: 64, spans: [[3, 60]] }).request;
+    const listed = listedMixture(list(["base"], [nearest[0]]), {}, { tokens: 64, spans: [[3, 60]] }).request;
+    for (const { base, adapters } of [chat, listed]) {
+      expect(base).toBeCloseTo(0.9, 12);
+      expect(adapters.reduce((sum, { weight }) => sum + weight, base)).toBeCloseTo(1, 12);
+    }
+    const trusting = { ...defaultCalibration, base: 0.95 };
+    expect(
+      automaticMixture(nearest, { evidence: trusting }, { tokens: 64, spans: [[3, 60]] }).request.base,
+    ).toBeCloseTo(0.95);
+  });
+
   test("leaves the prior of centroids that are off to the base, and is the base alone where the nearest are off", () => {
     const without = (...off: number[]) =>
       automaticMixture(
