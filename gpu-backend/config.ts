@@ -35,7 +35,11 @@ export const environmentSchema = z.object({
     "A model as Hugging Face lays it out, with the trained files in `artifacts/`",
     "the embedded model",
   ),
-  WEIGHT_FORMAT: choice(["fp32", "int8", "exact"], "int8", "How weights are stored in memory"),
+  WEIGHT_FORMAT: choice(
+    ["fp32", "int8", "exact"],
+    "exact",
+    "How weights are stored: exact as the file has them; int8 faster at many sequences and long prompts, and rounded",
+  ),
   // The CPU is the default, since only there a result never depends on the batch.
   DEVICE: choice(
     deviceNames,

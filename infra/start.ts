@@ -88,6 +88,8 @@ async function start({ backends: count, json, model }: StartOptions): Promise<vo
     process.exit(1);
   };
   void ended.then(fail);
+  // Its service would keep 60 MB as long as this process runs.
+  if (isCheckout) await (await import("esbuild")).stop();
   say("starting edge…");
   const urls = backends.map(({ url }) => url);
   const { url: edge, ended: edgeEnded } = await startEdge(preparedEdge, {

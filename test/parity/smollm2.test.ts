@@ -1,19 +1,15 @@
 /**
  * The embedded SmolLM2-135M-Instruct in every format against PyTorch in float32 over the same weights.
  */
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { readSmoothing } from "../../gpu-backend/engine/smoothing-file.ts";
 import { ggufFile } from "../../gpu-backend/models/base.ts";
 import { type GgufModel, openGgufModel } from "../../gpu-backend/models/gguf/model.ts";
-import { tokenizerOfGguf } from "../../gpu-backend/models/tokenizer-source.ts";
-import { measureMagnitudes } from "../../gpu-backend/runtime/calibration.ts";
 import type { ModelWeights } from "../../gpu-backend/runtime/model-weights.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { smoothed } from "../../gpu-backend/runtime/smoothing.ts";
 import type { StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
-import { packTokenizer } from "../../shared/tokenizer/pack.ts";
-import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
 import reference from "../support/smollm2-reference.json" with { type: "json" };
 import { grownPast, noPast, type StepRow, stepOf } from "../support/steps.ts";
@@ -22,11 +18,9 @@ const threads = 2;
 const gates = new Float32Array(0);
 const bank = { gates: 0, a: new Float32Array(0), a0: new Float32Array(0), b: new Float32Array(0) };
 
-/** Weights as import smooths them for int8. */
-async function smoothedWeights({ config, weights, header }: GgufModel): Promise<ModelWeights> {
-  const text = readFileSync(new URL("../../gpu-backend/models/calibration.txt", import.meta.url), "utf8");
-  const ids = Tokenizer.fromTensors(packTokenizer(tokenizerOfGguf(header).vocabulary)).encode(text);
-  return smoothed(config, weights, await measureMagnitudes({ config, weights, threads }, ids));
+/** Weights as they are served in int8. */
+async function smoothedWeights({ config, weights }: GgufModel): Promise<ModelWeights> {
+  return smoothed(config, weights, (await readSmoothing(embeddedBase))!.magnitudes);
 }
 
 describe.each([

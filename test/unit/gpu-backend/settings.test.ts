@@ -21,7 +21,7 @@ const values: Record<string, [good: string, bad: string]> = {
   BACKEND_HOST: ["0.0.0.0", ""],
   MODEL_DIR: ["./model", ""],
   DATA_DIR: ["./data", ""],
-  WEIGHT_FORMAT: ["exact", "fp8"],
+  WEIGHT_FORMAT: ["int8", "fp8"],
   DEVICE: ["auto", "tpu"],
   ARTIFACTS_URL: ["file:///bucket", "bucket"],
   OTEL_EXPORTER_OTLP_ENDPOINT: ["http://collector:4318", "collector:4318"],

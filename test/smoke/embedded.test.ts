@@ -1,0 +1,22 @@
+/** What a newcomer gets: `npm start` with the embedded base answers a question in a chat. */
+import OpenAI from "openai";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { embeddedBase } from "../support/embedded-base.ts";
+import { type Stack, startStack } from "../support/stack.ts";
+
+let stack: Stack;
+beforeAll(async () => {
+  stack = await startStack({ MODEL_DIR: embeddedBase, WEIGHT_FORMAT: "exact" });
+}, 120_000);
+afterAll(() => stack?.stop());
+
+test("the capital of France is Paris", async () => {
+  const openai = new OpenAI({ baseURL: `${stack.edge}/v1`, apiKey: stack.key, maxRetries: 0 });
+  const { choices } = await openai.chat.completions.create({
+    model: "smollm2-135m:auto",
+    messages: [{ role: "user", content: "What is the capital of France?" }],
+    temperature: 0,
+  });
+  expect(choices[0].message.content).toContain("Paris");
+  expect(choices[0].finish_reason).toBe("stop");
+});
