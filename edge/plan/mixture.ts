@@ -59,17 +59,13 @@ export function staticCandidate({ static: fixed }: Set): Candidate | null {
   return fixed ? { id: staticId, ownHash: null, similarity: 0, gain: fixed.gain, isOff: false } : null;
 }
 
-/** Least prior of the base in a chat: adapters are trained on plain text, which costs replies, and makes their end less likely. */
-const chatBase = 0.9;
-
 /** The base, the nearest centroids' adapters and the static one. `nearest`: all centroids, nearest first. */
 export function automaticMixture(nearest: readonly Candidate[], set: Set, evidence: EvidenceTokens): PlannedMixture {
   const calibration = calibrationOf(set, evidence);
   const { temper, floor } = calibration;
-  const base = evidence.spans ? Math.max(calibration.base, chatBase) : calibration.base;
   const near = nearest.slice(0, calibration.adapters);
   const fixed = staticCandidate(set);
-  const priors = priorsOf(near, fixed !== null, { ...calibration, base });
+  const priors = priorsOf(near, fixed !== null, calibration);
   const experts = near.filter(({ isOff }) => !isOff);
   const weights = [...priors.adapters];
   if (fixed) {
