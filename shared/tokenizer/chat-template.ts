@@ -4,6 +4,7 @@
  */
 import type { ChatMessage } from "../contracts/chat.ts";
 import { BoundedTemplate } from "./bounded-template.ts";
+import { TemplateLimitError, templateLimits } from "./template-limits.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /**
@@ -26,7 +27,7 @@ export class ChatTemplate {
   /** Text at which the model's turn is over, besides its stop ids: the next turn's title. */
   readonly stops: readonly string[];
 
-  /** `source`: the model's own template; null for Alpaca's style. Throws an Error where it is too long or not Jinja. */
+  /** `source`: the model's own template; null for Alpaca's style. Throws an Error where it exceeds a limit or is not Jinja. */
   constructor(source: string | null, tokenizer: Tokenizer) {
     const { endOfTextId, eosId, bosId } = tokenizer.roles;
     this.#tokenizer = tokenizer;
@@ -70,6 +71,13 @@ export class ChatTemplate {
   /** The source with each special token that it spells as its mark, but for shown ones: messages may spell these, too. */
   #marked(source: string): string {
     const spelled = this.#tokenizer.specials.filter(({ text, isShown }) => !isShown && source.includes(text));
+    const count = new Set([...this.#markedIds, ...spelled.map(({ id }) => id)]).size;
+    const { markedTokens } = templateLimits;
+    if (count > markedTokens) {
+      throw new TemplateLimitError(
+        `the chat template writes ${count} special tokens, the limit markedTokens is ${markedTokens}`,
+      );
+    }
     return spelled
       .toSorted((a, b) => b.text.length - a.text.length)
       .reduce((marked, { id, text }) => marked.replaceAll(text, this.#markOf(id)), source);

@@ -3,6 +3,8 @@
 export const templateLimits = {
   /** Characters of the source. Published templates have 100 to 20,000. */
   sourceCharacters: 65_536,
+  /** Special tokens that a template may write. Each has a mark of its own, a low surrogate; one of the 1,024 begins every mark. */
+  markedTokens: 1023,
   /** Whitespace characters in a row in the source. The lexer's time is quadratic in them. */
   whitespaceRun: 1024,
   /**

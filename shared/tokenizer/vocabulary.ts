@@ -64,9 +64,7 @@ export function readVocabulary(file: TensorFile): Vocabulary {
   const special = specials.map(({ id }) => id);
   const size = 1 + Math.max(highest(byteIds), highest(mergedIds), highest(special));
   if (size > setLimits.vocabulary) throw refused(`${size} ids, the limit vocabulary is ${setLimits.vocabulary}`);
-  const wholeIds = file.has("whole_ids") ? idsOf(file, "whole_ids", [null]) : new Uint32Array(0);
-  const unknown = wholeIds.find((id) => id >= size || special.includes(id));
-  if (unknown !== undefined) throw refused(`whole_ids: id ${unknown} is no piece of text`);
+  const wholeIds = wholeIdsOf(file, size, special);
   const roles = rolesOf(file, special);
   const pieces = explainedPieces({ size, byteIds, pairs, mergedIds, special });
   return { size, preTokenizer, byteIds, pairs, mergedIds, ...pieces, wholeIds, specials, roles };
@@ -113,6 +111,21 @@ function explainedPieces(parts: Pick<Vocabulary, "size" | "byteIds" | "pairs" | 
   const unexplained = lengths.findIndex((length, id) => length === 0 && !isSpecial[id]);
   if (unexplained >= 0) throw refused(`id ${unexplained} of ${size} is neither a byte nor a merge nor a special token`);
   return { lengths, rankById };
+}
+
+function wholeIdsOf(file: TensorFile, size: number, special: readonly number[]): Uint32Array {
+  if (!file.has("whole_ids")) return new Uint32Array(0);
+  const ids = idsOf(file, "whole_ids", [null]);
+  if (ids.length > size) throw refused(`whole_ids has ${ids.length} ids, the vocabulary has ${size}`);
+  const isSpecial = new Uint8Array(size);
+  for (const id of special) isSpecial[id] = 1;
+  const isThere = new Uint8Array(size);
+  for (const id of ids) {
+    if (id >= size || isSpecial[id]) throw refused(`whole_ids: id ${id} is no piece of text`);
+    if (isThere[id]) throw refused(`whole_ids: id ${id} is there twice`);
+    isThere[id] = 1;
+  }
+  return ids;
 }
 
 function specialsOf(file: TensorFile): SpecialToken[] {

@@ -81,7 +81,13 @@ export class GgufHeader {
     this.#file = file;
     this.#metadata = readMetadata(cursor, metadataCount);
     const alignment = this.number("general.alignment") ?? 32;
-    if (alignment < 8 || alignment > ggufLimits.alignment || (alignment & (alignment - 1)) !== 0) {
+    // Whole first: `&` would round.
+    if (
+      !Number.isInteger(alignment) ||
+      alignment < 8 ||
+      alignment > ggufLimits.alignment ||
+      (alignment & (alignment - 1)) !== 0
+    ) {
       throw new Error(`${file.path}: general.alignment is ${alignment}, not a power of two of at most 65536`);
     }
     this.tensors = readTensorInfos(cursor, tensorCount, alignment);

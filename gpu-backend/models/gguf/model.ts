@@ -5,7 +5,14 @@
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { describe } from "../../../shared/describe.ts";
 import type { ModelConfig, Rotary } from "../../runtime/model-config.ts";
-import { checkWeights, type ModelWeights, type Weight } from "../../runtime/model-weights.ts";
+import {
+  checkWeights,
+  floatsOf,
+  isBlockType,
+  type ModelWeights,
+  type Weight,
+  weightShapes,
+} from "../../runtime/model-weights.ts";
 import { GgufHeader, type TensorInfo } from "./header.ts";
 import { openPartFiles, type PartFiles } from "./part-files.ts";
 
@@ -19,7 +26,7 @@ export interface GgufModel {
 }
 
 /**
- * Opens a model and checks it; nothing but the header is read. The caller closes `file`.
+ * Opens a model and checks it; nothing but the header and the factors of the frequencies is read. The caller closes `file`.
  * Throws an Error of one line that names the file, and the key or tensor at fault with its value.
  */
 export function openGgufModel(path: string): GgufModel {
@@ -29,6 +36,7 @@ export function openGgufModel(path: string): GgufModel {
     const config = readConfig(path, header);
     const weights = readWeights(file, header, config);
     checkWeights(path, config, weights);
+    checkFrequencyFactors(path, config, weights);
     return { config, weights, header, file };
   } catch (error) {
     file.close();
@@ -93,6 +101,7 @@ function readConfig(path: string, header: GgufHeader): ModelConfig {
   if (valueWidth !== headWidth) throw refuse("attention.value_length", valueWidth, `keys have ${headWidth}`);
   const rotated = size("rope.dimension_count", setLimits.hiddenSize, headWidth);
   if (isRotary && rotated !== headWidth) throw refuse("rope.dimension_count", rotated, `heads have ${headWidth}`);
+  if (isRotary && headWidth % 2 !== 0) throw refuse("attention.key_length", headWidth, "which is odd");
   const epsilonKey = `attention.layer_norm${norm === "rms" ? "_rms" : ""}_epsilon`;
   const normEpsilon = header.number(`${architecture}.${epsilonKey}`);
   // Outside this range, float32 rounds away the epsilon or the variance in their sum.
@@ -176,63 +185,107 @@ const fused = "attn_qkv";
 /** Divisors of the frequencies, [d / 2], where Llama 3 stretches them. */
 const frequencyFactors = "rope_freqs.weight";
 
-/** Throws an Error that names a tensor that no supported model has. */
+/**
+ * The file's tensors by our names. Throws an Error that names a tensor that the model does not have, or that does not have
+ * the rows that are taken from it.
+ */
 function readWeights(file: PartFiles, header: GgufHeader, config: ModelConfig): ModelWeights {
   const weights = new Map<string, Weight>();
+  const shapes = weightShapes(config);
   const { heads, kvHeads, headWidth } = config;
   const { pairsInterleave } = architectures[architectureOf(file.path, header)];
+  const refuse = (info: TensorInfo, why: string) => new Error(`${file.path}: tensor ${describe(info.name)} ${why}`);
+  const shapeOf = (info: TensorInfo, name: string) => {
+    const shape = shapes.get(name);
+    if (shape && !weights.has(name)) return shape;
+    throw refuse(info, "has no place in the model that the metadata describe");
+  };
+  /** Of the tensor's `allRows` rows, those from `from` on that this weight has. */
+  const addRows = (info: TensorInfo, name: string, from: number, allRows: number, isTurned: boolean) => {
+    const shape = shapeOf(info, name);
+    const wanted = [allRows, ...shape.slice(1)];
+    if (`${info.shape}` !== `${wanted}`) throw refuse(info, `is [${info.shape}], not [${wanted}]`);
+    // Blocks do not cross rows, but a bias has rows of one value.
+    if (info.shape.length === 1 && isBlockType(info.type))
+      throw refuse(info, `has blocks of ${info.type} across its rows`);
+    weights.set(name, rowsOf(file, info, { shape, from, turnedBy: isTurned ? headWidth : null }));
+  };
   for (const info of header.tensors.values()) {
-    const [, layer, stem, kind] = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(info.name) ?? [];
-    const known = layer === undefined ? names[stem] : layerNames[stem];
-    if (info.name === frequencyFactors) weights.set(info.name, rowsOf(file, info));
-    else if (known !== undefined) {
-      const turned = pairsInterleave && (stem === "attn_q" || stem === "attn_k");
-      const order = turned ? halvesOrder(stem === "attn_q" ? heads : kvHeads, headWidth) : undefined;
-      const prefix = layer === undefined ? "" : `model.layers.${layer}.`;
-      weights.set(`${prefix}${known}.${kind}`, rowsOf(file, info, order));
+    const [, layer, stem = "", kind] = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(info.name) ?? [];
+    const known = layer === undefined ? names : layerNames;
+    const prefix = layer === undefined ? "" : `model.layers.${layer}.`;
+    if (info.name === frequencyFactors && config.positions !== "learned") {
+      weights.set(info.name, wholeOf(file, info));
+    } else if (Object.hasOwn(known, stem)) {
+      const name = `${prefix}${known[stem]}.${kind}`;
+      const [rows] = shapeOf(info, name);
+      if (pairsInterleave && (stem === "attn_q" || stem === "attn_k")) addRows(info, name, 0, rows, true);
+      else weights.set(name, wholeOf(file, info));
     } else if (layer !== undefined && stem === fused) {
+      const allRows = (heads + 2 * kvHeads) * headWidth;
       let from = 0;
       for (const [part, count] of Object.entries({ q: heads, k: kvHeads, v: kvHeads })) {
-        const order = Array.from({ length: count * headWidth }, (_, i) => from + i);
-        weights.set(`model.layers.${layer}.self_attn.${part}_proj.${kind}`, rowsOf(file, info, order));
-        from += order.length;
+        addRows(info, `${prefix}self_attn.${part}_proj.${kind}`, from, allRows, pairsInterleave && part !== "v");
+        from += count * headWidth;
       }
-    } else throw new Error(`${file.path}: tensor ${describe(info.name)} is of no supported model`);
+    } else throw refuse(info, "is of no supported model");
   }
   return weights;
 }
 
-/** llama.cpp stores dimension i and i + d/2 of a rotated head side by side: the row of each dimension in halves' order. */
-function halvesOrder(heads: number, headWidth: number): number[] {
-  const half = headWidth / 2;
-  return Array.from({ length: heads * headWidth }, (_, row) => {
-    const i = row % headWidth;
-    return row - i + (i < half ? 2 * i : 2 * (i - half) + 1);
-  });
+/** Throws an Error where a file has factors of the frequencies that are not one number above 0 for each pair of dimensions. */
+function checkFrequencyFactors(path: string, { headWidth }: ModelConfig, weights: ModelWeights): void {
+  const factors = weights.get(frequencyFactors);
+  if (!factors) return;
+  if (`${factors.shape}` !== `${headWidth / 2}`) {
+    throw new Error(`${path}: ${frequencyFactors} is [${factors.shape}], not [${headWidth / 2}]`);
+  }
+  const wrong = floatsOf(factors).find((factor) => !(factor > 0 && factor < Number.POSITIVE_INFINITY));
+  if (wrong !== undefined) throw new Error(`${path}: ${frequencyFactors} holds ${wrong}, not a number above 0`);
 }
 
-/** A tensor, or these of its rows in this order; blocks do not cross rows. A bias has rows of one value. */
-function rowsOf(file: PartFiles, { type, shape, at, bytes: size }: TensorInfo, order?: readonly number[]): Weight {
-  if (!order) {
-    return {
-      dtype: type,
-      shape,
-      get bytes() {
-        return file.read(at, size);
-      },
-    };
-  }
-  const rowBytes = size / shape[0];
+function wholeOf(file: PartFiles, { type, shape, at, bytes: size }: TensorInfo): Weight {
   return {
     dtype: type,
-    shape: [order.length, ...shape.slice(1)],
+    shape,
     get bytes() {
-      const whole = file.read(at, size);
-      const bytes = new Uint8Array(order.length * rowBytes);
-      order.forEach((row, i) => {
-        bytes.set(whole.subarray(row * rowBytes, (row + 1) * rowBytes), i * rowBytes);
-      });
+      return file.read(at, size);
+    },
+  };
+}
+
+interface Rows {
+  /** Of the weight that they make. */
+  shape: readonly number[];
+  /** The first of them in the tensor. */
+  from: number;
+  /** Width of the heads whose rows llama.cpp has turned; null where they are as ours. */
+  turnedBy: number | null;
+}
+
+/** Some rows of a tensor, which follow one another. Nothing is made of their count before the bytes are asked for. */
+function rowsOf(file: PartFiles, { type, shape: all, at, bytes: size }: TensorInfo, rows: Rows): Weight {
+  const { shape, from, turnedBy } = rows;
+  const rowBytes = size / all[0];
+  return {
+    dtype: type,
+    shape,
+    get bytes() {
+      const stored = file.read(at + from * rowBytes, shape[0] * rowBytes);
+      if (turnedBy === null) return stored;
+      const bytes = new Uint8Array(stored.length);
+      for (let row = 0; row < shape[0]; row++) {
+        const source = interleavedRow(row, turnedBy) * rowBytes;
+        bytes.set(stored.subarray(source, source + rowBytes), row * rowBytes);
+      }
       return bytes;
     },
   };
+}
+
+/** llama.cpp stores dimension i and i + d/2 of a rotated head side by side: where it has the row that is `row` in halves' order. */
+function interleavedRow(row: number, headWidth: number): number {
+  const half = headWidth / 2;
+  const i = row % headWidth;
+  return row - i + (i < half ? 2 * i : 2 * (i - half) + 1);
 }

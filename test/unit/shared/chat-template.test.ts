@@ -101,6 +101,25 @@ describe("a model with several special tokens", () => {
   });
 });
 
+test("a template may write 1,023 special tokens: there is a mark for each of these", () => {
+  const texts = Array.from({ length: 1024 }, (_, id) => `<|${id}|>`);
+  const many = Tokenizer.fromTensors(
+    packTokenizer({
+      ...{ preTokenizer: "gpt2", merges: [], looksUpWhole: false },
+      ids: new Map(byteAlphabet().map((spelling, byte) => [spelling, texts.length + byte])),
+      specials: texts.map((text, id) => ({ id, text, isShown: false })),
+      roles: { endOfTextId: 0, eosId: 1, bosId: null, addsBos: false },
+    }),
+  );
+  const most = new ChatTemplate(texts.slice(0, 1023).join(""), many);
+  expect(most.encode([{ role: "user", content: "" }], 0)).toEqual(Array.from({ length: 1023 }, (_, id) => id));
+  expect(() => new ChatTemplate(texts.join(""), many)).toThrow(
+    "the chat template writes 1024 special tokens, the limit markedTokens is 1023",
+  );
+  // The roles' tokens have marks, too, though a source may not spell them.
+  expect(() => new ChatTemplate(texts.slice(1).join(""), many)).toThrow("writes 1024 special tokens");
+});
+
 describe("a model's own template", () => {
   test("of the kind that DialoGPT has: every turn ends in the end of text", () => {
     const source = "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}";

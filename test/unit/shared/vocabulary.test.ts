@@ -110,6 +110,16 @@ describe("a tokenizer is refused by its file's name with", () => {
       /"constructor"; there are gpt2/,
     ],
     ["a special token among whole pieces", fileOf(two, new Map([["whole_ids", ids(258)]])), /whole_ids: id 258/],
+    [
+      "a whole piece twice",
+      fileOf(two, new Map([["whole_ids", ids(257, 256, 257)]])),
+      /whole_ids: id 257 is there twice/,
+    ],
+    [
+      "more whole pieces than ids",
+      fileOf(two, new Map([["whole_ids", ids(...new Array<number>(260).fill(256))]])),
+      /whole_ids has 260 ids, the vocabulary has 259/,
+    ],
     ["half a pair", fileOf(two, new Map([["merges", ids(97, 98, 99)]])), /merges is U16 \[3\]/],
     [
       "ids of another merge count",

@@ -95,6 +95,16 @@ test.each<[string, Uint8Array, string]>([
     ),
     '"k" occurs twice in the metadata',
   ],
+  [
+    "an alignment of 8.5",
+    entry({ text: "general.alignment" }, { u32: 6 }, { f32: 8.5 }),
+    "general.alignment is 8.5, not a power of two",
+  ],
+  [
+    "an alignment that is no number",
+    entry({ text: "general.alignment" }, { u32: 6 }, { f32: Number.NaN }),
+    "general.alignment is NaN, not a power of two",
+  ],
   ["an alignment of 3", entry({ text: "general.alignment" }, { u32: 4 }, { u32: 3 }), "general.alignment is 3"],
   ["a tensor twice", tensors(64, info("t", [8], 0, 0), info("t", [8], 0, 32)), 'tensor "t" occurs twice'],
   [

@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { getHeapStatistics } from "node:v8";
 import { afterAll, expect, test } from "vitest";
 import { openGgufModel } from "../../../../../gpu-backend/models/gguf/model.ts";
 import type { ModelConfig } from "../../../../../gpu-backend/runtime/model-config.ts";
@@ -99,6 +100,11 @@ function tensorsOf(matrices: Matrices, pairsInterleave: boolean): GgufTensor[] {
   });
 }
 
+function zeros(name: string, shape: number[], values?: readonly number[]): GgufTensor {
+  const elements = shape.reduce((a, b) => a * b);
+  return { name, shape, values: Float32Array.from(values ?? new Array<number>(elements).fill(0)), format: "f32" };
+}
+
 function open(entries: Record<string, GgufValue>, tensors: GgufTensor[]) {
   const path = join(folder, "m.gguf");
   writeFileSync(path, writeGguf(entries, tensors));
@@ -163,6 +169,24 @@ test("rows of blocks are reordered as they are", () => {
   packed.file.close();
 });
 
+test("queries and keys are also turned where they are one tensor with the values", () => {
+  const matrices = randomMatrices(config);
+  const tensors = tensorsOf(matrices, true);
+  const model = open(metadata("llama"), [
+    ...tensors.filter(({ name }) => !/attn_[qkv]\./.test(name)),
+    ...[0, 1].map((l) => {
+      const parts = ["q", "k", "v"].map((part) => tensors.find(({ name }) => name === `blk.${l}.attn_${part}.weight`)!);
+      return zeros(
+        `blk.${l}.attn_qkv.weight`,
+        [(H + 2 * K) * d, D],
+        parts.flatMap((part) => [...part.values]),
+      );
+    }),
+  ]);
+  for (const [name, { values }] of matrices) expect(floatsOf(weightOf(model.weights, name)), name).toEqual(values);
+  model.file.close();
+});
+
 test("Llama 3's factors of the frequencies stay beside the weights", () => {
   const factors = Float32Array.from({ length: d / 2 }, (_, i) => 1 + i);
   const tensors = tensorsOf(randomMatrices(config), true);
@@ -185,6 +209,7 @@ test.each<[string, Record<string, GgufValue>, string]>([
   ["wide values", { "llama.attention.value_length": { u32: 32 } }, "attention.value_length is 32, keys have 16"],
   ["no layers", { "llama.block_count": { u32: 0 } }, "llama.block_count is 0, not a size of at most 512"],
   ["more layers than there are", { "llama.block_count": { u32: 3 } }, "has no tensor model.layers.2.input_layernorm"],
+  ["heads of an odd width", { "llama.attention.key_length": { u32: 15 } }, "attention.key_length is 15, which is odd"],
   ["another width", { "llama.feed_forward_length": { u32: 128 } }, "mlp.gate_proj.weight is [96,64], not [128,64]"],
   ["no epsilon", { "llama.attention.layer_norm_rms_epsilon": { f32: 0 } }, "not between 1e-12 and 0.1"],
   ["an end of text that is no id", { "tokenizer.ggml.eos_token_id": { u32: V } }, "eos_token_id is 40, not one of 40"],
@@ -197,4 +222,69 @@ test("refuses a tensor that no supported model has", () => {
   const stray: GgufTensor = { name: "blk.0.ssm_in.weight", shape: [8], values: new Float32Array(8), format: "f32" };
   const tensors = [...tensorsOf(randomMatrices(config), true), stray];
   expect(() => open(metadata("llama"), tensors)).toThrow('tensor "blk.0.ssm_in.weight" is of no supported model');
+});
+
+const own = tensorsOf(randomMatrices(config), true);
+const without = (pattern: RegExp) => own.filter(({ name }) => !pattern.test(name));
+const fusedShape = "is [1,64], not [128,64]";
+test.each<[string, GgufTensor[], string]>([
+  ["one row of queries", [...without(/0.attn_q\./), zeros("blk.0.attn_q.weight", [1, D])], "is [1,64], not [64,64]"],
+  ["rows too many", [...without(/0.attn_q\./), zeros("blk.0.attn_q.weight", [128, D])], "is [128,64], not [64,64]"],
+  ["a row of all three", [...without(/0.attn_[qkv]\./), zeros("blk.0.attn_qkv.weight", [1, D])], fusedShape],
+  [
+    "a bias in blocks, whose rows are of one value",
+    [...own, ...["q", "k", "v"].map((part) => zeros(`blk.0.attn_${part}.bias`, [part === "q" ? H * d : K * d]))].map(
+      (tensor) => (tensor.name === "blk.0.attn_q.bias" ? { ...tensor, format: "q8_0" as const } : tensor),
+    ),
+    '"blk.0.attn_q.bias" has blocks of Q8_0 across its rows',
+  ],
+  ["queries twice", [...own, zeros("blk.0.attn_qkv.weight", [128, D])], '"blk.0.attn_qkv.weight" has no place'],
+  ["a name of every object", [...own, zeros("constructor.weight", [8])], '"constructor.weight" is of no supported'],
+  ["another in a layer", [...own, zeros("blk.0.__proto__.bias", [8])], '"blk.0.__proto__.bias" is of no supported'],
+  ["a layer too many", [...own, zeros("blk.2.attn_norm.weight", [D])], '"blk.2.attn_norm.weight" has no place'],
+  [
+    "a layer of another number",
+    [...own, zeros("blk.00.attn_norm.weight", [D])],
+    '"blk.00.attn_norm.weight" has no place',
+  ],
+  ["the bias of a norm", [...own, zeros("output_norm.bias", [D])], '"output_norm.bias" has no place'],
+  ["learned positions", [...own, zeros("position_embd.weight", [512, D])], '"position_embd.weight" has no place'],
+  ["a bias of keys alone", [...own, zeros("blk.0.attn_k.bias", [K * d])], '"blk.0.attn_k.bias" has no place'],
+  [
+    "a bias of queries alone",
+    [...own, zeros("blk.0.attn_q.bias", [H * d])],
+    "has no tensor model.layers.0.self_attn.k_proj",
+  ],
+  [
+    "a bias of one layer alone",
+    [...own, zeros("blk.1.attn_output.bias", [D])],
+    '"blk.1.attn_output.bias" has no place',
+  ],
+  ["factors too few", [...own, zeros("rope_freqs.weight", [4], [1, 1, 1, 1])], "rope_freqs.weight is [4], not [8]"],
+  ["a factor of 0", [...own, zeros("rope_freqs.weight", [8])], "rope_freqs.weight holds 0, not a number above 0"],
+  ["a negative factor", [...own, zeros("rope_freqs.weight", [8], [1, 1, 1, 1, 1, 1, 1, -2])], "weight holds -2, not"],
+  [
+    "an infinite factor",
+    [...own, zeros("rope_freqs.weight", [8], [1, 1, 1, Number.POSITIVE_INFINITY, 1, 1, 1, 1])],
+    "weight holds Infinity, not",
+  ],
+  [
+    "a factor that is none",
+    [...own, zeros("rope_freqs.weight", [8], [Number.NaN, 1, 1, 1, 1, 1, 1, 1])],
+    "holds NaN, not",
+  ],
+])("refuses tensors with %s", (_, tensors, message) => {
+  expect(() => open(metadata("llama"), tensors)).toThrow(message);
+});
+
+test("a small file that claims wide heads is refused before anything is made for them", () => {
+  const entries = {
+    ...metadata("llama"),
+    ...{ "llama.block_count": { u32: 4 }, "llama.attention.key_length": { u32: 16_384 } },
+    ...{ "llama.attention.head_count": { u32: 512 }, "llama.attention.head_count_kv": { u32: 512 } },
+  };
+  const single = [0, 1, 2, 3].map((l) => zeros(`blk.${l}.attn_q.weight`, [1]));
+  const before = getHeapStatistics().used_heap_size;
+  expect(() => open(entries, [zeros("token_embd.weight", [V, D]), ...single])).toThrow("is [1], not [8388608,64]");
+  expect(getHeapStatistics().used_heap_size - before).toBeLessThan(2 ** 25);
 });
