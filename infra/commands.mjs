@@ -9,7 +9,7 @@ const forUsers = {
   score: ["score a text under base, nearest adapter and mixture", "infra/api/score.ts"],
   train: ["train adapters on text", "gpu-backend/training/cli.ts"],
   eval: ["measure what artifacts gain, as they are shipped", "gpu-backend/research/evaluation/cli.ts"],
-  import: ["bring a GPT-2 from the Hugging Face hub or a folder", "gpu-backend/models/import/cli.ts"],
+  import: ["bring another base: GGUF, a folder, or the Hugging Face hub", "gpu-backend/models/import/cli.ts"],
   publish: ["publish artifacts, switch back, list", "infra/publish/cli.ts"],
   keys: ["make, list, revoke and rotate API keys, set tenants' limits", "infra/keys/cli.ts"],
   adapters: ["list, make and remove a tenant's own adapters", "infra/api/adapters.ts"],
@@ -59,7 +59,7 @@ export function usage(commands, version) {
   const lines = Object.entries(commands).map(([name, [help]]) => `  ${name.padEnd(14)} ${help}`);
   return `Usage: chameleon COMMAND [ARGUMENTS]
 
-One small GPT-2 that adapts to your text, ${version}.
+A small language model that adapts to your text, ${version}.
 
 Commands:
 ${lines.join("\n")}

@@ -91,7 +91,7 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
 function siteConfig(): object {
   return {
     title: "Chameleon Edge",
-    description: "One small GPT-2 that adapts to your text, behind OpenAI's API",
+    description: "A small language model that adapts to your text, behind OpenAI's API",
     base: "/docs/",
     cleanUrls: true,
     head: [["link", { rel: "icon", href: icon }]],

@@ -1,4 +1,4 @@
-/** `chameleon import`: brings a GPT-2 from the hub or a folder, ready to be served. */
+/** `chameleon import`: brings a base from GGUF, a folder or the hub, ready to be served. */
 import { setTimeout } from "node:timers/promises";
 import { createCommand, runCommand } from "../../command-line.ts";
 import { readHubConfig, useProxyOfEnvironment } from "../../config.ts";
@@ -11,11 +11,11 @@ const signal = interruptionSignal(() => performance.now());
 
 const program = createCommand(
   "import",
-  "Bring a GPT-2 from the Hugging Face hub, or a folder, and make it ready to be served",
+  "Bring another base and make it ready to be served",
   ["chameleon import distilgpt2"],
   "HF_ENDPOINT, HF_TOKEN, HTTPS_PROXY and NO_PROXY are honoured.",
 )
-  .argument("<model>", "gpt2, distilgpt2, gpt2-medium, any id on the hub, or a folder")
+  .argument("<model>", "a GGUF file, a folder as Hugging Face lays it out, or a hub id")
   .option("--out <folder>", "where it goes (default: .cache/models/<model>, or the folder itself)")
   .option("--revision <name>", "branch, tag or commit on the hub")
   .option("--json", "print folder and model as JSON")
