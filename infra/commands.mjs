@@ -41,7 +41,10 @@ const forDevelopers = {
     "fetch the text that the embedded adapters are trained and measured on",
     "gpu-backend/training/corpus/cli.ts",
   ],
-  paper: ["print the paper's table beside the same regimes on the embedded base", "gpu-backend/research/cli.ts"],
+  paper: [
+    "print the paper's table beside the same regimes on a base of 1.8 million parameters",
+    "gpu-backend/research/cli.ts",
+  ],
   fuzz: ["send bad requests to a real edge and backend", "test/fuzz/requests/main.ts"],
   deploy: ["deploy to an environment of wrangler.toml, or roll back there", "infra/deploy/cli.ts"],
   "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],

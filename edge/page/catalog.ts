@@ -22,7 +22,7 @@ export class Catalog {
 
   /** The model that is the base alone, as `gpt2`. */
   get baseModel(): string {
-    return this.centroids[0]?.model.split(":")[0] ?? "gpt2";
+    return this.centroids[0]?.model.split(":")[0] ?? "";
   }
 
   /** Adapters of the key's own that the served artifacts can use. */

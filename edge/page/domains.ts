@@ -1,6 +1,6 @@
 /**
- * What the page calls centroids: domains, by names that people use. The embedded model's are known by their characteristic
- * tokens; those of other artifacts are named by these tokens.
+ * What the page calls centroids: domains, by names that people use. Those of the artifacts that come with the project are known by their
+ * characteristic tokens; others are named by these tokens.
  */
 import type { CentroidList } from "../../shared/contracts/responses.ts";
 import domains from "./domains.json" with { type: "json" };

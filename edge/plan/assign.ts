@@ -45,7 +45,7 @@ export interface Assignment {
 }
 
 /**
- * The selection by `model` (`gpt2`, `gpt2:auto`, `gpt2:static`, `gpt2:<centroid>`, `gpt2:<own adapter>`; absent: auto), which the extension's
+ * The selection by `model` (`<base>`, `<base>:auto`, `<base>:static`, `<base>:<centroid>`, `<base>:<own adapter>`; absent: auto), which the extension's
  * `adapter` overrides. `model` must exist even then, as answers and usage repeat it. Throws model_not_found or invalid_request.
  */
 export function selectionOf(

@@ -21,7 +21,7 @@ export interface OwnAdapter {
 }
 
 const namePattern = /^[a-z0-9][a-z0-9_-]{0,62}$/;
-/** Names with another meaning in `model: "gpt2:…"`, for some set of artifacts. */
+/** Names with another meaning in `model: "<base>:…"`, for some set of artifacts. */
 const reserved = /^(auto|base|nearest|off|static|c\d+)$/;
 
 /** Throws invalid_request for a name that is malformed or reserved. */

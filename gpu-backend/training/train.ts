@@ -36,7 +36,6 @@ export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettin
 }
 
 export const maxCentroids = 24;
-/** What public requests call an embedded GPT-2, whatever its size. */
 
 /** Trains and publishes. Aborting stops after the current step with a checkpoint, and throws the signal's reason. */
 export async function train(options: TrainOptions, progress: Progress, signal?: AbortSignal): Promise<Manifest> {

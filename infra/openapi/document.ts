@@ -12,13 +12,13 @@ const anyWithKey: ErrorKind[] = ["unauthorized", "forbidden"];
 const anyWithBody: ErrorKind[] = ["invalid_request", "body_too_slow", "body_too_large", "unsupported_media_type"];
 const withRetryAfter: ErrorKind[] = ["rate_limited", "quota_exceeded", "overloaded", "backend_unavailable"];
 
-const introduction = `GPT-2 behind OpenAI's API. Each prompt is answered by a mixture of the base and generated adapters.
+const introduction = `A small language model behind OpenAI's API. Each prompt is answered by a mixture of the base and generated adapters.
 Set an OpenAI client's base URL and key to use it. Unlisted fields are ignored; a field that is \`null\` counts as absent.
 
 **The extension.** Requests may say \`chameleon: {adapter, compare, evidence_tokens}\`. If they do, even with an empty object, each choice tells
 under \`chameleon\` which experts answered with which weights, what they gained on the prompt's own tokens, and apart from that what the nearest centroid's adapter gained on held-out text.
 
-**Evidence.** By default an answer's logits are a weighted mean of those of the base and of the nearest centroids' adapters.
+**Evidence.** By default an answer's logits are a weighted mean of those of the base, of an adapter for every text and of the nearest centroids' adapters.
 How well each predicts the prompt's own tokens sets the weights, once: what is generated never changes them. The base
 keeps a floor, and the log-probability of a token is at least the weighted mean of the experts'. \`temperature\`, penalties and
 \`logit_bias\` act on the mixture's logits, and \`logprobs\` are of them. A template's own text in a chat is no evidence. The prompt's tokens that are evidence

@@ -18,22 +18,14 @@ const gainSchema = z
   .describe("Over the base on held-out text, in nats a token");
 
 const expertSchema = z.object({
-  id: z.string().describe("`base`, a centroid, an adapter of your own, or `pointer`, which copies from the prompt"),
-  weight: z
-    .number()
-    .min(0)
-    .max(1)
-    .describe(
-      "Of its probabilities in the answer's; all weights add up to 1 but for rounding. The pointer's is what it takes at most: what it leaves at a token, the others get by their weights",
-    ),
+  id: z.string().describe("`base`, `static`, a centroid, or an adapter of your own"),
+  weight: z.number().min(0).max(1).describe("Of its logits in the answer's; all weights add up to 1 but for rounding"),
   hash: hash.optional().describe("Of an adapter"),
 });
 const evidenceSchema = z
   .object({
     nats: z.number().describe("Mean gain over the base, in nats a token; positive is better than the base"),
-    tokens: z
-      .int()
-      .describe("Tokens of the prompt that were looked at: up to 15, of a long prompt spread over its last half"),
+    tokens: z.int().describe("Tokens of the prompt that were looked at: up to 15, spread over the prompt"),
   })
   .describe("What the experts gained on the prompt's own tokens, each under the weights by the tokens before it");
 
@@ -64,7 +56,7 @@ export const chameleonBlockSchema = z
     experts: z
       .array(expertSchema)
       .describe(
-        "What the answer's probabilities are a weighted sum of; an expert that the prompt left out weighs 0. Empty where a mixture was never weighed: with `max_tokens` 0 and no scores",
+        "What the answer's logits are a weighted mean of; an expert that the prompt left out weighs 0. Empty where a mixture was never weighed: with `max_tokens` 0 and no scores",
       ),
     evidence: evidenceSchema.nullable().describe("null where the prompt did not decide"),
     adapter: z
