@@ -110,8 +110,11 @@ async function start({ backends: count, json, model }: StartOptions): Promise<vo
 /** Imports a model in a process of its own, which gives its memory back. Returns its folder; ends with its exit code where it fails. */
 async function importedFolder(source: string): Promise<string> {
   const cli = fileURLToPath(new URL("../gpu-backend/models/import/cli.ts", import.meta.url));
-  const child = spawn(process.execPath, [cli, source, "--json"], { stdio: ["inherit", "pipe", "inherit"] });
+  const child = spawn(process.execPath, [cli, "--json", "--", source], { stdio: ["inherit", "pipe", "inherit"] });
+  const kill = () => void child.kill();
+  process.once("exit", kill);
   const [printed, [code]] = await Promise.all([text(child.stdout), once(child, "close")]);
+  process.off("exit", kill);
   if (code !== 0) process.exit(code ?? 1);
   return JSON.parse(printed).folder;
 }

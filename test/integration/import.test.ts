@@ -418,6 +418,13 @@ describe("a local folder", () => {
     expect(await refusal({ source: folder, revision: "main" })).toMatch(/--revision is for models of the hub/);
   });
 
+  test("takes the place of what a killed import left there of another base", async () => {
+    await mkdir(folder, { recursive: true });
+    for (const name of ["model.gguf.part-1", "model.gguf.part-3", made]) await writeFile(join(folder, name), "other");
+    await run({ source: join(scratch, "original") });
+    expect(await filesIn(folder)).toEqual(["artifacts", ...[...needed, made].sort()]);
+  });
+
   test("that is not there is no hub id either", async () => {
     expect(await refusal({ source: "./nowhere" })).toMatch(/neither a folder or \.gguf file here nor a model id/);
   });

@@ -7,6 +7,8 @@ import { constants, copyFile, mkdir, readdir, rename, rm, stat, statfs } from "n
 import { basename, join, resolve } from "node:path";
 import { type Manifest, manifestFile } from "../../../shared/artifacts/manifest.ts";
 import { artifactsOf, readArtifacts } from "../../engine/artifacts.ts";
+import { smoothingFile } from "../../engine/smoothing-file.ts";
+import { nullIfMissing } from "../../files.ts";
 import { parametersOf } from "../../runtime/model-weights.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import type { Progress } from "../../training/progress.ts";
@@ -39,7 +41,7 @@ export interface Imported {
 
 const defaultFolder = ".cache/models";
 const ggufEnding = ".gguf";
-const hubId = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
+const hubId = /^[A-Za-z0-9][\w.-]*(\/(?!\.)[\w.-]+)?$/;
 const MiB = 2 ** 20;
 
 /** Throws an Error of one line, or the signal's reason when aborted; the same options resume from there. */
@@ -125,6 +127,7 @@ async function copyGguf(source: string, folder: string): Promise<void> {
   await refuseOtherWeights(folder, isSame);
   await mkdir(folder, { recursive: true });
   for (const part of file.parts) await copyWhole(part, join(folder, ggufFile + part.slice(source.length)));
+  if (!(await isSame())) throw new Error(`${source} changed while it was copied`);
 }
 
 /** A file gets its name only when it is complete. */
@@ -140,10 +143,19 @@ async function copyWhole(from: string, to: string): Promise<void> {
   }
 }
 
-/** Throws an Error where the folder has artifacts that were made for other weights. */
+/**
+ * Throws an Error where the folder has artifacts that were made for other weights. What else is left there of other weights, by an
+ * import that was killed, is removed: a folder holds one base.
+ */
 async function refuseOtherWeights(folder: string, isSame: () => Promise<boolean>): Promise<void> {
-  if (!existsSync(manifestOf(folder)) || (await isSame())) return;
-  throw new Error(`${folder}/artifacts was made for other weights; choose another --out, or delete that folder`);
+  if (await isSame()) return;
+  if (existsSync(manifestOf(folder))) {
+    throw new Error(`${folder}/artifacts was made for other weights; choose another --out, or delete that folder`);
+  }
+  const names = await readdir(folder).catch(nullIfMissing);
+  for (const name of names ?? []) {
+    if (name.startsWith(ggufFile) || name === smoothingFile) await rm(join(folder, name));
+  }
 }
 
 /** Throws an Error with both figures where the disk cannot hold what is still to come. */
