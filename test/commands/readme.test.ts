@@ -29,7 +29,7 @@ const smaller: [command: string, instead: string][] = [
   ["npm test", "npm test -- --project unit test/unit/shared/sse.test.ts"],
   [
     "npm run train -- --corpus ./my-texts --out ./my-artifacts",
-    `npm run train -- --corpus ./my-texts --out ./my-artifacts ${smallTraining}`,
+    `npm run train -- --corpus ./my-texts --out ./my-artifacts ${smallTraining} --model ${smallBase}`,
   ],
 ];
 /** A bound on waiting, not a demand: a published set is served once an engine of its own has started. */
