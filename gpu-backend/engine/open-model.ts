@@ -2,7 +2,6 @@
  * Reads the artifacts and opens a session over them, with the graph of an earlier start where one was kept. Model file, matrices and graph are dropped as soon as the next step of
  * loading has read them, so that a loaded model takes the memory of its session alone.
  */
-import { createHash } from "node:crypto";
 import { join } from "node:path";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
@@ -18,9 +17,9 @@ import { kvFormatFor } from "../runtime/products.ts";
 import type { Device } from "../runtime/session.ts";
 import { smoothed } from "../runtime/smoothing.ts";
 import type { StepRunner } from "../runtime/step.ts";
-import { readArtifacts } from "./artifacts.ts";
+import { type Artifacts, readArtifacts } from "./artifacts.ts";
 import type { EngineSettings } from "./messages.ts";
-import { graphCodeHash, preparedGraph } from "./prepared-graph.ts";
+import { graphKey, preparedGraph } from "./prepared-graph.ts";
 import { readSmoothing } from "./smoothing-file.ts";
 
 export interface OpenModel {
@@ -56,8 +55,16 @@ export async function openModel(settings: OpenSettings, now: () => number): Prom
 
 /** A function of its own, so that the weights are garbage when it returns. */
 async function buildGraph(settings: OpenSettings, now: () => number) {
+  const artifacts = await readArtifacts(settings.modelDirectory, settings.artifactsDirectory);
+  try {
+    return await buildGraphOf(artifacts, settings, now);
+  } finally {
+    artifacts.model.close();
+  }
+}
+
+async function buildGraphOf({ model, ...artifacts }: Artifacts, settings: OpenSettings, now: () => number) {
   const { threads, weightFormat: format } = settings;
-  const { model, ...artifacts } = await readArtifacts(settings.modelDirectory, settings.artifactsDirectory);
   const { config, weights } = model;
   const { device, warning } = await selectDevice({ setting: settings.device, format, threads, now });
   const bank = bankOf(artifacts.hyperNetwork);
@@ -72,16 +79,14 @@ async function buildGraph(settings: OpenSettings, now: () => number) {
   if (!settings.dataDirectory || parametersOf(config) < preparedParameters) {
     return { artifacts, graph: build() as Uint8Array | string, options, warnings: warning ? [warning] : [] };
   }
-  const made = {
+  const key = await graphKey({
+    config,
     weights: model.weightsHash,
     manifest: artifacts.manifestHash,
     smoothing: smoothing?.hash,
     format,
     device,
-  };
-  const key = createHash("sha256")
-    .update(JSON.stringify([await graphCodeHash(), made]))
-    .digest("hex");
+  });
   const prepared = await preparedGraph(
     join(settings.dataDirectory, "prepared"),
     key,

@@ -1,23 +1,43 @@
 import {
+  cpSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
   statSync,
+  truncateSync,
   utimesSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, expect, test } from "vitest";
-import { graphCodeHash, preparedGraph } from "../../../../gpu-backend/engine/prepared-graph.ts";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import {
+  type GraphSource,
+  graphCodeHash,
+  graphKey,
+  preparedGraph,
+} from "../../../../gpu-backend/engine/prepared-graph.ts";
 import { type ConstantFile, GraphBuilder } from "../../../../gpu-backend/runtime/graph.ts";
+import type { ModelConfig } from "../../../../gpu-backend/runtime/model-config.ts";
 import { buildServingGraph } from "../../../../gpu-backend/runtime/model-graph.ts";
 import { openStepRunner } from "../../../../gpu-backend/runtime/onnx-runner.ts";
 import { randomWeights } from "../../../support/random-weights.ts";
 import { noPast, randomBank, seededRandom, stepOf } from "../../../support/steps.ts";
+import { tinyLlama } from "../../../support/tiny-families.ts";
 import { tinyConfig } from "../../../support/tiny-model.ts";
+
+const disk = vi.hoisted(() => ({ refusesLists: false }));
+vi.mock("node:fs/promises", async (importOriginal) => {
+  const system = await importOriginal<typeof import("node:fs/promises")>();
+  const readdir = async (path: string) => {
+    if (disk.refusesLists)
+      throw Object.assign(new Error("EIO: i/o error, scandir"), { code: "EIO", syscall: "scandir" });
+    return system.readdir(path);
+  };
+  return { ...system, readdir };
+});
 
 let folder: string;
 beforeEach(() => {
@@ -85,6 +105,47 @@ test("two folders stay, those used last, and what a killed process left goes", a
   expect(readdirSync(folder).sort()).toEqual([".unfinished-running", "aa", "cc"]);
 });
 
+test.each<[string, (path: string) => void]>([
+  ["no constants", (path) => rmSync(join(path, "constants.bin"))],
+  ["fewer constants", (path) => truncateSync(join(path, "constants.bin"), 4096)],
+  ["half a graph", (path) => truncateSync(join(path, "graph.onnx"), 100)],
+  ["no graph", (path) => rmSync(join(path, "graph.onnx"))],
+  ["no sizes", (path) => rmSync(join(path, "sizes.txt"))],
+  ["nothing in its folder", (path) => readdirSync(path).forEach((name) => void rmSync(join(path, name)))],
+])("a graph that has %s is built again, and kept", async (_, harm) => {
+  const first = await preparedGraph(folder, "aa", build, now);
+  const scores = await scoresOf(first.graph);
+  harm(join(folder, "aa"));
+  expect(await preparedGraph(folder, "aa", build, now)).toEqual(first);
+  expect(await scoresOf(first.graph)).toEqual(scores);
+  expect(await preparedGraph(folder, "aa", () => expect.fail("built twice"), now)).toEqual(first);
+  expect(readdirSync(folder)).toEqual(["aa"]);
+});
+
+test("of two starts at once, the slower one takes the graph of the faster one", async () => {
+  await preparedGraph(folder, "other", build, now);
+  let built = 0;
+  const overtaken = (file?: ConstantFile) => {
+    built++;
+    cpSync(join(folder, "other"), join(folder, "aa"), { recursive: true });
+    return build(file);
+  };
+  const prepared = await preparedGraph(folder, "aa", overtaken, now);
+  expect(prepared).toEqual({ graph: join(folder, "aa/graph.onnx"), warning: null });
+  expect(built).toBe(1);
+  expect(readdirSync(folder).sort()).toEqual(["aa", "other"]);
+});
+
+test("a graph is kept where old ones cannot be listed", async () => {
+  disk.refusesLists = true;
+  try {
+    const prepared = await preparedGraph(folder, "aa", build, now);
+    expect(prepared).toEqual({ graph: join(folder, "aa/graph.onnx"), warning: null });
+  } finally {
+    disk.refusesLists = false;
+  }
+});
+
 test("constants begin on pages of their file, which is as long as they are", async () => {
   const written = [7, 4096, 5000];
   const starts: number[] = [];
@@ -100,6 +161,33 @@ test("constants begin on pages of their file, which is as long as they are", asy
     expect(bytes.subarray(start, start + written[i]).every((byte) => byte === (written[i] & 255))).toBe(true);
   });
 });
+
+test("the key is of the whole configuration: the same weights make another graph with other positions or norms", async () => {
+  const source: GraphSource = {
+    ...{ config: tinyLlama, weights: "w", manifest: "m", smoothing: undefined },
+    ...{ format: "int8", device: "cpu" },
+  };
+  const others: Partial<ModelConfig>[] = [
+    { positions: { theta: 10_000, scaling: null } },
+    { normEpsilon: 1e-6 },
+    { heads: 3, headWidth: 32 },
+  ];
+  const keys = [source, ...others.map((other) => ({ ...source, config: { ...tinyLlama, ...other } }))].map(graphKey);
+  expect(new Set(await Promise.all(keys)).size).toBe(4);
+  expect(await graphKey({ ...source })).toBe(await keys[0]);
+});
+
+test.each(["runtime/graph.ts", "models/base.ts", "models/gguf/model.ts", "models/safetensors/gpt2-weights.ts"])(
+  "other code in %s has another hash",
+  async (file) => {
+    for (const name of ["models/gguf", "models/safetensors", "runtime"])
+      mkdirSync(join(folder, name), { recursive: true });
+    writeFileSync(join(folder, file), "one");
+    const before = await graphCodeHash(folder);
+    writeFileSync(join(folder, file), "two");
+    expect(await graphCodeHash(folder)).not.toBe(before);
+  },
+);
 
 test("the code's hash is that of the code", async () => {
   expect(await graphCodeHash()).toMatch(/^[0-9a-f]{64}$/);
