@@ -34,12 +34,21 @@ export function artifactsOf(modelDirectory: string): string {
   return join(modelDirectory, "artifacts");
 }
 
-/** Reads and checks a model folder and a folder of artifacts for it. Throws an Error that names the file and both values. */
+/** Reads and checks a model folder and a folder of artifacts for it. The caller closes the model. Throws an Error that names the file and both values. */
 export async function readArtifacts(
   modelDirectory: string,
   directory = artifactsOf(modelDirectory),
 ): Promise<Artifacts> {
   const base = await openBase(modelDirectory);
+  try {
+    return await readArtifactsOf(base, directory);
+  } catch (error) {
+    base.close();
+    throw error;
+  }
+}
+
+async function readArtifactsOf(base: Base, directory: string): Promise<Artifacts> {
   const manifestBytes = await readFileAtMost(join(directory, manifestFile), setLimits.manifestBytes);
   const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
   checkModel(manifest, base);

@@ -10,13 +10,14 @@ import { packTokenizer } from "../../shared/tokenizer/pack.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
 import type { ModelWeights } from "../runtime/model-weights.ts";
 import { openGgufModel } from "./gguf/model.ts";
-import { existsInParts, partsOf } from "./gguf/part-files.ts";
+import { existsInParts, type PartFiles, partsOf } from "./gguf/part-files.ts";
 import { readModelConfig, readModelFolder } from "./safetensors/model-folder.ts";
 import { readSampling, readTokenizerFiles } from "./tokenizer-files.ts";
 import { tokenizerOfGguf } from "./tokenizer-source.ts";
 
 /** The name of GGUF weights in a model folder. */
 export const ggufFile = "model.gguf";
+const chunkBytes = 1 << 20;
 
 export interface Base {
   config: ModelConfig;
@@ -36,7 +37,7 @@ export async function openBase(directory: string): Promise<Base> {
     return { ...(await readModelFolder(directory)), weightsFile: "model.safetensors", close: () => {} };
   const { config, weights, file } = openGgufModel(path);
   try {
-    return { config, weights, weightsFile: ggufFile, weightsHash: await hashOfFiles(file.parts), close: file.close };
+    return { config, weights, weightsFile: ggufFile, weightsHash: hashOfOpen(file), close: file.close };
   } catch (error) {
     file.close();
     throw error;
@@ -92,11 +93,18 @@ export async function hashOfBase(directory: string): Promise<string | null> {
   return existsInParts(path) ? hashOfFiles(partsOf(path)) : null;
 }
 
+/** SHA-256 of the very files that the weights are read from, whatever has their names by now. */
+function hashOfOpen(file: PartFiles): string {
+  const hash = createHash("sha256");
+  for (let at = 0; at < file.bytes; at += chunkBytes) hash.update(file.read(at, Math.min(chunkBytes, file.bytes - at)));
+  return hash.digest("hex");
+}
+
 /** SHA-256 of files, one after the other. */
 export async function hashOfFiles(parts: readonly string[]): Promise<string> {
   const hash = createHash("sha256");
   for (const part of parts) {
-    for await (const chunk of createReadStream(part, { highWaterMark: 1 << 20 })) hash.update(chunk);
+    for await (const chunk of createReadStream(part, { highWaterMark: chunkBytes })) hash.update(chunk);
   }
   return hash.digest("hex");
 }

@@ -37,7 +37,7 @@ async function formerlyServed(directory: string): Promise<Partial<Manifest["mode
 
 /** Reads a model folder. Throws an Error that names the file at fault. */
 export async function readBase(directory: string): Promise<TrainingBase> {
-  const { config, weights, weightsHash } = await openBase(directory);
+  const { config, weightsHash, tokenEmbedding } = await readHead(directory);
   const text = await readBaseText(directory, config);
   const name = basename(resolve(directory));
   return {
@@ -49,9 +49,31 @@ export async function readBase(directory: string): Promise<TrainingBase> {
     },
     config,
     weightsHash,
-    tokenEmbedding: floatsOf(weightOf(weights, "model.embed_tokens.weight")),
+    tokenEmbedding,
     tokenizer: Tokenizer.fromTensors(text.tokenizer),
     tokenizerFile: text.tokenizer,
-    openTrunk: (threads) => createTrunkRunner({ config, weights, threads }),
+    openTrunk: (threads) => openTrunk(directory, weightsHash, threads),
   };
+}
+
+async function readHead(directory: string) {
+  const { config, weights, weightsHash, close } = await openBase(directory);
+  try {
+    return { config, weightsHash, tokenEmbedding: floatsOf(weightOf(weights, "model.embed_tokens.weight")) };
+  } finally {
+    close();
+  }
+}
+
+/** Opens the weights again: training that has its hidden states needs no trunk, and then no weights stay open or in memory. */
+async function openTrunk(directory: string, wanted: string, threads: number): Promise<TrunkRunner> {
+  const { config, weights, weightsFile, weightsHash, close } = await openBase(directory);
+  try {
+    if (weightsHash !== wanted) {
+      throw new Error(`${join(directory, weightsFile)} changed: its SHA-256 is ${weightsHash}, it was ${wanted}`);
+    }
+    return await createTrunkRunner({ config, weights, threads });
+  } finally {
+    close();
+  }
 }

@@ -92,6 +92,7 @@ async function checkPorts(): Promise<Finding> {
 /** By the code that serves it: every file is held against the manifest's hash. */
 async function checkModel(directory: string): Promise<Finding> {
   const { model, manifestHash } = await readArtifacts(directory);
+  model.close();
   const { layers, hiddenSize } = model.config;
   return ok(`${directory}: ${layers} layers of ${hiddenSize}; weights and manifest ${manifestHash.slice(0, 12)} agree`);
 }

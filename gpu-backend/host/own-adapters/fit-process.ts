@@ -34,7 +34,8 @@ process.on("message", async ({ id, request }: ToFitter) => {
 
 async function open({ modelDirectory, artifactsDirectory }: FitFolders): Promise<Fitter> {
   // One thread, as the engine serves meanwhile.
-  const fitter = await Fitter.open(await readArtifacts(modelDirectory, artifactsDirectory), 1);
+  const artifacts = await readArtifacts(modelDirectory, artifactsDirectory);
+  const fitter = await Fitter.open(artifacts, 1).finally(artifacts.model.close);
   collectGarbage();
   return fitter;
 }

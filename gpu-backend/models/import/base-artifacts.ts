@@ -28,13 +28,8 @@ const fittedPieces = 4096;
 
 /** Writes `<folder>/artifacts` for the model in `folder`. Throws an Error that names the file at fault. */
 export async function publishBaseArtifacts(folder: string, name: string): Promise<Manifest> {
-  const { config, weights, weightsHash, close } = await openBase(folder);
-  requireFinite(folder, weights);
-  const text = await readBaseText(folder, config);
-  await smooth(folder, { config, weights }, text);
+  const { config, weightsHash, text, tokenEmbedding } = await readAndSmooth(folder);
   const { vocabularySize: V, hiddenSize: D } = config;
-  const tokenEmbedding = floatsOf(weightOf(weights, "model.embed_tokens.weight"));
-  close();
   const P = Math.min(baseDimensions, D);
   const pieces = Array.from({ length: Math.min(fittedPieces, V) }, (_, id) => ({
     tokenIds: Int32Array.of(id),
@@ -69,6 +64,19 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
       training: null,
     },
   );
+}
+
+/** All that needs the weights. */
+async function readAndSmooth(folder: string) {
+  const { config, weights, weightsHash, close } = await openBase(folder);
+  try {
+    requireFinite(folder, weights);
+    const text = await readBaseText(folder, config);
+    await smooth(folder, { config, weights }, text);
+    return { config, weightsHash, text, tokenEmbedding: floatsOf(weightOf(weights, "model.embed_tokens.weight")) };
+  } finally {
+    close();
+  }
 }
 
 /** One such weight makes every sequence that meets it, or all, fail while it is served. */

@@ -68,7 +68,8 @@ export async function importModel(options: ImportOptions, access: HubAccess, pro
     await publishBaseArtifacts(folder, name);
   }
   // As serving will read it, every hash of it.
-  const { manifest } = await readArtifacts(folder);
+  const { manifest, model } = await readArtifacts(folder);
+  model.close();
   return { folder, manifest, keptArtifacts };
 }
 

@@ -1,0 +1,103 @@
+/** Which files of a GGUF model stay open: none, whatever becomes of it. */
+import { createHash } from "node:crypto";
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { readArtifacts } from "../../../../gpu-backend/engine/artifacts.ts";
+import { openModel } from "../../../../gpu-backend/engine/open-model.ts";
+import { openBase } from "../../../../gpu-backend/models/base.ts";
+import { publishBaseArtifacts } from "../../../../gpu-backend/models/import/base-artifacts.ts";
+import { importModel } from "../../../../gpu-backend/models/import/import-model.ts";
+import { readBase } from "../../../../gpu-backend/training/base.ts";
+import { writeGgufModel } from "../../../support/gguf-model.ts";
+
+let folder: string;
+let gguf: string;
+beforeEach(async () => {
+  folder = mkdtempSync(join(tmpdir(), "open-files-"));
+  gguf = join(folder, "model.gguf");
+  await writeGgufModel(folder);
+});
+afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Linux alone lists a process's open files. */
+const onLinux = test.skipIf(process.platform !== "linux");
+function openFiles(): string[] {
+  const links = readdirSync("/proc/self/fd").map((handle) => {
+    try {
+      return readlinkSync(join("/proc/self/fd", handle));
+    } catch {
+      return ""; // The handle that listed them.
+    }
+  });
+  return links.filter((link) => link.startsWith(folder));
+}
+
+const settings = (): Parameters<typeof openModel>[0] => ({
+  ...{ modelDirectory: folder, artifactsDirectory: join(folder, "artifacts") },
+  ...{ threads: 1, weightFormat: "int8", device: "cpu" },
+});
+const clock = () => performance.now();
+const quiet = { note() {}, stage() {}, advance() {}, end() {} };
+
+onLinux("artifacts that are refused close the model; those that are read leave it to the caller", async () => {
+  const { model } = await readArtifacts(folder);
+  expect(openFiles()).toEqual([gguf]);
+  model.close();
+  expect(openFiles()).toEqual([]);
+  rmSync(join(folder, "artifacts/hyper-network.safetensors"));
+  await expect(readArtifacts(folder)).rejects.toThrow("hyper-network.safetensors");
+  expect(openFiles()).toEqual([]);
+});
+
+onLinux("a session is opened over a model that is closed; so is one whose graph cannot be built", async () => {
+  const { runner } = await openModel(settings(), clock);
+  expect(openFiles()).toEqual([]);
+  await runner.release();
+  writeFileSync(join(folder, "smoothing.safetensors"), "none");
+  await expect(openModel(settings(), clock)).rejects.toThrow("smoothing.safetensors");
+  expect(openFiles()).toEqual([]);
+});
+
+onLinux("training opens the weights again for a trunk, as often as it needs one", async () => {
+  const base = await readBase(folder);
+  expect(openFiles()).toEqual([]);
+  for (let opened = 0; opened < 2; opened++) {
+    const trunk = await base.openTrunk(1);
+    expect(openFiles()).toEqual([]);
+    expect((await trunk.hidden(Int32Array.of(1, 2, 3), 1, 3)).length).toBe(3 * base.config.hiddenSize);
+    await trunk.release();
+  }
+  await writeGgufModel(folder, 8);
+  await expect(base.openTrunk(1)).rejects.toThrow(/model\.gguf changed: its SHA-256 is [0-9a-f]{64}, it was /);
+  expect(openFiles()).toEqual([]);
+});
+
+onLinux("a text that cannot be read closes the weights, in training and where artifacts are made", async () => {
+  await writeGgufModel(folder, 7, { "tokenizer.ggml.model": { text: "unknown" } });
+  await expect(readBase(folder)).rejects.toThrow("tokenizer.ggml.model");
+  await expect(publishBaseArtifacts(folder, "tiny")).rejects.toThrow("tokenizer.ggml.model");
+  expect(openFiles()).toEqual([]);
+});
+
+onLinux("an import closes what it has read", async () => {
+  const access = { now: () => new Date() } as Parameters<typeof importModel>[1];
+  const imported = await importModel({ source: folder, out: null, revision: null }, access, quiet);
+  expect(imported.keptArtifacts).toBe(true);
+  expect(openFiles()).toEqual([]);
+});
+
+test("the hash is of the file that was opened, also when another one gets its name meanwhile", async () => {
+  const bytes = readFileSync(gguf);
+  const half = bytes.length >> 1;
+  rmSync(gguf);
+  writeFileSync(`${gguf}.part-1`, bytes.subarray(0, half));
+  writeFileSync(`${gguf}.part-2`, bytes.subarray(half));
+  writeFileSync(join(folder, "other"), "other");
+  const opening = openBase(folder);
+  renameSync(join(folder, "other"), `${gguf}.part-2`);
+  const { weightsHash, close } = await opening;
+  close();
+  expect(weightsHash).toBe(createHash("sha256").update(bytes).digest("hex"));
+});
