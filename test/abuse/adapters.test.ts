@@ -84,13 +84,20 @@ const shown = (times: number[]) => times.map((ms) => ms.toFixed(0)).join(" ");
 
 test("a key's adapter is made beside another's many as beside one after another", async () => {
   const alone = Array.from({ length: requests });
-  const harmless = await timesBeside(async () => {
-    for (const _ of alone) expect(await make("harmless", large)).toBe(201);
-  });
+  const harmless: number[] = [];
+  const attacked: number[] = [];
   const statuses: number[] = [];
-  const attacked = await timesBeside(() =>
-    Promise.all(alone.map(async () => statuses.push(await make("attacker", large)))),
-  );
+  // In turns, so that neither has a slower minute of the machine for itself.
+  for (const _ of [1, 2]) {
+    const ofHarmless = await timesBeside(async () => {
+      for (const _ of alone) expect(await make("harmless", large)).toBe(201);
+    });
+    harmless.push(...ofHarmless);
+    const ofAttacked = await timesBeside(() =>
+      Promise.all(alone.map(async () => statuses.push(await make("attacker", large)))),
+    );
+    attacked.push(...ofAttacked);
+  }
   const rounds = 3;
   const left = await timesBeside(() =>
     Promise.all(

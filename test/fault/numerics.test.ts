@@ -8,8 +8,8 @@ import { type Cluster, startCluster } from "./cluster.ts";
 import { type Answer, type Body, requestsOf, type Seen, Traffic } from "./traffic.ts";
 
 const streams = 24;
-/** Of one choice each: of two, one may go on where it began while the other, which has no token yet, begins anew elsewhere. */
-const bodies = requestsOf(streams, 24).map(({ n: _, ...body }): Body => body);
+/** Long enough to be under way when a backend is killed. Of one choice each: of two, one may go on where it began while the other, which has no token yet, begins anew elsewhere. */
+const bodies = requestsOf(streams, 96).map(({ n: _, ...body }): Body => body);
 
 let cluster: Cluster;
 /** What each backend answers alone. */
