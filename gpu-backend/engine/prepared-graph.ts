@@ -161,11 +161,11 @@ export async function graphKey(source: GraphSource): Promise<string> {
 /** Folders of the code that reads weights and builds graphs of them. */
 const codeFolders = ["models", "models/gguf", "models/safetensors", "runtime"];
 
-/** SHA-256 of that code in the folder `code`: another one makes another graph of the same weights. */
+/** SHA-256 of that code in the folder `code`, in a package as JavaScript: another one makes another graph of the same weights. */
 export async function graphCodeHash(code = join(import.meta.dirname, "..")): Promise<string> {
   const hash = createHash("sha256");
   for (const folder of codeFolders) {
-    const names = (await readdir(join(code, folder))).filter((name) => name.endsWith(".ts"));
+    const names = (await readdir(join(code, folder))).filter((name) => /\.[jt]s$/.test(name));
     for (const name of names.sort()) {
       const bytes = await readFile(join(code, folder, name));
       hash.update(`${folder}/${name} ${bytes.length}\n`).update(bytes);
