@@ -3,14 +3,13 @@
  * Not here: what is served beside the weights, which is in the folder's artifacts.
  */
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import { join } from "node:path";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { packTokenizer } from "../../shared/tokenizer/pack.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
 import type { ModelWeights } from "../runtime/model-weights.ts";
 import { openGgufModel } from "./gguf/model.ts";
-import { existsInParts, type PartFiles, partsOf } from "./gguf/part-files.ts";
+import { existsInParts, openPartFiles, type PartFiles } from "./gguf/part-files.ts";
 import { readModelConfig, readModelFolder } from "./safetensors/model-folder.ts";
 import { readSampling, readTokenizerFiles } from "./tokenizer-files.ts";
 import { tokenizerOfGguf } from "./tokenizer-source.ts";
@@ -37,7 +36,7 @@ export async function openBase(directory: string): Promise<Base> {
     return { ...(await readModelFolder(directory)), weightsFile: "model.safetensors", close: () => {} };
   const { config, weights, file } = openGgufModel(path);
   try {
-    return { config, weights, weightsFile: ggufFile, weightsHash: hashOfOpen(file), close: file.close };
+    return { config, weights, weightsFile: ggufFile, weightsHash: hashOfParts(file), close: file.close };
   } catch (error) {
     file.close();
     throw error;
@@ -88,23 +87,20 @@ function ggufText(path: string): Omit<BaseText, "sampling"> {
 }
 
 /** `weightsHash` of a folder with GGUF weights; null where it has none. */
-export async function hashOfBase(directory: string): Promise<string | null> {
+export function hashOfBase(directory: string): string | null {
   const path = join(directory, ggufFile);
-  return existsInParts(path) ? hashOfFiles(partsOf(path)) : null;
+  if (!existsInParts(path)) return null;
+  const file = openPartFiles(path);
+  try {
+    return hashOfParts(file);
+  } finally {
+    file.close();
+  }
 }
 
-/** SHA-256 of the very files that the weights are read from, whatever has their names by now. */
-function hashOfOpen(file: PartFiles): string {
+/** SHA-256 of the very files that are open, one after the other, whatever has their names by now. */
+export function hashOfParts(file: PartFiles): string {
   const hash = createHash("sha256");
   for (let at = 0; at < file.bytes; at += chunkBytes) hash.update(file.read(at, Math.min(chunkBytes, file.bytes - at)));
-  return hash.digest("hex");
-}
-
-/** SHA-256 of files, one after the other. */
-export async function hashOfFiles(parts: readonly string[]): Promise<string> {
-  const hash = createHash("sha256");
-  for (const part of parts) {
-    for await (const chunk of createReadStream(part, { highWaterMark: chunkBytes })) hash.update(chunk);
-  }
   return hash.digest("hex");
 }

@@ -10,8 +10,8 @@ import type { ModelWeights } from "../../gpu-backend/runtime/model-weights.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { smoothed } from "../../gpu-backend/runtime/smoothing.ts";
 import type { StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
+import reference from "../fixtures/smollm2-reference.json" with { type: "json" };
 import { embeddedBase } from "../support/embedded-base.ts";
-import reference from "../support/smollm2-reference.json" with { type: "json" };
 import { grownPast, noPast, type StepRow, stepOf } from "../support/steps.ts";
 
 const threads = 2;

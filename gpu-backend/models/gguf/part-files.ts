@@ -62,7 +62,7 @@ export function openPartFiles(path: string): PartFiles {
 }
 
 /** The files that `path` consists of, in order. Throws an Error where there is none. */
-export function partsOf(path: string): string[] {
+function partsOf(path: string): string[] {
   if (existsSync(path)) return [path];
   const parts: string[] = [];
   while (existsSync(partPath(path, parts.length + 1))) {

@@ -12,7 +12,7 @@ import { nullIfMissing } from "../../files.ts";
 import { parametersOf } from "../../runtime/model-weights.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import type { Progress } from "../../training/progress.ts";
-import { ggufFile, hashOfBase, hashOfFiles, readBaseConfig, readBaseText } from "../base.ts";
+import { ggufFile, hashOfBase, hashOfParts, readBaseConfig, readBaseText } from "../base.ts";
 import { openGgufModel } from "../gguf/model.ts";
 import { existsInParts } from "../gguf/part-files.ts";
 import { publishBaseArtifacts } from "./base-artifacts.ts";
@@ -79,7 +79,7 @@ async function downloadModel(name: string, revision: string, folder: string, acc
   const files = chooseFiles(new Set(repository.files.keys()), where).map((file) => repository.files.get(file)!);
   const weights = repository.files.get(weightsFile)!;
   for (const { name, bytes } of files) checkFileSize(name, bytes, where);
-  await refuseOtherWeights(folder, () => hasChecksum(join(folder, weightsFile), weights.checksum));
+  if (!(await hasChecksum(join(folder, weightsFile), weights.checksum))) await removeOtherBase(folder);
   await mkdir(folder, { recursive: true });
   await checkSpace(folder, repository);
   progress.note(`${repository.id} at ${repository.commit}`);
@@ -113,7 +113,7 @@ async function copyFolder(source: string, folder: string, now: Date): Promise<vo
   await checkSmallFiles(source, bytes.get(weightsFile)!, now);
   if (resolve(source) === resolve(folder)) return;
   const weights = await checksumOf(join(source, weightsFile), "sha256");
-  await refuseOtherWeights(folder, () => hasChecksum(join(folder, weightsFile), weights));
+  if (!(await hasChecksum(join(folder, weightsFile), weights))) await removeOtherBase(folder);
   await mkdir(folder, { recursive: true });
   for (const name of files) await copyWhole(join(source, name), join(folder, name));
 }
@@ -121,14 +121,14 @@ async function copyFolder(source: string, folder: string, now: Date): Promise<vo
 /** Brings a file, or its parts, to the folder under the one name that is served; checked before, it is not copied in vain. */
 async function copyGguf(source: string, folder: string): Promise<void> {
   const { file } = openGgufModel(source);
+  const hash = hashOfParts(file);
   file.close();
-  const hash = await hashOfFiles(file.parts);
-  const isSame = async () => (await hashOfBase(folder)) === hash;
-  if (await isSame()) return;
-  await refuseOtherWeights(folder, isSame);
+  const isSame = () => hashOfBase(folder) === hash;
+  if (isSame()) return;
+  await removeOtherBase(folder);
   await mkdir(folder, { recursive: true });
   for (const part of file.parts) await copyWhole(part, join(folder, ggufFile + part.slice(source.length)));
-  if (!(await isSame())) throw new Error(`${source} changed while it was copied`);
+  if (!isSame()) throw new Error(`${source} changed while it was copied`);
 }
 
 /** A file gets its name only when it is complete. */
@@ -145,11 +145,10 @@ async function copyWhole(from: string, to: string): Promise<void> {
 }
 
 /**
- * Throws an Error where the folder has artifacts that were made for other weights. What else is left there of other weights, by an
- * import that was killed, is removed: a folder holds one base.
+ * Removes what an import that was killed left in the folder of another base: a folder holds one. Throws an Error where artifacts
+ * were made for that one.
  */
-async function refuseOtherWeights(folder: string, isSame: () => Promise<boolean>): Promise<void> {
-  if (await isSame()) return;
+async function removeOtherBase(folder: string): Promise<void> {
   if (existsSync(manifestOf(folder))) {
     throw new Error(`${folder}/artifacts was made for other weights; choose another --out, or delete that folder`);
   }
