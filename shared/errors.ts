@@ -15,6 +15,9 @@ export const errorTable = {
   adapter_not_found: { status: 404, type: "invalid_request_error", code: "adapter_not_found" },
   adapter_outdated: { status: 400, type: "invalid_request_error", code: "adapter_outdated" },
   adapter_quota_exceeded: { status: 403, type: "invalid_request_error", code: "adapter_quota_exceeded" },
+  memory_not_found: { status: 404, type: "invalid_request_error", code: "memory_not_found" },
+  /** An answer that had begun cannot go on: a memory that it uses was deleted. */
+  memory_deleted: { status: 410, type: "invalid_request_error", code: "memory_deleted" },
   method_not_allowed: { status: 405, type: "invalid_request_error", code: "method_not_allowed" },
   /** A call from edge to backend in another version of their contract. */
   version_mismatch: { status: 409, type: "server_error", code: "version_mismatch" },

@@ -70,6 +70,16 @@ export const evidenceSchema = z.strictObject({
   floor: z.number().gt(0).max(1),
 });
 
+const weight = within(100);
+export const memoryRuleSchema = z.strictObject({
+  neighbours: upTo(256),
+  theta: z.number().gt(0).max(1000),
+  weights: z.tuple([weight, weight, weight, weight, weight, weight]),
+  brakes: z.array(z.number().min(0).max(10)).min(1).max(16),
+  brakePriors: z.array(share).min(1).max(16),
+  maxShare: z.number().min(0).lt(1),
+});
+
 /** Makes a centroid's gates; the gates scale the directions of a bank that all centroids share. */
 const hyperNetworkSchema = z.strictObject({
   /** SHA-256 of its tensor file. */
@@ -112,6 +122,8 @@ const shape = z.strictObject({
   static: z.strictObject({ gain: gain.nullable() }).optional(),
   /** Absent: the default of `shared/math/evidence.ts`. */
   evidence: evidenceSchema.optional(),
+  /** How memories count (`shared/math/memory.ts`); absent: its default. */
+  memory: memoryRuleSchema.optional(),
   /** These and no other: nothing in a set chooses the name of a file. */
   files: z.strictObject({
     [edgeTableFile]: fileRecord(setLimits.edgeTableBytes),

@@ -4,7 +4,9 @@
  * tenant's adapter of an `AdapterRequest`: the head of its answer comes when the work begins, an `adapterOutcomeSchema` when it ends,
  * and a caller that leaves ends it; `/v1/adapters/TENANT/HASH` takes GET for its
  * bytes, PUT for one that another backend made, DELETE. A batch whose adapter is not here is refused with
- * `adapter_not_found`: PUT it, and send the batch again. The header `numericsHeader` travels with batches,
+ * `adapter_not_found`: PUT it, and send the batch again. PUT `/v1/memories/TENANT/HASH` makes a memory of documents, or what of it is
+ * missing, and answers `memoryProgressSchema` lines; DELETE takes it, and `/v1/memories/TENANT` all of a tenant's. A batch whose
+ * memory is not here is refused with `memory_not_found`. The header `numericsHeader` travels with batches,
  * `nameHeader` with every answer and some calls, `loadHeader` with every answer (backend-headers.ts). Not here: anything a public client sees.
  */
 import { z } from "zod";
@@ -71,6 +73,9 @@ export const mixtureSchema = z.strictObject({
     .optional(),
 });
 
+/** A memory that an answer reads: one of the tenant's own, or a centroid's. */
+const memorySchema = z.union([z.strictObject({ hash }), z.strictObject({ centroidId: id })]);
+
 export const sequenceRequestSchema = z.strictObject({
   id,
   /** Salts whatever the backend keeps of the prompt. */
@@ -103,6 +108,13 @@ export const sequenceRequestSchema = z.strictObject({
   compare: z.boolean(),
   /** Serve this mixture rather than the batch's adapter alone. */
   mixture: mixtureSchema.optional(),
+  /**
+   * Its next tokens are mixed with what these say (`shared/math/memory.ts`). How much they count is chosen by the same prompt tokens
+   * as the mixture's weights; without `mixture.evidence`, by all tokens of the prompt.
+   */
+  memories: z.array(memorySchema).min(1).max(limits.memoriesPerSequence).optional(),
+  /** Ask for the passages behind each token. */
+  sources: z.boolean().optional(),
 });
 
 export const batchRequestSchema = z.strictObject({
@@ -138,6 +150,35 @@ export const adapterAnswerSchema = z.object({
   timings: z.object({ hiddenMs: z.number(), fitMs: z.number() }),
 });
 
+/** The body of PUT /v1/memories/TENANT/HASH. */
+export const memoryRequestSchema = z.strictObject({
+  version: z.literal(contractVersion),
+  manifestHash: hash,
+  /** The hash in the path is `memoryHash` of these, in this order. */
+  documents: z
+    .array(z.strictObject({ name: z.string().min(1).max(limits.documentNameCharacters), text: z.string().min(1) }))
+    .min(1)
+    .max(limits.documents),
+});
+/** A line of its answer: progress at least every `heartbeatMs`, then one that is ready or an error. */
+export const memoryProgressSchema = z.discriminatedUnion("type", [
+  z.object({ type: z.literal("progress"), tokens: z.int(), totalTokens: z.int() }),
+  z.object({
+    type: z.literal("ready"),
+    tokens: z.int(),
+    /** Keys on disk, in bytes. */
+    bytes: z.int(),
+    /** Tokens whose keys had to be computed; 0 if the memory was here already. */
+    computedTokens: z.int(),
+  }),
+  z.object({
+    type: z.literal("error"),
+    kind: z.enum(errorKinds),
+    message: z.string(),
+    retryAfterSeconds: z.number().nullable(),
+  }),
+]);
+
 export const cancelRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   ids: z.array(id).min(1).max(sequencesPerBatch),
@@ -164,6 +205,25 @@ export const tokenFrameSchema = z.object({
   logprob: z.number().optional(),
   alternatives: alternatives.optional(),
   baseLogprob: z.number().optional(),
+  /** Where `sources` asked for them and the sequence has memories. */
+  sources: z
+    .object({
+      /** Part of the token's own probability that came from memories. */
+      share: z.number(),
+      /** The passages that spoke for the token, the most of that part first; `share` is of the token's probability, too. */
+      passages: z.array(
+        z.object({
+          /** Index in the request's `memories`. */
+          memory: z.int(),
+          /** Name of the document, and bytes [start, end) of its text: some words before the token, and the token. */
+          document: z.string(),
+          start: z.int(),
+          end: z.int(),
+          share: z.number(),
+        }),
+      ),
+    })
+    .optional(),
 });
 export const doneFrameSchema = z.object({
   type: z.literal("done"),
@@ -182,6 +242,8 @@ export const doneFrameSchema = z.object({
       evidence: z.object({ nats: z.number(), tokens: z.int() }).nullable(),
     })
     .optional(),
+  /** The memories in the order of the request, with the brake that the prompt chose (its mean; 0: none of it is used). */
+  memories: z.array(z.object({ hash, brake: z.number() })).optional(),
   promptTokens: z.int(),
   completionTokens: z.int(),
   /** Prompt tokens that need not be computed, as the backend had their keys and values. */
@@ -226,6 +288,10 @@ export type SequenceRequest = z.infer<typeof sequenceRequestSchema>;
 export type BatchRequest = z.infer<typeof batchRequestSchema>;
 export type AdapterRequest = z.infer<typeof adapterRequestSchema>;
 export type AdapterAnswer = z.infer<typeof adapterAnswerSchema>;
+export type MemoryRequest = z.infer<typeof memoryRequestSchema>;
+export type MemoryProgress = z.infer<typeof memoryProgressSchema>;
+export type Documents = MemoryRequest["documents"];
+export type TokenSources = NonNullable<TokenFrame["sources"]>;
 export type CancelRequest = z.infer<typeof cancelRequestSchema>;
 export type FinishReason = z.infer<typeof finishReasonSchema>;
 export type PromptFrame = z.infer<typeof promptFrameSchema>;
@@ -274,6 +340,31 @@ export function ownAdaptersOf({ adapterHash, sequences }: BatchRequest): string[
     for (const one of mixture?.adapters ?? []) if ("adapterHash" in one) hashes.add(one.adapterHash);
   }
   return [...hashes];
+}
+
+/** Hashes of the tenant's own memories that a batch names, each once; a backend may lack them. */
+export function memoriesOf({ sequences }: BatchRequest): string[] {
+  const hashes = sequences.flatMap(({ memories = [] }) => memories.flatMap((one) => ("hash" in one ? [one.hash] : [])));
+  return [...new Set(hashes)];
+}
+
+/**
+ * The content address of a tenant's memory: SHA-256 of the tenant, the manifest and the documents, each field as UTF-8 behind its length
+ * in bytes. So equal documents of two tenants have nothing in common.
+ */
+export async function memoryHash(tenant: string, manifestHash: string, documents: Documents): Promise<string> {
+  const encoder = new TextEncoder();
+  const fields = [tenant, manifestHash, ...documents.flatMap(({ name, text }) => [name, text])].map((field) =>
+    encoder.encode(field),
+  );
+  const bytes = new Uint8Array(fields.reduce((sum, field) => sum + 4 + field.length, 0));
+  let at = 0;
+  for (const field of fields) {
+    new DataView(bytes.buffer).setUint32(at, field.length, true);
+    bytes.set(field, at + 4);
+    at += 4 + field.length;
+  }
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
 }
 
 /** Whether a backend that says so serves batches of a manifest. */

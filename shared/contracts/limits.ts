@@ -78,6 +78,23 @@ export const limitTable = {
     bounds: "All examples of an adapter together; tokens of a text beyond the context are not read",
   },
   adaptersPerTenant: { value: 64, unit: "entries", bounds: "Adapters of a tenant" },
+  documentBodyBytes: { value: 33_554_432, unit: "bytes", bounds: "The body of a request with documents" },
+  documents: { value: 10_000, unit: "entries", bounds: "Documents of one memory" },
+  documentNameCharacters: { value: 256, unit: "characters", bounds: "The name of a document" },
+  memoryTokens: { value: 262_144, unit: "tokens", bounds: "All documents of one memory together" },
+  memoryTokensAtOnce: {
+    value: 16_384,
+    unit: "tokens",
+    bounds: "Documents that a request waits for; more are a job, answered with 202",
+  },
+  tenantMemoryTokens: {
+    value: 2_000_000,
+    unit: "tokens",
+    bounds: "All memories of a tenant together, unless its plan says otherwise",
+  },
+  memoriesPerSequence: { value: 4, unit: "entries", bounds: "Memories that one answer reads" },
+  sourcesPerToken: { value: 3, unit: "entries", bounds: "Passages that `chameleon.sources` lists for one token" },
+  retrievedPassages: { value: 4, unit: "entries", bounds: "`chameleon.retrieve`" },
   usageDays: { value: 366, unit: "days", bounds: "Period of one response of `/v1/usage`" },
   usageRowsPerDay: {
     value: 1024,
