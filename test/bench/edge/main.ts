@@ -266,7 +266,6 @@ function quickRounds(concurrency: number): number {
 async function waysBodies(): Promise<{ manifestHash: string; public: string[]; contract: string[] }> {
   const artifacts = await loadArtifacts((name) => readFile(path.join(root, "edge/public/artifacts", name)));
   const requests = benchTexts(artifacts.tokenizer, promptTokens, prompts).map((prompt) => ({
-    model: "gpt2:auto",
     prompt,
     max_tokens: maxTokens,
     temperature: 0,
