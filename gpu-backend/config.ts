@@ -75,7 +75,7 @@ export const environmentSchema = z.object({
   DATA_DIR: text(
     ".cache/backend",
     "a folder",
-    "What outlives a restart: tenants' own adapters; losing it costs time only, the edge has them too",
+    "What outlives a restart: tenants' own adapters and memories, encrypted; losing it costs time only, the edge has what they are made of",
   ),
   TENANT_ADAPTER_BYTES: integer(
     1,
@@ -88,6 +88,18 @@ export const environmentSchema = z.object({
     2 ** 50,
     4096 * MiB,
     "Bytes of all tenants' adapters in DATA_DIR, at most; beyond, what was used longest ago goes",
+  ),
+  TENANT_MEMORY_BYTES: integer(
+    1,
+    2 ** 40,
+    2048 * MiB,
+    "Bytes of a tenant's memories in DATA_DIR, at most; beyond, what was used longest ago goes",
+  ),
+  MEMORIES_BYTES: integer(
+    1,
+    2 ** 50,
+    16_384 * MiB,
+    "Bytes of all tenants' memories in DATA_DIR, at most; beyond, what was used longest ago goes",
   ),
   ARTIFACTS_URL: url(
     "http(s) or file",
@@ -152,6 +164,8 @@ export function readConfig(
     dataDirectory: values.DATA_DIR,
     tenantAdapterBytes: values.TENANT_ADAPTER_BYTES,
     adaptersBytes: values.ADAPTERS_BYTES,
+    tenantMemoryBytes: values.TENANT_MEMORY_BYTES,
+    memoriesBytes: values.MEMORIES_BYTES,
     /** null: only the artifacts of the model folder are served. */
     artifactStore: values.ARTIFACTS_URL ? { url: values.ARTIFACTS_URL, credentials: credentialsOf(values) } : null,
     artifactPollMs: values.ARTIFACTS_POLL_MS,

@@ -7,7 +7,6 @@ import type { AddressInfo } from "node:net";
 import { hostname, totalmem } from "node:os";
 import { join } from "node:path";
 import { isLoopback } from "../shared/loopback.ts";
-import { OwnAdapterStore } from "./adapters/own/store.ts";
 import { createCommand, onStopRequest } from "./command-line.ts";
 import {
   type BackendConfig,
@@ -32,6 +31,8 @@ import { close, listen } from "./http/server.ts";
 import { Tracer } from "./http/tracing.ts";
 import { readBaseConfig } from "./models/base.ts";
 import { addFlags, environmentNotes } from "./settings.ts";
+import { tenantDirectory } from "./tenant-files/tenant-files.ts";
+import { removeUnsealed, TenantStore } from "./tenant-files/tenant-store.ts";
 
 /** Timeout for connections to receive their last frames when the backend ends, in milliseconds. */
 const closeMs = 1000;
@@ -80,8 +81,9 @@ async function run(config: BackendConfig): Promise<void> {
   const isTooMuch = memory.plannedBytes > memory.limitBytes;
   // Before the model is loaded, in case the process does not survive that.
   if (isTooMuch) log("warn", "memory", memoryFields);
-  const store = new OwnAdapterStore({
-    directory: config.dataDirectory,
+  await removeUnsealed(config.dataDirectory);
+  const store = new TenantStore({
+    directory: tenantDirectory(config.dataDirectory, "adapters"),
     tenantBytes: config.tenantAdapterBytes,
     totalBytes: config.adaptersBytes,
     now: () => new Date(),

@@ -18,9 +18,10 @@ export interface EngineSettings {
   limits: PlanLimits;
   kvBytes: number;
   prefixCacheBytes: number;
-  /** Where tenants' own adapters are kept. */
+  /** Where tenants' own adapters and memories are kept (tenant-files/). */
   dataDirectory: string;
   tenantAdapterBytes: number;
+  tenantMemoryBytes: number;
 }
 
 export type ToEngine =

@@ -8,11 +8,11 @@ import { setImmediate } from "node:timers/promises";
 import type { ServiceError } from "../../shared/errors.ts";
 import { AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import { generatedAdapters } from "../adapters/generated/generated.ts";
-import { LruCache } from "../adapters/lru.ts";
 import { ownAdapterId, withOwnAdapters } from "../adapters/own/artifact.ts";
-import { OwnAdapterFiles } from "../adapters/own/store.ts";
 import { HostRunner } from "../kv/host-runner.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
+import { LruCache } from "../lru.ts";
+import { TenantFiles, tenantDirectory } from "../tenant-files/tenant-files.ts";
 import { Engine } from "./engine.ts";
 import type { EngineSettings, FromEngine, ToEngine } from "./messages.ts";
 import { openModel } from "./open-model.ts";
@@ -46,7 +46,10 @@ async function serve(settings: EngineSettings): Promise<void> {
   const now = () => performance.now();
   const opened = await openModel(settings, now);
   const { manifest, manifestHash, tokenizer, hyperNetwork, device, warnings } = opened;
-  const files = new OwnAdapterFiles({ directory: settings.dataDirectory, tenantBytes: settings.tenantAdapterBytes });
+  const files = new TenantFiles({
+    directory: tenantDirectory(settings.dataDirectory, "adapters"),
+    tenantBytes: settings.tenantAdapterBytes,
+  });
   const source = withOwnAdapters(
     generatedAdapters(manifest, hyperNetwork),
     { read: async (tenant, hash) => unwritten.get(ownAdapterId(tenant, hash)) ?? files.read(tenant, hash) },

@@ -2,10 +2,10 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { type BatchRequest, finishReasonSchema } from "../../shared/contracts/inference.ts";
 import { errorKinds } from "../../shared/errors.ts";
-import type { OwnAdapterStore } from "../adapters/own/store.ts";
 import type { EngineStats } from "../engine/messages.ts";
 import type { EngineObserver } from "../host/client.ts";
 import type { MemoryPlan } from "../host/memory-plan.ts";
+import type { DiskState } from "../tenant-files/tenant-store.ts";
 import { centroidLabel } from "./log.ts";
 
 /** Seconds: from a small model's decode step to a long prefill of a large one. */
@@ -34,7 +34,7 @@ export interface MetricsView {
   manifests(): { all: readonly string[]; first: string | null };
   memory: Pick<MemoryPlan, "limitBytes" | "parts">;
   /** Of the folder of tenants' own adapters. */
-  disk(): OwnAdapterStore["disk"];
+  disk(): DiskState;
 }
 
 export function createMetrics({ stats, manifests, memory, disk }: MetricsView): Metrics {

@@ -213,6 +213,8 @@ const meanings: Record<ErrorKind, string> = {
   adapter_not_found: "The adapter does not exist.",
   adapter_outdated: "The adapter was created for other artifacts; create it again.",
   adapter_quota_exceeded: "The tenant has the maximum number of adapters.",
+  memory_not_found: "The memory does not exist.",
+  memory_deleted: "A memory that the completion reads was deleted.",
   method_not_allowed: "The route does not support this method; see the Allow header.",
   version_mismatch: "Edge and backend speak different versions of their contract.",
   manifest_mismatch: "Edge and backend serve different artifacts.",

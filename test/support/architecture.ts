@@ -29,13 +29,15 @@ export const edgeLayers: Record<string, string[]> = {
 
 const inBackend = (...names: string[]) => names.map((name) => `gpu-backend/${name}`);
 /** What each layer of the backend imports of those before it. */
-const engineParts = ["adapters", "kv", "runtime"];
+const engineParts = ["adapters", "kv", "lru.ts", "runtime", "tenant-files"];
 const backendLayers: Record<string, string[]> = {
   "files.ts": [],
+  "lru.ts": [],
   "command-line.ts": [],
   "settings.ts": [],
   "config.ts": ["settings.ts"],
-  adapters: ["files.ts"],
+  "tenant-files": ["files.ts", "lru.ts"],
+  adapters: ["files.ts", "lru.ts"],
   runtime: [],
   // Holds keys and values for a runner that has no memory of its own.
   kv: ["runtime"],

@@ -6,5 +6,5 @@ export const noEngine: MetricsView = {
   stats: () => [],
   manifests: () => ({ all: [], first: null }),
   memory: { limitBytes: 100, parts },
-  disk: () => ({ fault: null, failures: 0, unwrittenBytes: 0 }),
+  disk: () => ({ fault: null, failures: 0, unwrittenBytes: 0, files: 0, bytes: 0 }),
 };

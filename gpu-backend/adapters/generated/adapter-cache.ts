@@ -1,6 +1,7 @@
 /** Keeps generated adapters: byte-bounded, each generated once however many ask at the same time. */
+
+import { LruCache } from "../../lru.ts";
 import type { Adapter, AdapterSource } from "../adapter.ts";
-import { LruCache } from "../lru.ts";
 
 export interface AcquiredAdapter {
   adapter: Adapter;

@@ -6,9 +6,9 @@ import type { AdapterAnswer, AdapterRequest, SequenceRequest } from "../../../sh
 import { limits } from "../../../shared/contracts/limits.ts";
 import { ServiceError } from "../../../shared/errors.ts";
 import { ownAdapterHash } from "../../adapters/own/artifact.ts";
-import type { OwnAdapterStore } from "../../adapters/own/store.ts";
 import type { EngineInfo } from "../../engine/messages.ts";
 import { unavailable } from "../../engine/refusals.ts";
+import { fileBytes, type TenantStore } from "../../tenant-files/tenant-store.ts";
 import type { EngineClient } from "../client.ts";
 import type { FitClient } from "./fit-client.ts";
 import { MakingQueue } from "./making-queue.ts";
@@ -21,7 +21,7 @@ interface AdapterSet {
 export interface OwnAdapterServiceParts {
   /** The set that serves a manifest, or one that will refuse it. Throws a ServiceError if nothing is served. */
   setOf(manifestHash: string): AdapterSet;
-  store: OwnAdapterStore;
+  store: TenantStore;
   newId(): string;
   now(): number;
 }
@@ -34,7 +34,7 @@ export class OwnAdapterService {
     this.#parts = parts;
   }
 
-  get store(): OwnAdapterStore {
+  get store(): TenantStore {
     return this.#parts.store;
   }
 
@@ -55,7 +55,7 @@ export class OwnAdapterService {
     { engine, fitter }: AdapterSet,
     signal: AbortSignal,
   ): Promise<AdapterAnswer> {
-    const { store, now } = this.#parts;
+    const { now } = this.#parts;
     const startedMs = now();
     const hidden = await engine.hiddenStates(prompts, signal);
     const hiddenMs = now() - startedMs;
@@ -66,7 +66,7 @@ export class OwnAdapterService {
     const request = { centroid: Float32Array.from(centroid), examples };
     const { file, parts, gain } = await fitter.fit(request, signal);
     return {
-      hash: await store.keep(tenant, file),
+      hash: await this.#keep(tenant, file),
       parts,
       gain,
       tokens: prompts.reduce((sum, { promptIds }) => sum + promptIds.length, 0),
@@ -81,7 +81,22 @@ export class OwnAdapterService {
     if (found !== hash) {
       throw new ServiceError("invalid_request", `The adapter's hash for this tenant is ${found}, not ${hash}.`);
     }
-    await this.#parts.store.keep(tenant, bytes);
+    await this.#keep(tenant, bytes);
+  }
+
+  /** Stores an adapter and returns its hash. Throws a ServiceError if it alone exceeds the tenant's bound. */
+  async #keep(tenant: string, file: Uint8Array): Promise<string> {
+    const { store } = this.#parts;
+    const bytes = fileBytes(file.length);
+    if (bytes > store.tenantBytes) {
+      throw new ServiceError(
+        "adapter_quota_exceeded",
+        `The adapter has ${bytes} bytes; a tenant may keep ${store.tenantBytes} bytes of adapters.`,
+      );
+    }
+    const hash = ownAdapterHash(tenant, file);
+    await store.keep(tenant, hash, file);
+    return hash;
   }
 
   #promptsOf({ manifestHash, tenant, centroid, examples }: AdapterRequest, info: EngineInfo | null): SequenceRequest[] {

@@ -1,11 +1,11 @@
 import { tmpdir } from "node:os";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
-import { OwnAdapterStore } from "../../../../gpu-backend/adapters/own/store.ts";
 import type { EngineClient, FrameSink } from "../../../../gpu-backend/host/client.ts";
 import { createApp } from "../../../../gpu-backend/http/app.ts";
 import { jsonLog } from "../../../../gpu-backend/http/log.ts";
 import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
 import { CallVerifier } from "../../../../gpu-backend/http/middleware.ts";
+import { TenantStore } from "../../../../gpu-backend/tenant-files/tenant-store.ts";
 import { loadHeader, nameHeader } from "../../../../shared/contracts/backend-headers.ts";
 import { createSigner } from "../../../../shared/contracts/call-signature.ts";
 import {
@@ -98,7 +98,7 @@ beforeEach(() => {
   const adapters = {
     begin: async () => Promise.reject(new Error("not asked for")),
     upload: async () => {},
-    store: new OwnAdapterStore({ directory: tmpdir(), tenantBytes: 1, totalBytes: 1, now: () => new Date(0) }),
+    store: new TenantStore({ directory: tmpdir(), tenantBytes: 1, totalBytes: 1, now: () => new Date(0) }),
   };
   const load = () => ({ sequences: openSequences, slots: 32 });
   appWith = (verifier) =>

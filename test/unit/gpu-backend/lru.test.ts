@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { LruCache } from "../../../../gpu-backend/adapters/lru.ts";
+import { LruCache } from "../../../gpu-backend/lru.ts";
 
 const seed = 1716;
 

@@ -1,0 +1,112 @@
+/**
+ * Reads tenants' files, in any process: a folder per tenant, named by the SHA-256 of its name, which keeps tenants apart on file
+ * systems that ignore case. A folder has a random key of its own, and files named by a hash that are sealed with it
+ * (sealed-records.ts); every access names the tenant. A file that is not what it was written as counts as missing.
+ */
+import { createHash } from "node:crypto";
+import { open, readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
+import { hashPattern } from "../../shared/contracts/inference.ts";
+import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
+import { readFileAtMost } from "../files.ts";
+import { keyBytes, SealedRecords } from "./sealed-records.ts";
+
+/** Bytes that are decrypted before other work of the process has a turn: some milliseconds. */
+const yieldBytes = 8 * 2 ** 20;
+
+const keyFile = "key";
+/** Follows the hash in the name of a file that is being written record by record. */
+export const partialSuffix = ".partial";
+
+export interface TenantFilesSettings {
+  directory: string;
+  /** Of a tenant's files together, so that a larger file is none of ours. */
+  tenantBytes: number;
+}
+
+export const tenantFileKinds = ["adapters", "memories"] as const;
+
+/** Where the files of a kind are. */
+export function tenantDirectory(dataDirectory: string, kind: (typeof tenantFileKinds)[number]): string {
+  return join(dataDirectory, "tenants", kind);
+}
+
+export class TenantFiles {
+  readonly #directory: string;
+  readonly #tenantBytes: number;
+
+  constructor({ directory, tenantBytes }: TenantFilesSettings) {
+    this.#directory = directory;
+    this.#tenantBytes = tenantBytes;
+  }
+
+  /** The content of a file; null if it is missing or damaged. */
+  async read(tenant: string, hash: string): Promise<Uint8Array | null> {
+    const records = await this.records(tenant, hash);
+    if (!records?.isFinished || !records.at(0)) return null;
+    const contents: Uint8Array[] = [];
+    let unyielded = 0;
+    for (let place = 1; place < records.length - 1; place++) {
+      const content = records.at(place);
+      if (!content) return null;
+      contents.push(content);
+      unyielded += content.length;
+      if (unyielded < yieldBytes) continue;
+      unyielded = 0;
+      await setImmediate();
+    }
+    return contents.length === 1 ? contents[0] : Buffer.concat(contents);
+  }
+
+  /** The records of a file, checked one by one as they are read; null if it cannot be read. */
+  async records(tenant: string, hash: string, suffix = ""): Promise<SealedRecords | null> {
+    // A file that cannot be read is made or uploaded again.
+    const bytes = await readFileAtMost(this.pathOf(tenant, hash) + suffix, this.#tenantBytes).catch(() => null);
+    const key = bytes && bytes.length <= this.#tenantBytes ? await this.keyOf(tenant) : null;
+    return bytes && key && new SealedRecords(key, hash, bytes);
+  }
+
+  /** The label of a file, whose other records are not read; null if it is missing or damaged. */
+  async label(tenant: string, hash: string, suffix = ""): Promise<Buffer | null> {
+    const key = await this.keyOf(tenant);
+    const file = key && (await open(this.pathOf(tenant, hash) + suffix).catch(() => null));
+    if (!file) return null;
+    try {
+      const { buffer, bytesRead } = await file.read(Buffer.alloc(4), 0, 4, 0);
+      const length = bytesRead === 4 ? buffer.readUInt32LE() : 0;
+      if (length > this.#tenantBytes) return null;
+      const record = await file.read(Buffer.alloc(4 + length), 0, 4 + length, 0);
+      return new SealedRecords(key, hash, record.buffer).at(0);
+    } finally {
+      await file.close();
+    }
+  }
+
+  /** null if the tenant has none. */
+  async keyOf(tenant: string): Promise<Uint8Array | null> {
+    const key = await readFileAtMost(this.keyPathOf(tenant), keyBytes).catch(() => null);
+    return key?.length === keyBytes ? key : null;
+  }
+
+  keyPathOf(tenant: string): string {
+    return join(this.folderOf(tenant), keyFile);
+  }
+
+  /** Only strict ids become paths. */
+  pathOf(tenant: string, hash: string): string {
+    if (!hashPattern.test(hash)) throw new Error("not a hash");
+    return join(this.folderOf(tenant), hash);
+  }
+
+  folderOf(tenant: string): string {
+    if (!tenantPattern.test(tenant)) throw new Error("not a tenant's id");
+    return join(this.#directory, createHash("sha256").update(tenant).digest("hex"));
+  }
+
+  /** The folders of all tenants. */
+  async folders(): Promise<string[]> {
+    const names = await readdir(this.#directory).catch(() => []);
+    return names.filter((name) => hashPattern.test(name)).map((name) => join(this.#directory, name));
+  }
+}

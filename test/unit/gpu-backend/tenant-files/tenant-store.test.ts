@@ -1,0 +1,387 @@
+/** Tenants' files on disk: sealed, bounded, their tenant's alone, and gone for good when they are erased. */
+import { createHash } from "node:crypto";
+import * as fs from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, utimes, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path, { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import type { WriteSystem } from "../../../../gpu-backend/files.ts";
+import type { FilePlan } from "../../../../gpu-backend/tenant-files/partial-file.ts";
+import { sealedBytes } from "../../../../gpu-backend/tenant-files/sealed-records.ts";
+import { TenantFiles } from "../../../../gpu-backend/tenant-files/tenant-files.ts";
+import {
+  fileBytes,
+  leftoverMs,
+  removeUnsealed,
+  TenantStore,
+  type TenantStoreSettings,
+} from "../../../../gpu-backend/tenant-files/tenant-store.ts";
+
+const text = "The harbour master keeps his ledger under the third stair.";
+const content = Buffer.from(text);
+const size = fileBytes(content.length);
+const hashOf = (name: string) => createHash("sha256").update(name).digest("hex");
+const [one, two, three] = ["one", "two", "three"].map(hashOf);
+
+let directory: string;
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), "tenant-files-"));
+});
+afterEach(() => rm(directory, { recursive: true }));
+const storeOf = (rest: Partial<TenantStoreSettings> = {}) =>
+  new TenantStore({ directory, tenantBytes: 10_000, totalBytes: 1_000_000, now: () => new Date(), ...rest });
+const folderOf = (tenant: string) => join(directory, hashOf(tenant));
+/** Names in a tenant's folder without its key. */
+const filesOf = async (tenant: string) => (await readdir(folderOf(tenant))).filter((name) => name !== "key").sort();
+const allBytes = async () => {
+  const names = await readdir(directory, { recursive: true });
+  const paths = names.map((name) => join(directory, name));
+  const isFile = await Promise.all(paths.map(async (one) => (await stat(one)).isFile()));
+  return Promise.all(paths.filter((_, i) => isFile[i]).map((one) => readFile(one)));
+};
+
+test("a file is there after a restart, for its tenant alone, and gone when it is removed", async () => {
+  await storeOf().keep("eu:acme", one, content);
+  const store = storeOf();
+  expect(await store.read("eu:acme", one)).toEqual(content);
+  expect(await store.read("other", one)).toBe(null);
+  expect([await store.has("eu:acme", one), await store.has("other", one)]).toEqual([true, false]);
+  for (let i = 0; i < 2; i++) await store.remove("eu:acme", one);
+  expect(await store.read("eu:acme", one)).toBe(null);
+  await store.keep("other", one, content);
+  for (let i = 0; i < 2; i++) await store.removeAll("other");
+  expect(await readdir(directory)).toEqual([path.basename(folderOf("eu:acme"))]);
+});
+
+test("another process reads it", async () => {
+  await storeOf().keep("acme", one, content);
+  expect(await new TenantFiles({ directory, tenantBytes: 10_000 }).read("acme", one)).toEqual(content);
+});
+
+test("tenants may be named as anything, or as another but for its case", async () => {
+  const store = storeOf();
+  const tenants = ["artifacts", "tenants", "__proto__", "CON", "acme", "Acme", one];
+  for (const tenant of tenants) {
+    await store.keep(tenant, one, content);
+    expect(await store.read(tenant, one)).toEqual(content);
+  }
+  expect(new Set((await readdir(directory)).map((name) => name.toLowerCase())).size).toBe(tenants.length);
+});
+
+test("nothing that a tenant's file says is on the disk, and nobody else may read its key", async () => {
+  await storeOf().keep("acme", one, content);
+  const { mode } = await stat(join(folderOf("acme"), "key"));
+  expect(mode & 0o777).toBe(0o600);
+  for (const bytes of await allBytes()) {
+    for (let at = 0; at + 8 <= content.length; at++) {
+      expect(bytes.includes(content.subarray(at, at + 8)), text.slice(at, at + 8)).toBe(false);
+    }
+  }
+});
+
+test("equal files of two tenants, or of one tenant under two names, have no bytes in common", async () => {
+  const store = storeOf();
+  await store.keep("acme", one, content);
+  await store.keep("acme", two, content);
+  await store.keep("other", one, content);
+  const files = [join(folderOf("acme"), one), join(folderOf("acme"), two), join(folderOf("other"), one)];
+  const bodies = await Promise.all(files.map(async (file) => (await readFile(file)).subarray(-60).toString("hex")));
+  expect(new Set(bodies).size).toBe(3);
+});
+
+test("erasing a tenant overwrites its key before anything else, and then nothing can be decrypted", async () => {
+  const store = storeOf();
+  await store.keep("acme", one, content);
+  const copies = await mkdtemp(join(tmpdir(), "tenant-files-copies-"));
+  // As a copy of the disk's blocks, or another name of the same file, would keep them.
+  await fs.link(join(folderOf("acme"), "key"), join(copies, "key"));
+  await copyFile(join(folderOf("acme"), one), join(copies, one));
+  const key = await readFile(join(copies, "key"));
+  await store.removeAll("acme");
+  expect(await readdir(directory)).toEqual([]);
+  expect(await readFile(join(copies, "key"))).toEqual(Buffer.alloc(key.length));
+  await mkdir(folderOf("acme"));
+  for (const name of ["key", one]) await copyFile(join(copies, name), join(folderOf("acme"), name));
+  expect(await storeOf().read("acme", one)).toBe(null);
+  await rm(copies, { recursive: true });
+
+  await store.keep("acme", one, content);
+  expect(await store.read("acme", one)).toEqual(content);
+  expect(await readFile(join(folderOf("acme"), "key"))).not.toEqual(key);
+});
+
+test("a tenant that is erased while a file is kept has either all of it or nothing", async () => {
+  const store = storeOf();
+  await Promise.all([store.keep("acme", one, content), store.removeAll("acme"), store.keep("acme", two, content)]);
+  expect(await store.has("acme", one)).toBe(false);
+  expect(await store.read("acme", two)).toEqual(content);
+  expect(store.disk).toMatchObject({ fault: null, unwrittenBytes: 0 });
+});
+
+test.each<[string, (file: string) => Promise<unknown>]>([
+  ["is torn", (file) => writeFile(file, "torn")],
+  ["is cut by a byte", (file) => truncate(file, size - 1)],
+  ["is cut between two records", (file) => truncate(file, size - sealedBytes([]))],
+  [
+    "has one bit changed",
+    async (file) =>
+      writeFile(
+        file,
+        (await readFile(file)).map((byte, i) => byte ^ +(i === 50)),
+      ),
+  ],
+  ["has more at its end", (file) => fs.appendFile(file, "more")],
+  ["was renamed", (file) => copyFile(join(folderOf("acme"), two), file)],
+  ["is another tenant's", (file) => copyFile(join(folderOf("other"), one), file)],
+  ["is larger than a tenant's share", (file) => truncate(file, 2 ** 40)],
+  ["is not encrypted", (file) => writeFile(file, content)],
+  ["is a folder", (file) => rm(file).then(() => mkdir(file))],
+])("a file that %s counts as missing, and can be kept again", async (_, harm) => {
+  const before = storeOf();
+  await before.keep("acme", one, content);
+  await before.keep("acme", two, content);
+  await before.keep("other", one, content);
+  await harm(join(folderOf("acme"), one));
+  const store = storeOf();
+  expect(await store.read("acme", one)).toBe(null);
+  expect([await store.has("acme", one), await store.has("acme", two)]).toEqual([false, true]);
+  await store.keep("acme", one, content);
+  expect(await store.read("acme", one)).toEqual(content);
+});
+
+test("without its key a tenant's files count as missing", async () => {
+  await storeOf().keep("acme", one, content);
+  await truncate(join(folderOf("acme"), "key"), 16);
+  const store = storeOf();
+  expect([await store.has("acme", one), await store.read("acme", one)]).toEqual([false, null]);
+});
+
+test("names that are no ids never become paths", async () => {
+  const store = storeOf();
+  await expect(store.read("../acme", one)).rejects.toThrow("not a tenant's id");
+  await expect(store.read("acme", "../x")).rejects.toThrow("not a hash");
+  await expect(store.keep("acme", "key", content)).rejects.toThrow("not a hash");
+});
+
+test("a tenant's share holds: what was used longest ago goes", async () => {
+  const store = storeOf({ tenantBytes: 2 * size });
+  for (const hash of [one, two]) await store.keep("acme", hash, content);
+  await store.keep("other", one, content);
+  expect(await store.has("acme", one)).toBe(true);
+  await store.keep("acme", three, content);
+  expect(await filesOf("acme")).toEqual([one, three].sort());
+  expect(await filesOf("other")).toEqual([one]);
+  expect(store.disk).toMatchObject({ files: 3, bytes: 3 * size });
+});
+
+test("all tenants together have a bound, also over a restart: what was used longest ago goes", async () => {
+  const totalBytes = 3 * size;
+  const earlier = storeOf({ totalBytes });
+  for (const [at, tenant] of ["a", "b", "c"].entries()) {
+    await earlier.keep(tenant, one, content);
+    await utimes(join(folderOf(tenant), one), at + 1, at + 1);
+  }
+  const store = storeOf({ totalBytes });
+  expect(await store.has("a", one)).toBe(true);
+  await store.keep("d", one, content);
+  expect(await Promise.all(["a", "b", "c", "d"].map((tenant) => store.has(tenant, one)))).toEqual([
+    true,
+    false,
+    true,
+    true,
+  ]);
+});
+
+const full = () => Promise.reject(Object.assign(new Error("no space left on device"), { code: "ENOSPC" }));
+/** Writes a part of what it is given, as a disk does that fills up on the way. */
+const fillsUp: WriteSystem["open"] = async (...given) => {
+  const file = await fs.open(...given);
+  async function begin() {
+    await file.write("begun");
+    return full();
+  }
+  return Object.assign(file, { writeFile: begin, appendFile: begin });
+};
+let isFull: boolean;
+const broken = (parts: Partial<WriteSystem>): WriteSystem =>
+  new Proxy(fs, { get: (real, name: keyof WriteSystem) => (isFull && parts[name]) || real[name] });
+beforeEach(() => {
+  isFull = true;
+});
+const refusals: [string, Partial<WriteSystem>][] = [
+  ["folder", { mkdir: full as WriteSystem["mkdir"] }],
+  ["write", { open: fillsUp }],
+  ["rename", { rename: full }],
+];
+
+test.each(refusals)(
+  "a disk that refuses the %s leaves nothing behind; the file is served from memory, and the fault is shown",
+  async (_, parts) => {
+    const store = storeOf({ system: broken(parts) });
+    await store.keep("acme", one, content);
+    expect(await readdir(folderOf("acme")).catch(() => [])).toEqual([]);
+    expect(store.disk).toMatchObject({ fault: "ENOSPC", failures: 1, unwrittenBytes: content.length, files: 0 });
+    expect([await store.read("acme", one), store.unwritten("acme", one)]).toEqual([content, content]);
+    expect([await store.has("acme", one), await store.has("other", one)]).toEqual([true, false]);
+    isFull = false;
+    await store.keep("acme", one, content);
+    expect([store.disk.fault, store.disk.unwrittenBytes, store.unwritten("acme", one)]).toEqual([null, 0, null]);
+    expect(await storeOf().read("acme", one)).toEqual(content);
+    await store.remove("acme", one);
+    expect(await store.has("acme", one)).toBe(false);
+  },
+);
+
+test("a file that is kept twice at once while the disk refuses writes is kept in memory once", async () => {
+  const store = storeOf({ system: broken({ mkdir: full as WriteSystem["mkdir"] }) });
+  await Promise.all([store.keep("acme", one, content), store.keep("acme", one, content)]);
+  expect(store.disk).toMatchObject({ fault: "ENOSPC", failures: 2, unwrittenBytes: content.length });
+  expect(await store.read("acme", one)).toEqual(content);
+});
+
+test("what a killed process left of a write is removed at the next start, however recent it is", async () => {
+  await storeOf().keep("acme", one, content);
+  await mkdir(join(folderOf("acme"), ".unfinished-a"));
+  await writeFile(join(folderOf("acme"), ".unfinished-a", "half"), "half");
+  await storeOf().load();
+  expect(await filesOf("acme")).toEqual([one]);
+});
+
+test("a disk that refuses to remove what a killed process left still serves files", async () => {
+  await storeOf().keep("acme", one, content);
+  await mkdir(join(folderOf("acme"), ".unfinished-a"));
+  const readOnly = () => Promise.reject(Object.assign(new Error("read-only file system"), { code: "EROFS" }));
+  const store = storeOf({ system: { ...fs, mkdir: readOnly as WriteSystem["mkdir"], rm: readOnly } });
+  expect(await store.has("acme", one)).toBe(true);
+  await store.keep("acme", two, content);
+  expect(await store.read("acme", two)).toEqual(content);
+  expect(await filesOf("acme")).toContain(".unfinished-a");
+});
+
+test("adapters that an earlier version left unencrypted are removed", async () => {
+  const kept = join(directory, "tenants", "adapters");
+  for (const folder of [kept, join(directory, "tenants", one)]) await mkdir(folder, { recursive: true });
+  await removeUnsealed(directory);
+  expect(await readdir(join(directory, "tenants"))).toEqual(["adapters"]);
+});
+
+describe("a file that is written record by record", () => {
+  const bytes = (fill: number, length: number) => new Uint8Array(length).fill(fill);
+  const records = [bytes(3, 100), bytes(4, 50), bytes(5, 70)];
+  const plan: FilePlan = {
+    ...{ label: bytes(1, 10), head: bytes(2, 20) },
+    recordBytes: records.map(({ length }) => length),
+  };
+  const whole = Buffer.concat([plan.head, ...records]);
+  const partial = `${one}.partial`;
+
+  test("is there once it is finished", async () => {
+    const store = storeOf();
+    const file = await store.begin("acme", one, plan);
+    await file.append(records.slice(0, 1));
+    expect([await store.has("acme", one), await filesOf("acme")]).toEqual([false, [partial]]);
+    await file.append(records.slice(1));
+    const written = await file.finish();
+    await file.close();
+    expect(await filesOf("acme")).toEqual([one]);
+    expect((await stat(join(folderOf("acme"), one))).size).toBe(written);
+    expect(await storeOf().read("acme", one)).toEqual(whole);
+    expect(await store.files.label("acme", one)).toEqual(Buffer.from(plan.label));
+    expect(store.disk).toMatchObject({ files: 1, bytes: written, unwrittenBytes: 0 });
+  });
+
+  test.each<[string, (file: string) => Promise<unknown>, number]>([
+    ["between two records", async () => {}, 2],
+    ["in a record", async (file) => truncate(file, (await stat(file)).size - 1), 1],
+    ["before its head was whole", (file) => truncate(file, 40), 0],
+    ["and its key was lost", (file) => rm(join(path.dirname(file), "key")), 0],
+    ["and a record was changed", async (file) => writeFile(file, (await readFile(file)).fill(0, 100, 140)), 0],
+  ])("is continued when its process ended %s", async (_, harm, left) => {
+    const file = await storeOf().begin("acme", one, plan);
+    await file.append(records.slice(0, 2));
+    // No close: the process was killed.
+    await harm(join(folderOf("acme"), partial));
+    const store = storeOf();
+    const again = await store.begin("acme", one, plan);
+    expect(again.length).toBe(left);
+    await again.append(records.slice(left));
+    await again.finish();
+    await again.close();
+    expect(await storeOf().read("acme", one)).toEqual(whole);
+  });
+
+  test("is begun anew where another head or another label is wanted", async () => {
+    for (const change of [{ head: bytes(9, 20) }, { label: bytes(9, 10) }]) {
+      const file = await storeOf().begin("acme", one, plan);
+      await file.append(records);
+      await file.close();
+      const again = await storeOf().begin("acme", one, { ...plan, ...change });
+      expect(again.length).toBe(0);
+      await again.close();
+    }
+  });
+
+  test("is removed a day after it was left, with its tenant, or with its hash", async () => {
+    let nowMs = Date.now();
+    const store = storeOf({ now: () => new Date(nowMs) });
+    const leave = async () => {
+      const file = await store.begin("acme", one, plan);
+      await file.append(records.slice(0, 1));
+      await file.close();
+    };
+    await leave();
+    nowMs += leftoverMs - 60_000;
+    await store.removeLeftovers();
+    expect(await filesOf("acme")).toEqual([partial]);
+    nowMs += 120_000;
+    await store.removeLeftovers();
+    expect([await filesOf("acme"), store.disk.files]).toEqual([[], 0]);
+    nowMs = Date.now();
+    await leave();
+    await store.remove("acme", one);
+    expect(await filesOf("acme")).toEqual([]);
+    await leave();
+    await store.removeAll("acme");
+    expect(await readdir(directory)).toEqual([]);
+  });
+
+  test("counts with all of its bytes from the start, and is not removed for room while it is written", async () => {
+    const total = sealedBytes([10, 20, 100, 50, 70]);
+    const store = storeOf({ totalBytes: total + size });
+    for (const hash of [two, three]) await store.keep("acme", hash, content);
+    const file = await store.begin("acme", one, plan);
+    expect(await filesOf("acme")).toEqual([partial, three].sort());
+    await store.keep("other", two, content);
+    expect([await filesOf("acme"), await filesOf("other")]).toEqual([[partial], [two]]);
+    await file.close();
+  });
+
+  test.each(refusals)("is finished in memory where the disk refuses the %s", async (_, parts) => {
+    const store = storeOf({ system: broken(parts) });
+    const file = await store.begin("acme", one, plan);
+    await file.append(records);
+    await file.finish();
+    await file.close();
+    expect(await store.has("acme", one)).toBe(true);
+    expect(store.unwritten("acme", one)).toEqual(whole);
+    expect(store.disk).toMatchObject({ fault: "ENOSPC", unwrittenBytes: whole.length });
+  });
+
+  test("is refused by a full disk if it is too large for memory; what was written is continued later", async () => {
+    const large = { ...plan, recordBytes: [...plan.recordBytes, 2 ** 27] };
+    isFull = false;
+    const store = storeOf({ system: broken({ open: fillsUp }), tenantBytes: 2 ** 28, totalBytes: 2 ** 28 });
+    const file = await store.begin("acme", one, large);
+    await file.append(records.slice(0, 2));
+    await file.close();
+    isFull = true;
+    const full = await store.begin("acme", one, large);
+    await expect(full.append(records.slice(2))).rejects.toMatchObject({ kind: "backend_unavailable" });
+    await full.close();
+    expect([store.disk.fault, await store.has("acme", one)]).toEqual(["ENOSPC", false]);
+    isFull = false;
+    const again = await store.begin("acme", one, large);
+    expect(again.length).toBe(2);
+    await again.close();
+  });
+});
