@@ -9,6 +9,7 @@ import { apiDocs, docs, docsFile, openApi, page } from "./api/documents.ts";
 import { assignTexts, embeddings } from "./api/embeddings.ts";
 import { headLimits, responseHeaders } from "./api/headers.ts";
 import { healthz, readyz } from "./api/health.ts";
+import { addDocuments, deleteDocument } from "./api/memories.ts";
 import { getModel, listCentroids, listModels } from "./api/models.ts";
 import { eraseTenant, usage } from "./api/tenant.ts";
 import { callersTrace, requestTrace } from "./api/trace.ts";
@@ -41,6 +42,8 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     "/v1/tenant": { DELETE: eraseTenant },
     "/v1/adapters": { GET: listAdapters, POST: createAdapter },
     "/v1/adapters/:name": { GET: getAdapter, DELETE: deleteAdapter },
+    "/v1/adapters/:name/documents": { POST: addDocuments },
+    "/v1/adapters/:name/documents/:document": { DELETE: deleteDocument },
     "/healthz": { GET: healthz },
     "/readyz": { GET: readyz(dependencies) },
     "/": { GET: page },

@@ -2,6 +2,7 @@
 import { env, waitUntil } from "cloudflare:workers";
 import { createSigner } from "../shared/contracts/call-signature.ts";
 import { heartbeatMs } from "../shared/contracts/inference.ts";
+import { limits } from "../shared/contracts/limits.ts";
 import type { Jurisdiction } from "../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../shared/errors.ts";
 import { isLoopback } from "../shared/loopback.ts";
@@ -84,6 +85,7 @@ const app = createApp({
     }),
   keys: createKeyStore(config.tenantKeys, createRecords(env.TENANTS, now, waitUntil), now, env.KEY_LOOKUPS),
   bodyReads: new BodyReads(),
+  documentReads: new BodyReads(limits.documentBodyBytes),
   bodies: new AnswerBodies({ maximumBytes: workerBodyBytes, ofRequests: true }),
   admissions: createAdmissions({
     ledgers: env.LEDGERS,
@@ -94,7 +96,7 @@ const app = createApp({
   }),
   usage: (tenant, from, to) => objectNamed(env.LEDGERS, tenant).usage(from, to),
   eraseUse: (tenant) => objectNamed(env.LEDGERS, tenant).erase(),
-  adapters: createTenantAdapters({ stores: env.ADAPTERS, clients }),
+  adapters: createTenantAdapters({ stores: env.ADAPTERS, clients, now, background: waitUntil }),
   wakeCell: (tenant, region) => {
     if (!sets.isLoaded) wakeCell(tenant, region);
   },

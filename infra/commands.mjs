@@ -12,7 +12,7 @@ const forUsers = {
   import: ["bring another base: GGUF, a folder, or the Hugging Face hub", "gpu-backend/models/import/cli.ts"],
   publish: ["publish artifacts, switch back, list", "infra/publish/cli.ts"],
   keys: ["make, list, revoke and rotate API keys, set tenants' limits", "infra/keys/cli.ts"],
-  adapters: ["list, make and remove a tenant's own adapters", "infra/api/adapters.ts"],
+  adapters: ["list, make and delete a tenant's own adapters", "infra/api/adapters.ts"],
   bench: ["measure speed beside other engines", "test/bench/main.ts"],
   doctor: ["check this machine and the artifacts, and name the mend", "infra/doctor/cli.ts"],
   backend: ["serve the backend alone", "gpu-backend/main.ts"],

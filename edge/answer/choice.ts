@@ -2,8 +2,8 @@
  * Turns the frames of one sequence into the parts of a choice. A stream sends each part, a whole response joins them, so both
  * have the same text. Pure.
  */
-import type { DoneFrame, Frame, PromptFrame, TokenFrame } from "../../shared/contracts/inference.ts";
-import type { ComparedToken } from "../../shared/contracts/responses.ts";
+import type { DoneFrame, Frame, PromptFrame, TokenFrame, TokenSources } from "../../shared/contracts/inference.ts";
+import type { ComparedToken, SourcedToken } from "../../shared/contracts/responses.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
@@ -15,6 +15,8 @@ export interface ChoiceOptions {
   /** Alternatives per token; null for no logprobs at all. */
   logprobs: number | null;
   compare: boolean;
+  /** Tell the passages behind each token, of an answer that reads memories. */
+  sources: boolean;
   /** The choice has a block `chameleon`. */
   withBlock: boolean;
 }
@@ -26,6 +28,7 @@ export interface ChoicePart {
   /** null unless the request asks for logprobs. */
   logprobs: ReportedToken[] | null;
   compared: ComparedToken[];
+  sourced: SourcedToken[];
   /** In the last part only. */
   done: DoneFrame | null;
 }
@@ -39,6 +42,8 @@ export interface ReportedToken {
   /** The likeliest tokens at its position, as many as the request asks for. */
   top: { piece: Uint8Array; logprob: number }[];
   baseLogprob: number | null;
+  /** null for a token that came without sources. */
+  sources: Omit<SourcedToken, "token"> | null;
 }
 
 type Alternatives = readonly [number, number][] | undefined;
@@ -103,7 +108,12 @@ export class Choice {
   }
 
   get #isReported(): boolean {
-    return this.#options.logprobs !== null || this.#options.compare;
+    const { logprobs, compare } = this.#options;
+    return logprobs !== null || compare || this.#isSourced;
+  }
+
+  get #isSourced(): boolean {
+    return this.#options.sources && this.planned.assignment.memories.length > 0;
   }
 
   #append(frame: TokenFrame): string {
@@ -118,6 +128,7 @@ export class Choice {
       top: this.#top(frame.alternatives),
       // Without an adapter the base's logprob is the token's.
       baseLogprob: frame.baseLogprob ?? frame.logprob ?? null,
+      sources: frame.sources ? this.#sourcesOf(frame.sources) : null,
     });
     return text;
   }
@@ -140,8 +151,17 @@ export class Choice {
         logprob,
         top: this.#top(frame.alternatives[i]),
         baseLogprob: frame.baseLogprobs?.[i] ?? logprob,
+        sources: null,
       };
     });
+  }
+
+  #sourcesOf({ share, passages }: TokenSources): ReportedToken["sources"] {
+    const { memories } = this.planned.assignment;
+    return {
+      share,
+      passages: passages.map(({ memory, ...passage }) => ({ adapter: memories[memory].id, ...passage })),
+    };
   }
 
   #top(alternatives: Alternatives): ReportedToken["top"] {
@@ -157,6 +177,7 @@ export class Choice {
       text: prompt + text,
       logprobs: this.#options.logprobs === null ? null : tokens,
       compared: this.#options.compare ? comparedOf(tokens) : [],
+      sourced: this.#isSourced ? sourcedOf(tokens) : [],
       done,
     };
   }
@@ -166,6 +187,11 @@ function comparedOf(tokens: readonly ReportedToken[]): ComparedToken[] {
   return tokens.flatMap(({ piece, logprob, baseLogprob }) =>
     logprob === null || baseLogprob === null ? [] : [{ token: tokenText(piece), logprob, base_logprob: baseLogprob }],
   );
+}
+
+/** Tokens of an echoed prompt have no sources. */
+function sourcedOf(tokens: readonly ReportedToken[]): SourcedToken[] {
+  return tokens.flatMap(({ piece, sources }) => (sources ? [{ token: tokenText(piece), ...sources }] : []));
 }
 
 /** A token's text, or `bytes:\xe2\x80` if it is not whole characters, as OpenAI writes it. */

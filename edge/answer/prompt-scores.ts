@@ -5,7 +5,7 @@
 import type { Frame } from "../../shared/contracts/inference.ts";
 import type { PlannedChoice } from "../plan/plan.ts";
 
-/** Bytes of a frame without alternatives, and of each alternative. Measured in V8, rounded up. */
+/** Bytes of a frame without alternatives, and of each alternative or passage. Measured in V8, rounded up. */
 const frameBytes = 240;
 const alternativeBytes = 200;
 
@@ -54,6 +54,7 @@ export class PromptScores {
 
 /** Approximate bytes of a frame in memory. The lists of a `prompt` frame, which its copies share, are not counted. */
 export function bytesOf(frame: Frame): number {
-  const alternatives = frame.type === "token" ? (frame.alternatives?.length ?? 0) : 0;
+  const alternatives =
+    frame.type === "token" ? (frame.alternatives?.length ?? 0) + (frame.sources?.passages.length ?? 0) : 0;
   return frameBytes + alternativeBytes * alternatives;
 }

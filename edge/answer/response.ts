@@ -9,6 +9,7 @@ import type {
   ChatChunkChoice,
   ComparedToken,
   CompletionChoice,
+  SourcedToken,
   Timings,
   Usage,
 } from "../../shared/contracts/responses.ts";
@@ -57,13 +58,15 @@ interface Answer {
   usage?: Usage;
 }
 
-interface BuilderOptions extends Pick<ChoiceOptions, "compare" | "withBlock"> {
+interface BuilderOptions extends Pick<ChoiceOptions, "compare" | "sources" | "withBlock"> {
   /** Not a stream: parts are joined for `response`. */
   isWhole: boolean;
 }
 
 /** Bytes of a logprob with its token and its place in a list: measured in V8, rounded up. As JSON it takes fewer. */
 const logprobBytes = 96;
+/** The same of a passage behind a token. */
+const passageBytes = 192;
 
 export class ResponseBuilder {
   readonly #form: Form;
@@ -85,7 +88,7 @@ export class ResponseBuilder {
     this.#plan = plan;
     this.#options = options;
     this.#choices = plan.choices.map((planned) => ({
-      all: { planned, text: "", logprobs: null, compared: [], done: null },
+      all: { planned, text: "", logprobs: null, compared: [], sourced: [], done: null },
       gained: { nats: 0, tokens: 0 },
       hasBegun: false,
     }));
@@ -124,16 +127,18 @@ export class ResponseBuilder {
     }
   }
 
-  #join(all: ChoicePart, { text, logprobs, compared }: ChoicePart): void {
+  #join(all: ChoicePart, { text, logprobs, compared, sourced }: ChoicePart): void {
     all.text += text;
     if (logprobs) {
       all.logprobs ??= [];
       all.logprobs.push(...logprobs);
     }
     all.compared.push(...compared);
+    all.sourced.push(...sourced);
+    const passages = sourced.reduce((sum, one) => sum + 1 + one.passages.length, 0);
     const reported = (logprobs ?? []).reduce((sum, { top }) => sum + 1 + top.length, compared.length);
     // V8 stores a string in two bytes a character if one is not Latin-1.
-    this.heldBytes += 2 * text.length + logprobBytes * reported;
+    this.heldBytes += 2 * text.length + logprobBytes * reported + passageBytes * passages;
   }
 
   /** The whole response, once every choice is done. */
@@ -147,14 +152,20 @@ export class ResponseBuilder {
 
   /** One part as a chunk, or null where there is nothing to tell yet. `add` it first. */
   chunk(part: ChoicePart): Answer | null {
-    const { planned, text, logprobs, compared, done } = part;
-    if (!done && text === "" && compared.length === 0 && !logprobs?.length) return null;
+    const { planned, text, logprobs, compared, sourced, done } = part;
+    const isSilent = text === "" && compared.length + sourced.length === 0 && !logprobs?.length;
+    if (!done && isSilent) return null;
     const collected = this.#choices[planned.index];
     const choice: Answer["choices"][number] = this.#form.chunkChoice(part, !collected.hasBegun);
     collected.hasBegun = true;
     // The block comes with a choice's last chunk; compared tokens come with their own chunks.
     if (done && this.#options.withBlock) choice.chameleon = this.#block(part);
-    else if (this.#options.compare) choice.chameleon = { compare: { tokens: compared.map(roundedToken) } };
+    else if (this.#options.compare || sourced.length > 0) {
+      choice.chameleon = {
+        ...(this.#options.compare && { compare: { tokens: compared.map(roundedToken) } }),
+        ...(sourced.length > 0 && { sources: sourced.map(roundedSources) }),
+      };
+    }
     return { ...this.#head(this.#form.chunkObject), choices: [choice] };
   }
 
@@ -167,9 +178,9 @@ export class ResponseBuilder {
     return { id, object, created, model, system_fingerprint: fingerprint };
   }
 
-  /** The block of a choice that is done; it lists the part's compared tokens. */
-  #block({ planned, compared, done }: ChoicePart): ChameleonBlock {
-    const { centroid, similarity, mode, experts } = planned.assignment;
+  /** The block of a choice that is done; it lists the part's compared tokens and sources. */
+  #block({ planned, compared, sourced, done }: ChoicePart): ChameleonBlock {
+    const { centroid, similarity, mode, experts, memories } = planned.assignment;
     const { nats, tokens } = this.#choices[planned.index].gained;
     const { adapter = null, mixture } = done ?? {};
     const { evidence = null } = mixture ?? {};
@@ -186,6 +197,10 @@ export class ResponseBuilder {
         nats: rounded(gain.nats),
         ci95: [rounded(gain.ci95[0]), rounded(gain.ci95[1])],
       },
+      ...(memories.length > 0 && {
+        memories: memories.map(({ id }, m) => ({ id, brake: rounded(done?.memories?.[m]?.brake ?? 0) })),
+        ...(this.#options.sources && { sources: sourced.map(roundedSources) }),
+      }),
       timings: roundedTimings(this.#timingsOf(done)),
       ...(this.#options.compare && {
         compare: { tokens: compared.map(roundedToken), mean_difference: tokens > 0 ? rounded(nats / tokens) : null },
@@ -207,6 +222,10 @@ function rounded(value: number): number {
 
 function roundedToken({ token, logprob, base_logprob }: ComparedToken): ComparedToken {
   return { token, logprob: rounded(logprob), base_logprob: rounded(base_logprob) };
+}
+
+function roundedSources({ token, share, passages }: SourcedToken): SourcedToken {
+  return { token, share: rounded(share), passages: passages.map((one) => ({ ...one, share: rounded(one.share) })) };
 }
 
 /** To a tenth of a millisecond. */

@@ -17,11 +17,13 @@ interface Reported {
   /** Alternatives per token; null when logprobs are off. */
   logprobs: number | null;
   compare: boolean;
+  sources: boolean;
 }
 
 /** Throws invalid_request if a non-streamed answer, which is in memory until it is complete, may have more than `limits.wholeLogprobs`. */
-export function refuseManyLogprobs({ choices }: Plan, { form, echo, logprobs, compare }: Reported): void {
-  const perToken = (logprobs === null ? 0 : 1 + logprobs) + (compare ? 1 : 0);
+export function refuseManyLogprobs({ choices }: Plan, { form, echo, logprobs, compare, sources }: Reported): void {
+  const perToken =
+    (logprobs === null ? 0 : 1 + logprobs) + (compare ? 1 : 0) + (sources ? 1 + limits.sourcesPerToken : 0);
   // Every choice of a prompt repeats the prompt's logprobs.
   const tokensOf = ({ sequence: { maxTokens, promptIds } }: Plan["choices"][number]) =>
     maxTokens + (echo && logprobs !== null ? promptIds.length : 0);
@@ -30,7 +32,7 @@ export function refuseManyLogprobs({ choices }: Plan, { form, echo, logprobs, co
   throw new ServiceError(
     "invalid_request",
     `Invalid request: the answer may have up to ${logprobsMax} logprobs, the maximum is ${limits.wholeLogprobs} without stream: true.`,
-    { param: fieldOf(form, logprobs) },
+    { param: fieldOf(form, logprobs, compare) },
   );
 }
 
@@ -38,14 +40,17 @@ export function refuseManyLogprobs({ choices }: Plan, { form, echo, logprobs, co
 const [lastEventBytes, eventBytes] = [4096, 512];
 
 /** Maximum bytes of a stream without its heartbeats; null if it may have logprobs or an echoed prompt, whose size is unknown. */
-export function maxStreamBytes({ choices }: Plan, { echo, logprobs, compare }: Omit<Reported, "form">): number | null {
-  if (echo || compare || logprobs !== null) return null;
+export function maxStreamBytes(
+  { choices }: Plan,
+  { echo, logprobs, compare, sources }: Omit<Reported, "form">,
+): number | null {
+  if (echo || compare || sources || logprobs !== null) return null;
   return choices.reduce((sum, { sequence }) => sum + lastEventBytes + eventBytes * sequence.maxTokens, 0);
 }
 
 /** The request's field that asks for the logprobs. */
-function fieldOf(form: "chat" | "completion", logprobs: number | null): string {
-  if (logprobs === null) return "chameleon.compare";
+function fieldOf(form: "chat" | "completion", logprobs: number | null, compare: boolean): string {
+  if (logprobs === null) return compare ? "chameleon.compare" : "chameleon.sources";
   return form === "chat" && logprobs > 0 ? "top_logprobs" : "logprobs";
 }
 

@@ -1,65 +1,83 @@
-/** A tenant's own adapters: POST makes one from example texts, GET lists them or one, DELETE deletes one. */
+/**
+ * A tenant's own adapters: POST makes one of documents, which become its memory (memories.ts), and of example texts, which parts are
+ * fitted to; GET lists them or one, DELETE deletes one.
+ */
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { createAdapterRequestSchema } from "../../shared/contracts/openai.ts";
-import type { Adapter, AdapterDeleted, AdapterList } from "../../shared/contracts/responses.ts";
+import type { AdapterDeleted, AdapterList } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
+import { promptEmbedding } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import { serverTiming } from "../platform/server-timing.ts";
-import { type OwnAdapter, requireFreeName } from "../tenants/own-adapters.ts";
-import type { Added } from "../tenants/tenant-adapter-store.ts";
-import type { TenantAdapters } from "../tenants/tenant-adapters.ts";
+import { requireFreeName } from "../tenants/own-adapters.ts";
+import { adapterObject, adapterResponse, notFound, requireRoom } from "./adapter-object.ts";
 import { answerList } from "./answer.ts";
-import { readBody } from "./body.ts";
 import type { RouteHandler } from "./dependencies.ts";
+import { compressed, consumptionOf, encodeDocuments, makeMemory } from "./memories.ts";
+import { readUpload } from "./upload.ts";
 
 export const createAdapter: RouteHandler = async (c, dependencies) => {
   const { now, adapters } = dependencies;
-  const { name, examples } = await readBody(c, dependencies, createAdapterRequestSchema);
+  const { name, documents, examples } = await readUpload(c, dependencies, createAdapterRequestSchema);
   const artifacts = await dependencies.artifacts();
-  const { manifest, manifestHash } = artifacts;
-  requireFreeName(name, manifest);
-  const tenant = c.get("access").tenant;
+  const { manifestHash } = artifacts;
+  requireFreeName(name, artifacts.manifest);
+  const { tenant, memoryTokens } = c.get("access");
   const own = adapters.of(tenant);
   requireRoom(await own.roomFor(name), name);
   const startedMs = now();
-  const encoded = encodeExamples(examples, artifacts);
-  const tokens = encoded.reduce((sum, ids) => sum + ids.length, 0);
-  const centroid = centroidOf(encoded, artifacts);
-  const tokenize = now() - startedMs;
+  const encoded = examples && encodeExamples(examples, artifacts);
+  const remembered = documents && encodeDocuments(documents, artifacts);
+  const ofExamples = (encoded ?? []).reduce((sum, ids) => sum + ids.length, 0);
+  const tokens = ofExamples + (remembered?.tokens ?? 0);
+  const timings: Record<string, number> = { tokenize: now() - startedMs };
 
   const { signal } = c.req.raw;
   const admission = await c.get("admission").reserve(tokens);
-  let answer: Awaited<ReturnType<TenantAdapters["create"]>> | null = null;
+  /** What the request is charged where it ends early: a client that leaves pays for what has begun. */
   let isBegun = false;
-  try {
-    const request = { manifestHash, tenant, centroid: [...centroid], examples: encoded };
-    const begun = () => {
+  let status: 201 | 202 = 201;
+  const make = async () => {
+    if (encoded) {
+      const centroid = [...centroidOf(encoded, artifacts)];
+      const request = { manifestHash, tenant, centroid, examples: encoded };
+      const made = await adapters.create({ version: contractVersion, ...request }, signal, () => {
+        isBegun = true;
+      });
+      const { hash, parts, gain } = made;
+      const adapter = { name, hash, manifestHash, centroid, parts, gain, examples: encoded.length, tokens: ofExamples };
+      const file = Uint8Array.fromBase64(made.file).buffer;
+      requireRoom(await own.add({ ...adapter, created: Math.floor(now() / 1000) }, file, made.copy), name);
+      Object.assign(timings, { hidden: made.timings.hiddenMs, fit: made.timings.fitMs });
+    }
+    if (remembered) {
       isBegun = true;
-    };
-    const making = adapters.create({ version: contractVersion, ...request }, signal, begun);
+      const added = await compressed(remembered.documents);
+      const change = { manifestHash, added, removed: null, maxTenantTokens: memoryTokens };
+      const isWaited = remembered.tokens <= limits.memoryTokensAtOnce;
+      const memoryMs = now();
+      try {
+        status = await makeMemory(own, { name, change, isNew: !encoded, isWaited }, signal);
+      } catch (thrown) {
+        if (encoded) await own.remove(name);
+        throw thrown;
+      }
+      timings.memory = now() - memoryMs;
+    }
+    adapters.noteNew(tenant);
+  };
+  let isMade = false;
+  try {
+    const making = make();
     // Keeps this handler alive after the client has disconnected.
     dependencies.background(making.then(noop, noop));
-    answer = await making;
+    await making;
+    isMade = true;
   } finally {
-    const model = `${manifest.model.servedAs}:${name}`;
-    const used = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
-    const isCharged = answer !== null || (isBegun && signal.aborted);
-    admission.settle(isCharged ? [used] : []);
+    admission.settle(isMade || (isBegun && signal.aborted) ? [consumptionOf(artifacts, name, tokens)] : []);
   }
-  const { hash, parts, gain } = answer;
-  const created = Math.floor(now() / 1000);
-  const adapter: OwnAdapter = {
-    ...{ name, hash, manifestHash, centroid: [...centroid], parts, gain },
-    ...{ examples: examples.length, tokens, created },
-  };
-  requireRoom(await own.add(adapter, Uint8Array.fromBase64(answer.file).buffer, answer.copy), name);
-  const { hiddenMs, fitMs } = answer.timings;
-  return c.json(adapterObject(adapter, artifacts), 201, {
-    location: `/v1/adapters/${name}`,
-    "server-timing": serverTiming({ tokenize, hidden: hiddenMs, fit: fitMs }),
-  });
+  return adapterResponse(c, own, name, artifacts, status, { "server-timing": serverTiming(timings) });
 };
 
 export const listAdapters: RouteHandler = async (c, dependencies) => {
@@ -74,10 +92,8 @@ export const listAdapters: RouteHandler = async (c, dependencies) => {
 };
 
 export const getAdapter: RouteHandler = async (c, dependencies) => {
-  const name = c.req.param("name") ?? "";
-  const adapter = await dependencies.adapters.of(c.get("access").tenant).find(name);
-  if (!adapter) throw notFound(name);
-  return c.json(adapterObject(adapter, await dependencies.artifacts()));
+  const own = dependencies.adapters.of(c.get("access").tenant);
+  return adapterResponse(c, own, c.req.param("name") ?? "", await dependencies.artifacts(), 200);
 };
 
 export const deleteAdapter: RouteHandler = async (c, dependencies) => {
@@ -90,31 +106,6 @@ export const deleteAdapter: RouteHandler = async (c, dependencies) => {
 };
 
 function noop(): void {}
-
-function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids }: Artifacts): Adapter {
-  const { name, hash, gain, parts, examples, tokens, created } = adapter;
-  const [nearest] =
-    adapter.manifestHash === manifestHash ? rankCentroids(Float32Array.from(adapter.centroid), centroids) : [];
-  return {
-    id: name,
-    object: "adapter",
-    name,
-    model: `${manifest.model.servedAs}:${name}`,
-    hash,
-    created,
-    examples,
-    tokens,
-    gain,
-    parts,
-    adapts: gain !== null,
-    message:
-      gain !== null
-        ? null
-        : "No part gained on examples it was not made from, so nothing was kept: this model is the base.",
-    centroid: nearest ? { nearest: manifest.centroids[nearest.index].id, similarity: nearest.similarity } : null,
-    outdated: adapter.manifestHash !== manifestHash,
-  };
-}
 
 /** Throws invalid_request for texts that are too short or, together, too long. */
 function encodeExamples(examples: readonly string[], { tokenizer, manifest }: Artifacts): number[][] {
@@ -146,21 +137,4 @@ function centroidOf(examples: readonly number[][], { table, manifest }: Artifact
   }
   const length = Math.hypot(...sum);
   return length > 0 ? sum.map((value) => value / length) : sum;
-}
-
-function requireRoom(room: Added, name: string): void {
-  if (room === "added") return;
-  if (room === "erased") throw new ServiceError("adapter_not_found", "The tenant was erased while this was made.");
-  if (room === "taken") {
-    const message = `You have an adapter ${name} already; DELETE /v1/adapters/${name} first.`;
-    throw new ServiceError("invalid_request", message, { param: "name" });
-  }
-  throw new ServiceError(
-    "adapter_quota_exceeded",
-    `You have ${limits.adaptersPerTenant} adapters, the maximum is ${limits.adaptersPerTenant}; delete one first.`,
-  );
-}
-
-function notFound(name: string): ServiceError {
-  return new ServiceError("adapter_not_found", `You have no adapter ${JSON.stringify(name.slice(0, 80))}.`);
 }

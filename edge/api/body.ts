@@ -8,7 +8,7 @@ import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
 
 /** Reading and encoding a body of this size takes at most some 3 ms of CPU, about as much as refusing a request by its headers. */
-const smallBodyBytes = 32 * 1024;
+export const smallBodyBytes = 32 * 1024;
 
 /**
  * Reads a request's JSON object and checks it against `schema`. Headers are checked before the body is read, and so is the
@@ -73,7 +73,20 @@ export function checked<T extends z.ZodType>(schema: T, value: unknown): z.outpu
 
 const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
 
-async function boundedText({ body }: Request, declaredBytes: number | null, limitMs: number): Promise<string> {
+function boundedText(request: Request, declaredBytes: number | null, limitMs: number): Promise<string> {
+  return bounded(request, limitMs, (reader, arrived) => readText(reader, declaredBytes, arrived));
+}
+
+type ReadBody<T> = (
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  arrived: { bytes: number; chunks: number },
+) => Promise<T>;
+
+/**
+ * Reads a body within `limitMs`. `read` counts in `arrived` and throws a ServiceError for too much of it. Throws a ServiceError of
+ * status 400, 408 or 413.
+ */
+export async function bounded<T>({ body }: Request, limitMs: number, read: ReadBody<T>): Promise<T> {
   const reader = body?.getReader();
   const arrived = { bytes: 0, chunks: 0 };
   const late = Promise.withResolvers<never>();
@@ -83,7 +96,8 @@ async function boundedText({ body }: Request, declaredBytes: number | null, limi
   }, limitMs);
   try {
     // Not a race for each chunk: the timeout's promise would keep all their reactions.
-    return reader ? await Promise.race([readText(reader, declaredBytes, arrived), late.promise]) : "";
+    const source = reader ?? new ReadableStream<Uint8Array>({ start: (empty) => empty.close() }).getReader();
+    return await Promise.race([read(source, arrived), late.promise]);
   } catch (error) {
     // workerd keeps the error of an aborted body, and until `stack` is read that keeps request and response in memory.
     if (error instanceof Error) void error.stack;
@@ -126,7 +140,7 @@ async function readText(
   }
 }
 
-function objectIn(text: string): object {
+export function objectIn(text: string): object {
   const value = parseCallerJson(text);
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
   const kind = Array.isArray(value) ? "a list" : value === null ? "null" : `a ${typeof value}`;

@@ -26,7 +26,7 @@ export const completions: RouteHandler = async (c, dependencies) => {
   dependencies.wakeCell(c.get("access").tenant, c.get("region"));
   const request = await readBody(c, dependencies, completionRequestSchema);
   const artifacts = await dependencies.artifacts();
-  const plan = planCompletion(request, artifacts, await callerOf(c, dependencies, request, artifacts));
+  const plan = await planCompletion(request, artifacts, await callerOf(c, dependencies, request, artifacts));
   return answerFromCell(c, dependencies, { request, plan, artifacts, form: "completion" });
 };
 
@@ -35,7 +35,7 @@ export const chatCompletions: RouteHandler = async (c, dependencies) => {
   const { messages, ...chat } = await readBody(c, dependencies, chatRequestSchema);
   const artifacts = await dependencies.artifacts();
   const request = generationOf(chat, artifacts);
-  const plan = planChat(messages, request, artifacts, await callerOf(c, dependencies, request, artifacts));
+  const plan = await planChat(messages, request, artifacts, await callerOf(c, dependencies, request, artifacts));
   return answerFromCell(c, dependencies, { request, plan, artifacts, form: "chat" });
 };
 
@@ -58,7 +58,9 @@ async function callerOf(
   const deadlineMs = deadlineOf(c.req.header(deadlineHeader));
   const { randomSeed, now } = dependencies;
   const [requestId, traceparent] = [c.get("requestId"), c.get("traceparent")];
-  return { requestId, tenant: access.tenant, own, deadlineMs, traceparent, randomSeed: randomSeed(), now };
+  const nearest = (embeddings: Float32Array[]) =>
+    dependencies.adapters.nearest(access, embeddings, artifacts.manifestHash);
+  return { requestId, tenant: access.tenant, own, nearest, deadlineMs, traceparent, randomSeed: randomSeed(), now };
 }
 
 function deadlineOf(header: string | undefined): number | null {
@@ -82,6 +84,7 @@ async function answerFromCell(
     echo: request.echo,
     logprobs: request.logprobs,
     compare: request.chameleon.compare,
+    sources: request.chameleon.sources,
     withBlock: request.withBlock,
   };
   if (!request.stream) refuseManyLogprobs(plan, { form, ...options });

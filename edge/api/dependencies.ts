@@ -68,6 +68,8 @@ export interface Dependencies {
   wakeCell(tenant: string, region: Region): void;
   keys: KeyStore;
   bodyReads: BodyReads;
+  /** Of bodies with documents, of all keys together. */
+  documentReads: BodyReads;
   /** Large answers of the Worker itself. */
   bodies: AnswerBodies;
   admissions: Admissions;

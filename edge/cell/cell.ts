@@ -12,7 +12,7 @@ import { type CompletionWriterParts, writeCompletion } from "../answer/completio
 import { type Artifacts, artifactsMissing } from "../artifacts/artifacts.ts";
 import { deployedSet, PlannedSets, publishedSets } from "../artifacts/deployed.ts";
 import { configured, readConfig } from "../config.ts";
-import { type AdapterFiles, BackendClient } from "../dispatch/client.ts";
+import { type AdapterFiles, BackendClient, type MemoryFiles } from "../dispatch/client.ts";
 import { Dispatcher } from "../dispatch/dispatcher.ts";
 import { createRouting, type RoutingEvent } from "../dispatch/routing.ts";
 import type { Plan } from "../plan/plan.ts";
@@ -23,6 +23,7 @@ import { objectNamed } from "../platform/objects.ts";
 import { type Admission, admissionOf, hasEnded } from "../tenants/admission.ts";
 import type { ReportUse } from "../tenants/consumption.ts";
 import { Settlements, usageReport } from "../tenants/settlements.ts";
+import { memoryBody } from "../tenants/tenant-memories.ts";
 import { regionOfCell } from "./cell-names.ts";
 import { type CellRequest, readCellRequest, refusalResponse } from "./cell-request.ts";
 
@@ -47,6 +48,10 @@ export class Cell extends DurableObject<Env> {
     super(state, env);
     this.#jurisdiction = jurisdictionOf(state.id.name ?? "");
     const fileOf: AdapterFiles = (tenant, hash, copy) => objectNamed(env.ADAPTERS, tenant).file(hash, copy);
+    const memoryOf: MemoryFiles = async (tenant, hash, manifestHash, copy) => {
+      const texts = await objectNamed(env.ADAPTERS, tenant).texts(hash, copy);
+      return texts && memoryBody(manifestHash, texts);
+    };
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
     const steadyNow = steadyClock(now);
     const source = publishedSets(env, { cache: caches.default, background: keepAlive });
@@ -59,7 +64,7 @@ export class Cell extends DurableObject<Env> {
     });
     this.#metrics = new EdgeMetrics(readConfig(env).otlp, now);
     const routing = configured(env, ({ backendSecrets, backends: addresses, backendFetch }) => {
-      const parts = { fileOf, sign: createSigner(backendSecrets, now), fetch: backendFetch };
+      const parts = { fileOf, memoryOf, sign: createSigner(backendSecrets, now), fetch: backendFetch };
       return createRouting({
         addresses,
         clientOf: ({ url }) => new BackendClient(url, parts),

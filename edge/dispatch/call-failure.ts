@@ -100,7 +100,11 @@ const kindsOfFrames: Partial<Record<ErrorKind, FailureKind>> = {
 };
 
 /** The failure of the backend that an error frame reports; null when the error concerns only the sequence. */
-export function failureOf({ kind, message, retryAfterSeconds: seconds }: ErrorFrame): CallFailure | null {
+export function failureOf({
+  kind,
+  message,
+  retryAfterSeconds: seconds,
+}: Omit<ErrorFrame, "type" | "id">): CallFailure | null {
   const failure = kindsOfFrames[kind];
   return failure
     ? new CallFailure(failure, new ServiceError(kind, message, { retryAfterSeconds: seconds ?? undefined }))

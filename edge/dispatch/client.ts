@@ -15,6 +15,8 @@ import {
   type BatchRequest,
   contractVersion,
   type Frame,
+  memoriesOf,
+  memoryProgressSchema,
   numericsHeader,
   ownAdaptersOf,
   type Readiness,
@@ -32,7 +34,7 @@ import {
   retryAfterSeconds,
   unavailable,
 } from "./call-failure.ts";
-import { frameGroupsOf } from "./frames.ts";
+import { frameGroupsOf, linesOf } from "./frames.ts";
 import { acceptanceMs, adapterMs, probeMs, silenceMs } from "./routing-limits.ts";
 
 /** A batch that a backend has accepted. */
@@ -75,6 +77,23 @@ export interface MadeAdapter extends AdapterAnswer {
 /** Bytes of a tenant's own adapter, for the process that is to have a copy; null if none has that hash. */
 export type AdapterFiles = (tenant: string, hash: string, copy: AdapterCopy) => Promise<ArrayBuffer | null>;
 
+/** The body of PUT /v1/memories/TENANT/HASH, for the process that is to have a copy; null if none has that hash. */
+export type MemoryFiles = (
+  tenant: string,
+  hash: string,
+  manifestHash: string,
+  copy: AdapterCopy,
+) => Promise<Uint8Array | null>;
+
+export interface MemoryCall {
+  signal: AbortSignal;
+  process: string | null;
+  /** The process that answers may have a copy from now on. */
+  begun?(copy: AdapterCopy): void;
+  /** So many tokens are done. */
+  progress?(tokens: number): void;
+}
+
 export interface ClientLimits {
   acceptanceMs: number;
   silenceMs: number;
@@ -88,6 +107,8 @@ interface ClientParts {
   fetch?: BackendFetch;
   /** Returns the bytes of a tenant's adapter, for a backend that lacks it. */
   fileOf?: AdapterFiles;
+  /** Returns the documents of a tenant's memory, for a backend that lacks it. */
+  memoryOf?: MemoryFiles;
   limits?: Partial<ClientLimits>;
 }
 
@@ -114,6 +135,7 @@ export class BackendClient {
       sign: async () => ({}),
       fetch: (target, init) => fetch(target, init),
       fileOf: async () => null,
+      memoryOf: async () => null,
       ...parts,
       limits: { acceptanceMs, silenceMs, probeMs, ...parts.limits },
     };
@@ -126,18 +148,17 @@ export class BackendClient {
     const send = (to: string | null) =>
       this.#post("/v1/batches", body, this.#parts.limits.acceptanceMs, { signal, headers, process: to });
     let response = await send(process);
-    // A backend answers 404 if it lacks an own adapter.
-    const own = ownAdaptersOf(batch);
-    if (own.length > 0 && response.status === 404) {
+    const lacking = ownAdaptersOf(batch).length + memoriesOf(batch).length > 0;
+    // A backend answers 404 if it lacks an own adapter, and then again if it lacks a memory.
+    for (let uploads = 0; lacking && response.status === 404; uploads++) {
       const receiver = this.#processOf(response);
-      await response.body?.cancel();
-      for (const hash of own) await this.#upload(batch.sequences[0].tenant, hash, receiver, signal);
-      response = await send(receiver);
-      if (response.status === 404) {
-        await response.body?.cancel();
-        const message = "The inference backend does not keep the adapter that it was given.";
+      const kind = await errorCodeOf(response);
+      if (uploads === 2) {
+        const message = "The inference backend does not keep the adapter or memory that it was given.";
         throw unavailable("failing", message, undefined, processOf(response));
       }
+      await this.#upload(batch, kind === "memory_not_found" ? "memories" : "adapters", receiver, signal);
+      response = await send(receiver);
     }
     if (!response.ok || !response.body) throw await failureOfResponse(response);
     return {
@@ -182,27 +203,75 @@ export class BackendClient {
   }
 
   /**
-   * Deletes a tenant's adapter at a process, or all of the tenant's if `hash` is null. Rejects with a CallFailure unless it is
-   * confirmed.
+   * Deletes a tenant's adapter or memory at a process, or all of the tenant's if `hash` is null. Rejects with a CallFailure unless it
+   * is confirmed.
    */
-  async removeAdapters(tenant: string, hash: string | null, process: string | null): Promise<void> {
-    const path = hash === null ? `/v1/adapters/${tenant}` : `/v1/adapters/${tenant}/${hash}`;
+  async remove(
+    what: "adapters" | "memories",
+    tenant: string,
+    hash: string | null,
+    process: string | null,
+  ): Promise<void> {
+    const path = hash === null ? `/v1/${what}/${tenant}` : `/v1/${what}/${tenant}/${hash}`;
     const response = await this.#fetch(path, { method: "DELETE", process }, this.#parts.limits.acceptanceMs);
-    if (!response.ok) throw await failureOfResponse(response);
+    // A backend of an earlier version has no memories.
+    const hasNone = what === "memories" && response.status === 404;
+    if (!response.ok && !hasNone) throw await failureOfResponse(response);
     await response.body?.cancel();
   }
 
-  /** Uploads a tenant's adapter to a process that lacks it. Rejects with a CallFailure. */
-  async #upload(tenant: string, hash: string, process: string | null, signal: AbortSignal): Promise<void> {
-    const file = await this.#parts.fileOf(tenant, hash, { address: this.#url, process });
-    if (!file) {
-      throw new CallFailure("refused", new ServiceError("adapter_not_found", "The adapter was deleted meanwhile."));
+  /**
+   * Has a process make a memory of documents, or of what it lacks of them; `body` is a MemoryRequest. Resolves when it is ready.
+   * Rejects with a CallFailure, also where the process is silent for `silenceMs`.
+   */
+  async putMemory(
+    tenant: string,
+    hash: string,
+    body: Uint8Array,
+    { signal, process, begun, progress }: MemoryCall,
+  ): Promise<void> {
+    const headers = { "content-type": "application/json" };
+    const put = { method: "PUT", headers, body, signal, process };
+    begun?.({ address: this.#url, process });
+    const response = await this.#fetch(`/v1/memories/${tenant}/${hash}`, put, adapterMs);
+    if (!response.ok || !response.body) throw await failureOfResponse(response);
+    const answered = this.#processOf(response);
+    if (answered !== process) begun?.({ address: this.#url, process: answered });
+    for await (const lines of linesOf(response.body, this.#parts.limits.silenceMs)) {
+      for (const line of lines) {
+        const { data, error } = memoryProgressSchema.safeParse(parsedJson(line));
+        if (error) throw brokenStream(error);
+        if (data.type === "ready") return;
+        if (data.type === "progress") progress?.(data.tokens);
+        else throw failureOf(data) ?? new CallFailure("refused", new ServiceError(data.kind, data.message));
+      }
     }
-    const headers = { "content-type": "application/octet-stream" };
-    const put = { method: "PUT", headers, body: new Uint8Array(file), signal, process };
-    const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, put, this.#parts.limits.acceptanceMs);
-    if (!response.ok) throw await failureOfResponse(response);
-    await response.body?.cancel();
+    throw brokenStream(new Error("the answer ended before the memory was ready"));
+  }
+
+  /** Uploads what a batch names and a process may lack. Rejects with a CallFailure. */
+  async #upload(
+    batch: BatchRequest,
+    what: "adapters" | "memories",
+    process: string | null,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const [{ tenant }] = batch.sequences;
+    const copy = { address: this.#url, process };
+    for (const hash of what === "adapters" ? ownAdaptersOf(batch) : []) {
+      const file = await this.#parts.fileOf(tenant, hash, copy);
+      if (!file) throw deletedMeanwhile("adapter_not_found", "adapter");
+      const headers = { "content-type": "application/octet-stream" };
+      const put = { method: "PUT", headers, body: new Uint8Array(file), signal, process };
+      const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, put, this.#parts.limits.acceptanceMs);
+      if (!response.ok) throw await failureOfResponse(response);
+      await response.body?.cancel();
+    }
+    for (const hash of what === "memories" ? memoriesOf(batch) : []) {
+      const body = await this.#parts.memoryOf(tenant, hash, batch.manifestHash, copy);
+      if (!body) throw deletedMeanwhile("memory_deleted", "memory");
+      await this.putMemory(tenant, hash, body, { signal, process });
+    }
   }
 
   /** The process that answered, if the address leads to several. */
@@ -245,6 +314,24 @@ export class BackendClient {
       clearTimeout(timer);
     }
   }
+}
+
+function deletedMeanwhile(kind: ErrorKind, what: string): CallFailure {
+  return new CallFailure("refused", new ServiceError(kind, `The ${what} was deleted meanwhile.`));
+}
+
+function parsedJson(line: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    return null;
+  }
+}
+
+/** The code of a response's error envelope; null if it has none. */
+async function errorCodeOf(response: Response): Promise<string | null> {
+  const body = envelopeSchema.safeParse(await response.json().catch(() => null));
+  return body.data?.error.code ?? null;
 }
 
 function processOf(response: Response): string | null {

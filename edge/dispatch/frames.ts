@@ -1,6 +1,6 @@
 /** Reads NDJSON frames from byte streams; the framing itself is `shared/contracts/ndjson.ts`. */
 import type { Frame } from "../../shared/contracts/inference.ts";
-import { FrameReader } from "../../shared/contracts/ndjson.ts";
+import { FrameReader, LineSplitter } from "../../shared/contracts/ndjson.ts";
 import { asFailure, unavailable } from "./call-failure.ts";
 
 /** Silence is counted in ticks of one timer, so a stream is given up between 4/5 of the limit and the limit. */
@@ -10,8 +10,22 @@ const ticks = 5;
  * Reads a backend's frames, grouped by chunk. Throws a CallFailure for an invalid frame, and where no byte, not even a heartbeat,
  * arrives for `silenceMs`; the time the caller spends on a chunk does not count.
  */
-export async function* frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<Frame[]> {
-  const reader = new FrameReader();
+export function frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<Frame[]> {
+  return groupsOf(body, silenceMs, new FrameReader());
+}
+
+/** As frameGroupsOf does, the lines that are not blank, without the last one if it has no end. */
+export function linesOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<string[]> {
+  const lines = new LineSplitter();
+  const push = (chunk: Uint8Array) => lines.push(chunk).filter((line) => line.trim() !== "");
+  return groupsOf(body, silenceMs, { push, end: () => undefined });
+}
+
+async function* groupsOf<T>(
+  body: ReadableStream<Uint8Array>,
+  silenceMs: number,
+  reader: { push(chunk: Uint8Array): T[]; end(): void },
+): AsyncGenerator<T[]> {
   const source = body.getReader();
   const silent = new Error(`nothing came for ${silenceMs} ms`);
   let isReading = false;
@@ -28,8 +42,8 @@ export async function* frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs
       const { done, value } = await source.read();
       isReading = false;
       if (done) break;
-      const frames = reader.push(value);
-      if (frames.length > 0) yield frames;
+      const group = reader.push(value);
+      if (group.length > 0) yield group;
     }
     if (silentTicks >= ticks) throw silent;
     reader.end();

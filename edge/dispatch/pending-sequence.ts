@@ -6,6 +6,7 @@ import {
   type BatchRequest,
   type DoneFrame,
   type Frame,
+  memoriesOf,
   ownAdaptersOf,
   type SequenceRequest,
   type TokenFrame,
@@ -77,7 +78,9 @@ export class PendingSequence {
   }
 
   get route(): Route {
-    return { ...this.model, numerics: this.numerics };
+    const [memory] = this.sequence.memories ?? [];
+    const ofMemory = memory && "hash" in memory ? { memoryHash: memory.hash } : {};
+    return { ...this.model, ...ofMemory, numerics: this.numerics };
   }
 
   get dueMs(): number {
@@ -161,11 +164,11 @@ export class PendingSequence {
 
 /**
  * Equal for sequences that may share a call: mixtures of one manifest, which name their adapters themselves, and others with the same
- * adapter. Sequences with own adapters share a call only within their tenant.
+ * adapter. Sequences with own adapters or memories share a call only within their tenant.
  */
 export function sharingOf(batch: BatchRequest): string {
   const { manifestHash, centroidId, adapterHash, sequences } = batch;
-  if (ownAdaptersOf(batch).length > 0) {
+  if (ownAdaptersOf(batch).length + memoriesOf(batch).length > 0) {
     return JSON.stringify([manifestHash, centroidId, adapterHash ?? null, sequences[0].tenant]);
   }
   return JSON.stringify(sequences.every(({ mixture }) => mixture) ? [manifestHash] : [manifestHash, centroidId]);

@@ -3,7 +3,7 @@
  *
  * First by distance: the nearest backends are used until the estimated wait there costs more than the round trip to the next
  * ones. Then, among backends of one distance, by rendezvous hashing with bounded load (Mirrokni et al., arXiv 1608.01350): a
- * centroid or own adapter stays with one process, whose caches are warm, unless that process has more than its share of the load.
+ * centroid, own adapter or memory stays with one process, whose caches are warm, unless that process has more than its share of the load.
  * Backends that are ejected, serve another manifest or have other numerics are used only if no other is fit.
  *
  * Load is what a backend last reported plus what this router has sent since. Always choosing the least loaded backend would make
@@ -24,6 +24,8 @@ export interface Route {
   centroidId: string | null;
   /** Of a tenant's own adapter, used instead of the centroid's. */
   adapterHash?: string;
+  /** Of a memory of a tenant's own, whose keys a process should have once. */
+  memoryHash?: string;
   /** Numerics fingerprint to continue with; null or absent if any will do. */
   numerics?: string | null;
 }
@@ -47,7 +49,7 @@ export class Router {
 
   /** The backend to use next, none of `tried`; null if none is left. */
   choose(route: Route, tried: ReadonlySet<string>, nowMs: number): Choice | null {
-    const key = route.adapterHash ?? route.centroidId ?? "";
+    const key = route.memoryHash ?? route.adapterHash ?? route.centroidId ?? "";
     const isFit = (backend: Backend) => this.#isFit(backend, route, nowMs);
     const candidates = [...this.#groups.values()].flatMap((group) => group.candidates(tried, isFit, nowMs));
     const fit = candidates.filter((one) => !tried.has(one.id) && isFit(one));

@@ -2,8 +2,9 @@
 import { type CentroidRecord, isAutoOff, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
+import { dot, promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import { type NamedAdapters, type OwnAdapter, ownNamesText, suffixOf } from "../tenants/own-adapters.ts";
 import {
@@ -42,6 +43,13 @@ export interface Assignment {
   mixture: MixtureRequest | null;
   /** Ids of the adapters that answer, in the mixture's order. */
   experts: string[];
+  /** The memories that the answer reads: the adapter of the tenant's own that each belongs to, and its hash. */
+  memories: AssignedMemory[];
+}
+
+export interface AssignedMemory {
+  id: string;
+  hash: string;
 }
 
 /**
@@ -96,12 +104,26 @@ function modelSelection(model: string, manifest: Manifest, own: NamedAdapters): 
   );
 }
 
-/** Assigns a prompt by its first `prefixTokens` token ids. `evidence`: the tokens that weigh a mixture, by default all. */
+/** Whether the prompt decides among adapters of the tenant's own: it names none, or one with a memory, which keeps `auto`'s floor. */
+export function ownCandidatesOf(selection: Selection): "nearest" | OwnAdapter[] {
+  if (selection === "auto") return "nearest";
+  return isOwn(selection) && selection.memory?.ready ? [selection] : [];
+}
+
+function isOwn(selection: Selection): selection is OwnAdapter {
+  return typeof selection === "object" && !Array.isArray(selection);
+}
+
+/**
+ * Assigns a prompt by its first `prefixTokens` token ids. `evidence`: the tokens that weigh a mixture, by default all. `own`: the
+ * tenant's adapters that the prompt may decide for.
+ */
 export function assign(
   promptIds: readonly number[],
   selection: Selection,
   artifacts: Artifacts,
   evidence: EvidenceTokens = { tokens: promptIds.length },
+  own: readonly OwnAdapter[] = [],
 ): Assignment {
   const { manifest } = artifacts;
   const embedding = embeddingOf(promptIds, artifacts);
@@ -115,15 +137,23 @@ export function assign(
     if (typeof adapter !== "number") return ownCandidate(adapter, embedding);
     return nearestFirst.find(({ id }) => id === manifest.centroids[adapter].id)!;
   };
-  const mixed = (at: Candidate, { mode, experts, request }: PlannedMixture) => assignmentOf(at, mode, experts, request);
-  if (selection === "auto") return mixed(nearest, automaticMixture(nearestFirst, manifest, evidence));
+  const mixed = (at: Candidate, { mode, experts, request }: PlannedMixture, readers: readonly OwnAdapter[]) =>
+    assignmentOf(at, mode, experts, request, memoriesOf(readers));
+  if (selection === "auto" || (isOwn(selection) && selection.memory?.ready)) {
+    const candidates = own.map((one) => ownCandidate(one, embedding));
+    const at = selection === "auto" ? nearest : ownCandidate(selection, embedding);
+    return mixed(at, automaticMixture(nearestFirst, manifest, evidence, candidates), own);
+  }
   if (Array.isArray(selection)) {
     const listed = selection.map(({ adapter, weight }) => ({
       candidate: adapter === "base" ? null : candidateOf(adapter),
       weight,
     }));
     const planned = listedMixture(listed, manifest, evidence);
-    return mixed(planned.experts[0] ?? nearest, planned);
+    const readers = selection.flatMap(({ adapter, weight }) =>
+      typeof adapter === "object" && weight !== 0 ? [adapter] : [],
+    );
+    return mixed(planned.experts[0] ?? nearest, planned, readers);
   }
   if (selection === "off") return assignmentOf(nearest, "off", [], null);
   const one = selection === "nearest" ? nearest : candidateOf(selection);
@@ -138,16 +168,23 @@ function assignmentOf(
   mode: Assignment["mode"],
   experts: readonly Candidate[],
   mixture: MixtureRequest | null,
+  memories: AssignedMemory[] = [],
 ): Assignment {
   const [first] = experts;
   const adapter = first ? { id: first.id, ownHash: first.ownHash } : null;
-  return { centroid: { id, gain }, similarity, adapter, mode, mixture, experts: experts.map((one) => one.id) };
+  const ids = experts.map((one) => one.id);
+  return { centroid: { id, gain }, similarity, adapter, mode, mixture, experts: ids, memories };
+}
+
+function memoriesOf(readers: readonly OwnAdapter[]): AssignedMemory[] {
+  const ready = readers.flatMap(({ name, memory }) => (memory?.ready ? [{ id: name, hash: memory.ready.hash }] : []));
+  // Two adapters may have the same documents.
+  const byHash = new Map(ready.reverse().map((one) => [one.hash, one]));
+  return [...byHash.values()].reverse().slice(0, limits.memoriesPerSequence);
 }
 
 function ownCandidate({ name, hash, gain, centroid }: OwnAdapter, embedding: Float32Array): Candidate {
-  const vectors = Float32Array.from(centroid);
-  const [{ similarity }] = rankCentroids(embedding, { count: 1, dimensions: vectors.length, vectors });
-  return { id: name, ownHash: hash, similarity, gain, isOff: gain === null };
+  return { id: name, ownHash: hash, similarity: dot(embedding, centroid), gain, isOff: gain === null };
 }
 
 /** All centroids, nearest first. */
@@ -155,6 +192,6 @@ export function rank(promptIds: readonly number[], artifacts: Artifacts): { inde
   return rankCentroids(embeddingOf(promptIds, artifacts), artifacts.centroids);
 }
 
-function embeddingOf(promptIds: readonly number[], { manifest, table }: Artifacts): Float32Array {
+export function embeddingOf(promptIds: readonly number[], { manifest, table }: Artifacts): Float32Array {
   return promptEmbedding(promptIds.slice(0, manifest.embedding.prefixTokens), table);
 }

@@ -32,7 +32,7 @@ export function planChat(
   request: GenerationRequest,
   artifacts: Artifacts,
   caller: Caller,
-): Plan {
+): Promise<Plan> {
   return planGeneration(request, () => [tokenized(messages, artifacts, caller.now())], artifacts, caller);
 }
 

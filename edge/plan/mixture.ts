@@ -4,6 +4,7 @@
  */
 import { type CentroidRecord, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
 import { defaultCalibration, priorsOf, type Span } from "../../shared/math/evidence.ts";
 
 /** An adapter that may become an expert. */
@@ -59,12 +60,22 @@ export function staticCandidate({ static: fixed }: Set): Candidate | null {
   return fixed ? { id: staticId, ownHash: null, similarity: 0, gain: fixed.gain, isOff: false } : null;
 }
 
-/** The base, the nearest centroids' adapters and the static one. `nearest`: all centroids, nearest first. */
-export function automaticMixture(nearest: readonly Candidate[], set: Set, evidence: EvidenceTokens): PlannedMixture {
+/**
+ * The base, the nearest centroids' adapters, the static one, and adapters of the tenant's own (`own`), which take the places of the
+ * farthest centroids. `nearest`: all centroids, nearest first.
+ */
+export function automaticMixture(
+  nearest: readonly Candidate[],
+  set: Set,
+  evidence: EvidenceTokens,
+  own: readonly Candidate[] = [],
+): PlannedMixture {
   const calibration = calibrationOf(set, evidence);
   const { temper, floor } = calibration;
-  const near = nearest.slice(0, calibration.adapters);
   const fixed = staticCandidate(set);
+  const places = limits.mixtureAdapters - (fixed ? 1 : 0);
+  const mine = own.filter(({ isOff }) => !isOff).slice(0, places - 1);
+  const near = [...mine, ...nearest.slice(0, Math.min(calibration.adapters, places - mine.length))];
   const priors = priorsOf(near, fixed !== null, calibration);
   const experts = near.filter(({ isOff }) => !isOff);
   const weights = [...priors.adapters];

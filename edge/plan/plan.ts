@@ -1,4 +1,4 @@
-/** From a checked request to its choices and their sequences. Pure. Not here: how a conversation becomes a prompt (chat.ts). */
+/** From a checked request to its choices and their sequences. Pure but for the caller's `nearest`. Not here: how a conversation becomes a prompt (chat.ts). */
 import { edgeFilesOfSet } from "../../shared/artifacts/bucket.ts";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import { type BatchRequest, contractVersion, type SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -8,8 +8,8 @@ import { ServiceError } from "../../shared/errors.ts";
 import type { Span } from "../../shared/math/evidence.ts";
 import { deriveSeed } from "../../shared/math/sampling.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
-import type { NamedAdapters } from "../tenants/own-adapters.ts";
-import { type Assignment, assign, selectionOf } from "./assign.ts";
+import type { NamedAdapters, OwnAdapter } from "../tenants/own-adapters.ts";
+import { type Assignment, assign, embeddingOf, ownCandidatesOf, selectionOf } from "./assign.ts";
 import { encodePrompts, type TokenBound } from "./encode.ts";
 import { type EvidenceTokens, evidenceCount } from "./mixture.ts";
 
@@ -54,6 +54,8 @@ export interface Caller {
   tenant: string;
   /** The tenant's own adapters that the request names; absent: none. */
   own?: NamedAdapters;
+  /** The tenant's own adapters nearest to each of some prompt embeddings [S, P]; absent: none. */
+  nearest?(embeddings: Float32Array[]): Promise<OwnAdapter[][]>;
   /** Maximum milliseconds until every choice has started; null or absent: no deadline. */
   deadlineMs?: number | null;
   /** null or absent if the trace is not kept. */
@@ -64,7 +66,7 @@ export interface Caller {
 }
 
 /** Plans a completion. Throws a ServiceError (400 or 404) for an unknown model, token id or adapter, or a prompt that is too long. */
-export function planCompletion(request: CompletionRequest, artifacts: Artifacts, caller: Caller): Plan {
+export function planCompletion(request: CompletionRequest, artifacts: Artifacts, caller: Caller): Promise<Plan> {
   const { textStart, endOfTextId } = artifacts.tokenizer;
   const prompts = request.prompt ?? [textStart.length > 0 ? [...textStart] : [endOfTextId]];
   const bound = contextBound("prompt", "The prompt", artifacts);
@@ -80,21 +82,26 @@ export function contextBound(param: string, single: string, { manifest, tokenize
 }
 
 /** As planCompletion for prompts of any source: `read` returns them, each within the context. */
-export function planGeneration(
+export async function planGeneration(
   request: GenerationRequest,
   read: () => TokenizedPrompt[],
   artifacts: Artifacts,
   caller: Caller,
-): Plan {
+): Promise<Plan> {
   const { manifest, manifestHash } = artifacts;
-  const { adapter, evidence_tokens, compare } = request.chameleon;
+  const { adapter, evidence_tokens, compare, sources } = request.chameleon;
   const selection = selectionOf(request.model, adapter, manifest, caller.own);
   const maxEvidence = evidenceBound(evidence_tokens, manifest);
   const started = caller.now();
   const prompts = read();
   const tokenized = caller.now();
   const decisive = prompts.map((prompt) => decisiveTokens(prompt, maxEvidence));
-  const assignments = decisive.map(({ subjectIds, evidence }) => assign(subjectIds, selection, artifacts, evidence));
+  const candidates = ownCandidatesOf(selection);
+  const embeddings = () => decisive.map(({ subjectIds }) => embeddingOf(subjectIds, artifacts));
+  const own = candidates === "nearest" ? ((await caller.nearest?.(embeddings())) ?? []) : prompts.map(() => candidates);
+  const assignments = decisive.map(({ subjectIds, evidence }, p) =>
+    assign(subjectIds, selection, artifacts, evidence, own[p]),
+  );
   const assigned = caller.now();
 
   checkSampling(request.sampling, manifest.model);
@@ -110,6 +117,7 @@ export function planGeneration(
   const choices: PlannedChoice[] = [];
   for (const [p, { promptIds }] of prompts.entries()) {
     const { mixture, ...assignment } = assignments[p];
+    const memories = assignment.memories.map(({ hash }) => ({ hash }));
     for (let i = 0; i < request.n; i++) {
       const index = choices.length;
       const maxTokens = Math.min(request.max_tokens, manifest.model.contextTokens - promptIds.length);
@@ -131,6 +139,7 @@ export function planGeneration(
         promptLogprobs: request.echo && request.logprobs !== null && i === 0,
         compare,
         ...(mixture && { mixture }),
+        ...(memories.length > 0 && { memories, sources }),
       };
       choices.push({ index, prompt: p, assignment, sequence });
     }

@@ -10,7 +10,7 @@ const retryAfterSeconds = 1;
 
 export class BodyReads {
   readonly #maxBytes: number;
-  /** Bytes being read, by key id; a key without any has no entry. */
+  /** Bytes being read, by key id, or by "" for all keys together; a key without any has no entry. */
   readonly #reading = new Map<string, number>();
 
   constructor(maxBytes: number = limits.bodyBytesAtOnce) {
@@ -21,7 +21,8 @@ export class BodyReads {
   async during<T>(keyId: string, bytes: number, read: () => Promise<T>): Promise<T> {
     const before = this.#reading.get(keyId) ?? 0;
     if (before + bytes > this.#maxBytes) {
-      const message = `This key is already sending ${before} bytes; ${bytes} more exceed the limit of ${this.#maxBytes} concurrent bytes.`;
+      const who = keyId === "" ? "Other requests are" : "This key is";
+      const message = `${who} already sending ${before} bytes; ${bytes} more exceed the limit of ${this.#maxBytes} concurrent bytes.`;
       throw new ServiceError("rate_limited", message, { retryAfterSeconds });
     }
     this.#reading.set(keyId, before + bytes);

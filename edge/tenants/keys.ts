@@ -12,6 +12,7 @@ import {
   keyPrefix,
   keyRecordSchema,
   limitsOf,
+  memoryTokensOf,
   revocationSchema,
   type Scope,
   scopes,
@@ -33,6 +34,8 @@ export interface Access {
   keyId: string;
   scopes: readonly Scope[];
   limits: TenantLimits;
+  /** Most tokens of all its tenant's memories; null: no limit. */
+  memoryTokens: number | null;
   /** Web origins whose pages may use the key. */
   origins: readonly string[];
 }
@@ -110,8 +113,8 @@ const unlimited: TenantRecord = { plan: "unlimited", limits: {}, origins: [] };
 const storedKeySchema = z
   .object({ record: keyRecordSchema, end: keyEndSchema.nullable(), revocation: revocationSchema.nullable() })
   .transform(({ record, end, revocation }) => withEnd(record, end, revocation));
-function grants(record: TenantRecord): Pick<Access, "limits" | "origins"> {
-  return { limits: limitsOf(record), origins: record.origins };
+function grants(record: TenantRecord): Pick<Access, "limits" | "memoryTokens" | "origins"> {
+  return { limits: limitsOf(record), memoryTokens: memoryTokensOf(record), origins: record.origins };
 }
 
 function unreadable(cause: unknown): never {

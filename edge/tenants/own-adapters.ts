@@ -5,11 +5,11 @@ import { ServiceError } from "../../shared/errors.ts";
 
 export interface OwnAdapter {
   name: string;
-  /** The tenant's own content address of its bytes. */
-  hash: string;
+  /** The tenant's own content address of its fitted parts' bytes; null if it has only a memory. */
+  hash: string | null;
   /** The manifest it was made for. It cannot be used with another. */
   manifestHash: string;
-  /** Mean prompt embedding of its examples, of length 1, [P]. */
+  /** Mean prompt embedding of its documents, or else of its examples, of length 1, [P]. */
   centroid: number[];
   parts: AdapterAnswer["parts"];
   /** Measured on held-out examples; null if there was none, and the base is served. */
@@ -18,6 +18,64 @@ export interface OwnAdapter {
   tokens: number;
   /** Unix time in seconds. */
   created: number;
+  /** null or absent if it has no documents. */
+  memory?: OwnMemory | null;
+}
+
+/** One set of documents of an adapter. */
+export interface MemorySet {
+  /** `memoryHash` of the documents. */
+  hash: string;
+  /** Number of documents; their tokens, and the bytes of their texts. */
+  documents: number;
+  tokens: number;
+  bytes: number;
+  /** Mean prompt embedding, of length 1, [P]. */
+  centroid: number[];
+}
+
+/** A set of documents that backends are to make a memory of. */
+export interface MemoryJob extends MemorySet {
+  /** `failed`: its documents are gone, and it is not tried again. */
+  status: "queued" | "building" | "failed";
+  /** Tokens that the backend has finished. */
+  builtTokens: number;
+  /** Why the last try failed. */
+  error: string | null;
+}
+
+/** At least one of the two is there. */
+export interface OwnMemory {
+  /** What requests use. */
+  ready: MemorySet | null;
+  /** Takes the place of `ready` when it is made. */
+  job: MemoryJob | null;
+}
+
+/** Memory of an adapter, as it is stored. */
+export interface MemoryRecord extends OwnMemory {
+  name: string;
+  manifestHash: string;
+  /** Unix time in seconds. */
+  created: number;
+}
+
+export type RecordRow = { record: string };
+
+/** An adapter with fitted parts, as it is stored. */
+export type FittedAdapter = OwnAdapter & { hash: string };
+
+export function fittedOf({ record }: RecordRow): FittedAdapter {
+  return JSON.parse(record) as FittedAdapter;
+}
+
+/** At least one of the two is there. */
+export function adapterOf(fitted: FittedAdapter | null, memory: MemoryRecord | null): OwnAdapter {
+  if (memory === null) return { ...fitted!, memory: null };
+  const { name, manifestHash, created, ready, job } = memory;
+  const { centroid } = (ready ?? job)!;
+  const unfitted = { name, hash: null, manifestHash, parts: [], gain: null, examples: 0, tokens: 0, created };
+  return { ...(fitted ?? unfitted), centroid, memory: { ready, job } };
 }
 
 const namePattern = /^[a-z0-9][a-z0-9_-]{0,62}$/;
@@ -64,12 +122,33 @@ export function ownNameOf(name: string, manifest: Manifest): string | null {
   return namePattern.test(name) && !isKnown ? name : null;
 }
 
-/** Throws adapter_outdated for one of another manifest. */
-export function requireCurrent(adapter: OwnAdapter, manifestHash: string): void {
-  if (adapter.manifestHash === manifestHash) return;
+/** Throws adapter_outdated for one of another manifest, and backend_unavailable for one whose memory is not made yet. */
+export function requireUsable(adapter: OwnAdapter, manifestHash: string): void {
+  if (adapter.manifestHash === manifestHash) {
+    if (adapter.hash === null && !adapter.memory?.ready) throw unmade(adapter);
+    return;
+  }
   throw new ServiceError(
     "adapter_outdated",
     `The adapter ${adapter.name} was made for the manifest ${adapter.manifestHash}; ${manifestHash} is served now. Delete it and create it again from its examples.`,
     { param: "model" },
   );
+}
+
+/** Seconds after which a memory may be ready. */
+const retryAfterSeconds = 2;
+
+function unmade({ name, memory }: OwnAdapter): ServiceError {
+  const { status, builtTokens, tokens, error } = memory?.job ?? {
+    status: "failed",
+    builtTokens: 0,
+    tokens: 0,
+    error: null,
+  };
+  if (status === "failed") {
+    const why = `The memory of ${name} could not be made${error === null ? "" : `: ${error}`}; add documents again, or delete it.`;
+    return new ServiceError("invalid_request", why, { param: "model" });
+  }
+  const message = `The memory of ${name} is being made: ${builtTokens} of ${tokens} tokens (GET /v1/adapters/${name}).`;
+  return new ServiceError("backend_unavailable", message, { retryAfterSeconds });
 }

@@ -6,12 +6,16 @@ import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant
 import { ServiceError } from "../../shared/errors.ts";
 import { CallFailure, errorOf } from "../dispatch/call-failure.ts";
 import type { BackendClient, MadeAdapter } from "../dispatch/client.ts";
+import { setNewest } from "../platform/newest.ts";
 import { objectNamed } from "../platform/objects.ts";
+import { Refreshed } from "../platform/refreshed.ts";
 import { type Access, seesOwnAdapters } from "./keys.ts";
-import { type NamedAdapters, type OwnAdapter, ownNameOf, requireCurrent, suffixOf } from "./own-adapters.ts";
+import { type NamedAdapters, type OwnAdapter, ownNameOf, requireUsable, suffixOf } from "./own-adapters.ts";
 import type { TenantAdapterStore } from "./tenant-adapter-store.ts";
 
-type StoreMethod = "list" | "find" | "roomFor" | "add" | "remove" | "deletions" | "erase";
+type StoreMethod =
+  | ("list" | "find" | "roomFor" | "add" | "remove" | "deletions" | "erase")
+  | ("nearest" | "documentsOf" | "changeDocuments" | "build" | "buildLater" | "abandon");
 /** A tenant's store as its callers see it. The platform's own type of it has no tuples. */
 export type OwnAdapters = {
   [Name in StoreMethod]: (
@@ -35,21 +39,58 @@ export interface TenantAdapters {
     artifacts: { manifest: Manifest; manifestHash: string },
   ): Promise<NamedAdapters>;
   /**
+   * The adapters that `auto` may use for each prompt embedding [S, P], nearest first. That a tenant has none is known for
+   * `noneMs`, then looked up behind the next request.
+   */
+  nearest(access: Viewer, embeddings: Float32Array[], manifestHash: string): Promise<OwnAdapter[][]>;
+  /** The tenant is about to have adapters: forgets that it had none. */
+  noteNew(tenant: string): void;
+  /**
    * Fits an adapter at a backend of the tenant's jurisdiction; `begun` is called when it begins to compute. Throws a ServiceError,
    * `cancelled` when `signal` aborts.
    */
   create(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
 }
 
+/** How long an isolate relies on having seen that a tenant has no adapters, in milliseconds. */
+const noneMs = 10_000;
+/** Timeout of one look, in milliseconds. */
+const lookMs = 5000;
+/** Tenants without adapters that an isolate remembers. */
+const maxTenants = 1000;
+
 export function createTenantAdapters(parts: {
+  /** A clock in milliseconds. */
+  now(): number;
+  /** Keeps the Worker alive until `work` settles (waitUntil). */
+  background(work: Promise<void>): void;
   stores: DurableObjectNamespace<TenantAdapterStore>;
   /** Of all backends of a jurisdiction, for one request. */
   clients(jurisdiction: Jurisdiction | null): Pick<BackendClient, "createAdapter">[];
 }): TenantAdapters {
   const { stores, clients } = parts;
   const of = (tenant: string) => objectNamed(stores, tenant) as unknown as OwnAdapters;
+  /** Whether a tenant has adapters, by tenant; only of those that had none at the last look. */
+  const without = new Map<string, Refreshed<boolean>>();
+  const times = { refreshMs: noneMs, expireMs: Number.POSITIVE_INFINITY, limitMs: lookMs, isShared: false };
   return {
     of,
+    noteNew: (tenant) => void without.delete(tenant),
+    async nearest({ tenant, scopes }, embeddings, manifestHash) {
+      const none = embeddings.map(() => []);
+      if (!seesOwnAdapters(scopes)) return none;
+      const known = without.get(tenant);
+      const look = () => of(tenant).nearest([], manifestHash);
+      if (known && !(await known.get(async () => (await look()).hasAny).catch(() => false))) return none;
+      const { hasAny, nearest } = await of(tenant).nearest(embeddings, manifestHash);
+      if (hasAny) without.delete(tenant);
+      else {
+        const seen = new Refreshed<boolean>(parts, times);
+        await seen.get(async () => false);
+        setNewest(without, tenant, seen, maxTenants);
+      }
+      return nearest;
+    },
     visibleTo: async (access) => (seesOwnAdapters(access.scopes) ? of(access.tenant).list() : []),
     async named(access, model, adapter, { manifest, manifestHash }) {
       const listed = typeof adapter === "string" ? [adapter] : (adapter ?? []).map(({ id }) => id);
@@ -57,7 +98,7 @@ export function createTenantAdapters(parts: {
       if (!seesOwnAdapters(access.scopes)) return new Map();
       const found = await Promise.all([...new Set(names)].map((name) => of(access.tenant).find(name)));
       const own = found.filter((one) => one !== null);
-      for (const one of own) requireCurrent(one, manifestHash);
+      for (const one of own) requireUsable(one, manifestHash);
       const named = new Map(own.map((one) => [one.name, one]));
       if (own.length === found.length) return named;
       return Object.assign(named, { others: (await of(access.tenant).list()).map(({ name }) => name) });

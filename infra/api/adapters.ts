@@ -1,6 +1,14 @@
-/** `chameleon adapters`: a tenant's own adapters through the API. Each file is an example text; JSONL has one a line. */
-import type { Command } from "commander";
-import { createCommand, readText, runCommand } from "../../gpu-backend/command-line.ts";
+/**
+ * `chameleon adapters`: a tenant's own adapters through the API. A file is a document; of JSONL each line is one. With `--examples`
+ * files are example texts, which parts are fitted to.
+ */
+import { readFile } from "node:fs/promises";
+import path from "node:path";
+import { createInterface } from "node:readline/promises";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type Command, InvalidArgumentError } from "commander";
+import { count, createCommand, readText, runCommand } from "../../gpu-backend/command-line.ts";
+import { commandProgress } from "../../gpu-backend/training/progress.ts";
 import {
   type Adapter,
   adapterDeletedSchema,
@@ -8,16 +16,25 @@ import {
   adapterSchema,
 } from "../../shared/contracts/responses.ts";
 import { Connection, type ConnectionOptions, withConnection } from "./connection.ts";
-import { besideBase } from "./stretches.ts";
+import { scoreText } from "./scoring.ts";
+import { besideBase, scoreTable } from "./stretches.ts";
 
 interface Options extends ConnectionOptions {
   json?: boolean;
 }
 
+/** Interval at which a job's progress is asked for, in milliseconds. */
+const pollMs = 500;
+
 const program = createCommand(
   "adapters",
-  "List, make and remove your own adapters, through the API of a running stack",
-  ["chameleon adapters create legal ./examples/*.txt", "chameleon adapters list"],
+  "List, make and delete your own adapters, through the API of a running stack",
+  [
+    "chameleon adapters create notes ./notes/*.md",
+    "chameleon adapters create legal ./examples/*.txt --examples",
+    "chameleon adapters score notes held-back.md",
+  ],
+  "Files may be Markdown, text, HTML or JSONL; convert PDF with: pdftotext -layout file.pdf file.txt",
 );
 
 command("list", "list your adapters").action(async (options: Options) => {
@@ -27,25 +44,64 @@ command("list", "list your adapters").action(async (options: Options) => {
   if (data.length === 0) process.stderr.write("you have no adapters\n");
 });
 
-command("create <name> <files...>", "make an adapter of example texts, one a file; of .jsonl files, one a line").action(
-  async (name: string, files: string[], options: Options) => {
-    const examples = (await Promise.all(files.map(examplesIn))).flat();
+command("create <name> <files...>", "make an adapter of documents, one a file; of .jsonl files, one a line")
+  .option("--examples", "fit parts to the files as example texts, instead of remembering them")
+  .action(async (name: string, files: string[], options: Options & { examples?: boolean }) => {
     const connection = new Connection(options);
-    show(await connection.call(adapterSchema, "POST", "/v1/adapters", { name, examples }), options);
+    const body = options.examples
+      ? { name, examples: (await Promise.all(files.map(examplesIn))).flat() }
+      : await formOf(files, name);
+    show(await finished(connection, await connection.call(adapterSchema, "POST", "/v1/adapters", body)), options);
+  });
+
+command("add <name> <files...>", "add documents to one of your adapters").action(
+  async (name: string, files: string[], options: Options) => {
+    const connection = new Connection(options);
+    const body = await formOf(files);
+    const added = await connection.call(adapterSchema, "POST", `${pathOf(name)}/documents`, body);
+    show(await finished(connection, added), options);
   },
 );
 
-command("show <name>", "show one of your adapters").action(async (name: string, options: Options) => {
-  show(await new Connection(options).call(adapterSchema, "GET", pathOf(name)), options);
+command("show <name>", "show one of your adapters and its documents").action(async (name: string, options: Options) => {
+  const adapter = await new Connection(options).call(adapterSchema, "GET", pathOf(name));
+  show(adapter, options);
+  if (options.json) return;
+  for (const { name: document, tokens, bytes } of adapter.documents ?? []) {
+    process.stdout.write(`  ${document}  ${tokens} tokens  ${bytes} bytes\n`);
+  }
 });
 
-command("remove <name>", "remove one of your adapters").action(async (name: string, options: Options) => {
-  const removed = await new Connection(options).call(adapterDeletedSchema, "DELETE", pathOf(name));
-  process.stdout.write(options.json ? `${JSON.stringify(removed)}\n` : `removed ${name}\n`);
-  const { pending_backends: pending } = removed;
-  if (pending > 0)
-    process.stderr.write(`backends that have not confirmed it: ${pending}; they are asked until they do\n`);
-});
+command("delete <name> [documents...]", "delete one of your adapters, or single documents of it")
+  .alias("remove")
+  .option("--yes", "do not ask")
+  .action(async (name: string, documents: string[], options: Options & { yes?: boolean }) => {
+    const what = documents.length === 0 ? name : `${documents.join(", ")} of ${name}`;
+    if (!options.yes) await confirm(`delete ${what}?`);
+    const connection = new Connection(options);
+    for (const document of documents) {
+      const at = `${pathOf(name)}/documents/${encodeURIComponent(document)}`;
+      const left = await finished(connection, await connection.call(adapterSchema, "DELETE", at));
+      if (document === documents.at(-1)) show(left, options);
+    }
+    if (documents.length > 0) return;
+    const deleted = await connection.call(adapterDeletedSchema, "DELETE", pathOf(name));
+    process.stdout.write(options.json ? `${JSON.stringify(deleted)}\n` : `deleted ${name}\n`);
+    const { pending_backends: pending } = deleted;
+    if (pending > 0)
+      process.stderr.write(`backends that have not confirmed it: ${pending}; they are asked until they do\n`);
+  });
+
+command("score <name> <file>", "score a text that the adapter does not have, under the base and with the adapter")
+  .option("--evidence-tokens <n>", "first tokens of a stretch, which assign and weigh and are not scored", count, 64)
+  .action(async (name: string, file: string, options: Options & { evidenceTokens: number }) => {
+    const text = await readText(file);
+    const { evidenceTokens } = options;
+    const { stretches, scores } = await scoreText(new Connection(options), text, { own: name }, evidenceTokens);
+    const { base, own } = scores;
+    if (options.json) process.stdout.write(`${JSON.stringify({ stretches, base, [name]: own })}\n`);
+    else process.stdout.write(scoreTable({ base, [name]: own }));
+  });
 
 await runCommand(program);
 
@@ -55,6 +111,49 @@ function command(usage: string, description: string): Command {
 
 function pathOf(name: string): string {
   return `/v1/adapters/${encodeURIComponent(name)}`;
+}
+
+/** A form with the files as documents under their paths; `name` is that of a new adapter. */
+async function formOf(files: readonly string[], name?: string): Promise<FormData> {
+  const form = new FormData();
+  if (name !== undefined) form.set("name", name);
+  for (const file of files) {
+    const bytes = await readFile(file).catch((cause: Error) => {
+      throw new Error(`${file} cannot be read: ${cause.message}`, { cause });
+    });
+    const type = path.extname(file) === "" ? "text/plain" : "";
+    form.append("documents", new File([bytes], file, { type }), file);
+  }
+  return form;
+}
+
+/** Shows the progress of an adapter's job until it ends. Throws an Error where it fails. */
+async function finished(connection: Connection, adapter: Adapter): Promise<Adapter> {
+  let now = adapter;
+  const isRunning = () => now.memory?.status === "queued" || now.memory?.status === "building";
+  if (isRunning()) {
+    process.stderr.write(
+      `${adapter.name} is being made; it goes on without this command, \`show\` tells how far it is\n`,
+    );
+    const progress = commandProgress(() => performance.now());
+    progress.stage("tokens", now.memory!.tokens);
+    while (isRunning()) {
+      progress.advance(now.memory!.built_tokens, now.memory!.error ?? "");
+      await sleep(pollMs);
+      now = await connection.call(adapterSchema, "GET", pathOf(adapter.name));
+    }
+    progress.end();
+  }
+  if (now.memory?.status === "failed") throw new Error(now.memory.error ?? `${adapter.name} could not be made`);
+  return now;
+}
+
+/** Throws an InvalidArgumentError for an answer other than yes, and where nobody can answer. */
+async function confirm(question: string): Promise<void> {
+  if (!process.stdin.isTTY) throw new InvalidArgumentError("nobody can be asked here: add --yes");
+  const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  const answer = await terminal.question(`${question} [y/N] `).finally(() => terminal.close());
+  if (!/^y(es)?$/i.test(answer.trim())) throw new InvalidArgumentError("nothing was deleted");
 }
 
 async function examplesIn(file: string): Promise<string[]> {
@@ -89,9 +188,12 @@ function show(adapter: Adapter, { json }: Options): void {
   process.stdout.write(`${json ? JSON.stringify(adapter) : lineOf(adapter)}\n`);
 }
 
-function lineOf({ model, examples, gain, message, outdated }: Adapter): string {
+function lineOf({ model, examples, gain, memory, message, outdated }: Adapter): string {
   const measured = gain
     ? `${besideBase(gain.nats)} (${gain.nats.toFixed(2)} nats a token [${gain.ci95.map((bound) => bound.toFixed(2)).join(", ")}])`
     : message;
-  return `${model}  ${examples} examples  ${outdated ? "made for other artifacts: make it again" : measured}`;
+  const remembered = memory && `${memory.documents} documents, ${memory.tokens} tokens, ${memory.status}`;
+  const fitted = examples > 0 || !memory ? `${examples} examples  ${measured}` : null;
+  const state = outdated ? ["made for other artifacts: make it again"] : [remembered, fitted];
+  return [model, ...state.filter((part) => part !== null)].join("  ");
 }

@@ -60,7 +60,12 @@ export class Connection {
   }
 
   /** Retries while the API is busy. Throws an ApiError with the API's message, or an Error if nothing answers. */
-  async call<T>(schema: z.ZodType<T>, method: "GET" | "POST" | "DELETE", path: string, body?: object): Promise<T> {
+  async call<T>(
+    schema: z.ZodType<T>,
+    method: "GET" | "POST" | "DELETE",
+    path: string,
+    body?: object | FormData,
+  ): Promise<T> {
     for (let attempt = 1; ; attempt++) {
       const { response, answer } = await this.#send(method, path, body);
       if (response.ok) return this.#parsed(schema, answer);
@@ -82,13 +87,14 @@ export class Connection {
   async #send(
     method: string,
     path: string,
-    body: object | undefined,
+    body: object | FormData | undefined,
   ): Promise<{ response: Response; answer: unknown }> {
+    const isJson = body !== undefined && !(body instanceof FormData);
     try {
       const response = await fetch(this.#url + path, {
         method,
-        headers: { authorization: `Bearer ${this.#key}`, ...(body && { "content-type": "application/json" }) },
-        ...(body && { body: JSON.stringify(body) }),
+        headers: { authorization: `Bearer ${this.#key}`, ...(isJson && { "content-type": "application/json" }) },
+        ...(body && { body: isJson ? JSON.stringify(body) : body }),
         signal: AbortSignal.timeout(answerMs),
       });
       return { response, answer: parsedJson(await response.text()) };

@@ -52,15 +52,15 @@ export function mean(scores: readonly Score[]): Score {
   return { nats, perplexity: Math.exp(nats), tokens };
 }
 
-/** A line for each method, with what it gains beside the base. */
-export function scoreTable({ base, nearest, mixture }: Record<"base" | "nearest" | "mixture", Score>): string {
+/** A line for each model, with what it gains beside the base. */
+export function scoreTable({ base, ...others }: { base: Score } & Record<string, Score>): string {
+  const width = Math.max(15, ...Object.keys(others).map((name) => name.length)) + 1;
   const line = (name: string, { nats, perplexity }: Score) =>
-    `${name.padEnd(16)}${perplexity.toFixed(1).padStart(10)}${nats.toFixed(3).padStart(14)}  ${beside(nats, base.nats)}`;
+    `${name.padEnd(width)}${perplexity.toFixed(1).padStart(10)}${nats.toFixed(3).padStart(14)}  ${beside(nats, base.nats)}`;
   return `${[
-    `${"".padEnd(16)}${"perplexity".padStart(10)}${"nats a token".padStart(14)}`,
+    `${"".padEnd(width)}${"perplexity".padStart(10)}${"nats a token".padStart(14)}`,
     line("base", base).trimEnd(),
-    line("nearest adapter", nearest),
-    line("mixture", mixture),
+    ...Object.entries(others).map(([name, score]) => line(name, score)),
     `${base.tokens} tokens scored`,
   ].join("\n")}\n`;
 }

@@ -15,7 +15,7 @@ const withRetryAfter: ErrorKind[] = ["rate_limited", "quota_exceeded", "overload
 const introduction = `A small language model behind OpenAI's API. Each prompt is answered by a mixture of the base and generated adapters.
 Set an OpenAI client's base URL and key to use it. Unlisted fields are ignored; a field that is \`null\` counts as absent.
 
-**The extension.** Requests may say \`chameleon: {adapter, compare, evidence_tokens}\`. If they do, even with an empty object, each choice tells
+**The extension.** Requests may say \`chameleon: {adapter, compare, sources, evidence_tokens}\`. If they do, even with an empty object, each choice tells
 under \`chameleon\` which experts answered with which weights, what they gained on the prompt's own tokens, and apart from that what the nearest centroid's adapter gained on held-out text.
 
 **Evidence.** By default an answer's logits are a weighted mean of those of the base, of an adapter for every text and of the nearest centroids' adapters.
@@ -24,6 +24,10 @@ keeps a floor, and the log-probability of a token is at least the weighted mean 
 \`logit_bias\` act on the mixture's logits, and \`logprobs\` are of them. A template's own text in a chat is no evidence. The prompt's tokens that are evidence
 are scored by the base where \`echo\` and \`logprobs\` ask for them; with \`evidence_tokens: N\` those after the first N as a continuation would be.
 Usage counts a mixture at its nearest centroid, or at an adapter of your own where it has one.
+
+**Memories.** An adapter of your own may have documents. By default the three adapters of your own nearest to a prompt join its mixture: what was fitted
+to their examples as experts, and their documents as memories, whose nearest passages make the words that follow them there likelier. The prompt's own tokens
+choose how much a memory counts, and the model keeps at least a tenth of each token's probability. \`chameleon: {sources: true}\` names the passages behind each token.
 
 **Streams** are server-sent events that end with \`data: [DONE]\`; comments keep them alive. If the service fails during a stream, the
 last event before \`[DONE]\` is an error.
@@ -116,17 +120,18 @@ function schemaObjects(): Record<string, object> {
 }
 
 function operationObject(operation: Operation): object {
-  const { id, tag, summary, description, scope, query, parameter, request, status = 200, response, events } = operation;
+  const { id, tag, summary, description, scope, query, parameters: path = [], request, response, events } = operation;
+  const { status = 200, mayBeLater } = operation;
   const hasKey = scope !== undefined;
   const errors = [
     ...anyRoute,
     ...(hasKey ? anyWithKey : []),
     ...(request ? anyWithBody : []),
-    ...(parameter ? (["not_found"] as const) : []),
+    ...(path.length > 0 ? (["not_found"] as const) : []),
     ...(operation.errors ?? []),
   ];
   const parameters = [
-    ...(parameter ? [{ ...parameter, in: "path", required: true, schema: { type: "string" } }] : []),
+    ...path.map((one) => ({ ...one, in: "path", required: true, schema: { type: "string" } })),
     ...Object.entries(query ? z.toJSONSchema(query, asWritten).properties! : {}).map(([name, schema]) => ({
       ...{ name, in: "query", required: false, schema },
     })),
@@ -144,15 +149,24 @@ function operationObject(operation: Operation): object {
       ? {
           requestBody: {
             required: true,
-            content: { "application/json": { schema: schemaRef(request.schema), example: request.example } },
+            content: {
+              "application/json": { schema: schemaRef(request.schema), example: request.example },
+              ...Object.fromEntries((request.files ?? []).map((type) => [type, { schema: { type: "string" } }])),
+              ...(request.files && { "multipart/form-data": { schema: schemaRef(request.schema) } }),
+            },
           },
         }
       : {}),
     responses: {
-      [status]: {
-        ...answerOf(response, events),
-        headers: headerRefs([...always, ...(scope && request ? rateLimits : [])]),
-      },
+      ...Object.fromEntries(
+        [status, ...(mayBeLater ? [202] : [])].map((one) => [
+          one,
+          {
+            ...answerOf(response, events),
+            headers: headerRefs([...always, ...(scope && request ? rateLimits : [])]),
+          },
+        ]),
+      ),
       ...errorResponses(errors),
     },
   };
@@ -212,9 +226,9 @@ const meanings: Record<ErrorKind, string> = {
   model_not_found: "The model does not exist.",
   adapter_not_found: "The adapter does not exist.",
   adapter_outdated: "The adapter was created for other artifacts; create it again.",
-  adapter_quota_exceeded: "The tenant has the maximum number of adapters.",
-  memory_not_found: "The memory does not exist.",
-  memory_deleted: "A memory that the completion reads was deleted.",
+  adapter_quota_exceeded: "The tenant has the maximum number of adapters, or of tokens in their documents.",
+  memory_not_found: "A backend lacks the documents of an adapter.",
+  memory_deleted: "Documents that the answer reads were deleted.",
   method_not_allowed: "The route does not support this method; see the Allow header.",
   version_mismatch: "Edge and backend speak different versions of their contract.",
   manifest_mismatch: "Edge and backend serve different artifacts.",
@@ -225,7 +239,7 @@ const meanings: Record<ErrorKind, string> = {
   body_too_large: "The body exceeds its limit.",
   url_too_long: "The URL exceeds its limit.",
   headers_too_large: "The headers exceed their limit.",
-  unsupported_media_type: "The body is not application/json.",
+  unsupported_media_type: "The body is of a type that the route does not read.",
   cancelled: "The client disconnected.",
   rate_limited: "Too many requests or tokens per minute, or too many concurrent requests.",
   quota_exceeded: "The month's tokens are used up.",

@@ -4,6 +4,7 @@ import { chatRequestSchema } from "../../shared/contracts/chat.ts";
 import { heartbeatMs } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
+  addDocumentsRequestSchema,
   assignRequestSchema,
   completionRequestSchema,
   createAdapterRequestSchema,
@@ -21,6 +22,7 @@ export const schemas = {
   EmbeddingsRequest: embeddingsRequestSchema,
   AssignRequest: assignRequestSchema,
   CreateAdapterRequest: createAdapterRequestSchema,
+  AddDocumentsRequest: addDocumentsRequestSchema,
   Completion: responses.completionResponseSchema,
   ChatCompletion: responses.chatResponseSchema,
   ChatCompletionChunk: responses.chatChunkSchema,
@@ -53,10 +55,13 @@ export interface Operation {
   /** Scope that the key needs; null: any key; undefined: no key. */
   scope?: Scope | null;
   query?: z.ZodObject;
-  /** The path parameter. */
-  parameter?: { name: string; description: string };
-  request?: { schema: SchemaName; example: object };
+  /** The path's parameters, in order. */
+  parameters?: { name: string; description: string }[];
+  /** `files`: media types of files that it takes, too, as they are or in a form. */
+  request?: { schema: SchemaName; example: object; files?: readonly string[] };
   status?: 200 | 201;
+  /** It may answer 202 with the same schema. */
+  mayBeLater?: boolean;
   response: SchemaName | { media: string; description: string };
   /** Schema of the events, if it can stream. */
   events?: SchemaName;
@@ -70,6 +75,7 @@ const generates: ErrorKind[] = [
   "context_length_exceeded",
   "model_not_found",
   "adapter_outdated",
+  "memory_deleted",
   "overloaded",
   "rate_limited",
   "quota_exceeded",
@@ -81,6 +87,9 @@ const generates: ErrorKind[] = [
 const unavailable: ErrorKind[] = ["backend_unavailable"];
 const models = "Models and adapters";
 const adapterName = { name: "name", description: "As it was made" };
+const documentFiles = ["text/markdown", "text/plain", "text/html", "application/jsonl"];
+const uploads = `Up to ${limits.memoryTokensAtOnce} tokens of documents are answered when they are ready, more with 202: then \`memory.status\` tells how the job stands, and DELETE ends it. Documents come in JSON, as files of a form (\`multipart/form-data\`, fields \`documents\`), or one file as the body (\`?document=\` names it), where each line of JSONL is a document. PDF is not read: \`pdftotext\` converts it. Tokens of documents are charged once.`;
+const memoryErrors = ["adapter_quota_exceeded", "overloaded", "rate_limited", "quota_exceeded"] as const;
 const file = (media: string, description: string) => ({ media, description });
 
 type Rest = Omit<Operation, "method" | "path" | "id" | "tag" | "summary">;
@@ -140,15 +149,18 @@ export const operations: Operation[] = [
   }),
   get("/v1/models", "listModels", models, "The base, the mixture, one model for each centroid, and your own", {
     scope: null,
-    description: "Naming a centroid or an adapter of your own forces it, at full strength.",
+    description:
+      "Naming a centroid, or an adapter of your own that has examples alone, forces it at full strength. One with documents joins `auto`'s mixture.",
     ...{ response: "ModelList", errors: unavailable },
   }),
   get("/v1/models/{id}", "getModel", models, "One model", {
     scope: null,
-    parameter: {
-      name: "id",
-      description: "`smollm2-135m`, `smollm2-135m:auto`, `smollm2-135m:<centroid>` or `smollm2-135m:<your adapter>`",
-    },
+    parameters: [
+      {
+        name: "id",
+        description: "`smollm2-135m`, `smollm2-135m:auto`, `smollm2-135m:<centroid>` or `smollm2-135m:<your adapter>`",
+      },
+    ],
     ...{ response: "Model", errors: ["model_not_found", "adapter_outdated", ...unavailable] },
   }),
   get("/v1/centroids", "listCentroids", models, "Each centroid, and the measured gain of its adapter", {
@@ -157,26 +169,39 @@ export const operations: Operation[] = [
   get("/v1/adapters", "listAdapters", models, "Your own adapters", {
     ...{ scope: "adapters", response: "AdapterList", errors: unavailable },
   }),
-  post("/v1/adapters", "createAdapter", models, "Create an adapter from example texts, and measure its gain", {
+  post("/v1/adapters", "createAdapter", models, "Create an adapter from documents, from example texts, or both", {
     scope: "adapters",
-    description: "No other tenant can tell that it exists. Without a gain nothing of it is kept: it is the base.",
+    description: `No other tenant can tell that it exists. Documents become a memory, whose words answers take up where the prompt is like them. Of examples parts are fitted, and their gain is measured; without a gain nothing of them is kept. ${uploads} A body that is a file needs \`?name=\`.`,
     request: {
       schema: "CreateAdapterRequest",
-      example: { name: "recipes", examples: ["Whisk the eggs with the sugar.", "Fold in the flour, then bake it."] },
+      example: { name: "recipes", documents: [{ name: "cake.md", text: "Whisk the eggs with the sugar." }] },
+      files: documentFiles,
     },
-    ...{ status: 201, response: "Adapter" },
-    errors: [
-      ...(["adapter_quota_exceeded", "overloaded", "rate_limited", "quota_exceeded"] as const),
-      ...unavailable,
-      "deadline_exceeded",
-    ],
+    ...{ status: 201, mayBeLater: true, response: "Adapter" },
+    errors: [...memoryErrors, ...unavailable, "deadline_exceeded"],
+  }),
+  post("/v1/adapters/{name}/documents", "addDocuments", models, "Add documents to one of your own adapters", {
+    ...{ scope: "adapters", parameters: [adapterName], response: "Adapter", mayBeLater: true },
+    description: `Answers that have begun keep the documents that they began with. ${uploads}`,
+    request: {
+      schema: "AddDocumentsRequest",
+      example: { documents: ["Fold in the flour, then bake it."] },
+      files: documentFiles,
+    },
+    errors: ["adapter_not_found", "adapter_outdated", ...memoryErrors, ...unavailable],
+  }),
+  remove("/v1/adapters/{name}/documents/{document}", "deleteDocument", models, "Delete one document of an adapter", {
+    ...{ scope: "adapters", response: "Adapter", mayBeLater: true },
+    parameters: [adapterName, { name: "document", description: "Its name" }],
+    errors: ["adapter_not_found", "adapter_outdated", "invalid_request", ...unavailable],
   }),
   get("/v1/adapters/{name}", "getAdapter", models, "One of your own adapters", {
-    ...{ scope: "adapters", parameter: adapterName, response: "Adapter" },
+    ...{ scope: "adapters", parameters: [adapterName], response: "Adapter" },
     errors: ["adapter_not_found", ...unavailable],
   }),
   remove("/v1/adapters/{name}", "deleteAdapter", models, "Delete one of your own adapters", {
-    ...{ scope: "adapters", parameter: adapterName, response: "AdapterDeleted", errors: ["adapter_not_found"] },
+    description: "Answers that read its documents end in the error `memory_deleted`.",
+    ...{ scope: "adapters", parameters: [adapterName], response: "AdapterDeleted", errors: ["adapter_not_found"] },
   }),
   get("/v1/usage", "usage", "Tenant", "The tenant's use by day, model and centroid, and its limits", {
     ...{ scope: "usage", query: usageQuerySchema, response: "UsageReport", errors: ["invalid_request"] },
@@ -199,7 +224,7 @@ export const operations: Operation[] = [
     response: file("text/html", "The page"),
   }),
   get("/docs/{file}", "docsFile", "Pages", "A page or file of the documents", {
-    parameter: { name: "file", description: "Its path below `/docs/`" },
+    parameters: [{ name: "file", description: "Its path below `/docs/`" }],
     response: file("*/*", "The file"),
   }),
   get("/openapi.json", "openapi", "Pages", "This document", { response: file("application/json", "OpenAPI 3.1") }),

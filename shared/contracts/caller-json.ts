@@ -4,6 +4,17 @@ import { limits } from "./limits.ts";
 
 /** Throws invalid_request for what is not JSON, for deep nesting, and for too many strings of digits. */
 export function parseCallerJson(text: string): unknown {
+  checkCallerJson(text);
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    // V8's message contains a part of the body, which belongs to the caller.
+    throw new ServiceError("invalid_request", `The body is not JSON: ${(error as Error).message.slice(0, 200)}`);
+  }
+}
+
+/** The same but for what is not JSON, of JSON texts one after the other. */
+export function checkCallerJson(text: string): void {
   const { levels, digitStrings } = scan(text);
   if (levels > limits.bodyNesting) {
     const message = `Invalid request: the body is nested ${levels} levels deep, the maximum is ${limits.bodyNesting}.`;
@@ -12,12 +23,6 @@ export function parseCallerJson(text: string): unknown {
   if (digitStrings > limits.digitStrings) {
     const message = `Invalid request: the body has ${digitStrings} strings of 1 to 10 digits, the maximum is ${limits.digitStrings}; send numbers as numbers.`;
     throw new ServiceError("invalid_request", message);
-  }
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    // V8's message contains a part of the body, which belongs to the caller.
-    throw new ServiceError("invalid_request", `The body is not JSON: ${(error as Error).message.slice(0, 200)}`);
   }
 }
 

@@ -41,6 +41,7 @@ const adapterField = absentAs(
 const chameleonFields = {
   adapter: adapterField,
   compare: absentAs(z.boolean(), false, "Tell each token's logprob beside that of the base"),
+  sources: absentAs(z.boolean(), false, "Tell the passages of your own documents that spoke for each token"),
   evidence_tokens: absentAs(
     z.int().min(1),
     null,
@@ -81,6 +82,7 @@ export const generationFields = {
 const nothingAsked: z.output<typeof chameleonSchema> = Object.freeze({
   adapter: null,
   compare: false,
+  sources: false,
   evidence_tokens: null,
 });
 

@@ -79,6 +79,12 @@ export const limitTable = {
   },
   adaptersPerTenant: { value: 64, unit: "entries", bounds: "Adapters of a tenant" },
   documentBodyBytes: { value: 33_554_432, unit: "bytes", bounds: "The body of a request with documents" },
+  documentBodyMs: {
+    value: 120_000,
+    unit: "milliseconds",
+    bounds: "Time to receive the body of a request with documents",
+  },
+  htmlNesting: { value: 256, unit: "levels", bounds: "Nested elements of an HTML document that are read" },
   documents: { value: 10_000, unit: "entries", bounds: "Documents of one memory" },
   documentNameCharacters: { value: 256, unit: "characters", bounds: "The name of a document" },
   memoryTokens: { value: 262_144, unit: "tokens", bounds: "All documents of one memory together" },
@@ -107,7 +113,8 @@ export const limitTable = {
   wholeLogprobs: {
     value: 65_536,
     unit: "entries",
-    bounds: "Logprobs of an answer without `stream`: choices × tokens × (1 + alternatives, and 1 with `compare`)",
+    bounds:
+      "Logprobs of an answer without `stream`: choices × tokens × (1 + alternatives, 1 with `compare`, 4 with `sources`)",
   },
   wholeAnswerBytes: {
     value: 8_388_608,

@@ -62,23 +62,79 @@ export const embeddingsRequestSchema = z.object({
   user: userField,
 });
 
-export const createAdapterRequestSchema = z.object({
+/** A document of a request; `name` null: it gets a number. */
+export interface DocumentField {
+  name: string | null;
+  text: string;
+}
+
+const documentsField = listOf({
+  ...{ name: "documents", of: "texts", min: 1, max: limits.documents },
+  ...{ isEntry: isDocument, rule: "it must be a text that is not empty, or an object with such a text and a name" },
+})
+  .transform((list) =>
+    list.map(
+      (one): DocumentField => (isString(one) ? { name: null, text: one } : { name: one.name ?? null, text: one.text }),
+    ),
+  )
+  .meta({
+    description:
+      "Texts whose words and phrasing answers take up where a prompt is like them. Each has a name of its own, or gets a number",
+    type: "array",
+    items: {
+      anyOf: [
+        { type: "string", minLength: 1, maxLength: limits.documentBodyBytes },
+        {
+          type: "object",
+          properties: {
+            name: { type: "string", minLength: 1, maxLength: limits.documentNameCharacters },
+            text: { type: "string", minLength: 1, maxLength: limits.documentBodyBytes },
+          },
+          required: ["text"],
+        },
+      ],
+    },
+    minItems: 1,
+    maxItems: limits.documents,
+  });
+
+function isDocument(value: unknown): value is string | { name?: string | null; text: string } {
+  if (typeof value === "string") return value !== "";
+  if (typeof value !== "object" || value === null) return false;
+  const { name, text } = value as Record<string, unknown>;
+  const isNamed = typeof name === "string" && name.length >= 1 && name.length <= limits.documentNameCharacters;
+  return (isNamed || name === undefined || name === null) && typeof text === "string" && text !== "";
+}
+
+const adapterFields = z.object({
   name: z
     .string()
     .max(limits.adapterNameCharacters)
     .meta({ description: "What requests call it; must be free", pattern: "^[a-z0-9][a-z0-9_-]*$" }),
+  documents: documentsField.nullish().transform((documents) => documents ?? null),
   examples: listOf({
     ...{ name: "examples", of: "strings", min: 2, max: limits.adapterExamples },
     ...{ isEntry: isString, rule: "it must be a string" },
-  }).meta({
-    description:
-      "Texts of its subject. The gain is measured on texts that neither made nor chose the adapter, which takes three or more: of two the result is the base",
-    type: "array",
-    items: { type: "string", maxLength: limits.bodyBytes },
-    minItems: 2,
-    maxItems: limits.adapterExamples,
-  }),
+  })
+    .meta({
+      description:
+        "Texts of its subject. The gain is measured on texts that neither made nor chose the adapter, which takes three or more: of two the result is the base",
+      type: "array",
+      items: { type: "string", maxLength: limits.bodyBytes },
+      minItems: 2,
+      maxItems: limits.adapterExamples,
+    })
+    .nullish()
+    .transform((examples) => examples ?? null),
 });
+
+export const createAdapterRequestSchema = adapterFields.superRefine(({ documents, examples }, context) => {
+  if (documents !== null || examples !== null) return;
+  const message = "documents and examples are absent; at least one of the two is needed";
+  context.addIssue({ code: "custom", path: ["documents"], message, input: documents });
+});
+
+export const addDocumentsRequestSchema = z.object({ documents: documentsField });
 
 export const usageQuerySchema = z.object({ from: day("from"), to: day("to") });
 

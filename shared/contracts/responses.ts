@@ -42,6 +42,23 @@ export const timingsSchema = z
 
 const comparedTokenSchema = z.object({ token: z.string(), logprob, base_logprob: logprob });
 
+const share = z.number().min(0).max(1);
+const sourcedTokenSchema = z.object({
+  token: z.string(),
+  share: share.describe("Part of the token's probability that came from memories"),
+  passages: z
+    .array(
+      z.object({
+        adapter: z.string().describe("The adapter of your own whose document it is"),
+        document: z.string(),
+        start: z.int().describe("Bytes [start, end) of the document: some words before the token, and the token"),
+        end: z.int(),
+        share: share.describe("Part of the token's probability that came from this passage"),
+      }),
+    )
+    .describe("The passages that spoke for the token, the most of its probability first"),
+});
+
 export const chameleonBlockSchema = z
   .object({
     centroid: z
@@ -72,6 +89,19 @@ export const chameleonBlockSchema = z
       .describe(
         "What the adapter of `centroid` gained on held-out text of its own; null where none was measured or it does not serve",
       ),
+    memories: z
+      .array(
+        z.object({
+          id: z.string().describe("The adapter of your own whose documents they are"),
+          brake: z.number().min(0).describe("How much the memory counts, as the prompt chose; 0: not at all"),
+        }),
+      )
+      .optional()
+      .describe("The memories that the answer read, where it read any"),
+    sources: z
+      .array(sourcedTokenSchema)
+      .optional()
+      .describe("With `sources`, where the answer read a memory. In a stream every chunk has its own tokens"),
     timings: timingsSchema,
     compare: z
       .object({
@@ -219,16 +249,32 @@ export const centroidListSchema = z.object({
   ),
 });
 
+const memorySchema = z
+  .object({
+    status: z
+      .enum(["queued", "building", "ready", "failed"])
+      .describe(
+        "Of the latest change of its documents. `queued`: no backend takes it now, it is tried again; `failed`: its documents were dropped",
+      ),
+    error: z.string().nullable().describe("Why it is queued or failed"),
+    hash: hash.nullable().describe("Of the documents that requests use now; null where there are none yet"),
+    documents: z.int(),
+    tokens: z.int(),
+    bytes: z.int(),
+    built_tokens: z.int().describe("Of `tokens`, those that are done"),
+  })
+  .describe("Documents that answers can quote; of a change under way, the documents after it");
+
 export const adapterSchema = z
   .object({
     id: z.string(),
     object: z.literal("adapter"),
     name: z.string(),
     model: z.string().describe("What requests name"),
-    hash,
+    hash: hash.nullable().describe("Of what was fitted to examples; null where there were none"),
     created: unixSeconds,
     examples: z.int(),
-    tokens: z.int(),
+    tokens: z.int().describe("Of the examples"),
     gain: gainSchema.nullable().describe("On examples that it was not made from, in nats a token over the base"),
     parts: z.array(z.object({ name: z.enum(["gates", "unigram"]), kept: z.boolean(), gain: gainSchema })),
     adapts: z.boolean().describe("Whether `model` serves more than the base"),
@@ -236,7 +282,12 @@ export const adapterSchema = z
     centroid: z
       .object({ nearest: z.string(), similarity: z.number() })
       .nullable()
-      .describe("The trained centroid nearest to the examples; null once other artifacts are served"),
+      .describe("The trained centroid nearest to its text; null once other artifacts are served"),
+    memory: memorySchema.nullable(),
+    documents: z
+      .array(z.object({ name: z.string(), tokens: z.int(), bytes: z.int() }))
+      .optional()
+      .describe("The memory's documents, where one adapter is asked for"),
     outdated: z.boolean().describe("It was made for other artifacts than are served: make it again"),
   })
   .describe("An adapter of the tenant's own");
@@ -319,6 +370,7 @@ export const errorSchema = z.object({
 });
 
 export type Timings = z.infer<typeof timingsSchema>;
+export type SourcedToken = z.infer<typeof sourcedTokenSchema>;
 export type ComparedToken = z.infer<typeof comparedTokenSchema>;
 export type ChameleonBlock = z.infer<typeof chameleonBlockSchema>;
 export type Usage = z.infer<typeof usageSchema>;

@@ -5,6 +5,7 @@
  */
 import { z } from "zod";
 import { hashPattern } from "./inference.ts";
+import { limits } from "./limits.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
 /** What a key may be used for; `edge/tenants/keys.ts` says which route needs which. */
@@ -37,6 +38,9 @@ export const plans = {
 export type Plan = keyof typeof plans;
 export const planNames = Object.keys(plans) as [Plan, ...Plan[]];
 
+/** Most tokens of all memories of a tenant where its record says nothing else; null is none. */
+const memoryTokensOfPlan: Record<Plan, number | null> = { standard: limits.tenantMemoryTokens, unlimited: null };
+
 const bound = z.int().min(0).nullable().optional();
 const time = z.iso.datetime();
 
@@ -49,6 +53,8 @@ export const tenantRecordSchema = z.object({
     concurrentRequests: bound,
     tokensPerMonth: bound,
   }),
+  /** Instead of the plan's. */
+  memoryTokens: bound,
   /** Web origins whose pages may call with this tenant's keys. */
   origins: z.array(z.string()),
 });
@@ -103,4 +109,8 @@ export const tenantPrefix = "tenant:";
 export function limitsOf(record: TenantRecord): TenantLimits {
   const differing = Object.entries(record.limits).filter(([, value]) => value !== undefined);
   return { ...plans[record.plan], ...Object.fromEntries(differing) };
+}
+
+export function memoryTokensOf({ plan, memoryTokens }: TenantRecord): number | null {
+  return memoryTokens === undefined ? memoryTokensOfPlan[plan] : memoryTokens;
 }

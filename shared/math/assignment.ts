@@ -73,14 +73,20 @@ export function promptEmbedding(tokenIds: ArrayLike<number>, table: EdgeTable): 
   return embedding;
 }
 
+/** The sum of products of two vectors of one length. */
+export function dot(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  let sum = 0;
+  for (let p = 0; p < a.length; p++) sum += a[p] * b[p];
+  return sum;
+}
+
 /** All centroids by their similarity to `embedding` [P], best first, ties to the lower index. */
 export function rankCentroids(embedding: Float32Array, centroids: CentroidVectors): RankedCentroid[] {
   const { count, dimensions, vectors } = centroids;
   const ranked: RankedCentroid[] = [];
   for (let index = 0; index < count; index++) {
-    let similarity = 0;
-    for (let p = 0; p < dimensions; p++) similarity += embedding[p] * vectors[index * dimensions + p];
-    ranked.push({ index, similarity });
+    const centroid = vectors.subarray(index * dimensions, (index + 1) * dimensions);
+    ranked.push({ index, similarity: dot(embedding, centroid) });
   }
   return ranked.sort((a, b) => b.similarity - a.similarity || a.index - b.index);
 }

@@ -69,6 +69,8 @@ const refusals: [keyof ReturnType<typeof commandsOf>, string[], number, string][
   ["score", ["nothing.txt"], 1, "chameleon score: nothing.txt cannot be read: "],
   ["score", ["."], 1, "chameleon score: . cannot be read: "],
   ["adapters", ["create", "legal", "."], 1, "chameleon adapters: . cannot be read: "],
+  ["adapters", ["create", "legal", ".", "--examples"], 1, "chameleon adapters: . cannot be read: "],
+  ["adapters", ["delete", "legal"], 2, "chameleon adapters: nobody can be asked here: add --yes"],
   [
     "adapters",
     ["list", "--key", "кл"],

@@ -58,7 +58,7 @@ test("20 texts become a model within seconds that predicts such text better, and
   expect(await listed.json()).toMatchObject({ data: [{ name: "poema", hash, adapts: true, outdated: false }] });
 });
 
-test("the command makes, lists, shows and removes one, and passes on what the API says", async () => {
+test("the command makes, lists, shows and deletes one, and passes on what the API says", async () => {
   const adapters = async (...args: string[]) => {
     const cli = join(import.meta.dirname, "../../infra/api/adapters.ts");
     const place = ["--url", stack.edge, "--key", stack.key];
@@ -66,19 +66,19 @@ test("the command makes, lists, shows and removes one, and passes on what the AP
   };
   const file = join(folder, "examples.jsonl");
   await writeFile(file, Array.from({ length: 8 }, () => JSON.stringify({ text: text(40) })).join("\n"));
-  const made = JSON.parse((await adapters("create", "verso", file, "--json")).stdout);
+  const made = JSON.parse((await adapters("create", "verso", file, "--examples", "--json")).stdout);
   expect(made).toMatchObject({ model: "gpt2:verso", examples: 8, adapts: true });
   expect((await adapters("list")).stdout).toMatch(/^gpt2:verso {2}8 examples {2}perplexity \d+% lower/m);
   expect(JSON.parse((await adapters("show", "verso", "--json")).stdout).hash).toBe(made.hash);
-  await expect(adapters("create", "verso", file)).rejects.toMatchObject({
+  await expect(adapters("create", "verso", file, "--examples")).rejects.toMatchObject({
     code: 1,
     stderr: expect.stringMatching(/^chameleon adapters: You have an adapter verso already[^\n]*\n$/),
   });
   await writeFile(file, '"a text"\n""\n');
-  await expect(adapters("create", "empty", file)).rejects.toMatchObject({
+  await expect(adapters("create", "empty", file, "--examples")).rejects.toMatchObject({
     code: 1,
     stderr: expect.stringContaining(`${file}:2 is empty`),
   });
-  expect((await adapters("remove", "verso")).stdout).toBe("removed verso\n");
+  expect((await adapters("delete", "verso", "--yes")).stdout).toBe("deleted verso\n");
   await expect(adapters("show", "verso")).rejects.toMatchObject({ stderr: expect.stringContaining("no adapter") });
 });

@@ -6,7 +6,7 @@ import { beforeEach, describe, expect, test } from "vitest";
 import { regions } from "../../edge/platform/region.ts";
 import { createKeyStore, type KeyStore } from "../../edge/tenants/keys.ts";
 import { ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
-import type { OwnAdapter } from "../../edge/tenants/own-adapters.ts";
+import type { FittedAdapter } from "../../edge/tenants/own-adapters.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import {
@@ -25,7 +25,7 @@ useNetwork();
 const file = new Uint8Array([1, 2, 3, 250]);
 const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
 /** Of a manifest that is not served. */
-const adapterNamed = (name: string): OwnAdapter => ({
+const adapterNamed = (name: string): FittedAdapter => ({
   ...{ name, hash: "4".repeat(64), manifestHash: "6".repeat(64), centroid: [1, 0, 0, 0], parts: [], gain },
   ...{ examples: 3, tokens: 8, created: 0 },
 });
@@ -427,7 +427,7 @@ describe("an adapter", () => {
 
   test("is erased with its tenant: at every backend, now or once that answers, and nothing of its use is left", async () => {
     const tenant = mine.authorization.slice("Bearer sk-".length);
-    const access = { tenant, keyId: "k", limits: plans.unlimited, origins: [] };
+    const access = { tenant, keyId: "k", limits: plans.unlimited, memoryTokens: null, origins: [] };
     const app = testApp({ keys: { accessOf: async () => ({ ...access, scopes: [...scopes, eraseScope] }) } });
     backendMakes();
     await app.post("/v1/adapters", body());
@@ -456,13 +456,13 @@ describe("an adapter", () => {
     await app.settled();
     await expect.poll(usage).toBe(1);
     network.use(
-      http.delete(`${backendUrl}/v1/adapters/*`, ({ request }) => {
+      http.delete(`${backendUrl}/v1/*/*`, ({ request }) => {
         erased.push(new URL(request.url).pathname);
         return new HttpResponse(null, { status: 204 });
       }),
     );
     expect(await runDurableObjectAlarm(env.ADAPTERS.getByName(tenant))).toBe(true);
-    expect(erased).toEqual([`/v1/adapters/${tenant}`]);
+    expect(erased).toEqual([`/v1/adapters/${tenant}`, `/v1/memories/${tenant}`]);
     expect(await erase()).toMatchObject({ adapters: 0, backends: { confirmed: [backendUrl], pending: [] } });
     expect(await errorOf(await adapterApp().request("/v1/tenant", { method: "DELETE", headers: mine }))).toMatchObject({
       status: 403,
@@ -470,7 +470,7 @@ describe("an adapter", () => {
   });
 
   test("is erased at the known processes of an address, and not confirmed for its others", async () => {
-    network.use(http.delete("http://*/v1/adapters/*", () => new HttpResponse(null, { status: 204 })));
+    network.use(http.delete("http://*/v1/*/*", () => new HttpResponse(null, { status: 204 })));
     const store = env.ADAPTERS.getByName(mine.authorization.slice("Bearer sk-".length));
     const [known, unknown] = ["http://{name}.known.test", "http://{name}.unknown.test"];
     const { BACKEND_URLS } = env as unknown as Record<string, string>;

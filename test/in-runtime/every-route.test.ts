@@ -26,6 +26,7 @@ const access: Access = {
   keyId: "k",
   scopes: [...scopes, eraseScope],
   limits: plans.unlimited,
+  memoryTokens: null,
   origins: [],
 };
 const opensAll = { accessOf: async () => access };
@@ -50,13 +51,14 @@ test.each(named(withKey))("%s %s wants a key", async (method, path) => {
 });
 
 describe.each(named(withBody))("%s %s", (method, path) => {
+  const mostBytes = path.startsWith("/v1/adapters") ? limits.documentBodyBytes : limits.bodyBytes;
   const send = (body: string, headers: Record<string, string> = {}) =>
     testApp().request(path, { method, body, headers: { "content-type": "application/json", ...headers } });
   const cases: [string, number, string | null, () => Promise<Response>][] = [
     ["no JSON", 400, null, async () => send("{")],
     ["a list", 400, null, async () => send("[]")],
-    ["another content type", 415, "unsupported_media_type", async () => send("{}", { "content-type": "text/plain" })],
-    ["a body too large", 413, "body_too_large", async () => send(" ".repeat(limits.bodyBytes + 1))],
+    ["another content type", 415, "unsupported_media_type", async () => send("{}", { "content-type": "text/css" })],
+    ["a body too large", 413, "body_too_large", async () => send(" ".repeat(mostBytes + 1))],
   ];
   test.each(cases)("%s: %d", async (_, status, code, ask) => {
     const response = await ask();
@@ -66,7 +68,7 @@ describe.each(named(withBody))("%s %s", (method, path) => {
 });
 
 test("HEAD answers as GET does, without a body", async () => {
-  for (const { path } of operations.filter(({ method, parameter }) => method === "get" && !parameter)) {
+  for (const { path } of operations.filter(({ method, parameters }) => method === "get" && !parameters)) {
     const { request } = testApp({ readiness: async () => [], usage: async () => [] });
     const [got, head] = await Promise.all([request(path), request(path, { method: "HEAD" })]);
     expect([path, head.status, await head.text()]).toEqual([path, got.status, ""]);

@@ -220,7 +220,7 @@ describe("bodies of one key at once", () => {
   }
   const keys = {
     accessOf: async (keyId: string) => ({
-      ...{ tenant: "t", keyId, scopes: [], limits: plans.unlimited, origins: [] },
+      ...{ tenant: "t", keyId, scopes: [], limits: plans.unlimited, memoryTokens: null, origins: [] },
     }),
   };
 
@@ -310,7 +310,7 @@ describe("keys that open nothing", () => {
       () => clock.nowMs,
       () => undefined,
     );
-    const tenantRecord: TenantRecord = { plan: "standard", limits: {}, origins: [] };
+    const tenantRecord: TenantRecord = { plan: "standard", limits: {}, memoryTokens: null, origins: [] };
     const record: KeyRecord = {
       ...{ hash, tenant: "guessed-at", scopes: [...scopes], tenantRecord },
       ...{ createdAt: "2026-11-01T00:00:00.000Z", expiresAt: null },

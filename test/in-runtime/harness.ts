@@ -37,6 +37,7 @@ import {
   type Frame,
   type SequenceRequest,
 } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -258,6 +259,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       now,
     ),
     bodyReads: new BodyReads(),
+    documentReads: new BodyReads(limits.documentBodyBytes),
     bodies: new AnswerBodies({ ofRequests: true }),
     admissions: createAdmissions({
       ledgers: env.LEDGERS,
@@ -268,7 +270,12 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
     }),
     usage: (tenant, from, to) => objectNamed(env.LEDGERS, tenant).usage(from, to),
     eraseUse: (tenant) => objectNamed(env.LEDGERS, tenant).erase(),
-    adapters: createTenantAdapters({ stores: env.ADAPTERS, clients: () => [new BackendClient(backendUrl)] }),
+    adapters: createTenantAdapters({
+      stores: env.ADAPTERS,
+      clients: () => [new BackendClient(backendUrl)],
+      now,
+      background: (work) => void works.push(work),
+    }),
     wakeCell: () => undefined,
     cells: createCells({
       namespace: cellNamed,

@@ -69,7 +69,12 @@ async function europeanApp(own: TenantLimits = limits, backends = european) {
     addressesIn(place, parseAddresses(backends, "X")).map(({ url }) => new BackendClient(url));
   const app = testApp({
     keys: createKeyStore([{ hash, tenant }], { get } as never, () => Date.now()),
-    adapters: createTenantAdapters({ stores: env.ADAPTERS, clients }),
+    adapters: createTenantAdapters({
+      stores: env.ADAPTERS,
+      clients,
+      now: () => Date.now(),
+      background: () => undefined,
+    }),
   });
   const headers = { authorization: `Bearer sk-${tenant}` };
   return { ...app, tenant, headers };

@@ -312,15 +312,20 @@ test("an event with a token has no more bytes than are counted for it, whatever 
   const { plan } = requestOf("native");
   const eventBytes = [1, 0].map((maxTokens) => {
     const choices = [{ ...plan.choices[0], sequence: { ...plan.choices[0].sequence, maxTokens } }];
-    return maxStreamBytes({ ...plan, choices }, { echo: false, logprobs: null, compare: false })!;
+    return maxStreamBytes({ ...plan, choices }, { echo: false, logprobs: null, compare: false, sources: false })!;
   });
   const model = `gpt2:${"m".repeat(64)}`;
   const envelope = { id: `chatcmpl-${"0".repeat(32)}`, created: 1e10, model, fingerprint: `fp_${"0".repeat(12)}` };
   const sizes = Object.values(forms).flatMap((form) => {
-    const builder = new ResponseBuilder(form, envelope, plan, { compare: false, withBlock: true, isWhole: false });
+    const builder = new ResponseBuilder(form, envelope, plan, {
+      compare: false,
+      sources: false,
+      withBlock: true,
+      isWhole: false,
+    });
     // GPT-2's longest token, its longest of characters that JSON escapes, and one that becomes six.
     return ["\u00c3\u0082".repeat(32), '"'.repeat(64), "\u0000"].map((text) => {
-      const part = { planned: plan.choices[1], text, logprobs: null, compared: [], done: null };
+      const part = { planned: plan.choices[1], text, logprobs: null, compared: [], sourced: [], done: null };
       return utf8.encode(sseEvent(JSON.stringify({ ...builder.chunk(part), usage: null }))).length;
     });
   });

@@ -271,10 +271,12 @@ async function waysBodies(): Promise<{ manifestHash: string; public: string[]; c
     temperature: 0,
     stream: true,
   }));
-  const contract = requests.map((request, i) => {
+  const planned = requests.map(async (request, i) => {
     const caller = { requestId: `direct-${i}`, tenant: "bench", randomSeed: 1, now: () => performance.now() };
-    return JSON.stringify(batchesOf(planCompletion(completionRequestSchema.parse(request), artifacts, caller))[0]);
+    const plan = await planCompletion(completionRequestSchema.parse(request), artifacts, caller);
+    return JSON.stringify(batchesOf(plan)[0]);
   });
+  const contract = await Promise.all(planned);
   return { manifestHash: artifacts.manifestHash, public: requests.map((request) => JSON.stringify(request)), contract };
 }
 

@@ -111,7 +111,7 @@ test("no call follows a redirect: it would take a prompt to an address that is n
         new AbortController().signal,
         () => {},
       ),
-    () => client.removeAdapters("acme", own, null),
+    () => client.remove("adapters", "acme", own, null),
   ];
   for (const call of calls) {
     const failure = await call().then(
@@ -147,7 +147,7 @@ test.each([
   "at %s a deletion at the process %s goes there once; %i confirms it or not",
   async (url, process, status, call, isConfirmed) => {
     const { calls, client } = scripted([[status, process]], url);
-    const removal = client.removeAdapters("acme", own, process);
+    const removal = client.remove("adapters", "acme", own, process);
     await (isConfirmed ? removal : expect(removal).rejects.toMatchObject({ name: "CallFailure" }));
     expect(calls).toEqual([call.replace("HASH", own)]);
   },

@@ -50,7 +50,14 @@ test("names every way to fail that a client can meet, with its status and its en
     }
   }
   // Between edge and backend, or to somebody who is gone.
-  const unmet: ErrorKind[] = ["bad_signature", "manifest_mismatch", "version_mismatch", "misdirected", "cancelled"];
+  const unmet: ErrorKind[] = [
+    "bad_signature",
+    "manifest_mismatch",
+    "version_mismatch",
+    "misdirected",
+    "cancelled",
+    "memory_not_found",
+  ];
   expect([...told.keys()].sort()).toEqual(errorKinds.filter((kind) => !unmet.includes(kind)).sort());
   for (const [kind, statuses] of told) expect([...statuses]).toEqual([statusOf(kind)]);
 });

@@ -34,7 +34,7 @@ test("stretches and halves hold the whole text, and cut no character", () => {
 test("scores are weighed by tokens, and a table says what each gains beside the base", () => {
   const score = (nats: number, tokens: number) => ({ nats, tokens, perplexity: Math.exp(nats) });
   expect(mean([score(4, 100), score(2, 300)])).toEqual(score(2.5, 400));
-  const table = scoreTable({ base: score(4, 9), nearest: score(4.1, 9), mixture: score(3.5, 9) });
+  const table = scoreTable({ base: score(4, 9), "nearest adapter": score(4.1, 9), mixture: score(3.5, 9) });
   expect(table).toMatch(/^base +54\.6 +4\.000$/m);
   expect(table).toMatch(/^nearest adapter +60\.3 +4\.100 {2}perplexity 11% higher than the base's$/m);
   expect(table).toMatch(/^mixture +33\.1 +3\.500 {2}perplexity 39% lower than the base's$/m);

@@ -1,0 +1,85 @@
+/** An own adapter as the API shows it, and why there is none. */
+import type { Context } from "hono";
+import { limits } from "../../shared/contracts/limits.ts";
+import type { Adapter } from "../../shared/contracts/responses.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { rankCentroids } from "../../shared/math/assignment.ts";
+import type { Artifacts } from "../artifacts/artifacts.ts";
+import type { OwnAdapter, OwnMemory } from "../tenants/own-adapters.ts";
+import type { Added } from "../tenants/tenant-adapter-store.ts";
+import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
+import type { AppEnvironment } from "./dependencies.ts";
+
+/** The adapter as it is now, with its documents. */
+export async function adapterResponse(
+  c: Context<AppEnvironment>,
+  own: OwnAdapters,
+  name: string,
+  artifacts: Artifacts,
+  status: 200 | 201 | 202,
+  headers: Record<string, string> = {},
+): Promise<Response> {
+  const [adapter, documents] = await Promise.all([own.find(name), own.documentsOf(name)]);
+  if (!adapter) throw notFound(name);
+  const known = { ...adapterObject(adapter, artifacts), ...(adapter.memory && { documents }) };
+  return c.json(known, status, { ...headers, ...(status !== 200 && { location: `/v1/adapters/${name}` }) });
+}
+
+export function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids }: Artifacts): Adapter {
+  const { name, hash, gain, parts, examples, tokens, created } = adapter;
+  const memory = adapter.memory ?? null;
+  const [nearest] =
+    adapter.manifestHash === manifestHash ? rankCentroids(Float32Array.from(adapter.centroid), centroids) : [];
+  return {
+    id: name,
+    object: "adapter",
+    name,
+    model: `${manifest.model.servedAs}:${name}`,
+    hash,
+    created,
+    examples,
+    tokens,
+    gain,
+    parts,
+    adapts: gain !== null || Boolean(memory?.ready),
+    message:
+      gain !== null || memory
+        ? null
+        : "No part gained on examples it was not made from, so nothing was kept: this model is the base.",
+    centroid: nearest ? { nearest: manifest.centroids[nearest.index].id, similarity: nearest.similarity } : null,
+    memory: memory && memoryObject(memory),
+    outdated: adapter.manifestHash !== manifestHash,
+  };
+}
+
+function memoryObject({ ready, job }: OwnMemory): Adapter["memory"] {
+  const { documents, tokens, bytes } = (job ?? ready)!;
+  const status = job?.status ?? "ready";
+  const hash = ready?.hash ?? null;
+  return {
+    status,
+    error: job?.error ?? null,
+    hash,
+    documents,
+    tokens,
+    bytes,
+    built_tokens: job?.builtTokens ?? tokens,
+  };
+}
+
+export function requireRoom(room: Added, name: string): void {
+  if (room === "added") return;
+  if (room === "erased") throw new ServiceError("adapter_not_found", "The tenant was erased while this was made.");
+  if (room === "taken") {
+    const message = `You have an adapter ${name} already; DELETE /v1/adapters/${name} first.`;
+    throw new ServiceError("invalid_request", message, { param: "name" });
+  }
+  throw new ServiceError(
+    "adapter_quota_exceeded",
+    `You have ${limits.adaptersPerTenant} adapters, the maximum is ${limits.adaptersPerTenant}; delete one first.`,
+  );
+}
+
+export function notFound(name: string): ServiceError {
+  return new ServiceError("adapter_not_found", `You have no adapter ${JSON.stringify(name.slice(0, 80))}.`);
+}

@@ -1,0 +1,152 @@
+/** Documents of a tenant's own adapters: POST adds some, DELETE removes one; both make another memory, which answers then use. */
+import { limits } from "../../shared/contracts/limits.ts";
+import { addDocumentsRequestSchema, type DocumentField } from "../../shared/contracts/openai.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { promptEmbedding } from "../../shared/math/assignment.ts";
+import { settlesWithin } from "../../shared/settles-within.ts";
+import type { Artifacts } from "../artifacts/artifacts.ts";
+import { adapterMs } from "../dispatch/routing-limits.ts";
+import { gzip } from "../tenants/document-store.ts";
+import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
+import type { DocumentChange, JobOutcome, NewDocument } from "../tenants/tenant-memories.ts";
+import { adapterResponse, notFound, requireRoom } from "./adapter-object.ts";
+import type { RouteHandler } from "./dependencies.ts";
+import { readUpload } from "./upload.ts";
+
+export const addDocuments: RouteHandler = async (c, dependencies) => {
+  const name = c.req.param("name") ?? "";
+  const { documents } = await readUpload(c, dependencies, addDocumentsRequestSchema);
+  const artifacts = await dependencies.artifacts();
+  const { tenant, memoryTokens } = c.get("access");
+  const own = dependencies.adapters.of(tenant);
+  const before = await own.find(name);
+  if (!before) throw notFound(name);
+  requireSame(before.manifestHash, artifacts, name);
+  const encoded = encodeDocuments(documents ?? [], artifacts);
+  const admission = await c.get("admission").reserve(encoded.tokens);
+  const isWaited = encoded.tokens <= limits.memoryTokensAtOnce && !before.memory?.job;
+  let isCharged = false;
+  try {
+    const change = { manifestHash: artifacts.manifestHash, removed: null, maxTenantTokens: memoryTokens };
+    const added = await compressed(encoded.documents);
+    const memory = { name, change: { ...change, added }, isNew: false, isWaited };
+    const work = makeMemory(own, memory, c.req.raw.signal);
+    dependencies.background(work.then(noop, noop));
+    const status = await work.catch((thrown) => {
+      isCharged = c.req.raw.signal.aborted;
+      throw thrown;
+    });
+    isCharged = true;
+    return await adapterResponse(c, own, name, artifacts, status === 201 ? 200 : 202);
+  } finally {
+    admission.settle(isCharged ? [consumptionOf(artifacts, name, encoded.tokens)] : []);
+  }
+};
+
+export const deleteDocument: RouteHandler = async (c, dependencies) => {
+  const name = c.req.param("name") ?? "";
+  const artifacts = await dependencies.artifacts();
+  const own = dependencies.adapters.of(c.get("access").tenant);
+  const before = await own.find(name);
+  if (!before) throw notFound(name);
+  requireSame(before.manifestHash, artifacts, name);
+  const removed = c.req.param("document") ?? "";
+  const change = { manifestHash: artifacts.manifestHash, added: null, removed, maxTenantTokens: null };
+  const memory = { name, change, isNew: false, isWaited: !before.memory?.job };
+  const status = await makeMemory(own, memory, c.req.raw.signal);
+  return adapterResponse(c, own, name, artifacts, status === 201 ? 200 : 202);
+};
+
+interface MemoryWork {
+  name: string;
+  change: DocumentChange;
+  /** The adapter must not exist yet. */
+  isNew: boolean;
+  /** The request waits for it, for `adapterMs` at most; otherwise it is a job from the beginning. */
+  isWaited: boolean;
+}
+
+/**
+ * Changes the documents of an adapter and makes its memory. Resolves to 201 when it is made, or to 202 when that is left to a job.
+ * If it cannot be made, or the client leaves, the adapter is as it was before, and this throws a ServiceError.
+ */
+export async function makeMemory(
+  own: OwnAdapters,
+  { name, change, isNew, isWaited }: MemoryWork,
+  signal: AbortSignal,
+): Promise<201 | 202> {
+  const refused = await own.changeDocuments(name, change, isNew);
+  if (typeof refused === "string") requireRoom(refused, name);
+  else if (refused) throw new ServiceError(refused.kind, refused.message, { param: refused.param });
+  if (!isWaited) {
+    await own.buildLater();
+    return 202;
+  }
+  const gone = Promise.withResolvers<JobOutcome>();
+  const leave = () => gone.resolve({ status: "cancelled", error: null });
+  signal.addEventListener("abort", leave);
+  if (signal.aborted) leave();
+  const outcome = Promise.race([own.build(name), gone.promise]);
+  const isDone = await settlesWithin(outcome, adapterMs);
+  signal.removeEventListener("abort", leave);
+  if (!isDone) {
+    await own.buildLater();
+    return 202;
+  }
+  const { status, error } = await outcome;
+  if (status === "ready") return 201;
+  await own.abandon(name);
+  if (signal.aborted) throw new ServiceError("cancelled", "The client disconnected.");
+  if (error === null) throw new ServiceError("adapter_not_found", `The adapter ${name} was deleted meanwhile.`);
+  throw new ServiceError(error.kind, error.message, {
+    param: error.param,
+    ...(error.kind === "backend_unavailable" && { retryAfterSeconds: 2 }),
+  });
+}
+
+/** Documents with their tokens and prompt embeddings. Throws invalid_request for one without tokens, or for too many together. */
+export function encodeDocuments(
+  documents: readonly DocumentField[],
+  { tokenizer, manifest, table }: Artifacts,
+): { documents: NewDocument[]; tokens: number } {
+  const refuse = (message: string, param: string) =>
+    new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
+  const { prefixTokens } = manifest.embedding;
+  let tokens = 0;
+  const encoded = documents.map(({ name, text }, i) => {
+    const ids = tokenizer.encode(text, limits.memoryTokens - tokens);
+    tokens += ids.length;
+    const param = `documents[${i}]`;
+    if (ids.length === 0) throw refuse(`${param} holds no character that the model's vocabulary has`, param);
+    if (tokens > limits.memoryTokens) {
+      const message = `documents[0] to ${param} have at least ${tokens} tokens, the maximum is ${limits.memoryTokens}`;
+      throw refuse(message, "documents");
+    }
+    const sum = new Float32Array(table.dimensions); // [P]
+    for (let start = 0; start < ids.length; start += prefixTokens) {
+      promptEmbedding(ids.slice(start, start + prefixTokens), table).forEach((value, p) => {
+        sum[p] += value;
+      });
+    }
+    return { name, text, tokens: ids.length, embedding: new Uint8Array(sum.buffer).toBase64() };
+  });
+  return { documents: encoded, tokens };
+}
+
+/** As `DocumentChange.added` takes them; null for none. */
+export async function compressed(documents: readonly NewDocument[]): Promise<DocumentChange["added"]> {
+  return documents.length === 0 ? null : gzip(new TextEncoder().encode(JSON.stringify(documents)));
+}
+
+export function consumptionOf({ manifest }: Artifacts, name: string, promptTokens: number) {
+  const model = `${manifest.model.servedAs}:${name}`;
+  return { model, centroid: null, requests: 1, promptTokens, completionTokens: 0 };
+}
+
+function requireSame(manifestHash: string, artifacts: Artifacts, name: string): void {
+  if (manifestHash === artifacts.manifestHash) return;
+  const message = `The adapter ${name} was made for the manifest ${manifestHash}; ${artifacts.manifestHash} is served now. Delete it and create it again.`;
+  throw new ServiceError("adapter_outdated", message, { param: "name" });
+}
+
+function noop(): void {}

@@ -1,0 +1,347 @@
+/**
+ * The memories of a tenant's own adapters, in its Durable Object: their documents, and the jobs that have a backend make a memory of
+ * them. A job is stored until it is done, and an alarm continues it, so it survives the loss of the object and of the backend, which
+ * resumes what it had begun. A change makes a new set of documents under a new hash; the old one serves until the new one is made.
+ */
+import { contractVersion, type Documents, memoryHash } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import type { ErrorKind } from "../../shared/errors.ts";
+import { CallFailure } from "../dispatch/call-failure.ts";
+import type { AdapterCopy, BackendClient } from "../dispatch/client.ts";
+import { type DocumentRecord, DocumentStore, gunzippedText } from "./document-store.ts";
+import type { MemoryJob, MemoryRecord, MemorySet, OwnMemory } from "./own-adapters.ts";
+
+const schema = `
+  CREATE TABLE IF NOT EXISTS memories (
+    name TEXT PRIMARY KEY, readyHash TEXT, jobHash TEXT, record TEXT NOT NULL
+  ) WITHOUT ROWID;
+`;
+
+/** A document as the Worker has read it; `name` null: it gets a number. */
+export interface NewDocument {
+  name: string | null;
+  text: string;
+  tokens: number;
+  embedding: string;
+}
+
+/** A change of an adapter's documents. */
+export interface DocumentChange {
+  manifestHash: string;
+  /** JSON of NewDocument[], compressed by gzip: a message between objects has at most 32 MiB. null: none. */
+  added: Uint8Array | null;
+  /** Name of a document to remove; null: none. */
+  removed: string | null;
+  /** Most tokens of all memories of the tenant; null: no limit. */
+  maxTenantTokens: number | null;
+}
+
+export interface Refused {
+  kind: ErrorKind;
+  message: string;
+  param: string | null;
+}
+
+/** How a job stands. `queued`: no backend takes it now, for the reason in `error`, and the alarm tries again. */
+export interface JobOutcome {
+  status: "ready" | "queued" | "failed" | "cancelled";
+  error: Refused | null;
+}
+
+interface MemoryParts {
+  tenant: string;
+  storage: DurableObjectStorage;
+  now(): number;
+  randomBytes(count: number): Uint8Array;
+  /** Of the backends that may have the tenant's data. */
+  clients(): Iterable<BackendClient>;
+  /** A backend has, or may have, a copy. */
+  noteCopy(hash: string, copy: AdapterCopy): void;
+  /** Deletes a memory that no adapter has any more, at the backends too, after `delayMs`. */
+  retire(hash: string, name: string, delayMs: number): Promise<void>;
+  /** The memory is wanted again. */
+  keep(hash: string): void;
+}
+
+/** How long the documents of a set that was replaced stay, in milliseconds: answers that began with it read it until they end. */
+export const replacedMs = 600_000;
+
+export class TenantMemories {
+  readonly documents: DocumentStore;
+  readonly #parts: MemoryParts;
+  readonly #sql: SqlStorage;
+  /** Changes take effect one after the other. */
+  #changes: Promise<unknown> = Promise.resolve();
+  /** By name, the job that runs. */
+  readonly #running = new Map<string, { hash: string; abort: AbortController; outcome: Promise<JobOutcome> }>();
+  /** Tokens that a running job has finished, by hash. */
+  readonly #built = new Map<string, number>();
+
+  constructor(parts: MemoryParts) {
+    this.#parts = parts;
+    this.#sql = parts.storage.sql;
+    this.#sql.exec(schema);
+    this.documents = new DocumentStore(parts.storage, parts.randomBytes);
+  }
+
+  list(): MemoryRecord[] {
+    const rows = this.#sql.exec<{ name: string; record: string }>("SELECT name, record FROM memories");
+    return [...rows].map((row) => this.#recordOf(row));
+  }
+
+  find(name: string): MemoryRecord | null {
+    const [row] = this.#sql.exec<{ name: string; record: string }>(
+      "SELECT name, record FROM memories WHERE name = ?",
+      name,
+    );
+    return row ? this.#recordOf(row) : null;
+  }
+
+  /** An adapter's documents: those that requests use, or else those that are being made a memory of. */
+  async recordsOf(name: string): Promise<Omit<DocumentRecord, "embedding">[]> {
+    const memory = this.find(name);
+    const set = memory?.ready ?? memory?.job ?? null;
+    const records = set === null ? [] : await this.documents.records(set.hash);
+    return records.map(({ embedding, ...record }) => record);
+  }
+
+  isUnused(hash: string): boolean {
+    const select = "SELECT 1 FROM memories WHERE readyHash = ? OR jobHash = ? LIMIT 1";
+    return this.#sql.exec(select, hash, hash).toArray().length === 0;
+  }
+
+  /** Stores the changed documents of an adapter as a job. Returns why not, and then nothing has changed. */
+  change(name: string, change: DocumentChange): Promise<Refused | null> {
+    const changed = this.#changes.then(() => this.#change(name, change));
+    this.#changes = changed.catch(() => undefined);
+    return changed;
+  }
+
+  async #change(name: string, { manifestHash, added, removed, maxTenantTokens }: DocumentChange) {
+    const before = this.find(name);
+    const current = wantedOf(before);
+    const [documents, records]: [Documents, DocumentRecord[]] =
+      current === null
+        ? [[], []]
+        : await Promise.all([this.documents.documents(current.hash), this.documents.records(current.hash)]);
+    if (removed !== null) {
+      const at = documents.findIndex((one) => one.name === removed);
+      if (at < 0) return refused("not_found", `${name} has no document ${JSON.stringify(removed.slice(0, 80))}.`);
+      documents.splice(at, 1);
+      records.splice(at, 1);
+      if (documents.length === 0) {
+        return refused("invalid_request", `This is the only document of ${name}; DELETE /v1/adapters/${name} instead.`);
+      }
+    }
+    const list = added === null ? [] : (JSON.parse(await gunzippedText(added)) as NewDocument[]);
+    const names = new Set(documents.map((one) => one.name));
+    for (const { name: given, text, tokens, embedding } of list) {
+      const documentName = given ?? firstFree(names);
+      if (names.has(documentName)) {
+        const shown = JSON.stringify(documentName.slice(0, 80));
+        return refused(
+          "invalid_request",
+          `Two documents are named ${shown}; each needs a name of its own.`,
+          "documents",
+        );
+      }
+      names.add(documentName);
+      documents.push({ name: documentName, text });
+      records.push({ name: documentName, tokens, bytes: new TextEncoder().encode(text).length, embedding });
+    }
+    const sum = (value: (record: DocumentRecord) => number) => records.reduce((total, one) => total + value(one), 0);
+    const tokens = sum((one) => one.tokens);
+    const refusal = this.#beyondLimits(name, documents.length, tokens, maxTenantTokens);
+    if (refusal) return refusal;
+    const hash = await memoryHash(this.#parts.tenant, manifestHash, documents);
+    const set = {
+      hash,
+      documents: documents.length,
+      tokens,
+      bytes: sum((one) => one.bytes),
+      centroid: centroidOf(records),
+    };
+    if (hash !== current?.hash) await this.documents.put(hash, documents, records);
+    // Deleted or erased meanwhile.
+    if (before && !this.find(name)) {
+      if (this.isUnused(hash)) this.documents.delete(hash);
+      return refused("adapter_not_found", `The adapter ${name} was deleted meanwhile.`);
+    }
+    this.#parts.keep(hash);
+    const replaced = before?.job ?? null;
+    if (replaced?.hash !== hash) this.#running.get(name)?.abort.abort();
+    this.#write(name, {
+      ...{ manifestHash, created: before?.created ?? Math.floor(this.#parts.now() / 1000) },
+      ready: before?.ready ?? null,
+      job: { ...set, status: "queued", builtTokens: 0, error: null },
+    });
+    if (replaced && this.isUnused(replaced.hash)) await this.#parts.retire(replaced.hash, name, 0);
+    return null;
+  }
+
+  #beyondLimits(name: string, documents: number, tokens: number, maxTenantTokens: number | null): Refused | null {
+    if (documents > limits.documents) {
+      const message = `${name} would have ${documents} documents, the maximum is ${limits.documents}.`;
+      return refused("invalid_request", message, "documents");
+    }
+    if (tokens > limits.memoryTokens) {
+      const message = `The documents of ${name} would have ${tokens} tokens, the maximum is ${limits.memoryTokens}.`;
+      return refused("invalid_request", message, "documents");
+    }
+    const others = this.list().filter((one) => one.name !== name);
+    const all = others.reduce((total, one) => total + (wantedOf(one)?.tokens ?? 0), tokens);
+    if (maxTenantTokens === null || all <= maxTenantTokens) return null;
+    const message = `Your memories would have ${all} tokens together, the maximum is ${maxTenantTokens}; delete some first.`;
+    return refused("adapter_quota_exceeded", message);
+  }
+
+  /** Runs an adapter's job, or awaits it if it runs already. Never rejects. */
+  build(name: string): Promise<JobOutcome> {
+    const job = this.find(name)?.job ?? null;
+    const running = this.#running.get(name);
+    if (running && running.hash === job?.hash) return running.outcome;
+    if (!job || job.status === "failed") {
+      return Promise.resolve({ status: job ? "failed" : "ready", error: null });
+    }
+    const abort = new AbortController();
+    const outcome = this.#build(name, job, abort.signal).finally(() => {
+      this.#built.delete(job.hash);
+      if (this.#running.get(name)?.abort === abort) this.#running.delete(name);
+    });
+    this.#running.set(name, { hash: job.hash, abort, outcome });
+    return outcome;
+  }
+
+  /** Runs all jobs that are not done. True if some are left. */
+  async buildAll(): Promise<boolean> {
+    let areLeft = false;
+    for (const { name, job } of this.list()) {
+      if (!job || job.status === "failed") continue;
+      const { status } = await this.build(name);
+      areLeft ||= status === "queued";
+    }
+    return areLeft;
+  }
+
+  async #build(name: string, job: MemoryJob, signal: AbortSignal): Promise<JobOutcome> {
+    const isOver = () => signal.aborted || this.find(name)?.job?.hash !== job.hash;
+    let error = refused("backend_unavailable", "No backend is configured.");
+    let isFinal = false;
+    try {
+      const manifestHash = this.find(name)!.manifestHash;
+      const body = await memoryBody(manifestHash, await this.documents.texts(job.hash));
+      for (const client of this.#parts.clients()) {
+        if (isOver()) break;
+        try {
+          await client.putMemory(this.#parts.tenant, job.hash, body, {
+            ...{ signal, process: null },
+            begun: (copy) => this.#parts.noteCopy(job.hash, copy),
+            progress: (tokens) => this.#built.set(job.hash, tokens),
+          });
+          if (!isOver()) await this.#finish(name, job);
+          break;
+        } catch (thrown) {
+          if (!(thrown instanceof CallFailure)) throw thrown;
+          error = { kind: thrown.error.kind, message: thrown.error.message, param: null };
+          isFinal = !thrown.consequence.retryElsewhere;
+          if (isFinal) break;
+        }
+      }
+    } catch (thrown) {
+      error = refused("internal", "The memory could not be made.");
+      isFinal = true;
+      console.warn(JSON.stringify({ level: "warn", event: "memory_failed", cause: String(thrown) }));
+    }
+    const now = this.find(name);
+    if (now?.ready?.hash === job.hash) return { status: "ready", error: null };
+    if (!now || isOver()) return { status: "cancelled", error: null };
+    const status = isFinal ? "failed" : "queued";
+    this.#write(name, { ...now, job: { ...job, status, builtTokens: 0, error: error.message } });
+    if (isFinal && this.isUnused(job.hash)) await this.#parts.retire(job.hash, name, 0);
+    return { status, error };
+  }
+
+  async #finish(name: string, { status, builtTokens, error, ...ready }: MemoryJob): Promise<void> {
+    const before = this.find(name)!;
+    this.#write(name, { ...before, ready, job: null });
+    const old = before.ready;
+    if (old && this.isUnused(old.hash)) await this.#parts.retire(old.hash, name, replacedMs);
+  }
+
+  /** Gives up the job of an adapter; one that never had a memory has none then. */
+  async abandon(name: string): Promise<void> {
+    const before = this.find(name);
+    if (!before?.job) return;
+    this.#running.get(name)?.abort.abort();
+    if (before.ready) this.#write(name, { ...before, job: null });
+    else this.#sql.exec("DELETE FROM memories WHERE name = ?", name);
+    if (this.isUnused(before.job.hash)) await this.#parts.retire(before.job.hash, name, 0);
+  }
+
+  /** Removes an adapter's memory and cancels its job. Returns the hashes that no other adapter has. */
+  remove(name: string): string[] {
+    const before = this.find(name);
+    this.#running.get(name)?.abort.abort();
+    this.#sql.exec("DELETE FROM memories WHERE name = ?", name);
+    const hashes = [before?.ready?.hash, before?.job?.hash].filter((hash) => hash !== undefined);
+    return [...new Set(hashes)].filter((hash) => this.isUnused(hash));
+  }
+
+  /** Destroys everything and cancels all jobs. */
+  erase(): void {
+    for (const { abort } of this.#running.values()) abort.abort();
+    this.#sql.exec("DELETE FROM memories");
+    this.documents.erase();
+  }
+
+  #recordOf({ name, record }: { name: string; record: string }): MemoryRecord {
+    const { job, ...rest } = JSON.parse(record) as Omit<MemoryRecord, "name">;
+    const isRunning = job !== null && this.#running.get(name)?.hash === job.hash;
+    const running = isRunning && { status: "building" as const, builtTokens: this.#built.get(job.hash) ?? 0 };
+    return { name, ...rest, job: job && { ...job, ...running } };
+  }
+
+  #write(name: string, { manifestHash, created, ready, job }: Omit<MemoryRecord, "name">): void {
+    // The documents of a failed job are deleted, so it holds no hash.
+    const jobHash = job && job.status !== "failed" ? job.hash : null;
+    const stored = job && { ...job, status: job.status === "failed" ? "failed" : "queued", builtTokens: 0 };
+    const record = JSON.stringify({ manifestHash, created, ready, job: stored });
+    this.#sql.exec("INSERT OR REPLACE INTO memories VALUES (?, ?, ?, ?)", name, ready?.hash ?? null, jobHash, record);
+  }
+}
+
+/** The set that an adapter has or is about to have; null for none. */
+export function wantedOf(memory: OwnMemory | null): MemorySet | null {
+  if (memory?.job && memory.job.status !== "failed") return memory.job;
+  return memory?.ready ?? null;
+}
+
+/** The body of the call that brings documents to a backend. `texts`: JSON of them, compressed. Throws if they are gone. */
+export async function memoryBody(manifestHash: string, texts: Uint8Array | null): Promise<Uint8Array> {
+  if (texts === null) throw new Error("the documents are gone");
+  const head = JSON.stringify({ version: contractVersion, manifestHash }).slice(0, -1);
+  return new TextEncoder().encode(`${head},"documents":${await gunzippedText(texts)}}`);
+}
+
+function refused(kind: ErrorKind, message: string, param: string | null = null): Refused {
+  return { kind, message, param };
+}
+
+/** The first number from 1 that is no name yet. */
+function firstFree(names: ReadonlySet<string>): string {
+  let number = names.size + 1;
+  while (names.has(String(number))) number++;
+  return String(number);
+}
+
+/** The mean of the documents' embeddings, weighed by their windows, of length 1. */
+function centroidOf(records: readonly DocumentRecord[]): number[] {
+  const vectors = records.map(({ embedding }) => new Float32Array(Uint8Array.fromBase64(embedding).buffer));
+  const sum = new Float64Array(vectors[0].length);
+  for (const vector of vectors)
+    vector.forEach((value, p) => {
+      sum[p] += value;
+    });
+  const length = Math.hypot(...sum);
+  return [...sum].map((value) => (length > 0 ? value / length : 0));
+}

@@ -1,0 +1,495 @@
+/** Documents of a tenant's own adapters as memories: real stores and cells, and a backend that is scripted. */
+import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { delay, HttpResponse, http } from "msw";
+import { beforeEach, describe, expect, test, vi } from "vitest";
+import { createKeyStore } from "../../edge/tenants/keys.ts";
+import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
+import {
+  batchRequestSchema,
+  type MemoryProgress,
+  type MemoryRequest,
+  memoryHash,
+  memoryRequestSchema,
+  type TokenSources,
+} from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { frameLine } from "../../shared/contracts/ndjson.ts";
+import type { Adapter, CompletionResponse } from "../../shared/contracts/responses.ts";
+import {
+  backendAnswers,
+  backendUrl,
+  byteStream,
+  errorOf,
+  manifestHash,
+  network,
+  saying,
+  testApp,
+  useNetwork,
+} from "./harness.ts";
+
+useNetwork();
+
+let tenants = 0;
+let keys: ReturnType<typeof createKeyStore>;
+let tenant: string;
+let mine: Record<string, string>;
+let theirs: Record<string, string>;
+const store = () => env.ADAPTERS.getByName(tenant);
+const app = () => testApp({ keys });
+
+beforeEach(async () => {
+  const key = async (name: string) => ({ tenant: name, hash: await sha256Hex(new TextEncoder().encode(`sk-${name}`)) });
+  const [a, b] = [`memories-${tenants++}`, `memories-${tenants++}`];
+  keys = createKeyStore([await key(a), await key(b)], { get: async () => null } as never, () => Date.now());
+  [mine, theirs] = [a, b].map((name) => ({ authorization: `Bearer sk-${name}` }));
+  tenant = a;
+});
+
+interface Put {
+  path: string;
+  body: MemoryRequest;
+}
+
+/** A backend that makes every memory; `lines` are what it says of one. What reached it is returned. */
+function backendRemembers(lines: (put: Put) => MemoryProgress[] | Response = () => [ready]) {
+  const seen = { puts: [] as Put[], deletions: [] as string[] };
+  network.use(
+    http.put(`${backendUrl}/v1/memories/*`, async ({ request }) => {
+      const put = { path: new URL(request.url).pathname, body: memoryRequestSchema.parse(await request.json()) };
+      seen.puts.push(put);
+      const said = lines(put);
+      if (said instanceof Response) return said;
+      return new HttpResponse(byteStream(said.map((line) => `${JSON.stringify(line)}\n`)));
+    }),
+    http.delete(`${backendUrl}/v1/*/*`, ({ request }) => {
+      seen.deletions.push(new URL(request.url).pathname);
+      return new HttpResponse(null, { status: 204 });
+    }),
+  );
+  return seen;
+}
+const ready: MemoryProgress = { type: "ready", tokens: 8, bytes: 100, computedTokens: 8 };
+const unavailable = () => HttpResponse.json({ error: { message: "starting", code: null } }, { status: 503 });
+const create = (rest: object, headers = mine) => app().post("/v1/adapters", { name: "notes", ...rest }, { headers });
+const shown = async (name = "notes") =>
+  (await (await app().request(`/v1/adapters/${name}`, { headers: mine })).json()) as Adapter;
+const noting = ["aaab aaab aaab", { name: "second.md", text: "bbba" }];
+/** More tokens than a request waits for: each is a byte. */
+const long = "ab".repeat(limits.memoryTokensAtOnce);
+const setTime = (ms: number) =>
+  runInDurableObject(store(), (object: TenantAdapterStore) => {
+    object.now = () => Date.now() + ms;
+  });
+
+describe("an adapter of documents", () => {
+  test("is ready when the backend has made its memory, and is charged by token once", async () => {
+    const seen = backendRemembers(() => [{ type: "progress", tokens: 4, totalTokens: 8 }, ready]);
+    const { post, reported, settled } = app();
+    const made = await post("/v1/adapters", { name: "notes", documents: noting }, { headers: mine });
+    expect(made.status, await made.clone().text()).toBe(201);
+    const documents = [
+      { name: "1", text: "aaab aaab aaab" },
+      { name: "second.md", text: "bbba" },
+    ];
+    const hash = await memoryHash(tenant, await manifestHash(), documents);
+    expect(seen.puts).toEqual([
+      {
+        path: `/v1/memories/${tenant}/${hash}`,
+        body: { version: 1, manifestHash: await manifestHash(), documents },
+      },
+    ]);
+    const adapter = (await made.json()) as Adapter;
+    expect(adapter).toMatchObject({
+      ...{ id: "notes", model: "gpt2:notes", hash: null, examples: 0, adapts: true, outdated: false },
+      memory: { status: "ready", error: null, hash, documents: 2, bytes: 18 },
+      documents: [
+        { name: "1", bytes: 14 },
+        { name: "second.md", bytes: 4 },
+      ],
+    });
+    expect(adapter.memory!.built_tokens).toBe(adapter.memory!.tokens);
+    expect(await shown()).toEqual(adapter);
+    await settled();
+    const used = reported.flatMap(([, ...consumed]) => consumed);
+    expect(used.map(({ requests, promptTokens }) => [requests, promptTokens])).toEqual([[1, adapter.memory!.tokens]]);
+  });
+
+  test("is used by name, and by a prompt that names none; its passages are told under its name", async () => {
+    backendRemembers();
+    await create({ documents: noting });
+    const { hash } = (await shown()).memory!;
+    const passage = { memory: 0, document: "second.md", start: 1, end: 4, share: 0.25 };
+    const sources: TokenSources = { share: 0.40004, passages: [passage] };
+    const seen = backendAnswers(({ id }) => {
+      const [a, b, done] = saying(id, "ok");
+      return [
+        { ...a, sources } as typeof a,
+        b,
+        { ...done, memories: [{ hash: hash!, brake: 0.61239 }] } as typeof done,
+      ];
+    });
+    const asked = { prompt: "aaab", max_tokens: 2 };
+    for (const choice of [
+      { model: "gpt2:notes", chameleon: { sources: true } },
+      { chameleon: { adapter: "notes", sources: true } },
+      { chameleon: { sources: true } },
+    ]) {
+      const answered = await app().complete({ ...asked, ...choice }, { headers: mine });
+      expect(answered.status, await answered.clone().text()).toBe(200);
+      const { choices } = (await answered.json()) as CompletionResponse;
+      const { memory, ...told } = passage;
+      expect(choices[0].chameleon).toMatchObject({
+        mode: "evidence",
+        memories: [{ id: "notes", brake: 0.6124 }],
+        sources: [{ token: "o", share: 0.4, passages: [{ adapter: "notes", ...told }] }],
+      });
+    }
+    const { chameleon } = (
+      (await (await app().complete({ ...asked, chameleon: {} }, { headers: mine })).json()) as CompletionResponse
+    ).choices[0];
+    expect([chameleon!.memories?.length, chameleon!.sources]).toEqual([1, undefined]);
+    const memories = seen.batches.map(({ sequences }) => [sequences[0].memories, sequences[0].sources]);
+    expect(memories).toEqual([...Array(3).fill([[{ hash }], true]), [[{ hash }], false]]);
+
+    const streamed = await app().complete({ ...asked, stream: true, chameleon: { sources: true } }, { headers: mine });
+    const events = (await streamed.text()).split("\n\n").filter((event) => event.startsWith("data: {"));
+    const told = events.map((event) => (JSON.parse(event.slice(6)) as CompletionResponse).choices[0].chameleon);
+    expect(told.flatMap((block) => block?.sources ?? []).map(({ token }) => token)).toEqual(["o"]);
+    expect(told.at(-1)).toMatchObject({ memories: [{ id: "notes" }] });
+  });
+
+  test("is no part of answers that name something else, nor of another tenant's or of a key that may not see it", async () => {
+    backendRemembers();
+    await create({ documents: noting });
+    const seen = backendAnswers(({ id }) => saying(id, "ok"));
+    const asked = { prompt: "aaab", max_tokens: 2 };
+    for (const choice of [{ model: "gpt2" }, { model: "gpt2:c0" }, { chameleon: { adapter: "nearest" } }]) {
+      expect((await app().complete({ ...asked, ...choice }, { headers: mine })).status).toBe(200);
+    }
+    expect((await app().complete(asked, { headers: theirs })).status).toBe(200);
+    expect(seen.batches.flatMap(({ sequences }) => sequences.flatMap(({ memories }) => memories ?? []))).toEqual([]);
+    expect((await app().complete({ ...asked, model: "gpt2:notes" }, { headers: theirs })).status).toBe(404);
+    expect((await app().request("/v1/adapters/notes", { headers: theirs })).status).toBe(404);
+    const blind = testApp({
+      keys: { accessOf: async (key, address) => ({ ...(await keys.accessOf(key, address)), scopes: ["embeddings"] }) },
+    });
+    const assigned = await blind.post("/v1/assign", { input: "aaab" }, { headers: mine });
+    expect(await assigned.text()).not.toContain("notes");
+  });
+
+  test("is put to a backend that lacks it, which then answers", async () => {
+    const seen = backendRemembers(() => [{ type: "progress", tokens: 1, totalTokens: 8 }, ready]);
+    await create({ documents: noting });
+    let batches = 0;
+    network.use(
+      http.post(`${backendUrl}/v1/batches`, async ({ request }) => {
+        const batch = batchRequestSchema.parse(await request.json());
+        if (++batches === 1) {
+          return HttpResponse.json({ error: { message: "no memory", code: "memory_not_found" } }, { status: 404 });
+        }
+        return new HttpResponse(saying(batch.sequences[0].id, "ok").map(frameLine).join(""));
+      }),
+    );
+    const answered = await app().complete({ model: "gpt2:notes", prompt: "aa", max_tokens: 2 }, { headers: mine });
+    expect(answered.status, await answered.clone().text()).toBe(200);
+    expect(seen.puts).toHaveLength(2);
+    expect(seen.puts[1]).toEqual(seen.puts[0]);
+  });
+
+  test("that no backend can make leaves nothing behind, and costs nothing", async () => {
+    const seen = backendRemembers(() => unavailable());
+    const { post, reported, settled } = app();
+    const refused = await post("/v1/adapters", { name: "notes", documents: noting }, { headers: mine });
+    expect(await errorOf(refused)).toMatchObject({ status: 503 });
+    expect(refused.headers.get("retry-after")).toBe("2");
+    await settled();
+    expect(reported.flatMap(([, ...consumed]) => consumed)).toEqual([]);
+    expect((await app().request("/v1/adapters/notes", { headers: mine })).status).toBe(404);
+    await setTime(60_000);
+    await runDurableObjectAlarm(store());
+    const rows = await runInDurableObject(store(), (_, { storage }) =>
+      storage.sql.exec("SELECT hash FROM documentParts").toArray(),
+    );
+    expect([rows, seen.deletions.length > 0]).toEqual([[], true]);
+  });
+
+  test("is stored without its text, and erased with its key", async () => {
+    const seen = backendRemembers();
+    const secret = "aab".repeat(50);
+    await create({ documents: [{ name: "bbbbbbbb.md", text: secret }] });
+    const dump = () =>
+      runInDurableObject(store(), (_, { storage }) => {
+        const tables = storage.sql.exec<{ name: string }>("SELECT name FROM sqlite_master WHERE type = 'table'");
+        const values = [...tables].flatMap(({ name }) =>
+          name.startsWith("_cf_")
+            ? []
+            : [...storage.sql.exec(`SELECT * FROM "${name}"`)].flatMap((row) => Object.values(row)),
+        );
+        return values.map((value) =>
+          value instanceof ArrayBuffer ? String.fromCharCode(...new Uint8Array(value)) : String(value),
+        );
+      });
+    const all = (await dump()).join("\n");
+    expect(all).toContain("notes");
+    expect(all).not.toContain(secret.slice(0, 12));
+    expect(all).not.toContain("bbbbbbbb");
+    await store().erase();
+    expect((await dump()).join("\n")).not.toContain("notes");
+    const left = await runInDurableObject(store(), (_, { storage }) => [
+      ...storage.sql.exec("SELECT id FROM documentKey"),
+      ...storage.sql.exec("SELECT hash FROM documentParts"),
+    ]);
+    expect(left).toEqual([]);
+    expect(seen.deletions).toEqual([`/v1/adapters/${tenant}`, `/v1/memories/${tenant}`]);
+    // Another one can be made under a new key.
+    await setTime(600_000);
+    expect((await create({ documents: noting })).status).toBe(201);
+  });
+});
+
+describe("a job", () => {
+  test("is accepted with 202, shows its progress, and ends in a memory that requests use", async () => {
+    let lines: MemoryProgress[] | null = null;
+    network.use(
+      http.put(`${backendUrl}/v1/memories/*`, () => {
+        const body = new ReadableStream<Uint8Array>({
+          async pull(controller) {
+            const encoder = new TextEncoder();
+            if (lines === null) {
+              lines = [];
+              return controller.enqueue(encoder.encode('{"type":"progress","tokens":1000,"totalTokens":32768}\n'));
+            }
+            while (lines.length === 0) await delay(1);
+            controller.enqueue(encoder.encode(`${JSON.stringify(lines.shift())}\n`));
+          },
+        });
+        return new HttpResponse(body);
+      }),
+    );
+    const { post, reported, settled } = app();
+    const accepted = await post("/v1/adapters", { name: "notes", documents: [long] }, { headers: mine });
+    expect([accepted.status, accepted.headers.get("location")]).toEqual([202, "/v1/adapters/notes"]);
+    await settled();
+    const charged = reported.flatMap(([, ...consumed]) => consumed.map(({ promptTokens }) => promptTokens));
+    expect(charged).toEqual([(await shown()).memory!.tokens]);
+    const alarm = runDurableObjectAlarm(store());
+    await vi.waitFor(async () =>
+      expect(await shown()).toMatchObject({
+        adapts: false,
+        memory: { status: "building", built_tokens: 1000, hash: null },
+      }),
+    );
+    const early = await errorOf(await app().complete({ model: "gpt2:notes", prompt: "a" }, { headers: mine }));
+    expect(early).toMatchObject({ status: 503, message: expect.stringContaining("1000 of 32768 tokens") });
+    lines!.push(ready);
+    await alarm;
+    expect(await shown()).toMatchObject({ adapts: true, memory: { status: "ready", hash: expect.any(String) } });
+    expect(reported.flatMap(([, ...consumed]) => consumed)).toHaveLength(1);
+  });
+
+  test("survives the loss of its object and of the backend, and is charged once", async () => {
+    let isDown = true;
+    const seen = backendRemembers(() => (isDown ? unavailable() : [ready]));
+    const { post, reported, settled } = app();
+    expect((await post("/v1/adapters", { name: "notes", documents: [long] }, { headers: mine })).status).toBe(202);
+    await runDurableObjectAlarm(store());
+    expect(await shown()).toMatchObject({ memory: { status: "queued", error: expect.stringContaining("starting") } });
+    await evictDurableObject(store());
+    isDown = false;
+    await runDurableObjectAlarm(store());
+    expect(await shown()).toMatchObject({ memory: { status: "ready", error: null } });
+    expect(new Set(seen.puts.map(({ path }) => path)).size).toBe(1);
+    await settled();
+    expect(reported.flatMap(([, ...consumed]) => consumed)).toHaveLength(1);
+  });
+
+  test("that a backend refuses has failed, says why, and keeps no documents", async () => {
+    backendRemembers(() => [
+      { type: "error", kind: "invalid_request", message: "no such token", retryAfterSeconds: null },
+    ]);
+    await create({ documents: [long] });
+    await runDurableObjectAlarm(store());
+    expect(await shown()).toMatchObject({
+      memory: { status: "failed", error: "no such token", hash: null },
+      documents: [],
+    });
+    const refused = await errorOf(await app().complete({ model: "gpt2:notes", prompt: "a" }, { headers: mine }));
+    expect(refused).toMatchObject({ status: 400, message: expect.stringContaining("no such token") });
+  });
+
+  test("ends with DELETE, also at the backend", async () => {
+    const seen = backendRemembers(() => unavailable());
+    await create({ documents: [long] });
+    await runDurableObjectAlarm(store());
+    const removed = await app().request("/v1/adapters/notes", { method: "DELETE", headers: mine });
+    expect(removed.status).toBe(200);
+    const puts = seen.puts.length;
+    await setTime(60_000);
+    await runDurableObjectAlarm(store());
+    expect(seen.puts.length).toBe(puts);
+    expect(seen.deletions.every((path) => path === seen.puts[0].path)).toBe(true);
+    expect(seen.deletions.length).toBeGreaterThan(0);
+    expect((await app().request("/v1/adapters/notes", { headers: mine })).status).toBe(404);
+  });
+});
+
+describe("documents", () => {
+  const add = (documents: unknown[]) => app().post("/v1/adapters/notes/documents", { documents }, { headers: mine });
+  const drop = (document: string) =>
+    app().request(`/v1/adapters/notes/documents/${encodeURIComponent(document)}`, { method: "DELETE", headers: mine });
+
+  test("are added and removed, each time as another memory; the one before is deleted after a while", async () => {
+    const seen = backendRemembers();
+    await create({ documents: noting });
+    const first = (await shown()).memory!.hash;
+    expect((await add([{ name: "a/third.md", text: "abab" }])).status).toBe(200);
+    const second = await shown();
+    expect(second.documents!.map(({ name }) => name)).toEqual(["1", "second.md", "a/third.md"]);
+    expect(second.memory!.hash).not.toBe(first);
+    expect(seen.deletions).toEqual([]);
+    expect((await drop("a/third.md")).status).toBe(200);
+    expect((await shown()).memory!.hash).toBe(first);
+    expect(await errorOf(await drop("nothing"))).toMatchObject({ status: 404 });
+    await setTime(700_000);
+    await runDurableObjectAlarm(store());
+    expect(seen.deletions).toEqual([`/v1/memories/${tenant}/${second.memory!.hash}`]);
+    await drop("second.md");
+    expect(await errorOf(await drop("1"))).toMatchObject({
+      status: 400,
+      message: expect.stringContaining("only document"),
+    });
+  });
+
+  test("that cannot be added leave the memory as it was", async () => {
+    let isDown = false;
+    backendRemembers(() => (isDown ? unavailable() : [ready]));
+    await create({ documents: noting });
+    const before = await shown();
+    isDown = true;
+    expect((await add(["abba"])).status).toBe(503);
+    expect(await shown()).toEqual(before);
+    expect(await errorOf(await add([{ name: "second.md", text: "b" }]))).toMatchObject({
+      status: 400,
+      message: expect.stringContaining('"second.md"'),
+    });
+    expect(await shown()).toEqual(before);
+  });
+
+  test.each<[string, object, RegExp]>([
+    ["none at all", {}, /documents and examples are absent/],
+    ["an empty list", { documents: [] }, /documents has 0 entries, the minimum is 1/],
+    ["an empty text", { documents: ["a", ""] }, /documents\[1\] is ""/],
+    [
+      "too many",
+      { documents: Array.from({ length: 10_001 }, () => "a") },
+      /documents has 10001 entries, the maximum is 10000/,
+    ],
+    [
+      "two of one name",
+      {
+        documents: [
+          { name: "x", text: "a" },
+          { name: "x", text: "b" },
+        ],
+      },
+      /named "x"/,
+    ],
+    ["a name too long", { documents: [{ name: "x".repeat(257), text: "a" }] }, /documents\[0\]/],
+    ["too many tokens", { documents: ["ab".repeat(131_073)] }, /at least 262145 tokens, the maximum is 262144/],
+  ])("are refused: %s, naming limit and value", async (_, rest, message) => {
+    const seen = backendRemembers();
+    expect(await errorOf(await create(rest))).toMatchObject({ status: 400, message: expect.stringMatching(message) });
+    expect(seen.puts).toEqual([]);
+    expect((await app().request("/v1/adapters/notes", { headers: mine })).status).toBe(404);
+  });
+
+  test("beyond the tenant's tokens are refused, and nothing is written", async () => {
+    backendRemembers();
+    const limited = testApp({
+      keys: { accessOf: async (key, address) => ({ ...(await keys.accessOf(key, address)), memoryTokens: 6 }) },
+    });
+    const make = (name: string, text: string) =>
+      limited.post("/v1/adapters", { name, documents: [text] }, { headers: mine });
+    const one = await make("one", "abcd");
+    expect(one.status).toBe(201);
+    expect(await errorOf(await make("two", "bcd"))).toMatchObject({
+      ...{ status: 403, code: "adapter_quota_exceeded" },
+      message: expect.stringMatching(/would have \d+ tokens together, the maximum is 6/),
+    });
+    expect((await app().request("/v1/adapters/two", { headers: mine })).status).toBe(404);
+  });
+});
+
+describe("an upload", () => {
+  const send = (type: string, body: BodyInit, query = "?name=notes&document=a.md", more: Record<string, string> = {}) =>
+    app().request(`/v1/adapters${query}`, {
+      method: "POST",
+      body,
+      headers: { ...mine, "content-type": type, ...more },
+    });
+
+  test.each<[string, string, string[]]>([
+    ["text/markdown", "# aab", ["# aab"]],
+    ["text/plain; charset=utf-8", "aab", ["aab"]],
+    ["text/html", "<p>a&amp;b <b>ab</b></p><script>bad()</script><p>b</p>", ["a&b ab\n\nb"]],
+    ["application/jsonl", '"aab"\n\n{"name": "x", "text": "bb"}\n', ["aab", "bb"]],
+  ])("of %s is read", async (type, body, texts) => {
+    const seen = backendRemembers();
+    const made = await send(type, body);
+    expect(made.status, await made.clone().text()).toBe(201);
+    expect(seen.puts[0].body.documents.map(({ text }) => text)).toEqual(texts);
+    const name = type === "application/jsonl" ? "a.md:1" : "a.md";
+    expect(seen.puts[0].body.documents[0].name).toBe(name);
+  });
+
+  test("of a form brings its files under their names", async () => {
+    const seen = backendRemembers();
+    const form = new FormData();
+    form.set("name", "notes");
+    form.append("documents", new File(["aab"], "one.md", { type: "text/markdown" }));
+    form.append("documents", new File(["<i>bb</i>"], "two.html"));
+    const sent = new Request("http://x", { method: "POST", body: form });
+    const { headers } = sent;
+    const body = await sent.arrayBuffer();
+    const made = await send(headers.get("content-type")!, body, "");
+    expect(made.status, await made.clone().text()).toBe(201);
+    expect(seen.puts[0].body.documents).toEqual([
+      { name: "one.md", text: "aab" },
+      { name: "two.html", text: "bb" },
+    ]);
+  });
+
+  test("that cannot be read is refused: PDF with the command that converts it, other types, bad bytes, and too much", async () => {
+    const seen = backendRemembers();
+    expect(await errorOf(await send("application/pdf", "%PDF"))).toMatchObject({
+      ...{ status: 415, message: expect.stringContaining("pdftotext") },
+    });
+    expect(await errorOf(await send("image/png", "x"))).toMatchObject({ status: 415 });
+    const bad = Uint8Array.of(97, 98, 0xe2, 0x82, 97);
+    expect(await errorOf(await send("text/plain", bad))).toMatchObject({
+      ...{ status: 400, message: "The body is not valid UTF-8 at byte 2." },
+    });
+    expect(await errorOf(await send("application/jsonl", '"a"\n{'))).toMatchObject({
+      ...{ status: 400, message: expect.stringContaining("line 2") },
+    });
+    const size = String(limits.documentBodyBytes + 1);
+    expect(await errorOf(await send("text/plain", "a", undefined, { "content-length": size }))).toMatchObject({
+      ...{ status: 413, message: expect.stringContaining(`${size} bytes, the maximum is ${limits.documentBodyBytes}`) },
+    });
+    expect(seen.puts).toEqual([]);
+  });
+});
+
+test("a prompt meets the three nearest of many adapters, found by one call", async () => {
+  backendRemembers();
+  for (const [name, text] of Object.entries({ a1: "aaaa", a2: "aaab", a3: "aaabb", b1: "bbbb", b2: "bbba" })) {
+    await create({ name, documents: [text] });
+  }
+  const seen = backendAnswers(({ id }) => saying(id, "ok"));
+  const answered = await app().complete({ prompt: "aaaaaa", max_tokens: 2, chameleon: {} }, { headers: mine });
+  const { choices } = (await answered.json()) as CompletionResponse;
+  expect(choices[0].chameleon!.memories!.map(({ id }) => id)).toEqual(["a1", "a2", "a3"]);
+  expect(seen.batches[0].sequences[0].memories).toHaveLength(3);
+});
