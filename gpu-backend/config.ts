@@ -72,6 +72,12 @@ export const environmentSchema = z.object({
     256 * MiB,
     "Bytes of keys and values of prompt beginnings that the same tenant may reuse, at most; 0 keeps none",
   ),
+  MEMORY_CACHE_BYTES: integer(
+    1,
+    2 ** 40,
+    384 * MiB,
+    "Bytes of tenants' memories that are open for search, at most; one alone may take more",
+  ),
   DATA_DIR: text(
     ".cache/backend",
     "a folder",
@@ -161,6 +167,7 @@ export function readConfig(
     /** null: what the memory limit leaves. */
     kvBytes: values.KV_BYTES ?? null,
     prefixCacheBytes: values.PREFIX_CACHE_BYTES,
+    memoryCacheBytes: values.MEMORY_CACHE_BYTES,
     dataDirectory: values.DATA_DIR,
     tenantAdapterBytes: values.TENANT_ADAPTER_BYTES,
     adaptersBytes: values.ADAPTERS_BYTES,

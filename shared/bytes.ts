@@ -12,7 +12,7 @@ export function hexOf(bytes: ArrayBuffer): string {
 }
 
 /** All parts in one array of their type; the part itself where there is one. */
-export function joinArrays<T extends Uint8Array | Float32Array>(
+export function joinArrays<T extends Uint8Array | Int8Array | Int32Array | Float32Array>(
   Type: new (length: number) => T,
   parts: readonly T[],
 ): T {

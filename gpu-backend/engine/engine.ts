@@ -8,25 +8,33 @@
  */
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
+import type { MemoryRule } from "../../shared/math/memory.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AcquiredAdapter, AdapterCache } from "../adapters/generated/adapter-cache.ts";
-import { ownAdapterId } from "../adapters/own/artifact.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
-import type { ModelRunner, PassOutput } from "../runtime/model-runner.ts";
+import { type MemoryCache, memoryDeleted } from "../memory/memory-cache.ts";
+import { passageOf } from "../memory/passages.ts";
+import type { ModelRunner, Pass, PassOutput } from "../runtime/model-runner.ts";
+import { acquireMemories, adapterIdsOf, ownMemoriesOf } from "./acquisition.ts";
 import type { Head } from "./head-rows.ts";
-import type { EngineStats, PhaseReport } from "./messages.ts";
+import { type MemorySays, mixedHead, sourcesOf } from "./memory-mixing.ts";
+import { chooseBrakes, memoriesOfHeads } from "./memory-steps.ts";
+import type { EngineStats, PhaseReport, TracedValues } from "./messages.ts";
 import { headsAfterEvidence, weighMixture } from "./mixture-steps.ts";
 import { type Chunk, composePass, faultsOf, headFaults } from "./pass.ts";
 import { nextChunk, type PlanLimits } from "./plan.ts";
 import { Planner } from "./planner.ts";
 import { faultOf, sequenceRefusal } from "./refusals.ts";
 import { alternativesOf, headHidden, headResult, logprobOf, logprobOfTarget, sampleToken } from "./sampler.ts";
-import { HiddenTrace, Sequence, type Vocabulary, vocabularyOf } from "./sequence.ts";
+import { type Score, Sequence, type Vocabulary, vocabularyOf } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
+import { HiddenTrace, KeyTrace, type Trace } from "./traces.ts";
 
 export interface EngineParts {
   runner: ModelRunner;
   adapters: AdapterCache;
+  /** Absent: there are none. */
+  memories?: { cache: MemoryCache; rule: MemoryRule };
   /** null: prompts are not cached. */
   prefixCache: PrefixCache | null;
   limits: PlanLimits;
@@ -50,7 +58,8 @@ export class Engine {
   readonly #prefixes: SharedPrefixes<Sequence> | null;
   /** Every sequence that has not ended, by id. */
   readonly #open = new Map<string, Sequence>();
-  readonly #cancelled = new Set<string>();
+  /** Sequences that end before the next phase, by id, and why. */
+  readonly #ending = new Map<string, ServiceError>();
   #frames: Frame[] = [];
   #preemptions = 0;
 
@@ -66,7 +75,7 @@ export class Engine {
   /** Whether `step` has something to do. */
   get busy(): boolean {
     const { waiting, running } = this.#planner.state;
-    return waiting.length + running.size + this.#cancelled.size > 0;
+    return waiting.length + running.size + this.#ending.size > 0;
   }
 
   get stats(): EngineStats {
@@ -83,18 +92,19 @@ export class Engine {
       kvCapacityBytes: capacityBytes,
       prefixes: this.#parts.prefixCache?.stats ?? null,
       adapters: this.#parts.adapters.stats,
+      memories: this.#parts.memories?.cache.stats ?? null,
     };
   }
 
   /**
    * Accepts a micro-batch under the adapter `adapterId` (a centroid's id, or a tenant's own; null is the base); a mixture names its
-   * own adapters. A sequence that cannot be served ends in its error frame. Throws an Error for an id that is open. `traced` gets
-   * each prompt's hidden states without the last token, [N, D], before its last frame.
+   * own adapters. A sequence that cannot be served ends in its error frame. Throws an Error for an id that is open. `traced` takes what
+   * its kind gives of each prompt (messages.ts), before its last frame.
    */
   async submit(
     adapterId: string | null,
     requests: readonly SequenceRequest[],
-    traced: ((id: string, hidden: Float32Array<ArrayBuffer>) => void) | null = null,
+    traced: { kind: Trace["kind"]; take(id: string, values: TracedValues): void } | null = null,
   ): Promise<void> {
     const taken = new Set(this.#open.keys());
     for (const { id } of requests) {
@@ -106,7 +116,8 @@ export class Engine {
       try {
         const refusal = sequenceRefusal(request, this.#parts.runner.config);
         if (refusal) throw refusal;
-        const trace = traced && new HiddenTrace((hidden) => traced(request.id, hidden));
+        const take = (values: TracedValues) => traced?.take(request.id, values);
+        const trace = traced && (traced.kind === "keys" ? new KeyTrace(take) : new HiddenTrace(take));
         const sequence = new Sequence(request, this.#vocabulary, this.#parts.now(), trace);
         this.#open.set(sequence.id, sequence);
         accepted.push(sequence);
@@ -120,12 +131,23 @@ export class Engine {
 
   /** Ends sequences with an error frame "cancelled" before the next phase runs. Unknown ids are ignored. */
   cancel(ids: readonly string[]): void {
-    for (const id of ids) if (this.#open.has(id)) this.#cancelled.add(id);
+    const error = new ServiceError("cancelled", "The request was cancelled.");
+    for (const id of ids) if (this.#open.has(id)) this.#ending.set(id, error);
+  }
+
+  /** Drops a tenant's memory, or all of them (null), and ends the sequences that read it with `memory_deleted`. */
+  dropMemory(tenant: string, hash: string | null): void {
+    this.#parts.memories?.cache.delete(tenant, hash);
+    for (const { id, request } of this.#open.values()) {
+      if (request.tenant !== tenant) continue;
+      const deleted = ownMemoriesOf(request).find((one) => hash === null || one === hash);
+      if (deleted !== undefined) this.#ending.set(id, memoryDeleted(deleted));
+    }
   }
 
   /** One step: executes one StepPlan. */
   async step(): Promise<void> {
-    this.#dropCancelled();
+    this.#dropEnding();
     this.#dropLate();
     const plan = this.#planner.nextStep();
     const { kv } = this.#parts.runner;
@@ -135,7 +157,7 @@ export class Engine {
     kv.place(Array.from(this.#planner.state.running, (one) => ({ kv: one.row, positions: nextPositions(one) })));
     for (const sequence of plan.started) this.#guard(sequence, () => this.#start(sequence));
     await this.#prefill(plan.prefill);
-    this.#dropCancelled();
+    this.#dropEnding();
     await this.#decode(plan.decode.filter(({ ended }) => !ended));
     kv.trim();
     this.#flush(null);
@@ -155,7 +177,7 @@ export class Engine {
       counts.tokens += tokens;
       this.#guard(sequence, () => this.#keepChunk(sequence));
       if (sequence.ended || sequence.pendingPromptTokens > 0) continue;
-      if (sequence.awaitsEvidence) counts.sampledTokens += await this.#startMixture(sequence);
+      if (sequence.awaitsEvidence) counts.sampledTokens += await this.#startAnswering(sequence);
       this.#guard(sequence, () => this.#endPrefill(sequence));
       this.#flush(null);
     }
@@ -180,21 +202,30 @@ export class Engine {
     const output = await this.#parts.runner.run(pass);
     const faults = faultsOf(chunks, heads, output);
     for (const [sequence, error] of faults) this.#fail(sequence, this.#reportFault(error));
-    for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
+    await this.#readHeads(heads, pass.states, output);
     return heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
   }
 
-  /** Weighs a mixture whose prompt is cached, scores the rest of the prompt, and samples the first token. Returns whether it did. */
-  async #startMixture(sequence: Sequence): Promise<0 | 1> {
-    const { runner } = this.#parts;
-    const fault = await weighMixture(sequence, runner);
-    this.#parts.progressed?.();
-    if (fault) this.#fail(sequence, this.#reportFault(fault));
+  /**
+   * Of a sequence whose prompt is cached: weighs its mixture, then its memories, scores the rest of the prompt, and samples the first
+   * token. Returns whether it did.
+   */
+  async #startAnswering(sequence: Sequence): Promise<0 | 1> {
+    const { runner, memories } = this.#parts;
+    const weighings = [
+      ...(sequence.awaitsMixture ? [() => weighMixture(sequence, runner)] : []),
+      ...(memories && sequence.memories.length > 0 ? [() => chooseBrakes(sequence, runner, memories.rule)] : []),
+    ];
+    for (const weigh of weighings) {
+      const fault = sequence.ended ? null : await weigh();
+      this.#parts.progressed?.();
+      if (fault) this.#fail(sequence, this.#reportFault(fault));
+    }
     let sampled: 0 | 1 = 0;
-    for await (const { heads, output } of headsAfterEvidence(sequence, runner)) {
+    for await (const { heads, states, output } of headsAfterEvidence(sequence, runner)) {
       this.#parts.progressed?.();
       for (const error of headFaults(heads, output).values()) this.#fail(sequence, this.#reportFault(error));
-      for (const head of heads) this.#guard(sequence, () => this.#read(head, output));
+      await this.#readHeads(heads, states, output);
       if (!sequence.ended && heads.some(({ scoredId }) => scoredId === null)) sampled = 1;
     }
     return sampled;
@@ -218,21 +249,39 @@ export class Engine {
     this.#prefixes?.computed(sequence, start, end, () => this.#parts.runner.kv.copy(row, start, end));
   }
 
+  /** Reads the results of all heads, with what memories say to them. */
+  async #readHeads(heads: readonly Head[], states: Pass["states"], output: PassOutput): Promise<void> {
+    const { runner, memories } = this.#parts;
+    const says = memories && (await memoriesOfHeads(heads, states, { kv: runner.kv, rule: memories.rule }));
+    for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output, says?.get(head)));
+  }
+
   /** Scores a prompt token or samples the next one. */
-  #read({ sequence, row, hiddenRow, baseRow, scoredId }: Head, output: PassOutput): void {
-    const result = headResult(output, row);
+  #read(head: Head, output: PassOutput, says: readonly MemorySays[] | undefined): void {
+    const { sequence, row, hiddenRow, baseRow, scoredId } = head;
+    const mixed = says && mixedHead(head, output, says, this.#parts.memories!.rule);
+    const result = mixed?.row ?? headResult(output, row);
     const { sampling } = sequence;
     const base = baseRow === null ? null : headResult(output, baseRow);
     const alternatives = alternativesOf(result, sampling.logprobs ?? 0);
     if (scoredId !== null) {
       const logprob = logprobOfTarget(result);
-      if (sequence.trace && output.hidden)
+      if (sequence.trace instanceof HiddenTrace && output.hidden)
         sequence.trace.add(headHidden(output.hidden, this.#parts.runner.config.hiddenSize, hiddenRow));
       sequence.addPromptScore({ logprob, alternatives, baseLogprob: base && logprobOfTarget(base) });
       return;
     }
     const tokenId = sampleToken(result, sampling, uniformAt(sampling.seed, sequence.completionTokens));
-    const score = { logprob: logprobOf(result, tokenId), alternatives, baseLogprob: base && logprobOf(base, tokenId) };
+    const logprob = logprobOf(result, tokenId);
+    const score: Score = { logprob, alternatives, baseLogprob: base && logprobOf(base, tokenId) };
+    if (mixed && sequence.request.sources) {
+      score.sources = sourcesOf(
+        mixed,
+        says,
+        { tokenId, logprob, theta: this.#parts.memories!.rule.theta },
+        (m, position) => passageOf(sequence.memories[m].search.memory, position, this.#parts.textPieceOf),
+      );
+    }
     for (const frame of [sequence.takePromptFrame(), sequence.addToken(tokenId, score)]) {
       if (frame) this.#frames.push(frame);
     }
@@ -250,16 +299,19 @@ export class Engine {
     const promptFrame = sequence.takePromptFrame();
     if (promptFrame) this.#frames.push(promptFrame);
     if (sequence.finish === null) return false;
-    sequence.trace?.done();
-    this.#end(sequence, sequence.doneFrame(this.#parts.now()));
+    sequence.trace?.done(sequence.promptTokens, (position) => this.#parts.runner.kv.state(sequence.row, position));
+    this.#end(sequence, sequence.doneFrame(this.#parts.now(), this.#parts.memories?.rule ?? null));
     return true;
   }
 
-  /** A sequence whose adapters are cached waits for no other's. */
+  /** A sequence whose adapters and memories are cached waits for no other's. */
   async #enqueueWithAdapters(sequence: Sequence, batchAdapterId: string | null): Promise<void> {
-    const acquiring = adapterIdsOf(sequence.request, batchAdapterId).map((id) => this.#parts.adapters.acquire(id));
-    const acquired = await Promise.all(acquiring).catch(toServiceError);
-    if (!(acquired instanceof ServiceError)) this.#guard(sequence, () => this.#enqueue(sequence, acquired));
+    const ids = adapterIdsOf(sequence.request, batchAdapterId);
+    const acquiring = Promise.all(ids.map((id) => this.#parts.adapters.acquire(id)));
+    const acquired = await Promise.all([acquiring, acquireMemories(sequence, this.#parts.memories?.cache)]).catch(
+      toServiceError,
+    );
+    if (!(acquired instanceof ServiceError)) this.#guard(sequence, () => this.#enqueue(sequence, acquired[0]));
     else if (!sequence.ended) this.#fail(sequence, acquired);
     this.#flush(null);
   }
@@ -273,12 +325,12 @@ export class Engine {
     this.#parts.queued?.();
   }
 
-  #dropCancelled(): void {
-    for (const id of this.#cancelled) {
+  #dropEnding(): void {
+    for (const [id, error] of this.#ending) {
       const sequence = this.#open.get(id);
-      if (sequence) this.#fail(sequence, new ServiceError("cancelled", "The request was cancelled."));
+      if (sequence) this.#fail(sequence, error);
     }
-    this.#cancelled.clear();
+    this.#ending.clear();
   }
 
   #dropLate(): void {
@@ -321,6 +373,7 @@ export class Engine {
     this.#planner.remove(sequence);
     if (sequence.kv) this.#parts.runner.kv.close(sequence.kv);
     sequence.kv = null;
+    for (const memory of sequence.memories.splice(0)) this.#parts.memories?.cache.release(memory);
   }
 
   #flush(report: PhaseReport | null): void {
@@ -334,10 +387,4 @@ export class Engine {
 /** Positions that a running sequence holds at the end of its next step, at most. */
 function nextPositions({ cachedTokens, pendingPromptTokens, maxPositions }: Sequence): number {
   return Math.min(cachedTokens + pendingPromptTokens + 1, maxPositions);
-}
-
-/** The adapters of a mixture or, without one, of the micro-batch (null: none). */
-function adapterIdsOf({ mixture, tenant }: SequenceRequest, batchAdapterId: string | null): string[] {
-  if (!mixture) return batchAdapterId === null ? [] : [batchAdapterId];
-  return mixture.adapters.map((one) => ("centroidId" in one ? one.centroidId : ownAdapterId(tenant, one.adapterHash)));
 }

@@ -77,7 +77,7 @@ export class HeadRows {
       bias: this.#bias.tensors(),
       want: {
         scores: this.heads.some(needsScores),
-        hidden: this.heads.some(({ sequence, scoredId }) => sequence.trace !== null && scoredId !== null),
+        hidden: this.heads.some(({ sequence, scoredId }) => sequence.trace?.kind === "hidden" && scoredId !== null),
         only: this.heads.every(readsLikeliestOnly) ? "likeliest" : undefined,
       },
     } satisfies HeadInput;
@@ -139,10 +139,12 @@ function inverseTemperatureOf({ sampling }: Sequence, scoredId: number | null): 
 /** Whether only the likeliest token of a row is read. */
 function readsLikeliestOnly({ sequence, scoredId, baseRow }: Head): boolean {
   const { sampling, request } = sequence;
+  if (sequence.readsMemories) return false;
   return scoredId === null && baseRow === null && !request.compare && sampling.logprobs === null && isGreedy(sampling);
 }
 
-/** Scores of the whole vocabulary: the draw, or the sampled token's rank under the base, may be beyond the top K. */
+/** Scores of the whole vocabulary: the draw, the sampled token's rank under the base, or a memory's token may be beyond the top K. */
 function needsScores({ sequence, scoredId, baseRow }: Head): boolean {
+  if (sequence.readsMemories && (scoredId === null || (sequence.sampling.logprobs ?? 0) > 0)) return true;
   return scoredId === null && (baseRow !== null || !drawsFromCandidates(sequence.sampling));
 }

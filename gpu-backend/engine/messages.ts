@@ -3,10 +3,12 @@ import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { AdapterCacheStats } from "../adapters/generated/adapter-cache.ts";
 import type { PrefixCacheStats } from "../kv/prefix-cache.ts";
+import type { MemoryCacheStats } from "../memory/memory-cache.ts";
 import type { DeviceSetting } from "../runtime/device.ts";
 import type { WeightFormat } from "../runtime/products.ts";
 import type { Device } from "../runtime/session.ts";
 import type { PlanLimits } from "./plan.ts";
+import type { Trace } from "./traces.ts";
 
 export interface EngineSettings {
   modelDirectory: string;
@@ -22,30 +24,38 @@ export interface EngineSettings {
   dataDirectory: string;
   tenantAdapterBytes: number;
   tenantMemoryBytes: number;
+  memoryCacheBytes: number;
 }
 
 export type ToEngine =
   /** The first message; nothing else before `ready` has come. */
   | { type: "start"; settings: EngineSettings }
   /**
-   * `adapterId` is a centroid's, or a tenant's own (adapters/own/artifact.ts); `traced` asks for hidden states; `unwritten` are
+   * `adapterId` is a centroid's, or a tenant's own (adapters/own/artifact.ts); `traced` asks for what `FromEngine` "traced" has; `unwritten` are
    * own adapters by id that are not on disk.
    */
   | {
       type: "submit";
       adapterId: string | null;
       sequences: SequenceRequest[];
-      traced: boolean;
+      traced: Trace["kind"] | null;
       unwritten: [id: string, bytes: Uint8Array][];
     }
-  | { type: "cancel"; ids: string[] };
+  | { type: "cancel"; ids: string[] }
+  /** A memory of a tenant was deleted, or all of them (null): its copy goes, and sequences that read it end in `memory_deleted`. */
+  | { type: "dropMemory"; tenant: string; hash: string | null };
+
+export type TracedValues = Float32Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
 
 export type FromEngine =
   | { type: "ready"; info: EngineInfo }
   /** The last message: the error that ends the process. */
   | { type: "failed"; message: string; stack: string }
-  /** Hidden states of a traced prompt without its last token, [N, D]; its last frame follows. */
-  | { type: "hidden"; id: string; hidden: Float32Array<ArrayBuffer> }
+  /**
+   * Of a traced prompt of n tokens: hidden states without the last token's, [n − 1, D], or a memory's keys, [n, D]. Its last frame
+   * follows.
+   */
+  | { type: "traced"; id: string; values: TracedValues }
   /** A pass has finished and its phase continues: the engine does not hang. */
   | { type: "progress" }
   /** A sequence ended because it cannot be computed; for the log. */
@@ -92,4 +102,5 @@ export interface EngineStats {
   /** null if there is no prefix cache. */
   prefixes: PrefixCacheStats | null;
   adapters: AdapterCacheStats;
+  memories: MemoryCacheStats | null;
 }

@@ -5,7 +5,7 @@
  */
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
-import type { ModelRunner, PassOutput } from "../runtime/model-runner.ts";
+import type { ModelRunner, Pass, PassOutput } from "../runtime/model-runner.ts";
 import { type Head, HeadRows } from "./head-rows.ts";
 import { composeHead } from "./pass.ts";
 import { notFinite } from "./refusals.ts";
@@ -40,11 +40,11 @@ export async function weighMixture(sequence: Sequence, runner: Runner): Promise<
   return null;
 }
 
-/** Scores the prompt tokens after the evidence, where that is asked for, and samples the first token. */
+/** Scores the prompt tokens after the evidence, where that is asked for, and samples the first token; with memories, too. */
 export async function* headsAfterEvidence(
   sequence: Sequence,
   runner: Runner,
-): AsyncGenerator<{ heads: Head[]; output: PassOutput }> {
+): AsyncGenerator<{ heads: Head[]; states: Pass["states"]; output: PassOutput }> {
   const { ids, promptTokens, scoresPrompt } = sequence;
   const first = scoresPrompt ? Math.max(0, sequence.evidenceTokens - 1) : promptTokens - 1;
   const samplesNow = sequence.wantsToken && sequence.pendingTokens === 0;
@@ -53,6 +53,6 @@ export async function* headsAfterEvidence(
     const positions = Array.from({ length: Math.min(runPositions, end - start) }, (_, i) => start + i);
     const rows = new HeadRows(runner.gates);
     for (const t of positions) rows.add(sequence, rows.at(sequence, t), t + 1 < promptTokens ? ids[t + 1] : null);
-    yield { heads: rows.heads, output: await runner.run(composeHead(rows)) };
+    yield { heads: rows.heads, states: rows.states, output: await runner.run(composeHead(rows)) };
   }
 }

@@ -6,15 +6,17 @@
  */
 import { setImmediate } from "node:timers/promises";
 import type { ServiceError } from "../../shared/errors.ts";
+import { defaultMemoryRule } from "../../shared/math/memory.ts";
 import { AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import { generatedAdapters } from "../adapters/generated/generated.ts";
 import { ownAdapterId, withOwnAdapters } from "../adapters/own/artifact.ts";
 import { HostRunner } from "../kv/host-runner.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
 import { LruCache } from "../lru.ts";
+import { MemoryCache } from "../memory/memory-cache.ts";
 import { TenantFiles, tenantDirectory } from "../tenant-files/tenant-files.ts";
 import { Engine } from "./engine.ts";
-import type { EngineSettings, FromEngine, ToEngine } from "./messages.ts";
+import type { EngineSettings, FromEngine, ToEngine, TracedValues } from "./messages.ts";
 import { openModel } from "./open-model.ts";
 import { answerStartPrompt } from "./start-prompt.ts";
 
@@ -64,16 +66,26 @@ async function serve(settings: EngineSettings): Promise<void> {
   const answer = await answerStartPrompt(parts, source, manifest.centroids[0]?.id ?? null);
   // A prefix to the hash, so that a log shows why two differ.
   const numerics = `${device}-${settings.weightFormat}-${answer}`;
+  const rule = manifest.memory ?? defaultMemoryRule;
+  const memoryFiles = new TenantFiles({
+    directory: tenantDirectory(settings.dataDirectory, "memories"),
+    tenantBytes: settings.tenantMemoryBytes,
+  });
+  const memories = {
+    shape: { manifestHash, ...opened.runner.config },
+    ...{ neighbours: rule.neighbours, threads: settings.threads, maximumBytes: settings.memoryCacheBytes },
+  };
   const engine = new Engine({
     ...parts,
     adapters: new AdapterCache(source, now),
+    memories: { cache: new MemoryCache({ ...memories, source: memoryFiles }), rule },
     prefixCache: settings.prefixCacheBytes > 0 ? new PrefixCache(settings.prefixCacheBytes) : null,
     emit: (frames, report) => send({ type: "frames", frames, report, stats: engine.stats }),
     queued: () => wake(),
     progressed: () => send({ type: "progress" }),
     faulted: (error) => send({ type: "fault", description: descriptionOf(error) }),
   });
-  const trace = (id: string, hidden: Float32Array<ArrayBuffer>) => send({ type: "hidden", id, hidden });
+  const take = (id: string, values: TracedValues) => send({ type: "traced", id, values });
 
   let failure: unknown = null;
   process.on("message", (message: ToEngine) => {
@@ -83,8 +95,9 @@ async function serve(settings: EngineSettings): Promise<void> {
         failure = error;
         wake();
       };
-      engine.submit(message.adapterId, message.sequences, message.traced ? trace : null).catch(fail);
+      engine.submit(message.adapterId, message.sequences, message.traced && { kind: message.traced, take }).catch(fail);
     } else if (message.type === "cancel") engine.cancel(message.ids);
+    else if (message.type === "dropMemory") engine.dropMemory(message.tenant, message.hash);
     wake();
   });
   send({ type: "ready", info: { manifest, manifestHash, numerics, device, warnings } });

@@ -2,22 +2,27 @@
  * One generation from its request to its last frame: token ids, logit changes, stop strings and times. Pure: the engine reports
  * what a step computed and sends the frames made here. Not here: slots, steps, and choosing the next token.
  */
+
 import type {
   DoneFrame,
   FinishReason,
   PromptFrame,
   SequenceRequest,
   TokenFrame,
+  TokenSources,
 } from "../../shared/contracts/inference.ts";
 import { type Sampling, samplingWith } from "../../shared/contracts/sampling.ts";
 import { type MixtureWeights, type PromptEvidence, withFloor } from "../../shared/math/evidence.ts";
+import type { BrakeWeights, MemoryRule } from "../../shared/math/memory.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import { meanAdapter, type RowAdapter } from "../adapters/adapter.ts";
 import type { AcquiredAdapter } from "../adapters/generated/adapter-cache.ts";
+import type { OpenMemory } from "../memory/memory-cache.ts";
 import type { Kv } from "../runtime/model-runner.ts";
 import type { ModelShape } from "../runtime/step.ts";
 import type { Plannable } from "./plan.ts";
 import { PieceIndex, StopGuard } from "./stop-guard.ts";
+import type { Trace } from "./traces.ts";
 
 /** The model's vocabulary and context. */
 export interface Vocabulary {
@@ -39,6 +44,8 @@ export interface Score {
   logprob: number;
   alternatives: [number, number][];
   baseLogprob: number | null;
+  /** Of a generated token, where they are requested. */
+  sources?: TokenSources;
 }
 
 /** Change of one token's logit before sampling: a repetition penalty (1 for none), then an addition. */
@@ -58,8 +65,8 @@ const patienceMs = 60_000;
 
 export class Sequence implements Plannable {
   readonly request: SequenceRequest;
-  /** Collects the hidden states of its prompt; null if they are not requested. */
-  readonly trace: HiddenTrace | null;
+  /** null unless it is traced. */
+  readonly trace: Trace | null;
   readonly sampling: Sampling;
   /** Prompt, continued and generated token ids. */
   readonly ids: number[];
@@ -67,6 +74,8 @@ export class Sequence implements Plannable {
   kv: Kv | null = null;
   /** How many of those came from the prefix cache. */
   reusedTokens = 0;
+  /** Acquired for it, in the order of the request. */
+  readonly memories: OpenMemory[] = [];
   /** Set once; no frame follows. */
   ended = false;
 
@@ -76,6 +85,8 @@ export class Sequence implements Plannable {
   #mixture: MixtureWeights | null = null;
   /** null if the weights were given, or are not known yet. */
   #evidence: PromptEvidence | null = null;
+  /** null until the prompt has chosen them. */
+  #brakes: BrakeWeights | null = null;
   readonly #vocabulary: Vocabulary;
   readonly #text: TextStream | null;
   /** Token ids that end it. */
@@ -95,7 +106,7 @@ export class Sequence implements Plannable {
   #admittedMs: number | null = null;
   #decodingMs: number | null = null;
 
-  constructor(request: SequenceRequest, vocabulary: Vocabulary, nowMs: number, trace: HiddenTrace | null = null) {
+  constructor(request: SequenceRequest, vocabulary: Vocabulary, nowMs: number, trace: Trace | null = null) {
     const { promptIds, continuedIds } = request;
     const sampling = samplingWith(request.sampling);
     this.request = request;
@@ -166,7 +177,7 @@ export class Sequence implements Plannable {
   }
 
   get scoresPrompt(): boolean {
-    return this.request.promptLogprobs || this.trace !== null;
+    return this.request.promptLogprobs || this.trace?.kind === "hidden";
   }
 
   get keepsPrefix(): boolean {
@@ -203,23 +214,40 @@ export class Sequence implements Plannable {
   }
 
   /** Whether its prompt has to be cached before its mixture has weights. */
-  get awaitsEvidence(): boolean {
+  get awaitsMixture(): boolean {
     return this.request.mixture?.evidence !== undefined && this.#mixture === null;
+  }
+
+  /** Whether its prompt has to be cached before it is known what answers: the weights of a mixture, and the brakes of memories. */
+  get awaitsEvidence(): boolean {
+    return this.awaitsMixture || (this.request.memories !== undefined && this.#brakes === null);
   }
 
   /** Number of the first prompt tokens that may be evidence. */
   get evidenceTokens(): number {
-    return Math.min(this.promptTokens, this.request.mixture?.evidence?.tokens ?? 0);
+    const { mixture, memories } = this.request;
+    const tokens = mixture?.evidence?.tokens ?? (memories ? this.promptTokens : 0);
+    return Math.min(this.promptTokens, tokens);
+  }
+
+  get brakes(): BrakeWeights | null {
+    return this.#brakes;
+  }
+
+  /** Whether its next token is mixed with what memories say. */
+  get readsMemories(): boolean {
+    return this.#brakes !== null;
   }
 
   /** Whether the base's logprobs are requested and differ from the served ones. */
   get comparesBase(): boolean {
-    return this.request.compare && this.#answering !== null;
+    return this.request.compare && (this.#answering !== null || this.readsMemories);
   }
 
   /** The reason to end, once all is sampled and scored; null before. */
   get finish(): FinishReason | null {
     if (this.scoresPrompt && !this.promptScored) return null;
+    if (this.trace && this.pendingPromptTokens > 0) return null;
     return this.#finish;
   }
 
@@ -247,6 +275,11 @@ export class Sequence implements Plannable {
     this.#evidence = evidence;
     const adapters = this.#adapters.map(({ adapter }) => adapter);
     this.#answering = meanAdapter(adapters, weights.adapters);
+  }
+
+  /** Its memories have brakes. */
+  braked(brakes: BrakeWeights): void {
+    this.#brakes = brakes;
   }
 
   /** It has a slot, for the first time or after it was parked. */
@@ -291,11 +324,13 @@ export class Sequence implements Plannable {
       frame.logprob = score.logprob;
       frame.baseLogprob = score.baseLogprob ?? score.logprob;
     }
+    if (score.sources) frame.sources = score.sources;
     this.#append(tokenId);
     return frame;
   }
 
-  doneFrame(nowMs: number): DoneFrame {
+  /** `rule` is that of its memories, null if none can be read. */
+  doneFrame(nowMs: number, rule: MemoryRule | null): DoneFrame {
     const admittedMs = this.#admittedMs ?? nowMs;
     const decodingMs = this.#decodingMs ?? nowMs;
     const [first = null] = this.#adapters;
@@ -311,6 +346,9 @@ export class Sequence implements Plannable {
           adapters: this.#adapters.map(({ adapter }, i) => ({ hash: adapter.hash, weight: mixture.adapters[i] })),
           evidence: this.#evidence,
         },
+      }),
+      ...(this.memories.length > 0 && {
+        memories: this.memories.map(({ hash }, m) => ({ hash, brake: meanBrake(rule, this.#brakes?.[m]) })),
       }),
       promptTokens: this.promptTokens,
       completionTokens: this.completionTokens,
@@ -338,30 +376,7 @@ export class Sequence implements Plannable {
   }
 }
 
-/**
- * Collects the hidden states of one prompt, position by position, as the passes compute them. An adapter is fitted to them. No
- * adapter changes them.
- */
-export class HiddenTrace {
-  readonly #take: (hidden: Float32Array<ArrayBuffer>) => void;
-  readonly #rows: Float32Array[] = [];
-
-  /** Calls `take` once with the states of all positions, [N, D]. */
-  constructor(take: (hidden: Float32Array<ArrayBuffer>) => void) {
-    this.#take = take;
-  }
-
-  /** The hidden state [D] of the next position. */
-  add(hidden: Float32Array): void {
-    this.#rows.push(hidden.slice());
-  }
-
-  done(): void {
-    const D = this.#rows[0]?.length ?? 0;
-    const hidden = new Float32Array(this.#rows.length * D);
-    this.#rows.forEach((row, n) => {
-      hidden.set(row, n * D);
-    });
-    this.#take(hidden);
-  }
+/** 0 where no brake was chosen. */
+function meanBrake(rule: MemoryRule | null, weights: readonly number[] = []): number {
+  return weights.reduce((sum, weight, k) => sum + weight * rule!.brakes[k], 0);
 }

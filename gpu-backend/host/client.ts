@@ -15,8 +15,9 @@ import {
 import { ServiceError } from "../../shared/errors.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { ownAdapterId } from "../adapters/own/artifact.ts";
-import type { EngineInfo, EngineSettings, EngineStats, PhaseReport } from "../engine/messages.ts";
+import type { EngineInfo, EngineSettings, EngineStats, PhaseReport, TracedValues } from "../engine/messages.ts";
 import { unavailable } from "../engine/refusals.ts";
+import type { Trace } from "../engine/traces.ts";
 import { cancelled } from "./own-adapters/making-queue.ts";
 import { type EngineMessage, EngineSupervisor, type SupervisorObserver } from "./supervisor.ts";
 
@@ -75,8 +76,8 @@ export class EngineClient {
   readonly #now: () => number;
   /** Open sequences by id, in the order of submission. */
   readonly #open = new Map<string, OpenSequence>();
-  /** Hidden states of traced prompts that have no last frame yet, by id. */
-  readonly #hidden = new Map<string, Float32Array>();
+  /** What traced prompts that have no last frame yet gave, by id. */
+  readonly #traced = new Map<string, TracedValues>();
   readonly #stallMs: number;
   readonly #unwrittenOf: NonNullable<EngineClientParts["unwrittenOf"]>;
   readonly #watch: NodeJS.Timeout;
@@ -164,7 +165,7 @@ export class EngineClient {
       const bytes = this.#unwrittenOf(tenant, hash);
       return bytes ? [[ownAdapterId(tenant, hash), bytes]] : [];
     });
-    this.#supervisor.send({ type: "submit", adapterId, sequences: batch.sequences, traced: false, unwritten });
+    this.#supervisor.send({ type: "submit", adapterId, sequences: batch.sequences, traced: null, unwritten });
   }
 
   /**
@@ -172,10 +173,25 @@ export class EngineClient {
    * other sequences. Rejects with a ServiceError if one of them fails; the others are cancelled. When `signal` aborts, all are.
    */
   async hiddenStates(sequences: SequenceRequest[], signal: AbortSignal): Promise<Float32Array[]> {
+    const traced = this.#trace("hidden", sequences, signal);
+    if (await settlesWithin(traced.values, hiddenStatesMs)) return (await traced.values) as Float32Array[];
+    traced.leave(unavailable(`The examples did not run within ${hiddenStatesMs} ms.`));
+    return (await traced.values) as Float32Array[];
+  }
+
+  /**
+   * A memory's key for each token of each prompt, [n, D] (memory/keys.ts), in the order of `sequences`. For the rest like
+   * `hiddenStates`, without a limit of time.
+   */
+  async keysOf(sequences: SequenceRequest[], signal: AbortSignal): Promise<Int8Array[]> {
+    return (await this.#trace("keys", sequences, signal).values) as Int8Array[];
+  }
+
+  #trace(kind: Trace["kind"], sequences: SequenceRequest[], signal: AbortSignal) {
     this.requireServing();
     if (signal.aborted) throw cancelled(signal);
     const ids = sequences.map(({ id }) => id);
-    const taken = Promise.withResolvers<Float32Array[]>();
+    const taken = Promise.withResolvers<TracedValues[]>();
     const open = new Set(ids);
     const sink: FrameSink = (frames) => {
       for (const frame of frames) {
@@ -187,19 +203,24 @@ export class EngineClient {
         this.cancel([...open]);
       }
       if (open.size > 0) return;
-      taken.resolve(ids.map((id) => this.#hidden.get(id)!));
-      for (const id of ids) this.#hidden.delete(id);
+      taken.resolve(ids.map((id) => this.#traced.get(id)!));
+      for (const id of ids) this.#traced.delete(id);
     };
     this.#register(sequences, sink);
-    this.#supervisor.send({ type: "submit", adapterId: null, sequences, traced: true, unwritten: [] });
-    const leave = () => void this.cancel([...open]);
-    signal.addEventListener("abort", leave);
-    if (!(await settlesWithin(taken.promise, hiddenStatesMs))) {
-      taken.reject(unavailable(`The examples did not run within ${hiddenStatesMs} ms.`));
-      leave();
-    }
-    signal.removeEventListener("abort", leave);
-    return taken.promise;
+    this.#supervisor.send({ type: "submit", adapterId: null, sequences, traced: kind, unwritten: [] });
+    const cancel = () => void this.cancel([...open]);
+    signal.addEventListener("abort", cancel);
+    const values = taken.promise.finally(() => signal.removeEventListener("abort", cancel));
+    const leave = (error: ServiceError) => {
+      taken.reject(error);
+      cancel();
+    };
+    return { values, leave };
+  }
+
+  /** Drops the engine's copy of a tenant's memory, or of all of them (null), and ends the sequences that read it. */
+  dropMemory(tenant: string, hash: string | null): void {
+    if (this.#supervisor.isRunning) this.#supervisor.send({ type: "dropMemory", tenant, hash });
   }
 
   /** Cancels the open sequences among `ids` and returns their ids; each still gets its last frame. */
@@ -250,8 +271,8 @@ export class EngineClient {
       this.#observer.sequenceFaulted(message.description);
       return;
     }
-    if (message.type === "hidden") {
-      if (this.#open.has(message.id)) this.#hidden.set(message.id, message.hidden);
+    if (message.type === "traced") {
+      if (this.#open.has(message.id)) this.#traced.set(message.id, message.values);
       return;
     }
     this.#observer.statsChanged(message.stats, this.#stats);
@@ -295,7 +316,7 @@ export class EngineClient {
 
   #onEnd(): void {
     this.#stats = null;
-    this.#hidden.clear();
+    this.#traced.clear();
     this.#failOpen(unavailable("The engine failed while it served this request."));
   }
 }

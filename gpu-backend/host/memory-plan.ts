@@ -38,6 +38,7 @@ export interface MemorySettings {
   /** null: as much as remains. */
   kvBytes: number | null;
   prefixCacheBytes: number;
+  memoryCacheBytes: number;
 }
 
 export interface MemoryPlan {
@@ -53,6 +54,7 @@ export interface MemoryPlan {
     kv: number;
     prefix_caches: number;
     adapter_caches: number;
+    memories: number;
   };
   /** The sum of the parts. */
   plannedBytes: number;
@@ -60,7 +62,7 @@ export interface MemoryPlan {
 
 /** Keys and values get at least one sequence as long as the context, even where that exceeds the limit. */
 export function planMemory(settings: MemorySettings): MemoryPlan {
-  const { limitBytes, model, weightFormat, sets, maxSequences, prefixCacheBytes } = settings;
+  const { limitBytes, model, weightFormat, sets, maxSequences, prefixCacheBytes, memoryCacheBytes } = settings;
   const parameters = parametersOf(model);
   const { session, loading } = bytesPerParameter[weightFormat];
   const taken = {
@@ -69,6 +71,7 @@ export function planMemory(settings: MemorySettings): MemoryPlan {
     loading: Math.max(loading - session, fitterBytesPerParameter) * parameters,
     prefix_caches: sets * prefixCacheBytes,
     adapter_caches: sets * maxCacheBytes,
+    memories: sets * memoryCacheBytes,
   };
   const left = limitBytes - sum(taken);
   const contextBytes = model.contextTokens * bytesPerPosition(kvShapeOf(model, kvFormatFor(weightFormat)));

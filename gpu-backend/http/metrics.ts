@@ -167,6 +167,8 @@ const gauges: Entry[] = [
   ["chameleon_prefix_cache_tenants", "Tenants that have such blocks", (s) => s.prefixes?.tenants ?? 0],
   ["chameleon_adapter_cache_entries", "Adapters in the cache", (s) => s.adapters.entries],
   ["chameleon_adapter_cache_bytes", "Memory of the adapters in the cache", (s) => s.adapters.bytes],
+  ["chameleon_memory_cache_entries", "Tenants' memories that are open for search", (s) => s.memories?.entries ?? 0],
+  ["chameleon_memory_cache_bytes", "RAM of tenants' memories that are open for search", (s) => s.memories?.bytes ?? 0],
 ];
 
 const counters: Entry[] = [
@@ -177,6 +179,8 @@ const counters: Entry[] = [
   ["chameleon_adapter_cache_hits_total", "Adapters of sequences that were there", (s) => s.adapters.hits],
   ["chameleon_adapter_cache_generated_total", "Adapters generated", (s) => s.adapters.generated],
   ["chameleon_adapter_cache_evictions_total", "Adapters dropped for want of memory", (s) => s.adapters.evictions],
+  ["chameleon_memory_cache_opened_total", "Memories opened for search", (s) => s.memories?.opened ?? 0],
+  ["chameleon_memory_cache_evictions_total", "Memories closed for want of RAM", (s) => s.memories?.evictions ?? 0],
   ["chameleon_adapter_generation_seconds_total", "Time of generations", (s) => s.adapters.generationMs / 1000],
 ];
 

@@ -82,6 +82,10 @@ export class HostKv implements KvStore {
     return fresh.block;
   }
 
+  state(kv: Kv, position: number): Float32Array {
+    return this.rows.state(rowOf(kv), position);
+  }
+
   write(kv: Kv, block: KvBlock, positions: number): void {
     const { arrays, positions: tokens } = block as Block;
     this.#append([rowOf(kv)], [positions], arrays, tokens);

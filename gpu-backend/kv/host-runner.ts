@@ -51,7 +51,7 @@ export class HostRunner implements ModelRunner {
     const headRows = states
       .filter(isNew)
       .map(({ kv, position }) => order.indexOf(rowOf(kv)) * T + position - kv.positions);
-    const earlier = states.slice(headRows.length).map(({ kv, position }) => this.kv.rows.state(rowOf(kv), position));
+    const earlier = states.slice(headRows.length).map(({ kv, position }) => this.kv.state(kv, position));
     // Of a chunk that the pass continues.
     const begunTokens = phase === "prefill" && S > 0 ? order[0].positions % this.#chunkTokens : 0;
     const {

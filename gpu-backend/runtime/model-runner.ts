@@ -40,6 +40,8 @@ export interface KvStore {
   place(rows: readonly { kv: Kv; positions: number }[]): void;
   /** Copies the positions [from, to) of a row. */
   copy(kv: Kv, from: number, to: number): KvBlock;
+  /** What enters the last feed-forward part at a position of a row, [D]; valid until the next pass. */
+  state(kv: Kv, position: number): Float32Array;
   /** Appends the first `positions` of a block to a row. */
   write(kv: Kv, block: KvBlock, positions: number): void;
   /** Releases memory that is not needed soon. */

@@ -117,14 +117,25 @@ function isSizes(value: unknown, maxLength: number): value is number[] {
   );
 }
 
-/** Writes a safetensors file. Tensors keep the map's order; each starts on an 8-byte boundary of the data. */
-export function writeTensorFile(tensors: TensorFile): Uint8Array<ArrayBuffer> {
+/**
+ * Writes a safetensors file. Tensors keep the map's order; each starts on an 8-byte boundary of the data. `last` is a tensor after all
+ * others whose bytes the caller appends.
+ */
+export function writeTensorFile(
+  tensors: TensorFile,
+  last?: { name: string; dtype: Dtype; shape: number[] },
+): Uint8Array<ArrayBuffer> {
   const ordered = [...tensors].sort(([, a], [, b]) => bytesPerElement[b.dtype] - bytesPerElement[a.dtype]);
   const header: Record<string, HeaderEntry> = {};
   let offset = 0;
   for (const [name, { dtype, shape, bytes }] of ordered) {
     header[name] = { dtype, shape, data_offsets: [offset, offset + bytes.byteLength] };
     offset += bytes.byteLength;
+  }
+  if (last) {
+    const { name, dtype, shape } = last;
+    const bytes = shape.reduce((a, b) => a * b, bytesPerElement[dtype]);
+    header[name] = { dtype, shape, data_offsets: [offset, offset + bytes] };
   }
   let json = JSON.stringify(header);
   json += " ".repeat((8 - (json.length % 8)) % 8);

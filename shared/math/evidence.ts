@@ -97,12 +97,12 @@ const leastWeight = 0.01;
 const leastLogprob = -85;
 
 /**
- * The positions t whose next token is looked at, rising: all whose next token is evidence, or `evidencePositions` of them, spread
- * evenly and the last included.
+ * The positions t whose next token is looked at, rising: all whose next token is evidence, or `most` of them, spread evenly and the
+ * last included.
  */
-export function positionsOfEvidence(tokens: number, spans?: readonly Span[]): number[] {
+export function positionsOfEvidence(tokens: number, spans?: readonly Span[], most = evidencePositions): number[] {
   const all = positionsBeforeEvidence(tokens, spans);
-  const count = Math.min(all.length, evidencePositions);
+  const count = Math.min(all.length, most);
   return Array.from({ length: count }, (_, i) => all[Math.floor(((i + 1) * all.length) / count) - 1]);
 }
 

@@ -27,6 +27,9 @@ export const defaultMemoryRule: MemoryRule = {
   ...{ brakes: [0, 0.3, 1, 1.6], brakePriors: [0.25, 0.25, 0.35, 0.15] },
 };
 
+/** Tokens of a prompt that choose the brakes, at most. */
+export const brakePositions = 32;
+
 /** The keys nearest to one state, best first. */
 export interface Neighbours {
   cosines: Float32Array;

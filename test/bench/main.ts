@@ -15,6 +15,7 @@ import { adapterLine, measureAdapters } from "./adapters.ts";
 import { readBandwidth } from "./bandwidth.ts";
 import { type GroupResult, runGroup, skippedLine } from "./contest.ts";
 import type { Cell, Entry } from "./contestant.ts";
+import { measureDocuments } from "./documents.ts";
 import { type KernelFloor, kernelFormats, kernelLine, measureKernels } from "./kernels.ts";
 import { type LoadShape, loadShapes } from "./load/engine.ts";
 import { compareLoad, measureLoad } from "./load/measure.ts";
@@ -68,6 +69,7 @@ const options = parsedOptions<{
   gguf?: string;
   adapters?: boolean;
   mixture?: boolean;
+  documents?: boolean;
   prefix?: boolean;
   memory?: boolean;
   load?: number[];
@@ -92,6 +94,7 @@ const options = parsedOptions<{
     )
     .option("--adapters", "measure what the delta costs, instead")
     .option("--mixture", "measure what mixtures of experts cost beside the nearest adapter, instead")
+    .option("--documents", "measure what memories of documents cost on the embedded base, instead")
     .option("--prefix", "measure what the prefix cache saves, instead")
     .option("--memory", "measure what the backend adds to the memory of its session, instead")
     .option("--load <rates>", "put a mixed open-loop load of so many requests a second on our engine, instead", rates)
@@ -109,15 +112,17 @@ const figures = options.adapters
   ? await benchAdapters()
   : options.mixture
     ? await benchMixture()
-    : options.prefix
-      ? await benchPrefix()
-      : options.memory
-        ? await benchMemory()
-        : options.load !== undefined
-          ? await benchLoad(options.load)
-          : options.gguf !== undefined
-            ? await benchGguf(options.gguf)
-            : await benchContest();
+    : options.documents
+      ? await benchDocuments()
+      : options.prefix
+        ? await benchPrefix()
+        : options.memory
+          ? await benchMemory()
+          : options.load !== undefined
+            ? await benchLoad(options.load)
+            : options.gguf !== undefined
+              ? await benchGguf(options.gguf)
+              : await benchContest();
 if (options.json) {
   const machine = {
     cpu: cpus()[0].model,
@@ -220,6 +225,12 @@ async function benchMixture() {
     }
   }
   return { mixture };
+}
+
+async function benchDocuments() {
+  const { rounds, steps = 16 } = options;
+  // An interval needs some pairs.
+  return { documents: await measureDocuments("int8", { threads, pairs: 3 * rounds, steps, say }) };
 }
 
 async function benchPrefix() {

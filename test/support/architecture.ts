@@ -29,7 +29,7 @@ export const edgeLayers: Record<string, string[]> = {
 
 const inBackend = (...names: string[]) => names.map((name) => `gpu-backend/${name}`);
 /** What each layer of the backend imports of those before it. */
-const engineParts = ["adapters", "kv", "lru.ts", "runtime", "tenant-files"];
+const engineParts = ["adapters", "kv", "lru.ts", "memory", "runtime", "tenant-files"];
 const backendLayers: Record<string, string[]> = {
   "files.ts": [],
   "lru.ts": [],
@@ -39,6 +39,8 @@ const backendLayers: Record<string, string[]> = {
   "tenant-files": ["files.ts", "lru.ts"],
   adapters: ["files.ts", "lru.ts"],
   runtime: [],
+  // Documents as keys, which sessions search.
+  memory: ["runtime"],
   // Holds keys and values for a runner that has no memory of its own.
   kv: ["runtime"],
   "models/gguf": ["runtime"],

@@ -1,7 +1,7 @@
 /** An engine on this thread, stepped by the test, with its frames sorted by sequence. */
 import type { AdapterSource } from "../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../gpu-backend/adapters/generated/adapter-cache.ts";
-import { Engine } from "../../gpu-backend/engine/engine.ts";
+import { Engine, type EngineParts } from "../../gpu-backend/engine/engine.ts";
 import type { PhaseReport } from "../../gpu-backend/engine/messages.ts";
 import type { PlanLimits } from "../../gpu-backend/engine/plan.ts";
 import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";
@@ -37,6 +37,7 @@ export function createEngineHarness(options: {
   limits?: Partial<PlanLimits>;
   /** Unless given, a letter for every id but the stop ids. */
   textPieceOf?: (id: number) => Uint8Array;
+  memories?: EngineParts["memories"];
   kvBytes?: number;
   /** 0 keeps nothing of a prompt. */
   prefixBytes?: number;
@@ -56,6 +57,7 @@ export function createEngineHarness(options: {
   const engine = new Engine({
     runner: new HostRunner(options.runner, { ...limits, kvBytes: options.kvBytes ?? 2 ** 30 }),
     adapters,
+    memories: options.memories,
     prefixCache: prefixBytes > 0 ? new PrefixCache(prefixBytes) : null,
     limits,
     textPieceOf:

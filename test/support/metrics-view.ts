@@ -1,7 +1,7 @@
 /** What metrics show of a backend without any engine. */
 import type { MetricsView } from "../../gpu-backend/http/metrics.ts";
 
-const parts = { processes: 1, sessions: 2, loading: 3, kv: 4, prefix_caches: 5, adapter_caches: 6 };
+const parts = { processes: 1, sessions: 2, loading: 3, kv: 4, prefix_caches: 5, adapter_caches: 6, memories: 7 };
 export const noEngine: MetricsView = {
   stats: () => [],
   manifests: () => ({ all: [], first: null }),

@@ -13,7 +13,16 @@ export interface ServingSet {
   info: Pick<EngineInfo, "manifestHash">;
   engine: Pick<
     EngineClient,
-    "submit" | "cancel" | "hiddenStates" | "info" | "isServing" | "requireServing" | "openSequences" | "stats"
+    | "submit"
+    | "cancel"
+    | "hiddenStates"
+    | "keysOf"
+    | "dropMemory"
+    | "info"
+    | "isServing"
+    | "requireServing"
+    | "openSequences"
+    | "stats"
   >;
   fitter: Pick<FitClient, "fit">;
   /** Accepts no more batches, waits up to `limitMs` for open sequences, and ends its processes. */

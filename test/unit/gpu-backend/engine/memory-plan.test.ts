@@ -7,7 +7,7 @@ const GB = 1e9;
 const contextBytes = 1024 * (24 * 12 * (64 + 4) + 768 * 4);
 const settings = {
   ...({ model: gpt2Config, weightFormat: "int8", sets: 2, maxSequences: 32, kvBytes: null } as const),
-  ...{ prefixCacheBytes: 0.25 * GB },
+  ...{ prefixCacheBytes: 0.25 * GB, memoryCacheBytes: 0.25 * GB },
 };
 const plan = (limitBytes: number, rest: Partial<Parameters<typeof planMemory>[0]> = {}) =>
   planMemory({ ...settings, limitBytes, ...rest });
@@ -43,9 +43,12 @@ test("what is set is taken as it is, and the sentence names both numbers where i
 
 test("a set more takes its session, caches and keys and values; a wider format takes more", () => {
   const [one, two] = [1, 2].map((sets) => plan(8 * GB, { sets, kvBytes: 1 * GB }));
-  const { sessions, prefix_caches, adapter_caches, kv } = one.parts;
+  const { sessions, prefix_caches, adapter_caches, memories, kv } = one.parts;
   const process = two.parts.processes - one.parts.processes;
-  expect(two.plannedBytes - one.plannedBytes - process).toBeCloseTo(sessions + prefix_caches + adapter_caches + kv, 0);
+  expect(two.plannedBytes - one.plannedBytes - process).toBeCloseTo(
+    sessions + prefix_caches + adapter_caches + memories + kv,
+    0,
+  );
   expect(plan(8 * GB, { weightFormat: "fp32" }).parts.sessions).toBeGreaterThan(2 * plan(8 * GB).parts.sessions);
 });
 

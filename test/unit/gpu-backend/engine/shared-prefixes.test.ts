@@ -67,7 +67,10 @@ describe("a prompt whose beginning was computed before", () => {
 
   test("is not kept of an adapter's example, which comes once", async () => {
     const target = harness();
-    await target.engine.submit(null, [request("example", prompt(200), { maxTokens: 0 })], () => {});
+    await target.engine.submit(null, [request("example", prompt(200), { maxTokens: 0 })], {
+      kind: "hidden",
+      take: () => {},
+    });
     await target.finish();
     expect(target.framesOf("example")).toMatchObject([{ type: "done" }]);
     expect(target.engine.stats.prefixes).toMatchObject({ blocks: 0 });

@@ -12,6 +12,7 @@ const stats: EngineStats = {
   ...{ kvBytes: 4096, kvUsedBytes: 1024, kvCapacityBytes: 8192 },
   prefixes: { queriedTokens: 900, reusedTokens: 640, tenants: 3, blocks: 13, bytes: 2048, evictions: 14 },
   adapters: { entries: 2, bytes: 1000, hits: 5, generated: 3, evictions: 1, generationMs: 40 },
+  memories: null,
 };
 const batch = (count: number, rest: Partial<BatchRequest>): BatchRequest => ({
   ...{ version: 1, manifestHash: "a".repeat(64), centroidId: null },

@@ -86,6 +86,8 @@ function fakeSet(manifestHash: string, manifest: string): ServingSet {
       submit() {},
       cancel: (ids) => ids.filter((id) => id.startsWith(manifestHash.slice(0, 4))),
       hiddenStates: never,
+      keysOf: never,
+      dropMemory: never,
       requireServing() {
         if (down.has(manifestHash)) throw new Error(`${manifestHash} is restarting`);
         return info;

@@ -1,0 +1,28 @@
+/** What a sequence needs before it waits for a slot: its adapters, and its memories, which it holds until it ends. */
+import type { SequenceRequest } from "../../shared/contracts/inference.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { ownAdapterId } from "../adapters/own/artifact.ts";
+import type { MemoryCache } from "../memory/memory-cache.ts";
+import type { Sequence } from "./sequence.ts";
+
+/** The adapters of a mixture or, without one, of the micro-batch (null: none). */
+export function adapterIdsOf({ mixture, tenant }: SequenceRequest, batchAdapterId: string | null): string[] {
+  if (!mixture) return batchAdapterId === null ? [] : [batchAdapterId];
+  return mixture.adapters.map((one) => ("centroidId" in one ? one.centroidId : ownAdapterId(tenant, one.adapterHash)));
+}
+
+/** Hashes of the tenant's own memories. */
+export function ownMemoriesOf({ memories = [] }: SequenceRequest): string[] {
+  return memories.flatMap((one) => ("hash" in one ? [one.hash] : []));
+}
+
+/** Gives a sequence its memories; only its own tenant's are found. Throws a ServiceError for one that cannot be had. */
+export async function acquireMemories(sequence: Sequence, cache: MemoryCache | undefined): Promise<void> {
+  for (const one of sequence.request.memories ?? []) {
+    const name = "hash" in one ? one.hash : one.centroidId;
+    if (!cache || !("hash" in one)) throw new ServiceError("memory_not_found", `There is no memory ${name}.`);
+    const memory = await cache.acquire(sequence.tenant, one.hash);
+    if (sequence.ended) return cache.release(memory);
+    sequence.memories.push(memory);
+  }
+}

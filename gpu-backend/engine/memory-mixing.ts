@@ -1,0 +1,177 @@
+/**
+ * Mixes the distribution of a head row with what memories say, exactly (`shared/math/memory.ts`): the logits of the memories' tokens
+ * rise, all others stay, and so does everything that is computed of logits afterwards. Pure.
+ * Shapes: V vocabulary, K candidates.
+ */
+import type { TokenSources } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import {
+  type BrakeWeights,
+  type MemoryRule,
+  memoryProbabilities,
+  memoryShares,
+  memoryWeight,
+  type Neighbours,
+} from "../../shared/math/memory.ts";
+import type { Passage } from "../memory/passages.ts";
+import type { Found } from "../memory/search.ts";
+import type { RowOutput } from "../runtime/step.ts";
+import type { Head } from "./head-rows.ts";
+import { type HeadResult, headResult, isGreedy } from "./sampler.ts";
+import type { LogitChange } from "./sequence.ts";
+
+/** What a memory says at one position. */
+export interface MemorySays {
+  found: Found;
+  /** By token id. */
+  probabilities: Map<number, number>;
+  /** The greatest of these. */
+  greatest: number;
+}
+
+export function saysOf(found: Found, rule: MemoryRule): MemorySays {
+  const probabilities = memoryProbabilities(found, rule);
+  return { found, probabilities, greatest: Math.max(0, ...probabilities.values()) };
+}
+
+/** λ of each memory before its brake, beside the model's distribution in a head row; 0 for a memory without keys. */
+export function weightOf({ found, greatest }: MemorySays, row: HeadResult, rule: MemoryRule): number {
+  if (found.cosines.length === 0) return 0;
+  const model = Math.exp(row.topScores[0] - row.logSumExp);
+  return memoryWeight(rule, { cosine: found.cosines[0], memory: greatest, model });
+}
+
+/** A head row mixed with memories. */
+export interface MixedRow {
+  row: HeadResult;
+  /** What the memories add to each token's probability: of the mixed distribution, before it is divided by `total`. */
+  added: ReadonlyMap<number, number>[];
+  total: number;
+}
+
+/**
+ * Mixes a head row with what each memory says. The request's logit changes, which the row has already, hold for the memories, too: as
+ * factors of probabilities, so that what is forbidden stays so. Scores of the row are changed in place; without them only the target's
+ * score and the sums are mixed.
+ */
+export function mixMemories(
+  row: HeadResult,
+  says: readonly MemorySays[],
+  { rule, brakes }: { rule: MemoryRule; brakes: BrakeWeights },
+  { changes = [], targetId, temperature }: { changes?: Iterable<LogitChange>; targetId: number; temperature: number },
+): MixedRow {
+  const weights = says.map((one) => weightOf(one, row, rule));
+  const shares = memoryShares(rule, weights, brakes);
+  const left = 1 - shares.reduce((sum, share) => sum + share, 0);
+  const added = says.map(
+    ({ probabilities }, m) =>
+      new Map(probabilities.entries().map(([id, probability]) => [id, shares[m] * probability])),
+  );
+  for (const { id, penalty, value } of changes) {
+    for (const [m, { probabilities }] of says.entries()) {
+      const probability = probabilities.get(id);
+      if (probability !== undefined) added[m].set(id, shares[m] * probability ** penalty * Math.exp(value));
+    }
+  }
+  const sums = new Map<number, number>();
+  for (const one of added) for (const [id, more] of one) sums.set(id, (sums.get(id) ?? 0) + more);
+  const total = sums.values().reduce((sum, more) => sum + more, left);
+  return { row: raised(row, sums, { left, total, targetId, temperature }), added, total };
+}
+
+/** The row of a sequence's head, mixed with what its memories say. */
+export function mixedHead(
+  { sequence, row, scoredId }: Head,
+  output: RowOutput,
+  says: readonly MemorySays[],
+  rule: MemoryRule,
+): MixedRow {
+  const { sampling, brakes } = sequence;
+  const isScored = scoredId !== null;
+  return mixMemories(
+    headResult(output, row),
+    says,
+    { rule, brakes: brakes! },
+    {
+      changes: isScored ? [] : sequence.logitChanges(),
+      targetId: scoredId ?? 0,
+      temperature: isScored || isGreedy(sampling) ? 1 : sampling.temperature,
+    },
+  );
+}
+
+/** Raises the logits of tokens so that each has `sums` more of a probability of which the model has `left`, and all have `total`. */
+function raised(
+  row: HeadResult,
+  sums: ReadonlyMap<number, number>,
+  { left, total, targetId, temperature }: { left: number; total: number; targetId: number; temperature: number },
+): HeadResult {
+  const { logSumExp, scores } = row;
+  const raise = (score: number, more: number) =>
+    more > 0 ? Math.fround(logSumExp + Math.log(Math.exp(score - logSumExp) + more / left)) : score;
+  const mixed = {
+    ...row,
+    logSumExp: logSumExp + Math.log(total / left),
+    targetScore: raise(row.targetScore, sums.get(targetId) ?? 0),
+  };
+  if (!scores) return mixed;
+  const before: number[] = [];
+  const after: number[] = [];
+  for (const [id, more] of sums) {
+    before.push(scores[id]);
+    scores[id] = raise(scores[id], more);
+    after.push(scores[id]);
+  }
+  const candidates = [...new Set([...row.topIds, ...sums.keys()])]
+    .sort((a, b) => scores[b] - scores[a] || a - b)
+    .slice(0, row.topIds.length);
+  return {
+    ...mixed,
+    topIds: Int32Array.from(candidates),
+    topScores: Float32Array.from(candidates, (id) => scores[id]),
+    scaledLogSumExp:
+      temperature === 1 ? mixed.logSumExp : replacedSum(row.scaledLogSumExp, before, after, 1 / temperature),
+  };
+}
+
+/** log Σ exp(x · scale) of scores of which some, `before`, have risen to `after`, from the sum before. */
+function replacedSum(sum: number, before: readonly number[], after: readonly number[], scale: number): number {
+  const highest = Math.max(sum, ...after.map((score) => score * scale));
+  const risen = after.reduce(
+    (more, score, i) => more + Math.exp(score * scale - highest) - Math.exp(before[i] * scale - highest),
+    0,
+  );
+  return highest + Math.log(Math.exp(sum - highest) + risen);
+}
+
+/** What memories contributed to a token of this logprob in a mixed row. `passageOf` gives the passage of a key of a memory. */
+export function sourcesOf(
+  { added, total }: Pick<MixedRow, "added" | "total">,
+  says: readonly MemorySays[],
+  { tokenId, logprob, theta }: { tokenId: number; logprob: number; theta: number },
+  passageOf: (memory: number, position: number) => Passage,
+): TokenSources {
+  const parts = says.flatMap(({ found }, memory) => {
+    const ofToken = partsOf(found, tokenId, theta);
+    const share = (added[memory].get(tokenId) ?? 0) / total / Math.exp(logprob);
+    return ofToken.map(({ position, part }) => ({ memory, position, share: share * part }));
+  });
+  const passages = parts
+    .filter(({ share }) => share > 0)
+    .sort((a, b) => b.share - a.share || a.memory - b.memory || a.position - b.position)
+    .slice(0, limits.sourcesPerToken)
+    .map(({ memory, position, share }) => ({ memory, ...passageOf(memory, position), share }));
+  return { share: parts.reduce((sum, { share }) => sum + share, 0), passages };
+}
+
+/** The neighbours whose next token is this one, with the part that each has of what they say together. */
+function partsOf(
+  { cosines, nextIds, positions }: Neighbours & Pick<Found, "positions">,
+  tokenId: number,
+  theta: number,
+): { position: number; part: number }[] {
+  const own = [...nextIds.keys()].filter((i) => nextIds[i] === tokenId);
+  const weights = own.map((i) => Math.exp(theta * (cosines[i] - cosines[0])));
+  const sum = weights.reduce((total, weight) => total + weight, 0);
+  return own.map((i, at) => ({ position: positions[i], part: weights[at] / sum }));
+}

@@ -1,0 +1,81 @@
+/**
+ * What memories say at positions of sequences, and the brakes that a prompt chooses. A search reads states that passes left, so its
+ * results depend on the sequence alone.
+ */
+import type { ServiceError } from "../../shared/errors.ts";
+import { positionsOfEvidence } from "../../shared/math/evidence.ts";
+import { brakePositions, type MemoryRule, weighBrakes } from "../../shared/math/memory.ts";
+import type { OpenMemory } from "../memory/memory-cache.ts";
+import type { KvStore, ModelRunner, Pass } from "../runtime/model-runner.ts";
+import { type Head, HeadRows } from "./head-rows.ts";
+import { type MemorySays, saysOf, weightOf } from "./memory-mixing.ts";
+import { composeHead } from "./pass.ts";
+import { notFinite } from "./refusals.ts";
+import { headResult, logprobOfTarget } from "./sampler.ts";
+import type { Sequence } from "./sequence.ts";
+
+/** What the memories say to each head whose sequence reads any, in the order of its memories. */
+export async function memoriesOfHeads(
+  heads: readonly Head[],
+  states: Pass["states"],
+  { kv, rule }: { kv: KvStore; rule: MemoryRule },
+): Promise<Map<Head, MemorySays[]>> {
+  const readers = heads.filter(({ sequence }) => !sequence.ended && sequence.readsMemories);
+  const asked = readers.map(({ sequence, hiddenRow }) => {
+    const { kv: row, position } = states[hiddenRow];
+    return { memories: sequence.memories, state: kv.state(row, position) };
+  });
+  const says = await searchAll(asked, rule);
+  return new Map(readers.map((head, i) => [head, says[i]]));
+}
+
+/** Sets the brakes of a sequence by what its memories say of the prompt's own tokens. Returns an error if that is not finite. */
+export async function chooseBrakes(
+  sequence: Sequence,
+  runner: Pick<ModelRunner, "run" | "gates" | "kv">,
+  rule: MemoryRule,
+): Promise<ServiceError | null> {
+  const { ids, memories, answering } = sequence;
+  const spans = sequence.request.mixture?.evidence?.spans;
+  const positions = positionsOfEvidence(sequence.evidenceTokens, spans, brakePositions);
+  const rows = new HeadRows(runner.gates);
+  for (const t of positions) rows.addExpert(answering, rows.at(sequence, t), ids[t + 1]);
+  const pass = composeHead(rows);
+  // The target and the likeliest token are read of every row.
+  pass.head.want.only = undefined;
+  const output = positions.length > 0 ? await runner.run(pass) : null;
+  const states = positions.map((t) => ({ memories, state: runner.kv.state(sequence.row, t) }));
+  const says = await searchAll(states, rule);
+  const results = positions.map((_, x) => headResult(output!, x));
+  const model = results.map((result) => Math.exp(logprobOfTarget(result)));
+  if (!model.every(Number.isFinite)) return notFinite("the probability of a token of its prompt");
+  const evidence = memories.map((_, m) =>
+    positions.map((t, x) => ({
+      weight: weightOf(says[x][m], results[x], rule),
+      probability: says[x][m].probabilities.get(ids[t + 1]) ?? 0,
+    })),
+  );
+  sequence.braked(weighBrakes(rule, model, evidence));
+  return null;
+}
+
+/** Searches each memory once, for all states that ask it. */
+async function searchAll(
+  asked: readonly { memories: readonly OpenMemory[]; state: Float32Array }[],
+  rule: MemoryRule,
+): Promise<MemorySays[][]> {
+  const answers = asked.map(({ memories }) => new Array<MemorySays>(memories.length));
+  const askers = new Map<OpenMemory, { s: number; m: number }[]>();
+  for (const [s, { memories }] of asked.entries()) {
+    for (const [m, memory] of memories.entries()) {
+      const own = askers.get(memory);
+      if (own) own.push({ s, m });
+      else askers.set(memory, [{ s, m }]);
+    }
+  }
+  for (const [{ search }, own] of askers) {
+    const found = await search.nearest(own.map(({ s }) => asked[s].state));
+    for (const [i, { s, m }] of own.entries()) answers[s][m] = saysOf(found[i], rule);
+  }
+  return answers;
+}

@@ -1,0 +1,124 @@
+/**
+ * A memory (`shared/math/memory.ts`) as arrays and as bytes: a safetensors file, laid out in shared/artifacts/FORMAT.md. Pure. Not
+ * here: where files are kept, and the search.
+ * Shapes: N keys, D hidden, C documents, V vocabulary.
+ */
+
+import {
+  alignedCopy,
+  readTensorFile,
+  requireTensor,
+  type TensorFile,
+  tensorFrom,
+  writeTensorFile,
+} from "../../shared/artifacts/tensor-file.ts";
+import { joinArrays } from "../../shared/bytes.ts";
+
+/** A document of n tokens has n − 1 keys: one for each token that follows another. */
+export interface Memory {
+  /** One for each next token (keys.ts), [N, D]. */
+  keys: Int8Array;
+  /** The token after each key's position, [N]. */
+  nextIds: Int32Array;
+  /** Bytes [start, end) of that token in its document's text, [N]. */
+  starts: Int32Array;
+  ends: Int32Array;
+  /** In the order of their keys, [C]. */
+  documents: MemoryDocument[];
+}
+
+export interface MemoryDocument {
+  name: string;
+  /** Its first token, which has no key before it: with the next tokens of its keys these are the document's ids. */
+  firstId: number;
+  /** Its keys end before this one; they begin where those of the document before end. */
+  end: number;
+}
+
+/** Where files of memories are. */
+export interface MemorySource {
+  /** The bytes of a tenant's memory; null if it is missing or damaged. */
+  read(tenant: string, hash: string): Promise<Uint8Array | null>;
+}
+
+/** What a memory must fit. */
+export interface MemoryShape {
+  manifestHash: string;
+  hiddenSize: number;
+  vocabularySize: number;
+}
+
+const what = "memory";
+
+/** A document as tokens, n of them. */
+export interface DocumentTokens {
+  name: string;
+  ids: Int32Array; // [n], at least one
+  /** The byte of its text at which each token ends, [n]. */
+  ends: Int32Array;
+}
+
+/** The bytes of a memory's file before its keys, which follow document by document: [n − 1, D] of each. */
+export function packMemoryHead(
+  documents: readonly DocumentTokens[],
+  hiddenSize: number,
+  manifestHash: string,
+): Uint8Array<ArrayBuffer> {
+  const join = (of: (document: DocumentTokens) => Int32Array) => {
+    const joined = joinArrays(Int32Array, documents.map(of));
+    return tensorFrom(joined, [joined.length]);
+  };
+  let end = 0;
+  const documentEnds = Int32Array.from(documents, ({ ids }) => (end += ids.length - 1));
+  const firstIds = Int32Array.from(documents, ({ ids }) => ids[0]);
+  const names = new TextEncoder().encode(JSON.stringify(documents.map(({ name }) => name)));
+  const file: TensorFile = new Map([
+    ["next_ids", join(({ ids }) => ids.subarray(1))],
+    ["starts", join(({ ends }) => ends.subarray(0, -1))],
+    ["ends", join(({ ends }) => ends.subarray(1))],
+    ["document_first_ids", tensorFrom(firstIds, [documents.length])],
+    ["document_ends", tensorFrom(documentEnds, [documents.length])],
+    ["manifest", tensorFrom(Buffer.from(manifestHash, "hex"), [32])],
+    ["document_names", tensorFrom(names, [names.length])],
+  ]);
+  return writeTensorFile(file, { name: "keys", dtype: "I8", shape: [end, hiddenSize] });
+}
+
+/** The keys are a view of `bytes`. Throws an Error for a memory of another manifest or shape, and for invalid bytes. */
+export function unpackMemory(bytes: Uint8Array, { manifestHash, hiddenSize, vocabularySize }: MemoryShape): Memory {
+  const file = readTensorFile(bytes, what);
+  const madeFor = Buffer.from(requireTensor(file, "manifest", "U8", [32], what).bytes).toString("hex");
+  if (madeFor !== manifestHash) throw new Error(`${what}: made for manifest ${madeFor}, not for ${manifestHash}`);
+  const integers = (name: string, size: number | null) =>
+    new Int32Array(alignedCopy(requireTensor(file, name, "I32", [size], what).bytes));
+  const nextIds = integers("next_ids", null);
+  const N = nextIds.length;
+  const starts = integers("starts", N);
+  const ends = integers("ends", N);
+  const stored = requireTensor(file, "keys", "I8", [N, hiddenSize], what).bytes;
+  const names = namesOf(requireTensor(file, "document_names", "U8", [null], what).bytes);
+  const documentEnds = integers("document_ends", names.length);
+  const firstIds = integers("document_first_ids", names.length);
+  const isToken = (id: number) => id >= 0 && id < vocabularySize;
+  if (!nextIds.every(isToken) || !firstIds.every(isToken)) {
+    throw new Error(`${what}: a token id is not below ${vocabularySize}`);
+  }
+  if (!starts.every((start, i) => start >= 0 && start <= ends[i]))
+    throw new Error(`${what}: a token ends before it starts`);
+  if (!documentEnds.every((end, c) => end >= (documentEnds[c - 1] ?? 0)) || (documentEnds.at(-1) ?? 0) !== N) {
+    throw new Error(`${what}: documents do not end one after the other at ${N}`);
+  }
+  return {
+    ...{ nextIds, starts, ends },
+    keys: new Int8Array(stored.buffer, stored.byteOffset, stored.byteLength),
+    documents: names.map((name, c) => ({ name, firstId: firstIds[c], end: documentEnds[c] })),
+  };
+}
+
+function namesOf(bytes: Uint8Array): string[] {
+  const names: unknown = JSON.parse(new TextDecoder().decode(bytes));
+  if (!Array.isArray(names) || !names.every((name) => typeof name === "string")) {
+    throw new Error(`${what}: document_names is not a list of strings`);
+  }
+  return names;
+}

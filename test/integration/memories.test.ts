@@ -1,0 +1,346 @@
+/** Memories in the engine, on the small base: what a sequence gets depends on its own memories and on nothing else. */
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
+import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
+import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import { inverseLength, keyScale } from "../../gpu-backend/memory/keys.ts";
+import { type DocumentTokens, type Memory, packMemoryHead, unpackMemory } from "../../gpu-backend/memory/memory.ts";
+import { MemoryCache } from "../../gpu-backend/memory/memory-cache.ts";
+import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
+import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { positionsOfEvidence } from "../../shared/math/evidence.ts";
+import {
+  brakePositions,
+  memoryProbabilities,
+  memoryShares,
+  memoryWeight,
+  defaultMemoryRule as rule,
+  weighBrakes,
+} from "../../shared/math/memory.ts";
+import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { smallArtifacts, smallBase } from "../support/small-base.ts";
+import { noPast, seededRandom, stepOf } from "../support/steps.ts";
+
+const seed = 352;
+const random = seededRandom(seed);
+const prose = (words: number, of: readonly string[]) =>
+  Array.from({ length: words }, () => of[Math.floor(random() ** 2 * of.length)]).join(" ");
+const kinds = [
+  ["the", "lazy", "river", "carries", "its", "boats", "past", "quiet", "mills"],
+  ["SELECT", "name", "FROM", "users", "WHERE", "id", "=", "42", "ORDER", "BY"],
+  ["e4", "e5", "Nf3", "Nc6", "Bb5", "a6", "Ba4", "Nf6", "O-O", "Be7"],
+];
+const texts = kinds.map((words) => Array.from({ length: 3 }, () => prose(120, words)));
+
+let artifacts: Artifacts;
+let runner: StepRunner;
+const files = new Map<string, Uint8Array>();
+const memories = new Map<string, Memory>();
+const hashOf = (tenant: number) => `${tenant}`.repeat(64);
+const encode = (text: string) => artifacts.tokenizer.encode(text);
+
+beforeAll(async () => {
+  artifacts = await readArtifacts(smallBase, smallArtifacts);
+  runner = await createStepRunner({ ...artifacts.model, bank: bankOf(artifacts.hyperNetwork), threads: 2 });
+  for (const [tenant, documents] of texts.entries()) {
+    const file = await fileOf(documents.map((text, i) => [`tenant ${tenant} document ${i}`, text]));
+    files.set(`t${tenant}/${hashOf(tenant)}`, file);
+    memories.set(`t${tenant}`, unpackMemory(file, memoryShape()));
+  }
+});
+afterAll(() => runner.release());
+
+function harness(options: Partial<Parameters<typeof createEngineHarness>[0]> & { cacheBytes?: number } = {}) {
+  const cache = new MemoryCache({
+    source: { read: async (tenant, hash) => files.get(`${tenant}/${hash}`) ?? null },
+    shape: memoryShape(),
+    ...{ neighbours: rule.neighbours, threads: 2, maximumBytes: options.cacheBytes ?? 2 ** 30 },
+  });
+  return createEngineHarness({
+    runner,
+    source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork),
+    textPieceOf: (id) => artifacts.tokenizer.textPieceOf(id),
+    memories: { cache, rule },
+    ...options,
+  });
+}
+
+const memoryShape = () => ({ manifestHash: artifacts.manifestHash, ...artifacts.model.config });
+
+/** The file of a memory, with keys by the engine. */
+async function fileOf(texts: readonly [name: string, text: string][]): Promise<Uint8Array> {
+  const documents = texts.map(([name, text]): DocumentTokens => {
+    const ids = Int32Array.from(encode(text));
+    let end = 0;
+    return { name, ids, ends: ids.map((id) => (end += artifacts.tokenizer.textPieceOf(id).length)) };
+  });
+  const target = createEngineHarness({ runner });
+  const keys = new Map<string, Uint8Array>();
+  const requests = documents.map(({ name, ids }) => sequenceRequest(name, [...ids], { maxTokens: 0 }));
+  await target.engine.submit(null, requests, {
+    kind: "keys",
+    take: (id, values) => {
+      keys.set(id, Buffer.from(values.buffer).subarray(0, -artifacts.model.config.hiddenSize));
+    },
+  });
+  await target.finish();
+  const head = packMemoryHead(documents, artifacts.model.config.hiddenSize, artifacts.manifestHash);
+  return Buffer.concat([head, ...documents.map(({ name }) => keys.get(name)!)]);
+}
+
+type Rest = Parameters<typeof sequenceRequest>[2];
+/** A continuation of a tenant's text that reads that tenant's memory. */
+const requestOf = (id: string, tenant: number, rest: Rest = {}, from = tenant): SequenceRequest =>
+  sequenceRequest(id, encode(prose(20 + (tenant % 3) * 9, kinds[from])), {
+    ...{ tenant: `t${tenant}`, memories: [{ hash: hashOf(tenant) }], maxTokens: 12 },
+    ...rest,
+    sampling: { ignore_eos: true, logprobs: 3, ...rest.sampling },
+  });
+
+/** All of a sequence's frames without their times, and without whether its adapter was there. */
+const framesOf = (target: EngineHarness, id: string) =>
+  target.framesOf(id).map((frame) => {
+    const { timings, reusedTokens, adapter, ...rest } = { timings: null, reusedTokens: 0, adapter: null, ...frame };
+    return rest;
+  });
+const doneOf = (target: EngineHarness, id: string) => target.lastFrameOf(id) as Extract<Frame, { type: "done" }>;
+
+async function run(requests: SequenceRequest[], target = harness()): Promise<EngineHarness> {
+  for (const request of requests) await target.engine.submit(null, [request]);
+  await target.finish();
+  return target;
+}
+
+/** What the base gives at every position of these tokens, in one pass. */
+async function baseOf(ids: readonly number[]) {
+  const { config } = artifacts.model;
+  const gates = new Float32Array(runner.gates);
+  const step = stepOf(config, [{ tokenIds: [...ids], gates, ...noPast(config) }]);
+  const rows = Int32Array.from(ids.keys());
+  const output = await runner.run({
+    ...step,
+    ...{ headRows: rows, gates: new Float32Array(ids.length * runner.gates) },
+    ...{ inverseTemperatures: new Float32Array(ids.length).fill(1), targetIds: new Int32Array(ids.length) },
+  });
+  const { vocabularySize: V, hiddenSize: D } = config;
+  return ids.map((_, t) => ({
+    state: output.states.slice(t * D, (t + 1) * D),
+    model: Float64Array.from(output.scores!.subarray(t * V, (t + 1) * V), (score) =>
+      Math.exp(score - output.logSumExp[t]),
+    ),
+  }));
+}
+
+/** The formula in double precision, over every key and the whole vocabulary. */
+function reference({ keys, nextIds }: Memory, { state, model }: { state: Float32Array; model: Float64Array }) {
+  const D = state.length;
+  const nearest = Array.from(nextIds, (id, n) => {
+    let dot = 0;
+    for (let d = 0; d < D; d++) dot += state[d] * keys[n * D + d];
+    return { id, n, cosine: (dot * inverseLength(state)) / keyScale };
+  })
+    .sort((a, b) => b.cosine - a.cosine || a.n - b.n)
+    .slice(0, rule.neighbours);
+  const found = {
+    cosines: Float32Array.from(nearest, ({ cosine }) => cosine),
+    nextIds: Int32Array.from(nearest, ({ id }) => id),
+  };
+  const probabilities = memoryProbabilities(found, rule);
+  const says = { cosine: nearest[0].cosine, memory: Math.max(...probabilities.values()), model: Math.max(...model) };
+  return { probabilities, weight: memoryWeight(rule, says) };
+}
+
+test(`an answer's probabilities are those of the formula (seed ${seed})`, async () => {
+  for (const tenant of [0, 1, 2]) {
+    const request = requestOf("a", tenant, { compare: true, sources: true });
+    const target = await run([request]);
+    const generated = target.tokensOf("a");
+    expect(generated).toHaveLength(12);
+    const ids = [...request.promptIds, ...generated];
+    const base = await baseOf(ids);
+    const own = memories.get(`t${tenant}`)!;
+    const positions = positionsOfEvidence(request.promptIds.length, undefined, brakePositions);
+    const brakes = weighBrakes(
+      rule,
+      positions.map((t) => base[t].model[ids[t + 1]]),
+      [
+        positions.map((t) => {
+          const { weight, probabilities } = reference(own, base[t]);
+          return { weight, probability: probabilities.get(ids[t + 1]) ?? 0 };
+        }),
+      ],
+    );
+    const mean = brakes[0].reduce((sum, weight, k) => sum + weight * rule.brakes[k], 0);
+    expect(doneOf(target, "a").memories).toEqual([{ hash: hashOf(tenant), brake: expect.closeTo(mean, 3) }]);
+    for (const [i, frame] of target.tokenFramesOf("a").entries()) {
+      const { model, ...at } = base[request.promptIds.length - 1 + i];
+      const { probabilities, weight } = reference(own, { model, ...at });
+      const [share] = memoryShares(rule, [weight], brakes);
+      const mixed = model.map((p, id) => (1 - share) * p + share * (probabilities.get(id) ?? 0));
+      expect(mixed.reduce((sum, p) => sum + p, 0)).toBeCloseTo(1, 4);
+      const ranked = [...mixed.keys()].sort((a, b) => mixed[b] - mixed[a]);
+      for (const [rank, [id, logprob]] of frame.alternatives!.entries()) {
+        expect(logprob).toBeCloseTo(Math.log(mixed[ranked[rank]]), 2);
+        expect(Math.log(mixed[id])).toBeCloseTo(logprob, 2);
+      }
+      expect(frame.logprob).toBe(frame.alternatives![0][1]);
+      expect(frame.baseLogprob).toBeCloseTo(Math.log(model[frame.tokenId]), 2);
+      const ofMemory = (share * (probabilities.get(frame.tokenId) ?? 0)) / mixed[frame.tokenId];
+      expect(frame.sources!.share).toBeCloseTo(ofMemory, 2);
+    }
+  }
+});
+
+test("sources name the tenant's own passages, which end with the token", async () => {
+  const target = await run([requestOf("a", 1, { sources: true, maxTokens: 30 })]);
+  const passages = target
+    .tokenFramesOf("a")
+    .flatMap(({ sources, tokenId }) => sources!.passages.map((one) => ({ ...one, tokenId })));
+  expect(passages.length).toBeGreaterThan(20);
+  for (const { document, start, end, tokenId, memory } of passages) {
+    expect(memory).toBe(0);
+    const text = Buffer.from(texts[1][Number(/^tenant 1 document (\d)$/.exec(document)![1])]);
+    const piece = Buffer.from(artifacts.tokenizer.textPieceOf(tokenId)).toString();
+    const passage = text.subarray(start, end).toString();
+    expect(passage.endsWith(piece)).toBe(true);
+    expect(passage.trim().split(/\s+/).length).toBeLessThanOrEqual(13);
+  }
+});
+
+/** Sequences of all kinds, of three tenants and of nobody's memory. */
+function mixedWork(): SequenceRequest[] {
+  const [first] = artifacts.manifest.centroids;
+  const evidence = { tokens: 16, temper: 0.3, floor: 0.1 };
+  const mixture = { base: 0.5, adapters: [{ centroidId: first.id, weight: 0.5 }], evidence };
+  const rests: Rest[] = [
+    {},
+    { sampling: { temperature: 0.8, seed: 3 }, sources: true },
+    { sampling: { temperature: 1, top_p: 0.7, seed: 5, repetition_penalty: 1.3 } },
+    { sampling: { temperature: 0.7, top_k: 20, logprobs: null, presence_penalty: 1 } },
+    { promptLogprobs: true, mixture, compare: true },
+    { promptLogprobs: true, maxTokens: 0, mixture },
+    { memories: undefined, sampling: { temperature: 0.8 } },
+    { memories: undefined, sampling: { logprobs: null } },
+    { sampling: { logprobs: null }, compare: true },
+  ];
+  return Array.from({ length: 27 }, (_, i) => requestOf(`s${i}`, i % 3, rests[Math.floor(i / 3)]));
+}
+
+describe("a sequence's frames are the same, bit for bit,", () => {
+  test("alone and among sequences of other tenants with other memories, parked or not", async () => {
+    const work = mixedWork();
+    const together = await run(work);
+    const parking = harness({ kvBytes: 2 ** 22, limits: { maxSequences: 9 } });
+    await run(work, parking);
+    const staggered = harness({ prefixBytes: 0 });
+    for (const request of work) {
+      await staggered.engine.submit(null, [request]);
+      await staggered.engine.step();
+    }
+    await staggered.finish();
+    for (const request of work) {
+      const alone = framesOf(await run([request]), request.id);
+      expect(alone.at(-1)).toMatchObject({ type: "done" });
+      expect(framesOf(together, request.id)).toEqual(alone);
+      expect(framesOf(staggered, request.id)).toEqual(alone);
+      expect(framesOf(parking, request.id)).toEqual(alone);
+    }
+  });
+
+  test("whether its memory was open or had to be opened again", async () => {
+    const target = harness({ cacheBytes: 1 });
+    for (const round of [0, 1]) {
+      for (const tenant of [0, 1, 2]) {
+        const request = requestOf(`r${tenant}`, tenant, {}, tenant);
+        const first = framesOf(await run([request]), request.id);
+        expect(framesOf(await run([{ ...request, id: `${round}${tenant}` }], target), `${round}${tenant}`)).toEqual(
+          first.map((frame) => ({ ...frame, id: `${round}${tenant}` })),
+        );
+      }
+    }
+    expect(target.engine.stats.memories).toMatchObject({ opened: 6, entries: 0 });
+  });
+
+  test("where it is resumed after any of its tokens", async () => {
+    const request = requestOf("a", 2, { sampling: { temperature: 0.9, seed: 11 } });
+    const whole = await run([request]);
+    const tokens = whole.tokensOf("a");
+    for (const kept of [1, 5, 11]) {
+      const resumed = await run([{ ...request, continuedIds: tokens.slice(0, kept) }]);
+      expect(resumed.tokenFramesOf("a")).toEqual(whole.tokenFramesOf("a").slice(kept));
+      expect(doneOf(resumed, "a").memories).toEqual(doneOf(whole, "a").memories);
+    }
+  });
+
+  test("for each of several choices of one prompt", async () => {
+    const request = requestOf("a", 0, { sampling: { temperature: 1 } });
+    const forks = Array.from({ length: 4 }, (_, i) => ({
+      ...{ ...request, id: `f${i}` },
+      sampling: { ...request.sampling, seed: 100 + i },
+    }));
+    const together = await run(forks);
+    expect(new Set(forks.map(({ id }) => together.tokensOf(id).join())).size).toBeGreaterThan(1);
+    for (const fork of forks) expect(framesOf(together, fork.id)).toEqual(framesOf(await run([fork]), fork.id));
+  });
+});
+
+test("text of its own kind chooses a brake, and text of another kind none", async () => {
+  const own = [0, 1, 2].map((tenant) => requestOf(`own${tenant}`, tenant));
+  const foreign = [0, 1, 2].map((tenant) => requestOf(`foreign${tenant}`, tenant, {}, (tenant + 1) % 3));
+  const target = await run([...own, ...foreign]);
+  const brakeOf = ({ id }: SequenceRequest) => doneOf(target, id).memories![0].brake;
+  for (const request of own) expect(brakeOf(request)).toBeGreaterThan(1);
+  for (const request of foreign) expect(brakeOf(request)).toBeLessThan(0.7);
+});
+
+test("several memories of one answer compete", async () => {
+  const hash = "d".repeat(64);
+  files.set(`t0/${hash}`, files.get(`t1/${hashOf(1)}`)!);
+  const request = requestOf("a", 0, { memories: [{ hash }, { hash: hashOf(0) }] });
+  const target = await run([request]);
+  const [foreign, own] = doneOf(target, "a").memories!;
+  expect(own.brake).toBeGreaterThan(5 * foreign.brake);
+});
+
+test("another tenant's memory, a centroid's and one that is nowhere are not found, and their mates are served", async () => {
+  const good = requestOf("good", 0);
+  const bad: SequenceRequest[] = [
+    requestOf("foreign", 0, { memories: [{ hash: hashOf(1) }] }),
+    requestOf("none", 0, { memories: [{ hash: hashOf(0) }, { hash: "e".repeat(64) }] }),
+    requestOf("centroid", 0, { memories: [{ centroidId: "c0" }] }),
+  ];
+  const target = await run([...bad, good]);
+  for (const { id } of bad) expect(target.framesOf(id)).toMatchObject([{ type: "error", kind: "memory_not_found" }]);
+  expect(framesOf(target, "good")).toEqual(framesOf(await run([good]), "good"));
+  expect(target.engine.stats.memories).toMatchObject({ pinnedBytes: 0 });
+});
+
+test.each([
+  ["one", hashOf(1)],
+  ["all", null],
+])("deleting %s ends the answers that read it, in the middle or waiting, and no other", async (_, hash) => {
+  const target = harness({ limits: { maxSequences: 2 } });
+  const [reader, mate] = [requestOf("reader", 1, { maxTokens: 40 }), requestOf("mate", 0)];
+  const waiting = requestOf("waiting", 1);
+  for (const request of [reader, mate, waiting]) await target.engine.submit(null, [request]);
+  while (target.tokensOf("reader").length < 5) await target.engine.step();
+  target.engine.dropMemory("t1", hash);
+  await target.finish();
+  expect(target.tokensOf("reader")).toHaveLength(5);
+  for (const id of ["reader", "waiting"]) {
+    expect(target.lastFrameOf(id)).toMatchObject({ type: "error", kind: "memory_deleted" });
+  }
+  expect(framesOf(target, "mate")).toEqual(framesOf(await run([mate]), "mate"));
+  expect(target.engine.stats.memories).toMatchObject({ entries: 1, pinnedBytes: 0 });
+});
+
+test("a cancelled sequence releases its memory", async () => {
+  const target = harness();
+  await target.engine.submit(null, [requestOf("a", 0, { maxTokens: 40 })]);
+  await target.engine.step();
+  expect(target.engine.stats.memories!.pinnedBytes).toBeGreaterThan(0);
+  target.engine.cancel(["a"]);
+  await target.finish();
+  expect(target.engine.stats.memories).toMatchObject({ entries: 1, pinnedBytes: 0 });
+});

@@ -1,0 +1,174 @@
+/** Rows mixed with memories, against the plain formula in double precision over the whole vocabulary. */
+import { expect, test } from "vitest";
+import { type MemorySays, mixMemories, saysOf, sourcesOf } from "../../../../gpu-backend/engine/memory-mixing.ts";
+import { type HeadResult, logprobOf, sampleToken } from "../../../../gpu-backend/engine/sampler.ts";
+import type { LogitChange } from "../../../../gpu-backend/engine/sequence.ts";
+import { samplingWith } from "../../../../shared/contracts/sampling.ts";
+import { memoryShares, memoryWeight, defaultMemoryRule as rule } from "../../../../shared/math/memory.ts";
+import { seededRandom } from "../../../support/steps.ts";
+
+const seed = 351;
+const random = seededRandom(seed);
+const V = 300;
+const K = 64;
+
+/** The row of logits [V] as a step gives it. */
+function rowOf(logits: Float32Array, temperature: number, targetId: number): HeadResult {
+  const topIds = Int32Array.from(
+    Array.from(logits.keys())
+      .sort((a, b) => logits[b] - logits[a] || a - b)
+      .slice(0, K),
+  );
+  return {
+    topIds,
+    topScores: Float32Array.from(topIds, (id) => logits[id]),
+    logSumExp: logSum(logits, 1),
+    scaledLogSumExp: logSum(logits, 1 / temperature),
+    targetScore: logits[targetId],
+    scores: logits.slice(),
+  };
+}
+
+function logSum(logits: ArrayLike<number>, scale: number): number {
+  const scaled = Array.from(logits, (logit) => logit * scale);
+  const highest = Math.max(...scaled);
+  return highest + Math.log(scaled.reduce((sum, x) => sum + Math.exp(x - highest), 0));
+}
+
+/** Neighbours with a few tokens among them. */
+function says(best: number): MemorySays {
+  const cosines = Float32Array.from({ length: 32 }, (_, i) => best - 0.01 * i);
+  const nextIds = Int32Array.from({ length: 32 }, () => Math.floor(random() ** 2 * V));
+  return saysOf({ cosines, nextIds, positions: Int32Array.from(nextIds.keys()) }, rule);
+}
+
+/** Probabilities [V] of the mixture, from the model's logits with the request's changes. */
+function reference(logits: Float32Array, memories: MemorySays[], brakes: number[][], changes: LogitChange[]): number[] {
+  const sum = logSum(logits, 1);
+  const model = Array.from(logits, (logit) => Math.exp(logit - sum));
+  const weights = memories.map(({ found, probabilities }) =>
+    memoryWeight(rule, {
+      cosine: found.cosines[0],
+      memory: Math.max(...probabilities.values()),
+      model: Math.max(...model),
+    }),
+  );
+  const shares = memoryShares(rule, weights, brakes);
+  const left = 1 - shares.reduce((total, share) => total + share, 0);
+  const mixed = model.map((p, id) => {
+    const { penalty, value } = changes.find((change) => change.id === id) ?? { penalty: 1, value: 0 };
+    const ofMemories = memories.map(({ probabilities }, m) => {
+      const own = probabilities.get(id);
+      return own === undefined ? 0 : shares[m] * Math.exp(Math.log(own) * penalty + value);
+    });
+    return left * p + ofMemories.reduce((total, more) => total + more, 0);
+  });
+  const total = mixed.reduce((all, p) => all + p, 0);
+  return mixed.map((p) => p / total);
+}
+
+const brakes = [
+  [0.1, 0.1, 0.4, 0.1],
+  [0.05, 0.05, 0.1, 0.1],
+];
+const cases = [0, 0.3, 1, 2].flatMap((temperature) =>
+  [
+    [],
+    [
+      { id: 5, penalty: 1.5, value: -1 },
+      { id: 9, penalty: 1, value: -1e9 },
+      { id: 20, penalty: 1, value: 3 },
+    ],
+  ].map((changes) => ({ temperature, changes })),
+);
+
+test.each(cases)(`equals the formula at temperature $temperature, $changes.length changes (seed ${seed})`, (one) => {
+  const { temperature, changes } = one;
+  const scaled = temperature || 1;
+  for (let round = 0; round < 20; round++) {
+    const logits = Float32Array.from({ length: V }, () => 12 * random() - 6);
+    for (const { id, penalty, value } of changes) {
+      logits[id] = (logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty) + value;
+    }
+    const memories = [says(0.95), says(0.7)];
+    const targetId = memories[0].found.nextIds[3];
+    const expected = reference(logits, memories, brakes, changes);
+    const row = rowOf(logits, scaled, targetId);
+    const {
+      row: mixed,
+      added,
+      total,
+    } = mixMemories(row, memories, { rule, brakes }, { changes, targetId, temperature: scaled });
+    const served = Array.from(expected.keys(), (id) => Math.exp(mixed.scores![id] - mixed.logSumExp));
+    expect(served.reduce((sum, p) => sum + p, 0)).toBeCloseTo(1, 5);
+    served.forEach((p, id) => {
+      expect(p).toBeCloseTo(expected[id], 5);
+    });
+    expect(Math.exp(mixed.targetScore - mixed.logSumExp)).toBeCloseTo(expected[targetId], 5);
+    // The candidates are the likeliest of all, with their own scores.
+    const ranked = [...expected.keys()].sort((a, b) => mixed.scores![b] - mixed.scores![a] || a - b).slice(0, K);
+    expect([...mixed.topIds]).toEqual(ranked);
+    expect([...mixed.topScores]).toEqual(ranked.map((id) => mixed.scores![id]));
+
+    const tempered = expected.map((p) => p ** (1 / scaled));
+    const all = tempered.reduce((sum, p) => sum + p, 0);
+    expect(mixed.scaledLogSumExp).toBeCloseTo(logSum(mixed.scores!, 1 / scaled), 4);
+    const order = [...expected.keys()].sort((a, b) => mixed.scores![b] - mixed.scores![a] || a - b);
+    for (const [sampling, nucleus] of [
+      [samplingWith({ temperature }), 1],
+      [samplingWith({ temperature, top_p: 0.8 }), 0.8],
+    ] as const) {
+      const uniform = random();
+      let [sum, mass] = [0, 0];
+      for (const id of order) if (mass < nucleus) mass += tempered[id] / all;
+      const drawn = order.find((id) => {
+        sum += tempered[id] / all;
+        return sum > uniform * (nucleus < 1 ? mass : 1);
+      });
+      expect(sampleToken(mixed, sampling, uniform)).toBe(temperature === 0 ? order[0] : drawn);
+    }
+    const tokenId = memories[0].found.nextIds[0];
+    if (expected[tokenId] === 0) continue;
+    const logprob = logprobOf(mixed, tokenId);
+    const sources = sourcesOf(
+      { added, total },
+      memories,
+      { tokenId, logprob, theta: rule.theta },
+      (memory, position) => ({
+        ...{ document: `${memory}`, start: position, end: position + 1 },
+      }),
+    );
+    const sumOfShares = memories.reduce((part, _, m) => part + (added[m].get(tokenId) ?? 0), 0) / total;
+    expect(sources.share).toBeCloseTo(sumOfShares / expected[tokenId], 4);
+    expect(sources.passages[0]).toMatchObject({ memory: 0, document: "0", start: 0 });
+    expect(sources.passages.length).toBeLessThanOrEqual(3);
+  }
+});
+
+test("without scores the target and the sum are mixed", () => {
+  const logits = Float32Array.from({ length: V }, () => 6 * random());
+  const memories = [says(0.9)];
+  const targetId = memories[0].found.nextIds[0];
+  const one = { targetId, temperature: 1 };
+  const whole = mixMemories(rowOf(logits, 1, targetId), memories, { rule, brakes }, one).row;
+  const bare = mixMemories({ ...rowOf(logits, 1, targetId), scores: null }, memories, { rule, brakes }, one).row;
+  expect([bare.targetScore, bare.logSumExp]).toEqual([whole.targetScore, whole.logSumExp]);
+});
+
+test("memories that have no key, or whose brake is 0, change no bit", () => {
+  const logits = Float32Array.from({ length: V }, () => 6 * random());
+  const row = rowOf(logits, 0.7, 3);
+  const none = saysOf({ cosines: new Float32Array(0), nextIds: new Int32Array(0), positions: new Int32Array(0) }, rule);
+  for (const [memory, chosen] of [
+    [none, [0, 0, 1, 0]],
+    [says(0.99), [1, 0, 0, 0]],
+  ] as const) {
+    const { row: mixed } = mixMemories(
+      { ...row, scores: logits.slice() },
+      [memory],
+      { rule, brakes: [[...chosen]] },
+      { targetId: 3, temperature: 0.7 },
+    );
+    expect(mixed).toEqual({ ...row, scaledLogSumExp: expect.closeTo(row.scaledLogSumExp, 12) });
+  }
+});
