@@ -41,6 +41,10 @@ const forDevelopers = {
     "fetch the text that the embedded adapters are trained and measured on",
     "gpu-backend/training/corpus/cli.ts",
   ],
+  "eval:own": [
+    "measure what known documents gain as a memory, and fit how memories count",
+    "gpu-backend/research/evaluation/own/cli.ts",
+  ],
   paper: [
     "print the paper's table beside the same regimes on a base of 1.8 million parameters",
     "gpu-backend/research/cli.ts",

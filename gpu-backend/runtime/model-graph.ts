@@ -74,7 +74,10 @@ export function buildServingGraph(
   return g.bytes();
 }
 
-/** The trunk without a past and without a head, for training: token ids [S, T] → hidden states [S × T, D]. */
+/**
+ * The trunk without a past and without a head, for training: token ids [S, T] → states before the last feed-forward part and hidden
+ * states, both [S × T, D].
+ */
 export function buildTrunkGraph(
   config: ModelConfig,
   weights: ModelWeights,
@@ -89,6 +92,7 @@ export function buildTrunkGraph(
   }
   const { g } = build;
   const { states } = addTrunk(build, tokenInputs(build), null, addEmbedding(build));
+  g.output(names.states, states, "float32", ["S*T", config.hiddenSize]);
   g.output(names.hidden, addLastFeedForward(build, states), "float32", ["S*T", config.hiddenSize]);
   return g.bytes();
 }

@@ -11,7 +11,14 @@ import { openSession, tensor } from "./session.ts";
 export interface TrunkRunner {
   /** Final hidden states (after the last layer norm), [S, T, D], of `tokenIds` [S, T] from position 0. */
   hidden(tokenIds: Int32Array, sequences: number, tokens: number): Promise<Float32Array>;
+  /** The same, with the states before the last feed-forward part, [S, T, D]. */
+  states(tokenIds: Int32Array, sequences: number, tokens: number): Promise<TrunkStates>;
   release(): Promise<void>;
+}
+
+export interface TrunkStates {
+  states: Float32Array;
+  hidden: Float32Array;
 }
 
 export async function createTrunkRunner(options: {
@@ -21,21 +28,26 @@ export async function createTrunkRunner(options: {
   format?: WeightFormat;
 }): Promise<TrunkRunner> {
   const session = await openSession(buildTrunkGraph(options.config, options.weights, options), options);
+  const run = (tokenIds: Int32Array, sequences: number, tokens: number, fetches: readonly string[]) => {
+    if (tokens > options.config.contextTokens) {
+      throw new Error(`${tokens} tokens do not fit the context of ${options.config.contextTokens}`);
+    }
+    const positions = Int32Array.from(tokenIds, (_, i) => i % tokens);
+    const feeds = {
+      [names.tokenIds]: tensor(tokenIds, [sequences, tokens]),
+      [names.positions]: tensor(positions, [sequences, tokens]),
+      [names.causalMask]: causalMask(tokens),
+    };
+    return session.run(feeds, fetches);
+  };
   return {
-    async hidden(tokenIds, sequences, tokens) {
-      if (tokens > options.config.contextTokens) {
-        throw new Error(`${tokens} tokens do not fit the context of ${options.config.contextTokens}`);
-      }
-      const feeds = {
-        [names.tokenIds]: tensor(tokenIds, [sequences, tokens]),
-        [names.positions]: tensor(
-          Int32Array.from(tokenIds, (_, i) => i % tokens),
-          [sequences, tokens],
-        ),
-        [names.causalMask]: causalMask(tokens),
-      };
-      const results = await session.run(feeds, [names.hidden]);
+    async hidden(...input) {
+      const results = await run(...input, [names.hidden]);
       return results[names.hidden].data as Float32Array;
+    },
+    async states(...input) {
+      const results = await run(...input, [names.states, names.hidden]);
+      return { states: results[names.states].data as Float32Array, hidden: results[names.hidden].data as Float32Array };
     },
     release: () => session.release(),
   };

@@ -4,9 +4,12 @@ import { basename, join, resolve } from "node:path";
 import { type Manifest, manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { readSmoothing } from "../engine/smoothing-file.ts";
 import { nullIfMissing } from "../files.ts";
 import { openBase, readBaseText } from "../models/base.ts";
 import { floatsOf, weightOf } from "../runtime/model-weights.ts";
+import type { WeightFormat } from "../runtime/products.ts";
+import { smoothed } from "../runtime/smoothing.ts";
 import type { ModelShape } from "../runtime/step.ts";
 import { createTrunkRunner, type TrunkRunner } from "../runtime/trunk-runner.ts";
 import { readChatTemplate } from "./chat-template-file.ts";
@@ -16,6 +19,8 @@ export interface TrainingBase {
   name: string;
   /** What its manifest says of it, but for the hash of the weights. */
   served: Omit<Manifest["model"], "weights">;
+  /** How memories count beside it, if its manifest says so. The rule is the base's, whatever adapts it. */
+  memory?: Manifest["memory"];
   config: ModelShape;
   /** SHA-256 of the weights. */
   weightsHash: string;
@@ -24,15 +29,19 @@ export interface TrainingBase {
   tokenizer: Pick<Tokenizer, "encode" | "pieceOf">;
   /** Content of tokenizer.safetensors. */
   tokenizerFile: TensorFile;
-  openTrunk(threads: number): Promise<TrunkRunner>;
+  /** In fp32 unless another format is named; int8 is smoothed as it is served. */
+  openTrunk(threads: number, format?: WeightFormat): Promise<TrunkRunner>;
 }
 
-/** A base that has artifacts keeps the names, the context and the sampling that it is served with. */
-async function formerlyServed(directory: string): Promise<Partial<Manifest["model"]>> {
+/** A base that has artifacts keeps the names, the context, the sampling and the rule of memories that it is served with. */
+async function formerlyServed(
+  directory: string,
+): Promise<Pick<Manifest, "memory"> & { model: Partial<Manifest["model"]> }> {
   const json = await readFile(join(directory, "artifacts", manifestFile), "utf8").catch(nullIfMissing);
-  if (json === null) return {};
-  const { name, servedAs, contextTokens, sampling } = parseManifest(json).model;
-  return { name, servedAs, contextTokens, ...(sampling && { sampling }) };
+  if (json === null) return { model: {} };
+  const { model, memory } = parseManifest(json);
+  const { name, servedAs, contextTokens, sampling } = model;
+  return { model: { name, servedAs, contextTokens, ...(sampling && { sampling }) }, memory };
 }
 
 /** Reads a model folder. Throws an Error that names the file at fault. */
@@ -40,11 +49,13 @@ export async function readBase(directory: string): Promise<TrainingBase> {
   const { config, weightsHash, tokenEmbedding } = await readHead(directory);
   const text = await readBaseText(directory, config);
   const name = basename(resolve(directory));
+  const former = await formerlyServed(directory);
   return {
     name,
+    memory: former.memory,
     served: {
       ...servedModel(name, config, text),
-      ...(await formerlyServed(directory)),
+      ...former.model,
       chatTemplate: await readChatTemplate(directory, text),
     },
     config,
@@ -52,7 +63,7 @@ export async function readBase(directory: string): Promise<TrainingBase> {
     tokenEmbedding,
     tokenizer: Tokenizer.fromTensors(text.tokenizer),
     tokenizerFile: text.tokenizer,
-    openTrunk: (threads) => openTrunk(directory, weightsHash, threads),
+    openTrunk: (threads, format = "fp32") => openTrunk(directory, weightsHash, { threads, format }),
   };
 }
 
@@ -66,13 +77,19 @@ async function readHead(directory: string) {
 }
 
 /** Opens the weights again: training that has its hidden states needs no trunk, and then no weights stay open or in memory. */
-async function openTrunk(directory: string, wanted: string, threads: number): Promise<TrunkRunner> {
+async function openTrunk(
+  directory: string,
+  wanted: string,
+  options: { threads: number; format: WeightFormat },
+): Promise<TrunkRunner> {
   const { config, weights, weightsFile, weightsHash, close } = await openBase(directory);
   try {
     if (weightsHash !== wanted) {
       throw new Error(`${join(directory, weightsFile)} changed: its SHA-256 is ${weightsHash}, it was ${wanted}`);
     }
-    return await createTrunkRunner({ config, weights, threads });
+    const smoothing = options.format === "int8" ? await readSmoothing(directory) : null;
+    const stored = smoothing ? smoothed(config, weights, smoothing.magnitudes) : weights;
+    return await createTrunkRunner({ config, weights: stored, ...options });
   } finally {
     close();
   }

@@ -81,7 +81,7 @@ export async function publish(
   table: EdgeTable,
   tokenizer: TensorFile,
   centroids: readonly CentroidDescription[],
-  about: Pick<Manifest, "model" | "static" | "evidence" | "training"> & { prefixTokens: number },
+  about: Pick<Manifest, "model" | "static" | "evidence" | "memory" | "training"> & { prefixTokens: number },
 ): Promise<Manifest> {
   const P = bank.centroids.dimensions;
   const biases = bank.bank.a0.reduce((sum, constant) => sum + constant, 0);
@@ -112,6 +112,7 @@ export async function publish(
     })),
     static: about.static,
     evidence: about.evidence,
+    memory: about.memory,
     files,
     training: about.training,
   } satisfies Manifest);

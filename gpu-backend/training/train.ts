@@ -171,6 +171,7 @@ function publishBank(
     {
       prefixTokens,
       evidence: options.evidence,
+      memory: base.memory,
       static: { gain: staticGain },
       model: {
         ...base.served,

@@ -48,15 +48,23 @@ export function memoryProbabilities({ cosines, nextIds }: Neighbours, { theta }:
   return probabilities;
 }
 
-/** λ of one step before the brake: `cosine` s of the nearest key, greatest probability m of the memory and b of the model. */
-export function memoryWeight(
-  { weights }: MemoryRule,
-  { cosine: s, memory: m, model: b }: { cosine: number; memory: number; model: number },
-): number {
-  const near = 5 * (s - 0.7);
-  const features = [1, near, 10 * Math.max(0, s - 0.9), m, b, m * near];
-  const z = features.reduce((sum, feature, i) => sum + feature * weights[i], 0);
+/** What λ depends on: the cosine of the nearest key, and the greatest probability that the memory and the model give. */
+export interface MemoryMatch {
+  cosine: number;
+  memory: number;
+  model: number;
+}
+
+/** λ of one step before the brake. */
+export function memoryWeight({ weights }: MemoryRule, match: MemoryMatch): number {
+  const z = memoryFeatures(match).reduce((sum, feature, i) => sum + feature * weights[i], 0);
   return 1 / (1 + Math.exp(-z));
+}
+
+/** The features of the logistic, in the order of its weights. */
+export function memoryFeatures({ cosine, memory, model }: MemoryMatch): number[] {
+  const near = 5 * (cosine - 0.7);
+  return [1, near, 10 * Math.max(0, cosine - 0.9), memory, model, memory * near];
 }
 
 /** What one memory says of one token of a prompt. */

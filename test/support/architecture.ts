@@ -61,11 +61,14 @@ const backendLayers: Record<string, string[]> = {
     ...["http", "host", "engine", ...engineParts, "models/base.ts"],
     ...["command-line.ts", "config.ts", "settings.ts"],
   ],
-  training: ["adapters", "models/base.ts", "runtime", "command-line.ts", "files.ts"],
+  training: ["adapters", "engine/smoothing-file.ts", "models/base.ts", "runtime", "command-line.ts", "files.ts"],
   // Comparisons with the paper. Nothing imports them.
   research: ["runtime", "training", "command-line.ts"],
   // Measures what is shipped.
-  "research/evaluation": ["adapters", "runtime", "training", "command-line.ts", "files.ts"],
+  "research/evaluation": [
+    ...["adapters", "memory", "models/base.ts", "runtime", "training"],
+    ...["command-line.ts", "files.ts"],
+  ],
   // Prepares a model, offline: it may use training, and reads the result as serving will.
   models: [
     "engine/artifacts.ts",
@@ -133,7 +136,7 @@ const siblings = ["gpu-backend/adapters", "gpu-backend/runtime"];
 
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
 const composes =
-  /^(infra\/|edge\/(worker|cell\/cell|tenants\/(ledger|tenant-adapter-store)|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research(\/evaluation)?|training(\/corpus)?)\/cli|models\/import\/cli)\.ts$)/;
+  /^(infra\/|edge\/(worker|cell\/cell|tenants\/(ledger|tenant-adapter-store)|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research(\/evaluation(\/own)?)?|training(\/corpus)?)\/cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
 const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
 const longestFileLines = 400;

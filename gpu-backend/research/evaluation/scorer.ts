@@ -74,28 +74,39 @@ export class Scorer {
     return this.#meter.release();
   }
 
-  /** `hidden` [T, D] */
-  async #scoreText(ids: number[], hidden: Float32Array, promptTokens: number): Promise<Record<Method, Float32Array>> {
+  /** The gates of each method, [Q], as the prompt of a text weighs them. `hidden` [T, D]. */
+  async gatesOf(
+    ids: readonly number[],
+    hidden: Float32Array,
+    promptTokens: number,
+  ): Promise<Record<Method, Float32Array>> {
     const { calibration, staticGates } = this.#placement;
-    const D = this.#head.hiddenSize;
-    const row = (position: number, gates: Float32Array): HeadRow => {
-      const state = hidden.subarray(position * D, (position + 1) * D);
-      return { state, target: ids[position + 1], gates };
-    };
     const experts = expertsOf(ids.slice(0, promptTokens), this.#placement);
     const evidence = evidenceOf(promptTokens);
-    const told = await this.#logprobs(evidence.flatMap((t) => experts.gates.map((gates) => row(t, gates))));
+    const rows = evidence.flatMap((t) => experts.gates.map((gates) => this.#row(ids, hidden, t, gates)));
+    const told = await this.#logprobs(rows);
     const E = experts.gates.length;
     const logprobs = evidence.map((_, n) => [...told.subarray(n * E, (n + 1) * E)]);
-
-    const gatesOf: Record<Method, Float32Array> = {
+    return {
       base: new Float32Array(staticGates.length),
       static: staticGates,
       nearest: experts.nearest,
       mixture: mixedGates(experts, logprobs, calibration),
     };
+  }
+
+  #row(ids: readonly number[], hidden: Float32Array, position: number, gates: Float32Array): HeadRow {
+    const D = this.#head.hiddenSize;
+    return { state: hidden.subarray(position * D, (position + 1) * D), target: ids[position + 1], gates };
+  }
+
+  /** `hidden` [T, D] */
+  async #scoreText(ids: number[], hidden: Float32Array, promptTokens: number): Promise<Record<Method, Float32Array>> {
+    const gatesOf = await this.gatesOf(ids, hidden, promptTokens);
     const positions = Array.from({ length: scoredTokens }, (_, i) => promptTokens - 1 + i);
-    const scored = await this.#logprobs(methods.flatMap((method) => positions.map((t) => row(t, gatesOf[method]))));
+    const scored = await this.#logprobs(
+      methods.flatMap((method) => positions.map((t) => this.#row(ids, hidden, t, gatesOf[method]))),
+    );
     const of = (m: number) => scored.slice(m * scoredTokens, (m + 1) * scoredTokens);
     return { base: of(0), static: of(1), nearest: of(2), mixture: of(3) };
   }

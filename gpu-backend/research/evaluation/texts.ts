@@ -22,17 +22,28 @@ export interface Text {
   ids: number[];
 }
 
+/** Tokens of each text; the last text of a document is kept if it has at least `least`. */
+export interface Cut {
+  tokens: number;
+  least: number;
+}
+
 /**
  * Up to `count` texts: one of each document in drawn order, then a second of each, and so on. They come from the first 20,000
  * characters of each document, or from whole documents where those give fewer than `count`. Texts of a document do not overlap.
  */
-export function cutTexts(documents: readonly Document[], tokenizer: TextTokenizer, count: number): Text[] {
+export function cutTexts(
+  documents: readonly Document[],
+  tokenizer: TextTokenizer,
+  count: number,
+  cutAs: Cut = { tokens: textTokens, least: textTokens },
+): Text[] {
   const order = new Random(drawSeed, documents.length).shuffled([...documents.keys()]);
   const cut = (characters: number) => {
     const byDocument: Text[][] = [];
     // Documents are cut until each text can come from one of its own.
     for (const index of order) {
-      const own = textsOf(documents[index], index, tokenizer, characters);
+      const own = textsOf(documents[index], index, tokenizer, characters, cutAs);
       if (own.length > 0) byDocument.push(own);
       if (byDocument.length === count) break;
     }
@@ -43,12 +54,19 @@ export function cutTexts(documents: readonly Document[], tokenizer: TextTokenize
 }
 
 /** All texts of the first so many characters of a document, in drawn order. */
-function textsOf({ name, text }: Document, index: number, tokenizer: TextTokenizer, characters: number): Text[] {
+function textsOf(
+  { name, text }: Document,
+  index: number,
+  tokenizer: TextTokenizer,
+  characters: number,
+  { tokens, least }: Cut,
+): Text[] {
   const ids = tokenizer.encode(text.slice(0, characters).toWellFormed());
-  const starts = Array.from({ length: Math.floor(ids.length / textTokens) }, (_, i) => i * textTokens);
+  const starts: number[] = [];
+  for (let start = 0; start + least <= ids.length; start += tokens) starts.push(start);
   return new Random(drawSeed, index)
     .shuffled(starts)
-    .map((start): Text => ({ document: name, ids: [...ids.slice(start, start + textTokens)] }));
+    .map((start): Text => ({ document: name, ids: [...ids.slice(start, start + tokens)] }));
 }
 
 /** The text with a prompt of `promptTokens`. */

@@ -120,12 +120,18 @@ interface BankNodes {
   b: string; // [Q, D]
 }
 
-function constantBank(g: GraphBuilder, { gates: Q, a, a0, b }: Bank, D: number): BankNodes {
+export function constantBank(g: GraphBuilder, { gates: Q, a, a0, b }: Bank, D: number): BankNodes {
   return { a: g.constant(a, [Q, D]), a0: g.constant(a0, [Q]), b: g.constant(b, [Q, D]) };
 }
 
 /** p, u [N, Q] and `to` + Bᵀ·u [N, D]; gates [N, Q], or null for 1. */
-function addAdapter(g: GraphBuilder, hidden: string, { a, a0, b }: BankNodes, gates: string | null, to = hidden) {
+export function addAdapter(
+  g: GraphBuilder,
+  hidden: string,
+  { a, a0, b }: BankNodes,
+  gates: string | null,
+  to = hidden,
+) {
   const p = g.node("Gemm", [hidden, a, a0], { transB: 1 });
   const u = gates ? g.node("Mul", [p, gates]) : p;
   return { p, u, adapted: g.node("Gemm", [u, b, to]) };

@@ -83,17 +83,22 @@ export function lockedSources(lock: CorpusLock, role: LockedCorpus["role"], fold
 export async function lockedCorpora(role: LockedCorpus["role"], folder: string): Promise<Corpus[]> {
   const { lock } = await readLock();
   const read: Corpus[] = [];
-  for (const source of lockedSources(lock, role, folder)) {
-    const corpus = await readCorpus(source).catch((cause: unknown) => {
-      throw new Error(`corpus ${source.name} is not in ${folder}: run npm run corpora -- ${folder}`, { cause });
-    });
-    const locked = lock.corpora.find(({ name }) => name === corpus.name)!;
-    if (locked.sha256 !== corpus.sha256) {
-      throw new Error(`corpus ${corpus.name} has SHA-256 ${corpus.sha256}, the lock ${locked.sha256}`);
-    }
-    read.push(corpus);
-  }
+  for (const { name } of lockedSources(lock, role, folder)) read.push(await readLocked(lock, name, folder));
   return read;
+}
+
+/** Reads one fetched corpus of the lock. Throws an Error when it is missing or is not the locked one, byte for byte. */
+export async function readLocked(lock: CorpusLock, name: string, folder: string): Promise<Corpus> {
+  const locked = lock.corpora.find((corpus) => corpus.name === name);
+  if (!locked) throw new Error(`the corpus lock has no ${name}`);
+  const source = { name, path: join(folder, `${name}.jsonl`), licence: locked.licence };
+  const corpus = await readCorpus(source).catch((cause: unknown) => {
+    throw new Error(`corpus ${name} is not in ${folder}: run npm run corpora -- ${folder}`, { cause });
+  });
+  if (locked.sha256 !== corpus.sha256) {
+    throw new Error(`corpus ${name} has SHA-256 ${corpus.sha256}, the lock ${locked.sha256}`);
+  }
+  return corpus;
 }
 
 /** Whether the base with these weights was trained on text like a corpus of this content, as far as is known. */

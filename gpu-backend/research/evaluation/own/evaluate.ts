@@ -1,0 +1,204 @@
+/** Measures what documents as a memory gain, fits how memories count, and compares with what else could be done with the same text. */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { isAutoOff, manifestFile, parseManifest } from "../../../../shared/artifacts/manifest.ts";
+import { defaultCalibration } from "../../../../shared/math/evidence.ts";
+import { defaultMemoryRule, type MemoryRule } from "../../../../shared/math/memory.ts";
+import { openBase } from "../../../models/base.ts";
+import { addEmbedding } from "../../../runtime/products.ts";
+import type { Bank } from "../../../runtime/step.ts";
+import { gatesAt } from "../../../training/bank/measure.ts";
+import { readServedBank } from "../../../training/bank/served-bank.ts";
+import { readBase } from "../../../training/base.ts";
+import { readLock } from "../../../training/corpus/lock.ts";
+import type { Progress } from "../../../training/progress.ts";
+import { rounded } from "../data.ts";
+import type { Placement } from "../plans.ts";
+import { Scorer } from "../scorer.ts";
+import { type Fit, groups, type OwnEvaluation } from "./data.ts";
+import { fitWeights } from "./fit.ts";
+import type { Head } from "./graphs.ts";
+import { comparedSize, freshKinds, type Kind, knownSizes, lockedKinds } from "./kinds.ts";
+import { memoryNames, readKind } from "./read-kind.ts";
+import { Reader } from "./reader.ts";
+import { evidencePositions, type Readings, readPositions, targetsOf } from "./readings.ts";
+import { type Method, type Observation, observationAt, scoreKind } from "./score.ts";
+import { gainOver, meanOf, rowOf, type ScoredKind } from "./summary.ts";
+
+export interface OwnOptions {
+  /** Folder of the base, whose artifacts adapt it. */
+  model: string;
+  corpusFolder: string;
+  /** Of each kind at most. */
+  texts: number;
+  threads: number;
+  cacheDirectory: string;
+}
+
+/** θ that are tried. The one with the greatest gain on development kinds, each under the weights of the others, is the rule's. */
+const thetas = [20, 40];
+
+/** In which the base is measured. */
+const format = "int8";
+
+export async function evaluateOwn(
+  { model, corpusFolder, texts, threads, cacheDirectory }: OwnOptions,
+  progress: Progress,
+  signal?: AbortSignal,
+): Promise<OwnEvaluation> {
+  const base = await readBase(model);
+  const artifacts = join(model, "artifacts");
+  const manifest = parseManifest(await readFile(join(artifacts, manifestFile), "utf8"));
+  const { lock, hash } = await readLock();
+  const kinds = await lockedKinds(corpusFolder, base.tokenizer, texts);
+  const { table, adapters, scales } = await readServedBank(artifacts, manifest);
+  const placement: Placement = {
+    ...{ table, centroids: adapters.centroids, staticGates: adapters.network.staticGates },
+    gates: Array.from(scales, (scale, k) => gatesAt(adapters, k, scale)),
+    isOff: manifest.centroids.map(isAutoOff),
+    prefixTokens: manifest.embedding.prefixTokens,
+    calibration: manifest.evidence ?? defaultCalibration,
+  };
+  const { vocabularySize, hiddenSize } = base.config;
+  const head = { vocabularySize, hiddenSize, tokenEmbedding: base.tokenEmbedding };
+  const trunk = await base.openTrunk(threads, format);
+  const scorer = await Scorer.open(trunk, head, adapters.bank, placement, threads);
+  const reader = await openReader(model, adapters.bank, threads);
+  try {
+    const read: ReadKind[] = [];
+    progress.stage("kinds", kinds.length);
+    const options = {
+      ...{ reader, scorer, gates: adapters.bank.gates, signal },
+      cache: {
+        directory: cacheDirectory,
+        key: `${base.weightsHash} ${format}`,
+        hiddenSize,
+        openTrunk: async () => trunk,
+      },
+      cacheKey: [manifest.files, manifest.centroids, manifest.evidence],
+    };
+    for (const kind of kinds) {
+      signal?.throwIfAborted();
+      read.push({ kind, readings: await readKind(kind, foreignTo(kind, kinds), options) });
+      progress.advance(read.length, kind.name);
+    }
+    const summary = summarise(read, base.tokenizer);
+    return rounded({ model: manifest.model.name, lock: hash, fresh: freshKinds(lock.corpora), ...summary });
+  } finally {
+    await reader.release();
+    await scorer.release();
+    await trunk.release();
+  }
+}
+
+async function openReader(model: string, bank: Bank, threads: number): Promise<Reader> {
+  const { config, weights, close } = await openBase(model);
+  try {
+    const addLogits: Head["addLogits"] = (g, adapted) =>
+      addEmbedding({ g, config, weights, format }).baseLogits(adapted);
+    return await Reader.open({ ...config, addLogits }, bank, { neighbours: defaultMemoryRule.neighbours, threads });
+  } finally {
+    close();
+  }
+}
+
+/** The next kind of the group: its known text is the foreign memory. */
+function foreignTo(kind: Kind, kinds: readonly Kind[]): Kind {
+  const own = kinds.filter(({ group }) => group === kind.group);
+  return own[(own.indexOf(kind) + 1) % own.length];
+}
+
+export interface ReadKind {
+  kind: Kind;
+  readings: Readings;
+}
+
+/** Fits the rule on the development kinds and measures all kinds. Pure. */
+export function summarise(
+  read: readonly ReadKind[],
+  tokenizer: Parameters<typeof rowOf>[1],
+): Pick<OwnEvaluation, "fits" | "rule" | "rows" | "means"> {
+  const development = read.filter(({ kind }) => kind.group === "development");
+  const tried = thetas.map((theta) => fitOn(development, { ...defaultMemoryRule, theta }));
+  const size = memoryNames.own(comparedSize("development"));
+  const best = tried.reduce((most, one) => (one.fit.gains[size].mean > most.fit.gains[size].mean ? one : most));
+  const scored = [
+    ...best.scored,
+    ...read
+      .filter(({ kind }) => kind.group === "fresh")
+      .map(({ kind, readings }) => scoredKind({ kind, readings }, best.rule)),
+  ];
+  return {
+    fits: tried.map(({ fit }) => fit),
+    rule: {
+      ...best.rule,
+      ...{ weights: [...best.rule.weights], brakes: [...best.rule.brakes], brakePriors: [...best.rule.brakePriors] },
+    },
+    rows: scored.map((one) => rowOf(one, tokenizer)),
+    means: groups.flatMap((group) => {
+      const own = scored.filter(({ kind }) => kind.group === group);
+      return own.length > 0 ? [meanOf(group, own, tokenizer)] : [];
+    }),
+  };
+}
+
+/** Fits a rule on all kinds, and scores each kind under the weights that the others give. */
+function fitOn(kinds: readonly ReadKind[], start: MemoryRule): { fit: Fit; rule: MemoryRule; scored: ScoredKind[] } {
+  const observed = kinds.map((kind) => observationsOf(kind, start));
+  const fitted = (isUsed: (i: number) => boolean) => {
+    const used = observed.filter((_, i) => isUsed(i));
+    return fitWeights(
+      start,
+      used.flatMap(({ own }) => own),
+      used.map(({ foreign }) => foreign),
+    );
+  };
+  const scored = kinds.map((kind, left) =>
+    scoredKind(
+      kind,
+      fitted((i) => i !== left),
+    ),
+  );
+  const rule = fitted(() => true);
+  const gains = Object.fromEntries(
+    [...knownSizes.development.map(memoryNames.own), memoryNames.foreign].map((name) => [name, gainOver(scored, name)]),
+  );
+  return { fit: { theta: start.theta, weights: [...rule.weights], gains }, rule, scored };
+}
+
+/** Of the base and each memory of a kind, at the positions that are scored. */
+function observationsOf(
+  { kind, readings }: ReadKind,
+  rule: MemoryRule,
+): { own: Observation[][]; foreign: Observation[] } {
+  const targets = targetsOf(kind.texts);
+  const P = readPositions.length;
+  const isScored = (at: number) => at % P >= evidencePositions.length;
+  const { base } = readings;
+  const of = (name: string) =>
+    [...targets].flatMap((target, at) =>
+      isScored(at) ? [observationAt(base, base.memories[name], target, at, rule).observation] : [],
+    );
+  return { own: knownSizes[kind.group].map((tokens) => of(memoryNames.own(tokens))), foreign: of(memoryNames.foreign) };
+}
+
+function scoredKind({ kind, readings }: ReadKind, rule: MemoryRule): ScoredKind {
+  const targets = targetsOf(kind.texts);
+  const own = memoryNames.own(comparedSize(kind.group));
+  const { foreign } = memoryNames;
+  const methods: Record<string, Method> = {
+    ...{ base: { model: "base" }, static: { model: "static" }, mixture: { model: "mixture" } },
+    ...Object.fromEntries(
+      knownSizes[kind.group].map(memoryNames.own).map((memory) => [memory, { model: "base", memory } satisfies Method]),
+    ),
+    foreign: { model: "base", memory: foreign },
+    "mixture, own": { model: "mixture", memory: own },
+    "mixture, foreign": { model: "mixture", memory: foreign },
+    passage: { model: "passage" },
+    "passage, own": { model: "passage", memory: own },
+  };
+  const scores = Object.entries(methods).map(
+    ([name, method]) => [name, scoreKind(readings, method, targets, rule)] as const,
+  );
+  return { kind, scores: Object.fromEntries(scores) };
+}

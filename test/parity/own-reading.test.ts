@@ -1,0 +1,58 @@
+/** What a reader says of models and memories, beside plain loops. */
+import { expect, test } from "vitest";
+import type { Head } from "../../gpu-backend/research/evaluation/own/graphs.ts";
+import { cosineScale } from "../../gpu-backend/research/evaluation/own/known.ts";
+import { Reader } from "../../gpu-backend/research/evaluation/own/reader.ts";
+import { seededRandom } from "../support/steps.ts";
+
+const [N, D, V, Q, M] = [5, 8, 40, 3, 70];
+const seed = 4;
+
+test("a reader finds the nearest keys and the probabilities of what follows them, under each row's adapter", async () => {
+  const random = seededRandom(seed);
+  const floats = (length: number) => Float32Array.from({ length }, () => random() - 0.5);
+  const rows = floats(V * D);
+  const addLogits: Head["addLogits"] = (g, adapted) =>
+    g.node("Gemm", [adapted, g.constant(rows, [V, D])], { transB: 1 });
+  const head = { vocabularySize: V, hiddenSize: D, addLogits };
+  const bank = { gates: Q, a: floats(Q * D), a0: floats(Q), b: floats(Q * D) };
+  const reader = await Reader.open(head, bank, { neighbours: 4, threads: 1 });
+  try {
+    const keys = Int8Array.from({ length: M * D }, () => Math.round(250 * (random() - 0.5)));
+    const nextIds = Int32Array.from({ length: M }, () => Math.floor(random() * V));
+    const [states, hidden, gates] = [floats(N * D), floats(N * D), floats(N * Q)];
+    const found = await reader.search(states, { keys, nextIds });
+    const targets = Int32Array.from({ length: N }, () => Math.floor(random() * V));
+    const reading = await reader.read(hidden, gates, targets, { own: found });
+    for (let n = 0; n < N; n++) {
+      const state = states.subarray(n * D, (n + 1) * D);
+      const length = Math.hypot(...state);
+      const cosines = Array.from({ length: M }, (_, m) => dot(state, keys.subarray(m * D, (m + 1) * D)));
+      const best = [...cosines.keys()].sort((i, j) => cosines[j] - cosines[i]).slice(0, 4);
+      expect([...found.nextIds.subarray(n * 4, (n + 1) * 4)]).toEqual(best.map((m) => nextIds[m]));
+      expect(found.cosines[n * 4]).toBeCloseTo((cosines[best[0]] * cosineScale) / length, 5);
+
+      const h = hidden.subarray(n * D, (n + 1) * D);
+      const opened = Array.from({ length: Q }, (_, q) => (dot(h, row(bank.a, q)) + bank.a0[q]) * gates[n * Q + q]);
+      const adapted = h.map((x, d) => x + opened.reduce((sum, u, q) => sum + u * bank.b[q * D + d], 0));
+      const scores = Array.from({ length: V }, (_, v) => dot(adapted, row(rows, v)));
+      const all = Math.log(scores.reduce((sum, score) => sum + Math.exp(score), 0));
+      expect(reading.logprobs[n]).toBeCloseTo(scores[targets[n]] - all, 4);
+      expect(reading.topIds[n]).toBe(scores.indexOf(Math.max(...scores)));
+      expect(reading.topLogprobs[n]).toBeCloseTo(Math.max(...scores) - all, 4);
+      for (const [k, m] of best.entries()) {
+        expect(reading.memories.own.logprobs[n * 4 + k]).toBeCloseTo(scores[nextIds[m]] - all, 4);
+      }
+    }
+  } finally {
+    await reader.release();
+  }
+});
+
+function row(matrix: Float32Array, i: number): Float32Array {
+  return matrix.subarray(i * D, (i + 1) * D);
+}
+
+function dot(x: Float32Array, y: Float32Array | Int8Array): number {
+  return x.reduce((sum, value, d) => sum + value * y[d], 0);
+}
