@@ -16,6 +16,8 @@ export interface ChameleonRequest {
   adapter?: "auto" | "nearest" | "static" | "off" | (string & {}) | Expert[] | null;
   /** Return each token's logprob and the base's. */
   compare?: boolean | null;
+  /** Return the passages of your own documents behind each token. */
+  sources?: boolean | null;
   /** Number of the prompt's first tokens that assign it and weigh its experts. */
   evidence_tokens?: number | null;
 }

@@ -99,6 +99,7 @@ export async function rotateKey(
 export interface TenantChange {
   plan?: TenantRecord["plan"];
   limits: { [Name in keyof TenantLimits]?: number | null | "plan" };
+  memoryTokens?: number | null | "plan";
   origins?: string[];
 }
 
@@ -113,9 +114,11 @@ export async function changeTenant(actor: Actor, tenant: string, change: TenantC
   const before = await recordOfTenant(actor, tenant);
   const keys = await listKeys(actor, tenant);
   const limits = Object.entries({ ...before.limits, ...change.limits }).filter(([, value]) => value !== "plan");
+  const memoryTokens = change.memoryTokens === undefined ? before.memoryTokens : change.memoryTokens;
   const record = tenantRecordSchema.parse({
     plan: change.plan ?? before.plan,
     limits: Object.fromEntries(limits),
+    ...(memoryTokens !== undefined && memoryTokens !== "plan" && { memoryTokens }),
     origins: change.origins ?? before.origins,
   });
   const written = new Map<string, StoredRecord>([[tenantPrefix + tenant, record]]);

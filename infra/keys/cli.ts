@@ -13,9 +13,9 @@ import {
   type KnownKey,
   keyIdPattern,
   limitsOf,
+  memoryTokensOf,
   type Plan,
   planNames,
-  plans,
   type Scope,
   scopes,
   type TenantLimits,
@@ -104,6 +104,7 @@ command("limits <tenant>", "show what a tenant may use, or change it; N is a num
   .option("--tokens-per-minute <N>", "prompt and completion", limit)
   .option("--concurrent-requests <N>", "running at once", limit)
   .option("--tokens-per-month <N>", "by the calendar, UTC", limit)
+  .option("--memory-tokens <N>", "of all documents of its own adapters", limit)
   .option(
     "--origin <origin>",
     "a web origin whose pages may call with the tenant's keys; repeatable, replaces those set before",
@@ -112,15 +113,18 @@ command("limits <tenant>", "show what a tenant may use, or change it; N is a num
   .option("--no-origin", "no web page but our own")
   .action(async (name: string, options: Place & LimitOptions) => {
     const tenant = checkedTenant(name);
-    const { plan, origin, requestsPerMinute, tokensPerMinute, concurrentRequests, tokensPerMonth } = options;
+    const { plan, origin, memoryTokens, ...others } = options;
+    const { requestsPerMinute, tokensPerMinute, concurrentRequests, tokensPerMonth } = others;
     const given = { requestsPerMinute, tokensPerMinute, concurrentRequests, tokensPerMonth };
     const limits = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
-    const isChange = plan !== undefined || origin !== undefined || Object.keys(limits).length > 0;
+    const isSet = [plan, origin, memoryTokens].some((value) => value !== undefined);
+    const isChange = isSet || Object.keys(limits).length > 0;
     const actor = actorAt(options);
     const record = isChange
       ? await changeTenant(actor, tenant, {
           ...(plan && { plan }),
           limits,
+          ...(memoryTokens !== undefined && { memoryTokens }),
           ...(origin !== undefined && { origins: origin || [] }),
         })
       : await readTenant(actor, tenant);
@@ -165,7 +169,7 @@ function erasedLines(keys: number, { tenant, adapters, ledgers, backends }: Tena
   ];
 }
 
-type LimitOptions = { [Name in keyof TenantLimits]?: number | null | "plan" } & {
+type LimitOptions = { [Name in keyof TenantLimits | "memoryTokens"]?: number | null | "plan" } & {
   plan?: Plan;
   /** false for --no-origin. */
   origin?: string[] | false;
@@ -200,8 +204,9 @@ function show({ key, id, record }: NewKey, { json }: Place): void {
 }
 
 function showTenant(tenant: string, record: TenantRecord | null, { json }: Place): void {
-  const { plan, origins }: TenantRecord = record ?? { plan: "standard", limits: {}, origins: [] };
-  const limits = record ? limitsOf(record) : plans.standard;
+  const known: TenantRecord = record ?? { plan: "standard", limits: {}, origins: [] };
+  const { plan, origins } = known;
+  const limits = { ...limitsOf(known), memoryTokens: memoryTokensOf(known) };
   if (json) {
     process.stdout.write(`${JSON.stringify({ tenant, plan, limits, origins })}\n`);
     return;

@@ -5,6 +5,7 @@ import { delay, HttpResponse, http } from "msw";
 import { beforeEach, describe, expect, test, vi } from "vitest";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
+import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import {
   batchRequestSchema,
@@ -75,6 +76,8 @@ const unavailable = () => HttpResponse.json({ error: { message: "starting", code
 const create = (rest: object, headers = mine) => app().post("/v1/adapters", { name: "notes", ...rest }, { headers });
 const shown = async (name = "notes") =>
   (await (await app().request(`/v1/adapters/${name}`, { headers: mine })).json()) as Adapter;
+/** A job's alarm may run by itself, too. */
+const untilShown = (expected: object) => vi.waitFor(async () => expect(await shown()).toMatchObject(expected));
 const noting = ["aaab aaab aaab", { name: "second.md", text: "bbba" }];
 /** More tokens than a request waits for: each is a byte. */
 const long = "ab".repeat(limits.memoryTokensAtOnce);
@@ -285,7 +288,7 @@ describe("a job", () => {
     expect(early).toMatchObject({ status: 503, message: expect.stringContaining("1000 of 32768 tokens") });
     lines!.push(ready);
     await alarm;
-    expect(await shown()).toMatchObject({ adapts: true, memory: { status: "ready", hash: expect.any(String) } });
+    await untilShown({ adapts: true, memory: { status: "ready", hash: expect.any(String) } });
     expect(reported.flatMap(([, ...consumed]) => consumed)).toHaveLength(1);
   });
 
@@ -295,11 +298,11 @@ describe("a job", () => {
     const { post, reported, settled } = app();
     expect((await post("/v1/adapters", { name: "notes", documents: [long] }, { headers: mine })).status).toBe(202);
     await runDurableObjectAlarm(store());
-    expect(await shown()).toMatchObject({ memory: { status: "queued", error: expect.stringContaining("starting") } });
+    await untilShown({ memory: { status: "queued", error: expect.stringContaining("starting") } });
     await evictDurableObject(store());
     isDown = false;
     await runDurableObjectAlarm(store());
-    expect(await shown()).toMatchObject({ memory: { status: "ready", error: null } });
+    await untilShown({ memory: { status: "ready", error: null } });
     expect(new Set(seen.puts.map(({ path }) => path)).size).toBe(1);
     await settled();
     expect(reported.flatMap(([, ...consumed]) => consumed)).toHaveLength(1);
@@ -311,10 +314,7 @@ describe("a job", () => {
     ]);
     await create({ documents: [long] });
     await runDurableObjectAlarm(store());
-    expect(await shown()).toMatchObject({
-      memory: { status: "failed", error: "no such token", hash: null },
-      documents: [],
-    });
+    await untilShown({ memory: { status: "failed", error: "no such token", hash: null }, documents: [] });
     const refused = await errorOf(await app().complete({ model: "gpt2:notes", prompt: "a" }, { headers: mine }));
     expect(refused).toMatchObject({ status: 400, message: expect.stringContaining("no such token") });
   });
@@ -323,6 +323,7 @@ describe("a job", () => {
     const seen = backendRemembers(() => unavailable());
     await create({ documents: [long] });
     await runDurableObjectAlarm(store());
+    await untilShown({ memory: { status: "queued", error: expect.any(String) } });
     const removed = await app().request("/v1/adapters/notes", { method: "DELETE", headers: mine });
     expect(removed.status).toBe(200);
     const puts = seen.puts.length;
@@ -492,4 +493,34 @@ test("a prompt meets the three nearest of many adapters, found by one call", asy
   const { choices } = (await answered.json()) as CompletionResponse;
   expect(choices[0].chameleon!.memories!.map(({ id }) => id)).toEqual(["a1", "a2", "a3"]);
   expect(seen.batches[0].sequences[0].memories).toHaveLength(3);
+});
+
+test("that a tenant has no adapters is known for ten seconds, and looked up behind an answer then", async () => {
+  let [nowMs, looks] = [Date.now(), 0];
+  const stores = {
+    getByName: (name: string) => {
+      looks++;
+      return env.ADAPTERS.getByName(name);
+    },
+  } as unknown as typeof env.ADAPTERS;
+  const behind: Promise<void>[] = [];
+  const adapters = createTenantAdapters({
+    ...{ stores, clients: () => [], now: () => nowMs },
+    background: (work) => void behind.push(work),
+  });
+  const access = { tenant, scopes: ["completions" as const] };
+  const ask = async () => adapters.nearest(access, [new Float32Array(4).fill(0.5)], await manifestHash());
+  for (let i = 0; i < 3; i++) expect(await ask()).toEqual([[]]);
+  expect(looks).toBe(1);
+  backendRemembers();
+  await create({ documents: noting });
+  nowMs += 9_000;
+  expect([await ask(), looks]).toEqual([[[]], 1]);
+  nowMs += 2_000;
+  expect([await ask(), looks]).toEqual([[[]], 2]);
+  await Promise.all(behind);
+  expect((await ask())[0].map(({ name }) => name)).toEqual(["notes"]);
+  // Where it was made, it is known at once; a key that may not see it never asks.
+  adapters.noteNew(tenant);
+  expect(await adapters.nearest({ tenant, scopes: ["embeddings"] }, [new Float32Array(4)], "x")).toEqual([[]]);
 });

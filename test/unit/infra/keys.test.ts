@@ -16,7 +16,8 @@ import {
   stateOf,
 } from "../../../infra/keys/actions.ts";
 import { duration, limit, origins, scopeList, when } from "../../../infra/keys/options.ts";
-import { limitsOf, plans } from "../../../shared/contracts/tenants.ts";
+import { limits as publicLimits } from "../../../shared/contracts/limits.ts";
+import { limitsOf, memoryTokensOf, plans } from "../../../shared/contracts/tenants.ts";
 
 function actor() {
   const stored = new Map<string, string>();
@@ -136,8 +137,13 @@ test("limits are the plan's but for those that are set, and may be the plan's ag
     tokensPerMinute: 0,
   });
   expect(record.origins).toEqual(["https://a.example"]);
+  expect(memoryTokensOf(record)).toBe(publicLimits.tenantMemoryTokens);
+  await changeTenant(acting, "acme", { memoryTokens: 7, limits: {} });
   await changeTenant(acting, "acme", { plan: "unlimited", limits: { requestsPerMinute: "plan" } });
   expect(limitsOf((await readTenant(acting, "acme"))!)).toEqual({ ...plans.unlimited, tokensPerMinute: 0 });
+  expect(memoryTokensOf((await readTenant(acting, "acme"))!)).toBe(7);
+  await changeTenant(acting, "acme", { memoryTokens: "plan", limits: {} });
+  expect(memoryTokensOf((await readTenant(acting, "acme"))!)).toBe(null);
 });
 
 test("a key has a copy of its tenant's record, and a change reaches every key", async () => {
