@@ -18,6 +18,7 @@ import {
 } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
 import type { EngineObserver } from "./host/client.ts";
+import { MemoryService } from "./host/memories/service.ts";
 import { maxSets, memoryLimit, memorySentence, planMemory } from "./host/memory-plan.ts";
 import { OwnAdapterService } from "./host/own-adapters/service.ts";
 import { Follower, type FollowerParts } from "./host/sets/follower.ts";
@@ -36,6 +37,8 @@ import { removeUnsealed, TenantStore } from "./tenant-files/tenant-store.ts";
 
 /** Timeout for connections to receive their last frames when the backend ends, in milliseconds. */
 const closeMs = 1000;
+/** Interval at which what ended builds of memories left is looked at, in milliseconds. */
+const leftoverCheckMs = 3_600_000;
 const openToAll =
   "ANYBODY WHO REACHES THIS PORT MAY USE THE MODEL AND READ TENANTS' ADAPTERS: set BACKEND_SECRETS here and at the edge.";
 
@@ -88,9 +91,19 @@ async function run(config: BackendConfig): Promise<void> {
     totalBytes: config.adaptersBytes,
     now: () => new Date(),
   });
+  const memoryStore = new TenantStore({
+    directory: tenantDirectory(config.dataDirectory, "memories"),
+    tenantBytes: config.tenantMemoryBytes,
+    totalBytes: config.memoriesBytes,
+    now: () => new Date(),
+  });
+  // A fault of the disk shows when a tenant's files are used.
+  const removeLeftovers = () => void memoryStore.removeLeftovers().catch(() => undefined);
+  removeLeftovers();
+  setInterval(removeLeftovers, leftoverCheckMs).unref();
   const metrics = createMetrics({
     memory,
-    disk: () => store.disk,
+    disk: { adapter: () => store.disk, memory: () => memoryStore.disk },
     stats: () => sets.stats,
     manifests: () => ({ all: sets.manifests, first: sets.info?.manifestHash ?? null }),
   });
@@ -105,7 +118,8 @@ async function run(config: BackendConfig): Promise<void> {
     // Secrets stay in this process: a native fault may leave the engine's memory in a core dump.
     const { secrets, artifactStore, otlp, ...open } = config;
     const settings = { ...open, kvBytes: memory.kvBytes, limits, artifactsDirectory };
-    const unwrittenOf = (tenant: string, hash: string) => store.unwritten(tenant, hash);
+    const unwrittenOf = (tenant: string, hash: string) =>
+      store.unwritten(tenant, hash) ?? memoryStore.unwritten(tenant, hash);
     return startSet(settings, { observer, now, stallMs: config.stallMs, environment, unwrittenOf });
   };
   const follower = config.artifactStore && followerOf(config, config.artifactStore, { sets, start, now, metrics, log });
@@ -114,6 +128,12 @@ async function run(config: BackendConfig): Promise<void> {
     store,
     newId: () => randomUUID(),
     now,
+  });
+  const memories = new MemoryService({
+    setOf: (manifestHash) => sets.of(manifestHash),
+    store: memoryStore,
+    dropMemory: (tenant, hash) => sets.dropMemory(tenant, hash),
+    newId: () => randomUUID(),
   });
   const tracer =
     config.otlp &&
@@ -128,7 +148,7 @@ async function run(config: BackendConfig): Promise<void> {
   if (!verifier && !isLoopback(config.host)) log("warn", "unsigned_calls", { host: config.host, message: openToAll });
   const name = config.name ?? newName();
   const load = () => ({ sequences: sets.openSequences, slots: config.maxSequences });
-  const app = createApp({ name, sets, load, adapters, metrics, log, tracer, verifier, now });
+  const app = createApp({ name, sets, load, adapters, memories, metrics, log, tracer, verifier, now });
   const server = await listen(app.fetch, config);
 
   const leave = (code: number) => process.exit(code);

@@ -54,12 +54,18 @@ async function readArtifactsOf(base: Base, directory: string): Promise<Artifacts
   checkModel(manifest, base);
   // The manifest says what ends a text: its tokenizer knows more ends than the model's own file names.
   const model = { ...base, config: { ...base.config, stopIds: manifest.model.stopIds } };
-  const tokenizer = Tokenizer.fromTensors(await readListedFile(directory, manifest, tokenizerFile));
-  requireEqual(`${tokenizerFile}: vocabulary size`, tokenizer.vocabularySize, manifest.model.vocabularySize);
-  tokenizer.requireSpecial(manifest.model.stopIds);
+  const tokenizer = await readTokenizer(directory, manifest);
   const hyperNetwork = await readListedFile(directory, manifest, hyperNetworkFile);
   requireHyperNetwork(manifest, hyperNetwork);
   return { model, manifest, manifestHash: await sha256Hex(manifestBytes), tokenizer, hyperNetwork };
+}
+
+/** The tokenizer of a folder of artifacts, checked against its manifest. */
+export async function readTokenizer(directory: string, manifest: Manifest): Promise<Tokenizer> {
+  const tokenizer = Tokenizer.fromTensors(await readListedFile(directory, manifest, tokenizerFile));
+  requireEqual(`${tokenizerFile}: vocabulary size`, tokenizer.vocabularySize, manifest.model.vocabularySize);
+  tokenizer.requireSpecial(manifest.model.stopIds);
+  return tokenizer;
 }
 
 /** A set may serve less of the context than the model has, and stop at more ids. */

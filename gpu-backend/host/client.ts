@@ -9,6 +9,7 @@ import {
   type ErrorFrame,
   errorFrame,
   type Frame,
+  memoriesByTenant,
   ownAdaptersOf,
   type SequenceRequest,
 } from "../../shared/contracts/inference.ts";
@@ -52,7 +53,7 @@ export interface EngineClientParts {
    * takes seconds.
    */
   stallMs: number;
-  /** The bytes of a tenant's own adapter that is not on disk; null for any other. */
+  /** The bytes of a tenant's own adapter or memory that is not on disk; null for any other. */
   unwrittenOf?(tenant: string, hash: string): Uint8Array | null;
   /** Environment of the engine's process. */
   environment: NodeJS.ProcessEnv;
@@ -161,7 +162,8 @@ export class EngineClient {
     this.#register(batch.sequences, sink);
     const { tenant } = batch.sequences[0];
     const adapterId = batch.adapterHash ? ownAdapterId(tenant, batch.adapterHash) : batch.centroidId;
-    const unwritten = ownAdaptersOf(batch).flatMap((hash): [string, Uint8Array][] => {
+    const files = [...ownAdaptersOf(batch).map((hash) => ({ tenant, hash })), ...memoriesByTenant(batch)];
+    const unwritten = files.flatMap(({ tenant, hash }): [string, Uint8Array][] => {
       const bytes = this.#unwrittenOf(tenant, hash);
       return bytes ? [[ownAdapterId(tenant, hash), bytes]] : [];
     });
@@ -218,16 +220,16 @@ export class EngineClient {
     return { values, leave };
   }
 
-  /** Drops the engine's copy of a tenant's memory, or of all of them (null), and ends the sequences that read it. */
-  dropMemory(tenant: string, hash: string | null): void {
-    if (this.#supervisor.isRunning) this.#supervisor.send({ type: "dropMemory", tenant, hash });
-  }
-
   /** Cancels the open sequences among `ids` and returns their ids; each still gets its last frame. */
   cancel(ids: readonly string[]): string[] {
     const open = ids.filter((id) => this.#open.has(id));
     if (open.length > 0) this.#supervisor.send({ type: "cancel", ids: open });
     return open;
+  }
+
+  /** Drops the engine's copy of a tenant's memory, or of all of them (null), and ends the sequences that read it. */
+  dropMemory(tenant: string, hash: string | null): void {
+    if (this.#supervisor.isRunning) this.#supervisor.send({ type: "dropMemory", tenant, hash });
   }
 
   /** Accepts no more batches, waits up to `limitMs` for open sequences, fails the rest, and ends the process. */

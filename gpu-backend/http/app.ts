@@ -10,14 +10,17 @@ import {
   type Readiness,
   readNumerics,
 } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import { requireNumerics } from "../engine/refusals.ts";
 import type { EngineClient } from "../host/client.ts";
+import type { MemoryService } from "../host/memories/service.ts";
 import type { OwnAdapterService } from "../host/own-adapters/service.ts";
 import type { ServingSets } from "../host/sets/serving-sets.ts";
 import { addAdapterRoutes, requireAdapters } from "./adapters.ts";
 import { type BatchOutcome, frameStream } from "./frame-stream.ts";
 import { centroidLabel, type Log } from "./log.ts";
+import { addMemoryRoutes, requireMemories } from "./memories.ts";
 import type { Metrics } from "./metrics.ts";
 import {
   type CallVerifier,
@@ -44,6 +47,7 @@ export interface AppParts {
   sets: Sets;
   load(): BackendLoad;
   adapters: Pick<OwnAdapterService, "begin" | "upload" | "store">;
+  memories: Pick<MemoryService, "begin" | "remove" | "store">;
   metrics: Metrics;
   log: Log;
   /** null if no collector is configured. */
@@ -54,7 +58,8 @@ export interface AppParts {
   now(): number;
 }
 
-export function createApp({ name, sets, load, adapters, metrics, log, tracer, verifier, now }: AppParts): Hono {
+export function createApp(parts: AppParts): Hono {
+  const { name, sets, load, adapters, memories, metrics, log, tracer, verifier, now } = parts;
   const app = new Hono();
   app.use(sendName(name), sendLoad(load), requireOwnName(name));
   if (verifier) {
@@ -63,6 +68,7 @@ export function createApp({ name, sets, load, adapters, metrics, log, tracer, ve
   } else app.use("/v1/*", limitBody);
   app.post("/v1/*", requireJson);
   addAdapterRoutes(app, adapters, log);
+  addMemoryRoutes(app, memories, { log, metrics });
 
   app.post("/v1/batches", async (context) => {
     const batch = await readBody(context, batchRequestSchema);
@@ -71,6 +77,7 @@ export function createApp({ name, sets, load, adapters, metrics, log, tracer, ve
     const numerics = engine.info?.manifestHash === batch.manifestHash ? engine.info.numerics : null;
     requireNumerics(readNumerics(context.req.header(numericsHeader)), numerics, batch);
     await requireAdapters(batch, adapters.store);
+    await requireMemories(batch, memories.store);
     const startedMs = now();
     const ended = (outcome: BatchOutcome) => {
       log("info", "batch", {
@@ -102,7 +109,7 @@ export function createApp({ name, sets, load, adapters, metrics, log, tracer, ve
     const { manifest, manifestHash, numerics } = sets.requireServing();
     const { name: model, servedAs } = manifest.model;
     const manifests = sets.serving;
-    const diskFault = adapters.store.disk.fault;
+    const diskFault = adapters.store.disk.fault ?? memories.store.disk.fault;
     return context.json({
       ...{ status: "ready", model, servedAs, manifestHash, manifests, numerics, diskFault },
     } satisfies Readiness);
@@ -139,12 +146,19 @@ const requireJson: MiddlewareHandler = async (context, next) => {
   await next();
 };
 
-const limitBody = bodyLimit({
-  maxSize: batchBodyBytes,
-  onError: () => {
-    throw new ServiceError("body_too_large", `The body has more than ${batchBodyBytes} bytes.`);
-  },
-});
+const limitBatch = limitOf(batchBodyBytes);
+const limitDocuments = limitOf(limits.documentBodyBytes);
+const limitBody: MiddlewareHandler = (context, next) =>
+  (context.req.path.startsWith("/v1/memories/") ? limitDocuments : limitBatch)(context, next);
+
+function limitOf(maxSize: number): MiddlewareHandler {
+  return bodyLimit({
+    maxSize,
+    onError: () => {
+      throw new ServiceError("body_too_large", `The body has more than ${maxSize} bytes.`);
+    },
+  });
+}
 
 function answerError(context: Context, error: ServiceError): Response {
   if (error.retryAfterSeconds !== null) context.header("retry-after", String(error.retryAfterSeconds));

@@ -1,7 +1,7 @@
 /** Prometheus metrics. They have vLLM's names where the number means the same, so that its dashboards and alerts fit. */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { type BatchRequest, finishReasonSchema } from "../../shared/contracts/inference.ts";
-import { errorKinds } from "../../shared/errors.ts";
+import { type ErrorKind, errorKinds } from "../../shared/errors.ts";
 import type { EngineStats } from "../engine/messages.ts";
 import type { EngineObserver } from "../host/client.ts";
 import type { MemoryPlan } from "../host/memory-plan.ts";
@@ -20,6 +20,8 @@ export interface Metrics
   extends Pick<EngineObserver, "phaseRan" | "statsChanged" | "tokenArrived" | "sequenceEnded" | "engineFailed"> {
   /** A micro-batch was accepted. */
   batchAccepted(batch: BatchRequest): void;
+  /** A build of a memory ended, for which keys of so many tokens were computed. */
+  memoryBuilt(outcome: "ready" | ErrorKind, computedTokens: number): void;
   /** Published artifacts were refused. */
   setRefused(): void;
   /** In Prometheus' text format. */
@@ -33,8 +35,8 @@ export interface MetricsView {
   /** Hashes of the manifests that are served, and the preferred one. */
   manifests(): { all: readonly string[]; first: string | null };
   memory: Pick<MemoryPlan, "limitBytes" | "parts">;
-  /** Of the folder of tenants' own adapters. */
-  disk(): DiskState;
+  /** Of tenants' files. */
+  disk: { adapter(): DiskState; memory(): DiskState };
 }
 
 export function createMetrics({ stats, manifests, memory, disk }: MetricsView): Metrics {
@@ -64,17 +66,15 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
       for (const manifest of all) this.set({ manifest, role: manifest === first ? "first" : "beside" }, 1);
     },
   });
-  new Counter({
-    name: "chameleon_adapter_write_failures_total",
-    help: "Own adapters that the disk refused, and that are kept in memory instead",
-    registers,
-    collect() {
-      this.reset();
-      this.inc(disk().failures);
-    },
-  });
-  const unwrittenHelp = "Memory of own adapters that are not on disk";
-  addGauge(registry, "chameleon_adapter_unwritten_bytes", unwrittenHelp, () => disk().unwrittenBytes);
+  addDiskMetrics(registry, "adapter", "own adapters", disk.adapter);
+  addDiskMetrics(registry, "memory", "memories of documents", disk.memory);
+  const memoryBuilds = counter(
+    "chameleon_memory_builds_total",
+    "Builds of memories of documents that ended, by error kind, or ready",
+    ["outcome"],
+  );
+  for (const outcome of ["ready", ...errorKinds]) memoryBuilds.inc({ outcome }, 0);
+  const memoryTokens = counter("chameleon_memory_built_tokens_total", "Tokens of documents whose keys were computed");
   const setsRefused = counter(
     "chameleon_artifact_sets_refused_total",
     "Times that published artifacts, or their pointer, were not as they should be",
@@ -142,6 +142,10 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
       for (const centroid of nextStep) byCentroid.inc({ centroid });
       nextStep = [];
     },
+    memoryBuilt(outcome, computedTokens) {
+      memoryBuilds.inc({ outcome });
+      memoryTokens.inc(computedTokens);
+    },
     engineFailed() {
       restarts.inc();
     },
@@ -189,6 +193,24 @@ function addGauge(registry: Registry, name: string, help: string, read: () => nu
     ...{ name, help, registers: [registry] },
     collect() {
       this.set(read());
+    },
+  });
+}
+
+function addDiskMetrics(registry: Registry, kind: string, what: string, disk: () => DiskState): void {
+  const gauges: [name: string, help: string, read: (state: DiskState) => number][] = [
+    ["disk_files", `Files of tenants' ${what} on disk`, ({ files }) => files],
+    ["disk_bytes", `Bytes of tenants' ${what} on disk`, ({ bytes }) => bytes],
+    ["unwritten_bytes", `Memory of ${what} that are not on disk`, ({ unwrittenBytes }) => unwrittenBytes],
+  ];
+  for (const [name, help, read] of gauges) addGauge(registry, `chameleon_${kind}_${name}`, help, () => read(disk()));
+  new Counter({
+    name: `chameleon_${kind}_write_failures_total`,
+    help: `Writes of ${what} that the disk refused, so that they are kept in memory if they fit`,
+    registers: [registry],
+    collect() {
+      this.reset();
+      this.inc(disk().failures);
     },
   });
 }

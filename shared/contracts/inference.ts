@@ -10,6 +10,7 @@
  * `nameHeader` with every answer and some calls, `loadHeader` with every answer (backend-headers.ts). Not here: anything a public client sees.
  */
 import { z } from "zod";
+import { sha256Hex } from "../bytes.ts";
 import { errorKinds, type ServiceError } from "../errors.ts";
 import { traceparentPattern } from "../observability/trace-context.ts";
 import { limits } from "./limits.ts";
@@ -348,6 +349,14 @@ export function memoriesOf({ sequences }: BatchRequest): string[] {
   return [...new Set(hashes)];
 }
 
+/** The tenants' own memories that a batch names, each once, with their tenants. */
+export function memoriesByTenant({ sequences }: BatchRequest): { tenant: string; hash: string }[] {
+  const named = sequences.flatMap(({ tenant, memories = [] }) =>
+    memories.flatMap((one) => ("hash" in one ? [{ tenant, hash: one.hash }] : [])),
+  );
+  return [...new Map(named.map((one) => [`${one.tenant}/${one.hash}`, one])).values()];
+}
+
 /**
  * The content address of a tenant's memory: SHA-256 of the tenant, the manifest and the documents, each field as UTF-8 behind its length
  * in bytes. So equal documents of two tenants have nothing in common.
@@ -364,7 +373,7 @@ export async function memoryHash(tenant: string, manifestHash: string, documents
     bytes.set(field, at + 4);
     at += 4 + field.length;
   }
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
+  return sha256Hex(bytes);
 }
 
 /** Whether a backend that says so serves batches of a manifest. */

@@ -101,6 +101,11 @@ export class FakeProcess {
         remove: async (_: string, hash: string) => this.adapters.delete(hash),
       },
     };
+    const memories = {
+      begin: () => Promise.reject(new Error("not asked for")),
+      remove: async () => undefined,
+      store: { disk: { fault: null }, has: async () => false },
+    };
     return {
       name: this.name,
       load: () => ({ sequences: this.#open.size + this.othersSequences, slots: 32 }),
@@ -117,6 +122,7 @@ export class FakeProcess {
         },
       },
       adapters: adapters as unknown as AppParts["adapters"],
+      memories: memories as unknown as AppParts["memories"],
       metrics,
       log: () => undefined,
       tracer: null,

@@ -1,6 +1,6 @@
 /**
- * Requests for own adapters before their work starts: a bounded queue with turns by tenant. A tenant has at most one running
- * request.
+ * Requests for own adapters or memories before their work starts: a bounded queue with turns by tenant. A tenant has at most one
+ * running request.
  */
 import { ServiceError } from "../../../shared/errors.ts";
 
@@ -12,9 +12,14 @@ export const maxWaiting = 16;
 const requestSeconds = 2;
 
 export class MakingQueue {
+  readonly #what: "adapters" | "memories";
   /** Waiting requests of each tenant, in the order of the tenants' turns. */
   readonly #waiting = new Map<string, (() => void)[]>();
   readonly #running = new Set<string>();
+
+  constructor(what: "adapters" | "memories") {
+    this.#what = what;
+  }
 
   get waiting(): number {
     return this.#waiting.values().reduce((sum, { length }) => sum + length, 0);
@@ -28,7 +33,7 @@ export class MakingQueue {
     if (signal.aborted) throw cancelled(signal);
     const own = this.#waiting.get(tenant) ?? [];
     const free = maxWaiting - this.waiting;
-    if (own.length >= free) throw full(own.length, free);
+    if (own.length >= free) throw full(this.#what, own.length, free);
     const turn = Promise.withResolvers<void>();
     const leave = () => {
       own.splice(own.indexOf(turn.resolve), 1);
@@ -65,10 +70,10 @@ export function cancelled(signal: AbortSignal): ServiceError {
   return new ServiceError("cancelled", "The request was cancelled.", { cause: signal.reason });
 }
 
-function full(own: number, free: number): ServiceError {
+function full(what: string, own: number, free: number): ServiceError {
   return new ServiceError(
     "overloaded",
-    `${free} of ${maxWaiting} places for making adapters are free, and a tenant may take as many as it leaves: this one has ${own}.`,
+    `${free} of ${maxWaiting} places for making ${what} are free, and a tenant may take as many as it leaves: this one has ${own}.`,
     { retryAfterSeconds: (maxWaiting - free + 1) * requestSeconds },
   );
 }

@@ -28,7 +28,7 @@ export interface OwnAdapterServiceParts {
 
 export class OwnAdapterService {
   readonly #parts: OwnAdapterServiceParts;
-  readonly #queue = new MakingQueue();
+  readonly #queue = new MakingQueue("adapters");
 
   constructor(parts: OwnAdapterServiceParts) {
     this.#parts = parts;

@@ -3,9 +3,11 @@
  * micro-batch. Not here: when they are compared with what is published (follower.ts).
  */
 import type { ServiceError } from "../../../shared/errors.ts";
+import { readTokenizer } from "../../engine/artifacts.ts";
 import type { EngineInfo, EngineSettings, EngineStats } from "../../engine/messages.ts";
 import { unavailable } from "../../engine/refusals.ts";
 import { EngineClient, type EngineClientParts } from "../client.ts";
+import type { DocumentTokenizer } from "../memories/document-windows.ts";
 import { FitClient } from "../own-adapters/fit-client.ts";
 
 /** A set that is served, with its processes. */
@@ -25,6 +27,7 @@ export interface ServingSet {
     | "stats"
   >;
   fitter: Pick<FitClient, "fit">;
+  tokenizer(): Promise<DocumentTokenizer>;
   /** Accepts no more batches, waits up to `limitMs` for open sequences, and ends its processes. */
   close(limitMs: number): Promise<void>;
 }
@@ -102,6 +105,11 @@ export class ServingSets {
   /** Cancels the open sequences among `ids`, and returns their ids. */
   cancel(ids: readonly string[]): string[] {
     return [...this.#held.values()].flatMap(({ set }) => set.engine.cancel(ids));
+  }
+
+  /** Lets every engine drop its copy of a tenant's memory, or of all of them (null). */
+  dropMemory(tenant: string, hash: string | null): void {
+    for (const { set } of this.#held.values()) set.engine.dropMemory(tenant, hash);
   }
 
   /** Adds a set, and prefers it from now on. */
@@ -195,8 +203,11 @@ export async function startSet(settings: EngineSettings, parts: EngineClientPart
   try {
     const info = await engine.ready;
     const fitter = new FitClient({ modelDirectory, artifactsDirectory }, { environment: parts.environment });
+    let tokenizer: Promise<DocumentTokenizer> | null = null;
     return {
       ...{ info, engine, fitter },
+      // Only documents need it in this process.
+      tokenizer: () => (tokenizer ??= readTokenizer(artifactsDirectory, info.manifest)),
       async close(limitMs) {
         await engine.close(limitMs);
         await fitter.close();

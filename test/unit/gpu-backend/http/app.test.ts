@@ -100,9 +100,10 @@ beforeEach(() => {
     upload: async () => {},
     store: new TenantStore({ directory: tmpdir(), tenantBytes: 1, totalBytes: 1, now: () => new Date(0) }),
   };
+  const memories = { begin: adapters.begin, remove: async () => {}, store: adapters.store };
   const load = () => ({ sequences: openSequences, slots: 32 });
   appWith = (verifier) =>
-    createApp({ name: "b-0", sets, load, adapters, metrics, log, tracer: null, verifier, now: () => 0 });
+    createApp({ name: "b-0", sets, load, adapters, memories, metrics, log, tracer: null, verifier, now: () => 0 });
   app = appWith(null);
 });
 

@@ -7,7 +7,7 @@ const never = new AbortController().signal;
 
 /** Enters requests by name of tenant; `started` lists those whose turn came, and `end` ends the first running one of a tenant. */
 function queueOf() {
-  const queue = new MakingQueue();
+  const queue = new MakingQueue("adapters");
   const started: string[] = [];
   const ends = new Map<string, () => void>();
   const enter = (tenant: string, signal = never) =>

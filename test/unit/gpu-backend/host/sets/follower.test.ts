@@ -37,6 +37,7 @@ let follower: Follower;
 let nowMs: number;
 let told: [string, string | null, string?][];
 let closed: string[];
+let dropped: string[];
 let busy: Set<string>;
 /** Whose engine restarts. */
 let down: Set<string>;
@@ -48,6 +49,7 @@ let sizes: number[];
 
 beforeEach(async () => {
   [store, nowMs, told, closed, reads, sizes] = [new MemoryStore(), 0, [], [], [], []];
+  dropped = [];
   [busy, down, startFault] = [new Set(), new Set(), null];
   cache = await mkdtemp(path.join(folder, "cache-"));
   sets = new ServingSets(() => nowMs);
@@ -87,7 +89,7 @@ function fakeSet(manifestHash: string, manifest: string): ServingSet {
       cancel: (ids) => ids.filter((id) => id.startsWith(manifestHash.slice(0, 4))),
       hiddenStates: never,
       keysOf: never,
-      dropMemory: never,
+      dropMemory: (tenant, hash) => void dropped.push(`${manifestHash.slice(0, 4)} ${tenant} ${hash}`),
       requireServing() {
         if (down.has(manifestHash)) throw new Error(`${manifestHash} is restarting`);
         return info;
@@ -101,6 +103,7 @@ function fakeSet(manifestHash: string, manifest: string): ServingSet {
       },
     },
     fitter: { fit: never },
+    tokenizer: never,
     close: async () => void closed.push(manifestHash),
   };
 }
@@ -126,6 +129,8 @@ test("nothing published, nothing served; then what is published, and its success
   // For an unknown one that which is served first: it will refuse.
   expect(sets.of("f".repeat(64)).info.manifestHash).toBe(b);
   expect(sets.cancel([`${a.slice(0, 4)}-1`, `${b.slice(0, 4)}-2`, "none"])).toHaveLength(2);
+  sets.dropMemory("acme", null);
+  expect(dropped).toEqual([a, b].map((manifest) => `${manifest.slice(0, 4)} acme null`));
 });
 
 test("the old set ends when it is idle and was not asked for during the grace; a rollback before that starts nothing", async () => {

@@ -1,0 +1,127 @@
+/**
+ * Makes the file of one memory, window by window: of keys that another memory of the tenant has, or that are computed. Each window is
+ * a record, so a build that ends early is continued after its last window.
+ */
+import { ServiceError } from "../../../shared/errors.ts";
+import { packMemoryHead } from "../../memory/memory.ts";
+import { type FilePlan, plannedBytes } from "../../tenant-files/partial-file.ts";
+import type { TenantStore } from "../../tenant-files/tenant-store.ts";
+import { type EncodedDocument, type Window, windowsOf } from "./document-windows.ts";
+import { KnownKeys, memoryLabel } from "./known-keys.ts";
+
+/** Windows that are computed together: enough that the engine never waits, few enough that little is lost with the last ones. */
+const groupWindows = 4;
+
+export interface BuildParts {
+  tenant: string;
+  hash: string;
+  manifestHash: string;
+  documents: readonly EncodedDocument[];
+  contextTokens: number;
+  hiddenSize: number; // D
+  store: TenantStore;
+  /** The key of each token of each prompt, [n, D]. */
+  keysOf(prompts: readonly number[][], signal: AbortSignal): Promise<Int8Array[]>;
+}
+
+export class MemoryBuild {
+  readonly totalTokens: number;
+  readonly #parts: BuildParts;
+  readonly #windows: Window[];
+  readonly #label: Buffer;
+  readonly #plan: FilePlan;
+  #tokens: number;
+  #computedTokens = 0;
+
+  /** Throws a ServiceError for a memory that alone exceeds the tenant's bound. */
+  constructor(parts: BuildParts) {
+    const { manifestHash, documents, contextTokens, hiddenSize, store } = parts;
+    const lengths = documents.map(({ ids }) => ids.length);
+    this.#parts = parts;
+    this.totalTokens = lengths.reduce((sum, length) => sum + length, 0);
+    // Nothing is computed for a document of one token.
+    this.#tokens = lengths.filter((length) => length === 1).length;
+    this.#windows = windowsOf(lengths, contextTokens);
+    this.#label = memoryLabel(manifestHash, documents);
+    this.#plan = {
+      label: this.#label,
+      head: packMemoryHead(documents, hiddenSize, manifestHash),
+      recordBytes: this.#windows.map(({ from, end }) => (end - from) * hiddenSize),
+    };
+    const bytes = plannedBytes(this.#plan);
+    if (bytes > store.tenantBytes) {
+      throw new ServiceError(
+        "invalid_request",
+        `The memory would have ${bytes} bytes; a tenant may keep ${store.tenantBytes} bytes of memories.`,
+      );
+    }
+  }
+
+  /** Tokens whose keys are there. */
+  get tokens(): number {
+    return this.#tokens;
+  }
+
+  /** Tokens whose keys were computed. */
+  get computedTokens(): number {
+    return this.#computedTokens;
+  }
+
+  /** Bytes of the memory if it is there already, else null. */
+  async find(): Promise<number | null> {
+    const { tenant, hash, store } = this.#parts;
+    const bytes = await store.bytesOf(tenant, hash);
+    if (bytes !== null) this.#tokens = this.totalTokens;
+    return bytes;
+  }
+
+  /** Resolves to the bytes of the memory. Rejects with a ServiceError; what was computed until then stays. */
+  async run(signal: AbortSignal): Promise<number> {
+    const { tenant, hash, store, contextTokens } = this.#parts;
+    // Another build may have made it while this one waited.
+    const found = await this.find();
+    if (found !== null) return found;
+    const file = await store.begin(tenant, hash, this.#plan);
+    try {
+      for (const window of this.#windows.slice(0, file.length)) this.#tokens += tokensOf(window);
+      const known = await KnownKeys.find(store, { tenant, hash, label: this.#label, contextTokens });
+      for (let at = file.length; at < this.#windows.length; at += groupWindows) {
+        const group = this.#windows.slice(at, at + groupWindows);
+        await file.append(await this.#keysOf(group, known, signal));
+        for (const window of group) this.#tokens += tokensOf(window);
+      }
+      return await file.finish();
+    } finally {
+      await file.close();
+    }
+  }
+
+  /** A record for each window. */
+  async #keysOf(group: readonly Window[], known: KnownKeys, signal: AbortSignal): Promise<Uint8Array[]> {
+    const { documents, hiddenSize: D, keysOf } = this.#parts;
+    const records: (Uint8Array | null)[] = [];
+    for (const { document, part, from, end } of group) {
+      const record = await known.of(documents[document], part);
+      records.push(record?.length === (end - from) * D ? record : null);
+    }
+    const missing = group.filter((_, i) => !records[i]);
+    const prompts = missing.map(({ document, start, end }) => [...documents[document].ids.subarray(start, end)]);
+    if (signal.aborted) throw signal.reason;
+    const computed = missing.length > 0 ? await keysOf(prompts, signal) : [];
+    for (const [i, window] of missing.entries()) {
+      const { start, from, end } = window;
+      if (computed[i].length !== (end - start) * D) {
+        throw new Error(`${computed[i].length} elements of keys of ${end - start} tokens, expected ${D} a token`);
+      }
+      const kept = computed[i].subarray((from - start) * D);
+      records[group.indexOf(window)] = new Uint8Array(kept.buffer, kept.byteOffset, kept.byteLength);
+      this.#computedTokens += tokensOf(window);
+    }
+    return records as Uint8Array[];
+  }
+}
+
+/** Tokens that count as done with a window: those of its keys, and the document's last one with its first window. */
+function tokensOf({ part, from, end }: Window): number {
+  return end - from + (part === 0 ? 1 : 0);
+}

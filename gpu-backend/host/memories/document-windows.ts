@@ -1,0 +1,100 @@
+/** Documents as token ids, and as the windows of tokens whose keys make a memory. Pure. */
+import { createHash } from "node:crypto";
+import { setImmediate } from "node:timers/promises";
+import type { Documents } from "../../../shared/contracts/inference.ts";
+import { limits } from "../../../shared/contracts/limits.ts";
+import { ServiceError } from "../../../shared/errors.ts";
+import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
+
+export interface EncodedDocument {
+  name: string;
+  ids: Int32Array; // [n]
+  /** The byte of its text at which each token ends, [n]. */
+  ends: Int32Array;
+  /** SHA-256 of the ids: documents of one hash have the same keys. */
+  hash: Uint8Array;
+}
+
+export type DocumentTokenizer = Pick<Tokenizer, "encode" | "textStart" | "textPieceOf">;
+
+/** Characters that are encoded before other work of the process has a turn: some milliseconds. */
+const turnCharacters = 65_536;
+
+/** Throws a ServiceError for more than `limits.memoryTokens`. */
+export async function encodeDocuments(tokenizer: DocumentTokenizer, documents: Documents): Promise<EncodedDocument[]> {
+  const encoded: EncodedDocument[] = [];
+  let total = 0;
+  let unyielded = 0;
+  for (const { name, text } of documents) {
+    const ids: number[] = [...tokenizer.textStart];
+    for (let start = 0; start < text.length; ) {
+      const end = cutAfter(text, start);
+      for (const id of tokenizer.encode(text.slice(start, end), limits.memoryTokens)) ids.push(id);
+      if (total + ids.length > limits.memoryTokens) {
+        const message = `The documents have more than ${limits.memoryTokens} tokens, the maximum of one memory.`;
+        throw new ServiceError("invalid_request", message, { param: "documents" });
+      }
+      unyielded += end - start;
+      start = end;
+      if (unyielded < turnCharacters) continue;
+      unyielded = 0;
+      await setImmediate();
+    }
+    total += ids.length;
+    encoded.push(encodedDocument(name, Int32Array.from(ids), tokenizer));
+  }
+  if (encoded.some(({ ids }) => ids.length > 1)) return encoded;
+  const message = `None of the ${encoded.length} documents has two tokens, so that one could follow another.`;
+  throw new ServiceError("invalid_request", message, { param: "documents" });
+}
+
+function encodedDocument(name: string, ids: Int32Array, tokenizer: DocumentTokenizer): EncodedDocument {
+  let bytes = 0;
+  const ends = ids.map((id) => {
+    bytes += tokenizer.textPieceOf(id).length;
+    return bytes;
+  });
+  return { name, ids, ends, hash: createHash("sha256").update(ids).digest() };
+}
+
+/** Where the part of a long text that starts at `start` ends: after a line if possible, so that few tokens are cut. */
+function cutAfter(text: string, start: number): number {
+  const furthest = start + turnCharacters;
+  if (furthest >= text.length) return text.length;
+  const line = text.lastIndexOf("\n", furthest - 1) + 1;
+  if (line > start) return line;
+  const isInPair = (text.charCodeAt(furthest - 1) & 0xfc00) === 0xd800;
+  return isInPair ? furthest - 1 : furthest;
+}
+
+/** Tokens of a window at most, those of the window before it included that it begins with for context. */
+const [windowTokens, overlapTokens] = [512, 64];
+
+/** A run of a document's tokens that is computed by itself, and gives a record of a memory's file. */
+export interface Window {
+  /** Index of the document. */
+  document: number;
+  /** Which of the document's windows it is, from 0. */
+  part: number;
+  /** Tokens [start, end) are fed; the keys of [from, end) are kept. The document's last token has no key: nothing follows it. */
+  start: number;
+  from: number;
+  end: number;
+}
+
+/** Windows of documents by their numbers of tokens; none of a document that has a single one. */
+export function windowsOf(documentTokens: readonly number[], contextTokens: number): Window[] {
+  // The engine needs room for one more token.
+  const length = Math.min(windowTokens, contextTokens - 1);
+  const overlap = Math.min(overlapTokens, Math.floor(length / 8));
+  return documentTokens.flatMap((tokens, document) => {
+    const windows: Window[] = [];
+    for (let from = 0; from < tokens - 1; ) {
+      const start = Math.max(0, from - overlap);
+      const end = Math.min(start + length, tokens - 1);
+      windows.push({ document, part: windows.length, start, from, end });
+      from = end;
+    }
+    return windows;
+  });
+}

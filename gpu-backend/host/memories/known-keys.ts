@@ -1,0 +1,88 @@
+/**
+ * Finds the keys of documents in a tenant's other memories, finished or not: by the labels of their files, which list the documents.
+ * A label: the manifest's hash, then each document's hash and number of tokens (U32, little-endian).
+ */
+import type { SealedRecords } from "../../tenant-files/sealed-records.ts";
+import type { TenantStore } from "../../tenant-files/tenant-store.ts";
+import { type EncodedDocument, windowsOf } from "./document-windows.ts";
+
+const [hashBytes, countBytes] = [32, 4];
+/** Records before the windows': label and head. */
+const firstWindow = 2;
+
+export function memoryLabel(manifestHash: string, documents: readonly Pick<EncodedDocument, "hash" | "ids">[]): Buffer {
+  const entries = documents.map(({ hash, ids }) => {
+    const count = Buffer.alloc(countBytes);
+    count.writeUInt32LE(ids.length);
+    return Buffer.concat([hash, count]);
+  });
+  return Buffer.concat([Buffer.from(manifestHash, "hex"), ...entries]);
+}
+
+interface KnownDocument {
+  file: { hash: string; suffix: string };
+  /** Record of its first window. */
+  place: number;
+}
+
+export class KnownKeys {
+  readonly #store: TenantStore;
+  readonly #tenant: string;
+  /** By the document's hash. */
+  readonly #documents: ReadonlyMap<string, KnownDocument>;
+  /** The file that was read last. */
+  #open: { path: string; records: SealedRecords | null } | null = null;
+
+  private constructor(store: TenantStore, tenant: string, documents: ReadonlyMap<string, KnownDocument>) {
+    this.#store = store;
+    this.#tenant = tenant;
+    this.#documents = documents;
+  }
+
+  /** `label` is that of the memory `hash`, which needs them. */
+  static async find(
+    store: TenantStore,
+    { tenant, hash, label, contextTokens }: { tenant: string; hash: string; label: Buffer; contextTokens: number },
+  ): Promise<KnownKeys> {
+    const wanted = new Set(documentsIn(label).map((document) => document.hash));
+    const known = new Map<string, KnownDocument>();
+    const files = (await store.list(tenant)).filter((file) => file.hash !== hash);
+    // Of finished files all keys are there.
+    for (const file of files.toSorted((a, b) => a.suffix.length - b.suffix.length)) {
+      const other = await store.files.label(tenant, file.hash, file.suffix);
+      if (!other?.subarray(0, hashBytes).equals(label.subarray(0, hashBytes))) continue;
+      const documents = documentsIn(other);
+      const windows = windowsOf(
+        documents.map(({ tokens }) => tokens),
+        contextTokens,
+      );
+      for (const [place, { document, part }] of windows.entries()) {
+        const found = documents[document].hash;
+        if (part > 0 || !wanted.has(found) || known.has(found)) continue;
+        known.set(found, { file, place: firstWindow + place });
+      }
+    }
+    return new KnownKeys(store, tenant, known);
+  }
+
+  /** The keys of one of a document's windows; null if they are nowhere. */
+  async of({ hash }: EncodedDocument, part: number): Promise<Uint8Array | null> {
+    const known = this.#documents.get(Buffer.from(hash).toString("hex"));
+    if (!known) return null;
+    const { file } = known;
+    const path = file.hash + file.suffix;
+    if (this.#open?.path !== path) {
+      this.#open = { path, records: await this.#store.files.records(this.#tenant, file.hash, file.suffix) };
+    }
+    return this.#open.records?.at(known.place + part) ?? null;
+  }
+}
+
+function documentsIn(label: Buffer): { hash: string; tokens: number }[] {
+  const documents: { hash: string; tokens: number }[] = [];
+  for (let at = hashBytes; at + hashBytes + countBytes <= label.length; at += hashBytes + countBytes) {
+    const tokens = label.readUInt32LE(at + hashBytes);
+    documents.push({ hash: label.toString("hex", at, at + hashBytes), tokens });
+  }
+  return documents;
+}

@@ -1,0 +1,170 @@
+/** Memories in real processes: built of documents, served, kept over restarts and kills, deleted for good. */
+import { mkdtemp, readdir, readFile, rm, stat } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import {
+  type Documents,
+  type MemoryProgress,
+  memoryHash,
+  memoryProgressSchema,
+  type SequenceRequest,
+} from "../../shared/contracts/inference.ts";
+import { allFrames, type Backend, framesOf, startBackend } from "../support/backend-process.ts";
+import { sequenceRequest } from "../support/engine-harness.ts";
+import { smallBase } from "../support/small-base.ts";
+
+let data: string;
+let backend: Backend;
+const start = () => startBackend({ MODEL_DIR: smallBase, DATA_DIR: data, THREADS: "1" });
+beforeAll(async () => {
+  data = await mkdtemp(join(tmpdir(), "memory-store-"));
+  backend = await start();
+});
+afterAll(async () => {
+  backend.child.kill();
+  await backend.exited;
+  await rm(data, { recursive: true });
+});
+const restart = async (signal: NodeJS.Signals) => {
+  backend.child.kill(signal);
+  await backend.exited;
+  backend = await start();
+};
+
+const words = "harbour ledger stair lantern copper gull quay rope master tide".split(" ");
+const textOf = (seed: number, length: number) =>
+  `${seed} ${Array.from({ length }, (_, i) => words[(i * i + seed * i) % words.length]).join(" ")}`;
+const documentsOf = (count: number, length: number, seed = 0): Documents =>
+  Array.from({ length: count }, (_, i) => ({ name: `document ${i}`, text: textOf(seed + i, length) }));
+
+async function put(documents: Documents, tenant = "acme", signal?: AbortSignal): Promise<Response> {
+  const { manifestHash } = backend;
+  const hash = await memoryHash(tenant, manifestHash, documents);
+  return fetch(`${backend.url}/v1/memories/${tenant}/${hash}`, {
+    method: "PUT",
+    body: JSON.stringify({ version: 1, manifestHash, documents }),
+    signal,
+  });
+}
+async function* linesOf(response: Response): AsyncGenerator<MemoryProgress> {
+  let text = "";
+  for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {
+    text += chunk;
+    const lines = text.split("\n");
+    text = lines.pop()!;
+    for (const line of lines) yield memoryProgressSchema.parse(JSON.parse(line));
+  }
+}
+const made = async (documents: Documents, tenant = "acme") => {
+  const lines = await Array.fromAsync(linesOf(await put(documents, tenant)));
+  expect(lines[0].type).toBe("progress");
+  return lines.at(-1)!;
+};
+const reading = async (id: string, documents: Documents, rest: Partial<SequenceRequest> = {}) =>
+  backend.batch(null, [
+    sequenceRequest(id, [1, 2, 3], {
+      ...{ tenant: "acme", memories: [{ hash: await memoryHash("acme", backend.manifestHash, documents) }] },
+      ...rest,
+      sampling: { ignore_eos: true },
+    }),
+  ]);
+const remove = async (path: string) => fetch(`${backend.url}/v1/memories/${path}`, { method: "DELETE" });
+
+test("a memory is built, served to its tenant alone, kept over a restart, and gone when it is deleted", async () => {
+  const documents = documentsOf(3, 300);
+  const missing = await backend.post("/v1/batches", await reading("a", documents));
+  expect([missing.status, await missing.json()]).toMatchObject([404, { error: { code: "memory_not_found" } }]);
+  const first = await made(documents);
+  expect(first).toMatchObject({ type: "ready", computedTokens: expect.any(Number) });
+  expect(first.type === "ready" && first.computedTokens === first.tokens).toBe(true);
+  expect(await made(documents)).toMatchObject({ type: "ready", computedTokens: 0 });
+  const frames = await allFrames(await backend.post("/v1/batches", await reading("b", documents, { sources: true })));
+  expect(frames.at(-1)).toMatchObject({ type: "done", memories: [{ brake: expect.any(Number) }] });
+  const foreign = await backend.post("/v1/batches", await reading("c", documents, { tenant: "other" }));
+  expect(foreign.status).toBe(404);
+
+  await restart("SIGTERM");
+  const after = await allFrames(await backend.post("/v1/batches", await reading("b", documents, { sources: true })));
+  const tokens = (all: typeof frames) => all.filter(({ type }) => type === "token");
+  expect(tokens(after)).toEqual(tokens(frames));
+  expect(await backend.metric("chameleon_memory_disk_files")).toBe(1);
+
+  const grown = [...documents, ...documentsOf(1, 50, 77)];
+  const more = await made(grown);
+  expect(more).toMatchObject({ type: "ready" });
+  expect(more.type === "ready" && first.type === "ready" && more.computedTokens === more.tokens - first.tokens).toBe(
+    true,
+  );
+
+  expect((await remove(`acme/${await memoryHash("acme", backend.manifestHash, documents)}`)).status).toBe(204);
+  expect((await backend.post("/v1/batches", await reading("d", documents))).status).toBe(404);
+  expect((await backend.post("/v1/batches", await reading("e", grown))).status).toBe(200);
+});
+
+test("an answer whose memory is deleted ends in memory_deleted; nothing of the tenant can be read from the disk", async () => {
+  const documents = documentsOf(2, 200, 5);
+  await made(documents);
+  const answer = await backend.post("/v1/batches", await reading("f", documents, { maxTokens: 900 }));
+  let last: unknown;
+  let isDeleted = false;
+  for await (const frame of framesOf(answer)) {
+    if (!isDeleted && frame.type === "token") {
+      isDeleted = true;
+      const files = await readdir(join(data, "tenants"), { recursive: true });
+      for (const name of files) {
+        const path = join(data, "tenants", name);
+        if (!(await stat(path)).isFile()) continue;
+        const bytes = await readFile(path);
+        for (const word of words) expect(bytes.includes(` ${word} `)).toBe(false);
+      }
+      expect((await remove("acme")).status).toBe(204);
+    }
+    last = frame;
+  }
+  expect(last).toMatchObject({ type: "error", kind: "memory_deleted" });
+  expect(await readdir(join(data, "tenants", "memories"))).toEqual([]);
+});
+
+test.each<NodeJS.Signals | "leave">(["SIGKILL", "leave"])(
+  "a build that ends by %s is continued: only the missing documents are computed",
+  async (how) => {
+    const documents = documentsOf(40, 400, how === "leave" ? 100 : 200);
+    const caller = new AbortController();
+    let done = 0;
+    const build = async () => {
+      for await (const line of linesOf(await put(documents, "acme", caller.signal))) {
+        if (line.type !== "progress" || line.tokens === 0) continue;
+        done = line.tokens;
+        if (how === "leave") caller.abort();
+        else backend.child.kill(how);
+      }
+    };
+    await expect(build()).rejects.toThrow();
+    expect(done).toBeGreaterThan(0);
+    if (how !== "leave") {
+      await backend.exited;
+      backend = await start();
+    }
+    const again = await made(documents);
+    expect(again).toMatchObject({ type: "ready" });
+    if (again.type === "ready") expect(again.computedTokens).toBeLessThanOrEqual(again.tokens - done);
+  },
+);
+
+test("bodies, names and hashes that are none are refused", async () => {
+  const documents = documentsOf(1, 50);
+  const hash = await memoryHash("acme", backend.manifestHash, documents);
+  const send = async (path: string, body: unknown) => {
+    const response = await fetch(`${backend.url}/v1/memories/${path}`, { method: "PUT", body: JSON.stringify(body) });
+    return [response.status, ((await response.json()) as { error: { code: string | null } }).error.code];
+  };
+  const body = { version: 1, manifestHash: backend.manifestHash, documents };
+  expect(await send(`acme/${hash}`, { ...body, documents: [] })).toEqual([400, null]);
+  expect(await send(`acme/${hash}`, { ...body, manifestHash: "a".repeat(64) })).toEqual([409, "manifest_mismatch"]);
+  expect(await send(`other/${hash}`, body)).toEqual([400, null]);
+  expect(await send("acme/..%2f..%2fkey", body)).toEqual([404, "memory_not_found"]);
+  expect(await send(`..%2facme/${hash}`, body)).toEqual([404, "memory_not_found"]);
+  const long = [{ name: "long", text: "a b ".repeat(9 * 2 ** 20) }];
+  expect(await send(`acme/${hash}`, { ...body, documents: long })).toEqual([413, "body_too_large"]);
+});

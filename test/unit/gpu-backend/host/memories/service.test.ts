@@ -1,0 +1,286 @@
+/** Memories are built of documents by an engine that the test plays: resumed, reused, bounded, deleted. */
+import * as fs from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { windowsOf } from "../../../../../gpu-backend/host/memories/document-windows.ts";
+import { MemoryService, type RunningBuild } from "../../../../../gpu-backend/host/memories/service.ts";
+import { unpackMemory } from "../../../../../gpu-backend/memory/memory.ts";
+import { TenantStore, type TenantStoreSettings } from "../../../../../gpu-backend/tenant-files/tenant-store.ts";
+import { type Documents, memoryHash, type SequenceRequest } from "../../../../../shared/contracts/inference.ts";
+import { limits } from "../../../../../shared/contracts/limits.ts";
+import { ServiceError } from "../../../../../shared/errors.ts";
+
+const manifestHash = "ab".repeat(32);
+const [D, contextTokens, vocabularySize] = [8, 1024, 256];
+
+let directory: string;
+let service: MemoryService;
+/** Prompts that the engine computed. */
+let computed: number[][];
+/** What the engine does before it answers. */
+let before: (prompts: readonly number[][], signal: AbortSignal) => Promise<void>;
+let dropped: (string | null)[][];
+let isServed: boolean;
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), "memories-"));
+  [computed, dropped, isServed] = [[], [], true];
+  before = async () => {};
+  service = serviceOf();
+});
+afterEach(() => rm(directory, { recursive: true }));
+
+/** A key says the token at its position and the one before it, which another window must know as its context. */
+const keyOf = (ids: readonly number[], t: number) =>
+  new Int8Array(D).fill(ids[t] % 100).fill((ids[t - 1] ?? 0) % 100, 4);
+
+function serviceOf(rest: Partial<TenantStoreSettings> = {}): MemoryService {
+  const info = { manifestHash, manifest: { model: { contextTokens, hiddenSize: D } } };
+  const keysOf = async (sequences: SequenceRequest[], signal: AbortSignal) => {
+    const prompts = sequences.map(({ promptIds }) => promptIds);
+    await before(prompts, signal);
+    computed.push(...prompts);
+    return prompts.map((ids) => Int8Array.from(ids.flatMap((_, t) => [...keyOf(ids, t)])));
+  };
+  const tokenizer = {
+    textStart: [],
+    encode: (text: string) => [...Buffer.from(text)],
+    textPieceOf: () => new Uint8Array(1),
+  };
+  const settings = { directory, tenantBytes: 10_000_000, totalBytes: 100_000_000, now: () => new Date(), ...rest };
+  let ids = 0;
+  return new MemoryService({
+    setOf: () => {
+      if (!isServed) throw new ServiceError("backend_unavailable", "closing");
+      return { engine: { keysOf, info }, tokenizer: async () => tokenizer } as never;
+    },
+    store: new TenantStore(settings),
+    dropMemory: (...which) => void dropped.push(which),
+    newId: () => `${ids++}`,
+  });
+}
+const documentsOf = (...texts: string[]): Documents => texts.map((text, i) => ({ name: `d${i}`, text }));
+const textOf = (length: number, seed: number) =>
+  Array.from({ length }, (_, i) => String.fromCharCode(32 + ((i * 7 + seed * 13 + i * i) % 90))).join("");
+const hashOf = (documents: Documents, tenant = "acme") => memoryHash(tenant, manifestHash, documents);
+async function begin(
+  documents: Documents,
+  signal = new AbortController().signal,
+  tenant = "acme",
+): Promise<RunningBuild> {
+  const hash = await hashOf(documents, tenant);
+  return service.begin(tenant, hash, { version: 1, manifestHash, documents }, signal);
+}
+async function make(documents: Documents, tenant = "acme"): Promise<RunningBuild["build"]> {
+  const { build, ready } = await begin(documents, undefined, tenant);
+  await ready;
+  return build;
+}
+async function memoryOf(documents: Documents, tenant = "acme") {
+  const bytes = await service.store.read(tenant, await hashOf(documents, tenant));
+  return bytes && unpackMemory(bytes, { manifestHash, hiddenSize: D, vocabularySize });
+}
+const namesOnDisk = async () =>
+  (await readdir(directory, { recursive: true })).filter((name) => /.[0-9a-f]{64}(.partial)?$/.test(name.slice(60)));
+
+test("a memory has the key of each token that another follows, and that token, document by document", async () => {
+  const documents = documentsOf(textOf(1500, 1), "x", textOf(40, 2), textOf(513, 3));
+  const build = await make(documents);
+  const memory = (await memoryOf(documents))!;
+  const ids = documents.map(({ text }) => [...Buffer.from(text)]);
+  expect([...memory.nextIds]).toEqual(ids.flatMap((own) => own.slice(1)));
+  const keys = ids.flatMap((own) => own.slice(0, -1).flatMap((_, t) => [...keyOf(own, t)]));
+  expect(Buffer.from(memory.keys).equals(Buffer.from(Int8Array.from(keys)))).toBe(true);
+  expect(memory.documents).toEqual(
+    documents.map(({ name }, i) => ({
+      name,
+      firstId: ids[i][0],
+      end: ids.slice(0, i + 1).reduce((sum, own) => sum + own.length - 1, 0),
+    })),
+  );
+  expect([...memory.starts.subarray(0, 3)]).toEqual([1, 2, 3]);
+  expect(build).toMatchObject({ totalTokens: 2054, tokens: 2054, computedTokens: 2053 });
+});
+
+test("no window has more than 512 tokens; each but a document's first begins with 64 tokens of the one before", () => {
+  const windows = windowsOf([1500, 1, 513, 514], 1024);
+  expect(windows.filter(({ document }) => document === 0)).toEqual([
+    { document: 0, part: 0, start: 0, from: 0, end: 512 },
+    { document: 0, part: 1, start: 448, from: 512, end: 960 },
+    { document: 0, part: 2, start: 896, from: 960, end: 1408 },
+    { document: 0, part: 3, start: 1344, from: 1408, end: 1499 },
+  ]);
+  expect(windows.slice(4).map(({ document, end }) => [document, end])).toEqual([
+    [2, 512],
+    [3, 512],
+    [3, 513],
+  ]);
+  for (const { start, end } of windowsOf([100], 16)) expect(end - start).toBeLessThan(16);
+});
+
+test("nothing of the documents or their keys can be read from the disk", async () => {
+  const documents = documentsOf(textOf(300, 1));
+  await make(documents);
+  const { keys } = (await memoryOf(documents))!;
+  const paths = (await readdir(directory, { recursive: true })).map((name) => join(directory, name));
+  for (const path of paths) {
+    if (!(await stat(path)).isFile()) continue;
+    const bytes = await readFile(path);
+    for (let at = 0; at + 8 <= 300; at++) {
+      expect(bytes.includes(documents[0].text.slice(at, at + 8))).toBe(false);
+      expect(bytes.includes(Buffer.from(keys.subarray(at * D, (at + 1) * D)))).toBe(false);
+    }
+  }
+});
+
+test("what is there is not made again; another tenant's equal documents are its own", async () => {
+  const documents = documentsOf(textOf(100, 1));
+  await make(documents);
+  const prompts = computed.length;
+  service = serviceOf();
+  expect(await make(documents)).toMatchObject({ tokens: 100, computedTokens: 0 });
+  expect(computed.length).toBe(prompts);
+  expect(await make(documents, "other")).toMatchObject({ computedTokens: 100 });
+});
+
+test("two builds of one memory at once compute it once", async () => {
+  const documents = documentsOf(textOf(100, 1));
+  const both = await Promise.all([make(documents), make(documents)]);
+  expect(both.map(({ computedTokens }) => computedTokens).sort()).toEqual([0, 100]);
+});
+
+test("a document that another memory has costs nothing, wherever it stands and whatever its name", async () => {
+  const [long, short, fresh] = [textOf(1200, 1), textOf(30, 2), textOf(77, 3)];
+  await make(documentsOf(textOf(50, 9), long, short));
+  service = serviceOf();
+  const before = computed.length;
+  const grown = documentsOf(short, fresh, long);
+  expect(await make(grown)).toMatchObject({ totalTokens: 1307, computedTokens: 77 });
+  expect(computed.length - before).toBe(1);
+  const alone = serviceOf({ directory: join(directory, "alone") });
+  [service] = [alone];
+  await make(grown);
+  const built = await alone.store.read("acme", await hashOf(grown));
+  service = serviceOf();
+  expect(Buffer.compare(built!, (await service.store.read("acme", await hashOf(grown)))!)).toBe(0);
+});
+
+test.each(["its caller leaves", "the engine fails", "its process is killed"])(
+  "a build that ends because %s is continued: only what is missing is computed",
+  async (how) => {
+    const documents = documentsOf(...Array.from({ length: 12 }, (_, i) => textOf(60, i)));
+    const caller = new AbortController();
+    const killed = Promise.withResolvers<void>();
+    before = async (_, signal) => {
+      if (computed.length < 8) return;
+      if (how === "the engine fails") throw new ServiceError("backend_unavailable", "it fell over");
+      if (how === "its caller leaves") caller.abort();
+      else await killed.promise.then(() => Promise.reject(new Error("its process is gone")));
+      signal.throwIfAborted();
+    };
+    const { ready, build } = await begin(documents, caller.signal);
+    const kinds = { "its caller leaves": "cancelled", "the engine fails": "backend_unavailable" };
+    if (how in kinds) await expect(ready).rejects.toMatchObject({ kind: kinds[how as keyof typeof kinds] });
+    else while (build.tokens < 480) await new Promise(setImmediate);
+    expect(await service.store.has("acme", await hashOf(documents))).toBe(false);
+    before = async () => {};
+    service = serviceOf();
+    expect(await make(documents)).toMatchObject({ tokens: 720, computedTokens: 240 });
+    expect(computed.length).toBe(12);
+    expect((await memoryOf(documents))!.nextIds.length).toBe(12 * 59);
+    killed.resolve();
+    await ready.catch(() => undefined);
+  },
+);
+
+test("what a build left serves another memory of the tenant, and a damaged rest of it is computed", async () => {
+  const texts = Array.from({ length: 8 }, (_, i) => textOf(60, i));
+  before = async () => {
+    if (computed.length >= 4) throw new ServiceError("backend_unavailable", "it fell over");
+  };
+  await expect((await begin(documentsOf(...texts))).ready).rejects.toThrow("fell over");
+  before = async () => {};
+  expect(await make(documentsOf(...texts, "more"))).toMatchObject({ computedTokens: 4 * 60 + 4 });
+});
+
+test("a memory that is damaged on the disk is made again", async () => {
+  const documents = documentsOf(textOf(60, 1), textOf(60, 2));
+  await make(documents);
+  const [name] = await namesOnDisk();
+  const bytes = await readFile(join(directory, name));
+  await writeFile(join(directory, name), bytes.fill(0, bytes.length - 100));
+  service = serviceOf();
+  expect(await make(documents)).toMatchObject({ computedTokens: 120 });
+  expect(await memoryOf(documents)).not.toBe(null);
+});
+
+test("other hashes, other manifests, too many tokens and too many bytes are refused, and nothing is written", async () => {
+  const documents = documentsOf(textOf(100, 1));
+  const signal = new AbortController().signal;
+  const hash = await hashOf(documents);
+  const request = { version: 1 as const, manifestHash, documents };
+  await expect(service.begin("acme", "cd".repeat(32), request, signal)).rejects.toMatchObject({
+    kind: "invalid_request",
+    message: expect.stringContaining(hash),
+  });
+  await expect(service.begin("other", hash, request, signal)).rejects.toMatchObject({
+    kind: "invalid_request",
+  });
+  await expect(
+    service.begin("acme", "cd".repeat(32), { ...request, manifestHash: "cd".repeat(32) }, signal),
+  ).rejects.toMatchObject({ kind: "manifest_mismatch", message: expect.stringContaining(manifestHash) });
+  const long = documentsOf(..."ab".split("").map((letter) => letter.repeat(limits.memoryTokens / 2 + 1)));
+  await expect(begin(long)).rejects.toMatchObject({
+    kind: "invalid_request",
+    message: expect.stringContaining(`${limits.memoryTokens}`),
+  });
+  await expect(begin(documentsOf("a", "b"))).rejects.toMatchObject({ message: expect.stringContaining("two tokens") });
+  service = serviceOf({ tenantBytes: 900 });
+  await expect(begin(documents)).rejects.toMatchObject({ message: expect.stringMatching(/\d+ bytes; .* 900 bytes/) });
+  expect(await readdir(directory)).toEqual([]);
+});
+
+test("a memory is gone once it is removed, from the disk first and then from the engines; builds of it end", async () => {
+  const [one, other] = [documentsOf(textOf(100, 1)), documentsOf(textOf(100, 2))];
+  await make(one);
+  before = (_, signal) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  const [first, second] = [await begin(other), await begin(other)];
+  const ended = Promise.all(
+    [first, second].map(({ ready }) => expect(ready).rejects.toMatchObject({ kind: "memory_deleted" })),
+  );
+  await service.remove("acme", await hashOf(other));
+  await ended;
+  expect(dropped).toEqual([["acme", await hashOf(other)]]);
+  expect(await service.store.has("acme", await hashOf(one))).toBe(true);
+  await service.remove("acme", null);
+  expect(dropped.at(-1)).toEqual(["acme", null]);
+  expect(await readdir(directory)).toEqual([]);
+});
+
+test("a full disk: a small memory is kept in memory, and the fault is shown", async () => {
+  const full = () => Promise.reject(Object.assign(new Error("no space left on device"), { code: "ENOSPC" }));
+  service = serviceOf({ system: { ...fs, mkdir: full as typeof fs.mkdir } });
+  const documents = documentsOf(textOf(100, 1));
+  await make(documents);
+  expect(service.store.disk).toMatchObject({ fault: "ENOSPC" });
+  expect((await memoryOf(documents))!.nextIds.length).toBe(99);
+});
+
+test("ten thousand documents of one word, and one of a single repeated letter", async () => {
+  const words = Array.from({ length: 10_000 }, (_, i) => ({ name: `w${i}`, text: `w${i}` }));
+  const tokens = words.reduce((sum, { text }) => sum + text.length, 0);
+  expect(await make(words)).toMatchObject({ totalTokens: tokens, tokens });
+  expect((await memoryOf(words))!.documents.length).toBe(10_000);
+  const repeated = [{ name: "same", text: "a".repeat(20_000) }];
+  expect(await make(repeated)).toMatchObject({ tokens: 20_000 });
+});
+
+test("a set that ends during a build ends the build", async () => {
+  before = async () => {
+    isServed = false;
+  };
+  const documents = documentsOf(...Array.from({ length: 12 }, (_, i) => textOf(60, i)));
+  await expect((await begin(documents)).ready).rejects.toMatchObject({ kind: "backend_unavailable" });
+});
