@@ -104,7 +104,7 @@ export const environmentSchema = z.object({
   MEMORIES_BYTES: integer(
     1,
     2 ** 50,
-    16_384 * MiB,
+    4096 * MiB,
     "Bytes of all tenants' memories in DATA_DIR, at most; beyond, what was used longest ago goes",
   ),
   ARTIFACTS_URL: url(

@@ -29,10 +29,11 @@ export function addMemoryRoutes(
     const left = new AbortController();
     const signal = AbortSignal.any([context.req.raw.signal, left.signal]);
     const running = await memories.begin(tenant, hash, request, signal);
+    const documents = request.documents.length;
     const outcome = running.ready.then(
       (bytes): MemoryProgress => {
         const { totalTokens: tokens, computedTokens } = running.build;
-        log("info", "memory", { documents: request.documents.length, tokens, computedTokens, bytes });
+        log("info", "memory", { documents, tokens, computedTokens, bytes });
         metrics.memoryBuilt("ready", computedTokens);
         return { type: "ready", tokens, bytes, computedTokens };
       },

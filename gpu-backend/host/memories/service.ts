@@ -35,7 +35,7 @@ export interface RunningBuild {
 export class MemoryService {
   readonly #parts: MemoryServiceParts;
   readonly #queue = new MakingQueue("memories");
-  readonly #running = new Set<{ tenant: string; hash: string; deletion: AbortController; ready: Promise<unknown> }>();
+  readonly #running = new Set<{ tenant: string; hash: string; deletion: AbortController; ended: Promise<void> }>();
 
   constructor(parts: MemoryServiceParts) {
     this.#parts = parts;
@@ -57,18 +57,26 @@ export class MemoryService {
       throw new ServiceError("invalid_request", `The documents' hash for this tenant is ${found}, not ${hash}.`);
     }
     const { contextTokens, hiddenSize } = info.manifest.model;
-    const build = new MemoryBuild({
-      ...{ tenant, hash, manifestHash, contextTokens, hiddenSize, store: this.store },
-      documents: await encodeDocuments(await tokenizer(), documents),
-      keysOf: (prompts, stop) => this.#keysOf(tenant, manifestHash, prompts, stop),
-    });
     const deletion = new AbortController();
-    const ready = this.#make(build, tenant, AbortSignal.any([signal, deletion.signal]));
-    const running = { tenant, hash, deletion, ready };
+    const { promise: ended, resolve } = Promise.withResolvers<void>();
+    const running = { tenant, hash, deletion, ended };
     this.#running.add(running);
-    const ended = () => void this.#running.delete(running);
-    ready.then(ended, ended);
-    return { build, ready };
+    const end = () => {
+      this.#running.delete(running);
+      resolve();
+    };
+    try {
+      const build = new MemoryBuild({
+        ...{ tenant, hash, manifestHash, contextTokens, hiddenSize, store: this.store },
+        documents: await encodeDocuments(await tokenizer(), documents),
+        keysOf: (prompts, stop) => this.#keysOf(tenant, manifestHash, prompts, stop),
+      });
+      const stop = AbortSignal.any([signal, deletion.signal]);
+      return { build, ready: this.#make(build, tenant, stop).finally(end) };
+    } catch (error) {
+      end();
+      throw error;
+    }
   }
 
   /** Removes a memory or, with null, all of a tenant's: here, then in every engine. */
@@ -76,7 +84,7 @@ export class MemoryService {
     const meant = [...this.#running].filter((one) => one.tenant === tenant && (hash === null || one.hash === hash));
     const deleted = new ServiceError("memory_deleted", "The memory was deleted while it was made.");
     for (const { deletion } of meant) deletion.abort(deleted);
-    await Promise.allSettled(meant.map(({ ready }) => ready));
+    await Promise.all(meant.map(({ ended }) => ended));
     if (hash === null) await this.store.removeAll(tenant);
     else await this.store.remove(tenant, hash);
     this.#parts.dropMemory(tenant, hash);

@@ -207,7 +207,13 @@ export async function startSet(settings: EngineSettings, parts: EngineClientPart
     return {
       ...{ info, engine, fitter },
       // Only documents need it in this process.
-      tokenizer: () => (tokenizer ??= readTokenizer(artifactsDirectory, info.manifest)),
+      tokenizer() {
+        tokenizer ??= readTokenizer(artifactsDirectory, info.manifest).catch((error) => {
+          tokenizer = null;
+          throw error;
+        });
+        return tokenizer;
+      },
       async close(limitMs) {
         await engine.close(limitMs);
         await fitter.close();

@@ -310,6 +310,27 @@ describe("a file that is written record by record", () => {
     expect(await storeOf().read("acme", one)).toEqual(whole);
   });
 
+  test.each(["swapped", "of another file"])("counts as missing where its records are %s", async (how) => {
+    const equal = { ...plan, recordBytes: [40, 40] };
+    const write = async (hash: string) => {
+      const file = await storeOf().begin("acme", hash, equal);
+      await file.append([bytes(6, 40), bytes(7, 40)]);
+      await file.finish();
+      await file.close();
+      return readFile(join(folderOf("acme"), hash));
+    };
+    const [own, other] = [await write(one), await write(two)];
+    // Before the two records: label and head. A record has the same size in each file.
+    const start = sealedBytes([10, 20]) - sealedBytes([]);
+    const size = sealedBytes([40]) - sealedBytes([]);
+    const [first, second] = [start, start + size].map((at) => own.subarray(at, at + size));
+    const records = how === "swapped" ? [second, first] : [other.subarray(start, start + size), second];
+    const changed = Buffer.concat([own.subarray(0, start), ...records, own.subarray(start + 2 * size)]);
+    await writeFile(join(folderOf("acme"), one), changed);
+    expect(changed.length).toBe(own.length);
+    expect([await storeOf().read("acme", one), await storeOf().has("acme", two)]).toEqual([null, true]);
+  });
+
   test("is begun anew where another head or another label is wanted", async () => {
     for (const change of [{ head: bytes(9, 20) }, { label: bytes(9, 10) }]) {
       const file = await storeOf().begin("acme", one, plan);
@@ -329,6 +350,13 @@ describe("a file that is written record by record", () => {
       await file.append(records.slice(0, 1));
       await file.close();
     };
+    const open = await store.begin("acme", two, plan);
+    nowMs += 2 * leftoverMs;
+    await store.removeLeftovers();
+    expect(await filesOf("acme")).toEqual([`${two}.partial`]);
+    await open.close();
+    await store.remove("acme", two);
+    nowMs = Date.now();
     await leave();
     nowMs += leftoverMs - 60_000;
     await store.removeLeftovers();
@@ -351,7 +379,7 @@ describe("a file that is written record by record", () => {
     for (const hash of [two, three]) await store.keep("acme", hash, content);
     const file = await store.begin("acme", one, plan);
     expect(await filesOf("acme")).toEqual([partial, three].sort());
-    await store.keep("other", two, content);
+    await store.keep("other", two, Buffer.concat([content, content]));
     expect([await filesOf("acme"), await filesOf("other")]).toEqual([[partial], [two]]);
     await file.close();
   });
