@@ -13,7 +13,7 @@ const forUsers = {
   publish: ["publish artifacts, switch back, list", "infra/publish/cli.ts"],
   keys: ["make, list, revoke and rotate API keys, set tenants' limits", "infra/keys/cli.ts"],
   adapters: ["list, make and delete a tenant's own adapters", "infra/api/adapters.ts"],
-  bench: ["measure speed beside other engines", "test/bench/main.ts"],
+  bench: ["measure speed beside node-llama-cpp", "test/bench/main.ts"],
   doctor: ["check this machine and the artifacts, and name the mend", "infra/doctor/cli.ts"],
   backend: ["serve the backend alone", "gpu-backend/main.ts"],
 };
@@ -54,7 +54,6 @@ const forDevelopers = {
   "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],
   "bench:edge": ["measure what the edge costs, beside Portkey's gateway", "test/bench/edge/main.ts"],
   "bench:fault": ["harm a backend under 200 streams", "test/bench/fault/main.ts"],
-  "bench:tenants": ["measure what a tenant's burst costs another", "test/bench/tenants/main.ts"],
 };
 
 /** The commands that are there: a package has none of those for developers. */

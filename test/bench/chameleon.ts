@@ -13,17 +13,16 @@ import { openGgufModel } from "../../gpu-backend/models/gguf/model.ts";
 import type { ConstantFile } from "../../gpu-backend/runtime/graph.ts";
 import { buildServingGraph } from "../../gpu-backend/runtime/model-graph.ts";
 import type { Kv, Pass, PassOutput } from "../../gpu-backend/runtime/model-runner.ts";
-import { createStepRunner, openStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import { openStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
 import { smoothed } from "../../gpu-backend/runtime/smoothing.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { randomBank, seededRandom } from "../support/steps.ts";
 import { BatchMeter, type Contestant } from "./contestant.ts";
-import { gpt2Bank, gpt2Config, gpt2Weights } from "./model.ts";
 
-/** Over GPT-2's shape, or the model of a GGUF file and the smoothing beside it. */
-export async function openChameleon(format: WeightFormat, threads: number, gguf?: string): Promise<Contestant> {
-  const runner = gguf ? await openGguf(gguf, format, threads) : await openGpt2(format, threads);
+/** As a server opens a model: by the graph's file. The context is one that a server has by default. */
+export async function openChameleon(format: WeightFormat, threads: number, gguf: string): Promise<Contestant> {
+  const runner = await openGguf(gguf, format, threads);
   const random = seededRandom(3);
   return {
     async measure(prompts, steps) {
@@ -50,12 +49,6 @@ export async function openChameleon(format: WeightFormat, threads: number, gguf?
   };
 }
 
-async function openGpt2(format: WeightFormat, threads: number): Promise<StepRunner> {
-  const weights = await gpt2Weights();
-  return createStepRunner({ config: gpt2Config, weights, bank: gpt2Bank(), threads, format });
-}
-
-/** As a server opens it: by the graph's file. The context is one that a server has by default. */
 async function openGguf(path: string, format: WeightFormat, threads: number): Promise<StepRunner> {
   const { config, weights, file } = openGgufModel(path);
   const served = { ...config, contextTokens: Math.min(config.contextTokens, 2048) };

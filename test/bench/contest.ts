@@ -38,7 +38,7 @@ export interface GroupResult {
 export async function runGroup(
   entries: readonly Entry[],
   cells: readonly Cell[],
-  options: { rounds: number; threads: number; gguf?: string; note: (line: string) => void },
+  options: { rounds: number; threads: number; gguf: string; note: (line: string) => void },
 ): Promise<GroupResult> {
   const { rounds, threads, gguf, note } = options;
   const result: GroupResult = { rows: [], skipped: [], firstIds: [] };
@@ -115,11 +115,11 @@ function rowOf(entry: Entry, cell: Cell, samples: Measurement[]): Row {
 class Runner {
   readonly entry: Entry;
   readonly #threads: number;
-  readonly #gguf: string | undefined;
+  readonly #gguf: string;
   #child: ChildProcess | null = null;
   #errors = "";
 
-  constructor(entry: Entry, threads: number, gguf: string | undefined) {
+  constructor(entry: Entry, threads: number, gguf: string) {
     this.entry = entry;
     this.#threads = threads;
     this.#gguf = gguf;
@@ -128,8 +128,7 @@ class Runner {
   /** Starts the process. Returns the first tokens of the check prompts. */
   async start(): Promise<number[]> {
     const script = new URL("./contestant-process.ts", import.meta.url);
-    const model = this.#gguf === undefined ? [] : [this.#gguf];
-    const child = fork(script, [this.entry.system, this.entry.format, `${this.#threads}`, ...model], {
+    const child = fork(script, [this.entry.system, this.entry.format, `${this.#threads}`, this.#gguf], {
       execArgv: ["--expose-gc"],
       stdio: ["ignore", "ignore", "pipe", "ipc"],
     });

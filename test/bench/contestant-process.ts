@@ -1,12 +1,10 @@
 /**
  * The child process of one contestant: loads its model, says so, and measures what it is asked, until it is told to end.
- * Run by the contest: node --expose-gc contestant-process.ts SYSTEM FORMAT THREADS [GGUF]
+ * Run by the contest: node --expose-gc contestant-process.ts SYSTEM FORMAT THREADS GGUF
  */
 import { openChameleon } from "./chameleon.ts";
 import type { Contestant, Measurement, System } from "./contestant.ts";
-import type { GgufFormat } from "./llama/gguf.ts";
 import { promptsOf } from "./model.ts";
-import type { ExportFormat } from "./transformers/export-graph.ts";
 
 export type ToContestant = { batch: number; context: number; steps: number } | "release";
 export type FromContestant = { type: "ready"; firstIds: number[] } | { type: "measured"; measurement: Measurement };
@@ -31,10 +29,8 @@ async function open(system: System, format: string, threads: number): Promise<Co
   switch (system) {
     case "chameleon":
       return openChameleon(format as Parameters<typeof openChameleon>[0], threads, gguf);
-    case "transformers.js":
-      return (await import("./transformers/contestant.ts")).openTransformers(format as ExportFormat, threads);
     case "node-llama-cpp":
-      return (await import("./llama/contestant.ts")).openLlama(format as GgufFormat, threads, gguf);
+      return (await import("./llama/contestant.ts")).openLlama(threads, gguf);
   }
 }
 

@@ -3,7 +3,7 @@
  * so that its memory is its own and no thread of another disturbs it.
  */
 
-export const systems = ["chameleon", "transformers.js", "node-llama-cpp"] as const;
+export const systems = ["chameleon", "node-llama-cpp"] as const;
 export type System = (typeof systems)[number];
 
 export interface Entry {

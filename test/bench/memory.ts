@@ -7,25 +7,24 @@
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import { copyFile, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { idleMs } from "../../gpu-backend/host/own-adapters/fit-client.ts";
-import { baseDimensions, publishBaseArtifacts } from "../../gpu-backend/models/import/base-artifacts.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
+import { manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { type Backend, framesOf, startBackend } from "../support/backend-process.ts";
+import { embeddedBase } from "../support/embedded-base.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
-import { gpt2VocabularyFiles } from "../support/gpt2-vocabulary.ts";
 import { runGroup } from "./contest.ts";
-import { gpt2Config, gpt2WeightsFile, promptsOf } from "./model.ts";
+import { promptsOf } from "./model.ts";
 import { median } from "./quantile.ts";
 
 const context = 128;
 const steps = 8;
 /** Of the adapter: example texts, and tokens of each. */
 const examples = { count: 6, tokens: 60 };
-const formatOfPeer = { fp32: "f32", int8: "q8_0", exact: "f32" } as const;
 /** Beyond `idleMs`, in milliseconds: time for the fitter's process to end. */
 const unloadingMs = 2000;
 const steadyBatches = 5;
@@ -61,13 +60,13 @@ export async function measureMemory(
 ): Promise<MemoryRow> {
   const folder = await mkdtemp(join(tmpdir(), "chameleon-memory-"));
   try {
-    await writeModelFolder(folder);
-    const settings = { modelDirectory: folder, artifactsDirectory: join(folder, "artifacts"), threads };
+    const artifacts = join(embeddedBase, "artifacts");
+    const settings = { modelDirectory: embeddedBase, artifactsDirectory: artifacts, threads };
     const bareBytes = await bareSession({ ...settings, weightFormat: format }, batch);
     const environment = {
       WEIGHT_FORMAT: format,
       THREADS: `${threads}`,
-      MODEL_DIR: folder,
+      MODEL_DIR: embeddedBase,
       DATA_DIR: join(folder, "data"),
     };
     const withoutPrefixCache = await withBackend({ ...environment, PREFIX_CACHE_BYTES: "0" }, (backend) =>
@@ -78,8 +77,9 @@ export async function measureMemory(
       prefixCacheBytes: await backend.metric("chameleon_prefix_cache_bytes"),
       adapter: await makeAdapter(backend, batch),
     }));
-    const peer = { system: "node-llama-cpp", format: formatOfPeer[format] } as const;
-    const { rows } = await runGroup([peer], [{ batch, context, steps }], { rounds: 1, threads, note });
+    const peer = { system: "node-llama-cpp", format: "gguf" } as const;
+    const gguf = join(embeddedBase, "model.gguf");
+    const { rows } = await runGroup([peer], [{ batch, context, steps }], { rounds: 1, threads, gguf, note });
     const llamaBytes = rows[0]?.rssBytes ?? null;
     return { format, batch, bareBytes, withoutPrefixCache, ...measured, llamaBytes };
   } finally {
@@ -99,19 +99,6 @@ export function memoryLines({ format, batch, bareBytes, adapter, ...row }: Memor
     `  node-llama-cpp: ${row.llamaBytes === null ? "not measured" : megabytes(row.llamaBytes)}`,
     `${verdict(growth > targetGrowth)}first own adapter: before ${megabytes(adapter.beforeBytes)}, made ${megabytes(adapter.madeBytes)}, after ${idleMs / 1000} s idle ${megabytes(adapter.idleBytes)} (${(100 * growth).toFixed(1)}%; target ${100 * targetGrowth}%)`,
   ];
-}
-
-/** The benchmark's weights with artifacts that serve the base. */
-async function writeModelFolder(folder: string): Promise<void> {
-  const { vocabularySize, hiddenSize, layers, heads, contextTokens, stopIds } = gpt2Config;
-  const sizes = { vocab_size: vocabularySize, n_embd: hiddenSize, n_layer: layers, n_head: heads };
-  const config = { model_type: "gpt2", ...sizes, n_positions: contextTokens, eos_token_id: stopIds[0] };
-  const { vocabJson, mergesTxt } = gpt2VocabularyFiles();
-  await copyFile(await gpt2WeightsFile(), join(folder, "model.safetensors"));
-  await writeFile(join(folder, "config.json"), JSON.stringify(config));
-  await writeFile(join(folder, "vocab.json"), vocabJson);
-  await writeFile(join(folder, "merges.txt"), mergesTxt);
-  await publishBaseArtifacts(folder, "bench");
 }
 
 async function bareSession(settings: object, batch: number): Promise<number> {
@@ -149,9 +136,11 @@ async function serveBatch(backend: Backend, batch: number): Promise<Resident> {
 
 async function makeAdapter(backend: Backend, batch: number): Promise<MemoryRow["adapter"]> {
   const beforeBytes = await steadyBytes(backend, batch);
+  const manifest = await readFile(join(embeddedBase, "artifacts", manifestFile), "utf8");
+  const { dimensions } = parseManifest(manifest).embedding;
   const response = await backend.post("/v1/adapters", {
     ...{ version: 1, manifestHash: backend.manifestHash, tenant: "tenant" },
-    centroid: Array.from({ length: baseDimensions }, (_, p) => (p === 0 ? 1 : 0)),
+    centroid: Array.from({ length: dimensions }, (_, p) => (p === 0 ? 1 : 0)),
     examples: promptsOf(examples.count, examples.tokens),
   });
   if (!response.ok) throw new Error(await response.text());

@@ -6,8 +6,8 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { GgufHeader, ggufLimits } from "../../gpu-backend/models/gguf/header.ts";
-import { writeGguf } from "../bench/llama/gguf.ts";
 import { fileOf } from "../support/gguf-bytes.ts";
+import { writeGguf } from "../support/gguf-writer.ts";
 
 const seed = Number(process.env.FUZZ_SEED) || (Date.now() % 1_000_000) + 1;
 const runs = Number(process.env.FUZZ_FILES) || 3000;
@@ -22,7 +22,7 @@ const valid = writeGguf(
   },
   [
     { name: "token_embd.weight", shape: [3, 32], values: new Float32Array(96), format: "q8_0" },
-    { name: "blk.0.attn_q.weight", shape: [4, 64], values: new Float32Array(256), format: "q4_0" },
+    { name: "blk.0.attn_q.weight", shape: [4, 64], values: new Float32Array(256), format: "q8_0" },
     { name: "output_norm.weight", shape: [32], values: new Float32Array(32), format: "f32" },
   ],
 );

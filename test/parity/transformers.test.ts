@@ -23,9 +23,9 @@ import type { ChatMessage } from "../../shared/contracts/chat.ts";
 import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
 import { packGpt2Tokenizer } from "../../shared/tokenizer/pack.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import { buildExportGraph } from "../bench/transformers/export-graph.ts";
 import { chatTemplates } from "../support/chat-templates.ts";
 import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { buildExportGraph } from "../support/export-graph.ts";
 import { fuzzText } from "../support/fuzz-text.ts";
 import { gpt2EndOfTextId, gpt2VocabularyFiles } from "../support/gpt2-vocabulary.ts";
 import { smallBase } from "../support/small-base.ts";
@@ -137,7 +137,7 @@ describe("the model", () => {
     const { config } = artifacts.model;
     const file = readTensorFile(await readFile(join(smallBase, "model.safetensors")));
     const tensors = new Map([...file].map(([name, one]) => [name.replace("transformer.", ""), one]));
-    const graph = buildExportGraph(config, tensors, "fp32");
+    const graph = buildExportGraph(config, tensors);
     await writeFile(join(scratch, "mini/onnx/model.onnx"), graph);
     const model = await AutoModelForCausalLM.from_pretrained("mini", {
       ...{ dtype: "fp32", device: "cpu", local_files_only: true },

@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { floatsOf } from "../../gpu-backend/runtime/model-weights.ts";
-import { type GgufValue, writeGguf } from "../bench/llama/gguf.ts";
+import { type GgufValue, writeGguf } from "./gguf-writer.ts";
 import { randomWeights } from "./random-weights.ts";
 import { seededRandom } from "./steps.ts";
 import { tinyLlama } from "./tiny-families.ts";

@@ -4,12 +4,9 @@
  */
 import { basename } from "node:path";
 import { openPartFiles } from "../../../gpu-backend/models/gguf/part-files.ts";
-import { gpt2VocabularyFiles } from "../../support/gpt2-vocabulary.ts";
 import { BatchMeter, type Contestant } from "../contestant.ts";
-import { cached, gpt2Config, gpt2Tensors } from "../model.ts";
+import { cached } from "../model.ts";
 import { importInstalled } from "../peer-package.ts";
-import type { GgufFormat } from "./gguf.ts";
-import { buildGguf } from "./gpt2-gguf.ts";
 
 /** What we use of the package; it is installed on demand, so its own types are not at hand. */
 interface NodeLlama {
@@ -24,12 +21,7 @@ interface Context {
   dispose(): Promise<void>;
 }
 
-export function ggufFile(format: GgufFormat): Promise<string> {
-  return cached(`llama/model-${format}.gguf`, async () =>
-    buildGguf(gpt2Config, await gpt2Tensors(), gpt2VocabularyFiles(), format),
-  );
-}
-
+/** The file, which the peer wants whole. */
 async function joined(path: string): Promise<string> {
   const file = openPartFiles(path);
   try {
@@ -40,9 +32,8 @@ async function joined(path: string): Promise<string> {
   }
 }
 
-/** Over GPT-2's shape, or the model of a GGUF file, which is joined where it lies in parts. */
-export async function openLlama(format: GgufFormat, threads: number, gguf?: string): Promise<Contestant> {
-  const modelPath = gguf ? await joined(gguf) : await ggufFile(format);
+export async function openLlama(threads: number, gguf: string): Promise<Contestant> {
+  const modelPath = await joined(gguf);
   const { getLlama } = await importInstalled<NodeLlama>(import.meta.dirname, "node-llama-cpp");
   const llama = await getLlama({
     gpu: false,

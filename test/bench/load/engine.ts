@@ -12,7 +12,7 @@ import type { Frame } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/engine-harness.ts";
 import { randomWeights } from "../../support/random-weights.ts";
 import { randomBank, seededRandom } from "../../support/steps.ts";
-import { gpt2Bank, gpt2Config, gpt2Weights } from "../model.ts";
+import { gpt2Config } from "../model.ts";
 import type { Arrival } from "./trace.ts";
 
 /** Shapes with random weights. The small one is for a quick look: a step takes a twentieth of GPT-2 124M's. */
@@ -62,10 +62,8 @@ export async function openLoadEngine({ folder, shape, format, threads }: LoadOpt
   ).catch(() => ({}));
   const settings: { chunkTokens: number; tenantSlowdown?: number } = await from("config.ts");
   const config = loadShapes[shape];
-  const [weights, bank] =
-    shape === "gpt2"
-      ? [await gpt2Weights(), gpt2Bank()]
-      : [randomWeights(config, seededRandom(124)), randomBank(config, 64, 8, seededRandom(8))];
+  const weights = randomWeights(config, seededRandom(124));
+  const bank = randomBank(config, 64, 8, seededRandom(8));
   const runner = await createStepRunner({ config, weights, bank, threads, format });
   /** The server's defaults. Engines until November 2026 had a slowdown for bursts, too. */
   const limits = {

@@ -2,7 +2,7 @@
 import { expect, test } from "vitest";
 import type { Row } from "../../bench/contest.ts";
 import { median } from "../../bench/quantile.ts";
-import { agreementLines, floorRatioLines, ratioLines, weightBytesOf } from "../../bench/report.ts";
+import { agreementLines, ratioLines } from "../../bench/report.ts";
 
 const row = (system: Row["system"], format: string, batch: number, figures: Partial<Row> = {}): Row => ({
   system,
@@ -17,7 +17,7 @@ const row = (system: Row["system"], format: string, batch: number, figures: Part
   ...figures,
 });
 const ours = { system: "chameleon", format: "int8" } as const;
-const peer = { system: "transformers.js", format: "q8" } as const;
+const peer = { system: "node-llama-cpp", format: "gguf" } as const;
 
 test("a ratio is the peer's time ÷ ours, cell by cell, and names what it loses", () => {
   const lines = ratioLines(
@@ -25,8 +25,8 @@ test("a ratio is the peer's time ÷ ours, cell by cell, and names what it loses"
     [
       row("chameleon", "int8", 1),
       row("chameleon", "int8", 8),
-      row("transformers.js", "q8", 1, { msPerStep: 15, timeToFirstTokenMs: 50 }),
-      row("transformers.js", "q8", 8, { msPerStep: 30, timeToFirstTokenMs: 200 }),
+      row("node-llama-cpp", "gguf", 1, { msPerStep: 15, timeToFirstTokenMs: 50 }),
+      row("node-llama-cpp", "gguf", 8, { msPerStep: 30, timeToFirstTokenMs: 200 }),
     ],
   );
   expect(lines).toHaveLength(2);
@@ -37,18 +37,7 @@ test("a ratio is the peer's time ÷ ours, cell by cell, and names what it loses"
 });
 
 test("a cell that the peer did not finish has no ratio", () => {
-  expect(ratioLines([ours, peer], [row("chameleon", "int8", 1), row("transformers.js", "q8", 8)])).toEqual([]);
-});
-
-test("the floor is held against batch 1 of its own format", () => {
-  const floors = [{ format: "int8" as const, weightBytes: 1e8, bandwidthBytesPerSecond: 2e10, msPerStep: 5 }];
-  const rows = [row("chameleon", "int8", 1), row("chameleon", "int8", 8), row("chameleon", "fp32", 1)];
-  expect(floorRatioLines(rows, floors)).toEqual([expect.stringContaining("2.00x the floor")]);
-});
-
-test("GPT-2 124M reads 124 million weights a step", () => {
-  expect(weightBytesOf("int8") / 1e6).toBeCloseTo(123.5, 1);
-  expect(weightBytesOf("fp32")).toBe(4 * weightBytesOf("int8"));
+  expect(ratioLines([ours, peer], [row("chameleon", "int8", 1), row("node-llama-cpp", "gguf", 8)])).toEqual([]);
 });
 
 test("agreement counts equal first tokens against the group's first", () => {

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { GgufHeader, ggufLimits } from "../../../../../gpu-backend/models/gguf/header.ts";
-import { writeGguf } from "../../../../bench/llama/gguf.ts";
 import { bytesOf, type Field, fileOf } from "../../../../support/gguf-bytes.ts";
+import { writeGguf } from "../../../../support/gguf-writer.ts";
 
 const magic: Field = { raw: new TextEncoder().encode("GGUF") };
 const huge = 2n ** 63n;

@@ -6,7 +6,7 @@ import { afterAll, expect, test } from "vitest";
 import { openGgufModel } from "../../../../../gpu-backend/models/gguf/model.ts";
 import type { ModelConfig } from "../../../../../gpu-backend/runtime/model-config.ts";
 import { floatsOf, weightOf, weightShapes } from "../../../../../gpu-backend/runtime/model-weights.ts";
-import { type GgufTensor, type GgufValue, writeGguf } from "../../../../bench/llama/gguf.ts";
+import { type GgufTensor, type GgufValue, writeGguf } from "../../../../support/gguf-writer.ts";
 import { seededRandom } from "../../../../support/steps.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "gguf-"));

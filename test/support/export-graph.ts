@@ -1,26 +1,14 @@
 /**
  * GPT-2 as Hugging Face's exports for Transformers.js have it: `past_key_values.N.key` in, the whole past concatenated
  * with the new as `present.N.key` out. Logits come at every position, as GPT-2's published exports have them.
- *
- * What it is made to be: an export at its best. fp32 is the plain graph, tied matrix stored once. q8 is what
- * Transformers.js's own quantisation writes (dynamic activations, one scale per tensor; weights int8, one scale per
- * tensor), with the head quantised too, which published files often leave in fp32.
  */
 
-import { GraphBuilder } from "../../../gpu-backend/runtime/graph.ts";
-import type { ModelConfig } from "../../../gpu-backend/runtime/model-config.ts";
-import { transpose } from "../../../gpu-backend/runtime/transpose.ts";
-import { type TensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
-
-export type ExportFormat = "fp32" | "q8";
-/** How Transformers.js finds the file of a format. */
-export const exportFiles: Record<ExportFormat, string> = {
-  fp32: "onnx/model.onnx",
-  q8: "onnx/model_quantized.onnx",
-};
+import { GraphBuilder } from "../../gpu-backend/runtime/graph.ts";
+import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
+import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 
 /** S sequences, T tokens, P past positions, D hidden, H heads, d head width, V vocabulary. */
-export function buildExportGraph(config: ModelConfig, weights: TensorFile, format: ExportFormat): Uint8Array {
+export function buildExportGraph(config: ModelConfig, weights: TensorFile): Uint8Array {
   const { hiddenSize: D, vocabularySize: V, heads: H, layers } = config;
   const d = D / H;
   const g = new GraphBuilder("gpt2-export");
@@ -32,9 +20,8 @@ export function buildExportGraph(config: ModelConfig, weights: TensorFile, forma
   const attentionMask = g.input("attention_mask", "int64", ["batch_size", "total_sequence_length"]);
   const positions = g.input("position_ids", "int64", ["batch_size", "sequence_length"]);
 
-  const turnedHead = () => transpose(toFloat32(tensorOf(weights, "wte.weight")), V, D); // [D, V]
-  const head = format === "fp32" ? null : addMatMul(g, turnedHead(), D, V);
-  const { embedded, headRows } = addEmbedding(g, format, weights, tokenIds);
+  const headRows = tensor("wte.weight"); // [V, D], the embedding, too
+  const embedded = g.node("Gather", [headRows, tokenIds], { axis: 0 });
   const scoreMask = addScoreMask(g, tokenIds, attentionMask);
   const shape = g.node("Shape", [tokenIds]); // [S, T]
   const rowsAndHeads = g.node("Concat", [shape, g.integers(H, d)], { axis: 0 });
@@ -45,14 +32,7 @@ export function buildExportGraph(config: ModelConfig, weights: TensorFile, forma
       axis: -1,
       epsilon: { float: config.normEpsilon },
     });
-  const linear = (name: string, x: string) => {
-    const [rows, columns] = tensorOf(weights, `${name}.weight`).shape;
-    const kernel = toFloat32(tensorOf(weights, `${name}.weight`));
-    if (format === "fp32") {
-      return g.node("Gemm", [x, g.constant(kernel, [rows, columns], `${name}.weight`), tensor(`${name}.bias`)]);
-    }
-    return g.node("Add", [addMatMul(g, kernel, rows, columns)(x), tensor(`${name}.bias`)]);
-  };
+  const linear = (name: string, x: string) => g.node("Gemm", [x, tensor(`${name}.weight`), tensor(`${name}.bias`)]);
 
   const positionRows = g.node("Gather", [tensor("wpe.weight"), positions], { axis: 0 });
   let states = g.node("Reshape", [g.node("Add", [embedded, positionRows]), g.integers(-1, D)]); // [S × T, D]
@@ -75,24 +55,10 @@ export function buildExportGraph(config: ModelConfig, weights: TensorFile, forma
   }
 
   const hidden = layerNorm("ln_f", states);
-  const logits = head ? head(hidden) : g.node("Gemm", [hidden, headRows], { transB: 1 });
+  const logits = g.node("Gemm", [hidden, headRows], { transB: 1 });
   const rows = g.node("Concat", [shape, g.integers(V)], { axis: 0 });
   g.output("logits", g.node("Reshape", [logits, rows]), "float32", ["batch_size", "sequence_length", V]);
   return g.bytes();
-}
-
-/** The token embedding; in fp32 `headRows` is the tied matrix [V, D]. */
-function addEmbedding(g: GraphBuilder, format: ExportFormat, weights: TensorFile, tokenIds: string) {
-  const { shape } = tensorOf(weights, "wte.weight");
-  const matrix = toFloat32(tensorOf(weights, "wte.weight"));
-  if (format !== "q8") {
-    const headRows = g.constant(matrix, shape, "wte.weight");
-    return { embedded: g.node("Gather", [headRows, tokenIds], { axis: 0 }), headRows };
-  }
-  const { values, scale } = quantizeTensor(matrix);
-  const rows = g.node("Gather", [g.constant(values, shape, "wte.weight"), tokenIds], { axis: 0 });
-  const zero = g.constant(Int8Array.of(0), []);
-  return { embedded: g.node("DequantizeLinear", [rows, g.scalar(scale), zero]), headRows: "" };
 }
 
 /** [S, 1, T, P + T]: 0 where a query may look, the lowest float elsewhere. */
@@ -105,28 +71,6 @@ function addScoreMask(g: GraphBuilder, tokenIds: string, attentionMask: string):
   const isPast = g.node("LessOrEqual", [keys, queries]); // [T, P + T]
   const isToken = g.node("Unsqueeze", [g.node("Cast", [attentionMask], { to: 9 }), g.integers(1, 2)]); // [S, 1, 1, P + T]
   return g.node("Where", [g.node("And", [isPast, isToken]), g.scalar(0), g.scalar(-3.4028234663852886e38)]);
-}
-
-/** x·W for a quantised [rows, columns] matrix, as a function of x [M, rows]. */
-function addMatMul(g: GraphBuilder, matrix: Float32Array, rows: number, columns: number): (x: string) => string {
-  const { values, scale } = quantizeTensor(matrix);
-  const weight = g.constant(values, [rows, columns]);
-  const zero = g.constant(Int8Array.of(0), []);
-  return (x) => {
-    const [rounded, step, zeroPoint] = g.nodes("DynamicQuantizeLinear", [x], 3);
-    const product = g.node("MatMulInteger", [rounded, weight, zeroPoint, zero]);
-    return g.node("Mul", [g.node("Cast", [product], { to: 1 }), g.node("Mul", [step, g.scalar(scale)])]);
-  };
-}
-
-/** int8 with one symmetric scale for all. */
-function quantizeTensor(matrix: Float32Array): { values: Int8Array; scale: number } {
-  let extreme = 0;
-  for (const value of matrix) extreme = Math.max(extreme, Math.abs(value));
-  const scale = extreme / 127 || 1;
-  const values = new Int8Array(matrix.length);
-  for (let i = 0; i < matrix.length; i++) values[i] = Math.round(matrix[i] / scale);
-  return { values, scale };
 }
 
 function int64(g: GraphBuilder, value: number): string {
