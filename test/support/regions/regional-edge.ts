@@ -1,4 +1,4 @@
-/** The edge in a bare workerd, with regions around it (regional-worker.ts) and a backend that answers by the clock in some. */
+/** The edge in a bare workerd, with regions around it (regional-worker.ts) and a fake backend in some. */
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -6,7 +6,7 @@ import type { Region } from "../../../edge/platform/region.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { type TenantRecord, tenantPrefix } from "../../../shared/contracts/tenants.ts";
 import { startFakeBackend } from "../fake-backend.ts";
-import { controlPath, type Event, type RegionalSettings } from "./world.ts";
+import { type Event, eventsPath, type RegionalSettings } from "./world.ts";
 
 const root = path.join(import.meta.dirname, "../../..");
 const BACKEND_SECRETS = "regions-0123456789abcdef0123456789abcdef";
@@ -26,8 +26,8 @@ const record: TenantRecord = {
 
 export interface RegionalEdge {
   url: string;
-  /** Sets the round trip between two regions, and returns what has happened since the last time. */
-  control(roundTripMs: number): Promise<Event[]>;
+  /** Returns what has happened since the last time. */
+  takeEvents(): Promise<Event[]>;
   stop(): Promise<void>;
 }
 
@@ -63,12 +63,8 @@ export async function startRegionalEdge(backendRegions: readonly Region[]): Prom
     const entries = { [tenantPrefix + tenant]: JSON.stringify(record) };
     const workerd = await bare.start({ vars, keys: { [key]: tenant }, entries, assets });
     stops.push(() => workerd.stop());
-    const control = async (roundTripMs: number) => {
-      const body = JSON.stringify({ roundTripMs });
-      const response = await fetch(workerd.url + controlPath, { method: "POST", body });
-      return (await response.json()) as Event[];
-    };
-    return { url: workerd.url, control, stop };
+    const takeEvents = async () => (await (await fetch(workerd.url + eventsPath)).json()) as Event[];
+    return { url: workerd.url, takeEvents, stop };
   } catch (error) {
     await stop();
     throw error;

@@ -1,17 +1,14 @@
 /**
- * Runs inside workerd, around a Worker that does not know of it: gives requests a region, and delays whatever leaves it.
- * A call to an object or backend of another region takes half a round trip there and half back, and so does each chunk of its
- * body, without holding up the next. The object is where the first call of its name asked for, else in `home`. Each call is
- * recorded. Not delayed: KV, R2 and static assets.
+ * Runs inside workerd, around a Worker that does not know of it: gives requests a region, and records each call to an object
+ * or backend with the regions that it goes from and to. An object is where the first call of its name asked for, else in
+ * `home`. Not recorded: KV, R2 and static assets.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { type Region, regions } from "../../../edge/platform/region.ts";
-import { controlPath, type Event, firstToken, home, originOf, type RegionalSettings, regionHeader } from "./world.ts";
+import { type Event, eventsPath, firstToken, home, originOf, type RegionalSettings, regionHeader } from "./world.ts";
 
 /** Structural types: the runtime's own are not those of this folder's compiler settings. */
-interface Stub {
-  fetch(url: string, init: RequestInit): Promise<Response>;
-}
+type Stub = Record<string, (...args: unknown[]) => Promise<unknown>>;
 interface Namespace {
   getByName(name: string, options?: { locationHint?: Region }): Stub;
 }
@@ -22,7 +19,6 @@ interface Handler {
 
 let raw: Bindings;
 let settings: RegionalSettings;
-let roundTripMs = 0;
 let events: Event[] = [];
 /** Binding/name → region. */
 const placed = new Map<string, Region>();
@@ -44,12 +40,11 @@ export function objectEnvironment(binding: string, name: string): Bindings {
   return { ...raw, ...bindingsFrom(() => region) };
 }
 
-/** The Worker, with a path by which a test sets the round trip and takes the recorded events. */
+/** The Worker, with a path by which a test takes the recorded events. */
 export function inRegions(app: Handler): Handler {
   return {
     async fetch(request) {
-      if (new URL(request.url).pathname === controlPath) {
-        ({ roundTripMs } = (await request.json()) as { roundTripMs: number });
+      if (new URL(request.url).pathname === eventsPath) {
         const taken = events;
         events = [];
         return Response.json(taken);
@@ -86,8 +81,8 @@ function bindingsFrom(from: () => Region): Record<string, unknown> {
     BACKEND_CERTIFICATE: {
       fetch: (url: string, init: RequestInit) => {
         const { origin, pathname } = new URL(url);
-        const call = { what: `backend ${pathname}`, from: from(), to: settings.backends[origin], object: origin };
-        return fetchAcross(call, () => fetch(url, init));
+        events.push({ what: `backend ${pathname}`, from: from(), to: settings.backends[origin], object: origin });
+        return fetch(url, init);
       },
     },
   };
@@ -100,67 +95,18 @@ function namespaceFrom(from: () => Region, binding: string): Namespace {
       const key = `${binding}/${name}`;
       const to = placed.get(key) ?? options?.locationHint ?? home;
       placed.set(key, to);
-      const stub = namespace.getByName(name, options) as Stub &
-        Record<string, (...args: unknown[]) => Promise<unknown>>;
-      const callOf = (what: string): Event => ({ what, from: from(), to, object: name });
-      // An object's other requests are POST.
-      const fetchOf = ({ method }: RequestInit) => callOf(`${binding} ${method === "GET" ? "wake" : "fetch"}`);
+      const stub = namespace.getByName(name, options);
+      const record = (what: string) => events.push({ what: `${binding} ${what}`, from: from(), to, object: name });
       return new Proxy(stub, {
-        get: (_, method: string) =>
-          method === "fetch"
-            ? (url: string, init: RequestInit) => fetchAcross(fetchOf(init), () => stub.fetch(url, init))
-            : (...args: unknown[]) => across(callOf(`${binding} ${method}`), () => stub[method](...args)),
+        get:
+          (_, method: string) =>
+          (...args: unknown[]) => {
+            // An object's other requests are POST.
+            const isWake = method === "fetch" && (args[1] as RequestInit).method === "GET";
+            record(isWake ? "wake" : method);
+            return stub[method](...args);
+          },
       });
     },
   };
-}
-
-/** Half a round trip passes before the call, and half before its outcome. */
-async function across<T>(event: Event, call: (legMs: number) => Promise<T>): Promise<T> {
-  events.push(event);
-  const legMs = event.from === event.to ? 0 : roundTripMs / 2;
-  await passed(legMs);
-  try {
-    return await call(legMs);
-  } finally {
-    await passed(legMs);
-  }
-}
-
-function fetchAcross(event: Event, send: () => Promise<Response>): Promise<Response> {
-  return across(event, async (legMs) => {
-    const response = await send();
-    if (event.from === event.to || !response.body) return response;
-    return new Response(late(response.body, legMs), response);
-  });
-}
-
-async function passed(ms: number): Promise<void> {
-  if (ms > 0) await new Promise((resolve) => setTimeout(resolve, ms));
-}
-
-/** Each chunk `ms` after it came; as many as come are on their way at once. */
-export function late(body: ReadableStream<Uint8Array>, ms: number): ReadableStream<Uint8Array> {
-  const reader = body.getReader();
-  let isCancelled = false;
-  return new ReadableStream({
-    start(controller) {
-      const arrive = async (work: () => void) => {
-        await passed(ms);
-        if (!isCancelled) work();
-      };
-      const pump = async () => {
-        for (;;) {
-          const { done, value } = await reader.read();
-          if (done) return arrive(() => controller.close());
-          void arrive(() => controller.enqueue(value));
-        }
-      };
-      pump().catch((error) => arrive(() => controller.error(error)));
-    },
-    cancel(reason) {
-      isCancelled = true;
-      return reader.cancel(reason);
-    },
-  });
 }

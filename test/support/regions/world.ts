@@ -6,8 +6,8 @@ export const home: Region = "enam";
 
 /** Header of a request: the region it comes from. */
 export const regionHeader = "x-test-region";
-/** POST {roundTripMs} sets the round trip between two regions, and takes the events since the last time. */
-export const controlPath = "/test/regions";
+/** GET takes the events since the last time. */
+export const eventsPath = "/test/regions";
 
 /** A call of the Worker or of an object, or the first token on its way to the client; in the order in which they begin. */
 export interface Event {
