@@ -1,6 +1,6 @@
 /**
  * Several backend processes behind one address, in the test's own process: the backend's real HTTP interface over engines
- * that compute `framesFor`, behind a balancer. Each process can be killed or drained.
+ * that compute `framesFor`, behind a balancer. Each process can be killed.
  */
 import { once } from "node:events";
 import type { Server } from "node:http";
@@ -21,9 +21,6 @@ export const groupSecret = "process-group-0123456789abcdef01234567";
 
 export class FakeProcess {
   readonly name: string;
-  isDraining = false;
-  /** Sequences that it reports beside those of its calls: those of other edges. */
-  othersSequences = 0;
   /** It is killed when it has sent so many tokens. */
   killedAfterTokens = Number.POSITIVE_INFINITY;
   /** For each batch that it took in, the process that the call named. */
@@ -46,11 +43,6 @@ export class FakeProcess {
     this.name = name;
   }
 
-  /** Sequences that have not ended. */
-  get running(): number {
-    return this.#open.size;
-  }
-
   async start(): Promise<void> {
     const app = createApp(this.#parts());
     const fetch = async (request: Request) => {
@@ -65,7 +57,7 @@ export class FakeProcess {
     this.port = (this.#server.address() as AddressInfo).port;
   }
 
-  /** Ends at once, with all its connections. Its address stays in the balancer, and `start` brings it back there. */
+  /** Ends at once, with all its connections. Its address stays in the balancer. */
   kill(): void {
     (this.#server as Server).closeAllConnections();
     this.#server?.close();
@@ -77,15 +69,10 @@ export class FakeProcess {
       manifest: { centroids: [], model: { name: "fake", servedAs: "gpt2" } },
       manifestHash: "a".repeat(64),
       numerics: "fake-1",
-    } as unknown as AppParts["sets"]["info"];
-    const serving = () => {
-      if (this.isDraining || !info) throw new ServiceError("backend_unavailable", "draining", { retryAfterSeconds: 1 });
-      return info;
-    };
+    } as unknown as NonNullable<AppParts["sets"]["info"]>;
     const engine = {
       info,
       submit: (batch: BatchRequest, sink: FrameSink) => {
-        serving();
         for (const { id } of batch.sequences) this.#open.set(id, sink);
         void this.#run(batch, sink);
       },
@@ -108,12 +95,12 @@ export class FakeProcess {
     };
     return {
       name: this.name,
-      load: () => ({ sequences: this.#open.size + this.othersSequences, slots: 32 }),
+      load: () => ({ sequences: this.#open.size, slots: 32 }),
       sets: {
         of: () => ({ engine }),
         info,
         serving: ["a".repeat(64)],
-        requireServing: serving,
+        requireServing: () => info,
         cancel: (ids: readonly string[]) => {
           const ended = this.#end(ids);
           this.cancelled.push(...ended);

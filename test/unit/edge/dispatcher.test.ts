@@ -261,26 +261,6 @@ test("what a lost backend had in many calls is sent again in few, in turns with 
   expect(routing.client.idle).toBe(true);
 });
 
-test("one tenant at fault in a refused call ends alone: each tenant's sequences go once more, in a call of their own", async () => {
-  const routing = oneCall();
-  const [backend] = routing.backends;
-  submit(routing, ["first"], "c0", mixture);
-  const runs = ["a", "bad", "b"].map((id) => submit(routing, [id], "c0", { ...mixture, tenant: id }));
-  await backend.last.accept();
-  const joint = backend.last;
-  expect(joint.ids).toEqual(["a", "bad", "b"]);
-  backend.answer = (call) => void (call.ids[0].startsWith("bad") ? call.refuse(callFailure("refused")) : call.accept());
-  await joint.refuse(callFailure("refused"));
-  for (let i = 0; i < 10; i++) await turn();
-  const again = backend.calls.slice(2);
-  expect(again.map(({ ids }) => ids)).toEqual([["a_1"], ["bad_1"], ["b_1"]]);
-  expect(runs[1].received).toMatchObject([{ type: "error", id: "bad", kind: "internal" }]);
-  for (const call of [again[0], again[2]]) await call.send(...call.batch.sequences.flatMap(framesFor));
-  for (const run of [runs[0], runs[2]]) expect(run.received.at(-1)).toMatchObject({ type: "done" });
-  // The joint call and that of "bad".
-  expect(routing.failures).toHaveLength(2);
-});
-
 test.each(["unreachable", "broken", null] as const)(
   "a call of many sequences that fails (%s) counts as one failure of its backend",
   async (kind) => {
