@@ -2,7 +2,7 @@
 import { expect, test } from "vitest";
 import { BackendClient, type BatchCall } from "../../../edge/dispatch/client.ts";
 import { loadHeader, nameHeader } from "../../../shared/contracts/backend-headers.ts";
-import type { BatchRequest } from "../../../shared/contracts/inference.ts";
+import { type BatchRequest, numericsHeader } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import { firstCall } from "../../support/scripted-backends.ts";
 
@@ -72,6 +72,23 @@ test.each([
   const call = firstCall(signal);
   expect(await client.openBatch({ ...batch, adapterHash: undefined }, call)).toMatchObject({ load });
 });
+
+test.each(["cpu-fp32-0123456789abcdef", null])(
+  "a batch's call and its answer tell the numerics %s, where they are known",
+  async (numerics) => {
+    const headers: Record<string, string> = numerics === null ? {} : { [numericsHeader]: numerics };
+    let asked: string | null = null;
+    const client = new BackendClient("http://b", {
+      async fetch(_, init) {
+        asked = new Headers(init.headers).get(numericsHeader);
+        return new Response("", { headers });
+      },
+    });
+    const call = { ...firstCall(new AbortController().signal), numerics };
+    expect(await client.openBatch({ ...batch, adapterHash: undefined }, call)).toMatchObject({ numerics });
+    expect(asked).toBe(numerics);
+  },
+);
 
 test("a call for one process goes there once; another process that answers means that it is gone", async () => {
   for (const [url, target] of [

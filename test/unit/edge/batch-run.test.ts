@@ -443,20 +443,6 @@ describe("a backend that fails", () => {
       await expectIdle(routing);
     },
   );
-
-  test("leaves each backend what is left of a deadline", async () => {
-    const routing = scriptedRouting(2);
-    const { ended } = runBatch(routing, [sequence("a", { deadlineMs: 100 })]);
-    const first = called(routing.backends);
-    await routing.pass(60);
-    await first.last.refuse(callFailure("silent"));
-    const second = other(routing, first);
-    expect(second.last.batch.sequences).toMatchObject([{ id: "a_1", deadlineMs: 40 }]);
-    await second.last.accept();
-    await second.last.send(...framesFor(second.last.batch.sequences[0]));
-    await ended;
-    await expectIdle(routing);
-  });
 });
 
 test("the last of two to end asks the first one again, which was starting and is there now", async () => {
