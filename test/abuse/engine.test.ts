@@ -1,14 +1,12 @@
 /**
- * Attack: sequences that cannot be computed, settings that cause them, a tenant that fills the engine, a backend that is told
- * to stop. Judged by: which processes live, the error that the caller gets, that texts of others do not change, and the wait
- * of another tenant's short prompt, in engine steps.
+ * Attack: sequences that cannot be computed, a tenant that fills the engine. Judged by: which processes live, the error that
+ * the caller gets, that texts of others do not change, and the wait of another tenant's short prompt, in engine steps.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { allFrames, type Backend, framesOf, startBackend } from "../support/backend-process.ts";
-import { sequenceRequest } from "../support/frames.ts";
+import { type Backend, startBackend } from "../support/backend-process.ts";
 import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
 import { median } from "./measurements.ts";
@@ -190,42 +188,4 @@ describe("a tenant's short prompt", () => {
     );
     expect(median(beside)).toBeLessThan(mostSteps);
   });
-});
-
-test("a draining backend is live but not ready, and finishes its sequences", async () => {
-  const backend = await startBackend({ THREADS: "1", DRAIN_MS: "60000" });
-  try {
-    // Long enough for the requests below.
-    const long = Array.from({ length: 24 }, (_, i) => ({ ...sequenceRequest(`long-${i}`), maxTokens: 480 }));
-    const response = await backend.post("/v1/batches", backend.batch(null, long));
-    const frames = framesOf(response);
-    await frames.next();
-    const health = async () => [
-      await fetch(`${backend.url}/readyz`).then(
-        ({ status }) => status,
-        () => "refused",
-      ),
-      await fetch(`${backend.url}/healthz`).then(
-        ({ status }) => status,
-        () => "refused",
-      ),
-    ];
-    expect(await health()).toEqual([200, 200]);
-    backend.child.kill("SIGTERM");
-    await expect.poll(() => backend.log(), patience).toContain('"draining"');
-    const draining = await health();
-    const refused = await backend.post("/v1/batches", backend.batch(null, [sequenceRequest("late")])).then(
-      async (late) => (late.status === 200 ? (await allFrames(late)).at(-1)?.type : late.status),
-      () => "refused",
-    );
-    let done = 0;
-    for await (const { type } of frames) if (type === "done") done++;
-    expect(done).toBe(long.length);
-    expect(draining).toEqual([503, 200]);
-    expect(refused).not.toBe("done");
-    expect(await backend.exited).toBe(0);
-  } finally {
-    backend.child.kill("SIGKILL");
-    await backend.exited;
-  }
 });

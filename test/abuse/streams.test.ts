@@ -5,6 +5,7 @@
  */
 import type { Socket } from "node:net";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { limits } from "../../shared/contracts/limits.ts";
 import { type FakeBackend, longestTokens, startFakeBackend } from "../support/fake-backend.ts";
 import { postBytes, sendAndNeverRead } from "./clients.ts";
 import { type AttackedEdge, startAttackedEdge } from "./edge.ts";
@@ -47,40 +48,52 @@ async function usageOf(edge: AttackedEdge, tenant: string): Promise<{ requests: 
   return ((await response.json()) as { total: { requests: number; completion_tokens: number } }).total;
 }
 
-test("100 never-reading clients of the largest answers: the edge holds little for them, others are served", async () => {
-  const clients = 100;
-  const { edge, backend } = await start(20);
-  const short = async () => {
-    const answer = await edge.post("/v1/completions", "quiet", { prompt: "Once", max_tokens: 2 });
-    expect(answer.status, await answer.text()).toBe(200);
-  };
-  const heap = await edge.watchHeap(short);
-  // Live bytes, not resident memory, which includes garbage and depends on the time of its collection.
-  const heldBytes = async () => {
-    const { heap: objects, buffers } = await heap.live();
-    return objects + buffers;
-  };
-  try {
-    await short();
-    const [beforeBytes, residentBefore] = [await heldBytes(), residentBytes(edge.pid)];
-    const bytes = postBytes("/v1/chat/completions", "attacker", largest);
-    sockets = await Promise.all(Array.from({ length: clients }, () => sendAndNeverRead(edge.port, bytes)));
-    const begun = async () => (await backend.counts()).sequences;
-    await expect.poll(begun, patience).toBeGreaterThan((clients * choices) / 2);
-    let [peak, served] = [0, 0];
-    do {
+/** As long as a whole answer with so many logprobs may be. */
+const whole = {
+  ...largest,
+  stream: false,
+  max_tokens: Math.floor(limits.wholeLogprobs / choices / (largest.top_logprobs + 2)),
+};
+
+test.each([
+  ["streams", 100, largest],
+  ["whole answers", 24, whole],
+])(
+  "never-reading clients of the largest %s: the edge holds little for %i, others are served",
+  async (_, clients, body) => {
+    const { edge, backend } = await start(20);
+    const short = async () => {
+      const answer = await edge.post("/v1/completions", "quiet", { prompt: "Once", max_tokens: 2 });
+      expect(answer.status, await answer.text()).toBe(200);
+    };
+    const heap = await edge.watchHeap(short);
+    // Live bytes, not resident memory, which includes garbage and depends on the time of its collection.
+    const heldBytes = async () => {
+      const { heap: objects, buffers } = await heap.live();
+      return objects + buffers;
+    };
+    try {
       await short();
-      served++;
-      peak = Math.max(peak, await heldBytes());
-    } while ((await backend.counts()).running > 0 && peak - beforeBytes <= mostGrowthBytes);
-    console.log(
-      `${clients} clients that never read: the edge holds ${megabytes(beforeBytes)} → ${megabytes(peak)} (resident ${megabytes(residentBefore)} → ${megabytes(residentBytes(edge.pid))}), ${served} requests of another tenant answered meanwhile, ${JSON.stringify(await backend.counts())}`,
-    );
-    expect(peak - beforeBytes).toBeLessThanOrEqual(mostGrowthBytes);
-  } finally {
-    heap.close();
-  }
-});
+      const [beforeBytes, residentBefore] = [await heldBytes(), residentBytes(edge.pid)];
+      const bytes = postBytes("/v1/chat/completions", "attacker", body);
+      sockets = await Promise.all(Array.from({ length: clients }, () => sendAndNeverRead(edge.port, bytes)));
+      const begun = async () => (await backend.counts()).sequences;
+      await expect.poll(begun, patience).toBeGreaterThan((clients * choices) / 2);
+      let [peak, served] = [0, 0];
+      do {
+        await short();
+        served++;
+        peak = Math.max(peak, await heldBytes());
+      } while ((await backend.counts()).running > 0 && peak - beforeBytes <= mostGrowthBytes);
+      console.log(
+        `${clients} clients that never read: the edge holds ${megabytes(beforeBytes)} → ${megabytes(peak)} (resident ${megabytes(residentBefore)} → ${megabytes(residentBytes(edge.pid))}), ${served} requests of another tenant answered meanwhile, ${JSON.stringify(await backend.counts())}`,
+      );
+      expect(peak - beforeBytes).toBeLessThanOrEqual(mostGrowthBytes);
+    } finally {
+      heap.close();
+    }
+  },
+);
 
 test("an unread stream is cancelled, and no other", async () => {
   // Slow enough for the reader on a busy machine: its stream is cancelled too if 512 KiB are unread.
@@ -103,30 +116,33 @@ test("an unread stream is cancelled, and no other", async () => {
   expect(tokens - read).toBeLessThan(read * 0.75);
 });
 
-test("a disconnect stops the work of a non-streamed answer, and tokens that were not generated are free", async () => {
-  const [stepMs, maxTokens] = [40, 400];
-  const { edge, backend } = await start(stepMs);
-  const bytes = postBytes("/v1/completions", "attacker", { prompt: "Once", n: choices, max_tokens: maxTokens });
-  const socket = await sendAndNeverRead(edge.port, bytes);
-  sockets = [socket];
-  await expect.poll(async () => (await backend.counts()).sequences, patience).toBe(choices);
-  await expect.poll(async () => (await backend.counts()).tokens, patience).toBeGreaterThan(0);
-  socket.destroy();
+test.each(["destroy", "resetAndDestroy"] as const)(
+  "a disconnect (%s) stops the work of a non-streamed answer, and tokens that were not generated are free",
+  async (leave) => {
+    const [stepMs, maxTokens] = [40, 400];
+    const { edge, backend } = await start(stepMs);
+    const bytes = postBytes("/v1/completions", "attacker", { prompt: "Once", n: choices, max_tokens: maxTokens });
+    const socket = await sendAndNeverRead(edge.port, bytes);
+    sockets = [socket];
+    await expect.poll(async () => (await backend.counts()).sequences, patience).toBe(choices);
+    await expect.poll(async () => (await backend.counts()).tokens, patience).toBeGreaterThan(0);
+    socket[leave]();
 
-  const half = (choices * maxTokens) / 2;
-  const stopped = async () => {
-    const { running, tokens } = await backend.counts();
-    return running === 0 || tokens > half;
-  };
-  await expect.poll(stopped, patience).toBe(true);
-  const { tokens } = await backend.counts();
-  console.log(`left after the first tokens: ${tokens} of ${choices * maxTokens} tokens made`);
-  expect(tokens).toBeLessThan(half);
-  await expect.poll(async () => (await usageOf(edge, "attacker")).requests, patience).toBe(1);
-  const { completion_tokens } = await usageOf(edge, "attacker");
-  console.log(`${completion_tokens} tokens charged`);
-  expect(completion_tokens).toBeLessThanOrEqual(tokens);
-});
+    const half = (choices * maxTokens) / 2;
+    const stopped = async () => {
+      const { running, tokens } = await backend.counts();
+      return running === 0 || tokens > half;
+    };
+    await expect.poll(stopped, patience).toBe(true);
+    const { tokens } = await backend.counts();
+    console.log(`left after the first tokens: ${tokens} of ${choices * maxTokens} tokens made`);
+    expect(tokens).toBeLessThan(half);
+    await expect.poll(async () => (await usageOf(edge, "attacker")).requests, patience).toBe(1);
+    const { completion_tokens } = await usageOf(edge, "attacker");
+    console.log(`${completion_tokens} tokens charged`);
+    expect(completion_tokens).toBeLessThanOrEqual(tokens);
+  },
+);
 
 test("short and long non-streamed answers are complete", async () => {
   const { edge } = await start(20);

@@ -130,21 +130,6 @@ describe("one backend", () => {
     expect(lastOf(frames, "b")).toMatchObject({ type: "done", finishReason: "length" });
   });
 
-  test("200 cancelled, then one answers", async () => {
-    const gone = Array.from({ length: 200 }, () => new AbortController());
-    const responses = await Promise.all(
-      gone.map(({ signal }, i) =>
-        backend.post("/v1/batches", backend.batch(`c${i % 4}`, [endless(`s${i}`, [i])]), signal),
-      ),
-    );
-    expect(responses.every(({ status }) => status === 200)).toBe(true);
-    for (const controller of gone) controller.abort();
-    const frames = await allFrames(await backend.post("/v1/batches", backend.batch(null, [short("one")])));
-    expect(tokensOf(frames, "one")).toBe(5);
-    await idle();
-    expect(await backend.metric("vllm:num_requests_waiting")).toBe(0);
-  });
-
   test("more than slots and queue hold are told when to come back", async () => {
     const sequences = Array.from({ length: 128 }, (_, i) => endless(`s${i}`));
     const others = sequences.map((sequence) => ({ ...sequence, id: `t${sequence.id}` }));

@@ -1,5 +1,5 @@
 /**
- * A backend process without a model: sends one token per sequence and time step, as large or faulty as its options say; also
+ * A backend process without a model: sends one token per sequence and time step, as large as its options say; also
  * OpenAI's completions, for a gateway that has no other protocol.
  * Argument: `FakeBackendOptions` as JSON. Prints its URL. `GET /counts` returns `FakeBackendCounts`.
  */
@@ -16,7 +16,7 @@ import type { FakeBackendCounts, FakeBackendOptions } from "./fake-backend.ts";
 import { doneFrame, tokenFrame } from "./frames.ts";
 
 const options = JSON.parse(process.argv[2]) as FakeBackendOptions;
-const counts: FakeBackendCounts = { readinessCalls: 0, sequences: 0, running: 0, tokens: 0 };
+const counts: FakeBackendCounts = { sequences: 0, running: 0, tokens: 0 };
 const cancelled = new Set<string>();
 const [tokenId] = options.tokenIds;
 
@@ -31,7 +31,6 @@ process.once("disconnect", () => process.exit(0));
 async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
   if (request.url === "/counts") return sendJson(response, counts);
   if (request.method === "GET") {
-    counts.readinessCalls++;
     return sendJson(response, { status: "ready", model: "fake", servedAs: "gpt2", manifestHash: options.manifestHash });
   }
   const body = await json(request);
@@ -73,7 +72,7 @@ async function sendFrames(response: ServerResponse, { sequences }: BatchRequest)
     if (left.length === 0) break;
     counts.tokens += left.length;
     gathering.push(left.flatMap((sequence) => framesAt(i, sequence)));
-    keep(left.filter((sequence) => i + 1 < tokensOf(sequence)));
+    keep(left.filter(({ maxTokens }) => i + 1 < maxTokens));
     if (isFlowing) continue;
     const draining = new Promise<void>((resolve) => {
       drained = resolve;
@@ -98,10 +97,6 @@ async function sendEvents(response: ServerResponse, tokens: number): Promise<voi
   response.end();
 }
 
-function tokensOf({ maxTokens }: SequenceRequest): number {
-  return maxTokens + options.extraTokens;
-}
-
 function framesAt(i: number, sequence: SequenceRequest): Frame[] {
   const { id, compare, maxTokens } = sequence;
   const sampling = samplingWith(sequence.sampling);
@@ -118,8 +113,6 @@ function framesAt(i: number, sequence: SequenceRequest): Frame[] {
       ...(compare && { baseLogprob: -2.3456789012 }),
     },
   ];
-  if (i === tokensOf(sequence) - 1) {
-    frames.push({ ...doneFrame(id), completionTokens: options.completionTokens ?? maxTokens });
-  }
+  if (i === maxTokens - 1) frames.push({ ...doneFrame(id), completionTokens: maxTokens });
   return frames;
 }

@@ -17,14 +17,9 @@ export interface FakeBackendOptions {
   stepMs: number;
   /** The first is the id of every token; all of them are alternatives. */
   tokenIds: number[];
-  /** Tokens sent beyond `maxTokens`. */
-  extraTokens: number;
-  /** Count in the done frames; null: `maxTokens`. */
-  completionTokens: number | null;
 }
 
 export interface FakeBackendCounts {
-  readinessCalls: number;
   /** Started sequences. */
   sequences: number;
   /** Sequences that have neither ended nor been cancelled. */
@@ -50,7 +45,7 @@ export async function startFakeBackend(options: Partial<FakeBackendOptions> = {}
   const manifest = await readFile(path.join(smallArtifacts, manifestFile));
   const all: FakeBackendOptions = {
     manifestHash: createHash("sha256").update(manifest).digest("hex"),
-    ...{ firstTokenMs: 5, stepMs: 5, tokenIds: [shortToken], extraTokens: 0, completionTokens: null },
+    ...{ firstTokenMs: 5, stepMs: 5, tokenIds: [shortToken] },
     ...options,
   };
   const child = fork(path.join(import.meta.dirname, "fake-backend-process.ts"), [JSON.stringify(all)], {
