@@ -98,10 +98,8 @@ export async function makeMemory(
   await own.abandon(name);
   if (signal.aborted) throw new ServiceError("cancelled", "The client disconnected.");
   if (error === null) throw new ServiceError("adapter_not_found", `The adapter ${name} was deleted meanwhile.`);
-  throw new ServiceError(error.kind, error.message, {
-    param: error.param,
-    ...(error.kind === "backend_unavailable" && { retryAfterSeconds: 2 }),
-  });
+  const { kind, message, param, retryAfterSeconds } = error;
+  throw new ServiceError(kind, message, { param, retryAfterSeconds: retryAfterSeconds ?? undefined });
 }
 
 /** Documents with their tokens and prompt embeddings. Throws invalid_request for one without tokens, or for too many together. */

@@ -40,6 +40,7 @@ export interface Refused {
   kind: ErrorKind;
   message: string;
   param: string | null;
+  retryAfterSeconds?: number | null;
 }
 
 /** How a job stands. `queued`: no backend takes it now, for the reason in `error`, and the alarm tries again. */
@@ -242,7 +243,8 @@ export class TenantMemories {
           break;
         } catch (thrown) {
           if (!(thrown instanceof CallFailure)) throw thrown;
-          error = { kind: thrown.error.kind, message: thrown.error.message, param: null };
+          const { kind, message, retryAfterSeconds } = thrown.error;
+          error = { kind, message, param: null, retryAfterSeconds };
           isFinal = !thrown.consequence.retryElsewhere;
           if (isFinal) break;
         }

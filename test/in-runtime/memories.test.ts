@@ -524,3 +524,29 @@ test("that a tenant has no adapters is known for ten seconds, and looked up behi
   adapters.noteNew(tenant);
   expect(await adapters.nearest({ tenant, scopes: ["embeddings"] }, [new Float32Array(4)], "x")).toEqual([[]]);
 });
+
+test("parts that were fitted join the mixture of a prompt that is near, under the base's floor", async () => {
+  const gain = { nats: 0.2, ci95: [0.1, 0.3] as [number, number], tokens: 9 };
+  const fitted = {
+    manifestHash: await manifestHash(),
+    centroid: [1, 0, 0, 0],
+    parts: [],
+    examples: 3,
+    tokens: 9,
+    created: 0,
+  };
+  const copy = { address: backendUrl, process: null };
+  const [hash, other] = ["4".repeat(64), "5".repeat(64)];
+  await store().add({ ...fitted, name: "mail", hash, gain }, new ArrayBuffer(4), copy);
+  await store().add({ ...fitted, name: "base-alone", hash: other, gain: null }, new ArrayBuffer(4), copy);
+  const seen = backendAnswers(({ id }) => saying(id, "ok"));
+  const answered = await app().complete({ prompt: "aaaaaa", max_tokens: 2 }, { headers: mine });
+  expect(answered.status, await answered.clone().text()).toBe(200);
+  const [{ adapterHash, sequences }] = seen.batches;
+  const { adapters, base, evidence } = sequences[0].mixture!;
+  expect([adapterHash, adapters[0]]).toEqual([hash, { adapterHash: hash, weight: expect.any(Number) }]);
+  expect(adapters.slice(1).every((one) => "centroidId" in one)).toBe(true);
+  expect(base + adapters.reduce((sum, { weight }) => sum + weight, 0)).toBeCloseTo(1);
+  expect(evidence!.floor).toBeGreaterThan(0);
+  expect(sequences[0].memories).toBeUndefined();
+});
