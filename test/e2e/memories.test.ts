@@ -1,0 +1,106 @@
+/** Documents as memories, end to end: `npm start` as it is, killed in the middle of a job, and with a backend that lost its disk. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { limits } from "../../shared/contracts/limits.ts";
+import type { Adapter, CompletionResponse, UsageReport } from "../../shared/contracts/responses.ts";
+import { type Stack, startStack } from "../support/stack.ts";
+import { seededRandom } from "../support/steps.ts";
+
+/** A language that the embedded model has never seen. */
+const words =
+  "el mar la noche una casa del río que viene con las manos vacías para nunca volver y luz entre los árboles sobre tierra fría donde duerme niño bajo cielo gris".split(
+    " ",
+  );
+const seed = 35;
+const random = seededRandom(seed);
+const text = (length: number) => Array.from({ length }, () => words[Math.floor(random() * words.length)]).join(" ");
+
+let folder: string;
+let stack: Stack;
+const start = (data: string) => startStack({ STATE_DIR: join(folder, "state"), DATA_DIR: join(folder, data) });
+const get = async <T>(path: string) =>
+  (await (await fetch(stack.edge + path, { headers: { authorization: `Bearer ${stack.key}` } })).json()) as T;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "memories-"));
+  stack = await start("one");
+});
+afterAll(async () => {
+  await stack?.stop();
+  await rm(folder, { recursive: true, force: true });
+});
+
+/** Mean log-probability of a text's later tokens under what `adapter` names; the first ones are evidence. */
+async function scoreOf(prompt: string, adapter: string): Promise<number> {
+  const asked = { prompt, max_tokens: 0, echo: true, logprobs: 0, chameleon: { adapter, evidence_tokens: 64 } };
+  const answered = await stack.post("/v1/completions", asked);
+  const { choices } = (await answered.json()) as CompletionResponse;
+  const known = choices[0].logprobs!.token_logprobs.slice(64) as number[];
+  return known.reduce((sum, logprob) => sum + logprob, 0) / known.length;
+}
+
+test("documents make such text likelier, by name and for a prompt that names nothing, and the passages are theirs", async () => {
+  const documents = [
+    { name: "uno.md", text: text(400) },
+    { name: "dos.md", text: text(400) },
+  ];
+  const made = await stack.post("/v1/adapters", { name: "poema", documents });
+  expect(made.status, await made.clone().text()).toBe(201);
+  const prompt = text(120);
+  const scores = async () => Promise.all(["off", "poema", "auto"].map((adapter) => scoreOf(prompt, adapter)));
+  const before = await scores();
+  const [base, named, automatic] = before;
+  expect(named - base).toBeGreaterThan(0.1);
+  expect(automatic - base).toBeGreaterThan(0.1);
+
+  const asked = { prompt: text(80), max_tokens: 12, temperature: 0, chameleon: { adapter: "poema", sources: true } };
+  const { choices } = (await (await stack.post("/v1/completions", asked)).json()) as CompletionResponse;
+  const { memories, sources } = choices[0].chameleon!;
+  expect(memories).toEqual([{ id: "poema", brake: expect.any(Number) }]);
+  expect(sources!.map(({ token }) => token).join("")).toBe(choices[0].text);
+  const passages = sources!.flatMap((one) => one.passages.map((passage) => ({ token: one.token, ...passage })));
+  expect(passages.length).toBeGreaterThan(0);
+  for (const { token, adapter, document, start: from, end } of passages) {
+    const bytes = new TextEncoder().encode(documents.find(({ name }) => name === document)!.text);
+    expect(adapter).toBe("poema");
+    expect(new TextDecoder().decode(bytes.slice(from, end)).endsWith(token)).toBe(true);
+  }
+
+  await stack.stop();
+  stack = await start("two");
+  expect(await scores()).toEqual(before);
+});
+
+test("a job outlives kill -9 of edge and backend, and is charged once", async () => {
+  const tokensUsed = async () => {
+    const { data } = await get<UsageReport>("/v1/usage");
+    return data.filter(({ model }) => model.endsWith(":largo")).map((row) => [row.requests, row.prompt_tokens]);
+  };
+  const accepted = await stack.post("/v1/adapters", { name: "largo", documents: [text(limits.memoryTokensAtOnce)] });
+  expect(accepted.status, await accepted.clone().text()).toBe(202);
+  const { memory } = (await accepted.json()) as Adapter;
+  await expect.poll(async () => (await get<Adapter>("/v1/adapters/largo")).memory!.built_tokens).toBeGreaterThan(0);
+  await expect.poll(tokensUsed).toEqual([[1, memory!.tokens]]);
+  await stack.kill();
+  stack = await start("two");
+  const status = async () => (await get<Adapter>("/v1/adapters/largo")).memory!.status;
+  await expect.poll(status, { timeout: 300_000, interval: 500 }).toBe("ready");
+  expect(await tokensUsed()).toEqual([[1, memory!.tokens]]);
+});
+
+test("an answer that reads a memory ends when that is deleted, with the error that says so", async () => {
+  const made = await stack.post("/v1/adapters", { name: "breve", documents: [text(200)] });
+  expect(made.status).toBe(201);
+  const asked = { prompt: text(20), max_tokens: 400, stream: true, ignore_eos: true, chameleon: { adapter: "breve" } };
+  const answered = await stack.post("/v1/completions", asked);
+  const reader = answered.body!.pipeThrough(new TextDecoderStream()).getReader();
+  let events = (await reader.read()).value ?? "";
+  while (!events.includes('"text":')) events += (await reader.read()).value ?? "";
+  const headers = { authorization: `Bearer ${stack.key}` };
+  const deleted = await fetch(`${stack.edge}/v1/adapters/breve`, { method: "DELETE", headers });
+  expect(deleted.status).toBe(200);
+  for (let chunk = await reader.read(); !chunk.done; chunk = await reader.read()) events += chunk.value;
+  expect(events).toContain('"code":"memory_deleted"');
+});
