@@ -5,11 +5,11 @@
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { writeIfDifferent } from "../gpu-backend/files.ts";
+import { embeddedModel } from "../gpu-backend/models/embedded.ts";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../shared/artifacts/manifest.ts";
 import { stagePages } from "./stage-pages.ts";
 
 const root = path.dirname(import.meta.dirname);
-const embeddedModel = path.join(root, "gpu-backend/models/smollm2-135m");
 /** The manifest last: whoever reads in between sees files that do not match it, and says so. */
 const stagedFiles = [edgeTableFile, tokenizerFile, manifestFile];
 

@@ -19,6 +19,7 @@ import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { requireHyperNetwork } from "../adapters/generated/hyper-network.ts";
 import { readFileAtMost } from "../files.ts";
 import { type Base, openBase } from "../models/base.ts";
+import type { HashRecord } from "../models/weights-record.ts";
 
 export interface Artifacts {
   model: Base;
@@ -34,12 +35,16 @@ export function artifactsOf(modelDirectory: string): string {
   return join(modelDirectory, "artifacts");
 }
 
-/** Reads and checks a model folder and a folder of artifacts for it. The caller closes the model. Throws an Error that names the file and both values. */
+/**
+ * Reads and checks a model folder and a folder of artifacts for it. The caller closes the model. Throws an Error that names the file
+ * and both values.
+ */
 export async function readArtifacts(
   modelDirectory: string,
   directory = artifactsOf(modelDirectory),
+  record?: HashRecord,
 ): Promise<Artifacts> {
-  const base = await openBase(modelDirectory);
+  const base = await openBase(modelDirectory, record);
   try {
     return await readArtifactsOf(base, directory);
   } catch (error) {

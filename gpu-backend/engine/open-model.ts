@@ -55,7 +55,9 @@ export async function openModel(settings: OpenSettings, now: () => number): Prom
 
 /** A function of its own, so that the weights are garbage when it returns. */
 async function buildGraph(settings: OpenSettings, now: () => number) {
-  const artifacts = await readArtifacts(settings.modelDirectory, settings.artifactsDirectory);
+  const { modelDirectory, artifactsDirectory, dataDirectory: folder } = settings;
+  const record = folder ? { folder, now: () => performance.timeOrigin + now() } : undefined;
+  const artifacts = await readArtifacts(modelDirectory, artifactsDirectory, record);
   try {
     return await buildGraphOf(artifacts, settings, now);
   } finally {

@@ -13,6 +13,7 @@ import { existsInParts, openPartFiles, type PartFiles } from "./gguf/part-files.
 import { readModelConfig, readModelFolder } from "./safetensors/model-folder.ts";
 import { readSampling, readTokenizerFiles } from "./tokenizer-files.ts";
 import { tokenizerOfGguf } from "./tokenizer-source.ts";
+import { type HashRecord, recordedHash } from "./weights-record.ts";
 
 /** The name of GGUF weights in a model folder. */
 export const ggufFile = "model.gguf";
@@ -29,14 +30,18 @@ export interface Base {
   close(): void;
 }
 
-/** Throws an Error that names the file, and the field or tensor at fault. */
-export async function openBase(directory: string): Promise<Base> {
+/**
+ * With a record, weights in GGUF that were hashed before are not read. Throws an Error that names the file, and the field or
+ * tensor at fault.
+ */
+export async function openBase(directory: string, record?: HashRecord): Promise<Base> {
   const path = join(directory, ggufFile);
   if (!existsInParts(path))
     return { ...(await readModelFolder(directory)), weightsFile: "model.safetensors", close: () => {} };
   const { config, weights, file } = openGgufModel(path);
   try {
-    return { config, weights, weightsFile: ggufFile, weightsHash: hashOfParts(file), close: file.close };
+    const weightsHash = record ? await recordedHash(file, record, hashOfParts) : hashOfParts(file);
+    return { config, weights, weightsFile: ggufFile, weightsHash, close: file.close };
   } catch (error) {
     file.close();
     throw error;

@@ -2,10 +2,10 @@
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { InvalidArgumentError, Option } from "commander";
 import { manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { collected as collect, count, createCommand, positive, runCommand } from "../command-line.ts";
+import { embeddedModel } from "../models/embedded.ts";
 import { type BankSettings, embeddedSettings, type TextSettings } from "./bank/settings.ts";
 import { centroidLines } from "./centroid-lines.ts";
 import { fetchDefaultCorpora } from "./corpus/fetch-corpora.ts";
@@ -14,7 +14,6 @@ import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
 import { commandProgress, interruptionSignal } from "./progress.ts";
 import { maxCentroids, type TrainOptions, train } from "./train.ts";
 
-const embeddedModel = fileURLToPath(new URL("../models/smollm2-135m", import.meta.url));
 const isCheckout = import.meta.filename.endsWith(".ts");
 
 const progress = commandProgress(() => performance.now());

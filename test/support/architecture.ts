@@ -35,7 +35,8 @@ const backendLayers: Record<string, string[]> = {
   "lru.ts": [],
   "command-line.ts": [],
   "settings.ts": [],
-  "config.ts": ["settings.ts"],
+  "models/embedded.ts": [],
+  "config.ts": ["models/embedded.ts", "settings.ts"],
   "tenant-files": ["files.ts", "lru.ts"],
   adapters: ["files.ts", "lru.ts"],
   runtime: [],
@@ -47,26 +48,31 @@ const backendLayers: Record<string, string[]> = {
   "models/safetensors": ["runtime"],
   "models/tokenizer-source.ts": [],
   "models/tokenizer-files.ts": ["runtime", "models/tokenizer-source.ts", "files.ts"],
+  "models/weights-record.ts": ["models/gguf", "files.ts"],
   "models/base.ts": [
     "runtime",
     "models/gguf",
     "models/safetensors",
     "models/tokenizer-files.ts",
     "models/tokenizer-source.ts",
+    "models/weights-record.ts",
   ],
-  engine: [...engineParts, "models/base.ts", "files.ts"],
+  engine: [...engineParts, "models/base.ts", "models/weights-record.ts", "files.ts"],
   host: ["engine", ...engineParts, "files.ts"],
   http: ["host", "engine", ...engineParts],
   "main.ts": [
     ...["http", "host", "engine", ...engineParts, "models/base.ts"],
     ...["command-line.ts", "config.ts", "settings.ts"],
   ],
-  training: ["adapters", "engine/smoothing-file.ts", "models/base.ts", "runtime", "command-line.ts", "files.ts"],
+  training: [
+    ...["adapters", "engine/smoothing-file.ts", "models/base.ts", "models/embedded.ts", "runtime"],
+    ...["command-line.ts", "files.ts"],
+  ],
   // Comparisons with the paper. Nothing imports them.
   research: ["runtime", "training", "command-line.ts"],
   // Measures what is shipped.
   "research/evaluation": [
-    ...["adapters", "memory", "models/base.ts", "runtime", "training"],
+    ...["adapters", "memory", "models/base.ts", "models/embedded.ts", "runtime", "training"],
     ...["command-line.ts", "files.ts"],
   ],
   // Prepares a model, offline: it may use training, and reads the result as serving will.
@@ -94,7 +100,7 @@ const mayImport: Record<string, string[]> = {
   ...Object.fromEntries(
     Object.entries(backendLayers).map(([layer, others]) => [`gpu-backend/${layer}`, inBackend(...others)]),
   ),
-  infra: commandFiles,
+  infra: [...commandFiles, ...inBackend("models/embedded.ts")],
   "infra/api": ["infra", ...commandFiles, ...inBackend("training/progress.ts")],
   // Checks by the code that serves.
   "infra/doctor": [

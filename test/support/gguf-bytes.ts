@@ -39,6 +39,7 @@ export function fileOf(bytes: Uint8Array, claimedBytes = bytes.length) {
       copy.set(bytes.subarray(at, at + length));
       return copy;
     },
+    stats: () => [],
     close() {},
   };
   return { file, read };

@@ -2,7 +2,7 @@
  * A large file that may be stored in parts: `model.gguf`, or `model.gguf.part-1`, `model.gguf.part-2` and so on, which are
  * read as one file. Reading blocks: it happens while a model is imported or loaded, when nothing else runs.
  */
-import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
+import { type BigIntStats, closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 
 const maxParts = 1000;
 
@@ -15,6 +15,8 @@ export interface PartFiles {
   readonly parts: readonly string[];
   /** `length` bytes from `at`. Throws an Error that names the file and both positions where the file ends before that. */
   read(at: number, length: number): Uint8Array<ArrayBuffer>;
+  /** What the system says now of each open part. */
+  stats(): BigIntStats[];
   close(): void;
 }
 
@@ -58,7 +60,8 @@ export function openPartFiles(path: string): PartFiles {
     }
     return bytes;
   };
-  return { path, bytes: total, parts, read, close };
+  const stats = () => opened.map(({ handle }) => fstatSync(handle, { bigint: true }));
+  return { path, bytes: total, parts, read, stats, close };
 }
 
 /** The files that `path` consists of, in order. Throws an Error where there is none. */

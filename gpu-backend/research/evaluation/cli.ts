@@ -1,17 +1,16 @@
 /** `chameleon eval`: scores artifacts by base, static adapter, nearest adapter and mixture. */
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { Option } from "commander";
 import { collected as collect, count, createCommand, runCommand } from "../../command-line.ts";
 import { writeWhole } from "../../files.ts";
+import { embeddedModel } from "../../models/embedded.ts";
 import { defaultCorpusFolder, shownCorpusFolder } from "../../training/corpus/lock.ts";
 import { parseSource } from "../../training/corpus/read-corpus.ts";
 import { commandProgress, interruptionSignal } from "../../training/progress.ts";
 import { evaluate } from "./evaluate.ts";
 import { classTable, meanTable, sourceTable } from "./render.ts";
 
-const embeddedModel = fileURLToPath(new URL("../../models/smollm2-135m", import.meta.url));
 const isCheckout = import.meta.filename.endsWith(".ts");
 const progress = commandProgress(() => performance.now());
 const interruption = interruptionSignal(() => performance.now());

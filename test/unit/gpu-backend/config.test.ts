@@ -39,7 +39,10 @@ test("child processes inherit what the system reads, and neither settings nor se
   const foreign = ["AWS_SESSION_TOKEN", "HF_TOKEN", "NODE_AUTH_TOKEN", "CLOUDFLARE_API_TOKEN", "HTTPS_PROXY"];
   const given = Object.fromEntries([...Object.keys(environmentSchema.shape), ...foreign].map((name) => [name, "x"]));
   const inherited = { PATH: "/bin", LD_LIBRARY_PATH: "/lib", NODE_OPTIONS: "--no-warnings", CUDA_VISIBLE_DEVICES: "0" };
-  expect(childEnvironment({ ...given, ...inherited })).toEqual(inherited);
+  const { GLIBC_TUNABLES, ...environment } = childEnvironment({ ...given, ...inherited });
+  expect(environment).toEqual(inherited);
+  expect(GLIBC_TUNABLES).toContain("hugetlb=1");
+  expect(childEnvironment({ GLIBC_TUNABLES: "" })).toEqual({ GLIBC_TUNABLES: "" });
 });
 
 test("a variable that looks like a misspelt setting is told, and no other", () => {

@@ -1,0 +1,111 @@
+/** Weights are hashed once, and again as soon as a file is not the one that was hashed. */
+import {
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { readArtifacts } from "../../../../gpu-backend/engine/artifacts.ts";
+import { hashOfParts } from "../../../../gpu-backend/models/base.ts";
+import { openPartFiles } from "../../../../gpu-backend/models/gguf/part-files.ts";
+import { recordedHash } from "../../../../gpu-backend/models/weights-record.ts";
+import { writeGgufModel } from "../../../support/gguf-model.ts";
+
+let folder: string;
+let weights: string;
+let part: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "weights-record-"));
+  weights = join(folder, "model.gguf");
+  part = `${weights}.part-2`;
+  writeFileSync(`${weights}.part-1`, "first");
+  writeFileSync(part, "second");
+});
+afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Long after every change. */
+const later = () => Date.now() + 60_000;
+/** The hash, and how often the files were read for it. */
+async function hashed(now = later, during = () => {}): Promise<[hash: string, reads: number]> {
+  const file = openPartFiles(weights);
+  let reads = 0;
+  const hash = (opened: typeof file) => {
+    reads++;
+    during();
+    return hashOfParts(opened);
+  };
+  try {
+    return [await recordedHash(file, { folder: join(folder, "data"), now }, hash), reads];
+  } finally {
+    file.close();
+  }
+}
+
+test("the second start reads nothing of the weights", async () => {
+  const [hash, reads] = await hashed();
+  expect(reads).toBe(1);
+  expect(await hashed()).toEqual([hash, 0]);
+  expect(readdirSync(join(folder, "data"))).toEqual(["weights.json"]);
+});
+
+test.each([
+  ["in place", () => writeFileSync(part, "Second")],
+  [
+    "in place, with its modification time set back",
+    () => {
+      const { atime, mtime } = statSync(part);
+      writeFileSync(part, "Second");
+      utimesSync(part, atime, mtime);
+    },
+  ],
+  [
+    "by another file of its size and modification time",
+    () => {
+      const { atime, mtime } = statSync(part);
+      writeFileSync(join(folder, "other"), "Second");
+      utimesSync(join(folder, "other"), atime, mtime);
+      renameSync(join(folder, "other"), part);
+    },
+  ],
+  ["by a longer one", () => writeFileSync(part, "second and more")],
+])("a part that is replaced %s is hashed again", async (_how, replace) => {
+  const [before] = await hashed();
+  replace();
+  const [after, reads] = await hashed();
+  expect(reads).toBe(1);
+  expect(after).not.toBe(before);
+  expect(await hashed()).toEqual([after, 0]);
+});
+
+test("files that may still change under the same time are not recorded, nor those that change while they are read", async () => {
+  await hashed(Date.now);
+  await hashed(later, () => writeFileSync(part, "longer than before"));
+  expect((await hashed())[1]).toBe(1);
+});
+
+test.each(["", "{", '{"files":[],"sha256":"0"}'])("a record that says %j costs another reading", async (text) => {
+  const [hash] = await hashed();
+  writeFileSync(join(folder, "data/weights.json"), text);
+  expect(await hashed()).toEqual([hash, 1]);
+});
+
+test("weights that changed after they were recorded are refused", async () => {
+  const model = join(folder, "model");
+  await writeGgufModel(model);
+  const record = { folder: join(folder, "data"), now: later };
+  const read = async () => (await readArtifacts(model, undefined, record)).model.close();
+  await read();
+  await read();
+  const path = join(model, "model.gguf");
+  const bytes = readFileSync(path);
+  bytes[bytes.length - 1] ^= 1;
+  writeFileSync(path, bytes);
+  await expect(read()).rejects.toThrow(/^model\.gguf: SHA-256 is [0-9a-f]{64}, manifest\.json says [0-9a-f]{64}$/);
+});
