@@ -1,18 +1,22 @@
 /** Domains by names that people use. */
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
+import domains from "../../../../edge/page/domains.json" with { type: "json" };
 import { domainOf, examplesOf } from "../../../../edge/page/domains.ts";
 import { parseManifest } from "../../../../shared/artifacts/manifest.ts";
-import { smallArtifacts } from "../../../support/small-base.ts";
+import { embeddedBase } from "../../../support/embedded-base.ts";
 
-const { centroids } = parseManifest(readFileSync(`${smallArtifacts}/manifest.json`, "utf8"));
+const { centroids } = parseManifest(readFileSync(`${embeddedBase}/artifacts/manifest.json`, "utf8"));
 const served = centroids as unknown as Parameters<typeof examplesOf>[0];
 
-test("each domain of the embedded model has a name of its own and an example", () => {
-  const domains = centroids.map(domainOf);
-  expect(new Set(domains.map(({ name }) => name)).size).toBe(centroids.length);
-  expect(domains.filter(({ example }) => example === null)).toEqual([]);
-  expect(examplesOf(served)).toHaveLength(centroids.length);
+test("the page knows the kinds of the embedded model, each by a name of its own, and no others", () => {
+  const labels = centroids.map(({ label }) => label.map((piece) => piece.trim()).join(" "));
+  expect(Object.keys(domains).sort()).toEqual(labels.sort());
+  const known = centroids.map(domainOf);
+  expect(new Set(known.map(({ name }) => name)).size).toBe(centroids.length);
+  const withExample = known.filter(({ example }) => example !== null);
+  expect(withExample.length).toBeGreaterThan(0);
+  expect(examplesOf(served)).toHaveLength(withExample.length);
 });
 
 test("those of other artifacts are named by their typical tokens, and an example is there all the same", () => {
