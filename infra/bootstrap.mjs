@@ -24,12 +24,14 @@ const oldestNode = [20, 0];
 /** Running Node: the first that strips types from .ts files without a flag, and has all that we call. */
 const oldestRunningNode = [22, 18];
 
-/**
- * A step reads every weight once. In huge pages that takes a seventh less time (2 cores of a Xeon, GPT-2 124M in int8). Blocks of
- * 1 MiB and more always get pages of their own, which are given back when they are freed: otherwise what loading a model frees
- * (some 100 MB, the same model) stays with the process. The C library reads this at the start; elsewhere it means nothing.
- */
+/** Commands that run a model in their own process get the allocator that a backend gives its engine (gpu-backend/config.ts). */
 const allocator = { GLIBC_TUNABLES: "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576" };
+
+/** Where Node keeps TypeScript without its types: the compiler that removes them takes 30 MB of each process until it ends. */
+const compileCache = { NODE_COMPILE_CACHE: path.join(root, "node_modules", ".cache", "compile") };
+
+/** They run none themselves. */
+const servers = ["start", "backend"];
 
 const stopSignals = ["SIGINT", "SIGTERM", "SIGHUP"];
 
@@ -154,14 +156,19 @@ function entryFile(source) {
   return isCheckout ? path.join(root, source) : path.join(root, "dist", source.replace(/\.ts$/, ".js"));
 }
 
-async function runCommand([, entry, ...first], rest) {
+async function runCommand(command, [, entry, ...first], rest) {
   if (isCheckout) await install();
   const node = pickNode();
   const directories = [path.dirname(node), path.join(root, "node_modules", ".bin"), process.env.PATH];
   const { code } = await run(node, [entryFile(entry), ...first, ...rest], {
     // The channel says nothing; that it closes tells the child that this process is gone, however it ended.
     stdio: ["inherit", "inherit", "inherit", "ipc"],
-    env: { ...allocator, ...process.env, PATH: directories.join(path.delimiter) },
+    env: {
+      ...(isCheckout && compileCache),
+      ...(!servers.includes(command) && allocator),
+      ...process.env,
+      PATH: directories.join(path.delimiter),
+    },
   });
   process.exit(code);
 }
@@ -172,7 +179,7 @@ if (!isAtLeast(process.version, oldestNode)) {
 const commands = commandsOf(isCheckout);
 const [command = "", ...rest] = process.argv.slice(2);
 if (Object.hasOwn(commands, command)) {
-  await runCommand(commands[command], rest);
+  await runCommand(command, commands[command], rest);
 } else if (command === "--help" || command === "-h") {
   process.stdout.write(usage(commands, version));
 } else if (command === "--version" || command === "-V") {

@@ -1,14 +1,18 @@
 /** Runs the Worker on this machine, in a bare workerd. */
+import { rmSync } from "node:fs";
+import { cp, readFile } from "node:fs/promises";
 import path from "node:path";
-import { bundleWorker } from "./workerd/bundle.ts";
+import { runScript } from "./run-script.ts";
+import { builtFolder, settingsFile } from "./workerd/bundle.ts";
 import { stateFolders } from "./workerd/config.ts";
-import { type BareEdge, prepareBareEdge } from "./workerd/edge.ts";
+import { type BareEdge, bareEdge, temporaryFolder } from "./workerd/edge.ts";
 import type { WorkerdProcess } from "./workerd/process.ts";
 
 /** The API key of a local start. No deployment knows its hash, so it is not a secret. */
 export const localKey = "sk-chameleon-local";
 
-const root = path.dirname(import.meta.dirname);
+/** Where the pages are that the edge serves, but for the artifacts. */
+export const pagesFolder = path.join(import.meta.dirname, "../edge/public");
 
 /** Folder of a local edge's storage: keys, limits, usage, artifacts. Commands write there, also while the edge runs. */
 export function stateFolder(): string {
@@ -25,13 +29,14 @@ export function artifactsFolder(): string {
   return stateFolders.bucket(stateFolder(), "ARTIFACTS");
 }
 
-/** Bundles the Worker with its check of the Host header. The files are removed when it was started, or with this process. */
+/** Builds the Worker and the pages where they are not built yet. The Worker's files are removed when it was started, or with this process. */
 export async function prepareEdge(): Promise<BareEdge> {
-  const edge = await prepareBareEdge(path.join(root, "wrangler.toml"), {
-    bundle: (directory) => bundleWorker(path.join(root, "edge/local-worker.ts"), directory),
-  });
-  process.once("exit", edge.remove);
-  return edge;
+  const folder = await temporaryFolder();
+  process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
+  if (import.meta.filename.endsWith(".js")) await cp(builtFolder, folder, { recursive: true });
+  else await runScript(new URL("./build-edge.ts", import.meta.url), [folder]);
+  const settings = JSON.parse(await readFile(path.join(folder, settingsFile), "utf8"));
+  return bareEdge(folder, settings, pagesFolder);
 }
 
 export interface LocalEdge {

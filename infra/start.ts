@@ -2,20 +2,18 @@
  * `npm start`: edge and backend on this machine, up to the first generated token, until a signal or a crash.
  * On stdout the ready line alone; progress and logs on stderr. Not here: how a deployment starts its parts.
  */
-import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { once } from "node:events";
 import { cp } from "node:fs/promises";
 import path from "node:path";
-import { text } from "node:stream/consumers";
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { pathToFileURL } from "node:url";
 import { InvalidArgumentError } from "commander";
 import { count, createCommand, parsedOptions } from "../gpu-backend/command-line.ts";
 import { startBackends } from "./local-backends.ts";
-import { artifactsFolder, localKey, prepareEdge, startEdge, stateFolder } from "./local-edge.ts";
+import { artifactsFolder, localKey, pagesFolder, prepareEdge, startEdge, stateFolder } from "./local-edge.ts";
 import { claimStateFolder, writeLocalRun } from "./local-run.ts";
 import { assertPortsFree, readPort } from "./ports.ts";
 import { publishedManifest } from "./publish/store.ts";
+import { runScript } from "./run-script.ts";
 import { stageArtifacts } from "./stage-artifacts.ts";
 
 const maxBackends = 16;
@@ -60,7 +58,6 @@ interface StartOptions {
   model?: string;
 }
 
-const isCheckout = import.meta.filename.endsWith(".ts");
 const say = (line: string) => void process.stderr.write(`${line}\n`);
 
 async function start({ backends: count, json, model }: StartOptions): Promise<void> {
@@ -74,7 +71,9 @@ async function start({ backends: count, json, model }: StartOptions): Promise<vo
     ...backendPorts.map((port): [string, number] => ["BACKEND_PORT", port]),
   ]);
 
-  const assets = await stageAssets();
+  // Static assets of this start, apart from those of other starts and of tests.
+  const assets = path.join(stateFolder(), "assets");
+  await stageArtifacts(process.env.MODEL_DIR || undefined, path.join(assets, "artifacts"));
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
   // Only this machine's users can reach the backends; calls are signed all the same, as in a deployment.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
@@ -88,9 +87,9 @@ async function start({ backends: count, json, model }: StartOptions): Promise<vo
     process.exit(1);
   };
   void ended.then(fail);
-  // Its service would keep 60 MB as long as this process runs.
-  if (isCheckout) await (await import("esbuild")).stop();
   say("starting edge…");
+  const isPage = (file: string) => file !== path.join(pagesFolder, "artifacts");
+  await cp(pagesFolder, assets, { recursive: true, filter: isPage });
   const urls = backends.map(({ url }) => url);
   const { url: edge, ended: edgeEnded } = await startEdge(preparedEdge, {
     port: edgePort,
@@ -107,28 +106,14 @@ async function start({ backends: count, json, model }: StartOptions): Promise<vo
   process.stdout.write(json ? `${JSON.stringify(ready)}\n` : `ready ${edge} key ${localKey}\n`);
 }
 
-/** Imports a model in a process of its own, which gives its memory back. Returns its folder; ends with its exit code where it fails. */
+/** Imports a model. Returns its folder. */
 async function importedFolder(source: string): Promise<string> {
-  const cli = fileURLToPath(new URL("../gpu-backend/models/import/cli.ts", import.meta.url));
-  const child = spawn(process.execPath, [cli, "--json", "--", source], { stdio: ["inherit", "pipe", "inherit"] });
-  const kill = () => void child.kill();
-  process.once("exit", kill);
-  const [printed, [code]] = await Promise.all([text(child.stdout), once(child, "close")]);
-  process.off("exit", kill);
-  if (code !== 0) process.exit(code ?? 1);
+  const printed = await runScript(new URL("../gpu-backend/models/import/cli.ts", import.meta.url), [
+    "--json",
+    "--",
+    source,
+  ]);
   return JSON.parse(printed).folder;
-}
-
-/** Static assets of this start, apart from those of other starts and of tests. Returns their folder. */
-async function stageAssets(): Promise<string> {
-  const served = path.join(import.meta.dirname, "../edge/public");
-  const folder = path.join(stateFolder(), "assets");
-  // A package holds the pages.
-  if (isCheckout) await (await import("./stage-pages.ts")).stagePages(served);
-  const isPage = (file: string) => file !== path.join(served, "artifacts");
-  await cp(served, folder, { recursive: true, filter: isPage });
-  await stageArtifacts(process.env.MODEL_DIR || undefined, path.join(folder, "artifacts"));
-  return folder;
 }
 
 /** Generates one token through edge and backend. Throws an Error with the answer where that fails. */

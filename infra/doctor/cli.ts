@@ -9,6 +9,7 @@ import { selectDevice } from "../../gpu-backend/runtime/device-probe.ts";
 import { stateFolder } from "../local-edge.ts";
 import { readLocalRun } from "../local-run.ts";
 import { assertPortsFree, readPort } from "../ports.ts";
+import { parentOf, processMemory, processName } from "../process-memory.ts";
 import { readArtifactSet } from "../publish/artifact-set.ts";
 
 interface Options {
@@ -68,13 +69,24 @@ async function checkMemory(config: BackendConfig, directory: string): Promise<Fi
   const limitBytes = process.availableMemory();
   const model = await readBaseConfig(directory);
   const { plannedBytes } = planMemory({ ...config, limitBytes, model, sets: maxSets });
-  const found = `${megabytes(limitBytes)} free, up to ${megabytes(plannedBytes)} may be taken`;
+  const found = `${megabytes(limitBytes)} free, up to ${megabytes(plannedBytes)} may be taken${takenByStart()}`;
   if (plannedBytes <= limitBytes) return ok(found);
   return amiss(
     "warning",
     found,
     "close other programs, or set WEIGHT_FORMAT=int8 and smaller KV_BYTES and PREFIX_CACHE_BYTES",
   );
+}
+
+/** What the processes of a local start take now, the largest first; empty where none runs. */
+function takenByStart(): string {
+  const running = readLocalRun(stateFolder());
+  if (!running || process.platform !== "linux") return "";
+  const parent = parentOf(running.pid);
+  const processes = processMemory(processName(parent) === "bootstrap.mjs" ? parent : running.pid);
+  const total = processes.reduce((sum, { bytes }) => sum + bytes, 0);
+  const named = processes.sort((a, b) => b.bytes - a.bytes).map(({ name, bytes }) => `${name} ${megabytes(bytes)}`);
+  return `; the running start takes ${megabytes(total)} (${named.join(", ")})`;
 }
 
 async function checkPorts(): Promise<Finding> {

@@ -6,10 +6,9 @@ import { spawnSync } from "node:child_process";
 import { cp, glob, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
+import { buildLocalWorker } from "../build-edge.ts";
 import { buildSite } from "../site/build.ts";
-import { stageArtifacts } from "../stage-artifacts.ts";
 import { stagePages } from "../stage-pages.ts";
-import { bundleWorker } from "../workerd/bundle.ts";
 
 const root = path.dirname(path.dirname(import.meta.dirname));
 const dist = path.join(root, "dist");
@@ -30,11 +29,12 @@ async function build(): Promise<void> {
   await rm(dist, { recursive: true, force: true });
   compile();
   await pointThreadsAtJavaScript();
-  await stageArtifacts();
   await stagePages();
   await buildSite();
   for (const asset of assets) await cp(path.join(root, asset), path.join(dist, asset), { recursive: true });
-  await bundleWorker(path.join(root, "edge/local-worker.ts"), path.join(dist, "edge/built"));
+  // What development has staged there: a start takes the base's own.
+  await rm(path.join(dist, "edge/public/artifacts"), { recursive: true, force: true });
+  await buildLocalWorker(path.join(dist, "edge/built"));
   const { name, version, type } = JSON.parse(await readFile(path.join(root, "package.json"), "utf8"));
   await writeFile(path.join(dist, "package.json"), `${JSON.stringify({ name, version, type }, null, 2)}\n`);
 }

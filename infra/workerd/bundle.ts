@@ -1,5 +1,4 @@
 /** The Worker as one ES module for a bare workerd. Not here: what a deployment uploads, which wrangler bundles (deploy-check.ts). */
-import { cp } from "node:fs/promises";
 import path from "node:path";
 
 const root = path.dirname(path.dirname(import.meta.dirname));
@@ -7,13 +6,14 @@ const storageSource = path.join(root, "edge/local-storage.ts");
 
 /** Names of the bundles in a folder: the Worker, and the module of its local KV and R2. */
 export const [workerFile, storageFile] = ["worker.js", "local-storage.js"];
+/** Beside them: what wrangler.toml says of the Worker, as JSON. */
+export const settingsFile = "settings.json";
 
-/** Where the npm package has both, as it has no TypeScript. */
+/** Where the npm package has these files, as it has no TypeScript. */
 export const builtFolder = path.join(root, "edge/built");
 
 /** Bundles the Worker whose entry is `entryFile`, and its local storage. Throws an Error with what esbuild said where it cannot. */
 export async function bundleWorker(entryFile: string, directory: string): Promise<void> {
-  if (import.meta.filename.endsWith(".js")) return cp(builtFolder, directory, { recursive: true });
   const { buildSync } = await import("esbuild");
   // `build` would leave its helper process running as long as this one.
   buildSync({

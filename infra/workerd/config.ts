@@ -14,6 +14,22 @@ export const stateFolders = {
   objects: (state: string) => path.join(state, "objects"),
 };
 
+/** What is read of a wrangler configuration. */
+export type WorkerSettings = Pick<
+  WranglerConfig,
+  "compatibility_date" | "compatibility_flags" | "vars" | "durable_objects" | "kv_namespaces" | "r2_buckets"
+> & { assets?: { binding: string } };
+
+/** Without the folders of the machine that read the configuration. */
+export function workerSettings(wrangler: WranglerConfig): WorkerSettings {
+  const { compatibility_date, compatibility_flags, vars, durable_objects, kv_namespaces, r2_buckets, assets } =
+    wrangler;
+  return {
+    ...{ compatibility_date, compatibility_flags, vars, durable_objects, kv_namespaces, r2_buckets },
+    ...(assets && { assets: { binding: assets.binding } }),
+  };
+}
+
 export interface ServingSettings {
   /** On loopback; 0 lets the system choose. */
   port: number;
@@ -25,7 +41,7 @@ export interface ServingSettings {
 
 /** The text of a configuration that serves the Worker. The files of bundle.ts are beside it. */
 export function workerdConfigText(
-  { assets: served, kv_namespaces: namespaces, r2_buckets: buckets, ...wrangler }: WranglerConfig,
+  { assets: served, kv_namespaces: namespaces, r2_buckets: buckets, ...wrangler }: WorkerSettings,
   { port, vars, state, assets }: ServingSettings,
 ): string {
   const objects = wrangler.durable_objects.bindings;

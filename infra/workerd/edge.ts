@@ -4,11 +4,10 @@ import { rmSync } from "node:fs";
 import { mkdir, mkdtemp, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { unstable_readConfig as readWranglerConfig } from "wrangler";
 import { recordFile } from "../keys/namespace.ts";
 import type { WranglerConfig } from "../wrangler.ts";
 import { bundleWorker } from "./bundle.ts";
-import { stateFolders, workerdConfigText } from "./config.ts";
+import { stateFolders, type WorkerSettings, workerdConfigText } from "./config.ts";
 import { startWorkerd, type WorkerdOptions, type WorkerdProcess } from "./process.ts";
 
 /** These override the wrangler configuration. */
@@ -41,15 +40,27 @@ export async function prepareBareEdge(
   configFile: string,
   { environment, bundle }: { environment?: string; bundle?: (directory: string) => Promise<void> } = {},
 ): Promise<BareEdge> {
-  const directory = await mkdtemp(path.join(tmpdir(), "chameleon-edge-"));
+  // It takes 100 MB, and a local start does without.
+  const { unstable_readConfig: readWranglerConfig } = await import("wrangler");
+  const directory = await temporaryFolder();
   const wrangler: WranglerConfig = readWranglerConfig({ config: configFile, env: environment });
   const fromConfig = (file: string) => path.resolve(path.dirname(configFile), file);
   await (bundle ? bundle(directory) : bundleWorker(fromConfig(wrangler.main), directory));
+  return bareEdge(directory, wrangler, fromConfig(wrangler.assets?.directory ?? "."));
+}
+
+/** A folder for the files of an edge. */
+export function temporaryFolder(): Promise<string> {
+  return mkdtemp(path.join(tmpdir(), "chameleon-edge-"));
+}
+
+/** An edge of the files of bundle.ts in `directory`, which is its own from now on. `assetsFolder` is served where a start names none. */
+export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder: string): BareEdge {
   return {
-    async start({ port = 0, vars, keys, state: given, entries = {}, assets } = {}, options = {}) {
+    async start({ port = 0, vars, keys, state: given, entries = {}, assets = assetsFolder } = {}, options = {}) {
       const state = given ?? (await mkdtemp(path.join(directory, "state-")));
-      const namespaces = wrangler.kv_namespaces.map(({ binding }) => stateFolders.namespace(state, binding));
-      const buckets = wrangler.r2_buckets.map(({ binding }) => stateFolders.bucket(state, binding));
+      const namespaces = worker.kv_namespaces.map(({ binding }) => stateFolders.namespace(state, binding));
+      const buckets = worker.r2_buckets.map(({ binding }) => stateFolders.bucket(state, binding));
       // workerd serves no folder that is missing when it starts.
       for (const folder of [...namespaces, ...buckets, stateFolders.objects(state)]) {
         await mkdir(folder, { recursive: true });
@@ -57,11 +68,11 @@ export async function prepareBareEdge(
       for (const folder of namespaces) {
         for (const [name, value] of Object.entries(entries)) await writeFile(recordFile(folder, name), value);
       }
-      const text = workerdConfigText(wrangler, {
+      const text = workerdConfigText(worker, {
         port,
-        vars: { ...wrangler.vars, ...(keys && { TENANT_KEYS: tenantKeys(keys) }), ...vars },
+        vars: { ...worker.vars, ...(keys && { TENANT_KEYS: tenantKeys(keys) }), ...vars },
         state,
-        assets: assets ?? fromConfig(wrangler.assets?.directory ?? "."),
+        assets,
       });
       const file = path.join(directory, "config.capnp");
       await writeFile(file, text);

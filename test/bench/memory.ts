@@ -13,6 +13,7 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { idleMs } from "../../gpu-backend/host/own-adapters/fit-client.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
+import { descendantsOf } from "../../infra/process-memory.ts";
 import { manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { type Backend, framesOf, startBackend } from "../support/backend-process.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
@@ -161,11 +162,6 @@ async function steadyBytes(backend: Backend, batch: number): Promise<number> {
 function rssOf(pid: number): number {
   const ofProcess = (one: number) => /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${one}/status`, "utf8"))?.[1];
   return [pid, ...descendantsOf(pid)].reduce((sum, one) => sum + 1024 * Number(ofProcess(one)), 0);
-}
-
-function descendantsOf(pid: number): number[] {
-  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number);
-  return children.flatMap((child) => [child, ...descendantsOf(child)]);
 }
 
 /**

@@ -1,0 +1,24 @@
+/**
+ * Builds what a local start in a checkout serves: the pages, and in a folder the Worker's files for workerd:
+ * `node infra/build-edge.ts FOLDER`. A process of its own, as wrangler and esbuild take 200 MB. A package has all of it built.
+ */
+import { writeFile } from "node:fs/promises";
+import path from "node:path";
+import { unstable_readConfig as readWranglerConfig } from "wrangler";
+import { stagePages } from "./stage-pages.ts";
+import { bundleWorker, settingsFile } from "./workerd/bundle.ts";
+import { workerSettings } from "./workerd/config.ts";
+
+const root = path.dirname(import.meta.dirname);
+
+/** Writes the Worker with its check of the Host header, its local storage, and what wrangler.toml says of it. */
+export async function buildLocalWorker(folder: string): Promise<void> {
+  await bundleWorker(path.join(root, "edge/local-worker.ts"), folder);
+  const settings = workerSettings(readWranglerConfig({ config: path.join(root, "wrangler.toml") }));
+  await writeFile(path.join(folder, settingsFile), JSON.stringify(settings));
+}
+
+if (import.meta.main) {
+  await stagePages();
+  await buildLocalWorker(process.argv[2]);
+}
