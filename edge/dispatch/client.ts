@@ -150,14 +150,16 @@ export class BackendClient {
     let response = await send(process);
     const lacking = ownAdaptersOf(batch).length + memoriesOf(batch).length > 0;
     // A backend answers 404 if it lacks an own adapter, and then again if it lacks a memory.
-    for (let uploads = 0; lacking && response.status === 404; uploads++) {
+    const brought = new Set<string>();
+    while (lacking && response.status === 404) {
       const receiver = this.#processOf(response);
-      const kind = await errorCodeOf(response);
-      if (uploads === 2) {
+      const what = (await errorCodeOf(response)) === "memory_not_found" ? "memories" : "adapters";
+      if (brought.has(what)) {
         const message = "The inference backend does not keep the adapter or memory that it was given.";
         throw unavailable("failing", message, undefined, processOf(response));
       }
-      await this.#upload(batch, kind === "memory_not_found" ? "memories" : "adapters", receiver, signal);
+      brought.add(what);
+      await this.#upload(batch, what, receiver, signal);
       response = await send(receiver);
     }
     if (!response.ok || !response.body) throw await failureOfResponse(response);

@@ -82,7 +82,7 @@ export function createTenantAdapters(parts: {
       const known = without.get(tenant);
       const look = () => of(tenant).nearest([], manifestHash);
       if (known && !(await known.get(async () => (await look()).hasAny).catch(() => false))) return none;
-      const { hasAny, nearest } = await of(tenant).nearest(embeddings, manifestHash);
+      const { hasAny, nearest } = await of(tenant).nearest(embeddings, manifestHash).catch(unavailable);
       if (hasAny) without.delete(tenant);
       else {
         const seen = new Refreshed<boolean>(parts, times);
@@ -118,6 +118,12 @@ export function createTenantAdapters(parts: {
       throw errorOf(failures, jurisdiction);
     },
   };
+}
+
+/** An answer without them would not be the one that the next request gets. */
+function unavailable(cause: unknown): never {
+  const message = "Your own adapters cannot be looked up now; try again.";
+  throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
 }
 
 function errorBehind(thrown: unknown): unknown {

@@ -1,7 +1,9 @@
 /** Documents as memories, end to end: `npm start` as it is, killed in the middle of a job, and with a backend that lost its disk. */
-import { mkdtemp, rm } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { Adapter, CompletionResponse, UsageReport } from "../../shared/contracts/responses.ts";
@@ -89,6 +91,40 @@ test("a job outlives kill -9 of edge and backend, and is charged once", async ()
   await expect.poll(status, { timeout: 300_000, interval: 500 }).toBe("ready");
   expect(await tokensUsed()).toEqual([[1, memory!.tokens]]);
 });
+
+test("the command makes one of files, adds, shows, scores and deletes", async () => {
+  const adapters = async (...args: string[]) => {
+    const cli = join(import.meta.dirname, "../../infra/api/adapters.ts");
+    const place = ["--url", stack.edge, "--key", stack.key];
+    return promisify(execFile)(process.execPath, [cli, ...args, ...place], { cwd: folder });
+  };
+  await writeFile(join(folder, "uno.md"), text(300));
+  await writeFile(join(folder, "dos.html"), `<h1>${text(20)}</h1><p>${text(200)}</p>`);
+  await writeFile(join(folder, "held-back.txt"), text(200));
+  await writeFile(join(folder, "scan.pdf"), "%PDF-1.7");
+  expect((await adapters("create", "notas", "uno.md")).stdout).toMatch(
+    /^\S+:notas {2}1 documents, \d+ tokens, ready$/m,
+  );
+  const added = JSON.parse((await adapters("add", "notas", "dos.html", "--json")).stdout) as Adapter;
+  expect(added.documents!.map(({ name }) => name)).toEqual(["uno.md", "dos.html"]);
+  await expect(adapters("add", "notas", "scan.pdf")).rejects.toMatchObject({
+    ...{ code: 1, stderr: expect.stringContaining("pdftotext") },
+  });
+  expect((await adapters("show", "notas")).stdout).toMatch(/^ {2}dos\.html {2}\d+ tokens {2}\d+ bytes$/m);
+  const scores = JSON.parse((await adapters("score", "notas", "held-back.txt", "--json")).stdout) as {
+    base: { nats: number };
+    notas: { nats: number };
+  };
+  expect(scores.base.nats - scores.notas.nats).toBeGreaterThan(0.1);
+  await expect(adapters("delete", "notas")).rejects.toMatchObject({
+    code: 2,
+    stderr: expect.stringContaining("--yes"),
+  });
+  await adapters("delete", "notas", "uno.md", "--yes");
+  const left = JSON.parse((await adapters("show", "notas", "--json")).stdout) as Adapter;
+  expect(left.documents!.map(({ name }) => name)).toEqual(["dos.html"]);
+  expect((await adapters("delete", "notas", "--yes")).stdout).toBe("deleted notas\n");
+}, 300_000);
 
 test("an answer that reads a memory ends when that is deleted, with the error that says so", async () => {
   const made = await stack.post("/v1/adapters", { name: "breve", documents: [text(200)] });

@@ -169,3 +169,26 @@ test.each([
     expect(calls).toEqual([call.replace("HASH", own)]);
   },
 );
+
+test.each<[string, string[], string]>([
+  ["falls silent", ['{"type":"progress","tokens":1,"totalTokens":2}\n', "silence"], "silent"],
+  ["ends before it is ready", ['{"type":"progress","tokens":1,"totalTokens":2}\n'], "broken"],
+  ["says what is no line of progress", ['{"type":"other"}\n'], "broken"],
+  ["is busy", ['{"type":"error","kind":"overloaded","message":"m","retryAfterSeconds":3}\n'], "overloaded"],
+  ["refuses", ['{"type":"error","kind":"invalid_request","message":"m","retryAfterSeconds":null}\n'], "refused"],
+])("a process that makes a memory and %s has failed", async (_, chunks, kind) => {
+  const body = () =>
+    new ReadableStream<Uint8Array>({
+      start(controller) {
+        for (const chunk of chunks) if (chunk !== "silence") controller.enqueue(new TextEncoder().encode(chunk));
+        if (!chunks.includes("silence")) controller.close();
+      },
+    });
+  const client = new BackendClient("http://b", { fetch: async () => new Response(body()), limits: { silenceMs: 25 } });
+  const done: number[] = [];
+  const { signal } = new AbortController();
+  const progress = (tokens: number) => void done.push(tokens);
+  const made = client.putMemory("acme", own, new Uint8Array(), { signal, process: null, progress });
+  await expect(made).rejects.toMatchObject({ kind });
+  expect(done).toEqual(chunks[0].includes("progress") ? [1] : []);
+});

@@ -140,6 +140,7 @@ describe("a key store", () => {
       keyId: keys[0].hash.slice(0, 16),
       scopes: ["completions", "embeddings", "adapters", "usage"],
       limits: plans.unlimited,
+      memoryTokens: null,
       origins: [],
     });
     expect(await store.accessOf("two", "")).toMatchObject({ tenant: "second" });
