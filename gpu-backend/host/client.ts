@@ -9,7 +9,6 @@ import {
   type ErrorFrame,
   errorFrame,
   type Frame,
-  memoriesByTenant,
   ownAdaptersOf,
   type SequenceRequest,
 } from "../../shared/contracts/inference.ts";
@@ -321,6 +320,14 @@ export class EngineClient {
     this.#traced.clear();
     this.#failOpen(unavailable("The engine failed while it served this request."));
   }
+}
+
+/** The tenants' own memories that a batch names, each once, with their tenants. */
+export function memoriesByTenant({ sequences }: BatchRequest): { tenant: string; hash: string }[] {
+  const named = sequences.flatMap(({ tenant, memories = [] }) =>
+    memories.flatMap((one) => ("hash" in one ? [{ tenant, hash: one.hash }] : [])),
+  );
+  return [...new Map(named.map((one) => [`${one.tenant}/${one.hash}`, one])).values()];
 }
 
 function duplicate(message: string): ServiceError {

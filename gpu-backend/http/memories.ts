@@ -5,11 +5,11 @@ import {
   hashPattern,
   heartbeatMs,
   type MemoryProgress,
-  memoriesByTenant,
   memoryRequestSchema,
 } from "../../shared/contracts/inference.ts";
 import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
+import { memoriesByTenant } from "../host/client.ts";
 import type { MemoryService, RunningBuild } from "../host/memories/service.ts";
 import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";

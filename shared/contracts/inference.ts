@@ -349,14 +349,6 @@ export function memoriesOf({ sequences }: BatchRequest): string[] {
   return [...new Set(hashes)];
 }
 
-/** The tenants' own memories that a batch names, each once, with their tenants. */
-export function memoriesByTenant({ sequences }: BatchRequest): { tenant: string; hash: string }[] {
-  const named = sequences.flatMap(({ tenant, memories = [] }) =>
-    memories.flatMap((one) => ("hash" in one ? [{ tenant, hash: one.hash }] : [])),
-  );
-  return [...new Map(named.map((one) => [`${one.tenant}/${one.hash}`, one])).values()];
-}
-
 /**
  * The content address of a tenant's memory: SHA-256 of the tenant, the manifest and the documents, each field as UTF-8 behind its length
  * in bytes. So equal documents of two tenants have nothing in common.
