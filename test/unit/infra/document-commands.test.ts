@@ -64,7 +64,7 @@ function reasonFor({ line }: Command): string | null {
   if (listed !== undefined) return notRunHere[listed];
   if (["chameleon --help", "npm run fix"].includes(line)) return "it takes no arguments of ours";
   const [program, ...args] = words(line);
-  const target = args.find((arg) => arg.startsWith("http"));
+  const target = args.find((arg) => arg.startsWith("http"))?.split("?")[0];
   const isOurs = operations.some(({ path: route }) => target === `http://127.0.0.1:8787${route}`);
   return program === "curl" && isOurs ? "it calls a route of the API" : null;
 }
