@@ -78,7 +78,7 @@ export class HeadRows {
       want: {
         scores: this.heads.some(needsScores),
         hidden: this.heads.some(({ sequence, scoredId }) => sequence.trace?.kind === "hidden" && scoredId !== null),
-        only: this.heads.every(readsLikeliestOnly) ? "likeliest" : undefined,
+        only: readOf(this.heads),
       },
     } satisfies HeadInput;
   }
@@ -134,6 +134,17 @@ class BiasList {
 
 function inverseTemperatureOf({ sampling }: Sequence, scoredId: number | null): number {
   return scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
+}
+
+/** What is read of every row, where it is less than all. */
+function readOf(heads: readonly Head[]): HeadInput["want"]["only"] {
+  if (heads.every(readsLikeliestOnly)) return "likeliest";
+  return heads.every(readsOneCandidate) ? "sums" : undefined;
+}
+
+/** Whether no candidate after the likeliest is read. */
+function readsOneCandidate({ sequence: { sampling }, scoredId }: Head): boolean {
+  return (scoredId !== null || isGreedy(sampling)) && !sampling.logprobs;
 }
 
 /** Whether only the likeliest token of a row is read. */

@@ -41,8 +41,7 @@ export async function chooseBrakes(
   const rows = new HeadRows(runner.gates);
   for (const t of positions) rows.addExpert(answering, rows.at(sequence, t), ids[t + 1]);
   const pass = composeHead(rows);
-  // The target and the likeliest token are read of every row.
-  pass.head.want.only = undefined;
+  pass.head.want.only = "sums";
   const output = positions.length > 0 ? await runner.run(pass) : null;
   const states = positions.map((t) => ({ memories, state: runner.kv.state(sequence.row, t) }));
   const says = await searchAll(states, rule);

@@ -28,7 +28,7 @@ export async function weighMixture(sequence: Sequence, runner: Runner): Promise<
     for (const expert of experts) rows.addExpert(expert, at, sequence.ids[t + 1]);
   }
   const pass = composeHead(rows);
-  pass.head.want.only = "targets";
+  pass.head.want.only = "sums";
   const output = positions.length > 0 ? await runner.run(pass) : null;
   const logprobs = positions.map((_, x) =>
     experts.map((_, e) => logprobOfTarget(headResult(output!, x * experts.length + e))),

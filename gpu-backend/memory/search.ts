@@ -50,38 +50,61 @@ export class MemorySearch {
     states.forEach((state, s) => {
       writeQuery(state, queries.subarray(s * D, (s + 1) * D));
     });
-    const found: { dot: number; position: number }[][] = states.map(() => []);
-    for (const [b, block] of this.#blocks.entries()) {
-      const { dots, indices, best } = await block.search(queries);
-      for (let i = 0; i < dots.length; i++) {
-        found[Math.floor(i / best)].push({ dot: dots[i], position: b * blockKeys + indices[i] });
-      }
-    }
-    return states.map((state, s) => this.#keepNearest(state, found[s]));
+    const results: Awaited<ReturnType<KeyBlock["search"]>>[] = [];
+    for (const block of this.#blocks) results.push(await block.search(queries));
+    return states.map((state, s) => this.#keepNearest(state, this.#candidatesOf(results, s)));
   }
 
   async release(): Promise<void> {
     for (const block of this.#blocks) await block.release();
   }
 
-  #keepNearest(state: Float32Array, found: { dot: number; position: number }[]): Found {
-    const { keys, nextIds } = this.memory;
-    const D = this.#hiddenSize;
-    const factor = inverseLength(state) / keyScale;
-    const candidates = found
-      .sort((a, b) => b.dot - a.dot || a.position - b.position)
-      .slice(0, candidatesPerNeighbour * this.#neighbours)
-      .map(({ position }) => {
-        let dot = 0;
-        for (let d = 0, at = position * D; d < D; d++, at++) dot += state[d] * keys[at];
-        return { position, cosine: dot * factor };
-      })
-      .sort((a, b) => b.cosine - a.cosine || a.position - b.position)
-      .slice(0, this.#neighbours);
-    return {
-      cosines: Float32Array.from(candidates, ({ cosine }) => cosine),
-      nextIds: Int32Array.from(candidates, ({ position }) => nextIds[position]),
-      positions: Int32Array.from(candidates, ({ position }) => position),
-    };
+  /** Positions of the keys of the largest dot products with state s. */
+  #candidatesOf(results: readonly Awaited<ReturnType<KeyBlock["search"]>>[], s: number): ArrayLike<number> {
+    const count = candidatesPerNeighbour * this.#neighbours;
+    const rows = results.map(({ dots, indices, best }) => ({
+      dots: dots.subarray(s * best, (s + 1) * best),
+      indices: indices.subarray(s * best, (s + 1) * best),
+    }));
+    if (rows.length === 1) return rows[0].indices;
+    // Blocks are in the order of positions, and the sort is stable: equals come by position.
+    const found = rows.flatMap(({ dots, indices }, b) =>
+      Array.from(dots, (dot, i) => ({ dot, position: b * blockKeys + indices[i] })),
+    );
+    const least = found.map(({ dot }) => dot).sort((a, b) => b - a)[Math.min(count, found.length) - 1];
+    const best = found.filter(({ dot }) => dot >= least).sort((a, b) => b.dot - a.dot);
+    return best.slice(0, count).map(({ position }) => position);
   }
+
+  #keepNearest(state: Float32Array, positions: ArrayLike<number>): Found {
+    const { keys, nextIds } = this.memory;
+    const factor = inverseLength(state) / keyScale;
+    const candidates: { position: number; cosine: number }[] = [];
+    for (let i = 0; i < positions.length; i++) {
+      const position = positions[i];
+      candidates.push({ position, cosine: factor * dotOf(state, keys, position) });
+    }
+    candidates.sort((a, b) => b.cosine - a.cosine || a.position - b.position);
+    const count = Math.min(candidates.length, this.#neighbours);
+    const found = {
+      cosines: new Float32Array(count),
+      nextIds: new Int32Array(count),
+      positions: new Int32Array(count),
+    };
+    for (let i = 0; i < count; i++) {
+      const { position, cosine } = candidates[i];
+      found.cosines[i] = cosine;
+      found.nextIds[i] = nextIds[position];
+      found.positions[i] = position;
+    }
+    return found;
+  }
+}
+
+/** The dot product of a state [D] with a key, in double precision. */
+function dotOf(state: Float32Array, keys: Int8Array, position: number): number {
+  const D = state.length;
+  let dot = 0;
+  for (let d = 0, at = position * D; d < D; d++, at++) dot += state[d] * keys[at];
+  return dot;
 }

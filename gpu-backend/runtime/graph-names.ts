@@ -30,9 +30,9 @@ export const names = {
   rows: "rows",
   wanted: "wanted",
   scaled: "scaled",
-  /** Whether any row needs more than one token; if none does, whether that is the target rather than the likeliest. */
+  /** Whether any row needs more than one candidate; if none does, whether any needs its `logSumExp`. */
   ranked: "ranked",
-  onlyTargets: "only_targets",
+  summed: "summed",
   gates: "gates",
   inverseTemperatures: "inverse_temperatures",
   targetIds: "target_ids",

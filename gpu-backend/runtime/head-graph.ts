@@ -40,8 +40,8 @@ export function addHead({ g, config, bank, baseLogits }: HeadParts, hidden: stri
   };
   const inverseTemperatures = g.input(names.inverseTemperatures, "float32", ["N"]);
   const targetIds = g.input(names.targetIds, "int32", ["N"]);
-  const [wanted, ranked, onlyTargets, scaled] = [names.wanted, names.ranked, names.onlyTargets, names.scaled].map(
-    (name) => g.input(name, "bool", []),
+  const [wanted, ranked, summed, scaled] = [names.wanted, names.ranked, names.summed, names.scaled].map((name) =>
+    g.input(name, "bool", []),
   );
   const values = g.when(wanted, outputs, () => {
     const states = g.node("Gather", [hidden, rows], { axis: 0 });
@@ -55,14 +55,9 @@ export function addHead({ g, config, bank, baseLogits }: HeadParts, hidden: stri
       () => rankedScores(g, scores, { scaled, inverseTemperatures, K: Math.min(topCandidates, V) }),
       () =>
         g.when(
-          onlyTargets,
+          summed,
           top,
-          () => {
-            const probability = g.node("GatherElements", [g.node("Softmax", [scores], { axis: -1 }), targets], {
-              axis: 1,
-            });
-            return [targetScores, targets, probability, probability].map((x) => g.node("Identity", [x]));
-          },
+          () => rankedScores(g, scores, { scaled, inverseTemperatures, K: 1 }),
           () => likeliestScore(g, scores),
         ),
     );

@@ -34,7 +34,7 @@ export function rowFeeds({ inverseTemperatures, bias, want }: Asked, wanted: boo
   return {
     [names.wanted]: bool(wanted),
     [names.ranked]: bool(!want.only),
-    [names.onlyTargets]: bool(want.only === "targets"),
+    [names.summed]: bool(want.only === "sums"),
     [names.scaled]: bool(isScaled(inverseTemperatures)),
     [names.inverseTemperatures]: tensor(inverseTemperatures, [inverseTemperatures.length]),
     [names.biasIndices]: tensor(places, [A, 2]),

@@ -61,10 +61,10 @@ export interface HeadInput {
   /** What rows change of single logits. */
   bias: LogitChanges;
   /**
-   * Which optional outputs to copy out; and what is read of every row, where it is less than all. "likeliest": the likeliest token,
-   * without `logSumExp` (it is finite exactly where it would be). "targets": the target, which then stands for the candidates.
+   * Which optional outputs to copy out; and what is read of every row, where it is less than all: the likeliest token is the only
+   * candidate, with its `logSumExp` ("sums") or without it ("likeliest": it is finite exactly where it would be).
    */
-  want: { scores: boolean; hidden: boolean; only?: "likeliest" | "targets" | undefined };
+  want: { scores: boolean; hidden: boolean; only?: "likeliest" | "sums" | undefined };
 }
 
 /** What a run without tokens has in place of them: it computes the head alone, on `fedStates`. */

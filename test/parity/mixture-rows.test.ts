@@ -37,7 +37,7 @@ async function statesOf(runner: StepRunner): Promise<Float32Array<ArrayBuffer>> 
 function headOf(
   states: Float32Array,
   rows: { at: number; gates: Float32Array; target: number }[],
-  only?: "targets",
+  only?: "sums",
 ): StepInput {
   return {
     ...noTokens(),
@@ -73,7 +73,7 @@ describe.each(weightFormats)("%s", (format) => {
   test("a target's log-probability alone is that of the whole row, and its bits do not depend on the other rows", async () => {
     const rows = Array.from({ length: 61 }, (_, i) => rowAt(i % prompt, i % 4 === 0 ? zeros() : undefined));
     const whole = await runner.run(headOf(states, rows));
-    const targets = await runner.run(headOf(states, rows, "targets"));
+    const targets = await runner.run(headOf(states, rows, "sums"));
     expect(targets.topCount).toBe(1);
     expect(targets.targetScores).toEqual(whole.targetScores);
     expect(maxDifference(targets.logSumExp, whole.logSumExp)).toBeLessThan(tolerance);
@@ -82,7 +82,7 @@ describe.each(weightFormats)("%s", (format) => {
         headOf(
           states,
           some.map((n) => rows[n]),
-          "targets",
+          "sums",
         ),
       );
       some.forEach((n, i) => {
