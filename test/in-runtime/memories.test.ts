@@ -550,3 +550,17 @@ test("parts that were fitted join the mixture of a prompt that is near, under th
   expect(evidence!.floor).toBeGreaterThan(0);
   expect(sequences[0].memories).toBeUndefined();
 });
+
+test("as many documents as a memory may have are one word each", async () => {
+  const seen = backendRemembers();
+  const documents = Array.from({ length: limits.documents }, (_, i) => ({ name: `${i}.md`, text: "b" }));
+  const made = await create({ documents });
+  expect(made.status, (await made.clone().text()).slice(0, 300)).toBe(201);
+  expect(seen.puts[0].body.documents).toEqual(documents);
+  const { documents: kept, memory } = await shown();
+  expect([kept!.length, memory!.documents]).toEqual([limits.documents, limits.documents]);
+  const more = await app().post("/v1/adapters/notes/documents", { documents: ["a"] }, { headers: mine });
+  expect(await errorOf(more)).toMatchObject({
+    ...{ status: 400, message: expect.stringContaining("10001 documents, the maximum is 10000") },
+  });
+});
