@@ -3,6 +3,7 @@ import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "c
 import { env } from "cloudflare:workers";
 import { delay, HttpResponse, http } from "msw";
 import { beforeEach, describe, expect, test, vi } from "vitest";
+import { gunzip } from "../../edge/tenants/document-store.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
@@ -238,6 +239,12 @@ describe("an adapter of documents", () => {
     expect(all).toContain("notes");
     expect(all).not.toContain(secret.slice(0, 12));
     expect(all).not.toContain("bbbbbbbb");
+    // Compressed alone, the text would not be found either.
+    const parts = await runInDurableObject(store(), (_, { storage }) =>
+      storage.sql.exec<{ bytes: ArrayBuffer }>("SELECT bytes FROM documentParts").toArray(),
+    );
+    expect(parts).toHaveLength(2);
+    for (const { bytes } of parts) await expect(gunzip(new Uint8Array(bytes))).rejects.toThrow();
     await store().erase();
     expect((await dump()).join("\n")).not.toContain("notes");
     const left = await runInDurableObject(store(), (_, { storage }) => [
