@@ -19,7 +19,7 @@ export function fillAnswerers(select: HTMLSelectElement, catalog: Catalog, first
     select.replaceChildren(
       ...options(first),
       ...group(
-        "Your adapters",
+        "Your text",
         catalog.usableAdapters.map(({ name }) => [name, name]),
       ),
       ...group(

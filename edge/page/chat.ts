@@ -4,7 +4,8 @@ import { type Api, CallFailure, failureText, isAbort } from "./api.ts";
 import type { Catalog } from "./catalog.ts";
 import { fillAnswerers } from "./catalog-controls.ts";
 import { button, byId, make } from "./elements.ts";
-import { legendRow, showExperts } from "./experts.ts";
+import { legendRow, showExperts, sourcesLegendRow } from "./experts.ts";
+import { SourcedTokens, showPassages, sourcedPieces, type UploadedTexts } from "./passages.ts";
 import { wishOf } from "./request.ts";
 import { likelier, stepOf } from "./words.ts";
 
@@ -16,6 +17,7 @@ interface Message {
 export interface ChatParts {
   api: Api;
   catalog: Catalog;
+  texts: UploadedTexts;
 }
 
 /** Tokens of a reply, at most. */
@@ -35,11 +37,14 @@ export class Chat {
   readonly #weights = byId("chat-weights", HTMLElement);
   readonly #legend = byId("chat-legend", HTMLElement);
   readonly #failure = byId("chat-failure", HTMLElement);
+  readonly #passage = byId("chat-passage", HTMLElement);
+  readonly #tokens: SourcedTokens;
   readonly #messages: Message[] = [];
   #running: AbortController | null = null;
 
   constructor(parts: ChatParts) {
     this.#parts = parts;
+    this.#tokens = new SourcedTokens(this.#log, (piece) => showPassages(this.#passage, piece, parts.texts));
     fillAnswerers(this.#answerer, parts.catalog, [
       ["auto", "What the text decides"],
       ["nearest", "The nearest domain alone"],
@@ -63,13 +68,20 @@ export class Chat {
     byId("chat-clear", HTMLButtonElement).addEventListener("click", () => this.#clear());
   }
 
+  /** Lets the next message be answered by this adapter. */
+  answerWith(id: string): void {
+    this.#answerer.value = id;
+    this.#input.focus();
+  }
+
   #clear(): void {
     const running = this.#running;
     this.#running = null;
     running?.abort();
     this.#send.textContent = "Send";
     this.#messages.length = 0;
-    for (const element of [this.#log, this.#weights, this.#legend, this.#failure]) element.replaceChildren();
+    for (const element of [this.#log, this.#weights, this.#legend, this.#passage, this.#failure])
+      element.replaceChildren();
   }
 
   async #ask(): Promise<void> {
@@ -85,8 +97,8 @@ export class Chat {
       if (asked.trim() === "") throw new CallFailure("Write a message first.");
       const opening: Message[] = system.trim() === "" ? [] : [{ role: "system", content: system }];
       const messages = [...opening, ...this.#messages, { role: "user", content: asked }];
-      const wish = wishOf({ choice: this.#answerer.value, list: "" }, null);
-      const body = { messages, max_tokens: maxTokens, ...wish };
+      const { chameleon } = wishOf({ choice: this.#answerer.value, list: "" }, null);
+      const body = { messages, max_tokens: maxTokens, chameleon: { ...chameleon, sources: true } };
       this.#running = running;
       this.#send.textContent = "Stop";
       this.#add("user", asked);
@@ -95,7 +107,7 @@ export class Chat {
       for await (const chunk of api.chunks<ChatChunk>("/v1/chat/completions", body, running.signal)) {
         for (const choice of chunk.choices) {
           written += choice.delta.content ?? "";
-          answer.append(tokenOf(choice));
+          answer.append(...this.#tokensOf(choice));
           const block = choice.finish_reason && (choice.chameleon as ChameleonBlock);
           if (block) this.#showMade(block);
         }
@@ -119,9 +131,16 @@ export class Chat {
     this.#send.textContent = "Send";
   }
 
-  #showMade({ experts }: ChameleonBlock): void {
+  #showMade({ experts, memories }: ChameleonBlock): void {
     showExperts(this.#weights, experts, (id) => this.#parts.catalog.nameOf(id));
-    this.#legend.replaceChildren(legendRow());
+    this.#legend.replaceChildren(memories ? sourcesLegendRow() : legendRow());
+  }
+
+  /** Coloured by where they came from, of an answer that reads the reader's text; otherwise by what the adapters changed. */
+  #tokensOf(choice: ChatChunk["choices"][number]): (Node | string)[] {
+    const sources = choice.chameleon?.sources;
+    if (!sources) return [tokenOf(choice)];
+    return sourcedPieces(choice.delta.content ?? "", sources).map((piece) => this.#tokens.make(piece));
   }
 
   #add(role: "user" | "assistant", text: string): HTMLElement {

@@ -1,7 +1,7 @@
 /** The weights of an answer's experts as a bar and in words. */
 import type { ChameleonBlock } from "../../shared/contracts/responses.ts";
 import { make } from "./elements.ts";
-import { count, legend, percent, perplexityBesideBase } from "./words.ts";
+import { count, legend, percent, perplexityBesideBase, shareLegend } from "./words.ts";
 
 type Experts = ChameleonBlock["experts"];
 
@@ -60,12 +60,17 @@ export function evidenceText(evidence: ChameleonBlock["evidence"], mode: Chamele
   return `On ${count(evidence.tokens, "token")} of the prompt itself: ${perplexityBesideBase(evidence.nats)}.`;
 }
 
+/** What the colours of tokens say. */
 export function legendRow(): HTMLElement {
-  const steps = legend.map(([step, text]) => make("li", { "data-step": step }, text));
-  return make(
-    "div",
-    { class: "legend-row" },
-    "With the adapters a token is",
-    make("ul", { class: "legend" }, ...steps),
-  );
+  return rowOf("With the adapters a token is", "data-step", legend);
+}
+
+/** What the colours say of tokens that tell where they came from. */
+export function sourcesLegendRow(): HTMLElement {
+  return rowOf("Of a token's probability, your text gave", "data-share", shareLegend);
+}
+
+function rowOf(text: string, attribute: string, entries: readonly (readonly [string, string])[]): HTMLElement {
+  const steps = entries.map(([step, meaning]) => make("li", { [attribute]: step }, meaning));
+  return make("div", { class: "legend-row" }, text, make("ul", { class: "legend" }, ...steps));
 }

@@ -6,10 +6,14 @@ import { Catalog } from "./catalog.ts";
 import { Chat } from "./chat.ts";
 import { byId, startTabs } from "./elements.ts";
 import { DomainMap } from "./map.ts";
+import { OwnAdaptersList } from "./own-adapters.ts";
+import { UploadedTexts } from "./passages.ts";
 import { drawSamplingFields } from "./sampling-drawer.ts";
 import { Score } from "./score.ts";
 import { SettingsStore } from "./settings.ts";
+import { Trial } from "./trial.ts";
 import { Writer } from "./writer.ts";
+import { YourText } from "./your-text.ts";
 
 const settings = new SettingsStore();
 // Comes first, so that it works even if a later part of the page fails to start.
@@ -42,15 +46,28 @@ const writer = new Writer({
 });
 
 new Score({ api, catalog, prompt: () => writer.prompt });
-new AdapterMaker({
+const texts = new UploadedTexts();
+const chat = new Chat({ api, catalog, texts });
+const chatWith = (name: string) => {
+  openTab("tab-chat");
+  chat.answerWith(name);
+};
+const trial = new Trial({ api, catalog, texts, onKept: chatWith });
+new YourText({ api, catalog, texts, trial, now: () => performance.now() });
+new OwnAdaptersList({
   api,
   catalog,
-  onUse: (name) => {
+  onChat: chatWith,
+  onWrite: (name) => {
     openTab("tab-write");
     writer.answerWith(name);
   },
+  onDeleted: (name) => {
+    texts.forget(name);
+    trial.close(name);
+  },
 });
-new Chat({ api, catalog });
+new AdapterMaker({ api, catalog });
 
 const key = byId("key", HTMLInputElement);
 key.value = settings.key;

@@ -76,3 +76,34 @@ export const legend: readonly (readonly [Step, string])[] = [
   ["less", `${mildTimes}× to ${strongTimes}× less likely`],
   ["much-less", `${strongTimes}× less likely or more`],
 ];
+
+/** The steps of the colour scale of what came from the reader's own text. */
+export type ShareStep = "none" | "some" | "much" | "most";
+
+/** `share`: part of a token's probability that came from the reader's own text. */
+export function shareStepOf(share: number): ShareStep {
+  if (share < 0.1) return "none";
+  if (share < 0.3) return "some";
+  return share < 0.6 ? "much" : "most";
+}
+
+export const shareLegend: readonly (readonly [ShareStep, string])[] = [
+  ["most", "60% or more"],
+  ["much", "30% to 60%"],
+  ["some", "10% to 30%"],
+  ["none", "less"],
+];
+
+/** How much less a text surprises: a gain of 0.25 nats a token → "22% less surprised". */
+export function surpriseChange(gainNats: number): string {
+  return perplexityChange(gainNats)
+    .replace(samePerplexity, "as surprised as without it")
+    .replace("lower perplexity", "less surprised")
+    .replace("higher perplexity", "more surprised");
+}
+
+/** 12_345 bytes → "12 kB". */
+export function sizeText(bytes: number): string {
+  if (bytes < 1000) return count(bytes, "byte");
+  return bytes < 1_000_000 ? `${Math.round(bytes / 1000)} kB` : `${(bytes / 1_000_000).toFixed(1)} MB`;
+}

@@ -181,6 +181,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       const { page } = driver;
       const name = `recipes-${look.width}`;
       await page.click("#tab-adapters");
+      await page.locator("#examples-drawer summary").click();
       await page.click("#adapter-sample");
       await page.fill("#adapter-name", name);
       await page.click("#adapter-form button[type=submit]");
@@ -197,8 +198,9 @@ describe.skipIf(!browserProgram)("the page", () => {
       // The map is drawn again once its tab is shown and measured.
       await page.locator(`.dot[data-id="${name}"]`).waitFor();
       await page.click("#tab-adapters");
+      page.once("dialog", (dialog) => void dialog.accept());
       await page.getByRole("button", { name: `Delete: ${name}` }).click();
-      await driver.says("#adapter-result", /is deleted/);
+      await driver.says("#list-status", /is deleted/);
       expect(await page.locator(`#answerer option[value="${name}"]`).count()).toBe(0);
     });
 

@@ -7,7 +7,10 @@ import {
   perplexityChange,
   perplexityInterval,
   readableToken,
+  shareStepOf,
+  sizeText,
   stepOf,
+  surpriseChange,
 } from "../../../../edge/page/words.ts";
 
 test.each([
@@ -63,4 +66,17 @@ test("tokens that cannot be seen are named", () => {
     "part of a character (\\xc3)",
     " a⏎",
   ]);
+});
+
+test("a gain is less surprise, a loss is more, and a share has its step of the scale", () => {
+  expect([0.248, 0.001, -0.03].map(surpriseChange)).toEqual([
+    "22% less surprised",
+    "as surprised as without it",
+    "3% more surprised",
+  ]);
+  expect([0, 0.1, 0.3, 0.6, 1].map(shareStepOf)).toEqual(["none", "some", "much", "most", "most"]);
+});
+
+test("sizes are told in the unit that fits", () => {
+  expect([1, 999, 12_345, 33_554_432].map(sizeText)).toEqual(["1 byte", "999 bytes", "12 kB", "33.6 MB"]);
 });

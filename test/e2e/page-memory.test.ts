@@ -1,0 +1,213 @@
+/** “Your text” in a browser: a folder is dropped, what it gains is told, and each token shows the passage that it came from. */
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Browser, Page } from "playwright-core";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { stretchesOf } from "../../edge/page/documents.ts";
+import { surpriseChange } from "../../edge/page/words.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import type { Adapter, CompletionResponse } from "../../shared/contracts/responses.ts";
+import { axeViolations, browserProgram, launchBrowser } from "../support/browser.ts";
+import { PageDriver } from "../support/page-driver.ts";
+import { sharedStack } from "../support/shared-stack.ts";
+import type { RunningStack } from "../support/stack.ts";
+import { seededRandom } from "../support/steps.ts";
+
+/** A language that the served model has never seen. */
+const words =
+  "el mar la noche una casa del río que viene con las manos vacías para nunca volver y luz entre los árboles sobre tierra fría donde duerme niño bajo cielo gris".split(
+    " ",
+  );
+const random = seededRandom(35);
+const prose = (length: number) => Array.from({ length }, () => words[Math.floor(random() * words.length)]).join(" ");
+
+/** Drops what is at `path` onto the page, as a file manager does. */
+async function drop(page: Page, path: string): Promise<void> {
+  const session = await page.context().newCDPSession(page);
+  const box = (await page.locator("#drop").boundingBox())!;
+  const at = { x: box.x + 20, y: box.y + 20 };
+  const data = { items: [], files: [path], dragOperationsMask: 1 };
+  for (const type of ["dragEnter", "dragOver", "drop"] as const) {
+    await session.send("Input.dispatchDragEvent", { type, ...at, data });
+  }
+  await session.detach();
+}
+
+describe.skipIf(!browserProgram)("your text", () => {
+  let stack: RunningStack;
+  let browser: Browser;
+  let folder: string;
+  const documents: Record<string, string> = {};
+  beforeAll(async () => {
+    folder = join(await mkdtemp(join(tmpdir(), "page-memory-")), "Poemas del río");
+    await mkdir(join(folder, "más"), { recursive: true });
+    await mkdir(join(folder, ".git"));
+    for (const name of ["dos.md", "más/tres.md", "uno.md", "zeta.md"]) {
+      documents[`Poemas del río/${name}`] = `# ${name}\n\n${prose(240)}\n`;
+      await writeFile(join(folder, name), documents[`Poemas del río/${name}`]);
+    }
+    await writeFile(join(folder, ".git/index.md"), "not a document");
+    await writeFile(join(folder, "libro.pdf"), "%PDF-1.7");
+    await writeFile(join(folder, "latín.txt"), Uint8Array.of(0x63, 0xe9));
+    [stack, browser] = await Promise.all([sharedStack("memory-page"), launchBrowser()]);
+  }, 60_000);
+  afterAll(async () => {
+    await browser?.close();
+    await rm(join(folder, ".."), { recursive: true, force: true });
+  });
+
+  async function openTab(look: { width: number; colorScheme: "light" | "dark" }): Promise<PageDriver> {
+    const driver = await PageDriver.open(browser, stack, look);
+    const { page } = driver;
+    await page.locator(".key summary").click();
+    await page.fill("#key", stack.key);
+    await page.keyboard.press("Enter");
+    await page.locator(".key summary").click();
+    await driver.ended();
+    await page.click("#tab-adapters");
+    return driver;
+  }
+
+  const ask = async <T>(path: string, method = "GET"): Promise<T> => {
+    const headers = { authorization: `Bearer ${stack.key}` };
+    return (await fetch(stack.edge + path, { method, headers })).json() as Promise<T>;
+  };
+
+  test.each([
+    { width: 1280, colorScheme: "light" },
+    { width: 390, colorScheme: "dark" },
+  ] as const)(
+    "a dropped folder tells what it gains and where tokens came from, at $width px, $colorScheme",
+    async (look) => {
+      const driver = await openTab(look);
+      const { page } = driver;
+      await drop(page, folder);
+      await expect.poll(() => page.locator("#documents li span").allTextContents()).toEqual(Object.keys(documents));
+      expect(await page.inputValue("#text-name")).toBe("poemas-del-rio");
+      expect(await driver.text("#text-failure")).toMatch(
+        /libro\.pdf is PDF; convert it: pdftotext.*latín\.txt is not text in UTF-8/,
+      );
+      const [held] = Object.keys(documents).slice(-1);
+      expect(await driver.text("#held-back")).toContain(`“${held}”`);
+      expect(await axeViolations(page)).toEqual([]);
+
+      await page.click("#text-create");
+      await driver.says("#text-status", /poemas-del-rio is ready after .* s: 3 documents/);
+      await driver.says("#trial-gain", /less surprised/);
+      const answered = await stack.post("/v1/completions", {
+        ...{ prompt: stretchesOf(documents[held], 1000, 6), max_tokens: 0, echo: true, logprobs: 0 },
+        chameleon: { adapter: "poemas-del-rio", evidence_tokens: 64, compare: true },
+      });
+      const { choices } = (await answered.json()) as CompletionResponse;
+      const scored = choices.flatMap(({ chameleon }) => chameleon!.compare!.tokens.slice(63));
+      const gain = scored.reduce((sum, one) => sum + one.logprob - one.base_logprob, 0) / scored.length;
+      expect(await driver.text("#trial-gain")).toContain(`${surpriseChange(gain)} by “${held}”`);
+      expect(documents[held]).toContain((await driver.text("#trial-author")).slice(0, -1));
+
+      // By pointer, then by keys: a token that came from the text shows where it stands there.
+      const own = page.locator('#trial-own [data-share]:not([data-share="none"])');
+      await own.first().hover();
+      const quoted = async () => {
+        const name = await page.locator("#trial-passage li b").first().textContent();
+        const token = (await page.locator("#trial-passage mark").first().textContent())!;
+        const quote = (await page.locator("#trial-passage blockquote").first().textContent())!;
+        expect(documents[name!]).toContain(quote.slice(1, -1));
+        return token;
+      };
+      expect(await quoted()).toBe(await own.first().textContent());
+      expect(await axeViolations(page)).toEqual([]);
+      await own.first().click();
+      await page.keyboard.press("End");
+      await page.keyboard.press("ArrowLeft");
+      const focused = page.locator("#trial-own .token:focus");
+      expect(await driver.text("#trial-passage h3")).toContain((await focused.textContent())!.trim());
+      expect(await page.evaluate("document.documentElement.scrollWidth")).toBe(look.width);
+
+      await page.click("#trial-keep");
+      await page.locator("#chat").waitFor();
+      expect(await page.inputValue("#chat-answerer")).toBe("poemas-del-rio");
+      const { documents: kept } = await ask<Adapter>("/v1/adapters/poemas-del-rio");
+      expect(kept!.map(({ name }) => name).toSorted()).toEqual(Object.keys(documents).toSorted());
+      await page.fill("#chat-input", prose(30));
+      await page.keyboard.press("Enter");
+      await driver.says("#chat-status", /complete/);
+      await driver.says("#chat-legend", /your text gave/);
+      await page.locator("#chat-log .token").first().focus();
+      await driver.says("#chat-passage", /your text/);
+      expect(await axeViolations(page)).toEqual([]);
+
+      await page.click("#tab-adapters");
+      expect(await driver.text('[data-adapter="poemas-del-rio"]')).toMatch(/4 documents, .* tokens; ready/);
+      const remove = page.getByRole("button", { name: "Delete: poemas-del-rio" });
+      page.once("dialog", (dialog) => void dialog.dismiss());
+      await remove.click();
+      expect(await page.locator('#answerer option[value="poemas-del-rio"]').count()).toBe(1);
+      page.once("dialog", (dialog) => void dialog.accept());
+      await remove.click();
+      await driver.says("#list-status", /is deleted/);
+      expect(await page.locator("#trial").isVisible()).toBe(false);
+      expect(await page.locator('#answerer option[value="poemas-del-rio"]').count()).toBe(0);
+      expect(driver.problems).toEqual([]);
+      await driver.close();
+    },
+  );
+
+  test("pasted text is enough, by keyboard alone, and the whole of it is uploaded when told so", async () => {
+    const driver = await openTab({ width: 1280, colorScheme: "dark" });
+    const { page } = driver;
+    const text = prose(400);
+    await page.focus("#text-input");
+    await page.keyboard.insertText(text);
+    await driver.says("#held-back", /pasted text, the end/);
+    const tabTo = async (id: string) => {
+      for (let presses = 0; presses < 12; presses++) {
+        if ((await page.evaluate("document.activeElement.id")) === id) return;
+        await page.keyboard.press("Tab");
+      }
+      expect(await page.evaluate("document.activeElement.id")).toBe(id);
+    };
+    await tabTo("text-name");
+    await page.keyboard.press("Control+a");
+    await page.keyboard.type("verso");
+    await tabTo("hold-back");
+    await page.keyboard.press("Space");
+    await driver.says("#held-back", /^$/);
+    await tabTo("text-create");
+    await page.keyboard.press("Enter");
+    await driver.says("#text-status", /verso is ready/);
+    const { documents: kept } = await ask<Adapter>("/v1/adapters/verso");
+    expect(kept).toEqual([
+      { name: "pasted text", tokens: expect.any(Number), bytes: new TextEncoder().encode(text).length },
+    ]);
+    await page.fill("#trial-prompt", text.slice(0, 300));
+    await page.getByRole("button", { name: "Write both" }).click();
+    await driver.says("#trial-status", /complete/);
+    expect(await page.locator('#trial-own [data-share="most"]').count()).toBeGreaterThan(0);
+    await ask("/v1/adapters/verso", "DELETE");
+    await driver.close();
+  });
+
+  test("a job tells how far it is, and cancelling it leaves nothing", async () => {
+    const driver = await openTab({ width: 1280, colorScheme: "light" });
+    const { page } = driver;
+    // However fast the machine is, the job is not done.
+    await page.route("**/v1/adapters/largo", async (route) => {
+      if (route.request().method() !== "GET") return route.continue();
+      const response = await route.fetch();
+      const adapter = (await response.json()) as Adapter;
+      const memory = { ...adapter.memory, status: "building", built_tokens: 1 };
+      await route.fulfill({ response, json: { ...adapter, memory } });
+    });
+    await page.fill("#text-input", prose(limits.memoryTokensAtOnce));
+    await page.fill("#text-name", "largo");
+    await page.click("#text-create");
+    await driver.says("#text-status", /% of .* tokens/);
+    await page.click("#text-cancel");
+    await driver.says("#text-status", /Cancelled/);
+    expect(await ask("/v1/adapters/largo")).toMatchObject({ error: { code: "adapter_not_found" } });
+    // What was typed is still there.
+    expect(await page.inputValue("#text-name")).toBe("largo");
+    await driver.close();
+  });
+});

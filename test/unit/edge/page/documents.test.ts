@@ -1,0 +1,46 @@
+/** The reader's documents before they are uploaded: what they are called, and what is held back. */
+import { expect, test } from "vitest";
+import { cutAt, divide, nameFor, pastedName, stretchesOf, withOwnNames } from "../../../../edge/page/documents.ts";
+
+const words = (count: number) => Array.from({ length: count }, (_, i) => `word${i}`).join(" ");
+
+test.each([
+  ["Poemas del Río/uno.md", "", "poemas-del-rio"],
+  ["Plan 2026.final.md", "", "plan-2026-final"],
+  ["読書.txt", "", "my-text"],
+  [pastedName, "  The tenant shall pay", "the-tenant-shall"],
+  ["taken.md", "", "taken-3"],
+])("an adapter of %s gets a name that a request can use", (name, text, expected) => {
+  expect(nameFor([{ name, text }], (one) => ["taken", "taken-2"].includes(one))).toBe(expected);
+});
+
+test("documents of one name get names of their own", () => {
+  const named = withOwnNames(["a", "a", "a (2)", "b"].map((name) => ({ name, text: name })));
+  expect(named.map(({ name }) => name)).toEqual(["a", "a (2)", "a (2) (2)", "b"]);
+});
+
+test("the last document that is long enough is held back", () => {
+  const documents = [words(200), words(200), "short"].map((text, i) => ({ name: `${i}`, text }));
+  const { uploaded, held } = divide(documents);
+  expect(held).toBe(documents[1]);
+  expect(uploaded).toEqual([documents[0], documents[2]]);
+});
+
+test("of a single document the last tenth is held back, from the end of a word on", () => {
+  const text = words(2000);
+  const { uploaded, held } = divide([{ name: "one", text }]);
+  expect(uploaded[0].text + held!.text).toBe(text);
+  expect(held!.text).toMatch(/^ word/);
+  expect(held!.text.length / text.length).toBeCloseTo(0.1, 2);
+});
+
+test("too little text is uploaded whole", () => {
+  const documents = [{ name: "one", text: words(30) }];
+  expect(divide(documents)).toEqual({ uploaded: documents, held: null });
+});
+
+test("a text is cut at words, and without words between characters", () => {
+  expect(stretchesOf("one two three four", 9, 9)).toEqual(["one two", " three", " four"]);
+  expect(stretchesOf("one two three four", 9, 1)).toEqual(["one two"]);
+  expect(cutAt("😀😀😀", 3)).toBe(2);
+});
