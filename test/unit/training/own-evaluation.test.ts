@@ -12,10 +12,9 @@ import {
 import { afterPassages, firstKeys, memoryOf } from "../../../gpu-backend/research/evaluation/own/known.ts";
 import {
   type ModelReading,
-  packReadings,
-  type Readings,
+  packReading,
   readPositions,
-  unpackReadings,
+  unpackReading,
 } from "../../../gpu-backend/research/evaluation/own/readings.ts";
 import { type Observation, scoreKind, suggestedTokens } from "../../../gpu-backend/research/evaluation/own/score.ts";
 import { meanOf, quantile, rowOf } from "../../../gpu-backend/research/evaluation/own/summary.ts";
@@ -91,7 +90,7 @@ const target = 5;
 const targets = new Int32Array(P).fill(target);
 
 /** The base gives every token that comes .1 and another .5; a memory's neighbours are of one token. */
-function readingsOf(cosine: number, nextId: number): Readings {
+function readingsOf(cosine: number, nextId: number) {
   const fill = (value: number, length = P) => new Float32Array(length).fill(value);
   const reading = (): ModelReading => ({
     ...{ logprobs: fill(Math.log(0.1)), topLogprobs: fill(Math.log(0.5)), topIds: new Int32Array(P).fill(9) },
@@ -123,8 +122,8 @@ test("a memory that knows what comes gains and is right, one that does not is br
 });
 
 test("readings are the same after a round trip to disk", () => {
-  const readings = readingsOf(0.9, 3);
-  expect(unpackReadings(packReadings(readings))).toEqual(readings);
+  const reading = readingsOf(0.9, 3).base;
+  expect(unpackReading(packReading(reading))).toEqual(reading);
 });
 
 test("the fit is at a minimum, and trusts a memory by how near its keys are", () => {

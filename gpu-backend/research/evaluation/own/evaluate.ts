@@ -174,7 +174,7 @@ function observationsOf(
   const targets = targetsOf(kind.texts);
   const P = readPositions.length;
   const isScored = (at: number) => at % P >= evidencePositions.length;
-  const { base } = readings;
+  const base = readings.base!;
   const of = (name: string) =>
     [...targets].flatMap((target, at) =>
       isScored(at) ? [observationAt(base, base.memories[name], target, at, rule).observation] : [],
@@ -197,8 +197,7 @@ function scoredKind({ kind, readings }: ReadKind, rule: MemoryRule): ScoredKind 
     passage: { model: "passage" },
     "passage, own": { model: "passage", memory: own },
   };
-  const scores = Object.entries(methods).map(
-    ([name, method]) => [name, scoreKind(readings, method, targets, rule)] as const,
-  );
+  const read = Object.entries(methods).filter(([, method]) => readings[method.model]);
+  const scores = read.map(([name, method]) => [name, scoreKind(readings, method, targets, rule)] as const);
   return { kind, scores: Object.fromEntries(scores) };
 }

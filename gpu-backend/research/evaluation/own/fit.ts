@@ -3,8 +3,9 @@ import { type MemoryRule, memoryFeatures } from "../../../../shared/math/memory.
 import { adamWStep } from "../../../training/bank/adamw.ts";
 import type { Observation } from "./score.ts";
 
-const steps = 400;
-const learningRate = 0.1;
+const featureCount = 6;
+const steps = 300;
+const learningRate = 0.15;
 const descent = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8, weightDecay: 0 };
 
 /**
@@ -16,9 +17,10 @@ export function fitWeights(
   own: readonly (readonly Observation[])[],
   foreign: readonly (readonly Observation[])[],
 ): MemoryRule {
-  const rows = [own, foreign].flatMap((side) =>
-    side.flatMap((list) => list.map((one) => rowOf(one, 1 / (side.length * list.length)))),
+  const observed = [own, foreign].flatMap((side) =>
+    side.flatMap((list) => list.map((one) => ({ one, share: 1 / (side.length * list.length) }))),
   );
+  const rows = packRows(observed);
   const weights = Float32Array.from(rule.weights);
   const moments = { first: new Float32Array(weights.length), second: new Float32Array(weights.length) };
   for (let step = 1; step <= steps; step++) {
@@ -30,29 +32,38 @@ export function fitWeights(
   return { ...rule, weights: [a, b, c, d, e, f] };
 }
 
-interface Row {
+/** Of each observation. */
+interface Rows {
+  /** [N, 6] */
   features: Float64Array;
-  ofModel: number;
+  ofModel: Float64Array;
   /** p_memory − p_model of the token that came. */
-  ahead: number;
-  share: number;
+  ahead: Float64Array;
+  share: Float64Array;
 }
 
-function rowOf(observation: Observation, share: number): Row {
-  const { ofMemory, ofModel } = observation;
-  return { features: Float64Array.from(memoryFeatures(observation)), ofModel, ahead: ofMemory - ofModel, share };
+function packRows(observed: readonly { one: Observation; share: number }[]): Rows {
+  const features = new Float64Array(observed.length * featureCount);
+  for (const [n, { one }] of observed.entries()) features.set(memoryFeatures(one), n * featureCount);
+  return {
+    features,
+    ofModel: Float64Array.from(observed, ({ one }) => one.ofModel),
+    ahead: Float64Array.from(observed, ({ one }) => one.ofMemory - one.ofModel),
+    share: Float64Array.from(observed, ({ share }) => share),
+  };
 }
 
 /** Of the sum of −log p, each times its share, by the weights. */
-function gradientAt(weights: Float32Array, maxShare: number, rows: readonly Row[]): Float32Array {
-  const gradient = new Float64Array(weights.length);
-  for (const { features, ofModel, ahead, share } of rows) {
+function gradientAt(weights: Float32Array, maxShare: number, { features, ofModel, ahead, share }: Rows): Float32Array {
+  const gradient = new Float64Array(featureCount);
+  for (let n = 0; n < share.length; n++) {
+    const from = n * featureCount;
     let z = 0;
-    for (let i = 0; i < weights.length; i++) z += features[i] * weights[i];
+    for (let i = 0; i < featureCount; i++) z += features[from + i] * weights[i];
     const weight = 1 / (1 + Math.exp(-z));
     if (weight > maxShare) continue;
-    const slope = (-share * ahead * weight * (1 - weight)) / (ofModel + weight * ahead);
-    for (let i = 0; i < weights.length; i++) gradient[i] += slope * features[i];
+    const slope = (-share[n] * ahead[n] * weight * (1 - weight)) / (ofModel[n] + weight * ahead[n]);
+    for (let i = 0; i < featureCount; i++) gradient[i] += slope * features[from + i];
   }
   return Float32Array.from(gradient);
 }

@@ -5,11 +5,11 @@ import { nullIfMissing, writeWhole } from "../../../files.ts";
 import { keyOf } from "../../../training/prepare.ts";
 import type { Scorer } from "../scorer.ts";
 import type { Text } from "../texts.ts";
-import type { Model } from "./data.ts";
+import { type Model, models } from "./data.ts";
 import { comparedSize, firstTokens, type Kind, knownSizes, promptTokens, scoredTokens } from "./kinds.ts";
 import { afterPassages, firstKeys, type Known, memoryOf } from "./known.ts";
 import type { Found, Reader } from "./reader.ts";
-import { packReadings, type Readings, readPositions, targetsOf, unpackReadings } from "./readings.ts";
+import { type ModelReading, packReading, type Readings, readPositions, targetsOf, unpackReading } from "./readings.ts";
 import { type StateCache, statesOf, type TextStates } from "./states.ts";
 
 export const memoryNames = { own: (tokens: number) => `own ${tokens}`, foreign: "foreign" } as const;
@@ -26,29 +26,43 @@ export interface ReadOptions {
 }
 
 /** `foreign`: the kind whose known text is the foreign memory. */
-export async function readKind(kind: Kind, foreign: Kind, options: ReadOptions): Promise<Readings> {
+export async function readKind(
+  kind: Kind,
+  foreign: Kind,
+  options: ReadOptions,
+  wanted: readonly Model[] = models,
+): Promise<Readings> {
   const { cache, cacheKey, signal } = options;
-  const size = comparedSize(kind.group);
-  const foreignText = firstTokens(foreign.known, size);
-  const key = keyOf(...cacheKey, cache.key, size, kind.texts, kind.known, foreignText);
-  const path = join(cache.directory, `readings-${key}.safetensors`);
-  const cached = await readFile(path).catch(nullIfMissing);
-  if (cached) return unpackReadings(cached);
-
   const D = cache.hiddenSize;
+  const size = comparedSize(kind.group);
+  const key = keyOf(...cacheKey, cache.key, size, kind.texts, kind.known, firstTokens(foreign.known, size));
+  const pathOf = (model: Model) => join(cache.directory, `reading-${key}-${model}.safetensors`);
+  const readings: Readings = {};
+  for (const model of wanted) {
+    const cached = await readFile(pathOf(model)).catch(nullIfMissing);
+    if (cached) readings[model] = unpackReading(cached);
+  }
+  const missing = wanted.filter((model) => !readings[model]);
+  if (missing.length === 0) return readings;
+
   const known = await statesOf(kind.known, cache, signal);
   const own = memoryOf(kind.known, known, D);
-  const foreignStates = await statesOf(foreign.known, cache, signal);
-  const foreignMemory = firstKeys(memoryOf(foreign.known, foreignStates, D), foreign.known, size);
   const texts = await statesOf(kind.texts, cache, signal);
+  const foreignKnown = memoryOf(foreign.known, await statesOf(foreign.known, cache, signal), D);
   const memories: Record<string, Known> = {
     ...Object.fromEntries(
       knownSizes[kind.group].map((tokens) => [memoryNames.own(tokens), firstKeys(own, kind.known, tokens)]),
     ),
-    [memoryNames.foreign]: foreignMemory,
+    [memoryNames.foreign]: firstKeys(foreignKnown, foreign.known, size),
   };
-  const readings = await readAll(kind, { texts, known, memories, size }, options);
-  await writeWhole(path, packReadings(readings));
+  const material = { texts, known, memories };
+  const inPlace = missing.filter((model) => model !== "passage");
+  const read = inPlace.length > 0 ? await readInPlace(kind, inPlace, material, options) : {};
+  if (missing.includes("passage")) read.passage = await readAfterPassages(kind, material, options);
+  for (const model of missing) {
+    readings[model] = read[model]!;
+    await writeWhole(pathOf(model), packReading(readings[model]));
+  }
   return readings;
 }
 
@@ -56,50 +70,54 @@ interface Material {
   texts: TextStates;
   known: TextStates;
   memories: Record<string, Known>;
-  size: number;
 }
 
-async function readAll(
+/** By models that see the text alone. */
+async function readInPlace(
   kind: Kind,
-  { texts, known, memories, size }: Material,
-  { reader, scorer, gates: Q, cache, signal }: ReadOptions,
+  wanted: readonly Model[],
+  { texts, memories }: Material,
+  { reader, scorer, gates: Q, cache: { hiddenSize: D } }: ReadOptions,
 ): Promise<Readings> {
-  const D = cache.hiddenSize;
   const targets = targetsOf(kind.texts);
   const rows = rowsOf(kind.texts, texts, D);
   const found: Record<string, Found> = {};
   for (const [name, memory] of Object.entries(memories)) found[name] = await reader.search(rows.states, memory);
 
-  const gatesOf: Record<"base" | "static" | "mixture", Float32Array> = {
-    base: new Float32Array(targets.length * Q),
-    static: new Float32Array(targets.length * Q),
-    mixture: new Float32Array(targets.length * Q),
-  };
+  const P = readPositions.length;
+  const adapted = { static: new Float32Array(targets.length * Q), mixture: new Float32Array(targets.length * Q) };
   let at = 0;
-  for (const [s, { ids }] of kind.texts.entries()) {
+  const adapts = wanted.some((model) => model !== "base");
+  for (const [s, { ids }] of adapts ? kind.texts.entries() : []) {
     const chosen = await scorer.gatesOf(ids, texts.hidden.subarray(at, at + ids.length * D), promptTokens);
     at += ids.length * D;
     for (const model of ["static", "mixture"] as const) {
-      for (let i = 0; i < readPositions.length; i++) {
-        gatesOf[model].set(chosen[model], (s * readPositions.length + i) * Q);
-      }
+      for (let i = 0; i < P; i++) adapted[model].set(chosen[model], (s * P + i) * Q);
     }
   }
-  const read = (model: keyof typeof gatesOf, memoriesOf: Record<string, Found>) =>
-    reader.read(rows.hidden, gatesOf[model], targets, memoriesOf);
+  const gatesOf = { ...adapted, base: new Float32Array(targets.length * Q) };
+  const readings: Readings = {};
+  for (const model of ["base", "static", "mixture"] as const) {
+    if (!wanted.includes(model)) continue;
+    readings[model] = await reader.read(rows.hidden, gatesOf[model], targets, model === "static" ? {} : found);
+  }
+  return readings;
+}
 
-  const excerpts = firstTokens(kind.known, size);
-  const after = afterPassages(kind.texts, texts.hidden, excerpts, known.hidden, D);
-  const shifted = rowsOf(after, await statesOf(after, cache, signal), D);
+/** By the base after the nearest passage of the known text, and the memory of all of it. */
+async function readAfterPassages(
+  kind: Kind,
+  { texts, known, memories }: Material,
+  { reader, gates: Q, cache, signal }: ReadOptions,
+): Promise<ModelReading> {
+  const D = cache.hiddenSize;
+  const size = comparedSize(kind.group);
+  const after = afterPassages(kind.texts, texts.hidden, firstTokens(kind.known, size), known.hidden, D);
+  const rows = rowsOf(after, await statesOf(after, cache, signal), D);
   const own = memoryNames.own(size);
-  const foundAfter = { [own]: await reader.search(shifted.states, memories[own]) };
-  const result: Record<Model, Readings[Model]> = {
-    base: await read("base", found),
-    static: await read("static", {}),
-    mixture: await read("mixture", found),
-    passage: await reader.read(shifted.hidden, gatesOf.base, targets, foundAfter),
-  };
-  return result;
+  const found = { [own]: await reader.search(rows.states, memories[own]) };
+  const targets = targetsOf(kind.texts);
+  return reader.read(rows.hidden, new Float32Array(targets.length * Q), targets, found);
 }
 
 /** Rows of the positions that are read. What a text has before its last 160 tokens is a passage. */

@@ -11,7 +11,7 @@ import {
 } from "../../../../shared/artifacts/tensor-file.ts";
 import { positionsOfEvidence } from "../../../../shared/math/evidence.ts";
 import type { Text } from "../texts.ts";
-import { type Model, models } from "./data.ts";
+import type { Model } from "./data.ts";
 import { promptTokens, scoredTokens } from "./kinds.ts";
 
 /** Prompt tokens that choose the brakes. */
@@ -43,52 +43,41 @@ export interface ModelReading {
   memories: Record<string, MemoryReading>;
 }
 
-export type Readings = Record<Model, ModelReading>;
+/** By model; passages are read apart from the others. */
+export type Readings = Partial<Record<Model, ModelReading>>;
 
 /** The tokens that came, [S × P]. */
 export function targetsOf(texts: readonly Text[]): Int32Array {
   return Int32Array.from(texts.flatMap(({ ids }) => readPositions.map((t) => ids[t + 1])));
 }
 
-export function packReadings(readings: Readings): Uint8Array<ArrayBuffer> {
+export function packReading({ memories, ...own }: ModelReading): Uint8Array<ArrayBuffer> {
   const tensors = new Map<string, ReturnType<typeof tensorFrom>>();
   const add = (name: string, array: Float32Array | Int32Array) => tensors.set(name, tensorFrom(array, [array.length]));
-  for (const model of models) {
-    const { memories, ...own } = readings[model];
-    for (const [part, array] of Object.entries(own)) add(`${model}.${part}`, array);
-    for (const [name, memory] of Object.entries(memories)) {
-      for (const [part, array] of Object.entries(memory)) add(`${model}.${name}.${part}`, array as Float32Array);
-    }
+  for (const [part, array] of Object.entries(own)) add(part, array);
+  for (const [name, { cosines, nextIds, logprobs }] of Object.entries(memories)) {
+    add(`${name}.cosines`, cosines);
+    add(`${name}.nextIds`, nextIds);
+    add(`${name}.logprobs`, logprobs);
   }
   return writeTensorFile(tensors);
 }
 
-export function unpackReadings(bytes: Uint8Array): Readings {
+export function unpackReading(bytes: Uint8Array): ModelReading {
   const file = readTensorFile(bytes);
   const floats = (name: string) => new Float32Array(alignedCopy(tensorOf(file, name).bytes));
   const integers = (name: string) => new Int32Array(alignedCopy(tensorOf(file, name).bytes));
-  const read = (model: Model): ModelReading => {
-    const names = [...file.keys()].flatMap((name) =>
-      name.startsWith(`${model}.`) && name.endsWith(".cosines") ? [name.split(".")[1]] : [],
-    );
-    return {
-      logprobs: floats(`${model}.logprobs`),
-      topIds: integers(`${model}.topIds`),
-      topLogprobs: floats(`${model}.topLogprobs`),
-      memories: Object.fromEntries(
-        names.map((name) => {
-          const at = `${model}.${name}`;
-          return [
-            name,
-            {
-              cosines: floats(`${at}.cosines`),
-              nextIds: integers(`${at}.nextIds`),
-              logprobs: floats(`${at}.logprobs`),
-            },
-          ];
-        }),
-      ),
-    };
+  const names = [...file.keys()].filter((name) => name.endsWith(".cosines")).map((name) => name.split(".")[0]);
+  const memories = names.map((name): [string, MemoryReading] => [
+    name,
+    {
+      cosines: floats(`${name}.cosines`),
+      nextIds: integers(`${name}.nextIds`),
+      logprobs: floats(`${name}.logprobs`),
+    },
+  ]);
+  return {
+    ...{ logprobs: floats("logprobs"), topIds: integers("topIds"), topLogprobs: floats("topLogprobs") },
+    memories: Object.fromEntries(memories),
   };
-  return Object.fromEntries(models.map((model) => [model, read(model)])) as Readings;
 }

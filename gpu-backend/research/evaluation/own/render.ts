@@ -28,12 +28,13 @@ export function ownMeanTable({ means }: OwnEvaluation): string {
 
 /** Every kind. */
 export function ownKindTable({ rows }: OwnEvaluation): string {
-  const columns = Object.keys(rows[0].gains).filter((name) => !name.includes(" over "));
+  const names = new Set(rows.flatMap(({ gains }) => Object.keys(gains)));
+  const columns = [...names].filter((name) => !name.includes(" over "));
   return markdownTable(
     ["kind", "documents / texts", "base, nats", ...columns],
     rows.map(({ name, group, documents, texts, base, gains }) => [
       ...[group === "fresh" ? `${name} (fresh)` : name, `${documents} / ${texts}`, base.nats.toFixed(2)],
-      ...columns.map((column) => signed(gains[column].mean)),
+      ...columns.map((column) => (gains[column] ? signed(gains[column].mean) : "–")),
     ]),
   );
 }

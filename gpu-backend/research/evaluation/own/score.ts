@@ -61,6 +61,7 @@ export function scoreKind(
   rule: MemoryRule,
 ): TextScore[] {
   const reading = readings[model];
+  if (!reading) throw new Error(`${model} was not read`);
   return Array.from({ length: targets.length / P }, (_, s) => {
     if (memory === undefined) return scoreAlone(reading, targets, s * P);
     const found = reading.memories[memory];

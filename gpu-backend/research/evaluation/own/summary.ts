@@ -45,14 +45,14 @@ export function methodNames({ scores }: ScoredKind): string[] {
   return [...names, ...compared];
 }
 
-export function rowOf(scored: ScoredKind, { pieceOf }: Pieces): OwnRow {
+export function rowOf(scored: ScoredKind, tokenizer: Pieces): OwnRow {
   const { kind, scores } = scored;
   const count = kind.texts.length * scoredTokens;
   const total = (value: Value) =>
     scores.base.reduce((sum, text) => sum + text.isCorrect.reduce((own, _, i) => own + value(text, i), 0), 0);
   const bytes = kind.texts
     .flatMap(({ ids }) => ids.slice(-scoredTokens))
-    .reduce((sum, id) => sum + pieceOf(id).length, 0);
+    .reduce((sum, id) => sum + tokenizer.pieceOf(id).length, 0);
   return {
     ...{ group: kind.group, name: kind.name, texts: kind.texts.length },
     documents: new Set(kind.texts.map(({ document }) => document)).size,
@@ -65,9 +65,9 @@ export function rowOf(scored: ScoredKind, { pieceOf }: Pieces): OwnRow {
   };
 }
 
-export function meanOf(group: Group, kinds: readonly ScoredKind[], { pieceOf }: Pieces): OwnMean {
+export function meanOf(group: Group, kinds: readonly ScoredKind[], tokenizer: Pieces): OwnMean {
   const isInk = (text: Text, place: number) =>
-    new TextDecoder().decode(pieceOf(text.ids[text.ids.length - scoredTokens + place])).trim().length > 0;
+    new TextDecoder().decode(tokenizer.pieceOf(text.ids[text.ids.length - scoredTokens + place])).trim().length > 0;
   const methods = methodNames(kinds[0]).map((name) => {
     const own = kinds.map((kind) => ({ name: kind.kind.name, gain: difference(differences(kind, name)).nats.mean }));
     const rising = own.toSorted((a, b) => a.gain - b.gain);
