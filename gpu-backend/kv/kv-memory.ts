@@ -44,10 +44,7 @@ export interface ParkedKv {
 /** Memory of up to this multiple of what is used stays allocated, as releasing it copies all rows while sequences wait. */
 const spareShare = 16;
 
-/**
- * Positions of a row of usual length. With room for all of SmolLM2's 2,048, 61 arrays take 225 MB in huge pages instead of 130; a
- * longer row waits 20 ms for its pages, once.
- */
+/** Positions of a row of usual length: 7.4 MB of SmolLM2's int8 keys and values. */
 const usualPositions = 512;
 
 export class KvMemory {
@@ -139,7 +136,13 @@ export class KvMemory {
 
   #newArray(i: number): KvArray {
     const width = this.#width(i);
-    const made = new (this.#shape.arrays[i].isInt8 ? Int8Array : Float32Array)(this.#capacity * width);
+    const elements = this.#capacity * width;
+    const { isInt8 } = this.#shape.arrays[i];
+    const maxByteLength = elements * (isInt8 ? Int8Array : Float32Array).BYTES_PER_ELEMENT;
+    // V8 maps a resizable buffer itself. Others come from the allocator, whose huge pages (config.ts) would take 2 MB of each array for its
+    // first rows.
+    const buffer = new ArrayBuffer(maxByteLength, { maxByteLength });
+    const made = isInt8 ? new Int8Array(buffer, 0, elements) : new Float32Array(buffer, 0, elements);
     return made.fill(0, 0, this.#readyPositions * width);
   }
 
@@ -235,7 +238,7 @@ export class KvMemory {
 
 /** Frees the memory of an array, and of those that share it, which would otherwise wait for the garbage collector. */
 export function free({ buffer }: KvArray): void {
-  if (!buffer.detached) buffer.transfer(0);
+  if (!buffer.detached) buffer.transferToFixedLength(0);
 }
 
 function positionsOf(parked: readonly ParkedKv[]): number {
