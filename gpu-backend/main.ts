@@ -30,7 +30,7 @@ import { createMetrics, type Metrics } from "./http/metrics.ts";
 import { CallVerifier } from "./http/middleware.ts";
 import { close, listen } from "./http/server.ts";
 import { Tracer } from "./http/tracing.ts";
-import { readBaseConfig } from "./models/base.ts";
+import { isInBlocks, readBaseConfig } from "./models/base.ts";
 import { addFlags, environmentNotes } from "./settings.ts";
 import { tenantDirectory } from "./tenant-files/tenant-files.ts";
 import { removeUnsealed, TenantStore } from "./tenant-files/tenant-store.ts";
@@ -78,6 +78,7 @@ async function run(config: BackendConfig): Promise<void> {
     ...config,
     limitBytes: memoryLimit(process.constrainedMemory(), totalmem()),
     model: await readBaseConfig(config.modelDirectory),
+    isInBlocks: isInBlocks(config.modelDirectory),
     sets: config.artifactStore ? maxSets : 1,
   });
   const memoryFields = { kvBytes: memory.kvBytes, message: memorySentence(memory) };

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { packTokenizer } from "../../shared/tokenizer/pack.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
-import type { ModelWeights } from "../runtime/model-weights.ts";
+import { isBlockType, type ModelWeights } from "../runtime/model-weights.ts";
 import { openGgufModel } from "./gguf/model.ts";
 import { existsInParts, openPartFiles, type PartFiles } from "./gguf/part-files.ts";
 import { readModelConfig, readModelFolder } from "./safetensors/model-folder.ts";
@@ -55,6 +55,15 @@ export async function readBaseConfig(directory: string): Promise<ModelConfig> {
   const { config, file } = openGgufModel(path);
   file.close();
   return config;
+}
+
+/** Whether all its matrices are in GGUF's blocks. */
+export function isInBlocks(directory: string): boolean {
+  const path = join(directory, ggufFile);
+  if (!existsInParts(path)) return false;
+  const { weights, file } = openGgufModel(path);
+  file.close();
+  return weights.values().every(({ dtype, shape }) => shape.length < 2 || isBlockType(dtype));
 }
 
 /** How a base writes: what its own files say beside the weights. */

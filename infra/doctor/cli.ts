@@ -4,7 +4,7 @@ import { createCommand, exitCodes, runCommand } from "../../gpu-backend/command-
 import { type BackendConfig, readConfig } from "../../gpu-backend/config.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { maxSets, planMemory } from "../../gpu-backend/host/memory-plan.ts";
-import { readBaseConfig } from "../../gpu-backend/models/base.ts";
+import { isInBlocks, readBaseConfig } from "../../gpu-backend/models/base.ts";
 import { selectDevice } from "../../gpu-backend/runtime/device-probe.ts";
 import { stateFolder } from "../local-edge.ts";
 import { readLocalRun } from "../local-run.ts";
@@ -68,7 +68,10 @@ function checks(modelDirectory: string | undefined): (() => Promise<Check>)[] {
 async function checkMemory(config: BackendConfig, directory: string): Promise<Finding> {
   const limitBytes = process.availableMemory();
   const model = await readBaseConfig(directory);
-  const { plannedBytes } = planMemory({ ...config, limitBytes, model, sets: maxSets });
+  const { plannedBytes } = planMemory({
+    ...{ ...config, limitBytes, model, sets: maxSets },
+    isInBlocks: isInBlocks(directory),
+  });
   const found = `${megabytes(limitBytes)} free, up to ${megabytes(plannedBytes)} may be taken${takenByStart()}`;
   if (plannedBytes <= limitBytes) return ok(found);
   return amiss(

@@ -10,8 +10,10 @@ import { environmentSchema, readConfig } from "../../../gpu-backend/config.ts";
 import { maxSets, memorySentence, planMemory } from "../../../gpu-backend/host/memory-plan.ts";
 import { startMs } from "../../../gpu-backend/host/supervisor.ts";
 import { type AppParts, createApp } from "../../../gpu-backend/http/app.ts";
+import { readBaseConfig } from "../../../gpu-backend/models/base.ts";
 import { helpOf } from "../../../gpu-backend/settings.ts";
 import { gpt2Config } from "../../bench/model.ts";
+import { embeddedBase } from "../../support/embedded-base.ts";
 import { hasKustomize, type KubernetesObject, render, validateObject } from "../../support/kubernetes.ts";
 import { backendMetricNames, namesIn } from "../../support/metric-names.ts";
 
@@ -110,14 +112,15 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
     expect(pod.terminationGracePeriodSeconds).toBeGreaterThanOrEqual(config.drainMs / 1000 + closingSeconds);
   });
 
-  test("has memory for GPT-2 124M: requested for one set of artifacts, at most for several", () => {
+  test("has memory for the embedded base: requested for one set of artifacts, at most for several", async () => {
+    const model = await readBaseConfig(embeddedBase);
     const { requests, limits } = container.resources;
     for (const [memory, sets] of [
       [requests.memory, 1],
       [limits.memory, maxSets],
     ]) {
       const limitBytes = Number(/^(\d+)Gi$/.exec(memory)?.[1]) * 2 ** 30;
-      const plan = planMemory({ ...config, model: gpt2Config, sets, limitBytes });
+      const plan = planMemory({ ...config, model, isInBlocks: true, sets, limitBytes });
       expect(plan.plannedBytes, memorySentence(plan)).toBeLessThanOrEqual(limitBytes);
     }
     expect(String(config.threads)).toBe(requests.cpu);

@@ -1,12 +1,22 @@
 import { expect, test } from "vitest";
 import { memoryLimit, memorySentence, planMemory } from "../../../../gpu-backend/host/memory-plan.ts";
+import { isInBlocks } from "../../../../gpu-backend/models/base.ts";
 import { gpt2Config } from "../../../bench/model.ts";
+import { embeddedBase } from "../../../support/embedded-base.ts";
+import { smallBase } from "../../../support/small-base.ts";
 
 const GB = 1e9;
 /** Keys and values as int8, each head's with a scale, and states of 1,024 positions of GPT-2 124M. */
 const contextBytes = 1024 * (24 * 12 * (64 + 4) + 768 * 4);
 const settings = {
-  ...({ model: gpt2Config, weightFormat: "int8", sets: 2, maxSequences: 32, kvBytes: null } as const),
+  ...({
+    model: gpt2Config,
+    weightFormat: "int8",
+    isInBlocks: false,
+    sets: 2,
+    maxSequences: 32,
+    kvBytes: null,
+  } as const),
   ...{ prefixCacheBytes: 0.25 * GB, memoryCacheBytes: 0.25 * GB },
 };
 const plan = (limitBytes: number, rest: Partial<Parameters<typeof planMemory>[0]> = {}) =>
@@ -50,6 +60,14 @@ test("a set more takes its session, caches and keys and values; a wider format t
     0,
   );
   expect(plan(8 * GB, { weightFormat: "fp32" }).parts.sessions).toBeGreaterThan(2 * plan(8 * GB).parts.sessions);
+});
+
+test("a base in blocks takes less than its floats, where they are kept", () => {
+  const sessionOf = (rest: object) => plan(8 * GB, { model: gpt2Config, sets: 1, ...rest }).parts.sessions;
+  const blocks = sessionOf({ weightFormat: "exact", isInBlocks: isInBlocks(embeddedBase) });
+  const floats = sessionOf({ weightFormat: "exact", isInBlocks: isInBlocks(smallBase) });
+  expect(floats).toBe(sessionOf({ weightFormat: "fp32" }));
+  expect(blocks).toBeLessThan(floats / 2);
 });
 
 test("the limit is that of the control group where it has one", () => {
