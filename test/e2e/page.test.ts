@@ -57,12 +57,15 @@ describe.skipIf(!browserProgram)("the page", () => {
       }
       expect(await driver.text("#evidence")).toContain(perplexityChange(evidence!.nats));
       expect(await driver.text("#adapted-facts")).toContain("40 tokens");
-      // Some of what the adapters write the base would hardly have written.
-      expect(await page.locator('#adapted-answer [data-step$="more"]').count()).toBeGreaterThan(0);
       expect(await page.locator("#base-answer [data-step]").count()).toBeGreaterThan(20);
       expect(await driver.text("#legend")).toMatch(/5× likelier or more/);
       expect(await page.evaluate("document.documentElement.scrollWidth")).toBe(look.width);
       expect(await axeViolations(page)).toEqual([]);
+      // Some of what the adapters write in French the base would hardly have written.
+      await driver.write(
+        "Cette directive permet de définir le nom du serveur. Elle est utilisée par le module pour les requêtes",
+      );
+      expect(await page.locator('#adapted-answer [data-step$="more"]').count()).toBeGreaterThan(0);
     });
 
     test("tells a token's alternatives with both probabilities, and goes on from one", async () => {
