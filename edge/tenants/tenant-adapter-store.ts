@@ -95,6 +95,8 @@ export class TenantAdapterStore extends DurableObject<Env> {
   /** By address, of the tenant's jurisdiction. */
   readonly #clients: () => Map<string, BackendClient>;
   readonly #memories: TenantMemories;
+  /** Of all adapters, what `nearest` ranks, so that a prompt reads no record but of those it gets; null after a change. */
+  #ranked: { name: string; manifestHash: string; centroid: Float32Array; isUsable: boolean }[] | null = null;
   #failures = 0;
 
   constructor(state: DurableObjectState, env: Env) {
@@ -116,6 +118,9 @@ export class TenantAdapterStore extends DurableObject<Env> {
       noteCopy: (hash, copy) => this.#noteCopy(memoryPrefix + hash, copy, this.now()),
       retire: (hash, name, delayMs) => this.#retire(hash, name, delayMs),
       keep: (hash) => void this.#sql.exec("DELETE FROM deletions WHERE hash = ?", memoryPrefix + hash),
+      changed: () => {
+        this.#ranked = null;
+      },
     });
   }
 
@@ -137,14 +142,17 @@ export class TenantAdapterStore extends DurableObject<Env> {
 
   /** The adapters nearest to prompts of these embeddings [S, P], among those that can be used with the manifest. */
   nearest(embeddings: Float32Array[], manifestHash: string): NearestAdapters {
-    const all = this.list();
-    const usable = all.filter((one) => one.manifestHash === manifestHash && (one.gain !== null || one.memory?.ready));
-    const nearest = embeddings.map((embedding) => {
-      const ranked = usable.map((adapter) => ({ adapter, similarity: dot(embedding, adapter.centroid) }));
-      ranked.sort((a, b) => b.similarity - a.similarity);
-      return ranked.slice(0, nearestAdapters).map(({ adapter }) => adapter);
+    this.#ranked ??= this.list().map(({ name, manifestHash, centroid, gain, memory }) => {
+      const isUsable = gain !== null || Boolean(memory?.ready);
+      return { name, manifestHash, centroid: Float32Array.from(centroid), isUsable };
     });
-    return { hasAny: all.length > 0, nearest };
+    const usable = this.#ranked.filter((one) => one.isUsable && one.manifestHash === manifestHash);
+    const nearest = embeddings.map((embedding) => {
+      const ranked = usable.map(({ name, centroid }) => ({ name, similarity: dot(embedding, centroid) }));
+      ranked.sort((a, b) => b.similarity - a.similarity);
+      return ranked.slice(0, nearestAdapters).map(({ name }) => this.find(name)!);
+    });
+    return { hasAny: this.#ranked.length > 0, nearest };
   }
 
   documentsOf(name: string): Promise<Omit<DocumentRecord, "embedding">[]> {
@@ -199,7 +207,9 @@ export class TenantAdapterStore extends DurableObject<Env> {
   /** Whether one of this name could be added. */
   roomFor(name: string): Added {
     if (this.find(name)) return "taken";
-    return this.list().length < limits.adaptersPerTenant ? "added" : "full";
+    const select = "SELECT count(*) AS count FROM (SELECT name FROM adapters UNION SELECT name FROM memories)";
+    const { count } = this.#sql.exec<{ count: number }>(select).one();
+    return count < limits.adaptersPerTenant ? "added" : "full";
   }
 
   /** Adds an adapter that a backend has made; one that is not added is deleted there. */
@@ -209,6 +219,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
     if (room === "added") {
       this.#sql.exec("INSERT INTO adapters VALUES (?, ?, ?, ?)", name, hash, JSON.stringify(adapter), file);
       this.#sql.exec("DELETE FROM deletions WHERE hash = ?", hash);
+      this.#ranked = null;
     }
     this.#noteCopy(hash, copy, 0);
     if (this.#isUnused(hash)) await this.#delete(hash, name);
@@ -221,6 +232,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
    */
   async remove(name: string): Promise<number | null> {
     if (!this.find(name)) return null;
+    this.#ranked = null;
     const [row] = this.#sql.exec<{ hash: string }>("SELECT hash FROM adapters WHERE name = ?", name);
     this.#sql.exec("DELETE FROM adapters WHERE name = ?", name);
     const unused = this.#memories.remove(name).map((hash) => memoryPrefix + hash);
@@ -255,6 +267,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
   /** Erases all adapters of the tenant, here and at the backends of its jurisdiction. */
   async erase(): Promise<ErasedAdapters> {
     const adapters = this.list().length;
+    this.#ranked = null;
     const copies = this.#sql.exec<CopyRow>("SELECT * FROM copies").toArray();
     const sentMs = Math.max(0, ...copies.map((copy) => copy.sentMs));
     this.ctx.storage.transactionSync(() => {

@@ -62,6 +62,8 @@ interface MemoryParts {
   retire(hash: string, name: string, delayMs: number): Promise<void>;
   /** The memory is wanted again. */
   keep(hash: string): void;
+  /** What `list` returns has changed, by something else than `remove` and `erase`. */
+  changed(): void;
 }
 
 /** How long the documents of a set that was replaced stay, in milliseconds: answers that began with it read it until they end. */
@@ -277,6 +279,7 @@ export class TenantMemories {
     this.#running.get(name)?.abort.abort();
     if (before.ready) this.#write(name, { ...before, job: null });
     else this.#sql.exec("DELETE FROM memories WHERE name = ?", name);
+    this.#parts.changed();
     if (this.isUnused(before.job.hash)) await this.#parts.retire(before.job.hash, name, 0);
   }
 
@@ -309,6 +312,7 @@ export class TenantMemories {
     const stored = job && { ...job, status: job.status === "failed" ? "failed" : "queued", builtTokens: 0 };
     const record = JSON.stringify({ manifestHash, created, ready, job: stored });
     this.#sql.exec("INSERT OR REPLACE INTO memories VALUES (?, ?, ?, ?)", name, ready?.hash ?? null, jobHash, record);
+    this.#parts.changed();
   }
 }
 

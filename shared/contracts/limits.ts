@@ -77,7 +77,7 @@ export const limitTable = {
     unit: "tokens",
     bounds: "All examples of an adapter together; tokens of a text beyond the context are not read",
   },
-  adaptersPerTenant: { value: 64, unit: "entries", bounds: "Adapters of a tenant" },
+  adaptersPerTenant: { value: 1024, unit: "entries", bounds: "Adapters of a tenant" },
   documentBodyBytes: { value: 33_554_432, unit: "bytes", bounds: "The body of a request with documents" },
   documentBodyMs: {
     value: 120_000,

@@ -502,6 +502,73 @@ test("a prompt meets the three nearest of many adapters, found by one call", asy
   expect(seen.batches[0].sequences[0].memories).toHaveLength(3);
 });
 
+test("with a thousand adapters a prompt reads as many rows, makes as many calls and sends as many bytes as with three", async () => {
+  backendRemembers();
+  for (const [name, text] of Object.entries({ a1: "aaaa", a2: "aaab", a3: "aaabb" })) {
+    await create({ name, documents: [text] });
+  }
+  const seen = backendAnswers(({ id }) => saying(id, "ok"));
+  /** Of one request: rows that the object read or wrote, calls to it, bytes of their results and of the batch. */
+  const costs = async () => {
+    const calls: string[] = [];
+    const results: number[] = [];
+    const rows = await runInDurableObject(store(), (object: TenantAdapterStore, { storage }) => {
+      const cursors: SqlStorageCursor<Record<string, SqlStorageValue>>[] = [];
+      const exec = storage.sql.exec.bind(storage.sql);
+      vi.spyOn(storage.sql, "exec").mockImplementation((...given) => {
+        cursors.push(exec(...given));
+        return cursors.at(-1)!;
+      });
+      // What is called from outside is the prototype's.
+      const prototype = Object.getPrototypeOf(object) as Record<string, (...given: unknown[]) => unknown>;
+      for (const name of ["list", "find", "nearest"]) {
+        const method = prototype[name];
+        vi.spyOn(prototype, name).mockImplementation(function (this: TenantAdapterStore, ...given: unknown[]) {
+          const result = method.apply(this, given);
+          calls.push(name);
+          results.push(JSON.stringify(result).length);
+          return result;
+        });
+      }
+      return () => cursors.reduce((sum, { rowsRead, rowsWritten }) => sum + rowsRead + rowsWritten, 0);
+    });
+    const before = seen.bytes.length;
+    const answered = await app().complete({ prompt: "aaaaaa", max_tokens: 2, chameleon: {} }, { headers: mine });
+    expect(answered.status, await answered.clone().text()).toBe(200);
+    const { choices } = (await answered.json()) as CompletionResponse;
+    expect(choices[0].chameleon!.memories!.map(({ id }) => id)).toEqual(["a1", "a2", "a3"]);
+    expect(calls).toContain("nearest");
+    vi.restoreAllMocks();
+    const sent = seen.bytes.slice(before).map((bytes) => bytes.length);
+    return { rows: await runInDurableObject(store(), rows), calls, results, sent };
+  };
+  await costs();
+  const withThree = await costs();
+  expect(withThree.rows).toBeGreaterThan(0);
+  await runInDurableObject(store(), (_, { storage }) => {
+    const [{ record }] = storage.sql.exec<{ record: string }>("SELECT record FROM memories LIMIT 1");
+    const { ready, ...rest } = JSON.parse(record) as { ready: { centroid: number[] } };
+    const far = JSON.stringify({ ...rest, ready: { ...ready, centroid: ready.centroid.map((value) => -value) } });
+    for (let i = 3; i < 1000; i++) {
+      storage.sql.exec("INSERT INTO memories VALUES (?, ?, NULL, ?)", `n${i}`, `${i}`, far);
+    }
+  });
+  await evictDurableObject(store());
+  const first = await costs();
+  expect(first.rows).toBeGreaterThan(withThree.rows);
+  const withThousand = await costs();
+  console.log(
+    `with 3 ${JSON.stringify(withThree)}, with 1000 ${JSON.stringify(withThousand)}, first ${first.rows} rows`,
+  );
+  expect(withThousand).toEqual(withThree);
+  // The ranking follows a deletion and an addition.
+  await app().request("/v1/adapters/a2", { method: "DELETE", headers: mine });
+  await create({ name: "a4", documents: ["aaaaaaab"] });
+  const asked = await app().complete({ prompt: "aaaaaa", max_tokens: 2, chameleon: {} }, { headers: mine });
+  const { choices } = (await asked.json()) as CompletionResponse;
+  expect(choices[0].chameleon!.memories!.map(({ id }) => id).sort()).toEqual(["a1", "a3", "a4"]);
+});
+
 test("that a tenant has no adapters is known for ten seconds, and looked up behind an answer then", async () => {
   let [nowMs, looks] = [Date.now(), 0];
   const stores = {
