@@ -1,0 +1,81 @@
+/** An edge with tenants of its own and two backends on the small base, all with state that outlives them, for documents as memories. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { stageArtifacts } from "../../infra/stage-artifacts.ts";
+import { prepareBareEdge } from "../../infra/workerd/edge.ts";
+import type { WorkerdProcess } from "../../infra/workerd/process.ts";
+import { type Backend, isRunning, startBackend } from "../support/backend-process.ts";
+import { keyEntry } from "../support/key-records.ts";
+import { smallBase } from "../support/small-base.ts";
+
+const BACKEND_SECRETS = "memory-0123456789abcdef0123456789abcdef";
+const keyOf = (tenant: string) => `sk-chameleon-memory-${tenant}`;
+
+export interface MemoryCluster {
+  backends: Backend[];
+  call(tenant: string, method: string, route: string, body?: unknown): Promise<Response>;
+  /** Kills the edge; `startEdge` starts another one on what it has stored. */
+  killEdge(): Promise<void>;
+  startEdge(): Promise<void>;
+  /** Ends a backend and starts it again where it was; `isEmptied`: without its disk. */
+  restartBackend(backend: number, signal: NodeJS.Signals, isEmptied?: boolean): Promise<void>;
+  /** Kills a backend's engine, which it starts again. */
+  killEngine(backend: number): void;
+  stop(): Promise<void>;
+}
+
+/** `settings` are the backends' environment on top of what they need. */
+export async function startMemoryCluster(
+  tenants: readonly string[],
+  settings: Record<string, string> = {},
+): Promise<MemoryCluster> {
+  const folder = await mkdtemp(path.join(tmpdir(), "chameleon-memory-cluster-"));
+  await stageArtifacts(smallBase);
+  const dataOf = (backend: number) => path.join(folder, `data-${backend}`);
+  const start = (backend: number, BACKEND_PORT: string) => {
+    const own = { DATA_DIR: dataOf(backend), BACKEND_NAME: `pod-${backend}`, BACKEND_PORT };
+    return startBackend({ MODEL_DIR: smallBase, THREADS: "1", BACKEND_SECRETS, ...settings, ...own });
+  };
+  const backends = await Promise.all([0, 1].map((backend) => start(backend, "0")));
+  const prepared = await prepareBareEdge(path.join(import.meta.dirname, "../../wrangler.toml"));
+  const vars = { BACKEND_SECRETS, BACKEND_URLS: backends.map(({ url }) => url).join(",") };
+  const entries = Object.fromEntries(tenants.map((tenant) => keyEntry(keyOf(tenant), tenant)));
+  const state = path.join(folder, "state");
+  let edge: WorkerdProcess;
+  const cluster: MemoryCluster = {
+    backends,
+    call: (tenant, method, route, body) =>
+      fetch(edge.url + route, {
+        method,
+        headers: { authorization: `Bearer ${keyOf(tenant)}`, "content-type": "application/json" },
+        body: body === undefined ? undefined : JSON.stringify(body),
+      }),
+    killEdge: () => edge.stop(),
+    async startEdge() {
+      edge = await prepared.start({ vars, entries, state });
+    },
+    async restartBackend(backend, signal, isEmptied = false) {
+      const { child, exited, url } = backends[backend];
+      child.kill(signal);
+      await exited;
+      if (isEmptied) await rm(dataOf(backend), { recursive: true, force: true });
+      backends[backend] = await start(backend, new URL(url).port);
+    },
+    killEngine(backend) {
+      const pid = backends[backend].enginePids().at(-1)!;
+      if (isRunning(pid)) process.kill(pid, "SIGKILL");
+    },
+    async stop() {
+      await edge.stop();
+      for (const { child, exited } of backends) {
+        child.kill("SIGKILL");
+        await exited;
+      }
+      prepared.remove();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+  await cluster.startEdge();
+  return cluster;
+}
