@@ -285,6 +285,32 @@ describe("a sequence's frames are the same, bit for bit,", () => {
   });
 });
 
+test("64 rows of 16 tenants, each with its own memory, have the tokens and passages in one step that each has alone", async () => {
+  const hash = "f".repeat(64);
+  const tenants = Array.from({ length: 16 }, (_, i) => `many${i}`);
+  for (const [i, tenant] of tenants.entries()) {
+    const text = `${prose(60, kinds[i % 3])} ${tenant} ${prose(60, kinds[i % 3])}`;
+    files.set(`${tenant}/${hash}`, await fileOf([[`${tenant}.md`, text]]));
+  }
+  const work = Array.from({ length: 64 }, (_, i) => {
+    const row = { tenant: tenants[i % 16], memories: [{ hash }], sources: true, maxTokens: 6 };
+    return requestOf(`w${i}`, (i % 16) % 3, { ...row, sampling: i < 32 ? {} : { temperature: 0.9, seed: i } });
+  });
+  const limits = { maxSequences: 64, stepTokens: 8192 };
+  const together = await run(work, harness({ limits }));
+  expect(Math.max(...together.reports.map(({ phase, sequences }) => (phase === "decode" ? sequences : 0)))).toBe(64);
+  let passages = 0;
+  for (const { tenant, ...request } of work) {
+    const alone = framesOf(await run([{ tenant, ...request }]), request.id);
+    expect(framesOf(together, request.id)).toEqual(alone);
+    for (const { sources } of together.tokenFramesOf(request.id)) {
+      for (const { document } of sources!.passages) expect(document).toBe(`${tenant}.md`);
+      passages += sources!.passages.length;
+    }
+  }
+  expect(passages).toBeGreaterThan(64);
+}, 300_000);
+
 test("text of its own kind chooses a brake, and text of another kind none", async () => {
   const own = [0, 1, 2].map((tenant) => requestOf(`own${tenant}`, tenant));
   const foreign = [0, 1, 2].map((tenant) => requestOf(`foreign${tenant}`, tenant, {}, (tenant + 1) % 3));
