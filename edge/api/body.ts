@@ -140,8 +140,8 @@ async function readText(
   }
 }
 
-export function objectIn(text: string): object {
-  const value = parseCallerJson(text);
+export function objectIn(text: string, maxValues?: number): object {
+  const value = parseCallerJson(text, maxValues);
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
   const kind = Array.isArray(value) ? "a list" : value === null ? "null" : `a ${typeof value}`;
   throw new ServiceError("invalid_request", `The body is ${kind}; it must be a JSON object.`);

@@ -29,7 +29,7 @@ type Fields = Record<string, unknown>;
 /** Reads a request and checks it against `schema`. Throws a ServiceError of status 400, 408, 413, 415, 429 or 503. */
 export async function readUpload<T extends z.ZodType>(
   c: UploadContext,
-  { documentReads }: Dependencies,
+  { bodyReads, documentReads }: Dependencies,
   schema: T,
 ): Promise<z.output<T>> {
   const { declaredBytes } = c.env;
@@ -39,10 +39,14 @@ export async function readUpload<T extends z.ZodType>(
   if (declaredBytes !== null && declaredBytes > limits.documentBodyBytes) throw tooLarge(declaredBytes, "");
   const maxBytes = Math.min(declaredBytes ?? limits.documentBodyBytes, limits.documentBodyBytes);
   if (maxBytes > smallBodyBytes) await c.get("admission").admit();
-  // For all keys together: the isolate's memory holds few bodies of this size.
-  return documentReads.during("", maxBytes, async () => {
-    const chunks = await bounded(c.req.raw, limits.documentBodyMs, (reader, arrived) => readChunks(reader, arrived));
-    if (type === "application/json") return checked(schema, objectIn(decoded(chunks, "The body")));
+  // Large ones for all keys together: the isolate's memory holds few of them, and they keep no small ones out.
+  const isLarge = maxBytes > limits.bodyBytes;
+  const [reads, keyId] = isLarge ? [documentReads, ""] : [bodyReads, c.get("access").keyId];
+  return reads.during(keyId, maxBytes, async () => {
+    const limitMs = isLarge ? limits.documentBodyMs : limits.bodyMs;
+    const chunks = await bounded(c.req.raw, limitMs, (reader, arrived) => readChunks(reader, arrived));
+    if (type === "application/json")
+      return checked(schema, objectIn(decoded(chunks, "The body"), limits.documentValues));
     const { name, document = null } = c.req.query();
     const named = name === undefined ? {} : { name };
     if (type !== multipart) {
@@ -124,17 +128,32 @@ const secondBytes: Record<number, [number, number]> = {
 /** The documents of one file; `name` is its own, or the prefix of those of a JSONL file. */
 function documentsOf(type: string, text: string, name: string | null): unknown[] {
   if (!jsonLines.includes(type)) return [{ name, text: type === html ? textOfHtml(text) : text }];
-  checkCallerJson(text);
-  const lines = text.split("\n").filter((line) => line.trim() !== "");
-  if (lines.length > limits.documents) {
-    const message = `Invalid request: the file has ${lines.length} lines, the maximum is ${limits.documents}.`;
-    throw new ServiceError("invalid_request", message, { param: "documents" });
-  }
-  return lines.map((line, i) => {
+  checkCallerJson(text, limits.documentValues);
+  return linesOf(text).map((line, i) => {
     const value: unknown = lineValue(line, i);
     const own = typeof value === "object" && value !== null && "name" in value;
     return own || name === null || typeof value === "object" ? value : { name: `${name}:${i + 1}`, text: value };
   });
+}
+
+/** Those that are not blank. Throws invalid_request for more than there may be documents. */
+function linesOf(text: string): string[] {
+  const lines: string[] = [];
+  for (let start = 0; start < text.length; ) {
+    const found = text.indexOf("\n", start);
+    const end = found < 0 ? text.length : found;
+    const line = text.slice(start, end);
+    start = end + 1;
+    if (line.trim() === "") continue;
+    lines.push(line);
+    if (lines.length > limits.documents) throw tooMany("lines", lines.length, limits.documents);
+  }
+  return lines;
+}
+
+function tooMany(what: string, count: number, maximum: number): ServiceError {
+  const message = `Invalid request: the body has at least ${count} ${what}, the maximum is ${maximum}.`;
+  return new ServiceError("invalid_request", message, { param: "documents" });
 }
 
 function lineValue(line: string, i: number): unknown {
@@ -148,6 +167,11 @@ function lineValue(line: string, i: number): unknown {
 
 /** Without markup; addresses of links and pictures are no text of the document. Elements nested deeper are dropped. */
 function textOfHtml(markup: string): string {
+  let tags = 0;
+  // What it is read into takes most of a kilobyte a tag.
+  for (let at = markup.indexOf("<"); at >= 0; at = markup.indexOf("<", at + 1)) {
+    if (++tags > limits.htmlTags) throw tooMany("HTML tags", tags, limits.htmlTags);
+  }
   return convert(markup, {
     wordwrap: false,
     limits: { maxInputLength: limits.documentBodyBytes, maxDepth: limits.htmlNesting },
@@ -161,18 +185,44 @@ function textOfHtml(markup: string): string {
 /** `name`, `examples` (texts) and `documents` (files or texts) of a form. */
 async function fieldsOfForm(chunks: readonly Uint8Array[], contentType: string): Promise<Fields> {
   const body = joinArrays(Uint8Array, chunks);
+  requireFewParts(body, contentType);
   const form = await new Response(body, { headers: { "content-type": contentType } }).formData().catch((cause) => {
-    throw new ServiceError("invalid_request", "The body is not a form as its Content-Type says.", { cause });
+    throw noForm(cause);
   });
   const fields: Fields = {};
   const documents: unknown[] = [];
+  const examples: string[] = [];
   for (const [field, value] of form.entries() as IterableIterator<[string, string | File]>) {
     if (typeof value !== "string") documents.push(...(await documentsOfFile(value)));
     else if (field === "documents") documents.push(value);
-    else if (field === "examples") fields.examples = [...((fields.examples as string[] | undefined) ?? []), value];
+    else if (field === "examples") examples.push(value);
     else fields[field] = value;
+    if (documents.length > limits.documents) throw tooMany("documents", documents.length, limits.documents);
   }
+  if (examples.length > 0) fields.examples = examples;
   return documents.length > 0 ? { ...fields, documents } : fields;
+}
+
+/** Most parts of a form, with a name and the end. */
+const maxParts = limits.documents + limits.adapterExamples + 2;
+const newline = 0x0a;
+
+/** Throws invalid_request for more parts than a form may have: they take memory beside their text. */
+function requireFewParts(body: Uint8Array, contentType: string): void {
+  const [named, ...others] = [...contentType.matchAll(/boundary="?([^";\s]*)/gi)];
+  if (!named || others.length > 0) throw noForm();
+  const start = new TextEncoder().encode(`--${named[1]}`);
+  let parts = 0;
+  for (let at = 0; ; ) {
+    if (start.every((byte, i) => body[at + i] === byte) && ++parts > maxParts) throw tooMany("parts", parts, maxParts);
+    const end = body.indexOf(newline, at);
+    if (end < 0) return;
+    at = end + 1;
+  }
+}
+
+function noForm(cause?: unknown): ServiceError {
+  return new ServiceError("invalid_request", "The body is not a form as its Content-Type says.", { cause });
 }
 
 async function documentsOfFile(file: File): Promise<unknown[]> {

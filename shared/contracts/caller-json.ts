@@ -2,9 +2,9 @@
 import { ServiceError } from "../errors.ts";
 import { limits } from "./limits.ts";
 
-/** Throws invalid_request for what is not JSON, for deep nesting, and for too many strings of digits. */
-export function parseCallerJson(text: string): unknown {
-  checkCallerJson(text);
+/** Throws invalid_request for what is not JSON, for deep nesting, and for too many strings of digits or more than `maxValues` values. */
+export function parseCallerJson(text: string, maxValues?: number): unknown {
+  checkCallerJson(text, maxValues);
   try {
     return JSON.parse(text);
   } catch (error) {
@@ -14,8 +14,8 @@ export function parseCallerJson(text: string): unknown {
 }
 
 /** The same but for what is not JSON, of JSON texts one after the other. */
-export function checkCallerJson(text: string): void {
-  const { levels, digitStrings } = scan(text);
+export function checkCallerJson(text: string, maxValues = Number.POSITIVE_INFINITY): void {
+  const { levels, digitStrings, values } = scan(text);
   if (levels > limits.bodyNesting) {
     const message = `Invalid request: the body is nested ${levels} levels deep, the maximum is ${limits.bodyNesting}.`;
     throw new ServiceError("invalid_request", message);
@@ -24,10 +24,14 @@ export function checkCallerJson(text: string): void {
     const message = `Invalid request: the body has ${digitStrings} strings of 1 to 10 digits, the maximum is ${limits.digitStrings}; send numbers as numbers.`;
     throw new ServiceError("invalid_request", message);
   }
+  if (values > maxValues) {
+    const message = `Invalid request: the body has ${values} values in lists and objects, the maximum is ${maxValues}.`;
+    throw new ServiceError("invalid_request", message);
+  }
 }
 
-const [quote, backslash, listStart, listEnd, objectStart, objectEnd, zero, nine] = [...'"\\[]{}09'].map((character) =>
-  character.charCodeAt(0),
+const [quote, backslash, listStart, listEnd, objectStart, objectEnd, comma, zero, nine] = [...'"\\[]{},09'].map(
+  (character) => character.charCodeAt(0),
 );
 
 /**
@@ -36,9 +40,10 @@ const [quote, backslash, listStart, listEnd, objectStart, objectEnd, zero, nine]
  */
 const digitString = /"(?:\d|\\u003\d){1,10}"/y;
 
-/** Nesting depth of a JSON text's lists and objects, and the number of its strings of digits. */
-function scan(json: string): { levels: number; digitStrings: number } {
+/** Nesting depth of a JSON text's lists and objects, and the numbers of its strings of digits and, at most, of its values. */
+function scan(json: string): { levels: number; digitStrings: number; values: number } {
   let level = 0;
+  let values = 0;
   let levels = 0;
   let digitStrings = 0;
   for (let i = 0; i < json.length; i++) {
@@ -49,10 +54,13 @@ function scan(json: string): { levels: number; digitStrings: number } {
         if (digitString.test(json)) digitStrings++;
       }
       i = endOfString(json, i);
-    } else if (character === listStart || character === objectStart) levels = Math.max(levels, ++level);
+    } else if (character === listStart || character === objectStart) {
+      values++;
+      levels = Math.max(levels, ++level);
+    } else if (character === comma) values++;
     else if (character === listEnd || character === objectEnd) level--;
   }
-  return { levels, digitStrings };
+  return { levels, digitStrings, values };
 }
 
 function mayBeDigits(first: number): boolean {

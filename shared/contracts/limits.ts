@@ -84,6 +84,16 @@ export const limitTable = {
     unit: "milliseconds",
     bounds: "Time to receive the body of a request with documents",
   },
+  documentValues: {
+    value: 65_536,
+    unit: "entries",
+    bounds: "Values in lists and objects of a request with documents: each takes memory beside its text",
+  },
+  htmlTags: {
+    value: 32_768,
+    unit: "entries",
+    bounds: "Tags of an HTML document: each takes memory and CPU time beside its text",
+  },
   htmlNesting: { value: 256, unit: "levels", bounds: "Nested elements of an HTML document that are read" },
   documents: { value: 10_000, unit: "entries", bounds: "Documents of one memory" },
   documentNameCharacters: { value: 256, unit: "characters", bounds: "The name of a document" },
