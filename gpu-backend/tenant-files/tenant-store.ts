@@ -168,7 +168,10 @@ export class TenantStore {
       return null;
     }
     const known = index.get(path);
-    if (!(known?.isIntact && known.bytes === about.size)) {
+    // Its key may have been lost since.
+    const isKnown = known?.isIntact && known.bytes === about.size && (await this.files.keyOf(tenant)) !== null;
+    if (!isKnown) {
+      if (known) known.isIntact = false;
       if (!(await this.#inTurn(tenant, () => this.#check(tenant, hash, about.size)))) return null;
     }
     this.#used(path, { bytes: about.size, isIntact: true });
@@ -250,6 +253,8 @@ export class TenantStore {
     const known = await this.files.keyOf(tenant);
     if (known) return known;
     const key = randomBytes(keyBytes);
+    // What another key sealed is lost with it.
+    for (const [path, entry] of this.#index) if (path.startsWith(this.files.folderOf(tenant))) entry.isIntact = false;
     await writeWhole(this.files.keyPathOf(tenant), key, { mode: 0o600, system: this.#system });
     return key;
   }

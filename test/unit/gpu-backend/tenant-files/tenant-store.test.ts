@@ -156,6 +156,19 @@ test("without its key a tenant's files count as missing", async () => {
   expect([await store.has("acme", one), await store.read("acme", one)]).toEqual([false, null]);
 });
 
+test("files whose key is lost or cut off while the process runs are made anew, under another key", async () => {
+  const store = storeOf();
+  for (const damage of [(key: string) => rm(key), (key: string) => truncate(key, 7)]) {
+    for (const hash of [one, two]) await store.keep("acme", hash, content);
+    await damage(join(folderOf("acme"), "key"));
+    expect(await store.has("acme", one)).toBe(false);
+    await store.keep("acme", one, content);
+    expect(await store.read("acme", one)).toEqual(content);
+    expect(await store.has("acme", two)).toBe(false);
+    expect(await filesOf("acme")).toEqual([one]);
+  }
+});
+
 test("names that are no ids never become paths", async () => {
   const store = storeOf();
   await expect(store.read("../acme", one)).rejects.toThrow("not a tenant's id");
