@@ -15,6 +15,7 @@ import {
   type BatchRequest,
   contractVersion,
   type Frame,
+  heartbeatMs,
   memoriesOf,
   memoryProgressSchema,
   numericsHeader,
@@ -23,6 +24,7 @@ import {
   readinessSchema,
   readNumerics,
 } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 import { hasProcesses, urlOf } from "./addresses.ts";
 import {
@@ -120,6 +122,9 @@ interface Init {
   /** Name of the process that the call is for. */
   process?: string | null;
 }
+
+/** Progress of a memory is told every `heartbeatMs`. One that waits for others makes none, but no longer than any request may take. */
+const idleLines = limits.deadlineMs / heartbeatMs;
 
 const encoder = new TextEncoder();
 const numericsMismatch: ErrorKind = "numerics_mismatch";
@@ -224,7 +229,7 @@ export class BackendClient {
 
   /**
    * Has a process make a memory of documents, or of what it lacks of them; `body` is a MemoryRequest. Resolves when it is ready.
-   * Rejects with a CallFailure, also where the process is silent for `silenceMs`.
+   * Rejects with a CallFailure, also where the process is silent for `silenceMs`, or makes no progress in `idleLines` lines.
    */
   async putMemory(
     tenant: string,
@@ -239,13 +244,19 @@ export class BackendClient {
     if (!response.ok || !response.body) throw await failureOfResponse(response);
     const answered = this.#processOf(response);
     if (answered !== process) begun?.({ address: this.#url, process: answered });
+    let [most, idle] = [0, 0];
     for await (const lines of linesOf(response.body, this.#parts.limits.silenceMs)) {
       for (const line of lines) {
         const { data, error } = memoryProgressSchema.safeParse(parsedJson(line));
         if (error) throw brokenStream(error);
         if (data.type === "ready") return;
-        if (data.type === "progress") progress?.(data.tokens);
-        else throw failureOf(data) ?? new CallFailure("refused", new ServiceError(data.kind, data.message));
+        if (data.type === "progress") {
+          progress?.(data.tokens);
+          idle = data.tokens > most ? 0 : idle + 1;
+          most = Math.max(most, data.tokens);
+          if (idle < idleLines) continue;
+          throw unavailable("silent", "The inference backend makes no progress with this memory.", undefined, answered);
+        } else throw failureOf(data) ?? new CallFailure("refused", new ServiceError(data.kind, data.message));
       }
     }
     throw brokenStream(new Error("the answer ended before the memory was ready"));

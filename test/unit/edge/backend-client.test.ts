@@ -192,3 +192,21 @@ test.each<[string, string[], string]>([
   await expect(made).rejects.toMatchObject({ kind });
   expect(done).toEqual(chunks[0].includes("progress") ? [1] : []);
 });
+
+test("a memory of which a process tells progress for ever, and makes none, is given up", async () => {
+  const line = new TextEncoder().encode('{"type":"progress","tokens":4,"totalTokens":8}\n');
+  let lines = 0;
+  const client = new BackendClient("http://b", {
+    async fetch() {
+      const pull = (controller: ReadableStreamDefaultController<Uint8Array>) => {
+        if (++lines > 100_000) controller.close();
+        else controller.enqueue(line);
+      };
+      return new Response(new ReadableStream({ pull }));
+    },
+  });
+  const { signal } = new AbortController();
+  const made = client.putMemory("acme", own, new Uint8Array(), { signal, process: null });
+  await expect(made).rejects.toMatchObject({ kind: "silent" });
+  expect(lines).toBeLessThan(2000);
+});
