@@ -75,10 +75,15 @@ export async function makeMemory(
   { name, change, isNew, isWaited }: MemoryWork,
   signal: AbortSignal,
 ): Promise<201 | 202> {
-  const refused = await own.changeDocuments(name, change, isNew);
-  if (typeof refused === "string") requireRoom(refused, name);
-  else if (refused) throw new ServiceError(refused.kind, refused.message, { param: refused.param });
-  if (!isWaited) {
+  const changed = await own.changeDocuments(name, change, isNew);
+  if (typeof changed === "string") {
+    requireRoom(changed, name);
+    return 202;
+  }
+  if ("kind" in changed) throw new ServiceError(changed.kind, changed.message, { param: changed.param });
+  const { hash, joinsJob } = changed;
+  // What a job adds is given up by nobody but its own request.
+  if (!isWaited || joinsJob) {
     await own.buildLater();
     return 202;
   }
@@ -95,8 +100,10 @@ export async function makeMemory(
   }
   const { status, error } = await outcome;
   if (status === "ready") return 201;
-  await own.abandon(name);
+  await own.abandon(name, hash);
   if (signal.aborted) throw new ServiceError("cancelled", "The client disconnected.");
+  // Another change has taken these documents into its job.
+  if (status === "cancelled" && (await own.find(name))?.memory?.job) return 202;
   if (error === null) throw new ServiceError("adapter_not_found", `The adapter ${name} was deleted meanwhile.`);
   const { kind, message, param, retryAfterSeconds } = error;
   throw new ServiceError(kind, message, { param, retryAfterSeconds: retryAfterSeconds ?? undefined });

@@ -17,7 +17,7 @@ import { type AdapterCopy, BackendClient } from "../dispatch/client.ts";
 import { ensureAlarm } from "../platform/clock.ts";
 import type { DocumentRecord } from "./document-store.ts";
 import { adapterOf, type FittedAdapter, fittedOf, type OwnAdapter, type RecordRow } from "./own-adapters.ts";
-import { type DocumentChange, type JobOutcome, type Refused, TenantMemories } from "./tenant-memories.ts";
+import { type Changed, type DocumentChange, type JobOutcome, type Refused, TenantMemories } from "./tenant-memories.ts";
 
 const schema = `
   CREATE TABLE IF NOT EXISTS adapters (
@@ -167,16 +167,16 @@ export class TenantAdapterStore extends DurableObject<Env> {
     name: string,
     change: DocumentChange,
     isNew: boolean,
-  ): Promise<Refused | Exclude<Added, "added"> | null> {
-    const existing = this.find(name);
-    if (isNew) {
+  ): Promise<Changed | Refused | Exclude<Added, "added">> {
+    const absent: Refused = { kind: "adapter_not_found", message: `You have no adapter ${name}.`, param: null };
+    const refusal = () => {
+      if (!isNew) return this.find(name) ? null : absent;
       const room = this.#isJustErased() ? "erased" : this.roomFor(name);
-      if (room !== "added") return room;
-    } else if (!existing) return { kind: "adapter_not_found", message: `You have no adapter ${name}.`, param: null };
-    const refusal = await this.#memories.change(name, change);
-    if (refusal) return refusal;
+      return room === "added" ? null : room;
+    };
+    // Before the job is stored, so that one is continued whenever the object is lost.
     await ensureAlarm(this.ctx.storage, this.now(), { delayMs: jobAlarmMs, maxDelayMs: jobAlarmMs });
-    return null;
+    return this.#memories.change(name, change, refusal);
   }
 
   /** Makes the memory of an adapter now and resolves when it is made or cannot be. */
@@ -189,9 +189,9 @@ export class TenantAdapterStore extends DurableObject<Env> {
     await this.ctx.storage.setAlarm(this.now());
   }
 
-  /** Gives up the job of an adapter; one that has nothing else is gone then. */
-  async abandon(name: string): Promise<void> {
-    await this.#memories.abandon(name);
+  /** Gives up the job of an adapter that makes the memory `hash`; one that has nothing else is gone then. */
+  async abandon(name: string, hash: string): Promise<void> {
+    await this.#memories.abandon(name, hash);
   }
 
   /**
@@ -238,6 +238,9 @@ export class TenantAdapterStore extends DurableObject<Env> {
     const unused = this.#memories.remove(name).map((hash) => memoryPrefix + hash);
     if (row && this.#isUnused(row.hash)) unused.push(row.hash);
     for (const hash of unused) this.#noteDeletion(hash, name);
+    // Sets that were replaced, too: nothing of it stays for a while.
+    const early = "UPDATE deletions SET deletedMs = ?1 WHERE name = ?2 AND deletedMs > ?1 RETURNING hash";
+    for (const { hash } of this.#sql.exec<{ hash: string }>(early, this.now(), name)) unused.push(hash);
     await this.#deleteNoted();
     return new Set(unused.flatMap((hash) => this.#pending(hash).map(nameOf))).size;
   }

@@ -36,6 +36,13 @@ export interface DocumentChange {
   maxTenantTokens: number | null;
 }
 
+/** The job that a change has become. */
+export interface Changed {
+  hash: string;
+  /** It takes the place of a job that was not done, and has what that added. */
+  joinsJob: boolean;
+}
+
 export interface Refused {
   kind: ErrorKind;
   message: string;
@@ -113,14 +120,20 @@ export class TenantMemories {
     return this.#sql.exec(select, hash, hash).toArray().length === 0;
   }
 
-  /** Stores the changed documents of an adapter as a job. Returns why not, and then nothing has changed. */
-  change(name: string, change: DocumentChange): Promise<Refused | null> {
-    const changed = this.#changes.then(() => this.#change(name, change));
+  /**
+   * Stores the changed documents of an adapter as a job. Returns why not, and then nothing has changed. `refusal` says why there may be
+   * no such change, or null; it is asked again before the change takes effect.
+   */
+  change<T>(name: string, change: DocumentChange, refusal: () => T | null): Promise<Changed | Refused | T> {
+    const changed = this.#changes.then(() => this.#change(name, change, refusal));
     this.#changes = changed.catch(() => undefined);
     return changed;
   }
 
-  async #change(name: string, { manifestHash, added, removed, maxTenantTokens }: DocumentChange) {
+  async #change<T>(name: string, change: DocumentChange, refusal: () => T | null): Promise<Changed | Refused | T> {
+    const refusedFirst = refusal();
+    if (refusedFirst !== null) return refusedFirst;
+    const { manifestHash, added, removed, maxTenantTokens } = change;
     const before = this.find(name);
     const current = wantedOf(before);
     const [documents, records]: [Documents, DocumentRecord[]] =
@@ -154,8 +167,8 @@ export class TenantMemories {
     }
     const sum = (value: (record: DocumentRecord) => number) => records.reduce((total, one) => total + value(one), 0);
     const tokens = sum((one) => one.tokens);
-    const refusal = this.#beyondLimits(name, documents.length, tokens, maxTenantTokens);
-    if (refusal) return refusal;
+    const beyond = this.#beyondLimits(name, documents.length, tokens, maxTenantTokens);
+    if (beyond) return beyond;
     const hash = await memoryHash(this.#parts.tenant, manifestHash, documents);
     const set = {
       hash,
@@ -165,21 +178,23 @@ export class TenantMemories {
       centroid: centroidOf(records),
     };
     if (hash !== current?.hash) await this.documents.put(hash, documents, records);
-    // Deleted or erased meanwhile.
-    if (before && !this.find(name)) {
+    const now = this.find(name);
+    const refusedLast = refusal();
+    // Deleted or erased meanwhile, or its job ended: a change of what is there no more would bring it back.
+    if (refusedLast !== null || wantedOf(now)?.hash !== current?.hash) {
       if (this.isUnused(hash)) this.documents.delete(hash);
-      return refused("adapter_not_found", `The adapter ${name} was deleted meanwhile.`);
+      return refusedLast ?? this.#change(name, change, refusal);
     }
     this.#parts.keep(hash);
-    const replaced = before?.job ?? null;
+    const replaced = now?.job ?? null;
     if (replaced?.hash !== hash) this.#running.get(name)?.abort.abort();
     this.#write(name, {
-      ...{ manifestHash, created: before?.created ?? Math.floor(this.#parts.now() / 1000) },
-      ready: before?.ready ?? null,
+      ...{ manifestHash, created: now?.created ?? Math.floor(this.#parts.now() / 1000) },
+      ready: now?.ready ?? null,
       job: { ...set, status: "queued", builtTokens: 0, error: null },
     });
     if (replaced && this.isUnused(replaced.hash)) await this.#parts.retire(replaced.hash, name, 0);
-    return null;
+    return { hash, joinsJob: replaced !== null && replaced.status !== "failed" };
   }
 
   #beyondLimits(name: string, documents: number, tokens: number, maxTenantTokens: number | null): Refused | null {
@@ -272,10 +287,10 @@ export class TenantMemories {
     if (old && this.isUnused(old.hash)) await this.#parts.retire(old.hash, name, replacedMs);
   }
 
-  /** Gives up the job of an adapter; one that never had a memory has none then. */
-  async abandon(name: string): Promise<void> {
+  /** Gives up the job of an adapter unless another has taken its place; one that never had a memory has none then. */
+  async abandon(name: string, hash: string): Promise<void> {
     const before = this.find(name);
-    if (!before?.job) return;
+    if (before?.job?.hash !== hash) return;
     this.#running.get(name)?.abort.abort();
     if (before.ready) this.#write(name, { ...before, job: null });
     else this.#sql.exec("DELETE FROM memories WHERE name = ?", name);

@@ -1,0 +1,146 @@
+/** Changes of a tenant's documents that meet each other, a deletion or an erasure. */
+import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { delay, HttpResponse, http } from "msw";
+import { beforeEach, expect, test, vi } from "vitest";
+import { createKeyStore } from "../../edge/tenants/keys.ts";
+import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
+import { type MemoryProgress, type MemoryRequest, memoryRequestSchema } from "../../shared/contracts/inference.ts";
+import type { Adapter } from "../../shared/contracts/responses.ts";
+import { backendUrl, errorOf, network, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+let tenants = 0;
+let tenant: string;
+let app: ReturnType<typeof testApp>;
+let headers: Record<string, string>;
+
+beforeEach(async () => {
+  tenant = `races-${tenants++}`;
+  const hash = await sha256Hex(new TextEncoder().encode(`sk-${tenant}`));
+  headers = { authorization: `Bearer sk-${tenant}` };
+  app = testApp({ keys: createKeyStore([{ tenant, hash }], { get: async () => null } as never, () => Date.now()) });
+});
+
+const patience = { timeout: 15_000 };
+const ready: MemoryProgress = { type: "ready", tokens: 8, bytes: 100, computedTokens: 8 };
+const store = () => env.ADAPTERS.getByName(tenant);
+const create = (documents: unknown[], name = "notes") => app.post("/v1/adapters", { name, documents }, { headers });
+const add = (documents: unknown[]) => app.post("/v1/adapters/notes/documents", { documents }, { headers });
+const shown = async () => (await (await app.request("/v1/adapters/notes", { headers })).json()) as Adapter;
+const untilReady = () =>
+  vi.waitFor(async () => expect((await shown()).memory).toMatchObject({ status: "ready", documents: 2 }), patience);
+const namesShown = async () => (await shown()).documents?.map(({ name }) => name);
+
+/** A backend that makes a memory when `release` says so: a call for each. */
+function backendWaits() {
+  const puts: { request: MemoryRequest; release: () => void }[] = [];
+  const deletions: string[] = [];
+  network.use(
+    http.put(`${backendUrl}/v1/memories/*`, async ({ request }) => {
+      let isReleased = false;
+      const release = () => {
+        isReleased = true;
+      };
+      puts.push({ request: memoryRequestSchema.parse(await request.json()), release });
+      // A promise that another object settles would not continue this one.
+      while (!isReleased) await delay(1);
+      return new HttpResponse(`${JSON.stringify(ready)}\n`);
+    }),
+    http.delete(`${backendUrl}/v1/*/*`, ({ request }) => {
+      deletions.push(new URL(request.url).pathname);
+      return new HttpResponse(null, { status: 204 });
+    }),
+  );
+  const until = (count: number) => vi.waitFor(() => expect(puts.length).toBeGreaterThanOrEqual(count), patience);
+  return { puts, deletions, until };
+}
+
+test("documents that are added while a request waits for others are lost for neither of the two", async () => {
+  const { puts, until } = backendWaits();
+  const first = create([{ name: "a", text: "aaab" }]);
+  await until(1);
+  const second = await add([{ name: "b", text: "bbba" }]);
+  expect([second.status, (await first).status]).toEqual([202, 202]);
+  const alarm = runDurableObjectAlarm(store());
+  await until(2);
+  for (const { release } of puts) release();
+  await alarm;
+  await untilReady();
+  expect(await namesShown()).toEqual(["a", "b"]);
+});
+
+test("a name is created once, however many create it at a time", async () => {
+  const { puts, until } = backendWaits();
+  const both = [create(["aaab"]), create(["bbba"])];
+  await until(1);
+  for (const { release } of puts) release();
+  const statuses = (await Promise.all(both)).map(({ status }) => status);
+  expect(statuses.toSorted()).toEqual([201, 400]);
+  expect(puts.map(({ request }) => request.documents.length)).toEqual([1]);
+});
+
+/** Runs `meanwhile` when the next change has stored its documents and has not taken effect. */
+async function during(meanwhile: (object: TenantAdapterStore, storage: DurableObjectStorage) => unknown) {
+  await runInDurableObject(store(), (object: TenantAdapterStore, { storage }) => {
+    const original = storage.transactionSync;
+    storage.transactionSync = (closure) => {
+      storage.transactionSync = original;
+      const result = original.call(storage, closure);
+      void meanwhile(object, storage);
+      return result as never;
+    };
+  });
+}
+
+test("a change that meets the end of a job keeps what the job made", async () => {
+  const { puts, until, deletions } = backendWaits();
+  const first = create([{ name: "a", text: "aaab" }]);
+  await until(1);
+  const { hash } = (await store().find("notes"))!.memory!.job!;
+  await during((_, { sql }) => {
+    const [row] = sql.exec<{ record: string }>("SELECT record FROM memories");
+    const { job, ...rest } = JSON.parse(row.record);
+    const { status, builtTokens, error, ...set } = job;
+    const record = JSON.stringify({ ...rest, ready: set, job: null });
+    sql.exec("UPDATE memories SET readyHash = jobHash, jobHash = NULL, record = ?", record);
+  });
+  expect((await add([{ name: "b", text: "bbba" }])).status).toBe(202);
+  expect((await shown()).memory).toMatchObject({ hash, documents: 2 });
+  puts[0].release();
+  expect((await first).status).toBe(201);
+  const alarm = runDurableObjectAlarm(store());
+  await until(2);
+  puts[1].release();
+  await alarm;
+  await untilReady();
+  expect(deletions).toEqual([]);
+});
+
+test("an erasure leaves nothing of an adapter that is being created", async () => {
+  backendWaits();
+  await during((object) => object.erase());
+  expect(await errorOf(await create(["aaab"]))).toMatchObject({ status: 404, code: "adapter_not_found" });
+  expect(await store().list()).toEqual([]);
+  const rows = await runInDurableObject(store(), (_, { storage }) =>
+    storage.sql.exec("SELECT hash FROM documentParts").toArray(),
+  );
+  expect(rows).toEqual([]);
+});
+
+test("a deleted adapter leaves no documents that a change has replaced", async () => {
+  const { puts, until, deletions } = backendWaits();
+  for (const made of [() => create([{ name: "a", text: "aaab" }]), () => add([{ name: "b", text: "bbba" }])]) {
+    const answer = made();
+    await until(puts.length + 1);
+    puts.at(-1)!.release();
+    await answer;
+  }
+  await app.request("/v1/adapters/notes", { method: "DELETE", headers });
+  const rows = await runInDurableObject(store(), (_, { storage }) =>
+    storage.sql.exec("SELECT hash FROM documentParts").toArray(),
+  );
+  expect([rows, deletions.length]).toEqual([[], 2]);
+});
