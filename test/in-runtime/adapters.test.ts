@@ -15,6 +15,7 @@ import {
   adapterRequestSchema,
   batchRequestSchema,
 } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { AdapterList, UsageReport } from "../../shared/contracts/responses.ts";
 import { eraseScope, plans, type Scope, scopes } from "../../shared/contracts/tenants.ts";
@@ -256,11 +257,24 @@ describe("POST /v1/adapters", () => {
     const make = (name: string) => post("/v1/adapters", body({ name }), { headers: mine });
     expect((await make("a0")).status).toBe(201);
     expect(await errorOf(await make("a0"))).toMatchObject({ status: 400, param: "name" });
-    for (let i = 1; i < 64; i++) expect((await make(`a${i}`)).status).toBe(201);
-    expect(await errorOf(await make("a64"))).toMatchObject({
+    const store = env.ADAPTERS.getByName(mine.authorization.slice("Bearer sk-".length));
+    await runInDurableObject(store, (_, { storage: { sql } }) => {
+      const [{ record, file }] = sql.exec<{ record: string; file: ArrayBuffer }>("SELECT * FROM adapters").toArray();
+      for (let i = 1; i < limits.adaptersPerTenant; i++) {
+        const copy = JSON.stringify({ ...JSON.parse(record), name: `a${i}` });
+        sql.exec(
+          "INSERT INTO adapters (name, hash, record, file) VALUES (?, ?, ?, ?)",
+          `a${i}`,
+          "4".repeat(64),
+          copy,
+          file,
+        );
+      }
+    });
+    expect(await errorOf(await make("one-more"))).toMatchObject({
       status: 403,
       code: "adapter_quota_exceeded",
-      message: expect.stringContaining("maximum is 64"),
+      message: expect.stringContaining(`maximum is ${limits.adaptersPerTenant}`),
     });
   });
 

@@ -1,9 +1,9 @@
 /** Bodies of documents that are small and would take much memory or time are refused before they do. */
 import { describe, expect, test } from "vitest";
-import { readUpload } from "../../../edge/api/upload.ts";
-import { BodyReads } from "../../../edge/tenants/body-reads.ts";
-import { limits } from "../../../shared/contracts/limits.ts";
-import { addDocumentsRequestSchema } from "../../../shared/contracts/openai.ts";
+import { readUpload } from "../../edge/api/upload.ts";
+import { BodyReads } from "../../edge/tenants/body-reads.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { addDocumentsRequestSchema } from "../../shared/contracts/openai.ts";
 
 const reads = { bodyReads: new BodyReads(), documentReads: new BodyReads(limits.documentBodyBytes) };
 
