@@ -1,6 +1,7 @@
 /**
  * Writes `dist/`, what the npm package holds beside the bootstrap: JavaScript with types of all that the commands need, in
- * the folders of the sources, the built Worker, static assets and the embedded model. `npm pack` runs it (prepack).
+ * the folders of the sources, the built Worker and static assets. `npm pack` runs it (prepack). Not here: the embedded base, which is a
+ * package of its own (its folder in gpu-backend/models).
  */
 import { spawnSync } from "node:child_process";
 import { cp, glob, readFile, rm, writeFile } from "node:fs/promises";
@@ -18,7 +19,6 @@ const assets = [
   "wrangler.toml",
   "edge/public",
   "gpu-backend/models/calibration.txt",
-  "gpu-backend/models/smollm2-135m",
   "gpu-backend/runtime/onnx.proto",
   "gpu-backend/training/corpora/lock.json",
   "test/bench/llama/package.json",

@@ -1,7 +1,7 @@
-/** The npm package as a stranger meets it: packed, installed in an empty folder, started, asked. */
+/** The npm packages, server and embedded base, as a stranger meets them: packed, installed in an empty folder, started, asked. */
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, readdir, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
@@ -12,8 +12,10 @@ import { outsideEnvironment } from "../support/outside.ts";
 const root = path.join(import.meta.dirname, "../..");
 const run = promisify(execFile);
 
+const { MODEL_DIR, WEIGHT_FORMAT, ...outside } = outsideEnvironment();
+/** The embedded base is served, not that of the other tests. */
 const env: NodeJS.ProcessEnv = {
-  ...outsideEnvironment(),
+  ...outside,
   // An older npm runs install scripts by itself; this one's would download CUDA.
   ONNXRUNTIME_NODE_INSTALL: "skip",
 };
@@ -22,14 +24,31 @@ const env: NodeJS.ProcessEnv = {
 const unreachable = /\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT|ENOTCACHED)\b/;
 let isOffline: boolean;
 
+interface Packed {
+  name: string;
+  version: string;
+  filename: string;
+  size: number;
+  unpackedSize: number;
+  files: { path: string }[];
+}
+
 let folder: string;
-let tarball: string;
+let server: Packed;
+let base: Packed;
 beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), "chameleon-package-"));
-  await run("npm", ["pack", "--pack-destination", folder], { cwd: root, env });
-  [tarball] = await readdir(folder);
+  const pack = ["pack", "--json", "--workspaces", "--include-workspace-root", "--pack-destination", folder];
+  const packed: Packed[] = JSON.parse((await run("npm", pack, { cwd: root, env, maxBuffer: 2 ** 24 })).stdout);
+  server = packed.find(({ name }) => name === "chameleon-edge")!;
+  base = packed.find(({ name }) => name === "@chameleon-edge/smollm2-135m")!;
+  const MB = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
+  for (const { filename, size, unpackedSize } of packed) {
+    process.stdout.write(`${filename}: ${MB(size)}, unpacked ${MB(unpackedSize)}\n`);
+  }
   await writeFile(path.join(folder, "package.json"), "{}");
-  const install = ["install", "--prefer-offline", "--no-audit", "--no-fund", `./${tarball}`];
+  const tarballs = [base, server].map(({ filename }) => `./${filename}`);
+  const install = ["install", "--prefer-offline", "--no-audit", "--no-fund", ...tarballs];
   isOffline = await run("npm", install, { cwd: folder, env }).then(
     () => false,
     (error: { stderr: string }) => {
@@ -60,9 +79,12 @@ test("answers a completion, and its own commands find it", async () => {
   const [line] = await once(createInterface({ input: child.stdout }), "line");
   const { edge, key } = JSON.parse(line);
   const headers = { authorization: `Bearer ${key}`, "content-type": "application/json" };
-  const body = JSON.stringify({ prompt: "If Tom has 5 apples", max_tokens: 4, temperature: 0 });
-  const response = await fetch(`${edge}/v1/completions`, { method: "POST", headers, body });
-  expect(await response.json()).toMatchObject({ model: "gpt2:auto", usage: { completion_tokens: 4 } });
+  const body = JSON.stringify({ messages: [{ role: "user", content: "What is the capital of France?" }] });
+  const response = await fetch(`${edge}/v1/chat/completions`, { method: "POST", headers, body });
+  expect(await response.json()).toMatchObject({
+    model: "smollm2-135m:auto",
+    choices: [{ message: { content: expect.stringContaining("Paris") } }],
+  });
   for (const page of ["/", "/docs/api", "/openapi.json"]) expect((await fetch(edge + page)).status).toBe(200);
   // The documents site is built into the package.
   for (const page of ["/docs", "/docs/start", "/docs/reference/limits"]) {
@@ -116,13 +138,24 @@ test("types the client", async () => {
 
 test("says nothing of the machine that packed it", async () => {
   const options = { cwd: folder, maxBuffer: 2 ** 28, encoding: "buffer" as const };
-  const { stdout } = await run("tar", ["-xOzf", tarball], options);
+  const { stdout } = await run("tar", ["-xOzf", server.filename], options);
   expect(stdout.length).toBeGreaterThan(2 ** 20);
   // Latin-1 keeps every byte, those of the weights too.
   expect(stdout.toString("latin1").includes(root)).toBe(false);
 });
 
+test("holds no weights: the server's package depends on the base's, in the version that is packed", async () => {
+  const { dependencies } = JSON.parse(await readFile(path.join(root, "package.json"), "utf8"));
+  expect(dependencies[base.name]).toBe(base.version);
+  const isWeights = ({ path: file }: { path: string }) => /\.gguf|\.safetensors$/.test(file);
+  expect(server.files.filter(isWeights).map(({ path: file }) => file)).toEqual([]);
+  expect(base.files.filter(isWeights).length).toBeGreaterThan(2);
+});
+
 test("is ready to be published", async () => {
-  const { stdout, stderr } = await run("npm", ["publish", "--dry-run", "--json", `./${tarball}`], { cwd: folder, env });
+  const { stdout, stderr } = await run("npm", ["publish", "--dry-run", "--json", `./${server.filename}`], {
+    cwd: folder,
+    env,
+  });
   expect(stdout + stderr).toContain("chameleon-edge");
 });

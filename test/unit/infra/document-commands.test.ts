@@ -22,7 +22,8 @@ const notRunHere: Record<string, string> = {
   "kubectl ": "needs a cluster; kubernetes.test.ts renders and validates what is applied",
   "{ printf ": "alerts.test.ts runs what comes before kubectl, and validates the object",
   "cp -r gpu-backend/models/smollm2-135m my-model": "readme.test.ts runs it, as part of TRAINING.md's recipe",
-  "npm pack && npm i -g ": "package.test.ts packs and installs, in a folder of its own",
+  "npm pack --workspaces --include-workspace-root && npm i -g ":
+    "package.test.ts packs and installs, in a folder of its own",
   "npm i": "npm's own",
 };
 
