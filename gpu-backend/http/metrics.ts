@@ -4,7 +4,6 @@ import { type BatchRequest, finishReasonSchema } from "../../shared/contracts/in
 import { type ErrorKind, errorKinds } from "../../shared/errors.ts";
 import type { EngineStats } from "../engine/messages.ts";
 import type { EngineObserver } from "../host/client.ts";
-import type { MemoryPlan } from "../host/memory-plan.ts";
 import type { DiskState } from "../tenant-files/tenant-store.ts";
 import { centroidLabel } from "./log.ts";
 
@@ -34,7 +33,7 @@ export interface MetricsView {
   stats(): readonly EngineStats[];
   /** Hashes of the manifests that are served, and the preferred one. */
   manifests(): { all: readonly string[]; first: string | null };
-  memory: Pick<MemoryPlan, "limitBytes" | "parts">;
+  memory: { limitBytes: number; parts: Readonly<Record<string, number>> };
   /** Of tenants' files. */
   disk: { adapter(): DiskState; memory(): DiskState };
 }

@@ -136,13 +136,13 @@ ${texts.join("\n\n")}
 }
 
 async function metrics(): Promise<string> {
-  const view = {
+  const empty = () => ({ fault: null, failures: 0, unwrittenBytes: 0, files: 0, bytes: 0 });
+  const text = await createMetrics({
     stats: () => [],
     manifests: () => ({ all: [], first: null }),
     memory: { limitBytes: 0, parts: {} },
-    disk: () => ({ fault: null, failures: 0, unwrittenBytes: 0 }),
-  };
-  const text = await createMetrics(view as unknown as Parameters<typeof createMetrics>[0]).text();
+    disk: { adapter: empty, memory: empty },
+  }).text();
   const types = new Map([...text.matchAll(/^# TYPE (\S+) (\w+)$/gm)].map(([, name, type]) => [name, type]));
   const rows = [...text.matchAll(/^# HELP (\S+) (.*)$/gm)].map(([, name, help]) => [
     `\`${name}\``,
