@@ -351,9 +351,9 @@ export class TenantAdapterStore extends DurableObject<Env> {
       const client = this.#clients().get(address);
       if (!client) return;
       const tenant = this.ctx.id.name!;
-      const isMemory = hash.startsWith(memoryPrefix);
-      if (!isMemory) await client.remove("adapters", tenant, hash === allHashes ? null : hash, process || null);
-      if (isMemory) await client.remove("memories", tenant, hash.slice(memoryPrefix.length), process || null);
+      const ofMemory = hash.startsWith(memoryPrefix) ? hash.slice(memoryPrefix.length) : null;
+      if (ofMemory !== null) await client.remove("memories", tenant, ofMemory, process || null);
+      else await client.remove("adapters", tenant, hash === allHashes ? null : hash, process || null);
       if (hash === allHashes) await client.remove("memories", tenant, null, process || null);
       if (this.now() >= sentMs + uploadMs) this.#sql.exec("DELETE FROM copies WHERE id = ?", id);
     });
@@ -382,10 +382,8 @@ export class TenantAdapterStore extends DurableObject<Env> {
 
   /** When each deletion that is to come later is due. */
   #laterDeletions(): number[] {
-    const rows = this.#sql.exec<{ deletedMs: number }>(
-      "SELECT deletedMs FROM deletions WHERE deletedMs > ?",
-      this.now(),
-    );
+    const select = "SELECT deletedMs FROM deletions WHERE deletedMs > ?";
+    const rows = this.#sql.exec<{ deletedMs: number }>(select, this.now());
     return [...rows].map(({ deletedMs }) => deletedMs);
   }
 

@@ -68,7 +68,10 @@ test("a deleted tenant is gone: keys, limits, use and own adapters, at the edge 
   const examples = Array.from({ length: 8 }, (_, i) => `${"the sea and the night ".repeat(8)}${i}`);
   const made = await stack.post("/v1/adapters", { name: "mine", examples }, headers);
   expect(made.status, await made.clone().text()).toBe(201);
-  const filesOf = async () => (await readdir(path.join(data, "tenants"), { recursive: true })).length;
+  const filesOf = async () => {
+    const found = await readdir(path.join(data, "tenants"), { recursive: true, withFileTypes: true });
+    return found.filter((one) => one.isFile()).length;
+  };
   expect(await filesOf()).toBeGreaterThan(0);
 
   const deleted = await keys("delete", "leaver", "--url", stack.edge, "--json");

@@ -52,7 +52,7 @@ beforeAll(async () => {
     await mkdir(path.dirname(path.join(clone, file)), { recursive: true });
     await writeFile(path.join(clone, file), text(length));
   };
-  await write("my-text.txt", 300);
+  for (const file of ["my-text.txt", "held-back.txt"]) await write(file, 300);
   for (let i = 0; i < 12; i++) await write(`examples/${i}.txt`, 40);
   for (let i = 0; i < 40; i++) await write(`my-texts/${i}.txt`, 220);
   const [edgePort, backendPort] = await freePorts(2);
@@ -142,8 +142,10 @@ describe.skipIf(
       expect(code, `${command}\n${output}`).toBe(0);
     }
     const outputOf = (part: string) => ended.find(({ command }) => command.includes(part))!.output;
-    expect(JSON.parse(outputOf("v1/completions"))).toMatchObject({ usage: { completion_tokens: 24 } });
-    expect(outputOf("chat.mjs")).toContain(JSON.parse(outputOf("v1/completions")).choices[0].text.trim());
+    expect(JSON.parse(outputOf('"sources": true')).choices[0].chameleon.memories).toMatchObject([{ id: "guide" }]);
+    const completion = JSON.parse(outputOf("If Tom has 5 apples"));
+    expect(completion).toMatchObject({ usage: { completion_tokens: 24 } });
+    expect(outputOf("chat.mjs")).toContain(completion.choices[0].text.trim());
     expect(outputOf("score")).toMatch(/mixture .* perplexity \d+% lower than the base's/);
     expect(outputOf("create legal")).toMatch(/gpt2:legal {2}12 examples {2}perplexity \d+% lower/);
     expect(JSON.parse(outputOf("v1/adapters"))).toMatchObject({ model: "gpt2:tiny", examples: 3 });
