@@ -97,7 +97,7 @@ test.each([
 
 test("an unread stream is cancelled, and no other", async () => {
   // Slow enough for the reader on a busy machine: its stream is cancelled too if 512 KiB are unread.
-  const { edge, backend } = await start(40);
+  const { edge, backend } = await start(60);
   const body = { ...largest, max_tokens: 300 };
   const reading = edge.post("/v1/chat/completions", "attacker", body).then((response) => response.text());
   await expect.poll(async () => (await backend.counts()).sequences, patience).toBe(choices);
