@@ -58,5 +58,5 @@ function helpOf(command: Command): string {
 
 if (process.argv[1] === import.meta.filename) {
   const helps = [...(await programs())].map(([name, command]) => [name, withSubcommands(command).map(helpOf)]);
-  process.stdout.write(JSON.stringify(Object.fromEntries(helps)), () => process.exit());
+  process.stdout.write(JSON.stringify(Object.fromEntries(helps)));
 }
