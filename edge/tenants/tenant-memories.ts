@@ -348,11 +348,11 @@ function refused(kind: ErrorKind, message: string, param: string | null = null):
   return { kind, message, param };
 }
 
-/** The first number from 1 that is no name yet. */
+/** A name for a document without one. Not a number alone: many strings of digits in one JSON body are refused. */
 function firstFree(names: ReadonlySet<string>): string {
   let number = names.size + 1;
-  while (names.has(String(number))) number++;
-  return String(number);
+  while (names.has(`text-${number}`)) number++;
+  return `text-${number}`;
 }
 
 /** The mean of the documents' embeddings, weighed by their windows, of length 1. */

@@ -94,7 +94,7 @@ describe("an adapter of documents", () => {
     const made = await post("/v1/adapters", { name: "notes", documents: noting }, { headers: mine });
     expect(made.status, await made.clone().text()).toBe(201);
     const documents = [
-      { name: "1", text: "aaab aaab aaab" },
+      { name: "text-1", text: "aaab aaab aaab" },
       { name: "second.md", text: "bbba" },
     ];
     const hash = await memoryHash(tenant, await manifestHash(), documents);
@@ -109,7 +109,7 @@ describe("an adapter of documents", () => {
       ...{ id: "notes", model: "gpt2:notes", hash: null, examples: 0, adapts: true, outdated: false },
       memory: { status: "ready", error: null, hash, documents: 2, bytes: 18 },
       documents: [
-        { name: "1", bytes: 14 },
+        { name: "text-1", bytes: 14 },
         { name: "second.md", bytes: 4 },
       ],
     });
@@ -354,7 +354,7 @@ describe("documents", () => {
     const first = (await shown()).memory!.hash;
     expect((await add([{ name: "a/third.md", text: "abab" }])).status).toBe(200);
     const second = await shown();
-    expect(second.documents!.map(({ name }) => name)).toEqual(["1", "second.md", "a/third.md"]);
+    expect(second.documents!.map(({ name }) => name)).toEqual(["text-1", "second.md", "a/third.md"]);
     expect(second.memory!.hash).not.toBe(first);
     expect(seen.deletions).toEqual([]);
     expect((await drop("a/third.md")).status).toBe(200);
@@ -364,7 +364,7 @@ describe("documents", () => {
     await runDurableObjectAlarm(store());
     expect(seen.deletions).toEqual([`/v1/memories/${tenant}/${second.memory!.hash}`]);
     await drop("second.md");
-    expect(await errorOf(await drop("1"))).toMatchObject({
+    expect(await errorOf(await drop("text-1"))).toMatchObject({
       status: 400,
       message: expect.stringContaining("only document"),
     });

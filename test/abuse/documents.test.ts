@@ -1,0 +1,152 @@
+/**
+ * Attack: documents of every size and shape that is none: two gigabytes, ten thousand of one word, one token over and over, bytes
+ * that are no text, and a disk that takes nothing. Judged by: a clear error or an answer each, and by what a neighbour's completion
+ * then takes, beside equally many harmless uploads.
+ */
+import { connect } from "node:net";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { limits } from "../../shared/contracts/limits.ts";
+import type { Adapter, CompletionResponse } from "../../shared/contracts/responses.ts";
+import { type Backend, startBackend } from "../support/backend-process.ts";
+import { postBytes } from "./clients.ts";
+import { type AttackedEdge, BACKEND_SECRETS, keyOf, startAttackedEdge } from "./edge.ts";
+import { mostVictimRatio, p95Beside } from "./measurements.ts";
+
+const twoGigabytes = 2 * 2 ** 30;
+const patience = { timeout: 60_000, interval: 200 };
+const words = "river stone copper lantern orchard winter signal harbour".split(" ");
+const harmlessDocuments = Array.from({ length: 20 }, (_, i) => `${i} ${words.join(" ")}`);
+
+let backend: Backend;
+let edge: AttackedEdge;
+beforeAll(async () => {
+  // No write succeeds below a device, as none does on a full disk.
+  backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", DATA_DIR: "/dev/null/data" });
+  edge = await startAttackedEdge({
+    backendUrls: [backend.url],
+    // Of these two the first whole upload of a name makes an adapter; the others are read, and refused for its name.
+    tenants: { owner: {}, neighbour: {}, harmless: {}, attacker: {} },
+  });
+});
+afterAll(async () => {
+  await edge?.stop();
+  backend?.child.kill("SIGKILL");
+  await backend?.exited;
+});
+
+const completion = { prompt: "Once upon a time", max_tokens: 4, temperature: 0 };
+async function completeAs(tenant: string, more: object = {}): Promise<CompletionResponse> {
+  const answered = await edge.post("/v1/completions", tenant, { ...completion, ...more });
+  const text = await answered.text();
+  expect(answered.status, text).toBe(200);
+  return JSON.parse(text) as CompletionResponse;
+}
+const shown = async (name: string) => (await (await edge.get(`/v1/adapters/${name}`, "owner")).json()) as Adapter;
+
+/** Sends `head` and then `piece` over and over until it is answered; resolves to the answer and the bytes that were sent. */
+function sendUntilAnswered(head: Buffer, piece: Buffer | null): Promise<{ answer: string; sentBytes: number }> {
+  const socket = connect(edge.port, "127.0.0.1");
+  const { promise, resolve } = Promise.withResolvers<{ answer: string; sentBytes: number }>();
+  let answer = "";
+  socket.on("data", (chunk) => {
+    answer += chunk;
+    if (/"error".*\}\}/s.test(answer)) socket.destroy();
+  });
+  // A reset after an early refusal: the answer has been received or is lost.
+  socket.on("error", () => {});
+  socket.on("close", () => resolve({ answer, sentBytes: socket.bytesWritten }));
+  const more = () => {
+    while (piece && !socket.destroyed && answer === "" && socket.write(piece));
+  };
+  socket.on("drain", more);
+  socket.write(head, more);
+  return promise;
+}
+
+describe("a clear error, or an answer:", () => {
+  test("a disk that takes nothing: the memory is served from what the backend holds, and refused where it cannot", async () => {
+    const made = await edge.post("/v1/adapters", "owner", { name: "diskless", documents: harmlessDocuments });
+    const text = await made.text();
+    expect(made.status, text).toBe(201);
+    const { choices } = await completeAs("owner", { chameleon: { adapter: "diskless", sources: true } });
+    expect(choices[0].chameleon!.memories).toEqual([{ id: "diskless", brake: expect.any(Number) }]);
+    expect(await backend.metric("chameleon_memory_write_failures_total")).toBeGreaterThan(0);
+  });
+
+  test("an upload of two gigabytes, by its length before a byte of it is read", async () => {
+    const { answer } = await sendUntilAnswered(postBytes("/v1/adapters", "owner", "{", twoGigabytes), null);
+    expect(answer).toContain("413");
+    expect(answer).toContain(`${twoGigabytes} bytes, the maximum is ${limits.documentBodyBytes}`);
+  });
+
+  test("an upload of two gigabytes in chunks, where it passes the limit", async () => {
+    const piece = Buffer.alloc(2 ** 20, "a");
+    const chunk = Buffer.concat([Buffer.from(`${piece.length.toString(16)}\r\n`), piece, Buffer.from("\r\n")]);
+    const { answer, sentBytes } = await sendUntilAnswered(chunkedHead("owner"), chunk);
+    // A client that still sends may lose the refusal by the reset that follows it.
+    if (answer !== "") expect(answer).toContain(`the maximum is ${limits.documentBodyBytes}`);
+    expect(sentBytes).toBeLessThan(4 * limits.documentBodyBytes);
+  });
+
+  test("ten thousand documents of one word", async () => {
+    const documents = Array.from({ length: limits.documents }, (_, i) => words[i % words.length]);
+    const made = await edge.post("/v1/adapters", "owner", { name: "short", documents });
+    expect([201, 202], await made.text()).toContain(made.status);
+    await expect.poll(async () => (await shown("short")).memory!.status, patience).toBe("ready");
+    expect((await shown("short")).memory!.documents).toBe(limits.documents);
+    await completeAs("owner", { model: "gpt2:short" });
+  });
+
+  test("a document of one token, over and over", async () => {
+    const made = await edge.post("/v1/adapters", "owner", { name: "again", documents: [" the".repeat(12_000)] });
+    expect(made.status, await made.text()).toBe(201);
+    const asked = { prompt: " the".repeat(20), logprobs: 2, chameleon: { adapter: "again", sources: true } };
+    const { choices } = await completeAs("owner", asked);
+    expect(choices[0].logprobs!.token_logprobs.every((one) => Number.isFinite(one) && one! <= 0)).toBe(true);
+  });
+
+  test("bytes that are not UTF-8, with the place of the first", async () => {
+    const bytes = Buffer.from([...Buffer.from("the river "), 0xff, 0xfe]);
+    const headers = { authorization: `Bearer ${keyOf("owner")}`, "content-type": "text/plain" };
+    const sent = await fetch(`${edge.url}/v1/adapters?name=bytes`, { method: "POST", body: bytes, headers });
+    expect([sent.status, await sent.text()]).toEqual([400, expect.stringContaining("not valid UTF-8 at byte 10")]);
+    expect((await edge.get("/v1/adapters/bytes", "owner")).status).toBe(404);
+  });
+});
+
+function chunkedHead(tenant: string): Buffer {
+  const head = postBytes("/v1/adapters", tenant, "").toString();
+  return Buffer.from(head.replace("content-length: 0", "transfer-encoding: chunked"));
+}
+
+describe("a neighbour's completion takes at most twice what it takes beside harmless uploads:", () => {
+  const connections = 4;
+  const jsonl = (text: string | Buffer, length: number | null = null) => {
+    const head = postBytes("/v1/adapters?name=x", "attacker", "", length ?? Buffer.byteLength(text)).toString();
+    return Buffer.concat([Buffer.from(head.replace("application/json", "application/jsonl")), Buffer.from(text)]);
+  };
+  const oneWords = `${'"river"\n'.repeat(limits.documents)}`;
+  const chunks = Buffer.concat([
+    chunkedHead("attacker"),
+    ...Array.from({ length: 34 }, () => Buffer.from(`100000\r\n${"a".repeat(2 ** 20)}\r\n`)),
+  ]);
+  const cases: [what: string, bytes: Buffer][] = [
+    ["two gigabytes, declared", jsonl("a".repeat(1000), twoGigabytes)],
+    ["more than the limit, in chunks", chunks],
+    ["ten thousand documents of one word", jsonl(oneWords)],
+    ["one token over and over", jsonl(JSON.stringify(" the".repeat(16_000)))],
+    ["bytes that are not UTF-8", jsonl(Buffer.alloc(80_000, 0xff))],
+  ];
+  test.each(cases)("%s", async (what, attack) => {
+    const text = Array.from({ length: 16_000 }, (_, i) => words[(i * i) % words.length]).join(" ");
+    const harmless = postBytes("/v1/adapters", "harmless", { name: "x", documents: [text] });
+    const flood = (bytes: Buffer) => ({ port: edge.port, connections, bytesBase64: bytes.toString("base64") });
+    const floods = { harmless: flood(harmless), attack: flood(attack) };
+    const { harmlessMs, attackMs, ratio, statuses } = await p95Beside(floods, () => completeAs("neighbour"));
+    console.log(
+      `${what}: p95 ${attackMs.toFixed(0)} ms, beside harmless ${harmlessMs.toFixed(0)} ms, ${ratio.toFixed(2)}x; ${JSON.stringify(statuses)}`,
+    );
+    expect(ratio).toBeLessThanOrEqual(mostVictimRatio);
+    expect((await completeAs("neighbour")).choices).toHaveLength(1);
+  });
+});
