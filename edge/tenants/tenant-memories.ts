@@ -17,7 +17,7 @@ const schema = `
   ) WITHOUT ROWID;
 `;
 
-/** A document as the Worker has read it; `name` null: it gets a number. */
+/** A document as the Worker has read it; `name` null: it gets one (`firstFree`). */
 export interface NewDocument {
   name: string | null;
   text: string;

@@ -21,6 +21,14 @@ import type { Trace } from "../engine/traces.ts";
 import { cancelled } from "./own-adapters/making-queue.ts";
 import { type EngineMessage, EngineSupervisor, type SupervisorObserver } from "./supervisor.ts";
 
+/** A prompt that is computed for its states or keys, and gets no answer. */
+export function tracedPrompt(id: string, tenant: string, promptIds: number[]): SequenceRequest {
+  return {
+    ...{ id, tenant, promptIds, continuedIds: [], maxTokens: 0 },
+    ...{ sampling: { temperature: 0 }, promptLogprobs: false, compare: false },
+  };
+}
+
 /** Receives frames of a micro-batch, in order. */
 export type FrameSink = (frames: Frame[]) => void;
 

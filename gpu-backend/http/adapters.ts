@@ -4,14 +4,13 @@ import {
   adapterRequestSchema,
   type BatchRequest,
   errorFrame,
-  hashPattern,
   ownAdaptersOf,
 } from "../../shared/contracts/inference.ts";
-import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import type { OwnAdapterService } from "../host/own-adapters/service.ts";
 import type { Log } from "./log.ts";
 import { readBody } from "./middleware.ts";
+import { requireFileNames, requireTenant } from "./tenant-paths.ts";
 
 type Adapters = Pick<OwnAdapterService, "begin" | "upload" | "store">;
 
@@ -48,27 +47,25 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
   });
 
   app.get("/v1/adapters/:tenant/:hash", async (context) => {
-    const { tenant, hash } = namesOf(context.req.param());
+    const { tenant, hash } = requireFileNames(context.req.param(), missing);
     const bytes = await adapters.store.read(tenant, hash);
     if (!bytes) throw missing(hash);
     return context.body(Uint8Array.from(bytes), 200, { "content-type": "application/octet-stream" });
   });
 
   app.put("/v1/adapters/:tenant/:hash", async (context) => {
-    const { tenant, hash } = namesOf(context.req.param());
+    const { tenant, hash } = requireFileNames(context.req.param(), missing);
     await adapters.upload(tenant, hash, new Uint8Array(await context.req.arrayBuffer()));
     return context.body(null, 204);
   });
 
   app.delete("/v1/adapters/:tenant", async (context) => {
-    const tenant = context.req.param("tenant");
-    if (!tenantPattern.test(tenant)) throw new ServiceError("not_found", "This is no tenant's name.");
-    await adapters.store.removeAll(tenant);
+    await adapters.store.removeAll(requireTenant(context.req.param("tenant")));
     return context.body(null, 204);
   });
 
   app.delete("/v1/adapters/:tenant/:hash", async (context) => {
-    const { tenant, hash } = namesOf(context.req.param());
+    const { tenant, hash } = requireFileNames(context.req.param(), missing);
     await adapters.store.remove(tenant, hash);
     return context.body(null, 204);
   });
@@ -79,11 +76,6 @@ export async function requireAdapters(batch: BatchRequest, store: Adapters["stor
   for (const hash of ownAdaptersOf(batch)) {
     if (!(await store.has(batch.sequences[0].tenant, hash))) throw missing(hash);
   }
-}
-
-function namesOf({ tenant, hash }: { tenant: string; hash: string }): { tenant: string; hash: string } {
-  if (!tenantPattern.test(tenant) || !hashPattern.test(hash)) throw missing(hash.slice(0, 64));
-  return { tenant, hash };
 }
 
 function missing(hash: string): ServiceError {

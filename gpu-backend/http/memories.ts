@@ -2,18 +2,17 @@
 import type { Context, Hono } from "hono";
 import {
   type BatchRequest,
-  hashPattern,
   heartbeatMs,
   type MemoryProgress,
   memoryRequestSchema,
 } from "../../shared/contracts/inference.ts";
-import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { memoriesByTenant } from "../host/client.ts";
 import type { MemoryService, RunningBuild } from "../host/memories/service.ts";
 import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import { readBody } from "./middleware.ts";
+import { requireFileNames, requireTenant } from "./tenant-paths.ts";
 
 type Memories = Pick<MemoryService, "begin" | "remove" | "store">;
 
@@ -24,7 +23,7 @@ export function addMemoryRoutes(
 ): void {
   /** The body is `memoryProgressSchema` lines. The work ends when the caller leaves; what was computed until then stays. */
   app.put("/v1/memories/:tenant/:hash", async (context) => {
-    const { tenant, hash } = namesOf(context.req.param());
+    const { tenant, hash } = requireFileNames(context.req.param(), missing);
     const request = await readBody(context, memoryRequestSchema);
     const left = new AbortController();
     const signal = AbortSignal.any([context.req.raw.signal, left.signal]);
@@ -51,14 +50,10 @@ export function addMemoryRoutes(
     });
   });
 
-  app.delete("/v1/memories/:tenant", async (context) => {
-    const tenant = context.req.param("tenant");
-    if (!tenantPattern.test(tenant)) throw new ServiceError("not_found", "This is no tenant's name.");
-    return remove(context, tenant, null);
-  });
+  app.delete("/v1/memories/:tenant", (context) => remove(context, requireTenant(context.req.param("tenant")), null));
 
   app.delete("/v1/memories/:tenant/:hash", async (context) => {
-    const { tenant, hash } = namesOf(context.req.param());
+    const { tenant, hash } = requireFileNames(context.req.param(), missing);
     return remove(context, tenant, hash);
   });
 
@@ -73,11 +68,6 @@ export async function requireMemories(batch: BatchRequest, store: Memories["stor
   for (const { tenant, hash } of memoriesByTenant(batch)) {
     if (!(await store.has(tenant, hash))) throw missing(hash);
   }
-}
-
-function namesOf({ tenant, hash }: { tenant: string; hash: string }): { tenant: string; hash: string } {
-  if (!tenantPattern.test(tenant) || !hashPattern.test(hash)) throw missing(hash.slice(0, 64));
-  return { tenant, hash };
 }
 
 function missing(hash: string): ServiceError {

@@ -7,7 +7,7 @@ import { ServiceError } from "../../../shared/errors.ts";
 import type { EngineInfo } from "../../engine/messages.ts";
 import { unavailable } from "../../engine/refusals.ts";
 import type { TenantStore } from "../../tenant-files/tenant-store.ts";
-import type { EngineClient } from "../client.ts";
+import { type EngineClient, tracedPrompt } from "../client.ts";
 import { cancelled, MakingQueue } from "../own-adapters/making-queue.ts";
 import { MemoryBuild } from "./build.ts";
 import { type DocumentTokenizer, encodeDocuments } from "./document-windows.ts";
@@ -113,10 +113,7 @@ export class MemoryService {
     signal: AbortSignal,
   ): Promise<Int8Array[]> {
     const batch = this.#parts.newId();
-    const sequences = prompts.map((promptIds, i) => ({
-      ...{ id: `memory-${batch}-${i}`, tenant, promptIds, continuedIds: [], maxTokens: 0 },
-      ...{ sampling: { temperature: 0 }, promptLogprobs: false, compare: false },
-    }));
+    const sequences = prompts.map((promptIds, i) => tracedPrompt(`memory-${batch}-${i}`, tenant, promptIds));
     return this.#servingSet(manifestHash).engine.keysOf(sequences, signal);
   }
 

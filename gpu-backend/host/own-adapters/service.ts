@@ -9,7 +9,7 @@ import { ownAdapterHash } from "../../adapters/own/artifact.ts";
 import type { EngineInfo } from "../../engine/messages.ts";
 import { unavailable } from "../../engine/refusals.ts";
 import { fileBytes, type TenantStore } from "../../tenant-files/tenant-store.ts";
-import type { EngineClient } from "../client.ts";
+import { type EngineClient, tracedPrompt } from "../client.ts";
 import type { FitClient } from "./fit-client.ts";
 import { MakingQueue } from "./making-queue.ts";
 
@@ -122,15 +122,6 @@ export class OwnAdapterService {
       throw refuse(`Token id ${beyond} is out of the vocabulary of ${manifest.model.vocabularySize} ids, from 0.`);
     }
     const batch = this.#parts.newId();
-    return readable.map((promptIds, i) => ({
-      id: `adapter-${batch}-${i}`,
-      tenant,
-      promptIds,
-      continuedIds: [],
-      maxTokens: 0,
-      sampling: { temperature: 0 },
-      promptLogprobs: false,
-      compare: false,
-    }));
+    return readable.map((promptIds, i) => tracedPrompt(`adapter-${batch}-${i}`, tenant, promptIds));
   }
 }

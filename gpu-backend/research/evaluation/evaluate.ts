@@ -2,9 +2,7 @@
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { isAutoOff, manifestFile, parseManifest } from "../../../shared/artifacts/manifest.ts";
-import { defaultCalibration } from "../../../shared/math/evidence.ts";
-import { gatesAt } from "../../training/bank/measure.ts";
+import { manifestFile, parseManifest } from "../../../shared/artifacts/manifest.ts";
 import { readServedBank } from "../../training/bank/served-bank.ts";
 import { readBase, type TrainingBase } from "../../training/base.ts";
 import { readLock } from "../../training/corpus/lock.ts";
@@ -12,7 +10,7 @@ import type { CorpusSource } from "../../training/corpus/read-corpus.ts";
 import type { Progress } from "../../training/progress.ts";
 import { type Evaluation, rounded } from "./data.ts";
 import { measureSources } from "./measure.ts";
-import type { Placement } from "./plans.ts";
+import { placementOf } from "./plans.ts";
 import { Scorer } from "./scorer.ts";
 import { heldOutTexts, lockedTexts } from "./sources.ts";
 
@@ -48,14 +46,9 @@ export async function evaluateOn(
   const sources = corpora
     ? await heldOutTexts(corpora, tokenizer, texts)
     : await lockedTexts(corpusFolder, tokenizer, texts);
-  const { table, adapters, scales } = await readServedBank(artifacts, manifest);
-  const placement: Placement = {
-    ...{ table, centroids: adapters.centroids, staticGates: adapters.network.staticGates },
-    gates: Array.from(scales, (scale, k) => gatesAt(adapters, k, scale)),
-    isOff: manifest.centroids.map(isAutoOff),
-    prefixTokens: manifest.embedding.prefixTokens,
-    calibration: manifest.evidence ?? defaultCalibration,
-  };
+  const served = await readServedBank(artifacts, manifest);
+  const { adapters } = served;
+  const placement = placementOf(served, manifest);
   const { vocabularySize, hiddenSize } = base.config;
   const head = { vocabularySize, hiddenSize, tokenEmbedding };
   const manifestHash = createHash("sha256").update(json).digest("hex");

@@ -1,4 +1,5 @@
 /** How the prompt of a text decides what answers it, as the edge plans it and the engine weighs it. Pure. */
+import { isAutoOff, type Manifest } from "../../../shared/artifacts/manifest.ts";
 import {
   type CentroidVectors,
   type EdgeTable,
@@ -6,12 +7,15 @@ import {
   rankCentroids,
 } from "../../../shared/math/assignment.ts";
 import {
+  defaultCalibration,
   type EvidenceCalibration,
   type MixtureWeights,
   positionsOfEvidence,
   priorsOf,
   weigh,
 } from "../../../shared/math/evidence.ts";
+import { gatesAt } from "../../training/bank/measure.ts";
+import type { ServedBank } from "../../training/bank/served-bank.ts";
 
 /** What plans read of the artifacts. */
 export interface Placement {
@@ -26,6 +30,17 @@ export interface Placement {
   /** Prompt tokens that assign. */
   prefixTokens: number;
   calibration: EvidenceCalibration;
+}
+
+/** Of artifacts as they are served. */
+export function placementOf({ table, adapters, scales }: ServedBank, manifest: Manifest): Placement {
+  return {
+    ...{ table, centroids: adapters.centroids, staticGates: adapters.network.staticGates },
+    gates: Array.from(scales, (scale, k) => gatesAt(adapters, k, scale)),
+    isOff: manifest.centroids.map(isAutoOff),
+    prefixTokens: manifest.embedding.prefixTokens,
+    calibration: manifest.evidence ?? defaultCalibration,
+  };
 }
 
 /** Experts of a prompt; the first is the base. */

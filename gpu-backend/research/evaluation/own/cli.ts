@@ -1,15 +1,14 @@
 /** `chameleon eval:own`: what documents as a memory gain, beside adapters and a passage in the prompt. */
 import { availableParallelism } from "node:os";
-import { fileURLToPath } from "node:url";
 import { Option } from "commander";
 import { count, createCommand, runCommand } from "../../../command-line.ts";
 import { writeWhole } from "../../../files.ts";
+import { embeddedModel } from "../../../models/embedded.ts";
 import { defaultCorpusFolder, shownCorpusFolder } from "../../../training/corpus/lock.ts";
 import { commandProgress, interruptionSignal } from "../../../training/progress.ts";
 import { evaluateOwn } from "./evaluate.ts";
 import { fitTable, ownKindTable, ownMeanTable } from "./render.ts";
 
-const embeddedModel = fileURLToPath(new URL("../../../models/smollm2-135m", import.meta.url));
 const progress = commandProgress(() => performance.now());
 const interruption = interruptionSignal(() => performance.now());
 

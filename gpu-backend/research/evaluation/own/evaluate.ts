@@ -1,19 +1,17 @@
 /** Measures what documents as a memory gain, fits how memories count, and compares with what else could be done with the same text. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { isAutoOff, manifestFile, parseManifest } from "../../../../shared/artifacts/manifest.ts";
-import { defaultCalibration } from "../../../../shared/math/evidence.ts";
+import { manifestFile, parseManifest } from "../../../../shared/artifacts/manifest.ts";
 import { defaultMemoryRule, type MemoryRule } from "../../../../shared/math/memory.ts";
 import { openBase } from "../../../models/base.ts";
 import { addEmbedding } from "../../../runtime/products.ts";
 import type { Bank } from "../../../runtime/step.ts";
-import { gatesAt } from "../../../training/bank/measure.ts";
 import { readServedBank } from "../../../training/bank/served-bank.ts";
 import { readBase } from "../../../training/base.ts";
 import { readLock } from "../../../training/corpus/lock.ts";
 import type { Progress } from "../../../training/progress.ts";
 import { rounded } from "../data.ts";
-import type { Placement } from "../plans.ts";
+import { placementOf } from "../plans.ts";
 import { Scorer } from "../scorer.ts";
 import { type Fit, groups, type OwnEvaluation } from "./data.ts";
 import { fitWeights } from "./fit.ts";
@@ -51,14 +49,9 @@ export async function evaluateOwn(
   const manifest = parseManifest(await readFile(join(artifacts, manifestFile), "utf8"));
   const { lock, hash } = await readLock();
   const kinds = await lockedKinds(corpusFolder, base.tokenizer, texts);
-  const { table, adapters, scales } = await readServedBank(artifacts, manifest);
-  const placement: Placement = {
-    ...{ table, centroids: adapters.centroids, staticGates: adapters.network.staticGates },
-    gates: Array.from(scales, (scale, k) => gatesAt(adapters, k, scale)),
-    isOff: manifest.centroids.map(isAutoOff),
-    prefixTokens: manifest.embedding.prefixTokens,
-    calibration: manifest.evidence ?? defaultCalibration,
-  };
+  const served = await readServedBank(artifacts, manifest);
+  const { adapters } = served;
+  const placement = placementOf(served, manifest);
   const { vocabularySize, hiddenSize } = base.config;
   const head = { vocabularySize, hiddenSize, tokenEmbedding: base.tokenEmbedding };
   const trunk = await base.openTrunk(threads, format);

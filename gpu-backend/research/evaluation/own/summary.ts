@@ -97,11 +97,6 @@ export function gainOver(kinds: readonly ScoredKind[], name: string): Estimate {
   return overSources(kinds.map((kind) => differences(kind, name)))!;
 }
 
-/** Tokens of a greedy suggestion by the base that the author wrote, mean over kinds. */
-export function suggestedByBase(kinds: readonly ScoredKind[]): number {
-  return mean(kinds.map(({ scores }) => mean(scores.base.map(suggestedTokens))));
-}
-
 function mean(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
