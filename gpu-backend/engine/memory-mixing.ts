@@ -18,7 +18,7 @@ import type { Found } from "../memory/search.ts";
 import type { RowOutput } from "../runtime/step.ts";
 import type { Head } from "./head-rows.ts";
 import { type HeadResult, headResult, isGreedy } from "./sampler.ts";
-import type { LogitChange } from "./sequence.ts";
+import { forbidden, type LogitChange } from "./sequence.ts";
 
 /** What a memory says at one position. */
 export interface MemorySays {
@@ -34,11 +34,28 @@ export function saysOf(found: Found, rule: MemoryRule): MemorySays {
   return { found, probabilities, greatest: Math.max(0, ...probabilities.values()) };
 }
 
-/** λ of each memory before its brake, beside the model's distribution in a head row; 0 for a memory without keys. */
-export function weightOf({ found, greatest }: MemorySays, row: HeadResult, rule: MemoryRule): number {
+/** λ of a memory before its brake; 0 for one without keys. `model`: the model's greatest probability there. */
+export function weightOf({ found, greatest }: MemorySays, model: number, rule: MemoryRule): number {
   if (found.cosines.length === 0) return 0;
-  const model = Math.exp(row.topScores[0] - row.logSumExp);
   return memoryWeight(rule, { cosine: found.cosines[0], memory: greatest, model });
+}
+
+/** The greatest probability in a head row. */
+export function greatestOf({ topScores, logSumExp }: Pick<HeadResult, "topScores" | "logSumExp">): number {
+  return Math.exp(topScores[0] - logSumExp);
+}
+
+/** The sum and the greatest score of a row as they were before the request's changes, without the forbidden tokens. */
+function unchanged(row: HeadResult, changes: readonly LogitChange[]): Pick<HeadResult, "topScores" | "logSumExp"> {
+  if (changes.length === 0) return row;
+  const scores = row.scores!.slice();
+  for (const { id, penalty, value } of changes) {
+    const score = scores[id] - value;
+    scores[id] = value === forbidden ? Number.NEGATIVE_INFINITY : score > 0 ? score * penalty : score / penalty;
+  }
+  const highest = scores.reduce((most, score) => Math.max(most, score));
+  const sum = scores.reduce((all, score) => all + Math.exp(score - highest), 0);
+  return { topScores: Float32Array.of(highest), logSumExp: highest + Math.log(sum) };
 }
 
 /** A head row mixed with memories. */
@@ -60,17 +77,22 @@ export function mixMemories(
   { rule, brakes }: { rule: MemoryRule; brakes: BrakeWeights },
   { changes = [], targetId, temperature }: { changes?: Iterable<LogitChange>; targetId: number; temperature: number },
 ): MixedRow {
-  const weights = says.map((one) => weightOf(one, row, rule));
+  const changed = [...changes];
+  const before = unchanged(row, changed);
+  const weights = says.map((one) => weightOf(one, greatestOf(before), rule));
   const shares = memoryShares(rule, weights, brakes);
   const left = 1 - shares.reduce((sum, share) => sum + share, 0);
+  // The row is of probabilities whose sum the changes have scaled by this.
+  const scale = Math.exp(before.logSumExp - row.logSumExp);
   const added = says.map(
     ({ probabilities }, m) =>
-      new Map(probabilities.entries().map(([id, probability]) => [id, shares[m] * probability])),
+      new Map(probabilities.entries().map(([id, probability]) => [id, scale * shares[m] * probability])),
   );
-  for (const { id, penalty, value } of changes) {
+  for (const { id, penalty, value } of changed) {
     for (const [m, { probabilities }] of says.entries()) {
       const probability = probabilities.get(id);
-      if (probability !== undefined) added[m].set(id, shares[m] * probability ** penalty * Math.exp(value));
+      if (probability === undefined) continue;
+      added[m].set(id, shares[m] * probability ** penalty * Math.exp(value + before.logSumExp - row.logSumExp));
     }
   }
   const sums = new Map<number, number>();

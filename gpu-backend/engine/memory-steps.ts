@@ -8,7 +8,7 @@ import { brakePositions, type MemoryRule, weighBrakes } from "../../shared/math/
 import type { OpenMemory } from "../memory/memory-cache.ts";
 import type { KvStore, ModelRunner, Pass } from "../runtime/model-runner.ts";
 import { type Head, HeadRows } from "./head-rows.ts";
-import { type MemorySays, saysOf, weightOf } from "./memory-mixing.ts";
+import { greatestOf, type MemorySays, saysOf, weightOf } from "./memory-mixing.ts";
 import { composeHead } from "./pass.ts";
 import { notFinite } from "./refusals.ts";
 import { headResult, logprobOfTarget } from "./sampler.ts";
@@ -50,7 +50,7 @@ export async function chooseBrakes(
   if (!model.every(Number.isFinite)) return notFinite("the probability of a token of its prompt");
   const evidence = memories.map((_, m) =>
     positions.map((t, x) => ({
-      weight: weightOf(says[x][m], results[x], rule),
+      weight: weightOf(says[x][m], greatestOf(results[x]), rule),
       probability: says[x][m].probabilities.get(ids[t + 1]) ?? 0,
     })),
   );

@@ -56,7 +56,7 @@ export interface LogitChange {
 }
 
 /** Added to the logit of a forbidden token. Finite, as not every device computes with infinities; its exponential is 0. */
-const forbidden = -1e9;
+export const forbidden = -1e9;
 
 const noIds: ReadonlySet<number> = new Set();
 

@@ -2,7 +2,7 @@
 import { expect, test } from "vitest";
 import { type MemorySays, mixMemories, saysOf, sourcesOf } from "../../../../gpu-backend/engine/memory-mixing.ts";
 import { type HeadResult, logprobOf, sampleToken } from "../../../../gpu-backend/engine/sampler.ts";
-import type { LogitChange } from "../../../../gpu-backend/engine/sequence.ts";
+import { forbidden, type LogitChange } from "../../../../gpu-backend/engine/sequence.ts";
 import { samplingWith } from "../../../../shared/contracts/sampling.ts";
 import { memoryShares, memoryWeight, defaultMemoryRule as rule } from "../../../../shared/math/memory.ts";
 import { seededRandom } from "../../../support/steps.ts";
@@ -42,8 +42,18 @@ function says(best: number): MemorySays {
   return saysOf({ cosines, nextIds, positions: Int32Array.from(nextIds.keys()) }, rule);
 }
 
-/** Probabilities [V] of the mixture, from the model's logits with the request's changes. */
-function reference(logits: Float32Array, memories: MemorySays[], brakes: number[][], changes: LogitChange[]): number[] {
+/** A logit with a request's change. */
+function changed(logit: number, { penalty, value }: Omit<LogitChange, "id">): number {
+  return (logit > 0 ? logit / penalty : logit * penalty) + value;
+}
+
+/**
+ * Probabilities [V] of the mixture of the model's logits and the memories, changed by a request: a change that scales the model's
+ * odds of a token does so to what memories add to it. Of what is forbidden neither says anything.
+ */
+function reference(plain: Float32Array, memories: MemorySays[], brakes: number[][], changes: LogitChange[]): number[] {
+  const isForbidden = (id: number) => changes.some((change) => change.id === id && change.value === forbidden);
+  const logits = plain.map((logit, id) => (isForbidden(id) ? -Infinity : logit));
   const sum = logSum(logits, 1);
   const model = Array.from(logits, (logit) => Math.exp(logit - sum));
   const weights = memories.map(({ found, probabilities }) =>
@@ -61,7 +71,8 @@ function reference(logits: Float32Array, memories: MemorySays[], brakes: number[
       const own = probabilities.get(id);
       return own === undefined ? 0 : shares[m] * Math.exp(Math.log(own) * penalty + value);
     });
-    return left * p + ofMemories.reduce((total, more) => total + more, 0);
+    const factor = p === 0 ? 0 : Math.exp(changed(logits[id], { penalty, value }) - logits[id]);
+    return left * p * factor + ofMemories.reduce((total, more) => total + more, 0);
   });
   const total = mixed.reduce((all, p) => all + p, 0);
   return mixed.map((p) => p / total);
@@ -76,9 +87,11 @@ const cases = [0, 0.3, 1, 2].flatMap((temperature) =>
     [],
     [
       { id: 5, penalty: 1.5, value: -1 },
-      { id: 9, penalty: 1, value: -1e9 },
+      { id: 9, penalty: 1, value: forbidden },
       { id: 20, penalty: 1, value: 3 },
     ],
+    // A choice between tokens.
+    [2, 7, 11].map((id) => ({ id, penalty: 1, value: 100 })),
   ].map((changes) => ({ temperature, changes })),
 );
 
@@ -87,12 +100,10 @@ test.each(cases)(`equals the formula at temperature $temperature, $changes.lengt
   const scaled = temperature || 1;
   for (let round = 0; round < 20; round++) {
     const logits = Float32Array.from({ length: V }, () => 12 * random() - 6);
-    for (const { id, penalty, value } of changes) {
-      logits[id] = (logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty) + value;
-    }
     const memories = [says(0.95), says(0.7)];
     const targetId = memories[0].found.nextIds[3];
     const expected = reference(logits, memories, brakes, changes);
+    for (const { id, ...change } of changes) logits[id] = changed(logits[id], change);
     const row = rowOf(logits, scaled, targetId);
     const {
       row: mixed,
