@@ -33,7 +33,7 @@ import { Tracer } from "./http/tracing.ts";
 import { isInBlocks, readBaseConfig } from "./models/base.ts";
 import { addFlags, environmentNotes } from "./settings.ts";
 import { tenantDirectory } from "./tenant-files/tenant-files.ts";
-import { removeUnsealed, TenantStore } from "./tenant-files/tenant-store.ts";
+import { TenantStore } from "./tenant-files/tenant-store.ts";
 
 /** Timeout for connections to receive their last frames when the backend ends, in milliseconds. */
 const closeMs = 1000;
@@ -85,7 +85,6 @@ async function run(config: BackendConfig): Promise<void> {
   const isTooMuch = memory.plannedBytes > memory.limitBytes;
   // Before the model is loaded, in case the process does not survive that.
   if (isTooMuch) log("warn", "memory", memoryFields);
-  await removeUnsealed(config.dataDirectory);
   const store = new TenantStore({
     directory: tenantDirectory(config.dataDirectory, "adapters"),
     tenantBytes: config.tenantAdapterBytes,

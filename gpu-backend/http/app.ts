@@ -20,7 +20,7 @@ import type { ServingSets } from "../host/sets/serving-sets.ts";
 import { addAdapterRoutes, requireAdapters } from "./adapters.ts";
 import { type BatchOutcome, frameStream } from "./frame-stream.ts";
 import { centroidLabel, type Log } from "./log.ts";
-import { addMemoryRoutes, requireMemories } from "./memories.ts";
+import { addMemoryRoutes, doubtMemories, requireMemories } from "./memories.ts";
 import type { Metrics } from "./metrics.ts";
 import {
   type CallVerifier,
@@ -87,7 +87,11 @@ export function createApp(parts: AppParts): Hono {
         ...outcome,
       });
     };
-    const body = frameStream(engine, batch, ended, tracer?.watch(batch) ?? undefined);
+    const trace = tracer?.watch(batch);
+    const body = frameStream(engine, batch, ended, (frame) => {
+      doubtMemories(batch, frame, memories.store);
+      trace?.(frame);
+    });
     metrics.batchAccepted(batch);
     return context.body(body, 200, {
       "content-type": "application/x-ndjson",

@@ -25,10 +25,8 @@ export interface TenantFilesSettings {
   tenantBytes: number;
 }
 
-export const tenantFileKinds = ["adapters", "memories"] as const;
-
 /** Where the files of a kind are. */
-export function tenantDirectory(dataDirectory: string, kind: (typeof tenantFileKinds)[number]): string {
+export function tenantDirectory(dataDirectory: string, kind: "adapters" | "memories"): string {
   return join(dataDirectory, "tenants", kind);
 }
 

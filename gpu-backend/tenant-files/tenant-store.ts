@@ -11,7 +11,7 @@ import { nullIfMissing, removeUnfinished, type WriteSystem, writeWhole } from ".
 import { LruCache } from "../lru.ts";
 import { type FilePlan, PartialFile, plannedBytes, unwrittenBytes } from "./partial-file.ts";
 import { keyBytes, sealEnd, sealedBytes, sealRecord } from "./sealed-records.ts";
-import { partialSuffix, TenantFiles, type TenantFilesSettings, tenantFileKinds } from "./tenant-files.ts";
+import { partialSuffix, TenantFiles, type TenantFilesSettings } from "./tenant-files.ts";
 
 /** A partial file that nobody has continued for so long, in milliseconds, is removed. */
 export const leftoverMs = 86_400_000;
@@ -181,6 +181,12 @@ export class TenantStore {
     return about.size;
   }
 
+  /** Has a file checked before it counts as there again, because a reader has found it missing or damaged. */
+  doubt(tenant: string, hash: string): void {
+    const known = this.#index.get(this.files.pathOf(tenant, hash));
+    if (known) known.isIntact = false;
+  }
+
   async has(tenant: string, hash: string): Promise<boolean> {
     return (await this.bytesOf(tenant, hash)) !== null;
   }
@@ -332,15 +338,6 @@ export class TenantStore {
     found.sort((a, b) => a.usedMs - b.usedMs);
     this.#index = new Map(found.map(({ path, bytes }) => [path, { bytes, isIntact: false }]));
     return this.#index;
-  }
-}
-
-/** Removes what earlier versions left below DATA_DIR/tenants: adapters that are not encrypted. */
-export async function removeUnsealed(dataDirectory: string): Promise<void> {
-  const directory = join(dataDirectory, "tenants");
-  for (const name of await readdir(directory).catch(() => [])) {
-    if (tenantFileKinds.some((kind) => kind === name)) continue;
-    await rm(join(directory, name), { recursive: true, force: true }).catch(() => undefined);
   }
 }
 

@@ -6,7 +6,7 @@
  * bytes, PUT for one that another backend made, DELETE. A batch whose adapter is not here is refused with
  * `adapter_not_found`: PUT it, and send the batch again. PUT `/v1/memories/TENANT/HASH` makes a memory of documents, or what of it is
  * missing, and answers `memoryProgressSchema` lines; DELETE takes it, and `/v1/memories/TENANT` all of a tenant's. A batch whose
- * memory is not here is refused with `memory_not_found`. The header `numericsHeader` travels with batches,
+ * memory is not here is refused with `memory_not_found`; so ends a sequence whose memory cannot be read. The header `numericsHeader` travels with batches,
  * `nameHeader` with every answer and some calls, `loadHeader` with every answer (backend-headers.ts). Not here: anything a public client sees.
  */
 import { z } from "zod";

@@ -183,24 +183,32 @@ describe("an adapter of documents", () => {
     expect(await assigned.text()).not.toContain("notes");
   });
 
-  test("is put to a backend that lacks it, which then answers", async () => {
-    const seen = backendRemembers(() => [{ type: "progress", tokens: 1, totalTokens: 8 }, ready]);
-    await create({ documents: noting });
-    let batches = 0;
-    network.use(
-      http.post(`${backendUrl}/v1/batches`, async ({ request }) => {
-        const batch = batchRequestSchema.parse(await request.json());
-        if (++batches === 1) {
-          return HttpResponse.json({ error: { message: "no memory", code: "memory_not_found" } }, { status: 404 });
-        }
-        return new HttpResponse(saying(batch.sequences[0].id, "ok").map(frameLine).join(""));
-      }),
-    );
-    const answered = await app().complete({ model: "gpt2:notes", prompt: "aa", max_tokens: 2 }, { headers: mine });
-    expect(answered.status, await answered.clone().text()).toBe(200);
-    expect(seen.puts).toHaveLength(2);
-    expect(seen.puts[1]).toEqual(seen.puts[0]);
-  });
+  test.each([false, true])(
+    "is put to a backend that lacks it, which then answers; its file is damaged: %s",
+    async (isDamaged) => {
+      const seen = backendRemembers(() => [{ type: "progress", tokens: 1, totalTokens: 8 }, ready]);
+      await create({ documents: noting });
+      let batches = isDamaged ? -1 : 0;
+      network.use(
+        http.post(`${backendUrl}/v1/batches`, async ({ request }) => {
+          const batch = batchRequestSchema.parse(await request.json());
+          batches++;
+          if (batches === 0) {
+            const error = { kind: "memory_not_found" as const, message: "no memory", retryAfterSeconds: null };
+            return new HttpResponse(frameLine({ type: "error", id: batch.sequences[0].id, ...error }));
+          }
+          if (batches === 1) {
+            return HttpResponse.json({ error: { message: "no memory", code: "memory_not_found" } }, { status: 404 });
+          }
+          return new HttpResponse(saying(batch.sequences[0].id, "ok").map(frameLine).join(""));
+        }),
+      );
+      const answered = await app().complete({ model: "gpt2:notes", prompt: "aa", max_tokens: 2 }, { headers: mine });
+      expect(answered.status, await answered.clone().text()).toBe(200);
+      expect(seen.puts).toHaveLength(2);
+      expect(seen.puts[1]).toEqual(seen.puts[0]);
+    },
+  );
 
   test("that no backend can make leaves nothing behind, and costs nothing", async () => {
     const seen = backendRemembers(() => unavailable());

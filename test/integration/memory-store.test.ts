@@ -1,5 +1,5 @@
 /** Memories in real processes: built of documents, served, kept over restarts and kills, deleted for good. */
-import { mkdtemp, readdir, readFile, rm, stat } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -151,6 +151,34 @@ test.each<NodeJS.Signals | "leave">(["SIGKILL", "leave"])(
     if (again.type === "ready") expect(again.computedTokens).toBeLessThanOrEqual(again.tokens - done);
   },
 );
+
+test.each<[string, (file: string) => Promise<void>]>([
+  [
+    "another byte",
+    async (file) => {
+      const bytes = await readFile(file);
+      bytes[bytes.length >> 1] ^= 1;
+      await writeFile(file, bytes);
+    },
+  ],
+  ["a cut end", async (file) => truncate(file, (await stat(file)).size - 100)],
+])("a memory's file with %s counts as missing once a reader has met it, and is made again", async (how, damage) => {
+  const documents = documentsOf(2, 100, 300 + how.length);
+  expect(await made(documents)).toMatchObject({ type: "ready" });
+  const hash = await memoryHash("acme", backend.manifestHash, documents);
+  const files = await readdir(join(data, "tenants"), { recursive: true });
+  await damage(join(data, "tenants", files.find((name) => name.endsWith(hash))!));
+  for (let sent = 0, isMissing = false; !isMissing; sent++) {
+    expect(sent, "batches that were accepted").toBeLessThan(2);
+    const answered = await backend.post("/v1/batches", await reading(`damaged-${how.length}-${sent}`, documents));
+    isMissing = answered.status === 404;
+    if (isMissing) await answered.body!.cancel();
+    else expect((await allFrames(answered)).at(-1)).toMatchObject({ type: "error", kind: "memory_not_found" });
+  }
+  expect(await made(documents)).toMatchObject({ type: "ready" });
+  const frames = await allFrames(await backend.post("/v1/batches", await reading(`mended-${how.length}`, documents)));
+  expect(frames.at(-1)).toMatchObject({ type: "done" });
+});
 
 test("bodies, names and hashes that are none are refused", async () => {
   const documents = documentsOf(1, 50);

@@ -12,7 +12,6 @@ import { TenantFiles } from "../../../../gpu-backend/tenant-files/tenant-files.t
 import {
   fileBytes,
   leftoverMs,
-  removeUnsealed,
   TenantStore,
   type TenantStoreSettings,
 } from "../../../../gpu-backend/tenant-files/tenant-store.ts";
@@ -269,13 +268,6 @@ test("a disk that refuses to remove what a killed process left still serves file
   await store.keep("acme", two, content);
   expect(await store.read("acme", two)).toEqual(content);
   expect(await filesOf("acme")).toContain(".unfinished-a");
-});
-
-test("adapters that an earlier version left unencrypted are removed", async () => {
-  const kept = join(directory, "tenants", "adapters");
-  for (const folder of [kept, join(directory, "tenants", one)]) await mkdir(folder, { recursive: true });
-  await removeUnsealed(directory);
-  expect(await readdir(join(directory, "tenants"))).toEqual(["adapters"]);
 });
 
 describe("a file that is written record by record", () => {
