@@ -1,14 +1,12 @@
 /**
- * A tenant's own adapters: POST makes one of documents, which become its memory (memories.ts), and of example texts, which parts are
+ * A tenant's own adapters: POST makes one of documents, which become its memory (memories.ts), and of examples, which it is
  * fitted to; GET lists them or one, DELETE deletes one.
  */
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { createAdapterRequestSchema } from "../../shared/contracts/openai.ts";
 import type { AdapterDeleted, AdapterList } from "../../shared/contracts/responses.ts";
-import { ServiceError } from "../../shared/errors.ts";
-import { promptEmbedding } from "../../shared/math/assignment.ts";
-import type { Artifacts } from "../artifacts/artifacts.ts";
+import { encodeExamples } from "../plan/examples.ts";
 import { serverTiming } from "../platform/server-timing.ts";
 import { requireFreeName } from "../tenants/own-adapters.ts";
 import { adapterObject, adapterResponse, notFound, requireRoom } from "./adapter-object.ts";
@@ -27,10 +25,9 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   const own = adapters.of(tenant);
   requireRoom(await own.roomFor(name), name);
   const startedMs = now();
-  const encoded = examples && encodeExamples(examples, artifacts);
+  const encoded = examples && encodeExamples(examples, artifacts, now());
   const remembered = documents && encodeDocuments(documents, artifacts);
-  const ofExamples = (encoded ?? []).reduce((sum, ids) => sum + ids.length, 0);
-  const tokens = ofExamples + (remembered?.tokens ?? 0);
+  const tokens = (encoded?.tokens ?? 0) + (remembered?.tokens ?? 0);
   const timings: Record<string, number> = { tokenize: now() - startedMs };
 
   const { signal } = c.req.raw;
@@ -40,13 +37,14 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   let status: 201 | 202 = 201;
   const make = async () => {
     if (encoded) {
-      const centroid = [...centroidOf(encoded, artifacts)];
-      const request = { manifestHash, tenant, centroid, examples: encoded };
+      const centroid = [...encoded.centroid];
+      const request = { manifestHash, tenant, centroid, examples: encoded.examples };
       const made = await adapters.create({ version: contractVersion, ...request }, signal, () => {
         isBegun = true;
       });
       const { hash, parts, gain } = made;
-      const adapter = { name, hash, manifestHash, centroid, parts, gain, examples: encoded.length, tokens: ofExamples };
+      const counts = { examples: encoded.examples.length, tokens: encoded.tokens };
+      const adapter = { name, hash, manifestHash, centroid, parts, gain, ...counts };
       const file = Uint8Array.fromBase64(made.file).buffer;
       requireRoom(await own.add({ ...adapter, created: Math.floor(now() / 1000) }, file, made.copy), name);
       Object.assign(timings, { hidden: made.timings.hiddenMs, fit: made.timings.fitMs });
@@ -106,35 +104,3 @@ export const deleteAdapter: RouteHandler = async (c, dependencies) => {
 };
 
 function noop(): void {}
-
-/** Throws invalid_request for texts that are too short or, together, too long. */
-function encodeExamples(examples: readonly string[], { tokenizer, manifest }: Artifacts): number[][] {
-  const refuse = (message: string, param: string) =>
-    new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
-  // The backend adds one token.
-  const maxTokens = manifest.model.contextTokens - 1;
-  let total = 0;
-  return examples.map((text, i) => {
-    const ids = tokenizer.encode(text, maxTokens).slice(0, maxTokens);
-    const param = `examples[${i}]`;
-    if (ids.length < 2) throw refuse(`${param} has ${ids.length} tokens, the minimum is 2`, param);
-    total += ids.length;
-    if (total <= limits.adapterTokens) return ids;
-    throw refuse(
-      `examples[0] to ${param} have ${total} tokens together (of each ${maxTokens} at most), the maximum is ${limits.adapterTokens}`,
-      "examples",
-    );
-  });
-}
-
-/** The normalised mean of the examples' prompt embeddings, as training computes it from windows. */
-function centroidOf(examples: readonly number[][], { table, manifest }: Artifacts): Float32Array {
-  const sum = new Float32Array(table.dimensions);
-  for (const ids of examples) {
-    promptEmbedding(ids.slice(0, manifest.embedding.prefixTokens), table).forEach((value, p) => {
-      sum[p] += value;
-    });
-  }
-  const length = Math.hypot(...sum);
-  return length > 0 ? sum.map((value) => value / length) : sum;
-}

@@ -90,5 +90,5 @@ export const acceptanceMs = 3000;
 export const silenceMs = 3000;
 /** Timeout of a readiness probe. */
 export const probeMs = 2000;
-/** Timeout for making an adapter: a wait at a busy engine, and seconds of fitting for a wide base. */
-export const adapterMs = 120_000;
+/** Timeout for making an adapter: the most text takes a busy engine minutes, and a fit tens of seconds. */
+export const adapterMs = 360_000;

@@ -38,11 +38,9 @@ export function planChat(
 
 /** Only the messages' contents assign the prompt: the template's text is the same in every conversation. */
 function tokenized(messages: readonly ChatMessage[], artifacts: Artifacts, nowMs: number): TokenizedPrompt {
-  const { chatTemplate, tokenizer, manifest } = artifacts;
+  const { tokenizer, manifest } = artifacts;
   const { prefixTokens } = manifest.embedding;
-  const bound = contextBound("messages", "The conversation's prompt", artifacts);
-  const promptIds = encoded(messages, chatTemplate, nowMs, bound.maxTokens);
-  if (promptIds.length > bound.maxTokens) throw overlong(bound, bound.single, null);
+  const promptIds = encodeMessages(messages, artifacts, nowMs);
   const subjectIds: number[] = [];
   for (const { content } of messages) {
     if (subjectIds.length >= prefixTokens) break;
@@ -81,21 +79,24 @@ function contentSpans(messages: readonly ChatMessage[], promptIds: readonly numb
   return spans;
 }
 
-function encoded(
+/** The prompt of a conversation. Throws invalid_request or context_length_exceeded; `param` is the field that has it. */
+export function encodeMessages(
   messages: readonly ChatMessage[],
-  template: Artifacts["chatTemplate"],
+  artifacts: Artifacts,
   nowMs: number,
-  maxTokens: number,
+  param = "messages",
 ): number[] {
+  const bound = contextBound(param, "The conversation's prompt", artifacts);
   const refuse = (message: string, cause?: unknown) =>
-    new ServiceError("invalid_request", `Invalid request: ${message}.`, { param: "messages", cause });
+    new ServiceError("invalid_request", `Invalid request: ${message}.`, { param, cause });
   let promptIds: number[];
   try {
-    promptIds = template.encode(messages, nowMs, maxTokens);
+    promptIds = artifacts.chatTemplate.encode(messages, nowMs, bound.maxTokens);
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message.slice(0, 200) : "no reason given";
     throw refuse(`the model's chat template refuses these messages: ${reason}`, cause);
   }
   if (promptIds.length === 0) throw refuse("the model's chat template makes no text of these messages");
+  if (promptIds.length > bound.maxTokens) throw overlong(bound, bound.single, null);
   return promptIds;
 }

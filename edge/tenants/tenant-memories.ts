@@ -3,8 +3,9 @@
  * them. A job is stored until it is done, and an alarm continues it, so it survives the loss of the object and of the backend, which
  * resumes what it had begun. A change makes a new set of documents under a new hash; the old one serves until the new one is made.
  */
-import { contractVersion, type Documents, memoryHash } from "../../shared/contracts/inference.ts";
+import { contractVersion, type Documents } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
+import { memoryHash } from "../../shared/contracts/memory-hash.ts";
 import type { ErrorKind } from "../../shared/errors.ts";
 import { CallFailure } from "../dispatch/call-failure.ts";
 import type { AdapterCopy, BackendClient } from "../dispatch/client.ts";

@@ -24,7 +24,7 @@ const textPart = {
   properties: { type: { const: "text" }, text: { type: "string", maxLength: limits.bodyBytes } },
   required: ["type", "text"],
 };
-const messagesSchema = {
+export const messagesSchema = {
   type: "array",
   description: "The conversation; the model's chat template makes the prompt of it",
   minItems: 1,
@@ -117,19 +117,28 @@ function refuseUnbuilt(
 }
 
 function readMessages(value: unknown, context: z.RefinementCtx): ChatMessage[] {
-  const refuse = refuser(context, value);
-  if (!Array.isArray(value)) return refuse(`messages is ${kindOf(value)}; it must be a list of messages`);
-  if (value.length === 0) return refuse("messages is an empty list; at least one is needed");
+  const read = messagesIn(value, "messages");
+  return "fault" in read ? refuser(context, value)(read.fault, read.path) : read.messages;
+}
+
+/** The messages of a list called `name`, or what is wrong with it and where. */
+export function messagesIn(
+  value: unknown,
+  name: string,
+): { messages: ChatMessage[] } | { fault: string; path: number[] } {
+  const fault = (text: string, path: number[] = []) => ({ fault: text, path });
+  if (!Array.isArray(value)) return fault(`${name} is ${kindOf(value)}; it must be a list of messages`);
+  if (value.length === 0) return fault(`${name} is an empty list; at least one is needed`);
   if (value.length > limits.chatMessages) {
-    return refuse(`messages has ${value.length} entries, the maximum is ${limits.chatMessages}`);
+    return fault(`${name} has ${value.length} entries, the maximum is ${limits.chatMessages}`);
   }
   const messages: ChatMessage[] = [];
   for (const [i, message] of (value as unknown[]).entries()) {
-    const read = readMessage(message, `messages[${i}]`);
-    if (typeof read === "string") return refuse(read, [i]);
+    const read = readMessage(message, `${name}[${i}]`);
+    if (typeof read === "string") return fault(read, [i]);
     messages.push(read);
   }
-  return messages;
+  return { messages };
 }
 
 /** A message, or what is wrong with it; `at` is its place. */

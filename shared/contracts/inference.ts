@@ -10,7 +10,6 @@
  * `nameHeader` with every answer and some calls, `loadHeader` with every answer (backend-headers.ts). Not here: anything a public client sees.
  */
 import { z } from "zod";
-import { sha256Hex } from "../bytes.ts";
 import { errorKinds, type ServiceError } from "../errors.ts";
 import { traceparentPattern } from "../observability/trace-context.ts";
 import { limits } from "./limits.ts";
@@ -128,14 +127,22 @@ export const batchRequestSchema = z.strictObject({
   sequences: z.array(sequenceRequestSchema).min(1).max(sequencesPerBatch),
 });
 
+const exampleSchema = z
+  .strictObject({
+    ids: z.array(tokenId).min(2),
+    /** The tokens from this index on are learnt. */
+    from: z.int().min(1),
+  })
+  .refine(({ ids, from }) => from < ids.length, "from must be less than the number of ids");
 export const adapterRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   manifestHash: hash,
   tenant: tenantSchema,
   /** Mean of the examples' prompt embeddings, of length 1: the hyper-network's input. */
   centroid: z.array(z.number()).min(1),
-  /** Of two examples the adapter is the base: a gain needs three, one to make a part, one to choose and one to measure. */
-  examples: z.array(z.array(tokenId).min(2)).min(2).max(limits.adapterExamples),
+  examples: z.array(exampleSchema).min(2).max(limits.adapterExamples),
+  /** The gain is measured on these; absent: on some of the examples, which then make the adapter all the same. */
+  validation: z.array(exampleSchema).min(2).max(limits.adapterExamples).optional(),
 });
 const gain = z.object({ nats: z.number(), ci95: z.tuple([z.number(), z.number()]), tokens: z.int() });
 export const adapterAnswerSchema = z.object({
@@ -143,8 +150,12 @@ export const adapterAnswerSchema = z.object({
   hash,
   /** Each part's gain on top of those before it, on the examples that decided whether it is kept: an optimistic figure. */
   parts: z.array(z.object({ name: z.enum(["gates", "unigram"]), kept: z.boolean(), gain })),
-  /** On examples that neither made nor chose the parts (nested cross-validation); null where the adapter is the base. */
+  /** Over what is served without it, on examples that did not make it; null where the adapter is the base. */
   gain: gain.nullable(),
+  /** Whether the adapter changes anything: its gain's interval lies above zero. */
+  kept: z.boolean(),
+  /** Nats a learnt token, of the examples that are fitted and of those that are held out. */
+  losses: z.array(z.object({ step: z.int(), train: z.number(), heldOut: z.number() })),
   tokens: z.int(),
   /** The adapter's bytes in base64, for the other backends. */
   file: z.string(),
@@ -288,6 +299,7 @@ export type MixtureRequest = z.infer<typeof mixtureSchema>;
 export type SequenceRequest = z.infer<typeof sequenceRequestSchema>;
 export type BatchRequest = z.infer<typeof batchRequestSchema>;
 export type AdapterRequest = z.infer<typeof adapterRequestSchema>;
+export type EncodedExample = z.infer<typeof exampleSchema>;
 export type AdapterAnswer = z.infer<typeof adapterAnswerSchema>;
 export type MemoryRequest = z.infer<typeof memoryRequestSchema>;
 export type MemoryProgress = z.infer<typeof memoryProgressSchema>;
@@ -347,25 +359,6 @@ export function ownAdaptersOf({ adapterHash, sequences }: BatchRequest): string[
 export function memoriesOf({ sequences }: BatchRequest): string[] {
   const hashes = sequences.flatMap(({ memories = [] }) => memories.flatMap((one) => ("hash" in one ? [one.hash] : [])));
   return [...new Set(hashes)];
-}
-
-/**
- * The content address of a tenant's memory: SHA-256 of the tenant, the manifest and the documents, each field as UTF-8 behind its length
- * in bytes. So equal documents of two tenants have nothing in common.
- */
-export async function memoryHash(tenant: string, manifestHash: string, documents: Documents): Promise<string> {
-  const encoder = new TextEncoder();
-  const fields = [tenant, manifestHash, ...documents.flatMap(({ name, text }) => [name, text])].map((field) =>
-    encoder.encode(field),
-  );
-  const bytes = new Uint8Array(fields.reduce((sum, field) => sum + 4 + field.length, 0));
-  let at = 0;
-  for (const field of fields) {
-    new DataView(bytes.buffer).setUint32(at, field.length, true);
-    bytes.set(field, at + 4);
-    at += 4 + field.length;
-  }
-  return sha256Hex(bytes);
 }
 
 /** Whether a backend that says so serves batches of a manifest. */

@@ -71,11 +71,16 @@ export const limitTable = {
   embeddingInputs: { value: 2048, unit: "entries", bounds: "`input` of `/v1/embeddings`" },
   embeddingTokens: { value: 8192, unit: "tokens", bounds: "Each text of `/v1/embeddings`" },
   adapterNameCharacters: { value: 63, unit: "characters", bounds: "`name` of an adapter" },
-  adapterExamples: { value: 64, unit: "entries", bounds: "`examples` of an adapter" },
+  adapterExamples: { value: 1024, unit: "entries", bounds: "`examples` of an adapter" },
   adapterTokens: {
-    value: 8192,
+    value: 131_072,
     unit: "tokens",
     bounds: "All examples of an adapter together; tokens of a text beyond the context are not read",
+  },
+  adapterLearntTokens: {
+    value: 16_384,
+    unit: "tokens",
+    bounds: "Tokens of all examples of an adapter that are learnt: of texts all, else of what the model shall answer",
   },
   adaptersPerTenant: { value: 1024, unit: "entries", bounds: "Adapters of a tenant" },
   documentBodyBytes: { value: 33_554_432, unit: "bytes", bounds: "The body of a request with documents" },

@@ -4,15 +4,19 @@
  * Not here: checks that need the model (vocabulary, context), and the way from a request to sequences.
  */
 import { z } from "zod";
+import { messagesSchema } from "./chat.ts";
+import { type Example, readExample } from "./examples.ts";
 import {
   absentAs,
   describe,
   isString,
+  kindOf,
   listOf,
   modelField,
   promptField,
   promptList,
   promptSchema,
+  refuser,
   userField,
 } from "./fields.ts";
 import { asGeneration, generationFields, refuseTogether } from "./generation.ts";
@@ -106,21 +110,46 @@ function isDocument(value: unknown): value is string | { name?: string | null; t
   return (isNamed || name === undefined || name === null) && typeof text === "string" && text !== "";
 }
 
+const text = { type: "string", minLength: 1, maxLength: limits.bodyBytes };
+const exampleSchema = {
+  anyOf: [
+    text,
+    { type: "object", properties: { prompt: text, completion: text }, required: ["prompt", "completion"] },
+    { type: "object", properties: { messages: messagesSchema }, required: ["messages"] },
+  ],
+};
+
+function readExamples(value: unknown, context: z.RefinementCtx): Example[] {
+  const refuse = refuser(context, value);
+  if (!Array.isArray(value)) return refuse(`examples is ${kindOf(value)}; it must be a list of examples`);
+  const { length } = value;
+  if (length < 2) return refuse(`examples has ${length} entries, the minimum is 2`);
+  if (length > limits.adapterExamples) {
+    return refuse(`examples has ${length} entries, the maximum is ${limits.adapterExamples}`);
+  }
+  const examples: Example[] = [];
+  for (const [i, entry] of (value as unknown[]).entries()) {
+    const read = readExample(entry, `examples[${i}]`);
+    if (typeof read === "object" && "fault" in read) return refuse(read.fault);
+    examples.push(read);
+  }
+  return examples;
+}
+
 const adapterFields = z.object({
   name: z
     .string()
     .max(limits.adapterNameCharacters)
     .meta({ description: "What requests call it; must be free", pattern: "^[a-z0-9][a-z0-9_-]*$" }),
   documents: documentsField.nullish().transform((documents) => documents ?? null),
-  examples: listOf({
-    ...{ name: "examples", of: "strings", min: 2, max: limits.adapterExamples },
-    ...{ isEntry: isString, rule: "it must be a string" },
-  })
+  examples: z
+    .unknown()
+    .transform(readExamples)
     .meta({
       description:
-        "Texts of its subject. The gain is measured on texts that neither made nor chose the adapter, which takes three or more: of two the result is the base",
+        "Examples of a task: of a text all tokens are learnt, of the others what the model shall answer. The adapter is kept if it gains on examples that it was not made from; else the base is served",
       type: "array",
-      items: { type: "string", maxLength: limits.bodyBytes },
+      items: exampleSchema,
       minItems: 2,
       maxItems: limits.adapterExamples,
     })

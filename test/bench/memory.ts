@@ -142,7 +142,7 @@ async function makeAdapter(backend: Backend, batch: number): Promise<MemoryRow["
   const response = await backend.post("/v1/adapters", {
     ...{ version: 1, manifestHash: backend.manifestHash, tenant: "tenant" },
     centroid: Array.from({ length: dimensions }, (_, p) => (p === 0 ? 1 : 0)),
-    examples: promptsOf(examples.count, examples.tokens),
+    examples: promptsOf(examples.count, examples.tokens).map((ids) => ({ ids, from: 1 })),
   });
   if (!response.ok) throw new Error(await response.text());
   const pid = backend.child.pid!;

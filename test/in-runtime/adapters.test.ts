@@ -3,6 +3,7 @@ import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "c
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { beforeEach, describe, expect, test } from "vitest";
+import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import { regions } from "../../edge/platform/region.ts";
 import { createKeyStore, type KeyStore } from "../../edge/tenants/keys.ts";
 import { ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
@@ -19,6 +20,8 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { AdapterList, UsageReport } from "../../shared/contracts/responses.ts";
 import { eraseScope, plans, type Scope, scopes } from "../../shared/contracts/tenants.ts";
+import { edgeModelFiles } from "../support/edge-model.ts";
+import { loadOnce } from "../support/load-once.ts";
 import { backendAnswers, backendUrl, errorOf, manifestHash, network, saying, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
@@ -51,9 +54,11 @@ function backendMakes(change: Partial<AdapterAnswer> = {}): AdapterRequest[] {
       const body = adapterRequestSchema.parse(await request.json());
       asked.push(body);
       const answer: AdapterAnswer = {
-        hash: String(body.examples[0].length % 10).repeat(64),
+        hash: String(body.examples[0].ids.length % 10).repeat(64),
         parts: [{ name: "unigram", kept: true, gain }],
         gain,
+        kept: true,
+        losses: [],
         tokens: 8,
         file: btoa(String.fromCharCode(...file)),
         timings: { hiddenMs: 1, fitMs: 2 },
@@ -67,7 +72,36 @@ function backendMakes(change: Partial<AdapterAnswer> = {}): AdapterRequest[] {
 const adapterApp = () => testApp({ keys });
 const body = (rest: object = {}) => ({ name: "my-mail", examples: ["aaaa", "bbb", "aab"], ...rest });
 
+const chat = (role: string) => ({
+  messages: [
+    { role: "user", content: "aab" },
+    { role, content: "ba" },
+  ],
+});
+
 describe("POST /v1/adapters", () => {
+  test("of a pair or a chat only the answer is learnt, with the end after it, behind the prompt that is served", async () => {
+    const asked = backendMakes();
+    const files = edgeModelFiles(false, { chatTemplate: "{% for m in messages %}{{ m.content }}{% endfor %}" });
+    const artifacts = loadOnce(async () => loadArtifacts(async (name) => (await files).get(name)!));
+    const { post, complete } = testApp({ keys, artifacts });
+    const examples = ["abab", { prompt: "aab", completion: "ba" }, chat("assistant")];
+    const made = await post("/v1/adapters", body({ examples }), { headers: mine });
+    expect(made.status, await made.text()).toBe(201);
+    const seen = backendAnswers(({ id }) => saying(id, "ok"));
+    await complete({ prompt: "aab" }, { headers: mine });
+    const question = chat("assistant").messages.slice(0, 1);
+    await post("/v1/chat/completions", { messages: question }, { headers: mine });
+    const [text, pair, conversation] = asked[0].examples;
+    expect(text.from).toBe(1);
+    const prompts = seen.batches.map(({ sequences }) => sequences[0].promptIds);
+    for (const [i, { ids, from }] of [pair, conversation].entries()) {
+      expect(ids.slice(0, from)).toEqual(prompts[i]);
+      expect(ids.slice(from, -1)).toEqual(text.ids.slice(1, 3));
+    }
+    expect(pair.ids.at(-1)).toBe(conversation.ids.at(-1));
+  });
+
   test("makes one of texts, says what it gains, and it serves as a model beside the others", async () => {
     const asked = backendMakes();
     const { post, request, complete } = adapterApp();
@@ -243,9 +277,16 @@ describe("POST /v1/adapters", () => {
     ["a name of a mode", { name: "auto" }, /reserved/],
     ["a name of other characters", { name: "My Mail" }, /name is "My Mail"; it must be/],
     ["one example", { examples: ["aaa"] }, /examples has 1 entries, the minimum is 2/],
-    ["too many", { examples: Array.from({ length: 65 }, () => "aaa") }, /examples has 65 entries, the maximum is 64/],
+    ["too many", { examples: Array.from({ length: 1025 }, () => "aaa") }, /has 1025 entries, the maximum is 1024/],
     ["an example of one token", { examples: ["aaa", "a"] }, /examples\[1\] has 1 tokens, the minimum is 2/],
-    ["examples that are none", { examples: "aaa" }, /examples is a string; it must be a list of strings/],
+    ["a pair without an answer", { examples: ["aaa", { prompt: "a" }] }, /examples\[1\] must be a string, \{prompt/],
+    ["an empty answer", { examples: ["aaa", { prompt: "a", completion: "" }] }, /examples\[1\].completion is empty/],
+    [
+      "a chat that ends in a question",
+      { examples: ["aaa", chat("user")] },
+      /examples\[1\].messages must be the assist/,
+    ],
+    ["examples that are none", { examples: "aaa" }, /examples is a string; it must be a list of examples/],
   ])("refuses %s, naming limit and value", async (_, change, message) => {
     const refused = await errorOf(await adapterApp().post("/v1/adapters", body(change), { headers: mine }));
     expect(refused).toMatchObject({ status: 400, message: expect.stringMatching(message) });

@@ -115,7 +115,14 @@ describe("a tenant of the EU", () => {
     network.use(
       http.post(`${backendUrl}/v1/adapters`, () => {
         const answer: AdapterAnswer = {
-          ...{ hash: "4".repeat(64), parts: [], gain: { nats: 1, ci95: [0.5, 1.5], tokens: 400 }, tokens: 8 },
+          ...{
+            hash: "4".repeat(64),
+            parts: [],
+            gain: { nats: 1, ci95: [0.5, 1.5], tokens: 400 },
+            tokens: 8,
+            kept: true,
+            losses: [],
+          },
           ...{ file: btoa("abc"), timings: { hiddenMs: 1, fitMs: 2 } },
         };
         return HttpResponse.json(answer, { status: 201 });

@@ -12,11 +12,11 @@ import {
   batchRequestSchema,
   type MemoryProgress,
   type MemoryRequest,
-  memoryHash,
   memoryRequestSchema,
   type TokenSources,
 } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
+import { memoryHash } from "../../shared/contracts/memory-hash.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { Adapter, CompletionResponse } from "../../shared/contracts/responses.ts";
 import {

@@ -6,10 +6,10 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import {
   type Documents,
   type MemoryProgress,
-  memoryHash,
   memoryProgressSchema,
   type SequenceRequest,
 } from "../../shared/contracts/inference.ts";
+import { memoryHash } from "../../shared/contracts/memory-hash.ts";
 import { allFrames, type Backend, framesOf, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import { smallBase } from "../support/small-base.ts";

@@ -191,7 +191,10 @@ describe("backends", () => {
   });
 
   /** Texts that use a tenth of the vocabulary, which the random base does not expect. */
-  const examples = Array.from({ length: 20 }, () => Array.from({ length: 80 }, () => Math.floor(random() * 30)));
+  const examples = Array.from({ length: 20 }, () => ({
+    ids: Array.from({ length: 80 }, () => Math.floor(random() * 30)),
+    from: 1,
+  }));
   const requestOf = (rest: object = {}) => ({
     version: 1,
     manifestHash: backends[0].manifestHash,
@@ -290,14 +293,14 @@ describe("backends", () => {
   });
 
   test.each<[string, object, string]>([
-    ["a single example", { examples: [[1, 2, 3]] }, "at examples"],
-    ["an example of one token", { examples: [[1, 2], [3]] }, "at examples"],
+    ["a single example", { examples: [{ ids: [1, 2, 3], from: 1 }] }, "at examples"],
+    ["an example of which nothing is learnt", { examples: [examples[0], { ids: [3, 4], from: 2 }] }, "at examples"],
     [
       "a token out of the vocabulary",
       {
         examples: [
-          [1, 2],
-          [3, 300],
+          { ids: [1, 2], from: 1 },
+          { ids: [3, 300], from: 1 },
         ],
       },
       "Token id 300 is out of the vocabulary of 300",
@@ -305,8 +308,8 @@ describe("backends", () => {
     ["a centroid of another space", { centroid: [1, 0] }, "2 dimensions, expected 16"],
     [
       "too much text",
-      { examples: Array.from({ length: 64 }, () => new Array(200).fill(1)) },
-      "12800 tokens, the maximum is 8192",
+      { examples: Array.from({ length: 100 }, () => ({ ids: new Array(200).fill(1), from: 1 })) },
+      "19900 tokens to be learnt, the maximum is 16384",
     ],
   ])("refuse %s", async (_, change, message) => {
     const refused = await errorOf(await backends[0].post("/v1/adapters", requestOf(change)));

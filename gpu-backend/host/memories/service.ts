@@ -2,7 +2,8 @@
  * Makes and removes tenants' memories: documents run through the engine like other sequences, and their keys go to the disk as they
  * come. Not here: HTTP, the file of a memory (build.ts), and the search.
  */
-import { type MemoryRequest, memoryHash } from "../../../shared/contracts/inference.ts";
+import type { MemoryRequest } from "../../../shared/contracts/inference.ts";
+import { memoryHash } from "../../../shared/contracts/memory-hash.ts";
 import { ServiceError } from "../../../shared/errors.ts";
 import type { EngineInfo } from "../../engine/messages.ts";
 import { unavailable } from "../../engine/refusals.ts";

@@ -50,7 +50,7 @@ export class OwnAdapterService {
   }
 
   async #make(
-    { tenant, centroid }: AdapterRequest,
+    { tenant, centroid, examples: asked }: AdapterRequest,
     prompts: SequenceRequest[],
     { engine, fitter }: AdapterSet,
     signal: AbortSignal,
@@ -59,9 +59,10 @@ export class OwnAdapterService {
     const startedMs = now();
     const hidden = await engine.hiddenStates(prompts, signal);
     const hiddenMs = now() - startedMs;
-    const examples = prompts.map(({ promptIds }, i) => ({
-      hidden: hidden[i],
-      targets: Int32Array.from(promptIds.slice(1)),
+    const D = engine.info!.manifest.model.hiddenSize;
+    const examples = asked.map(({ ids, from }, i) => ({
+      hidden: hidden[i].subarray((from - 1) * D),
+      targets: Int32Array.from(ids.slice(from)),
     }));
     const request = { centroid: Float32Array.from(centroid), examples };
     const { file, parts, gain } = await fitter.fit(request, signal);
@@ -69,6 +70,8 @@ export class OwnAdapterService {
       hash: await this.#keep(tenant, file),
       parts,
       gain,
+      kept: gain !== null,
+      losses: [],
       tokens: prompts.reduce((sum, { promptIds }) => sum + promptIds.length, 0),
       file: Buffer.from(file).toString("base64"),
       timings: { hiddenMs, fitMs: now() - startedMs - hiddenMs },
@@ -111,17 +114,26 @@ export class OwnAdapterService {
     }
     const P = manifest.embedding.dimensions;
     if (centroid.length !== P) throw refuse(`The centroid has ${centroid.length} dimensions, expected ${P}.`);
-    // The engine needs room for one more token after a prompt.
-    const readable = examples.map((ids) => ids.slice(0, manifest.model.contextTokens - 1));
-    const total = readable.reduce((sum, ids) => sum + ids.length, 0);
-    if (total > limits.adapterTokens) {
-      throw refuse(`The examples have ${total} tokens, the maximum is ${limits.adapterTokens}.`);
+    const { contextTokens, vocabularySize } = manifest.model;
+    const sums = { tokens: 0, learnt: 0 };
+    for (const { ids, from } of examples) {
+      sums.tokens += ids.length;
+      sums.learnt += ids.length - from;
+      // The engine needs room for one more token after a prompt.
+      if (ids.length >= contextTokens) {
+        throw refuse(`An example has ${ids.length} tokens, the maximum is ${contextTokens - 1}.`);
+      }
+      const beyond = ids.find((id) => id >= vocabularySize);
+      if (beyond !== undefined)
+        throw refuse(`Token id ${beyond} is out of the vocabulary of ${vocabularySize} ids, from 0.`);
     }
-    const beyond = readable.flat().find((id) => id >= manifest.model.vocabularySize);
-    if (beyond !== undefined) {
-      throw refuse(`Token id ${beyond} is out of the vocabulary of ${manifest.model.vocabularySize} ids, from 0.`);
+    for (const [what, count, most] of [
+      ["tokens", sums.tokens, limits.adapterTokens],
+      ["tokens to be learnt", sums.learnt, limits.adapterLearntTokens],
+    ] as const) {
+      if (count > most) throw refuse(`The examples have ${count} ${what}, the maximum is ${most}.`);
     }
     const batch = this.#parts.newId();
-    return readable.map((promptIds, i) => tracedPrompt(`adapter-${batch}-${i}`, tenant, promptIds));
+    return examples.map(({ ids }, i) => tracedPrompt(`adapter-${batch}-${i}`, tenant, ids));
   }
 }

@@ -116,7 +116,7 @@ test("no call follows a redirect: it would take a prompt to an address that is n
     manifestHash: "a".repeat(64),
     tenant: "acme",
     centroid: [1],
-    examples: [[1, 2]],
+    examples: [{ ids: [1, 2], from: 1 }],
   } as const;
   const calls = [
     () => client.openBatch(batch, firstCall(signal)),
@@ -124,7 +124,7 @@ test("no call follows a redirect: it would take a prompt to an address that is n
     () => client.readiness(),
     () =>
       client.createAdapter(
-        { ...examples, centroid: [...examples.centroid], examples: [[1, 2]] },
+        { ...examples, centroid: [...examples.centroid], examples: [{ ids: [1, 2], from: 1 }] },
         new AbortController().signal,
         () => {},
       ),

@@ -14,14 +14,16 @@ const request: AdapterRequest = {
   tenant: "acme",
   centroid: [1],
   examples: [
-    [1, 2],
-    [1, 2],
+    { ids: [1, 2], from: 1 },
+    { ids: [1, 2], from: 1 },
   ],
 };
 const answerOf = (fileBytes: number): AdapterAnswer => ({
   hash,
   parts: [],
   gain: null,
+  kept: false,
+  losses: [],
   tokens: 4,
   file: "x".repeat(fileBytes),
   timings: { hiddenMs: 0, fitMs: 0 },

@@ -8,8 +8,9 @@ import { windowsOf } from "../../../../../gpu-backend/host/memories/document-win
 import { MemoryService, type RunningBuild } from "../../../../../gpu-backend/host/memories/service.ts";
 import { unpackMemory } from "../../../../../gpu-backend/memory/memory.ts";
 import { TenantStore, type TenantStoreSettings } from "../../../../../gpu-backend/tenant-files/tenant-store.ts";
-import { type Documents, memoryHash, type SequenceRequest } from "../../../../../shared/contracts/inference.ts";
+import type { Documents, SequenceRequest } from "../../../../../shared/contracts/inference.ts";
 import { limits } from "../../../../../shared/contracts/limits.ts";
+import { memoryHash } from "../../../../../shared/contracts/memory-hash.ts";
 import { ServiceError } from "../../../../../shared/errors.ts";
 
 const manifestHash = "ab".repeat(32);

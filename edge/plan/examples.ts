@@ -1,0 +1,94 @@
+/** Encodes the examples of an own adapter as a request like them is served. Pure. */
+import type { ChatMessage } from "../../shared/contracts/chat.ts";
+import type { Example } from "../../shared/contracts/examples.ts";
+import type { EncodedExample } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { promptEmbedding } from "../../shared/math/assignment.ts";
+import type { Artifacts } from "../artifacts/artifacts.ts";
+import { encodeMessages } from "./chat.ts";
+import { encodePrompts } from "./encode.ts";
+import { contextBound } from "./plan.ts";
+
+export interface EncodedExamples {
+  examples: EncodedExample[];
+  /** Mean prompt embedding of what they ask, of length 1, [P]. */
+  centroid: Float32Array;
+  /** Of all examples together. */
+  tokens: number;
+}
+
+/**
+ * `param` names the list in errors; `nowMs` is for chat templates that ask for the date. Throws invalid_request for an example that is
+ * too short or too long, and for too many tokens.
+ */
+export function encodeExamples(
+  examples: readonly Example[],
+  artifacts: Artifacts,
+  nowMs: number,
+  param = "examples",
+): EncodedExamples {
+  const refuse = (message: string, at = param) =>
+    new ServiceError("invalid_request", `Invalid request: ${message}.`, { param: at });
+  const { table, manifest } = artifacts;
+  const sum = new Float32Array(table.dimensions);
+  let tokens = 0;
+  let learnt = 0;
+  const encoded = examples.map((example, i) => {
+    const at = `${param}[${i}]`;
+    const { subjectIds, ...one } = encodeExample(example, artifacts, nowMs, at);
+    // The backend adds one token.
+    const maxTokens = manifest.model.contextTokens - 1;
+    const { length } = one.ids;
+    if (length < 2) throw refuse(`${at} has ${length} tokens, the minimum is 2`, at);
+    if (length > maxTokens) throw refuse(`${at} has at least ${length} tokens, the maximum is ${maxTokens}`, at);
+    tokens += length;
+    learnt += length - one.from;
+    for (const [name, count, most] of [
+      ["tokens", tokens, limits.adapterTokens],
+      ["tokens to be learnt", learnt, limits.adapterLearntTokens],
+    ] as const) {
+      if (count > most) throw refuse(`${param}[0] to ${at} have ${count} ${name}, the maximum is ${most}`);
+    }
+    promptEmbedding(subjectIds.slice(0, manifest.embedding.prefixTokens), table).forEach((value, p) => {
+      sum[p] += value;
+    });
+    return one;
+  });
+  const length = Math.hypot(...sum);
+  return { examples: encoded, centroid: length > 0 ? sum.map((value) => value / length) : sum, tokens };
+}
+
+/** Of a text only what the context holds; of the others at most one token more. `subjectIds`: the tokens that would assign its prompt. */
+function encodeExample(
+  example: Example,
+  artifacts: Artifacts,
+  nowMs: number,
+  at: string,
+): EncodedExample & { subjectIds: number[] } {
+  const { tokenizer, manifest } = artifacts;
+  const { contextTokens, stopIds } = manifest.model;
+  if (typeof example === "string") {
+    const ids = tokenizer.encode(example, contextTokens - 1).slice(0, contextTokens - 1);
+    return { ids, from: 1, subjectIds: ids };
+  }
+  const { eosId } = tokenizer.roles;
+  const end = stopIds.includes(eosId) ? eosId : stopIds[0];
+  const answered = (promptIds: number[], answer: string, subjectIds: number[]) => {
+    const answerIds = tokenizer.encode(answer, Math.max(1, contextTokens - promptIds.length));
+    return { ids: [...promptIds, ...answerIds, end], from: promptIds.length, subjectIds };
+  };
+  if ("prompt" in example) {
+    const bound = contextBound(`${at}.prompt`, `${at}.prompt`, artifacts);
+    const [promptIds] = encodePrompts([example.prompt], artifacts, bound);
+    return answered(promptIds, example.completion, promptIds);
+  }
+  const asked = example.messages.slice(0, -1);
+  const promptIds = encodeMessages(asked, artifacts, nowMs, `${at}.messages`);
+  return answered(promptIds, example.messages.at(-1)!.content, subjectOf(asked, artifacts));
+}
+
+/** As a conversation is assigned: its contents without the template's text. */
+function subjectOf(messages: readonly ChatMessage[], { tokenizer, manifest }: Artifacts): number[] {
+  return tokenizer.encode(messages.map(({ content }) => content).join("\n"), manifest.embedding.prefixTokens);
+}

@@ -1,0 +1,29 @@
+/** One example of a task, as callers give it: a text, a prompt with its completion, or a chat in OpenAI's fine-tuning format. */
+import { type ChatMessage, messagesIn } from "./chat.ts";
+import { kindOf } from "./fields.ts";
+
+/** Of a text all tokens count, else the completion alone, or the last message, which is the assistant's. */
+export type Example = string | { prompt: string; completion: string } | { messages: ChatMessage[] };
+
+export const exampleForms = "a string, {prompt, completion} or {messages}";
+
+/** Reads an example, or says what is wrong with it; `at` is its place. Fields of other names are ignored. */
+export function readExample(value: unknown, at: string): Example | { fault: string } {
+  if (typeof value === "string") return value;
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    return { fault: `${at} is ${kindOf(value)}; it must be ${exampleForms}` };
+  }
+  const { prompt, completion, messages } = value as Record<string, unknown>;
+  if (typeof prompt === "string" && typeof completion === "string") {
+    const empty = prompt === "" ? "prompt" : completion === "" ? "completion" : null;
+    return empty === null ? { prompt, completion } : { fault: `${at}.${empty} is empty` };
+  }
+  if (messages === undefined) return { fault: `${at} must be ${exampleForms}` };
+  const read = messagesIn(messages, `${at}.messages`);
+  if ("fault" in read) return { fault: read.fault };
+  const last = read.messages.at(-1)!;
+  if (last.role !== "assistant" || last.content === "") {
+    return { fault: `the last entry of ${at}.messages must be the assistant's, and not empty: it is what is learnt` };
+  }
+  return read.messages.length > 1 ? read : { fault: `${at}.messages has no message before the assistant's` };
+}
