@@ -6,7 +6,7 @@ import { promptEmbedding } from "../../shared/math/assignment.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import { adapterMs } from "../dispatch/routing-limits.ts";
-import { gzip } from "../tenants/document-store.ts";
+import { gzip, jsonBytes } from "../tenants/sealed-store.ts";
 import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
 import type { DocumentChange, JobOutcome, NewDocument } from "../tenants/tenant-memories.ts";
 import { adapterResponse, notFound, requireRoom } from "./adapter-object.ts";
@@ -140,7 +140,7 @@ export function encodeDocuments(
 
 /** As `DocumentChange.added` takes them; null for none. */
 export async function compressed(documents: readonly NewDocument[]): Promise<DocumentChange["added"]> {
-  return documents.length === 0 ? null : gzip(new TextEncoder().encode(JSON.stringify(documents)));
+  return documents.length === 0 ? null : gzip(jsonBytes(documents));
 }
 
 export function consumptionOf({ manifest }: Artifacts, name: string, promptTokens: number) {

@@ -9,14 +9,24 @@ import { memoryHash } from "../../shared/contracts/memory-hash.ts";
 import type { ErrorKind } from "../../shared/errors.ts";
 import { CallFailure } from "../dispatch/call-failure.ts";
 import type { AdapterCopy, BackendClient } from "../dispatch/client.ts";
-import { type DocumentRecord, DocumentStore, gunzippedText } from "./document-store.ts";
 import type { MemoryJob, MemoryRecord, MemorySet, OwnMemory } from "./own-adapters.ts";
+import { gunzippedText, jsonBytes, type SealedStore } from "./sealed-store.ts";
 
 const schema = `
   CREATE TABLE IF NOT EXISTS memories (
     name TEXT PRIMARY KEY, readyHash TEXT, jobHash TEXT, record TEXT NOT NULL
   ) WITHOUT ROWID;
 `;
+
+/** What is known of a document besides its text. */
+export interface DocumentRecord {
+  name: string;
+  tokens: number;
+  /** Of its text in UTF-8. */
+  bytes: number;
+  /** Sum of the prompt embeddings of its windows, [P] float32 in base64. */
+  embedding: string;
+}
 
 /** A document as the Worker has read it; `name` null: it gets one (`firstFree`). */
 export interface NewDocument {
@@ -61,7 +71,8 @@ interface MemoryParts {
   tenant: string;
   storage: DurableObjectStorage;
   now(): number;
-  randomBytes(count: number): Uint8Array;
+  /** Holds the documents by the hash of their memory, and what is known of them in the same order. */
+  sealed: SealedStore;
   /** Of the backends that may have the tenant's data. */
   clients(): Iterable<BackendClient>;
   /** A backend has, or may have, a copy. */
@@ -78,7 +89,6 @@ interface MemoryParts {
 export const replacedMs = 600_000;
 
 export class TenantMemories {
-  readonly documents: DocumentStore;
   readonly #parts: MemoryParts;
   readonly #sql: SqlStorage;
   /** Changes take effect one after the other. */
@@ -92,7 +102,6 @@ export class TenantMemories {
     this.#parts = parts;
     this.#sql = parts.storage.sql;
     this.#sql.exec(schema);
-    this.documents = new DocumentStore(parts.storage, parts.randomBytes);
   }
 
   list(): MemoryRecord[] {
@@ -112,8 +121,17 @@ export class TenantMemories {
   async recordsOf(name: string): Promise<Omit<DocumentRecord, "embedding">[]> {
     const memory = this.find(name);
     const set = memory?.ready ?? memory?.job ?? null;
-    const records = set === null ? [] : await this.documents.records(set.hash);
+    const records = set === null ? [] : await this.#stored<DocumentRecord>(set.hash, "records");
     return records.map(({ embedding, ...record }) => record);
+  }
+
+  /** JSON of a memory's documents, compressed by gzip; null if there are none under this hash. */
+  texts(hash: string): Promise<Uint8Array | null> {
+    return this.#parts.sealed.compressed(hash, "texts");
+  }
+
+  async #stored<T>(hash: string, kind: "texts" | "records"): Promise<T[]> {
+    return (await this.#parts.sealed.json<T[]>(hash, kind)) ?? [];
   }
 
   isUnused(hash: string): boolean {
@@ -140,7 +158,10 @@ export class TenantMemories {
     const [documents, records]: [Documents, DocumentRecord[]] =
       current === null
         ? [[], []]
-        : await Promise.all([this.documents.documents(current.hash), this.documents.records(current.hash)]);
+        : await Promise.all([
+            this.#stored<Documents[number]>(current.hash, "texts"),
+            this.#stored<DocumentRecord>(current.hash, "records"),
+          ]);
     if (removed !== null) {
       const at = documents.findIndex((one) => one.name === removed);
       if (at < 0) return refused("not_found", `${name} has no document ${JSON.stringify(removed.slice(0, 80))}.`);
@@ -178,12 +199,16 @@ export class TenantMemories {
       bytes: sum((one) => one.bytes),
       centroid: centroidOf(records),
     };
-    if (hash !== current?.hash) await this.documents.put(hash, documents, records);
+    if (hash !== current?.hash) {
+      const byKind = { texts: jsonBytes(documents), records: jsonBytes(records) };
+      const store = await this.#parts.sealed.seal(hash, byKind);
+      store();
+    }
     const now = this.find(name);
     const refusedLast = refusal();
     // Deleted or erased meanwhile, or its job ended: a change of what is there no more would bring it back.
     if (refusedLast !== null || wantedOf(now)?.hash !== current?.hash) {
-      if (this.isUnused(hash)) this.documents.delete(hash);
+      if (this.isUnused(hash)) this.#parts.sealed.delete(hash);
       return refusedLast ?? this.#change(name, change, refusal);
     }
     this.#parts.keep(hash);
@@ -248,7 +273,7 @@ export class TenantMemories {
     let isFinal = false;
     try {
       const manifestHash = this.find(name)!.manifestHash;
-      const body = await memoryBody(manifestHash, await this.documents.texts(job.hash));
+      const body = await memoryBody(manifestHash, await this.texts(job.hash));
       for (const client of this.#parts.clients()) {
         if (isOver()) break;
         try {
@@ -308,11 +333,10 @@ export class TenantMemories {
     return [...new Set(hashes)].filter((hash) => this.isUnused(hash));
   }
 
-  /** Destroys everything and cancels all jobs. */
+  /** Forgets everything and cancels all jobs. */
   erase(): void {
     for (const { abort } of this.#running.values()) abort.abort();
     this.#sql.exec("DELETE FROM memories");
-    this.documents.erase();
   }
 
   #recordOf({ name, record }: { name: string; record: string }): MemoryRecord {

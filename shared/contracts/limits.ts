@@ -83,6 +83,20 @@ export const limitTable = {
     bounds: "Tokens of all examples of an adapter that are learnt: of texts all, else of what the model shall answer",
   },
   adaptersPerTenant: { value: 1024, unit: "entries", bounds: "Adapters of a tenant" },
+  filesPerTenant: { value: 1000, unit: "entries", bounds: "Files of a tenant" },
+  fileBytes: { value: 4_194_304, unit: "bytes", bounds: "A file of `/v1/files`" },
+  tenantFileBytes: {
+    value: 134_217_728,
+    unit: "bytes",
+    bounds: "All files of a tenant together, unless its plan has no limit",
+  },
+  filesPerPage: { value: 1000, unit: "entries", bounds: "`limit` of a list of files, jobs or events" },
+  tuningJobs: {
+    value: 1000,
+    unit: "entries",
+    bounds: "Fine-tuning jobs of a tenant that are listed; the oldest that has ended makes room",
+  },
+  openTuningJobs: { value: 64, unit: "entries", bounds: "Fine-tuning jobs of a tenant that have not ended" },
   documentBodyBytes: { value: 33_554_432, unit: "bytes", bounds: "The body of a request with documents" },
   documentBodyMs: {
     value: 120_000,

@@ -3,8 +3,8 @@ import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "c
 import { env } from "cloudflare:workers";
 import { delay, HttpResponse, http } from "msw";
 import { beforeEach, describe, expect, test, vi } from "vitest";
-import { gunzip } from "../../edge/tenants/document-store.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
+import { gunzip } from "../../edge/tenants/sealed-store.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
 import { sha256Hex } from "../../shared/bytes.ts";

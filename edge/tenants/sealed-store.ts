@@ -1,10 +1,9 @@
 /**
- * The documents of a tenant's memories, in the tenant's Durable Object: compressed, and encrypted with AES-GCM under a key of the
- * tenant's own, which is stored beside them. Destroying the key makes every copy of the rows unreadable. The platform can restore an
- * object to any point of its last 30 days, key included; it does so only on request of the account's owner.
+ * What a tenant has given to keep, in its Durable Object: compressed, and encrypted with AES-GCM under a key of the tenant's own, which
+ * is stored beside it. Destroying the key makes every copy of the rows unreadable. The platform can restore an object to any point of
+ * its last 30 days, key included; it does so only on request of the account's owner.
  */
 import { joinArrays } from "../../shared/bytes.ts";
-import type { Documents } from "../../shared/contracts/inference.ts";
 
 const schema = `
   CREATE TABLE IF NOT EXISTS documentKey (id INTEGER PRIMARY KEY CHECK (id = 0), bytes BLOB NOT NULL);
@@ -17,18 +16,6 @@ const schema = `
 /** A row holds at most 2 MB. */
 const partBytes = 2 ** 20;
 
-/** What is known of a document besides its text. */
-export interface DocumentRecord {
-  name: string;
-  tokens: number;
-  /** Of its text in UTF-8. */
-  bytes: number;
-  /** Sum of the prompt embeddings of its windows, [P] float32 in base64. */
-  embedding: string;
-}
-
-type Kind = "texts" | "records";
-
 interface PartRow extends Record<string, SqlStorageValue> {
   part: number;
   parts: number;
@@ -38,7 +25,7 @@ interface PartRow extends Record<string, SqlStorageValue> {
 
 const encoder = new TextEncoder();
 
-export class DocumentStore {
+export class SealedStore {
   readonly #storage: DurableObjectStorage;
   readonly #randomBytes: (count: number) => Uint8Array;
   #key: Promise<CryptoKey> | null = null;
@@ -49,16 +36,12 @@ export class DocumentStore {
     storage.sql.exec(schema);
   }
 
-  /** Stores the documents of the memory `hash`; all of them or, if it rejects, none. */
-  async put(hash: string, documents: Documents, records: readonly DocumentRecord[]): Promise<void> {
+  /** Prepares bytes by kind to be stored under `hash`. Resolves to what stores them, in place of what is there, in one transaction. */
+  async seal(hash: string, byKind: Record<string, Uint8Array>): Promise<() => void> {
     const key = await this.#tenantKey();
-    const kinds: [Kind, unknown][] = [
-      ["texts", documents],
-      ["records", records],
-    ];
-    const rows: [Kind, number, number, Uint8Array, ArrayBuffer][] = [];
-    for (const [kind, value] of kinds) {
-      const bytes = await gzip(encoder.encode(JSON.stringify(value)));
+    const rows: [string, number, number, Uint8Array, ArrayBuffer][] = [];
+    for (const [kind, content] of Object.entries(byKind)) {
+      const bytes = await gzip(content);
       const parts = Math.ceil(bytes.length / partBytes);
       for (let part = 0; part < parts; part++) {
         const iv = this.#randomBytes(12);
@@ -67,54 +50,44 @@ export class DocumentStore {
         rows.push([kind, part, parts, iv, sealed]);
       }
     }
-    this.#storage.transactionSync(() => {
-      this.delete(hash);
-      const insert = "INSERT INTO documentParts VALUES (?, ?, ?, ?, ?, ?)";
-      for (const row of rows) this.#storage.sql.exec(insert, hash, ...row);
-    });
+    return () =>
+      this.#storage.transactionSync(() => {
+        this.delete(hash);
+        const insert = "INSERT INTO documentParts VALUES (?, ?, ?, ?, ?, ?)";
+        for (const row of rows) this.#storage.sql.exec(insert, hash, ...row);
+      });
   }
 
-  /** JSON of the documents, compressed by gzip; null if there are none under this hash. */
-  texts(hash: string): Promise<Uint8Array | null> {
-    return this.#read(hash, "texts");
-  }
-
-  /** Empty if there are none under this hash. */
-  async documents(hash: string): Promise<Documents> {
-    const bytes = await this.texts(hash);
-    return bytes ? (JSON.parse(await gunzippedText(bytes)) as Documents) : [];
-  }
-
-  /** In the order of the documents; empty if there are none under this hash. */
-  async records(hash: string): Promise<DocumentRecord[]> {
-    const bytes = await this.#read(hash, "records");
-    return bytes ? (JSON.parse(await gunzippedText(bytes)) as DocumentRecord[]) : [];
-  }
-
-  delete(hash: string): void {
-    this.#storage.sql.exec("DELETE FROM documentParts WHERE hash = ?", hash);
-  }
-
-  /** Destroys the key, then the documents. */
-  erase(): void {
-    this.#key = null;
-    this.#storage.sql.exec("UPDATE documentKey SET bytes = zeroblob(32)");
-    this.#storage.sql.exec("DELETE FROM documentKey");
-    this.#storage.sql.exec("DELETE FROM documentParts");
-  }
-
-  async #read(hash: string, kind: Kind): Promise<Uint8Array | null> {
+  /** The bytes of a kind, compressed by gzip; null if there are none under this hash. */
+  async compressed(hash: string, kind: string): Promise<Uint8Array | null> {
     const select = "SELECT part, parts, iv, bytes FROM documentParts WHERE hash = ? AND kind = ? ORDER BY part";
     const rows = this.#storage.sql.exec<PartRow>(select, hash, kind).toArray();
     if (rows.length === 0) return null;
-    if (rows.length !== rows[0].parts)
-      throw new Error(`${rows.length} of ${rows[0].parts} parts of documents are left`);
+    if (rows.length !== rows[0].parts) throw new Error(`${rows.length} of ${rows[0].parts} parts are left`);
     const key = await this.#tenantKey();
     const plain = rows.map(async ({ part, parts, iv, bytes }) => {
       const how = cipher(new Uint8Array(iv), hash, kind, part, parts);
       return new Uint8Array(await crypto.subtle.decrypt(how, key, bytes));
     });
     return joinArrays(Uint8Array, await Promise.all(plain));
+  }
+
+  /** Their text parsed as JSON; null if there are none. */
+  async json<T>(hash: string, kind: string): Promise<T | null> {
+    const bytes = await this.compressed(hash, kind);
+    return bytes && (JSON.parse(await gunzippedText(bytes)) as T);
+  }
+
+  delete(hash: string): void {
+    this.#storage.sql.exec("DELETE FROM documentParts WHERE hash = ?", hash);
+  }
+
+  /** Destroys the key, then all bytes. */
+  erase(): void {
+    this.#key = null;
+    this.#storage.sql.exec("UPDATE documentKey SET bytes = zeroblob(32)");
+    this.#storage.sql.exec("DELETE FROM documentKey");
+    this.#storage.sql.exec("DELETE FROM documentParts");
   }
 
   #tenantKey(): Promise<CryptoKey> {
@@ -132,8 +105,13 @@ export class DocumentStore {
 }
 
 /** A part's place is authenticated, so none can stand for another. */
-function cipher(iv: Uint8Array, hash: string, kind: Kind, part: number, parts: number) {
+function cipher(iv: Uint8Array, hash: string, kind: string, part: number, parts: number) {
   return { name: "AES-GCM", iv, additionalData: encoder.encode(JSON.stringify([hash, kind, part, parts])) };
+}
+
+/** JSON as bytes. */
+export function jsonBytes(value: unknown): Uint8Array {
+  return encoder.encode(JSON.stringify(value));
 }
 
 export function gzip(bytes: Uint8Array): Promise<Uint8Array> {

@@ -1,0 +1,101 @@
+/** Lists of a tenant's records in its Durable Object, in order of creation, which are read by page. */
+import { RpcTarget } from "cloudflare:workers";
+
+const schema = `
+  CREATE TABLE IF NOT EXISTS records (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, list TEXT NOT NULL, id TEXT NOT NULL UNIQUE, record TEXT NOT NULL
+  );
+  CREATE INDEX IF NOT EXISTS recordsOfList ON records (list, number);
+`;
+
+/** Which records of a list a request asks for. */
+export interface PageRequest {
+  limit: number;
+  /** Id of the record before the first; null: from the beginning. */
+  after: string | null;
+  order: "asc" | "desc";
+}
+
+export interface Page<T> {
+  records: T[];
+  hasMore: boolean;
+}
+
+type Row = { record: string };
+
+export class RecordLists {
+  readonly #sql: SqlStorage;
+
+  constructor(sql: SqlStorage) {
+    this.#sql = sql;
+    sql.exec(schema);
+  }
+
+  add(list: string, record: { id: string }): void {
+    this.#sql.exec("INSERT INTO records (list, id, record) VALUES (?, ?, ?)", list, record.id, JSON.stringify(record));
+  }
+
+  /** Replaces the record of this id, if it is still there. */
+  replace(record: { id: string }): void {
+    this.#sql.exec("UPDATE records SET record = ? WHERE id = ?", JSON.stringify(record), record.id);
+  }
+
+  find<T>(list: string, id: string): T | null {
+    const [row] = this.#sql.exec<Row>("SELECT record FROM records WHERE list = ? AND id = ?", list, id);
+    return row ? (JSON.parse(row.record) as T) : null;
+  }
+
+  /** In order of creation. */
+  all<T>(list: string): T[] {
+    const rows = this.#sql.exec<Row>("SELECT record FROM records WHERE list = ? ORDER BY number", list);
+    return [...rows].map(({ record }) => JSON.parse(record) as T);
+  }
+
+  /** null if the list has no record `after`. */
+  page<T>(list: string, { limit, after, order }: PageRequest): Page<T> | null {
+    const select = "SELECT number FROM records WHERE list = ? AND id = ?";
+    const [start] = after === null ? [] : this.#sql.exec<{ number: number }>(select, list, after);
+    if (after !== null && !start) return null;
+    const [beyond, from] =
+      order === "asc" ? [">", start?.number ?? -1] : ["<", start?.number ?? Number.MAX_SAFE_INTEGER];
+    const rows = this.#sql.exec<Row>(
+      `SELECT record FROM records WHERE list = ? AND number ${beyond} ? ORDER BY number ${order} LIMIT ?`,
+      ...[list, from, limit + 1],
+    );
+    const records = [...rows].map(({ record }) => JSON.parse(record) as T);
+    return { records: records.slice(0, limit), hasMore: records.length > limit };
+  }
+
+  /** False if there is none. */
+  remove(list: string, id: string): boolean {
+    return this.#sql.exec("DELETE FROM records WHERE list = ? AND id = ?", list, id).rowsWritten > 0;
+  }
+
+  clear(list: string): void {
+    this.#sql.exec("DELETE FROM records WHERE list = ?", list);
+  }
+
+  erase(): void {
+    this.#sql.exec("DELETE FROM records");
+  }
+}
+
+/** What every list of a tenant offers to the Worker. */
+export class RemoteList<T extends { id: string }> extends RpcTarget {
+  protected readonly lists: RecordLists;
+  readonly #name: string;
+
+  constructor(lists: RecordLists, name: string) {
+    super();
+    this.lists = lists;
+    this.#name = name;
+  }
+
+  find(id: string): T | null {
+    return this.lists.find<T>(this.#name, id);
+  }
+
+  page(request: PageRequest): Page<T> | null {
+    return this.lists.page<T>(this.#name, request);
+  }
+}
