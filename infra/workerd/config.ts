@@ -71,7 +71,8 @@ export function workerdConfigText(
     ...buckets.map(({ binding }) => folderText(binding, stateFolders.bucket(state, binding))),
     ...(served ? [folderText(served.binding, assets)] : []),
   ];
-  // The platform sets the header, whatever a client sends.
+  // The platform sets the header, whatever a client sends. workerd itself tells the address that connects (`request.cf.clientIp`),
+  // which is a loopback one on this socket.
   const http = `(injectRequestHeaders = [(name = "cf-connecting-ip", value = "127.0.0.1")])`;
   return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
