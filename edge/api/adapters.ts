@@ -32,6 +32,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
 
   const { signal } = c.req.raw;
   const admission = await c.get("admission").reserve(tokens);
+  const consumed = consumptionOf(artifacts, name, tokens);
   /** What the request is charged where it ends early: a client that leaves pays for what has begun. */
   let isBegun = false;
   let status: 201 | 202 = 201;
@@ -52,8 +53,11 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
     if (remembered) {
       isBegun = true;
       const added = await compressed(remembered.documents);
-      const change = { manifestHash, added, removed: null, maxTenantTokens: memoryTokens };
       const isWaited = remembered.tokens <= limits.memoryTokensAtOnce;
+      // A request that waits leaves nothing behind if this fails.
+      const otherwise = encoded && !isWaited ? consumptionOf(artifacts, name, encoded.tokens) : null;
+      const charge = { request: admission.request, consumed, otherwise };
+      const change = { manifestHash, added, removed: null, maxTenantTokens: memoryTokens, charge };
       const memoryMs = now();
       try {
         status = await makeMemory(own, { name, change, isNew: !encoded, isWaited }, signal);
@@ -73,7 +77,9 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
     await making;
     isMade = true;
   } finally {
-    admission.settle(isMade || (isBegun && signal.aborted) ? [consumptionOf(artifacts, name, tokens)] : []);
+    // The tenant's store counts what became a memory, under the same id.
+    const isCharged = isMade ? !remembered : isBegun && signal.aborted;
+    admission.settle(isCharged ? [consumed] : []);
   }
   return adapterResponse(c, own, name, artifacts, status, { "server-timing": serverTiming(timings) });
 };

@@ -25,21 +25,23 @@ export const addDocuments: RouteHandler = async (c, dependencies) => {
   const encoded = encodeDocuments(documents ?? [], artifacts);
   const admission = await c.get("admission").reserve(encoded.tokens);
   const isWaited = encoded.tokens <= limits.memoryTokensAtOnce && !before.memory?.job;
-  let isCharged = false;
+  const consumed = consumptionOf(artifacts, name, encoded.tokens);
+  let hasLeft = false;
   try {
     const change = { manifestHash: artifacts.manifestHash, removed: null, maxTenantTokens: memoryTokens };
+    const charge = { request: admission.request, consumed, otherwise: null };
     const added = await compressed(encoded.documents);
-    const memory = { name, change: { ...change, added }, isNew: false, isWaited };
+    const memory = { name, change: { ...change, added, charge }, isNew: false, isWaited };
     const work = makeMemory(own, memory, c.req.raw.signal);
     dependencies.background(work.then(noop, noop));
     const status = await work.catch((thrown) => {
-      isCharged = c.req.raw.signal.aborted;
+      hasLeft = c.req.raw.signal.aborted;
       throw thrown;
     });
-    isCharged = true;
     return await adapterResponse(c, own, name, artifacts, status === 201 ? 200 : 202);
   } finally {
-    admission.settle(isCharged ? [consumptionOf(artifacts, name, encoded.tokens)] : []);
+    // The tenant's store counts what was made, under the same id.
+    admission.settle(hasLeft ? [consumed] : []);
   }
 };
 
@@ -51,7 +53,7 @@ export const deleteDocument: RouteHandler = async (c, dependencies) => {
   if (!before) throw notFound(name);
   requireSame(before.manifestHash, artifacts, name);
   const removed = c.req.param("document") ?? "";
-  const change = { manifestHash: artifacts.manifestHash, added: null, removed, maxTenantTokens: null };
+  const change = { manifestHash: artifacts.manifestHash, added: null, removed, maxTenantTokens: null, charge: null };
   const memory = { name, change, isNew: false, isWaited: !before.memory?.job };
   const status = await makeMemory(own, memory, c.req.raw.signal);
   return adapterResponse(c, own, name, artifacts, status === 201 ? 200 : 202);

@@ -29,6 +29,14 @@ export interface Consumption {
   completionTokens: number;
 }
 
+/** Use of an admitted request that is counted once its documents are a memory. */
+export interface Charge {
+  request: AdmittedRequest;
+  consumed: Consumption;
+  /** Is counted where they become none: of the parts that were fitted beside it. */
+  otherwise: Consumption | null;
+}
+
 /** The sum of two uses of the same model and centroid. */
 export function addUse<T extends Consumption>(one: T, before: T | undefined): T {
   if (!before) return one;

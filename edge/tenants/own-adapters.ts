@@ -2,6 +2,7 @@
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import type { Charge } from "./consumption.ts";
 
 export interface OwnAdapter {
   name: string;
@@ -42,6 +43,8 @@ export interface MemoryJob extends MemorySet {
   builtTokens: number;
   /** Why the last try failed. */
   error: string | null;
+  /** Of the requests whose documents it adds. */
+  charges: Charge[];
 }
 
 /** At least one of the two is there. */
@@ -50,6 +53,12 @@ export interface OwnMemory {
   ready: MemorySet | null;
   /** Takes the place of `ready` when it is made. */
   job: MemoryJob | null;
+}
+
+/** The set that an adapter has or is about to have; null for none. */
+export function wantedOf(memory: OwnMemory | null): MemorySet | null {
+  if (memory?.job && memory.job.status !== "failed") return memory.job;
+  return memory?.ready ?? null;
 }
 
 /** Memory of an adapter, as it is stored. */

@@ -83,8 +83,7 @@ export class Settlements implements UseRecorder {
     try {
       await ledgerOf(this.#ledgers, ledger).settle(id, [...consumed], beganMs);
     } catch {
-      const stored = JSON.stringify(consumed);
-      this.#storage.sql.exec("INSERT OR REPLACE INTO settlements VALUES (?, ?, ?, ?)", id, ledger, stored, beganMs);
+      this.#store(ledger, beganMs, id, consumed);
       await ensureAlarm(this.#storage, this.#now(), { delayMs: firstRetryMs, maxDelayMs: maxRetryMs });
     }
   }
@@ -118,7 +117,18 @@ export class Settlements implements UseRecorder {
     await Promise.all(flushed);
   }
 
-  /** Repeats the stored settlements. The object's alarm calls it. */
+  /** Reports use and stores its settlement, in the present transaction; `retry` makes it. */
+  store({ requestId, tenant, ledger, beganMs }: AdmittedRequest, consumed: readonly Consumption[]): void {
+    this.#report(tenant, consumed);
+    this.#store(ledger, beganMs, requestId, consumed);
+  }
+
+  #store(ledger: string, beganMs: number, id: string, consumed: readonly Consumption[]): void {
+    const stored = JSON.stringify(consumed);
+    this.#storage.sql.exec("INSERT OR REPLACE INTO settlements VALUES (?, ?, ?, ?)", id, ledger, stored, beganMs);
+  }
+
+  /** Makes the stored settlements, or else sets the alarm. The object's alarm calls it last. */
   async retry(): Promise<void> {
     const stored = this.#storage.sql.exec<{ id: string; ledger: string; consumed: string; beganMs: number }>(
       "SELECT * FROM settlements",
@@ -131,7 +141,8 @@ export class Settlements implements UseRecorder {
     const hasFailed = results.some(({ status }) => status === "rejected");
     this.#failures = hasFailed ? this.#failures + 1 : 0;
     if (!hasFailed) return;
-    await this.#storage.setAlarm(this.#now() + Math.min(maxRetryMs, firstRetryMs * 2 ** this.#failures));
+    const delayMs = Math.min(maxRetryMs, firstRetryMs * 2 ** this.#failures);
+    await ensureAlarm(this.#storage, this.#now(), { delayMs, maxDelayMs: delayMs });
   }
 }
 

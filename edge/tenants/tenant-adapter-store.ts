@@ -23,6 +23,7 @@ import {
 import { adapterOf, type FittedAdapter, fittedOf, type OwnAdapter, type RecordRow } from "./own-adapters.ts";
 import { RecordLists } from "./record-lists.ts";
 import { SealedStore } from "./sealed-store.ts";
+import { Settlements, usageReport } from "./settlements.ts";
 import { TenantFiles } from "./tenant-files.ts";
 import {
   type Changed,
@@ -39,6 +40,8 @@ const schema = `
   ) WITHOUT ROWID;
 `;
 
+/** Longest pause between two tries of a job: a backend that starts again is back within a minute, and somebody waits. */
+const maxJobRetryMs = 60_000;
 /** How long an alarm waits for jobs, in milliseconds; the platform ends one after 15 minutes, and the next continues. */
 const alarmMs = 600_000;
 /** A job that a request waits for is continued by the alarm if the object is lost meanwhile. */
@@ -68,6 +71,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
   readonly #sealed: SealedStore;
   readonly #copies: BackendCopies;
   readonly #memories: TenantMemories;
+  readonly #settlements: Settlements;
   readonly #lists: RecordLists;
   readonly #files: TenantFiles;
   /** Of all adapters, what `nearest` ranks, so that a prompt reads no record but of those it gets; null after a change. */
@@ -91,12 +95,19 @@ export class TenantAdapterStore extends DurableObject<Env> {
     const sealed = new SealedStore(storage, randomBytes);
     const deleteDocuments = (hash: string) => sealed.delete(hash);
     const copies = new BackendCopies({ tenant, storage, now, clients: () => this.#clients(), deleteDocuments });
+    const report = usageReport(env);
+    this.#settlements = new Settlements(env.LEDGERS, storage, { now, newId: () => crypto.randomUUID(), report });
     this.#memories = new TenantMemories({
       ...{ tenant, storage, now, sealed },
       clients: () => this.#clients().values(),
       noteCopy: (hash, copy) => copies.note(memoryPrefix + hash, copy, this.now()),
       retire: (hash, name, delayMs) => copies.retire(hash, name, delayMs),
       keep: (hash) => copies.keep(memoryPrefix + hash),
+      count: (charges, which) => {
+        for (const { request, [which]: consumed } of charges)
+          if (consumed) this.#settlements.store(request, [consumed]);
+        this.ctx.waitUntil(this.#settlements.retry());
+      },
       changed: () => {
         this.#ranked = null;
       },
@@ -247,7 +258,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
       this.#memories.erase();
       this.#sealed.erase();
       this.#lists.erase();
-      this.#sql.exec("DELETE FROM adapters");
+      for (const table of ["adapters", "settlements"]) this.#sql.exec(`DELETE FROM ${table}`);
     });
     return { adapters, ...erased };
   }
@@ -259,8 +270,10 @@ export class TenantAdapterStore extends DurableObject<Env> {
     const areJobsLeft = !isBuilt || (await building);
     this.#failures = this.#copies.isAnyDue || areJobsLeft ? this.#failures + 1 : 0;
     const retryMs = Math.min(maxRetryMs, firstRetryMs * 2 ** this.#failures);
-    const delays = [...(isBuilt ? [] : [0]), ...(areJobsLeft ? [retryMs] : []), ...this.#copies.retryDelays(retryMs)];
+    const jobRetryMs = areJobsLeft ? [Math.min(maxJobRetryMs, retryMs)] : [];
+    const delays = [...(isBuilt ? [] : [0]), ...jobRetryMs, ...this.#copies.retryDelays(retryMs)];
     if (delays.length > 0) await this.ctx.storage.setAlarm(this.now() + Math.min(...delays));
+    await this.#settlements.retry();
   }
 
   #isUnused(hash: string): boolean {

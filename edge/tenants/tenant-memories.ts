@@ -9,7 +9,8 @@ import { memoryHash } from "../../shared/contracts/memory-hash.ts";
 import type { ErrorKind } from "../../shared/errors.ts";
 import { CallFailure } from "../dispatch/call-failure.ts";
 import type { AdapterCopy, BackendClient } from "../dispatch/client.ts";
-import type { MemoryJob, MemoryRecord, MemorySet, OwnMemory } from "./own-adapters.ts";
+import type { Charge } from "./consumption.ts";
+import { type MemoryJob, type MemoryRecord, wantedOf } from "./own-adapters.ts";
 import { gunzippedText, jsonBytes, type SealedStore } from "./sealed-store.ts";
 
 const schema = `
@@ -45,6 +46,8 @@ export interface DocumentChange {
   removed: string | null;
   /** Most tokens of all memories of the tenant; null: no limit. */
   maxTenantTokens: number | null;
+  /** For what is added; null: nothing. */
+  charge: Charge | null;
 }
 
 /** The job that a change has become. */
@@ -81,6 +84,8 @@ interface MemoryParts {
   retire(hash: string, name: string, delayMs: number): Promise<void>;
   /** The memory is wanted again. */
   keep(hash: string): void;
+  /** Stores what requests have used, in the present transaction, and has it counted. */
+  count(charges: readonly Charge[], which: "consumed" | "otherwise"): void;
   /** What `list` returns has changed, by something else than `remove` and `erase`. */
   changed(): void;
 }
@@ -152,7 +157,7 @@ export class TenantMemories {
   async #change<T>(name: string, change: DocumentChange, refusal: () => T | null): Promise<Changed | Refused | T> {
     const refusedFirst = refusal();
     if (refusedFirst !== null) return refusedFirst;
-    const { manifestHash, added, removed, maxTenantTokens } = change;
+    const { manifestHash, added, removed, maxTenantTokens, charge } = change;
     const before = this.find(name);
     const current = wantedOf(before);
     const [documents, records]: [Documents, DocumentRecord[]] =
@@ -213,11 +218,12 @@ export class TenantMemories {
     }
     this.#parts.keep(hash);
     const replaced = now?.job ?? null;
+    const charges = [...(replaced?.charges ?? []), ...(charge ? [charge] : [])];
     if (replaced?.hash !== hash) this.#running.get(name)?.abort.abort();
     this.#write(name, {
       ...{ manifestHash, created: now?.created ?? Math.floor(this.#parts.now() / 1000) },
       ready: now?.ready ?? null,
-      job: { ...set, status: "queued", builtTokens: 0, error: null },
+      job: { ...set, status: "queued", builtTokens: 0, error: null, charges },
     });
     if (replaced && this.isUnused(replaced.hash)) await this.#parts.retire(replaced.hash, name, 0);
     return { hash, joinsJob: replaced !== null && replaced.status !== "failed" };
@@ -282,7 +288,7 @@ export class TenantMemories {
             begun: (copy) => this.#parts.noteCopy(job.hash, copy),
             progress: (tokens) => this.#built.set(job.hash, tokens),
           });
-          if (!isOver()) await this.#finish(name, job);
+          if (!isOver()) await this.#finish(name);
           break;
         } catch (thrown) {
           if (!(thrown instanceof CallFailure)) throw thrown;
@@ -301,13 +307,17 @@ export class TenantMemories {
     if (now?.ready?.hash === job.hash) return { status: "ready", error: null };
     if (!now || isOver()) return { status: "cancelled", error: null };
     const status = isFinal ? "failed" : "queued";
-    this.#write(name, { ...now, job: { ...job, status, builtTokens: 0, error: error.message } });
+    const { charges } = now.job!;
+    if (isFinal) this.#parts.count(charges.splice(0), "otherwise");
+    this.#write(name, { ...now, job: { ...job, status, builtTokens: 0, error: error.message, charges } });
     if (isFinal && this.isUnused(job.hash)) await this.#parts.retire(job.hash, name, 0);
     return { status, error };
   }
 
-  async #finish(name: string, { status, builtTokens, error, ...ready }: MemoryJob): Promise<void> {
+  async #finish(name: string): Promise<void> {
     const before = this.find(name)!;
+    const { status, builtTokens, error, charges, ...ready } = before.job!;
+    this.#parts.count(charges, "consumed");
     this.#write(name, { ...before, ready, job: null });
     const old = before.ready;
     if (old && this.isUnused(old.hash)) await this.#parts.retire(old.hash, name, replacedMs);
@@ -327,6 +337,8 @@ export class TenantMemories {
   /** Removes an adapter's memory and cancels its job. Returns the hashes that no other adapter has. */
   remove(name: string): string[] {
     const before = this.find(name);
+    // As for a client that leaves: what a backend has begun is charged.
+    if (before?.job) this.#parts.count(before.job.charges, before.job.builtTokens > 0 ? "consumed" : "otherwise");
     this.#running.get(name)?.abort.abort();
     this.#sql.exec("DELETE FROM memories WHERE name = ?", name);
     const hashes = [before?.ready?.hash, before?.job?.hash].filter((hash) => hash !== undefined);
@@ -354,12 +366,6 @@ export class TenantMemories {
     this.#sql.exec("INSERT OR REPLACE INTO memories VALUES (?, ?, ?, ?)", name, ready?.hash ?? null, jobHash, record);
     this.#parts.changed();
   }
-}
-
-/** The set that an adapter has or is about to have; null for none. */
-export function wantedOf(memory: OwnMemory | null): MemorySet | null {
-  if (memory?.job && memory.job.status !== "failed") return memory.job;
-  return memory?.ready ?? null;
 }
 
 /** The body of the call that brings documents to a backend. `texts`: JSON of them, compressed. Throws if they are gone. */

@@ -3,7 +3,9 @@ import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "c
 import { env } from "cloudflare:workers";
 import { delay, HttpResponse, http } from "msw";
 import { beforeEach, describe, expect, test, vi } from "vitest";
+import { defaultRegion } from "../../edge/platform/region.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
+import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
 import { gunzip } from "../../edge/tenants/sealed-store.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
@@ -18,7 +20,7 @@ import {
 import { limits } from "../../shared/contracts/limits.ts";
 import { memoryHash } from "../../shared/contracts/memory-hash.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
-import type { Adapter, CompletionResponse } from "../../shared/contracts/responses.ts";
+import type { Adapter, CompletionResponse, UsageReport } from "../../shared/contracts/responses.ts";
 import {
   backendAnswers,
   backendUrl,
@@ -72,8 +74,19 @@ function backendRemembers(lines: (put: Put) => MemoryProgress[] | Response = () 
   );
   return seen;
 }
+const endless = (line: string) =>
+  new ReadableStream({ start: (controller) => controller.enqueue(new TextEncoder().encode(line)) });
 const ready: MemoryProgress = { type: "ready", tokens: 8, bytes: 100, computedTokens: 8 };
 const unavailable = () => HttpResponse.json({ error: { message: "starting", code: null } }, { status: 503 });
+const ledger = () => ledgerOf(env.LEDGERS, regionalName(tenant, defaultRegion));
+/** Use reaches the tenant's ledger within seconds. */
+const patience = { timeout: 10_000 };
+/** Requests and tokens that the tenant was charged. */
+const charged = async () => {
+  await runDurableObjectAlarm(ledger());
+  const { total } = (await (await app().request("/v1/usage", { headers: mine })).json()) as UsageReport;
+  return [total.requests, total.prompt_tokens];
+};
 const create = (rest: object, headers = mine) => app().post("/v1/adapters", { name: "notes", ...rest }, { headers });
 const shown = async (name = "notes") =>
   (await (await app().request(`/v1/adapters/${name}`, { headers: mine })).json()) as Adapter;
@@ -90,7 +103,7 @@ const setTime = (ms: number) =>
 describe("an adapter of documents", () => {
   test("is ready when the backend has made its memory, and is charged by token once", async () => {
     const seen = backendRemembers(() => [{ type: "progress", tokens: 4, totalTokens: 8 }, ready]);
-    const { post, reported, settled } = app();
+    const { post } = app();
     const made = await post("/v1/adapters", { name: "notes", documents: noting }, { headers: mine });
     expect(made.status, await made.clone().text()).toBe(201);
     const documents = [
@@ -115,9 +128,7 @@ describe("an adapter of documents", () => {
     });
     expect(adapter.memory!.built_tokens).toBe(adapter.memory!.tokens);
     expect(await shown()).toEqual(adapter);
-    await settled();
-    const used = reported.flatMap(([, ...consumed]) => consumed);
-    expect(used.map(({ requests, promptTokens }) => [requests, promptTokens])).toEqual([[1, adapter.memory!.tokens]]);
+    await expect.poll(charged, patience).toEqual([1, adapter.memory!.tokens]);
   });
 
   test("is used by name, and by a prompt that names none; its passages are told under its name", async () => {
@@ -212,12 +223,12 @@ describe("an adapter of documents", () => {
 
   test("that no backend can make leaves nothing behind, and costs nothing", async () => {
     const seen = backendRemembers(() => unavailable());
-    const { post, reported, settled } = app();
+    const { post, settled } = app();
     const refused = await post("/v1/adapters", { name: "notes", documents: noting }, { headers: mine });
     expect(await errorOf(refused)).toMatchObject({ status: 503 });
     expect(refused.headers.get("retry-after")).toBe("2");
     await settled();
-    expect(reported.flatMap(([, ...consumed]) => consumed)).toEqual([]);
+    expect(await charged()).toEqual([0, 0]);
     expect((await app().request("/v1/adapters/notes", { headers: mine })).status).toBe(404);
     await setTime(60_000);
     await runDurableObjectAlarm(store());
@@ -286,12 +297,11 @@ describe("a job", () => {
         return new HttpResponse(body);
       }),
     );
-    const { post, reported, settled } = app();
+    const { post, settled } = app();
     const accepted = await post("/v1/adapters", { name: "notes", documents: [long] }, { headers: mine });
     expect([accepted.status, accepted.headers.get("location")]).toEqual([202, "/v1/adapters/notes"]);
     await settled();
-    const charged = reported.flatMap(([, ...consumed]) => consumed.map(({ promptTokens }) => promptTokens));
-    expect(charged).toEqual([(await shown()).memory!.tokens]);
+    expect(await charged()).toEqual([0, 0]);
     const alarm = runDurableObjectAlarm(store());
     await vi.waitFor(async () =>
       expect(await shown()).toMatchObject({
@@ -304,34 +314,88 @@ describe("a job", () => {
     lines!.push(ready);
     await alarm;
     await untilShown({ adapts: true, memory: { status: "ready", hash: expect.any(String) } });
-    expect(reported.flatMap(([, ...consumed]) => consumed)).toHaveLength(1);
+    await expect.poll(charged, patience).toEqual([1, (await shown()).memory!.tokens]);
   });
 
-  test("survives the loss of its object and of the backend, and is charged once", async () => {
+  test("survives the loss of its object, of the backend and of the ledger, and is charged once", async () => {
     let isDown = true;
     const seen = backendRemembers(() => (isDown ? unavailable() : [ready]));
-    const { post, reported, settled } = app();
+    const { post } = app();
     expect((await post("/v1/adapters", { name: "notes", documents: [long] }, { headers: mine })).status).toBe(202);
     await runDurableObjectAlarm(store());
     await untilShown({ memory: { status: "queued", error: expect.stringContaining("starting") } });
     await evictDurableObject(store());
     isDown = false;
+    let settles = 0;
+    await runInDurableObject(ledger(), (object: Ledger) => {
+      const prototype = Object.getPrototypeOf(object) as Ledger;
+      const original = prototype.settle;
+      vi.spyOn(prototype, "settle").mockImplementation(async function (this: Ledger, ...given) {
+        // The first one does not arrive, the answer to the next is lost.
+        if (settles++ > 0) await original.apply(this, given);
+        throw new Error("the ledger is lost");
+      });
+    });
     await runDurableObjectAlarm(store());
     await untilShown({ memory: { status: "ready", error: null } });
     expect(new Set(seen.puts.map(({ path }) => path)).size).toBe(1);
-    await settled();
-    expect(reported.flatMap(([, ...consumed]) => consumed)).toHaveLength(1);
+    await expect.poll(() => settles).toBeGreaterThanOrEqual(2);
+    await evictDurableObject(store());
+    vi.restoreAllMocks();
+    await runDurableObjectAlarm(store());
+    await expect.poll(charged, patience).toEqual([1, (await shown()).memory!.tokens]);
+    const left = await runInDurableObject(store(), (_, { storage }) => [
+      ...storage.sql.exec("SELECT * FROM settlements"),
+    ]);
+    expect(left).toEqual([]);
   });
 
   test("that a backend refuses has failed, says why, and keeps no documents", async () => {
     backendRemembers(() => [
       { type: "error", kind: "invalid_request", message: "no such token", retryAfterSeconds: null },
     ]);
-    await create({ documents: [long] });
+    const { post, settled } = app();
+    await post("/v1/adapters", { name: "notes", documents: [long] }, { headers: mine });
+    await settled();
     await runDurableObjectAlarm(store());
     await untilShown({ memory: { status: "failed", error: "no such token", hash: null }, documents: [] });
     const refused = await errorOf(await app().complete({ model: "gpt2:notes", prompt: "a" }, { headers: mine }));
     expect(refused).toMatchObject({ status: 400, message: expect.stringContaining("no such token") });
+    expect(await charged()).toEqual([0, 0]);
+  });
+
+  test("that has failed is charged for the parts that were fitted beside it, which stay", async () => {
+    backendRemembers(() => [{ type: "error", kind: "invalid_request", message: "no", retryAfterSeconds: null }]);
+    const file = Uint8Array.of(1, 2).toBase64();
+    const made = { hash: "6".repeat(64), file, tokens: 9, parts: [], gain: null, timings: { hiddenMs: 1, fitMs: 1 } };
+    network.use(http.post(`${backendUrl}/v1/adapters`, () => HttpResponse.json(made)));
+    const accepted = await create({ documents: [long], examples: ["aaab", "aaabb"] });
+    expect(accepted.status, await accepted.clone().text()).toBe(202);
+    await runDurableObjectAlarm(store());
+    await untilShown({ memory: { status: "failed" } });
+    await expect.poll(charged, patience).toEqual([1, (await shown()).tokens]);
+  });
+
+  test("that documents are added to is charged for all when it is ready", async () => {
+    let isDown = true;
+    backendRemembers(() => (isDown ? unavailable() : [ready]));
+    const { post } = app();
+    await post("/v1/adapters", { name: "notes", documents: [long] }, { headers: mine });
+    const added = await post("/v1/adapters/notes/documents", { documents: ["aabb"] }, { headers: mine });
+    expect([added.status, await charged()]).toEqual([202, [0, 0]]);
+    isDown = false;
+    await runDurableObjectAlarm(store());
+    await untilShown({ memory: { status: "ready", documents: 2 } });
+    await expect.poll(charged, patience).toEqual([2, (await shown()).memory!.tokens]);
+  });
+
+  test("is tried again within a minute, however long no backend has taken it", async () => {
+    backendRemembers(() => unavailable());
+    await create({ documents: [long] });
+    for (let i = 0; i < 12; i++) await runDurableObjectAlarm(store());
+    await untilShown({ memory: { status: "queued", error: expect.any(String) } });
+    const dueMs = await runInDurableObject(store(), (_, { storage }) => storage.getAlarm());
+    expect(dueMs! - Date.now()).toBeLessThanOrEqual(60_000);
   });
 
   test("ends with DELETE, also at the backend", async () => {
@@ -348,6 +412,18 @@ describe("a job", () => {
     expect(seen.deletions.every((path) => path === seen.puts[0].path)).toBe(true);
     expect(seen.deletions.length).toBeGreaterThan(0);
     expect((await app().request("/v1/adapters/notes", { headers: mine })).status).toBe(404);
+    expect(await charged()).toEqual([0, 0]);
+  });
+
+  test("that DELETE ends when a backend has made a part of it is charged, as a client that leaves is", async () => {
+    backendRemembers(() => new HttpResponse(endless('{"type":"progress","tokens":9,"totalTokens":9}\n')));
+    await create({ documents: [long] });
+    const alarm = runDurableObjectAlarm(store());
+    await untilShown({ memory: { status: "building", built_tokens: 9 } });
+    const { tokens } = (await shown()).memory!;
+    await app().request("/v1/adapters/notes", { method: "DELETE", headers: mine });
+    await alarm;
+    await expect.poll(charged, patience).toEqual([1, tokens]);
   });
 });
 
