@@ -11,6 +11,7 @@ import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import {
+  type AdapterAnswer,
   batchRequestSchema,
   type MemoryProgress,
   type MemoryRequest,
@@ -367,7 +368,10 @@ describe("a job", () => {
   test("that has failed is charged for the parts that were fitted beside it, which stay", async () => {
     backendRemembers(() => [{ type: "error", kind: "invalid_request", message: "no", retryAfterSeconds: null }]);
     const file = Uint8Array.of(1, 2).toBase64();
-    const made = { hash: "6".repeat(64), file, tokens: 9, parts: [], gain: null, timings: { hiddenMs: 1, fitMs: 1 } };
+    const made: AdapterAnswer = {
+      ...{ hash: "6".repeat(64), file, tokens: 9, parts: [], gain: null, kept: false, losses: [] },
+      timings: { hiddenMs: 1, fitMs: 1 },
+    };
     network.use(http.post(`${backendUrl}/v1/adapters`, () => HttpResponse.json(made)));
     const accepted = await create({ documents: [long], examples: ["aaab", "aaabb"] });
     expect(accepted.status, await accepted.clone().text()).toBe(202);
