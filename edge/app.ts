@@ -3,6 +3,7 @@ import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../shared/errors.ts";
 import { admission, auth, preflight } from "./api/access.ts";
 import { createAdapter, deleteAdapter, getAdapter, listAdapters } from "./api/adapters.ts";
+import { classify } from "./api/classify.ts";
 import { chatCompletions, completions } from "./api/completions.ts";
 import type { AppEnvironment, Dependencies, Middleware, RouteHandler } from "./api/dependencies.ts";
 import { apiDocs, docs, docsFile, openApi, page } from "./api/documents.ts";
@@ -34,6 +35,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     "/v1/completions": { POST: completions },
     "/v1/chat/completions": { POST: chatCompletions },
     "/v1/embeddings": { POST: embeddings },
+    "/v1/classify": { POST: classify },
     "/v1/models": { GET: listModels },
     "/v1/models/:id": { GET: getModel },
     "/v1/assign": { POST: assignTexts },

@@ -47,7 +47,7 @@ interface Generation {
 }
 
 /** Throws adapter_outdated, or invalid_request for the deadline's header. */
-async function callerOf(
+export async function callerOf(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
   request: Pick<GenerationRequest, "model" | "chameleon">,
@@ -73,7 +73,7 @@ function deadlineOf(header: string | undefined): number | null {
 }
 
 /** Throws a ServiceError if the answer fails before it begins. */
-async function answerFromCell(
+export async function answerFromCell(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
   { request, plan, artifacts, form }: Generation,

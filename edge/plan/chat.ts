@@ -33,11 +33,11 @@ export function planChat(
   artifacts: Artifacts,
   caller: Caller,
 ): Promise<Plan> {
-  return planGeneration(request, () => [tokenized(messages, artifacts, caller.now())], artifacts, caller);
+  return planGeneration(request, () => [tokenizedChat(messages, artifacts, caller.now())], artifacts, caller);
 }
 
 /** Only the messages' contents assign the prompt: the template's text is the same in every conversation. */
-function tokenized(messages: readonly ChatMessage[], artifacts: Artifacts, nowMs: number): TokenizedPrompt {
+export function tokenizedChat(messages: readonly ChatMessage[], artifacts: Artifacts, nowMs: number): TokenizedPrompt {
   const { tokenizer, manifest } = artifacts;
   const { prefixTokens } = manifest.embedding;
   const promptIds = encodeMessages(messages, artifacts, nowMs);

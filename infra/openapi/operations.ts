@@ -1,6 +1,8 @@
 /** The operations of the API document: what no schema describes. A test compares them with the routes of the app. */
 import type { z } from "zod";
 import { chatRequestSchema } from "../../shared/contracts/chat.ts";
+import { classifyRequestSchema } from "../../shared/contracts/classify.ts";
+import { classifyResponseSchema } from "../../shared/contracts/classify-response.ts";
 import { heartbeatMs } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
@@ -20,12 +22,14 @@ export const schemas = {
   CompletionRequest: completionRequestSchema,
   ChatCompletionRequest: chatRequestSchema,
   EmbeddingsRequest: embeddingsRequestSchema,
+  ClassifyRequest: classifyRequestSchema,
   AssignRequest: assignRequestSchema,
   CreateAdapterRequest: createAdapterRequestSchema,
   AddDocumentsRequest: addDocumentsRequestSchema,
   Completion: responses.completionResponseSchema,
   ChatCompletion: responses.chatResponseSchema,
   ChatCompletionChunk: responses.chatChunkSchema,
+  Classification: classifyResponseSchema,
   Embeddings: responses.embeddingsResponseSchema,
   Model: responses.modelSchema,
   ModelList: responses.modelListSchema,
@@ -133,6 +137,16 @@ export const operations: Operation[] = [
       },
     },
     ...{ response: "ChatCompletion", events: "ChatCompletionChunk", errors: generates },
+  }),
+  post("/v1/classify", "classify", "Generate", "Which of some labels fits a text", {
+    scope: "completions",
+    description:
+      "By one pass over each prompt: where labels part, the model chooses among their tokens alone, so that the probabilities add up to 1. Labels that begin alike take a further row for each place where they part.",
+    request: {
+      schema: "ClassifyRequest",
+      example: { input: "The parcel came broken and I want my money back", labels: ["refund", "shipping", "praise"] },
+    },
+    ...{ response: "Classification", errors: generates },
   }),
   post("/v1/embeddings", "createEmbeddings", "Embed and assign", "The vector that centroids are found by", {
     scope: "embeddings",

@@ -116,8 +116,9 @@ function refuseUnbuilt(
     refuse("response_format", `response_format is of type ${describe(format)}; only text is supported`);
 }
 
-function readMessages(value: unknown, context: z.RefinementCtx): ChatMessage[] {
-  const read = messagesIn(value, "messages");
+/** A conversation; `name` is its place in the request. */
+export function readMessages(value: unknown, context: z.RefinementCtx, name = "messages"): ChatMessage[] {
+  const read = messagesIn(value, name);
   return "fault" in read ? refuser(context, value)(read.fault, read.path) : read.messages;
 }
 

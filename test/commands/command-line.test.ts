@@ -66,6 +66,7 @@ const refusals: [keyof ReturnType<typeof commandsOf>, string[], number, string][
   ["keys", ["craete", "acme"], 2, "chameleon keys: unknown command 'craete'; did you mean create?"],
   ["publish", ["--to", "x"], 2, "chameleon publish: option '--to <hash>' argument 'x' is invalid"],
   ["import", [], 2, "chameleon import: missing required argument 'model'"],
+  ["classify", ["nothing.txt", "--labels", "a,b"], 1, "chameleon classify: nothing.txt cannot be read: "],
   ["score", ["nothing.txt"], 1, "chameleon score: nothing.txt cannot be read: "],
   ["score", ["."], 1, "chameleon score: . cannot be read: "],
   ["adapters", ["create", "legal", "."], 1, "chameleon adapters: . cannot be read: "],

@@ -1,6 +1,7 @@
 /** What a newcomer gets: `npm start` with the embedded base, and its own sampling, answers a question in a chat. */
 import OpenAI from "openai";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 
@@ -18,4 +19,21 @@ test("the capital of France is Paris", async () => {
   });
   expect(choices[0].message.content).toContain("Paris");
   expect(choices[0].finish_reason).toBe("stop");
+});
+
+test("a text gets the label that fits", async () => {
+  const response = await fetch(`${stack.edge}/v1/classify`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${stack.key}`, "content-type": "application/json" },
+    body: JSON.stringify({
+      input: [
+        "The striker scored twice in the second half as United won 3-1",
+        "The central bank raised interest rates",
+        "Researchers found a new planet orbiting a nearby star",
+      ],
+      labels: ["sports", "business", "science"],
+    }),
+  });
+  const { data } = (await response.json()) as ClassifyResponse;
+  expect(data.map(({ label }) => label)).toEqual(["sports", "business", "science"]);
 });

@@ -1,0 +1,76 @@
+/** `POST /v1/classify`, inward. Not here: how labels become tokens (edge/plan/labels.ts). */
+import { z } from "zod";
+import { type ChatMessage, messagesSchema, readMessages } from "./chat.ts";
+import { isString, kindOf, listOf, refuser } from "./fields.ts";
+import { asGeneration, generationFields } from "./generation.ts";
+import { limits } from "./limits.ts";
+
+/** A text, or a conversation whose next answer is the label. */
+export type ClassifyInput = string | ChatMessage[];
+
+const isLabel = (entry: unknown): entry is string =>
+  isString(entry) && entry.trim() !== "" && entry.length <= limits.classifyLabelCharacters;
+const text = { type: "string", minLength: 1, maxLength: limits.bodyBytes };
+const several = (items: object) => ({ type: "array", items, minItems: 1, maxItems: limits.classifyInputs });
+
+export const classifyRequestSchema = z
+  .object({
+    model: generationFields.model,
+    input: z
+      .unknown()
+      .transform(readInputs)
+      .meta({
+        description:
+          "Texts, or conversations whose next answer is the label. The base is asked which label fits a text, in a prompt that lists them; an adapter of your own with examples continues a text as it is",
+        anyOf: [text, several(text), messagesSchema, several(messagesSchema)],
+      }),
+    labels: listOf({
+      ...{ name: "labels", of: "strings", min: 2, max: limits.classifyLabels },
+      ...{ isEntry: isLabel, rule: `a label has 1 to ${limits.classifyLabelCharacters} characters, not only spaces` },
+    })
+      .refine((labels) => new Set(labels).size === labels.length, { error: "labels holds a label twice" })
+      .meta({
+        description:
+          "As they would continue the prompt: for an adapter of your own with their leading space, if its examples have one",
+        type: "array",
+        items: { type: "string", minLength: 1, maxLength: limits.classifyLabelCharacters },
+        minItems: 2,
+        maxItems: limits.classifyLabels,
+        uniqueItems: true,
+      }),
+    user: generationFields.user,
+    chameleon: generationFields.chameleon,
+  })
+  .transform(({ input, labels, ...request }) => {
+    // One greedy token at each branch of the labels, without what a model's own defaults would change of its probabilities.
+    const sampling = {
+      temperature: 0,
+      ignore_eos: true,
+      presence_penalty: 0,
+      frequency_penalty: 0,
+      repetition_penalty: 1,
+    };
+    const generation = { ...request, n: 1, seed: 0, echo: false, max_tokens: 1, logprobs: limits.classifyBranches };
+    return { input, labels, generation: asGeneration({ ...generation, ...sampling }) };
+  });
+
+function readInputs(value: unknown, context: z.RefinementCtx): ClassifyInput[] {
+  const refuse = refuser(context, value);
+  if (typeof value !== "string" && !Array.isArray(value)) {
+    return refuse(`input is ${kindOf(value)}; it must be a text, a conversation, or a list of either`);
+  }
+  const isSingle = typeof value === "string" || kindOf(value[0]) === "an object";
+  const inputs: unknown[] = isSingle ? [value] : value;
+  if (inputs.length === 0) return refuse("input is an empty list; at least one is needed");
+  if (inputs.length > limits.classifyInputs) {
+    return refuse(`input has ${inputs.length} entries, the maximum is ${limits.classifyInputs}`);
+  }
+  const kind = typeof inputs[0];
+  return inputs.map((input, i) => {
+    const at = isSingle ? "input" : `input[${i}]`;
+    if (typeof input !== kind)
+      return refuse(`${at} is ${kindOf(input)}, input[0] is ${kindOf(inputs[0])}; all must be alike`);
+    if (input === "") return refuse(`${at} is empty`);
+    return typeof input === "string" ? input : readMessages(input, context, at);
+  });
+}

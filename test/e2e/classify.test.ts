@@ -1,0 +1,91 @@
+/** Labels of texts through the whole stack, against the logprobs that its own completions report. */
+import { beforeAll, expect, test } from "vitest";
+import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import type { ChatResponse } from "../../shared/contracts/responses.ts";
+import { DocumentSchemas } from "../support/answer-schemas.ts";
+import { sharedStack } from "../support/shared-stack.ts";
+import type { RunningStack } from "../support/stack.ts";
+
+let stack: RunningStack;
+beforeAll(async () => {
+  stack = await sharedStack("classify");
+}, 60_000);
+
+const post = (path: string, body: object) =>
+  fetch(stack.edge + path, {
+    method: "POST",
+    headers: { authorization: `Bearer ${stack.key}`, "content-type": "application/json" },
+    body: JSON.stringify(body),
+  });
+
+async function answered<T>(path: string, body: object): Promise<T> {
+  const response = await post(path, body);
+  expect(response.status, await response.clone().text()).toBe(200);
+  return response.json() as Promise<T>;
+}
+
+const classified = (body: object) => answered<ClassifyResponse>("/v1/classify", body);
+const isOurs = new DocumentSchemas().response("post", "/v1/classify", 200, "application/json");
+
+test("each text gets a label, with probabilities that add up to 1 and do not depend on the others", async () => {
+  const labels = ["refund", "delivery", "praise"];
+  const input = ["Where is my parcel? It should have come on Monday.", "Lovely work, thank you all so much!"];
+  const answer = await classified({ input, labels, chameleon: {} });
+  expect(isOurs(answer), JSON.stringify(isOurs.errors)).toBe(true);
+  for (const { probabilities, margin, label, chameleon } of answer.data) {
+    const sorted = Object.values(probabilities).sort((a, b) => b - a);
+    expect(sorted.reduce((sum, p) => sum + p, 0)).toBeCloseTo(1, 6);
+    expect(probabilities[label]).toBe(sorted[0]);
+    expect(margin).toBeCloseTo(sorted[0] - sorted[1], 9);
+    expect(chameleon?.mode).toBe("evidence");
+  }
+  expect(answer.usage.completion_tokens).toBe(2);
+  for (const [i, one] of input.entries()) {
+    const alone = await classified({ input: one, labels });
+    expect(alone.data[0].probabilities).toEqual(answer.data[i].probabilities);
+  }
+});
+
+test("labels that begin alike, or with another, have the probabilities of what a text of them alone would be", async () => {
+  const messages = [{ role: "user", content: "Which month comes after June?" }];
+  const labels = ["July", "June", "July 4", "July 5"];
+  const { data, usage } = await classified({ input: messages, labels, model: "gpt2" });
+  expect(data).toHaveLength(1);
+  expect(Object.values(data[0].probabilities).reduce((sum, p) => sum + p, 0)).toBeCloseTo(1, 6);
+  expect(usage.completion_tokens).toBeGreaterThan(1);
+});
+
+test.each(["gpt2", "gpt2:auto"])(
+  "they are the ratio of the logprobs that a conversation's answer tells, by %s",
+  async (model) => {
+    const messages = [{ role: "user", content: "Name one kind of citrus fruit." }];
+    const told = await answered<ChatResponse>("/v1/chat/completions", {
+      ...{ model, messages, max_tokens: 1, temperature: 0, logprobs: true, top_logprobs: limits.chatLogprobs },
+    });
+    const top = told.choices[0]
+      .logprobs!.content![0].top_logprobs.filter(({ token }) => /^\w+$/.test(token))
+      .slice(0, 4);
+    expect(top.length).toBeGreaterThan(2);
+    const { data } = await classified({ model, input: messages, labels: top.map(({ token }) => token) });
+    const sum = top.reduce((total, { logprob }) => total + Math.exp(logprob), 0);
+    const differences = top.map(({ token, logprob }) =>
+      Math.abs(data[0].probabilities[token] - Math.exp(logprob) / sum),
+    );
+    console.log(`largest difference ${Math.max(...differences)}, at most 1e-4: a bias of 100 rounds float32 logits`);
+    expect(Math.max(...differences)).toBeLessThan(1e-4);
+  },
+);
+
+test.each([
+  ["no labels", { input: "a", labels: ["x"] }, "labels"],
+  ["a label twice", { input: "a", labels: ["x", "x"] }, "labels"],
+  ["an empty label", { input: "a", labels: ["x", " "] }, "labels"],
+  ["no text", { input: [], labels: ["x", "y"] }, "input"],
+  ["too many texts", { input: Array(limits.classifyInputs + 1).fill("a"), labels: ["x", "y"] }, "input"],
+  ["too many branches", { input: "a", labels: [..."abcdefghijklmnopqrstuvwxyz"] }, "labels"],
+])("%s are refused", async (_, body, param) => {
+  const response = await post("/v1/classify", body);
+  const { error } = (await response.json()) as { error: { param: string; message: string } };
+  expect([response.status, error.param], error.message).toEqual([400, param]);
+});
