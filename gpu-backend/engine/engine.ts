@@ -177,7 +177,7 @@ export class Engine {
       counts.tokens += tokens;
       this.#guard(sequence, () => this.#keepChunk(sequence));
       if (sequence.ended || sequence.pendingPromptTokens > 0) continue;
-      if (sequence.awaitsEvidence) counts.sampledTokens += await this.#startAnswering(sequence);
+      if (sequence.awaitsMixture) counts.sampledTokens += await this.#startAnswering(sequence);
       this.#guard(sequence, () => this.#endPrefill(sequence));
       this.#flush(null);
     }
@@ -202,25 +202,21 @@ export class Engine {
     const output = await this.#parts.runner.run(pass);
     const faults = faultsOf(chunks, heads, output);
     for (const [sequence, error] of faults) this.#fail(sequence, this.#reportFault(error));
+    for (const { sequence } of chunks) await this.#chooseBrakes(sequence);
     await this.#readHeads(heads, pass.states, output);
     return heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
   }
 
   /**
-   * Of a sequence whose prompt is cached: weighs its mixture, then its memories, scores the rest of the prompt, and samples the first
-   * token. Returns whether it did.
+   * Of a mixture whose prompt is cached: weighs it, then its memories, scores the rest of the prompt, and samples the first token.
+   * Returns whether it did.
    */
   async #startAnswering(sequence: Sequence): Promise<0 | 1> {
-    const { runner, memories } = this.#parts;
-    const weighings = [
-      ...(sequence.awaitsMixture ? [() => weighMixture(sequence, runner)] : []),
-      ...(memories && sequence.memories.length > 0 ? [() => chooseBrakes(sequence, runner, memories.rule)] : []),
-    ];
-    for (const weigh of weighings) {
-      const fault = sequence.ended ? null : await weigh();
-      this.#parts.progressed?.();
-      if (fault) this.#fail(sequence, this.#reportFault(fault));
-    }
+    const { runner } = this.#parts;
+    const fault = await weighMixture(sequence, runner);
+    this.#parts.progressed?.();
+    if (fault) this.#fail(sequence, this.#reportFault(fault));
+    await this.#chooseBrakes(sequence);
     let sampled: 0 | 1 = 0;
     for await (const { heads, states, output } of headsAfterEvidence(sequence, runner)) {
       this.#parts.progressed?.();
@@ -229,6 +225,14 @@ export class Engine {
       if (!sequence.ended && heads.some(({ scoredId }) => scoredId === null)) sampled = 1;
     }
     return sampled;
+  }
+
+  async #chooseBrakes(sequence: Sequence): Promise<void> {
+    const { runner, memories } = this.#parts;
+    if (!memories || sequence.ended || !sequence.awaitsBrakes) return;
+    const fault = await chooseBrakes(sequence, runner, memories.rule);
+    this.#parts.progressed?.();
+    if (fault) this.#fail(sequence, this.#reportFault(fault));
   }
 
   /** Gives a new sequence the keys and values that are cached already. */

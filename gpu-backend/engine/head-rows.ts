@@ -18,6 +18,7 @@ export interface Head {
   baseRow: number | null;
   /** The prompt token to be scored; null where the next token is to be sampled. */
   scoredId: number | null;
+  readsMemories: boolean;
 }
 
 interface Row {
@@ -53,8 +54,11 @@ export class HeadRows {
   /** Adds a row of what answers the sequence, and a row of the base if it is compared. */
   add(sequence: Sequence, at: number, scoredId: number | null): void {
     const row = this.#addRow(sequence, at, sequence.answering, scoredId);
-    const baseRow = sequence.comparesBase ? this.#addRow(sequence, at, null, scoredId) : null;
-    this.heads.push({ sequence, row, hiddenRow: at, baseRow, scoredId });
+    const readsMemories = sequence.readsMemories(scoredId !== null);
+    // Without an adapter and memories the row is the base's.
+    const compares = sequence.request.compare && (sequence.answering !== null || readsMemories);
+    const baseRow = compares ? this.#addRow(sequence, at, null, scoredId) : null;
+    this.heads.push({ sequence, row, hiddenRow: at, baseRow, scoredId, readsMemories });
   }
 
   /** Adds a row that scores a prompt token under one expert; null is the base. */
@@ -148,14 +152,14 @@ function readsOneCandidate({ sequence: { sampling }, scoredId }: Head): boolean 
 }
 
 /** Whether only the likeliest token of a row is read. */
-function readsLikeliestOnly({ sequence, scoredId, baseRow }: Head): boolean {
+function readsLikeliestOnly({ sequence, scoredId, baseRow, readsMemories }: Head): boolean {
   const { sampling, request } = sequence;
-  if (sequence.readsMemories) return false;
+  if (readsMemories) return false;
   return scoredId === null && baseRow === null && !request.compare && sampling.logprobs === null && isGreedy(sampling);
 }
 
 /** Scores of the whole vocabulary: the draw, the sampled token's rank under the base, or a memory's token may be beyond the top K. */
-function needsScores({ sequence, scoredId, baseRow }: Head): boolean {
-  if (sequence.readsMemories && (scoredId === null || (sequence.sampling.logprobs ?? 0) > 0)) return true;
+function needsScores({ sequence, scoredId, baseRow, readsMemories }: Head): boolean {
+  if (readsMemories && (scoredId === null || (sequence.sampling.logprobs ?? 0) > 0)) return true;
   return scoredId === null && (baseRow !== null || !drawsFromCandidates(sequence.sampling));
 }

@@ -20,7 +20,7 @@ export async function memoriesOfHeads(
   states: Pass["states"],
   { kv, rule }: { kv: KvStore; rule: MemoryRule },
 ): Promise<Map<Head, MemorySays[]>> {
-  const readers = heads.filter(({ sequence }) => !sequence.ended && sequence.readsMemories);
+  const readers = heads.filter(({ sequence, readsMemories }) => readsMemories && !sequence.ended);
   const asked = readers.map(({ sequence, hiddenRow }) => {
     const { kv: row, position } = states[hiddenRow];
     return { memories: sequence.memories, state: kv.state(row, position) };

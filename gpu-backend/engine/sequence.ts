@@ -218,9 +218,9 @@ export class Sequence implements Plannable {
     return this.request.mixture?.evidence !== undefined && this.#mixture === null;
   }
 
-  /** Whether its prompt has to be cached before it is known what answers: the weights of a mixture, and the brakes of memories. */
-  get awaitsEvidence(): boolean {
-    return this.awaitsMixture || (this.request.memories !== undefined && this.#brakes === null);
+  /** Whether its prompt is cached and what answers is known, but not the brakes of its memories. */
+  get awaitsBrakes(): boolean {
+    return this.memories.length > 0 && !this.#brakes && this.pendingPromptTokens === 0 && !this.awaitsMixture;
   }
 
   /** Number of the first prompt tokens that may be evidence. */
@@ -234,14 +234,9 @@ export class Sequence implements Plannable {
     return this.#brakes;
   }
 
-  /** Whether its next token is mixed with what memories say. */
-  get readsMemories(): boolean {
-    return this.#brakes !== null;
-  }
-
-  /** Whether the base's logprobs are requested and differ from the served ones. */
-  get comparesBase(): boolean {
-    return this.request.compare && (this.#answering !== null || this.readsMemories);
+  /** Whether memories are mixed into the next token, or into the score of a prompt token: not of those that choose the brakes. */
+  readsMemories(isScore: boolean): boolean {
+    return this.request.memories !== undefined && (this.#brakes !== null || !isScore);
   }
 
   /** The reason to end, once all is sampled and scored; null before. */

@@ -7,7 +7,7 @@ import { inverseLength, keyScale } from "../../gpu-backend/memory/keys.ts";
 import { type DocumentTokens, type Memory, packMemoryHead, unpackMemory } from "../../gpu-backend/memory/memory.ts";
 import { MemoryCache } from "../../gpu-backend/memory/memory-cache.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
-import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
+import type { StepInput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { positionsOfEvidence } from "../../shared/math/evidence.ts";
 import {
@@ -319,6 +319,31 @@ test("text of its own kind chooses a brake, and text of another kind none", asyn
   for (const request of own) expect(brakeOf(request)).toBeGreaterThan(1);
   for (const request of foreign) expect(brakeOf(request)).toBeLessThan(0.7);
 });
+
+test.each([
+  ["greedy", {}],
+  ["sampled", { temperature: 1 }],
+])(
+  "a memory adds one run to a prompt and none to a step, and copies the scores of sampled rows only: %s",
+  async (_, sampling) => {
+    const runs: StepInput[] = [];
+    const counted: StepRunner = {
+      ...{ config: runner.config, gates: runner.gates, classBytes: runner.classBytes, release: async () => {} },
+      run(input) {
+        runs.push(input);
+        return runner.run(input);
+      },
+    };
+    await run(
+      [requestOf("a", 0, { maxTokens: 4, sampling: { ...sampling, logprobs: null } })],
+      harness({ runner: counted }),
+    );
+    const rowsOf = ({ rows, sequences, want }: StepInput) => ({ sequences, rows: rows!.length, scores: want.scores });
+    const step = { sequences: 1, rows: 1, scores: true };
+    const evidence = { sequences: 0, rows: expect.toSatisfy((rows: number) => rows <= brakePositions), scores: false };
+    expect(runs.map(rowsOf)).toEqual([step, evidence, step, step, step]);
+  },
+);
 
 test("several memories of one answer compete", async () => {
   const hash = "d".repeat(64);
