@@ -116,6 +116,9 @@ export class TenantAdapterStore extends DurableObject<Env> {
     const isJustErased = () => copies.isJustErased();
     this.#files = new TenantFiles({ lists, sealed, isJustErased });
     [this.#sealed, this.#copies, this.#lists] = [sealed, copies, lists];
+    // Jobs that ended with the object before this one continue at once.
+    const jobs = this.#sql.exec("SELECT 1 FROM memories WHERE jobHash IS NOT NULL LIMIT 1");
+    if (jobs.toArray().length > 0) state.waitUntil(storage.setAlarm(this.now()));
   }
 
   get files(): TenantFiles {
