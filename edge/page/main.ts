@@ -5,6 +5,7 @@ import { Api, failureText } from "./api.ts";
 import { Catalog } from "./catalog.ts";
 import { Chat } from "./chat.ts";
 import { byId, startTabs } from "./elements.ts";
+import { Label } from "./label.ts";
 import { DomainMap } from "./map.ts";
 import { OwnAdaptersList } from "./own-adapters.ts";
 import { UploadedTexts } from "./passages.ts";
@@ -45,6 +46,7 @@ const writer = new Writer({
   onReading: (reading) => map.place(reading),
 });
 
+new Label({ api, catalog });
 new Score({ api, catalog, prompt: () => writer.prompt });
 const texts = new UploadedTexts();
 const chat = new Chat({ api, catalog, texts });

@@ -3,6 +3,7 @@ import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { domainOf } from "../../edge/page/domains.ts";
 import { percent, perplexityChange } from "../../edge/page/words.ts";
+import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
 import type { Adapter, CentroidList, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { axeViolations, browserProgram, launchBrowser } from "../support/browser.ts";
 import { PageDriver } from "../support/page-driver.ts";
@@ -33,8 +34,11 @@ describe.skipIf(!browserProgram)("the page", () => {
     expect(response.status, await response.clone().text()).toBe(200);
     return response.json() as Promise<CompletionResponse>;
   }
-  const ask = async <T>(path: string): Promise<T> =>
-    (await fetch(stack.edge + path, { headers: { authorization: `Bearer ${stack.key}` } })).json() as Promise<T>;
+  const ask = async <T>(path: string, body?: object): Promise<T> => {
+    const headers = { authorization: `Bearer ${stack.key}`, "content-type": "application/json" };
+    const request = body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers };
+    return (await fetch(stack.edge + path, request)).json() as Promise<T>;
+  };
 
   describe.each(looks)("at $width px, $colorScheme", (look) => {
     let driver: PageDriver;
@@ -177,6 +181,26 @@ describe.skipIf(!browserProgram)("the page", () => {
       }
       await page.locator("#score-result summary").click();
       expect(await driver.text("#score-result table")).toContain((-mean(base)).toFixed(3));
+      expect(await axeViolations(page)).toEqual([]);
+    });
+
+    test("labels a text as the API does, and says what is missing", async () => {
+      const { page } = driver;
+      await page.click("#tab-label");
+      await page.fill("#label-names", "refund");
+      await page.click("#label-form button[type=submit]");
+      await driver.says("#label-failure", /labels/);
+      const labels = ["refund", "delivery", "praise"];
+      await page.fill("#label-names", labels.join(", "));
+      await page.click("#label-form button[type=submit]");
+      await page.waitForSelector("#label-result li");
+      const input = await page.inputValue("#label-text");
+      const { data } = await ask<ClassifyResponse>("/v1/classify", { input, labels });
+      const shown = await page.locator("#label-result li").allTextContents();
+      const withPercent = (label: string) => `${label}${Math.round(100 * data[0].probabilities[label])}%`;
+      expect(shown.toSorted()).toEqual(labels.map(withPercent).toSorted());
+      expect(shown[0]).toContain(data[0].label);
+      expect(await driver.text("#label-failure")).toBe("");
       expect(await axeViolations(page)).toEqual([]);
     });
 
