@@ -26,7 +26,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   requireRoom(await own.roomFor(name), name);
   const startedMs = now();
   const encoded = examples && encodeExamples(examples, artifacts, now());
-  const remembered = documents && encodeDocuments(documents, artifacts);
+  const remembered = documents && (await encodeDocuments(documents, artifacts));
   const tokens = (encoded?.tokens ?? 0) + (remembered?.tokens ?? 0);
   const timings: Record<string, number> = { tokenize: now() - startedMs };
 

@@ -4,8 +4,10 @@ import { addDocumentsRequestSchema, type DocumentField } from "../../shared/cont
 import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding } from "../../shared/math/assignment.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
+import { partCharacters, partsOf } from "../../shared/tokenizer/text-parts.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import { adapterMs } from "../dispatch/routing-limits.ts";
+import { pause } from "../platform/clock.ts";
 import { gzip, jsonBytes } from "../tenants/sealed-store.ts";
 import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
 import type { DocumentChange, JobOutcome, NewDocument } from "../tenants/tenant-memories.ts";
@@ -22,7 +24,7 @@ export const addDocuments: RouteHandler = async (c, dependencies) => {
   const before = await own.find(name);
   if (!before) throw notFound(name);
   requireSame(before.manifestHash, artifacts, name);
-  const encoded = encodeDocuments(documents ?? [], artifacts);
+  const encoded = await encodeDocuments(documents ?? [], artifacts);
   const admission = await c.get("admission").reserve(encoded.tokens);
   const isWaited = encoded.tokens <= limits.memoryTokensAtOnce && !before.memory?.job;
   const consumed = consumptionOf(artifacts, name, encoded.tokens);
@@ -111,33 +113,49 @@ export async function makeMemory(
   throw new ServiceError(kind, message, { param, retryAfterSeconds: retryAfterSeconds ?? undefined });
 }
 
-/** Documents with their tokens and prompt embeddings. Throws invalid_request for one without tokens, or for too many together. */
-export function encodeDocuments(
+/** Characters that a document of fewer costs as much as, besides its own. */
+const documentCharacters = 64;
+
+/**
+ * Documents with their tokens and prompt embeddings; other requests of the isolate have a turn after each part of a text. Throws
+ * invalid_request for one without tokens, or for too many together.
+ */
+export async function encodeDocuments(
   documents: readonly DocumentField[],
   { tokenizer, manifest, table }: Artifacts,
-): { documents: NewDocument[]; tokens: number } {
+): Promise<{ documents: NewDocument[]; tokens: number }> {
   const refuse = (message: string, param: string) =>
     new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
   const { prefixTokens } = manifest.embedding;
-  let tokens = 0;
-  const encoded = documents.map(({ name, text }, i) => {
-    const ids = tokenizer.encode(text, limits.memoryTokens - tokens);
-    tokens += ids.length;
+  const encoded: NewDocument[] = [];
+  let [total, unyielded] = [0, 0];
+  for (const [i, { name, text }] of documents.entries()) {
     const param = `documents[${i}]`;
-    if (ids.length === 0) throw refuse(`${param} holds no character that the model's vocabulary has`, param);
-    if (tokens > limits.memoryTokens) {
-      const message = `documents[0] to ${param} have at least ${tokens} tokens, the maximum is ${limits.memoryTokens}`;
-      throw refuse(message, "documents");
-    }
     const sum = new Float32Array(table.dimensions); // [P]
-    for (let start = 0; start < ids.length; start += prefixTokens) {
-      promptEmbedding(ids.slice(start, start + prefixTokens), table).forEach((value, p) => {
-        sum[p] += value;
-      });
+    let tokens = 0;
+    unyielded += documentCharacters;
+    for (const part of partsOf(text)) {
+      const ids = tokenizer.encode(part, limits.memoryTokens - total - tokens);
+      tokens += ids.length;
+      if (total + tokens > limits.memoryTokens) {
+        const message = `documents[0] to ${param} have at least ${total + tokens} tokens, the maximum is ${limits.memoryTokens}`;
+        throw refuse(message, "documents");
+      }
+      for (let start = 0; start < ids.length; start += prefixTokens) {
+        promptEmbedding(ids.slice(start, start + prefixTokens), table).forEach((value, p) => {
+          sum[p] += value;
+        });
+      }
+      unyielded += part.length;
+      if (unyielded < partCharacters / 2) continue;
+      unyielded = 0;
+      await pause(0);
     }
-    return { name, text, tokens: ids.length, embedding: new Uint8Array(sum.buffer).toBase64() };
-  });
-  return { documents: encoded, tokens };
+    if (tokens === 0) throw refuse(`${param} holds no character that the model's vocabulary has`, param);
+    total += tokens;
+    encoded.push({ name, text, tokens, embedding: new Uint8Array(sum.buffer).toBase64() });
+  }
+  return { documents: encoded, tokens: total };
 }
 
 /** As `DocumentChange.added` takes them; null for none. */

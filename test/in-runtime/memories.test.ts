@@ -3,6 +3,7 @@ import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "c
 import { env } from "cloudflare:workers";
 import { delay, HttpResponse, http } from "msw";
 import { beforeEach, describe, expect, test, vi } from "vitest";
+import { encodeDocuments } from "../../edge/api/memories.ts";
 import { defaultRegion } from "../../edge/platform/region.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
@@ -26,6 +27,7 @@ import {
   backendAnswers,
   backendUrl,
   byteStream,
+  edgeArtifacts,
   errorOf,
   manifestHash,
   network,
@@ -711,6 +713,25 @@ test("parts that were fitted join the mixture of a prompt that is near, under th
   expect(base + adapters.reduce((sum, { weight }) => sum + weight, 0)).toBeCloseTo(1);
   expect(evidence!.floor).toBeGreaterThan(0);
   expect(sequences[0].memories).toBeUndefined();
+});
+
+test.each<[string, string[]]>([
+  ["a long text", ["ab ba aab\n".repeat(20_000)]],
+  ["a word without end", ["ab".repeat(100_000)]],
+  ["many texts of a word", Array.from({ length: 4000 }, () => "ab")],
+])("other requests have a turn while documents are encoded: %s", async (_, texts) => {
+  let turns = 0;
+  let isEncoded = false;
+  const take = () => {
+    turns++;
+    if (!isEncoded) setTimeout(take, 0);
+  };
+  setTimeout(take, 0);
+  const documents = texts.map((text) => ({ name: null, text }));
+  const { tokens } = await encodeDocuments(documents, await edgeArtifacts());
+  isEncoded = true;
+  expect(tokens).toBeGreaterThan(texts.length);
+  expect(turns).toBeGreaterThanOrEqual(12);
 });
 
 test("as many documents as a memory may have are one word each", async () => {

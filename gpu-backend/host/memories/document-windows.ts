@@ -4,6 +4,7 @@ import { setImmediate } from "node:timers/promises";
 import type { Documents } from "../../../shared/contracts/inference.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
 import { ServiceError } from "../../../shared/errors.ts";
+import { partCharacters, partsOf } from "../../../shared/tokenizer/text-parts.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 
 export interface EncodedDocument {
@@ -17,9 +18,6 @@ export interface EncodedDocument {
 
 export type DocumentTokenizer = Pick<Tokenizer, "encode" | "textStart" | "textPieceOf">;
 
-/** Characters that are encoded before other work of the process has a turn: some milliseconds. */
-const turnCharacters = 65_536;
-
 /** Throws a ServiceError for more than `limits.memoryTokens`. */
 export async function encodeDocuments(tokenizer: DocumentTokenizer, documents: Documents): Promise<EncodedDocument[]> {
   const encoded: EncodedDocument[] = [];
@@ -27,16 +25,14 @@ export async function encodeDocuments(tokenizer: DocumentTokenizer, documents: D
   let unyielded = 0;
   for (const { name, text } of documents) {
     const ids: number[] = [...tokenizer.textStart];
-    for (let start = 0; start < text.length; ) {
-      const end = cutAfter(text, start);
-      for (const id of tokenizer.encode(text.slice(start, end), limits.memoryTokens)) ids.push(id);
+    for (const part of partsOf(text)) {
+      for (const id of tokenizer.encode(part, limits.memoryTokens)) ids.push(id);
       if (total + ids.length > limits.memoryTokens) {
         const message = `The documents have more than ${limits.memoryTokens} tokens, the maximum of one memory.`;
         throw new ServiceError("invalid_request", message, { param: "documents" });
       }
-      unyielded += end - start;
-      start = end;
-      if (unyielded < turnCharacters) continue;
+      unyielded += part.length;
+      if (unyielded < partCharacters) continue;
       unyielded = 0;
       await setImmediate();
     }
@@ -55,16 +51,6 @@ function encodedDocument(name: string, ids: Int32Array, tokenizer: DocumentToken
     return bytes;
   });
   return { name, ids, ends, hash: createHash("sha256").update(ids).digest() };
-}
-
-/** Where the part of a long text that starts at `start` ends: after a line if possible, so that few tokens are cut. */
-function cutAfter(text: string, start: number): number {
-  const furthest = start + turnCharacters;
-  if (furthest >= text.length) return text.length;
-  const line = text.lastIndexOf("\n", furthest - 1) + 1;
-  if (line > start) return line;
-  const isInPair = (text.charCodeAt(furthest - 1) & 0xfc00) === 0xd800;
-  return isInPair ? furthest - 1 : furthest;
 }
 
 /** Tokens of a window at most, those of the window before it included that it begins with for context. */
