@@ -34,7 +34,7 @@ const failureTable = {
   diverging: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
   /** The call named a process, and another one answered: the process is gone. */
   misdirected: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: true },
-  /** The backend has a memory's file that cannot be read. It gets the documents with the next call. */
+  /** The backend cannot read its file of an own adapter or memory. It gets another one with the next call. */
   damaged: { health: "fit", retryElsewhere: true, retrySame: "soon", isTemporary: false },
   overloaded: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
   /** The call is invalid for every backend. If it has sequences of several tenants, one of them may be at fault. */
@@ -99,6 +99,7 @@ const kindsOfFrames: Partial<Record<ErrorKind, FailureKind>> = {
   overloaded: "overloaded",
   backend_unavailable: "unavailable",
   internal: "failing",
+  adapter_not_found: "damaged",
   memory_not_found: "damaged",
 };
 

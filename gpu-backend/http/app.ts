@@ -4,23 +4,26 @@ import { bodyLimit } from "hono/body-limit";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
 import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import {
+  type BatchRequest,
   batchRequestSchema,
   cancelRequestSchema,
+  type Frame,
   numericsHeader,
+  ownAdaptersOf,
   type Readiness,
   readNumerics,
 } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import { requireNumerics } from "../engine/refusals.ts";
-import type { EngineClient } from "../host/client.ts";
+import { type EngineClient, memoriesByTenant } from "../host/client.ts";
 import type { MemoryService } from "../host/memories/service.ts";
 import type { OwnAdapterService } from "../host/own-adapters/service.ts";
 import type { ServingSets } from "../host/sets/serving-sets.ts";
 import { addAdapterRoutes, requireAdapters } from "./adapters.ts";
 import { type BatchOutcome, frameStream } from "./frame-stream.ts";
 import { centroidLabel, type Log } from "./log.ts";
-import { addMemoryRoutes, doubtMemories, requireMemories } from "./memories.ts";
+import { addMemoryRoutes, requireMemories } from "./memories.ts";
 import type { Metrics } from "./metrics.ts";
 import {
   type CallVerifier,
@@ -89,7 +92,7 @@ export function createApp(parts: AppParts): Hono {
     };
     const trace = tracer?.watch(batch);
     const body = frameStream(engine, batch, ended, (frame) => {
-      doubtMemories(batch, frame, memories.store);
+      doubtUnreadable(frame, batch, parts);
       trace?.(frame);
     });
     metrics.batchAccepted(batch);
@@ -140,6 +143,15 @@ export function createApp(parts: AppParts): Hono {
     return answerError(context, error);
   });
   return app;
+}
+
+/** After a frame that says that a file of the batch could not be read: none of its kind counts as there before it is checked. */
+function doubtUnreadable(frame: Frame, batch: BatchRequest, { adapters, memories }: AppParts): void {
+  if (frame.type !== "error") return;
+  const [{ tenant }] = batch.sequences;
+  if (frame.kind === "adapter_not_found") for (const hash of ownAdaptersOf(batch)) adapters.store.doubt(tenant, hash);
+  if (frame.kind !== "memory_not_found") return;
+  for (const { tenant, hash } of memoriesByTenant(batch)) memories.store.doubt(tenant, hash);
 }
 
 const requireJson: MiddlewareHandler = async (context, next) => {

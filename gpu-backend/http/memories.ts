@@ -2,7 +2,6 @@
 import type { Context, Hono } from "hono";
 import {
   type BatchRequest,
-  type Frame,
   heartbeatMs,
   type MemoryProgress,
   memoryRequestSchema,
@@ -69,12 +68,6 @@ export async function requireMemories(batch: BatchRequest, store: Memories["stor
   for (const { tenant, hash } of memoriesByTenant(batch)) {
     if (!(await store.has(tenant, hash))) throw missing(hash);
   }
-}
-
-/** After a frame that says that a memory of the batch could not be read: none of them counts as there before it is checked. */
-export function doubtMemories(batch: BatchRequest, frame: Frame, store: Memories["store"]): void {
-  if (frame.type !== "error" || frame.kind !== "memory_not_found") return;
-  for (const { tenant, hash } of memoriesByTenant(batch)) store.doubt(tenant, hash);
 }
 
 function missing(hash: string): ServiceError {

@@ -2,7 +2,7 @@
  * Tenants' own adapters on real ONNX sessions and in real processes: they share steps with centroids and the base and
  * none of it may show; they are made of examples while others are served, outlive a restart, and are nobody else's.
  */
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -259,6 +259,23 @@ describe("backends", () => {
     const remove = () => fetch(backends[1].url + path, { method: "DELETE" });
     expect([(await remove()).status, (await remove()).status]).toEqual([204, 204]);
     expect((await wear(backends[1], answer.hash)).status).toBe(404);
+  });
+
+  test("one whose file is damaged counts as missing once an engine has met it", async () => {
+    const [one] = backends;
+    const answer = await created(await one.post("/v1/adapters", requestOf({ tenant: "harmed" })));
+    const tenants = join(data, "one/tenants/adapters");
+    const name = (await readdir(tenants, { recursive: true })).find((path) => path.endsWith(answer.hash))!;
+    const bytes = await readFile(join(tenants, name));
+    bytes[bytes.length >> 1] ^= 1;
+    await writeFile(join(tenants, name), bytes);
+    const [frame] = await allFrames(await wear(one, answer.hash, "harmed"));
+    expect(frame).toMatchObject({ type: "error", kind: "adapter_not_found" });
+    expect(await errorOf(await wear(one, answer.hash, "harmed"))).toMatchObject({ status: 404 });
+    const body = Uint8Array.from(Buffer.from(answer.file, "base64"));
+    const put = await fetch(`${one.url}/v1/adapters/harmed/${answer.hash}`, { method: "PUT", body });
+    expect(put.status).toBe(204);
+    expect((await allFrames(await wear(one, answer.hash, "harmed"))).at(-1)).toMatchObject({ type: "done" });
   });
 
   test("a backend whose disk takes nothing serves the adapter from memory, says so, and stays ready", async () => {

@@ -94,7 +94,7 @@ export function withOwnAdapters(
 async function read(id: string, store: OwnAdapterReader, shape: OwnAdapterShape): Promise<Adapter> {
   const [tenant, hash] = id.split("/");
   const bytes = await store.read(tenant, hash);
-  if (!bytes) throw new Error(`there is no adapter ${hash} of this tenant`);
+  if (!bytes) throw new ServiceError("adapter_not_found", `There is no adapter ${hash} of this tenant.`);
   const parts = unpackOwnAdapter(bytes, shape);
   const isBase = !parts.gates && !parts.bias;
   return { hash, ...parts, scale: isBase ? 0 : 1, bytes: bytes.length + recordBytes };
