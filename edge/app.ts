@@ -8,10 +8,12 @@ import { chatCompletions, completions } from "./api/completions.ts";
 import type { AppEnvironment, Dependencies, Middleware, RouteHandler } from "./api/dependencies.ts";
 import { apiDocs, docs, docsFile, openApi, page } from "./api/documents.ts";
 import { assignTexts, embeddings } from "./api/embeddings.ts";
+import { createFile, deleteFile, getFile, getFileContent, listFiles } from "./api/files.ts";
+import { cancelJob, createJob, getJob, listCheckpoints, listJobEvents, listJobs, pauseJob } from "./api/fine-tuning.ts";
 import { headLimits, responseHeaders } from "./api/headers.ts";
 import { healthz, readyz } from "./api/health.ts";
 import { addDocuments, deleteDocument } from "./api/memories.ts";
-import { getModel, listCentroids, listModels } from "./api/models.ts";
+import { deleteModel, getModel, listCentroids, listModels } from "./api/models.ts";
 import { eraseTenant, usage } from "./api/tenant.ts";
 import { callersTrace, requestTrace } from "./api/trace.ts";
 
@@ -37,7 +39,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     "/v1/embeddings": { POST: embeddings },
     "/v1/classify": { POST: classify },
     "/v1/models": { GET: listModels },
-    "/v1/models/:id": { GET: getModel },
+    "/v1/models/:id": { GET: getModel, DELETE: deleteModel },
     "/v1/assign": { POST: assignTexts },
     "/v1/centroids": { GET: listCentroids },
     "/v1/usage": { GET: usage },
@@ -46,6 +48,16 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     "/v1/adapters/:name": { GET: getAdapter, DELETE: deleteAdapter },
     "/v1/adapters/:name/documents": { POST: addDocuments },
     "/v1/adapters/:name/documents/:document": { DELETE: deleteDocument },
+    "/v1/files": { GET: listFiles, POST: createFile },
+    "/v1/files/:id": { GET: getFile, DELETE: deleteFile },
+    "/v1/files/:id/content": { GET: getFileContent },
+    "/v1/fine_tuning/jobs": { GET: listJobs, POST: createJob },
+    "/v1/fine_tuning/jobs/:id": { GET: getJob },
+    "/v1/fine_tuning/jobs/:id/cancel": { POST: cancelJob },
+    "/v1/fine_tuning/jobs/:id/pause": { POST: pauseJob },
+    "/v1/fine_tuning/jobs/:id/resume": { POST: pauseJob },
+    "/v1/fine_tuning/jobs/:id/events": { GET: listJobEvents },
+    "/v1/fine_tuning/jobs/:id/checkpoints": { GET: listCheckpoints },
     "/healthz": { GET: healthz },
     "/readyz": { GET: readyz(dependencies) },
     "/": { GET: page },

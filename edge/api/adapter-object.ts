@@ -1,12 +1,10 @@
 /** An own adapter as the API shows it, and why there is none. */
 import type { Context } from "hono";
-import { limits } from "../../shared/contracts/limits.ts";
 import type { Adapter } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { rankCentroids } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import type { OwnAdapter, OwnMemory } from "../tenants/own-adapters.ts";
-import type { Added } from "../tenants/tenant-adapter-store.ts";
 import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
 import type { AppEnvironment } from "./dependencies.ts";
 
@@ -65,19 +63,6 @@ function memoryObject({ ready, job }: OwnMemory): Adapter["memory"] {
     bytes,
     built_tokens: job?.builtTokens ?? tokens,
   };
-}
-
-export function requireRoom(room: Added, name: string): void {
-  if (room === "added") return;
-  if (room === "erased") throw new ServiceError("adapter_not_found", "The tenant was erased while this was made.");
-  if (room === "taken") {
-    const message = `You have an adapter ${name} already; DELETE /v1/adapters/${name} first.`;
-    throw new ServiceError("invalid_request", message, { param: "name" });
-  }
-  throw new ServiceError(
-    "adapter_quota_exceeded",
-    `You have ${limits.adaptersPerTenant} adapters, the maximum is ${limits.adaptersPerTenant}; delete one first.`,
-  );
 }
 
 export function notFound(name: string): ServiceError {

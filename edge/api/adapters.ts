@@ -8,8 +8,8 @@ import { createAdapterRequestSchema } from "../../shared/contracts/openai.ts";
 import type { AdapterDeleted, AdapterList } from "../../shared/contracts/responses.ts";
 import { encodeExamples } from "../plan/examples.ts";
 import { serverTiming } from "../platform/server-timing.ts";
-import { requireFreeName } from "../tenants/own-adapters.ts";
-import { adapterObject, adapterResponse, notFound, requireRoom } from "./adapter-object.ts";
+import { requireFreeName, requireRoom } from "../tenants/own-adapters.ts";
+import { adapterObject, adapterResponse, notFound } from "./adapter-object.ts";
 import { answerList } from "./answer.ts";
 import type { RouteHandler } from "./dependencies.ts";
 import { compressed, consumptionOf, encodeDocuments, makeMemory } from "./memories.ts";
@@ -47,7 +47,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
       const counts = { examples: encoded.examples.length, tokens: encoded.tokens };
       const adapter = { name, hash, manifestHash, centroid, parts, gain, ...counts };
       const file = Uint8Array.fromBase64(made.file).buffer;
-      requireRoom(await own.add({ ...adapter, created: Math.floor(now() / 1000) }, file, made.copy), name);
+      requireRoom(await own.add({ ...adapter, created: Math.floor(now() / 1000) }, examples!, file, made.copy), name);
       Object.assign(timings, { hidden: made.timings.hiddenMs, fit: made.timings.fitMs });
     }
     if (remembered) {

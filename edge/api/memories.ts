@@ -8,10 +8,11 @@ import { partCharacters, partsOf } from "../../shared/tokenizer/text-parts.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import { adapterMs } from "../dispatch/routing-limits.ts";
 import { pause } from "../platform/clock.ts";
+import { requireRoom } from "../tenants/own-adapters.ts";
 import { gzip, jsonBytes } from "../tenants/sealed-store.ts";
 import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
 import type { DocumentChange, JobOutcome, NewDocument } from "../tenants/tenant-memories.ts";
-import { adapterResponse, notFound, requireRoom } from "./adapter-object.ts";
+import { adapterResponse, notFound } from "./adapter-object.ts";
 import type { RouteHandler } from "./dependencies.ts";
 import { readUpload } from "./upload.ts";
 

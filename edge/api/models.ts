@@ -4,8 +4,11 @@
  */
 import { adapterIdentity, isAutoOff, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
+import type { ModelDeleted } from "../../shared/contracts/fine-tuning.ts";
 import type { CentroidList, Model, ModelList } from "../../shared/contracts/responses.ts";
+import { ServiceError } from "../../shared/errors.ts";
 import { selectionOf } from "../plan/assign.ts";
+import { ownNameOf, suffixOf } from "../tenants/own-adapters.ts";
 import { answerList } from "./answer.ts";
 import type { RouteHandler } from "./dependencies.ts";
 
@@ -24,6 +27,25 @@ export const getModel: RouteHandler = async (c, dependencies) => {
   selectionOf(id, null, artifacts.manifest, own); // throws model_not_found
   const [adapter] = own.values();
   return c.json({ ...modelObject(id), ...(adapter && { created: adapter.created }) } satisfies Model);
+};
+
+/** Deletes an own adapter by the name of its model, as OpenAI's clients do. */
+export const deleteModel: RouteHandler = async (c, dependencies) => {
+  const { manifest } = await dependencies.artifacts();
+  const { tenant, scopes } = c.get("access");
+  const id = c.req.param("id") ?? "";
+  if (!scopes.includes("adapters")) {
+    throw new ServiceError(
+      "forbidden",
+      `Deleting a model needs a key with the scope adapters; this one has ${scopes.join(", ") || "none"}.`,
+    );
+  }
+  const name = ownNameOf(suffixOf(id, manifest), manifest);
+  if (name === null || (await dependencies.adapters.of(tenant).remove(name)) === null) {
+    selectionOf(id, null, manifest); // throws model_not_found
+    throw new ServiceError("forbidden", `${id} is not a model of your own, so you cannot delete it.`);
+  }
+  return c.json({ id, object: "model", deleted: true } satisfies ModelDeleted);
 };
 
 export const listCentroids: RouteHandler = async (c, dependencies) => {

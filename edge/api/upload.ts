@@ -29,22 +29,13 @@ type Fields = Record<string, unknown>;
 /** Reads a request and checks it against `schema`. Throws a ServiceError of status 400, 408, 413, 415, 429 or 503. */
 export async function readUpload<T extends z.ZodType>(
   c: UploadContext,
-  { bodyReads, documentReads }: Dependencies,
+  dependencies: Dependencies,
   schema: T,
 ): Promise<z.output<T>> {
-  const { declaredBytes } = c.env;
   const header = c.req.header("content-type") ?? "";
-  const type = header.split(";")[0].trim().toLowerCase();
+  const type = mediaTypeOf(header);
   requireType(type, header, null);
-  if (declaredBytes !== null && declaredBytes > limits.documentBodyBytes) throw tooLarge(declaredBytes, "");
-  const maxBytes = Math.min(declaredBytes ?? limits.documentBodyBytes, limits.documentBodyBytes);
-  if (maxBytes > smallBodyBytes) await c.get("admission").admit();
-  // Large ones for all keys together: the isolate's memory holds few of them, and they keep no small ones out.
-  const isLarge = maxBytes > limits.bodyBytes;
-  const [reads, keyId] = isLarge ? [documentReads, ""] : [bodyReads, c.get("access").keyId];
-  return reads.during(keyId, maxBytes, async () => {
-    const limitMs = isLarge ? limits.documentBodyMs : limits.bodyMs;
-    const chunks = await bounded(c.req.raw, limitMs, (reader, arrived) => readChunks(reader, arrived));
+  return received(c, dependencies, async (chunks) => {
     if (type === "application/json")
       return checked(schema, objectIn(decoded(chunks, "The body"), limits.documentValues));
     const { name, document = null } = c.req.query();
@@ -53,6 +44,43 @@ export async function readUpload<T extends z.ZodType>(
       return checked(schema, { ...named, documents: documentsOf(type, decoded(chunks, "The body"), document) });
     }
     return checked(schema, { ...named, ...(await fieldsOfForm(chunks, header)) });
+  });
+}
+
+/** Reads a form. Throws as `readUpload` does. */
+export async function readForm<T>(
+  c: UploadContext,
+  dependencies: Dependencies,
+  read: (form: FormData) => Promise<T>,
+): Promise<T> {
+  const header = c.req.header("content-type") ?? "";
+  if (mediaTypeOf(header) !== multipart) {
+    const message = `Content-Type is ${JSON.stringify(header.slice(0, 80))}; it must be ${multipart}.`;
+    throw new ServiceError("unsupported_media_type", message);
+  }
+  return received(c, dependencies, async (chunks) => read(await formOf(chunks, header)));
+}
+
+function mediaTypeOf(header: string): string {
+  return header.split(";")[0].trim().toLowerCase();
+}
+
+/** Receives a body, of which `read` is called while few others are in memory. */
+async function received<T>(
+  c: UploadContext,
+  { bodyReads, documentReads }: Dependencies,
+  read: (chunks: Uint8Array[]) => Promise<T>,
+): Promise<T> {
+  const { declaredBytes } = c.env;
+  if (declaredBytes !== null && declaredBytes > limits.documentBodyBytes) throw tooLarge(declaredBytes, "");
+  const maxBytes = Math.min(declaredBytes ?? limits.documentBodyBytes, limits.documentBodyBytes);
+  if (maxBytes > smallBodyBytes) await c.get("admission").admit();
+  // Large ones for all keys together: the isolate's memory holds few of them, and they keep no small ones out.
+  const isLarge = maxBytes > limits.bodyBytes;
+  const [reads, keyId] = isLarge ? [documentReads, ""] : [bodyReads, c.get("access").keyId];
+  return reads.during(keyId, maxBytes, async () => {
+    const limitMs = isLarge ? limits.documentBodyMs : limits.bodyMs;
+    return read(await bounded(c.req.raw, limitMs, (reader, arrived) => readChunks(reader, arrived)));
   });
 }
 
@@ -184,11 +212,7 @@ function textOfHtml(markup: string): string {
 
 /** `name`, `examples` (texts) and `documents` (files or texts) of a form. */
 async function fieldsOfForm(chunks: readonly Uint8Array[], contentType: string): Promise<Fields> {
-  const body = joinArrays(Uint8Array, chunks);
-  requireFewParts(body, contentType);
-  const form = await new Response(body, { headers: { "content-type": contentType } }).formData().catch((cause) => {
-    throw noForm(cause);
-  });
+  const form = await formOf(chunks, contentType);
   const fields: Fields = {};
   const documents: unknown[] = [];
   const examples: string[] = [];
@@ -201,6 +225,14 @@ async function fieldsOfForm(chunks: readonly Uint8Array[], contentType: string):
   }
   if (examples.length > 0) fields.examples = examples;
   return documents.length > 0 ? { ...fields, documents } : fields;
+}
+
+function formOf(chunks: readonly Uint8Array[], contentType: string): Promise<FormData> {
+  const body = joinArrays(Uint8Array, chunks);
+  requireFewParts(body, contentType);
+  return new Response(body, { headers: { "content-type": contentType } }).formData().catch((cause) => {
+    throw noForm(cause);
+  });
 }
 
 /** Most parts of a form, with a name and the end. */

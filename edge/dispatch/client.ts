@@ -195,18 +195,23 @@ export class BackendClient {
    * a copy. Rejects with a CallFailure.
    */
   async createAdapter(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter> {
-    // Also while the body is read.
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(adapterMs)]);
-    const body = encoder.encode(JSON.stringify(request));
-    const response = await this.#post("/v1/adapters", body, adapterMs, { signal: limit });
-    if (!response.ok) throw await failureOfResponse(response);
-    begun();
-    const outcome = adapterOutcomeSchema.safeParse(await response.json().catch(() => null));
-    if (!outcome.success) throw brokenStream(outcome.error);
-    const copy = { address: this.#url, process: this.#processOf(response) };
-    if ("hash" in outcome.data) return { ...outcome.data, copy };
-    const { kind, message } = outcome.data;
-    throw failureOf(outcome.data) ?? new CallFailure("refused", new ServiceError(kind, message));
+    // Also while the body is read. AbortSignal.timeout would keep an object in memory after that.
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(new Error(`no adapter within ${adapterMs} ms`)), adapterMs);
+    try {
+      const init = { signal: AbortSignal.any([signal, late.signal]) };
+      const response = await this.#post("/v1/adapters", encoder.encode(JSON.stringify(request)), adapterMs, init);
+      if (!response.ok) throw await failureOfResponse(response);
+      begun();
+      const outcome = adapterOutcomeSchema.safeParse(await response.json().catch(() => null));
+      if (!outcome.success) throw brokenStream(outcome.error);
+      const copy = { address: this.#url, process: this.#processOf(response) };
+      if ("hash" in outcome.data) return { ...outcome.data, copy };
+      const { kind, message } = outcome.data;
+      throw failureOf(outcome.data) ?? new CallFailure("refused", new ServiceError(kind, message));
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /**

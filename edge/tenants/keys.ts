@@ -6,6 +6,7 @@ import { z } from "zod";
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
+  fileBytesOf,
   type KnownKey,
   keyEndSchema,
   keyIdOf,
@@ -36,6 +37,8 @@ export interface Access {
   limits: TenantLimits;
   /** Most tokens of all its tenant's memories; null: no limit. */
   memoryTokens: number | null;
+  /** Most bytes of all its tenant's files; null: no limit. */
+  fileBytes: number | null;
   /** Web origins whose pages may use the key. */
   origins: readonly string[];
 }
@@ -113,8 +116,9 @@ const unlimited: TenantRecord = { plan: "unlimited", limits: {}, origins: [] };
 const storedKeySchema = z
   .object({ record: keyRecordSchema, end: keyEndSchema.nullable(), revocation: revocationSchema.nullable() })
   .transform(({ record, end, revocation }) => withEnd(record, end, revocation));
-function grants(record: TenantRecord): Pick<Access, "limits" | "memoryTokens" | "origins"> {
-  return { limits: limitsOf(record), memoryTokens: memoryTokensOf(record), origins: record.origins };
+function grants(record: TenantRecord): Omit<Access, "tenant" | "keyId" | "scopes"> {
+  const [memoryTokens, fileBytes] = [memoryTokensOf(record), fileBytesOf(record)];
+  return { limits: limitsOf(record), memoryTokens, fileBytes, origins: record.origins };
 }
 
 function unreadable(cause: unknown): never {
@@ -136,6 +140,8 @@ const scopeOfPath: Record<string, Scope | null> = {
   "/v1/classify": "completions",
   "/v1/embeddings": "embeddings",
   "/v1/adapters": "adapters",
+  "/v1/files": "adapters",
+  "/v1/fine_tuning": "adapters",
   "/v1/usage": "usage",
   "/v1/tenant": "erase",
   "/v1/assign": null,

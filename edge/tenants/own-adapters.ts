@@ -1,6 +1,7 @@
 /** Records and names of a tenant's own adapters. Pure; they are stored by tenant-adapter-store.ts and fitted by backends. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Charge } from "./consumption.ts";
 
@@ -87,15 +88,32 @@ export function adapterOf(fitted: FittedAdapter | null, memory: MemoryRecord | n
   return { ...(fitted ?? unfitted), centroid, memory: { ready, job } };
 }
 
+/** What became of an adapter that was to be added. */
+export type Added = "added" | "taken" | "full" | "erased";
+
+/** Throws why an adapter of this name was not added, or could not be. */
+export function requireRoom(room: Added, name: string): void {
+  if (room === "added") return;
+  if (room === "erased") throw new ServiceError("adapter_not_found", "The tenant was erased while this was made.");
+  if (room === "taken") {
+    const message = `You have an adapter ${name} already; DELETE /v1/adapters/${name} first.`;
+    throw new ServiceError("invalid_request", message, { param: "name" });
+  }
+  throw new ServiceError(
+    "adapter_quota_exceeded",
+    `You have ${limits.adaptersPerTenant} adapters, the maximum is ${limits.adaptersPerTenant}; delete one first.`,
+  );
+}
+
 const namePattern = /^[a-z0-9][a-z0-9_-]{0,62}$/;
 /** Names with another meaning in `model: "<base>:…"`, for some set of artifacts. */
 const reserved = /^(auto|base|nearest|off|static|c\d+)$/;
 
 /** Throws invalid_request for a name that is malformed or reserved. */
-export function requireFreeName(name: string, { centroids }: Manifest): void {
+export function requireFreeName(name: string, { centroids }: Manifest, param = "name"): void {
   const refuse = (why: string) =>
-    new ServiceError("invalid_request", `Invalid request: name is ${JSON.stringify(name.slice(0, 80))}; ${why}.`, {
-      param: "name",
+    new ServiceError("invalid_request", `Invalid request: ${param} is ${JSON.stringify(name.slice(0, 80))}; ${why}.`, {
+      param,
     });
   if (!namePattern.test(name)) {
     throw refuse("it must be 1 to 63 characters of a-z, 0-9, - and _, and begin with a letter or a digit");

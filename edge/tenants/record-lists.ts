@@ -1,5 +1,4 @@
 /** Lists of a tenant's records in its Durable Object, in order of creation, which are read by page. */
-import { RpcTarget } from "cloudflare:workers";
 
 const schema = `
   CREATE TABLE IF NOT EXISTS records (
@@ -31,12 +30,12 @@ export class RecordLists {
     sql.exec(schema);
   }
 
-  add(list: string, record: { id: string }): void {
+  add<T extends { id: string }>(list: string, record: T): void {
     this.#sql.exec("INSERT INTO records (list, id, record) VALUES (?, ?, ?)", list, record.id, JSON.stringify(record));
   }
 
   /** Replaces the record of this id, if it is still there. */
-  replace(record: { id: string }): void {
+  replace<T extends { id: string }>(record: T): void {
     this.#sql.exec("UPDATE records SET record = ? WHERE id = ?", JSON.stringify(record), record.id);
   }
 
@@ -77,25 +76,5 @@ export class RecordLists {
 
   erase(): void {
     this.#sql.exec("DELETE FROM records");
-  }
-}
-
-/** What every list of a tenant offers to the Worker. */
-export class RemoteList<T extends { id: string }> extends RpcTarget {
-  protected readonly lists: RecordLists;
-  readonly #name: string;
-
-  constructor(lists: RecordLists, name: string) {
-    super();
-    this.lists = lists;
-    this.#name = name;
-  }
-
-  find(id: string): T | null {
-    return this.lists.find<T>(this.#name, id);
-  }
-
-  page(request: PageRequest): Page<T> | null {
-    return this.lists.page<T>(this.#name, request);
   }
 }

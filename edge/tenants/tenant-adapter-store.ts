@@ -4,6 +4,7 @@
  */
 import { DurableObject } from "cloudflare:workers";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
+import type { Example } from "../../shared/contracts/examples.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { dot } from "../../shared/math/assignment.ts";
@@ -11,6 +12,7 @@ import { settlesWithin } from "../../shared/settles-within.ts";
 import { configured } from "../config.ts";
 import { addressesIn } from "../dispatch/addresses.ts";
 import { type AdapterCopy, BackendClient } from "../dispatch/client.ts";
+import { makeAdapter } from "../dispatch/make-adapter.ts";
 import { ensureAlarm } from "../platform/clock.ts";
 import {
   BackendCopies,
@@ -20,11 +22,20 @@ import {
   memoryPrefix,
   type PendingDeletion,
 } from "./backend-copies.ts";
-import { adapterOf, type FittedAdapter, fittedOf, type OwnAdapter, type RecordRow } from "./own-adapters.ts";
-import { RecordLists } from "./record-lists.ts";
-import { SealedStore } from "./sealed-store.ts";
+import type { AdmittedRequest, Consumption } from "./consumption.ts";
+import {
+  type Added,
+  adapterOf,
+  type FittedAdapter,
+  fittedOf,
+  type OwnAdapter,
+  type RecordRow,
+  requireRoom,
+} from "./own-adapters.ts";
+import { type Page, type PageRequest, RecordLists } from "./record-lists.ts";
+import { jsonBytes, SealedStore } from "./sealed-store.ts";
 import { Settlements, usageReport } from "./settlements.ts";
-import { TenantFiles } from "./tenant-files.ts";
+import { type FileRecord, TenantFiles } from "./tenant-files.ts";
 import {
   type Changed,
   type DocumentChange,
@@ -33,6 +44,7 @@ import {
   type Refused,
   TenantMemories,
 } from "./tenant-memories.ts";
+import { type CancelledJob, type JobContent, type JobEvent, type TuningJob, TuningJobs } from "./tuning-jobs.ts";
 
 const schema = `
   CREATE TABLE IF NOT EXISTS adapters (
@@ -48,8 +60,6 @@ const alarmMs = 600_000;
 const jobAlarmMs = 60_000;
 /** Own adapters that `auto` considers for a prompt. */
 const nearestAdapters = 3;
-export type Added = "added" | "taken" | "full" | "erased";
-
 /** The tenant's own adapters for the prompts of a request. */
 export interface NearestAdapters {
   /** It has adapters, of any manifest. */
@@ -74,6 +84,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
   readonly #settlements: Settlements;
   readonly #lists: RecordLists;
   readonly #files: TenantFiles;
+  readonly #jobs: TuningJobs;
   /** Of all adapters, what `nearest` ranks, so that a prompt reads no record but of those it gets; null after a change. */
   #ranked: { name: string; manifestHash: string; centroid: Float32Array; isUsable: boolean }[] | null = null;
   #failures = 0;
@@ -104,9 +115,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
       retire: (hash, name, delayMs) => copies.retire(hash, name, delayMs),
       keep: (hash) => copies.keep(memoryPrefix + hash),
       count: (charges, which) => {
-        for (const { request, [which]: consumed } of charges)
-          if (consumed) this.#settlements.store(request, [consumed]);
-        this.ctx.waitUntil(this.#settlements.retry());
+        for (const { request, [which]: consumed } of charges) if (consumed) this.#count(request, consumed);
       },
       changed: () => {
         this.#ranked = null;
@@ -115,14 +124,60 @@ export class TenantAdapterStore extends DurableObject<Env> {
     const lists = new RecordLists(this.#sql);
     const isJustErased = () => copies.isJustErased();
     this.#files = new TenantFiles({ lists, sealed, isJustErased });
+    this.#jobs = new TuningJobs({
+      ...{ lists, sealed, now, randomBytes },
+      requireRoom: (name) => requireRoom(this.roomFor(name), name),
+      make: (request, signal, begun) => makeAdapter(this.#clients().values(), request, signal, begun),
+      add: async (adapter, examples, { file, copy }) =>
+        requireRoom(await this.add(adapter, examples, Uint8Array.fromBase64(file).buffer, copy), adapter.name),
+      remove: async (name) => void (await this.remove(name)),
+      count: (request, consumed) => this.#count(request, consumed),
+      wake: () => this.buildLater(),
+    });
     [this.#sealed, this.#copies, this.#lists] = [sealed, copies, lists];
     // Jobs that ended with the object before this one continue at once.
     const jobs = this.#sql.exec("SELECT 1 FROM memories WHERE jobHash IS NOT NULL LIMIT 1");
-    if (jobs.toArray().length > 0) state.waitUntil(storage.setAlarm(this.now()));
+    if (jobs.toArray().length > 0 || this.#jobs.areOpen) state.waitUntil(storage.setAlarm(this.now()));
   }
 
-  get files(): TenantFiles {
-    return this.#files;
+  addFile(...file: Parameters<TenantFiles["add"]>): Promise<Refused | null> {
+    return this.#files.add(...file);
+  }
+
+  findFile(id: string): FileRecord | null {
+    return this.#files.find(id);
+  }
+
+  filePage(request: PageRequest): Page<FileRecord> | null {
+    return this.#files.page(request);
+  }
+
+  fileContent(id: string): Promise<Uint8Array | null> {
+    return this.#files.content(id);
+  }
+
+  removeFile(id: string): boolean {
+    return this.#files.remove(id);
+  }
+
+  createJob(job: TuningJob, content: JobContent): Promise<Refused | null> {
+    return this.#jobs.create(job, content);
+  }
+
+  findJob(id: string): TuningJob | null {
+    return this.#jobs.find(id);
+  }
+
+  jobPage(request: PageRequest): Page<TuningJob> | null {
+    return this.#jobs.page(request);
+  }
+
+  jobEvents(id: string, request: PageRequest): Page<JobEvent> | null {
+    return this.#jobs.events(id, request);
+  }
+
+  cancelJob(id: string): CancelledJob | null {
+    return this.#jobs.cancel(id);
   }
 
   /** In order of name. */
@@ -172,7 +227,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
     const absent: Refused = { kind: "adapter_not_found", message: `You have no adapter ${name}.`, param: null };
     const refusal = () => {
       if (!isNew) return this.find(name) ? null : absent;
-      const room = this.#copies.isJustErased() ? "erased" : this.roomFor(name);
+      const room = this.roomFor(name);
       return room === "added" ? null : room;
     };
     // Before the job is stored, so that one is continued whenever the object is lost.
@@ -185,7 +240,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
     return this.#memories.build(name);
   }
 
-  /** Has the alarm make the memory of an adapter. */
+  /** Has the alarm run all jobs. */
   async buildLater(): Promise<void> {
     await this.ctx.storage.setAlarm(this.now());
   }
@@ -207,17 +262,28 @@ export class TenantAdapterStore extends DurableObject<Env> {
 
   /** Whether one of this name could be added. */
   roomFor(name: string): Added {
+    if (this.#copies.isJustErased()) return "erased";
     if (this.find(name)) return "taken";
     const select = "SELECT count(*) AS count FROM (SELECT name FROM adapters UNION SELECT name FROM memories)";
     const { count } = this.#sql.exec<{ count: number }>(select).one();
     return count < limits.adaptersPerTenant ? "added" : "full";
   }
 
-  /** Adds an adapter that a backend has made; one that is not added is deleted there. */
-  async add(adapter: FittedAdapter, file: ArrayBuffer, copy: AdapterCopy): Promise<Added> {
+  /**
+   * Adds an adapter that a backend has made, and keeps its examples, from which it can be made again for other artifacts. One that is
+   * not added is deleted there.
+   */
+  async add(
+    adapter: FittedAdapter,
+    examples: readonly Example[],
+    file: ArrayBuffer,
+    copy: AdapterCopy,
+  ): Promise<Added> {
     const { name, hash } = adapter;
-    const room = this.#copies.isJustErased() ? "erased" : this.roomFor(name);
+    const keepExamples = await this.#sealed.seal(examplesOf(name), { examples: jsonBytes(examples) });
+    const room = this.roomFor(name);
     if (room === "added") {
+      keepExamples();
       this.#sql.exec("INSERT INTO adapters VALUES (?, ?, ?, ?)", name, hash, JSON.stringify(adapter), file);
       this.#copies.keep(hash);
       this.#ranked = null;
@@ -236,6 +302,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
     this.#ranked = null;
     const [row] = this.#sql.exec<{ hash: string }>("SELECT hash FROM adapters WHERE name = ?", name);
     this.#sql.exec("DELETE FROM adapters WHERE name = ?", name);
+    this.#sealed.delete(examplesOf(name));
     const unused = this.#memories.remove(name).map((hash) => memoryPrefix + hash);
     if (row && this.#isUnused(row.hash)) unused.push(row.hash);
     // Sets that were replaced, too: nothing of it stays for a while.
@@ -259,6 +326,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
     this.#ranked = null;
     const erased = await this.#copies.erase(() => {
       this.#memories.erase();
+      this.#jobs.abort();
       this.#sealed.erase();
       this.#lists.erase();
       for (const table of ["adapters", "settlements"]) this.#sql.exec(`DELETE FROM ${table}`);
@@ -267,19 +335,32 @@ export class TenantAdapterStore extends DurableObject<Env> {
   }
 
   override async alarm(): Promise<void> {
-    const building = this.#memories.buildAll();
+    const working = Promise.all([this.#memories.buildAll(), this.#jobs.runAll()]);
     await this.#copies.deleteDue();
-    const isBuilt = await settlesWithin(building, alarmMs);
-    const areJobsLeft = !isBuilt || (await building);
+    const isDone = await settlesWithin(working, alarmMs);
+    const areJobsLeft = !isDone || (await working).includes(true);
     this.#failures = this.#copies.isAnyDue || areJobsLeft ? this.#failures + 1 : 0;
     const retryMs = Math.min(maxRetryMs, firstRetryMs * 2 ** this.#failures);
     const jobRetryMs = areJobsLeft ? [Math.min(maxJobRetryMs, retryMs)] : [];
-    const delays = [...(isBuilt ? [] : [0]), ...jobRetryMs, ...this.#copies.retryDelays(retryMs)];
-    if (delays.length > 0) await this.ctx.storage.setAlarm(this.now() + Math.min(...delays));
+    const delays = [...(isDone ? [] : [0]), ...jobRetryMs, ...this.#copies.retryDelays(retryMs)];
+    // What was begun meanwhile may have set it to be sooner.
+    const delayMs = Math.min(...delays);
+    if (delays.length > 0) await ensureAlarm(this.ctx.storage, this.now(), { delayMs, maxDelayMs: delayMs });
     await this.#settlements.retry();
+  }
+
+  /** Stores use in the present transaction, and has it counted. */
+  #count(request: AdmittedRequest, consumed: Consumption): void {
+    this.#settlements.store(request, [consumed]);
+    this.ctx.waitUntil(this.#settlements.retry());
   }
 
   #isUnused(hash: string): boolean {
     return this.#sql.exec("SELECT 1 FROM adapters WHERE hash = ? LIMIT 1", hash).toArray().length === 0;
   }
+}
+
+/** Under which the examples of an adapter are sealed. */
+function examplesOf(name: string): string {
+  return `examples:${name}`;
 }

@@ -4,8 +4,8 @@ import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { AdapterRequest } from "../../shared/contracts/inference.ts";
 import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { CallFailure, errorOf } from "../dispatch/call-failure.ts";
 import type { BackendClient, MadeAdapter } from "../dispatch/client.ts";
+import { makeAdapter } from "../dispatch/make-adapter.ts";
 import { setNewest } from "../platform/newest.ts";
 import { objectNamed } from "../platform/objects.ts";
 import { Refreshed } from "../platform/refreshed.ts";
@@ -15,13 +15,16 @@ import type { TenantAdapterStore } from "./tenant-adapter-store.ts";
 
 type StoreMethod =
   | ("list" | "find" | "roomFor" | "add" | "remove" | "deletions" | "erase")
-  | ("nearest" | "documentsOf" | "changeDocuments" | "build" | "buildLater" | "abandon");
-/** A tenant's store as its callers see it. The platform's own type of it has no tuples. */
-export type OwnAdapters = {
-  [Name in StoreMethod]: (
-    ...parameters: Parameters<TenantAdapterStore[Name]>
-  ) => Promise<Awaited<ReturnType<TenantAdapterStore[Name]>>>;
+  | ("nearest" | "documentsOf" | "changeDocuments" | "build" | "buildLater" | "abandon")
+  | ("addFile" | "findFile" | "filePage" | "fileContent" | "removeFile")
+  | ("createJob" | "findJob" | "jobPage" | "jobEvents" | "cancelJob");
+type Remote<T> = {
+  [Name in keyof T]: T[Name] extends (...parameters: infer P) => infer R
+    ? (...parameters: P) => Promise<Awaited<R>>
+    : never;
 };
+/** A tenant's store as its callers see it. The platform's own type of it has no tuples. */
+export type OwnAdapters = Remote<Pick<TenantAdapterStore, StoreMethod>>;
 
 type Viewer = Pick<Access, "tenant" | "scopes">;
 
@@ -103,20 +106,7 @@ export function createTenantAdapters(parts: {
       if (own.length === found.length) return named;
       return Object.assign(named, { others: (await of(access.tenant).list()).map(({ name }) => name) });
     },
-    async create(request, signal, begun) {
-      const jurisdiction = jurisdictionOf(request.tenant);
-      const failures: CallFailure[] = [];
-      for (const client of clients(jurisdiction)) {
-        try {
-          return await client.createAdapter(request, signal, begun);
-        } catch (thrown) {
-          if (signal.aborted) throw new ServiceError("cancelled", "The client disconnected.", { cause: thrown });
-          if (!(thrown instanceof CallFailure) || !thrown.consequence.retryElsewhere) throw errorBehind(thrown);
-          failures.push(thrown);
-        }
-      }
-      throw errorOf(failures, jurisdiction);
-    },
+    create: (request, signal, begun) => makeAdapter(clients(jurisdictionOf(request.tenant)), request, signal, begun),
   };
 }
 
@@ -124,8 +114,4 @@ export function createTenantAdapters(parts: {
 function unavailable(cause: unknown): never {
   const message = "Your own adapters cannot be looked up now; try again.";
   throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
-}
-
-function errorBehind(thrown: unknown): unknown {
-  return thrown instanceof CallFailure ? thrown.error : thrown;
 }

@@ -1,6 +1,6 @@
 /** The files that a tenant has uploaded, in its Durable Object; their bytes are sealed (sealed-store.ts). */
 import { limits } from "../../shared/contracts/limits.ts";
-import { type RecordLists, RemoteList } from "./record-lists.ts";
+import type { Page, PageRequest, RecordLists } from "./record-lists.ts";
 import type { SealedStore } from "./sealed-store.ts";
 import type { Refused } from "./tenant-memories.ts";
 
@@ -22,12 +22,20 @@ interface FileParts {
   isJustErased(): boolean;
 }
 
-export class TenantFiles extends RemoteList<FileRecord> {
+export class TenantFiles {
   readonly #parts: FileParts;
 
   constructor(parts: FileParts) {
-    super(parts.lists, list);
     this.#parts = parts;
+  }
+
+  find(id: string): FileRecord | null {
+    return this.#parts.lists.find<FileRecord>(list, id);
+  }
+
+  /** null if there is no file `after`. */
+  page(request: PageRequest): Page<FileRecord> | null {
+    return this.#parts.lists.page<FileRecord>(list, request);
   }
 
   /** Stores a file, or returns why not. `maxTenantBytes`: most bytes of all files of the tenant; null: no limit. */
@@ -39,14 +47,14 @@ export class TenantFiles extends RemoteList<FileRecord> {
     const refusedLast = this.#refusal(file, maxTenantBytes);
     if (refusedLast) return refusedLast;
     store();
-    this.lists.add(list, file);
+    this.#parts.lists.add(list, file);
     return null;
   }
 
   #refusal({ bytes }: FileRecord, maxTenantBytes: number | null): Refused | null {
     const refuse = (message: string): Refused => ({ kind: "adapter_quota_exceeded", message, param: "file" });
     if (this.#parts.isJustErased()) return refuse("The tenant was erased a moment ago; nothing is stored for it now.");
-    const files = this.lists.all<FileRecord>(list);
+    const files = this.#parts.lists.all<FileRecord>(list);
     const { filesPerTenant } = limits;
     if (files.length >= filesPerTenant) {
       return refuse(`You have ${files.length} files, the maximum is ${filesPerTenant}; delete one first.`);
@@ -63,7 +71,7 @@ export class TenantFiles extends RemoteList<FileRecord> {
 
   /** False if there is no such file. */
   remove(id: string): boolean {
-    if (!this.lists.remove(list, id)) return false;
+    if (!this.#parts.lists.remove(list, id)) return false;
     this.#parts.sealed.delete(id);
     return true;
   }

@@ -24,17 +24,14 @@ export function plannedBytes({ label, head, recordBytes }: FilePlan): number {
   return sealedBytes([label.length, head.length, ...recordBytes]);
 }
 
-/** Why the last write failed, such as `ENOSPC`; null if it succeeded, or before the first. */
-export type DiskFault = string | null;
-
 export interface PartialFileParts {
   hash: string;
   plan: FilePlan;
   path: string;
   partialPath: string;
   system: WriteSystem;
-  /** Runs a write. Resolves to why the disk refuses it; null if it does not. */
-  onDisk(write: () => Promise<void>): Promise<DiskFault>;
+  /** Runs a write. Resolves to false where the disk refuses it. */
+  onDisk(write: () => Promise<void>): Promise<boolean>;
   /** The file is whole: on disk, or with this content in memory. */
   finished(unwritten: Uint8Array | null): void;
   closed(): Promise<void>;
@@ -119,13 +116,12 @@ export class PartialFile {
   }
 
   async #write(write: () => Promise<void>): Promise<void> {
-    const fault = await this.#parts.onDisk(write);
-    if (fault === null) return;
+    if (await this.#parts.onDisk(write)) return;
     await this.#closeFile().catch(() => undefined);
     if (this.#content) return;
     throw new ServiceError(
       "backend_unavailable",
-      `The disk of the backend refuses the file (${fault}), which has ${plannedBytes(this.#parts.plan)} bytes; up to ${unwrittenBytes} could be kept in memory.`,
+      `The disk refuses the file, which has ${plannedBytes(this.#parts.plan)} bytes; up to ${unwrittenBytes} could be kept in memory.`,
       { retryAfterSeconds: 60 },
     );
   }

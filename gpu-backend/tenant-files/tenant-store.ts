@@ -9,7 +9,7 @@ import { basename, join, sep } from "node:path";
 import { hashPattern } from "../../shared/contracts/inference.ts";
 import { nullIfMissing, removeUnfinished, type WriteSystem, writeWhole } from "../files.ts";
 import { LruCache } from "../lru.ts";
-import { type DiskFault, type FilePlan, PartialFile, plannedBytes, unwrittenBytes } from "./partial-file.ts";
+import { type FilePlan, PartialFile, plannedBytes, unwrittenBytes } from "./partial-file.ts";
 import { keyBytes, sealEnd, sealedBytes, sealRecord } from "./sealed-records.ts";
 import { partialSuffix, TenantFiles, type TenantFilesSettings } from "./tenant-files.ts";
 
@@ -23,6 +23,9 @@ export interface TenantStoreSettings extends TenantFilesSettings {
   /** The file system for writes; the real one by default. */
   system?: WriteSystem;
 }
+
+/** Why the last write failed, such as `ENOSPC`; null if it succeeded, or before the first. */
+export type DiskFault = string | null;
 
 export interface DiskState {
   fault: DiskFault;
@@ -94,7 +97,7 @@ export class TenantStore {
     const bytes = fileBytes(content.length);
     await this.#inTurn(tenant, async () => {
       this.#unwritten.delete(path);
-      const fault = await this.#onDisk(async () => {
+      const isWritten = await this.#onDisk(async () => {
         const key = await this.#requireKey(tenant);
         await this.#makeRoom(path, bytes);
         const sealed = records.map((record, place) => sealRecord(key, hash, place, record));
@@ -102,7 +105,7 @@ export class TenantStore {
         await writeWhole(path, file, { mode: 0o600, system: this.#system });
         this.#used(path, { bytes, isIntact: true });
       });
-      if (fault !== null) this.#unwritten.set(path, content, content.length);
+      if (!isWritten) this.#unwritten.set(path, content, content.length);
     });
   }
 
@@ -237,18 +240,19 @@ export class TenantStore {
     return false;
   }
 
-  /** Runs a write, and notes and resolves to why the disk refuses it; null if it does not. */
-  async #onDisk(write: () => Promise<void>): Promise<DiskFault> {
+  /** Runs a write. Resolves to false, and notes the fault, where the disk refuses it. */
+  async #onDisk(write: () => Promise<void>): Promise<boolean> {
     try {
       await write();
       this.#fault = null;
+      return true;
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       if (code === undefined) throw error;
       this.#fault = code;
       this.#failures++;
+      return false;
     }
-    return this.#fault;
   }
 
   async #requireKey(tenant: string): Promise<Uint8Array> {

@@ -150,7 +150,9 @@ function operationObject(operation: Operation): object {
           requestBody: {
             required: true,
             content: {
-              "application/json": { schema: schemaRef(request.schema), example: request.example },
+              [request.isForm ? "multipart/form-data" : "application/json"]: {
+                ...{ schema: schemaRef(request.schema), example: request.example },
+              },
               ...Object.fromEntries((request.files ?? []).map((type) => [type, { schema: { type: "string" } }])),
               ...(request.files && { "multipart/form-data": { schema: schemaRef(request.schema) } }),
             },
@@ -226,7 +228,8 @@ const meanings: Record<ErrorKind, string> = {
   model_not_found: "The model does not exist.",
   adapter_not_found: "The adapter does not exist.",
   adapter_outdated: "The adapter was created for other artifacts; create it again.",
-  adapter_quota_exceeded: "The tenant has the maximum number of adapters, or of tokens in their documents.",
+  adapter_quota_exceeded:
+    "The tenant has the maximum of adapters, files or jobs, of tokens in its documents, or of bytes in its files.",
   memory_not_found: "A backend lacks the documents of an adapter.",
   memory_deleted: "Documents that the answer reads were deleted.",
   method_not_allowed: "The route does not support this method; see the Allow header.",

@@ -3,6 +3,20 @@ import type { z } from "zod";
 import { chatRequestSchema } from "../../shared/contracts/chat.ts";
 import { classifyRequestSchema } from "../../shared/contracts/classify.ts";
 import { classifyResponseSchema } from "../../shared/contracts/classify-response.ts";
+import {
+  checkpointListSchema,
+  createFileFormSchema,
+  createJobRequestSchema,
+  fileDeletedSchema,
+  fileListQuerySchema,
+  fileListSchema,
+  fileSchema,
+  jobEventListSchema,
+  jobListSchema,
+  jobSchema,
+  modelDeletedSchema,
+  pageQuerySchema,
+} from "../../shared/contracts/fine-tuning.ts";
 import { heartbeatMs } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
@@ -26,6 +40,8 @@ export const schemas = {
   AssignRequest: assignRequestSchema,
   CreateAdapterRequest: createAdapterRequestSchema,
   AddDocumentsRequest: addDocumentsRequestSchema,
+  CreateFileForm: createFileFormSchema,
+  CreateFineTuningJobRequest: createJobRequestSchema,
   Completion: responses.completionResponseSchema,
   ChatCompletion: responses.chatResponseSchema,
   ChatCompletionChunk: responses.chatChunkSchema,
@@ -38,6 +54,14 @@ export const schemas = {
   Adapter: responses.adapterSchema,
   AdapterList: responses.adapterListSchema,
   AdapterDeleted: responses.adapterDeletedSchema,
+  File: fileSchema,
+  FileList: fileListSchema,
+  FileDeleted: fileDeletedSchema,
+  FineTuningJob: jobSchema,
+  FineTuningJobList: jobListSchema,
+  FineTuningJobEventList: jobEventListSchema,
+  FineTuningCheckpointList: checkpointListSchema,
+  ModelDeleted: modelDeletedSchema,
   TenantErased: responses.tenantErasedSchema,
   UsageReport: responses.usageReportSchema,
   Health: responses.healthSchema,
@@ -53,7 +77,7 @@ export interface Operation {
   /** In OpenAPI's form: `/v1/models/{id}`. */
   path: string;
   id: string;
-  tag: "Generate" | "Embed and assign" | "Models and adapters" | "Tenant" | "Service" | "Pages";
+  tag: "Generate" | "Embed and assign" | "Models and adapters" | "Fine-tuning" | "Tenant" | "Service" | "Pages";
   summary: string;
   description?: string;
   /** Scope that the key needs; null: any key; undefined: no key. */
@@ -61,8 +85,8 @@ export interface Operation {
   query?: z.ZodObject;
   /** The path's parameters, in order. */
   parameters?: { name: string; description: string }[];
-  /** `files`: media types of files that it takes, too, as they are or in a form. */
-  request?: { schema: SchemaName; example: object; files?: readonly string[] };
+  /** `files`: media types of files that it takes, too, as they are or in a form; `isForm`: it takes a form alone. */
+  request?: { schema: SchemaName; example: object; files?: readonly string[]; isForm?: true };
   status?: 200 | 201;
   /** It may answer 202 with the same schema. */
   mayBeLater?: boolean;
@@ -94,6 +118,9 @@ const adapterName = { name: "name", description: "As it was made" };
 const documentFiles = ["text/markdown", "text/plain", "text/html", "application/jsonl"];
 const uploads = `Up to ${limits.memoryTokensAtOnce} tokens of documents are answered when they are ready, more with 202: then \`memory.status\` tells how the job stands, and DELETE ends it. Documents come in JSON, as files of a form (\`multipart/form-data\`, fields \`documents\`), or one file as the body (\`?document=\` names it), where each line of JSONL is a document. PDF is not read: \`pdftotext\` converts it. Tokens of documents are charged once.`;
 const memoryErrors = ["adapter_quota_exceeded", "overloaded", "rate_limited", "quota_exceeded"] as const;
+const tuning = "Fine-tuning";
+const fileId = { name: "id", description: "`file-…`" };
+const jobId = { name: "id", description: "`ftjob-…`" };
 const file = (media: string, description: string) => ({ media, description });
 
 type Rest = Omit<Operation, "method" | "path" | "id" | "tag" | "summary">;
@@ -177,6 +204,11 @@ export const operations: Operation[] = [
     ],
     ...{ response: "Model", errors: ["model_not_found", "adapter_outdated", ...unavailable] },
   }),
+  remove("/v1/models/{id}", "deleteModel", models, "Delete one of your own adapters by the name of its model", {
+    description: "Needs a key with the scope `adapters`.",
+    ...{ scope: null, parameters: [{ name: "id", description: "`smollm2-135m:<your adapter>`" }] },
+    ...{ response: "ModelDeleted", errors: ["model_not_found", ...unavailable] },
+  }),
   get("/v1/centroids", "listCentroids", models, "Each centroid, and the measured gain of its adapter", {
     ...{ scope: null, response: "CentroidList", errors: unavailable },
   }),
@@ -217,10 +249,63 @@ export const operations: Operation[] = [
     description: "Answers that read its documents end in the error `memory_deleted`.",
     ...{ scope: "adapters", parameters: [adapterName], response: "AdapterDeleted", errors: ["adapter_not_found"] },
   }),
+  get("/v1/files", "listFiles", tuning, "Your files", {
+    ...{ scope: "adapters", query: fileListQuerySchema, response: "FileList", errors: ["invalid_request"] },
+  }),
+  post("/v1/files", "createFile", tuning, "Upload a file of examples", {
+    scope: "adapters",
+    description: "Each line is checked; an error names the first that is wrong. No other purpose is supported.",
+    request: { schema: "CreateFileForm", example: { purpose: "fine-tune", file: "…" }, isForm: true },
+    ...{ response: "File", errors: ["adapter_quota_exceeded", "rate_limited"] },
+  }),
+  get("/v1/files/{id}", "getFile", tuning, "One of your files", {
+    ...{ scope: "adapters", parameters: [fileId], response: "File" },
+  }),
+  get("/v1/files/{id}/content", "getFileContent", tuning, "The bytes of a file", {
+    ...{ scope: "adapters", parameters: [fileId], errors: ["overloaded", "rate_limited"] },
+    response: file("application/octet-stream", "As it was uploaded"),
+  }),
+  remove("/v1/files/{id}", "deleteFile", tuning, "Delete a file", {
+    description: "Jobs that were made of it go on, and their adapters stay.",
+    ...{ scope: "adapters", parameters: [fileId], response: "FileDeleted" },
+  }),
+  get("/v1/fine_tuning/jobs", "listFineTuningJobs", tuning, "Your jobs, the latest first", {
+    ...{ scope: "adapters", query: pageQuerySchema, response: "FineTuningJobList", errors: ["invalid_request"] },
+  }),
+  post("/v1/fine_tuning/jobs", "createFineTuningJob", tuning, "Make an adapter of a file's examples", {
+    scope: "adapters",
+    description:
+      "A job runs in the background, in turn with the tenant's others, and survives restarts of edge and backends. It is charged the tokens of its examples once, when it succeeds, or is cancelled after it has begun. Where the gain's interval on held-out examples reaches zero, its model is the base, and an event says so.",
+    request: {
+      schema: "CreateFineTuningJobRequest",
+      example: { model: "smollm2-135m", training_file: "file-0123456789abcdef0123456789abcdef", suffix: "topics" },
+    },
+    response: "FineTuningJob",
+    errors: ["model_not_found", "adapter_quota_exceeded", "rate_limited", "quota_exceeded", ...unavailable],
+  }),
+  get("/v1/fine_tuning/jobs/{id}", "getFineTuningJob", tuning, "One of your jobs", {
+    ...{ scope: "adapters", parameters: [jobId], response: "FineTuningJob" },
+  }),
+  post("/v1/fine_tuning/jobs/{id}/cancel", "cancelFineTuningJob", tuning, "End a job", {
+    ...{ scope: "adapters", parameters: [jobId], response: "FineTuningJob", errors: ["invalid_request"] },
+  }),
+  post("/v1/fine_tuning/jobs/{id}/pause", "pauseFineTuningJob", tuning, "Not supported: a job takes seconds", {
+    ...{ scope: "adapters", parameters: [jobId], response: "FineTuningJob", errors: ["invalid_request"] },
+  }),
+  post("/v1/fine_tuning/jobs/{id}/resume", "resumeFineTuningJob", tuning, "Not supported, as pausing is not", {
+    ...{ scope: "adapters", parameters: [jobId], response: "FineTuningJob", errors: ["invalid_request"] },
+  }),
+  get("/v1/fine_tuning/jobs/{id}/events", "listFineTuningEvents", tuning, "What a job did, the latest first", {
+    ...{ scope: "adapters", parameters: [jobId], query: pageQuerySchema },
+    ...{ response: "FineTuningJobEventList", errors: ["invalid_request"] },
+  }),
+  get("/v1/fine_tuning/jobs/{id}/checkpoints", "listFineTuningCheckpoints", tuning, "Always empty", {
+    ...{ scope: "adapters", parameters: [jobId], response: "FineTuningCheckpointList" },
+  }),
   get("/v1/usage", "usage", "Tenant", "The tenant's use by day, model and centroid, and its limits", {
     ...{ scope: "usage", query: usageQuerySchema, response: "UsageReport", errors: ["invalid_request"] },
   }),
-  remove("/v1/tenant", "eraseTenant", "Tenant", "Erase the tenant's use and own adapters, at the backends too", {
+  remove("/v1/tenant", "eraseTenant", "Tenant", "Erase the tenant's use, files and own adapters, at the backends too", {
     scope: "erase",
     description:
       "`npm run keys -- delete TENANT` calls it with a key that it makes for this, then deletes the tenant's keys.",

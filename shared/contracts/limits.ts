@@ -94,7 +94,7 @@ export const limitTable = {
     unit: "bytes",
     bounds: "All files of a tenant together, unless its plan has no limit",
   },
-  filesPerPage: { value: 1000, unit: "entries", bounds: "`limit` of a list of files, jobs or events" },
+  recordsPerPage: { value: 1000, unit: "entries", bounds: "`limit` of a list of files, jobs or events" },
   tuningJobs: {
     value: 1000,
     unit: "entries",

@@ -4,7 +4,7 @@
  */
 import { z } from "zod";
 
-const unixSeconds = z.int().describe("Unix time in seconds");
+export const unixSeconds = z.int().describe("Unix time in seconds");
 const milliseconds = z.number().min(0);
 const hash = z.string().regex(/^[0-9a-f]{64}$/);
 const logprob = z.number().describe("Natural logarithm of the probability");

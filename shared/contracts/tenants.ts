@@ -41,6 +41,9 @@ export const planNames = Object.keys(plans) as [Plan, ...Plan[]];
 /** Most tokens of all memories of a tenant where its record says nothing else; null is none. */
 const memoryTokensOfPlan: Record<Plan, number | null> = { standard: limits.tenantMemoryTokens, unlimited: null };
 
+/** Most bytes of all files of a tenant; null is none. */
+const fileBytesOfPlan: Record<Plan, number | null> = { standard: limits.tenantFileBytes, unlimited: null };
+
 const bound = z.int().min(0).nullable().optional();
 const time = z.iso.datetime();
 
@@ -113,4 +116,8 @@ export function limitsOf(record: TenantRecord): TenantLimits {
 
 export function memoryTokensOf({ plan, memoryTokens }: TenantRecord): number | null {
   return memoryTokens === undefined ? memoryTokensOfPlan[plan] : memoryTokens;
+}
+
+export function fileBytesOf({ plan }: TenantRecord): number | null {
+  return fileBytesOfPlan[plan];
 }

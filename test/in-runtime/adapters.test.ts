@@ -482,7 +482,7 @@ describe("an adapter", () => {
 
   test("is erased with its tenant: at every backend, now or once that answers, and nothing of its use is left", async () => {
     const tenant = mine.authorization.slice("Bearer sk-".length);
-    const access = { tenant, keyId: "k", limits: plans.unlimited, memoryTokens: null, origins: [] };
+    const access = { tenant, keyId: "k", limits: plans.unlimited, memoryTokens: null, fileBytes: null, origins: [] };
     const app = testApp({ keys: { accessOf: async () => ({ ...access, scopes: [...scopes, eraseScope] }) } });
     backendMakes();
     await app.post("/v1/adapters", body());
@@ -535,7 +535,7 @@ describe("an adapter", () => {
       });
     await setUrls(`${backendUrl},${known},${unknown}`);
     try {
-      await store.add(adapterNamed("one"), file.buffer, { address: known, process: "pod-0" });
+      await store.add(adapterNamed("one"), [], file.buffer, { address: known, process: "pod-0" });
       expect(await store.erase()).toEqual({
         adapters: 1,
         confirmed: [backendUrl, `${known} (pod-0)`, `${unknown} (any one process)`],
@@ -550,7 +550,7 @@ describe("an adapter", () => {
   test("of other artifacts is refused by name until it is made again", async () => {
     const tenant = mine.authorization.slice("Bearer sk-".length);
     const copy = { address: backendUrl, process: null };
-    await env.ADAPTERS.getByName(tenant).add(adapterNamed("old"), file.buffer, copy);
+    await env.ADAPTERS.getByName(tenant).add(adapterNamed("old"), [], file.buffer, copy);
     const { complete, request } = adapterApp();
     expect(await errorOf(await complete({ model: "gpt2:old", prompt: "a" }, { headers: mine }))).toMatchObject({
       status: 400,

@@ -11,7 +11,7 @@ useNetwork();
 const paths = [...new Set(operations.map(({ path }) => path))];
 const urlOf = (path: string) => path.replace(/\{\w+\}/, "gpt2");
 const withKey = operations.filter(({ scope }) => scope !== undefined);
-const withBody = operations.filter(({ request }) => request);
+const withBody = operations.filter(({ request }) => request && !request.isForm);
 const named = (list: typeof operations) => list.map(({ method, path }) => [method.toUpperCase(), path] as const);
 
 /** Of every answer, whatever it is. */
@@ -27,6 +27,7 @@ const access: Access = {
   scopes: [...scopes, eraseScope],
   limits: plans.unlimited,
   memoryTokens: null,
+  fileBytes: null,
   origins: [],
 };
 const opensAll = { accessOf: async () => access };

@@ -220,7 +220,7 @@ describe("bodies of one key at once", () => {
   }
   const keys = {
     accessOf: async (keyId: string) => ({
-      ...{ tenant: "t", keyId, scopes: [], limits: plans.unlimited, memoryTokens: null, origins: [] },
+      ...{ tenant: "t", keyId, scopes: [], limits: plans.unlimited, memoryTokens: null, fileBytes: null, origins: [] },
     }),
   };
 
@@ -310,7 +310,12 @@ describe("keys that open nothing", () => {
       () => clock.nowMs,
       () => undefined,
     );
-    const tenantRecord: TenantRecord = { plan: "standard", limits: {}, memoryTokens: null, origins: [] };
+    const tenantRecord: TenantRecord = {
+      plan: "standard",
+      limits: {},
+      memoryTokens: null,
+      origins: [],
+    };
     const record: KeyRecord = {
       ...{ hash, tenant: "guessed-at", scopes: [...scopes], tenantRecord },
       ...{ createdAt: "2026-11-01T00:00:00.000Z", expiresAt: null },

@@ -26,7 +26,7 @@ function appWith({
   const bodies = new AnswerBodies({ maximumBytes, ofRequests: true });
   const keys: Dependencies["keys"] = {
     accessOf: async () => ({
-      ...{ tenant: "local", keyId: "0123456789abcdef", memoryTokens: null, origins: [] },
+      ...{ tenant: "local", keyId: "0123456789abcdef", memoryTokens: null, fileBytes: null, origins: [] },
       scopes: ["completions", "embeddings", "adapters", "usage"] as never,
       limits: { requestsPerMinute: null, tokensPerMinute: null, concurrentRequests, tokensPerMonth: null },
     }),

@@ -12,7 +12,15 @@ import { network, testApp, useNetwork } from "./harness.ts";
 useNetwork();
 
 const { burst } = paceLimits;
-const access = { tenant: "t", keyId: "k", scopes: [], limits: plans.unlimited, memoryTokens: null, origins: [] };
+const access = {
+  tenant: "t",
+  keyId: "k",
+  scopes: [],
+  limits: plans.unlimited,
+  memoryTokens: null,
+  fileBytes: null,
+  origins: [],
+};
 const opensAll: Dependencies["keys"] = { accessOf: async () => access };
 const nothing = (key: string) => ["/v1/nothing", { headers: { authorization: `Bearer ${key}` } }] as const;
 

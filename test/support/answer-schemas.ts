@@ -24,7 +24,8 @@ export class DocumentSchemas {
   }
 
   request(method: string, path: string): ValidateFunction {
-    return this.#compiled(operations[path][method].requestBody!.content["application/json"].schema);
+    const [{ schema }] = Object.values(operations[path][method].requestBody!.content);
+    return this.#compiled(schema);
   }
 
   /** Of an answer's body; of an event's data where it streams. Throws an Error where the document has no such answer. */

@@ -1,0 +1,146 @@
+/** OpenAI's files: JSONL of examples, which fine-tuning jobs are made of. Each line is checked when the file is uploaded. */
+import type { Context } from "hono";
+import { checkCallerJson } from "../../shared/contracts/caller-json.ts";
+import { type Example, readExample } from "../../shared/contracts/examples.ts";
+import {
+  type FileDeleted,
+  type FileObject,
+  fileListQuerySchema,
+  type PageOf,
+} from "../../shared/contracts/fine-tuning.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import type { Page } from "../tenants/record-lists.ts";
+import { gunzip } from "../tenants/sealed-store.ts";
+import type { FileRecord } from "../tenants/tenant-files.ts";
+import type { Refused } from "../tenants/tenant-memories.ts";
+import { answer, answerList } from "./answer.ts";
+import { checked } from "./body.ts";
+import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
+import { decoded, readForm } from "./upload.ts";
+
+export const createFile: RouteHandler = async (c, dependencies) => {
+  const { tenant, fileBytes } = c.get("access");
+  const { adapters, newId, now } = dependencies;
+  const { filename, content } = await readForm(c, dependencies, uploadOf);
+  const created = Math.floor(now() / 1000);
+  const file: FileRecord = { id: `file-${newId()}`, filename, bytes: content.length, created };
+  requireTaken(await adapters.of(tenant).addFile(file, content, fileBytes));
+  return c.json(fileObject(file));
+};
+
+export const listFiles: RouteHandler = async (c, dependencies) => {
+  const { limit, after = null, order, purpose } = checked(fileListQuerySchema, c.req.query());
+  const page = await dependencies.adapters.of(c.get("access").tenant).filePage({ limit, after, order });
+  if (page && purpose !== undefined && purpose !== "fine-tune") page.records = [];
+  return answerPage(c, dependencies, page, { after, objectOf: fileObject });
+};
+
+export const getFile: RouteHandler = async (c, { adapters }) => {
+  const id = c.req.param("id") ?? "";
+  const file = await adapters.of(c.get("access").tenant).findFile(id);
+  if (!file) throw absent("file", id);
+  return c.json(fileObject(file));
+};
+
+export const getFileContent: RouteHandler = async (c, dependencies) => {
+  const id = c.req.param("id") ?? "";
+  const compressed = await dependencies.adapters.of(c.get("access").tenant).fileContent(id);
+  if (!compressed) throw absent("file", id);
+  const content = await gunzip(compressed);
+  const headers = { "content-type": "application/octet-stream" };
+  return answer(c, dependencies, slicesOf(content), { headers, retainedBytes: content.length });
+};
+
+export const deleteFile: RouteHandler = async (c, { adapters }) => {
+  const id = c.req.param("id") ?? "";
+  if (!(await adapters.of(c.get("access").tenant).removeFile(id))) throw absent("file", id);
+  return c.json({ id, object: "file", deleted: true } satisfies FileDeleted);
+};
+
+/** The examples of a file's text. Throws invalid_request that names the line; `param` is the field at fault. */
+export function examplesOf(text: string, param: string): Example[] {
+  checkCallerJson(text, limits.documentValues);
+  const refuse = (message: string) => new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
+  const examples: Example[] = [];
+  let number = 0;
+  for (const line of text.split("\n")) {
+    number++;
+    if (line.trim() === "") continue;
+    const at = `line ${number} of ${param}`;
+    if (examples.length === limits.adapterExamples)
+      throw refuse(`${at} is one more than ${examples.length} examples, the maximum`);
+    const example = readExample(
+      parsed(line, () => refuse(`${at} is not JSON`)),
+      at,
+    );
+    if (typeof example === "string") throw refuse(`${at} is a string; it must be {messages} or {prompt, completion}`);
+    if ("fault" in example) throw refuse(example.fault);
+    examples.push(example);
+  }
+  if (examples.length === 0) throw refuse(`${param} has no line with an example`);
+  return examples;
+}
+
+/** Answers with a page in OpenAI's form. Throws invalid_request if `page` is null: the list has nothing of the id `after`. */
+export function answerPage<T extends { id: string }, U extends { id: string }>(
+  c: Context<AppEnvironment>,
+  dependencies: Dependencies,
+  page: Page<T> | null,
+  { after, objectOf }: { after: string | null; objectOf(record: T): U },
+): Promise<Response> {
+  if (!page) {
+    const message = `Invalid request: after is ${JSON.stringify(after?.slice(0, 80))}, which the list does not have.`;
+    throw new ServiceError("invalid_request", message, { param: "after" });
+  }
+  const data = page.records.map(objectOf);
+  const others = { has_more: page.hasMore, first_id: data.at(0)?.id ?? null, last_id: data.at(-1)?.id ?? null };
+  return answerList<PageOf<U>>(c, dependencies, data, { others });
+}
+
+export function absent(what: string, id: string): ServiceError {
+  return new ServiceError("not_found", `You have no ${what} ${JSON.stringify(id.slice(0, 80))}.`);
+}
+
+/** Throws what a tenant's store refused. */
+export function requireTaken(refused: Refused | null): void {
+  if (refused) throw new ServiceError(refused.kind, refused.message, { param: refused.param });
+}
+
+function fileObject({ id, bytes, filename, created }: FileRecord): FileObject {
+  return { id, object: "file", bytes, created_at: created, filename, purpose: "fine-tune", status: "processed" };
+}
+
+async function uploadOf(form: FormData): Promise<{ filename: string; content: Uint8Array }> {
+  const refuse = (param: string, message: string) =>
+    new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
+  const [purpose, file] = [form.get("purpose"), form.get("file") as File | string | null];
+  if (purpose !== "fine-tune") {
+    const value = typeof purpose === "string" ? JSON.stringify(purpose.slice(0, 80)) : "absent";
+    throw refuse("purpose", `purpose is ${value}; only "fine-tune" is supported`);
+  }
+  const expiry = [...form.keys()].find((field) => field.startsWith("expires_after"));
+  if (expiry) throw refuse("expires_after", "expires_after is not supported: a file is kept until you delete it");
+  if (file === null || typeof file === "string") throw refuse("file", "file is absent, or no file");
+  const { fileBytes, documentNameCharacters: most } = limits;
+  if (file.name.length > most) {
+    throw refuse("file", `the name of file has ${file.name.length} characters, the maximum is ${most}`);
+  }
+  if (file.size > fileBytes) throw refuse("file", `file has ${file.size} bytes, the maximum is ${fileBytes}`);
+  const content = new Uint8Array(await file.arrayBuffer());
+  examplesOf(decoded([content], "file"), "file");
+  return { filename: file.name, content };
+}
+
+function parsed(line: string, refused: () => ServiceError): unknown {
+  try {
+    return JSON.parse(line);
+  } catch {
+    throw refused();
+  }
+}
+
+function* slicesOf(bytes: Uint8Array): Generator<Uint8Array> {
+  const sliceBytes = 65_536;
+  for (let at = 0; at < bytes.length; at += sliceBytes) yield bytes.subarray(at, at + sliceBytes);
+}

@@ -1,0 +1,141 @@
+/** OpenAI's fine-tuning jobs: each makes an own adapter of a file's examples, in the background (tenants/tuning-jobs.ts). */
+import type { Context } from "hono";
+import type { Example } from "../../shared/contracts/examples.ts";
+import {
+  createJobRequestSchema,
+  type Job,
+  type JobEventObject,
+  pageQuerySchema,
+} from "../../shared/contracts/fine-tuning.ts";
+import { type AdapterRequest, contractVersion } from "../../shared/contracts/inference.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { selectionOf } from "../plan/assign.ts";
+import { encodeExamples } from "../plan/examples.ts";
+import { requireFreeName } from "../tenants/own-adapters.ts";
+import { gunzippedText } from "../tenants/sealed-store.ts";
+import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
+import type { JobEvent, TuningJob } from "../tenants/tuning-jobs.ts";
+import { checked, readBody } from "./body.ts";
+import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
+import { absent, answerPage, examplesOf, requireTaken } from "./files.ts";
+
+export const createJob: RouteHandler = async (c, dependencies) => {
+  const { now, newId } = dependencies;
+  const body = await readBody(c, dependencies, createJobRequestSchema);
+  const { model, training_file: trainingFile, validation_file: validationFile, seed, metadata } = body;
+  const artifacts = await dependencies.artifacts();
+  const { manifest, manifestHash } = artifacts;
+  if (model !== manifest.model.servedAs) {
+    selectionOf(model, null, manifest); // throws model_not_found
+    throw refused("model", `model is ${JSON.stringify(model)}; jobs begin from the base, "${manifest.model.servedAs}"`);
+  }
+  const name = body.suffix ?? `ft-${newId().slice(-16)}`;
+  requireFreeName(name, manifest, "suffix");
+  const { tenant } = c.get("access");
+  const own = dependencies.adapters.of(tenant);
+  const encode = (examples: Example[], param: string) => encodeExamples(examples, artifacts, now(), param);
+  const examples = await readExamples(own, trainingFile, "training_file");
+  const training = encode(examples, "training_file");
+  const validation =
+    validationFile === null
+      ? null
+      : encode(await readExamples(own, validationFile, "validation_file"), "validation_file");
+  const tokens = training.tokens + (validation?.tokens ?? 0);
+  const admission = await c.get("admission").reserve(tokens);
+  const created = Math.floor(now() / 1000);
+  const job: TuningJob = {
+    ...{ id: `ftjob-${newId()}`, created, finished: null, status: "queued", error: null, model, name },
+    ...{ trainingFile, validationFile, seed, metadata, examples: examples.length, tokens, trainedTokens: null },
+    request: admission.request,
+  };
+  const request: AdapterRequest = {
+    ...{ version: contractVersion, manifestHash, tenant, centroid: [...training.centroid] },
+    ...{ examples: training.examples, ...(validation && { validation: validation.examples }) },
+  };
+  try {
+    requireTaken(await own.createJob(job, { request, examples }));
+  } finally {
+    // The job is charged when it ends.
+    admission.settle([]);
+  }
+  return c.json(jobObject(job));
+};
+
+export const listJobs: RouteHandler = async (c, dependencies) => {
+  const filter = Object.keys(c.req.query()).find((name) => name.startsWith("metadata"));
+  if (filter) throw refused("metadata", `${filter} is not supported: jobs are not listed by metadata`);
+  const { limit, after = null } = checked(pageQuerySchema, c.req.query());
+  const page = await ownOf(c, dependencies).jobPage({ limit, after, order: "desc" });
+  return answerPage(c, dependencies, page, { after, objectOf: jobObject });
+};
+
+export const getJob: RouteHandler = async (c, dependencies) => c.json(jobObject(await requireJob(c, dependencies)));
+
+export const cancelJob: RouteHandler = async (c, dependencies) => {
+  const id = c.req.param("id") ?? "";
+  const cancelled = await ownOf(c, dependencies).cancelJob(id);
+  if (!cancelled) throw absent("fine-tuning job", id);
+  const { job, isCancelled } = cancelled;
+  if (!isCancelled) throw refused("id", `the job ${id} has ended: it is ${job.status}`);
+  return c.json(jobObject(job));
+};
+
+export const pauseJob: RouteHandler = () => {
+  throw refused(null, "jobs cannot be paused or resumed: one takes seconds or minutes; cancel it and create another");
+};
+
+export const listJobEvents: RouteHandler = async (c, dependencies) => {
+  const { limit, after = null } = checked(pageQuerySchema, c.req.query());
+  const { id } = await requireJob(c, dependencies);
+  const page = await ownOf(c, dependencies).jobEvents(id, { limit, after, order: "desc" });
+  return answerPage(c, dependencies, page, { after, objectOf: eventObject });
+};
+
+/** None is kept but the adapter, and the SDK's callers iterate over the list. */
+export const listCheckpoints: RouteHandler = async (c, dependencies) => {
+  await requireJob(c, dependencies);
+  return answerPage(c, dependencies, { records: [], hasMore: false }, { after: null, objectOf: eventObject });
+};
+
+async function readExamples(own: OwnAdapters, id: string, param: string): Promise<Example[]> {
+  const content = await own.fileContent(id);
+  if (!content) throw refused(param, `${param} is ${JSON.stringify(id.slice(0, 80))}, and you have no such file`);
+  const examples = examplesOf(await gunzippedText(content), param);
+  if (examples.length < 2) throw refused(param, `${param} has ${examples.length} example, the minimum is 2`);
+  return examples;
+}
+
+function ownOf(c: Context<AppEnvironment>, { adapters }: Dependencies): OwnAdapters {
+  return adapters.of(c.get("access").tenant);
+}
+
+async function requireJob(c: Context<AppEnvironment>, dependencies: Dependencies): Promise<TuningJob> {
+  const id = c.req.param("id") ?? "";
+  const job = await ownOf(c, dependencies).findJob(id);
+  if (!job) throw absent("fine-tuning job", id);
+  return job;
+}
+
+function refused(param: string | null, message: string): ServiceError {
+  return new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
+}
+
+function jobObject(job: TuningJob): Job {
+  const { id, created, finished, status, model, name, error, seed, metadata } = job;
+  const hyperparameters = { n_epochs: "auto", batch_size: "auto", learning_rate_multiplier: "auto" } as const;
+  return {
+    ...{ id, object: "fine_tuning.job", created_at: created, finished_at: finished, status, model },
+    error: error && { code: error.kind, message: error.message, param: error.param },
+    fine_tuned_model: status === "succeeded" ? `${model}:${name}` : null,
+    organization_id: job.request.tenant,
+    ...{ training_file: job.trainingFile, validation_file: job.validationFile, result_files: [] },
+    trained_tokens: job.trainedTokens,
+    ...{ seed, metadata, estimated_finish: null, integrations: [], hyperparameters },
+    method: { type: "supervised", supervised: { hyperparameters } },
+  };
+}
+
+function eventObject({ id, created, level, message, data }: JobEvent): JobEventObject {
+  const type = data === null ? "message" : "metrics";
+  return { id, object: "fine_tuning.job.event", created_at: created, level, type, message, data };
+}

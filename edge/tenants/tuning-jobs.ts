@@ -1,0 +1,279 @@
+/**
+ * A tenant's fine-tuning jobs, in its Durable Object: each makes an own adapter of examples. A job is stored with them until it ends, and
+ * the object's alarm runs it, so it survives the loss of the object and of the backend, which then begins anew. It is charged once, when
+ * it ends.
+ */
+import type { Example } from "../../shared/contracts/examples.ts";
+import type { AdapterRequest } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { toServiceError } from "../../shared/errors.ts";
+import type { MadeAdapter } from "../dispatch/client.ts";
+import type { AdmittedRequest, Consumption } from "./consumption.ts";
+import type { FittedAdapter } from "./own-adapters.ts";
+import type { Page, PageRequest, RecordLists } from "./record-lists.ts";
+import { jsonBytes, type SealedStore } from "./sealed-store.ts";
+import type { Refused } from "./tenant-memories.ts";
+
+export interface TuningJob {
+  id: string;
+  /** Unix time in seconds, as `finished`. */
+  created: number;
+  finished: number | null;
+  status: "queued" | "running" | "succeeded" | "failed" | "cancelled";
+  error: Pick<Refused, "kind" | "message" | "param"> | null;
+  /** The served name of the base. */
+  model: string;
+  /** Of the adapter. */
+  name: string;
+  trainingFile: string;
+  validationFile: string | null;
+  seed: number;
+  metadata: Record<string, string> | null;
+  examples: number;
+  /** Of all examples, those of the validation file included. */
+  tokens: number;
+  /** Under which it is charged. */
+  request: AdmittedRequest;
+  /** The tokens that it was charged; null if it was not, or is not yet. */
+  trainedTokens: number | null;
+}
+
+export interface JobEvent {
+  id: string;
+  created: number;
+  level: "info" | "warn" | "error";
+  message: string;
+  /** Of an event with figures. */
+  data: Record<string, unknown> | null;
+}
+
+/** What a job works on; `examples` are kept with the adapter. */
+export interface JobContent {
+  request: AdapterRequest;
+  examples: readonly Example[];
+}
+
+export interface CancelledJob {
+  job: TuningJob;
+  /** False if it had ended. */
+  isCancelled: boolean;
+}
+
+interface JobParts {
+  lists: RecordLists;
+  sealed: SealedStore;
+  now(): number;
+  randomBytes(count: number): Uint8Array;
+  /** Throws why there can be no adapter of this name now. */
+  requireRoom(name: string): void;
+  make(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
+  /** Adds the adapter to the tenant's. Throws if there can be none of this name. */
+  add(adapter: FittedAdapter, examples: readonly Example[], made: MadeAdapter): Promise<void>;
+  /** Removes an adapter that was added. */
+  remove(name: string): Promise<void>;
+  /** Stores what was used, in the present transaction, and has it counted. */
+  count(request: AdmittedRequest, consumed: Consumption): void;
+  /** Has the alarm run at once. */
+  wake(): Promise<void>;
+}
+
+/** A job that no backend has made for so long fails. */
+const maxJobSeconds = 86_400;
+const list = "jobs";
+const isOpen = ({ status }: TuningJob) => status === "queued" || status === "running";
+
+export class TuningJobs {
+  readonly #parts: JobParts;
+  #running: { id: string; abort: AbortController } | null = null;
+  #pass: Promise<boolean> | null = null;
+
+  constructor(parts: JobParts) {
+    this.#parts = parts;
+  }
+
+  find(id: string): TuningJob | null {
+    return this.#parts.lists.find<TuningJob>(list, id);
+  }
+
+  /** null if there is no job `after`. */
+  page(request: PageRequest): Page<TuningJob> | null {
+    return this.#parts.lists.page<TuningJob>(list, request);
+  }
+
+  /** Stores a job, or returns why not. */
+  async create(job: TuningJob, content: JobContent): Promise<Refused | null> {
+    const refused = this.#refusal(job.name);
+    if (refused) return refused;
+    const store = await this.#parts.sealed.seal(job.id, { content: jsonBytes(content) });
+    const refusedLast = this.#refusal(job.name);
+    if (refusedLast) return refusedLast;
+    store();
+    this.#parts.lists.add(list, job);
+    const { examples, tokens, validationFile } = job;
+    const files = validationFile === null ? "The training file is" : "Training and validation file are";
+    this.#tell(job.id, "info", `${files} valid: ${examples} examples, ${tokens} tokens. The job is queued.`);
+    const all = this.#parts.lists.all<TuningJob>(list);
+    const ended = all.filter((one) => !isOpen(one));
+    for (const { id } of ended.slice(0, Math.max(0, all.length - limits.tuningJobs))) {
+      this.#parts.lists.remove(list, id);
+      this.#parts.lists.clear(id);
+    }
+    await this.#parts.wake();
+    return null;
+  }
+
+  #refusal(name: string): Refused | null {
+    const open = this.#parts.lists.all<TuningJob>(list).filter(isOpen);
+    if (open.length >= limits.openTuningJobs) {
+      const message = `${open.length} fine-tuning jobs have not ended, the maximum is ${limits.openTuningJobs}.`;
+      return { kind: "adapter_quota_exceeded", message, param: null };
+    }
+    const same = open.find((one) => one.name === name);
+    if (same) {
+      const message = `The job ${same.id} is making an adapter ${name}; choose another suffix.`;
+      return { kind: "invalid_request", message, param: "suffix" };
+    }
+    try {
+      this.#parts.requireRoom(name);
+      return null;
+    } catch (thrown) {
+      const { kind, message, param } = toServiceError(thrown);
+      return { kind, message, param: param && "suffix" };
+    }
+  }
+
+  /** The latest first; null if the job has no event `after`. */
+  events(id: string, page: PageRequest): Page<JobEvent> | null {
+    return this.#parts.lists.page<JobEvent>(id, page);
+  }
+
+  /** Ends a job that has not ended. Returns it as it is then, or null if there is none. */
+  cancel(id: string): CancelledJob | null {
+    const job = this.find(id);
+    if (!job) return null;
+    if (!isOpen(job)) return { job, isCancelled: false };
+    if (this.#running?.id === id) this.#running.abort.abort();
+    this.#tell(id, "info", "The job was cancelled.");
+    // As for a client that leaves: what a backend has begun is charged.
+    return { job: this.#end(job, "cancelled", job.status === "running"), isCancelled: true };
+  }
+
+  /** Cancels all jobs, which are about to be forgotten. */
+  abort(): void {
+    this.#running?.abort.abort();
+  }
+
+  get areOpen(): boolean {
+    return this.#parts.lists.all<TuningJob>(list).some(isOpen);
+  }
+
+  /** Runs all jobs that have not ended, one after the other. True if some are left. */
+  runAll(): Promise<boolean> {
+    this.#pass ??= this.#runAll().finally(() => {
+      this.#pass = null;
+    });
+    return this.#pass;
+  }
+
+  async #runAll(): Promise<boolean> {
+    const tried = new Set<string>();
+    for (;;) {
+      const job = this.#parts.lists.all<TuningJob>(list).find((one) => isOpen(one) && !tried.has(one.id));
+      if (!job) return this.areOpen;
+      tried.add(job.id);
+      await this.#run(job);
+    }
+  }
+
+  /** Never rejects. */
+  async #run({ id, name }: TuningJob): Promise<void> {
+    const abort = new AbortController();
+    this.#running = { id, abort };
+    const now = () => {
+      const job = this.find(id);
+      return job && isOpen(job) ? job : null;
+    };
+    try {
+      const content = await this.#parts.sealed.json<JobContent>(id, "content");
+      if (!content) throw new Error("the job's examples are gone");
+      const { request, examples } = content;
+      const made = await this.#parts.make(request, abort.signal, () => {
+        const job = now();
+        if (job?.status !== "queued") return;
+        this.#parts.lists.replace({ ...job, status: "running" });
+        this.#tell(id, "info", "The job has started.");
+      });
+      const { manifestHash, centroid } = request;
+      const { hash, parts, gain } = made;
+      const { tokens } = now() ?? { tokens: 0 };
+      const created = Math.floor(this.#parts.now() / 1000);
+      const adapter = { name, hash, manifestHash, centroid, parts, gain, examples: examples.length, tokens, created };
+      await this.#parts.add(adapter, examples, made);
+      const job = now();
+      if (!job) return await this.#parts.remove(name);
+      this.#tellOf(job, made);
+      this.#end(job, "succeeded", true);
+    } catch (thrown) {
+      const job = now();
+      if (!job) return;
+      const { kind, message, param } = toServiceError(thrown);
+      const isLate = this.#parts.now() > (job.created + maxJobSeconds) * 1000;
+      if ((kind === "backend_unavailable" || kind === "overloaded") && !isLate) {
+        return this.#tell(id, "warn", `${message} The job is tried again.`);
+      }
+      if (kind === "internal")
+        console.warn(JSON.stringify({ level: "warn", event: "job_failed", cause: String(thrown) }));
+      this.#tell(id, "error", `The job has failed: ${message}`);
+      // What was computed is charged if it was the tenant who left no room for it.
+      this.#end({ ...job, error: { kind, message, param } }, "failed", kind !== "internal" && job.status === "running");
+    } finally {
+      this.#running = null;
+    }
+  }
+
+  #tellOf({ id, model, name }: TuningJob, { losses, gain }: MadeAdapter): void {
+    for (const { step, train, heldOut } of losses) {
+      const message = `Step ${step}: training loss ${rounded(train)}, held-out loss ${rounded(heldOut)}`;
+      this.#tell(id, "info", message, { step, train_loss: train, valid_loss: heldOut });
+    }
+    if (gain) {
+      const { nats, ci95, tokens } = gain;
+      const interval = `95% interval ${rounded(ci95[0])} to ${rounded(ci95[1])}`;
+      const message = `Gain on ${tokens} held-out tokens: ${rounded(nats)} nats a token, ${interval}.`;
+      this.#tell(id, "info", message, { gain: nats, gain_ci95: ci95, tokens });
+    } else this.#tell(id, "warn", noGain);
+    this.#tell(id, "info", `The job has succeeded: ${model}:${name} can be used.`);
+  }
+
+  #end(job: TuningJob, status: TuningJob["status"], isCharged: boolean): TuningJob {
+    const { request, model, name, tokens } = job;
+    const finished = Math.floor(this.#parts.now() / 1000);
+    const ended = { ...job, status, finished, trainedTokens: isCharged ? tokens : null };
+    this.#parts.lists.replace(ended);
+    this.#parts.sealed.delete(job.id);
+    const use = { model: `${model}:${name}`, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
+    if (isCharged) this.#parts.count(request, use);
+    return ended;
+  }
+
+  /** A job's latest event is not repeated. */
+  #tell(job: string, level: JobEvent["level"], message: string, data: JobEvent["data"] = null): void {
+    const last = this.events(job, { limit: 1, after: null, order: "desc" })?.records[0];
+    if (last?.message === message) return;
+    const id = `ftevent-${this.#parts.randomBytes(16).toHex()}`;
+    this.#parts.lists.add(job, {
+      id,
+      created: Math.floor(this.#parts.now() / 1000),
+      level,
+      message,
+      data,
+    } satisfies JobEvent);
+  }
+}
+
+const noGain =
+  "The base is served under this name: the interval of the gain on held-out examples reaches zero, so nothing was kept.";
+
+function rounded(value: number): string {
+  return value.toFixed(3);
+}

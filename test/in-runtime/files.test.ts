@@ -1,0 +1,204 @@
+/** OpenAI's files, in a tenant's real store. */
+import { runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { HttpResponse, http } from "msw";
+import { beforeEach, describe, expect, test } from "vitest";
+import { createKeyStore } from "../../edge/tenants/keys.ts";
+import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
+import { type FileObject, fileListSchema, fileSchema } from "../../shared/contracts/fine-tuning.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { eraseScope, plans, scopes } from "../../shared/contracts/tenants.ts";
+import { backendUrl, errorOf, network, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+let tenants = 0;
+let keys: ReturnType<typeof createKeyStore>;
+let tenant: string;
+let mine: Record<string, string>;
+let theirs: Record<string, string>;
+
+beforeEach(async () => {
+  const key = async (name: string) => ({ tenant: name, hash: await sha256Hex(new TextEncoder().encode(`sk-${name}`)) });
+  const [a, b] = [`files-${tenants++}`, `files-${tenants++}`];
+  keys = createKeyStore([await key(a), await key(b)], { get: async () => null } as never, () => Date.now());
+  [mine, theirs] = [a, b].map((name) => ({ authorization: `Bearer sk-${name}` }));
+  tenant = a;
+});
+
+const pair = (prompt: string, completion: string) => JSON.stringify({ prompt, completion });
+const chat = JSON.stringify({
+  messages: [
+    { role: "user", content: "aab" },
+    { role: "assistant", content: "b" },
+  ],
+});
+const lines = [pair("aaab", "b"), chat, "", pair("é", "a")].join("\n");
+
+function upload(
+  content: string | Uint8Array<ArrayBuffer>,
+  fields: Record<string, string> = {},
+  keysOf = { keys },
+  headers = mine,
+) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries({ purpose: "fine-tune", ...fields })) form.append(name, value);
+  form.append("file", new File([content], "examples.jsonl"));
+  return app(keysOf).request("/v1/files", { method: "POST", body: form, headers });
+}
+let ids = 0;
+const app = (parts: object = { keys }) => testApp({ newId: () => `id-${ids++}`, ...parts });
+const get = (path: string, headers = mine) => app().request(path, { headers });
+const uploaded = async (content = lines) => (await (await upload(content)).json()) as FileObject;
+
+test("a file is listed, retrieved with its bytes, and deleted, by its tenant alone", async () => {
+  const made = await upload(lines);
+  expect(made.status, await made.clone().text()).toBe(200);
+  const file = fileSchema.strict().parse(await made.json());
+  expect(file).toMatchObject({ bytes: new TextEncoder().encode(lines).length, filename: "examples.jsonl" });
+  expect(await (await get(`/v1/files/${file.id}`)).json()).toEqual(file);
+  expect(await (await get(`/v1/files/${file.id}/content`)).text()).toBe(lines);
+  for (const [method, path] of [
+    ["GET", `/v1/files/${file.id}`],
+    ["GET", `/v1/files/${file.id}/content`],
+    ["DELETE", `/v1/files/${file.id}`],
+  ]) {
+    expect(await errorOf(await app().request(path, { method, headers: theirs }))).toMatchObject({
+      ...{ status: 404, code: "not_found" },
+      message: `You have no file ${JSON.stringify(file.id)}.`,
+    });
+  }
+  expect(await (await get("/v1/files", theirs)).json()).toMatchObject({ data: [], first_id: null, has_more: false });
+
+  const removed = await app().request(`/v1/files/${file.id}`, { method: "DELETE", headers: mine });
+  expect(await removed.json()).toEqual({ id: file.id, object: "file", deleted: true });
+  expect((await get(`/v1/files/${file.id}/content`)).status).toBe(404);
+  expect(await storedRows()).toEqual({ records: 0, documentParts: 0 });
+});
+
+const storedRows = () =>
+  runInDurableObject(env.ADAPTERS.getByName(tenant), (_: TenantAdapterStore, { storage }) => {
+    const count = (table: string) => storage.sql.exec<{ n: number }>(`SELECT count(*) AS n FROM ${table}`).one().n;
+    return { records: count("records"), documentParts: count("documentParts") };
+  });
+
+test("no byte of a file is stored in clear", async () => {
+  await uploaded(pair("a secret of the tenant", "b").repeat(1));
+  const clear = await runInDurableObject(env.ADAPTERS.getByName(tenant), (_: TenantAdapterStore, { storage }) =>
+    [...storage.sql.exec("SELECT * FROM documentParts")]
+      .flatMap((row) => Object.values(row))
+      .map((value) => (value instanceof ArrayBuffer ? new TextDecoder("latin1").decode(value) : String(value))),
+  );
+  expect(clear.length).toBeGreaterThan(0);
+  for (const text of clear) expect(text).not.toContain("secret");
+});
+
+test("a large file comes back as it is", async () => {
+  const large = Array.from({ length: limits.adapterExamples }, (_, i) => pair(`${i} ${"ab ".repeat(1300)}`, "b")).join(
+    "\n",
+  );
+  expect(large.length).toBeGreaterThan(3_900_000);
+  const { id } = await uploaded(large);
+  expect(await (await get(`/v1/files/${id}/content`)).text()).toBe(large);
+});
+
+test("files are listed by page, either way", async () => {
+  const all: FileObject[] = [];
+  for (let i = 0; i < 5; i++) all.push(await uploaded(pair(`${i}`, "a")));
+  const names = async (query: string) => {
+    const response = await get(`/v1/files${query}`);
+    expect(response.status, await response.clone().text()).toBe(200);
+    const page = fileListSchema.strict().parse(await response.json());
+    expect([page.first_id, page.last_id]).toEqual([page.data.at(0)?.id ?? null, page.data.at(-1)?.id ?? null]);
+    return [page.has_more, ...page.data.map(({ id }) => all.findIndex((one) => one.id === id))];
+  };
+  expect(await names("")).toEqual([false, 4, 3, 2, 1, 0]);
+  expect(await names("?limit=2")).toEqual([true, 4, 3]);
+  expect(await names(`?limit=2&after=${all[3].id}`)).toEqual([true, 2, 1]);
+  expect(await names(`?limit=2&after=${all[2].id}`)).toEqual([false, 1, 0]);
+  expect(await names(`?order=asc&limit=3&after=${all[0].id}`)).toEqual([true, 1, 2, 3]);
+  expect(await names("?purpose=fine-tune&limit=1")).toEqual([true, 4]);
+  expect(await names("?purpose=batch")).toEqual([false]);
+  for (const [query, param] of [
+    ["?after=file-0", "after"],
+    ["?limit=0", "limit"],
+    ["?limit=1001", "limit"],
+    ["?limit=x", "limit"],
+    ["?order=up", "order"],
+  ]) {
+    expect(await errorOf(await get(`/v1/files${query}`)), query).toMatchObject({ status: 400, param });
+  }
+});
+
+describe("is refused by name, and nothing is stored:", () => {
+  const tooMany = Array(limits.adapterExamples + 1)
+    .fill(pair("a", "b"))
+    .join("\n");
+  const cases: [string, string | Uint8Array<ArrayBuffer>, Record<string, string>, string, string][] = [
+    ["another purpose", lines, { purpose: "batch" }, "purpose", 'purpose is "batch"; only "fine-tune" is supported'],
+    ["an expiry", lines, { "expires_after[seconds]": "3600" }, "expires_after", "a file is kept until you delete it"],
+    ["no JSON", `${chat}\n\n{"prompt"`, {}, "file", "line 3 of file is not JSON"],
+    ["a string", '"a text"', {}, "file", "line 1 of file is a string; it must be {messages} or {prompt, completion}"],
+    ["an empty completion", `${chat}\n${pair("a", "")}`, {}, "file", "line 2 of file.completion is empty"],
+    ["a chat that ends with a question", '{"messages":[{"role":"user","content":"a"}]}', {}, "file", "line 1 of file"],
+    ["no line", "\n \n", {}, "file", "file has no line with an example"],
+    ["too many lines", tooMany, {}, "file", "line 1025 of file is one more than 1024 examples, the maximum"],
+    ["too many bytes", "a".repeat(limits.fileBytes + 1), {}, "file", "file has 4194305 bytes, the maximum is 4194304"],
+  ];
+  test.each(cases)("%s", async (_, content, fields, param, message) => {
+    const error = await errorOf(await upload(content, fields));
+    expect(error).toMatchObject({ status: 400, param });
+    expect(error.message).toContain(message);
+    expect(await storedRows()).toEqual({ records: 0, documentParts: 0 });
+  });
+
+  test("what is not UTF-8, with the byte", async () => {
+    expect(await errorOf(await upload(new Uint8Array([0x22, 0xff, 0x22])))).toMatchObject({
+      ...{ status: 400, message: "file is not valid UTF-8 at byte 1." },
+    });
+  });
+
+  test("no file at all, and no form", async () => {
+    const form = new FormData();
+    form.append("purpose", "fine-tune");
+    const without = await app().request("/v1/files", { method: "POST", body: form, headers: mine });
+    expect(await errorOf(without)).toMatchObject({ status: 400, param: "file" });
+    expect((await errorOf(await app().post("/v1/files", {}, { headers: mine }))).status).toBe(415);
+  });
+
+  test("more bytes than the plan has, together", async () => {
+    const access = {
+      ...{
+        tenant,
+        keyId: "k",
+        scopes: [...scopes, eraseScope],
+        limits: plans.unlimited,
+        memoryTokens: null,
+        origins: [],
+      },
+      fileBytes: lines.length + 100,
+    };
+    const parts = { keys: { accessOf: async () => access } };
+    expect((await upload(lines, {}, parts as never)).status).toBe(200);
+    const error = await errorOf(await upload(lines, {}, parts as never));
+    expect(error).toMatchObject({ status: 403, code: "adapter_quota_exceeded" });
+    expect(error.message).toMatch(
+      /^Your files would have \d+ bytes together, the maximum is \d+; delete some first\.$/,
+    );
+    expect((await storedRows()).records).toBe(1);
+  });
+});
+
+test("files are erased with their tenant", async () => {
+  network.use(http.delete(`${backendUrl}/v1/*/*`, () => new HttpResponse(null, { status: 204 })));
+  const { id } = await uploaded();
+  const access = { tenant, keyId: "k", scopes: [eraseScope, "adapters"], limits: plans.unlimited, memoryTokens: null };
+  const parts = { keys: { accessOf: async () => ({ ...access, fileBytes: null, origins: [] }) } };
+  const erased = await app(parts).request("/v1/tenant", { method: "DELETE", headers: mine });
+  expect(erased.status, await erased.clone().text()).toBe(200);
+  expect((await get(`/v1/files/${id}`)).status).toBe(404);
+  expect(await storedRows()).toEqual({ records: 0, documentParts: 0 });
+  // One that was sent before, and arrives now.
+  expect(await errorOf(await upload(lines))).toMatchObject({ status: 403 });
+});

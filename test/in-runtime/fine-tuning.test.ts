@@ -1,0 +1,385 @@
+/** OpenAI's fine-tuning jobs: real stores, and a backend that is scripted. */
+import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { HttpResponse, http } from "msw";
+import { beforeEach, describe, expect, test, vi } from "vitest";
+import { createKeyStore } from "../../edge/tenants/keys.ts";
+import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
+import {
+  checkpointListSchema,
+  type FileObject,
+  type Job,
+  type JobEventObject,
+  jobEventListSchema,
+  jobListSchema,
+  jobSchema,
+} from "../../shared/contracts/fine-tuning.ts";
+import { type AdapterAnswer, type AdapterRequest, adapterRequestSchema } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import type { UsageReport } from "../../shared/contracts/responses.ts";
+import { backendAnswers, backendUrl, errorOf, manifestHash, network, saying, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+let tenants = 0;
+let ids = 0;
+let keys: ReturnType<typeof createKeyStore>;
+let tenant: string;
+let mine: Record<string, string>;
+let theirs: Record<string, string>;
+const app = () => testApp({ keys, newId: () => `id-${String(ids++).padStart(16, "0")}` });
+const store = () => env.ADAPTERS.getByName(tenant);
+
+beforeEach(async () => {
+  const key = async (name: string) => ({ tenant: name, hash: await sha256Hex(new TextEncoder().encode(`sk-${name}`)) });
+  const [a, b] = [`tuning-${tenants++}`, `tuning-${tenants++}`];
+  keys = createKeyStore([await key(a), await key(b)], { get: async () => null } as never, () => Date.now());
+  [mine, theirs] = [a, b].map((name) => ({ authorization: `Bearer sk-${name}` }));
+  tenant = a;
+});
+
+const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
+const losses = [
+  { step: 0, train: 2, heldOut: 2.1 },
+  { step: 8, train: 1.5, heldOut: 1.75 },
+];
+
+/** Makes adapters, or answers as `script` says; what it was asked is returned. */
+function backendMakes(
+  change: Partial<AdapterAnswer> = {},
+  script: (made: Response) => Response | Promise<Response> = (made) => made,
+) {
+  const seen = { asked: [] as AdapterRequest[], deletions: [] as string[], aborted: 0 };
+  network.use(
+    http.post(`${backendUrl}/v1/adapters`, async ({ request }) => {
+      seen.asked.push(adapterRequestSchema.parse(await request.json()));
+      request.signal.addEventListener("abort", () => {
+        seen.aborted++;
+      });
+      const answer: AdapterAnswer = {
+        ...{ hash: String(seen.asked.length % 10).repeat(64), parts: [], gain, kept: true, losses, tokens: 8 },
+        ...{ file: btoa("\u0001\u0002"), timings: { hiddenMs: 1, fitMs: 2 } },
+        ...change,
+      };
+      return script(HttpResponse.json(answer, { status: 201 }));
+    }),
+    http.delete(`${backendUrl}/v1/*/*`, ({ request }) => {
+      seen.deletions.push(new URL(request.url).pathname);
+      return new HttpResponse(null, { status: 204 });
+    }),
+  );
+  return seen;
+}
+const unavailable = () => HttpResponse.json({ error: { message: "starting", code: null } }, { status: 503 });
+/** An answer that has begun and does not end. */
+const endless = () =>
+  new HttpResponse(new ReadableStream({ pull: () => new Promise(() => undefined) }), { status: 201 });
+
+const pair = (i: number) => JSON.stringify({ prompt: "aab".repeat(i + 1), completion: "ba" });
+async function uploaded(count = 3, headers = mine): Promise<string> {
+  const form = new FormData();
+  form.append("purpose", "fine-tune");
+  form.append("file", new File([Array.from({ length: count }, (_, i) => pair(i)).join("\n")], "examples.jsonl"));
+  const made = await app().request("/v1/files", { method: "POST", body: form, headers });
+  return ((await made.json()) as FileObject).id;
+}
+const create = async (rest: object = {}) =>
+  app().post(
+    "/v1/fine_tuning/jobs",
+    { model: "gpt2", training_file: await uploaded(), suffix: "answers", ...rest },
+    { headers: mine },
+  );
+async function created(rest: object = {}): Promise<Job> {
+  const made = await create(rest);
+  expect(made.status, await made.clone().text()).toBe(200);
+  return jobSchema.strict().parse(await made.json());
+}
+const get = (path: string, headers = mine) => app().request(`/v1/fine_tuning/jobs${path}`, { headers });
+const shown = async (id: string) => jobSchema.strict().parse(await (await get(`/${id}`)).json());
+const until = (id: string, expected: Partial<Job>) =>
+  vi.waitFor(async () => expect(await shown(id)).toMatchObject(expected), { timeout: 5000 });
+const eventsOf = async (id: string, query = "") =>
+  jobEventListSchema.strict().parse(await (await get(`/${id}/events${query}`)).json());
+const used = async () => {
+  const { total } = (await (await app().request("/v1/usage", { headers: mine })).json()) as UsageReport;
+  return [total.requests, total.prompt_tokens];
+};
+
+describe("a job", () => {
+  test("makes an adapter that its name serves, is charged by trained tokens once, and tells what it did", async () => {
+    const { asked } = backendMakes();
+    const training = await uploaded(4);
+    const validation = await uploaded(2);
+    const metadata = { team: "a" };
+    const job = await created({ training_file: training, validation_file: validation, metadata, seed: 5 });
+    expect(job).toMatchObject({
+      ...{ status: "queued", model: "gpt2", fine_tuned_model: null, finished_at: null, trained_tokens: null, metadata },
+      ...{ training_file: training, validation_file: validation, seed: 5, organization_id: tenant, result_files: [] },
+    });
+    await until(job.id, { status: "succeeded", fine_tuned_model: "gpt2:answers", error: null });
+    expect(asked).toMatchObject([{ tenant, manifestHash: await manifestHash() }]);
+    expect([asked[0].examples.length, asked[0].validation?.length]).toEqual([4, 2]);
+    const tokens = [...asked[0].examples, ...asked[0].validation!].reduce((sum, { ids }) => sum + ids.length, 0);
+    expect((await shown(job.id)).trained_tokens).toBe(tokens);
+    await vi.waitFor(async () => expect(await used()).toEqual([1, tokens]));
+
+    const { data } = await eventsOf(job.id);
+    expect(data.map(({ level, type, message }) => [level, type, message]).reverse()).toEqual([
+      ["info", "message", `Training and validation file are valid: 4 examples, ${tokens} tokens. The job is queued.`],
+      ["info", "message", "The job has started."],
+      ["info", "metrics", "Step 0: training loss 2.000, held-out loss 2.100"],
+      ["info", "metrics", "Step 8: training loss 1.500, held-out loss 1.750"],
+      ["info", "metrics", "Gain on 400 held-out tokens: 0.250 nats a token, 95% interval 0.200 to 0.300."],
+      ["info", "message", "The job has succeeded: gpt2:answers can be used."],
+    ]);
+    expect(data[2].data).toEqual({ step: 8, train_loss: 1.5, valid_loss: 1.75 });
+    expect(await (await app().request("/v1/adapters/answers", { headers: mine })).json()).toMatchObject({
+      examples: 4,
+      gain,
+    });
+
+    backendAnswers(({ id }) => saying(id, "ba"));
+    const body = { model: "gpt2:answers", prompt: "aab", max_tokens: 2 };
+    const answered = await app().complete(body, { headers: mine });
+    expect(await answered.json()).toMatchObject({ choices: [{ text: "ba" }] });
+  });
+
+  test("that gained nothing says that the base is served", async () => {
+    backendMakes({ gain: null, kept: false, losses: [] });
+    const { id } = await created();
+    await until(id, { status: "succeeded", fine_tuned_model: "gpt2:answers" });
+    const [, told] = (await eventsOf(id)).data;
+    expect(told).toMatchObject({ level: "warn", message: expect.stringContaining("The base is served") });
+  });
+
+  test("without a suffix is given one", async () => {
+    backendMakes();
+    const job = await created({ suffix: undefined });
+    await until(job.id, {
+      status: "succeeded",
+      fine_tuned_model: expect.stringMatching(/^gpt2:ft-[\w-]{16}$/) as never,
+    });
+  });
+
+  test("is tried again while no backend takes it, also by the object's next life", async () => {
+    const first = backendMakes({}, unavailable);
+    const { id } = await created();
+    await vi.waitFor(() => expect(first.asked).toHaveLength(1));
+    await vi.waitFor(async () =>
+      expect((await eventsOf(id)).data[0]).toMatchObject({
+        level: "warn",
+        message: expect.stringContaining("starting"),
+      }),
+    );
+    expect(await shown(id)).toMatchObject({ status: "queued", error: null });
+    expect(await used()).toEqual([0, 0]);
+
+    network.resetHandlers();
+    const second = backendMakes();
+    await evictDurableObject(store());
+    await until(id, { status: "succeeded" });
+    expect(second.asked).toEqual(first.asked);
+    await vi.waitFor(async () => expect((await used())[0]).toBe(1));
+  });
+
+  test("that no backend has made in a day fails", async () => {
+    backendMakes({}, unavailable);
+    const { id } = await created();
+    await vi.waitFor(async () => expect((await eventsOf(id)).data[0].level).toBe("warn"));
+    await runInDurableObject(store(), (object: TenantAdapterStore) => {
+      object.now = () => Date.now() + 86_500_000;
+    });
+    await runDurableObjectAlarm(store());
+    await until(id, { status: "failed", error: { code: "backend_unavailable", param: null } as never });
+    expect(await used()).toEqual([0, 0]);
+  });
+
+  test("that a backend refuses fails, costs nothing, and its name is free again", async () => {
+    backendMakes({}, () => HttpResponse.json({ error: { message: "no", code: null } }, { status: 400 }));
+    const { id } = await created();
+    await until(id, { status: "failed", fine_tuned_model: null, trained_tokens: null });
+    expect(await used()).toEqual([0, 0]);
+    network.resetHandlers();
+    backendMakes();
+    await until((await created()).id, { status: "succeeded" });
+  });
+
+  test("that is cancelled ends at the backend, and pays for what has begun", async () => {
+    const seen = backendMakes({}, endless);
+    const { id } = await created();
+    await until(id, { status: "running" });
+    const [{ examples }] = seen.asked;
+    const cancelled = await app().post(`/v1/fine_tuning/jobs/${id}/cancel`, "", { headers: mine });
+    const tokens = examples.reduce((sum, example) => sum + example.ids.length, 0);
+    expect(jobSchema.strict().parse(await cancelled.json())).toMatchObject({
+      status: "cancelled",
+      trained_tokens: tokens,
+    });
+    await vi.waitFor(() => expect(seen.aborted).toBe(1));
+    await vi.waitFor(async () => expect(await used()).toEqual([1, tokens]));
+    const again = await app().post(`/v1/fine_tuning/jobs/${id}/cancel`, "", { headers: mine });
+    expect(await errorOf(again)).toMatchObject({ status: 400, message: expect.stringContaining("it is cancelled") });
+    expect((await app().request("/v1/models/gpt2:answers", { headers: mine })).status).toBe(404);
+  });
+
+  test("and its files are nobody else's", async () => {
+    backendMakes();
+    const { id, training_file } = await created();
+    const calls: [string, string][] = [
+      ["GET", `/v1/fine_tuning/jobs/${id}`],
+      ["GET", `/v1/fine_tuning/jobs/${id}/events`],
+      ["GET", `/v1/fine_tuning/jobs/${id}/checkpoints`],
+      ["POST", `/v1/fine_tuning/jobs/${id}/cancel`],
+    ];
+    for (const [method, path] of calls) {
+      const error = await errorOf(await app().request(path, { method, headers: theirs }));
+      expect(error).toMatchObject({ status: 404, message: `You have no fine-tuning job "${id}".` });
+    }
+    const body = { model: "gpt2", training_file };
+    expect(await errorOf(await app().post("/v1/fine_tuning/jobs", body, { headers: theirs }))).toMatchObject({
+      ...{ status: 400, param: "training_file", message: expect.stringContaining("you have no such file") },
+    });
+    expect(await (await get("", theirs)).json()).toMatchObject({ data: [] });
+  });
+
+  test("is erased with its tenant, while it runs", async () => {
+    const seen = backendMakes({}, endless);
+    const { id } = await created();
+    await until(id, { status: "running" });
+    await store().erase();
+    await vi.waitFor(() => expect(seen.aborted).toBe(1));
+    expect((await get(`/${id}`)).status).toBe(404);
+    const rows = await runInDurableObject(store(), (_: TenantAdapterStore, { storage }) =>
+      ["records", "documentParts", "adapters"].map(
+        (table) => storage.sql.exec<{ n: number }>(`SELECT count(*) AS n FROM ${table}`).one().n,
+      ),
+    );
+    expect(rows).toEqual([0, 0, 0]);
+  });
+});
+
+test("examples are kept with their adapter, and deleted with it by its model's name", async () => {
+  const { deletions } = backendMakes();
+  const { id } = await created();
+  await until(id, { status: "succeeded" });
+  const examples = [{ prompt: "aab", completion: "ba" }, "abab", "abb"];
+  await app().post("/v1/adapters", { name: "direct", examples }, { headers: mine });
+  const kept = () =>
+    runInDurableObject(store(), (_: TenantAdapterStore, { storage }) =>
+      [...storage.sql.exec<{ hash: string }>("SELECT hash FROM documentParts WHERE kind = 'examples'")].map(
+        ({ hash }) => hash,
+      ),
+    );
+  expect((await kept()).sort()).toEqual(["examples:answers", "examples:direct"]);
+  const remove = (model: string, headers = mine) => app().request(`/v1/models/${model}`, { method: "DELETE", headers });
+  expect(await errorOf(await remove("gpt2:answers", theirs))).toMatchObject({ status: 404, code: "model_not_found" });
+  expect(await (await remove("gpt2:answers")).json()).toEqual({ id: "gpt2:answers", object: "model", deleted: true });
+  expect(await kept()).toEqual(["examples:direct"]);
+  expect(deletions).toHaveLength(1);
+  expect((await app().request("/v1/models/gpt2:answers", { headers: mine })).status).toBe(404);
+  expect(await errorOf(await remove("gpt2:answers"))).toMatchObject({ status: 404, code: "model_not_found" });
+  for (const model of ["gpt2", "gpt2:auto"]) {
+    expect(await errorOf(await remove(model))).toMatchObject({ status: 403 });
+  }
+});
+
+test("jobs and events are listed by page, the latest first", async () => {
+  backendMakes();
+  const jobs: Job[] = [];
+  for (const suffix of ["a1", "b1", "d1"]) jobs.push(await created({ suffix }));
+  const pageOf = async (query: string) => {
+    const { data, has_more } = jobListSchema.strict().parse(await (await get(query)).json());
+    return [has_more, ...data.map(({ id }) => jobs.findIndex((one) => one.id === id))];
+  };
+  expect(await pageOf("")).toEqual([false, 2, 1, 0]);
+  expect(await pageOf("?limit=2")).toEqual([true, 2, 1]);
+  expect(await pageOf(`?after=${jobs[1].id}`)).toEqual([false, 0]);
+  await until(jobs[2].id, { status: "succeeded" });
+  const events: JobEventObject[] = [];
+  for (let after = ""; ; after = `&after=${events.at(-1)!.id}`) {
+    const page = await eventsOf(jobs[2].id, `?limit=2${after}`);
+    events.push(...page.data);
+    if (!page.has_more) break;
+  }
+  expect(events).toEqual((await eventsOf(jobs[2].id)).data);
+  expect(events.length).toBeGreaterThan(4);
+  const checkpoints = await (await get(`/${jobs[0].id}/checkpoints`)).json();
+  expect(checkpointListSchema.strict().parse(checkpoints).data).toEqual([]);
+  expect(await errorOf(await get("?metadata[team]=a"))).toMatchObject({ status: 400, param: "metadata" });
+});
+
+describe("is refused by name:", () => {
+  const auto = { n_epochs: "auto", batch_size: "auto", learning_rate_multiplier: "auto" };
+  const cases: [string, object, string, string][] = [
+    ["a file that is not there", { training_file: "file-0" }, "training_file", "you have no such file"],
+    ["another validation file", { validation_file: "file-0" }, "validation_file", "you have no such file"],
+    ["a model that is no base", { model: "gpt2:auto" }, "model", 'jobs begin from the base, "gpt2"'],
+    ["epochs", { hyperparameters: { n_epochs: 3 } }, "hyperparameters.n_epochs", "hyperparameters.n_epochs is 3"],
+    [
+      "a batch size",
+      { method: { type: "supervised", supervised: { hyperparameters: { ...auto, batch_size: 2 } } } },
+      "method.supervised.hyperparameters.batch_size",
+      'it must be "auto"',
+    ],
+    ["another method", { method: { type: "dpo" } }, "method.type", 'method.type is "dpo"; it must be "supervised"'],
+    ["an integration", { integrations: [{ type: "wandb" }] }, "integrations", "integrations"],
+    ["a reserved suffix", { suffix: "auto" }, "suffix", 'suffix is "auto"'],
+    ["a suffix of other letters", { suffix: "My model" }, "suffix", 'suffix is "My model"'],
+    [
+      "too much metadata",
+      { metadata: Object.fromEntries(Array.from({ length: 17 }, (_, i) => [`k${i}`, ""])) },
+      "metadata",
+      "16",
+    ],
+  ];
+  test.each(cases)("%s", async (_, rest, param, message) => {
+    const { asked } = backendMakes();
+    const error = await errorOf(await create(rest));
+    expect(error).toMatchObject({ status: 400, message: expect.stringContaining(message) });
+    expect(error.param).toContain(param);
+    expect(await (await get("")).json()).toMatchObject({ data: [] });
+    expect(asked).toEqual([]);
+  });
+
+  test("a model that is not there", async () => {
+    expect(await errorOf(await create({ model: "gpt-4o" }))).toMatchObject({ status: 404, code: "model_not_found" });
+  });
+
+  test("one example", async () => {
+    const error = await errorOf(await create({ training_file: await uploaded(1) }));
+    expect(error).toMatchObject({ status: 400, param: "training_file" });
+    expect(error.message).toContain("has 1 example, the minimum is 2");
+  });
+
+  test("a name that is taken, by an adapter or by a job", async () => {
+    backendMakes({}, endless);
+    const { id } = await created();
+    expect(await errorOf(await create())).toMatchObject({
+      status: 400,
+      param: "suffix",
+      message: expect.stringContaining(id),
+    });
+    network.resetHandlers();
+    backendMakes();
+    await app().post("/v1/adapters", { name: "taken", examples: ["ab", "aab", "b ab"] }, { headers: mine });
+    expect(await errorOf(await create({ suffix: "taken" }))).toMatchObject({ status: 400, param: "suffix" });
+  });
+
+  test("more jobs than may be open", async () => {
+    backendMakes({}, unavailable);
+    const training_file = await uploaded();
+    for (let i = 0; i < limits.openTuningJobs; i++) await created({ training_file, suffix: undefined });
+    const error = await errorOf(await create({ training_file, suffix: undefined }));
+    expect(error).toMatchObject({
+      status: 403,
+      code: "adapter_quota_exceeded",
+      message: expect.stringContaining("64"),
+    });
+  });
+
+  test.each(["pause", "resume"])("to %s", async (what) => {
+    const error = await errorOf(await app().post(`/v1/fine_tuning/jobs/ftjob-1/${what}`, "", { headers: mine }));
+    expect(error).toMatchObject({ status: 400, message: expect.stringContaining("cannot be paused or resumed") });
+  });
+});
