@@ -24,7 +24,7 @@ export async function adapterResponse(
 }
 
 export function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids }: Artifacts): Adapter {
-  const { name, hash, gain, parts, examples, tokens, created } = adapter;
+  const { name, hash, gain, examples, tokens, created } = adapter;
   const memory = adapter.memory ?? null;
   const [nearest] =
     adapter.manifestHash === manifestHash ? rankCentroids(Float32Array.from(adapter.centroid), centroids) : [];
@@ -38,12 +38,11 @@ export function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, cen
     examples,
     tokens,
     gain,
-    parts,
     adapts: gain !== null || Boolean(memory?.ready),
     message:
       gain !== null || memory
         ? null
-        : "No part gained on examples it was not made from, so nothing was kept: this model is the base.",
+        : "What it learnt did not gain on examples that it was not made from, so nothing was kept: this model is the base.",
     centroid: nearest ? { nearest: manifest.centroids[nearest.index].id, similarity: nearest.similarity } : null,
     memory: memory && memoryObject(memory),
     outdated: adapter.manifestHash !== manifestHash,

@@ -39,13 +39,14 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   const make = async () => {
     if (encoded) {
       const centroid = [...encoded.centroid];
-      const request = { manifestHash, tenant, centroid, examples: encoded.examples };
+      const request = { manifestHash, tenant, examples: encoded.examples };
       const made = await adapters.create({ version: contractVersion, ...request }, signal, () => {
         isBegun = true;
       });
-      const { hash, parts, gain } = made;
+      const { hash, kept } = made;
+      const gain = kept ? made.gain : null;
       const counts = { examples: encoded.examples.length, tokens: encoded.tokens };
-      const adapter = { name, hash, manifestHash, centroid, parts, gain, ...counts };
+      const adapter = { name, hash, manifestHash, centroid, gain, ...counts };
       const file = Uint8Array.fromBase64(made.file).buffer;
       requireRoom(await own.add({ ...adapter, created: Math.floor(now() / 1000) }, examples!, file, made.copy), name);
       Object.assign(timings, { hidden: made.timings.hiddenMs, fit: made.timings.fitMs });

@@ -13,8 +13,7 @@ export interface OwnAdapter {
   manifestHash: string;
   /** Mean prompt embedding of its documents, or else of its examples, of length 1, [P]. */
   centroid: number[];
-  parts: AdapterAnswer["parts"];
-  /** Measured on held-out examples; null if there was none, and the base is served. */
+  /** Measured on held-out examples; null if nothing was kept, and the base is served. */
   gain: AdapterAnswer["gain"];
   examples: number;
   tokens: number;
@@ -84,7 +83,7 @@ export function adapterOf(fitted: FittedAdapter | null, memory: MemoryRecord | n
   if (memory === null) return { ...fitted!, memory: null };
   const { name, manifestHash, created, ready, job } = memory;
   const { centroid } = (ready ?? job)!;
-  const unfitted = { name, hash: null, manifestHash, parts: [], gain: null, examples: 0, tokens: 0, created };
+  const unfitted = { name, hash: null, manifestHash, gain: null, examples: 0, tokens: 0, created };
   return { ...(fitted ?? unfitted), centroid, memory: { ready, job } };
 }
 

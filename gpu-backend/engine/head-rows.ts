@@ -2,9 +2,10 @@
  * Collects the head rows of one run: a row for each answer, rows of the base for comparison, and rows of a mixture's experts. Pure.
  * Shapes: Q gates, N rows, M positions that the head is computed at.
  */
+import { limits } from "../../shared/contracts/limits.ts";
 import type { RowAdapter } from "../adapters/adapter.ts";
 import type { Pass } from "../runtime/model-runner.ts";
-import type { HeadInput, LogitChanges } from "../runtime/step.ts";
+import type { HeadInput, HiddenChange, LogitChanges } from "../runtime/step.ts";
 import { drawsFromCandidates, isGreedy } from "./sampler.ts";
 import type { LogitChange, Sequence } from "./sequence.ts";
 
@@ -24,7 +25,7 @@ export interface Head {
 interface Row {
   /** Index among all positions with a hidden state. */
   at: number;
-  gates: Float32Array | null;
+  adapter: RowAdapter | null;
   inverseTemperature: number;
   targetId: number;
 }
@@ -63,19 +64,19 @@ export class HeadRows {
 
   /** Adds a row that scores a prompt token under one expert; null is the base. */
   addExpert(expert: RowAdapter | null, at: number, targetId: number): void {
-    this.#addBias(this.#rows.length, expert, []);
-    this.#rows.push({ at, gates: expert?.gates ?? null, inverseTemperature: 1, targetId });
+    this.#rows.push({ at, adapter: expert, inverseTemperature: 1, targetId });
   }
 
   tensors() {
     const rows = this.#rows;
     const gates = new Float32Array(rows.length * this.#gates);
-    rows.forEach((row, n) => {
-      if (row.gates) gates.set(row.gates, n * this.#gates);
+    rows.forEach(({ adapter }, n) => {
+      if (adapter?.gates) gates.set(adapter.gates, n * this.#gates);
     });
     return {
       rows: Int32Array.from(rows, ({ at }) => at),
       gates,
+      own: ownChanges(rows),
       inverseTemperatures: Float32Array.from(rows, (row) => row.inverseTemperature),
       targetIds: Int32Array.from(rows, (row) => row.targetId),
       bias: this.#bias.tensors(),
@@ -90,37 +91,22 @@ export class HeadRows {
   #addRow(sequence: Sequence, at: number, adapter: RowAdapter | null, scoredId: number | null): number {
     const row = this.#rows.length;
     const inverseTemperature = inverseTemperatureOf(sequence, scoredId);
-    this.#rows.push({ at, gates: adapter?.gates ?? null, inverseTemperature, targetId: scoredId ?? 0 });
-    // Prompt tokens are scored without the request's logit changes, with the adapter's bias.
-    this.#addBias(row, adapter, scoredId === null ? sequence.logitChanges() : []);
+    this.#rows.push({ at, adapter, inverseTemperature, targetId: scoredId ?? 0 });
+    // Prompt tokens are scored without the request's logit changes.
+    if (scoredId === null) for (const change of sequence.logitChanges()) this.#bias.add(row, change);
     return row;
-  }
-
-  #addBias(row: number, adapter: RowAdapter | null, own: Iterable<LogitChange>): void {
-    const offsets = new Map<number, number>();
-    adapter?.bias?.ids.forEach((id, i) => {
-      offsets.set(id, adapter.bias!.values[i]);
-    });
-    for (const change of own) {
-      this.#bias.add(row, change, offsets.get(change.id));
-      offsets.delete(change.id);
-    }
-    for (const [id, offset] of offsets) this.#bias.add(row, { id, penalty: 1, value: 0 }, offset);
   }
 }
 
 class BiasList {
   readonly #rows: number[] = [];
   readonly #ids: number[] = [];
-  readonly #offsets: number[] = [];
   readonly #penalties: number[] = [];
   readonly #values: number[] = [];
 
-  /** `offset` is the adapter's bias of the same token. */
-  add(row: number, { id, penalty, value }: LogitChange, offset = 0): void {
+  add(row: number, { id, penalty, value }: LogitChange): void {
     this.#rows.push(row);
     this.#ids.push(id);
-    this.#offsets.push(offset);
     this.#penalties.push(penalty);
     this.#values.push(value);
   }
@@ -129,11 +115,36 @@ class BiasList {
     return {
       rows: Int32Array.from(this.#rows),
       ids: Int32Array.from(this.#ids),
-      offsets: Float32Array.from(this.#offsets),
       penalties: Float32Array.from(this.#penalties),
       values: Float32Array.from(this.#values),
     };
   }
+}
+
+/** Those of each row that has any. Rows have as many places as any of them needs, 1 or all, so that the sum of a row's is always the same. */
+function ownChanges(rows: readonly Row[]): HeadInput["own"] {
+  const changed = [...rows.keys()].filter((n) => rows[n].adapter?.changes.length);
+  if (changed.length === 0) return undefined;
+  const lists = changed.map((n) => rows[n].adapter!.changes);
+  const places = lists.some(({ length }) => length > 1) ? limits.mixtureAdapters : 1;
+  const placeOf = new Map<HiddenChange, number>();
+  const indexes: number[] = [];
+  const weights: number[] = [];
+  for (const list of lists) {
+    for (let k = 0; k < places; k++) {
+      // An empty place repeats the row's own, at no weight: nothing of another tenant's enters a row.
+      const { change, weight } = list[k] ?? { ...list[0], weight: 0 };
+      if (!placeOf.has(change)) placeOf.set(change, placeOf.size);
+      indexes.push(placeOf.get(change)!);
+      weights.push(weight);
+    }
+  }
+  return {
+    rows: Int32Array.from(changed),
+    changes: [...placeOf.keys()],
+    indexes: Int32Array.from(indexes),
+    weights: Float32Array.from(weights),
+  };
 }
 
 function inverseTemperatureOf({ sampling }: Sequence, scoredId: number | null): number {

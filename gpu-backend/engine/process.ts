@@ -55,7 +55,7 @@ async function serve(settings: EngineSettings): Promise<void> {
   const source = withOwnAdapters(
     generatedAdapters(manifest, hyperNetwork),
     { read: async (tenant, hash) => unwritten.get(ownAdapterId(tenant, hash)) ?? files.read(tenant, hash) },
-    { manifestHash, gates: opened.runner.gates, ...opened.runner.config },
+    { manifestHash, ...opened.runner.config },
   );
   const runner = new HostRunner(opened.runner, { ...settings.limits, kvBytes: settings.kvBytes });
   let wake = () => {};

@@ -257,7 +257,7 @@ export class Sequence implements Plannable {
     const { mixture } = this.request;
     if (!mixture) {
       const [acquired] = adapters;
-      this.#answering = acquired?.adapter.gates || acquired?.adapter.bias ? acquired.adapter : null;
+      this.#answering = acquired?.adapter.gates || acquired?.adapter.changes.length ? acquired.adapter : null;
     } else if (!mixture.evidence) {
       const weights = mixture.adapters.map(({ weight }) => weight);
       this.weighed(withFloor({ base: mixture.base, adapters: weights }, 0), null);

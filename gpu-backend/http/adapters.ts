@@ -28,9 +28,8 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
     const { answer } = await adapters.begin(request, signal);
     const outcome = answer.then(
       (made) => {
-        const { tokens, timings, parts, gain } = made;
-        const kept = parts.filter((part) => part.kept).map(({ name }) => name);
-        log("info", "adapter", { tokens, kept: kept.join(" "), nats: gain?.nats ?? 0, ...timings });
+        const { tokens, timings, kept, gain } = made;
+        log("info", "adapter", { tokens, kept, nats: gain?.nats ?? 0, ...timings });
         onAbort(signal, () => removeUndelivered(request.tenant, made.hash));
         return made;
       },

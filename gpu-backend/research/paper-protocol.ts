@@ -3,10 +3,11 @@
  * one, beside a control that adds one number to the padding's logit. The paper scores the last position of padded lines, so its
  * measure mostly tells how well the padding is predicted. The published order appears after 1,200 steps; after 300 LoRA leads.
  */
+
+import { adamWStep, learningRateAt } from "../../shared/math/adamw.ts";
 import { rankCentroids } from "../../shared/math/assignment.ts";
 import { openSession, tensor } from "../runtime/session.ts";
 import type { Bank } from "../runtime/step.ts";
-import { adamWStep, learningRateAt } from "../training/bank/adamw.ts";
 import { LossMeter } from "../training/bank/loss.ts";
 import { gatesAt } from "../training/bank/measure.ts";
 import type { ServedBank } from "../training/bank/served-bank.ts";

@@ -1,8 +1,10 @@
 /**
  * The head of the serving graph: from hidden states to what the sampler reads. A row's adapter changes its hidden state, whose
  * logits are the base's; a mixture is an adapter with averaged gates. Row by row the same bits whatever else runs.
- * Shapes: D hidden, V vocabulary, Q gates, N rows, K candidates, A entries of a bias.
+ * Shapes: D hidden, V vocabulary, Q gates, N rows, K candidates, A changed logits, E tenants' own adapters of rank R in X rows of
+ * P places.
  */
+import { ownRank } from "../../shared/artifacts/limits.ts";
 import type { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
 import { type Bank, type ModelShape, topCandidates } from "./step.ts";
@@ -32,9 +34,9 @@ export function addHead({ g, config, bank, baseLogits }: HeadParts, hidden: stri
   ] as const;
   const rows = g.input(names.rows, "int32", ["N"]);
   const gates = g.input(names.gates, "float32", ["N", bank.gates]);
+  const own = ownInputs(g, config);
   const changes = {
     indices: g.input(names.biasIndices, "int32", ["A", 2]),
-    offsets: g.input(names.biasOffsets, "float32", ["A"]),
     penalties: g.input(names.biasPenalties, "float32", ["A"]),
     values: g.input(names.biasValues, "float32", ["A"]),
   };
@@ -45,7 +47,7 @@ export function addHead({ g, config, bank, baseLogits }: HeadParts, hidden: stri
   );
   const values = g.when(wanted, outputs, () => {
     const states = g.node("Gather", [hidden, rows], { axis: 0 });
-    const scores = changedLogits(g, baseLogits(adapt(states, gates)), changes);
+    const scores = changedLogits(g, baseLogits(withOwn(g, config, own, states, adapt(states, gates))), changes);
     const targets = g.node("Unsqueeze", [targetIds, g.integers(1)]); // [N, 1]
     const targetScores = g.node("GatherElements", [scores, targets], { axis: 1 }); // [N, 1]
     const top = outputs.slice(0, 4);
@@ -86,6 +88,42 @@ export function addBank(
   };
 }
 
+function ownInputs(g: GraphBuilder, { hiddenSize: D }: ModelShape) {
+  return {
+    has: g.input(names.hasOwn, "bool", []),
+    rows: g.input(names.ownRows, "int32", ["X", 1]),
+    indexes: g.input(names.ownIndexes, "int32", ["X", "P"]),
+    weights: g.input(names.ownWeights, "float32", ["X", "P", 1, 1]),
+    a: g.input(names.ownA, "float32", ["E", D, ownRank]),
+    b: g.input(names.ownB, "float32", ["E", ownRank + 1, D]),
+  };
+}
+
+/**
+ * Adds what tenants' own adapters make of hidden states [N, D] to adapted ones [N, D]: in each of a row's places w·(B(A·h) + c). The
+ * products are of one row each, so that no other row has a part in their bits.
+ */
+function withOwn(
+  g: GraphBuilder,
+  { hiddenSize: D }: ModelShape,
+  own: ReturnType<typeof ownInputs>,
+  hidden: string,
+  adapted: string,
+): string {
+  const add = () => {
+    const rows = g.node("Cast", [own.rows], { to: 7 });
+    const states = g.node("Unsqueeze", [g.node("GatherND", [hidden, rows]), g.integers(1, 2)]); // [X, 1, 1, D]
+    const inner = g.node("MatMul", [states, g.node("Gather", [own.a, own.indexes], { axis: 0 })]); // [X, P, 1, R]
+    const weighted = g.node("Concat", [g.node("Mul", [inner, own.weights]), own.weights], { axis: 3 }); // [X, P, 1, R + 1]
+    const change = g.node("MatMul", [weighted, g.node("Gather", [own.b, own.indexes], { axis: 0 })]); // [X, P, 1, D]
+    const sum = g.node("ReduceSum", [change, g.integers(1, 2)], { keepdims: 0 });
+    const changed = g.node("Add", [g.node("GatherND", [adapted, rows]), sum]);
+    return [g.node("ScatterND", [adapted, rows, changed])];
+  };
+  const [result] = g.when(own.has, [{ type: "float32", shape: ["N", D] }], add, () => [g.node("Identity", [adapted])]);
+  return result;
+}
+
 /** The K likeliest tokens of each row, their logits, and the probability of the likeliest, at temperature 1 and at the row's. */
 function rankedScores(
   g: GraphBuilder,
@@ -122,11 +160,11 @@ function likeliestScore(g: GraphBuilder, scores: string): string[] {
 function changedLogits(
   g: GraphBuilder,
   logits: string,
-  changes: Record<"indices" | "offsets" | "penalties" | "values", string>,
+  changes: Record<"indices" | "penalties" | "values", string>,
 ): string {
-  const { offsets, penalties, values } = changes;
+  const { penalties, values } = changes;
   const indices = g.node("Cast", [changes.indices], { to: 7 });
-  const x = g.node("Add", [g.node("GatherND", [logits, indices]), offsets]);
+  const x = g.node("GatherND", [logits, indices]);
   const isPositive = g.node("Greater", [x, g.scalar(0)]);
   const own = g.node("Where", [isPositive, g.node("Div", [x, penalties]), g.node("Mul", [x, penalties])]);
   return g.node("ScatterND", [logits, indices, g.node("Add", [own, values])]);

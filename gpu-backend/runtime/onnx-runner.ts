@@ -5,7 +5,7 @@ import type { ModelConfig } from "./model-config.ts";
 import { buildServingGraph } from "./model-graph.ts";
 import type { ModelWeights } from "./model-weights.ts";
 import type { WeightFormat } from "./products.ts";
-import { bool, noRows, readRows, rowFeeds, rowFetches } from "./row-feeds.ts";
+import { bool, noRows, ownFeeds, readRows, rowFeeds, rowFetches } from "./row-feeds.ts";
 import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
 import {
   type Bank,
@@ -112,6 +112,7 @@ class OnnxRunner implements StepRunner {
       [names.wantsTrunk]: bool(S > 0),
       [names.rows]: tensor(rows, [N]),
       [names.gates]: tensor(input.gates, [N, this.gates]),
+      ...ownFeeds(input.own, D),
       [names.targetIds]: tensor(input.targetIds, [N]),
       ...rowFeeds(input, isRead),
     };

@@ -1,14 +1,40 @@
 /** What the sampler asks of the head's rows, and what it reads of them. */
+import { ownRank } from "../../shared/artifacts/limits.ts";
+import { joinArrays } from "../../shared/bytes.ts";
 import { names } from "./graph-names.ts";
 import { type SessionResults, type Tensor, tensor } from "./session.ts";
-import type { LogitChanges, RowOutput, SparseBias, StepInput } from "./step.ts";
+import type { LogitChanges, OwnChanges, RowOutput, SparseBias, StepInput } from "./step.ts";
 
 const yes = tensor(Uint8Array.of(1), [], "bool");
 const no = tensor(Uint8Array.of(0), [], "bool");
 /** GatherND wants an entry: one that changes nothing. */
 const zeroBias: SparseBias = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
 
+const none = new Int32Array(0);
+const noChanges: OwnChanges = { rows: none, changes: [], indexes: none, weights: new Float32Array(0) };
+
 export const bool = (value: boolean): Tensor => (value ? yes : no);
+
+/** What rows' own adapters add (head-graph.ts). */
+export function ownFeeds(own: OwnChanges | undefined, D: number): Record<string, Tensor> {
+  const { rows, changes, indexes, weights } = own ?? noChanges;
+  const [X, E, R] = [rows.length, changes.length, ownRank];
+  const K = X > 0 ? indexes.length / X : 1;
+  const [a, b] = (["a", "b"] as const).map((part) =>
+    joinArrays(
+      Float32Array,
+      changes.map((one) => one[part]),
+    ),
+  );
+  return {
+    [names.hasOwn]: bool(X > 0),
+    [names.ownRows]: tensor(rows, [X, 1]),
+    [names.ownIndexes]: tensor(indexes, [X, K]),
+    [names.ownWeights]: tensor(weights, [X, K, 1, 1]),
+    [names.ownA]: tensor(a, [E, D, R]),
+    [names.ownB]: tensor(b, [E, R + 1, D]),
+  };
+}
 
 /** The output of no rows. */
 export function noRows(wantsScores: boolean): RowOutput {
@@ -27,7 +53,7 @@ export function noRows(wantsScores: boolean): RowOutput {
 type Asked = Pick<StepInput, "inverseTemperatures" | "bias" | "want">;
 
 export function rowFeeds({ inverseTemperatures, bias, want }: Asked, wanted: boolean): Record<string, Tensor> {
-  const { rows, ids, values, offsets, penalties }: LogitChanges = bias.values.length > 0 ? bias : zeroBias;
+  const { rows, ids, values, penalties }: LogitChanges = bias.values.length > 0 ? bias : zeroBias;
   const A = values.length;
   const places = new Int32Array(2 * A);
   for (let i = 0; i < A; i++) places.set([rows[i], ids[i]], 2 * i);
@@ -38,7 +64,6 @@ export function rowFeeds({ inverseTemperatures, bias, want }: Asked, wanted: boo
     [names.scaled]: bool(isScaled(inverseTemperatures)),
     [names.inverseTemperatures]: tensor(inverseTemperatures, [inverseTemperatures.length]),
     [names.biasIndices]: tensor(places, [A, 2]),
-    [names.biasOffsets]: tensor(offsets ?? new Float32Array(A), [A]),
     [names.biasPenalties]: tensor(penalties ?? new Float32Array(A).fill(1), [A]),
     [names.biasValues]: tensor(values, [A]),
   };

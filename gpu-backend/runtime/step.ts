@@ -54,6 +54,8 @@ export interface HeadInput {
   rows?: Int32Array;
   /** One row of gates per row, [N, Q]; zeros give the base. */
   gates: Float32Array;
+  /** Absent: no row has a tenant's own adapter. */
+  own?: OwnChanges | undefined;
   /** Reciprocal temperature of each row for `scaledLogSumExp`, [N]. */
   inverseTemperatures: Float32Array;
   /** A token id per row whose logit is wanted whatever its rank, [N]. */
@@ -65,6 +67,26 @@ export interface HeadInput {
    * candidate, with its `logSumExp` ("sums") or without it ("likeliest": it is finite exactly where it would be).
    */
   want: { scores: boolean; hidden: boolean; only?: "likeliest" | "sums" | undefined };
+}
+
+/** What a tenant's own adapter adds to a hidden state: Bᵀ·(A·h) + c. */
+export interface HiddenChange {
+  /** Aᵀ, [D, R] */
+  a: Float32Array;
+  /** B, then c, [R + 1, D] */
+  b: Float32Array;
+}
+export interface WeightedChange {
+  change: HiddenChange;
+  weight: number;
+}
+
+/** Which rows have changes, and which of these E: X rows of K places. */
+export interface OwnChanges {
+  rows: Int32Array; // [X]
+  changes: readonly HiddenChange[]; // [E]
+  indexes: Int32Array; // [X, K]
+  weights: Float32Array; // [X, K]
 }
 
 /** What a run without tokens has in place of them: it computes the head alone, on `fedStates`. */
@@ -82,13 +104,10 @@ export interface SparseBias {
 }
 
 /**
- * What is done to the logits that are named, in this order: `offsets` are added (the row bias of a row's adapter); a logit
- * above 0 is divided by its penalty, any other multiplied by it (repetition as CTRL penalises it, arXiv 1909.05858); `values`
- * are added.
+ * What is done to the logits that are named, in this order: a logit above 0 is divided by its penalty, any other multiplied by it
+ * (repetition as CTRL penalises it, arXiv 1909.05858); `values` are added.
  */
 export interface LogitChanges extends SparseBias {
-  /** Absent: 0. */
-  offsets?: Float32Array;
   /** Above 0; absent: 1. */
   penalties?: Float32Array;
 }

@@ -1,6 +1,6 @@
 /**
  * `chameleon adapters`: a tenant's own adapters through the API. A file is a document; of JSONL each line is one. With `--examples`
- * files are example texts, which parts are fitted to.
+ * files are example texts, which it is fitted to.
  */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
@@ -45,7 +45,7 @@ command("list", "list your adapters").action(async (options: Options) => {
 });
 
 command("create <name> <files...>", "make an adapter of documents, one a file; of .jsonl files, one a line")
-  .option("--examples", "fit parts to the files as example texts, instead of remembering them")
+  .option("--examples", "fit the adapter to the files as example texts, instead of remembering them")
   .action(async (name: string, files: string[], options: Options & { examples?: boolean }) => {
     const connection = new Connection(options);
     const body = options.examples

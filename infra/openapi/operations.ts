@@ -217,7 +217,7 @@ export const operations: Operation[] = [
   }),
   post("/v1/adapters", "createAdapter", models, "Create an adapter from documents, from example texts, or both", {
     scope: "adapters",
-    description: `No other tenant can tell that it exists. Documents become a memory, whose words answers take up where the prompt is like them. Of examples parts are fitted, and their gain is measured; without a gain nothing of them is kept. ${uploads} A body that is a file needs \`?name=\`.`,
+    description: `No other tenant can tell that it exists. Documents become a memory, whose words answers take up where the prompt is like them. Examples teach a task, and the gain on those that are held out is measured; without a gain nothing is kept. ${uploads} A body that is a file needs \`?name=\`.`,
     request: {
       schema: "CreateAdapterRequest",
       example: { name: "recipes", documents: [{ name: "cake.md", text: "Whisk the eggs with the sugar." }] },

@@ -138,8 +138,6 @@ export const adapterRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   manifestHash: hash,
   tenant: tenantSchema,
-  /** Mean of the examples' prompt embeddings, of length 1: the hyper-network's input. */
-  centroid: z.array(z.number()).min(1),
   examples: z.array(exampleSchema).min(2).max(limits.adapterExamples),
   /** The gain is measured on these; absent: on some of the examples, which then make the adapter all the same. */
   validation: z.array(exampleSchema).min(2).max(limits.adapterExamples).optional(),
@@ -148,11 +146,9 @@ const gain = z.object({ nats: z.number(), ci95: z.tuple([z.number(), z.number()]
 export const adapterAnswerSchema = z.object({
   /** Names the adapter among the tenant's; another tenant's equal adapter has another. */
   hash,
-  /** Each part's gain on top of those before it, on the examples that decided whether it is kept: an optimistic figure. */
-  parts: z.array(z.object({ name: z.enum(["gates", "unigram"]), kept: z.boolean(), gain })),
-  /** Over what is served without it, on examples that did not make it; null where the adapter is the base. */
+  /** Over the static adapter, on examples that did not make it; null where a single one was held out. */
   gain: gain.nullable(),
-  /** Whether the adapter changes anything: its gain's interval lies above zero. */
+  /** Whether the gain's interval lies above zero. Else the adapter changes nothing. */
   kept: z.boolean(),
   /** Nats a learnt token, of the examples that are fitted and of those that are held out. */
   losses: z.array(z.object({ step: z.int(), train: z.number(), heldOut: z.number() })),

@@ -275,8 +275,11 @@ export const adapterSchema = z
     created: unixSeconds,
     examples: z.int(),
     tokens: z.int().describe("Of the examples"),
-    gain: gainSchema.nullable().describe("On examples that it was not made from, in nats a token over the base"),
-    parts: z.array(z.object({ name: z.enum(["gates", "unigram"]), kept: z.boolean(), gain: gainSchema })),
+    gain: gainSchema
+      .nullable()
+      .describe(
+        "On examples that it was not made from, in nats a learnt token over the static adapter; null if it is the base",
+      ),
     adapts: z.boolean().describe("Whether `model` serves more than the base"),
     message: z.string().nullable(),
     centroid: z

@@ -7,14 +7,13 @@
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { idleMs } from "../../gpu-backend/host/own-adapters/fit-client.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
 import { descendantsOf } from "../../infra/process-memory.ts";
-import { manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { type Backend, framesOf, startBackend } from "../support/backend-process.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
@@ -137,11 +136,8 @@ async function serveBatch(backend: Backend, batch: number): Promise<Resident> {
 
 async function makeAdapter(backend: Backend, batch: number): Promise<MemoryRow["adapter"]> {
   const beforeBytes = await steadyBytes(backend, batch);
-  const manifest = await readFile(join(embeddedBase, "artifacts", manifestFile), "utf8");
-  const { dimensions } = parseManifest(manifest).embedding;
   const response = await backend.post("/v1/adapters", {
     ...{ version: 1, manifestHash: backend.manifestHash, tenant: "tenant" },
-    centroid: Array.from({ length: dimensions }, (_, p) => (p === 0 ? 1 : 0)),
     examples: promptsOf(examples.count, examples.tokens).map((ids) => ({ ids, from: 1 })),
   });
   if (!response.ok) throw new Error(await response.text());

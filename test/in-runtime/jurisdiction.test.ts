@@ -117,7 +117,6 @@ describe("a tenant of the EU", () => {
         const answer: AdapterAnswer = {
           ...{
             hash: "4".repeat(64),
-            parts: [],
             gain: { nats: 1, ci95: [0.5, 1.5], tokens: 400 },
             tokens: 8,
             kept: true,

@@ -3,7 +3,7 @@ import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { FitClient, idleMs } from "../../gpu-backend/host/own-adapters/fit-client.ts";
 
 const script = new URL("../support/scripted-fitter.ts", import.meta.url);
-const request = { centroid: new Float32Array(1), examples: [] };
+const request = { examples: [], validation: null };
 const { signal } = new AbortController();
 const isAlive = (pid: number) => {
   try {

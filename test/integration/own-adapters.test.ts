@@ -7,17 +7,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
-import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
+import { bankOf, readHyperNetwork } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import {
-  type OwnAdapterParts,
   ownAdapterHash,
   ownAdapterId,
   packOwnAdapter,
   withOwnAdapters,
 } from "../../gpu-backend/adapters/own/artifact.ts";
+import { changeOf } from "../../gpu-backend/adapters/own/fit.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import type { Delta } from "../../gpu-backend/runtime/fit-session.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
-import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
+import type { Bank, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { type AdapterAnswer, adapterAnswerSchema, type MixtureRequest } from "../../shared/contracts/inference.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { allFrames, type Backend, startBackend } from "../support/backend-process.ts";
@@ -37,15 +38,12 @@ let artifacts: Artifacts;
 let runner: StepRunner;
 /** Bytes of each adapter by its id. */
 const files = new Map<string, Uint8Array>();
-const partsOf = new Map<string, OwnAdapterParts>();
+const deltas = new Map<string, Delta | null>();
 
 const floats = (length: number, spread: number) => Float32Array.from({ length }, () => spread * (2 * random() - 1));
-function randomParts(kinds: string): OwnAdapterParts {
-  const ids = Int32Array.from({ length: 40 }, (_, i) => 7 * i);
-  return {
-    gates: kinds.includes("g") ? floats(runner.gates, 1) : null,
-    bias: kinds.includes("b") ? { ids, values: floats(ids.length, 2) } : null,
-  };
+function randomDelta(): Delta {
+  const D = tinyConfig.hiddenSize;
+  return { a: floats(8 * D, 0.5), b: floats(8 * D, 0.5), c: floats(D, 0.5) };
 }
 
 beforeAll(async () => {
@@ -56,12 +54,11 @@ beforeAll(async () => {
   const bank = bankOf(hyperNetwork);
   runner = await createStepRunner({ ...model, bank, threads: 2 });
   for (const tenant of tenants) {
-    for (const kinds of ["b", "g", "gb", ""]) {
-      const parts = randomParts(kinds);
-      const file = packOwnAdapter(parts, manifestHash);
+    for (const delta of [randomDelta(), randomDelta(), null]) {
+      const file = packOwnAdapter(delta, manifestHash);
       const id = ownAdapterId(tenant, ownAdapterHash(tenant, file));
       files.set(id, file);
-      partsOf.set(id, parts);
+      deltas.set(id, delta);
     }
   }
 });
@@ -73,10 +70,22 @@ afterAll(async () => {
 function harness(): EngineHarness {
   const { manifest, hyperNetwork, manifestHash, tokenizer } = artifacts;
   const read = async (tenant: string, hash: string) => files.get(ownAdapterId(tenant, hash)) ?? null;
-  const shape = { manifestHash, gates: runner.gates, ...tinyConfig };
+  const shape = { manifestHash, ...tinyConfig };
   const source = withOwnAdapters(generatedAdapters(manifest, hyperNetwork), { read }, shape);
   return createEngineHarness({ runner, source, textPieceOf: (id) => tokenizer.textPieceOf(id) });
 }
+/** The bank with one more direction, which adds a fixed vector [D]. */
+function withDirection(bank: Bank, vector: Float32Array): Bank {
+  const D = tinyConfig.hiddenSize;
+  const more = (values: Float32Array, ...rest: number[]) => Float32Array.of(...values, ...rest);
+  return {
+    gates: bank.gates + 1,
+    a: more(bank.a, ...new Float32Array(D)),
+    a0: more(bank.a0, 1),
+    b: more(bank.b, ...vector.subarray(0, D), ...new Float32Array(Math.max(0, D - vector.length))),
+  };
+}
+
 const randomPrompt = (length: number) => Array.from({ length }, () => Math.floor(random() * 299));
 
 test("a completion is the same alone and among mates with adapters of all kinds, bit for bit", async () => {
@@ -112,7 +121,7 @@ test("a completion is the same alone and among mates with adapters of all kinds,
   expect(texts.size).toBeGreaterThan(25);
 });
 
-test("what is served is the oracle's base with gates and bias, and the base where no part is left", async () => {
+test("what is served is the oracle's static adapter with the change, and the base where there is none", async () => {
   const ids = randomPrompt(40);
   const target = harness();
   let n = 0;
@@ -125,16 +134,18 @@ test("what is served is the oracle's base with gates and bias, and the base wher
   const hidden = oracleHidden(model.config, model.weights, ids).at(-1)!;
   const bank = bankOf(hyperNetwork);
   const differences: number[] = [];
-  for (const [i, parts] of [...partsOf.values()].entries()) {
-    const logprobsOf = ({ gates, bias }: OwnAdapterParts) => {
-      const logits = oracleLogits(model.config, model.weights, hidden, bank, gates ?? new Float32Array(runner.gates));
-      bias?.ids.forEach((id, at) => {
-        logits[id] += bias.values[at];
-      });
+  const none = new Float32Array(runner.gates);
+  const { staticGates } = readHyperNetwork(hyperNetwork);
+  for (const [i, delta] of [...deltas.values()].entries()) {
+    const logprobsOf = (delta: Delta | null) => {
+      const change = delta ? changeOf(delta, Float32Array.from(hidden)) : none;
+      const wide = withDirection(bank, change);
+      const gates = Float32Array.of(...(delta ? staticGates : none), 1);
+      const logits = oracleLogits(model.config, model.weights, hidden, wide, gates);
       const total = oracleLogSumExp(logits);
       return logits.map((logit) => logit - total);
     };
-    const [adapted, base] = [logprobsOf(parts), logprobsOf({ gates: null, bias: null })];
+    const [adapted, base] = [logprobsOf(delta), logprobsOf(null)];
     const [frame] = target.tokenFramesOf(`o${i}`);
     differences.push(
       Math.abs(frame.logprob! - adapted[frame.tokenId]),
@@ -150,7 +161,7 @@ test("the evidence of a mixture of own adapters is scored as the base scores it,
   const target = harness();
   const sampling = { logprobs: 0 };
   await target.engine.submit(null, [sequenceRequest("base", ids, { maxTokens: 0, promptLogprobs: true, sampling })]);
-  const own = [...files.keys()].find((id) => id.startsWith("acme/") && partsOf.get(id)!.bias)!;
+  const own = [...files.keys()].find((id) => id.startsWith("acme/") && deltas.get(id))!;
   const mixture: MixtureRequest = {
     base: 0.5,
     adapters: [{ adapterHash: own.split("/")[1], weight: 0.5 }],
@@ -163,6 +174,29 @@ test("the evidence of a mixture of own adapters is scored as the base scores it,
   const scoresOf = (id: string) => target.framesOf(id).find(({ type }) => type === "prompt");
   expect(scoresOf("mixed")).toMatchObject({ logprobs: expect.any(Array) });
   expect(scoresOf("mixed")).toEqual({ ...scoresOf("base"), id: "mixed" });
+});
+
+test("a mixture of own adapters and a centroid is the same alone and among mates, bit for bit", async () => {
+  const [first, second] = [...files.keys()].filter((id) => id.startsWith("acme/")).map((id) => id.split("/")[1]);
+  const mixed = (id: string, own: string[], tenant = "acme") => {
+    const adapters = own.map((adapterHash) => ({ adapterHash, weight: 0.6 / own.length }));
+    return sequenceRequest(id, [1, 2, 3], {
+      ...{ tenant, maxTokens: 6, compare: true, sampling: { logprobs: 2, logit_bias: neverEnds } },
+      mixture: { base: 0.1, adapters: [...adapters, { centroidId: "c0", weight: 0.3 }] },
+    });
+  };
+  const requests = [mixed("one", [first]), mixed("both", [first, second])];
+  const together = harness();
+  await together.engine.submit("c1", [sequenceRequest("mate", [1, 2, 3], { maxTokens: 6 })]);
+  for (const request of requests) await together.engine.submit(null, [request]);
+  await together.finish();
+  for (const request of requests) {
+    const alone = harness();
+    await alone.engine.submit(null, [request]);
+    await alone.finish();
+    expect(alone.tokensOf(request.id)).toHaveLength(6);
+    expect(together.framesOf(request.id).slice(0, -1)).toEqual(alone.framesOf(request.id).slice(0, -1));
+  }
 });
 
 test("a tenant's adapter is out of another's reach, also by its hash", async () => {
@@ -190,16 +224,17 @@ describe("backends", () => {
     await rm(data, { recursive: true });
   });
 
-  /** Texts that use a tenth of the vocabulary, which the random base does not expect. */
-  const examples = Array.from({ length: 20 }, () => ({
-    ids: Array.from({ length: 80 }, () => Math.floor(random() * 30)),
-    from: 1,
-  }));
+  /** A task that the random base does not know: the prompt's last token decides which label follows. */
+  const cues = [5, 6];
+  const labelOf = (cue: number) => 200 + cue;
+  const examples = Array.from({ length: 60 }, (_, i) => {
+    const cue = cues[i % 2];
+    return { ids: [...randomPrompt(10 + (i % 5)), cue, labelOf(cue), tinyConfig.stopIds[0]], from: 11 + (i % 5) };
+  });
   const requestOf = (rest: object = {}) => ({
     version: 1,
     manifestHash: backends[0].manifestHash,
     tenant: "acme",
-    centroid: Array.from({ length: 16 }, (_, p) => (p === 0 ? 1 : 0)),
     examples,
     ...rest,
   });
@@ -220,15 +255,23 @@ describe("backends", () => {
   test("make it of examples, tell its gain, serve it, keep it over a restart, hand it on, forget it", async () => {
     const [one, two] = backends;
     const answer = await created(await one.post("/v1/adapters", requestOf()));
-    const unigram = answer.parts.find(({ name }) => name === "unigram")!;
-    expect(unigram.kept).toBe(true);
+    expect(answer.kept).toBe(true);
+    expect(answer.losses[0].heldOut).toBeGreaterThan(answer.losses.at(-1)!.heldOut);
     expect(answer.gain!.ci95[0]).toBeGreaterThan(0.5);
-    expect(answer.tokens).toBe(1600);
+    expect(answer.tokens).toBe(examples.reduce((sum, { ids }) => sum + ids.length, 0));
+    const questions = Array.from({ length: 20 }, (_, i) =>
+      sequenceRequest(`q${i}`, [...randomPrompt(10 + (i % 5)), cues[i % 2]], { tenant: "acme", maxTokens: 1 }),
+    );
+    const asked = { ...one.batch(null, questions), adapterHash: answer.hash };
+    const labels = new Map(
+      (await allFrames(await one.post("/v1/batches", asked))).flatMap((frame) =>
+        frame.type === "token" ? [[frame.id, frame.tokenId]] : [],
+      ),
+    );
+    const right = questions.filter(({ id }, i) => labels.get(id) === labelOf(cues[i % 2]));
+    expect(right.length, "of 20, where the base has 0 and one label 10").toBeGreaterThanOrEqual(14);
     const before = await allFrames(await wear(one, answer.hash));
     expect(before.at(-1)).toMatchObject({ type: "done", adapter: { hash: answer.hash, scale: 1 } });
-    const tokens = before.flatMap((frame) => (frame.type === "token" ? [frame.tokenId] : []));
-    expect(tokens.filter((id) => id < 30).length, "of 16 tokens").toBeGreaterThan(10);
-
     expect(await errorOf(await wear(two, answer.hash))).toMatchObject({ status: 404, code: "adapter_not_found" });
     const mixture = { base: 0.5, adapters: [{ adapterHash: answer.hash, weight: 0.5 }] };
     const mixed = (backend: Backend, ...tenants: string[]) => {
@@ -322,7 +365,6 @@ describe("backends", () => {
       },
       "Token id 300 is out of the vocabulary of 300",
     ],
-    ["a centroid of another space", { centroid: [1, 0] }, "2 dimensions, expected 16"],
     [
       "too much text",
       { examples: Array.from({ length: 100 }, () => ({ ids: new Array(200).fill(1), from: 1 })) },

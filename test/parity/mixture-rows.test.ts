@@ -110,7 +110,7 @@ describe.each(weightFormats)("%s", (format) => {
     const experts = [zeros(), randomGates(), randomGates()];
     const weights = [0.3, 0.5, 0.2];
     const mean = meanAdapter(
-      experts.map((gates) => ({ gates, bias: null })),
+      experts.map((gates) => ({ gates, changes: [] })),
       weights,
     )!;
     const each = await Promise.all(experts.map(logprobsOf));

@@ -100,7 +100,7 @@ export function fakeAdapters(gates: number): AdapterSource {
       const scale = centroidId === "off" ? 0 : 1;
       const phase = Number(centroidId.slice(1)) || 0;
       const values = Float32Array.from({ length: gates }, (_, q) => scale * Math.cos(phase + q + 1));
-      return { hash: `hash-${centroidId}`, gates: values, bias: null, scale, bytes: 100 };
+      return { hash: `hash-${centroidId}`, gates: values, changes: [], scale, bytes: 100 };
     },
   };
 }

@@ -37,7 +37,7 @@ const taking = setInterval(take, 5);
 process.stdout.write(`engine ${await failed.promise}\n`);
 await supervisor.close();
 const fitter = new FitClient({ modelDirectory: folder, artifactsDirectory: folder }, { environment: {} });
-const request = { centroid: new Float32Array(1), examples: [] };
+const request = { examples: [], validation: null };
 await fitter
   .fit(request, new AbortController().signal)
   .catch((error: Error) => process.stdout.write(`fit ${error.message}\n`));

@@ -126,7 +126,7 @@ function fakeStep(config: ModelShape, K: number, input: StepInput): StepOutput {
     for (let b = 0; b < input.bias.rows.length; b++) {
       if (input.bias.rows[b] !== n) continue;
       const id = input.bias.ids[b];
-      const logit = row[id] + (input.bias.offsets?.[b] ?? 0);
+      const logit = row[id];
       const penalty = input.bias.penalties?.[b] ?? 1;
       row[id] = (logit > 0 ? logit / penalty : logit * penalty) + input.bias.values[b];
     }

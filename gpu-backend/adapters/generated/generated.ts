@@ -50,7 +50,7 @@ export function generatedAdapters(manifest: Manifest, file: TensorFile): Adapter
       const gates = vector ? gatesOf(network, vector, scale) : network.staticGates;
       requireUsable(gates, id);
       const isBase = gates.every((gate) => gate === 0);
-      return { hash, gates: isBase ? null : gates, bias: null, scale, bytes: gates.byteLength + recordBytes };
+      return { hash, gates: isBase ? null : gates, changes: [], scale, bytes: gates.byteLength + recordBytes };
     },
   };
 }

@@ -2,9 +2,11 @@
  * An own adapter as bytes and as an adapter of the engine: a safetensors file (layout: shared/artifacts/FORMAT.md) whose hash
  * includes the tenant. Not here: where files are kept.
  */
+
 import { createHash } from "node:crypto";
+import { ownRank } from "../../../shared/artifacts/limits.ts";
+import { staticId } from "../../../shared/artifacts/manifest.ts";
 import {
-  alignedCopy,
   readTensorFile,
   requireFloats,
   requireTensor,
@@ -12,41 +14,43 @@ import {
   tensorFrom,
   writeTensorFile,
 } from "../../../shared/artifacts/tensor-file.ts";
+import { joinArrays } from "../../../shared/bytes.ts";
 import { ServiceError } from "../../../shared/errors.ts";
+import type { Delta } from "../../runtime/fit-session.ts";
+import type { HiddenChange } from "../../runtime/step.ts";
 import type { Adapter, AdapterSource } from "../adapter.ts";
 
-export type OwnAdapterParts = Pick<Adapter, "gates" | "bias">;
-
-/** The manifest that an adapter must be made for, with its gates Q and vocabulary V. */
+/** The manifest that an adapter must be made for, with its hidden size D. */
 export interface OwnAdapterShape {
   manifestHash: string;
-  gates: number;
-  vocabularySize: number;
+  hiddenSize: number;
 }
 
 const what = "own adapter";
 
-export function packOwnAdapter({ gates, bias }: OwnAdapterParts, manifestHash: string): Uint8Array<ArrayBuffer> {
+/** `delta` null: the base. */
+export function packOwnAdapter(delta: Delta | null, manifestHash: string): Uint8Array<ArrayBuffer> {
   const file: TensorFile = new Map([["manifest", tensorFrom(Buffer.from(manifestHash, "hex"), [32])]]);
-  if (gates) file.set("gates", tensorFrom(gates, [gates.length]));
-  if (bias) {
-    file.set("bias_ids", tensorFrom(bias.ids, [bias.ids.length]));
-    file.set("bias_values", tensorFrom(bias.values, [bias.values.length]));
+  if (delta) {
+    const D = delta.c.length;
+    file.set("a", tensorFrom(delta.a, [ownRank, D]));
+    file.set("b", tensorFrom(delta.b, [ownRank, D]));
+    file.set("c", tensorFrom(delta.c, [D]));
   }
   return writeTensorFile(file);
 }
 
 /** Throws a ServiceError "adapter_outdated" for an adapter of another manifest, an Error for invalid bytes. */
-export function unpackOwnAdapter(bytes: Uint8Array, shape: OwnAdapterShape): OwnAdapterParts {
+export function unpackOwnAdapter(bytes: Uint8Array, shape: OwnAdapterShape): Delta | null {
   const file = readTensorFile(bytes, what);
   const madeFor = Buffer.from(requireTensor(file, "manifest", "U8", [32], what).bytes).toString("hex");
   if (madeFor !== shape.manifestHash) {
     throw outdated(`The adapter was made for manifest ${madeFor}, this backend serves ${shape.manifestHash}.`);
   }
-  return {
-    gates: file.has("gates") ? requireFloats(file, "gates", [shape.gates], what) : null,
-    bias: biasOf(file, shape.vocabularySize),
-  };
+  if (file.size === 1) return null;
+  const D = shape.hiddenSize;
+  const [a, b] = ["a", "b"].map((name) => requireFloats(file, name, [ownRank, D], what));
+  return { a, b, c: requireFloats(file, "c", [D], what) };
 }
 
 function outdated(why: string): ServiceError {
@@ -56,15 +60,6 @@ function outdated(why: string): ServiceError {
 /** SHA-256 of the tenant's id, a line feed and the bytes: equal bytes of two tenants have nothing in common. */
 export function ownAdapterHash(tenant: string, bytes: Uint8Array): string {
   return createHash("sha256").update(`${tenant}\n`).update(bytes).digest("hex");
-}
-
-function biasOf(file: TensorFile, V: number): OwnAdapterParts["bias"] {
-  if (!file.has("bias_ids")) return null;
-  const { bytes } = requireTensor(file, "bias_ids", "I32", [null], what);
-  const ids = new Int32Array(alignedCopy(bytes));
-  const isRising = ids.every((id, i) => id < V && id > (i === 0 ? -1 : ids[i - 1]));
-  if (!isRising) throw new Error(`${what}: bias_ids: not rising token ids below ${V}`);
-  return { ids, values: requireFloats(file, "bias_values", [ids.length], what) };
 }
 
 /** What the engine calls a tenant's adapter; no centroid's id has a slash. */
@@ -80,6 +75,7 @@ interface OwnAdapterReader {
   read(tenant: string, hash: string): Promise<Uint8Array | null>;
 }
 
+/** Own adapters lie above the static one of the set. */
 export function withOwnAdapters(
   generated: AdapterSource,
   store: OwnAdapterReader,
@@ -87,15 +83,35 @@ export function withOwnAdapters(
 ): AdapterSource {
   return {
     hashOf: (id) => (id.includes("/") ? id.split("/")[1] : generated.hashOf(id)),
-    generate: (id) => (id.includes("/") ? read(id, store, shape) : generated.generate(id)),
+    generate: (id) => (id.includes("/") ? read(id, generated, store, shape) : generated.generate(id)),
   };
 }
 
-async function read(id: string, store: OwnAdapterReader, shape: OwnAdapterShape): Promise<Adapter> {
+async function read(
+  id: string,
+  generated: AdapterSource,
+  store: OwnAdapterReader,
+  shape: OwnAdapterShape,
+): Promise<Adapter> {
   const [tenant, hash] = id.split("/");
   const bytes = await store.read(tenant, hash);
   if (!bytes) throw new ServiceError("adapter_not_found", `There is no adapter ${hash} of this tenant.`);
-  const parts = unpackOwnAdapter(bytes, shape);
-  const isBase = !parts.gates && !parts.bias;
-  return { hash, ...parts, scale: isBase ? 0 : 1, bytes: bytes.length + recordBytes };
+  const delta = unpackOwnAdapter(bytes, shape);
+  const size = bytes.length + recordBytes;
+  if (!delta) return { hash, gates: null, changes: [], scale: 0, bytes: size };
+  const fixed = generated.hashOf(staticId) === null ? null : await generated.generate(staticId);
+  return {
+    hash,
+    gates: fixed?.gates ?? null,
+    changes: [{ change: servedChange(delta), weight: 1 }],
+    scale: 1,
+    bytes: size,
+  };
+}
+
+/** Laid out for the serving graph. */
+export function servedChange({ a, b, c }: Delta): HiddenChange {
+  const D = c.length;
+  const turned = a.map((_, i) => a[(i % ownRank) * D + Math.floor(i / ownRank)]);
+  return { a: turned, b: joinArrays(Float32Array, [b, c]) };
 }

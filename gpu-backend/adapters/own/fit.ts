@@ -1,145 +1,397 @@
 /**
- * Makes an own adapter of a few examples: chooses by cross-validation which of its two parts are used, makes them of all
- * examples, and measures what adapters made this way gain on examples that neither made nor chose them. If that is next to
- * nothing, the adapter is the base. Pure but for the head, which computes probabilities.
- * Shapes: D hidden size, V vocabulary, Q gates, M tokens of the support.
+ * Fits an own adapter to examples: a change of the hidden state above the static adapter, trained on the tokens that examples teach.
+ * Folds of the examples say when to stop and what it gains on examples that it was not made from; if the interval of that gain
+ * does not lie above zero, there is no adapter. Pure but for the session, which computes.
+ * Shapes: N positions, D hidden size, V vocabulary, C candidates, R rank.
  */
-import type { RowBias } from "../adapter.ts";
-import { type Candidates, choose, gatesPart, nestedGain, type PartGain } from "./choice.ts";
-import type { ExampleGain, Gain } from "./held-out-gain.ts";
-import { expectedCount, FoldParts, foldsOf, type Observed, scaled } from "./token-bias.ts";
+import { ownRank } from "../../../shared/artifacts/limits.ts";
+import { adamWStep, type Moments } from "../../../shared/math/adamw.ts";
+import { deriveSeed, uniformAt } from "../../../shared/math/sampling.ts";
+import type { Delta, FitSession } from "../../runtime/fit-session.ts";
+import { type ExampleGain, type Gain, gainOver } from "./held-out-gain.ts";
 
-/** One example after the trunk. */
+/** One example after the trunk: the positions before its learnt tokens. */
 export interface Example {
   hidden: Float32Array; // [N, D]
-  /** The token id after each position, [N]. */
-  targets: Int32Array;
+  targets: Int32Array; // [N]
 }
 
-/** What the head makes of an example's hidden states under given gates [Q]; null is the base. */
-export interface Head {
-  vocabularySize: number; // V
-  /** Logprob of each target [N], and how often each token is expected over all positions, [V]. */
-  survey(example: Example, gates: Float32Array | null): Promise<{ logprobs: Float32Array; expected: Float64Array }>;
-  /** Probabilities of the tokens of `support` [M] at each position, [N, M]. */
-  probabilities(example: Example, gates: Float32Array | null, support: Int32Array): Promise<Float32Array>;
+/** Nats a learnt token after so many steps, over the folds. */
+export interface FitLoss {
+  step: number;
+  train: number;
+  heldOut: number;
 }
 
 export interface OwnAdapterFit {
-  /** null where they are not worth it. */
-  gates: Float32Array | null;
-  bias: RowBias | null;
-  /** Each part that was tried, with its gain on the examples that decided whether it is kept: an optimistic figure. */
-  parts: PartGain[];
-  /**
-   * By nested cross-validation: what adapters made and chosen without an example gain on it. The interval may reach below 0.
-   * null where the adapter is the base: nothing is worth keeping, or there are two examples, too few to nest.
-   */
+  /** null: the base is served. */
+  delta: Delta | null;
+  /** On examples that did not make the adapter, above the static adapter; null for a single held-out example. */
   gain: Gain | null;
+  losses: FitLoss[];
 }
 
-/**
- * `gates` are those of the examples' centroid [Q]; null where the served hyper-network makes none. Each example has its share
- * in that centroid, a fold's examples included: what gates gain is therefore about .012 nats too high for 5 examples, .004
- * for 20 (a base of 1.8 million parameters, six domains). Nothing else of a fold enters what is measured on it.
- */
+/** Runs one expensive step of a fit, over `positions` positions, at its turn among those of other fits. */
+export type RunStep = <T>(positions: number, work: () => Promise<T>) => Promise<T>;
+
+const maxFolds = 5;
+/** Of more positions than this only one fold is held out: it is large enough, and the others would take their time. */
+const crossedPositions = 4096;
+/** Steps after which the held-out loss is measured. Training ends when it has not fallen at `patience` of them. */
+const checkpoints = [4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192];
+const patience = 3;
+/** Positions of a step at most; of more, it takes a random part. */
+const stepPositions = 1024;
+/** Bound on N · C, in numbers: logits of the candidates at all positions, 64 MB. */
+const maxLogits = 2 ** 24;
+const maxCandidates = 2048;
+/** What a step changes a logit by, about, if all D values of a state agree; and the share of each parameter that it takes back. */
+const learningRate = 0.12;
+const decay = 0.004;
+const momenta = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8 };
+/** Positions of one survey of the whole vocabulary. */
+const surveyPositions = 128;
+/** Steps of the adapter that is trained to find candidates. */
+const miningSteps = 32;
+
+/** Held-out examples are `validation`, or each fold of the examples in its turn. */
 export async function fitOwnAdapter(
   examples: readonly Example[],
-  gates: Float32Array | null,
-  head: Head,
+  validation: readonly Example[] | null,
+  session: FitSession,
+  run: RunStep,
 ): Promise<OwnAdapterFit> {
-  const base = await eachOf(examples, (example) => head.survey(example, null));
-  const adapted = gates && (await eachOf(examples, (example) => head.survey(example, gates)));
-  const made = new Map<boolean, FoldParts>();
-  const candidates: Candidates = {
-    tokens: examples.map(({ targets }) => targets.length),
-    gateGains: adapted && new Map(adapted.map(({ logprobs }, i) => [i, gainOf(logprobs, base[i].logprobs)])),
-    on: (gated) => made.get(gated)!,
-  };
-  /** Observes what the choice without a fold needs: with the gates or without them. */
-  const prepare = async (without: number | null) => {
-    const gated = gatesPart(candidates, without)?.kept ?? false;
-    if (made.has(gated)) return;
-    const [start, surveys] = gated ? [gates, adapted!] : [null, base];
-    made.set(gated, new FoldParts(await observe(examples, head, start, surveys)));
-  };
-
-  await prepare(null);
-  const { gated, biasStrength, parts } = choose(candidates, null);
-  let gain: Gain | null = null;
-  if (parts.some(({ kept }) => kept)) {
-    for (let fold = 0; fold < foldsOf(examples.length); fold++) await prepare(fold);
-    gain = nestedGain(candidates);
+  const all = [...examples, ...(validation ?? [])];
+  const data = await prepare(all, examples.length, session, run);
+  const parts = validation ? 1 : Math.min(maxFolds, examples.length);
+  const folds = data.targets.length > crossedPositions ? 1 : parts;
+  const order = shuffled(examples.length);
+  const foldOf = all.map((_, i) => (i >= examples.length ? 0 : validation ? -1 : order[i] % parts));
+  const runs = Array.from(
+    { length: folds },
+    (_, fold) =>
+      new Training(
+        data,
+        (i) => i < examples.length && foldOf[i] !== fold,
+        (i) => foldOf[i] === fold,
+      ),
+  );
+  const losses = [await lossAt(0, runs, session, run)];
+  const kept: { step: number; deltas: Delta[]; heldOut: number[] }[] = [];
+  for (const step of checkpoints) {
+    for (const one of runs) await one.trainTo(step, session, run);
+    losses.push(await lossAt(step, runs, session, run));
+    kept.push({ step, deltas: runs.map(({ delta }) => copyOf(delta)), heldOut: runs.map(({ heldOut }) => heldOut) });
+    const best = losses.reduce((least, one) => (one.heldOut < least.heldOut ? one : least));
+    if (losses.indexOf(best) <= losses.length - 1 - patience) break;
   }
-  // No margin here: adapters kept because this figure is high would on average be reported as better than they are. The
-  // margins belong to the choice, which is made again within the folds.
-  if (!gain || gain.nats <= 0) {
-    const notKept = parts.map((part) => ({ ...part, kept: false }));
-    return { gates: null, bias: null, parts: notKept, gain: null };
+  // The other folds say when to stop, so that a fold's gain is of an adapter that has seen nothing of it.
+  const bestFor = (fold: number) =>
+    kept.reduce((least, one) => (lossWithout(one.heldOut, fold) < lossWithout(least.heldOut, fold) ? one : least));
+  const gains: ExampleGain[] = [];
+  for (let fold = 0; fold < folds; fold++) {
+    const held = [...all.keys()].filter((i) => foldOf[i] === fold);
+    gains.push(...(await exactGains(held, data, bestFor(fold).deltas[fold], session, run)));
   }
-  const chosen = candidates.on(gated);
-  return {
-    gates: gated ? gates : null,
-    bias: rowBias(chosen.observed, scaled(chosen.bias([]), biasStrength)),
-    parts,
-    gain,
+  const gain = gains.length > 1 ? gainOver(gains) : null;
+  if (!gain || gain.ci95[0] <= 0) return { delta: null, gain, losses };
+  const { step } = bestFor(-1);
+  const whole = new Training(data, (i) => i < examples.length, never);
+  await whole.trainTo(step, session, run);
+  return { delta: whole.delta, gain, losses };
+}
+
+/** Sum of the folds' held-out losses but for one; of a single fold its own. */
+function lossWithout(heldOut: readonly number[], fold: number): number {
+  return heldOut.reduce((sum, loss, f) => sum + (f === fold && heldOut.length > 1 ? 0 : loss), 0);
+}
+
+/** All positions, with the base's logits of the candidates. The last candidate stands for all other tokens. */
+interface FitData {
+  /** Where the positions of each example begin, and the end. */
+  offsets: number[];
+  hidden: Float32Array; // [N, D]
+  targetIds: Int32Array; // [N]
+  /** Under the static adapter, over the whole vocabulary, [N]. */
+  logprobs: Float32Array;
+  logits: Float32Array; // [N, C]
+  targets: Int32Array; // indexes of candidates, [N]
+  rows: Float32Array; // [C, D]
+  /** Size of a hidden state's values, and of the head's. */
+  scales: { hidden: number; rows: number };
+}
+
+/** What the static adapter makes of all positions. */
+interface Base extends Pick<FitData, "offsets" | "hidden" | "targetIds" | "logprobs"> {
+  adapted: Float32Array; // [N, D]
+  logSumExp: Float32Array; // [N]
+  expected: Float64Array; // [V]
+  /** How much each token is wanted as a candidate. */
+  wanted: Map<number, number>;
+}
+
+/** Of the examples the first `learnt` make the adapter. */
+async function prepare(all: readonly Example[], learnt: number, session: FitSession, run: RunStep): Promise<FitData> {
+  const base = await surveyAll(all, session, run);
+  for (const id of base.targetIds) want(base, id, all.length);
+  // Tokens that a first adapter makes likely although they are no candidates, and would be unseen by the loss.
+  const data = await withCandidates(base, session, run);
+  const pilot = new Training(data, (i) => i < learnt, never);
+  await pilot.trainTo(miningSteps, session, run);
+  const mined = Math.min(stepPositions, base.targetIds.length);
+  const hidden = base.hidden.subarray(0, mined * session.hiddenSize);
+  const change = changeOf(pilot.delta, hidden);
+  const { topIds } = await run(mined, () => session.survey(hidden, change, base.targetIds.subarray(0, mined)));
+  for (const id of topIds) want(base, id, 1);
+  return withCandidates(base, session, run);
+}
+
+function never(): boolean {
+  return false;
+}
+
+function want({ wanted }: Base, id: number, more: number): void {
+  wanted.set(id, (wanted.get(id) ?? 0) + more);
+}
+
+async function surveyAll(all: readonly Example[], session: FitSession, run: RunStep): Promise<Base> {
+  const D = session.hiddenSize;
+  const offsets = [0];
+  for (const { targets } of all) offsets.push(offsets.at(-1)! + targets.length);
+  const N = offsets.at(-1)!;
+  const floats = (length: number) => new Float32Array(length);
+  const base: Base = {
+    ...{ offsets, hidden: floats(N * D), targetIds: new Int32Array(N), logprobs: floats(N) },
+    ...{ adapted: floats(N * D), logSumExp: floats(N), wanted: new Map() },
+    expected: new Float64Array(session.embedding.length / D),
   };
-}
-
-function gainOf(logprobs: Float32Array, baseLogprobs: Float32Array): ExampleGain {
-  return { tokens: logprobs.length, nats: logprobs.reduce((sum, logprob, n) => sum + logprob - baseLogprobs[n], 0) };
-}
-
-/** One after the other: results of V numbers each are better not all under way at once. */
-async function eachOf<T>(examples: readonly Example[], ask: (example: Example) => Promise<T>): Promise<T[]> {
-  const answers: T[] = [];
-  for (const example of examples) answers.push(await ask(example));
-  return answers;
-}
-
-export async function observe(
-  examples: readonly Example[],
-  head: Head,
-  gates: Float32Array | null,
-  surveys: readonly { expected: Float64Array }[],
-): Promise<Observed> {
-  const wanted = new Float64Array(head.vocabularySize);
-  for (const { expected } of surveys)
-    expected.forEach((count, id) => {
-      wanted[id] += count;
+  for (const [i, { hidden, targets }] of all.entries()) {
+    base.hidden.set(hidden, offsets[i] * D);
+    base.targetIds.set(targets, offsets[i]);
+  }
+  for (let at = 0; at < N; at += surveyPositions) {
+    const to = Math.min(N, at + surveyPositions);
+    const states = base.hidden.subarray(at * D, to * D);
+    const found = await run(to - at, () => session.survey(states, null, base.targetIds.subarray(at, to)));
+    base.adapted.set(found.adapted, at * D);
+    base.logprobs.set(found.logprobs, at);
+    base.logSumExp.set(found.logSumExp, at);
+    for (const id of found.topIds) want(base, id, 1);
+    found.expected.forEach((mass, id) => {
+      base.expected[id] += mass;
     });
-  for (const { targets } of examples) for (const id of targets) wanted[id] = Number.POSITIVE_INFINITY;
-  const support = Int32Array.from(wanted.keys().filter((id) => wanted[id] >= expectedCount));
-  const placeOf = new Int32Array(head.vocabularySize);
-  support.forEach((id, m) => {
-    placeOf[id] = m;
-  });
-
-  const N = examples.reduce((sum, { targets }) => sum + targets.length, 0);
-  const M = support.length;
-  const observed: Observed = {
-    exampleOf: new Int32Array(N),
-    targets: new Int32Array(N),
-    support,
-    probabilities: new Float32Array(N * M),
-  };
-  let at = 0;
-  for (const [i, example] of examples.entries()) {
-    const { targets } = example;
-    observed.exampleOf.fill(i, at, at + targets.length);
-    observed.targets.set(
-      targets.map((id) => placeOf[id]),
-      at,
-    );
-    observed.probabilities.set(await head.probabilities(example, gates, support), at * M);
-    at += targets.length;
   }
-  return observed;
+  return base;
 }
 
-/** The nonzero entries of a bias [M] over the support; null if there are none. */
-function rowBias({ support }: Observed, values: Float64Array): RowBias | null {
-  const kept = Int32Array.from(values.keys().filter((m) => values[m] !== 0));
-  if (kept.length === 0) return null;
-  return { ids: kept.map((m) => support[m]), values: Float32Array.from(kept, (m) => values[m]) };
+async function withCandidates(base: Base, session: FitSession, run: RunStep): Promise<FitData> {
+  const { hiddenSize: D, embedding } = session;
+  const { offsets, hidden, targetIds, logprobs, adapted, logSumExp, wanted } = base;
+  const N = targetIds.length;
+  const most = Math.min(maxCandidates, Math.floor(maxLogits / N) - 1);
+  const candidates = [...wanted.keys()].sort((x, y) => wanted.get(y)! - wanted.get(x)! || x - y).slice(0, most);
+  const C = candidates.length + 1;
+  const rows = new Float32Array(C * D);
+  const placeOf = new Map(candidates.map((id, place) => [id, place]));
+  const others = base.expected.slice();
+  candidates.forEach((id, place) => {
+    rows.set(embedding.subarray(id * D, (id + 1) * D), place * D);
+    others[id] = 0;
+  });
+  rows.set(meanRow(embedding, others, D), (C - 1) * D);
+  const logits = new Float32Array(N * C);
+  for (let from = 0; from < N; from += stepPositions) {
+    const to = Math.min(N, from + stepPositions);
+    logits.set(await run(to - from, () => session.logits(adapted.subarray(from * D, to * D), rows)), from * C);
+  }
+  for (let n = 0; n < N; n++) {
+    let mass = 0;
+    for (let k = 0; k < C - 1; k++) mass += Math.exp(logits[n * C + k] - logSumExp[n]);
+    logits[n * C + C - 1] = logSumExp[n] + Math.log(Math.max(1e-6, 1 - mass));
+  }
+  const targets = targetIds.map((id) => placeOf.get(id) ?? C - 1);
+  return {
+    offsets,
+    hidden,
+    targetIds,
+    logprobs,
+    logits,
+    targets,
+    rows,
+    scales: { hidden: rms(hidden), rows: rms(rows) },
+  };
+}
+
+/** The row of the tokens that are no candidates, by how often each is expected: how their mass moves with a small change. */
+function meanRow(embedding: Float32Array, expected: Float64Array, D: number): Float32Array {
+  const mean = new Float64Array(D);
+  const total = expected.reduce((sum, mass) => sum + mass, 0);
+  if (total === 0) return new Float32Array(D);
+  for (const [id, mass] of expected.entries()) {
+    if (mass < 1e-7) continue;
+    for (let d = 0; d < D; d++) mean[d] += (mass / total) * embedding[id * D + d];
+  }
+  return Float32Array.from(mean);
+}
+
+function rms(values: Float32Array): number {
+  return Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / values.length) || 1;
+}
+
+/** One adapter in training on some of the examples. */
+class Training {
+  readonly delta: Delta;
+  /** Mean nats a token at the last measurement. */
+  heldOut = 0;
+  train = 0;
+  readonly #data: FitData;
+  readonly #learnt: Int32Array;
+  readonly #held: Int32Array;
+  readonly #moments: Record<keyof Delta, Moments>;
+  #batch: Batch | null = null;
+  #step = 0;
+
+  constructor(data: FitData, isLearnt: (example: number) => boolean, isHeld: (example: number) => boolean) {
+    const D = data.hidden.length / data.targets.length;
+    this.#data = data;
+    this.#learnt = positionsOf(data, isLearnt);
+    this.#held = positionsOf(data, isHeld);
+    const size = ownRank * D;
+    const moments = (length: number) => ({ first: new Float32Array(length), second: new Float32Array(length) });
+    this.#moments = { a: moments(size), b: moments(size), c: moments(D) };
+    const spread = 1 / (Math.sqrt(D) * data.scales.hidden);
+    const a = Float32Array.from({ length: size }, (_, i) => spread * normalAt(i));
+    this.delta = { a, b: new Float32Array(size), c: new Float32Array(D) };
+  }
+
+  async trainTo(step: number, session: FitSession, run: RunStep): Promise<void> {
+    const { delta } = this;
+    const D = delta.c.length;
+    const { scales } = this.#data;
+    const units = { a: scales.hidden, b: scales.rows, c: scales.rows };
+    while (this.#step < step) {
+      this.#step++;
+      const batch = this.#nextBatch();
+      const { gradients } = await run(batch.targets.length, () => session.step({ ...batch, ...delta }));
+      for (const name of ["a", "b", "c"] as const) {
+        const rate = learningRate / units[name] / D;
+        const options = { ...momenta, weightDecay: decay / rate };
+        adamWStep(delta[name], gradients[name], this.#moments[name], this.#step, rate, options);
+      }
+    }
+  }
+
+  /** On a part of the positions if there are many. */
+  async measure(session: FitSession, run: RunStep): Promise<void> {
+    this.train = await this.#meanLoss(this.#learnt, session, run);
+    this.heldOut = await this.#meanLoss(this.#held, session, run);
+  }
+
+  async #meanLoss(positions: Int32Array, session: FitSession, run: RunStep): Promise<number> {
+    const stride = Math.ceil(positions.length / stepPositions);
+    const batch = batchOf(
+      this.#data,
+      positions.filter((_, i) => i % stride === 0),
+    );
+    const { nll } = await run(batch.targets.length, () => session.step({ ...batch, ...this.delta }));
+    return nll.reduce((total, loss) => total + loss, 0) / nll.length;
+  }
+
+  #nextBatch(): Batch {
+    if (this.#learnt.length <= stepPositions) {
+      this.#batch ??= batchOf(this.#data, this.#learnt);
+      return this.#batch;
+    }
+    const start = (this.#step - 1) * stepPositions;
+    const drawn = Int32Array.from(
+      { length: stepPositions },
+      (_, i) => this.#learnt[Math.floor(uniformAt(deriveSeed(2, 0), start + i) * this.#learnt.length)],
+    );
+    return batchOf(this.#data, drawn);
+  }
+}
+
+async function lossAt(step: number, runs: readonly Training[], session: FitSession, run: RunStep): Promise<FitLoss> {
+  for (const one of runs) await one.measure(session, run);
+  const mean = (of: (one: Training) => number) => runs.reduce((sum, one) => sum + of(one), 0) / runs.length;
+  return { step, train: mean(({ train }) => train), heldOut: mean(({ heldOut }) => heldOut) };
+}
+
+type Batch = Pick<FitData, "hidden" | "logits" | "targets" | "rows">;
+
+function batchOf({ hidden, logits, targets, rows }: FitData, positions: Int32Array): Batch {
+  const gathered = (values: Float32Array) => {
+    const width = values.length / targets.length;
+    const result = new Float32Array(positions.length * width);
+    for (const [i, n] of positions.entries()) result.set(values.subarray(n * width, (n + 1) * width), i * width);
+    return result;
+  };
+  return { hidden: gathered(hidden), logits: gathered(logits), targets: positions.map((n) => targets[n]), rows };
+}
+
+function positionsOf({ offsets }: FitData, isWanted: (example: number) => boolean): Int32Array {
+  const positions: number[] = [];
+  for (let i = 0; i + 1 < offsets.length; i++) {
+    if (isWanted(i)) for (let n = offsets[i]; n < offsets[i + 1]; n++) positions.push(n);
+  }
+  return Int32Array.from(positions);
+}
+
+/** Of examples, over the whole vocabulary. */
+async function exactGains(
+  examples: readonly number[],
+  { offsets, hidden, targetIds, logprobs }: FitData,
+  delta: Delta,
+  session: FitSession,
+  run: RunStep,
+): Promise<ExampleGain[]> {
+  const D = session.hiddenSize;
+  const gains: ExampleGain[] = [];
+  for (const i of examples) {
+    const [from, to] = [offsets[i], offsets[i + 1]];
+    const states = hidden.subarray(from * D, to * D);
+    const targets = targetIds.subarray(from, to);
+    const after = await run(to - from, () => session.survey(states, changeOf(delta, states), targets));
+    const nats = after.logprobs.reduce((sum, logprob, n) => sum + logprob - logprobs[from + n], 0);
+    gains.push({ tokens: to - from, nats });
+  }
+  return gains;
+}
+
+/** B(Ah) + c of states [N, D]. */
+export function changeOf({ a, b, c }: Delta, states: Float32Array): Float32Array {
+  const D = c.length;
+  const change = new Float32Array(states.length);
+  for (let at = 0; at < states.length; at += D) {
+    change.set(c, at);
+    for (let r = 0; r < a.length; r += D) {
+      let u = 0;
+      for (let d = 0; d < D; d++) u += a[r + d] * states[at + d];
+      for (let d = 0; d < D; d++) change[at + d] += u * b[r + d];
+    }
+  }
+  return change;
+}
+
+function copyOf({ a, b, c }: Delta): Delta {
+  return { a: a.slice(), b: b.slice(), c: c.slice() };
+}
+
+/** The numbers below `length` in an order that is always the same: callers may sort their examples by label. */
+function shuffled(length: number): number[] {
+  const keys = Array.from({ length }, (_, i) => uniformAt(deriveSeed(3, 0), i));
+  const ranks = new Array<number>(length);
+  [...keys.keys()]
+    .sort((i, j) => keys[i] - keys[j])
+    .forEach((i, rank) => {
+      ranks[i] = rank;
+    });
+  return ranks;
+}
+
+/** Standard normal (Box–Muller), always the same. */
+function normalAt(i: number): number {
+  const seed = deriveSeed(1, 0);
+  const radius = Math.sqrt(-2 * Math.log(1 - uniformAt(seed, 2 * i)));
+  return radius * Math.cos(2 * Math.PI * uniformAt(seed, 2 * i + 1));
 }

@@ -1,4 +1,4 @@
-/** How much a part of an adapter, or the whole, gained on examples that it was not made from, with an interval. Pure. */
+/** How much an adapter gained on examples that it was not made from, with an interval. Pure. */
 
 /** Summed over one example: tokens, and how much better they were predicted, in nats. */
 export interface ExampleGain {
@@ -36,16 +36,4 @@ export function gainOver(examples: readonly ExampleGain[]): Gain {
   const squares = examples.reduce((sum, example) => sum + (example.nats - nats * example.tokens) ** 2, 0);
   const reach = n > 1 ? (studentReach(n) * Math.sqrt((squares * n) / (n - 1))) / tokens : Number.POSITIVE_INFINITY;
   return { nats, ci95: [nats - reach, nats + reach], tokens };
-}
-
-/** Gain in nats a token that a part must reach to be kept; its interval must lie above zero, too. */
-export const partMargin = 0.005;
-/**
- * Gain that the kept parts must reach together, on the examples that chose them, or the adapter is the base: adapters of
- * a smaller gain lost on other text of the same kind as often as they gained.
- */
-export const adapterMargin = 0.02;
-
-export function isWorthwhile(gain: Gain, margin: number): boolean {
-  return gain.nats >= margin && gain.ci95[0] > 0;
 }

@@ -43,10 +43,8 @@ async function open({ modelDirectory, artifactsDirectory }: FitFolders): Promise
 async function answer(id: number, request: FitRequest): Promise<FitAnswer> {
   turns.open(id);
   try {
-    const { parts, gain, file } = await (await opening).fit(request, (positions, work) =>
-      turns.run(id, positions, work),
-    );
-    return { id, ok: true, result: { parts, gain, file } };
+    const result = await (await opening).fit(request, (positions, work) => turns.run(id, positions, work));
+    return { id, ok: true, result };
   } catch (error) {
     return { id, ok: false, message: error instanceof Error ? (error.stack ?? error.message) : String(error) };
   } finally {

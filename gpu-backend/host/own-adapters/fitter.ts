@@ -1,73 +1,49 @@
 /** Fits own adapters over the model's head, several at a time by turns. */
 
 import { setImmediate } from "node:timers/promises";
-import { bankOf, gatesOf, readHyperNetwork } from "../../adapters/generated/hyper-network.ts";
+import { bankOf, readHyperNetwork } from "../../adapters/generated/hyper-network.ts";
 import { packOwnAdapter } from "../../adapters/own/artifact.ts";
-import { type Example, fitOwnAdapter, type Head, type OwnAdapterFit } from "../../adapters/own/fit.ts";
+import { type Example, fitOwnAdapter, type OwnAdapterFit, type RunStep } from "../../adapters/own/fit.ts";
 import type { Artifacts } from "../../engine/artifacts.ts";
-import { type HeadSession, openHeadSession } from "../../runtime/head-probabilities.ts";
+import { type FitSession, openFitSession } from "../../runtime/fit-session.ts";
 import { floatsOf, weightOf } from "../../runtime/model-weights.ts";
 
 export interface FitRequest {
-  /** [P] */
-  centroid: Float32Array;
   examples: Example[];
+  /** null: some of the examples are held out. */
+  validation: Example[] | null;
 }
 
-export interface FitResult extends Pick<OwnAdapterFit, "parts" | "gain"> {
+export interface FitResult extends Pick<OwnAdapterFit, "gain" | "losses"> {
   file: Uint8Array<ArrayBuffer>;
+  kept: boolean;
 }
-
-/** Runs one expensive step of a fit, over `positions` positions, at its turn among those of other fits. */
-export type RunStep = <T>(positions: number, work: () => Promise<T>) => Promise<T>;
 
 export class Fitter {
-  /** Without the model: its weights are in the session. */
-  readonly #artifacts: Omit<Artifacts, "model" | "tokenizer">;
-  readonly #session: HeadSession;
-  readonly #gates: number;
+  readonly #manifestHash: string;
+  readonly #session: FitSession;
 
-  private constructor(artifacts: Omit<Artifacts, "model" | "tokenizer">, session: HeadSession, gates: number) {
-    this.#artifacts = artifacts;
+  private constructor(manifestHash: string, session: FitSession) {
+    this.#manifestHash = manifestHash;
     this.#session = session;
-    this.#gates = gates;
   }
 
-  static async open(artifacts: Artifacts, threads: number): Promise<Fitter> {
-    const { manifest, manifestHash, model, hyperNetwork } = artifacts;
-    const bank = bankOf(hyperNetwork);
+  /** The model is not needed afterwards: its head is in the session. */
+  static async open({ manifest, manifestHash, model, hyperNetwork }: Artifacts, threads: number): Promise<Fitter> {
     const embedding = floatsOf(weightOf(model.weights, "model.embed_tokens.weight"));
-    const session = await openHeadSession(embedding, model.config.hiddenSize, bank, threads);
-    return new Fitter({ manifest, manifestHash, hyperNetwork }, session, bank.gates);
+    const gates = manifest.static ? readHyperNetwork(hyperNetwork).staticGates : null;
+    const fixed = { bank: bankOf(hyperNetwork), gates };
+    return new Fitter(manifestHash, await openFitSession(embedding, model.config.hiddenSize, fixed, threads));
   }
 
   /** `step` runs each of the fit's expensive steps. */
-  async fit(request: FitRequest, step: RunStep = (_, work) => work()): Promise<FitResult & { fit: OwnAdapterFit }> {
-    const fit = await fitOwnAdapter(request.examples, this.gatesAt(request.centroid), this.#head(step));
-    return { parts: fit.parts, gain: fit.gain, file: packOwnAdapter(fit, this.#artifacts.manifestHash), fit };
-  }
-
-  /** Gates of a centroid [P]; null where the hyper-network was never trained. */
-  gatesAt(centroid: Float32Array): Float32Array | null {
-    const { manifest, hyperNetwork } = this.#artifacts;
-    if (manifest.training === null) return null;
-    return gatesOf(readHyperNetwork(hyperNetwork), centroid, 1);
+  async fit({ examples, validation }: FitRequest, step: RunStep = (_, work) => work()): Promise<FitResult> {
+    const { delta, gain, losses } = await fitOwnAdapter(examples, validation, this.#session, step);
+    return { kept: delta !== null, gain, losses, file: packOwnAdapter(delta, this.#manifestHash) };
   }
 
   release(): Promise<void> {
     return this.#session.release();
-  }
-
-  #head(step: RunStep): Head {
-    const run = ({ hidden, targets }: Example, gates: Float32Array | null, chosen: Int32Array) =>
-      step(targets.length, () =>
-        this.#session.run({ hidden, targets, gates: gates ?? new Float32Array(this.#gates), chosen }),
-      );
-    return {
-      vocabularySize: this.#artifacts.manifest.model.vocabularySize,
-      survey: (example, gates) => run(example, gates, Int32Array.of(0)),
-      probabilities: async (example, gates, support) => (await run(example, gates, support)).probabilities,
-    };
   }
 }
 

@@ -50,7 +50,7 @@ export class OwnAdapterService {
   }
 
   async #make(
-    { tenant, centroid, examples: asked }: AdapterRequest,
+    { tenant, examples: asked, validation }: AdapterRequest,
     prompts: SequenceRequest[],
     { engine, fitter }: AdapterSet,
     signal: AbortSignal,
@@ -60,18 +60,16 @@ export class OwnAdapterService {
     const hidden = await engine.hiddenStates(prompts, signal);
     const hiddenMs = now() - startedMs;
     const D = engine.info!.manifest.model.hiddenSize;
-    const examples = asked.map(({ ids, from }, i) => ({
+    const all = [...asked, ...(validation ?? [])].map(({ ids, from }, i) => ({
       hidden: hidden[i].subarray((from - 1) * D),
       targets: Int32Array.from(ids.slice(from)),
     }));
-    const request = { centroid: Float32Array.from(centroid), examples };
-    const { file, parts, gain } = await fitter.fit(request, signal);
+    const examples = all.slice(0, asked.length);
+    const request = { examples, validation: validation ? all.slice(asked.length) : null };
+    const { file, gain, kept, losses } = await fitter.fit(request, signal);
     return {
       hash: await this.#keep(tenant, file),
-      parts,
-      gain,
-      kept: gain !== null,
-      losses: [],
+      ...{ gain, kept, losses },
       tokens: prompts.reduce((sum, { promptIds }) => sum + promptIds.length, 0),
       file: Buffer.from(file).toString("base64"),
       timings: { hiddenMs, fitMs: now() - startedMs - hiddenMs },
@@ -102,7 +100,10 @@ export class OwnAdapterService {
     return hash;
   }
 
-  #promptsOf({ manifestHash, tenant, centroid, examples }: AdapterRequest, info: EngineInfo | null): SequenceRequest[] {
+  #promptsOf(
+    { manifestHash, tenant, examples, validation = [] }: AdapterRequest,
+    info: EngineInfo | null,
+  ): SequenceRequest[] {
     if (!info) throw unavailable("The engine is not ready.");
     const { manifest } = info;
     const refuse = (message: string) => new ServiceError("invalid_request", message);
@@ -112,11 +113,10 @@ export class OwnAdapterService {
         `The examples were encoded for manifest ${manifestHash}, this backend serves ${info.manifestHash}.`,
       );
     }
-    const P = manifest.embedding.dimensions;
-    if (centroid.length !== P) throw refuse(`The centroid has ${centroid.length} dimensions, expected ${P}.`);
     const { contextTokens, vocabularySize } = manifest.model;
     const sums = { tokens: 0, learnt: 0 };
-    for (const { ids, from } of examples) {
+    const all = [...examples, ...validation];
+    for (const { ids, from } of all) {
       sums.tokens += ids.length;
       sums.learnt += ids.length - from;
       // The engine needs room for one more token after a prompt.
@@ -134,6 +134,6 @@ export class OwnAdapterService {
       if (count > most) throw refuse(`The examples have ${count} ${what}, the maximum is ${most}.`);
     }
     const batch = this.#parts.newId();
-    return examples.map(({ ids }, i) => tracedPrompt(`adapter-${batch}-${i}`, tenant, ids));
+    return all.map(({ ids }, i) => tracedPrompt(`adapter-${batch}-${i}`, tenant, ids));
   }
 }

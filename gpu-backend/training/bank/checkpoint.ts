@@ -9,8 +9,8 @@ import {
   toFloat32,
   writeTensorFile,
 } from "../../../shared/artifacts/tensor-file.ts";
+import type { Moments } from "../../../shared/math/adamw.ts";
 import { nullIfMissing, writeWhole } from "../../files.ts";
-import type { Moments } from "./adamw.ts";
 import type { ParameterName, Parameters } from "./parameters.ts";
 import type { TrainerState } from "./trainer.ts";
 

@@ -3,11 +3,11 @@
  * seed and step number alone, so parameters, moments and the step number are the whole state: a resumed run equals an unbroken one.
  */
 
+import { type AdamWOptions, adamWStep, learningRateAt, type Moments } from "../../../shared/math/adamw.ts";
 import { openSession, type Session, type Tensor, tensor } from "../../runtime/session.ts";
 import type { Bank } from "../../runtime/step.ts";
 import { scoredTokens } from "../corpus/windows.ts";
 import { Random, streams } from "../random.ts";
-import { type AdamWOptions, adamWStep, learningRateAt, type Moments } from "./adamw.ts";
 import { type Batch, gatherBatch, type PlacedSet, runsOf, type WindowPart, type WindowSet } from "./batches.ts";
 import { type BankShape, initialParameters, type ParameterName, type Parameters, shapeOf } from "./parameters.ts";
 import { buildTrainingGraph, type HeadWeights } from "./training-graph.ts";

@@ -139,7 +139,7 @@ function generatedGates(gates: number): AdapterSource {
     hashOf: (centroidId) => centroidId,
     async generate(centroidId): Promise<Adapter> {
       const values = gatesOf(network, floats(P), 1);
-      return { hash: centroidId, gates: values, bias: null, scale: 1, bytes: values.byteLength };
+      return { hash: centroidId, gates: values, changes: [], scale: 1, bytes: values.byteLength };
     },
   };
 }

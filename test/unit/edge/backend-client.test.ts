@@ -115,7 +115,6 @@ test("no call follows a redirect: it would take a prompt to an address that is n
     version: 1,
     manifestHash: "a".repeat(64),
     tenant: "acme",
-    centroid: [1],
     examples: [{ ids: [1, 2], from: 1 }],
   } as const;
   const calls = [
@@ -124,7 +123,7 @@ test("no call follows a redirect: it would take a prompt to an address that is n
     () => client.readiness(),
     () =>
       client.createAdapter(
-        { ...examples, centroid: [...examples.centroid], examples: [{ ids: [1, 2], from: 1 }] },
+        { ...examples, examples: [{ ids: [1, 2], from: 1 }] },
         new AbortController().signal,
         () => {},
       ),

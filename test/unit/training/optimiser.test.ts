@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { adamWStep, learningRateAt } from "../../../gpu-backend/training/bank/adamw.ts";
+import { adamWStep, learningRateAt } from "../../../shared/math/adamw.ts";
 
 test("two AdamW steps match a computation by hand", () => {
   const parameter = Float32Array.of(1);

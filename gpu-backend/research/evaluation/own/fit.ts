@@ -1,6 +1,7 @@
 /** Fits the six weights of λ by gradient descent on the negative log-likelihood of what came. Pure. */
+
+import { adamWStep } from "../../../../shared/math/adamw.ts";
 import { type MemoryRule, memoryFeatures } from "../../../../shared/math/memory.ts";
-import { adamWStep } from "../../../training/bank/adamw.ts";
 import type { Observation } from "./score.ts";
 
 const featureCount = 6;

@@ -15,7 +15,7 @@ function slowSource() {
       return new Promise<Adapter>((resolve, reject) => {
         const adapter = {
           hash: `hash-${centroidId}`,
-          bias: null,
+          changes: [],
           gates: new Float32Array(1),
           scale: 1,
           bytes: 100,

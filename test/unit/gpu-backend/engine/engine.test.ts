@@ -1,11 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, test, vi } from "vitest";
-import type { AdapterSource } from "../../../../gpu-backend/adapters/adapter.ts";
 import { KvArena } from "../../../../gpu-backend/kv/arena.ts";
 import type { DoneFrame, SequenceRequest } from "../../../../shared/contracts/inference.ts";
 import type { ErrorKind } from "../../../../shared/errors.ts";
 import { uniformAt } from "../../../../shared/math/sampling.ts";
-import { createEngineHarness, fakeAdapters, sequenceRequest } from "../../../support/engine-harness.ts";
+import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
 import { createFakeRunner, type FakeRunner, fakeConfig, fakeLogits } from "../../../support/fake-runner.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
@@ -280,43 +279,6 @@ describe("sampling", () => {
     expect(new Set(tokensOf("a")).size).toBeGreaterThan(30);
   });
 
-  test("penalises a logit with its adapter's bias, and adds the request's own after", async () => {
-    const biased = { ids: Int32Array.of(1, 8, 15), values: Float32Array.of(3, -3, 2) };
-    const none = fakeAdapters(2);
-    const source: AdapterSource = {
-      ...none,
-      generate: async (id) => ({ ...(await none.generate(id)), gates: new Float32Array(2), bias: biased }),
-    };
-    const { engine, finish, tokenFramesOf } = createEngineHarness({ runner: createFakeRunner(), source });
-    const logit_bias: [number, number][] = [
-      [8, 4],
-      [50, 1],
-      [99, -100],
-    ];
-    const sampling = { repetition_penalty: 1.5, logit_bias, logprobs: 20 };
-    const ids = prompt(2);
-    await engine.submit("c1", [sequenceRequest("a", ids, { maxTokens: 20, compare: true, sampling })]);
-    await finish();
-    expect(ids).toEqual([1, 8]);
-    for (const { logprob, baseLogprob, tokenId, alternatives } of tokenFramesOf("a")) {
-      const logprobs = [biased.values, new Float32Array(3)].map((values) => {
-        const logits = fakeLogits(V, ids);
-        biased.ids.forEach((id, i) => {
-          logits[id] += values[i];
-        });
-        for (const id of new Set(ids)) logits[id] = logits[id] > 0 ? logits[id] / 1.5 : logits[id] * 1.5;
-        for (const [id, value] of logit_bias) logits[id] += value;
-        const total = Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit), 0));
-        return logits.map((logit) => logit - total);
-      });
-      expect(logprob).toBeCloseTo(logprobs[0][tokenId], 4);
-      expect(baseLogprob).toBeCloseTo(logprobs[1][tokenId], 4);
-      for (const [id, one] of alternatives!) expect(one).toBeCloseTo(logprobs[0][id], 4);
-      ids.push(tokenId);
-    }
-    expect(ids).toHaveLength(22);
-  });
-
   test("takes the token of the inverse distribution function, beyond the top K too", async () => {
     const { engine, finish, tokenFramesOf } = createEngineHarness({ runner: createFakeRunner({ topCount: 4 }) });
     const sampling = { temperature: 2, seed: 11, logprobs: 0 };
@@ -527,7 +489,7 @@ describe("cancelling", () => {
       hashOf: () => "hash",
       async generate() {
         await made.promise;
-        return { hash: "hash", gates: new Float32Array(2), bias: null, scale: 1, bytes: 100 };
+        return { hash: "hash", gates: new Float32Array(2), changes: [], scale: 1, bytes: 100 };
       },
     };
     const { engine, framesOf } = createEngineHarness({ runner: createFakeRunner(), source });

@@ -12,7 +12,6 @@ const request: AdapterRequest = {
   version: 1,
   manifestHash: "b".repeat(64),
   tenant: "acme",
-  centroid: [1],
   examples: [
     { ids: [1, 2], from: 1 },
     { ids: [1, 2], from: 1 },
@@ -20,7 +19,6 @@ const request: AdapterRequest = {
 };
 const answerOf = (fileBytes: number): AdapterAnswer => ({
   hash,
-  parts: [],
   gain: null,
   kept: false,
   losses: [],
