@@ -371,7 +371,7 @@ describe("a job", () => {
     backendRemembers(() => [{ type: "error", kind: "invalid_request", message: "no", retryAfterSeconds: null }]);
     const file = Uint8Array.of(1, 2).toBase64();
     const made: AdapterAnswer = {
-      ...{ hash: "6".repeat(64), file, tokens: 9, parts: [], gain: null, kept: false, losses: [] },
+      ...{ hash: "6".repeat(64), file, tokens: 9, gain: null, kept: false, losses: [] },
       timings: { hiddenMs: 1, fitMs: 1 },
     };
     network.use(http.post(`${backendUrl}/v1/adapters`, () => HttpResponse.json(made)));
@@ -694,7 +694,6 @@ test("parts that were fitted join the mixture of a prompt that is near, under th
   const fitted = {
     manifestHash: await manifestHash(),
     centroid: [1, 0, 0, 0],
-    parts: [],
     examples: 3,
     tokens: 9,
     created: 0,
