@@ -49,11 +49,11 @@ export const createJob: RouteHandler = async (c, dependencies) => {
     request: admission.request,
   };
   const request: AdapterRequest = {
-    ...{ version: contractVersion, manifestHash, tenant, centroid: [...training.centroid] },
+    ...{ version: contractVersion, manifestHash, tenant },
     ...{ examples: training.examples, ...(validation && { validation: validation.examples }) },
   };
   try {
-    requireTaken(await own.createJob(job, { request, examples }));
+    requireTaken(await own.createJob(job, { request, centroid: [...training.centroid], examples }));
   } finally {
     // The job is charged when it ends.
     admission.settle([]);

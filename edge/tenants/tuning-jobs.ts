@@ -50,6 +50,8 @@ export interface JobEvent {
 /** What a job works on; `examples` are kept with the adapter. */
 export interface JobContent {
   request: AdapterRequest;
+  /** Mean prompt embedding of the examples, of length 1, [P]. */
+  centroid: number[];
   examples: readonly Example[];
 }
 
@@ -196,18 +198,19 @@ export class TuningJobs {
     try {
       const content = await this.#parts.sealed.json<JobContent>(id, "content");
       if (!content) throw new Error("the job's examples are gone");
-      const { request, examples } = content;
+      const { request, centroid, examples } = content;
       const made = await this.#parts.make(request, abort.signal, () => {
         const job = now();
         if (job?.status !== "queued") return;
         this.#parts.lists.replace({ ...job, status: "running" });
         this.#tell(id, "info", "The job has started.");
       });
-      const { manifestHash, centroid } = request;
-      const { hash, parts, gain } = made;
+      const { manifestHash } = request;
+      const { hash, kept } = made;
+      const gain = kept ? made.gain : null;
       const { tokens } = now() ?? { tokens: 0 };
       const created = Math.floor(this.#parts.now() / 1000);
-      const adapter = { name, hash, manifestHash, centroid, parts, gain, examples: examples.length, tokens, created };
+      const adapter = { name, hash, manifestHash, centroid, gain, examples: examples.length, tokens, created };
       await this.#parts.add(adapter, examples, made);
       const job = now();
       if (!job) return await this.#parts.remove(name);
@@ -231,7 +234,7 @@ export class TuningJobs {
     }
   }
 
-  #tellOf({ id, model, name }: TuningJob, { losses, gain }: MadeAdapter): void {
+  #tellOf({ id, model, name }: TuningJob, { losses, gain, kept }: MadeAdapter): void {
     for (const { step, train, heldOut } of losses) {
       const message = `Step ${step}: training loss ${rounded(train)}, held-out loss ${rounded(heldOut)}`;
       this.#tell(id, "info", message, { step, train_loss: train, valid_loss: heldOut });
@@ -241,7 +244,8 @@ export class TuningJobs {
       const interval = `95% interval ${rounded(ci95[0])} to ${rounded(ci95[1])}`;
       const message = `Gain on ${tokens} held-out tokens: ${rounded(nats)} nats a token, ${interval}.`;
       this.#tell(id, "info", message, { gain: nats, gain_ci95: ci95, tokens });
-    } else this.#tell(id, "warn", noGain);
+    }
+    if (!kept) this.#tell(id, "warn", noGain);
     this.#tell(id, "info", `The job has succeeded: ${model}:${name} can be used.`);
   }
 
