@@ -28,7 +28,7 @@ import { faultOf, sequenceRefusal } from "./refusals.ts";
 import { alternativesOf, headHidden, headResult, logprobOf, logprobOfTarget, sampleToken } from "./sampler.ts";
 import { type Score, Sequence, type Vocabulary, vocabularyOf } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
-import { HiddenTrace, KeyTrace, type Trace } from "./traces.ts";
+import { HiddenTrace, KeyTrace, type Traced } from "./traces.ts";
 
 export interface EngineParts {
   runner: ModelRunner;
@@ -104,7 +104,7 @@ export class Engine {
   async submit(
     adapterId: string | null,
     requests: readonly SequenceRequest[],
-    traced: { kind: Trace["kind"]; take(id: string, values: TracedValues): void } | null = null,
+    traced: (Traced & { take(id: string, values: TracedValues): void }) | null = null,
   ): Promise<void> {
     const taken = new Set(this.#open.keys());
     for (const { id } of requests) {
@@ -112,12 +112,12 @@ export class Engine {
       taken.add(id);
     }
     const accepted: Sequence[] = [];
-    for (const request of requests) {
+    for (const [i, request] of requests.entries()) {
       try {
         const refusal = sequenceRefusal(request, this.#parts.runner.config);
         if (refusal) throw refusal;
         const take = (values: TracedValues) => traced?.take(request.id, values);
-        const trace = traced && (traced.kind === "keys" ? new KeyTrace(take) : new HiddenTrace(take));
+        const trace = traced && (traced.kind === "keys" ? new KeyTrace(take) : new HiddenTrace(traced.from[i], take));
         const sequence = new Sequence(request, this.#vocabulary, this.#parts.now(), trace);
         this.#open.set(sequence.id, sequence);
         accepted.push(sequence);

@@ -8,7 +8,7 @@ import type { DeviceSetting } from "../runtime/device.ts";
 import type { WeightFormat } from "../runtime/products.ts";
 import type { Device } from "../runtime/session.ts";
 import type { PlanLimits } from "./plan.ts";
-import type { Trace } from "./traces.ts";
+import type { Traced } from "./traces.ts";
 
 export interface EngineSettings {
   modelDirectory: string;
@@ -38,7 +38,7 @@ export type ToEngine =
       type: "submit";
       adapterId: string | null;
       sequences: SequenceRequest[];
-      traced: Trace["kind"] | null;
+      traced: Traced | null;
       unwritten: [id: string, bytes: Uint8Array][];
     }
   | { type: "cancel"; ids: string[] }
@@ -52,7 +52,7 @@ export type FromEngine =
   /** The last message: the error that ends the process. */
   | { type: "failed"; message: string; stack: string }
   /**
-   * Of a traced prompt of n tokens: hidden states without the last token's, [n − 1, D], or a memory's keys, [n, D]. Its last frame
+   * Of a traced prompt of n tokens: hidden states before those from `from` on, [n − from, D], or a memory's keys, [n, D]. Its last frame
    * follows.
    */
   | { type: "traced"; id: string; values: TracedValues }

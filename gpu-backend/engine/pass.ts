@@ -39,7 +39,9 @@ export function composeHead(head: HeadRows): Pass {
  */
 function scoredAfter(sequence: Sequence, position: number): number | null {
   const end = sequence.awaitsMixture ? sequence.evidenceTokens : sequence.promptTokens;
-  return sequence.scoresPrompt && position + 1 < end ? sequence.ids[position + 1] : null;
+  return sequence.scoresPrompt && position + 1 >= sequence.scoredFrom && position + 1 < end
+    ? sequence.ids[position + 1]
+    : null;
 }
 
 /** The error for each faulty sequence. */

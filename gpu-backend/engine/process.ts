@@ -99,7 +99,7 @@ async function serve(settings: EngineSettings): Promise<void> {
         failure = error;
         wake();
       };
-      engine.submit(message.adapterId, message.sequences, message.traced && { kind: message.traced, take }).catch(fail);
+      engine.submit(message.adapterId, message.sequences, message.traced && { ...message.traced, take }).catch(fail);
     } else if (message.type === "cancel") engine.cancel(message.ids);
     else if (message.type === "dropMemory") {
       const { tenant, hash } = message;

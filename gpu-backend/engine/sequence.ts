@@ -22,7 +22,7 @@ import type { Kv } from "../runtime/model-runner.ts";
 import type { ModelShape } from "../runtime/step.ts";
 import type { Plannable } from "./plan.ts";
 import { PieceIndex, StopGuard } from "./stop-guard.ts";
-import type { Trace } from "./traces.ts";
+import { HiddenTrace, type Trace } from "./traces.ts";
 
 /** The model's vocabulary and context. */
 export interface Vocabulary {
@@ -122,7 +122,10 @@ export class Sequence implements Plannable {
     this.#text = stops.length > 0 ? new TextStream(vocabulary.textPieceOf, stops, sampling.min_tokens) : null;
     const isGuarded = sampling.template_stops.length > 0 && sampling.min_tokens > 0;
     this.#guard = isGuarded ? new StopGuard(sampling.template_stops, vocabulary.pieceIndex()) : null;
-    this.#prompt = { logprobs: [null], alternatives: [[]] };
+    this.#prompt = {
+      logprobs: new Array(this.scoredFrom).fill(null),
+      alternatives: new Array(this.scoredFrom).fill([]),
+    };
     if (request.compare) this.#prompt.baseLogprobs = [null];
     if (request.maxTokens === 0) this.#finish = "length";
     for (const id of continuedIds) if (!this.#finish) this.#append(id);
@@ -178,6 +181,11 @@ export class Sequence implements Plannable {
 
   get scoresPrompt(): boolean {
     return this.request.promptLogprobs || this.trace?.kind === "hidden";
+  }
+
+  /** Index of the first prompt token that is scored where any is: what precedes the first has no score. */
+  get scoredFrom(): number {
+    return this.trace instanceof HiddenTrace ? this.trace.from : 1;
   }
 
   get keepsPrefix(): boolean {

@@ -2,24 +2,29 @@
 import { joinArrays } from "../../shared/bytes.ts";
 import { writeKey } from "../memory/keys.ts";
 
+/** What traced prompts give: a memory's keys, or hidden states; of each prompt from the one before token `from` on. */
+export type Traced = { kind: "keys" } | { kind: "hidden"; from: readonly number[] };
+
 /** Takes what a traced prompt gives instead of an answer, once. */
 export interface Trace {
-  readonly kind: "hidden" | "keys";
+  readonly kind: Traced["kind"];
   /** The prompt of `tokens` tokens is computed; `stateAt` gives the state [D] before the last feed-forward part at a position. */
   done(tokens: number, stateAt: (position: number) => Float32Array): void;
 }
 
 /**
- * Collects the hidden states of one prompt without its last token, position by position, as the passes compute them. An adapter is
- * fitted to them. No adapter changes them.
+ * Collects the hidden states before the tokens of one prompt from `from` on, position by position, as the passes compute them. An
+ * adapter is fitted to them. No adapter changes them.
  */
 export class HiddenTrace implements Trace {
   readonly kind = "hidden";
+  readonly from: number;
   readonly #take: (hidden: Float32Array<ArrayBuffer>) => void;
   readonly #rows: Float32Array<ArrayBuffer>[] = [];
 
-  /** Calls `take` with the states of all positions, [N, D]. */
-  constructor(take: (hidden: Float32Array<ArrayBuffer>) => void) {
+  /** Calls `take` with the states, [N, D]. */
+  constructor(from: number, take: (hidden: Float32Array<ArrayBuffer>) => void) {
+    this.from = from;
     this.#take = take;
   }
 

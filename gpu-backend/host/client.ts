@@ -17,7 +17,7 @@ import { settlesWithin } from "../../shared/settles-within.ts";
 import { ownAdapterId } from "../adapters/own/artifact.ts";
 import type { EngineInfo, EngineSettings, EngineStats, PhaseReport, TracedValues } from "../engine/messages.ts";
 import { unavailable } from "../engine/refusals.ts";
-import type { Trace } from "../engine/traces.ts";
+import type { Traced } from "../engine/traces.ts";
 import { cancelled } from "./own-adapters/making-queue.ts";
 import { type EngineMessage, EngineSupervisor, type SupervisorObserver } from "./supervisor.ts";
 
@@ -178,11 +178,15 @@ export class EngineClient {
   }
 
   /**
-   * The hidden states of each prompt without its last token, [N, D], in the order of `sequences`. They are scheduled like
+   * The hidden states before the tokens of each prompt from `from` on, [N, D], in the order of `sequences`. They are scheduled like
    * other sequences. Rejects with a ServiceError if one of them fails; the others are cancelled. When `signal` aborts, all are.
    */
-  async hiddenStates(sequences: SequenceRequest[], signal: AbortSignal): Promise<Float32Array[]> {
-    const traced = this.#trace("hidden", sequences, signal);
+  async hiddenStates(
+    sequences: SequenceRequest[],
+    from: readonly number[],
+    signal: AbortSignal,
+  ): Promise<Float32Array[]> {
+    const traced = this.#trace({ kind: "hidden", from }, sequences, signal);
     if (await settlesWithin(traced.values, hiddenStatesMs)) return (await traced.values) as Float32Array[];
     traced.leave(unavailable(`The examples did not run within ${hiddenStatesMs} ms.`));
     return (await traced.values) as Float32Array[];
@@ -193,10 +197,10 @@ export class EngineClient {
    * `hiddenStates`, without a limit of time.
    */
   async keysOf(sequences: SequenceRequest[], signal: AbortSignal): Promise<Int8Array[]> {
-    return (await this.#trace("keys", sequences, signal).values) as Int8Array[];
+    return (await this.#trace({ kind: "keys" }, sequences, signal).values) as Int8Array[];
   }
 
-  #trace(kind: Trace["kind"], sequences: SequenceRequest[], signal: AbortSignal) {
+  #trace(traced: Traced, sequences: SequenceRequest[], signal: AbortSignal) {
     this.requireServing();
     if (signal.aborted) throw cancelled(signal);
     const ids = sequences.map(({ id }) => id);
@@ -216,7 +220,7 @@ export class EngineClient {
       for (const id of ids) this.#traced.delete(id);
     };
     this.#register(sequences, sink);
-    this.#supervisor.send({ type: "submit", adapterId: null, sequences, traced: kind, unwritten: [] });
+    this.#supervisor.send({ type: "submit", adapterId: null, sequences, traced, unwritten: [] });
     const cancel = () => void this.cancel([...open]);
     signal.addEventListener("abort", cancel);
     const values = taken.promise.finally(() => signal.removeEventListener("abort", cancel));

@@ -57,13 +57,11 @@ export class OwnAdapterService {
   ): Promise<AdapterAnswer> {
     const { now } = this.#parts;
     const startedMs = now();
-    const hidden = await engine.hiddenStates(prompts, signal);
+    const learnt = [...asked, ...(validation ?? [])];
+    const from = learnt.map((one) => one.from);
+    const hidden = await engine.hiddenStates(prompts, from, signal);
     const hiddenMs = now() - startedMs;
-    const D = engine.info!.manifest.model.hiddenSize;
-    const all = [...asked, ...(validation ?? [])].map(({ ids, from }, i) => ({
-      hidden: hidden[i].subarray((from - 1) * D),
-      targets: Int32Array.from(ids.slice(from)),
-    }));
+    const all = learnt.map(({ ids, from }, i) => ({ hidden: hidden[i], targets: Int32Array.from(ids.slice(from)) }));
     const examples = all.slice(0, asked.length);
     const request = { examples, validation: validation ? all.slice(asked.length) : null };
     const { file, gain, kept, losses } = await fitter.fit(request, signal);

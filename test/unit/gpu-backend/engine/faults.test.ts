@@ -197,6 +197,7 @@ describe("a row that is not a number", () => {
     const requests = [sequenceRequest("bad", [marker, 1, 2], { maxTokens: 0 }), sequenceRequest("good", [1, 2, 3])];
     await harness.engine.submit(null, [{ ...requests[0] }, { ...requests[1], maxTokens: 0 }], {
       kind: "hidden",
+      from: [1, 1],
       take: (id) => traced.push(id),
     });
     await harness.finish();

@@ -124,7 +124,7 @@ test("the engine's own steps: beside an adapter's examples the next prompt has i
   );
   for (let i = 0; i < 5; i++) await harness.engine.step();
   const examples = Array.from({ length: 64 }, (_, i) => request(`x${i}`, "a", 128, 0));
-  await harness.engine.submit(null, examples, { kind: "hidden", take: () => {} });
+  await harness.engine.submit(null, examples, { kind: "hidden", from: examples.map(() => 1), take: () => {} });
   for (let i = 0; i < 3; i++) await harness.engine.step();
   await harness.engine.submit(null, [request("n1", "b", 3, 5)]);
   let steps = 0;

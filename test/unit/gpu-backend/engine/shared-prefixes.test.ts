@@ -69,6 +69,7 @@ describe("a prompt whose beginning was computed before", () => {
     const target = harness();
     await target.engine.submit(null, [request("example", prompt(200), { maxTokens: 0 })], {
       kind: "hidden",
+      from: [1],
       take: () => {},
     });
     await target.finish();
