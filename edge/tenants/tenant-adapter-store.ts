@@ -52,7 +52,7 @@ const schema = `
   ) WITHOUT ROWID;
 `;
 
-/** Longest pause between two tries of a job: a backend that starts again is back within a minute, and somebody waits. */
+/** Longest pause between two tries of a job; each is half of a deletion's, as a backend that restarts is back soon. */
 const maxJobRetryMs = 60_000;
 /** How long an alarm waits for jobs, in milliseconds; the platform ends one after 15 minutes, and the next continues. */
 const alarmMs = 600_000;
@@ -341,7 +341,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
     const areJobsLeft = !isDone || (await working).includes(true);
     this.#failures = this.#copies.isAnyDue || areJobsLeft ? this.#failures + 1 : 0;
     const retryMs = Math.min(maxRetryMs, firstRetryMs * 2 ** this.#failures);
-    const jobRetryMs = areJobsLeft ? [Math.min(maxJobRetryMs, retryMs)] : [];
+    const jobRetryMs = areJobsLeft ? [Math.min(maxJobRetryMs, retryMs / 2)] : [];
     const delays = [...(isDone ? [] : [0]), ...jobRetryMs, ...this.#copies.retryDelays(retryMs)];
     // What was begun meanwhile may have set it to be sooner.
     const delayMs = Math.min(...delays);

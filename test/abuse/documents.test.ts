@@ -10,7 +10,7 @@ import type { Adapter, CompletionResponse } from "../../shared/contracts/respons
 import { type Backend, startBackend } from "../support/backend-process.ts";
 import { postBytes } from "./clients.ts";
 import { type AttackedEdge, BACKEND_SECRETS, keyOf, startAttackedEdge } from "./edge.ts";
-import { mostVictimRatio, p95Beside } from "./measurements.ts";
+import { forgetPeak, mostGrowthBytes, mostVictimRatio, p95Beside, peakBytes, residentBytes } from "./measurements.ts";
 
 const twoGigabytes = 2 * 2 ** 30;
 const patience = { timeout: 60_000, interval: 200 };
@@ -82,7 +82,10 @@ describe("a clear error, or an answer:", () => {
   test("an upload of two gigabytes in chunks, where it passes the limit", async () => {
     const piece = Buffer.alloc(2 ** 20, "a");
     const chunk = Buffer.concat([Buffer.from(`${piece.length.toString(16)}\r\n`), piece, Buffer.from("\r\n")]);
+    const beforeBytes = residentBytes(edge.pid);
+    forgetPeak(edge.pid);
     const { answer, sentBytes } = await sendUntilAnswered(chunkedHead("owner"), chunk);
+    expect(peakBytes(edge.pid) - beforeBytes).toBeLessThan(mostGrowthBytes + limits.documentBodyBytes);
     // A client that still sends may lose the refusal by the reset that follows it.
     if (answer !== "") expect(answer).toContain(`the maximum is ${limits.documentBodyBytes}`);
     expect(sentBytes).toBeLessThan(4 * limits.documentBodyBytes);
