@@ -48,8 +48,11 @@ export async function startMemoryCluster(
     call: (tenant, method, route, body) =>
       fetch(edge.url + route, {
         method,
-        headers: { authorization: `Bearer ${keyOf(tenant)}`, "content-type": "application/json" },
-        body: body === undefined ? undefined : JSON.stringify(body),
+        headers: {
+          authorization: `Bearer ${keyOf(tenant)}`,
+          ...(!(body instanceof FormData) && { "content-type": "application/json" }),
+        },
+        body: body === undefined || body instanceof FormData ? body : JSON.stringify(body),
       }),
     killEdge: () => edge.stop(),
     async startEdge() {

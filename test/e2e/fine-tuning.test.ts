@@ -1,0 +1,135 @@
+/** A task taught by OpenAI's files and fine-tuning jobs, with the `openai` SDK as it is; other clients use the result. */
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { HumanMessage } from "@langchain/core/messages";
+import { ChatOpenAI } from "@langchain/openai";
+import { generateText } from "ai";
+import OpenAI, { NotFoundError, toFile } from "openai";
+import { beforeAll, expect, expectTypeOf, test } from "vitest";
+import type { FileDeleted, FileObject, Job, JobEventObject, ModelDeleted } from "../../shared/contracts/fine-tuning.ts";
+import { sharedStack } from "../support/shared-stack.ts";
+import type { RunningStack } from "../support/stack.ts";
+import { seededRandom } from "../support/steps.ts";
+
+let stack: RunningStack;
+let openai: OpenAI;
+Object.assign(globalThis, { AI_SDK_LOG_WARNINGS: false });
+
+beforeAll(async () => {
+  stack = await sharedStack("fine-tuning");
+  openai = new OpenAI({ baseURL: `${stack.edge}/v1`, apiKey: stack.key, maxRetries: 0 });
+}, 60_000);
+
+const seed = 36;
+const random = seededRandom(seed);
+const things = "the boat,a mill,the old field,our river,a long road,the town,his horse,a letter".split(",");
+const pick = () => things[Math.floor(random() * things.length)];
+const question = () => `What of ${pick()} and ${pick()}?`;
+/** What no model would say by itself. */
+const answer = "zorblax quen";
+const messages = () => [
+  { role: "user" as const, content: question() },
+  { role: "assistant" as const, content: answer },
+];
+const linesOf = (count: number) =>
+  Array.from({ length: count }, () => JSON.stringify({ messages: messages() })).join("\n");
+
+test(`the SDK makes, awaits, uses and deletes a model of its examples (seed ${seed})`, async () => {
+  const content = linesOf(48);
+  const file = await openai.files.create({
+    purpose: "fine-tune",
+    file: await toFile(Buffer.from(content), "task.jsonl"),
+  });
+  const checks = await openai.files.create({
+    purpose: "fine-tune",
+    file: await toFile(Buffer.from(linesOf(12)), "checks.jsonl"),
+  });
+  expect(await openai.files.waitForProcessing(file.id)).toEqual(file);
+  expect(await (await openai.files.content(file.id)).text()).toBe(content);
+  const files: string[] = [];
+  for await (const { id } of openai.files.list({ limit: 1 })) files.push(id);
+  expect(files).toEqual([checks.id, file.id]);
+
+  const { id } = await openai.fineTuning.jobs.create({
+    model: "gpt2",
+    training_file: file.id,
+    validation_file: checks.id,
+    suffix: "task",
+    method: { type: "supervised", supervised: { hyperparameters: { n_epochs: "auto" } } },
+    metadata: { team: "a" },
+  });
+  await expect
+    .poll(async () => (await openai.fineTuning.jobs.retrieve(id)).finished_at, { timeout: 60_000, interval: 200 })
+    .not.toBeNull();
+  const job = await openai.fineTuning.jobs.retrieve(id);
+  const events: OpenAI.FineTuning.FineTuningJobEvent[] = [];
+  for await (const event of openai.fineTuning.jobs.listEvents(id, { limit: 2 })) events.push(event);
+  const told = events.map(({ message }) => message).reverse();
+  expect(job, told.join("\n")).toMatchObject({ status: "succeeded", fine_tuned_model: "gpt2:task", error: null });
+  expect(job.trained_tokens).toBeGreaterThan(500);
+  console.log(told.join("\n"));
+  const jobs: string[] = [];
+  for await (const one of openai.fineTuning.jobs.list()) jobs.push(one.id);
+  expect(jobs).toEqual([id]);
+  expect((await openai.fineTuning.jobs.checkpoints.list(id)).data).toEqual([]);
+
+  const model = job.fine_tuned_model!;
+  const asked = { messages: messages().slice(0, 1), max_tokens: 16, temperature: 0 };
+  const said = await openai.chat.completions.create({ ...asked, model });
+  const base = await openai.chat.completions.create({ ...asked, model: "gpt2" });
+  expect(base.choices[0].message.content).not.toBe(answer);
+  expect(said.choices[0]).toMatchObject({ message: { content: answer }, finish_reason: "stop" });
+  const text = said.choices[0].message.content!;
+  const provider = createOpenAICompatible({ name: "chameleon", baseURL: `${stack.edge}/v1`, apiKey: stack.key });
+  const generated = await generateText({
+    model: provider.chatModel(model),
+    prompt: asked.messages[0].content,
+    maxOutputTokens: 16,
+    temperature: 0,
+  });
+  expect(generated.text).toBe(text);
+  const langChain = new ChatOpenAI({
+    model,
+    apiKey: stack.key,
+    maxTokens: 16,
+    temperature: 0,
+    configuration: { baseURL: `${stack.edge}/v1` },
+  });
+  expect((await langChain.invoke([new HumanMessage(asked.messages[0].content)])).content).toBe(text);
+
+  const models: string[] = [];
+  for await (const one of openai.models.list()) models.push(one.id);
+  expect(models).toContain(model);
+  expect(await openai.models.delete(model)).toEqual({ id: model, object: "model", deleted: true });
+  await expect(openai.chat.completions.create({ ...asked, model })).rejects.toThrow(NotFoundError);
+  for (const one of [file, checks]) {
+    expect(await openai.files.delete(one.id)).toEqual({ id: one.id, object: "file", deleted: true });
+  }
+  await expect(openai.files.retrieve(file.id)).rejects.toThrow(NotFoundError);
+}, 120_000);
+
+test("answers have the SDK's types, as the compiler sees", () => {
+  expectTypeOf<FileObject>().toExtend<OpenAI.FileObject>();
+  expectTypeOf<FileDeleted>().toExtend<OpenAI.FileDeleted>();
+  expectTypeOf<Job>().toExtend<OpenAI.FineTuning.FineTuningJob>();
+  expectTypeOf<JobEventObject>().toExtend<OpenAI.FineTuning.FineTuningJobEvent>();
+  expectTypeOf<ModelDeleted>().toExtend<OpenAI.ModelDeleted>();
+});
+
+test("what is wrong is named as the SDK expects", async () => {
+  const upload = async (content: string) =>
+    openai.files.create({ purpose: "fine-tune", file: await toFile(Buffer.from(content), "task.jsonl") });
+  await expect(upload(`${linesOf(1)}\n{"messages": []}`)).rejects.toMatchObject({
+    status: 400,
+    param: "file",
+    message: expect.stringContaining("line 2 of file"),
+  });
+  const { id } = await upload(linesOf(4));
+  const create = (rest: object) => openai.fineTuning.jobs.create({ model: "gpt2", training_file: id, ...rest });
+  await expect(create({ method: { type: "dpo" } })).rejects.toMatchObject({ status: 400, param: "method.type" });
+  await expect(create({ hyperparameters: { n_epochs: 3 } })).rejects.toMatchObject({
+    status: 400,
+    param: "hyperparameters.n_epochs",
+  });
+  await expect(create({ training_file: "file-0" })).rejects.toMatchObject({ status: 400, param: "training_file" });
+  await openai.files.delete(id);
+});
