@@ -49,73 +49,77 @@ async function scores(tenant: string, adapter: string): Promise<unknown> {
   return ((await answered.json()) as CompletionResponse).choices[0].logprobs!.token_logprobs.slice(1);
 }
 
-test.each(victims)("%s", async (victim) => {
-  const tenant = victim;
-  /** By name of adapter; 0: the connection was cut. */
-  const statuses = new Map<string, number>();
-  const create = async (name: string, documents: object[]) => {
-    const answered = await cluster.call(tenant, "POST", "/v1/adapters", { name, documents }).catch(() => null);
-    await answered?.text().catch(() => undefined);
-    statuses.set(name, answered?.status ?? 0);
-    return answered?.status;
-  };
-  let killing: Promise<void> | null = null;
-  let kills = 0;
-  /** Made by each client since the last kill. */
-  const made = [0, 0];
-  const client = async (c: number) => {
-    for (let i = 0; kills < 2 || made[c] === 0; i++) {
-      const documents = Array.from({ length: 3 }, (_, d) => ({ name: `${i}-${d}.md`, text: text(100) }));
-      if ((await create(`small${c}-${i}`, documents)) === 201) made[c]++;
-      else await killing;
+test.each(victims)(
+  "%s",
+  async (victim) => {
+    const tenant = victim;
+    /** By name of adapter; 0: the connection was cut. */
+    const statuses = new Map<string, number>();
+    const create = async (name: string, documents: object[]) => {
+      const answered = await cluster.call(tenant, "POST", "/v1/adapters", { name, documents }).catch(() => null);
+      await answered?.text().catch(() => undefined);
+      statuses.set(name, answered?.status ?? 0);
+      return answered?.status;
+    };
+    let killing: Promise<void> | null = null;
+    let kills = 0;
+    /** Made by each client since the last kill. */
+    const made = [0, 0];
+    const client = async (c: number) => {
+      for (let i = 0; kills < 2 || made[c] === 0; i++) {
+        const documents = Array.from({ length: 3 }, (_, d) => ({ name: `${i}-${d}.md`, text: text(100) }));
+        if ((await create(`small${c}-${i}`, documents)) === 201) made[c]++;
+        else await killing;
+      }
+    };
+    const killNow = async () => {
+      killing = kill(victim);
+      await killing;
+      made.fill(0);
+      kills++;
+    };
+    const parts = Array.from({ length: 17 }, (_, d) => ({ name: `${d}.md`, text: text(1000) }));
+    expect(await create("job", parts)).toBe(202);
+    const job = async () => (await json<Adapter>(tenant, "/v1/adapters/job")).memory!;
+    await expect.poll(async () => (await job()).built_tokens, patience).toBeGreaterThan(0);
+    const clients = [client(0), client(1)];
+    // The first while the job is made and the others wait, the second while these are made and charged.
+    await killNow();
+    await expect.poll(() => Math.min(...made), patience).toBeGreaterThan(0);
+    await killNow();
+    await Promise.all(clients);
+    console.log(`seed ${seed}, ${victim}: ${JSON.stringify([...statuses])}`);
+    const expected = victim === "edge" ? [0, 201, 202] : [201, 202, 503];
+    for (const [name, status] of statuses) expect(expected, name).toContain(status);
+
+    const all = async () => (await json<AdapterList>(tenant, "/v1/adapters")).data;
+    const states = async () => new Set((await all()).map(({ memory }) => memory!.status));
+    await expect.poll(states, patience).toEqual(new Set(["ready"]));
+    const there = await all();
+    for (const [name, status] of statuses) {
+      const isThere = there.some((one) => one.name === name);
+      // What was cut off may be there or not.
+      if (status !== 0) expect(isThere, name).toBe(status < 300);
+      if (!isThere) continue;
+      const { memory, documents } = await json<Adapter>(tenant, `/v1/adapters/${name}`);
+      expect(documents, name).toHaveLength(name === "job" ? parts.length : 3);
+      expect(documents!.reduce((sum, { tokens }) => sum + tokens, 0)).toBe(memory!.tokens);
     }
-  };
-  const killNow = async () => {
-    killing = kill(victim);
-    await killing;
-    made.fill(0);
-    kills++;
-  };
-  const parts = Array.from({ length: 17 }, (_, d) => ({ name: `${d}.md`, text: text(1000) }));
-  expect(await create("job", parts)).toBe(202);
-  const job = async () => (await json<Adapter>(tenant, "/v1/adapters/job")).memory!;
-  await expect.poll(async () => (await job()).built_tokens, patience).toBeGreaterThan(0);
-  const clients = [client(0), client(1)];
-  // The first while the job is made and the others wait, the second while these are made and charged.
-  await killNow();
-  await expect.poll(() => Math.min(...made), patience).toBeGreaterThan(0);
-  await killNow();
-  await Promise.all(clients);
-  console.log(`seed ${seed}, ${victim}: ${JSON.stringify([...statuses])}`);
-  const expected = victim === "edge" ? [0, 201, 202] : [201, 202, 503];
-  for (const [name, status] of statuses) expect(expected, name).toContain(status);
+    expect((await job()).tokens).toBeGreaterThan(limits.memoryTokensAtOnce);
 
-  const all = async () => (await json<AdapterList>(tenant, "/v1/adapters")).data;
-  const states = async () => new Set((await all()).map(({ memory }) => memory!.status));
-  await expect.poll(states, patience).toEqual(new Set(["ready"]));
-  const there = await all();
-  for (const [name, status] of statuses) {
-    const isThere = there.some((one) => one.name === name);
-    // What was cut off may be there or not.
-    if (status !== 0) expect(isThere, name).toBe(status < 300);
-    if (!isThere) continue;
-    const { memory, documents } = await json<Adapter>(tenant, `/v1/adapters/${name}`);
-    expect(documents, name).toHaveLength(name === "job" ? parts.length : 3);
-    expect(documents!.reduce((sum, { tokens }) => sum + tokens, 0)).toBe(memory!.tokens);
-  }
-  expect((await job()).tokens).toBeGreaterThan(limits.memoryTokensAtOnce);
+    const charges = async () => {
+      const { data } = await json<UsageReport>(tenant, "/v1/usage");
+      return new Map(data.map((row) => [row.model.split(":")[1], [row.requests, row.prompt_tokens]]));
+    };
+    const owed = new Map(there.map(({ name, memory }) => [name, [1, memory!.tokens]]));
+    await expect.poll(charges, patience).toEqual(owed);
 
-  const charges = async () => {
-    const { data } = await json<UsageReport>(tenant, "/v1/usage");
-    return new Map(data.map((row) => [row.model.split(":")[1], [row.requests, row.prompt_tokens]]));
-  };
-  const owed = new Map(there.map(({ name, memory }) => [name, [1, memory!.tokens]]));
-  await expect.poll(charges, patience).toEqual(owed);
-
-  // The keys on the backends' disks are those that the documents give.
-  const read = there.filter(({ name }) => name === "job" || name.endsWith("0"));
-  const before = await Promise.all(read.map(({ name }) => scores(tenant, name)));
-  expect(before.every(Array.isArray), JSON.stringify(before).slice(0, 300)).toBe(true);
-  await Promise.all([0, 1].map((backend) => cluster.restartBackend(backend, "SIGKILL", true)));
-  expect(await Promise.all(read.map(({ name }) => scores(tenant, name)))).toEqual(before);
-});
+    // The keys on the backends' disks are those that the documents give.
+    const read = there.filter(({ name }) => name === "job" || name.endsWith("0"));
+    const before = await Promise.all(read.map(({ name }) => scores(tenant, name)));
+    expect(before.every(Array.isArray), JSON.stringify(before).slice(0, 300)).toBe(true);
+    await Promise.all([0, 1].map((backend) => cluster.restartBackend(backend, "SIGKILL", true)));
+    expect(await Promise.all(read.map(({ name }) => scores(tenant, name)))).toEqual(before);
+  },
+  240_000,
+);

@@ -141,6 +141,7 @@ describe("a key store", () => {
       scopes: ["completions", "embeddings", "adapters", "usage"],
       limits: plans.unlimited,
       memoryTokens: null,
+      fileBytes: null,
       origins: [],
     });
     expect(await store.accessOf("two", "")).toMatchObject({ tenant: "second" });
