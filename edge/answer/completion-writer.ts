@@ -208,7 +208,7 @@ class CompletionWriter {
     this.#pending.push(frame);
     this.#pendingBytes += bytesOf(frame);
     if (frame.type === "error") return;
-    this.#count.add(this.#choices.get(frame.id)!.planned, frame.type === "token" ? 1 : 0);
+    this.#count.add(this.#choices.get(frame.id)!.planned, frame);
   }
 
   #nextPending(): Frame {

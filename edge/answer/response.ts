@@ -15,6 +15,7 @@ import type {
 } from "../../shared/contracts/responses.ts";
 import type { Plan, PlannedChoice } from "../plan/plan.ts";
 import type { ChoiceOptions, ChoicePart } from "./choice.ts";
+import { retrievedTokensOf } from "./token-count.ts";
 
 /** Fields that all chunks of a response repeat. */
 export interface Envelope {
@@ -75,8 +76,9 @@ export class ResponseBuilder {
   readonly #options: BuilderOptions;
   readonly #choices: Collected[];
   #completionTokens = 0;
-  /** Per prompt: tokens that none of its choices computed. */
+  /** Per prompt: tokens that none of its choices computed, and those of its passages. */
   readonly #reusedTokens = new Map<number, number>();
+  readonly #retrievedTokens = new Map<number, number>();
   /** The maximum of all choices for each phase. */
   readonly timings: Timings;
   /** Approximate bytes of the joined parts in memory. */
@@ -96,7 +98,8 @@ export class ResponseBuilder {
   }
 
   get usage(): Usage {
-    const prompt = this.#plan.promptTokens;
+    const retrieved = this.#retrievedTokens.values().reduce((sum, tokens) => sum + tokens, 0);
+    const prompt = this.#plan.promptTokens + retrieved;
     const completion = this.#completionTokens;
     const reused = this.#reusedTokens.values().reduce((sum, tokens) => sum + tokens, 0);
     return {
@@ -121,6 +124,7 @@ export class ResponseBuilder {
       planned.prompt,
       Math.min(this.#reusedTokens.get(planned.prompt) ?? reusedTokens, reusedTokens),
     );
+    this.#retrievedTokens.set(planned.prompt, retrievedTokensOf(planned, done) ?? 0);
     const timings = this.#timingsOf(done);
     for (const phase of ["queue", "adapter", "prefill", "decode"] as const) {
       this.timings[phase] = Math.max(this.timings[phase], timings[phase]);
@@ -200,6 +204,11 @@ export class ResponseBuilder {
       ...(memories.length > 0 && {
         memories: memories.map(({ id }, m) => ({ id, brake: rounded(done?.memories?.[m]?.brake ?? 0) })),
         ...(this.#options.sources && { sources: sourced.map(roundedSources) }),
+      }),
+      ...(done?.retrieved && {
+        retrieved: done.retrieved.map(({ memory, similarity, ...passage }) => ({
+          ...{ adapter: memories[memory].id, ...passage, similarity: rounded(similarity) },
+        })),
       }),
       timings: roundedTimings(this.#timingsOf(done)),
       ...(this.#options.compare && {

@@ -1,12 +1,18 @@
 /** Maximum tokens, logprobs and bytes of a request, and the tokens that it has used so far. Pure. */
+import type { ErrorFrame, Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Plan, PlannedChoice } from "../plan/plan.ts";
 import type { Consumption } from "../tenants/consumption.ts";
 
-/** Maximum tokens of a request: each prompt once, and `maxTokens` of every choice. */
+/** Maximum tokens of a request: each prompt once, with its passages, and `maxTokens` of every choice. */
 export function maxTokensOf(choices: readonly PlannedChoice[]): number {
-  const lengths = new Map(choices.map(({ prompt, sequence }) => [prompt, sequence.promptIds.length]));
+  const lengths = new Map(
+    choices.map(({ prompt, sequence: { promptIds, retrieval } }) => [
+      prompt,
+      promptIds.length + (retrieval?.tokens ?? 0),
+    ]),
+  );
   const prompts = lengths.values().reduce((sum, length) => sum + length, 0);
   return choices.reduce((sum, { sequence }) => sum + sequence.maxTokens, prompts);
 }
@@ -39,12 +45,13 @@ export function refuseManyLogprobs({ choices }: Plan, { form, echo, logprobs, co
 /** Maximum bytes of a choice's last event, and of an event with one token. GPT-2's longest token has 128 bytes. */
 const [lastEventBytes, eventBytes] = [4096, 512];
 
-/** Maximum bytes of a stream without its heartbeats; null if it may have logprobs or an echoed prompt, whose size is unknown. */
+/** Maximum bytes of a stream without its heartbeats; null if it may have logprobs, an echoed prompt or passages, whose size is unknown. */
 export function maxStreamBytes(
   { choices }: Plan,
   { echo, logprobs, compare, sources }: Omit<Reported, "form">,
 ): number | null {
-  if (echo || compare || sources || logprobs !== null) return null;
+  if (echo || compare || sources || logprobs !== null || choices.some(({ sequence }) => sequence.retrieval))
+    return null;
   return choices.reduce((sum, { sequence }) => sum + lastEventBytes + eventBytes * sequence.maxTokens, 0);
 }
 
@@ -59,14 +66,19 @@ export class TokenCount {
   readonly #choices: readonly PlannedChoice[];
   /** Tokens so far; a choice without frames has no entry. */
   readonly #tokens = new Map<PlannedChoice, number>();
+  /** Tokens of passages, by prompt. */
+  readonly #retrieved = new Map<number, number>();
 
   constructor(model: string, choices: readonly PlannedChoice[]) {
     this.#model = model;
     this.#choices = choices;
   }
 
-  add(planned: PlannedChoice, tokens: number): void {
-    this.#tokens.set(planned, (this.#tokens.get(planned) ?? 0) + tokens);
+  /** Adds a frame that is no error. */
+  add(planned: PlannedChoice, frame: Exclude<Frame, ErrorFrame>): void {
+    this.#tokens.set(planned, (this.#tokens.get(planned) ?? 0) + (frame.type === "token" ? 1 : 0));
+    const retrieved = retrievedTokensOf(planned, frame);
+    if (retrieved !== null) this.#retrieved.set(planned.prompt, retrieved);
   }
 
   /** Every choice has had a frame. */
@@ -76,7 +88,7 @@ export class TokenCount {
 
   /**
    * Consumption by adapter; a mixture counts under the first of its adapters. `everyPrompt`: the client ended the request, so
-   * prompts without a frame count, too, as work on them may have begun.
+   * prompts without a frame count, too, with all the passages that they may have, as work on them may have begun.
    */
   consumed(everyPrompt: boolean): Consumption[] {
     const rows = new Map<string | null, Consumption>();
@@ -84,17 +96,25 @@ export class TokenCount {
     for (const choice of this.#choices) {
       const tokens = this.#tokens.get(choice);
       if (tokens === undefined && !everyPrompt) continue;
-      const { promptIds } = choice.sequence;
+      const { promptIds, retrieval } = choice.sequence;
+      const reserved = tokens === undefined ? (retrieval?.tokens ?? 0) : 0;
+      const length = promptIds.length + (this.#retrieved.get(choice.prompt) ?? reserved);
       const centroid = choice.assignment.adapter?.id ?? null;
       const row = rows.get(centroid) ?? { model: this.#model, centroid, ...nothing };
       // The request counts once, under its first adapter.
       const requests = rows.size === 0 ? 1 : row.requests;
-      const promptTokens = row.promptTokens + (prompts.has(choice.prompt) ? 0 : promptIds.length);
+      const promptTokens = row.promptTokens + (prompts.has(choice.prompt) ? 0 : length);
       prompts.add(choice.prompt);
       rows.set(centroid, { ...row, requests, promptTokens, completionTokens: row.completionTokens + (tokens ?? 0) });
     }
     return [...rows.values()];
   }
+}
+
+/** Tokens of passages in a choice's prompt, where a frame tells them. */
+export function retrievedTokensOf({ sequence }: PlannedChoice, frame: Frame): number | null {
+  if (frame.type === "token") return frame.retrievedTokens ?? null;
+  return frame.type === "done" && sequence.retrieval ? frame.promptTokens - sequence.promptIds.length : null;
 }
 
 const nothing = { requests: 0, promptTokens: 0, completionTokens: 0 };

@@ -7,9 +7,9 @@ import { ServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import { interrupted } from "../cell/cell-request.ts";
 import { tokenizedChat } from "../plan/chat.ts";
-import { encodePrompts } from "../plan/encode.ts";
+import { encodePrompts, type TokenizedPrompt } from "../plan/encode.ts";
 import { type Branch, branchesOf, labelProbabilities } from "../plan/labels.ts";
-import { contextBound, planGeneration, type TokenizedPrompt } from "../plan/plan.ts";
+import { contextBound, planGeneration } from "../plan/plan.ts";
 import { readBody } from "./body.ts";
 import { answerFromCell, callerOf } from "./completions.ts";
 import type { RouteHandler } from "./dependencies.ts";
@@ -17,6 +17,11 @@ import type { RouteHandler } from "./dependencies.ts";
 export const classify: RouteHandler = async (c, dependencies) => {
   dependencies.wakeCell(c.get("access").tenant, c.get("region"));
   const { input, labels, generation } = await readBody(c, dependencies, classifyRequestSchema);
+  if (generation.chameleon.retrieve !== null) {
+    const message =
+      "Invalid request: chameleon.retrieve is for completions and chats; a label is told by the text alone.";
+    throw new ServiceError("invalid_request", message, { param: "chameleon.retrieve" });
+  }
   const artifacts = await dependencies.artifacts();
   const { tokenizer, manifest } = artifacts;
   const caller = await callerOf(c, dependencies, generation, artifacts);

@@ -18,6 +18,8 @@ export interface ChameleonRequest {
   compare?: boolean | null;
   /** Return the passages of your own documents behind each token. */
   sources?: boolean | null;
+  /** Put so many passages of your own documents into the prompt, those nearest to it: 1 to 4. */
+  retrieve?: number | null;
   /** Number of the prompt's first tokens that assign it and weigh its experts. */
   evidence_tokens?: number | null;
 }

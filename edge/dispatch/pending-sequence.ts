@@ -141,7 +141,8 @@ export class PendingSequence {
     this.#isPromptSent = true;
   }
 
-  #deliverToken({ index, tokenId }: TokenFrame): void {
+  #deliverToken({ index, tokenId, retrievedTokens = 0 }: TokenFrame): void {
+    this.#checkPassages(retrievedTokens);
     const expected = this.#tokenIds.length;
     const { maxTokens } = this.sequence;
     if (index !== expected) throw new Error(`a token of index ${index}, ${expected} is next`);
@@ -150,15 +151,23 @@ export class PendingSequence {
   }
 
   /** Usage is counted from a `done` frame, so its counts must equal what the backend sent. */
-  #checkCounts({ completionTokens, reusedTokens = 0 }: DoneFrame): void {
+  #checkCounts({ completionTokens, promptTokens, reusedTokens = 0 }: DoneFrame): void {
     const delivered = this.#tokenIds.length;
+    const { promptIds, retrieval } = this.sequence;
+    const retrieved = retrieval ? promptTokens - promptIds.length : 0;
+    this.#checkPassages(retrieved);
     if (completionTokens !== delivered) {
       throw new Error(`a done frame that counts ${completionTokens} tokens, ${delivered} were delivered`);
     }
-    const computed = this.sequence.promptIds.length + delivered;
+    const computed = promptIds.length + retrieved + delivered;
     if (reusedTokens < 0 || reusedTokens > computed) {
       throw new Error(`a done frame with ${reusedTokens} reused tokens, there are ${computed}`);
     }
+  }
+
+  #checkPassages(tokens: number): void {
+    const { tokens: most } = this.sequence.retrieval ?? { tokens: 0 };
+    if (tokens < 0 || tokens > most) throw new Error(`passages of ${tokens} tokens, there is room for ${most}`);
   }
 }
 

@@ -4,15 +4,8 @@ import { ServiceError } from "../../shared/errors.ts";
 import type { Span } from "../../shared/math/evidence.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
-import { overlong } from "./encode.ts";
-import {
-  type Caller,
-  contextBound,
-  type GenerationRequest,
-  type Plan,
-  planGeneration,
-  type TokenizedPrompt,
-} from "./plan.ts";
+import { overlong, type TokenizedPrompt } from "./encode.ts";
+import { type Caller, contextBound, type GenerationRequest, type Plan, planGeneration } from "./plan.ts";
 
 /** The request as a completion's. */
 export function generationOf(request: Omit<ChatRequest, "messages">, { chatTemplate }: Artifacts) {
@@ -47,36 +40,40 @@ export function tokenizedChat(messages: readonly ChatMessage[], artifacts: Artif
     const text = subjectIds.length > 0 ? `\n${content}` : content;
     subjectIds.push(...tokenizer.encode(text, prefixTokens).slice(0, prefixTokens));
   }
-  const spans = contentSpans(messages, promptIds, tokenizer);
-  return { promptIds, ...(subjectIds.length > 0 && { subjectIds }), spans };
+  const found = contentSpans(messages, promptIds, tokenizer);
+  const question = found[messages.findLastIndex(({ role }) => role === "user")];
+  const spans = found.filter((span) => span !== null);
+  return { promptIds, ...(subjectIds.length > 0 && { subjectIds }), spans, ...(question && { question }) };
 }
 
 /**
- * Spans of the prompt's tokens that end within a message's content. Each content is searched for, trimmed, after the one before;
- * one that the template changes is not found, and a very short one may be found in the template's own text.
+ * Spans of the prompt's tokens that end within each message's content. Each content is searched for, trimmed, after the one before; one
+ * that the template changes is not found (null), and a very short one may be found in the template's own text.
  */
-function contentSpans(messages: readonly ChatMessage[], promptIds: readonly number[], tokenizer: Tokenizer): Span[] {
+function contentSpans(
+  messages: readonly ChatMessage[],
+  promptIds: readonly number[],
+  tokenizer: Tokenizer,
+): (Span | null)[] {
   // One character a byte. A special token, which no message can write, gets a character that is no byte's.
   const decoder = new TextDecoder("windows-1252");
   const pieces = promptIds.map((id) => (tokenizer.isSpecial(id) ? "\u0100" : decoder.decode(tokenizer.pieceOf(id))));
   const text = pieces.join("");
-  const spans: Span[] = [];
   let token = 0;
   let tokenEnd = pieces[0]?.length ?? 0;
   let after = 0;
-  for (const message of messages) {
+  return messages.map((message) => {
     const trimmed = message.content.trim();
-    if (trimmed === "" || trimmed.length > text.length) continue;
+    if (trimmed === "" || trimmed.length > text.length) return null;
     const content = decoder.decode(new TextEncoder().encode(trimmed));
     const start = text.indexOf(content, after);
-    if (start < 0) continue;
+    if (start < 0) return null;
     after = start + content.length;
     while (tokenEnd <= start) tokenEnd += pieces[++token].length;
     const first = token;
     while (token < pieces.length && tokenEnd <= after) tokenEnd += pieces[++token]?.length ?? 1;
-    if (token > first) spans.push([first, token]);
-  }
-  return spans;
+    return token > first ? [first, token] : null;
+  });
 }
 
 /** The prompt of a conversation. Throws invalid_request or context_length_exceeded; `param` is the field that has it. */

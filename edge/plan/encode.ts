@@ -1,7 +1,18 @@
 /** Encodes the prompts of a request. Encoding a text stops one token past the limit. Pure. */
 import type { Prompt } from "../../shared/contracts/fields.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import type { Span } from "../../shared/math/evidence.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
+
+export interface TokenizedPrompt {
+  promptIds: number[];
+  /** Assigns the prompt; absent: `promptIds`. */
+  subjectIds?: number[];
+  /** Of a chat, the tokens that are evidence; absent: all. */
+  spans?: Span[];
+  /** Of a chat, the tokens of its user's last message, if they were found. */
+  question?: Span;
+}
 
 /** Maximum tokens of each prompt of a field. */
 export interface TokenBound {

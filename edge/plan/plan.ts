@@ -10,22 +10,15 @@ import { deriveSeed } from "../../shared/math/sampling.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import type { NamedAdapters, OwnAdapter } from "../tenants/own-adapters.ts";
 import { type Assignment, assign, embeddingOf, ownCandidatesOf, selectionOf } from "./assign.ts";
-import { encodePrompts, type TokenBound } from "./encode.ts";
+import { encodePrompts, type TokenBound, type TokenizedPrompt } from "./encode.ts";
 import { type EvidenceTokens, evidenceCount } from "./mixture.ts";
+import { retrievalOf } from "./retrieval.ts";
 
 /** The fields that a completion's and a chat's request share. */
 export type GenerationRequest = Pick<
   CompletionRequest,
   "model" | "n" | "seed" | "max_tokens" | "echo" | "logprobs" | "sampling" | "chameleon" | "withBlock"
 >;
-
-export interface TokenizedPrompt {
-  promptIds: number[];
-  /** Assigns the prompt; absent: `promptIds`. */
-  subjectIds?: number[];
-  /** The tokens that are evidence; absent: all. */
-  spans?: Span[];
-}
 
 /** One choice of the response and the sequence that makes it. */
 export interface PlannedChoice {
@@ -115,12 +108,16 @@ export async function planGeneration(
   // Seeds may have any size; their low 32 bits are used.
   const seed = request.seed === null ? caller.randomSeed : Number(BigInt.asUintN(32, BigInt(request.seed)));
   const choices: PlannedChoice[] = [];
-  for (const [p, { promptIds }] of prompts.entries()) {
+  const { contextTokens } = manifest.model;
+  for (const [p, prompt] of prompts.entries()) {
+    const { promptIds } = prompt;
     const { mixture, ...assignment } = assignments[p];
     const memories = assignment.memories.map(({ hash }) => ({ hash }));
+    const retrieval = retrievalOf(request, prompt, assignment, { contextTokens, tokenizer: artifacts.tokenizer });
+    const room = contextTokens - promptIds.length - (retrieval?.tokens ?? 0);
     for (let i = 0; i < request.n; i++) {
       const index = choices.length;
-      const maxTokens = Math.min(request.max_tokens, manifest.model.contextTokens - promptIds.length);
+      const maxTokens = Math.min(request.max_tokens, room);
       const sequence: SequenceRequest = {
         id: `${caller.requestId}-${index}`,
         tenant: caller.tenant,
@@ -140,6 +137,7 @@ export async function planGeneration(
         compare,
         ...(mixture && { mixture }),
         ...(memories.length > 0 && { memories, sources }),
+        ...(retrieval && { retrieval }),
       };
       choices.push({ index, prompt: p, assignment, sequence });
     }

@@ -16,13 +16,21 @@ export function ownMemoriesOf({ memories = [] }: SequenceRequest): string[] {
   return memories.flatMap((one) => ("hash" in one ? [one.hash] : []));
 }
 
-/** Gives a sequence its memories; only its own tenant's are found. Throws a ServiceError for one that cannot be had. */
-export async function acquireMemories(sequence: Sequence, cache: MemoryCache | undefined): Promise<void> {
+/**
+ * Gives a sequence its memories, and their passages if it wants some in its prompt; only its own tenant's are found. Throws a
+ * ServiceError for one that cannot be had.
+ */
+export async function acquireMemories(
+  sequence: Sequence,
+  cache: MemoryCache | undefined,
+  textPieceOf: (id: number) => Uint8Array,
+): Promise<void> {
   for (const one of sequence.request.memories ?? []) {
     const name = "hash" in one ? one.hash : one.centroidId;
     if (!cache || !("hash" in one)) throw new ServiceError("memory_not_found", `There is no memory ${name}.`);
     const memory = await cache.acquire(sequence.tenant, one.hash);
     if (sequence.ended) return cache.release(memory);
     sequence.memories.push(memory);
+    if (sequence.awaitsPassages) sequence.indexes.push(await memory.search.passages(textPieceOf));
   }
 }

@@ -18,7 +18,7 @@ import type { ModelRunner, Pass, PassOutput } from "../runtime/model-runner.ts";
 import { acquireMemories, adapterIdsOf, ownMemoriesOf } from "./acquisition.ts";
 import type { Head } from "./head-rows.ts";
 import { type MemorySays, mixedHead, sourcesOf } from "./memory-mixing.ts";
-import { chooseBrakes, memoriesOfHeads } from "./memory-steps.ts";
+import { chooseBrakes, memoriesOfHeads, passagesFor } from "./memory-steps.ts";
 import type { EngineStats, PhaseReport, TracedValues } from "./messages.ts";
 import { headsAfterEvidence, weighMixture } from "./mixture-steps.ts";
 import { type Chunk, composePass, faultsOf, headFaults } from "./pass.ts";
@@ -26,9 +26,11 @@ import { nextChunk, type PlanLimits } from "./plan.ts";
 import { Planner } from "./planner.ts";
 import { faultOf, sequenceRefusal } from "./refusals.ts";
 import { alternativesOf, headHidden, headResult, logprobOf, logprobOfTarget, sampleToken } from "./sampler.ts";
-import { type Score, Sequence, type Vocabulary, vocabularyOf } from "./sequence.ts";
+import { type Score, Sequence } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
+import { statsOf } from "./stats.ts";
 import { HiddenTrace, KeyTrace, type Traced } from "./traces.ts";
+import { type Vocabulary, vocabularyOf } from "./vocabulary.ts";
 
 export interface EngineParts {
   runner: ModelRunner;
@@ -79,21 +81,7 @@ export class Engine {
   }
 
   get stats(): EngineStats {
-    const { waiting, running } = this.#planner.state;
-    const { bytes, usedBytes, capacityBytes } = this.#parts.runner.kv;
-    return {
-      waiting: waiting.length,
-      parked: waiting.filter((sequence) => sequence.kv).length,
-      preemptions: this.#preemptions,
-      running: running.size,
-      slots: this.#parts.limits.maxSequences,
-      kvBytes: bytes,
-      kvUsedBytes: usedBytes,
-      kvCapacityBytes: capacityBytes,
-      prefixes: this.#parts.prefixCache?.stats ?? null,
-      adapters: this.#parts.adapters.stats,
-      memories: this.#parts.memories?.cache.stats ?? null,
-    };
+    return statsOf(this.#parts, this.#planner.state, this.#preemptions);
   }
 
   /**
@@ -158,7 +146,7 @@ export class Engine {
     for (const sequence of plan.started) this.#guard(sequence, () => this.#start(sequence));
     await this.#prefill(plan.prefill);
     this.#dropEnding();
-    await this.#decode(plan.decode.filter(({ ended }) => !ended));
+    await this.#decode(plan.decode.filter(({ ended, kv }) => !ended && kv));
     kv.trim();
     this.#flush(null);
   }
@@ -176,6 +164,7 @@ export class Engine {
       counts.sequences++;
       counts.tokens += tokens;
       this.#guard(sequence, () => this.#keepChunk(sequence));
+      this.#guard(sequence, () => this.#retrieve(sequence));
       if (sequence.ended || sequence.pendingPromptTokens > 0) continue;
       if (sequence.awaitsMixture) counts.sampledTokens += await this.#startAnswering(sequence);
       this.#guard(sequence, () => this.#endPrefill(sequence));
@@ -253,6 +242,19 @@ export class Engine {
     this.#prefixes?.computed(sequence, start, end, () => this.#parts.runner.kv.copy(row, start, end));
   }
 
+  /** Puts passages into a prompt that is cached and wants some; then it starts again. */
+  #retrieve(sequence: Sequence): void {
+    if (!sequence.awaitsPassages || sequence.pendingPromptTokens > 0) return;
+    const { kv, config } = this.#parts.runner;
+    sequence.insertPassages(passagesFor(sequence, kv, config.contextTokens));
+    if (this.#endIfFinished(sequence)) return;
+    kv.close(sequence.row);
+    sequence.kv = null;
+    this.#prefixes?.leave(sequence);
+    this.#planner.restart(sequence);
+    this.#prefixes?.arrive(sequence);
+  }
+
   /** Reads the results of all heads, with what memories say to them. */
   async #readHeads(heads: readonly Head[], states: Pass["states"], output: PassOutput): Promise<void> {
     const { runner, memories } = this.#parts;
@@ -312,9 +314,10 @@ export class Engine {
   async #enqueueWithAdapters(sequence: Sequence, batchAdapterId: string | null): Promise<void> {
     const ids = adapterIdsOf(sequence.request, batchAdapterId);
     const acquiring = Promise.all(ids.map((id) => this.#parts.adapters.acquire(id)));
-    const acquired = await Promise.all([acquiring, acquireMemories(sequence, this.#parts.memories?.cache)]).catch(
-      toServiceError,
-    );
+    const acquired = await Promise.all([
+      acquiring,
+      acquireMemories(sequence, this.#parts.memories?.cache, this.#parts.textPieceOf),
+    ]).catch(toServiceError);
     if (!(acquired instanceof ServiceError)) this.#guard(sequence, () => this.#enqueue(sequence, acquired[0]));
     else if (!sequence.ended) this.#fail(sequence, acquired);
     this.#flush(null);

@@ -6,6 +6,7 @@ import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence } from "../../shared/math/evidence.ts";
 import { brakePositions, type MemoryRule, weighBrakes } from "../../shared/math/memory.ts";
 import type { OpenMemory } from "../memory/memory-cache.ts";
+import { type InsertedPassages, meanOfStates, retrievePassages } from "../memory/retrieval.ts";
 import type { KvStore, ModelRunner, Pass } from "../runtime/model-runner.ts";
 import { type Head, HeadRows } from "./head-rows.ts";
 import { greatestOf, type MemorySays, saysOf, weightOf } from "./memory-mixing.ts";
@@ -36,8 +37,8 @@ export async function chooseBrakes(
   rule: MemoryRule,
 ): Promise<ServiceError | null> {
   const { ids, memories, answering } = sequence;
-  const spans = sequence.request.mixture?.evidence?.spans;
-  const positions = positionsOfEvidence(sequence.evidenceTokens, spans, brakePositions);
+  const { tokens, spans } = sequence.evidenceTokens;
+  const positions = positionsOfEvidence(tokens, spans, brakePositions);
   const rows = new HeadRows(runner.gates);
   for (const t of positions) rows.addExpert(answering, rows.at(sequence, t), ids[t + 1]);
   const pass = composeHead(rows);
@@ -56,6 +57,21 @@ export async function chooseBrakes(
   );
   sequence.braked(weighBrakes(rule, model, evidence));
   return null;
+}
+
+/** The passages of its memories that a sequence wants in its prompt, which is cached; as many of their tokens as the context has room for. */
+export function passagesFor(
+  { row, request, memories, indexes }: Sequence,
+  kv: Pick<KvStore, "state">,
+  contextTokens: number,
+): InsertedPassages {
+  const { promptIds, maxTokens } = request;
+  const retrieval = request.retrieval!;
+  const [start, end] = retrieval.query;
+  const query = meanOfStates(Array.from({ length: end - start }, (_, i) => kv.state(row, start + i)));
+  const indexed = memories.map(({ search }, m) => ({ memory: search.memory, index: indexes[m] }));
+  const room = Math.min(retrieval.tokens, contextTokens - promptIds.length - maxTokens);
+  return retrievePassages(indexed, query, retrieval, room);
 }
 
 /** Searches each memory once, for all states that ask it. */

@@ -20,7 +20,8 @@ type Runner = Pick<ModelRunner, "run" | "gates">;
 /** Sets the weights of a mixture by what its experts say of the prompt's own tokens. Returns an error if that is not finite. */
 export async function weighMixture(sequence: Sequence, runner: Runner): Promise<ServiceError | null> {
   const { base, adapters, evidence: rule } = sequence.request.mixture!;
-  const positions = positionsOfEvidence(sequence.evidenceTokens, rule!.spans);
+  const { tokens, spans } = sequence.evidenceTokens;
+  const positions = positionsOfEvidence(tokens, spans);
   const experts = [null, ...sequence.adapters.map(({ adapter }) => adapter)];
   const rows = new HeadRows(runner.gates);
   for (const t of positions) {
@@ -46,7 +47,7 @@ export async function* headsAfterEvidence(
   runner: Runner,
 ): AsyncGenerator<{ heads: Head[]; states: Pass["states"]; output: PassOutput }> {
   const { ids, promptTokens, scoresPrompt } = sequence;
-  const first = scoresPrompt ? Math.max(0, sequence.evidenceTokens - 1) : promptTokens - 1;
+  const first = scoresPrompt ? Math.max(0, sequence.evidenceTokens.tokens - 1) : promptTokens - 1;
   const samplesNow = sequence.wantsToken && sequence.pendingTokens === 0;
   const end = samplesNow ? promptTokens : promptTokens - 1;
   for (let start = first; start < end && !sequence.ended; start += runPositions) {

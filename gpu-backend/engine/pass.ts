@@ -21,7 +21,8 @@ export function composePass(phase: Pass["phase"], chunks: readonly Chunk[], gate
       const scoredId = scoredAfter(sequence, position);
       if (scoredId !== null) head.add(sequence, head.at(sequence, position), scoredId);
     }
-    const samples = end === sequence.ids.length && sequence.wantsToken && !sequence.awaitsMixture;
+    const samples =
+      end === sequence.ids.length && sequence.wantsToken && !sequence.awaitsMixture && !sequence.awaitsPassages;
     if (samples) head.add(sequence, head.at(sequence, end - 1), null);
     return { kv: sequence.row, tokens: sequence.ids.slice(start, end) };
   });
@@ -38,7 +39,7 @@ export function composeHead(head: HeadRows): Pass {
  * weights those are the tokens that are evidence, which the base scores.
  */
 function scoredAfter(sequence: Sequence, position: number): number | null {
-  const end = sequence.awaitsMixture ? sequence.evidenceTokens : sequence.promptTokens;
+  const end = sequence.awaitsMixture ? sequence.evidenceTokens.tokens : sequence.promptTokens;
   return sequence.scoresPrompt && position + 1 >= sequence.scoredFrom && position + 1 < end
     ? sequence.ids[position + 1]
     : null;

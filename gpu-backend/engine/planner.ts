@@ -50,6 +50,13 @@ export class Planner<S extends Plannable> {
     return step;
   }
 
+  /** Lets a running sequence wait again, for a start from its first token. */
+  restart(sequence: S): void {
+    this.#running.delete(sequence);
+    this.#passedSince.delete(sequence);
+    this.#insert(sequence);
+  }
+
   /** Removes a sequence, waiting or running. */
   remove(sequence: S): void {
     if (!this.#running.delete(sequence)) this.#waiting = this.#waiting.filter((one) => one !== sequence);

@@ -6,9 +6,10 @@ import type { ModelShape } from "../runtime/step.ts";
 
 /** The error that refuses a request; null if it can be served. */
 export function sequenceRefusal(
-  { promptIds, continuedIds, maxTokens, sampling }: SequenceRequest,
+  request: SequenceRequest,
   { contextTokens, vocabularySize }: ModelShape,
 ): ServiceError | null {
+  const { promptIds, continuedIds, maxTokens, sampling, retrieval } = request;
   if (promptIds.length >= contextTokens) {
     return new ServiceError(
       "context_length_exceeded",
@@ -19,15 +20,33 @@ export function sequenceRefusal(
   if (min_tokens > maxTokens) {
     return new ServiceError("invalid_request", `min_tokens is ${min_tokens}, the maximum is maxTokens: ${maxTokens}.`);
   }
+  const problem = retrievalProblem(request);
+  if (problem !== null) return new ServiceError("invalid_request", problem);
   const biased = logit_bias.map(([tokenId]) => tokenId);
-  const beyond = [...promptIds, ...continuedIds, ...biased, ...stop_token_ids].find(
-    (tokenId) => tokenId >= vocabularySize,
-  );
+  const beyond = [
+    ...promptIds,
+    ...continuedIds,
+    ...biased,
+    ...stop_token_ids,
+    ...(retrieval?.prefixIds ?? []),
+    ...(retrieval?.separatorIds ?? []),
+  ].find((tokenId) => tokenId >= vocabularySize);
   if (beyond === undefined) return null;
   return new ServiceError(
     "invalid_request",
     `Token id ${beyond} is out of the vocabulary: ids go up to ${vocabularySize - 1}.`,
   );
+}
+
+/** What is wrong with the passages that a request wants; null if nothing is, or it wants none. */
+function retrievalProblem({ retrieval, promptIds, memories, promptLogprobs }: SequenceRequest): string | null {
+  if (!retrieval) return null;
+  if (!memories) return "Passages are found in memories; the sequence names none.";
+  if (promptLogprobs) return "A prompt with passages in it is not scored.";
+  const { at, query } = retrieval;
+  const tokens = promptIds.length;
+  if (query[0] < query[1] && query[1] <= tokens && at <= tokens) return null;
+  return `The prompt has ${tokens} tokens; the query is [${query.join(", ")}) of them and passages come before token ${at}.`;
 }
 
 /**

@@ -11,33 +11,26 @@ import type {
   TokenFrame,
   TokenSources,
 } from "../../shared/contracts/inference.ts";
+import type { RetrievedPassage } from "../../shared/contracts/retrieval.ts";
 import { type Sampling, samplingWith } from "../../shared/contracts/sampling.ts";
-import { type MixtureWeights, type PromptEvidence, withFloor } from "../../shared/math/evidence.ts";
-import type { BrakeWeights, MemoryRule } from "../../shared/math/memory.ts";
+import {
+  type EvidenceTokens,
+  evidenceAround,
+  type MixtureWeights,
+  type PromptEvidence,
+  withFloor,
+} from "../../shared/math/evidence.ts";
+import { type BrakeWeights, type MemoryRule, meanBrake } from "../../shared/math/memory.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import { meanAdapter, type RowAdapter } from "../adapters/adapter.ts";
 import type { AcquiredAdapter } from "../adapters/generated/adapter-cache.ts";
 import type { OpenMemory } from "../memory/memory-cache.ts";
+import type { InsertedPassages, PassageIndex } from "../memory/retrieval.ts";
 import type { Kv } from "../runtime/model-runner.ts";
-import type { ModelShape } from "../runtime/step.ts";
 import type { Plannable } from "./plan.ts";
-import { PieceIndex, StopGuard } from "./stop-guard.ts";
+import { StopGuard } from "./stop-guard.ts";
 import { HiddenTrace, type Trace } from "./traces.ts";
-
-/** The model's vocabulary and context. */
-export interface Vocabulary {
-  contextTokens: number;
-  stopIds: readonly number[];
-  /** The bytes that a token id adds to a text; none for a special token. */
-  textPieceOf(id: number): Uint8Array;
-  pieceIndex(): PieceIndex;
-}
-
-/** Builds the index of pieces when the first sequence needs it. */
-export function vocabularyOf(config: ModelShape, textPieceOf: Vocabulary["textPieceOf"]): Vocabulary {
-  let index: PieceIndex | null = null;
-  return { ...config, textPieceOf, pieceIndex: () => (index ??= new PieceIndex(config.vocabularySize, textPieceOf)) };
-}
+import type { Vocabulary } from "./vocabulary.ts";
 
 /** One scored token: its logprob, the likeliest tokens at its position, and its logprob under the base. */
 export interface Score {
@@ -76,6 +69,8 @@ export class Sequence implements Plannable {
   reusedTokens = 0;
   /** Acquired for it, in the order of the request. */
   readonly memories: OpenMemory[] = [];
+  /** Their passages, if it wants some in its prompt. */
+  readonly indexes: PassageIndex[] = [];
   /** Set once; no frame follows. */
   ended = false;
 
@@ -87,6 +82,11 @@ export class Sequence implements Plannable {
   #evidence: PromptEvidence | null = null;
   /** null until the prompt has chosen them. */
   #brakes: BrakeWeights | null = null;
+  /** The prompt's tokens that may be evidence. */
+  #evidenceTokens: EvidenceTokens;
+  /** The passages in its prompt, nearest first; null until they are found. */
+  #retrieved: RetrievedPassage[] | null = null;
+  #retrievedTokens = 0;
   readonly #vocabulary: Vocabulary;
   readonly #text: TextStream | null;
   /** Token ids that end it. */
@@ -107,7 +107,9 @@ export class Sequence implements Plannable {
   #decodingMs: number | null = null;
 
   constructor(request: SequenceRequest, vocabulary: Vocabulary, nowMs: number, trace: Trace | null = null) {
-    const { promptIds, continuedIds } = request;
+    const { promptIds, continuedIds, mixture, memories } = request;
+    const { tokens, spans } = mixture?.evidence ?? { tokens: memories ? promptIds.length : 0 };
+    this.#evidenceTokens = { tokens: Math.min(promptIds.length, tokens), spans };
     const sampling = samplingWith(request.sampling);
     this.request = request;
     this.sampling = sampling;
@@ -163,7 +165,7 @@ export class Sequence implements Plannable {
   }
 
   get promptTokens(): number {
-    return this.request.promptIds.length;
+    return this.request.promptIds.length + this.#retrievedTokens;
   }
 
   get completionTokens(): number {
@@ -228,14 +230,17 @@ export class Sequence implements Plannable {
 
   /** Whether its prompt is cached and what answers is known, but not the brakes of its memories. */
   get awaitsBrakes(): boolean {
-    return this.memories.length > 0 && !this.#brakes && this.pendingPromptTokens === 0 && !this.awaitsMixture;
+    if (this.memories.length === 0 || this.#brakes || this.awaitsMixture || this.awaitsPassages) return false;
+    return this.pendingPromptTokens === 0;
   }
 
-  /** Number of the first prompt tokens that may be evidence. */
-  get evidenceTokens(): number {
-    const { mixture, memories } = this.request;
-    const tokens = mixture?.evidence?.tokens ?? (memories ? this.promptTokens : 0);
-    return Math.min(this.promptTokens, tokens);
+  get evidenceTokens(): EvidenceTokens {
+    return this.#evidenceTokens;
+  }
+
+  /** Whether its prompt has to be cached before it is known which passages come into it. */
+  get awaitsPassages(): boolean {
+    return this.request.retrieval !== undefined && this.#retrieved === null;
   }
 
   get brakes(): BrakeWeights | null {
@@ -250,7 +255,7 @@ export class Sequence implements Plannable {
   /** The reason to end, once all is sampled and scored; null before. */
   get finish(): FinishReason | null {
     if (this.scoresPrompt && !this.promptScored) return null;
-    if (this.trace && this.pendingPromptTokens > 0) return null;
+    if (this.awaitsPassages || (this.trace && this.pendingPromptTokens > 0)) return null;
     return this.#finish;
   }
 
@@ -283,6 +288,16 @@ export class Sequence implements Plannable {
   /** Its memories have brakes. */
   braked(brakes: BrakeWeights): void {
     this.#brakes = brakes;
+  }
+
+  /** Puts passages into its prompt, which has to be cached again. They are no evidence. */
+  insertPassages({ ids, passages }: InsertedPassages): void {
+    const { at } = this.request.retrieval!;
+    this.ids.splice(at, 0, ...ids);
+    this.#retrieved = passages;
+    this.#retrievedTokens = ids.length;
+    this.#evidenceTokens = evidenceAround(this.#evidenceTokens, at, ids.length);
+    if (this.sampling.repetition_penalty !== 1) for (const id of ids) this.#repeated.add(id);
   }
 
   /** It has a slot, for the first time or after it was parked. */
@@ -327,6 +342,7 @@ export class Sequence implements Plannable {
       frame.logprob = score.logprob;
       frame.baseLogprob = score.baseLogprob ?? score.logprob;
     }
+    if (this.#retrieved && frame.index === 0) frame.retrievedTokens = this.#retrievedTokens;
     if (score.sources) frame.sources = score.sources;
     this.#append(tokenId);
     return frame;
@@ -353,6 +369,7 @@ export class Sequence implements Plannable {
       ...(this.memories.length > 0 && {
         memories: this.memories.map(({ hash }, m) => ({ hash, brake: meanBrake(rule, this.#brakes?.[m]) })),
       }),
+      ...(this.#retrieved && { retrieved: this.#retrieved }),
       promptTokens: this.promptTokens,
       completionTokens: this.completionTokens,
       reusedTokens: this.reusedTokens,
@@ -377,9 +394,4 @@ export class Sequence implements Plannable {
     else if (this.completionTokens >= this.request.maxTokens) this.#finish = "length";
     else if (this.ids.length >= this.#vocabulary.contextTokens) this.#finish = "length";
   }
-}
-
-/** 0 where no brake was chosen. */
-function meanBrake(rule: MemoryRule | null, weights: readonly number[] = []): number {
-  return weights.reduce((sum, weight, k) => sum + weight * rule!.brakes[k], 0);
 }

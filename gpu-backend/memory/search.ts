@@ -7,6 +7,7 @@ import type { Neighbours } from "../../shared/math/memory.ts";
 import { blockKeys, type KeyBlock, openKeyBlock, writeQuery } from "../runtime/key-search.ts";
 import { inverseLength, keyScale } from "./keys.ts";
 import type { Memory } from "./memory.ts";
+import { indexPassages, type PassageIndex } from "./retrieval.ts";
 
 /** Candidates for each neighbour that is kept. */
 const candidatesPerNeighbour = 2;
@@ -21,6 +22,7 @@ export class MemorySearch {
   readonly #blocks: readonly KeyBlock[];
   readonly #hiddenSize: number;
   readonly #neighbours: number;
+  #passages: Promise<PassageIndex> | null = null;
 
   private constructor(memory: Memory, blocks: readonly KeyBlock[], hiddenSize: number, neighbours: number) {
     this.memory = memory;
@@ -53,6 +55,12 @@ export class MemorySearch {
     const results: Awaited<ReturnType<KeyBlock["search"]>>[] = [];
     for (const block of this.#blocks) results.push(await block.search(queries));
     return states.map((state, s) => this.#keepNearest(state, this.#candidatesOf(results, s)));
+  }
+
+  /** Its passages, found when they are first asked for. `textPieceOf` gives the bytes of a token. */
+  passages(textPieceOf: (id: number) => Uint8Array): Promise<PassageIndex> {
+    this.#passages ??= indexPassages(this.memory, textPieceOf);
+    return this.#passages;
   }
 
   async release(): Promise<void> {

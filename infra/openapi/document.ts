@@ -15,7 +15,7 @@ const withRetryAfter: ErrorKind[] = ["rate_limited", "quota_exceeded", "overload
 const introduction = `A small language model behind OpenAI's API. Each prompt is answered by a mixture of the base and generated adapters.
 Set an OpenAI client's base URL and key to use it. Unlisted fields are ignored; a field that is \`null\` counts as absent.
 
-**The extension.** Requests may say \`chameleon: {adapter, compare, sources, evidence_tokens}\`. If they do, even with an empty object, each choice tells
+**The extension.** Requests may say \`chameleon: {adapter, compare, sources, retrieve, evidence_tokens}\`. If they do, even with an empty object, each choice tells
 under \`chameleon\` which experts answered with which weights, what they gained on the prompt's own tokens, and apart from that what the nearest centroid's adapter gained on held-out text.
 
 **Evidence.** By default an answer's logits are a weighted mean of those of the base, of an adapter for every text and of the nearest centroids' adapters.
@@ -27,7 +27,8 @@ Usage counts a mixture at its nearest centroid, or at an adapter of your own whe
 
 **Memories.** An adapter of your own may have documents. By default the three adapters of your own nearest to a prompt join its mixture: what was fitted
 to their examples as experts, and their documents as memories, whose nearest passages make the words that follow them there likelier. The prompt's own tokens
-choose how much a memory counts, and the model keeps at least a tenth of each token's probability. \`chameleon: {sources: true}\` names the passages behind each token.
+choose how much a memory counts, and the model keeps at least a tenth of each token's probability. \`chameleon: {sources: true}\` names the passages behind each token,
+and \`retrieve: 2\` puts the two passages nearest to the prompt into it, cited and counted as prompt tokens.
 
 **Streams** are server-sent events that end with \`data: [DONE]\`; comments keep them alive. If the service fails during a stream, the
 last event before \`[DONE]\` is an error.

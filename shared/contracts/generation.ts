@@ -42,6 +42,11 @@ const chameleonFields = {
   adapter: adapterField,
   compare: absentAs(z.boolean(), false, "Tell each token's logprob beside that of the base"),
   sources: absentAs(z.boolean(), false, "Tell the passages of your own documents that spoke for each token"),
+  retrieve: absentAs(
+    z.int().min(1).max(limits.retrievedPassages),
+    null,
+    `Put so many passages of your own documents into the prompt, those nearest to it: of the adapter that the request names, or of \`auto\`'s nearest. In a chat they come before the last message of the user. They count as prompt tokens, each up to ${limits.passageTokens}. Not with \`echo\` and \`logprobs\` together`,
+  ),
   evidence_tokens: absentAs(
     z.int().min(1),
     null,
@@ -83,6 +88,7 @@ const nothingAsked: z.output<typeof chameleonSchema> = Object.freeze({
   adapter: null,
   compare: false,
   sources: false,
+  retrieve: null,
   evidence_tokens: null,
 });
 

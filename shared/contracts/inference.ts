@@ -13,11 +13,12 @@ import { z } from "zod";
 import { errorKinds, type ServiceError } from "../errors.ts";
 import { traceparentPattern } from "../observability/trace-context.ts";
 import { limits } from "./limits.ts";
+import { retrievalSchema, retrievedPassageSchema } from "./retrieval.ts";
 import { samplingSchema } from "./sampling.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
 /** Both sides must have the same one: a backend refuses calls of another with `version_mismatch`, and the edge asks the next. */
-export const contractVersion = 1;
+export const contractVersion = 2;
 
 /**
  * Interval of heartbeats in an answer to a batch, in milliseconds: the backend writes a blank line after each interval in which it
@@ -115,6 +116,8 @@ export const sequenceRequestSchema = z.strictObject({
   memories: z.array(memorySchema).min(1).max(limits.memoriesPerSequence).optional(),
   /** Ask for the passages behind each token. */
   sources: z.boolean().optional(),
+  /** Put passages of `memories` into the prompt. Not with `promptLogprobs`. Evidence stays with the prompt's own tokens. */
+  retrieval: retrievalSchema.optional(),
 });
 
 export const batchRequestSchema = z.strictObject({
@@ -213,6 +216,8 @@ export const tokenFrameSchema = z.object({
   logprob: z.number().optional(),
   alternatives: alternatives.optional(),
   baseLogprob: z.number().optional(),
+  /** In the token of index 0, where passages were asked for: the tokens that they take in the prompt, with those around them. */
+  retrievedTokens: z.int().min(0).optional(),
   /** Where `sources` asked for them and the sequence has memories. */
   sources: z
     .object({
@@ -252,6 +257,9 @@ export const doneFrameSchema = z.object({
     .optional(),
   /** The memories in the order of the request, with the brake that the prompt chose (its mean; 0: none of it is used). */
   memories: z.array(z.object({ hash, brake: z.number() })).optional(),
+  /** The passages in the prompt, nearest first, where any were asked for. */
+  retrieved: z.array(retrievedPassageSchema).optional(),
+  /** With the tokens of passages. */
   promptTokens: z.int(),
   completionTokens: z.int(),
   /** Prompt tokens that need not be computed, as the backend had their keys and values. */

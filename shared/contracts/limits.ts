@@ -133,6 +133,7 @@ export const limitTable = {
   },
   memoriesPerSequence: { value: 4, unit: "entries", bounds: "Memories that one answer reads" },
   sourcesPerToken: { value: 3, unit: "entries", bounds: "Passages that `chameleon.sources` lists for one token" },
+  passageTokens: { value: 256, unit: "tokens", bounds: "Context that one passage of `chameleon.retrieve` takes" },
   retrievedPassages: { value: 4, unit: "entries", bounds: "`chameleon.retrieve`" },
   usageDays: { value: 366, unit: "days", bounds: "Period of one response of `/v1/usage`" },
   usageRowsPerDay: {

@@ -3,6 +3,7 @@
  * document and the tests hold answers to these schemas; the edge uses their types alone, so they are not in its bundle.
  */
 import { z } from "zod";
+import { citedPassagesSchema, sourcedTokenSchema } from "./cited-passages.ts";
 
 export const unixSeconds = z.int().describe("Unix time in seconds");
 const milliseconds = z.number().min(0);
@@ -41,23 +42,6 @@ export const timingsSchema = z
   .describe("Milliseconds of each phase; the same names as in the Server-Timing header");
 
 const comparedTokenSchema = z.object({ token: z.string(), logprob, base_logprob: logprob });
-
-const share = z.number().min(0).max(1);
-const sourcedTokenSchema = z.object({
-  token: z.string(),
-  share: share.describe("Part of the token's probability that came from memories"),
-  passages: z
-    .array(
-      z.object({
-        adapter: z.string().describe("The adapter of your own whose document it is"),
-        document: z.string(),
-        start: z.int().describe("Bytes [start, end) of the document: some words before the token, and the token"),
-        end: z.int(),
-        share: share.describe("Part of the token's probability that came from this passage"),
-      }),
-    )
-    .describe("The passages that spoke for the token, the most of its probability first"),
-});
 
 export const chameleonBlockSchema = z
   .object({
@@ -98,6 +82,7 @@ export const chameleonBlockSchema = z
       )
       .optional()
       .describe("The memories that the answer read, where it read any"),
+    retrieved: citedPassagesSchema.optional(),
     sources: z
       .array(sourcedTokenSchema)
       .optional()
@@ -125,7 +110,7 @@ export const chameleonBlockSchema = z
 const partialBlock = chameleonBlockSchema.partial().optional();
 
 export const usageSchema = z.object({
-  prompt_tokens: z.int().describe("Each prompt once, whatever n is"),
+  prompt_tokens: z.int().describe("Each prompt once, whatever n is, with its passages of `retrieve`"),
   completion_tokens: z.int(),
   total_tokens: z.int(),
   prompt_tokens_details: z

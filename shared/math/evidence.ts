@@ -9,12 +9,16 @@
 /** Tokens [start, end) of a prompt. */
 export type Span = [start: number, end: number];
 
-/** How the experts of one prompt are weighed. */
-export interface EvidenceRule {
+/** The tokens of a prompt that may be evidence. */
+export interface EvidenceTokens {
   /** Only of the first so many prompt tokens evidence is taken (`positionsOfEvidence`). */
   tokens: number;
   /** Token ranges [start, end), rising, where only these of the first `tokens` are evidence. */
   spans?: Span[] | undefined;
+}
+
+/** How the experts of one prompt are weighed. */
+export interface EvidenceRule extends EvidenceTokens {
   /** η: the log-likelihood of each token that is looked at counts this much. Plain Bayes would be 1. */
   temper: number;
   /** Least weight of the base. */
@@ -104,6 +108,21 @@ export function positionsOfEvidence(tokens: number, spans?: readonly Span[], mos
   const all = positionsBeforeEvidence(tokens, spans);
   const count = Math.min(all.length, most);
   return Array.from({ length: count }, (_, i) => all[Math.floor(((i + 1) * all.length) / count) - 1]);
+}
+
+/** The same tokens after `count` others were put before token `at` of the prompt. */
+export function evidenceAround({ tokens, spans = [[0, tokens]] }: EvidenceTokens, at: number, count: number) {
+  const moved = spans.flatMap(([start, bound]): Span[] => {
+    const end = Math.min(bound, tokens);
+    if (start >= end) return [];
+    if (end <= at) return [[start, end]];
+    if (start >= at) return [[start + count, end + count]];
+    return [
+      [start, at],
+      [at + count, end + count],
+    ];
+  });
+  return { tokens: moved.at(-1)?.[1] ?? 0, spans: moved };
 }
 
 /** All positions whose next token is evidence. The first token of a prompt has none before it. */

@@ -118,3 +118,8 @@ export function memoryShares(
     brakes.reduce((sum, brake, k) => sum + chosen[m][k] * Math.min(maxShare, brake * weight), 0),
   );
 }
+
+/** The mean brake of a memory; 0 where none was chosen. */
+export function meanBrake(rule: MemoryRule | null, weights: readonly number[] = []): number {
+  return weights.reduce((sum, weight, k) => sum + weight * rule!.brakes[k], 0);
+}

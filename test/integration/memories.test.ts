@@ -4,7 +4,7 @@ import { generatedAdapters } from "../../gpu-backend/adapters/generated/generate
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { inverseLength, keyScale } from "../../gpu-backend/memory/keys.ts";
-import { type DocumentTokens, type Memory, packMemoryHead, unpackMemory } from "../../gpu-backend/memory/memory.ts";
+import { type Memory, unpackMemory } from "../../gpu-backend/memory/memory.ts";
 import { MemoryCache } from "../../gpu-backend/memory/memory-cache.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepInput, StepRunner } from "../../gpu-backend/runtime/step.ts";
@@ -19,6 +19,7 @@ import {
   weighBrakes,
 } from "../../shared/math/memory.ts";
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { memoryFileOf } from "../support/memory-file.ts";
 import { smallArtifacts, smallBase } from "../support/small-base.ts";
 import { noPast, seededRandom, stepOf } from "../support/steps.ts";
 
@@ -66,28 +67,8 @@ function harness(options: Partial<Parameters<typeof createEngineHarness>[0]> & {
   });
 }
 
+const fileOf = (texts: readonly [name: string, text: string][]) => memoryFileOf(artifacts, runner, texts);
 const memoryShape = () => ({ manifestHash: artifacts.manifestHash, ...artifacts.model.config });
-
-/** The file of a memory, with keys by the engine. */
-async function fileOf(texts: readonly [name: string, text: string][]): Promise<Uint8Array> {
-  const documents = texts.map(([name, text]): DocumentTokens => {
-    const ids = Int32Array.from(encode(text));
-    let end = 0;
-    return { name, ids, ends: ids.map((id) => (end += artifacts.tokenizer.textPieceOf(id).length)) };
-  });
-  const target = createEngineHarness({ runner });
-  const keys = new Map<string, Uint8Array>();
-  const requests = documents.map(({ name, ids }) => sequenceRequest(name, [...ids], { maxTokens: 0 }));
-  await target.engine.submit(null, requests, {
-    kind: "keys",
-    take: (id, values) => {
-      keys.set(id, Buffer.from(values.buffer).subarray(0, -artifacts.model.config.hiddenSize));
-    },
-  });
-  await target.finish();
-  const head = packMemoryHead(documents, artifacts.model.config.hiddenSize, artifacts.manifestHash);
-  return Buffer.concat([head, ...documents.map(({ name }) => keys.get(name)!)]);
-}
 
 type Rest = Parameters<typeof sequenceRequest>[2];
 /** A continuation of a tenant's text that reads that tenant's memory. */

@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
-import { maxStreamBytes, refuseManyLogprobs } from "../../../edge/answer/token-count.ts";
-import type { Plan } from "../../../edge/plan/plan.ts";
+import { maxStreamBytes, maxTokensOf, refuseManyLogprobs, TokenCount } from "../../../edge/answer/token-count.ts";
+import type { Plan, PlannedChoice } from "../../../edge/plan/plan.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
-import { sequenceRequest } from "../../support/frames.ts";
+import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
 
 /** A plan of `count` choices with prompts of three tokens. */
 function planOf(count: number, maxTokens: number): Plan {
@@ -53,4 +53,31 @@ test("a stream's bytes are bounded where it has no logprobs and no echo, and gro
   for (const more of [{ echo: true }, { logprobs: 0 }, { compare: true, sources: false }]) {
     expect(maxStreamBytes(planOf(3, 100), { ...plain, ...more })).toBeNull();
   }
+});
+
+test("passages count as prompt tokens, once a prompt: what was put in, or all that may be where that is not known", () => {
+  const retrieval = {
+    passages: 1,
+    tokens: 20,
+    query: [0, 3] as [number, number],
+    at: 0,
+    prefixIds: [],
+    separatorIds: [],
+  };
+  const choices = ["a", "b", "c"].map((id, index) => ({
+    ...{ index, prompt: index === 2 ? 1 : 0, assignment: { adapter: null } },
+    sequence: { ...sequenceRequest(id), retrieval },
+  })) as unknown as PlannedChoice[];
+  expect(maxTokensOf(choices)).toBe(2 * (3 + 20) + 3 * 4);
+  const countOf = () => new TokenCount("model", choices);
+  const promptTokensOf = (count: TokenCount, everyPrompt = true) =>
+    count.consumed(everyPrompt).map(({ promptTokens }) => promptTokens);
+  expect(promptTokensOf(countOf())).toEqual([2 * (3 + 20)]);
+  expect(promptTokensOf(countOf(), false)).toEqual([]);
+  const begun = countOf();
+  begun.add(choices[1], { ...tokenFrame("b", 0, 1), retrievedTokens: 7 });
+  expect(promptTokensOf(begun)).toEqual([3 + 7 + 3 + 20]);
+  expect(promptTokensOf(begun, false)).toEqual([3 + 7]);
+  begun.add(choices[2], { ...doneFrame("c"), promptTokens: 3 + 11 });
+  expect(promptTokensOf(begun)).toEqual([3 + 7 + 3 + 11]);
 });

@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { evidenceSchema } from "../../../shared/artifacts/manifest.ts";
 import {
   defaultCalibration,
+  evidenceAround,
   evidencePositions,
   type MixtureWeights,
   positionsOfEvidence,
@@ -15,6 +16,28 @@ const seed = 20_261_129;
 const sumOf = ({ base, adapters }: MixtureWeights) => adapters.reduce((a, b) => a + b, base);
 
 describe("positions of evidence", () => {
+  test("are the same tokens where others come among them", () => {
+    for (const at of [0, 1, 4, 7, 9, 12]) {
+      for (const spans of [
+        undefined,
+        [[1, 3]],
+        [
+          [0, 4],
+          [5, 9],
+        ],
+        [[2, 20]],
+      ] as ([number, number][] | undefined)[]) {
+        const moved = evidenceAround({ tokens: 9, spans }, at, 5);
+        const tokensOf = (ofTokens: number, ofSpans?: [number, number][]) =>
+          positionsOfEvidence(ofTokens, ofSpans, 100).map((t) => t + 1);
+        const before = tokensOf(9, spans).map((t) => (t >= at ? t + 5 : t));
+        // The first token of the prompt has one before it now.
+        const first = at === 0 && (spans?.[0][0] ?? 0) === 0 ? [5] : [];
+        expect(tokensOf(moved.tokens, moved.spans)).toEqual([...first, ...before]);
+      }
+    }
+  });
+
   test("are all positions that have a next token, where there are few", () => {
     expect(positionsOfEvidence(0)).toEqual([]);
     expect(positionsOfEvidence(1)).toEqual([]);

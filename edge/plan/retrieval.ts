@@ -1,0 +1,59 @@
+/** Passages of the tenant's memories in a prompt: where they come, and how much of the context they may take. Pure. */
+import { limits } from "../../shared/contracts/limits.ts";
+import type { CompletionRequest } from "../../shared/contracts/openai.ts";
+import type { Retrieval } from "../../shared/contracts/retrieval.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import type { Assignment } from "./assign.ts";
+import type { TokenizedPrompt } from "./encode.ts";
+
+/** Text before the passages in a message of a chat, where they would else be taken for the user's own words. */
+const chatPrefix = "Answer by this text:\n\n";
+const separator = "\n\n";
+/** Tokens at the end of a question that are looked for, at most. */
+const queryTokens = 256;
+
+/**
+ * The passages that a prompt wants, null for none. They leave the answer its `max_tokens`, or else half of the context that the
+ * prompt leaves. Throws invalid_request where there is no memory to find them in, or no place for them.
+ */
+export function retrievalOf(
+  {
+    echo,
+    logprobs,
+    max_tokens,
+    chameleon: { retrieve },
+  }: Pick<CompletionRequest, "echo" | "logprobs" | "max_tokens" | "chameleon">,
+  prompt: TokenizedPrompt,
+  { memories }: Pick<Assignment, "memories">,
+  { contextTokens, tokenizer }: { contextTokens: number; tokenizer: Tokenizer },
+): Retrieval | null {
+  if (retrieve === null) return null;
+  const refuse = (why: string) =>
+    new ServiceError("invalid_request", `Invalid request: chameleon.retrieve is ${retrieve}, but ${why}.`, {
+      param: "chameleon.retrieve",
+    });
+  if (echo && logprobs !== null) throw refuse("echo with logprobs scores a prompt as it is");
+  if (memories.length === 0) {
+    throw refuse("no adapter of your own with documents that are ready answers; POST /v1/adapters makes one");
+  }
+  const question = questionOf(prompt, tokenizer);
+  if (!question) throw refuse("no message of the user stands in the prompt as it was written");
+  const [start, end] = question;
+  const left = contextTokens - prompt.promptIds.length;
+  return {
+    passages: retrieve,
+    tokens: Math.min(retrieve * limits.passageTokens, Math.max(left - max_tokens, Math.floor(left / 2))),
+    query: [Math.max(start, end - queryTokens), end],
+    at: start,
+    prefixIds: prompt.spans ? tokenizer.encode(chatPrefix) : [],
+    separatorIds: tokenizer.encode(separator),
+  };
+}
+
+/** The last message of a chat's user, or a prompt without the ids before every text. */
+function questionOf({ promptIds, spans, question }: TokenizedPrompt, { textStart }: Tokenizer) {
+  if (spans) return question;
+  const begins = promptIds.length > textStart.length && textStart.every((id, i) => promptIds[i] === id);
+  return [begins ? textStart.length : 0, promptIds.length] as const;
+}

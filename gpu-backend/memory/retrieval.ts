@@ -1,0 +1,150 @@
+/**
+ * Passages of memories that are nearest to a prompt by their mean states, and their tokens as they go into the prompt. What is found
+ * depends on the memories' bytes and the prompt alone. Not here: the search of each token's neighbours (search.ts).
+ * Shapes: P passages, D hidden.
+ */
+import { setImmediate } from "node:timers/promises";
+import { limits } from "../../shared/contracts/limits.ts";
+import type { Retrieval, RetrievedPassage } from "../../shared/contracts/retrieval.ts";
+import { inverseLength, writeKey } from "./keys.ts";
+import type { Memory } from "./memory.ts";
+
+/** Tokens of a passage, at most: beside them the text around it has room in `limits.passageTokens`. */
+export const passageTokens = limits.passageTokens - 16;
+
+/** Keys that are read before other work of the thread has its turn: some 10 ms. */
+const keysAtOnce = 16_384;
+
+/** Tokens [from, to) of a document. */
+interface Place {
+  document: number;
+  from: number;
+  to: number;
+}
+
+/** The passages of a memory, in order. */
+export interface PassageIndex {
+  places: Place[];
+  /** The mean of each one's keys, of length 1 as keys are, [P, D]. */
+  vectors: Int8Array;
+}
+
+/** Passages as they go into a prompt. */
+export interface InsertedPassages {
+  /** With the text around them; none if there is room for no passage. */
+  ids: number[];
+  /** Nearest first. */
+  passages: RetrievedPassage[];
+}
+
+/** Cuts the documents of a memory into passages, at ends of lines where there are any. `textPieceOf` gives the bytes of a token. */
+export async function indexPassages(memory: Memory, textPieceOf: (id: number) => Uint8Array): Promise<PassageIndex> {
+  const { keys, nextIds, documents } = memory;
+  const D = nextIds.length > 0 ? keys.length / nextIds.length : 0;
+  const places: Place[] = [];
+  for (const document of documents.keys()) {
+    const ids = idsOf(memory, document);
+    // The last token has no key, and so no passage of its own.
+    for (let from = 0; from < ids.length - 1; ) {
+      const to = endOfPassage(ids, from, textPieceOf);
+      places.push({ document, from, to });
+      from = to;
+    }
+  }
+  const vectors = new Int8Array(places.length * D);
+  let read = 0;
+  for (const [p, { document, from, to }] of places.entries()) {
+    const first = firstKeyOf(memory, document);
+    const mean = new Float32Array(D);
+    const end = Math.min(first + to, documents[document].end);
+    for (let at = (first + from) * D; at < end * D; at++) mean[at % D] += keys[at];
+    writeKey(mean, vectors.subarray(p * D, (p + 1) * D));
+    read += to - from;
+    if (read < keysAtOnce) continue;
+    read = 0;
+    await setImmediate();
+  }
+  return { places, vectors };
+}
+
+/** The mean of states [D], each counted with length 1. */
+export function meanOfStates(states: readonly Float32Array[]): Float32Array {
+  const mean = new Float32Array(states[0].length);
+  for (const state of states) {
+    const factor = inverseLength(state);
+    for (let d = 0; d < mean.length; d++) mean[d] += factor * state[d];
+  }
+  return mean;
+}
+
+/** The passages nearest to `query` [D], of all memories together, as `retrieval` wants them and with at most `room` tokens. */
+export function retrievePassages(
+  memories: readonly { memory: Memory; index: PassageIndex }[],
+  query: Float32Array,
+  { passages: count, prefixIds, separatorIds }: Retrieval,
+  room: number,
+): InsertedPassages {
+  const scale = inverseLength(query);
+  const found = memories.flatMap(({ index }, m) =>
+    index.places.map((place, p) => ({ m, place, similarity: scale * projectionOf(query, index.vectors, p) })),
+  );
+  // The sort is stable: equals come in the order of memories and documents.
+  found.sort((a, b) => b.similarity - a.similarity);
+  const passages: RetrievedPassage[] = [];
+  const ids: number[] = [];
+  let left = room - prefixIds.length;
+  for (const { m, place, similarity } of found.slice(0, count)) {
+    const tokens = Math.min(place.to - place.from, left - separatorIds.length);
+    if (tokens < 1) break;
+    const { memory } = memories[m];
+    const cut = { ...place, to: place.from + tokens };
+    ids.push(...idsOf(memory, place.document).subarray(cut.from, cut.to), ...separatorIds);
+    left -= tokens + separatorIds.length;
+    passages.push({ memory: m, ...bytesOf(memory, cut), tokens, similarity });
+  }
+  return { ids: passages.length > 0 ? [...prefixIds, ...ids] : [], passages };
+}
+
+/** The last end of a line in the second half of the longest passage that begins at `from`, or its end. */
+function endOfPassage(ids: Int32Array, from: number, textPieceOf: (id: number) => Uint8Array): number {
+  const longest = Math.min(ids.length, from + passageTokens);
+  if (longest === ids.length) return longest;
+  for (let to = longest; to > from + passageTokens / 2; to--) {
+    if (textPieceOf(ids[to - 1]).includes(0x0a)) return to;
+  }
+  return longest;
+}
+
+function firstKeyOf({ documents }: Memory, document: number): number {
+  return document > 0 ? documents[document - 1].end : 0;
+}
+
+/** The tokens of a document. */
+function idsOf(memory: Memory, document: number): Int32Array {
+  const { firstId, end } = memory.documents[document];
+  const next = memory.nextIds.subarray(firstKeyOf(memory, document), end);
+  const ids = new Int32Array(1 + next.length);
+  ids[0] = firstId;
+  ids.set(next, 1);
+  return ids;
+}
+
+/** Bytes [start, end) of the document's text. */
+function bytesOf(memory: Memory, { document, from, to }: Place) {
+  const before = firstKeyOf(memory, document) - 1;
+  const start = from === 0 ? 0 : memory.starts[before + from];
+  // Of the first token alone it is where the next one starts.
+  const end = to === 1 ? memory.starts[before + 1] : memory.ends[before + to - 1];
+  return { document: memory.documents[document].name, start, end };
+}
+
+/** The dot product of `query` with the direction of vector p. */
+function projectionOf(query: Float32Array, vectors: Int8Array, p: number): number {
+  const D = query.length;
+  let [dot, squares] = [0, 0];
+  for (let d = 0, at = p * D; d < D; d++, at++) {
+    dot += query[d] * vectors[at];
+    squares += vectors[at] ** 2;
+  }
+  return squares > 0 ? dot / Math.sqrt(squares) : 0;
+}
