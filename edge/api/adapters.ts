@@ -82,7 +82,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
     const isCharged = isMade ? !remembered : isBegun && signal.aborted;
     admission.settle(isCharged ? [consumed] : []);
   }
-  return adapterResponse(c, own, name, artifacts, status, { "server-timing": serverTiming(timings) });
+  return adapterResponse(c, adapters.of(tenant), name, artifacts, status, { "server-timing": serverTiming(timings) });
 };
 
 export const listAdapters: RouteHandler = async (c, dependencies) => {

@@ -41,7 +41,7 @@ export const addDocuments: RouteHandler = async (c, dependencies) => {
       hasLeft = c.req.raw.signal.aborted;
       throw thrown;
     });
-    return await adapterResponse(c, own, name, artifacts, status === 201 ? 200 : 202);
+    return await adapterResponse(c, dependencies.adapters.of(tenant), name, artifacts, status === 201 ? 200 : 202);
   } finally {
     // The tenant's store counts what was made, under the same id.
     admission.settle(hasLeft ? [consumed] : []);
@@ -51,7 +51,8 @@ export const addDocuments: RouteHandler = async (c, dependencies) => {
 export const deleteDocument: RouteHandler = async (c, dependencies) => {
   const name = c.req.param("name") ?? "";
   const artifacts = await dependencies.artifacts();
-  const own = dependencies.adapters.of(c.get("access").tenant);
+  const { tenant } = c.get("access");
+  const own = dependencies.adapters.of(tenant);
   const before = await own.find(name);
   if (!before) throw notFound(name);
   requireSame(before.manifestHash, artifacts, name);
@@ -59,7 +60,7 @@ export const deleteDocument: RouteHandler = async (c, dependencies) => {
   const change = { manifestHash: artifacts.manifestHash, added: null, removed, maxTenantTokens: null, charge: null };
   const memory = { name, change, isNew: false, isWaited: !before.memory?.job };
   const status = await makeMemory(own, memory, c.req.raw.signal);
-  return adapterResponse(c, own, name, artifacts, status === 201 ? 200 : 202);
+  return adapterResponse(c, dependencies.adapters.of(tenant), name, artifacts, status === 201 ? 200 : 202);
 };
 
 interface MemoryWork {
@@ -73,7 +74,8 @@ interface MemoryWork {
 
 /**
  * Changes the documents of an adapter and makes its memory. Resolves to 201 when it is made, or to 202 when that is left to a job.
- * If it cannot be made, or the client leaves, the adapter is as it was before, and this throws a ServiceError.
+ * If it cannot be made, or the client leaves, the adapter is as it was before, and this throws a ServiceError. `own` is not to be
+ * used afterwards: after a loss of the object its stub stays broken.
  */
 export async function makeMemory(
   own: OwnAdapters,
@@ -96,14 +98,15 @@ export async function makeMemory(
   const leave = () => gone.resolve({ status: "cancelled", error: null });
   signal.addEventListener("abort", leave);
   if (signal.aborted) leave();
-  const outcome = Promise.race([own.build(name), gone.promise]);
-  const isDone = await settlesWithin(outcome, adapterMs);
+  // null: the store's object was lost, whose alarm continues the job.
+  const outcome = Promise.race([own.build(name).catch(() => null), gone.promise]);
+  const ended = (await settlesWithin(outcome, adapterMs)) ? await outcome : null;
   signal.removeEventListener("abort", leave);
-  if (!isDone) {
-    await own.buildLater();
+  if (ended === null) {
+    await own.buildLater().catch(noop);
     return 202;
   }
-  const { status, error } = await outcome;
+  const { status, error } = ended;
   if (status === "ready") return 201;
   await own.abandon(name, hash);
   if (signal.aborted) throw new ServiceError("cancelled", "The client disconnected.");

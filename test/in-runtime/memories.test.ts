@@ -71,7 +71,9 @@ function backendRemembers(lines: (put: Put) => MemoryProgress[] | Response = () 
       return new HttpResponse(byteStream(said.map((line) => `${JSON.stringify(line)}\n`)));
     }),
     http.delete(`${backendUrl}/v1/*/*`, ({ request }) => {
-      seen.deletions.push(new URL(request.url).pathname);
+      const { pathname } = new URL(request.url);
+      // An object of an earlier test may still have some to repeat.
+      if (pathname.split("/").includes(tenant)) seen.deletions.push(pathname);
       return new HttpResponse(null, { status: 204 });
     }),
   );

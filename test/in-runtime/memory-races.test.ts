@@ -72,6 +72,18 @@ test("documents that are added while a request waits for others are lost for nei
   expect(await namesShown()).toEqual(["a", "b"]);
 });
 
+test("a request whose object is lost while it waits is a job that the object continues", async () => {
+  const { puts, until } = backendWaits();
+  const created = create(["aaab", "bbba"]);
+  await until(1);
+  await runInDurableObject(store(), (_, state) => state.abort("lost")).catch(() => undefined);
+  expect((await created).status).toBe(202);
+  await until(2);
+  for (const { release } of puts) release();
+  await untilReady();
+  expect(puts[1].request).toEqual(puts[0].request);
+});
+
 test("a name is created once, however many create it at a time", async () => {
   const { puts, until } = backendWaits();
   const both = [create(["aaab"]), create(["bbba"])];
