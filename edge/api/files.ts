@@ -10,7 +10,7 @@ import {
 } from "../../shared/contracts/fine-tuning.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import type { Page } from "../tenants/record-lists.ts";
+import { filesList } from "../tenants/record-lists.ts";
 import { gunzip } from "../tenants/sealed-store.ts";
 import type { FileRecord } from "../tenants/tenant-files.ts";
 import type { Refused } from "../tenants/tenant-memories.ts";
@@ -30,18 +30,13 @@ export const createFile: RouteHandler = async (c, dependencies) => {
 };
 
 export const listFiles: RouteHandler = async (c, dependencies) => {
-  const { limit, after = null, order, purpose } = checked(fileListQuerySchema, c.req.query());
-  const page = await dependencies.adapters.of(c.get("access").tenant).filePage({ limit, after, order });
-  if (page && purpose !== undefined && purpose !== "fine-tune") page.records = [];
-  return answerPage(c, dependencies, page, { after, objectOf: fileObject });
+  const { purpose = "fine-tune", ...query } = checked(fileListQuerySchema, c.req.query());
+  if (purpose !== "fine-tune") return answerList(c, dependencies, [], { others: emptyPage });
+  return answerPage(c, dependencies, filesList, query, fileObject);
 };
 
-export const getFile: RouteHandler = async (c, { adapters }) => {
-  const id = c.req.param("id") ?? "";
-  const file = await adapters.of(c.get("access").tenant).findFile(id);
-  if (!file) throw absent("file", id);
-  return c.json(fileObject(file));
-};
+export const getFile: RouteHandler = async (c, dependencies) =>
+  c.json(fileObject(await requireRecord<FileRecord>(c, dependencies, filesList, "file")));
 
 export const getFileContent: RouteHandler = async (c, dependencies) => {
   const id = c.req.param("id") ?? "";
@@ -61,7 +56,7 @@ export const deleteFile: RouteHandler = async (c, { adapters }) => {
 /** The examples of a file's text. Throws invalid_request that names the line; `param` is the field at fault. */
 export function examplesOf(text: string, param: string): Example[] {
   checkCallerJson(text, limits.documentValues);
-  const refuse = (message: string) => new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
+  const refuse = (message: string) => invalid(param, message);
   const examples: Example[] = [];
   let number = 0;
   for (const line of text.split("\n")) {
@@ -82,24 +77,42 @@ export function examplesOf(text: string, param: string): Example[] {
   return examples;
 }
 
-/** Answers with a page in OpenAI's form. Throws invalid_request if `page` is null: the list has nothing of the id `after`. */
-export function answerPage<T extends { id: string }, U extends { id: string }>(
+export const emptyPage = { has_more: false, first_id: null, last_id: null };
+
+/** Answers with a page of a list in OpenAI's form. Throws invalid_request if the list has nothing of the id `after`. */
+export async function answerPage<T, U extends { id: string }>(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
-  page: Page<T> | null,
-  { after, objectOf }: { after: string | null; objectOf(record: T): U },
+  list: string,
+  { limit, after = null, order = "desc" }: { limit: number; after?: string | null; order?: "asc" | "desc" },
+  objectOf: (record: T) => U,
 ): Promise<Response> {
-  if (!page) {
-    const message = `Invalid request: after is ${JSON.stringify(after?.slice(0, 80))}, which the list does not have.`;
-    throw new ServiceError("invalid_request", message, { param: "after" });
-  }
-  const data = page.records.map(objectOf);
+  const page = await dependencies.adapters.of(c.get("access").tenant).page(list, { limit, after, order });
+  if (!page) throw invalid("after", `after is ${JSON.stringify(after?.slice(0, 80))}, which the list does not have`);
+  const data = (page.records as T[]).map(objectOf);
   const others = { has_more: page.hasMore, first_id: data.at(0)?.id ?? null, last_id: data.at(-1)?.id ?? null };
   return answerList<PageOf<U>>(c, dependencies, data, { others });
 }
 
-export function absent(what: string, id: string): ServiceError {
+/** The record that the path names. Throws not_found. */
+export async function requireRecord<T>(
+  c: Context<AppEnvironment>,
+  { adapters }: Dependencies,
+  list: string,
+  what: string,
+): Promise<T> {
+  const id = c.req.param("id") ?? "";
+  const record = await adapters.of(c.get("access").tenant).record(list, id);
+  if (!record) throw absent(what, id);
+  return record as T;
+}
+
+function absent(what: string, id: string): ServiceError {
   return new ServiceError("not_found", `You have no ${what} ${JSON.stringify(id.slice(0, 80))}.`);
+}
+
+export function invalid(param: string | null, message: string): ServiceError {
+  return new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
 }
 
 /** Throws what a tenant's store refused. */
@@ -112,21 +125,19 @@ function fileObject({ id, bytes, filename, created }: FileRecord): FileObject {
 }
 
 async function uploadOf(form: FormData): Promise<{ filename: string; content: Uint8Array }> {
-  const refuse = (param: string, message: string) =>
-    new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
   const [purpose, file] = [form.get("purpose"), form.get("file") as File | string | null];
   if (purpose !== "fine-tune") {
     const value = typeof purpose === "string" ? JSON.stringify(purpose.slice(0, 80)) : "absent";
-    throw refuse("purpose", `purpose is ${value}; only "fine-tune" is supported`);
+    throw invalid("purpose", `purpose is ${value}; only "fine-tune" is supported`);
   }
   const expiry = [...form.keys()].find((field) => field.startsWith("expires_after"));
-  if (expiry) throw refuse("expires_after", "expires_after is not supported: a file is kept until you delete it");
-  if (file === null || typeof file === "string") throw refuse("file", "file is absent, or no file");
+  if (expiry) throw invalid("expires_after", "expires_after is not supported: a file is kept until you delete it");
+  if (file === null || typeof file === "string") throw invalid("file", "file is absent, or no file");
   const { fileBytes, documentNameCharacters: most } = limits;
   if (file.name.length > most) {
-    throw refuse("file", `the name of file has ${file.name.length} characters, the maximum is ${most}`);
+    throw invalid("file", `the name of file has ${file.name.length} characters, the maximum is ${most}`);
   }
-  if (file.size > fileBytes) throw refuse("file", `file has ${file.size} bytes, the maximum is ${fileBytes}`);
+  if (file.size > fileBytes) throw invalid("file", `file has ${file.size} bytes, the maximum is ${fileBytes}`);
   const content = new Uint8Array(await file.arrayBuffer());
   examplesOf(decoded([content], "file"), "file");
   return { filename: file.name, content };

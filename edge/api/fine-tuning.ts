@@ -8,16 +8,17 @@ import {
   pageQuerySchema,
 } from "../../shared/contracts/fine-tuning.ts";
 import { type AdapterRequest, contractVersion } from "../../shared/contracts/inference.ts";
-import { ServiceError } from "../../shared/errors.ts";
 import { selectionOf } from "../plan/assign.ts";
 import { encodeExamples } from "../plan/examples.ts";
-import { requireFreeName } from "../tenants/own-adapters.ts";
+import { requireFreeName, requireRoom } from "../tenants/own-adapters.ts";
+import { jobsList } from "../tenants/record-lists.ts";
 import { gunzippedText } from "../tenants/sealed-store.ts";
 import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
 import type { JobEvent, TuningJob } from "../tenants/tuning-jobs.ts";
+import { answerList } from "./answer.ts";
 import { checked, readBody } from "./body.ts";
 import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
-import { absent, answerPage, examplesOf, requireTaken } from "./files.ts";
+import { answerPage, emptyPage, examplesOf, invalid, requireRecord, requireTaken } from "./files.ts";
 
 export const createJob: RouteHandler = async (c, dependencies) => {
   const { now, newId } = dependencies;
@@ -27,33 +28,43 @@ export const createJob: RouteHandler = async (c, dependencies) => {
   const { manifest, manifestHash } = artifacts;
   if (model !== manifest.model.servedAs) {
     selectionOf(model, null, manifest); // throws model_not_found
-    throw refused("model", `model is ${JSON.stringify(model)}; jobs begin from the base, "${manifest.model.servedAs}"`);
+    throw invalid("model", `model is ${JSON.stringify(model)}; jobs begin from the base, "${manifest.model.servedAs}"`);
   }
   const name = body.suffix ?? `ft-${newId().slice(-16)}`;
   requireFreeName(name, manifest, "suffix");
   const { tenant } = c.get("access");
   const own = dependencies.adapters.of(tenant);
-  const encode = (examples: Example[], param: string) => encodeExamples(examples, artifacts, now(), param);
-  const examples = await readExamples(own, trainingFile, "training_file");
-  const training = encode(examples, "training_file");
-  const validation =
-    validationFile === null
-      ? null
-      : encode(await readExamples(own, validationFile, "validation_file"), "validation_file");
-  const tokens = training.tokens + (validation?.tokens ?? 0);
+  const encode = async (id: string, param: string) => {
+    const examples = await readExamples(own, id, param);
+    return { examples, encoded: encodeExamples(examples, artifacts, now(), param) };
+  };
+  const training = await encode(trainingFile, "training_file");
+  const validation = validationFile === null ? null : await encode(validationFile, "validation_file");
+  const tokens = training.encoded.tokens + (validation?.encoded.tokens ?? 0);
   const admission = await c.get("admission").reserve(tokens);
   const created = Math.floor(now() / 1000);
   const job: TuningJob = {
     ...{ id: `ftjob-${newId()}`, created, finished: null, status: "queued", error: null, model, name },
-    ...{ trainingFile, validationFile, seed, metadata, examples: examples.length, tokens, trainedTokens: null },
+    ...{
+      trainingFile,
+      validationFile,
+      seed,
+      metadata,
+      examples: training.examples.length,
+      tokens,
+      trainedTokens: null,
+    },
     request: admission.request,
   };
   const request: AdapterRequest = {
-    ...{ version: contractVersion, manifestHash, tenant },
-    ...{ examples: training.examples, ...(validation && { validation: validation.examples }) },
+    ...{ version: contractVersion, manifestHash, tenant, examples: training.encoded.examples },
+    ...(validation && { validation: validation.encoded.examples }),
   };
+  const examples = { examples: training.examples, validation: validation?.examples ?? null };
   try {
-    requireTaken(await own.createJob(job, { request, centroid: [...training.centroid], examples }));
+    const stored = await own.createJob(job, { request, centroid: [...training.encoded.centroid], examples });
+    if (typeof stored === "string") requireRoom(stored, name, "suffix");
+    else requireTaken(stored);
   } finally {
     // The job is charged when it ends.
     admission.settle([]);
@@ -63,61 +74,44 @@ export const createJob: RouteHandler = async (c, dependencies) => {
 
 export const listJobs: RouteHandler = async (c, dependencies) => {
   const filter = Object.keys(c.req.query()).find((name) => name.startsWith("metadata"));
-  if (filter) throw refused("metadata", `${filter} is not supported: jobs are not listed by metadata`);
-  const { limit, after = null } = checked(pageQuerySchema, c.req.query());
-  const page = await ownOf(c, dependencies).jobPage({ limit, after, order: "desc" });
-  return answerPage(c, dependencies, page, { after, objectOf: jobObject });
+  if (filter) throw invalid("metadata", `${filter} is not supported: jobs are not listed by metadata`);
+  return answerPage(c, dependencies, jobsList, checked(pageQuerySchema, c.req.query()), jobObject);
 };
 
 export const getJob: RouteHandler = async (c, dependencies) => c.json(jobObject(await requireJob(c, dependencies)));
 
 export const cancelJob: RouteHandler = async (c, dependencies) => {
-  const id = c.req.param("id") ?? "";
-  const cancelled = await ownOf(c, dependencies).cancelJob(id);
-  if (!cancelled) throw absent("fine-tuning job", id);
-  const { job, isCancelled } = cancelled;
-  if (!isCancelled) throw refused("id", `the job ${id} has ended: it is ${job.status}`);
-  return c.json(jobObject(job));
+  const { id } = await requireJob(c, dependencies);
+  const cancelled = await dependencies.adapters.of(c.get("access").tenant).cancelJob(id);
+  if (!cancelled) throw invalid("id", `the job ${id} has ended already`);
+  return c.json(jobObject(cancelled));
 };
 
 export const pauseJob: RouteHandler = () => {
-  throw refused(null, "jobs cannot be paused or resumed: one takes seconds or minutes; cancel it and create another");
+  throw invalid(null, "jobs cannot be paused or resumed: one takes seconds or minutes; cancel it and create another");
 };
 
 export const listJobEvents: RouteHandler = async (c, dependencies) => {
-  const { limit, after = null } = checked(pageQuerySchema, c.req.query());
-  const { id } = await requireJob(c, dependencies);
-  const page = await ownOf(c, dependencies).jobEvents(id, { limit, after, order: "desc" });
-  return answerPage(c, dependencies, page, { after, objectOf: eventObject });
+  const query = checked(pageQuerySchema, c.req.query());
+  return answerPage(c, dependencies, (await requireJob(c, dependencies)).id, query, eventObject);
 };
 
 /** None is kept but the adapter, and the SDK's callers iterate over the list. */
 export const listCheckpoints: RouteHandler = async (c, dependencies) => {
   await requireJob(c, dependencies);
-  return answerPage(c, dependencies, { records: [], hasMore: false }, { after: null, objectOf: eventObject });
+  return answerList(c, dependencies, [], { others: emptyPage });
 };
+
+function requireJob(c: Context<AppEnvironment>, dependencies: Dependencies): Promise<TuningJob> {
+  return requireRecord<TuningJob>(c, dependencies, jobsList, "fine-tuning job");
+}
 
 async function readExamples(own: OwnAdapters, id: string, param: string): Promise<Example[]> {
   const content = await own.fileContent(id);
-  if (!content) throw refused(param, `${param} is ${JSON.stringify(id.slice(0, 80))}, and you have no such file`);
+  if (!content) throw invalid(param, `${param} is ${JSON.stringify(id.slice(0, 80))}, and you have no such file`);
   const examples = examplesOf(await gunzippedText(content), param);
-  if (examples.length < 2) throw refused(param, `${param} has ${examples.length} example, the minimum is 2`);
+  if (examples.length < 2) throw invalid(param, `${param} has ${examples.length} example, the minimum is 2`);
   return examples;
-}
-
-function ownOf(c: Context<AppEnvironment>, { adapters }: Dependencies): OwnAdapters {
-  return adapters.of(c.get("access").tenant);
-}
-
-async function requireJob(c: Context<AppEnvironment>, dependencies: Dependencies): Promise<TuningJob> {
-  const id = c.req.param("id") ?? "";
-  const job = await ownOf(c, dependencies).findJob(id);
-  if (!job) throw absent("fine-tuning job", id);
-  return job;
-}
-
-function refused(param: string | null, message: string): ServiceError {
-  return new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
 }
 
 function jobObject(job: TuningJob): Job {
@@ -130,8 +124,7 @@ function jobObject(job: TuningJob): Job {
     organization_id: job.request.tenant,
     ...{ training_file: job.trainingFile, validation_file: job.validationFile, result_files: [] },
     trained_tokens: job.trainedTokens,
-    ...{ seed, metadata, estimated_finish: null, integrations: [], hyperparameters },
-    method: { type: "supervised", supervised: { hyperparameters } },
+    ...{ seed, metadata, hyperparameters },
   };
 }
 

@@ -1,5 +1,6 @@
 /** Records and names of a tenant's own adapters. Pure; they are stored by tenant-adapter-store.ts and fitted by backends. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
+import type { Example } from "../../shared/contracts/examples.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -87,16 +88,23 @@ export function adapterOf(fitted: FittedAdapter | null, memory: MemoryRecord | n
   return { ...(fitted ?? unfitted), centroid, memory: { ready, job } };
 }
 
+/** From which an adapter can be made again for other artifacts. */
+export interface KeptExamples {
+  examples: readonly Example[];
+  /** On which its gain was measured; null: on some of the examples. */
+  validation: readonly Example[] | null;
+}
+
 /** What became of an adapter that was to be added. */
 export type Added = "added" | "taken" | "full" | "erased";
 
 /** Throws why an adapter of this name was not added, or could not be. */
-export function requireRoom(room: Added, name: string): void {
+export function requireRoom(room: Added, name: string, param = "name"): void {
   if (room === "added") return;
   if (room === "erased") throw new ServiceError("adapter_not_found", "The tenant was erased while this was made.");
   if (room === "taken") {
     const message = `You have an adapter ${name} already; DELETE /v1/adapters/${name} first.`;
-    throw new ServiceError("invalid_request", message, { param: "name" });
+    throw new ServiceError("invalid_request", message, { param });
   }
   throw new ServiceError(
     "adapter_quota_exceeded",

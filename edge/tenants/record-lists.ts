@@ -1,4 +1,4 @@
-/** Lists of a tenant's records in its Durable Object, in order of creation, which are read by page. */
+/** Lists of a tenant's records in its Durable Object: files, jobs, and by a job's id its events, in order of creation. */
 
 const schema = `
   CREATE TABLE IF NOT EXISTS records (
@@ -19,6 +19,9 @@ export interface Page<T> {
   records: T[];
   hasMore: boolean;
 }
+
+export const filesList = "files";
+export const jobsList = "jobs";
 
 type Row = { record: string };
 

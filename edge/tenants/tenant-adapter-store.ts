@@ -4,7 +4,6 @@
  */
 import { DurableObject } from "cloudflare:workers";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
-import type { Example } from "../../shared/contracts/examples.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { dot } from "../../shared/math/assignment.ts";
@@ -28,14 +27,14 @@ import {
   adapterOf,
   type FittedAdapter,
   fittedOf,
+  type KeptExamples,
   type OwnAdapter,
   type RecordRow,
-  requireRoom,
 } from "./own-adapters.ts";
 import { type Page, type PageRequest, RecordLists } from "./record-lists.ts";
 import { jsonBytes, SealedStore } from "./sealed-store.ts";
 import { Settlements, usageReport } from "./settlements.ts";
-import { type FileRecord, TenantFiles } from "./tenant-files.ts";
+import { TenantFiles } from "./tenant-files.ts";
 import {
   type Changed,
   type DocumentChange,
@@ -44,7 +43,7 @@ import {
   type Refused,
   TenantMemories,
 } from "./tenant-memories.ts";
-import { type CancelledJob, type JobContent, type JobEvent, type TuningJob, TuningJobs } from "./tuning-jobs.ts";
+import { type JobContent, type TuningJob, TuningJobs } from "./tuning-jobs.ts";
 
 const schema = `
   CREATE TABLE IF NOT EXISTS adapters (
@@ -125,12 +124,11 @@ export class TenantAdapterStore extends DurableObject<Env> {
     const isJustErased = () => copies.isJustErased();
     this.#files = new TenantFiles({ lists, sealed, isJustErased });
     this.#jobs = new TuningJobs({
-      ...{ lists, sealed, now, randomBytes },
-      requireRoom: (name) => requireRoom(this.roomFor(name), name),
+      ...{ lists, sealed, now },
+      roomFor: (name) => this.roomFor(name),
       make: (request, signal, begun) => makeAdapter(this.#clients().values(), request, signal, begun),
-      add: async (adapter, examples, { file, copy }) =>
-        requireRoom(await this.add(adapter, examples, Uint8Array.fromBase64(file).buffer, copy), adapter.name),
-      remove: async (name) => void (await this.remove(name)),
+      add: (adapter, examples, { file, copy }) => this.add(adapter, examples, Uint8Array.fromBase64(file).buffer, copy),
+      remove: (name) => this.remove(name),
       count: (request, consumed) => this.#count(request, consumed),
       wake: () => this.buildLater(),
     });
@@ -140,16 +138,18 @@ export class TenantAdapterStore extends DurableObject<Env> {
     if (jobs.toArray().length > 0 || this.#jobs.areOpen) state.waitUntil(storage.setAlarm(this.now()));
   }
 
+  /** A record of a list (record-lists.ts); null if there is none. */
+  record(list: string, id: string): object | null {
+    return this.#lists.find<object>(list, id);
+  }
+
+  /** null if the list has no record `after`. */
+  page(list: string, request: PageRequest): Page<object> | null {
+    return this.#lists.page<object>(list, request);
+  }
+
   addFile(...file: Parameters<TenantFiles["add"]>): Promise<Refused | null> {
     return this.#files.add(...file);
-  }
-
-  findFile(id: string): FileRecord | null {
-    return this.#files.find(id);
-  }
-
-  filePage(request: PageRequest): Page<FileRecord> | null {
-    return this.#files.page(request);
   }
 
   fileContent(id: string): Promise<Uint8Array | null> {
@@ -160,23 +160,11 @@ export class TenantAdapterStore extends DurableObject<Env> {
     return this.#files.remove(id);
   }
 
-  createJob(job: TuningJob, content: JobContent): Promise<Refused | null> {
+  createJob(job: TuningJob, content: JobContent): Promise<Refused | Added> {
     return this.#jobs.create(job, content);
   }
 
-  findJob(id: string): TuningJob | null {
-    return this.#jobs.find(id);
-  }
-
-  jobPage(request: PageRequest): Page<TuningJob> | null {
-    return this.#jobs.page(request);
-  }
-
-  jobEvents(id: string, request: PageRequest): Page<JobEvent> | null {
-    return this.#jobs.events(id, request);
-  }
-
-  cancelJob(id: string): CancelledJob | null {
+  cancelJob(id: string): TuningJob | null {
     return this.#jobs.cancel(id);
   }
 
@@ -273,12 +261,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
    * Adds an adapter that a backend has made, and keeps its examples, from which it can be made again for other artifacts. One that is
    * not added is deleted there.
    */
-  async add(
-    adapter: FittedAdapter,
-    examples: readonly Example[],
-    file: ArrayBuffer,
-    copy: AdapterCopy,
-  ): Promise<Added> {
+  async add(adapter: FittedAdapter, examples: KeptExamples, file: ArrayBuffer, copy: AdapterCopy): Promise<Added> {
     const { name, hash } = adapter;
     const keepExamples = await this.#sealed.seal(examplesOf(name), { examples: jsonBytes(examples) });
     const room = this.roomFor(name);

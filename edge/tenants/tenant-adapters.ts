@@ -16,8 +16,7 @@ import type { TenantAdapterStore } from "./tenant-adapter-store.ts";
 type StoreMethod =
   | ("list" | "find" | "roomFor" | "add" | "remove" | "deletions" | "erase")
   | ("nearest" | "documentsOf" | "changeDocuments" | "build" | "buildLater" | "abandon")
-  | ("addFile" | "findFile" | "filePage" | "fileContent" | "removeFile")
-  | ("createJob" | "findJob" | "jobPage" | "jobEvents" | "cancelJob");
+  | ("record" | "page" | "addFile" | "fileContent" | "removeFile" | "createJob" | "cancelJob");
 type Remote<T> = {
   [Name in keyof T]: T[Name] extends (...parameters: infer P) => infer R
     ? (...parameters: P) => Promise<Awaited<R>>

@@ -1,6 +1,6 @@
 /** The files that a tenant has uploaded, in its Durable Object; their bytes are sealed (sealed-store.ts). */
 import { limits } from "../../shared/contracts/limits.ts";
-import type { Page, PageRequest, RecordLists } from "./record-lists.ts";
+import { filesList, type RecordLists } from "./record-lists.ts";
 import type { SealedStore } from "./sealed-store.ts";
 import type { Refused } from "./tenant-memories.ts";
 
@@ -12,7 +12,6 @@ export interface FileRecord {
   created: number;
 }
 
-const list = "files";
 const kind = "content";
 
 interface FileParts {
@@ -29,15 +28,6 @@ export class TenantFiles {
     this.#parts = parts;
   }
 
-  find(id: string): FileRecord | null {
-    return this.#parts.lists.find<FileRecord>(list, id);
-  }
-
-  /** null if there is no file `after`. */
-  page(request: PageRequest): Page<FileRecord> | null {
-    return this.#parts.lists.page<FileRecord>(list, request);
-  }
-
   /** Stores a file, or returns why not. `maxTenantBytes`: most bytes of all files of the tenant; null: no limit. */
   async add(file: FileRecord, content: Uint8Array, maxTenantBytes: number | null): Promise<Refused | null> {
     const refused = this.#refusal(file, maxTenantBytes);
@@ -47,14 +37,14 @@ export class TenantFiles {
     const refusedLast = this.#refusal(file, maxTenantBytes);
     if (refusedLast) return refusedLast;
     store();
-    this.#parts.lists.add(list, file);
+    this.#parts.lists.add(filesList, file);
     return null;
   }
 
   #refusal({ bytes }: FileRecord, maxTenantBytes: number | null): Refused | null {
     const refuse = (message: string): Refused => ({ kind: "adapter_quota_exceeded", message, param: "file" });
     if (this.#parts.isJustErased()) return refuse("The tenant was erased a moment ago; nothing is stored for it now.");
-    const files = this.#parts.lists.all<FileRecord>(list);
+    const files = this.#parts.lists.all<FileRecord>(filesList);
     const { filesPerTenant } = limits;
     if (files.length >= filesPerTenant) {
       return refuse(`You have ${files.length} files, the maximum is ${filesPerTenant}; delete one first.`);
@@ -66,12 +56,12 @@ export class TenantFiles {
 
   /** The bytes of a file, compressed by gzip; null if there is none of this id. */
   async content(id: string): Promise<Uint8Array | null> {
-    return this.find(id) && this.#parts.sealed.compressed(id, kind);
+    return this.#parts.lists.find<FileRecord>(filesList, id) && this.#parts.sealed.compressed(id, kind);
   }
 
   /** False if there is no such file. */
   remove(id: string): boolean {
-    if (!this.#parts.lists.remove(list, id)) return false;
+    if (!this.#parts.lists.remove(filesList, id)) return false;
     this.#parts.sealed.delete(id);
     return true;
   }

@@ -3,14 +3,13 @@
  * the object's alarm runs it, so it survives the loss of the object and of the backend, which then begins anew. It is charged once, when
  * it ends.
  */
-import type { Example } from "../../shared/contracts/examples.ts";
 import type { AdapterRequest } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { toServiceError } from "../../shared/errors.ts";
 import type { MadeAdapter } from "../dispatch/client.ts";
 import type { AdmittedRequest, Consumption } from "./consumption.ts";
-import type { FittedAdapter } from "./own-adapters.ts";
-import type { Page, PageRequest, RecordLists } from "./record-lists.ts";
+import { type Added, type FittedAdapter, type KeptExamples, requireRoom } from "./own-adapters.ts";
+import { jobsList, type RecordLists } from "./record-lists.ts";
 import { jsonBytes, type SealedStore } from "./sealed-store.ts";
 import type { Refused } from "./tenant-memories.ts";
 
@@ -52,27 +51,17 @@ export interface JobContent {
   request: AdapterRequest;
   /** Mean prompt embedding of the examples, of length 1, [P]. */
   centroid: number[];
-  examples: readonly Example[];
-}
-
-export interface CancelledJob {
-  job: TuningJob;
-  /** False if it had ended. */
-  isCancelled: boolean;
+  examples: KeptExamples;
 }
 
 interface JobParts {
   lists: RecordLists;
   sealed: SealedStore;
   now(): number;
-  randomBytes(count: number): Uint8Array;
-  /** Throws why there can be no adapter of this name now. */
-  requireRoom(name: string): void;
+  roomFor(name: string): Added;
   make(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
-  /** Adds the adapter to the tenant's. Throws if there can be none of this name. */
-  add(adapter: FittedAdapter, examples: readonly Example[], made: MadeAdapter): Promise<void>;
-  /** Removes an adapter that was added. */
-  remove(name: string): Promise<void>;
+  add(adapter: FittedAdapter, examples: KeptExamples, made: MadeAdapter): Promise<Added>;
+  remove(name: string): Promise<unknown>;
   /** Stores what was used, in the present transaction, and has it counted. */
   count(request: AdmittedRequest, consumed: Consumption): void;
   /** Has the alarm run at once. */
@@ -81,7 +70,6 @@ interface JobParts {
 
 /** A job that no backend has made for so long fails. */
 const maxJobSeconds = 86_400;
-const list = "jobs";
 const isOpen = ({ status }: TuningJob) => status === "queued" || status === "running";
 
 export class TuningJobs {
@@ -93,71 +81,57 @@ export class TuningJobs {
     this.#parts = parts;
   }
 
-  find(id: string): TuningJob | null {
-    return this.#parts.lists.find<TuningJob>(list, id);
-  }
-
-  /** null if there is no job `after`. */
-  page(request: PageRequest): Page<TuningJob> | null {
-    return this.#parts.lists.page<TuningJob>(list, request);
-  }
-
   /** Stores a job, or returns why not. */
-  async create(job: TuningJob, content: JobContent): Promise<Refused | null> {
+  async create(job: TuningJob, content: JobContent): Promise<Refused | Added> {
     const refused = this.#refusal(job.name);
-    if (refused) return refused;
+    if (refused !== "added") return refused;
     const store = await this.#parts.sealed.seal(job.id, { content: jsonBytes(content) });
     const refusedLast = this.#refusal(job.name);
-    if (refusedLast) return refusedLast;
+    if (refusedLast !== "added") return refusedLast;
     store();
-    this.#parts.lists.add(list, job);
+    this.#parts.lists.add(jobsList, job);
     const { examples, tokens, validationFile } = job;
     const files = validationFile === null ? "The training file is" : "Training and validation file are";
     this.#tell(job.id, "info", `${files} valid: ${examples} examples, ${tokens} tokens. The job is queued.`);
-    const all = this.#parts.lists.all<TuningJob>(list);
+    const all = this.#all();
     const ended = all.filter((one) => !isOpen(one));
     for (const { id } of ended.slice(0, Math.max(0, all.length - limits.tuningJobs))) {
-      this.#parts.lists.remove(list, id);
+      this.#parts.lists.remove(jobsList, id);
       this.#parts.lists.clear(id);
     }
     await this.#parts.wake();
-    return null;
+    return "added";
   }
 
-  #refusal(name: string): Refused | null {
-    const open = this.#parts.lists.all<TuningJob>(list).filter(isOpen);
+  #all(): TuningJob[] {
+    return this.#parts.lists.all<TuningJob>(jobsList);
+  }
+
+  #open(id: string): TuningJob | null {
+    const job = this.#parts.lists.find<TuningJob>(jobsList, id);
+    return job && isOpen(job) ? job : null;
+  }
+
+  #refusal(name: string): Refused | Added {
+    const open = this.#all().filter(isOpen);
     if (open.length >= limits.openTuningJobs) {
       const message = `${open.length} fine-tuning jobs have not ended, the maximum is ${limits.openTuningJobs}.`;
       return { kind: "adapter_quota_exceeded", message, param: null };
     }
     const same = open.find((one) => one.name === name);
-    if (same) {
-      const message = `The job ${same.id} is making an adapter ${name}; choose another suffix.`;
-      return { kind: "invalid_request", message, param: "suffix" };
-    }
-    try {
-      this.#parts.requireRoom(name);
-      return null;
-    } catch (thrown) {
-      const { kind, message, param } = toServiceError(thrown);
-      return { kind, message, param: param && "suffix" };
-    }
+    if (!same) return this.#parts.roomFor(name);
+    const message = `The job ${same.id} is making an adapter ${name}; choose another suffix.`;
+    return { kind: "invalid_request", message, param: "suffix" };
   }
 
-  /** The latest first; null if the job has no event `after`. */
-  events(id: string, page: PageRequest): Page<JobEvent> | null {
-    return this.#parts.lists.page<JobEvent>(id, page);
-  }
-
-  /** Ends a job that has not ended. Returns it as it is then, or null if there is none. */
-  cancel(id: string): CancelledJob | null {
-    const job = this.find(id);
+  /** Ends a job. Returns it as it is then, or null if it has ended already, or there is none. */
+  cancel(id: string): TuningJob | null {
+    const job = this.#open(id);
     if (!job) return null;
-    if (!isOpen(job)) return { job, isCancelled: false };
     if (this.#running?.id === id) this.#running.abort.abort();
     this.#tell(id, "info", "The job was cancelled.");
     // As for a client that leaves: what a backend has begun is charged.
-    return { job: this.#end(job, "cancelled", job.status === "running"), isCancelled: true };
+    return this.#end(job, "cancelled", job.status === "running");
   }
 
   /** Cancels all jobs, which are about to be forgotten. */
@@ -166,7 +140,7 @@ export class TuningJobs {
   }
 
   get areOpen(): boolean {
-    return this.#parts.lists.all<TuningJob>(list).some(isOpen);
+    return this.#all().some(isOpen);
   }
 
   /** Runs all jobs that have not ended, one after the other. True if some are left. */
@@ -180,7 +154,7 @@ export class TuningJobs {
   async #runAll(): Promise<boolean> {
     const tried = new Set<string>();
     for (;;) {
-      const job = this.#parts.lists.all<TuningJob>(list).find((one) => isOpen(one) && !tried.has(one.id));
+      const job = this.#all().find((one) => isOpen(one) && !tried.has(one.id));
       if (!job) return this.areOpen;
       tried.add(job.id);
       await this.#run(job);
@@ -188,39 +162,33 @@ export class TuningJobs {
   }
 
   /** Never rejects. */
-  async #run({ id, name }: TuningJob): Promise<void> {
+  async #run({ id, name, tokens, examples: count }: TuningJob): Promise<void> {
     const abort = new AbortController();
     this.#running = { id, abort };
-    const now = () => {
-      const job = this.find(id);
-      return job && isOpen(job) ? job : null;
-    };
     try {
       const content = await this.#parts.sealed.json<JobContent>(id, "content");
       if (!content) throw new Error("the job's examples are gone");
       const { request, centroid, examples } = content;
       const made = await this.#parts.make(request, abort.signal, () => {
-        const job = now();
+        const job = this.#open(id);
         if (job?.status !== "queued") return;
         this.#parts.lists.replace({ ...job, status: "running" });
         this.#tell(id, "info", "The job has started.");
       });
-      const { manifestHash } = request;
       const { hash, kept } = made;
-      const gain = kept ? made.gain : null;
-      const { tokens } = now() ?? { tokens: 0 };
-      const created = Math.floor(this.#parts.now() / 1000);
-      const adapter = { name, hash, manifestHash, centroid, gain, examples: examples.length, tokens, created };
-      await this.#parts.add(adapter, examples, made);
-      const job = now();
-      if (!job) return await this.#parts.remove(name);
+      const [gain, created] = [kept ? made.gain : null, this.#now()];
+      const counts = { examples: count, tokens, created };
+      const adapter = { name, hash, manifestHash: request.manifestHash, centroid, gain, ...counts };
+      requireRoom(await this.#parts.add(adapter, examples, made), name);
+      const job = this.#open(id);
+      if (!job) return void (await this.#parts.remove(name));
       this.#tellOf(job, made);
       this.#end(job, "succeeded", true);
     } catch (thrown) {
-      const job = now();
+      const job = this.#open(id);
       if (!job) return;
       const { kind, message, param } = toServiceError(thrown);
-      const isLate = this.#parts.now() > (job.created + maxJobSeconds) * 1000;
+      const isLate = this.#now() > job.created + maxJobSeconds;
       if ((kind === "backend_unavailable" || kind === "overloaded") && !isLate) {
         return this.#tell(id, "warn", `${message} The job is tried again.`);
       }
@@ -251,8 +219,7 @@ export class TuningJobs {
 
   #end(job: TuningJob, status: TuningJob["status"], isCharged: boolean): TuningJob {
     const { request, model, name, tokens } = job;
-    const finished = Math.floor(this.#parts.now() / 1000);
-    const ended = { ...job, status, finished, trainedTokens: isCharged ? tokens : null };
+    const ended = { ...job, status, finished: this.#now(), trainedTokens: isCharged ? tokens : null };
     this.#parts.lists.replace(ended);
     this.#parts.sealed.delete(job.id);
     const use = { model: `${model}:${name}`, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
@@ -262,16 +229,15 @@ export class TuningJobs {
 
   /** A job's latest event is not repeated. */
   #tell(job: string, level: JobEvent["level"], message: string, data: JobEvent["data"] = null): void {
-    const last = this.events(job, { limit: 1, after: null, order: "desc" })?.records[0];
+    const last = this.#parts.lists.page<JobEvent>(job, { limit: 1, after: null, order: "desc" })?.records[0];
     if (last?.message === message) return;
-    const id = `ftevent-${this.#parts.randomBytes(16).toHex()}`;
-    this.#parts.lists.add(job, {
-      id,
-      created: Math.floor(this.#parts.now() / 1000),
-      level,
-      message,
-      data,
-    } satisfies JobEvent);
+    const id = `ftevent-${crypto.randomUUID()}`;
+    this.#parts.lists.add<JobEvent>(job, { id, created: this.#now(), level, message, data });
+  }
+
+  /** Unix time in seconds. */
+  #now(): number {
+    return Math.floor(this.#parts.now() / 1000);
   }
 }
 

@@ -121,6 +121,7 @@ const memoryErrors = ["adapter_quota_exceeded", "overloaded", "rate_limited", "q
 const tuning = "Fine-tuning";
 const fileId = { name: "id", description: "`file-…`" };
 const jobId = { name: "id", description: "`ftjob-…`" };
+const ofJob: Rest = { scope: "adapters", parameters: [jobId], response: "FineTuningJob", errors: ["invalid_request"] };
 const file = (media: string, description: string) => ({ media, description });
 
 type Rest = Omit<Operation, "method" | "path" | "id" | "tag" | "summary">;
@@ -286,15 +287,9 @@ export const operations: Operation[] = [
   get("/v1/fine_tuning/jobs/{id}", "getFineTuningJob", tuning, "One of your jobs", {
     ...{ scope: "adapters", parameters: [jobId], response: "FineTuningJob" },
   }),
-  post("/v1/fine_tuning/jobs/{id}/cancel", "cancelFineTuningJob", tuning, "End a job", {
-    ...{ scope: "adapters", parameters: [jobId], response: "FineTuningJob", errors: ["invalid_request"] },
-  }),
-  post("/v1/fine_tuning/jobs/{id}/pause", "pauseFineTuningJob", tuning, "Not supported: a job takes seconds", {
-    ...{ scope: "adapters", parameters: [jobId], response: "FineTuningJob", errors: ["invalid_request"] },
-  }),
-  post("/v1/fine_tuning/jobs/{id}/resume", "resumeFineTuningJob", tuning, "Not supported, as pausing is not", {
-    ...{ scope: "adapters", parameters: [jobId], response: "FineTuningJob", errors: ["invalid_request"] },
-  }),
+  post("/v1/fine_tuning/jobs/{id}/cancel", "cancelFineTuningJob", tuning, "End a job", ofJob),
+  post("/v1/fine_tuning/jobs/{id}/pause", "pauseFineTuningJob", tuning, "Not supported: a job takes seconds", ofJob),
+  post("/v1/fine_tuning/jobs/{id}/resume", "resumeFineTuningJob", tuning, "Not supported, as pausing is not", ofJob),
   get("/v1/fine_tuning/jobs/{id}/events", "listFineTuningEvents", tuning, "What a job did, the latest first", {
     ...{ scope: "adapters", parameters: [jobId], query: pageQuerySchema },
     ...{ response: "FineTuningJobEventList", errors: ["invalid_request"] },

@@ -81,11 +81,6 @@ const deletedSchema = <T extends string>(object: T) =>
 export const fileDeletedSchema = deletedSchema("file");
 export const modelDeletedSchema = deletedSchema("model");
 
-const allAuto = z.object({
-  n_epochs: z.literal("auto"),
-  batch_size: z.literal("auto"),
-  learning_rate_multiplier: z.literal("auto"),
-});
 export const jobSchema = z.object({
   id: z.string(),
   object: z.literal("fine_tuning.job"),
@@ -101,11 +96,12 @@ export const jobSchema = z.object({
   trained_tokens: z.int().nullable().describe("What the job was charged; null while it is not or was not"),
   result_files: z.array(z.string()).describe("Empty: the events tell the losses"),
   seed: z.int(),
-  estimated_finish: z.null(),
-  integrations: z.array(z.never()),
   metadata: z.record(z.string(), z.string()).nullable(),
-  hyperparameters: allAuto,
-  method: z.object({ type: z.literal("supervised"), supervised: z.object({ hyperparameters: allAuto }) }),
+  hyperparameters: z.object({
+    n_epochs: z.literal("auto"),
+    batch_size: z.literal("auto"),
+    learning_rate_multiplier: z.literal("auto"),
+  }),
 });
 export const jobListSchema = page(jobSchema);
 export const jobEventSchema = z.object({

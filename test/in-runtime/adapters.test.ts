@@ -28,6 +28,7 @@ useNetwork();
 
 const file = new Uint8Array([1, 2, 3, 250]);
 const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
+const kept = { examples: [], validation: null };
 /** Of a manifest that is not served. */
 const adapterNamed = (name: string): FittedAdapter => ({
   ...{ name, hash: "4".repeat(64), manifestHash: "6".repeat(64), centroid: [1, 0, 0, 0], gain },
@@ -536,7 +537,7 @@ describe("an adapter", () => {
       });
     await setUrls(`${backendUrl},${known},${unknown}`);
     try {
-      await store.add(adapterNamed("one"), [], file.buffer, { address: known, process: "pod-0" });
+      await store.add(adapterNamed("one"), kept, file.buffer, { address: known, process: "pod-0" });
       expect(await store.erase()).toEqual({
         adapters: 1,
         confirmed: [backendUrl, `${known} (pod-0)`, `${unknown} (any one process)`],
@@ -551,7 +552,7 @@ describe("an adapter", () => {
   test("of other artifacts is refused by name until it is made again", async () => {
     const tenant = mine.authorization.slice("Bearer sk-".length);
     const copy = { address: backendUrl, process: null };
-    await env.ADAPTERS.getByName(tenant).add(adapterNamed("old"), [], file.buffer, copy);
+    await env.ADAPTERS.getByName(tenant).add(adapterNamed("old"), kept, file.buffer, copy);
     const { complete, request } = adapterApp();
     expect(await errorOf(await complete({ model: "gpt2:old", prompt: "a" }, { headers: mine }))).toMatchObject({
       status: 400,

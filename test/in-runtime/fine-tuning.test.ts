@@ -219,7 +219,7 @@ describe("a job", () => {
     await vi.waitFor(() => expect(seen.aborted).toBe(1));
     await vi.waitFor(async () => expect(await used()).toEqual([1, tokens]));
     const again = await app().post(`/v1/fine_tuning/jobs/${id}/cancel`, "", { headers: mine });
-    expect(await errorOf(again)).toMatchObject({ status: 400, message: expect.stringContaining("it is cancelled") });
+    expect(await errorOf(again)).toMatchObject({ status: 400, message: expect.stringContaining("has ended already") });
     expect((await app().request("/v1/models/gpt2:answers", { headers: mine })).status).toBe(404);
   });
 
