@@ -131,7 +131,7 @@ export function addPackedProducts(
     const weights = [g.constant(values, [rows, blocks, (block * bits) / 8]), g.constant(scales, [rows * blocks])];
     const attributes = { K: columns, N: rows, bits, block_size: block, accuracy_level: 4 };
     let product = g.node("com.microsoft:MatMulNBits", [rounded, ...weights], attributes);
-    if (isPrecise) product = g.node("Add", g.nodes("Split", [product], 2, { axis: 0, num_outputs: 2 }));
+    if (isPrecise) product = sumOfParts(g, product);
     if (!offsets) return product;
     const sums = once(`sums ${block} ${x}`, () =>
       g.node("ReduceSum", [byBlock(g, x, columns, block), g.integers(2)], { keepdims: 0 }),
@@ -142,7 +142,7 @@ export function addPackedProducts(
 }
 
 /** x [M, in] rounded to what int8 holds per block, then what is left of it: [2M, in]. */
-function inTwoParts(g: GraphBuilder, x: string, columns: number, block: number): string {
+export function inTwoParts(g: GraphBuilder, x: string, columns: number, block: number): string {
   const blocks = byBlock(g, x, columns, block);
   const greatest = g.node("ReduceMax", [g.node("Abs", [blocks]), g.integers(2)], { keepdims: 1 });
   // Of a block of zeros the step must not be 0.
@@ -150,6 +150,11 @@ function inTwoParts(g: GraphBuilder, x: string, columns: number, block: number):
   const rounded = g.node("Mul", [g.node("Round", [g.node("Div", [blocks, step])]), step]);
   const first = g.node("Reshape", [rounded, g.integers(-1, columns)]);
   return g.node("Concat", [first, g.node("Sub", [x, first])], { axis: 0 });
+}
+
+/** What a product of two parts [2M, out] is of x itself, [M, out]. */
+export function sumOfParts(g: GraphBuilder, product: string): string {
+  return g.node("Add", g.nodes("Split", [product], 2, { axis: 0, num_outputs: 2 }));
 }
 
 function byBlock(g: GraphBuilder, x: string, columns: number, block: number): string {

@@ -8,18 +8,20 @@ import { floatsOf, isBlockType, type ModelWeights, type Weight, weightOf } from 
 import {
   addBlockRows,
   addPackedProducts,
+  inTwoParts,
   type PackedMatrix,
   packRows,
   roundToBlocks,
   scaleRows,
+  sumOfParts,
 } from "./packed-blocks.ts";
-import { addQuantizedMatMuls, quantizeColumns } from "./quantizer.ts";
+import { addQuantizedMatMuls, type QuantizedMatrix, quantizeColumns } from "./quantizer.ts";
 import type { KvFormat } from "./step.ts";
 import { transpose } from "./transpose.ts";
 
 /**
- * How matrices are stored; adapters are fp32 in all. fp32: as float32 whatever the file has. int8: the trunk with a scale per
- * row, embedding and head in blocks. exact: as the file has them, in its blocks or as float32.
+ * How matrices are stored; adapters are fp32 in all. fp32: as float32 whatever the file has. int8: trunk and head with a scale per
+ * row, the embedding in blocks. exact: as the file has them, in its blocks or as float32.
  */
 export const weightFormats = ["fp32", "int8", "exact"] as const;
 export type WeightFormat = (typeof weightFormats)[number];
@@ -121,18 +123,47 @@ export function addEmbedding({ g, config, weights, format }: ProductTarget): Emb
   const name = "model.embed_tokens.weight";
   const matrix = weightOf(weights, name);
   const tokens = storedRows(matrix, format);
-  const head = config.tiedHead ? tokens : storedRows(weightOf(weights, "lm_head.weight"), format);
+  const headMatrix = config.tiedHead ? matrix : weightOf(weights, "lm_head.weight");
   const shape = [config.vocabularySize, config.hiddenSize];
   return {
     embed: (ids) =>
       tokens instanceof Float32Array
         ? g.node("Gather", [g.constant(tokens, shape, name), ids], { axis: 0 })
         : addBlockRows(g, ids, tokens),
-    baseLogits: (hidden) =>
-      head instanceof Float32Array
+    baseLogits: (hidden) => {
+      if (format === "int8") return quantizedLogits(g, hidden, headMatrix);
+      const head = config.tiedHead ? tokens : storedRows(headMatrix, format);
+      return head instanceof Float32Array
         ? g.node("Gemm", [hidden, g.constant(head, shape, config.tiedHead ? name : "lm_head.weight")], { transB: 1 })
-        : addPackedProducts(g, { isPrecise: format === "exact" })(hidden, head),
+        : addPackedProducts(g, { isPrecise: true })(hidden, head);
+    },
   };
+}
+
+/**
+ * x·Wᵀ of a head W [V, D] in int8 with a scale per row: of x in two parts, as rounding x once costs .015 nats a token (of the embedded
+ * base), and the two .0006. Blocks cost .0006 less, and take three times as long for a batch of 8 rows.
+ */
+function quantizedLogits(g: GraphBuilder, hidden: string, head: Weight): string {
+  const parts = inTwoParts(g, hidden, head.shape[1], head.shape[1]);
+  return sumOfParts(g, addQuantizedMatMuls(g, parts)(parts, quantizedHead(head)));
+}
+
+/** Rows of a head that are floats at the same time. */
+const headRows = 4096;
+
+/** A head [V, D], whose floats may take more than all the rest, as [D, V]. */
+function quantizedHead({ dtype, shape: [V, D], bytes }: Weight): QuantizedMatrix {
+  const whole = { values: new Int8Array(D * V), scales: new Float32Array(V) };
+  for (let first = 0; first < V; first += headRows) {
+    const rows = Math.min(headRows, V - first);
+    const own = bytes.subarray((bytes.length / V) * first, (bytes.length / V) * (first + rows));
+    const floats = floatsOf({ dtype, shape: [rows, D], bytes: own });
+    const { values, scales } = quantizeColumns(transpose(floats, rows, D), D, rows);
+    whole.scales.set(scales, first);
+    for (let d = 0; d < D; d++) whole.values.set(values.subarray(d * rows, (d + 1) * rows), d * V + first);
+  }
+  return whole;
 }
 
 /** A matrix [out, in] of embeddings or the head. */
