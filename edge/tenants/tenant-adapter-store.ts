@@ -105,8 +105,9 @@ export class TenantAdapterStore extends DurableObject<Env> {
     const sealed = new SealedStore(storage, randomBytes);
     const deleteDocuments = (hash: string) => sealed.delete(hash);
     const copies = new BackendCopies({ tenant, storage, now, clients: () => this.#clients(), deleteDocuments });
+    const newId = () => crypto.randomUUID();
     const report = usageReport(env);
-    this.#settlements = new Settlements(env.LEDGERS, storage, { now, newId: () => crypto.randomUUID(), report });
+    this.#settlements = new Settlements(env.LEDGERS, storage, { now, newId, report });
     this.#memories = new TenantMemories({
       ...{ tenant, storage, now, sealed },
       clients: () => this.#clients().values(),
@@ -124,7 +125,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
     const isJustErased = () => copies.isJustErased();
     this.#files = new TenantFiles({ lists, sealed, isJustErased });
     this.#jobs = new TuningJobs({
-      ...{ lists, sealed, now },
+      ...{ lists, sealed, now, newId },
       roomFor: (name) => this.roomFor(name),
       make: (request, signal, begun) => makeAdapter(this.#clients().values(), request, signal, begun),
       add: (adapter, examples, { file, copy }) => this.add(adapter, examples, Uint8Array.fromBase64(file).buffer, copy),

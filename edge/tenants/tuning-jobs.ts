@@ -58,6 +58,7 @@ interface JobParts {
   lists: RecordLists;
   sealed: SealedStore;
   now(): number;
+  newId(): string;
   roomFor(name: string): Added;
   make(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
   add(adapter: FittedAdapter, examples: KeptExamples, made: MadeAdapter): Promise<Added>;
@@ -231,7 +232,7 @@ export class TuningJobs {
   #tell(job: string, level: JobEvent["level"], message: string, data: JobEvent["data"] = null): void {
     const last = this.#parts.lists.page<JobEvent>(job, { limit: 1, after: null, order: "desc" })?.records[0];
     if (last?.message === message) return;
-    const id = `ftevent-${crypto.randomUUID()}`;
+    const id = `ftevent-${this.#parts.newId()}`;
     this.#parts.lists.add<JobEvent>(job, { id, created: this.#now(), level, message, data });
   }
 

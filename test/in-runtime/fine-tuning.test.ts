@@ -18,6 +18,7 @@ import {
 import { type AdapterAnswer, type AdapterRequest, adapterRequestSchema } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { UsageReport } from "../../shared/contracts/responses.ts";
+import { plans, scopes } from "../../shared/contracts/tenants.ts";
 import { backendAnswers, backendUrl, errorOf, manifestHash, network, saying, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
@@ -143,6 +144,27 @@ describe("a job", () => {
     const body = { model: "gpt2:answers", prompt: "aab", max_tokens: 2 };
     const answered = await app().complete(body, { headers: mine });
     expect(await answered.json()).toMatchObject({ choices: [{ text: "ba" }] });
+  });
+
+  test("of a tenant with limits counts in them when it ends, not before", async () => {
+    const limited = { ...plans.standard, tokensPerMinute: 100 };
+    const access = { tenant, keyId: "k", scopes: [...scopes], limits: limited, memoryTokens: null, fileBytes: null };
+    keys = { accessOf: async () => ({ ...access, origins: [] }) };
+    const left = async () => {
+      const answered = await app().complete({ prompt: "a", max_tokens: 0 }, { headers: mine });
+      await answered.text();
+      return Number(answered.headers.get("x-ratelimit-remaining-tokens"));
+    };
+    backendAnswers(({ id }) => [{ ...saying(id, "").at(-1)!, completionTokens: 0 } as never]);
+    const seen = backendMakes({}, endless);
+    const { id } = await created();
+    await until(id, { status: "running" });
+    const before = await left();
+    await app().post(`/v1/fine_tuning/jobs/${id}/cancel`, "", { headers: mine });
+    const tokens = seen.asked[0].examples.reduce((sum, example) => sum + example.ids.length, 0);
+    await vi.waitFor(async () => expect(before - (await left())).toBeGreaterThanOrEqual(tokens));
+    const more = { training_file: await uploaded(12) };
+    expect(await errorOf(await create({ ...more, suffix: "more" }))).toMatchObject({ status: 429 });
   });
 
   test("that gained nothing says that the base is served", async () => {
