@@ -24,7 +24,7 @@ export async function adapterResponse(
 }
 
 export function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids }: Artifacts): Adapter {
-  const { name, hash, gain, examples, tokens, created } = adapter;
+  const { name, hash, gain, examples, tokens, task, created } = adapter;
   const memory = adapter.memory ?? null;
   const [nearest] =
     adapter.manifestHash === manifestHash ? rankCentroids(Float32Array.from(adapter.centroid), centroids) : [];
@@ -37,6 +37,7 @@ export function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, cen
     created,
     examples,
     tokens,
+    labels: task?.labels ?? null,
     gain,
     adapts: gain !== null || Boolean(memory?.ready),
     message:

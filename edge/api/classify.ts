@@ -1,4 +1,5 @@
 /** POST /v1/classify: which of some labels fits a text, by one pass over the prompt. */
+import type { ChatMessage } from "../../shared/contracts/chat.ts";
 import { type ClassifyInput, classifyRequestSchema } from "../../shared/contracts/classify.ts";
 import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -8,15 +9,17 @@ import type { Artifacts } from "../artifacts/artifacts.ts";
 import { interrupted } from "../cell/cell-request.ts";
 import { tokenizedChat } from "../plan/chat.ts";
 import { encodePrompts, type TokenizedPrompt } from "../plan/encode.ts";
+import { answerEnd } from "../plan/examples.ts";
 import { type Branch, branchesOf, labelProbabilities } from "../plan/labels.ts";
 import { contextBound, planGeneration } from "../plan/plan.ts";
+import type { OwnAdapter } from "../tenants/own-adapters.ts";
 import { readBody } from "./body.ts";
 import { answerFromCell, callerOf } from "./completions.ts";
 import type { RouteHandler } from "./dependencies.ts";
 
 export const classify: RouteHandler = async (c, dependencies) => {
   dependencies.wakeCell(c.get("access").tenant, c.get("region"));
-  const { input, labels, generation } = await readBody(c, dependencies, classifyRequestSchema);
+  const { input, generation, ...request } = await readBody(c, dependencies, classifyRequestSchema);
   if (generation.chameleon.retrieve !== null) {
     const message =
       "Invalid request: chameleon.retrieve is for completions and chats; a label is told by the text alone.";
@@ -25,12 +28,18 @@ export const classify: RouteHandler = async (c, dependencies) => {
   const artifacts = await dependencies.artifacts();
   const { tokenizer, manifest } = artifacts;
   const caller = await callerOf(c, dependencies, generation, artifacts);
-  // An adapter that has learnt from examples continues their prompts; others are asked.
-  const isAsked = typeof input[0] === "string" && !caller.own?.values().some(({ hash }) => hash !== null);
+  const taught = caller.own?.values().find(({ hash }) => hash !== null) ?? null;
+  const labels = request.labels ?? taught?.task?.labels ?? null;
+  if (!labels) {
+    const message =
+      "Invalid request: labels is absent; only an adapter of your own whose examples have few answers knows labels.";
+    throw new ServiceError("invalid_request", message, { param: "labels" });
+  }
+  const isAsked = typeof input[0] === "string" && !taught;
   const continuations = isAsked ? labels.map((label) => ` ${label.trim()}`) : labels;
   const branches = branchesOf(
     continuations.map((label) => tokenizer.encode(label, manifest.model.contextTokens)),
-    tokenizer.endOfTextId,
+    answerEnd(artifacts),
   );
   const rows = input.length * branches.length;
   if (rows > limits.choicesPerRequest) {
@@ -38,8 +47,7 @@ export const classify: RouteHandler = async (c, dependencies) => {
     throw new ServiceError("invalid_request", message, { param: "input" });
   }
   const read = () => {
-    const asked = isAsked ? input.map((text) => question(text as string, labels)) : input;
-    const prompts = asked.map((one) => promptOf(one, artifacts, caller.now()));
+    const prompts = input.map((one) => promptOf(putTo(taught, one, labels), artifacts, caller.now()));
     return prompts.flatMap((prompt) => branches.map(({ prefixIds }) => continued(prompt, prefixIds)));
   };
   const plan = await planGeneration(generation, read, artifacts, caller);
@@ -50,8 +58,8 @@ export const classify: RouteHandler = async (c, dependencies) => {
     sequence.sampling.logprobs = ids.length;
   }
 
-  const request = { ...generation, stream: false, stream_options: null };
-  const response = await answerFromCell(c, dependencies, { request, plan, artifacts, form: "chat" });
+  const asGenerated = { ...generation, stream: false, stream_options: null };
+  const response = await answerFromCell(c, dependencies, { request: asGenerated, plan, artifacts, form: "chat" });
   const answered = await response.json<ChatResponse>().catch((thrown) => {
     throw interrupted(thrown);
   });
@@ -72,6 +80,16 @@ export const classify: RouteHandler = async (c, dependencies) => {
   const classified = { object: "list", model, data, usage: usage!, system_fingerprint } satisfies ClassifyResponse;
   return c.json(classified, 200, { "server-timing": response.headers.get("server-timing") ?? "" });
 };
+
+/** An adapter that has learnt from examples is given texts as they do; others are asked. */
+function putTo(taught: OwnAdapter | null, input: ClassifyInput, labels: readonly string[]): ClassifyInput {
+  if (typeof input !== "string") return input;
+  if (!taught) return question(input, labels);
+  const { system } = taught.task ?? {};
+  if (system === undefined) return input;
+  const text: ChatMessage = { role: "user", content: input };
+  return system === null ? [text] : [{ role: "system", content: system }, text];
+}
 
 function promptOf(input: ClassifyInput, artifacts: Artifacts, nowMs: number): TokenizedPrompt {
   if (typeof input !== "string") return tokenizedChat(input, artifacts, nowMs);

@@ -67,13 +67,12 @@ function encodeExample(
   at: string,
 ): EncodedExample & { subjectIds: number[] } {
   const { tokenizer, manifest } = artifacts;
-  const { contextTokens, stopIds } = manifest.model;
+  const { contextTokens } = manifest.model;
   if (typeof example === "string") {
     const ids = tokenizer.encode(example, contextTokens - 1).slice(0, contextTokens - 1);
     return { ids, from: 1, subjectIds: ids };
   }
-  const { eosId } = tokenizer.roles;
-  const end = stopIds.includes(eosId) ? eosId : stopIds[0];
+  const end = answerEnd(artifacts);
   const answered = (promptIds: number[], answer: string, subjectIds: number[]) => {
     const answerIds = tokenizer.encode(answer, Math.max(1, contextTokens - promptIds.length));
     return { ids: [...promptIds, ...answerIds, end], from: promptIds.length, subjectIds };
@@ -86,6 +85,12 @@ function encodeExample(
   const asked = example.messages.slice(0, -1);
   const promptIds = encodeMessages(asked, artifacts, nowMs, `${at}.messages`);
   return answered(promptIds, example.messages.at(-1)!.content, subjectOf(asked, artifacts));
+}
+
+/** The id that ends an answer. */
+export function answerEnd({ tokenizer, manifest: { model } }: Artifacts): number {
+  const { eosId } = tokenizer.roles;
+  return model.stopIds.includes(eosId) ? eosId : model.stopIds[0];
 }
 
 /** As a conversation is assigned: its contents without the template's text. */

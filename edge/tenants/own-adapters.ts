@@ -1,6 +1,6 @@
 /** Records and names of a tenant's own adapters. Pure; they are stored by tenant-adapter-store.ts and fitted by backends. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
-import type { Example } from "../../shared/contracts/examples.ts";
+import type { Example, Task } from "../../shared/contracts/examples.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -18,6 +18,8 @@ export interface OwnAdapter {
   gain: AdapterAnswer["gain"];
   examples: number;
   tokens: number;
+  /** What its examples teach, if they have labels. */
+  task?: Task | null;
   /** Unix time in seconds. */
   created: number;
   /** null or absent if it has no documents. */

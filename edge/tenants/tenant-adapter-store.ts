@@ -4,6 +4,7 @@
  */
 import { DurableObject } from "cloudflare:workers";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
+import { taskOf } from "../../shared/contracts/examples.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { dot } from "../../shared/math/assignment.ts";
@@ -268,7 +269,8 @@ export class TenantAdapterStore extends DurableObject<Env> {
     const room = this.roomFor(name);
     if (room === "added") {
       keepExamples();
-      this.#sql.exec("INSERT INTO adapters VALUES (?, ?, ?, ?)", name, hash, JSON.stringify(adapter), file);
+      const record = JSON.stringify({ ...adapter, task: taskOf(examples.examples) } satisfies FittedAdapter);
+      this.#sql.exec("INSERT INTO adapters VALUES (?, ?, ?, ?)", name, hash, record, file);
       this.#copies.keep(hash);
       this.#ranked = null;
     }

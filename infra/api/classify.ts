@@ -6,7 +6,7 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { Connection, type ConnectionOptions, withConnection } from "./connection.ts";
 
 interface Options extends ConnectionOptions {
-  labels: string[];
+  labels?: string[];
   model?: string;
   json?: boolean;
 }
@@ -41,7 +41,11 @@ const program = createCommand(
 ).argument("<file>", "a text file, or - for standard input");
 await runCommand(
   withConnection(program)
-    .requiredOption("--labels <labels>", "separated by commas", (value: string) => value.split(","))
+    .option(
+      "--labels <labels>",
+      "separated by commas; those of its examples for an adapter of your own",
+      (value: string) => value.split(","),
+    )
     .option("--model <name>", "`smollm2-135m:NAME` is an adapter of your own; it continues each line as it is")
     .option("--json", "print a line of JSON for each text")
     .action(classify),

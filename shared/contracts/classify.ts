@@ -13,6 +13,14 @@ const isLabel = (entry: unknown): entry is string =>
 const text = { type: "string", minLength: 1, maxLength: limits.bodyBytes };
 const several = (items: object) => ({ type: "array", items, minItems: 1, maxItems: limits.classifyInputs });
 
+const labelList = {
+  type: "array",
+  items: { type: "string", minLength: 1, maxLength: limits.classifyLabelCharacters },
+  minItems: 2,
+  maxItems: limits.classifyLabels,
+  uniqueItems: true,
+};
+
 export const classifyRequestSchema = z
   .object({
     model: generationFields.model,
@@ -29,14 +37,12 @@ export const classifyRequestSchema = z
       ...{ isEntry: isLabel, rule: `a label has 1 to ${limits.classifyLabelCharacters} characters, not only spaces` },
     })
       .refine((labels) => new Set(labels).size === labels.length, { error: "labels holds a label twice" })
+      .nullish()
+      .transform((labels) => labels ?? null)
       .meta({
         description:
-          "As they would continue the prompt: for an adapter of your own with their leading space, if its examples have one",
-        type: "array",
-        items: { type: "string", minLength: 1, maxLength: limits.classifyLabelCharacters },
-        minItems: 2,
-        maxItems: limits.classifyLabels,
-        uniqueItems: true,
+          "As they would continue the prompt: for an adapter of your own with their leading space, if its examples have one. Absent, those of its examples",
+        anyOf: [{ type: "null" }, labelList],
       }),
     user: generationFields.user,
     chameleon: generationFields.chameleon,

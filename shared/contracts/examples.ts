@@ -1,6 +1,7 @@
 /** One example of a task, as callers give it: a text, a prompt with its completion, or a chat in OpenAI's fine-tuning format. */
 import { type ChatMessage, messagesIn } from "./chat.ts";
 import { kindOf } from "./fields.ts";
+import { limits } from "./limits.ts";
 
 /** Of a text all tokens count, else the completion alone, or the last message, which is the assistant's. */
 export type Example = string | { prompt: string; completion: string } | { messages: ChatMessage[] };
@@ -26,4 +27,33 @@ export function readExample(value: unknown, at: string): Example | { fault: stri
     return { fault: `the last entry of ${at}.messages must be the assistant's, and not empty: it is what is learnt` };
   }
   return read.messages.length > 1 ? read : { fault: `${at}.messages has no message before the assistant's` };
+}
+
+/** How examples put a text, and the answers that it may have. */
+export interface Task {
+  labels: string[];
+  /** The system message before the text, null for none; absent: texts are prompts as they are. */
+  system?: string | null;
+}
+
+/** null unless the examples are all alike, and answers occur twice on the mean: a conversation has but a text and its answer. */
+export function taskOf(examples: readonly Example[]): Task | null {
+  const asked = examples.map(askedOf);
+  const [first] = asked;
+  if (!first || asked.some((one) => one === null || one.system !== first.system)) return null;
+  const labels = [...new Set(asked.map((one) => one!.answer))];
+  const areLabels = labels.every((label) => label.trim() !== "" && label.length <= limits.classifyLabelCharacters);
+  if (!areLabels || labels.length < 2 || labels.length > limits.classifyLabels) return null;
+  if (labels.length * 2 > examples.length) return null;
+  return first.system === undefined ? { labels } : { labels, system: first.system };
+}
+
+function askedOf(example: Example): { answer: string; system?: string | null } | null {
+  if (typeof example === "string") return null;
+  if ("prompt" in example) return { answer: example.completion };
+  const { messages } = example;
+  const roles = messages.map(({ role }) => role).join();
+  const answer = messages.at(-1)!.content;
+  if (roles === "user,assistant") return { answer, system: null };
+  return roles === "system,user,assistant" ? { answer, system: messages[0].content } : null;
 }

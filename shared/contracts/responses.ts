@@ -260,6 +260,10 @@ export const adapterSchema = z
     created: unixSeconds,
     examples: z.int(),
     tokens: z.int().describe("Of the examples"),
+    labels: z
+      .array(z.string())
+      .nullable()
+      .describe("The answers of its examples, if these are few: `/v1/classify` knows them"),
     gain: gainSchema
       .nullable()
       .describe(

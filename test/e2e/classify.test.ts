@@ -2,7 +2,8 @@
 import { beforeAll, expect, test } from "vitest";
 import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import type { ChatResponse } from "../../shared/contracts/responses.ts";
+import type { Adapter, ChatResponse } from "../../shared/contracts/responses.ts";
+import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { DocumentSchemas } from "../support/answer-schemas.ts";
 import { sharedStack } from "../support/shared-stack.ts";
 import type { RunningStack } from "../support/stack.ts";
@@ -76,6 +77,40 @@ test.each(["gpt2", "gpt2:auto"])(
     expect(Math.max(...differences)).toBeLessThan(1e-4);
   },
 );
+
+test("an adapter of examples knows their labels, and gets texts as they put them", async () => {
+  const pairs = ["cow", "rose", "horse", "tulip", "sheep", "daisy", "goat", "lily"].map((word, i) => ({
+    text: `The ${word} stands in the field.`,
+    label: i % 2 === 0 ? "animal" : "flower",
+  }));
+  const forms = {
+    prompts: pairs.map(({ text, label }) => ({ prompt: text, completion: ` ${label}` })),
+    chats: pairs.map(({ text, label }) => ({
+      messages: [
+        { role: "system", content: "Say what it is." },
+        { role: "user", content: text },
+        { role: "assistant", content: label },
+      ],
+    })),
+  };
+  for (const [name, examples] of Object.entries(forms)) {
+    const made = await post("/v1/adapters", { name, examples });
+    const { labels } = (await made.json()) as Adapter;
+    expect(labels?.map((label) => label.trim())).toEqual(["animal", "flower"]);
+    const model = `gpt2:${name}`;
+    const { data } = await classified({ model, input: pairs[0].text });
+    expect(Object.keys(data[0].probabilities)).toEqual(labels);
+    if (name === "chats") {
+      const messages = forms.chats[0].messages.slice(0, 2);
+      const asked = await classified({ model, input: messages, labels });
+      expect(asked.data[0].probabilities).toEqual(data[0].probabilities);
+    }
+  }
+  const memory = await post("/v1/adapters", { name: "memory", documents: ["a text that is long enough to be known"] });
+  expect(memory.status).toBe(201);
+  const unknown = await post("/v1/classify", { model: "gpt2:memory", input: "a" });
+  expect([unknown.status, ((await unknown.json()) as ErrorEnvelope).error.param]).toEqual([400, "labels"]);
+});
 
 test.each([
   ["no labels", { input: "a", labels: ["x"] }, "labels"],
