@@ -88,6 +88,8 @@ export class TenantAdapterStore extends DurableObject<Env> {
   /** Of all adapters, what `nearest` ranks, so that a prompt reads no record but of those it gets; null after a change. */
   #ranked: { name: string; manifestHash: string; centroid: Float32Array; isUsable: boolean }[] | null = null;
   #failures = 0;
+  /** An alarm waits for jobs. */
+  #isAlarm = false;
 
   constructor(state: DurableObjectState, env: Env) {
     super(state, env);
@@ -233,6 +235,13 @@ export class TenantAdapterStore extends DurableObject<Env> {
   /** Has the alarm run all jobs. */
   async buildLater(): Promise<void> {
     await this.ctx.storage.setAlarm(this.now());
+    // The alarm comes after the present one, whose jobs may take minutes.
+    if (this.#isAlarm) this.ctx.waitUntil(this.#work());
+  }
+
+  /** Runs all jobs: those of memories one after the other, and so beside them those of examples. Tells which kinds have some left. */
+  #work(): Promise<boolean[]> {
+    return Promise.all([this.#memories.buildAll(), this.#jobs.runAll()]);
   }
 
   /** Gives up the job of an adapter that makes the memory `hash`; one that has nothing else is gone then. */
@@ -321,9 +330,11 @@ export class TenantAdapterStore extends DurableObject<Env> {
   }
 
   override async alarm(): Promise<void> {
-    const working = Promise.all([this.#memories.buildAll(), this.#jobs.runAll()]);
+    const working = this.#work();
+    this.#isAlarm = true;
     await this.#copies.deleteDue();
     const isDone = await settlesWithin(working, alarmMs);
+    this.#isAlarm = false;
     const areJobsLeft = !isDone || (await working).includes(true);
     this.#failures = this.#copies.isAnyDue || areJobsLeft ? this.#failures + 1 : 0;
     const retryMs = Math.min(maxRetryMs, firstRetryMs * 2 ** this.#failures);

@@ -166,6 +166,7 @@ export class TuningJobs {
   async #run({ id, name, tokens, examples: count }: TuningJob): Promise<void> {
     const abort = new AbortController();
     this.#running = { id, abort };
+    let isMade = false;
     try {
       const content = await this.#parts.sealed.json<JobContent>(id, "content");
       if (!content) throw new Error("the job's examples are gone");
@@ -176,6 +177,7 @@ export class TuningJobs {
         this.#parts.lists.replace({ ...job, status: "running" });
         this.#tell(id, "info", "The job has started.");
       });
+      isMade = true;
       const { hash, kept } = made;
       const [gain, created] = [kept ? made.gain : null, this.#now()];
       const counts = { examples: count, tokens, created };
@@ -196,8 +198,8 @@ export class TuningJobs {
       if (kind === "internal")
         console.warn(JSON.stringify({ level: "warn", event: "job_failed", cause: String(thrown) }));
       this.#tell(id, "error", `The job has failed: ${message}`);
-      // What was computed is charged if it was the tenant who left no room for it.
-      this.#end({ ...job, error: { kind, message, param } }, "failed", kind !== "internal" && job.status === "running");
+      // What was computed is charged if the tenant left no room for it.
+      this.#end({ ...job, error: { kind, message, param } }, "failed", isMade);
     } finally {
       this.#running = null;
     }

@@ -265,6 +265,35 @@ describe("a job", () => {
     expect(await (await get("", theirs)).json()).toMatchObject({ data: [] });
   });
 
+  test("does not delay the tenant's documents, while it runs", async () => {
+    backendMakes({}, endless);
+    const { id } = await created();
+    await until(id, { status: "running" });
+    const ready = { type: "ready", tokens: 8, bytes: 100, computedTokens: 8 };
+    network.use(http.put(`${backendUrl}/v1/memories/*`, () => new HttpResponse(`${JSON.stringify(ready)}\n`)));
+    const documents = ["ab".repeat(limits.memoryTokensAtOnce)];
+    const made = await app().post("/v1/adapters", { name: "notes", documents }, { headers: mine });
+    expect(made.status).toBe(202);
+    await vi.waitFor(async () =>
+      expect(await (await app().request("/v1/adapters/notes", { headers: mine })).json()).toMatchObject({
+        adapts: true,
+      }),
+    );
+    await app().post(`/v1/fine_tuning/jobs/${id}/cancel`, "", { headers: mine });
+  });
+
+  test("that finds its name taken fails, and pays for what was made", async () => {
+    const seen = backendMakes({}, async (made) => {
+      const examples = ["ab", "aab", "b ab"];
+      if (seen.asked.length === 1) await app().post("/v1/adapters", { name: "answers", examples }, { headers: mine });
+      return made;
+    });
+    const { id } = await created();
+    await until(id, { status: "failed", error: { code: "invalid_request", param: "name" } as never });
+    expect((await shown(id)).error!.message).toContain("You have an adapter answers already");
+    expect((await shown(id)).trained_tokens).toBeGreaterThan(0);
+  });
+
   test("is erased with its tenant, while it runs", async () => {
     const seen = backendMakes({}, endless);
     const { id } = await created();
