@@ -5,7 +5,7 @@ import type { Catalog } from "./catalog.ts";
 import { fillAnswerers } from "./catalog-controls.ts";
 import { button, byId, make } from "./elements.ts";
 import { legendRow, showExperts, sourcesLegendRow } from "./experts.ts";
-import { SourcedTokens, showPassages, sourcedPieces, type UploadedTexts } from "./passages.ts";
+import { SourcedTokens, showLookedUp, showPassages, sourcedPieces, type UploadedTexts } from "./passages.ts";
 import { wishOf } from "./request.ts";
 import { likelier, stepOf } from "./words.ts";
 
@@ -98,7 +98,8 @@ export class Chat {
       const opening: Message[] = system.trim() === "" ? [] : [{ role: "system", content: system }];
       const messages = [...opening, ...this.#messages, { role: "user", content: asked }];
       const { chameleon } = wishOf({ choice: this.#answerer.value, list: "" }, null);
-      const body = { messages, max_tokens: maxTokens, chameleon: { ...chameleon, sources: true } };
+      const retrieve = byId("chat-look-up", HTMLInputElement).checked ? 1 : null;
+      const body = { messages, max_tokens: maxTokens, chameleon: { ...chameleon, sources: true, retrieve } };
       this.#running = running;
       this.#send.textContent = "Stop";
       this.#add("user", asked);
@@ -131,9 +132,10 @@ export class Chat {
     this.#send.textContent = "Send";
   }
 
-  #showMade({ experts, memories }: ChameleonBlock): void {
+  #showMade({ experts, memories, retrieved }: ChameleonBlock): void {
     showExperts(this.#weights, experts, (id) => this.#parts.catalog.nameOf(id));
     this.#legend.replaceChildren(memories ? sourcesLegendRow() : legendRow());
+    if (retrieved) showLookedUp(this.#passage, retrieved);
   }
 
   /** Coloured by where they came from, of an answer that reads the reader's text; otherwise by what the adapters changed. */

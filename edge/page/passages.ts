@@ -1,5 +1,5 @@
 /** Tokens coloured by how much of them came from the reader's own documents, and the passages behind each. */
-import type { SourcedToken } from "../../shared/contracts/responses.ts";
+import type { ChameleonBlock, SourcedToken } from "../../shared/contracts/responses.ts";
 import type { NamedText } from "./documents.ts";
 import { make, roveFocus } from "./elements.ts";
 import { count, percent, readableToken, shareStepOf } from "./words.ts";
@@ -91,10 +91,9 @@ export function showPassages(panel: HTMLElement, { token, share, passages }: Sou
       : `${percent(share)} of its probability came from your text, the most from ${passages.length === 1 ? "here" : "these places"}:`;
   const items = passages.map((passage) => {
     const read = texts.read(passage, token);
-    const place = `bytes ${passage.start.toLocaleString("en")} to ${passage.end.toLocaleString("en")}`;
     const words = read
       ? make("blockquote", {}, `…${read[0]}`, make("mark", {}, read[1]), `${read[2]}…`)
-      : make("p", { class: "quiet" }, `${place}; uploaded earlier, so its words are not on this page`);
+      : make("p", { class: "quiet" }, `${placeOf(passage)}; uploaded earlier, so its words are not on this page`);
     const head = make("b", {}, passage.document);
     return make("li", {}, head, ` (${passage.adapter}): ${percent(passage.share)}`, words);
   });
@@ -103,4 +102,17 @@ export function showPassages(panel: HTMLElement, { token, share, passages }: Sou
     make("p", {}, sentence),
     make("ul", { class: "passages", "aria-label": count(items.length, "passage") }, ...items),
   );
+}
+
+/** Shows in `panel` what an answer had of the reader's text in its prompt. */
+export function showLookedUp(panel: HTMLElement, retrieved: NonNullable<ChameleonBlock["retrieved"]>): void {
+  const items = retrieved.map((passage) =>
+    make("li", {}, make("b", {}, passage.document), ` (${passage.adapter}): ${placeOf(passage)}`),
+  );
+  const says = items.length > 0 ? "The model read this before it answered:" : "Your text has nothing to look up.";
+  panel.replaceChildren(make("p", {}, says), make("ul", { class: "passages" }, ...items));
+}
+
+function placeOf({ start, end }: { start: number; end: number }): string {
+  return `bytes ${start.toLocaleString("en")} to ${end.toLocaleString("en")}`;
 }

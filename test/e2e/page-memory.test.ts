@@ -131,10 +131,12 @@ describe.skipIf(!browserProgram)("your text", () => {
       expect(await page.inputValue("#chat-answerer")).toBe("poemas-del-rio");
       const { documents: kept } = await ask<Adapter>("/v1/adapters/poemas-del-rio");
       expect(kept!.map(({ name }) => name).toSorted()).toEqual(Object.keys(documents).toSorted());
+      await page.check("#chat-look-up");
       await page.fill("#chat-input", prose(30));
       await page.keyboard.press("Enter");
       await driver.says("#chat-status", /complete/);
       await driver.says("#chat-legend", /your text gave/);
+      await driver.says("#chat-passage", /read this before it answered:.*\.\S+ \(poemas-del-rio\): bytes/);
       await page.locator("#chat-log .token").first().focus();
       await driver.says("#chat-passage", /your text/);
       expect(await axeViolations(page)).toEqual([]);

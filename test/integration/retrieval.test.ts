@@ -195,11 +195,17 @@ describe(`a prompt (seed ${seed})`, () => {
 });
 
 test("frames are the same alone, among others, without room, resumed, and for each choice", async () => {
-  const work = (["river", "sql", "chess"] as const).flatMap((kind) => [
+  const forked = requestOf("fork", "chess");
+  const forks = Array.from({ length: 3 }, (_, i) => ({
+    ...{ ...forked, id: `fork ${i}` },
+    sampling: { ...forked.sampling, temperature: 1, seed: i },
+  }));
+  const others = (["river", "sql", "chess"] as const).flatMap((kind) => [
     requestOf(`${kind} 0`, kind),
     requestOf(`${kind} 1`, kind, { tenant: "t1", sampling: { temperature: 0.8, seed: 3 } }, { passages: 2 }),
     requestOf(`${kind} 2`, kind, { sampling: { logprobs: null } }, { at: 0, prefixIds: [] }),
   ]);
+  const work = [...others, ...forks];
   const together = await run(work);
   const crowded = await run(work, harness({ limits: { maxSequences: 2 }, prefixBytes: 0 }));
   for (const request of work) {
