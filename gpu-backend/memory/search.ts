@@ -109,10 +109,21 @@ export class MemorySearch {
   }
 }
 
-/** The dot product of a state [D] with a key, in double precision. */
+/** The dot product of a state [D] with a key, in double precision. Four sums, as a processor adds to them at the same time. */
 function dotOf(state: Float32Array, keys: Int8Array, position: number): number {
   const D = state.length;
-  let dot = 0;
-  for (let d = 0, at = position * D; d < D; d++, at++) dot += state[d] * keys[at];
-  return dot;
+  const start = position * D;
+  let a = 0;
+  let b = 0;
+  let c = 0;
+  let d = 0;
+  let i = 0;
+  for (; i + 3 < D; i += 4) {
+    a += state[i] * keys[start + i];
+    b += state[i + 1] * keys[start + i + 1];
+    c += state[i + 2] * keys[start + i + 2];
+    d += state[i + 3] * keys[start + i + 3];
+  }
+  for (; i < D; i++) a += state[i] * keys[start + i];
+  return a + b + c + d;
 }
