@@ -173,6 +173,10 @@ describe("a job", () => {
     await until(id, { status: "succeeded", fine_tuned_model: "gpt2:answers" });
     const [, told] = (await eventsOf(id)).data;
     expect(told).toMatchObject({ level: "warn", message: expect.stringContaining("The base is served") });
+    const { batches } = backendAnswers(({ id: sequence }) => saying(sequence, "ba"));
+    const answered = await app().complete({ model: "gpt2:answers", prompt: "aab", max_tokens: 2 }, { headers: mine });
+    expect(answered.status, await answered.text()).toBe(200);
+    expect(batches.map(({ centroidId, adapterHash }) => [centroidId, adapterHash])).toEqual([[null, undefined]]);
   });
 
   test("without a suffix is given one", async () => {
