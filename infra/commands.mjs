@@ -46,6 +46,10 @@ const forDevelopers = {
     "measure what known documents gain as a memory, and fit how memories count",
     "gpu-backend/research/evaluation/own/cli.ts",
   ],
+  "eval:tasks": [
+    "measure what an own adapter learns of labelled examples",
+    "gpu-backend/research/evaluation/tasks/cli.ts",
+  ],
   paper: [
     "print the paper's table beside the same regimes on a base of 1.8 million parameters",
     "gpu-backend/research/cli.ts",

@@ -91,4 +91,4 @@ export const silenceMs = 3000;
 /** Timeout of a readiness probe. */
 export const probeMs = 2000;
 /** Timeout for making an adapter: the most text takes a busy engine minutes, and a fit tens of seconds. */
-export const adapterMs = 360_000;
+export const adapterMs = 600_000;

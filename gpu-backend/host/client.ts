@@ -46,8 +46,8 @@ export interface EngineObserver extends SupervisorObserver {
 /** Interval of the hang check, in milliseconds; small compared with `stallMs`. */
 const watchMs = 500;
 /**
- * Timeout for the hidden states of an adapter's examples, in milliseconds. The edge waits 360 s for this and the fit;
- * a fit slower than 60 s may then come too late.
+ * Timeout for the hidden states of an adapter's examples, in milliseconds. The edge waits 600 s for this and the fit;
+ * a fit slower than 300 s may then come too late.
  */
 const hiddenStatesMs = 300_000;
 

@@ -9,9 +9,9 @@ import type { FitAnswer, FitFolders, ToFitter } from "./fit-process.ts";
 import type { FitRequest, FitResult } from "./fitter.ts";
 import { cancelled } from "./making-queue.ts";
 
-/** Timeout for the next answer, the process's start included, in milliseconds. The fit of a wide base takes tens of seconds. */
-const fitMs = 60_000;
-/** Milliseconds without a fit after which the process ends: it holds the model's head in fp32 (GPT-2 124M: .3 GB). */
+/** Timeout for the next answer, the process's start included, in milliseconds. A fit of the most tokens takes a minute of one core, and two take turns. */
+const fitMs = 240_000;
+/** Milliseconds without a fit after which the process ends: it holds the model's head in fp32 (GPT-2 124M: .15 GB). */
 export const idleMs = 60_000;
 
 interface FitClientParts {

@@ -4,9 +4,9 @@
  */
 import { ServiceError } from "../../../shared/errors.ts";
 
-/** Maximum running requests, each of another tenant. Each holds up to .1 GB of its examples' probabilities. */
+/** Maximum running requests, each of another tenant. Each holds up to .2 GB of its examples' states and logits. */
 const maxRunning = 2;
-/** Maximum waiting requests; a tenant may have as many as it leaves free. Each takes seconds, and the edge waits six minutes. */
+/** Maximum waiting requests; a tenant may have as many as it leaves free. Each takes seconds to a minute, and the edge waits ten. */
 export const maxWaiting = 16;
 /** An estimate of the seconds that one request takes, for Retry-After. */
 const requestSeconds = 2;
