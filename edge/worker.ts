@@ -32,8 +32,8 @@ import { createTenantAdapters } from "./tenants/tenant-adapters.ts";
 
 export { Cell } from "./cell/cell.ts";
 export { BackendContainer } from "./platform/container.ts";
+export { TenantAdapterStore } from "./tenant-object.ts";
 export { Ledger } from "./tenants/ledger.ts";
-export { TenantAdapterStore } from "./tenants/tenant-adapter-store.ts";
 
 const config = readConfig(env);
 
@@ -83,6 +83,7 @@ const app = createApp({
     sets.current().catch((cause) => {
       throw artifactsMissing(cause);
     }),
+  artifactsOf: sets.of,
   keys: createKeyStore(config.tenantKeys, createRecords(env.TENANTS, now, waitUntil), now, env.KEY_LOOKUPS),
   bodyReads: new BodyReads(),
   documentReads: new BodyReads(limits.documentBodyBytes),

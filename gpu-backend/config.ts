@@ -117,8 +117,8 @@ export const environmentSchema = z.object({
   ARTIFACT_GRACE_MS: integer(
     0,
     2 ** 31,
-    300_000,
-    "Milliseconds that a set which is not wanted any more goes on after it was last asked for",
+    1_800_000,
+    "Milliseconds that a set which is not wanted any more goes on after it was last asked for; tenants' own adapters are made again meanwhile",
   ),
   STALL_MS: integer(
     100,

@@ -4,7 +4,7 @@ import type { Adapter } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { rankCentroids } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
-import type { OwnAdapter, OwnMemory } from "../tenants/own-adapters.ts";
+import { type FailedRefit, failedRefit, type OwnAdapter, type OwnMemory } from "../tenants/own-adapters.ts";
 import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
 import type { AppEnvironment } from "./dependencies.ts";
 
@@ -47,7 +47,12 @@ export function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, cen
     centroid: nearest ? { nearest: manifest.centroids[nearest.index].id, similarity: nearest.similarity } : null,
     memory: memory && memoryObject(memory),
     outdated: adapter.manifestHash !== manifestHash,
+    refit: adapter.manifestHash === manifestHash ? null : refitObject(failedRefit(adapter, manifestHash)),
   };
+}
+
+function refitObject(failed: FailedRefit | null): Adapter["refit"] {
+  return { status: failed?.isFinal ? "failed" : "waiting", error: failed?.error ?? null };
 }
 
 function memoryObject({ ready, job }: OwnMemory): Adapter["memory"] {

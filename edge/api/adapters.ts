@@ -6,13 +6,14 @@ import { contractVersion } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { createAdapterRequestSchema } from "../../shared/contracts/openai.ts";
 import type { AdapterDeleted, AdapterList } from "../../shared/contracts/responses.ts";
+import { encodeDocuments } from "../plan/documents.ts";
 import { encodeExamples } from "../plan/examples.ts";
 import { serverTiming } from "../platform/server-timing.ts";
 import { requireFreeName, requireRoom } from "../tenants/own-adapters.ts";
 import { adapterObject, adapterResponse, notFound } from "./adapter-object.ts";
 import { answerList } from "./answer.ts";
 import type { RouteHandler } from "./dependencies.ts";
-import { compressed, consumptionOf, encodeDocuments, makeMemory } from "./memories.ts";
+import { compressed, consumptionOf, makeMemory } from "./memories.ts";
 import { readUpload } from "./upload.ts";
 
 export const createAdapter: RouteHandler = async (c, dependencies) => {
@@ -88,8 +89,12 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
 
 export const listAdapters: RouteHandler = async (c, dependencies) => {
   const artifacts = await dependencies.artifacts();
-  const own = dependencies.adapters.of(c.get("access").tenant);
+  const { tenant } = c.get("access");
+  const own = dependencies.adapters.of(tenant);
   const [all, deletions] = await Promise.all([own.list(), own.deletions()]);
+  if (all.some(({ manifestHash }) => manifestHash !== artifacts.manifestHash)) {
+    dependencies.adapters.refit(tenant, artifacts.manifestHash);
+  }
   const data = all.map((adapter) => adapterObject(adapter, artifacts));
   const deleting = deletions.map(({ name, deletedMs, backends }) => ({
     ...{ id: name, deleted: Math.floor(deletedMs / 1000), pending_backends: backends },

@@ -14,7 +14,7 @@ import { type Branch, branchesOf, labelProbabilities } from "../plan/labels.ts";
 import { contextBound, planGeneration } from "../plan/plan.ts";
 import type { OwnAdapter } from "../tenants/own-adapters.ts";
 import { readBody } from "./body.ts";
-import { answerFromCell, callerOf } from "./completions.ts";
+import { answerFromCell, planned } from "./completions.ts";
 import type { RouteHandler } from "./dependencies.ts";
 
 export const classify: RouteHandler = async (c, dependencies) => {
@@ -25,32 +25,33 @@ export const classify: RouteHandler = async (c, dependencies) => {
       "Invalid request: chameleon.retrieve is for completions and chats; a label is told by the text alone.";
     throw new ServiceError("invalid_request", message, { param: "chameleon.retrieve" });
   }
-  const artifacts = await dependencies.artifacts();
-  const { tokenizer, manifest } = artifacts;
-  const caller = await callerOf(c, dependencies, generation, artifacts);
-  const taught = caller.own?.values().find(({ hash }) => hash !== null) ?? null;
-  const labels = request.labels ?? taught?.task?.labels ?? null;
-  if (!labels) {
-    const message =
-      "Invalid request: labels is absent; only an adapter of your own whose examples have few answers knows labels.";
-    throw new ServiceError("invalid_request", message, { param: "labels" });
-  }
-  const isAsked = typeof input[0] === "string" && !taught;
-  const continuations = isAsked ? labels.map((label) => ` ${label.trim()}`) : labels;
-  const branches = branchesOf(
-    continuations.map((label) => tokenizer.encode(label, manifest.model.contextTokens)),
-    answerEnd(artifacts),
-  );
-  const rows = input.length * branches.length;
-  if (rows > limits.choicesPerRequest) {
-    const message = `Invalid request: input × places where labels part is ${input.length} × ${branches.length}, the maximum is ${limits.choicesPerRequest}.`;
-    throw new ServiceError("invalid_request", message, { param: "input" });
-  }
-  const read = () => {
-    const prompts = input.map((one) => promptOf(putTo(taught, one, labels), artifacts, caller.now()));
-    return prompts.flatMap((prompt) => branches.map(({ prefixIds }) => continued(prompt, prefixIds)));
-  };
-  const plan = await planGeneration(generation, read, artifacts, caller);
+  const { plan: known, artifacts } = await planned(c, dependencies, generation, async (set, caller) => {
+    const { tokenizer, manifest } = set;
+    const taught = caller.own?.values().find(({ hash }) => hash !== null) ?? null;
+    const labels = request.labels ?? taught?.task?.labels ?? null;
+    if (!labels) {
+      const message =
+        "Invalid request: labels is absent; only an adapter of your own whose examples have few answers knows labels.";
+      throw new ServiceError("invalid_request", message, { param: "labels" });
+    }
+    const isAsked = typeof input[0] === "string" && !taught;
+    const continuations = isAsked ? labels.map((label) => ` ${label.trim()}`) : labels;
+    const branches = branchesOf(
+      continuations.map((label) => tokenizer.encode(label, manifest.model.contextTokens)),
+      answerEnd(set),
+    );
+    const rows = input.length * branches.length;
+    if (rows > limits.choicesPerRequest) {
+      const message = `Invalid request: input × places where labels part is ${input.length} × ${branches.length}, the maximum is ${limits.choicesPerRequest}.`;
+      throw new ServiceError("invalid_request", message, { param: "input" });
+    }
+    const read = () => {
+      const prompts = input.map((one) => promptOf(putTo(taught, one, labels), set, caller.now()));
+      return prompts.flatMap((prompt) => branches.map(({ prefixIds }) => continued(prompt, prefixIds)));
+    };
+    return { labels, branches, plan: await planGeneration(generation, read, set, caller) };
+  });
+  const { labels, branches, plan } = known;
   for (const [i, { sequence }] of plan.choices.entries()) {
     const ids = branches[i % branches.length].next.map(({ id }) => id);
     // With so much more, no other token is likely: their probabilities are those among these tokens.

@@ -13,6 +13,7 @@ import { generationOf, planChat } from "../plan/chat.ts";
 import { type Caller, type GenerationRequest, type Plan, planCompletion } from "../plan/plan.ts";
 import { pause } from "../platform/clock.ts";
 import { assignMsField } from "../platform/edge-metrics.ts";
+import { type NamedAdapters, outdated, requireMade } from "../tenants/own-adapters.ts";
 import { readBody } from "./body.ts";
 import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
 
@@ -25,17 +26,19 @@ const settlementGraceMs = 1000;
 export const completions: RouteHandler = async (c, dependencies) => {
   dependencies.wakeCell(c.get("access").tenant, c.get("region"));
   const request = await readBody(c, dependencies, completionRequestSchema);
-  const artifacts = await dependencies.artifacts();
-  const plan = await planCompletion(request, artifacts, await callerOf(c, dependencies, request, artifacts));
+  const { plan, artifacts } = await planned(c, dependencies, request, (set, caller) =>
+    planCompletion(request, set, caller),
+  );
   return answerFromCell(c, dependencies, { request, plan, artifacts, form: "completion" });
 };
 
 export const chatCompletions: RouteHandler = async (c, dependencies) => {
   dependencies.wakeCell(c.get("access").tenant, c.get("region"));
   const { messages, ...chat } = await readBody(c, dependencies, chatRequestSchema);
-  const artifacts = await dependencies.artifacts();
+  const { plan, artifacts } = await planned(c, dependencies, chat, (set, caller) =>
+    planChat(messages, generationOf(chat, set), set, caller),
+  );
   const request = generationOf(chat, artifacts);
-  const plan = await planChat(messages, request, artifacts, await callerOf(c, dependencies, request, artifacts));
   return answerFromCell(c, dependencies, { request, plan, artifacts, form: "chat" });
 };
 
@@ -46,21 +49,69 @@ interface Generation {
   form: CellRequest["form"];
 }
 
-/** Throws adapter_outdated, or invalid_request for the deadline's header. */
-export async function callerOf(
+/** The tenant's own adapters are of another set than the one that a request was to be planned with. */
+class OtherSet extends Error {
+  readonly artifacts: Artifacts;
+  constructor(artifacts: Artifacts) {
+    super("another set of artifacts");
+    this.artifacts = artifacts;
+  }
+}
+
+/** How often a request is planned anew because the tenant's adapters have changed to another set meanwhile. */
+const maxReplans = 2;
+
+/**
+ * Plans a request with the artifacts that are served or, while its own adapters wait to be made again for those, with the ones that they
+ * were made for. Throws backend_unavailable or adapter_outdated if these are gone, and invalid_request for the deadline's header.
+ */
+export async function planned<T>(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
-  request: Pick<GenerationRequest, "model" | "chameleon">,
-  artifacts: Artifacts,
-): Promise<Caller> {
+  { model, chameleon }: Pick<GenerationRequest, "model" | "chameleon">,
+  plan: (artifacts: Artifacts, caller: Caller) => Promise<T>,
+): Promise<{ plan: T; artifacts: Artifacts }> {
   const access = c.get("access");
-  const own = await dependencies.adapters.named(access, request.model, request.chameleon.adapter, artifacts);
+  const { adapters, randomSeed, now } = dependencies;
+  const served = await dependencies.artifacts();
+  const own = await adapters.named(access, model, chameleon.adapter, served.manifest);
   const deadlineMs = deadlineOf(c.req.header(deadlineHeader));
-  const { randomSeed, now } = dependencies;
   const [requestId, traceparent] = [c.get("requestId"), c.get("traceparent")];
-  const nearest = (embeddings: Float32Array[]) =>
-    dependencies.adapters.nearest(access, embeddings, artifacts.manifestHash);
-  return { requestId, tenant: access.tenant, own, nearest, deadlineMs, traceparent, randomSeed: randomSeed(), now };
+  const caller = { requestId, tenant: access.tenant, own, deadlineMs, traceparent, randomSeed: randomSeed(), now };
+  let artifacts = await setOf(own, served, access.tenant, dependencies);
+  for (let replans = 0; ; replans++) {
+    const nearest = async (embeddings: Float32Array[]) => {
+      const found = await adapters.nearest(access, embeddings, artifacts.manifestHash);
+      const isOther = found.manifestHash !== artifacts.manifestHash && replans < maxReplans;
+      const other = isOther ? await dependencies.artifactsOf(found.manifestHash) : null;
+      if (other) throw new OtherSet(other);
+      return found.nearest;
+    };
+    try {
+      return { plan: await plan(artifacts, { ...caller, nearest }), artifacts };
+    } catch (thrown) {
+      if (!(thrown instanceof OtherSet)) throw thrown;
+      artifacts = thrown.artifacts;
+    }
+  }
+}
+
+/** The set that the named adapters were made for; the served one if none is named. Throws as `planned`. */
+export async function setOf(
+  own: NamedAdapters,
+  served: Artifacts,
+  tenant: string,
+  { adapters, artifactsOf }: Dependencies,
+): Promise<Artifacts> {
+  const named = [...own.values()];
+  for (const one of named) requireMade(one);
+  const older = named.find(({ manifestHash }) => manifestHash !== served.manifestHash);
+  if (!older) return served;
+  adapters.refit(tenant, served.manifestHash);
+  const isOneSet = named.every(({ manifestHash }) => manifestHash === older.manifestHash);
+  const set = isOneSet ? await artifactsOf(older.manifestHash) : null;
+  if (!set) throw outdated(older, served.manifestHash);
+  return set;
 }
 
 function deadlineOf(header: string | undefined): number | null {

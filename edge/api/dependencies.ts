@@ -64,6 +64,8 @@ export type Middleware = (
 export interface Dependencies {
   /** Rejects with a ServiceError while there are none. */
   artifacts(): Promise<Artifacts>;
+  /** The set of a manifest, which may be served no more; null if it is gone. */
+  artifactsOf(manifestHash: string): Promise<Artifacts | null>;
   /** Called before a completion is read: a cold isolate's cell loads its artifacts meanwhile. */
   wakeCell(tenant: string, region: Region): void;
   keys: KeyStore;

@@ -12,6 +12,7 @@ import { encodePrompts } from "../plan/encode.ts";
 import { serverTiming } from "../platform/server-timing.ts";
 import { answerList } from "./answer.ts";
 import { readBody } from "./body.ts";
+import { setOf } from "./completions.ts";
 import type { RouteHandler } from "./dependencies.ts";
 
 const { embeddingTokens } = limits;
@@ -23,7 +24,7 @@ export const embeddings: RouteHandler = async (c, dependencies) => {
   const request = await readBody(c, dependencies, embeddingsRequestSchema);
   const artifacts = await dependencies.artifacts();
   const { manifest, table } = artifacts;
-  const own = await dependencies.adapters.named(c.get("access"), request.model, null, artifacts);
+  const own = await dependencies.adapters.named(c.get("access"), request.model, null, manifest);
   selectionOf(request.model, null, manifest, own); // throws model_not_found
   const model = request.model ?? manifest.model.servedAs;
   const dimensions = request.dimensions ?? table.dimensions;
@@ -88,9 +89,11 @@ function base64Of(vector: Float32Array<ArrayBuffer>): string {
 export const assignTexts: RouteHandler = async (c, dependencies) => {
   const request = await readBody(c, dependencies, assignRequestSchema);
   await c.get("admission").end();
-  const artifacts = await dependencies.artifacts();
+  const served = await dependencies.artifacts();
+  const access = c.get("access");
+  const own = await dependencies.adapters.named(access, request.model, null, served.manifest);
+  const artifacts = await setOf(own, served, access.tenant, dependencies);
   const { centroids } = artifacts.manifest;
-  const own = await dependencies.adapters.named(c.get("access"), request.model, null, artifacts);
   const selection = selectionOf(request.model, null, artifacts.manifest, own);
   const maxTokens = artifacts.manifest.embedding.prefixTokens;
   const inputs = encodePrompts(request.input, artifacts, { ...input, maxTokens, limitText: null });

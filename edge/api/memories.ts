@@ -1,19 +1,18 @@
 /** Documents of a tenant's own adapters: POST adds some, DELETE removes one; both make another memory, which answers then use. */
 import { limits } from "../../shared/contracts/limits.ts";
-import { addDocumentsRequestSchema, type DocumentField } from "../../shared/contracts/openai.ts";
+import { addDocumentsRequestSchema } from "../../shared/contracts/openai.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { promptEmbedding } from "../../shared/math/assignment.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
-import { partCharacters, partsOf } from "../../shared/tokenizer/text-parts.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import { adapterMs } from "../dispatch/routing-limits.ts";
-import { pause } from "../platform/clock.ts";
-import { requireRoom } from "../tenants/own-adapters.ts";
+import { encodeDocuments } from "../plan/documents.ts";
+import type { NewDocument } from "../tenants/memory-documents.ts";
+import { type OwnAdapter, outdated, requireRoom } from "../tenants/own-adapters.ts";
 import { gzip, jsonBytes } from "../tenants/sealed-store.ts";
 import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
-import type { DocumentChange, JobOutcome, NewDocument } from "../tenants/tenant-memories.ts";
+import type { DocumentChange, JobOutcome } from "../tenants/tenant-memories.ts";
 import { adapterResponse, notFound } from "./adapter-object.ts";
-import type { RouteHandler } from "./dependencies.ts";
+import type { Dependencies, RouteHandler } from "./dependencies.ts";
 import { readUpload } from "./upload.ts";
 
 export const addDocuments: RouteHandler = async (c, dependencies) => {
@@ -24,7 +23,7 @@ export const addDocuments: RouteHandler = async (c, dependencies) => {
   const own = dependencies.adapters.of(tenant);
   const before = await own.find(name);
   if (!before) throw notFound(name);
-  requireSame(before.manifestHash, artifacts, name);
+  requireFitted(before, artifacts, dependencies, tenant);
   const encoded = await encodeDocuments(documents ?? [], artifacts);
   const admission = await c.get("admission").reserve(encoded.tokens);
   const isWaited = encoded.tokens <= limits.memoryTokensAtOnce && !before.memory?.job;
@@ -55,7 +54,7 @@ export const deleteDocument: RouteHandler = async (c, dependencies) => {
   const own = dependencies.adapters.of(tenant);
   const before = await own.find(name);
   if (!before) throw notFound(name);
-  requireSame(before.manifestHash, artifacts, name);
+  requireFitted(before, artifacts, dependencies, tenant);
   const removed = c.req.param("document") ?? "";
   const change = { manifestHash: artifacts.manifestHash, added: null, removed, maxTenantTokens: null, charge: null };
   const memory = { name, change, isNew: false, isWaited: !before.memory?.job };
@@ -117,51 +116,6 @@ export async function makeMemory(
   throw new ServiceError(kind, message, { param, retryAfterSeconds: retryAfterSeconds ?? undefined });
 }
 
-/** Characters that a document of fewer costs as much as, besides its own. */
-const documentCharacters = 64;
-
-/**
- * Documents with their tokens and prompt embeddings; other requests of the isolate have a turn after each part of a text. Throws
- * invalid_request for one without tokens, or for too many together.
- */
-export async function encodeDocuments(
-  documents: readonly DocumentField[],
-  { tokenizer, manifest, table }: Artifacts,
-): Promise<{ documents: NewDocument[]; tokens: number }> {
-  const refuse = (message: string, param: string) =>
-    new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
-  const { prefixTokens } = manifest.embedding;
-  const encoded: NewDocument[] = [];
-  let [total, unyielded] = [0, 0];
-  for (const [i, { name, text }] of documents.entries()) {
-    const param = `documents[${i}]`;
-    const sum = new Float32Array(table.dimensions); // [P]
-    let tokens = 0;
-    unyielded += documentCharacters;
-    for (const part of partsOf(text)) {
-      const ids = tokenizer.encode(part, limits.memoryTokens - total - tokens);
-      tokens += ids.length;
-      if (total + tokens > limits.memoryTokens) {
-        const message = `documents[0] to ${param} have at least ${total + tokens} tokens, the maximum is ${limits.memoryTokens}`;
-        throw refuse(message, "documents");
-      }
-      for (let start = 0; start < ids.length; start += prefixTokens) {
-        promptEmbedding(ids.slice(start, start + prefixTokens), table).forEach((value, p) => {
-          sum[p] += value;
-        });
-      }
-      unyielded += part.length;
-      if (unyielded < partCharacters / 2) continue;
-      unyielded = 0;
-      await pause(0);
-    }
-    if (tokens === 0) throw refuse(`${param} holds no character that the model's vocabulary has`, param);
-    total += tokens;
-    encoded.push({ name, text, tokens, embedding: new Uint8Array(sum.buffer).toBase64() });
-  }
-  return { documents: encoded, tokens: total };
-}
-
 /** As `DocumentChange.added` takes them; null for none. */
 export async function compressed(documents: readonly NewDocument[]): Promise<DocumentChange["added"]> {
   return documents.length === 0 ? null : gzip(jsonBytes(documents));
@@ -172,10 +126,16 @@ export function consumptionOf({ manifest }: Artifacts, name: string, promptToken
   return { model, centroid: null, requests: 1, promptTokens, completionTokens: 0 };
 }
 
-function requireSame(manifestHash: string, artifacts: Artifacts, name: string): void {
-  if (manifestHash === artifacts.manifestHash) return;
-  const message = `The adapter ${name} was made for the manifest ${manifestHash}; ${artifacts.manifestHash} is served now. Delete it and create it again.`;
-  throw new ServiceError("adapter_outdated", message, { param: "name" });
+/** Fitted parts of other artifacts are made again before documents change, so that all of an adapter is of one set. */
+function requireFitted(
+  adapter: OwnAdapter,
+  { manifestHash }: Artifacts,
+  { adapters }: Dependencies,
+  tenant: string,
+): void {
+  if (adapter.hash === null || adapter.manifestHash === manifestHash) return;
+  adapters.refit(tenant, manifestHash);
+  throw outdated(adapter, manifestHash);
 }
 
 function noop(): void {}

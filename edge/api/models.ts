@@ -21,10 +21,10 @@ export const listModels: RouteHandler = async (c, dependencies) => {
 };
 
 export const getModel: RouteHandler = async (c, dependencies) => {
-  const artifacts = await dependencies.artifacts();
+  const { manifest } = await dependencies.artifacts();
   const id = c.req.param("id") ?? "";
-  const own = await dependencies.adapters.named(c.get("access"), id, null, artifacts);
-  selectionOf(id, null, artifacts.manifest, own); // throws model_not_found
+  const own = await dependencies.adapters.named(c.get("access"), id, null, manifest);
+  selectionOf(id, null, manifest, own); // throws model_not_found
   const [adapter] = own.values();
   return c.json({ ...modelObject(id), ...(adapter && { created: adapter.created }) } satisfies Model);
 };

@@ -1,6 +1,6 @@
 /**
  * Which artifacts this isolate serves. It holds the served set, and the one before or after it. A request keeps the set that it
- * began with.
+ * began with; one that names a tenant's own adapter is answered with the set that the adapter was made for.
  *
  * The pointer is read in the background every few seconds. A set is served once it is loaded and checked and every ready backend
  * serves it, or after `spreadMs` any backend. Failures are reported, and the served set stays.
@@ -11,7 +11,7 @@ import type { Holding } from "../dispatch/routing.ts";
 import { steadyClock } from "../platform/clock.ts";
 import { Refreshed, type RefreshedParts } from "../platform/refreshed.ts";
 import type { ArtifactSource } from "./artifact-bucket.ts";
-import type { Artifacts } from "./artifacts.ts";
+import { type Artifacts, heldSet } from "./artifacts.ts";
 
 export const artifactLimits = {
   /** Age from which a request has the pointer read again in the background. */
@@ -88,6 +88,16 @@ export class ArtifactSets {
     const check = this.#checking.get(() => this.#check(source)).catch(() => undefined);
     if (isStale) await settlesWithin(check, artifactLimits.waitMs);
     return this.#served;
+  };
+
+  /** The set of a manifest that is published, or was before; null for another, or if it cannot be loaded. */
+  readonly of = async (manifestHash: string): Promise<Artifacts | null> => {
+    const held = [this.#served, this.#other].find((set) => set?.manifestHash === manifestHash) ?? heldSet(manifestHash);
+    if (held) return held;
+    const { source } = this.#parts;
+    const pointer = await source?.pointer().catch(() => null);
+    const isKnown = pointer && [currentOf(pointer), previousOf(pointer)].includes(manifestHash);
+    return isKnown ? this.#load(source!, manifestHash).catch(() => null) : null;
   };
 
   /** Of the published, the previous and the deployed set, the first valid one that all backends have, else some, else none. */

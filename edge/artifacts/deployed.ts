@@ -1,6 +1,9 @@
 /** Loads this deployment's artifacts from its bucket, if it has one, and its static assets. */
 import { currentOf } from "../../shared/artifacts/bucket.ts";
+import { setLimits } from "../../shared/artifacts/limits.ts";
+import { manifestFile } from "../../shared/artifacts/manifest.ts";
 import { readAtMost } from "../../shared/artifacts/set-file.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import { ArtifactBucket, type ArtifactSource, type Bucket, type CacheParts } from "./artifact-bucket.ts";
 import { type Artifacts, heldSet, loadArtifacts } from "./artifacts.ts";
 
@@ -22,6 +25,20 @@ export function deployedSet({ ASSETS }: Bindings): Promise<Artifacts> {
     if (!response.ok || !response.body) throw new Error(`the asset artifacts/${name} answered ${response.status}`);
     return await readAtMost(response.body, maxBytes);
   });
+}
+
+/** The manifest's hash of that set. */
+async function deployedHash({ ASSETS }: Bindings): Promise<string> {
+  const response = await ASSETS.fetch(`https://assets/artifacts/${manifestFile}`);
+  if (!response.ok || !response.body)
+    throw new Error(`the asset artifacts/${manifestFile} answered ${response.status}`);
+  return sha256Hex(await readAtMost(response.body, setLimits.manifestBytes));
+}
+
+/** Hash of the manifest that is served now. */
+export async function servedHash(bindings: Bindings): Promise<string> {
+  const pointer = await publishedSets(bindings, null)?.pointer();
+  return pointer ? currentOf(pointer) : deployedHash(bindings);
 }
 
 /**

@@ -22,8 +22,8 @@ import { logFailure } from "../platform/log.ts";
 import { objectNamed } from "../platform/objects.ts";
 import { type Admission, admissionOf, hasEnded } from "../tenants/admission.ts";
 import type { ReportUse } from "../tenants/consumption.ts";
+import { memoryBody } from "../tenants/memory-documents.ts";
 import { Settlements, usageReport } from "../tenants/settlements.ts";
-import { memoryBody } from "../tenants/tenant-memories.ts";
 import { regionOfCell } from "./cell-names.ts";
 import { type CellRequest, readCellRequest, refusalResponse } from "./cell-request.ts";
 

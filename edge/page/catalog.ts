@@ -25,9 +25,9 @@ export class Catalog {
     return this.centroids[0]?.model.split(":")[0] ?? "";
   }
 
-  /** Adapters of the key's own that can answer: made for the served artifacts, and with documents that are ready if with nothing else. */
+  /** Adapters of the key's own that can answer: with documents that are ready if with nothing else. */
   get usableAdapters(): readonly Adapter[] {
-    return this.adapters.filter(({ outdated, hash, memory }) => !outdated && (hash ?? memory?.hash ?? null) !== null);
+    return this.adapters.filter(({ hash, memory }) => (hash ?? memory?.hash ?? null) !== null);
   }
 
   /** Throws CallFailure. */

@@ -89,8 +89,9 @@ function memoryText({ memory }: Adapter): string {
 }
 
 /** What an adapter gains by the examples that it was fitted to, in words; "" without any. */
-export function gainText({ gain, message, outdated, examples }: Adapter): string {
-  if (outdated) return "It was made for artifacts that are not served any more: make it again.";
+export function gainText({ gain, message, refit, examples }: Adapter): string {
+  if (refit?.status === "failed") return `It cannot be made for the artifacts that are served now: ${refit.error}`;
+  if (refit) return "It answers with the artifacts before; it is being made again for those that are served now.";
   if (examples === 0) return "";
   if (!gain) return message ?? "It gains nothing, so the base answers.";
   return `On ${count(gain.tokens, "token")} of examples that it was not made from: ${perplexityBesideBase(gain.nats)} (95% interval: ${perplexityInterval(gain.ci95)}).`;

@@ -66,6 +66,8 @@ interface CopiesParts {
   clients(): ReadonlyMap<string, BackendClient>;
   /** Deletes the documents of a memory. */
   deleteDocuments(memoryHash: string): void;
+  /** Deletes the bytes of fitted parts that were replaced. */
+  deleteReplaced(hash: string): void;
 }
 
 export class BackendCopies {
@@ -117,9 +119,9 @@ export class BackendCopies {
     return [...this.#sql.exec<{ hash: string }>(select, name, this.#parts.now())].map(({ hash }) => hash);
   }
 
-  /** Deletes a memory that no adapter has any more, after `delayMs`. */
+  /** Deletes what no adapter has any more, after `delayMs`. */
   async retire(hash: string, name: string, delayMs: number): Promise<void> {
-    this.#noteDeletion(memoryPrefix + hash, name, this.#parts.now() + delayMs);
+    this.#noteDeletion(hash, name, this.#parts.now() + delayMs);
     if (delayMs === 0) await this.#deleteNoted();
     else await ensureAlarm(this.#parts.storage, this.#parts.now(), { delayMs, maxDelayMs: delayMs });
   }
@@ -149,7 +151,10 @@ export class BackendCopies {
 
   /** Everything that is due is tried once at the backends. Never rejects. */
   async deleteDue(): Promise<void> {
-    for (const hash of this.#dueMemories()) this.#parts.deleteDocuments(hash);
+    for (const hash of this.#dueHashes()) {
+      if (hash.startsWith(memoryPrefix)) this.#parts.deleteDocuments(hash.slice(memoryPrefix.length));
+      else this.#parts.deleteReplaced(hash);
+    }
     const tries = this.#due().map(async ({ id, hash, address, process, sentMs }) => {
       const client = this.#parts.clients().get(address);
       if (!client) return;
@@ -204,11 +209,10 @@ export class BackendCopies {
     return this.#sql.exec<CopyRow>(select, this.#parts.now()).toArray();
   }
 
-  /** Hashes of memories whose documents are to be deleted now. */
-  #dueMemories(): string[] {
-    const select = "SELECT hash FROM deletions WHERE hash LIKE ? AND deletedMs <= ?";
-    const rows = this.#sql.exec<{ hash: string }>(select, `${memoryPrefix}%`, this.#parts.now());
-    return [...rows].map(({ hash }) => hash.slice(memoryPrefix.length));
+  /** Hashes that are to be deleted now. */
+  #dueHashes(): string[] {
+    const rows = this.#sql.exec<{ hash: string }>("SELECT hash FROM deletions WHERE deletedMs <= ?", this.#parts.now());
+    return [...rows].map(({ hash }) => hash);
   }
 
   #pending(hash: string): CopyRow[] {

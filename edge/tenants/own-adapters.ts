@@ -10,7 +10,7 @@ export interface OwnAdapter {
   name: string;
   /** The tenant's own content address of its fitted parts' bytes; null if it has only a memory. */
   hash: string | null;
-  /** The manifest it was made for. It cannot be used with another. */
+  /** The manifest it was made for: only artifacts of this one can answer with it. */
   manifestHash: string;
   /** Mean prompt embedding of its documents, or else of its examples, of length 1, [P]. */
   centroid: number[];
@@ -24,12 +24,24 @@ export interface OwnAdapter {
   created: number;
   /** null or absent if it has no documents. */
   memory?: OwnMemory | null;
+  /** Why the last try to make it again for another manifest failed; null or absent if none has. */
+  refit?: FailedRefit | null;
+}
+
+export interface FailedRefit {
+  /** Which it was to be made for. */
+  manifestHash: string;
+  error: string;
+  /** It is not tried again. */
+  isFinal: boolean;
 }
 
 /** One set of documents of an adapter. */
 export interface MemorySet {
   /** `memoryHash` of the documents. */
   hash: string;
+  /** The manifest it is made for. */
+  manifestHash: string;
   /** Number of documents; their tokens, and the bytes of their texts. */
   documents: number;
   tokens: number;
@@ -67,7 +79,6 @@ export function wantedOf(memory: OwnMemory | null): MemorySet | null {
 /** Memory of an adapter, as it is stored. */
 export interface MemoryRecord extends OwnMemory {
   name: string;
-  manifestHash: string;
   /** Unix time in seconds. */
   created: number;
 }
@@ -84,8 +95,8 @@ export function fittedOf({ record }: RecordRow): FittedAdapter {
 /** At least one of the two is there. */
 export function adapterOf(fitted: FittedAdapter | null, memory: MemoryRecord | null): OwnAdapter {
   if (memory === null) return { ...fitted!, memory: null };
-  const { name, manifestHash, created, ready, job } = memory;
-  const { centroid } = (ready ?? job)!;
+  const { name, created, ready, job } = memory;
+  const { centroid, manifestHash } = (ready ?? job)!;
   const unfitted = { name, hash: null, manifestHash, gain: null, examples: 0, tokens: 0, created };
   return { ...(fitted ?? unfitted), centroid, memory: { ready, job } };
 }
@@ -158,20 +169,34 @@ export function ownNameOf(name: string, manifest: Manifest): string | null {
   return namePattern.test(name) && !isKnown ? name : null;
 }
 
-/** Throws adapter_outdated for one of another manifest, and backend_unavailable for one whose memory is not made yet. */
-export function requireUsable(adapter: OwnAdapter, manifestHash: string): void {
-  if (adapter.manifestHash === manifestHash) {
-    if (adapter.hash === null && !adapter.memory?.ready) throw unmade(adapter);
-    return;
-  }
-  throw new ServiceError(
-    "adapter_outdated",
-    `The adapter ${adapter.name} was made for the manifest ${adapter.manifestHash}; ${manifestHash} is served now. Delete it and create it again from its examples.`,
-    { param: "model" },
-  );
+/** Throws backend_unavailable for an adapter whose memory is not made yet. */
+export function requireMade(adapter: OwnAdapter): void {
+  if (adapter.hash === null && !adapter.memory?.ready) throw unmade(adapter);
 }
 
-/** Seconds after which a memory may be ready. */
+/** The last try to make an adapter again for the manifest `served`, if it failed. */
+export function failedRefit({ refit }: OwnAdapter, served: string): FailedRefit | null {
+  return refit?.manifestHash === served ? refit : null;
+}
+
+/** Whether an adapter is to be made again for the manifest `served`. */
+export function isWaiting(adapter: OwnAdapter, served: string): boolean {
+  return adapter.manifestHash !== served && !failedRefit(adapter, served)?.isFinal;
+}
+
+/** Why an adapter of artifacts that are gone cannot be used: it is being made again for the manifest `served`, or cannot be. */
+export function outdated(adapter: OwnAdapter, served: string): ServiceError {
+  const { name, manifestHash } = adapter;
+  const failed = failedRefit(adapter, served);
+  if (failed?.isFinal) {
+    const why = `The adapter ${name} was made for the manifest ${manifestHash}; ${served} is served now, and it cannot be made again: ${failed.error} Delete it and create it again.`;
+    return new ServiceError("adapter_outdated", why, { param: "model" });
+  }
+  const message = `The adapter ${name} is being made again for the manifest ${served}, which is served now (GET /v1/adapters/${name}).`;
+  return new ServiceError("backend_unavailable", message, { retryAfterSeconds });
+}
+
+/** Seconds after which an adapter may be ready. */
 const retryAfterSeconds = 2;
 
 function unmade({ name, memory }: OwnAdapter): ServiceError {

@@ -7,7 +7,6 @@ import { createSigner } from "../../shared/contracts/call-signature.ts";
 import { taskOf } from "../../shared/contracts/examples.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
-import { dot } from "../../shared/math/assignment.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { configured } from "../config.ts";
 import { addressesIn } from "../dispatch/addresses.ts";
@@ -23,6 +22,8 @@ import {
   type PendingDeletion,
 } from "./backend-copies.ts";
 import type { AdmittedRequest, Consumption } from "./consumption.ts";
+import type { DocumentRecord } from "./memory-documents.ts";
+import { type NearestAdapters, RankedAdapters } from "./nearest-adapters.ts";
 import {
   type Added,
   adapterOf,
@@ -33,15 +34,16 @@ import {
   type RecordRow,
 } from "./own-adapters.ts";
 import { type Page, type PageRequest, RecordLists } from "./record-lists.ts";
+import { type Encoder, examplesOf, Refits } from "./refits.ts";
 import { jsonBytes, SealedStore } from "./sealed-store.ts";
 import { Settlements, usageReport } from "./settlements.ts";
 import { TenantFiles } from "./tenant-files.ts";
 import {
   type Changed,
   type DocumentChange,
-  type DocumentRecord,
   type JobOutcome,
   type Refused,
+  replacedMs,
   TenantMemories,
 } from "./tenant-memories.ts";
 import { type JobContent, type TuningJob, TuningJobs } from "./tuning-jobs.ts";
@@ -54,27 +56,20 @@ const schema = `
 
 /** Longest pause between two tries of a job; each is half of a deletion's, as a backend that restarts is back soon. */
 const maxJobRetryMs = 60_000;
+/** How often an object looks whether other artifacts are served, in milliseconds: backends keep the old ones for longer (ARTIFACT_GRACE_MS). */
+const servedCheckMs = 600_000;
 /** How long an alarm waits for jobs, in milliseconds; the platform ends one after 15 minutes, and the next continues. */
 const alarmMs = 600_000;
 /** A job that a request waits for is continued by the alarm if the object is lost meanwhile. */
 const jobAlarmMs = 60_000;
-/** Own adapters that `auto` considers for a prompt. */
-const nearestAdapters = 3;
-/** The tenant's own adapters for the prompts of a request. */
-export interface NearestAdapters {
-  /** It has adapters, of any manifest. */
-  hasAny: boolean;
-  /** For each prompt those that can be used, at most `nearestAdapters`, nearest first. */
-  nearest: OwnAdapter[][];
-}
-
 export interface ErasedAdapters extends ErasedCopies {
   adapters: number;
 }
 
-export class TenantAdapterStore extends DurableObject<Env> {
+export abstract class TenantAdapterStore extends DurableObject<Env> {
   /** A clock in milliseconds since 1970; a test may set another. */
   now = () => Date.now();
+  protected abstract readonly encoder: Encoder;
   readonly #sql: SqlStorage;
   /** By address, of the tenant's jurisdiction. */
   readonly #clients: () => Map<string, BackendClient>;
@@ -85,8 +80,11 @@ export class TenantAdapterStore extends DurableObject<Env> {
   readonly #lists: RecordLists;
   readonly #files: TenantFiles;
   readonly #jobs: TuningJobs;
-  /** Of all adapters, what `nearest` ranks, so that a prompt reads no record but of those it gets; null after a change. */
-  #ranked: { name: string; manifestHash: string; centroid: Float32Array; isUsable: boolean }[] | null = null;
+  readonly #refits: Refits;
+  /** By name, when adapters were last looked for. */
+  readonly #usedMs = new Map<string, number>();
+  /** So that a prompt reads no record but of those it gets; null after a change. */
+  #ranked: RankedAdapters | null = null;
   #failures = 0;
   /** An alarm waits for jobs. */
   #isAlarm = false;
@@ -106,27 +104,32 @@ export class TenantAdapterStore extends DurableObject<Env> {
     const randomBytes = (count: number) => crypto.getRandomValues(new Uint8Array(count));
     const { storage } = state;
     const sealed = new SealedStore(storage, randomBytes);
-    const deleteDocuments = (hash: string) => sealed.delete(hash);
-    const copies = new BackendCopies({ tenant, storage, now, clients: () => this.#clients(), deleteDocuments });
+    const copies = new BackendCopies({
+      ...{ tenant, storage, now, clients: () => this.#clients() },
+      deleteDocuments: (hash) => sealed.delete(hash),
+      deleteReplaced: (hash) => this.#refits.deleteReplaced(hash),
+    });
     const newId = () => crypto.randomUUID();
     const report = usageReport(env);
+    const changed = () => {
+      this.#ranked = null;
+    };
     this.#settlements = new Settlements(env.LEDGERS, storage, { now, newId, report });
     this.#memories = new TenantMemories({
       ...{ tenant, storage, now, sealed },
       clients: () => this.#clients().values(),
       noteCopy: (hash, copy) => copies.note(memoryPrefix + hash, copy, this.now()),
-      retire: (hash, name, delayMs) => copies.retire(hash, name, delayMs),
+      retire: (hash, name, delayMs) => copies.retire(memoryPrefix + hash, name, delayMs),
       keep: (hash) => copies.keep(memoryPrefix + hash),
       count: (charges, which) => {
         for (const { request, [which]: consumed } of charges) if (consumed) this.#count(request, consumed);
       },
-      changed: () => {
-        this.#ranked = null;
-      },
+      encode: (manifestHash, documents) => this.encoder.documents(manifestHash, documents),
+      ready: (name, manifestHash) => this.#refits.finish(name, manifestHash),
+      changed,
     });
     const lists = new RecordLists(this.#sql);
-    const isJustErased = () => copies.isJustErased();
-    this.#files = new TenantFiles({ lists, sealed, isJustErased });
+    this.#files = new TenantFiles({ lists, sealed, isJustErased: () => copies.isJustErased() });
     this.#jobs = new TuningJobs({
       ...{ lists, sealed, now, newId },
       roomFor: (name) => this.roomFor(name),
@@ -135,6 +138,24 @@ export class TenantAdapterStore extends DurableObject<Env> {
       remove: (name) => this.remove(name),
       count: (request, consumed) => this.#count(request, consumed),
       wake: () => this.buildLater(),
+    });
+    this.#refits = new Refits({
+      ...{ tenant, sql: this.#sql, now, sealed, encoder: () => this.encoder },
+      list: () => this.list(),
+      find: (name) => this.#find(name),
+      usedMs: (name) => this.#usedMs.get(name) ?? 0,
+      make: (request, signal) => makeAdapter(this.#clients().values(), request, signal, () => undefined),
+      remake: (name, manifestHash) => this.#memories.remake(name, manifestHash),
+      build: (name) => this.#memories.build(name),
+      noteCopy: (hash, copy) => copies.note(hash, copy, 0),
+      discard: async (hash, name) => {
+        if (this.#isUnused(hash)) await copies.deleteNow([hash], name);
+      },
+      keep: (hash) => copies.keep(hash),
+      retire: (hash, name) => {
+        if (this.#isUnused(hash)) state.waitUntil(copies.retire(hash, name, replacedMs));
+      },
+      changed,
     });
     [this.#sealed, this.#copies, this.#lists] = [sealed, copies, lists];
     // Jobs that ended with the object before this one continue at once.
@@ -174,33 +195,42 @@ export class TenantAdapterStore extends DurableObject<Env> {
 
   /** In order of name. */
   list(): OwnAdapter[] {
+    const failures = this.#refits.failures();
     const fitted = [...this.#sql.exec<RecordRow>("SELECT record FROM adapters")].map(fittedOf);
     const memories = new Map(this.#memories.list().map((memory) => [memory.name, memory]));
     const all = fitted.map((one) => adapterOf(one, memories.get(one.name) ?? null));
     for (const { name } of fitted) memories.delete(name);
     for (const memory of memories.values()) all.push(adapterOf(null, memory));
+    for (const one of all) one.refit = failures.get(one.name) ?? null;
     return all.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
+  /** An adapter that a request names. */
   find(name: string): OwnAdapter | null {
+    const found = this.#find(name);
+    if (found) this.#usedMs.set(name, this.now());
+    return found;
+  }
+
+  #find(name: string): OwnAdapter | null {
     const [row] = this.#sql.exec<RecordRow>("SELECT record FROM adapters WHERE name = ?", name);
     const memory = this.#memories.find(name);
-    return row || memory ? adapterOf(row ? fittedOf(row) : null, memory) : null;
+    if (!row && !memory) return null;
+    return { ...adapterOf(row ? fittedOf(row) : null, memory), refit: this.#refits.failures().get(name) ?? null };
   }
 
   /** The adapters nearest to prompts of these embeddings [S, P], among those that can be used with the manifest. */
   nearest(embeddings: Float32Array[], manifestHash: string): NearestAdapters {
-    this.#ranked ??= this.list().map(({ name, manifestHash, centroid, gain, memory }) => {
-      const isUsable = gain !== null || Boolean(memory?.ready);
-      return { name, manifestHash, centroid: Float32Array.from(centroid), isUsable };
-    });
-    const usable = this.#ranked.filter((one) => one.isUsable && one.manifestHash === manifestHash);
-    const nearest = embeddings.map((embedding) => {
-      const ranked = usable.map(({ name, centroid }) => ({ name, similarity: dot(embedding, centroid) }));
-      ranked.sort((a, b) => b.similarity - a.similarity);
-      return ranked.slice(0, nearestAdapters).map(({ name }) => this.find(name)!);
-    });
-    return { hasAny: this.#ranked.length > 0, nearest };
+    this.#ranked ??= new RankedAdapters(this.list());
+    this.ctx.waitUntil(this.refitLater(manifestHash));
+    return this.#ranked.nearest(embeddings, manifestHash, (name) => this.find(name)!);
+  }
+
+  /** Has the alarm make adapters again that are not of the manifest `served`, unless a retry is due soon. */
+  async refitLater(served: string): Promise<void> {
+    this.#ranked ??= new RankedAdapters(this.list());
+    const times = { delayMs: 0, maxDelayMs: maxJobRetryMs };
+    if (this.#ranked.isAnyWaiting(served)) await ensureAlarm(this.ctx.storage, this.now(), times);
   }
 
   documentsOf(name: string): Promise<Omit<DocumentRecord, "embedding">[]> {
@@ -241,7 +271,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
 
   /** Runs all jobs: those of memories one after the other, and so beside them those of examples. Tells which kinds have some left. */
   #work(): Promise<boolean[]> {
-    return Promise.all([this.#memories.buildAll(), this.#jobs.runAll()]);
+    return Promise.all([this.#memories.buildAll(), this.#jobs.runAll(), this.#refits.runAll()]);
   }
 
   /** Gives up the job of an adapter that makes the memory `hash`; one that has nothing else is gone then. */
@@ -263,9 +293,12 @@ export class TenantAdapterStore extends DurableObject<Env> {
   roomFor(name: string): Added {
     if (this.#copies.isJustErased()) return "erased";
     if (this.find(name)) return "taken";
+    return this.#adapters < limits.adaptersPerTenant ? "added" : "full";
+  }
+
+  get #adapters(): number {
     const select = "SELECT count(*) AS count FROM (SELECT name FROM adapters UNION SELECT name FROM memories)";
-    const { count } = this.#sql.exec<{ count: number }>(select).one();
-    return count < limits.adaptersPerTenant ? "added" : "full";
+    return this.#sql.exec<{ count: number }>(select).one().count;
   }
 
   /**
@@ -285,6 +318,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
     }
     this.#copies.note(hash, copy, 0);
     if (this.#isUnused(hash)) await this.#copies.deleteNow([hash], name);
+    await ensureAlarm(this.ctx.storage, this.now(), { delayMs: servedCheckMs, maxDelayMs: servedCheckMs });
     return room;
   }
 
@@ -299,7 +333,9 @@ export class TenantAdapterStore extends DurableObject<Env> {
     this.#sql.exec("DELETE FROM adapters WHERE name = ?", name);
     this.#sealed.delete(examplesOf(name));
     const unused = this.#memories.remove(name).map((hash) => memoryPrefix + hash);
-    if (row && this.#isUnused(row.hash)) unused.push(row.hash);
+    for (const hash of [...(row ? [row.hash] : []), ...this.#refits.remove(name)]) {
+      if (this.#isUnused(hash)) unused.push(hash);
+    }
     // Sets that were replaced, too: nothing of it stays for a while.
     return this.#copies.deleteNow([...unused, ...this.#copies.laterOf(name)], name);
   }
@@ -307,8 +343,9 @@ export class TenantAdapterStore extends DurableObject<Env> {
   /** The bytes of an adapter for a backend, which is recorded as a copy; null if no adapter has this hash. */
   file(hash: string, copy: AdapterCopy): ArrayBuffer | null {
     const [row] = this.#sql.exec<{ file: ArrayBuffer }>("SELECT file FROM adapters WHERE hash = ? LIMIT 1", hash);
-    if (row) this.#copies.note(hash, copy, this.now());
-    return row?.file ?? null;
+    const file = row?.file ?? this.#refits.file(hash);
+    if (file) this.#copies.note(hash, copy, this.now());
+    return file;
   }
 
   deletions(): PendingDeletion[] {
@@ -322,6 +359,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
     const erased = await this.#copies.erase(() => {
       this.#memories.erase();
       this.#jobs.abort();
+      this.#refits.erase();
       this.#sealed.erase();
       this.#lists.erase();
       for (const table of ["adapters", "settlements"]) this.#sql.exec(`DELETE FROM ${table}`);
@@ -339,7 +377,8 @@ export class TenantAdapterStore extends DurableObject<Env> {
     this.#failures = this.#copies.isAnyDue || areJobsLeft ? this.#failures + 1 : 0;
     const retryMs = Math.min(maxRetryMs, firstRetryMs * 2 ** this.#failures);
     const jobRetryMs = areJobsLeft ? [Math.min(maxJobRetryMs, retryMs / 2)] : [];
-    const delays = [...(isDone ? [] : [0]), ...jobRetryMs, ...this.#copies.retryDelays(retryMs)];
+    const checkMs = this.#adapters === 0 ? [] : [servedCheckMs];
+    const delays = [...(isDone ? [] : [0]), ...jobRetryMs, ...this.#copies.retryDelays(retryMs), ...checkMs];
     // What was begun meanwhile may have set it to be sooner.
     const delayMs = Math.min(...delays);
     if (delays.length > 0) await ensureAlarm(this.ctx.storage, this.now(), { delayMs, maxDelayMs: delayMs });
@@ -355,9 +394,4 @@ export class TenantAdapterStore extends DurableObject<Env> {
   #isUnused(hash: string): boolean {
     return this.#sql.exec("SELECT 1 FROM adapters WHERE hash = ? LIMIT 1", hash).toArray().length === 0;
   }
-}
-
-/** Under which the examples of an adapter are sealed. */
-function examplesOf(name: string): string {
-  return `examples:${name}`;
 }

@@ -10,12 +10,13 @@ import { setNewest } from "../platform/newest.ts";
 import { objectNamed } from "../platform/objects.ts";
 import { Refreshed } from "../platform/refreshed.ts";
 import { type Access, seesOwnAdapters } from "./keys.ts";
-import { type NamedAdapters, type OwnAdapter, ownNameOf, requireUsable, suffixOf } from "./own-adapters.ts";
+import type { NearestAdapters } from "./nearest-adapters.ts";
+import { type NamedAdapters, type OwnAdapter, ownNameOf, suffixOf } from "./own-adapters.ts";
 import type { TenantAdapterStore } from "./tenant-adapter-store.ts";
 
 type StoreMethod =
   | ("list" | "find" | "roomFor" | "add" | "remove" | "deletions" | "erase")
-  | ("nearest" | "documentsOf" | "changeDocuments" | "build" | "buildLater" | "abandon")
+  | ("nearest" | "documentsOf" | "changeDocuments" | "build" | "buildLater" | "abandon" | "refitLater")
   | ("record" | "page" | "addFile" | "fileContent" | "removeFile" | "createJob" | "cancelJob");
 type Remote<T> = {
   [Name in keyof T]: T[Name] extends (...parameters: infer P) => infer R
@@ -31,20 +32,15 @@ export interface TenantAdapters {
   of(tenant: string): OwnAdapters;
   /** The adapters that a key may see, in order of name. */
   visibleTo(access: Viewer): Promise<OwnAdapter[]>;
-  /**
-   * The own adapters that `model` and the extension's `adapter` name and the key may see. Throws adapter_outdated.
-   */
-  named(
-    access: Viewer,
-    model: string | null,
-    adapter: AdapterField | null,
-    artifacts: { manifest: Manifest; manifestHash: string },
-  ): Promise<NamedAdapters>;
+  /** The own adapters that `model` and the extension's `adapter` name and the key may see. */
+  named(access: Viewer, model: string | null, adapter: AdapterField | null, manifest: Manifest): Promise<NamedAdapters>;
   /**
    * The adapters that `auto` may use for each prompt embedding [S, P], nearest first. That a tenant has none is known for
    * `noneMs`, then looked up behind the next request.
    */
-  nearest(access: Viewer, embeddings: Float32Array[], manifestHash: string): Promise<OwnAdapter[][]>;
+  nearest(access: Viewer, embeddings: Float32Array[], manifestHash: string): Promise<NearestAdapters>;
+  /** Adapters of other artifacts than `served` are made again, in the background. */
+  refit(tenant: string, served: string): void;
   /** The tenant is about to have adapters: forgets that it had none. */
   noteNew(tenant: string): void;
   /**
@@ -77,30 +73,35 @@ export function createTenantAdapters(parts: {
   const times = { refreshMs: noneMs, expireMs: Number.POSITIVE_INFINITY, limitMs: lookMs, isShared: false };
   return {
     of,
+    refit: (tenant, served) =>
+      parts.background(
+        of(tenant)
+          .refitLater(served)
+          .catch(() => undefined),
+      ),
     noteNew: (tenant) => void without.delete(tenant),
     async nearest({ tenant, scopes }, embeddings, manifestHash) {
-      const none = embeddings.map(() => []);
+      const none = { hasAny: false, manifestHash, nearest: embeddings.map(() => []) };
       if (!seesOwnAdapters(scopes)) return none;
       const known = without.get(tenant);
       const look = () => of(tenant).nearest([], manifestHash);
       if (known && !(await known.get(async () => (await look()).hasAny).catch(() => false))) return none;
-      const { hasAny, nearest } = await of(tenant).nearest(embeddings, manifestHash).catch(unavailable);
-      if (hasAny) without.delete(tenant);
+      const found = await of(tenant).nearest(embeddings, manifestHash).catch(unavailable);
+      if (found.hasAny) without.delete(tenant);
       else {
         const seen = new Refreshed<boolean>(parts, times);
         await seen.get(async () => false);
         setNewest(without, tenant, seen, maxTenants);
       }
-      return nearest;
+      return found;
     },
     visibleTo: async (access) => (seesOwnAdapters(access.scopes) ? of(access.tenant).list() : []),
-    async named(access, model, adapter, { manifest, manifestHash }) {
+    async named(access, model, adapter, manifest) {
       const listed = typeof adapter === "string" ? [adapter] : (adapter ?? []).map(({ id }) => id);
       const names = [suffixOf(model, manifest), ...listed].flatMap((text) => ownNameOf(text, manifest) ?? []);
       if (!seesOwnAdapters(access.scopes)) return new Map();
       const found = await Promise.all([...new Set(names)].map((name) => of(access.tenant).find(name)));
       const own = found.filter((one) => one !== null);
-      for (const one of own) requireUsable(one, manifestHash);
       const named = new Map(own.map((one) => [one.name, one]));
       if (own.length === found.length) return named;
       return Object.assign(named, { others: (await of(access.tenant).list()).map(({ name }) => name) });

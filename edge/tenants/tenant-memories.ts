@@ -3,13 +3,14 @@
  * them. A job is stored until it is done, and an alarm continues it, so it survives the loss of the object and of the backend, which
  * resumes what it had begun. A change makes a new set of documents under a new hash; the old one serves until the new one is made.
  */
-import { contractVersion, type Documents } from "../../shared/contracts/inference.ts";
+import type { Documents } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { memoryHash } from "../../shared/contracts/memory-hash.ts";
 import type { ErrorKind } from "../../shared/errors.ts";
 import { CallFailure } from "../dispatch/call-failure.ts";
 import type { AdapterCopy, BackendClient } from "../dispatch/client.ts";
 import type { Charge } from "./consumption.ts";
+import { centroidOf, type DocumentRecord, firstFree, memoryBody, type NewDocument } from "./memory-documents.ts";
 import { type MemoryJob, type MemoryRecord, wantedOf } from "./own-adapters.ts";
 import { gunzippedText, jsonBytes, type SealedStore } from "./sealed-store.ts";
 
@@ -18,24 +19,6 @@ const schema = `
     name TEXT PRIMARY KEY, readyHash TEXT, jobHash TEXT, record TEXT NOT NULL
   ) WITHOUT ROWID;
 `;
-
-/** What is known of a document besides its text. */
-export interface DocumentRecord {
-  name: string;
-  tokens: number;
-  /** Of its text in UTF-8. */
-  bytes: number;
-  /** Sum of the prompt embeddings of its windows, [P] float32 in base64. */
-  embedding: string;
-}
-
-/** A document as the Worker has read it; `name` null: it gets one (`firstFree`). */
-export interface NewDocument {
-  name: string | null;
-  text: string;
-  tokens: number;
-  embedding: string;
-}
 
 /** A change of an adapter's documents. */
 export interface DocumentChange {
@@ -86,6 +69,10 @@ interface MemoryParts {
   keep(hash: string): void;
   /** Stores what requests have used, in the present transaction, and has it counted. */
   count(charges: readonly Charge[], which: "consumed" | "otherwise"): void;
+  /** Tokens and embeddings of documents, in their order, as artifacts of another manifest give them. */
+  encode(manifestHash: string, documents: Documents): Promise<Pick<NewDocument, "tokens" | "embedding">[]>;
+  /** The memory of an adapter is ready, in the transaction that stores it. */
+  ready(name: string, manifestHash: string): void;
   /** What `list` returns has changed, by something else than `remove` and `erase`. */
   changed(): void;
 }
@@ -154,6 +141,14 @@ export class TenantMemories {
     return changed;
   }
 
+  /** Stores a job that makes the memory of an adapter for another manifest. Returns why not. */
+  async remake(name: string, manifestHash: string): Promise<Refused | null> {
+    const change = { manifestHash, added: null, removed: null, maxTenantTokens: null, charge: null };
+    const isGone = () => (this.find(name) ? null : refused("adapter_not_found", `You have no adapter ${name}.`));
+    const changed = await this.change(name, change, isGone);
+    return "kind" in changed ? changed : null;
+  }
+
   async #change<T>(name: string, change: DocumentChange, refusal: () => T | null): Promise<Changed | Refused | T> {
     const refusedFirst = refusal();
     if (refusedFirst !== null) return refusedFirst;
@@ -167,6 +162,10 @@ export class TenantMemories {
             this.#stored<Documents[number]>(current.hash, "texts"),
             this.#stored<DocumentRecord>(current.hash, "records"),
           ]);
+    if (current !== null && current.manifestHash !== manifestHash) {
+      const encoded = await this.#parts.encode(manifestHash, documents);
+      for (const [i, record] of records.entries()) Object.assign(record, encoded[i]);
+    }
     if (removed !== null) {
       const at = documents.findIndex((one) => one.name === removed);
       if (at < 0) return refused("not_found", `${name} has no document ${JSON.stringify(removed.slice(0, 80))}.`);
@@ -198,7 +197,7 @@ export class TenantMemories {
     if (beyond) return beyond;
     const hash = await memoryHash(this.#parts.tenant, manifestHash, documents);
     const set = {
-      hash,
+      ...{ hash, manifestHash },
       documents: documents.length,
       tokens,
       bytes: sum((one) => one.bytes),
@@ -221,7 +220,7 @@ export class TenantMemories {
     const charges = [...(replaced?.charges ?? []), ...(charge ? [charge] : [])];
     if (replaced?.hash !== hash) this.#running.get(name)?.abort.abort();
     this.#write(name, {
-      ...{ manifestHash, created: now?.created ?? Math.floor(this.#parts.now() / 1000) },
+      created: now?.created ?? Math.floor(this.#parts.now() / 1000),
       ready: now?.ready ?? null,
       job: { ...set, status: "queued", builtTokens: 0, error: null, charges },
     });
@@ -278,8 +277,7 @@ export class TenantMemories {
     let error = refused("backend_unavailable", "No backend is configured.");
     let isFinal = false;
     try {
-      const manifestHash = this.find(name)!.manifestHash;
-      const body = await memoryBody(manifestHash, await this.texts(job.hash));
+      const body = await memoryBody(job.manifestHash, await this.texts(job.hash));
       for (const client of this.#parts.clients()) {
         if (isOver()) break;
         try {
@@ -319,6 +317,7 @@ export class TenantMemories {
     const { status, builtTokens, error, charges, ...ready } = before.job!;
     this.#parts.count(charges, "consumed");
     this.#write(name, { ...before, ready, job: null });
+    this.#parts.ready(name, ready.manifestHash);
     const old = before.ready;
     if (old && this.isUnused(old.hash)) await this.#parts.retire(old.hash, name, replacedMs);
   }
@@ -358,42 +357,16 @@ export class TenantMemories {
     return { name, ...rest, job: job && { ...job, ...running } };
   }
 
-  #write(name: string, { manifestHash, created, ready, job }: Omit<MemoryRecord, "name">): void {
+  #write(name: string, { created, ready, job }: Omit<MemoryRecord, "name">): void {
     // The documents of a failed job are deleted, so it holds no hash.
     const jobHash = job && job.status !== "failed" ? job.hash : null;
     const stored = job && { ...job, status: job.status === "failed" ? "failed" : "queued", builtTokens: 0 };
-    const record = JSON.stringify({ manifestHash, created, ready, job: stored });
+    const record = JSON.stringify({ created, ready, job: stored });
     this.#sql.exec("INSERT OR REPLACE INTO memories VALUES (?, ?, ?, ?)", name, ready?.hash ?? null, jobHash, record);
     this.#parts.changed();
   }
 }
 
-/** The body of the call that brings documents to a backend. `texts`: JSON of them, compressed. Throws if they are gone. */
-export async function memoryBody(manifestHash: string, texts: Uint8Array | null): Promise<Uint8Array> {
-  if (texts === null) throw new Error("the documents are gone");
-  const head = JSON.stringify({ version: contractVersion, manifestHash }).slice(0, -1);
-  return new TextEncoder().encode(`${head},"documents":${await gunzippedText(texts)}}`);
-}
-
 function refused(kind: ErrorKind, message: string, param: string | null = null): Refused {
   return { kind, message, param };
-}
-
-/** A name for a document without one. Not a number alone: many strings of digits in one JSON body are refused. */
-function firstFree(names: ReadonlySet<string>): string {
-  let number = names.size + 1;
-  while (names.has(`text-${number}`)) number++;
-  return `text-${number}`;
-}
-
-/** The mean of the documents' embeddings, weighed by their windows, of length 1. */
-function centroidOf(records: readonly DocumentRecord[]): number[] {
-  const vectors = records.map(({ embedding }) => new Float32Array(Uint8Array.fromBase64(embedding).buffer));
-  const sum = new Float64Array(vectors[0].length);
-  for (const vector of vectors)
-    vector.forEach((value, p) => {
-      sum[p] += value;
-    });
-  const length = Math.hypot(...sum);
-  return [...sum].map((value) => (length > 0 ? value / length : 0));
 }

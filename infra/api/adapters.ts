@@ -188,12 +188,17 @@ function show(adapter: Adapter, { json }: Options): void {
   process.stdout.write(`${json ? JSON.stringify(adapter) : lineOf(adapter)}\n`);
 }
 
-function lineOf({ model, examples, gain, memory, message, outdated }: Adapter): string {
+function lineOf({ model, examples, gain, memory, message, refit }: Adapter): string {
   const measured = gain
     ? `${besideBase(gain.nats)} (${gain.nats.toFixed(2)} nats a token [${gain.ci95.map((bound) => bound.toFixed(2)).join(", ")}])`
     : message;
   const remembered = memory && `${memory.documents} documents, ${memory.tokens} tokens, ${memory.status}`;
   const fitted = examples > 0 || !memory ? `${examples} examples  ${measured}` : null;
-  const state = outdated ? ["made for other artifacts: make it again"] : [remembered, fitted];
+  const again =
+    refit &&
+    (refit.error === null
+      ? "being made again for the artifacts of now"
+      : `${refit.status === "failed" ? "cannot be made again" : "waits to be made again"}: ${refit.error}`);
+  const state = [remembered, fitted, again];
   return [model, ...state.filter((part) => part !== null)].join("  ");
 }

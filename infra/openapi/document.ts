@@ -228,7 +228,7 @@ const meanings: Record<ErrorKind, string> = {
   not_found: "The resource does not exist.",
   model_not_found: "The model does not exist.",
   adapter_not_found: "The adapter does not exist.",
-  adapter_outdated: "The adapter was created for other artifacts; create it again.",
+  adapter_outdated: "The adapter was created for other artifacts, and cannot be made again for those that are served.",
   adapter_quota_exceeded:
     "The tenant has the maximum of adapters, files or jobs, of tokens in its documents, or of bytes in its files.",
   memory_not_found: "A backend lacks the documents of an adapter.",

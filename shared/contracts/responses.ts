@@ -280,7 +280,13 @@ export const adapterSchema = z
       .array(z.object({ name: z.string(), tokens: z.int(), bytes: z.int() }))
       .optional()
       .describe("The memory's documents, where one adapter is asked for"),
-    outdated: z.boolean().describe("It was made for other artifacts than are served: make it again"),
+    outdated: z.boolean().describe("It answers with the artifacts that it was made for, which others have replaced"),
+    refit: z
+      .object({ status: z.enum(["waiting", "failed"]), error: z.string().nullable() })
+      .nullable()
+      .describe(
+        "How it is made again for the served artifacts, in the background; null where it is of these. `failed`: it cannot be, and answers as long as its own artifacts are kept",
+      ),
   })
   .describe("An adapter of the tenant's own");
 const pendingBackends = z

@@ -2,7 +2,7 @@
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
-import { beforeEach, describe, expect, test } from "vitest";
+import { beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import { regions } from "../../edge/platform/region.ts";
 import { createKeyStore, type KeyStore } from "../../edge/tenants/keys.ts";
@@ -22,9 +22,20 @@ import type { AdapterList, UsageReport } from "../../shared/contracts/responses.
 import { eraseScope, plans, type Scope, scopes } from "../../shared/contracts/tenants.ts";
 import { edgeModelFiles } from "../support/edge-model.ts";
 import { loadOnce } from "../support/load-once.ts";
-import { backendAnswers, backendUrl, errorOf, manifestHash, network, saying, testApp, useNetwork } from "./harness.ts";
+import {
+  backendAnswers,
+  backendUrl,
+  errorOf,
+  manifestHash,
+  network,
+  publish,
+  saying,
+  testApp,
+  useNetwork,
+} from "./harness.ts";
 
 useNetwork();
+beforeAll(() => publish());
 
 const file = new Uint8Array([1, 2, 3, 250]);
 const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
@@ -549,16 +560,19 @@ describe("an adapter", () => {
     }
   });
 
-  test("of other artifacts is refused by name until it is made again", async () => {
-    const tenant = mine.authorization.slice("Bearer sk-".length);
-    const copy = { address: backendUrl, process: null };
-    await env.ADAPTERS.getByName(tenant).add(adapterNamed("old"), kept, file.buffer, copy);
+  test("of other artifacts, which are gone, is refused by name, for good where it cannot be made again", async () => {
+    const store = env.ADAPTERS.getByName(mine.authorization.slice("Bearer sk-".length));
+    await store.add(adapterNamed("old"), kept, file.buffer, { address: backendUrl, process: null });
     const { complete, request } = adapterApp();
-    expect(await errorOf(await complete({ model: "gpt2:old", prompt: "a" }, { headers: mine }))).toMatchObject({
-      status: 400,
-      code: "adapter_outdated",
+    const ask = async () => errorOf(await complete({ model: "gpt2:old", prompt: "a" }, { headers: mine }));
+    expect(await ask()).toMatchObject({ status: 503, code: "backend_unavailable" });
+    await runDurableObjectAlarm(store);
+    await expect.poll(ask).toMatchObject({ status: 400, code: "adapter_outdated" });
+    const refit = { status: "failed", error: "Its examples were not kept." };
+    expect(await (await request("/v1/adapters/old", { headers: mine })).json()).toMatchObject({
+      outdated: true,
+      refit,
     });
-    expect(await (await request("/v1/adapters/old", { headers: mine })).json()).toMatchObject({ outdated: true });
   });
 
   test("needs a method that its path has", async () => {

@@ -2,7 +2,7 @@
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
-import { beforeEach, describe, expect, test, vi } from "vitest";
+import { beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
@@ -19,9 +19,20 @@ import { type AdapterAnswer, type AdapterRequest, adapterRequestSchema } from ".
 import { limits } from "../../shared/contracts/limits.ts";
 import type { UsageReport } from "../../shared/contracts/responses.ts";
 import { plans, scopes } from "../../shared/contracts/tenants.ts";
-import { backendAnswers, backendUrl, errorOf, manifestHash, network, saying, testApp, useNetwork } from "./harness.ts";
+import {
+  backendAnswers,
+  backendUrl,
+  errorOf,
+  manifestHash,
+  network,
+  publish,
+  saying,
+  testApp,
+  useNetwork,
+} from "./harness.ts";
 
 useNetwork();
+beforeAll(() => publish());
 
 let tenants = 0;
 let ids = 0;

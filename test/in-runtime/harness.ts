@@ -14,7 +14,7 @@ import { type CompletionWriterParts, writeCompletion } from "../../edge/answer/c
 import type { Dependencies } from "../../edge/api/dependencies.ts";
 import { paced } from "../../edge/api/paced.ts";
 import { createApp } from "../../edge/app.ts";
-import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
+import { heldSet, loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import type { Cell } from "../../edge/cell/cell.ts";
 import { cellsOf } from "../../edge/cell/cell-names.ts";
 import type { CellRequest } from "../../edge/cell/cell-request.ts";
@@ -31,6 +31,7 @@ import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
 import { workerRecorder } from "../../edge/tenants/settlements.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
+import { pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
 import {
   type BatchRequest,
   batchRequestSchema,
@@ -236,6 +237,12 @@ const artifacts = loadOnce(async () => {
   return loadArtifacts(async (name) => files.get(name)!);
 });
 
+/** Publishes a manifest, by default the tiny model's, of which tenants' objects learn; its files must be loaded in this isolate. */
+export async function publish(manifest?: string): Promise<void> {
+  const pointer = switchedTo(manifest ?? (await manifestHash()), new Date(0), null);
+  await env.ARTIFACTS.put(pointerName, JSON.stringify(pointer));
+}
+
 /** The manifest hash of the tiny model. */
 export async function manifestHash(): Promise<string> {
   return (await artifacts()).manifestHash;
@@ -253,6 +260,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
   const now = overrides.now ?? (() => Date.now());
   const hono = createApp({
     artifacts,
+    artifactsOf: async (hash) => heldSet(hash),
     keys: createKeyStore(
       [{ hash: keyHash, tenant: "local" }],
       createRecords(env.TENANTS, now, (read) => void works.push(read)),

@@ -2,8 +2,8 @@
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { delay, HttpResponse, http } from "msw";
-import { beforeEach, describe, expect, test, vi } from "vitest";
-import { encodeDocuments } from "../../edge/api/memories.ts";
+import { beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { encodeDocuments } from "../../edge/plan/documents.ts";
 import { defaultRegion } from "../../edge/platform/region.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
@@ -31,12 +31,14 @@ import {
   errorOf,
   manifestHash,
   network,
+  publish,
   saying,
   testApp,
   useNetwork,
 } from "./harness.ts";
 
 useNetwork();
+beforeAll(() => publish());
 
 let tenants = 0;
 let keys: ReturnType<typeof createKeyStore>;
@@ -675,7 +677,8 @@ test("that a tenant has no adapters is known for ten seconds, and looked up behi
     background: (work) => void behind.push(work),
   });
   const access = { tenant, scopes: ["completions" as const] };
-  const ask = async () => adapters.nearest(access, [new Float32Array(4).fill(0.5)], await manifestHash());
+  const ask = async () =>
+    (await adapters.nearest(access, [new Float32Array(4).fill(0.5)], await manifestHash())).nearest;
   for (let i = 0; i < 3; i++) expect(await ask()).toEqual([[]]);
   expect(looks).toBe(1);
   backendRemembers();
@@ -688,7 +691,8 @@ test("that a tenant has no adapters is known for ten seconds, and looked up behi
   expect((await ask())[0].map(({ name }) => name)).toEqual(["notes"]);
   // Where it was made, it is known at once; a key that may not see it never asks.
   adapters.noteNew(tenant);
-  expect(await adapters.nearest({ tenant, scopes: ["embeddings"] }, [new Float32Array(4)], "x")).toEqual([[]]);
+  const unseen = await adapters.nearest({ tenant, scopes: ["embeddings"] }, [new Float32Array(4)], "x");
+  expect(unseen.nearest).toEqual([[]]);
 });
 
 test("parts that were fitted join the mixture of a prompt that is near, under the base's floor", async () => {

@@ -2,15 +2,16 @@
 import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { delay, HttpResponse, http } from "msw";
-import { beforeEach, expect, test, vi } from "vitest";
+import { beforeAll, beforeEach, expect, test, vi } from "vitest";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import { type MemoryProgress, type MemoryRequest, memoryRequestSchema } from "../../shared/contracts/inference.ts";
 import type { Adapter } from "../../shared/contracts/responses.ts";
-import { backendUrl, errorOf, network, testApp, useNetwork } from "./harness.ts";
+import { backendUrl, errorOf, network, publish, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
+beforeAll(() => publish());
 
 let tenants = 0;
 let tenant: string;

@@ -17,12 +17,16 @@ export const edgeLayers: Record<string, string[]> = {
   "config.ts": ["dispatch", "platform"],
   tenants: ["config.ts", "dispatch", "platform"],
   artifacts: ["dispatch", "platform"],
-  plan: ["artifacts", "tenants"],
+  plan: ["artifacts", "platform", "tenants"],
   answer: ["dispatch", "plan", "platform", "tenants"],
   cell: ["answer", "artifacts", "config.ts", "dispatch", "plan", "platform", "tenants"],
   api: ["answer", "artifacts", "cell", "dispatch", "plan", "platform", "tenants"],
   "app.ts": ["api"],
-  "worker.ts": ["answer", "api", "app.ts", "artifacts", "cell", "config.ts", "dispatch", "platform", "tenants"],
+  "tenant-object.ts": ["artifacts", "plan", "tenants"],
+  "worker.ts": [
+    ...["answer", "api", "app.ts", "artifacts", "cell", "config.ts", "dispatch", "platform", "tenant-object.ts"],
+    "tenants",
+  ],
   "local-storage.ts": ["artifacts", "tenants"],
   "local-worker.ts": ["worker.ts"],
 };

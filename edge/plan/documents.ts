@@ -1,0 +1,54 @@
+/** Encodes the documents of an own adapter. */
+import { limits } from "../../shared/contracts/limits.ts";
+import type { DocumentField } from "../../shared/contracts/openai.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { promptEmbedding } from "../../shared/math/assignment.ts";
+import { partCharacters, partsOf } from "../../shared/tokenizer/text-parts.ts";
+import type { Artifacts } from "../artifacts/artifacts.ts";
+import { pause } from "../platform/clock.ts";
+import type { NewDocument } from "../tenants/memory-documents.ts";
+
+/** Characters that a document of fewer costs as much as, besides its own. */
+const documentCharacters = 64;
+
+/**
+ * Documents with their tokens and prompt embeddings; other requests of the isolate have a turn after each part of a text. Throws
+ * invalid_request for one without tokens, or for too many together.
+ */
+export async function encodeDocuments(
+  documents: readonly DocumentField[],
+  { tokenizer, manifest, table }: Artifacts,
+): Promise<{ documents: NewDocument[]; tokens: number }> {
+  const refuse = (message: string, param: string) =>
+    new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
+  const { prefixTokens } = manifest.embedding;
+  const encoded: NewDocument[] = [];
+  let [total, unyielded] = [0, 0];
+  for (const [i, { name, text }] of documents.entries()) {
+    const param = `documents[${i}]`;
+    const sum = new Float32Array(table.dimensions); // [P]
+    let tokens = 0;
+    unyielded += documentCharacters;
+    for (const part of partsOf(text)) {
+      const ids = tokenizer.encode(part, limits.memoryTokens - total - tokens);
+      tokens += ids.length;
+      if (total + tokens > limits.memoryTokens) {
+        const message = `documents[0] to ${param} have at least ${total + tokens} tokens, the maximum is ${limits.memoryTokens}`;
+        throw refuse(message, "documents");
+      }
+      for (let start = 0; start < ids.length; start += prefixTokens) {
+        promptEmbedding(ids.slice(start, start + prefixTokens), table).forEach((value, p) => {
+          sum[p] += value;
+        });
+      }
+      unyielded += part.length;
+      if (unyielded < partCharacters / 2) continue;
+      unyielded = 0;
+      await pause(0);
+    }
+    if (tokens === 0) throw refuse(`${param} holds no character that the model's vocabulary has`, param);
+    total += tokens;
+    encoded.push({ name, text, tokens, embedding: new Uint8Array(sum.buffer).toBase64() });
+  }
+  return { documents: encoded, tokens: total };
+}

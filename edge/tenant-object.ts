@@ -1,0 +1,21 @@
+/** The tenants' Durable Object as the Worker exports it: with the artifacts by which it makes adapters again. */
+import { artifactsMissing } from "./artifacts/artifacts.ts";
+import { deployedSet, PlannedSets, publishedSets, servedHash } from "./artifacts/deployed.ts";
+import { encodeDocuments } from "./plan/documents.ts";
+import { encodeExamples } from "./plan/examples.ts";
+import type { Encoder } from "./tenants/refits.ts";
+import { TenantAdapterStore as Store } from "./tenants/tenant-adapter-store.ts";
+
+export class TenantAdapterStore extends Store {
+  readonly #sets = new PlannedSets(publishedSets(this.env, null), () => deployedSet(this.env));
+  readonly #set = (manifestHash: string) =>
+    this.#sets.of(manifestHash).catch((cause) => {
+      throw artifactsMissing(cause);
+    });
+  protected override readonly encoder: Encoder = {
+    served: () => servedHash(this.env),
+    documents: async (manifestHash, documents) =>
+      (await encodeDocuments(documents, await this.#set(manifestHash))).documents,
+    examples: async (manifestHash, examples, nowMs) => encodeExamples(examples, await this.#set(manifestHash), nowMs),
+  };
+}

@@ -1,0 +1,243 @@
+/**
+ * Makes a tenant's own adapters again for the artifacts that are served, in its Durable Object: fitted parts of the kept examples, a
+ * memory of the kept documents. An adapter changes in one write when all of it is made; until then it answers with the artifacts it was
+ * made for. Nothing is charged for it.
+ */
+import type { Example } from "../../shared/contracts/examples.ts";
+import {
+  type AdapterRequest,
+  contractVersion,
+  type Documents,
+  type EncodedExample,
+} from "../../shared/contracts/inference.ts";
+import { type ErrorKind, ServiceError, toServiceError } from "../../shared/errors.ts";
+import type { MadeAdapter } from "../dispatch/client.ts";
+import type { NewDocument } from "./memory-documents.ts";
+import { type FailedRefit, isWaiting, type KeptExamples, type OwnAdapter, wantedOf } from "./own-adapters.ts";
+import type { SealedStore } from "./sealed-store.ts";
+import type { JobOutcome, Refused } from "./tenant-memories.ts";
+
+const schema = `
+  CREATE TABLE IF NOT EXISTS refits (
+    name TEXT PRIMARY KEY, manifestHash TEXT NOT NULL, error TEXT, isFinal INTEGER NOT NULL DEFAULT 0, hash TEXT, record TEXT, file BLOB
+  ) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS replacedAdapters (hash TEXT PRIMARY KEY, file BLOB NOT NULL) WITHOUT ROWID;
+`;
+
+/** Reads texts as artifacts of a manifest do. */
+export interface Encoder {
+  /** Hash of the manifest that is served now. */
+  served(): Promise<string>;
+  documents(manifestHash: string, documents: Documents): Promise<Pick<NewDocument, "tokens" | "embedding">[]>;
+  examples(
+    manifestHash: string,
+    examples: readonly Example[],
+    nowMs: number,
+  ): Promise<{ examples: EncodedExample[]; centroid: Float32Array; tokens: number }>;
+}
+
+interface RefitParts {
+  tenant: string;
+  sql: SqlStorage;
+  now(): number;
+  sealed: SealedStore;
+  encoder(): Encoder;
+  list(): OwnAdapter[];
+  find(name: string): OwnAdapter | null;
+  /** When an adapter was last used, as far as this object knows. */
+  usedMs(name: string): number;
+  make(request: AdapterRequest, signal: AbortSignal): Promise<MadeAdapter>;
+  /** Stores a job that makes an adapter's memory for another manifest, or says why not. */
+  remake(name: string, manifestHash: string): Promise<Refused | null>;
+  build(name: string): Promise<JobOutcome>;
+  /** A backend has a copy of fitted parts. */
+  noteCopy(hash: string, copy: MadeAdapter["copy"]): void;
+  /** Deletes fitted parts that no adapter has. */
+  discard(hash: string, name: string): Promise<void>;
+  /** Fitted parts are an adapter's now. */
+  keep(hash: string): void;
+  /** Fitted parts were replaced: deletes them later unless another adapter has them. */
+  retire(hash: string, name: string): void;
+  /** What `list` returns has changed. */
+  changed(): void;
+}
+
+/** Errors that the next try would have, too. */
+const finalKinds: readonly ErrorKind[] = [
+  ...(["invalid_request", "context_length_exceeded", "adapter_quota_exceeded", "internal"] as const),
+];
+
+type Row = { name: string; manifestHash: string; error: string | null; isFinal: number };
+
+export class Refits {
+  readonly #parts: RefitParts;
+  #pass: Promise<boolean> | null = null;
+  #abort = new AbortController();
+
+  constructor(parts: RefitParts) {
+    this.#parts = parts;
+    parts.sql.exec(schema);
+  }
+
+  /** The last tries that failed, by name of the adapter. */
+  failures(): Map<string, FailedRefit> {
+    const rows = this.#parts.sql.exec<Row>("SELECT name, manifestHash, error, isFinal FROM refits");
+    const failed = [...rows].filter(({ error }) => error !== null);
+    return new Map(
+      failed.map(({ name, manifestHash, error, isFinal }) => [
+        name,
+        { manifestHash, error: error!, isFinal: isFinal === 1 },
+      ]),
+    );
+  }
+
+  /** Makes all adapters of other artifacts again, one after the other, the last used first. True if some are left. Never rejects. */
+  runAll(): Promise<boolean> {
+    this.#pass ??= this.#runAll().finally(() => {
+      this.#pass = null;
+    });
+    return this.#pass;
+  }
+
+  async #runAll(): Promise<boolean> {
+    const { list, find, usedMs, encoder } = this.#parts;
+    if (list().length === 0) return false;
+    const manifestHash = await encoder()
+      .served()
+      .catch(() => null);
+    if (manifestHash === null) return true;
+    const usedLast = list().sort((a, b) => usedMs(b.name) - usedMs(a.name) || b.created - a.created);
+    let areLeft = false;
+    for (const { name } of usedLast) {
+      const adapter = find(name);
+      if (!adapter || !isWaiting(adapter, manifestHash)) continue;
+      if (!(await this.#refit(adapter, manifestHash))) areLeft = true;
+    }
+    return areLeft;
+  }
+
+  /** True when it is made, or cannot be. */
+  async #refit({ name, hash, memory = null }: OwnAdapter, manifestHash: string): Promise<boolean> {
+    let isFinal = false;
+    try {
+      if (hash !== null) await this.#fit(name, hash, manifestHash);
+      const wanted = wantedOf(memory);
+      if (wanted === null) {
+        if (hash === null) throw new ServiceError("invalid_request", "Its documents are gone.");
+        this.finish(name, manifestHash);
+        return true;
+      }
+      const refused = wanted.manifestHash === manifestHash ? null : await this.#parts.remake(name, manifestHash);
+      if (refused) throw new ServiceError(refused.kind, refused.message);
+      const { status, error } = await this.#parts.build(name);
+      isFinal = status === "failed";
+      if (error) throw new ServiceError(error.kind, error.message);
+      return status === "ready";
+    } catch (thrown) {
+      const { kind, message } = toServiceError(thrown);
+      isFinal ||= finalKinds.includes(kind);
+      if (kind === "internal") {
+        console.warn(JSON.stringify({ level: "warn", event: "refit_failed", cause: String(thrown) }));
+      }
+      // Deleted meanwhile.
+      if (!this.#parts.find(name)) return true;
+      this.#parts.sql.exec(
+        `INSERT INTO refits (name, manifestHash, error, isFinal) VALUES (?, ?, ?, ?)
+         ON CONFLICT (name) DO UPDATE SET error = excluded.error, isFinal = excluded.isFinal`,
+        ...[name, manifestHash, message, Number(isFinal)],
+      );
+      this.#parts.changed();
+      return isFinal;
+    }
+  }
+
+  /** Fits the examples of an adapter whose fitted parts are `before`, and keeps the result until the memory is made, too. */
+  async #fit(name: string, before: string, manifestHash: string): Promise<void> {
+    const { tenant, sql, now, sealed, encoder, find, make } = this.#parts;
+    const [known] = sql.exec<Row & { hash: string | null }>("SELECT * FROM refits WHERE name = ?", name);
+    if (known?.manifestHash === manifestHash && known.hash !== null) return;
+    // Of artifacts that were served in between.
+    if (known && known.manifestHash !== manifestHash) await this.#discard(name);
+    const stored = await sealed.json<KeptExamples>(examplesOf(name), "examples");
+    if (!stored?.examples.length) throw new ServiceError("invalid_request", "Its examples were not kept.");
+    const encode = (examples: readonly Example[]) => encoder().examples(manifestHash, examples, now());
+    const encoded = await encode(stored.examples);
+    const validation = stored.validation && (await encode(stored.validation));
+    const request: AdapterRequest = {
+      ...{ version: contractVersion, manifestHash, tenant, examples: encoded.examples },
+      ...(validation && { validation: validation.examples }),
+    };
+    const { hash, kept, gain, file, copy } = await make(request, this.#abort.signal);
+    const adapter = find(name);
+    const isWanted = adapter?.hash === before;
+    if (isWanted) {
+      const { memory, refit, ...same } = adapter;
+      const tokens = encoded.tokens + (validation?.tokens ?? 0);
+      const changed = { hash, manifestHash, centroid: [...encoded.centroid], gain: kept ? gain : null, tokens };
+      sql.exec(
+        "INSERT OR REPLACE INTO refits (name, manifestHash, hash, record, file) VALUES (?, ?, ?, ?, ?)",
+        ...[name, manifestHash, hash, JSON.stringify({ ...same, ...changed })],
+        Uint8Array.fromBase64(file).buffer,
+      );
+    }
+    this.#parts.noteCopy(hash, copy);
+    if (!isWanted) await this.#parts.discard(hash, name);
+  }
+
+  /** All of an adapter is made for this manifest: its fitted parts change, in the present transaction. */
+  finish(name: string, manifestHash: string): void {
+    const { sql, keep, retire, changed } = this.#parts;
+    type Fitted = { hash: string; record: string; file: ArrayBuffer };
+    const select = "SELECT hash, record, file FROM refits WHERE name = ? AND manifestHash = ? AND hash IS NOT NULL";
+    const [made] = sql.exec<Fitted>(select, name, manifestHash);
+    sql.exec("DELETE FROM refits WHERE name = ?", name);
+    const [old] = sql.exec<Fitted>("SELECT hash, record, file FROM adapters WHERE name = ?", name);
+    if (made && old) {
+      const { hash, record, file } = made;
+      sql.exec("INSERT OR REPLACE INTO adapters VALUES (?, ?, ?, ?)", name, hash, record, file);
+      keep(hash);
+      this.deleteReplaced(hash);
+      if (old.hash !== hash) {
+        // For answers that have begun with them.
+        sql.exec("INSERT OR REPLACE INTO replacedAdapters VALUES (?, ?)", old.hash, old.file);
+        retire(old.hash, name);
+      }
+    }
+    changed();
+  }
+
+  deleteReplaced(hash: string): void {
+    this.#parts.sql.exec("DELETE FROM replacedAdapters WHERE hash = ?", hash);
+  }
+
+  /** Bytes that are not an adapter's yet, or any more; null if there are none of this hash. */
+  file(hash: string): ArrayBuffer | null {
+    const select =
+      "SELECT file FROM replacedAdapters WHERE hash = ? UNION ALL SELECT file FROM refits WHERE hash = ? LIMIT 1";
+    const [row] = this.#parts.sql.exec<{ file: ArrayBuffer }>(select, hash, hash);
+    return row?.file ?? null;
+  }
+
+  /** Forgets what was made for an adapter that is removed. Returns the hash of fitted parts that backends have. */
+  remove(name: string): string[] {
+    const rows = this.#parts.sql.exec<{ hash: string | null }>("SELECT hash FROM refits WHERE name = ?", name);
+    const hashes = [...rows].flatMap(({ hash }) => hash ?? []);
+    this.#parts.sql.exec("DELETE FROM refits WHERE name = ?", name);
+    return hashes;
+  }
+
+  async #discard(name: string): Promise<void> {
+    for (const hash of this.remove(name)) await this.#parts.discard(hash, name);
+  }
+
+  erase(): void {
+    this.#abort.abort();
+    this.#abort = new AbortController();
+    for (const table of ["refits", "replacedAdapters"]) this.#parts.sql.exec(`DELETE FROM ${table}`);
+  }
+}
+
+/** Under which the examples of an adapter are sealed. */
+export function examplesOf(name: string): string {
+  return `examples:${name}`;
+}

@@ -1,0 +1,272 @@
+/** Own adapters when other artifacts are published: real stores and cells, two sets in this isolate, and a backend that is scripted. */
+import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { HttpResponse, http } from "msw";
+import { beforeAll, beforeEach, expect, test, vi } from "vitest";
+import { type Artifacts, heldSet, loadArtifacts } from "../../edge/artifacts/artifacts.ts";
+import { createKeyStore } from "../../edge/tenants/keys.ts";
+import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
+import { replacedMs } from "../../edge/tenants/tenant-memories.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
+import {
+  type AdapterAnswer,
+  type AdapterRequest,
+  adapterRequestSchema,
+  type MemoryRequest,
+  memoryRequestSchema,
+} from "../../shared/contracts/inference.ts";
+import type { Adapter, CompletionResponse, UsageReport } from "../../shared/contracts/responses.ts";
+import { edgeModelFiles } from "../support/edge-model.ts";
+import {
+  backendAnswers,
+  backendUrl,
+  byteStream,
+  edgeArtifacts,
+  errorOf,
+  network,
+  publish,
+  saying,
+  testApp,
+  useNetwork,
+} from "./harness.ts";
+
+useNetwork();
+
+const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
+let tenants = 0;
+let tenant: string;
+let keys: ReturnType<typeof createKeyStore>;
+let headers: Record<string, string>;
+let before: Artifacts;
+let after: Artifacts;
+let served: Artifacts;
+const store = () => env.ADAPTERS.getByName(tenant);
+
+beforeAll(async () => {
+  const files = await edgeModelFiles(true);
+  after = await loadArtifacts(async (name) => files.get(name)!);
+  before = await edgeArtifacts();
+  expect([before, after].map(({ manifestHash }) => heldSet(manifestHash))).toEqual([before, after]);
+});
+beforeEach(async () => {
+  tenant = `refits-${tenants++}`;
+  const hash = await sha256Hex(new TextEncoder().encode(`sk-${tenant}`));
+  keys = createKeyStore([{ tenant, hash }], { get: async () => null } as never, () => Date.now());
+  headers = { authorization: `Bearer sk-${tenant}` };
+  await serve(before);
+});
+
+async function serve(set: Artifacts): Promise<void> {
+  served = set;
+  await publish(set.manifestHash);
+}
+const app = () => testApp({ keys, artifacts: async () => served });
+const create = async (name: string, rest: object) => {
+  const made = await app().post("/v1/adapters", { name, ...rest }, { headers });
+  expect(made.status, await made.clone().text()).toBe(201);
+};
+const shown = async (name: string) =>
+  (await (await app().request(`/v1/adapters/${name}`, { headers })).json()) as Adapter;
+const ask = async (adapter: string, rest: object = {}) => {
+  const answered = await app().complete(
+    { prompt: "aaab", max_tokens: 2, chameleon: { adapter }, ...rest },
+    { headers },
+  );
+  expect(answered.status, await answered.clone().text()).toBe(200);
+  return ((await answered.json()) as CompletionResponse).system_fingerprint;
+};
+const alarm = () => runDurableObjectAlarm(store());
+const fingerprint = ({ manifestHash }: Artifacts) => `fp_${manifestHash.slice(0, 12)}`;
+const examples = ["aaaa", "bbb", "aab"];
+const documents = ["aaab aaab aaab"];
+const starting = () => HttpResponse.json({ error: { message: "starting", code: null } }, { status: 503 });
+
+/** A backend that fits and remembers, but what `refuses` names; fitted parts of each manifest have a hash of their own. */
+function backendMakes(refuses: { adapters?: () => Response; memories?: () => Response } = {}) {
+  const seen = { fits: [] as AdapterRequest[], memories: [] as MemoryRequest[], deletions: [] as string[] };
+  network.use(
+    http.post(`${backendUrl}/v1/adapters`, async ({ request }) => {
+      const body = adapterRequestSchema.parse(await request.json());
+      seen.fits.push(body);
+      if (refuses.adapters && body.manifestHash === after.manifestHash) return refuses.adapters();
+      const hash = await sha256Hex(new TextEncoder().encode(JSON.stringify(body)));
+      const answer: AdapterAnswer = {
+        ...{ hash, gain, kept: true, losses: [], tokens: 8, file: btoa(hash), timings: { hiddenMs: 1, fitMs: 2 } },
+      };
+      return HttpResponse.json(answer, { status: 201 });
+    }),
+    http.put(`${backendUrl}/v1/memories/*`, async ({ request }) => {
+      const body = memoryRequestSchema.parse(await request.json());
+      seen.memories.push(body);
+      if (refuses.memories && body.manifestHash === after.manifestHash) return refuses.memories();
+      const line = { type: "ready", tokens: 8, bytes: 100, computedTokens: 8 };
+      return new HttpResponse(byteStream([`${JSON.stringify(line)}\n`]));
+    }),
+    http.delete(`${backendUrl}/v1/*/*`, ({ request }) => {
+      seen.deletions.push(new URL(request.url).pathname);
+      return new HttpResponse(null, { status: 204 });
+    }),
+  );
+  return seen;
+}
+
+test("one answers with the artifacts it was made for until all of it is made again, then with the served ones", async () => {
+  const refuses: Parameters<typeof backendMakes>[0] = {};
+  const seen = backendMakes(refuses);
+  await create("notes", { documents, examples });
+  const old = await shown("notes");
+  expect(old).toMatchObject({ outdated: false, refit: null });
+  const answers = backendAnswers(({ id }) => saying(id, "ok"));
+
+  refuses.memories = starting;
+  await serve(after);
+  const asked = async () => [await ask("notes"), await ask("auto")];
+  expect(await asked()).toEqual([fingerprint(before), fingerprint(before)]);
+  await alarm();
+  // Its examples are fitted again, but its documents wait for a backend.
+  await vi.waitFor(() => expect(seen.fits.map((one) => one.manifestHash)).toContain(after.manifestHash));
+  await vi.waitFor(async () =>
+    expect(await shown("notes")).toMatchObject({
+      outdated: true,
+      refit: { status: "waiting", error: expect.any(String) },
+    }),
+  );
+  expect(await asked()).toEqual([fingerprint(before), fingerprint(before)]);
+  for (const { manifestHash, sequences } of answers.batches) {
+    expect(manifestHash).toBe(before.manifestHash);
+    expect(sequences[0].memories).toEqual([{ hash: old.memory!.hash }]);
+    expect(JSON.stringify(sequences[0].mixture)).toContain(old.hash!);
+  }
+
+  delete refuses.memories;
+  await alarm();
+  await vi.waitFor(async () => expect(await shown("notes")).toMatchObject({ outdated: false, refit: null }));
+  const made = await shown("notes");
+  expect(made).toMatchObject({ examples: 3, gain, created: old.created, memory: { status: "ready", documents: 1 } });
+  expect([made.hash, made.memory!.hash]).not.toContain(old.hash);
+  expect(made.memory!.hash).not.toBe(old.memory!.hash);
+  answers.batches.length = 0;
+  expect(await asked()).toEqual([fingerprint(after), fingerprint(after)]);
+  for (const { manifestHash, sequences } of answers.batches) {
+    expect(manifestHash).toBe(after.manifestHash);
+    expect(sequences[0].memories).toEqual([{ hash: made.memory!.hash }]);
+    expect(JSON.stringify(sequences[0].mixture)).toContain(made.hash!);
+  }
+  // Each part was made once for the new artifacts.
+  expect(seen.fits.filter((one) => one.manifestHash === after.manifestHash)).toHaveLength(1);
+
+  // What was replaced is there for answers that have begun with it, and is deleted after them.
+  expect(await store().file(old.hash!, { address: backendUrl, process: null })).not.toBeNull();
+  expect(seen.deletions).toEqual([]);
+  await runInDurableObject(store(), (object: TenantAdapterStore) => {
+    object.now = () => Date.now() + replacedMs + 1000;
+  });
+  await alarm();
+  expect(await store().file(old.hash!, { address: backendUrl, process: null })).toBeNull();
+  expect(seen.deletions.sort()).toEqual(
+    [`/v1/adapters/${tenant}/${old.hash}`, `/v1/memories/${tenant}/${old.memory!.hash}`].sort(),
+  );
+});
+
+test("they are made again the last used first, and nothing is charged for it", async () => {
+  const seen = backendMakes();
+  const named = ["first", "second", "third"];
+  for (const [i, name] of named.entries()) await create(name, { examples: [...examples, "ab".repeat(i + 1)] });
+  const charged = async () => {
+    const { total } = (await (await app().request("/v1/usage", { headers })).json()) as UsageReport;
+    return total.prompt_tokens;
+  };
+  backendAnswers(({ id }) => saying(id, "ok"));
+  await ask("first");
+  await ask("second");
+  await vi.waitFor(async () => expect(await charged()).toBeGreaterThan(0), { timeout: 10_000 });
+  const tokens = await charged();
+  await serve(after);
+  await alarm();
+  const made = seen.fits.filter((one) => one.manifestHash === after.manifestHash).map((one) => one.examples.length);
+  const lengths = seen.fits
+    .filter((one) => one.manifestHash === after.manifestHash)
+    .map((one) => one.examples.at(-1)!.ids.length);
+  expect(made).toEqual([4, 4, 4]);
+  expect(lengths).toEqual([...new Set(lengths)]);
+  const [, second] = seen.fits;
+  expect(lengths[0]).toBe(second.examples.at(-1)!.ids.length);
+  for (const name of named) expect(await shown(name)).toMatchObject({ outdated: false });
+  expect(await charged()).toBe(tokens);
+});
+
+test("one that cannot be made again says why, answers while its artifacts are there, and is refused by name then", async () => {
+  backendMakes({ adapters: () => HttpResponse.json({ error: { message: "no", code: null } }, { status: 400 }) });
+  await create("notes", { examples });
+  backendAnswers(({ id }) => saying(id, "ok"));
+  await serve(after);
+  await alarm();
+  const refit = { status: "failed", error: expect.any(String) };
+  await vi.waitFor(async () => expect(await shown("notes")).toMatchObject({ outdated: true, refit }));
+  expect(await ask("notes")).toBe(fingerprint(before));
+  const { complete } = testApp({ keys, artifacts: async () => served, artifactsOf: async () => null });
+  const refused = await errorOf(await complete({ model: "gpt2:notes", prompt: "a" }, { headers }));
+  expect(refused).toMatchObject({ status: 400, code: "adapter_outdated" });
+});
+
+test("while one is made again, a request without its artifacts is told when to come back, and one for two sets, too", async () => {
+  backendMakes({ adapters: starting });
+  await create("notes", { examples });
+  await serve(after);
+  const { complete } = testApp({ keys, artifacts: async () => served, artifactsOf: async () => null });
+  const refused = await complete({ model: "gpt2:notes", prompt: "a" }, { headers });
+  expect(refused.headers.get("retry-after")).toBe("2");
+  expect(await errorOf(refused)).toMatchObject({ status: 503, code: "backend_unavailable" });
+  network.resetHandlers();
+  backendMakes();
+  await create("new", { examples });
+  await vi.waitFor(async () => {
+    await runInDurableObject(store(), (_, { storage }) => storage.setAlarm(Date.now()));
+    await alarm();
+    expect(await shown("notes")).toMatchObject({ outdated: false });
+  });
+});
+
+test("documents that are added meanwhile make the memory again for the served artifacts, with those that were there", async () => {
+  const seen = backendMakes();
+  await create("notes", { documents });
+  await serve(after);
+  const added = await app().post("/v1/adapters/notes/documents", { documents: ["bbba"] }, { headers });
+  expect(added.status, await added.clone().text()).toBe(200);
+  expect(await shown("notes")).toMatchObject({ outdated: false, memory: { documents: 2 } });
+  expect(seen.memories.at(-1)).toMatchObject({ manifestHash: after.manifestHash, documents: [{}, {}] });
+});
+
+test("an object without requests looks for itself", async () => {
+  backendMakes();
+  await create("notes", { documents, examples });
+  const dueMs = await runInDurableObject(store(), (_, { storage }) => storage.getAlarm());
+  expect(dueMs! - Date.now()).toBeLessThanOrEqual(600_000);
+  await serve(after);
+  await alarm();
+  expect(await store().find("notes")).toMatchObject({ manifestHash: after.manifestHash, refit: null });
+});
+
+test("deleted while it is made again, it stays deleted, at the backends too", async () => {
+  const deleting = { now: async () => undefined as unknown };
+  const seen = backendMakes({});
+  await create("notes", { examples });
+  const { hash } = await shown("notes");
+  await serve(after);
+  network.use(
+    http.post(`${backendUrl}/v1/adapters`, async () => {
+      await deleting.now();
+      const answer: AdapterAnswer = {
+        ...{ hash: "7".repeat(64), gain, kept: true, losses: [], tokens: 8, file: "AAAA" },
+        timings: { hiddenMs: 1, fitMs: 2 },
+      };
+      return HttpResponse.json(answer, { status: 201 });
+    }),
+  );
+  deleting.now = () => app().request("/v1/adapters/notes", { method: "DELETE", headers });
+  await alarm();
+  expect(await store().list()).toEqual([]);
+  await vi.waitFor(() =>
+    expect(seen.deletions).toEqual([`/v1/adapters/${tenant}/${hash}`, `/v1/adapters/${tenant}/${"7".repeat(64)}`]),
+  );
+});
