@@ -1,9 +1,11 @@
 /** The tenants' Durable Object as the Worker exports it: with the artifacts by which it makes adapters again. */
 import { artifactsMissing } from "./artifacts/artifacts.ts";
 import { deployedSet, PlannedSets, publishedSets, servedHash } from "./artifacts/deployed.ts";
+import { readConfig } from "./config.ts";
 import { encodeDocuments } from "./plan/documents.ts";
 import { encodeExamples } from "./plan/examples.ts";
-import type { Encoder } from "./tenants/refits.ts";
+import { EdgeMetrics } from "./platform/edge-metrics.ts";
+import type { Encoder, RefitOutcome } from "./tenants/refits.ts";
 import { TenantAdapterStore as Store } from "./tenants/tenant-adapter-store.ts";
 
 export class TenantAdapterStore extends Store {
@@ -12,10 +14,17 @@ export class TenantAdapterStore extends Store {
     this.#sets.of(manifestHash).catch((cause) => {
       throw artifactsMissing(cause);
     });
+  readonly #metrics = new EdgeMetrics(readConfig(this.env).otlp, () => this.now());
+  protected override readonly refitted = (outcome: RefitOutcome) => this.#metrics.refitted(outcome);
   protected override readonly encoder: Encoder = {
     served: () => servedHash(this.env),
     documents: async (manifestHash, documents) =>
       (await encodeDocuments(documents, await this.#set(manifestHash))).documents,
     examples: async (manifestHash, examples, nowMs) => encodeExamples(examples, await this.#set(manifestHash), nowMs),
   };
+
+  override async alarm(): Promise<void> {
+    await super.alarm();
+    await this.#metrics.report();
+  }
 }

@@ -94,10 +94,16 @@ export class ArtifactSets {
   readonly of = async (manifestHash: string): Promise<Artifacts | null> => {
     const held = [this.#served, this.#other].find((set) => set?.manifestHash === manifestHash) ?? heldSet(manifestHash);
     if (held) return held;
-    const { source } = this.#parts;
+    const { source, assets } = this.#parts;
     const pointer = await source?.pointer().catch(() => null);
-    const isKnown = pointer && [currentOf(pointer), previousOf(pointer)].includes(manifestHash);
-    return isKnown ? this.#load(source!, manifestHash).catch(() => null) : null;
+    if (!pointer) return null;
+    const previous = previousOf(pointer);
+    if ([currentOf(pointer), previous].includes(manifestHash)) {
+      return this.#load(source!, manifestHash).catch(() => null);
+    }
+    // Before the first one was published, the deployed set was served.
+    const deployed = previous === null ? await assets().catch(() => null) : null;
+    return deployed?.manifestHash === manifestHash ? deployed : null;
   };
 
   /** Of the published, the previous and the deployed set, the first valid one that all backends have, else some, else none. */

@@ -1,4 +1,4 @@
-/** The edge's metrics: requests, pacing, assignment, micro-batches, routing and artifacts. Reported to a collector. */
+/** The edge's metrics: requests, pacing, assignment, micro-batches, routing, artifacts and own adapters that are made again. Reported to a collector. */
 import { MetricsBuffer } from "../../shared/observability/metrics-buffer.ts";
 import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/observability/otlp.ts";
 import { post, service } from "./otlp-export.ts";
@@ -32,6 +32,8 @@ export const edgeMetricHelp = {
   "chameleon.edge.artifacts.switches": "Artifact sets taken up, by manifest, in each isolate",
   "chameleon.edge.artifacts.refusals": "Published sets or pointers that were refused",
   "chameleon.edge.artifacts.waits": "Times that a published set waited for backends to have it",
+  "chameleon.edge.refits":
+    "Own adapters made again for other artifacts, by outcome; `begun` without `done` or `failed` wait, `postponed` are tries that are repeated",
 } as const;
 type EdgeMetric = keyof typeof edgeMetricHelp;
 const routingMetrics = {
@@ -115,6 +117,10 @@ export class EdgeMetrics {
 
   artifactsChanged({ event, manifest }: ArtifactCount): void {
     this.#add(artifactMetrics[event], 1, { manifest: manifest?.slice(0, 12) ?? "pointer" });
+  }
+
+  refitted(outcome: "begun" | "done" | "postponed" | "failed"): void {
+    this.#add("chameleon.edge.refits", 1, { outcome });
   }
 
   #add(name: EdgeMetric, value: number, attributes: Attributes): void {

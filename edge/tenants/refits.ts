@@ -36,6 +36,9 @@ export interface Encoder {
   ): Promise<{ examples: EncodedExample[]; centroid: Float32Array; tokens: number }>;
 }
 
+/** `postponed`: the try failed, and is repeated. */
+export type RefitOutcome = "begun" | "done" | "postponed" | "failed";
+
 interface RefitParts {
   tenant: string;
   sql: SqlStorage;
@@ -58,6 +61,7 @@ interface RefitParts {
   keep(hash: string): void;
   /** Fitted parts were replaced: deletes them later unless another adapter has them. */
   retire(hash: string, name: string): void;
+  count(outcome: RefitOutcome): void;
   /** What `list` returns has changed. */
   changed(): void;
 }
@@ -106,7 +110,9 @@ export class Refits {
       .served()
       .catch(() => null);
     if (manifestHash === null) return true;
-    const usedLast = list().sort((a, b) => usedMs(b.name) - usedMs(a.name) || b.created - a.created);
+    const waiting = list().filter((adapter) => isWaiting(adapter, manifestHash));
+    for (const { name } of waiting) this.#note(name, manifestHash);
+    const usedLast = waiting.sort((a, b) => usedMs(b.name) - usedMs(a.name) || b.created - a.created);
     let areLeft = false;
     for (const { name } of usedLast) {
       const adapter = find(name);
@@ -114,6 +120,17 @@ export class Refits {
       if (!(await this.#refit(adapter, manifestHash))) areLeft = true;
     }
     return areLeft;
+  }
+
+  /** An adapter is to be made again. */
+  #note(name: string, manifestHash: string): void {
+    const { rowsWritten } = this.#parts.sql.exec(
+      `INSERT INTO refits (name, manifestHash) VALUES (?, ?) ON CONFLICT (name) DO UPDATE
+         SET manifestHash = excluded.manifestHash, error = NULL, isFinal = 0
+         WHERE manifestHash <> excluded.manifestHash AND hash IS NULL`,
+      ...[name, manifestHash],
+    );
+    if (rowsWritten > 0) this.#parts.count("begun");
   }
 
   /** True when it is made, or cannot be. */
@@ -146,6 +163,7 @@ export class Refits {
          ON CONFLICT (name) DO UPDATE SET error = excluded.error, isFinal = excluded.isFinal`,
         ...[name, manifestHash, message, Number(isFinal)],
       );
+      this.#parts.count(isFinal ? "failed" : "postponed");
       this.#parts.changed();
       return isFinal;
     }
@@ -190,7 +208,8 @@ export class Refits {
     type Fitted = { hash: string; record: string; file: ArrayBuffer };
     const select = "SELECT hash, record, file FROM refits WHERE name = ? AND manifestHash = ? AND hash IS NOT NULL";
     const [made] = sql.exec<Fitted>(select, name, manifestHash);
-    sql.exec("DELETE FROM refits WHERE name = ?", name);
+    const { rowsWritten } = sql.exec("DELETE FROM refits WHERE name = ?", name);
+    if (rowsWritten > 0) this.#parts.count("done");
     const [old] = sql.exec<Fitted>("SELECT hash, record, file FROM adapters WHERE name = ?", name);
     if (made && old) {
       const { hash, record, file } = made;

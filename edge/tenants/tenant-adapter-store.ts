@@ -34,7 +34,7 @@ import {
   type RecordRow,
 } from "./own-adapters.ts";
 import { type Page, type PageRequest, RecordLists } from "./record-lists.ts";
-import { type Encoder, examplesOf, Refits } from "./refits.ts";
+import { type Encoder, examplesOf, type RefitOutcome, Refits } from "./refits.ts";
 import { jsonBytes, SealedStore } from "./sealed-store.ts";
 import { Settlements, usageReport } from "./settlements.ts";
 import { TenantFiles } from "./tenant-files.ts";
@@ -70,6 +70,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
   /** A clock in milliseconds since 1970; a test may set another. */
   now = () => Date.now();
   protected abstract readonly encoder: Encoder;
+  protected abstract readonly refitted: (outcome: RefitOutcome) => void;
   readonly #sql: SqlStorage;
   /** By address, of the tenant's jurisdiction. */
   readonly #clients: () => Map<string, BackendClient>;
@@ -155,6 +156,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
       retire: (hash, name) => {
         if (this.#isUnused(hash)) state.waitUntil(copies.retire(hash, name, replacedMs));
       },
+      count: (outcome) => this.refitted(outcome),
       changed,
     });
     [this.#sealed, this.#copies, this.#lists] = [sealed, copies, lists];
@@ -226,11 +228,11 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#ranked.nearest(embeddings, manifestHash, (name) => this.find(name)!);
   }
 
-  /** Has the alarm make adapters again that are not of the manifest `served`, unless a retry is due soon. */
+  /** Has the alarm make adapters again that are not of the manifest `served`, unless it runs or a retry is due soon. */
   async refitLater(served: string): Promise<void> {
     this.#ranked ??= new RankedAdapters(this.list());
     const times = { delayMs: 0, maxDelayMs: maxJobRetryMs };
-    if (this.#ranked.isAnyWaiting(served)) await ensureAlarm(this.ctx.storage, this.now(), times);
+    if (!this.#isAlarm && this.#ranked.isAnyWaiting(served)) await ensureAlarm(this.ctx.storage, this.now(), times);
   }
 
   documentsOf(name: string): Promise<Omit<DocumentRecord, "embedding">[]> {

@@ -1,8 +1,10 @@
 /** An edge with tenants of its own and two backends on the small base, all with state that outlives them, for documents as memories. */
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { pathToFileURL } from "node:url";
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
+import { stateFolders } from "../../infra/workerd/config.ts";
 import { prepareBareEdge } from "../../infra/workerd/edge.ts";
 import type { WorkerdProcess } from "../../infra/workerd/process.ts";
 import { type Backend, isRunning, startBackend } from "../support/backend-process.ts";
@@ -14,6 +16,8 @@ const keyOf = (tenant: string) => `sk-chameleon-memory-${tenant}`;
 
 export interface MemoryCluster {
   backends: Backend[];
+  /** Folder of the bucket that edge and backends take artifacts from. */
+  bucket: string;
   call(tenant: string, method: string, route: string, body?: unknown): Promise<Response>;
   /** Kills the edge; `startEdge` starts another one on what it has stored. */
   killEdge(): Promise<void>;
@@ -33,18 +37,21 @@ export async function startMemoryCluster(
   const folder = await mkdtemp(path.join(tmpdir(), "chameleon-memory-cluster-"));
   await stageArtifacts(smallBase);
   const dataOf = (backend: number) => path.join(folder, `data-${backend}`);
+  const state = path.join(folder, "state");
+  const bucket = stateFolders.bucket(state, "ARTIFACTS");
+  await mkdir(bucket, { recursive: true });
+  const ARTIFACTS_URL = pathToFileURL(bucket).href;
   const start = (backend: number, BACKEND_PORT: string) => {
     const own = { DATA_DIR: dataOf(backend), BACKEND_NAME: `pod-${backend}`, BACKEND_PORT };
-    return startBackend({ MODEL_DIR: smallBase, THREADS: "1", BACKEND_SECRETS, ...settings, ...own });
+    return startBackend({ MODEL_DIR: smallBase, THREADS: "1", BACKEND_SECRETS, ARTIFACTS_URL, ...settings, ...own });
   };
   const backends = await Promise.all([0, 1].map((backend) => start(backend, "0")));
   const prepared = await prepareBareEdge(path.join(import.meta.dirname, "../../wrangler.toml"));
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backends.map(({ url }) => url).join(",") };
   const entries = Object.fromEntries(tenants.map((tenant) => keyEntry(keyOf(tenant), tenant)));
-  const state = path.join(folder, "state");
   let edge: WorkerdProcess;
   const cluster: MemoryCluster = {
-    backends,
+    ...{ backends, bucket },
     call: (tenant, method, route, body) =>
       fetch(edge.url + route, {
         method,

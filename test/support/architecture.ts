@@ -22,7 +22,7 @@ export const edgeLayers: Record<string, string[]> = {
   cell: ["answer", "artifacts", "config.ts", "dispatch", "plan", "platform", "tenants"],
   api: ["answer", "artifacts", "cell", "dispatch", "plan", "platform", "tenants"],
   "app.ts": ["api"],
-  "tenant-object.ts": ["artifacts", "plan", "tenants"],
+  "tenant-object.ts": ["artifacts", "config.ts", "plan", "platform", "tenants"],
   "worker.ts": [
     ...["answer", "api", "app.ts", "artifacts", "cell", "config.ts", "dispatch", "platform", "tenant-object.ts"],
     "tenants",

@@ -54,7 +54,10 @@ function sets(assets: () => Promise<Artifacts> = async () => setOf(embedded), fr
       told.push([event.replace("artifacts_", ""), ...before, manifest?.[0] ?? null, ...why]);
     },
   });
-  return { current: async () => (await made.current()).manifestHash };
+  return {
+    current: async () => (await made.current()).manifestHash,
+    of: async (hash: string) => (await made.of(hash))?.manifestHash ?? null,
+  };
 }
 const publish = (manifest: string) => {
   pointer = switchedTo(manifest, new Date(0), pointer);
@@ -226,4 +229,21 @@ test("a look that died with its request does not end all looking", async () => {
   await isolate.current();
   await Promise.all(works);
   expect(await isolate.current()).toBe(b);
+});
+
+test("a set by its manifest: what is held, what is published or was before, and the deployed one until something was", async () => {
+  publish(a);
+  const isolate = sets();
+  await isolate.current();
+  expect([await isolate.of(a), await isolate.of(embedded), await isolate.of(b)]).toEqual([a, embedded, null]);
+  publish(b);
+  expect(await later(isolate)).toBe(a);
+  expect(await later(isolate)).toBe(b);
+  calls = [];
+  expect([await isolate.of(a), await isolate.of(b)]).toEqual([a, b]);
+  expect(calls).toEqual([]);
+  // A new isolate reads the one before; older ones are no set of anybody's.
+  expect([await sets().of(a), await sets().of(c), await sets().of(embedded)]).toEqual([a, null, null]);
+  broken.add(a);
+  expect(await sets().of(a)).toBeNull();
 });

@@ -1,0 +1,108 @@
+/** Other artifacts are published under the traffic of tenants with own adapters: each answers all the time, and is made again. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type ArtifactSet, readArtifactSet } from "../../infra/publish/artifact-set.ts";
+import { publishSet } from "../../infra/publish/publish.ts";
+import { folderStore } from "../../infra/publish/store.ts";
+import type { Adapter, AdapterList, CompletionResponse } from "../../shared/contracts/responses.ts";
+import { smallArtifacts, smallBase } from "../support/small-base.ts";
+import { variantOf } from "../support/tiny-model.ts";
+import { type MemoryCluster, startMemoryCluster } from "./memory-cluster.ts";
+
+const tenants = Array.from({ length: 12 }, (_, i) => `tenant-${i}`);
+/** Every third has examples beside its documents. */
+const isTaught = (tenant: string) => tenants.indexOf(tenant) % 3 === 0;
+const patience = { timeout: 240_000, interval: 500 };
+let cluster: MemoryCluster;
+let folder: string;
+let sets: ArtifactSet[];
+
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "publish-adapters-"));
+  const variant = await variantOf(smallBase, path.join(folder, "variant"), "variant");
+  sets = await Promise.all([smallArtifacts, variant].map(readArtifactSet));
+  cluster = await startMemoryCluster(tenants, { ARTIFACTS_POLL_MS: "100" });
+});
+afterAll(async () => {
+  await cluster?.stop();
+  await rm(folder, { recursive: true, force: true });
+});
+
+const publish = async (set: ArtifactSet) => {
+  await publishSet({ store: folderStore(cluster.bucket), now: () => new Date(), say: () => undefined }, set);
+};
+const fingerprintOf = ({ manifestHash }: ArtifactSet) => `fp_${manifestHash.slice(0, 12)}`;
+const adapterOf = async (tenant: string): Promise<Adapter> => {
+  const { data } = (await (await cluster.call(tenant, "GET", "/v1/adapters")).json()) as AdapterList;
+  expect(data).toHaveLength(1);
+  return data[0];
+};
+
+/** Asks by name, or leaves the choice to the prompt. Returns the fingerprint of the set that has answered, with the tenant's memory. */
+async function ask(tenant: string, isNamed: boolean): Promise<string> {
+  const model = isNamed ? { chameleon: { adapter: "notes" } } : {};
+  const body = { prompt: `The boats of ${tenant} carry`, max_tokens: 4, ...model };
+  const answered = await cluster.call(tenant, "POST", "/v1/completions", body);
+  const text = await answered.text();
+  expect(answered.status, `${tenant}, ${isNamed ? "by name" : "auto"}: ${text}`).toBe(200);
+  const { choices, system_fingerprint } = JSON.parse(text) as CompletionResponse;
+  expect(
+    choices[0].chameleon?.memories?.map(({ id }) => id),
+    `${tenant}: ${text}`,
+  ).toEqual(["notes"]);
+  return system_fingerprint;
+}
+
+test("none is void at any moment, every answer names its set, and all are made again", async () => {
+  const [old, next] = sets;
+  await publish(old);
+  for (const tenant of tenants) {
+    const documents = [
+      { name: "boats.md", text: `The boats of ${tenant} carry salt and timber past the quiet mills to the sea.` },
+    ];
+    const examples = Array.from({ length: 4 }, (_, i) => ({ prompt: `${tenant} says ${i}:`, completion: " aye, aye" }));
+    const body = { name: "notes", documents, ...(isTaught(tenant) && { examples }) };
+    const made = await cluster.call(tenant, "POST", "/v1/adapters", body);
+    expect(made.status, await made.text()).toBe(201);
+    expect(await ask(tenant, true)).toBe(fingerprintOf(old));
+  }
+  const first = new Map(await Promise.all(tenants.map(async (tenant) => [tenant, await adapterOf(tenant)] as const)));
+
+  await publish(next);
+  const seen = new Map(tenants.map((tenant) => [tenant, [] as string[]]));
+  const state = { isOver: false };
+  const traffic = tenants.map(async (tenant) => {
+    for (let i = 0; !state.isOver; i++) seen.get(tenant)!.push(await ask(tenant, i % 2 === 0));
+  });
+  const allMade = expect.poll(async () => {
+    const all = await Promise.all(tenants.map(adapterOf));
+    for (const { refit } of all) expect(refit?.status).not.toBe("failed");
+    return all.filter(({ outdated }) => outdated).length;
+  }, patience);
+  await Promise.race([allMade.toBe(0), Promise.all(traffic)]);
+  // The edge itself may have been slow to switch: then nothing was outdated yet.
+  await expect
+    .poll(async () => seen.values().every((prints) => prints.at(-1) === fingerprintOf(next)), patience)
+    .toBe(true);
+  state.isOver = true;
+  await Promise.all(traffic);
+
+  for (const tenant of tenants) {
+    const prints = seen.get(tenant)!;
+    // Once from the old set to the new one, and not back.
+    const switched = prints.indexOf(fingerprintOf(next));
+    expect(prints.slice(0, switched).every((print) => print === fingerprintOf(old))).toBe(true);
+    expect(prints.slice(switched).every((print) => print === fingerprintOf(next))).toBe(true);
+    const [before, after] = [first.get(tenant)!, await adapterOf(tenant)];
+    expect(after).toMatchObject({
+      outdated: false,
+      refit: null,
+      examples: before.examples,
+      memory: { status: "ready" },
+    });
+    expect(after.memory!.hash).not.toBe(before.memory!.hash);
+    if (isTaught(tenant)) expect(after.hash).not.toBe(before.hash);
+  }
+}, 600_000);
