@@ -7,11 +7,13 @@ import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import type { DoneFrame, Frame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
+import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { edgeModel, edgeModelFiles } from "../support/edge-model.ts";
 import { loadOnce } from "../support/load-once.ts";
 import {
   backendAnswers,
+  backendStreams,
   backendUrl,
   byteStream,
   cellsWith,
@@ -124,6 +126,24 @@ describe("a prompt with passages", () => {
     const { usage } = (await (await app.complete(asked, { headers })).json()) as CompletionResponse;
     expect(usage).toMatchObject({ prompt_tokens: 4 + 9, completion_tokens: 6 });
     expect(consumed).toMatchObject([{ requests: 1, promptTokens: 4 + 9, completionTokens: 6 }]);
+  });
+
+  test("is asked for again where a backend breaks off, and the passages are charged once", async () => {
+    await remember();
+    const seen = backendStreams(({ sequences: [sequence] }) => {
+      const frames = answering(sequence);
+      const isFirst = sequence.continuedIds.length === 0;
+      return byteStream((isFirst ? frames.slice(0, 1) : frames.slice(1)).map(frameLine));
+    });
+    const asked = { model: "gpt2:notes", prompt: "aaab", max_tokens: 2, chameleon: { retrieve: 1 } };
+    const answered = await app.complete(asked, { headers });
+    expect(answered.status, await answered.clone().text()).toBe(200);
+    const { choices, usage } = (await answered.json()) as CompletionResponse;
+    expect(choices[0]).toMatchObject({ text: "ok", chameleon: { retrieved: [{ document: "text-1" }] } });
+    expect(usage).toMatchObject({ prompt_tokens: 4 + 9, completion_tokens: 2 });
+    const [first, second] = seen.batches.map(({ sequences }) => sequences[0]);
+    expect(second.continuedIds).toHaveLength(1);
+    expect(second.retrieval).toEqual(first.retrieval);
   });
 
   test("ends in an error where a backend puts in more than it may", async () => {

@@ -138,7 +138,11 @@ const oddExpert = fc.record({
   id: fc.oneof(fc.constantFrom("base", "c0", "c1", "c2"), oddText),
   weight: fc.constantFrom<unknown>(undefined, null, 1, 0, -1, "1"),
 });
-const oddWish = fc.record({ adapter: fc.array(oddExpert, { maxLength: 5 }), evidence_tokens: oddNumber });
+const oddWish = fc.record({
+  adapter: fc.array(oddExpert, { maxLength: 5 }),
+  evidence_tokens: oddNumber,
+  retrieve: oddNumber,
+});
 const oddValue = fc.oneof(
   fc.constantFrom(null, true, false),
   oddWish,
