@@ -4,9 +4,9 @@ import { AdapterMaker } from "./adapter-maker.ts";
 import { Api, failureText } from "./api.ts";
 import { Catalog } from "./catalog.ts";
 import { Chat } from "./chat.ts";
+import { DomainTable } from "./domain-table.ts";
 import { byId, startTabs } from "./elements.ts";
 import { Label } from "./label.ts";
-import { DomainMap } from "./map.ts";
 import { OwnAdaptersList } from "./own-adapters.ts";
 import { UploadedTexts } from "./passages.ts";
 import { drawSamplingFields } from "./sampling-drawer.ts";
@@ -32,18 +32,14 @@ drawSamplingFields(byId("sampling", HTMLElement), settings.current.sampling, (sa
   settings.change({ sampling });
   writer.changed();
 });
-const map = new DomainMap({
-  catalog,
-  onExample: (prompt) => writer.writeExample(prompt),
-  onAnswerer: (id) => writer.answerWith(id),
-});
+const domains = new DomainTable({ catalog, onAnswerer: (id) => writer.answerWith(id) });
 const writer = new Writer({
   api,
   catalog,
   settings,
   now: () => performance.now(),
   draw: () => crypto.getRandomValues(new Uint32Array(1))[0] >>> 1,
-  onReading: (reading) => map.place(reading),
+  onReading: (reading) => domains.show(reading),
 });
 
 new Label({ api, catalog });

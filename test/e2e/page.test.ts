@@ -112,47 +112,27 @@ describe.skipIf(!browserProgram)("the page", () => {
       expect(after).not.toBe(before);
     });
 
-    test("moves the weights and the prompt's dot while one types", async () => {
+    test("moves the weights and the domains while one types", async () => {
       const { page } = driver;
-      const dot = () => page.locator(".prompt-dot").getAttribute("style");
-      const from = await dot();
+      const first = () => page.locator("#domains tbody tr").first().textContent();
+      const from = await first();
       await page.fill("#prompt", "");
       await page.locator("#prompt").pressSequentially("And the LORD said unto Moses, Go unto the children of Israel");
       await driver.says("#weights", /and, the, him[\w ]* \d/);
       // Weights and place are asked for apart.
-      await expect.poll(dot).not.toBe(from);
+      await expect.poll(first).not.toBe(from);
     });
 
-    test("draws the map with domains by name, none over another, and says the same in a table", async () => {
+    test("lists domains with what they gain, the most like the prompt first, and answers with one alone", async () => {
       const { page } = driver;
       const { data } = await ask<CentroidList>("/v1/centroids");
-      const dots = page.locator("#map .dot");
-      expect(await dots.count()).toBe(data.length);
-      expect(await page.locator("#map .prompt-dot").isVisible()).toBe(true);
-      const boxes = await Promise.all((await dots.all()).map(async (one) => (await one.boundingBox())!));
-      for (const [i, a] of boxes.entries()) {
-        for (const b of boxes.slice(i + 1)) {
-          const isApart =
-            a.x + a.width <= b.x || b.x + b.width <= a.x || a.y + a.height <= b.y || b.y + b.height <= a.y;
-          expect(isApart).toBe(true);
-        }
-      }
-      await dots.first().focus();
-      // Waits for the heading: there is none before.
-      const first = await driver.text("#map-details h3");
-      await page.keyboard.press("ArrowRight");
-      await expect.poll(() => driver.text("#map-details h3")).not.toBe(first);
-      const french = data.find((centroid) => domainOf(centroid).name === "ser, des, est")!;
-      await page.locator(`.dot[data-id="${french.id}"]`).click();
-      await expect.poll(() => driver.text("#map-details")).toContain(perplexityChange(french.gain!.nats));
-
-      await page.getByText("The map as a table").click();
-      const rows = page.locator("#map-table tbody tr");
+      await page.getByText("What the prompt is like").click();
+      const rows = page.locator("#domains tbody tr");
       expect(await rows.count()).toBe(data.length);
-      expect(await rows.filter({ hasText: "ser, des, est" }).textContent()).toContain(
-        perplexityChange(french.gain!.nats),
-      );
-      await page.getByRole("button", { name: "Answer with this alone" }).click();
+      const french = data.find((centroid) => domainOf(centroid).name === "ser, des, est")!;
+      const row = rows.filter({ hasText: "ser, des, est" });
+      expect(await row.textContent()).toContain(perplexityChange(french.gain!.nats));
+      await row.getByRole("button").click();
       await driver.ended();
       expect(await page.inputValue("#answerer")).toBe(french.id);
       expect(await axeViolations(page)).toEqual([]);
@@ -222,8 +202,6 @@ describe.skipIf(!browserProgram)("the page", () => {
       await page.getByRole("button", { name: `Write with it: ${name}` }).click();
       await driver.says("#weights", new RegExp(`${name} 100%`));
       await driver.ended();
-      // The map is drawn again once its tab is shown and measured.
-      await page.locator(`.dot[data-id="${name}"]`).waitFor();
       await page.click("#tab-adapters");
       page.once("dialog", (dialog) => void dialog.accept());
       await page.getByRole("button", { name: `Delete: ${name}` }).click();
