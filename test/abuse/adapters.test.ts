@@ -18,7 +18,7 @@ const patience = { timeout: 60_000, interval: 50 };
 const random = seededRandom(4);
 const words = "river stone copper lantern orchard winter signal harbour velvet engine meadow ticket".split(" ");
 const textOf = (length: number) => Array.from({ length }, () => words[Math.floor(random() * words.length)]).join(" ");
-const large = Array.from({ length: 5 }, () => textOf(60));
+const large = Array.from({ length: 3 }, () => textOf(60));
 const small = Array.from({ length: 3 }, () => textOf(6));
 
 let backend: Backend;
