@@ -1,9 +1,7 @@
 /** `chameleon paper`: prints the paper's table beside the same regimes on a base of 1.8 million parameters. */
-import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { collected, count, createCommand, runCommand } from "../command-line.ts";
 import { readServedBank } from "../training/bank/served-bank.ts";
 import { embeddedSettings } from "../training/bank/settings.ts";
@@ -44,11 +42,7 @@ const command = createCommand(
   .option("--cache <folder>", "where hidden states are kept", ".cache/paper")
   .option("--json", "print the figures as JSON")
   .action(async ({ corpus, lines, steps, threads, cache, json }: Flags) => {
-    const artifacts = join(model, "artifacts");
-    const served = await readServedBank(
-      artifacts,
-      parseManifest(await readFile(join(artifacts, manifestFile), "utf8")),
-    );
+    const served = await readServedBank(join(model, "artifacts"));
     const corpora = corpus?.map(parseSource) ?? (await fetchDefaultCorpora(progress));
     const { seed, dimensions } = embeddedSettings;
     const prepared = await prepare(

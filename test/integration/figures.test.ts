@@ -1,9 +1,9 @@
 /** From corpora to trained artifacts to evaluations, on a tiny model and text of three made-up domains. */
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Evaluation, evaluationSchema, rounded } from "../../gpu-backend/research/evaluation/data.ts";
+import { type Evaluation, rounded } from "../../gpu-backend/research/evaluation/data.ts";
 import { type EvalOptions, evaluate } from "../../gpu-backend/research/evaluation/evaluate.ts";
 import { paperProtocol } from "../../gpu-backend/research/paper-protocol.ts";
 import { readServedBank } from "../../gpu-backend/training/bank/served-bank.ts";
@@ -11,7 +11,6 @@ import { readBase } from "../../gpu-backend/training/base.ts";
 import { prepare } from "../../gpu-backend/training/prepare.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
 import { type TrainOptions, train } from "../../gpu-backend/training/train.ts";
-import { parseManifest } from "../../shared/artifacts/manifest.ts";
 import { tinyTraining } from "../support/tiny-training.ts";
 
 const seed = 3;
@@ -47,7 +46,7 @@ test("artifacts are scored on the documents that their training held out, by eve
 
 test("an evaluation is data of three decimals", () => {
   expect(rounded(evaluation)).toEqual(evaluation);
-  expect(evaluationSchema.parse(JSON.parse(JSON.stringify(evaluation)))).toEqual(evaluation);
+  expect(JSON.parse(JSON.stringify(evaluation))).toEqual(evaluation);
 });
 
 test("an interrupted evaluation continues, and gives the same figures", async () => {
@@ -64,10 +63,7 @@ test("an interrupted evaluation continues, and gives the same figures", async ()
 });
 
 test("the paper's protocol has its regimes and ours; a bias on the padding's logit costs something on real text", async () => {
-  const served = await readServedBank(
-    options.artifacts,
-    parseManifest(await readFile(join(options.artifacts, "manifest.json"), "utf8")),
-  );
+  const served = await readServedBank(options.artifacts);
   const cacheDirectory = join(folder, "paper");
   const prepared = await prepare(
     await readBase(training.modelDirectory),

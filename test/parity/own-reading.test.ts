@@ -1,8 +1,9 @@
 /** What a reader says of models and memories, beside plain loops. */
 import { expect, test } from "vitest";
-import type { Head } from "../../gpu-backend/research/evaluation/own/graphs.ts";
-import { cosineScale } from "../../gpu-backend/research/evaluation/own/known.ts";
-import { Reader } from "../../gpu-backend/research/evaluation/own/reader.ts";
+import { keyScale } from "../../gpu-backend/memory/keys.ts";
+import { MemorySearch } from "../../gpu-backend/research/evaluation/own/search.ts";
+import { normalised } from "../../gpu-backend/research/evaluation/own/states.ts";
+import { type Head, Reader } from "../../gpu-backend/research/evaluation/reader.ts";
 import { seededRandom } from "../support/steps.ts";
 
 const [N, D, V, Q, M] = [5, 8, 40, 3, 70];
@@ -16,21 +17,22 @@ test("a reader finds the nearest keys and the probabilities of what follows them
     g.node("Gemm", [adapted, g.constant(rows, [V, D])], { transB: 1 });
   const head = { vocabularySize: V, hiddenSize: D, addLogits };
   const bank = { gates: Q, a: floats(Q * D), a0: floats(Q), b: floats(Q * D) };
-  const reader = await Reader.open(head, bank, { neighbours: 4, threads: 1 });
+  const reader = await Reader.open(head, bank, 1);
+  const search = await MemorySearch.open(D, 4, 1);
   try {
     const keys = Int8Array.from({ length: M * D }, () => Math.round(250 * (random() - 0.5)));
     const nextIds = Int32Array.from({ length: M }, () => Math.floor(random() * V));
-    const [states, hidden, gates] = [floats(N * D), floats(N * D), floats(N * Q)];
-    const found = await reader.search(states, { keys, nextIds });
+    const [hidden, gates] = [floats(N * D), floats(N * Q)];
+    const states = Float32Array.from(Array.from({ length: N }, () => [...normalised(floats(D))]).flat());
+    const found = await search.search(states, { keys, nextIds });
     const targets = Int32Array.from({ length: N }, () => Math.floor(random() * V));
     const reading = await reader.read(hidden, gates, targets, { own: found });
     for (let n = 0; n < N; n++) {
       const state = states.subarray(n * D, (n + 1) * D);
-      const length = Math.hypot(...state);
       const cosines = Array.from({ length: M }, (_, m) => dot(state, keys.subarray(m * D, (m + 1) * D)));
       const best = [...cosines.keys()].sort((i, j) => cosines[j] - cosines[i]).slice(0, 4);
       expect([...found.nextIds.subarray(n * 4, (n + 1) * 4)]).toEqual(best.map((m) => nextIds[m]));
-      expect(found.cosines[n * 4]).toBeCloseTo((cosines[best[0]] * cosineScale) / length, 5);
+      expect(found.cosines[n * 4]).toBeCloseTo(cosines[best[0]] / keyScale, 5);
 
       const h = hidden.subarray(n * D, (n + 1) * D);
       const opened = Array.from({ length: Q }, (_, q) => (dot(h, row(bank.a, q)) + bank.a0[q]) * gates[n * Q + q]);
@@ -46,6 +48,7 @@ test("a reader finds the nearest keys and the probabilities of what follows them
     }
   } finally {
     await reader.release();
+    await search.release();
   }
 });
 

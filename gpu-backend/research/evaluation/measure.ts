@@ -1,30 +1,41 @@
 /** Scores sources after prompts of several lengths and compares the methods on the same tokens. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import { nullIfMissing, writeWhole } from "../../files.ts";
 import { keyOf } from "../../training/prepare.ts";
 import type { Progress } from "../../training/progress.ts";
 import {
   type Comparison,
   comparisons,
-  type Estimate,
   type Evaluation,
   type EvaluationMean,
   type EvaluationRow,
-  type methods,
   type TokenClass,
   tokenClasses,
 } from "./data.ts";
-import type { Scorer, Scores } from "./scorer.ts";
+import type { Scores } from "./scores.ts";
 import type { Source } from "./sources.ts";
-import { difference, overSources, type TextSum, worstOf } from "./statistics.ts";
+import {
+  averageOf,
+  baseLossOf,
+  documentsOf,
+  gainOf,
+  gainsOf,
+  hasInk,
+  overSources,
+  type Pieces,
+  type TokenTest,
+  worstOf,
+} from "./statistics.ts";
 import { promptLengths, scoredTokens, type Text } from "./texts.ts";
 
+/** Scores texts after prompts of so many tokens. */
+type Score = (texts: readonly Text[], promptTokens: number) => Promise<Scores>;
+
 export interface MeasureOptions {
-  tokenizer: Pick<Tokenizer, "pieceOf">;
-  /** Everything besides the texts that scores depend on. */
-  cacheKey: readonly unknown[];
+  tokenizer: Pieces;
+  /** What scores depend on besides the texts. */
+  cacheKey: string;
   /** Where finished parts are kept. */
   cacheDirectory: string;
   progress: Progress;
@@ -41,33 +52,32 @@ interface Cell {
 /** Throws the signal's reason when aborted; finished cells stay in the cache. */
 export async function measureSources(
   sources: readonly Source[],
-  scorer: Pick<Scorer, "score">,
+  score: Score,
   options: MeasureOptions,
 ): Promise<Pick<Evaluation, "rows" | "means">> {
-  const { progress, signal } = options;
+  const { progress, signal, tokenizer } = options;
   const cells: Cell[] = [];
   progress.stage("texts", sources.length * promptLengths.length);
   for (const source of sources) {
     for (const prompt of promptLengths) {
       signal?.throwIfAborted();
-      cells.push({ source, prompt, scores: await cachedScores(source, prompt, scorer, options) });
+      cells.push({ source, prompt, scores: await cachedScores(source, prompt, score, options) });
       progress.advance(cells.length, `${source.name}, ${prompt}`);
     }
   }
-  const { tokenizer } = options;
   return { rows: cells.map((cell) => rowOf(cell, tokenizer)), means: meansOf(cells, tokenizer) };
 }
 
 async function cachedScores(
   { texts }: Source,
   prompt: number,
-  scorer: Pick<Scorer, "score">,
+  score: Score,
   { cacheKey, cacheDirectory }: MeasureOptions,
 ): Promise<Scores> {
-  const path = join(cacheDirectory, `scores-${keyOf(...cacheKey, prompt, texts)}.json`);
+  const path = join(cacheDirectory, `scores-${keyOf(cacheKey, prompt, texts)}.json`);
   const cached = await readFile(path, "utf8").catch(nullIfMissing);
   if (cached !== null) return JSON.parse(cached) as Scores;
-  const scores = await scorer.score(texts, prompt);
+  const scores = await score(texts, prompt);
   await writeWhole(
     path,
     JSON.stringify(scores, (_, value) => (value instanceof Float32Array ? [...value] : value)),
@@ -75,76 +85,46 @@ async function cachedScores(
   return scores;
 }
 
-/** For each text the sum of a comparison's gains over the tokens of a class, and their number. */
-function gainsOf({ source, prompt, scores }: Cell, of: Comparison, isCounted: ClassTest = () => true): TextSum[] {
-  const [method, than = "base"] = of.split(" over ") as (typeof methods)[number][];
-  return source.texts.map((text, i) => {
-    let [sum, tokens] = [0, 0];
-    for (let n = 0; n < scoredTokens; n++) {
-      if (!isCounted(text, n, prompt)) continue;
-      sum += scores[method][i][n] - scores[than][i][n];
-      tokens++;
-    }
-    return { document: text.document, tokens, sum };
-  });
-}
-
-/** Whether the scored token at `place` of a text is of a class. */
-type ClassTest = (text: Text, place: number, prompt: number) => boolean;
-
-function classTests(tokenizer: Pick<Tokenizer, "pieceOf">): Record<TokenClass, ClassTest> {
-  const idAt = ({ ids }: Text, place: number) => ids[ids.length - scoredTokens + place];
-  const isInPrompt: ClassTest = (text, place, prompt) => {
-    const end = text.ids.length - scoredTokens;
-    return text.ids.slice(end - prompt, end).includes(idAt(text, place));
+function classTests(prompt: number, tokenizer: Pieces): Record<TokenClass, TokenTest> {
+  const isInPrompt: TokenTest = (ids, at) => {
+    const end = ids.length - scoredTokens;
+    return ids.slice(end - prompt, end).includes(ids[at]);
   };
   return {
-    "no white space": (text, place) => new TextDecoder().decode(tokenizer.pieceOf(idAt(text, place))).trim().length > 0,
+    "no white space": hasInk(tokenizer),
     "in the prompt": isInPrompt,
     "not in the prompt": (...token) => !isInPrompt(...token),
   };
 }
 
-function rowOf(cell: Cell, tokenizer: Pick<Tokenizer, "pieceOf">): EvaluationRow {
-  const { source, prompt } = cell;
-  const { kind, name, texts } = source;
-  const differences = byComparison((of) => difference(gainsOf(cell, of)));
+function rowOf({ source: { kind, name, texts }, prompt, scores }: Cell, tokenizer: Pieces): EvaluationRow {
   return {
-    ...{ kind, name, prompt },
-    documents: new Set(texts.map(({ document }) => document)).size,
-    texts: texts.length,
-    base: baseOf(cell, tokenizer),
-    gains: byComparison((of) => differences[of].nats),
-    worst: byComparison((of) => differences[of].worst),
+    ...{ kind, name, prompt, documents: documentsOf(texts), texts: texts.length },
+    base: baseLossOf(texts, scores.base, tokenizer),
+    gains: byComparison((of) => gainOf(gainsOf(texts, scores, of))),
+    worst: byComparison((of) => worstOf(gainsOf(texts, scores, of))),
   };
 }
 
-/** Mean surprisal of the scored tokens under the base, in nats a token and in bits a byte. */
-function baseOf({ source: { texts }, scores }: Cell, tokenizer: Pick<Tokenizer, "pieceOf">) {
-  const nats = -scores.base.reduce((sum, own) => sum + own.reduce((total, logprob) => total + logprob, 0), 0);
-  const bytes = texts
-    .flatMap(({ ids }) => ids.slice(-scoredTokens))
-    .reduce((sum, id) => sum + tokenizer.pieceOf(id).length, 0);
-  return { nats: nats / (texts.length * scoredTokens), bitsPerByte: nats / Math.LN2 / bytes };
-}
-
 /** Means over the sources of each kind. */
-function meansOf(cells: readonly Cell[], tokenizer: Pick<Tokenizer, "pieceOf">): EvaluationMean[] {
-  const tests = classTests(tokenizer);
+function meansOf(cells: readonly Cell[], tokenizer: Pieces): EvaluationMean[] {
   const groups = Map.groupBy(cells, ({ source, prompt }) => `${source.kind} ${prompt}`);
   return [...groups.values()].map((own): EvaluationMean => {
     const [{ source, prompt }] = own;
-    const over = (of: Comparison, isCounted?: ClassTest): Estimate | null =>
-      overSources(own.map((cell) => gainsOf(cell, of, isCounted)));
-    const present = tokenClasses.filter((name) => over("mixture", tests[name]) !== null);
-    const bases = own.map((cell) => baseOf(cell, tokenizer));
-    const meanOf = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
+    const tests = classTests(prompt, tokenizer);
+    const gains = (of: Comparison, isCounted?: TokenTest) =>
+      own.map(({ source: { texts }, scores }) => gainsOf(texts, scores, of, isCounted));
+    const present = tokenClasses.filter((name) => overSources(gains("mixture", tests[name])) !== null);
+    const bases = own.map(({ source: { texts }, scores }) => baseLossOf(texts, scores.base, tokenizer));
     return {
       ...{ kind: source.kind, prompt, sources: own.length },
-      base: { nats: meanOf(bases.map(({ nats }) => nats)), bitsPerByte: meanOf(bases.map((one) => one.bitsPerByte)) },
-      gains: byComparison((of) => over(of)!),
-      parts: record(present, (name) => byComparison((of) => over(of, tests[name])!)),
-      worst: byComparison((of) => meanOf(own.map((cell) => worstOf(gainsOf(cell, of))))),
+      base: {
+        nats: averageOf(bases.map(({ nats }) => nats)),
+        bitsPerByte: averageOf(bases.map(({ bitsPerByte }) => bitsPerByte)),
+      },
+      gains: byComparison((of) => overSources(gains(of))!),
+      parts: record(present, (name) => byComparison((of) => overSources(gains(of, tests[name]))!)),
+      worst: byComparison((of) => averageOf(gains(of).map(worstOf))),
     };
   });
 }

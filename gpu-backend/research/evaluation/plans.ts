@@ -1,19 +1,12 @@
 /** How the prompt of a text decides what answers it, as the edge plans it and the engine weighs it. Pure. */
-import { isAutoOff, type Manifest } from "../../../shared/artifacts/manifest.ts";
+import { isAutoOff } from "../../../shared/artifacts/manifest.ts";
 import {
   type CentroidVectors,
   type EdgeTable,
   promptEmbedding,
   rankCentroids,
 } from "../../../shared/math/assignment.ts";
-import {
-  defaultCalibration,
-  type EvidenceCalibration,
-  type MixtureWeights,
-  positionsOfEvidence,
-  priorsOf,
-  weigh,
-} from "../../../shared/math/evidence.ts";
+import { defaultCalibration, type EvidenceCalibration, priorsOf, weigh } from "../../../shared/math/evidence.ts";
 import { gatesAt } from "../../training/bank/measure.ts";
 import type { ServedBank } from "../../training/bank/served-bank.ts";
 
@@ -33,7 +26,7 @@ export interface Placement {
 }
 
 /** Of artifacts as they are served. */
-export function placementOf({ table, adapters, scales }: ServedBank, manifest: Manifest): Placement {
+export function placementOf({ manifest, table, adapters, scales }: ServedBank): Placement {
   return {
     ...{ table, centroids: adapters.centroids, staticGates: adapters.network.staticGates },
     gates: Array.from(scales, (scale, k) => gatesAt(adapters, k, scale)),
@@ -68,22 +61,13 @@ export function expertsOf(promptIds: readonly number[], placement: Placement): E
   };
 }
 
-/** Positions of a prompt whose next token the experts are asked for. */
-export function evidenceOf(promptTokens: number): number[] {
-  return positionsOfEvidence(promptTokens);
-}
-
 /** The mixture's gates, [Q]. `logprobs` [tokens][E]: of the prompt's tokens that are evidence. */
 export function mixedGates(
   { gates, priors }: Experts,
   logprobs: readonly (readonly number[])[],
   calibration: EvidenceCalibration,
 ): Float32Array {
-  const { weights } = weigh(priors, calibration, logprobs);
-  return meanGates(gates, weights);
-}
-
-function meanGates(gates: readonly Float32Array[], { base, adapters }: MixtureWeights): Float32Array {
+  const { base, adapters } = weigh(priors, calibration, logprobs).weights;
   const weights = [base, ...adapters];
   return gates[0].map((_, q) => gates.reduce((sum, own, e) => sum + weights[e] * own[q], 0));
 }

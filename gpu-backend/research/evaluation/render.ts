@@ -1,5 +1,13 @@
 /** Evaluations as Markdown tables. Pure. */
-import { type Comparison, type Estimate, type Evaluation, type EvaluationMean, kinds, tokenClasses } from "./data.ts";
+import {
+  type Comparison,
+  comparisons,
+  type Estimate,
+  type Evaluation,
+  type EvaluationMean,
+  kinds,
+  tokenClasses,
+} from "./data.ts";
 
 const titles = {
   trained: "held-out documents of trained kinds",
@@ -7,8 +15,8 @@ const titles = {
   new: "unknown sources",
 };
 
-function signed(value: number): string {
-  return `${value < 0 ? "−" : ""}${Math.abs(value).toFixed(3)}`;
+export function signed(value: number): string {
+  return value.toFixed(3).replace("-", "−");
 }
 
 export function estimateText({ mean, ci95: [low, high] }: Estimate): string {
@@ -17,15 +25,14 @@ export function estimateText({ mean, ci95: [low, high] }: Estimate): string {
 
 /** Means over the sources of each kind after prompts of each length, and what sources lose at most. */
 export function meanTable({ means, rows }: Evaluation): string {
-  const columns: Comparison[] = ["static", "nearest", "mixture", "mixture over static", "mixture over nearest"];
   return markdownTable(
-    ["text", "prompt", "base, bits a byte", ...columns, "mixture: worst source", "mixture: worst 5%"],
+    ["text", "prompt", "base, bits a byte", ...comparisons, "mixture: worst source", "mixture: worst 5%"],
     means.map(({ kind, prompt, sources, base, gains, worst }) => {
       const own = rows.filter((row) => row.kind === kind && row.prompt === prompt);
       const lowest = own.reduce((least, row) => (row.gains.mixture.mean < least.gains.mixture.mean ? row : least));
       return [
         ...[`${titles[kind]} (${sources})`, String(prompt), base.bitsPerByte.toFixed(3)],
-        ...columns.map((of) => estimateText(gains[of])),
+        ...comparisons.map((of) => estimateText(gains[of])),
         `${signed(lowest.gains.mixture.mean)} (${lowest.name})`,
         signed(worst.mixture),
       ];

@@ -69,6 +69,10 @@ function textsOf(
     .map((start): Text => ({ document: name, ids: [...ids.slice(start, start + tokens)] }));
 }
 
+export function tokensOf(texts: readonly Text[]): number {
+  return texts.reduce((sum, { ids }) => sum + ids.length, 0);
+}
+
 /** The text with a prompt of `promptTokens`. */
 export function withPrompt({ ids }: Text, promptTokens: number): number[] {
   return ids.slice(ids.length - scoredTokens - promptTokens);

@@ -1,25 +1,40 @@
 /** Reads the bank of artifacts, with the scales that it is served at. */
+import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { edgeTableFile, hyperNetworkFile, isAutoOff, type Manifest } from "../../../shared/artifacts/manifest.ts";
+import {
+  edgeTableFile,
+  hyperNetworkFile,
+  isAutoOff,
+  type Manifest,
+  manifestFile,
+  parseManifest,
+} from "../../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { type EdgeTable, readEdgeTable } from "../../../shared/math/assignment.ts";
 import { bankOf, readHyperNetwork } from "../../adapters/generated/hyper-network.ts";
 import type { Adapters } from "./measure.ts";
 
 export interface ServedBank {
+  manifest: Manifest;
+  /** SHA-256 of manifest.json. */
+  manifestHash: string;
   table: EdgeTable;
   adapters: Adapters;
   /** 0 where the static adapter alone is served, [K]. */
   scales: Float32Array;
 }
 
-export async function readServedBank(artifacts: string, { centroids: records }: Manifest): Promise<ServedBank> {
+export async function readServedBank(artifacts: string): Promise<ServedBank> {
+  const json = await readFile(join(artifacts, manifestFile), "utf8");
+  const manifest = parseManifest(json);
   const file = readTensorFile(await readFile(join(artifacts, hyperNetworkFile)));
   const { table, centroids } = readEdgeTable(readTensorFile(await readFile(join(artifacts, edgeTableFile))));
   return {
+    manifest,
+    manifestHash: createHash("sha256").update(json).digest("hex"),
     table,
     adapters: { bank: bankOf(file), network: readHyperNetwork(file), centroids },
-    scales: Float32Array.from(records, (record) => (isAutoOff(record) ? 0 : record.scale)),
+    scales: Float32Array.from(manifest.centroids, (record) => (isAutoOff(record) ? 0 : record.scale)),
   };
 }

@@ -10,14 +10,10 @@ import {
   scoredTokens,
 } from "../../../gpu-backend/research/evaluation/own/kinds.ts";
 import { afterPassages, firstKeys, memoryOf } from "../../../gpu-backend/research/evaluation/own/known.ts";
-import {
-  type ModelReading,
-  packReading,
-  readPositions,
-  unpackReading,
-} from "../../../gpu-backend/research/evaluation/own/readings.ts";
+import { readPositions } from "../../../gpu-backend/research/evaluation/own/readings.ts";
 import { type Observation, scoreKind, suggestedTokens } from "../../../gpu-backend/research/evaluation/own/score.ts";
 import { meanOf, quantile, rowOf } from "../../../gpu-backend/research/evaluation/own/summary.ts";
+import type { ModelReading } from "../../../gpu-backend/research/evaluation/reader.ts";
 import { readLock } from "../../../gpu-backend/training/corpus/lock.ts";
 import { defaultMemoryRule, memoryWeight } from "../../../shared/math/memory.ts";
 import { seededRandom } from "../../support/steps.ts";
@@ -112,18 +108,13 @@ test("a memory that knows what comes gains and is right, one that does not is br
   const share = Math.min(0.9, 1.6 * weight);
   expect(Math.exp(score.logprobs[0])).toBeCloseTo(0.1 + share * 0.9, 3);
   expect(score.logprobs).toHaveLength(scoredTokens);
-  expect(suggestedTokens(score)).toBe(32);
+  expect(suggestedTokens(score.correct)).toBe(32);
   const [wrong] = scoreKind(readingsOf(0.97, 6), { model: "base", memory: "own" }, targets, defaultMemoryRule);
   expect(wrong.logprobs[0]).toBeLessThan(Math.log(0.1));
   expect(wrong.logprobs[0]).toBeGreaterThan(Math.log(0.1) - 1e-3);
-  expect(suggestedTokens(wrong)).toBe(0);
+  expect(suggestedTokens(wrong.correct)).toBe(0);
   const [alone] = scoreKind(readingsOf(0.97, target), { model: "base" }, targets, defaultMemoryRule);
-  expect([alone.logprobs[0], alone.isCorrect[0]]).toEqual([Math.fround(Math.log(0.1)), false]);
-});
-
-test("readings are the same after a round trip to disk", () => {
-  const reading = readingsOf(0.9, 3).base;
-  expect(unpackReading(packReading(reading))).toEqual(reading);
+  expect([alone.logprobs[0], alone.correct[0]]).toEqual([Math.fround(Math.log(0.1)), 0]);
 });
 
 test("the fit is at a minimum, and trusts a memory by how near its keys are", () => {
@@ -169,13 +160,12 @@ test("rows and means say what scores say, over the base and over each other", ()
     known: [],
     texts: [text, { ...text, document: "e" }],
   });
-  const level = (logprob: number, correct: number) => {
-    const isCorrect = Array.from({ length: scoredTokens }, (_, i) => i < correct);
-    return [0, 1].map(() => ({ logprobs: new Float64Array(scoredTokens).fill(logprob), isCorrect }));
-  };
+  const level = (logprob: number) => [0, 1].map(() => new Float64Array(scoredTokens).fill(logprob));
+  const first = (count: number) => [0, 1].map(() => Array.from({ length: scoredTokens }, (_, i) => Number(i < count)));
   const scored = (name: string, gain: number) => ({
     kind: kind(name),
-    scores: { base: level(-2, 0), mixture: level(-1.5, 1), "mixture, own": level(-2 + gain, 48) },
+    logprobs: { base: level(-2), mixture: level(-1.5), "mixture, own": level(-2 + gain) },
+    correct: { base: first(0), mixture: first(1), "mixture, own": first(48) },
   });
   const kinds = [scored("a", 1), scored("b", 0.25), scored("c", 0.5)];
   const row = rowOf(kinds[0], letters);

@@ -1,26 +1,17 @@
 /** Measures what documents as a memory gain, fits how memories count, and compares with what else could be done with the same text. */
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { manifestFile, parseManifest } from "../../../../shared/artifacts/manifest.ts";
 import { defaultMemoryRule, type MemoryRule } from "../../../../shared/math/memory.ts";
-import { openBase } from "../../../models/base.ts";
-import { addEmbedding } from "../../../runtime/products.ts";
-import type { Bank } from "../../../runtime/step.ts";
-import { readServedBank } from "../../../training/bank/served-bank.ts";
-import { readBase } from "../../../training/base.ts";
 import { readLock } from "../../../training/corpus/lock.ts";
 import type { Progress } from "../../../training/progress.ts";
 import { rounded } from "../data.ts";
-import { placementOf } from "../plans.ts";
-import { Scorer } from "../scorer.ts";
+import { openArtifacts } from "../open-artifacts.ts";
 import { type Fit, groups, type OwnEvaluation } from "./data.ts";
 import { fitWeights } from "./fit.ts";
-import type { Head } from "./graphs.ts";
 import { comparedSize, freshKinds, type Kind, knownSizes, lockedKinds } from "./kinds.ts";
 import { memoryNames, readKind } from "./read-kind.ts";
-import { Reader } from "./reader.ts";
 import { evidencePositions, type Readings, readPositions, targetsOf } from "./readings.ts";
 import { type Method, type Observation, observationAt, scoreKind } from "./score.ts";
+import { MemorySearch } from "./search.ts";
 import { gainOver, meanOf, rowOf, type ScoredKind } from "./summary.ts";
 
 export interface OwnOptions {
@@ -44,54 +35,26 @@ export async function evaluateOwn(
   progress: Progress,
   signal?: AbortSignal,
 ): Promise<OwnEvaluation> {
-  const base = await readBase(model);
-  const artifacts = join(model, "artifacts");
-  const manifest = parseManifest(await readFile(join(artifacts, manifestFile), "utf8"));
   const { lock, hash } = await readLock();
-  const kinds = await lockedKinds(corpusFolder, base.tokenizer, texts);
-  const served = await readServedBank(artifacts, manifest);
-  const { adapters } = served;
-  const placement = placementOf(served, manifest);
-  const { vocabularySize, hiddenSize } = base.config;
-  const head = { vocabularySize, hiddenSize, tokenEmbedding: base.tokenEmbedding };
-  const trunk = await base.openTrunk(threads, format);
-  const scorer = await Scorer.open(trunk, head, adapters.bank, placement, threads);
-  const reader = await openReader(model, adapters.bank, threads);
+  const opened = await openArtifacts(model, join(model, "artifacts"), { threads, format });
+  const { base, manifest, reader, placement, trunk } = opened;
+  const { hiddenSize } = base.config;
+  const search = await MemorySearch.open(hiddenSize, defaultMemoryRule.neighbours, threads);
   try {
+    const kinds = await lockedKinds(corpusFolder, base.tokenizer, texts);
     const read: ReadKind[] = [];
     progress.stage("kinds", kinds.length);
-    const options = {
-      ...{ reader, scorer, gates: adapters.bank.gates, signal },
-      cache: {
-        directory: cacheDirectory,
-        key: `${base.weightsHash} ${format}`,
-        hiddenSize,
-        openTrunk: async () => trunk,
-      },
-      cacheKey: [manifest.files, manifest.centroids, manifest.evidence],
-    };
+    const cache = { directory: cacheDirectory, key: `${base.weightsHash} ${format}`, hiddenSize, trunk };
     for (const kind of kinds) {
-      signal?.throwIfAborted();
+      const options = { reader, search, placement, cache, signal };
       read.push({ kind, readings: await readKind(kind, foreignTo(kind, kinds), options) });
       progress.advance(read.length, kind.name);
     }
     const summary = summarise(read, base.tokenizer);
     return rounded({ model: manifest.model.name, lock: hash, fresh: freshKinds(lock.corpora), ...summary });
   } finally {
-    await reader.release();
-    await scorer.release();
-    await trunk.release();
-  }
-}
-
-async function openReader(model: string, bank: Bank, threads: number): Promise<Reader> {
-  const { config, weights, close } = await openBase(model);
-  try {
-    const addLogits: Head["addLogits"] = (g, adapted) =>
-      addEmbedding({ g, config, weights, format }).baseLogits(adapted);
-    return await Reader.open({ ...config, addLogits }, bank, { neighbours: defaultMemoryRule.neighbours, threads });
-  } finally {
-    close();
+    await search.release();
+    await opened.release();
   }
 }
 
@@ -117,16 +80,11 @@ export function summarise(
   const best = tried.reduce((most, one) => (one.fit.gains[size].mean > most.fit.gains[size].mean ? one : most));
   const scored = [
     ...best.scored,
-    ...read
-      .filter(({ kind }) => kind.group === "fresh")
-      .map(({ kind, readings }) => scoredKind({ kind, readings }, best.rule)),
+    ...read.filter(({ kind }) => kind.group === "fresh").map((one) => scoredKind(one, best.rule)),
   ];
   return {
     fits: tried.map(({ fit }) => fit),
-    rule: {
-      ...best.rule,
-      ...{ weights: [...best.rule.weights], brakes: [...best.rule.brakes], brakePriors: [...best.rule.brakePriors] },
-    },
+    rule: best.rule,
     rows: scored.map((one) => rowOf(one, tokenizer)),
     means: groups.flatMap((group) => {
       const own = scored.filter(({ kind }) => kind.group === group);
@@ -156,7 +114,7 @@ function fitOn(kinds: readonly ReadKind[], start: MemoryRule): { fit: Fit; rule:
   const gains = Object.fromEntries(
     [...knownSizes.development.map(memoryNames.own), memoryNames.foreign].map((name) => [name, gainOver(scored, name)]),
   );
-  return { fit: { theta: start.theta, weights: [...rule.weights], gains }, rule, scored };
+  return { fit: { theta: start.theta, weights: rule.weights, gains }, rule, scored };
 }
 
 /** Of the base and each memory of a kind, at the positions that are scored. */
@@ -167,7 +125,7 @@ function observationsOf(
   const targets = targetsOf(kind.texts);
   const P = readPositions.length;
   const isScored = (at: number) => at % P >= evidencePositions.length;
-  const base = readings.base!;
+  const { base } = readings;
   const of = (name: string) =>
     [...targets].flatMap((target, at) =>
       isScored(at) ? [observationAt(base, base.memories[name], target, at, rule).observation] : [],
@@ -190,7 +148,11 @@ function scoredKind({ kind, readings }: ReadKind, rule: MemoryRule): ScoredKind 
     passage: { model: "passage" },
     "passage, own": { model: "passage", memory: own },
   };
-  const read = Object.entries(methods).filter(([, method]) => readings[method.model]);
-  const scores = read.map(([name, method]) => [name, scoreKind(readings, method, targets, rule)] as const);
-  return { kind, scores: Object.fromEntries(scores) };
+  const scored: ScoredKind = { kind, logprobs: {}, correct: {} };
+  for (const [name, method] of Object.entries(methods)) {
+    const scores = scoreKind(readings, method, targets, rule);
+    scored.logprobs[name] = scores.map(({ logprobs }) => logprobs);
+    scored.correct[name] = scores.map(({ correct }) => correct);
+  }
+  return scored;
 }

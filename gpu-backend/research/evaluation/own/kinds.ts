@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import type { Tokenizer } from "../../../../shared/tokenizer/tokenizer.ts";
 import { type Document, splitDocuments } from "../../../training/corpus/documents.ts";
 import { type LockedCorpus, readLock, readLocked } from "../../../training/corpus/lock.ts";
-import { cutTexts, type Text } from "../texts.ts";
+import { cutTexts, type Text, tokensOf } from "../texts.ts";
 import type { Group } from "./data.ts";
 
 export const developmentKinds = [
@@ -110,8 +110,4 @@ export function firstTokens(texts: readonly Text[], tokens: number): Text[] {
     left -= Math.min(left, ids.length);
   }
   return result;
-}
-
-function tokensOf(texts: readonly Text[]): number {
-  return texts.reduce((sum, { ids }) => sum + ids.length, 0);
 }

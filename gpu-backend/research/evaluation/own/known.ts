@@ -1,5 +1,5 @@
 /** The known text of a kind: a memory of it, and the passage of it that is nearest to a prompt. Pure. */
-import { keyScale, writeKey } from "../../../memory/keys.ts";
+import { writeKey } from "../../../memory/keys.ts";
 import type { Text } from "../texts.ts";
 import { firstTokens, promptTokens } from "./kinds.ts";
 import type { TextStates } from "./states.ts";
@@ -35,9 +35,6 @@ export function firstKeys({ keys, nextIds }: Known, excerpts: readonly Text[], t
 function keysOf(excerpts: readonly Text[]): number {
   return excerpts.reduce((sum, { ids }) => sum + ids.length - 1, 0);
 }
-
-/** An int8 key times this is of length 1. */
-export const cosineScale = 1 / keyScale;
 
 /** Each text after the excerpt whose mean hidden state is nearest to that of the text's prompt. `D` hidden. */
 export function afterPassages(

@@ -1,123 +1,71 @@
-/** Reads a kind's texts by every model and memory. What is finished is kept on disk. */
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
-import { nullIfMissing, writeWhole } from "../../../files.ts";
-import { keyOf } from "../../../training/prepare.ts";
-import type { Scorer } from "../scorer.ts";
+/** Reads a kind's texts by every model and memory. */
+import type { Placement } from "../plans.ts";
+import type { Found, ModelReading, Reader } from "../reader.ts";
+import { gatesOf } from "../scores.ts";
 import type { Text } from "../texts.ts";
-import { type Model, models } from "./data.ts";
 import { comparedSize, firstTokens, type Kind, knownSizes, promptTokens, scoredTokens } from "./kinds.ts";
-import { afterPassages, firstKeys, type Known, memoryOf } from "./known.ts";
-import type { Found, Reader } from "./reader.ts";
-import { type ModelReading, packReading, type Readings, readPositions, targetsOf, unpackReading } from "./readings.ts";
-import { type StateCache, statesOf, type TextStates } from "./states.ts";
+import { afterPassages, firstKeys, memoryOf } from "./known.ts";
+import { type Readings, readPositions, targetsOf } from "./readings.ts";
+import type { MemorySearch } from "./search.ts";
+import { normalised, type StateCache, statesOf, type TextStates } from "./states.ts";
 
 export const memoryNames = { own: (tokens: number) => `own ${tokens}`, foreign: "foreign" } as const;
 
 export interface ReadOptions {
   reader: Reader;
-  scorer: Pick<Scorer, "gatesOf">;
-  /** Q */
-  gates: number;
+  search: MemorySearch;
+  placement: Placement;
   cache: StateCache;
-  /** What the readings depend on besides texts, weights and this code. */
-  cacheKey: readonly unknown[];
   signal?: AbortSignal | undefined;
 }
 
 /** `foreign`: the kind whose known text is the foreign memory. */
-export async function readKind(
-  kind: Kind,
-  foreign: Kind,
-  options: ReadOptions,
-  wanted: readonly Model[] = models,
-): Promise<Readings> {
-  const { cache, cacheKey, signal } = options;
+export async function readKind(kind: Kind, foreign: Kind, options: ReadOptions): Promise<Readings> {
+  const { reader, search, placement, cache, signal } = options;
   const D = cache.hiddenSize;
   const size = comparedSize(kind.group);
-  const key = keyOf(...cacheKey, cache.key, size, kind.texts, kind.known, firstTokens(foreign.known, size));
-  const pathOf = (model: Model) => join(cache.directory, `reading-${key}-${model}.safetensors`);
-  const readings: Readings = {};
-  for (const model of wanted) {
-    const cached = await readFile(pathOf(model)).catch(nullIfMissing);
-    if (cached) readings[model] = unpackReading(cached);
-  }
-  const missing = wanted.filter((model) => !readings[model]);
-  if (missing.length === 0) return readings;
-
   const known = await statesOf(kind.known, cache, signal);
   const own = memoryOf(kind.known, known, D);
-  const texts = await statesOf(kind.texts, cache, signal);
   const foreignKnown = memoryOf(foreign.known, await statesOf(foreign.known, cache, signal), D);
-  const memories: Record<string, Known> = {
-    ...Object.fromEntries(
-      knownSizes[kind.group].map((tokens) => [memoryNames.own(tokens), firstKeys(own, kind.known, tokens)]),
-    ),
-    [memoryNames.foreign]: firstKeys(foreignKnown, foreign.known, size),
-  };
-  const material = { texts, known, memories };
-  const inPlace = missing.filter((model) => model !== "passage");
-  const read = inPlace.length > 0 ? await readInPlace(kind, inPlace, material, options) : {};
-  if (missing.includes("passage")) read.passage = await readAfterPassages(kind, material, options);
-  for (const model of missing) {
-    readings[model] = read[model]!;
-    await writeWhole(pathOf(model), packReading(readings[model]));
-  }
-  return readings;
-}
-
-interface Material {
-  texts: TextStates;
-  known: TextStates;
-  memories: Record<string, Known>;
-}
-
-/** By models that see the text alone. */
-async function readInPlace(
-  kind: Kind,
-  wanted: readonly Model[],
-  { texts, memories }: Material,
-  { reader, scorer, gates: Q, cache: { hiddenSize: D } }: ReadOptions,
-): Promise<Readings> {
-  const targets = targetsOf(kind.texts);
+  const texts = await statesOf(kind.texts, cache, signal);
   const rows = rowsOf(kind.texts, texts, D);
-  const found: Record<string, Found> = {};
-  for (const [name, memory] of Object.entries(memories)) found[name] = await reader.search(rows.states, memory);
+  const found: Record<string, Found> = {
+    [memoryNames.foreign]: await search.search(rows.states, firstKeys(foreignKnown, foreign.known, size)),
+  };
+  for (const tokens of knownSizes[kind.group]) {
+    found[memoryNames.own(tokens)] = await search.search(rows.states, firstKeys(own, kind.known, tokens));
+  }
 
-  const P = readPositions.length;
-  const adapted = { static: new Float32Array(targets.length * Q), mixture: new Float32Array(targets.length * Q) };
-  let at = 0;
-  const adapts = wanted.some((model) => model !== "base");
-  for (const [s, { ids }] of adapts ? kind.texts.entries() : []) {
-    const chosen = await scorer.gatesOf(ids, texts.hidden.subarray(at, at + ids.length * D), promptTokens);
-    at += ids.length * D;
+  const after = afterPassages(kind.texts, texts.hidden, firstTokens(kind.known, size), known.hidden, D);
+  const passage = rowsOf(after, await statesOf(after, cache, signal), D);
+  const ownFound = { [memoryNames.own(size)]: await search.search(passage.states, own) };
+
+  const targets = targetsOf(kind.texts);
+  const gates = await gatesOfRows(kind.texts, texts.hidden, reader, placement);
+  const read = (hidden: Float32Array, of: keyof typeof gates, memories: Record<string, Found>): Promise<ModelReading> =>
+    reader.read(hidden, gates[of], targets, memories);
+  return {
+    base: await read(rows.hidden, "base", found),
+    static: await read(rows.hidden, "static", {}),
+    mixture: await read(rows.hidden, "mixture", found),
+    passage: await read(passage.hidden, "base", ownFound),
+  };
+}
+
+/** Gates of every position that is read, [S × P, Q], by model. */
+async function gatesOfRows(texts: readonly Text[], hidden: Float32Array, reader: Reader, placement: Placement) {
+  const [P, Q] = [readPositions.length, placement.staticGates.length];
+  const none = () => new Float32Array(texts.length * P * Q);
+  const gates = { base: none(), static: none(), mixture: none() };
+  const size = hidden.length / texts.length;
+  for (const [s, { ids }] of texts.entries()) {
+    const own = hidden.subarray(s * size, (s + 1) * size);
+    const chosen = await gatesOf(reader, placement, ids, own, promptTokens);
     for (const model of ["static", "mixture"] as const) {
-      for (let i = 0; i < P; i++) adapted[model].set(chosen[model], (s * P + i) * Q);
+      for (let i = 0; i < P; i++) gates[model].set(chosen[model], (s * P + i) * Q);
     }
   }
-  const gatesOf = { ...adapted, base: new Float32Array(targets.length * Q) };
-  const readings: Readings = {};
-  for (const model of ["base", "static", "mixture"] as const) {
-    if (!wanted.includes(model)) continue;
-    readings[model] = await reader.read(rows.hidden, gatesOf[model], targets, model === "static" ? {} : found);
-  }
-  return readings;
-}
-
-/** By the base after the nearest passage of the known text, and the memory of all of it. */
-async function readAfterPassages(
-  kind: Kind,
-  { texts, known, memories }: Material,
-  { reader, gates: Q, cache, signal }: ReadOptions,
-): Promise<ModelReading> {
-  const D = cache.hiddenSize;
-  const size = comparedSize(kind.group);
-  const after = afterPassages(kind.texts, texts.hidden, firstTokens(kind.known, size), known.hidden, D);
-  const rows = rowsOf(after, await statesOf(after, cache, signal), D);
-  const own = memoryNames.own(size);
-  const found = { [own]: await reader.search(rows.states, memories[own]) };
-  const targets = targetsOf(kind.texts);
-  return reader.read(rows.hidden, new Float32Array(targets.length * Q), targets, found);
+  return gates;
 }
 
 /** Rows of the positions that are read. What a text has before its last 160 tokens is a passage. */
@@ -129,7 +77,7 @@ function rowsOf(texts: readonly Text[], { states, hidden }: TextStates, D: numbe
     end += ids.length;
     for (const [i, t] of readPositions.entries()) {
       const from = (end - promptTokens - scoredTokens + t) * D;
-      rows.states.set(states.subarray(from, from + D), (s * P + i) * D);
+      rows.states.set(normalised(states.subarray(from, from + D)), (s * P + i) * D);
       rows.hidden.set(hidden.subarray(from, from + D), (s * P + i) * D);
     }
   }

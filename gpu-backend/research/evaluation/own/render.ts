@@ -1,10 +1,9 @@
 /** Own-text evaluations as Markdown tables. Pure. */
-import { estimateText, markdownTable } from "../render.ts";
+import { estimateText, markdownTable, signed } from "../render.ts";
 import type { OwnEvaluation } from "./data.ts";
 import { memoryNames } from "./read-kind.ts";
 
 const titles = { development: "development kinds", fresh: "fresh kinds" };
-const signed = (value: number) => value.toFixed(3).replace("-", "−");
 
 /** What each method gains on the kinds of each group. */
 export function ownMeanTable({ means }: OwnEvaluation): string {

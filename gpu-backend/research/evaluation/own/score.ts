@@ -7,8 +7,9 @@ import {
   memoryWeight,
   weighBrakes,
 } from "../../../../shared/math/memory.ts";
+import type { MemoryReading, ModelReading } from "../reader.ts";
 import type { Model } from "./data.ts";
-import { evidencePositions, type MemoryReading, type ModelReading, type Readings, readPositions } from "./readings.ts";
+import { evidencePositions, type Readings, readPositions } from "./readings.ts";
 
 /** A way to answer: a model, and the memory that it reads, by the name in the readings. */
 export interface Method {
@@ -19,7 +20,8 @@ export interface Method {
 /** Of each scored token of a text, [scoredTokens]. */
 export interface TextScore {
   logprobs: Float64Array;
-  isCorrect: boolean[];
+  /** 1 where the likeliest token is the one that came. */
+  correct: number[];
 }
 
 const P = readPositions.length;
@@ -61,19 +63,16 @@ export function scoreKind(
   rule: MemoryRule,
 ): TextScore[] {
   const reading = readings[model];
-  if (!reading) throw new Error(`${model} was not read`);
   return Array.from({ length: targets.length / P }, (_, s) => {
     if (memory === undefined) return scoreAlone(reading, targets, s * P);
-    const found = reading.memories[memory];
-    if (!found) throw new Error(`no memory ${memory} was read beside ${model}`);
-    return scoreWithMemory(reading, found, targets, s * P, rule);
+    return scoreWithMemory(reading, reading.memories[memory], targets, s * P, rule);
   });
 }
 
 function scoreAlone({ logprobs, topIds }: ModelReading, targets: Int32Array, from: number): TextScore {
   return {
     logprobs: Float64Array.from(logprobs.subarray(from + E, from + P)),
-    isCorrect: Array.from(targets.subarray(from + E, from + P), (id, i) => id === topIds[from + E + i]),
+    correct: Array.from(targets.subarray(from + E, from + P), (id, i) => Number(id === topIds[from + E + i])),
   };
 }
 
@@ -97,7 +96,7 @@ function scoreWithMemory(
   );
   const K = found.cosines.length / reading.logprobs.length;
   const logprobs = new Float64Array(P - E);
-  const isCorrect: boolean[] = [];
+  const correct: number[] = [];
   for (let i = E; i < P; i++) {
     const { observation, probabilities } = seen[i];
     const [share] = memoryShares(rule, [weights[i]], chosen);
@@ -110,16 +109,16 @@ function scoreWithMemory(
       const p = (1 - share) * Math.exp(found.logprobs[k]) + share * probabilities.get(id)!;
       if (p > best.p || (p === best.p && id < best.id)) best = { id, p };
     }
-    isCorrect.push(best.id === targets[at]);
+    correct.push(Number(best.id === targets[at]));
   }
-  return { logprobs, isCorrect };
+  return { logprobs, correct };
 }
 
 /** Tokens of a greedy suggestion, at most, that is compared with what the author wrote. */
 const suggestionTokens = 32;
 
 /** How many tokens a greedy suggestion after the prompt begins with that the author wrote. */
-export function suggestedTokens({ isCorrect }: TextScore): number {
-  const wrong = isCorrect.slice(0, suggestionTokens).indexOf(false);
+export function suggestedTokens(correct: ArrayLike<number>): number {
+  const wrong = Array.from(correct).slice(0, suggestionTokens).indexOf(0);
   return wrong < 0 ? suggestionTokens : wrong;
 }

@@ -8,7 +8,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { nullIfMissing, writeWhole } from "../../../files.ts";
 import type { TrunkRunner } from "../../../runtime/trunk-runner.ts";
-import type { Text } from "../texts.ts";
+import { type Text, tokensOf } from "../texts.ts";
 
 /** Texts of one pass. Fixed: batching may change the last bit, and a resumed run must give the same bytes. */
 const textsPerPass = 8;
@@ -24,14 +24,12 @@ export interface StateCache {
   /** What the states depend on besides the texts. */
   key: string;
   hiddenSize: number; // D
-  /** Called for each pass that is not there. */
-  openTrunk: () => Promise<Pick<TrunkRunner, "states">>;
+  trunk: Pick<TrunkRunner, "states">;
 }
 
 /** States of all tokens of the texts. Throws the signal's reason when aborted; finished passes stay in the cache. */
 export async function statesOf(texts: readonly Text[], cache: StateCache, signal?: AbortSignal): Promise<TextStates> {
-  const D = cache.hiddenSize;
-  const size = texts.reduce((sum, { ids }) => sum + ids.length, 0) * D;
+  const size = tokensOf(texts) * cache.hiddenSize;
   const all = { states: new Float32Array(size), hidden: new Float32Array(size) };
   let at = 0;
   for (let from = 0; from < texts.length; from += textsPerPass) {
@@ -59,14 +57,13 @@ async function passOf(texts: readonly Text[], cache: StateCache): Promise<Float1
 /** One pass over right-padded texts. */
 async function compute(
   texts: readonly Text[],
-  { hiddenSize: D, openTrunk }: StateCache,
+  { hiddenSize: D, trunk }: StateCache,
 ): Promise<Float16Array<ArrayBuffer>> {
-  const trunk = await openTrunk();
   const T = Math.max(...texts.map(({ ids }) => ids.length));
   const tokenIds = new Int32Array(texts.length * T);
   for (const [s, { ids }] of texts.entries()) tokenIds.set(ids, s * T);
   const { states, hidden } = await trunk.states(tokenIds, texts.length, T);
-  const size = texts.reduce((sum, { ids }) => sum + ids.length, 0) * D;
+  const size = tokensOf(texts) * D;
   const halves = new Float16Array(2 * size);
   let at = 0;
   for (const [s, { ids }] of texts.entries()) {

@@ -1,104 +1,79 @@
-/** Rows and means of an evaluation, from readings under given rules. Pure. */
-import type { Tokenizer } from "../../../../shared/tokenizer/tokenizer.ts";
+/** Rows and means of an evaluation, from scores under given rules. Pure. */
 import type { Estimate } from "../data.ts";
-import { difference, overSources, type TextSum } from "../statistics.ts";
-import type { Text } from "../texts.ts";
-import type { Group, OwnMean, OwnRow } from "./data.ts";
-import { type Kind, scoredTokens } from "./kinds.ts";
-import { suggestedTokens, type TextScore } from "./score.ts";
+import {
+  averageOf,
+  baseLossOf,
+  documentsOf,
+  gainOf,
+  gainsOf,
+  hasInk,
+  overSources,
+  type Pieces,
+  type Values,
+} from "../statistics.ts";
+import type { Group, MethodMean, OwnMean, OwnRow } from "./data.ts";
+import type { Kind } from "./kinds.ts";
+import { suggestedTokens } from "./score.ts";
 
 /** A kind's texts, scored by every method; `base` is one of them. */
 export interface ScoredKind {
   kind: Kind;
-  scores: Record<string, TextScore[]>;
-}
-
-type Pieces = Pick<Tokenizer, "pieceOf">;
-/** What counts of a scored token. */
-type Value = (score: TextScore, place: number) => number;
-
-const logprob: Value = ({ logprobs }, place) => logprobs[place];
-const correct: Value = ({ isCorrect }, place) => (isCorrect[place] ? 1 : 0);
-
-/** For each text the difference between a method and the base, summed over the tokens that count. */
-function differences(
-  { kind, scores }: ScoredKind,
-  method: string,
-  { value = logprob, counts = () => true }: { value?: Value; counts?: (text: Text, place: number) => boolean } = {},
-): TextSum[] {
-  const [name, than = "base"] = method.split(" over ");
-  return kind.texts.map((text, s) => {
-    let [sum, tokens] = [0, 0];
-    for (let place = 0; place < scoredTokens; place++) {
-      if (!counts(text, place)) continue;
-      sum += value(scores[name][s], place) - value(scores[than][s], place);
-      tokens++;
-    }
-    return { document: text.document, tokens, sum };
-  });
+  logprobs: Values;
+  /** 1 where the likeliest token is the one that came. */
+  correct: Values;
 }
 
 /** Methods of a group, and those compared with another than the base: `A over B`. */
-export function methodNames({ scores }: ScoredKind): string[] {
-  const names = Object.keys(scores).filter((name) => name !== "base");
+function comparisonsOf({ logprobs }: ScoredKind): string[] {
+  const names = Object.keys(logprobs).filter((name) => name !== "base");
   const compared = names.flatMap((name) => (name.startsWith("mixture, ") ? [`${name} over mixture`] : []));
   return [...names, ...compared];
 }
 
 export function rowOf(scored: ScoredKind, tokenizer: Pieces): OwnRow {
-  const { kind, scores } = scored;
-  const count = kind.texts.length * scoredTokens;
-  const total = (value: Value) =>
-    scores.base.reduce((sum, text) => sum + text.isCorrect.reduce((own, _, i) => own + value(text, i), 0), 0);
-  const bytes = kind.texts
-    .flatMap(({ ids }) => ids.slice(-scoredTokens))
-    .reduce((sum, id) => sum + tokenizer.pieceOf(id).length, 0);
+  const { kind, logprobs, correct } = scored;
+  const { group, name, texts } = kind;
+  const gains = comparisonsOf(scored).map((of) => [of, gainOf(gainsOf(texts, logprobs, of))] as const);
   return {
-    ...{ group: kind.group, name: kind.name, texts: kind.texts.length },
-    documents: new Set(kind.texts.map(({ document }) => document)).size,
+    ...{ group, name, texts: texts.length, documents: documentsOf(texts) },
     base: {
-      nats: -total(logprob) / count,
-      bitsPerByte: -total(logprob) / Math.LN2 / bytes,
-      accuracy: total(correct) / count,
+      ...baseLossOf(texts, logprobs.base, tokenizer),
+      accuracy: averageOf(correct.base.flatMap((own) => Array.from(own))),
     },
-    gains: Object.fromEntries(methodNames(scored).map((name) => [name, difference(differences(scored, name)).nats])),
+    gains: Object.fromEntries(gains),
   };
 }
 
 export function meanOf(group: Group, kinds: readonly ScoredKind[], tokenizer: Pieces): OwnMean {
-  const isInk = (text: Text, place: number) =>
-    new TextDecoder().decode(tokenizer.pieceOf(text.ids[text.ids.length - scoredTokens + place])).trim().length > 0;
-  const methods = methodNames(kinds[0]).map((name) => {
-    const own = kinds.map((kind) => ({ name: kind.kind.name, gain: difference(differences(kind, name)).nats.mean }));
-    const rising = own.toSorted((a, b) => a.gain - b.gain);
-    const texts = kinds.flatMap((kind) => differences(kind, name)).map(({ sum, tokens }) => sum / tokens);
-    const over = (options: Parameters<typeof differences>[2]) =>
-      overSources(kinds.map((kind) => differences(kind, name, options)))!;
-    const suggested = kinds.map(({ scores }) => mean(scores[name.split(" over ")[0]].map(suggestedTokens)));
-    const values = {
-      gain: over({}),
-      median: quantile(
-        own.map(({ gain }) => gain),
-        0.5,
-      ),
-      worstKind: rising[0],
-      lowTexts: [quantile(texts, 0.01), quantile(texts, 0.05)] satisfies [number, number],
-      noWhiteSpace: over({ counts: isInk }),
-      accuracy: over({ value: correct }),
-      suggested: mean(suggested),
-    };
-    return [name, values] as const;
+  const isInk = hasInk(tokenizer);
+  const methods = comparisonsOf(kinds[0]).map((name): [string, MethodMean] => {
+    const gains = kinds.map(({ kind, logprobs }) => gainsOf(kind.texts, logprobs, name));
+    const ofKinds = kinds.map(({ kind }, k) => ({ name: kind.name, gain: gainOf(gains[k]).mean }));
+    const rising = ofKinds.toSorted((a, b) => a.gain - b.gain);
+    const texts = gains.flat().map(({ sum, tokens }) => sum / tokens);
+    const [method] = name.split(" over ");
+    return [
+      name,
+      {
+        gain: overSources(gains)!,
+        median: quantile(
+          rising.map(({ gain }) => gain),
+          0.5,
+        ),
+        worstKind: rising[0],
+        lowTexts: [quantile(texts, 0.01), quantile(texts, 0.05)],
+        noWhiteSpace: overSources(kinds.map(({ kind, logprobs }) => gainsOf(kind.texts, logprobs, name, isInk)))!,
+        accuracy: overSources(kinds.map(({ kind, correct }) => gainsOf(kind.texts, correct, name)))!,
+        suggested: averageOf(kinds.map(({ correct }) => averageOf(correct[method].map(suggestedTokens)))),
+      },
+    ];
   });
   return { group, kinds: kinds.length, methods: Object.fromEntries(methods) };
 }
 
 /** The mean over kinds of one method's gain. */
 export function gainOver(kinds: readonly ScoredKind[], name: string): Estimate {
-  return overSources(kinds.map((kind) => differences(kind, name)))!;
-}
-
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
+  return overSources(kinds.map(({ kind, logprobs }) => gainsOf(kind.texts, logprobs, name)))!;
 }
 
 /** Linear between the values on either side. */
