@@ -42,8 +42,8 @@ const adapterOf = async (tenant: string): Promise<Adapter> => {
 
 /** Asks by name, or leaves the choice to the prompt. Returns the fingerprint of the set that has answered, with the tenant's memory. */
 async function ask(tenant: string, isNamed: boolean): Promise<string> {
-  const model = isNamed ? { chameleon: { adapter: "notes" } } : {};
-  const body = { prompt: `The boats of ${tenant} carry`, max_tokens: 4, ...model };
+  const chameleon = isNamed ? { adapter: "notes" } : {};
+  const body = { prompt: `The boats of ${tenant} carry`, max_tokens: 4, chameleon };
   const answered = await cluster.call(tenant, "POST", "/v1/completions", body);
   const text = await answered.text();
   expect(answered.status, `${tenant}, ${isNamed ? "by name" : "auto"}: ${text}`).toBe(200);
@@ -73,19 +73,13 @@ test("none is void at any moment, every answer names its set, and all are made a
   await publish(next);
   const seen = new Map(tenants.map((tenant) => [tenant, [] as string[]]));
   const state = { isOver: false };
+  const failures: unknown[] = [];
   const traffic = tenants.map(async (tenant) => {
     for (let i = 0; !state.isOver; i++) seen.get(tenant)!.push(await ask(tenant, i % 2 === 0));
   });
-  const allMade = expect.poll(async () => {
-    const all = await Promise.all(tenants.map(adapterOf));
-    for (const { refit } of all) expect(refit?.status).not.toBe("failed");
-    return all.filter(({ outdated }) => outdated).length;
-  }, patience);
-  await Promise.race([allMade.toBe(0), Promise.all(traffic)]);
-  // The edge itself may have been slow to switch: then nothing was outdated yet.
-  await expect
-    .poll(async () => seen.values().every((prints) => prints.at(-1) === fingerprintOf(next)), patience)
-    .toBe(true);
+  for (const one of traffic) one.catch((thrown) => failures.push(thrown));
+  const hasSwitched = (tenant: string) => seen.get(tenant)!.at(-1) === fingerprintOf(next);
+  await expect.poll(() => failures.length > 0 || tenants.every(hasSwitched), patience).toBe(true);
   state.isOver = true;
   await Promise.all(traffic);
 
