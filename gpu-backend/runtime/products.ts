@@ -15,7 +15,7 @@ import {
   scaleRows,
   sumOfParts,
 } from "./packed-blocks.ts";
-import { addQuantizedMatMuls, type QuantizedMatrix, quantizeColumns } from "./quantizer.ts";
+import { addQuantizedMatMuls, quantizeColumns } from "./quantizer.ts";
 import type { KvFormat } from "./step.ts";
 import { transpose } from "./transpose.ts";
 
@@ -140,30 +140,24 @@ export function addEmbedding({ g, config, weights, format }: ProductTarget): Emb
   };
 }
 
+/** Rows of a head whose products are computed together: two parts of all would take four times the memory of the logits. */
+const headRows = 8192;
+
 /**
  * x·Wᵀ of a head W [V, D] in int8 with a scale per row: of x in two parts, as rounding x once costs .015 nats a token (of the embedded
  * base), and the two .0006. Blocks cost .0006 less, and take three times as long for a batch of 8 rows.
  */
-function quantizedLogits(g: GraphBuilder, hidden: string, head: Weight): string {
-  const parts = inTwoParts(g, hidden, head.shape[1], head.shape[1]);
-  return sumOfParts(g, addQuantizedMatMuls(g, parts)(parts, quantizedHead(head)));
-}
-
-/** Rows of a head that are floats at the same time. */
-const headRows = 4096;
-
-/** A head [V, D], whose floats may take more than all the rest, as [D, V]. */
-function quantizedHead({ dtype, shape: [V, D], bytes }: Weight): QuantizedMatrix {
-  const whole = { values: new Int8Array(D * V), scales: new Float32Array(V) };
+function quantizedLogits(g: GraphBuilder, hidden: string, { dtype, shape: [V, D], bytes }: Weight): string {
+  const parts = inTwoParts(g, hidden, D, D);
+  const product = addQuantizedMatMuls(g, parts);
+  const logits: string[] = [];
   for (let first = 0; first < V; first += headRows) {
     const rows = Math.min(headRows, V - first);
     const own = bytes.subarray((bytes.length / V) * first, (bytes.length / V) * (first + rows));
     const floats = floatsOf({ dtype, shape: [rows, D], bytes: own });
-    const { values, scales } = quantizeColumns(transpose(floats, rows, D), D, rows);
-    whole.scales.set(scales, first);
-    for (let d = 0; d < D; d++) whole.values.set(values.subarray(d * rows, (d + 1) * rows), d * V + first);
+    logits.push(sumOfParts(g, product(parts, quantizeColumns(transpose(floats, rows, D), D, rows))));
   }
-  return whole;
+  return logits.length > 1 ? g.node("Concat", logits, { axis: 1 }) : logits[0];
 }
 
 /** A matrix [out, in] of embeddings or the head. */
