@@ -4,14 +4,12 @@
  *
  *   z₁ = m₁ ⊙ relu(w1·(√P·e) + b1),  z₂ = m₂ ⊙ relu(w2·z₁ + b2),  [A | B] = w3·z₂ + b3,  logits = W·h + Bᵀ·(A·h)
  *
- * m₁ and m₂ are dropout masks. Gradients are in closed form, as ONNX graphs; the head's part is in lora-head.ts.
+ * m₁ and m₂ are dropout masks. Gradients are in closed form; the head's part is in lora-head.ts.
  * Shapes: P dimensions of the embedding, H hidden units, R rank, D hidden size, V vocabulary.
  */
-import { GraphBuilder } from "../runtime/graph.ts";
-import { type Tensor, tensor } from "../runtime/session.ts";
 import type { HeadWeights } from "../training/bank/training-graph.ts";
 import { Random, streams } from "../training/random.ts";
-import { addHead, addTokenInputs, type Pair } from "./lora-head.ts";
+import type { Pair } from "./lora-head.ts";
 
 export const rank = 4;
 const [H1, H2] = [64, 32];
@@ -21,129 +19,78 @@ const dropout = 0.5;
 export type Weights = Map<string, Float32Array>;
 
 export interface Trainable {
-  shapes: Record<string, readonly number[]>;
   initial(seed: number): Weights;
-  /** Graph of one step. Inputs: hidden [N, D], targets [N], weight [], the parameters, `feeds`. Outputs: nll [N], d_<parameter>. */
-  graph(): Uint8Array;
-  /** Inputs that depend on the batch. `input`: its mean embedding [P]. */
-  feeds(input: Float32Array, random: Random): Record<string, Tensor>;
-  /** The adapter of a batch, without dropout. */
-  pairOf(weights: Weights, input: Float32Array): Pair;
+  /** The adapter of a batch, whose mean embedding is `input` [P]. `random` draws dropout masks; without it nothing is dropped. */
+  forward(weights: Weights, input: Float32Array, random?: Random): Made;
+}
+
+export interface Made {
+  pair: Pair;
+  /** Gradients by the parameters, from those by the pair. */
+  backward(gradients: Pair): Weights;
 }
 
 /** One pair for all text. */
-export function staticLora(head: HeadWeights): Trainable {
-  const { hiddenSize: D, vocabularySize: V } = head;
+export function staticLora({ hiddenSize: D, vocabularySize: V }: HeadWeights): Trainable {
+  const weightsOf = ({ a, b }: Pair): Weights => new Map(Object.entries({ a, b }));
   return {
-    shapes: { a: [rank, D], b: [rank, V] },
     initial(seed) {
       const random = new Random(seed, streams.initialise);
       const a = Float32Array.from({ length: rank * D }, () => random.normal() / Math.sqrt(D));
-      return new Map([
-        ["a", a],
-        ["b", new Float32Array(rank * V)],
-      ]);
+      return weightsOf({ a, b: new Float32Array(rank * V) });
     },
-    graph() {
-      const g = new GraphBuilder("lora-step");
-      const tokens = addTokenInputs(g, D);
-      const [a, b] = [g.input("a", "float32", [rank, D]), g.input("b", "float32", [rank, V])];
-      const { dP, dB } = addHead(g, head, tokens, { a, b });
-      g.output("d_a", g.node("Gemm", [dP, tokens.hidden], { transA: 1 }), "float32", [rank, D]);
-      g.output("d_b", dB, "float32", [rank, V]);
-      return g.bytes();
-    },
-    feeds: () => ({}),
-    pairOf: (weights) => ({ a: weights.get("a")!, b: weights.get("b")! }),
+    forward: (weights) => ({ pair: { a: weights.get("a")!, b: weights.get("b")! }, backward: weightsOf }),
   };
 }
 
 /** The paper's hyper-network. Every layer starts uniform in ±1/√inputs, as in the published code. */
-export function paperNetwork(head: HeadWeights, dimensions: number): Trainable {
-  const { hiddenSize: D, vocabularySize: V } = head;
-  const P = dimensions;
-  const values = rank * (D + V);
-  const shapes = { w1: [H1, P], b1: [H1], w2: [H2, H1], b2: [H2], w3: [values, H2], b3: [values] };
+export function paperNetwork({ hiddenSize: D, vocabularySize: V }: HeadWeights, P: number): Trainable {
   return {
-    shapes,
     initial(seed) {
       const random = new Random(seed, streams.initialise);
-      const inputs: Record<string, number> = { w1: P, b1: P, w2: H1, b2: H1, w3: H2, b3: H2 };
-      return new Map(
-        Object.entries(shapes).map(([name, shape]) => {
-          const bound = 1 / Math.sqrt(inputs[name]);
-          return [name, Float32Array.from({ length: sizeOf(shape) }, () => bound * (2 * random.uniform() - 1))];
-        }),
-      );
+      const weights: Weights = new Map();
+      const sizes = [P, H1, H2, rank * (D + V)];
+      for (const [i, inputs] of sizes.slice(0, -1).entries()) {
+        const draw = () => (2 * random.uniform() - 1) / Math.sqrt(inputs);
+        const outputs = sizes[i + 1];
+        weights.set(`w${i + 1}`, Float32Array.from({ length: outputs * inputs }, draw));
+        weights.set(`b${i + 1}`, Float32Array.from({ length: outputs }, draw));
+      }
+      return weights;
     },
-    graph: () => networkGraph(head, shapes, P),
-    feeds(input, random) {
-      const mask = (units: number) =>
-        tensor(
-          Float32Array.from({ length: units }, () => (random.uniform() < dropout ? 0 : 1 / (1 - dropout))),
-          [1, units],
-        );
-      return { embedding: tensor(input, [1, P]), m1: mask(H1), m2: mask(H2) };
-    },
-    pairOf(weights, input) {
-      const layer = (name: string, x: ArrayLike<number>) =>
-        affine(weights.get(`w${name}`)!, weights.get(`b${name}`)!, x);
-      const x = input.map((value) => Math.sqrt(P) * value);
-      const made = layer("3", layer("2", layer("1", x).map(relu)).map(relu));
-      return { a: made.subarray(0, rank * D), b: made.subarray(rank * D) };
+    forward(weights, input, random) {
+      const of = (name: string) => weights.get(name)!;
+      const rectified = (name: string, x: Float32Array) => {
+        const pre = affine(of(`w${name}`), of(`b${name}`), x);
+        const mask = pre.map(() => (random ? (random.uniform() < dropout ? 0 : 1 / (1 - dropout)) : 1));
+        const slope = pre.map((value, unit) => (value > 0 ? mask[unit] : 0)); // dz/dpre
+        return { z: pre.map((value, unit) => value * slope[unit]), slope };
+      };
+      const scaled = input.map((value) => Math.sqrt(P) * value);
+      const first = rectified("1", scaled);
+      const second = rectified("2", first.z);
+      const made = affine(of("w3"), of("b3"), second.z); // [R·(D + V)]
+      return {
+        pair: { a: made.subarray(0, rank * D), b: made.subarray(rank * D) },
+        backward({ a, b }) {
+          const dMade = new Float32Array(made.length);
+          dMade.set(a);
+          dMade.set(b, a.length);
+          const dSecond = transposedProduct(of("w3"), dMade, H2).map((value, unit) => value * second.slope[unit]);
+          const dFirst = transposedProduct(of("w2"), dSecond, H1).map((value, unit) => value * first.slope[unit]);
+          return new Map([
+            ...[["w1", outerProduct(dFirst, scaled)] as const, ["b1", dFirst] as const],
+            ...[["w2", outerProduct(dSecond, first.z)] as const, ["b2", dSecond] as const],
+            ...[["w3", outerProduct(dMade, second.z)] as const, ["b3", dMade] as const],
+          ]);
+        },
+      };
     },
   };
-}
-
-export function sizeOf(shape: readonly number[]): number {
-  return shape.reduce((a, b) => a * b, 1);
-}
-
-function networkGraph(head: HeadWeights, shapes: Record<string, number[]>, P: number): Uint8Array {
-  const { hiddenSize: D, vocabularySize: V } = head;
-  const values = rank * (D + V);
-  const g = new GraphBuilder("paper-network-step");
-  const tokens = addTokenInputs(g, D);
-  const embedding = g.input("embedding", "float32", [1, P]);
-  const [m1, m2] = [g.input("m1", "float32", [1, H1]), g.input("m2", "float32", [1, H2])];
-  const [w1, b1, w2, b2, w3, b3] = Object.entries(shapes).map(([name, shape]) => g.input(name, "float32", shape));
-
-  const layer = (x: string, w: string, b: string, mask: string) => {
-    const pre = g.node("Gemm", [x, w, b], { transB: 1 });
-    const open = g.node("Cast", [g.node("Greater", [pre, g.scalar(0)])], { to: 1 });
-    const slope = g.node("Mul", [open, mask]); // dz/dpre
-    return { z: g.node("Mul", [pre, slope]), slope };
-  };
-  const input = g.node("Mul", [embedding, g.scalar(Math.sqrt(P))]);
-  const first = layer(input, w1, b1, m1);
-  const second = layer(first.z, w2, b2, m2);
-  const made = g.node("Gemm", [second.z, w3, b3], { transB: 1 }); // [1, R·(D + V)]
-  const part = (from: number, to: number, width: number) => {
-    const columns = g.node("Slice", [made, g.integers(from), g.integers(to), g.integers(1)]);
-    return g.node("Reshape", [columns, g.integers(rank, width)]);
-  };
-  const a = part(0, rank * D, D);
-  const b = part(rank * D, values, V);
-  const { dP, dB } = addHead(g, head, tokens, { a, b });
-  const dA = g.node("Gemm", [dP, tokens.hidden], { transA: 1 });
-  const row = (x: string) => g.node("Reshape", [x, g.integers(1, -1)]);
-  const dMade = g.node("Concat", [row(dA), row(dB)], { axis: 1 }); // [1, R·(D + V)]
-  const dSecond = g.node("Mul", [g.node("MatMul", [dMade, w3]), second.slope]); // [1, H₂]
-  const dFirst = g.node("Mul", [g.node("MatMul", [dSecond, w2]), first.slope]); // [1, H₁]
-  for (const [layerName, gradient, x] of [
-    ["3", dMade, second.z],
-    ["2", dSecond, first.z],
-    ["1", dFirst, input],
-  ]) {
-    const [w, bias] = [`w${layerName}`, `b${layerName}`];
-    g.output(`d_${w}`, g.node("Gemm", [gradient, x], { transA: 1 }), "float32", shapes[w]);
-    g.output(`d_${bias}`, g.node("Reshape", [gradient, g.integers(-1)]), "float32", shapes[bias]);
-  }
-  return g.bytes();
 }
 
 /** W·x + b */
-function affine(w: Float32Array, b: Float32Array, x: ArrayLike<number>): Float32Array {
+function affine(w: Float32Array, b: Float32Array, x: Float32Array): Float32Array {
   return b.map((bias, row) => {
     let sum = bias;
     for (let i = 0; i < x.length; i++) sum += w[row * x.length + i] * x[i];
@@ -151,6 +98,16 @@ function affine(w: Float32Array, b: Float32Array, x: ArrayLike<number>): Float32
   });
 }
 
-function relu(x: number): number {
-  return Math.max(0, x);
+/** Wᵀ·y, of a W with so many columns. */
+function transposedProduct(w: Float32Array, y: Float32Array, columns: number): Float32Array {
+  const result = new Float32Array(columns);
+  for (let row = 0; row < y.length; row++) {
+    for (let i = 0; i < columns; i++) result[i] += w[row * columns + i] * y[row];
+  }
+  return result;
+}
+
+/** y·xᵀ */
+function outerProduct(y: Float32Array, x: Float32Array): Float32Array {
+  return Float32Array.from({ length: y.length * x.length }, (_, i) => y[Math.floor(i / x.length)] * x[i % x.length]);
 }

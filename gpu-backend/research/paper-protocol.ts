@@ -6,18 +6,16 @@
 
 import { adamWStep, learningRateAt } from "../../shared/math/adamw.ts";
 import { rankCentroids } from "../../shared/math/assignment.ts";
-import { openSession, tensor } from "../runtime/session.ts";
 import type { Bank } from "../runtime/step.ts";
 import { LossMeter } from "../training/bank/loss.ts";
 import { gatesAt } from "../training/bank/measure.ts";
 import type { ServedBank } from "../training/bank/served-bank.ts";
 import { adamWDefaults } from "../training/bank/trainer.ts";
-import type { HeadWeights } from "../training/bank/training-graph.ts";
 import type { Prepared } from "../training/prepare.ts";
 import type { Progress } from "../training/progress.ts";
 import { Random, streams } from "../training/random.ts";
-import { PairMeter } from "./lora-head.ts";
-import { paperNetwork, rank, sizeOf, staticLora, type Trainable, type Weights } from "./paper-network.ts";
+import { PairHead } from "./lora-head.ts";
+import { paperNetwork, rank, staticLora, type Trainable, type Weights } from "./paper-network.ts";
 import { type Batch, linePositions, type Positions, paragraphsOf, windowPositions } from "./positions.ts";
 
 /** The paper's own figures, for GPT-2 and WikiText-2. */
@@ -79,15 +77,16 @@ export async function paperProtocol(
 
   const lora = staticLora(head);
   const network = paperNetwork(head, table.dimensions);
-  const loraWeights = await trainOnLines(lora, head, train, options, progress, "static LoRA");
-  const networkWeights = await trainOnLines(network, head, train, options, progress, "paper's network");
-
-  const pairMeter = await PairMeter.open(head, rank, threads);
+  const pairHead = await PairHead.open(head, rank, threads);
   const bankMeter = await LossMeter.open(head, served.adapters.bank.a0, threads);
   try {
+    const loraWeights = await trainOnLines(lora, pairHead, train, options, progress, "static LoRA");
+    const networkWeights = await trainOnLines(network, pairHead, train, options, progress, "paper's network");
     const { adapters, scales } = served;
-    const byPair = (trainable: Trainable, weights: Weights) => (batch: Batch) =>
-      pairMeter.losses(batch.hidden, batch.targets, trainable.pairOf(weights, batch.input));
+    const byPair =
+      (trainable: Trainable, weights: Weights) =>
+      async ({ hidden, targets, input }: Batch) =>
+        (await pairHead.run(hidden, targets, trainable.forward(weights, input).pair)).losses;
     const base = (batch: Batch) => losses(bankMeter, batch, adapters.bank, new Float32Array(adapters.bank.gates));
     const shipped = (batch: Batch) => {
       const [{ index }] = rankCentroids(batch.input, adapters.centroids);
@@ -120,11 +119,16 @@ export async function paperProtocol(
     return {
       rows: [
         await row("unadapted", publishedAs(124_439_808, 10.2513, 28_319), 0, base),
-        await row("traditional LoRA", publishedAs(204_100, 1.3528, 3.8683), countOf(lora), byPair(lora, loraWeights)),
+        await row(
+          "traditional LoRA",
+          publishedAs(204_100, 1.3528, 3.8683),
+          countOf(loraWeights),
+          byPair(lora, loraWeights),
+        ),
         await row(
           "ChameleonLLM",
           publishedAs(6_786_596, 0.3753, 1.4554),
-          countOf(network),
+          countOf(networkWeights),
           byPair(network, networkWeights),
         ),
         {
@@ -140,45 +144,36 @@ export async function paperProtocol(
       padBias,
     };
   } finally {
-    await Promise.all([pairMeter.release(), bankMeter.release()]);
+    await Promise.all([pairHead.release(), bankMeter.release()]);
   }
 }
 
 /** Each step takes one batch of lines. */
 async function trainOnLines(
   trainable: Trainable,
-  { hiddenSize: D }: HeadWeights,
+  pairHead: PairHead,
   { batches }: Positions,
-  { steps, learningRate, seed, threads }: PaperOptions,
+  { steps, learningRate, seed }: PaperOptions,
   progress: Progress,
   name: string,
 ): Promise<Weights> {
-  const session = await openSession(trainable.graph(), { threads });
   const weights = trainable.initial(seed);
+  const zeros = ({ length }: Float32Array) => new Float32Array(length);
   const moments = new Map(
-    [...weights].map(([name, { length }]) => [
-      name,
-      { first: new Float32Array(length), second: new Float32Array(length) },
-    ]),
+    [...weights].map(([of, values]) => [of, { first: zeros(values), second: zeros(values) }] as const),
   );
   progress.stage(name, steps);
   for (let step = 1; step <= steps; step++) {
     const random = new Random(seed, streams.firstStep + step);
     const { hidden, targets, input } = batches[random.integer(batches.length)];
-    const results = await session.run({
-      ...Object.fromEntries([...weights].map(([name, values]) => [name, tensor(values, trainable.shapes[name])])),
-      ...trainable.feeds(input, random),
-      hidden: tensor(hidden, [targets.length, D]),
-      targets: tensor(targets, [targets.length]),
-      weight: tensor(Float32Array.of(1 / targets.length), []),
-    });
+    const { pair, backward } = trainable.forward(weights, input, random);
+    const { gradients } = await pairHead.run(hidden, targets, pair);
     const rate = learningRateAt(step, steps, learningRate, Math.min(20, steps / 4));
-    for (const [name, values] of weights) {
-      adamWStep(values, results[`d_${name}`].data as Float32Array, moments.get(name)!, step, rate, optimiser);
+    for (const [of, gradient] of backward(gradients)) {
+      adamWStep(weights.get(of)!, gradient, moments.get(of)!, step, rate, optimiser);
     }
     progress.advance(step);
   }
-  await session.release();
   return weights;
 }
 
@@ -198,8 +193,8 @@ async function meanLoss(
   return sum / count;
 }
 
-function countOf({ shapes }: Trainable): number {
-  return Object.values(shapes).reduce((sum, shape) => sum + sizeOf(shape), 0);
+function countOf(weights: Weights): number {
+  return weights.values().reduce((sum, { length }) => sum + length, 0);
 }
 
 /** Losses of one token under the base, in nats: of the target itself, and of the padding in its place. */

@@ -1,5 +1,6 @@
 /** The training graphs of the paper's adapters against their formulas. */
 import { expect, test } from "vitest";
+import { PairHead } from "../../../gpu-backend/research/lora-head.ts";
 import {
   paperNetwork,
   rank,
@@ -7,7 +8,6 @@ import {
   type Trainable,
   type Weights,
 } from "../../../gpu-backend/research/paper-network.ts";
-import { openSession, tensor } from "../../../gpu-backend/runtime/session.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
 
 const seed = 8;
@@ -24,7 +24,7 @@ function normals(length: number, deviation: number): Float32Array {
 
 /** Mean loss in float64 under the adapter of `input`, without dropout. */
 function referenceLoss(trainable: Trainable, weights: Weights): number {
-  const { a, b } = trainable.pairOf(weights, input);
+  const { a, b } = trainable.forward(weights, input).pair;
   let loss = 0;
   for (let n = 0; n < N; n++) {
     const dot = (values: Float32Array, row: number) => {
@@ -41,21 +41,13 @@ function referenceLoss(trainable: Trainable, weights: Weights): number {
   return loss;
 }
 
-/** Runs one step; `keepAll` replaces the dropout masks by ones. */
-async function runStep(trainable: Trainable, weights: Weights, masks: Random, keepAll: boolean) {
-  const session = await openSession(trainable.graph(), { threads: 1 });
-  const feeds = trainable.feeds(input, masks);
-  if (keepAll) for (const name of ["m1", "m2"]) if (feeds[name]) (feeds[name].data as Float32Array).fill(1);
-  const results = await session.run({
-    ...Object.fromEntries([...weights].map(([name, values]) => [name, tensor(values, trainable.shapes[name])])),
-    ...feeds,
-    hidden: tensor(hidden, [N, D]),
-    targets: tensor(targets, [N]),
-    weight: tensor(Float32Array.of(1 / N), []),
-  });
-  await session.release();
-  const nll = results.nll.data as Float32Array;
-  return { loss: nll.reduce((sum, x) => sum + x / N, 0), results };
+/** One step, with dropout where there are draws for it. */
+async function runStep(trainable: Trainable, weights: Weights, masks?: Random) {
+  const pairHead = await PairHead.open(head, rank, 1);
+  const { pair, backward } = trainable.forward(weights, input, masks);
+  const { losses, gradients } = await pairHead.run(hidden, targets, pair);
+  await pairHead.release();
+  return { loss: losses.reduce((sum, x) => sum + x / N, 0), gradients: backward(gradients) };
 }
 
 test.each([
@@ -65,12 +57,12 @@ test.each([
   const weights = trainable.initial(seed);
   // LoRA starts at B = 0, where most gradients vanish.
   weights.get("b")?.set(normals(rank * V, 0.3));
-  const { loss, results } = await runStep(trainable, weights, new Random(seed, 1), true);
+  const { loss, gradients } = await runStep(trainable, weights);
   expect(loss).toBeCloseTo(referenceLoss(trainable, weights), 5);
   const step = 1e-3;
   const tolerance = 3e-3;
   for (const [name, values] of weights) {
-    const gradient = results[`d_${name}`].data as Float32Array;
+    const gradient = gradients.get(name)!;
     expect(gradient.length).toBe(values.length);
     const slopes: number[] = [];
     const kinks: number[] = [];
@@ -96,12 +88,12 @@ test.each([
 test("dropout is drawn by the step's randomness", async () => {
   const network = paperNetwork(head, P);
   const weights = network.initial(seed);
-  const lossWith = async (stream: number) => (await runStep(network, weights, new Random(seed, stream), false)).loss;
+  const lossWith = async (stream: number) => (await runStep(network, weights, new Random(seed, stream))).loss;
   expect(await lossWith(1)).toBe(await lossWith(1));
   expect(await lossWith(1)).not.toBe(await lossWith(2));
 });
 
 test("LoRA starts at zero", () => {
   const lora = staticLora(head);
-  expect(lora.pairOf(lora.initial(seed), input).b.every((x) => x === 0)).toBe(true);
+  expect(lora.forward(lora.initial(seed), input).pair.b.every((x) => x === 0)).toBe(true);
 });
