@@ -9,7 +9,7 @@ import { createCommand, parsedOptions } from "../gpu-backend/command-line.ts";
 
 const root = path.dirname(import.meta.dirname);
 /** More lines than this are a reason to remove something before anything is added. */
-const maxLines = { source: 38_000, tests: 45_000, core: 6_000 };
+const maxLines = { source: 50_000, tests: 45_000, core: 6_000 };
 
 const { check = false } = parsedOptions<{ check?: boolean }>(
   createCommand("lines", "Count the lines of source and tests, by folder", ["chameleon lines"]).option(

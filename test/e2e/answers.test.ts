@@ -20,7 +20,7 @@ interface Exchange {
   /** Its path in the document, where that has a parameter. */
   route?: string;
   method?: "GET" | "POST" | "DELETE" | "PUT";
-  body?: object | string;
+  body?: object | string | FormData;
   headers?: Record<string, string>;
   status?: number;
 }
@@ -30,8 +30,12 @@ async function exchange({ path, route = path, body, headers, status = 200, ...re
   const method = rest.method ?? (body === undefined ? "GET" : "POST");
   const response = await fetch(stack.edge + path, {
     method,
-    headers: { authorization: `Bearer ${stack.key}`, "content-type": "application/json", ...headers },
-    body: typeof body === "object" ? JSON.stringify(body) : body,
+    headers: {
+      authorization: `Bearer ${stack.key}`,
+      ...(!(body instanceof FormData) && { "content-type": "application/json" }),
+      ...headers,
+    },
+    body: typeof body === "object" && !(body instanceof FormData) ? JSON.stringify(body) : body,
   });
   const text = await response.text();
   expect(response.status, text).toBe(status);
@@ -166,18 +170,26 @@ test("adapters of one's own, and the model that comes with one", async () => {
 test("the document's own examples", async () => {
   /** The adapter that the examples after its making name. */
   let made = "";
+  /** The file that the fine-tuning job names. */
+  let file = "";
+  const lines = ["one", "two"].map((word) => JSON.stringify({ prompt: word, completion: " more" })).join("\n");
   for (const { method, path, request, status } of operations) {
     if (!request) continue;
     // They name the embedded base, and the stack serves the small one.
     const body = JSON.parse(JSON.stringify(request.example).replaceAll("smollm2-135m", "gpt2"));
     if (path === "/v1/adapters") made = body.name;
-    await exchange({
+    if (request.isForm) body.file = new File([lines], "topics.jsonl");
+    if ("training_file" in body) body.training_file = file;
+    const form = new FormData();
+    for (const [name, value] of Object.entries<string | File>(request.isForm ? body : {})) form.set(name, value);
+    const [answer] = await exchange({
       path: path.replace("{name}", made),
       route: path,
       method: method.toUpperCase() as "POST",
-      body,
+      body: request.isForm ? form : body,
       status,
     });
+    if (request.isForm) file = (answer as { id: string }).id;
   }
 });
 
