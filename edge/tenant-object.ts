@@ -10,14 +10,11 @@ import { TenantAdapterStore as Store } from "./tenants/tenant-adapter-store.ts";
 
 export class TenantAdapterStore extends Store {
   readonly #sets = new PlannedSets(publishedSets(this.env, null), () => deployedSet(this.env));
-  readonly #set = (manifestHash: string) =>
-    this.#sets.of(manifestHash).catch((cause) => {
-      throw artifactsMissing(cause);
-    });
+  readonly #set = (manifestHash: string) => this.#sets.of(manifestHash).catch(unavailable);
   readonly #metrics = new EdgeMetrics(readConfig(this.env).otlp, () => this.now());
   protected override readonly refitted = (outcome: RefitOutcome) => this.#metrics.refitted(outcome);
   protected override readonly encoder: Encoder = {
-    served: () => servedHash(this.env),
+    served: () => servedHash(this.env).catch(unavailable),
     documents: async (manifestHash, documents) =>
       (await encodeDocuments(documents, await this.#set(manifestHash))).documents,
     examples: async (manifestHash, examples, nowMs) => encodeExamples(examples, await this.#set(manifestHash), nowMs),
@@ -27,4 +24,8 @@ export class TenantAdapterStore extends Store {
     await super.alarm();
     await this.#metrics.report();
   }
+}
+
+function unavailable(cause: unknown): never {
+  throw artifactsMissing(cause);
 }

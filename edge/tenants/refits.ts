@@ -16,6 +16,7 @@ import type { NewDocument } from "./memory-documents.ts";
 import { type FailedRefit, isWaiting, type KeptExamples, type OwnAdapter, wantedOf } from "./own-adapters.ts";
 import type { SealedStore } from "./sealed-store.ts";
 import type { JobOutcome, Refused } from "./tenant-memories.ts";
+import type { JobContent } from "./tuning-jobs.ts";
 
 const schema = `
   CREATE TABLE IF NOT EXISTS refits (
@@ -178,20 +179,13 @@ export class Refits {
     if (known && known.manifestHash !== manifestHash) await this.#discard(name);
     const stored = await sealed.json<KeptExamples>(examplesOf(name), "examples");
     if (!stored?.examples.length) throw new ServiceError("invalid_request", "Its examples were not kept.");
-    const encode = (examples: readonly Example[]) => encoder().examples(manifestHash, examples, now());
-    const encoded = await encode(stored.examples);
-    const validation = stored.validation && (await encode(stored.validation));
-    const request: AdapterRequest = {
-      ...{ version: contractVersion, manifestHash, tenant, examples: encoded.examples },
-      ...(validation && { validation: validation.examples }),
-    };
+    const { request, centroid, tokens } = await contentFor(encoder(), { manifestHash, tenant }, stored, now());
     const { hash, kept, gain, file, copy } = await make(request, this.#abort.signal);
     const adapter = find(name);
     const isWanted = adapter?.hash === before;
     if (isWanted) {
       const { memory, refit, ...same } = adapter;
-      const tokens = encoded.tokens + (validation?.tokens ?? 0);
-      const changed = { hash, manifestHash, centroid: [...encoded.centroid], gain: kept ? gain : null, tokens };
+      const changed = { hash, manifestHash, centroid, gain: kept ? gain : null, tokens };
       sql.exec(
         "INSERT OR REPLACE INTO refits (name, manifestHash, hash, record, file) VALUES (?, ?, ?, ?, ?)",
         ...[name, manifestHash, hash, JSON.stringify({ ...same, ...changed })],
@@ -254,6 +248,32 @@ export class Refits {
     this.#abort = new AbortController();
     for (const table of ["refits", "replacedAdapters"]) this.#parts.sql.exec(`DELETE FROM ${table}`);
   }
+}
+
+/** What is fitted to examples for a manifest, and their tokens. */
+async function contentFor(
+  encoder: Encoder,
+  { manifestHash, tenant }: Pick<AdapterRequest, "manifestHash" | "tenant">,
+  kept: KeptExamples,
+  nowMs: number,
+): Promise<JobContent & { tokens: number }> {
+  const { examples, centroid, tokens } = await encoder.examples(manifestHash, kept.examples, nowMs);
+  const validation = kept.validation && (await encoder.examples(manifestHash, kept.validation, nowMs));
+  return {
+    request: {
+      ...{ version: contractVersion, manifestHash, tenant, examples },
+      ...(validation && { validation: validation.examples }),
+    },
+    ...{ centroid: [...centroid], examples: kept, tokens: tokens + (validation?.tokens ?? 0) },
+  };
+}
+
+/** What a job works on, for the artifacts that are served now: it may have been stored before these were published. */
+export async function currentContent(encoder: Encoder, content: JobContent, nowMs: number): Promise<JobContent> {
+  const manifestHash = await encoder.served();
+  const { request, examples } = content;
+  if (request.manifestHash === manifestHash) return content;
+  return contentFor(encoder, { manifestHash, tenant: request.tenant }, examples, nowMs);
 }
 
 /** Under which the examples of an adapter are sealed. */

@@ -34,7 +34,7 @@ import {
   type RecordRow,
 } from "./own-adapters.ts";
 import { type Page, type PageRequest, RecordLists } from "./record-lists.ts";
-import { type Encoder, examplesOf, type RefitOutcome, Refits } from "./refits.ts";
+import { currentContent, type Encoder, examplesOf, type RefitOutcome, Refits } from "./refits.ts";
 import { jsonBytes, SealedStore } from "./sealed-store.ts";
 import { Settlements, usageReport } from "./settlements.ts";
 import { TenantFiles } from "./tenant-files.ts";
@@ -111,11 +111,10 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
       deleteReplaced: (hash) => this.#refits.deleteReplaced(hash),
     });
     const newId = () => crypto.randomUUID();
-    const report = usageReport(env);
     const changed = () => {
       this.#ranked = null;
     };
-    this.#settlements = new Settlements(env.LEDGERS, storage, { now, newId, report });
+    this.#settlements = new Settlements(env.LEDGERS, storage, { now, newId, report: usageReport(env) });
     this.#memories = new TenantMemories({
       ...{ tenant, storage, now, sealed },
       clients: () => this.#clients().values(),
@@ -134,6 +133,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     this.#jobs = new TuningJobs({
       ...{ lists, sealed, now, newId },
       roomFor: (name) => this.roomFor(name),
+      current: (content) => currentContent(this.encoder, content, now()),
       make: (request, signal, begun) => makeAdapter(this.#clients().values(), request, signal, begun),
       add: (adapter, examples, { file, copy }) => this.add(adapter, examples, Uint8Array.fromBase64(file).buffer, copy),
       remove: (name) => this.remove(name),

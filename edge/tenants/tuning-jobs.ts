@@ -60,6 +60,8 @@ interface JobParts {
   now(): number;
   newId(): string;
   roomFor(name: string): Added;
+  /** The same for the artifacts that are served now. */
+  current(content: JobContent): Promise<JobContent>;
   make(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
   add(adapter: FittedAdapter, examples: KeptExamples, made: MadeAdapter): Promise<Added>;
   remove(name: string): Promise<unknown>;
@@ -170,7 +172,7 @@ export class TuningJobs {
     try {
       const content = await this.#parts.sealed.json<JobContent>(id, "content");
       if (!content) throw new Error("the job's examples are gone");
-      const { request, centroid, examples } = content;
+      const { request, centroid, examples } = await this.#parts.current(content);
       const made = await this.#parts.make(request, abort.signal, () => {
         const job = this.#open(id);
         if (job?.status !== "queued") return;

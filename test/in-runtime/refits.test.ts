@@ -237,6 +237,24 @@ test("documents that are added meanwhile make the memory again for the served ar
   expect(seen.memories.at(-1)).toMatchObject({ manifestHash: after.manifestHash, documents: [{}, {}] });
 });
 
+test("a fine-tuning job that waits while others are published is made for these", async () => {
+  network.use(http.post(`${backendUrl}/v1/adapters`, starting));
+  const form = new FormData();
+  form.append("purpose", "fine-tune");
+  const lines = examples.map((text) => JSON.stringify({ prompt: text, completion: "ba" }));
+  form.append("file", new File([lines.join("\n")], "examples.jsonl"));
+  const file = await (await app().request("/v1/files", { method: "POST", body: form, headers })).json<{ id: string }>();
+  const job = { model: "gpt2", training_file: file.id, suffix: "mail" };
+  expect((await app().post("/v1/fine_tuning/jobs", job, { headers })).status).toBe(200);
+  await alarm();
+  await serve(after);
+  network.resetHandlers();
+  const made = backendMakes();
+  await alarm();
+  await vi.waitFor(async () => expect(await shown("mail")).toMatchObject({ outdated: false, gain }));
+  expect(made.fits.map((one) => one.manifestHash)).toEqual([after.manifestHash]);
+});
+
 test("an object without requests looks for itself", async () => {
   backendMakes();
   await create("notes", { documents, examples });

@@ -38,6 +38,7 @@ export async function edgeMetrics(): Promise<{ name: string; unit: string; sum?:
   for (const event of ["artifacts_switched", "artifacts_refused", "artifacts_awaited"] as const) {
     edge.artifactsChanged({ event, manifest: "a" });
   }
+  edge.refitted("done");
   await edge.report();
   const { metrics: all } = JSON.parse(sent[0]).resourceMetrics[0].scopeMetrics[0];
   return all;
