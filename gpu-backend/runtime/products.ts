@@ -25,8 +25,6 @@ import { transpose } from "./transpose.ts";
  */
 export const weightFormats = ["fp32", "int8", "exact"] as const;
 export type WeightFormat = (typeof weightFormats)[number];
-/** Bytes of one weight of a matrix, its share of a scale included; of `exact`, those of an 8-bit block. */
-export const bytesPerWeight: Record<WeightFormat, number> = { fp32: 4, int8: 1, exact: 1 + 4 / 32 };
 
 /** How the keys and values of a model of this format are stored: int8 where its products are not exact either. */
 export function kvFormatFor(format: WeightFormat): KvFormat {

@@ -19,7 +19,7 @@ import { centroidHash } from "../adapters/generated/generated.ts";
 import { writeWhole } from "../files.ts";
 import type { BaseText } from "../models/base.ts";
 import type { ModelShape } from "../runtime/step.ts";
-import { parameterTensors, type ServedParameters } from "./bank/parameters.ts";
+import type { ServedParameters } from "./bank/parameters.ts";
 import type { PromptSpace } from "./clustering/prompt-space.ts";
 
 /** Content of hyper-network.safetensors. */
@@ -29,15 +29,24 @@ export interface TrainedBank extends ServedParameters {
   space: PromptSpace;
 }
 
-function hyperNetworkTensors(bank: TrainedBank): TensorFile {
-  const D = bank.space.mean.length;
-  const { count: K, dimensions: P } = bank.centroids;
-  const file = parameterTensors(bank, D);
-  file.set("centroids", tensorFrom(bank.centroids.vectors, [K, P]));
-  file.set("scales", tensorFrom(bank.scales, [K]));
-  file.set("mean", tensorFrom(bank.space.mean, [D]));
-  file.set("transform", tensorFrom(bank.space.transform, [D, P]));
-  return file;
+/** By the names that FORMAT.md gives them. */
+function hyperNetworkTensors({ bank, network, centroids, scales, space }: TrainedBank): TensorFile {
+  const D = space.mean.length;
+  const { gates: Q, hidden: H, dimensions: P } = network;
+  return new Map([
+    ["w1", tensorFrom(network.w1, [H, P])],
+    ["b1", tensorFrom(network.b1, [H])],
+    ["w2", tensorFrom(network.w2, [Q, H])],
+    ["b2", tensorFrom(network.b2, [Q])],
+    ["a", tensorFrom(bank.a, [Q, D])],
+    ["a0", tensorFrom(bank.a0, [Q])],
+    ["b", tensorFrom(bank.b, [Q, D])],
+    ["static_gates", tensorFrom(network.staticGates, [Q])],
+    ["centroids", tensorFrom(centroids.vectors, [centroids.count, P])],
+    ["scales", tensorFrom(scales, [centroids.count])],
+    ["mean", tensorFrom(space.mean, [D])],
+    ["transform", tensorFrom(space.transform, [D, P])],
+  ]);
 }
 
 function edgeTableTensors(table: EdgeTable, centroids: CentroidVectors): TensorFile {

@@ -13,7 +13,7 @@ import { LossMeter } from "./bank/loss.ts";
 import { type AssignedLoss, chooseScales, documentsByCentroid, measureWindows, perplexityOf } from "./bank/measure.ts";
 import { servedParameters } from "./bank/parameters.ts";
 import type { BankSettings, TextSettings } from "./bank/settings.ts";
-import { readBase, type TrainingBase } from "./base.ts";
+import { readBase } from "./base.ts";
 import { countsByCluster, labelsOf, mapPositions } from "./clustering/describe.ts";
 import type { CorpusSource } from "./corpus/read-corpus.ts";
 import { documentKey, prefixTokens } from "./corpus/windows.ts";
@@ -40,15 +40,7 @@ export const maxCentroids = 24;
 /** Trains and publishes. Aborting stops after the current step with a checkpoint, and throws the signal's reason. */
 export async function train(options: TrainOptions, progress: Progress, signal?: AbortSignal): Promise<Manifest> {
   requirePublishable(options);
-  return trainOn(await readBase(options.modelDirectory), options, progress, signal);
-}
-
-export async function trainOn(
-  base: TrainingBase,
-  options: TrainOptions,
-  progress: Progress,
-  signal?: AbortSignal,
-): Promise<Manifest> {
+  const base = await readBase(options.modelDirectory);
   const cacheDirectory = cacheOf(options);
   const prepared = await prepare(base, { ...options, cacheDirectory, windowSeed: options.seed }, progress, signal);
   let manifest: Manifest;

@@ -1,5 +1,4 @@
 /** The trainable parameters of a static adapter and of the hyper-network with its bank: shapes and initial values. */
-import { type TensorFile, tensorFrom } from "../../../shared/artifacts/tensor-file.ts";
 import type { HyperNetwork } from "../../adapters/generated/hyper-network.ts";
 import type { Bank } from "../../runtime/step.ts";
 import { Random, streams } from "../random.ts";
@@ -91,19 +90,4 @@ function joined(first: Float32Array, second: Float32Array): Float32Array {
   both.set(first);
   both.set(second, first.length);
   return both;
-}
-
-/** As tensors, by the names that FORMAT.md gives them. */
-export function parameterTensors({ bank, network }: ServedParameters, hiddenSize: number): TensorFile {
-  const { gates: Q, hidden: H, dimensions: P } = network;
-  return new Map([
-    ["w1", tensorFrom(network.w1, [H, P])],
-    ["b1", tensorFrom(network.b1, [H])],
-    ["w2", tensorFrom(network.w2, [Q, H])],
-    ["b2", tensorFrom(network.b2, [Q])],
-    ["a", tensorFrom(bank.a, [Q, hiddenSize])],
-    ["a0", tensorFrom(bank.a0, [Q])],
-    ["b", tensorFrom(bank.b, [Q, hiddenSize])],
-    ["static_gates", tensorFrom(network.staticGates, [Q])],
-  ]);
 }

@@ -59,9 +59,6 @@ const lockSchema = z.strictObject({
 export type LockedCorpus = z.infer<typeof lockedCorpus>;
 export type CorpusLock = z.infer<typeof lockSchema>;
 
-/** A corpus that shares at least this much with the base's training text is known to the base. */
-const knownOverlap = 0.5;
-
 export async function readLock(): Promise<{ lock: CorpusLock; hash: string }> {
   const text = await readFile(lockPath, "utf8");
   return { lock: lockSchema.parse(JSON.parse(text)), hash: createHash("sha256").update(text).digest("hex") };
@@ -99,10 +96,4 @@ export async function readLocked(lock: CorpusLock, name: string, folder: string)
     throw new Error(`corpus ${name} has SHA-256 ${corpus.sha256}, the lock ${locked.sha256}`);
   }
   return corpus;
-}
-
-/** Whether the base with these weights was trained on text like a corpus of this content, as far as is known. */
-export function isKnown({ base, corpora }: CorpusLock, weights: string, corpusHash: string): boolean {
-  const locked = corpora.find((corpus) => corpus.sha256 === corpusHash);
-  return base.weights === weights && (locked?.overlapWithBase ?? 0) >= knownOverlap;
 }

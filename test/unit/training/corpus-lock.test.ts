@@ -6,7 +6,7 @@ import { deflateSync } from "node:zlib";
 import { expect, test } from "vitest";
 import { documentsOf } from "../../../gpu-backend/training/corpus/documents.ts";
 import { fetchCorpora, linesOf, spread } from "../../../gpu-backend/training/corpus/fetch-corpora.ts";
-import { isKnown, lockedCorpora, readLock } from "../../../gpu-backend/training/corpus/lock.ts";
+import { lockedCorpora, readLock } from "../../../gpu-backend/training/corpus/lock.ts";
 import { unpackPinned } from "../../../gpu-backend/training/corpus/packages.ts";
 import { corpusHash } from "../../../gpu-backend/training/corpus/read-corpus.ts";
 import { novelsOf, recipes, withoutTags } from "../../../gpu-backend/training/corpus/recipes.ts";
@@ -64,15 +64,6 @@ test("a committed corpus is fetched without a package, and damage to it is repai
   } finally {
     await rm(folder, { recursive: true });
   }
-});
-
-test("known is decided by content: the same text under another base, or other text, is not known", async () => {
-  const { lock } = await readLock();
-  const of = (name: string) => lock.corpora.find((corpus) => corpus.name === name)!.sha256;
-  expect(isKnown(lock, lock.base.weights, of("austen"))).toBe(true);
-  expect(isKnown(lock, lock.base.weights, of("moby-dick"))).toBe(false);
-  expect(isKnown(lock, "0".repeat(64), of("austen"))).toBe(false);
-  expect(isKnown(lock, lock.base.weights, "0".repeat(64))).toBe(false);
 });
 
 test("of many items as many as asked for are kept, spread evenly", () => {

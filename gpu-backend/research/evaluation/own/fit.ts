@@ -19,13 +19,12 @@ export function fitWeights(
   foreign: readonly (readonly Observation[])[],
 ): MemoryRule {
   const observed = [own, foreign].flatMap((side) =>
-    side.flatMap((list) => list.map((one) => ({ one, share: 1 / (side.length * list.length) }))),
+    side.flatMap((list) => list.map((one) => rowOf(one, 1 / (side.length * list.length)))),
   );
-  const rows = packRows(observed);
   const weights = Float32Array.from(rule.weights);
   const moments = { first: new Float32Array(weights.length), second: new Float32Array(weights.length) };
   for (let step = 1; step <= steps; step++) {
-    const gradient = gradientAt(weights, rule.maxShare, rows);
+    const gradient = gradientAt(weights, rule.maxShare, observed);
     const rate = learningRate * (1 - (step - 1) / steps);
     adamWStep(weights, gradient, moments, step, rate, descent);
   }
@@ -33,38 +32,29 @@ export function fitWeights(
   return { ...rule, weights: [a, b, c, d, e, f] };
 }
 
-/** Of each observation. */
-interface Rows {
-  /** [N, 6] */
-  features: Float64Array;
-  ofModel: Float64Array;
+/** An observation, and its share of what is minimised. */
+interface Row {
+  features: readonly number[]; // [6]
+  ofModel: number;
   /** p_memory − p_model of the token that came. */
-  ahead: Float64Array;
-  share: Float64Array;
+  ahead: number;
+  share: number;
 }
 
-function packRows(observed: readonly { one: Observation; share: number }[]): Rows {
-  const features = new Float64Array(observed.length * featureCount);
-  for (const [n, { one }] of observed.entries()) features.set(memoryFeatures(one), n * featureCount);
-  return {
-    features,
-    ofModel: Float64Array.from(observed, ({ one }) => one.ofModel),
-    ahead: Float64Array.from(observed, ({ one }) => one.ofMemory - one.ofModel),
-    share: Float64Array.from(observed, ({ share }) => share),
-  };
+function rowOf(one: Observation, share: number): Row {
+  return { features: memoryFeatures(one), ofModel: one.ofModel, ahead: one.ofMemory - one.ofModel, share };
 }
 
 /** Of the sum of −log p, each times its share, by the weights. */
-function gradientAt(weights: Float32Array, maxShare: number, { features, ofModel, ahead, share }: Rows): Float32Array {
+function gradientAt(weights: Float32Array, maxShare: number, rows: readonly Row[]): Float32Array {
   const gradient = new Float64Array(featureCount);
-  for (let n = 0; n < share.length; n++) {
-    const from = n * featureCount;
+  for (const { features, ofModel, ahead, share } of rows) {
     let z = 0;
-    for (let i = 0; i < featureCount; i++) z += features[from + i] * weights[i];
+    for (let i = 0; i < featureCount; i++) z += features[i] * weights[i];
     const weight = 1 / (1 + Math.exp(-z));
     if (weight > maxShare) continue;
-    const slope = (-share[n] * ahead[n] * weight * (1 - weight)) / (ofModel[n] + weight * ahead[n]);
-    for (let i = 0; i < featureCount; i++) gradient[i] += slope * features[from + i];
+    const slope = (-share * ahead * weight * (1 - weight)) / (ofModel + weight * ahead);
+    for (let i = 0; i < featureCount; i++) gradient[i] += slope * features[i];
   }
   return Float32Array.from(gradient);
 }
