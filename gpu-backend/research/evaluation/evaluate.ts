@@ -31,8 +31,8 @@ export async function evaluate(
   const { hash: lock } = await readLock();
   const opened = await openArtifacts(model, artifacts, { threads, format: "fp32" });
   try {
-    const { base, manifest, manifestHash } = opened;
-    const { tokenizer } = base;
+    const { manifest, manifestHash } = opened.served;
+    const { tokenizer } = opened.base;
     const sources = corpora
       ? await heldOutTexts(corpora, tokenizer, texts)
       : await lockedTexts(corpusFolder, tokenizer, texts);

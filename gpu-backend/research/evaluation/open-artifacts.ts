@@ -4,12 +4,11 @@ import { addEmbedding, type WeightFormat } from "../../runtime/products.ts";
 import type { TrunkRunner } from "../../runtime/trunk-runner.ts";
 import { readServedBank, type ServedBank } from "../../training/bank/served-bank.ts";
 import { readBase, type TrainingBase } from "../../training/base.ts";
-import { type Placement, placementOf } from "./plans.ts";
 import { type Head, Reader } from "./reader.ts";
 
-export interface OpenArtifacts extends Pick<ServedBank, "manifest" | "manifestHash"> {
+export interface OpenArtifacts {
   base: TrainingBase;
-  placement: Placement;
+  served: ServedBank;
   trunk: TrunkRunner;
   /** Of the base's head and the bank. */
   reader: Reader;
@@ -33,8 +32,7 @@ export async function openArtifacts(
       await reader.release();
       await trunk.release();
     };
-    const { manifest, manifestHash } = served;
-    return { base, manifest, manifestHash, placement: placementOf(served), trunk, reader, release };
+    return { base, served, trunk, reader, release };
   } finally {
     close();
   }

@@ -1,8 +1,9 @@
 /** Scores texts under the base, the static adapter, the nearest centroid's adapter, and the mixture. */
 import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
+import type { ServedBank } from "../../training/bank/served-bank.ts";
 import { type Method, methods } from "./data.ts";
 import type { OpenArtifacts } from "./open-artifacts.ts";
-import { expertsOf, mixedGates, type Placement } from "./plans.ts";
+import { expertsOf, mixedGates } from "./plans.ts";
 import type { Reader } from "./reader.ts";
 import { scoredTokens, type Text, withPrompt } from "./texts.ts";
 
@@ -14,7 +15,7 @@ const textsPerPass = 8;
 
 /** Scores the texts after prompts of so many tokens. */
 export async function scoresOf(
-  { trunk, reader, placement }: Pick<OpenArtifacts, "trunk" | "reader" | "placement">,
+  { trunk, reader, served }: Pick<OpenArtifacts, "trunk" | "reader" | "served">,
   texts: readonly Text[],
   promptTokens: number,
 ): Promise<Scores> {
@@ -27,7 +28,7 @@ export async function scoresOf(
     const size = hidden.length / pass.length;
     for (const [s, ids] of pass.entries()) {
       const own = hidden.subarray(s * size, (s + 1) * size);
-      const gates = await gatesOf(reader, placement, ids, own, promptTokens);
+      const gates = await gatesOf(reader, served, ids, own, promptTokens);
       const scored = await logprobsUnder(
         methods.map((method) => gates[method]),
         reader,
@@ -44,13 +45,13 @@ export async function scoresOf(
 /** The gates of each method, [Q], as the prompt of a text weighs them. `hidden` [T, D]. */
 export async function gatesOf(
   reader: Pick<Reader, "read">,
-  placement: Placement,
+  served: ServedBank,
   ids: readonly number[],
   hidden: Float32Array,
   promptTokens: number,
 ): Promise<Record<Method, Float32Array>> {
-  const { staticGates, calibration } = placement;
-  const experts = expertsOf(ids.slice(0, promptTokens), placement);
+  const { staticGates } = served.adapters.network;
+  const experts = expertsOf(ids.slice(0, promptTokens), served);
   const evidence = positionsOfEvidence(promptTokens);
   const logprobs = await logprobsUnder(experts.gates, reader, ids, hidden, evidence);
   return {
@@ -60,7 +61,6 @@ export async function gatesOf(
     mixture: mixedGates(
       experts,
       evidence.map((_, n) => logprobs.map((own) => own[n])),
-      calibration,
     ),
   };
 }

@@ -7,10 +7,10 @@ import {
   freshKinds,
   kindOf,
   promptTokens,
+  readPositions,
   scoredTokens,
 } from "../../../gpu-backend/research/evaluation/own/kinds.ts";
 import { afterPassages, firstKeys, memoryOf } from "../../../gpu-backend/research/evaluation/own/known.ts";
-import { readPositions } from "../../../gpu-backend/research/evaluation/own/readings.ts";
 import { type Observation, scoreKind, suggestedTokens } from "../../../gpu-backend/research/evaluation/own/score.ts";
 import { meanOf, quantile, rowOf } from "../../../gpu-backend/research/evaluation/own/summary.ts";
 import type { ModelReading } from "../../../gpu-backend/research/evaluation/reader.ts";

@@ -7,9 +7,17 @@ import { rounded } from "../data.ts";
 import { openArtifacts } from "../open-artifacts.ts";
 import { type Fit, groups, type OwnEvaluation } from "./data.ts";
 import { fitWeights } from "./fit.ts";
-import { comparedSize, freshKinds, type Kind, knownSizes, lockedKinds } from "./kinds.ts";
-import { memoryNames, readKind } from "./read-kind.ts";
-import { evidencePositions, type Readings, readPositions, targetsOf } from "./readings.ts";
+import {
+  comparedSize,
+  evidencePositions,
+  freshKinds,
+  type Kind,
+  knownSizes,
+  lockedKinds,
+  readPositions,
+  targetsOf,
+} from "./kinds.ts";
+import { memoryNames, type Readings, readKind } from "./read-kind.ts";
 import { type Method, type Observation, observationAt, scoreKind } from "./score.ts";
 import { MemorySearch } from "./search.ts";
 import { gainOver, meanOf, rowOf, type ScoredKind } from "./summary.ts";
@@ -37,7 +45,7 @@ export async function evaluateOwn(
 ): Promise<OwnEvaluation> {
   const { lock, hash } = await readLock();
   const opened = await openArtifacts(model, join(model, "artifacts"), { threads, format });
-  const { base, manifest, reader, placement, trunk } = opened;
+  const { base, served, reader, trunk } = opened;
   const { hiddenSize } = base.config;
   const search = await MemorySearch.open(hiddenSize, defaultMemoryRule.neighbours, threads);
   try {
@@ -46,12 +54,12 @@ export async function evaluateOwn(
     progress.stage("kinds", kinds.length);
     const cache = { directory: cacheDirectory, key: `${base.weightsHash} ${format}`, hiddenSize, trunk };
     for (const kind of kinds) {
-      const options = { reader, search, placement, cache, signal };
+      const options = { reader, search, served, cache, signal };
       read.push({ kind, readings: await readKind(kind, foreignTo(kind, kinds), options) });
       progress.advance(read.length, kind.name);
     }
     const summary = summarise(read, base.tokenizer);
-    return rounded({ model: manifest.model.name, lock: hash, fresh: freshKinds(lock.corpora), ...summary });
+    return rounded({ model: served.manifest.model.name, lock: hash, fresh: freshKinds(lock.corpora), ...summary });
   } finally {
     await search.release();
     await opened.release();

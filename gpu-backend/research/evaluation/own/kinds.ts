@@ -3,6 +3,8 @@
  * that fit nor any adapter has seen them.
  */
 import { createHash } from "node:crypto";
+import { positionsOfEvidence } from "../../../../shared/math/evidence.ts";
+import { brakePositions } from "../../../../shared/math/memory.ts";
 import type { Tokenizer } from "../../../../shared/tokenizer/tokenizer.ts";
 import { type Document, splitDocuments } from "../../../training/corpus/documents.ts";
 import { type LockedCorpus, readLock, readLocked } from "../../../training/corpus/lock.ts";
@@ -17,6 +19,13 @@ const freshCount = 12;
 
 export const promptTokens = 64;
 export const scoredTokens = 96;
+/** Positions of a text whose next token is read, [P]: those that choose the brakes, then those that are scored. */
+export const evidencePositions = positionsOfEvidence(promptTokens, undefined, brakePositions);
+export const readPositions = [
+  ...evidencePositions,
+  ...Array.from({ length: scoredTokens }, (_, i) => promptTokens - 1 + i),
+];
+
 /** Known tokens that memories are measured with; each is the beginning of the next. */
 export const knownSizes: Record<Group, readonly number[]> = {
   development: [1000, 4000, 16_000],
@@ -110,4 +119,9 @@ export function firstTokens(texts: readonly Text[], tokens: number): Text[] {
     left -= Math.min(left, ids.length);
   }
   return result;
+}
+
+/** The tokens that came at the positions that are read, [texts × P]. */
+export function targetsOf(texts: readonly Text[]): Int32Array {
+  return Int32Array.from(texts.flatMap(({ ids }) => readPositions.map((t) => ids[t + 1])));
 }

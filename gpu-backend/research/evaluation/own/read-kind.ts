@@ -1,27 +1,39 @@
 /** Reads a kind's texts by every model and memory. */
-import type { Placement } from "../plans.ts";
+import type { ServedBank } from "../../../training/bank/served-bank.ts";
 import type { Found, ModelReading, Reader } from "../reader.ts";
 import { gatesOf } from "../scores.ts";
 import type { Text } from "../texts.ts";
-import { comparedSize, firstTokens, type Kind, knownSizes, promptTokens, scoredTokens } from "./kinds.ts";
+import type { Model } from "./data.ts";
+import {
+  comparedSize,
+  firstTokens,
+  type Kind,
+  knownSizes,
+  promptTokens,
+  readPositions,
+  scoredTokens,
+  targetsOf,
+} from "./kinds.ts";
 import { afterPassages, firstKeys, memoryOf } from "./known.ts";
-import { type Readings, readPositions, targetsOf } from "./readings.ts";
 import type { MemorySearch } from "./search.ts";
 import { normalised, type StateCache, statesOf, type TextStates } from "./states.ts";
 
 export const memoryNames = { own: (tokens: number) => `own ${tokens}`, foreign: "foreign" } as const;
 
+/** What models say at the positions that are read, [S × P], and memories beside them, by their names. */
+export type Readings = Record<Model, ModelReading>;
+
 export interface ReadOptions {
   reader: Reader;
   search: MemorySearch;
-  placement: Placement;
+  served: ServedBank;
   cache: StateCache;
   signal?: AbortSignal | undefined;
 }
 
 /** `foreign`: the kind whose known text is the foreign memory. */
 export async function readKind(kind: Kind, foreign: Kind, options: ReadOptions): Promise<Readings> {
-  const { reader, search, placement, cache, signal } = options;
+  const { reader, search, served, cache, signal } = options;
   const D = cache.hiddenSize;
   const size = comparedSize(kind.group);
   const known = await statesOf(kind.known, cache, signal);
@@ -41,7 +53,7 @@ export async function readKind(kind: Kind, foreign: Kind, options: ReadOptions):
   const ownFound = { [memoryNames.own(size)]: await search.search(passage.states, own) };
 
   const targets = targetsOf(kind.texts);
-  const gates = await gatesOfRows(kind.texts, texts.hidden, reader, placement);
+  const gates = await gatesOfRows(kind.texts, texts.hidden, reader, served);
   const read = (hidden: Float32Array, of: keyof typeof gates, memories: Record<string, Found>): Promise<ModelReading> =>
     reader.read(hidden, gates[of], targets, memories);
   return {
@@ -53,14 +65,14 @@ export async function readKind(kind: Kind, foreign: Kind, options: ReadOptions):
 }
 
 /** Gates of every position that is read, [S × P, Q], by model. */
-async function gatesOfRows(texts: readonly Text[], hidden: Float32Array, reader: Reader, placement: Placement) {
-  const [P, Q] = [readPositions.length, placement.staticGates.length];
+async function gatesOfRows(texts: readonly Text[], hidden: Float32Array, reader: Reader, served: ServedBank) {
+  const [P, Q] = [readPositions.length, served.adapters.bank.gates];
   const none = () => new Float32Array(texts.length * P * Q);
   const gates = { base: none(), static: none(), mixture: none() };
   const size = hidden.length / texts.length;
   for (const [s, { ids }] of texts.entries()) {
     const own = hidden.subarray(s * size, (s + 1) * size);
-    const chosen = await gatesOf(reader, placement, ids, own, promptTokens);
+    const chosen = await gatesOf(reader, served, ids, own, promptTokens);
     for (const model of ["static", "mixture"] as const) {
       for (let i = 0; i < P; i++) gates[model].set(chosen[model], (s * P + i) * Q);
     }

@@ -9,7 +9,8 @@ import {
 } from "../../../../shared/math/memory.ts";
 import type { MemoryReading, ModelReading } from "../reader.ts";
 import type { Model } from "./data.ts";
-import { evidencePositions, type Readings, readPositions } from "./readings.ts";
+import { evidencePositions, readPositions } from "./kinds.ts";
+import type { Readings } from "./read-kind.ts";
 
 /** A way to answer: a model, and the memory that it reads, by the name in the readings. */
 export interface Method {
