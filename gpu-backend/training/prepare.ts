@@ -55,7 +55,8 @@ export async function prepare(
   const key = hiddenStatesKey(base.weightsHash, everyWindow);
   const path = join(options.cacheDirectory, `hidden-${key}.f16`);
   const states = await HiddenStates.open(path, everyWindow, D, () => base.openTrunk(options.threads), progress, signal);
-  const space = promptSpaceOf(head, chosen.train, options.dimensions);
+  const prefixes = chosen.train.map((window) => ({ tokenIds: prefixOf(window), document: documentKey(window) }));
+  const space = fitPromptSpace(base.tokenEmbedding, D, prefixes, Math.min(options.dimensions, D));
 
   const sets = {} as Record<Split, WindowSet>;
   let firstState = 0;
@@ -64,12 +65,6 @@ export async function prepare(
     firstState += chosen[split].length;
   }
   return { base, head, corpora, space, sets, key, close: () => states.close() };
-}
-
-/** Fits the prompt embedding to training windows, with at most D dimensions. */
-function promptSpaceOf(head: HeadWeights, windows: readonly Window[], dimensions: number): PromptSpace {
-  const prefixes = windows.map((window) => ({ tokenIds: prefixOf(window), document: documentKey(window) }));
-  return fitPromptSpace(head.tokenEmbedding, head.hiddenSize, prefixes, Math.min(dimensions, head.hiddenSize));
 }
 
 /** Clusters of the training windows, the table that places text among them, and every split's windows placed by it. */

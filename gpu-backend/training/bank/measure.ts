@@ -81,11 +81,6 @@ export async function measureWindows(
 
 /** Perplexity of summed losses. */
 export function perplexityOf(losses: readonly WindowLoss[], of: "base" | "adapted"): number {
-  let nats = 0;
-  let tokens = 0;
-  for (const loss of losses) {
-    nats += loss[of];
-    tokens += loss.tokens;
-  }
-  return Math.exp(nats / tokens);
+  const sum = (part: "base" | "adapted" | "tokens") => losses.reduce((total, loss) => total + loss[part], 0);
+  return Math.exp(sum(of) / sum("tokens"));
 }

@@ -74,7 +74,5 @@ export function mapPositions(centroids: Float32Array, dimensions: number): [numb
 }
 
 function sum(values: Float64Array): number {
-  let total = 0;
-  for (const value of values) total += value;
-  return total;
+  return values.reduce((total, value) => total + value, 0);
 }

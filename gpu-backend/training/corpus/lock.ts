@@ -7,6 +7,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
+import { pinnedPackage, sha256 } from "./packages.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "./read-corpus.ts";
 
 export const lockFolder = fileURLToPath(new URL("../corpora/", import.meta.url));
@@ -16,7 +17,6 @@ export const defaultCorpusFolder = fileURLToPath(new URL("../../../.cache/corpor
 /** The same as help texts show it, from the root of the checkout. */
 export const shownCorpusFolder = ".cache/corpora";
 
-const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 const lockedCorpus = z.strictObject({
   name: z.string(),
   /**
@@ -27,15 +27,7 @@ const lockedCorpus = z.strictObject({
   role: z.enum(["training", "left-out", "development", "new"]),
   what: z.string(),
   licence: z.string(),
-  packages: z.array(
-    z.strictObject({
-      registry: z.enum(["debian", "npm"]),
-      name: z.string(),
-      version: z.string(),
-      sha256,
-      isTool: z.boolean().optional(),
-    }),
-  ),
+  packages: z.array(pinnedPackage),
   /** Over the documents' texts, in order, each ended by a zero byte. */
   sha256,
   documents: z.int(),

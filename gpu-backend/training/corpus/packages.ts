@@ -3,18 +3,22 @@ import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { z } from "zod";
 import { outputOf } from "./package-files.ts";
 
+export const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+
 /** One version of a package, to the byte. */
-export interface PinnedPackage {
-  registry: "debian" | "npm";
-  name: string;
-  /** A program that prints the text. Its archive differs by architecture, so only what it prints is pinned. */
-  isTool?: boolean | undefined;
-  version: string;
+export const pinnedPackage = z.strictObject({
+  registry: z.enum(["debian", "npm"]),
+  name: z.string(),
+  version: z.string(),
   /** Of the .deb or .tgz file. */
-  sha256: string;
-}
+  sha256,
+  /** A program that prints the text. Its archive differs by architecture, so only what it prints is pinned. */
+  isTool: z.boolean().optional(),
+});
+export type PinnedPackage = z.infer<typeof pinnedPackage>;
 
 /**
  * Unpacks a pinned package into `<folder>/<name>` and returns that path. Uses the archive in `folder` if it is present: one that
@@ -23,11 +27,11 @@ export interface PinnedPackage {
 export async function unpackPinned(pinned: PinnedPackage, folder: string): Promise<string> {
   const file = join(folder, archiveName(pinned));
   if (!existsSync(file)) await download(pinned, folder);
-  const sha256 = createHash("sha256")
+  const hash = createHash("sha256")
     .update(await readFile(file))
     .digest("hex");
-  if (!pinned.isTool && sha256 !== pinned.sha256) {
-    throw new Error(`${file} has SHA-256 ${sha256}; the corpus lock wants ${pinned.sha256}`);
+  if (!pinned.isTool && hash !== pinned.sha256) {
+    throw new Error(`${file} has SHA-256 ${hash}; the corpus lock wants ${pinned.sha256}`);
   }
   return unpack(pinned.registry, file, join(folder, pinned.name.replace("/", "+")));
 }
