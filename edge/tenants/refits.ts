@@ -69,7 +69,10 @@ interface RefitParts {
 
 /** Errors that the next try would have, too. */
 const finalKinds: readonly ErrorKind[] = [
-  ...(["invalid_request", "context_length_exceeded", "adapter_quota_exceeded", "internal"] as const),
+  "invalid_request",
+  "context_length_exceeded",
+  "adapter_quota_exceeded",
+  "internal",
 ];
 
 type Row = { name: string; manifestHash: string; error: string | null; isFinal: number };

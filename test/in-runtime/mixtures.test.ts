@@ -169,7 +169,7 @@ test.each([
   ["adaptor", "did you mean adapter?"],
   ["evidenceTokens", "did you mean evidence_tokens?"],
   ["Compare", "did you mean compare?"],
-  ["prompt_bias", "its fields are adapter, compare, sources, evidence_tokens"],
+  ["prompt_bias", "its fields are adapter, compare, sources, retrieve, evidence_tokens"],
   ["x".repeat(5000), "its fields are adapter"],
 ])("an unknown field of `chameleon` is refused with what was meant: %s", async (name, advice) => {
   for (const path of ["/v1/completions", "/v1/chat/completions"]) {
