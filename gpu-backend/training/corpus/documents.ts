@@ -5,8 +5,6 @@ export interface Document {
   /** Where it came from, for messages. */
   name: string;
   text: string;
-  /** Where the answer begins in `text`, in characters: of a record with a question and an answer. */
-  answerAt?: number;
 }
 
 /** A corpus of fewer documents than this is cut into sections, or there would be nothing to hold out. */
@@ -31,27 +29,26 @@ export function documentsOf(path: string, content: string): Document[] {
   for (const [index, line] of content.split("\n").entries()) {
     if (!line.trim()) continue;
     const name = `${path}:${index + 1}`;
-    const record = recordOf(name, line);
-    if (record.text.trim()) documents.push({ name, ...record });
+    const text = recordText(name, line);
+    if (text.trim()) documents.push({ name, text });
   }
   return documents;
 }
 
 /** The `text` field where there is one, else every string field, one under the other. */
-function recordOf(name: string, line: string): Pick<Document, "text" | "answerAt"> {
+function recordText(name: string, line: string): string {
   let record: unknown;
   try {
     record = JSON.parse(line);
   } catch (error) {
     throw new Error(`${name}: not JSON`, { cause: error });
   }
-  if (typeof record === "string") return { text: record };
+  if (typeof record === "string") return record;
   if (typeof record !== "object" || record === null) throw new Error(`${name}: a record must be an object or a string`);
-  if ("text" in record && typeof record.text === "string") return { text: record.text };
-  const strings = Object.entries(record).filter((field): field is [string, string] => typeof field[1] === "string");
-  const text = strings.map(([, value]) => value).join("\n");
-  const asks = strings.length === 2 && strings[0][0] === "question" && strings[1][0] === "answer";
-  return asks ? { text, answerAt: strings[0][1].length + 1 } : { text };
+  if ("text" in record && typeof record.text === "string") return record.text;
+  return Object.values(record)
+    .filter((field) => typeof field === "string")
+    .join("\n");
 }
 
 /**

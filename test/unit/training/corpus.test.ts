@@ -63,10 +63,8 @@ test("every document is in exactly one split, a tenth in each held-out one, wher
   expect(() => splitDocuments("c", documents.slice(0, 2))).toThrow(/c has 2/);
 });
 
-test("a record of a question and an answer says where the answer begins", () => {
-  const [record] = documentsOf("a.jsonl", '{"question":"two?","answer":"three"}');
-  expect(record.text.slice(record.answerAt)).toBe("three");
-  expect(documentsOf("a.jsonl", '{"title":"two?","body":"three"}')[0].answerAt).toBeUndefined();
+test("a record without a text is its strings, one under the other", () => {
+  expect(documentsOf("a.jsonl", '{"question":"two?","n":1,"answer":"three"}')[0].text).toBe("two?\nthree");
 });
 
 test("windows tile a document in order, never past its end, none too short to score", () => {
