@@ -41,10 +41,15 @@ test.each(attacks)("strings of digits as %s slow another caller little", async (
     const bytesBase64 = postBytes("/v1/embeddings", "attacker", bodyOf(all)).toString("base64");
     return { port: edge.port, bytesBase64, connections };
   };
-  const found = await p95Beside({ harmless: floodOf(words), attack: floodOf(digits) }, async () => {
-    const response = await edge.post("/v1/embeddings", "quiet", { input: "Once" });
-    expect(response.status, await response.text()).toBe(200);
-  });
+  const measure = () =>
+    p95Beside({ harmless: floodOf(words), attack: floodOf(digits) }, async () => {
+      const response = await edge.post("/v1/embeddings", "quiet", { input: "Once" });
+      expect(response.status, await response.text()).toBe(200);
+    });
+  let found = await measure();
+  // A flood that is refused, because it has not read earlier answers, delays nobody: nothing to compare with.
+  for (let again = 0; again < 3 && "429" in { ...found.statuses.harmless, ...found.statuses.attack }; again++)
+    found = await measure();
   console.log(
     `${what}: p95 ${found.harmlessMs.toFixed(1)} ms beside harmless requests, ${found.attackMs.toFixed(1)} ms beside the attack: ${found.ratio.toFixed(2)}x; ${JSON.stringify(found.statuses)}`,
   );

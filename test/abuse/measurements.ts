@@ -85,9 +85,17 @@ export async function p95Beside(
   request: () => Promise<unknown>,
 ): Promise<Comparison> {
   const { harmless, attack } = await timesBeside(floods, request, { rounds: 4, most: 25 });
-  const [harmlessMs, attackMs] = [p95(harmless.times), p95(attack.times)];
-  const statuses = { harmless: harmless.statuses, attack: attack.statuses };
-  return { harmlessMs, attackMs, ratio: attackMs / harmlessMs, statuses };
+  const found = () => {
+    const [harmlessMs, attackMs] = [p95(harmless.times), p95(attack.times)];
+    return { harmlessMs, attackMs, ratio: attackMs / harmlessMs };
+  };
+  // The five slowest of a hundred decide. Where they tell harm, three times as many tell it from chance.
+  if (found().ratio > mostVictimRatio) {
+    const more = await timesBeside(floods, request, { rounds: 8, most: 25 });
+    harmless.times.push(...more.harmless.times);
+    attack.times.push(...more.attack.times);
+  }
+  return { ...found(), statuses: { harmless: harmless.statuses, attack: attack.statuses } };
 }
 
 /** The 95th percentile. */

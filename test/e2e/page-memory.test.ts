@@ -83,7 +83,8 @@ describe.skipIf(!browserProgram)("your text", () => {
       const driver = await openTab(look);
       const { page } = driver;
       await drop(page, folder);
-      await expect.poll(() => page.locator("#documents li span").allTextContents()).toEqual(Object.keys(documents));
+      const shown = () => page.locator("#documents li span").allTextContents();
+      await expect.poll(shown, { timeout: 30_000 }).toEqual(Object.keys(documents));
       expect(await page.inputValue("#text-name")).toBe("poemas-del-rio");
       expect(await driver.text("#text-failure")).toMatch(
         /libro\.pdf is PDF; convert it: pdftotext.*latín\.txt is not text in UTF-8/,
