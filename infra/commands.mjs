@@ -31,7 +31,7 @@ const forDevelopers = {
     "run the other tests, which start, harm and measure whole servers",
     "infra/test.ts",
     "test:all",
-    "commands,e2e,fault,abuse,fuzz",
+    "formats,commands,e2e,fault,abuse,fuzz",
   ],
   check: ["check style, types and committed files", "infra/check.ts"],
   lines: ["count the lines of source and tests, by folder", "infra/count-lines.ts"],
