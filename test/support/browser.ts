@@ -20,7 +20,9 @@ export const browserProgram = [process.env.CHROMIUM, ...places].find((place) => 
 export function launchBrowser(): Promise<Browser> {
   // As root, in a container, Chromium has no sandbox; it opens nothing but our own page.
   const args = process.getuid?.() === 0 ? ["--no-sandbox"] : [];
-  return chromium.launch({ executablePath: browserProgram!, args });
+  // Otherwise it reads names of files as ASCII on a machine that names no language.
+  const env = { ...process.env, LANG: "C.UTF-8" } as Record<string, string>;
+  return chromium.launch({ executablePath: browserProgram!, args, env });
 }
 
 const axeFile = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
