@@ -71,6 +71,11 @@ export class ServiceError extends Error {
   }
 }
 
+/** A request that is at fault: `message` says how, without a full stop, and `param` names the field. */
+export function invalidRequest(message: string, param: string | null = null, cause?: unknown): ServiceError {
+  return new ServiceError("invalid_request", `Invalid request: ${message}.`, { param, cause });
+}
+
 /** HTTP status of a failure. */
 export function statusOf(kind: ErrorKind): number {
   return errorTable[kind].status;

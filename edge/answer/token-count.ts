@@ -1,7 +1,7 @@
 /** Maximum tokens, logprobs and bytes of a request, and the tokens that it has used so far. Pure. */
 import type { ErrorFrame, Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest } from "../../shared/errors.ts";
 import type { Plan, PlannedChoice } from "../plan/plan.ts";
 import type { Consumption } from "../tenants/consumption.ts";
 
@@ -35,11 +35,8 @@ export function refuseManyLogprobs({ choices }: Plan, { form, echo, logprobs, co
     maxTokens + (echo && logprobs !== null ? promptIds.length : 0);
   const logprobsMax = perToken * choices.reduce((sum, choice) => sum + tokensOf(choice), 0);
   if (logprobsMax <= limits.wholeLogprobs) return;
-  throw new ServiceError(
-    "invalid_request",
-    `Invalid request: the answer may have up to ${logprobsMax} logprobs, the maximum is ${limits.wholeLogprobs} without stream: true.`,
-    { param: fieldOf(form, logprobs, compare) },
-  );
+  const message = `the answer may have up to ${logprobsMax} logprobs, the maximum is ${limits.wholeLogprobs} without stream: true`;
+  throw invalidRequest(message, fieldOf(form, logprobs, compare));
 }
 
 /** Maximum bytes of a choice's last event, and of an event with one token. GPT-2's longest token has 128 bytes. */

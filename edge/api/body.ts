@@ -4,7 +4,7 @@ import type { z } from "zod";
 import { parseCallerJson } from "../../shared/contracts/caller-json.ts";
 import { describe } from "../../shared/contracts/fields.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest, ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
 
 /** Reading and encoding a body of this size takes at most some 3 ms of CPU, about as much as refusing a request by its headers. */
@@ -66,9 +66,7 @@ export function checked<T extends z.ZodType>(schema: T, value: unknown): z.outpu
   const issue = result.error.issues[0];
   const unknown = issue.code === "unrecognized_keys" ? [issue.keys[0].slice(0, limits.adapterCharacters)] : [];
   const param = fieldName([...issue.path, ...unknown]);
-  throw new ServiceError("invalid_request", `Invalid request: ${messageOf(issue, param || "the body")}.`, {
-    param: param || null,
-  });
+  throw invalidRequest(messageOf(issue, param || "the body"), param || null);
 }
 
 const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });

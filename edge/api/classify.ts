@@ -4,7 +4,7 @@ import { type ClassifyInput, classifyRequestSchema } from "../../shared/contract
 import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { ChatResponse } from "../../shared/contracts/responses.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest } from "../../shared/errors.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import { interrupted } from "../cell/cell-request.ts";
 import { tokenizedChat } from "../plan/chat.ts";
@@ -21,18 +21,16 @@ export const classify: RouteHandler = async (c, dependencies) => {
   dependencies.wakeCell(c.get("access").tenant, c.get("region"));
   const { input, generation, ...request } = await readBody(c, dependencies, classifyRequestSchema);
   if (generation.chameleon.retrieve !== null) {
-    const message =
-      "Invalid request: chameleon.retrieve is for completions and chats; a label is told by the text alone.";
-    throw new ServiceError("invalid_request", message, { param: "chameleon.retrieve" });
+    const message = "chameleon.retrieve is for completions and chats; a label is told by the text alone";
+    throw invalidRequest(message, "chameleon.retrieve");
   }
   const { plan: known, artifacts } = await planned(c, dependencies, generation, async (set, caller) => {
     const { tokenizer, manifest } = set;
     const taught = caller.own?.values().find(({ hash }) => hash !== null) ?? null;
     const labels = request.labels ?? taught?.task?.labels ?? null;
     if (!labels) {
-      const message =
-        "Invalid request: labels is absent; only an adapter of your own whose examples have few answers knows labels.";
-      throw new ServiceError("invalid_request", message, { param: "labels" });
+      const message = "labels is absent; only an adapter of your own whose examples have few answers knows labels";
+      throw invalidRequest(message, "labels");
     }
     const isAsked = typeof input[0] === "string" && !taught;
     const continuations = isAsked ? labels.map((label) => ` ${label.trim()}`) : labels;
@@ -42,8 +40,8 @@ export const classify: RouteHandler = async (c, dependencies) => {
     );
     const rows = input.length * branches.length;
     if (rows > limits.choicesPerRequest) {
-      const message = `Invalid request: input × places where labels part is ${input.length} × ${branches.length}, the maximum is ${limits.choicesPerRequest}.`;
-      throw new ServiceError("invalid_request", message, { param: "input" });
+      const message = `input × places where labels part is ${input.length} × ${branches.length}, the maximum is ${limits.choicesPerRequest}`;
+      throw invalidRequest(message, "input");
     }
     const read = () => {
       const prompts = input.map((one) => promptOf(putTo(taught, one, labels), set, caller.now()));

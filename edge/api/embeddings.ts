@@ -5,7 +5,7 @@
 import { limits } from "../../shared/contracts/limits.ts";
 import { assignRequestSchema, embeddingsRequestSchema } from "../../shared/contracts/openai.ts";
 import type { AssignResponse, EmbeddingsResponse } from "../../shared/contracts/responses.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest } from "../../shared/errors.ts";
 import { promptEmbedding } from "../../shared/math/assignment.ts";
 import { assign, rank, selectionOf } from "../plan/assign.ts";
 import { encodePrompts } from "../plan/encode.ts";
@@ -29,8 +29,7 @@ export const embeddings: RouteHandler = async (c, dependencies) => {
   const model = request.model ?? manifest.model.servedAs;
   const dimensions = request.dimensions ?? table.dimensions;
   if (dimensions > table.dimensions) {
-    const message = `Invalid request: dimensions is ${dimensions}, the maximum is ${table.dimensions}.`;
-    throw new ServiceError("invalid_request", message, { param: "dimensions" });
+    throw invalidRequest(`dimensions is ${dimensions}, the maximum is ${table.dimensions}`, "dimensions");
   }
 
   const started = now();

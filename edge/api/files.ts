@@ -9,7 +9,7 @@ import {
   type PageOf,
 } from "../../shared/contracts/fine-tuning.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest, ServiceError } from "../../shared/errors.ts";
 import { filesList } from "../tenants/record-lists.ts";
 import { gunzip } from "../tenants/sealed-store.ts";
 import type { FileRecord } from "../tenants/tenant-files.ts";
@@ -56,7 +56,7 @@ export const deleteFile: RouteHandler = async (c, { adapters }) => {
 /** The examples of a file's text. Throws invalid_request that names the line; `param` is the field at fault. */
 export function examplesOf(text: string, param: string): Example[] {
   checkCallerJson(text, limits.documentValues);
-  const refuse = (message: string) => invalid(param, message);
+  const refuse = (message: string) => invalidRequest(message, param);
   const examples: Example[] = [];
   let number = 0;
   for (const line of text.split("\n")) {
@@ -88,7 +88,8 @@ export async function answerPage<T, U extends { id: string }>(
   objectOf: (record: T) => U,
 ): Promise<Response> {
   const page = await dependencies.adapters.of(c.get("access").tenant).page(list, { limit, after, order });
-  if (!page) throw invalid("after", `after is ${JSON.stringify(after?.slice(0, 80))}, which the list does not have`);
+  if (!page)
+    throw invalidRequest(`after is ${JSON.stringify(after?.slice(0, 80))}, which the list does not have`, "after");
   const data = (page.records as T[]).map(objectOf);
   const others = { has_more: page.hasMore, first_id: data.at(0)?.id ?? null, last_id: data.at(-1)?.id ?? null };
   return answerList<PageOf<U>>(c, dependencies, data, { others });
@@ -111,10 +112,6 @@ function absent(what: string, id: string): ServiceError {
   return new ServiceError("not_found", `You have no ${what} ${JSON.stringify(id.slice(0, 80))}.`);
 }
 
-export function invalid(param: string | null, message: string): ServiceError {
-  return new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
-}
-
 /** Throws what a tenant's store refused. */
 export function requireTaken(refused: Refused | null): void {
   if (refused) throw new ServiceError(refused.kind, refused.message, { param: refused.param });
@@ -128,16 +125,17 @@ async function uploadOf(form: FormData): Promise<{ filename: string; content: Ui
   const [purpose, file] = [form.get("purpose"), form.get("file") as File | string | null];
   if (purpose !== "fine-tune") {
     const value = typeof purpose === "string" ? JSON.stringify(purpose.slice(0, 80)) : "absent";
-    throw invalid("purpose", `purpose is ${value}; only "fine-tune" is supported`);
+    throw invalidRequest(`purpose is ${value}; only "fine-tune" is supported`, "purpose");
   }
   const expiry = [...form.keys()].find((field) => field.startsWith("expires_after"));
-  if (expiry) throw invalid("expires_after", "expires_after is not supported: a file is kept until you delete it");
-  if (file === null || typeof file === "string") throw invalid("file", "file is absent, or no file");
+  if (expiry)
+    throw invalidRequest("expires_after is not supported: a file is kept until you delete it", "expires_after");
+  if (file === null || typeof file === "string") throw invalidRequest("file is absent, or no file", "file");
   const { fileBytes, documentNameCharacters: most } = limits;
   if (file.name.length > most) {
-    throw invalid("file", `the name of file has ${file.name.length} characters, the maximum is ${most}`);
+    throw invalidRequest(`the name of file has ${file.name.length} characters, the maximum is ${most}`, "file");
   }
-  if (file.size > fileBytes) throw invalid("file", `file has ${file.size} bytes, the maximum is ${fileBytes}`);
+  if (file.size > fileBytes) throw invalidRequest(`file has ${file.size} bytes, the maximum is ${fileBytes}`, "file");
   const content = new Uint8Array(await file.arrayBuffer());
   examplesOf(decoded([content], "file"), "file");
   return { filename: file.name, content };

@@ -8,6 +8,7 @@ import {
   pageQuerySchema,
 } from "../../shared/contracts/fine-tuning.ts";
 import { type AdapterRequest, contractVersion } from "../../shared/contracts/inference.ts";
+import { invalidRequest } from "../../shared/errors.ts";
 import { selectionOf } from "../plan/assign.ts";
 import { encodeExamples } from "../plan/examples.ts";
 import { requireFreeName, requireRoom } from "../tenants/own-adapters.ts";
@@ -18,7 +19,7 @@ import type { JobEvent, TuningJob } from "../tenants/tuning-jobs.ts";
 import { answerList } from "./answer.ts";
 import { checked, readBody } from "./body.ts";
 import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
-import { answerPage, emptyPage, examplesOf, invalid, requireRecord, requireTaken } from "./files.ts";
+import { answerPage, emptyPage, examplesOf, requireRecord, requireTaken } from "./files.ts";
 
 export const createJob: RouteHandler = async (c, dependencies) => {
   const { now, newId } = dependencies;
@@ -28,7 +29,10 @@ export const createJob: RouteHandler = async (c, dependencies) => {
   const { manifest, manifestHash } = artifacts;
   if (model !== manifest.model.servedAs) {
     selectionOf(model, null, manifest); // throws model_not_found
-    throw invalid("model", `model is ${JSON.stringify(model)}; jobs begin from the base, "${manifest.model.servedAs}"`);
+    throw invalidRequest(
+      `model is ${JSON.stringify(model)}; jobs begin from the base, "${manifest.model.servedAs}"`,
+      "model",
+    );
   }
   const name = body.suffix ?? `ft-${newId().slice(-16)}`;
   requireFreeName(name, manifest, "suffix");
@@ -74,7 +78,7 @@ export const createJob: RouteHandler = async (c, dependencies) => {
 
 export const listJobs: RouteHandler = async (c, dependencies) => {
   const filter = Object.keys(c.req.query()).find((name) => name.startsWith("metadata"));
-  if (filter) throw invalid("metadata", `${filter} is not supported: jobs are not listed by metadata`);
+  if (filter) throw invalidRequest(`${filter} is not supported: jobs are not listed by metadata`, "metadata");
   return answerPage(c, dependencies, jobsList, checked(pageQuerySchema, c.req.query()), jobObject);
 };
 
@@ -83,12 +87,12 @@ export const getJob: RouteHandler = async (c, dependencies) => c.json(jobObject(
 export const cancelJob: RouteHandler = async (c, dependencies) => {
   const { id } = await requireJob(c, dependencies);
   const cancelled = await dependencies.adapters.of(c.get("access").tenant).cancelJob(id);
-  if (!cancelled) throw invalid("id", `the job ${id} has ended already`);
+  if (!cancelled) throw invalidRequest(`the job ${id} has ended already`, "id");
   return c.json(jobObject(cancelled));
 };
 
 export const pauseJob: RouteHandler = () => {
-  throw invalid(null, "jobs cannot be paused or resumed: one takes seconds or minutes; cancel it and create another");
+  throw invalidRequest("jobs cannot be paused or resumed: one takes seconds or minutes; cancel it and create another");
 };
 
 export const listJobEvents: RouteHandler = async (c, dependencies) => {
@@ -108,9 +112,10 @@ function requireJob(c: Context<AppEnvironment>, dependencies: Dependencies): Pro
 
 async function readExamples(own: OwnAdapters, id: string, param: string): Promise<Example[]> {
   const content = await own.fileContent(id);
-  if (!content) throw invalid(param, `${param} is ${JSON.stringify(id.slice(0, 80))}, and you have no such file`);
+  if (!content)
+    throw invalidRequest(`${param} is ${JSON.stringify(id.slice(0, 80))}, and you have no such file`, param);
   const examples = examplesOf(await gunzippedText(content), param);
-  if (examples.length < 2) throw invalid(param, `${param} has ${examples.length} example, the minimum is 2`);
+  if (examples.length < 2) throw invalidRequest(`${param} has ${examples.length} example, the minimum is 2`, param);
   return examples;
 }
 

@@ -5,7 +5,7 @@
 import { limits as requestLimits } from "../../shared/contracts/limits.ts";
 import { usageQuerySchema } from "../../shared/contracts/openai.ts";
 import type { TenantErased, UsageReport } from "../../shared/contracts/responses.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest } from "../../shared/errors.ts";
 import type { UsageRow } from "../tenants/ledger-store.ts";
 import { answerList } from "./answer.ts";
 import { checked } from "./body.ts";
@@ -20,14 +20,13 @@ export const usage: RouteHandler = async (c, dependencies) => {
   const from = query.from ?? `${to.slice(0, 7)}-01`;
   const days = (Date.parse(to) - Date.parse(from)) / dayMs + 1;
   if (days < 1 || days > requestLimits.usageDays) {
-    const message = `Invalid request: from ${from} to ${to} is ${days} days; it must be 1 to ${requestLimits.usageDays}.`;
-    throw new ServiceError("invalid_request", message, { param: "from" });
+    throw invalidRequest(`from ${from} to ${to} is ${days} days; it must be 1 to ${requestLimits.usageDays}`, "from");
   }
   const { tenant, limits } = c.get("access");
   const rows = await dependencies.usage(tenant, from, to);
   if (rows.length > requestLimits.usageRows) {
-    const message = `Invalid request: from ${from} to ${to} has more than ${requestLimits.usageRows} rows, the maximum; ask for fewer days.`;
-    throw new ServiceError("invalid_request", message, { param: "from" });
+    const message = `from ${from} to ${to} has more than ${requestLimits.usageRows} rows, the maximum; ask for fewer days`;
+    throw invalidRequest(message, "from");
   }
   const sum = (value: (row: (typeof rows)[number]) => number) => rows.reduce((total, row) => total + value(row), 0);
   const [prompt, completion] = [sum((row) => row.promptTokens), sum((row) => row.completionTokens)];

@@ -8,7 +8,7 @@ import type { z } from "zod";
 import { joinArrays } from "../../shared/bytes.ts";
 import { checkCallerJson } from "../../shared/contracts/caller-json.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest, ServiceError } from "../../shared/errors.ts";
 import { bounded, checked, objectIn, smallBodyBytes } from "./body.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
 
@@ -180,16 +180,15 @@ function linesOf(text: string): string[] {
 }
 
 function tooMany(what: string, count: number, maximum: number): ServiceError {
-  const message = `Invalid request: the body has at least ${count} ${what}, the maximum is ${maximum}.`;
-  return new ServiceError("invalid_request", message, { param: "documents" });
+  return invalidRequest(`the body has at least ${count} ${what}, the maximum is ${maximum}`, "documents");
 }
 
 function lineValue(line: string, i: number): unknown {
   try {
     return JSON.parse(line);
   } catch {
-    const message = `Invalid request: line ${i + 1} is not JSON; each line must be a string, or an object with a text.`;
-    throw new ServiceError("invalid_request", message, { param: "documents" });
+    const message = `line ${i + 1} is not JSON; each line must be a string, or an object with a text`;
+    throw invalidRequest(message, "documents");
   }
 }
 

@@ -78,7 +78,7 @@ export class Writer {
       ["nearest", "The nearest domain alone"],
       ["list", "A list of experts…"],
     ]);
-    this.#chips = new ExampleChips(byId("chips", HTMLElement), catalog, (prompt) => this.writeExample(prompt));
+    this.#chips = new ExampleChips(byId("chips", HTMLElement), catalog, (prompt) => this.#writeExample(prompt));
     byId("legend", HTMLElement).replaceChildren(legendRow());
     this.#listen();
   }
@@ -108,7 +108,7 @@ export class Writer {
     this.#preview.soon(() => this.#wanted());
   }
 
-  writeExample(prompt: string): void {
+  #writeExample(prompt: string): void {
     this.#prompt.value = prompt;
     this.#parts.settings.change({ prompt });
     void this.write();

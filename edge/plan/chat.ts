@@ -1,6 +1,6 @@
 /** Turns a conversation into a prompt, and its request into a completion's. Pure. */
 import type { ChatMessage, ChatRequest } from "../../shared/contracts/chat.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest } from "../../shared/errors.ts";
 import type { Span } from "../../shared/math/evidence.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
@@ -84,8 +84,7 @@ export function encodeMessages(
   param = "messages",
 ): number[] {
   const bound = contextBound(param, "The conversation's prompt", artifacts);
-  const refuse = (message: string, cause?: unknown) =>
-    new ServiceError("invalid_request", `Invalid request: ${message}.`, { param, cause });
+  const refuse = (message: string, cause?: unknown) => invalidRequest(message, param, cause);
   let promptIds: number[];
   try {
     promptIds = artifacts.chatTemplate.encode(messages, nowMs, bound.maxTokens);

@@ -1,7 +1,7 @@
 /** Encodes the documents of an own adapter. */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { DocumentField } from "../../shared/contracts/openai.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest } from "../../shared/errors.ts";
 import { promptEmbedding } from "../../shared/math/assignment.ts";
 import { partCharacters, partsOf } from "../../shared/tokenizer/text-parts.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
@@ -19,8 +19,6 @@ export async function encodeDocuments(
   documents: readonly DocumentField[],
   { tokenizer, manifest, table }: Artifacts,
 ): Promise<{ documents: NewDocument[]; tokens: number }> {
-  const refuse = (message: string, param: string) =>
-    new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
   const { prefixTokens } = manifest.embedding;
   const encoded: NewDocument[] = [];
   let [total, unyielded] = [0, 0];
@@ -34,7 +32,7 @@ export async function encodeDocuments(
       tokens += ids.length;
       if (total + tokens > limits.memoryTokens) {
         const message = `documents[0] to ${param} have at least ${total + tokens} tokens, the maximum is ${limits.memoryTokens}`;
-        throw refuse(message, "documents");
+        throw invalidRequest(message, "documents");
       }
       for (let start = 0; start < ids.length; start += prefixTokens) {
         promptEmbedding(ids.slice(start, start + prefixTokens), table).forEach((value, p) => {
@@ -46,7 +44,7 @@ export async function encodeDocuments(
       unyielded = 0;
       await pause(0);
     }
-    if (tokens === 0) throw refuse(`${param} holds no character that the model's vocabulary has`, param);
+    if (tokens === 0) throw invalidRequest(`${param} holds no character that the model's vocabulary has`, param);
     total += tokens;
     encoded.push({ name, text, tokens, embedding: new Uint8Array(sum.buffer).toBase64() });
   }

@@ -1,6 +1,6 @@
 /** Encodes the prompts of a request. Encoding a text stops one token past the limit. Pure. */
 import type { Prompt } from "../../shared/contracts/fields.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest, ServiceError } from "../../shared/errors.ts";
 import type { Span } from "../../shared/math/evidence.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 
@@ -37,8 +37,7 @@ export function encodePrompts(prompts: readonly Prompt[], artifacts: Artifacts, 
     if (ids.length > maxTokens && limitText !== null) throw overlong(bound, at ?? single, isText ? null : ids.length);
     if (!isText) requireKnown(ids, artifacts, param, at);
     if (ids.length === 0) {
-      const message = `Invalid request: ${at ?? param} holds no character that the model's vocabulary has.`;
-      throw new ServiceError("invalid_request", message, { param });
+      throw invalidRequest(`${at ?? param} holds no character that the model's vocabulary has`, param);
     }
     return ids.length > maxTokens ? ids.slice(0, maxTokens) : ids;
   });
@@ -54,9 +53,6 @@ function requireKnown(ids: readonly number[], { manifest }: Artifacts, param: st
   const { vocabularySize, servedAs } = manifest.model;
   const unknown = ids.find((id) => id >= vocabularySize);
   if (unknown === undefined) return;
-  throw new ServiceError(
-    "invalid_request",
-    `Invalid request: ${at ?? param} holds the token id ${unknown}; the vocabulary of ${servedAs} has ${vocabularySize} ids, from 0.`,
-    { param },
-  );
+  const vocabulary = `the vocabulary of ${servedAs} has ${vocabularySize} ids, from 0`;
+  throw invalidRequest(`${at ?? param} holds the token id ${unknown}; ${vocabulary}`, param);
 }

@@ -3,7 +3,7 @@ import type { ChatMessage } from "../../shared/contracts/chat.ts";
 import type { Example } from "../../shared/contracts/examples.ts";
 import type { EncodedExample } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest } from "../../shared/errors.ts";
 import { promptEmbedding } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import { encodeMessages } from "./chat.ts";
@@ -28,8 +28,7 @@ export function encodeExamples(
   nowMs: number,
   param = "examples",
 ): EncodedExamples {
-  const refuse = (message: string, at = param) =>
-    new ServiceError("invalid_request", `Invalid request: ${message}.`, { param: at });
+  const refuse = (message: string, at = param) => invalidRequest(message, at);
   const { table, manifest } = artifacts;
   const sum = new Float32Array(table.dimensions);
   let tokens = 0;

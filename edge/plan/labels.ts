@@ -3,7 +3,7 @@
  * of a text which may hold nothing else. Labels that differ in their first token, as most do, need the prompt alone. Pure.
  */
 import { limits } from "../../shared/contracts/limits.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest } from "../../shared/errors.ts";
 
 /** A place where labels part. */
 export interface Branch {
@@ -22,14 +22,17 @@ export function branchesOf(labels: readonly (readonly number[])[], endId: number
   const divide = (all: number[], depth: number) => {
     const byId = Map.groupBy(all, (label) => labels[label][depth] ?? endId);
     if (byId.size > limits.classifyBranches) {
-      throw refusal(`${byId.size} labels differ in the same token, the maximum is ${limits.classifyBranches}`);
+      throw invalidRequest(
+        `${byId.size} labels differ in the same token, the maximum is ${limits.classifyBranches}`,
+        "labels",
+      );
     }
     const next = Array.from(byId, ([id, group]) => ({ id, labels: group }));
     if (next.length > 1) branches.push({ prefixIds: labels[all[0]].slice(0, depth), next });
     for (const { labels: group } of next) {
       if (group.length === 1) continue;
       if (group.every((label) => depth >= labels[label].length)) {
-        throw refusal(`labels[${group[0]}] and labels[${group[1]}] have the same tokens`);
+        throw invalidRequest(`labels[${group[0]}] and labels[${group[1]}] have the same tokens`, "labels");
       }
       divide(group, depth + 1);
     }
@@ -47,8 +50,4 @@ export function labelProbabilities(branches: readonly Branch[], chosen: readonly
       for (const label of labels) probabilities[label] *= chosen[b][i] / sum;
   }
   return probabilities;
-}
-
-function refusal(message: string): ServiceError {
-  return new ServiceError("invalid_request", `Invalid request: ${message}.`, { param: "labels" });
 }

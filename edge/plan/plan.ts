@@ -4,7 +4,7 @@ import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import { type BatchRequest, contractVersion, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { CompletionRequest } from "../../shared/contracts/openai.ts";
 import { type SamplingChanges, samplingWith } from "../../shared/contracts/sampling.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest } from "../../shared/errors.ts";
 import type { Span } from "../../shared/math/evidence.ts";
 import { deriveSeed } from "../../shared/math/sampling.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
@@ -155,11 +155,8 @@ export async function planGeneration(
 /** Maximum evidence tokens, by `chameleon.evidence_tokens`. Throws invalid_request for more than the context. */
 function evidenceBound(tokens: number | null, { model: { contextTokens, servedAs } }: Manifest): number {
   if (tokens === null || tokens <= contextTokens) return tokens ?? contextTokens;
-  throw new ServiceError(
-    "invalid_request",
-    `Invalid request: chameleon.evidence_tokens is ${tokens}; the context of ${servedAs} holds ${contextTokens}.`,
-    { param: "chameleon.evidence_tokens" },
-  );
+  const message = `chameleon.evidence_tokens is ${tokens}; the context of ${servedAs} holds ${contextTokens}`;
+  throw invalidRequest(message, "chameleon.evidence_tokens");
 }
 
 /** The tokens that assign a prompt and weigh its experts, of its first `maxTokens`. */
@@ -176,7 +173,7 @@ function checkSampling(
   { vocabularySize, contextTokens, servedAs }: Manifest["model"],
 ): void {
   const refuse = (param: string, message: string) => {
-    throw new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
+    throw invalidRequest(message, param);
   };
   const { logit_bias, stop_token_ids, min_tokens } = samplingWith(sampling);
   for (const [param, ids] of Object.entries({ logit_bias: logit_bias.map(([id]) => id), stop_token_ids })) {

@@ -2,7 +2,7 @@
 import { limits } from "../../shared/contracts/limits.ts";
 import type { CompletionRequest } from "../../shared/contracts/openai.ts";
 import type { Retrieval } from "../../shared/contracts/retrieval.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest } from "../../shared/errors.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { Assignment } from "./assign.ts";
 import type { TokenizedPrompt } from "./encode.ts";
@@ -29,10 +29,7 @@ export function retrievalOf(
   { contextTokens, tokenizer }: { contextTokens: number; tokenizer: Tokenizer },
 ): Retrieval | null {
   if (retrieve === null) return null;
-  const refuse = (why: string) =>
-    new ServiceError("invalid_request", `Invalid request: chameleon.retrieve is ${retrieve}, but ${why}.`, {
-      param: "chameleon.retrieve",
-    });
+  const refuse = (why: string) => invalidRequest(`chameleon.retrieve is ${retrieve}, but ${why}`, "chameleon.retrieve");
   if (echo && logprobs !== null) throw refuse("echo with logprobs scores a prompt as it is");
   if (memories.length === 0) {
     throw refuse("no adapter of your own with documents that are ready answers; POST /v1/adapters makes one");

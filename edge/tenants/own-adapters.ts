@@ -3,7 +3,7 @@ import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Example, Task } from "../../shared/contracts/examples.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { invalidRequest, ServiceError } from "../../shared/errors.ts";
 import type { Charge } from "./consumption.ts";
 
 export interface OwnAdapter {
@@ -131,10 +131,7 @@ const reserved = /^(auto|base|nearest|off|static|c\d+)$/;
 
 /** Throws invalid_request for a name that is malformed or reserved. */
 export function requireFreeName(name: string, { centroids }: Manifest, param = "name"): void {
-  const refuse = (why: string) =>
-    new ServiceError("invalid_request", `Invalid request: ${param} is ${JSON.stringify(name.slice(0, 80))}; ${why}.`, {
-      param,
-    });
+  const refuse = (why: string) => invalidRequest(`${param} is ${JSON.stringify(name.slice(0, 80))}; ${why}`, param);
   if (!namePattern.test(name)) {
     throw refuse("it must be 1 to 63 characters of a-z, 0-9, - and _, and begin with a letter or a digit");
   }

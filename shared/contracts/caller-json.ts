@@ -1,5 +1,5 @@
 /** Parses JSON that a caller sent. One scan before parsing refuses what is expensive to parse or to walk through. */
-import { ServiceError } from "../errors.ts";
+import { invalidRequest, ServiceError } from "../errors.ts";
 import { limits } from "./limits.ts";
 
 /** Throws invalid_request for what is not JSON, for deep nesting, and for too many strings of digits or more than `maxValues` values. */
@@ -17,16 +17,15 @@ export function parseCallerJson(text: string, maxValues?: number): unknown {
 export function checkCallerJson(text: string, maxValues = Number.POSITIVE_INFINITY): void {
   const { levels, digitStrings, values } = scan(text);
   if (levels > limits.bodyNesting) {
-    const message = `Invalid request: the body is nested ${levels} levels deep, the maximum is ${limits.bodyNesting}.`;
-    throw new ServiceError("invalid_request", message);
+    throw invalidRequest(`the body is nested ${levels} levels deep, the maximum is ${limits.bodyNesting}`);
   }
   if (digitStrings > limits.digitStrings) {
-    const message = `Invalid request: the body has ${digitStrings} strings of 1 to 10 digits, the maximum is ${limits.digitStrings}; send numbers as numbers.`;
-    throw new ServiceError("invalid_request", message);
+    throw invalidRequest(
+      `the body has ${digitStrings} strings of 1 to 10 digits, the maximum is ${limits.digitStrings}; send numbers as numbers`,
+    );
   }
   if (values > maxValues) {
-    const message = `Invalid request: the body has ${values} values in lists and objects, the maximum is ${maxValues}.`;
-    throw new ServiceError("invalid_request", message);
+    throw invalidRequest(`the body has ${values} values in lists and objects, the maximum is ${maxValues}`);
   }
 }
 
