@@ -5,11 +5,10 @@ import { HttpResponse, http } from "msw";
 import { beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import { regions } from "../../edge/platform/region.ts";
-import { createKeyStore, type KeyStore } from "../../edge/tenants/keys.ts";
+import type { KeyStore } from "../../edge/tenants/keys.ts";
 import { ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
 import type { FittedAdapter } from "../../edge/tenants/own-adapters.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
-import { sha256Hex } from "../../shared/bytes.ts";
 import {
   type AdapterAnswer,
   type AdapterRequest,
@@ -26,6 +25,7 @@ import {
   backendAnswers,
   backendUrl,
   errorOf,
+  keysOf,
   manifestHash,
   network,
   publish,
@@ -46,16 +46,16 @@ const adapterNamed = (name: string): FittedAdapter => ({
   ...{ examples: 3, tokens: 8, created: 0 },
 });
 let tenants = 0;
-let keys: ReturnType<typeof createKeyStore>;
+let keys: KeyStore;
 /** The headers of two tenants that have nothing yet. */
 let mine: Record<string, string>;
 let theirs: Record<string, string>;
 
 beforeEach(async () => {
-  const key = async (tenant: string) => ({ tenant, hash: await sha256Hex(new TextEncoder().encode(`sk-${tenant}`)) });
   const [a, b] = [`adapters-${tenants++}`, `adapters-${tenants++}`];
-  keys = createKeyStore([await key(a), await key(b)], { get: async () => null } as never, () => Date.now());
-  [mine, theirs] = [a, b].map((tenant) => ({ authorization: `Bearer sk-${tenant}` }));
+  const made = await keysOf(a, b);
+  keys = made.keys;
+  [mine, theirs] = made.headers;
 });
 
 /** Makes adapters whose hash is the first example's length; what it was asked is returned. */

@@ -3,27 +3,26 @@ import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { beforeEach, describe, expect, test } from "vitest";
-import { createKeyStore } from "../../edge/tenants/keys.ts";
+import type { KeyStore } from "../../edge/tenants/keys.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
-import { sha256Hex } from "../../shared/bytes.ts";
 import { type FileObject, fileListSchema, fileSchema } from "../../shared/contracts/fine-tuning.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { eraseScope, plans, scopes } from "../../shared/contracts/tenants.ts";
-import { backendUrl, errorOf, network, testApp, useNetwork } from "./harness.ts";
+import { backendUrl, errorOf, keysOf, network, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
 let tenants = 0;
-let keys: ReturnType<typeof createKeyStore>;
+let keys: KeyStore;
 let tenant: string;
 let mine: Record<string, string>;
 let theirs: Record<string, string>;
 
 beforeEach(async () => {
-  const key = async (name: string) => ({ tenant: name, hash: await sha256Hex(new TextEncoder().encode(`sk-${name}`)) });
   const [a, b] = [`files-${tenants++}`, `files-${tenants++}`];
-  keys = createKeyStore([await key(a), await key(b)], { get: async () => null } as never, () => Date.now());
-  [mine, theirs] = [a, b].map((name) => ({ authorization: `Bearer sk-${name}` }));
+  const made = await keysOf(a, b);
+  keys = made.keys;
+  [mine, theirs] = made.headers;
   tenant = a;
 });
 
@@ -39,13 +38,13 @@ const lines = [pair("aaab", "b"), chat, "", pair("é", "a")].join("\n");
 function upload(
   content: string | Uint8Array<ArrayBuffer>,
   fields: Record<string, string> = {},
-  keysOf = { keys },
+  opened = { keys },
   headers = mine,
 ) {
   const form = new FormData();
   for (const [name, value] of Object.entries({ purpose: "fine-tune", ...fields })) form.append(name, value);
   form.append("file", new File([content], "examples.jsonl"));
-  return app(keysOf).request("/v1/files", { method: "POST", body: form, headers });
+  return app(opened).request("/v1/files", { method: "POST", body: form, headers });
 }
 let ids = 0;
 const app = (parts: object = { keys }) => testApp({ newId: () => `id-${ids++}`, ...parts });

@@ -3,9 +3,8 @@ import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "c
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { createKeyStore } from "../../edge/tenants/keys.ts";
+import type { KeyStore } from "../../edge/tenants/keys.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
-import { sha256Hex } from "../../shared/bytes.ts";
 import {
   checkpointListSchema,
   type FileObject,
@@ -23,6 +22,7 @@ import {
   backendAnswers,
   backendUrl,
   errorOf,
+  keysOf,
   manifestHash,
   network,
   publish,
@@ -36,7 +36,7 @@ beforeAll(() => publish());
 
 let tenants = 0;
 let ids = 0;
-let keys: ReturnType<typeof createKeyStore>;
+let keys: KeyStore;
 let tenant: string;
 let mine: Record<string, string>;
 let theirs: Record<string, string>;
@@ -44,10 +44,10 @@ const app = () => testApp({ keys, newId: () => `id-${String(ids++).padStart(16, 
 const store = () => env.ADAPTERS.getByName(tenant);
 
 beforeEach(async () => {
-  const key = async (name: string) => ({ tenant: name, hash: await sha256Hex(new TextEncoder().encode(`sk-${name}`)) });
   const [a, b] = [`tuning-${tenants++}`, `tuning-${tenants++}`];
-  keys = createKeyStore([await key(a), await key(b)], { get: async () => null } as never, () => Date.now());
-  [mine, theirs] = [a, b].map((name) => ({ authorization: `Bearer sk-${name}` }));
+  const made = await keysOf(a, b);
+  keys = made.keys;
+  [mine, theirs] = made.headers;
   tenant = a;
 });
 

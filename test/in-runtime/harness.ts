@@ -32,6 +32,7 @@ import { createRecords } from "../../edge/tenants/records.ts";
 import { workerRecorder } from "../../edge/tenants/settlements.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
 import { pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import {
   type BatchRequest,
   batchRequestSchema,
@@ -61,6 +62,16 @@ export function useNetwork(): void {
   beforeAll(() => network.enable());
   afterEach(() => network.resetHandlers());
   afterAll(() => network.disable());
+}
+
+/** Keys of tenants, and the headers that each calls with, in order. */
+export async function keysOf(...tenants: string[]) {
+  const hashed = tenants.map(async (tenant) => ({
+    tenant,
+    hash: await sha256Hex(new TextEncoder().encode(`sk-${tenant}`)),
+  }));
+  const keys = createKeyStore(await Promise.all(hashed), { get: async () => null } as never, () => Date.now());
+  return { keys, headers: tenants.map((tenant) => ({ authorization: `Bearer sk-${tenant}` })) };
 }
 
 type MaybePromise<T> = T | Promise<T>;

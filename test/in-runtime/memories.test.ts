@@ -5,12 +5,11 @@ import { delay, HttpResponse, http } from "msw";
 import { beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { encodeDocuments } from "../../edge/plan/documents.ts";
 import { defaultRegion } from "../../edge/platform/region.ts";
-import { createKeyStore } from "../../edge/tenants/keys.ts";
+import type { KeyStore } from "../../edge/tenants/keys.ts";
 import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
 import { gunzip } from "../../edge/tenants/sealed-store.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
-import { sha256Hex } from "../../shared/bytes.ts";
 import {
   type AdapterAnswer,
   batchRequestSchema,
@@ -29,6 +28,7 @@ import {
   byteStream,
   edgeArtifacts,
   errorOf,
+  keysOf,
   manifestHash,
   network,
   publish,
@@ -41,7 +41,7 @@ useNetwork();
 beforeAll(() => publish());
 
 let tenants = 0;
-let keys: ReturnType<typeof createKeyStore>;
+let keys: KeyStore;
 let tenant: string;
 let mine: Record<string, string>;
 let theirs: Record<string, string>;
@@ -49,10 +49,10 @@ const store = () => env.ADAPTERS.getByName(tenant);
 const app = () => testApp({ keys });
 
 beforeEach(async () => {
-  const key = async (name: string) => ({ tenant: name, hash: await sha256Hex(new TextEncoder().encode(`sk-${name}`)) });
   const [a, b] = [`memories-${tenants++}`, `memories-${tenants++}`];
-  keys = createKeyStore([await key(a), await key(b)], { get: async () => null } as never, () => Date.now());
-  [mine, theirs] = [a, b].map((name) => ({ authorization: `Bearer sk-${name}` }));
+  const made = await keysOf(a, b);
+  keys = made.keys;
+  [mine, theirs] = made.headers;
   tenant = a;
 });
 

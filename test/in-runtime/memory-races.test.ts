@@ -3,12 +3,10 @@ import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { delay, HttpResponse, http } from "msw";
 import { beforeAll, beforeEach, expect, test, vi } from "vitest";
-import { createKeyStore } from "../../edge/tenants/keys.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
-import { sha256Hex } from "../../shared/bytes.ts";
 import { type MemoryProgress, type MemoryRequest, memoryRequestSchema } from "../../shared/contracts/inference.ts";
 import type { Adapter } from "../../shared/contracts/responses.ts";
-import { backendUrl, errorOf, network, publish, testApp, useNetwork } from "./harness.ts";
+import { backendUrl, errorOf, keysOf, network, publish, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 beforeAll(() => publish());
@@ -20,9 +18,9 @@ let headers: Record<string, string>;
 
 beforeEach(async () => {
   tenant = `races-${tenants++}`;
-  const hash = await sha256Hex(new TextEncoder().encode(`sk-${tenant}`));
-  headers = { authorization: `Bearer sk-${tenant}` };
-  app = testApp({ keys: createKeyStore([{ tenant, hash }], { get: async () => null } as never, () => Date.now()) });
+  const made = await keysOf(tenant);
+  [headers] = made.headers;
+  app = testApp({ keys: made.keys });
 });
 
 const patience = { timeout: 15_000 };

@@ -4,7 +4,7 @@ import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { beforeAll, beforeEach, expect, test, vi } from "vitest";
 import { type Artifacts, heldSet, loadArtifacts } from "../../edge/artifacts/artifacts.ts";
-import { createKeyStore } from "../../edge/tenants/keys.ts";
+import type { KeyStore } from "../../edge/tenants/keys.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { replacedMs } from "../../edge/tenants/tenant-memories.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
@@ -23,6 +23,7 @@ import {
   byteStream,
   edgeArtifacts,
   errorOf,
+  keysOf,
   network,
   publish,
   saying,
@@ -35,7 +36,7 @@ useNetwork();
 const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
 let tenants = 0;
 let tenant: string;
-let keys: ReturnType<typeof createKeyStore>;
+let keys: KeyStore;
 let headers: Record<string, string>;
 let before: Artifacts;
 let after: Artifacts;
@@ -50,9 +51,9 @@ beforeAll(async () => {
 });
 beforeEach(async () => {
   tenant = `refits-${tenants++}`;
-  const hash = await sha256Hex(new TextEncoder().encode(`sk-${tenant}`));
-  keys = createKeyStore([{ tenant, hash }], { get: async () => null } as never, () => Date.now());
-  headers = { authorization: `Bearer sk-${tenant}` };
+  const made = await keysOf(tenant);
+  keys = made.keys;
+  [headers] = made.headers;
   await serve(before);
 });
 

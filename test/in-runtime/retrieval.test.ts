@@ -3,8 +3,7 @@ import { HttpResponse, http } from "msw";
 import { beforeEach, describe, expect, test } from "vitest";
 import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
-import { createKeyStore } from "../../edge/tenants/keys.ts";
-import { sha256Hex } from "../../shared/bytes.ts";
+import type { KeyStore } from "../../edge/tenants/keys.ts";
 import type { DoneFrame, Frame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
@@ -19,6 +18,7 @@ import {
   cellsWith,
   edgeArtifacts,
   errorOf,
+  keysOf,
   network,
   saying,
   testApp,
@@ -30,13 +30,13 @@ useNetwork();
 let tenants = 0;
 let app: ReturnType<typeof testApp>;
 let headers: Record<string, string>;
-let keys: ReturnType<typeof createKeyStore>;
+let keys: KeyStore;
 
 beforeEach(async () => {
   const tenant = `retrieval-${tenants++}`;
-  const hash = await sha256Hex(new TextEncoder().encode(`sk-${tenant}`));
-  keys = createKeyStore([{ tenant, hash }], { get: async () => null } as never, () => Date.now());
-  headers = { authorization: `Bearer sk-${tenant}` };
+  const made = await keysOf(tenant);
+  keys = made.keys;
+  [headers] = made.headers;
   app = testApp({ keys });
   network.use(
     http.put(`${backendUrl}/v1/memories/*`, () => {
