@@ -1,6 +1,6 @@
 /**
- * Limits of a set of artifacts, also listed in FORMAT.md. Training, publisher, edge and backends enforce them. Sizes are
- * checked before reading; values after parsing. An error names the limit and the value.
+ * Limits of a set of artifacts. Training, publisher, edge and backends enforce them. Sizes are checked before reading; values
+ * after parsing. An error names the limit and the value.
  * Not here: limits of requests (`shared/contracts/limits.ts`), and the size of a model's weights file.
  */
 import { templateLimits } from "../tokenizer/template-limits.ts";
