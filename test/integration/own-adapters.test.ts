@@ -17,6 +17,7 @@ import {
 import { changeOf } from "../../gpu-backend/adapters/own/fit.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import type { TracedValues } from "../../gpu-backend/engine/messages.ts";
+import type { PlanLimits } from "../../gpu-backend/engine/plan.ts";
 import type { Delta } from "../../gpu-backend/runtime/fit-session.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { Bank, StepRunner } from "../../gpu-backend/runtime/step.ts";
@@ -68,12 +69,12 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-function harness(): EngineHarness {
+function harness(limits?: Partial<PlanLimits>): EngineHarness {
   const { manifest, hyperNetwork, manifestHash, tokenizer } = artifacts;
   const read = async (tenant: string, hash: string) => files.get(ownAdapterId(tenant, hash)) ?? null;
   const shape = { manifestHash, ...tinyConfig };
   const source = withOwnAdapters(generatedAdapters(manifest, hyperNetwork), { read }, shape);
-  return createEngineHarness({ runner, source, textPieceOf: (id) => tokenizer.textPieceOf(id) });
+  return createEngineHarness({ runner, source, limits, textPieceOf: (id) => tokenizer.textPieceOf(id) });
 }
 /** The bank with one more direction, which adds a fixed vector [D]. */
 function withDirection(bank: Bank, vector: Float32Array): Bank {
@@ -120,6 +121,41 @@ test("a completion is the same alone and among mates with adapters of all kinds,
   }
   expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0 });
   expect(texts.size).toBeGreaterThan(25);
+});
+
+test("64 classifiers of 64 tenants in one batch tell what each tells alone, bit for bit", async () => {
+  const labels = [11, 12, 13];
+  const text = randomPrompt(40);
+  const all = Array.from({ length: 64 }, (_, i) => {
+    const file = packOwnAdapter(randomDelta(), artifacts.manifestHash);
+    const adapterId = ownAdapterId(`tenant-${i}`, ownAdapterHash(`tenant-${i}`, file));
+    files.set(adapterId, file);
+    const request = sequenceRequest(`label-${i}`, i % 2 ? text : randomPrompt(20 + i / 2), {
+      ...{ tenant: `tenant-${i}`, maxTokens: 2 },
+      sampling: { logprobs: labels.length, logit_bias: labels.map((id) => [id, 100]) },
+    });
+    return { adapterId, request };
+  });
+  // All prompts in one step, and so the second tokens in one pass.
+  const together = harness({ maxSequences: all.length, stepTokens: 2 ** 16 });
+  for (const { adapterId, request } of all) await together.engine.submit(adapterId, [request]);
+  await together.finish();
+  const told = new Set<string>();
+  for (const { adapterId, request } of all) {
+    const alone = harness();
+    await alone.engine.submit(adapterId, [request]);
+    await alone.finish();
+    const frames = alone.tokenFramesOf(request.id);
+    expect(frames.map(({ alternatives }) => alternatives!.map(([id]) => id).sort())).toEqual([labels, labels]);
+    expect(together.framesOf(request.id).slice(0, -1)).toEqual(alone.framesOf(request.id).slice(0, -1));
+    told.add(JSON.stringify(frames[0].alternatives));
+    files.delete(adapterId);
+  }
+  expect(told.size, "each tenant's is its own").toBe(all.length);
+  expect(together.reports.map(({ phase, sequences }) => [phase, sequences])).toEqual([
+    ["prefill", all.length],
+    ["decode", all.length],
+  ]);
 });
 
 test("what is served is the oracle's static adapter with the change, and the base where there is none", async () => {
