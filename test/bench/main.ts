@@ -1,6 +1,6 @@
 /**
  * The benchmark: our engine's inner loop beside node-llama-cpp on one GGUF file, what serving adds to the memory of a session, what
- * tenants' documents cost, or our engine under an open-loop load. `--json FILE` keeps the figures.
+ * tenants' documents cost, classifiers of many tenants in one batch, or our engine under an open-loop load. `--json FILE` keeps the figures.
  * Run: npm run bench -- --help
  */
 import { readFileSync } from "node:fs";
@@ -11,6 +11,7 @@ import { InvalidArgumentError, Option } from "commander";
 import { count, createCommand, parsedOptions } from "../../gpu-backend/command-line.ts";
 import { readConfig } from "../../gpu-backend/config.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
+import { measureClassifiers } from "./classifiers.ts";
 import { runGroup, skippedLine } from "./contest.ts";
 import type { Entry } from "./contestant.ts";
 import { measureDocuments } from "./documents.ts";
@@ -32,6 +33,7 @@ const options = parsedOptions<{
   gguf: string;
   memory?: boolean;
   documents?: boolean;
+  classifiers?: number;
   load?: number[];
   requests: number;
   against?: string;
@@ -52,6 +54,11 @@ const options = parsedOptions<{
     .option("--contexts <list>", "prompt and decoded tokens together", counts, [136, 264])
     .option("--memory", "measure what the backend adds to the memory of its session, instead")
     .option("--documents", "measure what memories of documents cost on the embedded base, instead")
+    .option(
+      "--classifiers <n>",
+      "put so many tenants' classifiers into one batch, beside a session for each, instead",
+      count,
+    )
     .option("--load <rates>", "put a mixed open-loop load of so many requests a second on our engine, instead", rates)
     .option("--requests <n>", "requests of the load", count, 100)
     .option("--against <folder>", "with --load: our engine beside that of another checkout, alternated")
@@ -68,9 +75,11 @@ const figures = options.memory
   ? await benchMemory()
   : options.documents
     ? await benchDocuments()
-    : options.load !== undefined
-      ? await benchLoad(options.load)
-      : await benchContest();
+    : options.classifiers
+      ? await measureClassifiers(options.classifiers, { threads, rounds: options.rounds, say })
+      : options.load !== undefined
+        ? await benchLoad(options.load)
+        : await benchContest();
 if (options.json) {
   const machine = {
     cpu: cpus()[0].model,

@@ -1,0 +1,109 @@
+/**
+ * Classifiers of many tenants over the embedded base: one engine that answers all of them in one batch, beside a session of the same
+ * model for each, one after the other. Each side is a process; both are loaded, one computes at a time, and their order alternates.
+ * Memory is resident, pages of a file counted once. Linux only.
+ */
+import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { processMemory } from "../../infra/process-memory.ts";
+import type { ClassifierSettings, FromClassifiers, ToClassifiers } from "./classifiers-process.ts";
+import { median } from "./quantile.ts";
+
+/** Answers of one token are labels; longer ones show what decoding together saves. */
+const answerTokens = [1, 16];
+
+export interface ClassifiersFigures {
+  adapters: number;
+  /** Of the engine, and of the sessions: as many as fit into memory. */
+  sides: { sessions: number; bytes: number }[];
+  rows: { tokens: number; requests: number; perSecond: number; perSecondApart: number; equalAnswers: number }[];
+}
+
+export async function measureClassifiers(
+  adapters: number,
+  options: { threads: number; rounds: number; say(line: string): void },
+): Promise<ClassifiersFigures> {
+  const { threads, rounds, say } = options;
+  const folder = await mkdtemp(join(tmpdir(), "chameleon-classifiers-"));
+  const sides: Side[] = [];
+  try {
+    for (const isTogether of [true, false]) {
+      sides.push(await Side.open({ isTogether, adapters, threads, dataDirectory: folder }));
+    }
+    const [together, apart] = sides;
+    const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`;
+    const lacking = apart.sessions < adapters ? `; ${apart.sessions} of ${adapters} sessions fit into memory` : "";
+    say(
+      `${adapters} classifiers: one engine ${megabytes(together.bytes)}, ${apart.sessions} sessions ${megabytes(apart.bytes)}${lacking}`,
+    );
+    const rows: ClassifiersFigures["rows"] = [];
+    for (const tokens of answerTokens) {
+      const cell = { tokens, requests: apart.sessions };
+      const ms = new Map<Side, number[]>(sides.map((side) => [side, []]));
+      let equalAnswers = 0;
+      for (let round = 0; round < rounds; round++) {
+        const answers = new Map<Side, string[]>();
+        for (const side of round % 2 === 0 ? sides : sides.toReversed()) {
+          const answered = await side.ask(cell);
+          ms.get(side)!.push(answered.ms);
+          answers.set(side, answered.answers);
+        }
+        equalAnswers = answers.get(together)!.filter((answer, i) => answer === answers.get(apart)![i]).length;
+      }
+      const perSecond = (side: Side) => (1000 * cell.requests) / median(ms.get(side)!);
+      const row = { ...cell, perSecond: perSecond(together), perSecondApart: perSecond(apart), equalAnswers };
+      const ratio = row.perSecond / row.perSecondApart;
+      say(
+        `  answers of ${tokens}: ${row.perSecond.toFixed(1)} requests/s, sessions ${row.perSecondApart.toFixed(1)} (${ratio.toFixed(2)}x); ${equalAnswers} of ${cell.requests} answers are the same${ratio < 1 ? "  LOSES" : ""}`,
+      );
+      rows.push(row);
+    }
+    return { adapters, sides: sides.map(({ sessions, bytes }) => ({ sessions, bytes })), rows };
+  } finally {
+    for (const { child } of sides) child.kill();
+    await rm(folder, { recursive: true });
+  }
+}
+
+/** A process, one question at a time. */
+class Side {
+  readonly child: ChildProcess;
+  readonly sessions: number;
+  readonly bytes: number;
+
+  private constructor(child: ChildProcess, sessions: number) {
+    this.child = child;
+    this.sessions = sessions;
+    this.bytes = processMemory(child.pid!).reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  /** Resolves when every session has answered once. */
+  static async open(settings: ClassifierSettings): Promise<Side> {
+    const child = fork(new URL("./classifiers-process.ts", import.meta.url), [JSON.stringify(settings)]);
+    return new Side(child, (await answerOf(child, "ready")).sessions);
+  }
+
+  ask(cell: ToClassifiers): Promise<Extract<FromClassifiers, { type: "answered" }>> {
+    this.child.send(cell);
+    return answerOf(this.child, "answered");
+  }
+}
+
+async function answerOf<T extends FromClassifiers["type"]>(
+  child: ChildProcess,
+  type: T,
+): Promise<Extract<FromClassifiers, { type: T }>> {
+  const over = new AbortController();
+  const { signal } = over;
+  const ended = once(child, "exit", { signal }).then(([code, by]) => {
+    throw new Error(`the process of classifiers ended with ${by ?? code}`);
+  });
+  const [message] = (await Promise.race([once(child, "message", { signal }), ended])) as [FromClassifiers];
+  over.abort();
+  await ended.catch(() => undefined);
+  if (message.type !== type) throw new Error(`expected ${type}, got ${message.type}`);
+  return message as Extract<FromClassifiers, { type: T }>;
+}
