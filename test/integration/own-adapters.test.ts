@@ -409,6 +409,20 @@ describe("backends", () => {
     expect(second).toMatchObject({ hash: first.hash, gain: first.gain });
   });
 
+  test("fits of 8 tenants take turns: all have their first before any has its second", async () => {
+    const [one] = backends;
+    const ended: string[] = [];
+    const tenants = Array.from({ length: 8 }, (_, i) => `turns-${i}`);
+    const make = async (tenant: string) => {
+      await created(await one.post("/v1/adapters", requestOf({ tenant, examples: examples.slice(0, 32) })));
+      ended.push(tenant);
+    };
+    await Promise.all(tenants.flatMap((tenant) => [make(tenant), make(tenant)]));
+    // Two run at once, so that a second one may end beside the last of the first.
+    expect(new Set(ended.slice(0, 8)).size, ended.join()).toBeGreaterThanOrEqual(7);
+    expect(new Set(ended.slice(0, 9)).size, ended.join()).toBe(8);
+  });
+
   test.each<[string, object, string]>([
     ["a single example", { examples: [{ ids: [1, 2, 3], from: 1 }] }, "at examples"],
     ["an example of which nothing is learnt", { examples: [examples[0], { ids: [3, 4], from: 2 }] }, "at examples"],

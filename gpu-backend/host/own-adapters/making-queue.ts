@@ -48,6 +48,7 @@ export class MakingQueue {
     signal.removeEventListener("abort", leave);
     return () => {
       this.#running.delete(tenant);
+      this.#putLast(tenant);
       this.#startNext();
     };
   }
@@ -58,10 +59,15 @@ export class MakingQueue {
       if (this.#running.has(tenant)) continue;
       this.#running.add(tenant);
       own.shift()!();
-      // Its next request waits behind those of all tenants that wait now.
-      this.#waiting.delete(tenant);
-      if (own.length > 0) this.#waiting.set(tenant, own);
+      this.#putLast(tenant);
     }
+  }
+
+  /** A tenant that has had its turn waits behind all that wait now. */
+  #putLast(tenant: string): void {
+    const own = this.#waiting.get(tenant) ?? [];
+    this.#waiting.delete(tenant);
+    if (own.length > 0) this.#waiting.set(tenant, own);
   }
 }
 
