@@ -1,6 +1,6 @@
 /**
  * The benchmark: our engine's inner loop beside node-llama-cpp on one GGUF file, what serving adds to the memory of a session, what
- * tenants' documents cost, classifiers of many tenants in one batch, or our engine under an open-loop load. `--json FILE` keeps the figures.
+ * tenants' documents cost, classifiers of many tenants in one batch, how soon own adapters are ready, or our engine under an open-loop load. `--json FILE` keeps the figures.
  * Run: npm run bench -- --help
  */
 import { readFileSync } from "node:fs";
@@ -15,6 +15,7 @@ import { measureClassifiers } from "./classifiers.ts";
 import { runGroup, skippedLine } from "./contest.ts";
 import type { Entry } from "./contestant.ts";
 import { measureDocuments } from "./documents.ts";
+import { measureFits } from "./fits.ts";
 import { type LoadShape, loadShapes } from "./load/engine.ts";
 import { compareLoad, measureLoad } from "./load/measure.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
@@ -34,6 +35,7 @@ const options = parsedOptions<{
   memory?: boolean;
   documents?: boolean;
   classifiers?: number;
+  fits?: boolean;
   load?: number[];
   requests: number;
   against?: string;
@@ -59,6 +61,7 @@ const options = parsedOptions<{
       "put so many tenants' classifiers into one batch, beside a session for each, instead",
       count,
     )
+    .option("--fits", "measure how soon own adapters of examples are ready, beside prefilling the examples, instead")
     .option("--load <rates>", "put a mixed open-loop load of so many requests a second on our engine, instead", rates)
     .option("--requests <n>", "requests of the load", count, 100)
     .option("--against <folder>", "with --load: our engine beside that of another checkout, alternated")
@@ -77,9 +80,11 @@ const figures = options.memory
     ? await benchDocuments()
     : options.classifiers
       ? await measureClassifiers(options.classifiers, { threads, rounds: options.rounds, say })
-      : options.load !== undefined
-        ? await benchLoad(options.load)
-        : await benchContest();
+      : options.fits
+        ? await measureFits({ threads, rounds: options.rounds, say })
+        : options.load !== undefined
+          ? await benchLoad(options.load)
+          : await benchContest();
 if (options.json) {
   const machine = {
     cpu: cpus()[0].model,
