@@ -81,7 +81,7 @@ export const environmentSchema = z.object({
   DATA_DIR: text(
     ".cache/backend",
     "a folder",
-    "What outlives a restart: tenants' own adapters and memories, encrypted; losing it costs time only, the edge has what they are made of",
+    "What outlives a restart: tenants' own adapters and memories, encrypted; losing it costs time only, the edge has what they are made of but for what a tenant has not kept",
   ),
   TENANT_ADAPTER_BYTES: integer(
     1,

@@ -19,12 +19,15 @@ export async function adapterResponse(
 ): Promise<Response> {
   const [adapter, documents] = await Promise.all([own.find(name), own.documentsOf(name)]);
   if (!adapter) throw notFound(name);
-  const known = { ...adapterObject(adapter, artifacts), ...(adapter.memory && { documents }) };
+  const known = {
+    ...adapterObject(adapter, artifacts),
+    ...(adapter.memory && adapter.keep !== false && { documents }),
+  };
   return c.json(known, status, { ...headers, ...(status !== 200 && { location: `/v1/adapters/${name}` }) });
 }
 
 export function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids }: Artifacts): Adapter {
-  const { name, hash, gain, examples, tokens, task, created } = adapter;
+  const { name, hash, gain, examples, tokens, task, created, keep = true } = adapter;
   const memory = adapter.memory ?? null;
   const [nearest] =
     adapter.manifestHash === manifestHash ? rankCentroids(Float32Array.from(adapter.centroid), centroids) : [];
@@ -40,16 +43,20 @@ export function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, cen
     labels: task?.labels ?? null,
     gain,
     adapts: gain !== null || Boolean(memory?.ready),
-    message:
-      gain !== null || memory
-        ? null
-        : "What it learnt did not gain on examples that it was not made from, so nothing was kept: this model is the base.",
+    message: [gain === null && !memory ? noGain : [], keep ? [] : notKept].flat().join(" ") || null,
+    keep,
     centroid: nearest ? { nearest: manifest.centroids[nearest.index].id, similarity: nearest.similarity } : null,
     memory: memory && memoryObject(memory),
     outdated: adapter.manifestHash !== manifestHash,
     refit: adapter.manifestHash === manifestHash ? null : refitObject(failedRefit(adapter, manifestHash)),
   };
 }
+
+const noGain =
+  "What it learnt did not gain on examples that it was not made from, so nothing was kept: this model is the base.";
+/** What is lost. */
+const notKept =
+  "What it was made of is not kept: it is not made again for other artifacts, with which it is gone, its documents cannot change, and a backend that loses its memory cannot be given it.";
 
 function refitObject(failed: FailedRefit | null): Adapter["refit"] {
   return { status: failed?.isFinal ? "failed" : "waiting", error: failed?.error ?? null };

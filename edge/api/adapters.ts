@@ -18,7 +18,7 @@ import { readUpload } from "./upload.ts";
 
 export const createAdapter: RouteHandler = async (c, dependencies) => {
   const { now, adapters } = dependencies;
-  const { name, documents, examples } = await readUpload(c, dependencies, createAdapterRequestSchema);
+  const { name, documents, examples, keep } = await readUpload(c, dependencies, createAdapterRequestSchema);
   const artifacts = await dependencies.artifacts();
   const { manifestHash } = artifacts;
   requireFreeName(name, artifacts.manifest);
@@ -47,7 +47,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
       const { hash, kept } = made;
       const gain = kept ? made.gain : null;
       const counts = { examples: encoded.examples.length, tokens: encoded.tokens };
-      const adapter = { name, hash, manifestHash, centroid, gain, ...counts };
+      const adapter = { name, hash, manifestHash, centroid, gain, ...counts, keep };
       const file = Uint8Array.fromBase64(made.file).buffer;
       const source = { examples: examples!, validation: null };
       requireRoom(await own.add({ ...adapter, created: Math.floor(now() / 1000) }, source, file, made.copy), name);
@@ -60,7 +60,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
       // A request that waits leaves nothing behind if this fails.
       const otherwise = encoded && !isWaited ? consumptionOf(artifacts, name, encoded.tokens) : null;
       const charge = { request: admission.request, consumed, otherwise };
-      const change = { manifestHash, added, removed: null, maxTenantTokens: memoryTokens, charge };
+      const change = { manifestHash, added, removed: null, maxTenantTokens: memoryTokens, charge, keep };
       const memoryMs = now();
       try {
         status = await makeMemory(own, { name, change, isNew: !encoded, isWaited }, signal);

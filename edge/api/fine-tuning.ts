@@ -24,7 +24,7 @@ import { answerPage, emptyPage, examplesOf, requireRecord, requireTaken } from "
 export const createJob: RouteHandler = async (c, dependencies) => {
   const { now, newId } = dependencies;
   const body = await readBody(c, dependencies, createJobRequestSchema);
-  const { model, training_file: trainingFile, validation_file: validationFile, seed, metadata } = body;
+  const { model, training_file: trainingFile, validation_file: validationFile, seed, metadata, keep } = body;
   const artifacts = await dependencies.artifacts();
   const { manifest, manifestHash } = artifacts;
   if (model !== manifest.model.servedAs) {
@@ -54,6 +54,7 @@ export const createJob: RouteHandler = async (c, dependencies) => {
       validationFile,
       seed,
       metadata,
+      keep,
       examples: training.examples.length,
       tokens,
       trainedTokens: null,
@@ -120,7 +121,7 @@ async function readExamples(own: OwnAdapters, id: string, param: string): Promis
 }
 
 function jobObject(job: TuningJob): Job {
-  const { id, created, finished, status, model, name, error, seed, metadata } = job;
+  const { id, created, finished, status, model, name, error, seed, metadata, keep = true } = job;
   const hyperparameters = { n_epochs: "auto", batch_size: "auto", learning_rate_multiplier: "auto" } as const;
   return {
     ...{ id, object: "fine_tuning.job", created_at: created, finished_at: finished, status, model },
@@ -129,7 +130,7 @@ function jobObject(job: TuningJob): Job {
     organization_id: job.request.tenant,
     ...{ training_file: job.trainingFile, validation_file: job.validationFile, result_files: [] },
     trained_tokens: job.trainedTokens,
-    ...{ seed, metadata, hyperparameters },
+    ...{ seed, metadata, keep, hyperparameters },
   };
 }
 

@@ -30,7 +30,8 @@ export const addDocuments: RouteHandler = async (c, dependencies) => {
   const consumed = consumptionOf(artifacts, name, encoded.tokens);
   let hasLeft = false;
   try {
-    const change = { manifestHash: artifacts.manifestHash, removed: null, maxTenantTokens: memoryTokens };
+    const { keep } = before;
+    const change = { manifestHash: artifacts.manifestHash, removed: null, maxTenantTokens: memoryTokens, keep };
     const charge = { request: admission.request, consumed, otherwise: null };
     const added = await compressed(encoded.documents);
     const memory = { name, change: { ...change, added, charge }, isNew: false, isWaited };

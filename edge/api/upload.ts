@@ -38,8 +38,8 @@ export async function readUpload<T extends z.ZodType>(
   return received(c, dependencies, async (chunks) => {
     if (type === "application/json")
       return checked(schema, objectIn(decoded(chunks, "The body"), limits.documentValues));
-    const { name, document = null } = c.req.query();
-    const named = name === undefined ? {} : { name };
+    const { name, document = null, keep } = c.req.query();
+    const named = { ...(name !== undefined && { name }), ...(keep !== undefined && { keep: flagOf(keep) }) };
     if (type !== multipart) {
       return checked(schema, { ...named, documents: documentsOf(type, decoded(chunks, "The body"), document) });
     }
@@ -209,7 +209,7 @@ function textOfHtml(markup: string): string {
   });
 }
 
-/** `name`, `examples` (texts) and `documents` (files or texts) of a form. */
+/** `name`, `keep`, `examples` (texts) and `documents` (files or texts) of a form. */
 async function fieldsOfForm(chunks: readonly Uint8Array[], contentType: string): Promise<Fields> {
   const form = await formOf(chunks, contentType);
   const fields: Fields = {};
@@ -219,11 +219,16 @@ async function fieldsOfForm(chunks: readonly Uint8Array[], contentType: string):
     if (typeof value !== "string") documents.push(...(await documentsOfFile(value)));
     else if (field === "documents") documents.push(value);
     else if (field === "examples") examples.push(value);
-    else fields[field] = value;
+    else fields[field] = field === "keep" ? flagOf(value) : value;
     if (documents.length > limits.documents) throw tooMany("documents", documents.length, limits.documents);
   }
   if (examples.length > 0) fields.examples = examples;
   return documents.length > 0 ? { ...fields, documents } : fields;
+}
+
+/** A boolean as text; anything else is left to the schema. */
+function flagOf(text: string): unknown {
+  return text === "true" || (text === "false" ? false : text);
 }
 
 function formOf(chunks: readonly Uint8Array[], contentType: string): Promise<FormData> {
@@ -234,8 +239,8 @@ function formOf(chunks: readonly Uint8Array[], contentType: string): Promise<For
   });
 }
 
-/** Most parts of a form, with a name and the end. */
-const maxParts = limits.documents + limits.adapterExamples + 2;
+/** Most parts of a form, with a name, `keep` and the end. */
+const maxParts = limits.documents + limits.adapterExamples + 3;
 const newline = 0x0a;
 
 /** Throws invalid_request for more parts than a form may have: they take memory beside their text. */

@@ -36,6 +36,8 @@ const failureTable = {
   misdirected: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: true },
   /** The backend cannot read its file of an own adapter or memory. It gets another one with the next call. */
   damaged: { health: "fit", retryElsewhere: true, retrySame: "soon", isTemporary: false },
+  /** It lacks an own adapter or memory of which the edge has no copy; another may have one. */
+  lacking: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
   overloaded: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
   /** The call is invalid for every backend. If it has sequences of several tenants, one of them may be at fault. */
   refused: { health: "fit", retryElsewhere: false, retrySame: "never", isTemporary: false },

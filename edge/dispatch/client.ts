@@ -278,7 +278,7 @@ export class BackendClient {
     const copy = { address: this.#url, process };
     for (const hash of what === "adapters" ? ownAdaptersOf(batch) : []) {
       const file = await this.#parts.fileOf(tenant, hash, copy);
-      if (!file) throw deletedMeanwhile("adapter_not_found", "adapter");
+      if (!file) throw missing("adapter_not_found", "The adapter was deleted meanwhile.");
       const headers = { "content-type": "application/octet-stream" };
       const put = { method: "PUT", headers, body: new Uint8Array(file), signal, process };
       const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, put, this.#parts.limits.acceptanceMs);
@@ -287,7 +287,11 @@ export class BackendClient {
     }
     for (const hash of what === "memories" ? memoriesOf(batch) : []) {
       const body = await this.#parts.memoryOf(tenant, hash, batch.manifestHash, copy);
-      if (!body) throw deletedMeanwhile("memory_deleted", "memory");
+      if (!body) {
+        const message =
+          "The memory was deleted meanwhile, or no backend has it any more and its documents were not kept.";
+        throw missing("memory_deleted", message);
+      }
       await this.putMemory(tenant, hash, body, { signal, process });
     }
   }
@@ -334,8 +338,8 @@ export class BackendClient {
   }
 }
 
-function deletedMeanwhile(kind: ErrorKind, what: string): CallFailure {
-  return new CallFailure("refused", new ServiceError(kind, `The ${what} was deleted meanwhile.`));
+function missing(kind: ErrorKind, message: string): CallFailure {
+  return new CallFailure("lacking", new ServiceError(kind, message));
 }
 
 function parsedJson(line: string): unknown {

@@ -24,6 +24,8 @@ export interface OwnAdapter {
   created: number;
   /** null or absent if it has no documents. */
   memory?: OwnMemory | null;
+  /** False: its examples and documents are not kept. */
+  keep?: boolean;
   /** Why the last try to make it again for another manifest failed; null or absent if none has. */
   refit?: FailedRefit | null;
 }
@@ -81,6 +83,8 @@ export interface MemoryRecord extends OwnMemory {
   name: string;
   /** Unix time in seconds. */
   created: number;
+  /** False: its documents are deleted when it is ready. */
+  keep?: boolean;
 }
 
 export type RecordRow = { record: string };
@@ -95,9 +99,9 @@ export function fittedOf({ record }: RecordRow): FittedAdapter {
 /** At least one of the two is there. */
 export function adapterOf(fitted: FittedAdapter | null, memory: MemoryRecord | null): OwnAdapter {
   if (memory === null) return { ...fitted!, memory: null };
-  const { name, created, ready, job } = memory;
+  const { name, created, ready, job, keep } = memory;
   const { centroid, manifestHash } = (ready ?? job)!;
-  const unfitted = { name, hash: null, manifestHash, gain: null, examples: 0, tokens: 0, created };
+  const unfitted = { name, hash: null, manifestHash, gain: null, examples: 0, tokens: 0, created, keep };
   return { ...(fitted ?? unfitted), centroid, memory: { ready, job } };
 }
 

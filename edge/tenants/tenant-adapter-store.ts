@@ -304,15 +304,16 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
   }
 
   /**
-   * Adds an adapter that a backend has made, and keeps its examples, from which it can be made again for other artifacts. One that is
-   * not added is deleted there.
+   * Adds an adapter that a backend has made, and keeps its examples, unless that is not wanted: of them it can be made again for other
+   * artifacts. One that is not added is deleted there.
    */
   async add(adapter: FittedAdapter, examples: KeptExamples, file: ArrayBuffer, copy: AdapterCopy): Promise<Added> {
     const { name, hash } = adapter;
-    const keepExamples = await this.#sealed.seal(examplesOf(name), { examples: jsonBytes(examples) });
+    const seal = () => this.#sealed.seal(examplesOf(name), { examples: jsonBytes(examples) });
+    const keepExamples = adapter.keep === false ? null : await seal();
     const room = this.roomFor(name);
     if (room === "added") {
-      keepExamples();
+      keepExamples?.();
       const record = JSON.stringify({ ...adapter, task: taskOf(examples.examples) } satisfies FittedAdapter);
       this.#sql.exec("INSERT INTO adapters VALUES (?, ?, ?, ?)", name, hash, record, file);
       this.#copies.keep(hash);

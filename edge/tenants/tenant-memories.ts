@@ -31,6 +31,8 @@ export interface DocumentChange {
   maxTenantTokens: number | null;
   /** For what is added; null: nothing. */
   charge: Charge | null;
+  /** Of a new memory: false deletes the documents when it is ready. */
+  keep?: boolean;
 }
 
 /** The job that a change has become. */
@@ -155,6 +157,10 @@ export class TenantMemories {
     const { manifestHash, added, removed, maxTenantTokens, charge } = change;
     const before = this.find(name);
     const current = wantedOf(before);
+    if (current !== null && before?.keep === false) {
+      const message = `The documents of ${name} were not kept (keep: false), so nothing can be made of them again.`;
+      return refused("invalid_request", message, "documents");
+    }
     const [documents, records]: [Documents, DocumentRecord[]] =
       current === null
         ? [[], []]
@@ -221,6 +227,7 @@ export class TenantMemories {
     if (replaced?.hash !== hash) this.#running.get(name)?.abort.abort();
     this.#write(name, {
       created: now?.created ?? Math.floor(this.#parts.now() / 1000),
+      keep: now ? now.keep : change.keep,
       ready: now?.ready ?? null,
       job: { ...set, status: "queued", builtTokens: 0, error: null, charges },
     });
@@ -275,7 +282,7 @@ export class TenantMemories {
   async #build(name: string, job: MemoryJob, signal: AbortSignal): Promise<JobOutcome> {
     const isOver = () => signal.aborted || this.find(name)?.job?.hash !== job.hash;
     let error = refused("backend_unavailable", "No backend is configured.");
-    let isFinal = false;
+    let [isMade, isFinal] = [false, false];
     try {
       const body = await memoryBody(job.manifestHash, await this.texts(job.hash));
       for (const client of this.#parts.clients()) {
@@ -286,8 +293,9 @@ export class TenantMemories {
             begun: (copy) => this.#parts.noteCopy(job.hash, copy),
             progress: (tokens) => this.#built.set(job.hash, tokens),
           });
-          if (!isOver()) await this.#finish(name);
-          break;
+          isMade = true;
+          // Else no backend can be given it later.
+          if (this.find(name)?.keep !== false) break;
         } catch (thrown) {
           if (!(thrown instanceof CallFailure)) throw thrown;
           const { kind, message, retryAfterSeconds } = thrown.error;
@@ -296,6 +304,7 @@ export class TenantMemories {
           if (isFinal) break;
         }
       }
+      if (isMade && !isOver()) await this.#finish(name);
     } catch (thrown) {
       error = refused("internal", "The memory could not be made.");
       isFinal = true;
@@ -340,6 +349,7 @@ export class TenantMemories {
     if (before?.job) this.#parts.count(before.job.charges, before.job.builtTokens > 0 ? "consumed" : "otherwise");
     this.#running.get(name)?.abort.abort();
     this.#sql.exec("DELETE FROM memories WHERE name = ?", name);
+    this.#deleteUnkept();
     const hashes = [before?.ready?.hash, before?.job?.hash].filter((hash) => hash !== undefined);
     return [...new Set(hashes)].filter((hash) => this.isUnused(hash));
   }
@@ -357,13 +367,21 @@ export class TenantMemories {
     return { name, ...rest, job: job && { ...job, ...running } };
   }
 
-  #write(name: string, { created, ready, job }: Omit<MemoryRecord, "name">): void {
+  #write(name: string, { created, keep, ready, job }: Omit<MemoryRecord, "name">): void {
     // The documents of a failed job are deleted, so it holds no hash.
     const jobHash = job && job.status !== "failed" ? job.hash : null;
     const stored = job && { ...job, status: job.status === "failed" ? "failed" : "queued", builtTokens: 0 };
-    const record = JSON.stringify({ created, ready, job: stored });
+    const record = JSON.stringify({ created, keep, ready, job: stored });
     this.#sql.exec("INSERT OR REPLACE INTO memories VALUES (?, ?, ?, ?)", name, ready?.hash ?? null, jobHash, record);
+    this.#deleteUnkept();
     this.#parts.changed();
+  }
+
+  /** Deletes the documents of ready memories that no adapter keeps or is making. */
+  #deleteUnkept(): void {
+    const all = this.list();
+    const wanted = new Set(all.flatMap(({ ready, job, keep }) => [keep === false ? null : ready?.hash, job?.hash]));
+    for (const { ready } of all) if (ready && !wanted.has(ready.hash)) this.#parts.sealed.delete(ready.hash);
   }
 }
 

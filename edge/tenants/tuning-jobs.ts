@@ -28,6 +28,8 @@ export interface TuningJob {
   validationFile: string | null;
   seed: number;
   metadata: Record<string, string> | null;
+  /** False: the adapter's examples are not kept with it. */
+  keep?: boolean;
   examples: number;
   /** Of all examples, those of the validation file included. */
   tokens: number;
@@ -165,7 +167,7 @@ export class TuningJobs {
   }
 
   /** Never rejects. */
-  async #run({ id, name, tokens, examples: count }: TuningJob): Promise<void> {
+  async #run({ id, name, tokens, keep, examples: count }: TuningJob): Promise<void> {
     const abort = new AbortController();
     this.#running = { id, abort };
     let isMade = false;
@@ -183,7 +185,7 @@ export class TuningJobs {
       const { hash, kept } = made;
       const [gain, created] = [kept ? made.gain : null, this.#now()];
       const counts = { examples: count, tokens, created };
-      const adapter = { name, hash, manifestHash: request.manifestHash, centroid, gain, ...counts };
+      const adapter = { name, hash, manifestHash: request.manifestHash, centroid, gain, ...counts, keep };
       requireRoom(await this.#parts.add(adapter, examples, made), name);
       const job = this.#open(id);
       if (!job) return void (await this.#parts.remove(name));
@@ -207,7 +209,7 @@ export class TuningJobs {
     }
   }
 
-  #tellOf({ id, model, name }: TuningJob, { losses, gain, kept }: MadeAdapter): void {
+  #tellOf({ id, model, name, keep }: TuningJob, { losses, gain, kept }: MadeAdapter): void {
     for (const { step, train, heldOut } of losses) {
       const message = `Step ${step}: training loss ${rounded(train)}, held-out loss ${rounded(heldOut)}`;
       this.#tell(id, "info", message, { step, train_loss: train, valid_loss: heldOut });
@@ -219,6 +221,7 @@ export class TuningJobs {
       this.#tell(id, "info", message, { gain: nats, gain_ci95: ci95, tokens });
     }
     if (!kept) this.#tell(id, "warn", noGain);
+    if (keep === false) this.#tell(id, "warn", notKept);
     this.#tell(id, "info", `The job has succeeded: ${model}:${name} can be used.`);
   }
 
@@ -248,6 +251,9 @@ export class TuningJobs {
 
 const noGain =
   "The base is served under this name: the interval of the gain on held-out examples reaches zero, so nothing was kept.";
+
+const notKept =
+  "The adapter's examples are not kept: it is not made again for other artifacts, with which it is gone. The files stay until you delete them.";
 
 function rounded(value: number): string {
   return value.toFixed(3);

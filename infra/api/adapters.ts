@@ -46,11 +46,16 @@ command("list", "list your adapters").action(async (options: Options) => {
 
 command("create <name> <files...>", "make an adapter of documents, one a file; of .jsonl files, one a line")
   .option("--examples", "fit the adapter to the files as example texts, instead of remembering them")
-  .action(async (name: string, files: string[], options: Options & { examples?: boolean }) => {
+  .option(
+    "--no-keep",
+    "have the files deleted once it is made: it is not made again for other artifacts, and cannot grow",
+  )
+  .action(async (name: string, files: string[], options: Options & { examples?: boolean; keep: boolean }) => {
     const connection = new Connection(options);
+    const { keep } = options;
     const body = options.examples
-      ? { name, examples: (await Promise.all(files.map(examplesIn))).flat() }
-      : await formOf(files, name);
+      ? { name, examples: (await Promise.all(files.map(examplesIn))).flat(), keep }
+      : await formOf(files, { name, keep: `${keep}` });
     show(await finished(connection, await connection.call(adapterSchema, "POST", "/v1/adapters", body)), options);
   });
 
@@ -113,10 +118,10 @@ function pathOf(name: string): string {
   return `/v1/adapters/${encodeURIComponent(name)}`;
 }
 
-/** A form with the files as documents under their paths; `name` is that of a new adapter. */
-async function formOf(files: readonly string[], name?: string): Promise<FormData> {
+/** A form with the files as documents under their paths, and other fields. */
+async function formOf(files: readonly string[], fields: Record<string, string> = {}): Promise<FormData> {
   const form = new FormData();
-  if (name !== undefined) form.set("name", name);
+  for (const [field, value] of Object.entries(fields)) form.set(field, value);
   for (const file of files) {
     const bytes = await readFile(file).catch((cause: Error) => {
       throw new Error(`${file} cannot be read: ${cause.message}`, { cause });

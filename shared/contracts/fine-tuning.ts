@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { absentAs } from "./fields.ts";
 import { limits } from "./limits.ts";
+import { keepField } from "./openai.ts";
 import { unixSeconds } from "./responses.ts";
 
 const id = z.string().max(limits.headerCharacters);
@@ -30,6 +31,7 @@ export const createJobRequestSchema = z.object({
   ),
   seed: absentAs(z.int(), 0, "Changes nothing: equal examples make equal adapters"),
   metadata: absentAs(metadata, null, "Is kept with the job"),
+  keep: keepField,
   hyperparameters,
   method: z
     .object({ type: z.literal("supervised"), supervised: z.object({ hyperparameters }).nullish() })
@@ -97,6 +99,7 @@ export const jobSchema = z.object({
   result_files: z.array(z.string()).describe("Empty: the events tell the losses"),
   seed: z.int(),
   metadata: z.record(z.string(), z.string()).nullable(),
+  keep: z.boolean().describe("Whether the adapter's examples are kept with it; the file is, until you delete it"),
   hyperparameters: z.object({
     n_epochs: z.literal("auto"),
     batch_size: z.literal("auto"),

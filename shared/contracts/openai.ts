@@ -136,6 +136,13 @@ function readExamples(value: unknown, context: z.RefinementCtx): Example[] {
   return examples;
 }
 
+/** Of an adapter, and of the job that makes one. */
+export const keepField = absentAs(
+  z.boolean(),
+  true,
+  "false: what it is made of is deleted once it is made. So it cannot be made again for other artifacts, with which it is gone, and its documents cannot change",
+);
+
 const adapterFields = z.object({
   name: z
     .string()
@@ -155,6 +162,7 @@ const adapterFields = z.object({
     })
     .nullish()
     .transform((examples) => examples ?? null),
+  keep: keepField,
 });
 
 export const createAdapterRequestSchema = adapterFields.superRefine(({ documents, examples }, context) => {

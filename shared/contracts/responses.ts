@@ -270,7 +270,8 @@ export const adapterSchema = z
         "On examples that it was not made from, in nats a learnt token over the static adapter; null if it is the base",
       ),
     adapts: z.boolean().describe("Whether `model` serves more than the base"),
-    message: z.string().nullable(),
+    message: z.string().nullable().describe("Why it is the base, and what is lost as it was made with `keep: false`"),
+    keep: z.boolean().describe("Whether its documents and examples are kept"),
     centroid: z
       .object({ nearest: z.string(), similarity: z.number() })
       .nullable()
@@ -279,7 +280,7 @@ export const adapterSchema = z
     documents: z
       .array(z.object({ name: z.string(), tokens: z.int(), bytes: z.int() }))
       .optional()
-      .describe("The memory's documents, where one adapter is asked for"),
+      .describe("The memory's documents, where one adapter is asked for that keeps them"),
     outdated: z.boolean().describe("It answers with the artifacts that it was made for, which others have replaced"),
     refit: z
       .object({ status: z.enum(["waiting", "failed"]), error: z.string().nullable() })

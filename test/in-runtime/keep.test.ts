@@ -1,0 +1,238 @@
+/** What `keep: false` deletes once an adapter is made, and what is lost by it: real stores, and a backend that is scripted. */
+import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { HttpResponse, http } from "msw";
+import { beforeEach, expect, test, vi } from "vitest";
+import { type Artifacts, heldSet, loadArtifacts } from "../../edge/artifacts/artifacts.ts";
+import { unavailable } from "../../edge/dispatch/call-failure.ts";
+import type { BackendClient } from "../../edge/dispatch/client.ts";
+import type { KeyStore } from "../../edge/tenants/keys.ts";
+import { gzip, jsonBytes, SealedStore } from "../../edge/tenants/sealed-store.ts";
+import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
+import { type Changed, TenantMemories } from "../../edge/tenants/tenant-memories.ts";
+import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
+import type { Adapter } from "../../shared/contracts/responses.ts";
+import { edgeModelFiles } from "../support/edge-model.ts";
+import {
+  backendAnswers,
+  backendUrl,
+  byteStream,
+  edgeArtifacts,
+  errorOf,
+  keysOf,
+  network,
+  publish,
+  saying,
+  testApp,
+  useNetwork,
+} from "./harness.ts";
+
+useNetwork();
+
+let tenants = 0;
+let tenant: string;
+let keys: KeyStore;
+let headers: Record<string, string>;
+let served: Artifacts;
+const store = () => env.ADAPTERS.getByName(tenant);
+const app = () => testApp({ keys, artifacts: async () => served });
+const documents = ["aaab aaab aaab", { name: "second.md", text: "bbba" }];
+const examples = ["aaaa", "bbb", "aab"];
+
+beforeEach(async () => {
+  tenant = `keep-${tenants++}`;
+  const made = await keysOf(tenant);
+  keys = made.keys;
+  [headers] = made.headers;
+  await serve(await edgeArtifacts());
+  network.use(
+    http.post(`${backendUrl}/v1/adapters`, () => {
+      const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
+      const answer: AdapterAnswer = {
+        ...{ hash: "7".repeat(64), gain, kept: true, losses: [], tokens: 8, file: "AAAA" },
+        timings: { hiddenMs: 1, fitMs: 2 },
+      };
+      return HttpResponse.json(answer, { status: 201 });
+    }),
+    http.put(`${backendUrl}/v1/memories/*`, () => {
+      const line = { type: "ready", tokens: 8, bytes: 100, computedTokens: 8 };
+      return new HttpResponse(byteStream([`${JSON.stringify(line)}\n`]));
+    }),
+    http.delete(`${backendUrl}/v1/*/*`, () => new HttpResponse(null, { status: 204 })),
+  );
+});
+
+async function serve(set: Artifacts): Promise<void> {
+  served = set;
+  await publish(set.manifestHash);
+}
+/** Publishes other artifacts, and has adapters made again for them. */
+async function serveOthers(): Promise<void> {
+  const files = await edgeModelFiles(true);
+  const after = await loadArtifacts(async (name) => files.get(name)!);
+  expect(heldSet(after.manifestHash)).toBe(after);
+  await serve(after);
+  await runDurableObjectAlarm(store());
+}
+const create = async (name: string, rest: object) => {
+  const made = await app().post("/v1/adapters", { name, ...rest }, { headers });
+  expect(made.status, await made.clone().text()).toBe(201);
+  return (await made.json()) as Adapter;
+};
+const shown = async (name: string) =>
+  (await (await app().request(`/v1/adapters/${name}`, { headers })).json()) as Adapter;
+const sealed = () =>
+  runInDurableObject(store(), (_: TenantAdapterStore, { storage }) =>
+    storage.sql.exec<{ hash: string; kind: string }>("SELECT hash, kind FROM documentParts").toArray(),
+  );
+const addTo = (name: string) => app().post(`/v1/adapters/${name}/documents`, { documents: ["more"] }, { headers });
+
+test("what an adapter was made of is deleted once it is made, and it says what is lost", async () => {
+  const kept = await create("kept", { documents, examples });
+  expect(kept).toMatchObject({ keep: true, message: null, documents: [{}, {}] });
+  const rows = await sealed();
+  expect(rows.map(({ kind }) => kind).sort()).toEqual(["examples", "records", "texts"]);
+  const other = await create("other", { documents: [...documents, "aa"], examples, keep: false });
+  expect(other).toMatchObject({ keep: false, examples: 3, memory: { status: "ready", documents: 3 } });
+  expect(other.message).toContain("it is not made again for other artifacts");
+  expect(other.documents).toBeUndefined();
+  expect(await sealed(), "nothing of the other one").toEqual(rows);
+
+  const refused = { status: 400, param: "documents", message: expect.stringContaining("were not kept (keep: false)") };
+  expect(await errorOf(await addTo("other"))).toMatchObject(refused);
+  const path = "/v1/adapters/other/documents/second.md";
+  expect(await errorOf(await app().request(path, { method: "DELETE", headers }))).toMatchObject(refused);
+});
+
+test("under other artifacts it answers as long as its own are there, and is gone then", async () => {
+  await create("notes", { documents, keep: false });
+  await create("labels", { examples, keep: false });
+  backendAnswers(({ id }) => saying(id, "ok"));
+  await serveOthers();
+  for (const name of ["notes", "labels"]) {
+    const refit = { status: "failed", error: expect.stringContaining("not kept") };
+    await vi.waitFor(async () => expect(await shown(name)).toMatchObject({ outdated: true, refit }));
+    const body = { model: `gpt2:${name}`, prompt: "a", max_tokens: 2 };
+    expect((await app().complete(body, { headers })).status).toBe(200);
+    const { complete } = testApp({ keys, artifacts: async () => served, artifactsOf: async () => null });
+    expect(await errorOf(await complete(body, { headers }))).toMatchObject({ code: "adapter_outdated" });
+  }
+});
+
+test("documents that another adapter keeps stay until that is deleted", async () => {
+  await create("first", { documents, keep: false });
+  expect(await sealed()).toEqual([]);
+  const { memory } = await create("second", { documents });
+  expect(memory!.hash).toBe((await shown("first")).memory!.hash);
+  expect(await sealed()).toHaveLength(2);
+  await create("third", { documents, keep: false });
+  expect(await sealed()).toHaveLength(2);
+  await app().request("/v1/adapters/second", { method: "DELETE", headers });
+  expect(await sealed()).toEqual([]);
+  expect(await shown("first")).toMatchObject({ adapts: true });
+});
+
+test("documents of one that was fitted without keeping its examples are not kept, either", async () => {
+  await create("labels", { examples, keep: false });
+  expect((await addTo("labels")).status).toBe(200);
+  expect(await sealed()).toEqual([]);
+  expect(await shown("labels")).toMatchObject({ keep: false, memory: { documents: 1 } });
+});
+
+test("a backend that lacks such a memory ends the answer with an error that says why", async () => {
+  const { memory } = await create("notes", { documents, keep: false });
+  network.use(
+    http.post(`${backendUrl}/v1/batches`, () =>
+      HttpResponse.json({ error: { message: memory!.hash, code: "memory_not_found" } }, { status: 404 }),
+    ),
+  );
+  const answered = await app().complete({ model: "gpt2:notes", prompt: "aab" }, { headers });
+  expect(await errorOf(answered)).toMatchObject({
+    code: "memory_deleted",
+    message: expect.stringContaining("its documents were not kept"),
+  });
+});
+
+test("every backend is given what none can be given later, though one fails; else one is", async () => {
+  const down = () => Promise.reject(unavailable("unreachable", "down", undefined));
+  const asked = await runInDurableObject(store(), async (_: TenantAdapterStore, { storage }) => {
+    const seen: Record<string, string[]> = { kept: [], unkept: [] };
+    const random = (count: number) => crypto.getRandomValues(new Uint8Array(count));
+    const client = (name: string, put: () => Promise<void>) => ({
+      putMemory: (_tenant: string, hash: string) => {
+        seen[hash === hashes.kept ? "kept" : "unkept"].push(name);
+        return put();
+      },
+    });
+    const clients = [client("a", async () => {}), client("b", down), client("c", async () => {})];
+    const none = async () => {};
+    const memories = new TenantMemories({
+      ...{ tenant, storage, now: Date.now, sealed: new SealedStore(storage, random) },
+      clients: () => clients as unknown as BackendClient[],
+      ...{ noteCopy() {}, retire: none, keep() {}, count() {}, encode: async () => [], ready() {}, changed() {} },
+    });
+    const hashes: Record<string, string> = {};
+    for (const [name, keep] of [
+      ["kept", true],
+      ["unkept", false],
+    ] as const) {
+      const document = { name: null, text: name, tokens: 1, embedding: btoa("\0\0\0\0") };
+      const added = await gzip(jsonBytes([document]));
+      const rest = { manifestHash: served.manifestHash, removed: null, maxTenantTokens: null, charge: null };
+      hashes[name] = ((await memories.change(name, { ...rest, added, keep }, () => null)) as Changed).hash;
+      expect(await memories.build(name)).toEqual({ status: "ready", error: null });
+    }
+    return seen;
+  });
+  expect(asked).toEqual({ kept: ["a"], unkept: ["a", "b", "c"] });
+});
+
+test.each<[string, () => Promise<Response>]>([
+  [
+    "a file as the body",
+    () =>
+      app().request("/v1/adapters?name=notes&keep=false", {
+        ...{ method: "POST", headers: { ...headers, "content-type": "text/plain" }, body: "aaab" },
+      }),
+  ],
+  [
+    "a form",
+    () => {
+      const form = new FormData();
+      for (const [name, value] of [
+        ["name", "notes"],
+        ["documents", "aaab"],
+        ["keep", "false"],
+      ])
+        form.append(name, value);
+      return app().request("/v1/adapters", { method: "POST", headers, body: form });
+    },
+  ],
+])("%s can say so, too", async (_, post) => {
+  const made = await post();
+  expect([made.status, await made.json()]).toMatchObject([201, { keep: false }]);
+  expect(await sealed()).toEqual([]);
+});
+
+test("anything but a boolean is refused, and nothing is made", async () => {
+  const refused = await app().post("/v1/adapters", { name: "notes", documents, keep: "no" }, { headers });
+  expect(await errorOf(refused)).toMatchObject({ status: 400, param: "keep" });
+  expect(await store().list()).toEqual([]);
+});
+
+test("a fine-tuning job leaves none of its examples but the file", async () => {
+  const form = new FormData();
+  form.append("purpose", "fine-tune");
+  const lines = examples.map((text) => JSON.stringify({ prompt: text, completion: "ba" }));
+  form.append("file", new File([lines.join("\n")], "examples.jsonl"));
+  const file = await (await app().request("/v1/files", { method: "POST", body: form, headers })).json<{ id: string }>();
+  const body = { model: "gpt2", training_file: file.id, suffix: "mail", keep: false };
+  const job = await (await app().post("/v1/fine_tuning/jobs", body, { headers })).json<{ id: string }>();
+  expect(job).toMatchObject({ keep: false });
+  await vi.waitFor(async () => expect(await shown("mail")).toMatchObject({ keep: false, adapts: true, examples: 3 }));
+  expect(await sealed()).toEqual([{ hash: file.id, kind: "content" }]);
+  const events = await (await app().request(`/v1/fine_tuning/jobs/${job.id}/events`, { headers })).text();
+  expect(events).toContain("examples are not kept");
+  await app().request(`/v1/files/${file.id}`, { method: "DELETE", headers });
+  expect(await sealed()).toEqual([]);
+});
