@@ -303,10 +303,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#sql.exec<{ count: number }>(select).one().count;
   }
 
-  /**
-   * Adds an adapter that a backend has made, and keeps its examples, unless that is not wanted: of them it can be made again for other
-   * artifacts. One that is not added is deleted there.
-   */
+  /** Adds an adapter that a backend has made, with its examples unless these are not kept. One that is not added is deleted there. */
   async add(adapter: FittedAdapter, examples: KeptExamples, file: ArrayBuffer, copy: AdapterCopy): Promise<Added> {
     const { name, hash } = adapter;
     const seal = () => this.#sealed.seal(examplesOf(name), { examples: jsonBytes(examples) });
