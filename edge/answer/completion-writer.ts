@@ -18,7 +18,7 @@ import { Choice, type ChoiceOptions, echoedPrompts } from "./choice.ts";
 import { forms } from "./forms.ts";
 import { bytesOf, PromptScores } from "./prompt-scores.ts";
 import { type Envelope, ResponseBuilder } from "./response.ts";
-import { RepeatedEvents, type StreamCursor } from "./sent-events.ts";
+import { RepeatedEvents, type StreamCursor, streamStart } from "./sent-events.ts";
 import { TokenCount } from "./token-count.ts";
 
 /** Last character of a non-streamed answer that fails after its first byte; it is not valid JSON. */
@@ -36,8 +36,10 @@ export interface AnswerRequest {
   /** Heartbeat interval of a stream, in milliseconds. */
   heartbeatMs: number;
   admitted: AdmittedRequest;
-  /** What the client has received of the stream from a cell that was lost. */
+  /** What the client has received of the stream, from a cell that was lost or by a connection that broke. */
   resumeFrom?: StreamCursor | undefined;
+  /** Each event of a stream of one choice has an id, from which a client can resume. */
+  withEventIds?: boolean | undefined;
 }
 
 export interface CompletionWriterParts {
@@ -78,7 +80,7 @@ class CompletionWriter {
   readonly #body: AnswerBody;
   readonly #submissions: Submission[] = [];
   readonly #response = Promise.withResolvers<Response>();
-  /** Skips the events that the client received from a cell that was lost; null if there are none. */
+  /** Skips the events that the client has; null if it has none and events have no ids. */
   readonly #repeated: RepeatedEvents | null;
   #openChoices: number;
   #unaccepted: number;
@@ -102,7 +104,8 @@ class CompletionWriter {
     this.#promptScores = new PromptScores(plan.choices);
     this.#builder = new ResponseBuilder(forms[form], envelope, plan, { ...options, isWhole: !stream });
     this.#count = new TokenCount(envelope.model, plan.choices);
-    this.#repeated = request.resumeFrom ? new RepeatedEvents(request.resumeFrom) : null;
+    const cursor = request.resumeFrom ?? (request.withEventIds ? streamStart(plan.choices.length) : null);
+    this.#repeated = cursor && new RepeatedEvents(cursor);
     this.#openChoices = plan.choices.length;
     this.#unaccepted = plan.choices.length;
     const { tenant } = request.admitted;
@@ -229,7 +232,8 @@ class CompletionWriter {
     if (!stream) return "";
     const chunk = this.#builder.chunk(part);
     const isNew = chunk && !this.#repeated?.skipIfSent(part.planned.index, part.text, part.done !== null);
-    const event = isNew ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk)) : "";
+    const id = this.#request.withEventIds ? this.#repeated!.idOf(part.planned.index) : null;
+    const event = isNew ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk), id) : "";
     if (this.#openChoices > 0) return event;
     const endsInUsage = includeUsage && !this.#repeated?.isUsageSent;
     return event + (endsInUsage ? sseEvent(JSON.stringify(this.#builder.usageChunk())) : "") + sseDone;

@@ -29,6 +29,24 @@ export interface StreamCursor {
   isUsageSent: boolean;
 }
 
+/** A place as the id of its event: `12-1n4kq7r`, with `!` after the event with the finish_reason. */
+export function eventIdOf({ events, digest, isDone }: ChoicePlace): string {
+  return `${events}-${digest.toString(36)}${isDone ? "!" : ""}`;
+}
+
+/** The position of a stream of one choice whose last event has this id; null for other text. */
+export function cursorAfter(eventId: string): StreamCursor | null {
+  const [, events, digest, done] = /^(\d{1,7})-([0-9a-z]{1,7})(!?)$/.exec(eventId) ?? [];
+  if (events === undefined) return null;
+  const place = { events: Number(events), digest: Number.parseInt(digest, 36), isDone: done !== "" };
+  return { choices: [place], isUsageSent: false };
+}
+
+/** The position of a client that has nothing. */
+export function streamStart(choices: number): StreamCursor {
+  return { choices: placesOf(choices), isUsageSent: false };
+}
+
 function placesOf(choices: number): ChoicePlace[] {
   return Array.from({ length: choices }, () => ({ events: 0, digest: fnv1a(""), isDone: false }));
 }
@@ -83,11 +101,12 @@ interface Chunk {
 }
 
 const decoder = new TextDecoder();
+const data = "data: ";
 
 /** Parses an event that is not a comment; null for [DONE]. */
 function chunkOf(event: Uint8Array): Chunk | null {
   const text = decoder.decode(event);
-  return text === sseDone ? null : (JSON.parse(text.slice("data: ".length)) as Chunk);
+  return text === sseDone ? null : (JSON.parse(text.slice(text.indexOf(data) + data.length)) as Chunk);
 }
 
 /** Reads the events that a client has received. */
@@ -100,8 +119,8 @@ export class SentEvents {
   hasBegun = false;
   readonly cursor: StreamCursor;
 
-  constructor(choices: number) {
-    this.cursor = { choices: placesOf(choices), isUsageSent: false };
+  constructor(before: StreamCursor) {
+    this.cursor = structuredClone(before);
   }
 
   add(event: Uint8Array): void {
@@ -173,6 +192,11 @@ export class RepeatedEvents {
 
   get isUsageSent(): boolean {
     return this.#sent.isUsageSent;
+  }
+
+  /** The id of the choice's last event. */
+  idOf(choice: number): string {
+    return eventIdOf(this.#computed[choice]);
   }
 
   /** Returns whether the client has the next event of a choice. Throws numerics_mismatch if the client has other text. */

@@ -14,6 +14,7 @@ import { decisionHeaders } from "../tenants/admission.ts";
 import { type Access, scopeOf } from "../tenants/keys.ts";
 import type { Decision } from "../tenants/quota.ts";
 import type { AppEnvironment, Middleware } from "./dependencies.ts";
+import { idempotencyKeyOf } from "./idempotency.ts";
 
 const methods = "GET, POST, DELETE";
 const headerList = /^[\w-]+(, *[\w-]+)*$/;
@@ -89,7 +90,9 @@ export const admission: Middleware = async (c, next, { admissions }) => {
     if (decision.refusal) c.get("attributes")[refusedByField] = decision.refusal.limit;
   };
   const [requestId, access, region] = [c.get("requestId"), c.get("access"), c.get("region")];
-  const pending = admissions.begin({ requestId, access, region, onDecision });
+  const idempotencyKey = await idempotencyKeyOf(c, access.tenant);
+  c.set("idempotencyKey", idempotencyKey);
+  const pending = admissions.begin({ requestId, access, region, idempotencyKey, onDecision });
   c.set("admission", pending);
   await next();
   await pending.end();

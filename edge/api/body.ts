@@ -6,6 +6,7 @@ import { describe } from "../../shared/contracts/fields.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest, ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
+import { claimKey } from "./idempotency.ts";
 
 /** Reading and encoding a body of this size takes at most some 3 ms of CPU, about as much as refusing a request by its headers. */
 export const smallBodyBytes = 32 * 1024;
@@ -24,7 +25,9 @@ export async function readBody<T extends z.ZodType>(
   requireReadable(request, declaredBytes);
   const maxBytes = maxBytesOf(declaredBytes);
   if (maxBytes > smallBodyBytes) await c.get("admission").admit();
-  return bodyReads.during(c.get("access").keyId, maxBytes, () => readJson(request, declaredBytes, schema));
+  return bodyReads.during(c.get("access").keyId, maxBytes, () =>
+    readJson(request, declaredBytes, schema, limits.bodyMs, (text) => claimKey(c, text)),
+  );
 }
 
 /** Maximum bytes of a body, according to its Content-Length. */
@@ -49,14 +52,21 @@ function tooLarge(bytes: number, relation: string): ServiceError {
   return new ServiceError("body_too_large", message);
 }
 
-/** Reads and checks a body, for which it waits up to `limitMs`. Throws a ServiceError of status 400, 408 or 413. */
+/**
+ * Reads and checks a body, for which it waits up to `limitMs`; `whenValid` gets its text. Throws a ServiceError of status 400, 408 or
+ * 413.
+ */
 export async function readJson<T extends z.ZodType>(
   request: Request,
   declaredBytes: number | null,
   schema: T,
   limitMs: number = limits.bodyMs,
+  whenValid: (text: string) => Promise<void> = async () => {},
 ): Promise<z.output<T>> {
-  return checked(schema, objectIn(await boundedText(request, declaredBytes, limitMs)));
+  const text = await boundedText(request, declaredBytes, limitMs);
+  const value = checked(schema, objectIn(text));
+  await whenValid(text);
+  return value;
 }
 
 /** Parses `value` with `schema`. Throws invalid_request for the first issue. */

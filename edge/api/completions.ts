@@ -16,6 +16,7 @@ import { assignMsField } from "../platform/edge-metrics.ts";
 import { type NamedAdapters, outdated, requireMade } from "../tenants/own-adapters.ts";
 import { readBody } from "./body.ts";
 import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
+import { resumptionOf } from "./idempotency.ts";
 
 /** Milliseconds within which every choice must start; otherwise the request ends in deadline_exceeded. */
 const deadlineHeader = "x-deadline-ms";
@@ -77,7 +78,8 @@ export async function planned<T>(
   const own = await adapters.named(access, model, chameleon.adapter, served.manifest);
   const deadlineMs = deadlineOf(c.req.header(deadlineHeader));
   const [requestId, traceparent] = [c.get("requestId"), c.get("traceparent")];
-  const caller = { requestId, tenant: access.tenant, own, deadlineMs, traceparent, randomSeed: randomSeed(), now };
+  const seed = c.get("repeatable")?.seed ?? randomSeed();
+  const caller = { requestId, tenant: access.tenant, own, deadlineMs, traceparent, randomSeed: seed, now };
   let artifacts = await setOf(own, served, access.tenant, dependencies);
   for (let replans = 0; ; replans++) {
     const nearest = async (embeddings: Float32Array[]) => {
@@ -139,6 +141,8 @@ export async function answerFromCell(
     withBlock: request.withBlock,
   };
   if (!request.stream) refuseManyLogprobs(plan, { form, ...options });
+  const repeatable = c.get("repeatable");
+  const resumeFrom = resumptionOf(c, request.stream && repeatable !== undefined && plan.choices.length === 1);
   const admission = await c.get("admission").reserve(maxTokensOf(plan.choices));
   Object.assign(c.get("attributes"), {
     "gen_ai.request.model": model.slice(0, 80),
@@ -151,8 +155,8 @@ export async function answerFromCell(
     version: cellRequestVersion,
     form,
     envelope: {
-      id: c.get("requestId").replace(/^req_/, forms[form].idPrefix),
-      created: Math.floor(dependencies.now() / 1000),
+      id: forms[form].idPrefix + (repeatable?.id ?? c.get("requestId").replace(/^req_/, "")),
+      created: Math.floor((repeatable?.createdMs ?? dependencies.now()) / 1000),
       model,
       fingerprint: `fp_${plan.manifestHash.slice(0, 12)}`,
     },
@@ -162,6 +166,8 @@ export async function answerFromCell(
     includeUsage: request.stream_options?.include_usage ?? false,
     heartbeatMs: dependencies.heartbeatMs,
     admitted: admission.request,
+    ...(request.stream && repeatable && plan.choices.length === 1 && { withEventIds: true }),
+    ...(resumeFrom && { resumeFrom }),
   };
   /** A cell that has the request settles it first, with its use. If no cell has it, this settles it. */
   const settleLater = () => {

@@ -27,6 +27,16 @@ export interface Arrival {
   pacedMs: number;
 }
 
+/** What a repeated request has in common with the first. */
+export interface Repeatable {
+  /** 32 characters, of ids in answers. */
+  id: string;
+  /** uint32, for a request without a seed. */
+  seed: number;
+  /** The time of the first request, in milliseconds since 1970. */
+  createdMs: number;
+}
+
 /** Hono's type parameter: what comes with a request, and what middleware sets for the routes. */
 export interface AppEnvironment {
   Bindings: Arrival;
@@ -47,6 +57,10 @@ export interface AppEnvironment {
     region: Region;
     /** Set for POST requests. */
     admission: PendingAdmission;
+    /** The same; null without an Idempotency-Key. */
+    idempotencyKey: string | null;
+    /** Set when the body of a request with such a key was read. */
+    repeatable?: Repeatable;
     /** Set once admission is decided for a tenant with limits. */
     rateLimitHeaders?: Record<string, string>;
   };

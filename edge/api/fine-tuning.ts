@@ -24,6 +24,11 @@ import { answerPage, emptyPage, examplesOf, requireRecord, requireTaken } from "
 export const createJob: RouteHandler = async (c, dependencies) => {
   const { now, newId } = dependencies;
   const body = await readBody(c, dependencies, createJobRequestSchema);
+  const id = `ftjob-${c.get("repeatable")?.id ?? newId()}`;
+  const { tenant } = c.get("access");
+  const own = dependencies.adapters.of(tenant);
+  const made = c.get("repeatable") && (await own.record(jobsList, id));
+  if (made) return c.json(jobObject(made as TuningJob));
   const { model, training_file: trainingFile, validation_file: validationFile, seed, metadata, keep } = body;
   const artifacts = await dependencies.artifacts();
   const { manifest, manifestHash } = artifacts;
@@ -36,8 +41,6 @@ export const createJob: RouteHandler = async (c, dependencies) => {
   }
   const name = body.suffix ?? `ft-${newId().slice(-16)}`;
   requireFreeName(name, manifest, "suffix");
-  const { tenant } = c.get("access");
-  const own = dependencies.adapters.of(tenant);
   const encode = async (id: string, param: string) => {
     const examples = await readExamples(own, id, param);
     return { examples, encoded: encodeExamples(examples, artifacts, now(), param) };
@@ -48,7 +51,7 @@ export const createJob: RouteHandler = async (c, dependencies) => {
   const admission = await c.get("admission").reserve(tokens);
   const created = Math.floor(now() / 1000);
   const job: TuningJob = {
-    ...{ id: `ftjob-${newId()}`, created, finished: null, status: "queued", error: null, model, name },
+    ...{ id, created, finished: null, status: "queued", error: null, model, name },
     ...{
       trainingFile,
       validationFile,

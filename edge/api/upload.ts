@@ -11,6 +11,7 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest, ServiceError } from "../../shared/errors.ts";
 import { bounded, checked, objectIn, smallBodyBytes } from "./body.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
+import { claimKey } from "./idempotency.ts";
 
 const multipart = "multipart/form-data";
 const html = "text/html";
@@ -80,7 +81,12 @@ async function received<T>(
   const [reads, keyId] = isLarge ? [documentReads, ""] : [bodyReads, c.get("access").keyId];
   return reads.during(keyId, maxBytes, async () => {
     const limitMs = isLarge ? limits.documentBodyMs : limits.bodyMs;
-    return read(await bounded(c.req.raw, limitMs, (reader, arrived) => readChunks(reader, arrived)));
+    const chunks = await bounded(c.req.raw, limitMs, (reader, arrived) => readChunks(reader, arrived));
+    const value = await read(chunks);
+    // Each try of a client gives a form other boundaries.
+    const isForm = mediaTypeOf(c.req.header("content-type") ?? "") === multipart;
+    await claimKey(c, isForm ? multipart : joinArrays(Uint8Array, chunks));
+    return value;
   });
 }
 

@@ -7,7 +7,7 @@ import { joinArrays } from "../../shared/bytes.ts";
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError } from "../../shared/errors.ts";
 import { failedMark } from "../answer/completion-writer.ts";
-import { EventSplitter, isComment, PartialEvent, SentEvents } from "../answer/sent-events.ts";
+import { EventSplitter, isComment, PartialEvent, SentEvents, streamStart } from "../answer/sent-events.ts";
 import { maxStreamBytes } from "../answer/token-count.ts";
 import type { Region } from "../platform/region.ts";
 import { type CellRequest, interrupted } from "./cell-request.ts";
@@ -64,8 +64,9 @@ type Copy = (response: Response, client: ClientBody, progress: Progress) => Prom
 const pipedBytes = { ofStream: 512 * 1024, ofAll: 32 * 2 ** 20 };
 
 /** How to copy the first cell's response. `copies.bytes`: bytes of all piped streams. */
-function copyOf({ stream, plan, options }: CellRequest, copies: { bytes: number }): Copy {
+function copyOf({ stream, plan, options, withEventIds }: CellRequest, copies: { bytes: number }): Copy {
   if (!stream) return copyWhole;
+  if (withEventIds) return copyEvents;
   const bytes = maxStreamBytes(plan, options);
   if (bytes === null || bytes > pipedBytes.ofStream || copies.bytes + bytes > pipedBytes.ofAll) return copyEvents;
   copies.bytes += bytes;
@@ -82,7 +83,7 @@ async function copyAnswer(
   copies: { bytes: number },
 ): Promise<void> {
   const { stream, plan } = call.request;
-  const sent = new SentEvents(plan.choices.length);
+  const sent = new SentEvents(call.request.resumeFrom ?? streamStart(plan.choices.length));
   const progress: Progress = { sent, partial: empty, isResumable: true };
   let copy = copyOf(call.request, copies);
   try {

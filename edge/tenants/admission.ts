@@ -6,6 +6,7 @@
 import { ServiceError } from "../../shared/errors.ts";
 import { steadyClock } from "../platform/clock.ts";
 import type { Region } from "../platform/region.ts";
+import type { Claim } from "./charged-keys.ts";
 import type { AdmittedRequest, Consumption, UseRecorder } from "./consumption.ts";
 import type { Access } from "./keys.ts";
 import { KnownRefusals } from "./known-refusals.ts";
@@ -27,6 +28,8 @@ export interface AdmissionRequest {
   requestId: string;
   access: Access;
   region: Region;
+  /** Names the request for its tenant's repetitions of it (charged-keys.ts); null if it has no such key. */
+  idempotencyKey: string | null;
   /** Receives each decision about a request of a tenant with limits. */
   onDecision(decision: Decision): void;
 }
@@ -37,6 +40,8 @@ export interface Admissions {
 }
 
 export interface PendingAdmission {
+  /** Claims the request's idempotency key for the body with this digest. Throws idempotency_conflict if it came with another one. */
+  claim(digest: string): Promise<Claim>;
   /** Admits the request before its tokens are known, so that a refused body is not read. Throws as `reserve` does. */
   admit(): Promise<void>;
   /**
@@ -63,17 +68,24 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
   const { ledgers } = dependencies;
   const knownRefusals = new KnownRefusals(dependencies.now);
   return {
-    begin({ requestId, access: { tenant, limits }, region, onDecision }) {
+    begin({ requestId, access: { tenant, limits }, region, idempotencyKey, onDecision }) {
       const isLimited = Object.values(limits).some((limit) => limit !== null);
       const name = regionalName(tenant, region);
+      const keyed = idempotencyKey !== null && { idempotencyKey };
       const admitted = admissionOf(
-        { requestId, tenant, ledger: name, beganMs: dependencies.now(), isLimited },
+        { requestId, tenant, ledger: name, beganMs: dependencies.now(), isLimited, ...keyed },
         dependencies,
       );
-      if (!isLimited) return { admit: async () => {}, reserve: async () => admitted, end: async () => {} };
+      const ledger = ledgerOf(ledgers, name);
+      const claim = async (digest: string) => {
+        const claimed = await orUnavailable(ledger.claim(idempotencyKey!, digest));
+        if (claimed) return claimed;
+        const message = "The Idempotency-Key came with another request before; use a new key for each request.";
+        throw new ServiceError("idempotency_conflict", message, { param: "Idempotency-Key" });
+      };
+      if (!isLimited) return { claim, admit: async () => {}, reserve: async () => admitted, end: async () => {} };
       const known = knownRefusals.decisionFor(name, limits);
       if (known) apply(known, onDecision);
-      const ledger = ledgerOf(ledgers, name);
       let isCounted = false;
       /** The ledger may count the request as running, and no caller settles it. */
       let isOpen = false;
@@ -86,6 +98,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
         return decision;
       };
       return {
+        claim,
         async admit() {
           await count();
         },
@@ -163,9 +176,9 @@ function apply(decision: Decision, onDecision: AdmissionRequest["onDecision"]): 
 }
 
 /** Refuses the request when the ledger cannot be called, since limits are exact. */
-async function orUnavailable(decision: Promise<Decision>): Promise<Decision> {
+async function orUnavailable<T>(answer: Promise<T>): Promise<T> {
   try {
-    return await decision;
+    return await answer;
   } catch (cause) {
     const message = "The tenant's limits cannot be checked now; try again.";
     throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });

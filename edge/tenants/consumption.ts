@@ -10,6 +10,8 @@ export interface AdmittedRequest {
   beganMs: number;
   /** True if its tenant has limits, and so the ledger holds a reservation. */
   isLimited: boolean;
+  /** Use under the same key is charged once (charged-keys.ts). */
+  idempotencyKey?: string | undefined;
 }
 
 /** Counts use with the ledgers and reports it (settlements.ts). */

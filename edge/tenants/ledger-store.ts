@@ -1,6 +1,7 @@
 /** A ledger's SQLite tables: the quota's counts, what is lent or borrowed, and use by day, model and centroid. */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { Region } from "../platform/region.ts";
+import { ChargedKeys } from "./charged-keys.ts";
 import { addUse, type Consumption } from "./consumption.ts";
 import type { BorrowerState, Lent } from "./lease.ts";
 import { Quota, type QuotaChange, type QuotaState } from "./quota.ts";
@@ -50,6 +51,7 @@ const schema = `
 export const otherModels = "(others)";
 
 export class LedgerStore {
+  readonly keys: ChargedKeys;
   readonly #storage: DurableObjectStorage;
   readonly #sql: SqlStorage;
   readonly #unwritten = new Map<string, UsageRow>();
@@ -59,6 +61,7 @@ export class LedgerStore {
     this.#storage = storage;
     this.#sql = storage.sql;
     this.#sql.exec(schema);
+    this.keys = new ChargedKeys(this.#sql);
   }
 
   quota(): Quota {
@@ -90,8 +93,9 @@ export class LedgerStore {
   erase(erased: Erased): void {
     this.#unwritten.clear();
     this.#unwrittenLent = null;
+    this.keys.written();
     this.#storage.transactionSync(() => {
-      for (const table of ["counts", "facts", "usage"]) {
+      for (const table of ["counts", "facts", "usage", "keys"]) {
         this.#sql.exec(`DELETE FROM ${table}`);
       }
       this.setFact("erased", erased);
@@ -126,8 +130,10 @@ export class LedgerStore {
         else this.#sql.exec("INSERT OR REPLACE INTO counts VALUES (?, ?, ?)", kind, String(key), JSON.stringify(value));
       }
       for (const row of this.#unwritten.values()) this.#writeUse(row);
+      this.keys.write();
       if (this.#unwrittenLent) this.setFact("lent", this.#unwrittenLent);
     });
+    this.keys.written();
     this.#unwritten.clear();
     this.#unwrittenLent = null;
   }

@@ -13,6 +13,7 @@ import { settlesWithin } from "../../shared/settles-within.ts";
 import { ensureAlarm, pause, steadyClock } from "../platform/clock.ts";
 import { objectNamed } from "../platform/objects.ts";
 import { type Region, regions, regionsOf } from "../platform/region.ts";
+import type { Claim } from "./charged-keys.ts";
 import { type Consumption, tokensOf } from "./consumption.ts";
 import {
   type Answer,
@@ -272,19 +273,23 @@ export class Ledger extends DurableObject<Env> {
 
   /**
    * Ends a request, whether it has a reservation or not; without use it only frees what was reserved. The use of a request
-   * is counted once, however often it is settled. Use of a request that began before an erasure is dropped. Resolves when it is
-   * written.
+   * is counted once, however often it is settled. Use of a request that began before an erasure is dropped. Resolves to what was
+   * charged, which under an idempotency key is what exceeds earlier charges, when it is written.
    */
-  async settle(id: string, consumed: Consumption[], beganMs = 0): Promise<void> {
-    if (this.#wasErasedAfter(beganMs) && !this.quota.isOpen(id)) return;
-    const isCounted = this.quota.settle(id, tokensOf(consumed), this.now(), consumed.length > 0);
-    if (isCounted) this.#use(consumed);
+  async settle(id: string, consumed: Consumption[], beganMs = 0, key?: string): Promise<Consumption[]> {
+    if (this.#wasErasedAfter(beganMs) && !this.quota.isOpen(id)) return [];
+    const due = key === undefined ? consumed : this.#store.keys.due(key, consumed);
+    const isCounted = this.quota.settle(id, tokensOf(consumed), this.now(), consumed.length > 0, tokensOf(due));
+    const day = new Date(this.now()).toISOString().slice(0, 10);
+    if (isCounted) for (const one of due) this.#store.use({ day, ...one });
+    if (isCounted && key !== undefined) this.#store.keys.charge(key, due);
     await this.#commitSoon();
+    return isCounted ? due : [];
   }
 
-  #use(consumed: readonly Consumption[]): void {
-    const day = new Date(this.now()).toISOString().slice(0, 10);
-    for (const one of consumed) this.#store.use({ day, ...one });
+  /** Claims an idempotency key for the body with this digest. null if the key came with another body before. */
+  claim(key: string, digest: string): Claim | null {
+    return this.#store.keys.claim(key, digest, this.now());
   }
 
   /**
@@ -388,7 +393,7 @@ function partsOf(name: string): { tenant: string; region: Region | null } {
   return { tenant, region: regions.find((known) => known === region) ?? null };
 }
 
-/** The ledger of that name. A region's is created in its region. */
+/** A region's ledger is created in its region. */
 export function ledgerOf(ledgers: DurableObjectNamespace<Ledger>, name: string): DurableObjectStub<Ledger> {
   return objectNamed(ledgers, name, partsOf(name).region);
 }

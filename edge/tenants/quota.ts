@@ -247,14 +247,14 @@ export class Quota {
   }
 
   /**
-   * Ends a request that used `tokens`. One without a reservation, or whose lease is over, is counted now. False if the
+   * Ends a request that used `tokens`, of which the month counts `monthTokens`. One without a reservation, or whose lease is over, is counted now. False if the
    * request was settled before: then nothing is counted. A release (`isFinal` false) may be followed by the use.
    */
-  settle(id: string, tokens: number, nowMs: number, isFinal = true): boolean {
+  settle(id: string, tokens: number, nowMs: number, isFinal = true, monthTokens = tokens): boolean {
     this.#expire(nowMs);
     if (this.#settled.has(id)) return false;
     if (isFinal) this.#settled.set(id, nowMs + settledMs);
-    this.#countInMonth(tokens, nowMs);
+    this.#countInMonth(monthTokens, nowMs);
     const reservation = this.#open.get(id);
     if (!reservation) {
       if (tokens > 0) this.#count({ requests: 0, tokens }, nowMs);

@@ -19,11 +19,12 @@ const workerRetryMs = [200, 2000];
 /** The recorder of a Worker, which has no storage: it tries three times. */
 export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: ReportUse): UseRecorder {
   return {
-    async record({ requestId, tenant, ledger, beganMs }, consumed) {
-      if (consumed.length > 0) report(tenant, consumed);
+    async record({ requestId, tenant, ledger, beganMs, idempotencyKey }, consumed) {
       for (const delayMs of [...workerRetryMs, null]) {
         try {
-          return await ledgerOf(ledgers, ledger).settle(requestId, [...consumed], beganMs);
+          const due = await ledgerOf(ledgers, ledger).settle(requestId, [...consumed], beganMs, idempotencyKey);
+          if (due.length > 0) report(tenant, due);
+          return;
         } catch (error) {
           if (delayMs === null) throw error;
           await pause(delayMs);
@@ -32,6 +33,8 @@ export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: 
     },
   };
 }
+
+type Settled = Pick<AdmittedRequest, "ledger" | "beganMs" | "idempotencyKey">;
 
 /** Use of one ledger to report, and to settle if its tenant has no limits; `beganMs` is that of the earliest request. */
 interface Gathered extends Pick<AdmittedRequest, "tenant" | "ledger" | "beganMs" | "isLimited"> {
@@ -60,7 +63,7 @@ export class Settlements implements UseRecorder {
     this.#newId = newId;
     this.#report = report;
     storage.sql.exec(`CREATE TABLE IF NOT EXISTS settlements (
-      id TEXT PRIMARY KEY, ledger TEXT NOT NULL, consumed TEXT NOT NULL, beganMs REAL NOT NULL
+      id TEXT PRIMARY KEY, ledger TEXT NOT NULL, consumed TEXT NOT NULL, beganMs REAL NOT NULL, key TEXT
     ) WITHOUT ROWID`);
   }
 
@@ -69,22 +72,26 @@ export class Settlements implements UseRecorder {
   }
 
   async record(request: AdmittedRequest, consumed: readonly Consumption[]): Promise<void> {
+    if (request.idempotencyKey !== undefined) {
+      // Only the ledger knows what is new. One settlement alone, as a group has no key.
+      const due = await this.#settle(request, request.requestId, consumed);
+      if (due.length > 0) this.#report(request.tenant, due);
+      return;
+    }
     const settled = request.isLimited ? this.#settle(request, request.requestId, consumed) : null;
     if (consumed.length > 0) await this.#gather(request, consumed);
     await settled;
   }
 
-  /** Resolves when the ledger has counted it, or when it is stored for another try. */
-  async #settle(
-    { ledger, beganMs }: Pick<AdmittedRequest, "ledger" | "beganMs">,
-    id: string,
-    consumed: readonly Consumption[],
-  ): Promise<void> {
+  /** Resolves to what the ledger has charged, or to nothing when it is stored for another try. */
+  async #settle(settled: Settled, id: string, consumed: readonly Consumption[]): Promise<Consumption[]> {
+    const { ledger, beganMs, idempotencyKey } = settled;
     try {
-      await ledgerOf(this.#ledgers, ledger).settle(id, [...consumed], beganMs);
+      return await ledgerOf(this.#ledgers, ledger).settle(id, [...consumed], beganMs, idempotencyKey);
     } catch {
-      this.#store(ledger, beganMs, id, consumed);
+      this.#store(settled, id, consumed);
       await ensureAlarm(this.#storage, this.#now(), { delayMs: firstRetryMs, maxDelayMs: maxRetryMs });
+      return [];
     }
   }
 
@@ -118,23 +125,23 @@ export class Settlements implements UseRecorder {
   }
 
   /** Reports use and stores its settlement, in the present transaction; `retry` makes it. */
-  store({ requestId, tenant, ledger, beganMs }: AdmittedRequest, consumed: readonly Consumption[]): void {
-    this.#report(tenant, consumed);
-    this.#store(ledger, beganMs, requestId, consumed);
+  store(request: AdmittedRequest, consumed: readonly Consumption[]): void {
+    this.#report(request.tenant, consumed);
+    this.#store(request, request.requestId, consumed);
   }
 
-  #store(ledger: string, beganMs: number, id: string, consumed: readonly Consumption[]): void {
-    const stored = JSON.stringify(consumed);
-    this.#storage.sql.exec("INSERT OR REPLACE INTO settlements VALUES (?, ?, ?, ?)", id, ledger, stored, beganMs);
+  #store({ ledger, beganMs, idempotencyKey }: Settled, id: string, consumed: readonly Consumption[]): void {
+    const stored = [id, ledger, JSON.stringify(consumed), beganMs, idempotencyKey ?? null];
+    this.#storage.sql.exec("INSERT OR REPLACE INTO settlements VALUES (?, ?, ?, ?, ?)", ...stored);
   }
 
   /** Makes the stored settlements, or else sets the alarm. The object's alarm calls it last. */
   async retry(): Promise<void> {
-    const stored = this.#storage.sql.exec<{ id: string; ledger: string; consumed: string; beganMs: number }>(
-      "SELECT * FROM settlements",
-    );
-    const tries = stored.toArray().map(async ({ id, ledger, consumed, beganMs }) => {
-      await ledgerOf(this.#ledgers, ledger).settle(id, JSON.parse(consumed) as Consumption[], beganMs);
+    type Row = { id: string; ledger: string; consumed: string; beganMs: number; key: string | null };
+    const stored = this.#storage.sql.exec<Row>("SELECT * FROM settlements");
+    const tries = stored.toArray().map(async ({ id, ledger, consumed, beganMs, key }) => {
+      const use = JSON.parse(consumed) as Consumption[];
+      await ledgerOf(this.#ledgers, ledger).settle(id, use, beganMs, key ?? undefined);
       this.#storage.sql.exec("DELETE FROM settlements WHERE id = ?", id);
     });
     const results = await Promise.allSettled(tries);

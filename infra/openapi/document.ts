@@ -9,7 +9,13 @@ import { type Operation, operations, type SchemaName, schemas } from "./operatio
 
 const anyRoute: ErrorKind[] = ["method_not_allowed", "url_too_long", "headers_too_large", "internal"];
 const anyWithKey: ErrorKind[] = ["unauthorized", "forbidden"];
-const anyWithBody: ErrorKind[] = ["invalid_request", "body_too_slow", "body_too_large", "unsupported_media_type"];
+const anyWithBody: ErrorKind[] = [
+  "invalid_request",
+  "idempotency_conflict",
+  "body_too_slow",
+  "body_too_large",
+  "unsupported_media_type",
+];
 const withRetryAfter: ErrorKind[] = ["rate_limited", "quota_exceeded", "overloaded", "backend_unavailable"];
 
 const introduction = `A small language model behind OpenAI's API. Each prompt is answered by a mixture of the base and generated adapters.
@@ -239,6 +245,7 @@ const meanings: Record<ErrorKind, string> = {
   misdirected: "A call reached another backend than the one that it names.",
   numerics_mismatch:
     "The backend that began this completion is gone, and no other computes the same bits; send it again.",
+  idempotency_conflict: "The Idempotency-Key came with another request before.",
   body_too_slow: "The body took too long to arrive.",
   body_too_large: "The body exceeds its limit.",
   url_too_long: "The URL exceeds its limit.",

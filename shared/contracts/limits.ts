@@ -41,6 +41,7 @@ export const limitTable = {
     unit: "entries",
     bounds: "Sequences that wait at one cell; a tenant may have as many as it leaves free",
   },
+  idempotencyKeyCharacters: { value: 255, unit: "characters", bounds: "The header `Idempotency-Key`, printable ASCII" },
   deadlineMs: { value: 600_000, unit: "milliseconds", bounds: "The header `x-deadline-ms`" },
   modelCharacters: { value: 256, unit: "characters", bounds: "`model`" },
   userCharacters: { value: 1024, unit: "characters", bounds: "`user`, which is ignored" },

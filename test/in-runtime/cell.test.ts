@@ -274,6 +274,7 @@ describe("a client that goes away", () => {
     const settled: unknown[] = [];
     const admissions: Dependencies["admissions"] = {
       begin: ({ requestId, access: { tenant } }) => ({
+        claim: async () => ({ createdMs: 0 }),
         admit: async () => undefined,
         reserve: async () => ({
           request: { requestId, tenant, ledger: tenant, beganMs: 0, isLimited: true },

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { SentEvents, type StreamCursor } from "../../edge/answer/sent-events.ts";
+import { SentEvents, type StreamCursor, streamStart } from "../../edge/answer/sent-events.ts";
 import { type CellNamespace, cellsOf, cellUrl } from "../../edge/cell/cell-names.ts";
 import { type CellRequest, cellRequestVersion, readRefusal, refusalResponse } from "../../edge/cell/cell-request.ts";
 import { createCells } from "../../edge/cell/resumable-answer.ts";
@@ -111,7 +111,7 @@ describe("a cell that goes on with a stream", () => {
     const whole = await eventsFrom();
     expect(whole).toHaveLength(4 * 4 + 2);
     for (let sent = 0; sent < whole.length; sent++) {
-      const client = new SentEvents(4);
+      const client = new SentEvents(streamStart(4));
       for (const event of whole.slice(0, sent)) client.add(new TextEncoder().encode(event));
       expect(byChoice(await eventsFrom(client.cursor)), `${sent} events`).toEqual(byChoice(whole.slice(sent)));
     }

@@ -113,6 +113,7 @@ const withoutIds = (events: string[]) => byChoice(events.map((event) => event.re
 
 const settling = (settled: (readonly Consumption[])[]): Dependencies["admissions"] => ({
   begin: ({ requestId, access: { tenant } }) => ({
+    claim: async () => ({ createdMs: 0 }),
     admit: async () => undefined,
     reserve: async () => ({
       // Its ledger does not know the request.

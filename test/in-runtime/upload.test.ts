@@ -12,7 +12,8 @@ async function read(type: string, text: string, declaredBytes: number | null = t
   const request = { raw, header: () => type, query: () => ({ document: "a" }) };
   const context = {
     ...{ req: request, env: { declaredBytes } },
-    get: (name: string) => (name === "access" ? { keyId: "key" } : { admit: async () => undefined }),
+    get: (name: string) =>
+      ({ access: { keyId: "key" }, admission: { admit: async () => undefined }, idempotencyKey: null })[name],
   };
   const { documents } = await readUpload(context as never, reads as never, addDocumentsRequestSchema);
   return documents;

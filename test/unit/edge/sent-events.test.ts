@@ -1,5 +1,11 @@
 import { describe, expect, test } from "vitest";
-import { EventSplitter, RepeatedEvents, SentEvents, type StreamCursor } from "../../../edge/answer/sent-events.ts";
+import {
+  EventSplitter,
+  RepeatedEvents,
+  SentEvents,
+  type StreamCursor,
+  streamStart,
+} from "../../../edge/answer/sent-events.ts";
 import { sseComment, sseDone, sseEvent } from "../../../shared/contracts/sse.ts";
 import { seededRandom } from "../../support/steps.ts";
 
@@ -13,7 +19,7 @@ const usage = sseEvent(JSON.stringify({ choices: [], usage: {} }));
 const failure = sseEvent(JSON.stringify({ error: { message: "why" } }));
 
 function sent(choices: number, ...events: string[]): SentEvents {
-  const all = new SentEvents(choices);
+  const all = new SentEvents(streamStart(choices));
   for (const event of events) all.add(utf8.encode(event));
   return all;
 }
@@ -63,7 +69,7 @@ describe("a stream", () => {
   test("that is whole is told by its end, and of any other the bytes behind its last event are left", () => {
     const whole = chunk(0, "a") + chunk(0, "b", "stop") + usage + sseDone;
     for (let length = 0; length <= whole.length; length++) {
-      const all = new SentEvents(1);
+      const all = new SentEvents(streamStart(1));
       const rest = text(all.addStream(utf8.encode(whole.slice(0, length))));
       const events = whole.slice(0, length).split("\n\n").slice(0, -1);
       expect(all.isDone).toBe(length === whole.length);

@@ -1,0 +1,60 @@
+/**
+ * `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07): a request that is repeated under its key has the same id, time of
+ * creation and seed, so it is answered with the same tokens, and is charged once (tenants/charged-keys.ts). Nothing of the answer
+ * is stored: it is computed again.
+ */
+import type { Context } from "hono";
+import { sha256Hex } from "../../shared/bytes.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { invalidRequest } from "../../shared/errors.ts";
+import { cursorAfter, type StreamCursor } from "../answer/sent-events.ts";
+import type { AppEnvironment } from "./dependencies.ts";
+
+const header = "idempotency-key";
+const utf8 = new TextEncoder();
+
+/** The name of the request's key among all tenants: SHA-256 in hex; null without one. Throws invalid_request. */
+export async function idempotencyKeyOf(c: Context<AppEnvironment>, tenant: string): Promise<string | null> {
+  const key = c.req.header(header);
+  if (key === undefined) return null;
+  if (key.length > limits.idempotencyKeyCharacters || !/^[\x21-\x7e]+$/.test(key)) {
+    const shown = JSON.stringify(key.slice(0, 40));
+    const message = `the header Idempotency-Key is ${shown} (${key.length} characters); it must be 1 to ${limits.idempotencyKeyCharacters} printable ASCII characters without spaces`;
+    throw invalidRequest(message, "Idempotency-Key");
+  }
+  return sha256Hex(utf8.encode(`${tenant}\n${key}`));
+}
+
+/**
+ * Claims the request's key, if it has one, for its path and body. Called when the body is valid. Throws idempotency_conflict if the key
+ * came with another request before.
+ */
+export async function claimKey(c: Context<AppEnvironment>, body: Uint8Array | string): Promise<void> {
+  const key = c.get("idempotencyKey");
+  if (key === null) return;
+  const bytes = typeof body === "string" ? utf8.encode(body) : body;
+  const { pathname, search } = new URL(c.req.url);
+  const digest = await sha256Hex(utf8.encode(`${pathname}${search}\n${await sha256Hex(bytes)}`));
+  const { createdMs } = await c.get("admission").claim(digest);
+  c.set("repeatable", { id: key.slice(0, 32), seed: Number.parseInt(key.slice(32, 40), 16), createdMs });
+}
+
+/**
+ * Where the client's `Last-Event-ID` continues a stream (WHATWG HTML, "Server-sent events"); null without one. Throws invalid_request
+ * if the request cannot be resumed, or the id is none of ours.
+ */
+export function resumptionOf(c: Context<AppEnvironment>, isResumable: boolean): StreamCursor | null {
+  const eventId = c.req.header("last-event-id");
+  if (eventId === undefined) return null;
+  if (!isResumable) {
+    const message =
+      "Last-Event-ID resumes a stream of one choice, whose request is sent again with its Idempotency-Key";
+    throw invalidRequest(message, "Last-Event-ID");
+  }
+  const cursor = cursorAfter(eventId);
+  if (cursor) return cursor;
+  throw invalidRequest(
+    `Last-Event-ID is ${JSON.stringify(eventId.slice(0, 40))}, which is the id of no event`,
+    "Last-Event-ID",
+  );
+}
