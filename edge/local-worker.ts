@@ -1,11 +1,13 @@
 /**
- * The Worker's entry in `chameleon start`: worker.ts behind a check of the Host header, against pages that reach this machine's
- * loopback address under a name of their own (DNS rebinding). For a deployed Worker the platform routes by host name.
+ * The Worker's entry in `chameleon start`: worker.ts behind what a deployed Worker has of the platform. The address of each client; a
+ * check of the Host header, against pages that reach this machine's loopback address under a name of their own (DNS rebinding); and
+ * a `/readyz` that says so while the server ends.
  */
 import { env } from "cloudflare:workers";
 import { envelopeOf, ServiceError, statusOf } from "../shared/errors.ts";
 import { isLoopback } from "../shared/loopback.ts";
 import { settlesWithin } from "../shared/settles-within.ts";
+import { clientOf } from "./platform/client-address.ts";
 import worker from "./worker.ts";
 
 export * from "./worker.ts";
@@ -13,26 +15,54 @@ export * from "./worker.ts";
 /** What is read of a refused request's body, so that its client, which may still be sending, can receive the refusal. */
 const drained = { bytes: 16 * 2 ** 20, ms: 1000 };
 
-/** Host names besides loopback ones that requests may have, separated by commas. */
-const { EDGE_HOSTS = "" } = env as { EDGE_HOSTS?: string };
+interface LocalVariables {
+  /** Host names besides loopback ones that requests may have, separated by commas; `*` for any name. */
+  EDGE_HOSTS?: string;
+  /** Set where every connection comes from a proxy of ours. */
+  TRUST_PROXY?: string;
+}
+const { EDGE_HOSTS = "", TRUST_PROXY } = env as LocalVariables;
 const allowed = EDGE_HOSTS.split(",").map((name) => name.trim().toLowerCase());
+const isAnyAllowed = allowed.includes("*");
 
 export default {
-  async fetch(request: Request): Promise<Response> {
-    const host = request.headers.get("host") ?? "";
+  async fetch(received: Request): Promise<Response> {
+    const host = received.headers.get("host") ?? "";
     // A name, or an IPv6 address in brackets, without the port.
     const name = /^([a-z\d.-]+|\[[a-f\d:]+\])(:\d*)?$/i.exec(host)?.[1].toLowerCase();
-    if (name !== undefined && (isLoopback(name) || allowed.includes(name))) {
-      const response = await worker.fetch(request);
+    if (name !== undefined && (isAnyAllowed || isLoopback(name) || allowed.includes(name))) {
+      const request = withClient(received);
+      const response = (await drainingAnswer(request)) ?? (await worker.fetch(request));
       if (!response.ok) await drain(request);
       return response;
     }
     const shown = JSON.stringify(host.slice(0, 80));
     const message = `The Host header is ${shown}; allowed are loopback names and those of EDGE_HOSTS.`;
-    const error = new ServiceError("forbidden", message);
-    return Response.json(envelopeOf(error), { status: statusOf(error.kind) });
+    return refusal(new ServiceError("forbidden", message));
   },
 };
+
+function refusal(error: ServiceError): Response {
+  return Response.json(envelopeOf(error), { status: statusOf(error.kind) });
+}
+
+/** The request with its client's address, as the platform passes it on, and with the scheme that a trusted proxy names. */
+function withClient(received: Request): Request {
+  const { address, scheme } = clientOf(received.cf, received.headers, TRUST_PROXY !== undefined);
+  // workerd sets this one (infra/workerd/config.ts).
+  if (address === "127.0.0.1" && scheme === null) return received;
+  const request = new Request(scheme === null ? received.url : received.url.replace(/^https?/, scheme), received);
+  request.headers.set("cf-connecting-ip", address);
+  return request;
+}
+
+/** 503 of /readyz while the server drains, which infra/serve-edge.ts says by a file among the assets; null otherwise. */
+async function drainingAnswer({ url }: Request): Promise<Response | null> {
+  if (new URL(url).pathname !== "/readyz") return null;
+  const file = await env.ASSETS.fetch("https://assets/draining");
+  await file.body?.cancel();
+  return file.ok ? refusal(new ServiceError("backend_unavailable", "The server is ending.")) : null;
+}
 
 /**
  * Reads and discards what is left of a body, within bounds. workerd closes a connection with unread input, and a client that is

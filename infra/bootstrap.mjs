@@ -31,7 +31,7 @@ const allocator = { GLIBC_TUNABLES: "glibc.malloc.hugetlb=1:glibc.malloc.mmap_th
 const compileCache = { NODE_COMPILE_CACHE: path.join(root, "node_modules", ".cache", "compile") };
 
 /** They run none themselves. */
-const servers = ["start", "backend"];
+const servers = ["start", "start edge", "start backend", "backend"];
 
 const stopSignals = ["SIGINT", "SIGTERM", "SIGHUP"];
 
@@ -177,7 +177,9 @@ if (!isAtLeast(process.version, oldestNode)) {
   fail(`Node ${oldestNode[0]} or newer is needed; this is ${process.version}.`);
 }
 const commands = commandsOf(isCheckout);
-const [command = "", ...rest] = process.argv.slice(2);
+const given = process.argv.slice(2);
+const words = Object.hasOwn(commands, given.slice(0, 2).join(" ")) ? 2 : 1;
+const [command, rest] = [given.slice(0, words).join(" "), given.slice(words)];
 if (Object.hasOwn(commands, command)) {
   await runCommand(command, commands[command], rest);
 } else if (command === "--help" || command === "-h") {

@@ -3,9 +3,11 @@
  * the bootstrap reads it before anything is installed. Not here: what a command does, and its own `--help`.
  */
 
-/** Command → [one line of help, entry file, its first arguments]; what follows the command is passed on. */
+/** Command, of one word or two → [one line of help, entry file, its first arguments]; what follows the command is passed on. */
 const forUsers = {
   start: ["serve edge and backend on this machine", "infra/start.ts"],
+  "start edge": ["serve the edge alone, before backends elsewhere", "infra/start-edge.ts"],
+  "start backend": ["serve the backend alone", "gpu-backend/main.ts"],
   score: ["score a text under base, nearest adapter and mixture", "infra/api/score.ts"],
   classify: ["tell which of some labels fits each line of a file", "infra/api/classify.ts"],
   train: ["train adapters on text", "gpu-backend/training/cli.ts"],
@@ -16,7 +18,7 @@ const forUsers = {
   adapters: ["list, make and delete a tenant's own adapters", "infra/api/adapters.ts"],
   bench: ["measure speed beside node-llama-cpp", "test/bench/main.ts"],
   doctor: ["check this machine and the artifacts, and name the mend", "infra/doctor/cli.ts"],
-  backend: ["serve the backend alone", "gpu-backend/main.ts"],
+  backend: ["the same as start backend", "gpu-backend/main.ts"],
 };
 
 /** What only a checkout has. */

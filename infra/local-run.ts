@@ -1,6 +1,6 @@
 /**
- * The file by which other commands of this machine find a running `chameleon start`: its process and the edge's
- * address. Only its user can read it, and it is removed with the process. Commands look for it below the current folder, where
+ * The file by which other commands of this machine find a running `chameleon start`: its process, the edge's
+ * address and a key. Only its user can read it, and it is removed with the process. Commands look for it below the current folder, where
  * somebody else may have put one to be sent the user's key, so its owner, mode and content are checked.
  */
 import {
@@ -27,6 +27,10 @@ const runSchema = z.object({
   // 0 and negative numbers name process groups, which always exist.
   pid: z.int().positive(),
   edge: loopbackOrigin,
+  /** What its user's commands call it with. */
+  key: z.string(),
+  /** The process of the Worker, which writes the state. */
+  worker: z.int().positive(),
 });
 export type LocalRun = z.infer<typeof runSchema>;
 
@@ -49,7 +53,7 @@ export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise
  * one goes on, perhaps none.
  */
 export function claimStateFolder(stateFolder: string): void {
-  mkdirSync(stateFolder, { recursive: true });
+  mkdirSync(stateFolder, { recursive: true, mode: 0o700 });
   const own = path.join(stateFolder, `start.${process.pid}.lock`);
   process.once("exit", () => rmSync(own, { force: true }));
   writeFileSync(own, "");
@@ -84,12 +88,12 @@ function parsedRun(text: string): LocalRun {
   try {
     return runSchema.parse(JSON.parse(text));
   } catch (cause) {
-    throw new Error("it must hold a process and a loopback address", { cause });
+    throw new Error("it must hold a process, a loopback address and a key", { cause });
   }
 }
 
 /** Throws an Error where another user could have written the file, or could read it. */
-function readPrivate(file: string): string {
+export function readPrivate(file: string): string {
   // Non-blocking, or a named pipe would never open.
   const descriptor = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   try {

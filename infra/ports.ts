@@ -2,30 +2,37 @@
 import { once } from "node:events";
 import { createServer, type Server } from "node:net";
 
-/** Loopback only: a local start serves this machine. */
+/** Where a start listens unless it is told another address. */
 export const localHost = "127.0.0.1";
 
 /** A port from the environment; 0 lets the system choose. Throws an Error that names variable and value. */
 export function readPort(env: NodeJS.ProcessEnv, name: string, fallback: number): number {
   const text = env[name] ?? "";
   if (text === "") return fallback;
-  const port = Number(text);
-  if (!/^\d+$/.test(text) || port > 65535) throw new Error(`${name} is "${text}"; it must be a port from 0 to 65535`);
+  const port = parsePort(text);
+  if (port === null) throw new Error(`${name} is "${text}"; it must be a port from 0 to 65535`);
   return port;
 }
 
+/** null for what is no port. */
+export function parsePort(text: string): number | null {
+  return /^\d{1,5}$/.test(text) && Number(text) <= 65535 ? Number(text) : null;
+}
+
 /** Throws an Error that names the port and the variable that moves it, if any of the ports is taken. */
-export async function assertPortsFree(ports: readonly [variable: string, port: number][]): Promise<void> {
+export async function assertPortsFree(
+  ports: readonly [variable: string, port: number, host?: string][],
+): Promise<void> {
   const held: Server[] = [];
   try {
-    for (const [name, port] of ports) {
+    for (const [name, port, host = localHost] of ports) {
       const server = createServer();
       try {
-        await once(server.listen(port, localHost), "listening");
+        await once(server.listen(port, host), "listening");
       } catch (error) {
         const { code } = error as NodeJS.ErrnoException;
         if (code === "EADDRINUSE") throw new Error(`port ${port} is in use; set ${name} to another`);
-        throw new Error(`port ${port} cannot be used (${code}); set ${name} to another`);
+        throw new Error(`port ${port} of ${host} cannot be used (${code}); set ${name} to another`);
       }
       held.push(server);
     }

@@ -5,6 +5,7 @@ import { z } from "zod";
 import { httpUrl } from "../../gpu-backend/command-line.ts";
 import { localKey, stateFolder } from "../local-edge.ts";
 import { readLocalRun } from "../local-run.ts";
+import { localHost, readPort } from "../ports.ts";
 
 export interface ConnectionOptions {
   url?: string;
@@ -50,10 +51,11 @@ export class Connection {
   readonly #key: string;
 
   constructor({ url, key }: ConnectionOptions) {
-    const target = url ?? readLocalRun(stateFolder())?.edge;
-    this.#url = target ?? "http://127.0.0.1:8787";
+    const run = url === undefined ? readLocalRun(stateFolder()) : null;
+    const target = url ?? run?.edge;
+    this.#url = target ?? `http://${localHost}:${readPort(process.env, "EDGE_PORT", 8787)}`;
     // An unknown process may listen at the default address, so the user's own key is not sent there.
-    this.#key = key || (target !== undefined && process.env.CHAMELEON_API_KEY) || localKey;
+    this.#key = key || (target !== undefined && process.env.CHAMELEON_API_KEY) || (run?.key ?? localKey);
     if (!/^[\x21-\x7e]+$/.test(this.#key)) {
       throw new InvalidArgumentError("the API key holds a character that no header can carry");
     }

@@ -2,7 +2,6 @@
  * `npm run keys`: API keys and limits of tenants. A new key is printed on stdout once, alone, and stored nowhere. Everything else
  * goes to stderr, so that `KEY=$(npm run -s keys -- create acme)` works.
  */
-import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError, Option } from "commander";
@@ -21,6 +20,7 @@ import {
   type TenantLimits,
   type TenantRecord,
 } from "../../shared/contracts/tenants.ts";
+import { newKey } from "../admin-key.ts";
 import { Connection } from "../api/connection.ts";
 import { keysFolder } from "../local-edge.ts";
 import {
@@ -193,7 +193,7 @@ function actorAt({ remote, env }: Place): Actor {
       ? wranglerNamespace(root, ["--binding", binding, "--remote", ...environment])
       : folderNamespace(keysFolder()),
     now,
-    newKey: () => `sk-chameleon-${randomBytes(32).toString("base64url")}`,
+    newKey,
   };
 }
 

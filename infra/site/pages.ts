@@ -37,6 +37,7 @@ export const sections: readonly Section[] = [
     title: "How to",
     pages: [
       file("how-to/deploy", "Deploy to Cloudflare", "infra/docs/deploy.md"),
+      file("how-to/self-host", "Host it yourself", "infra/docs/self-host.md"),
       file("how-to/backends", "Run several backends", "infra/docs/backends.md"),
       file("how-to/fleet", "Images and Kubernetes", "infra/docs/fleet.md"),
       file("how-to/gpu", "A GPU backend", "infra/docs/gpu.md"),

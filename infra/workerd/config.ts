@@ -30,9 +30,20 @@ export function workerSettings(wrangler: WranglerConfig): WorkerSettings {
   };
 }
 
+/** A socket that other machines can reach. */
+export interface OutsideSocket {
+  /** An IP address of this machine; 0.0.0.0 or :: for all. */
+  host: string;
+  port: number;
+  /** PEM texts; null for plain HTTP. */
+  tls: { certificate: string; privateKey: string } | null;
+}
+
 export interface ServingSettings {
   /** On loopback; 0 lets the system choose. */
   port: number;
+  /** Served besides loopback; null for loopback alone. */
+  outside: OutsideSocket | null;
   vars: Record<string, string>;
   state: string;
   /** Folder of the static assets. */
@@ -42,7 +53,7 @@ export interface ServingSettings {
 /** The text of a configuration that serves the Worker. The files of bundle.ts are beside it. */
 export function workerdConfigText(
   { assets: served, kv_namespaces: namespaces, r2_buckets: buckets, ...wrangler }: WorkerSettings,
-  { port, vars, state, assets }: ServingSettings,
+  { port, outside, vars, state, assets }: ServingSettings,
 ): string {
   const objects = wrangler.durable_objects.bindings;
   const classes = [...new Set(objects.map(({ class_name }) => class_name))].map(
@@ -71,15 +82,26 @@ export function workerdConfigText(
     ...buckets.map(({ binding }) => folderText(binding, stateFolders.bucket(state, binding))),
     ...(served ? [folderText(served.binding, assets)] : []),
   ];
-  // The platform sets the header, whatever a client sends. workerd itself tells the address that connects (`request.cf.clientIp`),
-  // which is a loopback one on this socket.
+  // The platform sets the header, whatever a client sends. Here it is a loopback address, and edge/local-worker.ts sets another one.
   const http = `(injectRequestHeaders = [(name = "cf-connecting-ip", value = "127.0.0.1")])`;
+  const sockets = [
+    ...(outside ? [`(name = "outside", ${outsideText(outside, http)}, service = "edge")`] : []),
+    // The last one: workerd listens in this order, and the process is ready once it listens here (process.ts).
+    `(name = "http", address = "127.0.0.1:${port}", http = ${http}, service = "edge")`,
+  ];
   return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   services = ${list(services)},
   extensions = [(modules = [(name = "chameleon:local-storage", internal = true, esModule = embed ${text(storageFile)})])],
-  sockets = [(name = "http", address = "127.0.0.1:${port}", http = ${http}, service = "edge")]);
+  sockets = ${list(sockets)});
 `;
+}
+
+function outsideText({ host, port, tls }: OutsideSocket, http: string): string {
+  const address = `address = ${text(host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`)}`;
+  if (!tls) return `${address}, http = ${http}`;
+  const keypair = `(privateKey = ${text(tls.privateKey)}, certificateChain = ${text(tls.certificate)})`;
+  return `${address}, https = (options = ${http}, tlsOptions = (keypair = ${keypair}))`;
 }
 
 /** A binding that edge/local-storage.ts makes of a folder. */

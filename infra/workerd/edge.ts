@@ -7,13 +7,14 @@ import path from "node:path";
 import { recordFile } from "../keys/namespace.ts";
 import type { WranglerConfig } from "../wrangler.ts";
 import { bundleWorker } from "./bundle.ts";
-import { stateFolders, type WorkerSettings, workerdConfigText } from "./config.ts";
+import { type OutsideSocket, stateFolders, type WorkerSettings, workerdConfigText } from "./config.ts";
 import { startWorkerd, type WorkerdOptions, type WorkerdProcess } from "./process.ts";
 
 /** These override the wrangler configuration. */
 export interface EdgeSettings {
   /** 0, unless given: the system chooses. */
   port?: number;
+  outside?: OutsideSocket | null;
   vars?: Record<string, string>;
   /** API keys without limits, by key: their tenants. */
   keys?: Record<string, string>;
@@ -57,7 +58,10 @@ export function temporaryFolder(): Promise<string> {
 /** An edge of the files of bundle.ts in `directory`, which is its own from now on. `assetsFolder` is served where a start names none. */
 export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder: string): BareEdge {
   return {
-    async start({ port = 0, vars, keys, state: given, entries = {}, assets = assetsFolder } = {}, options = {}) {
+    async start(
+      { port = 0, outside = null, vars, keys, state: given, entries = {}, assets = assetsFolder } = {},
+      options = {},
+    ) {
       const state = given ?? (await mkdtemp(path.join(directory, "state-")));
       const namespaces = worker.kv_namespaces.map(({ binding }) => stateFolders.namespace(state, binding));
       const buckets = worker.r2_buckets.map(({ binding }) => stateFolders.bucket(state, binding));
@@ -70,12 +74,14 @@ export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder
       }
       const text = workerdConfigText(worker, {
         port,
+        outside,
         vars: { ...worker.vars, ...(keys && { TENANT_KEYS: tenantKeys(keys) }), ...vars },
         state,
         assets,
       });
       const file = path.join(directory, "config.capnp");
-      await writeFile(file, text);
+      // It holds secrets.
+      await writeFile(file, text, { mode: 0o600 });
       return startWorkerd(file, options);
     },
     remove: () => rmSync(directory, { recursive: true, force: true }),

@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
+import { settlesWithin } from "../../shared/settles-within.ts";
 
 /** wrangler's own workerd, of which it pins the version. The package has no types. */
 const fromWrangler = createRequire(createRequire(import.meta.url).resolve("wrangler"));
@@ -11,6 +12,8 @@ const { default: binary } = fromWrangler("workerd") as { default: string };
 
 export interface WorkerdProcess {
   url: string;
+  /** By the names of its sockets (config.ts). */
+  ports: Record<string, number>;
   pid: number;
   /** Where a Worker's inspector listens, by its service's name; null unless that was asked for. */
   inspector: ((service: string) => string) | null;
@@ -19,11 +22,15 @@ export interface WorkerdProcess {
   /** What ended it, as a phrase; settles when it has ended. */
   ended: Promise<string>;
   stop(): Promise<void>;
+  /** Ends it, and kills it after `limitMs`. Until then it takes no connection, and answers what it has taken. */
+  drain(limitMs: number): Promise<void>;
 }
 
 export interface WorkerdOptions {
   /** `console.log` goes to stdout, which costs time to read: none of it is kept unless this is set. */
   keepsStdout?: boolean;
+  /** `console.log` goes to our stderr. */
+  showsStdout?: boolean;
   /** Lets a debugger in, on a loopback port of the system's choice. */
   isInspected?: boolean;
   /** Gets what it writes to stderr, once it listens. */
@@ -36,11 +43,11 @@ export interface WorkerdOptions {
  */
 export async function startWorkerd(
   configFile: string,
-  { keepsStdout = false, isInspected = false, stderr }: WorkerdOptions = {},
+  { keepsStdout = false, showsStdout = false, isInspected = false, stderr }: WorkerdOptions = {},
 ): Promise<WorkerdProcess> {
   const inspector = isInspected ? ["--inspector-addr=127.0.0.1:0"] : [];
   const child = spawn(binary, ["serve", "--control-fd=3", ...inspector, configFile], {
-    stdio: ["ignore", keepsStdout ? "pipe" : "ignore", "pipe", "pipe"],
+    stdio: ["ignore", keepsStdout ? "pipe" : showsStdout ? 2 : "ignore", "pipe", "pipe"],
     // A terminal's Ctrl-C is for this process.
     detached: true,
   });
@@ -55,8 +62,8 @@ export async function startWorkerd(
     disown();
     return signal ? `was ended by ${signal}` : `ended with ${code}`;
   });
-  const { port, inspectorPort } = await listeningPorts(child);
-  if (port === null) {
+  const { ports, inspectorPort } = await listeningPorts(child);
+  if (!ports.http) {
     await ended;
     throw new Error(`workerd ended before it listened: ${written.trim()}`);
   }
@@ -64,15 +71,22 @@ export async function startWorkerd(
     stderr.write(written);
     child.stderr!.on("data", (chunk) => stderr.write(chunk));
   }
+  const stop = async () => {
+    child.kill("SIGKILL");
+    await ended;
+  };
   return {
-    url: `http://127.0.0.1:${port}`,
+    url: `http://127.0.0.1:${ports.http}`,
+    ports,
     pid: child.pid!,
     inspector: inspectorPort === null ? null : (service) => `ws://127.0.0.1:${inspectorPort}/${service}`,
     log: () => written,
     ended,
-    async stop() {
-      child.kill("SIGKILL");
-      await ended;
+    stop,
+    async drain(limitMs) {
+      child.kill("SIGTERM");
+      await settlesWithin(ended, limitMs);
+      await stop();
     },
   };
 }
@@ -98,13 +112,17 @@ function killWithParent(child: ChildProcess): () => void {
   };
 }
 
-/** Reads the ports that workerd reports; the inspector's comes first. */
-async function listeningPorts(child: ChildProcess): Promise<{ port: number | null; inspectorPort: number | null }> {
+/** Reads the ports that workerd reports, by socket, up to that of the socket "http", the last one; the inspector's comes before. */
+async function listeningPorts(
+  child: ChildProcess,
+): Promise<{ ports: Record<string, number>; inspectorPort: number | null }> {
   let inspectorPort: number | null = null;
+  const ports: Record<string, number> = {};
   for await (const line of createInterface({ input: child.stdio[3] as Readable })) {
-    const message = JSON.parse(line) as { event: string; port?: number };
-    if (message.event === "listen-inspector") inspectorPort = message.port ?? null;
-    if (message.event === "listen" && message.port) return { port: message.port, inspectorPort };
+    const { event, socket, port } = JSON.parse(line) as { event: string; socket?: string; port?: number };
+    if (event === "listen-inspector") inspectorPort = port ?? null;
+    if (event === "listen" && socket && port) ports[socket] = port;
+    if (ports.http) break;
   }
-  return { port: null, inspectorPort };
+  return { ports, inspectorPort };
 }

@@ -28,7 +28,7 @@ export const edgeLayers: Record<string, string[]> = {
     "tenants",
   ],
   "local-storage.ts": ["artifacts", "tenants"],
-  "local-worker.ts": ["worker.ts"],
+  "local-worker.ts": ["platform", "worker.ts"],
 };
 
 const inBackend = (...names: string[]) => names.map((name) => `gpu-backend/${name}`);

@@ -1,7 +1,7 @@
 /** What tests start: edge and backend as `npm start` runs them, or the Worker alone, on loopback ports of the system's choice. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -12,7 +12,6 @@ import type { WorkerdOptions, WorkerdProcess } from "../../infra/workerd/process
 import { smallBase } from "./small-base.ts";
 
 const root = path.join(import.meta.dirname, "../..");
-const startFile = path.join(root, "infra/start.ts");
 
 /** Where a running stack is. */
 export interface StackPlace {
@@ -37,9 +36,13 @@ export interface Stack extends RunningStack {
 }
 
 /** Starts edge and backend and waits for the ready line. Throws an Error with what was printed if none comes. */
-export async function startStack(env: Record<string, string> = {}, args: string[] = []): Promise<Stack> {
+export async function startStack(
+  env: Record<string, string> = {},
+  args: string[] = [],
+  file = "start.ts",
+): Promise<Stack> {
   const state = await mkdtemp(path.join(tmpdir(), "chameleon-state-"));
-  const child = spawn(process.execPath, [startFile, "--json", ...args], {
+  const child = spawn(process.execPath, [path.join(root, "infra", file), "--json", ...args], {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, EDGE_PORT: "0", BACKEND_PORT: "0", STATE_DIR: state, ...env },
   });
@@ -49,7 +52,7 @@ export async function startStack(env: Record<string, string> = {}, args: string[
   });
   const ready = await firstLine(child);
   if (ready === null) throw new Error(`the stack ended before it was ready: ${printed}`);
-  const { edge, key, backends } = JSON.parse(ready);
+  const { edge, keyFile, key = (await readFile(keyFile, "utf8")).trim(), backends } = JSON.parse(ready);
   const end = async (signal: NodeJS.Signals) => {
     if (child.exitCode === null && child.signalCode === null) {
       child.kill(signal);

@@ -39,7 +39,7 @@ async function authorizationOf(options: { url?: string; key?: string }): Promise
 const writeRun = (mode: number, edge = "http://127.0.0.1:9399") =>
   writeFile(
     path.join(state, "run.json"),
-    JSON.stringify({ pid: process.pid, edge, key: "k", backends: [], backendSecrets: "", modelDirectory: null }),
+    JSON.stringify({ pid: process.pid, edge, key: "sk-own", worker: process.pid }),
     { mode },
   );
 
@@ -54,8 +54,18 @@ test("CHAMELEON_API_KEY goes to --url and to a checked local start, and nowhere 
   await rm(path.join(state, "run.json"));
   await writeRun(0o600);
   expect(await authorizationOf({})).toBe("Bearer sk-secret");
+  vi.stubEnv("CHAMELEON_API_KEY", "");
+  expect(await authorizationOf({})).toBe("Bearer sk-own");
+  expect(await authorizationOf({ url })).toBe(`Bearer ${localKey}`);
+  vi.stubEnv("CHAMELEON_API_KEY", "sk-secret");
   await writeRun(0o600, "http://192.0.2.1:9399");
   expect(await authorizationOf({})).toBe(`Bearer ${localKey}`);
+});
+
+test("without a running start, EDGE_PORT says where one would be", async () => {
+  vi.stubEnv("EDGE_PORT", "9");
+  const call = new Connection({}).call(z.object({}), "GET", "/v1/models");
+  await expect(call).rejects.toThrow("nothing answers at http://127.0.0.1:9;");
 });
 
 test("an empty CHAMELEON_API_KEY is as good as none", async () => {

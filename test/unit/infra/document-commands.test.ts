@@ -49,7 +49,8 @@ function taskOf({ line, isMentioned }: Command): ParseTask | null {
   const [program, ...args] = words(bare(line).replaceAll(" …", "").replaceAll("HASH", "0123abcd"));
   const namesAlone = isMentioned;
   if (program === "chameleon" && args[0] === "--help") return null;
-  if (program === "chameleon") return { program: args[0], args: args.slice(1), namesAlone };
+  const count = args.slice(0, 2).join(" ") in commandsOf(true) ? 2 : 1;
+  if (program === "chameleon") return { program: args.slice(0, count).join(" "), args: args.slice(count), namesAlone };
   if (program === "wrangler") return { program, args, namesAlone };
   if (program === "npx" && args[0] === "wrangler") return { program: args[0], args: args.slice(1), namesAlone };
   if (program !== "npm") return null;

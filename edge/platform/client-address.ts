@@ -1,0 +1,32 @@
+/** Who sent a request to a bare workerd. A deployed Worker gets this from the platform, in `cf-connecting-ip`. */
+
+export interface Client {
+  /** An IP address. */
+  address: string;
+  /** What the client spoke to a proxy; null if no proxy says so. */
+  scheme: "http" | "https" | null;
+}
+
+/**
+ * `cf.clientIp` is the address and port that connected. A proxy appends the address that connected to it to `x-forwarded-for`; what
+ * stands before that was sent by the client and is not trusted. Both headers are ignored unless `isProxyTrusted`.
+ */
+export function clientOf(cf: object | undefined, headers: Headers, isProxyTrusted: boolean): Client {
+  const { clientIp } = (cf ?? {}) as { clientIp?: unknown };
+  const connected = addressIn(String(clientIp)) ?? "127.0.0.1";
+  if (!isProxyTrusted) return { address: connected, scheme: null };
+  const last = (name: string) => headers.get(name)?.split(",").at(-1)?.trim() ?? "";
+  const scheme = last("x-forwarded-proto").toLowerCase();
+  return {
+    address: addressIn(last("x-forwarded-for")) ?? connected,
+    scheme: scheme === "http" || scheme === "https" ? scheme : null,
+  };
+}
+
+/** The address of `1.2.3.4`, `1.2.3.4:5`, `a::b` or `[a::b]:5`, an IPv4 address also where it is mapped into IPv6; null for anything else. */
+function addressIn(text: string): string | null {
+  const [, v4] = /^\[?(?:::ffff:)?(\d{1,3}(?:\.\d{1,3}){3})\]?(?::\d+)?$/i.exec(text) ?? [];
+  if (v4) return v4;
+  const [, bracketed, bare] = /^(?:\[([a-f\d:]{2,39})\](?::\d+)?|([a-f\d]*:[a-f\d:]+))$/i.exec(text) ?? [];
+  return (bracketed ?? bare)?.toLowerCase() ?? null;
+}

@@ -1,0 +1,241 @@
+/** What `start` and `start edge` have in common: where the edge listens, who may call it, what is printed, and how it ends. */
+import { rmSync, writeFileSync } from "node:fs";
+import { cp } from "node:fs/promises";
+import { isIP } from "node:net";
+import { networkInterfaces } from "node:os";
+import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { onStopRequest, readText } from "../gpu-backend/command-line.ts";
+import { isLoopback } from "../shared/loopback.ts";
+import { adminKey } from "./admin-key.ts";
+import { artifactsFolder, localKey, pagesFolder, stateFolder } from "./local-edge.ts";
+import { writeLocalRun } from "./local-run.ts";
+import { localHost, parsePort, readPort } from "./ports.ts";
+import { publishedManifest } from "./publish/store.ts";
+import type { OutsideSocket } from "./workerd/config.ts";
+import type { BareEdge } from "./workerd/edge.ts";
+
+export interface EdgeOptions {
+  host?: string;
+  port?: number;
+  tlsCert?: string;
+  tlsKey?: string;
+  trustProxy: boolean;
+  log?: "human" | "json";
+  json: boolean;
+}
+
+export function withEdgeOptions(command: Command): Command {
+  return command
+    .option("--port <port>", "port of the edge; EDGE_PORT, or 8787, unless given", port)
+    .option(
+      "--host <address>",
+      "address of the edge, 0.0.0.0 for every interface; EDGE_HOST, or 127.0.0.1, unless given. " +
+        "Where other machines reach it, callers need the admin key, which the first start makes",
+      address,
+    )
+    .option("--tls-cert <file>", "serve HTTPS with this certificate and its chain, as PEM")
+    .option("--tls-key <file>", "the certificate's private key, as PEM")
+    .option(
+      "--trust-proxy",
+      "every connection comes from a proxy: take the client's address and scheme from x-forwarded-for and x-forwarded-proto",
+      false,
+    )
+    .addOption(
+      new Option(
+        "--log <form>",
+        "human on a terminal unless given; json: every line, with one for each request",
+      ).choices(["human", "json"]),
+    )
+    .option(
+      "--json",
+      'the ready line as JSON: {"ready":true,"edge":URL,"key":KEY,"backends":[{"url":URL,"pid":N}]}; "keyFile" instead of "key" where that is the admin key',
+      false,
+    );
+}
+
+export const edgeEnvironment = `  EDGE_PORT     port of the edge, 8787 unless set
+  EDGE_HOST     address of the edge, 127.0.0.1 unless set
+  EDGE_HOSTS    names besides loopback ones that requests may have in Host, separated by commas; any name where --host or
+                --trust-proxy lets other machines in
+  STATE_DIR     where keys, limits, use and published artifacts are kept, .chameleon unless set
+  DRAIN_MS      milliseconds that answers in flight may take after SIGTERM, 10000 unless set; Ctrl-C does not wait`;
+
+/** How long `/readyz` refuses before connections are, in milliseconds: two probes of a load balancer. */
+const noticeMs = 2000;
+
+function port(text: string): number {
+  const value = parsePort(text);
+  if (value === null) throw new InvalidArgumentError("must be a port from 0 to 65535");
+  return value;
+}
+
+function address(text: string): string {
+  if (text === "localhost") return localHost;
+  if (isIP(text) === 0) throw new InvalidArgumentError("must be an IP address of this machine, or 0.0.0.0 for all");
+  return text;
+}
+
+/** Where the edge listens. */
+export interface Place extends OutsideSocket {
+  isProxyTrusted: boolean;
+}
+
+/** Throws an Error that names the option or variable. */
+export async function placeOf({ host, port, tlsCert, tlsKey, trustProxy }: EdgeOptions): Promise<Place> {
+  if ((tlsCert === undefined) !== (tlsKey === undefined)) {
+    throw new InvalidArgumentError("--tls-cert and --tls-key need each other");
+  }
+  const isSet = tlsCert !== undefined && tlsKey !== undefined;
+  return {
+    host: host ?? address(process.env.EDGE_HOST || localHost),
+    port: port ?? readPort(process.env, "EDGE_PORT", 8787),
+    tls: isSet ? { certificate: await readText(tlsCert), privateKey: await readText(tlsKey) } : null,
+    isProxyTrusted: trustProxy,
+  };
+}
+
+/** How lines of progress are written to stderr. */
+export function progressOf({ log }: EdgeOptions): (line: string) => void {
+  const written = (line: string) =>
+    log === "json" ? JSON.stringify({ level: "info", event: "start", message: line }) : line;
+  return (line) => void process.stderr.write(`${written(line)}\n`);
+}
+
+let isEnding = false;
+/** Ends what is served; null until something is. */
+let drain: (() => Promise<void>) | null = null;
+
+/**
+ * Everything started is ended by exit hooks, so that a signal ends everything, also half-way through a start. SIGTERM lets what is
+ * in flight end; a second one does not.
+ */
+export function endOnSignals(): void {
+  onStopRequest(
+    () => performance.now(),
+    (signal) => {
+      if (signal !== "SIGTERM" || isEnding || !drain) process.exit(0);
+      isEnding = true;
+      void drain().finally(() => process.exit(0));
+    },
+  );
+  process.on("SIGHUP", () => process.exit(0));
+  process.once("disconnect", () => process.exit(0));
+  process.channel?.unref();
+}
+
+/** Ends this process, unless it is ending anyway. */
+export function fail(how: string): void {
+  if (isEnding) return;
+  process.stderr.write(`chameleon: ${how}\n`);
+  process.exit(1);
+}
+
+export interface ServedEdge {
+  /** Its address for this machine's own commands, and their key. */
+  url: string;
+  key: string;
+  /** Lets other commands find it, and prints the ready line. */
+  announce(backends: readonly { url: string; pid?: number }[]): Promise<void>;
+}
+
+/** Folder of the static assets of this start, apart from those of other starts and of tests. */
+export const assetsFolder = () => path.join(stateFolder(), "assets");
+
+/** Starts the Worker. It ends with this process. Throws an Error that says why it does not start. */
+export async function serveEdge(
+  prepared: BareEdge,
+  { place, backendUrls, secrets }: { place: Place; backendUrls: readonly string[]; secrets: string },
+  options: EdgeOptions,
+): Promise<ServedEdge> {
+  const { host, tls, isProxyTrusted } = place;
+  const [assets, state] = [assetsFolder(), stateFolder()];
+  const drainMs = readDrainMs();
+  const isPage = (file: string) => file !== path.join(pagesFolder, "artifacts");
+  await cp(pagesFolder, assets, { recursive: true, filter: isPage });
+  const drainingFile = path.join(assets, "draining");
+  rmSync(drainingFile, { force: true });
+  const isOpen = isProxyTrusted || !isLoopback(host);
+  const made = isOpen ? await adminKey(state) : null;
+  const key = made?.key ?? localKey;
+  const outside = tls || host !== localHost ? place : null;
+  const vars = {
+    BACKEND_URLS: backendUrls.join(","),
+    BACKEND_SECRETS: secrets,
+    ...ownVariables(process.env),
+    // Pages under a foreign name are no danger where none has the key.
+    ...(isOpen && { EDGE_HOSTS: "*" }),
+    ...(isProxyTrusted && { TRUST_PROXY: "1" }),
+  };
+  const settings = { port: outside ? 0 : place.port, outside, vars, assets, keys: { [key]: "local" }, state };
+  const workerd = await prepared
+    .start(settings, { stderr: process.stderr, showsStdout: options.log === "json" })
+    .catch((cause: Error) => {
+      throw new Error(`the edge did not start on port ${place.port}: ${cause.message}`, { cause });
+    })
+    // workerd has read it.
+    .finally(() => prepared.remove());
+  void workerd.ended.then((how) => fail(`the edge ${how}`));
+  drain = async () => {
+    writeFileSync(drainingFile, "");
+    if (isOpen) await sleep(noticeMs);
+    await workerd.drain(drainMs);
+  };
+  return {
+    url: workerd.url,
+    key,
+    async announce(backends) {
+      const published = await publishedManifest(artifactsFolder());
+      if (published) progressOf(options)(`published artifacts come first: ${published} (npm run publish -- --list)`);
+      await writeLocalRun(state, { pid: process.pid, edge: workerd.url, key, worker: workerd.pid });
+      const edge = outside ? urlOf({ ...outside, port: workerd.ports.outside }) : workerd.url;
+      process.stdout.write(`${readyText({ edge, key, made, backends }, options)}\n`);
+    },
+  };
+}
+
+function urlOf({ host, port, tls }: OutsideSocket): string {
+  return `${tls ? "https" : "http"}://${host.includes(":") ? `[${host}]` : host}:${port}`;
+}
+
+interface Ready {
+  edge: string;
+  key: string;
+  /** null where the key is the well-known one. */
+  made: { file: string; isNew: boolean } | null;
+  backends: readonly { url: string; pid?: number }[];
+}
+
+/** An admin key is printed on a terminal alone, once: other output is kept in logs. */
+function readyText({ edge, key, made, backends }: Ready, { log, json }: EdgeOptions): string {
+  if (json || log === "json") {
+    return JSON.stringify({ ready: true, edge, ...(made ? { keyFile: made.file } : { key }), backends });
+  }
+  const isTerminal = process.stdout.isTTY;
+  const shownKey = !made || (isTerminal && made.isNew) ? key : `in ${made.file}`;
+  if (log !== "human" && !isTerminal) return `ready ${edge} key ${shownKey}`;
+  const open = edge.replace("0.0.0.0", outsideAddress()).replace("[::]", outsideAddress());
+  const lines = [`open  ${open}`, `key   ${shownKey}`, `docs  ${open}/docs`, "end   Ctrl-C"];
+  if (made?.isNew && isTerminal) lines.splice(2, 0, `      this key may do everything; it is kept in ${made.file}`);
+  return `\nChameleon Edge is ready\n\n${lines.map((line) => `  ${line}`).join("\n")}\n`;
+}
+
+/** An address by which other machines may reach this one. */
+function outsideAddress(): string {
+  const all = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? []);
+  return all.find(({ internal, family }) => !internal && family === "IPv4")?.address ?? localHost;
+}
+
+/** Of the environment, for edge and backends. Throws an Error that names the variable. */
+export function readDrainMs(): number {
+  const text = process.env.DRAIN_MS || "10000";
+  if (/^\d{1,7}$/.test(text) && Number(text) <= 3_600_000) return Number(text);
+  throw new Error(`DRAIN_MS is "${text}"; it must be milliseconds from 0 to 3600000`);
+}
+
+/** Variables that the Worker has of this process's environment. Edge and backends use the same collector. */
+function ownVariables(env: NodeJS.ProcessEnv): Record<string, string> {
+  const names = ["EDGE_HOSTS", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_TRACES_SAMPLER_ARG"];
+  return Object.fromEntries(names.flatMap((name) => (env[name] ? [[name, env[name]]] : [])));
+}

@@ -1,0 +1,120 @@
+/** An edge that other machines can reach: its key, its certificate, its clients' addresses, and how it ends. */
+import { execFileSync } from "node:child_process";
+import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
+import { Agent, request } from "node:https";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { text } from "node:stream/consumers";
+import { beforeAll, expect, onTestFinished, test } from "vitest";
+import { readLocalRun } from "../../infra/local-run.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { type FakeBackend, startFakeBackend } from "../support/fake-backend.ts";
+import { type Stack, startStack } from "../support/stack.ts";
+
+const localKey = "sk-chameleon-local";
+/** A bound on waiting, not a demand. */
+const patience = { timeout: 20_000 };
+const stepMs = 40;
+
+let folder: string;
+let backend: FakeBackend;
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "self-hosted-"));
+  backend = await startFakeBackend({ stepMs });
+  return async () => {
+    await backend.stop();
+    await rm(folder, { recursive: true });
+  };
+});
+
+async function startEdge(...args: string[]): Promise<Stack> {
+  const state = path.join(folder, `state-${(await readdir(folder)).length}`);
+  const stack = await startStack({ STATE_DIR: state }, ["--backend", backend.url, ...args], "start-edge.ts");
+  onTestFinished(() => stack.stop());
+  return stack;
+}
+
+/** The status of `/v1/models` by a key. */
+async function statusOf(url: string, key: string, headers: Record<string, string> = {}): Promise<number> {
+  const response = await fetch(`${url}/v1/models`, { headers: { authorization: `Bearer ${key}`, ...headers } });
+  await response.body?.cancel();
+  return response.status;
+}
+
+test("on every interface the known key is none; the admin key is its user's, outlives a start, and serves his commands", async () => {
+  const edge = await startEdge("--host", "0.0.0.0");
+  const url = edge.edge.replace("0.0.0.0", "127.0.0.2");
+  expect([await statusOf(url, edge.key), await statusOf(url, localKey)]).toEqual([200, 401]);
+  const file = path.join(edge.state, "admin-key");
+  expect((await stat(file)).mode & 0o777).toBe(0o600);
+  expect(edge.log()).not.toContain(edge.key);
+  const run = readLocalRun(edge.state)!;
+  expect(await statusOf(run.edge, run.key)).toBe(200);
+
+  await edge.kill();
+  const args = ["--backend", backend.url, "--host", "0.0.0.0"];
+  const again = await startStack({ STATE_DIR: edge.state }, args, "start-edge.ts");
+  onTestFinished(() => again.stop());
+  expect(again.key).toBe(edge.key);
+  await again.kill();
+  const local = await startStack({ STATE_DIR: edge.state }, ["--backend", backend.url], "start-edge.ts");
+  onTestFinished(() => local.stop());
+  expect([local.key, await statusOf(local.edge, edge.key)]).toEqual([localKey, 401]);
+});
+
+test("behind a proxy, unknown keys are limited by its clients' addresses; without one, nobody can name another's", async () => {
+  const guesses = async (url: string, address: string) => {
+    const statuses: number[] = [];
+    for (let i = 0; i <= limits.keyLookupsPerMinute; i++) {
+      statuses.push(await statusOf(url, `guess-${i}-${address}`, { "x-forwarded-for": `192.0.2.1, ${address}` }));
+    }
+    return statuses.at(-1);
+  };
+  const proxied = await startEdge("--trust-proxy");
+  expect(await statusOf(proxied.edge, localKey)).toBe(401);
+  expect(await guesses(proxied.edge, "198.51.100.1")).toBe(429);
+  expect(await statusOf(proxied.edge, "guess", { "x-forwarded-for": "198.51.100.1" })).toBe(429);
+  expect(await statusOf(proxied.edge, "guess", { "x-forwarded-for": "198.51.100.2" })).toBe(401);
+  // Its own page, which the client has by HTTPS.
+  const own = { origin: proxied.edge.replace("http:", "https:"), "x-forwarded-proto": "https" };
+  expect(await statusOf(proxied.edge, proxied.key, { "x-forwarded-for": "198.51.100.2", ...own })).toBe(200);
+
+  const bare = await startEdge("--host", "0.0.0.0");
+  expect(await guesses(bare.edge, "198.51.100.1")).toBe(429);
+  expect(await statusOf(bare.edge, "guess", { "x-forwarded-for": "198.51.100.2" })).toBe(429);
+});
+
+test("HTTPS with a certificate of one's own; SIGTERM lets a stream end, after /readyz has said so", async () => {
+  const [key, certificate] = [path.join(folder, "key.pem"), path.join(folder, "cert.pem")];
+  const subject = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
+  const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
+  execFileSync("openssl", ["req", "-x509", "-nodes", ...curve, "-keyout", key, "-out", certificate, ...subject], {
+    stdio: "ignore",
+  });
+  const edge = await startEdge("--host", "0.0.0.0", "--tls-cert", certificate, "--tls-key", key);
+  expect(edge.edge).toMatch(/^https:\/\/0\.0\.0\.0:\d+$/);
+  const { edge: local } = readLocalRun(edge.state)!;
+  await expect.poll(() => fetch(`${local}/readyz`).then(({ status }) => status), patience).toBe(200);
+
+  // More than the notice and a second.
+  const tokens = Math.ceil(4000 / stepMs);
+  const body = JSON.stringify({ prompt: "Once", max_tokens: tokens, stream: true });
+  const ca = execFileSync("cat", [certificate]);
+  const agent = new Agent({ ca, servername: "localhost" });
+  const streamed = Promise.withResolvers<string>();
+  const sent = request(`${edge.edge.replace("0.0.0.0", "127.0.0.1")}/v1/completions`, {
+    method: "POST",
+    agent,
+    headers: { authorization: `Bearer ${edge.key}`, "content-type": "application/json" },
+  });
+  sent.on("response", (response) => {
+    response.once("readable", () => ended.resolve(edge.stop()));
+    text(response).then(streamed.resolve, streamed.reject);
+  });
+  sent.on("error", streamed.reject);
+  const ended = Promise.withResolvers<void>();
+  sent.end(body);
+  await expect.poll(() => fetch(`${local}/readyz`).then(({ status }) => status), patience).toBe(503);
+  expect((await streamed.promise).trimEnd()).toMatch(/"finish_reason":"length".*data: \[DONE\]$/s);
+  await ended.promise;
+});
