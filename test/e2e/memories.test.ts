@@ -149,6 +149,15 @@ test("the command makes one of files, adds, shows, scores and deletes", async ()
   const left = JSON.parse((await adapters("show", "notas", "--json")).stdout) as Adapter;
   expect(left.documents!.map(({ name }) => name)).toEqual(["dos.html"]);
   expect((await adapters("delete", "notas", "--yes")).stdout).toBe("deleted notas\n");
+
+  const unkept = JSON.parse((await adapters("create", "fugaz", "uno.md", "--no-keep", "--json")).stdout) as Adapter;
+  expect(unkept).toMatchObject({ keep: false, message: expect.any(String), memory: { status: "ready" } });
+  await expect(adapters("add", "fugaz", "dos.html")).rejects.toMatchObject({
+    ...{ code: 1, stderr: expect.stringContaining("were not kept") },
+  });
+  const scored = JSON.parse((await adapters("score", "fugaz", "held-back.txt", "--json")).stdout);
+  expect(scored.base.nats - scored.fugaz.nats, "as well as one that is kept").toBeGreaterThan(0.1);
+  await adapters("delete", "fugaz", "--yes");
 }, 300_000);
 
 test("an answer that reads a memory ends when that is deleted, with the error that says so", async () => {
