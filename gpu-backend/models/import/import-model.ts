@@ -8,7 +8,7 @@ import { basename, join, resolve } from "node:path";
 import { type Manifest, manifestFile } from "../../../shared/artifacts/manifest.ts";
 import { artifactsOf, readArtifacts } from "../../engine/artifacts.ts";
 import { smoothingFile } from "../../engine/smoothing-file.ts";
-import { nullIfMissing } from "../../files.ts";
+import { nullIfMissing, readFileAtMost } from "../../files.ts";
 import { parametersOf } from "../../runtime/model-weights.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import type { Progress } from "../../training/progress.ts";
@@ -20,7 +20,15 @@ import { checksumOf, hasChecksum } from "./checksum.ts";
 import { download, partialPath, sizeOf } from "./download.ts";
 import { openRepository, type Repository } from "./hub.ts";
 import type { HubAccess } from "./hub-fetch.ts";
-import { checkFileSize, checkWeightsHold, chooseFiles, weightsFile } from "./model-files.ts";
+import {
+  checkFileSize,
+  checkWeightsHold,
+  chooseFiles,
+  configFile,
+  maxConfigBytes,
+  weightsFile,
+} from "./model-files.ts";
+import { peftConfigFile, peftRefusal } from "./peft.ts";
 import { compareWithAutoTokenizer } from "./tokenizer-check.ts";
 
 export interface ImportOptions {
@@ -76,6 +84,11 @@ export async function importModel(options: ImportOptions, access: HubAccess, pro
 async function downloadModel(name: string, revision: string, folder: string, access: HubAccess, progress: Progress) {
   const repository = await openRepository(name, revision, access);
   const where = `${repository.id} on ${access.endpoint}`;
+  const adapter = repository.files.has(configFile) ? undefined : repository.files.get(peftConfigFile);
+  if (adapter) {
+    checkFileSize(adapter.name, adapter.bytes, where);
+    throw peftRefusal(await (await repository.fetch(adapter.url)).text(), where);
+  }
   const files = chooseFiles(new Set(repository.files.keys()), where).map((file) => repository.files.get(file)!);
   const weights = repository.files.get(weightsFile)!;
   for (const { name, bytes } of files) checkFileSize(name, bytes, where);
@@ -106,7 +119,13 @@ async function checkSmallFiles(folder: string, weightsBytes: number, now: Date):
 }
 
 async function copyFolder(source: string, folder: string, now: Date): Promise<void> {
-  const files = chooseFiles(new Set(await readdir(source)), source);
+  const present = new Set(await readdir(source));
+  if (present.has(peftConfigFile) && !present.has(configFile)) {
+    const text = await readFileAtMost(join(source, peftConfigFile), maxConfigBytes);
+    checkFileSize(peftConfigFile, text.length, source);
+    throw peftRefusal(new TextDecoder().decode(text), source);
+  }
+  const files = chooseFiles(present, source);
   const bytes = new Map<string, number>();
   for (const name of files) bytes.set(name, (await stat(join(source, name))).size);
   for (const [name, size] of bytes) checkFileSize(name, size, source);

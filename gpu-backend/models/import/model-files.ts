@@ -1,5 +1,6 @@
 /** Which files of a repository or folder make a model that can be served. Pure: names in, names out. */
 import { chatTemplateFile } from "../../training/chat-template-file.ts";
+import { peftConfigFile } from "./peft.ts";
 
 export const configFile = "config.json";
 export const vocabularyFiles = ["vocab.json", "merges.txt"];
@@ -8,9 +9,11 @@ const tokenizerJsonFile = "tokenizer.json";
 const optionalFiles = [tokenizerJsonFile, "tokenizer_config.json", chatTemplateFile, "generation_config.json"];
 
 const MiB = 2 ** 20;
+export const maxConfigBytes = MiB;
 /** Bytes of each file at most: several times what a vocabulary of 150,000 takes. */
 const maxFileBytes: Record<string, number> = {
-  [configFile]: MiB,
+  [configFile]: maxConfigBytes,
+  [peftConfigFile]: maxConfigBytes,
   "vocab.json": 8 * MiB,
   "merges.txt": 8 * MiB,
   "tokenizer.json": 32 * MiB,
