@@ -77,6 +77,8 @@ const backendLayers: Record<string, string[]> = {
   // Measures what is shipped.
   "research/evaluation": [
     ...["adapters", "memory", "models/base.ts", "models/embedded.ts", "runtime", "training"],
+    // Long prompts are computed as backends do.
+    ...["engine/open-model.ts", "kv/host-runner.ts"],
     ...["command-line.ts", "files.ts"],
   ],
   // Prepares a model, offline: it may use training, and reads the result as serving will.

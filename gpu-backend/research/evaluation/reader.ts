@@ -51,12 +51,14 @@ export class Reader {
    * What the model says: of `targets` [N], and of what each memory found.
    * @param hidden [N, D]
    * @param gates [N, Q]
+   * @param change of own adapters, [N, D], added to the adapted states; null adds nothing
    */
   async read(
     hidden: Float32Array,
     gates: Float32Array,
     targets: Int32Array,
     memories: Record<string, Found> = {},
+    change: Float32Array | null = null,
   ): Promise<ModelReading> {
     const { hiddenSize: D, vocabularySize: V } = this.#head;
     const N = targets.length;
@@ -81,6 +83,9 @@ export class Reader {
       const output = await this.#session.run({
         hidden: tensor(hidden.subarray(from * D, (from + rows) * D), [rows, D]),
         gates: tensor(gates.subarray(from * Q, (from + rows) * Q), [rows, Q]),
+        change: change
+          ? tensor(change.subarray(from * D, (from + rows) * D), [rows, D])
+          : tensor(new Float32Array(D), [1, D]),
         ids: tensor(ids, [rows, columns]),
       });
       topIds.set(output.top_ids.data as Int32Array, from);
@@ -103,12 +108,13 @@ export class Reader {
   }
 }
 
-/** hidden [N, D], gates [N, Q], ids [N, K] → logprobs [N, K] of these ids, top_ids and top_logprobs [N, 1] of the likeliest token. */
+/** hidden [N, D], gates [N, Q], change [N or 1, D], ids [N, K] → logprobs [N, K] of these ids, top_ids and top_logprobs [N, 1] of the likeliest token. */
 function buildReadingGraph({ hiddenSize: D, addLogits }: Head, bank: Bank): Uint8Array {
   const g = new GraphBuilder("reading");
   const hidden = g.input("hidden", "float32", ["N", D]);
   const gates = g.input("gates", "float32", ["N", bank.gates]);
-  const { adapted } = addAdapter(g, hidden, constantBank(g, bank, D), gates);
+  const changed = g.node("Add", [hidden, g.input("change", "float32", ["M", D])]);
+  const { adapted } = addAdapter(g, hidden, constantBank(g, bank, D), gates, changed);
   const logprobs = g.node("LogSoftmax", [addLogits(g, adapted)], { axis: 1 });
   const ids = g.input("ids", "int32", ["N", "K"]);
   g.output("logprobs", g.node("GatherElements", [logprobs, ids], { axis: 1 }), "float32", ["N", "K"]);

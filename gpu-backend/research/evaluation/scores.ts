@@ -3,7 +3,7 @@ import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
 import type { ServedBank } from "../../training/bank/served-bank.ts";
 import { type Method, methods } from "./data.ts";
 import type { OpenArtifacts } from "./open-artifacts.ts";
-import { expertsOf, mixedGates } from "./plans.ts";
+import { expertsOf, type Mixed, mixed, type OwnAdapter, ownChange } from "./plans.ts";
 import type { Reader } from "./reader.ts";
 import { scoredTokens, type Text, withPrompt } from "./texts.ts";
 
@@ -30,7 +30,8 @@ export async function scoresOf(
       const own = hidden.subarray(s * size, (s + 1) * size);
       const gates = await gatesOf(reader, served, ids, own, promptTokens);
       const scored = await logprobsUnder(
-        methods.map((method) => gates[method]),
+        methods.map((method) => ({ gates: gates[method], own: 0 })),
+        null,
         reader,
         ids,
         own,
@@ -51,38 +52,49 @@ export async function gatesOf(
   promptTokens: number,
 ): Promise<Record<Method, Float32Array>> {
   const { staticGates } = served.adapters.network;
-  const experts = expertsOf(ids.slice(0, promptTokens), served);
-  const evidence = positionsOfEvidence(promptTokens);
-  const logprobs = await logprobsUnder(experts.gates, reader, ids, hidden, evidence);
-  return {
-    base: new Float32Array(staticGates.length),
-    static: staticGates,
-    nearest: experts.nearest,
-    mixture: mixedGates(
-      experts,
-      evidence.map((_, n) => logprobs.map((own) => own[n])),
-    ),
-  };
+  const { nearest, gates } = await mixtureOf(reader, served, ids, hidden, promptTokens);
+  return { base: new Float32Array(staticGates.length), static: staticGates, nearest, mixture: gates };
 }
 
-/** Log-likelihoods of the tokens after some positions of a text, [gates][positions]. `hidden` [T, D]. */
+/** What `auto` answers the prompt of a text with, an adapter of the tenant's own among the experts. `hidden` [T, D]. */
+export async function mixtureOf(
+  reader: Pick<Reader, "read">,
+  served: ServedBank,
+  ids: readonly number[],
+  hidden: Float32Array,
+  promptTokens: number,
+  own: OwnAdapter | null = null,
+): Promise<Mixed & { nearest: Float32Array }> {
+  const experts = expertsOf(ids.slice(0, promptTokens), served, own);
+  const evidence = positionsOfEvidence(promptTokens);
+  const logprobs = await logprobsUnder(experts.all, own, reader, ids, hidden, evidence);
+  const ofTokens = evidence.map((_, n) => logprobs.map((ofExpert) => ofExpert[n]));
+  return { ...mixed(experts, ofTokens), nearest: experts.nearest };
+}
+
+/** Log-likelihoods of the tokens after some positions of a text, [experts][positions]. `hidden` [T, D]. */
 async function logprobsUnder(
-  gates: readonly Float32Array[],
+  experts: readonly Mixed[],
+  own: OwnAdapter | null,
   reader: Pick<Reader, "read">,
   ids: readonly number[],
   hidden: Float32Array,
   positions: readonly number[],
 ): Promise<Float32Array[]> {
   const D = hidden.length / ids.length;
-  const [N, Q] = [positions.length, gates[0].length];
-  const states = new Float32Array(gates.length * N * D);
-  const ofRows = new Float32Array(gates.length * N * Q);
-  for (let row = 0; row < gates.length * N; row++) {
+  const [N, Q] = [positions.length, experts[0].gates.length];
+  const states = new Float32Array(experts.length * N * D);
+  const ofRows = new Float32Array(experts.length * N * Q);
+  const changes = new Float32Array(states.length);
+  for (let row = 0; row < experts.length * N; row++) {
     const t = positions[row % N];
-    states.set(hidden.subarray(t * D, (t + 1) * D), row * D);
-    ofRows.set(gates[Math.floor(row / N)], row * Q);
+    const expert = experts[Math.floor(row / N)];
+    const state = hidden.subarray(t * D, (t + 1) * D);
+    states.set(state, row * D);
+    ofRows.set(expert.gates, row * Q);
+    changes.set(ownChange(expert.own, own, state), row * D);
   }
-  const targets = Int32Array.from({ length: gates.length * N }, (_, row) => ids[positions[row % N] + 1]);
-  const { logprobs } = await reader.read(states, ofRows, targets);
-  return gates.map((_, e) => logprobs.slice(e * N, (e + 1) * N));
+  const targets = Int32Array.from({ length: experts.length * N }, (_, row) => ids[positions[row % N] + 1]);
+  const { logprobs } = await reader.read(states, ofRows, targets, {}, changes);
+  return experts.map((_, e) => logprobs.slice(e * N, (e + 1) * N));
 }

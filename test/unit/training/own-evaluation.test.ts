@@ -1,5 +1,7 @@
 /** Measuring memories: which text is known, what rules make of readings, and that the fit is at a minimum. */
 import { expect, test } from "vitest";
+import { automaticMixture } from "../../../edge/plan/mixture.ts";
+import { artifactsOf } from "../../../gpu-backend/engine/artifacts.ts";
 import { fitWeights } from "../../../gpu-backend/research/evaluation/own/fit.ts";
 import {
   developmentKinds,
@@ -13,9 +15,17 @@ import {
 import { afterPassages, firstKeys, memoryOf } from "../../../gpu-backend/research/evaluation/own/known.ts";
 import { type Observation, scoreKind, suggestedTokens } from "../../../gpu-backend/research/evaluation/own/score.ts";
 import { meanOf, quantile, rowOf } from "../../../gpu-backend/research/evaluation/own/summary.ts";
+import { expertsOf } from "../../../gpu-backend/research/evaluation/plans.ts";
 import type { ModelReading } from "../../../gpu-backend/research/evaluation/reader.ts";
+import { averageOf } from "../../../gpu-backend/research/evaluation/statistics.ts";
+import type { TaskRow } from "../../../gpu-backend/research/evaluation/tasks/evaluate.ts";
+import { overDraws, taskTable } from "../../../gpu-backend/research/evaluation/tasks/table.ts";
+import { readServedBank } from "../../../gpu-backend/training/bank/served-bank.ts";
 import { readLock } from "../../../gpu-backend/training/corpus/lock.ts";
+import { isAutoOff } from "../../../shared/artifacts/manifest.ts";
+import { promptEmbedding, rankCentroids } from "../../../shared/math/assignment.ts";
 import { defaultMemoryRule, memoryWeight } from "../../../shared/math/memory.ts";
+import { embeddedBase } from "../../support/embedded-base.ts";
 import { seededRandom } from "../../support/steps.ts";
 
 /** A token a letter. */
@@ -98,7 +108,8 @@ function readingsOf(cosine: number, nextId: number) {
       },
     },
   });
-  return { base: reading(), static: reading(), mixture: reading(), passage: reading() };
+  const [base, fixed, mixture, adapter, auto, passage] = Array.from({ length: 6 }, reading);
+  return { base, static: fixed, mixture, adapter, auto, passage };
 }
 
 test("a memory that knows what comes gains and is right, one that does not is braked", () => {
@@ -164,6 +175,7 @@ test("rows and means say what scores say, over the base and over each other", ()
   const first = (count: number) => [0, 1].map(() => Array.from({ length: scoredTokens }, (_, i) => Number(i < count)));
   const scored = (name: string, gain: number) => ({
     kind: kind(name),
+    hasAdapter: true,
     logprobs: { base: level(-2), mixture: level(-1.5), "mixture, own": level(-2 + gain) },
     correct: { base: first(0), mixture: first(1), "mixture, own": first(48) },
   });
@@ -182,4 +194,53 @@ test("rows and means say what scores say, over the base and over each other", ()
   expect(own.suggested).toBe(32);
   expect(methods.mixture.suggested).toBe(1);
   expect(quantile([4, 0, 2], 0.25)).toBe(1);
+});
+
+test("the adapter among a prompt's experts has the prior that the edge gives it, in place of the farthest centroid", async () => {
+  const served = await readServedBank(artifactsOf(embeddedBase));
+  const promptIds = Array.from({ length: 64 }, (_, i) => 40 * i + 300);
+  const embedding = promptEmbedding(promptIds, served.table);
+  const D = served.manifest.model.hiddenSize;
+  const delta = { a: new Float32Array(8 * D), b: new Float32Array(8 * D), c: new Float32Array(D) };
+  const { all, priors } = expertsOf(promptIds, served, { delta, centroid: embedding });
+  const candidate = (id: string, similarity: number, isOff = false) => ({
+    id,
+    ownHash: null,
+    similarity,
+    gain: null,
+    isOff,
+  });
+  const nearest = rankCentroids(embedding, served.adapters.centroids).map(({ index, similarity }) =>
+    candidate(served.manifest.centroids[index].id, similarity, isAutoOff(served.manifest.centroids[index])),
+  );
+  const own = candidate(
+    "own",
+    embedding.reduce((sum, x) => sum + x * x, 0),
+  );
+  const { request, experts } = automaticMixture(nearest, served.manifest, { tokens: promptIds.length }, [own]);
+  expect(priors[0]).toBeCloseTo(request.base, 12);
+  const planned = new Map(experts.map(({ id }, e) => [id, request.adapters[e].weight]));
+  expect(priors[1]).toBeCloseTo(planned.get("static")!, 12);
+  expect(priors[all.findIndex((expert) => expert.own === 1)]).toBeCloseTo(planned.get("own")!, 12);
+  expect(priors).toHaveLength(1 + experts.length);
+});
+
+test("shares of errors and their intervals are over draws of examples and the texts that all draws have", () => {
+  const score = (right: number[]) => ({ right, calibrationError: 0 });
+  const row = (seed: number, own: number[]): TaskRow => ({
+    ...{ set: "a", examples: 8, seed, milliseconds: { prefillTwice: 1, fit: 2 } },
+    ...{ zeroShot: score([0, 0, 0, 1]), fewShot: { ...score([1, 0]), shown: 8 } },
+    own: { ...score(own), kept: true, steps: 4, gain: 1 },
+  });
+  const right = (way: "own" | "zeroShot", draw: Parameters<Parameters<typeof overDraws>[2]>[0]) =>
+    draw.flatMap(({ row, texts }) => texts.map((n) => row[way].right[n]));
+  const same = [1, 1, 1, 1];
+  expect(overDraws([row(1, same), row(2, same)], "zeroShot", (draw) => averageOf(right("own", draw)))).toEqual({
+    ...{ mean: 1, ci95: [1, 1] },
+  });
+  const apart = overDraws([row(1, same), row(2, [0, 0, 0, 0])], "zeroShot", (draw) => averageOf(right("own", draw)));
+  expect(apart).toEqual({ mean: 0.5, ci95: [0, 1] });
+  const table = taskTable([row(1, [1, 1, 0, 1])]);
+  // Two of three errors are gone; of the texts that the prompt answered, it is right on one and the adapter on both.
+  expect(table).toMatch(/\| a, 8 \| 0.250 \| 0.500 \(8\) \| 0.750 \| 0.667 .*\| 50.000 /);
 });

@@ -6,8 +6,11 @@ import type { BaseLoss, Estimate } from "../data.ts";
 export const groups = ["development", "fresh"] as const;
 export type Group = (typeof groups)[number];
 
-/** What the head reads: the base's state, an adapter's, and the base's after a passage of the known text. */
-export type Model = "base" | "static" | "mixture" | "passage";
+/**
+ * What the head reads: the base's state, an adapter's, that of an own adapter of the known text (at full strength, and as `auto` mixes
+ * it), and the base's after a passage of the known text.
+ */
+export type Model = "base" | "static" | "mixture" | "adapter" | "auto" | "passage";
 
 export interface OwnRow {
   group: Group;
@@ -15,6 +18,8 @@ export interface OwnRow {
   texts: number;
   documents: number;
   base: BaseLoss & { accuracy: number };
+  /** Whether the fit on the known text gave an own adapter. */
+  hasAdapter: boolean;
   /** Over the base, in nats a token; intervals are over documents. Keys are methods (evaluate.ts). */
   gains: Record<string, Estimate>;
 }

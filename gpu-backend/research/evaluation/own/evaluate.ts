@@ -5,6 +5,8 @@ import { readLock } from "../../../training/corpus/lock.ts";
 import type { Progress } from "../../../training/progress.ts";
 import { rounded } from "../data.ts";
 import { openArtifacts } from "../open-artifacts.ts";
+import { averageOf } from "../statistics.ts";
+import { openFits } from "./adapter.ts";
 import { type Fit, groups, type OwnEvaluation } from "./data.ts";
 import { fitWeights } from "./fit.ts";
 import {
@@ -47,6 +49,7 @@ export async function evaluateOwn(
   const opened = await openArtifacts(model, join(model, "artifacts"), { threads, format });
   const { base, served, reader, trunk } = opened;
   const { hiddenSize } = base.config;
+  const fits = await openFits(base, served, threads);
   const search = await MemorySearch.open(hiddenSize, defaultMemoryRule.neighbours, threads);
   try {
     const kinds = await lockedKinds(corpusFolder, base.tokenizer, texts);
@@ -54,13 +57,14 @@ export async function evaluateOwn(
     progress.stage("kinds", kinds.length);
     const cache = { directory: cacheDirectory, key: `${base.weightsHash} ${format}`, hiddenSize, trunk };
     for (const kind of kinds) {
-      const options = { reader, search, served, cache, signal };
-      read.push({ kind, readings: await readKind(kind, foreignTo(kind, kinds), options) });
+      const options = { reader, search, served, fits, cache, signal };
+      read.push({ kind, ...(await readKind(kind, foreignTo(kind, kinds), options)) });
       progress.advance(read.length, kind.name);
     }
     const summary = summarise(read, base.tokenizer);
     return rounded({ model: served.manifest.model.name, lock: hash, fresh: freshKinds(lock.corpora), ...summary });
   } finally {
+    await fits.release();
     await search.release();
     await opened.release();
   }
@@ -75,6 +79,7 @@ function foreignTo(kind: Kind, kinds: readonly Kind[]): Kind {
 export interface ReadKind {
   kind: Kind;
   readings: Readings;
+  hasAdapter: boolean;
 }
 
 /** Fits the rule on the development kinds and measures all kinds. Pure. */
@@ -141,7 +146,7 @@ function observationsOf(
   return { own: knownSizes[kind.group].map((tokens) => of(memoryNames.own(tokens))), foreign: of(memoryNames.foreign) };
 }
 
-function scoredKind({ kind, readings }: ReadKind, rule: MemoryRule): ScoredKind {
+function scoredKind({ kind, readings, hasAdapter }: ReadKind, rule: MemoryRule): ScoredKind {
   const targets = targetsOf(kind.texts);
   const own = memoryNames.own(comparedSize(kind.group));
   const { foreign } = memoryNames;
@@ -153,14 +158,19 @@ function scoredKind({ kind, readings }: ReadKind, rule: MemoryRule): ScoredKind 
     foreign: { model: "base", memory: foreign },
     "mixture, own": { model: "mixture", memory: own },
     "mixture, foreign": { model: "mixture", memory: foreign },
+    ...{ adapter: { model: "adapter" }, "adapter in auto": { model: "auto" } },
+    both: { model: "auto", memory: own },
     passage: { model: "passage" },
     "passage, own": { model: "passage", memory: own },
   };
-  const scored: ScoredKind = { kind, logprobs: {}, correct: {} };
+  const scored: ScoredKind = { kind, hasAdapter, logprobs: {}, correct: {} };
   for (const [name, method] of Object.entries(methods)) {
     const scores = scoreKind(readings, method, targets, rule);
     scored.logprobs[name] = scores.map(({ logprobs }) => logprobs);
     scored.correct[name] = scores.map(({ correct }) => correct);
   }
+  const sumOf = (name: string) => scored.logprobs[name].reduce((sum, ofText) => sum + averageOf([...ofText]), 0);
+  const better = ["mixture, own", "adapter", "adapter in auto"].reduce((a, b) => (sumOf(b) > sumOf(a) ? b : a));
+  for (const values of [scored.logprobs, scored.correct]) values["better alone"] = values[better];
   return scored;
 }

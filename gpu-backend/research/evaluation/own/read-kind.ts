@@ -1,8 +1,11 @@
 /** Reads a kind's texts by every model and memory. */
+import type { FitSession } from "../../../runtime/fit-session.ts";
 import type { ServedBank } from "../../../training/bank/served-bank.ts";
+import { type Mixed, type OwnAdapter, ownChange } from "../plans.ts";
 import type { Found, ModelReading, Reader } from "../reader.ts";
-import { gatesOf } from "../scores.ts";
+import { mixtureOf } from "../scores.ts";
 import type { Text } from "../texts.ts";
+import { ownAdapterOf } from "./adapter.ts";
 import type { Model } from "./data.ts";
 import {
   comparedSize,
@@ -27,13 +30,18 @@ export interface ReadOptions {
   reader: Reader;
   search: MemorySearch;
   served: ServedBank;
+  fits: FitSession;
   cache: StateCache;
   signal?: AbortSignal | undefined;
 }
 
 /** `foreign`: the kind whose known text is the foreign memory. */
-export async function readKind(kind: Kind, foreign: Kind, options: ReadOptions): Promise<Readings> {
-  const { reader, search, served, cache, signal } = options;
+export async function readKind(
+  kind: Kind,
+  foreign: Kind,
+  options: ReadOptions,
+): Promise<{ readings: Readings; hasAdapter: boolean }> {
+  const { reader, search, cache, signal } = options;
   const D = cache.hiddenSize;
   const size = comparedSize(kind.group);
   const known = await statesOf(kind.known, cache, signal);
@@ -53,31 +61,59 @@ export async function readKind(kind: Kind, foreign: Kind, options: ReadOptions):
   const ownFound = { [memoryNames.own(size)]: await search.search(passage.states, own) };
 
   const targets = targetsOf(kind.texts);
-  const gates = await gatesOfRows(kind.texts, texts.hidden, reader, served);
-  const read = (hidden: Float32Array, of: keyof typeof gates, memories: Record<string, Found>): Promise<ModelReading> =>
-    reader.read(hidden, gates[of], targets, memories);
-  return {
-    base: await read(rows.hidden, "base", found),
-    static: await read(rows.hidden, "static", {}),
-    mixture: await read(rows.hidden, "mixture", found),
-    passage: await read(passage.hidden, "base", ownFound),
+  const adapter = await ownAdapterOf(kind.known, known, options);
+  const mixtures = await mixturesOf(kind.texts, texts.hidden, adapter, options);
+  const read = async (
+    { hidden }: TextStates,
+    of: keyof typeof mixtures,
+    memories: Record<string, Found>,
+  ): Promise<ModelReading> => {
+    const size = hidden.length / kind.texts.length;
+    const gates = new Float32Array(targets.length * mixtures[of][0].gates.length);
+    const change = new Float32Array(hidden.length);
+    const perText = readPositions.length * mixtures[of][0].gates.length;
+    for (const [s, mixed] of mixtures[of].entries()) {
+      for (let at = s * perText; at < (s + 1) * perText; at += mixed.gates.length) gates.set(mixed.gates, at);
+      change.set(ownChange(mixed.own, adapter, hidden.subarray(s * size, (s + 1) * size)), s * size);
+    }
+    return reader.read(hidden, gates, targets, memories, change);
   };
+  const readings = {
+    base: await read(rows, "base", found),
+    static: await read(rows, "static", {}),
+    mixture: await read(rows, "mixture", found),
+    adapter: await read(rows, "adapter", {}),
+    auto: await read(rows, "auto", found),
+    passage: await read(passage, "base", ownFound),
+  };
+  return { readings, hasAdapter: adapter !== null };
 }
 
-/** Gates of every position that is read, [S × P, Q], by model. */
-async function gatesOfRows(texts: readonly Text[], hidden: Float32Array, reader: Reader, served: ServedBank) {
-  const [P, Q] = [readPositions.length, served.adapters.bank.gates];
-  const none = () => new Float32Array(texts.length * P * Q);
-  const gates = { base: none(), static: none(), mixture: none() };
+/** What adapts each text, by model. */
+async function mixturesOf(
+  texts: readonly Text[],
+  hidden: Float32Array,
+  adapter: OwnAdapter | null,
+  { reader, served }: ReadOptions,
+): Promise<Record<Exclude<Model, "passage">, Mixed[]>> {
+  const { staticGates } = served.adapters.network;
   const size = hidden.length / texts.length;
-  for (const [s, { ids }] of texts.entries()) {
-    const own = hidden.subarray(s * size, (s + 1) * size);
-    const chosen = await gatesOf(reader, served, ids, own, promptTokens);
-    for (const model of ["static", "mixture"] as const) {
-      for (let i = 0; i < P; i++) gates[model].set(chosen[model], (s * P + i) * Q);
-    }
-  }
-  return gates;
+  const mixtures = (own: OwnAdapter | null) =>
+    Promise.all(
+      texts.map(({ ids }, s) =>
+        mixtureOf(reader, served, ids, hidden.subarray(s * size, (s + 1) * size), promptTokens, own),
+      ),
+    );
+  const all = (mixed: Mixed) => texts.map(() => mixed);
+  const mixture = await mixtures(null);
+  return {
+    base: all({ gates: new Float32Array(staticGates.length), own: 0 }),
+    static: all({ gates: staticGates, own: 0 }),
+    ...{ mixture, auto: adapter ? await mixtures(adapter) : mixture },
+    adapter: adapter
+      ? all({ gates: staticGates, own: 1 })
+      : all({ gates: new Float32Array(staticGates.length), own: 0 }),
+  };
 }
 
 /** Rows of the positions that are read. What a text has before its last 160 tokens is a passage. */

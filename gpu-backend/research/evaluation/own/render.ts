@@ -2,6 +2,7 @@
 import { estimateText, markdownTable, signed } from "../render.ts";
 import type { OwnEvaluation } from "./data.ts";
 import { memoryNames } from "./read-kind.ts";
+import { bothOverBetter } from "./summary.ts";
 
 const titles = { development: "development kinds", fresh: "fresh kinds" };
 
@@ -28,12 +29,15 @@ export function ownMeanTable({ means }: OwnEvaluation): string {
 /** Every kind. */
 export function ownKindTable({ rows }: OwnEvaluation): string {
   const names = new Set(rows.flatMap(({ gains }) => Object.keys(gains)));
-  const columns = [...names].filter((name) => !name.includes(" over "));
+  const columns = [...names].filter((name) => !name.includes(" over ") || name === bothOverBetter);
   return markdownTable(
     ["kind", "documents / texts", "base, nats", ...columns],
     rows.map(({ name, group, documents, texts, base, gains }) => [
       ...[group === "fresh" ? `${name} (fresh)` : name, `${documents} / ${texts}`, base.nats.toFixed(2)],
-      ...columns.map((column) => (gains[column] ? signed(gains[column].mean) : "–")),
+      ...columns.map((column) => {
+        if (!gains[column]) return "–";
+        return column === bothOverBetter ? estimateText(gains[column]) : signed(gains[column].mean);
+      }),
     ]),
   );
 }

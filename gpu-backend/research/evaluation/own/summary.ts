@@ -18,16 +18,20 @@ import { suggestedTokens } from "./score.ts";
 /** A kind's texts, scored by every method; `base` is one of them. */
 export interface ScoredKind {
   kind: Kind;
+  hasAdapter: boolean;
   logprobs: Values;
   /** 1 where the likeliest token is the one that came. */
   correct: Values;
 }
 
+/** The memory and an own adapter of the same text, over the one of the two that gains more on the kind. */
+export const bothOverBetter = "both over better alone";
+
 /** Methods of a group, and those compared with another than the base: `A over B`. */
 function comparisonsOf({ logprobs }: ScoredKind): string[] {
   const names = Object.keys(logprobs).filter((name) => name !== "base");
   const compared = names.flatMap((name) => (name.startsWith("mixture, ") ? [`${name} over mixture`] : []));
-  return [...names, ...compared];
+  return [...names, ...compared, ...(names.includes("both") ? [bothOverBetter] : [])];
 }
 
 export function rowOf(scored: ScoredKind, tokenizer: Pieces): OwnRow {
@@ -35,7 +39,7 @@ export function rowOf(scored: ScoredKind, tokenizer: Pieces): OwnRow {
   const { group, name, texts } = kind;
   const gains = comparisonsOf(scored).map((of) => [of, gainOf(gainsOf(texts, logprobs, of))] as const);
   return {
-    ...{ group, name, texts: texts.length, documents: documentsOf(texts) },
+    ...{ group, name, texts: texts.length, documents: documentsOf(texts), hasAdapter: scored.hasAdapter },
     base: {
       ...baseLossOf(texts, logprobs.base, tokenizer),
       accuracy: averageOf(correct.base.flatMap((own) => Array.from(own))),

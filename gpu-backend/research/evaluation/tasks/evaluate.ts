@@ -4,14 +4,16 @@
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { hyperNetworkFile, manifestFile, parseManifest } from "../../../../shared/artifacts/manifest.ts";
-import { readTensorFile } from "../../../../shared/artifacts/tensor-file.ts";
-import { bankOf, readHyperNetwork } from "../../../adapters/generated/hyper-network.ts";
+import { joinArrays } from "../../../../shared/bytes.ts";
 import { changeOf, type Example, fitOwnAdapter } from "../../../adapters/own/fit.ts";
-import { type Delta, type FitSession, openFitSession } from "../../../runtime/fit-session.ts";
-import type { TrunkRunner } from "../../../runtime/trunk-runner.ts";
+import { openModel } from "../../../engine/open-model.ts";
+import { nullIfMissing, writeWhole } from "../../../files.ts";
+import type { Delta, FitSession } from "../../../runtime/fit-session.ts";
+import { readServedBank } from "../../../training/bank/served-bank.ts";
 import { readBase, type TrainingBase } from "../../../training/base.ts";
 import type { Progress } from "../../../training/progress.ts";
+import { openFits } from "../own/adapter.ts";
+import { Prefill } from "./prefill.ts";
 import { type Item, type LabelledSet, labelledSets, placeOf, readItems } from "./sets.ts";
 
 export interface TaskOptions {
@@ -22,11 +24,14 @@ export interface TaskOptions {
   tests: number;
   promptTests: number;
   threads: number;
+  /** Finished rows, with which an interrupted run continues. */
+  json: string;
   now(): number;
 }
 
-interface Score {
-  accuracy: number;
+export interface Score {
+  /** 1 of each text whose label is found. */
+  right: number[];
   /** Expected calibration error, over ten bins of confidence. */
   calibrationError: number;
 }
@@ -47,29 +52,36 @@ const sizes = [8, 32, 128];
 const promptRoom = 300;
 
 export async function evaluateTasks(options: TaskOptions, progress: Progress, signal: AbortSignal): Promise<TaskRow[]> {
-  const base = await readBase(options.model);
-  const artifacts = join(options.model, "artifacts");
-  const manifest = parseManifest(await readFile(join(artifacts, manifestFile), "utf8"));
-  const file = readTensorFile(await readFile(join(artifacts, hyperNetworkFile)));
-  const fixed = { bank: bankOf(file), gates: manifest.static ? readHyperNetwork(file).staticGates : null };
-  const session = await openFitSession(base.tokenEmbedding, base.config.hiddenSize, fixed, 1);
-  const trunk = await base.openTrunk(options.threads, "int8");
-  const rows: TaskRow[] = [];
+  const { model, tests, promptTests, threads, json, now } = options;
+  const base = await readBase(model);
+  const artifacts = join(model, "artifacts");
+  const served = await readServedBank(artifacts);
+  const of = { base: base.weightsHash, manifest: served.manifestHash, tests, promptTests };
+  const file = await readFile(json, "utf8").catch(nullIfMissing);
+  const before = file && (JSON.parse(file) as { of: unknown; rows: TaskRow[] });
+  const rows = before && JSON.stringify(before.of) === JSON.stringify(of) ? before.rows : [];
+  const session = await openFits(base, served, 1);
+  const folders = { modelDirectory: model, artifactsDirectory: artifacts };
+  const { runner } = await openModel({ ...folders, threads, weightFormat: "int8", device: "cpu" }, now);
+  const prefill = new Prefill(runner);
+  let finished = 0;
   progress.stage("tasks", labelledSets.length * sizes.length * options.seeds);
   try {
     for (const set of labelledSets) {
-      const task = new Task(set, await readItems(set, options.corpusFolder), { base, session, trunk });
+      const task = new Task(set, await readItems(set, options.corpusFolder), { base, session, prefill });
       for (const examples of sizes) {
         for (let seed = 1; seed <= options.seeds; seed++) {
           signal.throwIfAborted();
+          progress.advance(finished++, set.name);
+          if (rows.some((row) => row.set === set.name && row.examples === examples && row.seed === seed)) continue;
           rows.push(await task.row(examples, seed, options));
-          progress.advance(rows.length, set.name);
+          await writeWhole(json, `${JSON.stringify({ of, rows })}\n`);
         }
       }
     }
   } finally {
     await session.release();
-    await trunk.release();
+    await runner.release();
   }
   return rows;
 }
@@ -77,7 +89,12 @@ export async function evaluateTasks(options: TaskOptions, progress: Progress, si
 interface Models {
   base: TrainingBase;
   session: FitSession;
-  trunk: TrunkRunner;
+  prefill: Prefill;
+}
+
+interface TimedExample extends Example {
+  /** Of its prefill. */
+  milliseconds: number;
 }
 
 class Task {
@@ -86,7 +103,8 @@ class Task {
   readonly #models: Models;
   /** First token of each label, [L], and its rows of the head, [L, D]. */
   readonly #labelRows: Float32Array;
-  readonly #zeroShot = new Map<Item, Float32Array>();
+  readonly #examples = new Map<Item, TimedExample>();
+  readonly #states = new Map<Item, Float32Array>();
   /** By the examples in the prompt: more than fit are the same prompt. */
   readonly #fewShots = new Map<string, Score>();
 
@@ -114,12 +132,12 @@ class Task {
       `${seed}`,
     ).slice(0, count);
 
+    const examples: TimedExample[] = [];
+    for (const item of learnt) examples.push(await this.#exampleOf(item, now));
+    const prefillMs = examples.reduce((sum, { milliseconds }) => sum + milliseconds, 0);
     const startedMs = now();
-    const examples: Example[] = [];
-    for (const item of learnt) examples.push(await this.#exampleOf(item));
-    const hiddenMs = now() - startedMs;
     const fit = await fitOwnAdapter(examples, null, this.#models.session, (_, work) => work());
-    const fitMs = now() - startedMs - hiddenMs;
+    const fitMs = now() - startedMs;
 
     const states = await this.#statesOf(tested);
     const { shown, prompt } = this.#fewShotPrompt(learnt);
@@ -132,7 +150,7 @@ class Task {
         ...(await this.#score(tested, states, fit.delta)),
         ...{ kept: fit.delta !== null, steps: best.step, gain: fit.gain?.nats ?? null },
       },
-      milliseconds: { prefillTwice: 2 * hiddenMs, fit: fitMs },
+      milliseconds: { prefillTwice: 2 * prefillMs, fit: fitMs },
     };
   }
 
@@ -145,36 +163,37 @@ class Task {
   }
 
   /** Of a prompt and its label, with the end after it, as the edge encodes them. */
-  async #exampleOf(item: Item): Promise<Example> {
-    const { config } = this.#models.base;
-    const prompt = this.#encode(this.#promptOf(item));
-    const answer = [...this.#encode(` ${item.label}`), config.stopIds[0]];
-    const ids = [...prompt, ...answer];
-    const hidden = await this.#models.trunk.hidden(Int32Array.from(ids), 1, ids.length);
-    const D = config.hiddenSize;
-    const learnt = hidden.slice((prompt.length - 1) * D, (ids.length - 1) * D);
-    return { hidden: learnt, targets: Int32Array.from(answer) };
-  }
-
-  async #lastState(text: string): Promise<Float32Array> {
-    const ids = this.#encode(text);
-    const hidden = await this.#models.trunk.hidden(Int32Array.from(ids), 1, ids.length);
-    return hidden.slice(-this.#models.base.config.hiddenSize);
+  async #exampleOf(item: Item, now: () => number): Promise<TimedExample> {
+    const known = this.#examples.get(item);
+    if (known) return known;
+    const { base, prefill } = this.#models;
+    const startedMs = now();
+    const answer = [...this.#encode(` ${item.label}`), base.config.stopIds[0]];
+    const ids = [...this.#encode(this.#promptOf(item)), ...answer];
+    const hidden = await prefill.states(ids.slice(0, -1), answer.length);
+    const example = { hidden, targets: Int32Array.from(answer), milliseconds: now() - startedMs };
+    this.#examples.set(item, example);
+    return example;
   }
 
   async #statesOf(items: readonly Item[]): Promise<Float32Array> {
+    const { prefill } = this.#models;
     for (const item of items) {
-      if (!this.#zeroShot.has(item)) this.#zeroShot.set(item, await this.#lastState(this.#promptOf(item)));
+      if (!this.#states.has(item)) {
+        this.#states.set(item, await prefill.states(this.#encode(this.#promptOf(item)), 1));
+      }
     }
-    return joined(items.map((item) => this.#zeroShot.get(item)!));
+    return joinArrays(
+      Float32Array,
+      items.map((item) => this.#states.get(item)!),
+    );
   }
 
   async #fewShot(prompt: string, items: readonly Item[]): Promise<Score> {
     const known = this.#fewShots.get(prompt);
     if (known) return known;
-    const states: Float32Array[] = [];
-    for (const item of items) states.push(await this.#lastState(prompt + this.#promptOf(item)));
-    const score = await this.#score(items, joined(states), "base");
+    const texts = items.map((item) => this.#encode(prompt + this.#promptOf(item)));
+    const score = await this.#score(items, await this.#models.prefill.lastStates(texts), "base");
     this.#fewShots.set(prompt, score);
     return score;
   }
@@ -200,28 +219,15 @@ class Task {
     const read =
       model === "base" ? states : (await session.survey(states, change, new Int32Array(items.length))).adapted;
     const logits = await session.logits(read, this.#labelRows);
-    const bins = Array.from({ length: 10 }, () => ({ confidence: 0, right: 0 }));
-    items.forEach(({ label }, n) => {
+    const bins = new Float64Array(10);
+    const right = items.map(({ label }, n) => {
       const masses = logits.subarray(n * labels.length, (n + 1) * labels.length).map(Math.exp);
       const most = Math.max(...masses);
       const confidence = most / masses.reduce((sum, mass) => sum + mass, 0);
-      const bin = bins[Math.min(9, Math.floor(confidence * 10))];
-      bin.confidence += confidence;
-      bin.right += Number(labels[masses.indexOf(most)] === label);
+      const isRight = Number(labels[masses.indexOf(most)] === label);
+      bins[Math.min(9, Math.floor(confidence * 10))] += confidence - isRight;
+      return isRight;
     });
-    const total = (of: (bin: (typeof bins)[number]) => number) => bins.reduce((sum, bin) => sum + of(bin), 0);
-    return {
-      accuracy: total(({ right }) => right) / items.length,
-      calibrationError: total(({ confidence, right }) => Math.abs(confidence - right)) / items.length,
-    };
+    return { right, calibrationError: bins.reduce((sum, excess) => sum + Math.abs(excess), 0) / items.length };
   }
-}
-
-function joined(states: readonly Float32Array[]): Float32Array {
-  const D = states[0].length;
-  const all = new Float32Array(states.length * D);
-  states.forEach((state, n) => {
-    all.set(state, n * D);
-  });
-  return all;
 }

@@ -22,6 +22,9 @@ export interface LabelledSet {
 }
 
 const genres: Record<string, string> = { a: "news", d: "religion", j: "science", p: "romance", n: "adventure" };
+const fields: Record<string, string> = { Bot: "plants", Zool: "animals", Med: "medicine", Law: "law", Naut: "ships" };
+/** Definitions of each field. */
+const definitions = 200;
 /** Words of a passage, and of a document from one to the next. */
 const [passageWords, passageStep] = [90, 400];
 /** Documents of each folder of mail. */
@@ -39,7 +42,7 @@ export const labelledSets: readonly LabelledSet[] = [
     question: "\n\nQuestion: is this mail normal or spam?\nAnswer:",
     async items(folder) {
       const of = Object.entries(mails).map(async ([name, count]) => {
-        const files = drawn(await filesOf(folder, `package/data/${name}/*.txt`), count);
+        const files = drawn(await filesOf(folder, `package/data/${name}/*.txt`), count, ({ path }) => basename(path));
         return files.map((file) => mailOf(file, name.startsWith("spam") ? "spam" : "normal"));
       });
       return (await Promise.all(of)).flat().filter(({ text }) => text.length > 80);
@@ -55,6 +58,27 @@ export const labelledSets: readonly LabelledSet[] = [
     labels: Object.values(genres),
     question: "\n\nQuestion: is this news, religion, science, romance or adventure?\nAnswer:",
     items: async (folder) => (await filesOf(folder, "package/c[adjnp]??")).flatMap(passagesOf),
+  },
+  {
+    name: "definitions",
+    licence: "GPL 2.0 or later, contents of 1913 public domain",
+    pinned: {
+      ...{ registry: "debian", name: "dict-gcide", version: "0.48.5+nmu4" },
+      sha256: "7d6c11be209ca67fb4425b1e4d600e9dc9c5c67d919482e51b99b0cca179601b",
+    },
+    labels: Object.values(fields),
+    question: "\n\nQuestion: is this about plants, animals, medicine, law or ships?\nAnswer:",
+    async items(folder) {
+      const [{ text }] = await filesOf(folder, "usr/share/dictd/gcide.dict.dz");
+      const found = text.split(/\n\n(?=\S)/).flatMap(definitionOf);
+      return Object.values(fields).flatMap((field) =>
+        drawn(
+          found.filter(({ label }) => label === field),
+          definitions,
+          ({ text }) => text,
+        ),
+      );
+    },
   },
   {
     name: "words",
@@ -88,8 +112,17 @@ export function placeOf(...texts: string[]): number {
   return createHash("sha256").update(texts.join("\n")).digest().readUInt32LE() / 2 ** 32;
 }
 
-function drawn(files: readonly FoundFile[], count: number): FoundFile[] {
-  return files.toSorted((a, b) => placeOf(basename(a.path)) - placeOf(basename(b.path))).slice(0, count);
+function drawn<T>(all: readonly T[], count: number, nameOf: (one: T) => string): T[] {
+  return all.toSorted((a, b) => placeOf(nameOf(a)) - placeOf(nameOf(b))).slice(0, count);
+}
+
+/** The first sense of a dictionary's entry that is marked as of one of the fields, after the word. */
+function definitionOf(entry: string): Item[] {
+  const word = /^([^\\\n(,]+?) \\/.exec(entry)?.[1];
+  const sense = /\((Bot|Zool|Med|Law|Naut)\.?\)\s+([A-Z][\s\S]*?)(?=\n\s*\[|\n\n|--|$)/.exec(entry);
+  const meaning = sense?.[2].replaceAll(/[{}]/g, "").replaceAll(/\s+/g, " ").trim();
+  if (!word || !meaning || meaning.length < 40) return [];
+  return [{ text: `${word}: ${meaning.slice(0, 300)}`, label: fields[sense![1]], document: word }];
 }
 
 /** Subject and beginning, without markup. */
