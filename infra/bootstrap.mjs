@@ -23,9 +23,15 @@ const isCheckout = existsSync(path.join(root, "package-lock.json"));
 const oldestNode = [20, 0];
 /** Running Node: the first that strips types from .ts files without a flag, and has all that we call. */
 const oldestRunningNode = [22, 18];
+/** Commands that hold hidden states as Float16Array. */
+const oldestTrainingNode = [24, 0];
+const trainers = ["train", "eval", "eval:own"];
 
 /** Commands that run a model in their own process get the allocator that a backend gives its engine (gpu-backend/config.ts). */
 const allocator = { GLIBC_TUNABLES: "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576" };
+
+/** ONNX Runtime would send its usage to its maker, and keep an id of the machine in the home folder. */
+const noTelemetry = { ORT_DISABLE_TELEMETRY: "1" };
 
 /** Where Node keeps TypeScript without its types: the compiler that removes them takes 30 MB of each process until it ends. */
 const compileCache = { NODE_COMPILE_CACHE: path.join(root, "node_modules", ".cache", "compile") };
@@ -130,20 +136,30 @@ async function install() {
   writeFileSync(stampFile, hash);
 }
 
-/** The Node that the package pins, where it runs (Linux with glibc), else the one running this, if new enough. */
-function pickNode() {
+/** The Node that is installed as a package, where it runs (Linux with glibc), else the one running this, if new enough. */
+function pickNode(command) {
   const pinned = pinnedNode();
   if (pinned && spawnSync(pinned, ["--version"]).status === 0) return pinned;
-  if (isAtLeast(process.version, oldestRunningNode)) return process.execPath;
-  return fail(
-    `on ${process.platform} ${process.arch}, Node ${oldestRunningNode.join(".")} or newer is needed; this is ${process.version}.`,
+  const oldest = trainers.includes(command) ? oldestTrainingNode : oldestRunningNode;
+  if (isAtLeast(process.version, oldest)) return process.execPath;
+  const way =
+    process.platform === "linux" ? `; npm install --global node-linux-${process.arch}@24 adds one to use here` : "";
+  return fail(`Node ${oldest.join(".")} or newer is needed; this is ${process.version}${way}.`);
+}
+
+/** A package has ONNX Runtime's libraries of some platforms. */
+function assertPlatform() {
+  const { platform, arch } = process;
+  if (existsSync(path.join(root, "dist/onnxruntime-node/bin/napi-v6", platform, arch))) return;
+  fail(
+    `this package serves on Linux (x64, arm64) and macOS (arm64), not on ${platform} ${arch}; try a checkout there.`,
   );
 }
 
 function pinnedNode() {
   if (process.platform !== "linux") return null;
   try {
-    // Beside us in a checkout, beside or above us where a package of ours is installed.
+    // A checkout installs it; in a package, users of an older Node can.
     const manifest = createRequire(import.meta.url).resolve(`node-linux-${process.arch}/package.json`);
     return path.join(path.dirname(manifest), "bin", "node");
   } catch {
@@ -158,12 +174,14 @@ function entryFile(source) {
 
 async function runCommand(command, [, entry, ...first], rest) {
   if (isCheckout) await install();
-  const node = pickNode();
+  else assertPlatform();
+  const node = pickNode(command);
   const directories = [path.dirname(node), path.join(root, "node_modules", ".bin"), process.env.PATH];
   const { code } = await run(node, [entryFile(entry), ...first, ...rest], {
     // The channel says nothing; that it closes tells the child that this process is gone, however it ended.
     stdio: ["inherit", "inherit", "inherit", "ipc"],
     env: {
+      ...noTelemetry,
       ...(isCheckout && compileCache),
       ...(!servers.includes(command) && allocator),
       ...process.env,

@@ -4,17 +4,17 @@
  */
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
-import { unstable_readConfig as readWranglerConfig } from "wrangler";
 import { stagePages } from "./stage-pages.ts";
 import { bundleWorker, settingsFile } from "./workerd/bundle.ts";
 import { workerSettings } from "./workerd/config.ts";
+import { readWranglerConfig } from "./wrangler.ts";
 
 const root = path.dirname(import.meta.dirname);
 
 /** Writes the Worker with its check of the Host header, its local storage, and what wrangler.toml says of it. */
 export async function buildLocalWorker(folder: string): Promise<void> {
   await bundleWorker(path.join(root, "edge/local-worker.ts"), folder);
-  const settings = workerSettings(readWranglerConfig({ config: path.join(root, "wrangler.toml") }));
+  const settings = workerSettings(await readWranglerConfig(path.join(root, "wrangler.toml")));
   await writeFile(path.join(folder, settingsFile), JSON.stringify(settings));
 }
 

@@ -4,10 +4,9 @@
  */
 import { execFile } from "node:child_process";
 import { stat, utimes } from "node:fs/promises";
-import { createRequire } from "node:module";
 import path from "node:path";
 import { promisify } from "node:util";
-import { quietWrangler } from "./wrangler.ts";
+import { quietWrangler, wranglerProgram } from "./wrangler.ts";
 
 const root = path.dirname(import.meta.dirname);
 const typesFile = "edge/worker-configuration.d.ts";
@@ -18,9 +17,7 @@ const sources = ["wrangler.toml", "package-lock.json"];
 export async function generateWorkerTypes(): Promise<void> {
   const [typesMs, ...sourcesMs] = await Promise.all([typesFile, ...sources].map(modifiedMs));
   if (sourcesMs.every((sourceMs) => sourceMs < typesMs)) return;
-  const manifest = createRequire(import.meta.url).resolve("wrangler/package.json");
-  const wrangler = path.join(path.dirname(manifest), "bin/wrangler.js");
-  await promisify(execFile)(process.execPath, [wrangler, "types", "--strict-vars=false", typesFile], {
+  await promisify(execFile)(process.execPath, [wranglerProgram(), "types", "--strict-vars=false", typesFile], {
     cwd: root,
     env: { ...process.env, ...quietWrangler },
   });

@@ -1,12 +1,25 @@
 /** wrangler's command line as a child process, quiet and without questions. Not here: what its commands answer. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { text } from "node:stream/consumers";
 import { stripVTControlCharacters } from "node:util";
 
-const program = path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
+/** The program of wrangler's package. The npm package leaves wrangler out, as only `--remote` needs it: then throws an Error that says how to install it. */
+export function wranglerProgram(): string {
+  try {
+    return path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
+  } catch (cause) {
+    const manifest = path.join(import.meta.dirname, "../package.json");
+    const { name, peerDependencies } = JSON.parse(readFileSync(manifest, "utf8"));
+    throw new Error(
+      `this needs wrangler, which is not installed: npm install wrangler@${peerDependencies.wrangler}, with --global where ${name} was installed so`,
+      { cause },
+    );
+  }
+}
 
 /** wrangler's environment here: no metrics, no request data fetched from Cloudflare, no banner, no log files. */
 export const quietWrangler = {
@@ -35,6 +48,13 @@ export interface WranglerConfig {
   containers?: unknown[];
 }
 
+/** Reads an environment of a wrangler configuration, its top level unless named. wrangler's module takes 100 MB. */
+export async function readWranglerConfig(config: string, env?: string): Promise<WranglerConfig> {
+  wranglerProgram();
+  const { unstable_readConfig } = await import("wrangler");
+  return unstable_readConfig({ config, env });
+}
+
 /** A command of wrangler that failed. */
 export class WranglerError extends Error {
   /** All that it wrote. */
@@ -51,7 +71,7 @@ export class WranglerError extends Error {
  * cut it off half-way through a change. Throws a WranglerError with wrangler's own words.
  */
 export async function runWrangler(folder: string, args: readonly string[], variables = {}): Promise<string> {
-  const child = spawn(process.execPath, [program, ...args], {
+  const child = spawn(process.execPath, [wranglerProgram(), ...args], {
     cwd: folder,
     env: { ...process.env, ...quietWrangler, NO_COLOR: "1", FORCE_COLOR: "0", ...variables },
     stdio: ["ignore", "pipe", "pipe"],

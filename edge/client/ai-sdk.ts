@@ -1,5 +1,5 @@
 /**
- * `chameleon-edge/client/ai-sdk`: the extension for the Vercel AI SDK, for a provider of `createOpenAICompatible` named
+ * `@chameleon-edge/client/ai-sdk`: the extension for the Vercel AI SDK, for a provider of `createOpenAICompatible` named
  * "chameleon". The request's fields are `providerOptions`; the answer's block is in `providerMetadata`.
  */
 import type { ChameleonBlock, ChameleonRequest, ChameleonRequestFields } from "./extension.ts";

@@ -1,7 +1,44 @@
-/** The `chameleon` extension of requests and answers, as types. */
-import type { ChameleonBlock } from "../../shared/contracts/responses.ts";
+/** The `chameleon` extension of requests and answers, as types that need no other package. A test holds them to the API's schemas. */
 
-export type { ChameleonBlock };
+/** What answered one choice. In a stream it comes with the choice's last chunk; each chunk has its own tokens of `sources` and `compare`. */
+export interface ChameleonBlock {
+  /** The nearest centroid, or the first of the adapters that the request names and that serve. */
+  centroid: string;
+  /** Cosine of prompt embedding and centroid. */
+  similarity: number;
+  mode: "evidence" | "fixed" | "adapted" | "off" | "auto-off";
+  /** What the answer's logits are a weighted mean of; `hash` is an adapter's. */
+  experts: { id: string; weight: number; hash?: string | undefined }[];
+  /** Mean gain over the base in nats a token, on so many of the prompt's own tokens; null where the prompt did not decide. */
+  evidence: { nats: number; tokens: number } | null;
+  /** The adapter that serves; null for the base alone. */
+  adapter: { hash: string; cache: "hit" | "generated"; scale: number } | null;
+  /** What the centroid's adapter gained on held-out text, in nats a token; null where none was measured. */
+  held_out_gain: { nats: number; ci95: [number, number]; tokens: number } | null;
+  /** The memories that the answer read; a `brake` of 0 does not count. */
+  memories?: { id: string; brake: number }[] | undefined;
+  /** With `retrieve`: the passages in the prompt, nearest first; bytes [start, end) of the document. */
+  retrieved?:
+    | { adapter: string; document: string; start: number; end: number; tokens: number; similarity: number }[]
+    | undefined;
+  /** With `sources`: the passages that spoke for each token, and their parts of its probability. */
+  sources?:
+    | {
+        token: string;
+        share: number;
+        passages: { adapter: string; document: string; start: number; end: number; share: number }[];
+      }[]
+    | undefined;
+  /** Milliseconds of each phase. */
+  timings: { tokenize: number; assign: number; queue: number; adapter: number; prefill: number; decode: number };
+  /** With `compare`: each token's log-probability, and the base's. */
+  compare?:
+    | {
+        tokens: { token: string; logprob: number; base_logprob: number }[];
+        mean_difference?: number | null | undefined;
+      }
+    | undefined;
+}
 
 /** An expert of a mixture. Either every expert has a weight or none has: then the prompt weighs them. */
 export interface Expert {

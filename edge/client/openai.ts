@@ -1,5 +1,5 @@
 /**
- * `import "chameleon-edge/client"` adds the `chameleon` extension to the types of the `openai` SDK. Nothing changes at run time: the
+ * `import "@chameleon-edge/client"` adds the `chameleon` extension to the types of the `openai` SDK. Nothing changes at run time: the
  * SDK sends and returns fields that it does not know.
  */
 import type {} from "openai";

@@ -1,6 +1,9 @@
 /** Loads a graph into ONNX Runtime. The only file that names the package, so the only one that knows its options. */
 import ort from "onnxruntime-node";
 
+/** Version of ONNX Runtime's package. */
+export const runtimeVersion = ort.env.versions.node;
+
 /** An execution provider of ONNX Runtime. */
 export type Device = "cpu" | "webgpu" | "cuda";
 export type Session = ort.InferenceSession;

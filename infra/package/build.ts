@@ -1,10 +1,11 @@
 /**
- * Writes `dist/`, what the npm package holds beside the bootstrap: JavaScript with types of all that the commands need, in
- * the folders of the sources, the built Worker and static assets. `npm pack` runs it (prepack). Not here: the embedded base, which is a
+ * Writes `dist/`, what the npm package holds beside the bootstrap: JavaScript of all that the commands need, in the folders of the
+ * sources, the built Worker, static assets and ONNX Runtime. `npm pack` runs it (prepack). Not here: the embedded base, which is a
  * package of its own (its folder in gpu-backend/models).
  */
 import { spawnSync } from "node:child_process";
 import { cp, glob, readFile, rm, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
 import path from "node:path";
 import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
 import { buildLocalWorker } from "../build-edge.ts";
@@ -25,18 +26,47 @@ const assets = [
   "test/bench/llama/package-lock.json",
 ];
 
+/** Platforms that the package serves on, as ONNX Runtime's package names their folders. */
+const platforms = ["linux/x64", "linux/arm64", "darwin/arm64"];
+const runtimeFolder = "onnxruntime-node";
+
 async function build(): Promise<void> {
   await rm(dist, { recursive: true, force: true });
   compile();
-  await pointThreadsAtJavaScript();
+  await pointImports();
+  await copyRuntime();
   await stagePages();
   await buildSite();
   for (const asset of assets) await cp(path.join(root, asset), path.join(dist, asset), { recursive: true });
   // What development has staged there: a start takes the base's own.
   await rm(path.join(dist, "edge/public/artifacts"), { recursive: true, force: true });
   await buildLocalWorker(path.join(dist, "edge/built"));
-  const { name, version, type } = JSON.parse(await readFile(path.join(root, "package.json"), "utf8"));
-  await writeFile(path.join(dist, "package.json"), `${JSON.stringify({ name, version, type }, null, 2)}\n`);
+  const { name, version, type, peerDependencies } = await manifestOf(root);
+  await writeManifest(dist, { name, version, type, peerDependencies });
+}
+
+/**
+ * Copies ONNX Runtime's package without other platforms' libraries, and without its install script, which downloads CUDA's from
+ * outside the npm registry and fails where that is out of reach.
+ */
+async function copyRuntime(): Promise<void> {
+  const source = path.dirname(createRequire(import.meta.url).resolve("onnxruntime-node/package.json"));
+  const target = path.join(dist, runtimeFolder);
+  for (const file of ["README.md", "dist", ...platforms.map((platform) => `bin/napi-v6/${platform}`)]) {
+    // Of macOS' library there are two copies, of which this one is not loaded.
+    const filter = (one: string) => !/\.d\.ts$|\.map$|libonnxruntime\.\d+\.\d+\.\d+\.dylib$/.test(one);
+    await cp(path.join(source, file), path.join(target, file), { recursive: true, filter });
+  }
+  const { name, version, license, author, repository } = await manifestOf(source);
+  await writeManifest(target, { name, version, license, author, repository });
+}
+
+async function manifestOf(folder: string): Promise<Record<string, unknown>> {
+  return JSON.parse(await readFile(path.join(folder, "package.json"), "utf8"));
+}
+
+async function writeManifest(folder: string, manifest: Record<string, unknown>): Promise<void> {
+  await writeFile(path.join(folder, "package.json"), `${JSON.stringify(manifest, null, 2)}\n`);
 }
 
 function compile(): void {
@@ -48,15 +78,15 @@ function compile(): void {
   if (status !== 0) throw new Error(`the compiler ended with ${status}`);
 }
 
-/** The compiler rewrites imports, not the URLs of files that threads and processes run. */
-async function pointThreadsAtJavaScript(): Promise<void> {
+/** The compiler rewrites imports of ours, not the URLs of files that threads and processes run, nor the name of the copied package. */
+async function pointImports(): Promise<void> {
   for await (const name of glob("**/*.js", { cwd: dist })) {
     const file = path.join(dist, name);
     const text = await readFile(file, "utf8");
-    const pointed = text.replace(
-      /new URL\("([\w./-]+)\.ts", import\.meta\.url\)/g,
-      'new URL("$1.js", import.meta.url)',
-    );
+    const runtime = path.posix.relative(path.dirname(name), `${runtimeFolder}/dist/index.js`);
+    const pointed = text
+      .replace(/new URL\("([\w./-]+)\.ts", import\.meta\.url\)/g, 'new URL("$1.js", import.meta.url)')
+      .replace('from "onnxruntime-node"', `from "${runtime}"`);
     if (pointed !== text) await writeFile(file, pointed);
   }
 }

@@ -7,7 +7,7 @@ import { InvalidArgumentError, Option } from "commander";
 import { createCommand, parsedOptions } from "../../gpu-backend/command-line.ts";
 import { readConfig } from "../../gpu-backend/config.ts";
 import { artifactsFolder } from "../local-edge.ts";
-import type { WranglerConfig } from "../wrangler.ts";
+import { readWranglerConfig } from "../wrangler.ts";
 import { readArtifactSet } from "./artifact-set.ts";
 import { listSwitches, type Published, publishSet, rollBack, switchLines } from "./publish.ts";
 import type { ObjectStore } from "./store.ts";
@@ -66,8 +66,7 @@ function readPrefix(text: string): string {
 
 async function storeOf({ remote, env, endpoint }: Options): Promise<ObjectStore> {
   if (!remote) return folderStore(artifactsFolder());
-  const { unstable_readConfig: readWranglerConfig } = await import("wrangler");
-  const { r2_buckets: buckets }: WranglerConfig = readWranglerConfig({ config: path.join(root, "wrangler.toml"), env });
+  const { r2_buckets: buckets } = await readWranglerConfig(path.join(root, "wrangler.toml"), env);
   return remoteStore(process.env, buckets.find((one) => one.binding === binding)?.bucket_name, endpoint);
 }
 

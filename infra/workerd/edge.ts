@@ -5,7 +5,7 @@ import { mkdir, mkdtemp, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { recordFile } from "../keys/namespace.ts";
-import type { WranglerConfig } from "../wrangler.ts";
+import { readWranglerConfig } from "../wrangler.ts";
 import { bundleWorker } from "./bundle.ts";
 import { type OutsideSocket, stateFolders, type WorkerSettings, workerdConfigText } from "./config.ts";
 import { startWorkerd, type WorkerdOptions, type WorkerdProcess } from "./process.ts";
@@ -41,10 +41,8 @@ export async function prepareBareEdge(
   configFile: string,
   { environment, bundle }: { environment?: string; bundle?: (directory: string) => Promise<void> } = {},
 ): Promise<BareEdge> {
-  // It takes 100 MB, and a local start does without.
-  const { unstable_readConfig: readWranglerConfig } = await import("wrangler");
+  const wrangler = await readWranglerConfig(configFile, environment);
   const directory = await temporaryFolder();
-  const wrangler: WranglerConfig = readWranglerConfig({ config: configFile, env: environment });
   const fromConfig = (file: string) => path.resolve(path.dirname(configFile), file);
   await (bundle ? bundle(directory) : bundleWorker(fromConfig(wrangler.main), directory));
   return bareEdge(directory, wrangler, fromConfig(wrangler.assets?.directory ?? "."));

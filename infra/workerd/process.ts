@@ -6,9 +6,8 @@ import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
 import { settlesWithin } from "../../shared/settles-within.ts";
 
-/** wrangler's own workerd, of which it pins the version. The package has no types. */
-const fromWrangler = createRequire(createRequire(import.meta.url).resolve("wrangler"));
-const { default: binary } = fromWrangler("workerd") as { default: string };
+/** In the version that wrangler pins. The package has no types. */
+const { default: binary } = createRequire(import.meta.url)("workerd") as { default: string };
 
 export interface WorkerdProcess {
   url: string;

@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { InvalidArgumentError, Option } from "commander";
 import { count, createCommand, parsedOptions } from "../../gpu-backend/command-line.ts";
 import { readConfig } from "../../gpu-backend/config.ts";
+import { runtimeVersion } from "../../gpu-backend/runtime/session.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
 import { measureClassifiers } from "./classifiers.ts";
 import { runGroup, skippedLine } from "./contest.ts";
@@ -143,7 +144,7 @@ function versions(): Record<string, string> {
   return {
     node: process.versions.node,
     [root.name]: root.version,
-    "onnxruntime-node": root.dependencies["onnxruntime-node"],
+    "onnxruntime-node": runtimeVersion!,
     ...pinsOf(llamaFolder),
   };
 }

@@ -1,7 +1,7 @@
-/** The npm packages, server and embedded base, as a stranger meets them: packed, installed in an empty folder, started, asked. */
+/** The npm packages as a stranger meets them: packed, installed with `npm install --global` in an empty folder, started, asked. */
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { glob, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
@@ -12,12 +12,11 @@ import { outsideEnvironment } from "../support/outside.ts";
 const root = path.join(import.meta.dirname, "../..");
 const run = promisify(execFile);
 
-const { MODEL_DIR, WEIGHT_FORMAT, ...outside } = outsideEnvironment();
 /** The embedded base is served, not that of the other tests. */
+const { MODEL_DIR, WEIGHT_FORMAT, ...outside } = outsideEnvironment();
 const env: NodeJS.ProcessEnv = {
   ...outside,
-  // An older npm runs install scripts by itself; this one's would download CUDA.
-  ONNXRUNTIME_NODE_INSTALL: "skip",
+  PATH: [path.dirname(process.execPath), outside.PATH].join(path.delimiter),
 };
 
 /** Without a registry there is nothing to install from: then these tests are skipped, and counted as such. */
@@ -33,22 +32,30 @@ interface Packed {
   files: { path: string }[];
 }
 
+const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
+const print = (line: string) => process.stdout.write(`${line}\n`);
+
 let folder: string;
+/** Where npm installs. */
+let modules: string;
 let server: Packed;
 let base: Packed;
+let client: Packed;
 beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), "chameleon-package-"));
   const pack = ["pack", "--json", "--workspaces", "--include-workspace-root", "--pack-destination", folder];
   const packed: Packed[] = JSON.parse((await run("npm", pack, { cwd: root, env, maxBuffer: 2 ** 24 })).stdout);
   server = packed.find(({ name }) => name === "chameleon-edge")!;
   base = packed.find(({ name }) => name === "@chameleon-edge/smollm2-135m")!;
-  const MB = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
+  client = packed.find(({ name }) => name === "@chameleon-edge/client")!;
   for (const { filename, size, unpackedSize } of packed) {
-    process.stdout.write(`${filename}: ${MB(size)}, unpacked ${MB(unpackedSize)}\n`);
+    print(`${filename}: ${megabytes(size)}, unpacked ${megabytes(unpackedSize)}`);
   }
-  await writeFile(path.join(folder, "package.json"), "{}");
-  const tarballs = [base, server].map(({ filename }) => `./${filename}`);
-  const install = ["install", "--prefer-offline", "--no-audit", "--no-fund", ...tarballs];
+  modules = path.join(folder, "lib/node_modules");
+  const tarballs = [base, server, client].map(({ filename }) => `./${filename}`);
+  const where = ["--global", "--prefix", folder];
+  const install = ["install", ...where, "--prefer-offline", "--no-audit", "--no-fund", ...tarballs];
+  const startMs = performance.now();
   isOffline = await run("npm", install, { cwd: folder, env }).then(
     () => false,
     (error: { stderr: string }) => {
@@ -56,15 +63,31 @@ beforeAll(async () => {
       throw error;
     },
   );
+  print(`installed in ${((performance.now() - startMs) / 1000).toFixed(1)} s`);
 }, 300_000);
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
 beforeEach(({ skip }) => skip(isOffline, "the npm registry is out of reach"));
 
-const chameleon = (...args: string[]) => run("npx", ["--no-install", "chameleon", ...args], { cwd: folder, env });
+const chameleon = (...args: string[]) => run(path.join(folder, "bin/chameleon"), args, { cwd: folder, env });
 
-test("answers a completion, and its own commands find it", async () => {
-  const child = spawn("npx", ["--no-install", "chameleon", "start", "--json"], {
+test("takes at most 350 MB without weights, and only workerd's script runs when it is installed", async () => {
+  const { stdout } = await run("du", ["-sB1", path.join(modules, server.name)]);
+  const bytes = Number.parseInt(stdout, 10);
+  print(`the server takes ${megabytes(bytes)}`);
+  expect(bytes).toBeLessThan(350e6);
+  const scripted: string[] = [];
+  for await (const file of glob("**/package.json", { cwd: modules })) {
+    const { name, scripts = {} } = JSON.parse(await readFile(path.join(modules, file), "utf8"));
+    if (scripts.preinstall ?? scripts.install ?? scripts.postinstall) scripted.push(name);
+  }
+  expect(scripted).toEqual(["workerd"]);
+});
+
+/** The command that npx runs is the one that has the package's name. */
+test("answers a completion and knows a document, and its own commands find it", async () => {
+  const startMs = performance.now();
+  const child = spawn(path.join(folder, "bin", server.name), ["start", "--json"], {
     cwd: folder,
     env: { ...env, EDGE_PORT: "0", BACKEND_PORT: "0" },
     stdio: ["ignore", "pipe", "pipe"],
@@ -77,14 +100,17 @@ test("answers a completion, and its own commands find it", async () => {
     await ended;
   });
   const [line] = await once(createInterface({ input: child.stdout }), "line");
+  print(`started in ${((performance.now() - startMs) / 1000).toFixed(1)} s`);
   const { edge, key } = JSON.parse(line);
   const headers = { authorization: `Bearer ${key}`, "content-type": "application/json" };
   const body = JSON.stringify({ messages: [{ role: "user", content: "What is the capital of France?" }] });
+  const askMs = performance.now();
   const response = await fetch(`${edge}/v1/chat/completions`, { method: "POST", headers, body });
   expect(await response.json()).toMatchObject({
     model: "smollm2-135m:auto",
     choices: [{ message: { content: expect.stringContaining("Paris") } }],
   });
+  print(`answered in ${(performance.now() - askMs).toFixed(0)} ms`);
   for (const page of ["/", "/docs/api", "/openapi.json"]) expect((await fetch(edge + page)).status).toBe(200);
   // The documents site is built into the package.
   for (const page of ["/docs", "/docs/start", "/docs/reference/limits"]) {
@@ -97,12 +123,40 @@ test("answers a completion, and its own commands find it", async () => {
   const { stdout } = await chameleon("score", "text.txt", "--json");
   const { base, mixture } = JSON.parse(stdout);
   expect(mixture.nats).toBeLessThan(base.nats);
+
+  await writeFile(
+    path.join(folder, "manual.txt"),
+    "The pump of unit 7 takes zibble oil every forty hours.\n".repeat(8),
+  );
+  await chameleon("adapters", "create", "manual", "manual.txt");
+  const recalled = await fetch(`${edge}/v1/completions`, {
+    method: "POST",
+    headers,
+    body: JSON.stringify({
+      ...{ model: "smollm2-135m:manual", prompt: "The pump of unit 7 takes", max_tokens: 8, temperature: 0 },
+      chameleon: { sources: true },
+    }),
+  });
+  expect(await recalled.json()).toMatchObject({
+    choices: [
+      {
+        text: expect.stringContaining("zibble oil"),
+        chameleon: { sources: expect.arrayContaining([expect.objectContaining({ share: expect.any(Number) })]) },
+      },
+    ],
+  });
 });
 
 test("its commands work without a checkout, and those of developers are not there", async () => {
   expect((await chameleon("doctor")).stdout).toMatch(/^ok {4}artifacts/m);
   expect((await chameleon("bench", "--help")).stdout).toContain("Usage: chameleon bench");
   expect((await chameleon("publish", "--list")).stderr).toBe("nothing was published yet\n");
+  for (const command of ["publish", "keys"]) {
+    await expect(chameleon(command, command === "keys" ? "list" : "--list", "--remote")).rejects.toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/needs wrangler, [^\n]*: npm install wrangler@\d+\.\d+\.\d+,[^\n]*\n$/),
+    });
+  }
   await expect(chameleon("check")).rejects.toMatchObject({ code: 2, stderr: expect.stringContaining("no command") });
   for (const command of ["train", "eval"]) {
     await expect(chameleon(command)).rejects.toMatchObject({
@@ -119,20 +173,22 @@ test("its commands work without a checkout, and those of developers are not ther
 
 /** With the `openai` SDK beside it, as its users have. */
 test("types the client", async () => {
-  await symlink(path.join(root, "node_modules/openai"), path.join(folder, "node_modules/openai"));
+  expect(client.size).toBeLessThan(50_000);
+  await symlink(path.join(root, "node_modules/openai"), path.join(modules, "openai"));
   const source = `
-    import "chameleon-edge/client";
-    import { chameleonOptions } from "chameleon-edge/client/ai-sdk";
+    import "@chameleon-edge/client";
+    import { chameleonOptions } from "@chameleon-edge/client/ai-sdk";
     import type OpenAI from "openai";
     export const mode = (completion: OpenAI.Completion): string | undefined => completion.choices[0].chameleon?.mode;
     // @ts-expect-error -- an adapter is no number
     export const options = chameleonOptions({ adapter: 3 });
     console.log(JSON.stringify(options));`;
-  await writeFile(path.join(folder, "client.mts"), source);
+  const cwd = path.dirname(modules);
+  await writeFile(path.join(cwd, "client.mts"), source);
   const tsc = path.join(root, "node_modules/typescript/bin/tsc");
   const strict = ["--strict", "--module", "nodenext", "--target", "es2025", "--skipLibCheck", "client.mts"];
-  await run(process.execPath, [tsc, ...strict], { cwd: folder });
-  const { stdout } = await run(process.execPath, ["client.mjs"], { cwd: folder });
+  await run(process.execPath, [tsc, ...strict], { cwd });
+  const { stdout } = await run(process.execPath, ["client.mjs"], { cwd });
   expect(stdout).toBe('{"chameleon":{"chameleon":{"adapter":3}}}\n');
 });
 

@@ -5,6 +5,7 @@ import { expect, expectTypeOf, test } from "vitest";
 import { chameleonOf, chameleonOptions, metadataExtractor } from "../../../edge/client/ai-sdk.ts";
 import type { ChameleonBlock, ChameleonRequest } from "../../../edge/client/extension.ts";
 import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
+import type { ChameleonBlock as AnsweredBlock } from "../../../shared/contracts/responses.ts";
 
 type Block = Partial<ChameleonBlock> | undefined;
 
@@ -12,6 +13,8 @@ test("choices of the openai SDK have the block, whole or streamed", () => {
   expectTypeOf<OpenAI.CompletionChoice["chameleon"]>().toEqualTypeOf<Block>();
   expectTypeOf<OpenAI.ChatCompletion.Choice["chameleon"]>().toEqualTypeOf<Block>();
   expectTypeOf<OpenAI.ChatCompletionChunk.Choice["chameleon"]>().toEqualTypeOf<Block>();
+  // What the API answers, field by field.
+  expectTypeOf<ChameleonBlock>().toEqualTypeOf<AnsweredBlock>();
   expectTypeOf<NonNullable<Block>["evidence"]>().toEqualTypeOf<{ nats: number; tokens: number } | null | undefined>();
 });
 

