@@ -43,7 +43,7 @@ export interface WranglerConfig {
   routes?: (string | { pattern: string; custom_domain?: boolean })[];
   assets?: { binding: string; directory: string };
   durable_objects: { bindings: { name: string; class_name: string }[] };
-  kv_namespaces: { binding: string }[];
+  kv_namespaces: { binding: string; id?: string }[];
   r2_buckets: { binding: string; bucket_name?: string }[];
   containers?: unknown[];
 }

@@ -7,8 +7,9 @@ import { InvalidArgumentError } from "commander";
 import { httpUrl, Interrupted } from "../../gpu-backend/command-line.ts";
 import type { Environment } from "./environment.ts";
 import { type Gate, passGates } from "./gates.ts";
+import { missingAccount, missingHere } from "./missing.ts";
 import { wranglerPlatform } from "./platform.ts";
-import { type RollOutParts, rollBack, rollOut, rollOutLimits } from "./roll-out.ts";
+import { checkSecrets, type RollOutParts, requiredSecrets, rollBack, rollOut, rollOutLimits } from "./roll-out.ts";
 import { smokeLimits, smokeTest } from "./smoke.ts";
 
 const say = (line: string) => void process.stderr.write(`${line}\n`);
@@ -28,7 +29,7 @@ export async function deploy(
 ): Promise<string | null> {
   // Checked before the gates, which take minutes.
   const url = options.url ?? (process.env.EDGE_URL ? httpUrl(process.env.EDGE_URL) : environment.url);
-  const problems = [...environment.problems];
+  const problems = [...environment.problems, ...missingHere(environment, process.env)];
   if (url === null) {
     problems.push(
       `it is not known where ${environment.worker} answers, to test it; name it by --url or EDGE_URL, or give [env.${environment.name}] a custom domain in wrangler.toml`,
@@ -39,11 +40,12 @@ export async function deploy(
     if (problems.length > 0) throw new Error(`nothing was changed: ${problems.join("; ")}`);
   }
   const parts = partsOf(environment, url, options, signal);
+  if (options.dryRun) sayMissing(environment, problems);
+  else await checkSecrets(parts);
   await passGates(gates, say, signal);
   if (options.dryRun) {
     say(`every gate passed. Migrations of ${environment.name}: ${environment.migrations.join(", ") || "none"}`);
-    for (const problem of problems) say(`before a deployment: ${problem}`);
-    say("not checked here: the Worker's secrets, and the id of its KV namespace");
+    if (problems.length > 0) say(`missing for a deployment, as told above: ${problems.length}`);
     return null;
   }
   const deployed = await rollOut(parts, rollOutLimits);
@@ -76,6 +78,16 @@ function partsOf(
     confirm: async (question) => options.yes || (await isConfirmed(question, signal)),
     signal,
   };
+}
+
+/** What a deployment would lack, before the gates, which take minutes; and what only Cloudflare knows. */
+function sayMissing({ name, makes }: Environment, problems: string[]): void {
+  const account = missingAccount(process.env);
+  if (account !== null) problems.unshift(account);
+  for (const problem of problems) say(`missing for a deployment: ${problem}`);
+  for (const made of makes) say(`made by the first deployment: ${made}`);
+  const commands = requiredSecrets.map((secret) => `npx wrangler secret put ${secret} --env ${name}`);
+  say(`not checked, as only Cloudflare knows: the Worker's secrets (${commands.join("; ")})`);
 }
 
 function requireAnswers({ yes }: DeployOptions): void {

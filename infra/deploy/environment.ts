@@ -14,6 +14,8 @@ export interface Environment {
   /** Where it answers, by its first custom domain; null where it has none. */
   url: string | null;
   hasContainers: boolean;
+  /** What the platform makes with its first deployment, and what is to be done with it then. */
+  makes: string[];
   /** What must be changed in wrangler.toml before anything can be deployed, one sentence each. */
   problems: string[];
 }
@@ -35,6 +37,15 @@ export function readEnvironment(configFile: string, name: string): Environment {
     migrations: config.migrations.map(({ tag }) => tag),
     url: typeof domain === "object" ? `https://${domain.pattern}` : null,
     hasContainers: (config.containers ?? []).length > 0,
+    makes: [
+      ...config.kv_namespaces
+        .filter(({ id }) => !id)
+        .map(({ binding }) => {
+          const title = `${config.name}-${binding.toLowerCase()}`;
+          return `the KV namespace ${title}; \`npx wrangler kv namespace list\` shows its id, which belongs into [env.${name}] before keys are made`;
+        }),
+      ...config.r2_buckets.map(({ bucket_name }) => `the R2 bucket ${bucket_name}, unless it is there`),
+    ],
     problems: problemsOf(name, backendUrls),
   };
 }

@@ -162,7 +162,8 @@ async function restored(parts: RollOutParts, before: string, version: string, er
   return new Error(`${messageOf(error)}\n${state}`, { cause: error });
 }
 
-async function checkSecrets({ environment: { name }, platform }: RollOutParts): Promise<void> {
+/** Throws an Error that names the secrets that the Worker lacks. */
+export async function checkSecrets({ environment: { name }, platform }: RollOutParts): Promise<void> {
   const present = await platform.secrets();
   const missing = requiredSecrets.filter((secret) => !present.includes(secret));
   if (missing.length === 0) return;

@@ -1,5 +1,8 @@
 /** What a deployment refuses before its gates, which take minutes, and before anything outside this machine is asked. */
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterEach, beforeEach, expect, onTestFinished, test, vi } from "vitest";
 import { type DeployOptions, deploy, goBack } from "../../../../infra/deploy/deploy.ts";
 import type { Environment } from "../../../../infra/deploy/environment.ts";
 import type { Gate } from "../../../../infra/deploy/gates.ts";
@@ -11,6 +14,7 @@ const environment: Environment = {
   migrations: ["v1"],
   url: null,
   hasContainers: false,
+  makes: ["the R2 bucket artifacts"],
   problems: [],
 };
 const options: DeployOptions = { dryRun: false, yes: true };
@@ -23,7 +27,10 @@ beforeEach(() => {
   written = [];
   vi.spyOn(process.stderr, "write").mockImplementation((text) => written.push(String(text)) > 0);
 });
-afterEach(() => void vi.restoreAllMocks());
+afterEach(() => {
+  vi.restoreAllMocks();
+  vi.unstubAllEnvs();
+});
 
 test.each<[string, Partial<Environment>, Partial<DeployOptions>, string]>([
   ["a placeholder of a backend", { problems: ["BACKEND_URLS names x"] }, {}, "BACKEND_URLS names x"],
@@ -35,13 +42,22 @@ test.each<[string, Partial<Environment>, Partial<DeployOptions>, string]>([
   expect(gate.run).not.toHaveBeenCalled();
 });
 
-test("a dry run passes the gates and only tells what a deployment would refuse", async () => {
-  gate.run.mockResolvedValue();
-  const wrong = { ...environment, problems: ["BACKEND_URLS names x"] };
+test("a dry run tells all that a deployment lacks before its gates, and passes these", async () => {
+  let before = "";
+  gate.run.mockImplementation(async () => {
+    before = written.join("");
+  });
+  const empty = await mkdtemp(path.join(tmpdir(), "deploy-"));
+  onTestFinished(() => rm(empty, { recursive: true }));
+  for (const name of ["HOME", "XDG_CONFIG_HOME", "MODEL_DIR", "PATH"]) vi.stubEnv(name, empty);
+  vi.stubEnv("CLOUDFLARE_API_TOKEN", undefined);
+  const wrong = { ...environment, hasContainers: true, problems: ["BACKEND_URLS names x"] };
   expect(await deploy(wrong, { ...options, dryRun: true }, [gate], signal)).toBeNull();
   expect(gate.run).toHaveBeenCalledOnce();
-  expect(written.join("")).toContain("BACKEND_URLS names x");
-  expect(written.join("")).toMatch(/not checked here: .*secrets.* id /);
+  const missing = [...before.matchAll(/^missing for a deployment: (.{11})/gm)].map(([, start]) => start);
+  expect(missing).toEqual(["no account:", "BACKEND_URL", "no artifact", "no Docker, ", "it is not k"]);
+  expect(before).toContain("made by the first deployment: the R2 bucket artifacts\n");
+  expect(before).toContain("npx wrangler secret put BACKEND_SECRETS --env production");
 });
 
 test("a gate that fails ends the deployment", async () => {

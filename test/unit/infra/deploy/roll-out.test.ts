@@ -13,6 +13,7 @@ const environment: Environment = {
   migrations: ["v1", "v2"],
   url: null,
   hasContainers: false,
+  makes: [],
   problems: [],
 };
 
