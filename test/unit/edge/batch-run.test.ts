@@ -51,26 +51,32 @@ const gaveUp = (id: string, kind: ErrorKind, retryAfterSeconds?: number) =>
   errorFrame(id, new ServiceError(kind, kind, { retryAfterSeconds }));
 
 describe("a backend that fails", () => {
-  test.each<FailureKind>(["unreachable", "silent", "failing", "unavailable", "mismatched", "diverging", "overloaded"])(
-    "to accept (%s): another is asked for the same",
-    async (kind) => {
-      const routing = scriptedRouting(2);
-      const { begun, ended, received } = runBatch(routing, [sequence("a"), sequence("b")]);
-      const first = called(routing.backends);
-      await first.last.refuse(callFailure(kind));
-      const second = other(routing, first);
-      expect(second.last.ids).toEqual(["a_1", "b_1"]);
-      await second.last.accept();
-      await begun;
-      for (const one of second.last.batch.sequences) await second.last.send(...framesFor(one));
-      await ended;
-      expect(received).toEqual([...framesFor(sequence("a")), ...framesFor(sequence("b"))]);
-      expect(routing.events.filter((event) => event.startsWith("retried"))).toEqual([
-        `retried ${nameOf(routing, first)} 2`,
-      ]);
-      await expectIdle(routing);
-    },
-  );
+  test.each<FailureKind>([
+    "unreachable",
+    "silent",
+    "failing",
+    "unavailable",
+    "mismatched",
+    "diverging",
+    "lacking",
+    "overloaded",
+  ])("to accept (%s): another is asked for the same", async (kind) => {
+    const routing = scriptedRouting(2);
+    const { begun, ended, received } = runBatch(routing, [sequence("a"), sequence("b")]);
+    const first = called(routing.backends);
+    await first.last.refuse(callFailure(kind));
+    const second = other(routing, first);
+    expect(second.last.ids).toEqual(["a_1", "b_1"]);
+    await second.last.accept();
+    await begun;
+    for (const one of second.last.batch.sequences) await second.last.send(...framesFor(one));
+    await ended;
+    expect(received).toEqual([...framesFor(sequence("a")), ...framesFor(sequence("b"))]);
+    expect(routing.events.filter((event) => event.startsWith("retried"))).toEqual([
+      `retried ${nameOf(routing, first)} 2`,
+    ]);
+    await expectIdle(routing);
+  });
 
   test.each<FailureKind | null>(["broken", "silent", null])(
     "mid-stream (%s): each goes on elsewhere after what its client has, unbroken",
