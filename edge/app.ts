@@ -14,6 +14,7 @@ import { headLimits, responseHeaders } from "./api/headers.ts";
 import { healthz, readyz } from "./api/health.ts";
 import { addDocuments, deleteDocument } from "./api/memories.ts";
 import { deleteModel, getModel, listCentroids, listModels } from "./api/models.ts";
+import { responses } from "./api/responses.ts";
 import { eraseTenant, usage } from "./api/tenant.ts";
 import { callersTrace, requestTrace } from "./api/trace.ts";
 
@@ -36,6 +37,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   const routes: Record<string, Partial<Record<Method, RouteHandler>>> = {
     "/v1/completions": { POST: completions },
     "/v1/chat/completions": { POST: chatCompletions },
+    "/v1/responses": { POST: responses },
     "/v1/embeddings": { POST: embeddings },
     "/v1/classify": { POST: classify },
     "/v1/models": { GET: listModels },

@@ -3,7 +3,7 @@
  * have the same text. Pure.
  */
 import type { DoneFrame, Frame, PromptFrame, TokenFrame, TokenSources } from "../../shared/contracts/inference.ts";
-import type { ComparedToken, SourcedToken } from "../../shared/contracts/responses.ts";
+import type { ChatToken, ComparedToken, SourcedToken } from "../../shared/contracts/responses.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
@@ -201,6 +201,18 @@ export function tokenText(piece: Uint8Array): string {
   } catch {
     return `bytes:${Array.from(piece, (byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("")}`;
   }
+}
+
+/** Tokens with their alternatives, as chats and responses tell them. */
+export function chatTokensOf(tokens: readonly ReportedToken[]): ChatToken[] {
+  return tokens.map(({ piece, logprob, top }) => ({
+    ...alternativeOf(piece, logprob ?? 0),
+    top_logprobs: top.map((one) => alternativeOf(one.piece, one.logprob)),
+  }));
+}
+
+function alternativeOf(piece: Uint8Array, logprob: number) {
+  return { token: tokenText(piece), logprob, bytes: [...piece] };
 }
 
 /**

@@ -4,8 +4,8 @@
  */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
-import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
+import { sseComment, sseDone } from "../../shared/contracts/sse.ts";
+import { ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { Dispatcher, Submission } from "../dispatch/dispatcher.ts";
 import { batchesOf, type Plan, withGathering } from "../plan/plan.ts";
@@ -17,7 +17,7 @@ import type { EndReason } from "./answer-end.ts";
 import { Choice, type ChoiceOptions, echoedPrompts } from "./choice.ts";
 import { forms } from "./forms.ts";
 import { bytesOf, PromptScores } from "./prompt-scores.ts";
-import { type Envelope, ResponseBuilder } from "./response.ts";
+import { type Envelope, eventText, ResponseBuilder } from "./response.ts";
 import { RepeatedEvents, type StreamCursor, streamStart } from "./sent-events.ts";
 import { TokenCount } from "./token-count.ts";
 
@@ -189,8 +189,8 @@ class CompletionWriter {
   }
 
   #reportPending(isBounded: boolean): void {
-    const bytes = this.#request.stream ? this.#pendingBytes : this.#builder.heldBytes;
-    this.#body.setPendingBytes(bytes + this.#promptScores.heldBytes, isBounded);
+    const bytes = this.#request.stream ? this.#pendingBytes : 0;
+    this.#body.setPendingBytes(bytes + this.#builder.heldBytes + this.#promptScores.heldBytes, isBounded);
   }
 
   #writeSome(): void {
@@ -230,13 +230,16 @@ class CompletionWriter {
     if (part.done) this.#openChoices--;
     const { stream, includeUsage } = this.#request;
     if (!stream) return "";
-    const chunk = this.#builder.chunk(part);
-    const isNew = chunk && !this.#repeated?.skipIfSent(part.planned.index, part.text, part.done !== null);
-    const id = this.#request.withEventIds ? this.#repeated!.idOf(part.planned.index) : null;
-    const event = isNew ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk), id) : "";
-    if (this.#openChoices > 0) return event;
-    const endsInUsage = includeUsage && !this.#repeated?.isUsageSent;
-    return event + (endsInUsage ? sseEvent(JSON.stringify(this.#builder.usageChunk())) : "") + sseDone;
+    const { index } = part.planned;
+    let events = "";
+    for (const { name, data, text, isLast } of this.#builder.events(part)) {
+      if (this.#repeated?.skipIfSent(index, text, isLast)) continue;
+      const id = this.#request.withEventIds ? this.#repeated!.idOf(index) : null;
+      events += eventText({ name, data: includeUsage ? { ...data, usage: null } : data }, id);
+    }
+    if (this.#openChoices > 0) return events;
+    const usageChunk = includeUsage && !this.#repeated?.isUsageSent ? this.#builder.usageChunk() : null;
+    return events + (usageChunk ? eventText({ name: null, data: usageChunk }) : "") + sseDone;
   }
 
   #writeEvents(events: string): void {
@@ -265,7 +268,7 @@ class CompletionWriter {
   }
 
   #completeWhole(): void {
-    const json = JSON.stringify(this.#builder.response());
+    const json = JSON.stringify(this.#builder.whole());
     const bytes = new TextEncoder().encode(json);
     if (this.#hasBegun || bytes.length > shortAnswerBytes) {
       this.#begin();
@@ -314,7 +317,12 @@ class CompletionWriter {
       return null;
     }
     if (statusOf(error.kind) >= 500) this.#parts.log(error);
-    return this.#request.stream ? sseEvent(JSON.stringify(envelopeOf(error))) + sseDone : failedMark;
+    return this.#request.stream
+      ? this.#builder
+          .failure(error)
+          .map((event) => eventText(event))
+          .join("") + sseDone
+      : failedMark;
   }
 
   #begin(): void {

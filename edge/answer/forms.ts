@@ -1,20 +1,65 @@
-/** The shapes of choices: of `POST /v1/completions` and of `POST /v1/chat/completions`. */
-import type { ChatLogprobs, CompletionChoice, CompletionLogprobs } from "../../shared/contracts/responses.ts";
-import { type ChoicePart, type ReportedToken, tokenText } from "./choice.ts";
-import type { Form } from "./response.ts";
+/** How endpoints write answers: `POST /v1/completions` and `POST /v1/chat/completions` in choices, `POST /v1/responses` in items. */
+import type {
+  ChameleonBlock,
+  ChatChoice,
+  ChatChunkChoice,
+  ChatLogprobs,
+  CompletionChoice,
+  CompletionLogprobs,
+} from "../../shared/contracts/responses.ts";
+import { envelopeOf } from "../../shared/errors.ts";
+import { type ChoicePart, chatTokensOf, type ReportedToken, tokenText } from "./choice.ts";
+import type { Envelope, Form } from "./response.ts";
+import { responseForm } from "./response-form.ts";
+
+type AnyChoice = (ChatChoice | ChatChunkChoice | CompletionChoice) & { chameleon?: Partial<ChameleonBlock> };
+
+/** The choices of an endpoint. */
+interface Choices {
+  idPrefix: string;
+  object: string;
+  chunkObject: string;
+  /** A choice that is done, from its joined parts. */
+  choice(all: ChoicePart): AnyChoice;
+  /** A chunk's choice; `isFirst`: the first chunk of this choice. */
+  chunkChoice(part: ChoicePart, isFirst: boolean): AnyChoice;
+}
+
+function inChoices({ idPrefix, object, chunkObject, choice, chunkChoice }: Choices): Form {
+  const answer = ({ id, created, model, fingerprint }: Envelope, object: string, choices: AnyChoice[]) => ({
+    ...{ id, object, created, model, system_fingerprint: fingerprint },
+    choices,
+  });
+  const withBlock = (one: AnyChoice, block: Partial<ChameleonBlock> | null) =>
+    block === null ? one : { ...one, chameleon: block };
+  return {
+    idPrefix,
+    repeatsText: false,
+    whole(envelope, choices, usage) {
+      const written = choices.map(({ all, block }) => withBlock(choice(all), block));
+      return { ...answer(envelope, object, written), usage };
+    },
+    events(envelope, { part, block, isFirst }) {
+      const data = answer(envelope, chunkObject, [withBlock(chunkChoice(part, isFirst), block)]);
+      return [{ name: null, data, text: part.text, isLast: part.done !== null }];
+    },
+    usageChunk: (envelope, usage) => ({ ...answer(envelope, chunkObject, []), usage }),
+    failure: (_envelope, error) => [{ name: null, data: envelopeOf(error) }],
+  };
+}
 
 function completionChoice({ planned, text, logprobs, done }: ChoicePart): CompletionChoice {
   const finish_reason = done?.finishReason ?? null;
   return { index: planned.index, text, logprobs: logprobs && logprobsOf(logprobs), finish_reason };
 }
 
-const completionForm: Form = {
+const completionForm = inChoices({
   idPrefix: "cmpl-",
   object: "text_completion",
   chunkObject: "text_completion",
   choice: completionChoice,
   chunkChoice: (part) => completionChoice({ ...part, logprobs: part.logprobs?.length ? part.logprobs : null }),
-};
+});
 
 function logprobsOf(tokens: readonly ReportedToken[]): CompletionLogprobs {
   return {
@@ -31,7 +76,7 @@ function topOf({ piece, logprob, top }: ReportedToken): Record<string, number> {
   return Object.fromEntries([...top, ...itself].map((one) => [tokenText(one.piece), one.logprob]));
 }
 
-const chatForm: Form = {
+const chatForm = inChoices({
   idPrefix: "chatcmpl-",
   object: "chat.completion",
   chunkObject: "chat.completion.chunk",
@@ -48,18 +93,10 @@ const chatForm: Form = {
     logprobs: logprobs?.length ? chatLogprobsOf(logprobs) : null,
     finish_reason: done?.finishReason ?? null,
   }),
-};
+});
 
 function chatLogprobsOf(tokens: readonly ReportedToken[]): ChatLogprobs {
-  const content = tokens.map(({ piece, logprob, top }) => ({
-    ...alternativeOf(piece, logprob ?? 0),
-    top_logprobs: top.map((one) => alternativeOf(one.piece, one.logprob)),
-  }));
-  return { content, refusal: null };
+  return { content: chatTokensOf(tokens), refusal: null };
 }
 
-function alternativeOf(piece: Uint8Array, logprob: number) {
-  return { token: tokenText(piece), logprob, bytes: [...piece] };
-}
-
-export const forms = { completion: completionForm, chat: chatForm };
+export const forms = { completion: completionForm, chat: chatForm, response: responseForm };

@@ -1,23 +1,17 @@
 /**
- * Collects the parts of all choices and builds OpenAI's objects: a chunk for each part, or one whole response. Pure. Not here:
- * the shape of a choice, which differs by endpoint (forms.ts).
+ * Collects the parts of all choices and builds an answer: events for each part, or one whole object. Pure. Not here: their shapes,
+ * which differ by endpoint (forms.ts, response-form.ts).
  */
 import type { DoneFrame } from "../../shared/contracts/inference.ts";
-import type {
-  ChameleonBlock,
-  ChatChoice,
-  ChatChunkChoice,
-  ComparedToken,
-  CompletionChoice,
-  SourcedToken,
-  Timings,
-  Usage,
-} from "../../shared/contracts/responses.ts";
+import type { ResponseSettings } from "../../shared/contracts/response-object.ts";
+import type { ChameleonBlock, ComparedToken, SourcedToken, Timings, Usage } from "../../shared/contracts/responses.ts";
+import { sseEvent } from "../../shared/contracts/sse.ts";
+import type { ServiceError } from "../../shared/errors.ts";
 import type { Plan, PlannedChoice } from "../plan/plan.ts";
 import type { ChoiceOptions, ChoicePart } from "./choice.ts";
 import { retrievedTokensOf } from "./token-count.ts";
 
-/** Fields that all chunks of a response repeat. */
+/** Fields that all chunks of an answer repeat. */
 export interface Envelope {
   id: string;
   /** Unix time in seconds. */
@@ -25,10 +19,12 @@ export interface Envelope {
   model: string;
   /** Of the artifacts: with others, a seed may give another text. */
   fingerprint: string;
+  /** Of a response. */
+  settings?: ResponseSettings;
 }
 
 interface Collected {
-  /** Its parts joined; of a stream only `done`. */
+  /** Its parts joined; of a stream only `done`, and the text if its form repeats that. */
   all: ChoicePart;
   /** Number of its compared tokens, and the nats that they gained over the base. */
   gained: { nats: number; tokens: number };
@@ -36,27 +32,49 @@ interface Collected {
   hasBegun: boolean;
 }
 
-type AnyChoice = ChatChoice | ChatChunkChoice | CompletionChoice;
-
-/** How an endpoint writes choices. */
-export interface Form {
-  idPrefix: string;
-  object: string;
-  chunkObject: string;
-  /** A choice that is done, from its joined parts. */
-  choice(all: ChoicePart): AnyChoice;
-  /** A chunk's choice; `isFirst`: the first chunk of this choice. */
-  chunkChoice(part: ChoicePart, isFirst: boolean): AnyChoice;
+/** An event of a stream. */
+export interface NamedEvent {
+  /** null: it has none. */
+  name: string | null;
+  data: object;
 }
 
-interface Answer {
-  id: string;
-  object: string;
-  created: number;
-  model: string;
-  system_fingerprint: string;
-  choices: (AnyChoice & { chameleon?: Partial<ChameleonBlock> })[];
-  usage?: Usage;
+export interface AnswerEvent extends NamedEvent {
+  /** Text of the choice; a resumed stream must have the same (sent-events.ts). */
+  text: string;
+  /** The choice's last one. */
+  isLast: boolean;
+}
+
+/** A choice that has another part. */
+export interface NextPart {
+  part: ChoicePart;
+  /** Its parts so far, as far as they are joined. */
+  all: ChoicePart;
+  /** With a choice's last part the whole block, before that what belongs to the part. */
+  block: Partial<ChameleonBlock> | null;
+  isFirst: boolean;
+  /** Number of the answer's events so far. */
+  sequence: number;
+  usage: Usage;
+}
+
+/** How an endpoint writes answers. */
+export interface Form {
+  idPrefix: string;
+  /** The last events of a stream repeat its text. */
+  repeatsText: boolean;
+  /** The whole answer. */
+  whole(envelope: Envelope, choices: { all: ChoicePart; block: ChameleonBlock | null }[], usage: Usage): object;
+  events(envelope: Envelope, next: NextPart): AnswerEvent[];
+  /** The chunk after all choices; null if the form has none. */
+  usageChunk(envelope: Envelope, usage: Usage): object | null;
+  /** Events that end a stream in an error, after `sequence` others. */
+  failure(envelope: Envelope, error: ServiceError, sequence: number): NamedEvent[];
+}
+
+export function eventText({ name, data }: NamedEvent, id: string | null = null): string {
+  return sseEvent(JSON.stringify(data), id, name);
 }
 
 interface BuilderOptions extends Pick<ChoiceOptions, "compare" | "sources" | "withBlock"> {
@@ -76,6 +94,8 @@ export class ResponseBuilder {
   readonly #options: BuilderOptions;
   readonly #choices: Collected[];
   #completionTokens = 0;
+  /** Number of events so far. */
+  eventCount = 0;
   /** Per prompt: tokens that none of its choices computed, and those of its passages. */
   readonly #reusedTokens = new Map<number, number>();
   readonly #retrievedTokens = new Map<number, number>();
@@ -116,6 +136,7 @@ export class ResponseBuilder {
     for (const { logprob, base_logprob } of compared) choice.gained.nats += logprob - base_logprob;
     choice.gained.tokens += compared.length;
     if (this.#options.isWhole) this.#join(choice.all, part);
+    else if (this.#form.repeatsText) this.#join(choice.all, { ...part, logprobs: null, compared: [], sourced: [] });
     if (!done) return;
     choice.all.done = done;
     this.#completionTokens += done.completionTokens;
@@ -145,41 +166,45 @@ export class ResponseBuilder {
     this.heldBytes += 2 * text.length + logprobBytes * reported + passageBytes * passages;
   }
 
-  /** The whole response, once every choice is done. */
-  response(): Answer {
-    const choices = this.#choices.map(({ all }) => ({
-      ...this.#form.choice(all),
-      ...(this.#options.withBlock && { chameleon: this.#block(all) }),
-    }));
-    return { ...this.#head(this.#form.object), choices, usage: this.usage };
+  /** The whole answer, once every choice is done. */
+  whole(): object {
+    const choices = this.#choices.map(({ all }) => ({ all, block: this.#options.withBlock ? this.#block(all) : null }));
+    return this.#form.whole(this.#envelope, choices, this.usage);
   }
 
-  /** One part as a chunk, or null where there is nothing to tell yet. `add` it first. */
-  chunk(part: ChoicePart): Answer | null {
+  /** Events of one part; none where there is nothing to tell yet. `add` it first. */
+  events(part: ChoicePart): AnswerEvent[] {
     const { planned, text, logprobs, compared, sourced, done } = part;
     const isSilent = text === "" && compared.length + sourced.length === 0 && !logprobs?.length;
-    if (!done && isSilent) return null;
+    if (!done && isSilent) return [];
     const collected = this.#choices[planned.index];
-    const choice: Answer["choices"][number] = this.#form.chunkChoice(part, !collected.hasBegun);
+    const events = this.#form.events(this.#envelope, {
+      ...{ part, all: collected.all, block: this.#blockOf(part), isFirst: !collected.hasBegun },
+      ...{ sequence: this.eventCount, usage: this.usage },
+    });
     collected.hasBegun = true;
-    // The block comes with a choice's last chunk; compared tokens come with their own chunks.
-    if (done && this.#options.withBlock) choice.chameleon = this.#block(part);
-    else if (this.#options.compare || sourced.length > 0) {
-      choice.chameleon = {
-        ...(this.#options.compare && { compare: { tokens: compared.map(roundedToken) } }),
-        ...(sourced.length > 0 && { sources: sourced.map(roundedSources) }),
-      };
-    }
-    return { ...this.#head(this.#form.chunkObject), choices: [choice] };
+    this.eventCount += events.length;
+    return events;
   }
 
-  usageChunk(): Answer {
-    return { ...this.#head(this.#form.chunkObject), choices: [], usage: this.usage };
+  /** The block comes with a choice's last part; compared tokens and sources come with their own parts. */
+  #blockOf(part: ChoicePart): Partial<ChameleonBlock> | null {
+    const { compared, sourced, done } = part;
+    if (done && this.#options.withBlock) return this.#block(part);
+    if (!this.#options.compare && sourced.length === 0) return null;
+    return {
+      ...(this.#options.compare && { compare: { tokens: compared.map(roundedToken) } }),
+      ...(sourced.length > 0 && { sources: sourced.map(roundedSources) }),
+    };
   }
 
-  #head(object: string) {
-    const { id, created, model, fingerprint } = this.#envelope;
-    return { id, object, created, model, system_fingerprint: fingerprint };
+  usageChunk(): object | null {
+    return this.#form.usageChunk(this.#envelope, this.usage);
+  }
+
+  /** Events that end a stream in an error. */
+  failure(error: ServiceError): NamedEvent[] {
+    return this.#form.failure(this.#envelope, error, this.eventCount);
   }
 
   /** The block of a choice that is done; it lists the part's compared tokens and sources. */

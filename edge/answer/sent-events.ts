@@ -3,8 +3,8 @@
  * (SentEvents → StreamCursor). Another cell computes the stream again from the start, which gives the same text because sampling is
  * a function of request and seed, and skips the events that the cursor has (RepeatedEvents). Pure.
  *
- * An event belongs to one choice, except the chunk with the usage, an error and [DONE]. The text of an event with a finish_reason
- * is not hashed, as it has timings.
+ * An event belongs to one choice, except the chunk with the usage, an error and [DONE]. The text of a choice's last event is not
+ * hashed, as it has timings.
  */
 
 import { joinArrays } from "../../shared/bytes.ts";
@@ -14,11 +14,11 @@ import { fnv1a } from "../../shared/math/fnv1a.ts";
 
 /** The position of one choice. */
 interface ChoicePlace {
-  /** Number of events without a finish_reason. */
+  /** Number of events before the last. */
   events: number;
   /** Hash of their text, uint32. */
   digest: number;
-  /** The event with the finish_reason was sent. */
+  /** The last event was sent. */
   isDone: boolean;
 }
 
@@ -97,8 +97,13 @@ export function isComment(event: Uint8Array): boolean {
 interface Chunk {
   /** One choice; none in the chunk with the usage. */
   choices?: { index: number; text?: string; delta?: { content?: string }; finish_reason: string | null }[];
+  /** Of a response's event, which is one of choice 0. */
+  type?: string;
+  delta?: string;
   error?: unknown;
 }
+
+const lastTypes = new Set(["response.completed", "response.incomplete"]);
 
 const decoder = new TextDecoder();
 const data = "data: ";
@@ -113,7 +118,7 @@ function chunkOf(event: Uint8Array): Chunk | null {
 export class SentEvents {
   /** The client has [DONE]. */
   isDone = false;
-  /** The client has an error, which only [DONE] follows. */
+  /** The client has an error, which only `response.failed` and [DONE] may follow. */
   hasFailed = false;
   /** The client has an event other than a comment. */
   hasBegun = false;
@@ -131,8 +136,9 @@ export class SentEvents {
       this.isDone = true;
       return;
     }
-    const { choices = [], error } = chunk;
+    const { choices = [], type, delta = "", error } = chunk;
     if (error !== undefined) this.hasFailed = true;
+    else if (type !== undefined) advance(this.cursor.choices[0], delta, lastTypes.has(type));
     else if (choices.length === 0) this.cursor.isUsageSent = true;
     for (const { index, text = "", delta, finish_reason } of choices) {
       advance(this.cursor.choices[index], delta?.content ?? text, finish_reason !== null);
@@ -168,7 +174,7 @@ export class PartialEvent {
     for (const event of events) {
       if (isComment(event)) continue;
       const chunk = chunkOf(event);
-      const choice = chunk?.choices?.[0]?.index ?? null;
+      const choice = chunk?.type === undefined ? (chunk?.choices?.[0]?.index ?? null) : 0;
       if (!found && !this.#choices.has(choice) && this.#beginning.every((byte, i) => byte === event[i])) found = event;
       else this.#held.push(event);
       this.#choices.add(choice);

@@ -18,7 +18,7 @@ export function maxTokensOf(choices: readonly PlannedChoice[]): number {
 }
 
 interface Reported {
-  form: "chat" | "completion";
+  form: "chat" | "completion" | "response";
   echo: boolean;
   /** Alternatives per token; null when logprobs are off. */
   logprobs: number | null;
@@ -45,17 +45,21 @@ const [lastEventBytes, eventBytes] = [4096, 512];
 /** Maximum bytes of a stream without its heartbeats; null if it may have logprobs, an echoed prompt or passages, whose size is unknown. */
 export function maxStreamBytes(
   { choices }: Plan,
-  { echo, logprobs, compare, sources }: Omit<Reported, "form">,
+  { form, echo, logprobs, compare, sources }: Reported,
+  settings?: object,
 ): number | null {
   if (echo || compare || sources || logprobs !== null || choices.some(({ sequence }) => sequence.retrieval))
     return null;
-  return choices.reduce((sum, { sequence }) => sum + lastEventBytes + eventBytes * sequence.maxTokens, 0);
+  const tokens = choices.reduce((sum, { sequence }) => sum + sequence.maxTokens, 0);
+  // A response repeats its settings in three events, which escape each character in six bytes at most, and its text in four.
+  if (form === "response") return 2 * (lastEventBytes + eventBytes * tokens) + 18 * JSON.stringify(settings).length;
+  return choices.length * lastEventBytes + eventBytes * tokens;
 }
 
 /** The request's field that asks for the logprobs. */
-function fieldOf(form: "chat" | "completion", logprobs: number | null, compare: boolean): string {
+function fieldOf(form: Reported["form"], logprobs: number | null, compare: boolean): string {
   if (logprobs === null) return compare ? "chameleon.compare" : "chameleon.sources";
-  return form === "chat" && logprobs > 0 ? "top_logprobs" : "logprobs";
+  return form === "response" || (form === "chat" && logprobs > 0) ? "top_logprobs" : "logprobs";
 }
 
 export class TokenCount {

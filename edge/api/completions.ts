@@ -3,6 +3,7 @@ import type { Context } from "hono";
 import { chatRequestSchema } from "../../shared/contracts/chat.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { completionRequestSchema } from "../../shared/contracts/openai.ts";
+import type { ResponseSettings } from "../../shared/contracts/response-object.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { forms } from "../answer/forms.ts";
 import { maxTokensOf, refuseManyLogprobs } from "../answer/token-count.ts";
@@ -48,6 +49,8 @@ interface Generation {
   plan: Plan;
   artifacts: Artifacts;
   form: CellRequest["form"];
+  /** Of a response. */
+  settings?: ResponseSettings;
 }
 
 /** The tenant's own adapters are of another set than the one that a request was to be planned with. */
@@ -129,7 +132,7 @@ function deadlineOf(header: string | undefined): number | null {
 export async function answerFromCell(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
-  { request, plan, artifacts, form }: Generation,
+  { request, plan, artifacts, form, settings }: Generation,
 ): Promise<Response> {
   const { signal } = c.req.raw;
   const model = request.model ?? `${artifacts.manifest.model.servedAs}:auto`;
@@ -159,6 +162,7 @@ export async function answerFromCell(
       created: Math.floor((repeatable?.createdMs ?? dependencies.now()) / 1000),
       model,
       fingerprint: `fp_${plan.manifestHash.slice(0, 12)}`,
+      ...(settings && { settings }),
     },
     plan,
     options,

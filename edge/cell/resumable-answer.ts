@@ -4,9 +4,11 @@
  */
 
 import { joinArrays } from "../../shared/bytes.ts";
-import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
-import { envelopeOf, ServiceError } from "../../shared/errors.ts";
+import { sseDone } from "../../shared/contracts/sse.ts";
+import { ServiceError } from "../../shared/errors.ts";
 import { failedMark } from "../answer/completion-writer.ts";
+import { forms } from "../answer/forms.ts";
+import { eventText } from "../answer/response.ts";
 import { EventSplitter, isComment, PartialEvent, SentEvents, streamStart } from "../answer/sent-events.ts";
 import { maxStreamBytes } from "../answer/token-count.ts";
 import type { Region } from "../platform/region.ts";
@@ -64,10 +66,10 @@ type Copy = (response: Response, client: ClientBody, progress: Progress) => Prom
 const pipedBytes = { ofStream: 512 * 1024, ofAll: 32 * 2 ** 20 };
 
 /** How to copy the first cell's response. `copies.bytes`: bytes of all piped streams. */
-function copyOf({ stream, plan, options, withEventIds }: CellRequest, copies: { bytes: number }): Copy {
+function copyOf({ form, envelope, stream, plan, options, withEventIds }: CellRequest, copies: { bytes: number }): Copy {
   if (!stream) return copyWhole;
   if (withEventIds) return copyEvents;
-  const bytes = maxStreamBytes(plan, options);
+  const bytes = maxStreamBytes(plan, { form, ...options }, envelope.settings);
   if (bytes === null || bytes > pipedBytes.ofStream || copies.bytes + bytes > pipedBytes.ofAll) return copyEvents;
   copies.bytes += bytes;
   return (...args) =>
@@ -111,7 +113,9 @@ async function copyAnswer(
     const error = thrown instanceof ServiceError ? thrown : interrupted(thrown);
     // An error event cannot follow a partial event.
     if (stream && progress.partial.length === 0) {
-      await writeError(error, client).catch((cause) => {
+      const { form, envelope } = call.request;
+      const events = forms[form].failure(envelope, error, sent.cursor.choices[0].events);
+      await writeLast(events.map((event) => eventText(event)).join(""), client).catch((cause) => {
         throw clientGone(cause);
       });
     } else client.abort(error);
@@ -119,9 +123,9 @@ async function copyAnswer(
   }
 }
 
-/** Ends a stream in an error event. Rejects if the client has disconnected. */
-async function writeError(error: ServiceError, client: ClientBody): Promise<void> {
-  await client.write(encoder.encode(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone));
+/** Ends a stream with `events`. Rejects if the client has disconnected. */
+async function writeLast(events: string, client: ClientBody): Promise<void> {
+  await client.write(encoder.encode(events + sseDone));
   await client.close();
 }
 

@@ -78,7 +78,7 @@ export interface ChameleonRequestFields {
   repetition_penalty?: number | null;
 }
 
-/** What a choice has besides OpenAI's fields, if the request has an object `chameleon`. */
+/** What a choice, or a response, has besides OpenAI's fields, if the request has an object `chameleon`. */
 export interface ChameleonChoiceFields {
   chameleon?: Partial<ChameleonBlock>;
 }

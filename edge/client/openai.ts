@@ -5,6 +5,7 @@
 import type {} from "openai";
 import type {} from "openai/resources/chat/completions/completions";
 import type {} from "openai/resources/completions";
+import type {} from "openai/resources/responses/responses";
 import type { ChameleonChoiceFields, ChameleonRequestFields } from "./extension.ts";
 
 export type { ChameleonBlock, ChameleonRequest, Expert } from "./extension.ts";
@@ -22,4 +23,9 @@ declare module "openai/resources/chat/completions/completions" {
   namespace ChatCompletionChunk {
     interface Choice extends ChameleonChoiceFields {}
   }
+}
+
+declare module "openai/resources/responses/responses" {
+  interface ResponseCreateParamsBase extends ChameleonRequestFields {}
+  interface Response extends ChameleonChoiceFields {}
 }

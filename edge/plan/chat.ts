@@ -7,8 +7,10 @@ import type { Artifacts } from "../artifacts/artifacts.ts";
 import { overlong, type TokenizedPrompt } from "./encode.ts";
 import { type Caller, contextBound, type GenerationRequest, type Plan, planGeneration } from "./plan.ts";
 
+type ChatLimits = Pick<ChatRequest, "logprobs" | "top_logprobs" | "max_completion_tokens" | "max_tokens" | "sampling">;
+
 /** The request as a completion's. */
-export function generationOf(request: Omit<ChatRequest, "messages">, { chatTemplate }: Artifacts) {
+export function generationOf<Request extends ChatLimits>(request: Request, { chatTemplate }: Artifacts) {
   const { logprobs, top_logprobs, max_completion_tokens, max_tokens, sampling } = request;
   return {
     ...request,
@@ -20,20 +22,27 @@ export function generationOf(request: Omit<ChatRequest, "messages">, { chatTempl
   };
 }
 
+/** `param`: the field that has the messages. */
 export function planChat(
   messages: readonly ChatMessage[],
   request: GenerationRequest,
   artifacts: Artifacts,
   caller: Caller,
+  param?: string,
 ): Promise<Plan> {
-  return planGeneration(request, () => [tokenizedChat(messages, artifacts, caller.now())], artifacts, caller);
+  return planGeneration(request, () => [tokenizedChat(messages, artifacts, caller.now(), param)], artifacts, caller);
 }
 
 /** Only the messages' contents assign the prompt: the template's text is the same in every conversation. */
-export function tokenizedChat(messages: readonly ChatMessage[], artifacts: Artifacts, nowMs: number): TokenizedPrompt {
+export function tokenizedChat(
+  messages: readonly ChatMessage[],
+  artifacts: Artifacts,
+  nowMs: number,
+  param?: string,
+): TokenizedPrompt {
   const { tokenizer, manifest } = artifacts;
   const { prefixTokens } = manifest.embedding;
-  const promptIds = encodeMessages(messages, artifacts, nowMs);
+  const promptIds = encodeMessages(messages, artifacts, nowMs, param);
   const subjectIds: number[] = [];
   for (const { content } of messages) {
     if (subjectIds.length >= prefixTokens) break;

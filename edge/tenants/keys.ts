@@ -137,6 +137,7 @@ function equals(a: string, b: string): boolean {
 const scopeOfPath: Record<string, Scope | null> = {
   "/v1/completions": "completions",
   "/v1/chat/completions": "completions",
+  "/v1/responses": "completions",
   "/v1/classify": "completions",
   "/v1/embeddings": "embeddings",
   "/v1/adapters": "adapters",

@@ -27,6 +27,8 @@ import {
   embeddingsRequestSchema,
   usageQuerySchema,
 } from "../../shared/contracts/openai.ts";
+import { responseEventSchema, responseSchema } from "../../shared/contracts/response-object.ts";
+import { responseRequestSchema } from "../../shared/contracts/response-request.ts";
 import * as responses from "../../shared/contracts/responses.ts";
 import type { Scope } from "../../shared/contracts/tenants.ts";
 import type { ErrorKind } from "../../shared/errors.ts";
@@ -35,6 +37,7 @@ import type { ErrorKind } from "../../shared/errors.ts";
 export const schemas = {
   CompletionRequest: completionRequestSchema,
   ChatCompletionRequest: chatRequestSchema,
+  ResponseRequest: responseRequestSchema,
   EmbeddingsRequest: embeddingsRequestSchema,
   ClassifyRequest: classifyRequestSchema,
   AssignRequest: assignRequestSchema,
@@ -45,6 +48,8 @@ export const schemas = {
   Completion: responses.completionResponseSchema,
   ChatCompletion: responses.chatResponseSchema,
   ChatCompletionChunk: responses.chatChunkSchema,
+  Response: responseSchema,
+  ResponseEvent: responseEventSchema,
   Classification: classifyResponseSchema,
   Embeddings: responses.embeddingsResponseSchema,
   Model: responses.modelSchema,
@@ -165,6 +170,20 @@ export const operations: Operation[] = [
       },
     },
     ...{ response: "ChatCompletion", events: "ChatCompletionChunk", errors: generates },
+  }),
+  post("/v1/responses", "createResponse", "Generate", "Answer a conversation, in OpenAI's newer shape", {
+    scope: "completions",
+    description:
+      "The stateless part of OpenAI's Responses API: a chat completion whose answer is a list of items, and whose stream is of typed events. Nothing is stored. The fields of sampling that a chat completion takes are taken, too. " +
+      answers,
+    request: {
+      schema: "ResponseRequest",
+      example: {
+        ...{ model: "smollm2-135m:auto", instructions: "You are brief.", input: "What is an adapter?" },
+        ...{ max_output_tokens: 48, temperature: 0 },
+      },
+    },
+    ...{ response: "Response", events: "ResponseEvent", errors: generates },
   }),
   post("/v1/classify", "classify", "Generate", "Which of some labels fits a text", {
     scope: "completions",

@@ -28,6 +28,15 @@ export const modelField = (description: string) => absentAs(z.string().max(limit
 /** `user`: its length is checked, its value is ignored. */
 export const userField = absentAs(z.string().max(limits.userCharacters), null, "Ignored");
 
+const metadataEntries = 16;
+/** What a caller notes beside an object: OpenAI's `metadata`. */
+export const metadataSchema = z
+  .record(z.string().max(64), z.string().max(512))
+  .meta({ maxProperties: metadataEntries })
+  .refine((entries) => Object.keys(entries).length <= metadataEntries, {
+    error: `metadata has more than ${metadataEntries} entries, the maximum`,
+  });
+
 /** A string, strings, token ids or lists of token ids; `maximum` limits the number of prompts. */
 export function promptField(name: string, maximum: number, description: string) {
   return promptList(name, maximum).meta({ description, ...promptSchema(maximum) });

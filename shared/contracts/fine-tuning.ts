@@ -1,6 +1,6 @@
 /** OpenAI's files and fine-tuning jobs as far as they are served here: requests inward, answers outward. */
 import { z } from "zod";
-import { absentAs } from "./fields.ts";
+import { absentAs, metadataSchema } from "./fields.ts";
 import { limits } from "./limits.ts";
 import { keepField } from "./openai.ts";
 import { unixSeconds } from "./responses.ts";
@@ -12,13 +12,6 @@ const hyperparameters = z
   .object({ n_epochs: auto, batch_size: auto, learning_rate_multiplier: auto })
   .nullish()
   .meta({ description: "Nothing but `auto` is supported" });
-const metadataEntries = 16;
-const metadata = z
-  .record(z.string().max(64), z.string().max(512))
-  .meta({ maxProperties: metadataEntries })
-  .refine((entries) => Object.keys(entries).length <= metadataEntries, {
-    error: `metadata has more than ${metadataEntries} entries, the maximum`,
-  });
 
 export const createJobRequestSchema = z.object({
   model: z.string().max(limits.modelCharacters).meta({ description: "The base" }),
@@ -30,7 +23,7 @@ export const createJobRequestSchema = z.object({
     "Name of the adapter: requests name `<base>:<suffix>`; must be free. Absent, one is made",
   ),
   seed: absentAs(z.int(), 0, "Changes nothing: equal examples make equal adapters"),
-  metadata: absentAs(metadata, null, "Is kept with the job"),
+  metadata: absentAs(metadataSchema, null, "Is kept with the job"),
   keep: keepField,
   hyperparameters,
   method: z

@@ -155,8 +155,9 @@ const chatAlternative = z.object({
   logprob,
   bytes: z.array(z.int().min(0).max(255)).nullable().describe("UTF-8; of part of a character, its bytes"),
 });
+export const chatTokenSchema = chatAlternative.extend({ top_logprobs: z.array(chatAlternative) });
 const chatLogprobsSchema = z.object({
-  content: z.array(chatAlternative.extend({ top_logprobs: z.array(chatAlternative) })).nullable(),
+  content: z.array(chatTokenSchema).nullable(),
   refusal: z.null(),
 });
 const chatChoice = z.object({
@@ -376,6 +377,7 @@ export type Usage = z.infer<typeof usageSchema>;
 export type CompletionLogprobs = z.infer<typeof completionLogprobsSchema>;
 export type CompletionChoice = z.infer<typeof completionChoice>;
 export type CompletionResponse = z.infer<typeof completionResponseSchema>;
+export type ChatToken = z.infer<typeof chatTokenSchema>;
 export type ChatLogprobs = z.infer<typeof chatLogprobsSchema>;
 export type ChatChoice = z.infer<typeof chatChoice>;
 export type ChatChunkChoice = z.infer<typeof chatChunkChoice>;

@@ -3,9 +3,10 @@
 /** The event that ends every stream. */
 export const sseDone = "data: [DONE]\n\n";
 
-/** One event, with an id where it has one. Each line of `data` gets its own field, so no line break can end the event early. */
-export function sseEvent(data: string, id: string | null = null): string {
-  return `${id === null ? "" : `id: ${id}\n`}${fields("data: ", data)}\n`;
+/** One event, with an id and a name where it has one. Each line of `data` gets its own field, so no line break can end the event early. */
+export function sseEvent(data: string, id: string | null = null, name: string | null = null): string {
+  const [idLine, nameLine] = [id === null ? "" : `id: ${id}\n`, name === null ? "" : `event: ${name}\n`];
+  return `${idLine}${nameLine}${fields("data: ", data)}\n`;
 }
 
 /** A comment: clients ignore it, but writing it shows whether they are still there. */

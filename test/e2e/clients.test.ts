@@ -4,6 +4,7 @@
  */
 import "../../edge/client/openai.ts";
 import { readFileSync } from "node:fs";
+import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { HumanMessage, SystemMessage } from "@langchain/core/messages";
 import { ChatOpenAI, OpenAI as OpenAICompletions, OpenAIEmbeddings } from "@langchain/openai";
@@ -99,6 +100,38 @@ describe("the openai SDK", () => {
     expect(final.choices[0]).toMatchObject({ finish_reason: "length", message: { content: expected } });
     expect(final.choices[0].logprobs?.content).toEqual(whole.choices[0].logprobs?.content);
     expect(final.usage).toMatchObject({ completion_tokens: 24 });
+  });
+
+  test("responds, whole, streamed, and through its stream helper", async () => {
+    const expected = await chat(sampling);
+    const request = { model, instructions: system, input: question, max_output_tokens: 24, temperature: 0.7, seed: 3 };
+    const whole = await client().responses.create({ ...request, stream: false });
+    expect(whole).toMatchObject({ output_text: expected, status: "incomplete", store: false });
+    expect(whole.usage).toMatchObject({ output_tokens: 24 });
+    let text = "";
+    const numbers: number[] = [];
+    for await (const event of await client().responses.create({ ...request, stream: true })) {
+      numbers.push(event.sequence_number);
+      if (event.type === "response.output_text.delta") text += event.delta;
+    }
+    expect(text).toBe(expected);
+    expect(numbers).toEqual(numbers.map((_, i) => i));
+    const stream = client().responses.stream(request);
+    expect(await stream.finalResponse()).toMatchObject({ output_text: expected, usage: whole.usage });
+    // A conversation goes on with the answer's own items.
+    const input = [
+      { role: "user" as const, content: question },
+      ...whole.output,
+      { role: "user" as const, content: "Why?" },
+    ];
+    const next = await client().responses.create({
+      ...request,
+      input: input as OpenAI.Responses.ResponseInput,
+      stream: false,
+    });
+    expect(next.output_text).not.toBe(expected);
+    const stored = client().responses.create({ ...request, previous_response_id: whole.id, stream: false });
+    await expect(stored).rejects.toMatchObject({ status: 400, param: "previous_response_id" });
   });
 
   test("asks for an adapter and reads what answered, typed", async () => {
@@ -263,6 +296,68 @@ describe("the Vercel AI SDK", () => {
   });
 });
 
+describe("the Vercel AI SDK's own provider of OpenAI", () => {
+  const provider = () => createOpenAI({ baseURL, apiKey: stack.key });
+  const sampling = { maxOutputTokens: 24, temperature: 0, maxRetries: 0 };
+
+  test("answers by its default model, whole and streamed, and counts tokens", async () => {
+    const expected = await chat({ max_tokens: 24, temperature: 0 });
+    const request = { model: provider()(model), instructions: system, prompt: question, ...sampling };
+    const whole = await generateText(request);
+    expect(whole).toMatchObject({ text: expected, finishReason: "length", usage: { outputTokens: 24 } });
+    const streamed = streamText(request);
+    const parts: string[] = [];
+    for await (const part of streamed.textStream) parts.push(part);
+    expect(parts.join("")).toBe(expected);
+    expect(parts.length).toBeGreaterThan(1);
+    expect(await streamed.finishReason).toBe("length");
+    expect(await streamed.usage).toMatchObject({ outputTokens: 24, inputTokens: whole.usage.inputTokens });
+  });
+
+  test("sends a conversation on where it is told that nothing is stored, and else knows why not", async () => {
+    const first = await generateText({ model: provider()(model), prompt: question, ...sampling });
+    const messages = [
+      { role: "user" as const, content: question },
+      ...first.response.messages,
+      { role: "user" as const, content: "Why?" },
+    ];
+    const next = { model: provider()(model), messages, ...sampling };
+    await expect(generateText(next)).rejects.toThrow("nothing is stored here");
+    const { text } = await generateText({ ...next, providerOptions: { openai: { store: false } } });
+    const turns = [messages[0], { role: "assistant", content: first.text }, messages.at(-1)];
+    const { choices } = await plain<OpenAI.ChatCompletion>("/v1/chat/completions", {
+      ...{ model, messages: turns, max_tokens: 24, temperature: 0 },
+    });
+    expect(text).toBe(choices[0].message.content);
+  });
+
+  test("searches documents, cited as sources", async () => {
+    const notes = {
+      name: "client-notes",
+      documents: [{ name: "tom.md", text: "Tom has five apples in the kitchen." }],
+    };
+    const made = await stack.post("/v1/adapters", notes);
+    expect(made.status, await made.clone().text()).toBe(201);
+    const openai = provider();
+    const request = {
+      ...{ model: openai(model), prompt: "How many apples has Tom?", ...sampling },
+      tools: { file_search: openai.tools.fileSearch({ vectorStoreIds: ["client-notes"], maxNumResults: 1 }) },
+    };
+    const whole = await generateText(request);
+    const cited = expect.objectContaining({ sourceType: "document", filename: "tom.md" });
+    expect(whole.sources).toEqual([cited]);
+    const streamed = streamText(request);
+    expect(await streamed.text).toBe(whole.text);
+    expect(await streamed.sources).toEqual([cited]);
+  });
+
+  test("knows our errors", async () => {
+    const wrong = generateText({ model: provider()("gpt5"), prompt: question, maxRetries: 0 });
+    await expect(wrong).rejects.toSatisfy((error) => APICallError.isInstance(error) && error.statusCode === 404);
+    await expect(wrong).rejects.toThrow("gpt5");
+  });
+});
+
 describe("LangChain", () => {
   const common = () => ({ apiKey: stack.key, configuration: { baseURL }, model, maxRetries: 0 });
   const sampling = { maxTokens: 24, temperature: 0.7, modelKwargs: { seed: 3 } };
@@ -293,6 +388,17 @@ describe("LangChain", () => {
     }
     expect(text).toBe(expected);
     expect(tokens).toBe(24);
+  });
+
+  test("chats by responses, whole and streamed", async () => {
+    const expected = await chat(same);
+    const llm = new ChatOpenAI({ ...common(), ...sampling, useResponsesApi: true });
+    const whole = await llm.invoke(messages);
+    expect(whole.text).toBe(expected);
+    expect(whole.usage_metadata).toMatchObject({ output_tokens: 24 });
+    let text = "";
+    for await (const part of await llm.stream(messages)) text += part.text;
+    expect(text).toBe(expected);
   });
 
   test("embeds documents and a question", async () => {

@@ -6,7 +6,7 @@ import { runInDurableObject } from "cloudflare:test";
 import { delay } from "msw";
 import { beforeAll, describe, expect, test, vi } from "vitest";
 import { forms } from "../../edge/answer/forms.ts";
-import { ResponseBuilder } from "../../edge/answer/response.ts";
+import { eventText, ResponseBuilder } from "../../edge/answer/response.ts";
 import { RepeatedEvents } from "../../edge/answer/sent-events.ts";
 import { maxStreamBytes } from "../../edge/answer/token-count.ts";
 import type { Cell } from "../../edge/cell/cell.ts";
@@ -14,8 +14,11 @@ import type { CellNamespace } from "../../edge/cell/cell-names.ts";
 import type { CellRequest } from "../../edge/cell/cell-request.ts";
 import { createCells } from "../../edge/cell/resumable-answer.ts";
 import { defaultRegion } from "../../edge/platform/region.ts";
+import type { DoneFrame } from "../../shared/contracts/inference.ts";
+import type { ResponseSettings } from "../../shared/contracts/response-object.ts";
 import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import type { ServiceError } from "../../shared/errors.ts";
+import { doneFrame } from "../support/frames.ts";
 import { seededRandom } from "../support/steps.ts";
 import { localCell } from "./harness.ts";
 
@@ -87,15 +90,22 @@ function requestOf(way: Way): CellRequest {
   const sequence = { id: "a", maxTokens: way === "native" ? 8 : 100_000, promptIds: [] };
   const choices = [0, 1].map((index) => ({ index, assignment: {}, sequence }));
   const options = { echo: false, logprobs: null, compare: false, withBlock: false };
-  const request = { admitted: { tenant: "a" }, plan: { choices }, options, stream: way !== "whole" };
+  const request = {
+    form: "completion",
+    envelope: {},
+    admitted: { tenant: "a" },
+    plan: { choices },
+    options,
+    stream: way !== "whole",
+  };
   return request as unknown as CellRequest;
 }
 
 /** Asks for an answer. */
-async function asked(way: Way, { cells: count = 2 } = {}) {
+async function asked(way: Way, { cells: count = 2, request = requestOf(way) } = {}) {
   const answers = Array.from({ length: count }, handMade);
   const { cells, requests } = handMadeCells(answers);
-  const { response, completed } = await cells(requestOf(way), defaultRegion, signal);
+  const { response, completed } = await cells(request, defaultRegion, signal);
   const failure = completed!.then(
     () => null,
     (error: ServiceError) => error,
@@ -308,30 +318,116 @@ describe.each(ways)("a stream, %s", (way) => {
   });
 });
 
-test("an event with a token has no more bytes than are counted for it, whatever the token", () => {
-  const { plan } = requestOf("native");
-  const eventBytes = [1, 0].map((maxTokens) => {
-    const choices = [{ ...plan.choices[0], sequence: { ...plan.choices[0].sequence, maxTokens } }];
-    return maxStreamBytes({ ...plan, choices }, { echo: false, logprobs: null, compare: false, sources: false })!;
-  });
-  const model = `gpt2:${"m".repeat(64)}`;
-  const envelope = { id: `chatcmpl-${"0".repeat(32)}`, created: 1e10, model, fingerprint: `fp_${"0".repeat(12)}` };
-  const sizes = Object.values(forms).flatMap((form) => {
-    const builder = new ResponseBuilder(form, envelope, plan, {
-      compare: false,
-      sources: false,
-      withBlock: true,
-      isWhole: false,
+const responseSettings: ResponseSettings = {
+  ...{ instructions: null, max_output_tokens: null, metadata: {}, temperature: 1, top_p: 1, top_logprobs: 0 },
+  ...{ text: { format: { type: "text" } }, tool_choice: "auto", tools: [], query: "q" },
+};
+
+/** A request for a response with one message, and the texts of its events, all or those that a client lacks. */
+function responseOf(way: Way) {
+  const request = requestOf(way);
+  const [{ sequence }] = request.plan.choices;
+  const planned = { ...request.plan.choices[0], sequence, assignment: { memories: [{ id: "notes" }] } as never };
+  const plan = { ...request.plan, promptTokens: 1, choices: [planned] };
+  const envelope = { ...{ id: "resp_1", created: 1, model: "m", fingerprint: "fp" }, settings: responseSettings };
+  const events = (resumeFrom?: CellRequest["resumeFrom"]) => {
+    const builder = new ResponseBuilder(forms.response, envelope, plan, {
+      ...{ compare: false, sources: false, withBlock: false, isWhole: false },
     });
-    // GPT-2's longest token, its longest of characters that JSON escapes, and one that becomes six.
-    return ["\u00c3\u0082".repeat(32), '"'.repeat(64), "\u0000"].map((text) => {
-      const part = { planned: plan.choices[1], text, logprobs: null, compared: [], sourced: [], done: null };
-      return utf8.encode(sseEvent(JSON.stringify({ ...builder.chunk(part), usage: null }))).length;
+    const repeated = resumeFrom && new RepeatedEvents(resumeFrom);
+    return ["é", "", "b\n", null].flatMap((text) => {
+      const done = text === null ? doneFrame("a") : null;
+      const part = { planned, text: text ?? "", logprobs: null, compared: [], sourced: [], done };
+      builder.add(part);
+      const made = builder.events(part).filter(({ text, isLast }) => !repeated?.skipIfSent(0, text, isLast));
+      return made.map((event) => eventText(event));
     });
+  };
+  return { request: { ...request, form: "response" as const, envelope, plan }, events };
+}
+
+test.each(["native", "by events"] as const)("a response that is lost anywhere goes on unbroken, %s", async (way) => {
+  const { request, events } = responseOf(way);
+  const whole = [...events(), sseDone].join("");
+  const bytes = utf8.encode(whole);
+  const lostBehind = async (length: number) => {
+    const { answers, requests, response } = await asked(way, { request });
+    const text = response.text();
+    if (length > 0) answers[0].send(bytes.slice(0, length));
+    answers[0].lose();
+    if (length < bytes.length) {
+      await vi.waitFor(() => expect(requests).toHaveLength(2), patience);
+      answers[1].send([...events(requests[1].resumeFrom), sseDone].join(""));
+      answers[1].close();
+    }
+    expect(await text, `${length} bytes`).toBe(whole);
+  };
+  // Around the end of each event, within its name, and within its data.
+  let start = 0;
+  const cuts = [...events(), sseDone].flatMap((event) => {
+    const length = utf8.encode(event).length;
+    start += length;
+    return [0, 1, 7, 20, 60, length >> 1, length - 1].filter((at) => at < length).map((at) => start - length + at);
   });
-  expect(Math.max(...sizes)).toBeLessThanOrEqual(eventBytes[0] - eventBytes[1]);
-  console.log(`at most ${Math.max(...sizes)} of ${eventBytes[0] - eventBytes[1]} bytes`);
+  await Promise.all([...cuts, bytes.length].map(lostBehind));
 });
+
+test("a response whose cells are all lost ends in an error and in response.failed, numbered on", async () => {
+  const { request, events } = responseOf("native");
+  const { answers, response } = await asked("native", { cells: 4, request });
+  const text = response.text();
+  const sent = events().slice(0, 5);
+  answers[0].send(sent.join(""));
+  for (const answer of answers) answer.lose();
+  const rest = (await text).slice(sent.join("").length).split("\n\n");
+  const [error, failed] = rest.map((event) => event.split("\n")[1] ?? event);
+  expect(JSON.parse(error.slice(6))).toMatchObject({ type: "error", sequence_number: 5, code: "backend_unavailable" });
+  expect(JSON.parse(failed.slice(6))).toMatchObject({ type: "response.failed", sequence_number: 6 });
+  expect(rest.slice(2)).toEqual(["data: [DONE]", ""]);
+});
+
+test.each(["completion", "chat", "response"] as const)(
+  "events with a token have no more bytes than are counted for it, whatever the token: %s",
+  (form) => {
+    const { plan } = requestOf("native");
+    const settings = { ...responseSettings, instructions: "\u0000".repeat(100) };
+    const model = `gpt2:${"m".repeat(64)}`;
+    const id = `${forms[form].idPrefix}${"0".repeat(32)}`;
+    const envelope = { id, created: 1e10, model, fingerprint: `fp_${"0".repeat(12)}`, settings };
+    const options = { echo: false, logprobs: null, compare: false, sources: false };
+    const counted = (maxTokens: number) => {
+      const choices = [{ ...plan.choices[0], sequence: { ...plan.choices[0].sequence, maxTokens } }];
+      return maxStreamBytes({ ...plan, choices }, { form, ...options }, settings)!;
+    };
+    // GPT-2's longest token, its longest of characters that JSON escapes, and one that becomes six.
+    for (const text of ["\u00c3\u0082".repeat(32), '"'.repeat(64), "\u0000"]) {
+      const builder = new ResponseBuilder(forms[form], envelope, plan, {
+        ...{ compare: false, sources: false, withBlock: false, isWhole: false },
+      });
+      const bytesOf = (done: DoneFrame | null) => {
+        const part = {
+          planned: plan.choices[0],
+          text: done ? "" : text,
+          logprobs: null,
+          compared: [],
+          sourced: [],
+          done,
+        };
+        builder.add(part);
+        const events = builder
+          .events(part)
+          .map(({ name, data }) => eventText({ name, data: { ...data, usage: null } }));
+        return utf8.encode(events.join("")).length;
+      };
+      const tokens = 8;
+      const sizes = Array.from({ length: tokens }, () => bytesOf(null));
+      expect(sizes[1]).toBeLessThanOrEqual(counted(1) - counted(0));
+      const all = sizes.reduce((sum, bytes) => sum + bytes, bytesOf(doneFrame("a")));
+      console.log(`${form}: at most ${sizes[1]} of ${counted(1) - counted(0)} bytes, ${all} of ${counted(tokens)}`);
+      expect(all).toBeLessThanOrEqual(counted(tokens));
+    }
+  },
+);
 
 test("of many streams at once some are passed on by events, so that little is kept of all", async () => {
   const request = requestOf("native");

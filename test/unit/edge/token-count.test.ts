@@ -47,7 +47,7 @@ test("allows common requests", () => {
 });
 
 test("a stream's bytes are bounded where it has no logprobs and no echo, and grow with its choices and tokens", () => {
-  const plain = { echo: false, logprobs: null, compare: false, sources: false };
+  const plain = { form: "chat" as const, echo: false, logprobs: null, compare: false, sources: false };
   expect(maxStreamBytes(planOf(3, 100), plain)).toBe(3 * maxStreamBytes(planOf(1, 100), plain)!);
   expect(maxStreamBytes(planOf(1, 101), plain)).toBeGreaterThan(maxStreamBytes(planOf(1, 100), plain)!);
   for (const more of [{ echo: true }, { logprobs: 0 }, { compare: true, sources: false }]) {

@@ -1,0 +1,152 @@
+/** The answer of `POST /v1/responses`: one message, after the search of documents that its prompt has passages of. Pure. */
+import type { Citation, ResponseEvent, ResponseItem, ResponseObject } from "../../shared/contracts/response-object.ts";
+import type { Usage } from "../../shared/contracts/responses.ts";
+import { envelopeOf, type ServiceError, statusOf } from "../../shared/errors.ts";
+import { type ChoicePart, chatTokensOf } from "./choice.ts";
+import type { AnswerEvent, Envelope, Form } from "./response.ts";
+
+export const responseForm: Form = {
+  idPrefix: "resp_",
+  repeatsText: true,
+  whole(envelope, [{ all, block }], usage) {
+    return { ...completed(envelope, all, usage), ...(block && { chameleon: block }) };
+  },
+  events(envelope, { part, all, block, isFirst, sequence, usage }) {
+    const { text, logprobs, done } = part;
+    const events: AnswerEvent[] = [];
+    const emit = (data: Unnumbered<ResponseEvent>, delta = "", isLast = false) => {
+      const { type, ...fields } = data;
+      const numbered = { type, sequence_number: sequence + events.length, ...fields };
+      events.push({ name: type, data: numbered, text: delta, isLast });
+    };
+    const search = searchOf(envelope);
+    const output_index = search ? 1 : 0;
+    const message = messageOf(envelope, all, "in_progress");
+    const at = { item_id: message.id, output_index, content_index: 0 } as const;
+    if (isFirst) {
+      const response = responseOf(envelope, "in_progress", [], null);
+      emit({ type: "response.created", response });
+      emit({ type: "response.in_progress", response });
+      if (search) {
+        const call = { item_id: search.id, output_index: 0 };
+        emit({ type: "response.output_item.added", output_index: 0, item: { ...search, status: "in_progress" } });
+        emit({ type: "response.file_search_call.in_progress", ...call });
+        emit({ type: "response.file_search_call.searching", ...call });
+        emit({ type: "response.file_search_call.completed", ...call });
+        emit({ type: "response.output_item.done", output_index: 0, item: search });
+      }
+      emit({ type: "response.output_item.added", output_index, item: { ...message, content: [] } });
+      const empty = { type: "output_text" as const, text: "", annotations: [], logprobs: [] };
+      emit({ type: "response.content_part.added", ...at, part: empty });
+    }
+    if (text !== "" || logprobs?.length || (block && !done)) {
+      const told = { delta: text, logprobs: chatTokensOf(logprobs ?? []), ...(block && !done && { chameleon: block }) };
+      emit({ type: "response.output_text.delta", ...at, ...told }, text);
+    }
+    if (!done) return events;
+    const response = completed(envelope, all, usage);
+    const item = messageOf(envelope, all, response.status);
+    const [whole] = item.content;
+    for (const [annotation_index, annotation] of whole.annotations.entries()) {
+      emit({ type: "response.output_text.annotation.added", ...at, annotation_index, annotation });
+    }
+    emit({ type: "response.output_text.done", ...at, text: whole.text, logprobs: [] });
+    emit({ type: "response.content_part.done", ...at, part: whole });
+    emit({ type: "response.output_item.done", output_index, item });
+    const type = response.status === "incomplete" ? "response.incomplete" : "response.completed";
+    emit(
+      { type, response: { ...response, ...(block && { chameleon: block }) } } as Unnumbered<ResponseEvent>,
+      "",
+      true,
+    );
+    return events;
+  },
+  // The last event has the usage.
+  usageChunk: () => null,
+  failure(envelope, error, sequence) {
+    const told = envelopeOf(error).error;
+    // OpenAI's reference has the fields in the event, its servers send them in `error`; clients read either.
+    const response = { ...responseOf(envelope, "failed", [], null), error: errorOf(error) };
+    return [
+      { name: "error", data: { ...told, type: "error", sequence_number: sequence, error: told } },
+      { name: "response.failed", data: { type: "response.failed", sequence_number: sequence + 1, response } },
+    ];
+  },
+};
+
+type Unnumbered<E> = E extends unknown ? Omit<E, "sequence_number"> : never;
+
+function completed(envelope: Envelope, all: ChoicePart, usage: Usage): ResponseObject {
+  const status = all.done?.finishReason === "length" ? "incomplete" : "completed";
+  const search = searchOf(envelope);
+  return responseOf(envelope, status, [...(search ? [search] : []), messageOf(envelope, all, status)], usage);
+}
+
+function responseOf(
+  { id, created, model, fingerprint, settings }: Envelope,
+  status: ResponseObject["status"],
+  output: ResponseItem[],
+  usage: Usage | null,
+): ResponseObject {
+  const { query, ...repeated } = settings!;
+  return {
+    ...{ id, object: "response", created_at: created, status, background: false, error: null },
+    incomplete_details: status === "incomplete" ? { reason: "max_output_tokens" } : null,
+    ...{ model, output, parallel_tool_calls: false, previous_response_id: null, store: false },
+    ...{ reasoning: { effort: null, summary: null }, system_fingerprint: fingerprint, truncation: "disabled" },
+    ...repeated,
+    usage: usage && {
+      input_tokens: usage.prompt_tokens,
+      input_tokens_details: {
+        cached_tokens: usage.prompt_tokens_details?.cached_tokens ?? 0,
+        cache_write_tokens: 0,
+      },
+      output_tokens: usage.completion_tokens,
+      output_tokens_details: { reasoning_tokens: 0 },
+      total_tokens: usage.total_tokens,
+    },
+  };
+}
+
+function messageOf({ id }: Envelope, all: ChoicePart, status: ResponseObject["status"]) {
+  const { text, logprobs } = all;
+  return {
+    type: "message" as const,
+    id: id.replace("resp_", "msg_"),
+    status: status === "in_progress" || status === "incomplete" ? status : ("completed" as const),
+    role: "assistant" as const,
+    content: [
+      {
+        type: "output_text" as const,
+        text,
+        annotations: citationsOf(all),
+        logprobs: chatTokensOf(logprobs ?? []),
+      },
+    ],
+  };
+}
+
+function searchOf({ id, settings }: Envelope) {
+  const { query } = settings!;
+  if (query === null) return null;
+  return {
+    ...{ type: "file_search_call" as const, id: id.replace("resp_", "fs_"), status: "completed" as const },
+    ...{ queries: [query], results: null },
+  };
+}
+
+/** Each document with a passage in the prompt, once; they stand for the whole text. */
+function citationsOf({ planned, text, done }: ChoicePart): Citation[] {
+  const { memories } = planned.assignment;
+  const cited = (done?.retrieved ?? []).map(({ memory, document }): [string, string] => [
+    `${memories[memory].id}/${document}`,
+    document,
+  ]);
+  return [...new Map(cited)].map(([file_id, filename]) => ({
+    ...{ type: "file_citation", file_id, filename, index: text.length },
+  }));
+}
+
+function errorOf({ kind, message }: ServiceError): ResponseObject["error"] {
+  return { code: statusOf(kind) === 429 ? "rate_limit_exceeded" : "server_error", message };
+}
