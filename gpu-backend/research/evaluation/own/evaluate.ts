@@ -169,7 +169,7 @@ function scoredKind({ kind, readings, hasAdapter }: ReadKind, rule: MemoryRule):
     scored.logprobs[name] = scores.map(({ logprobs }) => logprobs);
     scored.correct[name] = scores.map(({ correct }) => correct);
   }
-  const sumOf = (name: string) => scored.logprobs[name].reduce((sum, ofText) => sum + averageOf([...ofText]), 0);
+  const sumOf = (name: string) => scored.logprobs[name].reduce((sum, ofText) => sum + averageOf(Array.from(ofText)), 0);
   const better = ["mixture, own", "adapter", "adapter in auto"].reduce((a, b) => (sumOf(b) > sumOf(a) ? b : a));
   for (const values of [scored.logprobs, scored.correct]) values["better alone"] = values[better];
   return scored;
