@@ -39,7 +39,8 @@ export class HostRunner implements ModelRunner {
     const order = this.kv.rows.inOrder(named);
     const counts = order.map((row) => tokensOf.get(row)!.length);
     const S = order.length;
-    const T = counts.reduce((most, count) => Math.max(most, count), phase === "prefill" ? minPrefillTokens : 1);
+    const longest = Math.max(1, ...counts);
+    const T = phase === "prefill" ? minPrefillTokens * Math.ceil(longest / minPrefillTokens) : longest;
     const [tokenIds, positions] = [new Int32Array(S * T), new Int32Array(S * T)];
     order.forEach((row, s) => {
       tokensOf.get(row)!.forEach((id, t) => {

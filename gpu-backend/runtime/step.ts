@@ -4,9 +4,9 @@
  * P past positions of the feed, G tokens of a chunk that has begun, M positions that the head is computed at, N rows of the head.
  *
  * Batch invariance: a row's results are the same bits whatever its mates, P and padding, as long as T is 1 in both
- * runs or at least `minPrefillTokens` in both (at T = 1 attention takes a matrix-vector kernel that sums in
- * another order), and then S is 1 in both or in neither (a chunk of one prompt has an operator of its own). So a decode
- * step has T = 1, and a prefill pass has one row and pads to at least 2 tokens.
+ * runs or a multiple of `minPrefillTokens` in both, and then S is 1 in both or in neither (a chunk of one prompt has an operator
+ * of its own). Attention takes queries in blocks of an even number; one that is alone in its block has a matrix-vector kernel,
+ * which sums in another order. So a decode step has T = 1, and a prefill pass has one row and an even number of tokens.
  */
 
 export const minPrefillTokens = 2;
