@@ -10,6 +10,7 @@ const forUsers = {
   "start backend": ["serve the backend alone", "gpu-backend/main.ts"],
   score: ["score a text under base, nearest adapter and mixture", "infra/api/score.ts"],
   classify: ["tell which of some labels fits each line of a file", "infra/api/classify.ts"],
+  verify: ["compute an answer again, and say whether it is equal", "infra/api/verify.ts"],
   train: ["train adapters on text", "gpu-backend/training/cli.ts"],
   eval: ["measure what artifacts gain, as they are shipped", "gpu-backend/research/evaluation/cli.ts"],
   import: ["bring another base: GGUF, a folder, or the Hugging Face hub", "gpu-backend/models/import/cli.ts"],

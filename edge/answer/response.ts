@@ -218,6 +218,7 @@ export class ResponseBuilder {
       centroid: centroid.id,
       similarity: rounded(similarity),
       mode,
+      seed: this.#plan.seed,
       experts: expertsOf(planned.assignment, done),
       evidence: evidence && { ...evidence, nats: rounded(evidence.nats) },
       adapter: adapter && { ...adapter, scale: rounded(adapter.scale) },

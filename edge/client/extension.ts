@@ -7,6 +7,8 @@ export interface ChameleonBlock {
   /** Cosine of prompt embedding and centroid. */
   similarity: number;
   mode: "evidence" | "fixed" | "adapted" | "off" | "auto-off";
+  /** Of the request, or drawn for it: with it, the same request has the same answer. */
+  seed: number;
   /** What the answer's logits are a weighted mean of; `hash` is an adapter's. */
   experts: { id: string; weight: number; hash?: string | undefined }[];
   /** Mean gain over the base in nats a token, on so many of the prompt's own tokens; null where the prompt did not decide. */

@@ -36,6 +36,8 @@ export interface Plan {
   edgeFiles: string[];
   /** Choices p·n to p·n + n − 1 belong to prompt p. */
   choices: PlannedChoice[];
+  /** uint32: the request's, or the one drawn for it. */
+  seed: number;
   /** Each prompt counts once, whatever `n` is. */
   promptTokens: number;
   tokenizeMs: number;
@@ -146,6 +148,7 @@ export async function planGeneration(
     manifestHash,
     edgeFiles: edgeFilesOfSet(manifestHash, manifest).files,
     choices,
+    seed,
     promptTokens: prompts.reduce((total, { promptIds }) => total + promptIds.length, 0),
     tokenizeMs: tokenized - started,
     assignMs: assigned - tokenized,

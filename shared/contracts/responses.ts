@@ -54,6 +54,7 @@ export const chameleonBlockSchema = z
       .describe(
         "`evidence`: a mixture, weighed by the prompt; `fixed`: one of given weights; `adapted`: one adapter at full strength; `off`: the request wanted the base; `auto-off`: the adapter did not help when it was measured, so the static adapter answers, or the base where there is none",
       ),
+    seed: z.int().describe("Of the request, or drawn for it: with it, the same request has the same answer"),
     experts: z
       .array(expertSchema)
       .describe(

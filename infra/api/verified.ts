@@ -1,0 +1,55 @@
+/** Whether an answer is computed again: how its request is sent anew, and where two answers differ. Pure. */
+import { z } from "zod";
+
+export const requestSchema = z.looseObject({
+  seed: z.int().nullish(),
+  temperature: z.number().nullish(),
+  chameleon: z.looseObject({}).nullish(),
+});
+export const answerSchema = z.looseObject({
+  object: z.enum(["text_completion", "chat.completion"]),
+  system_fingerprint: z.string(),
+  choices: z.array(z.looseObject({ chameleon: z.looseObject({ seed: z.int().optional() }).optional() })).min(1),
+});
+export type Answer = z.infer<typeof answerSchema>;
+
+export interface Difference {
+  /** `choices[0].text` */
+  path: string;
+  answer: unknown;
+  computed: unknown;
+}
+
+/** Fields that differ from one computation to the next. */
+const passing = new Set(["id", "created", "timings", "cached_tokens", "prompt_tokens_details", "cache"]);
+
+const paths = { text_completion: "/v1/completions", "chat.completion": "/v1/chat/completions" };
+
+/** The path and body by which the answer is computed again, whole and with its seed. Throws an Error if its seed is unknown. */
+export function repetitionOf(request: z.infer<typeof requestSchema>, answer: Answer): { path: string; body: object } {
+  const seed = request.seed ?? answer.choices[0].chameleon?.seed;
+  if (seed === undefined && request.temperature !== 0) {
+    throw new Error('the seed is unknown: neither the request has one, nor does the answer tell it ("chameleon": {})');
+  }
+  const { stream: _, stream_options: __, ...rest } = request;
+  return { path: paths[answer.object], body: { ...rest, stream: false, ...(seed !== undefined && { seed }) } };
+}
+
+/** Where the answer differs from the one that was computed again, in the order of the answer's fields; at most `max`. */
+export function differencesOf(answer: Answer, computed: Answer, max: number): Difference[] {
+  const found: Difference[] = [];
+  const compare = (path: string, a: unknown, b: unknown): void => {
+    if (found.length === max || Object.is(a, b)) return;
+    const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null;
+    if (!isObject(a) || !isObject(b) || Array.isArray(a) !== Array.isArray(b)) {
+      found.push({ path, answer: a, computed: b });
+      return;
+    }
+    for (const name of new Set([...Object.keys(a), ...Object.keys(b)])) {
+      if (passing.has(name)) continue;
+      compare(Array.isArray(a) ? `${path}[${name}]` : path === "" ? name : `${path}.${name}`, a[name], b[name]);
+    }
+  };
+  compare("", answer, computed);
+  return found;
+}

@@ -1,0 +1,113 @@
+/** `chameleon verify`: answers of every kind are computed again, token for token, by other processes on other disks. */
+import { execFile } from "node:child_process";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import type { CompletionResponse } from "../../shared/contracts/responses.ts";
+import { smallBase } from "../support/small-base.ts";
+import { type Stack, startStack } from "../support/stack.ts";
+import { seededRandom } from "../support/steps.ts";
+
+const root = join(import.meta.dirname, "../..");
+const seed = 3711;
+const random = seededRandom(seed);
+const pick = <T>(all: readonly T[]): T => all[Math.floor(random() * all.length)];
+const words = "the cat of a house on hill ran to find its red ball and then slept until morning came".split(" ");
+const text = (length: number) => Array.from({ length }, () => pick(words)).join(" ");
+const count = 300;
+
+let folder: string;
+let stack: Stack;
+const start = (data: string) =>
+  startStack({ MODEL_DIR: smallBase, STATE_DIR: join(folder, "state"), DATA_DIR: join(folder, data) });
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "verify-"));
+  stack = await start("one");
+}, 60_000);
+afterAll(async () => {
+  await stack?.stop();
+  await rm(folder, { recursive: true, force: true });
+});
+
+/** `model` of the base, its static adapter, a mixture, and both kinds of own adapters. */
+function randomRequest(base: string): { path: string; body: Record<string, unknown> } {
+  const sampled = pick([{ temperature: 0 }, { temperature: 1 }, { temperature: 0.8, top_p: 0.9 }, {}]);
+  const body = {
+    model: `${base}${pick(["", ":auto", ":static", ":notes", ":task"])}`,
+    max_tokens: 1 + Math.floor(random() * 12),
+    n: pick([1, 1, 2]),
+    ...sampled,
+    // A request without a seed asks to be told the one that was drawn.
+    ...(random() < 0.5 ? { seed: Math.floor(random() * 2 ** 32) } : { chameleon: pick([{}, { compare: true }]) }),
+  };
+  if (random() < 0.3) {
+    const logprobs = pick([{}, { logprobs: true, top_logprobs: 2 }]);
+    const messages = [{ role: "user", content: text(3 + Math.floor(random() * 20)) }];
+    return { path: "/v1/chat/completions", body: { ...body, messages, ...logprobs } };
+  }
+  const prompt = text(3 + Math.floor(random() * 60));
+  return {
+    path: "/v1/completions",
+    body: { ...body, prompt, ...pick([{}, { logprobs: 2 }, { echo: true, logprobs: 1 }]) },
+  };
+}
+
+test(`${count} random answers are equal in other processes, and a changed one is not (seed ${seed})`, {
+  timeout: 300_000,
+}, async () => {
+  const documents = [{ name: "one.md", text: text(300) }];
+  const examples = Array.from({ length: 12 }, (_, i) => ({ prompt: `${words[i]} is`, completion: " blue" }));
+  for (const made of [
+    { name: "notes", documents },
+    { name: "task", examples },
+  ]) {
+    const response = await stack.post("/v1/adapters", made);
+    expect(response.status, await response.clone().text()).toBe(201);
+  }
+  const models = await fetch(`${stack.edge}/v1/models`, { headers: { authorization: `Bearer ${stack.key}` } });
+  const { data } = (await models.json()) as { data: { id: string }[] };
+  const base = data[0].id.split(":")[0];
+
+  const requests = Array.from({ length: count }, () => randomRequest(base));
+  const answers: CompletionResponse[] = [];
+  for (let i = 0; i < count; i += 12) {
+    const asked = requests.slice(i, i + 12).map(async ({ path, body }) => {
+      const response = await stack.post(path, body);
+      expect(response.status, await response.clone().text()).toBe(200);
+      return (await response.json()) as CompletionResponse;
+    });
+    answers.push(...(await Promise.all(asked)));
+  }
+  // Its adapters and memories are on the first disk.
+  await stack.stop();
+  stack = await start("two");
+
+  const verify = async (answered: readonly CompletionResponse[]) => {
+    const [requestFile, answerFile] = [join(folder, "requests.jsonl"), join(folder, "answers.jsonl")];
+    await writeFile(
+      requestFile,
+      requests
+        .slice(0, answered.length)
+        .map(({ body }) => JSON.stringify(body))
+        .join("\n"),
+    );
+    await writeFile(answerFile, answered.map((answer) => JSON.stringify(answer)).join("\n"));
+    const args = [join(root, "infra/api/verify.ts"), requestFile, answerFile, "--url", stack.edge, "--key", stack.key];
+    return promisify(execFile)(process.execPath, args).then(
+      ({ stdout }) => ({ code: 0, stdout }),
+      ({ code, stdout, stderr }) => ({ code, stdout: stdout + stderr }),
+    );
+  };
+  const verified = await verify(answers);
+  console.log(verified.stdout);
+  expect(verified.code, verified.stdout).toBe(0);
+
+  const changed = structuredClone(answers.slice(0, 2));
+  changed[1].usage!.completion_tokens++;
+  const { code, stdout } = await verify(changed);
+  expect(code).toBe(1);
+  expect(stdout).toContain("line 2: usage.completion_tokens");
+});
