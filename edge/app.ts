@@ -77,7 +77,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     });
   }
 
-  app.notFound((c) => errorResponse(c, new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`)));
+  app.notFound((c) => errorResponse(c, new ServiceError("not_found", notFoundText(c.req.path, Object.keys(routes)))));
   app.onError((thrown, c) => {
     // Otherwise Hono copies headers of the response that the error replaces.
     c.res = undefined;
@@ -93,4 +93,13 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     if (error.retryAfterSeconds !== null) headers["retry-after"] = String(error.retryAfterSeconds);
     return new Response(JSON.stringify(envelopeOf(error)), { status: statusOf(error.kind), headers });
   }
+}
+
+/** Names the path that was meant where it is one of `routes`: with `/v1` once, and without a slash at the end. */
+function notFoundText(path: string, routes: readonly string[]): string {
+  const text = `There is no ${path.slice(0, 200)}.`;
+  const meant = `/v1/${path.replace(/^\/(v1\/)*/, "").replace(/\/$/, "")}`;
+  const pattern = (route: string) => new RegExp(`^${route.replaceAll(/:\w+/g, "[^/]+")}$`);
+  if (meant === path || !routes.some((route) => route.startsWith("/v1/") && pattern(route).test(meant))) return text;
+  return `${text} Did you mean ${meant.slice(0, 200)}? The base URL of OpenAI's clients ends in /v1, once.`;
 }

@@ -3,6 +3,7 @@ import { z } from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { hashPattern } from "../shared/contracts/inference.ts";
 import { tenantRule, tenantSchema } from "../shared/contracts/tenant-name.ts";
+import { type Aliases, aliasesSchema } from "../shared/contracts/tenants.ts";
 import { readOtlpTarget } from "../shared/observability/otlp.ts";
 import { parseAddresses, urlOf } from "./dispatch/addresses.ts";
 import type { BackendFetch } from "./dispatch/client.ts";
@@ -31,6 +32,8 @@ export interface Variables {
   CONTAINERS?: { getByName(name: string, options: { locationHint?: Region }): { fetch: BackendFetch } };
   TENANT_KEYS: string;
   CELLS_PER_REGION: string;
+  /** JSON object: other names of models, and the models that they stand for. */
+  MODEL_ALIASES?: string;
   OTEL_EXPORTER_OTLP_ENDPOINT?: string;
   /** A secret: headers that the collector wants, as name=value,name=value. */
   OTEL_EXPORTER_OTLP_HEADERS?: string;
@@ -62,6 +65,7 @@ export function readConfig(env: Variables) {
     /** The first signs our calls to them; none: calls go out unsigned. */
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: readTenantKeys(env.TENANT_KEYS),
+    aliases: readAliases(env.MODEL_ALIASES || "{}"),
     /** How many cells each region has. */
     cellsPerRegion,
     /** The collector of traces and metrics; null if none is set. */
@@ -117,6 +121,15 @@ function readTenantKeys(json: string): TenantKey[] {
     return tenantKeysSchema.parse(JSON.parse(json));
   } catch (error) {
     const message = `TENANT_KEYS must be a JSON list of {"hash": SHA-256 of the key, "tenant": name}; a name is ${tenantRule}`;
+    throw new Error(message, { cause: error });
+  }
+}
+
+function readAliases(json: string): Aliases {
+  try {
+    return aliasesSchema.parse(JSON.parse(json));
+  } catch (error) {
+    const message = `MODEL_ALIASES must be a JSON object of names and models, as {"gpt-4o-mini": "smollm2-135m:auto"}`;
     throw new Error(message, { cause: error });
   }
 }

@@ -84,7 +84,13 @@ const app = createApp({
       throw artifactsMissing(cause);
     }),
   artifactsOf: sets.of,
-  keys: createKeyStore(config.tenantKeys, createRecords(env.TENANTS, now, waitUntil), now, env.KEY_LOOKUPS),
+  keys: createKeyStore(
+    config.tenantKeys,
+    createRecords(env.TENANTS, now, waitUntil),
+    now,
+    env.KEY_LOOKUPS,
+    config.aliases,
+  ),
   bodyReads: new BodyReads(),
   documentReads: new BodyReads(limits.documentBodyBytes),
   bodies: new AnswerBodies({ maximumBytes: workerBodyBytes, ofRequests: true }),

@@ -59,6 +59,7 @@ export const edgeEnvironment = `  EDGE_PORT     port of the edge, 8787 unless se
   EDGE_HOST     address of the edge, 127.0.0.1 unless set
   EDGE_HOSTS    names besides loopback ones that requests may have in Host, separated by commas; any name where --host or
                 --trust-proxy lets other machines in
+  MODEL_ALIASES JSON object of other names of models, as {"gpt-4o-mini": "smollm2-135m:auto"}
   STATE_DIR     where keys, limits, use and published artifacts are kept, .chameleon unless set
   DRAIN_MS      milliseconds that answers in flight may take after SIGTERM, 10000 unless set; Ctrl-C does not wait`;
 
@@ -236,6 +237,12 @@ export function readDrainMs(): number {
 
 /** Variables that the Worker has of this process's environment. Edge and backends use the same collector. */
 function ownVariables(env: NodeJS.ProcessEnv): Record<string, string> {
-  const names = ["EDGE_HOSTS", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_TRACES_SAMPLER_ARG"];
+  const names = [
+    "EDGE_HOSTS",
+    "MODEL_ALIASES",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_TRACES_SAMPLER_ARG",
+  ];
   return Object.fromEntries(names.flatMap((name) => (env[name] ? [[name, env[name]]] : [])));
 }

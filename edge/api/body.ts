@@ -5,6 +5,7 @@ import { parseCallerJson } from "../../shared/contracts/caller-json.ts";
 import { describe } from "../../shared/contracts/fields.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest, ServiceError } from "../../shared/errors.ts";
+import { modelOf } from "../tenants/keys.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
 import { claimKey } from "./idempotency.ts";
 
@@ -12,7 +13,7 @@ import { claimKey } from "./idempotency.ts";
 export const smallBodyBytes = 32 * 1024;
 
 /**
- * Reads a request's JSON object and checks it against `schema`. Headers are checked before the body is read, and so is the
+ * Reads a request's JSON object and checks it against `schema`, with the model that an alias stands for. Headers are checked before the body is read, and so is the
  * admission of a body that may be large. Throws a ServiceError of status 400, 408, 413, 415, 429 or 503.
  */
 export async function readBody<T extends z.ZodType>(
@@ -25,9 +26,15 @@ export async function readBody<T extends z.ZodType>(
   requireReadable(request, declaredBytes);
   const maxBytes = maxBytesOf(declaredBytes);
   if (maxBytes > smallBodyBytes) await c.get("admission").admit();
-  return bodyReads.during(c.get("access").keyId, maxBytes, () =>
-    readJson(request, declaredBytes, schema, limits.bodyMs, (text) => claimKey(c, text)),
-  );
+  const access = c.get("access");
+  return bodyReads.during(access.keyId, maxBytes, async () => {
+    const text = await boundedText(request, declaredBytes, limits.bodyMs);
+    const body: { model?: unknown } = objectIn(text);
+    const model = typeof body.model === "string" ? modelOf(access, body.model) : body.model;
+    const value = checked(schema, model === body.model ? body : { ...body, model });
+    await claimKey(c, text);
+    return value;
+  });
 }
 
 /** Maximum bytes of a body, according to its Content-Length. */
@@ -52,23 +59,6 @@ function tooLarge(bytes: number, relation: string): ServiceError {
   return new ServiceError("body_too_large", message);
 }
 
-/**
- * Reads and checks a body, for which it waits up to `limitMs`; `whenValid` gets its text. Throws a ServiceError of status 400, 408 or
- * 413.
- */
-export async function readJson<T extends z.ZodType>(
-  request: Request,
-  declaredBytes: number | null,
-  schema: T,
-  limitMs: number = limits.bodyMs,
-  whenValid: (text: string) => Promise<void> = async () => {},
-): Promise<z.output<T>> {
-  const text = await boundedText(request, declaredBytes, limitMs);
-  const value = checked(schema, objectIn(text));
-  await whenValid(text);
-  return value;
-}
-
 /** Parses `value` with `schema`. Throws invalid_request for the first issue. */
 export function checked<T extends z.ZodType>(schema: T, value: unknown): z.output<T> {
   const result = schema.safeParse(value, { reportInput: true });
@@ -81,7 +71,8 @@ export function checked<T extends z.ZodType>(schema: T, value: unknown): z.outpu
 
 const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
 
-function boundedText(request: Request, declaredBytes: number | null, limitMs: number): Promise<string> {
+/** Reads text within `limitMs`. Throws a ServiceError of status 400, 408 or 413. */
+export function boundedText(request: Request, declaredBytes: number | null, limitMs: number): Promise<string> {
   return bounded(request, limitMs, (reader, arrived) => readText(reader, declaredBytes, arrived));
 }
 

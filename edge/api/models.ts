@@ -1,5 +1,6 @@
 /**
- * GET /v1/models and /v1/models/{id}: the base, `auto`, `static`, one model per centroid, and the own adapters that the key may see.
+ * GET /v1/models and /v1/models/{id}: the base, `auto`, `static`, one model per centroid, the own adapters that the key may see, and
+ * aliases.
  * GET /v1/centroids: each centroid's label and position, and the gain of its adapter.
  */
 import { adapterIdentity, isAutoOff, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
@@ -7,37 +8,56 @@ import { sha256Hex } from "../../shared/bytes.ts";
 import type { ModelDeleted } from "../../shared/contracts/fine-tuning.ts";
 import type { CentroidList, Model, ModelList } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import type { Artifacts } from "../artifacts/artifacts.ts";
 import { selectionOf } from "../plan/assign.ts";
-import { ownNameOf, suffixOf } from "../tenants/own-adapters.ts";
+import { modelOf } from "../tenants/keys.ts";
+import { type OwnAdapter, ownNameOf, suffixOf } from "../tenants/own-adapters.ts";
 import { answerList } from "./answer.ts";
 import type { RouteHandler } from "./dependencies.ts";
 
 export const listModels: RouteHandler = async (c, dependencies) => {
-  const { manifest } = await dependencies.artifacts();
-  const own = await dependencies.adapters.visibleTo(c.get("access"));
-  const mine = own.map(({ name, created }) => ({ ...modelObject(`${manifest.model.servedAs}:${name}`), created }));
-  const data = [...modelNames(manifest).map((id) => modelObject(id)), ...mine];
-  return answerList<ModelList>(c, dependencies, data, { others: {} });
+  const artifacts = await dependencies.artifacts();
+  const access = c.get("access");
+  const own = await dependencies.adapters.visibleTo(access);
+  const models = [
+    ...modelNames(artifacts.manifest).map((id) => modelObject(id, artifacts)),
+    ...own.map((one) => modelObject(`${artifacts.manifest.model.servedAs}:${one.name}`, artifacts, one)),
+  ];
+  const byId = new Map(models.map((one) => [one.id, one]));
+  const aliases = Object.entries(access.aliases ?? {}).flatMap(([id, model]) => {
+    const known = byId.get(model);
+    return known ? [{ ...known, id, alias_of: model }] : [];
+  });
+  return answerList<ModelList>(c, dependencies, [...models, ...aliases], { others: {} });
 };
 
 export const getModel: RouteHandler = async (c, dependencies) => {
-  const { manifest } = await dependencies.artifacts();
+  const artifacts = await dependencies.artifacts();
+  const { manifest } = artifacts;
   const id = c.req.param("id") ?? "";
-  const own = await dependencies.adapters.named(c.get("access"), id, null, manifest);
-  selectionOf(id, null, manifest, own); // throws model_not_found
+  const model = modelOf(c.get("access"), id);
+  const own = await dependencies.adapters.named(c.get("access"), model, null, manifest);
+  selectionOf(model, null, manifest, own); // throws model_not_found
   const [adapter] = own.values();
-  return c.json({ ...modelObject(id), ...(adapter && { created: adapter.created }) } satisfies Model);
+  const alias = model === id ? {} : { alias_of: model };
+  return c.json({ ...modelObject(id, artifacts, adapter), ...alias } satisfies Model);
 };
 
 /** Deletes an own adapter by the name of its model, as OpenAI's clients do. */
 export const deleteModel: RouteHandler = async (c, dependencies) => {
   const { manifest } = await dependencies.artifacts();
-  const { tenant, scopes } = c.get("access");
+  const { tenant, scopes, aliases = {} } = c.get("access");
   const id = c.req.param("id") ?? "";
   if (!scopes.includes("adapters")) {
     throw new ServiceError(
       "forbidden",
       `Deleting a model needs a key with the scope adapters; this one has ${scopes.join(", ") || "none"}.`,
+    );
+  }
+  if (Object.hasOwn(aliases, id)) {
+    throw new ServiceError(
+      "forbidden",
+      `${id} is an alias of ${aliases[id]}; \`chameleon keys limits\` changes aliases.`,
     );
   }
   const name = ownNameOf(suffixOf(id, manifest), manifest);
@@ -73,6 +93,10 @@ function modelNames({ model, centroids, static: fixed }: Manifest): string[] {
 }
 
 /** OpenAI's schema requires `created`. Artifacts have no date, as equal content must have equal bytes. */
-function modelObject(id: string): Model {
-  return { id, object: "model", created: 0, owned_by: "chameleon-edge" };
+function modelObject(id: string, { manifest, manifestHash }: Artifacts, own?: OwnAdapter): Model {
+  const { servedAs, contextTokens } = manifest.model;
+  return {
+    ...{ id, object: "model", created: own?.created ?? 0, owned_by: "chameleon-edge" },
+    ...{ base: servedAs, context_length: contextTokens, manifest: own?.manifestHash ?? manifestHash },
+  };
 }

@@ -6,7 +6,7 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { dot, promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
-import { type NamedAdapters, type OwnAdapter, ownNamesText, suffixOf } from "../tenants/own-adapters.ts";
+import { type NamedAdapters, type OwnAdapter, ownNamesText, shownText, suffixOf } from "../tenants/own-adapters.ts";
 import {
   automaticMixture,
   type Candidate,
@@ -93,13 +93,14 @@ function adapterOf(id: string, { centroids, static: fixed }: Manifest, own: Name
 
 function modelSelection(model: string, manifest: Manifest, own: NamedAdapters): Selection {
   const { servedAs } = manifest.model;
+  const { aliases = [] } = own;
   if (model === servedAs) return "off";
   if (model === `${servedAs}:auto`) return "auto";
   const adapter = adapterOf(suffixOf(model, manifest), manifest, own);
   if (adapter !== null) return adapter;
   throw new ServiceError(
     "model_not_found",
-    `The model ${JSON.stringify(model.slice(0, 80))} does not exist; there is ${servedAs}, ${servedAs}:auto and ${servedAs}:<centroid> (GET /v1/models)${ownNamesText(own, `${servedAs}:`)}.`,
+    `The model ${JSON.stringify(model.slice(0, 80))} does not exist; there is ${servedAs}, ${servedAs}:auto and ${servedAs}:<centroid> (GET /v1/models)${shownText("aliases", aliases, "GET /v1/models")}${ownNamesText(own, `${servedAs}:`)}.`,
     { param: "model" },
   );
 }

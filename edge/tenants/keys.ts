@@ -6,6 +6,7 @@ import { z } from "zod";
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
+  type Aliases,
   fileBytesOf,
   type KnownKey,
   keyEndSchema,
@@ -41,6 +42,13 @@ export interface Access {
   fileBytes: number | null;
   /** Web origins whose pages may use the key. */
   origins: readonly string[];
+  /** Other names of models, of the tenant and the deployment; absent: none. */
+  aliases?: Aliases;
+}
+
+/** The model that a name stands for: itself unless it is an alias. */
+export function modelOf({ aliases = {} }: Pick<Access, "aliases">, name: string): string {
+  return Object.hasOwn(aliases, name) ? aliases[name] : name;
 }
 
 export interface KeyStore {
@@ -63,6 +71,7 @@ export function createKeyStore(
   records: Records,
   now: () => number,
   lookups: RateLimit = new LocalRateLimit(limits.keyLookupsPerMinute, minuteMs, now),
+  aliases: Aliases = {},
 ): KeyStore {
   async function requireLookup(name: string, address: string): Promise<void> {
     if (records.isCached(name)) return;
@@ -71,6 +80,8 @@ export function createKeyStore(
     const message = "Too many unknown API keys came from this network in the last minute; try again later.";
     throw new ServiceError("rate_limited", message, { retryAfterSeconds: minuteMs / 1000 });
   }
+
+  const withAliases = (access: Access): Access => ({ ...access, aliases: { ...aliases, ...access.aliases } });
 
   return {
     async accessOf(key, address) {
@@ -81,11 +92,11 @@ export function createKeyStore(
         const name = keyPrefix + keyIdOf(hash);
         await requireLookup(name, address);
         const record = await records.get(name, (stored) => storedKeySchema.nullable().parse(stored)).catch(unreadable);
-        return recordedAccess(hash, record, now());
+        return withAliases(recordedAccess(hash, record, now()));
       }
       const parse = (stored: unknown) => tenantRecordSchema.nullable().parse(stored);
       const record = await records.get(tenantPrefix + match.tenant, parse).catch(unreadable);
-      return { tenant: match.tenant, keyId: keyIdOf(hash), scopes, ...grants(record ?? unlimited) };
+      return withAliases({ tenant: match.tenant, keyId: keyIdOf(hash), scopes, ...grants(record ?? unlimited) });
     },
   };
 }
@@ -118,7 +129,13 @@ const storedKeySchema = z
   .transform(({ record, end, revocation }) => withEnd(record, end, revocation));
 function grants(record: TenantRecord): Omit<Access, "tenant" | "keyId" | "scopes"> {
   const [memoryTokens, fileBytes] = [memoryTokensOf(record), fileBytesOf(record)];
-  return { limits: limitsOf(record), memoryTokens, fileBytes, origins: record.origins };
+  return {
+    limits: limitsOf(record),
+    memoryTokens,
+    fileBytes,
+    origins: record.origins,
+    ...(record.aliases && { aliases: record.aliases }),
+  };
 }
 
 function unreadable(cause: unknown): never {

@@ -147,6 +147,8 @@ export function requireFreeName(name: string, { centroids }: Manifest, param = "
 export interface NamedAdapters extends ReadonlyMap<string, OwnAdapter> {
   /** All names that the tenant has, if the request names an unknown one. */
   readonly others?: readonly string[];
+  /** Other names of models. */
+  readonly aliases?: readonly string[];
 }
 
 /** Names that an error lists. */
@@ -154,9 +156,18 @@ const shownNames = 8;
 
 /** The tenant's own adapters, for an error message; empty if it has none. */
 export function ownNamesText({ others = [] }: NamedAdapters, prefix = ""): string {
-  if (others.length === 0) return "";
-  const shown = others.slice(0, shownNames).map((name) => `${prefix}${name}`);
-  return `; your own: ${shown.join(", ")}${others.length > shownNames ? " and more (GET /v1/adapters)" : ""}`;
+  return shownText(
+    "your own",
+    others.map((name) => prefix + name),
+    "GET /v1/adapters",
+  );
+}
+
+/** Some of the names that there are, for an error message; empty if there are none. */
+export function shownText(what: string, names: readonly string[], where: string): string {
+  if (names.length === 0) return "";
+  const more = names.length > shownNames ? ` and more (${where})` : "";
+  return `; ${what}: ${names.slice(0, shownNames).join(", ")}${more}`;
 }
 
 /** The part of `model` after the served name; empty if there is none. */

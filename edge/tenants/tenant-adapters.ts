@@ -26,7 +26,7 @@ type Remote<T> = {
 /** A tenant's store as its callers see it. The platform's own type of it has no tuples. */
 export type OwnAdapters = Remote<Pick<TenantAdapterStore, StoreMethod>>;
 
-type Viewer = Pick<Access, "tenant" | "scopes">;
+type Viewer = Pick<Access, "tenant" | "scopes" | "aliases">;
 
 export interface TenantAdapters {
   of(tenant: string): OwnAdapters;
@@ -99,10 +99,11 @@ export function createTenantAdapters(parts: {
     async named(access, model, adapter, manifest) {
       const listed = typeof adapter === "string" ? [adapter] : (adapter ?? []).map(({ id }) => id);
       const names = [suffixOf(model, manifest), ...listed].flatMap((text) => ownNameOf(text, manifest) ?? []);
-      if (!seesOwnAdapters(access.scopes)) return new Map();
+      const aliases = Object.keys(access.aliases ?? {});
+      if (!seesOwnAdapters(access.scopes)) return Object.assign(new Map(), { aliases });
       const found = await Promise.all([...new Set(names)].map((name) => of(access.tenant).find(name)));
       const own = found.filter((one) => one !== null);
-      const named = new Map(own.map((one) => [one.name, one]));
+      const named = Object.assign(new Map(own.map((one) => [one.name, one])), { aliases });
       if (own.length === found.length) return named;
       return Object.assign(named, { others: (await of(access.tenant).list()).map(({ name }) => name) });
     },

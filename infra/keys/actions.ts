@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import type { TenantErased } from "../../shared/contracts/responses.ts";
 import {
+  type Aliases,
   endPrefix,
   eraseScope,
   type KeyRecord,
@@ -101,6 +102,7 @@ export interface TenantChange {
   limits: { [Name in keyof TenantLimits]?: number | null | "plan" };
   memoryTokens?: number | null | "plan";
   origins?: string[];
+  aliases?: Aliases;
 }
 
 /** null if the tenant has no record: then the standard plan applies, and no limit to keys of TENANT_KEYS. */
@@ -115,11 +117,13 @@ export async function changeTenant(actor: Actor, tenant: string, change: TenantC
   const keys = await listKeys(actor, tenant);
   const limits = Object.entries({ ...before.limits, ...change.limits }).filter(([, value]) => value !== "plan");
   const memoryTokens = change.memoryTokens === undefined ? before.memoryTokens : change.memoryTokens;
+  const aliases = change.aliases ?? before.aliases;
   const record = tenantRecordSchema.parse({
     plan: change.plan ?? before.plan,
     limits: Object.fromEntries(limits),
     ...(memoryTokens !== undefined && memoryTokens !== "plan" && { memoryTokens }),
     origins: change.origins ?? before.origins,
+    ...(aliases && { aliases }),
   });
   const written = new Map<string, StoredRecord>([[tenantPrefix + tenant, record]]);
   for (const { id, record: key } of keys) {

@@ -9,6 +9,7 @@ import { createCommand, httpUrl, runCommand } from "../../gpu-backend/command-li
 import { type TenantErased, tenantErasedSchema } from "../../shared/contracts/responses.ts";
 import { tenantPattern, tenantRule } from "../../shared/contracts/tenant-name.ts";
 import {
+  type Aliases,
   type KnownKey,
   keyIdPattern,
   limitsOf,
@@ -36,7 +37,7 @@ import {
   stateOf,
 } from "./actions.ts";
 import { folderNamespace, wranglerNamespace } from "./namespace.ts";
-import { duration, limit, origins, scopeList, when } from "./options.ts";
+import { aliases, duration, limit, origins, scopeList, when } from "./options.ts";
 
 const root = path.dirname(path.dirname(import.meta.dirname));
 const binding = "TENANTS";
@@ -111,13 +112,19 @@ command("limits <tenant>", "show what a tenant may use, or change it; N is a num
     origins,
   )
   .option("--no-origin", "no web page but our own")
+  .option(
+    "--alias <name=model>",
+    "another name of a model, as gpt-4o-mini=smollm2-135m:auto; repeatable, replaces those set before",
+    aliases,
+  )
+  .option("--no-alias", "no names but the deployment's")
   .action(async (name: string, options: Place & LimitOptions) => {
     const tenant = checkedTenant(name);
-    const { plan, origin, memoryTokens, ...others } = options;
+    const { plan, origin, alias, memoryTokens, ...others } = options;
     const { requestsPerMinute, tokensPerMinute, concurrentRequests, tokensPerMonth } = others;
     const given = { requestsPerMinute, tokensPerMinute, concurrentRequests, tokensPerMonth };
     const limits = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
-    const isSet = [plan, origin, memoryTokens].some((value) => value !== undefined);
+    const isSet = [plan, origin, alias, memoryTokens].some((value) => value !== undefined);
     const isChange = isSet || Object.keys(limits).length > 0;
     const actor = actorAt(options);
     const record = isChange
@@ -126,6 +133,7 @@ command("limits <tenant>", "show what a tenant may use, or change it; N is a num
           limits,
           ...(memoryTokens !== undefined && { memoryTokens }),
           ...(origin !== undefined && { origins: origin || [] }),
+          ...(alias !== undefined && { aliases: alias || {} }),
         })
       : await readTenant(actor, tenant);
     showTenant(tenant, record, options);
@@ -171,8 +179,9 @@ function erasedLines(keys: number, { tenant, adapters, ledgers, backends }: Tena
 
 type LimitOptions = { [Name in keyof TenantLimits | "memoryTokens"]?: number | null | "plan" } & {
   plan?: Plan;
-  /** false for --no-origin. */
+  /** false for --no-origin, and for --no-alias. */
   origin?: string[] | false;
+  alias?: Aliases | false;
 };
 
 await runCommand(program);
@@ -205,15 +214,17 @@ function show({ key, id, record }: NewKey, { json }: Place): void {
 
 function showTenant(tenant: string, record: TenantRecord | null, { json }: Place): void {
   const known: TenantRecord = record ?? { plan: "standard", limits: {}, origins: [] };
-  const { plan, origins } = known;
+  const { plan, origins, aliases = {} } = known;
   const limits = { ...limitsOf(known), memoryTokens: memoryTokensOf(known) };
   if (json) {
-    process.stdout.write(`${JSON.stringify({ tenant, plan, limits, origins })}\n`);
+    process.stdout.write(`${JSON.stringify({ tenant, plan, limits, origins, aliases })}\n`);
     return;
   }
   const lines = Object.entries(limits).map(([name, value]) => `  ${name.padEnd(20)}${value ?? "none"}`);
   process.stdout.write(`${tenant}: plan ${plan}${record ? "" : " (nothing is set)"}\n${lines.join("\n")}\n`);
   process.stdout.write(`  ${"origins".padEnd(20)}${origins.join(" ") || "none"}\n`);
+  const named = Object.entries(aliases).map(([name, model]) => `${name}=${model}`);
+  process.stdout.write(`  ${"aliases".padEnd(20)}${named.join(" ") || "none"}\n`);
 }
 
 function keyLine(id: string, record: KnownKey): string {

@@ -26,6 +26,15 @@ export function origins(text: string, before: string[] | undefined): string[] {
   return [...(before ?? []), url.origin];
 }
 
+/** Repeatable. */
+export function aliases(text: string, before: Record<string, string> | undefined): Record<string, string> {
+  const [name, model, ...others] = text.split("=");
+  if (!name || !model || others.length > 0) {
+    throw new InvalidArgumentError("must be a name and a model, as gpt-4o-mini=smollm2-135m:auto");
+  }
+  return { ...before, [name]: model };
+}
+
 const unitMs = { m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
 
 /** In milliseconds. */

@@ -44,6 +44,7 @@ export const limitTable = {
   idempotencyKeyCharacters: { value: 255, unit: "characters", bounds: "The header `Idempotency-Key`, printable ASCII" },
   deadlineMs: { value: 600_000, unit: "milliseconds", bounds: "The header `x-deadline-ms`" },
   modelCharacters: { value: 256, unit: "characters", bounds: "`model`" },
+  aliases: { value: 64, unit: "entries", bounds: "Model aliases of a tenant, and of a deployment" },
   userCharacters: { value: 1024, unit: "characters", bounds: "`user`, which is ignored" },
   adapterCharacters: { value: 64, unit: "characters", bounds: "`chameleon.adapter`, and each `id` in it" },
   promptsPerRequest: { value: 32, unit: "entries", bounds: "`prompt` of a completion" },

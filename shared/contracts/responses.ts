@@ -157,10 +157,7 @@ const chatAlternative = z.object({
   bytes: z.array(z.int().min(0).max(255)).nullable().describe("UTF-8; of part of a character, its bytes"),
 });
 export const chatTokenSchema = chatAlternative.extend({ top_logprobs: z.array(chatAlternative) });
-const chatLogprobsSchema = z.object({
-  content: z.array(chatTokenSchema).nullable(),
-  refusal: z.null(),
-});
+const chatLogprobsSchema = z.object({ content: z.array(chatTokenSchema).nullable(), refusal: z.null() });
 const chatChoice = z.object({
   index: z.int(),
   message: z.object({ role: z.literal("assistant"), content: z.string(), refusal: z.null() }),
@@ -196,6 +193,10 @@ export const modelSchema = z.object({
   object: z.literal("model"),
   created: unixSeconds.describe("Unix time in seconds; 0 but for your own adapters, as artifacts carry no date"),
   owned_by: z.string(),
+  base: z.string().describe("The model that it adapts"),
+  context_length: z.int().describe("Tokens of prompt and answer together"),
+  manifest: hash.describe("SHA-256 of the manifest that it is of"),
+  alias_of: z.string().optional().describe("Of an alias: the model that answers, which answers name"),
 });
 export const modelListSchema = z.object({ object: z.literal("list"), data: z.array(modelSchema) });
 

@@ -44,6 +44,13 @@ const memoryTokensOfPlan: Record<Plan, number | null> = { standard: limits.tenan
 /** Most bytes of all files of a tenant; null is none. */
 const fileBytesOfPlan: Record<Plan, number | null> = { standard: limits.tenantFileBytes, unlimited: null };
 
+const modelName = z.string().min(1).max(limits.modelCharacters);
+/** Other names of models: of each the model that it stands for, which is no alias. */
+export const aliasesSchema = z
+  .record(modelName, modelName)
+  .refine((aliases) => Object.keys(aliases).length <= limits.aliases, { error: `more than ${limits.aliases} aliases` });
+export type Aliases = z.infer<typeof aliasesSchema>;
+
 const bound = z.int().min(0).nullable().optional();
 const time = z.iso.datetime();
 
@@ -60,6 +67,8 @@ export const tenantRecordSchema = z.object({
   memoryTokens: bound,
   /** Web origins whose pages may call with this tenant's keys. */
   origins: z.array(z.string()),
+  /** Beside the deployment's, before which they go. */
+  aliases: aliasesSchema.optional(),
 });
 
 export const keyRecordSchema = z.object({

@@ -44,6 +44,17 @@ test("a key is made, limited, rotated and revoked while the edge runs", async ()
   const usage = await fetch(`${stack.edge}/v1/usage`, { headers: { authorization: `Bearer ${key}` } });
   expect(usage.status).toBe(403);
 
+  const shown = await keys("limits", "acme", "--alias", "gpt-4o-mini=gpt2:c0");
+  expect(shown.stdout).toMatch(/aliases +gpt-4o-mini=gpt2:c0\n/);
+  const named = () =>
+    stack.post(
+      "/v1/completions",
+      { model: "gpt-4o-mini", prompt: "Once", max_tokens: 1 },
+      { authorization: `Bearer ${key}` },
+    );
+  await expect.poll(async () => (await named()).status, patience).toBe(200);
+  expect(await (await named()).json()).toMatchObject({ model: "gpt2:c0" });
+
   await keys("limits", "acme", "--requests-per-minute", "2");
   await expect.poll(async () => (await complete(key)).headers.get("x-ratelimit-limit-requests"), patience).toBe("2");
   const refused = await complete(key);

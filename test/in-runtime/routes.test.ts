@@ -2,13 +2,14 @@ import { exports } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { describe, expect, test, vi } from "vitest";
 import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
-import { scopeOf } from "../../edge/tenants/keys.ts";
+import { createKeyStore, scopeOf } from "../../edge/tenants/keys.ts";
 import { operations } from "../../infra/openapi/operations.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
 import type { Readiness } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { edgeModelFiles } from "../support/edge-model.ts";
+import { edgeModel, edgeModelFiles } from "../support/edge-model.ts";
 import { loadOnce } from "../support/load-once.ts";
-import { backendUrl, errorOf, manifestHash, network, testApp, useNetwork } from "./harness.ts";
+import { backendAnswers, backendUrl, errorOf, manifestHash, network, saying, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
@@ -26,7 +27,53 @@ describe("models", () => {
       object: "model",
       created: expect.any(Number),
       owned_by: "chameleon-edge",
+      ...{ base: "gpt2", context_length: edgeModel.contextTokens, manifest: await manifestHash() },
     });
+  });
+
+  test("have other names, of the deployment and the tenant, for whatever names a model", async () => {
+    backendAnswers(({ id }) => saying(id, "b"));
+    const hash = await sha256Hex(new TextEncoder().encode("sk-named"));
+    const aliases = { "gpt-4o-mini": "gpt2:c1", own: "gpt2", gone: "gpt2:nobody" };
+    const records = { get: async () => ({ plan: "unlimited", limits: {}, origins: [], aliases }) } as never;
+    const deployed = { "gpt-4o-mini": "gpt2:c0", "gpt-4o": "gpt2:c2", constructor: "gpt2" };
+    const keys = createKeyStore([{ hash, tenant: "named" }], records, () => Date.now(), undefined, deployed);
+    const files = await edgeModelFiles(false, { chatTemplate: "{{ messages[0].content }}" });
+    const artifacts = loadOnce(() => loadArtifacts(async (name) => files.get(name)!));
+    const app = testApp({ keys, artifacts });
+    const init = { headers: { authorization: "Bearer sk-named" } };
+    const modelOf = async (path: string, body: object) => {
+      const response = await app.post(path, body, init);
+      expect(response.status, await response.clone().text()).toBe(200);
+      return ((await response.json()) as { model: string }).model;
+    };
+    // The tenant's goes before the deployment's.
+    expect(await modelOf("/v1/completions", { model: "gpt-4o-mini", prompt: "a" })).toBe("gpt2:c1");
+    expect(await modelOf("/v1/responses", { model: "gpt-4o", input: "a" })).toBe("gpt2:c2");
+    expect(await modelOf("/v1/embeddings", { model: "own", input: "a" })).toBe("gpt2");
+    expect(await modelOf("/v1/completions", { model: "gpt2:c0", prompt: "a" })).toBe("gpt2:c0");
+    const { data } = await (await app.request("/v1/models", init)).json<{
+      data: { id: string; alias_of?: string }[];
+    }>();
+    expect(data.flatMap(({ id, alias_of }) => (alias_of ? [[id, alias_of]] : []))).toEqual([
+      ...[
+        ["gpt-4o-mini", "gpt2:c1"],
+        ["gpt-4o", "gpt2:c2"],
+        ["constructor", "gpt2"],
+        ["own", "gpt2"],
+      ],
+    ]);
+    expect(await (await app.request("/v1/models/gpt-4o", init)).json()).toMatchObject({
+      id: "gpt-4o",
+      alias_of: "gpt2:c2",
+    });
+    const unknown = await errorOf(await app.post("/v1/completions", { model: "gpt5", prompt: "a" }, init));
+    expect(unknown).toMatchObject({ status: 404, code: "model_not_found", param: "model" });
+    expect(unknown.message).toMatch(/"gpt5".*gpt2, gpt2:auto and gpt2:<centroid>.*aliases: gpt-4o-mini, gpt-4o, /);
+    const gone = await errorOf(await app.post("/v1/completions", { model: "gone", prompt: "a" }, init));
+    expect(gone).toMatchObject({ status: 404, message: expect.stringContaining("gpt2:nobody") });
+    const deleted = await errorOf(await app.request("/v1/models/gpt-4o", { ...init, method: "DELETE" }));
+    expect(deleted).toMatchObject({ status: 403, message: expect.stringContaining("gpt2:c2") });
   });
 
   test("an unknown one: 404", async () => {
@@ -34,6 +81,35 @@ describe("models", () => {
     expect(error).toMatchObject({ status: 404, code: "model_not_found" });
     expect(error.message).toContain("gpt2:c7");
   });
+});
+
+test.each([
+  ["/completions", "/v1/completions"],
+  ["/chat/completions", "/v1/chat/completions"],
+  ["/v1/v1/responses", "/v1/responses"],
+  ["/models/gpt2:c1", "/v1/models/gpt2:c1"],
+  ["/v1/chat/completions/", "/v1/chat/completions"],
+  ["/v2/completions", null],
+  ["/v1/unknown", null],
+  ["/unknown", null],
+])("there is no %s: what was meant is named", async (path, meant) => {
+  for (const method of ["GET", "POST"]) {
+    const error = await errorOf(await testApp().request(path, { method }));
+    expect(error).toMatchObject({ status: 404, code: "not_found" });
+    if (meant === null) expect(error.message).not.toContain("Did you mean");
+    else expect(error.message).toContain(`There is no ${path}. Did you mean ${meant}?`);
+  }
+});
+
+test("a known path with another method is a 405 that allows what there is", async () => {
+  for (const [method, path, allow] of [
+    ["GET", "/v1/responses", "POST"],
+    ["POST", "/v1/models", "GET, HEAD"],
+    ["POST", "/v1/models/gpt2", "GET, HEAD, DELETE"],
+  ]) {
+    const response = await testApp().request(path, { method });
+    expect([response.status, response.headers.get("allow")]).toEqual([405, allow]);
+  }
 });
 
 describe("assign", () => {

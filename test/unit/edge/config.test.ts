@@ -30,6 +30,7 @@ describe("readConfig", () => {
       BACKEND_URLS: "http://a:1/, weur=https://b",
       TENANT_KEYS: JSON.stringify(keys),
       CELLS_PER_REGION: "8",
+      MODEL_ALIASES: '{"gpt-4o-mini": "smollm2-135m:auto"}',
     });
     expect(config).toEqual({
       backendSecrets: [],
@@ -39,6 +40,7 @@ describe("readConfig", () => {
         { url: "https://b", region: "weur" },
       ],
       tenantKeys: keys,
+      aliases: { "gpt-4o-mini": "smollm2-135m:auto" },
       cellsPerRegion: 8,
       otlp: null,
       traceRatio: 1,
@@ -79,6 +81,8 @@ describe("readConfig", () => {
     [{ TENANT_KEYS: "sk-plain" }, /TENANT_KEYS/],
     [{ TENANT_KEYS: '[{"hash":"sk-plain","tenant":"a"}]' }, /TENANT_KEYS/],
     [{ TENANT_KEYS: `[{"hash":"${"a".repeat(64)}","tenant":"xx:a"}]` }, /TENANT_KEYS.*prefixes eu: or none/],
+    [{ MODEL_ALIASES: "gpt-4o-mini=gpt2" }, /MODEL_ALIASES must be a JSON object/],
+    [{ MODEL_ALIASES: '{"gpt-4o-mini": 1}' }, /MODEL_ALIASES must be a JSON object/],
     [{ CELLS_PER_REGION: "0" }, /CELLS_PER_REGION.*"0"/],
     [{ CELLS_PER_REGION: "many" }, /CELLS_PER_REGION.*many/],
     [{ OTEL_EXPORTER_OTLP_ENDPOINT: "collector:4318" }, /OTEL_EXPORTER_OTLP_ENDPOINT.*collector:4318/],
@@ -143,6 +147,7 @@ describe("a key store", () => {
       memoryTokens: null,
       fileBytes: null,
       origins: [],
+      aliases: {},
     });
     expect(await store.accessOf("two", "")).toMatchObject({ tenant: "second" });
     for (const key of ["", "on", "onee", keys[0].hash]) {

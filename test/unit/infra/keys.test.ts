@@ -15,7 +15,7 @@ import {
   rotateKey,
   stateOf,
 } from "../../../infra/keys/actions.ts";
-import { duration, limit, origins, scopeList, when } from "../../../infra/keys/options.ts";
+import { aliases, duration, limit, origins, scopeList, when } from "../../../infra/keys/options.ts";
 import { limits as publicLimits } from "../../../shared/contracts/limits.ts";
 import { limitsOf, memoryTokensOf, plans } from "../../../shared/contracts/tenants.ts";
 
@@ -137,6 +137,12 @@ test("limits are the plan's but for those that are set, and may be the plan's ag
     tokensPerMinute: 0,
   });
   expect(record.origins).toEqual(["https://a.example"]);
+  expect(record).not.toHaveProperty("aliases");
+  await changeTenant(acting, "acme", { limits: {}, aliases: { "gpt-4o": "gpt2" } });
+  await changeTenant(acting, "acme", { limits: {} });
+  expect((await readTenant(acting, "acme"))!.aliases).toEqual({ "gpt-4o": "gpt2" });
+  const many = Object.fromEntries(Array.from({ length: publicLimits.aliases + 1 }, (_, i) => [`a${i}`, "gpt2"]));
+  await expect(changeTenant(acting, "acme", { limits: {}, aliases: many })).rejects.toThrow("more than 64 aliases");
   expect(memoryTokensOf(record)).toBe(publicLimits.tenantMemoryTokens);
   await changeTenant(acting, "acme", { memoryTokens: 7, limits: {} });
   await changeTenant(acting, "acme", { plan: "unlimited", limits: { requestsPerMinute: "plan" } });
@@ -277,5 +283,8 @@ test("values of the command line are read, or refused with what they should be",
   expect(scopeList("usage,completions")).toEqual(["usage", "completions"]);
   expect(() => scopeList("admin")).toThrow(/admin/);
   expect(origins("https://b.example/", ["https://a.example"])).toEqual(["https://a.example", "https://b.example"]);
+  expect(aliases("b=gpt2:b", { a: "gpt2" })).toEqual({ a: "gpt2", b: "gpt2:b" });
+  for (const text of ["gpt-4o", "=gpt2", "gpt-4o=", "a=b=c"])
+    expect(() => aliases(text, undefined)).toThrow(/gpt-4o-mini=/);
   for (const text of ["*", "example.com", "https://a.example/path"]) expect(() => origins(text, undefined)).toThrow();
 });
