@@ -13,9 +13,9 @@ export function wranglerProgram(): string {
     return path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
   } catch (cause) {
     const manifest = path.join(import.meta.dirname, "../package.json");
-    const { name, peerDependencies } = JSON.parse(readFileSync(manifest, "utf8"));
+    const { name, devDependencies } = JSON.parse(readFileSync(manifest, "utf8"));
     throw new Error(
-      `this needs wrangler, which is not installed: npm install wrangler@${peerDependencies.wrangler}, with --global where ${name} was installed so`,
+      `this needs wrangler, which is not installed: npm install wrangler@${devDependencies.wrangler}, with --global where ${name} was installed so`,
       { cause },
     );
   }

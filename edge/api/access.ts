@@ -69,7 +69,7 @@ function allowOrigin(c: Context<AppEnvironment>, { tenant, origins }: Access): v
   if (!origin || origin === URL.parse(c.req.url)?.origin) return;
   if (!origins.includes(origin)) {
     const shown = JSON.stringify(origin.slice(0, 100));
-    const message = `Pages of ${shown} may not use keys of ${tenant}: the origin is not among the tenant's.`;
+    const message = `Pages of ${shown} may not use keys of ${tenant}: the origin is not among the tenant's, which \`chameleon keys limits ${tenant} --origin ORIGIN …\` sets.`;
     throw new ServiceError("forbidden", message);
   }
   c.set("allowedOrigin", origin);

@@ -41,8 +41,9 @@ async function build(): Promise<void> {
   // What development has staged there: a start takes the base's own.
   await rm(path.join(dist, "edge/public/artifacts"), { recursive: true, force: true });
   await buildLocalWorker(path.join(dist, "edge/built"));
-  const { name, version, type, peerDependencies } = await manifestOf(root);
-  await writeManifest(dist, { name, version, type, peerDependencies });
+  const { name, version, type, devDependencies } = await manifestOf(root);
+  const { wrangler } = devDependencies as Record<string, string>;
+  await writeManifest(dist, { name, version, type, devDependencies: { wrangler } });
 }
 
 /**
