@@ -18,6 +18,8 @@ const forUsers = {
   keys: ["make, list, revoke and rotate API keys, set tenants' limits", "infra/keys/cli.ts"],
   adapters: ["list, make and delete a tenant's own adapters", "infra/api/adapters.ts"],
   bench: ["measure speed beside node-llama-cpp", "test/bench/main.ts"],
+  backup: ["write keys, limits, use, adapters and artifacts of a server to a file", "infra/backup.ts", "backup"],
+  restore: ["make the state of a server of such a file", "infra/backup.ts", "restore"],
   doctor: ["check this machine and the artifacts, and name the mend", "infra/doctor/cli.ts"],
   backend: ["the same as start backend", "gpu-backend/main.ts"],
 };

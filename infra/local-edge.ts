@@ -1,5 +1,5 @@
 /** Runs the Worker on this machine, in a bare workerd. */
-import { rmSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { cp, readFile } from "node:fs/promises";
 import path from "node:path";
 import { runScript } from "./run-script.ts";
@@ -28,11 +28,11 @@ export function artifactsFolder(): string {
   return stateFolders.bucket(stateFolder(), "ARTIFACTS");
 }
 
-/** Builds the Worker and the pages where they are not built yet. The Worker's files are removed when it was started, or with this process. */
+/** Builds the Worker and the pages; a package and an image have them built. The Worker's files are removed when it was started, or with this process. */
 export async function prepareEdge(): Promise<BareEdge> {
   const folder = await temporaryFolder();
   process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
-  if (import.meta.filename.endsWith(".js")) await cp(builtFolder, folder, { recursive: true });
+  if (existsSync(builtFolder)) await cp(builtFolder, folder, { recursive: true });
   else await runScript(new URL("./build-edge.ts", import.meta.url), [folder]);
   const settings = JSON.parse(await readFile(path.join(folder, settingsFile), "utf8"));
   return bareEdge(folder, settings, pagesFolder);

@@ -54,6 +54,7 @@ export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise
  */
 export function claimStateFolder(stateFolder: string): void {
   mkdirSync(stateFolder, { recursive: true, mode: 0o700 });
+  checkStateVersion(stateFolder);
   const own = path.join(stateFolder, `start.${process.pid}.lock`);
   process.once("exit", () => rmSync(own, { force: true }));
   writeFileSync(own, "");
@@ -67,6 +68,32 @@ export function claimStateFolder(stateFolder: string): void {
       );
     }
     rmSync(file, { force: true });
+  }
+  writeFileSync(path.join(stateFolder, versionFile), `${stateVersion}\n`);
+  // Of a start that was killed: in a container the next one has the same process id.
+  rmSync(fileIn(stateFolder), { force: true });
+}
+
+/** In the state folder: the version of its layout. */
+export const versionFile = "version";
+/** The layout that this code reads and writes. A folder without a version has the first. */
+const stateVersion = 1;
+
+/** Throws an Error for a folder that a newer version has written. */
+export function checkStateVersion(stateFolder: string): void {
+  const text = readFileIfThere(path.join(stateFolder, versionFile)) ?? "1";
+  if (/^\d{1,6}$/.test(text.trim()) && Number(text) <= stateVersion) return;
+  throw new Error(
+    `${stateFolder} has the layout ${JSON.stringify(text.trim().slice(0, 20))}, and this version knows ${stateVersion}: serve it by the version that wrote it, or a newer one`,
+  );
+}
+
+function readFileIfThere(file: string): string | null {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
+    throw error;
   }
 }
 

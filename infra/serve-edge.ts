@@ -64,7 +64,7 @@ export const edgeEnvironment = `  EDGE_PORT     port of the edge, 8787 unless se
   DRAIN_MS      milliseconds that answers in flight may take after SIGTERM, 10000 unless set; Ctrl-C does not wait`;
 
 /** How long `/readyz` refuses before connections are, in milliseconds: two probes of a load balancer. */
-const noticeMs = 2000;
+export const noticeMs = 2000;
 
 function port(text: string): number {
   const value = parsePort(text);

@@ -9,7 +9,7 @@ export const [workerFile, storageFile] = ["worker.js", "local-storage.js"];
 /** Beside them: what wrangler.toml says of the Worker, as JSON. */
 export const settingsFile = "settings.json";
 
-/** Where the npm package has these files, as it has no TypeScript. */
+/** Where the npm package and the image have these files. */
 export const builtFolder = path.join(root, "edge/built");
 
 /** Bundles the Worker whose entry is `entryFile`, and its local storage. Throws an Error with what esbuild said where it cannot. */

@@ -1,11 +1,11 @@
-/** What an image runs, without Docker: its command and its health check, with the files that it copies and the packages here. */
+/** What images run, without Docker: their commands and health checks, with the files that it copies and the packages here. */
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
-import { expect, onTestFinished, test } from "vitest";
+import { describe, expect, onTestFinished, test } from "vitest";
 
 const root = path.join(import.meta.dirname, "../..");
 const dockerfile = readFileSync(`${root}/infra/Dockerfile`, "utf8");
@@ -19,37 +19,78 @@ function isInContext(file: string): boolean {
   return ignoreRules.findLast((rule) => matches(rule.replace("!", "")))!.startsWith("!");
 }
 
-// Outside a checkout (an unpacked archive) nothing is tracked.
-test.skipIf(!existsSync(`${root}/.git`))(
-  "the CPU's image starts by its command, gets ready and is healthy",
-  async () => {
-    const tracked = execFileSync("git", ["ls-files", "-z", "package.json", "shared", "gpu-backend"], { cwd: root });
-    const files = tracked
-      .toString()
-      .split("\0")
-      .filter((file) => file !== "" && isInContext(file));
-    expect(files.filter((file) => /\/training\/|\/import\//.test(file))).toEqual([]);
-    const app = mkdtempSync(path.join(tmpdir(), "chameleon-image-"));
-    onTestFinished(() => rmSync(app, { recursive: true }));
-    for (const file of files) if (existsSync(`${root}/${file}`)) cpSync(`${root}/${file}`, `${app}/${file}`);
-    symlinkSync(`${root}/node_modules`, `${app}/node_modules`);
+/** A folder with what the builder sees of `paths`; it is removed with the test. */
+function context(paths: string[]): { app: string; files: string[] } {
+  const tracked = execFileSync("git", ["ls-files", "-z", "package.json", ...paths], { cwd: root });
+  const files = tracked
+    .toString()
+    .split("\0")
+    .filter((file) => file !== "" && isInContext(file));
+  const app = mkdtempSync(path.join(tmpdir(), "chameleon-image-"));
+  onTestFinished(() => rmSync(app, { recursive: true }));
+  for (const file of files) if (existsSync(`${root}/${file}`)) cpSync(`${root}/${file}`, `${app}/${file}`);
+  return { app, files };
+}
 
-    const [, stage] = /^FROM \S+ AS cpu$(.*?)^FROM /ms.exec(dockerfile)!;
-    const [probe, command] = [...stage.matchAll(/^ *CMD (\[.*\])$/gm)].map(([, json]) => JSON.parse(json) as string[]);
-    const env = {
-      PATH: `${path.dirname(process.execPath)}:${process.env.PATH}`,
-      NODE_ENV: "production",
-      BACKEND_PORT: "0",
-    };
-    const server = spawn(command[0], command.slice(1), { cwd: app, env, stdio: ["ignore", "pipe", "pipe"] });
-    server.stderr.on("data", (text) => console.error(String(text)));
-    onTestFinished(async () => {
-      server.kill("SIGTERM");
-      await once(server, "exit");
-    });
+/** Runs a stage's command in a folder, and its health check once the ready line came. Returns that line. */
+async function serve(
+  stageName: string,
+  app: string,
+  variables: Record<string, string>,
+): Promise<Record<string, unknown>> {
+  const [, stage] = new RegExp(`^FROM \\S+ AS ${stageName}$(.*?)^FROM `, "ms").exec(dockerfile)!;
+  const [probe, command] = [...stage.matchAll(/^ *CMD (\[.*\])$/gm)].map(([, json]) => JSON.parse(json) as string[]);
+  const env = {
+    PATH: `${path.dirname(process.execPath)}:${process.env.PATH}`,
+    NODE_ENV: "production",
+    BACKEND_PORT: "0",
+    ...variables,
+  };
+  const server = spawn(command[0], command.slice(1), { cwd: app, env, stdio: ["ignore", "pipe", "pipe"] });
+  server.stderr.on("data", (text) => console.error(String(text)));
+  onTestFinished(async () => {
+    server.kill("SIGTERM");
+    if (server.exitCode === null) await once(server, "exit");
+  });
+  const [line] = await once(createInterface({ input: server.stdout }), "line");
+  const ready = JSON.parse(line) as Record<string, unknown>;
+  const { port } = new URL(String(ready.url ?? ready.edge));
+  execFileSync(probe[0], probe.slice(1), { cwd: app, env: { ...env, BACKEND_PORT: port, EDGE_PORT: port } });
+  return ready;
+}
+
+// Outside a checkout (an unpacked archive) nothing is tracked.
+describe.skipIf(!existsSync(`${root}/.git`))("the image", () => {
+  test("of the CPU starts by its command, gets ready and is healthy", async () => {
+    const { app, files } = context(["shared", "gpu-backend"]);
+    expect(files.filter((file) => /\/training\/|\/import\//.test(file))).toEqual([]);
+    symlinkSync(`${root}/node_modules`, `${app}/node_modules`);
     // The ready line comes once a token was generated.
-    const [line] = await once(createInterface({ input: server.stdout }), "line");
-    const { port } = new URL(JSON.parse(line).url);
-    execFileSync(probe[0], probe.slice(1), { cwd: app, env: { ...env, BACKEND_PORT: port } });
-  },
-);
+    await serve("cpu", app, {});
+  });
+
+  test("of the edge starts by its command, with an admin key, and is healthy before its backends are", async () => {
+    const { app } = context(["shared", "gpu-backend", "edge", "infra", "wrangler.toml"]);
+    symlinkSync(`${root}/node_modules`, `${app}/node_modules`);
+    execFileSync(process.execPath, ["infra/build-edge.ts", "edge/built"], { cwd: app });
+    // What the image lacks: the Worker's source, and packages that build or are for development.
+    for (const name of readdirSync(`${app}/edge`)) {
+      if (!["built", "public"].includes(name)) rmSync(`${app}/edge/${name}`, { recursive: true });
+    }
+    rmSync(`${app}/node_modules`);
+    mkdirSync(`${app}/node_modules`);
+    const { devDependencies } = JSON.parse(readFileSync(`${root}/package.json`, "utf8")) as {
+      devDependencies: Record<string, string>;
+    };
+    const [, removed] = /rm -rf (node_modules.*?) \\?\n? *&& find/s.exec(dockerfile)!;
+    const absent = removed.split(/[\s\\]+/).map((name) => path.basename(name));
+    const kept = ["workerd", "@cloudflare"];
+    for (const name of readdirSync(`${root}/node_modules`)) {
+      if (!kept.includes(name) && (absent.includes(name) || name in devDependencies)) continue;
+      symlinkSync(`${root}/node_modules/${name}`, `${app}/node_modules/${name}`);
+    }
+    const variables = { EDGE_HOST: "0.0.0.0", EDGE_PORT: "0", STATE_DIR: `${app}/state`, DRAIN_MS: "0" };
+    const ready = await serve("edge", app, { ...variables, BACKEND_URLS: "http://127.0.0.1:9" });
+    expect(ready.keyFile).toBe(`${app}/state/admin-key`);
+  });
+});

@@ -6,10 +6,12 @@ import { ServiceMonitor } from "@kubernetes-models/prometheus-operator/monitorin
 import { StatefulSet } from "kubernetes-models/apps/v1/StatefulSet";
 import { NetworkPolicy } from "kubernetes-models/networking.k8s.io/v1/NetworkPolicy";
 import { PodDisruptionBudget } from "kubernetes-models/policy/v1/PodDisruptionBudget";
+import { Namespace } from "kubernetes-models/v1/Namespace";
 import { Service } from "kubernetes-models/v1/Service";
 import { type Document, parseAllDocuments } from "yaml";
 
 const schemas = [
+  Namespace,
   StatefulSet,
   Service,
   PodDisruptionBudget,

@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { parse } from "yaml";
 import { readConfig } from "../../../gpu-backend/config.ts";
+import { noticeMs } from "../../../infra/serve-edge.ts";
 import { backendMetricNames, edgeMetrics, namesIn } from "../../support/metric-names.ts";
 
 const root = `${import.meta.dirname}/../../..`;
@@ -12,18 +13,35 @@ const preset = readConfig({});
 /** Every setting that config.ts knows, as it is written there. */
 const settings = [...read("gpu-backend/config.ts").matchAll(/^ {2}([A-Z_]+):/gm)].map(([, name]) => name);
 
-test("compose publishes the port on loopback, and sets what config.ts knows", () => {
+test("compose publishes the edge alone, on loopback, before a backend that is healthy and has the same secret", () => {
+  const { services, volumes } = parse(read("infra/compose.yaml"));
+  const { edge, backend } = services;
+  expect(edge.build).toEqual({ context: "..", dockerfile: "infra/Dockerfile", target: "edge" });
+  expect([edge.ports, backend.ports]).toEqual([["127.0.0.1:8787:8787"], undefined]);
+  expect(edge.environment.BACKEND_URLS).toBe(`http://backend:${preset.port}`);
+  expect(edge.environment.BACKEND_SECRETS).toBe(backend.environment.BACKEND_SECRETS);
+  // Compose says so where the shell has none.
+  expect(edge.environment.BACKEND_SECRETS).toMatch(/^\$\{BACKEND_SECRETS:\?/);
+  expect(edge.depends_on).toEqual({ backend: { condition: "service_healthy" } });
+  expect(edge.read_only).toBe(true);
+  expect([edge.volumes, Object.keys(volumes)]).toEqual([["state:/state"], ["state"]]);
+  const dockerfile = read("infra/Dockerfile");
+  expect(dockerfile).toContain(` STATE_DIR=/state TMPDIR=${edge.tmpfs[0]}\n`);
+  expect(dockerfile).toContain('\nVOLUME ["/state"]\nEXPOSE 8787\n');
+  const stopMs = Number.parseFloat(edge.stop_grace_period) * 1000;
+  expect(stopMs).toBeGreaterThan(Number(edge.environment.DRAIN_MS) + noticeMs);
+});
+
+test("compose sets of the backend what config.ts knows", () => {
   const { backend } = parse(read("infra/compose.yaml")).services;
   expect(backend.build).toEqual({ context: "..", dockerfile: "infra/Dockerfile", target: "cpu" });
   expect(backend.image).toBe("chameleon-backend:cpu");
   // The only folder that the image may write to.
   expect(backend.tmpfs).toEqual([`/app/${preset.dataDirectory}`]);
   expect(backend.read_only).toBe(true);
-  expect(backend.ports).toEqual([`127.0.0.1:${preset.port}:${preset.port}`]);
   expect(settings).toEqual(expect.arrayContaining(Object.keys(backend.environment)));
-  const given = Object.entries<string | null>(backend.environment).filter(([, value]) => value !== null);
+  const given = Object.entries<string | null>(backend.environment).filter(([, value]) => value && !value.includes("$"));
   expect(readConfig(Object.fromEntries(given) as Record<string, string>)).toEqual(preset);
-  expect(backend.environment.BACKEND_SECRETS).toBeNull();
   expect(Number.parseFloat(backend.stop_grace_period) * 1000).toBeGreaterThan(preset.drainMs);
 });
 

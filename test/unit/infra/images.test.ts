@@ -32,7 +32,9 @@ test("sets what config.ts knows, and exposes its port and its folder", () => {
   const preset = readConfig({});
   const set = (text: string) =>
     Object.fromEntries([...text.matchAll(/\b([A-Z_]+)=(\S+)/g)].map((pair) => pair.slice(1)));
-  const settings = [...dockerfile.matchAll(/^ENV (.*(?:\\\n.*)*)/gm)].map(([, text]) => set(text));
+  const all = [...dockerfile.matchAll(/^ENV (.*(?:\\\n.*)*)/gm)].map(([, text]) => set(text));
+  // The edge's own.
+  const settings = all.filter((given) => !("EDGE_HOST" in given));
   expect(settings.map((given) => readConfig(given).device)).toEqual(["cpu", "webgpu", "cuda"]);
   expect(readConfig(settings[0])).toEqual({ ...preset, host: "0.0.0.0" });
   expect(settings[1].NVIDIA_DRIVER_CAPABILITIES).toBe("compute,utility,graphics");

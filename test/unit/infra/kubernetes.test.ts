@@ -12,6 +12,7 @@ import { startMs } from "../../../gpu-backend/host/supervisor.ts";
 import { type AppParts, createApp } from "../../../gpu-backend/http/app.ts";
 import { readBaseConfig } from "../../../gpu-backend/models/base.ts";
 import { helpOf } from "../../../gpu-backend/settings.ts";
+import { noticeMs } from "../../../infra/serve-edge.ts";
 import { gpt2Config } from "../../bench/model.ts";
 import { embeddedBase } from "../../support/embedded-base.ts";
 import { hasKustomize, type KubernetesObject, render, validateObject } from "../../support/kubernetes.ts";
@@ -19,7 +20,9 @@ import { backendMetricNames, namesIn } from "../../support/metric-names.ts";
 
 const rulesFile = `${import.meta.dirname}/../../../infra/alerts/chameleon.rules.yaml`;
 const folder = `${import.meta.dirname}/../../../infra/kubernetes/overlays`;
-const overlays = readdirSync(folder);
+/** Edge and backends together; the others are backends alone. */
+const complete = "complete";
+const overlays = readdirSync(folder).filter((name) => name !== complete);
 /** Empty where Kustomize is not installed. */
 const rendered = new Map<string, KubernetesObject[]>(
   overlays.map((name) => [name, hasKustomize ? render(`${folder}/${name}`) : []]),
@@ -254,6 +257,61 @@ test.skipIf(!hasKustomize || !hasPromtool).each(Object.entries(fleets))(
     expect(scaled.spec.triggers[0].metadata.ignoreNullValues).toBe("false");
   },
 );
+
+describe.skipIf(!hasKustomize)("the overlay complete", () => {
+  const objects = hasKustomize ? render(`${folder}/${complete}`) : [];
+  const ofEdge = (kind: string) =>
+    objects.find((object) => object.kind === kind && object.metadata.name === "chameleon-edge")!;
+  const set = ofEdge("StatefulSet");
+  const pod = set?.spec.template;
+  const [container] = pod?.spec.containers ?? [];
+  const variable = (name: string) => container.env.find((one: Variable) => one.name === name);
+
+  test("is valid, and has the backends of the overlay cpu, in a namespace that it makes", () => {
+    for (const object of objects) validateObject(object);
+    const backends = objects.filter(({ metadata }) => metadata.name.startsWith("chameleon-backend"));
+    expect(backends).toEqual(rendered.get("cpu"));
+    const [namespace] = objects.filter(({ kind }) => kind === "Namespace");
+    const others = objects.filter(({ kind }) => kind !== "Namespace");
+    expect(new Set(others.map(({ metadata }) => metadata.namespace))).toEqual(new Set([namespace.metadata.name]));
+  });
+
+  test("calls the backends' pods by their names and port, with their secret, and both policies let it", () => {
+    const pods = objects.find(({ spec }) => spec?.clusterIP === "None")!;
+    expect(variable("BACKEND_URLS").value).toBe(`http://{name}.${pods.metadata.name}:${pods.spec.ports[0].port}`);
+    const { env } = statefulSetOf("cpu").spec.template.spec.containers[0];
+    expect(env).toContainEqual(variable("BACKEND_SECRETS"));
+    const policy = objects.find(
+      ({ kind, metadata }) => kind === "NetworkPolicy" && metadata.name !== "chameleon-edge",
+    )!;
+    expect(pod.metadata.labels).toMatchObject(policy.spec.ingress[0].from[0].podSelector.matchLabels);
+    const [, toBackends] = ofEdge("NetworkPolicy").spec.egress;
+    expect(statefulSetOf("cpu").spec.template.metadata.labels).toMatchObject(toBackends.to[0].podSelector.matchLabels);
+    expect(toBackends.ports).toEqual([{ protocol: "TCP", port: preset.port }]);
+  });
+
+  test("is one pod whose state outlives it, is probed by the edge's paths, and has time to drain", () => {
+    expect(set.spec.replicas).toBe(1);
+    expect(set.spec.volumeClaimTemplates[0].metadata.name).toBe("state");
+    expect(container.volumeMounts).toContainEqual({ name: "state", mountPath: "/state" });
+    expect(container.securityContext.readOnlyRootFilesystem).toBe(true);
+    const probes = [container.startupProbe, container.readinessProbe, container.livenessProbe];
+    expect(probes.map(({ httpGet }) => httpGet)).toEqual(
+      ["/healthz", "/readyz", "/healthz"].map((path) => ({ path, port: "http" })),
+    );
+    const seconds = pod.spec.terminationGracePeriodSeconds;
+    expect(seconds * 1000).toBeGreaterThanOrEqual(Number(variable("DRAIN_MS").value) + noticeMs + 5000);
+    expect(container.ports).toEqual([{ name: "http", containerPort: 8787 }]);
+    const labels: object = pod.metadata.labels;
+    for (const selector of [
+      ofEdge("Service").spec.selector,
+      ofEdge("PodDisruptionBudget").spec.selector.matchLabels,
+      ofEdge("NetworkPolicy").spec.podSelector.matchLabels,
+    ]) {
+      expect(labels).toMatchObject(selector);
+    }
+  });
+});
 
 describe.skipIf(!hasKustomize)("overlays", () => {
   test("have namespaces of their own, so that several fit into a cluster", () => {
