@@ -28,6 +28,15 @@ test("every image from elsewhere is pinned by version and digest", () => {
   expect(images.find(([, name]) => name === "NODE_IMAGE")![2]).toContain(`node:${pinned}-`);
 });
 
+test("copies what exists and the builder may see, with the manifest of every workspace", () => {
+  const copied = [...dockerfile.matchAll(/^COPY (?!--)(.*) \S+$/gm)].flatMap(([, files]) => files.split(" "));
+  const admitted = read("infra/Dockerfile.dockerignore").match(/(?<=^!).+/gm)!;
+  const isAdmitted = (file: string) => admitted.some((rule) => file === rule || file.startsWith(`${rule}/`));
+  expect(copied.filter((file) => !existsSync(path.join(root, file)) || !isAdmitted(file))).toEqual([]);
+  const workspaces: string[] = JSON.parse(read("package.json")).workspaces;
+  expect(copied).toEqual(expect.arrayContaining(workspaces.map((folder) => `${folder}/package.json`)));
+});
+
 test("sets what config.ts knows, and exposes its port and its folder", () => {
   const preset = readConfig({});
   const set = (text: string) =>
