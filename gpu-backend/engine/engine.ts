@@ -201,8 +201,8 @@ export class Engine {
    * Returns whether it did.
    */
   async #startAnswering(sequence: Sequence): Promise<0 | 1> {
-    const { runner } = this.#parts;
-    const fault = await weighMixture(sequence, runner);
+    const { runner, memories } = this.#parts;
+    const fault = await weighMixture(sequence, runner, memories?.rule ?? null);
     this.#parts.progressed?.();
     if (fault) this.#fail(sequence, this.#reportFault(fault));
     await this.#chooseBrakes(sequence);

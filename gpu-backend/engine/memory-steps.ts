@@ -4,7 +4,7 @@
  */
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence } from "../../shared/math/evidence.ts";
-import { brakePositions, type MemoryRule, weighBrakes } from "../../shared/math/memory.ts";
+import { brakePositions, type MemoryEvidence, type MemoryRule, weighBrakes } from "../../shared/math/memory.ts";
 import type { OpenMemory } from "../memory/memory-cache.ts";
 import { type InsertedPassages, meanOfStates, retrievePassages } from "../memory/retrieval.ts";
 import type { KvStore, ModelRunner, Pass } from "../runtime/model-runner.ts";
@@ -36,7 +36,7 @@ export async function chooseBrakes(
   runner: Pick<ModelRunner, "run" | "gates" | "kv">,
   rule: MemoryRule,
 ): Promise<ServiceError | null> {
-  const { ids, memories, answering } = sequence;
+  const { ids, answering } = sequence;
   const { tokens, spans } = sequence.evidenceTokens;
   const positions = positionsOfEvidence(tokens, spans, brakePositions);
   const rows = new HeadRows(runner.gates);
@@ -44,17 +44,12 @@ export async function chooseBrakes(
   const pass = composeHead(rows);
   pass.head.want.only = "sums";
   const output = positions.length > 0 ? await runner.run(pass) : null;
-  const states = positions.map((t) => ({ memories, state: runner.kv.state(sequence.row, t) }));
-  const says = await searchAll(states, rule);
+  const says = await memoriesAt(sequence, positions, runner.kv, rule);
   const results = positions.map((_, x) => headResult(output!, x));
   const model = results.map((result) => Math.exp(logprobOfTarget(result)));
   if (!model.every(Number.isFinite)) return notFinite("the probability of a token of its prompt");
-  const evidence = memories.map((_, m) =>
-    positions.map((t, x) => ({
-      weight: weightOf(says[x][m], greatestOf(results[x]), rule),
-      probability: says[x][m].probabilities.get(ids[t + 1]) ?? 0,
-    })),
-  );
+  const ofTokens = results.map((result, x) => says(x, greatestOf(result)));
+  const evidence = sequence.memories.map((_, m) => ofTokens.map((ofMemories) => ofMemories[m]));
   sequence.braked(weighBrakes(rule, model, evidence));
   return null;
 }
@@ -72,6 +67,24 @@ export function passagesFor(
   const indexed = memories.map(({ search }, m) => ({ memory: search.memory, index: indexes[m] }));
   const room = Math.min(retrieval.tokens, contextTokens - promptIds.length - maxTokens);
   return retrievePassages(indexed, query, retrieval, room);
+}
+
+/** What the memories say of the prompt's tokens after some positions, beside a model of this greatest probability. */
+export async function memoriesAt(
+  { ids, memories, row }: Sequence,
+  positions: readonly number[],
+  kv: Pick<KvStore, "state">,
+  rule: MemoryRule,
+): Promise<(x: number, greatest: number) => MemoryEvidence[]> {
+  const says = await searchAll(
+    positions.map((t) => ({ memories, state: kv.state(row, t) })),
+    rule,
+  );
+  return (x, greatest) =>
+    says[x].map((one) => ({
+      weight: weightOf(one, greatest, rule),
+      probability: one.probabilities.get(ids[positions[x] + 1]) ?? 0,
+    }));
 }
 
 /** Searches each memory once, for all states that ask it. */

@@ -5,8 +5,11 @@
  */
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
+import { type MemoryRule, mixedBeforeBrakes } from "../../shared/math/memory.ts";
 import type { ModelRunner, Pass, PassOutput } from "../runtime/model-runner.ts";
 import { type Head, HeadRows } from "./head-rows.ts";
+import { greatestOf } from "./memory-mixing.ts";
+import { memoriesAt } from "./memory-steps.ts";
 import { composeHead } from "./pass.ts";
 import { notFinite } from "./refusals.ts";
 import { headResult, logprobOfTarget } from "./sampler.ts";
@@ -15,10 +18,17 @@ import type { Sequence } from "./sequence.ts";
 /** Positions of one run; each row is as wide as the vocabulary. */
 const runPositions = 32;
 
-type Runner = Pick<ModelRunner, "run" | "gates">;
+type Runner = Pick<ModelRunner, "run" | "gates" | "kv">;
 
-/** Sets the weights of a mixture by what its experts say of the prompt's own tokens. Returns an error if that is not finite. */
-export async function weighMixture(sequence: Sequence, runner: Runner): Promise<ServiceError | null> {
+/**
+ * Sets the weights of a mixture by what its experts say of the prompt's own tokens. Where an adapter of the tenant's own may have learnt
+ * what the tenant's memories know, experts are judged together with these. Returns an error if the evidence is not finite.
+ */
+export async function weighMixture(
+  sequence: Sequence,
+  runner: Runner,
+  memoryRule: MemoryRule | null,
+): Promise<ServiceError | null> {
   const { base, adapters, evidence: rule } = sequence.request.mixture!;
   const { tokens, spans } = sequence.evidenceTokens;
   const positions = positionsOfEvidence(tokens, spans);
@@ -31,8 +41,17 @@ export async function weighMixture(sequence: Sequence, runner: Runner): Promise<
   const pass = composeHead(rows);
   pass.head.want.only = "sums";
   const output = positions.length > 0 ? await runner.run(pass) : null;
+  const hasOwn = experts.some((expert) => expert && expert.changes.length > 0);
+  const says =
+    memoryRule && hasOwn && sequence.memories.length > 0
+      ? await memoriesAt(sequence, positions, runner.kv, memoryRule)
+      : null;
   const logprobs = positions.map((_, x) =>
-    experts.map((_, e) => logprobOfTarget(headResult(output!, x * experts.length + e))),
+    experts.map((_, e) => {
+      const result = headResult(output!, x * experts.length + e);
+      const logprob = logprobOfTarget(result);
+      return says ? Math.log(mixedBeforeBrakes(memoryRule!, Math.exp(logprob), says(x, greatestOf(result)))) : logprob;
+    }),
   );
   const priors = [base, ...adapters.map(({ weight }) => weight)];
   const { weights, evidence } = weigh(priors, rule!, logprobs);

@@ -83,6 +83,13 @@ export function priorBrakes(memories: number, { brakePriors }: MemoryRule): Brak
   return Array.from({ length: memories }, () => brakePriors.map((prior) => prior / memories));
 }
 
+/** The probability of a token of which the model gives `model`, mixed with what memories say of it, before a prompt chooses brakes. */
+export function mixedBeforeBrakes(rule: MemoryRule, model: number, says: readonly MemoryEvidence[]): number {
+  const weights = says.map(({ weight }) => weight);
+  const shares = memoryShares(rule, weights, priorBrakes(says.length, rule));
+  return says.reduce((sum, { probability }, m) => sum + shares[m] * (probability - model), model);
+}
+
 /**
  * Weighs each brake of each memory by its prior and by the likelihood of the prompt's own tokens. `model` has p_model of each token
  * that is looked at, `evidence` what each memory says of it, [memories][tokens].

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
+import { ownAdapterId, packOwnAdapter, withOwnAdapters } from "../../gpu-backend/adapters/own/artifact.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { inverseLength, keyScale } from "../../gpu-backend/memory/keys.ts";
 import { type Memory, unpackMemory } from "../../gpu-backend/memory/memory.ts";
@@ -9,7 +10,7 @@ import { MemoryCache } from "../../gpu-backend/memory/memory-cache.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepInput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
-import { positionsOfEvidence } from "../../shared/math/evidence.ts";
+import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
 import {
   brakePositions,
   memoryProbabilities,
@@ -60,11 +61,24 @@ function harness(options: Partial<Parameters<typeof createEngineHarness>[0]> & {
   });
   return createEngineHarness({
     runner,
-    source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork),
+    source: withOwnAdapters(
+      generatedAdapters(artifacts.manifest, artifacts.hyperNetwork),
+      { read: async (tenant, hash) => (tenant === "t0" && hash === ownHash ? ownAdapterFile() : null) },
+      memoryShape(),
+    ),
     textPieceOf: (id) => artifacts.tokenizer.textPieceOf(id),
     memories: { cache, rule },
     ...options,
   });
+}
+
+/** Of tenant 0: as good as random, but strong enough to be heard. */
+const ownHash = "a".repeat(64);
+function ownAdapterFile(): Uint8Array {
+  const D = artifacts.model.config.hiddenSize;
+  const drawn = seededRandom(seed);
+  const floats = (length: number) => Float32Array.from({ length }, () => 0.2 * (drawn() - 0.5));
+  return packOwnAdapter({ a: floats(8 * D), b: floats(8 * D), c: floats(D) }, artifacts.manifestHash);
 }
 
 const fileOf = (texts: readonly [name: string, text: string][]) => memoryFileOf(artifacts, runner, texts);
@@ -173,6 +187,50 @@ test(`an answer's probabilities are those of the formula (seed ${seed})`, async 
   }
 });
 
+const ownMixture = {
+  ...{ base: 0.5, adapters: [{ adapterHash: ownHash, weight: 0.5 }] },
+  evidence: { tokens: 16, temper: 0.3, floor: 0.1 },
+};
+
+test(`an own adapter is weighed by what it adds to a memory beside it (seed ${seed})`, async () => {
+  const beside = requestOf("beside", 0, { mixture: ownMixture });
+  const alone: SequenceRequest = { ...beside, id: "alone", memories: undefined };
+  const scored = { ...alone, id: "scored", mixture: undefined, maxTokens: 0, promptLogprobs: true };
+  const target = await run([beside, alone]);
+  await target.engine.submit(ownAdapterId("t0", ownHash), [scored]);
+  await target.finish();
+  const prompt = target.framesOf("scored").find((frame) => frame.type === "prompt");
+  const ids = beside.promptIds;
+  const base = await baseOf(ids);
+  const positions = positionsOfEvidence(16);
+  const expected = (isBeside: boolean) => {
+    const logprobs = positions.map((t) => {
+      const experts = [
+        { p: base[t].model[ids[t + 1]], greatest: Math.max(...base[t].model) },
+        { p: Math.exp(prompt!.logprobs[t + 1]!), greatest: Math.exp(prompt!.alternatives[t + 1][0][1]) },
+      ];
+      return experts.map(({ p, greatest }) => {
+        if (!isBeside) return Math.log(p);
+        const { weight, probabilities } = reference(memories.get("t0")!, {
+          ...base[t],
+          model: Float64Array.of(greatest),
+        });
+        // The mean of the brakes is .665 before any is chosen.
+        const share = [0.3, 1, 1.6].reduce(
+          (sum, brake, k) => sum + [0.25, 0.35, 0.15][k] * Math.min(0.9, brake * weight),
+          0,
+        );
+        return Math.log((1 - share) * p + share * (probabilities.get(ids[t + 1]) ?? 0));
+      });
+    });
+    return weigh([0.5, 0.5], ownMixture.evidence, logprobs).weights;
+  };
+  const [with_, without] = [true, false].map(expected);
+  expect(Math.abs(with_.base - without.base)).toBeGreaterThan(0.02);
+  expect(doneOf(target, "beside").mixture!.base).toBeCloseTo(with_.base, 3);
+  expect(doneOf(target, "alone").mixture!.base).toBeCloseTo(without.base, 3);
+});
+
 test("sources name the tenant's own passages, which end with the token", async () => {
   const target = await run([requestOf("a", 1, { sources: true, maxTokens: 30 })]);
   const passages = target
@@ -201,11 +259,12 @@ function mixedWork(): SequenceRequest[] {
     { sampling: { temperature: 0.7, top_k: 20, logprobs: null, presence_penalty: 1 } },
     { promptLogprobs: true, mixture, compare: true },
     { promptLogprobs: true, maxTokens: 0, mixture },
+    { tenant: "t0", memories: [{ hash: hashOf(0) }], mixture: ownMixture },
     { memories: undefined, sampling: { temperature: 0.8 } },
     { memories: undefined, sampling: { logprobs: null } },
     { sampling: { logprobs: null }, compare: true },
   ];
-  return Array.from({ length: 27 }, (_, i) => requestOf(`s${i}`, i % 3, rests[Math.floor(i / 3)]));
+  return Array.from({ length: 30 }, (_, i) => requestOf(`s${i}`, i % 3, rests[Math.floor(i / 3)]));
 }
 
 describe("a sequence's frames are the same, bit for bit,", () => {

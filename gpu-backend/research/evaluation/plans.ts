@@ -45,12 +45,12 @@ export function expertsOf(
     .map(({ index, similarity }) => ({
       similarity,
       isOff: isAutoOff(manifest.centroids[index]),
-      ...{ gates: gatesAt(adapters, index, scales[index]), own: 0 },
+      ...{ gates: gatesAt(adapters, index, scales[index]), own: 0, ownHash: null as string | null },
     }));
   const nearest = near[0].gates;
   if (own) {
     const similarity = embedding.reduce((sum, value, p) => sum + value * own.centroid[p], 0);
-    near.unshift({ similarity, isOff: false, gates: staticGates, own: 1 });
+    near.unshift({ similarity, isOff: false, gates: staticGates, own: 1, ownHash: "own" });
   }
   const priors = priorsOf(near, true, calibration);
   return {

@@ -1,10 +1,11 @@
 /** Scores texts under the base, the static adapter, the nearest centroid's adapter, and the mixture. */
 import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
+import { type MemoryRule, memoryProbabilities, memoryWeight, mixedBeforeBrakes } from "../../../shared/math/memory.ts";
 import type { ServedBank } from "../../training/bank/served-bank.ts";
 import { type Method, methods } from "./data.ts";
 import type { OpenArtifacts } from "./open-artifacts.ts";
 import { expertsOf, type Mixed, mixed, type OwnAdapter, ownChange } from "./plans.ts";
-import type { Reader } from "./reader.ts";
+import type { Found, Reader } from "./reader.ts";
 import { scoredTokens, type Text, withPrompt } from "./texts.ts";
 
 /** Log-likelihood of each scored token, in nats, [texts][scoredTokens], by method. */
@@ -56,6 +57,12 @@ export async function gatesOf(
   return { base: new Float32Array(staticGates.length), static: staticGates, nearest, mixture: gates };
 }
 
+/** A memory of the tenant's, at the positions of a prompt that are evidence. */
+export interface EvidentMemory {
+  found: Found;
+  rule: MemoryRule;
+}
+
 /** What `auto` answers the prompt of a text with, an adapter of the tenant's own among the experts. `hidden` [T, D]. */
 export async function mixtureOf(
   reader: Pick<Reader, "read">,
@@ -64,10 +71,11 @@ export async function mixtureOf(
   hidden: Float32Array,
   promptTokens: number,
   own: OwnAdapter | null = null,
+  memory: EvidentMemory | null = null,
 ): Promise<Mixed & { nearest: Float32Array }> {
   const experts = expertsOf(ids.slice(0, promptTokens), served, own);
   const evidence = positionsOfEvidence(promptTokens);
-  const logprobs = await logprobsUnder(experts.all, own, reader, ids, hidden, evidence);
+  const logprobs = await logprobsUnder(experts.all, own, reader, ids, hidden, evidence, memory);
   const ofTokens = evidence.map((_, n) => logprobs.map((ofExpert) => ofExpert[n]));
   return { ...mixed(experts, ofTokens), nearest: experts.nearest };
 }
@@ -80,6 +88,7 @@ async function logprobsUnder(
   ids: readonly number[],
   hidden: Float32Array,
   positions: readonly number[],
+  memory: EvidentMemory | null = null,
 ): Promise<Float32Array[]> {
   const D = hidden.length / ids.length;
   const [N, Q] = [positions.length, experts[0].gates.length];
@@ -95,6 +104,23 @@ async function logprobsUnder(
     changes.set(ownChange(expert.own, own, state), row * D);
   }
   const targets = Int32Array.from({ length: experts.length * N }, (_, row) => ids[positions[row % N] + 1]);
-  const { logprobs } = await reader.read(states, ofRows, targets, {}, changes);
+  const reading = await reader.read(states, ofRows, targets, {}, changes);
+  const logprobs = Float32Array.from(reading.logprobs, (logprob, row) => {
+    if (!memory) return logprob;
+    const K = memory.found.nextIds.length / N;
+    const at = (row % N) * K;
+    const cosines = memory.found.cosines.subarray(at, at + K);
+    const probabilities = memoryProbabilities(
+      { cosines, nextIds: memory.found.nextIds.subarray(at, at + K) },
+      memory.rule,
+    );
+    const match = {
+      cosine: cosines[0],
+      memory: Math.max(...probabilities.values()),
+      model: Math.exp(reading.topLogprobs[row]),
+    };
+    const says = { weight: memoryWeight(memory.rule, match), probability: probabilities.get(targets[row]) ?? 0 };
+    return Math.log(mixedBeforeBrakes(memory.rule, Math.exp(logprob), [says]));
+  });
   return experts.map((_, e) => logprobs.slice(e * N, (e + 1) * N));
 }

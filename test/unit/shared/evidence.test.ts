@@ -13,6 +13,7 @@ import {
 } from "../../../shared/math/evidence.ts";
 
 const seed = 20_261_129;
+const nearOf = (similarity: number, isOff = false, ownHash: string | null = null) => ({ similarity, isOff, ownHash });
 const sumOf = ({ base, adapters }: MixtureWeights) => adapters.reduce((a, b) => a + b, base);
 
 describe("positions of evidence", () => {
@@ -139,7 +140,7 @@ test("given weights are served as they are, but for what weighs next to nothing"
 
 test("the default calibration is one that a manifest may hold; what is off leaves its prior to the base", () => {
   expect(evidenceSchema.safeParse(defaultCalibration).success).toBe(true);
-  const near = (...off: number[]) => [0.9, 0.5, 0.1].map((similarity, k) => ({ similarity, isOff: off.includes(k) }));
+  const near = (...off: number[]) => [0.9, 0.5, 0.1].map((similarity, k) => nearOf(similarity, off.includes(k)));
   const { base, fixed, adapters } = priorsOf(near(), false, defaultCalibration);
   expect([base, fixed]).toEqual([expect.closeTo(defaultCalibration.base, 12), 0]);
   expect(adapters.reduce((a, b) => a + b, base)).toBeCloseTo(1, 12);
@@ -150,8 +151,20 @@ test("the default calibration is one that a manifest may hold; what is off leave
   expect(priorsOf([], false, defaultCalibration)).toEqual({ base: 1, fixed: 0, adapters: [] });
 });
 
+test("an own adapter is likelier than a centroid as near, and has the static adapter's place in its share", () => {
+  const near = [nearOf(0.7, false, "own"), nearOf(0.7), nearOf(0.7)];
+  const { base, fixed, adapters } = priorsOf(near, true, defaultCalibration);
+  expect(adapters.reduce((a, b) => a + b, base + fixed)).toBeCloseTo(1, 12);
+  // Five of seven shares are its own: of these it has all that the base leaves, and static and centroids have halves of the others.
+  const left = 1 - base;
+  expect(adapters).toEqual([(5 / 7) * left, left / 14, left / 14].map((prior) => expect.closeTo(prior, 12)));
+  expect(fixed).toBeCloseTo(left / 7, 12);
+  // Text of another kind leaves it next to nothing.
+  expect(priorsOf([nearOf(0.1, false, "own"), nearOf(0.7)], true, defaultCalibration).adapters[0]).toBeLessThan(0.01);
+});
+
 test("a static adapter has half of what the base leaves, and the priors of centroids that are off", () => {
-  const near = (...off: number[]) => [0.9, 0.5, 0.1].map((similarity, k) => ({ similarity, isOff: off.includes(k) }));
+  const near = (...off: number[]) => [0.9, 0.5, 0.1].map((similarity, k) => nearOf(similarity, off.includes(k)));
   const { base, fixed, adapters } = priorsOf(near(), true, defaultCalibration);
   expect(base).toBe(defaultCalibration.base);
   expect(fixed).toBeCloseTo((1 - base) / 2, 12);

@@ -108,8 +108,8 @@ function readingsOf(cosine: number, nextId: number) {
       },
     },
   });
-  const [base, fixed, mixture, adapter, auto, passage] = Array.from({ length: 6 }, reading);
-  return { base, static: fixed, mixture, adapter, auto, passage };
+  const [base, fixed, mixture, adapter, auto, both, passage] = Array.from({ length: 7 }, reading);
+  return { base, static: fixed, mixture, adapter, auto, both, passage };
 }
 
 test("a memory that knows what comes gains and is right, one that does not is braked", () => {
@@ -205,7 +205,7 @@ test("the adapter among a prompt's experts has the prior that the edge gives it,
   const { all, priors } = expertsOf(promptIds, served, { delta, centroid: embedding });
   const candidate = (id: string, similarity: number, isOff = false) => ({
     id,
-    ownHash: null,
+    ownHash: id === "own" ? "hash" : null,
     similarity,
     gain: null,
     isOff,

@@ -7,10 +7,10 @@ export const groups = ["development", "fresh"] as const;
 export type Group = (typeof groups)[number];
 
 /**
- * What the head reads: the base's state, an adapter's, that of an own adapter of the known text (at full strength, and as `auto` mixes
- * it), and the base's after a passage of the known text.
+ * What the head reads: the base's state, an adapter's, that of an own adapter of the known text (at full strength, as `auto` mixes
+ * it, and as `auto` mixes it beside the memory), and the base's after a passage of the known text.
  */
-export type Model = "base" | "static" | "mixture" | "adapter" | "auto" | "passage";
+export type Model = "base" | "static" | "mixture" | "adapter" | "auto" | "both" | "passage";
 
 export interface OwnRow {
   group: Group;

@@ -159,7 +159,7 @@ function scoredKind({ kind, readings, hasAdapter }: ReadKind, rule: MemoryRule):
     "mixture, own": { model: "mixture", memory: own },
     "mixture, foreign": { model: "mixture", memory: foreign },
     ...{ adapter: { model: "adapter" }, "adapter in auto": { model: "auto" } },
-    both: { model: "auto", memory: own },
+    both: { model: "both", memory: own },
     passage: { model: "passage" },
     "passage, own": { model: "passage", memory: own },
   };

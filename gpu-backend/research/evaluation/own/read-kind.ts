@@ -1,4 +1,6 @@
 /** Reads a kind's texts by every model and memory. */
+import { positionsOfEvidence } from "../../../../shared/math/evidence.ts";
+import { defaultMemoryRule } from "../../../../shared/math/memory.ts";
 import type { FitSession } from "../../../runtime/fit-session.ts";
 import type { ServedBank } from "../../../training/bank/served-bank.ts";
 import { type Mixed, type OwnAdapter, ownChange } from "../plans.ts";
@@ -62,7 +64,8 @@ export async function readKind(
 
   const targets = targetsOf(kind.texts);
   const adapter = await ownAdapterOf(kind.known, known, options);
-  const mixtures = await mixturesOf(kind.texts, texts.hidden, adapter, options);
+  const evident = rowsOf(kind.texts, texts, D, positionsOfEvidence(promptTokens)).states;
+  const mixtures = await mixturesOf(kind.texts, texts.hidden, adapter, await search.search(evident, own), options);
   const read = async (
     { hidden }: TextStates,
     of: keyof typeof mixtures,
@@ -83,26 +86,31 @@ export async function readKind(
     static: await read(rows, "static", {}),
     mixture: await read(rows, "mixture", found),
     adapter: await read(rows, "adapter", {}),
-    auto: await read(rows, "auto", found),
+    auto: await read(rows, "auto", {}),
+    both: await read(rows, "both", found),
     passage: await read(passage, "base", ownFound),
   };
   return { readings, hasAdapter: adapter !== null };
 }
 
-/** What adapts each text, by model. */
+/** What adapts each text, by model. `found`: in the memory, at the evidence of each text. */
 async function mixturesOf(
   texts: readonly Text[],
   hidden: Float32Array,
   adapter: OwnAdapter | null,
+  { cosines, nextIds }: Found,
   { reader, served }: ReadOptions,
 ): Promise<Record<Exclude<Model, "passage">, Mixed[]>> {
   const { staticGates } = served.adapters.network;
-  const size = hidden.length / texts.length;
-  const mixtures = (own: OwnAdapter | null) =>
+  const { memory: rule = defaultMemoryRule } = served.manifest;
+  const mixtures = (own: OwnAdapter | null, isBesideMemory = false) =>
     Promise.all(
-      texts.map(({ ids }, s) =>
-        mixtureOf(reader, served, ids, hidden.subarray(s * size, (s + 1) * size), promptTokens, own),
-      ),
+      texts.map(({ ids }, s) => {
+        const ofText = <T extends Float32Array | Int32Array>(all: T) =>
+          all.subarray((s * all.length) / texts.length, ((s + 1) * all.length) / texts.length) as T;
+        const memory = isBesideMemory ? { found: { cosines: ofText(cosines), nextIds: ofText(nextIds) }, rule } : null;
+        return mixtureOf(reader, served, ids, ofText(hidden), promptTokens, own, memory);
+      }),
     );
   const all = (mixed: Mixed) => texts.map(() => mixed);
   const mixture = await mixtures(null);
@@ -110,20 +118,26 @@ async function mixturesOf(
     base: all({ gates: new Float32Array(staticGates.length), own: 0 }),
     static: all({ gates: staticGates, own: 0 }),
     ...{ mixture, auto: adapter ? await mixtures(adapter) : mixture },
+    both: adapter ? await mixtures(adapter, true) : mixture,
     adapter: adapter
       ? all({ gates: staticGates, own: 1 })
       : all({ gates: new Float32Array(staticGates.length), own: 0 }),
   };
 }
 
-/** Rows of the positions that are read. What a text has before its last 160 tokens is a passage. */
-function rowsOf(texts: readonly Text[], { states, hidden }: TextStates, D: number): TextStates {
-  const P = readPositions.length;
+/** Rows of positions. What a text has before its last 160 tokens is a passage. */
+function rowsOf(
+  texts: readonly Text[],
+  { states, hidden }: TextStates,
+  D: number,
+  positions: readonly number[] = readPositions,
+): TextStates {
+  const P = positions.length;
   const rows = { states: new Float32Array(texts.length * P * D), hidden: new Float32Array(texts.length * P * D) };
   let end = 0;
   for (const [s, { ids }] of texts.entries()) {
     end += ids.length;
-    for (const [i, t] of readPositions.entries()) {
+    for (const [i, t] of positions.entries()) {
       const from = (end - promptTokens - scoredTokens + t) * D;
       rows.states.set(normalised(states.subarray(from, from + D)), (s * P + i) * D);
       rows.hidden.set(hidden.subarray(from, from + D), (s * P + i) * D);
