@@ -1,8 +1,9 @@
-/** What a sequence needs before it waits for a slot: its adapters, and its memories, which it holds until it ends. */
+/** What a sequence needs before it waits for a slot: its adapters, and its memories and its grammar, which it holds until it ends. */
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { ownAdapterId } from "../adapters/own/artifact.ts";
 import type { MemoryCache } from "../memory/memory-cache.ts";
+import type { Grammars } from "./grammars.ts";
 import type { Sequence } from "./sequence.ts";
 
 /** The adapters of a mixture or, without one, of the micro-batch (null: none). */
@@ -33,4 +34,19 @@ export async function acquireMemories(
     sequence.memories.push(memory);
     if (sequence.awaitsPassages) sequence.indexes.push(await memory.search.passages(textPieceOf));
   }
+}
+
+/** Opens the grammar of a sequence that is held to a schema; `changed` is that of Grammars.open. Throws a ServiceError for a schema that has none. */
+export async function acquireGrammar(
+  sequence: Sequence,
+  grammars: Grammars | undefined,
+  changed: (error: ServiceError | null) => void,
+): Promise<void> {
+  const { tenant, request, sampling } = sequence;
+  const form = sampling.json_form;
+  if (form === null || sequence.finish !== null) return;
+  if (!grammars) throw new ServiceError("invalid_request", "This engine holds no text to a schema.");
+  const row = await grammars.open({ tenant, form, tokens: request.continuedIds }, changed);
+  if (sequence.ended) row.close();
+  else sequence.grammar = row;
 }

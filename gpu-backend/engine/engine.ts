@@ -6,31 +6,33 @@
  * frame and frees all it held; the others' bits do not change. If a whole step fails, `step` rejects and the engine is
  * unusable.
  */
+import { setImmediate } from "node:timers/promises";
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import type { MemoryRule } from "../../shared/math/memory.ts";
-import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AcquiredAdapter, AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import { type MemoryCache, memoryDeleted } from "../memory/memory-cache.ts";
-import { passageOf } from "../memory/passages.ts";
 import type { ModelRunner, Pass, PassOutput } from "../runtime/model-runner.ts";
-import { acquireMemories, adapterIdsOf, ownMemoriesOf } from "./acquisition.ts";
+import { acquireGrammar, acquireMemories, adapterIdsOf, ownMemoriesOf } from "./acquisition.ts";
+import type { Grammars } from "./grammars.ts";
 import type { Head } from "./head-rows.ts";
-import { type MemorySays, mixedHead, sourcesOf } from "./memory-mixing.ts";
 import { chooseBrakes, memoriesOfHeads, passagesFor } from "./memory-steps.ts";
 import type { EngineStats, PhaseReport, TracedValues } from "./messages.ts";
 import { headsAfterEvidence, weighMixture } from "./mixture-steps.ts";
 import { type Chunk, composePass, faultsOf, headFaults } from "./pass.ts";
 import { nextChunk, type PlanLimits } from "./plan.ts";
 import { Planner } from "./planner.ts";
+import { readHead } from "./read-head.ts";
 import { faultOf, sequenceRefusal } from "./refusals.ts";
-import { alternativesOf, headHidden, headResult, logprobOf, logprobOfTarget, sampleToken } from "./sampler.ts";
-import { type Score, Sequence } from "./sequence.ts";
+import { Sequence } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
 import { statsOf } from "./stats.ts";
 import { HiddenTrace, KeyTrace, type Traced } from "./traces.ts";
 import { type Vocabulary, vocabularyOf } from "./vocabulary.ts";
+
+/** Maximum milliseconds that a step waits for grammars. A grammar takes .1 to .5 ms for most tokens, a step about 20. */
+const grammarGraceMs = 1;
 
 export interface EngineParts {
   runner: ModelRunner;
@@ -39,6 +41,8 @@ export interface EngineParts {
   memories?: { cache: MemoryCache; rule: MemoryRule };
   /** null: prompts are not cached. */
   prefixCache: PrefixCache | null;
+  /** Absent: no sequence is held to a schema. */
+  grammars?: Grammars;
   limits: PlanLimits;
   /** The bytes that a token id adds to a text; none for a special token. */
   textPieceOf(id: number): Uint8Array;
@@ -64,6 +68,8 @@ export class Engine {
   readonly #ending = new Map<string, ServiceError>();
   #frames: Frame[] = [];
   #preemptions = 0;
+  /** Nothing can run before something changes. */
+  #stalled = false;
 
   constructor(parts: EngineParts) {
     const { config, kv } = parts.runner;
@@ -77,7 +83,7 @@ export class Engine {
   /** Whether `step` has something to do. */
   get busy(): boolean {
     const { waiting, running } = this.#planner.state;
-    return waiting.length + running.size + this.#ending.size > 0;
+    return this.#ending.size > 0 || (!this.#stalled && waiting.length + running.size > 0);
   }
 
   get stats(): EngineStats {
@@ -137,7 +143,10 @@ export class Engine {
   async step(): Promise<void> {
     this.#dropEnding();
     this.#dropLate();
+    await this.#awaitGrammars();
     const plan = this.#planner.nextStep();
+    // Only sequences that await their grammars are left, and those that lack the memory that these have.
+    this.#stalled = plan.prefill.length + plan.decode.length + plan.started.length + plan.parked.length === 0;
     const { kv } = this.#parts.runner;
     for (const sequence of plan.parked) kv.park(sequence.row);
     this.#preemptions += plan.parked.length;
@@ -146,7 +155,9 @@ export class Engine {
     for (const sequence of plan.started) this.#guard(sequence, () => this.#start(sequence));
     await this.#prefill(plan.prefill);
     this.#dropEnding();
-    await this.#decode(plan.decode.filter(({ ended, kv }) => !ended && kv));
+    // What has its first token of this step's prefill needs its grammar again.
+    await this.#awaitGrammars();
+    await this.#decode(plan.decode.filter(({ ended, kv, awaitsGrammar }) => !ended && kv && !awaitsGrammar));
     kv.trim();
     this.#flush(null);
   }
@@ -259,37 +270,10 @@ export class Engine {
   async #readHeads(heads: readonly Head[], states: Pass["states"], output: PassOutput): Promise<void> {
     const { runner, memories } = this.#parts;
     const says = memories && (await memoriesOfHeads(heads, states, { kv: runner.kv, rule: memories.rule }));
-    for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output, says?.get(head)));
-  }
-
-  /** Scores a prompt token or samples the next one. */
-  #read(head: Head, output: PassOutput, says: readonly MemorySays[] | undefined): void {
-    const { sequence, row, hiddenRow, baseRow, scoredId } = head;
-    const mixed = says && mixedHead(head, output, says, this.#parts.memories!.rule);
-    const result = mixed?.row ?? headResult(output, row);
-    const { sampling } = sequence;
-    const base = baseRow === null ? null : headResult(output, baseRow);
-    const alternatives = alternativesOf(result, sampling.logprobs ?? 0);
-    if (scoredId !== null) {
-      const logprob = logprobOfTarget(result);
-      if (sequence.trace instanceof HiddenTrace && output.hidden)
-        sequence.trace.add(headHidden(output.hidden, this.#parts.runner.config.hiddenSize, hiddenRow));
-      sequence.addPromptScore({ logprob, alternatives, baseLogprob: base && logprobOfTarget(base) });
-      return;
-    }
-    const tokenId = sampleToken(result, sampling, uniformAt(sampling.seed, sequence.completionTokens));
-    const logprob = logprobOf(result, tokenId);
-    const score: Score = { logprob, alternatives, baseLogprob: base && logprobOf(base, tokenId) };
-    if (mixed && sequence.request.sources) {
-      score.sources = sourcesOf(
-        mixed,
-        says,
-        { tokenId, logprob, theta: this.#parts.memories!.rule.theta },
-        (m, position) => passageOf(sequence.memories[m].search.memory, position, this.#parts.textPieceOf),
-      );
-    }
-    for (const frame of [sequence.takePromptFrame(), sequence.addToken(tokenId, score)]) {
-      if (frame) this.#frames.push(frame);
+    const { hiddenSize } = runner.config;
+    const model = { hiddenSize, rule: memories?.rule ?? null, textPieceOf: this.#parts.textPieceOf };
+    for (const head of heads) {
+      this.#guard(head.sequence, () => void this.#frames.push(...readHead(head, output, says?.get(head), model)));
     }
   }
 
@@ -317,10 +301,26 @@ export class Engine {
     const acquired = await Promise.all([
       acquiring,
       acquireMemories(sequence, this.#parts.memories?.cache, this.#parts.textPieceOf),
+      acquireGrammar(sequence, this.#parts.grammars, (error) => {
+        if (error) this.#ending.set(sequence.id, error);
+        this.#resume();
+      }),
     ]).catch(toServiceError);
     if (!(acquired instanceof ServiceError)) this.#guard(sequence, () => this.#enqueue(sequence, acquired[0]));
     else if (!sequence.ended) this.#fail(sequence, acquired);
     this.#flush(null);
+  }
+
+  /** Gives grammars a moment, so that a sequence whose tokens are known soon misses no step. */
+  async #awaitGrammars(): Promise<void> {
+    const awaits = () => this.#planner.state.running.values().some(({ awaitsGrammar }) => awaitsGrammar);
+    const untilMs = this.#parts.now() + grammarGraceMs;
+    while (awaits() && this.#parts.now() < untilMs) await setImmediate();
+  }
+
+  #resume(): void {
+    this.#stalled = false;
+    this.#parts.queued?.();
   }
 
   /** Throws a ServiceError where the queue is full. */
@@ -329,7 +329,7 @@ export class Engine {
     if (this.#endIfFinished(sequence)) return;
     this.#planner.enqueue(sequence);
     this.#prefixes?.arrive(sequence);
-    this.#parts.queued?.();
+    this.#resume();
   }
 
   #dropEnding(): void {
@@ -380,6 +380,8 @@ export class Engine {
     this.#planner.remove(sequence);
     if (sequence.kv) this.#parts.runner.kv.close(sequence.kv);
     sequence.kv = null;
+    sequence.grammar?.close();
+    this.#stalled = false;
     for (const memory of sequence.memories.splice(0)) this.#parts.memories?.cache.release(memory);
   }
 

@@ -158,19 +158,21 @@ function readOf(heads: readonly Head[]): HeadInput["want"]["only"] {
 }
 
 /** Whether no candidate after the likeliest is read. */
-function readsOneCandidate({ sequence: { sampling }, scoredId }: Head): boolean {
+function readsOneCandidate({ sequence: { sampling, grammar }, scoredId }: Head): boolean {
+  if (scoredId === null && grammar) return false;
   return (scoredId !== null || isGreedy(sampling)) && !sampling.logprobs;
 }
 
 /** Whether only the likeliest token of a row is read. */
 function readsLikeliestOnly({ sequence, scoredId, baseRow, readsMemories }: Head): boolean {
   const { sampling, request } = sequence;
-  if (readsMemories) return false;
+  if (readsMemories || sequence.grammar) return false;
   return scoredId === null && baseRow === null && !request.compare && sampling.logprobs === null && isGreedy(sampling);
 }
 
-/** Scores of the whole vocabulary: the draw, the sampled token's rank under the base, or a memory's token may be beyond the top K. */
+/** Scores of the whole vocabulary: what a grammar allows, the draw, the sampled token's rank under the base, or a memory's token may be beyond the top K. */
 function needsScores({ sequence, scoredId, baseRow, readsMemories }: Head): boolean {
+  if (scoredId === null && sequence.grammar) return true;
   if (readsMemories && (scoredId === null || (sequence.sampling.logprobs ?? 0) > 0)) return true;
   return scoredId === null && (baseRow !== null || !drawsFromCandidates(sequence.sampling));
 }

@@ -47,6 +47,8 @@ export interface Plannable {
   readonly dueMs: number;
   /** Prompt tokens whose keys and values are not cached yet; 0 if the sequence decodes. */
   readonly pendingPromptTokens: number;
+  /** True while it is not known which tokens may come next: it decodes in a later step. */
+  readonly awaitsGrammar?: boolean;
   /** Tokens whose keys and values are cached. Above 0 for a waiting sequence that was parked. */
   readonly cachedTokens: number;
   /** Maximum tokens of the sequence, prompt and completion. */
@@ -114,7 +116,7 @@ export function plan<S extends Plannable>(
 ): StepPlan<S> {
   const service = new Map(state.service);
   const serve = (tenant: string, amount: number) => service.set(tenant, service.get(tenant)! + amount);
-  for (const one of state.running) if (one.pendingPromptTokens === 0) serve(one.tenant, generatedWeight);
+  for (const one of state.running) if (decodes(one)) serve(one.tenant, generatedWeight);
   const room = new Room(state, limits.maxSequences, resources);
   const [parked, started, prefill]: S[][] = [[], [], []];
   const [finished, passedSince] = [new Set<S>(), new Map(state.passedSince)];
@@ -138,7 +140,7 @@ export function plan<S extends Plannable>(
       if (victim) {
         room.park(victim);
         parked.push(victim);
-        if (victim.pendingPromptTokens === 0) serve(victim.tenant, -generatedWeight);
+        if (decodes(victim)) serve(victim.tenant, -generatedWeight);
         lack = undefined;
       }
     }
@@ -164,9 +166,11 @@ export function plan<S extends Plannable>(
     pairsLeft -= pairs;
     serve(tenant, tokens + (finishes ? generatedWeight : 0));
   }
-  const decode = [...room.running].filter((one) => one.pendingPromptTokens === 0 || finished.has(one));
+  const decode = [...room.running].filter((one) => decodes(one) || finished.has(one));
   return { parked, started, prefill, decode, service, passedSince };
 }
+
+const decodes = (one: Plannable) => one.pendingPromptTokens === 0 && !one.awaitsGrammar;
 
 /** A sequence that the step may start, or whose prompt it may continue. */
 interface Candidate<S> {

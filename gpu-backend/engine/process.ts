@@ -16,9 +16,11 @@ import { LruCache } from "../lru.ts";
 import { MemoryCache } from "../memory/memory-cache.ts";
 import { TenantFiles, tenantDirectory } from "../tenant-files/tenant-files.ts";
 import { Engine } from "./engine.ts";
+import { Grammars } from "./grammars.ts";
 import type { EngineSettings, FromEngine, ToEngine, TracedValues } from "./messages.ts";
 import { openModel } from "./open-model.ts";
 import { answerStartPrompt } from "./start-prompt.ts";
+import { sharedPieces } from "./vocabulary.ts";
 
 if (!process.send) throw new Error("process.ts runs as a child process; start main.ts");
 const toParent = process.send.bind(process);
@@ -79,8 +81,11 @@ async function serve(settings: EngineSettings): Promise<void> {
     shape: { manifestHash, ...opened.runner.config },
     ...{ neighbours: rule.neighbours, threads: settings.threads, maximumBytes: settings.memoryCacheBytes },
   };
+  const { vocabularySize, stopIds } = opened.runner.config;
+  const threadData = () => ({ ...sharedPieces(vocabularySize, parts.textPieceOf), stopIds });
   const engine = new Engine({
     ...parts,
+    grammars: new Grammars(threadData, now),
     adapters: new AdapterCache(source, now),
     memories: { cache: new MemoryCache(memories), rule },
     prefixCache: settings.prefixCacheBytes > 0 ? new PrefixCache(settings.prefixCacheBytes) : null,

@@ -2,7 +2,6 @@
  * One generation from its request to its last frame: token ids, logit changes, stop strings and times. Pure: the engine reports
  * what a step computed and sends the frames made here. Not here: slots, steps, and choosing the next token.
  */
-
 import type {
   DoneFrame,
   FinishReason,
@@ -27,6 +26,7 @@ import type { AcquiredAdapter } from "../adapters/generated/adapter-cache.ts";
 import type { OpenMemory } from "../memory/memory-cache.ts";
 import type { InsertedPassages, PassageIndex } from "../memory/retrieval.ts";
 import type { Kv } from "../runtime/model-runner.ts";
+import type { GrammarRow } from "./grammars.ts";
 import type { Plannable } from "./plan.ts";
 import { StopGuard } from "./stop-guard.ts";
 import { HiddenTrace, type Trace } from "./traces.ts";
@@ -51,8 +51,6 @@ export interface LogitChange {
 /** Added to the logit of a forbidden token. Finite, as not every device computes with infinities; its exponential is 0. */
 export const forbidden = -1e9;
 
-const noIds: ReadonlySet<number> = new Set();
-
 /** Deadline, in milliseconds, by which a sequence without one is ordered among others of its tenant. */
 const patienceMs = 60_000;
 
@@ -71,9 +69,10 @@ export class Sequence implements Plannable {
   readonly memories: OpenMemory[] = [];
   /** Their passages, if it wants some in its prompt. */
   readonly indexes: PassageIndex[] = [];
+  /** Its place in the grammar of its schema, if it has one. */
+  grammar: GrammarRow | null = null;
   /** Set once; no frame follows. */
   ended = false;
-
   #adapters: readonly AcquiredAdapter[] = [];
   #answering: RowAdapter | null = null;
   /** Weights of the mixture, once they are known. */
@@ -181,6 +180,10 @@ export class Sequence implements Plannable {
     return Math.max(0, this.promptTokens - this.cachedTokens);
   }
 
+  get awaitsGrammar(): boolean {
+    return this.grammar?.allowed === null;
+  }
+
   get scoresPrompt(): boolean {
     return this.request.promptLogprobs || this.trace?.kind === "hidden";
   }
@@ -198,7 +201,7 @@ export class Sequence implements Plannable {
   *logitChanges(): Generator<LogitChange> {
     const { repetition_penalty, min_tokens } = this.sampling;
     const mayEnd = this.completionTokens >= min_tokens;
-    const forbiddenIds = mayEnd ? noIds : new Set([...this.#stopIds, ...(this.#guard?.completing() ?? [])]);
+    const forbiddenIds = new Set(mayEnd ? [] : [...this.#stopIds, ...(this.#guard?.completing() ?? [])]);
     for (const id of forbiddenIds) yield { id, penalty: 1, value: forbidden };
     for (const id of this.#repeated) {
       if (!forbiddenIds.has(id)) yield { id, penalty: repetition_penalty, value: this.#bias.get(id) ?? 0 };
@@ -350,8 +353,7 @@ export class Sequence implements Plannable {
 
   /** `rule` is that of its memories, null if none can be read. */
   doneFrame(nowMs: number, rule: MemoryRule | null): DoneFrame {
-    const admittedMs = this.#admittedMs ?? nowMs;
-    const decodingMs = this.#decodingMs ?? nowMs;
+    const [admittedMs, decodingMs] = [this.#admittedMs ?? nowMs, this.#decodingMs ?? nowMs];
     const [first = null] = this.#adapters;
     const mixture = this.#mixture;
     return {

@@ -1,6 +1,6 @@
 /**
  * `POST /v1/chat/completions`, inward, as far as it is served here: text in, text out. What would change the answer and is
- * not built (tools, images, sound, structured output) is refused by name; other unknown fields are ignored.
+ * not built (tools, images, sound) is refused by name; other unknown fields are ignored.
  */
 import { z } from "zod";
 import { absentAs, describe, kindOf, listOf, refuser } from "./fields.ts";
@@ -72,7 +72,6 @@ export const chatRequestSchema = z
       null,
       "And those of so many likeliest tokens; needs `logprobs`",
     ),
-    response_format: absentAs(z.object({ type: z.string().max(limits.formatCharacters) }), null, "`text` only"),
     modalities: absentAs(modalityList, null, "`text` only").meta(modalitiesSchema),
     tools: unbuilt("calling tools"),
     tool_choice: unbuilt("calling tools; `none` and `auto` pass"),
@@ -94,10 +93,7 @@ export const chatRequestSchema = z
 
 export type ChatRequest = z.infer<typeof chatRequestSchema>;
 
-function refuseUnbuilt(
-  request: Record<string, unknown> & { response_format: { type: string } | null },
-  refuse: Refuse,
-) {
+function refuseUnbuilt(request: Record<string, unknown>, refuse: Refuse) {
   for (const field of ["tools", "functions"]) {
     const value = request[field];
     const isEmpty = value === undefined || value === null || (Array.isArray(value) && value.length === 0);
@@ -111,9 +107,6 @@ function refuseUnbuilt(
   for (const field of ["audio", "web_search_options"]) {
     if ((request[field] ?? null) !== null) refuse(field, `${field} is set; it is not built`);
   }
-  const format = request.response_format?.type ?? "text";
-  if (format !== "text")
-    refuse("response_format", `response_format is of type ${describe(format)}; only text is supported`);
 }
 
 /** A conversation; `name` is its place in the request. */

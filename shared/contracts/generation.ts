@@ -1,7 +1,8 @@
 /** What requests for completions and for chat completions have in common: sampling, streaming and the `chameleon` extension. */
 import { z } from "zod";
 import { nearestName } from "../nearest-name.ts";
-import { absentAs, describe, modelField, refuser, userField } from "./fields.ts";
+import { absentAs, describe, kindOf, modelField, refuser, userField } from "./fields.ts";
+import { anyObject, schemaForm } from "./json-schema.ts";
 import { limits } from "./limits.ts";
 import { type SamplingChanges, samplingFields } from "./sampling.ts";
 
@@ -69,6 +70,34 @@ function unknownField(name: string, names: readonly string[]): string {
   return `chameleon has no field ${describe(name)}; ${advice}`;
 }
 
+/** The form that a text is held to (json-schema.ts); null for any text. */
+const responseFormatField = absentAs(
+  z.unknown().transform(readResponseFormat),
+  null,
+  "`json_object`: the text is a JSON object; `json_schema`: it is JSON that the schema admits. `strict` and `description` change nothing. Not with `ignore_eos` or `min_tokens`",
+).meta({
+  anyOf: [
+    { type: "null" },
+    { type: "object", properties: { type: { enum: ["text", "json_object"] } }, required: ["type"] },
+    {
+      type: "object",
+      properties: {
+        type: { const: "json_schema" },
+        json_schema: {
+          type: "object",
+          properties: {
+            name: { type: "string", maxLength: limits.formatCharacters },
+            schema: { type: "object", description: "JSON Schema; see `API.md` for its keywords" },
+            strict: { anyOf: [{ type: "null" }, { type: "boolean" }] },
+          },
+          required: ["schema"],
+        },
+      },
+      required: ["type", "json_schema"],
+    },
+  ],
+});
+
 export const generationFields = {
   model: modelField("`smollm2-135m:auto` (the prompt's evidence decides) where it is absent; see `GET /v1/models`"),
   n: absentAs(z.int().min(1).max(limits.choicesPerPrompt), 1, "Choices of each prompt"),
@@ -80,6 +109,7 @@ export const generationFields = {
     null,
     "With `stream` only",
   ),
+  response_format: responseFormatField,
   user: userField,
   chameleon: chameleonField,
 };
@@ -95,15 +125,19 @@ const nothingAsked: z.output<typeof chameleonSchema> = Object.freeze({
 type SamplingField = keyof typeof samplingFields;
 
 /** A checked request with its sampling parameters as one object; `withBlock`: it asks what answered it. */
-export function asGeneration<Request extends { chameleon: z.output<typeof chameleonField> }>(request: Request) {
+export function asGeneration<
+  Request extends { chameleon: z.output<typeof chameleonField>; response_format?: string | null },
+>(request: Request) {
   const others: Record<string, unknown> = {};
   const sampling: Record<string, unknown> = {};
   for (const [name, value] of Object.entries(request)) {
+    if (name === "response_format") continue;
     if (!Object.hasOwn(samplingFields, name)) others[name] = value;
     else if (value !== null && value !== undefined) sampling[name] = value;
   }
+  if (request.response_format) sampling.json_form = request.response_format;
   return {
-    ...(others as Omit<Request, SamplingField | "chameleon">),
+    ...(others as Omit<Request, SamplingField | "chameleon" | "response_format">),
     sampling: sampling as SamplingChanges,
     chameleon: request.chameleon ?? nothingAsked,
     withBlock: request.chameleon !== null,
@@ -115,7 +149,14 @@ export type Refuse = (param: string, message: string) => void;
 
 /** Checks that need more than one field. */
 export function refuseTogether(
-  request: { n: number; stream: boolean; stream_options: object | null; min_tokens?: number | null | undefined },
+  request: {
+    n: number;
+    stream: boolean;
+    stream_options: object | null;
+    min_tokens?: number | null | undefined;
+    ignore_eos?: boolean | null | undefined;
+    response_format: string | null;
+  },
   { prompts, maxTokens }: { prompts: number; maxTokens: { name: string; value: number } | null },
   refuse: Refuse,
 ): void {
@@ -125,9 +166,40 @@ export function refuseTogether(
   }
   if (request.stream_options && !request.stream) refuse("stream_options", "stream_options needs stream: true");
   const minTokens = request.min_tokens ?? 0;
+  if (request.response_format !== null && (minTokens > 0 || request.ignore_eos)) {
+    const name = minTokens > 0 ? "min_tokens" : "ignore_eos";
+    refuse(name, `${name} is set beside response_format; the text ends where its JSON is complete`);
+  }
   if (maxTokens && minTokens > maxTokens.value) {
     refuse("min_tokens", `min_tokens is ${minTokens}, the maximum is ${maxTokens.name}: ${maxTokens.value}`);
   }
+}
+
+function readResponseFormat(value: unknown, context: z.RefinementCtx): string | null {
+  const refuse = refuser(context, value);
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    return refuse(`response_format is ${kindOf(value)}; it must be an object with a type`);
+  const { type, json_schema } = value as { type?: unknown; json_schema?: { name?: unknown; schema?: unknown } };
+  if (type === "text") return null;
+  if (type === "json_object") return anyObject;
+  if (type !== "json_schema")
+    return refuse(`response_format.type is ${describe(type)}; it must be text, json_object or json_schema`);
+  const { name, schema } = typeof json_schema === "object" && json_schema !== null ? json_schema : {};
+  const max = limits.formatCharacters;
+  if (name !== undefined && (typeof name !== "string" || name.length > max))
+    return refuse(
+      `response_format.json_schema.name is ${describe(name)}; it must be a string of at most ${max} characters`,
+    );
+  if (typeof schema !== "object" || schema === null || Array.isArray(schema))
+    return refuse(`response_format.json_schema.schema is ${kindOf(schema)}; it must be an object`);
+  const form = schemaForm(schema);
+  if (typeof form === "string") return form;
+  const { pointer, fault } = form;
+  const place =
+    pointer === ""
+      ? "response_format.json_schema.schema"
+      : `response_format.json_schema.schema at ${describe(pointer)}`;
+  return refuse(`${place} ${fault}`);
 }
 
 /** Counts before it looks at the entries: an element schema would make an issue of each. */

@@ -18,7 +18,7 @@ import { samplingSchema } from "./sampling.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
 /** Both sides must have the same one: a backend refuses calls of another with `version_mismatch`, and the edge asks the next. */
-export const contractVersion = 2;
+export const contractVersion = 3;
 
 /**
  * Interval of heartbeats in an answer to a batch, in milliseconds: the backend writes a blank line after each interval in which it

@@ -96,7 +96,7 @@ async function prefillAll(backend: Backend, examples: number): Promise<void> {
 
 async function makeAdapter(backend: Backend, tenant: string, examples: number) {
   const response = await backend.post("/v1/adapters", {
-    ...{ version: 2, manifestHash: backend.manifestHash, tenant },
+    ...{ version: 3, manifestHash: backend.manifestHash, tenant },
     examples: idsOf(examples).map((ids) => ({ ids, from: promptTokens + 1 })),
   });
   if (!response.ok) throw new Error(await response.text());

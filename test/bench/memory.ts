@@ -137,7 +137,7 @@ async function serveBatch(backend: Backend, batch: number): Promise<Resident> {
 async function makeAdapter(backend: Backend, batch: number): Promise<MemoryRow["adapter"]> {
   const beforeBytes = await steadyBytes(backend, batch);
   const response = await backend.post("/v1/adapters", {
-    ...{ version: 2, manifestHash: backend.manifestHash, tenant: "tenant" },
+    ...{ version: 3, manifestHash: backend.manifestHash, tenant: "tenant" },
     examples: promptsOf(examples.count, examples.tokens).map((ids) => ({ ids, from: 1 })),
   });
   if (!response.ok) throw new Error(await response.text());

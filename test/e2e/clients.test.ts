@@ -8,7 +8,8 @@ import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { HumanMessage, SystemMessage } from "@langchain/core/messages";
 import { ChatOpenAI, OpenAI as OpenAICompletions, OpenAIEmbeddings } from "@langchain/openai";
-import { APICallError, embedMany, generateText, streamText } from "ai";
+import { APICallError, embedMany, generateObject, generateText, jsonSchema, streamText } from "ai";
+import { Ajv2020 } from "ajv/dist/2020.js";
 import OpenAI, { APIUserAbortError, BadRequestError, NotFoundError } from "openai";
 import { beforeAll, describe, expect, test } from "vitest";
 import { chameleonOf, chameleonOptions, metadataExtractor } from "../../edge/client/ai-sdk.ts";
@@ -61,6 +62,21 @@ async function vectors(): Promise<number[][]> {
 const vocabulary: Record<string, number> = JSON.parse(readFileSync(`${smallBase}/vocab.json`, "utf8"));
 /** As GPT-2's vocabulary spells a token of ASCII. */
 const spelled = (token: string) => token.replaceAll(" ", "Ġ").replaceAll("\n", "Ċ");
+
+/** Short enough for a model without sense to complete it. */
+const schema = {
+  type: "object",
+  properties: {
+    kind: { enum: ["fact", "opinion", 'it\'s "both"'] },
+    score: { type: "integer", minimum: -5, maximum: 10 },
+    tags: { type: "array", items: { enum: ["a", "b"] }, maxItems: 3 },
+    note: { anyOf: [{ type: "null" }, { type: "string", maxLength: 5 }] },
+  },
+  required: ["kind", "score", "tags", "note"],
+  additionalProperties: false,
+} as const;
+const isOfSchema = new Ajv2020().compile(schema);
+const expectOfSchema = (value: unknown) => expect(isOfSchema(value), JSON.stringify(value)).toBe(true);
 
 /** What one token takes away: an answer that is aborted has fewer than these. */
 const long = 400;
@@ -132,6 +148,45 @@ describe("the openai SDK", () => {
     expect(next.output_text).not.toBe(expected);
     const stored = client().responses.create({ ...request, previous_response_id: whole.id, stream: false });
     await expect(stored).rejects.toMatchObject({ status: 400, param: "previous_response_id" });
+  });
+
+  test("asks for JSON of a schema, whole, streamed and as several choices", async () => {
+    const response_format = { type: "json_schema", json_schema: { name: "answer", strict: true, schema } } as const;
+    const request = { model, messages, temperature: 1, seed: 5, n: 3, max_tokens: 200, response_format };
+    const whole = await client().chat.completions.create({ ...request, logprobs: true, top_logprobs: 3 });
+    const texts = whole.choices.map(({ message }) => message.content!);
+    for (const text of texts) expectOfSchema(JSON.parse(text));
+    for (const choice of whole.choices) {
+      expect(choice.finish_reason).toBe("stop");
+      expect(choice.logprobs!.content!.map(({ token }) => token).join("")).toBe(choice.message.content);
+      for (const { logprob, top_logprobs } of choice.logprobs!.content!) {
+        expect(logprob).toBeLessThanOrEqual(0);
+        // Of what the schema allows: nothing else has a probability.
+        expect(top_logprobs.reduce((sum, one) => sum + Math.exp(one.logprob), 0)).toBeLessThan(1.001);
+      }
+    }
+    const streamed = ["", "", ""];
+    for await (const { choices } of await client().chat.completions.create({ ...request, stream: true })) {
+      for (const { index, delta } of choices) streamed[index] += delta.content ?? "";
+    }
+    expect(streamed).toEqual(texts);
+    const [alone] = (await client().chat.completions.create({ ...request, n: 1 })).choices;
+    expect(alone.message.content).toBe(texts[0]);
+    const cut = await client().chat.completions.create({ ...request, n: 1, max_tokens: 2 });
+    expect(cut.choices[0].finish_reason).toBe("length");
+    expect(texts[0].startsWith(cut.choices[0].message.content!)).toBe(true);
+  });
+
+  test("is told which keyword of a schema is not supported, and where", async () => {
+    const response_format = {
+      type: "json_schema" as const,
+      json_schema: { name: "a", schema: { properties: { x: { pattern: "^a" } } } },
+    };
+    const refused = client().chat.completions.create({ model, messages, response_format });
+    await expect(refused).rejects.toMatchObject({
+      ...{ status: 400, param: "response_format" },
+      message: expect.stringContaining('schema at "/properties/x/pattern" is a keyword that is not supported'),
+    });
   });
 
   test("asks for an adapter and reads what answered, typed", async () => {
@@ -242,6 +297,24 @@ describe("the Vercel AI SDK", () => {
     const streamed = streamText(request);
     expect(await streamed.text).toBe(whole.text);
     expect(await streamed.finishReason).toBe(whole.finishReason);
+  });
+
+  test("generates an object, by either provider", async () => {
+    const compatible = createOpenAICompatible({
+      ...{ name: "chameleon", baseURL, apiKey: stack.key, supportsStructuredOutputs: true },
+    });
+    for (const chatModel of [compatible.chatModel(model), createOpenAI({ baseURL, apiKey: stack.key }).chat(model)]) {
+      const request = {
+        model: chatModel,
+        schema: jsonSchema(schema),
+        prompt: question,
+        maxOutputTokens: 200,
+        maxRetries: 0,
+      };
+      const { object, finishReason } = await generateObject({ ...request, seed: 5, temperature: 1 });
+      expectOfSchema(object);
+      expect(finishReason).toBe("stop");
+    }
   });
 
   test("chats, whole and streamed, and counts tokens", async () => {
@@ -399,6 +472,12 @@ describe("LangChain", () => {
     let text = "";
     for await (const part of await llm.stream(messages)) text += part.text;
     expect(text).toBe(expected);
+  });
+
+  test("answers by a schema", async () => {
+    const llm = new ChatOpenAI({ ...common(), maxTokens: 200, temperature: 1, modelKwargs: { seed: 5 } });
+    const structured = llm.withStructuredOutput(schema, { method: "jsonSchema", name: "answer", strict: true });
+    expectOfSchema(await structured.invoke(messages));
   });
 
   test("embeds documents and a question", async () => {

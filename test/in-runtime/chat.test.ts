@@ -331,7 +331,12 @@ const cases: [string, number, string, object, string[]][] = [
   [
     ...(["structured output", 400, "response_format"] as const),
     { messages: hello, response_format: { type: "json_schema", json_schema: {} } },
-    ["json_schema", "text"],
+    ["json_schema.schema", "an object"],
+  ],
+  [
+    ...(["min_tokens beside a format", 400, "min_tokens"] as const),
+    { messages: hello, response_format: { type: "json_object" }, min_tokens: 1 },
+    ["response_format"],
   ],
   ["sound", 400, "modalities", { messages: hello, modalities: ["text", "audio"] }, ["audio", "text"]],
   ["a voice", 400, "audio", { messages: hello, audio: { voice: "x" } }, ["not built"]],

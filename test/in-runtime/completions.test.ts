@@ -129,7 +129,7 @@ describe("a completion", () => {
   test("defaults are OpenAI's", async () => {
     const seen = backendAnswers(({ id }) => saying(id, "b"));
     await completed({ model: "gpt2" });
-    expect(seen.batches[0]).toMatchObject({ version: 2, manifestHash: await manifestHash(), centroidId: null });
+    expect(seen.batches[0]).toMatchObject({ version: 3, manifestHash: await manifestHash(), centroidId: null });
     expect(seen.batches[0].sequences).toHaveLength(1);
     expect(seen.batches[0].sequences[0]).toMatchObject({
       promptIds: [endOfTextId],

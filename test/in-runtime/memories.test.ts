@@ -121,7 +121,7 @@ describe("an adapter of documents", () => {
     expect(seen.puts).toEqual([
       {
         path: `/v1/memories/${tenant}/${hash}`,
-        body: { version: 2, manifestHash: await manifestHash(), documents },
+        body: { version: 3, manifestHash: await manifestHash(), documents },
       },
     ]);
     const adapter = (await made.json()) as Adapter;

@@ -147,7 +147,7 @@ test.each([
   ["modalities", { ...chat, modalities: ["text", 1] }, ["modalities[1]", "is 1"]],
   ["modalities", { ...chat, modalities: "text" }, ["a string"]],
   ["response_format", { ...chat, response_format: Array(400_000).fill(1) }, ["a list", "object"]],
-  ["response_format.type", { ...chat, response_format: { type: 1 } }, ["1"]],
+  ["response_format", { ...chat, response_format: { type: 1 } }, ["1", "json_schema"]],
 ])("%s is refused by limit and value", async (param, body, mentioned) => {
   const error = await errorOf(await testApp().post("/v1/chat/completions", body));
   expect(error).toMatchObject({ status: 400, param });

@@ -123,7 +123,7 @@ describe("one backend", () => {
     for await (const frame of framesOf(response)) {
       frames.push(frame);
       if (frames.length > 1) continue;
-      const answer = await backend.post("/v1/cancellations", { version: 2, ids: ["a", "unknown"] });
+      const answer = await backend.post("/v1/cancellations", { version: 3, ids: ["a", "unknown"] });
       expect(await answer.json()).toEqual({ cancelled: ["a"] });
     }
     expect(lastOf(frames, "a")).toMatchObject({ type: "error", kind: "cancelled" });
@@ -141,8 +141,8 @@ describe("one backend", () => {
       for await (const frame of framesOf(response)) {
         if (frame.type !== "error" || frame.kind !== "overloaded") continue;
         refused.push(frame);
-        await backend.post("/v1/cancellations", { version: 2, ids: sequences.map(({ id }) => id) });
-        await backend.post("/v1/cancellations", { version: 2, ids: others.map(({ id }) => id) });
+        await backend.post("/v1/cancellations", { version: 3, ids: sequences.map(({ id }) => id) });
+        await backend.post("/v1/cancellations", { version: 3, ids: others.map(({ id }) => id) });
       }
     };
     await Promise.all([read(first), read(second)]);

@@ -20,7 +20,7 @@ const stallMs = 1000;
 const environment = { LC_ALL: "C" };
 const script = new URL("../support/scripted-engine.ts", import.meta.url);
 const batch = (id: string): BatchRequest => ({
-  version: 2,
+  version: 3,
   manifestHash: "a".repeat(64),
   centroidId: null,
   sequences: [sequenceRequest(id, [1])],

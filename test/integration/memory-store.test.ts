@@ -43,7 +43,7 @@ async function put(documents: Documents, tenant = "acme", signal?: AbortSignal):
   const hash = await memoryHash(tenant, manifestHash, documents);
   return fetch(`${backend.url}/v1/memories/${tenant}/${hash}`, {
     method: "PUT",
-    body: JSON.stringify({ version: 2, manifestHash, documents }),
+    body: JSON.stringify({ version: 3, manifestHash, documents }),
     signal,
   });
 }
@@ -187,7 +187,7 @@ test("bodies, names and hashes that are none are refused", async () => {
     const response = await fetch(`${backend.url}/v1/memories/${path}`, { method: "PUT", body: JSON.stringify(body) });
     return [response.status, ((await response.json()) as { error: { code: string | null } }).error.code];
   };
-  const body = { version: 2, manifestHash: backend.manifestHash, documents };
+  const body = { version: 3, manifestHash: backend.manifestHash, documents };
   expect(await send(`acme/${hash}`, { ...body, documents: [] })).toEqual([400, null]);
   expect(await send(`acme/${hash}`, { ...body, manifestHash: "a".repeat(64) })).toEqual([409, "manifest_mismatch"]);
   expect(await send(`other/${hash}`, body)).toEqual([400, null]);

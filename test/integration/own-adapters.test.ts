@@ -289,7 +289,7 @@ describe("backends", () => {
     return { ids: [...randomPrompt(10 + (i % 5)), cue, labelOf(cue), tinyConfig.stopIds[0]], from: 11 + (i % 5) };
   });
   const requestOf = (rest: object = {}) => ({
-    version: 2,
+    version: 3,
     manifestHash: backends[0].manifestHash,
     tenant: "acme",
     examples,

@@ -46,7 +46,7 @@ export async function startBackend(env: Record<string, string>): Promise<Backend
     exited,
     log: () => written,
     enginePids: () => Array.from(written.matchAll(/"event":"engine",.*"pid":(\d+)/g), ([, pid]) => Number(pid)),
-    batch: (centroidId, sequences) => ({ version: 2, manifestHash: manifest, centroidId, sequences }),
+    batch: (centroidId, sequences) => ({ version: 3, manifestHash: manifest, centroidId, sequences }),
     post: (path, body, signal) =>
       fetch(url + path, {
         method: "POST",

@@ -254,7 +254,7 @@ export function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[])
     sequences.map((one, i) => {
       // The last one takes the others along.
       routing.limits.connections = i < sequences.length - 1 ? 0 : 6;
-      const batch = { version: 2, manifestHash: "a".repeat(64), centroidId: "c0", sequences: [one] } as const;
+      const batch = { version: 3, manifestHash: "a".repeat(64), centroidId: "c0", sequences: [one] } as const;
       const submission = routing.client.submit(
         { ...batch, sequences: [...batch.sequences] },
         {

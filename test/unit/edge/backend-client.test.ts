@@ -8,7 +8,7 @@ import { firstCall } from "../../support/scripted-backends.ts";
 
 const own = "b".repeat(64);
 const batch: BatchRequest = {
-  version: 2,
+  version: 3,
   manifestHash: "a".repeat(64),
   centroidId: null,
   adapterHash: own,
@@ -112,7 +112,7 @@ test("no call follows a redirect: it would take a prompt to an address that is n
   });
   const signal = new AbortController().signal;
   const examples = {
-    version: 2,
+    version: 3,
     manifestHash: "a".repeat(64),
     tenant: "acme",
     examples: [{ ids: [1, 2], from: 1 }],

@@ -14,7 +14,7 @@ import {
 
 const hash = "a".repeat(64);
 const batch = (id: string): BatchRequest => ({
-  version: 2,
+  version: 3,
   manifestHash: hash,
   centroidId: null,
   sequences: [sequenceRequest(id)],

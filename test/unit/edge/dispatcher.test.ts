@@ -32,7 +32,7 @@ function submit(
   const accepted: number[] = [];
   const sequences = ids.map((id) => ({ ...sequenceRequest(id), ...also }));
   const submission = client.submit(
-    { version: 2, manifestHash: "a".repeat(64), centroidId, sequences, ...model },
+    { version: 3, manifestHash: "a".repeat(64), centroidId, sequences, ...model },
     {
       accepted: () => void accepted.push(received.length),
       receive: (frames) => {

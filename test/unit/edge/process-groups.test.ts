@@ -54,7 +54,7 @@ function batchOf(i: number, isMixed: boolean): BatchRequest {
     return { ...request, maxTokens: 12, sampling, ...(isMixed && i % 3 !== 0 && { mixture }) };
   });
   const own = i % 3 === 0 ? { adapterHash: (i % 6).toString(16).padStart(64, "0") } : {};
-  return { version: 2, manifestHash: "a".repeat(64), centroidId: `c${i % 5}`, sequences, ...own };
+  return { version: 3, manifestHash: "a".repeat(64), centroidId: `c${i % 5}`, sequences, ...own };
 }
 
 /** The frames of each sequence of a batch. If `cancels`, the first one is cancelled once it has a frame. */

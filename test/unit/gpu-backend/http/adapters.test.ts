@@ -9,7 +9,7 @@ import type { AdapterAnswer, AdapterRequest } from "../../../../shared/contracts
 
 const hash = "a".repeat(64);
 const request: AdapterRequest = {
-  version: 2,
+  version: 3,
   manifestHash: "b".repeat(64),
   tenant: "acme",
   examples: [

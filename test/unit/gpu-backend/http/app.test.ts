@@ -31,7 +31,7 @@ let appWith: (verifier: CallVerifier | null) => ReturnType<typeof createApp>;
 
 const secret = 31_337;
 const batch = (change: object = {}): BatchRequest => ({
-  version: 2,
+  version: 3,
   manifestHash: "a".repeat(64),
   centroidId: "c0",
   sequences: [sequenceRequest("s1", [secret, secret]), sequenceRequest("s2", [secret])],
@@ -209,11 +209,11 @@ describe("POST /v1/batches", () => {
 
   test("refuses a call of another version of the contract, so that the edge asks another backend", async () => {
     for (const path of ["/v1/batches", "/v1/cancellations"]) {
-      const response = await post(path, batch({ version: 3 }));
+      const response = await post(path, batch({ version: 4 }));
       expect(response.status).toBe(409);
       expect(await errorOf(response)).toMatchObject({
         code: "version_mismatch",
-        message: expect.stringMatching(/3.*2/),
+        message: expect.stringMatching(/4.*3/),
       });
     }
   });
@@ -242,7 +242,7 @@ describe("POST /v1/batches", () => {
 });
 
 test("POST /v1/cancellations says which of the sequences were open", async () => {
-  const response = await post("/v1/cancellations", { version: 2, ids: ["s1", "x"] });
+  const response = await post("/v1/cancellations", { version: 3, ids: ["s1", "x"] });
   expect(await response.json()).toEqual({ cancelled: ["s1"] });
   expect(cancelled).toEqual(["s1", "x"]);
 });
@@ -384,7 +384,7 @@ describe("where a secret is set", () => {
   });
 
   test("the name is a part of what is signed: it can be neither taken away, nor added, nor altered", async () => {
-    const body = bytesOf({ version: 2, ids: ["s1"] });
+    const body = bytesOf({ version: 3, ids: ["s1"] });
     const cancel = async (signed: string | null, sent: string | null) => {
       const headers = { ...json, ...(await sign("POST", "/v1/cancellations", body, signed)) };
       const named = sent === null ? headers : { ...headers, [nameHeader]: sent };
@@ -404,8 +404,8 @@ describe("where a secret is set", () => {
 
   test("another body under a right signature reaches nobody", async () => {
     sink = () => expect.unreachable();
-    const headers = { ...json, ...(await sign("POST", "/v1/cancellations", bytesOf({ version: 2, ids: ["s1"] }))) };
-    const body = bytesOf({ version: 2, ids: ["s2"] });
+    const headers = { ...json, ...(await sign("POST", "/v1/cancellations", bytesOf({ version: 3, ids: ["s1"] }))) };
+    const body = bytesOf({ version: 3, ids: ["s2"] });
     const response = await app.request(`${url}/v1/cancellations`, { method: "POST", headers, body });
     expect(response.status).toBe(401);
     expect((await errorOf(response)).message).toContain("body");

@@ -10,7 +10,7 @@ afterEach(() => void vi.useRealTimers());
 
 const gatherMs = 25;
 const batch: BatchRequest = {
-  version: 2,
+  version: 3,
   manifestHash: "a".repeat(64),
   centroidId: "c0",
   sequences: [{ ...sequenceRequest("a"), gatherMs }],

@@ -40,7 +40,7 @@ test("a span tells the sequence's own centroid, whichever routed the call", asyn
     { ...sequenceRequest("own"), traceparent, mixture: mixtureOf({ adapterHash: "d".repeat(64) }) },
     { ...sequenceRequest("plain"), traceparent },
   ];
-  const batch = { version: 2, manifestHash: "a".repeat(64), sequences } as const;
+  const batch = { version: 3, manifestHash: "a".repeat(64), sequences } as const;
   expect(await centroidsOf({ ...batch, sequences, centroidId: "c1" })).toEqual({ near: "c2", own: "own", plain: "c1" });
   const base = { ...batch, sequences: sequences.slice(2), centroidId: null };
   expect(await centroidsOf(base)).toEqual({ plain: "base" });

@@ -72,7 +72,7 @@ async function begin(
   tenant = "acme",
 ): Promise<RunningBuild> {
   const hash = await hashOf(documents, tenant);
-  return service.begin(tenant, hash, { version: 2, manifestHash, documents }, signal);
+  return service.begin(tenant, hash, { version: 3, manifestHash, documents }, signal);
 }
 async function make(documents: Documents, tenant = "acme"): Promise<RunningBuild["build"]> {
   const { build, ready } = await begin(documents, undefined, tenant);
@@ -221,7 +221,7 @@ test("other hashes, other manifests, too many tokens and too many bytes are refu
   const documents = documentsOf(textOf(100, 1));
   const signal = new AbortController().signal;
   const hash = await hashOf(documents);
-  const request = { version: 2 as const, manifestHash, documents };
+  const request = { version: 3 as const, manifestHash, documents };
   await expect(service.begin("acme", "cd".repeat(32), request, signal)).rejects.toMatchObject({
     kind: "invalid_request",
     message: expect.stringContaining(hash),

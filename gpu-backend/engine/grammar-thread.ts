@@ -1,0 +1,116 @@
+/**
+ * A thread that compiles grammars and knows, for each row, which tokens may come next. XGrammar cannot be interrupted and a fault of
+ * it ends its memory, so the owner (grammars.ts) ends the thread where a call takes too long or throws.
+ */
+import { setPriority } from "node:os";
+import { parentPort, workerData } from "node:worker_threads";
+import type * as XGrammar from "@mlc-ai/web-xgrammar";
+import { LruCache } from "../lru.ts";
+import { grammarOf } from "./grammar.ts";
+
+export interface ThreadData {
+  /** The bytes of all token ids, one after the other; a token that is no text has none. */
+  bytes: Uint8Array<SharedArrayBuffer>;
+  /** Where each ends, [V]. */
+  ends: Uint32Array<SharedArrayBuffer>;
+  /** Allowed where the text is complete. */
+  stopIds: readonly number[];
+}
+
+export type ThreadCall =
+  | { type: "compile"; form: string }
+  /** Adds tokens to a row, which `form` opens at its first call. */
+  | { type: "advance"; row: number; form: string; tokens: number[] }
+  | { type: "close"; row: number };
+
+/**
+ * Bits of the allowed token ids, [⌈V / 32⌉]; null for `compile` and `close`. A fault is a refusal, or the end of the thread: `isOver` of
+ * calls that had no answer.
+ */
+export type ThreadAnswer =
+  | { allowed: Uint32Array<ArrayBuffer> | null }
+  | { fault: string; isRefusal?: boolean; isOver?: boolean };
+
+/** Compiled grammars that are kept, by bytes of their forms: each has taken up to 100 times as many. */
+const keptFormBytes = 2 ** 18;
+
+/** A piece that may stand in UTF-8: the end of a character, whole ones and the beginning of one. */
+const utf8 =
+  /^[\x80-\xbf]{0,3}(?:[\0-\x7f]|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|\xed[\x80-\x9f][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})*(?:[\xc2-\xf4]|\xe0[\xa0-\xbf]|\xed[\x80-\x9f]|[\xe1-\xec\xee\xef][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]?|[\xf1-\xf3][\x80-\xbf]{1,2}|\xf4[\x80-\x8f][\x80-\xbf]?)?$/;
+/** First bytes of a character after which not every continuation is UTF-8, which the grammar does not know: the least and the greatest. */
+const seconds = new Map([
+  [0xe0, [0xa0, 0xbf]],
+  [0xed, [0x80, 0x9f]],
+  [0xf0, [0x90, 0xbf]],
+  [0xf4, [0x80, 0x8f]],
+]);
+
+const { bytes, ends, stopIds, isPatient } = workerData as ThreadData & { isPatient: boolean };
+const pieces = Array.from(ends, (end, id) => bytes.subarray(id === 0 ? 0 : ends[id - 1], end));
+// Of this thread alone, on Linux: beside a busy one it has about a third of a core.
+if (isPatient && process.platform === "linux") setPriority(0, 5);
+const compiler = await openCompiler();
+const compiled = new LruCache<XGrammar.CompiledGrammar>(keptFormBytes);
+const rows = new Map<number, { matcher: XGrammar.GrammarMatcher; lastByte: number }>();
+
+let done = Promise.resolve();
+parentPort!.on("message", ({ id, call }: { id: number; call: ThreadCall }) => {
+  done = done.then(async () => {
+    const answer = await answerTo(call).catch((thrown: unknown): ThreadAnswer => ({ fault: String(thrown) }));
+    const allowed = "allowed" in answer ? answer.allowed : null;
+    parentPort!.postMessage({ id, answer }, allowed ? [allowed.buffer] : []);
+  });
+});
+
+parentPort!.postMessage("ready");
+
+async function openCompiler(): Promise<XGrammar.GrammarCompiler> {
+  // The package is a script for browsers that Node loads as a module: it asks for a place and leaves a global name.
+  const scope = globalThis as unknown as { location: { href: string }; xgrammar: typeof XGrammar };
+  scope.location = { href: import.meta.url };
+  await import("@mlc-ai/web-xgrammar");
+  const { TokenizerInfo, GrammarCompiler } = scope.xgrammar;
+  const texts = pieces.map((piece) => (utf8.test(Buffer.from(piece).toString("latin1")) ? byteLevel(piece) : ""));
+  const tokenizer = await TokenizerInfo.createTokenizerInfo(texts, "byte_level", false, pieces.length, [...stopIds]);
+  return GrammarCompiler.createGrammarCompiler(tokenizer, false);
+}
+
+/** Bytes in the letters of GPT-2's vocabulary. */
+function byteLevel(piece: Uint8Array): string {
+  const isOwn = (byte: number) => (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
+  const others = Array.from({ length: 256 }, (_, byte) => byte).filter((byte) => !isOwn(byte));
+  return Array.from(piece, (byte) => String.fromCharCode(isOwn(byte) ? byte : 256 + others.indexOf(byte))).join("");
+}
+
+async function answerTo(call: ThreadCall): Promise<ThreadAnswer> {
+  if (call.type === "close") {
+    rows.get(call.row)?.matcher.dispose();
+    rows.delete(call.row);
+    return { allowed: null };
+  }
+  if (call.type === "compile") {
+    (await compiler.compileGrammar(grammarOf(call.form), "root")).dispose();
+    return { allowed: null };
+  }
+  const scope = globalThis as unknown as { xgrammar: typeof XGrammar };
+  let row = rows.get(call.row);
+  if (!row) {
+    const grammar = compiled.get(call.form) ?? (await compiler.compileGrammar(grammarOf(call.form), "root"));
+    // A matcher holds its grammar itself; one that is dropped here is freed with its last row.
+    compiled.set(call.form, grammar, call.form.length);
+    row = { matcher: await scope.xgrammar.GrammarMatcher.createGrammarMatcher(grammar), lastByte: 0 };
+    rows.set(call.row, row);
+  }
+  for (const token of call.tokens) {
+    if (!row.matcher.acceptToken(token)) return { fault: `the token ${token} is not of the schema`, isRefusal: true };
+    row.lastByte = pieces[token].at(-1) ?? 0;
+  }
+  const allowed = Uint32Array.from(await row.matcher.getNextTokenBitmask());
+  const [least, greatest] = seconds.get(row.lastByte) ?? [0, 255];
+  if (greatest < 255) {
+    pieces.forEach(([first], id) => {
+      if (first < least || first > greatest) allowed[id >>> 5] &= ~(1 << (id & 31));
+    });
+  }
+  return { allowed };
+}

@@ -1,0 +1,63 @@
+/** Reads the results of one head: scores a prompt token, or samples the next one. */
+import type { Frame } from "../../shared/contracts/inference.ts";
+import type { MemoryRule } from "../../shared/math/memory.ts";
+import { uniformAt } from "../../shared/math/sampling.ts";
+import { passageOf } from "../memory/passages.ts";
+import type { PassOutput } from "../runtime/model-runner.ts";
+import type { Head } from "./head-rows.ts";
+import { maskedRow } from "./masking.ts";
+import { type MemorySays, mixedHead, sourcesOf } from "./memory-mixing.ts";
+import {
+  alternativesOf,
+  type HeadResult,
+  headHidden,
+  headResult,
+  logprobOf,
+  logprobOfTarget,
+  sampleToken,
+} from "./sampler.ts";
+import type { Score } from "./sequence.ts";
+import { HiddenTrace } from "./traces.ts";
+
+/** What it needs of the model; `rule` is that of memories, null where none can be read. */
+export interface ReadModel {
+  hiddenSize: number;
+  rule: MemoryRule | null;
+  textPieceOf(id: number): Uint8Array;
+}
+
+/** Returns the frames that follow. A row is mixed with what memories say before a grammar masks it. */
+export function readHead(
+  head: Head,
+  output: PassOutput,
+  says: readonly MemorySays[] | undefined,
+  { hiddenSize, rule, textPieceOf }: ReadModel,
+): Frame[] {
+  const { sequence, row, hiddenRow, baseRow, scoredId } = head;
+  const { sampling, grammar } = sequence;
+  const masked = (one: HeadResult) => (scoredId === null && grammar ? maskedRow(one, grammar, sampling) : one);
+  const mixed = says && mixedHead(head, output, says, rule!);
+  const unmasked = mixed?.row ?? headResult(output, row);
+  const result = masked(unmasked);
+  const base = baseRow === null ? null : masked(headResult(output, baseRow));
+  const alternatives = alternativesOf(result, sampling.logprobs ?? 0);
+  if (scoredId !== null) {
+    const logprob = logprobOfTarget(result);
+    if (sequence.trace instanceof HiddenTrace && output.hidden)
+      sequence.trace.add(headHidden(output.hidden, hiddenSize, hiddenRow));
+    sequence.addPromptScore({ logprob, alternatives, baseLogprob: base && logprobOfTarget(base) });
+    return [];
+  }
+  const tokenId = sampleToken(result, sampling, uniformAt(sampling.seed, sequence.completionTokens));
+  const logprob = logprobOf(result, tokenId);
+  const score: Score = { logprob, alternatives, baseLogprob: base && logprobOf(base, tokenId) };
+  if (mixed && sequence.request.sources) {
+    const said = { tokenId, logprob: logprobOf(unmasked, tokenId), theta: rule!.theta };
+    score.sources = sourcesOf(mixed, says, said, (m, position) =>
+      passageOf(sequence.memories[m].search.memory, position, textPieceOf),
+    );
+  }
+  const frames = [sequence.takePromptFrame(), sequence.addToken(tokenId, score)].filter((frame) => frame !== null);
+  if (sequence.wantsToken) grammar?.advance(tokenId);
+  return frames;
+}
