@@ -21,8 +21,7 @@ export const responseForm: Form = {
     };
     const search = searchOf(envelope);
     const output_index = search ? 1 : 0;
-    const message = messageOf(envelope, all, "in_progress");
-    const at = { item_id: message.id, output_index, content_index: 0 } as const;
+    const at = { item_id: messageId(envelope), output_index, content_index: 0 } as const;
     if (isFirst) {
       const response = responseOf(envelope, "in_progress", [], null);
       emit({ type: "response.created", response });
@@ -35,9 +34,9 @@ export const responseForm: Form = {
         emit({ type: "response.file_search_call.completed", ...call });
         emit({ type: "response.output_item.done", output_index: 0, item: search });
       }
-      emit({ type: "response.output_item.added", output_index, item: { ...message, content: [] } });
-      const empty = { type: "output_text" as const, text: "", annotations: [], logprobs: [] };
-      emit({ type: "response.content_part.added", ...at, part: empty });
+      const item = { ...messageOf(envelope, all, "in_progress"), content: [] };
+      emit({ type: "response.output_item.added", output_index, item });
+      emit({ type: "response.content_part.added", ...at, part: emptyText });
     }
     if (text !== "" || logprobs?.length || (block && !done)) {
       const told = { delta: text, logprobs: chatTokensOf(logprobs ?? []), ...(block && !done && { chameleon: block }) };
@@ -54,18 +53,15 @@ export const responseForm: Form = {
     emit({ type: "response.content_part.done", ...at, part: whole });
     emit({ type: "response.output_item.done", output_index, item });
     const type = response.status === "incomplete" ? "response.incomplete" : "response.completed";
-    emit(
-      { type, response: { ...response, ...(block && { chameleon: block }) } } as Unnumbered<ResponseEvent>,
-      "",
-      true,
-    );
+    const last = { type, response: { ...response, ...(block && { chameleon: block }) } };
+    emit(last as Unnumbered<ResponseEvent>, "", true);
     return events;
   },
   // The last event has the usage.
   usageChunk: () => null,
   failure(envelope, error, sequence) {
-    const told = envelopeOf(error).error;
     // OpenAI's reference has the fields in the event, its servers send them in `error`; clients read either.
+    const told = envelopeOf(error).error;
     const response = { ...responseOf(envelope, "failed", [], null), error: errorOf(error) };
     return [
       { name: "error", data: { ...told, type: "error", sequence_number: sequence, error: told } },
@@ -73,6 +69,8 @@ export const responseForm: Form = {
     ];
   },
 };
+
+const emptyText = { type: "output_text" as const, text: "", annotations: [], logprobs: [] };
 
 type Unnumbered<E> = E extends unknown ? Omit<E, "sequence_number"> : never;
 
@@ -108,21 +106,18 @@ function responseOf(
   };
 }
 
-function messageOf({ id }: Envelope, all: ChoicePart, status: ResponseObject["status"]) {
+function messageId({ id }: Envelope): string {
+  return id.replace("resp_", "msg_");
+}
+
+function messageOf(envelope: Envelope, all: ChoicePart, status: ResponseObject["status"]) {
   const { text, logprobs } = all;
   return {
     type: "message" as const,
-    id: id.replace("resp_", "msg_"),
+    id: messageId(envelope),
     status: status === "in_progress" || status === "incomplete" ? status : ("completed" as const),
     role: "assistant" as const,
-    content: [
-      {
-        type: "output_text" as const,
-        text,
-        annotations: citationsOf(all),
-        logprobs: chatTokensOf(logprobs ?? []),
-      },
-    ],
+    content: [{ ...emptyText, text, annotations: citationsOf(all), logprobs: chatTokensOf(logprobs ?? []) }],
   };
 }
 

@@ -19,9 +19,11 @@ const roles: Record<string, ChatMessage["role"]> = {
   assistant: "assistant",
 };
 
+/** The last two are those of a response's input. */
+const textTypes = ["text", "input_text", "output_text"];
 const textPart = {
   type: "object",
-  properties: { type: { const: "text" }, text: { type: "string", maxLength: limits.bodyBytes } },
+  properties: { type: { enum: textTypes }, text: { type: "string", maxLength: limits.bodyBytes } },
   required: ["type", "text"],
 };
 export const messagesSchema = {
@@ -154,7 +156,8 @@ function readMessage(value: unknown, at: string): ChatMessage | string {
   const texts: string[] = [];
   for (const [i, part] of (content as unknown[]).entries()) {
     const { type, text } = (typeof part === "object" && part !== null ? part : {}) as Record<string, unknown>;
-    if (type !== "text") return `${at}.content[${i}] is of type ${describe(type)}; only text is supported`;
+    if (!textTypes.some((one) => one === type))
+      return `${at}.content[${i}] is of type ${describe(type)}; only text is supported`;
     if (typeof text !== "string") return `${at}.content[${i}].text is ${kindOf(text)}; it must be a string`;
     texts.push(text);
   }

@@ -28,6 +28,10 @@ const searchCallSchema = z.object({
   queries: z.array(z.string()).describe("The last message of the user"),
   results: z.null().describe("`annotations` and `chameleon.retrieved` tell the passages"),
 });
+const storeNames = z.array(z.string());
+const toolSchema = z.object({
+  ...{ type: z.literal("file_search"), vector_store_ids: storeNames, max_num_results: z.int() },
+});
 const itemSchema = z.discriminatedUnion("type", [messageSchema, searchCallSchema]);
 
 export const responseSchema = z.object({
@@ -51,13 +55,7 @@ export const responseSchema = z.object({
   temperature: z.number(),
   text: z.object({ format: z.object({ type: z.literal("text") }) }),
   tool_choice: z.enum(["auto", "none"]),
-  tools: z.array(
-    z.object({
-      type: z.literal("file_search"),
-      vector_store_ids: z.array(z.string()),
-      max_num_results: z.int(),
-    }),
-  ),
+  tools: z.array(toolSchema),
   top_logprobs: z.int(),
   top_p: z.number(),
   truncation: z.literal("disabled"),

@@ -62,9 +62,9 @@ async function exchange({ path, route = path, body, headers, status = 200, ...re
 }
 
 function dataOf(text: string): unknown[] {
-  const data = text.split("\n\n").filter((event) => event.startsWith("data: "));
-  expect(data.pop()).toBe("data: [DONE]");
-  return data.map((event) => JSON.parse(event.slice("data: ".length)));
+  const data = text.split("\n\n").flatMap((event) => /^(?:event: .*\n)?data: (.*)$/.exec(event)?.slice(1) ?? []);
+  expect(data.pop()).toBe("[DONE]");
+  return data.map((one) => JSON.parse(one));
 }
 
 const prompt = "If Tom has 5 apples and buys 3 more, how many é";
@@ -127,6 +127,24 @@ describe.each([
     expect(counted.at(-1)).toMatchObject({ choices: [], usage: { total_tokens: expect.any(Number) } });
     expect(counted.length).toBeGreaterThan(chunks.length > 1 ? 1 : 0);
   });
+});
+
+test.each([
+  ["plain", { input: "What is an adapter?", max_output_tokens: 6 }],
+  [
+    "with everything said of it",
+    {
+      ...{ input: messages, instructions: "Answer briefly.", max_output_tokens: 6, top_logprobs: 4, seed: 1, top_k: 9 },
+      ...{ metadata: { a: "b" }, include: ["message.output_text.logprobs"], chameleon: { compare: true } },
+      ...{ stop: "\n\n", store: false, text: { format: { type: "text" } }, tools: [], min_tokens: 2 },
+    },
+  ],
+])("responses, whole and streamed, %s", async (_, body) => {
+  const request = ours.request("post", "/v1/responses");
+  expect(request(body), JSON.stringify(request.errors)).toBe(true);
+  await exchange({ path: "/v1/responses", body });
+  const events = await exchange({ path: "/v1/responses", body: { ...body, stream: true } });
+  expect(events.at(-1)).toMatchObject({ type: "response.incomplete" });
 });
 
 test("embeddings, in both formats", async () => {

@@ -387,6 +387,16 @@ describe("the Vercel AI SDK's own provider of OpenAI", () => {
     expect(await streamed.usage).toMatchObject({ outputTokens: 24, inputTokens: whole.usage.inputTokens });
   });
 
+  test("embeds, and answers by its models of chats and completions", async () => {
+    const { embeddings } = await embedMany({ model: provider().embedding(model), values: texts, maxRetries: 0 });
+    expect(embeddings).toEqual(await vectors());
+    const request = { instructions: system, prompt: question, ...sampling };
+    const chatted = await generateText({ model: provider().chat(model), ...request });
+    expect(chatted.text).toBe(await chat({ max_tokens: 24, temperature: 0 }));
+    const completed = await generateText({ model: provider().completion(model), ...request });
+    expect(completed.text).not.toBe("");
+  });
+
   test("sends a conversation on where it is told that nothing is stored, and else knows why not", async () => {
     const first = await generateText({ model: provider()(model), prompt: question, ...sampling });
     const messages = [
@@ -395,7 +405,7 @@ describe("the Vercel AI SDK's own provider of OpenAI", () => {
       { role: "user" as const, content: "Why?" },
     ];
     const next = { model: provider()(model), messages, ...sampling };
-    await expect(generateText(next)).rejects.toThrow("nothing is stored here");
+    await expect(generateText(next)).rejects.toThrow(/item_reference.*nothing is stored/);
     const { text } = await generateText({ ...next, providerOptions: { openai: { store: false } } });
     const turns = [messages[0], { role: "assistant", content: first.text }, messages.at(-1)];
     const { choices } = await plain<OpenAI.ChatCompletion>("/v1/chat/completions", {

@@ -37,6 +37,7 @@ const validBodies: Record<string, object> = {
     stream: false,
   },
   "/v1/chat/completions": { model: "gpt2:auto", messages: [{ role: "user", content: "Hello" }], max_tokens: 2 },
+  "/v1/responses": { model: "gpt2:auto", input: [{ role: "user", content: "Hello" }], max_output_tokens: 2 },
   "/v1/embeddings": { model: "gpt2", input: ["Hello"], dimensions: 8, encoding_format: "float" },
   "/v1/assign": { model: "gpt2:auto", input: ["Hello", "there"], top: 3 },
 };
@@ -44,6 +45,7 @@ const validBodies: Record<string, object> = {
 const largestAnswers: Record<string, object> = {
   "/v1/completions": { n: 16, max_tokens: 8, logprobs: 5, echo: true },
   "/v1/chat/completions": { n: 16, max_tokens: 8, logprobs: true, top_logprobs: 20, chameleon: { compare: true } },
+  "/v1/responses": { max_output_tokens: 48, top_logprobs: 20, chameleon: { compare: true } },
   "/v1/embeddings": { input: Array(200).fill("Hello") },
   "/v1/assign": { input: Array(64).fill("Hello"), top: 16 },
 };
@@ -76,6 +78,7 @@ const knownFields = [
     "max_completion_tokens",
   ],
   ...[
+    ...["instructions", "max_output_tokens", "include", "text", "metadata", "background", "previous_response_id"],
     "tools",
     "tool_choice",
     "functions",
