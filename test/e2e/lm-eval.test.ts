@@ -1,0 +1,83 @@
+/**
+ * Requests as lm-evaluation-harness's `local-completions` sends them, and what it reads of the answers (`_create_payload`,
+ * `parse_logprobs` and `parse_generations` of lm_eval/models/openai_completions.py).
+ */
+import { beforeAll, expect, test } from "vitest";
+import type { CompletionResponse } from "../../shared/contracts/responses.ts";
+import { sharedStack } from "../support/shared-stack.ts";
+import type { RunningStack } from "../support/stack.ts";
+import { seededRandom } from "../support/steps.ts";
+
+const seed = 1234;
+const random = seededRandom(seed);
+const idsOf = (length: number) => Array.from({ length }, () => 300 + Math.floor(random() * 1500));
+const model = "gpt2";
+
+let stack: RunningStack;
+beforeAll(async () => {
+  stack = await sharedStack("lm-eval");
+}, 60_000);
+
+async function complete(body: object): Promise<CompletionResponse> {
+  const response = await stack.post("/v1/completions", body);
+  expect(response.status, await response.clone().text()).toBe(200);
+  return (await response.json()) as CompletionResponse;
+}
+
+const likelihood = (prompt: number[][]) => ({
+  model,
+  prompt,
+  temperature: 0,
+  max_tokens: 1,
+  logprobs: 1,
+  seed,
+  echo: true,
+});
+
+/** Of each prompt: the sum over its continuation, and whether each token of that is the likeliest. */
+function parsedLogprobs({ choices }: CompletionResponse, contextLengths: readonly number[]): [number, boolean][] {
+  const sorted = choices.toSorted((a, b) => a.index - b.index);
+  return sorted.map(({ logprobs }, i) => {
+    const scored = logprobs!.token_logprobs.slice(contextLengths[i], -1) as number[];
+    const top = logprobs!.top_logprobs.slice(contextLengths[i], -1);
+    const isGreedy = scored.every((logprob, t) => logprob === Math.max(...Object.values(top[t])));
+    return [scored.reduce((sum, logprob) => sum + logprob, 0), isGreedy];
+  });
+}
+
+test(`likelihoods of a batch of token ids are those of each alone (seed ${seed})`, async () => {
+  const prompts = [idsOf(12), idsOf(40), idsOf(25), idsOf(9)];
+  const contextLengths = [8, 33, 24, 1];
+  const together = parsedLogprobs(await complete(likelihood(prompts)), contextLengths);
+  for (const [i, prompt] of prompts.entries()) {
+    const [alone] = parsedLogprobs(await complete(likelihood([prompt])), [contextLengths[i]]);
+    expect(together[i]).toEqual(alone);
+    expect(alone[0]).toBeLessThan(0);
+  }
+});
+
+test("a continuation is greedy where it is the model's own, and only there", async () => {
+  const prompt = idsOf(20);
+  // The likeliest of all next tokens, by scoring those that the model finds likely: the answer names texts, not ids.
+  const { choices } = await complete({ model, prompt: [prompt], max_tokens: 1, temperature: 0, logprobs: 1 });
+  const best = choices[0].logprobs!.token_logprobs[0]!;
+  const candidates = Array.from({ length: 32 }, (_, i) => 300 + 40 * i);
+  const scored = parsedLogprobs(
+    await complete(likelihood(candidates.map((id) => [...prompt, id]))),
+    candidates.map(() => prompt.length),
+  );
+  for (const [logprob, isGreedy] of scored) expect(isGreedy).toBe(logprob === best);
+});
+
+test("texts that are generated come in the order of their prompts, each up to a stop", async () => {
+  const prompts = ["The capital of France is", "2 + 2 =", "Once upon a time"];
+  const payload = { model, max_tokens: 12, temperature: 0, stop: ["\n", "<|im_end|>"], seed };
+  const { choices } = await complete({ ...payload, prompt: prompts });
+  const texts: string[] = [];
+  for (const { index, text } of choices) texts[index] = text;
+  for (const [i, prompt] of prompts.entries()) {
+    const alone = await complete({ ...payload, prompt });
+    expect(texts[i]).toBe(alone.choices[0].text);
+    expect(texts[i]).not.toContain("\n");
+  }
+});
