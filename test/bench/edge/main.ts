@@ -20,6 +20,7 @@ import { startBackend } from "../../support/backend-process.ts";
 import { quickEngine, startFakeBackend } from "../../support/fake-backend.ts";
 import { freePorts } from "../../support/stack.ts";
 import { installPeer, pinsOf } from "../peer-package.ts";
+import { measureCapacity, streamsLine } from "./capacity.ts";
 import { measureCpu, measureSigning } from "./cpu.ts";
 import { compareEdges, edgesLine, laterLines } from "./edges.ts";
 import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
@@ -33,11 +34,14 @@ const key = "sk-chameleon-bench";
 const BACKEND_SECRETS = "bench-0123456789abcdef0123456789abcdef";
 const promptTokens = 100;
 const maxTokens = 8;
+/** Of a stream that is held. */
+const streamedTokens = 40;
 /** Distinct prompts, so that no cache answers. */
 const prompts = 256;
 
 const options = parsedOptions<{
   quick?: boolean;
+  capacity?: boolean;
   against?: string;
   json?: string;
   rounds: number;
@@ -46,12 +50,17 @@ const options = parsedOptions<{
 }>(
   createCommand("bench:edge", "the edge's CPU per request, and the time it adds to a first token", [
     "chameleon bench:edge",
+    "chameleon bench:edge --capacity",
     "chameleon bench:edge --quick --against ../chameleon-before-cells",
   ])
     .option("--quick", "short rounds, the fake backend only")
     .option(
       "--against <folder>",
       "compare first tokens with the edge of another checkout, which has its packages installed and its own artifacts, instead of all else",
+    )
+    .option(
+      "--capacity",
+      "what a self-hosted edge holds: answers a second, streams, and what it adds, instead of all else",
     )
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
@@ -62,6 +71,7 @@ const options = parsedOptions<{
 
 /** As the edge does. */
 const sign = createSigner([BACKEND_SECRETS], Date.now);
+const signed = (body: Uint8Array) => sign("POST", "/v1/batches", body);
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
 
@@ -79,7 +89,11 @@ for (const folder of folders.values()) {
 }
 
 const bodies = await waysBodies();
-const { rows, losing, ...more } = await (folders.has(theirs) ? measureEdges : measureCosts)();
+const { rows, losing, ...more } = await (folders.has(theirs)
+  ? measureEdges
+  : options.capacity
+    ? measureHeld
+    : measureCosts)();
 for (const line of losing) say(line);
 if (losing.length === 0) say("nothing loses");
 
@@ -115,6 +129,16 @@ async function measureCosts(): Promise<Measured> {
   for (const row of addedRows) say(addedLine(row));
   const losing = losingLines(cpu, addedRows, ours, "portkey");
   return { targets, rows: [...cpu, ...signing, ...firstTokens, ...addedRows], losing };
+}
+
+async function measureHeld(): Promise<Measured> {
+  const parts = { bodies, longBodies: await waysBodies(streamedTokens), sign: signed, secrets: BACKEND_SECRETS };
+  const { rates, streams } = await measureCapacity(parts, options.requests);
+  for (const row of rates) say(firstTokenLine(row));
+  const addedRows = added(rates, "self-hosted edge", "the backend directly");
+  for (const row of addedRows) say(addedLine(row));
+  for (const row of streams) say(streamsLine(row));
+  return { targets: {}, rows: [...rates, ...addedRows, ...streams], losing: [] };
 }
 
 /** A fresh process of an edge, as a way to this backend. */
@@ -188,7 +212,7 @@ async function measureWays(): Promise<FirstTokenRow[]> {
       system: "the backend directly",
       url: `${backendUrl}/v1/batches`,
       headers: {},
-      sign: (body) => sign("POST", "/v1/batches", body),
+      sign: signed,
       bodies: bodies.contract,
       firstToken: '"type":"token"',
     });
@@ -263,11 +287,11 @@ function quickRounds(concurrency: number): number {
 }
 
 /** The same completions as a client asks for them, and as the edge passes them on. */
-async function waysBodies(): Promise<{ manifestHash: string; public: string[]; contract: string[] }> {
+async function waysBodies(tokens = maxTokens): Promise<{ manifestHash: string; public: string[]; contract: string[] }> {
   const artifacts = await loadArtifacts((name) => readFile(path.join(root, "edge/public/artifacts", name)));
   const requests = benchTexts(artifacts.tokenizer, promptTokens, prompts).map((prompt) => ({
     prompt,
-    max_tokens: maxTokens,
+    max_tokens: tokens,
     temperature: 0,
     stream: true,
   }));
@@ -288,14 +312,12 @@ function processCount(text: string): number {
 }
 
 function versions(): Record<string, string> {
-  const { name, version, dependencies, devDependencies } = JSON.parse(
-    readFileSync(path.join(root, "package.json"), "utf8"),
-  );
+  const { name, version, dependencies } = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8"));
   const { hono } = dependencies;
   return {
     node: process.versions.node,
     [name]: version,
-    workerd: devDependencies.workerd,
+    workerd: dependencies.workerd,
     hono,
     ...pinsOf(portkeyFolder),
   };

@@ -1,0 +1,152 @@
+/**
+ * What one self-hosted edge holds, by many tenants at once: answers a second, and streams at a steady pace, beside the same backend
+ * without it. The backend is a fake one with no work of its own; it, the edge and the clients share this machine's cores.
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { Agent, request } from "node:http";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { newKey } from "../../../infra/admin-key.ts";
+import { changeTenant, createKey } from "../../../infra/keys/actions.ts";
+import { folderNamespace } from "../../../infra/keys/namespace.ts";
+import { stateFolders } from "../../../infra/workerd/config.ts";
+import { quickEngine, startFakeBackend } from "../../support/fake-backend.ts";
+import { startStack } from "../../support/stack.ts";
+import { quantile } from "../quantile.ts";
+import { type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
+
+const tenants = 64;
+const concurrencies = [1, 16, 64, 256];
+const streamCounts = [50, 100, 200, 400, 800];
+/** Of each stream: between two tokens, as an engine of many rows takes. */
+const stepMs = 100;
+
+export interface StreamsRow {
+  kind: "streams";
+  system: string;
+  streams: number;
+  failed: number;
+  /** Between two chunks of a stream. */
+  gapP50Ms: number;
+  gapP99Ms: number;
+  tokensPerSecond: number;
+}
+
+/** For the edge and for the backend. */
+interface Bodies {
+  manifestHash: string;
+  public: string[];
+  contract: string[];
+}
+
+export interface CapacityParts {
+  bodies: Bodies;
+  /** Of streams that last. */
+  longBodies: Bodies;
+  sign: NonNullable<Way["sign"]>;
+  secrets: string;
+}
+
+export async function measureCapacity(
+  parts: CapacityParts,
+  requestsPerRound: number,
+): Promise<{ rates: FirstTokenRow[]; streams: StreamsRow[] }> {
+  const { bodies, longBodies } = parts;
+  const rates = await withWays(parts, bodies, quickEngine, async (ways) => {
+    await warmUp(ways, 500);
+    const rows: FirstTokenRow[] = [];
+    for (const concurrency of concurrencies) {
+      const cell = { concurrency, arrivals: "in step" as const, rounds: 4, seed: concurrency };
+      const count = concurrency === 1 ? Math.ceil(requestsPerRound / 6) : requestsPerRound + concurrency;
+      rows.push(...(await measureFirstTokens("fake", ways, { ...cell, requestsPerRound: count })));
+    }
+    return rows;
+  });
+  const streams = await withWays(parts, longBodies, { firstTokenMs: stepMs, stepMs }, async (ways) => {
+    const rows: StreamsRow[] = [];
+    for (const count of streamCounts) for (const way of ways) rows.push(await measureStreams(way, count));
+    return rows;
+  });
+  return { rates, streams };
+}
+
+export function streamsLine({ system, streams, failed, gapP50Ms, gapP99Ms, tokensPerSecond }: StreamsRow): string {
+  const gaps = `${gapP50Ms.toFixed(0)} ms between tokens, p99 ${gapP99Ms.toFixed(0)}`;
+  return `${system}: ${streams} streams, ${failed} failed, ${Math.round(tokensPerSecond)} tokens/s, ${gaps}`;
+}
+
+/** The backend directly, and through an edge of its own with keys of many tenants. */
+async function withWays<T>(
+  { sign, secrets }: CapacityParts,
+  bodies: Bodies,
+  engine: { firstTokenMs: number; stepMs: number },
+  measure: (ways: Way[]) => Promise<T>,
+): Promise<T> {
+  const state = await mkdtemp(path.join(tmpdir(), "bench-capacity-"));
+  const fake = await startFakeBackend({ ...engine, manifestHash: bodies.manifestHash });
+  const edge = await startStack(
+    { STATE_DIR: state, BACKEND_SECRETS: secrets },
+    ["--backend", fake.url],
+    "start-edge.ts",
+  );
+  try {
+    const namespace = folderNamespace(stateFolders.namespace(state, "TENANTS"));
+    const actor = { namespace, now: () => new Date(), newKey };
+    const keys: string[] = [];
+    for (let i = 0; i < tenants; i++) {
+      await changeTenant(actor, `bench-${i}`, { plan: "unlimited", limits: {} });
+      keys.push((await createKey(actor, `bench-${i}`, { scopes: ["completions"], expiresAt: null })).key);
+    }
+    let next = 0;
+    const direct: Way = {
+      ...{ system: "the backend directly", url: `${fake.url}/v1/batches`, headers: {}, sign },
+      ...{ bodies: bodies.contract, firstToken: '"type":"token"' },
+    };
+    const hosted: Way = {
+      ...{ system: "self-hosted edge", url: `${edge.edge}/v1/completions`, headers: {} },
+      ...{ bodies: bodies.public, firstToken: "data: {" },
+      sign: async () => ({ authorization: `Bearer ${keys[next++ % keys.length]}` }),
+    };
+    return await measure([direct, hosted]);
+  } finally {
+    await edge.stop();
+    await fake.stop();
+    await rm(state, { recursive: true, force: true });
+  }
+}
+
+/** Opens streams at once, and reads all to their ends. */
+async function measureStreams(way: Way, count: number): Promise<StreamsRow> {
+  const agent = new Agent({ maxSockets: count });
+  const gaps: number[] = [];
+  let [failed, chunks] = [0, 0];
+  const beganMs = performance.now();
+  const read = async (i: number): Promise<void> => {
+    const body = way.bodies[i % way.bodies.length];
+    const signed = (await way.sign?.(new TextEncoder().encode(body))) ?? {};
+    const ended = Promise.withResolvers<boolean>();
+    const headers = { "content-type": "application/json", ...signed };
+    const sent = request(way.url, { method: "POST", agent, headers }, (response) => {
+      let lastMs: number | null = null;
+      response.on("data", (chunk: Buffer) => {
+        if (!chunk.includes(way.firstToken)) return;
+        const nowMs = performance.now();
+        if (lastMs !== null) gaps.push(nowMs - lastMs);
+        lastMs = nowMs;
+        chunks++;
+      });
+      response.once("end", () => ended.resolve(response.statusCode === 200));
+      response.once("error", () => ended.resolve(false));
+    });
+    sent.once("error", () => ended.resolve(false));
+    sent.end(body);
+    if (!(await ended.promise)) failed++;
+  };
+  await Promise.all(Array.from({ length: count }, (_, i) => read(i)));
+  agent.destroy();
+  return {
+    ...{ kind: "streams", system: way.system, streams: count, failed },
+    ...{ gapP50Ms: quantile(gaps, 0.5), gapP99Ms: quantile(gaps, 0.99) },
+    tokensPerSecond: (1000 * chunks) / (performance.now() - beganMs),
+  };
+}
