@@ -1,5 +1,5 @@
 /** The Worker's bindings as typed values: the only place that reads them. Throws an Error that names the variable. */
-import { z } from "zod";
+import * as z from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { hashPattern } from "../shared/contracts/inference.ts";
 import { tenantRule, tenantSchema } from "../shared/contracts/tenant-name.ts";

@@ -1,6 +1,6 @@
 /** Reads, parses and checks a request's body. Error messages name the field, the value and the limit. */
 import type { Context } from "hono";
-import type { z } from "zod";
+import type * as z from "zod";
 import { parseCallerJson } from "../../shared/contracts/caller-json.ts";
 import { describe } from "../../shared/contracts/fields.ts";
 import { limits } from "../../shared/contracts/limits.ts";

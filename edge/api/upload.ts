@@ -4,7 +4,7 @@
  */
 import type { Context } from "hono";
 import { convert } from "html-to-text";
-import type { z } from "zod";
+import type * as z from "zod";
 import { joinArrays } from "../../shared/bytes.ts";
 import { checkCallerJson } from "../../shared/contracts/caller-json.ts";
 import { limits } from "../../shared/contracts/limits.ts";

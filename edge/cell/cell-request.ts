@@ -2,7 +2,7 @@
  * The message from the Worker to a cell, and the cell's refusal. During a deploy the two may have different versions: then the cell
  * refuses the message and the Worker calls the next one. The fields of a message of the cell's own version are not checked.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { errorKinds, ServiceError, statusOf } from "../../shared/errors.ts";
 import type { AnswerRequest } from "../answer/completion-writer.ts";
 import type { StreamCursor } from "../answer/sent-events.ts";

@@ -1,5 +1,5 @@
 /** HTTP client for one address of backends. Every failure becomes a CallFailure. Routing, queueing and retries are the Dispatcher's. */
-import { z } from "zod";
+import * as z from "zod";
 import {
   type BackendLoad,
   loadHeader,

@@ -2,7 +2,7 @@
  * Looks up API keys: a key's tenant, scopes and limits, and the scope that each route needs. Only SHA-256 hashes are stored. A record
  * is named by the hash's first 64 bits; the whole hash is compared.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {

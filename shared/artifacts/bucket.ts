@@ -2,7 +2,7 @@
  * The bucket of published artifacts: each file under the hash of its bytes, so that nothing is ever written over, and one
  * pointer that says which set is served. Both sides read it by these names; `npm run publish` alone writes.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { parseChecked } from "./checked-json.ts";
 import { setLimits } from "./limits.ts";
 import { edgeTableFile, type Manifest, tokenizerFile } from "./manifest.ts";

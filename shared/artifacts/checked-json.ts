@@ -1,5 +1,5 @@
 /** Parses untrusted JSON within limits, and refuses it with a short message. */
-import type { z } from "zod";
+import type * as z from "zod";
 import { describe } from "../describe.ts";
 
 const reportedIssues = 3;

@@ -2,7 +2,7 @@
  * The record of one set of artifacts: where training and serving meet. The byte layouts are in FORMAT.md.
  * The manifest hash, SHA-256 of manifest.json's bytes, travels with every micro-batch.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { limits } from "../contracts/limits.ts";
 import { samplingSchema } from "../contracts/sampling.ts";
 import { parseChecked } from "./checked-json.ts";

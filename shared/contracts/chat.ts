@@ -2,7 +2,7 @@
  * `POST /v1/chat/completions`, inward, as far as it is served here: text in, text out. What would change the answer and is
  * not built (tools, images, sound) is refused by name; other unknown fields are ignored.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { absentAs, describe, kindOf, listOf, refuser } from "./fields.ts";
 import { asGeneration, generationFields, type Refuse, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";

@@ -1,5 +1,5 @@
 /** How an answer cites passages of documents: those behind each token, and those in its prompt. */
-import { z } from "zod";
+import * as z from "zod";
 import { passageFields } from "./retrieval.ts";
 
 const share = z.number().min(0).max(1);

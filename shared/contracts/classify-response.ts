@@ -1,5 +1,5 @@
 /** `POST /v1/classify`, outward; apart from its request, as the edge uses the type alone (responses.ts). */
-import { z } from "zod";
+import * as z from "zod";
 import { chameleonBlockSchema, usageSchema } from "./responses.ts";
 
 const probability = z.number().min(0).max(1);

@@ -1,5 +1,5 @@
 /** `POST /v1/classify`, inward. Not here: how labels become tokens (edge/plan/labels.ts). */
-import { z } from "zod";
+import * as z from "zod";
 import { type ChatMessage, messagesSchema, readMessages } from "./chat.ts";
 import { isString, kindOf, listOf, refuser } from "./fields.ts";
 import { asGeneration, generationFields } from "./generation.ts";

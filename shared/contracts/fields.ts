@@ -1,5 +1,5 @@
 /** Schemas of fields that several public requests share. A null field counts as absent, as in OpenAI's API. */
-import { z } from "zod";
+import * as z from "zod";
 import { describe } from "../describe.ts";
 import { limits } from "./limits.ts";
 

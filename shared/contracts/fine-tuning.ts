@@ -1,5 +1,5 @@
 /** OpenAI's files and fine-tuning jobs as far as they are served here: requests inward, answers outward. */
-import { z } from "zod";
+import * as z from "zod";
 import { absentAs, metadataSchema } from "./fields.ts";
 import { limits } from "./limits.ts";
 import { keepField } from "./openai.ts";

@@ -1,5 +1,5 @@
 /** What requests for completions and for chat completions have in common: sampling, streaming and the `chameleon` extension. */
-import { z } from "zod";
+import * as z from "zod";
 import { nearestName } from "../nearest-name.ts";
 import { absentAs, describe, kindOf, modelField, refuser, userField } from "./fields.ts";
 import { anyObject, schemaForm } from "./json-schema.ts";

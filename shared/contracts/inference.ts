@@ -9,7 +9,7 @@
  * memory is not here is refused with `memory_not_found`; so ends a sequence whose memory cannot be read. The header `numericsHeader` travels with batches,
  * `nameHeader` with every answer and some calls, `loadHeader` with every answer (backend-headers.ts). Not here: anything a public client sees.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { errorKinds, type ServiceError } from "../errors.ts";
 import { traceparentPattern } from "../observability/trace-context.ts";
 import { limits } from "./limits.ts";

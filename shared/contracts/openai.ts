@@ -3,7 +3,7 @@
  * Unknown fields are ignored, so that other clients' extras pass.
  * Not here: checks that need the model (vocabulary, context), and the way from a request to sequences.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { messagesSchema } from "./chat.ts";
 import { type Example, readExample } from "./examples.ts";
 import {

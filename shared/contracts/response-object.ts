@@ -2,7 +2,7 @@
  * What `POST /v1/responses` answers: OpenAI's response and the events of its stream, as far as they occur here. Types for the edge,
  * schemas for the API's document and the tests.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { chameleonBlockSchema, chatTokenSchema, unixSeconds } from "./responses.ts";
 
 const citationSchema = z

@@ -2,7 +2,7 @@
  * `POST /v1/responses`, inward: its stateless part, as a chat's request and the settings that the answer repeats. What would change
  * the answer and is not built is refused by name; other unknown fields are ignored.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { type ChatMessage, messagesSchema, readMessages } from "./chat.ts";
 import { absentAs, describe, isString, kindOf, listOf, metadataSchema, refuser } from "./fields.ts";
 import { asGeneration, generationFields, type Refuse, refuseTogether } from "./generation.ts";

@@ -2,7 +2,7 @@
  * The public wire, outward: what each endpoint answers. OpenAI's shapes with the `chameleon` extension in them. The API's
  * document and the tests hold answers to these schemas; the edge uses their types alone, so they are not in its bundle.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { citedPassagesSchema, sourcedTokenSchema } from "./cited-passages.ts";
 
 export const unixSeconds = z.int().describe("Unix time in seconds");

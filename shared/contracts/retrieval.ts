@@ -2,7 +2,7 @@
  * Passages of an answer's memories in its prompt: of all of them those whose mean state is nearest to that of some of the prompt's
  * tokens. They are a function of the memories' bytes and the prompt, so that every backend finds the same. Not here: how (gpu-backend/memory/retrieval.ts).
  */
-import { z } from "zod";
+import * as z from "zod";
 import { limits } from "./limits.ts";
 
 const count = z.int().min(0);

@@ -3,7 +3,7 @@
  * nothing renames them. To add one: its type, default and description here, its effect in the
  * backend's sampler, and a new version of the protocols, because a backend refuses a parameter that it does not know.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { describe, isTokenId, kindOf, listOf, refuser } from "./fields.ts";
 import { limits } from "./limits.ts";
 

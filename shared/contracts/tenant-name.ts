@@ -2,7 +2,7 @@
  * Names of tenants: `acme`, or `eu:acme`, whose requests are answered in the EU and whose data is kept there. All that
  * belongs to a tenant carries the name, so where it must be is a function of the name and cannot change.
  */
-import { z } from "zod";
+import * as z from "zod";
 
 /** Where the platform can keep a tenant's data. */
 export const jurisdictions = ["eu"] as const;

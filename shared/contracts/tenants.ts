@@ -3,7 +3,7 @@
  * revocation, and one per tenant. `npm run keys` writes them, the edge reads them. A key itself is in none: only its SHA-256.
  * Not here: what a tenant has used, which is its ledger's.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { hashPattern } from "./inference.ts";
 import { limits } from "./limits.ts";
 import { tenantSchema } from "./tenant-name.ts";
