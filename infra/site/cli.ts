@@ -1,11 +1,28 @@
-/** `npm run docs`: builds the documents site, which the next start serves at /docs. */
+/** `npm run docs`: builds the documents site, which the next start serves at /docs, and counts the words of its pages. */
+import { readFile } from "node:fs/promises";
+import path from "node:path";
 import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
 import { buildSite, siteFolder } from "./build.ts";
+import { pages } from "./pages.ts";
+
+const maxWords = 15_000;
+/** Tables of measurements, which grow with what is measured. */
+const measured = ["gpu-backend/SPEED.md", "gpu-backend/models/smollm2-135m/MODEL_CARD.md"];
 
 const program = createCommand("docs", "Build the documents site, which the next start serves at /docs", [
   "npm run docs",
 ]).action(async () => {
   console.log(`${(await buildSite()) ? "built" : "up to date:"} ${siteFolder}`);
+  let total = 0;
+  for (const { file, code } of pages) {
+    if (code !== null) continue;
+    const text = await readFile(path.join(import.meta.dirname, "../..", file), "utf8");
+    const words = text.split(/\s+/).filter((word) => word !== "").length;
+    const isCounted = !measured.includes(file);
+    if (isCounted) total += words;
+    console.log(`${String(words).padStart(7)}  ${file}${isCounted ? "" : " (measurements, not counted)"}`);
+  }
+  console.log(`${String(total).padStart(7)}  words, at most ${maxWords}`);
 });
 
 await runCommand(program);
