@@ -72,7 +72,7 @@ function unknownField(name: string, names: readonly string[]): string {
 
 /** The form that a text is held to (json-schema.ts); null for any text. */
 const responseFormatField = absentAs(
-  z.unknown().transform(readResponseFormat),
+  z.unknown().transform((value, context) => readFormat(value, context, "response_format", "json_schema")),
   null,
   "`json_object`: the text is a JSON object; `json_schema`: it is JSON that the schema admits. `strict` and `description` change nothing. Not with `ignore_eos` or `min_tokens`",
 ).meta({
@@ -175,30 +175,33 @@ export function refuseTogether(
   }
 }
 
-function readResponseFormat(value: unknown, context: z.RefinementCtx): string | null {
+/** The form of what the field `field` says; its schema is in the field `within` of it, or in itself. */
+export function readFormat(
+  value: unknown,
+  context: z.RefinementCtx,
+  field: string,
+  within: string | null,
+): string | null {
   const refuse = refuser(context, value);
   if (typeof value !== "object" || value === null || Array.isArray(value))
-    return refuse(`response_format is ${kindOf(value)}; it must be an object with a type`);
-  const { type, json_schema } = value as { type?: unknown; json_schema?: { name?: unknown; schema?: unknown } };
+    return refuse(`${field} is ${kindOf(value)}; it must be an object with a type`);
+  const { type } = value as { type?: unknown };
+  const holder = within === null ? value : (value as Record<string, unknown>)[within];
+  const at = within === null ? field : `${field}.${within}`;
   if (type === "text") return null;
   if (type === "json_object") return anyObject;
   if (type !== "json_schema")
-    return refuse(`response_format.type is ${describe(type)}; it must be text, json_object or json_schema`);
-  const { name, schema } = typeof json_schema === "object" && json_schema !== null ? json_schema : {};
+    return refuse(`${field}.type is ${describe(type)}; it must be text, json_object or json_schema`);
+  const { name, schema } = (holder ?? {}) as { name?: unknown; schema?: unknown };
   const max = limits.formatCharacters;
   if (name !== undefined && (typeof name !== "string" || name.length > max))
-    return refuse(
-      `response_format.json_schema.name is ${describe(name)}; it must be a string of at most ${max} characters`,
-    );
+    return refuse(`${at}.name is ${describe(name)}; it must be a string of at most ${max} characters`);
   if (typeof schema !== "object" || schema === null || Array.isArray(schema))
-    return refuse(`response_format.json_schema.schema is ${kindOf(schema)}; it must be an object`);
+    return refuse(`${at}.schema is ${kindOf(schema)}; it must be an object`);
   const form = schemaForm(schema);
   if (typeof form === "string") return form;
   const { pointer, fault } = form;
-  const place =
-    pointer === ""
-      ? "response_format.json_schema.schema"
-      : `response_format.json_schema.schema at ${describe(pointer)}`;
+  const place = pointer === "" ? `${at}.schema` : `${at}.schema at ${describe(pointer)}`;
   return refuse(`${place} ${fault}`);
 }
 

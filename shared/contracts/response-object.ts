@@ -32,6 +32,15 @@ const storeNames = z.array(z.string());
 const toolSchema = z.object({
   ...{ type: z.literal("file_search"), vector_store_ids: storeNames, max_num_results: z.int() },
 });
+const formatSchema = z.object({ type: z.enum(["text", "json_object"]) });
+const jsonSchemaSchema = z.object({
+  ...{
+    type: z.literal("json_schema"),
+    name: z.string(),
+    schema: z.record(z.string(), z.unknown()),
+    strict: z.boolean(),
+  },
+});
 const itemSchema = z.discriminatedUnion("type", [messageSchema, searchCallSchema]);
 
 export const responseSchema = z.object({
@@ -53,7 +62,7 @@ export const responseSchema = z.object({
   store: z.literal(false).describe("Nothing is stored, whatever the request says"),
   system_fingerprint: z.string().describe("Changes when the artifacts do, and so may the text of a seed"),
   temperature: z.number(),
-  text: z.object({ format: z.object({ type: z.literal("text") }) }),
+  text: z.object({ format: z.union([formatSchema, jsonSchemaSchema]) }),
   tool_choice: z.enum(["auto", "none"]),
   tools: z.array(toolSchema),
   top_logprobs: z.int(),

@@ -5,7 +5,7 @@
 import * as z from "zod";
 import { type ChatMessage, messagesSchema, readMessages } from "./chat.ts";
 import { absentAs, describe, isString, kindOf, listOf, metadataSchema, refuser } from "./fields.ts";
-import { asGeneration, generationFields, type Refuse, refuseTogether } from "./generation.ts";
+import { asGeneration, generationFields, type Refuse, readFormat, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";
 
 const logprobsIncluded = "message.output_text.logprobs";
@@ -46,6 +46,13 @@ const fileSearchFields = {
 };
 const toolSchema = { type: "object", properties: fileSearchFields, required: ["type"] };
 
+const formatName = { type: "string", maxLength: limits.formatCharacters };
+const formatSchema = {
+  type: "object",
+  properties: { type: { enum: ["text", "json_object", "json_schema"] }, name: formatName, schema: { type: "object" } },
+  required: ["type"],
+};
+
 const { n, stream_options, ...shared } = generationFields;
 
 export const responseRequestSchema = z
@@ -73,7 +80,12 @@ export const responseRequestSchema = z
       `\`${logprobsIncluded}\` tells each token's logprob, \`file_search_call.results\` is refused, others change nothing`,
     ),
     text: absentAs(
-      z.object({ format: absentAs(z.object({ type: z.literal("text") }), null, "`text` only") }),
+      z.object({
+        format: absentAs(z.unknown().transform(readTextFormat), null, "").meta({
+          description: "As `response_format` of a chat completion, but that `name` and `schema` are in itself",
+          anyOf: [{ type: "null" }, formatSchema],
+        }),
+      }),
       null,
       "How the text is written",
     ),
@@ -87,6 +99,7 @@ export const responseRequestSchema = z
     store: absentAs(z.boolean(), null, "Nothing is stored, whatever it is: the answer says `store: false`"),
     background: absentAs(z.literal(false), false, "An answer is sent with its request"),
     truncation: absentAs(z.literal("disabled"), "disabled", "No conversation is shortened"),
+    response_format: refused("response_format", "in a response it is text.format"),
     previous_response_id: refused("previous_response_id", nothingStored),
     conversation: refused("conversation", nothingStored),
     prompt: refused("prompt", "no prompt is stored here, so send instructions and input"),
@@ -97,7 +110,8 @@ export const responseRequestSchema = z
       context.addIssue({ code: "custom", path: [param], message, input: request });
     const value = request.max_output_tokens;
     const maxTokens = value === null ? null : { name: "max_output_tokens", value };
-    refuseTogether({ ...request, n: 1, stream_options: null }, { prompts: 1, maxTokens }, refuse);
+    const together = { ...request, n: 1, stream_options: null, response_format: request.text?.format?.form ?? null };
+    refuseTogether(together, { prompts: 1, maxTokens }, refuse);
     if (request.include?.includes("file_search_call.results")) {
       refuse("include", "include holds file_search_call.results; annotations name the passages, without their text");
     }
@@ -105,7 +119,8 @@ export const responseRequestSchema = z
   .transform(({ input, instructions, tools, tool_choice, metadata, include, text, ...request }) => {
     const [search] = tool_choice === "none" ? [] : tools;
     const stores = [...new Set(search?.vector_store_ids)];
-    const { chameleon, ...chat } = asGeneration(request);
+    const { form = null, told = { type: "text" as const } } = text?.format ?? {};
+    const { chameleon, ...chat } = asGeneration({ ...request, response_format: form });
     const isReported = (request.top_logprobs ?? 0) > 0 || include?.includes(logprobsIncluded) === true;
     const system: ChatMessage[] = instructions === null ? [] : [{ role: "system", content: instructions }];
     return {
@@ -128,7 +143,7 @@ export const responseRequestSchema = z
         instructions,
         max_output_tokens: request.max_output_tokens,
         metadata: metadata ?? {},
-        text: { format: { type: "text" as const } },
+        text: { format: told },
         tool_choice: tool_choice === "none" ? ("none" as const) : ("auto" as const),
         tools: tools.map(({ type, vector_store_ids, max_num_results }) => ({
           type,
@@ -141,6 +156,19 @@ export const responseRequestSchema = z
       query: search ? (input.findLast(({ role }) => role === "user")?.content ?? "") : null,
     };
   });
+
+/** The form that the text is held to, and what the answer repeats of the format. */
+function readTextFormat(value: unknown, context: z.RefinementCtx) {
+  const form = readFormat(value, context, "text.format", null);
+  const {
+    type,
+    name = "",
+    schema,
+  } = (value ?? {}) as { type?: string; name?: string; schema?: Record<string, unknown> };
+  if (schema && type === "json_schema")
+    return { form, told: { type: "json_schema" as const, name, schema, strict: true } };
+  return { form, told: { type: type === "json_object" ? ("json_object" as const) : ("text" as const) } };
+}
 
 const expertsOf = (adapters: string[]) => ["base", ...adapters].map((id) => ({ id, weight: null }));
 

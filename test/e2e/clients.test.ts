@@ -172,6 +172,12 @@ describe("the openai SDK", () => {
     expect(streamed).toEqual(texts);
     const [alone] = (await client().chat.completions.create({ ...request, n: 1 })).choices;
     expect(alone.message.content).toBe(texts[0]);
+    const format = { type: "json_schema", name: "answer", strict: true, schema } as const;
+    const responded = await client().responses.parse({
+      ...{ model, instructions: system, input: question, temperature: 1, seed: 5, max_output_tokens: 200 },
+      text: { format },
+    });
+    expect(responded).toMatchObject({ output_text: texts[0], output_parsed: JSON.parse(texts[0]), text: { format } });
     const cut = await client().chat.completions.create({ ...request, n: 1, max_tokens: 2 });
     expect(cut.choices[0].finish_reason).toBe("length");
     expect(texts[0].startsWith(cut.choices[0].message.content!)).toBe(true);
@@ -299,11 +305,12 @@ describe("the Vercel AI SDK", () => {
     expect(await streamed.finishReason).toBe(whole.finishReason);
   });
 
-  test("generates an object, by either provider", async () => {
+  test("generates an object, by either provider, and by its default model", async () => {
     const compatible = createOpenAICompatible({
       ...{ name: "chameleon", baseURL, apiKey: stack.key, supportsStructuredOutputs: true },
     });
-    for (const chatModel of [compatible.chatModel(model), createOpenAI({ baseURL, apiKey: stack.key }).chat(model)]) {
+    const openai = createOpenAI({ baseURL, apiKey: stack.key });
+    for (const chatModel of [compatible.chatModel(model), openai.chat(model), openai(model)]) {
       const request = {
         model: chatModel,
         schema: jsonSchema(schema),

@@ -151,6 +151,22 @@ describe("a response", () => {
       .toEqual([["local", expect.objectContaining({ promptTokens: 5, completionTokens: 3, requests: 1 })]]);
   });
 
+  test("is held to a format, and repeats it", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "{}", { finish: "stop" }));
+    const schema = { type: "object", properties: { a: { type: "boolean" } } };
+    const given = { type: "json_schema", name: "answer", schema, strict: false, description: "d" };
+    const told = [
+      { type: "json_schema", name: "answer", schema, strict: true },
+      { type: "json_object" },
+      { type: "text" },
+    ];
+    for (const [i, format] of [given, { type: "json_object" }, { type: "text" }].entries()) {
+      expect((await responded({ input: "a", text: { format } })).text).toEqual({ format: told[i] });
+    }
+    const forms = seen.batches.map(({ sequences }) => sequences[0].sampling.json_form);
+    expect(forms).toEqual([expect.stringContaining('"boolean"'), expect.stringContaining('"object"'), undefined]);
+  });
+
   test("has logprobs where they are asked for, by either field", async () => {
     const scored = ({ id }: SequenceRequest): Frame[] => [
       { type: "token", id, index: 0, tokenId: 98, logprob: -0.5, alternatives: [[99, -1]] } as TokenFrame,
@@ -316,7 +332,15 @@ describe("what is not built is refused by name", () => {
     ["context_management", { context_management: [] }, /not built/],
     ["background", { background: true }, /background is true; it must be false/],
     ["truncation", { truncation: "auto" }, /it must be "disabled"/],
-    ["text.format.type", { text: { format: { type: "grammar" } } }, /"grammar"; it must be "text"/],
+    ["text.format", { text: { format: { type: "grammar" } } }, /text.format.type is "grammar"/],
+    ["text.format", { text: { format: { type: "json_schema", name: "a" } } }, /text.format.schema is null/],
+    [
+      "text.format",
+      { text: { format: { type: "json_schema", name: "a", schema: { pattern: "a" } } } },
+      /text.format.schema at "\/pattern" is a keyword/,
+    ],
+    ["min_tokens", { text: { format: { type: "json_object" } }, min_tokens: 2 }, /beside/],
+    ["response_format", { response_format: { type: "json_object" } }, /it is text.format/],
     ["include", { include: ["file_search_call.results"] }, /annotations name the passages/],
     ["tools", { tools: [{ type: "web_search" }, { type: "mcp" }] }, /file_search is built/],
     ["tools", { tools: [file_search, file_search] }, /the maximum is 1/],
