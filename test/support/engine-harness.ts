@@ -38,6 +38,7 @@ export function createEngineHarness(options: {
   /** Unless given, a letter for every id but the stop ids. */
   textPieceOf?: (id: number) => Uint8Array;
   memories?: EngineParts["memories"];
+  grammars?: EngineParts["grammars"];
   kvBytes?: number;
   /** 0 keeps nothing of a prompt. */
   prefixBytes?: number;
@@ -58,6 +59,7 @@ export function createEngineHarness(options: {
     runner: new HostRunner(options.runner, { ...limits, kvBytes: options.kvBytes ?? 2 ** 30 }),
     adapters,
     memories: options.memories,
+    grammars: options.grammars,
     prefixCache: prefixBytes > 0 ? new PrefixCache(prefixBytes) : null,
     limits,
     textPieceOf:

@@ -1,0 +1,120 @@
+import { afterAll, describe, expect, test } from "vitest";
+import { Grammars } from "../../../../gpu-backend/engine/grammars.ts";
+import { sharedPieces } from "../../../../gpu-backend/engine/vocabulary.ts";
+import { schemaForm } from "../../../../shared/contracts/json-schema.ts";
+import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
+import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
+
+const { vocabularySize, stopIds } = fakeConfig;
+/** The printable characters of ASCII, one a token. */
+const textPieceOf = (id: number) => (stopIds.includes(id) || id > 94 ? new Uint8Array(0) : Uint8Array.of(32 + id));
+const textOf = (ids: readonly number[]) => String.fromCharCode(...ids.map((id) => 32 + id));
+const grammars = new Grammars(
+  () => ({ ...sharedPieces(vocabularySize, textPieceOf), stopIds }),
+  () => performance.now(),
+);
+afterAll(() => grammars.close());
+
+const json_form = schemaForm({
+  type: "object",
+  properties: {
+    n: { type: "integer", minimum: 0, maximum: 99 },
+    list: { type: "array", items: { enum: ["x", true] }, maxItems: 3 },
+  },
+  required: ["n", "list"],
+}) as string;
+
+/** Runs an engine until all sequences have ended; rows wait for their grammars between steps. */
+async function run(requests: ReturnType<typeof sequenceRequest>[], own: Grammars | undefined = grammars) {
+  const harness = createEngineHarness({ runner: createFakeRunner({ topCount: 4 }), textPieceOf, grammars: own });
+  await harness.engine.submit(null, requests);
+  const open = () => requests.some(({ id }) => !["done", "error"].includes(harness.lastFrameOf(id)?.type ?? ""));
+  while (open()) {
+    if (harness.engine.busy) await harness.engine.step();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  return harness;
+}
+
+const held = (id: string, rest: Parameters<typeof sequenceRequest>[2] = {}) =>
+  sequenceRequest(id, [1, 2, 3], {
+    ...{ maxTokens: 60, ...rest },
+    sampling: { temperature: 1, seed: id.charCodeAt(0), json_form, ...rest.sampling },
+  });
+const free = (id: string) => sequenceRequest(id, [4, 5], { maxTokens: 40, sampling: { temperature: 1, seed: 9 } });
+
+describe("a sequence that is held to a schema", () => {
+  test("ends with its JSON and is the same alone, among others, and where another engine continues it", async () => {
+    const ids = ["a", "b", "c"];
+    const together = await run([...ids.map((id) => held(id)), free("free")]);
+    for (const id of ids) {
+      const alone = await run([held(id)]);
+      expect(alone.tokenFramesOf(id)).toEqual(together.tokenFramesOf(id));
+      expect(alone.lastFrameOf(id)).toMatchObject({ type: "done", finishReason: "stop" });
+      const tokens = alone.tokensOf(id);
+      expect(JSON.parse(textOf(tokens))).toEqual({ n: expect.any(Number), list: expect.any(Array) });
+      const begun = Math.floor(tokens.length / 2);
+      const continued = await run([held(id, { continuedIds: tokens.slice(0, begun) })]);
+      expect(continued.tokensOf(id)).toEqual(tokens.slice(begun));
+      const cut = await run([held(id, { maxTokens: begun })]);
+      expect(cut.tokensOf(id)).toEqual(tokens.slice(0, begun));
+      expect(cut.lastFrameOf(id)).toMatchObject({ finishReason: "length" });
+    }
+    expect(together.tokensOf("free")).toEqual((await run([free("free")], undefined)).tokensOf("free"));
+  });
+
+  test("reports logprobs of what the schema allows, whatever bias other tokens have", async () => {
+    const logit_bias = Array.from({ length: 90 }, (_, id): [number, number] => [id, id % 2 ? 100 : -100]);
+    for (const temperature of [0, 0.7]) {
+      const { tokenFramesOf, lastFrameOf } = await run([
+        held("a", { sampling: { logprobs: 20, logit_bias, temperature } }),
+      ]);
+      expect(lastFrameOf("a")).toMatchObject({ finishReason: "stop" });
+      for (const { tokenId, logprob, alternatives } of tokenFramesOf("a")) {
+        const sum = alternatives!.reduce((total, [, one]) => total + Math.exp(one), 0);
+        expect(sum).toBeGreaterThan(0.999);
+        expect(sum).toBeLessThan(1.001);
+        expect(alternatives!.find(([id]) => id === tokenId)?.[1]).toBe(logprob);
+        if (temperature === 0) expect(alternatives![0][0]).toBe(tokenId);
+      }
+    }
+  });
+
+  test("ends in an error that names the fault where it has no grammar", async () => {
+    const { lastFrameOf, tokensOf } = await run([held("a", { continuedIds: [10, 10] }), free("free")]);
+    expect(lastFrameOf("a")).toMatchObject({ type: "error", kind: "invalid_request", message: /not of the schema/ });
+    expect(tokensOf("free")).toHaveLength(40);
+  });
+});
+
+test("a row whose grammar takes long holds up nobody", async () => {
+  const late = Promise.withResolvers<void>();
+  const allowed = new Uint32Array(Math.ceil(vocabularySize / 32)).fill(2 ** 32 - 1);
+  const slow = {
+    async open(_: unknown, changed: (error: null) => void) {
+      const row = {
+        allowed: allowed as Uint32Array | null,
+        advance() {
+          row.allowed = null;
+          void late.promise.then(() => {
+            row.allowed = allowed;
+            changed(null);
+          });
+        },
+        close() {},
+      };
+      return row;
+    },
+  } as unknown as Grammars;
+  const harness = createEngineHarness({ runner: createFakeRunner(), textPieceOf, grammars: slow });
+  await harness.engine.submit(null, [held("slow", { sampling: { json_form: "any" } }), free("free")]);
+  while (harness.engine.busy) await harness.engine.step();
+  expect(harness.tokensOf("slow")).toHaveLength(1);
+  expect(harness.lastFrameOf("free")).toMatchObject({ type: "done" });
+  late.resolve();
+  await late.promise;
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(harness.engine.busy).toBe(true);
+  await harness.engine.step();
+  expect(harness.tokensOf("slow").length).toBeGreaterThan(1);
+});
