@@ -191,7 +191,7 @@ export async function serveEdge(
       if (published) progressOf(options)(`published artifacts come first: ${published} (npm run publish -- --list)`);
       await writeLocalRun(state, { pid: process.pid, edge: workerd.url, key, worker: workerd.pid });
       const edge = outside ? urlOf({ ...outside, port: workerd.ports.outside }) : workerd.url;
-      process.stdout.write(`${readyText({ edge, key, made, backends }, options)}\n`);
+      process.stdout.write(`${readyText({ edge, key, made, backends }, options, process.stdout.isTTY)}\n`);
     },
   };
 }
@@ -200,7 +200,7 @@ function urlOf({ host, port, tls }: OutsideSocket): string {
   return `${tls ? "https" : "http"}://${host.includes(":") ? `[${host}]` : host}:${port}`;
 }
 
-interface Ready {
+export interface Ready {
   edge: string;
   key: string;
   /** null where the key is the well-known one. */
@@ -209,11 +209,14 @@ interface Ready {
 }
 
 /** An admin key is printed on a terminal alone, once: other output is kept in logs. */
-function readyText({ edge, key, made, backends }: Ready, { log, json }: EdgeOptions): string {
+export function readyText(
+  { edge, key, made, backends }: Ready,
+  { log, json }: Pick<EdgeOptions, "log" | "json">,
+  isTerminal: boolean,
+): string {
   if (json || log === "json") {
     return JSON.stringify({ ready: true, edge, ...(made ? { keyFile: made.file } : { key }), backends });
   }
-  const isTerminal = process.stdout.isTTY;
   const shownKey = !made || (isTerminal && made.isNew) ? key : `in ${made.file}`;
   if (log !== "human" && !isTerminal) return `ready ${edge} key ${shownKey}`;
   const open = edge.replace("0.0.0.0", outsideAddress()).replace("[::]", outsideAddress());

@@ -1,0 +1,45 @@
+/** What a start prints once it serves: for people on a terminal, for programs elsewhere; and the admin key once, to people alone. */
+import { expect, test } from "vitest";
+import { type Ready, readyText } from "../../../infra/serve-edge.ts";
+
+const backends = [{ url: "http://127.0.0.1:8788", pid: 7 }];
+const local: Ready = { edge: "http://127.0.0.1:8787", key: "sk-known", made: null, backends };
+const open: Ready = {
+  edge: "https://192.0.2.7:443",
+  key: "sk-secret",
+  made: { file: "state/admin-key", isNew: true },
+  backends,
+};
+
+test("on a terminal: the page, the key and the documents; elsewhere one line", () => {
+  const shown = readyText(local, { json: false }, true);
+  for (const part of ["open  http://127.0.0.1:8787\n", "key   sk-known\n", "docs  http://127.0.0.1:8787/docs\n"]) {
+    expect(shown).toContain(part);
+  }
+  expect(readyText(local, { json: false }, false)).toBe("ready http://127.0.0.1:8787 key sk-known");
+  expect(readyText(local, { json: false, log: "human" }, false)).toContain("open  http://127.0.0.1:8787\n");
+  const { edge, key } = local;
+  for (const options of [{ json: true }, { json: false, log: "json" }] as const) {
+    expect(JSON.parse(readyText(local, options, true))).toEqual({ ready: true, edge, key, backends });
+  }
+});
+
+test("an admin key is shown when it is made, on a terminal; where it is kept, always", () => {
+  const kept = { ...open, made: { file: "state/admin-key", isNew: false } };
+  for (const options of [
+    { json: true },
+    { json: false, log: "json" },
+    { json: false, log: "human" },
+    { json: false },
+  ] as const) {
+    for (const [ready, isTerminal] of [
+      [open, false],
+      [kept, false],
+      [kept, true],
+    ] as const) {
+      expect(readyText(ready, options, isTerminal)).not.toContain("sk-secret");
+      expect(readyText(ready, options, isTerminal)).toContain("state/admin-key");
+    }
+  }
+  expect(readyText(open, { json: false }, true)).toMatch(/key {3}sk-secret\n.*kept in state\/admin-key\n/);
+});
