@@ -149,7 +149,7 @@ const siblings = ["gpu-backend/adapters", "gpu-backend/runtime"];
 
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
 const composes =
-  /^(infra\/|edge\/(worker|cell\/cell|tenants\/(ledger|tenant-adapter-store)|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research(\/evaluation(\/(own|tasks))?)?|training(\/corpus)?)\/cli|models\/import\/cli)\.ts$)/;
+  /^(infra\/|edge\/(worker|client\/resumable|cell\/cell|tenants\/(ledger|tenant-adapter-store)|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research(\/evaluation(\/(own|tasks))?)?|training(\/corpus)?)\/cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
 const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
 const longestFileLines = 400;
