@@ -34,6 +34,7 @@ export interface GrammarRow {
 interface Trial {
   tenant: string;
   form: string;
+  known: Promise<Known>;
   done(known: Known): void;
 }
 
@@ -45,7 +46,8 @@ export class Grammars {
   readonly #quick: Thread;
   readonly #slow: Thread;
   readonly #known = new LruCache<Known>(grammarLimits.knownFormBytes);
-  readonly #waiting: Trial[] = [];
+  /** The one that runs is the first. */
+  readonly #trials: Trial[] = [];
   /** Milliseconds of trials by tenant, of those since none last waited. */
   readonly #spentMs = new Map<string, number>();
   #isTrying = false;
@@ -79,13 +81,16 @@ export class Grammars {
   }
 
   #try(tenant: string, form: string): Promise<Known> {
-    const own = this.#waiting.filter((one) => one.tenant === tenant).length;
+    // Choices of one request have one schema.
+    const same = this.#trials.find((one) => one.tenant === tenant && one.form === form);
+    if (same) return same.known;
+    const own = this.#trials.filter((one) => one.tenant === tenant).length;
     if (own >= grammarLimits.waitingTrials) {
       const message = `${own} new schemas of yours wait to be compiled; that is the maximum.`;
       throw new ServiceError("overloaded", message, { retryAfterSeconds: 2 });
     }
     const { promise, resolve } = Promise.withResolvers<Known>();
-    this.#waiting.push({ tenant, form, done: resolve });
+    this.#trials.push({ tenant, form, known: promise, done: resolve });
     void this.#runTrials();
     return promise;
   }
@@ -105,17 +110,18 @@ export class Grammars {
         known = "fault" in answer ? answer : { thread };
         this.#known.set(form, known, form.length);
       }
+      this.#trials.shift();
       next.done(known);
     }
     this.#spentMs.clear();
     this.#isTrying = false;
   }
 
+  /** Puts the trial of the tenant whose trials have taken the least time first. */
   #nextTrial(): Trial | undefined {
     const spent = ({ tenant }: Trial) => this.#spentMs.get(tenant) ?? 0;
-    const least = Math.min(...this.#waiting.map(spent));
-    const index = this.#waiting.findIndex((one) => spent(one) === least);
-    return index < 0 ? undefined : this.#waiting.splice(index, 1)[0];
+    this.#trials.sort((a, b) => spent(a) - spent(b));
+    return this.#trials[0];
   }
 }
 

@@ -80,6 +80,22 @@ describe("a sequence that is held to a schema", () => {
     }
   });
 
+  test("has its schema compiled once for all choices of a request, and waits with no more than 16 new ones", async () => {
+    const schema = (n: number) => schemaForm({ type: "array", items: { const: `${n} is new` } }) as string;
+    const choices = Array.from({ length: 40 }, (_, i) =>
+      held(`choice${i}`, { maxTokens: 3, sampling: { json_form: schema(-1) } }),
+    );
+    const { lastFrameOf } = await run(choices);
+    for (const { id } of choices) expect(lastFrameOf(id)).toMatchObject({ type: "done" });
+    const many = Array.from({ length: 20 }, (_, i) =>
+      held(`new${i}`, { maxTokens: 3, sampling: { json_form: schema(i) } }),
+    );
+    const { lastFrameOf: lastOf } = await run(many);
+    const refused = many.filter(({ id }) => lastOf(id)?.type === "error");
+    expect(refused).toHaveLength(4);
+    for (const { id } of refused) expect(lastOf(id)).toMatchObject({ kind: "overloaded", message: /16 new schemas/ });
+  });
+
   test("ends in an error that names the fault where it has no grammar", async () => {
     const { lastFrameOf, tokensOf } = await run([held("a", { continuedIds: [10, 10] }), free("free")]);
     expect(lastFrameOf("a")).toMatchObject({ type: "error", kind: "invalid_request", message: /not of the schema/ });

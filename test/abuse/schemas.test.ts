@@ -1,0 +1,101 @@
+/**
+ * Attack: schemas that are slow to compile or to follow. Judged by: the answer that each gets, and another tenant's p95 of answers by a
+ * schema of its own beside them, relative to that beside as many harmless schemas, all new.
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { expect, onTestFinished, test } from "vitest";
+import { startBackend } from "../support/backend-process.ts";
+import { smallBase } from "../support/small-base.ts";
+import { BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
+import { mostVictimRatio } from "./measurements.ts";
+
+const text = { type: "string" };
+const bounded = (i: number) => ({ type: "string", minLength: i % 7, maxLength: 26 + (i % 7) });
+const object = (count: number, of: (i: number) => object) => ({
+  type: "object",
+  properties: Object.fromEntries(Array.from({ length: count }, (_, i) => [`property${i}`, of(i)])),
+});
+const union = (count: number, of: (i: number) => object) => ({ anyOf: Array.from({ length: count }, (_, i) => of(i)) });
+const list = (items: object, maxItems = 256) => ({ type: "array", items, maxItems });
+const recursive = (of: object) => ({ $ref: "#/$defs/a", $defs: { a: of } });
+const self = { $ref: "#/$defs/a" };
+
+/** Each with `salt`, so that none is known. */
+const hostile: ((salt: number) => object)[] = [
+  (salt) => object(300, (i) => (i === 0 ? { const: salt } : text)),
+  (salt) => object(120, (i) => (i === 0 ? { const: salt } : bounded(i))),
+  (salt) => union(30, (i) => ({ ...bounded(i), maxLength: 20 + ((salt + i) % 13) })),
+  (salt) => list(list(list(list(bounded(salt))))),
+  (salt) => union(200, (i) => list(i === 0 ? { const: salt } : text)),
+  (salt) => recursive(union(60, (i) => list(i === 0 ? { const: salt } : self))),
+  (salt) =>
+    recursive({ ...object(60, (i) => (i === 0 ? { const: salt } : self)), required: ["property1", "property2"] }),
+  (salt) => ({ enum: Array.from({ length: 512 }, (_, i) => `${"a".repeat(20)}${i * 7919 + salt}`) }),
+  (salt) =>
+    object(100, (i) => ({ type: "integer", minimum: -(10 ** 14) - salt - i, maximum: 987_654_321_012_345 - i })),
+  (salt) =>
+    list({
+      type: "array",
+      prefixItems: Array.from({ length: 100 }, (_, i) => (i === 0 ? { const: salt } : list(text, 3))),
+    }),
+];
+
+test("another tenant's answers by a schema wait little for 20 hostile schemas", async () => {
+  const folder = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-schemas-"));
+  const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", DATA_DIR: folder });
+  onTestFinished(async () => {
+    backend.child.kill("SIGKILL");
+    await backend.exited;
+    await rm(folder, { recursive: true });
+  });
+  const edge = await startAttackedEdge({
+    backendUrls: [backend.url],
+    tenants: { attacker: {}, quiet: {} },
+    model: smallBase,
+  });
+  onTestFinished(() => edge.stop());
+
+  const ask = async (tenant: string, schema: object, max_tokens: number) => {
+    const response_format = { type: "json_schema", json_schema: { name: "s", schema } };
+    const response = await edge.post("/v1/completions", tenant, {
+      prompt: "Once",
+      max_tokens,
+      seed: 1,
+      response_format,
+    });
+    const body = (await response.json()) as { error?: { message: string } };
+    if (response.status === 400) expect(body.error?.message).toMatch(/response_format/);
+    else expect([200, 429], body.error?.message).toContain(response.status);
+    return response.status;
+  };
+  const own = list({ enum: ["alpha", "beta", 1, 2.5] }, 40);
+  /** Of the quiet tenant's answers while the attacker sends 20 schemas at once. */
+  const p95Beside = async (schemas: readonly object[]) => {
+    const others = Promise.all(schemas.map((schema) => ask("attacker", schema, 64)));
+    let isOver = false;
+    void others.finally(() => (isOver = true));
+    const times: number[] = [];
+    while (!isOver || times.length < 20) {
+      const started = performance.now();
+      expect(await ask("quiet", { ...own, minItems: 20 }, 200)).toBe(200);
+      times.push(performance.now() - started);
+    }
+    return { p95: times.toSorted((a, b) => a - b)[Math.floor(0.95 * times.length)], statuses: await others };
+  };
+  await ask("quiet", { ...own, minItems: 20 }, 200);
+  const harmless = (round: number) =>
+    Array.from({ length: 20 }, (_, i) =>
+      object(3, (k) => (k === 0 ? { const: round * 100 + i } : { enum: ["x", "y"] })),
+    );
+  await p95Beside(harmless(0));
+  const calm = await p95Beside(harmless(1));
+  const attacked = await p95Beside(hostile.flatMap((of, i) => [of(i), of(i + 50)]));
+  const counts = Map.groupBy(attacked.statuses, (status) => status);
+  console.log(
+    `p95 beside harmless schemas ${calm.p95.toFixed(0)} ms, beside hostile ones ${attacked.p95.toFixed(0)} ms;`,
+    `of the hostile ${counts.get(200)?.length ?? 0} were answered, ${counts.get(400)?.length ?? 0} refused, ${counts.get(429)?.length ?? 0} told to wait`,
+  );
+  expect(attacked.p95).toBeLessThan(mostVictimRatio * calm.p95);
+}, 180_000);
