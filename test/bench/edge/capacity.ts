@@ -2,6 +2,7 @@
  * What one self-hosted edge holds, by many tenants at once: answers a second, and streams at a steady pace, beside the same backend
  * without it. The backend is a fake one with no work of its own; it, the edge and the clients share this machine's cores.
  */
+import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { Agent, request } from "node:http";
 import { tmpdir } from "node:os";
@@ -9,6 +10,7 @@ import path from "node:path";
 import { newKey } from "../../../infra/admin-key.ts";
 import { changeTenant, createKey } from "../../../infra/keys/actions.ts";
 import { folderNamespace } from "../../../infra/keys/namespace.ts";
+import { readLocalRun } from "../../../infra/local-run.ts";
 import { stateFolders } from "../../../infra/workerd/config.ts";
 import { quickEngine, startFakeBackend } from "../../support/fake-backend.ts";
 import { startStack } from "../../support/stack.ts";
@@ -21,6 +23,14 @@ const streamCounts = [50, 100, 200, 400, 800];
 /** Of each stream: between two tokens, as an engine of many rows takes. */
 const stepMs = 100;
 
+/** CPU time of the edge's process for each answer of 8 tokens, whatever else the machine does. */
+export interface EdgeCpuRow {
+  kind: "edge-cpu";
+  concurrency: number;
+  answers: number;
+  cpuMs: number;
+}
+
 export interface StreamsRow {
   kind: "streams";
   system: string;
@@ -29,6 +39,8 @@ export interface StreamsRow {
   /** Between two chunks of a stream. */
   gapP50Ms: number;
   gapP99Ms: number;
+  /** CPU time of the edge's process. */
+  cpuMsPerToken: number;
   tokensPerSecond: number;
 }
 
@@ -50,29 +62,50 @@ export interface CapacityParts {
 export async function measureCapacity(
   parts: CapacityParts,
   requestsPerRound: number,
-): Promise<{ rates: FirstTokenRow[]; streams: StreamsRow[] }> {
+): Promise<{ rates: FirstTokenRow[]; cpu: EdgeCpuRow[]; streams: StreamsRow[] }> {
   const { bodies, longBodies } = parts;
-  const rates = await withWays(parts, bodies, quickEngine, async (ways) => {
+  const cpu: EdgeCpuRow[] = [];
+  const rates = await withWays(parts, bodies, quickEngine, async (ways, pid) => {
     await warmUp(ways, 500);
     const rows: FirstTokenRow[] = [];
     for (const concurrency of concurrencies) {
       const cell = { concurrency, arrivals: "in step" as const, rounds: 4, seed: concurrency };
       const count = concurrency === 1 ? Math.ceil(requestsPerRound / 6) : requestsPerRound + concurrency;
+      const beganMs = cpuMsOf(pid);
       rows.push(...(await measureFirstTokens("fake", ways, { ...cell, requestsPerRound: count })));
+      // One round more than is counted.
+      const answers = (cell.rounds + 1) * count;
+      cpu.push({ kind: "edge-cpu", concurrency, answers, cpuMs: (cpuMsOf(pid) - beganMs) / answers });
     }
     return rows;
   });
-  const streams = await withWays(parts, longBodies, { firstTokenMs: stepMs, stepMs }, async (ways) => {
+  const streams = await withWays(parts, longBodies, { firstTokenMs: stepMs, stepMs }, async (ways, pid) => {
     const rows: StreamsRow[] = [];
-    for (const count of streamCounts) for (const way of ways) rows.push(await measureStreams(way, count));
+    for (const count of streamCounts) for (const way of ways) rows.push(await measureStreams(way, count, pid));
     return rows;
   });
-  return { rates, streams };
+  return { rates, cpu, streams };
 }
 
-export function streamsLine({ system, streams, failed, gapP50Ms, gapP99Ms, tokensPerSecond }: StreamsRow): string {
+/** User and system time of a process up to now, on Linux, in ticks of 10 ms. */
+function cpuMsOf(pid: number): number {
+  const text = readFileSync(`/proc/${pid}/stat`, "utf8");
+  const [user, system] = text
+    .slice(text.lastIndexOf(")") + 2)
+    .split(" ")
+    .slice(11, 13);
+  return 10 * (Number(user) + Number(system));
+}
+
+export function edgeCpuLine({ concurrency, answers, cpuMs }: EdgeCpuRow): string {
+  return `self-hosted edge: ${cpuMs.toFixed(2)} ms of CPU an answer at concurrency ${concurrency} (${answers} answers)`;
+}
+
+export function streamsLine(row: StreamsRow): string {
+  const { system, streams, failed, gapP50Ms, gapP99Ms, cpuMsPerToken, tokensPerSecond } = row;
   const gaps = `${gapP50Ms.toFixed(0)} ms between tokens, p99 ${gapP99Ms.toFixed(0)}`;
-  return `${system}: ${streams} streams, ${failed} failed, ${Math.round(tokensPerSecond)} tokens/s, ${gaps}`;
+  const cpu = `${cpuMsPerToken.toFixed(2)} ms of the edge's CPU a token`;
+  return `${system}: ${streams} streams, ${failed} failed, ${Math.round(tokensPerSecond)} tokens/s, ${gaps}, ${cpu}`;
 }
 
 /** The backend directly, and through an edge of its own with keys of many tenants. */
@@ -80,7 +113,7 @@ async function withWays<T>(
   { sign, secrets }: CapacityParts,
   bodies: Bodies,
   engine: { firstTokenMs: number; stepMs: number },
-  measure: (ways: Way[]) => Promise<T>,
+  measure: (ways: Way[], edgePid: number) => Promise<T>,
 ): Promise<T> {
   const state = await mkdtemp(path.join(tmpdir(), "bench-capacity-"));
   const fake = await startFakeBackend({ ...engine, manifestHash: bodies.manifestHash });
@@ -107,7 +140,7 @@ async function withWays<T>(
       ...{ bodies: bodies.public, firstToken: "data: {" },
       sign: async () => ({ authorization: `Bearer ${keys[next++ % keys.length]}` }),
     };
-    return await measure([direct, hosted]);
+    return await measure([direct, hosted], readLocalRun(state)!.worker);
   } finally {
     await edge.stop();
     await fake.stop();
@@ -116,11 +149,11 @@ async function withWays<T>(
 }
 
 /** Opens streams at once, and reads all to their ends. */
-async function measureStreams(way: Way, count: number): Promise<StreamsRow> {
+async function measureStreams(way: Way, count: number, edgePid: number): Promise<StreamsRow> {
   const agent = new Agent({ maxSockets: count });
   const gaps: number[] = [];
   let [failed, chunks] = [0, 0];
-  const beganMs = performance.now();
+  const [beganMs, beganCpuMs] = [performance.now(), cpuMsOf(edgePid)];
   const read = async (i: number): Promise<void> => {
     const body = way.bodies[i % way.bodies.length];
     const signed = (await way.sign?.(new TextEncoder().encode(body))) ?? {};
@@ -147,6 +180,7 @@ async function measureStreams(way: Way, count: number): Promise<StreamsRow> {
   return {
     ...{ kind: "streams", system: way.system, streams: count, failed },
     ...{ gapP50Ms: quantile(gaps, 0.5), gapP99Ms: quantile(gaps, 0.99) },
+    cpuMsPerToken: (cpuMsOf(edgePid) - beganCpuMs) / chunks,
     tokensPerSecond: (1000 * chunks) / (performance.now() - beganMs),
   };
 }

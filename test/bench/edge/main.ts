@@ -20,7 +20,7 @@ import { startBackend } from "../../support/backend-process.ts";
 import { quickEngine, startFakeBackend } from "../../support/fake-backend.ts";
 import { freePorts } from "../../support/stack.ts";
 import { installPeer, pinsOf } from "../peer-package.ts";
-import { measureCapacity, streamsLine } from "./capacity.ts";
+import { edgeCpuLine, measureCapacity, streamsLine } from "./capacity.ts";
 import { measureCpu, measureSigning } from "./cpu.ts";
 import { compareEdges, edgesLine, laterLines } from "./edges.ts";
 import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
@@ -133,12 +133,13 @@ async function measureCosts(): Promise<Measured> {
 
 async function measureHeld(): Promise<Measured> {
   const parts = { bodies, longBodies: await waysBodies(streamedTokens), sign: signed, secrets: BACKEND_SECRETS };
-  const { rates, streams } = await measureCapacity(parts, options.requests);
+  const { rates, cpu, streams } = await measureCapacity(parts, options.requests);
   for (const row of rates) say(firstTokenLine(row));
   const addedRows = added(rates, "self-hosted edge", "the backend directly");
   for (const row of addedRows) say(addedLine(row));
+  for (const row of cpu) say(edgeCpuLine(row));
   for (const row of streams) say(streamsLine(row));
-  return { targets: {}, rows: [...rates, ...addedRows, ...streams], losing: [] };
+  return { targets: {}, rows: [...rates, ...addedRows, ...cpu, ...streams], losing: [] };
 }
 
 /** A fresh process of an edge, as a way to this backend. */
