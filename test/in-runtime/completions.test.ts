@@ -77,6 +77,7 @@ describe("a completion", () => {
       evidence: null,
       adapter: { hash: "e".repeat(64), cache: "hit", scale: 1 },
       held_out_gain: { nats: 0.1, ci95: [0.05, 0.3], tokens: 1000 },
+      seed: 7,
       timings: expect.any(Object),
     };
     expect(await response.json()).toEqual({

@@ -259,8 +259,10 @@ export async function manifestHash(): Promise<string> {
   return (await artifacts()).manifestHash;
 }
 
+/** Apps of a file share ledgers, which count a request once by its id. */
+let ids = 0;
+
 export function testApp(overrides: Partial<Dependencies> = {}) {
-  let ids = 0;
   const logged: string[] = [];
   /** Why cells were lost. */
   const lost: string[] = [];
