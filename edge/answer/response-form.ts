@@ -89,6 +89,7 @@ function responseOf(
   const { query, ...repeated } = settings!;
   return {
     ...{ id, object: "response", created_at: created, status, background: false, error: null },
+    access_programs: null,
     incomplete_details: status === "incomplete" ? { reason: "max_output_tokens" } : null,
     ...{ model, output, parallel_tool_calls: false, previous_response_id: null, store: false },
     ...{ reasoning: { effort: null, summary: null }, system_fingerprint: fingerprint, truncation: "disabled" },

@@ -48,6 +48,7 @@ export const responseSchema = z.object({
   object: z.literal("response"),
   created_at: unixSeconds,
   status: z.enum(["in_progress", "completed", "incomplete", "failed"]),
+  access_programs: z.null(),
   background: z.literal(false),
   error: z.object({ code: z.enum(["server_error", "rate_limit_exceeded"]), message: z.string() }).nullable(),
   incomplete_details: z.object({ reason: z.literal("max_output_tokens") }).nullable(),

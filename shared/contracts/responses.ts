@@ -154,7 +154,7 @@ export const completionResponseSchema = answer("text_completion", completionChoi
 const chatAlternative = z.object({
   token: z.string(),
   logprob,
-  bytes: z.array(z.int().min(0).max(255)).nullable().describe("UTF-8; of part of a character, its bytes"),
+  bytes: z.array(z.int().min(0).max(255)).describe("UTF-8; of part of a character, its bytes"),
 });
 export const chatTokenSchema = chatAlternative.extend({ top_logprobs: z.array(chatAlternative) });
 const chatLogprobsSchema = z.object({ content: z.array(chatTokenSchema).nullable(), refusal: z.null() });

@@ -84,7 +84,14 @@ describe("a response", () => {
     const digits = response.headers.get("x-request-id")!.slice("req_".length);
     expect(await response.json()).toEqual({
       ...{ id: `resp_${digits}`, object: "response", created_at: expect.any(Number), status: "completed" },
-      ...{ background: false, error: null, incomplete_details: null, instructions: "x", max_output_tokens: null },
+      ...{
+        access_programs: null,
+        background: false,
+        error: null,
+        incomplete_details: null,
+        instructions: "x",
+        max_output_tokens: null,
+      },
       ...{ metadata: { a: "b" }, model: "gpt2:auto", parallel_tool_calls: false, previous_response_id: null },
       output: [
         {
