@@ -42,7 +42,7 @@ beforeEach(async () => {
   await mkdir(path.join(root, "infra"));
   await mkdir(path.join(root, "npm"));
   for (const file of ["bootstrap.mjs", "commands.mjs"]) await copyFile(`${infra}/${file}`, `${root}/infra/${file}`);
-  await writeFile(path.join(root, "infra/start.ts"), startFile);
+  for (const name of ["start", "start-edge"]) await writeFile(path.join(root, `infra/${name}.ts`), startFile);
   await writeFile(path.join(root, "npm/npm-cli.js"), npm);
   await writeFile(path.join(root, "package-lock.json"), "{}");
   await writePackage({ dependencies: { a: "1.0.0" } });
@@ -138,6 +138,11 @@ test("passes on arguments, exit code, folder, and a PATH on which child tools fi
   expect(told.telemetry).toBe("1");
   const directories = told.path.split(path.delimiter);
   expect(directories.slice(0, 2)).toEqual([path.dirname(told.node), path.join(root, "node_modules/.bin")]);
+});
+
+test("a command of two words goes before the one of its first, and leaves no word among the arguments", async () => {
+  const { stdout } = await run(["start", "edge", "exit", "0", "--port", "1"]);
+  expect(JSON.parse(stdout).arguments).toEqual(["exit", "0", "--port", "1"]);
 });
 
 async function launchWaiting(stdin: "ignore" | number = "ignore"): Promise<ChildProcess> {
