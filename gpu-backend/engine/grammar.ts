@@ -132,34 +132,44 @@ function literal(text: string): string {
 const largest = 10 ** 15 - 1;
 
 function integersFrom({ minimum, maximum }: Form): string {
-  const [low, high] = [
-    minimum ?? (maximum! < -largest ? -Number.MAX_SAFE_INTEGER : -largest),
-    maximum ?? (minimum! > largest ? Number.MAX_SAFE_INTEGER : largest),
-  ];
-  const ranges: string[] = [];
-  if (low < 0) {
-    for (const range of digitsBetween(Math.max(1, -high), -low)) ranges.push(`"-" ${range}`);
-  }
-  if (high >= 0) ranges.push(...digitsBetween(Math.max(0, low), high));
-  return anyOf(ranges);
+  const low = minimum ?? (maximum! < -largest ? -Number.MAX_SAFE_INTEGER : -largest);
+  const high = maximum ?? (minimum! > largest ? Number.MAX_SAFE_INTEGER : largest);
+  const negative = low < 0 ? digitsBetween(Math.max(1, -high), -low) : [];
+  return anyOf([
+    ...(negative.length > 0 ? [`"-" ${anyOf(negative)}`] : []),
+    ...(high >= 0 ? digitsBetween(Math.max(0, low), high) : []),
+  ]);
 }
 
-/** Patterns of the numbers from `low` to `high`, both at least 0, split where the digits at one place are a range and all after it are free. */
+/**
+ * What the numbers from `low` to `high`, both at least 0, begin with, and what follows. No two begin alike: XGrammar 0.1.27 admits other
+ * numbers where alternatives share their beginnings.
+ */
 function digitsBetween(low: number, high: number): string[] {
-  const patterns: string[] = [];
-  for (let from = BigInt(low); from <= BigInt(high); ) {
-    let [free, size] = [0, 1n];
-    // The largest block of 10^free numbers that begins at `from`, has one first part and ends by `high`.
-    while (from > 0n && from % (size * 10n) === 0n && from + size * 10n - 1n <= BigInt(high))
-      [free, size] = [free + 1, size * 10n];
-    const first = from / size;
-    const left = (BigInt(high) - from + 1n) / size;
-    const steps = 10n - (first % 10n) < left ? 10n - (first % 10n) : left;
-    const digits = first.toString();
-    const last = `${digits.slice(0, -1)}${(first + steps - 1n) % 10n}`;
-    const prefix = digits.length > 1 ? `"${digits.slice(0, -1)}" ` : "";
-    patterns.push(`${prefix}[${digits.at(-1)}-${last.at(-1)}]${free > 0 ? ` [0-9]{${free}}` : ""}`);
-    from += steps * size;
-  }
-  return patterns;
+  const [least, most] = [String(low), String(high)];
+  const between = (text: string) => low <= Number(text) && Number(text) <= high;
+  /** What may follow these first digits; null where no number begins with them. */
+  const after = (first: string): string | null => {
+    const { length } = first;
+    if (!least.startsWith(first) && !most.startsWith(first)) {
+      const fewest = Math.max(0, least.length - length + (first < least.slice(0, length) ? 1 : 0));
+      const all = most.length - length - (first > most.slice(0, length) ? 1 : 0);
+      if (fewest > all) return null;
+      return all === 0 ? `""` : `[0-9]{${fewest},${all}}`;
+    }
+    const parts = [...(between(first) ? [`""`] : []), ...(length < most.length ? digits(first, 0) : [])];
+    return parts.length > 0 ? anyOf(parts) : null;
+  };
+  /** Next digits from `from` on, with what follows; those in a row that are followed alike are one part. */
+  const digits = (first: string, from: number): string[] => {
+    const parts: string[] = [];
+    const next = Array.from({ length: 10 }, (_, digit) => (digit < from ? null : after(`${first}${digit}`)));
+    for (let digit = from; digit <= 9; digit++) {
+      const start = digit;
+      while (next[start] !== null && next[digit + 1] === next[start]) digit++;
+      if (next[start] !== null) parts.push(`[${start}-${digit}] ${next[start]}`);
+    }
+    return parts;
+  };
+  return [...(low === 0 ? [`"0"`] : []), ...(high > 0 ? digits("", 1) : [])];
 }

@@ -1,7 +1,7 @@
 /**
  * Which tokens may come next in rows whose text is held to a schema. Three threads do the work, none of them the step's. A form that is
  * new is compiled on trial in one that is ended where that takes too long. Then it is served by the quick thread if its trial was
- * short, else by the slow one: so a row waits at most for a short compilation of others, if its own was short. Trials are given to
+ * short, else by the slow one, as is one that turns out slow: so a row waits at most for a short compilation of others, if its own was short. Trials are given to
  * tenants by the time that theirs have taken.
  */
 import { Worker } from "node:worker_threads";
@@ -14,8 +14,10 @@ export const grammarLimits = {
   compileMs: 2000,
   /** Longest compilation on trial that makes a grammar a quick one, in milliseconds. */
   quickMs: 50,
-  /** Longest wait for one row's allowed tokens, in milliseconds: a compilation and what waits before it. */
+  /** Longest wait for one row's allowed tokens in the slow thread, in milliseconds: a compilation and what waits before it. */
   answerMs: 5000,
+  /** The same in the quick thread, which is started anew without the grammar that took longer. */
+  quickAnswerMs: 250,
   /** Trials of one tenant that wait. */
   waitingTrials: 16,
   /** What is known of forms, by their bytes. */
@@ -38,7 +40,13 @@ interface Trial {
   done(known: Known): void;
 }
 
-type Known = { thread: Thread } | { fault: string };
+/** A form's thread; `slower` takes its rows where that one failed. */
+interface Served {
+  thread: Thread;
+  slower: Thread | null;
+}
+
+type Known = Served | { fault: string };
 
 export class Grammars {
   readonly #now: () => number;
@@ -71,7 +79,7 @@ export class Grammars {
   ): Promise<GrammarRow> {
     const known = this.#known.get(form) ?? (await this.#try(tenant, form));
     if ("fault" in known) throw refused(known.fault);
-    const row = new Row(known.thread, { id: this.#rows++, form, tokens: [...tokens] }, changed);
+    const row = new Row(known, { id: this.#rows++, form, tokens: [...tokens] }, changed);
     await row.ready();
     return row;
   }
@@ -106,8 +114,9 @@ export class Grammars {
         const answer = await this.#trial.call({ type: "compile", form }, grammarLimits.compileMs);
         const tookMs = this.#now() - startedMs;
         this.#spentMs.set(tenant, (this.#spentMs.get(tenant) ?? 0) + tookMs);
-        const thread = tookMs <= grammarLimits.quickMs ? this.#quick : this.#slow;
-        known = "fault" in answer ? answer : { thread };
+        const isQuick = tookMs <= grammarLimits.quickMs;
+        const served = isQuick ? { thread: this.#quick, slower: this.#slow } : { thread: this.#slow, slower: null };
+        known = "fault" in answer ? answer : served;
         this.#known.set(form, known, form.length);
       }
       this.#trials.shift();
@@ -132,7 +141,9 @@ function refused(fault: string): ServiceError {
 
 class Row implements GrammarRow {
   allowed: Uint32Array | null = null;
-  readonly #thread: Thread;
+  readonly #served: Served;
+  /** The thread in which it is open, if that still runs. */
+  #thread: Thread | null = null;
   readonly #id: number;
   readonly #form: string;
   readonly #tokens: number[];
@@ -142,11 +153,11 @@ class Row implements GrammarRow {
   #closed = false;
 
   constructor(
-    thread: Thread,
+    served: Served,
     { id, form, tokens }: { id: number; form: string; tokens: number[] },
     changed: (error: ServiceError | null) => void,
   ) {
-    this.#thread = thread;
+    this.#served = served;
     this.#id = id;
     this.#form = form;
     this.#tokens = tokens;
@@ -170,7 +181,7 @@ class Row implements GrammarRow {
 
   close(): void {
     this.#closed = true;
-    if (this.#thread.starts === this.#start)
+    if (this.#thread?.starts === this.#start)
       void this.#thread.call({ type: "close", row: this.#id }, grammarLimits.answerMs);
   }
 
@@ -179,17 +190,20 @@ class Row implements GrammarRow {
     let fault = "";
     // A thread that has been started anew, or ends meanwhile because of another row, is told all of its tokens.
     for (let attempt = 0; attempt < 3; attempt++) {
-      const starts = this.#thread.start();
-      const tokens = this.#tokens.slice(starts === this.#start ? -added : 0);
-      this.#start = starts;
+      const { thread, slower } = this.#served;
+      const starts = thread.start();
+      const isOpen = thread === this.#thread && starts === this.#start;
+      const tokens = this.#tokens.slice(isOpen ? -added : 0);
+      [this.#thread, this.#start] = [thread, starts];
       const call = { type: "advance", row: this.#id, form: this.#form, tokens: added > 0 ? tokens : [] } as const;
-      const answer = await this.#thread.call(call, grammarLimits.answerMs);
+      const answer = await thread.call(call, slower ? grammarLimits.quickAnswerMs : grammarLimits.answerMs);
       if ("allowed" in answer) {
         this.allowed = answer.allowed;
         return null;
       }
       fault = answer.fault;
-      if (!answer.isOver) break;
+      if (answer.isRefusal || (!answer.isOver && !slower)) break;
+      if (!answer.isOver) if (slower) Object.assign(this.#served, { thread: slower, slower: null });
     }
     return fault;
   }

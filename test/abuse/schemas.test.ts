@@ -5,12 +5,19 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { Ajv2020 } from "ajv/dist/2020.js";
+import fc from "fast-check";
 import { expect, onTestFinished, test } from "vitest";
+import { schemaForm } from "../../shared/contracts/json-schema.ts";
 import { startBackend } from "../support/backend-process.ts";
+import { drawnValue, grammars } from "../support/grammar-texts.ts";
+import { randomSchema } from "../support/random-schemas.ts";
 import { smallBase } from "../support/small-base.ts";
+import { seededRandom } from "../support/steps.ts";
 import { BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
 import { mostVictimRatio } from "./measurements.ts";
 
+const seed = Number(process.env.SCHEMA_SEED ?? Date.now() % 2 ** 31);
 const text = { type: "string" };
 const bounded = (i: number) => ({ type: "string", minLength: i % 7, maxLength: 26 + (i % 7) });
 const object = (count: number, of: (i: number) => object) => ({
@@ -99,3 +106,18 @@ test("another tenant's answers by a schema wait little for 20 hostile schemas", 
   );
   expect(attacked.p95).toBeLessThan(mostVictimRatio * calm.p95);
 }, 180_000);
+
+test(`1,000 random schemas: every text that ends by itself is admitted (seed ${seed})`, async () => {
+  onTestFinished(() => grammars.close());
+  const ajv = new Ajv2020({ strict: false, ownProperties: true });
+  const random = seededRandom(seed);
+  const schemas = fc.sample(randomSchema, { seed, numRuns: 1000 });
+  let admitted = 0;
+  for (const schema of schemas) {
+    const { ended, value } = await drawnValue(schemaForm(schema) as string, random);
+    if (!ended) continue;
+    expect(ajv.validate(schema, value), `${JSON.stringify(schema)}\n${JSON.stringify(value)}`).toBe(true);
+    admitted++;
+  }
+  expect(admitted).toBeGreaterThan(600);
+}, 300_000);

@@ -1,89 +1,38 @@
-import { readFile } from "node:fs/promises";
-import path from "node:path";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
-import { readTokenizer } from "../../../../gpu-backend/engine/artifacts.ts";
-import { type GrammarRow, Grammars } from "../../../../gpu-backend/engine/grammars.ts";
-import { sharedPieces } from "../../../../gpu-backend/engine/vocabulary.ts";
-import { parseManifest } from "../../../../shared/artifacts/manifest.ts";
 import { anyObject, schemaForm } from "../../../../shared/contracts/json-schema.ts";
+import {
+  allowedIds,
+  drawn,
+  drawnValue,
+  grammars,
+  openRow,
+  stopIds,
+  tokenizer,
+} from "../../../support/grammar-texts.ts";
 import { randomSchema } from "../../../support/random-schemas.ts";
-import { smallArtifacts } from "../../../support/small-base.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
-const manifest = parseManifest(await readFile(path.join(smallArtifacts, "manifest.json"), "utf8"));
-const tokenizer = await readTokenizer(smallArtifacts, manifest);
-const { vocabularySize, stopIds } = manifest.model;
-const grammars = new Grammars(
-  () => ({ ...sharedPieces(vocabularySize, (id) => tokenizer.textPieceOf(id)), stopIds }),
-  () => performance.now(),
-);
 afterAll(() => grammars.close());
 
 const seed = Number(process.env.SCHEMA_SEED ?? 4711);
-
-function allowedIds({ allowed }: GrammarRow): number[] {
-  return Array.from({ length: vocabularySize }, (_, id) => id).filter((id) => (allowed![id >>> 5] >>> (id & 31)) & 1);
-}
-
-/** A row whose next tokens can be awaited. */
-async function openRow(form: string, tokens: number[] = [], tenant = "tenant") {
-  let changed = Promise.withResolvers<void>();
-  const row = await grammars.open({ tenant, form, tokens }, (error) => {
-    if (error) changed.reject(error);
-    else changed.resolve();
-  });
-  return {
-    row,
-    async advance(id: number) {
-      changed = Promise.withResolvers();
-      row.advance(id);
-      await changed.promise;
-    },
-  };
-}
-
-/** Tokens drawn evenly from those that are allowed, one that closes something more often; `ended`: the stop id came. */
-async function drawn(form: string, random: () => number, most = 60) {
-  const { row, advance } = await openRow(form);
-  const ids: number[] = [];
-  for (let i = 0; i < most; i++) {
-    const allowed = allowedIds(row);
-    expect(allowed.length, form).toBeGreaterThan(0);
-    const closing = allowed.filter((id) => stopIds.includes(id) || /^["\]}]/.test(tokenizer.decode([id])));
-    const from = closing.length > 0 && random() < 0.4 ? closing : allowed;
-    const id = from[Math.floor(random() * from.length)];
-    if (stopIds.includes(id)) {
-      row.close();
-      return { ids, ended: true };
-    }
-    ids.push(id);
-    await advance(id);
-  }
-  row.close();
-  return { ids, ended: false };
-}
-
-const strictUtf8 = new TextDecoder("utf-8", { fatal: true });
 
 describe("texts under a grammar", () => {
   test(`that end are JSON that the schema admits (seed ${seed})`, async () => {
     const random = seededRandom(seed);
     const ajv = new Ajv2020({ strict: false, ownProperties: true });
     let ended = 0;
-    for (const schema of fc.sample(randomSchema, { seed, numRuns: 60 })) {
+    for (const schema of fc.sample(randomSchema, { seed, numRuns: 30 })) {
       const validate = ajv.compile(schema);
       for (let run = 0; run < 3; run++) {
-        const text = await drawn(schemaForm(schema) as string, random);
-        if (!text.ended) continue;
+        const { ended: isEnded, value } = await drawnValue(schemaForm(schema) as string, random);
+        if (!isEnded) continue;
         ended++;
-        const bytes = Buffer.concat(text.ids.map((id) => tokenizer.textPieceOf(id)));
-        const value: unknown = JSON.parse(strictUtf8.decode(bytes));
         expect(validate(value), `${JSON.stringify(schema)}\n${JSON.stringify(value)}`).toBe(true);
       }
     }
-    expect(ended).toBeGreaterThan(90);
+    expect(ended).toBeGreaterThan(45);
   }, 60_000);
 
   test("may end exactly where they are complete, and have no white space but one after a comma or colon", async () => {
