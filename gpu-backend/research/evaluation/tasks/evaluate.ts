@@ -48,9 +48,6 @@ export interface TaskRow {
 }
 
 const sizes = [8, 32, 128];
-/** Of the context, beside the examples in the prompt. */
-const promptRoom = 300;
-
 export async function evaluateTasks(options: TaskOptions, progress: Progress, signal: AbortSignal): Promise<TaskRow[]> {
   const { model, tests, promptTests, threads, json, now } = options;
   const base = await readBase(model);
@@ -140,12 +137,13 @@ class Task {
     const fitMs = now() - startedMs;
 
     const states = await this.#statesOf(tested);
-    const { shown, prompt } = this.#fewShotPrompt(learnt);
+    const asked = tested.slice(0, promptTests);
+    const { shown, prompt } = this.#fewShotPrompt(learnt, asked);
     const best = fit.losses.reduce((least, one) => (one.heldOut < least.heldOut ? one : least));
     return {
       ...{ set: name, examples: count, seed },
       zeroShot: await this.#score(tested, states, "base"),
-      fewShot: { ...(await this.#fewShot(prompt, tested.slice(0, promptTests))), shown },
+      fewShot: { ...(await this.#fewShot(prompt, asked)), shown },
       own: {
         ...(await this.#score(tested, states, fit.delta)),
         ...{ kept: fit.delta !== null, steps: best.step, gain: fit.gain?.nats ?? null },
@@ -198,8 +196,10 @@ class Task {
     return score;
   }
 
-  #fewShotPrompt(learnt: readonly Item[]): { shown: number; prompt: string } {
-    const room = this.#models.base.served.contextTokens - promptRoom;
+  /** As many of the examples as fit before the longest text that is asked about. */
+  #fewShotPrompt(learnt: readonly Item[], asked: readonly Item[]): { shown: number; prompt: string } {
+    const longest = Math.max(...asked.map((item) => this.#encode(this.#promptOf(item)).length));
+    const room = this.#models.base.served.contextTokens - longest - 1;
     let prompt = "";
     let shown = 0;
     for (const item of learnt) {
