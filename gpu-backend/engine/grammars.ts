@@ -4,6 +4,8 @@
  * short, else by the slow one, as is one that turns out slow: so a row waits at most for a short compilation of others, if its own was short. Trials are given to
  * tenants by the time that theirs have taken.
  */
+import { setTimeout as startTimer } from "node:timers";
+import { setTimeout } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { ServiceError } from "../../shared/errors.ts";
 import { LruCache } from "../lru.ts";
@@ -108,11 +110,12 @@ export class Grammars {
     this.#isTrying = true;
     for (let next = this.#nextTrial(); next; next = this.#nextTrial()) {
       const { tenant, form } = next;
+      let tookMs = 0;
       let known = this.#known.get(form);
       if (!known) {
         const startedMs = this.#now();
         const answer = await this.#trial.call({ type: "compile", form }, grammarLimits.compileMs);
-        const tookMs = this.#now() - startedMs;
+        tookMs = this.#now() - startedMs;
         this.#spentMs.set(tenant, (this.#spentMs.get(tenant) ?? 0) + tookMs);
         const isQuick = tookMs <= grammarLimits.quickMs;
         const served = isQuick ? { thread: this.#quick, slower: this.#slow } : { thread: this.#slow, slower: null };
@@ -121,6 +124,8 @@ export class Grammars {
       }
       this.#trials.shift();
       next.done(known);
+      // Leaves the cores to steps for as long as a long trial took.
+      if (tookMs > grammarLimits.quickMs && this.#trials.length > 0) await setTimeout(tookMs, null, { ref: false });
     }
     this.#spentMs.clear();
     this.#isTrying = false;
@@ -261,7 +266,7 @@ class Thread {
     const id = this.#ids++;
     const { promise, resolve } = Promise.withResolvers<ThreadAnswer>();
     // Calls are answered in order, so the first whose time is over is the one that takes long: only the others are tried again.
-    const timer = setTimeout(() => {
+    const timer = startTimer(() => {
       resolve({ fault: `it takes more than ${withinMs} ms` });
       this.end("another call takes too long");
     }, withinMs);

@@ -15,7 +15,7 @@ import { randomSchema } from "../support/random-schemas.ts";
 import { smallBase } from "../support/small-base.ts";
 import { seededRandom } from "../support/steps.ts";
 import { BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
-import { mostVictimRatio } from "./measurements.ts";
+import { mostVictimRatio, p95 } from "./measurements.ts";
 
 const seed = Number(process.env.SCHEMA_SEED ?? Date.now() % 2 ** 31);
 const text = { type: "string" };
@@ -77,35 +77,40 @@ test("another tenant's answers by a schema wait little for 20 hostile schemas", 
     else expect([200, 429], body.error?.message).toContain(response.status);
     return response.status;
   };
-  const own = list({ enum: ["alpha", "beta", 1, 2.5] }, 40);
-  /** Of the quiet tenant's answers while the attacker sends 20 schemas at once. */
-  const p95Beside = async (schemas: readonly object[]) => {
-    const others = Promise.all(schemas.map((schema) => ask("attacker", schema, 64)));
+  const own = { ...list({ enum: ["alpha", "beta", 1, 2.5] }, 40), minItems: 20 };
+  const statuses: number[] = [];
+  /** Times of the quiet tenant's answers while the attacker's schemas are answered, at least 25. */
+  const timesBeside = async (schemas: readonly object[]) => {
     let isOver = false;
-    void others.finally(() => (isOver = true));
+    const others = Promise.all(schemas.map((schema) => ask("attacker", schema, 64))).finally(() => (isOver = true));
     const times: number[] = [];
-    while (!isOver || times.length < 20) {
+    while (!isOver || times.length < 25) {
       const started = performance.now();
-      expect(await ask("quiet", { ...own, minItems: 20 }, 200)).toBe(200);
+      expect(await ask("quiet", own, 200)).toBe(200);
       times.push(performance.now() - started);
     }
-    return { p95: times.toSorted((a, b) => a - b)[Math.floor(0.95 * times.length)], statuses: await others };
+    return { times, statuses: await others };
   };
-  await ask("quiet", { ...own, minItems: 20 }, 200);
-  const harmless = (round: number) =>
-    Array.from({ length: 20 }, (_, i) =>
-      object(3, (k) => (k === 0 ? { const: round * 100 + i } : { enum: ["x", "y"] })),
-    );
-  await p95Beside(harmless(0));
-  const calm = await p95Beside(harmless(1));
-  const attacked = await p95Beside(hostile.flatMap((of, i) => [of(i), of(i + 50)]));
-  const counts = Map.groupBy(attacked.statuses, (status) => status);
+  await ask("quiet", own, 200);
+  const harmless = (salt: number) => object(3, (k) => (k === 0 ? { const: salt } : { enum: ["x", "y"] }));
+  const [calm, attacked]: number[][] = [[], []];
+  const measure = async (round: number) => {
+    calm.push(...(await timesBeside(hostile.map((_, i) => harmless(100 * round + i)))).times);
+    const found = await timesBeside(hostile.map((of, i) => of(100 * round + i)));
+    attacked.push(...found.times);
+    statuses.push(...found.statuses);
+  };
+  const ratio = () => p95(attacked) / p95(calm);
+  for (let round = 0; round < 2; round++) await measure(round);
+  // Where a few slow answers tell harm, twice as many tell it from chance.
+  for (let round = 2; round < 4 && ratio() > mostVictimRatio; round++) await measure(round);
+  const count = (status: number) => statuses.filter((one) => one === status).length;
   console.log(
-    `p95 beside harmless schemas ${calm.p95.toFixed(0)} ms, beside hostile ones ${attacked.p95.toFixed(0)} ms;`,
-    `of the hostile ${counts.get(200)?.length ?? 0} were answered, ${counts.get(400)?.length ?? 0} refused, ${counts.get(429)?.length ?? 0} told to wait`,
+    `p95 beside harmless schemas ${p95(calm).toFixed(0)} ms, beside hostile ones ${p95(attacked).toFixed(0)} ms;`,
+    `of ${statuses.length} hostile ones ${count(200)} were answered, ${count(400)} refused, ${count(429)} told to wait`,
   );
-  expect(attacked.p95).toBeLessThan(mostVictimRatio * calm.p95);
-}, 180_000);
+  expect(ratio()).toBeLessThanOrEqual(mostVictimRatio);
+}, 300_000);
 
 test(`1,000 random schemas: every text that ends by itself is admitted (seed ${seed})`, async () => {
   onTestFinished(() => grammars.close());
