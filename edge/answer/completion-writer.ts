@@ -239,7 +239,16 @@ class CompletionWriter {
     }
     if (this.#openChoices > 0) return events;
     const usageChunk = includeUsage && !this.#repeated?.isUsageSent ? this.#builder.usageChunk() : null;
-    return events + (usageChunk ? eventText({ name: null, data: usageChunk }) : "") + sseDone;
+    return (
+      events +
+      (usageChunk
+        ? eventText(
+            { name: null, data: usageChunk },
+            this.#request.withEventIds ? `${this.#repeated!.idOf(index)}u` : null,
+          )
+        : "") +
+      sseDone
+    );
   }
 
   #writeEvents(events: string): void {

@@ -29,17 +29,17 @@ export interface StreamCursor {
   isUsageSent: boolean;
 }
 
-/** A place as the id of its event: `12-1n4kq7r`, with `!` after the event with the finish_reason. */
+/** A place as the id of its event: `12-1n4kq7r`, with `!` after the choice's last event. The chunk with the usage adds `u`. */
 export function eventIdOf({ events, digest, isDone }: ChoicePlace): string {
   return `${events}-${digest.toString(36)}${isDone ? "!" : ""}`;
 }
 
 /** The position of a stream of one choice whose last event has this id; null for other text. */
 export function cursorAfter(eventId: string): StreamCursor | null {
-  const [, events, digest, done] = /^(\d{1,7})-([0-9a-z]{1,7})(!?)$/.exec(eventId) ?? [];
+  const [, events, digest, done, usage] = /^(\d{1,7})-([0-9a-z]{1,7})(!?)(u?)$/.exec(eventId) ?? [];
   if (events === undefined) return null;
   const place = { events: Number(events), digest: Number.parseInt(digest, 36), isDone: done !== "" };
-  return { choices: [place], isUsageSent: false };
+  return { choices: [place], isUsageSent: usage !== "" };
 }
 
 /** The position of a client that has nothing. */

@@ -9,6 +9,8 @@ import { modelOf } from "../tenants/keys.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
 import { claimKey } from "./idempotency.ts";
 
+const utf8 = new TextEncoder();
+
 /** Reading and encoding a body of this size takes at most some 3 ms of CPU, about as much as refusing a request by its headers. */
 export const smallBodyBytes = 32 * 1024;
 
@@ -32,7 +34,7 @@ export async function readBody<T extends z.ZodType>(
     const body: { model?: unknown } = objectIn(text);
     const model = typeof body.model === "string" ? modelOf(access, body.model) : body.model;
     const value = checked(schema, model === body.model ? body : { ...body, model });
-    await claimKey(c, text);
+    await claimKey(c, () => utf8.encode(text));
     return value;
   });
 }

@@ -44,7 +44,7 @@ export const classify: RouteHandler = async (c, dependencies) => {
       throw invalidRequest(message, "input");
     }
     const read = () => {
-      const prompts = input.map((one) => promptOf(putTo(taught, one, labels), set, caller.now()));
+      const prompts = input.map((one) => promptOf(putTo(taught, one, labels), set, caller.writtenMs ?? caller.now()));
       return prompts.flatMap((prompt) => branches.map(({ prefixIds }) => continued(prompt, prefixIds)));
     };
     return { labels, branches, plan: await planGeneration(generation, read, set, caller) };

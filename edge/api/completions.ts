@@ -5,6 +5,7 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { completionRequestSchema } from "../../shared/contracts/openai.ts";
 import type { ResponseSettings } from "../../shared/contracts/response-object.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import { fnv1a } from "../../shared/math/fnv1a.ts";
 import { forms } from "../answer/forms.ts";
 import { maxTokensOf, refuseManyLogprobs } from "../answer/token-count.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
@@ -14,6 +15,7 @@ import { generationOf, planChat } from "../plan/chat.ts";
 import { type Caller, type GenerationRequest, type Plan, planCompletion } from "../plan/plan.ts";
 import { pause } from "../platform/clock.ts";
 import { assignMsField } from "../platform/edge-metrics.ts";
+import { keyIn } from "../tenants/charged-keys.ts";
 import { type NamedAdapters, outdated, requireMade } from "../tenants/own-adapters.ts";
 import { readBody } from "./body.ts";
 import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
@@ -82,7 +84,8 @@ export async function planned<T>(
   const deadlineMs = deadlineOf(c.req.header(deadlineHeader));
   const [requestId, traceparent] = [c.get("requestId"), c.get("traceparent")];
   const seed = c.get("repeatable")?.seed ?? randomSeed();
-  const caller = { requestId, tenant: access.tenant, own, deadlineMs, traceparent, randomSeed: seed, now };
+  const writtenMs = c.get("repeatable")?.createdMs ?? now();
+  const caller = { requestId, tenant: access.tenant, own, deadlineMs, traceparent, randomSeed: seed, writtenMs, now };
   let artifacts = await setOf(own, served, access.tenant, dependencies);
   for (let replans = 0; ; replans++) {
     const nearest = async (embeddings: Float32Array[]) => {
@@ -128,6 +131,16 @@ function deadlineOf(header: string | undefined): number | null {
   throw new ServiceError("invalid_request", message, { param: deadlineHeader });
 }
 
+/** What decides the tokens beside the request: artifacts, adapters and memories, as a short hash. */
+function stateOf({ manifestHash, choices }: Plan): string {
+  const used = choices.map(({ assignment, sequence: { mixture, memories } }) => [
+    assignment.adapter,
+    mixture,
+    memories,
+  ]);
+  return fnv1a(JSON.stringify([manifestHash, used])).toString(36);
+}
+
 /** Throws a ServiceError if the answer fails before it begins. */
 export async function answerFromCell(
   c: Context<AppEnvironment>,
@@ -135,6 +148,7 @@ export async function answerFromCell(
   { request, plan, artifacts, form, settings }: Generation,
 ): Promise<Response> {
   const { signal } = c.req.raw;
+  const idempotencyKey = c.get("idempotencyKey");
   const model = request.model ?? `${artifacts.manifest.model.servedAs}:auto`;
   const options = {
     echo: request.echo,
@@ -145,7 +159,8 @@ export async function answerFromCell(
   };
   if (!request.stream) refuseManyLogprobs(plan, { form, ...options });
   const repeatable = c.get("repeatable");
-  const resumeFrom = resumptionOf(c, request.stream && repeatable !== undefined && plan.choices.length === 1);
+  const isResumable = request.stream && repeatable !== undefined && plan.choices.length === 1;
+  const resumeFrom = resumptionOf(c, isResumable ? plan.choices[0].sequence.maxTokens : null);
   const admission = await c.get("admission").reserve(maxTokensOf(plan.choices));
   Object.assign(c.get("attributes"), {
     "gen_ai.request.model": model.slice(0, 80),
@@ -169,8 +184,8 @@ export async function answerFromCell(
     stream: request.stream,
     includeUsage: request.stream_options?.include_usage ?? false,
     heartbeatMs: dependencies.heartbeatMs,
-    admitted: admission.request,
-    ...(request.stream && repeatable && plan.choices.length === 1 && { withEventIds: true }),
+    admitted: { ...admission.request, ...(idempotencyKey && { idempotencyKey: keyIn(idempotencyKey, stateOf(plan)) }) },
+    ...(isResumable && { withEventIds: true }),
     ...(resumeFrom && { resumeFrom }),
   };
   /** A cell that has the request settles it first, with its use. If no cell has it, this settles it. */

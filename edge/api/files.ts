@@ -26,7 +26,7 @@ export const createFile: RouteHandler = async (c, dependencies) => {
   const id = `file-${c.get("repeatable")?.id ?? newId()}`;
   const made = c.get("repeatable") && (await adapters.of(tenant).record(filesList, id));
   if (made) return c.json(fileObject(made as FileRecord));
-  const created = Math.floor(now() / 1000);
+  const created = Math.floor((c.get("repeatable")?.createdMs ?? now()) / 1000);
   const file: FileRecord = { id, filename, bytes: content.length, created };
   requireTaken(await adapters.of(tenant).addFile(file, content, fileBytes));
   return c.json(fileObject(file));

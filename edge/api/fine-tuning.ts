@@ -39,7 +39,7 @@ export const createJob: RouteHandler = async (c, dependencies) => {
       "model",
     );
   }
-  const name = body.suffix ?? `ft-${newId().slice(-16)}`;
+  const name = body.suffix ?? `ft-${id.slice(-16)}`;
   requireFreeName(name, manifest, "suffix");
   const encode = async (id: string, param: string) => {
     const examples = await readExamples(own, id, param);
@@ -49,7 +49,7 @@ export const createJob: RouteHandler = async (c, dependencies) => {
   const validation = validationFile === null ? null : await encode(validationFile, "validation_file");
   const tokens = training.encoded.tokens + (validation?.encoded.tokens ?? 0);
   const admission = await c.get("admission").reserve(tokens);
-  const created = Math.floor(now() / 1000);
+  const created = Math.floor((c.get("repeatable")?.createdMs ?? now()) / 1000);
   const job: TuningJob = {
     ...{ id, created, finished: null, status: "queued", error: null, model, name },
     ...{

@@ -29,32 +29,34 @@ export async function idempotencyKeyOf(c: Context<AppEnvironment>, tenant: strin
  * Claims the request's key, if it has one, for its path and body. Called when the body is valid. Throws idempotency_conflict if the key
  * came with another request before.
  */
-export async function claimKey(c: Context<AppEnvironment>, body: Uint8Array | string): Promise<void> {
+export async function claimKey(c: Context<AppEnvironment>, body: () => Uint8Array): Promise<void> {
   const key = c.get("idempotencyKey");
   if (key === null) return;
-  const bytes = typeof body === "string" ? utf8.encode(body) : body;
   const { pathname, search } = new URL(c.req.url);
-  const digest = await sha256Hex(utf8.encode(`${pathname}${search}\n${await sha256Hex(bytes)}`));
+  const digest = await sha256Hex(
+    utf8.encode(`${pathname}${search}\n${await sha256Hex(body())}\n${c.req.header(header)}`),
+  );
   const { createdMs } = await c.get("admission").claim(digest);
   c.set("repeatable", { id: key.slice(0, 32), seed: Number.parseInt(key.slice(32, 40), 16), createdMs });
 }
 
+/** Events of a stream beside those of its tokens: an answer of `/v1/responses` begins with up to ten. */
+const otherEvents = 64;
+
 /**
- * Where the client's `Last-Event-ID` continues a stream (WHATWG HTML, "Server-sent events"); null without one. Throws invalid_request
- * if the request cannot be resumed, or the id is none of ours.
+ * Where the client's `Last-Event-ID` continues a stream of at most `maxTokens` (WHATWG HTML, "Server-sent events"); null without one.
+ * `maxTokens` is null for a request that cannot be resumed. Throws invalid_request for that, or an id that is none of the stream's.
  */
-export function resumptionOf(c: Context<AppEnvironment>, isResumable: boolean): StreamCursor | null {
+export function resumptionOf(c: Context<AppEnvironment>, maxTokens: number | null): StreamCursor | null {
   const eventId = c.req.header("last-event-id");
   if (eventId === undefined) return null;
-  if (!isResumable) {
+  if (maxTokens === null) {
     const message =
       "Last-Event-ID resumes a stream of one choice, whose request is sent again with its Idempotency-Key";
     throw invalidRequest(message, "Last-Event-ID");
   }
   const cursor = cursorAfter(eventId);
-  if (cursor) return cursor;
-  throw invalidRequest(
-    `Last-Event-ID is ${JSON.stringify(eventId.slice(0, 40))}, which is the id of no event`,
-    "Last-Event-ID",
-  );
+  if (cursor && cursor.choices[0].events <= maxTokens + otherEvents) return cursor;
+  const shown = JSON.stringify(eventId.slice(0, 40));
+  throw invalidRequest(`Last-Event-ID is ${shown}, which is the id of no event of this stream`, "Last-Event-ID");
 }

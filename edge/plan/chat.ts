@@ -31,7 +31,12 @@ export function planChat(
   caller: Caller,
   param?: string,
 ): Promise<Plan> {
-  return planGeneration(request, () => [tokenizedChat(messages, artifacts, caller.now(), param)], artifacts, caller);
+  return planGeneration(
+    request,
+    () => [tokenizedChat(messages, artifacts, caller.writtenMs ?? caller.now(), param)],
+    artifacts,
+    caller,
+  );
 }
 
 /** Only the messages' contents assign the prompt: the template's text is the same in every conversation. */

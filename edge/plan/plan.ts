@@ -57,6 +57,8 @@ export interface Caller {
   traceparent?: string | null;
   /** uint32, used where the request brings no seed. */
   randomSeed: number;
+  /** The time that a chat template may write, in milliseconds since 1970; absent: now. */
+  writtenMs?: number;
   now(): number;
 }
 

@@ -10,7 +10,8 @@ import type { Claim } from "./charged-keys.ts";
 import type { AdmittedRequest, Consumption, UseRecorder } from "./consumption.ts";
 import type { Access } from "./keys.ts";
 import { KnownRefusals } from "./known-refusals.ts";
-import { type Ledger, ledgerOf, regionalName } from "./ledger.ts";
+import { type Ledger, ledgerOf } from "./ledger.ts";
+import { regionalName } from "./ledger-name.ts";
 import { type Decision, type Gauge, type Refusal, reservationMs } from "./quota.ts";
 
 export interface SettlementDependencies {
@@ -180,7 +181,7 @@ async function orUnavailable<T>(answer: Promise<T>): Promise<T> {
   try {
     return await answer;
   } catch (cause) {
-    const message = "The tenant's limits cannot be checked now; try again.";
+    const message = "The tenant's limits and keys cannot be checked now; try again.";
     throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
   }
 }

@@ -93,7 +93,7 @@ export class LedgerStore {
   erase(erased: Erased): void {
     this.#unwritten.clear();
     this.#unwrittenLent = null;
-    this.keys.written();
+    this.keys.erased();
     this.#storage.transactionSync(() => {
       for (const table of ["counts", "facts", "usage", "keys"]) {
         this.#sql.exec(`DELETE FROM ${table}`);

@@ -28,6 +28,7 @@ import {
   type Report,
   sameLimits,
 } from "./lease.ts";
+import { partsOf, regionalName } from "./ledger-name.ts";
 import { LedgerStore, type UsageBatch, type UsageRow } from "./ledger-store.ts";
 import { type Amounts, type Decision, type Quota, type Refusal, type Share, settledMs } from "./quota.ts";
 
@@ -282,7 +283,7 @@ export class Ledger extends DurableObject<Env> {
     const isCounted = this.quota.settle(id, tokensOf(consumed), this.now(), consumed.length > 0, tokensOf(due));
     const day = new Date(this.now()).toISOString().slice(0, 10);
     if (isCounted) for (const one of due) this.#store.use({ day, ...one });
-    if (isCounted && key !== undefined) this.#store.keys.charge(key, due);
+    if (isCounted && key !== undefined && due.length > 0) this.#store.keys.charge(key, due);
     await this.#commitSoon();
     return isCounted ? due : [];
   }
@@ -381,16 +382,6 @@ export class Ledger extends DurableObject<Env> {
   #write(): void {
     this.quota.writeChanges((changes) => this.#store.write(changes));
   }
-}
-
-/** The name of a tenant's ledger in a region. No tenant's name has an `@`. */
-export function regionalName(tenant: string, region: Region): string {
-  return `${tenant}@${region}`;
-}
-
-function partsOf(name: string): { tenant: string; region: Region | null } {
-  const [tenant, region] = name.split("@");
-  return { tenant, region: regions.find((known) => known === region) ?? null };
 }
 
 /** A region's ledger is created in its region. */

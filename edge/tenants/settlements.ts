@@ -8,6 +8,7 @@
 import { ensureAlarm, pause } from "../platform/clock.ts";
 import { type AdmittedRequest, addUse, type Consumption, type ReportUse, type UseRecorder } from "./consumption.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";
+import { tenantOf } from "./ledger-name.ts";
 
 const gatherMs = 250;
 const firstRetryMs = 1000;
@@ -62,7 +63,7 @@ export class Settlements implements UseRecorder {
     this.#now = now;
     this.#newId = newId;
     this.#report = report;
-    storage.sql.exec(`CREATE TABLE IF NOT EXISTS settlements (
+    storage.sql.exec(`CREATE TABLE IF NOT EXISTS unsettled (
       id TEXT PRIMARY KEY, ledger TEXT NOT NULL, consumed TEXT NOT NULL, beganMs REAL NOT NULL, key TEXT
     ) WITHOUT ROWID`);
   }
@@ -124,25 +125,26 @@ export class Settlements implements UseRecorder {
     await Promise.all(flushed);
   }
 
-  /** Reports use and stores its settlement, in the present transaction; `retry` makes it. */
+  /** Stores a settlement in the present transaction; `retry` makes it. Reports the use, unless only the ledger knows what is new. */
   store(request: AdmittedRequest, consumed: readonly Consumption[]): void {
-    this.#report(request.tenant, consumed);
+    if (request.idempotencyKey === undefined) this.#report(request.tenant, consumed);
     this.#store(request, request.requestId, consumed);
   }
 
   #store({ ledger, beganMs, idempotencyKey }: Settled, id: string, consumed: readonly Consumption[]): void {
     const stored = [id, ledger, JSON.stringify(consumed), beganMs, idempotencyKey ?? null];
-    this.#storage.sql.exec("INSERT OR REPLACE INTO settlements VALUES (?, ?, ?, ?, ?)", ...stored);
+    this.#storage.sql.exec("INSERT OR REPLACE INTO unsettled VALUES (?, ?, ?, ?, ?)", ...stored);
   }
 
   /** Makes the stored settlements, or else sets the alarm. The object's alarm calls it last. */
   async retry(): Promise<void> {
     type Row = { id: string; ledger: string; consumed: string; beganMs: number; key: string | null };
-    const stored = this.#storage.sql.exec<Row>("SELECT * FROM settlements");
+    const stored = this.#storage.sql.exec<Row>("SELECT * FROM unsettled");
     const tries = stored.toArray().map(async ({ id, ledger, consumed, beganMs, key }) => {
       const use = JSON.parse(consumed) as Consumption[];
-      await ledgerOf(this.#ledgers, ledger).settle(id, use, beganMs, key ?? undefined);
-      this.#storage.sql.exec("DELETE FROM settlements WHERE id = ?", id);
+      const due = await ledgerOf(this.#ledgers, ledger).settle(id, use, beganMs, key ?? undefined);
+      if (key !== null && due.length > 0) this.#report(tenantOf(ledger), due);
+      this.#storage.sql.exec("DELETE FROM unsettled WHERE id = ?", id);
     });
     const results = await Promise.allSettled(tries);
     const hasFailed = results.some(({ status }) => status === "rejected");

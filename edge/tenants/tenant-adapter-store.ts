@@ -362,7 +362,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
       this.#refits.erase();
       this.#sealed.erase();
       this.#lists.erase();
-      for (const table of ["adapters", "settlements"]) this.#sql.exec(`DELETE FROM ${table}`);
+      for (const table of ["adapters", "unsettled"]) this.#sql.exec(`DELETE FROM ${table}`);
     });
     return { adapters, ...erased };
   }

@@ -33,7 +33,8 @@ export class TenantFiles {
     const refused = this.#refusal(file, maxTenantBytes);
     if (refused) return refused;
     const store = await this.#parts.sealed.seal(file.id, { [kind]: content });
-    // Others may have been stored meanwhile.
+    // Others may have been stored meanwhile, or this one by a repeated request.
+    if (this.#parts.lists.find(filesList, file.id)) return null;
     const refusedLast = this.#refusal(file, maxTenantBytes);
     if (refusedLast) return refusedLast;
     store();

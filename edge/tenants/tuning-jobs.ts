@@ -91,6 +91,8 @@ export class TuningJobs {
     const refused = this.#refusal(job.name);
     if (refused !== "added") return refused;
     const store = await this.#parts.sealed.seal(job.id, { content: jsonBytes(content) });
+    // Stored meanwhile by a repeated request.
+    if (this.#parts.lists.find(jobsList, job.id)) return "added";
     const refusedLast = this.#refusal(job.name);
     if (refusedLast !== "added") return refusedLast;
     store();

@@ -7,6 +7,7 @@ const maxDifferences = 10;
 
 async function verify(requestFile: string, answerFile: string, options: ConnectionOptions): Promise<void> {
   const [requests, answers] = await Promise.all([parsedFile(requestFile), parsedFile(answerFile)]);
+  if (requests.length === 0) throw new Error(`${requestFile} holds no request`);
   if (requests.length !== answers.length) {
     throw new Error(`${requestFile} holds ${requests.length} requests, and ${answerFile} ${answers.length} answers`);
   }

@@ -6,7 +6,8 @@ import { beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import { regions } from "../../edge/platform/region.ts";
 import type { KeyStore } from "../../edge/tenants/keys.ts";
-import { ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
+import { ledgerOf } from "../../edge/tenants/ledger.ts";
+import { regionalName } from "../../edge/tenants/ledger-name.ts";
 import type { FittedAdapter } from "../../edge/tenants/own-adapters.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import {

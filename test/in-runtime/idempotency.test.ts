@@ -4,7 +4,8 @@ import { env } from "cloudflare:workers";
 import { beforeEach, describe, expect, test, vi } from "vitest";
 import { defaultRegion } from "../../edge/platform/region.ts";
 import type { KeyStore } from "../../edge/tenants/keys.ts";
-import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
+import { type Ledger, ledgerOf } from "../../edge/tenants/ledger.ts";
+import { regionalName } from "../../edge/tenants/ledger-name.ts";
 import type { FileObject, Job } from "../../shared/contracts/fine-tuning.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -152,8 +153,8 @@ describe("a stream that is resumed after its last event", () => {
   test("has the events that the client lacks, wherever it broke off", async () => {
     const whole = await eventsIn(await ask({}));
     const ids = whole.map(idOf);
-    // Neither the chunk with the usage nor [DONE] has one.
-    expect(ids.filter((id) => id !== undefined)).toHaveLength(whole.length - 2);
+    // Only [DONE] has none.
+    expect(ids.filter((id) => id !== undefined)).toHaveLength(whole.length - 1);
     for (const [i, id] of ids.entries()) {
       if (id === undefined) continue;
       const rest = await eventsIn(await ask({ "last-event-id": id }));
@@ -174,6 +175,7 @@ describe("a stream that is resumed after its last event", () => {
     ["of several choices", { "last-event-id": "1-a" }, { n: 2 }],
     ["that is no stream", { "last-event-id": "1-a" }, { stream: false, stream_options: undefined }],
     ["after an unknown event", { "last-event-id": "x".repeat(5000) }, {}],
+    ["after more events than it can have", { "last-event-id": "9999999-0" }, {}],
   ])("is refused: one %s", async (_, headers, content) => {
     const error = await errorOf(await ask(headers as Record<string, string>, content));
     expect(error).toMatchObject({ status: 400, code: null });
@@ -183,23 +185,26 @@ describe("a stream that is resumed after its last event", () => {
 
 test("what names a resource is made once: files and jobs", async () => {
   const { request, post } = app();
-  const upload = async () => {
+  const send = async (texts: string[]) => {
     const form = new FormData();
     form.set("purpose", "fine-tune");
-    const lines = ["a", "b", "c"].map((text) => JSON.stringify({ prompt: text, completion: ` ${text}` }));
+    const lines = texts.map((text) => JSON.stringify({ prompt: text, completion: ` ${text}` }));
     form.set("file", new File([lines.join("\n")], "examples.jsonl"));
     const headers = { ...mine, "idempotency-key": "file" };
-    return (await request("/v1/files", { method: "POST", body: form, headers })).json<FileObject>();
+    return request("/v1/files", { method: "POST", body: form, headers });
   };
-  const files = [await upload(), await upload()];
-  expect(files[1]).toEqual(files[0]);
+  const upload = async () => (await send(["a", "b", "c"])).json<FileObject>();
+  // Two at once, each form with another boundary, and a third later.
+  const files = [...(await Promise.all([upload(), upload()])), await upload()];
+  for (const file of files) expect(file).toEqual(files[0]);
+  expect(await errorOf(await send(["a", "b", "d"]))).toMatchObject({ status: 409, code: "idempotency_conflict" });
   const create = async () => {
     const content = { model: "gpt2", training_file: files[0].id };
     const response = await post("/v1/fine_tuning/jobs", content, { headers: { ...mine, "idempotency-key": "job" } });
     return response.json<Job>();
   };
-  const jobs = [await create(), await create()];
-  expect(jobs[1].id).toBe(jobs[0].id);
+  const jobs = [...(await Promise.all([create(), create()])), await create()];
+  expect(new Set(jobs.map(({ id, model, created_at }) => `${id} ${model} ${created_at}`)).size).toBe(1);
   const listed = await (await request("/v1/fine_tuning/jobs", { headers: mine })).json<{ data: Job[] }>();
   expect(listed.data).toHaveLength(1);
 });
@@ -244,6 +249,16 @@ describe("a ledger's keys", () => {
     expect(await ledger.claim("k", "other")).toEqual({ createdMs: startMs + dayMs + 1 });
     await ledger.erase();
     expect(await ledger.claim("k", "third")).toEqual({ createdMs: startMs + dayMs + 1 });
+  });
+
+  test("what was charged counts only while the same adapters and memories answer", async () => {
+    const ledger = env.LEDGERS.getByName(`keys-${tenants++}`);
+    await ledger.claim("k", "digest");
+    expect(await ledger.settle("r1", [used], 0, "k:one")).toEqual([used]);
+    expect(await ledger.settle("r2", [used], 0, "k:one")).toEqual([]);
+    expect(await ledger.settle("r3", [used], 0, "k:two")).toEqual([used]);
+    expect(await ledger.settle("r4", [used], 0, "k:one")).toEqual([used]);
+    expect(await ledger.usage("2000-01-01", "2100-01-01")).toMatchObject([{ requests: 3, completionTokens: 18 }]);
   });
 
   test("a settlement whose write fails is not recorded as charged", async () => {

@@ -6,7 +6,8 @@ import type { Cell } from "../../edge/cell/cell.ts";
 import type { Region } from "../../edge/platform/region.ts";
 import type { Consumption, ReportUse } from "../../edge/tenants/consumption.ts";
 import { leaseOf } from "../../edge/tenants/lease.ts";
-import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
+import { type Ledger, ledgerOf } from "../../edge/tenants/ledger.ts";
+import { regionalName } from "../../edge/tenants/ledger-name.ts";
 import type { QuotaState } from "../../edge/tenants/quota.ts";
 import { Settlements } from "../../edge/tenants/settlements.ts";
 import { plans } from "../../shared/contracts/tenants.ts";
@@ -223,7 +224,7 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
   await runDurableObjectAlarm(cell);
   await runDurableObjectAlarm(cell);
   const kept = await runInDurableObject(cell, (_: Cell, { storage }) =>
-    storage.sql.exec("SELECT id FROM settlements").toArray(),
+    storage.sql.exec("SELECT id FROM unsettled").toArray(),
   );
   expect(kept).toEqual([]);
   const state = await runInDurableObject(ledgers[0], (object: Ledger) => object.quota.state);

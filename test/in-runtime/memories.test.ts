@@ -6,7 +6,8 @@ import { beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { encodeDocuments } from "../../edge/plan/documents.ts";
 import { defaultRegion } from "../../edge/platform/region.ts";
 import type { KeyStore } from "../../edge/tenants/keys.ts";
-import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
+import { type Ledger, ledgerOf } from "../../edge/tenants/ledger.ts";
+import { regionalName } from "../../edge/tenants/ledger-name.ts";
 import { gunzip } from "../../edge/tenants/sealed-store.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
@@ -352,7 +353,7 @@ describe("a job", () => {
     await runDurableObjectAlarm(store());
     await expect.poll(charged, patience).toEqual([1, (await shown()).memory!.tokens]);
     const left = await runInDurableObject(store(), (_, { storage }) => [
-      ...storage.sql.exec("SELECT * FROM settlements"),
+      ...storage.sql.exec("SELECT * FROM unsettled"),
     ]);
     expect(left).toEqual([]);
   });
@@ -636,8 +637,13 @@ test("with a thousand adapters a prompt reads as many rows, makes as many calls 
     const sent = seen.bytes.slice(before).map((bytes) => bytes.length);
     return { rows: await runInDurableObject(store(), rows), calls, results, sent };
   };
+  /** The fewest of three: an alarm of the object may read rows of its own meanwhile. */
+  const least = async () => {
+    const all = [await costs(), await costs(), await costs()];
+    return all.reduce((least, one) => (one.rows < least.rows ? one : least));
+  };
   await costs();
-  const withThree = await costs();
+  const withThree = await least();
   expect(withThree.rows).toBeGreaterThan(0);
   await runInDurableObject(store(), (_, { storage }) => {
     const [{ record }] = storage.sql.exec<{ record: string }>("SELECT record FROM memories LIMIT 1");
@@ -650,7 +656,7 @@ test("with a thousand adapters a prompt reads as many rows, makes as many calls 
   await evictDurableObject(store());
   const first = await costs();
   expect(first.rows).toBeGreaterThan(withThree.rows);
-  const withThousand = await costs();
+  const withThousand = await least();
   console.log(
     `with 3 ${JSON.stringify(withThree)}, with 1000 ${JSON.stringify(withThousand)}, first ${first.rows} rows`,
   );

@@ -1,0 +1,97 @@
+/** The client's resumable fetch over connections that a test scripts. */
+import { expect, test } from "vitest";
+import { resumableFetch } from "../../../edge/client/resumable.ts";
+
+type Connection = "lost" | { events: string[]; end: "close" | "error" | "silent"; status?: number };
+
+/** Answers each try with the next connection; what it was sent is returned. */
+function scripted(connections: Connection[], options = {}) {
+  const sent: { key: string | null; lastId: string | null }[] = [];
+  const send = async (_: unknown, init?: RequestInit) => {
+    const headers = new Headers(init?.headers);
+    sent.push({ key: headers.get("idempotency-key"), lastId: headers.get("last-event-id") });
+    const connection = connections.shift();
+    if (connection === undefined || connection === "lost") throw new TypeError("connection lost");
+    const rest = [...connection.events];
+    const body = new ReadableStream<Uint8Array>({
+      pull(controller) {
+        const event = rest.shift();
+        if (event !== undefined) controller.enqueue(new TextEncoder().encode(event));
+        else if (connection.end === "close") controller.close();
+        else if (connection.end === "error") controller.error(new TypeError("reset"));
+        else return new Promise(() => {});
+      },
+    });
+    const type = connection.status ? "application/json" : "text/event-stream";
+    return new Response(body, { status: connection.status ?? 200, headers: { "content-type": type } });
+  };
+  const fetch = resumableFetch({ fetch: send as typeof globalThis.fetch, delayMs: 1, attempts: 3, ...options });
+  return { sent, ask: (init = {}) => fetch("http://edge", { method: "POST", body: "{}", ...init }) };
+}
+
+const event = (n: number) => `id: ${n}\ndata: {"n":${n}}\n\n`;
+const done = "data: [DONE]\n\n";
+const heartbeat = ": hb\n\n";
+
+test("events come once and in order, over connections that are lost before, between and inside them", async () => {
+  const { ask, sent } = scripted([
+    "lost",
+    { events: [heartbeat], end: "error" },
+    { events: [event(1), event(2), "id: 3\nda"], end: "error" },
+    "lost",
+    { events: [heartbeat, event(3)], end: "close" },
+    { events: [event(4), done], end: "close" },
+  ]);
+  const text = await (await ask()).text();
+  expect(text.replaceAll(heartbeat, "")).toBe([1, 2, 3, 4].map(event).join("") + done);
+  expect(new Set(sent.map(({ key }) => key)).size).toBe(1);
+  expect(sent.map(({ lastId }) => lastId)).toEqual([null, null, null, "2", "2", "3"]);
+});
+
+test.each<[string, Connection[], number]>([
+  ["brings heartbeats alone", Array.from({ length: 9 }, () => ({ events: [heartbeat], end: "error" as const })), 4],
+  ["has begun without ids", [{ events: ['data: {"n":1}\n\n'], end: "error" }], 1],
+  [
+    "is refused when it is resumed",
+    [
+      { events: [event(1)], end: "error" },
+      { events: ['{"error":{}}'], end: "close", status: 409 },
+    ],
+    2,
+  ],
+])("a stream that %s ends in an error after a bounded number of tries", async (_, connections, tries) => {
+  const { ask, sent } = scripted(connections);
+  await expect((await ask()).text()).rejects.toThrow();
+  expect(sent).toHaveLength(tries);
+});
+
+test("an error of the stream ends it: nothing is resumed behind it", async () => {
+  const failed = 'data: {"error":{"message":"m"}}\n\n';
+  const { ask, sent } = scripted([{ events: [event(1), failed], end: "error" }]);
+  await expect((await ask()).text()).rejects.toThrow("reset");
+  expect(sent).toHaveLength(1);
+});
+
+test("a connection without a byte for too long counts as lost", async () => {
+  const { ask } = scripted(
+    [
+      { events: [event(1)], end: "silent" },
+      { events: [done], end: "close" },
+    ],
+    { silenceMs: 20 },
+  );
+  expect(await (await ask()).text()).toBe(event(1) + done);
+});
+
+test("who stops reading, or aborts, waits for no dead connection and sends nothing more", async () => {
+  const { ask, sent } = scripted([
+    { events: [event(1)], end: "silent" },
+    { events: [event(1)], end: "silent" },
+  ]);
+  for await (const _ of (await ask()).body!) break;
+  const left = new AbortController();
+  const reading = (await ask({ signal: left.signal })).text();
+  left.abort(new Error("left"));
+  await expect(reading).rejects.toThrow("left");
+  expect(sent).toHaveLength(2);
+});
