@@ -122,5 +122,5 @@ test.each(["end", "kill"] as const)("a folder is refused from the beginning of a
   expect(() => claimStateFolder(folder)).toThrow(`process ${start.pid} serves from ${folder}`);
   await start[how]();
   claimStateFolder(folder);
-  expect(await readdir(folder)).toEqual([`start.${process.pid}.lock`]);
+  expect(await readdir(folder)).toEqual([`start.${process.pid}.lock`, "version"]);
 });
