@@ -20,7 +20,7 @@ export class Catalog {
     this.#api = api;
   }
 
-  /** The model that is the base alone, as `gpt2`. */
+  /** The name of the base model, such as `gpt2`. */
   get baseModel(): string {
     return this.centroids[0]?.model.split(":")[0] ?? "";
   }

@@ -1,6 +1,7 @@
 /**
  * Labels as a tree of tokens: where they part, the model chooses among the tokens that continue them. So a label's probability is that
- * of a text which may hold nothing else. Labels that differ in their first token, as most do, need the prompt alone. Pure.
+ * of an output that can be nothing but one of the labels. If all differ in their first token, as most do, one pass over the prompt is
+ * enough. Pure.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest } from "../../shared/errors.ts";

@@ -37,7 +37,7 @@ export interface EvidenceTokens {
 
 export interface PlannedMixture {
   mode: "evidence" | "fixed";
-  /** In the order of the mixture's adapters. Micro-batch, routing and usage go by the first. */
+  /** In the order of `request.adapters`. The first one decides micro-batch, routing and whose use is counted. */
   experts: Candidate[];
   request: MixtureRequest;
 }

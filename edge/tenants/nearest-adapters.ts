@@ -11,7 +11,7 @@ export interface NearestAdapters {
   hasAny: boolean;
   /** That of the adapters which can be used: the asked one, or another while all of them wait to be made again. */
   manifestHash: string;
-  /** For each prompt those of the asked manifest that can be used, at most `nearestAdapters`, nearest first. */
+  /** For each prompt: usable adapters of that manifest, at most `nearestAdapters`, nearest first. */
   nearest: OwnAdapter[][];
 }
 

@@ -72,7 +72,7 @@ export interface OwnMemory {
   job: MemoryJob | null;
 }
 
-/** The set that an adapter has or is about to have; null for none. */
+/** The memory that is being made, unless its job failed; else the ready one; null if there is neither. */
 export function wantedOf(memory: OwnMemory | null): MemorySet | null {
   if (memory?.job && memory.job.status !== "failed") return memory.job;
   return memory?.ready ?? null;

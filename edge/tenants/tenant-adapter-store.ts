@@ -241,7 +241,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
 
   /**
    * Changes the documents of an adapter and stores the job that makes a memory of them; `isNew`: the adapter must not exist yet.
-   * Returns why not, and then nothing has changed.
+   * If it is refused, returns the reason and changes nothing.
    */
   async changeDocuments(
     name: string,

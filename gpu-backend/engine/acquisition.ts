@@ -6,7 +6,7 @@ import type { MemoryCache } from "../memory/memory-cache.ts";
 import type { Grammars } from "./grammars.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** The adapters of a mixture or, without one, of the micro-batch (null: none). */
+/** Ids of the adapters that a sequence needs: those of its mixture, else the micro-batch's one, if any. */
 export function adapterIdsOf({ mixture, tenant }: SequenceRequest, batchAdapterId: string | null): string[] {
   if (!mixture) return batchAdapterId === null ? [] : [batchAdapterId];
   return mixture.adapters.map((one) => ("centroidId" in one ? one.centroidId : ownAdapterId(tenant, one.adapterHash)));

@@ -9,9 +9,9 @@ import { parametersOf } from "../runtime/model-weights.ts";
 import { kvFormatFor, type WeightFormat } from "../runtime/products.ts";
 
 /**
- * Bytes for each parameter: of an open session with its working memory, and at the peak of loading it, when the model file, the
- * graph and the session are there together. Measured with GPT-2 124M (`npm run bench -- --memory`), rounded up; `exact` with SmolLM2-135M,
- * whose engine takes 490 MB at most while it starts: 2.8 bytes beside its process in 4-bit blocks, rounded up for those of 8 bits.
+ * Bytes for each parameter. `session`: an open session with its working memory. `loading`: the peak, when model file, graph and
+ * session are all in memory. Measured with GPT-2 124M (`npm run bench -- --memory`), rounded up. `exact` is measured with SmolLM2-135M,
+ * whose engine takes at most 490 MB while it starts: 2.8 bytes beside its process with 4-bit blocks, rounded up for 8-bit blocks.
  */
 const bytesPerParameter: Record<WeightFormat, { session: number; loading: number }> = {
   fp32: { session: 8.5, loading: 16.5 },

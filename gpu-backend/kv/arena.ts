@@ -11,7 +11,7 @@ import { bytesPerPosition, positionsFor } from "./kv-budget.ts";
 import { type KvArray, type KvCopy, KvMemory, type KvMemoryShape, type Side } from "./kv-memory.ts";
 import type { Move } from "./slot-table.ts";
 
-/** The arena shrinks to a smaller size only if at most this part of it is used, so that sizes do not alternate. */
+/** `trim` takes a smaller size only if the longest row fills at most this share of it, so that sizes do not alternate. */
 const fullShare = 0.75;
 
 export class KvArena {
@@ -22,7 +22,7 @@ export class KvArena {
   #rows = 0;
   /** Positions that hold keys and values, by the slot table's rows. */
   readonly #lengths: Int32Array;
-  /** Positions that are needed soon. */
+  /** Positions that each row is expected to need, [rows]. */
   readonly #wanted: Int32Array;
   /** Buffer for the head that `follow` replaces, [contextTokens, d]. */
   readonly #replaced: Float32Array;
@@ -38,7 +38,7 @@ export class KvArena {
     memory.join(this, side);
   }
 
-  /** P of the next feed. */
+  /** P, positions of each row: the `pastTokens` of the next `feed`. */
   get positions(): number {
     return this.#positions;
   }

@@ -35,7 +35,7 @@ export class HostRunner implements ModelRunner {
   async run({ phase, rows, states, head }: Pass): Promise<PassOutput> {
     const tokensOf = new Map(rows.map(({ kv, tokens }) => [rowOf(kv), tokens]));
     const named = rows.map(({ kv }) => rowOf(kv));
-    if (phase === "decode") this.kv.rows.promote(named);
+    if (phase === "decode") this.kv.rows.decodeOnly(named);
     const order = this.kv.rows.inOrder(named);
     const counts = order.map((row) => tokensOf.get(row)!.length);
     const S = order.length;

@@ -112,11 +112,19 @@ export class KvRows<S> {
     arena.open(positions);
     arena.append(this.rowOf(sequence), [positions], copy, positions);
     copy.forEach(free);
-    if (isDecoding) this.promote([sequence]);
+    if (isDecoding) this.#promote([sequence]);
   }
 
-  /** Moves sequences to the decoding rows, where they are not there yet. */
-  promote(sequences: readonly S[]): void {
+  /** Makes these the decoding rows, which follow each other: others that decoded sit out, as those that wait for a grammar. */
+  decodeOnly(sequences: readonly S[]): void {
+    const wanted = new Set(sequences);
+    for (const { arena, table } of Object.values(this.#classes)) {
+      for (const other of table.decoding) if (!wanted.has(other)) arena.follow(table.demote(other));
+    }
+    this.#promote(sequences);
+  }
+
+  #promote(sequences: readonly S[]): void {
     for (const sequence of sequences) {
       const { arena, table } = this.#placeOf(sequence);
       if (!table.isDecoding(sequence)) arena.follow(table.promote(sequence));

@@ -58,6 +58,17 @@ export class SlotTable<S> {
     return [{ from: row, to: target, swap: true }];
   }
 
+  /** Makes a decoding sequence a prefilling one, which the next decode pass leaves out. */
+  demote(sequence: S): Move[] {
+    const row = this.#heldRow(sequence);
+    if (row >= this.#decoding) throw new Error("the sequence is not decoding");
+    const target = --this.#decoding;
+    if (row === target) return [];
+    this.#place(this.#rows[target], row);
+    this.#place(sequence, target);
+    return [{ from: row, to: target, swap: true }];
+  }
+
   /** Takes a sequence's row back; the last rows of its phase, and of the next, fill the hole. */
   release(sequence: S): Move[] {
     let hole = this.#heldRow(sequence);

@@ -98,7 +98,7 @@ function affine(w: Float32Array, b: Float32Array, x: Float32Array): Float32Array
   });
 }
 
-/** Wᵀ·y, of a W with so many columns. */
+/** Wᵀ·y for a row-major W with `columns` columns. */
 function transposedProduct(w: Float32Array, y: Float32Array, columns: number): Float32Array {
   const result = new Float32Array(columns);
   for (let row = 0; row < y.length; row++) {

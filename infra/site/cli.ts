@@ -17,7 +17,7 @@ const program = createCommand("docs", "Build the documents site, which the next 
   for (const { file, code } of pages) {
     if (code !== null) continue;
     const text = await readFile(path.join(import.meta.dirname, "../..", file), "utf8");
-    const words = text.split(/\s+/).filter((word) => word !== "").length;
+    const words = text.split(/\s+/).filter((word) => /[\p{L}\d]/u.test(word)).length;
     const isCounted = !measured.includes(file);
     if (isCounted) total += words;
     console.log(`${String(words).padStart(7)}  ${file}${isCounted ? "" : " (measurements, not counted)"}`);

@@ -50,7 +50,7 @@ export const centroidSchema = z.strictObject({
   size: count,
   /** For maps only: the first two principal components of the centroids. */
   position: z.tuple([within(setLimits.position), within(setLimits.position)]),
-  /** Of what the centroid's gates add to the static adapter's; 0 is auto-off. */
+  /** Factor on what the centroid's gates add to the static adapter's; 0: auto-off. */
   scale: z.number().min(0).max(1),
   /** Held-out gain over the base with this scale; null where nothing was held out. */
   gain: gain.nullable(),

@@ -245,8 +245,8 @@ export const doneFrameSchema = z.object({
   /** null for the base. `cache` says whether the adapter was there or was made for this micro-batch. */
   adapter: z.object({ hash, cache: z.enum(["hit", "generated"]), scale: z.number() }).nullable(),
   /**
-   * What the answer was a mixture of, where it was one: weights of the base and of each adapter as the request lists them, with
-   * its hash; and what the prompt's own tokens gained by it at least, where they decided.
+   * The answer's mixture, if it had one: the weights of the base and of each adapter, in the request's order, with hashes; and if
+   * evidence set the weights, a lower bound on the gain on the prompt's tokens.
    */
   mixture: z
     .object({

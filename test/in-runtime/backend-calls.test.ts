@@ -69,7 +69,8 @@ describe("nothing that a client sends reaches a backend", () => {
   /** The one batch that this request becomes, and the headers it travels with. */
   async function sentFor(headers: Record<string, string>, extra: object = {}) {
     const seen = backendAnswers(({ id }) => saying(id, "b"));
-    const response = await testApp().complete({ ...body, ...extra }, { headers });
+    const app = testApp({ newId: () => "0".repeat(32) });
+    const response = await app.complete({ ...body, ...extra }, { headers });
     expect(response.status, await response.clone().text()).toBe(200);
     expect(seen.batches).toHaveLength(1);
     return { batch: seen.batches[0], headers: Object.fromEntries(seen.headers[0]) };

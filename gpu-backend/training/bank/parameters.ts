@@ -28,7 +28,7 @@ export function shapeOf(name: ParameterName, shape: BankShape, hiddenSize: numbe
   return { w1: [H, P], b1: [H], w2: [Q, H], b2: [Q], a: [Q, hiddenSize], b: [Q, hiddenSize] }[name];
 }
 
-/** A ~ N(0, 1/D), B = 0 (so the delta starts at zero); of a hyper-network gates ≈ 1 with a small dependence on the input. */
+/** A ~ N(0, 1/D); B = 0, so the change starts at zero. A hyper-network's gates start near 1 and vary little with the input. */
 export function initialParameters(shape: BankShape, hiddenSize: number, seed: number): Parameters {
   const random = new Random(seed, streams.initialise);
   const { gates: Q, rank: R, hidden: H, dimensions: P } = shape;

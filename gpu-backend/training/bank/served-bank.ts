@@ -21,7 +21,7 @@ export interface ServedBank {
   manifestHash: string;
   table: EdgeTable;
   adapters: Adapters;
-  /** 0 where the static adapter alone is served, [K]. */
+  /** Of each centroid, [K]; 0: only the static adapter is served. */
   scales: Float32Array;
 }
 

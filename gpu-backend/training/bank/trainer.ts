@@ -1,5 +1,5 @@
 /**
- * Trains a static adapter, or the hyper-network above one, on cached hidden states, step by step. Every draw of a step depends on
+ * Trains a static adapter, or a hyper-network whose adapters are added to one, on cached hidden states. Every draw of a step depends on
  * seed and step number alone, so parameters, moments and the step number are the whole state: a resumed run equals an unbroken one.
  */
 

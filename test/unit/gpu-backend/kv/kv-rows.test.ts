@@ -72,7 +72,11 @@ test("whatever opens, decodes, is parked, resumes, moves to the other class and 
           rows.append([key], [count], [Float32Array.from(values, () => key), Float32Array.from(values)], count);
           models.set(key, grown);
         } else if (kind === "promote") {
-          rows.promote([key]);
+          // With all others, or with those alone that decode already: the rest sits out.
+          const others = [...models].filter(([, { isDecoding, lengthClass }]) => isDecoding && lengthClass !== null);
+          const kept = pick % 2 ? others.map(([other]) => other) : [];
+          rows.decodeOnly([...kept, key]);
+          for (const [other] of others) models.set(other, change(other, { isDecoding: kept.includes(other) }));
           models.set(key, change(key, { isDecoding: true }));
         } else if (kind === "park") {
           rows.park(key);

@@ -6,7 +6,7 @@ const seed = 1711;
 const capacity = 8;
 
 test("whatever opens, starts decoding and ends: rows stay dense, decoding first, none shared, and contents follow the moves", () => {
-  const operation = fc.record({ kind: fc.constantFrom("open", "promote", "release"), pick: fc.nat() });
+  const operation = fc.record({ kind: fc.constantFrom("open", "promote", "demote", "release"), pick: fc.nat() });
   fc.assert(
     fc.property(fc.array(operation, { maxLength: 80 }), (operations) => {
       const table = new SlotTable<number>(capacity);
@@ -22,16 +22,17 @@ test("whatever opens, starts decoding and ends: rows stay dense, decoding first,
       };
       let next = 0;
       for (const { kind, pick } of operations) {
-        const candidates = [...phases.keys()].filter((key) => kind === "release" || phases.get(key) === "prefilling");
+        const before = { promote: "prefilling", demote: "decoding" }[kind as string];
+        const candidates = [...phases.keys()].filter((key) => kind === "release" || phases.get(key) === before);
         if (kind === "open") {
           if (table.size === capacity) continue;
           contents[table.open(next)] = next;
           phases.set(next++, "prefilling");
         } else if (candidates.length > 0) {
           const key = candidates[pick % candidates.length];
-          const moves = kind === "promote" ? table.promote(key) : table.release(key);
-          follow(moves);
+          follow(table[kind](key));
           if (kind === "promote") phases.set(key, "decoding");
+          else if (kind === "demote") phases.set(key, "prefilling");
           else phases.delete(key);
         }
         const owners = contents.slice(0, table.size);
@@ -54,6 +55,8 @@ test("a full table, a second slot for one sequence, and a sequence without a slo
   expect(() => table.open("b")).toThrow(/all 1 slots/);
   table.promote("a");
   expect(() => table.promote("a")).toThrow(/decoding already/);
+  table.demote("a");
+  expect(() => table.demote("a")).toThrow(/not decoding/);
   table.release("a");
   table.open("a");
   expect(table.rowOf("a")).toBe(0);
