@@ -234,21 +234,17 @@ class CompletionWriter {
     let events = "";
     for (const { name, data, text, isLast } of this.#builder.events(part)) {
       if (this.#repeated?.skipIfSent(index, text, isLast)) continue;
-      const id = this.#request.withEventIds ? this.#repeated!.idOf(index) : null;
-      events += eventText({ name, data: includeUsage ? { ...data, usage: null } : data }, id);
+      events += eventText({ name, data: includeUsage ? { ...data, usage: null } : data }, this.#eventId(index));
     }
     if (this.#openChoices > 0) return events;
     const usageChunk = includeUsage && !this.#repeated?.isUsageSent ? this.#builder.usageChunk() : null;
-    return (
-      events +
-      (usageChunk
-        ? eventText(
-            { name: null, data: usageChunk },
-            this.#request.withEventIds ? `${this.#repeated!.idOf(index)}u` : null,
-          )
-        : "") +
-      sseDone
-    );
+    if (usageChunk) events += eventText({ name: null, data: usageChunk }, this.#eventId(index, true));
+    return events + sseDone;
+  }
+
+  /** The id of a choice's last event, or of the usage after it; null if events have none. */
+  #eventId(choice: number, isUsage = false): string | null {
+    return this.#request.withEventIds ? this.#repeated!.idOf(choice, isUsage) : null;
   }
 
   #writeEvents(events: string): void {
@@ -326,12 +322,9 @@ class CompletionWriter {
       return null;
     }
     if (statusOf(error.kind) >= 500) this.#parts.log(error);
-    return this.#request.stream
-      ? this.#builder
-          .failure(error)
-          .map((event) => eventText(event))
-          .join("") + sseDone
-      : failedMark;
+    if (!this.#request.stream) return failedMark;
+    const events = this.#builder.failure(error).map((event) => eventText(event));
+    return events.join("") + sseDone;
   }
 
   #begin(): void {

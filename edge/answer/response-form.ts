@@ -43,7 +43,7 @@ export const responseForm: Form = {
       emit({ type: "response.output_text.delta", ...at, ...told }, text);
     }
     if (!done) return events;
-    const response = completed(envelope, all, usage);
+    const response = completed(envelope, all, usage());
     const item = messageOf(envelope, all, response.status);
     const [whole] = item.content;
     for (const [annotation_index, annotation] of whole.annotations.entries()) {

@@ -56,7 +56,8 @@ export interface NextPart {
   isFirst: boolean;
   /** Number of the answer's events so far. */
   sequence: number;
-  usage: Usage;
+  /** Of the whole answer so far; only a last event needs it. */
+  usage(): Usage;
 }
 
 /** How an endpoint writes answers. */
@@ -180,7 +181,7 @@ export class ResponseBuilder {
     const collected = this.#choices[planned.index];
     const events = this.#form.events(this.#envelope, {
       ...{ part, all: collected.all, block: this.#blockOf(part), isFirst: !collected.hasBegun },
-      ...{ sequence: this.eventCount, usage: this.usage },
+      ...{ sequence: this.eventCount, usage: () => this.usage },
     });
     collected.hasBegun = true;
     this.eventCount += events.length;

@@ -29,12 +29,7 @@ export interface StreamCursor {
   isUsageSent: boolean;
 }
 
-/** A place as the id of its event: `12-1n4kq7r`, with `!` after the choice's last event. The chunk with the usage adds `u`. */
-export function eventIdOf({ events, digest, isDone }: ChoicePlace): string {
-  return `${events}-${digest.toString(36)}${isDone ? "!" : ""}`;
-}
-
-/** The position of a stream of one choice whose last event has this id; null for other text. */
+/** The position of a stream of one choice whose last event has this id of RepeatedEvents; null for other text. */
 export function cursorAfter(eventId: string): StreamCursor | null {
   const [, events, digest, done, usage] = /^(\d{1,7})-([0-9a-z]{1,7})(!?)(u?)$/.exec(eventId) ?? [];
   if (events === undefined) return null;
@@ -200,9 +195,10 @@ export class RepeatedEvents {
     return this.#sent.isUsageSent;
   }
 
-  /** The id of the choice's last event. */
-  idOf(choice: number): string {
-    return eventIdOf(this.#computed[choice]);
+  /** The place of a choice as the id of its event: `12-1n4kq7r`, with `!` after its last one. The usage after that adds `u`. */
+  idOf(choice: number, isUsage: boolean): string {
+    const { events, digest, isDone } = this.#computed[choice];
+    return `${events}-${digest.toString(36)}${isDone ? "!" : ""}${isUsage ? "u" : ""}`;
   }
 
   /** Returns whether the client has the next event of a choice. Throws numerics_mismatch if the client has other text. */

@@ -15,8 +15,8 @@ const utf8 = new TextEncoder();
 export const smallBodyBytes = 32 * 1024;
 
 /**
- * Reads a request's JSON object and checks it against `schema`, with the model that an alias stands for. Headers are checked before the body is read, and so is the
- * admission of a body that may be large. Throws a ServiceError of status 400, 408, 413, 415, 429 or 503.
+ * Reads a request's JSON object and checks it against `schema`, with the model that an alias stands for. Headers are checked before
+ * the body is read, and so is the admission of a body that may be large. Throws a ServiceError of status 400, 408, 413, 415, 429 or 503.
  */
 export async function readBody<T extends z.ZodType>(
   c: Context<AppEnvironment>,

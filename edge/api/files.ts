@@ -17,16 +17,18 @@ import type { Refused } from "../tenants/tenant-memories.ts";
 import { answer, answerList } from "./answer.ts";
 import { checked } from "./body.ts";
 import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
+import { originOf } from "./idempotency.ts";
 import { decoded, readForm } from "./upload.ts";
 
 export const createFile: RouteHandler = async (c, dependencies) => {
   const { tenant, fileBytes } = c.get("access");
-  const { adapters, newId, now } = dependencies;
+  const { adapters } = dependencies;
   const { filename, content } = await readForm(c, dependencies, uploadOf);
-  const id = `file-${c.get("repeatable")?.id ?? newId()}`;
+  const origin = originOf(c, dependencies);
+  const id = `file-${origin.id}`;
   const made = c.get("repeatable") && (await adapters.of(tenant).record(filesList, id));
   if (made) return c.json(fileObject(made as FileRecord));
-  const created = Math.floor((c.get("repeatable")?.createdMs ?? now()) / 1000);
+  const created = Math.floor(origin.createdMs / 1000);
   const file: FileRecord = { id, filename, bytes: content.length, created };
   requireTaken(await adapters.of(tenant).addFile(file, content, fileBytes));
   return c.json(fileObject(file));

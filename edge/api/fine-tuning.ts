@@ -20,11 +20,13 @@ import { answerList } from "./answer.ts";
 import { checked, readBody } from "./body.ts";
 import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
 import { answerPage, emptyPage, examplesOf, requireRecord, requireTaken } from "./files.ts";
+import { originOf } from "./idempotency.ts";
 
 export const createJob: RouteHandler = async (c, dependencies) => {
-  const { now, newId } = dependencies;
+  const { now } = dependencies;
   const body = await readBody(c, dependencies, createJobRequestSchema);
-  const id = `ftjob-${c.get("repeatable")?.id ?? newId()}`;
+  const origin = originOf(c, dependencies);
+  const id = `ftjob-${origin.id}`;
   const { tenant } = c.get("access");
   const own = dependencies.adapters.of(tenant);
   const made = c.get("repeatable") && (await own.record(jobsList, id));
@@ -49,7 +51,7 @@ export const createJob: RouteHandler = async (c, dependencies) => {
   const validation = validationFile === null ? null : await encode(validationFile, "validation_file");
   const tokens = training.encoded.tokens + (validation?.encoded.tokens ?? 0);
   const admission = await c.get("admission").reserve(tokens);
-  const created = Math.floor((c.get("repeatable")?.createdMs ?? now()) / 1000);
+  const created = Math.floor(origin.createdMs / 1000);
   const job: TuningJob = {
     ...{ id, created, finished: null, status: "queued", error: null, model, name },
     ...{

@@ -8,7 +8,7 @@ import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest } from "../../shared/errors.ts";
 import { cursorAfter, type StreamCursor } from "../answer/sent-events.ts";
-import type { AppEnvironment } from "./dependencies.ts";
+import type { AppEnvironment, Dependencies, Repeatable } from "./dependencies.ts";
 
 const header = "idempotency-key";
 const utf8 = new TextEncoder();
@@ -38,6 +38,14 @@ export async function claimKey(c: Context<AppEnvironment>, body: () => Uint8Arra
   );
   const { createdMs } = await c.get("admission").claim(digest);
   c.set("repeatable", { id: key.slice(0, 32), seed: Number.parseInt(key.slice(32, 40), 16), createdMs });
+}
+
+/** The id and time of what a request creates: those of its first try, if it is repeated. */
+export function originOf(
+  c: Context<AppEnvironment>,
+  { newId, now }: Pick<Dependencies, "newId" | "now">,
+): Pick<Repeatable, "id" | "createdMs"> {
+  return c.get("repeatable") ?? { id: newId(), createdMs: now() };
 }
 
 /** Events of a stream beside those of its tokens: an answer of `/v1/responses` begins with up to ten. */

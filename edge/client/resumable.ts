@@ -56,8 +56,10 @@ export function resumableFetch({
       for (let body = begun; ; ) {
         try {
           for await (const { bytes, id, isData, isEnd } of splitEvents(body, silenceMs, signal)) {
-            if (id !== null) headers.set("last-event-id", id);
-            if (id !== null) failures = 0;
+            if (id !== null) {
+              headers.set("last-event-id", id);
+              failures = 0;
+            }
             hasBegun ||= isData;
             isOver ||= isEnd;
             yield bytes;

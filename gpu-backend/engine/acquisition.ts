@@ -1,4 +1,4 @@
-/** What a sequence needs before it waits for a slot: its adapters, and its memories and its grammar, which it holds until it ends. */
+/** What a sequence needs before it waits for a slot: its adapters; its memories and its grammar, which it holds until it ends. */
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { ownAdapterId } from "../adapters/own/artifact.ts";
@@ -36,7 +36,10 @@ export async function acquireMemories(
   }
 }
 
-/** Opens the grammar of a sequence that is held to a schema; `changed` is that of Grammars.open. Throws a ServiceError for a schema that has none. */
+/**
+ * Opens the grammar of a sequence that is held to a schema; `changed` is that of Grammars.open. Throws a ServiceError for a schema that
+ * has none.
+ */
 export async function acquireGrammar(
   sequence: Sequence,
   grammars: Grammars | undefined,

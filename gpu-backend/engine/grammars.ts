@@ -1,8 +1,8 @@
 /**
- * Which tokens may come next in rows whose text is held to a schema. Three threads do the work, none of them the step's. A form that is
- * new is compiled on trial in one that is ended where that takes too long. Then it is served by the quick thread if its trial was
- * short, else by the slow one, as is one that turns out slow: so a row waits at most for a short compilation of others, if its own was short. Trials are given to
- * tenants by the time that theirs have taken.
+ * Which tokens may come next in rows whose text is held to a schema. Three threads do the work, none of them the step's. The trial
+ * thread compiles each new form, and is ended if that takes too long. The quick thread then serves forms whose trial was short, the slow
+ * thread all others and those that turn out slow. So a row whose own compilation was short waits only for other short ones. The tenant
+ * whose trials have taken the least time is next.
  */
 import { setTimeout as startTimer } from "node:timers";
 import { setTimeout } from "node:timers/promises";
@@ -58,7 +58,7 @@ export class Grammars {
   readonly #known = new LruCache<Known>(grammarLimits.knownFormBytes);
   /** The one that runs is the first. */
   readonly #trials: Trial[] = [];
-  /** Milliseconds of trials by tenant, of those since none last waited. */
+  /** Milliseconds that each tenant's trials have taken since none last waited. */
   readonly #spentMs = new Map<string, number>();
   #isTrying = false;
   #rows = 0;

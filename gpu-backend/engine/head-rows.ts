@@ -170,7 +170,10 @@ function readsLikeliestOnly({ sequence, scoredId, baseRow, readsMemories }: Head
   return scoredId === null && baseRow === null && !request.compare && sampling.logprobs === null && isGreedy(sampling);
 }
 
-/** Scores of the whole vocabulary: what a grammar allows, the draw, the sampled token's rank under the base, or a memory's token may be beyond the top K. */
+/**
+ * Scores of the whole vocabulary: what a grammar allows, the draw, the sampled token's rank under the base, or a memory's token may be
+ * beyond the top K.
+ */
 function needsScores({ sequence, scoredId, baseRow, readsMemories }: Head): boolean {
   if (scoredId === null && sequence.grammar) return true;
   if (readsMemories && (scoredId === null || (sequence.sampling.logprobs ?? 0) > 0)) return true;

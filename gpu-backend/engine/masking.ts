@@ -1,4 +1,4 @@
-/** Holds a head row to the tokens that a grammar allows: the others have the probability 0, and so nothing draws or reports them. Pure. */
+/** Restricts a head row to the tokens that a grammar allows: the others have probability 0, so they are neither drawn nor reported. Pure. */
 
 import type { Sampling } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";

@@ -201,13 +201,13 @@ export class Sequence implements Plannable {
   *logitChanges(): Generator<LogitChange> {
     const { repetition_penalty, min_tokens } = this.sampling;
     const mayEnd = this.completionTokens >= min_tokens;
-    const forbiddenIds = new Set(mayEnd ? [] : [...this.#stopIds, ...(this.#guard?.completing() ?? [])]);
-    for (const id of forbiddenIds) yield { id, penalty: 1, value: forbidden };
+    const forbiddenIds = mayEnd ? null : new Set([...this.#stopIds, ...(this.#guard?.completing() ?? [])]);
+    for (const id of forbiddenIds ?? []) yield { id, penalty: 1, value: forbidden };
     for (const id of this.#repeated) {
-      if (!forbiddenIds.has(id)) yield { id, penalty: repetition_penalty, value: this.#bias.get(id) ?? 0 };
+      if (!forbiddenIds?.has(id)) yield { id, penalty: repetition_penalty, value: this.#bias.get(id) ?? 0 };
     }
     for (const [id, value] of this.#bias) {
-      if (!forbiddenIds.has(id) && !this.#repeated.has(id)) yield { id, penalty: 1, value };
+      if (!forbiddenIds?.has(id) && !this.#repeated.has(id)) yield { id, penalty: 1, value };
     }
   }
 
