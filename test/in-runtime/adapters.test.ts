@@ -26,9 +26,9 @@ import {
   backendAnswers,
   backendUrl,
   errorOf,
-  keysOf,
   manifestHash,
   network,
+  newTenants,
   publish,
   saying,
   testApp,
@@ -46,17 +46,13 @@ const adapterNamed = (name: string): FittedAdapter => ({
   ...{ name, hash: "4".repeat(64), manifestHash: "6".repeat(64), centroid: [1, 0, 0, 0], gain },
   ...{ examples: 3, tokens: 8, created: 0 },
 });
-let tenants = 0;
 let keys: KeyStore;
 /** The headers of two tenants that have nothing yet. */
 let mine: Record<string, string>;
 let theirs: Record<string, string>;
 
 beforeEach(async () => {
-  const [a, b] = [`adapters-${tenants++}`, `adapters-${tenants++}`];
-  const made = await keysOf(a, b);
-  keys = made.keys;
-  [mine, theirs] = made.headers;
+  ({ keys, mine, theirs } = await newTenants("adapters"));
 });
 
 /** Makes adapters whose hash is the first example's length; what it was asked is returned. */

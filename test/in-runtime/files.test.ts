@@ -8,22 +8,17 @@ import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store
 import { type FileObject, fileListSchema, fileSchema } from "../../shared/contracts/fine-tuning.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { eraseScope, plans, scopes } from "../../shared/contracts/tenants.ts";
-import { backendUrl, errorOf, keysOf, network, testApp, useNetwork } from "./harness.ts";
+import { backendUrl, errorOf, network, newTenants, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
-let tenants = 0;
 let keys: KeyStore;
 let tenant: string;
 let mine: Record<string, string>;
 let theirs: Record<string, string>;
 
 beforeEach(async () => {
-  const [a, b] = [`files-${tenants++}`, `files-${tenants++}`];
-  const made = await keysOf(a, b);
-  keys = made.keys;
-  [mine, theirs] = made.headers;
-  tenant = a;
+  ({ keys, tenant, mine, theirs } = await newTenants("files"));
 });
 
 const pair = (prompt: string, completion: string) => JSON.stringify({ prompt, completion });

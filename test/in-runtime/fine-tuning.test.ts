@@ -22,9 +22,9 @@ import {
   backendAnswers,
   backendUrl,
   errorOf,
-  keysOf,
   manifestHash,
   network,
+  newTenants,
   publish,
   saying,
   testApp,
@@ -34,7 +34,6 @@ import {
 useNetwork();
 beforeAll(() => publish());
 
-let tenants = 0;
 let ids = 0;
 let keys: KeyStore;
 let tenant: string;
@@ -44,11 +43,7 @@ const app = () => testApp({ keys, newId: () => `id-${String(ids++).padStart(16, 
 const store = () => env.ADAPTERS.getByName(tenant);
 
 beforeEach(async () => {
-  const [a, b] = [`tuning-${tenants++}`, `tuning-${tenants++}`];
-  const made = await keysOf(a, b);
-  keys = made.keys;
-  [mine, theirs] = made.headers;
-  tenant = a;
+  ({ keys, tenant, mine, theirs } = await newTenants("tuning"));
 });
 
 const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };

@@ -74,6 +74,16 @@ export async function keysOf(...tenants: string[]) {
   return { keys, headers: tenants.map((tenant) => ({ authorization: `Bearer sk-${tenant}` })) };
 }
 
+let tenants = 0;
+
+/** Two tenants that have nothing yet: their keys, the name of the first (`prefix-1`), and the headers that each calls with. */
+export async function newTenants(prefix: string) {
+  const [tenant, other] = [`${prefix}-${++tenants}`, `${prefix}-${++tenants}`];
+  const { keys, headers } = await keysOf(tenant, other);
+  const [mine, theirs] = headers;
+  return { keys, tenant, mine, theirs };
+}
+
 type MaybePromise<T> = T | Promise<T>;
 
 /** What reached the backend. */

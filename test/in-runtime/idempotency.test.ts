@@ -12,7 +12,7 @@ import { limits } from "../../shared/contracts/limits.ts";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { plans, scopes } from "../../shared/contracts/tenants.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendAnswers, backendStreams, errorOf, keysOf, LateBody, testApp, useNetwork } from "./harness.ts";
+import { backendAnswers, backendStreams, errorOf, LateBody, newTenants, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
@@ -46,11 +46,7 @@ const framesOf = (sequence: SequenceRequest): Frame[] => [
 ];
 
 beforeEach(async () => {
-  const [a, b] = [`keyed-${tenants++}`, `keyed-${tenants++}`];
-  const made = await keysOf(a, b);
-  keys = made.keys;
-  [mine, theirs] = made.headers;
-  tenant = a;
+  ({ keys, tenant, mine, theirs } = await newTenants("keyed"));
   backendAnswers(framesOf);
 });
 

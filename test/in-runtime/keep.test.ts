@@ -19,8 +19,8 @@ import {
   byteStream,
   edgeArtifacts,
   errorOf,
-  keysOf,
   network,
+  newTenants,
   publish,
   saying,
   testApp,
@@ -29,7 +29,6 @@ import {
 
 useNetwork();
 
-let tenants = 0;
 let tenant: string;
 let keys: KeyStore;
 let headers: Record<string, string>;
@@ -40,10 +39,7 @@ const documents = ["aaab aaab aaab", { name: "second.md", text: "bbba" }];
 const examples = ["aaaa", "bbb", "aab"];
 
 beforeEach(async () => {
-  tenant = `keep-${tenants++}`;
-  const made = await keysOf(tenant);
-  keys = made.keys;
-  [headers] = made.headers;
+  ({ keys, tenant, mine: headers } = await newTenants("keep"));
   await serve(await edgeArtifacts());
   network.use(
     http.post(`${backendUrl}/v1/adapters`, () => {

@@ -29,9 +29,9 @@ import {
   byteStream,
   edgeArtifacts,
   errorOf,
-  keysOf,
   manifestHash,
   network,
+  newTenants,
   publish,
   saying,
   testApp,
@@ -41,7 +41,6 @@ import {
 useNetwork();
 beforeAll(() => publish());
 
-let tenants = 0;
 let keys: KeyStore;
 let tenant: string;
 let mine: Record<string, string>;
@@ -50,11 +49,7 @@ const store = () => env.ADAPTERS.getByName(tenant);
 const app = () => testApp({ keys });
 
 beforeEach(async () => {
-  const [a, b] = [`memories-${tenants++}`, `memories-${tenants++}`];
-  const made = await keysOf(a, b);
-  keys = made.keys;
-  [mine, theirs] = made.headers;
-  tenant = a;
+  ({ keys, tenant, mine, theirs } = await newTenants("memories"));
 });
 
 interface Put {

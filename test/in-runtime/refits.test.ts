@@ -23,8 +23,8 @@ import {
   byteStream,
   edgeArtifacts,
   errorOf,
-  keysOf,
   network,
+  newTenants,
   publish,
   saying,
   testApp,
@@ -34,7 +34,6 @@ import {
 useNetwork();
 
 const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
-let tenants = 0;
 let tenant: string;
 let keys: KeyStore;
 let headers: Record<string, string>;
@@ -50,10 +49,7 @@ beforeAll(async () => {
   expect([before, after].map(({ manifestHash }) => heldSet(manifestHash))).toEqual([before, after]);
 });
 beforeEach(async () => {
-  tenant = `refits-${tenants++}`;
-  const made = await keysOf(tenant);
-  keys = made.keys;
-  [headers] = made.headers;
+  ({ keys, tenant, mine: headers } = await newTenants("refits"));
   await serve(before);
 });
 

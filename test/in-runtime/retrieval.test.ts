@@ -18,8 +18,8 @@ import {
   cellsWith,
   edgeArtifacts,
   errorOf,
-  keysOf,
   network,
+  newTenants,
   saying,
   testApp,
   useNetwork,
@@ -27,16 +27,12 @@ import {
 
 useNetwork();
 
-let tenants = 0;
 let app: ReturnType<typeof testApp>;
 let headers: Record<string, string>;
 let keys: KeyStore;
 
 beforeEach(async () => {
-  const tenant = `retrieval-${tenants++}`;
-  const made = await keysOf(tenant);
-  keys = made.keys;
-  [headers] = made.headers;
+  ({ keys, mine: headers } = await newTenants("retrieval"));
   app = testApp({ keys });
   network.use(
     http.put(`${backendUrl}/v1/memories/*`, () => {
