@@ -1,6 +1,6 @@
 /**
- * A memory (`shared/math/memory.ts`) as arrays and as bytes: a safetensors file, laid out in shared/artifacts/FORMAT.md. Pure. Not
- * here: where files are kept, and the search.
+ * A memory (`shared/math/memory.ts`) as arrays and as bytes: a safetensors file, one tensor for each array. Pure. Not here:
+ * where files are kept, and the search.
  * Shapes: N keys, D hidden, C documents, V vocabulary.
  */
 

@@ -72,5 +72,5 @@ export const setLimits = {
   tensorValue: 1_000_000,
 } as const;
 
-/** R of a tenant's own adapter (FORMAT.md). One for all: rows of the head that have several have one shape in any batch. */
+/** R of a tenant's own adapter. One for all: rows of the head that have several have one shape in any batch. */
 export const ownRank = 8;

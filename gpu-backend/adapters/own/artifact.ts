@@ -1,6 +1,6 @@
 /**
- * An own adapter as bytes and as an adapter of the engine: a safetensors file (layout: shared/artifacts/FORMAT.md) whose hash
- * includes the tenant. Not here: where files are kept.
+ * An own adapter as bytes and as an adapter of the engine: a safetensors file whose hash includes the tenant. Not here: where
+ * files are kept.
  */
 
 import { createHash } from "node:crypto";

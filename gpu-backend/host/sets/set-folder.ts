@@ -1,5 +1,5 @@
 /**
- * Reads the bucket of published artifacts (`shared/artifacts/FORMAT.md`), and downloads a set into its own folder in the layout
+ * Reads the bucket of published artifacts (`shared/artifacts/bucket.ts`), and downloads a set into its own folder in the layout
  * that training writes. Size and hash of every file are checked, also of those that only the edge reads. The manifest is
  * checked before anything is written, and written last: a folder with a manifest is complete. An interrupted download resumes.
  */
