@@ -46,7 +46,7 @@ export const sections: readonly Section[] = [
       file("how-to/watch", "Watch", "infra/docs/watch.md"),
       file("how-to/runbook", "Runbook", "infra/docs/runbook.md"),
       file("how-to/train", "Train on your text", "gpu-backend/training/TRAINING.md"),
-      file("how-to/models", "Bring another GPT-2", "gpu-backend/MODELS.md"),
+      file("how-to/models", "Bring another model", "gpu-backend/MODELS.md"),
       file("how-to/troubleshoot", "Troubleshoot", "infra/docs/troubleshooting.md"),
     ],
   },
@@ -69,7 +69,6 @@ export const sections: readonly Section[] = [
     pages: [
       file("explained/method", "The method", "infra/docs/method.md"),
       file("explained/architecture", "Architecture", "infra/docs/architecture.md"),
-      file("explained/decisions", "Decisions", "infra/docs/decisions.md"),
       file("explained/security", "Security", "edge/SECURITY.md"),
       file("explained/speed", "Speed", "gpu-backend/SPEED.md"),
       file("explained/model-card", "Model card", "gpu-backend/models/smollm2-135m/MODEL_CARD.md"),
