@@ -10,7 +10,6 @@ import type { Region } from "../platform/region.ts";
 import type { Admissions, PendingAdmission } from "../tenants/admission.ts";
 import type { BodyReads } from "../tenants/body-reads.ts";
 import type { Access, KeyStore } from "../tenants/keys.ts";
-import type { ErasedRegions } from "../tenants/ledger.ts";
 import type { UsageRow } from "../tenants/ledger-store.ts";
 import type { TenantAdapters } from "../tenants/tenant-adapters.ts";
 
@@ -53,7 +52,7 @@ export interface AppEnvironment {
     access: Access;
     /** Another origin, whose pages may read the response. */
     allowedOrigin?: string;
-    /** The region whose cell, leases and backends serve the request: the client's, or one within its jurisdiction. */
+    /** The region whose cell and backends serve the request: the client's, or one within its jurisdiction. */
     region: Region;
     /** Set for POST requests. */
     admission: PendingAdmission;
@@ -91,8 +90,8 @@ export interface Dependencies {
   admissions: Admissions;
   /** What a tenant used from `from` to `to`, days that both count. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
-  /** Erases a tenant's usage, reservations and leases. */
-  eraseUse(tenant: string): Promise<ErasedRegions>;
+  /** Erases a tenant's usage and reservations. */
+  eraseUse(tenant: string): Promise<void>;
   adapters: TenantAdapters;
   cells: Cells;
   /** Of each backend that is ready. */

@@ -63,10 +63,10 @@ function* entriesOf(rows: readonly UsageRow[]): Generator<UsageReport["data"][nu
 
 export const eraseTenant: RouteHandler = async (c, dependencies) => {
   const { tenant } = c.get("access");
-  const [{ adapters, partlyAsked, ...asked }, ledgers] = await Promise.all([
+  const [{ adapters, partlyAsked, ...asked }] = await Promise.all([
     dependencies.adapters.of(tenant).erase(),
     dependencies.eraseUse(tenant),
   ]);
   const backends = { ...asked, partly_asked: partlyAsked };
-  return c.json({ object: "tenant.erased", tenant, adapters, ledgers, backends } satisfies TenantErased);
+  return c.json({ object: "tenant.erased", tenant, adapters, backends } satisfies TenantErased);
 };

@@ -1,5 +1,5 @@
 /**
- * Admission by a tenant's ledger in the request's region: one call counts a request and reserves its tokens, another settles it. A
+ * Admission by a tenant's ledger: one call counts a request and reserves its tokens, another settles it. A
  * request with a large body is counted by a call of its own before the body is read. A cached refusal is repeated without a call. For
  * a tenant without limits only use is counted.
  */
@@ -11,7 +11,6 @@ import type { AdmittedRequest, Consumption, UseRecorder } from "./consumption.ts
 import type { Access } from "./keys.ts";
 import { KnownRefusals } from "./known-refusals.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";
-import { regionalName } from "./ledger-name.ts";
 import { type Decision, type Gauge, type Refusal, reservationMs } from "./quota.ts";
 
 export interface SettlementDependencies {
@@ -71,13 +70,12 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
   return {
     begin({ requestId, access: { tenant, limits }, region, idempotencyKey, onDecision }) {
       const isLimited = Object.values(limits).some((limit) => limit !== null);
-      const name = regionalName(tenant, region);
       const keyed = idempotencyKey !== null && { idempotencyKey };
       const admitted = admissionOf(
-        { requestId, tenant, ledger: name, beganMs: dependencies.now(), isLimited, ...keyed },
+        { requestId, tenant, ledger: tenant, beganMs: dependencies.now(), isLimited, ...keyed },
         dependencies,
       );
-      const ledger = ledgerOf(ledgers, name);
+      const ledger = ledgerOf(ledgers, tenant, region);
       const claim = async (digest: string) => {
         const claimed = await orUnavailable(ledger.claim(idempotencyKey!, digest));
         if (claimed) return claimed;
@@ -85,7 +83,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
         throw new ServiceError("idempotency_conflict", message, { param: "Idempotency-Key" });
       };
       if (!isLimited) return { claim, admit: async () => {}, reserve: async () => admitted, end: async () => {} };
-      const known = knownRefusals.decisionFor(name, limits);
+      const known = knownRefusals.decisionFor(tenant, limits);
       if (known) apply(known, onDecision);
       let isCounted = false;
       /** The ledger may count the request as running, and no caller settles it. */
@@ -94,7 +92,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
         [isCounted, isOpen] = [true, true];
         const decision = await orUnavailable(ledger.admit(requestId, limits, tokens));
         isOpen = decision.refusal === null;
-        if (!decision.isOfTokens) knownRefusals.note(name, decision);
+        if (!decision.isOfTokens) knownRefusals.note(tenant, decision);
         apply(decision, onDecision);
         return decision;
       };

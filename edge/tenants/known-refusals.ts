@@ -21,8 +21,6 @@ const lasting: (keyof TenantLimits)[] = ["requestsPerMinute", "tokensPerMonth"];
 const maxLedgers = 4096;
 /** How long a refusal is cached, in milliseconds: the ledger may have another clock. */
 const maxCacheMs = 60_000;
-/** The same if other regions hold a part of the limit, which they may return. */
-const sharedMs = 1000;
 
 export class KnownRefusals {
   readonly #known = new Map<string, KnownRefusal>();
@@ -37,7 +35,7 @@ export class KnownRefusals {
     if (!refusal || !lasting.includes(refusal.limit)) return;
     const nowMs = this.#now();
     const retryAtMs = refusal.retryAfterMs === null ? Number.POSITIVE_INFINITY : nowMs + refusal.retryAfterMs;
-    const untilMs = Math.min(retryAtMs, nowMs + (refusal.isShared ? sharedMs : maxCacheMs));
+    const untilMs = Math.min(retryAtMs, nowMs + maxCacheMs);
     const known = { refusal, retryAtMs, untilMs, resetAtMs: nowMs + (requests?.resetMs ?? 0) };
     setNewest(this.#known, ledger, known, maxLedgers);
   }

@@ -1,9 +1,7 @@
-/** A ledger's SQLite tables: the quota's counts, what is lent or borrowed, and use by day, model and centroid. */
+/** A ledger's SQLite tables: the quota's counts, and use by day, model and centroid. */
 import { limits } from "../../shared/contracts/limits.ts";
-import type { Region } from "../platform/region.ts";
 import { ChargedKeys } from "./charged-keys.ts";
 import { addUse, type Consumption } from "./consumption.ts";
-import type { BorrowerState, Lent } from "./lease.ts";
 import { Quota, type QuotaChange, type QuotaState } from "./quota.ts";
 
 export interface UsageRow extends Consumption {
@@ -11,35 +9,11 @@ export interface UsageRow extends Consumption {
   day: string;
 }
 
-/** Use that a region's ledger sends to the tenant's, which counts each batch once. */
-export interface UsageBatch {
-  /** Increases with each batch of the region. */
-  number: number;
-  rows: UsageRow[];
-}
-
-/** Single values, stored as JSON. */
-interface Facts {
-  borrowed: BorrowerState;
-  /** What each region holds, and its last batch of use. */
-  lent: [Region, Lent & { batch: number }][];
-  /** Sent, but not confirmed yet. */
-  batch: UsageBatch;
-  erased: Erased;
-}
-
-interface Erased {
-  /** Milliseconds since 1970. */
-  atMs: number;
-  /** Regions whose ledgers have not confirmed it. */
-  regions: Region[];
-}
-
 const schema = `
   CREATE TABLE IF NOT EXISTS counts (
     kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, key)
   ) WITHOUT ROWID;
-  CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS erasures (atMs REAL NOT NULL);
   CREATE TABLE IF NOT EXISTS usage (
     day TEXT NOT NULL, model TEXT NOT NULL, centroid TEXT NOT NULL,
     requests INTEGER NOT NULL, promptTokens INTEGER NOT NULL, completionTokens INTEGER NOT NULL,
@@ -55,7 +29,6 @@ export class LedgerStore {
   readonly #storage: DurableObjectStorage;
   readonly #sql: SqlStorage;
   readonly #unwritten = new Map<string, UsageRow>();
-  #unwrittenLent: Facts["lent"] | null = null;
 
   constructor(storage: DurableObjectStorage) {
     this.#storage = storage;
@@ -80,31 +53,20 @@ export class LedgerStore {
     });
   }
 
-  fact<Name extends keyof Facts>(name: Name): Facts[Name] | null {
-    const [row] = this.#sql.exec<{ value: string }>("SELECT value FROM facts WHERE name = ?", name).toArray();
-    return row ? (JSON.parse(row.value) as Facts[Name]) : null;
+  /** When everything was erased last, in milliseconds since 1970; null: never. */
+  get erasedMs(): number | null {
+    const [row] = this.#sql.exec<{ atMs: number }>("SELECT atMs FROM erasures").toArray();
+    return row?.atMs ?? null;
   }
 
-  setFact<Name extends keyof Facts>(name: Name, value: Facts[Name]): void {
-    this.#sql.exec("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, JSON.stringify(value));
-  }
-
-  /** Deletes everything, and stores that it did. */
-  erase(erased: Erased): void {
+  /** Deletes everything, and stores when. */
+  erase(atMs: number): void {
     this.#unwritten.clear();
-    this.#unwrittenLent = null;
     this.keys.erased();
     this.#storage.transactionSync(() => {
-      for (const table of ["counts", "facts", "usage", "keys"]) {
-        this.#sql.exec(`DELETE FROM ${table}`);
-      }
-      this.setFact("erased", erased);
+      for (const table of ["counts", "erasures", "usage", "keys"]) this.#sql.exec(`DELETE FROM ${table}`);
+      this.#sql.exec("INSERT INTO erasures VALUES (?)", atMs);
     });
-  }
-
-  /** Sets what is lent; written with the next changes. */
-  setLent(lent: Facts["lent"]): void {
-    this.#unwrittenLent = lent;
   }
 
   /** Adds use; written with the next changes. */
@@ -119,10 +81,7 @@ export class LedgerStore {
     return this.#unwritten.size > 0;
   }
 
-  /**
-   * Writes changes, use and what is lent in one transaction, so that a region's batch is recorded with its use. If it throws, use and
-   * what is lent stay pending.
-   */
+  /** Writes changes and use in one transaction. If it throws, use stays pending. */
   write(changes: readonly QuotaChange[]): void {
     this.#storage.transactionSync(() => {
       for (const { kind, key, value } of changes) {
@@ -131,11 +90,9 @@ export class LedgerStore {
       }
       for (const row of this.#unwritten.values()) this.#writeUse(row);
       this.keys.write();
-      if (this.#unwrittenLent) this.setFact("lent", this.#unwrittenLent);
     });
     this.keys.written();
     this.#unwritten.clear();
-    this.#unwrittenLent = null;
   }
 
   #writeUse(row: UsageRow): void {
@@ -175,27 +132,5 @@ export class LedgerStore {
       to,
     );
     return [...rows].map((row) => ({ ...row, centroid: row.centroid || null }));
-  }
-
-  /** The batch to send: the unconfirmed one, else all written use; null if there is none. */
-  nextBatch(): UsageBatch | null {
-    const last = this.fact("batch");
-    if (last && last.rows.length > 0) return last;
-    const rows = this.usage("", "9");
-    if (rows.length === 0) return null;
-    const batch = { number: (last?.number ?? 0) + 1, rows };
-    this.#storage.transactionSync(() => {
-      for (const { day, model, centroid } of rows) {
-        this.#sql.exec("DELETE FROM usage WHERE day = ? AND model = ? AND centroid = ?", day, model, centroid ?? "");
-      }
-      this.setFact("batch", batch);
-    });
-    return batch;
-  }
-
-  /** Marks a batch, and all before it, as counted by the tenant's ledger. */
-  confirm(number: number): void {
-    const last = this.fact("batch");
-    if (last && last.number <= number) this.setFact("batch", { number, rows: [] });
   }
 }

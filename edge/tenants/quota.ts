@@ -1,9 +1,9 @@
 /**
- * Decides whether a tenant's next request may run, by what one ledger has counted. Pure: the clock is a parameter.
+ * Decides whether a tenant's next request may run, by what its ledger has counted. Pure: the clock is a parameter.
  *
  * Requests and tokens a minute are counted by second, and a second counts until 60 whole seconds have passed after it. So no 60
  * seconds, wherever they begin, exceed the limit, and 61 counts suffice at any rate. An admitted request counts, then reserves all the
- * tokens that it may use, and frees the unused ones when it is settled. Each ledger admits up to its share of the limits (lease.ts).
+ * tokens that it may use, and frees the unused ones when it is settled.
  *
  * The clock is the system's, because months are those of the calendar. If it is set back, counts of later seconds move to the present
  * one, reservations end at most `reservationMs` from now, and settled ids are forgotten at most `settledMs` from now.
@@ -12,8 +12,6 @@ import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { setNewest } from "../platform/newest.ts";
 
 const secondMs = 1000;
-/** Retry-After if other regions hold the rest of a limit: a region asks for it once a second. */
-const sharedRetryMs = secondMs;
 const windowMs = 61 * secondMs;
 /** A reservation that is neither settled nor renewed for this time belongs to an isolate that is gone. */
 export const reservationMs = 120_000;
@@ -23,27 +21,15 @@ const concurrencyRetryMs = 1000;
 export const settledMs = 15 * 60_000;
 const maxMonths = 4;
 
-/** An amount of each of the four limits. */
-export type Amounts = Record<keyof TenantLimits, number>;
-
-/** The part of a tenant's limits that one ledger may use. */
-export interface Share {
-  own: Amounts;
-  /** The shares of the tenant's other ledgers. */
-  elsewhere: Amounts;
-}
-
 /** Why a request may not run. */
 export interface Refusal {
   limit: keyof TenantLimits;
   maximum: number;
-  /** In use here without this request, or held by other ledgers. */
+  /** In use without this request. */
   used: number;
   requested: number;
   /** Time until it would fit if no other request came; null: never. */
   retryAfterMs: number | null;
-  /** True if other ledgers hold a part of the limit, which they may give back at any time. */
-  isShared: boolean;
 }
 
 /** The remaining part of a limit. */
@@ -158,57 +144,40 @@ export class Quota {
     return this.#open.has(id);
   }
 
-  /** The use of each limit now. */
-  used(nowMs: number): Amounts {
-    this.#expire(nowMs);
-    const { requests, tokens } = this.#counted();
-    return {
-      requestsPerMinute: requests,
-      tokensPerMinute: tokens,
-      concurrentRequests: this.#open.size,
-      tokensPerMonth: this.#monthTokens(nowMs) + this.#reserved(),
-    };
-  }
-
   /**
    * Admits the request `id`, or refuses it: then it counts nowhere. A month whose tokens are used
-   * up, reservations aside, refuses every request until it is over. Without a `share` the ledger may use the whole limits.
+   * up, reservations aside, refuses every request until it is over.
    */
-  admit(id: string, limits: TenantLimits, nowMs: number, share: Share | null = null): Decision {
+  admit(id: string, limits: TenantLimits, nowMs: number): Decision {
     this.#expire(nowMs);
-    const bounds = boundsOf(limits, share);
     const month = this.#monthTokens(nowMs);
     const refusal =
-      refusalOf("tokensPerMonth", bounds, month, 1, () => nextMonthMs(nowMs) - nowMs) ??
-      refusalOf("requestsPerMinute", bounds, this.#counted().requests, 1, (own) =>
-        this.#roomMs("requests", 1, own, nowMs),
+      refusalOf("tokensPerMonth", limits, month, 1, () => nextMonthMs(nowMs) - nowMs) ??
+      refusalOf("requestsPerMinute", limits, this.#counted().requests, 1, (maximum) =>
+        this.#roomMs("requests", 1, maximum, nowMs),
       ) ??
-      refusalOf("concurrentRequests", bounds, this.#open.size, 1, () => concurrencyRetryMs);
+      refusalOf("concurrentRequests", limits, this.#open.size, 1, () => concurrencyRetryMs);
     if (!refusal) this.#begin(id, 1, 0, nowMs);
-    return this.#decision(refusal, limits, nowMs, share);
+    return this.#decision(refusal, limits, nowMs);
   }
 
   /** Reserves `tokens` for the admitted request `id`, or refuses it. */
-  reserve(id: string, tokens: number, limits: TenantLimits, nowMs: number, share: Share | null = null): Decision {
+  reserve(id: string, tokens: number, limits: TenantLimits, nowMs: number): Decision {
     this.#expire(nowMs);
-    const bounds = boundsOf(limits, share);
-    const month = this.#monthTokens(nowMs) + this.#reserved();
+    const reserved = this.#open.values().reduce((sum, one) => sum + one.tokens, 0);
+    const month = this.#monthTokens(nowMs) + reserved;
     const refusal =
-      refusalOf("tokensPerMonth", bounds, month, tokens, () => nextMonthMs(nowMs) - nowMs) ??
-      refusalOf("tokensPerMinute", bounds, this.#counted().tokens, tokens, (own) =>
-        this.#roomMs("tokens", tokens, own, nowMs),
+      refusalOf("tokensPerMonth", limits, month, tokens, () => nextMonthMs(nowMs) - nowMs) ??
+      refusalOf("tokensPerMinute", limits, this.#counted().tokens, tokens, (maximum) =>
+        this.#roomMs("tokens", tokens, maximum, nowMs),
       );
     if (!refusal) this.#begin(id, 0, tokens, nowMs);
-    return this.#decision(refusal, limits, nowMs, share);
+    return this.#decision(refusal, limits, nowMs);
   }
 
   #begin(id: string, requests: number, tokens: number, nowMs: number): void {
     const second = this.#count({ requests, tokens }, nowMs);
     this.#open.set(id, { second, tokens, leaseUntilMs: nowMs + reservationMs });
-  }
-
-  #reserved(): number {
-    return this.#open.values().reduce((sum, { tokens }) => sum + tokens, 0);
   }
 
   /** Counts in the present second, and returns it. */
@@ -219,12 +188,11 @@ export class Quota {
     return second;
   }
 
-  #decision(refusal: Refusal | null, limits: TenantLimits, nowMs: number, share: Share | null): Decision {
-    const elsewhere = share?.elsewhere;
+  #decision(refusal: Refusal | null, limits: TenantLimits, nowMs: number): Decision {
     return {
       refusal,
-      requests: this.#gauge("requests", limits.requestsPerMinute, elsewhere?.requestsPerMinute ?? 0, nowMs),
-      tokens: this.#gauge("tokens", limits.tokensPerMinute, elsewhere?.tokensPerMinute ?? 0, nowMs),
+      requests: this.#gauge("requests", limits.requestsPerMinute, nowMs),
+      tokens: this.#gauge("tokens", limits.tokensPerMinute, nowMs),
     };
   }
 
@@ -288,12 +256,12 @@ export class Quota {
     return windowMs;
   }
 
-  #gauge(unit: keyof Second, limit: number | null, elsewhere: number, nowMs: number): Gauge | null {
+  #gauge(unit: keyof Second, limit: number | null, nowMs: number): Gauge | null {
     if (limit === null) return null;
     const last = [...this.#seconds].findLast(([, counted]) => counted[unit] > 0);
     return {
       limit,
-      remaining: Math.max(0, limit - elsewhere - this.#counted()[unit]),
+      remaining: Math.max(0, limit - this.#counted()[unit]),
       resetMs: last ? endMs(last[0]) - nowMs : 0,
     };
   }
@@ -334,37 +302,17 @@ export class Quota {
   }
 }
 
-interface Bound {
-  maximum: number;
-  own: number;
-  elsewhere: number;
-}
-
-function boundsOf(limits: TenantLimits, share: Share | null): (limit: keyof TenantLimits) => Bound | null {
-  return (limit) => {
-    const maximum = limits[limit];
-    if (maximum === null) return null;
-    return { maximum, own: Math.min(maximum, share?.own[limit] ?? maximum), elsewhere: share?.elsewhere[limit] ?? 0 };
-  };
-}
-
-/** null if `requested` more fit beside `used`. `retryMs` gets the ledger's own share of the limit. */
+/** null if `requested` more fit beside `used`. `retryMs` gets the limit's maximum. */
 function refusalOf(
   limit: keyof TenantLimits,
-  bounds: (limit: keyof TenantLimits) => Bound | null,
+  limits: TenantLimits,
   used: number,
   requested: number,
-  retryMs: (own: number) => number,
+  retryMs: (maximum: number) => number,
 ): Refusal | null {
-  const bound = bounds(limit);
-  if (!bound || used + requested <= bound.own) return null;
-  const { maximum, own, elsewhere } = bound;
-  // Another region may give back what it holds at any time.
-  const isHeldElsewhere = used + requested <= maximum;
-  const retryAfterMs =
-    requested > maximum ? null : isHeldElsewhere ? Math.min(retryMs(own), sharedRetryMs) : retryMs(own);
-  const inUse = used + Math.min(elsewhere, Math.max(0, maximum - used));
-  return { limit, maximum, used: inUse, requested, retryAfterMs, isShared: elsewhere > 0 };
+  const maximum = limits[limit];
+  if (maximum === null || used + requested <= maximum) return null;
+  return { limit, maximum, used, requested, retryAfterMs: requested > maximum ? null : retryMs(maximum) };
 }
 
 /** When a second leaves the window. */

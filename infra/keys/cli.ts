@@ -163,13 +163,14 @@ command("delete <tenant>", "erase a tenant: its keys, limits, use and own adapte
 /** How long a revoked key may still be accepted, in milliseconds: an isolate's memory, and KV's cache before it. */
 const revokedMs = { local: 2500, remote: 65_000 };
 
-function erasedLines(keys: number, { tenant, adapters, ledgers, backends }: TenantErased): string[] {
+function erasedLines(keys: number, { tenant, adapters, backends }: TenantErased): string[] {
   const partly = backends.partly_asked;
-  const pending = [...ledgers.pending.map((region) => `use in ${region}`), ...backends.pending];
   return [
-    `${tenant}: erased ${keys} keys, its limits and origins, its use (${ledgers.confirmed.join(" ")}), ${adapters} own adapters`,
+    `${tenant}: erased ${keys} keys, its limits and origins, its use, ${adapters} own adapters`,
     `backends that have confirmed: ${backends.confirmed.join(", ") || "none"}`,
-    ...(pending.length > 0 ? [`not confirmed yet: ${pending.join(", ")}; the edge asks them until they confirm`] : []),
+    ...(backends.pending.length > 0
+      ? [`not confirmed yet: ${backends.pending.join(", ")}; the edge asks them until they confirm`]
+      : []),
     ...(partly.length > 0 ? [`processes that are not known to have a copy were not asked: ${partly.join(", ")}`] : []),
     "what is left: log lines and traces, usage events of Analytics Engine (3 months), backups of backends' disks and of the",
     "platform's storage (30 days), beginnings of prompts in a backend's memory until others need the room or it restarts,",

@@ -315,9 +315,6 @@ export const tenantErasedSchema = z.object({
   object: z.literal("tenant.erased"),
   tenant: z.string(),
   adapters: z.int().describe("Own adapters that were kept"),
-  ledgers: z
-    .object({ confirmed: z.array(z.string()), pending: z.array(z.string()) })
-    .describe("Regions in which use and limits were counted; pending ones are asked until they confirm"),
   backends: z
     .object({
       confirmed: z.array(z.string()),

@@ -4,10 +4,8 @@ import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
-import { regions } from "../../edge/platform/region.ts";
 import type { KeyStore } from "../../edge/tenants/keys.ts";
 import { ledgerOf } from "../../edge/tenants/ledger.ts";
-import { regionalName } from "../../edge/tenants/ledger-name.ts";
 import type { FittedAdapter } from "../../edge/tenants/own-adapters.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import {
@@ -504,16 +502,13 @@ describe("an adapter", () => {
     const erase = async () => (await app.request("/v1/tenant", { method: "DELETE" })).json();
     expect(await erase()).toEqual({
       ...{ object: "tenant.erased", tenant, adapters: 1 },
-      ledgers: { confirmed: [...regions], pending: [] },
       backends: { confirmed: [], pending: [backendUrl], partly_asked: [] },
     });
     expect(await (await app.request("/v1/adapters")).json()).toEqual({ object: "list", data: [], deleting: [] });
     expect(await usage()).toBe(0);
     // A request that began before and ends now leaves no trace.
     const used = { model: "gpt2", centroid: null, requests: 1, promptTokens: 3, completionTokens: 4 };
-    for (const region of ["weur", "enam"] as const) {
-      await ledgerOf(env.LEDGERS, regionalName(tenant, region)).settle("late", [used]);
-    }
+    await ledgerOf(env.LEDGERS, tenant).settle("late", [used]);
     expect(await usage()).toBe(0);
     // One that begins after it counts.
     backendAnswers(({ id }) => saying(id, "b"));

@@ -2,10 +2,8 @@
 import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { beforeEach, describe, expect, test, vi } from "vitest";
-import { defaultRegion } from "../../edge/platform/region.ts";
 import type { KeyStore } from "../../edge/tenants/keys.ts";
 import { type Ledger, ledgerOf } from "../../edge/tenants/ledger.ts";
-import { regionalName } from "../../edge/tenants/ledger-name.ts";
 import type { FileObject, Job } from "../../shared/contracts/fine-tuning.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -61,10 +59,7 @@ async function usedBy(who: string) {
 }
 
 const monthOf = (who: string) =>
-  runInDurableObject(
-    ledgerOf(env.LEDGERS, regionalName(who, defaultRegion)),
-    (ledger: Ledger) => ledger.quota.state.months[0]?.[1] ?? 0,
-  );
+  runInDurableObject(ledgerOf(env.LEDGERS, who), (ledger: Ledger) => ledger.quota.state.months[0]?.[1] ?? 0);
 
 const body = { prompt: "aaaa", max_tokens: 6, temperature: 1 };
 /** What has no timings. */

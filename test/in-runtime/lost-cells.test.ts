@@ -9,10 +9,8 @@ import type { CellNamespace } from "../../edge/cell/cell-names.ts";
 import { refusalResponse } from "../../edge/cell/cell-request.ts";
 import { createCells } from "../../edge/cell/resumable-answer.ts";
 import { NotTaken } from "../../edge/dispatch/dispatcher.ts";
-import { defaultRegion } from "../../edge/platform/region.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { type Ledger, ledgerOf } from "../../edge/tenants/ledger.ts";
-import { regionalName } from "../../edge/tenants/ledger-name.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
@@ -307,7 +305,7 @@ describe("a client that leaves between two cells", () => {
         { prompt: "aaa", max_tokens: 4, stream: true },
         { headers: { authorization: `Bearer ${secret}` }, signal: leaving.signal },
       );
-    const ledger = ledgerOf(env.LEDGERS, regionalName(tenant, defaultRegion));
+    const ledger = ledgerOf(env.LEDGERS, tenant);
     const open = () => runInDurableObject(ledger, (object: Ledger) => object.quota.state.open.length);
     return { ask, leave: () => leaving.abort(), open };
   }

@@ -4,10 +4,8 @@ import { env } from "cloudflare:workers";
 import { delay, HttpResponse, http } from "msw";
 import { beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { encodeDocuments } from "../../edge/plan/documents.ts";
-import { defaultRegion } from "../../edge/platform/region.ts";
 import type { KeyStore } from "../../edge/tenants/keys.ts";
 import { type Ledger, ledgerOf } from "../../edge/tenants/ledger.ts";
-import { regionalName } from "../../edge/tenants/ledger-name.ts";
 import { gunzip } from "../../edge/tenants/sealed-store.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
@@ -81,7 +79,7 @@ const endless = (line: string) =>
   new ReadableStream({ start: (controller) => controller.enqueue(new TextEncoder().encode(line)) });
 const ready: MemoryProgress = { type: "ready", tokens: 8, bytes: 100, computedTokens: 8 };
 const unavailable = () => HttpResponse.json({ error: { message: "starting", code: null } }, { status: 503 });
-const ledger = () => ledgerOf(env.LEDGERS, regionalName(tenant, defaultRegion));
+const ledger = () => ledgerOf(env.LEDGERS, tenant);
 /** Use reaches the tenant's ledger within seconds. */
 const patience = { timeout: 10_000 };
 /** Requests and tokens that the tenant was charged. */

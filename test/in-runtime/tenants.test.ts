@@ -2,12 +2,10 @@
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
-import { defaultRegion } from "../../edge/platform/region.ts";
 import { BodyReads } from "../../edge/tenants/body-reads.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { createKeyStore, scopeOf } from "../../edge/tenants/keys.ts";
-import { Ledger, ledgerOf } from "../../edge/tenants/ledger.ts";
-import { regionalName } from "../../edge/tenants/ledger-name.ts";
+import { Ledger } from "../../edge/tenants/ledger.ts";
 import { otherModels } from "../../edge/tenants/ledger-store.ts";
 import { reservationMs } from "../../edge/tenants/quota.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
@@ -54,12 +52,9 @@ async function tenantWith(record: Partial<TenantRecord> = {}, key: Partial<KeyRe
   await put({});
   await env.TENANTS.put(tenantPrefix + tenant, JSON.stringify(tenantRecord));
   const headers = { authorization: `Bearer ${secret}` };
-  /** Test requests come from nowhere known. */
-  const ledger = ledgerOf(env.LEDGERS, regionalName(tenant, defaultRegion));
-  /** The tenant's use in all regions. */
-  const root = env.LEDGERS.getByName(tenant);
+  const ledger = env.LEDGERS.getByName(tenant);
   const stateOf = () => runInDurableObject(ledger, (object: Ledger) => object.quota.state);
-  return { tenant, headers, put, revoke, ledger, root, stateOf };
+  return { tenant, headers, put, revoke, ledger, stateOf };
 }
 
 const today = () => new Date().toISOString().slice(0, 10);
@@ -176,7 +171,7 @@ test("a caller's trace goes on with a valid key alone; without one it decides no
 
 describe("limits", () => {
   test("of 500 requests at once exactly as many pass as a minute may have", async () => {
-    const { headers, tenant, stateOf, root } = await tenantWith({ limits: { requestsPerMinute: 120 } });
+    const { headers, tenant, stateOf, ledger } = await tenantWith({ limits: { requestsPerMinute: 120 } });
     const { complete, settled } = testApp();
     const startedMs = Date.now();
     const responses = await Promise.all(
@@ -199,7 +194,7 @@ describe("limits", () => {
     // One that takes long is settled when it has been read.
     await Promise.all(passed.map((response) => response.text()));
     await settled();
-    const [row] = await root.usage(today(), today());
+    const [row] = await ledger.usage(today(), today());
     expect(row).toMatchObject({ requests: 120, promptTokens: 360, completionTokens: 240 });
     const state = await stateOf();
     expect(state.open).toEqual([]);
@@ -230,7 +225,7 @@ describe("limits", () => {
   });
 
   test("of requests: assigning is one, without tokens, and is no use", async () => {
-    const { headers, root, stateOf } = await tenantWith({ limits: { requestsPerMinute: 2, tokensPerMinute: 5 } });
+    const { headers, ledger, stateOf } = await tenantWith({ limits: { requestsPerMinute: 2, tokensPerMinute: 5 } });
     const { post, settled } = testApp();
     const assign = () => post("/v1/assign", { input: "aaa".repeat(100) }, { headers });
     const first = await assign();
@@ -239,7 +234,7 @@ describe("limits", () => {
     expect(await errorOf(await assign())).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
     await settled();
     expect((await stateOf()).open).toEqual([]);
-    expect(await root.usage(today(), today())).toEqual([]);
+    expect(await ledger.usage(today(), today())).toEqual([]);
   });
 
   test("of tokens: reserved at the start, settled at what was used", async () => {
@@ -285,12 +280,12 @@ describe("limits", () => {
       bodies.push(new LateBody());
       return bodies.at(-1)!.open(signal);
     });
-    const { headers, root, stateOf } = await tenantWith({ limits: { concurrentRequests: 1 } });
+    const { headers, ledger, stateOf } = await tenantWith({ limits: { concurrentRequests: 1 } });
     const lines: Attributes[] = [];
     const tracing = { sampleRatio: 0, ended: () => {}, logRequest: (fields: Attributes) => void lines.push(fields) };
     const app = testApp({ heartbeatMs: 5, tracing });
     const stream = () => app.complete({ prompt: "aaa", max_tokens: 9, stream: true }, { headers });
-    const used = async () => (await root.usage(today(), today()))[0] ?? null;
+    const used = async () => (await ledger.usage(today(), today()))[0] ?? null;
     const isFree = () => vi.waitFor(async () => expect((await stateOf()).open).toEqual([]));
 
     const reader = (await stream()).body!.getReader();
@@ -327,12 +322,12 @@ describe("limits", () => {
   });
 
   test("of requests at once: free again where the caller went before its request was anywhere", async () => {
-    const { headers, root, stateOf } = await tenantWith({ limits: { concurrentRequests: 1 } });
+    const { headers, ledger, stateOf } = await tenantWith({ limits: { concurrentRequests: 1 } });
     const { complete } = testApp();
     const body = { prompt: "aaa", max_tokens: 1 };
     expect((await complete(body, { headers, signal: AbortSignal.abort() })).status).toBe(499);
     await vi.waitFor(async () => expect((await stateOf()).open).toEqual([]), { timeout: 5000 });
-    expect(await root.usage(today(), today())).toEqual([]);
+    expect(await ledger.usage(today(), today())).toEqual([]);
   });
 
   test("of requests at once: an isolate that is gone holds its place no longer than its lease", async () => {
@@ -437,7 +432,7 @@ describe("limits", () => {
     ["no route", "/v1/nothing", "{}", {}, 404],
   ];
   test.each(refused)("of requests: %s counts as one, and holds no place", async (_, path, body, more, status) => {
-    const { headers, stateOf, root } = await tenantWith({ limits: { requestsPerMinute: 2, concurrentRequests: 1 } });
+    const { headers, stateOf, ledger } = await tenantWith({ limits: { requestsPerMinute: 2, concurrentRequests: 1 } });
     const { request, settled } = testApp();
     const ask = () =>
       request(path, { method: "POST", body, headers: { "content-type": "application/json", ...more, ...headers } });
@@ -448,7 +443,7 @@ describe("limits", () => {
       expect((await stateOf()).open).toEqual([]);
     }
     expect(await errorOf(await ask())).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
-    expect(await root.usage(today(), today())).toEqual([]);
+    expect(await ledger.usage(today(), today())).toEqual([]);
   });
 
   test("of requests: an invalid one is refused with 503 where its ledger cannot be called, as it must be counted", async () => {
@@ -561,8 +556,8 @@ describe("usage", () => {
   });
 
   test("is told whatever rows a ledger holds: names are cut, and rows of one cut name are one", async () => {
-    const { headers, root } = await tenantWith();
-    await runInDurableObject(root, (_: Ledger, { storage }) => {
+    const { headers, ledger } = await tenantWith();
+    await runInDurableObject(ledger, (_: Ledger, { storage }) => {
       for (let i = 0; i < 41; i++) {
         const model = `${"m".repeat(900_000)}${i}`;
         storage.sql.exec("INSERT INTO usage VALUES (?, ?, 'c1', 1, 2, 3)", today(), model);
@@ -576,13 +571,13 @@ describe("usage", () => {
   });
 
   test("has a bounded number of rows a day; what has no row of its own any more is counted together", async () => {
-    const { root } = await tenantWith();
+    const { ledger } = await tenantWith();
     const consumed = Array.from({ length: limits.usageRowsPerDay + 50 }, (_, i) => ({
       ...{ model: `gpt2:made-${i}-${"x".repeat(300)}`, centroid: null },
       ...{ requests: 1, promptTokens: 2, completionTokens: 1 },
     }));
-    for (const id of ["first", "second"]) await root.settle(id, consumed);
-    const rows = await root.usage(today(), today());
+    for (const id of ["first", "second"]) await ledger.settle(id, consumed);
+    const rows = await ledger.usage(today(), today());
     expect(rows).toHaveLength(limits.usageRowsPerDay + 1);
     expect(Math.max(...rows.map(({ model }) => model.length))).toBeLessThanOrEqual(limits.modelCharacters);
     const sum = (count: (row: Consumption) => number) => rows.reduce((total, row) => total + count(row), 0);
@@ -594,8 +589,8 @@ describe("usage", () => {
   });
 
   test("of more rows than one answer may have: 400 that names both", async () => {
-    const { headers, root } = await tenantWith();
-    await runInDurableObject(root, (_: Ledger, { storage }) => {
+    const { headers, ledger } = await tenantWith();
+    await runInDurableObject(ledger, (_: Ledger, { storage }) => {
       storage.sql.exec(
         `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i <= ${limits.usageRows})
          INSERT INTO usage SELECT ?, 'm' || i, '', 1, 1, 1 FROM n`,

@@ -1,7 +1,7 @@
 /** What tests and the Worker inside workerd (regional-worker.ts) agree on. */
 import type { Region } from "../../../edge/platform/region.ts";
 
-/** Region of the objects that ask for none: the roots of the tenants' ledgers. */
+/** Region of the objects that ask for none: the tenants' stores. */
 export const home: Region = "enam";
 
 /** Header of a request: the region it comes from. */

@@ -35,7 +35,6 @@ describe("Quota", () => {
       used: 100,
       requested: 1,
       retryAfterMs: 61_000 - 499,
-      isShared: false,
     });
     expect(reserve(quota, "early", { requestsPerMinute: 100 }, startMs + 60_999).refusal).not.toBeNull();
     expect(reserve(quota, "on time", { requestsPerMinute: 100 }, startMs + 61_000).refusal).toBeNull();
@@ -82,19 +81,6 @@ describe("Quota", () => {
     expect(quota.renew("a", startMs)).toBe(true);
     quota.settle("a", 1, startMs);
     expect([quota.renew("a", startMs), quota.renew("unknown", startMs)]).toEqual([false, false]);
-  });
-
-  test("does not say to wait for a month or a minute where another region may give back what it holds", () => {
-    const limits = { ...none, tokensPerMonth: 1000, requestsPerMinute: 10 };
-    const zero = { requestsPerMinute: 0, tokensPerMinute: 0, concurrentRequests: 0, tokensPerMonth: 0 };
-    const share = {
-      own: { ...zero, requestsPerMinute: 5, tokensPerMonth: 100 },
-      elsewhere: { ...zero, requestsPerMinute: 5, tokensPerMonth: 900 },
-    };
-    const quota = new Quota();
-    expect(quota.admit("a", limits, startMs, share).refusal).toBeNull();
-    const { refusal } = quota.reserve("a", 200, limits, startMs, share);
-    expect(refusal).toMatchObject({ limit: "tokensPerMonth", retryAfterMs: 1000, isShared: true });
   });
 
   test("holds a month's budget, with what is running counted, until the month is over", () => {
@@ -152,7 +138,7 @@ describe("Quota", () => {
     const limits = { tokensPerMinute: 100, concurrentRequests: 1 };
     reserve(quota, "left", limits, startMs, 100);
     quota.settle("left", 0, startMs + 1000, false);
-    expect(quota.used(startMs + 1000)).toMatchObject({ tokensPerMinute: 0, concurrentRequests: 0 });
+    expect(quota.state).toMatchObject({ open: [], seconds: [[expect.any(Number), { tokens: 0 }]] });
     expect(quota.settle("left", 90, startMs + 2000)).toBe(true);
     expect(quota.settle("left", 90, startMs + 2000)).toBe(false);
     expect(reserve(quota, "next", limits, startMs + 2000, 11).refusal).toMatchObject({ used: 90 });

@@ -244,7 +244,6 @@ test("a tenant is erased once its keys are revoked, and nothing of it is left; w
   await changeTenant(acting, "acme", { limits: { tokensPerMonth: 5 } });
   const erased = {
     ...{ object: "tenant.erased" as const, tenant: "acme", adapters: 2 },
-    ledgers: { confirmed: ["weur"], pending: [] },
     backends: { confirmed: [], pending: ["https://gpu.example"], partly_asked: [] },
   };
   const steps: string[] = [];
