@@ -83,8 +83,7 @@ export async function readBaseText(directory: string, config: ModelConfig): Prom
   const path = join(directory, ggufFile);
   const sampling = await readSampling(directory);
   if (existsInParts(path)) return { ...ggufText(path), sampling };
-  const { file, stopIds } = await readTokenizerFiles(directory, config);
-  return { tokenizer: file, stopIds, chatTemplate: undefined, sampling };
+  return { ...(await readTokenizerFiles(directory, config)), chatTemplate: undefined, sampling };
 }
 
 function ggufText(path: string): Omit<BaseText, "sampling"> {

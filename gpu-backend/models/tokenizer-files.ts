@@ -4,17 +4,13 @@ import { join } from "node:path";
 import { z } from "zod";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { samplingSchema } from "../../shared/contracts/sampling.ts";
-import { packGpt2Tokenizer, packTokenizer } from "../../shared/tokenizer/pack.ts";
+import { packTokenizer } from "../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { nullIfMissing } from "../files.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
 import { tokenizerOfJson } from "./tokenizer-source.ts";
 
-export interface FolderTokenizer {
-  /** Content of tokenizer.safetensors. */
-  file: TensorFile;
-  stopIds: number[];
-}
+export const tokenizerJsonFile = "tokenizer.json";
 
 const ids = z
   .union([
@@ -32,29 +28,21 @@ const generationSchema = z.object({
 });
 const beginSchema = z.object({ bos_token_id: ids });
 
-/** Throws an Error that names the file and the entry, or both sizes, where they do not fit. */
-export async function readTokenizerFiles(folder: string, config: ModelConfig): Promise<FolderTokenizer> {
+/** Content of tokenizer.safetensors, and stop ids. Throws an Error that names the file and the entry, or both sizes, where they do not fit. */
+export async function readTokenizerFiles(
+  folder: string,
+  config: ModelConfig,
+): Promise<{ tokenizer: TensorFile; stopIds: number[] }> {
   const read = (name: string) => readFile(join(folder, name), "utf8");
   const { vocabularySize } = config;
-  const isGpt2 = config.positions === "learned";
-  let tokenizer: FolderTokenizer;
-  if (isGpt2) {
-    const [vocabulary, merges] = [await read("vocab.json"), await read("merges.txt")];
-    const stopIds = [...config.stopIds];
-    tokenizer = { file: packGpt2Tokenizer(vocabulary, merges, stopIds[0]), stopIds };
-  } else {
-    const { eos_token_id } = await readGeneration(folder);
-    const [bosId = null] = beginSchema.parse(JSON.parse(await read("config.json"))).bos_token_id ?? [];
-    const eosIds = [...config.stopIds, ...(eos_token_id ?? [])];
-    const { vocabulary, stopIds } = tokenizerOfJson(await read("tokenizer.json"), { vocabularySize, eosIds, bosId });
-    tokenizer = { file: packTokenizer(vocabulary), stopIds };
-  }
-  const { vocabularySize: found } = Tokenizer.fromTensors(tokenizer.file);
-  if (found !== vocabularySize) {
-    const name = isGpt2 ? "vocab.json" : "tokenizer.json";
-    throw new Error(`${folder}/${name} has ${found} entries, config.json says ${vocabularySize}`);
-  }
-  return tokenizer;
+  const { eos_token_id } = await readGeneration(folder);
+  const [bosId = null] = beginSchema.parse(JSON.parse(await read("config.json"))).bos_token_id ?? [];
+  const eosIds = [...config.stopIds, ...(eos_token_id ?? [])];
+  const { vocabulary, stopIds } = tokenizerOfJson(await read(tokenizerJsonFile), { vocabularySize, eosIds, bosId });
+  const tokenizer = packTokenizer(vocabulary);
+  const { vocabularySize: found } = Tokenizer.fromTensors(tokenizer);
+  if (found === vocabularySize) return { tokenizer, stopIds };
+  throw new Error(`${folder}/${tokenizerJsonFile} has ${found} entries, config.json says ${vocabularySize}`);
 }
 
 /** What generation_config.json proposes for requests that name no sampling; undefined where it proposes none. */

@@ -100,7 +100,8 @@ const tokenizerJson = z.object({
   added_tokens: z.array(z.object({ id: z.int().min(0), content: z.string().min(1), special: z.boolean() })),
   model: z.object({
     type: z.literal("BPE"),
-    unk_token: z.null().or(z.string()).optional(),
+    continuing_subword_prefix: z.literal("").nullish(),
+    end_of_word_suffix: z.literal("").nullish(),
     byte_fallback: z.literal(false).default(false),
     ignore_merges: z.boolean().default(false),
     vocab: z.record(z.string(), z.int().min(0)),

@@ -23,7 +23,7 @@ const command = createCommand("train", "Train adapters on text and write the art
   "chameleon train --corpus ./my-texts --out ./my-artifacts",
 ])
   .addOption(
-    new Option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt").default(
+    new Option("--model <folder>", "config.json, model.safetensors, tokenizer.json").default(
       embeddedModel,
       "the embedded model",
     ),

@@ -112,23 +112,6 @@ function unreachable(tokenizer: Tokenizer, { endOf }: PreTokenizer, mergedIds: r
   });
 }
 
-/** A vocabulary of GPT-2's kind: vocab.json, merges.txt, and one special token. Throws an Error as packTokenizer does. */
-export function packGpt2Tokenizer(vocabJson: string, mergesTxt: string, endOfTextId: number): TensorFile {
-  const ids = new Map(Object.entries(JSON.parse(vocabJson) as Record<string, number>));
-  const spellings = new Map([...ids].map(([spelling, id]) => [id, spelling]));
-  for (let id = 0; id < ids.size; id++) {
-    if (!spellings.has(id)) throw new Error(`vocab.json: ids must be 0 to ${ids.size - 1}, ${id} is missing`);
-  }
-  const text = spellings.get(endOfTextId);
-  if (text === undefined) throw new Error(`vocab.json: no entry has the end-of-text id ${endOfTextId}`);
-  return packTokenizer({
-    ...{ preTokenizer: "gpt2", ids, looksUpWhole: false },
-    merges: mergesTxt.split(/\r?\n/).filter((line) => line !== "" && !line.startsWith("#version")),
-    specials: [{ id: endOfTextId, text, isShown: false }],
-    roles: { endOfTextId, eosId: endOfTextId, bosId: endOfTextId, addsBos: false },
-  });
-}
-
 /**
  * The character that stands for each byte in vocab.json: printable Latin-1 stands for itself, the other 68 bytes,
  * in order, are U+0100 and up. (`bytes_to_unicode` of GPT-2's encoder.py.)

@@ -60,7 +60,7 @@ async function vectors(): Promise<number[][]> {
   return data.map(({ embedding }) => embedding);
 }
 
-const vocabulary: Record<string, number> = JSON.parse(readFileSync(`${smallBase}/vocab.json`, "utf8"));
+const vocabulary: Record<string, number> = JSON.parse(readFileSync(`${smallBase}/tokenizer.json`, "utf8")).model.vocab;
 /** As GPT-2's vocabulary spells a token of ASCII. */
 const spelled = (token: string) => token.replaceAll(" ", "Ġ").replaceAll("\n", "Ċ");
 

@@ -2,12 +2,12 @@
 import { readFileSync } from "node:fs";
 import { get_encoding, type Tiktoken } from "tiktoken";
 import { expect, it } from "vitest";
-import { packGpt2Tokenizer } from "../../shared/tokenizer/pack.ts";
+import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { preTokenizers } from "../../shared/tokenizer/pre-tokens.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { fuzzText } from "../support/fuzz-text.ts";
 import { cl100kTokenizer, gpt2Tokenizer, tiktokenOver } from "../support/gpt2-vocabulary.ts";
-import { smallBase } from "../support/small-base.ts";
+import { smallArtifacts } from "../support/small-base.ts";
 import { seededRandom } from "../support/steps.ts";
 
 const seed = 20_250_117;
@@ -19,8 +19,7 @@ it("tokenises 20,000 texts as tiktoken does with GPT-2's vocabulary", () => {
 });
 
 it("tokenises 5,000 texts as tiktoken does with the small base's vocabulary", () => {
-  const read = (name: string) => readFileSync(`${smallBase}/${name}`, "utf8");
-  const tokenizer = Tokenizer.fromTensors(packGpt2Tokenizer(read("vocab.json"), read("merges.txt"), 4095));
+  const tokenizer = Tokenizer.fromTensors(readTensorFile(readFileSync(`${smallArtifacts}/tokenizer.safetensors`)));
   const oracle = tiktokenOver(Array.from({ length: 4095 }, (_, id) => tokenizer.pieceOf(id)));
   compare(tokenizer, oracle, 5_000);
   oracle.free();

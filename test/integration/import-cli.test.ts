@@ -12,7 +12,7 @@ import { cutAfter, FakeHub } from "../support/fake-hub.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 
 const cli = join(import.meta.dirname, "../../gpu-backend/models/import/cli.ts");
-const needed = ["config.json", "merges.txt", "model.safetensors", "vocab.json"];
+const needed = ["config.json", "model.safetensors", "tokenizer.json"];
 
 let scratch: string;
 let out: string;

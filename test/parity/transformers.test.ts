@@ -14,20 +14,17 @@ import {
 } from "@huggingface/transformers";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
-import { oracleTexts } from "../../gpu-backend/models/import/oracle-texts.ts";
-import { compareWithAutoTokenizer } from "../../gpu-backend/models/import/tokenizer-check.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { trialConversations } from "../../gpu-backend/training/trial-conversations.ts";
 import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { ChatMessage } from "../../shared/contracts/chat.ts";
 import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
-import { packGpt2Tokenizer } from "../../shared/tokenizer/pack.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { chatTemplates } from "../support/chat-templates.ts";
 import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { buildExportGraph } from "../support/export-graph.ts";
 import { fuzzText } from "../support/fuzz-text.ts";
-import { gpt2EndOfTextId, gpt2VocabularyFiles } from "../support/gpt2-vocabulary.ts";
+import { oracleTexts } from "../support/oracle-texts.ts";
 import { smallBase } from "../support/small-base.ts";
 import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 
@@ -76,18 +73,6 @@ describe("token ids", () => {
     const texts = [...oracleTexts(1000), ...fuzzed];
     const mismatches = texts.filter((text) => ours.encode(text).join() !== theirIds(text).join());
     expect(mismatches).toEqual([]);
-  });
-
-  test("of GPT-2's vocabulary pass what an import asks, with a template and without", async () => {
-    const { vocabJson, mergesTxt } = gpt2VocabularyFiles();
-    const gpt2 = join(scratch, "gpt2");
-    await mkdir(gpt2);
-    await writeFile(join(gpt2, "vocab.json"), vocabJson);
-    await writeFile(join(gpt2, "merges.txt"), mergesTxt);
-    const packed = packGpt2Tokenizer(vocabJson, mergesTxt, gpt2EndOfTextId);
-    for (const template of [null, chatTemplates.thinking]) {
-      await compareWithAutoTokenizer(gpt2, packed, template, new Date());
-    }
   });
 
   test("of text that spells the end of text are text here, and the special token there", () => {

@@ -140,7 +140,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/main.ts": ["@hono/node-server"],
   "gpu-backend/research": ["commander"],
   "gpu-backend/training": ["cli-progress", "commander", "html-to-text"],
-  "gpu-backend/models": ["@huggingface/hub", "@huggingface/jinja", "@huggingface/tokenizers", "commander"],
+  "gpu-backend/models": ["@huggingface/hub", "commander"],
   infra: ["aws4fetch", "cli-progress", "commander", "esbuild", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
 

@@ -1,5 +1,5 @@
 /** Seeded random text for tokenizers: stretches of one alphabet each, cut to where pre-tokenisers and mergers go wrong. */
-import { otherLetters } from "../../gpu-backend/models/import/oracle-texts.ts";
+import { otherLetters } from "./oracle-texts.ts";
 
 /** Ranges of code points [first, last] that have been assigned for long, so that Unicode versions agree on them. */
 const ranges: Record<string, [number, number][]> = {

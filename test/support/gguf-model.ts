@@ -40,8 +40,8 @@ export async function writeGgufModel(directory: string, seed = 7, other: Record<
 }
 
 function metadataOf(directory: string): Record<string, GgufValue> {
-  const vocabulary = Object.keys(JSON.parse(readFileSync(join(directory, "vocab.json"), "utf8")));
-  const merges = readFileSync(join(directory, "merges.txt"), "utf8").trim().split("\n").slice(1);
+  const { model } = JSON.parse(readFileSync(join(directory, "tokenizer.json"), "utf8"));
+  const vocabulary = Object.keys(model.vocab);
   const end = tinyLlama.stopIds[0];
   return {
     "general.architecture": { text: "llama" },
@@ -59,7 +59,7 @@ function metadataOf(directory: string): Record<string, GgufValue> {
     "tokenizer.ggml.pre": { text: "gpt-2" },
     "tokenizer.ggml.tokens": { texts: vocabulary },
     "tokenizer.ggml.token_type": { i32s: vocabulary.map((_, id) => (id === end ? 3 : 1)) },
-    "tokenizer.ggml.merges": { texts: merges },
+    "tokenizer.ggml.merges": { texts: model.merges },
     "tokenizer.ggml.eos_token_id": { u32: end },
   };
 }

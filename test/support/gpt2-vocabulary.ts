@@ -3,18 +3,14 @@
  * was merged from is what its bytes merge into with lower ranks alone.
  */
 import { get_encoding, Tiktoken, type TiktokenEncoding } from "tiktoken";
-import { byteAlphabet, packGpt2Tokenizer, packTokenizer } from "../../shared/tokenizer/pack.ts";
+import { byteAlphabet, packTokenizer } from "../../shared/tokenizer/pack.ts";
 import type { PreTokenizerName } from "../../shared/tokenizer/pre-tokens.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { packGpt2 } from "./gpt2-tokenizer.ts";
 
 export const gpt2EndOfTextId = 50256;
 /** tiktoken's spelling of GPT-2's pattern; its \s is Unicode's White_Space. */
 const gpt2Pattern = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
-
-export interface VocabularyFiles {
-  vocabJson: string;
-  mergesTxt: string;
-}
 
 /** Pieces by id, spelled in `byteAlphabet`, and merges in order of rank, of an encoding of which the first `size` ids are ranks. */
 function recovered(name: TiktokenEncoding, size: number): { ranks: Map<string, number>; merges: string[] } {
@@ -38,16 +34,11 @@ export function cl100kTokenizer(preTokenizer: PreTokenizerName): Tokenizer {
   return Tokenizer.fromTensors(packTokenizer({ preTokenizer, ids, merges, specials, roles, looksUpWhole: false }));
 }
 
-/** vocab.json and merges.txt of GPT-2. */
-export function gpt2VocabularyFiles(): VocabularyFiles {
-  const { ranks, merges } = recovered("gpt2", gpt2EndOfTextId);
-  const vocabulary = Object.fromEntries([...ranks, ["<|endoftext|>", gpt2EndOfTextId]]);
-  return { vocabJson: JSON.stringify(vocabulary), mergesTxt: `#version: 0.2\n${merges.join("\n")}\n` };
-}
-
 export function gpt2Tokenizer(): Tokenizer {
-  const { vocabJson, mergesTxt } = gpt2VocabularyFiles();
-  return Tokenizer.fromTensors(packGpt2Tokenizer(vocabJson, mergesTxt, gpt2EndOfTextId));
+  const { ranks, merges } = recovered("gpt2", gpt2EndOfTextId);
+  return Tokenizer.fromTensors(
+    packGpt2({ pieces: [...ranks.keys(), "<|endoftext|>"], merges, endOfTextId: gpt2EndOfTextId }),
+  );
 }
 
 /** The two pieces that merge into `spelling`: greedy merging, lowest rank first, below `limit`. */

@@ -24,8 +24,9 @@ import {
   toFloat32,
   writeTensorFile,
 } from "../../shared/artifacts/tensor-file.ts";
-import { byteAlphabet, packGpt2Tokenizer } from "../../shared/tokenizer/pack.ts";
+import { byteAlphabet } from "../../shared/tokenizer/pack.ts";
 import { gpt2Shapes } from "./gpt2-file.ts";
+import { type Gpt2Vocabulary, gpt2TokenizerJson, packGpt2 } from "./gpt2-tokenizer.ts";
 import { seededRandom } from "./steps.ts";
 
 /** V = 256 bytes + 43 merges + end of text. */
@@ -70,10 +71,9 @@ export async function writeTinyModel(
     weights.set(name, tensorFrom(values, shape));
   }
   const model = writeTensorFile(weights);
-  const { vocabulary, merges } = tinyVocabulary();
+  const vocabulary = tinyVocabulary();
   await writeFile(join(directory, "model.safetensors"), model);
-  await writeFile(join(directory, "vocab.json"), vocabulary);
-  await writeFile(join(directory, "merges.txt"), merges);
+  await writeFile(join(directory, "tokenizer.json"), JSON.stringify(gpt2TokenizerJson(vocabulary)));
   await writeFile(
     join(directory, "config.json"),
     JSON.stringify({
@@ -115,7 +115,7 @@ export async function writeTinyModel(
       ["table_scale", tensorFrom(new Float32Array(V).fill(0.01), [V])],
       ["centroids", tensorFrom(vectors, [K, P])],
     ]),
-    [tokenizerFile]: packGpt2Tokenizer(vocabulary, merges, tinyConfig.stopIds[0]),
+    [tokenizerFile]: packGpt2(vocabulary),
   };
 
   const write = async (name: SetFile) => {
@@ -217,18 +217,15 @@ function bankTensors(floats: Floats): TensorFile {
   ]);
 }
 
-/** vocab.json and merges.txt: the bytes in order, 43 merges that common English needs, the end of text. */
-function tinyVocabulary(): { vocabulary: string; merges: string } {
+/** The bytes in order, 43 merges that common English needs, the end of text. */
+function tinyVocabulary(): Gpt2Vocabulary {
   const space = byteAlphabet()[0x20];
   const pairs =
     "t h,h e,i n,a n,r e,o n,e r,a t,e n,o r,i s,e s,n d,i t,e d,th e,in g,an d,i on,o u,a r,a l,l e,s t,o f,t o,h a,l l,s e,v e,_ t,_ a,_ s,_ w,_ o,_ the,_ and,_ of,_ to,_ in,_ b,_ c,_ f"
       .replaceAll("_", space)
       .split(",");
   const pieces = [...byteAlphabet(), ...pairs.map((pair) => pair.replace(" ", "")), "<|endoftext|>"];
-  return {
-    vocabulary: JSON.stringify(Object.fromEntries(pieces.map((piece, id) => [piece, id]))),
-    merges: `#version: 0.2\n${pairs.join("\n")}\n`,
-  };
+  return { pieces, merges: pairs, endOfTextId: pieces.length - 1 };
 }
 
 function gaussian(random: () => number): () => number {

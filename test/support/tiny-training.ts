@@ -5,6 +5,7 @@ import { gpt2Config } from "../../gpu-backend/runtime/model-config.ts";
 import type { TrainOptions } from "../../gpu-backend/training/train.ts";
 import { tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { gpt2Shapes } from "./gpt2-file.ts";
+import { gpt2TokenizerJson } from "./gpt2-tokenizer.ts";
 import { smallBase } from "./small-base.ts";
 import { seededRandom } from "./steps.ts";
 
@@ -55,15 +56,13 @@ async function writeModel(folder: string, random: () => number): Promise<void> {
   await mkdir(folder, { recursive: true });
   const merges = vocabularySize - 257;
   const endOfTextId = vocabularySize - 1;
-  const vocabulary = JSON.parse(await readFile(join(smallBase, "vocab.json"), "utf8")) as Record<string, number>;
-  const kept = Object.entries(vocabulary).filter(([, id]) => id < endOfTextId);
-  const mergeLines = (await readFile(join(smallBase, "merges.txt"), "utf8")).split("\n");
-  const header = mergeLines[0].startsWith("#") ? 1 : 0;
-  await writeFile(join(folder, "merges.txt"), `${mergeLines.slice(0, header + merges).join("\n")}\n`);
-  await writeFile(
-    join(folder, "vocab.json"),
-    JSON.stringify(Object.fromEntries([...kept, ["<|endoftext|>", endOfTextId]])),
-  );
+  const { model } = JSON.parse(await readFile(join(smallBase, "tokenizer.json"), "utf8")) as {
+    model: { vocab: Record<string, number>; merges: string[] };
+  };
+  const kept = Object.keys(model.vocab).filter((piece) => model.vocab[piece] < endOfTextId);
+  const pieces = [...kept.sort((a, b) => model.vocab[a] - model.vocab[b]), "<|endoftext|>"];
+  const tokenizer = gpt2TokenizerJson({ pieces, merges: model.merges.slice(0, merges), endOfTextId });
+  await writeFile(join(folder, "tokenizer.json"), JSON.stringify(tokenizer));
   const config = { model_type: "gpt2", vocab_size: vocabularySize, eos_token_id: endOfTextId, ...shape };
   await writeFile(join(folder, "config.json"), JSON.stringify(config));
   const sizes = {

@@ -29,7 +29,6 @@ import {
   weightsFile,
 } from "./model-files.ts";
 import { peftConfigFile, peftRefusal } from "./peft.ts";
-import { compareWithAutoTokenizer } from "./tokenizer-check.ts";
 
 export interface ImportOptions {
   /** A hub id, a folder or a GGUF file. */
@@ -66,7 +65,7 @@ export async function importModel(options: ImportOptions, access: HubAccess, pro
   const name = isHere ? basename(resolve(source), ggufEnding) : source;
   const folder = options.out ?? (isFolder ? source : join(defaultFolder, name));
   if (isGguf) await copyGguf(gguf, folder);
-  else if (isFolder) await copyFolder(source, folder, access.now());
+  else if (isFolder) await copyFolder(source, folder);
   else await downloadModel(source, options.revision ?? "main", folder, access, progress);
 
   access.signal?.throwIfAborted();
@@ -100,7 +99,7 @@ async function downloadModel(name: string, revision: string, folder: string, acc
   progress.stage("download MiB", toMiB(files.reduce((sum, { bytes }) => sum + bytes, 0)));
   let before = 0;
   for (const file of files) {
-    if (file === weights) await checkSmallFiles(folder, weights.bytes, access.now());
+    if (file === weights) await checkSmallFiles(folder, weights.bytes);
     await download(file, folder, repository.fetch, access, (bytes) =>
       progress.advance(toMiB(before + bytes), file.name),
     );
@@ -110,15 +109,13 @@ async function downloadModel(name: string, revision: string, folder: string, acc
 }
 
 /** Refuses what config or tokenizer show, before the weights are fetched. */
-async function checkSmallFiles(folder: string, weightsBytes: number, now: Date): Promise<void> {
+async function checkSmallFiles(folder: string, weightsBytes: number): Promise<void> {
   const config = await readBaseConfig(folder);
   checkWeightsHold(parametersOf(config), weightsBytes, folder);
-  const text = await readBaseText(folder, config);
-  const template = await readChatTemplate(folder, text);
-  await compareWithAutoTokenizer(folder, text.tokenizer, template ?? null, now);
+  await readChatTemplate(folder, await readBaseText(folder, config));
 }
 
-async function copyFolder(source: string, folder: string, now: Date): Promise<void> {
+async function copyFolder(source: string, folder: string): Promise<void> {
   const present = new Set(await readdir(source));
   if (present.has(peftConfigFile) && !present.has(configFile)) {
     const text = await readFileAtMost(join(source, peftConfigFile), maxConfigBytes);
@@ -129,7 +126,7 @@ async function copyFolder(source: string, folder: string, now: Date): Promise<vo
   const bytes = new Map<string, number>();
   for (const name of files) bytes.set(name, (await stat(join(source, name))).size);
   for (const [name, size] of bytes) checkFileSize(name, size, source);
-  await checkSmallFiles(source, bytes.get(weightsFile)!, now);
+  await checkSmallFiles(source, bytes.get(weightsFile)!);
   if (resolve(source) === resolve(folder)) return;
   const weights = await checksumOf(join(source, weightsFile), "sha256");
   if (!(await hasChecksum(join(folder, weightsFile), weights))) await removeOtherBase(folder);

@@ -1,12 +1,11 @@
 /** Which files of a repository or folder make a model that can be served. Pure: names in, names out. */
 import { chatTemplateFile } from "../../training/chat-template-file.ts";
+import { tokenizerJsonFile } from "../tokenizer-files.ts";
 import { peftConfigFile } from "./peft.ts";
 
 export const configFile = "config.json";
-export const vocabularyFiles = ["vocab.json", "merges.txt"];
 export const weightsFile = "model.safetensors";
-const tokenizerJsonFile = "tokenizer.json";
-const optionalFiles = [tokenizerJsonFile, "tokenizer_config.json", chatTemplateFile, "generation_config.json"];
+const optionalFiles = ["tokenizer_config.json", chatTemplateFile, "generation_config.json"];
 
 const MiB = 2 ** 20;
 export const maxConfigBytes = MiB;
@@ -14,9 +13,7 @@ export const maxConfigBytes = MiB;
 const maxFileBytes: Record<string, number> = {
   [configFile]: maxConfigBytes,
   [peftConfigFile]: maxConfigBytes,
-  "vocab.json": 8 * MiB,
-  "merges.txt": 8 * MiB,
-  "tokenizer.json": 32 * MiB,
+  [tokenizerJsonFile]: 32 * MiB,
   "tokenizer_config.json": 4 * MiB,
   [chatTemplateFile]: MiB,
   "generation_config.json": MiB,
@@ -42,12 +39,8 @@ export function chooseFiles(present: ReadonlySet<string>, where: string): string
     const other = otherWeights.find(([name]) => present.has(name));
     throw new Error(`${where} has its weights ${other?.[1] ?? "nowhere"}; one ${weightsFile} is needed`);
   }
-  const missing = vocabularyFiles.filter((name) => !present.has(name));
-  if (missing.length > 0 && !present.has(tokenizerJsonFile)) {
-    throw new Error(`${where} has no ${missing.join(" and no ")}, and no ${tokenizerJsonFile}`);
-  }
-  const found = vocabularyFiles.filter((name) => present.has(name));
-  return [configFile, ...found, ...optionalFiles.filter((name) => present.has(name)), weightsFile];
+  if (!present.has(tokenizerJsonFile)) throw new Error(`${where} has no ${tokenizerJsonFile}`);
+  return [configFile, tokenizerJsonFile, ...optionalFiles.filter((name) => present.has(name)), weightsFile];
 }
 
 /** Throws an Error that names the file, its size and the limit. */

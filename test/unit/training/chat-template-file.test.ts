@@ -3,12 +3,11 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { readChatTemplate } from "../../../gpu-backend/training/chat-template-file.ts";
-import { byteAlphabet, packGpt2Tokenizer } from "../../../shared/tokenizer/pack.ts";
+import { byteAlphabet } from "../../../shared/tokenizer/pack.ts";
 import { templateLimits } from "../../../shared/tokenizer/template-limits.ts";
+import { packGpt2 } from "../../support/gpt2-tokenizer.ts";
 
-const spellings = [...byteAlphabet(), "<|endoftext|>"];
-const vocabulary = JSON.stringify(Object.fromEntries(spellings.map((spelling, id) => [spelling, id])));
-const tokenizer = packGpt2Tokenizer(vocabulary, "", 256);
+const tokenizer = packGpt2({ pieces: [...byteAlphabet(), "<|endoftext|>"], merges: [], endOfTextId: 256 });
 const template = "{{ messages[0].content }}{{ eos_token }}";
 
 let folder: string;

@@ -37,7 +37,7 @@ afterEach(() => rm(folder, { recursive: true }));
 
 test("a Llama folder's tokenizer is that of tokenizer.json, with the ends that generation_config.json adds", async () => {
   await write("generation_config.json", { eos_token_id: [2, 1], temperature: null });
-  const { file, stopIds } = await readTokenizerFiles(folder, config);
+  const { tokenizer: file, stopIds } = await readTokenizerFiles(folder, config);
   const tokenizer = Tokenizer.fromTensors(file);
   expect(stopIds).toEqual([2, 1, 0]);
   expect(tokenizer.roles).toEqual({ endOfTextId: 0, eosId: 2, bosId: 1, addsBos: false });

@@ -1,5 +1,5 @@
 /** Seeded texts for the comparison of two tokenizers; the seed makes a failure reproducible. Pure. */
-import { uniformAt } from "../../../shared/math/sampling.ts";
+import { uniformAt } from "../../shared/math/sampling.ts";
 
 const seed = 20_261_126;
 
