@@ -25,7 +25,6 @@ const notRunHere: Record<string, string> = {
   "npm pack --workspaces --include-workspace-root && npm i -g ":
     "package.test.ts packs and installs, in a folder of its own",
   "npx chameleon-edge start": "needs a release; package.test.ts runs the command of that name",
-  "npm i": "npm's own",
 };
 
 interface Command {
