@@ -17,6 +17,8 @@ const work = path.join(root, ".cache/site");
 export const siteFolder = path.join(root, "edge/public/docs/site");
 const styleFile = path.join(import.meta.dirname, "style.css");
 const homePage = "infra/docs/index.md";
+const siteTitle = "Chameleon Edge";
+const siteDescription = "A small language model that adapts to your text, behind OpenAI's API";
 const icon =
   "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E%3Ccircle cx='16' cy='16' r='14' fill='%230b6e5a'/%3E%3Ccircle cx='20' cy='13' r='6' fill='%23fff'/%3E%3Ccircle cx='21' cy='13' r='3' fill='%23111'/%3E%3C/svg%3E";
 
@@ -62,6 +64,7 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
       `---\naside: false\npageClass: reference\n---\n\n${await referencePages[name]()}`;
     await write(`${page}.md`, code ? await wide(code) : await read(file));
   }
+  await write("public/llms.txt", llmsText());
   await write(".vitepress/config.mjs", config);
   await write(".vitepress/theme/index.mjs", theme);
   for (const image of images) {
@@ -88,10 +91,19 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
   return true;
 }
 
+/** The pages for programs that read documents (llmstxt.org): a title, a summary, and links by section. */
+function llmsText(): string {
+  const lists = sections.map(
+    ({ title, pages }) =>
+      `## ${title}\n\n${pages.map(({ title, path }) => `- [${title}](/docs/${path})`).join("\n")}\n`,
+  );
+  return `# ${siteTitle}\n\n> ${siteDescription}\n\n${lists.join("\n")}`;
+}
+
 function siteConfig(): object {
   return {
-    title: "Chameleon Edge",
-    description: "A small language model that adapts to your text, behind OpenAI's API",
+    title: siteTitle,
+    description: siteDescription,
     base: "/docs/",
     cleanUrls: true,
     head: [["link", { rel: "icon", href: icon }]],

@@ -1,9 +1,12 @@
-/** `npm run docs`: builds the documents site, which the next start serves at /docs, and counts the words of its pages. */
-import { readFile } from "node:fs/promises";
+/** `npm run docs`: draws the charts, builds the documents site, which the next start serves at /docs, and counts its words. */
+import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
 import { buildSite, siteFolder } from "./build.ts";
+import { type MemoryFigures, memoryCharts } from "./charts.ts";
 import { pages } from "./pages.ts";
+
+const root = path.join(import.meta.dirname, "../..");
 
 const maxWords = 15_000;
 /** Tables of measurements, which grow with what is measured. */
@@ -12,11 +15,15 @@ const measured = ["gpu-backend/SPEED.md", "gpu-backend/models/smollm2-135m/MODEL
 const program = createCommand("docs", "Build the documents site, which the next start serves at /docs", [
   "npm run docs",
 ]).action(async () => {
+  const figures = await readFile(path.join(root, "gpu-backend/models/smollm2-135m/own-figures.json"), "utf8");
+  for (const [name, chart] of Object.entries(memoryCharts(JSON.parse(figures) as MemoryFigures))) {
+    await writeFile(path.join(root, "infra/docs", name), chart);
+  }
   console.log(`${(await buildSite()) ? "built" : "up to date:"} ${siteFolder}`);
   let total = 0;
   for (const { file, code } of pages) {
     if (code !== null) continue;
-    const text = await readFile(path.join(import.meta.dirname, "../..", file), "utf8");
+    const text = await readFile(path.join(root, file), "utf8");
     const words = text.split(/\s+/).filter((word) => /[\p{L}\d]/u.test(word)).length;
     const isCounted = !measured.includes(file);
     if (isCounted) total += words;

@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { anchorOf } from "../../../infra/site/anchors.mjs";
+import { type MemoryFigures, memoryCharts } from "../../../infra/site/charts.ts";
 import { documents, isCheckout } from "../../support/documents.ts";
 
 const root = path.join(import.meta.dirname, "../../..");
@@ -19,6 +20,13 @@ describe.skipIf(!isCheckout)("documents", () => {
       return heading !== undefined && !headingsOf(readFileSync(target, "utf8")).includes(heading);
     });
     expect(broken).toEqual([]);
+  });
+
+  test("the charts show the figures beside the model card", () => {
+    const figures = readFileSync(path.join(root, "gpu-backend/models/smollm2-135m/own-figures.json"), "utf8");
+    for (const [name, chart] of Object.entries(memoryCharts(JSON.parse(figures) as MemoryFigures))) {
+      expect(readFileSync(path.join(root, "infra/docs", name), "utf8"), `${name}: npm run docs draws it`).toBe(chart);
+    }
   });
 
   test.each(["request", "training"])("the drawing of a %s names folders that exist", (name) => {
