@@ -28,10 +28,6 @@ import { regionOfCell } from "./cell-names.ts";
 import { type CellRequest, readCellRequest, refusalResponse } from "./cell-request.ts";
 
 const now = () => Date.now();
-const after = (ms: number, work: () => void) => {
-  const timer = setTimeout(work, ms);
-  return () => clearTimeout(timer);
-};
 
 export class Cell extends DurableObject<Env> {
   readonly dispatcher: Dispatcher;
@@ -79,7 +75,7 @@ export class Cell extends DurableObject<Env> {
         logRouting(event);
       },
       now: steadyNow,
-      after,
+      after: (ms, work) => void setTimeout(work, ms),
       // Metrics are sent when a call ends, as the object has no timer for them.
       keepAlive: (work) => keepAlive(work.then(() => this.#metrics.report())),
       batchSent: (waitsMs) => this.#metrics.batchSent(waitsMs),

@@ -70,7 +70,7 @@ export class BackendGroup {
 
   /**
    * The backends of this address that a call may go to next, none of `tried`; `isFit` judges one process. A first call goes to a
-   * process by name, which keeps its caches warm, if several are known. A retry or a hedge goes to another process by name, and
+   * process by name, which keeps its caches warm, if several are known. A retry goes to another process by name, and
    * to any only if that may be one that is not known yet.
    */
   candidates(tried: ReadonlySet<string>, isFit: (process: Backend) => boolean, nowMs: number): Backend[] {

@@ -7,8 +7,6 @@ import { addFrame, type PendingSequence, type Receiver, type SequenceCall } from
 export interface BatchRunEvents {
   /** The backend is to drop these sequences of an accepted call. */
   cancelled(ids: string[]): void;
-  /** The client of a sequence gets its first frame, from this call. */
-  begun(sequence: PendingSequence): void;
   /** A sequence got its last frame. */
   ended(sequence: PendingSequence): void;
 }
@@ -17,7 +15,6 @@ export class BatchRun implements SequenceCall {
   /** Once the call is answered, the process that answered it. */
   backend: Backend;
   readonly requests: SequenceRequest[] = [];
-  readonly sentAtMs: number;
   /** The backend's numerics fingerprint; null before it accepts, and if it sends none. */
   numerics: string | null = null;
   readonly #abort = new AbortController();
@@ -31,14 +28,13 @@ export class BatchRun implements SequenceCall {
 
   constructor(backend: Backend, sequences: readonly PendingSequence[], nowMs: number, events: BatchRunEvents) {
     this.backend = backend;
-    this.sentAtMs = nowMs;
     this.#events = events;
     for (const one of sequences) {
       const request = one.nextRequest(nowMs);
       this.requests.push(request);
       this.#sequences.set(request.id, one);
       this.#open.set(one, request.id);
-      one.runs.add(this);
+      one.run = this;
     }
     backend.recordSent(sequences.length);
   }
@@ -70,7 +66,7 @@ export class BatchRun implements SequenceCall {
   /** Removes a sequence that got its last frame, or whose call failed. */
   remove(sequence: PendingSequence): void {
     if (!this.#open.delete(sequence)) return;
-    sequence.runs.delete(this);
+    sequence.run = null;
     this.backend.load.own--;
   }
 
@@ -119,19 +115,11 @@ export class BatchRun implements SequenceCall {
 
   /** Returns the failure if the frame is invalid. */
   #deliver(sequence: PendingSequence, frame: Frame, byReceiver: Map<Receiver, Frame[]>): CallFailure | null {
-    const isHedged = sequence.isQueued || sequence.runs.size > 1;
-    // The other call of a hedged sequence may still complete it.
-    if (frame.type === "error" && isHedged) {
-      this.remove(sequence);
-      return null;
-    }
-    const isFirst = !sequence.hasBegun && frame.type !== "error";
     try {
       addFrame(byReceiver, sequence, sequence.deliver(frame, this.numerics));
     } catch (cause) {
       return contractViolation(cause);
     }
-    if (isFirst) this.#events.begun(sequence);
     if (frame.type === "done") this.backend.recordSuccess();
     if (isLast(frame)) {
       this.remove(sequence);

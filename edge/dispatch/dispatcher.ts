@@ -1,7 +1,7 @@
 /**
  * Sends the sequences of many requests to the backends and delivers each frame to its request. CallQueue decides which sequences
  * go in the next call and when, Router to which backend. If a backend fails a sequence, another one with the same numerics
- * fingerprint continues it. A sequence whose first frame is late is hedged: the first of two backends to answer keeps it.
+ * fingerprint continues it.
  */
 import {
   type BatchRequest,
@@ -18,17 +18,9 @@ import { CallQueue, type QueuedCall, type QueueLimits } from "./call-queue.ts";
 import type { OpenBatch } from "./client.ts";
 import { type ControlCall, cancellations, probes } from "./control-calls.ts";
 import { addFrame, PendingSequence, type Receiver, sharingOf } from "./pending-sequence.ts";
-import {
-  afterLoss,
-  type BackendFailure,
-  Budget,
-  FirstFrameTimes,
-  nextStep,
-  withFailure,
-  withTried,
-} from "./retries.ts";
+import { afterLoss, type BackendFailure, Budget, nextStep, withFailure, withTried } from "./retries.ts";
 import type { Routing, RoutingEvent } from "./routing.ts";
-import { hedgeBudget, maxLosses, retryBudget } from "./routing-limits.ts";
+import { maxLosses, retryBudget } from "./routing-limits.ts";
 
 export interface DispatcherParts {
   /** The backends of the current configuration. Calls under way are not moved when it changes. */
@@ -36,15 +28,14 @@ export interface DispatcherParts {
   observe(event: RoutingEvent): void;
   /** A clock in milliseconds. */
   now(): number;
-  /** Runs `work` once, after `ms`; the returned function cancels it. */
-  after(ms: number, work: () => void): () => void;
+  /** Runs `work` once, after `ms`. */
+  after(ms: number, work: () => void): void;
   /** Keeps the object alive until `work` settles (waitUntil). */
   keepAlive(work: Promise<void>): void;
   /** For metrics: sequences are sent for the first time, each after so long in the queue. */
   batchSent?(waitsMs: readonly number[]): void;
   limits?: QueueLimits;
   retries?: Budget;
-  hedges?: Budget;
 }
 
 export interface Submission {
@@ -68,8 +59,6 @@ export class Dispatcher {
   readonly #parts: DispatcherParts;
   readonly #queue: CallQueue<Entry>;
   readonly #retries: Budget;
-  readonly #hedges: Budget;
-  readonly #firstFrames = new FirstFrameTimes();
   /** Sequences that have not ended. */
   #open = 0;
 
@@ -77,7 +66,6 @@ export class Dispatcher {
     this.#parts = parts;
     this.#queue = new CallQueue(parts.limits);
     this.#retries = parts.retries ?? new Budget(retryBudget);
-    this.#hedges = parts.hedges ?? new Budget(hedgeBudget);
   }
 
   /** Number of queued entries. */
@@ -136,14 +124,14 @@ export class Dispatcher {
     for (const sequence of idle) sequence.round = round;
     if (pauseMs !== null) {
       keepAlive(
-        new Promise<void>((resolve) => void after(pauseMs, resolve)).then(() => {
+        new Promise<void>((resolve) => after(pauseMs, resolve)).then(() => {
           this.#enqueue(idle);
           this.#sendReady();
         }),
       );
       return;
     }
-    if (!choice || (round.last && this.#retries.take(1) === 0)) {
+    if (!choice || (round.last && !this.#retries.take())) {
       const failures = round.failures.map(({ failure }) => failure);
       this.#endInError(idle, errorOf(failures, jurisdiction));
       return;
@@ -200,11 +188,6 @@ export class Dispatcher {
     if (waited.length > 0) this.#parts.batchSent?.(waited);
     const run: BatchRun = new BatchRun(backend, sequences, now(), {
       cancelled: (ids) => this.#addControls(cancellations(run.backend, client, ids, now())),
-      begun: (sequence) => {
-        this.#firstFrames.record(now() - run.sentAtMs);
-        this.#hedges.earn(1);
-        this.#cancelCalls(sequence, run);
-      },
       ended: (sequence) => this.#end(sequence),
     });
     const batch: BatchRequest = { version: contractVersion, ...first.model, sequences: run.requests };
@@ -233,7 +216,7 @@ export class Dispatcher {
       return false;
     }
     run.markAccepted(answering, numerics);
-    this.#retries.earn(1);
+    this.#retries.earn();
     for (const sequence of run.sequences) sequence.round = withTried(sequence.round, called, answering);
     const resumed = run.sequences.filter(({ hasTokens, lostBy }) => hasTokens && lostBy);
     for (const [backend, { length }] of Map.groupBy(resumed, ({ lostBy }) => lostBy!.backend.id)) {
@@ -268,10 +251,6 @@ export class Dispatcher {
 
   /** Reads the frames of an accepted call until it ends or fails. */
   async #readFrames(run: BatchRun, groups: AsyncIterable<Frame[]>): Promise<void> {
-    const { routing, after } = this.#parts;
-    // A hedge goes to another address or another process; where there is none, no call needs its timer.
-    const hasOthers = routing().clients.size > 1 || run.backend.group.processes.length > 1;
-    const cancelHedge = hasOthers ? after(this.#firstFrames.lateMs, () => this.#hedge(run)) : () => {};
     let failure: CallFailure;
     try {
       for await (const frames of groups) {
@@ -281,8 +260,6 @@ export class Dispatcher {
       throw new Error("the stream of frames ended early");
     } catch (thrown) {
       failure = asFailure(thrown);
-    } finally {
-      cancelHedge();
     }
     if (!run.signal.aborted) this.#handleLoss(run, run.sequences, failure);
   }
@@ -323,7 +300,7 @@ export class Dispatcher {
     for (const group of Map.groupBy(sequences, keyOf).values()) this.#enqueue(group);
   }
 
-  /** Ends sequences that no backend accepts, except those that are in another call. */
+  /** Ends sequences that no backend accepts. */
   #endInError(sequences: readonly PendingSequence[], error: ServiceError): void {
     const idle = sequences.filter(({ isIdle }) => isIdle);
     if (idle.length === 0) return;
@@ -337,24 +314,6 @@ export class Dispatcher {
       addFrame(byReceiver, sequence, errorFrame(sequence.id, error));
     }
     for (const [receiver, frames] of byReceiver) receiver.receive(frames);
-  }
-
-  /** Queues sequences without a first frame for a second backend too, if one is fit and has less load. */
-  #hedge(run: BatchRun): void {
-    const { observe, now, routing } = this.#parts;
-    const { router } = routing();
-    const late = run.sequences.filter((one) => !one.hasBegun && one.attempts === 1 && !one.isQueued);
-    if (late.length === 0) return;
-    const choice = router.choose(late[0].route, late[0].round.tried, now());
-    const isMoreLoaded = (one: Backend) => router.shareOf(one, now()) >= router.shareOf(run.backend, now());
-    // A call without a name may reach the same process.
-    const mayBeSame = (one: Backend) => one.name === null && one.address === run.backend.address;
-    if (!choice?.isFit || mayBeSame(choice.backend) || isMoreLoaded(choice.backend)) return;
-    const group = late.slice(0, this.#hedges.take(late.length));
-    if (group.length === 0) return;
-    observe({ event: "hedged", backend: choice.backend.id, sequences: group.length });
-    this.#add(group, choice.backend);
-    this.#sendReady();
   }
 
   /** Records the failure of a call to `called`, for the process that answered it. The last argument is one of its sequences. */
@@ -373,19 +332,14 @@ export class Dispatcher {
     return { backend, failure };
   }
 
-  /** Ends a sequence: it gets no further frame, and its calls are cancelled. */
+  /** Ends a sequence: it gets no further frame, and its call is cancelled, waiting or running. */
   #end(sequence: PendingSequence): void {
     if (sequence.isEnded) return;
     sequence.isEnded = true;
     this.#open--;
-    this.#cancelCalls(sequence);
-  }
-
-  /** Cancels the calls of a sequence, waiting or running, except one. */
-  #cancelCalls(sequence: PendingSequence, except: BatchRun | null = null): void {
     if (sequence.isQueued) this.#queue.remove((entry) => entry === sequence);
     sequence.isQueued = false;
-    for (const run of sequence.runs) if (run !== except) run.cancel(sequence);
+    sequence.run?.cancel(sequence);
   }
 
   #addControls(calls: readonly ControlCall[]): void {

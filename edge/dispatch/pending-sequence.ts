@@ -42,8 +42,8 @@ export class PendingSequence {
   isQueued = false;
   isAccepted = false;
   isEnded = false;
-  /** The calls under way for it; two while it is hedged. */
-  readonly runs = new Set<SequenceCall>();
+  /** The call under way for it. */
+  run: SequenceCall | null = null;
   /** When it was sent to a backend for the first time. */
   sentAtMs: number | null = null;
   /** How often it was sent to a backend. */
@@ -99,7 +99,7 @@ export class PendingSequence {
 
   /** It has not ended, and nothing is under way for it. */
   get isIdle(): boolean {
-    return !this.isEnded && !this.isQueued && this.runs.size === 0;
+    return !this.isEnded && !this.isQueued && this.run === null;
   }
 
   /** The request for the rest of the sequence, under a new id for each call, because an earlier one may still run. */

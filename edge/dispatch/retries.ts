@@ -1,4 +1,4 @@
-/** When and where a sequence is sent again: retry rounds, the budgets of retries and hedges, and when a first frame is late. Pure. */
+/** When and where a sequence is sent again: retry rounds and their budget. Pure. */
 import type { Backend } from "./backend-group.ts";
 import type { CallFailure } from "./call-failure.ts";
 import type { Choice } from "./router.ts";
@@ -82,55 +82,27 @@ function certainFailures(failures: readonly BackendFailure[]): ReadonlySet<strin
   return new Set(certain.map(({ backend }) => backend.id));
 }
 
-/** Token bucket that limits extra work (retries and hedges), which costs other callers. Ordinary work refills it. */
+/** Token bucket that limits repeated calls, which cost other callers. Accepted calls refill it. */
 export class Budget {
   readonly #capacity: number;
   readonly #earned: number;
   #left: number;
 
-  /** Starts full; each unit of ordinary work earns `earned` units. */
+  /** Starts full; each accepted call earns `earned` units. */
   constructor({ capacity, earned }: { capacity: number; earned: number }) {
     this.#capacity = capacity;
     this.#earned = earned;
     this.#left = capacity;
   }
 
-  /** Adds what `units` of ordinary work earn. */
-  earn(units: number): void {
-    this.#left = Math.min(this.#capacity, this.#left + units * this.#earned);
+  earn(): void {
+    this.#left = Math.min(this.#capacity, this.#left + this.#earned);
   }
 
-  /** Takes up to `wanted` whole units and returns how many. */
-  take(wanted: number): number {
-    const granted = Math.min(wanted, Math.floor(this.#left));
-    this.#left -= granted;
-    return granted;
-  }
-}
-
-/** Enough times for a 95th percentile, few enough to follow the load within seconds. */
-const maxTimes = 64;
-/** With fewer times `defaultLateMs` is used, the duration of a long prefill. */
-const minTimes = 20;
-const defaultLateMs = 1000;
-/** Lower bound, so that network jitter does not hedge. */
-const minLateMs = 100;
-/** Factor over the 95th percentile: late means beyond the slow tail, not in it. */
-const margin = 1.5;
-
-/** Recent times to the first frame, and the wait from which a first frame counts as late. */
-export class FirstFrameTimes {
-  readonly #times = new Float64Array(maxTimes);
-  #recorded = 0;
-
-  record(ms: number): void {
-    this.#times[this.#recorded++ % maxTimes] = ms;
-  }
-
-  /** A first frame that takes longer is late. */
-  get lateMs(): number {
-    if (this.#recorded < minTimes) return defaultLateMs;
-    const sorted = this.#times.slice(0, this.#recorded).sort();
-    return Math.max(minLateMs, margin * sorted[Math.floor(0.95 * sorted.length)]);
+  /** Takes a unit. False if there is none. */
+  take(): boolean {
+    if (this.#left < 1) return false;
+    this.#left--;
+    return true;
   }
 }

@@ -71,9 +71,6 @@ export function waitMs(share: number): number {
  */
 export const retryBudget = { capacity: 1024, earned: 0.2 };
 
-/** Budget of sequences that run twice because their first token is late: a tenth of all. */
-export const hedgeBudget = { capacity: 32, earned: 0.1 };
-
 /** Maximum backends that may accept a sequence and then fail, however far it got: the sequence may be what makes them fail. */
 export const maxLosses = 6;
 

@@ -39,8 +39,6 @@ export interface RoutingEvent {
     | "resumed"
     /** Sequences with tokens end in an error, because `backend` failed and no other has the same numerics. */
     | "not_resumed"
-    /** Sequences are also sent to `backend`, because their first token is late. */
-    | "hedged"
     /** The backend is used only if no other is fit, until a probe succeeds. */
     | "ejected"
     /** A probe of an ejected backend succeeded. */

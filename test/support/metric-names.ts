@@ -32,7 +32,7 @@ export async function edgeMetrics(): Promise<{ name: string; unit: string; sum?:
     "chameleon.refused_by": "concurrentRequests",
   });
   edge.batchSent([1]);
-  for (const event of ["retried", "resumed", "not_resumed", "hedged", "ejected", "returned", "call_failed"] as const) {
+  for (const event of ["retried", "resumed", "not_resumed", "ejected", "returned", "call_failed"] as const) {
     edge.routed({ event, backend: "a", sequences: 1 });
   }
   for (const event of ["artifacts_switched", "artifacts_refused", "artifacts_awaited"] as const) {

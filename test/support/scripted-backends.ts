@@ -173,7 +173,7 @@ export interface ScriptedRouting extends Routing {
   settled(): Promise<unknown>;
 }
 
-export interface ScriptedRoutingOptions extends Pick<DispatcherParts, "retries" | "hedges"> {
+export interface ScriptedRoutingOptions extends Pick<DispatcherParts, "retries"> {
   /** Of each backend; default: none. */
   regions?: (Region | null)[];
   region?: Region;
@@ -208,9 +208,7 @@ export function scriptedRouting(count: number, options: ScriptedRoutingOptions =
     },
     now: () => clockMs,
     after(ms, work) {
-      const key = {};
-      timers.set(key, { atMs: clockMs + ms, work });
-      return () => void timers.delete(key);
+      timers.set({}, { atMs: clockMs + ms, work });
     },
     keepAlive: (work) => void works.push(work),
   });

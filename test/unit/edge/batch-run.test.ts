@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { FailureKind } from "../../../edge/dispatch/call-failure.ts";
 import { Budget } from "../../../edge/dispatch/retries.ts";
-import { maxLosses, roundPausesMs, routingLimits } from "../../../edge/dispatch/routing-limits.ts";
+import { maxLosses, roundPausesMs } from "../../../edge/dispatch/routing-limits.ts";
 import { errorFrame, type Frame, type SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError } from "../../../shared/errors.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
@@ -527,107 +527,6 @@ describe("where no backend is left", () => {
   });
 });
 
-describe("a first frame that is late", () => {
-  /** Two sequences with a backend that has said nothing of one, until both are late; a second backend is asked. */
-  async function hedged() {
-    const routing = scriptedRouting(2);
-    const run = runBatch(routing, [sequence("a"), sequence("b")]);
-    const first = called(routing.backends);
-    await first.last.accept();
-    await first.last.send(framesFor(sequence("a"))[0]);
-    await routing.pass(1000);
-    const second = other(routing, first);
-    expect(second.last.ids).toEqual(["b_1"]);
-    expect(routing.events).toEqual([`hedged ${nameOf(routing, second)} 1`]);
-    return { routing, first, second, ...run };
-  }
-  const restOf = (id: string) => framesFor(sequence(id)).slice(1);
-
-  test("is raced: who speaks first keeps the sequence, the other is told to drop it", async () => {
-    const { routing, first, second, ended, of } = await hedged();
-    await second.last.accept();
-    await second.last.send(framesFor(second.last.batch.sequences[0])[0]);
-    expect(first.cancelled).toEqual(["b"]);
-    // It had not heard yet.
-    await first.last.send(...framesFor(sequence("b")).slice(0, 3));
-    await first.last.send(...restOf("a"));
-    await second.last.send(...framesFor(second.last.batch.sequences[0]).slice(1));
-    await ended;
-    for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
-    await expectIdle(routing);
-  });
-
-  test("that comes after all wins, even before the second backend has accepted", async () => {
-    const { routing, first, second, ended, of } = await hedged();
-    await first.last.send(...framesFor(sequence("b")));
-    expect(second.last.signal.aborted).toBe(true);
-    await first.last.send(...restOf("a"));
-    await ended;
-    for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
-    await expectIdle(routing);
-  });
-
-  test.each(["accepted", "refused"])(
-    "of a call that then fails is left to the second, which is then %s",
-    async (how) => {
-      const { routing, first, second, ended, of } = await hedged();
-      await first.last.fail("broken");
-      // "a" goes on at once; "b" is still with the second.
-      const resumed = second.calls[1];
-      expect(resumed.ids).toEqual(["a_1"]);
-      await resumed.accept();
-      await resumed.send(...framesFor(resumed.batch.sequences[0]));
-      if (how === "accepted") {
-        await second.calls[0].accept();
-        await second.calls[0].send(...framesFor(second.calls[0].batch.sequences[0]));
-      } else {
-        await second.calls[0].refuse(callFailure("unreachable"));
-        const again = routing.backends.flatMap(({ calls }) => calls).find(({ ids }) => ids[0] === "b_2")!;
-        await again.accept();
-        await again.send(...framesFor(again.batch.sequences[0]));
-      }
-      await ended;
-      for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
-      await expectIdle(routing);
-    },
-  );
-
-  test("is not waited for where there is no other backend", async () => {
-    for (const [backends, timers] of [
-      [1, 0],
-      [2, 1],
-    ]) {
-      const routing = scriptedRouting(backends);
-      const { run } = runBatch(routing, [sequence("a")]);
-      await called(routing.backends).last.accept();
-      expect(routing.timers()).toBe(timers);
-      run.stop();
-      await expectIdle(routing);
-    }
-  });
-
-  test("is nobody's business where the budget is used up, or the others are unfit or as busy", async () => {
-    const cases: [string, ScriptedRouting][] = [
-      ["budget", scriptedRouting(2, { hedges: new Budget({ capacity: 0, earned: 0 }) })],
-      ["unfit", scriptedRouting(2)],
-      ["busy", scriptedRouting(2)],
-    ];
-    for (const [name, routing] of cases) {
-      const { run } = runBatch(routing, [sequence("a")]);
-      const first = called(routing.backends);
-      const second = nameOf(routing, other(routing, first));
-      if (name === "unfit") backendAt(routing.router, second).health.recordFailure(true, 0);
-      if (name === "busy") backendAt(routing.router, second).load.own += 1;
-      await first.last.accept();
-      await routing.pass(5000);
-      expect(other(routing, first).calls, name).toEqual([]);
-      run.stop();
-      await routing.settled();
-      expect(routing.timers()).toBe(0);
-    }
-  });
-});
-
 describe("an address that leads to several processes", () => {
   const several = "http://{name}.b";
 
@@ -649,59 +548,15 @@ describe("an address that leads to several processes", () => {
     return { routing, backend, run, ended, of, first, second };
   }
 
-  test("is hedged by name, at the other process", async () => {
-    const { routing, backend, ended, of, first, second } = await twoProcesses();
-    await first.send(framesFor(sequence("a"))[0]);
-    await routing.pass(1000);
-    expect(backend.last).toMatchObject({ ids: ["b_1"], process: second });
-    await backend.last.accept(null, second);
-    await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
-    expect(backend.cancelledAt).toEqual([first.process]);
-    await first.send(...framesFor(sequence("a")).slice(1));
-    await ended;
-    for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
-  });
-
-  test("is not hedged where the second call could reach the same process", async () => {
-    const routing = scriptedRouting(1, { urls: [several] });
-    const [backend] = routing.backends;
-    const { run } = runBatch(routing, [sequence("a")]);
-    await backend.last.accept(null, "p0");
-    // So nothing has to wait for the time of a hedge.
-    expect(routing.timers()).toBe(0);
-    await routing.pass(5000);
-    expect(backend.calls).toHaveLength(1);
-    run.stop();
-    await routing.settled();
-  });
-
-  test("is not hedged by its address, which may lead to the same process again", async () => {
-    const { routing, backend, run, first } = await twoProcesses();
-    run.stop();
-    // Now no process is named.
-    await routing.pass(routingLimits.processTtlMs + 1);
-    const late = runBatch(routing, [sequence("late")]);
-    expect(backend.last.process).toBeNull();
-    await backend.last.accept(null, first.process);
-    const before = backend.calls.length;
-    await routing.pass(5000);
-    expect(backend.calls).toHaveLength(before);
-    late.run.stop();
-    await routing.settled();
-  });
-
   test("of which one process is known is not called twice while another address is fit", async () => {
-    for (const how of ["late", "broken"]) {
-      const routing = scriptedRouting(2, { urls: [several, "http://{name}.c"] });
-      const { run } = runBatch(routing, [sequence("a")]);
-      const first = called(routing.backends);
-      await first.last.accept(null, "p0");
-      if (how === "late") await routing.pass(1000);
-      else await first.last.fail("broken");
-      expect(other(routing, first).calls, how).toHaveLength(1);
-      run.stop();
-      await routing.settled();
-    }
+    const routing = scriptedRouting(2, { urls: [several, "http://{name}.c"] });
+    const { run } = runBatch(routing, [sequence("a")]);
+    const first = called(routing.backends);
+    await first.last.accept(null, "p0");
+    await first.last.fail("broken");
+    expect(other(routing, first).calls).toHaveLength(1);
+    run.stop();
+    await routing.settled();
   });
 
   test("resumes by name at the other process, and cancels at the process that runs a sequence", async () => {
