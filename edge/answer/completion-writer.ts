@@ -195,16 +195,22 @@ class CompletionWriter {
 
   #writeSome(): void {
     let events = "";
+    /** The end of a stream: the events of its last frame. */
+    let last = "";
     try {
-      while (this.#pending.length > 0 && events.length < joinedBytes) events += this.#take(this.#nextPending());
+      while (this.#pending.length > 0 && events.length < joinedBytes) {
+        const taken = this.#take(this.#nextPending());
+        if (this.#openChoices === 0) last += taken;
+        else events += taken;
+      }
     } catch (thrown) {
       // Events of earlier frames are delivered before the error.
       this.#writeEvents(events);
       this.#fail(thrown);
       return;
     }
-    if (this.#openChoices === 0) this.#complete(events);
-    else this.#writeEvents(events);
+    this.#writeEvents(events);
+    if (this.#openChoices === 0) this.#complete(last).catch((thrown) => this.#fail(thrown));
   }
 
   #addPending(frame: Frame): void {
@@ -263,7 +269,9 @@ class CompletionWriter {
     this.#begin();
   }
 
-  #complete(events: string): void {
+  /** Ends the answer once it is charged. */
+  async #complete(events: string): Promise<void> {
+    await this.#parts.admission.settle(this.#count.consumed(false));
     if (!this.#request.stream) {
       this.#completeWhole();
       return;
@@ -290,20 +298,19 @@ class CompletionWriter {
     this.#body.fail(error.kind === "deadline_exceeded" ? "deadline" : "failed", error);
   }
 
-  /** Charges the answer, and cancels sequences that still run. */
+  /** Charges an answer that is not complete, and cancels sequences that still run. */
   #settle(reason: EndReason): void {
     this.#pending.length = 0;
     if (this.#openChoices > 0) for (const submission of this.#submissions) submission.cancel();
-    this.#parts.admission.settle(this.#consumed(reason));
+    // A complete answer is charged already.
+    if (reason !== "complete") void this.#parts.admission.settle(this.#consumed(reason));
     if (reason === "gone" && !this.#hasBegun) {
       this.#response.reject(new ServiceError("cancelled", "The client disconnected."));
     }
   }
 
-  #consumed(reason: EndReason): Consumption[] {
+  #consumed(reason: Exclude<EndReason, "complete">): Consumption[] {
     switch (reason) {
-      case "complete":
-        return this.#count.consumed(false);
       // Our failure: charge what was delivered, which is nothing of a non-streamed answer.
       case "failed":
         return this.#request.stream && this.#hasBegun ? this.#count.consumed(false) : [];

@@ -82,7 +82,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   } finally {
     // The tenant's store counts what became a memory, under the same id.
     const isCharged = isMade ? !remembered : isBegun && signal.aborted;
-    admission.settle(isCharged ? [consumed] : []);
+    await admission.settle(isCharged ? [consumed] : []);
   }
   return adapterResponse(c, adapters.of(tenant), name, artifacts, status, { "server-timing": serverTiming(timings) });
 };

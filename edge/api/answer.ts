@@ -18,8 +18,8 @@ interface AnswerOptions {
   headers: Record<string, string>;
   /** Bytes that `pieces` holds in memory until the answer has ended. */
   retainedBytes?: number;
-  /** The admission of a POST, settled when the answer ends; `isSent`: the answer has begun. */
-  admission?: { renew(): void; settle(isSent: boolean): void };
+  /** The admission of a POST, settled before the answer's end; `isSent`: the answer has begun. */
+  admission?: { renew(): void; settle(isSent: boolean): Promise<void> };
 }
 
 /** Answers with `pieces`. Throws rate_limited or overloaded if the tenant's unread answers are too many or too large. */
@@ -31,11 +31,11 @@ export async function answer(
 ): Promise<Response> {
   const parts = partsOf(pieces);
   const { value: first } = await parts.next().catch((error) => {
-    admission?.settle(false);
+    void admission?.settle(false);
     throw error;
   });
   if (first.length <= shortAnswerBytes) {
-    admission?.settle(true);
+    await admission?.settle(true);
     const length = String(first.length);
     return new Response(first as Uint8Array<ArrayBuffer>, { headers: { ...headers, "content-length": length } });
   }
@@ -48,7 +48,7 @@ export async function answer(
   // Requests without a key count as one tenant.
   const tenant = access?.tenant ?? "";
   if (!bodies.hasRoom(tenant, retainedBytes + first.length)) {
-    admission?.settle(false);
+    void admission?.settle(false);
     const message = "Too many large answers are not read yet; try again.";
     throw new ServiceError("overloaded", message, { retryAfterSeconds: 1 });
   }
@@ -64,7 +64,7 @@ export async function answer(
       // JSON that has begun cannot hold an error.
       errorText: () => null,
       ended(reason) {
-        admission?.settle(true);
+        void admission?.settle(true);
         ended.resolve(reason);
       },
     },
@@ -74,7 +74,7 @@ export async function answer(
     new Promise<void>((resolve) => {
       wake = resolve;
     });
-  const sent = send(first, parts, body, isRead).catch((thrown) => {
+  const sent = send(first, parts, body, isRead, async () => admission?.settle(true)).catch((thrown) => {
     const error = toServiceError(thrown);
     log(c.get("requestId"), error);
     body.fail("failed", error);
@@ -152,17 +152,19 @@ async function* partsOf(pieces: Pieces): AsyncGenerator<Uint8Array, Uint8Array> 
   return joinArrays(Uint8Array, joined);
 }
 
-/** Writes the answer as the client reads. Resolves when all is written or the answer has ended. */
+/** Writes the answer as the client reads, its last part once it is charged. Resolves when all is written or the answer has ended. */
 async function send(
   first: Uint8Array,
   others: ReturnType<typeof partsOf>,
   body: AnswerBody,
   isRead: () => Promise<void>,
+  charge: () => Promise<void>,
 ): Promise<void> {
   body.write(first);
   for (let done: boolean | undefined = false; !done; ) {
     while (body.isOpen && body.unreadBytes >= unreadAheadBytes) await isRead();
     const next = body.isOpen ? await others.next() : await others.return(first);
+    if (next.done && body.isOpen) await charge();
     if (body.isOpen) body.write(next.value);
     done = next.done;
   }

@@ -202,7 +202,7 @@ export async function answerFromCell(
             settleLater();
             return "the client went away";
           }
-          admission.settle([]);
+          void admission.settle([]);
           dependencies.log(c.get("requestId"), error);
           return "the answer broke off";
         },
@@ -217,7 +217,7 @@ export async function answerFromCell(
       throw new ServiceError("cancelled", "The client disconnected.", { cause: thrown });
     }
     // A cell settles what it has begun. One that did not take the request has not, and a lost one cannot.
-    if (!(thrown instanceof ServiceError) || thrown instanceof NotTaken) admission.settle([]);
+    if (!(thrown instanceof ServiceError) || thrown instanceof NotTaken) void admission.settle([]);
     throw thrown instanceof ServiceError ? thrown : interrupted(thrown);
   }
 }

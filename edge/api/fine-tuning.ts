@@ -77,7 +77,7 @@ export const createJob: RouteHandler = async (c, dependencies) => {
     else requireTaken(stored);
   } finally {
     // The job is charged when it ends.
-    admission.settle([]);
+    void admission.settle([]);
   }
   return c.json(jobObject(job));
 };

@@ -44,7 +44,7 @@ export const addDocuments: RouteHandler = async (c, dependencies) => {
     return await adapterResponse(c, dependencies.adapters.of(tenant), name, artifacts, status === 201 ? 200 : 202);
   } finally {
     // The tenant's store counts what was made, under the same id.
-    admission.settle(hasLeft ? [consumed] : []);
+    void admission.settle(hasLeft ? [consumed] : []);
   }
 };
 

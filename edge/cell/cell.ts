@@ -135,7 +135,7 @@ export class Cell extends DurableObject<Env> {
     try {
       return await this.#sets.of(manifestHash, edgeFiles);
     } catch (cause) {
-      admission.settle([]);
+      void admission.settle([]);
       throw artifactsMissing(cause);
     }
   }

@@ -60,8 +60,11 @@ export interface Admission {
   readonly request: AdmittedRequest;
   /** Extends the lease of the reservation when a quarter of it has passed; cheap. */
   renew(): void;
-  /** Ends the request and frees the unused part of its reservation. Only the first call has an effect. */
-  settle(consumed: readonly Consumption[]): void;
+  /**
+   * Ends the request and frees the unused part of its reservation. Only the first call has an effect. Resolves when the use is counted,
+   * or stored for another try; never rejects. The end of an answer waits for it, so that no crash loses the charge of a whole answer.
+   */
+  settle(consumed: readonly Consumption[]): Promise<void>;
 }
 
 export function createAdmissions(dependencies: SettlementDependencies): Admissions {
@@ -114,7 +117,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
           try {
             if (!isCounted) await count();
           } finally {
-            if (isOpen) admitted.settle([]);
+            if (isOpen) void admitted.settle([]);
           }
         },
       };
@@ -144,15 +147,15 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
           ),
       );
     },
-    settle(consumed) {
+    async settle(consumed) {
       if (!isOpen) return;
       isOpen = false;
       if (consumed.length === 0 && !isLimited) return;
-      background(
-        recorder.record(request, consumed).catch((cause) => {
-          log(requestId, new ServiceError("internal", `The use of ${tenant} was not counted.`, { cause }));
-        }),
-      );
+      const recorded = recorder.record(request, consumed).catch((cause) => {
+        log(requestId, new ServiceError("internal", `The use of ${tenant} was not counted.`, { cause }));
+      });
+      background(recorded);
+      await recorded;
     },
   };
 }

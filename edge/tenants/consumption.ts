@@ -14,6 +14,13 @@ export interface AdmittedRequest {
   idempotencyKey?: string | undefined;
 }
 
+/** The use of an ended request, or of several of a tenant without limits (`isMerged`), which its ledger counts once. */
+export interface Settlement extends Pick<AdmittedRequest, "beganMs" | "idempotencyKey"> {
+  id: string;
+  consumed: Consumption[];
+  isMerged?: boolean;
+}
+
 /** Counts use with the ledgers and reports it (settlements.ts). */
 export interface UseRecorder {
   /** Ends a request; without use it only frees its reservation. Resolves when it is counted, or stored for another try. */

@@ -2,7 +2,7 @@
 import { limits } from "../../shared/contracts/limits.ts";
 import { ChargedKeys } from "./charged-keys.ts";
 import { addUse, type Consumption } from "./consumption.ts";
-import { Quota, type QuotaChange, type QuotaState } from "./quota.ts";
+import { Quota, type QuotaChange, type QuotaState, settledMs } from "./quota.ts";
 
 export interface UsageRow extends Consumption {
   /** `2026-11-25`, UTC. */
@@ -37,7 +37,7 @@ export class LedgerStore {
     this.keys = new ChargedKeys(this.#sql);
   }
 
-  quota(): Quota {
+  quota(nowMs: number): Quota {
     const rows = this.#sql.exec<{ kind: string; key: string; value: string }>("SELECT * FROM counts").toArray();
     const entries = <Value>(kind: keyof QuotaState) =>
       rows
@@ -45,11 +45,14 @@ export class LedgerStore {
         .map(({ key, value }): [string, Value] => [key, JSON.parse(value) as Value]);
     type Second = QuotaState["seconds"][number];
     const seconds = entries<Second[1]>("seconds").map(([second, counted]): Second => [Number(second), counted]);
+    const settled = entries<number>("settled").sort(([, a], [, b]) => a - b);
+    // Time since the latest does not count: nothing may have run meanwhile, and what was sent before it may be sent again.
+    const idleMs = Math.max(0, nowMs + settledMs - (settled.at(-1)?.[1] ?? Number.POSITIVE_INFINITY));
     return new Quota({
       seconds: seconds.sort(([a], [b]) => a - b),
       open: entries("open"),
       months: entries("months"),
-      settled: entries<number>("settled").sort(([, a], [, b]) => a - b),
+      settled: settled.map(([id, untilMs]) => [id, untilMs + idleMs]),
     });
   }
 

@@ -1,16 +1,25 @@
 /**
- * Records the use of requests: counts it with the ledgers that admitted them, and reports it.
+ * Records the use of requests: counts it with the ledgers that admitted them, and reports it. An answer ends once its use is recorded.
  *
- * A Durable Object stores a settlement that its ledger does not confirm, and repeats it by its alarm; ledgers count each settlement
- * once, by its id. Usage events, and the use of tenants without limits, are gathered for `gatherMs`, because each call, commit and
- * event costs about as much CPU as a short answer. They are lost if the object is lost meanwhile.
+ * Settlements of one ledger travel together while a call of it is on its way, because each call and commit costs about as much CPU as a
+ * short answer. A Durable Object stores a settlement that its ledger does not confirm, and repeats it by its alarm; ledgers count each
+ * settlement once, by its id.
  */
+import { settlesWithin } from "../../shared/settles-within.ts";
 import { ensureAlarm, pause } from "../platform/clock.ts";
-import { type AdmittedRequest, addUse, type Consumption, type ReportUse, type UseRecorder } from "./consumption.ts";
+import {
+  type AdmittedRequest,
+  addUse,
+  type Consumption,
+  type ReportUse,
+  type Settlement,
+  type UseRecorder,
+} from "./consumption.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";
 import { tenantOf } from "./ledger-name.ts";
 
-const gatherMs = 250;
+/** Answers end without their ledger's confirmation after this time, in milliseconds. */
+const confirmMs = 1000;
 const firstRetryMs = 1000;
 /** Less than a ledger remembers a settled request (quota.ts). */
 const maxRetryMs = 120_000;
@@ -35,12 +44,11 @@ export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: 
   };
 }
 
-type Settled = Pick<AdmittedRequest, "ledger" | "beganMs" | "idempotencyKey">;
-
-/** Use of one ledger to report, and to settle if its tenant has no limits; `beganMs` is that of the earliest request. */
-interface Gathered extends Pick<AdmittedRequest, "tenant" | "ledger" | "beganMs" | "isLimited"> {
-  /** By model and centroid. */
-  consumed: Map<string, Consumption>;
+/** Settlements that one call of their ledger makes. */
+interface Group {
+  settlements: Settlement[];
+  isSent: boolean;
+  recorded: Promise<void>;
 }
 
 export class Settlements implements UseRecorder {
@@ -49,8 +57,8 @@ export class Settlements implements UseRecorder {
   readonly #now: () => number;
   readonly #newId: () => string;
   readonly #report: ReportUse;
-  readonly #gathered = new Map<string, Gathered>();
-  #flushing: Promise<void> | null = null;
+  /** The latest group by ledger. */
+  readonly #groups = new Map<string, Group>();
   #failures = 0;
 
   constructor(
@@ -69,69 +77,66 @@ export class Settlements implements UseRecorder {
   }
 
   get idle(): boolean {
-    return this.#gathered.size === 0;
+    return this.#groups.size === 0;
   }
 
-  async record(request: AdmittedRequest, consumed: readonly Consumption[]): Promise<void> {
-    if (request.idempotencyKey !== undefined) {
-      // Only the ledger knows what is new. One settlement alone, as a group has no key.
-      const due = await this.#settle(request, request.requestId, consumed);
-      if (due.length > 0) this.#report(request.tenant, due);
-      return;
+  record(request: AdmittedRequest, consumed: readonly Consumption[]): Promise<void> {
+    const { settlements, recorded } = this.#groupOf(request.ledger);
+    // Without limits and key, the settlements of a group are one, so that the ledger remembers few ids. Under a request's id, it would
+    // drop one of two groups if another object took over the request.
+    const isMerged = !request.isLimited && request.idempotencyKey === undefined;
+    const merged = isMerged ? settlements.find((one) => one.isMerged) : undefined;
+    if (merged) {
+      merged.consumed.push(...consumed);
+      merged.beganMs = Math.min(merged.beganMs, request.beganMs);
+    } else {
+      const { requestId, beganMs, idempotencyKey } = request;
+      const id = isMerged ? this.#newId() : requestId;
+      settlements.push({ id, consumed: [...consumed], beganMs, idempotencyKey, isMerged });
     }
-    const settled = request.isLimited ? this.#settle(request, request.requestId, consumed) : null;
-    if (consumed.length > 0) await this.#gather(request, consumed);
-    await settled;
+    return recorded;
   }
 
-  /** Resolves to what the ledger has charged, or to nothing when it is stored for another try. */
-  async #settle(settled: Settled, id: string, consumed: readonly Consumption[]): Promise<Consumption[]> {
-    const { ledger, beganMs, idempotencyKey } = settled;
+  /** The group that the next call of a ledger sends. */
+  #groupOf(ledger: string): Group {
+    const latest = this.#groups.get(ledger);
+    if (latest && !latest.isSent) return latest;
+    const before = latest?.recorded.catch(() => undefined) ?? Promise.resolve();
+    const group: Group = { settlements: [], isSent: false, recorded: before.then(() => this.#send(ledger, group)) };
+    this.#groups.set(ledger, group);
+    return group;
+  }
+
+  /** Resolves when the ledger has confirmed the group, or when it is stored for another try. */
+  async #send(ledger: string, group: Group): Promise<void> {
+    group.isSent = true;
     try {
-      return await ledgerOf(this.#ledgers, ledger).settle(id, [...consumed], beganMs, idempotencyKey);
-    } catch {
-      this.#store(settled, id, consumed);
+      const charged = ledgerOf(this.#ledgers, ledger).settleAll(group.settlements);
+      const due = (await settlesWithin(charged, confirmMs)) ? await charged.catch(() => null) : null;
+      if (due) return this.#reportDue(ledger, due);
+      for (const one of group.settlements) this.#store(ledger, one);
       await ensureAlarm(this.#storage, this.#now(), { delayMs: firstRetryMs, maxDelayMs: maxRetryMs });
-      return [];
+      await this.#storage.sync();
+    } finally {
+      if (this.#groups.get(ledger) === group) this.#groups.delete(ledger);
     }
   }
 
-  #gather({ tenant, ledger, beganMs, isLimited }: AdmittedRequest, consumed: readonly Consumption[]): Promise<void> {
-    const key = `${ledger} ${isLimited}`;
-    const gathered = this.#gathered.get(key) ?? { tenant, ledger, beganMs, isLimited, consumed: new Map() };
-    gathered.beganMs = Math.min(gathered.beganMs, beganMs);
-    this.#gathered.set(key, gathered);
-    for (const one of consumed) {
+  #reportDue(ledger: string, due: readonly Consumption[]): void {
+    const summed = new Map<string, Consumption>();
+    for (const one of due) {
       const kind = JSON.stringify([one.model, one.centroid]);
-      gathered.consumed.set(kind, addUse(one, gathered.consumed.get(kind)));
+      summed.set(kind, addUse(one, summed.get(kind)));
     }
-    this.#flushing ??= pause(gatherMs).then(() => this.#flush());
-    return this.#flushing;
+    if (due.length > 0) this.#report(tenantOf(ledger), [...summed.values()]);
   }
 
-  /**
-   * Settles under new ids. Under a request's id, the ledger would drop one of two groups if another object took over the request.
-   */
-  async #flush(): Promise<void> {
-    const all = [...this.#gathered.values()];
-    this.#gathered.clear();
-    this.#flushing = null;
-    const flushed = all.map(async (gathered) => {
-      const consumed = [...gathered.consumed.values()];
-      const settled = gathered.isLimited ? null : this.#settle(gathered, this.#newId(), consumed);
-      this.#report(gathered.tenant, consumed);
-      await settled;
-    });
-    await Promise.all(flushed);
+  /** Stores a settlement in the present transaction; `retry` makes it. */
+  store({ requestId: id, ledger, beganMs, idempotencyKey }: AdmittedRequest, consumed: Consumption[]): void {
+    this.#store(ledger, { id, consumed, beganMs, idempotencyKey });
   }
 
-  /** Stores a settlement in the present transaction; `retry` makes it. Reports the use, unless only the ledger knows what is new. */
-  store(request: AdmittedRequest, consumed: readonly Consumption[]): void {
-    if (request.idempotencyKey === undefined) this.#report(request.tenant, consumed);
-    this.#store(request, request.requestId, consumed);
-  }
-
-  #store({ ledger, beganMs, idempotencyKey }: Settled, id: string, consumed: readonly Consumption[]): void {
+  #store(ledger: string, { id, consumed, beganMs, idempotencyKey }: Settlement): void {
     const stored = [id, ledger, JSON.stringify(consumed), beganMs, idempotencyKey ?? null];
     this.#storage.sql.exec("INSERT OR REPLACE INTO unsettled VALUES (?, ?, ?, ?, ?)", ...stored);
   }
@@ -143,8 +148,8 @@ export class Settlements implements UseRecorder {
     const tries = stored.toArray().map(async ({ id, ledger, consumed, beganMs, key }) => {
       const use = JSON.parse(consumed) as Consumption[];
       const due = await ledgerOf(this.#ledgers, ledger).settle(id, use, beganMs, key ?? undefined);
-      if (key !== null && due.length > 0) this.#report(tenantOf(ledger), due);
       this.#storage.sql.exec("DELETE FROM unsettled WHERE id = ?", id);
+      this.#reportDue(ledger, due);
     });
     const results = await Promise.allSettled(tries);
     const hasFailed = results.some(({ status }) => status === "rejected");

@@ -387,7 +387,7 @@ describe("an answer that its own caller's demand ends is charged what was comput
     const admission = {
       request,
       renew: () => undefined,
-      settle: (consumed: readonly Consumption[]) => void settled.push(...consumed),
+      settle: async (consumed: readonly Consumption[]) => void settled.push(...consumed),
     };
     const app = testApp({ cells: cellsWith({}, { bodies: new AnswerBodies({ maximumBytes: 3000 }), admission }) });
     const response = await app.complete({ prompt: "aaa", max_tokens: 20, logprobs: 5 });
@@ -403,7 +403,7 @@ test("an answer that waits for its first token renews its admission", async () =
   const admission = {
     request: { requestId: "r", tenant: "local", ledger: "local", beganMs: 0, isLimited: true },
     renew: () => void renewed++,
-    settle: () => undefined,
+    settle: async () => undefined,
   };
   const app = testApp({ cells: cellsWith({}, { admission }) });
   const pending = app.complete({ prompt: "aaa" });

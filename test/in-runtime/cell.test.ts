@@ -279,7 +279,7 @@ describe("a client that goes away", () => {
         reserve: async () => ({
           request: { requestId, tenant, ledger: tenant, beganMs: 0, isLimited: true },
           renew: () => undefined,
-          settle: (consumed) => void settled.push(consumed),
+          settle: async (consumed) => void settled.push(consumed),
         }),
         end: async () => undefined,
       }),

@@ -240,7 +240,7 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
   });
   return async (request, _, signal) => {
     const { tokenizer } = await artifacts();
-    const admission = { request: request.admitted, renew: ignore, settle: ignore };
+    const admission = { request: request.admitted, renew: ignore, settle: async () => undefined };
     const submit: CompletionWriterParts["submit"] = (batch, receiver) => dispatcher.submit(batch, receiver);
     const bodies = new AnswerBodies();
     const now = () => Date.now();

@@ -208,12 +208,14 @@ describe("a tenant of the EU", () => {
       const settled: string[] = [];
       let isLost = true;
       const inEurope = {
-        getByName: (name: string) => ({
-          async settle() {
+        getByName: (name: string) => {
+          const settle = async () => {
             if (isLost) throw new Error("lost");
             settled.push(name);
-          },
-        }),
+            return [];
+          };
+          return { settle, settleAll: settle };
+        },
       };
       const ledgers = { jurisdiction: () => inEurope } as unknown as DurableObjectNamespace<Ledger>;
       const settlements = new Settlements(ledgers, storage, {

@@ -5,7 +5,7 @@ import { expect, test, vi } from "vitest";
 import type { Cell } from "../../edge/cell/cell.ts";
 import type { Consumption, ReportUse } from "../../edge/tenants/consumption.ts";
 import type { Ledger } from "../../edge/tenants/ledger.ts";
-import type { QuotaState } from "../../edge/tenants/quota.ts";
+import { type QuotaState, settledMs } from "../../edge/tenants/quota.ts";
 import { Settlements } from "../../edge/tenants/settlements.ts";
 import { plans } from "../../shared/contracts/tenants.ts";
 
@@ -113,6 +113,24 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
   expect(await ledger.usage(today(), today())).toEqual([]);
 });
 
+test("a settlement is counted once though nothing ran for a day between two tries", async () => {
+  const { ledger } = newLedger();
+  await ledger.settle("before", [used]);
+  await ledger.settle("r", [used]);
+  await runInDurableObject(ledger, (_: Ledger, { storage }) => {
+    const ago = 86_400_000;
+    storage.sql.exec("UPDATE counts SET value = CAST(value AS REAL) - ? WHERE kind = 'settled'", ago);
+    // It is older than the time that it is remembered, in which other requests were settled.
+    storage.sql.exec("UPDATE counts SET value = CAST(value AS REAL) - ? WHERE key = 'before'", settledMs);
+  });
+  await evictDurableObject(ledger);
+  expect(await ledger.settle("r", [used])).toEqual([]);
+  await ledger.settle("other", []);
+  expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 2 }]);
+  const state = await runInDurableObject(ledger, (object: Ledger) => object.quota.state);
+  expect(state.settled.map(([id]) => id)).toEqual(["r"]);
+});
+
 test("what objects gather of a tenant without limits is counted whole, also where they computed the same request", async () => {
   const { tenant, ledger } = newLedger();
   const reported: [string, ...Consumption[]][] = [];
@@ -124,7 +142,7 @@ test("what objects gather of a tenant without limits is counted whole, also wher
       });
       const record = (who: string, requestId: string, one: Consumption) =>
         settlements.record({ requestId, tenant: who, ledger: who, beganMs: 0, isLimited: who !== tenant }, [one]);
-      const refused = record("refused", "0", used).catch(() => "rejected");
+      const refused = record("refused", object, used).catch(() => "rejected");
       // The first of each is the same request.
       const counted = ["1", "2", "3"].map((id) => record(tenant, id, id === "3" ? { ...used, centroid: "c1" } : used));
       expect(settlements.idle).toBe(false);

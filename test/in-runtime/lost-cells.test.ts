@@ -118,7 +118,7 @@ const settling = (settled: (readonly Consumption[])[]): Dependencies["admissions
       // Its ledger does not know the request.
       request: { requestId, tenant, ledger: tenant, beganMs: 0, isLimited: false },
       renew: () => undefined,
-      settle: (consumed) => void settled.push(consumed),
+      settle: async (consumed) => void settled.push(consumed),
     }),
     end: async () => undefined,
   }),

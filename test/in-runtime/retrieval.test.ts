@@ -114,7 +114,7 @@ describe("a prompt with passages", () => {
     const admission = {
       request: null as never,
       renew() {},
-      settle: (all: Consumption[]) => void consumed.push(...all),
+      settle: async (all: Consumption[]) => void consumed.push(...all),
     };
     app = testApp({ keys, cells: cellsWith({}, { admission }) });
     backendAnswers(answering);

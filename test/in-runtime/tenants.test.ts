@@ -2,6 +2,7 @@
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
+import { pause } from "../../edge/platform/clock.ts";
 import { BodyReads } from "../../edge/tenants/body-reads.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { createKeyStore, scopeOf } from "../../edge/tenants/keys.ts";
@@ -405,9 +406,13 @@ describe("limits", () => {
     await ledger.reserve("running", 7, { ...plans.unlimited, requestsPerMinute: 2 });
     // What resolves when it is written has all before it written, too.
     await ledger.settle("another", []);
-    const before = await stateOf();
+    const known = async () => {
+      const { settled, ...state } = await stateOf();
+      return { ...state, settled: settled.map(([id]) => id) };
+    };
+    const before = await known();
     await evictDurableObject(ledger);
-    expect(await stateOf()).toEqual(before);
+    expect(await known()).toEqual(before);
     expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(429);
   });
 
@@ -553,6 +558,58 @@ describe("usage", () => {
     expect(others).toMatchObject({ tenant: other.tenant, data: [], total: { requests: 0 } });
     const past = await (await request("/v1/usage?from=2025-01-01&to=2025-12-31", { headers: one.headers })).json();
     expect(past).toMatchObject({ data: [] });
+  });
+
+  /** More than the longest time that the end of an answer waits for its ledger. */
+  const slowMs = 1500;
+  const patience = { timeout: 10_000 };
+  const stored = (ledger: DurableObjectStub<Ledger>) =>
+    runInDurableObject(ledger, (_: Ledger, { storage }) => {
+      const months = storage.sql.exec<{ value: string }>("SELECT value FROM counts WHERE kind = 'months'").toArray();
+      return months.map(({ value }) => Number(value));
+    });
+
+  test.each([
+    ["a stream", "/v1/completions", { prompt: "aaa", max_tokens: 9, stream: true }, 12],
+    ["a whole answer", "/v1/completions", { prompt: "aaa", max_tokens: 9 }, 12],
+    ["embeddings", "/v1/embeddings", { model: "gpt2", input: "aaa" }, 3],
+    ["many embeddings", "/v1/embeddings", { model: "gpt2", input: Array(200).fill("aaa") }, 600],
+  ])("of %s is stored when its last byte is read", async (_, path, body, tokens) => {
+    for (const plan of ["standard", "unlimited"] as const) {
+      const { headers, ledger } = await tenantWith({ plan });
+      const response = await testApp().post(path, body, { headers });
+      expect(response.status).toBe(200);
+      await response.text();
+      expect(await stored(ledger), plan).toEqual([tokens]);
+    }
+  });
+
+  test("delays the end of a stream until it is stored, but no token; where the ledger is slow, the cell stores it", async () => {
+    for (const plan of ["standard", "unlimited"] as const) {
+      const { headers, ledger } = await tenantWith({ plan });
+      const settleAll = Ledger.prototype.settleAll;
+      const slow = vi.spyOn(Ledger.prototype, "settleAll").mockImplementationOnce(async function (this: Ledger, all) {
+        await pause(slowMs);
+        return settleAll.call(this, all);
+      });
+      onTestFinished(() => slow.mockRestore());
+      const response = await testApp().complete({ prompt: "aaa", max_tokens: 9, stream: true }, { headers });
+      let text = "";
+      const storedBefore: number[][] = [];
+      for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {
+        text += chunk;
+        if (text.split('"text":"b"').length > 9) storedBefore.push(await stored(ledger));
+      }
+      // The tokens came first, and the end without the ledger.
+      expect(storedBefore.length).toBeGreaterThan(1);
+      expect(storedBefore.flat()).toEqual([]);
+      expect(text).toMatch(/"finish_reason":"[a-z]+".*\n\ndata: \[DONE\]\n\n$/);
+      // It is settled twice, and counted once.
+      await vi.waitFor(() => expect(slow).toHaveBeenCalledTimes(2), patience);
+      await vi.waitFor(async () => expect(await stored(ledger)).toEqual([12]), patience);
+      expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 1, completionTokens: 9 }]);
+      slow.mockRestore();
+    }
   });
 
   test("is told whatever rows a ledger holds: names are cut, and rows of one cut name are one", async () => {
