@@ -31,7 +31,11 @@ const code = (page: ReferencePage, title: string, file: string): Page => ({
 export const sections: readonly Section[] = [
   {
     title: "Start",
-    pages: [file("start", "Ten minutes", "infra/docs/start.md"), file("overview", "Overview", "README.md")],
+    pages: [
+      file("start", "Ten minutes", "infra/docs/start.md"),
+      file("guides", "Guides by job", "infra/docs/guides.md"),
+      file("overview", "Overview", "README.md"),
+    ],
   },
   {
     title: "How to",
