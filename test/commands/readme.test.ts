@@ -1,6 +1,7 @@
 /**
- * README's commands, then those of "Ten minutes" (infra/docs/start.md), all of them and in their order, in a fresh clone: a
- * stranger's path from `npm start` to an adapter of own examples, and to own artifacts trained, published and rolled back.
+ * README's commands, then those of "Ten minutes" (infra/docs/start.md) and "Guides by job" (infra/docs/guides.md), all of them and
+ * in their order, in a fresh clone: a stranger's path from `npm start` to an adapter of own examples, to own artifacts trained,
+ * published and rolled back, and to each job.
  * Small settings where a command would take long.
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
@@ -19,7 +20,7 @@ import { seededRandom } from "../support/steps.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const seed = 7;
-/** Each once: both documents begin with a start and a completion. */
+/** Each once: documents share a start, a completion and a key. */
 const stranger = [...new Set(executedDocuments.flatMap(commands))];
 
 const smallTraining = "--steps 30 --windows 200 --rank 16 --threads 1";
@@ -140,6 +141,7 @@ describe.skipIf(
     for (const { command, output, code } of ended) {
       console.log(`$ ${command}\n${output.slice(-600)}`);
       expect(code, `${command}\n${output}`).toBe(0);
+      if (command.startsWith("curl")) expect(JSON.parse(output).error, `${command}\n${output}`).toBeUndefined();
     }
     const outputOf = (part: string) => ended.find(({ command }) => command.includes(part))!.output;
     expect(JSON.parse(outputOf('"sources": true')).choices[0].chameleon.memories).toMatchObject([{ id: "guide" }]);
@@ -151,6 +153,8 @@ describe.skipIf(
     expect(JSON.parse(outputOf("v1/adapters"))).toMatchObject({ model: "gpt2:tiny", examples: 3 });
     expect(outputOf("my-artifacts --steps")).toMatch(/held-out perplexity [\d.]+ → [\d.]+, in \.\/my-artifacts/);
     expect(JSON.parse(outputOf("v1/usage"))).toMatchObject({ tenant: "acme" });
+    expect(JSON.parse(outputOf('"retrieve": 1')).choices[0].chameleon.retrieved).toMatchObject([{ adapter: "office" }]);
+    expect(JSON.parse(outputOf("charged for two months")).data).toHaveLength(2);
   }, 240_000);
 
   test("the recipe of TRAINING.md makes a model folder that serves", async () => {

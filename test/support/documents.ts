@@ -31,7 +31,7 @@ export function commands(file: string): string[] {
 }
 
 /** Whose commands test/commands/readme.test.ts runs, all of them and in their order. */
-export const executedDocuments = ["README.md", "infra/docs/start.md"];
+export const executedDocuments = ["README.md", "infra/docs/start.md", "infra/docs/guides.md"];
 
 /** Commands in running text, between backticks: `npm run publish`. Arguments may be left out there. */
 export function mentionedCommands(file: string): string[] {
