@@ -5,9 +5,8 @@ import { z } from "zod";
 import { processNamePattern } from "../shared/contracts/backend-headers.ts";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { nearestName } from "../shared/nearest-name.ts";
-import { readOtlpTarget } from "../shared/observability/otlp.ts";
 import { embeddedModel } from "./models/embedded.ts";
-import { choice, integer, optionalInteger, optionalText, secret, text, url } from "./settings.ts";
+import { choice, integer, optionalInteger, optionalText, secret, text } from "./settings.ts";
 
 const deviceNames = ["auto", "cpu", "webgpu", "cuda"] as const;
 
@@ -107,9 +106,11 @@ export const environmentSchema = z.object({
     4096 * MiB,
     "Bytes of all tenants' memories in DATA_DIR, at most; beyond, what was used longest ago goes",
   ),
-  ARTIFACTS_URL: url(
-    "http(s) or file",
+  ARTIFACTS_URL: optionalText(
+    /^(https?|file):\/\/./,
+    "an http(s) or file URL",
     "Where artifacts are published, to be taken up while it runs: a bucket over HTTP (the S3 API with the two AWS keys), or a folder with the bucket's names; without, those of MODEL_DIR stay",
+    "none",
   ),
   AWS_ACCESS_KEY_ID: secret("a key's id", "Id of the bucket's key"),
   AWS_SECRET_ACCESS_KEY: secret("a key's secret", "Secret of the bucket's key"),
@@ -131,8 +132,6 @@ export const environmentSchema = z.object({
     "a secret, or two with a comma between while one takes the place of the other",
     "What the edge signs its calls with; without, anybody may call",
   ),
-  OTEL_EXPORTER_OTLP_ENDPOINT: url("http(s)", "An OpenTelemetry collector for traces, such as http://collector:4318"),
-  OTEL_EXPORTER_OTLP_HEADERS: secret("name=value,name=value", "Headers that the collector wants"),
 });
 
 export type BackendConfig = ReturnType<typeof readConfig>;
@@ -181,7 +180,6 @@ export function readConfig(
     drainMs: values.DRAIN_MS,
     /** A call must be signed with one of them; none: calls need no signature. */
     secrets: readSecrets(values.BACKEND_SECRETS, "BACKEND_SECRETS"),
-    otlp: readOtlpTarget(values.OTEL_EXPORTER_OTLP_ENDPOINT, values.OTEL_EXPORTER_OTLP_HEADERS),
   };
 }
 

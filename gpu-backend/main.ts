@@ -29,7 +29,6 @@ import { jsonLog, type Log } from "./http/log.ts";
 import { createMetrics, type Metrics } from "./http/metrics.ts";
 import { CallVerifier } from "./http/middleware.ts";
 import { close, listen } from "./http/server.ts";
-import { Tracer } from "./http/tracing.ts";
 import { isInBlocks, readBaseConfig } from "./models/base.ts";
 import { addFlags, environmentNotes } from "./settings.ts";
 import { tenantDirectory } from "./tenant-files/tenant-files.ts";
@@ -116,7 +115,7 @@ async function run(config: BackendConfig): Promise<void> {
       ...engineLog(log, metrics, config.weightFormat),
     };
     // Secrets stay in this process: a native fault may leave the engine's memory in a core dump.
-    const { secrets, artifactStore, otlp, ...open } = config;
+    const { secrets, artifactStore, ...open } = config;
     const settings = { ...open, kvBytes: memory.kvBytes, limits, artifactsDirectory };
     const unwrittenOf = (tenant: string, hash: string) =>
       store.unwritten(tenant, hash) ?? memoryStore.unwritten(tenant, hash);
@@ -135,20 +134,11 @@ async function run(config: BackendConfig): Promise<void> {
     dropMemory: (tenant, hash) => sets.dropMemory(tenant, hash),
     newId: () => randomUUID(),
   });
-  const tracer =
-    config.otlp &&
-    new Tracer({
-      target: config.otlp,
-      fetch,
-      newSpanId: () => randomUUID().replaceAll("-", "").slice(0, 16),
-      epochMs: () => performance.timeOrigin + performance.now(),
-      log,
-    });
   const verifier = config.secrets.length > 0 ? new CallVerifier(config.secrets, () => Date.now()) : null;
   if (!verifier && !isLoopback(config.host)) log("warn", "unsigned_calls", { host: config.host, message: openToAll });
   const name = config.name ?? newName();
   const load = () => ({ sequences: sets.openSequences, slots: config.maxSequences });
-  const app = createApp({ name, sets, load, adapters, memories, metrics, log, tracer, verifier, now });
+  const app = createApp({ name, sets, load, adapters, memories, metrics, log, verifier, now });
   const server = await listen(app.fetch, config);
 
   const leave = (code: number) => process.exit(code);
@@ -160,7 +150,6 @@ async function run(config: BackendConfig): Promise<void> {
     follower?.stop();
     await sets.close(config.drainMs);
     await close(server, closeMs);
-    await tracer?.flush();
     leave(0);
   };
   onStopRequest(

@@ -56,13 +56,6 @@ export function optionalText(pattern: RegExp, range: string, help: string, prese
   return setting(schema.optional(), { help, range, preset: presetText });
 }
 
-/** `schemes`: "http(s)", "http(s) or file". Empty is none. */
-export function url(schemes: "http(s)" | "http(s) or file", help: string) {
-  const range = `an ${schemes} URL`;
-  const pattern = schemes === "http(s)" ? /^(https?:\/\/\S+|)$/ : /^((https?|file):\/\/.|$)/;
-  return setting(z.string().regex(pattern, `must be ${range}`).optional(), { help, range, preset: "none" });
-}
-
 export function secret(range: string, help: string) {
   const schema = z.string().optional();
   helpRegistry.add(schema, { help, range, preset: "none", isSecret: true });

@@ -82,10 +82,10 @@ export async function planned<T>(
   const served = await dependencies.artifacts();
   const own = await adapters.named(access, model, chameleon.adapter, served.manifest);
   const deadlineMs = deadlineOf(c.req.header(deadlineHeader));
-  const [requestId, traceparent] = [c.get("requestId"), c.get("traceparent")];
+  const requestId = c.get("requestId");
   const seed = c.get("repeatable")?.seed ?? randomSeed();
   const writtenMs = c.get("repeatable")?.createdMs ?? now();
-  const caller = { requestId, tenant: access.tenant, own, deadlineMs, traceparent, randomSeed: seed, writtenMs, now };
+  const caller = { requestId, tenant: access.tenant, own, deadlineMs, randomSeed: seed, writtenMs, now };
   let artifacts = await setOf(own, served, access.tenant, dependencies);
   for (let replans = 0; ; replans++) {
     const nearest = async (embeddings: Float32Array[]) => {

@@ -45,8 +45,6 @@ export interface AppEnvironment {
     attributes: Attributes;
     /** The request's span in its trace; `spanId` is null if the trace is not kept. */
     trace: { traceId: string; spanId: string | null; parentSpanId: string | null };
-    /** The trace for the cell and backends; null if it is not kept. */
-    traceparent: string | null;
     /** Set if the body continues after the response began: resolves when it ends, to why it broke off or to null. */
     end?: Promise<string | null>;
     access: Access;

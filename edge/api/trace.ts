@@ -4,7 +4,7 @@
  */
 import type { Context } from "hono";
 import type { Attributes } from "../../shared/observability/otlp.ts";
-import { formatTraceparent, isSampled, parseTraceparent } from "../../shared/observability/trace-context.ts";
+import { isSampled, parseTraceparent } from "../../shared/observability/trace-context.ts";
 import { coloField, pacedMsField } from "../platform/edge-metrics.ts";
 import type { Access } from "../tenants/keys.ts";
 import type { AppEnvironment, Middleware } from "./dependencies.ts";
@@ -35,7 +35,7 @@ export const requestTrace: Middleware = async (c, next, { newId, now, tracing })
     const { traceId, spanId, parentSpanId } = c.get("trace");
     logRequest({ ...attributes, traceId, ms: endMs - startMs, ...(error ? { error } : {}) });
     if (!spanId) return;
-    const span = { traceId, spanId, parentSpanId, kind: "server" as const, startMs, endMs };
+    const span = { traceId, spanId, parentSpanId, startMs, endMs };
     ended({ ...span, name: `${c.req.method} ${path}`, attributes, error });
   };
   const end = c.get("end");
@@ -57,5 +57,4 @@ function beginTrace(
 ): void {
   const spanId = sampled ? newId().slice(0, 16) : null;
   c.set("trace", { traceId, spanId, parentSpanId });
-  c.set("traceparent", spanId && formatTraceparent({ traceId, spanId, sampled }));
 }

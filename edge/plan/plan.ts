@@ -53,8 +53,6 @@ export interface Caller {
   nearest?(embeddings: Float32Array[]): Promise<OwnAdapter[][]>;
   /** Maximum milliseconds until every choice has started; null or absent: no deadline. */
   deadlineMs?: number | null;
-  /** null or absent if the trace is not kept. */
-  traceparent?: string | null;
   /** uint32, used where the request brings no seed. */
   randomSeed: number;
   /** The time that a chat template may write, in milliseconds since 1970; absent: now. */
@@ -135,7 +133,6 @@ export async function planGeneration(
           ...(minTokens !== undefined && { min_tokens: Math.min(minTokens, maxTokens) }),
         },
         ...(caller.deadlineMs && { deadlineMs: caller.deadlineMs }),
-        ...(caller.traceparent && { traceparent: caller.traceparent }),
         // Only the first choice; the others get a copy (answer/prompt-scores.ts).
         promptLogprobs: request.echo && request.logprobs !== null && i === 0,
         compare,

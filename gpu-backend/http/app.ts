@@ -35,7 +35,6 @@ import {
   sendLoad,
   sendName,
 } from "./middleware.ts";
-import type { Tracer } from "./tracing.ts";
 
 /** Room for `sequencesPerBatch` sequences with full prompts of a 1024-token context and full logit biases. */
 const batchBodyBytes = 8 * 2 ** 20;
@@ -53,8 +52,6 @@ export interface AppParts {
   memories: Pick<MemoryService, "begin" | "remove" | "store">;
   metrics: Metrics;
   log: Log;
-  /** null if no collector is configured. */
-  tracer: Tracer | null;
   /** null if no secret is set: then anybody may call. */
   verifier: CallVerifier | null;
   /** Milliseconds of a clock that only goes forward. */
@@ -62,7 +59,7 @@ export interface AppParts {
 }
 
 export function createApp(parts: AppParts): Hono {
-  const { name, sets, load, adapters, memories, metrics, log, tracer, verifier, now } = parts;
+  const { name, sets, load, adapters, memories, metrics, log, verifier, now } = parts;
   const app = new Hono();
   app.use(sendName(name), sendLoad(load), requireOwnName(name));
   if (verifier) {
@@ -90,11 +87,7 @@ export function createApp(parts: AppParts): Hono {
         ...outcome,
       });
     };
-    const trace = tracer?.watch(batch);
-    const body = frameStream(engine, batch, ended, (frame) => {
-      doubtUnreadable(frame, batch, parts);
-      trace?.(frame);
-    });
+    const body = frameStream(engine, batch, ended, (frame) => doubtUnreadable(frame, batch, parts));
     metrics.batchAccepted(batch);
     return context.body(body, 200, {
       "content-type": "application/x-ndjson",

@@ -11,7 +11,6 @@
  */
 import * as z from "zod";
 import { errorKinds, type ServiceError } from "../errors.ts";
-import { traceparentPattern } from "../observability/trace-context.ts";
 import { limits } from "./limits.ts";
 import { retrievalSchema, retrievedPassageSchema } from "./retrieval.ts";
 import { samplingSchema } from "./sampling.ts";
@@ -101,8 +100,6 @@ export const sequenceRequestSchema = z.strictObject({
    * takes along what waits. Absent: none waits.
    */
   gatherMs: z.int().min(1).max(heartbeatMs).optional(),
-  /** The trace that it is part of (W3C Trace Context), where one is kept. */
-  traceparent: z.string().regex(traceparentPattern).optional(),
   /** Ask for one `prompt` frame with the logprob of each prompt token. */
   promptLogprobs: z.boolean(),
   /** Ask for each token's logprob without the adapter, too. */

@@ -1,17 +1,16 @@
 /**
- * OTLP over HTTP, JSON encoding (opentelemetry-proto 1.x): what edge and backend send to a collector. Only the few shapes in
+ * OTLP over HTTP, JSON encoding (opentelemetry-proto 1.x): what the edge sends to a collector. Only the few shapes in
  * use here; OpenTelemetry's own packages weigh more than the whole Worker may. Pure, but for the exporter's `send`.
  */
 
 export type Attributes = Record<string, string | number | boolean>;
 
-/** A finished span. It never holds text of a prompt or a completion. */
+/** A finished request. It never holds text of a prompt or a completion. */
 export interface Span {
   traceId: string;
   spanId: string;
   parentSpanId: string | null;
   name: string;
-  kind: "internal" | "server" | "client";
   /** Milliseconds since 1970, fractions counted. */
   startMs: number;
   endMs: number;
@@ -33,7 +32,7 @@ export type Metric =
       sum: number;
     };
 
-const spanKinds = { internal: 1, server: 2, client: 3 } as const;
+const serverKind = 2;
 const deltaTemporality = 1;
 const errorStatus = 2;
 
@@ -68,11 +67,11 @@ function resourceOf(service: string) {
   return { attributes: attributesOf({ "service.name": service }) };
 }
 
-function spanOf({ kind, startMs, endMs, attributes, error, parentSpanId, ...span }: Span) {
+function spanOf({ startMs, endMs, attributes, error, parentSpanId, ...span }: Span) {
   return {
     ...span,
     ...(parentSpanId ? { parentSpanId } : {}),
-    kind: spanKinds[kind],
+    kind: serverKind,
     startTimeUnixNano: nanos(startMs),
     endTimeUnixNano: nanos(Math.max(startMs, endMs)),
     attributes: attributesOf(attributes),

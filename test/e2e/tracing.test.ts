@@ -1,4 +1,4 @@
-/** One trace from the edge to the engine's phases, as a collector sees it: over OTLP, from both, and without any text. */
+/** A request's span as a collector sees it: over OTLP, in the caller's trace, and without any text. */
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -51,7 +51,7 @@ afterAll(async () => {
 const attribute = (span: Received, key: string) =>
   Object.values(span.attributes.find((one) => one.key === key)?.value ?? {})[0];
 
-test.each([false, true])("a caller's trace goes on through edge and backend (stream: %s)", async (stream) => {
+test.each([false, true])("a caller's trace goes on at the edge (stream: %s)", async (stream) => {
   const traceId = (stream ? "b" : "a").repeat(32);
   const secret = "Pemberley porcupine";
   const response = await stack.post(
@@ -62,19 +62,12 @@ test.each([false, true])("a caller's trace goes on through edge and backend (str
   const answer = await response.text();
   expect(response.status, answer).toBe(200);
   const ours = () => spans.filter((span) => span.traceId === traceId);
-  await expect.poll(() => ours().length, { timeout: 15_000 }).toBe(6);
+  await expect.poll(() => ours().length, { timeout: 15_000 }).toBe(1);
 
-  const [edge] = ours().filter(({ service }) => service === "chameleon-edge");
-  expect(edge).toMatchObject({ name: "POST /v1/completions", parentSpanId: "c".repeat(16) });
+  const [edge] = ours();
+  expect(edge).toMatchObject({ service: "chameleon-edge", name: "POST /v1/completions", parentSpanId: "c".repeat(16) });
   expect(attribute(edge, "chameleon.request_id")).toBe(response.headers.get("x-request-id"));
-  const [sequence] = ours().filter(({ name }) => name === "sequence");
-  expect(sequence).toMatchObject({ service: "chameleon-backend", parentSpanId: edge.spanId });
-  expect(attribute(sequence, "gen_ai.usage.output_tokens")).toBe("3");
-  const phases = ours().filter(({ parentSpanId }) => parentSpanId === sequence.spanId);
-  expect(phases.map(({ name }) => name)).toEqual(["adapter", "queue", "prefill", "decode"]);
-  for (const { startTimeUnixNano, endTimeUnixNano } of phases) {
-    expect(BigInt(endTimeUnixNano)).toBeGreaterThanOrEqual(BigInt(startTimeUnixNano));
-  }
+  expect(BigInt(edge.endTimeUnixNano)).toBeGreaterThanOrEqual(BigInt(edge.startTimeUnixNano));
   for (const body of bodies) expect(body).not.toMatch(/Pemberley|porcupine/);
 });
 
@@ -93,7 +86,7 @@ test("a caller that goes away in the middle of a stream ends its span", async ()
   });
   await response.body!.getReader().read();
   gone.abort();
-  const isItsEnd = (span: Received) => span.traceId === traceId && span.service === "chameleon-edge";
+  const isItsEnd = (span: Received) => span.traceId === traceId;
   await expect.poll(() => spans.find(isItsEnd)?.status?.message, { timeout: 15_000 }).toMatch(/client/);
 });
 

@@ -51,7 +51,7 @@ const complete = (change: object = {}) =>
 
 /** Everything written up to now; the collector is told with some delay. */
 async function written(): Promise<string> {
-  const spans = () => exported.filter((body) => body.includes('"sequence"')).length;
+  const spans = () => exported.filter((body) => body.includes('"resourceSpans"')).length;
   await expect.poll(spans, { timeout: 20_000 }).toBeGreaterThan(0);
   return [edge.log(), endedLogs, ...cluster.backends.map((backend) => backend.log()), ...exported].join("\n");
 }

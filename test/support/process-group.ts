@@ -112,7 +112,6 @@ export class FakeProcess {
       memories: memories as unknown as AppParts["memories"],
       metrics,
       log: () => undefined,
-      tracer: null,
       verifier: new CallVerifier([groupSecret], Date.now),
       now: () => performance.now(),
     };

@@ -24,7 +24,6 @@ const values: Record<string, [good: string, bad: string]> = {
   WEIGHT_FORMAT: ["int8", "fp8"],
   DEVICE: ["auto", "tpu"],
   ARTIFACTS_URL: ["file:///bucket", "bucket"],
-  OTEL_EXPORTER_OTLP_ENDPOINT: ["http://collector:4318", "collector:4318"],
 };
 /** Of settings that are numbers: 200 is within every range. */
 const valuesOf = (name: string) => values[name] ?? ["200", "-1"];

@@ -29,8 +29,8 @@ const rendered = new Map<string, KubernetesObject[]>(
 );
 const statefulSetOf = (name: string) => rendered.get(name)!.find(({ kind }) => kind === "StatefulSet")!;
 
-/** Seconds that ending the fitter (2), the connections (1) and the traces (5) may take after the last sequence. */
-const closingSeconds = 8;
+/** Seconds that ending the fitter (2) and the connections (1) may take after the last sequence. */
+const closingSeconds = 3;
 /** Milliseconds a token at the slowest pace that does not raise an alert. */
 const tokenMs = 1000 * Number(/inter_token_latency[^>]*> ([\d.]+)$/m.exec(readFileSync(rulesFile, "utf8"))![1]);
 

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "vitest";
 import { MetricsBuffer } from "../../../shared/observability/metrics-buffer.ts";
 import { metricsBody, readOtlpTarget, type Span, tracesBody } from "../../../shared/observability/otlp.ts";
-import { formatTraceparent, isSampled, parseTraceparent } from "../../../shared/observability/trace-context.ts";
+import { isSampled, parseTraceparent } from "../../../shared/observability/trace-context.ts";
 
 const traceId = "4bf92f3577b34da6a3ce929d0e0e4736";
 const spanId = "00f067aa0ba902b7";
@@ -30,11 +30,6 @@ describe("traceparent", () => {
     expect(parseTraceparent(header)).toBeNull();
   });
 
-  test("is written as it is read", () => {
-    const context = { traceId, spanId, sampled: true };
-    expect(parseTraceparent(formatTraceparent(context))).toEqual(context);
-  });
-
   test("a ratio keeps that share of the traces, and all or none at its ends", () => {
     const ids = Array.from({ length: 1000 }, (_, i) => ((i * 2654435761) >>> 0).toString(16).padStart(32, "0"));
     const kept = (ratio: number) => ids.filter((id) => isSampled(id, ratio)).length;
@@ -45,7 +40,7 @@ describe("traceparent", () => {
 
 describe("OTLP", () => {
   const span: Span = {
-    ...{ traceId, spanId, parentSpanId: null, name: "decode", kind: "server" },
+    ...{ traceId, spanId, parentSpanId: null, name: "decode" },
     ...{ startMs: 1_795_000_000_000.25, endMs: 1_795_000_000_001.5, error: "overloaded" },
     attributes: { text: "a", whole: 3, fraction: 0.5, flag: true },
   };

@@ -103,7 +103,7 @@ beforeEach(() => {
   const memories = { begin: adapters.begin, remove: async () => {}, store: adapters.store };
   const load = () => ({ sequences: openSequences, slots: 32 });
   appWith = (verifier) =>
-    createApp({ name: "b-0", sets, load, adapters, memories, metrics, log, tracer: null, verifier, now: () => 0 });
+    createApp({ name: "b-0", sets, load, adapters, memories, metrics, log, verifier, now: () => 0 });
   app = appWith(null);
 });
 

@@ -31,7 +31,7 @@ const appWith = (verifier: CallVerifier | null) => {
   };
   const engine = { info: null, submit: () => {}, cancel: () => [] };
   const parts = {
-    ...{ name: "b-0", memories, metrics, verifier, tracer: null, log: () => {}, now: () => 0 },
+    ...{ name: "b-0", memories, metrics, verifier, log: () => {}, now: () => 0 },
     ...{ load: () => ({ sequences: 0, slots: 1 }), sets: { of: () => ({ engine }) }, adapters: memories },
   };
   return createApp(parts as unknown as AppParts);
