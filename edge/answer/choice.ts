@@ -81,11 +81,11 @@ export class Choice {
   #stopped = false;
 
   constructor(planned: PlannedChoice, tokenizer: Tokenizer, options: ChoiceOptions, echoed: EchoedPrompt = notEchoed) {
-    const { stop, template_stops, min_tokens } = samplingWith(planned.sequence.sampling);
+    const { stop, min_tokens } = samplingWith(planned.sequence.sampling);
     this.planned = planned;
     this.#tokenizer = tokenizer;
     this.#options = options;
-    this.#text = new TextStream((id) => tokenizer.textPieceOf(id), [...stop, ...template_stops], min_tokens);
+    this.#text = new TextStream((id) => tokenizer.textPieceOf(id), stop, min_tokens);
     this.#prompt = echoed.text;
     this.#promptCharacters = echoed.characters;
     this.#offsets = new OffsetCounter(this.#promptCharacters);

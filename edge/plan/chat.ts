@@ -17,9 +17,11 @@ export function generationOf<Request extends ChatLimits>(request: Request, { cha
     echo: false,
     max_tokens: max_completion_tokens ?? max_tokens ?? Number.POSITIVE_INFINITY,
     logprobs: logprobs ? (top_logprobs ?? 0) : null,
-    // Texts with which this model ends a message; in JSON they are text, which ends where it is complete.
+    // Also texts with which this model ends a message; in JSON they are text, which ends where it is complete.
     sampling:
-      sampling.ignore_eos || sampling.json_form ? sampling : { ...sampling, template_stops: [...chatTemplate.stops] },
+      sampling.ignore_eos || sampling.json_form
+        ? sampling
+        : { ...sampling, stop: [...(sampling.stop ?? []), ...chatTemplate.stops] },
   };
 }
 

@@ -29,7 +29,7 @@ import { Sequence } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
 import { statsOf } from "./stats.ts";
 import { HiddenTrace, KeyTrace, type Traced } from "./traces.ts";
-import { type Vocabulary, vocabularyOf } from "./vocabulary.ts";
+import type { Vocabulary } from "./vocabulary.ts";
 
 /** Maximum milliseconds that a step waits for grammars. A grammar takes .1 to .5 ms for most tokens, a step about 20. */
 const grammarGraceMs = 1;
@@ -74,7 +74,7 @@ export class Engine {
   constructor(parts: EngineParts) {
     const { config, kv } = parts.runner;
     this.#parts = parts;
-    this.#vocabulary = vocabularyOf(config, parts.textPieceOf);
+    this.#vocabulary = { ...config, textPieceOf: parts.textPieceOf };
     const { chunkTokens } = parts.limits;
     this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, chunkTokens, kv.continuesChunks);
     this.#planner = new Planner(parts.limits, { kv, prefixes: this.#prefixes });

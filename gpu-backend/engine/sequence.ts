@@ -28,7 +28,6 @@ import type { InsertedPassages, PassageIndex } from "../memory/retrieval.ts";
 import type { Kv } from "../runtime/model-runner.ts";
 import type { GrammarRow } from "./grammars.ts";
 import type { Plannable } from "./plan.ts";
-import { StopGuard } from "./stop-guard.ts";
 import { HiddenTrace, type Trace } from "./traces.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
@@ -90,8 +89,6 @@ export class Sequence implements Plannable {
   readonly #text: TextStream | null;
   /** Token ids that end it. */
   readonly #stopIds: Set<number>;
-  /** Prevents stops of the chat template until the sequence may end. */
-  readonly #guard: StopGuard | null;
   /** Logit bias, presence and frequency penalties of the next token, by token id. */
   readonly #bias = new Map<number, number>();
   readonly #generated = new Set<number>();
@@ -119,10 +116,8 @@ export class Sequence implements Plannable {
     for (const [id, value] of sampling.logit_bias) this.#bias.set(id, (this.#bias.get(id) ?? 0) + value);
     this.#repeated = new Set(sampling.repetition_penalty === 1 ? [] : promptIds);
     this.#stopIds = new Set([...sampling.stop_token_ids, ...(sampling.ignore_eos ? [] : vocabulary.stopIds)]);
-    const stops = [...sampling.stop, ...sampling.template_stops];
-    this.#text = stops.length > 0 ? new TextStream(vocabulary.textPieceOf, stops, sampling.min_tokens) : null;
-    const isGuarded = sampling.template_stops.length > 0 && sampling.min_tokens > 0;
-    this.#guard = isGuarded ? new StopGuard(sampling.template_stops, vocabulary.pieceIndex()) : null;
+    const { stop, min_tokens } = sampling;
+    this.#text = stop.length > 0 ? new TextStream(vocabulary.textPieceOf, stop, min_tokens) : null;
     this.#prompt = {
       logprobs: new Array(this.scoredFrom).fill(null),
       alternatives: new Array(this.scoredFrom).fill([]),
@@ -200,8 +195,7 @@ export class Sequence implements Plannable {
   /** The request's changes of the next token's logits, each token id once. */
   *logitChanges(): Generator<LogitChange> {
     const { repetition_penalty, min_tokens } = this.sampling;
-    const mayEnd = this.completionTokens >= min_tokens;
-    const forbiddenIds = mayEnd ? null : new Set([...this.#stopIds, ...(this.#guard?.completing() ?? [])]);
+    const forbiddenIds = this.completionTokens >= min_tokens ? null : this.#stopIds;
     for (const id of forbiddenIds ?? []) yield { id, penalty: 1, value: forbidden };
     for (const id of this.#repeated) {
       if (!forbiddenIds?.has(id)) yield { id, penalty: repetition_penalty, value: this.#bias.get(id) ?? 0 };
@@ -391,7 +385,6 @@ export class Sequence implements Plannable {
     if (penalty !== 0) this.#bias.set(tokenId, (this.#bias.get(tokenId) ?? 0) - penalty);
     this.#generated.add(tokenId);
     if (repetition_penalty !== 1) this.#repeated.add(tokenId);
-    this.#guard?.push(this.#vocabulary.textPieceOf(tokenId));
     if (this.#text?.push(tokenId).stopped) this.#finish = "stop";
     else if (this.completionTokens >= this.request.maxTokens) this.#finish = "length";
     else if (this.ids.length >= this.#vocabulary.contextTokens) this.#finish = "length";

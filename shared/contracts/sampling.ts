@@ -41,9 +41,8 @@ export const samplingSchema = z.strictObject({
   ...scalars,
   /** With the position it is the whole state of the random number generator (`shared/math/sampling.ts`). */
   seed: z.int().min(0).max(0xffffffff),
-  stop: z.array(stopString).max(limits.stopStrings),
-  /** The chat template's own. They end a turn as the end of text does, so none is generated before `min_tokens`. */
-  template_stops: z.array(stopString).max(1),
+  /** The caller's, and that of a chat template. */
+  stop: z.array(stopString).max(limits.stopStrings + 1),
   /** Token ids that end the text as the end of text does, without being in it. */
   stop_token_ids: z.array(tokenId).max(limits.stopTokenIds),
   /** Alternatives reported per token; null reports no logprob at all. */
@@ -71,7 +70,6 @@ export const defaultSampling: Readonly<Sampling> = {
   repetition_penalty: 1,
   seed: 0,
   stop: [],
-  template_stops: [],
   stop_token_ids: [],
   logprobs: null,
   logit_bias: [],

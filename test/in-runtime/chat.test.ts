@@ -101,14 +101,12 @@ describe("a chat completion", () => {
     const { promptIds, sampling } = seen.batches[0].sequences[0];
     const prompt = new TextDecoder().decode(Uint8Array.from(promptIds.filter((id) => id < 256)));
     expect(prompt).toMatch(/^Below is .*\n\n### Instruction:\naaa\n\n### Response:\n$/s);
-    expect(sampling.stop).toEqual(["1", "2", "3", "4"]);
-    expect(sampling.template_stops).toEqual(["### Instruction:"]);
+    expect(sampling.stop).toEqual(["1", "2", "3", "4", "### Instruction:"]);
     const request = { messages: hello, stop: "1", min_tokens: 2 };
     await chatted(request, chatApp({ contextTokens: 500 }));
-    const { stop, template_stops } = seen.batches[1].sequences[0].sampling;
-    expect([stop, template_stops]).toEqual([["1"], ["### Instruction:"]]);
+    expect(seen.batches[1].sequences[0].sampling.stop).toEqual(["1", "### Instruction:"]);
     await chatted({ ...request, ignore_eos: true }, chatApp({ contextTokens: 500 }));
-    const ignoring = { stop: ["1"], template_stops: [], ignore_eos: true };
+    const ignoring = { stop: ["1"], ignore_eos: true };
     expect(samplingWith(seen.batches[2].sequences[0].sampling)).toMatchObject(ignoring);
     expect(choices[0].message.content).toBe("Yes.\n\n");
   });

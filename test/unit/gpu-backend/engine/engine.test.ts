@@ -157,29 +157,6 @@ describe("a sequence", () => {
     expect(lastFrameOf("rest")).toMatchObject({ finishReason: "stop", completionTokens: 7 });
   });
 
-  test("does not complete a stop of its chat template before min_tokens, and ends with it right then", async () => {
-    const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner: createFakeRunner() });
-    const letters = greedy(prompt(9), 12, noEnd).map(letterOf);
-    const stop = letters.slice(2, 5).join("");
-    expect(letters.join("").indexOf(stop)).toBe(2);
-    const template_stops = [stop];
-    const ask = (id: string, min_tokens: number, continuedIds: number[] = []) => {
-      const sampling = { ...neverEnds, min_tokens, stop: [stop], template_stops };
-      return sequenceRequest(id, prompt(9), { maxTokens: 12, continuedIds, sampling });
-    };
-    const first = greedy(prompt(9), 4, noEnd);
-    await engine.submit(null, [ask("held", 5), ask("resumed", 5, first), ask("ends", 4)]);
-    await finish();
-    const textOf = (id: string) => [...(id === "resumed" ? first : []), ...tokensOf(id)].map(letterOf).join("");
-    for (const id of ["held", "resumed"]) {
-      expect(textOf(id)).toHaveLength(12);
-      expect(textOf(id).startsWith(letters.slice(0, 4).join(""))).toBe(true);
-      expect(textOf(id)).not.toContain(stop);
-    }
-    expect(textOf("held")).toBe(textOf("resumed"));
-    expect(lastFrameOf("ends")).toMatchObject({ finishReason: "stop", completionTokens: 5 });
-  });
-
   test("ends where the context does, with its last token in it", async () => {
     const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({
       runner: createFakeRunner({ config: { contextTokens: 40 } }),
