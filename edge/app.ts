@@ -1,8 +1,17 @@
 /** The public API as a Hono app: its routes and the middleware before them. Bindings and environment come as Dependencies. */
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../shared/errors.ts";
-import { admission, auth, preflight } from "./api/access.ts";
+import { adminAuth, admission, auth, preflight } from "./api/access.ts";
 import { createAdapter, deleteAdapter, getAdapter, listAdapters } from "./api/adapters.ts";
+import {
+  changeTenant,
+  createKey,
+  eraseTenant,
+  getTenant,
+  listKeys,
+  revokeKey,
+  rotateKey,
+} from "./api/admin-tenants.ts";
 import { classify } from "./api/classify.ts";
 import { chatCompletions, completions } from "./api/completions.ts";
 import type { AppEnvironment, Dependencies, Middleware, RouteHandler } from "./api/dependencies.ts";
@@ -15,8 +24,8 @@ import { healthz, readyz } from "./api/health.ts";
 import { addDocuments, deleteDocument } from "./api/memories.ts";
 import { deleteModel, getModel, listCentroids, listModels } from "./api/models.ts";
 import { responses } from "./api/responses.ts";
-import { eraseTenant, usage } from "./api/tenant.ts";
 import { callersTrace, requestTrace } from "./api/trace.ts";
+import { usage } from "./api/usage.ts";
 
 export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   const app = new Hono<AppEnvironment>();
@@ -31,6 +40,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     );
   use("*", [requestTrace, responseHeaders, headLimits]);
   use("/v1/*", [preflight, auth, callersTrace, admission]);
+  use("/admin/*", [adminAuth, callersTrace]);
 
   type Method = "GET" | "POST" | "DELETE";
   // One path that Hono's RegExpRouter refuses would make every request use the slower TrieRouter.
@@ -45,7 +55,6 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     "/v1/assign": { POST: assignTexts },
     "/v1/centroids": { GET: listCentroids },
     "/v1/usage": { GET: usage },
-    "/v1/tenant": { DELETE: eraseTenant },
     "/v1/adapters": { GET: listAdapters, POST: createAdapter },
     "/v1/adapters/:name": { GET: getAdapter, DELETE: deleteAdapter },
     "/v1/adapters/:name/documents": { POST: addDocuments },
@@ -60,6 +69,10 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     "/v1/fine_tuning/jobs/:id/resume": { POST: pauseJob },
     "/v1/fine_tuning/jobs/:id/events": { GET: listJobEvents },
     "/v1/fine_tuning/jobs/:id/checkpoints": { GET: listCheckpoints },
+    "/admin/v1/keys": { GET: listKeys, POST: createKey },
+    "/admin/v1/keys/:id": { DELETE: revokeKey },
+    "/admin/v1/keys/:id/rotate": { POST: rotateKey },
+    "/admin/v1/tenants/:tenant": { GET: getTenant, POST: changeTenant, DELETE: eraseTenant },
     "/healthz": { GET: healthz },
     "/readyz": { GET: readyz(dependencies) },
     "/": { GET: page },

@@ -3,7 +3,7 @@ import * as z from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { hashPattern } from "../shared/contracts/inference.ts";
 import { tenantRule, tenantSchema } from "../shared/contracts/tenant-name.ts";
-import { type Aliases, aliasesSchema } from "../shared/contracts/tenants.ts";
+import { type Aliases, adminKeyPattern, aliasesSchema } from "../shared/contracts/tenants.ts";
 import { readOtlpTarget } from "../shared/observability/otlp.ts";
 import { parseAddresses, urlOf } from "./dispatch/addresses.ts";
 import type { BackendFetch } from "./dispatch/client.ts";
@@ -31,6 +31,8 @@ export interface Variables {
   /** Backends in containers (`[[containers]]`): the URL http://NAME.container is the object NAME. */
   CONTAINERS?: { getByName(name: string, options: { locationHint?: Region }): { fetch: BackendFetch } };
   TENANT_KEYS: string;
+  /** A secret: the key of the admin API; without it nobody may call that. */
+  ADMIN_KEY?: string;
   CELLS_PER_REGION: string;
   /** JSON object: other names of models, and the models that they stand for. */
   MODEL_ALIASES?: string;
@@ -65,6 +67,8 @@ export function readConfig(env: Variables) {
     /** The first signs our calls to them; none: calls go out unsigned. */
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: readTenantKeys(env.TENANT_KEYS),
+    /** null: the admin API is closed. */
+    adminKey: readAdminKey(env.ADMIN_KEY || null),
     aliases: readAliases(env.MODEL_ALIASES || "{}"),
     /** How many cells each region has. */
     cellsPerRegion,
@@ -123,6 +127,12 @@ function readTenantKeys(json: string): TenantKey[] {
     const message = `TENANT_KEYS must be a JSON list of {"hash": SHA-256 of the key, "tenant": name}; a name is ${tenantRule}`;
     throw new Error(message, { cause: error });
   }
+}
+
+/** The error never repeats the key. */
+function readAdminKey(key: string | null): string | null {
+  if (key === null || adminKeyPattern.test(key)) return key;
+  throw new Error(`ADMIN_KEY has ${key.length} characters; it must have 32 to 512, of printable ASCII without blanks`);
 }
 
 function readAliases(json: string): Aliases {

@@ -1,29 +1,34 @@
 /**
  * The KV namespace and the R2 bucket of an edge in a bare workerd, with the methods that the Worker uses: folders on disk with a file
- * for each record or object, written by the commands `keys` and `publish`. workerd makes these bindings from this module (a wrapped
- * binding).
+ * for each record or object, which workerd writes in one step. workerd makes these bindings from this module (a wrapped binding).
  */
 import { sha256Hex } from "../shared/bytes.ts";
 import type { Bucket } from "./artifacts/artifact-bucket.ts";
+import type { RecordStore } from "./tenants/key-records.ts";
 import type { Namespace } from "./tenants/records.ts";
 
 /** The folder, as workerd serves it: a file's bytes, or a folder's files as a JSON list. */
 interface Folder {
-  folder: { fetch(url: string): Promise<Response> };
+  folder: { fetch(url: string, init?: RequestInit): Promise<Response> };
 }
 
 /** A record's file is named by its percent-encoded name. */
-export function namespace({ folder }: Folder): Namespace {
+export function namespace({ folder }: Folder): Namespace & RecordStore {
+  const fileOf = (name: string) => encodeURIComponent(encodeURIComponent(name));
+  const get = async (name: string) => (await read(folder, fileOf(name)))?.json() ?? null;
   return {
-    async get(name) {
-      const found = await read(folder, encodeURIComponent(encodeURIComponent(name)));
-      return found && (await found.json());
-    },
+    staleSeconds: 0,
+    get: (async (names: string | string[]) => {
+      if (typeof names === "string") return get(names);
+      return new Map(await Promise.all(names.map(async (name) => [name, await get(name)] as const)));
+    }) as Namespace["get"] & RecordStore["get"],
     async list({ prefix }) {
       const files = await (await read(folder, ""))!.json<{ name: string }[]>();
       const keys = files.map(({ name }) => ({ name: decodeURIComponent(name) }));
       return { keys: keys.filter(({ name }) => name.startsWith(prefix)), list_complete: true };
     },
+    put: (name, body) => write(folder, fileOf(name), { method: "PUT", body }),
+    delete: (name) => write(folder, fileOf(name), { method: "DELETE" }),
   };
 }
 
@@ -54,4 +59,11 @@ async function read(folder: Folder["folder"], path: string): Promise<Response | 
   if (response.status === 404) return null;
   if (!response.ok) throw new Error(`${path} cannot be read: ${response.status} ${await response.text()}`);
   return response;
+}
+
+/** A file that is to be deleted may be missing. */
+async function write(folder: Folder["folder"], path: string, init: RequestInit): Promise<void> {
+  const response = await folder.fetch(`http://folder/${path}`, init);
+  if (response.ok || (response.status === 404 && init.method === "DELETE")) return;
+  throw new Error(`${path} cannot be written: ${response.status} ${await response.text()}`);
 }

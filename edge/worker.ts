@@ -25,6 +25,7 @@ import { exportSpans } from "./platform/otlp-export.ts";
 import type { Region } from "./platform/region.ts";
 import { createAdmissions } from "./tenants/admission.ts";
 import { BodyReads } from "./tenants/body-reads.ts";
+import { KeyRecords } from "./tenants/key-records.ts";
 import { createKeyStore } from "./tenants/keys.ts";
 import { createRecords } from "./tenants/records.ts";
 import { usageReport, workerRecorder } from "./tenants/settlements.ts";
@@ -78,19 +79,24 @@ const cells = {
 };
 const wakeCell = createWaker(cells, waitUntil);
 
+const keys = createKeyStore(
+  config.tenantKeys,
+  createRecords(env.TENANTS, now, waitUntil),
+  now,
+  env.KEY_LOOKUPS,
+  config.aliases,
+  config.adminKey,
+);
+
 const app = createApp({
   artifacts: () =>
     sets.current().catch((cause) => {
       throw artifactsMissing(cause);
     }),
   artifactsOf: sets.of,
-  keys: createKeyStore(
-    config.tenantKeys,
-    createRecords(env.TENANTS, now, waitUntil),
-    now,
-    env.KEY_LOOKUPS,
-    config.aliases,
-  ),
+  keys,
+  requireAdmin: keys.requireAdmin,
+  keyRecords: new KeyRecords(env.TENANTS, now, () => crypto.getRandomValues(new Uint8Array(32))),
   bodyReads: new BodyReads(),
   documentReads: new BodyReads(limits.documentBodyBytes),
   bodies: new AnswerBodies({ maximumBytes: workerBodyBytes, ofRequests: true }),

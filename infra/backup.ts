@@ -11,13 +11,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { createCommand, runCommand } from "../gpu-backend/command-line.ts";
 import { unfinishedPrefix } from "../gpu-backend/files.ts";
 import { pointerName } from "../shared/artifacts/bucket.ts";
+import { keyFiles } from "./admin-key.ts";
 import { artifactsFolder, stateFolder } from "./local-edge.ts";
 import { checkStateVersion, claimStateFolder, readLocalRun, versionFile } from "./local-run.ts";
 
 /** What is kept of the state folder. */
-const parts = ["admin-key", "kv", "r2", "objects", versionFile];
+const parts = [...Object.values(keyFiles), "kv", "r2", "objects", versionFile];
 const note =
-  "The archive holds tenants' documents with the keys that encrypt them, and the admin key: keep it as you keep those.";
+  "The archive holds tenants' documents with the keys that encrypt them, and the server's keys: keep it as you keep those.";
 
 const commands = {
   backup: createCommand(

@@ -15,7 +15,7 @@ const forUsers = {
   eval: ["measure what artifacts gain, as they are shipped", "gpu-backend/research/evaluation/cli.ts"],
   import: ["bring another base: GGUF, a folder, or the Hugging Face hub", "gpu-backend/models/import/cli.ts"],
   publish: ["publish artifacts, switch back, list", "infra/publish/cli.ts"],
-  keys: ["make, list, revoke and rotate API keys, set tenants' limits", "infra/keys/cli.ts"],
+  keys: ["make, list, revoke and rotate API keys, set tenants' limits, erase tenants", "infra/keys/cli.ts"],
   adapters: ["list, make and delete a tenant's own adapters", "infra/api/adapters.ts"],
   bench: ["measure speed beside node-llama-cpp", "test/bench/main.ts"],
   backup: ["write keys, limits, use, adapters and artifacts of a server to a file", "infra/backup.ts", "backup"],

@@ -13,14 +13,9 @@ export const localKey = "sk-chameleon-local";
 /** Where the pages are that the edge serves, but for the artifacts. */
 export const pagesFolder = path.join(import.meta.dirname, "../edge/public");
 
-/** Folder of a local edge's storage: keys, limits, usage, artifacts. Commands write there, also while the edge runs. */
+/** Folder of a local edge's storage: keys, limits, usage, artifacts. Commands reach it through the edge. */
 export function stateFolder(): string {
   return path.resolve(process.env.STATE_DIR || ".chameleon");
-}
-
-/** Folder of the records of keys and tenants. */
-export function keysFolder(): string {
-  return stateFolders.namespace(stateFolder(), "TENANTS");
 }
 
 /** Folder of the published artifacts, which edge and backends read. */

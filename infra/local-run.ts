@@ -1,6 +1,6 @@
 /**
  * The file by which other commands of this machine find a running `chameleon start`: its process, the edge's
- * address and a key. Only its user can read it, and it is removed with the process. Commands look for it below the current folder, where
+ * address and keys. Only its user can read it, and it is removed with the process. Commands look for it below the current folder, where
  * somebody else may have put one to be sent the user's key, so its owner, mode and content are checked.
  */
 import {
@@ -29,6 +29,7 @@ const runSchema = z.object({
   edge: loopbackOrigin,
   /** What its user's commands call it with. */
   key: z.string(),
+  adminKey: z.string(),
   /** The process of the Worker, which writes the state. */
   worker: z.int().positive(),
 });
@@ -115,7 +116,7 @@ function parsedRun(text: string): LocalRun {
   try {
     return runSchema.parse(JSON.parse(text));
   } catch (cause) {
-    throw new Error("it must hold a process, a loopback address and a key", { cause });
+    throw new Error("it must hold a process, a loopback address and keys", { cause });
   }
 }
 

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { onStopRequest, readText } from "../gpu-backend/command-line.ts";
 import { isLoopback } from "../shared/loopback.ts";
-import { adminKey } from "./admin-key.ts";
+import { keptKey } from "./admin-key.ts";
 import { artifactsFolder, localKey, pagesFolder, stateFolder } from "./local-edge.ts";
 import { writeLocalRun } from "./local-run.ts";
 import { localHost, parsePort, readPort } from "./ports.ts";
@@ -32,7 +32,7 @@ export function withEdgeOptions(command: Command): Command {
     .option(
       "--host <address>",
       "address of the edge, 0.0.0.0 for every interface; EDGE_HOST, or 127.0.0.1, unless given. " +
-        "Where other machines reach it, callers need the admin key, which the first start makes",
+        "Where other machines reach it, callers need a key that the first start makes, or one of `chameleon keys`",
       address,
     )
     .option("--tls-cert <file>", "serve HTTPS with this certificate and its chain, as PEM")
@@ -50,7 +50,7 @@ export function withEdgeOptions(command: Command): Command {
     )
     .option(
       "--json",
-      'the ready line as JSON: {"ready":true,"edge":URL,"key":KEY,"backends":[{"url":URL,"pid":N}]}; "keyFile" instead of "key" where that is the admin key',
+      'the ready line as JSON: {"ready":true,"edge":URL,"key":KEY,"backends":[{"url":URL,"pid":N}]}; "keyFile" instead of "key" where other machines reach it',
       false,
     );
 }
@@ -158,12 +158,14 @@ export async function serveEdge(
   const drainingFile = path.join(assets, "draining");
   rmSync(drainingFile, { force: true });
   const isOpen = isProxyTrusted || !isLoopback(host);
-  const made = isOpen ? await adminKey(state) : null;
+  const made = isOpen ? await keptKey(state, "api") : null;
   const key = made?.key ?? localKey;
+  const { key: adminKey } = await keptKey(state, "admin");
   const outside = tls || host !== localHost ? place : null;
   const vars = {
     BACKEND_URLS: backendUrls.join(","),
     BACKEND_SECRETS: secrets,
+    ADMIN_KEY: adminKey,
     ...ownVariables(process.env),
     // Pages under a foreign name are no danger where none has the key.
     ...(isOpen && { EDGE_HOSTS: "*" }),
@@ -189,7 +191,7 @@ export async function serveEdge(
     async announce(backends) {
       const published = await publishedManifest(artifactsFolder());
       if (published) progressOf(options)(`published artifacts come first: ${published} (npm run publish -- --list)`);
-      await writeLocalRun(state, { pid: process.pid, edge: workerd.url, key, worker: workerd.pid });
+      await writeLocalRun(state, { pid: process.pid, edge: workerd.url, key, adminKey, worker: workerd.pid });
       const edge = outside ? urlOf({ ...outside, port: workerd.ports.outside }) : workerd.url;
       process.stdout.write(`${readyText({ edge, key, made, backends }, options, process.stdout.isTTY)}\n`);
     },
@@ -208,7 +210,7 @@ export interface Ready {
   backends: readonly { url: string; pid?: number }[];
 }
 
-/** An admin key is printed on a terminal alone, once: other output is kept in logs. */
+/** A key that was made is printed on a terminal alone, once: other output is kept in logs. The admin key is never printed. */
 export function readyText(
   { edge, key, made, backends }: Ready,
   { log, json }: Pick<EdgeOptions, "log" | "json">,
@@ -221,7 +223,7 @@ export function readyText(
   if (log !== "human" && !isTerminal) return `ready ${edge} key ${shownKey}`;
   const open = edge.replace("0.0.0.0", outsideAddress()).replace("[::]", outsideAddress());
   const lines = [`open  ${open}`, `key   ${shownKey}`, `docs  ${open}/docs`, "end   Ctrl-C"];
-  if (made?.isNew && isTerminal) lines.splice(2, 0, `      this key may do everything; it is kept in ${made.file}`);
+  if (made?.isNew && isTerminal) lines.splice(2, 0, `      it has no limits, and is kept in ${made.file}`);
   return `\nChameleon Edge is ready\n\n${lines.map((line) => `  ${line}`).join("\n")}\n`;
 }
 

@@ -1,5 +1,5 @@
 /**
- * Who may call /v1: the key's tenant and scopes, the page's origin, and the tenant's limits.
+ * Who may call /v1: the key's tenant and scopes, the page's origin, and the tenant's limits. Who may call /admin: the admin key.
  *
  * CORS: a preflight has no key, so each is answered and grants nothing. The call itself needs an origin of the key's tenant or the
  * edge's own, which is the origin of the request's URL. So whatever routes requests to the Worker must check the host: the platform
@@ -42,14 +42,8 @@ export const preflight: Middleware = async (c, next) => {
 
 /** Checks the API key: its tenant, whether its scopes allow the route, and whether the tenant's origins allow the page. */
 export const auth: Middleware = async (c, next, { keys }) => {
-  const { key } = c.env;
-  if (key === null) {
-    const isSent = c.req.header("authorization") !== undefined;
-    const problem = isSent ? "The Authorization header is not of the form `Bearer <key>`" : "No API key";
-    throw new ServiceError("unauthorized", `${problem}: send the header \`Authorization: Bearer <key>\`.`);
-  }
   // Messages are logged, so none repeats the key.
-  const access = await keys.accessOf(key, c.req.header("cf-connecting-ip") ?? "");
+  const access = await keys.accessOf(keyOf(c), c.req.header("cf-connecting-ip") ?? "");
   const scope = scopeOf(c.req.path);
   if (scope && !access.scopes.includes(scope)) {
     throw new ServiceError(
@@ -62,6 +56,24 @@ export const auth: Middleware = async (c, next, { keys }) => {
   allowOrigin(c, access);
   await next();
 };
+
+/** Checks the admin key. A browser's request is refused with it too, and has no header that would let a page read the response. */
+export const adminAuth: Middleware = async (c, next, { requireAdmin }) => {
+  if (c.req.header("origin") !== undefined || c.req.header("sec-fetch-site") !== undefined) {
+    throw new ServiceError("forbidden", "No web page may call the admin API.");
+  }
+  await requireAdmin(keyOf(c), c.req.header("cf-connecting-ip") ?? "");
+  await next();
+};
+
+/** Throws unauthorized without a key. */
+function keyOf(c: Context<AppEnvironment>): string {
+  const { key } = c.env;
+  if (key !== null) return key;
+  const isSent = c.req.header("authorization") !== undefined;
+  const problem = isSent ? "The Authorization header is not of the form `Bearer <key>`" : "No API key";
+  throw new ServiceError("unauthorized", `${problem}: send the header \`Authorization: Bearer <key>\`.`);
+}
 
 /** Throws forbidden for a page whose origin is not among the tenant's. */
 function allowOrigin(c: Context<AppEnvironment>, { tenant, origins }: Access): void {

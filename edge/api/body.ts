@@ -39,6 +39,13 @@ export async function readBody<T extends z.ZodType>(
   });
 }
 
+/** The same for the admin API, which has no tenant's limits. */
+export async function readAdminBody<T extends z.ZodType>(c: Context<AppEnvironment>, schema: T): Promise<z.output<T>> {
+  const { declaredBytes } = c.env;
+  requireReadable(c.req.raw, declaredBytes);
+  return checked(schema, objectIn(await boundedText(c.req.raw, declaredBytes, limits.bodyMs)));
+}
+
 /** Maximum bytes of a body, according to its Content-Length. */
 export function maxBytesOf(declaredBytes: number | null): number {
   return Math.min(declaredBytes ?? limits.bodyBytes, limits.bodyBytes);

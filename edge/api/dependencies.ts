@@ -9,7 +9,8 @@ import type { Cells } from "../cell/resumable-answer.ts";
 import type { Region } from "../platform/region.ts";
 import type { Admissions, PendingAdmission } from "../tenants/admission.ts";
 import type { BodyReads } from "../tenants/body-reads.ts";
-import type { Access, KeyStore } from "../tenants/keys.ts";
+import type { KeyRecords } from "../tenants/key-records.ts";
+import type { Access, AdminKey, KeyStore } from "../tenants/keys.ts";
 import type { UsageRow } from "../tenants/ledger-store.ts";
 import type { TenantAdapters } from "../tenants/tenant-adapters.ts";
 
@@ -80,6 +81,9 @@ export interface Dependencies {
   /** Called before a completion is read: a cold isolate's cell loads its artifacts meanwhile. */
   wakeCell(tenant: string, region: Region): void;
   keys: KeyStore;
+  requireAdmin: AdminKey["requireAdmin"];
+  /** What the admin API changes. */
+  keyRecords: KeyRecords;
   bodyReads: BodyReads;
   /** Of bodies with documents, of all keys together. */
   documentReads: BodyReads;

@@ -59,6 +59,11 @@ export interface KeyStore {
   accessOf(key: string, address: string): Promise<Access>;
 }
 
+export interface AdminKey {
+  /** Throws unauthorized for any key but the deployment's admin key, and rate_limited as `accessOf` does. */
+  requireAdmin(key: string, address: string): Promise<void>;
+}
+
 const minuteMs = 60_000;
 
 /**
@@ -72,20 +77,35 @@ export function createKeyStore(
   now: () => number,
   lookups: RateLimit = new LocalRateLimit(limits.keyLookupsPerMinute, minuteMs, now),
   aliases: Aliases = {},
-): KeyStore {
+  adminKey: string | null = null,
+): KeyStore & AdminKey {
   async function requireLookup(name: string, address: string): Promise<void> {
-    if (records.isCached(name)) return;
-    const { success } = await lookups.limit({ key: networkOf(address) });
-    if (success || (await records.mayHaveKey(name))) return;
+    if (records.isCached(name) || (await isWithinLookups(address)) || (await records.mayHaveKey(name))) return;
+    tooManyUnknown();
+  }
+
+  async function isWithinLookups(address: string): Promise<boolean> {
+    return (await lookups.limit({ key: networkOf(address) })).success;
+  }
+
+  function tooManyUnknown(): never {
     const message = "Too many unknown API keys came from this network in the last minute; try again later.";
     throw new ServiceError("rate_limited", message, { retryAfterSeconds: minuteMs / 1000 });
   }
 
+  let adminHash: string | null = null;
+  async function isAdmin(hash: string): Promise<boolean> {
+    if (adminKey === null) return false;
+    adminHash ??= await sha256Hex(encoder.encode(adminKey));
+    return equals(adminHash, hash);
+  }
   const withAliases = (access: Access): Access => ({ ...access, aliases: { ...aliases, ...access.aliases } });
 
   return {
     async accessOf(key, address) {
       const hash = await sha256Hex(encoder.encode(key));
+      // Before anything else, so that no key is both.
+      if (await isAdmin(hash)) throw new ServiceError("unauthorized", "The admin key opens /admin alone.");
       let match: TenantKey | null = null;
       for (const entry of configured) if (equals(entry.hash, hash)) match = entry;
       if (!match) {
@@ -97,6 +117,15 @@ export function createKeyStore(
       const parse = (stored: unknown) => tenantRecordSchema.nullable().parse(stored);
       const record = await records.get(tenantPrefix + match.tenant, parse).catch(unreadable);
       return withAliases({ tenant: match.tenant, keyId: keyIdOf(hash), scopes, ...grants(record ?? unlimited) });
+    },
+    async requireAdmin(key, address) {
+      if (await isAdmin(await sha256Hex(encoder.encode(key)))) return;
+      if (!(await isWithinLookups(address))) tooManyUnknown();
+      const problem =
+        adminKey === null
+          ? "This deployment has no admin key; set the secret ADMIN_KEY"
+          : "The key is not the admin key";
+      throw new ServiceError("unauthorized", `${problem}.`);
     },
   };
 }
@@ -161,7 +190,6 @@ const scopeOfPath: Record<string, Scope | null> = {
   "/v1/files": "adapters",
   "/v1/fine_tuning": "adapters",
   "/v1/usage": "usage",
-  "/v1/tenant": "erase",
   "/v1/assign": null,
   "/v1/centroids": null,
   "/v1/models": null,

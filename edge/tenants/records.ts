@@ -28,9 +28,9 @@ export interface StoredKey {
 }
 
 /** How long a city serves a record from its own cache, in seconds. KV's default, and the delay of a change. */
-const cacheSeconds = 60;
+export const cacheSeconds = 60;
 /** A revoked key is accepted for at most 1 s, 2 s while its record is being read again, plus `cacheSeconds`. */
-const recordTimes = { refreshMs: 600, expireMs: 1000, usableMs: 2000, limitMs: 5000, isShared: false };
+export const recordTimes = { refreshMs: 600, expireMs: 1000, usableMs: 2000, limitMs: 5000, isShared: false };
 /** The age of the listing bounds the delay for a new key on a network that is refused look-ups. */
 const listingTimes = {
   ...{ refreshMs: 10_000, expireMs: 10_000, usableMs: Number.POSITIVE_INFINITY },

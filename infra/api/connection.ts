@@ -39,6 +39,33 @@ export function withConnection(command: Command): Command {
     );
 }
 
+export interface AdminOptions {
+  url?: string;
+  json?: boolean;
+}
+
+export function withAdminConnection(command: Command): Command {
+  return command
+    .option(
+      "--url <url>",
+      "address of the edge, whose admin key is in CHAMELEON_ADMIN_KEY; the local start unless set",
+      httpUrl,
+    )
+    .option("--json", "print JSON");
+}
+
+/** To the admin API. Throws an Error that says what is missing. */
+export function adminConnection({ url }: AdminOptions): Connection {
+  if (url !== undefined) {
+    const key = process.env.CHAMELEON_ADMIN_KEY;
+    if (!key) throw new Error(`set CHAMELEON_ADMIN_KEY to the admin key of ${url}`);
+    return new Connection({ url, key });
+  }
+  const run = readLocalRun(stateFolder());
+  if (run) return new Connection({ url: run.edge, key: run.adminKey });
+  throw new Error(`no server runs on ${stateFolder()}; \`chameleon start\` serves it, --url names another`);
+}
+
 /** The delay that a `retry-after` header asks for, within bounds; a date counts as no header. */
 export function retryDelayMs(header: string | null): number {
   const seconds = Number(header);

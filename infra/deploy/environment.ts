@@ -41,8 +41,7 @@ export function readEnvironment(configFile: string, name: string): Environment {
       ...config.kv_namespaces
         .filter(({ id }) => !id)
         .map(({ binding }) => {
-          const title = `${config.name}-${binding.toLowerCase()}`;
-          return `the KV namespace ${title}; \`npx wrangler kv namespace list\` shows its id, which belongs into [env.${name}] before keys are made`;
+          return `the KV namespace ${config.name}-${binding.toLowerCase()}`;
         }),
       ...config.r2_buckets.map(({ bucket_name }) => `the R2 bucket ${bucket_name}, unless it is there`),
     ],

@@ -97,7 +97,8 @@ export function openApiDocument(version: string) {
     paths,
     components: {
       securitySchemes: {
-        key: { type: "http", scheme: "bearer", description: "A tenant's key, as `npm run keys` makes them" },
+        key: { type: "http", scheme: "bearer", description: "A tenant's key, as `chameleon keys` makes them" },
+        adminKey: { type: "http", scheme: "bearer", description: "The deployment's admin key, which no tenant has" },
       },
       headers,
       schemas: schemaObjects(),
@@ -129,11 +130,11 @@ function schemaObjects(): Record<string, object> {
 function operationObject(operation: Operation): object {
   const { id, tag, summary, description, scope, query, parameters: path = [], request, response, events } = operation;
   const { status = 200, mayBeLater } = operation;
-  const hasKey = scope !== undefined;
+  const [hasKey, isAdmin] = [scope !== undefined, scope === "admin"];
   const errors = [
     ...anyRoute,
     ...(hasKey ? anyWithKey : []),
-    ...(request ? anyWithBody : []),
+    ...(request ? anyWithBody.filter((kind) => !isAdmin || kind !== "idempotency_conflict") : []),
     ...(path.length > 0 ? (["not_found"] as const) : []),
     ...(operation.errors ?? []),
   ];
@@ -150,7 +151,7 @@ function operationObject(operation: Operation): object {
     ...(description || scope
       ? { description: [description, scope && `Scope: \`${scope}\`.`].filter(Boolean).join("\n\n") }
       : {}),
-    ...(hasKey ? {} : { security: [] }),
+    ...(hasKey ? (isAdmin ? { security: [{ adminKey: [] }] } : {}) : { security: [] }),
     ...(parameters.length > 0 ? { parameters } : {}),
     ...(request
       ? {
@@ -172,7 +173,7 @@ function operationObject(operation: Operation): object {
           one,
           {
             ...answerOf(response, events),
-            headers: headerRefs([...always, ...(scope && request ? rateLimits : [])]),
+            headers: headerRefs([...always, ...(scope && !isAdmin && request ? rateLimits : [])]),
           },
         ]),
       ),

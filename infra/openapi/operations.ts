@@ -1,5 +1,6 @@
 /** The operations of the API document: what no schema describes. A test compares them with the routes of the app. */
 import type { z } from "zod";
+import * as admin from "../../shared/contracts/admin.ts";
 import { chatRequestSchema } from "../../shared/contracts/chat.ts";
 import { classifyRequestSchema } from "../../shared/contracts/classify.ts";
 import { classifyResponseSchema } from "../../shared/contracts/classify-response.ts";
@@ -67,7 +68,14 @@ export const schemas = {
   FineTuningJobEventList: jobEventListSchema,
   FineTuningCheckpointList: checkpointListSchema,
   ModelDeleted: modelDeletedSchema,
-  TenantErased: responses.tenantErasedSchema,
+  CreateKeyRequest: admin.createKeyRequestSchema,
+  RotateKeyRequest: admin.rotateKeyRequestSchema,
+  Key: admin.keySchema,
+  NewKey: admin.newKeySchema,
+  KeyList: admin.keyListSchema,
+  ChangeTenantRequest: admin.changeTenantRequestSchema,
+  Tenant: admin.tenantSettingsSchema,
+  TenantErasure: admin.tenantErasureSchema,
   UsageReport: responses.usageReportSchema,
   Health: responses.healthSchema,
   Ready: responses.readySchema,
@@ -82,11 +90,19 @@ export interface Operation {
   /** In OpenAPI's form: `/v1/models/{id}`. */
   path: string;
   id: string;
-  tag: "Generate" | "Embed and assign" | "Models and adapters" | "Fine-tuning" | "Tenant" | "Service" | "Pages";
+  tag:
+    | "Generate"
+    | "Embed and assign"
+    | "Models and adapters"
+    | "Fine-tuning"
+    | "Tenant"
+    | "Admin"
+    | "Service"
+    | "Pages";
   summary: string;
   description?: string;
-  /** Scope that the key needs; null: any key; undefined: no key. */
-  scope?: Scope | null;
+  /** Scope that the key needs; null: any key; "admin": the admin key; undefined: no key. */
+  scope?: Scope | "admin" | null;
   query?: z.ZodObject;
   /** The path's parameters, in order. */
   parameters?: { name: string; description: string }[];
@@ -127,6 +143,10 @@ const tuning = "Fine-tuning";
 const fileId = { name: "id", description: "`file-…`" };
 const jobId = { name: "id", description: "`ftjob-…`" };
 const ofJob: Rest = { scope: "adapters", parameters: [jobId], response: "FineTuningJob", errors: ["invalid_request"] };
+const adminErrors: ErrorKind[] = ["rate_limited", "backend_unavailable"];
+const ofAdmin = { scope: "admin", errors: adminErrors } as const;
+const keyId = { name: "id", description: "16 hex digits" };
+const tenantName = { name: "tenant", description: "Its name" };
 const file = (media: string, description: string) => ({ media, description });
 
 type Rest = Omit<Operation, "method" | "path" | "id" | "tag" | "summary">;
@@ -319,11 +339,41 @@ export const operations: Operation[] = [
   get("/v1/usage", "usage", "Tenant", "The tenant's use by day, model and centroid, and its limits", {
     ...{ scope: "usage", query: usageQuerySchema, response: "UsageReport", errors: ["invalid_request"] },
   }),
-  remove("/v1/tenant", "eraseTenant", "Tenant", "Erase the tenant's use, files and own adapters, at the backends too", {
-    scope: "erase",
+  get("/admin/v1/keys", "listKeys", "Admin", "Keys of a tenant, or of all", {
+    ...{
+      ...ofAdmin,
+      query: admin.keyListQuerySchema,
+      response: "KeyList",
+      errors: [...adminErrors, "invalid_request"],
+    },
+  }),
+  post("/admin/v1/keys", "createKey", "Admin", "Make a key, which is shown this once", {
+    ...ofAdmin,
+    request: { schema: "CreateKeyRequest", example: { tenant: "acme", scopes: ["completions"] } },
+    response: "NewKey",
+  }),
+  remove("/admin/v1/keys/{id}", "revokeKey", "Admin", "Revoke a key", {
+    ...{ ...ofAdmin, parameters: [keyId], response: "Key" },
+  }),
+  post("/admin/v1/keys/{id}/rotate", "rotateKey", "Admin", "Make a key like another, which ends", {
+    ...{ ...ofAdmin, parameters: [keyId], response: "NewKey" },
+    request: { schema: "RotateKeyRequest", example: { old_expires_at: "2027-01-31T00:00:00Z" } },
+  }),
+  get("/admin/v1/tenants/{tenant}", "getTenant", "Admin", "A tenant's plan, limits, origins and aliases", {
+    ...{ ...ofAdmin, parameters: [tenantName], response: "Tenant", errors: [...adminErrors, "invalid_request"] },
+  }),
+  post("/admin/v1/tenants/{tenant}", "changeTenant", "Admin", "Change what is named of them", {
+    ...{ ...ofAdmin, parameters: [tenantName], response: "Tenant" },
+    request: {
+      schema: "ChangeTenantRequest",
+      example: { limits: { requests_per_minute: 100 }, aliases: { "gpt-4o-mini": "smollm2-135m:auto" } },
+    },
+  }),
+  remove("/admin/v1/tenants/{tenant}", "eraseTenant", "Admin", "Erase a tenant, at the backends too", {
+    ...{ ...ofAdmin, parameters: [tenantName], mayBeLater: true, response: "TenantErasure" },
     description:
-      "`npm run keys -- delete TENANT` calls it with a key that it makes for this, then deletes the tenant's keys.",
-    response: "TenantErased",
+      "Revokes its keys, and answers 202 while they may still be in use. The same call after `retry_after` seconds erases use, limits, files, own adapters and the keys.",
+    errors: [...adminErrors, "invalid_request"],
   }),
   get("/healthz", "healthz", "Service", "The edge runs", { response: "Health" }),
   get("/readyz", "readyz", "Service", "A token was generated, by a backend with the same manifest", {

@@ -14,6 +14,11 @@ export const stateFolders = {
   objects: (state: string) => path.join(state, "objects"),
 };
 
+/** The file of a record in a namespace's folder, as edge/local-storage.ts names it. */
+export function recordFile(folder: string, name: string): string {
+  return path.join(folder, encodeURIComponent(name));
+}
+
 /** What is read of a wrangler configuration. */
 export type WorkerSettings = Pick<
   WranglerConfig,
@@ -77,9 +82,9 @@ export function workerdConfigText(
       globalOutbound = "network"))`,
     // Backends are on this machine, which workerd's own "internet" leaves out.
     `(name = "network", network = (allow = ["public", "private"]))`,
-    `(name = "objects", disk = (path = ${text(stateFolders.objects(state))}, writable = true))`,
-    ...namespaces.map(({ binding }) => folderText(binding, stateFolders.namespace(state, binding))),
-    ...buckets.map(({ binding }) => folderText(binding, stateFolders.bucket(state, binding))),
+    folderText("objects", stateFolders.objects(state), true),
+    ...namespaces.map(({ binding }) => folderText(binding, stateFolders.namespace(state, binding), true)),
+    ...buckets.map(({ binding }) => folderText(binding, stateFolders.bucket(state, binding), true)),
     ...(served ? [folderText(served.binding, assets)] : []),
   ];
   // The platform sets the header, whatever a client sends. Here it is a loopback address, and edge/local-worker.ts sets another one.
@@ -111,8 +116,8 @@ function wrappedText(binding: string, entrypoint: "namespace" | "bucket"): strin
       moduleName = "chameleon:local-storage", entrypoint = ${text(entrypoint)}, innerBindings = ${inner}))`;
 }
 
-function folderText(name: string, folder: string): string {
-  return `(name = ${text(name)}, disk = (path = ${text(folder)}))`;
+function folderText(name: string, folder: string, isWritable = false): string {
+  return `(name = ${text(name)}, disk = (path = ${text(folder)}, writable = ${isWritable}))`;
 }
 
 function list(items: readonly string[]): string {

@@ -4,10 +4,9 @@ import { rmSync } from "node:fs";
 import { mkdir, mkdtemp, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { recordFile } from "../keys/namespace.ts";
 import { readWranglerConfig } from "../wrangler.ts";
 import { bundleWorker } from "./bundle.ts";
-import { type OutsideSocket, stateFolders, type WorkerSettings, workerdConfigText } from "./config.ts";
+import { type OutsideSocket, recordFile, stateFolders, type WorkerSettings, workerdConfigText } from "./config.ts";
 import { startWorkerd, type WorkerdOptions, type WorkerdProcess } from "./process.ts";
 
 /** These override the wrangler configuration. */

@@ -311,21 +311,6 @@ export const adapterDeletedSchema = z.object({
   pending_backends: pendingBackends,
 });
 
-export const tenantErasedSchema = z.object({
-  object: z.literal("tenant.erased"),
-  tenant: z.string(),
-  adapters: z.int().describe("Own adapters that were kept"),
-  backends: z
-    .object({
-      confirmed: z.array(z.string()),
-      pending: z.array(z.string()),
-      partly_asked: z
-        .array(z.string())
-        .describe("Addresses of several processes: those that are not known to have a copy were not asked"),
-    })
-    .describe("Backends that have deleted the tenant's adapters; pending ones are asked until they confirm"),
-});
-
 const day = z.string().regex(/^\d{4}-\d{2}-\d{2}$/);
 const count = z.int().min(0);
 const bound = z.number().nullable().describe("null is none");
@@ -390,7 +375,6 @@ export type CentroidList = z.infer<typeof centroidListSchema>;
 export type Adapter = z.infer<typeof adapterSchema>;
 export type AdapterList = z.infer<typeof adapterListSchema>;
 export type AdapterDeleted = z.infer<typeof adapterDeletedSchema>;
-export type TenantErased = z.infer<typeof tenantErasedSchema>;
 export type UsageReport = z.infer<typeof usageReportSchema>;
 export type Health = z.infer<typeof healthSchema>;
 export type Ready = z.infer<typeof readySchema>;

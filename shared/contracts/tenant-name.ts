@@ -12,7 +12,10 @@ const prefixes = jurisdictions.map((one) => `${one}:`);
 /** Strict, because names travel into URLs, paths, logs and names of objects. */
 export const tenantPattern = new RegExp(`^(?:${prefixes.join("|")})?[A-Za-z0-9_-]{1,64}$`);
 export const tenantRule = `letters, digits, _ and -, at most 64, after one of the prefixes ${prefixes.join(", ")} or none`;
-export const tenantSchema = z.string().regex(tenantPattern, { error: `a tenant's name must be ${tenantRule}` });
+export const tenantSchema = z
+  .string()
+  .regex(tenantPattern, { error: `a tenant's name must be ${tenantRule}` })
+  .meta({ maxLength: 64 + Math.max(...prefixes.map(({ length }) => length)) });
 
 /** By the name of a tenant, or of an object (edge/platform/objects.ts); null: anywhere. */
 export function jurisdictionOf(name: string): Jurisdiction | null {

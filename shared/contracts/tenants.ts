@@ -1,6 +1,6 @@
 /**
  * What the KV namespace TENANTS holds: one record per key, with a copy of its tenant's, one for each key's rotation and
- * revocation, and one per tenant. `npm run keys` writes them, the edge reads them. A key itself is in none: only its SHA-256.
+ * revocation, and one per tenant. The admin API writes them. A key itself is in none: only its SHA-256.
  * Not here: what a tenant has used, which is its ledger's.
  */
 import * as z from "zod";
@@ -10,9 +10,7 @@ import { tenantSchema } from "./tenant-name.ts";
 
 /** What a key may be used for; `edge/tenants/keys.ts` says which route needs which. */
 export const scopes = ["completions", "embeddings", "adapters", "usage"] as const;
-/** Allows to erase the tenant. Only `npm run keys -- delete` makes a key with it, for as long as that takes. */
-export const eraseScope = "erase";
-export type Scope = (typeof scopes)[number] | typeof eraseScope;
+export type Scope = (typeof scopes)[number];
 
 /** Bounds on a tenant's use; null is none. */
 export interface TenantLimits {
@@ -48,7 +46,8 @@ const modelName = z.string().min(1).max(limits.modelCharacters);
 /** Other names of models: of each the model that it stands for, which is no alias. */
 export const aliasesSchema = z
   .record(modelName, modelName)
-  .refine((aliases) => Object.keys(aliases).length <= limits.aliases, { error: `more than ${limits.aliases} aliases` });
+  .refine((aliases) => Object.keys(aliases).length <= limits.aliases, { error: `more than ${limits.aliases} aliases` })
+  .meta({ maxProperties: limits.aliases });
 export type Aliases = z.infer<typeof aliasesSchema>;
 
 const bound = z.int().min(0).nullable().optional();
@@ -75,7 +74,7 @@ export const keyRecordSchema = z.object({
   /** SHA-256 of the key, lower-case hex. */
   hash: z.string().regex(hashPattern),
   tenant: tenantSchema,
-  scopes: z.array(z.enum([...scopes, eraseScope])),
+  scopes: z.array(z.enum(scopes)),
   createdAt: time,
   /** From then on it opens nothing. A rotated key's is the end of the overlap. */
   expiresAt: time.nullable(),
@@ -96,6 +95,9 @@ export type KeyRecord = z.infer<typeof keyRecordSchema>;
 /** A key's record with what its end and revocation say. */
 export type KnownKey = KeyRecord & { revokedAt: string | null };
 export type TenantRecord = z.infer<typeof tenantRecordSchema>;
+
+/** Of the deployment's admin key. */
+export const adminKeyPattern = /^[\x21-\x7e]{32,512}$/;
 
 /** 64 bits of the hash: names a key in lists and logs, and finds its record; whether it is the key the whole hash says. */
 const keyIdCharacters = 16;

@@ -69,7 +69,7 @@ describe.skipIf(!existsSync(`${root}/.git`))("the image", () => {
     await serve("cpu", app, {});
   });
 
-  test("of the edge starts by its command, with an admin key, and is healthy before its backends are", async () => {
+  test("of the edge starts by its command, with a key of its own, and is healthy before its backends are", async () => {
     const { app } = context(["shared", "gpu-backend", "edge", "infra", "wrangler.toml"]);
     symlinkSync(`${root}/node_modules`, `${app}/node_modules`);
     execFileSync(process.execPath, ["infra/build-edge.ts", "edge/built"], { cwd: app });
@@ -91,6 +91,6 @@ describe.skipIf(!existsSync(`${root}/.git`))("the image", () => {
     }
     const variables = { EDGE_HOST: "0.0.0.0", EDGE_PORT: "0", STATE_DIR: `${app}/state`, DRAIN_MS: "0" };
     const ready = await serve("edge", app, { ...variables, BACKEND_URLS: "http://127.0.0.1:9" });
-    expect(ready.keyFile).toBe(`${app}/state/admin-key`);
+    expect(ready.keyFile).toBe(`${app}/state/api-key`);
   });
 });

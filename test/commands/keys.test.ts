@@ -1,4 +1,4 @@
-/** `npm run keys` against the edge that `npm start` serves: what it says is in force at once. */
+/** `chameleon keys` against the edge that `npm start` serves: what it says is in force at once, and it starts no runtime of its own. */
 import { execFile } from "node:child_process";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -6,6 +6,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { readLocalRun } from "../../infra/local-run.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 
 const cli = fileURLToPath(new URL("../../infra/keys/cli.ts", import.meta.url));
@@ -21,13 +22,26 @@ afterAll(async () => {
   await rm(data, { recursive: true, force: true });
 });
 
+/** The commands see no workerd, wrangler or esbuild: what would start one fails. */
 async function keys(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  const env = { ...process.env, STATE_DIR: stack.state };
+  return keysWith({ STATE_DIR: stack.state }, ...args);
+}
+
+async function keysWith(variables: Record<string, string>, ...args: string[]) {
+  const preload = `--import=data:text/javascript,${encodeURIComponent(noProcesses)}`;
+  const env = { ...process.env, NODE_OPTIONS: preload, ...variables };
   return promisify(execFile)(process.execPath, [cli, ...args], { env }).then(
     (output) => ({ code: 0, ...output }),
     (error) => ({ code: error.code, stdout: error.stdout, stderr: error.stderr }),
   );
 }
+
+/** Makes each attempt to start a process an error. */
+const noProcesses = `
+import child from "node:child_process";
+import { syncBuiltinESMExports } from "node:module";
+for (const name of Object.keys(child)) if (/^(spawn|exec|fork)/.test(name)) child[name] = () => { throw new Error("no process"); };
+syncBuiltinESMExports();`;
 
 const complete = (key: string) =>
   stack.post("/v1/completions", { prompt: "Once", max_tokens: 1 }, { authorization: `Bearer ${key}` });
@@ -44,6 +58,7 @@ test("a key is made, limited, rotated and revoked while the edge runs", async ()
   const usage = await fetch(`${stack.edge}/v1/usage`, { headers: { authorization: `Bearer ${key}` } });
   expect(usage.status).toBe(403);
 
+  expect((await keys("list", "acme")).stdout).toMatch(new RegExp(`^${id}  acme  completions  made .*  active\n$`));
   const shown = await keys("limits", "acme", "--alias", "gpt-4o-mini=gpt2:c0");
   expect(shown.stdout).toMatch(/aliases +gpt-4o-mini=gpt2:c0\n/);
   const named = () =>
@@ -85,11 +100,10 @@ test("a deleted tenant is gone: keys, limits, use and own adapters, at the edge 
   };
   expect(await filesOf()).toBeGreaterThan(0);
 
-  const deleted = await keys("delete", "leaver", "--url", stack.edge, "--json");
+  const deleted = await keys("delete", "leaver", "--json");
   expect(deleted.code, deleted.stderr).toBe(0);
   expect(JSON.parse(deleted.stdout)).toMatchObject({
     ...{ keys: 1, tenant: "leaver", adapters: 1 },
-    ledgers: { pending: [] },
     backends: { confirmed: [expect.stringContaining("127.0.0.1")], pending: [] },
   });
   expect(await filesOf()).toBe(0);
@@ -101,6 +115,31 @@ test("a deleted tenant is gone: keys, limits, use and own adapters, at the edge 
   const get = async (path: string) => (await fetch(stack.edge + path, { headers: again })).json();
   expect(await get("/v1/adapters")).toEqual({ object: "list", data: [], deleting: [] });
   expect(await get("/v1/usage")).toMatchObject({ data: [], limits: { requests_per_minute: 600 } });
+});
+
+test("another edge is reached by its URL and CHAMELEON_ADMIN_KEY; a tenant's key is refused there", async () => {
+  const { adminKey } = readLocalRun(stack.state)!;
+  const elsewhere = { STATE_DIR: data, CHAMELEON_ADMIN_KEY: adminKey };
+  const made = await keysWith(elsewhere, "create", "remote", "--url", stack.edge);
+  expect((await complete(made.stdout.trim())).status).toBe(200);
+  const list = (key: string) => keysWith({ STATE_DIR: data, CHAMELEON_ADMIN_KEY: key }, "list", "--url", stack.edge);
+  for (const key of [made.stdout.trim(), stack.key]) {
+    expect(await list(key)).toEqual({ code: 1, stdout: "", stderr: "chameleon keys: The key is not the admin key.\n" });
+  }
+  expect((await list("")).stderr).toBe(`chameleon keys: set CHAMELEON_ADMIN_KEY to the admin key of ${stack.edge}\n`);
+  expect((await keysWith({ STATE_DIR: data }, "list")).stderr).toMatch(
+    /no server runs on .*`chameleon start` serves it/,
+  );
+});
+
+test("the command that the refusal of a page names allows the page", async () => {
+  const key = (await keys("create", "paged")).stdout.trim();
+  const origin = "https://app.example.com";
+  const models = () => fetch(`${stack.edge}/v1/models`, { headers: { authorization: `Bearer ${key}`, origin } });
+  const { error } = (await (await models()).json()) as { error: { message: string } };
+  const [, command] = /`chameleon keys (.*) ORIGIN …`/.exec(error.message)!;
+  expect((await keys(...command.split(" "), origin)).code).toBe(0);
+  await expect.poll(async () => (await models()).headers.get("access-control-allow-origin"), patience).toBe(origin);
 });
 
 test("what it cannot do is one clear line", async () => {

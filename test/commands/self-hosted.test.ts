@@ -1,6 +1,6 @@
 /** An edge that other machines can reach: its key, its certificate, its clients' addresses, and how it ends. */
 import { execFileSync } from "node:child_process";
-import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, stat } from "node:fs/promises";
 import { Agent, request } from "node:https";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -8,6 +8,7 @@ import { text } from "node:stream/consumers";
 import { beforeAll, expect, onTestFinished, test } from "vitest";
 import { readLocalRun } from "../../infra/local-run.ts";
 import { limits } from "../../shared/contracts/limits.ts";
+import { newKeyOf } from "../support/admin.ts";
 import { type FakeBackend, startFakeBackend } from "../support/fake-backend.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 
@@ -41,25 +42,33 @@ async function statusOf(url: string, key: string, headers: Record<string, string
   return response.status;
 }
 
-test("on every interface the known key is none; the admin key is its user's, outlives a start, and serves his commands", async () => {
+test("on every interface the known key is none; those that are made are its user's, outlive a start, and serve his commands", async () => {
   const edge = await startEdge("--host", "0.0.0.0");
   const url = edge.edge.replace("0.0.0.0", "127.0.0.2");
   expect([await statusOf(url, edge.key), await statusOf(url, localKey)]).toEqual([200, 401]);
-  const file = path.join(edge.state, "admin-key");
-  expect((await stat(file)).mode & 0o777).toBe(0o600);
-  expect(edge.log()).not.toContain(edge.key);
   const run = readLocalRun(edge.state)!;
-  expect(await statusOf(run.edge, run.key)).toBe(200);
+  expect([await statusOf(run.edge, run.key), await statusOf(url, run.adminKey)]).toEqual([200, 401]);
+  expect(run.key).not.toBe(run.adminKey);
+  for (const [name, key] of [
+    ["api-key", run.key],
+    ["admin-key", run.adminKey],
+  ]) {
+    const file = path.join(edge.state, name);
+    expect([(await stat(file)).mode & 0o777, (await readFile(file, "utf8")).trim()]).toEqual([0o600, key]);
+    expect(edge.log()).not.toContain(key);
+  }
+  expect(await statusOf(url, (await newKeyOf(edge.state, "acme")).key)).toBe(200);
 
   await edge.kill();
   const args = ["--backend", backend.url, "--host", "0.0.0.0"];
   const again = await startStack({ STATE_DIR: edge.state }, args, "start-edge.ts");
   onTestFinished(() => again.stop());
-  expect(again.key).toBe(edge.key);
+  expect([again.key, readLocalRun(edge.state)!.adminKey]).toEqual([edge.key, run.adminKey]);
   await again.kill();
   const local = await startStack({ STATE_DIR: edge.state }, ["--backend", backend.url], "start-edge.ts");
   onTestFinished(() => local.stop());
   expect([local.key, await statusOf(local.edge, edge.key)]).toEqual([localKey, 401]);
+  expect(readLocalRun(edge.state)!.adminKey).toBe(run.adminKey);
 });
 
 test("behind a proxy, unknown keys are limited by its clients' addresses; without one, nobody can name another's", async () => {

@@ -9,12 +9,9 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { beforeAll, expect, onTestFinished, test } from "vitest";
-import { newKey } from "../../infra/admin-key.ts";
-import { changeTenant, createKey, revokeKey } from "../../infra/keys/actions.ts";
-import { folderNamespace } from "../../infra/keys/namespace.ts";
 import { readLocalRun } from "../../infra/local-run.ts";
-import { stateFolders } from "../../infra/workerd/config.ts";
 import type { UsageReport } from "../../shared/contracts/responses.ts";
+import { callAdmin, newKeyOf } from "../support/admin.ts";
 import { type Backend, startBackend } from "../support/backend-process.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
@@ -52,12 +49,6 @@ async function killEdge(edge: Stack): Promise<void> {
   process.kill(readLocalRun(edge.state)!.worker, "SIGKILL");
   await edge.kill();
 }
-
-const actorOf = (state: string) => ({
-  namespace: folderNamespace(stateFolders.namespace(state, "TENANTS")),
-  now: () => new Date(),
-  newKey,
-});
 
 /** What a tenant was promised, and what was cut off. */
 interface Caller {
@@ -148,14 +139,10 @@ async function newCallers(state: string, round: number): Promise<Caller[]> {
   return Promise.all(
     Array.from({ length: callers }, async (_, i): Promise<Caller> => {
       const tenant = `caller-${round}-${i}`;
-      const { key } = await createKey(actorOf(state), tenant, { scopes: scopes(), expiresAt: null });
+      const { key } = await newKeyOf(state, tenant);
       return { tenant, key, charges: [], cutTokens: null, made: [], deleted: [], unknown: null };
     }),
   );
-}
-
-function scopes() {
-  return ["completions", "adapters", "usage"] as const;
 }
 
 /** Throws unless an edge has charged a caller for each answer that ended in time before `lostMs`, and for no more than those of `later`. */
@@ -192,17 +179,16 @@ test(`${kills} times (seed ${seed})`, { timeout: 300_000 }, async () => {
   onTestFinished(() => edge.stop());
   await expect.poll(async () => (await fetch(`${edge.edge}/readyz`)).status, patience).toBe(200);
   for (let round = 0; round < kills; round++) {
-    const actor = actorOf(state);
     const own = await newCallers(state, round);
-    const limited = (await createKey(actor, `limited-${round}`, { scopes: scopes(), expiresAt: null })).key;
-    await changeTenant(actor, `limited-${round}`, { limits: { requestsPerMinute: limit } });
-    const gone = await createKey(actor, "revoked", { scopes: scopes(), expiresAt: null });
+    const limited = (await newKeyOf(state, `limited-${round}`)).key;
+    await callAdmin(state, "POST", `/tenants/limited-${round}`, { limits: { requests_per_minute: limit } });
+    const gone = await newKeyOf(state, "revoked");
 
     const traffic = callAllUntilCut(edge, own);
     for (let i = 0; i < limit; i++) {
       expect((await call(edge, limited, "POST", "/v1/completions", { prompt: "a", max_tokens: 1 })).status).toBe(200);
     }
-    await revokeKey(actor, gone.id);
+    await callAdmin(state, "DELETE", `/keys/${gone.id}`);
     revoked = [...revoked, gone.key];
     await expect.poll(() => answersOf(own), patience).toBeGreaterThan(callers);
     await sleep(random() * 300);

@@ -3,13 +3,13 @@ import { describe, expect, test } from "vitest";
 import type { Access } from "../../edge/tenants/keys.ts";
 import { operations } from "../../infra/openapi/operations.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { eraseScope, plans, scopes } from "../../shared/contracts/tenants.ts";
+import { plans, scopes } from "../../shared/contracts/tenants.ts";
 import { errorOf, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
 const paths = [...new Set(operations.map(({ path }) => path))];
-const urlOf = (path: string) => path.replace(/\{\w+\}/, "gpt2");
+const urlOf = (path: string) => path.replace(/\{\w+\}/, path.includes("/keys/") ? "0123456789abcdef" : "gpt2");
 const withKey = operations.filter(({ scope }) => scope !== undefined);
 const withBody = operations.filter(({ request }) => request && !request.isForm);
 const named = (list: typeof operations) => list.map(({ method, path }) => [method.toUpperCase(), path] as const);
@@ -24,20 +24,20 @@ function expectHeaders({ headers }: Response): void {
 const access: Access = {
   tenant: "local",
   keyId: "k",
-  scopes: [...scopes, eraseScope],
+  scopes: [...scopes],
   limits: plans.unlimited,
   memoryTokens: null,
   fileBytes: null,
   origins: [],
 };
-const opensAll = { accessOf: async () => access };
+const opensAll = { keys: { accessOf: async () => access }, requireAdmin: async () => undefined };
 
 test.each(paths)("%s takes its own methods alone, and names them", async (path) => {
   const methods = operations.filter((one) => one.path === path).map(({ method }) => method.toUpperCase());
   const allowed = methods.map((method) => (method === "GET" ? "GET, HEAD" : method)).join(", ");
   for (const method of ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]) {
     if (methods.includes(method)) continue;
-    const response = await testApp({ keys: opensAll }).request(urlOf(path), { method });
+    const response = await testApp(opensAll).request(urlOf(path), { method });
     expect([method, response.headers.get("allow")]).toEqual([method, allowed]);
     expectHeaders(response);
     expect(await errorOf(response)).toMatchObject({ status: 405, code: "method_not_allowed" });
@@ -54,7 +54,7 @@ test.each(named(withKey))("%s %s wants a key", async (method, path) => {
 describe.each(named(withBody))("%s %s", (method, path) => {
   const mostBytes = path.startsWith("/v1/adapters") ? limits.documentBodyBytes : limits.bodyBytes;
   const send = (body: string, headers: Record<string, string> = {}) =>
-    testApp().request(path, { method, body, headers: { "content-type": "application/json", ...headers } });
+    testApp().request(urlOf(path), { method, body, headers: { "content-type": "application/json", ...headers } });
   const cases: [string, number, string | null, () => Promise<Response>][] = [
     ["no JSON", 400, null, async () => send("{")],
     ["a list", 400, null, async () => send("[]")],

@@ -7,7 +7,7 @@ import type { KeyStore } from "../../edge/tenants/keys.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { type FileObject, fileListSchema, fileSchema } from "../../shared/contracts/fine-tuning.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { eraseScope, plans, scopes } from "../../shared/contracts/tenants.ts";
+import { plans, scopes } from "../../shared/contracts/tenants.ts";
 import { backendUrl, errorOf, network, newTenants, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
@@ -166,7 +166,7 @@ describe("is refused by name, and nothing is stored:", () => {
       ...{
         tenant,
         keyId: "k",
-        scopes: [...scopes, eraseScope],
+        scopes: [...scopes],
         limits: plans.unlimited,
         memoryTokens: null,
         origins: [],
@@ -187,9 +187,7 @@ describe("is refused by name, and nothing is stored:", () => {
 test("files are erased with their tenant", async () => {
   network.use(http.delete(`${backendUrl}/v1/*/*`, () => new HttpResponse(null, { status: 204 })));
   const { id } = await uploaded();
-  const access = { tenant, keyId: "k", scopes: [eraseScope, "adapters"], limits: plans.unlimited, memoryTokens: null };
-  const parts = { keys: { accessOf: async () => ({ ...access, fileBytes: null, origins: [] }) } };
-  const erased = await app(parts).request("/v1/tenant", { method: "DELETE", headers: mine });
+  const erased = await app().request(`/admin/v1/tenants/${tenant}`, { method: "DELETE" });
   expect(erased.status, await erased.clone().text()).toBe(200);
   expect((await get(`/v1/files/${id}`)).status).toBe(404);
   expect(await storedRows()).toEqual({ records: 0, documentParts: 0 });

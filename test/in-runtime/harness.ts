@@ -27,6 +27,7 @@ import { defaultRegion, type Region } from "../../edge/platform/region.ts";
 import { createAdmissions } from "../../edge/tenants/admission.ts";
 import { BodyReads } from "../../edge/tenants/body-reads.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
+import { KeyRecords } from "../../edge/tenants/key-records.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
 import { workerRecorder } from "../../edge/tenants/settlements.ts";
@@ -49,6 +50,7 @@ import { loadOnce } from "../support/load-once.ts";
 
 export const backendUrl = "http://127.0.0.1:8788";
 export const key = "sk-chameleon-local";
+export const adminKey = "sk-admin-0123456789abcdef0123456789abcdef";
 const keyHash = "5b93e6a958772de0f808e4b81e411b4d0d33fac7bc164101f40502f0f6afcfb9";
 
 export const network = defineNetwork({
@@ -281,14 +283,20 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
   const reported: [string, ...Consumption[]][] = [];
   const works: Promise<unknown>[] = [];
   const now = overrides.now ?? (() => Date.now());
+  const keys = createKeyStore(
+    [{ hash: keyHash, tenant: "local" }],
+    createRecords(env.TENANTS, now, (read) => void works.push(read)),
+    now,
+    undefined,
+    {},
+    adminKey,
+  );
   const hono = createApp({
     artifacts,
     artifactsOf: async (hash) => heldSet(hash),
-    keys: createKeyStore(
-      [{ hash: keyHash, tenant: "local" }],
-      createRecords(env.TENANTS, now, (read) => void works.push(read)),
-      now,
-    ),
+    keys,
+    requireAdmin: keys.requireAdmin,
+    keyRecords: new KeyRecords(env.TENANTS, now, () => crypto.getRandomValues(new Uint8Array(32))),
     bodyReads: new BodyReads(),
     documentReads: new BodyReads(limits.documentBodyBytes),
     bodies: new AnswerBodies({ ofRequests: true }),
@@ -339,7 +347,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
     router: hono.router,
   };
   const request = (path: string, init: RequestInit = {}) => {
-    const headers = new Headers({ authorization: `Bearer ${key}` });
+    const headers = new Headers({ authorization: `Bearer ${path.startsWith("/admin") ? adminKey : key}` });
     for (const [name, value] of new Headers(init.headers)) headers.set(name, value);
     return app.request(`http://edge${path}`, { ...init, headers });
   };

@@ -2,8 +2,7 @@
 import { writeFile } from "node:fs/promises";
 import { inject } from "vitest";
 import type { TestProject } from "vitest/node";
-import { recordFile } from "../../infra/keys/namespace.ts";
-import { stateFolders } from "../../infra/workerd/config.ts";
+import { recordFile, stateFolders } from "../../infra/workerd/config.ts";
 import { keyEntry } from "./key-records.ts";
 import { type RunningStack, runningStack, type StackPlace, startStack } from "./stack.ts";
 

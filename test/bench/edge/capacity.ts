@@ -7,11 +7,8 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { Agent, request } from "node:http";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { newKey } from "../../../infra/admin-key.ts";
-import { changeTenant, createKey } from "../../../infra/keys/actions.ts";
-import { folderNamespace } from "../../../infra/keys/namespace.ts";
 import { readLocalRun } from "../../../infra/local-run.ts";
-import { stateFolders } from "../../../infra/workerd/config.ts";
+import { callAdmin, newKeyOf } from "../../support/admin.ts";
 import { quickEngine, startFakeBackend } from "../../support/fake-backend.ts";
 import { startStack } from "../../support/stack.ts";
 import { quantile } from "../quantile.ts";
@@ -123,12 +120,10 @@ async function withWays<T>(
     "start-edge.ts",
   );
   try {
-    const namespace = folderNamespace(stateFolders.namespace(state, "TENANTS"));
-    const actor = { namespace, now: () => new Date(), newKey };
     const keys: string[] = [];
     for (let i = 0; i < tenants; i++) {
-      await changeTenant(actor, `bench-${i}`, { plan: "unlimited", limits: {} });
-      keys.push((await createKey(actor, `bench-${i}`, { scopes: ["completions"], expiresAt: null })).key);
+      await callAdmin(state, "POST", `/tenants/bench-${i}`, { plan: "unlimited" });
+      keys.push((await newKeyOf(state, `bench-${i}`, ["completions"])).key);
     }
     let next = 0;
     const direct: Way = {

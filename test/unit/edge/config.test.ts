@@ -33,6 +33,7 @@ describe("readConfig", () => {
       MODEL_ALIASES: '{"gpt-4o-mini": "smollm2-135m:auto"}',
     });
     expect(config).toEqual({
+      adminKey: null,
       backendSecrets: [],
       backendFetch: expect.any(Function),
       backends: [

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, expect, onTestFinished, test, vi } from "vitest";
 import { z } from "zod";
-import { Connection, retryDelayMs } from "../../../infra/api/connection.ts";
+import { adminConnection, Connection, retryDelayMs } from "../../../infra/api/connection.ts";
 import { localKey } from "../../../infra/local-edge.ts";
 
 let state: string;
@@ -39,7 +39,7 @@ async function authorizationOf(options: { url?: string; key?: string }): Promise
 const writeRun = (mode: number, edge = "http://127.0.0.1:9399") =>
   writeFile(
     path.join(state, "run.json"),
-    JSON.stringify({ pid: process.pid, edge, key: "sk-own", worker: process.pid }),
+    JSON.stringify({ pid: process.pid, edge, key: "sk-own", adminKey: "sk-admin", worker: process.pid }),
     { mode },
   );
 
@@ -60,6 +60,27 @@ test("CHAMELEON_API_KEY goes to --url and to a checked local start, and nowhere 
   vi.stubEnv("CHAMELEON_API_KEY", "sk-secret");
   await writeRun(0o600, "http://192.0.2.1:9399");
   expect(await authorizationOf({})).toBe(`Bearer ${localKey}`);
+});
+
+test("the admin key of a checked local start goes there alone, that of CHAMELEON_ADMIN_KEY to --url alone", async () => {
+  vi.spyOn(process.stderr, "write").mockReturnValue(true);
+  vi.stubEnv("CHAMELEON_ADMIN_KEY", "sk-remote");
+  const called = vi.spyOn(globalThis, "fetch").mockImplementation(async () => Response.json({}));
+  const calledWith = async (options: { url?: string }) => {
+    await adminConnection(options).call(z.object({}), "GET", "/admin/v1/keys");
+    const [url, init] = called.mock.lastCall!;
+    return [url, new Headers(init?.headers).get("authorization")];
+  };
+  expect(() => adminConnection({})).toThrow(`no server runs on ${state}; \`chameleon start\` serves it`);
+  await writeRun(0o644);
+  expect(() => adminConnection({})).toThrow("no server runs");
+  await rm(path.join(state, "run.json"));
+  await writeRun(0o600);
+  expect(await calledWith({})).toEqual(["http://127.0.0.1:9399/admin/v1/keys", "Bearer sk-admin"]);
+  const url = "https://edge.example.com";
+  expect(await calledWith({ url })).toEqual([`${url}/admin/v1/keys`, "Bearer sk-remote"]);
+  vi.stubEnv("CHAMELEON_ADMIN_KEY", "");
+  expect(() => adminConnection({ url })).toThrow(`set CHAMELEON_ADMIN_KEY to the admin key of ${url}`);
 });
 
 test("without a running start, EDGE_PORT says where one would be", async () => {

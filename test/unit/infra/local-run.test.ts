@@ -8,7 +8,13 @@ import { createInterface } from "node:readline";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { claimStateFolder, type LocalRun, readLocalRun, writeLocalRun } from "../../../infra/local-run.ts";
 
-const run: LocalRun = { pid: process.pid, edge: "http://[::1]:1", key: "sk-own", worker: process.pid };
+const run: LocalRun = {
+  pid: process.pid,
+  edge: "http://[::1]:1",
+  key: "sk-own",
+  adminKey: "sk-admin",
+  worker: process.pid,
+};
 
 let folder: string;
 let file: string;

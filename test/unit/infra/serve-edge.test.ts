@@ -1,4 +1,4 @@
-/** What a start prints once it serves: for people on a terminal, for programs elsewhere; and the admin key once, to people alone. */
+/** What a start prints once it serves: for people on a terminal, for programs elsewhere; and a key that was made once, to people alone. */
 import { expect, test } from "vitest";
 import { type Ready, readyText } from "../../../infra/serve-edge.ts";
 
@@ -7,7 +7,7 @@ const local: Ready = { edge: "http://127.0.0.1:8787", key: "sk-known", made: nul
 const open: Ready = {
   edge: "https://192.0.2.7:443",
   key: "sk-secret",
-  made: { file: "state/admin-key", isNew: true },
+  made: { file: "state/api-key", isNew: true },
   backends,
 };
 
@@ -24,8 +24,8 @@ test("on a terminal: the page, the key and the documents; elsewhere one line", (
   }
 });
 
-test("an admin key is shown when it is made, on a terminal; where it is kept, always", () => {
-  const kept = { ...open, made: { file: "state/admin-key", isNew: false } };
+test("a key is shown when it is made, on a terminal; where it is kept, always", () => {
+  const kept = { ...open, made: { file: "state/api-key", isNew: false } };
   for (const options of [
     { json: true },
     { json: false, log: "json" },
@@ -38,8 +38,8 @@ test("an admin key is shown when it is made, on a terminal; where it is kept, al
       [kept, true],
     ] as const) {
       expect(readyText(ready, options, isTerminal)).not.toContain("sk-secret");
-      expect(readyText(ready, options, isTerminal)).toContain("state/admin-key");
+      expect(readyText(ready, options, isTerminal)).toContain("state/api-key");
     }
   }
-  expect(readyText(open, { json: false }, true)).toMatch(/key {3}sk-secret\n.*kept in state\/admin-key\n/);
+  expect(readyText(open, { json: false }, true)).toMatch(/key {3}sk-secret\n.*kept in state\/api-key\n/);
 });

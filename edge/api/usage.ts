@@ -1,10 +1,7 @@
-/**
- * GET /v1/usage: what the key's tenant has used, by day, model and centroid. DELETE /v1/tenant: erases all that edge and backends
- * store of it, except its keys, which `npm run keys` deletes.
- */
+/** GET /v1/usage: what the key's tenant has used, by day, model and centroid. */
 import { limits as requestLimits } from "../../shared/contracts/limits.ts";
 import { usageQuerySchema } from "../../shared/contracts/openai.ts";
-import type { TenantErased, UsageReport } from "../../shared/contracts/responses.ts";
+import type { UsageReport } from "../../shared/contracts/responses.ts";
 import { invalidRequest } from "../../shared/errors.ts";
 import type { UsageRow } from "../tenants/ledger-store.ts";
 import { answerList } from "./answer.ts";
@@ -60,13 +57,3 @@ function* entriesOf(rows: readonly UsageRow[]): Generator<UsageReport["data"][nu
     yield { day, model, centroid, ...used };
   }
 }
-
-export const eraseTenant: RouteHandler = async (c, dependencies) => {
-  const { tenant } = c.get("access");
-  const [{ adapters, partlyAsked, ...asked }] = await Promise.all([
-    dependencies.adapters.of(tenant).erase(),
-    dependencies.eraseUse(tenant),
-  ]);
-  const backends = { ...asked, partly_asked: partlyAsked };
-  return c.json({ object: "tenant.erased", tenant, adapters, backends } satisfies TenantErased);
-};

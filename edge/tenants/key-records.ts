@@ -1,0 +1,250 @@
+/** What the admin API does to the records of keys and tenants. Not here: how keys are looked up (keys.ts). */
+import { sha256Hex } from "../../shared/bytes.ts";
+import { limits as requestLimits } from "../../shared/contracts/limits.ts";
+import {
+  type Aliases,
+  endPrefix,
+  type KeyRecord,
+  type KnownKey,
+  keyEndSchema,
+  keyIdOf,
+  keyIdPattern,
+  keyPrefix,
+  keyRecordSchema,
+  revocationSchema,
+  revokedPrefix,
+  type Scope,
+  type TenantLimits,
+  type TenantRecord,
+  tenantPrefix,
+  tenantRecordSchema,
+  withEnd,
+} from "../../shared/contracts/tenants.ts";
+import { invalidRequest, ServiceError } from "../../shared/errors.ts";
+import { cacheSeconds, recordTimes } from "./records.ts";
+
+/** The methods of a KV namespace in use. */
+export interface RecordStore {
+  get(names: string[], options: { type: "json"; cacheTtl: number }): Promise<Map<string, unknown>>;
+  list(options: { prefix: string; cursor?: string }): Promise<RecordPage>;
+  put(name: string, value: string, options: { metadata: { tenant: string } | null }): Promise<void>;
+  delete(name: string): Promise<void>;
+  /** How long it serves an old record, in seconds; absent: as long as KV does. */
+  staleSeconds?: number;
+}
+
+type RecordPage = { keys: { name: string; metadata?: unknown }[] } & (
+  | { list_complete: true }
+  | { list_complete: false; cursor: string }
+);
+
+/** A new key, in clear for the only time. */
+export interface NewKey extends ListedKey {
+  key: string;
+}
+
+export interface ListedKey {
+  id: string;
+  record: KnownKey;
+}
+
+export type KeyState = "active" | "expires" | "expired" | "revoked";
+
+/** A change of a tenant's record. A limit of null is none; "plan" restores the plan's. */
+export interface TenantChange {
+  plan?: TenantRecord["plan"];
+  limits: { [Name in keyof TenantLimits]?: number | null | "plan" };
+  memoryTokens?: number | null | "plan";
+  origins?: string[];
+  aliases?: Aliases;
+}
+
+/** Names that KV reads in one operation, of which a request has 1,000. */
+const namesPerRead = 100;
+/** KV's minimum. Where a record was written, it is read at once as it is now. */
+const readOptions = { type: "json", cacheTtl: 30 } as const;
+
+export class KeyRecords {
+  readonly #store: RecordStore;
+  readonly #now: () => number;
+
+  readonly #random: () => Uint8Array;
+
+  /** `now`: a clock in milliseconds since 1970; `random`: 32 bytes that nobody can guess. */
+  constructor(store: RecordStore, now: () => number, random: () => Uint8Array) {
+    this.#store = store;
+    this.#now = now;
+    this.#random = random;
+  }
+
+  async create(tenant: string, granted: readonly Scope[], expiresAt: string | null): Promise<NewKey> {
+    const tenantRecord = (await this.tenant(tenant)) ?? standard;
+    const made = await this.#newKey({ tenant, scopes: [...granted], tenantRecord }, expiresAt);
+    await this.#putKey(made);
+    return made;
+  }
+
+  /** In order of tenant and creation. Throws invalid_request where there are more than `limits.listedKeys`. */
+  async list(tenant?: string): Promise<ListedKey[]> {
+    const ids: string[] = [];
+    let cursor: string | undefined;
+    do {
+      const page: RecordPage = await this.#store
+        .list({ prefix: keyPrefix, ...(cursor && { cursor }) })
+        .catch(unavailable);
+      for (const { name, metadata } of page.keys) {
+        const of = (metadata as { tenant?: string } | null | undefined)?.tenant ?? tenant;
+        if (tenant === undefined || of === tenant) ids.push(name.slice(keyPrefix.length));
+      }
+      cursor = page.list_complete ? undefined : page.cursor;
+    } while (cursor !== undefined && ids.length <= requestLimits.listedKeys);
+    if (ids.length > requestLimits.listedKeys) {
+      throw invalidRequest(`there are more than ${requestLimits.listedKeys} keys; name a tenant`, "tenant");
+    }
+    const records = await this.#read(ids);
+    return Array.from(records, ([id, record]) => ({ id, record }))
+      .filter(({ record }) => tenant === undefined || record.tenant === tenant)
+      .sort(({ record: a }, { record: b }) => compare(a.tenant, b.tenant) || compare(a.createdAt, b.createdAt));
+  }
+
+  /** Throws not_found where there is no such key. */
+  async revoke(id: string): Promise<ListedKey> {
+    const record = await this.#record(id);
+    const revokedAt = record.revokedAt ?? this.#time();
+    await this.#put(revokedPrefix + id, { revokedAt });
+    return { id, record: { ...record, revokedAt } };
+  }
+
+  /** Makes a key like the old one, which stays valid until `oldExpiresAt`. Throws invalid_request if the old one is not valid. */
+  async rotate(
+    id: string,
+    ends: { oldExpiresAt: string; expiresAt: string | null },
+  ): Promise<{ made: NewKey; old: ListedKey }> {
+    const record = await this.#record(id);
+    const state = stateOf(record, this.#now());
+    if (state === "revoked" || state === "expired") throw invalidRequest(`the key ${id} is ${state}; create another`);
+    const { tenant, scopes } = record;
+    const made = await this.create(tenant, scopes, ends.expiresAt);
+    const old = withEnd(record, { expiresAt: ends.oldExpiresAt }, null);
+    await this.#put(endPrefix + id, { expiresAt: old.expiresAt });
+    return { made, old: { id, record: old } };
+  }
+
+  /** null if the tenant has no record: then the standard plan applies, and no limit to keys of TENANT_KEYS. */
+  async tenant(tenant: string): Promise<TenantRecord | null> {
+    const name = tenantPrefix + tenant;
+    return tenantRecordSchema.nullable().parse((await this.#get([name])).get(name) ?? null);
+  }
+
+  /** Changes a tenant's record, and the copy in each of its valid keys. */
+  async change(tenant: string, change: TenantChange): Promise<TenantRecord> {
+    const before = (await this.tenant(tenant)) ?? standard;
+    const keys = await this.list(tenant);
+    const limits = Object.entries({ ...before.limits, ...change.limits }).filter(([, value]) => value !== "plan");
+    const memoryTokens = change.memoryTokens === undefined ? before.memoryTokens : change.memoryTokens;
+    const aliases = change.aliases ?? before.aliases;
+    const record = tenantRecordSchema.parse({
+      plan: change.plan ?? before.plan,
+      limits: Object.fromEntries(limits),
+      ...(memoryTokens !== undefined && memoryTokens !== "plan" && { memoryTokens }),
+      origins: change.origins ?? before.origins,
+      ...(aliases && { aliases }),
+    });
+    const valid = keys.filter(({ record: key }) => !["revoked", "expired"].includes(stateOf(key, this.#now())));
+    if (valid.length > requestLimits.validKeys) {
+      throw invalidRequest(`${tenant} has ${valid.length} valid keys, the maximum is ${requestLimits.validKeys}`);
+    }
+    await this.#put(tenantPrefix + tenant, record);
+    for (const { id, record: key } of valid) await this.#putKey({ id, record: { ...key, tenantRecord: record } });
+    return record;
+  }
+
+  /** Revokes a tenant's keys. Returns their ids, and for how many milliseconds one of them may still be accepted. */
+  async revokeAll(tenant: string): Promise<{ ids: string[]; waitMs: number }> {
+    const keys = await this.list(tenant);
+    const staleMs = 1000 * (this.#store.staleSeconds ?? cacheSeconds) + recordTimes.usableMs;
+    let waitMs = 0;
+    for (const { id, record } of keys) {
+      const { revokedAt } = record.revokedAt === null ? (await this.revoke(id)).record : record;
+      const ageMs = this.#now() - Date.parse(revokedAt!);
+      // A clock that was set back must not delay for hours.
+      if (Math.abs(ageMs) < staleMs) waitMs = Math.max(waitMs, staleMs - ageMs);
+    }
+    return { ids: keys.map(({ id }) => id), waitMs };
+  }
+
+  /** Deletes the records of a tenant and of its keys. Revocations stay: a city may still have a key's record in its cache. */
+  async forget(tenant: string, ids: readonly string[]): Promise<void> {
+    const names = ids.flatMap((id) => [endPrefix + id, keyPrefix + id]);
+    for (const name of [...names, tenantPrefix + tenant]) await this.#store.delete(name).catch(unavailable);
+  }
+
+  async #newKey(
+    granted: Pick<KeyRecord, "tenant" | "scopes" | "tenantRecord">,
+    expiresAt: string | null,
+  ): Promise<NewKey> {
+    const random = btoa(String.fromCharCode(...this.#random()));
+    const key = `sk-chameleon-${random.replaceAll("+", "-").replaceAll("/", "_").replace("=", "")}`;
+    const hash = await sha256Hex(new TextEncoder().encode(key));
+    const record = { hash, ...granted, createdAt: this.#time(), expiresAt, revokedAt: null };
+    return { key, id: keyIdOf(hash), record };
+  }
+
+  /** Throws not_found where there is none. */
+  async #record(id: string): Promise<KnownKey> {
+    const record = keyIdPattern.test(id) ? (await this.#read([id])).get(id) : undefined;
+    if (record === undefined) throw new ServiceError("not_found", `There is no key ${id.slice(0, 100)}.`);
+    return record;
+  }
+
+  /** Records of the keys that are there, with their ends, by id. */
+  async #read(ids: readonly string[]): Promise<Map<string, KnownKey>> {
+    const names = ids.flatMap((id) => [keyPrefix + id, endPrefix + id, revokedPrefix + id]);
+    const stored = new Map<string, unknown>();
+    for (let i = 0; i < names.length; i += namesPerRead) {
+      for (const [name, value] of await this.#get(names.slice(i, i + namesPerRead))) stored.set(name, value);
+    }
+    const records = new Map<string, KnownKey>();
+    for (const id of ids) {
+      const record = stored.get(keyPrefix + id) ?? null;
+      const end = keyEndSchema.nullable().parse(stored.get(endPrefix + id) ?? null);
+      const revocation = revocationSchema.nullable().parse(stored.get(revokedPrefix + id) ?? null);
+      if (record !== null) records.set(id, withEnd(keyRecordSchema.parse(record), end, revocation));
+    }
+    return records;
+  }
+
+  /** A key's own record: its revocation has another. */
+  #putKey({ id, record: { revokedAt, ...record } }: ListedKey): Promise<void> {
+    return this.#put(keyPrefix + id, record, { tenant: record.tenant });
+  }
+
+  #put(name: string, record: object, metadata: { tenant: string } | null = null): Promise<void> {
+    return this.#store.put(name, JSON.stringify(record), { metadata }).catch(unavailable);
+  }
+
+  #get(names: string[]): Promise<Map<string, unknown>> {
+    return this.#store.get(names, readOptions).catch(unavailable);
+  }
+
+  #time(): string {
+    return new Date(this.#now()).toISOString();
+  }
+}
+
+function unavailable(cause: unknown): never {
+  const message = "Keys and tenants cannot be read or written now; try again.";
+  throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
+}
+
+const standard: TenantRecord = { plan: "standard", limits: {}, origins: [] };
+
+export function stateOf({ revokedAt, expiresAt }: KnownKey, nowMs: number): KeyState {
+  if (revokedAt !== null) return "revoked";
+  if (expiresAt === null) return "active";
+  return Date.parse(expiresAt) <= nowMs ? "expired" : "expires";
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}

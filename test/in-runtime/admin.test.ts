@@ -1,0 +1,294 @@
+/** The admin API: who may call it, and each of its routes, with real KV. */
+import { env } from "cloudflare:workers";
+import { describe, expect, test } from "vitest";
+import { readConfig } from "../../edge/config.ts";
+import { createKeyStore } from "../../edge/tenants/keys.ts";
+import { operations } from "../../infra/openapi/operations.ts";
+import { sha256Hex } from "../../shared/bytes.ts";
+import type { Key, NewKey } from "../../shared/contracts/admin.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { keyPrefix } from "../../shared/contracts/tenants.ts";
+import type { Attributes } from "../../shared/observability/otlp.ts";
+import { adminKey, errorOf, key as tenantKey, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+let tenants = 0;
+const newTenant = () => `admin-${++tenants}`;
+const bearer = (key: string) => ({ authorization: `Bearer ${key}` });
+const routes = operations.filter(({ scope }) => scope === "admin");
+const urlOf = (path: string) =>
+  path.replace("{id}", "0123456789abcdef").replace("{tenant}", "acme").replace("{sha256}", "0".repeat(64));
+const made = async (body: object): Promise<NewKey> => (await testApp().post("/admin/v1/keys", body)).json();
+/** Of `/v1/usage`, in an isolate that has cached nothing. */
+const statusOf = async (key: string) => (await testApp().request("/v1/usage", { headers: bearer(key) })).status;
+
+describe("nobody but the admin key comes in", () => {
+  const others: [string, Record<string, string>][] = [
+    ["no key", { authorization: "" }],
+    ["another scheme", { authorization: `Basic ${btoa(`admin:${adminKey}`)}` }],
+    ["a tenant's key", bearer(tenantKey)],
+    ["the admin key's beginning", bearer(adminKey.slice(0, -1))],
+    ["more than the admin key", bearer(`${adminKey}0`)],
+    ["its hash", bearer("0".repeat(64))],
+    ["an empty key", bearer("")],
+  ];
+  test.each(others)("%s: 401 on every route, before its method or body is looked at", async (_, headers) => {
+    const { request } = testApp();
+    for (const { method, path } of routes) {
+      const response = await request(urlOf(path), { method: method.toUpperCase(), headers, body: undefined });
+      expect([path, await errorOf(response)]).toMatchObject([path, { status: 401, code: "invalid_api_key" }]);
+    }
+    for (const path of [
+      "/admin",
+      "/admin/",
+      "/admin/v1",
+      "/admin/v2/keys",
+      "/admin/v1/keys/../keys",
+      "/admin//v1/keys",
+    ]) {
+      expect([path, (await request(path, { headers })).status]).toEqual([path, 401]);
+    }
+  });
+
+  test("a key with every scope of a tenant named admin is a tenant's", async () => {
+    const { key } = await made({ tenant: "admin" });
+    expect(await statusOf(key)).toBe(200);
+    const response = await testApp().request("/admin/v1/keys", { headers: bearer(key) });
+    expect(await errorOf(response)).toMatchObject({ status: 401, message: "The key is not the admin key." });
+  });
+
+  test("the admin key opens nothing else, even where it is listed among tenants' keys", async () => {
+    const hash = await sha256Hex(new TextEncoder().encode(adminKey));
+    const store = createKeyStore([{ hash, tenant: "local" }], {} as never, Date.now, undefined, {}, adminKey);
+    await expect(store.accessOf(adminKey, "")).rejects.toMatchObject({ kind: "unauthorized" });
+    for (const path of ["/v1/models", "/v1/usage", "/v1/tenant"]) {
+      const response = await testApp().request(path, { headers: bearer(adminKey) });
+      expect(await errorOf(response)).toMatchObject({ status: 401, message: "The admin key opens /admin alone." });
+    }
+  });
+
+  test("a deployment without an admin key says so, and takes none", async () => {
+    const { requireAdmin } = createKeyStore([], {} as never, Date.now);
+    for (const key of ["", "null", "undefined", adminKey]) {
+      const response = await testApp({ requireAdmin }).request("/admin/v1/keys", { headers: bearer(key || "x") });
+      expect(await errorOf(response)).toMatchObject({ status: 401, message: expect.stringContaining("ADMIN_KEY") });
+    }
+  });
+
+  test("an admin key that can be guessed is refused by the configuration, and not repeated", () => {
+    const variables = { BACKEND_URLS: "http://127.0.0.1:1", TENANT_KEYS: "[]", CELLS_PER_REGION: "1" };
+    expect(readConfig({ ...variables, ADMIN_KEY: adminKey }).adminKey).toBe(adminKey);
+    expect(readConfig({ ...variables, ADMIN_KEY: "" }).adminKey).toBeNull();
+    for (const ADMIN_KEY of ["hunter2", ` ${adminKey}`, "a b".repeat(20), "x".repeat(513)]) {
+      const read = () => readConfig({ ...variables, ADMIN_KEY });
+      expect(read).toThrow(`ADMIN_KEY has ${ADMIN_KEY.length} characters; it must have 32 to 512`);
+      expect(read).not.toThrow(ADMIN_KEY);
+    }
+  });
+
+  test("wrong keys are counted with unknown API keys of the network, and the right one is let in all the same", async () => {
+    const { app, request } = testApp();
+    const address = { "cf-connecting-ip": "192.0.2.7" };
+    const guess = async (path: string, n: number) => {
+      const headers = { ...bearer(`guess-${n}`), ...address };
+      return (await app.request(`http://edge${path}`, { headers })).status;
+    };
+    const half = limits.keyLookupsPerMinute / 2;
+    for (let i = 0; i < half; i++) expect(await guess("/v1/models", i)).toBe(401);
+    for (let i = 0; i < half; i++) expect(await guess("/admin/v1/keys", i)).toBe(401);
+    expect(await guess("/admin/v1/keys", -1)).toBe(429);
+    expect(await guess("/v1/models", -2)).toBe(429);
+    expect((await request("/admin/v1/keys?tenant=none", { headers: address })).status).toBe(200);
+  });
+
+  test("no browser: neither a page's request nor its preflight, whatever key or origin", async () => {
+    const { request } = testApp();
+    const tenant = newTenant();
+    await testApp().post(`/admin/v1/tenants/${tenant}`, { origins: ["https://app.example"] });
+    const { key } = await made({ tenant });
+    const page: Record<string, string>[] = [
+      { origin: "https://app.example" },
+      { origin: "http://edge" },
+      { origin: "null" },
+      { "sec-fetch-site": "same-origin" },
+      { "sec-fetch-site": "none" },
+    ];
+    for (const headers of page) {
+      for (const authorization of [bearer(adminKey), bearer(key)]) {
+        for (const method of ["GET", "POST", "OPTIONS"]) {
+          const asked = { ...headers, ...authorization, "access-control-request-method": "POST" };
+          const response = await request("/admin/v1/keys", { method, headers: asked });
+          expect([method, headers, response.status]).toEqual([method, headers, 403]);
+          const allowed = [...response.headers.keys()].filter((name) => name.startsWith("access-control-"));
+          expect(allowed).toEqual([]);
+        }
+      }
+    }
+  });
+
+  test("neither log lines nor spans hold the admin key, or a key that was made", async () => {
+    const lines: Attributes[] = [];
+    const tracing = { sampleRatio: 1, ended: (span: object) => void lines.push({ ...span } as never) };
+    const { post, request, logged } = testApp({
+      tracing: { ...tracing, logRequest: (fields) => void lines.push(fields) },
+    });
+    const { key } = await (await post("/admin/v1/keys", { tenant: newTenant() })).json<NewKey>();
+    await request("/admin/v1/keys", { headers: bearer(`${adminKey}x`) });
+    expect(lines.length).toBeGreaterThan(2);
+    const text = JSON.stringify([lines, logged]);
+    for (const secret of [adminKey, key]) expect(text).not.toContain(secret);
+  });
+});
+
+describe("keys", () => {
+  test("are made, used, listed, rotated and revoked", async () => {
+    const { request, post } = testApp();
+    const tenant = newTenant();
+    const { key, ...shown } = await made({ tenant, scopes: ["usage"], expires_at: "2126-01-01T01:00:00+01:00" });
+    expect(shown).toEqual({
+      ...{ object: "key", tenant, scopes: ["usage"], state: "expires", revoked_at: null },
+      ...{ id: expect.stringMatching(/^[0-9a-f]{16}$/), created_at: expect.any(String) },
+      expires_at: "2126-01-01T00:00:00.000Z",
+    });
+    expect(await statusOf(key)).toBe(200);
+    expect((await testApp().post("/v1/embeddings", { input: "a" }, { headers: bearer(key) })).status).toBe(403);
+    const list = async () => (await request(`/admin/v1/keys?tenant=${tenant}`)).json<{ data: Key[] }>();
+    expect((await list()).data).toEqual([shown]);
+    const everybody = await (await request("/admin/v1/keys")).json<{ data: Key[] }>();
+    expect(everybody.data).toContainEqual(shown);
+
+    const rotated = await post(`/admin/v1/keys/${shown.id}/rotate`, { old_expires_at: "2125-01-01T00:00:00Z" });
+    const next = await rotated.json<NewKey>();
+    expect(next).toMatchObject({ tenant, scopes: ["usage"], state: "active", replaces: { id: shown.id } });
+    expect(next.replaces?.expires_at).toBe("2125-01-01T00:00:00.000Z");
+    expect([await statusOf(key), await statusOf(next.key)]).toEqual([200, 200]);
+
+    const revoked = await request(`/admin/v1/keys/${shown.id}`, { method: "DELETE" });
+    expect(await revoked.json()).toMatchObject({ id: shown.id, state: "revoked" });
+    expect([await statusOf(key), await statusOf(next.key)]).toEqual([401, 200]);
+    const again = await post(`/admin/v1/keys/${shown.id}/rotate`, { old_expires_at: "2125-01-01T00:00:00Z" });
+    expect(await errorOf(again)).toMatchObject({ status: 400, message: expect.stringContaining("is revoked") });
+    expect((await env.TENANTS.list({ prefix: keyPrefix + shown.id })).keys[0].metadata).toEqual({ tenant });
+  });
+
+  test.each<[string, object, string]>([
+    ["no tenant", {}, "tenant"],
+    ["a tenant named as a path", { tenant: "../x" }, "tenant"],
+    ["an unknown scope", { tenant: "a", scopes: ["admin"] }, "scopes[0]"],
+    ["a scope that no key has", { tenant: "a", scopes: ["erase"] }, "scopes[0]"],
+    ["scopes without end", { tenant: "a", scopes: Array(5).fill("usage") }, "scopes"],
+    ["a date that is none", { tenant: "a", expires_at: "tomorrow" }, "expires_at"],
+    ["a field with a typo", { tenant: "a", scope: ["usage"] }, "scope"],
+  ])("with %s are not made", async (_, body, param) => {
+    const before = await env.TENANTS.list();
+    expect(await errorOf(await testApp().post("/admin/v1/keys", body))).toMatchObject({ status: 400, param });
+    expect((await env.TENANTS.list()).keys).toHaveLength(before.keys.length);
+  });
+
+  test.each(["0000000000000000", "key:x", "%2e%2e%2fx", "x".repeat(3000)])("that are not there: %s", async (id) => {
+    const { request, post } = testApp();
+    const body = { old_expires_at: "2125-01-01T00:00:00Z" };
+    for (const response of [
+      await request(`/admin/v1/keys/${id}`, { method: "DELETE" }),
+      await post(`/admin/v1/keys/${id}/rotate`, body),
+    ]) {
+      expect(await errorOf(response)).toMatchObject({
+        status: 404,
+        message: expect.stringMatching(/^There is no key/),
+      });
+    }
+  });
+});
+
+describe("tenants", () => {
+  test("have a plan, limits, origins and aliases, which change one by one and reach their keys", async () => {
+    const { request, post } = testApp();
+    const tenant = newTenant();
+    const path = `/admin/v1/tenants/${tenant}`;
+    const standard = { requests_per_minute: 600, tokens_per_minute: 250_000, concurrent_requests: 64 };
+    const before = await (await request(path)).json();
+    expect(before).toEqual({
+      ...{ object: "tenant", tenant, plan: "standard", origins: [], aliases: {} },
+      limits: { ...standard, tokens_per_month: 50_000_000, memory_tokens: limits.tenantMemoryTokens },
+    });
+    const { key } = await made({ tenant });
+    await post(path, { limits: { requests_per_minute: 7, tokens_per_month: null }, origins: ["https://a.example"] });
+    const changed = await (await post(path, { limits: { memory_tokens: 5 }, aliases: { "gpt-4o": "gpt2" } })).json();
+    expect(changed).toMatchObject({
+      limits: { requests_per_minute: 7, tokens_per_month: null, memory_tokens: 5, concurrent_requests: 64 },
+      ...{ origins: ["https://a.example"], aliases: { "gpt-4o": "gpt2" } },
+    });
+    expect(await (await request(path)).json()).toEqual(changed);
+    const used = await testApp().request("/v1/usage", { headers: { ...bearer(key), origin: "https://a.example" } });
+    expect(await used.json()).toMatchObject({ limits: { requests_per_minute: 7 } });
+    const back = { plan: "unlimited", limits: { requests_per_minute: "plan" }, origins: [], aliases: {} };
+    expect(await (await post(path, back)).json()).toMatchObject({
+      ...{ plan: "unlimited", origins: [], aliases: {} },
+      limits: { requests_per_minute: null, tokens_per_minute: null, memory_tokens: 5 },
+    });
+  });
+
+  test("the refusal of a page names the command that allows its origin: what that sends does allow it", async () => {
+    const tenant = newTenant();
+    const { key } = await made({ tenant });
+    const page = { ...bearer(key), origin: "https://app.example.com" };
+    const refused = await errorOf(await testApp().request("/v1/models", { headers: page }));
+    expect(refused.message).toContain(`\`chameleon keys limits ${tenant} --origin ORIGIN …\``);
+    await testApp().post(`/admin/v1/tenants/${tenant}`, { origins: ["https://app.example.com"] });
+    const response = await testApp().request("/v1/models", { headers: page });
+    expect([response.status, response.headers.get("access-control-allow-origin")]).toEqual([200, page.origin]);
+  });
+
+  test.each<[string, object, string]>([
+    ["a limit of words", { limits: { requests_per_minute: "many" } }, "limits.requests_per_minute"],
+    ["a limit below zero", { limits: { tokens_per_minute: -1 } }, "limits.tokens_per_minute"],
+    ["a limit with a typo", { limits: { request_per_minute: 1 } }, "limits.request_per_minute"],
+    ["another plan", { plan: "gold" }, "plan"],
+    ["an origin of any", { origins: ["*"] }, "origins"],
+    ["an origin with a path", { origins: ["https://a.example/x"] }, "origins"],
+    ["an origin of a script", { origins: ["javascript:alert(1)"] }, "origins"],
+    ["too many origins", { origins: Array(limits.origins + 1).fill("https://a.example") }, "origins"],
+    ["too many aliases", { aliases: Object.fromEntries(Array.from({ length: 65 }, (_, i) => [i, "m"])) }, "aliases"],
+    ["a field with a typo", { alias: {} }, "alias"],
+  ])("%s changes nothing", async (_, body, param) => {
+    const path = `/admin/v1/tenants/${newTenant()}`;
+    expect(await errorOf(await testApp().post(path, body))).toMatchObject({ status: 400, param });
+    expect(await (await testApp().request(path)).json()).toMatchObject({ plan: "standard", origins: [], aliases: {} });
+  });
+
+  test.each(["a b", "..", "%2e%2e", "key:0000000000000000", "xx:acme", "a".repeat(65)])(
+    "have names: %s",
+    async (name) => {
+      for (const method of ["GET", "DELETE"]) {
+        const { status } = await testApp().request(`/admin/v1/tenants/${encodeURIComponent(name)}`, { method });
+        expect([400, 404]).toContain(status);
+      }
+    },
+  );
+
+  test("are erased once their keys are revoked everywhere, and say what is left where", async () => {
+    let nowMs = Date.now();
+    const { request } = testApp({ now: () => nowMs });
+    const tenant = newTenant();
+    const { key } = await made({ tenant });
+    await testApp().post(`/admin/v1/tenants/${tenant}`, { limits: { requests_per_minute: 7 } });
+    const erase = () => request(`/admin/v1/tenants/${tenant}`, { method: "DELETE" });
+    const first = await erase();
+    expect([first.status, await first.json()]).toEqual([
+      ...[202, { object: "tenant.erasing", tenant, retry_after: expect.any(Number) }],
+    ]);
+    const waitS = Number(first.headers.get("retry-after"));
+    expect(waitS).toBeGreaterThan(55);
+    expect(await statusOf(key)).toBe(401);
+    nowMs += waitS * 1000 + 1000;
+    const second = await erase();
+    expect([second.status, await second.json()]).toMatchObject([
+      ...[200, { object: "tenant.erased", tenant, keys: 1, adapters: 0 }],
+    ]);
+    expect(await (await request(`/admin/v1/keys?tenant=${tenant}`)).json()).toMatchObject({ data: [] });
+    const { limits: now } = await (await request(`/admin/v1/tenants/${tenant}`)).json<{ limits: object }>();
+    expect(now).toMatchObject({ requests_per_minute: 600 });
+    expect((await erase()).status).toBe(200);
+  });
+});

@@ -1,0 +1,296 @@
+/** What the admin API does to the records of keys and tenants, over a namespace in memory. */
+import { createHash, randomBytes } from "node:crypto";
+import { expect, test } from "vitest";
+import { KeyRecords, type NewKey, type RecordStore, stateOf } from "../../../edge/tenants/key-records.ts";
+import { createKeyStore } from "../../../edge/tenants/keys.ts";
+import { createRecords } from "../../../edge/tenants/records.ts";
+import { limits as publicLimits } from "../../../shared/contracts/limits.ts";
+import { limitsOf, memoryTokensOf, plans, type Scope } from "../../../shared/contracts/tenants.ts";
+
+const random = () => randomBytes(32);
+
+class World {
+  readonly stored = new Map<string, string>();
+  /** The metadata. */
+  readonly tenants = new Map<string, string>();
+  readonly read: string[] = [];
+  pageNames = 2;
+  clockMs = Date.UTC(2026, 10, 25);
+  readonly now = () => this.clockMs;
+  readonly store: RecordStore = {
+    get: async (names) => {
+      this.read.push(...names);
+      return new Map(names.map((name) => [name, JSON.parse(this.stored.get(name) ?? "null")]));
+    },
+    list: async ({ prefix, cursor = "0" }) => {
+      const all = [...this.stored.keys()].filter((name) => name.startsWith(prefix));
+      const keys = all.slice(Number(cursor), Number(cursor) + this.pageNames).map((name) => {
+        const tenant = this.tenants.get(name);
+        return { name, ...(tenant !== undefined && { metadata: { tenant } }) };
+      });
+      const next = Number(cursor) + this.pageNames;
+      return next >= all.length ? { keys, list_complete: true } : { keys, list_complete: false, cursor: String(next) };
+    },
+    put: async (name, value, { metadata }) => {
+      this.stored.set(name, value);
+      if (metadata) this.tenants.set(name, metadata.tenant);
+    },
+    delete: async (name) => void this.stored.delete(name),
+  };
+  readonly records = new KeyRecords(this.store, this.now, random);
+
+  after(ms: number): string {
+    return new Date(this.clockMs + ms).toISOString();
+  }
+
+  create(tenant: string, expiresAt: string | null = null): Promise<NewKey> {
+    return this.records.create(tenant, all, expiresAt);
+  }
+
+  async states(): Promise<string[]> {
+    return (await this.records.list()).map(({ record }) => stateOf(record, this.clockMs)).sort();
+  }
+
+  /** Records whose first write comes after `other`, which has run by then. */
+  interrupted(other: () => Promise<unknown>): KeyRecords {
+    let run: (() => Promise<unknown>) | null = other;
+    const put: RecordStore["put"] = async (...args) => {
+      const now = run;
+      run = null;
+      await now?.();
+      await this.store.put(...args);
+    };
+    return new KeyRecords({ ...this.store, put }, this.now, random);
+  }
+
+  /** What the edge says of a key that is stored so; a fresh isolate reads it. */
+  accessOf(key: string) {
+    const get = async (name: string) => JSON.parse(this.stored.get(name) ?? "null") as unknown;
+    const namespace = { get, list: () => Promise.reject(new Error("not to be listed")) };
+    const records = createRecords(namespace, this.now, () => undefined);
+    return createKeyStore([], records, this.now).accessOf(key, "");
+  }
+}
+
+const all: readonly Scope[] = ["completions", "usage"];
+const hour = 3_600_000;
+const limited = { limits: { requestsPerMinute: 7 } };
+
+test("a new key is stored as its hash alone, under the hash's first characters", async () => {
+  const world = new World();
+  const { key, id, record } = await world.create("acme");
+  expect(key).toMatch(/^sk-chameleon-[\w-]{43}$/);
+  const hash = createHash("sha256").update(key).digest("hex");
+  expect(record).toMatchObject({ hash, tenant: "acme", scopes: all, revokedAt: null });
+  expect(id).toBe(hash.slice(0, 16));
+  expect([...world.stored.keys()]).toEqual([`key:${id}`]);
+  expect([...world.stored.values()].join()).not.toContain(key);
+});
+
+test("lists are by tenant and time, of one tenant or all", async () => {
+  const world = new World();
+  for (const tenant of ["zeta", "acme", "zeta"]) {
+    await world.create(tenant);
+    world.clockMs++;
+  }
+  expect((await world.records.list()).map(({ record }) => record.tenant)).toEqual(["acme", "zeta", "zeta"]);
+  expect(await world.records.list("acme")).toHaveLength(1);
+  expect(await world.records.list("none")).toEqual([]);
+});
+
+test("more keys than a list may have are refused, unless a tenant is named", async () => {
+  const world = new World();
+  await world.create("acme");
+  for (let i = 0; i <= publicLimits.listedKeys; i++) {
+    world.stored.set(`key:${i}`, "null");
+    world.tenants.set(`key:${i}`, "other");
+  }
+  world.pageNames = 1000;
+  world.read.splice(0);
+  await expect(world.records.list()).rejects.toThrow(`more than ${publicLimits.listedKeys} keys; name a tenant`);
+  expect(world.read).toEqual([]);
+  expect(await world.records.list("acme")).toHaveLength(1);
+});
+
+test("a rotated key goes on for the overlap, a revoked one not at all", async () => {
+  const world = new World();
+  const old = await world.create("acme");
+  const { made } = await world.records.rotate(old.id, { oldExpiresAt: world.after(24 * hour), expiresAt: null });
+  expect(made.record).toMatchObject({ tenant: "acme", scopes: all, expiresAt: null });
+  expect(await world.states()).toEqual(["active", "expires"]);
+  world.clockMs += 24 * hour;
+  expect(await world.states()).toEqual(["active", "expired"]);
+  const again = world.records.rotate(old.id, { oldExpiresAt: world.after(hour), expiresAt: null });
+  await expect(again).rejects.toThrow(/expired/);
+  await world.records.revoke(made.id);
+  expect(await world.states()).toEqual(["expired", "revoked"]);
+  for (const id of ["0".repeat(16), "..", "x".repeat(600)]) {
+    await expect(world.records.revoke(id)).rejects.toMatchObject({ kind: "not_found" });
+  }
+});
+
+test("an overlap never prolongs a key", async () => {
+  const world = new World();
+  const soon = world.after(hour);
+  const { id } = await world.create("acme", soon);
+  const { old } = await world.records.rotate(id, { oldExpiresAt: world.after(24 * hour), expiresAt: null });
+  expect(old.record.expiresAt).toBe(soon);
+});
+
+test("limits are the plan's but for those that are set, and may be the plan's again", async () => {
+  const { records } = new World();
+  expect(await records.tenant("acme")).toBeNull();
+  await records.change("acme", { limits: { requestsPerMinute: 7, tokensPerMonth: null } });
+  await records.change("acme", { limits: { tokensPerMinute: 0 }, origins: ["https://a.example"] });
+  const record = (await records.tenant("acme"))!;
+  expect(limitsOf(record)).toEqual({
+    ...{ ...plans.standard, requestsPerMinute: 7 },
+    ...{ tokensPerMonth: null, tokensPerMinute: 0 },
+  });
+  expect(record.origins).toEqual(["https://a.example"]);
+  expect(record).not.toHaveProperty("aliases");
+  await records.change("acme", { limits: {}, aliases: { "gpt-4o": "gpt2" } });
+  await records.change("acme", { limits: {} });
+  expect((await records.tenant("acme"))!.aliases).toEqual({ "gpt-4o": "gpt2" });
+  expect(memoryTokensOf(record)).toBe(publicLimits.tenantMemoryTokens);
+  await records.change("acme", { memoryTokens: 7, limits: {} });
+  await records.change("acme", { plan: "unlimited", limits: { requestsPerMinute: "plan" } });
+  expect(limitsOf((await records.tenant("acme"))!)).toEqual({ ...plans.unlimited, tokensPerMinute: 0 });
+  expect(memoryTokensOf((await records.tenant("acme"))!)).toBe(7);
+  await records.change("acme", { memoryTokens: "plan", limits: {} });
+  expect(memoryTokensOf((await records.tenant("acme"))!)).toBe(null);
+});
+
+test("a valid key has a copy of its tenant's record, and a change reaches every one", async () => {
+  const world = new World();
+  const first = await world.create("acme");
+  const other = await world.create("zeta");
+  world.tenants.delete(`key:${first.id}`);
+  const old = JSON.parse(world.stored.get(`key:${first.id}`)!);
+  const revoked = await world.create("acme");
+  await world.records.revoke(revoked.id);
+  world.read.splice(0);
+  const record = await world.records.change("acme", limited);
+  expect(world.read).not.toContain(`key:${other.id}`);
+  const late = await world.create("acme");
+  const { made } = await world.records.rotate(first.id, { oldExpiresAt: world.after(hour), expiresAt: null });
+  const keys = new Map((await world.records.list()).map(({ id, record: key }) => [id, key]));
+  for (const { id } of [first, late, made]) expect(keys.get(id)?.tenantRecord).toEqual(record);
+  for (const { id } of [other, revoked]) expect(keys.get(id)?.tenantRecord?.limits).toEqual({});
+  expect(keys.get(revoked.id)?.revokedAt).not.toBeNull();
+  expect({ ...keys.get(first.id), expiresAt: null }).toEqual({ ...old, revokedAt: null, tenantRecord: record });
+});
+
+test("a tenant with more valid keys than one request can write is refused, and nothing changes", async () => {
+  const world = new World();
+  const { key, id } = await world.create("acme");
+  const one = JSON.parse(world.stored.get(`key:${id}`)!);
+  for (let i = 0; i < publicLimits.validKeys; i++) {
+    const hash = createHash("sha256").update(`${i}`).digest("hex");
+    world.stored.set(`key:${hash.slice(0, 16)}`, JSON.stringify({ ...one, hash }));
+  }
+  const before = new Map(world.stored);
+  await expect(world.records.change("acme", limited)).rejects.toThrow(/acme has 501 valid keys, the maximum is 500/);
+  expect(world.stored).toEqual(before);
+  await world.records.revoke(id);
+  await world.records.change("acme", limited);
+  await expect(world.accessOf(key)).rejects.toThrow(/revoked/);
+});
+
+type Command = (records: KeyRecords, id: string) => Promise<unknown>;
+const limitAcme: Command = (records) => records.change("acme", limited);
+const rotate: Command = (records, id) => {
+  return records.rotate(id, { oldExpiresAt: new Date(Date.UTC(2026, 10, 25, 1)).toISOString(), expiresAt: null });
+};
+
+test.each([
+  ["limits", [limitAcme]],
+  ["rotate", [rotate]],
+  ["limits, in it rotate", [rotate, limitAcme]],
+  ["rotate, in it limits", [limitAcme, rotate]],
+])("a key stays revoked if it is revoked while there run %s", async (_, commands) => {
+  const world = new World();
+  const { key, id } = await world.create("acme");
+  let run: () => Promise<unknown> = () => world.records.revoke(id);
+  for (const command of commands) {
+    const racing = world.interrupted(run);
+    run = () => command(racing, id);
+  }
+  await run();
+  await expect(world.accessOf(key)).rejects.toThrow(/revoked/);
+  const keys = await world.records.list();
+  expect(stateOf(keys.find((one) => one.id === id)!.record, world.clockMs)).toBe("revoked");
+});
+
+test("no two changes at once take a key, or one that they make, out of its jurisdiction", async () => {
+  const world = new World();
+  const made: [tenant: string, key: string][] = [];
+  const commands: ((records: KeyRecords) => Promise<unknown>)[] = [];
+  for (const tenant of ["acme", "eu:acme"]) {
+    const note = ({ key }: NewKey) => made.push([tenant, key]);
+    const first = await world.create(tenant);
+    note(first);
+    commands.push(
+      (records) => records.change(tenant, limited),
+      (records) => records.create(tenant, all, null).then(note),
+      (records) =>
+        records
+          .rotate(first.id, { oldExpiresAt: world.after(hour), expiresAt: null })
+          .then(({ made: rotated }) => note(rotated)),
+    );
+  }
+  for (const one of commands) for (const other of commands) await one(world.interrupted(() => other(world.records)));
+  for (const [tenant, key] of made) expect(await world.accessOf(key)).toMatchObject({ tenant });
+});
+
+test("a key whose tenant has a prefix that this release does not know opens nothing", async () => {
+  const world = new World();
+  const { key } = await world.create("mars:acme");
+  await expect(world.accessOf(key)).rejects.toMatchObject({
+    cause: { message: expect.stringContaining("prefixes eu: or none") },
+  });
+});
+
+test("a key that is rotated while limits change has the new limits, and ends with the overlap", async () => {
+  const world = new World();
+  const { key, id } = await world.create("acme");
+  await limitAcme(
+    world.interrupted(() => rotate(world.records, id)),
+    id,
+  );
+  expect(await world.accessOf(key)).toMatchObject(limited);
+  world.clockMs += hour;
+  await expect(world.accessOf(key)).rejects.toThrow(/expired/);
+});
+
+test("before a tenant is erased its keys are revoked, for as long as a city may know them", async () => {
+  const world = new World();
+  const other = await world.create("other");
+  const before = new Map(world.stored);
+  const [one, two] = [await world.create("acme"), await world.create("acme")];
+  await rotate(world.records, two.id);
+  await world.records.change("acme", { limits: { tokensPerMonth: 5 } });
+  const { ids, waitMs } = await world.records.revokeAll("acme");
+  expect([ids.length, waitMs]).toEqual([3, 62_000]);
+  await expect(world.accessOf(one.key)).rejects.toThrow("revoked");
+  world.clockMs += 61_000;
+  expect((await world.records.revokeAll("acme")).waitMs).toBe(1000);
+  world.clockMs += 1000;
+  expect((await world.records.revokeAll("acme")).waitMs).toBe(0);
+  // Of a clock that was ahead by hours.
+  world.clockMs -= 9 * hour;
+  expect((await world.records.revokeAll("acme")).waitMs).toBe(0);
+  await world.records.forget("acme", ids);
+  const left = [...world.stored].filter(([name]) => !name.startsWith("revoked:"));
+  expect(new Map(left)).toEqual(before);
+  expect((await world.accessOf(other.key)).tenant).toBe("other");
+  await expect(world.accessOf(one.key)).rejects.toThrow("not known");
+});
+
+test("a store that fails is unavailable, and says when to try again", async () => {
+  const world = new World();
+  const failing = new KeyRecords({ ...world.store, put: () => Promise.reject(new Error("429")) }, world.now, random);
+  await expect(failing.create("acme", all, null)).rejects.toMatchObject({
+    ...{ kind: "backend_unavailable", retryAfterSeconds: 1 },
+  });
+});
