@@ -9,9 +9,9 @@ import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Gain } from "../adapters/own/held-out-gain.ts";
 import { fitNetwork, fitStatic } from "./bank/fit.ts";
 import { documentGain, minMeasuredDocuments } from "./bank/gain.ts";
-import { LossMeter } from "./bank/loss.ts";
 import { type AssignedLoss, chooseScales, documentsByCentroid, measureWindows, perplexityOf } from "./bank/measure.ts";
 import { servedParameters } from "./bank/parameters.ts";
+import { plainHead, Reader } from "./bank/reader.ts";
 import type { BankSettings, TextSettings } from "./bank/settings.ts";
 import { readBase } from "./base.ts";
 import { countsByCluster, labelsOf, mapPositions } from "./clustering/describe.ts";
@@ -43,13 +43,8 @@ export async function train(options: TrainOptions, progress: Progress, signal?: 
   const base = await readBase(options.modelDirectory);
   const cacheDirectory = cacheOf(options);
   const prepared = await prepare(base, { ...options, cacheDirectory, windowSeed: options.seed }, progress, signal);
-  let manifest: Manifest;
-  try {
-    const bank = await trainBank(prepared, options, progress, signal);
-    manifest = await publishBank(prepared, bank, await measure(prepared, bank, options, progress), options);
-  } finally {
-    await prepared.close();
-  }
+  const bank = await trainBank(prepared, options, progress, signal);
+  const manifest = await publishBank(prepared, bank, await measure(prepared, bank, options, progress), options);
   if (!options.keepCache) await rm(cacheDirectory, { recursive: true });
   progress.end();
   return manifest;
@@ -116,15 +111,15 @@ async function measure(
   progress: Progress,
 ): Promise<MeasuredBank> {
   const { sets } = bank.placed;
-  const meter = await LossMeter.open(head, bank.bank.a0, options.threads);
+  const reader = await Reader.open(plainHead(head), bank.bank, options.threads);
   progress.stage("measuring", 2);
-  const chosen = await chooseScales(meter, sets.validation, bank);
+  const chosen = await chooseScales(reader, sets.validation, bank);
   // A centroid without enough test documents to measure it serves the static adapter.
   const documents = documentsByCentroid(sets.test, bank.centroids);
   const scales = chosen.map((scale, k) => (documents[k] < minMeasuredDocuments ? 0 : scale));
   progress.advance(1, "scales");
-  const losses = await measureWindows(meter, sets.test, bank, scales);
-  await meter.release();
+  const losses = await measureWindows(reader, sets.test, bank, scales);
+  await reader.release();
   progress.advance(2, "gains");
   const random = new Random(options.seed, streams.bootstrap);
   const measured = Array.from(scales, (scale, k) => {

@@ -3,12 +3,13 @@
  * seed and step number alone, so parameters, moments and the step number are the whole state: a resumed run equals an unbroken one.
  */
 
+import { joinArrays } from "../../../shared/bytes.ts";
 import { type AdamWOptions, adamWStep, learningRateAt, type Moments } from "../../../shared/math/adamw.ts";
 import { openSession, type Session, type Tensor, tensor } from "../../runtime/session.ts";
 import type { Bank } from "../../runtime/step.ts";
-import { scoredTokens } from "../corpus/windows.ts";
+import { scoredTokens, targetsOf, type Window } from "../corpus/windows.ts";
+import type { PlacedSet, WindowSet } from "../hidden-states.ts";
 import { Random, streams } from "../random.ts";
-import { type Batch, gatherBatch, type PlacedSet, runsOf, type WindowPart, type WindowSet } from "./batches.ts";
 import { type BankShape, initialParameters, type ParameterName, type Parameters, shapeOf } from "./parameters.ts";
 import { buildTrainingGraph, type HeadWeights } from "./training-graph.ts";
 
@@ -48,8 +49,15 @@ const tokensPerWindow = 24;
 const warmUpSteps = 20;
 export const adamWDefaults: Omit<AdamWOptions, "weightDecay"> = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8 };
 
-/** A window drawn for a step: its tokens, and the input [P] of the hyper-network; null of a static adapter. */
-interface DrawnWindow extends WindowPart {
+/** Logits of one run, in numbers: keeps a run's memory near 32 MB whatever the vocabulary. */
+const maxLogits = 8_000_000;
+
+/** A window drawn for a step. */
+interface DrawnWindow {
+  window: Window;
+  /** Which of its scored tokens are learnt from, rising. */
+  tokens: Int32Array;
+  /** The input [P] of the hyper-network; null of a static adapter. */
   embedding: Float32Array | null;
 }
 
@@ -122,8 +130,8 @@ export class Trainer {
   #draw(random: Random): DrawnWindow[] {
     const { windows } = this.#text.set;
     const part = (index: number, embedding: Float32Array | null): DrawnWindow => {
-      const tokens = random.subset(scoredTokens(windows[index]), tokensPerWindow);
-      return { index, tokens, embedding };
+      const window = windows[index];
+      return { window, tokens: random.subset(scoredTokens(window), tokensPerWindow), embedding };
     };
     if (!this.#clusters) {
       return Array.from({ length: clustersPerStep * windowsPerCluster }, () =>
@@ -145,18 +153,19 @@ export class Trainer {
   }
 
   async #lossAndGradients(drawn: readonly DrawnWindow[]) {
-    const { head, set } = this.#text;
-    const { hiddenSize: D, vocabularySize: V } = head;
+    const { hiddenSize: D, vocabularySize: V } = this.#text.head;
     const tokens = drawn.reduce((sum, window) => sum + window.tokens.length, 0);
     const gradients = new Map<ParameterName, Float32Array>();
+    const perRun = Math.max(1, Math.floor(maxLogits / V / tokensPerWindow));
     let loss = 0;
-    for (const windows of runsOf(drawn, (window) => window.tokens.length, V)) {
-      const batch = await gatherBatch(set, windows, D);
+    for (let from = 0; from < drawn.length; from += perRun) {
+      const windows = drawn.slice(from, from + perRun);
+      const { hidden, targets, windowOf } = await this.#gather(windows);
       const results = await this.#session.run({
         ...this.#feeds,
-        ...(this.#clusters && placed(windows, batch)),
-        targets: tensor(batch.targets, [batch.targets.length]),
-        hidden: tensor(batch.hidden, [batch.targets.length, D]),
+        ...(this.#clusters && { ...inputsOf(windows), window_of: tensor(windowOf, [windowOf.length]) }),
+        targets: tensor(targets, [targets.length]),
+        hidden: tensor(hidden, [targets.length, D]),
         weight: tensor(Float32Array.of(1 / tokens), []),
       });
       for (const nll of results.nll.data as Float32Array) loss += nll / tokens;
@@ -169,17 +178,31 @@ export class Trainer {
     }
     return { loss, gradients };
   }
+
+  /** Hidden states [N, D] and targets [N] of the windows' tokens, and which of the windows each belongs to, [N]. */
+  async #gather(windows: readonly DrawnWindow[]) {
+    const D = this.#text.head.hiddenSize;
+    const N = windows.reduce((sum, { tokens }) => sum + tokens.length, 0);
+    const hidden = new Float32Array(N * D);
+    const [targets, windowOf] = [new Int32Array(N), new Int32Array(N)];
+    let row = 0;
+    for (const [s, { window, tokens }] of windows.entries()) {
+      const states = await this.#text.set.states.read(window);
+      const ids = targetsOf(window);
+      for (const token of tokens) {
+        hidden.set(states.subarray(token * D, (token + 1) * D), row * D);
+        targets[row] = ids[token];
+        windowOf[row++] = s;
+      }
+    }
+    return { hidden, targets, windowOf };
+  }
 }
 
-/** Inputs of the hyper-network, one under the other, and which of them each token has. */
-function placed(windows: readonly DrawnWindow[], { windowOf }: Batch) {
-  const P = windows[0].embedding!.length;
-  const embeddings = new Float32Array(windows.length * P);
-  for (const [s, { embedding }] of windows.entries()) embeddings.set(embedding!, s * P);
-  return {
-    embeddings: tensor(embeddings, [windows.length, P]),
-    window_of: tensor(windowOf, [windowOf.length]),
-  };
+/** Inputs of the hyper-network, one under the other. */
+function inputsOf(windows: readonly DrawnWindow[]) {
+  const inputs = windows.map(({ embedding }) => embedding!);
+  return { embeddings: tensor(joinArrays(Float32Array, inputs), [inputs.length, inputs[0].length]) };
 }
 
 function initialState({ hiddenSize }: HeadWeights, shape: BankShape, seed: number): TrainerState {

@@ -16,6 +16,7 @@
  * Shapes: N tokens, S windows, V vocabulary, D hidden size, Q gates, P dimensions of the embedding, H hidden units.
  */
 import { GraphBuilder } from "../../runtime/graph.ts";
+import { addBank } from "../../runtime/head-graph.ts";
 import type { Bank } from "../../runtime/step.ts";
 import type { BankShape } from "./parameters.ts";
 
@@ -51,12 +52,14 @@ export function buildTrainingGraph(head: HeadWeights, { shape, above }: Trained)
   const windowOf = network && g.input("window_of", "int32", ["N"]);
   const gates = network && g.node("Gather", [network.gates, windowOf!], { axis: 0 }); // [N, Q]
 
-  const under = above ? addAdapter(g, tokens.hidden, constantBank(g, above, D), null).adapted : tokens.hidden;
-  const own = addAdapter(g, tokens.hidden, { a, a0: g.constant(shape.a0, [Q]), b }, gates, under);
-  const dAdapted = addLoss(g, tokens, own.adapted); // [N, D]
+  const ones = above && g.constant(new Float32Array(above.gates).fill(1), [1, above.gates]);
+  const under = ones ? addBank(g, head, above)(tokens.hidden, ones) : tokens.hidden;
+  const p = g.node("Gemm", [tokens.hidden, a, g.constant(shape.a0, [Q])], { transB: 1 });
+  const u = gates ? g.node("Mul", [p, gates]) : p;
+  const dAdapted = addLoss(g, tokens, g.node("Gemm", [u, b, under])); // [N, D]
   const dU = g.node("Gemm", [dAdapted, b], { transB: 1 });
   const dP = gates ? g.node("Mul", [dU, gates]) : dU;
-  g.output("d_b", g.node("Gemm", [own.u, dAdapted], { transA: 1 }), "float32", [Q, D]);
+  g.output("d_b", g.node("Gemm", [u, dAdapted], { transA: 1 }), "float32", [Q, D]);
   const lowRank = g.constant(
     shape.a0.map((x) => 1 - x),
     [Q, 1],
@@ -68,32 +71,13 @@ export function buildTrainingGraph(head: HeadWeights, { shape, above }: Trained)
   const membership = g.node("Cast", [g.node("Equal", [windows, g.node("Unsqueeze", [windowOf!, g.integers(0)])])], {
     to: 1,
   });
-  const dGates = g.node("MatMul", [membership, g.node("Mul", [dU, own.p])]); // [S, N]·[N, Q]
+  const dGates = g.node("MatMul", [membership, g.node("Mul", [dU, p])]); // [S, N]·[N, Q]
   const sumOverWindows = (x: string) => g.node("ReduceSum", [x, g.integers(0)], { keepdims: 0 });
   g.output("d_w2", g.node("Gemm", [dGates, network.z], { transA: 1 }), "float32", [Q, H]);
   g.output("d_b2", sumOverWindows(dGates), "float32", [Q]);
   const dPre = g.node("Mul", [g.node("MatMul", [dGates, network.w2]), network.slope]); // [S, H]
   g.output("d_w1", g.node("Gemm", [dPre, network.input], { transA: 1 }), "float32", [H, P]);
   g.output("d_b1", sumOverWindows(dPre), "float32", [H]);
-  return g.bytes();
-}
-
-/** Forward only: hidden [N, D], targets [N], gates [N, Q], a, b → nll [N] over the whole vocabulary. */
-export function buildLossGraph(head: HeadWeights, a0: Float32Array): Uint8Array {
-  const { hiddenSize: D, vocabularySize: V } = head;
-  const Q = a0.length;
-  const g = new GraphBuilder("loss");
-  const hidden = g.input("hidden", "float32", ["N", D]);
-  const targets = g.input("targets", "int32", ["N"]);
-  const gates = g.input("gates", "float32", ["N", Q]);
-  const bank = { a: g.input("a", "float32", [Q, D]), a0: g.constant(a0, [Q]), b: g.input("b", "float32", [Q, D]) };
-  const { adapted } = addAdapter(g, hidden, bank, gates);
-  const logits = g.node("Gemm", [adapted, g.constant(head.tokenEmbedding, [V, D])], { transB: 1 });
-  // Not ReduceLogSumExp, which takes several times as long over a large vocabulary.
-  const logprobs = g.node("LogSoftmax", [logits], { axis: 1 });
-  const column = g.node("Unsqueeze", [targets, g.integers(1)]);
-  const ofTarget = g.node("Squeeze", [g.node("GatherElements", [logprobs, column], { axis: 1 }), g.integers(1)]);
-  g.output("nll", g.node("Neg", [ofTarget]), "float32", ["N"]);
   return g.bytes();
 }
 
@@ -112,29 +96,6 @@ function addTokens(g: GraphBuilder, { hiddenSize: D, vocabularySize: V, tokenEmb
     weight: g.input("weight", "float32", []),
     rows: g.constant(tokenEmbedding, [V, D]),
   };
-}
-
-interface BankNodes {
-  a: string; // [Q, D]
-  a0: string; // [Q]
-  b: string; // [Q, D]
-}
-
-export function constantBank(g: GraphBuilder, { gates: Q, a, a0, b }: Bank, D: number): BankNodes {
-  return { a: g.constant(a, [Q, D]), a0: g.constant(a0, [Q]), b: g.constant(b, [Q, D]) };
-}
-
-/** p, u [N, Q] and `to` + Bᵀ·u [N, D]; gates [N, Q], or null for 1. */
-export function addAdapter(
-  g: GraphBuilder,
-  hidden: string,
-  { a, a0, b }: BankNodes,
-  gates: string | null,
-  to = hidden,
-) {
-  const p = g.node("Gemm", [hidden, a, a0], { transB: 1 });
-  const u = gates ? g.node("Mul", [p, gates]) : p;
-  return { p, u, adapted: g.node("Gemm", [u, b, to]) };
 }
 
 /** Outputs nll [N] and returns the gradient of the loss by `adapted`, [N, D], scaled by the weight. */
