@@ -118,7 +118,7 @@ const command = addOptions(createCommand(name, what, examples))
   .option("--out <folder>", "where the figures go, and finished parts", ".cache/figures")
   .action(async (flags: Flags) => {
     const { threads, out: folder } = flags;
-    const progress = commandProgress(now);
+    const progress = commandProgress();
     const { figures, tables } = await measure(flags, { threads, folder, progress, signal: interruptionSignal(now) });
     progress.end();
     const file = join(folder, `${name.replace(":", "-")}.json`);

@@ -137,7 +137,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/settings.ts": ["commander"],
   "gpu-backend/main.ts": ["@hono/node-server"],
   "gpu-backend/research": ["commander"],
-  "gpu-backend/training": ["cli-progress", "commander", "html-to-text"],
+  "gpu-backend/training": ["cli-progress", "commander", "html-to-text", "ml-matrix"],
   "gpu-backend/models": ["@huggingface/hub", "commander"],
   infra: ["aws4fetch", "cli-progress", "commander", "esbuild", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
