@@ -4,7 +4,7 @@ import { gatesOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { lossesOf } from "../../gpu-backend/training/bank/measure.ts";
 import { bankShape, servedParameters, staticBank, type Trained } from "../../gpu-backend/training/bank/parameters.ts";
 import { plainHead, Reader } from "../../gpu-backend/training/bank/reader.ts";
-import { Trainer, type TrainingClusters } from "../../gpu-backend/training/bank/trainer.ts";
+import { openTrainer, type TrainingClusters } from "../../gpu-backend/training/bank/trainer.ts";
 import { prefixTokens, type Window } from "../../gpu-backend/training/corpus/windows.ts";
 import { seededRandom } from "../support/steps.ts";
 
@@ -39,7 +39,7 @@ function clusteredText() {
 const { text, ...placed } = clusteredText();
 
 async function trained(shape: Trained["shape"], clusters: TrainingClusters | null): Promise<Trained> {
-  const trainer = await Trainer.open(text, shape, clusters, options, null);
+  const trainer = await openTrainer(text, shape, clusters, options, null);
   while (trainer.state.step < steps) await trainer.step();
   await trainer.release();
   return { shape, parameters: trainer.state.parameters };

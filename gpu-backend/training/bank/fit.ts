@@ -12,7 +12,7 @@ import { type BankShape, bankShape, staticBank, type Trained } from "./parameter
 import { plainHead, Reader } from "./reader.ts";
 import type { BankSettings } from "./settings.ts";
 import {
-  Trainer,
+  openTrainer,
   type TrainerOptions,
   type TrainerState,
   type TrainingClusters,
@@ -91,13 +91,8 @@ async function trainPart(
   const kept = await readFile(checkpoint).catch(nullIfMissing);
   const resumed = kept && (deserialize(kept) as TrainerState);
   if (resumed) progress.note(`${name}: continuing from step ${resumed.step}`);
-  const trainer = await Trainer.open(
-    text,
-    shape,
-    clusters,
-    { seed, steps, learningRate, weightDecay, threads },
-    resumed,
-  );
+  const trainerOptions = { seed, steps, learningRate, weightDecay, threads };
+  const trainer = await openTrainer(text, shape, clusters, trainerOptions, resumed);
   const { state } = trainer;
   try {
     progress.stage(name, steps);
