@@ -5,10 +5,12 @@
 import type { DoneFrame, Frame, PromptFrame, TokenFrame, TokenSources } from "../../shared/contracts/inference.ts";
 import type { ChatToken, ComparedToken, SourcedToken } from "../../shared/contracts/responses.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
+import { hasCalls } from "../../shared/contracts/tools.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { PlannedChoice } from "../plan/plan.ts";
+import { type CallPart, CallReader } from "./call-reader.ts";
 
 export interface ChoiceOptions {
   echo: boolean;
@@ -25,12 +27,15 @@ export interface ChoiceOptions {
 export interface ChoicePart {
   planned: PlannedChoice;
   text: string;
+  /** Of functions, after the text. */
+  calls: CallPart[];
   /** null unless the request asks for logprobs. */
   logprobs: ReportedToken[] | null;
   compared: ComparedToken[];
   sourced: SourcedToken[];
   /** In the last part only. */
   done: DoneFrame | null;
+  finishReason: "stop" | "length" | "tool_calls" | null;
 }
 
 export interface ReportedToken {
@@ -72,6 +77,8 @@ export class Choice {
   readonly #tokenizer: Tokenizer;
   readonly #options: ChoiceOptions;
   readonly #text: TextStream;
+  /** null where no function may be called. */
+  readonly #calls: CallReader | null;
   readonly #offsets: OffsetCounter;
   /** The echoed prompt until the first part has it, then "". */
   #prompt: string;
@@ -81,11 +88,12 @@ export class Choice {
   #stopped = false;
 
   constructor(planned: PlannedChoice, tokenizer: Tokenizer, options: ChoiceOptions, echoed: EchoedPrompt = notEchoed) {
-    const { stop, min_tokens } = samplingWith(planned.sequence.sampling);
+    const { stop, min_tokens, text_form } = samplingWith(planned.sequence.sampling);
     this.planned = planned;
     this.#tokenizer = tokenizer;
     this.#options = options;
     this.#text = new TextStream((id) => tokenizer.textPieceOf(id), stop, min_tokens);
+    this.#calls = text_form !== null && hasCalls(text_form) ? new CallReader(text_form) : null;
     this.#prompt = echoed.text;
     this.#promptCharacters = echoed.characters;
     this.#offsets = new OffsetCounter(this.#promptCharacters);
@@ -172,13 +180,16 @@ export class Choice {
   #part(text: string, tokens: ReportedToken[], done: DoneFrame | null): ChoicePart {
     const prompt = this.#prompt;
     this.#prompt = "";
+    const read = this.#calls?.push(text, done !== null) ?? { text: prompt + text, calls: [] };
     return {
       planned: this.planned,
-      text: prompt + text,
+      ...read,
       logprobs: this.#options.logprobs === null ? null : tokens,
       compared: this.#options.compare ? comparedOf(tokens) : [],
       sourced: this.#isSourced ? sourcedOf(tokens) : [],
       done,
+      finishReason:
+        done?.finishReason === "stop" && this.#calls?.endsInCall ? "tool_calls" : (done?.finishReason ?? null),
     };
   }
 }

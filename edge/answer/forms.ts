@@ -8,8 +8,9 @@ import type {
   CompletionLogprobs,
 } from "../../shared/contracts/responses.ts";
 import { envelopeOf } from "../../shared/errors.ts";
+import type { CallPart } from "./call-reader.ts";
 import { type ChoicePart, chatTokensOf, type ReportedToken, tokenText } from "./choice.ts";
-import type { Envelope, Form } from "./response.ts";
+import { callId, type Envelope, type Form } from "./response.ts";
 import { responseForm } from "./response-form.ts";
 
 type AnyChoice = (ChatChoice | ChatChunkChoice | CompletionChoice) & { chameleon?: Partial<ChameleonBlock> };
@@ -20,9 +21,9 @@ interface Choices {
   object: string;
   chunkObject: string;
   /** A choice that is done, from its joined parts. */
-  choice(all: ChoicePart): AnyChoice;
+  choice(all: ChoicePart, envelope: Envelope): AnyChoice;
   /** A chunk's choice; `isFirst`: the first chunk of this choice. */
-  chunkChoice(part: ChoicePart, isFirst: boolean): AnyChoice;
+  chunkChoice(part: ChoicePart, isFirst: boolean, envelope: Envelope): AnyChoice;
 }
 
 function inChoices({ idPrefix, object, chunkObject, choice, chunkChoice }: Choices): Form {
@@ -36,12 +37,13 @@ function inChoices({ idPrefix, object, chunkObject, choice, chunkChoice }: Choic
     idPrefix,
     repeatsText: false,
     whole(envelope, choices, usage) {
-      const written = choices.map(({ all, block }) => withBlock(choice(all), block));
+      const written = choices.map(({ all, block }) => withBlock(choice(all, envelope), block));
       return { ...answer(envelope, object, written), usage };
     },
     events(envelope, { part, block, isFirst }) {
-      const data = answer(envelope, chunkObject, [withBlock(chunkChoice(part, isFirst), block)]);
-      return [{ name: null, data, text: part.text, isLast: part.done !== null }];
+      const data = answer(envelope, chunkObject, [withBlock(chunkChoice(part, isFirst, envelope), block)]);
+      const called = part.calls.map((call) => (call.name ?? "") + call.arguments);
+      return [{ name: null, data, text: [part.text, ...called].join(""), isLast: part.done !== null }];
     },
     usageChunk: (envelope, usage) => ({ ...answer(envelope, chunkObject, []), usage }),
     failure: (_envelope, error) => [{ name: null, data: envelopeOf(error) }],
@@ -80,20 +82,42 @@ const chatForm = inChoices({
   idPrefix: "chatcmpl-",
   object: "chat.completion",
   chunkObject: "chat.completion.chunk",
-  choice: ({ planned, text, logprobs, done }) => ({
+  choice: ({ planned, text, calls, logprobs, finishReason }, envelope) => ({
     index: planned.index,
-    message: { role: "assistant", content: text, refusal: null },
+    message: {
+      ...{ role: "assistant", content: contentOf(text, calls), refusal: null },
+      ...(calls.length > 0 && {
+        tool_calls: calls.map(({ index, name, arguments: json }) => ({
+          ...{ id: callId(envelope, planned.index, index), type: "function" },
+          function: { name: name!, arguments: json },
+        })),
+      }),
+    },
     logprobs: logprobs && chatLogprobsOf(logprobs),
     // Every choice of a whole response is done; the type does not know it.
-    finish_reason: done?.finishReason ?? "length",
+    finish_reason: finishReason ?? "length",
   }),
-  chunkChoice: ({ planned, text, logprobs, done }, isFirst) => ({
+  chunkChoice: ({ planned, text, calls, logprobs, finishReason }, isFirst, envelope) => ({
     index: planned.index,
-    delta: { ...(isFirst && { role: "assistant" as const }), ...((isFirst || text !== "") && { content: text }) },
+    delta: {
+      ...(isFirst && { role: "assistant" as const }),
+      ...((isFirst || text !== "") && { content: contentOf(text, calls) }),
+      ...(calls.length > 0 && {
+        tool_calls: calls.map(({ index, name, arguments: json }) => ({
+          index,
+          ...(name !== null && { id: callId(envelope, planned.index, index), type: "function" as const }),
+          function: { ...(name !== null && { name }), arguments: json },
+        })),
+      }),
+    },
     logprobs: logprobs?.length ? chatLogprobsOf(logprobs) : null,
-    finish_reason: done?.finishReason ?? null,
+    finish_reason: finishReason,
   }),
 });
+
+function contentOf(text: string, calls: readonly CallPart[]): string | null {
+  return text === "" && calls.length > 0 ? null : text;
+}
 
 function chatLogprobsOf(tokens: readonly ReportedToken[]): ChatLogprobs {
   return { content: chatTokensOf(tokens), refusal: null };

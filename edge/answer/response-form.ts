@@ -1,9 +1,9 @@
-/** The answer of `POST /v1/responses`: one message, after the search of documents that its prompt has passages of. Pure. */
+/** The answer of `POST /v1/responses`: a message or calls of functions, after the search of documents whose passages the prompt has. Pure. */
 import type { Citation, ResponseEvent, ResponseItem, ResponseObject } from "../../shared/contracts/response-object.ts";
 import type { Usage } from "../../shared/contracts/responses.ts";
 import { envelopeOf, type ServiceError, statusOf } from "../../shared/errors.ts";
 import { type ChoicePart, chatTokensOf } from "./choice.ts";
-import type { AnswerEvent, Envelope, Form } from "./response.ts";
+import { type AnswerEvent, callId, type Envelope, type Form } from "./response.ts";
 
 export const responseForm: Form = {
   idPrefix: "resp_",
@@ -12,12 +12,13 @@ export const responseForm: Form = {
     return { ...completed(envelope, all, usage), ...(block && { chameleon: block }) };
   },
   events(envelope, { part, all, block, isFirst, sequence, usage }) {
-    const { text, logprobs, done } = part;
+    const { text, calls, logprobs, done } = part;
     const events: AnswerEvent[] = [];
-    const emit = (data: Unnumbered<ResponseEvent>, delta = "", isLast = false) => {
+    const emit = (data: Unnumbered<ResponseEvent>, isLast = false) => {
       const { type, ...fields } = data;
       const numbered = { type, sequence_number: sequence + events.length, ...fields };
-      events.push({ name: type, data: numbered, text: delta, isLast });
+      const { delta, item } = data as { delta?: string; item?: { name?: string } };
+      events.push({ name: type, data: numbered, text: delta ?? item?.name ?? "", isLast });
     };
     const search = searchOf(envelope);
     const output_index = search ? 1 : 0;
@@ -34,27 +35,52 @@ export const responseForm: Form = {
         emit({ type: "response.file_search_call.completed", ...call });
         emit({ type: "response.output_item.done", output_index: 0, item: search });
       }
+    }
+    const hasDelta = text !== "" || (logprobs?.length ?? 0) > 0 || (block !== null && !done);
+    const isOpen = !isFirst && (all.calls.length === 0 || all.text.length > text.length);
+    if (!isOpen && (hasDelta || (done && all.calls.length === 0))) {
       const item = { ...messageOf(envelope, all, "in_progress"), content: [] };
       emit({ type: "response.output_item.added", output_index, item });
       emit({ type: "response.content_part.added", ...at, part: emptyText });
     }
-    if (text !== "" || logprobs?.length || (block && !done)) {
+    if (hasDelta) {
       const told = { delta: text, logprobs: chatTokensOf(logprobs ?? []), ...(block && !done && { chameleon: block }) };
-      emit({ type: "response.output_text.delta", ...at, ...told }, text);
+      emit({ type: "response.output_text.delta", ...at, ...told });
+    }
+    const status = all.finishReason === "length" ? "incomplete" : "completed";
+    const [first] = calls;
+    const isClosed = first
+      ? first.index === 0 && first.name !== null && all.text !== ""
+      : done && all.calls.length === 0;
+    if (isClosed) {
+      const item = messageOf(envelope, all, first ? "completed" : status);
+      const [whole] = item.content;
+      for (const [annotation_index, annotation] of whole.annotations.entries()) {
+        emit({ type: "response.output_text.annotation.added", ...at, annotation_index, annotation });
+      }
+      emit({ type: "response.output_text.done", ...at, text: whole.text, logprobs: [] });
+      emit({ type: "response.content_part.done", ...at, part: whole });
+      emit({ type: "response.output_item.done", output_index, item });
+    }
+    for (const { index, name, arguments: delta, isWhole } of calls) {
+      const item = callItem(envelope, all, index);
+      const call = { item_id: item.id, output_index: output_index + (all.text === "" ? 0 : 1) + index };
+      const place = { output_index: call.output_index };
+      if (name !== null) {
+        const begun = { ...item, status: "in_progress" as const, arguments: "" };
+        emit({ type: "response.output_item.added", ...place, item: begun });
+      }
+      if (delta !== "") emit({ type: "response.function_call_arguments.delta", ...call, delta });
+      if (!isWhole && !done) continue;
+      const { name: called, arguments: json } = item;
+      emit({ type: "response.function_call_arguments.done", ...call, name: called, arguments: json });
+      emit({ type: "response.output_item.done", ...place, item });
     }
     if (!done) return events;
     const response = completed(envelope, all, usage());
-    const item = messageOf(envelope, all, response.status);
-    const [whole] = item.content;
-    for (const [annotation_index, annotation] of whole.annotations.entries()) {
-      emit({ type: "response.output_text.annotation.added", ...at, annotation_index, annotation });
-    }
-    emit({ type: "response.output_text.done", ...at, text: whole.text, logprobs: [] });
-    emit({ type: "response.content_part.done", ...at, part: whole });
-    emit({ type: "response.output_item.done", output_index, item });
     const type = response.status === "incomplete" ? "response.incomplete" : "response.completed";
     const last = { type, response: { ...response, ...(block && { chameleon: block }) } };
-    emit(last as Unnumbered<ResponseEvent>, "", true);
+    emit(last as Unnumbered<ResponseEvent>, true);
     return events;
   },
   // The last event has the usage.
@@ -75,9 +101,30 @@ const emptyText = { type: "output_text" as const, text: "", annotations: [], log
 type Unnumbered<E> = E extends unknown ? Omit<E, "sequence_number"> : never;
 
 function completed(envelope: Envelope, all: ChoicePart, usage: Usage): ResponseObject {
-  const status = all.done?.finishReason === "length" ? "incomplete" : "completed";
+  const status = all.finishReason === "length" ? "incomplete" : "completed";
   const search = searchOf(envelope);
-  return responseOf(envelope, status, [...(search ? [search] : []), messageOf(envelope, all, status)], usage);
+  const { calls, text } = all;
+  const hasMessage = calls.length === 0 || text !== "";
+  const output = [
+    ...(search ? [search] : []),
+    ...(hasMessage ? [messageOf(envelope, all, calls.length > 0 ? "completed" : status)] : []),
+    ...calls.map(({ index }) => callItem(envelope, all, index)),
+  ];
+  return responseOf(envelope, status, output, usage);
+}
+
+function callItem(envelope: Envelope, { calls, planned }: ChoicePart, index: number) {
+  const { name, arguments: json, isWhole } = calls[index];
+  const call_id = callId(envelope, planned.index, index);
+  const status = isWhole ? ("completed" as const) : ("incomplete" as const);
+  return {
+    type: "function_call" as const,
+    id: call_id.replace("call_", "fc_"),
+    call_id,
+    status,
+    name: name!,
+    arguments: json,
+  };
 }
 
 function responseOf(
@@ -91,7 +138,7 @@ function responseOf(
     ...{ id, object: "response", created_at: created, status, background: false, error: null },
     access_programs: null,
     incomplete_details: status === "incomplete" ? { reason: "max_output_tokens" } : null,
-    ...{ model, output, parallel_tool_calls: false, previous_response_id: null, store: false },
+    ...{ model, output, previous_response_id: null, store: false },
     ...{ reasoning: { effort: null, summary: null }, system_fingerprint: fingerprint, truncation: "disabled" },
     ...repeated,
     usage: usage && {

@@ -23,6 +23,11 @@ export interface Envelope {
   settings?: ResponseSettings;
 }
 
+/** The id of a call: that of a repeated request's answer is the same. */
+export function callId({ id }: Envelope, choice: number, call: number): string {
+  return `call_${id.slice(id.search(/[-_]/) + 1)}_${choice}_${call}`;
+}
+
 interface Collected {
   /** Its parts joined; of a stream only `done`, and the text if its form repeats that. */
   all: ChoicePart;
@@ -111,7 +116,7 @@ export class ResponseBuilder {
     this.#plan = plan;
     this.#options = options;
     this.#choices = plan.choices.map((planned) => ({
-      all: { planned, text: "", logprobs: null, compared: [], sourced: [], done: null },
+      all: { planned, text: "", calls: [], logprobs: null, compared: [], sourced: [], done: null, finishReason: null },
       gained: { nats: 0, tokens: 0 },
       hasBegun: false,
     }));
@@ -139,7 +144,7 @@ export class ResponseBuilder {
     if (this.#options.isWhole) this.#join(choice.all, part);
     else if (this.#form.repeatsText) this.#join(choice.all, { ...part, logprobs: null, compared: [], sourced: [] });
     if (!done) return;
-    choice.all.done = done;
+    Object.assign(choice.all, { done, finishReason: part.finishReason });
     this.#completionTokens += done.completionTokens;
     const { reusedTokens = 0 } = done;
     this.#reusedTokens.set(
@@ -153,8 +158,15 @@ export class ResponseBuilder {
     }
   }
 
-  #join(all: ChoicePart, { text, logprobs, compared, sourced }: ChoicePart): void {
+  #join(all: ChoicePart, { text, calls, logprobs, compared, sourced }: ChoicePart): void {
     all.text += text;
+    for (const call of calls) {
+      all.calls[call.index] ??= { ...call, arguments: "" };
+      const begun = all.calls[call.index];
+      begun.arguments += call.arguments;
+      begun.isWhole = call.isWhole;
+      this.heldBytes += 2 * call.arguments.length;
+    }
     if (logprobs) {
       all.logprobs ??= [];
       all.logprobs.push(...logprobs);
@@ -175,8 +187,8 @@ export class ResponseBuilder {
 
   /** Events of one part; none where there is nothing to tell yet. `add` it first. */
   events(part: ChoicePart): AnswerEvent[] {
-    const { planned, text, logprobs, compared, sourced, done } = part;
-    const isSilent = text === "" && compared.length + sourced.length === 0 && !logprobs?.length;
+    const { planned, text, calls, logprobs, compared, sourced, done } = part;
+    const isSilent = text === "" && calls.length + compared.length + sourced.length === 0 && !logprobs?.length;
     if (!done && isSilent) return [];
     const collected = this.#choices[planned.index];
     const events = this.#form.events(this.#envelope, {

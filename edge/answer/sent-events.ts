@@ -89,12 +89,18 @@ export function isComment(event: Uint8Array): boolean {
   return event[0] === colon;
 }
 
+interface ChunkDelta {
+  content?: string | null;
+  tool_calls?: { function: { name?: string; arguments: string } }[];
+}
+
 interface Chunk {
   /** One choice; none in the chunk with the usage. */
-  choices?: { index: number; text?: string; delta?: { content?: string }; finish_reason: string | null }[];
+  choices?: { index: number; text?: string; delta?: ChunkDelta; finish_reason: string | null }[];
   /** Of a response's event, which is one of choice 0. */
   type?: string;
   delta?: string;
+  item?: { name?: string };
   error?: unknown;
 }
 
@@ -131,12 +137,14 @@ export class SentEvents {
       this.isDone = true;
       return;
     }
-    const { choices = [], type, delta = "", error } = chunk;
+    const { choices = [], type, delta, item, error } = chunk;
     if (error !== undefined) this.hasFailed = true;
-    else if (type !== undefined) advance(this.cursor.choices[0], delta, lastTypes.has(type));
+    else if (type !== undefined) advance(this.cursor.choices[0], delta ?? item?.name ?? "", lastTypes.has(type));
     else if (choices.length === 0) this.cursor.isUsageSent = true;
     for (const { index, text = "", delta, finish_reason } of choices) {
-      advance(this.cursor.choices[index], delta?.content ?? text, finish_reason !== null);
+      const called = (delta?.tool_calls ?? []).map(({ function: told }) => (told.name ?? "") + told.arguments);
+      const told = [delta?.content ?? text, ...called].join("");
+      advance(this.cursor.choices[index], told, finish_reason !== null);
     }
   }
 

@@ -91,7 +91,7 @@ function putTo(taught: OwnAdapter | null, input: ClassifyInput, labels: readonly
 }
 
 function promptOf(input: ClassifyInput, artifacts: Artifacts, nowMs: number): TokenizedPrompt {
-  if (typeof input !== "string") return tokenizedChat(input, artifacts, nowMs);
+  if (typeof input !== "string") return tokenizedChat({ messages: input }, artifacts, nowMs);
   const [promptIds] = encodePrompts([input], artifacts, contextBound("input", "A text of input", artifacts));
   return { promptIds };
 }

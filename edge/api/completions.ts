@@ -38,9 +38,9 @@ export const completions: RouteHandler = async (c, dependencies) => {
 
 export const chatCompletions: RouteHandler = async (c, dependencies) => {
   dependencies.wakeCell(c.get("access").tenant, c.get("region"));
-  const { messages, ...chat } = await readBody(c, dependencies, chatRequestSchema);
+  const { messages, toolsText, ...chat } = await readBody(c, dependencies, chatRequestSchema);
   const { plan, artifacts } = await planned(c, dependencies, chat, (set, caller) =>
-    planChat(messages, generationOf(chat, set), set, caller),
+    planChat({ messages, toolsText }, generationOf(chat, set), set, caller),
   );
   const request = generationOf(chat, artifacts);
   return answerFromCell(c, dependencies, { request, plan, artifacts, form: "chat" });

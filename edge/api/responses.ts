@@ -8,9 +8,9 @@ import type { RouteHandler } from "./dependencies.ts";
 
 export const responses: RouteHandler = async (c, dependencies) => {
   dependencies.wakeCell(c.get("access").tenant, c.get("region"));
-  const { messages, chat, settings, query } = await readBody(c, dependencies, responseRequestSchema);
+  const { conversation, chat, settings, query } = await readBody(c, dependencies, responseRequestSchema);
   const { plan, artifacts } = await planned(c, dependencies, chat, (set, caller) =>
-    planChat(messages, generationOf(chat, set), set, caller, "input"),
+    planChat(conversation, generationOf(chat, set), set, caller, "input"),
   );
   const { temperature, top_p } = samplingWith(plan.choices[0].sequence.sampling);
   return answerFromCell(c, dependencies, {

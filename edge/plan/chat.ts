@@ -1,5 +1,6 @@
 /** Turns a conversation into a prompt, and its request into a completion's. Pure. */
 import type { ChatMessage, ChatRequest } from "../../shared/contracts/chat.ts";
+import { hasAnyText } from "../../shared/contracts/tools.ts";
 import { invalidRequest } from "../../shared/errors.ts";
 import type { Span } from "../../shared/math/evidence.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
@@ -19,15 +20,21 @@ export function generationOf<Request extends ChatLimits>(request: Request, { cha
     logprobs: logprobs ? (top_logprobs ?? 0) : null,
     // Also texts with which this model ends a message; in JSON they are text, which ends where it is complete.
     sampling:
-      sampling.ignore_eos || sampling.json_form
+      sampling.ignore_eos || (sampling.text_form && !hasAnyText(sampling.text_form))
         ? sampling
         : { ...sampling, stop: [...(sampling.stop ?? []), ...chatTemplate.stops] },
   };
 }
 
+export interface Conversation {
+  messages: readonly ChatMessage[];
+  /** What the system message says of tools; null or absent: nothing. */
+  toolsText?: string | null;
+}
+
 /** `param`: the field that has the messages. */
 export function planChat(
-  messages: readonly ChatMessage[],
+  conversation: Conversation,
   request: GenerationRequest,
   artifacts: Artifacts,
   caller: Caller,
@@ -35,22 +42,22 @@ export function planChat(
 ): Promise<Plan> {
   return planGeneration(
     request,
-    () => [tokenizedChat(messages, artifacts, caller.writtenMs ?? caller.now(), param)],
+    () => [tokenizedChat(conversation, artifacts, caller.writtenMs ?? caller.now(), param)],
     artifacts,
     caller,
   );
 }
 
-/** Only the messages' contents assign the prompt: the template's text is the same in every conversation. */
+/** Only the messages' contents assign the prompt: the template's text and that of tools are the same in many conversations. */
 export function tokenizedChat(
-  messages: readonly ChatMessage[],
+  { messages, toolsText = null }: Conversation,
   artifacts: Artifacts,
   nowMs: number,
   param?: string,
 ): TokenizedPrompt {
   const { tokenizer, manifest } = artifacts;
   const { prefixTokens } = manifest.embedding;
-  const promptIds = encodeMessages(messages, artifacts, nowMs, param);
+  const promptIds = encodeMessages(withTools(messages, toolsText), artifacts, nowMs, param);
   const subjectIds: number[] = [];
   for (const { content } of messages) {
     if (subjectIds.length >= prefixTokens) break;
@@ -61,6 +68,13 @@ export function tokenizedChat(
   const question = found[messages.findLastIndex(({ role }) => role === "user")];
   const spans = found.filter((span) => span !== null);
   return { promptIds, ...(subjectIds.length > 0 && { subjectIds }), spans, ...(question && { question }) };
+}
+
+function withTools(messages: readonly ChatMessage[], toolsText: string | null): readonly ChatMessage[] {
+  if (toolsText === null) return messages;
+  const [first, ...others] = messages;
+  if (first.role !== "system") return [{ role: "system", content: toolsText }, ...messages];
+  return [{ role: "system", content: `${first.content}\n\n${toolsText}` }, ...others];
 }
 
 /**

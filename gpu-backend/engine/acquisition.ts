@@ -37,7 +37,7 @@ export async function acquireMemories(
 }
 
 /**
- * Opens the grammar of a sequence that is held to a schema; `changed` is that of Grammars.open. Throws a ServiceError for a schema that
+ * Opens the grammar of a sequence that is held to a form; `changed` is that of Grammars.open. Throws a ServiceError for a form that
  * has none.
  */
 export async function acquireGrammar(
@@ -46,7 +46,7 @@ export async function acquireGrammar(
   changed: (error: ServiceError | null) => void,
 ): Promise<void> {
   const { tenant, request, sampling } = sequence;
-  const form = sampling.json_form;
+  const form = sampling.text_form;
   if (form === null || sequence.finish !== null) return;
   if (!grammars) throw new ServiceError("invalid_request", "This engine holds no text to a schema.");
   const row = await grammars.open({ tenant, form, tokens: request.continuedIds }, changed);

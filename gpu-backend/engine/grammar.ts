@@ -1,8 +1,11 @@
 /**
- * The grammar of the texts that the form of a JSON Schema admits (shared/contracts/json-schema.ts), in the EBNF of XGrammar. Texts are
+ * The grammar of the texts that a form admits, of a JSON Schema (shared/contracts/json-schema.ts) or of calls of functions (tools.ts there),
+ * in the EBNF of XGrammar. Texts are
  * JSON in one line with a space after each comma and colon, as Python's `json.dumps` writes it, so white space cannot go on without
  * end; nor can the digits of a number. Characters are written as themselves or by an escape of one letter. Pure.
  */
+
+import { type CallsForm, callFormat } from "../../shared/contracts/tools.ts";
 
 interface Form {
   $ref?: string;
@@ -35,25 +38,49 @@ number ::= "-"? ("0" | [1-9] [0-9]{0,14}) ("." [0-9]{1,15})? ([eE] [-+]? [0-9]{1
 /** One of a string of bounded length; with escapes beside it a bound takes seconds to compile. */
 const character = String.raw`[^\x00-\x1f"\\]`;
 
-/** The grammar of a form as `schemaForm` returns it. */
+type Root = Form & { $defs?: Record<string, Form> };
+
+/** The grammar of a form as `schemaForm` or `askedCalls` returns it. */
 export function grammarOf(form: string): string {
-  const { $ref, $defs = {}, ...root } = JSON.parse(form) as Form & { $defs?: Record<string, Form> };
   const rules = new Rules();
-  for (const [name, definition] of Object.entries($defs)) rules.add(name, rules.of(definition));
-  rules.add("root", rules.of({ ...($ref !== undefined && { $ref }), ...root }));
+  const parsed = JSON.parse(form) as Root | CallsForm;
+  rules.add("root", "calls" in parsed ? callsOf(parsed, rules) : rules.ofRoot(parsed, ""));
   return `${rules.text}${shared}`;
+}
+
+/** Calls alone, after any text, or in place of a text of another form. */
+function callsOf({ text, calls, most }: CallsForm, rules: Rules): string {
+  const { start, beforeName, beforeArguments, end } = callFormat;
+  // Names are alternatives after what all calls begin with.
+  const called = Object.entries(calls).map(
+    ([name, form], i) => `${literal(name + beforeArguments)} ${rules.ofRoot(form, `f${i}_`)}`,
+  );
+  rules.add("call", `${literal(beforeName)} ${anyOf(called)} ${literal(end)}`);
+  rules.add("calls", `call (${literal(`\n${start}`)} call){0,${most - 1}}`);
+  if (text === "any") return `TagDispatch((${literal(start)}, calls), stop_eos=true, loop_after_dispatch=false)`;
+  const root = `${literal(start)} calls`;
+  return text === "none" ? root : `(${root} | ${rules.ofRoot(text, "t_")})`;
 }
 
 class Rules {
   text = "";
   #names = 0;
+  /** Of names of definitions: those of each form are their own. */
+  #prefix = "";
+
+  /** Adds the definitions of a form. */
+  ofRoot({ $defs = {}, ...root }: Root, prefix: string): string {
+    this.#prefix = prefix;
+    for (const [name, definition] of Object.entries($defs)) this.add(prefix + name, this.of(definition));
+    return this.of(root);
+  }
 
   add(name: string, expression: string): void {
     this.text += `${name} ::= ${expression}\n`;
   }
 
   of(form: Form): string {
-    if (form.$ref !== undefined) return form.$ref.slice("#/$defs/".length);
+    if (form.$ref !== undefined) return this.#prefix + form.$ref.slice("#/$defs/".length);
     if (form.anyOf) return anyOf(form.anyOf.map((one) => this.of(one)));
     if (form.enum) return anyOf(form.enum.map((value) => literal(JSON.stringify(value))));
     switch (form.type) {

@@ -7,6 +7,7 @@
 import { setTimeout as startTimer } from "node:timers";
 import { setTimeout } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
+import { hasCalls } from "../../shared/contracts/tools.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { LruCache } from "../lru.ts";
 import type { ThreadAnswer, ThreadCall, ThreadData } from "./grammar-thread.ts";
@@ -80,7 +81,7 @@ export class Grammars {
     changed: (error: ServiceError | null) => void,
   ): Promise<GrammarRow> {
     const known = this.#known.get(form) ?? (await this.#try(tenant, form));
-    if ("fault" in known) throw refused(known.fault);
+    if ("fault" in known) throw refused(known.fault, form);
     const row = new Row(known, { id: this.#rows++, form, tokens: [...tokens] }, changed);
     await row.ready();
     return row;
@@ -139,9 +140,10 @@ export class Grammars {
   }
 }
 
-function refused(fault: string): ServiceError {
-  const message = `Invalid request: response_format has a schema that cannot be compiled: ${fault}.`;
-  return new ServiceError("invalid_request", message, { param: "response_format" });
+function refused(fault: string, form: string): ServiceError {
+  const param = hasCalls(form) ? "tools" : "response_format";
+  const message = `Invalid request: ${param} has a schema that cannot be compiled: ${fault}.`;
+  return new ServiceError("invalid_request", message, { param });
 }
 
 class Row implements GrammarRow {
@@ -173,14 +175,14 @@ class Row implements GrammarRow {
     const fault = await this.#learn(this.#tokens.length);
     if (fault === null) return;
     this.close();
-    throw refused(fault);
+    throw refused(fault, this.#form);
   }
 
   advance(tokenId: number): void {
     this.allowed = null;
     this.#tokens.push(tokenId);
     void this.#learn(1).then((fault) => {
-      if (!this.#closed) this.#changed(fault === null ? null : refused(fault));
+      if (!this.#closed) this.#changed(fault === null ? null : refused(fault, this.#form));
     });
   }
 

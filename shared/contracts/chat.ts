@@ -1,14 +1,25 @@
 /**
- * `POST /v1/chat/completions`, inward, as far as it is served here: text in, text out. What would change the answer and is
- * not built (tools, images, sound) is refused by name; other unknown fields are ignored.
+ * `POST /v1/chat/completions`, inward, as far as it is served here: text in, text and calls of functions out. What would change the
+ * answer and is not built (other tools, images, sound) is refused by name; other unknown fields are ignored.
  */
 import * as z from "zod";
-import { absentAs, describe, kindOf, listOf, refuser } from "./fields.ts";
+import { absentAs, describe, isString, kindOf, listOf, refuser } from "./fields.ts";
 import { asGeneration, generationFields, type Refuse, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";
+import {
+  askedCalls,
+  callText,
+  type FunctionTool,
+  isFunctionName,
+  type ToolChoice,
+  toolFields,
+  toolsFault,
+} from "./tools.ts";
 
 export interface ChatMessage {
-  role: "system" | "user" | "assistant";
+  /** `tool`: results of calls; to a chat template they are the user's. */
+  role: "system" | "user" | "assistant" | "tool";
+  /** With the calls of the assistant, or of results, in the format of tools.ts. */
   content: string;
 }
 
@@ -17,6 +28,7 @@ const roles: Record<string, ChatMessage["role"]> = {
   developer: "system",
   user: "user",
   assistant: "assistant",
+  tool: "tool",
 };
 
 /** The last two are those of a response's input. */
@@ -34,15 +46,22 @@ export const messagesSchema = {
   items: {
     type: "object",
     properties: {
-      role: { enum: Object.keys(roles), description: "`developer` is `system`" },
+      role: { enum: Object.keys(roles), description: "`developer` is `system`; `tool` has the result of a call" },
       content: {
+        description: "May be null beside `tool_calls`",
         anyOf: [
+          { type: "null" },
           { type: "string", maxLength: limits.bodyBytes },
           { type: "array", items: textPart, maxItems: limits.messageParts },
         ],
       },
+      tool_calls: {
+        ...{ type: "array", items: { type: "object" }, maxItems: limits.toolCalls },
+        description: 'Of the assistant: `{id, type: "function", function: {name, arguments}}`',
+      },
+      tool_call_id: { type: "string", maxLength: limits.bodyBytes, description: "Of a result: the id of its call" },
     },
-    required: ["role", "content"],
+    required: ["role"],
   },
 };
 
@@ -75,10 +94,9 @@ export const chatRequestSchema = z
       "And those of so many likeliest tokens; needs `logprobs`",
     ),
     modalities: absentAs(modalityList, null, "`text` only").meta(modalitiesSchema),
-    tools: unbuilt("calling tools"),
-    tool_choice: unbuilt("calling tools; `none` and `auto` pass"),
-    functions: unbuilt("calling functions"),
-    function_call: unbuilt("calling functions; `none` and `auto` pass"),
+    ...toolFields,
+    functions: unbuilt("`tools` by their old name"),
+    function_call: unbuilt("`tool_choice` by its old name; `none` and `auto` pass"),
     audio: unbuilt("sound"),
     web_search_options: unbuilt("searching the web"),
   })
@@ -87,25 +105,36 @@ export const chatRequestSchema = z
       context.addIssue({ code: "custom", path: [param], message, input: request });
     const name = request.max_completion_tokens === null ? "max_tokens" : "max_completion_tokens";
     const value = request[name];
-    refuseTogether(request, { prompts: 1, maxTokens: value === null ? null : { name, value } }, refuse);
+    const { form } = callsOf(request);
+    const together = { ...request, response_format: form };
+    refuseTogether(together, { prompts: 1, maxTokens: value === null ? null : { name, value } }, refuse);
     if (request.top_logprobs !== null && !request.logprobs) refuse("top_logprobs", "top_logprobs needs logprobs: true");
     refuseUnbuilt(request, refuse);
+    const fault = toolsFault(request.tools, request.tool_choice, form);
+    if (fault) refuse(...fault);
   })
-  .transform(asGeneration);
+  .transform(({ tools, tool_choice, parallel_tool_calls, ...request }) => {
+    const { text, form } = callsOf({ tools, tool_choice, parallel_tool_calls, ...request });
+    return { ...asGeneration({ ...request, response_format: form }), toolsText: text };
+  });
 
 export type ChatRequest = z.infer<typeof chatRequestSchema>;
 
-function refuseUnbuilt(request: Record<string, unknown>, refuse: Refuse) {
-  for (const field of ["tools", "functions"]) {
-    const value = request[field];
-    const isEmpty = value === undefined || value === null || (Array.isArray(value) && value.length === 0);
-    if (!isEmpty) refuse(field, `${field} is set; calling them is not built`);
-  }
-  for (const field of ["tool_choice", "function_call"]) {
-    const value = request[field] ?? "none";
-    if (value !== "none" && value !== "auto")
-      refuse(field, `${field} is ${describe(value)}; calling them is not built`);
-  }
+const callsOf = (request: {
+  tools: readonly FunctionTool[];
+  tool_choice: ToolChoice;
+  parallel_tool_calls: boolean;
+  response_format: string | null;
+}) =>
+  askedCalls(request.tools, {
+    ...{ choice: request.tool_choice, isParallel: request.parallel_tool_calls, format: request.response_format },
+  });
+
+function refuseUnbuilt({ functions, function_call, ...request }: Record<string, unknown>, refuse: Refuse) {
+  const isEmpty = (functions ?? null) === null || (Array.isArray(functions) && functions.length === 0);
+  if (!isEmpty) refuse("functions", "functions is set, which is not built; tools is");
+  if (!["none", "auto"].includes((function_call ?? "none") as string))
+    refuse("function_call", `function_call is ${describe(function_call)}, which is not built; tool_choice is`);
   for (const field of ["audio", "web_search_options"]) {
     if ((request[field] ?? null) !== null) refuse(field, `${field} is set; it is not built`);
   }
@@ -129,25 +158,62 @@ export function messagesIn(
     return fault(`${name} has ${value.length} entries, the maximum is ${limits.chatMessages}`);
   }
   const messages: ChatMessage[] = [];
+  const callIds = new Set<string>();
   for (const [i, message] of (value as unknown[]).entries()) {
-    const read = readMessage(message, `${name}[${i}]`);
+    const read = readMessage(message, `${name}[${i}]`, callIds);
     if (typeof read === "string") return fault(read, [i]);
-    messages.push(read);
+    const last = messages.at(-1);
+    // Results of several calls are one turn.
+    if (read.role === "tool" && last?.role === "tool") last.content += `\n${read.content}`;
+    else messages.push(read);
   }
   return { messages };
 }
 
-/** A message, or what is wrong with it; `at` is its place. */
-function readMessage(value: unknown, at: string): ChatMessage | string {
+/** A message, or what is wrong with it; `at` is its place, `callIds` are those of calls before it. */
+function readMessage(value: unknown, at: string, callIds: Set<string>): ChatMessage | string {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     return `${at} is ${kindOf(value)}; it must be an object with role and content`;
   }
-  const { role, content, tool_calls, function_call } = value as Record<string, unknown>;
-  if (role === "tool" || role === "function") return `${at} has the role ${role}; calling tools is not built`;
+  const { role, content, tool_calls, function_call, tool_call_id } = value as Record<string, unknown>;
   const known = typeof role === "string" && Object.hasOwn(roles, role) ? roles[role] : null;
   if (!known) return `${at}.role is ${describe(role)}; it must be ${Object.keys(roles).join(", ")}`;
-  if ((tool_calls ?? function_call ?? null) !== null) return `${at} holds calls of tools, which are not built`;
-  if (typeof content === "string") return { role: known, content };
+  if ((function_call ?? null) !== null) return `${at}.function_call is set, which is not built; tool_calls is`;
+  if ((tool_calls ?? null) !== null) {
+    if (known !== "assistant")
+      return `${at}.tool_calls is set, and the role is ${known}; only the assistant calls tools`;
+    const calls = readCalls(tool_calls, `${at}.tool_calls`, callIds);
+    if (typeof calls === "string") return calls;
+    const text = readContent(calls.length > 0 ? (content ?? "") : content, at);
+    return typeof text === "string" ? text : { role: known, content: text.content + calls.join("\n") };
+  }
+  const read = readContent(content, at);
+  if (typeof read === "string") return read;
+  if (known !== "tool") return { role: known, ...read };
+  if (!isString(tool_call_id) || !callIds.has(tool_call_id))
+    return `${at}.tool_call_id is ${describe(tool_call_id)}; it must be the id of a call in a message before it`;
+  return { role: known, content: `<tool_response>\n${read.content}\n</tool_response>` };
+}
+
+/** The texts of a message's calls, or what is wrong with them; their ids are added to `callIds`. */
+function readCalls(value: unknown, at: string, callIds: Set<string>): string[] | string {
+  if (!Array.isArray(value)) return `${at} is ${kindOf(value)}; it must be a list of calls`;
+  if (value.length > limits.toolCalls) return `${at} has ${value.length} entries, the maximum is ${limits.toolCalls}`;
+  const texts: string[] = [];
+  for (const [i, call] of (value as unknown[]).entries()) {
+    const { id, type, function: told } = (call ?? {}) as Record<string, unknown>;
+    const { name, arguments: given } = (told ?? {}) as Record<string, unknown>;
+    if (!isString(id) || type !== "function" || !isFunctionName(name) || !isString(given))
+      return `${at}[${i}] is no call; it must be {id, type: "function", function: {name, arguments}}, the arguments as JSON in a string`;
+    callIds.add(id);
+    texts.push(callText(name, given));
+  }
+  return texts;
+}
+
+/** A message's text, or what is wrong with it. */
+function readContent(content: unknown, at: string): { content: string } | string {
+  if (typeof content === "string") return { content };
   if (!Array.isArray(content))
     return `${at}.content is ${kindOf(content)}; it must be a string or a list of text parts`;
   if (content.length > limits.messageParts) {
@@ -161,5 +227,5 @@ function readMessage(value: unknown, at: string): ChatMessage | string {
     if (typeof text !== "string") return `${at}.content[${i}].text is ${kindOf(text)}; it must be a string`;
     texts.push(text);
   }
-  return { role: known, content: texts.join("") };
+  return { content: texts.join("") };
 }

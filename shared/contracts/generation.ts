@@ -135,7 +135,7 @@ export function asGeneration<
     if (!Object.hasOwn(samplingFields, name)) others[name] = value;
     else if (value !== null && value !== undefined) sampling[name] = value;
   }
-  if (request.response_format) sampling.json_form = request.response_format;
+  if (request.response_format) sampling.text_form = request.response_format;
   return {
     ...(others as Omit<Request, SamplingField | "chameleon" | "response_format">),
     sampling: sampling as SamplingChanges,
@@ -168,7 +168,7 @@ export function refuseTogether(
   const minTokens = request.min_tokens ?? 0;
   if (request.response_format !== null && (minTokens > 0 || request.ignore_eos)) {
     const name = minTokens > 0 ? "min_tokens" : "ignore_eos";
-    refuse(name, `${name} is set beside response_format; the text ends where its JSON is complete`);
+    refuse(name, `${name} is set beside response_format or tools; the text ends where their form is complete`);
   }
   if (maxTokens && minTokens > maxTokens.value) {
     refuse("min_tokens", `min_tokens is ${minTokens}, the maximum is ${maxTokens.name}: ${maxTokens.value}`);

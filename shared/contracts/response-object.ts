@@ -3,6 +3,7 @@
  * schemas for the API's document and the tests.
  */
 import * as z from "zod";
+import { functionCallSchema } from "./called-functions.ts";
 import { chameleonBlockSchema, chatTokenSchema, unixSeconds } from "./responses.ts";
 
 const citationSchema = z
@@ -29,9 +30,13 @@ const searchCallSchema = z.object({
   results: z.null().describe("`annotations` and `chameleon.retrieved` tell the passages"),
 });
 const storeNames = z.array(z.string());
-const toolSchema = z.object({
-  ...{ type: z.literal("file_search"), vector_store_ids: storeNames, max_num_results: z.int() },
-});
+const toolSchema = z.discriminatedUnion("type", [
+  z.object({ type: z.literal("file_search"), vector_store_ids: storeNames, max_num_results: z.int() }),
+  z.object({
+    ...{ type: z.literal("function"), name: z.string(), description: z.string().nullable() },
+    ...{ parameters: z.record(z.string(), z.unknown()), strict: z.boolean() },
+  }),
+]);
 const formatSchema = z.object({ type: z.enum(["text", "json_object"]) });
 const jsonSchemaSchema = z.object({
   ...{
@@ -41,7 +46,7 @@ const jsonSchemaSchema = z.object({
     strict: z.boolean(),
   },
 });
-const itemSchema = z.discriminatedUnion("type", [messageSchema, searchCallSchema]);
+const itemSchema = z.discriminatedUnion("type", [messageSchema, searchCallSchema, functionCallSchema]);
 
 export const responseSchema = z.object({
   id: z.string(),
@@ -57,14 +62,17 @@ export const responseSchema = z.object({
   metadata: z.record(z.string(), z.string()),
   model: z.string().describe("What answered: of an alias, the model that it stands for"),
   output: z.array(itemSchema),
-  parallel_tool_calls: z.literal(false),
+  parallel_tool_calls: z.boolean(),
   previous_response_id: z.null(),
   reasoning: z.object({ effort: z.null(), summary: z.null() }),
   store: z.literal(false).describe("Nothing is stored, whatever the request says"),
   system_fingerprint: z.string().describe("Changes when the artifacts do, and so may the text of a seed"),
   temperature: z.number(),
   text: z.object({ format: z.union([formatSchema, jsonSchemaSchema]) }),
-  tool_choice: z.enum(["auto", "none"]),
+  tool_choice: z.union([
+    z.enum(["auto", "none", "required"]),
+    z.object({ type: z.literal("function"), name: z.string() }),
+  ]),
   tools: z.array(toolSchema),
   top_logprobs: z.int(),
   top_p: z.number(),
@@ -100,6 +108,8 @@ export const responseEventSchema = z
       logprobs: z.array(chatTokenSchema),
       chameleon: chameleonBlockSchema.partial().optional(),
     }),
+    event("response.function_call_arguments.delta", { ...inItem, delta: z.string() }),
+    event("response.function_call_arguments.done", { ...inItem, name: z.string(), arguments: z.string() }),
     event("response.output_text.annotation.added", {
       ...inPart,
       annotation_index: z.int(),
@@ -127,6 +137,7 @@ export type ResponseSettings = Pick<
   | "instructions"
   | "max_output_tokens"
   | "metadata"
+  | "parallel_tool_calls"
   | "temperature"
   | "text"
   | "tool_choice"

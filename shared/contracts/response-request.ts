@@ -7,6 +7,16 @@ import { type ChatMessage, messagesSchema, readMessages } from "./chat.ts";
 import { absentAs, describe, isString, kindOf, listOf, metadataSchema, refuser } from "./fields.ts";
 import { asGeneration, generationFields, type Refuse, readFormat, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";
+import {
+  askedCalls,
+  functionFields,
+  hasCalls,
+  type ToolChoice,
+  toolChoiceField,
+  toolFields,
+  toolsFault,
+  toolsField,
+} from "./tools.ts";
 
 const logprobsIncluded = "message.output_text.logprobs";
 const nothingStored = "nothing is stored here, so send the whole conversation as input";
@@ -22,30 +32,28 @@ const refused = (name: string, why: string) =>
     .optional()
     .meta({ description: `Refused: ${why}` });
 
+const storeName = { type: "string", maxLength: limits.adapterNameCharacters };
 const storeNames = listOf({
   ...{ name: "vector_store_ids", of: "names", max: maxStores },
   ...{ isEntry: isString, rule: "it must be the name of an adapter" },
 });
 const fileSearchSchema = z.object({
   type: z.literal("file_search"),
-  vector_store_ids: absentAs(storeNames, [] as string[], ""),
+  vector_store_ids: absentAs(storeNames, [] as string[], "Adapters of your own").meta({
+    anyOf: [{ type: "null" }, { type: "array", items: storeName, maxItems: maxStores }],
+  }),
   max_num_results: absentAs(z.int().min(1).max(maxResults), searchedPassages, ""),
   filters: refused("filters", "it is not built"),
   ranking_options: refused("ranking_options", "it is not built"),
 });
-const toolsField = listOf({
-  ...{ name: "tools", of: "tools", max: limits.responseTools },
-  isEntry: (tool): tool is unknown => (tool as { type?: unknown } | null)?.type === "file_search",
-  rule: "only a tool of type file_search is built",
-}).pipe(z.array(fileSearchSchema).max(1));
-const storeName = { type: "string", maxLength: limits.adapterNameCharacters };
-const fileSearchFields = {
-  type: { const: "file_search" },
-  vector_store_ids: { type: "array", items: storeName, maxItems: maxStores },
-  max_num_results: { type: "integer", minimum: 1, maximum: maxResults, default: searchedPassages },
-};
-const toolSchema = { type: "object", properties: fileSearchFields, required: ["type"] };
-
+const isFunction = z.literal("function");
+const toolSchema = z.discriminatedUnion("type", [z.object({ type: isFunction, ...functionFields }), fileSearchSchema], {
+  error: ({ input }) =>
+    `a tool is of type ${describe((input as { type?: unknown } | null)?.type)}; only function and file_search are built`,
+});
+type Tools = z.output<typeof toolSchema>[];
+const functionsOf = (tools: Tools) => tools.filter((tool) => tool.type === "function");
+const searchesOf = (tools: Tools) => tools.filter((tool) => tool.type === "file_search");
 const formatName = { type: "string", maxLength: limits.formatCharacters };
 const formatSchema = {
   type: "object",
@@ -89,12 +97,17 @@ export const responseRequestSchema = z
       null,
       "How the text is written",
     ),
-    tools: absentAs(
-      toolsField,
-      [] as z.output<typeof toolsField>,
-      "`file_search` puts up to four passages of your own documents into the prompt, of the adapters that `vector_store_ids` names, else of those that the answer considers",
-    ).meta({ anyOf: [{ type: "null" }, { type: "array", items: toolSchema, maxItems: 1 }] }),
-    tool_choice: z.unknown().optional().meta({ description: "`none` turns the search off" }),
+    tools: toolsField(
+      toolSchema,
+      "Functions that the answer may call; and `file_search`, at most once, which puts up to four passages of your own documents into the prompt, of the adapters that `vector_store_ids` names, else of those that the answer considers",
+    ),
+    tool_choice: toolChoiceField(
+      z.union([
+        z.object({ type: isFunction, name: functionFields.name }).transform(({ name }) => ({ name })),
+        z.object({ type: z.literal("file_search") }).transform(() => "auto" as const),
+      ]),
+    ),
+    parallel_tool_calls: toolFields.parallel_tool_calls,
     metadata: absentAs(metadataSchema, null, "Is repeated in the answer"),
     store: absentAs(z.boolean(), null, "Nothing is stored, whatever it is: the answer says `store: false`"),
     background: absentAs(z.literal(false), false, "An answer is sent with its request"),
@@ -110,21 +123,34 @@ export const responseRequestSchema = z
       context.addIssue({ code: "custom", path: [param], message, input: request });
     const value = request.max_output_tokens;
     const maxTokens = value === null ? null : { name: "max_output_tokens", value };
-    const together = { ...request, n: 1, stream_options: null, response_format: request.text?.format?.form ?? null };
+    const { form } = callsOf(request);
+    const together = { ...request, n: 1, stream_options: null, response_format: form };
     refuseTogether(together, { prompts: 1, maxTokens }, refuse);
+    const searches = searchesOf(request.tools);
+    if (searches.length > 1) refuse("tools", `tools has ${searches.length} of type file_search, the maximum is 1`);
+    const fault = toolsFault(functionsOf(request.tools), request.tool_choice, form);
+    if (fault) refuse(...fault);
+    const { compare = false, sources = false } = request.chameleon ?? {};
+    if (hasCalls(form) && (compare || sources || isReported(request))) {
+      refuse(
+        "tools",
+        "tools has functions, and calls in a response have no place for logprobs, compare and sources; those of a chat completion have",
+      );
+    }
     if (request.include?.includes("file_search_call.results")) {
       refuse("include", "include holds file_search_call.results; annotations name the passages, without their text");
     }
   })
-  .transform(({ input, instructions, tools, tool_choice, metadata, include, text, ...request }) => {
-    const [search] = tool_choice === "none" ? [] : tools;
+  .transform(({ input, instructions, metadata, include, text, ...request }) => {
+    const { tools, tool_choice, parallel_tool_calls, ...generation } = request;
+    const [search] = tool_choice === "none" ? [] : searchesOf(tools);
     const stores = [...new Set(search?.vector_store_ids)];
-    const { form = null, told = { type: "text" as const } } = text?.format ?? {};
-    const { chameleon, ...chat } = asGeneration({ ...request, response_format: form });
-    const isReported = (request.top_logprobs ?? 0) > 0 || include?.includes(logprobsIncluded) === true;
+    const told = text?.format?.told ?? { type: "text" as const };
+    const calls = callsOf({ ...request, text });
+    const { chameleon, ...chat } = asGeneration({ ...generation, response_format: calls.form });
     const system: ChatMessage[] = instructions === null ? [] : [{ role: "system", content: instructions }];
     return {
-      messages: [...system, ...input],
+      conversation: { messages: [...system, ...input], toolsText: calls.text },
       chat: {
         ...chat,
         chameleon: {
@@ -134,7 +160,7 @@ export const responseRequestSchema = z
         },
         n: 1,
         stream_options: null,
-        logprobs: isReported,
+        logprobs: isReported({ ...request, include }),
         max_completion_tokens: request.max_output_tokens,
         max_tokens: null,
       },
@@ -144,17 +170,34 @@ export const responseRequestSchema = z
         max_output_tokens: request.max_output_tokens,
         metadata: metadata ?? {},
         text: { format: told },
-        tool_choice: tool_choice === "none" ? ("none" as const) : ("auto" as const),
-        tools: tools.map(({ type, vector_store_ids, max_num_results }) => ({
-          type,
-          vector_store_ids,
-          max_num_results,
-        })),
+        tool_choice: typeof tool_choice === "string" ? tool_choice : { type: "function" as const, ...tool_choice },
+        parallel_tool_calls: calls.text !== null && parallel_tool_calls,
+        tools: [
+          ...functionsOf(tools).map((tool) => ({ ...tool, parameters: tool.parameters.schema, strict: true })),
+          ...searchesOf(tools).map(({ type, vector_store_ids, max_num_results }) => ({
+            ...{ type, vector_store_ids, max_num_results },
+          })),
+        ],
         top_logprobs: request.top_logprobs ?? 0,
       },
       /** What is looked for in the caller's documents; null: nothing. */
       query: search ? (input.findLast(({ role }) => role === "user")?.content ?? "") : null,
     };
+  });
+
+const isReported = ({ top_logprobs, include }: { top_logprobs: number | null; include: string[] | null }) =>
+  (top_logprobs ?? 0) > 0 || include?.includes(logprobsIncluded) === true;
+
+const callsOf = (request: {
+  tools: Tools;
+  tool_choice: ToolChoice;
+  parallel_tool_calls: boolean;
+  text: { format: { form: string | null } | null } | null;
+}) =>
+  askedCalls(functionsOf(request.tools), {
+    choice: request.tool_choice,
+    isParallel: request.parallel_tool_calls,
+    format: request.text?.format?.form ?? null,
   });
 
 /** The form that the text is held to, and what the answer repeats of the format. */
@@ -178,14 +221,23 @@ function readInput(value: unknown, context: z.RefinementCtx): ChatMessage[] {
   if (!Array.isArray(value)) return refuse(`input is ${kindOf(value)}; it must be a text or a list of items`);
   const messages: unknown[] = [];
   for (const [i, item] of (value as unknown[]).entries()) {
-    const { type = "message" } = (item ?? {}) as { type?: unknown };
+    const { type = "message", call_id, ...fields } = (item ?? {}) as Record<string, unknown>;
     // An earlier answer's search: what it found is in no message.
     if (type === "file_search_call") continue;
-    if (type !== "message") {
-      const why = "only messages are read, as nothing is stored (store: false) and no function is called";
+    if (type === "function_call") {
+      const call = { id: call_id, type: "function", function: fields };
+      // A call is of the assistant's message before it.
+      const last = messages.at(-1) as { role?: unknown; tool_calls?: unknown[] } | null | undefined;
+      const turn = last?.role === "assistant" ? (messages.pop() as typeof last) : { role: "assistant", content: null };
+      messages.push({ ...turn, tool_calls: [...(last === turn ? (last.tool_calls ?? []) : []), call] });
+    } else if (type === "function_call_output") {
+      messages.push({ role: "tool", content: fields.output, tool_call_id: call_id });
+    } else if (type === "message") {
+      messages.push(item);
+    } else {
+      const why = "only messages and calls of functions are read, as nothing is stored (store: false)";
       return refuse(`input[${i}] is of type ${describe(type)}; ${why}`, [i]);
     }
-    messages.push(item);
   }
   return readMessages(messages, context, "input");
 }

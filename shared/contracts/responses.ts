@@ -3,6 +3,7 @@
  * document and the tests hold answers to these schemas; the edge uses their types alone, so they are not in its bundle.
  */
 import * as z from "zod";
+import { toolCallDeltaSchema, toolCallSchema } from "./called-functions.ts";
 import { citedPassagesSchema, sourcedTokenSchema } from "./cited-passages.ts";
 
 export const unixSeconds = z.int().describe("Unix time in seconds");
@@ -133,6 +134,7 @@ function answer<O extends string, C extends z.ZodType>(object: O, choice: C) {
   });
 }
 const finishReason = z.enum(["stop", "length"]);
+const chatFinishReason = z.enum(["stop", "length", "tool_calls"]);
 
 const completionLogprobsSchema = z.object({
   tokens: z.array(z.string()),
@@ -160,17 +162,26 @@ export const chatTokenSchema = chatAlternative.extend({ top_logprobs: z.array(ch
 const chatLogprobsSchema = z.object({ content: z.array(chatTokenSchema).nullable(), refusal: z.null() });
 const chatChoice = z.object({
   index: z.int(),
-  message: z.object({ role: z.literal("assistant"), content: z.string(), refusal: z.null() }),
-  logprobs: chatLogprobsSchema.nullable(),
-  finish_reason: finishReason,
+  message: z.object({
+    role: z.literal("assistant"),
+    content: z.string().nullable().describe("null where there are calls alone"),
+    refusal: z.null(),
+    tool_calls: z.array(toolCallSchema).optional(),
+  }),
+  logprobs: chatLogprobsSchema.nullable().describe("Of every token, those of calls too"),
+  finish_reason: chatFinishReason.describe("`tool_calls`: the answer ends in a whole call"),
   chameleon: partialBlock,
 });
 export const chatResponseSchema = answer("chat.completion", chatChoice);
 const chatChunkChoice = z.object({
   index: z.int(),
-  delta: z.object({ role: z.literal("assistant").optional(), content: z.string().optional() }),
+  delta: z.object({
+    role: z.literal("assistant").optional(),
+    content: z.string().nullable().optional(),
+    tool_calls: z.array(toolCallDeltaSchema).optional(),
+  }),
   logprobs: chatLogprobsSchema.nullable(),
-  finish_reason: finishReason.nullable(),
+  finish_reason: chatFinishReason.nullable(),
   chameleon: partialBlock,
 });
 export const chatChunkSchema = answer("chat.completion.chunk", chatChunkChoice);

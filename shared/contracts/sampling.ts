@@ -50,8 +50,8 @@ export const samplingSchema = z.strictObject({
   logit_bias: z
     .array(z.tuple([tokenId, z.number().min(-limits.logitBiasMagnitude).max(limits.logitBiasMagnitude)]))
     .max(limits.logitBiasEntries),
-  /** The text is JSON that this form admits (json-schema.ts); null for any text. */
-  json_form: z.string().max(limits.schemaFormCharacters).nullable(),
+  /** The text is JSON that this form admits (json-schema.ts), or calls functions (tools.ts); null for any text. */
+  text_form: z.string().max(limits.schemaFormCharacters).nullable(),
 });
 
 export type Sampling = z.infer<typeof samplingSchema>;
@@ -73,7 +73,7 @@ export const defaultSampling: Readonly<Sampling> = {
   stop_token_ids: [],
   logprobs: null,
   logit_bias: [],
-  json_form: null,
+  text_form: null,
 };
 
 export function samplingWith(changes: SamplingChanges): Sampling {

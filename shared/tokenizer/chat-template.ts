@@ -7,6 +7,9 @@ import { BoundedTemplate } from "./bounded-template.ts";
 import { TemplateLimitError, templateLimits } from "./template-limits.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
+/** A message as a template sees it: results of calls are the user's. */
+type Turn = ChatMessage & { role: "system" | "user" | "assistant" };
+
 /**
  * A special token in a rendered text is this and one of the code units after it: half surrogate pairs. Messages are made well-formed
  * first, so they cannot contain it, and a template cannot spell a special token in parts.
@@ -46,7 +49,10 @@ export class ChatTemplate {
    * `nowMs` is for templates that ask for the date.
    */
   encode(messages: readonly ChatMessage[], nowMs: number, maxTokens = Number.POSITIVE_INFINITY): number[] {
-    const wellFormed = messages.map(({ role, content }) => ({ role, content: content.toWellFormed() }));
+    const wellFormed = messages.map(({ role, content }) => ({
+      role: role === "tool" ? ("user" as const) : role,
+      content: content.toWellFormed(),
+    }));
     const text = this.#template ? this.#rendering(this.#template, wellFormed, nowMs) : alpaca(wellFormed);
     const ids: number[] = [];
     for (let from = 0; ids.length <= maxTokens; ) {
@@ -88,7 +94,7 @@ export class ChatTemplate {
     return markStart + String.fromCharCode(firstMark + this.#markedIds.indexOf(id));
   }
 
-  #rendering(template: BoundedTemplate, messages: ChatMessage[], nowMs: number): string {
+  #rendering(template: BoundedTemplate, messages: Turn[], nowMs: number): string {
     const variables = { messages, add_generation_prompt: true, ...this.#variables };
     const characters = messages.reduce((sum, { content }) => sum + content.length, 0);
     return template.render(variables, characters, nowMs);
@@ -96,7 +102,7 @@ export class ChatTemplate {
 }
 
 /** A system message takes the place of the opening, or stands between the turns. */
-function alpaca(messages: readonly ChatMessage[]): string {
+function alpaca(messages: readonly Turn[]): string {
   const turns = messages.map(({ role, content }) => (role === "system" ? content : alpacaTitles[role] + content));
   if (messages[0].role !== "system") turns.unshift(alpacaOpening);
   return `${turns.join("\n\n")}\n\n${alpacaTitles.assistant}`;

@@ -272,12 +272,12 @@ describe("the openai SDK", () => {
     const wrong = client().chat.completions.create({
       model,
       messages,
-      tools: [{ type: "function", function: { name: "f" } }],
+      tools: [{ type: "custom", custom: { name: "f" } }],
     });
     await expect(wrong).rejects.toThrow(BadRequestError);
     await expect(wrong).rejects.toMatchObject({
       status: 400,
-      param: "tools",
+      param: "tools[0]",
       requestID: expect.stringMatching(/^req_/),
     });
     await expect(client().completions.create({ model: "gpt5", prompt })).rejects.toThrow(NotFoundError);

@@ -317,14 +317,7 @@ const cases: [string, number, string, object, string[]][] = [
   ["a number as content", 400, "messages[0]", user(5), ["number"]],
   ["an image", 400, "messages[0]", user([{ type: "image_url", image_url: { url: "x" } }]), ["image_url", "text"]],
   ["a part without text", 400, "messages[0]", user([{ type: "text" }]), ["content[0].text"]],
-  ["a tool's answer", 400, "messages[0]", { messages: [{ role: "tool", content: "1" }] }, ["tool", "not built"]],
-  [
-    ...(["calls of tools", 400, "messages[0]"] as const),
-    { messages: [{ role: "assistant", content: null, tool_calls: [{}] }] },
-    ["not built"],
-  ],
-  ["tools", 400, "tools", { messages: hello, tools: [{ type: "function" }] }, ["tools", "not built"]],
-  ["a tool choice", 400, "tool_choice", { messages: hello, tool_choice: "required" }, ["required", "not built"]],
+  ["a function's result", 400, "messages[0]", { messages: [{ role: "function", content: "1" }] }, ["function"]],
   ["functions", 400, "functions", { messages: hello, functions: [{}] }, ["functions", "not built"]],
   [
     ...(["structured output", 400, "response_format"] as const),

@@ -170,7 +170,7 @@ describe("a response", () => {
     for (const [i, format] of [given, { type: "json_object" }, { type: "text" }].entries()) {
       expect((await responded({ input: "a", text: { format } })).text).toEqual({ format: told[i] });
     }
-    const forms = seen.batches.map(({ sequences }) => sequences[0].sampling.json_form);
+    const forms = seen.batches.map(({ sequences }) => sequences[0].sampling.text_form);
     expect(forms).toEqual([expect.stringContaining('"boolean"'), expect.stringContaining('"object"'), undefined]);
   });
 
@@ -349,7 +349,11 @@ describe("what is not built is refused by name", () => {
     ["min_tokens", { text: { format: { type: "json_object" } }, min_tokens: 2 }, /beside/],
     ["response_format", { response_format: { type: "json_object" } }, /it is text.format/],
     ["include", { include: ["file_search_call.results"] }, /annotations name the passages/],
-    ["tools", { tools: [{ type: "web_search" }, { type: "mcp" }] }, /file_search is built/],
+    [
+      "tools[0].type",
+      { tools: [{ type: "web_search" }, { type: "mcp" }] },
+      /"web_search"; only function and file_search/,
+    ],
     ["tools", { tools: [file_search, file_search] }, /the maximum is 1/],
     ["tools[0].filters", { tools: [{ ...file_search, filters: {} }] }, /not built/],
     ["tools[0].ranking_options", { tools: [{ ...file_search, ranking_options: {} }] }, /not built/],
@@ -359,7 +363,7 @@ describe("what is not built is refused by name", () => {
     ["input", { input: undefined }, /input is null/],
     ["input", { input: [] }, /at least one/],
     ["input[0]", { input: [{ type: "item_reference", id: "msg_1" }] }, /store: false/],
-    ["input[1]", { input: [{ role: "user", content: "a" }, { type: "function_call_output" }] }, /function_call_output/],
+    ["input[1]", { input: [{ role: "user", content: "a" }, { type: "reasoning" }] }, /"reasoning"/],
     ["input[0]", { input: [{ role: "user", content: [{ type: "input_image" }] }] }, /content\[0\].*"input_image"/],
     ["input[0]", { input: [{ role: "user", content: [{ type: "input_file" }] }] }, /"input_file"/],
     ["input[0]", { input: [{ role: "user", content: [{ type: "input_audio" }] }] }, /"input_audio"/],

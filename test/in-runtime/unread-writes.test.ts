@@ -320,7 +320,7 @@ describe.each(ways)("a stream, %s", (way) => {
 
 const responseSettings: ResponseSettings = {
   ...{ instructions: null, max_output_tokens: null, metadata: {}, temperature: 1, top_p: 1, top_logprobs: 0 },
-  ...{ text: { format: { type: "text" } }, tool_choice: "auto", tools: [], query: "q" },
+  ...{ text: { format: { type: "text" } }, tool_choice: "auto", tools: [], parallel_tool_calls: false, query: "q" },
 };
 
 /** A request for a response with one message, and the texts of its events, all or those that a client lacks. */
@@ -337,7 +337,8 @@ function responseOf(way: Way) {
     const repeated = resumeFrom && new RepeatedEvents(resumeFrom);
     return ["é", "", "b\n", null].flatMap((text) => {
       const done = text === null ? doneFrame("a") : null;
-      const part = { planned, text: text ?? "", logprobs: null, compared: [], sourced: [], done };
+      const none = { calls: [], logprobs: null, compared: [], sourced: [] };
+      const part = { planned, text: text ?? "", ...none, done, finishReason: done?.finishReason ?? null };
       builder.add(part);
       const made = builder.events(part).filter(({ text, isLast }) => !repeated?.skipIfSent(0, text, isLast));
       return made.map((event) => eventText(event));
@@ -400,18 +401,24 @@ test.each(["completion", "chat", "response"] as const)(
       return maxStreamBytes({ ...plan, choices }, { form, ...options }, settings)!;
     };
     // GPT-2's longest token, its longest of characters that JSON escapes, and one that becomes six.
-    for (const text of ["\u00c3\u0082".repeat(32), '"'.repeat(64), "\u0000"]) {
+    const texts = ["\u00c3\u0082".repeat(32), '"'.repeat(64), "\u0000"];
+    for (const [text, isCall] of texts.flatMap((text) => [
+      [text, false] as const,
+      ...(form === "completion" ? [] : [[text, true] as const]),
+    ])) {
       const builder = new ResponseBuilder(forms[form], envelope, plan, {
         ...{ compare: false, sources: false, withBlock: false, isWhole: false },
       });
+      let begun = 0;
       const bytesOf = (done: DoneFrame | null) => {
         const part = {
           planned: plan.choices[0],
-          text: done ? "" : text,
-          logprobs: null,
-          compared: [],
-          sourced: [],
-          done,
+          text: done || isCall ? "" : text,
+          calls: isCall
+            ? [{ index: 0, name: begun++ === 0 ? "f" : null, arguments: text, isWhole: done !== null }]
+            : [],
+          ...{ logprobs: null, compared: [], sourced: [] },
+          ...{ done, finishReason: done?.finishReason ?? null },
         };
         builder.add(part);
         const events = builder

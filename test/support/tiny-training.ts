@@ -47,6 +47,7 @@ export async function tinyTraining(
     validationWindows: 40,
     testWindows: 40,
     threads: 1,
+    keepCache: false,
   };
 }
 

@@ -5,7 +5,7 @@ import { readHubConfig, useProxyOfEnvironment } from "../../config.ts";
 import { commandProgress, interruptionSignal } from "../../training/progress.ts";
 import { importModel } from "./import-model.ts";
 
-const progress = commandProgress();
+const progress = commandProgress(() => performance.now());
 
 const signal = interruptionSignal(() => performance.now());
 

@@ -132,9 +132,39 @@ const oddMessages = fc.array(
         ),
       ),
     }),
-    fc.constantFrom<unknown>(null, "hi", [], { role: "assistant", content: null, tool_calls: [{}] }),
+    fc.constantFrom<unknown>(
+      null,
+      "hi",
+      [],
+      { role: "assistant", content: null, tool_calls: [{}] },
+      { type: "function_call" },
+    ),
   ),
   { maxLength: 300, size: "small" },
+);
+/** Functions that are nearly right, as a chat or a response has them. */
+const oddFunction = fc.record(
+  {
+    name: fc.oneof(fc.constantFrom<unknown>("f", "get_a", "a b", "__proto__", "f".repeat(65), null), oddText),
+    description: fc.oneof(oddText, fc.constantFrom<unknown>(null, 1)),
+    parameters: fc.constantFrom<unknown>(null, [], { type: "object" }, { type: "object", properties: { a: [] } }, {}),
+  },
+  { requiredKeys: [] },
+);
+const oddTools = fc.array(
+  fc.oneof(
+    oddFunction.map((one) => ({ type: "function", function: one })),
+    oddFunction.map((one) => ({ type: "function", ...one })),
+    fc.constantFrom<unknown>(null, { type: "custom" }, { type: "file_search" }),
+  ),
+  { maxLength: 140, size: "small" },
+);
+const oddChoice = fc.constantFrom<unknown>(
+  "required",
+  "any",
+  { type: "function", name: "f" },
+  { type: "function" },
+  [],
 );
 /** Lists of experts that are nearly right. */
 const oddExpert = fc.record({
@@ -155,6 +185,8 @@ const oddValue = fc.oneof(
   oddText,
   oddList,
   oddMessages,
+  oddTools,
+  oddChoice,
   fc.jsonValue({ maxDepth: 3 }),
   fc.dictionary(fc.constantFrom(...knownFields, "1", "50256"), fc.oneof(oddNumber, fc.constant(true)), { maxKeys: 5 }),
 );

@@ -15,7 +15,7 @@ const grammars = new Grammars(
 );
 afterAll(() => grammars.close());
 
-const json_form = schemaForm({
+const text_form = schemaForm({
   type: "object",
   properties: {
     n: { type: "integer", minimum: 0, maximum: 99 },
@@ -39,7 +39,7 @@ async function run(requests: ReturnType<typeof sequenceRequest>[], own: Grammars
 const held = (id: string, rest: Parameters<typeof sequenceRequest>[2] = {}) =>
   sequenceRequest(id, [1, 2, 3], {
     ...{ maxTokens: 60, ...rest },
-    sampling: { temperature: 1, seed: id.charCodeAt(0), json_form, ...rest.sampling },
+    sampling: { temperature: 1, seed: id.charCodeAt(0), text_form, ...rest.sampling },
   });
 const free = (id: string) => sequenceRequest(id, [4, 5], { maxTokens: 40, sampling: { temperature: 1, seed: 9 } });
 
@@ -83,12 +83,12 @@ describe("a sequence that is held to a schema", () => {
   test("has its schema compiled once for all choices of a request, and waits with no more than 16 new ones", async () => {
     const schema = (n: number) => schemaForm({ type: "array", items: { const: `${n} is new` } }) as string;
     const choices = Array.from({ length: 40 }, (_, i) =>
-      held(`choice${i}`, { maxTokens: 3, sampling: { json_form: schema(-1) } }),
+      held(`choice${i}`, { maxTokens: 3, sampling: { text_form: schema(-1) } }),
     );
     const { lastFrameOf } = await run(choices);
     for (const { id } of choices) expect(lastFrameOf(id)).toMatchObject({ type: "done" });
     const many = Array.from({ length: 20 }, (_, i) =>
-      held(`new${i}`, { maxTokens: 3, sampling: { json_form: schema(i) } }),
+      held(`new${i}`, { maxTokens: 3, sampling: { text_form: schema(i) } }),
     );
     const { lastFrameOf: lastOf } = await run(many);
     const refused = many.filter(({ id }) => lastOf(id)?.type === "error");
@@ -127,7 +127,7 @@ test.each([0, 1, 2])("a row whose grammar takes long holds up nobody, as the row
   } as unknown as Grammars;
   const harness = createEngineHarness({ runner: createFakeRunner(), textPieceOf, grammars: slow });
   const requests = [free("one"), free("two")];
-  requests.splice(place, 0, held("slow", { sampling: { json_form: "any" } }));
+  requests.splice(place, 0, held("slow", { sampling: { text_form: "any" } }));
   await harness.engine.submit(null, requests);
   while (harness.engine.busy) await harness.engine.step();
   expect(harness.tokensOf("slow")).toHaveLength(3);

@@ -1,7 +1,10 @@
 import { Ajv2020 } from "ajv/dist/2020.js";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
+import { CallReader } from "../../../../edge/answer/call-reader.ts";
 import { anyObject, schemaForm } from "../../../../shared/contracts/json-schema.ts";
+import { limits } from "../../../../shared/contracts/limits.ts";
+import { askedCalls, callText, type ToolChoice } from "../../../../shared/contracts/tools.ts";
 import {
   allowedIds,
   drawn,
@@ -62,6 +65,107 @@ describe("texts under a grammar", () => {
       begun.row.close();
       resumed.row.close();
     }
+  });
+});
+
+describe("calls of functions", () => {
+  const text = { type: "object", properties: { text: { type: "string", maxLength: 9 } }, required: ["text"] };
+  const schemas: Record<string, Record<string, unknown>> = {
+    // Names that begin alike, definitions of the same names, and one that is any object.
+    get: { type: "object", properties: { a: { $ref: "#/$defs/x" } }, required: ["a"], $defs: { x: { enum: [1, 12] } } },
+    get_a: { ...text, $defs: { x: { type: "string" } } },
+    get_ab: { type: "object", properties: { n: { type: "integer", minimum: -5, maximum: 120 } } },
+    no: { type: "object", additionalProperties: false },
+  };
+  const functions = Object.entries(schemas).map(([name, parameters]) => ({
+    ...{ name, description: null },
+    parameters: { schema: { ...parameters, type: "object" as const }, form: schemaForm(parameters) as string },
+  }));
+  const formOf = (choice: ToolChoice, isParallel = true, format: string | null = null) =>
+    askedCalls(functions, { choice, isParallel, format }).form!;
+  const ajv = new Ajv2020({ strict: false });
+  const validate = Object.fromEntries(Object.entries(schemas).map(([name, one]) => [name, ajv.compile(one)]));
+
+  /** The calls of a text that has ended, each of them checked. */
+  function callsIn(form: string, ids: readonly number[]) {
+    const { text, calls } = new CallReader(form).push(tokenizer.decodeText(ids), true);
+    for (const { name, arguments: json, isWhole } of calls) {
+      expect(isWhole).toBe(true);
+      expect(validate[name!](JSON.parse(json)), `${name} ${json}`).toBe(true);
+    }
+    return { text, names: calls.map(({ name }) => name) };
+  }
+
+  test(`are all that is drawn where they are required (seed ${seed})`, async () => {
+    const random = seededRandom(seed);
+    const counts: number[] = [];
+    const called = new Set<string | null>();
+    for (let run = 0; run < 24; run++) {
+      const form = formOf("required", run % 3 > 0);
+      const { ids, ended } = await drawn(form, random, 200);
+      if (!ended) continue;
+      const { text, names } = callsIn(form, ids);
+      expect(text).toBe("");
+      counts.push(names.length);
+      if (run % 3 === 0) expect(names).toHaveLength(1);
+      for (const name of names) called.add(name);
+    }
+    expect(Math.max(...counts)).toBeLessThanOrEqual(limits.toolCalls);
+    expect([...called].sort()).toEqual(Object.keys(schemas));
+    const named = formOf({ name: "get_a" });
+    const { ids, ended } = await drawn(named, random, 200);
+    if (ended) expect(callsIn(named, ids).names).toEqual(["get_a"]);
+  }, 60_000);
+
+  /** Whether the whole text is admitted, and may end there. */
+  async function isAdmitted(form: string, text: string): Promise<boolean> {
+    const { row, advance } = await openRow(form);
+    for (const id of tokenizer.encode(text)) {
+      if (!allowedIds(row).includes(id)) return false;
+      await advance(id);
+    }
+    const isEnd = allowedIds(row).includes(stopIds[0]);
+    row.close();
+    return isEnd;
+  }
+
+  const call = callText("get_ab", '{"n": 120}');
+  test.each<[string, string, boolean]>([
+    [formOf("auto"), "Any text, <tool>, <tool_call and\n\té.", true],
+    [formOf("auto"), "", true],
+    [formOf("auto"), `Let me see.\n${call}`, true],
+    [formOf("auto"), `${call}\n${callText("no", "{}")}`, true],
+    [formOf("auto"), `${call}\nSo it is.`, false],
+    [formOf("auto"), `<tool_call>`, false],
+    [formOf("auto"), callText("get_ab", '{"n": 121}'), false],
+    [formOf("auto"), callText("get_abc", '{"n": 1}'), false],
+    [formOf("auto"), callText("get", '{"n": 1}'), false],
+    [formOf("auto", false), call, true],
+    [formOf("auto", false), `${call}\n${call}`, false],
+    [formOf("auto"), Array(limits.toolCalls).fill(call).join("\n"), true],
+    [
+      formOf("auto"),
+      Array(limits.toolCalls + 1)
+        .fill(call)
+        .join("\n"),
+      false,
+    ],
+    [formOf("required"), call, true],
+    [formOf("required"), "", false],
+    [formOf("required"), ` ${call}`, false],
+    [formOf({ name: "no" }), callText("no", "{}"), true],
+    [formOf({ name: "no" }), call, false],
+    [formOf("auto", true, schemaForm(text) as string), '{"text": "a"}', true],
+    [formOf("auto", true, schemaForm(text) as string), call, true],
+    [formOf("auto", true, schemaForm(text) as string), "text", false],
+  ])("%#: %s %j: %j", async (form, text, expected) => {
+    expect(await isAdmitted(form, text)).toBe(expected);
+  });
+
+  test("that cannot be compiled are refused by their field", async () => {
+    const tokens = tokenizer.encode("no");
+    const refused = openRow(formOf("required"), tokens);
+    await expect(refused).rejects.toMatchObject({ kind: "invalid_request", param: "tools" });
   });
 });
 
