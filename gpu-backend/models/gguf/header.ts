@@ -58,16 +58,16 @@ interface StoredArray {
 }
 type MetadataValue = number | bigint | boolean | string | StoredArray;
 
-const valueTypes = { uint8: 0, int8: 1, uint16: 2, int16: 3, uint32: 4, int32: 5, float32: 6, bool: 7 } as const;
+const boolType = 7;
 const textType = 8;
 const arrayType = 9;
-const wideTypes = { uint64: 10, int64: 11, float64: 12 } as const;
-const scalarBytes: Record<number, number> = {
-  ...{ [valueTypes.uint8]: 1, [valueTypes.int8]: 1, [valueTypes.bool]: 1 },
-  ...{ [valueTypes.uint16]: 2, [valueTypes.int16]: 2 },
-  ...{ [valueTypes.uint32]: 4, [valueTypes.int32]: 4, [valueTypes.float32]: 4 },
-  ...{ [wideTypes.uint64]: 8, [wideTypes.int64]: 8, [wideTypes.float64]: 8 },
+/** Bytes of the other types, and how a DataView reads them. */
+const scalarTypes: Record<number, readonly [bytes: number, read: ScalarReader]> = {
+  ...{ 0: [1, "getUint8"], 1: [1, "getInt8"], 2: [2, "getUint16"], 3: [2, "getInt16"] },
+  ...{ 4: [4, "getUint32"], 5: [4, "getInt32"], 6: [4, "getFloat32"], 7: [1, "getUint8"] },
+  ...{ 10: [8, "getBigUint64"], 11: [8, "getBigInt64"], 12: [8, "getFloat64"] },
 };
+type ScalarReader = Exclude<keyof DataView & `get${string}`, "getFloat16">;
 
 export class GgufHeader {
   readonly tensors: ReadonlyMap<string, TensorInfo>;
@@ -125,7 +125,7 @@ export class GgufHeader {
 
   /** null if the key is missing. Throws an Error if it is no array of numbers, or has more than `maxElements`. */
   numbers(key: string, maxElements: number): number[] | null {
-    const isNumber = (type: number) => type in scalarBytes && type !== valueTypes.bool;
+    const isNumber = (type: number) => type in scalarTypes && type !== boolType;
     const array = this.#array(key, maxElements, isNumber, "an array of numbers");
     return array && Array.from({ length: array.count }, () => Number(array.cursor.scalar(array.elementType)));
   }
@@ -175,12 +175,12 @@ function readMetadata(cursor: Cursor, count: number): Map<string, MetadataValue>
 
 function readValue(cursor: Cursor, type: number, key: string, maxElements: number): MetadataValue {
   if (type === textType) return cursor.text(ggufLimits.textBytes, describe(key));
-  if (type in scalarBytes) return cursor.scalar(type);
+  if (type in scalarTypes) return cursor.scalar(type);
   if (type !== arrayType) throw cursor.error(`${describe(key)} has the unknown type ${type}`);
   const elementType = cursor.uint32();
   const count = cursor.size(`length of ${describe(key)}`, maxElements);
   const array = { elementType, count, at: cursor.at };
-  if (elementType in scalarBytes) cursor.skip(count * scalarBytes[elementType]);
+  if (elementType in scalarTypes) cursor.skip(count * scalarTypes[elementType][0]);
   else if (elementType === textType) {
     const what = `length of a text of ${describe(key)}`;
     for (let i = 0; i < count; i++) cursor.skip(cursor.size(what, ggufLimits.textBytes));
@@ -297,32 +297,10 @@ class Cursor {
   }
 
   scalar(type: number): number | bigint | boolean {
-    const from = this.#take(scalarBytes[type]);
-    const view = this.#window;
-    switch (type) {
-      case valueTypes.uint8:
-        return view.getUint8(from);
-      case valueTypes.int8:
-        return view.getInt8(from);
-      case valueTypes.uint16:
-        return view.getUint16(from, true);
-      case valueTypes.int16:
-        return view.getInt16(from, true);
-      case valueTypes.uint32:
-        return view.getUint32(from, true);
-      case valueTypes.int32:
-        return view.getInt32(from, true);
-      case valueTypes.float32:
-        return view.getFloat32(from, true);
-      case valueTypes.bool:
-        return view.getUint8(from) !== 0;
-      case wideTypes.uint64:
-        return view.getBigUint64(from, true);
-      case wideTypes.int64:
-        return view.getBigInt64(from, true);
-      default:
-        return view.getFloat64(from, true);
-    }
+    const [bytes, read] = scalarTypes[type];
+    const from = this.#take(bytes);
+    const value = this.#window[read](from, true);
+    return type === boolType ? value !== 0 : value;
   }
 
   /** Makes the next `length` bytes available and returns where in the window they begin. */
