@@ -4,7 +4,6 @@ import { availableParallelism } from "node:os";
 import { z } from "zod";
 import { processNamePattern } from "../shared/contracts/backend-headers.ts";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
-import { nearestName } from "../shared/nearest-name.ts";
 import { embeddedModel } from "./models/embedded.ts";
 import { choice, integer, optionalInteger, optionalText, secret, text } from "./settings.ts";
 
@@ -181,20 +180,6 @@ export function readConfig(
     /** A call must be signed with one of them; none: calls need no signature. */
     secrets: readSecrets(values.BACKEND_SECRETS, "BACKEND_SECRETS"),
   };
-}
-
-/** Letters by which a variable may differ from the setting that is meant. */
-const maxEdits = (setting: string) => (setting.length < 8 ? 1 : 2);
-
-/** Variables that are no settings and look like a misspelt one, with the setting that may be meant. */
-export function misspeltSettings(
-  environment: Record<string, string | undefined> = process.env,
-): { variable: string; setting: string }[] {
-  const settings = Object.keys(environmentSchema.shape);
-  return Object.keys(environment).flatMap((variable) => {
-    const setting = settings.includes(variable) ? null : nearestName(variable, settings, maxEdits);
-    return setting === null ? [] : [{ variable, setting }];
-  });
 }
 
 /**

@@ -8,14 +8,7 @@ import { hostname, totalmem } from "node:os";
 import { join } from "node:path";
 import { isLoopback } from "../shared/loopback.ts";
 import { createCommand, onStopRequest } from "./command-line.ts";
-import {
-  type BackendConfig,
-  childEnvironment,
-  chunkTokens,
-  environmentSchema,
-  misspeltSettings,
-  readConfig,
-} from "./config.ts";
+import { type BackendConfig, childEnvironment, chunkTokens, environmentSchema, readConfig } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
 import type { EngineObserver } from "./host/client.ts";
 import { MemoryService } from "./host/memories/service.ts";
@@ -65,12 +58,6 @@ async function run(config: BackendConfig): Promise<void> {
     (line) => process.stderr.write(line),
     () => new Date(),
   );
-  for (const { variable, setting } of misspeltSettings()) {
-    log("warn", "unknown_setting", {
-      variable,
-      message: `${variable} is no setting and is ignored; is it ${setting}?`,
-    });
-  }
   const now = () => performance.now();
   const sets = new ServingSets(now);
   const memory = planMemory({
@@ -117,8 +104,7 @@ async function run(config: BackendConfig): Promise<void> {
     // Secrets stay in this process: a native fault may leave the engine's memory in a core dump.
     const { secrets, artifactStore, ...open } = config;
     const settings = { ...open, kvBytes: memory.kvBytes, limits, artifactsDirectory };
-    const unwrittenOf = (tenant: string, hash: string) =>
-      store.unwritten(tenant, hash) ?? memoryStore.unwritten(tenant, hash);
+    const unwrittenOf = (tenant: string, hash: string) => store.unwritten(tenant, hash);
     return startSet(settings, { observer, now, stallMs: config.stallMs, environment, unwrittenOf });
   };
   const follower = config.artifactStore && followerOf(config, config.artifactStore, { sets, start, now, metrics, log });

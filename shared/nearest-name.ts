@@ -2,21 +2,14 @@
 
 const longestWord = 40;
 
-/**
- * The name that differs in the fewest letters, `maxEdits` of it at most: by default two in six. Case, `_` and `-` do not count. null
- * if none is near.
- */
-export function nearestName(
-  word: string,
-  names: readonly string[],
-  maxEdits = (name: string) => Math.max(1, name.length / 3),
-): string | null {
+/** The name that differs in the fewest letters, two in six at most. Case, `_` and `-` do not count. null if none is near. */
+export function nearestName(word: string, names: readonly string[]): string | null {
   if (word.length > longestWord) return null;
   let nearest: string | null = null;
   let minDistance = Number.POSITIVE_INFINITY;
   for (const name of names) {
     const distance = editDistance(plain(word), plain(name));
-    if (distance < minDistance && distance <= maxEdits(name)) [nearest, minDistance] = [name, distance];
+    if (distance < minDistance && distance <= Math.max(1, name.length / 3)) [nearest, minDistance] = [name, distance];
   }
   return nearest;
 }

@@ -66,8 +66,7 @@ async function settings(): Promise<string> {
 ## Backend
 
 Each is a variable of its environment and, but for secrets, a flag of \`npm run backend\`: \`MAX_SEQUENCES=8\` is \`${flagOf("MAX_SEQUENCES")} 8\`, which goes
-first. Secrets are variables only, because other users of a machine see command lines. A variable that looks like a misspelt setting is ignored, and the log
-warns of it (\`unknown_setting\`).
+first. Secrets are variables only, because other users of a machine see command lines.
 
 ${table(["variable", "default", "what it is"], backend)}
 

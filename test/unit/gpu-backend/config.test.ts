@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { childEnvironment, environmentSchema, misspeltSettings, readConfig } from "../../../gpu-backend/config.ts";
+import { childEnvironment, environmentSchema, readConfig } from "../../../gpu-backend/config.ts";
 
 test("an empty environment gives a backend on loopback with the embedded model", () => {
   const config = readConfig({});
@@ -43,32 +43,4 @@ test("child processes inherit what the system reads, and neither settings nor se
   expect(environment).toEqual(inherited);
   expect(GLIBC_TUNABLES).toContain("hugetlb=1");
   expect(childEnvironment({ GLIBC_TUNABLES: "" })).toEqual({ GLIBC_TUNABLES: "" });
-});
-
-test("a variable that looks like a misspelt setting is told, and no other", () => {
-  const misspelt = {
-    MODLE_DIR: "MODEL_DIR",
-    MAX_SEQUENCE: "MAX_SEQUENCES",
-    KVBYTES: "KV_BYTES",
-    BACKEND_SECRET: "BACKEND_SECRETS",
-    THREAD: "THREADS",
-    WEIGTH_FORMATS: "WEIGHT_FORMAT",
-  };
-  const settings = Object.keys(environmentSchema.shape);
-  const foreign = [
-    "PATH",
-    "PORT",
-    "EDGE_PORT",
-    "BACKEND_URLS",
-    "STATE_DIR",
-    "XDG_DATA_DIRS",
-    "AWS_REGION",
-    "OTEL_SERVICE_NAME",
-  ];
-  const environment = Object.fromEntries(
-    [...Object.keys(misspelt), ...settings, ...foreign].map((name) => [name, "x"]),
-  );
-  expect(misspeltSettings(environment)).toEqual(
-    Object.entries(misspelt).map(([variable, setting]) => ({ variable, setting })),
-  );
 });
