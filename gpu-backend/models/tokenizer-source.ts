@@ -99,7 +99,8 @@ const tokenizerJson = z.object({
     .default(null),
   added_tokens: z.array(z.object({ id: z.int().min(0), content: z.string().min(1), special: z.boolean() })),
   model: z.object({
-    type: z.literal("BPE"),
+    /** The oldest files, of GPT-2 and its kin, name none. */
+    type: z.literal("BPE").default("BPE"),
     continuing_subword_prefix: z.literal("").nullish(),
     end_of_word_suffix: z.literal("").nullish(),
     byte_fallback: z.literal(false).default(false),

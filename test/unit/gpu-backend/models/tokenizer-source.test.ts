@@ -90,6 +90,11 @@ describe("tokenizer.json", () => {
     expect(packTokenizer(ofJson.vocabulary)).toEqual(packTokenizer(ofGguf.vocabulary));
     const inPairs = jsonOf({}, { merges: merges.map((merge) => merge.split(" ")) });
     expect(tokenizerOfJson(inPairs, about)).toEqual(ofJson);
+    const asGpt2s = jsonOf(
+      {},
+      { type: undefined, unk_token: "", continuing_subword_prefix: "", end_of_word_suffix: "" },
+    );
+    expect(tokenizerOfJson(asGpt2s, about)).toEqual(ofJson);
   });
 
   test.each([
