@@ -7,6 +7,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import type * as XGrammar from "@mlc-ai/web-xgrammar";
 import { LruCache } from "../lru.ts";
 import { grammarOf } from "./grammar.ts";
+import { PatternFault } from "./pattern-rules.ts";
 
 export interface ThreadData {
   /** The bytes of all token ids, one after the other; a token that is no text has none. */
@@ -47,16 +48,21 @@ const seconds = new Map([
 
 const { bytes, ends, stopIds, isPatient } = workerData as ThreadData & { isPatient: boolean };
 const pieces = Array.from(ends, (end, id) => bytes.subarray(id === 0 ? 0 : ends[id - 1], end));
+/** U+2028 and U+2029: never written, as `.` of a pattern does not find them and no class of XGrammar has other characters without them. */
+const separator = /\xe2\x80[\xa8\xa9]/;
 // Of this thread alone, on Linux: beside a busy one it has about a third of a core.
 if (isPatient && process.platform === "linux") setPriority(0, 5);
 const compiler = await openCompiler();
 const compiled = new LruCache<XGrammar.CompiledGrammar>(keptFormBytes);
-const rows = new Map<number, { matcher: XGrammar.GrammarMatcher; lastByte: number }>();
+/** `last`: the last two bytes at least. */
+const rows = new Map<number, { matcher: XGrammar.GrammarMatcher; last: Buffer }>();
 
 let done = Promise.resolve();
 parentPort!.on("message", ({ id, call }: { id: number; call: ThreadCall }) => {
   done = done.then(async () => {
-    const answer = await answerTo(call).catch((thrown: unknown): ThreadAnswer => ({ fault: String(thrown) }));
+    const answer = await answerTo(call).catch((thrown: unknown): ThreadAnswer => {
+      return thrown instanceof PatternFault ? { fault: thrown.message, isRefusal: true } : { fault: String(thrown) };
+    });
     const allowed = "allowed" in answer ? answer.allowed : null;
     parentPort!.postMessage({ id, answer }, allowed ? [allowed.buffer] : []);
   });
@@ -70,7 +76,10 @@ async function openCompiler(): Promise<XGrammar.GrammarCompiler> {
   scope.location = { href: import.meta.url };
   await import("@mlc-ai/web-xgrammar");
   const { TokenizerInfo, GrammarCompiler } = scope.xgrammar;
-  const texts = pieces.map((piece) => (utf8.test(Buffer.from(piece).toString("latin1")) ? byteLevel(piece) : ""));
+  const texts = pieces.map((piece) => {
+    const text = Buffer.from(piece).toString("latin1");
+    return utf8.test(text) && !separator.test(text) ? byteLevel(piece) : "";
+  });
   const tokenizer = await TokenizerInfo.createTokenizerInfo(texts, "byte_level", false, pieces.length, [...stopIds]);
   return GrammarCompiler.createGrammarCompiler(tokenizer, false);
 }
@@ -98,18 +107,21 @@ async function answerTo(call: ThreadCall): Promise<ThreadAnswer> {
     const grammar = compiled.get(call.form) ?? (await compiler.compileGrammar(grammarOf(call.form), "root"));
     // A matcher holds its grammar itself; one that is dropped here is freed with its last row.
     compiled.set(call.form, grammar, call.form.length);
-    row = { matcher: await scope.xgrammar.GrammarMatcher.createGrammarMatcher(grammar), lastByte: 0 };
+    row = { matcher: await scope.xgrammar.GrammarMatcher.createGrammarMatcher(grammar), last: Buffer.alloc(0) };
     rows.set(call.row, row);
   }
   for (const token of call.tokens) {
     if (!row.matcher.acceptToken(token)) return { fault: `the token ${token} is not of the schema`, isRefusal: true };
-    row.lastByte = pieces[token].at(-1) ?? 0;
+    row.last = Buffer.concat([row.last.subarray(-2), pieces[token]]);
   }
   const allowed = Uint32Array.from(await row.matcher.getNextTokenBitmask());
-  const [least, greatest] = seconds.get(row.lastByte) ?? [0, 255];
-  if (greatest < 255) {
-    pieces.forEach(([first], id) => {
-      if (first < least || first > greatest) allowed[id >>> 5] &= ~(1 << (id & 31));
+  const last = row.last.subarray(-2);
+  const [least, greatest] = seconds.get(last.at(-1) ?? 0) ?? [0, 255];
+  if (greatest < 255 || last.includes(0xe2)) {
+    pieces.forEach((piece, id) => {
+      const isOut = piece[0] < least || piece[0] > greatest;
+      if (isOut || separator.test(Buffer.concat([last, piece.subarray(0, 2)]).toString("latin1")))
+        allowed[id >>> 5] &= ~(1 << (id & 31));
     });
   }
   return { allowed };

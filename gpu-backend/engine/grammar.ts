@@ -4,43 +4,24 @@
  * JSON in one line with a space after each comma and colon, as Python's `json.dumps` writes it, so white space cannot go on without
  * end; nor can the digits of a number. Characters are written as themselves or by an escape of one letter. Pure.
  */
-
+import type { Form } from "../../shared/contracts/schema-form.ts";
 import { type CallsForm, callFormat } from "../../shared/contracts/tools.ts";
-
-interface Form {
-  $ref?: string;
-  anyOf?: Form[];
-  enum?: unknown[];
-  type?: string;
-  minimum?: number;
-  maximum?: number;
-  minLength?: number;
-  maxLength?: number;
-  items?: Form | false;
-  prefixItems?: Form[];
-  minItems?: number;
-  maxItems?: number;
-  properties?: Record<string, Form>;
-  required?: string[];
-  additionalProperties?: Form | false;
-}
+import { patternRules } from "./pattern-rules.ts";
 
 const shared = String.raw`
 value ::= members | entries | string | number | "true" | "false" | "null"
 members ::= "{" (string ": " value (", " string ": " value)*)? "}"
 entries ::= "[" (value (", " value)*)? "]"
 string ::= "\"" rest
-rest ::= "\"" | [^\x00-\x1f"\\] rest | "\\" ["\\/bfnrt] rest
+rest ::= "\"" | character rest
+character ::= [^\x00-\x1f"\\] | "\\" ["\\/bfnrt]
 integer ::= "0" | "-"? [1-9] [0-9]{0,14}
 number ::= "-"? ("0" | [1-9] [0-9]{0,14}) ("." [0-9]{1,15})? ([eE] [-+]? [0-9]{1,2})?
 `;
 
-/** One of a string of bounded length; with escapes beside it a bound takes seconds to compile. */
-const character = String.raw`[^\x00-\x1f"\\]`;
-
 type Root = Form & { $defs?: Record<string, Form> };
 
-/** The grammar of a form as `schemaForm` or `askedCalls` returns it. */
+/** The grammar of a form as `schemaForm` or `askedCalls` returns it. Throws PatternFault. */
 export function grammarOf(form: string): string {
   const rules = new Rules();
   const parsed = JSON.parse(form) as Root | CallsForm;
@@ -64,7 +45,6 @@ function callsOf({ text, calls, most }: CallsForm, rules: Rules): string {
 
 class Rules {
   text = "";
-  #names = 0;
   /** Of names of definitions: those of each form are their own. */
   #prefix = "";
 
@@ -74,6 +54,9 @@ class Rules {
     for (const [name, definition] of Object.entries($defs)) this.add(prefix + name, this.of(definition));
     return this.of(root);
   }
+  #names = 0;
+  /** Names of rules by what they stand for. */
+  readonly #known = new Map<string, string>();
 
   add(name: string, expression: string): void {
     this.text += `${name} ::= ${expression}\n`;
@@ -82,7 +65,7 @@ class Rules {
   of(form: Form): string {
     if (form.$ref !== undefined) return this.#prefix + form.$ref.slice("#/$defs/".length);
     if (form.anyOf) return anyOf(form.anyOf.map((one) => this.of(one)));
-    if (form.enum) return anyOf(form.enum.map((value) => literal(JSON.stringify(value))));
+    if (form.enum) return anyOf(form.enum.map((value) => literal(spelled(value))));
     switch (form.type) {
       case undefined:
         return "value";
@@ -92,11 +75,8 @@ class Rules {
         return `("true" | "false")`;
       case "integer":
         return form.minimum === undefined && form.maximum === undefined ? "integer" : integersFrom(form);
-      case "string": {
-        const { minLength = 0, maxLength = "" } = form;
-        if (minLength === 0 && maxLength === "") return "string";
-        return `("\\"" ${character}{${minLength},${maxLength}} "\\"")`;
-      }
+      case "string":
+        return `("\\"" ${this.#charactersFrom(form)})`;
       case "array":
         return this.#array(form);
       case "object":
@@ -106,23 +86,69 @@ class Rules {
     }
   }
 
+  /** A rule that equal expressions share, as each takes time to compile. */
   #named(expression: string): string {
-    const name = `part${this.#names++}`;
-    this.add(name, expression);
-    return name;
+    return this.#once(expression, (name) => {
+      this.add(name, expression);
+      return name;
+    });
   }
 
-  #array({ items, prefixItems, minItems = 0, maxItems }: Form): string {
-    if (prefixItems) return `("[" ${prefixItems.map((one) => this.of(one)).join(` ", " `)} "]")`;
-    const item = this.of(items || {});
-    const more = `(", " ${item}){${Math.max(0, minItems - 1)},${maxItems === undefined ? "" : maxItems - 1}}`;
-    return minItems > 0 ? `("[" ${item} ${more} "]")` : `("[" (${item} ${more})? "]")`;
+  #once(key: string, make: (name: string) => string): string {
+    const known = this.#known.get(key) ?? make(`part${this.#names++}`);
+    this.#known.set(key, known);
+    return known;
+  }
+
+  /** What follows the first quote. One rule for each number of characters that may be left, as XGrammar is slow to compile a range. */
+  #charactersFrom({ minLength = 0, maxLength, patterns }: Form): string {
+    const isBounded = maxLength !== undefined;
+    if (patterns) {
+      const all = [...patterns, `^[^]{${minLength},${maxLength ?? ""}}$`];
+      return this.#once(JSON.stringify(all), (name) => {
+        const { text, start } = patternRules(all, name);
+        this.text += text;
+        return start;
+      });
+    }
+    let rest = isBounded ? `"\\""` : "rest";
+    for (let left = 1; left <= (maxLength ?? minLength); left++) {
+      const mayEnd = isBounded && left <= maxLength - minLength;
+      rest = this.#named(`${mayEnd ? `"\\"" | ` : ""}character ${rest}`);
+    }
+    return rest;
+  }
+
+  #array({ prefixItems = [], items, minItems = 0, maxItems, uniqueItems }: Form): string {
+    if (uniqueItems) return `("[" ${this.#chosen(items!.enum!, minItems, maxItems!, "")} "]")`;
+    const first = prefixItems.map((one) => this.of(one)).join(` ", " `);
+    if (!items) return `("[" ${first} "]")`;
+    const item = this.of(items);
+    const range = (from: number, taken: number) =>
+      `{${Math.max(0, from - taken)},${maxItems === undefined ? "" : maxItems - taken}}`;
+    const more = `(", " ${item})`;
+    if (first) return `("[" ${first} ${more}${range(minItems, prefixItems.length)} "]")`;
+    const all = `${item} ${more}${range(minItems, 1)}`;
+    return minItems > 0 ? `("[" ${all} "]")` : `("[" (${all})? "]")`;
+  }
+
+  /** From `least` to `most` of the values, in their order. */
+  #chosen(values: readonly unknown[], least: number, most: number, separator: string): string {
+    if (most === 0 || values.length === 0) return `""`;
+    const others = values.slice(1);
+    return this.#once(JSON.stringify([values, least, most, separator]), () => {
+      const next = this.#chosen(others, Math.max(0, least - 1), Math.min(most - 1, others.length), ", ");
+      const taken = `${literal(separator + spelled(values[0]))} ${next}`;
+      const left = () => this.#chosen(others, least, Math.min(most, others.length), separator);
+      return this.#named(least > others.length ? taken : `${taken} | ${left()}`);
+    });
   }
 
   /** Properties in the schema's order. Which are left out is chosen one by one: each rule has what may follow those before it. */
-  #object({ properties, required = [], additionalProperties }: Form): string {
+  #object({ properties, required = [], propertyNames = {}, additionalProperties = {} }: Form): string {
     if (!properties) {
-      const member = `string ": " ${this.of(additionalProperties || {})}`;
+      const name = propertyNames.type || propertyNames.anyOf ? this.of(propertyNames) : "string";
+      const member = `${name} ": " ${this.of(additionalProperties)}`;
       return `("{" (${member} (", " ${member})*)? "}")`;
     }
     const members = Object.entries(properties).map(([name, form]) => ({
@@ -143,6 +169,15 @@ class Rules {
 
 function anyOf(expressions: readonly string[]): string {
   return `(${expressions.join(" | ")})`;
+}
+
+/** JSON in one line with a space after each comma and colon. */
+function spelled(value: unknown): string {
+  const lines = JSON.stringify(value, null, 1);
+  return lines
+    .replace(/([[{])\n */g, "$1")
+    .replace(/\n *([\]}])/g, "$1")
+    .replace(/\n */g, " ");
 }
 
 /** A text as a string of the grammar. */

@@ -1,11 +1,28 @@
 /**
  * A request's JSON Schema (2020-12, and what draft 7 has in common with it), brought into the part of the language that answers are
- * held to: a form in which every schema says in one way what it admits. What it admits, the request's schema admits; where that leaves
- * a choice, the form takes the plainer part: an object with `properties` has no others, an array with `prefixItems` has exactly these.
- * Annotations are dropped. A keyword that would assert more is refused. Pure. Not here: how a text is held to the form (the backend's).
+ * held to (schema-form.ts). What the form admits, the request's schema admits; where that leaves a choice, the form takes the plainer
+ * part: an object with `properties` has no others, an array with `prefixItems` and no `items` has exactly these. Annotations are
+ * dropped. A keyword that would assert more is refused. Pure. Not here: how a text is held to the form (the backend's).
  */
 import { describe } from "../describe.ts";
 import { limits } from "./limits.ts";
+import { areDisjoint, type Form, isObject, type Kind, kinds, textOf, unionOf } from "./schema-form.ts";
+import {
+  at,
+  entriesOf,
+  Fault,
+  isAmong,
+  isOf,
+  lengths,
+  listOf,
+  numbers,
+  type Part,
+  partAt,
+  type Schema,
+  strings,
+  typesOf,
+  unescaped,
+} from "./schema-keywords.ts";
 
 /** What is wrong with a schema, and the JSON pointer of the place. */
 export interface SchemaFault {
@@ -13,11 +30,9 @@ export interface SchemaFault {
   fault: string;
 }
 
-type Schema = Record<string, unknown>;
-type Kind = "null" | "boolean" | "integer" | "number" | "string" | "array" | "object";
-
+/** Keywords that assert nothing by themselves. */
 const annotations = new Set(
-  "$schema $id $comment title description default examples deprecated readOnly writeOnly format contentMediaType contentEncoding contentSchema".split(
+  "$schema $id $comment $anchor $dynamicAnchor $defs definitions title description default examples deprecated readOnly writeOnly format discriminator contentMediaType contentEncoding contentSchema".split(
     " ",
   ),
 );
@@ -27,48 +42,32 @@ const keywordsOf: Record<Kind, readonly string[]> = {
   boolean: [],
   integer: [],
   number: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
-  string: ["minLength", "maxLength"],
-  array: ["items", "prefixItems", "minItems", "maxItems"],
-  object: ["properties", "required", "additionalProperties"],
+  string: ["minLength", "maxLength", "pattern"],
+  array: ["items", "prefixItems", "minItems", "maxItems", "uniqueItems"],
+  object: ["properties", "required", "additionalProperties", "propertyNames"],
 };
-const assertions = new Set([
-  ...Object.values(keywordsOf).flat(),
-  "type",
-  "enum",
-  "const",
-  "anyOf",
-  "oneOf",
-  "allOf",
-  "$ref",
-]);
+const assertions = new Set([...Object.values(keywordsOf), "$ref allOf anyOf oneOf type enum const".split(" ")].flat());
 
 /** Any object: the form of `json_object`. */
-export const anyObject = JSON.stringify({ type: "object", additionalProperties: {} });
+export const anyObject = JSON.stringify({ type: "object", additionalProperties: {} } satisfies Form);
 
 /** The form of a schema as JSON, or the first fault that is found. */
 export function schemaForm(schema: unknown): string | SchemaFault {
   const bytes = new TextEncoder().encode(JSON.stringify(schema)).length;
   if (bytes > limits.schemaBytes)
     return { pointer: "", fault: `has ${bytes} bytes, the maximum is ${limits.schemaBytes}` };
+  const { $schema } = schema as Schema;
+  if ($schema !== undefined && !/^https?:\/\/json-schema\.org\//.test(String($schema)))
+    return { pointer: "/$schema", fault: `is ${describe($schema)}; only those of json-schema.org are supported` };
   try {
     return new FormReader(schema).read();
   } catch (thrown) {
-    if (thrown instanceof Fault) return thrown.fault;
+    if (thrown instanceof Fault) return { pointer: thrown.pointer, fault: thrown.message };
     throw thrown;
   }
 }
 
-class Fault extends Error {
-  readonly fault: SchemaFault;
-  constructor(pointer: string, fault: string) {
-    super(fault);
-    this.fault = { pointer, fault };
-  }
-}
-
-/** Where a schema stands. */
 interface Place {
-  pointer: string;
   depth: number;
   /** The definition of which an instance may begin and end with this schema's; null after a property or an entry. */
   within: string | null;
@@ -77,9 +76,10 @@ interface Place {
 class FormReader {
   readonly #root: unknown;
   /** Forms of the definitions that are referred to, by reference. The names of definitions may be any text, those of forms are not. */
-  readonly #definitions = new Map<string, { name: string; form: unknown }>();
+  readonly #definitions = new Map<string, { name: string; form: Form }>();
   /** Definitions whose instances are those of another, by reference. */
   readonly #leads = new Map<string, Set<string>>();
+  readonly #narrow = new WeakSet<Form>();
   #schemas = 0;
   #values = 0;
 
@@ -88,7 +88,7 @@ class FormReader {
   }
 
   read(): string {
-    const root = this.#define("#", this.#root, "", 0);
+    const root = this.#define("#", { schema: this.#root, pointer: "" }, 0);
     for (const [reference] of this.#leads) this.#refuseLoop(reference, []);
     const $defs = Object.fromEntries(this.#definitions.values().map(({ name, form }) => [name, form]));
     const text = JSON.stringify({ $ref: `#/$defs/${root}`, $defs });
@@ -97,12 +97,12 @@ class FormReader {
   }
 
   /** Reads a definition once; returns its name in the form. */
-  #define(reference: string, schema: unknown, pointer: string, depth: number): string {
+  #define(reference: string, part: Part<unknown>, depth: number): string {
     const known = this.#definitions.get(reference);
     if (known) return known.name;
-    const definition = { name: `d${this.#definitions.size}`, form: {} as unknown };
+    const definition = { name: `d${this.#definitions.size}`, form: {} as Form };
     this.#definitions.set(reference, definition);
-    definition.form = this.#form(schema, { pointer, depth, within: reference });
+    definition.form = this.#form([part], { depth, within: reference });
     return definition.name;
   }
 
@@ -111,277 +111,241 @@ class FormReader {
     for (const next of this.#leads.get(reference) ?? []) this.#refuseLoop(next, [...path, reference]);
   }
 
-  #form(schema: unknown, place: Place): Schema {
-    const { pointer, depth } = place;
-    if (++this.#schemas > limits.schemaNodes)
-      throw new Fault(pointer, `is one schema more than the maximum of ${limits.schemaNodes}`);
+  /** The form of what all of these schemas admit. */
+  #form(given: readonly Part<unknown>[], place: Place): Form {
+    const { depth, within } = place;
+    this.#schemas += Math.max(1, given.length);
+    if (this.#schemas > limits.schemaNodes)
+      throw new Fault(given.at(-1)?.pointer ?? "", `is one schema more than the maximum of ${limits.schemaNodes}`);
     if (depth > limits.schemaDepth)
-      throw new Fault(pointer, `is ${depth} levels deep, the maximum is ${limits.schemaDepth}`);
-    if (schema === true) return {};
+      throw new Fault(given[0].pointer, `is ${depth} levels deep, the maximum is ${limits.schemaDepth}`);
+    const stated = given.filter((one): one is Part => this.#keywords(one).length > 0);
+    if (stated.length === 0) return {};
+    if (stated.length === 1) {
+      const [{ schema, pointer }] = stated;
+      const [first, ...others] = this.#keywords(stated[0]);
+      if (first === "$ref" && others.length === 0) {
+        const { reference, target } = this.#referred(stated[0]);
+        if (within !== null) this.#leads.set(within, (this.#leads.get(within) ?? new Set()).add(reference));
+        return { $ref: `#/$defs/${this.#define(reference, target, depth)}` };
+      }
+      if (first === "allOf" && others.length === 0 && listOf(schema, "allOf", pointer).length === 1)
+        return this.#form(entriesOf(schema, "allOf", pointer), place);
+    }
+    const parts: Part[] = [];
+    for (const one of stated) this.#collect(one, parts, []);
+    const united = parts.findIndex(({ schema }) => "anyOf" in schema || "oneOf" in schema);
+    return united < 0 ? this.#plain(parts, place) : this.#union(parts, united, place);
+  }
+
+  /** The keywords that assert something; throws for a schema that is none, that admits nothing or that is not supported. */
+  #keywords({ schema, pointer }: Part<unknown>): string[] {
+    if (schema === true) return [];
     if (schema === false) throw new Fault(pointer, "is false, which admits nothing");
-    if (!isSchema(schema)) throw new Fault(pointer, `is ${describe(schema)}; it must be an object or a boolean`);
-    const isRoot = pointer === "";
-    const said = Object.keys(schema).filter((key) => !annotations.has(key) && !key.startsWith("x-"));
-    const told = said.filter((key) => !(isRoot && (key === "$defs" || key === "definitions")));
+    if (!isObject(schema)) throw new Fault(pointer, `is ${describe(schema)}; it must be an object or a boolean`);
+    const told = Object.keys(schema).filter((key) => !annotations.has(key) && !key.startsWith("x-"));
     const unknown = told.find((key) => !assertions.has(key));
     if (unknown !== undefined) throw new Fault(at(pointer, unknown), "is a keyword that is not supported");
-    if (!isRoot && schema.$id !== undefined) throw new Fault(at(pointer, "$id"), "is supported at the root only");
-    for (const keyword of ["$ref", "anyOf", "oneOf", "allOf"]) {
-      if (!told.includes(keyword)) continue;
-      const other = told.find((key) => key !== keyword);
-      if (other !== undefined) throw new Fault(at(pointer, other), `stands beside ${keyword}, which is not supported`);
-      return keyword === "$ref" ? this.#reference(schema.$ref, place) : this.#union(keyword, schema[keyword], place);
-    }
-    if (told.length === 0) return {};
-    if (told.includes("enum") || told.includes("const")) return this.#listed(schema, told, place);
-    return unionOf(kindsOf(schema, pointer).map((kind) => this.#ofKind(kind, schema, place)));
+    if (pointer !== "" && schema.$id !== undefined)
+      throw new Fault(at(pointer, "$id"), "is supported at the root only");
+    return told;
   }
 
-  #reference(reference: unknown, { pointer, depth, within }: Place): Schema {
+  /** Adds a schema and those that must hold where it does, without the keywords that name them. `path`: references to it. */
+  #collect(part: Part<unknown>, parts: Part[], path: readonly string[]): void {
+    if (this.#keywords(part).length === 0) return;
+    const { allOf, $ref, ...schema } = part.schema as Schema;
+    parts.push({ schema, pointer: part.pointer });
+    if (allOf !== undefined)
+      for (const one of entriesOf({ allOf }, "allOf", part.pointer)) this.#collect(one, parts, path);
+    if (parts.length > limits.schemaNodes)
+      throw new Fault(part.pointer, `is one schema more than the maximum of ${limits.schemaNodes}`);
+    if ($ref === undefined) return;
+    const { reference, target } = this.#referred(part as Part);
+    if (path.includes(reference)) throw new Fault(reference.slice(1), "refers to itself and to nothing else");
+    this.#collect(target, parts, [...path, reference]);
+  }
+
+  #referred({ schema, pointer }: Part): { reference: string; target: Part<unknown> } {
     const where = at(pointer, "$ref");
-    const parts = typeof reference === "string" ? /^#(?:\/(\$defs|definitions)\/([^/]+))?$/.exec(reference) : null;
-    if (!parts)
-      throw new Fault(
-        where,
-        `is ${describe(reference)}; it must be # or name an entry of the root's $defs or definitions`,
-      );
-    const [, table, name] = parts;
-    if (within !== null) this.#leads.set(within, (this.#leads.get(within) ?? new Set()).add(parts[0]));
-    if (!table) return { $ref: `#/$defs/${this.#define("#", this.#root, "", 0)}` };
-    const entries = (this.#root as Schema)[table];
-    const key = unescaped(name);
-    if (!isSchema(entries) || !Object.hasOwn(entries, key))
-      throw new Fault(where, `is ${describe(reference)}, which is not there`);
-    return { $ref: `#/$defs/${this.#define(parts[0], entries[key], at(at("", table), key), depth)}` };
+    const reference = schema.$ref;
+    if (typeof reference !== "string" || !/^#(?:\/|$)/.test(reference))
+      throw new Fault(where, `is ${describe(reference)}; it must be # or a JSON pointer after it`);
+    let target: unknown = this.#root;
+    const names = reference.split("/").slice(1).map(unescaped);
+    for (const [i, name] of names.entries()) {
+      const isThere = typeof target === "object" && target !== null && Object.hasOwn(target, name);
+      if (!isThere) throw new Fault(where, `is ${describe(reference)}, which is not there`);
+      if (i > 0 && Object.hasOwn(target as Schema, "$id")) throw new Fault(where, "leads through a schema with $id");
+      target = (target as Schema)[name];
+    }
+    return { reference, target: { schema: target, pointer: names.reduce(at, "") } };
   }
 
-  #union(keyword: string, branches: unknown, { pointer, depth, within }: Place): Schema {
-    const where = at(pointer, keyword);
-    if (!Array.isArray(branches) || branches.length === 0)
-      throw new Fault(where, "must be a list of at least one schema");
-    if (keyword === "allOf" && branches.length > 1) throw new Fault(where, "with several schemas is not supported");
-    const forms = branches.map((branch, i) =>
-      this.#form(branch, { pointer: at(where, String(i)), depth: depth + 1, within }),
-    );
-    if (keyword === "oneOf") {
-      const overlap = forms.findIndex((form, i) => forms.slice(0, i).some((other) => !areDisjoint(form, other)));
-      if (overlap >= 0) {
+  #union(parts: readonly Part[], united: number, { depth, within }: Place): Form {
+    const { schema, pointer } = parts[united];
+    const keyword = "anyOf" in schema ? "anyOf" : "oneOf";
+    const { [keyword]: _, ...own } = schema;
+    const rest = parts.with(united, { schema: own, pointer });
+    const forms: Form[] = [];
+    for (const branch of entriesOf(schema, keyword, pointer)) {
+      if (branch.schema === false) continue;
+      const form = this.#form([...rest, branch], { depth: depth + 1, within });
+      if (keyword === "oneOf" && !forms.every((other) => this.#areDisjoint(form, other))) {
         const rule = "branches must differ in type, or in a required property that is a const or an enum";
-        throw new Fault(
-          at(where, String(overlap)),
-          `may admit what a branch before it does, which is not supported: ${rule}`,
-        );
+        throw new Fault(branch.pointer, `may admit what a branch before it does, which is not supported: ${rule}`);
       }
+      forms.push(form);
     }
+    if (forms.length === 0) throw new Fault(at(pointer, keyword), "admits nothing");
     return unionOf(forms);
   }
 
-  /** `enum` and `const`, beside no other assertion than `type`. */
-  #listed(schema: Schema, told: readonly string[], { pointer }: Place): Schema {
-    const other = told.find((key) => !["enum", "const", "type"].includes(key));
-    const keyword = told.includes("const") ? "const" : "enum";
-    if (other !== undefined) throw new Fault(at(pointer, other), `stands beside ${keyword}, which is not supported`);
-    if (told.includes("enum") && !Array.isArray(schema.enum)) throw new Fault(at(pointer, "enum"), "must be a list");
-    const values = (schema.enum ?? [schema.const]) as unknown[];
-    this.#values += values.length;
+  #areDisjoint(a: Form, b: Form): boolean {
+    const names = new Map(this.#definitions.values().map(({ name, form }) => [`#/$defs/${name}`, form]));
+    return areDisjoint(names.get(a.$ref ?? "") ?? a, names.get(b.$ref ?? "") ?? b, this.#narrow);
+  }
+
+  /** Of schemas without references and unions. */
+  #plain(parts: readonly Part[], place: Place): Form {
+    const listed = parts.filter(({ schema }) => "enum" in schema || "const" in schema);
+    if (listed.length > 0) return this.#listed(parts, listed, place);
+    let admitted: Kind[] | null = null;
+    for (const { schema, pointer } of parts) {
+      if (schema.type === undefined) continue;
+      const types = typesOf(schema.type, pointer);
+      admitted = admitted === null ? types : kinds.filter((kind) => isAmong(kind, admitted!) && isAmong(kind, types));
+      if (admitted.length === 0) throw new Fault(at(pointer, "type"), "admits nothing beside the other types");
+    }
+    const isSpokenOf = (kind: Kind) => keywordsOf[kind].some((key) => parts.some(({ schema }) => key in schema));
+    const wanted = (admitted ?? kinds.filter(isSpokenOf)).filter(
+      (one, _, all) => one !== "integer" || !all.includes("number"),
+    );
+    if (wanted.length === 0) return {};
+    const form = unionOf(wanted.map((kind) => this.#ofKind(kind, parts, place)));
+    if (admitted === null) this.#narrow.add(form);
+    return form;
+  }
+
+  /** The values of `enum` and `const` that the other keywords admit, too. */
+  #listed(parts: readonly Part[], listed: readonly Part[], place: Place): Form {
+    const lists = listed.flatMap(({ schema, pointer }) => [
+      ...("enum" in schema ? [listOf(schema, "enum", pointer)] : []),
+      ...("const" in schema ? [[schema.const]] : []),
+    ]);
+    this.#values += lists.reduce((sum, values) => sum + values.length, 0);
+    const { pointer } = listed[0];
+    const keyword = "const" in listed[0].schema ? "const" : "enum";
     if (this.#values > limits.schemaValues)
       throw new Fault(
         at(pointer, keyword),
         `makes the values of all enums ${this.#values}, the maximum is ${limits.schemaValues}`,
       );
-    const types = schema.type === undefined ? null : typesOf(schema.type, pointer);
-    const texts = values
-      .filter((value) => types === null || types.some((type) => isOf(value, type)))
-      .map((value) => JSON.stringify(value));
-    const constant = JSON.stringify(schema.const);
-    const admitted = [...new Set(texts)].filter((text) => constant === undefined || text === constant);
-    if (admitted.length === 0) throw new Fault(at(pointer, keyword), "admits nothing");
-    return { enum: admitted.map((text): unknown => JSON.parse(text)) };
-  }
-
-  #ofKind(kind: Kind, schema: Schema, place: Place): Schema {
-    if (kind === "integer" || kind === "number") return numbers(kind, schema, place.pointer);
-    if (kind === "string")
-      return {
-        type: kind,
-        ...lengths(schema, ["minLength", "maxLength"], limits.schemaStringCharacters, place.pointer),
-      };
-    if (kind === "array") return this.#array(schema, place);
-    if (kind === "object") return this.#object(schema, place);
-    return { type: kind };
-  }
-
-  #array(schema: Schema, { pointer, depth }: Place): Schema {
-    const { minItems = 0, maxItems } = lengths(schema, ["minItems", "maxItems"], limits.schemaItems, pointer);
-    const within = (key: string): Place => ({ pointer: at(pointer, key), depth: depth + 1, within: null });
-    const { prefixItems, items = true } = schema;
-    if (Array.isArray(items))
-      throw new Fault(at(pointer, "items"), "is a list, which is not supported; prefixItems is");
-    if (prefixItems !== undefined) {
-      if (!Array.isArray(prefixItems) || prefixItems.length === 0)
-        throw new Fault(at(pointer, "prefixItems"), "must be a list of at least one schema");
-      if (minItems > prefixItems.length)
-        throw new Fault(at(pointer, "minItems"), `is ${minItems}; beside prefixItems it must be at most their number`);
-      const entries = prefixItems.slice(0, maxItems).map((one, i) => this.#form(one, within(`prefixItems/${i}`)));
-      return entries.length === 0 ? { enum: [[]] } : { type: "array", prefixItems: entries, items: false };
+    const rest = parts.map(({ schema: { enum: _, const: __, ...schema }, pointer }) => ({ schema, pointer }));
+    for (const one of rest) {
+      const other = this.#keywords(one).find((key) => key !== "type");
+      if (other !== undefined)
+        throw new Fault(at(one.pointer, other), `stands beside ${keyword}, which is not supported`);
     }
-    if (items === false || maxItems === 0) {
-      if (minItems > 0) throw new Fault(at(pointer, "minItems"), `is ${minItems}, and no entry is admitted`);
-      return { enum: [[]] };
-    }
-    return {
-      ...{ type: "array", items: this.#form(items, within("items")), minItems },
-      ...(maxItems !== undefined && { maxItems }),
-    };
-  }
-
-  #object(schema: Schema, { pointer, depth }: Place): Schema {
-    const { properties = {}, required = [], additionalProperties = true } = schema;
-    if (!isSchema(properties)) throw new Fault(at(pointer, "properties"), "must be an object");
-    if (!Array.isArray(required) || !required.every((name) => typeof name === "string"))
-      throw new Fault(at(pointer, "required"), "must be a list of strings");
-    const wanted = new Set<string>(required);
-    const names = [...new Set([...Object.keys(properties), ...wanted])];
-    const place = (key: string, name?: string): Place => {
-      const where = at(pointer, key);
-      return { pointer: name === undefined ? where : at(where, name), depth: depth + 1, within: null };
-    };
-    const forms: [string, Schema][] = [];
-    for (const name of names) {
-      const isNamed = Object.hasOwn(properties, name);
-      const one = isNamed ? properties[name] : additionalProperties;
-      if (one === false && !wanted.has(name)) continue;
-      forms.push([name, this.#form(one, isNamed ? place("properties", name) : place("additionalProperties"))]);
-    }
-    if (forms.length > 0) {
-      return {
-        type: "object",
-        properties: Object.fromEntries(forms),
-        required: [...wanted],
-        additionalProperties: false,
-      };
-    }
-    if (additionalProperties === false) return { enum: [{}] };
-    return { type: "object", additionalProperties: this.#form(additionalProperties, place("additionalProperties")) };
-  }
-}
-
-function isSchema(value: unknown): value is Schema {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-function at(pointer: string, key: string): string {
-  return `${pointer}/${key.replaceAll("~", "~0").replaceAll("/", "~1")}`;
-}
-
-function unescaped(name: string): string {
-  try {
-    return decodeURIComponent(name).replaceAll("~1", "/").replaceAll("~0", "~");
-  } catch {
-    return name;
-  }
-}
-
-function unionOf(forms: readonly Schema[]): Schema {
-  return forms.length === 1 ? forms[0] : { anyOf: forms };
-}
-
-/** The kinds that a schema admits: of `type` or, without it, those that its keywords speak of. */
-function kindsOf(schema: Schema, pointer: string): Kind[] {
-  if (schema.type !== undefined) return typesOf(schema.type, pointer);
-  const kinds = Object.keys(keywordsOf) as Kind[];
-  return kinds.filter((kind) => keywordsOf[kind].some((keyword) => Object.hasOwn(schema, keyword)));
-}
-
-function typesOf(type: unknown, pointer: string): Kind[] {
-  const types: unknown[] = Array.isArray(type) ? type : [type];
-  const isKind = (one: unknown): one is Kind => typeof one === "string" && Object.hasOwn(keywordsOf, one);
-  if (types.length === 0 || !types.every(isKind))
-    throw new Fault(at(pointer, "type"), `is ${describe(type)}, which is no type`);
-  return [...new Set(types)].filter((one) => one !== "integer" || !types.includes("number"));
-}
-
-function isOf(value: unknown, kind: Kind): boolean {
-  if (kind === "integer") return Number.isInteger(value);
-  if (kind === "array") return Array.isArray(value);
-  if (kind === "null") return value === null;
-  return kind === "object" ? isSchema(value) : typeof value === kind;
-}
-
-/** A least and a greatest length. */
-function lengths(
-  schema: Schema,
-  [least, most]: readonly [string, string],
-  max: number,
-  pointer: string,
-): Record<string, number> {
-  const found: Record<string, number> = {};
-  for (const keyword of [least, most]) {
-    const value = schema[keyword];
-    if (value === undefined) continue;
-    if (!Number.isInteger(value) || (value as number) < 0)
-      throw new Fault(at(pointer, keyword), "must be an integer from 0");
-    if ((value as number) > max) throw new Fault(at(pointer, keyword), `is ${describe(value)}, the maximum is ${max}`);
-    found[keyword] = value as number;
-  }
-  if (found[least] > found[most])
-    throw new Fault(at(pointer, least), `is ${found[least]}, above ${most}: ${found[most]}`);
-  return found;
-}
-
-function numbers(kind: "integer" | "number", schema: Schema, pointer: string): Schema {
-  const bound = (keyword: string): number | undefined => {
-    const value = schema[keyword];
-    if (value === undefined) return undefined;
-    if (typeof value === "number" && Math.abs(value) <= Number.MAX_SAFE_INTEGER) return value;
-    throw new Fault(
-      at(pointer, keyword),
-      `is ${describe(value)}; it must be a number of at most 2^53 - 1, of either sign`,
+    const { anyOf = [this.#plain(rest, place)] } = this.#plain(rest, place);
+    const [first, ...others] = lists.map((values) => new Map(values.map((value) => [textOf(value), value])));
+    const values = [...first].flatMap(([text, value]) =>
+      others.every((other) => other.has(text)) && anyOf.some(({ type }) => type === undefined || isOf(value, type))
+        ? [value]
+        : [],
     );
-  };
-  const [minimum, maximum] = [bound("minimum"), bound("maximum")];
-  const [above, below] = [bound("exclusiveMinimum"), bound("exclusiveMaximum")];
-  const isBounded = [minimum, maximum, above, below].some((one) => one !== undefined);
-  if (!isBounded) return { type: kind };
-  // Of numbers with bounds only the integers within them are taken: the others have no greatest number of digits.
-  const least = Math.max(Math.ceil(minimum ?? -Infinity), Math.floor(above ?? -Infinity) + 1);
-  const most = Math.min(Math.floor(maximum ?? Infinity), Math.ceil(below ?? Infinity) - 1);
-  if (least > most) throw new Fault(pointer, `admits no integer: from ${least} to ${most}`);
-  return {
-    type: "integer",
-    ...(Number.isFinite(least) && { minimum: least }),
-    ...(Number.isFinite(most) && { maximum: most }),
-  };
-}
+    if (values.length === 0) throw new Fault(at(pointer, keyword), "admits nothing");
+    return { enum: values };
+  }
 
-/** Whether nothing can be admitted by both forms. */
-function areDisjoint(a: Schema, b: Schema): boolean {
-  const [kindsA, kindsB] = [formKinds(a), formKinds(b)];
-  if (kindsA && kindsB && !kindsA.some((kind) => kindsB.includes(kind))) return true;
-  if (Array.isArray(a.enum) && Array.isArray(b.enum)) return areApart(a.enum, b.enum);
-  if (!isSchema(a.properties) || !isSchema(b.properties)) return false;
-  const [of, other] = [a.properties, b.properties];
-  const required = (form: Schema, name: string) => (form.required as string[]).includes(name);
-  return Object.keys(of).some((name) => {
-    const [one, two] = [of[name] as Schema, Object.hasOwn(other, name) ? (other[name] as Schema) : {}];
-    const areListed = Array.isArray(one.enum) && Array.isArray(two.enum);
-    return (
-      areListed && required(a, name) && required(b, name) && areApart(one.enum as unknown[], two.enum as unknown[])
+  #ofKind(kind: Kind, parts: readonly Part[], place: Place): Form {
+    if (kind === "integer" || kind === "number") return numbers(kind, parts);
+    if (kind === "array") return this.#array(parts, place);
+    if (kind === "object") return this.#object(parts, place);
+    return kind === "string" ? strings(parts) : { type: kind };
+  }
+
+  #array(parts: readonly Part[], { depth }: Place): Form {
+    const { minItems = 0, maxItems = Infinity } = lengths(parts, ["minItems", "maxItems"], limits.schemaItems);
+    const within = { depth: depth + 1, within: null };
+    const prefixes = parts.map(({ schema, pointer }) =>
+      "prefixItems" in schema ? entriesOf(schema, "prefixItems", pointer) : [],
     );
-  });
-}
+    /** What the schemas say of the entry `i`. */
+    const said = (i: number) =>
+      parts.flatMap(({ schema, pointer }, p): Part<unknown>[] => {
+        if (Array.isArray(schema.items))
+          throw new Fault(at(pointer, "items"), "is a list, which is not supported; prefixItems is");
+        if (i < prefixes[p].length) return [prefixes[p][i]];
+        return "items" in schema ? [partAt(schema, "items", pointer)] : [];
+      });
+    const prefixItems: Form[] = [];
+    const listed = Math.max(...prefixes.map(({ length }) => length));
+    let most = maxItems;
+    for (let i = 0; i < Math.min(most, listed); i++) {
+      if (said(i).some(({ schema }) => schema === false)) most = i;
+      else prefixItems.push(this.#form(said(i), within));
+    }
+    const rest = said(Infinity);
+    // Without a word on further entries there are none, if need be.
+    const isOpen = listed === 0 || rest.length > 0 || listed < minItems;
+    const hasMore = isOpen && listed < most && rest.every(({ schema }) => schema !== false);
+    if (!hasMore) most = prefixItems.length;
+    const least = Math.max(minItems, prefixItems.length);
+    if (least > most) throw new Fault(parts[0].pointer, `admits no array: from ${least} entries to ${most}`);
+    const form: Form = {
+      ...{ type: "array", minItems: least },
+      ...(listed > 0 && { prefixItems }),
+      ...(hasMore && { items: this.#form(rest, within) }),
+      ...(most < Infinity && { maxItems: most }),
+    };
+    const unique = parts.find(({ schema }) => schema.uniqueItems === true);
+    return unique ? this.#unique(form, at(unique.pointer, "uniqueItems")) : form;
+  }
 
-function areApart(a: readonly unknown[], b: readonly unknown[]): boolean {
-  const texts = new Set(a.map((value) => JSON.stringify(value)));
-  return b.every((value) => !texts.has(JSON.stringify(value)));
-}
+  #unique(form: Form, pointer: string): Form {
+    const { prefixItems = [], items, maxItems = Infinity, minItems = 0 } = form;
+    if (maxItems <= 1) return form;
+    const values = items?.type === "boolean" ? [false, true] : (items?.enum ?? []);
+    const most = Math.min(maxItems, values.length);
+    if (prefixItems.length > 0 || values.length === 0 || values.length * most > limits.schemaValues)
+      throw new Fault(pointer, "is supported for entries of a short enum only");
+    if (minItems > most) throw new Fault(pointer, `leaves ${most} entries, fewer than minItems: ${minItems}`);
+    return { type: "array", items: { enum: values }, uniqueItems: true, minItems, maxItems: most };
+  }
 
-/** Kinds of a form's values; null where that is not plain. */
-function formKinds(form: Schema): string[] | null {
-  const kindOf = (value: unknown) => (value === null ? "null" : Array.isArray(value) ? "array" : typeof value);
-  if (Array.isArray(form.enum)) return form.enum.map(kindOf);
-  if (typeof form.type === "string") return [form.type === "integer" ? "number" : form.type];
-  if (!Array.isArray(form.anyOf)) return null;
-  const all = (form.anyOf as Schema[]).map(formKinds);
-  return all.every((kinds) => kinds !== null) ? all.flat() : null;
+  #object(parts: readonly Part[], { depth }: Place): Form {
+    const within = { depth: depth + 1, within: null };
+    const said = (name: string | null) =>
+      parts.flatMap(({ schema, pointer }): Part<unknown>[] => {
+        const { properties } = schema as { properties?: Schema };
+        if (name !== null && properties && Object.hasOwn(properties, name))
+          return [partAt(properties, name, at(pointer, "properties"))];
+        return "additionalProperties" in schema ? [partAt(schema, "additionalProperties", pointer)] : [];
+      });
+    const [names, wanted] = [new Set<string>(), new Set<string>()];
+    const naming: Part<unknown>[] = [{ schema: { type: "string" }, pointer: parts[0].pointer }];
+    for (const { schema, pointer } of parts) {
+      const { properties = {}, required = [] } = schema;
+      if (!isObject(properties)) throw new Fault(at(pointer, "properties"), "must be an object");
+      if (!Array.isArray(required) || !required.every((name) => typeof name === "string"))
+        throw new Fault(at(pointer, "required"), "must be a list of strings");
+      for (const name of [...Object.keys(properties), ...required]) names.add(name);
+      for (const name of required) wanted.add(name);
+      if ("propertyNames" in schema) naming.push(partAt(schema, "propertyNames", pointer));
+    }
+    const propertyNames = naming.length > 1 ? this.#form(naming, within) : {};
+    if (names.size === 0) for (const name of propertyNames.enum ?? []) names.add(name as string);
+    const isFalse = (name: string | null) => said(name).some(({ schema }) => schema === false);
+    const isNamed = (name: string) => propertyNames.enum?.includes(name) ?? true;
+    const kept = [...names].filter((name) => wanted.has(name) || (!isFalse(name) && isNamed(name)));
+    const { pointer } = parts[0];
+    if (names.size === 0 && !isFalse(null))
+      return { type: "object", propertyNames, additionalProperties: this.#form(said(null), within) };
+    const areKnown = propertyNames.enum || Object.keys(propertyNames).every((key) => key === "type");
+    if (!areKnown || ![...wanted].every(isNamed))
+      throw new Fault(pointer, "has properties whose names propertyNames is not known to admit");
+    const properties = Object.fromEntries(kept.map((name) => [name, this.#form(said(name), within)]));
+    return { type: "object", properties, required: [...wanted] };
+  }
 }

@@ -80,9 +80,13 @@ export const limitTable = {
   schemaItems: {
     value: 256,
     unit: "entries",
-    bounds: "`minItems` and `maxItems` of a schema",
+    bounds: "`minItems` of a schema; its lists have no more entries where `maxItems` is more",
   },
-  schemaStringCharacters: { value: 32, unit: "characters", bounds: "`minLength` and `maxLength` of a schema" },
+  schemaStringCharacters: {
+    value: 64,
+    unit: "characters",
+    bounds: "`minLength` of a schema; its texts have no more where `maxLength` is more",
+  },
   schemaFormCharacters: { value: 65_536, unit: "characters", bounds: "A schema in the form in which it is served" },
   modalities: { value: 8, unit: "entries", bounds: "`modalities`" },
   temperature: { value: 2, unit: "value", bounds: "`temperature`" },

@@ -343,8 +343,8 @@ describe("what is not built is refused by name", () => {
     ["text.format", { text: { format: { type: "json_schema", name: "a" } } }, /text.format.schema is null/],
     [
       "text.format",
-      { text: { format: { type: "json_schema", name: "a", schema: { pattern: "a" } } } },
-      /text.format.schema at "\/pattern" is a keyword/,
+      { text: { format: { type: "json_schema", name: "a", schema: { multipleOf: 2 } } } },
+      /text.format.schema at "\/multipleOf" is a keyword/,
     ],
     ["min_tokens", { text: { format: { type: "json_object" } }, min_tokens: 2 }, /beside/],
     ["response_format", { response_format: { type: "json_object" } }, /it is text.format/],

@@ -131,7 +131,7 @@ const mayUse: Record<string, string[]> = {
   "edge/api": ["hono", "html-to-text"],
   "edge/client": ["openai"],
   "gpu-backend": ["node:", "zod"],
-  "gpu-backend/engine": ["@mlc-ai/web-xgrammar"],
+  "gpu-backend/engine": ["@mlc-ai/web-xgrammar", "refa"],
   "gpu-backend/runtime": ["onnxruntime-node", "protobufjs"],
   "gpu-backend/host": ["aws4fetch"],
   "gpu-backend/http": ["@hono/node-server", "hono", "prom-client"],

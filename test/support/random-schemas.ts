@@ -1,5 +1,6 @@
 /** Random schemas of the supported part, as a schema that ajv reads. */
 import fc from "fast-check";
+import { schemaForm } from "../../shared/contracts/json-schema.ts";
 
 const leaves = fc.oneof(
   fc.constantFrom<object[]>(
@@ -24,14 +25,21 @@ const leaves = fc.oneof(
   fc
     .tuple(fc.nat(2), fc.nat(3))
     .map(([least, more]) => ({ type: "string", minLength: least, maxLength: least + more })),
+  fc
+    .tuple(fc.constantFrom("^[a-c]{2,4}$", "^(?!b).*x", "é|^.$", "^\\d+(\\.\\d)?$", "^[^/]+$"), fc.nat(3))
+    .map(([pattern, more]) => ({ type: "string", pattern, maxLength: 4 + more })),
+  fc
+    .tuple(fc.uniqueArray(fc.integer(), { minLength: 2, maxLength: 5 }), fc.nat(2))
+    .map(([values, least]) => ({ type: "array", items: { enum: values }, uniqueItems: true, minItems: least })),
 );
 const names = fc.oneof(fc.constantFrom("a", "b", "name", "constructor"), fc.string({ unit: "binary", maxLength: 6 }));
 
-export const randomSchema: fc.Arbitrary<object> = fc.letrec<{ schema: object }>((tie) => ({
+const anySchema: fc.Arbitrary<object> = fc.letrec<{ schema: object }>((tie) => ({
   schema: fc.oneof(
     { maxDepth: 3, depthSize: "small" },
     leaves,
     fc.array(tie("schema"), { minLength: 1, maxLength: 3 }).map((anyOf) => ({ anyOf })),
+    tie("schema").map((one) => ({ $comment: "the same twice", allOf: [one, one] })),
     fc
       .tuple(tie("schema"), fc.nat(2), fc.nat(2))
       .map(([items, least, more]) => ({ type: "array", items, minItems: least, maxItems: least + more })),
@@ -50,3 +58,6 @@ export const randomSchema: fc.Arbitrary<object> = fc.letrec<{ schema: object }>(
     tie("schema").map((additionalProperties) => ({ type: "object", additionalProperties })),
   ),
 })).schema;
+
+/** Some that hold a schema twice are refused, as branches of theirs exclude each other. */
+export const randomSchema = anySchema.filter((schema) => typeof schemaForm(schema) === "string");

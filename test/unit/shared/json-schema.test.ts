@@ -14,7 +14,7 @@ describe("the form of a schema", () => {
       required: ["a", "z"],
     };
     expect(formOf(schema)).toEqual({
-      ...{ type: "object", required: ["a", "z"], additionalProperties: false },
+      ...{ type: "object", required: ["a", "z"] },
       properties: { a: { anyOf: [{ type: "string" }, { type: "null" }] }, z: {} },
     });
   });
@@ -41,19 +41,31 @@ const deep = (levels: number): object => (levels === 0 ? {} : { items: deep(leve
 test.each<[string, unknown, string, RegExp]>([
   [
     "a keyword that asserts more",
-    { properties: { "a/b": { pattern: "x" } } },
-    "/properties/a~1b/pattern",
+    { properties: { "a/b": { multipleOf: 2 } } },
+    "/properties/a~1b/multipleOf",
     /not supported/,
   ],
-  ["several schemas of allOf", { items: { allOf: [{}, {}] } }, "/items/allOf", /several/],
-  ["an assertion beside a union", { anyOf: [{}], minimum: 1 }, "/minimum", /beside anyOf/],
+  ["an assertion beside an enum", { enum: ["a"], minLength: 1 }, "/minLength", /beside enum/],
+  ["types that exclude each other", { type: "null", allOf: [{ type: "array" }] }, "/allOf/0/type", /admits nothing/],
+  [
+    "a branch of oneOf that says no type",
+    { oneOf: [{ type: "null" }, { properties: {} }] },
+    "/oneOf/1",
+    /differ in type/,
+  ],
+  ["uniqueness without an enum", { items: {}, uniqueItems: true }, "/uniqueItems", /short enum/],
+  ["names that may not be admitted", { required: ["a"], propertyNames: { pattern: "a" } }, "", /propertyNames/],
+  ["a pattern that is none", { pattern: "(" }, "/pattern", /no regular expression/],
+  ["a back reference", { pattern: "(a)[\\]]\\1" }, "/pattern", /back reference/],
+  ["another dialect", { $schema: "https://example.com/own" }, "/$schema", /json-schema.org/],
+  ["a loop of inlined schemas", { type: "null", $ref: "#" }, "", /refers to itself/],
   [
     "branches of oneOf that overlap",
     { oneOf: [{ type: "integer" }, { type: "number" }] },
     "/oneOf/1",
     /differ in type/,
   ],
-  ["a reference elsewhere", { $ref: "https://example.com/s" }, "/$ref", /entry of the root/],
+  ["a reference elsewhere", { $ref: "https://example.com/s" }, "/$ref", /JSON pointer/],
   ["a reference to nothing", { $ref: "#/$defs/a" }, "/$ref", /not there/],
   ["a loop", { $ref: "#/$defs/a", $defs: { a: { anyOf: [{ type: "null" }, { $ref: "#" }] } } }, "", /refers to itself/],
   ["false", { items: { properties: { a: false }, required: ["a"] } }, "/items/properties/a", /admits nothing/],
@@ -65,13 +77,34 @@ test.each<[string, unknown, string, RegExp]>([
     /above maxLength: 2/,
   ],
   ["bounds with no integer between", { minimum: 1.2, maximum: 1.8 }, "", /no integer/],
-  ["a long string", { type: "string", maxLength: 33 }, "/maxLength", /maximum is 32/],
+  ["a long string", { type: "string", minLength: 65 }, "/minLength", /maximum is 64/],
   ["too many schemas", { properties: many(512, {}) }, "/properties/p511", /maximum of 512/],
   ["too many values", { enum: Array.from({ length: 513 }, (_, i) => i) }, "/enum", /513, the maximum is 512/],
   ["depth", deep(17), "/items".repeat(17), /17 levels deep, the maximum is 16/],
   ["bytes", { description: "x".repeat(20_000) }, "", /20018 bytes, the maximum is 16384/],
 ])("%s is refused with its place", (_, schema, pointer, fault) => {
   expect(schemaForm(schema)).toEqual({ pointer, fault: expect.stringMatching(fault) });
+});
+
+test("schemas that hold together are one form", () => {
+  const named = { properties: { name: { type: "string", maxLength: 300 } }, required: ["name"] };
+  const schema = {
+    ...{ $ref: "#/$defs/named", type: "object", properties: { name: { minLength: 2 }, age: { minimum: 0 } } },
+    allOf: [
+      { properties: { age: { type: "integer", maximum: 150 } }, additionalProperties: { type: ["string", "integer"] } },
+    ],
+    $defs: { named },
+  };
+  expect(formOf(schema)).toEqual({
+    type: "object",
+    properties: {
+      name: { type: "string", minLength: 2, maxLength: 64 },
+      age: { type: "integer", minimum: 0, maximum: 150 },
+    },
+    required: ["name"],
+  });
+  const one = { type: "object", properties: { a: {}, b: {} }, anyOf: [{ required: ["a"] }, { required: ["b"] }] };
+  expect(formOf(one).anyOf.map(({ required }: { required: string[] }) => required)).toEqual([["a"], ["b"]]);
 });
 
 test("branches of oneOf that differ in type or in a listed property are those of anyOf", () => {
