@@ -48,7 +48,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
       const gain = kept ? made.gain : null;
       const counts = { examples: encoded.examples.length, tokens: encoded.tokens };
       const adapter = { name, hash, manifestHash, centroid, gain, ...counts, keep };
-      const file = Uint8Array.fromBase64(made.file).buffer;
+      const file = Uint8Array.fromBase64(made.file);
       const source = { examples: examples!, validation: null };
       requireRoom(await own.add({ ...adapter, created: Math.floor(now() / 1000) }, source, file, made.copy), name);
       Object.assign(timings, { hidden: made.timings.hiddenMs, fit: made.timings.fitMs });

@@ -77,7 +77,7 @@ export interface MadeAdapter extends AdapterAnswer {
 }
 
 /** Bytes of a tenant's own adapter, for the process that is to have a copy; null if none has that hash. */
-export type AdapterFiles = (tenant: string, hash: string, copy: AdapterCopy) => Promise<ArrayBuffer | null>;
+export type AdapterFiles = (tenant: string, hash: string, copy: AdapterCopy) => Promise<Uint8Array | null>;
 
 /** The body of PUT /v1/memories/TENANT/HASH, for the process that is to have a copy; null if none has that hash. */
 export type MemoryFiles = (
@@ -280,7 +280,7 @@ export class BackendClient {
       const file = await this.#parts.fileOf(tenant, hash, copy);
       if (!file) throw missing("adapter_not_found", "The adapter was deleted meanwhile.");
       const headers = { "content-type": "application/octet-stream" };
-      const put = { method: "PUT", headers, body: new Uint8Array(file), signal, process };
+      const put = { method: "PUT", headers, body: file, signal, process };
       const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, put, this.#parts.limits.acceptanceMs);
       if (!response.ok) throw await failureOfResponse(response);
       await response.body?.cancel();

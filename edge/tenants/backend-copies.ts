@@ -64,10 +64,8 @@ interface CopiesParts {
   now(): number;
   /** By address, of the tenant's jurisdiction. */
   clients(): ReadonlyMap<string, BackendClient>;
-  /** Deletes the documents of a memory. */
-  deleteDocuments(memoryHash: string): void;
-  /** Deletes the bytes of fitted parts that were replaced. */
-  deleteReplaced(hash: string): void;
+  /** Deletes what is stored of fitted parts or a memory. */
+  deleteStored(hash: string): void;
 }
 
 export class BackendCopies {
@@ -151,10 +149,7 @@ export class BackendCopies {
 
   /** Everything that is due is tried once at the backends. Never rejects. */
   async deleteDue(): Promise<void> {
-    for (const hash of this.#dueHashes()) {
-      if (hash.startsWith(memoryPrefix)) this.#parts.deleteDocuments(hash.slice(memoryPrefix.length));
-      else this.#parts.deleteReplaced(hash);
-    }
+    for (const hash of this.#dueHashes()) this.#parts.deleteStored(hash.replace(memoryPrefix, ""));
     const tries = this.#due().map(async ({ id, hash, address, process, sentMs }) => {
       const client = this.#parts.clients().get(address);
       if (!client) return;

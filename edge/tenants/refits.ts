@@ -20,9 +20,8 @@ import type { JobContent } from "./tuning-jobs.ts";
 
 const schema = `
   CREATE TABLE IF NOT EXISTS refits (
-    name TEXT PRIMARY KEY, manifestHash TEXT NOT NULL, error TEXT, isFinal INTEGER NOT NULL DEFAULT 0, hash TEXT, record TEXT, file BLOB
+    name TEXT PRIMARY KEY, manifestHash TEXT NOT NULL, error TEXT, isFinal INTEGER NOT NULL DEFAULT 0, hash TEXT, record TEXT
   ) WITHOUT ROWID;
-  CREATE TABLE IF NOT EXISTS replacedAdapters (hash TEXT PRIMARY KEY, file BLOB NOT NULL) WITHOUT ROWID;
 `;
 
 /** Reads texts as artifacts of a manifest do. */
@@ -58,9 +57,9 @@ interface RefitParts {
   noteCopy(hash: string, copy: MadeAdapter["copy"]): void;
   /** Deletes fitted parts that no adapter has. */
   discard(hash: string, name: string): Promise<void>;
-  /** Fitted parts are an adapter's now. */
+  /** Fitted parts are wanted. */
   keep(hash: string): void;
-  /** Fitted parts were replaced: deletes them later unless another adapter has them. */
+  /** Fitted parts were replaced: deletes them later, after answers that have begun with them, unless another adapter has them. */
   retire(hash: string, name: string): void;
   count(outcome: RefitOutcome): void;
   /** What `list` returns has changed. */
@@ -175,7 +174,7 @@ export class Refits {
 
   /** Fits the examples of an adapter whose fitted parts are `before`, and keeps the result until the memory is made, too. */
   async #fit(name: string, before: string, manifestHash: string): Promise<void> {
-    const { tenant, sql, now, sealed, encoder, find, make } = this.#parts;
+    const { tenant, sql, now, sealed, encoder, find, make, keep } = this.#parts;
     const [known] = sql.exec<Row & { hash: string | null }>("SELECT * FROM refits WHERE name = ?", name);
     if (known?.manifestHash === manifestHash && known.hash !== null) return;
     // Of artifacts that were served in between.
@@ -183,16 +182,18 @@ export class Refits {
     const stored = await sealed.json<KeptExamples>(examplesOf(name), "examples");
     if (!stored?.examples.length) throw new ServiceError("invalid_request", "Its examples were not kept.");
     const { request, centroid, tokens } = await contentFor(encoder(), { manifestHash, tenant }, stored, now());
-    const { hash, kept, gain, file, copy } = await make(request, this.#abort.signal);
+    const { hash, kept: isKept, gain, file, copy } = await make(request, this.#abort.signal);
+    const store = await sealed.seal(hash, { file: Uint8Array.fromBase64(file) });
     const adapter = find(name);
     const isWanted = adapter?.hash === before;
     if (isWanted) {
       const { memory, refit, ...same } = adapter;
-      const changed = { hash, manifestHash, centroid, gain: kept ? gain : null, tokens };
+      const changed = { hash, manifestHash, centroid, gain: isKept ? gain : null, tokens };
+      store();
+      keep(hash);
       sql.exec(
-        "INSERT OR REPLACE INTO refits (name, manifestHash, hash, record, file) VALUES (?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO refits (name, manifestHash, hash, record) VALUES (?, ?, ?, ?)",
         ...[name, manifestHash, hash, JSON.stringify({ ...same, ...changed })],
-        Uint8Array.fromBase64(file).buffer,
       );
     }
     this.#parts.noteCopy(hash, copy);
@@ -202,36 +203,19 @@ export class Refits {
   /** All of an adapter is made for this manifest: its fitted parts change, in the present transaction. */
   finish(name: string, manifestHash: string): void {
     const { sql, keep, retire, changed } = this.#parts;
-    type Fitted = { hash: string; record: string; file: ArrayBuffer };
-    const select = "SELECT hash, record, file FROM refits WHERE name = ? AND manifestHash = ? AND hash IS NOT NULL";
+    type Fitted = { hash: string; record: string };
+    const select = "SELECT hash, record FROM refits WHERE name = ? AND manifestHash = ? AND hash IS NOT NULL";
     const [made] = sql.exec<Fitted>(select, name, manifestHash);
     const { rowsWritten } = sql.exec("DELETE FROM refits WHERE name = ?", name);
     if (rowsWritten > 0) this.#parts.count("done");
-    const [old] = sql.exec<Fitted>("SELECT hash, record, file FROM adapters WHERE name = ?", name);
+    const [old] = sql.exec<Fitted>("SELECT hash, record FROM adapters WHERE name = ?", name);
     if (made && old) {
-      const { hash, record, file } = made;
-      sql.exec("INSERT OR REPLACE INTO adapters VALUES (?, ?, ?, ?)", name, hash, record, file);
+      const { hash, record } = made;
+      sql.exec("INSERT OR REPLACE INTO adapters VALUES (?, ?, ?)", name, hash, record);
       keep(hash);
-      this.deleteReplaced(hash);
-      if (old.hash !== hash) {
-        // For answers that have begun with them.
-        sql.exec("INSERT OR REPLACE INTO replacedAdapters VALUES (?, ?)", old.hash, old.file);
-        retire(old.hash, name);
-      }
+      if (old.hash !== hash) retire(old.hash, name);
     }
     changed();
-  }
-
-  deleteReplaced(hash: string): void {
-    this.#parts.sql.exec("DELETE FROM replacedAdapters WHERE hash = ?", hash);
-  }
-
-  /** Bytes that are not an adapter's yet, or any more; null if there are none of this hash. */
-  file(hash: string): ArrayBuffer | null {
-    const select =
-      "SELECT file FROM replacedAdapters WHERE hash = ? UNION ALL SELECT file FROM refits WHERE hash = ? LIMIT 1";
-    const [row] = this.#parts.sql.exec<{ file: ArrayBuffer }>(select, hash, hash);
-    return row?.file ?? null;
   }
 
   /** Forgets what was made for an adapter that is removed. Returns the hash of fitted parts that backends have. */
@@ -249,7 +233,7 @@ export class Refits {
   erase(): void {
     this.#abort.abort();
     this.#abort = new AbortController();
-    for (const table of ["refits", "replacedAdapters"]) this.#parts.sql.exec(`DELETE FROM ${table}`);
+    this.#parts.sql.exec("DELETE FROM refits");
   }
 }
 

@@ -1,6 +1,6 @@
 /**
- * The Durable Object that stores what one tenant has made and given: records and bytes of its own adapters, which it uploads to any
- * backend that lacks them, their examples, the documents of their memories, files and fine-tuning jobs.
+ * The Durable Object that stores what one tenant has made and given: its own adapters, which it uploads to any backend that lacks
+ * them, their examples, the documents of their memories, files and fine-tuning jobs.
  */
 import { DurableObject } from "cloudflare:workers";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
@@ -35,7 +35,7 @@ import {
 } from "./own-adapters.ts";
 import { type Page, type PageRequest, RecordLists } from "./record-lists.ts";
 import { currentContent, type Encoder, examplesOf, type RefitOutcome, Refits } from "./refits.ts";
-import { jsonBytes, SealedStore } from "./sealed-store.ts";
+import { gunzip, jsonBytes, SealedStore } from "./sealed-store.ts";
 import { Settlements, usageReport } from "./settlements.ts";
 import { TenantFiles } from "./tenant-files.ts";
 import {
@@ -50,7 +50,7 @@ import { type JobContent, type TuningJob, TuningJobs } from "./tuning-jobs.ts";
 
 const schema = `
   CREATE TABLE IF NOT EXISTS adapters (
-    name TEXT PRIMARY KEY, hash TEXT NOT NULL, record TEXT NOT NULL, file BLOB NOT NULL
+    name TEXT PRIMARY KEY, hash TEXT NOT NULL, record TEXT NOT NULL
   ) WITHOUT ROWID;
 `;
 
@@ -107,8 +107,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     const sealed = new SealedStore(storage, randomBytes);
     const copies = new BackendCopies({
       ...{ tenant, storage, now, clients: () => this.#clients() },
-      deleteDocuments: (hash) => sealed.delete(hash),
-      deleteReplaced: (hash) => this.#refits.deleteReplaced(hash),
+      deleteStored: (hash) => sealed.delete(hash),
     });
     const newId = () => crypto.randomUUID();
     const changed = () => {
@@ -135,7 +134,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
       roomFor: (name) => this.roomFor(name),
       current: (content) => currentContent(this.encoder, content, now()),
       make: (request, signal, begun) => makeAdapter(this.#clients().values(), request, signal, begun),
-      add: (adapter, examples, { file, copy }) => this.add(adapter, examples, Uint8Array.fromBase64(file).buffer, copy),
+      add: (adapter, examples, { file, copy }) => this.add(adapter, examples, Uint8Array.fromBase64(file), copy),
       remove: (name) => this.remove(name),
       count: (request, consumed) => this.#count(request, consumed),
       wake: () => this.buildLater(),
@@ -304,15 +303,17 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
   }
 
   /** Adds an adapter that a backend has made, with its examples unless these are not kept. One that is not added is deleted there. */
-  async add(adapter: FittedAdapter, examples: KeptExamples, file: ArrayBuffer, copy: AdapterCopy): Promise<Added> {
+  async add(adapter: FittedAdapter, examples: KeptExamples, file: Uint8Array, copy: AdapterCopy): Promise<Added> {
     const { name, hash } = adapter;
     const seal = () => this.#sealed.seal(examplesOf(name), { examples: jsonBytes(examples) });
     const keepExamples = adapter.keep === false ? null : await seal();
+    const store = await this.#sealed.seal(hash, { file });
     const room = this.roomFor(name);
     if (room === "added") {
       keepExamples?.();
+      store();
       const record = JSON.stringify({ ...adapter, task: taskOf(examples.examples) } satisfies FittedAdapter);
-      this.#sql.exec("INSERT INTO adapters VALUES (?, ?, ?, ?)", name, hash, record, file);
+      this.#sql.exec("INSERT INTO adapters VALUES (?, ?, ?)", name, hash, record);
       this.#copies.keep(hash);
       this.#ranked = null;
     }
@@ -340,12 +341,13 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#copies.deleteNow([...unused, ...this.#copies.laterOf(name)], name);
   }
 
-  /** The bytes of an adapter for a backend, which is recorded as a copy; null if no adapter has this hash. */
-  file(hash: string, copy: AdapterCopy): ArrayBuffer | null {
-    const [row] = this.#sql.exec<{ file: ArrayBuffer }>("SELECT file FROM adapters WHERE hash = ? LIMIT 1", hash);
-    const file = row?.file ?? this.#refits.file(hash);
-    if (file) this.#copies.note(hash, copy, this.now());
-    return file;
+  /**
+   * The bytes of an adapter for a backend, which is recorded as a copy. null if no adapter has this hash, or had it a moment ago.
+   */
+  async file(hash: string, copy: AdapterCopy): Promise<Uint8Array | null> {
+    const compressed = await this.#sealed.compressed(hash, "file");
+    if (compressed) this.#copies.note(hash, copy, this.now());
+    return compressed && gunzip(compressed);
   }
 
   deletions(): PendingDeletion[] {
@@ -392,6 +394,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
   }
 
   #isUnused(hash: string): boolean {
-    return this.#sql.exec("SELECT 1 FROM adapters WHERE hash = ? LIMIT 1", hash).toArray().length === 0;
+    const select = "SELECT 1 FROM adapters WHERE hash = ?1 UNION ALL SELECT 1 FROM refits WHERE hash = ?1 LIMIT 1";
+    return this.#sql.exec(select, hash).toArray().length === 0;
   }
 }

@@ -308,16 +308,10 @@ describe("POST /v1/adapters", () => {
     expect(await errorOf(await make("a0"))).toMatchObject({ status: 400, param: "name" });
     const store = env.ADAPTERS.getByName(mine.authorization.slice("Bearer sk-".length));
     await runInDurableObject(store, (_, { storage: { sql } }) => {
-      const [{ record, file }] = sql.exec<{ record: string; file: ArrayBuffer }>("SELECT * FROM adapters").toArray();
+      const [{ record }] = sql.exec<{ record: string }>("SELECT * FROM adapters").toArray();
       for (let i = 1; i < limits.adaptersPerTenant; i++) {
         const copy = JSON.stringify({ ...JSON.parse(record), name: `a${i}` });
-        sql.exec(
-          "INSERT INTO adapters (name, hash, record, file) VALUES (?, ?, ?, ?)",
-          `a${i}`,
-          "4".repeat(64),
-          copy,
-          file,
-        );
+        sql.exec("INSERT INTO adapters (name, hash, record) VALUES (?, ?, ?)", `a${i}`, "4".repeat(64), copy);
       }
     });
     expect(await errorOf(await make("one-more"))).toMatchObject({
@@ -537,7 +531,7 @@ describe("an adapter", () => {
       });
     await setUrls(`${backendUrl},${known},${unknown}`);
     try {
-      await store.add(adapterNamed("one"), kept, file.buffer, { address: known, process: "pod-0" });
+      await store.add(adapterNamed("one"), kept, file, { address: known, process: "pod-0" });
       expect(await store.erase()).toEqual({
         adapters: 1,
         confirmed: [backendUrl, `${known} (pod-0)`, `${unknown} (any one process)`],
@@ -551,7 +545,7 @@ describe("an adapter", () => {
 
   test("of other artifacts, which are gone, is refused by name, for good where it cannot be made again", async () => {
     const store = env.ADAPTERS.getByName(mine.authorization.slice("Bearer sk-".length));
-    await store.add(adapterNamed("old"), kept, file.buffer, { address: backendUrl, process: null });
+    await store.add(adapterNamed("old"), kept, file, { address: backendUrl, process: null });
     const { complete, request } = adapterApp();
     const ask = async () => errorOf(await complete({ model: "gpt2:old", prompt: "a" }, { headers: mine }));
     expect(await ask()).toMatchObject({ status: 503, code: "backend_unavailable" });

@@ -153,7 +153,7 @@ describe("a tenant of the EU", () => {
     expect(new Set(asked)).toEqual(
       new Set([
         `eu - ${tenant}`,
-        `eu ${region} ${tenant}@${region}`,
+        `eu ${region} ${tenant}`,
         `eu ${region} ${cellsOf(tenant, region, Number(env.CELLS_PER_REGION))[0]}`,
       ]),
     );
@@ -221,11 +221,11 @@ describe("a tenant of the EU", () => {
       const settlements = new Settlements(ledgers, storage, {
         ...{ now: Date.now, newId: () => crypto.randomUUID(), report: () => undefined },
       });
-      const request = { requestId: "r1", tenant: "eu:acme", ledger: "eu:acme@weur", beganMs: 0, isLimited: true };
+      const request = { requestId: "r1", tenant: "eu:acme", ledger: "eu:acme", beganMs: 0, isLimited: true };
       await settlements.record(request, []);
       isLost = false;
       await settlements.retry();
-      expect(settled).toEqual(["eu:acme@weur"]);
+      expect(settled).toEqual(["eu:acme"]);
       await storage.deleteAlarm();
     });
   });

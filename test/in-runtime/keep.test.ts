@@ -79,7 +79,9 @@ const shown = async (name: string) =>
   (await (await app().request(`/v1/adapters/${name}`, { headers })).json()) as Adapter;
 const sealed = () =>
   runInDurableObject(store(), (_: TenantAdapterStore, { storage }) =>
-    storage.sql.exec<{ hash: string; kind: string }>("SELECT hash, kind FROM documentParts").toArray(),
+    storage.sql
+      .exec<{ hash: string; kind: string }>("SELECT hash, kind FROM documentParts WHERE kind <> 'file'")
+      .toArray(),
   );
 const addTo = (name: string) => app().post(`/v1/adapters/${name}/documents`, { documents: ["more"] }, { headers });
 

@@ -706,8 +706,8 @@ test("parts that were fitted join the mixture of a prompt that is near, under th
   const copy = { address: backendUrl, process: null };
   const kept = { examples: [], validation: null };
   const [hash, other] = ["4".repeat(64), "5".repeat(64)];
-  await store().add({ ...fitted, name: "mail", hash, gain }, kept, new ArrayBuffer(4), copy);
-  await store().add({ ...fitted, name: "base-alone", hash: other, gain: null }, kept, new ArrayBuffer(4), copy);
+  await store().add({ ...fitted, name: "mail", hash, gain }, kept, new Uint8Array(4), copy);
+  await store().add({ ...fitted, name: "base-alone", hash: other, gain: null }, kept, new Uint8Array(4), copy);
   const seen = backendAnswers(({ id }) => saying(id, "ok"));
   const answered = await app().complete({ prompt: "aaaaaa", max_tokens: 2 }, { headers: mine });
   expect(answered.status, await answered.clone().text()).toBe(200);

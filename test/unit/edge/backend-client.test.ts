@@ -22,7 +22,7 @@ type Answer = [status: number, process: string | null] | Error;
 function scripted(answers: Answer[], url = "http://b") {
   const calls: string[] = [];
   const client = new BackendClient(url, {
-    fileOf: async () => new ArrayBuffer(1),
+    fileOf: async () => new Uint8Array(1),
     async fetch(target, { method = "GET", headers }) {
       const name = new Headers(headers).get(nameHeader);
       calls.push([method, target, ...(name === null ? [] : [name])].join(" "));

@@ -20,7 +20,7 @@ afterEach(() => group.stop());
 function newClient(url: string): BackendClient {
   const fileOf = async (_: string, hash: string) => {
     uploads.push(hash);
-    return new ArrayBuffer(8);
+    return new Uint8Array(8);
   };
   return new BackendClient(url, { sign: createSigner([groupSecret], Date.now), fileOf });
 }
