@@ -91,14 +91,6 @@ export function count(text: string): number {
   return value;
 }
 
-export function positive(text: string): number {
-  const value = Number(text);
-  if (text.trim() === "" || !(value > 0) || value === Number.POSITIVE_INFINITY) {
-    throw new InvalidArgumentError("must be a number above 0");
-  }
-  return value;
-}
-
 /** Repeatable. */
 export function collected(text: string, before: string[] = []): string[] {
   return [...before, text];

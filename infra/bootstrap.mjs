@@ -25,7 +25,7 @@ const oldestNode = [20, 0];
 const oldestRunningNode = [22, 18];
 /** Commands that hold hidden states as Float16Array. */
 const oldestTrainingNode = [24, 0];
-const trainers = ["train", "eval", "eval:own"];
+const trainers = ["train", "eval", "eval:own", "paper"];
 
 /** Commands that run a model in their own process get the allocator that a backend gives its engine (gpu-backend/config.ts). */
 const allocator = { GLIBC_TUNABLES: "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576" };

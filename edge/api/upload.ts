@@ -142,25 +142,17 @@ export function decoded(chunks: readonly Uint8Array[], what: string): string {
   }
 }
 
-/** Where the first sequence starts that is not UTF-8 (RFC 3629); the length if there is none. */
+/** Where the first sequence starts that is not UTF-8, of which a decoder makes U+FFFD; the length if there is none. */
 function firstInvalid(bytes: Uint8Array): number {
-  for (let i = 0; i < bytes.length; ) {
-    const lead = bytes[i];
-    const length = lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
-    if (length === 0) return i;
-    for (let k = 1; k < length; k++) {
-      const [from, to] = (k === 1 && secondBytes[lead]) || [0x80, 0xbf];
-      if (!(bytes[i + k] >= from && bytes[i + k] <= to)) return i;
-    }
-    i += length;
+  let offset = 0;
+  for (const text of new TextDecoder("utf-8", { fatal: false, ignoreBOM: true }).decode(bytes).split("\ufffd")) {
+    offset += utf8.encode(text).length;
+    // The document may have that character itself.
+    if (![0xef, 0xbf, 0xbd].every((byte, i) => bytes[offset + i] === byte)) return offset;
+    offset += 3;
   }
   return bytes.length;
 }
-
-/** By the first byte: overlong forms, surrogates and what is beyond U+10FFFF are none. */
-const secondBytes: Record<number, [number, number]> = {
-  ...{ 224: [0xa0, 0xbf], 237: [0x80, 0x9f], 240: [0x90, 0xbf], 244: [0x80, 0x8f] },
-};
 
 /** The documents of one file; `name` is its own, or the prefix of those of a JSONL file. */
 function documentsOf(type: string, text: string, name: string | null): unknown[] {

@@ -226,9 +226,7 @@ export class BackendClient {
   ): Promise<void> {
     const path = hash === null ? `/v1/${what}/${tenant}` : `/v1/${what}/${tenant}/${hash}`;
     const response = await this.#fetch(path, { method: "DELETE", process }, this.#parts.limits.acceptanceMs);
-    // A backend of an earlier version has no memories.
-    const hasNone = what === "memories" && response.status === 404;
-    if (!response.ok && !hasNone) throw await failureOfResponse(response);
+    if (!response.ok) throw await failureOfResponse(response);
     await response.body?.cancel();
   }
 

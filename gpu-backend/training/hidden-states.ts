@@ -1,109 +1,112 @@
 /// <reference lib="esnext.float16" />
 /**
- * Hidden states of windows, computed once by the trunk and cached on disk in half precision: a row [D] for each position that
+ * Hidden states of windows, computed once by the trunk and kept on disk in half precision: a row [D] for each position that
  * predicts a scored token. Adapters never change them.
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { type FileHandle, mkdir, open, rename } from "node:fs/promises";
-import { dirname } from "node:path";
+import { open } from "node:fs/promises";
+import { join } from "node:path";
+import { writeWhole } from "../files.ts";
 import type { TrunkRunner } from "../runtime/trunk-runner.ts";
 import { prefixTokens, scoredTokens, type Window, windowTokens } from "./corpus/windows.ts";
 import type { Progress } from "./progress.ts";
 
-/** Windows per trunk pass. Fixed: batching may change the last bit, and a resumed run must give the same bytes. */
+/** Windows of one trunk pass and one file. Fixed: batching may change the last bit, and a resumed run must give the same bytes. */
 const windowsPerPass = 8;
 const bytesPerNumber = 2;
 
-type Trunk = Pick<TrunkRunner, "hidden" | "release">;
+/** Windows of one split, and where their hidden states are. */
+export interface WindowSet {
+  windows: readonly Window[];
+  states: Pick<HiddenStates, "read">;
+}
+
+/** With their prompt embeddings. */
+export interface PlacedSet extends WindowSet {
+  embeddings: Float32Array; // [windows, P]
+}
 
 export class HiddenStates {
-  readonly #file: FileHandle;
-  readonly #offsets: Float64Array; // in rows, one per window and the end
   readonly #hiddenSize: number;
+  /** Where the rows of each window begin: the file, and the byte in it. */
+  readonly #places = new Map<Window, { path: string; byte: number }>();
 
-  private constructor(file: FileHandle, offsets: Float64Array, hiddenSize: number) {
-    this.#file = file;
-    this.#offsets = offsets;
+  private constructor(hiddenSize: number) {
     this.#hiddenSize = hiddenSize;
   }
 
   /**
-   * Opens the cache at `path`. What is missing is computed by the trunk, which is opened only then; a partial file of an
-   * interrupted run is continued.
-   * @throws the signal's reason when aborted; what was computed stays
+   * Opens what `folder` has of these windows. What is missing is computed by the trunk, which is opened only then.
+   * @param key what names windows and weights
+   * @throws the signal's reason when aborted; finished passes stay
    */
   static async open(
-    path: string,
+    folder: string,
+    key: string,
     windows: readonly Window[],
     hiddenSize: number,
-    openTrunk: () => Promise<Trunk>,
+    openTrunk: () => Promise<Pick<TrunkRunner, "hidden" | "release">>,
     progress: Progress,
     signal?: AbortSignal,
   ): Promise<HiddenStates> {
-    const offsets = rowOffsets(windows);
-    if (!existsSync(path)) {
-      const megabytes = Math.ceil((offsets[windows.length] * hiddenSize * bytesPerNumber) / 1e6);
-      progress.note(`hidden states: ${megabytes} MB in ${path}`);
-      progress.stage("hidden states", windows.length);
-      const trunk = await openTrunk();
-      await compute(path, windows, offsets, hiddenSize, trunk, progress, signal).finally(() => trunk.release());
+    const states = new HiddenStates(hiddenSize);
+    const missing: { path: string; pass: readonly Window[]; end: number }[] = [];
+    for (let from = 0; from < windows.length; from += windowsPerPass) {
+      const pass = windows.slice(from, from + windowsPerPass);
+      const path = join(folder, `hidden-${key}-${from}.f16`);
+      if (!existsSync(path)) missing.push({ path, pass, end: from + pass.length });
+      let byte = 0;
+      for (const window of pass) {
+        states.#places.set(window, { path, byte });
+        byte += scoredTokens(window) * hiddenSize * bytesPerNumber;
+      }
     }
-    return new HiddenStates(await open(path, "r"), offsets, hiddenSize);
+    if (missing.length === 0) return states;
+    const tokens = missing.flatMap(({ pass }) => pass).reduce((sum, window) => sum + scoredTokens(window), 0);
+    progress.note(`hidden states: ${Math.ceil((tokens * hiddenSize * bytesPerNumber) / 1e6)} MB in ${folder}`);
+    progress.stage("hidden states", windows.length);
+    const trunk = await openTrunk();
+    try {
+      for (const { path, pass, end } of missing) {
+        signal?.throwIfAborted();
+        const rows = await hiddenOf(pass, hiddenSize, trunk);
+        await writeWhole(path, new Uint8Array(rows.buffer));
+        progress.advance(end);
+      }
+    } finally {
+      await trunk.release();
+    }
+    return states;
   }
 
-  /** Hidden states of window `index`, [scoredTokens, D], written into `target` from element `at`. */
-  async read(index: number, target: Float32Array, at: number): Promise<void> {
-    const rows = this.#offsets[index + 1] - this.#offsets[index];
-    const halves = new Float16Array(rows * this.#hiddenSize);
-    const bytes = new Uint8Array(halves.buffer);
-    await this.#file.read(bytes, 0, bytes.length, this.#offsets[index] * this.#hiddenSize * bytesPerNumber);
-    target.set(halves, at);
-  }
-
-  close(): Promise<void> {
-    return this.#file.close();
+  /** Hidden states of a window, [scoredTokens, D]. */
+  async read(window: Window): Promise<Float32Array> {
+    const { path, byte } = this.#places.get(window)!;
+    const halves = new Float16Array(scoredTokens(window) * this.#hiddenSize);
+    const file = await open(path);
+    try {
+      await file.read(new Uint8Array(halves.buffer), 0, halves.byteLength, byte);
+    } finally {
+      await file.close();
+    }
+    return Float32Array.from(halves);
   }
 }
 
-/** A name for the cache of these windows under these weights. */
+/** A name for the hidden states of these windows under these weights. */
 export function hiddenStatesKey(weightsHash: string, windows: readonly Window[]): string {
   const hash = createHash("sha256").update(weightsHash);
   for (const { tokenIds } of windows) hash.update(Int32Array.of(tokenIds.length)).update(tokenIds);
   return hash.digest("hex").slice(0, 16);
 }
 
-async function compute(
-  path: string,
-  windows: readonly Window[],
-  offsets: Float64Array,
-  hiddenSize: number,
-  trunk: Trunk,
-  progress: Progress,
-  signal?: AbortSignal,
-): Promise<void> {
-  await mkdir(dirname(path), { recursive: true });
-  const partial = `${path}.partial`;
-  const file = await open(partial, existsSync(partial) ? "r+" : "w+");
-  try {
-    const { size } = await file.stat();
-    for (let from = 0; from < windows.length; from += windowsPerPass) {
-      const to = Math.min(from + windowsPerPass, windows.length);
-      if (offsets[to] * hiddenSize * bytesPerNumber <= size) continue;
-      signal?.throwIfAborted();
-      const rows = await hiddenOf(windows.slice(from, to), hiddenSize, trunk);
-      await file.write(new Uint8Array(rows.buffer), 0, rows.byteLength, offsets[from] * hiddenSize * bytesPerNumber);
-      progress.advance(to);
-    }
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-  await rename(partial, path);
-}
-
 /** One trunk pass over right-padded windows; only the rows that predict a scored token are kept. */
-async function hiddenOf(windows: readonly Window[], D: number, trunk: Trunk): Promise<Float16Array> {
+async function hiddenOf(
+  windows: readonly Window[],
+  D: number,
+  trunk: Pick<TrunkRunner, "hidden">,
+): Promise<Float16Array<ArrayBuffer>> {
   const T = Math.min(windowTokens, Math.max(...windows.map((window) => window.tokenIds.length)));
   const tokenIds = new Int32Array(windows.length * T);
   for (const [s, window] of windows.entries()) tokenIds.set(window.tokenIds, s * T);
@@ -117,10 +120,4 @@ async function hiddenOf(windows: readonly Window[], D: number, trunk: Trunk): Pr
     at += rows.length;
   }
   return result;
-}
-
-function rowOffsets(windows: readonly Window[]): Float64Array {
-  const offsets = new Float64Array(windows.length + 1);
-  for (const [i, window] of windows.entries()) offsets[i + 1] = offsets[i] + scoredTokens(window);
-  return offsets;
 }

@@ -1,7 +1,5 @@
 /** Prepares corpora for training: token ids, windows by split, the prompt space, hidden states, and clusters. */
 import { createHash } from "node:crypto";
-import { join } from "node:path";
-import type { PlacedSet, WindowSet } from "./bank/batches.ts";
 import type { TextSettings } from "./bank/settings.ts";
 import type { HeadWeights } from "./bank/training-graph.ts";
 import type { TrainingBase } from "./base.ts";
@@ -10,7 +8,7 @@ import { fitPromptSpace, foldRows, type PromptSpace } from "./clustering/prompt-
 import { type Split, splitDocuments, splits } from "./corpus/documents.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "./corpus/read-corpus.ts";
 import { documentKey, prefixOf, sampleWindows, type Window, windowsOf, windowTokens } from "./corpus/windows.ts";
-import { HiddenStates, hiddenStatesKey } from "./hidden-states.ts";
+import { HiddenStates, hiddenStatesKey, type PlacedSet, type WindowSet } from "./hidden-states.ts";
 import type { Progress } from "./progress.ts";
 import { Random, streams } from "./random.ts";
 
@@ -37,7 +35,6 @@ export interface Prepared {
   sets: Record<Split, WindowSet>;
   /** Names model, text, split and window counts: equal keys mean equal preparations. */
   key: string;
-  close(): Promise<void>;
 }
 
 export async function prepare(
@@ -53,18 +50,17 @@ export async function prepare(
 
   const everyWindow = splits.flatMap((split) => chosen[split]);
   const key = hiddenStatesKey(base.weightsHash, everyWindow);
-  const path = join(options.cacheDirectory, `hidden-${key}.f16`);
-  const states = await HiddenStates.open(path, everyWindow, D, () => base.openTrunk(options.threads), progress, signal);
+  const openTrunk = () => base.openTrunk(options.threads);
+  const states = await HiddenStates.open(options.cacheDirectory, key, everyWindow, D, openTrunk, progress, signal);
   const prefixes = chosen.train.map((window) => ({ tokenIds: prefixOf(window), document: documentKey(window) }));
   const space = fitPromptSpace(base.tokenEmbedding, D, prefixes, Math.min(options.dimensions, D));
 
-  const sets = {} as Record<Split, WindowSet>;
-  let firstState = 0;
-  for (const split of splits) {
-    sets[split] = { windows: chosen[split], states, firstState };
-    firstState += chosen[split].length;
-  }
-  return { base, head, corpora, space, sets, key, close: () => states.close() };
+  const sets = bySplit((split): WindowSet => ({ windows: chosen[split], states }));
+  return { base, head, corpora, space, sets, key };
+}
+
+function bySplit<T>(of: (split: Split) => T): Record<Split, T> {
+  return { train: of("train"), validation: of("validation"), test: of("test") };
 }
 
 /** Clusters of the training windows, the table that places text among them, and every split's windows placed by it. */
@@ -84,14 +80,12 @@ export function place(
     clusters: Math.min(clusters, windows.length),
     seed,
   });
-  const placed = {} as Record<Split, PlacedSet>;
-  for (const split of splits) {
-    placed[split] = { ...sets[split], embeddings: embedWindows(sets[split].windows, placement.table) };
-  }
-  return { ...placement, sets: placed };
+  const placed = (split: Split): PlacedSet => ({
+    ...sets[split],
+    embeddings: embedWindows(sets[split].windows, placement.table),
+  });
+  return { ...placement, sets: bySplit(placed) };
 }
-
-type WindowsBySplit = Record<Split, Window[]>;
 
 /** Windows that are read of each corpus, as a multiple of its equal share: other corpora may have fewer. */
 const spareWindows = 4;
@@ -104,7 +98,7 @@ async function readWindows({ tokenizer }: TrainingBase, options: PrepareOptions,
   if (options.corpora.length === 0) throw new Error("training needs at least one corpus");
   const random = new Random(options.windowSeed, streams.windows);
   const limits = { train: options.trainWindows, validation: options.validationWindows, test: options.testWindows };
-  const windows: WindowsBySplit = { train: [], validation: [], test: [] };
+  const windows: Record<Split, Window[]> = { train: [], validation: [], test: [] };
   const read: Corpus[] = [];
   progress.stage("tokens", options.corpora.length);
   for (const [index, source] of options.corpora.entries()) {
@@ -125,8 +119,7 @@ async function readWindows({ tokenizer }: TrainingBase, options: PrepareOptions,
     read.push(corpus);
     progress.advance(index + 1, corpus.name);
   }
-  const chosen = {} as WindowsBySplit;
-  for (const split of splits) chosen[split] = sampleWindows(windows[split], limits[split], random);
+  const chosen = bySplit((split) => sampleWindows(windows[split], limits[split], random));
   const corpora = read.map(({ documents, ...corpus }, index): PreparedCorpus => {
     const own = splits.flatMap((split) => chosen[split]).filter((window) => window.corpus === index);
     const tokens = own.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);

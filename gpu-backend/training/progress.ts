@@ -12,14 +12,37 @@ export interface Progress {
   end(): void;
 }
 
-const secondsBetweenLines = 10;
-
-/** Progress of a command on its stderr, until the process exits. `now` is in milliseconds. */
-export function commandProgress(now: () => number): Progress {
-  const output = process.stderr;
-  const progress = output.isTTY ? barProgress(output) : lineProgress((line) => output.write(`${line}\n`), now);
-  process.once("exit", () => progress.end());
-  return progress;
+/** Progress of a command on its stderr, until the process exits. Off a terminal it is a line every ten seconds. */
+export function commandProgress(): Progress {
+  const stream = process.stderr;
+  let current = { name: "", total: 0 };
+  let bar: SingleBar | null = null;
+  const end = () => {
+    bar?.stop();
+    bar = null;
+  };
+  // A bar hides the cursor of a terminal.
+  if (stream.isTTY) process.once("exit", end);
+  return {
+    stage(name, total) {
+      end();
+      current = { name, total };
+    },
+    advance(done, remark = "") {
+      if (!bar) {
+        const format = `${current.name.padEnd(14)} {bar} {percentage}%  {value}/{total}  left {eta_formatted}  {remark}`;
+        const signs = { barCompleteChar: "█", barIncompleteChar: "░" };
+        bar = new SingleBar({ stream, format, ...signs, etaBuffer: 50, noTTYOutput: true, notTTYSchedule: 10_000 });
+        bar.start(current.total, 0, { remark: "" });
+      }
+      bar.update(done, { remark });
+    },
+    note(line) {
+      end();
+      stream.write(`${line}\n`);
+    },
+    end,
+  };
 }
 
 /**
@@ -33,52 +56,4 @@ export function interruptionSignal(now: () => number): AbortSignal {
     interruption.abort(new Interrupted("interrupted; the same command continues from here"));
   });
   return interruption.signal;
-}
-
-function barProgress(output: NodeJS.WriteStream): Progress {
-  let bar: SingleBar | null = null;
-  const end = () => {
-    bar?.stop();
-    bar = null;
-  };
-  return {
-    stage(name, total) {
-      end();
-      bar = new SingleBar({
-        stream: output,
-        format: `${name.padEnd(14)} {bar} {percentage}%  {value}/{total}  left {eta_formatted}  {remark}`,
-        barCompleteChar: "█",
-        barIncompleteChar: "░",
-        etaBuffer: 50,
-      });
-      bar.start(total, 0, { remark: "" });
-    },
-    advance: (done, remark = "") => bar?.update(done, { remark }),
-    note(line) {
-      end();
-      output.write(`${line}\n`);
-    },
-    end,
-  };
-}
-
-/** Plain lines, at most one in ten seconds and one at a stage's end. `now` is in milliseconds. */
-export function lineProgress(write: (line: string) => void, now: () => number): Progress {
-  let current = { name: "", total: 0, startedMs: 0, lastLineMs: 0, firstDone: 0 };
-  return {
-    stage(name, total) {
-      current = { name, total, startedMs: now(), lastLineMs: now(), firstDone: -1 };
-    },
-    advance(done, remark = "") {
-      const time = now();
-      if (current.firstDone < 0) current.firstDone = done - 1;
-      if (done < current.total && time - current.lastLineMs < secondsBetweenLines * 1000) return;
-      current.lastLineMs = time;
-      const secondsPerUnit = (time - current.startedMs) / 1000 / Math.max(1, done - current.firstDone);
-      const left = Math.round(secondsPerUnit * (current.total - done));
-      write(`${current.name}: ${done}/${current.total}, ${left} s left ${remark}`.trimEnd());
-    },
-    note: write,
-    end: () => {},
-  };
 }

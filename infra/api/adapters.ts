@@ -140,7 +140,7 @@ async function finished(connection: Connection, adapter: Adapter): Promise<Adapt
     process.stderr.write(
       `${adapter.name} is being made; it goes on without this command, \`show\` tells how far it is\n`,
     );
-    const progress = commandProgress(() => performance.now());
+    const progress = commandProgress();
     progress.stage("tokens", now.memory!.tokens);
     while (isRunning()) {
       progress.advance(now.memory!.built_tokens, now.memory!.error ?? "");

@@ -9,7 +9,7 @@ import type { Environment } from "./environment.ts";
 import { type Gate, passGates } from "./gates.ts";
 import { missingAccount, missingHere } from "./missing.ts";
 import { wranglerPlatform } from "./platform.ts";
-import { checkSecrets, type RollOutParts, requiredSecrets, rollBack, rollOut, rollOutLimits } from "./roll-out.ts";
+import { checkSecrets, type RollOutParts, requiredSecrets, rollBack, rollOut } from "./roll-out.ts";
 import { smokeLimits, smokeTest } from "./smoke.ts";
 
 const say = (line: string) => void process.stderr.write(`${line}\n`);
@@ -48,9 +48,7 @@ export async function deploy(
     if (problems.length > 0) say(`missing for a deployment, as told above: ${problems.length}`);
     return null;
   }
-  const deployed = await rollOut(parts, rollOutLimits);
-  say(`${deployed.version} answers all requests of ${url}; before: ${deployed.before ?? "nothing"}`);
-  return deployed.version;
+  return await rollOut(parts);
 }
 
 /** Returns the version that answers then. */

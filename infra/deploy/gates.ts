@@ -3,7 +3,6 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
 import { Interrupted } from "../../gpu-backend/command-line.ts";
-import { commandsOf } from "../commands.mjs";
 import type { Environment } from "./environment.ts";
 
 export interface Gate {
@@ -12,24 +11,13 @@ export interface Gate {
   run(signal: AbortSignal): Promise<void>;
 }
 
-/** `quick`: those of the code without servers; `passed-in-ci`: none, because CI ran all of them on this commit. */
-export const testSets = ["quick", "all", "passed-in-ci"] as const;
-export type TestSet = (typeof testSets)[number];
-
 const root = path.dirname(path.dirname(import.meta.dirname));
-const { test: fastTests, "test:all": otherTests } = commandsOf(true);
-/** Projects of vitest.config.ts. */
-const projectsOf = { quick: "unit,edge", all: `lint,${fastTests[3]},${otherTests[3]}` };
 
-export function gatesOf(environment: Environment, tests: TestSet): Gate[] {
+export function gatesOf(environment: Environment): Gate[] {
   const script = (name: Gate["name"], file: string, args: string[], failed: string): Gate => ({
     name,
     run: (signal) => runScript(path.join(root, file), args, failed, signal),
   });
-  const testGate =
-    tests === "passed-in-ci"
-      ? []
-      : [script("tests", "infra/test.ts", ["test", projectsOf[tests]], "mend the tests above")];
   return [
     script(
       "staged assets",
@@ -38,7 +26,8 @@ export function gatesOf(environment: Environment, tests: TestSet): Gate[] {
       "see above",
     ),
     script("documents site", "infra/site/cli.ts", [], "mend the documents named above"),
-    ...testGate,
+    // Those of the code without servers.
+    script("tests", "infra/test.ts", ["test", "unit,edge"], "mend the tests above"),
     script(
       "size and start",
       "infra/deploy-check.ts",

@@ -3,9 +3,9 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Evaluation, rounded } from "../../gpu-backend/research/evaluation/data.ts";
-import { type EvalOptions, evaluate } from "../../gpu-backend/research/evaluation/evaluate.ts";
-import { paperProtocol } from "../../gpu-backend/research/paper-protocol.ts";
+import { type EvalOptions, type Evaluation, evaluate } from "../../gpu-backend/research/evaluate.ts";
+import { paperProtocol } from "../../gpu-backend/research/paper/protocol.ts";
+import { type Run, rounded } from "../../gpu-backend/research/run.ts";
 import { readServedBank } from "../../gpu-backend/training/bank/served-bank.ts";
 import { readBase } from "../../gpu-backend/training/base.ts";
 import { prepare } from "../../gpu-backend/training/prepare.ts";
@@ -18,6 +18,7 @@ const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
 let folder: string;
 let training: Omit<TrainOptions, "outDirectory">;
 let options: EvalOptions;
+let run: Run;
 let evaluation: Evaluation;
 
 beforeAll(async () => {
@@ -27,21 +28,22 @@ beforeAll(async () => {
   await train({ ...training, outDirectory: artifacts }, silent);
   options = {
     ...{ model: training.modelDirectory, artifacts, corpora: training.corpora, corpusFolder: folder },
-    ...{ texts: 3, threads: 1, cacheDirectory: join(folder, "cache") },
+    texts: 3,
   };
-  evaluation = await evaluate(options, silent);
+  run = { threads: 1, folder: join(folder, "figures"), progress: silent };
+  evaluation = await evaluate(options, run);
 });
 afterAll(() => rm(folder, { recursive: true }));
 
 test("artifacts are scored on the documents that their training held out, by every method", () => {
-  const { rows, means } = evaluation;
-  expect(new Set(rows.map(({ name }) => name))).toEqual(new Set(["sea", "tables", "stars"]));
-  const { gains } = means.find(({ prompt }) => prompt === 64)!;
+  const { rows, groups } = evaluation.prompts.find(({ prompt }) => prompt === 64)!;
+  expect(rows.map(({ name }) => name)).toEqual(["sea", "tables", "stars"]);
+  const meanOf = (comparison: string) => groups[0].gains[comparison].gain.mean;
   // Each domain has words of its own, which the static adapter cannot know.
-  expect(gains.static.mean).toBeGreaterThan(0);
-  expect(gains.nearest.mean).toBeGreaterThan(gains.static.mean + 0.1);
-  expect(gains["mixture over static"].mean).toBeGreaterThan(0);
-  expect(gains.mixture.mean - gains.nearest.mean).toBeCloseTo(gains["mixture over nearest"].mean, 2);
+  expect(meanOf("static")).toBeGreaterThan(0);
+  expect(meanOf("nearest")).toBeGreaterThan(meanOf("static") + 0.1);
+  expect(meanOf("mixture over static")).toBeGreaterThan(0);
+  expect(meanOf("mixture") - meanOf("nearest")).toBeCloseTo(meanOf("mixture over nearest"), 2);
 });
 
 test("an evaluation is data of three decimals", () => {
@@ -50,7 +52,7 @@ test("an evaluation is data of three decimals", () => {
 });
 
 test("an interrupted evaluation continues, and gives the same figures", async () => {
-  const again = { ...options, cacheDirectory: join(folder, "interrupted") };
+  const again = { ...run, folder: join(folder, "interrupted") };
   const controller = new AbortController();
   const interrupting: Progress = {
     ...silent,
@@ -58,8 +60,9 @@ test("an interrupted evaluation continues, and gives the same figures", async ()
       if (done === 2) controller.abort(new Error("interrupted"));
     },
   };
-  await expect(evaluate(again, interrupting, controller.signal)).rejects.toThrow("interrupted");
-  expect(await evaluate(again, silent)).toEqual(evaluation);
+  const interrupted = { ...again, progress: interrupting, signal: controller.signal };
+  await expect(evaluate(options, interrupted)).rejects.toThrow("interrupted");
+  expect(await evaluate(options, again)).toEqual(evaluation);
 });
 
 test("the paper's protocol has its regimes and ours; a bias on the padding's logit costs something on real text", async () => {
@@ -70,19 +73,15 @@ test("the paper's protocol has its regimes and ours; a bias on the padding's log
     { ...training, cacheDirectory, windowSeed: seed },
     silent,
   );
-  try {
-    const paper = { lines: 40, steps: 20, learningRate: 3e-3, seed, threads: 1 };
-    const { rows, padBias, paddedShare } = await paperProtocol(prepared, served, paper, silent);
-    expect(rows.map(({ published }) => published?.perplexity ?? null)).toEqual([28_319, 3.8683, 1.4554, null, null]);
-    for (const { paperLoss, honestLoss } of rows) expect(paperLoss * honestLoss).toBeGreaterThan(0);
-    const [unadapted, lora, , biased, ours] = rows;
-    expect(paddedShare).toBeGreaterThan(0);
-    expect(padBias).toBeGreaterThan(0);
-    expect(biased.paperLoss).toBeLessThan(unadapted.paperLoss);
-    expect(biased.honestLoss).toBeGreaterThan(unadapted.honestLoss);
-    expect(lora.paperLoss).toBeLessThan(unadapted.paperLoss);
-    expect(ours.honestLoss).toBeLessThan(unadapted.honestLoss);
-  } finally {
-    await prepared.close();
-  }
+  const paper = { lines: 40, steps: 20, learningRate: 3e-3, seed, threads: 1 };
+  const { rows, padBias, paddedShare } = await paperProtocol(prepared, served, paper, silent);
+  expect(rows.map(({ published }) => published?.perplexity ?? null)).toEqual([28_319, 3.8683, 1.4554, null, null]);
+  for (const { paperLoss, honestLoss } of rows) expect(paperLoss * honestLoss).toBeGreaterThan(0);
+  const [unadapted, lora, , biased, ours] = rows;
+  expect(paddedShare).toBeGreaterThan(0);
+  expect(padBias).toBeGreaterThan(0);
+  expect(biased.paperLoss).toBeLessThan(unadapted.paperLoss);
+  expect(biased.honestLoss).toBeGreaterThan(unadapted.honestLoss);
+  expect(lora.paperLoss).toBeLessThan(unadapted.paperLoss);
+  expect(ours.honestLoss).toBeLessThan(unadapted.honestLoss);
 });

@@ -1,9 +1,10 @@
 /** The trainer on clusters with a vocabulary each: what a static adapter cannot learn, the hyper-network above it does. */
 import { expect, test } from "vitest";
 import { gatesOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
-import { LossMeter } from "../../gpu-backend/training/bank/loss.ts";
+import { lossesOf } from "../../gpu-backend/training/bank/measure.ts";
 import { bankShape, servedParameters, staticBank, type Trained } from "../../gpu-backend/training/bank/parameters.ts";
-import { Trainer, type TrainingClusters } from "../../gpu-backend/training/bank/trainer.ts";
+import { plainHead, Reader } from "../../gpu-backend/training/bank/reader.ts";
+import { openTrainer, type TrainingClusters } from "../../gpu-backend/training/bank/trainer.ts";
 import { prefixTokens, type Window } from "../../gpu-backend/training/corpus/windows.ts";
 import { seededRandom } from "../support/steps.ts";
 
@@ -30,15 +31,15 @@ function clusteredText() {
   for (let k = 0; k < K; k++) centroids[k * P + (k >> 1)] = k % 2 ? 1 : -1;
   const embeddings = new Float32Array(windowCount * P);
   for (const [i, k] of memberOf.entries()) embeddings.set(centroids.subarray(k * P, (k + 1) * P), i * P);
-  const states = { read: async (at: number, target: Float32Array) => void target.set(hidden[at]) };
+  const states = { read: async (window: Window) => hidden[windows.indexOf(window)] };
   const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding: values(V * D) };
-  return { text: { head, set: { windows, states, firstState: 0 } }, embeddings, centroids, memberOf };
+  return { text: { head, set: { windows, states } }, embeddings, centroids, memberOf };
 }
 
 const { text, ...placed } = clusteredText();
 
 async function trained(shape: Trained["shape"], clusters: TrainingClusters | null): Promise<Trained> {
-  const trainer = await Trainer.open(text, shape, clusters, options, null);
+  const trainer = await openTrainer(text, shape, clusters, options, null);
   while (trainer.state.step < steps) await trainer.step();
   await trainer.release();
   return { shape, parameters: trainer.state.parameters };
@@ -51,17 +52,16 @@ test("the hyper-network learns each cluster's words above a static adapter, whic
   expect(staticBank(fixed).b).toEqual(before);
 
   const { bank, network } = servedParameters(fixed, generated);
-  const meter = await LossMeter.open(text.head, bank.a0, 1);
-  const all = [...text.set.windows.keys()];
+  const reader = await Reader.open(plainHead(text.head), bank, 1);
   const lossUnder = async (gatesAt: (window: number) => Float32Array) => {
-    const sums = await meter.measure(text.set, all, bank, gatesAt);
+    const sums = await lossesOf(reader, text.set, gatesAt);
     return sums.reduce((total, nats) => total + nats, 0) / (scored * windowCount);
   };
   const centroid = (k: number) => placed.centroids.subarray(k * P, (k + 1) * P);
   const base = await lossUnder(() => new Float32Array(bank.gates));
   const alone = await lossUnder(() => gatesOf(network, centroid(0), 0));
   const above = await lossUnder((i) => gatesOf(network, centroid(placed.memberOf[i]), 1));
-  await meter.release();
+  await reader.release();
   // Eight vocabularies of ten words: to know which one is worth log 8 = 2.08 nats.
   expect(base - alone, `seed ${seed}`).toBeGreaterThan(0);
   expect(alone - above, `seed ${seed}`).toBeGreaterThan(1);

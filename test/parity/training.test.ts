@@ -8,8 +8,8 @@ import { readModelFolder } from "../../gpu-backend/models/safetensors/model-fold
 import { floatsOf, weightOf } from "../../gpu-backend/runtime/model-weights.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
-import { LossMeter } from "../../gpu-backend/training/bank/loss.ts";
 import { measureWindows, perplexityOf } from "../../gpu-backend/training/bank/measure.ts";
+import { plainHead, Reader } from "../../gpu-backend/training/bank/reader.ts";
 import { embedWindows } from "../../gpu-backend/training/clustering/placement.ts";
 import { prefixTokens, targetsOf, windowsOf } from "../../gpu-backend/training/corpus/windows.ts";
 import { HiddenStates } from "../../gpu-backend/training/hidden-states.ts";
@@ -39,7 +39,7 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
   const folder = await mkdtemp(join(tmpdir(), "parity-"));
   const { hiddenSize: D, vocabularySize: V } = model.config;
   const trunk = await createTrunkRunner({ ...model, threads: 1 });
-  const states = await HiddenStates.open(join(folder, "hidden.f16"), windows, D, async () => trunk, silent);
+  const states = await HiddenStates.open(folder, "key", windows, D, async () => trunk, silent);
   const head = {
     hiddenSize: D,
     vocabularySize: V,
@@ -47,9 +47,9 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
   };
   const network = readHyperNetwork(tensors);
   const bank = bankOf(tensors);
-  const meter = await LossMeter.open(head, bank.a0, 1);
-  const set = { windows, states, firstState: 0, embeddings: embedWindows(windows, table) };
-  const measured = await measureWindows(meter, set, { bank, network, centroids }, scales);
+  const reader = await Reader.open(plainHead(head), bank, 1);
+  const set = { windows, states, embeddings: embedWindows(windows, table) };
+  const measured = await measureWindows(reader, set, { bank, network, centroids }, scales);
 
   // Serving's way: the step runner over whole windows, gates from the files, the prefix assigned as the edge does.
   const runner = await createStepRunner({ ...model, bank, threads: 1 });
@@ -79,6 +79,6 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
     expect(difference).toBeLessThan(tolerance);
   }
   expect(measured.some(({ base, adapted }) => base !== adapted)).toBe(true);
-  await Promise.all([meter.release(), runner.release(), states.close()]);
+  await Promise.all([reader.release(), runner.release()]);
   await rm(folder, { recursive: true });
 });

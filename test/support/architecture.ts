@@ -72,10 +72,8 @@ const backendLayers: Record<string, string[]> = {
     ...["adapters", "engine/smoothing-file.ts", "models/base.ts", "models/embedded.ts", "runtime"],
     ...["command-line.ts", "files.ts"],
   ],
-  // Comparisons with the paper. Nothing imports them.
-  research: ["runtime", "training", "command-line.ts"],
-  // Measures what is shipped.
-  "research/evaluation": [
+  // Measures what is shipped, beside what the paper had. Nothing imports it.
+  research: [
     ...["adapters", "memory", "models/base.ts", "models/embedded.ts", "runtime", "training"],
     // Long prompts are computed as backends do.
     ...["engine/open-model.ts", "kv/host-runner.ts"],
@@ -139,7 +137,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/settings.ts": ["commander"],
   "gpu-backend/main.ts": ["@hono/node-server"],
   "gpu-backend/research": ["commander"],
-  "gpu-backend/training": ["cli-progress", "commander", "html-to-text"],
+  "gpu-backend/training": ["cli-progress", "commander", "html-to-text", "ml-matrix"],
   "gpu-backend/models": ["@huggingface/hub", "commander"],
   infra: ["aws4fetch", "cli-progress", "commander", "esbuild", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
@@ -149,7 +147,7 @@ const siblings = ["gpu-backend/adapters", "gpu-backend/runtime"];
 
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
 const composes =
-  /^(infra\/|edge\/(worker|client\/resumable|cell\/cell|tenants\/(ledger|tenant-adapter-store)|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research(\/evaluation(\/(own|tasks))?)?|training(\/corpus)?)\/cli|models\/import\/cli)\.ts$)/;
+  /^(infra\/|edge\/(worker|client\/resumable|cell\/cell|tenants\/(ledger|tenant-adapter-store)|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research|training(\/corpus)?)\/cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
 const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
 const longestFileLines = 400;

@@ -47,7 +47,6 @@ export async function tinyTraining(
     validationWindows: 40,
     testWindows: 40,
     threads: 1,
-    keepCache: false,
   };
 }
 

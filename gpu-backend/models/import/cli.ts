@@ -5,7 +5,7 @@ import { readHubConfig, useProxyOfEnvironment } from "../../config.ts";
 import { commandProgress, interruptionSignal } from "../../training/progress.ts";
 import { importModel } from "./import-model.ts";
 
-const progress = commandProgress(() => performance.now());
+const progress = commandProgress();
 
 const signal = interruptionSignal(() => performance.now());
 

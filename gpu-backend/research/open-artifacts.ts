@@ -1,0 +1,39 @@
+/** Opens what evaluations measure: a base, and artifacts as they are served. */
+import { openBase } from "../models/base.ts";
+import { addEmbedding, type WeightFormat } from "../runtime/products.ts";
+import type { TrunkRunner } from "../runtime/trunk-runner.ts";
+import { type Head, Reader } from "../training/bank/reader.ts";
+import { readServedBank, type ServedBank } from "../training/bank/served-bank.ts";
+import { readBase, type TrainingBase } from "../training/base.ts";
+
+export interface OpenArtifacts {
+  base: TrainingBase;
+  served: ServedBank;
+  trunk: TrunkRunner;
+  /** Of the base's head and the bank. */
+  reader: Reader;
+  release(): Promise<void>;
+}
+
+export async function openArtifacts(
+  model: string,
+  artifacts: string,
+  { threads, format }: { threads: number; format: WeightFormat },
+): Promise<OpenArtifacts> {
+  const served = await readServedBank(artifacts);
+  const base = await readBase(model);
+  const { config, weights, close } = await openBase(model);
+  try {
+    const addLogits: Head["addLogits"] = (g, adapted) =>
+      addEmbedding({ g, config, weights, format }).baseLogits(adapted);
+    const reader = await Reader.open({ ...config, addLogits }, served.adapters.bank, threads);
+    const trunk = await base.openTrunk(threads, format);
+    const release = async () => {
+      await reader.release();
+      await trunk.release();
+    };
+    return { base, served, trunk, reader, release };
+  } finally {
+    close();
+  }
+}

@@ -1,0 +1,275 @@
+/**
+ * `chameleon eval:own`: measures what documents as a memory gain, fits how memories count, and compares with what else could be
+ * done with the same text.
+ */
+import { join } from "node:path";
+import { defaultMemoryRule, type MemoryRule } from "../../../shared/math/memory.ts";
+import { readLock } from "../../training/corpus/lock.ts";
+import { type Observation, observationAt } from "../mixtures.ts";
+import { openArtifacts } from "../open-artifacts.ts";
+import { type Run, resultsOf, rounded } from "../run.ts";
+import {
+  averageOf,
+  type Estimate,
+  type Group,
+  gainsOf,
+  groupOf,
+  hasInk,
+  overSources,
+  type Pieces,
+  type Row,
+  rowOf,
+  type ScoredSource,
+} from "../statistics.ts";
+import { estimateText, markdownTable, signed } from "../tables.ts";
+import { fitWeights } from "./fit.ts";
+import {
+  comparedSize,
+  evidencePositions,
+  freshKinds,
+  groups,
+  type Kind,
+  knownSizes,
+  lockedKinds,
+  readPositions,
+  targetsOf,
+} from "./kinds.ts";
+import { memoryNames, openFits, readKind, type StatedText, statesOf } from "./read-kind.ts";
+import { type Method, type Readings, scoreKind, suggestedTokens } from "./score.ts";
+
+export interface OwnOptions {
+  /** Folder of the base, whose artifacts adapt it. */
+  model: string;
+  corpusFolder: string;
+  /** Of each kind at most. */
+  texts: number;
+}
+
+export interface Fit {
+  theta: number;
+  /** Fitted on all development kinds. */
+  weights: MemoryRule["weights"];
+  /** Gains of the development kinds, each under the weights of the others. */
+  gains: Record<string, Estimate>;
+}
+
+/** `suggested`: by comparison, leading tokens of a greedy suggestion of up to 32 that the author wrote. */
+type OwnGroup = Group & { suggested: Record<string, number> };
+
+export interface OwnEvaluation {
+  model: string;
+  /** SHA-256 of the corpus lock. */
+  lock: string;
+  fresh: string[];
+  fits: Fit[];
+  /** The rule of the figures. */
+  rule: MemoryRule;
+  rows: Row[];
+  groups: OwnGroup[];
+}
+
+/** θ that are tried. The one with the greatest gain on development kinds, each under the weights of the others, is the rule's. */
+const thetas = [20, 40];
+/** In which the base is measured. */
+const format = "int8";
+/** The memory and an own adapter of the same text, over the one of the two that gains more on the kind. */
+const bothOverBetter = "both over better alone";
+
+export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, run: Run): Promise<OwnEvaluation> {
+  const { threads } = run;
+  const { lock, hash } = await readLock();
+  const opened = await openArtifacts(model, join(model, "artifacts"), { threads, format });
+  const { base, served, trunk } = opened;
+  const fits = await openFits(base, served, threads);
+  try {
+    const kinds = await lockedKinds(corpusFolder, base.tokenizer, texts);
+    // Of a kind and the next one, which are all that is looked at together.
+    const known = new Map<Kind, StatedText[]>();
+    const knownOf = async (kind: Kind) => {
+      const stated = known.get(kind) ?? (await statesOf(kind.known, trunk));
+      known.set(kind, stated);
+      return stated;
+    };
+    const parts = kinds.map((kind) => {
+      const foreign = foreignTo(kind, kinds);
+      return { kind, foreign, name: kind.name, key: [base.weightsHash, served.manifestHash, kind, foreign.known] };
+    });
+    const readings = await resultsOf(
+      "kinds",
+      parts,
+      async ({ kind, foreign }) => {
+        const own = await knownOf(kind);
+        const read = await readKind(kind, own, await knownOf(foreign), { ...opened, fits, threads });
+        known.delete(kind);
+        return read;
+      },
+      run,
+    );
+    const read = kinds.map((kind, k) => ({ kind, readings: readings[k] }));
+    const { name } = served.manifest.model;
+    return rounded({ model: name, lock: hash, fresh: freshKinds(lock.corpora), ...summarise(read, base.tokenizer) });
+  } finally {
+    await fits.release();
+    await opened.release();
+  }
+}
+
+/** The next kind of the group: its known text is the foreign memory. */
+function foreignTo(kind: Kind, kinds: readonly Kind[]): Kind {
+  const own = kinds.filter(({ group }) => group === kind.group);
+  return own[(own.indexOf(kind) + 1) % own.length];
+}
+
+interface ReadKind {
+  kind: Kind;
+  readings: Readings;
+}
+
+/** Fits the rule on the development kinds and measures all kinds. Pure. */
+function summarise(
+  read: readonly ReadKind[],
+  tokenizer: Pieces,
+): Pick<OwnEvaluation, "fits" | "rule" | "rows" | "groups"> {
+  const development = read.filter(({ kind }) => kind.group === "development");
+  const tried = thetas.map((theta) => fitOn(development, { ...defaultMemoryRule, theta }));
+  const size = memoryNames.own(comparedSize("development"));
+  const best = tried.reduce((most, one) => (one.fit.gains[size].mean > most.fit.gains[size].mean ? one : most));
+  const fresh = read.filter(({ kind }) => kind.group === "fresh").map((one) => scored(one, best.rule));
+  const sources = [...best.scored, ...fresh];
+  return {
+    fits: tried.map(({ fit }) => fit),
+    rule: best.rule,
+    rows: sources.map((source) => rowOf(source, comparisonsOf(source), tokenizer)),
+    groups: groups.map((group) =>
+      ownGroupOf(
+        sources.filter((source) => source.group === group),
+        tokenizer,
+      ),
+    ),
+  };
+}
+
+export function ownGroupOf(sources: readonly ScoredSource[], tokenizer: Pieces): OwnGroup {
+  const comparisons = comparisonsOf(sources[0]);
+  const suggested = comparisons.map((of) => {
+    const [method] = of.split(" over ");
+    return [of, averageOf(sources.map(({ correct }) => averageOf(correct![method].map(suggestedTokens))))] as const;
+  });
+  return {
+    ...groupOf(sources, comparisons, tokenizer, { "no white space": hasInk(tokenizer) }),
+    suggested: Object.fromEntries(suggested),
+  };
+}
+
+/** Methods of a group, and those compared with another than the base: `A over B`. */
+function comparisonsOf({ logprobs }: ScoredSource): string[] {
+  const names = Object.keys(logprobs).filter((name) => name !== "base");
+  const compared = names.flatMap((name) => (name.startsWith("mixture, ") ? [`${name} over mixture`] : []));
+  return [...names, ...compared, ...(names.includes("both") ? [bothOverBetter] : [])];
+}
+
+/** Fits a rule on all kinds, and scores each kind under the weights that the others give. */
+function fitOn(kinds: readonly ReadKind[], start: MemoryRule): { fit: Fit; rule: MemoryRule; scored: ScoredSource[] } {
+  const observed = kinds.map((kind) => observationsOf(kind, start));
+  const fitted = (isUsed: (i: number) => boolean) => {
+    const used = observed.filter((_, i) => isUsed(i));
+    return fitWeights(
+      start,
+      used.flatMap(({ own }) => own),
+      used.map(({ foreign }) => foreign),
+    );
+  };
+  const ofKinds = kinds.map((kind, left) => {
+    const rule = fitted((i) => i !== left);
+    return scored(kind, rule);
+  });
+  const rule = fitted(() => true);
+  const gainOf = (name: string) => overSources(ofKinds.map(({ texts, logprobs }) => gainsOf(texts, logprobs, name)))!;
+  const names = [...knownSizes.development.map(memoryNames.own), memoryNames.foreign];
+  const gains = Object.fromEntries(names.map((name) => [name, gainOf(name)]));
+  return { fit: { theta: start.theta, weights: rule.weights, gains }, rule, scored: ofKinds };
+}
+
+/** Of the base and each memory of a kind, at the positions that are scored. */
+function observationsOf(
+  { kind, readings: { base } }: ReadKind,
+  rule: MemoryRule,
+): { own: Observation[][]; foreign: Observation[] } {
+  const targets = targetsOf(kind.texts);
+  const scoredPlaces = [...targets.keys()].filter((at) => at % readPositions.length >= evidencePositions.length);
+  const of = (name: string) =>
+    scoredPlaces.map((at) => observationAt(base, at, base.memories[name][at], targets[at], rule));
+  return { own: knownSizes[kind.group].map((tokens) => of(memoryNames.own(tokens))), foreign: of(memoryNames.foreign) };
+}
+
+function scored({ kind, readings }: ReadKind, rule: MemoryRule): ScoredSource {
+  const targets = targetsOf(kind.texts);
+  const own = memoryNames.own(comparedSize(kind.group));
+  const { foreign } = memoryNames;
+  const sizes = knownSizes[kind.group].map(memoryNames.own);
+  const methods: Record<string, Method> = {
+    ...{ base: { model: "base" }, static: { model: "static" }, mixture: { model: "mixture" } },
+    ...Object.fromEntries(sizes.map((memory) => [memory, { model: "base", memory } satisfies Method])),
+    foreign: { model: "base", memory: foreign },
+    "mixture, own": { model: "mixture", memory: own },
+    "mixture, foreign": { model: "mixture", memory: foreign },
+    ...{ adapter: { model: "adapter" }, "adapter in auto": { model: "auto" } },
+    both: { model: "both", memory: own },
+    passage: { model: "passage" },
+    "passage, own": { model: "passage", memory: own },
+  };
+  const logprobs: Record<string, ArrayLike<number>[]> = {};
+  const correct: Record<string, number[][]> = {};
+  for (const [name, method] of Object.entries(methods)) {
+    const scores = scoreKind(readings, method, targets, rule);
+    logprobs[name] = scores.map((score) => score.logprobs);
+    correct[name] = scores.map((score) => score.correct);
+  }
+  const sumOf = (name: string) => logprobs[name].reduce((sum, ofText) => sum + averageOf(Array.from(ofText)), 0);
+  const better = ["mixture, own", "adapter", "adapter in auto"].reduce((a, b) => (sumOf(b) > sumOf(a) ? b : a));
+  logprobs["better alone"] = logprobs[better];
+  correct["better alone"] = correct[better];
+  return { group: kind.group, name: kind.name, texts: kind.texts, logprobs, correct };
+}
+
+/** What was fitted; what each method gains on the kinds of each group; every kind. */
+export function ownTables({ fits, rows, groups: ofGroups }: OwnEvaluation): string[] {
+  const fitted = Object.keys(fits[0].gains);
+  const names = new Set(rows.flatMap(({ gains }) => Object.keys(gains)));
+  const columns = [...names].filter((name) => !name.includes(" over ") || name === bothOverBetter);
+  const minus = (text: string) => text.replace("-", "−");
+  return [
+    markdownTable(
+      ["θ", "weights", ...fitted.map((name) => (name === memoryNames.foreign ? name : `${name} tokens`))],
+      fits.map(({ theta, weights, gains }) => [
+        ...[String(theta), weights.map((weight) => minus(weight.toFixed(2))).join(", ")],
+        ...fitted.map((name) => estimateText(gains[name])),
+      ]),
+    ),
+    markdownTable(
+      [
+        ...["text", "method", "gain", "median kind", "worst kind", "1% / 5% of texts", "no white space"],
+        ...["accuracy, points", "suggested tokens"],
+      ],
+      ofGroups.flatMap(({ group, sources, gains, suggested }) =>
+        Object.entries(gains).map(([name, one]) => [
+          ...[`${group} kinds (${sources})`, name, estimateText(one.gain), signed(one.median)],
+          `${signed(one.lowest.gain)} (${one.lowest.name})`,
+          `${signed(one.lowTexts[0])} / ${signed(one.lowTexts[1])}`,
+          estimateText(one.parts["no white space"]),
+          ...[minus((100 * one.accuracy!.mean).toFixed(1)), suggested[name].toFixed(2)],
+        ]),
+      ),
+    ),
+    markdownTable(
+      ["kind", "documents / texts", "base, nats", ...columns],
+      rows.map(({ name, group, documents, texts, base, gains }) => [
+        ...[group === "fresh" ? `${name} (fresh)` : name, `${documents} / ${texts}`, base.nats.toFixed(2)],
+        ...columns.map((column) => {
+          if (!gains[column]) return "–";
+          return column === bothOverBetter ? estimateText(gains[column]) : signed(gains[column].mean);
+        }),
+      ]),
+    ),
+  ];
+}

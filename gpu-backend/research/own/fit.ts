@@ -1,0 +1,60 @@
+/** Fits the six weights of λ by gradient descent on the negative log-likelihood of what came. Pure. */
+
+import { adamWStep } from "../../../shared/math/adamw.ts";
+import { type MemoryRule, memoryFeatures } from "../../../shared/math/memory.ts";
+import type { Observation } from "../mixtures.ts";
+
+const featureCount = 6;
+const steps = 300;
+const learningRate = 0.15;
+const descent = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8, weightDecay: 0 };
+
+/**
+ * The rule with its weights fitted, from those it has. Every list of observations counts as much as the others of its side, and own
+ * memories as much as foreign ones. The brakes do not take part: each prompt chooses its own.
+ */
+export function fitWeights(
+  rule: MemoryRule,
+  own: readonly (readonly Observation[])[],
+  foreign: readonly (readonly Observation[])[],
+): MemoryRule {
+  const observed = [own, foreign].flatMap((side) =>
+    side.flatMap((list) => list.map((one) => rowOf(one, 1 / (side.length * list.length)))),
+  );
+  const weights = Float32Array.from(rule.weights);
+  const moments = { first: new Float32Array(weights.length), second: new Float32Array(weights.length) };
+  for (let step = 1; step <= steps; step++) {
+    const gradient = gradientAt(weights, rule.maxShare, observed);
+    const rate = learningRate * (1 - (step - 1) / steps);
+    adamWStep(weights, gradient, moments, step, rate, descent);
+  }
+  const [a, b, c, d, e, f] = Array.from(weights, (weight) => Number(weight.toFixed(3)));
+  return { ...rule, weights: [a, b, c, d, e, f] };
+}
+
+/** An observation, and its share of what is minimised. */
+interface Row {
+  features: readonly number[]; // [6]
+  ofModel: number;
+  /** p_memory − p_model of the token that came. */
+  ahead: number;
+  share: number;
+}
+
+function rowOf(one: Observation, share: number): Row {
+  return { features: memoryFeatures(one), ofModel: one.ofModel, ahead: one.ofMemory - one.ofModel, share };
+}
+
+/** Of the sum of −log p, each times its share, by the weights. */
+function gradientAt(weights: Float32Array, maxShare: number, rows: readonly Row[]): Float32Array {
+  const gradient = new Float64Array(featureCount);
+  for (const { features, ofModel, ahead, share } of rows) {
+    let z = 0;
+    for (let i = 0; i < featureCount; i++) z += features[i] * weights[i];
+    const weight = 1 / (1 + Math.exp(-z));
+    if (weight > maxShare) continue;
+    const slope = (-share * ahead * weight * (1 - weight)) / (ofModel + weight * ahead);
+    for (let i = 0; i < featureCount; i++) gradient[i] += slope * features[i];
+  }
+  return Float32Array.from(gradient);
+}

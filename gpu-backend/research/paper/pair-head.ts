@@ -1,0 +1,63 @@
+/**
+ * LoRA of the LM head as the paper has it, in the space of the vocabulary: logits = W·h + Bᵀ·(A·h). What this project serves is the
+ * same kind of update with a factor in hidden space (training-graph.ts).
+ * Shapes: N tokens, R rank, D hidden size, V vocabulary.
+ */
+import { GraphBuilder } from "../../runtime/graph.ts";
+import { openSession, tensor } from "../../runtime/session.ts";
+import type { HeadWeights } from "../../training/bank/training-graph.ts";
+
+/** A low-rank pair: delta = (h·Aᵀ)·B. */
+export interface Pair {
+  a: Float32Array; // [R, D]
+  b: Float32Array; // [R, V]
+}
+
+/** Losses under pairs of a rank, and their gradients in closed form. */
+export interface PairHead {
+  /** Negative log-likelihood of each target [N] after hidden [N, D], in nats, and the gradients of their mean by the pair. */
+  run(hidden: Float32Array, targets: Int32Array, pair: Pair): Promise<{ losses: Float32Array; gradients: Pair }>;
+  release(): Promise<void>;
+}
+
+export async function openPairHead(head: HeadWeights, rank: number, threads: number): Promise<PairHead> {
+  const { hiddenSize: D, vocabularySize: V } = head;
+  const session = await openSession(buildPairGraph(head, rank), { threads });
+  return {
+    async run(hidden, targets, { a, b }) {
+      const N = targets.length;
+      const results = await session.run({
+        hidden: tensor(hidden, [N, D]),
+        targets: tensor(targets, [N]),
+        weight: tensor(Float32Array.of(1 / N), []),
+        a: tensor(a, [rank, D]),
+        b: tensor(b, [rank, V]),
+      });
+      const of = (name: string) => results[name].data as Float32Array;
+      return { losses: of("nll"), gradients: { a: of("d_a"), b: of("d_b") } };
+    },
+    release: () => session.release(),
+  };
+}
+
+/** hidden [N, D], targets [N], weight [], a [R, D], b [R, V] → nll [N], and d_a and d_b, scaled by the weight. */
+function buildPairGraph({ hiddenSize: D, vocabularySize: V, tokenEmbedding }: HeadWeights, R: number): Uint8Array {
+  const g = new GraphBuilder("pair");
+  const [hidden, targets] = [g.input("hidden", "float32", ["N", D]), g.input("targets", "int32", ["N"])];
+  const weight = g.input("weight", "float32", []);
+  const [a, b] = [g.input("a", "float32", [R, D]), g.input("b", "float32", [R, V])];
+  const base = g.node("Gemm", [hidden, g.constant(tokenEmbedding, [V, D])], { transB: 1 });
+  const p = g.node("Gemm", [hidden, a], { transB: 1 });
+  const logprobs = g.node("LogSoftmax", [g.node("Gemm", [p, b, base])], { axis: 1 }); // [N, V]
+  const column = g.node("Unsqueeze", [targets, g.integers(1)]);
+  const ofTarget = g.node("GatherElements", [logprobs, column], { axis: 1 }); // [N, 1]
+  g.output("nll", g.node("Neg", [g.node("Squeeze", [ofTarget, g.integers(1)])]), "float32", ["N"]);
+
+  const minusOnes = g.node("Sub", [ofTarget, g.node("Add", [ofTarget, g.scalar(1)])]);
+  const probabilities = g.node("Exp", [logprobs]);
+  const dLogits = g.node("ScatterElements", [probabilities, column, minusOnes], { axis: 1, reduction: "add" });
+  g.output("d_b", g.node("Gemm", [g.node("Mul", [p, weight]), dLogits], { transA: 1 }), "float32", [R, V]);
+  const dP = g.node("Mul", [g.node("Gemm", [dLogits, b], { transB: 1 }), weight]);
+  g.output("d_a", g.node("Gemm", [dP, hidden], { transA: 1 }), "float32", [R, D]);
+  return g.bytes();
+}

@@ -1,0 +1,231 @@
+/**
+ * `chameleon paper`: the paper's protocol (arXiv 2502.04315). Its three regimes and the shipped adapters, each by the paper's measure and
+ * by an honest one, beside a control that adds one number to the padding's logit. The paper scores the last position of padded lines, so
+ * its measure mostly tells how well the padding is predicted. The published order appears after 1,200 steps; after 300 LoRA leads.
+ */
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { adamWStep, learningRateAt } from "../../../shared/math/adamw.ts";
+import { rankCentroids } from "../../../shared/math/assignment.ts";
+import { gatesAt } from "../../training/bank/measure.ts";
+import { plainHead, Reader } from "../../training/bank/reader.ts";
+import { readServedBank, type ServedBank } from "../../training/bank/served-bank.ts";
+import { embeddedSettings } from "../../training/bank/settings.ts";
+import { adamWDefaults } from "../../training/bank/trainer.ts";
+import { readBase } from "../../training/base.ts";
+import type { CorpusSource } from "../../training/corpus/read-corpus.ts";
+import { type Prepared, prepare } from "../../training/prepare.ts";
+import type { Progress } from "../../training/progress.ts";
+import { Random, streams } from "../../training/random.ts";
+import type { Run } from "../run.ts";
+import { markdownTable } from "../tables.ts";
+import { paperNetwork, rank, staticLora, type Trainable, type Weights } from "./network.ts";
+import { openPairHead, type PairHead } from "./pair-head.ts";
+import { type Batch, linePositions, paragraphsOf, windowPositions } from "./positions.ts";
+
+export interface PaperRow {
+  regime: string;
+  /** The paper's own figures, for GPT-2 and WikiText-2. */
+  published: { parameters: number; loss: number; perplexity: number } | null;
+  /** Trainable numbers, here. */
+  trainable: number;
+  /** Mean loss by the paper's measure, nats a line. */
+  paperLoss: number;
+  /** Mean loss of the same adapter on the tokens of ordinary text, nats a token. */
+  honestLoss: number;
+}
+
+export interface PaperResult {
+  rows: PaperRow[];
+  steps: number;
+  /** Lines that were scored. */
+  lines: number;
+  /** Share of them whose scored token is the padding. */
+  paddedShare: number;
+  /** What the control adds to the padding's logit. */
+  padBias: number;
+}
+
+export interface PaperOptions {
+  /** Lines to train on; a quarter as many are scored. */
+  lines: number;
+  steps: number;
+  learningRate: number;
+  seed: number;
+  threads: number;
+}
+
+const model = fileURLToPath(new URL("../../../test/fixtures/small-base", import.meta.url));
+/** Windows of 256 tokens: those that lines are cut from, and those that are scored. */
+const windows = { trainWindows: 1000, validationWindows: 1, testWindows: 400 };
+const training = { lines: 1600, steps: 1200, learningRate: 3e-3 };
+const optimiser = { ...adamWDefaults, weightDecay: 0 };
+
+/** On a base of 1.8 million parameters. */
+export async function reproducePaper(
+  corpora: readonly CorpusSource[],
+  { threads, folder, progress, signal }: Run,
+): Promise<PaperResult> {
+  const { seed, dimensions } = embeddedSettings;
+  const options = { ...windows, corpora, cacheDirectory: folder, windowSeed: seed, dimensions, threads };
+  const prepared = await prepare(await readBase(model), options, progress, signal);
+  const served = await readServedBank(join(model, "artifacts"));
+  return paperProtocol(prepared, served, { ...training, seed, threads }, progress);
+}
+
+/** Trains LoRA and the paper's network by the paper's loss, and scores all regimes by both measures. */
+export async function paperProtocol(
+  { base: { openTrunk, config, tokenizer }, head, sets }: Prepared,
+  { table, adapters, scales }: ServedBank,
+  options: PaperOptions,
+  progress: Progress,
+): Promise<PaperResult> {
+  const { seed, threads, lines, steps } = options;
+  const { bank, centroids } = adapters;
+  const [padId] = config.stopIds;
+  const trunk = await openTrunk(threads);
+  const linesOf = (split: "train" | "test", limit: number) =>
+    linePositions(paragraphsOf(sets[split].windows, tokenizer, limit), padId, table, trunk, seed, progress);
+  const train = await linesOf("train", lines);
+  const scored = await linesOf("test", Math.ceil(lines / 4));
+  await trunk.release();
+  const honest = await windowPositions(sets.test, table, centroids);
+
+  const pairHead = await openPairHead(head, rank, threads);
+  const reader = await Reader.open(plainHead(head), bank, threads);
+  try {
+    const lossesUnder = async ({ hidden, targets }: Batch, gates: Float32Array) =>
+      (await reader.read(hidden, gates, targets)).logprobs.map((logprob) => -logprob);
+    const base = (batch: Batch) => lossesUnder(batch, new Float32Array(bank.gates));
+    const nearest = (batch: Batch) => {
+      const [{ index }] = rankCentroids(batch.input, centroids);
+      return lossesUnder(batch, gatesAt(adapters, index, scales[index]));
+    };
+    const baseOn = async (batches: readonly Batch[]) => {
+      const tokens: BaseToken[] = [];
+      for (const batch of batches) {
+        const target = await base(batch);
+        const pad = await base({ ...batch, targets: batch.targets.map(() => padId) });
+        for (const [n, id] of batch.targets.entries()) {
+          tokens.push({ target: target[n], pad: pad[n], isPad: id === padId });
+        }
+      }
+      return tokens;
+    };
+    const row = async (
+      regime: string,
+      [parameters, loss, perplexity]: number[],
+      trainable: number,
+      lossesOf: (batch: Batch) => Promise<Float32Array>,
+    ): Promise<PaperRow> => ({
+      ...{ regime, published: parameters ? { parameters, loss, perplexity } : null, trainable },
+      paperLoss: await meanLoss(scored, lossesOf),
+      honestLoss: await meanLoss(honest, lossesOf),
+    });
+    const trainedRow = async (regime: string, published: number[], trainable: Trainable) => {
+      const weights = await trainOnLines(regime, trainable, pairHead, train, options, progress);
+      const count = weights.values().reduce((sum, { length }) => sum + length, 0);
+      return row(regime, published, count, async ({ hidden, targets, input }) => {
+        const { losses } = await pairHead.run(hidden, targets, trainable.forward(weights, input).pair);
+        return losses;
+      });
+    };
+    const padBias = bestBias(await baseOn(train));
+    const targets = scored.flatMap((batch) => [...batch.targets]);
+    return {
+      rows: [
+        await row("unadapted", [124_439_808, 10.2513, 28_319], 0, base),
+        await trainedRow("traditional LoRA", [204_100, 1.3528, 3.8683], staticLora(head)),
+        await trainedRow("ChameleonLLM", [6_786_596, 0.3753, 1.4554], paperNetwork(head, table.dimensions)),
+        {
+          ...{ regime: `base, padding's logit + ${padBias}`, published: null, trainable: 1 },
+          paperLoss: biasedLoss(await baseOn(scored), padBias),
+          honestLoss: biasedLoss(await baseOn(honest), padBias),
+        },
+        await row("shipped adapters, nearest", [], bank.a.length + bank.b.length, nearest),
+      ],
+      ...{ steps, lines: targets.length, padBias },
+      paddedShare: targets.filter((id) => id === padId).length / targets.length,
+    };
+  } finally {
+    await Promise.all([pairHead.release(), reader.release()]);
+  }
+}
+
+/** Each step takes one batch of lines. */
+async function trainOnLines(
+  name: string,
+  trainable: Trainable,
+  pairHead: PairHead,
+  batches: readonly Batch[],
+  { steps, learningRate, seed }: PaperOptions,
+  progress: Progress,
+): Promise<Weights> {
+  const weights = trainable.initial(seed);
+  const zeros = ({ length }: Float32Array) => new Float32Array(length);
+  const moments = new Map(
+    [...weights].map(([of, values]) => [of, { first: zeros(values), second: zeros(values) }] as const),
+  );
+  progress.stage(name, steps);
+  for (let step = 1; step <= steps; step++) {
+    const random = new Random(seed, streams.firstStep + step);
+    const { hidden, targets, input } = batches[random.integer(batches.length)];
+    const { pair, backward } = trainable.forward(weights, input, random);
+    const { gradients } = await pairHead.run(hidden, targets, pair);
+    const rate = learningRateAt(step, steps, learningRate, Math.min(20, steps / 4));
+    for (const [of, gradient] of backward(gradients)) {
+      adamWStep(weights.get(of)!, gradient, moments.get(of)!, step, rate, optimiser);
+    }
+    progress.advance(step);
+  }
+  return weights;
+}
+
+async function meanLoss(batches: readonly Batch[], lossesOf: (batch: Batch) => Promise<Float32Array>): Promise<number> {
+  let [sum, count] = [0, 0];
+  for (const batch of batches) {
+    for (const nats of await lossesOf(batch)) sum += nats;
+    count += batch.targets.length;
+  }
+  return sum / count;
+}
+
+/** Losses of one token under the base, in nats: of the target itself, and of the padding in its place. */
+interface BaseToken {
+  target: number;
+  pad: number;
+  isPad: boolean;
+}
+
+/** The bias with the lowest loss. */
+function bestBias(tokens: readonly BaseToken[]): number {
+  const candidates = Array.from({ length: 61 }, (_, i) => i / 2);
+  const lossOf = candidates.map((bias) => biasedLoss(tokens, bias));
+  return candidates[lossOf.indexOf(Math.min(...lossOf))];
+}
+
+/** Mean loss under the base with `bias` added to the padding's logit. */
+function biasedLoss(tokens: readonly BaseToken[], bias: number): number {
+  const sum = tokens.reduce(
+    (total, { target, pad, isPad }) =>
+      total + target - (isPad ? bias : 0) + Math.log1p(Math.exp(-pad) * Math.expm1(bias)),
+    0,
+  );
+  return sum / tokens.length;
+}
+
+export function paperTable({ rows, steps, lines, paddedShare }: PaperResult): string {
+  const number = (value: number) => value.toLocaleString("en");
+  const loss = (nats: number) => `${nats.toFixed(3)} (${number(Number(Math.exp(nats).toPrecision(3)))})`;
+  const table = markdownTable(
+    ["regime", "parameters, published", "loss (perplexity), published", "trainable here", "by its measure", "honest"],
+    rows.map(({ regime, published, trainable, paperLoss, honestLoss }) => [
+      regime,
+      published ? number(published.parameters) : "–",
+      published ? `${published.loss.toFixed(3)} (${number(published.perplexity)})` : "–",
+      ...[number(trainable), loss(paperLoss), loss(honestLoss)],
+    ]),
+  );
+  const padded = (100 * paddedShare).toFixed(0);
+  return `${table}\n\nNats. ${lines} lines, ${padded}% of which end in padding; ${number(steps)} training steps.`;
+}

@@ -1,0 +1,116 @@
+/**
+ * Log-likelihoods of next tokens under adapted hidden states, over the whole vocabulary.
+ * Shapes: N positions, D hidden, V vocabulary, Q gates, K other tokens.
+ */
+import { GraphBuilder } from "../../runtime/graph.ts";
+import { addBank } from "../../runtime/head-graph.ts";
+import { openSession, type Session, tensor } from "../../runtime/session.ts";
+import type { Bank } from "../../runtime/step.ts";
+import type { HeadWeights } from "./training-graph.ts";
+
+/** A base's head: adds logits [N, V] of adapted states [N, D]. */
+export interface Head {
+  hiddenSize: number; // D
+  vocabularySize: number; // V
+  addLogits(g: GraphBuilder, adapted: string): string;
+}
+
+/** The tied head in fp32. */
+export function plainHead({ hiddenSize, vocabularySize, tokenEmbedding }: HeadWeights): Head {
+  const addLogits: Head["addLogits"] = (g, adapted) =>
+    g.node("Gemm", [adapted, g.constant(tokenEmbedding, [vocabularySize, hiddenSize])], { transB: 1 });
+  return { hiddenSize, vocabularySize, addLogits };
+}
+
+export interface Reading {
+  /** Of the tokens that came, [N]. */
+  logprobs: Float32Array;
+  /** Of the others that were asked for, [N, K]. */
+  otherLogprobs: Float32Array;
+  /** The likeliest token, [N]. */
+  topIds: Int32Array;
+  topLogprobs: Float32Array;
+}
+
+/** Logits of one run, in numbers: bounds its memory to some 64 MB. */
+const maxLogits = 2 ** 24;
+
+export class Reader {
+  readonly #session: Session;
+  readonly #head: Head;
+  readonly #gates: number;
+
+  private constructor(session: Session, head: Head, gates: number) {
+    this.#session = session;
+    this.#head = head;
+    this.#gates = gates;
+  }
+
+  static async open(head: Head, bank: Bank, threads: number): Promise<Reader> {
+    return new Reader(await openSession(buildReadingGraph(head, bank), { threads }), head, bank.gates);
+  }
+
+  /**
+   * What the model says of `targets` [N] and of `others` [N, K].
+   * @param hidden [N, D]
+   * @param gates [N, Q], or [Q] for all positions; zeros give the base
+   * @param change of own adapters, [N, D], added to the adapted states
+   */
+  async read(
+    hidden: Float32Array,
+    gates: Float32Array,
+    targets: Int32Array,
+    { change, others = new Int32Array(0) }: { change?: Float32Array; others?: Int32Array } = {},
+  ): Promise<Reading> {
+    const { hiddenSize: D, vocabularySize: V } = this.#head;
+    const N = targets.length;
+    const K = others.length / N;
+    const reading: Reading = {
+      ...{ logprobs: new Float32Array(N), otherLogprobs: new Float32Array(N * K) },
+      ...{ topIds: new Int32Array(N), topLogprobs: new Float32Array(N) },
+    };
+    const perRun = Math.max(1, Math.floor(maxLogits / V));
+    for (let from = 0; from < N; from += perRun) {
+      const rows = Math.min(perRun, N - from);
+      // Values of one row serve all.
+      const part = (values: Float32Array, width: number) =>
+        values.length === width
+          ? tensor(values, [1, width])
+          : tensor(values.subarray(from * width, (from + rows) * width), [rows, width]);
+      const output = await this.#session.run({
+        hidden: tensor(hidden.subarray(from * D, (from + rows) * D), [rows, D]),
+        gates: part(gates, this.#gates),
+        change: part(change ?? new Float32Array(D), D),
+        targets: tensor(targets.subarray(from, from + rows), [rows, 1]),
+        others: tensor(others.subarray(from * K, (from + rows) * K), [rows, K]),
+      });
+      reading.logprobs.set(output.logprobs.data as Float32Array, from);
+      reading.otherLogprobs.set(output.other_logprobs.data as Float32Array, from * K);
+      reading.topIds.set(output.top_ids.data as Int32Array, from);
+      reading.topLogprobs.set(output.top_logprobs.data as Float32Array, from);
+    }
+    return reading;
+  }
+
+  release(): Promise<void> {
+    return this.#session.release();
+  }
+}
+
+/** hidden [N, D], gates [N or 1, Q], change [N or 1, D], targets [N, 1], others [N, K] → what `Reading` has. */
+function buildReadingGraph({ hiddenSize, addLogits }: Head, bank: Bank): Uint8Array {
+  const g = new GraphBuilder("reading");
+  const hidden = g.input("hidden", "float32", ["N", hiddenSize]);
+  const gates = g.input("gates", "float32", ["G", bank.gates]);
+  const adapted = addBank(g, { hiddenSize }, bank)(hidden, gates);
+  const changed = g.node("Add", [adapted, g.input("change", "float32", ["M", hiddenSize])]);
+  // Not ReduceLogSumExp, which takes several times as long over a large vocabulary.
+  const logprobs = g.node("LogSoftmax", [addLogits(g, changed)], { axis: 1 });
+  const of = (ids: string) => g.node("GatherElements", [logprobs, ids], { axis: 1 });
+  g.output("logprobs", of(g.input("targets", "int32", ["N", 1])), "float32", ["N", 1]);
+  g.output("other_logprobs", of(g.input("others", "int32", ["N", "K"])), "float32", ["N", "K"]);
+  const [top, topIds] = g.nodes("TopK", [logprobs, g.integers(1)], 2, { axis: 1 });
+  g.output("top_logprobs", top, "float32", ["N", 1]);
+  g.output("top_ids", g.node("Cast", [topIds], { to: 6 }), "int32", ["N", 1]);
+  return g.bytes();
+}
