@@ -1,13 +1,15 @@
-/** Controls that offer what the catalogue holds: the select of who answers, and the examples. */
+/** Controls that offer what the catalog or the settings hold: who answers, examples, and what was sent before. */
 import type { Catalog } from "./catalog.ts";
-import { domainOf, examplesOf } from "./domains.ts";
-import { button, make } from "./elements.ts";
+import { type Centroid, domainOf } from "./domains.ts";
+import { button, make, roveFocus } from "./elements.ts";
+import type { SettingsStore } from "./settings.ts";
+import { surpriseChange } from "./words.ts";
 
 /** Value and name. */
 type Choices = readonly (readonly [string, string])[];
 
 /**
- * Fills `select` with `first`, then the key's own adapters, then the domains, and again after each load of the catalogue. What was
+ * Fills `select` with `first`, then the key's own adapters, then the domains, and again after each load of the catalog. What was
  * chosen stays chosen while it is there.
  */
 export function fillAnswerers(select: HTMLSelectElement, catalog: Catalog, first: Choices): void {
@@ -16,17 +18,9 @@ export function fillAnswerers(select: HTMLSelectElement, catalog: Catalog, first
     const options = (entries: Choices) => entries.map(([value, name]) => make("option", { value }, name));
     const group = (label: string, entries: Choices) =>
       entries.length > 0 ? [make("optgroup", { label }, ...options(entries))] : [];
-    select.replaceChildren(
-      ...options(first),
-      ...group(
-        "Your text",
-        catalog.usableAdapters.map(({ name }) => [name, name]),
-      ),
-      ...group(
-        "One domain alone",
-        catalog.centroids.map((one) => [one.id, domainOf(one).name + (one.auto_off ? " (off: the base)" : "")]),
-      ),
-    );
+    const own = catalog.usableAdapters.map(({ name }) => [name, name] as const);
+    const domains = catalog.centroids.map((one) => [one.id, `${domainOf(one).name}${gainOf(one)}`] as const);
+    select.replaceChildren(...options(first), ...group("Your text", own), ...group("One kind of text alone", domains));
     const isThere = [...select.options].some(({ value }) => value === chosen);
     select.value = isThere ? chosen : first[0][0];
   };
@@ -34,25 +28,48 @@ export function fillAnswerers(select: HTMLSelectElement, catalog: Catalog, first
   draw();
 }
 
-export class ExampleChips {
-  readonly #container: HTMLElement;
-  #prompt = "";
+/** What its adapter gains on unseen text of its kind. */
+function gainOf({ auto_off, gain }: Centroid): string {
+  if (auto_off) return " (off: the base)";
+  return gain ? ` (${surpriseChange(gain.nats)})` : "";
+}
 
-  constructor(container: HTMLElement, catalog: Catalog, onChoose: (prompt: string) => void) {
-    this.#container = container;
-    catalog.onChange(() => {
-      const chips = examplesOf(catalog.centroids).map(({ name, example }) =>
-        button(name, () => onChoose(example), { "data-example": example }),
-      );
-      container.replaceChildren(...chips);
-      this.mark(this.#prompt);
-    });
-  }
+export interface Example {
+  name: string;
+  text: string;
+}
 
-  mark(prompt: string): void {
-    this.#prompt = prompt;
-    for (const chip of this.#container.querySelectorAll("button")) {
-      chip.setAttribute("aria-pressed", String(chip.dataset.example === prompt));
-    }
-  }
+/** Buttons of examples, one tab stop together. */
+export function drawExamples(
+  container: HTMLElement,
+  examples: readonly Example[],
+  onChoose: (example: Example) => void,
+): void {
+  container.replaceChildren(
+    ...examples.map((example, i) => {
+      const attributes = { title: example.text, "data-text": example.text, tabindex: i === 0 ? 0 : -1 };
+      return button(example.name, () => onChoose(example), attributes);
+    }),
+  );
+  if (container.dataset.roves === undefined) roveFocus(container, "button");
+  container.dataset.roves = "";
+}
+
+/** Offers what was sent before, under any tab, to be put into `input`. */
+export function offerRecent(input: HTMLTextAreaElement, settings: SettingsStore): void {
+  const select = make("select", { class: "recent", "aria-label": "Recent texts" });
+  const draw = () => {
+    const options = settings.current.recent.map((text, i) => make("option", { value: i }, text.slice(0, 60)));
+    select.replaceChildren(make("option", { value: "" }, "Recent"), ...options);
+    select.hidden = options.length === 0;
+  };
+  select.addEventListener("change", () => {
+    input.value = settings.current.recent[Number(select.value)] ?? "";
+    select.value = "";
+    input.dispatchEvent(new Event("input"));
+    input.focus();
+  });
+  settings.onChange(draw);
+  draw();
+  input.form!.querySelector(".row")!.append(select);
 }

@@ -1,23 +1,18 @@
 /** Chat: a conversation through the model's own template, with the model's own sampling. */
 import type { ChameleonBlock, ChatChunk } from "../../shared/contracts/responses.ts";
-import { type Api, CallFailure, failureText, isAbort } from "./api.ts";
-import type { Catalog } from "./catalog.ts";
-import { fillAnswerers } from "./catalog-controls.ts";
-import { button, byId, make } from "./elements.ts";
-import { legendRow, showExperts, sourcesLegendRow } from "./experts.ts";
-import { SourcedTokens, showLookedUp, showPassages, sourcedPieces, type UploadedTexts } from "./passages.ts";
+import { CallFailure, failureText, isAbort } from "./api.ts";
+import { drawExamples, fillAnswerers } from "./catalog-controls.ts";
+import { byId, make } from "./elements.ts";
+import { legendRow, listExperts, sourcesLegendRow } from "./experts.ts";
+import type { Page } from "./page.ts";
+import { lookedUpNodes, tokenNodes } from "./passages.ts";
+import { piecesOf } from "./pieces.ts";
 import { wishOf } from "./request.ts";
-import { likelier, stepOf } from "./words.ts";
+import { TokenText } from "./token-text.ts";
 
 interface Message {
   role: "system" | "user" | "assistant";
   content: string;
-}
-
-export interface ChatParts {
-  api: Api;
-  catalog: Catalog;
-  texts: UploadedTexts;
 }
 
 /** Tokens of a reply, at most. */
@@ -26,30 +21,45 @@ const examples = [
   "What is the capital of France?",
   "Explain in two sentences why the sky is blue.",
   "Write a short note to thank a colleague for her help.",
-];
+].map((text) => ({ name: text, text }));
 
 export class Chat {
-  readonly #parts: ChatParts;
+  readonly #page: Page;
+  /** Of the first message's answer; null lets the server draw one. */
+  #seed: number | null;
   readonly #input = byId("chat-input", HTMLTextAreaElement);
   readonly #answerer = byId("chat-answerer", HTMLSelectElement);
   readonly #send = byId("chat-send", HTMLButtonElement);
-  readonly #log = byId("chat-log", HTMLElement);
-  readonly #weights = byId("chat-weights", HTMLElement);
-  readonly #legend = byId("chat-legend", HTMLElement);
-  readonly #failure = byId("chat-failure", HTMLElement);
-  readonly #passage = byId("chat-passage", HTMLElement);
-  readonly #tokens: SourcedTokens;
+  readonly #log = byId("chat-log");
+  readonly #weights = byId("chat-weights");
+  readonly #legend = byId("chat-legend");
+  readonly #failure = byId("chat-failure");
+  readonly #panel = byId("chat-passage");
+  readonly #tokens: TokenText;
   readonly #messages: Message[] = [];
+  /** The elements of all replies, by number. */
+  readonly #replies: HTMLElement[] = [];
   #running: AbortController | null = null;
 
-  constructor(parts: ChatParts) {
-    this.#parts = parts;
-    this.#tokens = new SourcedTokens(this.#log, (piece) => showPassages(this.#passage, piece, parts.texts));
-    fillAnswerers(this.#answerer, parts.catalog, [
-      ["auto", "What the text decides"],
-      ["nearest", "The nearest domain alone"],
-      ["off", "The base alone"],
+  constructor(page: Page, seed: number | null) {
+    this.#page = page;
+    this.#seed = seed;
+    const { catalog, texts } = page;
+    // It scrolls, so that the message stays in sight.
+    this.#panel.tabIndex = 0;
+    this.#tokens = new TokenText(
+      this.#log,
+      (reply) => this.#replies[reply],
+      ({ choice, index }) => this.#panel.replaceChildren(...tokenNodes(this.#tokens.pieces(choice)[index], texts)),
+    );
+    fillAnswerers(this.#answerer, catalog, [
+      ["auto", "what the text decides"],
+      ["nearest", "the nearest kind of text"],
+      ["off", "the base alone"],
     ]);
+    catalog.onChange(() => {
+      byId("look-up").hidden = catalog.adapters.every(({ memory }) => memory === null);
+    });
     byId("chat-form", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
       if (this.#running) this.#running.abort();
@@ -60,11 +70,10 @@ export class Chat {
       event.preventDefault();
       if (!this.#running) void this.#ask();
     });
-    const asking = (text: string) => {
+    drawExamples(byId("chat-examples"), examples, ({ text }) => {
       this.#input.value = text;
       if (!this.#running) void this.#ask();
-    };
-    byId("chat-examples", HTMLElement).append(...examples.map((text) => button(text, () => asking(text))));
+    });
     byId("chat-clear", HTMLButtonElement).addEventListener("click", () => this.#clear());
   }
 
@@ -80,37 +89,54 @@ export class Chat {
     running?.abort();
     this.#send.textContent = "Send";
     this.#messages.length = 0;
-    for (const element of [this.#log, this.#weights, this.#legend, this.#passage, this.#failure])
-      element.replaceChildren();
+    this.#replies.length = 0;
+    this.#tokens.clear();
+    for (const element of [this.#weights, this.#legend, this.#panel, this.#failure]) element.replaceChildren();
+    this.#showBeginning();
+    this.#input.focus();
+  }
+
+  #showBeginning(): void {
+    const isEmpty = this.#log.childElementCount === 0;
+    byId("chat-empty").hidden = !isEmpty;
+    byId("chat-clear").hidden = isEmpty;
   }
 
   async #ask(): Promise<void> {
-    const { api } = this.#parts;
-    const status = byId("chat-status", HTMLElement);
+    const { api, sent } = this.#page;
+    const status = byId("chat-status");
     const system = byId("chat-system", HTMLInputElement).value;
     const running = new AbortController();
-    this.#failure.textContent = "";
     const asked = this.#input.value;
-    let answer: HTMLElement | null = null;
-    let written = "";
+    // Figures of the answer before do not stand beside this one.
+    for (const element of [this.#weights, this.#panel, this.#failure, status]) element.replaceChildren();
+    let reply = -1;
     try {
       if (asked.trim() === "") throw new CallFailure("Write a message first.");
       const opening: Message[] = system.trim() === "" ? [] : [{ role: "system", content: system }];
       const messages = [...opening, ...this.#messages, { role: "user", content: asked }];
-      const { chameleon } = wishOf({ choice: this.#answerer.value, list: "" }, null);
       const retrieve = byId("chat-look-up", HTMLInputElement).checked ? 1 : null;
-      const body = { messages, max_tokens: maxTokens, chameleon: { ...chameleon, sources: true, retrieve } };
+      const wish = wishOf(this.#answerer.value, null, { compare: true, sources: true, retrieve });
+      const isFirst = this.#messages.length === 0;
+      const seed = this.#seed;
+      this.#seed = null;
+      const body = { messages, max_tokens: maxTokens, ...(seed !== null && { seed }), ...wish };
       this.#running = running;
       this.#send.textContent = "Stop";
       this.#add("user", asked);
-      answer = this.#add("assistant", "");
+      reply = this.#replies.push(this.#add("assistant", "")) - 1;
+      this.#showBeginning();
       this.#input.value = "";
+      sent("chat", asked, seed);
       for await (const chunk of api.chunks<ChatChunk>("/v1/chat/completions", body, running.signal)) {
-        for (const choice of chunk.choices) {
-          written += choice.delta.content ?? "";
-          answer.append(...this.#tokensOf(choice));
-          const block = choice.finish_reason && (choice.chameleon as ChameleonBlock);
-          if (block) this.#showMade(block);
+        for (const { delta, chameleon, finish_reason } of chunk.choices) {
+          const pieces = piecesOf({ text: delta.content ?? "", logprobs: null, chameleon }, "adapted");
+          for (const piece of pieces) this.#tokens.add(reply, piece);
+          this.#log.scrollTop = this.#log.scrollHeight;
+          if (!finish_reason) continue;
+          const block = chameleon as ChameleonBlock;
+          this.#showMade(block);
+          if (isFirst) sent("chat", asked, block.seed);
         }
       }
       status.textContent = "The reply is complete.";
@@ -120,48 +146,31 @@ export class Chat {
       if (isAbort(error)) status.textContent = "Stopped; what was written is kept.";
       else this.#failure.textContent = failureText(error);
     }
-    if (answer && (written !== "" || running.signal.aborted)) {
+    const written = reply < 0 ? "" : this.#tokens.text(reply);
+    if (reply >= 0 && (written !== "" || running.signal.aborted)) {
       this.#messages.push({ role: "user", content: asked }, { role: "assistant", content: written });
-    } else if (answer) {
+    } else if (reply >= 0) {
       // Nothing came: the message can be sent again.
-      answer.closest("li")?.remove();
+      this.#replies.pop()!.closest("li")!.remove();
       this.#log.lastElementChild?.remove();
       this.#input.value = asked;
+      this.#showBeginning();
     }
     if (this.#running === running) this.#running = null;
     this.#send.textContent = "Send";
   }
 
   #showMade({ experts, memories, retrieved }: ChameleonBlock): void {
-    showExperts(this.#weights, experts, (id) => this.#parts.catalog.nameOf(id));
+    listExperts(this.#weights, experts, (id) => this.#page.catalog.nameOf(id));
     this.#legend.replaceChildren(memories ? sourcesLegendRow() : legendRow());
-    if (retrieved) showLookedUp(this.#passage, retrieved);
-  }
-
-  /** Coloured by where they came from, of an answer that reads the reader's text; otherwise by what the adapters changed. */
-  #tokensOf(choice: ChatChunk["choices"][number]): (Node | string)[] {
-    const sources = choice.chameleon?.sources;
-    if (!sources) return [tokenOf(choice)];
-    return sourcedPieces(choice.delta.content ?? "", sources).map((piece) => this.#tokens.make(piece));
+    if (retrieved) this.#panel.replaceChildren(...lookedUpNodes(retrieved));
   }
 
   #add(role: "user" | "assistant", text: string): HTMLElement {
     const body = make("p", {}, text);
-    const item = make("li", { class: role }, make("span", { class: "who" }, role === "user" ? "You" : "Model"), body);
-    this.#log.append(item);
-    item.scrollIntoView({ block: "nearest" });
+    const who = make("span", { class: "who" }, role === "user" ? "You" : "Model");
+    this.#log.append(make("li", { class: role }, who, body));
+    this.#log.scrollTop = this.#log.scrollHeight;
     return body;
   }
-}
-
-function tokenOf({ delta, chameleon }: ChatChunk["choices"][number]): Node | string {
-  const text = delta.content ?? "";
-  const compared = chameleon?.compare?.tokens ?? [];
-  if (text === "" || compared.length === 0) return text;
-  const difference = compared.reduce((sum, { logprob, base_logprob }) => sum + logprob - base_logprob, 0);
-  return make(
-    "span",
-    { "data-step": stepOf(difference), title: likelier(difference, "the adapters", "the base") },
-    text,
-  );
 }

@@ -26,12 +26,14 @@ export function nameFor(documents: readonly NamedText[], isTaken: (name: string)
   const [folder, ...deeper] = first.name.split("/");
   const words = first.name === pastedName ? first.text.trim().split(/\s+/).slice(0, 3).join(" ") : folder;
   const stem = deeper.length > 0 || first.name === pastedName ? words : folder.replace(/\.[^.]*$/, "");
-  const plain = stem.normalize("NFKD").toLowerCase().replace(/\p{M}/gu, "");
-  const slug = plain
-    .replace(/[^a-z0-9]+/g, "-")
-    .replace(/^-|-$/g, "")
-    .slice(0, 40);
-  return firstFree(slug || "my-text", isTaken, (n) => `-${n}`);
+  return firstFree(slugOf(stem), isTaken, (n) => `-${n}`);
+}
+
+/** A name as the API takes it: "Poemas del Río" → "poemas-del-rio". */
+export function slugOf(name: string): string {
+  const plain = name.normalize("NFKD").toLowerCase().replace(/\p{M}/gu, "");
+  const slug = plain.replace(/[^a-z0-9_]+/g, "-").replace(/^[-_]+/, "");
+  return slug.slice(0, 40).replace(/-+$/, "") || "my-text";
 }
 
 /** The name of a text that was pasted. */
@@ -83,4 +85,12 @@ export function stretchesOf(text: string, characters: number, most: number): str
     start = end;
   }
   return stretches.filter((one) => one.trim() !== "");
+}
+
+/** Examples of a text: what stands between its empty lines. */
+export function examplesIn(text: string): string[] {
+  return text
+    .split(/\n\s*\n/)
+    .map((example) => example.trim())
+    .filter(Boolean);
 }

@@ -27,9 +27,9 @@ export function domainOf({ label }: Pick<Centroid, "label">): Domain {
 const anyExample = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be";
 
 /** Domains that have an example, in the order of domains.json. */
-export function examplesOf(centroids: readonly Centroid[]): { name: string; example: string }[] {
+export function examplesOf(centroids: readonly Centroid[]): { name: string; text: string }[] {
   const served = centroids.map(domainOf);
   const found = Object.values(known).filter((domain) => served.includes(domain));
-  const shown = found.flatMap(({ name, example }) => (example === null ? [] : [{ name, example }]));
-  return shown.length > 0 ? shown : [{ name: "Novel", example: anyExample }];
+  const shown = found.flatMap(({ name, example }) => (example === null ? [] : [{ name, text: example }]));
+  return shown.length > 0 ? shown : [{ name: "Novel", text: anyExample }];
 }

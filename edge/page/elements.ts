@@ -2,10 +2,10 @@
 import { failureText } from "./api.ts";
 
 /** The element of this id in index.html. Throws an Error where there is none of the type. */
-export function byId<T extends HTMLElement>(id: string, type: new () => T): T {
+export function byId<T extends HTMLElement = HTMLElement>(id: string, type?: new () => T): T {
   const found = document.getElementById(id);
-  if (!(found instanceof type)) throw new Error(`the page has no ${type.name} #${id}`);
-  return found;
+  if (!(found instanceof (type ?? HTMLElement))) throw new Error(`the page has no ${type?.name ?? ""} #${id}`);
+  return found as T;
 }
 
 type Attributes = Record<string, string | number | boolean | null>;
@@ -75,15 +75,13 @@ export function startTabs(list: HTMLElement, onOpen: (id: string) => void): (id:
       const isChosen = tab === chosen;
       tab.setAttribute("aria-selected", String(isChosen));
       tab.tabIndex = isChosen ? 0 : -1;
-      const panel = document.getElementById(tab.getAttribute("aria-controls")!);
-      if (panel) panel.hidden = !isChosen;
+      byId(tab.getAttribute("aria-controls")!, HTMLElement).hidden = !isChosen;
     }
     onOpen(chosen.id);
   };
   roveFocus(list, "[role=tab]");
   for (const tab of tabs) {
-    tab.addEventListener("focus", () => open(tab));
-    tab.addEventListener("click", () => open(tab));
+    for (const type of ["focus", "click"]) tab.addEventListener(type, () => open(tab));
   }
   return (id) => tabs.filter((tab) => tab.id === id).forEach(open);
 }

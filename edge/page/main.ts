@@ -1,18 +1,18 @@
 /** The page: puts its parts together and says what follows from what. */
-
-import { AdapterMaker } from "./adapter-maker.ts";
 import { Api, failureText } from "./api.ts";
 import { Catalog } from "./catalog.ts";
+import { offerRecent } from "./catalog-controls.ts";
 import { Chat } from "./chat.ts";
-import { DomainTable } from "./domain-table.ts";
 import { byId, startTabs } from "./elements.ts";
 import { Label } from "./label.ts";
 import { OwnAdaptersList } from "./own-adapters.ts";
+import type { Page } from "./page.ts";
 import { UploadedTexts } from "./passages.ts";
-import { drawSamplingFields } from "./sampling-drawer.ts";
 import { Score } from "./score.ts";
 import { SettingsStore } from "./settings.ts";
+import { hashOf, readShared, type Shared } from "./share.ts";
 import { Trial } from "./trial.ts";
+import { drawSamplingFields } from "./write-drawers.ts";
 import { Writer } from "./writer.ts";
 import { YourText } from "./your-text.ts";
 
@@ -20,52 +20,83 @@ const settings = new SettingsStore();
 // Comes first, so that it works even if a later part of the page fails to start.
 byId("reset", HTMLButtonElement).addEventListener("click", () => {
   settings.reset();
-  location.reload();
+  location.replace(location.pathname);
 });
 const api = new Api(location.origin, () => settings.key);
 const catalog = new Catalog(api);
-const openTab = startTabs(byId("tab-write", HTMLElement).parentElement!, (id) => {
+
+/** What the address said when the page was opened. */
+const shared = readShared(location.hash);
+const isSharedPrompt = shared.tab === "write" && shared.text !== null;
+if (isSharedPrompt) {
+  const { sampling } = settings.current;
+  const seed = shared.seed === null ? sampling.seed : String(shared.seed);
+  settings.change({ prompt: shared.text, sampling: { ...sampling, seed } });
+}
+// Another link was opened in place of this one.
+addEventListener("hashchange", () => {
+  if (readShared(location.hash).tab !== "") location.reload();
+});
+/** What was last sent under each tab. */
+const sent = new Map<string, Shared>([[shared.tab, shared]]);
+const showAddress = (tab: string) =>
+  history.replaceState(null, "", hashOf(sent.get(tab) ?? { tab, text: null, seed: null }));
+
+let hasWritten = false;
+const openTab = startTabs(byId("tabs"), (id) => {
+  showAddress(id.replace("tab-", ""));
   if (id === "tab-write") void writeFirst();
 });
-
-drawSamplingFields(byId("sampling", HTMLElement), settings.current.sampling, (sampling) => {
+/** Opens “Continue” for something else than what runs there at first. */
+const openWriter = () => {
+  hasWritten = true;
+  openTab("tab-write");
+};
+const page: Page = {
+  ...{ api, catalog, settings, texts: new UploadedTexts() },
+  now: () => performance.now(),
+  draw: () => crypto.getRandomValues(new Uint32Array(1))[0] >>> 1,
+  sent(tab, text, seed = null) {
+    sent.set(tab, { tab, text, seed });
+    settings.remember(text);
+    showAddress(tab);
+  },
+  chatWith(adapter) {
+    openTab("tab-chat");
+    chat.answerWith(adapter);
+  },
+  writeWith(adapter) {
+    openWriter();
+    writer.answerWith(adapter);
+  },
+  compare(passages) {
+    openWriter();
+    writer.compare(passages);
+    byId("tabs").scrollIntoView({ block: "nearest" });
+  },
+  forget(adapter) {
+    page.texts.forget(adapter);
+    trial.close(adapter);
+    writer.forget(adapter);
+  },
+};
+drawSamplingFields(settings.current.sampling, (sampling) => {
   settings.change({ sampling });
   writer.changed();
 });
-const domains = new DomainTable({ catalog, onAnswerer: (id) => writer.answerWith(id) });
-const writer = new Writer({
-  api,
-  catalog,
-  settings,
-  now: () => performance.now(),
-  draw: () => crypto.getRandomValues(new Uint32Array(1))[0] >>> 1,
-  onReading: (reading) => domains.show(reading),
-});
-
-new Label({ api, catalog });
-new Score({ api, catalog, prompt: () => writer.prompt });
-const texts = new UploadedTexts();
-const chat = new Chat({ api, catalog, texts });
-const chatWith = (name: string) => {
-  openTab("tab-chat");
-  chat.answerWith(name);
-};
-const trial = new Trial({ api, catalog, texts, onKept: chatWith });
-new YourText({ api, catalog, texts, trial, now: () => performance.now() });
-new OwnAdaptersList({
-  api,
-  catalog,
-  onChat: chatWith,
-  onWrite: (name) => {
-    openTab("tab-write");
-    writer.answerWith(name);
-  },
-  onDeleted: (name) => {
-    texts.forget(name);
-    trial.close(name);
-  },
-});
-new AdapterMaker({ api, catalog });
+const writer = new Writer(page);
+const chat = new Chat(page, shared.tab === "chat" ? shared.seed : null);
+const trial = new Trial(page);
+new Label(page);
+new Score(page);
+new YourText(page, trial);
+new OwnAdaptersList(page);
+const ids = { chat: "chat-input", write: "prompt", label: "label-text", score: "score-text" };
+for (const [tab, id] of Object.entries(ids)) {
+  const input = byId(id, HTMLTextAreaElement);
+  offerRecent(input, settings);
+  if (tab === shared.tab && shared.text !== null) input.value = shared.text;
+}
 
 const key = byId("key", HTMLInputElement);
 key.value = settings.key;
@@ -73,20 +104,24 @@ key.addEventListener("change", () => {
   settings.key = key.value.trim();
   loaded = start();
 });
+byId("retry", HTMLButtonElement).addEventListener("click", () => {
+  loaded = start();
+});
+let loaded = start();
+if (Object.hasOwn(ids, shared.tab)) openTab(`tab-${shared.tab}`);
 
 /** Loads the catalog; false, with the reason shown, where it cannot be loaded. */
 async function start(): Promise<boolean> {
-  const failures = ["preview-failure", "chat-failure"].map((id) => byId(id, HTMLElement));
   const reason = await catalog.load().then(() => "", failureText);
-  for (const failure of failures) failure.textContent = reason;
+  byId("page-failure").textContent = reason;
+  byId("retry").hidden = reason === "";
   return reason === "";
 }
 
-let hasWritten = false;
-/** Runs the first example when its tab is opened for the first time. */
+/** Runs the first example when its tab is opened for the first time, or what the address says. */
 async function writeFirst(): Promise<void> {
   if (hasWritten || !(await loaded)) return;
   hasWritten = true;
-  await writer.begin();
+  if (isSharedPrompt) await writer.write();
+  else await writer.begin();
 }
-let loaded = start();

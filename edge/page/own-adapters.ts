@@ -1,33 +1,25 @@
 /** The list of the key's own adapters: what each holds and gains, and buttons to use or delete it. */
 import type { Adapter } from "../../shared/contracts/responses.ts";
-import { type Api, failureText } from "./api.ts";
-import type { Catalog } from "./catalog.ts";
+import { failureText } from "./api.ts";
 import { button, byId, make } from "./elements.ts";
 import { pathOf } from "./memory-jobs.ts";
-import { count, percent, perplexityBesideBase, perplexityInterval } from "./words.ts";
-
-export interface OwnAdaptersParts {
-  api: Api;
-  catalog: Catalog;
-  onChat(name: string): void;
-  onWrite(name: string): void;
-  onDeleted(name: string): void;
-}
+import type { Page } from "./page.ts";
+import { count, percent, surpriseBeside, surpriseInterval } from "./words.ts";
 
 /** Time between two looks at adapters whose documents are still read, in milliseconds. */
 const lookMs = 2000;
 
 export class OwnAdaptersList {
-  readonly #parts: OwnAdaptersParts;
+  readonly #page: Page;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(parts: OwnAdaptersParts) {
-    this.#parts = parts;
-    parts.catalog.onChange(() => this.#draw());
+  constructor(page: Page) {
+    this.#page = page;
+    page.catalog.onChange(() => this.#draw());
   }
 
   #draw(): void {
-    const { catalog, onChat, onWrite } = this.#parts;
+    const { catalog, chatWith, writeWith } = this.#page;
     const usable = catalog.usableAdapters;
     const items = catalog.adapters.map((adapter) => {
       const { name } = adapter;
@@ -41,14 +33,14 @@ export class OwnAdaptersList {
           "p",
           { class: "actions" },
           ...(usable.includes(adapter)
-            ? [act("Chat with it", () => onChat(name)), act("Write with it", () => onWrite(name))]
+            ? [act("Chat with it", () => chatWith(name)), act("Write with it", () => writeWith(name))]
             : []),
           act("Delete", () => void this.#delete(name)),
         ),
       );
     });
-    const shown = items.length > 0 ? items : [make("li", { class: "quiet" }, "None yet.")];
-    byId("adapter-list", HTMLElement).replaceChildren(...shown);
+    const shown = items.length > 0 ? items : [make("li", { class: "quiet" }, "Nothing yet.")];
+    byId("adapter-list").replaceChildren(...shown);
     clearTimeout(this.#timer);
     if (catalog.adapters.some(({ memory }) => memory?.status === "queued" || memory?.status === "building")) {
       this.#timer = setTimeout(() => void this.#attempt(() => catalog.load()), lookMs);
@@ -56,18 +48,18 @@ export class OwnAdaptersList {
   }
 
   async #delete(name: string): Promise<void> {
-    const { api, catalog, onDeleted } = this.#parts;
+    const { api, catalog, forget } = this.#page;
     if (!confirm(`Delete ${name}? Its text is deleted from this server, and answers that read it end.`)) return;
     await this.#attempt(async () => {
       await api.json(pathOf(name), undefined, { method: "DELETE" });
-      onDeleted(name);
+      forget(name);
       await catalog.load();
-      byId("list-status", HTMLElement).textContent = `${name} is deleted.`;
+      byId("list-status").textContent = `${name} is deleted.`;
     });
   }
 
   async #attempt(action: () => Promise<void>): Promise<void> {
-    const failure = byId("list-failure", HTMLElement);
+    const failure = byId("list-failure");
     failure.textContent = "";
     await action().catch((error: unknown) => {
       failure.textContent = failureText(error);
@@ -94,5 +86,5 @@ export function gainText({ gain, message, refit, examples }: Adapter): string {
   if (refit) return "It answers with the artifacts before; it is being made again for those that are served now.";
   if (examples === 0) return "";
   if (!gain) return message ?? "It gains nothing, so the base answers.";
-  return `On ${count(gain.tokens, "token")} of examples that it was not made from: ${perplexityBesideBase(gain.nats)} (95% interval: ${perplexityInterval(gain.ci95)}).`;
+  return `On ${count(gain.tokens, "token")} of examples that it was not made from: ${surpriseBeside(gain.nats)} (95% interval: ${surpriseInterval(gain.ci95)}).`;
 }

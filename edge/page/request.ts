@@ -8,70 +8,42 @@ interface SamplingField {
   hint: string;
   /** Of a number. */
   range?: { min: number; max: number; isWhole?: boolean };
-  initial: string;
+  initial?: string;
 }
 
+const largest = 2 ** 31 - 1;
 const whole = (min: number, max: number) => ({ min, max, isWhole: true });
 const share = { min: 0, max: 1 };
+const heat = { min: 0, max: limits.temperature };
 const penalty = { min: -limits.penaltyMagnitude, max: limits.penaltyMagnitude };
-const largest = 2 ** 31 - 1;
+const choices = whole(1, limits.choicesPerPrompt);
+const stops = `Up to ${limits.stopStrings} texts, one a line; \\n is a line break`;
+const evidence = "Only so many first tokens of the prompt weigh what answers";
 
 /** Everything that the API takes beside prompt and model. A blank field is left out, so the API's own default holds. */
 export const samplingFields: readonly SamplingField[] = [
   { name: "max_tokens", label: "Tokens", hint: "Most tokens to write", range: whole(1, 4096), initial: "40" },
-  {
-    name: "temperature",
-    label: "Temperature",
-    hint: "0 always takes the likeliest token",
-    range: { min: 0, max: limits.temperature },
-    initial: "0.7",
-  },
+  { name: "temperature", label: "Temperature", hint: "0 takes the likeliest token", range: heat, initial: "0.7" },
   { name: "seed", label: "Seed", hint: "Both sides draw with it", range: whole(0, largest), initial: "4" },
   { name: "top_p", label: "Top p", hint: "Only tokens that make up this share", range: share, initial: "0.9" },
-  { name: "top_k", label: "Top k", hint: "Only so many likeliest; 0 is all", range: whole(-1, largest), initial: "" },
-  { name: "min_p", label: "Min p", hint: "Least share of the likeliest's probability", range: share, initial: "" },
-  {
-    name: "frequency_penalty",
-    label: "Frequency penalty",
-    hint: "For each repetition",
-    range: penalty,
-    initial: "",
-  },
-  { name: "presence_penalty", label: "Presence penalty", hint: "Once for a repetition", range: penalty, initial: "" },
-  {
-    name: "n",
-    label: "Choices",
-    hint: "Answers on each side",
-    range: whole(1, limits.choicesPerPrompt),
-    initial: "",
-  },
-  {
-    name: "evidence_tokens",
-    label: "Evidence tokens",
-    hint: "Only so many first tokens of the prompt weigh what answers",
-    range: whole(1, 1_000_000),
-    initial: "",
-  },
-  {
-    name: "stop",
-    label: "Stop at",
-    hint: `Up to ${limits.stopStrings} texts, one a line; \\n is a line break`,
-    initial: "",
-  },
-  { name: "logit_bias", label: "Logit bias", hint: 'Token id → −100 to 100, as {"11": -5}', initial: "" },
+  { name: "top_k", label: "Top k", hint: "Only so many likeliest; 0 is all", range: whole(-1, largest) },
+  { name: "min_p", label: "Min p", hint: "Least share of the likeliest's probability", range: share },
+  { name: "frequency_penalty", label: "Frequency penalty", hint: "For each repetition", range: penalty },
+  { name: "presence_penalty", label: "Presence penalty", hint: "Once for a repetition", range: penalty },
+  { name: "n", label: "Choices", hint: "Answers on each side", range: choices },
+  { name: "evidence_tokens", label: "Evidence tokens", hint: evidence, range: whole(1, 1_000_000) },
+  { name: "stop", label: "Stop at", hint: stops },
+  { name: "logit_bias", label: "Logit bias", hint: 'Token id → −100 to 100, as {"11": -5}' },
 ];
 
 export type FieldTexts = Readonly<Record<string, string>>;
-export const initialTexts: FieldTexts = Object.fromEntries(samplingFields.map(({ name, initial }) => [name, initial]));
+export const initialTexts: FieldTexts = Object.fromEntries(
+  samplingFields.map(({ name, initial }) => [name, initial ?? ""]),
+);
 
 export interface Sampling {
   fields: Record<string, unknown>;
   evidenceTokens: number | null;
-}
-
-/** Whether fields change the probabilities themselves. Those that the API tells of a generated token are then the changed. */
-export function changesProbabilities({ fields }: Sampling): boolean {
-  return ["frequency_penalty", "presence_penalty", "logit_bias"].some((name) => (fields[name] ?? 0) !== 0);
 }
 
 /** Throws CallFailure that names the field and its value. */
@@ -106,31 +78,7 @@ function biasOf(text: string, label: string): unknown {
   }
 }
 
-/** Who answers: `auto`, `nearest`, `off`, `list`, or the id of a centroid or an own adapter. */
-export interface Answerer {
-  choice: string;
-  /** The experts of `list`, as `base=1, c3=2` or `base, c3`. */
-  list: string;
-}
-
-/** The request's fields that say who answers. Throws CallFailure for a list that cannot be read. */
-export function wishOf({ choice, list }: Answerer, evidenceTokens: number | null, compare = true) {
-  const adapter = choice === "list" ? expertsOf(list) : choice;
-  return {
-    chameleon: { adapter, ...(compare && { compare }), ...(evidenceTokens && { evidence_tokens: evidenceTokens }) },
-  };
-}
-
-function expertsOf(list: string): { id: string; weight?: number }[] {
-  const entries = list
-    .split(",")
-    .map((entry) => entry.trim())
-    .filter(Boolean);
-  if (entries.length === 0) throw new CallFailure("The list of experts is empty; write for example: base, c3");
-  return entries.map((entry) => {
-    const [id, weight] = entry.split("=").map((part) => part.trim());
-    if (weight === undefined) return { id };
-    if (weight !== "" && Number(weight) >= 0) return { id, weight: Number(weight) };
-    throw new CallFailure(`The weight of ${id} is “${weight}”; it must be a number from 0.`);
-  });
+/** The request's fields that say who answers: `auto`, `nearest`, `off`, or the id of a centroid or an own adapter. */
+export function wishOf(adapter: string, evidenceTokens: number | null, more: object = { compare: true }) {
+  return { chameleon: { adapter, ...more, ...(evidenceTokens && { evidence_tokens: evidenceTokens }) } };
 }

@@ -1,22 +1,27 @@
 /** What the page keeps in the browser. The key stays for this tab alone, everything else until it is reset. */
-
-import { type Answerer, type FieldTexts, initialTexts } from "./request.ts";
+import { type FieldTexts, initialTexts } from "./request.ts";
 import { localKey } from "./snippets.ts";
 
 const settingsName = "chameleon-settings";
 const keyName = "chameleon-key";
+const recentPrompts = 20;
+const recentCharacters = 2000;
 
 export interface Settings {
   /** null until the reader has written one. */
   prompt: string | null;
-  answerer: Answerer;
+  /** As in `wishOf`. */
+  answerer: string;
   sampling: FieldTexts;
+  /** What was sent last, the latest first. */
+  recent: readonly string[];
 }
 
-const initial: Settings = { prompt: null, answerer: { choice: "auto", list: "base, " }, sampling: initialTexts };
+const initial: Settings = { prompt: null, answerer: "auto", sampling: initialTexts, recent: [] };
 
 export class SettingsStore {
   #current: Settings;
+  readonly #listeners: (() => void)[] = [];
 
   constructor() {
     this.#current = read();
@@ -29,6 +34,19 @@ export class SettingsStore {
   change(part: Partial<Settings>): void {
     this.#current = { ...this.#current, ...part };
     attempt(() => localStorage.setItem(settingsName, JSON.stringify(this.#current)));
+    for (const changed of this.#listeners) changed();
+  }
+
+  /** Keeps a text that was sent as the latest. One that is very long is not kept. */
+  remember(text: string): void {
+    if (text.trim() === "" || text.length > recentCharacters) return;
+    const others = this.#current.recent.filter((one) => one !== text);
+    this.change({ recent: [text, ...others].slice(0, recentPrompts) });
+  }
+
+  /** Calls `changed` after every change. */
+  onChange(changed: () => void): void {
+    this.#listeners.push(changed);
   }
 
   get key(): string {
@@ -46,27 +64,17 @@ export class SettingsStore {
   }
 }
 
-/** Reads the kept settings. A field that is missing or not a string gets its initial value. */
+/** Reads the kept settings. A field that is missing or of another type gets its initial value. */
 function read(): Settings {
-  const { prompt, answerer, sampling } = recordOf(
-    attempt(() => JSON.parse(localStorage.getItem(settingsName) ?? "{}")),
-  );
+  const kept = recordOf(attempt(() => JSON.parse(localStorage.getItem(settingsName) ?? "{}")));
+  const sampling = recordOf(kept.sampling);
+  const texts = Object.keys(initial.sampling).filter((name) => typeof sampling[name] === "string");
   return {
-    prompt: typeof prompt === "string" ? prompt : initial.prompt,
-    answerer: { ...initial.answerer, ...textsOf(answerer, Object.keys(initial.answerer)) },
-    sampling: { ...initial.sampling, ...textsOf(sampling, Object.keys(initial.sampling)) },
+    prompt: typeof kept.prompt === "string" ? kept.prompt : initial.prompt,
+    answerer: typeof kept.answerer === "string" ? kept.answerer : initial.answerer,
+    sampling: { ...initial.sampling, ...Object.fromEntries(texts.map((name) => [name, sampling[name] as string])) },
+    recent: Array.isArray(kept.recent) ? kept.recent.filter((one) => typeof one === "string") : initial.recent,
   };
-}
-
-/** The fields of `kept` that are listed in `names` and hold a string. */
-function textsOf(kept: unknown, names: readonly string[]): FieldTexts {
-  const fields = recordOf(kept);
-  return Object.fromEntries(
-    names.flatMap((name) => {
-      const text = fields[name];
-      return typeof text === "string" ? [[name, text]] : [];
-    }),
-  );
 }
 
 function recordOf(value: unknown): Record<string, unknown> {

@@ -1,26 +1,25 @@
-/** One token of an answer: its probability on both sides, and the five likeliest at its place, each to go on from. */
+/** One token of an answer: its probability on both sides, where it came from, and the five likeliest at its place, each to continue from. */
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, CallFailure, isAbort } from "./api.ts";
-import type { Column, Place } from "./column.ts";
 import type { Question } from "./duel.ts";
 import { button, make, table } from "./elements.ts";
-import { isText, scoreOfLast } from "./pieces.ts";
-import { changesProbabilities } from "./request.ts";
-import { likelier, percent, readableToken } from "./words.ts";
+import { tokenNodes, type UploadedTexts } from "./passages.ts";
+import { isText, type Side, scoreOfLast } from "./pieces.ts";
+import type { Place, TokenText } from "./token-text.ts";
+import { probabilityText, readableToken } from "./words.ts";
 
 export interface TokenPanelParts {
   api: Api;
   element: HTMLElement;
-  /** What the column's answer was asked. */
-  questionOf(column: Column): Question | null;
-  /** The fields that make the other side than this one answer. */
-  otherWish(column: Column, question: Question): object;
-  onContinue(place: Place, token: string): void;
+  texts: UploadedTexts;
+  /** What the answers were asked. */
+  question(): Question | null;
+  /** The fields that make a side answer. */
+  wish(side: Side, question: Question): object;
+  onContinue(side: Side, place: Place, token: string): void;
 }
 
-const unknown = "–";
-const changedText =
-  "Penalties and biases are in this side's figures for the five tokens; the other side's are without them.";
+const caption = "The five likeliest tokens here; penalties and biases count for this side alone";
 
 export class TokenPanel {
   readonly #parts: TokenPanelParts;
@@ -30,75 +29,55 @@ export class TokenPanel {
     this.#parts = parts;
   }
 
-  async show(place: Place): Promise<void> {
+  /** Tells of a token; where it is chosen, of its alternatives, too. */
+  async show(side: Side, answer: TokenText, place: Place, isChosen: boolean): Promise<void> {
     this.#asking.abort();
     this.#asking = new AbortController();
     const { signal } = this.#asking;
-    const { element, questionOf } = this.#parts;
-    const { column, choice, index } = place;
-    const piece = column.pieces(choice)[index];
-    const question = questionOf(column);
+    const { element, texts, onContinue } = this.#parts;
+    const piece = answer.pieces(place.choice)[place.index];
+    const question = this.#parts.question();
     if (!piece || !question) return;
+    element.replaceChildren(...tokenNodes(piece, texts));
+    if (!isChosen || piece.alternatives.length === 0) return;
     const others = new Map<string, Text>();
     const rows = piece.alternatives.map(([token, logprob]) => {
       const other = document.createTextNode("…");
       others.set(token, other);
-      const own = probability(logprob);
-      const [adapted, base] = column.side === "adapted" ? [own, other] : [other, own];
+      const own = probabilityText(logprob);
+      const [adapted, base] = side === "adapted" ? [own, other] : [other, own];
       const name = readableToken(token);
-      const go = isText(token)
-        ? button("Continue", () => this.#parts.onContinue(place, token), {
-            "aria-label": `Continue with ${name}`,
-          })
-        : "";
+      const label = { "aria-label": `Continue with ${name}` };
+      const go = isText(token) ? button("Continue", () => onContinue(side, place, token), label) : "";
       return [make("code", {}, name), adapted, base, go];
     });
-    element.replaceChildren(
-      make("h3", {}, "Token ", make("code", {}, readableToken(piece.text))),
-      make("p", { id: "token-sentence" }, sentenceOf(column, piece.logprob, piece.other)),
-      ...(rows.length > 0
-        ? [table("The five likeliest tokens here", ["Token", "Adapted", "Base", "From there"], rows)]
-        : []),
-      ...(rows.length > 0 && changesProbabilities(question.sampling)
-        ? [make("p", { class: "quiet" }, changedText)]
-        : []),
-    );
-    const scores = await this.#scoreOthers(place, question, [...others.keys()], signal);
+    element.append(table(caption, ["Token", "Adapted", "Base", "From there"], rows));
+    const before = answer.pieces(place.choice).slice(0, place.index);
+    const otherSide = side === "base" ? "adapted" : "base";
+    const written = { tokens: before.flatMap(({ tokens }) => tokens), text: before.map(({ text }) => text).join("") };
+    const scores = await this.#score(otherSide, question, written, [...others.keys()], signal);
     if (signal.aborted) return;
-    for (const [token, text] of others) text.data = probability(scores.get(token) ?? null);
+    for (const [token, text] of others) text.data = probabilityText(scores.get(token) ?? null);
   }
 
-  /** The other side's log-probabilities of the alternatives, from one request that echoes each after the text before it. */
-  async #scoreOthers(
-    { column, choice, index }: Place,
+  /** A side's log-probabilities of alternatives, from one request that echoes each after the text before it. */
+  async #score(
+    side: Side,
     question: Question,
+    written: { tokens: string[]; text: string },
     tokens: string[],
     signal: AbortSignal,
   ): Promise<Map<string, number | null>> {
-    const before = column.pieces(choice).slice(0, index);
-    const prefix = question.prompt + before.map(({ text }) => text).join("");
     const asked = tokens.filter(isText);
     if (asked.length === 0) return new Map();
-    const wish = this.#parts.otherWish(column, question);
-    const body = { prompt: asked.map((token) => prefix + token), max_tokens: 0, echo: true, logprobs: 0, ...wish };
+    const prompt = asked.map((token) => question.prompt + written.text + token);
+    const body = { prompt, max_tokens: 0, echo: true, logprobs: 0, ...this.#parts.wish(side, question) };
     try {
       const { choices } = await this.#parts.api.json<CompletionResponse>("/v1/completions", body, { signal });
-      const written = before.flatMap((piece) => piece.tokens);
-      return new Map(asked.map((token, i) => [token, scoreOfLast(choices[i], [...written, token])]));
+      return new Map(asked.map((token, i) => [token, scoreOfLast(choices[i], [...written.tokens, token])]));
     } catch (error) {
       if (isAbort(error) || error instanceof CallFailure) return new Map();
       throw error;
     }
   }
-}
-
-function probability(logprob: number | null): string {
-  return logprob === null ? unknown : percent(Math.exp(logprob));
-}
-
-function sentenceOf(column: Column, logprob: number | null, other: number | null): string {
-  const [adapted, base] = column.side === "adapted" ? [logprob, other] : [other, logprob];
-  const both = `Adapted ${probability(adapted)}, base ${probability(base)}`;
-  if (adapted === null || base === null) return `${both}.`;
-  return `${both}: ${likelier(adapted - base, "the adapters", "the base")}.`;
 }

@@ -1,21 +1,13 @@
-/** What a reader's text changes: the base's and the adapted answer to the beginning of a text that was held back, beside how it goes on, and the score of that text. */
+/** What a reader's text changes: how well a part that was held back is foretold with it and without, and its beginnings to continue. */
 import type { ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
-import { type Api, CallFailure, failureText, isAbort } from "./api.ts";
-import type { Catalog } from "./catalog.ts";
+import { CallFailure, failureText } from "./api.ts";
 import { cutAt, type NamedText, stretchesOf } from "./documents.ts";
-import { byId, make, table } from "./elements.ts";
-import { sourcesLegendRow } from "./experts.ts";
+import { byId, make } from "./elements.ts";
+import { figures } from "./experts.ts";
 import { upload } from "./memory-jobs.ts";
-import { SourcedTokens, showPassages, sourcedPieces, type UploadedTexts } from "./passages.ts";
-import { count, signedNats, surpriseChange } from "./words.ts";
-
-export interface TrialParts {
-  api: Api;
-  catalog: Catalog;
-  texts: UploadedTexts;
-  /** Goes where the adapter answers from now on. */
-  onKept(name: string): void;
-}
+import type { Page, Passage } from "./page.ts";
+import { wishOf } from "./request.ts";
+import { count, surpriseBeside } from "./words.ts";
 
 export interface Tried {
   name: string;
@@ -30,148 +22,70 @@ const scoredStretches = 6;
 const evidenceTokens = 64;
 /** Fewer scored tokens are little to go by. */
 const fewTokens = 200;
-const answer = { max_tokens: 60, temperature: 0.7, top_p: 0.9, seed: 4 };
 const continuationCharacters = 280;
 
 export class Trial {
-  readonly #parts: TrialParts;
-  readonly #section = byId("trial", HTMLElement);
-  readonly #form = byId("trial-form", HTMLFormElement);
-  readonly #prompt = byId("trial-prompt", HTMLTextAreaElement);
-  readonly #failure = byId("trial-failure", HTMLElement);
-  readonly #gain = byId("trial-gain", HTMLElement);
-  readonly #next = byId("trial-next", HTMLButtonElement);
+  readonly #page: Page;
+  readonly #section = byId("trial");
+  readonly #failure = byId("trial-failure");
+  readonly #gain = byId("trial-gain");
+  readonly #figures = byId("trial-figures");
+  readonly #compare = byId("trial-compare", HTMLButtonElement);
   readonly #keep = byId("trial-keep", HTMLButtonElement);
-  readonly #tokens: SourcedTokens;
   #tried: Tried = { name: "", held: null };
-  /** Beginnings of the held-back text's stretches, each with how it goes on. */
-  #passages: { prompt: string; continuation: string }[] = [];
-  #at = 0;
-  #running = new AbortController();
   #measured = Promise.resolve();
 
-  constructor(parts: TrialParts) {
-    this.#parts = parts;
-    const panel = byId("trial-passage", HTMLElement);
-    this.#tokens = new SourcedTokens(byId("trial-own", HTMLElement), (piece) =>
-      showPassages(panel, piece, parts.texts),
-    );
-    byId("trial-legend", HTMLElement).replaceChildren(sourcesLegendRow());
-    this.#form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      void this.#write();
-    });
-    this.#next.addEventListener("click", () => {
-      this.#showPassage((this.#at + 1) % this.#passages.length);
-      void this.#write();
-    });
-    this.#prompt.addEventListener("input", () => this.#showContinuation());
+  constructor(page: Page) {
+    this.#page = page;
+    this.#compare.addEventListener("click", () => this.#offer());
     this.#keep.addEventListener("click", () => void this.#keepIt());
   }
 
   /** Shows an adapter that has just been made. */
   open(tried: Tried): void {
     this.#tried = tried;
-    this.#running.abort();
-    const { name, held } = tried;
-    this.#passages = held ? passagesOf(held.text) : [];
     this.#section.hidden = false;
-    byId("trial-title", HTMLElement).textContent = `The base against ${name}`;
-    byId("trial-prompt-label", HTMLElement).textContent = held
-      ? `Prompt, from “${held.name}”, which was held back`
-      : "Prompt";
-    this.#keep.textContent = held ? "Keep and use it" : "Use it";
-    this.#next.hidden = this.#passages.length < 2;
-    for (const id of ["trial-base", "trial-own", "trial-figures", "trial-passage"])
-      byId(id, HTMLElement).replaceChildren();
-    this.#gain.textContent = "";
-    this.#failure.textContent = "";
-    this.#showPassage(0);
-    this.#section.scrollIntoView({ block: "nearest" });
-    if (held) this.#measured = this.#write().then(() => this.#measure(held));
+    this.#keep.textContent = tried.held ? "Add the rest and chat" : "Chat with it";
+    this.#compare.hidden = tried.held === null;
+    for (const element of [this.#figures, this.#gain, this.#failure]) element.replaceChildren();
+    if (tried.held) this.#measured = this.#measure(tried.held);
+    this.#offer();
   }
 
   /** Hides the trial of an adapter that is deleted. */
   close(name: string): void {
     if (this.#tried.name !== name) return;
-    this.#running.abort();
+    this.#tried = { name: "", held: null };
     this.#section.hidden = true;
   }
 
-  #showPassage(at: number): void {
-    this.#at = at;
-    this.#prompt.value = this.#passages[at]?.prompt ?? "";
-    this.#showContinuation();
-  }
-
-  /** What the author wrote, while the prompt is the author's. */
-  #showContinuation(): void {
-    const { prompt, continuation } = this.#passages[this.#at] ?? { prompt: null, continuation: "" };
-    byId("trial-author-card", HTMLElement).hidden = this.#prompt.value !== prompt;
-    byId("trial-author", HTMLElement).textContent = `${continuation}…`;
-  }
-
-  async #write(): Promise<void> {
-    const { api, catalog } = this.#parts;
-    this.#running.abort();
-    this.#running = new AbortController();
-    const { signal } = this.#running;
-    const [base, own, panel] = ["trial-base", "trial-own", "trial-passage"].map((id) => byId(id, HTMLElement));
-    const status = byId("trial-status", HTMLElement);
-    status.textContent = "";
-    for (const element of [base, own, panel]) element.replaceChildren();
-    const ask = async (wish: object, show: (choice: CompletionResponse["choices"][number]) => void) => {
-      const body = { prompt: this.#prompt.value, ...answer, ...wish };
-      for await (const { choices } of api.chunks<CompletionResponse>("/v1/completions", body, signal))
-        choices.forEach(show);
-    };
-    this.#failure.textContent = "";
-    try {
-      if (this.#prompt.value.trim() === "") throw new CallFailure("Write a prompt first.");
-      await Promise.all([
-        ask({ model: catalog.baseModel }, ({ text }) => base.append(text)),
-        ask({ chameleon: { adapter: this.#tried.name, sources: true } }, ({ text, chameleon }) => {
-          own.append(...sourcedPieces(text, chameleon?.sources ?? []).map((piece) => this.#tokens.make(piece)));
-        }),
-      ]);
-      status.textContent = "Both answers are complete.";
-    } catch (error) {
-      if (!isAbort(error)) this.#failure.textContent = failureText(error);
-    }
+  #offer(): void {
+    const { name, held } = this.#tried;
+    if (held) this.#page.compare(passagesOf(held.text, name));
   }
 
   /** Scores the held-back text by the base and with the reader's text. */
   async #measure(held: NamedText): Promise<void> {
     const { name } = this.#tried;
-    this.#gain.textContent = "The held-back text is scored…";
+    this.#gain.textContent = "The part that was held back is scored…";
     const said = await this.#gainOf(name, held.text).catch((error: unknown) => ({ failure: failureText(error) }));
     if (this.#tried.name !== name) return;
+    this.#gain.textContent = "";
     if ("failure" in said) {
-      this.#gain.textContent = "";
       this.#failure.textContent = said.failure;
       return;
     }
     const { own, base, tokens } = said;
-    const gain = own - base;
     const caution = tokens < fewTokens ? " That is little text: take it as a hint." : "";
-    const perplexities = `perplexity ${Math.exp(-own).toFixed(1)} instead of ${Math.exp(-base).toFixed(1)}`;
-    this.#gain.replaceChildren(
-      make("b", {}, `With your text the model is ${surpriseChange(gain)}`),
-      ` by “${held.name}”, which it has not seen: ${perplexities} over ${count(tokens, "token")}.${caution}`,
+    this.#gain.append(
+      make("b", {}, `With your text the model is ${surpriseBeside(own - base, "without it")}`),
+      ` by “${held.name}”, which it has not seen (${count(tokens, "token")}).${caution}`,
     );
-    const row = (by: string, mean: number) => [
-      by,
-      Math.exp(-mean).toFixed(1),
-      (-mean).toFixed(3),
-      signedNats(mean - base),
-    ];
-    const figures = table(
-      "Mean over the scored tokens",
-      ["Scored by", "Perplexity", "Surprise, nats", "Gain, nats"],
-      [row("Base", base), row(name, own)],
-    );
-    byId("trial-figures", HTMLElement).replaceChildren(
-      make("details", {}, make("summary", {}, "The figures in nats"), figures),
+    this.#figures.append(
+      figures([
+        { name: "Base", mean: base },
+        { name, mean: own },
+      ]),
     );
   }
 
@@ -181,13 +95,10 @@ export class Trial {
     text: string,
     characters = stretchCharacters,
   ): Promise<{ own: number; base: number; tokens: number }> {
-    const body = {
-      prompt: stretchesOf(text, characters, scoredStretches),
-      ...{ max_tokens: 0, echo: true, logprobs: 0 },
-      chameleon: { adapter: name, evidence_tokens: evidenceTokens, compare: true },
-    };
+    const prompt = stretchesOf(text, characters, scoredStretches);
+    const body = { prompt, max_tokens: 0, echo: true, logprobs: 0, ...wishOf(name, evidenceTokens) };
     try {
-      const { choices } = await this.#parts.api.json<CompletionResponse>("/v1/completions", body);
+      const { choices } = await this.#page.api.json<CompletionResponse>("/v1/completions", body);
       // The first token has no score, so it is not compared.
       const scored = choices.flatMap(({ chameleon }) =>
         (chameleon as ChameleonBlock).compare!.tokens.slice(evidenceTokens - 1),
@@ -205,7 +116,7 @@ export class Trial {
 
   /** Uploads what was held back, too. */
   async #keepIt(): Promise<void> {
-    const { api, catalog, texts, onKept } = this.#parts;
+    const { api, catalog, texts, chatWith } = this.#page;
     const { name, held } = this.#tried;
     const { signal } = new AbortController();
     this.#keep.disabled = true;
@@ -218,10 +129,11 @@ export class Trial {
         await upload(api, { name, documents, isAddition: true, signal, onProgress: () => {} });
         texts.add(name, documents);
         this.#tried = { name, held: null };
-        this.#keep.textContent = "Use it";
+        this.#compare.hidden = true;
+        this.#keep.textContent = "Chat with it";
         await catalog.load();
       }
-      onKept(name);
+      chatWith(name);
     } catch (error) {
       this.#failure.textContent = failureText(error);
     } finally {
@@ -230,11 +142,12 @@ export class Trial {
   }
 }
 
-function passagesOf(text: string): { prompt: string; continuation: string }[] {
+function passagesOf(text: string, adapter: string): Passage[] {
   const stretches = stretchesOf(text, stretchCharacters, scoredStretches).map((stretch) => stretch.trim());
   const long = stretches.filter(({ length }, i) => i === 0 || length >= stretchCharacters / 2);
-  return long.map((stretch) => {
+  return long.map((stretch, i) => {
     const at = cutAt(stretch, Math.round(stretch.length * 0.6));
-    return { prompt: stretch.slice(0, at), continuation: stretch.slice(at, at + continuationCharacters) };
+    const continuation = stretch.slice(at, at + continuationCharacters);
+    return { name: `Your text ${i + 1}`, text: stretch.slice(0, at), continuation, adapter };
   });
 }

@@ -1,4 +1,4 @@
-/** Numbers of the API in words. A gain is in nats a token; people are told perplexity, in per cent. Pure. */
+/** Numbers of the API in words. A gain is in nats a token; people are told the change of perplexity, as surprise in per cent. Pure. */
 
 /** 0.22 → "22%"; small shares keep a digit. */
 export function percent(share: number): string {
@@ -7,26 +7,24 @@ export function percent(share: number): string {
   return value < 10 && value !== Math.round(value) ? `${value.toFixed(1)}%` : `${value.toFixed(0)}%`;
 }
 
-/** The change of perplexity that a gain of so many nats a token is: 0.25 → "22% lower perplexity". */
-export function perplexityChange(gainNats: number): string {
+/** How much less a text surprises, by perplexity: a gain of 0.25 nats a token → "22% less surprised". */
+export function surpriseChange(gainNats: number): string {
   const change = Math.exp(-gainNats) - 1;
   const rounded = Math.round(Math.abs(change) * 100);
-  if (rounded === 0) return samePerplexity;
-  return change < 0 ? `${Math.min(rounded, 99)}% lower perplexity` : `${rounded}% higher perplexity`;
+  if (rounded === 0) return "as surprised";
+  return change < 0 ? `${Math.min(rounded, 99)}% less surprised` : `${rounded}% more surprised`;
 }
 
-const samePerplexity = "the same perplexity";
-
-/** The same within a sentence: "22% lower perplexity than the base". */
-export function perplexityBesideBase(gainNats: number): string {
-  const change = perplexityChange(gainNats);
-  return `${change} ${change === samePerplexity ? "as" : "than"} the base`;
+/** The same within a sentence: "22% less surprised than the base". */
+export function surpriseBeside(gainNats: number, other = "the base"): string {
+  const change = surpriseChange(gainNats);
+  return `${change} ${change.startsWith("as ") ? "as" : "than"} ${other}`;
 }
 
-/** The interval of a gain as that of the change: "20% to 24% lower". */
-export function perplexityInterval([low, high]: readonly [number, number]): string {
+/** The interval of a gain as that of the change: "20% to 24% less". */
+export function surpriseInterval([low, high]: readonly [number, number]): string {
   const [from, to] = [low, high].map((nats) => Math.round((1 - Math.exp(-nats)) * 100));
-  const one = (value: number) => (value < 0 ? `${-value}% higher` : `${value}% lower`);
+  const one = (value: number) => (value < 0 ? `${-value}% more` : `${value}% less`);
   return `${one(from)} to ${one(to)}`;
 }
 
@@ -36,6 +34,11 @@ export function likelier(difference: number, one: string, other: string): string
   if (times < 1.05) return `as likely as with ${other}`;
   const ratio = times < 9.95 ? times.toFixed(1) : Math.round(times).toLocaleString("en");
   return difference > 0 ? `${ratio} times likelier with ${one}` : `${ratio} times likelier with ${other}`;
+}
+
+/** A token's probability from its log-probability; null is not known. */
+export function probabilityText(logprob: number | null): string {
+  return logprob === null ? "–" : percent(Math.exp(logprob));
 }
 
 export function signedNats(nats: number): string {
@@ -71,10 +74,10 @@ export function stepOf(difference: number): Step {
 
 export const legend: readonly (readonly [Step, string])[] = [
   ["much-more", `${strongTimes}× likelier or more`],
-  ["more", `${mildTimes}× to ${strongTimes}× likelier`],
-  ["alike", `within ${mildTimes}×`],
-  ["less", `${mildTimes}× to ${strongTimes}× less likely`],
-  ["much-less", `${strongTimes}× less likely or more`],
+  ["more", `${mildTimes}× to ${strongTimes}×`],
+  ["alike", "alike"],
+  ["less", `${mildTimes}× to ${strongTimes}× less`],
+  ["much-less", `${strongTimes}× less or more`],
 ];
 
 /** The steps of the colour scale of what came from the reader's own text. */
@@ -93,14 +96,6 @@ export const shareLegend: readonly (readonly [ShareStep, string])[] = [
   ["some", "10% to 30%"],
   ["none", "less"],
 ];
-
-/** How much less a text surprises: a gain of 0.25 nats a token → "22% less surprised". */
-export function surpriseChange(gainNats: number): string {
-  return perplexityChange(gainNats)
-    .replace(samePerplexity, "as surprised as without it")
-    .replace("lower perplexity", "less surprised")
-    .replace("higher perplexity", "more surprised");
-}
 
 /** 12_345 bytes → "12 kB". */
 export function sizeText(bytes: number): string {

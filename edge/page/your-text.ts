@@ -1,22 +1,15 @@
-/** “Your text”: documents are chosen, dropped or pasted, named and uploaded; then a trial shows what they change. */
-import { type Api, CallFailure, failureText } from "./api.ts";
-import type { Catalog } from "./catalog.ts";
+/** “Your text”: documents are chosen, dropped or pasted, named, and uploaded to be quoted or to be learnt from. */
+import { limits } from "../../shared/contracts/limits.ts";
+import type { Adapter } from "../../shared/contracts/responses.ts";
+import { CallFailure, failureText } from "./api.ts";
 import { acceptedEndings, droppedFiles, type FoundFile, readFiles } from "./document-files.ts";
-import { divide, type NamedText, nameFor, pastedName, withOwnNames } from "./documents.ts";
+import { divide, examplesIn, type NamedText, nameFor, pastedName, slugOf, withOwnNames } from "./documents.ts";
 import { button, byId, make } from "./elements.ts";
 import { upload } from "./memory-jobs.ts";
-import type { UploadedTexts } from "./passages.ts";
+import { gainText } from "./own-adapters.ts";
+import type { Page } from "./page.ts";
 import type { Trial } from "./trial.ts";
 import { count, percent, sizeText } from "./words.ts";
-
-export interface YourTextParts {
-  api: Api;
-  catalog: Catalog;
-  texts: UploadedTexts;
-  trial: Trial;
-  /** A clock in milliseconds. */
-  now(): number;
-}
 
 /** Documents that are listed one by one. */
 const listedDocuments = 100;
@@ -24,56 +17,63 @@ const listedDocuments = 100;
 const reserved = ["auto", "base", "nearest", "off", "static"];
 
 export class YourText {
-  readonly #parts: YourTextParts;
+  readonly #page: Page;
+  readonly #trial: Trial;
   readonly #pasted = byId("text-input", HTMLTextAreaElement);
   readonly #name = byId("text-name", HTMLInputElement);
+  readonly #use = byId("text-use", HTMLSelectElement);
   readonly #holdBack = byId("hold-back", HTMLInputElement);
-  readonly #status = byId("text-status", HTMLElement);
-  readonly #failure = byId("text-failure", HTMLElement);
+  readonly #status = byId("text-status");
+  readonly #failure = byId("text-failure");
   readonly #create = byId("text-create", HTMLButtonElement);
   readonly #cancel = byId("text-cancel", HTMLButtonElement);
   #files: NamedText[] = [];
   #hasOwnName = false;
   #running: AbortController | null = null;
 
-  constructor(parts: YourTextParts) {
-    this.#parts = parts;
+  constructor(page: Page, trial: Trial) {
+    this.#page = page;
+    this.#trial = trial;
     byId("text-form", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
       if (!this.#running) void this.#make();
     });
     this.#cancel.addEventListener("click", () => this.#running?.abort());
-    this.#pasted.addEventListener("input", () => this.#draw());
-    this.#holdBack.addEventListener("change", () => this.#draw());
-    this.#name.addEventListener("input", () => {
-      this.#hasOwnName = this.#name.value !== "";
+    for (const field of [this.#pasted, this.#holdBack, this.#use]) field.addEventListener("input", () => this.#draw());
+    this.#name.addEventListener("change", () => {
+      this.#hasOwnName = this.#name.value.trim() !== "";
+      if (this.#hasOwnName) this.#name.value = slugOf(this.#name.value);
     });
-    for (const [id, opener] of [
-      ["files", "choose-files"],
-      ["folder", "choose-folder"],
-    ]) {
-      const input = byId(id, HTMLInputElement);
-      input.accept = acceptedEndings;
-      byId(opener, HTMLButtonElement).addEventListener("click", () => input.click());
-      input.addEventListener("change", () => {
-        const chosen = [...input.files!].map((file) => ({ path: file.webkitRelativePath || file.name, file }));
-        input.value = "";
-        void this.#add(Promise.resolve(chosen));
-      });
-    }
-    this.#listenToDrops(byId("adapters", HTMLElement));
-    parts.catalog.onChange(() => this.#draw());
+    byId("text-sample", HTMLButtonElement).addEventListener("click", () => {
+      const { children } = byId("sample-examples", HTMLTemplateElement).content;
+      this.#pasted.value = [...children].map(({ textContent }) => textContent).join("\n\n");
+      this.#use.value = "examples";
+      this.#hasOwnName = true;
+      this.#name.value = "recipes";
+      this.#draw();
+    });
+    const files = byId("files", HTMLInputElement);
+    files.accept = acceptedEndings;
+    byId("choose-files", HTMLButtonElement).addEventListener("click", () => files.click());
+    files.addEventListener("change", () => {
+      const chosen = [...files.files!].map((file) => ({ path: file.name, file }));
+      files.value = "";
+      void this.#add(Promise.resolve(chosen));
+    });
+    this.#listenToDrops();
+    page.catalog.onChange(() => this.#draw());
   }
 
-  #listenToDrops(target: HTMLElement): void {
-    const drop = byId("drop", HTMLElement);
-    target.addEventListener("dragover", (event) => {
+  /** Files may be dropped anywhere on the page. */
+  #listenToDrops(): void {
+    const drop = byId("drop");
+    document.addEventListener("dragover", (event) => {
       if (!event.dataTransfer?.types.includes("Files")) return;
       event.preventDefault();
       drop.classList.add("over");
     });
-    target.addEventListener("dragleave", () => drop.classList.remove("over"));
-    target.addEventListener("drop", (event) => {
+    document.addEventListener("dragleave", () => drop.classList.remove("over"));
+    document.addEventListener("drop", (event) => {
       drop.classList.remove("over");
       if (!event.dataTransfer?.types.includes("Files")) return;
       event.preventDefault();
@@ -99,6 +99,10 @@ export class YourText {
     return withOwnNames([...this.#files, ...(text.trim() === "" ? [] : [{ name: pastedName, text }])]);
   }
 
+  get #examples(): string[] {
+    return this.#documents.flatMap(({ text }) => examplesIn(text));
+  }
+
   get #division() {
     const documents = this.#documents;
     return this.#holdBack.checked ? divide(documents) : { uploaded: documents, held: null };
@@ -114,24 +118,25 @@ export class YourText {
         this.#draw();
       };
       const size = make("small", {}, sizeText(bytes[i]));
-      return make(
-        "li",
-        {},
-        make("span", {}, name),
-        size,
-        button("Remove", remove, { "aria-label": `Remove: ${name}` }),
-      );
+      const removal = button("Remove", remove, { "aria-label": `Remove: ${name}` });
+      return make("li", { class: "document" }, make("span", {}, name), size, removal);
     });
-    byId("documents", HTMLElement).replaceChildren(...items);
+    byId("documents").replaceChildren(...items);
+    const isEmpty = documents.length === 0;
+    byId("text-fields").hidden = isEmpty;
+    byId("text-sample").hidden = !isEmpty;
     const total = bytes.reduce((sum, one) => sum + one, 0);
-    byId("documents-total", HTMLElement).textContent =
-      documents.length === 0 ? "" : `${count(documents.length, "document")}, ${sizeText(total)}.`;
-    byId("held-back", HTMLElement).textContent = this.#heldText();
+    const isExamples = this.#use.value === "examples";
+    const examples = `${count(this.#examples.length, "example")} of 2 to ${limits.adapterExamples.toLocaleString("en")}, an empty line between them.`;
+    const size = `${count(documents.length, "document")}, ${sizeText(total)}.`;
+    byId("documents-total").textContent = isExamples ? examples : size;
+    byId("held-back").textContent = isExamples ? "" : this.#heldText();
+    byId("hold-back-field").hidden = isExamples;
     if (!this.#hasOwnName) this.#name.value = nameFor(documents, (name) => this.#isTaken(name));
   }
 
   #isTaken(name: string): boolean {
-    const { adapters, centroids } = this.#parts.catalog;
+    const { adapters, centroids } = this.#page.catalog;
     return reserved.includes(name) || [...adapters, ...centroids].some(({ id }) => id === name);
   }
 
@@ -139,37 +144,23 @@ export class YourText {
     const { held } = this.#division;
     if (held)
       return `“${held.name}” (${sizeText(new Blob([held.text]).size)}) is not uploaded with the rest: what yours gains is measured on it, and you can add it then.`;
-    if (!this.#holdBack.checked || this.#documents.length === 0) return "";
-    return "This is too little text to hold a part back.";
+    return this.#holdBack.checked ? "This is too little text to hold a part back." : "";
   }
 
   async #make(): Promise<void> {
-    const { api, catalog, texts, trial, now } = this.#parts;
+    const { catalog } = this.#page;
     const running = new AbortController();
     const { signal } = running;
-    const progress = byId("text-progress", HTMLProgressElement);
-    const name = this.#name.value.trim();
-    const { uploaded, held } = this.#division;
+    const name = slugOf(this.#name.value);
     this.#failure.textContent = "";
     this.#running = running;
     try {
-      if (uploaded.length === 0) throw new CallFailure("Paste text, or choose files first.");
+      if (this.#documents.length === 0) throw new CallFailure("Paste text, or choose files first.");
+      this.#name.value = name;
       this.#showRunning(true);
-      progress.removeAttribute("value");
       this.#status.textContent = "Your text is read…";
-      const startedMs = now();
-      const onProgress = (built: number, tokens: number) => {
-        progress.value = built / tokens;
-        this.#status.textContent = `Your text is read: ${percent(built / tokens)} of ${count(tokens, "token")}…`;
-      };
-      const { memory } = await upload(api, { name, documents: uploaded, signal, onProgress });
-      const seconds = ((now() - startedMs) / 1000).toFixed(1);
-      const { documents, tokens } = memory!;
-      this.#status.textContent = `${name} is ready after ${seconds} s: ${count(documents, "document")}, ${count(tokens, "token")}.`;
-      texts.add(name, uploaded);
-      this.#clear();
-      await catalog.load();
-      trial.open({ name, held });
+      if (this.#use.value === "examples") await this.#learn(name, signal);
+      else await this.#quote(name, signal);
     } catch (error) {
       this.#status.textContent = signal.aborted ? "Cancelled." : "";
       this.#failure.textContent = failureText(error);
@@ -181,15 +172,47 @@ export class YourText {
     }
   }
 
+  /** Fits an adapter to examples. */
+  async #learn(name: string, signal: AbortSignal): Promise<void> {
+    const { api, catalog } = this.#page;
+    const body = { name, examples: this.#examples };
+    const made = await api.json<Adapter>("/v1/adapters", body, { signal });
+    await catalog.load();
+    this.#clear();
+    this.#status.replaceChildren(make("b", {}, `${name} is made. `), gainText(made));
+  }
+
+  /** Uploads documents. */
+  async #quote(name: string, signal: AbortSignal): Promise<void> {
+    const { api, catalog, texts, now } = this.#page;
+    const { uploaded, held } = this.#division;
+    const startedMs = now();
+    const onProgress = (built: number, tokens: number) => {
+      byId("text-progress", HTMLProgressElement).value = built / tokens;
+      this.#status.textContent = `Your text is read: ${percent(built / tokens)} of ${count(tokens, "token")}…`;
+    };
+    const { memory } = await upload(api, { name, documents: uploaded, signal, onProgress });
+    const seconds = ((now() - startedMs) / 1000).toFixed(1);
+    const { documents, tokens } = memory!;
+    this.#status.textContent = `${name} is ready after ${seconds} s: ${count(documents, "document")}, ${count(tokens, "token")}.`;
+    texts.add(name, uploaded);
+    this.#clear();
+    await catalog.load();
+    this.#trial.open({ name, held });
+  }
+
   #clear(): void {
     this.#files = [];
     this.#pasted.value = "";
+    this.#use.value = "documents";
     this.#hasOwnName = false;
     this.#draw();
   }
 
   #showRunning(isRunning: boolean): void {
-    byId("text-progress", HTMLProgressElement).hidden = !isRunning;
+    const progress = byId("text-progress", HTMLProgressElement);
+    progress.removeAttribute("value");
+    progress.hidden = !isRunning;
     this.#cancel.hidden = !isRunning;
     this.#create.disabled = isRunning;
   }

@@ -77,6 +77,13 @@ describe.skipIf(!browserProgram)("the page", () => {
         for (let presses = 0; presses < 60 && (await focused()) !== wanted; presses++) await page.keyboard.press("Tab");
         expect(await focused()).toBe(wanted);
       };
+      // The first stop skips the header, and few more lie before the prompt.
+      await page.reload();
+      await driver.ended();
+      await page.keyboard.press("Tab");
+      expect(await focused()).toBe("skip");
+      await page.keyboard.press("Enter");
+      expect(await focused()).toBe("main");
       await tabTo("tab-write");
       await page.keyboard.press("ArrowLeft");
       await page.locator("#chat").waitFor();
@@ -91,17 +98,50 @@ describe.skipIf(!browserProgram)("the page", () => {
       const last = await driver.text("#token h3");
       await page.keyboard.press("ArrowLeft");
       await expect.poll(() => driver.text("#token h3")).not.toBe(last);
-      // On to the adapted answer, and through its panel to the first alternative.
+      // On to the base's answer, and through the panel to an alternative.
       await page.keyboard.press("Tab");
       expect(await focused()).toBe("token");
       await driver.says("#token", /likeliest/);
-      const before = await driver.answer("adapted");
+      const before = await driver.answer("base");
       for (let presses = 0; presses < 3; presses++) await page.keyboard.press("ArrowRight");
       await page.keyboard.press("Tab");
       await page.keyboard.press("Tab");
       await page.keyboard.press("Enter");
       await driver.ended();
-      expect(await driver.answer("adapted")).not.toBe(before);
+      expect(await driver.answer("base")).not.toBe(before);
+      // Whoever comes by Tab alone passes few stops under any tab.
+      for (const tab of ["chat", "write", "label", "score"]) {
+        await page.click(`#tab-${tab}`);
+        const stops = await page.evaluate<number>(`[...document.querySelectorAll(
+          "a[href], button, input, select, textarea, summary, [tabindex]")].filter(
+          (one) => one.tabIndex >= 0 && !one.disabled && one.checkVisibility({ visibilityProperty: true })).length`);
+        expect(stops, tab).toBeLessThan(tab === "write" ? 25 : 18);
+      }
+    });
+
+    test("its address brings tab, text and seed to another browser, and texts that were sent can be had again", async () => {
+      const { page } = driver;
+      await driver.sampling({ seed: "11" });
+      await driver.write(maths);
+      const shown = await driver.answer("adapted");
+      const address = page.url();
+      const context = await browser.newContext();
+      const other = await context.newPage();
+      await other.goto(address);
+      await other.locator("#status", { hasText: /have ended/ }).waitFor({ state: "attached" });
+      expect(await other.inputValue("#prompt")).toBe(maths);
+      expect(await other.inputValue("#sampling-seed")).toBe("11");
+      expect(await other.locator("#adapted-answer .answer").textContent()).toBe(shown);
+      await context.close();
+
+      await page.click("#tab-label");
+      await page.selectOption("#label-form .recent", { label: maths.slice(0, 60) });
+      expect(await page.inputValue("#label-text")).toBe(maths);
+      await page.click("#label-form button[type=submit]");
+      await page.waitForSelector("#label-result li");
+      await page.reload();
+      await page.waitForSelector("#label", { state: "visible" });
+      expect(await page.inputValue("#label-text")).toBe(maths);
     });
 
     test("its code for a terminal and for Node say what the page says", async () => {
@@ -176,7 +216,7 @@ describe.skipIf(!browserProgram)("the page", () => {
         isScoring(route) ? route.fulfill({ json: { choices: null } }) : route.continue(),
       );
       await driver.write(maths);
-      expect(await driver.text("#go")).toBe("Write");
+      expect(await driver.text("#go")).toBe("Continue");
       expect((await driver.answer("base")).length).toBeGreaterThan(20);
       expect(await driver.text("#base-failure")).toBe("");
       await page.unroute("**/v1/completions");
@@ -187,7 +227,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       await asked;
       await page.getByRole("button", { name: "Stop" }).click();
       await driver.ended();
-      expect(await driver.text("#go")).toBe("Write");
+      expect(await driver.text("#go")).toBe("Continue");
       expect(await driver.text("#base-facts")).toContain("ended at the token limit");
     });
 
@@ -262,10 +302,10 @@ describe.skipIf(!browserProgram)("the page", () => {
       await page.locator(".key summary").click();
       await page.fill("#key", "sk-wrong");
       await page.keyboard.press("Enter");
-      await driver.says(failure, /API key is wrong/);
+      await driver.says("#page-failure", /API key is wrong/);
       await page.fill("#key", stack.key);
       await page.keyboard.press("Enter");
-      await driver.says(failure, /^$/);
+      await driver.says("#page-failure", /^$/);
       // The example runs again; until it has ended, “Write” is “Stop”.
       await driver.ended();
     });
@@ -295,6 +335,9 @@ describe.skipIf(!browserProgram)("the page", () => {
       await driver.page.fill("#prompt", "Anything");
       await driver.page.click("#go");
       await driver.says(failure, /No backend answers.*Try again in 2 s.*No backend is reachable/);
+      // No figure of an answer before stands beside it.
+      for (const figures of ["#weights", "#evidence", "#adapted-by", "#adapted-facts", "#base-facts"])
+        expect(await driver.text(figures), figures).toBe("");
       await driver.page.unroute("**/v1/completions");
     });
 

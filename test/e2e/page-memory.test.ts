@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { stretchesOf } from "../../edge/page/documents.ts";
-import { surpriseChange } from "../../edge/page/words.ts";
+import { surpriseBeside } from "../../edge/page/words.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { Adapter, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { axeViolations, browserProgram, launchBrowser } from "../support/browser.ts";
@@ -22,11 +22,10 @@ const words =
 const random = seededRandom(35);
 const prose = (length: number) => Array.from({ length }, () => words[Math.floor(random() * words.length)]).join(" ");
 
-/** Drops what is at `path` onto the page, as a file manager does. */
+/** Drops what is at `path` somewhere onto the page, as a file manager does. */
 async function drop(page: Page, path: string): Promise<void> {
   const session = await page.context().newCDPSession(page);
-  const box = (await page.locator("#drop").boundingBox())!;
-  const at = { x: box.x + 20, y: box.y + 20 };
+  const at = { x: 200, y: 400 };
   const data = { items: [], files: [path], dragOperationsMask: 1 };
   for (const type of ["dragEnter", "dragOver", "drop"] as const) {
     await session.send("Input.dispatchDragEvent", { type, ...at, data });
@@ -65,7 +64,6 @@ describe.skipIf(!browserProgram)("your text", () => {
     await page.keyboard.press("Enter");
     await page.locator(".key summary").click();
     await driver.ended();
-    await page.click("#tab-adapters");
     return driver;
   }
 
@@ -105,16 +103,19 @@ describe.skipIf(!browserProgram)("your text", () => {
       const { choices } = (await answered.json()) as CompletionResponse;
       const scored = choices.flatMap(({ chameleon }) => chameleon!.compare!.tokens.slice(63));
       const gain = scored.reduce((sum, one) => sum + one.logprob - one.base_logprob, 0) / scored.length;
-      expect(await driver.text("#trial-gain")).toContain(`${surpriseChange(gain)} by “${held}”`);
-      expect(documents[held]).toContain((await driver.text("#trial-author")).slice(0, -1));
+      expect(await driver.text("#trial-gain")).toContain(`${surpriseBeside(gain, "without it")} by “${held}”`);
+      await driver.ended();
+      expect(documents[held]).toContain(await page.inputValue("#prompt"));
+      expect(documents[held]).toContain((await driver.text("#author-answer")).slice(0, -1));
+      expect((await driver.answer("base")).length).toBeGreaterThan(20);
 
       // By pointer, then by keys: a token that came from the text shows where it stands there.
-      const own = page.locator('#trial-own [data-share]:not([data-share="none"])');
+      const own = page.locator('#adapted-answer [data-share]:not([data-share="none"])');
       await own.first().hover();
       const quoted = async () => {
-        const name = await page.locator("#trial-passage li b").first().textContent();
-        const token = (await page.locator("#trial-passage mark").first().textContent())!;
-        const quote = (await page.locator("#trial-passage blockquote").first().textContent())!;
+        const name = await page.locator("#token li b").first().textContent();
+        const token = (await page.locator("#token mark").first().textContent())!;
+        const quote = (await page.locator("#token blockquote").first().textContent())!;
         expect(documents[name!]).toContain(quote.slice(1, -1));
         return token;
       };
@@ -123,8 +124,8 @@ describe.skipIf(!browserProgram)("your text", () => {
       await own.first().click();
       await page.keyboard.press("End");
       await page.keyboard.press("ArrowLeft");
-      const focused = page.locator("#trial-own .token:focus");
-      expect(await driver.text("#trial-passage h3")).toContain((await focused.textContent())!.trim());
+      const focused = page.locator("#adapted-answer .token:focus");
+      expect(await driver.text("#token h3")).toContain((await focused.textContent())!.trim());
       expect(await page.evaluate("document.documentElement.scrollWidth")).toBe(look.width);
 
       await page.click("#trial-keep");
@@ -142,7 +143,6 @@ describe.skipIf(!browserProgram)("your text", () => {
       await driver.says("#chat-passage", /your text/);
       expect(await axeViolations(page)).toEqual([]);
 
-      await page.click("#tab-adapters");
       expect(await driver.text('[data-adapter="poemas-del-rio"]')).toMatch(/4 documents, .* tokens; ready/);
       const remove = page.getByRole("button", { name: "Delete: poemas-del-rio" });
       page.once("dialog", (dialog) => void dialog.dismiss());
@@ -185,10 +185,10 @@ describe.skipIf(!browserProgram)("your text", () => {
     expect(kept).toEqual([
       { name: "pasted text", tokens: expect.any(Number), bytes: new TextEncoder().encode(text).length },
     ]);
-    await page.fill("#trial-prompt", text.slice(0, 300));
-    await page.getByRole("button", { name: "Write both" }).click();
-    await driver.says("#trial-status", /complete/);
-    expect(await page.locator('#trial-own [data-share="most"]').count()).toBeGreaterThan(0);
+    await page.getByRole("button", { name: "Write with it: verso" }).click();
+    await driver.ended();
+    await driver.write(text.slice(0, 300));
+    expect(await page.locator('#adapted-answer [data-share="most"]').count()).toBeGreaterThan(0);
     await ask("/v1/adapters/verso", "DELETE");
     await driver.close();
   });

@@ -2,7 +2,7 @@
 import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { domainOf } from "../../edge/page/domains.ts";
-import { percent, perplexityChange } from "../../edge/page/words.ts";
+import { percent, surpriseBeside, surpriseChange } from "../../edge/page/words.ts";
 import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
 import type { Adapter, CentroidList, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { axeViolations, browserProgram, launchBrowser } from "../support/browser.ts";
@@ -59,7 +59,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       for (const { id, weight } of experts!.filter((one) => one.weight > 0)) {
         expect(await driver.text(`#weights [data-expert="${id}"]`)).toContain(percent(weight));
       }
-      expect(await driver.text("#evidence")).toContain(perplexityChange(evidence!.nats));
+      expect(await driver.text("#evidence")).toContain(surpriseBeside(evidence!.nats));
       expect(await driver.text("#adapted-facts")).toContain("40 tokens");
       expect(await page.locator("#base-answer [data-step]").count()).toBeGreaterThan(20);
       expect(await driver.text("#legend")).toMatch(/5× likelier or more/);
@@ -81,7 +81,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       const at = 2;
       await page.locator("#adapted-answer .token").nth(at).click();
       const both = [token_logprobs[at]!, compared[at].base_logprob].map((logprob) => percent(Math.exp(logprob)));
-      await driver.says("#token-sentence", new RegExp(`Adapted ${both[0]}, base ${both[1]}`));
+      await driver.says("#token .token-sentence", new RegExp(`Adapted ${both[0]}, base ${both[1]}`));
       await expect
         .poll(() => page.locator("#token tbody tr").allInnerTexts())
         .not.toContainEqual(expect.stringContaining("…"));
@@ -112,31 +112,71 @@ describe.skipIf(!browserProgram)("the page", () => {
       expect(after).not.toBe(before);
     });
 
-    test("moves the weights and the domains while one types", async () => {
+    test("moves the weights while one types, and tells what they were after each token", async () => {
       const { page } = driver;
-      const first = () => page.locator("#domains tbody tr").first().textContent();
-      const from = await first();
+      const prompt = "And the LORD said unto Moses, Go unto the children of Israel";
       await page.fill("#prompt", "");
-      await page.locator("#prompt").pressSequentially("And the LORD said unto Moses, Go unto the children of Israel");
+      await page.locator("#prompt").pressSequentially(prompt);
       await driver.says("#weights", /and, the, him[\w ]* \d/);
-      // Weights and place are asked for apart.
-      await expect.poll(first).not.toBe(from);
+      await page.click("#go");
+      await driver.ended();
+      const range = page.locator("#strip-range");
+      await range.waitFor();
+      const last = Number(await range.getAttribute("max"));
+      expect(await page.locator("#strip > *").count()).toBe(last + 1);
+      const [whole] = (await complete({ prompt, max_tokens: 1, chameleon: {} })).choices;
+      const weightsOf = ({ chameleon }: CompletionResponse["choices"][number]) =>
+        chameleon!.experts!.filter(({ weight }) => weight > 0).map(({ id, weight }) => [id, percent(weight)]);
+      const shown = () =>
+        page
+          .locator("#weights li")
+          .evaluateAll((items) =>
+            items.map((item) => [item.getAttribute("data-expert"), item.querySelector("b")!.textContent]),
+          );
+      expect((await shown()).toSorted()).toEqual(weightsOf(whole).toSorted());
+      // By keys, as it is one tab stop; the title tells the beginning that was weighed.
+      await range.focus();
+      for (let presses = 0; presses < 3; presses++) await page.keyboard.press("ArrowLeft");
+      await driver.says("#weights-title", /After “.*” it would be answered by/);
+      const beginning = /“…?(.*)”/s.exec(await driver.text("#weights-title"))![1];
+      const at = prompt.indexOf(beginning) + beginning.length;
+      const [part] = (await complete({ prompt: prompt.slice(0, at), max_tokens: 1, chameleon: {} })).choices;
+      expect((await shown()).toSorted()).toEqual(weightsOf(part).toSorted());
+      expect(await range.getAttribute("aria-valuetext")).toContain(weightsOf(part)[0][1]);
+      expect(await axeViolations(page)).toEqual([]);
     });
 
-    test("lists domains with what they gain, the most like the prompt first, and answers with one alone", async () => {
+    test("offers every kind of text with what its adapter gains, and answers with one alone", async () => {
       const { page } = driver;
       const { data } = await ask<CentroidList>("/v1/centroids");
-      await page.getByText("What the prompt is like").click();
-      const rows = page.locator("#domains tbody tr");
-      expect(await rows.count()).toBe(data.length);
       const french = data.find((centroid) => domainOf(centroid).name === "ser, des, est")!;
-      const row = rows.filter({ hasText: "ser, des, est" });
-      expect(await row.textContent()).toContain(perplexityChange(french.gain!.nats));
-      await row.getByRole("button").click();
-      await driver.ended();
-      expect(await page.inputValue("#answerer")).toBe(french.id);
-      expect(await axeViolations(page)).toEqual([]);
+      for (const { id } of data) expect(await page.locator(`#answerer option[value="${id}"]`).count()).toBe(1);
+      const option = page.locator(`#answerer option[value="${french.id}"]`);
+      expect(await option.textContent()).toContain(surpriseChange(french.gain!.nats));
+      await page.selectOption("#answerer", french.id);
+      await driver.says("#weights", /100%/);
+      expect(await page.locator(`#weights [data-expert="${french.id}"]`).count()).toBe(1);
       await page.selectOption("#answerer", "auto");
+    });
+
+    test("has examples under each tab, and shows an answer without scrolling", async () => {
+      const { page } = driver;
+      const height = look.width === 390 ? 844 : 800;
+      await page.setViewportSize({ width: look.width, height });
+      const ends = { chat: "#chat-log .assistant .token", label: "#label-result li", score: "#score-result li" };
+      for (const [tab, answer] of Object.entries({ ...ends, write: "#adapted-answer .token" })) {
+        await page.evaluate("scrollTo(0, 0)");
+        await page.click(`#tab-${tab}`);
+        await page.locator(`#${tab} [role=toolbar] button`).first().click();
+        await page.locator(answer).first().waitFor();
+        const box = (await page.locator(answer).first().boundingBox())!;
+        const scrolled = await page.evaluate<number>("scrollY");
+        expect(box.y + scrolled + box.height, tab).toBeLessThanOrEqual(height);
+      }
+      await driver.ended();
+      await page.click("#tab-chat");
+      await driver.says("#chat-status", /complete/);
+      await page.setViewportSize({ width: look.width, height: 900 });
     });
 
     test("scores a text by base, adapter and mixture as the API does", async () => {
@@ -156,8 +196,8 @@ describe.skipIf(!browserProgram)("the page", () => {
       const others = { adapter: "nearest", mixture: "auto" };
       for (const [id, adapter] of Object.entries(others)) {
         const by = await score({ chameleon: { adapter, evidence_tokens: read } });
-        const said = await driver.text(`[data-contestant="${id}"] b`);
-        expect(said).toBe(perplexityChange(mean(by) - mean(base)));
+        const said = await driver.text(`#score-result [data-contestant="${id}"] b`);
+        expect(said).toBe(surpriseBeside(mean(by) - mean(base)));
       }
       await page.locator("#score-result summary").click();
       expect(await driver.text("#score-result table")).toContain((-mean(base)).toFixed(3));
@@ -187,14 +227,13 @@ describe.skipIf(!browserProgram)("the page", () => {
     test("makes an adapter of examples, tells its gain, and lists it everywhere", async () => {
       const { page } = driver;
       const name = `recipes-${look.width}`;
-      await page.click("#tab-adapters");
-      await page.locator("#examples-drawer summary").click();
-      await page.click("#adapter-sample");
-      await page.fill("#adapter-name", name);
-      await page.click("#adapter-form button[type=submit]");
-      await driver.says("#adapter-result", /is made/);
+      await page.click("#text-sample");
+      // What is typed becomes a name that requests can use.
+      await page.fill("#text-name", `Recipes ${look.width}!`);
+      await page.click("#text-create");
+      await driver.says("#text-status", new RegExp(`${name} is made`), 30_000);
       const { gain } = await ask<Adapter>(`/v1/adapters/${name}`);
-      expect(await driver.text("#adapter-result")).toContain(perplexityChange(gain!.nats));
+      expect(await driver.text("#text-status")).toContain(surpriseBeside(gain!.nats));
       for (const list of ["answerer", "score-adapter", "chat-answerer"]) {
         expect(await page.locator(`#${list} option[value="${name}"]`).count()).toBe(1);
       }
@@ -202,7 +241,6 @@ describe.skipIf(!browserProgram)("the page", () => {
       await page.getByRole("button", { name: `Write with it: ${name}` }).click();
       await driver.says("#weights", new RegExp(`${name} 100%`));
       await driver.ended();
-      await page.click("#tab-adapters");
       page.once("dialog", (dialog) => void dialog.accept());
       await page.getByRole("button", { name: `Delete: ${name}` }).click();
       await driver.says("#list-status", /is deleted/);

@@ -71,8 +71,8 @@ export class PageDriver {
   }
 
   /** Waits until `selector` says something that matches. */
-  async says(selector: string, pattern: RegExp): Promise<void> {
-    await this.page.locator(selector).filter({ hasText: pattern }).waitFor({ state: "attached", timeout: 10_000 });
+  async says(selector: string, pattern: RegExp, timeout = 10_000): Promise<void> {
+    await this.page.locator(selector).filter({ hasText: pattern }).waitFor({ state: "attached", timeout });
   }
 
   async sampling(fields: Record<string, string>): Promise<void> {

@@ -1,6 +1,15 @@
 /** The reader's documents before they are uploaded: what they are called, and what is held back. */
 import { expect, test } from "vitest";
-import { cutAt, divide, nameFor, pastedName, stretchesOf, withOwnNames } from "../../../../edge/page/documents.ts";
+import {
+  cutAt,
+  divide,
+  examplesIn,
+  nameFor,
+  pastedName,
+  slugOf,
+  stretchesOf,
+  withOwnNames,
+} from "../../../../edge/page/documents.ts";
 
 const words = (count: number) => Array.from({ length: count }, (_, i) => `word${i}`).join(" ");
 
@@ -43,4 +52,11 @@ test("a text is cut at words, and without words between characters", () => {
   expect(stretchesOf("one two three four", 9, 9)).toEqual(["one two", " three", " four"]);
   expect(stretchesOf("one two three four", 9, 1)).toEqual(["one two"]);
   expect(cutAt("😀😀😀", 3)).toBe(2);
+});
+
+test("any name becomes one that the API takes, and an empty line divides examples", () => {
+  const names = ["My Recipes!", "  _Été_ ", "données-2026", "***", `${"a".repeat(39)}-b`].map(slugOf);
+  expect(names).toEqual(["my-recipes", "ete_", "donnees-2026", "my-text", "a".repeat(39)]);
+  for (const name of names) expect(name).toMatch(/^[a-z0-9][a-z0-9_-]{0,62}$/);
+  expect(examplesIn("\na\nb\n \n\nc\n")).toEqual(["a\nb", "c"]);
 });

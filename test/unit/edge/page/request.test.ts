@@ -2,7 +2,7 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
-import { changesProbabilities, samplingFields, samplingOf, wishOf } from "../../../../edge/page/request.ts";
+import { samplingFields, samplingOf, wishOf } from "../../../../edge/page/request.ts";
 import { type Language, snippet } from "../../../../edge/page/snippets.ts";
 import { completionRequestSchema } from "../../../../shared/contracts/openai.ts";
 
@@ -40,24 +40,9 @@ test.each([
   expect(() => samplingOf({ [name]: text })).toThrow(message);
 });
 
-test("penalties and biases change probabilities; temperature and the like only choose among them", () => {
-  const changes = (texts: Record<string, string>) => changesProbabilities(samplingOf(texts));
-  expect(changes({ temperature: "0.5", top_p: "0.9", frequency_penalty: "0" })).toBe(false);
-  for (const [name, text] of Object.entries({ frequency_penalty: "0.3", presence_penalty: "-1", logit_bias: "{}" })) {
-    expect(changes({ [name]: text })).toBe(true);
-  }
-});
-
-test("a list of experts is read with weights and without", () => {
-  const read = (list: string) => wishOf({ choice: "list", list }, 4).chameleon;
-  expect(read("base, c3").adapter).toEqual([{ id: "base" }, { id: "c3" }]);
-  expect(read("base=1, c3 = 2.5").adapter).toEqual([
-    { id: "base", weight: 1 },
-    { id: "c3", weight: 2.5 },
-  ]);
-  expect(read("c3")).toMatchObject({ compare: true, evidence_tokens: 4 });
-  expect(() => read(" ,")).toThrow(/empty/);
-  expect(() => read("c3=much")).toThrow(/weight of c3 is “much”/);
+test("who answers is asked for by name, with as many tokens of evidence as are wanted", () => {
+  expect(wishOf("c3", 4)).toEqual({ chameleon: { adapter: "c3", compare: true, evidence_tokens: 4 } });
+  expect(wishOf("auto", null, {})).toEqual({ chameleon: { adapter: "auto" } });
 });
 
 test.each<Language>(["curl", "JavaScript", "Python"])("%s: a key of one's own is not in the code", (language) => {

@@ -19,11 +19,11 @@ function storeOver(kept: string): SettingsStore {
 }
 afterEach(() => void vi.unstubAllGlobals());
 
-const initial = { prompt: null, answerer: { choice: "auto", list: "base, " }, sampling: initialTexts };
+const initial = { prompt: null, answerer: "auto", sampling: initialTexts, recent: [] };
 
 test("settings are kept, and fields that were not there yet have their initial text", () => {
   const sampling = { temperature: "0.2" };
-  const kept = { prompt: "a", answerer: { choice: "list", list: "base, c3" }, sampling };
+  const kept = { prompt: "a", answerer: "c3", sampling, recent: ["b", "a"] };
   const store = storeOver(JSON.stringify(kept));
   expect(store.current).toEqual({ ...kept, sampling: { ...initialTexts, ...sampling } });
   store.change({ prompt: "b" });
@@ -38,11 +38,12 @@ test.each([
   "null",
   "[1]",
   '{"answerer":null}',
-  '{"answerer":{"choice":3,"list":null}}',
+  '{"answerer":{"choice":"c3","list":""}}',
   '{"sampling":null}',
   '{"sampling":"abc"}',
   '{"sampling":{"max_tokens":5,"seed":null}}',
   '{"prompt":{}}',
+  '{"recent":{"0":"a"}}',
   '{"other":1}',
 ])("%s is dropped", (kept) => {
   expect(storeOver(kept).current).toEqual(initial);
@@ -50,11 +51,23 @@ test.each([
 
 test("what fits is kept beside what does not", () => {
   const { current } = storeOver(
-    '{"prompt":"a","answerer":{"choice":"c3","list":[]},"sampling":{"seed":"7","max_tokens":5}}',
+    '{"prompt":"a","answerer":"c3","recent":["a",3],"sampling":{"seed":"7","max_tokens":5}}',
   );
   expect(current).toEqual({
     prompt: "a",
-    answerer: { choice: "c3", list: "base, " },
+    answerer: "c3",
     sampling: { ...initialTexts, seed: "7" },
+    recent: ["a"],
   });
+});
+
+test("what was sent is kept once, the latest first, up to twenty texts of no great length", () => {
+  const store = storeOver("{}");
+  const heard: number[] = [];
+  store.onChange(() => heard.push(store.current.recent.length));
+  for (const text of ["a", "b", "a", " ", "x".repeat(2001)]) store.remember(text);
+  expect(store.current.recent).toEqual(["a", "b"]);
+  expect(heard).toEqual([1, 2, 2]);
+  for (let i = 0; i < 25; i++) store.remember(`${i}`);
+  expect(new SettingsStore().current.recent).toEqual(Array.from({ length: 20 }, (_, i) => `${24 - i}`));
 });

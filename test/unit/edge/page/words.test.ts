@@ -3,36 +3,34 @@ import { expect, test } from "vitest";
 import {
   likelier,
   percent,
-  perplexityBesideBase,
-  perplexityChange,
-  perplexityInterval,
+  probabilityText,
   readableToken,
   shareStepOf,
   sizeText,
   stepOf,
+  surpriseBeside,
   surpriseChange,
+  surpriseInterval,
 } from "../../../../edge/page/words.ts";
 
 test.each([
-  [0.248, "22% lower perplexity"],
-  [-0.03, "3% higher perplexity"],
-  [-0.7, "101% higher perplexity"],
-  [0.001, "the same perplexity"],
-  [4.9, "99% lower perplexity"],
-  [9, "99% lower perplexity"],
+  [0.248, "22% less surprised"],
+  [-0.03, "3% more surprised"],
+  [-0.7, "101% more surprised"],
+  [0.001, "as surprised"],
+  [4.9, "99% less surprised"],
+  [9, "99% less surprised"],
 ])("a gain of %f nats a token is %s", (nats, words) => {
-  expect(perplexityChange(nats)).toBe(words);
+  expect(surpriseChange(nats)).toBe(words);
 });
 
-test("a sentence compares with the base: lower than it, or the same as it", () => {
-  expect([0.248, 0.001].map(perplexityBesideBase)).toEqual([
-    "22% lower perplexity than the base",
-    "the same perplexity as the base",
-  ]);
+test("a sentence compares: less than the base, or as the base", () => {
+  expect(surpriseBeside(0.248)).toBe("22% less surprised than the base");
+  expect(surpriseBeside(0.001, "without it")).toBe("as surprised as without it");
 });
 
 test("an interval that crosses zero says so", () => {
-  expect(perplexityInterval([-0.05, 0.22])).toBe("5% higher to 20% lower");
+  expect(surpriseInterval([-0.05, 0.22])).toBe("5% more to 20% less");
 });
 
 test.each([
@@ -68,12 +66,8 @@ test("tokens that cannot be seen are named", () => {
   ]);
 });
 
-test("a gain is less surprise, a loss is more, and a share has its step of the scale", () => {
-  expect([0.248, 0.001, -0.03].map(surpriseChange)).toEqual([
-    "22% less surprised",
-    "as surprised as without it",
-    "3% more surprised",
-  ]);
+test("a share has its step of the scale, and a probability that is not known is none", () => {
+  expect([null, Math.log(0.25)].map(probabilityText)).toEqual(["–", "25%"]);
   expect([0, 0.1, 0.3, 0.6, 1].map(shareStepOf)).toEqual(["none", "some", "much", "most", "most"]);
 });
 

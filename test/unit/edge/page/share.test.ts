@@ -1,0 +1,21 @@
+/** The page's address: what it says is read again, and what others wrote there is not believed. */
+import { expect, test } from "vitest";
+import { hashOf, readShared } from "../../../../edge/page/share.ts";
+
+test.each([
+  { tab: "write", text: "a & b = #%\n日本", seed: 0 },
+  { tab: "chat", text: null, seed: null },
+])("an address with $tab, $text and $seed is read as it was written", (shared) => {
+  expect(readShared(hashOf(shared))).toEqual(shared);
+});
+
+test.each(["", "#", "#main", "#seed=-1", "#seed=2147483648", "#seed=1e3", "#text="])("%s says nothing", (hash) => {
+  expect(readShared(hash)).toEqual({ tab: "", text: null, seed: null });
+});
+
+test("a text that is too long for an address is left out, and one in an address is cut", () => {
+  expect(readShared(hashOf({ tab: "score", text: "x".repeat(2001), seed: 7 }))).toEqual({
+    ...{ tab: "score", text: null, seed: 7 },
+  });
+  expect(readShared(`#tab=score&text=${"x".repeat(9000)}`).text).toHaveLength(2000);
+});
