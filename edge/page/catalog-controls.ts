@@ -40,10 +40,10 @@ export interface Example {
 }
 
 /** Buttons of examples, one tab stop together. */
-export function drawExamples(
+export function drawExamples<E extends Example>(
   container: HTMLElement,
-  examples: readonly Example[],
-  onChoose: (example: Example) => void,
+  examples: readonly E[],
+  onChoose: (example: E) => void,
 ): void {
   container.replaceChildren(
     ...examples.map((example, i) => {

@@ -1,12 +1,12 @@
 /** “Classify”: which of the reader's labels fits a text, and how sure that is. */
 import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
 import { CallFailure } from "./api.ts";
-import { drawExamples, type Example } from "./catalog-controls.ts";
+import { drawExamples } from "./catalog-controls.ts";
 import { byId, make, submitWith } from "./elements.ts";
 import { contest } from "./experts.ts";
 import type { Page } from "./page.ts";
 
-const examples: readonly (Example & { labels: string })[] = [
+const examples = [
   { name: "Support", text: "The parcel came broken, and I want my money back.", labels: "refund, delivery, praise" },
   { name: "Review", text: "The film is far too long, but I laughed all the way.", labels: "positive, negative" },
   { name: "Topic", text: "The striker scored twice in the last ten minutes.", labels: "sport, politics, cooking" },
@@ -29,9 +29,9 @@ export class Label {
         .map(({ name }) => make("option", { value: name }, `${name}: your examples`));
       this.#answerer.replaceChildren(make("option", { value: "auto" }, "The model as it is"), ...own);
     });
-    drawExamples(byId("label-examples"), examples, ({ text }) => {
+    drawExamples(byId("label-examples"), examples, ({ text, labels }) => {
       this.#text.value = text;
-      this.#names.value = examples.find((one) => one.text === text)!.labels;
+      this.#names.value = labels;
       this.#form.requestSubmit();
     });
     this.#form.addEventListener("submit", (event) => {

@@ -30,17 +30,12 @@ export async function upload(api: Api, { name, documents, isAddition = false, si
       if (status === "ready") return adapter;
       if (status === "failed") throw new CallFailure(`The server could not read the documents: ${error}`);
       onProgress(built_tokens, tokens);
-      await pause(signal);
+      await new Promise((resolve) => setTimeout(resolve, lookMs));
+      signal.throwIfAborted();
       adapter = await api.json<Adapter>(pathOf(name), undefined, { signal });
     }
   } catch (error) {
     if (signal.aborted && !isAddition) await api.json(pathOf(name), undefined, { method: "DELETE" });
     throw error;
   }
-}
-
-function pause(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    setTimeout(() => (signal.aborted ? reject(signal.reason as Error) : resolve()), lookMs);
-  });
 }

@@ -30,14 +30,12 @@ export class Trial {
   readonly #failure = byId("trial-failure");
   readonly #gain = byId("trial-gain");
   readonly #figures = byId("trial-figures");
-  readonly #compare = byId("trial-compare", HTMLButtonElement);
   readonly #keep = byId("trial-keep", HTMLButtonElement);
   #tried: Tried = { name: "", held: null };
   #measured = Promise.resolve();
 
   constructor(page: Page) {
     this.#page = page;
-    this.#compare.addEventListener("click", () => this.#offer());
     this.#keep.addEventListener("click", () => void this.#keepIt());
   }
 
@@ -46,10 +44,10 @@ export class Trial {
     this.#tried = tried;
     this.#section.hidden = false;
     this.#keep.textContent = tried.held ? "Add the rest and chat" : "Chat with it";
-    this.#compare.hidden = tried.held === null;
     for (const element of [this.#figures, this.#gain, this.#failure]) element.replaceChildren();
-    if (tried.held) this.#measured = this.#measure(tried.held);
-    this.#offer();
+    if (tried.held === null) return;
+    this.#measured = this.#measure(tried.held);
+    this.#page.compare(passagesOf(tried.held.text, tried.name));
   }
 
   /** Hides the trial of an adapter that is deleted. */
@@ -57,11 +55,6 @@ export class Trial {
     if (this.#tried.name !== name) return;
     this.#tried = { name: "", held: null };
     this.#section.hidden = true;
-  }
-
-  #offer(): void {
-    const { name, held } = this.#tried;
-    if (held) this.#page.compare(passagesOf(held.text, name));
   }
 
   /** Scores the held-back text by the base and with the reader's text. */
@@ -129,7 +122,6 @@ export class Trial {
         await upload(api, { name, documents, isAddition: true, signal, onProgress: () => {} });
         texts.add(name, documents);
         this.#tried = { name, held: null };
-        this.#compare.hidden = true;
         this.#keep.textContent = "Chat with it";
         await catalog.load();
       }
