@@ -104,7 +104,8 @@ async function run(config: BackendConfig): Promise<void> {
     // Secrets stay in this process: a native fault may leave the engine's memory in a core dump.
     const { secrets, artifactStore, ...open } = config;
     const settings = { ...open, kvBytes: memory.kvBytes, limits, artifactsDirectory };
-    const unwrittenOf = (tenant: string, hash: string) => store.unwritten(tenant, hash);
+    const unwrittenOf = (tenant: string, hash: string) =>
+      store.unwritten(tenant, hash) ?? memoryStore.unwritten(tenant, hash);
     return startSet(settings, { observer, now, stallMs: config.stallMs, environment, unwrittenOf });
   };
   const follower = config.artifactStore && followerOf(config, config.artifactStore, { sets, start, now, metrics, log });

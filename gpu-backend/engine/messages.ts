@@ -32,7 +32,7 @@ export type ToEngine =
   | { type: "start"; settings: EngineSettings }
   /**
    * `adapterId` is a centroid's, or a tenant's own (adapters/own/artifact.ts); `traced` asks for what `FromEngine` "traced" has; `unwritten` are
-   * own adapters by id that are not on disk.
+   * own adapters and memories by id that are not on disk.
    */
   | {
       type: "submit";

@@ -43,7 +43,7 @@ function fail(thrown: unknown): void {
   toParent(failed, undefined, undefined, () => process.exit(1));
 }
 
-/** Own adapters that the disk refused, by id. Every batch that names one contains it, so the oldest may be dropped. */
+/** Own adapters and memories that the disk refused, by id. Every batch that names one contains it, so the oldest may be dropped. */
 const unwritten = new LruCache<Uint8Array>(64 * 2 ** 20);
 
 async function serve(settings: EngineSettings): Promise<void> {
@@ -74,7 +74,10 @@ async function serve(settings: EngineSettings): Promise<void> {
     tenantBytes: settings.tenantMemoryBytes,
   });
   const memories = {
-    source: memoryFiles,
+    source: {
+      read: async (tenant: string, hash: string) =>
+        unwritten.get(ownAdapterId(tenant, hash)) ?? memoryFiles.read(tenant, hash),
+    },
     shape: { manifestHash, ...opened.runner.config },
     ...{ neighbours: rule.neighbours, threads: settings.threads, maximumBytes: settings.memoryCacheBytes },
   };
@@ -103,7 +106,11 @@ async function serve(settings: EngineSettings): Promise<void> {
       };
       engine.submit(message.adapterId, message.sequences, message.traced && { ...message.traced, take }).catch(fail);
     } else if (message.type === "cancel") engine.cancel(message.ids);
-    else if (message.type === "dropMemory") engine.dropMemory(message.tenant, message.hash);
+    else if (message.type === "dropMemory") {
+      const { tenant, hash } = message;
+      for (const id of unwritten.keys) if (id.startsWith(ownAdapterId(tenant, hash ?? ""))) unwritten.delete(id);
+      engine.dropMemory(tenant, hash);
+    }
     wake();
   });
   send({ type: "ready", info: { manifest, manifestHash, numerics, device, warnings } });

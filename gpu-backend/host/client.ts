@@ -60,7 +60,7 @@ export interface EngineClientParts {
    * takes seconds.
    */
   stallMs: number;
-  /** The bytes of a tenant's own adapter that is not on disk; null for any other. */
+  /** The bytes of a tenant's own adapter or memory that is not on disk; null for any other. */
   unwrittenOf?(tenant: string, hash: string): Uint8Array | null;
   /** Environment of the engine's process. */
   environment: NodeJS.ProcessEnv;
@@ -169,7 +169,8 @@ export class EngineClient {
     this.#register(batch.sequences, sink);
     const { tenant } = batch.sequences[0];
     const adapterId = batch.adapterHash ? ownAdapterId(tenant, batch.adapterHash) : batch.centroidId;
-    const unwritten = ownAdaptersOf(batch).flatMap((hash): [string, Uint8Array][] => {
+    const files = [...ownAdaptersOf(batch).map((hash) => ({ tenant, hash })), ...memoriesByTenant(batch)];
+    const unwritten = files.flatMap(({ tenant, hash }): [string, Uint8Array][] => {
       const bytes = this.#unwrittenOf(tenant, hash);
       return bytes ? [[ownAdapterId(tenant, hash), bytes]] : [];
     });

@@ -1,6 +1,6 @@
 /**
  * Tenants' files of one kind on disk (tenant-files.ts for their layout), with bounds on their bytes. The edge keeps what they are
- * made of, so the least recently used are removed at a bound. One process writes a folder.
+ * made of, so the least recently used are removed at a bound. What the disk refuses is kept in memory. One process writes a folder.
  */
 import { randomBytes } from "node:crypto";
 import * as fs from "node:fs/promises";
@@ -9,12 +9,10 @@ import { basename, join, sep } from "node:path";
 import { hashPattern } from "../../shared/contracts/inference.ts";
 import { nullIfMissing, removeUnfinished, type WriteSystem, writeWhole } from "../files.ts";
 import { LruCache } from "../lru.ts";
-import { type FilePlan, PartialFile, plannedBytes } from "./partial-file.ts";
+import { type FilePlan, PartialFile, plannedBytes, unwrittenBytes } from "./partial-file.ts";
 import { keyBytes, sealEnd, sealedBytes, sealRecord } from "./sealed-records.ts";
 import { partialSuffix, TenantFiles, type TenantFilesSettings } from "./tenant-files.ts";
 
-/** Maximum bytes of files kept in memory because the disk refused them. */
-const unwrittenBytes = 64 * 2 ** 20;
 /** A partial file that nobody has continued for so long, in milliseconds, is removed. */
 export const leftoverMs = 86_400_000;
 
@@ -92,7 +90,7 @@ export class TenantStore {
     return this.#indexing;
   }
 
-  /** Stores a file, whose `fileBytes` are at most `tenantBytes`; in memory where the disk refuses it. */
+  /** Stores a file, whose `fileBytes` are at most `tenantBytes`. */
   async keep(tenant: string, hash: string, content: Uint8Array): Promise<void> {
     const path = this.files.pathOf(tenant, hash);
     const records = [new Uint8Array(0), content];
@@ -123,9 +121,10 @@ export class TenantStore {
     const file = new PartialFile({
       ...{ hash, plan, path, partialPath, system: this.#system },
       onDisk: (write) => this.#onDisk(write),
-      finished: () => {
+      finished: (unwritten) => {
         this.#index.delete(partialPath);
-        this.#used(path, { bytes, isIntact: true });
+        if (unwritten) this.#unwritten.set(path, unwritten, unwritten.length);
+        else this.#used(path, { bytes, isIntact: true });
       },
       closed: async () => {
         this.#writing.delete(partialPath);

@@ -389,37 +389,42 @@ describe("a file that is written record by record", () => {
     await file.close();
   });
 
-  test.each(refusals)("is refused where the disk refuses the %s, and nothing stays open", async (_, parts) => {
+  test.each(refusals)("is finished in memory where the disk refuses the %s", async (_, parts) => {
     const store = storeOf({ system: broken(parts) });
-    const make = async () => {
-      const file = await store.begin("acme", one, plan);
-      try {
-        await file.append(records);
-        await file.finish();
-      } finally {
-        await file.close();
-      }
-    };
-    await expect(make()).rejects.toMatchObject({ kind: "backend_unavailable" });
-    expect([store.disk.fault, store.disk.unwrittenBytes, await store.has("acme", one)]).toEqual(["ENOSPC", 0, false]);
-    isFull = false;
-    await make();
-    expect([await store.read("acme", one), store.disk.files]).toEqual([whole, 1]);
+    const file = await store.begin("acme", one, plan);
+    await file.append(records);
+    await file.finish();
+    await file.close();
+    expect(await store.has("acme", one)).toBe(true);
+    expect(store.unwritten("acme", one)).toEqual(whole);
+    expect(store.disk).toMatchObject({ fault: "ENOSPC", unwrittenBytes: whole.length });
   });
 
-  test("is continued after what a full disk has taken", async () => {
+  test("is not counted as being written where its beginning was refused", async () => {
+    const large = { ...plan, recordBytes: [...plan.recordBytes, 2 ** 27] };
+    const store = storeOf({
+      system: broken({ open: full as WriteSystem["open"] }),
+      tenantBytes: 2 ** 28,
+      totalBytes: 2 ** 28,
+    });
+    await expect(store.begin("acme", one, large)).rejects.toMatchObject({ kind: "backend_unavailable" });
+    expect(store.disk).toMatchObject({ fault: "ENOSPC", files: 0, bytes: 0 });
+  });
+
+  test("is refused by a full disk if it is too large for memory; what was written is continued later", async () => {
+    const large = { ...plan, recordBytes: [...plan.recordBytes, 2 ** 27] };
     isFull = false;
-    const store = storeOf({ system: broken({ open: fillsUp }) });
-    const file = await store.begin("acme", one, plan);
+    const store = storeOf({ system: broken({ open: fillsUp }), tenantBytes: 2 ** 28, totalBytes: 2 ** 28 });
+    const file = await store.begin("acme", one, large);
     await file.append(records.slice(0, 2));
     await file.close();
     isFull = true;
-    const full = await store.begin("acme", one, plan);
+    const full = await store.begin("acme", one, large);
     await expect(full.append(records.slice(2))).rejects.toMatchObject({ kind: "backend_unavailable" });
     await full.close();
     expect([store.disk.fault, await store.has("acme", one)]).toEqual(["ENOSPC", false]);
     isFull = false;
-    const again = await store.begin("acme", one, plan);
+    const again = await store.begin("acme", one, large);
     expect(again.length).toBe(2);
     await again.close();
   });
