@@ -165,6 +165,27 @@ test("one answers with the artifacts it was made for until all of it is made aga
   );
 });
 
+test("fitted parts that wait for a memory stay where another adapter of the same bytes is deleted", async () => {
+  const refuses: Parameters<typeof backendMakes>[0] = { memories: starting };
+  const seen = backendMakes(refuses);
+  await create("alone", { examples });
+  await create("both", { documents, examples });
+  await serve(after);
+  await app().request("/v1/adapters", { headers });
+  await alarm();
+  await vi.waitFor(async () => expect(await shown("alone")).toMatchObject({ outdated: false }));
+  await vi.waitFor(() => expect(seen.fits.filter((one) => one.manifestHash === after.manifestHash)).toHaveLength(2));
+  const { hash } = await shown("alone");
+  await vi.waitFor(async () => expect((await shown("both")).refit?.error).toEqual(expect.any(String)));
+  expect((await app().request("/v1/adapters/alone", { method: "DELETE", headers })).status).toBe(200);
+
+  delete refuses.memories;
+  await alarm();
+  await vi.waitFor(async () => expect(await shown("both")).toMatchObject({ outdated: false, hash }));
+  expect(await store().file(hash!, { address: backendUrl, process: null })).not.toBeNull();
+  expect(seen.deletions).not.toContain(`/v1/adapters/${tenant}/${hash}`);
+});
+
 test("they are made again the last used first, and nothing is charged for it", async () => {
   const seen = backendMakes();
   const named = ["first", "second", "third"];
