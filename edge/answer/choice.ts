@@ -3,7 +3,7 @@
  * have the same text. Pure.
  */
 import type { DoneFrame, Frame, PromptFrame, TokenFrame, TokenSources } from "../../shared/contracts/inference.ts";
-import type { ChatToken, ComparedToken, SourcedToken } from "../../shared/contracts/responses.ts";
+import type { ChatToken, ComparedToken, PromptLogprobs, SourcedToken } from "../../shared/contracts/responses.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { hasCalls } from "../../shared/contracts/tools.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -16,6 +16,8 @@ export interface ChoiceOptions {
   echo: boolean;
   /** Alternatives per token; null for no logprobs at all. */
   logprobs: number | null;
+  /** The same of the prompt's tokens. */
+  promptLogprobs: number | null;
   compare: boolean;
   /** Tell the passages behind each token, of an answer that reads memories. */
   sources: boolean;
@@ -31,6 +33,8 @@ export interface ChoicePart {
   calls: CallPart[];
   /** null unless the request asks for logprobs. */
   logprobs: ReportedToken[] | null;
+  /** In the part of the prompt only, if the request asks for them. */
+  promptLogprobs: PromptLogprobs | null;
   compared: ComparedToken[];
   sourced: SourcedToken[];
   /** In the last part only. */
@@ -103,7 +107,10 @@ export class Choice {
   push(frame: Frame): ChoicePart {
     switch (frame.type) {
       case "prompt":
-        return this.#part("", this.#promptTokens(frame), null);
+        return {
+          ...this.#part("", this.#options.echo ? this.#promptTokens(frame) : [], null),
+          promptLogprobs: this.#promptLogprobs(frame),
+        };
       case "token":
         return this.#part(this.#append(frame), this.#emitted(), null);
       case "done": {
@@ -164,6 +171,22 @@ export class Choice {
     });
   }
 
+  #promptLogprobs({ logprobs, alternatives }: PromptFrame): PromptLogprobs | null {
+    const { promptLogprobs } = this.#options;
+    if (promptLogprobs === null) return null;
+    return this.planned.sequence.promptIds.map((id, i) => {
+      const own = logprobs[i] ?? null;
+      if (own === null) return null;
+      const top = (alternatives[i] ?? []).slice(0, promptLogprobs);
+      const all = top.some(([one]) => one === id) ? top : [...top, [id, own] as const];
+      const told = all.map(([one, logprob], r) => {
+        const decoded_token = tokenText(this.#tokenizer.pieceOf(one));
+        return [one, { logprob, rank: r < top.length ? r + 1 : null, decoded_token }];
+      });
+      return Object.fromEntries(told);
+    });
+  }
+
   #sourcesOf({ share, passages }: TokenSources): ReportedToken["sources"] {
     const { memories } = this.planned.assignment;
     return {
@@ -185,6 +208,7 @@ export class Choice {
       planned: this.planned,
       ...read,
       logprobs: this.#options.logprobs === null ? null : tokens,
+      promptLogprobs: null,
       compared: this.#options.compare ? comparedOf(tokens) : [],
       sourced: this.#isSourced ? sourcedOf(tokens) : [],
       done,

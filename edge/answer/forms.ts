@@ -38,7 +38,9 @@ function inChoices({ idPrefix, object, chunkObject, choice, chunkChoice }: Choic
     repeatsText: false,
     whole(envelope, choices, usage) {
       const written = choices.map(({ all, block }) => withBlock(choice(all, envelope), block));
-      return { ...answer(envelope, object, written), usage };
+      const { promptLogprobs } = choices[0].all;
+      const told = promptLogprobs && object === "chat.completion" && { prompt_logprobs: promptLogprobs };
+      return { ...answer(envelope, object, written), usage, ...told };
     },
     events(envelope, { part, block, isFirst }) {
       const data = answer(envelope, chunkObject, [withBlock(chunkChoice(part, isFirst, envelope), block)]);
@@ -50,9 +52,10 @@ function inChoices({ idPrefix, object, chunkObject, choice, chunkChoice }: Choic
   };
 }
 
-function completionChoice({ planned, text, logprobs, done }: ChoicePart): CompletionChoice {
+function completionChoice({ planned, text, logprobs, promptLogprobs, done }: ChoicePart): CompletionChoice {
   const finish_reason = done?.finishReason ?? null;
-  return { index: planned.index, text, logprobs: logprobs && logprobsOf(logprobs), finish_reason };
+  const told = promptLogprobs && { prompt_logprobs: promptLogprobs };
+  return { index: planned.index, text, logprobs: logprobs && logprobsOf(logprobs), finish_reason, ...told };
 }
 
 const completionForm = inChoices({

@@ -116,7 +116,17 @@ export class ResponseBuilder {
     this.#plan = plan;
     this.#options = options;
     this.#choices = plan.choices.map((planned) => ({
-      all: { planned, text: "", calls: [], logprobs: null, compared: [], sourced: [], done: null, finishReason: null },
+      all: {
+        planned,
+        text: "",
+        calls: [],
+        logprobs: null,
+        promptLogprobs: null,
+        compared: [],
+        sourced: [],
+        done: null,
+        finishReason: null,
+      },
       gained: { nats: 0, tokens: 0 },
       hasBegun: false,
     }));
@@ -158,8 +168,10 @@ export class ResponseBuilder {
     }
   }
 
-  #join(all: ChoicePart, { text, calls, logprobs, compared, sourced }: ChoicePart): void {
+  #join(all: ChoicePart, { text, calls, logprobs, promptLogprobs, compared, sourced }: ChoicePart): void {
     all.text += text;
+    all.promptLogprobs ??= promptLogprobs;
+    for (const told of promptLogprobs ?? []) this.heldBytes += 2 * logprobBytes * Object.keys(told ?? {}).length;
     for (const call of calls) {
       all.calls[call.index] ??= { ...call, arguments: "" };
       const begun = all.calls[call.index];

@@ -22,21 +22,30 @@ interface Reported {
   echo: boolean;
   /** Alternatives per token; null when logprobs are off. */
   logprobs: number | null;
+  /** The same of the prompt's tokens. */
+  promptLogprobs: number | null;
   compare: boolean;
   sources: boolean;
 }
 
 /** Throws invalid_request if a non-streamed answer, which is in memory until it is complete, may have more than `limits.wholeLogprobs`. */
-export function refuseManyLogprobs({ choices }: Plan, { form, echo, logprobs, compare, sources }: Reported): void {
+export function refuseManyLogprobs(
+  { choices }: Plan,
+  { form, echo, logprobs, promptLogprobs, compare, sources }: Reported,
+): void {
   const perToken =
     (logprobs === null ? 0 : 1 + logprobs) + (compare ? 1 : 0) + (sources ? 1 + limits.sourcesPerToken : 0);
   // Every choice of a prompt repeats the prompt's logprobs.
   const tokensOf = ({ sequence: { maxTokens, promptIds } }: Plan["choices"][number]) =>
     maxTokens + (echo && logprobs !== null ? promptIds.length : 0);
-  const logprobsMax = perToken * choices.reduce((sum, choice) => sum + tokensOf(choice), 0);
+  const perPromptToken = promptLogprobs === null ? 0 : 1 + promptLogprobs;
+  const logprobsMax = choices.reduce(
+    (sum, choice) => sum + perToken * tokensOf(choice) + perPromptToken * choice.sequence.promptIds.length,
+    0,
+  );
   if (logprobsMax <= limits.wholeLogprobs) return;
   const message = `the answer may have up to ${logprobsMax} logprobs, the maximum is ${limits.wholeLogprobs} without stream: true`;
-  throw invalidRequest(message, fieldOf(form, logprobs, compare));
+  throw invalidRequest(message, promptLogprobs === null ? fieldOf(form, logprobs, compare) : "prompt_logprobs");
 }
 
 /** Maximum bytes of a choice's last event, and of an event with one token. GPT-2's longest token has 128 bytes. */

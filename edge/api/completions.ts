@@ -153,6 +153,7 @@ export async function answerFromCell(
   const options = {
     echo: request.echo,
     logprobs: request.logprobs,
+    promptLogprobs: request.prompt_logprobs,
     compare: request.chameleon.compare,
     sources: request.chameleon.sources,
     withBlock: request.withBlock,

@@ -9,7 +9,7 @@ import type { StreamCursor } from "../answer/sent-events.ts";
 import { NotTaken } from "../dispatch/dispatcher.ts";
 
 /** Raise it with every change of the message or of the cell's answer. */
-export const cellRequestVersion = 7;
+export const cellRequestVersion = 8;
 
 /** The message, as JSON. */
 export interface CellRequest extends AnswerRequest {

@@ -17,7 +17,16 @@ import { retrievalOf } from "./retrieval.ts";
 /** The fields that a completion's and a chat's request share. */
 export type GenerationRequest = Pick<
   CompletionRequest,
-  "model" | "n" | "seed" | "max_tokens" | "echo" | "logprobs" | "sampling" | "chameleon" | "withBlock"
+  | "model"
+  | "n"
+  | "seed"
+  | "max_tokens"
+  | "echo"
+  | "logprobs"
+  | "prompt_logprobs"
+  | "sampling"
+  | "chameleon"
+  | "withBlock"
 >;
 
 /** One choice of the response and the sequence that makes it. */
@@ -100,11 +109,12 @@ export async function planGeneration(
   const assigned = caller.now();
 
   checkSampling(request.sampling, manifest.model);
-  const logprobs = request.logprobs ?? (compare ? 0 : null);
+  const promptLogprobs = request.prompt_logprobs;
+  const reported = [request.logprobs, promptLogprobs, compare ? 0 : null].filter((one) => one !== null);
   const sampling: SamplingChanges = {
     ...manifest.model.sampling,
     ...request.sampling,
-    ...(logprobs !== null && { logprobs }),
+    ...(reported.length > 0 && { logprobs: Math.max(...reported) }),
   };
   const { min_tokens: minTokens } = sampling;
   // Seeds may have any size; their low 32 bits are used.
@@ -134,7 +144,7 @@ export async function planGeneration(
         },
         ...(caller.deadlineMs && { deadlineMs: caller.deadlineMs }),
         // Only the first choice; the others get a copy (answer/prompt-scores.ts).
-        promptLogprobs: request.echo && request.logprobs !== null && i === 0,
+        promptLogprobs: ((request.echo && request.logprobs !== null) || promptLogprobs !== null) && i === 0,
         compare,
         ...(mixture && { mixture }),
         ...(memories.length > 0 && { memories, sources }),

@@ -21,9 +21,10 @@ export function retrievalOf(
   {
     echo,
     logprobs,
+    prompt_logprobs,
     max_tokens,
     chameleon: { retrieve },
-  }: Pick<CompletionRequest, "echo" | "logprobs" | "max_tokens" | "chameleon">,
+  }: Pick<CompletionRequest, "echo" | "logprobs" | "prompt_logprobs" | "max_tokens" | "chameleon">,
   prompt: TokenizedPrompt,
   { memories }: Pick<Assignment, "memories">,
   { contextTokens, tokenizer }: { contextTokens: number; tokenizer: Tokenizer },
@@ -31,6 +32,7 @@ export function retrievalOf(
   if (retrieve === null) return null;
   const refuse = (why: string) => invalidRequest(`chameleon.retrieve is ${retrieve}, but ${why}`, "chameleon.retrieve");
   if (echo && logprobs !== null) throw refuse("echo with logprobs scores a prompt as it is");
+  if (prompt_logprobs !== null) throw refuse("prompt_logprobs scores a prompt as it is");
   if (memories.length === 0) {
     throw refuse("no adapter of your own with documents that are ready answers; POST /v1/adapters makes one");
   }

@@ -6,11 +6,15 @@ export const requestSchema = z.looseObject({
   temperature: z.number().nullish(),
   chameleon: z.looseObject({}).nullish(),
 });
-export const answerSchema = z.looseObject({
-  object: z.enum(["text_completion", "chat.completion"]),
-  system_fingerprint: z.string(),
-  choices: z.array(z.looseObject({ chameleon: z.looseObject({ seed: z.int().optional() }).optional() })).min(1),
-});
+const withSeed = z.looseObject({ chameleon: z.looseObject({ seed: z.int().optional() }).optional() });
+export const answerSchema = z.union([
+  z.looseObject({
+    object: z.enum(["text_completion", "chat.completion"]),
+    system_fingerprint: z.string(),
+    choices: z.array(withSeed).min(1),
+  }),
+  withSeed.extend({ object: z.literal("response"), system_fingerprint: z.string() }),
+]);
 export type Answer = z.infer<typeof answerSchema>;
 
 export interface Difference {
@@ -21,16 +25,21 @@ export interface Difference {
 }
 
 /** Fields that differ from one computation to the next. */
-const passing = ["timings", "prompt_tokens_details", "cache"];
-/** Of the whole answer, and of a call of it. */
-const own = ["id", "created"];
-const ofAnswer = /^$|\.tool_calls\[\d+\]$/;
+const passing = ["timings", "prompt_tokens_details", "input_tokens_details", "cache"];
+/** Of the whole answer, and of a call or an item of it. */
+const own = ["id", "call_id", "created", "created_at"];
+const ofAnswer = /^$|^output\[\d+\]$|\.tool_calls\[\d+\]$/;
 
-const paths = { text_completion: "/v1/completions", "chat.completion": "/v1/chat/completions" };
+const paths = {
+  text_completion: "/v1/completions",
+  "chat.completion": "/v1/chat/completions",
+  response: "/v1/responses",
+};
 
 /** The path and body by which the answer is computed again, whole and with its seed. Throws an Error if its seed is unknown. */
 export function repetitionOf(request: z.infer<typeof requestSchema>, answer: Answer): { path: string; body: object } {
-  const seed = request.seed ?? answer.choices[0].chameleon?.seed;
+  const { chameleon } = answer.object === "response" ? answer : answer.choices[0];
+  const seed = request.seed ?? chameleon?.seed;
   if (seed === undefined && request.temperature !== 0) {
     throw new Error('the seed is unknown: neither the request has one, nor does the answer tell it ("chameleon": {})');
   }

@@ -56,7 +56,15 @@ export const classifyRequestSchema = z
       frequency_penalty: 0,
       repetition_penalty: 1,
     };
-    const generation = { ...request, n: 1, seed: 0, echo: false, max_tokens: 1, logprobs: limits.classifyBranches };
+    const generation = {
+      ...request,
+      n: 1,
+      seed: 0,
+      echo: false,
+      prompt_logprobs: null,
+      max_tokens: 1,
+      logprobs: limits.classifyBranches,
+    };
     return { input, labels, generation: asGeneration({ ...generation, ...sampling }) };
   });
 

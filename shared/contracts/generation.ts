@@ -46,7 +46,7 @@ const chameleonFields = {
   retrieve: absentAs(
     z.int().min(1).max(limits.retrievedPassages),
     null,
-    `Put so many passages of your own documents into the prompt, those nearest to it: of the adapter that the request names, or of \`auto\`'s nearest. In a chat they come before the last message of the user. They count as prompt tokens, each up to ${limits.passageTokens}. Not with \`echo\` and \`logprobs\` together`,
+    `Put so many passages of your own documents into the prompt, those nearest to it: of the adapter that the request names, or of \`auto\`'s nearest. In a chat they come before the last message of the user. They count as prompt tokens, each up to ${limits.passageTokens}. Not with \`prompt_logprobs\`, nor with \`echo\` and \`logprobs\` together`,
   ),
   evidence_tokens: absentAs(
     z.int().min(1),
@@ -110,6 +110,11 @@ export const generationFields = {
     "With `stream` only",
   ),
   response_format: responseFormatField,
+  prompt_logprobs: absentAs(
+    z.int().min(0).max(limits.chatLogprobs),
+    null,
+    "Tell each prompt token's logprob, and those of so many likeliest tokens, as vLLM does. Not with `stream`",
+  ),
   user: userField,
   chameleon: chameleonField,
 };
@@ -156,6 +161,7 @@ export function refuseTogether(
     min_tokens?: number | null | undefined;
     ignore_eos?: boolean | null | undefined;
     response_format: string | null;
+    prompt_logprobs?: number | null;
   },
   { prompts, maxTokens }: { prompts: number; maxTokens: { name: string; value: number } | null },
   refuse: Refuse,
@@ -165,6 +171,8 @@ export function refuseTogether(
     refuse("n", `prompts × n is ${choices}, the maximum is ${limits.choicesPerRequest}`);
   }
   if (request.stream_options && !request.stream) refuse("stream_options", "stream_options needs stream: true");
+  if (request.stream && (request.prompt_logprobs ?? null) !== null)
+    refuse("prompt_logprobs", "prompt_logprobs is set beside stream: true; only a whole answer has them");
   const minTokens = request.min_tokens ?? 0;
   if (request.response_format !== null && (minTokens > 0 || request.ignore_eos)) {
     const name = minTokens > 0 ? "min_tokens" : "ignore_eos";

@@ -60,7 +60,11 @@ export const limitTable = {
   logitBiasEntries: { value: 300, unit: "entries", bounds: "`logit_bias`" },
   logitBiasMagnitude: { value: 100, unit: "value", bounds: "Each value of `logit_bias`, of either sign" },
   completionLogprobs: { value: 5, unit: "entries", bounds: "`logprobs` of a completion" },
-  chatLogprobs: { value: 20, unit: "entries", bounds: "`top_logprobs` of a chat completion or response" },
+  chatLogprobs: {
+    value: 20,
+    unit: "entries",
+    bounds: "`top_logprobs` of a chat completion or response, `prompt_logprobs`",
+  },
   chatMessages: { value: 256, unit: "entries", bounds: "`messages`, or `input` of a response" },
   messageParts: { value: 256, unit: "entries", bounds: "Parts of one message's `content`" },
   formatCharacters: { value: 64, unit: "characters", bounds: "`response_format.json_schema.name`, `text.format.type`" },

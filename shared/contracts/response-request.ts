@@ -61,7 +61,7 @@ const formatSchema = {
   required: ["type"],
 };
 
-const { n, stream_options, ...shared } = generationFields;
+const { n, stream_options, prompt_logprobs, ...shared } = generationFields;
 
 export const responseRequestSchema = z
   .object({
@@ -160,6 +160,7 @@ export const responseRequestSchema = z
         },
         n: 1,
         stream_options: null,
+        prompt_logprobs: null,
         logprobs: isReported({ ...request, include }),
         max_completion_tokens: request.max_output_tokens,
         max_tokens: null,

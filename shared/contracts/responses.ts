@@ -142,11 +142,17 @@ const completionLogprobsSchema = z.object({
   top_logprobs: z.array(z.record(z.string(), logprob)),
   text_offset: z.array(z.int()).describe("Where each token starts in `text`, in Unicode code points"),
 });
+const promptLogprobsSchema = z
+  .array(z.record(z.string(), z.object({ logprob, rank: z.int().nullable(), decoded_token: z.string() })).nullable())
+  .describe(
+    "By token id: the likeliest tokens and the prompt's own, whose rank beyond those is null. null for the first",
+  );
 const completionChoice = z.object({
   index: z.int(),
   text: z.string(),
   logprobs: completionLogprobsSchema.nullable(),
   finish_reason: finishReason.nullable().describe("null in a chunk that is not the choice's last"),
+  prompt_logprobs: promptLogprobsSchema.optional(),
   chameleon: partialBlock,
 });
 export const completionResponseSchema = answer("text_completion", completionChoice).describe(
@@ -172,7 +178,9 @@ const chatChoice = z.object({
   finish_reason: chatFinishReason.describe("`tool_calls`: the answer ends in a whole call"),
   chameleon: partialBlock,
 });
-export const chatResponseSchema = answer("chat.completion", chatChoice);
+export const chatResponseSchema = answer("chat.completion", chatChoice).extend({
+  prompt_logprobs: promptLogprobsSchema.optional(),
+});
 const chatChunkChoice = z.object({
   index: z.int(),
   delta: z.object({
@@ -370,6 +378,7 @@ export type ComparedToken = z.infer<typeof comparedTokenSchema>;
 export type ChameleonBlock = z.infer<typeof chameleonBlockSchema>;
 export type Usage = z.infer<typeof usageSchema>;
 export type CompletionLogprobs = z.infer<typeof completionLogprobsSchema>;
+export type PromptLogprobs = z.infer<typeof promptLogprobsSchema>;
 export type CompletionChoice = z.infer<typeof completionChoice>;
 export type CompletionResponse = z.infer<typeof completionResponseSchema>;
 export type ChatToken = z.infer<typeof chatTokenSchema>;

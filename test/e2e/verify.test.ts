@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { CompletionResponse } from "../../shared/contracts/responses.ts";
+import type { ChatResponse, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { smallBase } from "../support/small-base.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
@@ -43,15 +43,20 @@ function randomRequest(base: string): { path: string; body: Record<string, unkno
     // A request without a seed asks to be told the one that was drawn.
     ...(random() < 0.5 ? { seed: Math.floor(random() * 2 ** 32) } : { chameleon: pick([{}, { compare: true }]) }),
   };
+  if (random() < 0.2) {
+    const { max_tokens: max_output_tokens, n: _, ...rest } = body;
+    const logprobs = pick([{}, { top_logprobs: 2 }]);
+    return { path: "/v1/responses", body: { ...rest, input: text(12), max_output_tokens, ...logprobs } };
+  }
   if (random() < 0.3) {
-    const logprobs = pick([{}, { logprobs: true, top_logprobs: 2 }]);
+    const logprobs = pick([{}, { logprobs: true, top_logprobs: 2 }, { prompt_logprobs: 1 }]);
     const messages = [{ role: "user", content: text(3 + Math.floor(random() * 20)) }];
     return { path: "/v1/chat/completions", body: { ...body, messages, ...logprobs } };
   }
   const prompt = text(3 + Math.floor(random() * 60));
   return {
     path: "/v1/completions",
-    body: { ...body, prompt, ...pick([{}, { logprobs: 2 }, { echo: true, logprobs: 1 }]) },
+    body: { ...body, prompt, ...pick([{}, { logprobs: 2 }, { echo: true, logprobs: 1 }, { prompt_logprobs: 2 }]) },
   };
 }
 
@@ -81,6 +86,32 @@ test(`${count} random answers are equal in other processes, and a changed one is
     });
     answers.push(...(await Promise.all(asked)));
   }
+  const prompt = text(20);
+  const scored = async (path: string, rest: object) => {
+    const response = await stack.post(path, { model: `${base}:notes`, max_tokens: 1, temperature: 0, ...rest });
+    expect(response.status, await response.clone().text()).toBe(200);
+    return response.json();
+  };
+  const echoed = (await scored("/v1/completions", { prompt, echo: true, logprobs: 3 })) as CompletionResponse;
+  const told = (await scored("/v1/completions", { prompt, prompt_logprobs: 3 })) as CompletionResponse;
+  const { tokens, token_logprobs, top_logprobs } = echoed.choices[0].logprobs!;
+  const { prompt_logprobs } = told.choices[0];
+  expect(prompt_logprobs!.length).toBe(tokens.length - 1);
+  for (const [i, position] of prompt_logprobs!.entries()) {
+    const named = Object.values(position ?? {}).map(({ decoded_token, logprob }) => [decoded_token, logprob]);
+    expect(position === null ? null : Object.fromEntries(named)[tokens[i]]).toBe(token_logprobs[i]);
+    expect(Object.fromEntries(named)).toEqual(top_logprobs[i]);
+  }
+  const chat = (await scored("/v1/chat/completions", {
+    ...{ messages: [{ role: "user", content: prompt }], prompt_logprobs: 0 },
+  })) as ChatResponse;
+  expect(chat.prompt_logprobs).toHaveLength(chat.usage!.prompt_tokens);
+  const streamed = await stack.post("/v1/completions", { prompt, prompt_logprobs: 1, stream: true });
+  expect([streamed.status, ((await streamed.json()) as { error: { param: string } }).error.param]).toEqual([
+    400,
+    "prompt_logprobs",
+  ]);
+
   // Its adapters and memories are on the first disk.
   await stack.stop();
   stack = await start("two");
@@ -106,8 +137,8 @@ test(`${count} random answers are equal in other processes, and a changed one is
   expect(verified.code, verified.stdout).toBe(0);
 
   const changed = structuredClone(answers.slice(0, 2));
-  changed[1].usage!.completion_tokens++;
+  changed[1].system_fingerprint += "0";
   const { code, stdout } = await verify(changed);
   expect(code).toBe(1);
-  expect(stdout).toContain("line 2: usage.completion_tokens");
+  expect(stdout).toContain("line 2: system_fingerprint");
 });

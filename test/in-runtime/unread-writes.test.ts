@@ -337,7 +337,7 @@ function responseOf(way: Way) {
     const repeated = resumeFrom && new RepeatedEvents(resumeFrom);
     return ["é", "", "b\n", null].flatMap((text) => {
       const done = text === null ? doneFrame("a") : null;
-      const none = { calls: [], logprobs: null, compared: [], sourced: [] };
+      const none = { calls: [], logprobs: null, promptLogprobs: null, compared: [], sourced: [] };
       const part = { planned, text: text ?? "", ...none, done, finishReason: done?.finishReason ?? null };
       builder.add(part);
       const made = builder.events(part).filter(({ text, isLast }) => !repeated?.skipIfSent(0, text, isLast));
@@ -395,7 +395,7 @@ test.each(["completion", "chat", "response"] as const)(
     const model = `gpt2:${"m".repeat(64)}`;
     const id = `${forms[form].idPrefix}${"0".repeat(32)}`;
     const envelope = { id, created: 1e10, model, fingerprint: `fp_${"0".repeat(12)}`, settings };
-    const options = { echo: false, logprobs: null, compare: false, sources: false };
+    const options = { echo: false, logprobs: null, promptLogprobs: null, compare: false, sources: false };
     const counted = (maxTokens: number) => {
       const choices = [{ ...plan.choices[0], sequence: { ...plan.choices[0].sequence, maxTokens } }];
       return maxStreamBytes({ ...plan, choices }, { form, ...options }, settings)!;
@@ -417,7 +417,7 @@ test.each(["completion", "chat", "response"] as const)(
           calls: isCall
             ? [{ index: 0, name: begun++ === 0 ? "f" : null, arguments: text, isWhole: done !== null }]
             : [],
-          ...{ logprobs: null, compared: [], sourced: [] },
+          ...{ logprobs: null, promptLogprobs: null, compared: [], sourced: [] },
           ...{ done, finishReason: done?.finishReason ?? null },
         };
         builder.add(part);

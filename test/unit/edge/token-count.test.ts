@@ -13,8 +13,8 @@ function planOf(count: number, maxTokens: number): Plan {
 type Options = Parameters<typeof refuseManyLogprobs>[1];
 
 test("counts each choice's tokens with their alternatives and an echoed prompt, and names the field that was set", () => {
-  const chat = { form: "chat" as const, echo: false };
-  const echoed = { form: "completion" as const, echo: true };
+  const chat = { form: "chat" as const, promptLogprobs: null, echo: false };
+  const echoed = { form: "completion" as const, promptLogprobs: null, echo: true };
   const cases: [Plan, Options, number, string][] = [
     [planOf(16, 1000), { ...chat, logprobs: 20, compare: true, sources: false }, 16 * 1000 * 22, "top_logprobs"],
     [planOf(16, 1000), { ...chat, logprobs: 20, compare: false, sources: false }, 16 * 1000 * 21, "top_logprobs"],
@@ -29,8 +29,8 @@ test("counts each choice's tokens with their alternatives and an echoed prompt, 
 });
 
 test("allows common requests", () => {
-  const plain = { form: "completion" as const, echo: false };
-  const echoed = { ...plain, echo: true };
+  const plain = { form: "completion" as const, promptLogprobs: null, echo: false };
+  const echoed = { ...plain, promptLogprobs: null, echo: true };
   expect(() =>
     refuseManyLogprobs(planOf(128, 1024), { ...plain, logprobs: null, compare: false, sources: false }),
   ).not.toThrow();
@@ -47,10 +47,17 @@ test("allows common requests", () => {
 });
 
 test("a stream's bytes are bounded where it has no logprobs and no echo, and grow with its choices and tokens", () => {
-  const plain = { form: "chat" as const, echo: false, logprobs: null, compare: false, sources: false };
+  const plain = {
+    form: "chat" as const,
+    promptLogprobs: null,
+    echo: false,
+    logprobs: null,
+    compare: false,
+    sources: false,
+  };
   expect(maxStreamBytes(planOf(3, 100), plain)).toBe(3 * maxStreamBytes(planOf(1, 100), plain)!);
   expect(maxStreamBytes(planOf(1, 101), plain)).toBeGreaterThan(maxStreamBytes(planOf(1, 100), plain)!);
-  for (const more of [{ echo: true }, { logprobs: 0 }, { compare: true, sources: false }]) {
+  for (const more of [{ promptLogprobs: null, echo: true }, { logprobs: 0 }, { compare: true, sources: false }]) {
     expect(maxStreamBytes(planOf(3, 100), { ...plain, ...more })).toBeNull();
   }
 });
