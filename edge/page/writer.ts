@@ -82,8 +82,8 @@ export class Writer {
   changed(): void {
     this.#code.draw();
     this.#mark();
-    if (this.#prompt.value.trim() === "") return;
-    this.#preview.soon(() => this.#wanted());
+    if (this.#prompt.value.trim() === "") this.#strip.show(null);
+    else this.#preview.soon(() => this.#wanted());
   }
 
   answerWith(id: string): void {
