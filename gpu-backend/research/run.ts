@@ -1,9 +1,9 @@
 /** What all measurements have in common: where they run, and parts of which an interrupted one keeps those that it finished. */
-import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { deserialize, serialize } from "node:v8";
 import { nullIfMissing, writeWhole } from "../files.ts";
+import { keyOf } from "../training/prepare.ts";
 import type { Progress } from "../training/progress.ts";
 
 export interface Run {
@@ -31,8 +31,7 @@ export async function resultsOf<P extends Part, T>(
   progress.stage(stage, parts.length);
   for (const part of parts) {
     signal?.throwIfAborted();
-    const key = createHash("sha256").update(JSON.stringify(part.key)).digest("hex");
-    const path = join(folder, `${stage}-${key.slice(0, 16)}.part`);
+    const path = join(folder, `${stage}-${keyOf(part.key)}.part`);
     const kept = await readFile(path).catch(nullIfMissing);
     const result = kept ? (deserialize(kept) as T) : await compute(part);
     if (!kept) await writeWhole(path, serialize(result));

@@ -1,6 +1,6 @@
 /** Gains on the same tokens, and their means over documents and sources with intervals from a bootstrap. Pure. */
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import { documentMean, intervalOf, resamples, sumsByDocument, type WindowSum } from "../training/bank/gain.ts";
+import { bootstrap, documentMean, type Redraw, sumsByDocument, type WindowSum } from "../training/bank/gain.ts";
 import { Random, streams } from "../training/random.ts";
 import type { Text } from "./texts.ts";
 
@@ -181,17 +181,12 @@ export function overSources(sources: readonly (readonly WindowSum[])[]): Estimat
     averageOf(
       all.map((documents) => sumOf(documents.map(({ sum }) => sum)) / sumOf(documents.map(({ tokens }) => tokens))),
     );
-  return bootstrap((drawn) => meanOf(drawn(counted).map(drawn)), meanOf(counted));
+  return resampled((drawn) => meanOf(drawn(counted).map(drawn)), meanOf(counted));
 }
 
-/** Draws as many of the items, with replacement. */
-export type Redraw = <T>(items: readonly T[]) => T[];
-
 /** `mean`, with the 95% interval of what `draw` makes of resampled items. */
-export function bootstrap(draw: (drawn: Redraw) => number, mean: number): Estimate {
-  const random = new Random(1, streams.bootstrap);
-  const drawn: Redraw = (items) => items.map(() => items[random.integer(items.length)]);
-  return { mean, ci95: intervalOf(Array.from({ length: resamples }, () => draw(drawn))) };
+export function resampled(draw: (drawn: Redraw) => number, mean: number): Estimate {
+  return { mean, ci95: bootstrap(draw, new Random(1, streams.bootstrap)) };
 }
 
 /** Linear between the values on either side. */

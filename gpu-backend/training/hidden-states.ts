@@ -3,7 +3,6 @@
  * Hidden states of windows, computed once by the trunk and kept on disk in half precision: a row [D] for each position that
  * predicts a scored token. Adapters never change them.
  */
-import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { join } from "node:path";
@@ -92,13 +91,6 @@ export class HiddenStates {
     }
     return Float32Array.from(halves);
   }
-}
-
-/** A name for the hidden states of these windows under these weights. */
-export function hiddenStatesKey(weightsHash: string, windows: readonly Window[]): string {
-  const hash = createHash("sha256").update(weightsHash);
-  for (const { tokenIds } of windows) hash.update(Int32Array.of(tokenIds.length)).update(tokenIds);
-  return hash.digest("hex").slice(0, 16);
 }
 
 /** One trunk pass over right-padded windows; only the rows that predict a scored token are kept. */

@@ -8,7 +8,7 @@ import { fitPromptSpace, foldRows, type PromptSpace } from "./clustering/prompt-
 import { type Split, splitDocuments, splits } from "./corpus/documents.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "./corpus/read-corpus.ts";
 import { documentKey, prefixOf, sampleWindows, type Window, windowsOf, windowTokens } from "./corpus/windows.ts";
-import { HiddenStates, hiddenStatesKey, type PlacedSet, type WindowSet } from "./hidden-states.ts";
+import { HiddenStates, type PlacedSet, type WindowSet } from "./hidden-states.ts";
 import type { Progress } from "./progress.ts";
 import { Random, streams } from "./random.ts";
 
@@ -49,7 +49,8 @@ export async function prepare(
   const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding: base.tokenEmbedding };
 
   const everyWindow = splits.flatMap((split) => chosen[split]);
-  const key = hiddenStatesKey(base.weightsHash, everyWindow);
+  const tokenIds = everyWindow.map((window) => [...window.tokenIds]);
+  const key = keyOf(base.weightsHash, tokenIds);
   const openTrunk = () => base.openTrunk(options.threads);
   const states = await HiddenStates.open(options.cacheDirectory, key, everyWindow, D, openTrunk, progress, signal);
   const prefixes = chosen.train.map((window) => ({ tokenIds: prefixOf(window), document: documentKey(window) }));

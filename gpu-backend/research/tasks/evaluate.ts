@@ -4,14 +4,14 @@
  */
 import { join } from "node:path";
 import { joinArrays } from "../../../shared/bytes.ts";
-import { changeOf, type Example, fitOwnAdapter } from "../../adapters/own/fit.ts";
+import { changeOf, fitOwnAdapter } from "../../adapters/own/fit.ts";
 import { openModel } from "../../engine/open-model.ts";
 import type { Delta, FitSession } from "../../runtime/fit-session.ts";
 import { readServedBank } from "../../training/bank/served-bank.ts";
 import { readBase, type TrainingBase } from "../../training/base.ts";
 import { openFits } from "../own/read-kind.ts";
 import { type Run, resultsOf } from "../run.ts";
-import { averageOf, bootstrap, type Estimate } from "../statistics.ts";
+import { averageOf, type Estimate, resampled } from "../statistics.ts";
 import { estimateText, markdownTable } from "../tables.ts";
 import { Prefill } from "./prefill.ts";
 import { type Item, type LabelledSet, labelledSets, placeOf, readItems } from "./sets.ts";
@@ -41,7 +41,7 @@ export interface TaskRow {
   zeroShot: Score;
   /** As many of the examples in the prompt as its context holds; on fewer texts. */
   fewShot: Score & { shown: number };
-  own: Score & { kept: boolean; steps: number; gain: number | null };
+  own: Score & { kept: boolean };
   milliseconds: { prefillTwice: number; fit: number };
 }
 
@@ -64,17 +64,11 @@ export async function evaluateTasks(options: TaskOptions, run: Run): Promise<Tas
       })),
     ),
   );
-  let task: Task | null = null;
+  const taskOf = memoised(async (set: LabelledSet) =>
+    openTask(set, await readItems(set, corpusFolder), models, options),
+  );
   try {
-    return await resultsOf(
-      "tasks",
-      parts,
-      async ({ set, examples, seed }) => {
-        if (task?.set !== set) task = new Task(set, await readItems(set, corpusFolder), models);
-        return task.row(examples, seed, options);
-      },
-      run,
-    );
+    return await resultsOf("tasks", parts, async ({ set, examples, seed }) => (await taskOf(set))(examples, seed), run);
   } finally {
     await session.release();
     await runner.release();
@@ -87,122 +81,64 @@ interface Models {
   prefill: Prefill;
 }
 
-interface TimedExample extends Example {
-  /** Of its prefill. */
-  milliseconds: number;
+/** Of each argument what `compute` gave the first time. */
+function memoised<K, V>(compute: (argument: K) => Promise<V>): (argument: K) => Promise<V> {
+  const known = new Map<K, Promise<V>>();
+  return (argument) => {
+    const result = known.get(argument) ?? compute(argument);
+    known.set(argument, result);
+    return result;
+  };
 }
 
-class Task {
-  readonly set: LabelledSet;
-  readonly #items: Item[];
-  readonly #models: Models;
-  /** First token of each label, [L], and its rows of the head, [L, D]. */
-  readonly #labelRows: Float32Array;
-  readonly #examples = new Map<Item, TimedExample>();
-  readonly #states = new Map<Item, Float32Array>();
-  /** By the examples in the prompt: more than fit are the same prompt. */
-  readonly #fewShots = new Map<string, Score>();
+/** Gives rows of a set, for so many examples drawn by a seed. */
+function openTask(
+  set: LabelledSet,
+  items: readonly Item[],
+  { base, session, prefill }: Models,
+  { tests, promptTests, now }: TaskOptions,
+): (count: number, seed: number) => Promise<TaskRow> {
+  const { hiddenSize: D, contextTokens, stopIds } = base.config;
+  const encode = (text: string) => [...base.tokenizer.encode(text, contextTokens)];
+  const promptOf = ({ text }: Item) => text + set.question;
+  const order = (of: readonly Item[], ...by: string[]) =>
+    of.toSorted((a, b) => placeOf(a.text, ...by) - placeOf(b.text, ...by));
+  const isTested = ({ document }: Item) => placeOf(document, "split") < 0.5;
+  const tested = order(items.filter(isTested), "tests").slice(0, tests);
+  const asked = tested.slice(0, promptTests);
 
-  constructor(set: LabelledSet, items: Item[], models: Models) {
-    this.set = set;
-    this.#items = items;
-    this.#models = models;
-    const D = models.base.config.hiddenSize;
-    const first = set.labels.map((label) => this.#encode(` ${label}`)[0]);
-    if (new Set(first).size < first.length) throw new Error(`${set.name}: two labels begin with the same token`);
-    this.#labelRows = new Float32Array(first.length * D);
-    first.forEach((id, l) => {
-      this.#labelRows.set(models.base.tokenEmbedding.subarray(id * D, (id + 1) * D), l * D);
-    });
-  }
+  const labelIds = set.labels.map((label) => encode(` ${label}`)[0]);
+  if (new Set(labelIds).size < labelIds.length) throw new Error(`${set.name}: two labels begin with the same token`);
+  const rowOfHead = (id: number) => base.tokenEmbedding.subarray(id * D, (id + 1) * D);
+  const labelRows = joinArrays(Float32Array, labelIds.map(rowOfHead)); // [L, D]
 
-  async row(count: number, seed: number, { tests, promptTests, now }: TaskOptions): Promise<TaskRow> {
-    const { name } = this.set;
-    const order = (of: Item[], ...by: string[]) =>
-      of.toSorted((a, b) => placeOf(a.text, ...by) - placeOf(b.text, ...by));
-    const isTested = ({ document }: Item) => placeOf(document, "split") < 0.5;
-    const tested = order(this.#items.filter(isTested), "tests").slice(0, tests);
-    const learnt = order(
-      this.#items.filter((item) => !isTested(item)),
-      `${seed}`,
-    ).slice(0, count);
-
-    const examples: TimedExample[] = [];
-    for (const item of learnt) examples.push(await this.#exampleOf(item, now));
-    const prefillMs = examples.reduce((sum, { milliseconds }) => sum + milliseconds, 0);
+  /** Of a prompt and its label, with the end after it, as the edge encodes them; and the time of its prefill. */
+  const exampleOf = memoised(async (item: Item) => {
     const startedMs = now();
-    const fit = await fitOwnAdapter(examples, null, this.#models.session, (_, work) => work());
-    const fitMs = now() - startedMs;
-
-    const states = await this.#statesOf(tested);
-    const asked = tested.slice(0, promptTests);
-    const { shown, prompt } = this.#fewShotPrompt(learnt, asked);
-    const best = fit.losses.reduce((least, one) => (one.heldOut < least.heldOut ? one : least));
-    return {
-      ...{ set: name, examples: count, seed },
-      zeroShot: await this.#score(tested, states, "base"),
-      fewShot: { ...(await this.#fewShot(prompt, asked)), shown },
-      own: {
-        ...(await this.#score(tested, states, fit.delta)),
-        ...{ kept: fit.delta !== null, steps: best.step, gain: fit.gain?.nats ?? null },
-      },
-      milliseconds: { prefillTwice: 2 * prefillMs, fit: fitMs },
-    };
-  }
-
-  #encode(text: string): number[] {
-    return [...this.#models.base.tokenizer.encode(text, this.#models.base.config.contextTokens)];
-  }
-
-  #promptOf({ text }: Item): string {
-    return text + this.set.question;
-  }
-
-  /** Of a prompt and its label, with the end after it, as the edge encodes them. */
-  async #exampleOf(item: Item, now: () => number): Promise<TimedExample> {
-    const known = this.#examples.get(item);
-    if (known) return known;
-    const { base, prefill } = this.#models;
-    const startedMs = now();
-    const answer = [...this.#encode(` ${item.label}`), base.config.stopIds[0]];
-    const ids = [...this.#encode(this.#promptOf(item)), ...answer];
-    const hidden = await prefill.states(ids.slice(0, -1), answer.length);
-    const example = { hidden, targets: Int32Array.from(answer), milliseconds: now() - startedMs };
-    this.#examples.set(item, example);
-    return example;
-  }
-
-  async #statesOf(items: readonly Item[]): Promise<Float32Array> {
-    const { prefill } = this.#models;
-    for (const item of items) {
-      if (!this.#states.has(item)) {
-        this.#states.set(item, await prefill.states(this.#encode(this.#promptOf(item)), 1));
-      }
-    }
-    return joinArrays(
-      Float32Array,
-      items.map((item) => this.#states.get(item)!),
-    );
-  }
-
-  async #fewShot(prompt: string, items: readonly Item[]): Promise<Score> {
-    const known = this.#fewShots.get(prompt);
-    if (known) return known;
-    const texts = items.map((item) => this.#encode(prompt + this.#promptOf(item)));
-    const score = await this.#score(items, await this.#models.prefill.lastStates(texts), "base");
-    this.#fewShots.set(prompt, score);
-    return score;
-  }
+    const answer = [...encode(` ${item.label}`), stopIds[0]];
+    const hidden = await prefill.states([...encode(promptOf(item)), ...answer].slice(0, -1), answer.length);
+    return { hidden, targets: Int32Array.from(answer), milliseconds: now() - startedMs };
+  });
+  const testedStates = memoised(async (of: readonly Item[]) => {
+    const states: Float32Array[] = [];
+    for (const item of of) states.push(await prefill.states(encode(promptOf(item)), 1));
+    return joinArrays(Float32Array, states);
+  });
+  // More examples than fit are the same prompt.
+  const fewShotScore = memoised(async (prompt: string) => {
+    const texts = asked.map((item) => encode(prompt + promptOf(item)));
+    return score(asked, await prefill.lastStates(texts), "base");
+  });
 
   /** As many of the examples as fit before the longest text that is asked about. */
-  #fewShotPrompt(learnt: readonly Item[], asked: readonly Item[]): { shown: number; prompt: string } {
-    const longest = Math.max(...asked.map((item) => this.#encode(this.#promptOf(item)).length));
-    const room = this.#models.base.served.contextTokens - longest - 1;
+  function fewShotPrompt(learnt: readonly Item[]): { shown: number; prompt: string } {
+    const longest = Math.max(...asked.map((item) => encode(promptOf(item)).length));
+    const room = base.served.contextTokens - longest - 1;
     let prompt = "";
     let shown = 0;
     for (const item of learnt) {
-      const longer = `${prompt}${this.#promptOf(item)} ${item.label}\n\n`;
-      if (this.#encode(longer).length > room) break;
+      const longer = `${prompt}${promptOf(item)} ${item.label}\n\n`;
+      if (encode(longer).length > room) break;
       prompt = longer;
       shown++;
     }
@@ -210,24 +146,41 @@ class Task {
   }
 
   /** Of states [N, D] before the label. `model`: the base, or the static adapter with or without a change. */
-  async #score(items: readonly Item[], states: Float32Array, model: Delta | null | "base"): Promise<Score> {
-    const { session } = this.#models;
-    const labels = this.set.labels;
+  async function score(of: readonly Item[], states: Float32Array, model: Delta | null | "base"): Promise<Score> {
     const change = model && model !== "base" ? changeOf(model, states) : null;
-    const read =
-      model === "base" ? states : (await session.survey(states, change, new Int32Array(items.length))).adapted;
-    const logits = await session.logits(read, this.#labelRows);
+    const read = model === "base" ? states : (await session.survey(states, change, new Int32Array(of.length))).adapted;
+    const logits = await session.logits(read, labelRows);
     const bins = new Float64Array(10);
-    const right = items.map(({ label }, n) => {
-      const masses = logits.subarray(n * labels.length, (n + 1) * labels.length).map(Math.exp);
+    const right = of.map(({ label }, n) => {
+      const masses = logits.subarray(n * labelIds.length, (n + 1) * labelIds.length).map(Math.exp);
       const most = Math.max(...masses);
       const confidence = most / masses.reduce((sum, mass) => sum + mass, 0);
-      const isRight = Number(labels[masses.indexOf(most)] === label);
+      const isRight = Number(set.labels[masses.indexOf(most)] === label);
       bins[Math.min(9, Math.floor(confidence * 10))] += confidence - isRight;
       return isRight;
     });
-    return { right, calibrationError: bins.reduce((sum, excess) => sum + Math.abs(excess), 0) / items.length };
+    return { right, calibrationError: bins.reduce((sum, excess) => sum + Math.abs(excess), 0) / of.length };
   }
+
+  return async (count, seed) => {
+    const untested = items.filter((item) => !isTested(item));
+    const learnt = order(untested, `${seed}`).slice(0, count);
+    const examples: Awaited<ReturnType<typeof exampleOf>>[] = [];
+    for (const item of learnt) examples.push(await exampleOf(item));
+    const prefillMs = examples.reduce((sum, { milliseconds }) => sum + milliseconds, 0);
+    const startedMs = now();
+    const { delta } = await fitOwnAdapter(examples, null, session, (_, work) => work());
+    const fitMs = now() - startedMs;
+    const states = await testedStates(tested);
+    const { shown, prompt } = fewShotPrompt(learnt);
+    return {
+      ...{ set: set.name, examples: count, seed },
+      zeroShot: await score(tested, states, "base"),
+      fewShot: { ...(await fewShotScore(prompt)), shown },
+      own: { ...(await score(tested, states, delta)), kept: delta !== null },
+      milliseconds: { prefillTwice: 2 * prefillMs, fit: fitMs },
+    };
+  };
 }
 
 /**
@@ -270,5 +223,5 @@ type Draw = { row: TaskRow; texts: readonly number[] }[];
 export function overDraws(rows: readonly TaskRow[], way: Way, value: (draw: Draw) => number): Estimate {
   const texts = [...rows[0][way].right.keys()];
   const draw = (of: readonly TaskRow[], places: readonly number[]) => value(of.map((row) => ({ row, texts: places })));
-  return bootstrap((drawn) => draw(drawn(rows), drawn(texts)), draw(rows, texts));
+  return resampled((drawn) => draw(drawn(rows), drawn(texts)), draw(rows, texts));
 }

@@ -11,7 +11,7 @@ export interface WindowLoss {
   adapted: number;
 }
 
-export const resamples = 1000;
+const resamples = 1000;
 
 /** A sum over a window's tokens, to be averaged. */
 export interface WindowSum {
@@ -23,20 +23,21 @@ export interface WindowSum {
 /** Mean per token with its 95% interval from a bootstrap over documents, as windows of one document are alike. Null without tokens. */
 export function documentMean(windows: readonly WindowSum[], random: Random): Gain | null {
   const sums = sumsByDocument(windows);
-  const tokens = sums.reduce((total, document) => total + document.tokens, 0);
+  const total = (of: typeof sums, what: "sum" | "tokens") => of.reduce((sum, document) => sum + document[what], 0);
+  const meanOf = (of: typeof sums) => total(of, "sum") / total(of, "tokens");
+  const tokens = total(sums, "tokens");
   if (tokens === 0) return null;
-  const nats = sums.reduce((total, document) => total + document.sum, 0) / tokens;
-  const draws = Array.from({ length: resamples }, () => {
-    let sum = 0;
-    let drawnTokens = 0;
-    for (let i = 0; i < sums.length; i++) {
-      const document = sums[random.integer(sums.length)];
-      sum += document.sum;
-      drawnTokens += document.tokens;
-    }
-    return sum / drawnTokens;
-  });
-  return { nats, ci95: intervalOf(draws), tokens };
+  return { nats: meanOf(sums), ci95: bootstrap((drawn) => meanOf(drawn(sums)), random), tokens };
+}
+
+/** Draws as many of the items, with replacement. */
+export type Redraw = <T>(items: readonly T[]) => T[];
+
+/** The 95% interval of what `draw` makes of resampled items. */
+export function bootstrap(draw: (drawn: Redraw) => number, random: Random): [number, number] {
+  const drawn: Redraw = (items) => items.map(() => items[random.integer(items.length)]);
+  const sorted = Array.from({ length: resamples }, () => draw(drawn)).sort((a, b) => a - b);
+  return [sorted[Math.floor(0.025 * sorted.length)], sorted[Math.ceil(0.975 * sorted.length) - 1]];
 }
 
 /** Sums over the tokens of each document, in the order of the documents' first windows. */
@@ -47,12 +48,6 @@ export function sumsByDocument(windows: readonly WindowSum[]): Omit<WindowSum, "
     documents.set(document, { sum: before.sum + sum, tokens: before.tokens + tokens });
   }
   return [...documents.values()];
-}
-
-/** The 2.5th and 97.5th percentiles of a bootstrap's draws. */
-export function intervalOf(draws: readonly number[]): [number, number] {
-  const sorted = draws.toSorted((a, b) => a - b);
-  return [sorted[Math.floor(0.025 * sorted.length)], sorted[Math.ceil(0.975 * sorted.length) - 1]];
 }
 
 /** Resampling a single document would give an interval of no width. */

@@ -219,7 +219,7 @@ test("shares of errors and their intervals are over draws of examples and the te
   const row = (seed: number, own: number[]): TaskRow => ({
     ...{ set: "a", examples: 8, seed, milliseconds: { prefillTwice: 1, fit: 2 } },
     ...{ zeroShot: score([0, 0, 0, 1]), fewShot: { ...score([1, 0]), shown: 8 } },
-    own: { ...score(own), kept: true, steps: 4, gain: 1 },
+    own: { ...score(own), kept: true },
   });
   const right = (way: "own" | "zeroShot", draw: Parameters<Parameters<typeof overDraws>[2]>[0]) =>
     draw.flatMap(({ row, texts }) => texts.map((n) => row[way].right[n]));
