@@ -12,10 +12,10 @@ import { fetchDefaultCorpora } from "../training/corpus/fetch-corpora.ts";
 import { defaultCorpusFolder, shownCorpusFolder } from "../training/corpus/lock.ts";
 import { parseSource } from "../training/corpus/read-corpus.ts";
 import { commandProgress, interruptionSignal } from "../training/progress.ts";
+import type { Run } from "../training/run.ts";
 import { evaluate, evaluationTables } from "./evaluate.ts";
 import { evaluateOwn, ownTables } from "./own/evaluate.ts";
 import { paperTable, reproducePaper } from "./paper/protocol.ts";
-import type { Run } from "./run.ts";
 import { evaluateTasks, taskTable } from "./tasks/evaluate.ts";
 
 const isCheckout = import.meta.filename.endsWith(".ts");

@@ -1,10 +1,10 @@
 /** `chameleon eval`: scores artifacts as they are shipped, by every method, after prompts of several lengths. */
 import { readLock } from "../training/corpus/lock.ts";
 import type { CorpusSource } from "../training/corpus/read-corpus.ts";
+import { type Run, resultsOf } from "../training/run.ts";
 import { logprobsUnder, mixtureOf } from "./mixtures.ts";
 import { type OpenArtifacts, openArtifacts } from "./open-artifacts.ts";
-import { type Run, resultsOf, rounded } from "./run.ts";
-import { type Group, groupOf, hasInk, type Pieces, type Row, rowOf, type TokenTest } from "./statistics.ts";
+import { type Group, groupOf, hasInk, type Pieces, type Row, rounded, rowOf, type TokenTest } from "./statistics.ts";
 import { estimateText, markdownTable, signed } from "./tables.ts";
 import { heldOutTexts, kinds, lockedTexts, promptLengths, type Source, scoredTokens, withPrompt } from "./texts.ts";
 

@@ -204,3 +204,8 @@ export function averageOf(values: readonly number[]): number {
 function sumOf(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0);
 }
+
+/** The same data with every number rounded to three decimals. */
+export function rounded<T>(value: T): T {
+  return JSON.parse(JSON.stringify(value, (_, one) => (typeof one === "number" ? Number(one.toFixed(3)) : one))) as T;
+}

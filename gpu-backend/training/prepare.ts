@@ -1,5 +1,4 @@
 /** Prepares corpora for training: token ids, windows by split, the prompt space, hidden states, and clusters. */
-import { createHash } from "node:crypto";
 import type { TextSettings } from "./bank/settings.ts";
 import type { HeadWeights } from "./bank/training-graph.ts";
 import type { TrainingBase } from "./base.ts";
@@ -8,17 +7,16 @@ import { fitPromptSpace, foldRows, type PromptSpace } from "./clustering/prompt-
 import { type Split, splitDocuments, splits } from "./corpus/documents.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "./corpus/read-corpus.ts";
 import { documentKey, prefixOf, sampleWindows, type Window, windowsOf, windowTokens } from "./corpus/windows.ts";
-import { HiddenStates, type PlacedSet, type WindowSet } from "./hidden-states.ts";
+import { hiddenStatesOf, type PlacedSet, type WindowSet } from "./hidden-states.ts";
 import type { Progress } from "./progress.ts";
 import { Random, streams } from "./random.ts";
+import { keyOf, type Run } from "./run.ts";
 
 export interface PrepareOptions extends TextSettings {
   corpora: readonly CorpusSource[];
-  cacheDirectory: string;
   /** Seed of the draw of windows, where there are more than wanted. */
   windowSeed: number;
   dimensions: number; // P
-  threads: number;
 }
 
 export interface PreparedCorpus extends Omit<Corpus, "documents"> {
@@ -37,26 +35,20 @@ export interface Prepared {
   key: string;
 }
 
-export async function prepare(
-  base: TrainingBase,
-  options: PrepareOptions,
-  progress: Progress,
-  signal?: AbortSignal,
-): Promise<Prepared> {
+export async function prepare(base: TrainingBase, options: PrepareOptions, run: Run): Promise<Prepared> {
   const { hiddenSize: D, vocabularySize: V } = base.config;
-  const { corpora, chosen } = await readWindows(base, options, progress);
+  const { corpora, chosen } = await readWindows(base, options, run.progress);
   if (chosen.train.length === 0) throw new Error("the corpora hold no document of 80 tokens or more to train on");
   const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding: base.tokenEmbedding };
 
   const everyWindow = splits.flatMap((split) => chosen[split]);
   const tokenIds = everyWindow.map((window) => [...window.tokenIds]);
   const key = keyOf(base.weightsHash, tokenIds);
-  const openTrunk = () => base.openTrunk(options.threads);
-  const states = await HiddenStates.open(options.cacheDirectory, key, everyWindow, D, openTrunk, progress, signal);
+  const statesOf = await hiddenStatesOf(everyWindow, base.weightsHash, () => base.openTrunk(run.threads), run);
   const prefixes = chosen.train.map((window) => ({ tokenIds: prefixOf(window), document: documentKey(window) }));
   const space = fitPromptSpace(base.tokenEmbedding, D, prefixes, Math.min(options.dimensions, D));
 
-  const sets = bySplit((split): WindowSet => ({ windows: chosen[split], states }));
+  const sets = bySplit((split): WindowSet => ({ windows: chosen[split], statesOf }));
   return { base, head, corpora, space, sets, key };
 }
 
@@ -128,9 +120,4 @@ async function readWindows({ tokenizer }: TrainingBase, options: PrepareOptions,
     return { ...corpus, documents: documents.length, tokens };
   });
   return { corpora, chosen };
-}
-
-/** A short name for a set of choices, for file names. */
-export function keyOf(...choices: unknown[]): string {
-  return createHash("sha256").update(JSON.stringify(choices)).digest("hex").slice(0, 16);
 }

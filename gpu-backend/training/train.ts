@@ -28,6 +28,7 @@ import { type Placed, type Prepared, place, prepare } from "./prepare.ts";
 import type { Progress } from "./progress.ts";
 import { publish } from "./publish.ts";
 import { Random, streams } from "./random.ts";
+import type { Run } from "./run.ts";
 
 export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettings {
   modelDirectory: string;
@@ -46,18 +47,18 @@ export const maxCentroids = 24;
 export async function train(options: TrainOptions, progress: Progress, signal?: AbortSignal): Promise<Manifest> {
   requirePublishable(options);
   const base = await readBase(options.modelDirectory);
-  const cacheDirectory = join(options.outDirectory, "cache");
-  const prepared = await prepare(base, { ...options, cacheDirectory, windowSeed: options.seed }, progress, signal);
+  const run = { threads: options.threads, folder: join(options.outDirectory, "cache"), progress, signal };
+  const prepared = await prepare(base, { ...options, windowSeed: options.seed }, run);
   const { head, sets, key } = prepared;
   const text = { head, set: sets.train };
-  const fitOptions = { ...options, cacheDirectory, key };
-  const fixed = await fitStatic(text, sets.validation, fitOptions, progress, signal);
+  const fitOptions = { ...options, key };
+  const fixed = await fitStatic(text, sets.validation, fitOptions, run);
   const placed = place(prepared, clustersFor(prepared, options), options.seed);
-  const generated = await fitNetwork(text, placed, fixed, fitOptions, progress, signal);
+  const generated = await fitNetwork(text, placed, fixed, fitOptions, run);
   const adapters = { ...servedParameters(fixed, generated), centroids: placed.centroids };
-  const measured = await measure(prepared, placed, adapters, options, progress);
+  const measured = await measure(prepared, placed, adapters, options.seed, run);
   const manifest = await publishTrained(prepared, placed, adapters, measured, options);
-  await rm(cacheDirectory, { recursive: true });
+  await rm(run.folder, { recursive: true });
   progress.end();
   return manifest;
 }
@@ -96,8 +97,8 @@ async function measure(
   { head }: Prepared,
   { sets }: Placed,
   adapters: Adapters,
-  { threads, seed }: TrainOptions,
-  progress: Progress,
+  seed: number,
+  { threads, progress }: Run,
 ): Promise<Measured> {
   const reader = await Reader.open(plainHead(head), adapters.bank, threads);
   progress.stage("measuring", 2);

@@ -5,11 +5,12 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type EvalOptions, type Evaluation, evaluate } from "../../gpu-backend/research/evaluate.ts";
 import { paperProtocol } from "../../gpu-backend/research/paper/protocol.ts";
-import { type Run, rounded } from "../../gpu-backend/research/run.ts";
+import { rounded } from "../../gpu-backend/research/statistics.ts";
 import { readServedBank } from "../../gpu-backend/training/bank/served-bank.ts";
 import { readBase } from "../../gpu-backend/training/base.ts";
 import { prepare } from "../../gpu-backend/training/prepare.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
+import type { Run } from "../../gpu-backend/training/run.ts";
 import { type TrainOptions, train } from "../../gpu-backend/training/train.ts";
 import { tinyTraining } from "../support/tiny-training.ts";
 
@@ -67,12 +68,7 @@ test("an interrupted evaluation continues, and gives the same figures", async ()
 
 test("the paper's protocol has its regimes and ours; a bias on the padding's logit costs something on real text", async () => {
   const served = await readServedBank(options.artifacts);
-  const cacheDirectory = join(folder, "paper");
-  const prepared = await prepare(
-    await readBase(training.modelDirectory),
-    { ...training, cacheDirectory, windowSeed: seed },
-    silent,
-  );
+  const prepared = await prepare(await readBase(training.modelDirectory), { ...training, windowSeed: seed }, run);
   const paper = { lines: 40, steps: 20, learningRate: 3e-3, seed, threads: 1 };
   const { rows, padBias, paddedShare } = await paperProtocol(prepared, served, paper, silent);
   expect(rows.map(({ published }) => published?.perplexity ?? null)).toEqual([28_319, 3.8683, 1.4554, null, null]);

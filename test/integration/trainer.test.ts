@@ -31,9 +31,9 @@ function clusteredText() {
   for (let k = 0; k < K; k++) centroids[k * P + (k >> 1)] = k % 2 ? 1 : -1;
   const embeddings = new Float32Array(windowCount * P);
   for (const [i, k] of memberOf.entries()) embeddings.set(centroids.subarray(k * P, (k + 1) * P), i * P);
-  const states = { read: async (window: Window) => hidden[windows.indexOf(window)] };
+  const statesOf = (window: Window) => hidden[windows.indexOf(window)];
   const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding: values(V * D) };
-  return { text: { head, set: { windows, states } }, embeddings, centroids, memberOf };
+  return { text: { head, set: { windows, statesOf } }, embeddings, centroids, memberOf };
 }
 
 const { text, ...placed } = clusteredText();

@@ -12,7 +12,7 @@ import { measureWindows, perplexityOf } from "../../gpu-backend/training/bank/me
 import { plainHead, Reader } from "../../gpu-backend/training/bank/reader.ts";
 import { embedWindows } from "../../gpu-backend/training/clustering/placement.ts";
 import { prefixTokens, targetsOf, windowsOf } from "../../gpu-backend/training/corpus/windows.ts";
-import { HiddenStates } from "../../gpu-backend/training/hidden-states.ts";
+import { hiddenStatesOf } from "../../gpu-backend/training/hidden-states.ts";
 import { edgeTableFile, hyperNetworkFile, parseManifest, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { promptEmbedding, rankCentroids, readEdgeTable } from "../../shared/math/assignment.ts";
@@ -39,7 +39,8 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
   const folder = await mkdtemp(join(tmpdir(), "parity-"));
   const { hiddenSize: D, vocabularySize: V } = model.config;
   const trunk = await createTrunkRunner({ ...model, threads: 1 });
-  const states = await HiddenStates.open(folder, "key", windows, D, async () => trunk, silent);
+  const run = { threads: 1, folder, progress: silent };
+  const statesOf = await hiddenStatesOf(windows, "weights", async () => trunk, run);
   const head = {
     hiddenSize: D,
     vocabularySize: V,
@@ -48,7 +49,7 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
   const network = readHyperNetwork(tensors);
   const bank = bankOf(tensors);
   const reader = await Reader.open(plainHead(head), bank, 1);
-  const set = { windows, states, embeddings: embedWindows(windows, table) };
+  const set = { windows, statesOf, embeddings: embedWindows(windows, table) };
   const measured = await measureWindows(reader, set, { bank, network, centroids }, scales);
 
   // Serving's way: the step runner over whole windows, gates from the files, the prefix assigned as the edge does.

@@ -5,9 +5,9 @@
 import { join } from "node:path";
 import { defaultMemoryRule, type MemoryRule } from "../../../shared/math/memory.ts";
 import { readLock } from "../../training/corpus/lock.ts";
+import { type Run, resultsOf } from "../../training/run.ts";
 import { type Observation, observationAt } from "../mixtures.ts";
 import { openArtifacts } from "../open-artifacts.ts";
-import { type Run, resultsOf, rounded } from "../run.ts";
 import {
   averageOf,
   type Estimate,
@@ -18,6 +18,7 @@ import {
   overSources,
   type Pieces,
   type Row,
+  rounded,
   rowOf,
   type ScoredSource,
 } from "../statistics.ts";

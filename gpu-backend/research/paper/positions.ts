@@ -80,17 +80,17 @@ export async function linePositions(
 }
 
 /** Every token after the windows' prefixes. A window's centroid follows from its prefix; windows of one centroid share batches. */
-export async function windowPositions(
-  { windows, states }: WindowSet,
+export function windowPositions(
+  { windows, statesOf }: WindowSet,
   table: EdgeTable,
   centroids: CentroidVectors,
-): Promise<Batch[]> {
+): Batch[] {
   const embeddings = embedWindows(windows, table);
   const batches: Batch[] = [];
   const members = assignAll(embeddings, centroids);
   for (const { indexes, input } of batchesOf(members, embeddings, table.dimensions, windowsPerBatch)) {
     const own = indexes.map((index) => windows[index]);
-    const hidden = joinArrays(Float32Array, await Promise.all(own.map((window) => states.read(window))));
+    const hidden = joinArrays(Float32Array, own.map(statesOf));
     batches.push({ hidden, targets: joinArrays(Int32Array, own.map(targetsOf)), input });
   }
   return batches;

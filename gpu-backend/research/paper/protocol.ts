@@ -17,7 +17,7 @@ import type { CorpusSource } from "../../training/corpus/read-corpus.ts";
 import { type Prepared, prepare } from "../../training/prepare.ts";
 import type { Progress } from "../../training/progress.ts";
 import { Random, streams } from "../../training/random.ts";
-import type { Run } from "../run.ts";
+import type { Run } from "../../training/run.ts";
 import { markdownTable } from "../tables.ts";
 import { paperNetwork, rank, staticLora, type Trainable, type Weights } from "./network.ts";
 import { openPairHead, type PairHead } from "./pair-head.ts";
@@ -62,15 +62,11 @@ const training = { lines: 1600, steps: 1200, learningRate: 3e-3 };
 const optimiser = { ...adamWDefaults, weightDecay: 0 };
 
 /** On a base of 1.8 million parameters. */
-export async function reproducePaper(
-  corpora: readonly CorpusSource[],
-  { threads, folder, progress, signal }: Run,
-): Promise<PaperResult> {
+export async function reproducePaper(corpora: readonly CorpusSource[], run: Run): Promise<PaperResult> {
   const { seed, dimensions } = embeddedSettings;
-  const options = { ...windows, corpora, cacheDirectory: folder, windowSeed: seed, dimensions, threads };
-  const prepared = await prepare(await readBase(model), options, progress, signal);
+  const prepared = await prepare(await readBase(model), { ...windows, corpora, windowSeed: seed, dimensions }, run);
   const served = await readServedBank(join(model, "artifacts"));
-  return paperProtocol(prepared, served, { ...training, seed, threads }, progress);
+  return paperProtocol(prepared, served, { ...training, seed, threads: run.threads }, run.progress);
 }
 
 /** Trains LoRA and the paper's network by the paper's loss, and scores all regimes by both measures. */
@@ -89,7 +85,7 @@ export async function paperProtocol(
   const train = await linesOf("train", lines);
   const scored = await linesOf("test", Math.ceil(lines / 4));
   await trunk.release();
-  const honest = await windowPositions(sets.test, table, centroids);
+  const honest = windowPositions(sets.test, table, centroids);
 
   const pairHead = await openPairHead(head, rank, threads);
   const reader = await Reader.open(plainHead(head), bank, threads);

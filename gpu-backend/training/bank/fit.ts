@@ -5,26 +5,17 @@ import { deserialize, serialize } from "node:v8";
 import { nullIfMissing, writeWhole } from "../../files.ts";
 import { scoredTokens } from "../corpus/windows.ts";
 import type { WindowSet } from "../hidden-states.ts";
-import { keyOf, type Placed } from "../prepare.ts";
-import type { Progress } from "../progress.ts";
+import type { Placed } from "../prepare.ts";
+import { keyOf, type Run } from "../run.ts";
 import { lossesOf } from "./measure.ts";
 import { type BankShape, bankShape, staticBank, type Trained } from "./parameters.ts";
 import { plainHead, Reader } from "./reader.ts";
 import type { BankSettings } from "./settings.ts";
-import {
-  openTrainer,
-  type TrainerOptions,
-  type TrainerState,
-  type TrainingClusters,
-  type TrainingText,
-} from "./trainer.ts";
+import { openTrainer, type TrainerState, type TrainingClusters, type TrainingText } from "./trainer.ts";
 
 export interface FitOptions extends Omit<BankSettings, "clusters" | "dimensions"> {
-  /** Where checkpoints are kept. */
-  cacheDirectory: string;
   /** Names all that the fit depends on besides these options. */
   key: string;
-  threads: number;
 }
 
 /** A static adapter is the control of everything above it, so it gets a sweep of its own. */
@@ -39,8 +30,7 @@ export async function fitStatic(
   text: TrainingText,
   validation: WindowSet,
   options: FitOptions,
-  progress: Progress,
-  signal?: AbortSignal,
+  run: Run,
 ): Promise<Trained> {
   const shape = bankShape({ rank: options.staticRank, biases: 1 });
   const tokens = validation.windows.reduce((sum, window) => sum + scoredTokens(window), 0);
@@ -49,12 +39,12 @@ export async function fitStatic(
   for (const learningRate of staticLearningRates) {
     const name = `static ${learningRate}`;
     const rates = { learningRate, weightDecay: staticWeightDecay, steps: Math.ceil(staticSteps * options.steps) };
-    const trained = await trainPart(name, text, shape, null, { ...options, ...rates }, progress, signal);
-    const reader = await Reader.open(plainHead(text.head), staticBank(trained), options.threads);
+    const trained = await trainPart(name, text, shape, null, { ...options, ...rates }, run);
+    const reader = await Reader.open(plainHead(text.head), staticBank(trained), run.threads);
     const losses = await lossesOf(reader, validation, () => open);
     await reader.release();
     const loss = losses.reduce((sum, nats) => sum + nats, 0) / tokens;
-    progress.note(`${name}: ${loss.toFixed(4)} nats a token on validation`);
+    run.progress.note(`${name}: ${loss.toFixed(4)} nats a token on validation`);
     if (!best || loss < best.loss) best = { trained, loss };
   }
   return best!.trained;
@@ -66,13 +56,12 @@ export function fitNetwork(
   { sets, centroids, memberOf }: Placed,
   fixed: Trained,
   options: FitOptions,
-  progress: Progress,
-  signal?: AbortSignal,
+  run: Run,
 ): Promise<Trained> {
   const shape = bankShape({ ...options, dimensions: centroids.dimensions });
   const { embeddings } = sets.train;
   const clusters = { embeddings, centroids: centroids.vectors, memberOf, above: staticBank(fixed) };
-  return trainPart("hyper-network", text, shape, clusters, options, progress, signal);
+  return trainPart("hyper-network", text, shape, clusters, options, run);
 }
 
 /** Aborting stops after the current step with a checkpoint, and throws the signal's reason. */
@@ -81,13 +70,11 @@ async function trainPart(
   text: TrainingText,
   shape: BankShape,
   clusters: TrainingClusters | null,
-  options: FitOptions & TrainerOptions,
-  progress: Progress,
-  signal?: AbortSignal,
+  { key: textKey, seed, steps, learningRate, weightDecay }: FitOptions,
+  { threads, folder, progress, signal }: Run,
 ): Promise<Trained> {
-  const { seed, steps, learningRate, weightDecay, threads } = options;
-  const key = keyOf(options.key, shape, clusters, { seed, steps, learningRate, weightDecay });
-  const checkpoint = join(options.cacheDirectory, `checkpoint-${key}`);
+  const key = keyOf(textKey, shape, clusters, { seed, steps, learningRate, weightDecay });
+  const checkpoint = join(folder, `checkpoint-${key}`);
   const kept = await readFile(checkpoint).catch(nullIfMissing);
   const resumed = kept && (deserialize(kept) as TrainerState);
   if (resumed) progress.note(`${name}: continuing from step ${resumed.step}`);

@@ -22,12 +22,12 @@ export function gatesAt({ network, centroids }: Adapters, k: number, scale: numb
 /** Sum of negative log-likelihoods of each window's scored tokens, in nats. `gatesOf` [Q] of a window; zeros give the base. */
 export async function lossesOf(
   reader: Reader,
-  { windows, states }: WindowSet,
+  { windows, statesOf }: WindowSet,
   gatesOf: (index: number) => Float32Array,
 ): Promise<number[]> {
   const losses: number[] = [];
   for (const [i, window] of windows.entries()) {
-    const { logprobs } = await reader.read(await states.read(window), gatesOf(i), targetsOf(window));
+    const { logprobs } = await reader.read(statesOf(window), gatesOf(i), targetsOf(window));
     losses.push(logprobs.reduce((sum, logprob) => sum - logprob, 0));
   }
   return losses;

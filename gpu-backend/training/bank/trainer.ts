@@ -99,7 +99,7 @@ export async function openTrainer(
     const [hidden, targets, ofRows] = [new Float32Array(N * D), new Int32Array(N), new Float32Array(N * Q)];
     const windowOf: number[] = [];
     for (const [s, { window, tokens }] of windows.entries()) {
-      const states = await set.states.read(window);
+      const states = set.statesOf(window);
       const ids = targetsOf(window);
       for (const token of tokens) {
         const row = windowOf.push(from + s) - 1;

@@ -4,8 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { type Evaluation, evaluationTables, measureSources } from "../../../gpu-backend/research/evaluate.ts";
-import { rounded } from "../../../gpu-backend/research/run.ts";
-import { gainOf, overSources, worstOf } from "../../../gpu-backend/research/statistics.ts";
+import { gainOf, overSources, rounded, worstOf } from "../../../gpu-backend/research/statistics.ts";
 import { cutTexts, longestPrompt, type Source, scoredTokens, withPrompt } from "../../../gpu-backend/research/texts.ts";
 
 /** A token a letter; "m" takes two bytes. */

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { prefixTokens, scoredTokens } from "../../../gpu-backend/training/corpus/windows.ts";
-import { HiddenStates } from "../../../gpu-backend/training/hidden-states.ts";
+import { hiddenStatesOf } from "../../../gpu-backend/training/hidden-states.ts";
 import type { Progress } from "../../../gpu-backend/training/progress.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
 
@@ -26,26 +26,23 @@ test("a window's states are those that predict its scored tokens, and finished p
   const many = Array.from({ length: 9 }, (_, i) => ({ ...windows[i % 2] }));
   const controller = new AbortController();
   const afterOnePass = { ...silent, advance: () => controller.abort(new Error("interrupted")) };
-  const opened = open(folder, many, trunk, afterOnePass, controller.signal);
-  await expect(opened).rejects.toThrow("interrupted");
+  const interrupted = { threads: 1, folder, progress: afterOnePass, signal: controller.signal };
+  await expect(hiddenStatesOf(many, "weights", async () => trunk, interrupted)).rejects.toThrow("interrupted");
   let passes = 0;
   const counted = { ...trunk, hidden: (ids: Int32Array) => trunk.hidden(ids).finally(() => passes++) };
-  const states = await open(folder, many, counted, silent);
+  const run = { threads: 1, folder, progress: silent };
+  const statesOf = await hiddenStatesOf(many, "weights", async () => counted, run);
   expect(passes).toBe(1);
   for (const window of many) {
-    const read = await states.read(window);
     const ids = window.tokenIds.subarray(prefixTokens - 1, -1);
-    expect([...read]).toEqual([...ids].flatMap((id) => [id, 7]));
+    expect([...statesOf(window)]).toEqual([...ids].flatMap((id) => [id, 7]));
     expect(ids).toHaveLength(scoredTokens(window));
   }
   const failing = () => Promise.reject(new Error("computed again"));
-  await HiddenStates.open(folder, "key", many, D, failing, silent);
+  expect((await hiddenStatesOf(many, "weights", failing, run))(many[8])).toEqual(statesOf(many[8]));
+  await expect(hiddenStatesOf(many, "other weights", failing, run)).rejects.toThrow("computed again");
   await rm(folder, { recursive: true });
 });
-
-function open(folder: string, of: typeof windows, by: typeof trunk, progress: Progress, signal?: AbortSignal) {
-  return HiddenStates.open(folder, "key", of, D, async () => by, progress, signal);
-}
 
 test("a subset is drawn evenly, rises and repeats nothing", () => {
   const seed = 3;

@@ -1,10 +1,10 @@
-/** What all measurements have in common: where they run, and parts of which an interrupted one keeps those that it finished. */
+/** What trainings and measurements have in common: where they run, and parts of which an interrupted one keeps those that it finished. */
+import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { deserialize, serialize } from "node:v8";
 import { nullIfMissing, writeWhole } from "../files.ts";
-import { keyOf } from "../training/prepare.ts";
-import type { Progress } from "../training/progress.ts";
+import type { Progress } from "./progress.ts";
 
 export interface Run {
   threads: number;
@@ -14,7 +14,7 @@ export interface Run {
   signal?: AbortSignal;
 }
 
-/** One of the parts of a measurement: a name for the progress, and all that its result depends on, as JSON writes it. */
+/** One of the parts: a name for the progress, and all that its result depends on, as JSON writes it. */
 export interface Part {
   name: string;
   key: unknown;
@@ -31,7 +31,7 @@ export async function resultsOf<P extends Part, T>(
   progress.stage(stage, parts.length);
   for (const part of parts) {
     signal?.throwIfAborted();
-    const path = join(folder, `${stage}-${keyOf(part.key)}.part`);
+    const path = join(folder, `${stage.replace(" ", "-")}-${keyOf(part.key)}.part`);
     const kept = await readFile(path).catch(nullIfMissing);
     const result = kept ? (deserialize(kept) as T) : await compute(part);
     if (!kept) await writeWhole(path, serialize(result));
@@ -41,7 +41,7 @@ export async function resultsOf<P extends Part, T>(
   return results;
 }
 
-/** The same data with every number rounded to three decimals. */
-export function rounded<T>(value: T): T {
-  return JSON.parse(JSON.stringify(value, (_, one) => (typeof one === "number" ? Number(one.toFixed(3)) : one))) as T;
+/** A short name for a set of choices, for file names. */
+export function keyOf(...choices: unknown[]): string {
+  return createHash("sha256").update(JSON.stringify(choices)).digest("hex").slice(0, 16);
 }
