@@ -5,7 +5,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { chmod, cp, mkdir, mkdtemp, readdir, rename, rm } from "node:fs/promises";
+import { chmod, cp, mkdir, mkdtemp, readdir, rename, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createCommand, runCommand } from "../gpu-backend/command-line.ts";
@@ -13,9 +13,9 @@ import { unfinishedPrefix } from "../gpu-backend/files.ts";
 import { pointerName } from "../shared/artifacts/bucket.ts";
 import { keyFiles } from "./admin-key.ts";
 import { artifactsFolder, stateFolder } from "./local-edge.ts";
-import { checkStateVersion, claimStateFolder, readLocalRun, versionFile } from "./local-run.ts";
+import { checkStateVersion, claimStateFolder, readLocalRun, restoringVersion, versionFile } from "./local-run.ts";
 
-/** What is kept of the state folder. */
+/** What is kept of the state folder. The version is the last: a folder without it is not whole. */
 const parts = [...Object.values(keyFiles), "kv", "r2", "objects", versionFile];
 const note =
   "The archive holds tenants' documents with the keys that encrypt them, and the server's keys: keep it as you keep those.";
@@ -108,6 +108,7 @@ async function restore(file: string): Promise<void> {
     checkStateVersion(unpacked);
     claimStateFolder(state);
     const objects = await checkObjects(path.join(unpacked, "objects"));
+    await writeFile(path.join(state, versionFile), restoringVersion);
     for (const part of parts.filter((one) => existsSync(path.join(unpacked, one)))) {
       await rename(path.join(unpacked, part), path.join(state, part));
     }

@@ -79,11 +79,16 @@ export function claimStateFolder(stateFolder: string): void {
 export const versionFile = "version";
 /** The layout that this code reads and writes. A folder without a version has the first. */
 const stateVersion = 1;
+/** The version of a folder while a backup is restored to it, and after a restore that was killed. */
+export const restoringVersion = "restoring";
 
 /** Throws an Error for a folder that a newer version has written. */
 export function checkStateVersion(stateFolder: string): void {
   const text = readFileIfThere(path.join(stateFolder, versionFile)) ?? "1";
   if (/^\d{1,6}$/.test(text.trim()) && Number(text) <= stateVersion) return;
+  if (text === restoringVersion) {
+    throw new Error(`${stateFolder} holds a part of a backup, whose restore was stopped: remove it, and restore again`);
+  }
   throw new Error(
     `${stateFolder} has the layout ${JSON.stringify(text.trim().slice(0, 20))}, and this version knows ${stateVersion}: serve it by the version that wrote it, or a newer one`,
   );

@@ -115,7 +115,7 @@ export class Settlements implements UseRecorder {
       const due = (await settlesWithin(charged, confirmMs)) ? await charged.catch(() => null) : null;
       if (due) return this.#reportDue(ledger, due);
       for (const one of group.settlements) this.#store(ledger, one);
-      await ensureAlarm(this.#storage, this.#now(), { delayMs: firstRetryMs, maxDelayMs: maxRetryMs });
+      await this.#ensureRetry();
       await this.#storage.sync();
     } finally {
       if (this.#groups.get(ledger) === group) this.#groups.delete(ledger);
@@ -131,9 +131,16 @@ export class Settlements implements UseRecorder {
     if (due.length > 0) this.#report(tenantOf(ledger), [...summed.values()]);
   }
 
-  /** Stores a settlement in the present transaction; `retry` makes it. */
-  store({ requestId: id, ledger, beganMs, idempotencyKey }: AdmittedRequest, consumed: Consumption[]): void {
+  /** Stores a settlement in the present transaction, then makes it. */
+  async store(request: AdmittedRequest, consumed: Consumption[]): Promise<void> {
+    const { requestId: id, ledger, beganMs, idempotencyKey } = request;
     this.#store(ledger, { id, consumed, beganMs, idempotencyKey });
+    await this.#ensureRetry();
+    await this.retry();
+  }
+
+  #ensureRetry(): Promise<void> {
+    return ensureAlarm(this.#storage, this.#now(), { delayMs: firstRetryMs, maxDelayMs: maxRetryMs });
   }
 
   #store(ledger: string, { id, consumed, beganMs, idempotencyKey }: Settlement): void {

@@ -389,8 +389,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
 
   /** Stores use in the present transaction, and has it counted. */
   #count(request: AdmittedRequest, consumed: Consumption): void {
-    this.#settlements.store(request, [consumed]);
-    this.ctx.waitUntil(this.#settlements.retry());
+    this.ctx.waitUntil(this.#settlements.store(request, [consumed]));
   }
 
   #isUnused(hash: string): boolean {

@@ -113,6 +113,22 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
   expect(await ledger.usage(today(), today())).toEqual([]);
 });
 
+test("use that an object stored with what it is for is counted by its alarm if the object is lost before", async () => {
+  const { tenant, ledger } = newLedger();
+  const cell = env.CELLS.getByName(`stored of ${tenant}`);
+  const request = { requestId: "r", tenant, ledger: tenant, beganMs: 0, isLimited: true };
+  await runInDurableObject(cell, async (_: Cell, { storage }) => {
+    const settlements = settlementsIn(storage);
+    const lost = vi.spyOn(settlements, "retry").mockResolvedValue();
+    await settlements.store(request, [used]);
+    lost.mockRestore();
+  });
+  await evictDurableObject(cell);
+  expect(await ledger.usage(today(), today())).toEqual([]);
+  expect(await runDurableObjectAlarm(cell)).toBe(true);
+  expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 1, promptTokens: 3 }]);
+});
+
 test("a settlement is counted once though nothing ran for a day between two tries", async () => {
   const { ledger } = newLedger();
   await ledger.settle("before", [used]);

@@ -1,11 +1,15 @@
 /**
- * What clients notice when a backend is killed, hangs, fails, is slow or is restarted, under 200 streams at once.
+ * What clients notice when a backend is killed, hangs, fails, is slow or is restarted, under 200 streams at once. With --edge-kills
+ * instead: whether a self-hosted edge loses or doubles anything when it is killed.
  * Run: npm run bench:fault -- --help
  */
-import { writeFile } from "node:fs/promises";
-import { cpus, loadavg } from "node:os";
+
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { cpus, loadavg, tmpdir } from "node:os";
+import path from "node:path";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { startCluster } from "../../fault/cluster.ts";
+import { killUnderLoad, startKilledEdge } from "../../fault/edge-kills.ts";
 import { type Result, resultLine, runScenario, scenarios, undisturbed } from "../../fault/scenarios.ts";
 import { requestsOf, shippedCentroids } from "../../fault/traffic.ts";
 
@@ -14,17 +18,38 @@ interface Options {
   requests: number;
   tokens: number;
   only?: string[];
+  edgeKills?: number;
 }
 
 const options = parsedOptions<Options>(
-  createCommand("bench:fault", "streams that survive the loss of a backend", ["chameleon bench:fault"])
+  createCommand("bench:fault", "streams that survive the loss of a backend", [
+    "chameleon bench:fault",
+    "chameleon bench:fault --edge-kills 50 --requests 100",
+  ])
     .option("--json <file>", "write the figures there")
     .option("--requests <n>", "streams, all at once", count, 200)
     .option("--tokens <n>", "tokens of a stream, at least", count, 64)
+    .option("--edge-kills <n>", "kill -9 of a self-hosted edge so many times, instead of all else", count)
     .option("--only <names>", "scenarios, separated by commas", (names: string) => names.split(",")),
 );
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
+if (options.edgeKills !== undefined) {
+  const folder = await mkdtemp(path.join(tmpdir(), "edge-kills-"));
+  const { edge, backend } = await startKilledEdge(folder);
+  try {
+    const figures = await killUnderLoad(edge, {
+      ...{ kills: options.edgeKills, streams: options.requests, seed: Date.now() % 1e6, say },
+    });
+    say(JSON.stringify(figures, null, 2));
+    if (options.json) await writeFile(options.json, `${JSON.stringify(figures, null, 2)}\n`);
+  } finally {
+    await edge.stop();
+    backend.child.kill("SIGKILL");
+    await rm(folder, { recursive: true, maxRetries: 3 });
+  }
+  process.exit();
+}
 const chosen = scenarios.filter(({ name }) => options.only?.includes(name) ?? true);
 if (chosen.length === 0) throw new Error(`there are the scenarios ${scenarios.map(({ name }) => name).join(", ")}`);
 

@@ -1,0 +1,433 @@
+/**
+ * kill -9 of a self-hosted edge under streams and writes, again and again: what a tenant was promised before a kill is there after it,
+ * and each answer that ended is charged exactly once. A third of the callers has streams of the client library, which take up a stream
+ * that was cut off; the others' end in an error.
+ */
+import assert from "node:assert/strict";
+import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { resumableFetch } from "../../edge/client/resumable.ts";
+import { readLocalRun } from "../../infra/local-run.ts";
+import type { NewKey } from "../../shared/contracts/admin.ts";
+import type { UsageReport } from "../../shared/contracts/responses.ts";
+import { callAdmin, newKeyOf } from "../support/admin.ts";
+import { type Backend, startBackend } from "../support/backend-process.ts";
+import { smallBase } from "../support/small-base.ts";
+import { freePorts, type Stack, startStack } from "../support/stack.ts";
+import { seededRandom } from "../support/steps.ts";
+
+const BACKEND_SECRETS = "self-hosted-0123456789abcdef0123456789ab";
+/** Charged requests that the limited tenant of a round may make. */
+const limit = 3;
+const minuteMs = 60_000;
+const prompt = "Once upon a time";
+
+export interface KillFigures {
+  kills: number;
+  /** Answers that ended, memories and resumed streams included, all charged exactly once. */
+  answers: number;
+  tokens: number;
+  /** Streams that the client library took up again after a kill. */
+  resumed: number;
+  /** Requests that ended in an error, and how many of them were charged: they had been computed to their end. */
+  cut: number;
+  cutCharged: number;
+  /** Of those, streams of which the client lacks a token: it was on its way when the charge was stored. */
+  cutUnsent: number;
+  memoriesMade: number;
+  memoriesDeleted: number;
+}
+
+/** An edge before a backend, on one port for all its starts. */
+export class KilledEdge {
+  readonly state: string;
+  readonly #backend: Backend;
+  readonly #port: number;
+  #stack: Stack | null = null;
+
+  constructor(state: string, backend: Backend, port: number) {
+    this.state = state;
+    this.#backend = backend;
+    this.#port = port;
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${this.#port}`;
+  }
+
+  async start(): Promise<void> {
+    const env = { STATE_DIR: this.state, MODEL_DIR: smallBase, BACKEND_SECRETS, EDGE_PORT: String(this.#port) };
+    this.#stack = await startStack(env, ["--backend", this.#backend.url], "start-edge.ts");
+    await until("the edge to be ready", async () => (await fetch(`${this.url}/readyz`)).status === 200);
+  }
+
+  /** Kills the Worker's process and the one that started it, at once. */
+  async kill(): Promise<void> {
+    process.kill(readLocalRun(this.state)!.worker, "SIGKILL");
+    await this.#stack!.kill();
+  }
+
+  async stop(): Promise<void> {
+    await this.#stack?.stop();
+  }
+}
+
+export async function startKilledEdge(folder: string): Promise<{ edge: KilledEdge; backend: Backend }> {
+  const backend = await startBackend({
+    THREADS: "1",
+    MODEL_DIR: smallBase,
+    BACKEND_SECRETS,
+    DATA_DIR: path.join(folder, "data"),
+  });
+  const [port] = await freePorts(1);
+  const edge = new KilledEdge(path.join(folder, "state"), backend, port);
+  await edge.start();
+  return { edge, backend };
+}
+
+async function until(what: string, isSo: () => Promise<true | unknown>, timeoutMs = 60_000): Promise<void> {
+  const endMs = performance.now() + timeoutMs;
+  for (;;) {
+    const found = await isSo();
+    if (found === true) return;
+    if (performance.now() > endMs) throw new Error(`waited ${timeoutMs} ms for ${what}: ${JSON.stringify(found)}`);
+    await sleep(50);
+  }
+}
+
+export interface Used {
+  requests: number;
+  tokens: number;
+}
+
+const plus = (one: Used, other: Used): Used => ({
+  requests: one.requests + other.requests,
+  tokens: one.tokens + other.tokens,
+});
+
+/** A request that was cut off. */
+interface Cut {
+  /** What it is charged at most. */
+  most: Used;
+  /** What the client has of a stream; null for another answer. */
+  text: string | null;
+  /** Its key, if it can be sent again. */
+  again: { key: string; body: object } | null;
+}
+
+export class Caller {
+  readonly tenant: string;
+  readonly key: string;
+  readonly isResuming: boolean;
+  /** Charges of the answers that ended, and of those that were cut off before the last check. */
+  charged: Used = { requests: 0, tokens: 0 };
+  /** Of `prompt`. */
+  promptTokens = 0;
+  answers = 0;
+  resumed = 0;
+  cut: Cut | null = null;
+  /** Tokens of the memories that were made, by name. */
+  readonly memories = new Map<string, number>();
+  deleted = 0;
+  made = 0;
+  /** A memory that was being made or deleted. */
+  unknown: string | null = null;
+  /** A keyed answer that ended. */
+  repeatable: { key: string; body: object; answer: unknown } | null = null;
+  readonly #edge: KilledEdge;
+  readonly #random: () => number;
+  #requests = 0;
+
+  constructor(edge: KilledEdge, tenant: string, key: string, isResuming: boolean, random: () => number) {
+    this.#edge = edge;
+    this.tenant = tenant;
+    this.key = key;
+    this.isResuming = isResuming;
+    this.#random = random;
+  }
+
+  send(method: string, route: string, body?: unknown, { by = fetch, headers = {} }: SendOptions = {}) {
+    return by(this.#edge.url + route, {
+      method,
+      headers: { authorization: `Bearer ${this.key}`, "content-type": "application/json", ...headers },
+      ...(body !== undefined && { body: JSON.stringify(body) }),
+    });
+  }
+
+  async used(): Promise<Used> {
+    const { total } = (await (await this.send("GET", "/v1/usage")).json()) as UsageReport;
+    return { requests: total.requests, tokens: total.prompt_tokens + total.completion_tokens };
+  }
+
+  async memoryTokens(): Promise<Map<string, number>> {
+    const { data } = (await (await this.send("GET", "/v1/adapters")).json()) as {
+      data: { name: string; memory: { tokens: number } }[];
+    };
+    return new Map(data.map(({ name, memory }) => [name, memory.tokens]));
+  }
+
+  /** One request after the other, until one is cut off or `isOver` says so. */
+  async run(isOver: () => boolean): Promise<void> {
+    try {
+      while (!isOver()) {
+        const turn = this.#requests++ % 5;
+        if (this.isResuming) await this.#resumable(isOver);
+        else if (turn === 2) await this.#whole();
+        else if (turn === 4) await this.#write();
+        else await this.#stream();
+      }
+    } catch (error) {
+      // A connection that breaks is a TypeError of fetch.
+      if (!(error instanceof TypeError)) throw error;
+    }
+  }
+
+  #endText(text: string): void {
+    this.promptTokens = Number(/"prompt_tokens":(\d+)/.exec(text)![1]);
+    this.#end(usageIn(text));
+  }
+
+  #end(used: Used): void {
+    this.charged = plus(this.charged, used);
+    this.answers++;
+    this.cut = null;
+  }
+
+  #body() {
+    const max_tokens = 8 + Math.floor(this.#random() * 24);
+    return { prompt, max_tokens, temperature: 1, logprobs: 0, stream: true, stream_options: { include_usage: true } };
+  }
+
+  #begin(most: Used, again: Cut["again"] = null): Cut {
+    this.cut = { most, text: null, again };
+    return this.cut;
+  }
+
+  /** A busy edge refuses a request before it begins, which is charged nothing. */
+  #isRefused({ status }: Response): boolean {
+    if (status !== 429 && status !== 503) return false;
+    [this.cut, this.unknown] = [null, null];
+    return true;
+  }
+
+  async #resumable(isOver: () => boolean): Promise<void> {
+    const body = this.#body();
+    this.#begin({ requests: 1, tokens: 8 + body.max_tokens });
+    const by = resumableFetch({ delayMs: 200, attempts: 8 });
+    const response = await this.send("POST", "/v1/completions", body, { by });
+    const text = await response.text();
+    if (this.#isRefused(response)) return;
+    assert.equal(response.status, 200, text);
+    assert.ok(text.endsWith("data: [DONE]\n\n"), text);
+    assert.equal(new Set(Array.from(text.matchAll(/"id":"([^"]+)"/g), ([, id]) => id)).size, 1);
+    if (isOver()) this.resumed++;
+    this.#endText(text);
+  }
+
+  async #stream(): Promise<void> {
+    const body = this.#body();
+    const cut = this.#begin({ requests: 1, tokens: 8 + body.max_tokens });
+    let text = "";
+    cut.text = text;
+    const response = await this.send("POST", "/v1/completions", body);
+    for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {
+      text += chunk;
+      cut.text = text;
+    }
+    if (this.#isRefused(response)) return;
+    assert.equal(response.status, 200, text);
+    if (!text.endsWith("data: [DONE]\n\n") || text.includes('"error"')) throw new TypeError("the stream was cut off");
+    this.#endText(text);
+  }
+
+  async #whole(): Promise<void> {
+    // Memories that come and go would make it another answer.
+    const { stream_options: _, ...body } = { ...this.#body(), stream: false, chameleon: { adapter: "off" } };
+    const key = crypto.randomUUID();
+    this.#begin({ requests: 1, tokens: 8 + body.max_tokens }, { key, body });
+    const response = await this.send("POST", "/v1/completions", body, { headers: { "idempotency-key": key } });
+    const text = await response.text();
+    if (this.#isRefused(response)) return;
+    assert.equal(response.status, 200, text);
+    this.#endText(text);
+    this.repeatable = { key, body, answer: essenceOf(text) };
+  }
+
+  async #write(): Promise<void> {
+    const [oldest] = this.memories.keys();
+    const isNew = this.memories.size < 2;
+    this.unknown = isNew ? `own-${this.#requests}` : oldest;
+    const documents = [{ text: `${this.tenant} ${this.#requests} keeps ledgers at the quay. `.repeat(6) }];
+    if (isNew) this.#begin({ requests: 1, tokens: 600 });
+    const response = isNew
+      ? await this.send("POST", "/v1/adapters", { name: this.unknown, documents })
+      : await this.send("DELETE", `/v1/adapters/${this.unknown}`);
+    const text = await response.text();
+    if (this.#isRefused(response)) return;
+    assert.ok(response.ok, text);
+    if (isNew) {
+      const { memory } = JSON.parse(text) as { memory: { tokens: number } };
+      this.memories.set(this.unknown, memory.tokens);
+      this.made++;
+      this.#end({ requests: 1, tokens: memory.tokens });
+    } else {
+      this.memories.delete(this.unknown);
+      this.deleted++;
+    }
+    this.unknown = null;
+  }
+
+  /**
+   * Throws unless the edge has what the caller was promised, no more and no less. Returns what a request that was cut off was charged,
+   * and sends it again under its key.
+   */
+  async check(): Promise<Used> {
+    const memories = await this.memoryTokens();
+    if (this.unknown !== null) {
+      const tokens = memories.get(this.unknown);
+      // One that was made is charged, also where its answer was cut off.
+      if (tokens !== undefined && !this.memories.has(this.unknown)) this.#end({ requests: 1, tokens });
+      if (tokens === undefined) this.memories.delete(this.unknown);
+      else this.memories.set(this.unknown, tokens);
+    }
+    this.unknown = null;
+    assert.deepEqual([...memories].sort(), [...this.memories].sort(), this.tenant);
+    const { most, again } = this.cut ?? { most: { requests: 0, tokens: 0 }, again: null };
+    let extra: Used = most;
+    // Settlements that failed are repeated.
+    await until(`the charges of ${this.tenant}`, async () => {
+      const used = await this.used();
+      extra = plus(used, { requests: -this.charged.requests, tokens: -this.charged.tokens });
+      const isWithin = extra.requests === 0 ? extra.tokens === 0 : extra.requests === 1 && most.requests === 1;
+      return (isWithin && extra.tokens >= 0 && extra.tokens <= most.tokens) || { used, charged: this.charged, most };
+    });
+    const options = { headers: { "idempotency-key": again?.key ?? "" } };
+    const isEnded = again && usageIn(await (await this.send("POST", "/v1/completions", again.body, options)).text());
+    this.charged = plus(this.charged, isEnded ?? extra);
+    return extra;
+  }
+
+  /** Throws unless an answer that ended before the kill is answered alike under its key, and refused with another body. */
+  async repeat(): Promise<void> {
+    if (!this.repeatable) return;
+    const { key, body, answer } = this.repeatable;
+    const options = { headers: { "idempotency-key": key } };
+    const twice = await Promise.all([1, 2].map(() => this.send("POST", "/v1/completions", body, options)));
+    for (const response of twice) assert.deepEqual(essenceOf(await response.text()), answer);
+    const other = await this.send("POST", "/v1/completions", { ...body, max_tokens: 1 }, options);
+    assert.equal(other.status, 409, await other.text());
+  }
+}
+
+interface SendOptions {
+  by?: typeof fetch;
+  headers?: Record<string, string>;
+}
+
+function usageIn(text: string): Used {
+  const [, prompt, completion] = /"prompt_tokens":(\d+),"completion_tokens":(\d+)/.exec(text)!;
+  return { requests: 1, tokens: Number(prompt) + Number(completion) };
+}
+
+/** Tokens of whole events. */
+function tokensIn(stream: string): number {
+  const events = stream
+    .split("\n\n")
+    .slice(0, -1)
+    .filter((event) => event.startsWith("data: {"));
+  type Event = { choices?: { logprobs: { tokens: string[] } | null }[] };
+  const all = events.flatMap((event) => (JSON.parse(event.slice(6)) as Event).choices ?? []);
+  return all.reduce((sum, { logprobs }) => sum + (logprobs?.tokens.length ?? 0), 0);
+}
+
+/** What has no timings. */
+function essenceOf(text: string): unknown {
+  const { id, created, choices, usage } = JSON.parse(text) as {
+    id: string;
+    created: number;
+    choices: { text: string; finish_reason: string; logprobs: object }[];
+    usage: object;
+  };
+  const answers = choices.map(({ text, finish_reason, logprobs }) => ({ text, finish_reason, logprobs }));
+  return { id, created, answers, usage };
+}
+
+export async function newCallers(edge: KilledEdge, count: number, random: () => number): Promise<Caller[]> {
+  return Promise.all(
+    Array.from({ length: count }, async (_, i) => {
+      const tenant = `caller-${i}`;
+      const { key } = await newKeyOf(edge.state, tenant);
+      // Every other one has no limits, whose settlements travel together.
+      await callAdmin(edge.state, "POST", `/tenants/${tenant}`, { plan: i % 2 === 0 ? "standard" : "unlimited" });
+      return new Caller(edge, tenant, key, i % 3 === 0, random);
+    }),
+  );
+}
+
+/** Kills an edge `kills` times under `streams` callers, and checks everything after each. Throws an Error for what does not hold. */
+export async function killUnderLoad(
+  edge: KilledEdge,
+  { kills, streams, seed, say }: { kills: number; streams: number; seed: number; say(line: string): void },
+): Promise<KillFigures> {
+  const random = seededRandom(seed);
+  const callers = await newCallers(edge, streams, random);
+  const revoked: string[] = [];
+  let [cut, cutCharged, cutUnsent] = [0, 0, 0];
+  const sum = (of: (caller: Caller) => number) => callers.reduce((total, caller) => total + of(caller), 0);
+  // Before all requests: past the limit of look-ups from one address only keys are known that were there a minute ago.
+  const extras: { caller: Caller; gone: NewKey }[] = [];
+  for (let round = 0; round < kills; round++) {
+    const tenant = `limited-${round}`;
+    const { key } = await newKeyOf(edge.state, tenant);
+    await callAdmin(edge.state, "POST", `/tenants/${tenant}`, { limits: { requests_per_minute: limit } });
+    const gone = await newKeyOf(edge.state, `revoked-${round}`);
+    extras.push({ caller: new Caller(edge, tenant, key, false, random), gone });
+  }
+  for (let round = 1; round <= kills; round++) {
+    const { caller, gone } = extras[round - 1];
+    let isKilled = false;
+    const before = sum(({ answers }) => answers);
+    const traffic = Promise.all(callers.map((caller) => caller.run(() => isKilled)));
+    traffic.catch(() => undefined);
+    const ask = async () => {
+      const response = await caller.send("POST", "/v1/completions", { prompt: "a", max_tokens: 1 });
+      return response.ok ? "ok" : ((await response.json()) as { error: { code: string } }).error.code;
+    };
+    const askedMs = performance.now();
+    // One that finds the edge full counts, too.
+    for (let i = 0; i < limit; i++) assert.match(await ask(), /^(ok|overloaded)$/);
+    await callAdmin(edge.state, "DELETE", `/keys/${gone.id}`);
+    revoked.push(gone.key);
+    await until("answers", async () => sum(({ answers }) => answers) > before + streams / 2);
+    await sleep(random() * 500);
+    isKilled = true;
+    await edge.kill();
+    await edge.start();
+    const fourth = await ask();
+    if (performance.now() < askedMs + minuteMs) assert.equal(fourth, "rate_limit_exceeded");
+    await traffic;
+    const checks = callers.map(async (caller) => {
+      const { cut: broken } = caller;
+      const extra = await caller.check();
+      caller.cut = null;
+      if (broken) cut++;
+      if (!broken || extra.requests === 0) return;
+      cutCharged++;
+      if (broken.text !== null && tokensIn(broken.text) < extra.tokens - caller.promptTokens) cutUnsent++;
+    });
+    await Promise.all(checks);
+    // It is charged nothing, as the next check sees.
+    await Promise.all(callers.map((caller) => caller.repeat()));
+    say(`kill ${round}: ${sum(({ answers }) => answers)} answers, ${cut} cut off, ${cutCharged} of these charged`);
+  }
+  await Promise.all(callers.map((caller) => caller.check()));
+  for (const bearer of revoked) {
+    const { status } = await fetch(`${edge.url}/v1/models`, { headers: { authorization: `Bearer ${bearer}` } });
+    assert.equal(status, 401);
+  }
+  return {
+    ...{ kills, answers: sum(({ answers }) => answers), tokens: sum(({ charged }) => charged.tokens) },
+    ...{ resumed: sum(({ resumed }) => resumed), cut, cutCharged, cutUnsent },
+    ...{ memoriesMade: sum(({ made }) => made), memoriesDeleted: sum(({ deleted }) => deleted) },
+  };
+}
