@@ -6,9 +6,9 @@ import "../../edge/client/openai.ts";
 import { readFileSync } from "node:fs";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { HumanMessage, SystemMessage } from "@langchain/core/messages";
+import { type AIMessageChunk, HumanMessage, SystemMessage, ToolMessage } from "@langchain/core/messages";
 import { ChatOpenAI, OpenAI as OpenAICompletions, OpenAIEmbeddings } from "@langchain/openai";
-import { APICallError, embedMany, generateObject, generateText, jsonSchema, streamText } from "ai";
+import { APICallError, embedMany, generateObject, generateText, jsonSchema, stepCountIs, streamText, tool } from "ai";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import OpenAI, { APIUserAbortError, BadRequestError, NotFoundError } from "openai";
 import { beforeAll, describe, expect, test } from "vitest";
@@ -78,6 +78,20 @@ const schema = {
 } as const;
 const isOfSchema = new Ajv2020().compile(schema);
 const expectOfSchema = (value: unknown) => expect(isOfSchema(value), JSON.stringify(value)).toBe(true);
+
+/** A function whose arguments a model without sense completes. */
+const weather = {
+  name: "get_weather",
+  description: "The weather of a city",
+  parameters: {
+    type: "object",
+    properties: { city: { enum: ["Paris", "Rome"] }, days: { type: "integer", minimum: 1, maximum: 9 } },
+    required: ["city", "days"],
+    additionalProperties: false,
+  },
+} as const;
+const isOfWeather = new Ajv2020().compile(weather.parameters);
+const expectOfWeather = (value: unknown) => expect(isOfWeather(value), JSON.stringify(value)).toBe(true);
 
 /** What one token takes away: an answer that is aborted has fewer than these. */
 const long = 400;
@@ -185,6 +199,51 @@ describe("the openai SDK", () => {
     const cut = await client().chat.completions.create({ ...request, n: 1, max_tokens: 2 });
     expect(cut.choices[0].finish_reason).toBe("length");
     expect(texts[0].startsWith(cut.choices[0].message.content!)).toBe(true);
+  });
+
+  test("calls a function, whole and streamed, and goes on with its result", async () => {
+    const tools = [{ type: "function" as const, function: { ...weather, strict: true } }];
+    const request = { model, messages, tools, max_tokens: 200, temperature: 1, seed: 5 };
+    const forced = { ...request, tool_choice: "required" as const, parallel_tool_calls: false };
+    const whole = await client().chat.completions.create(forced);
+    const [{ message, finish_reason }] = whole.choices;
+    expect([finish_reason, message.content]).toEqual(["tool_calls", null]);
+    const [call] = message.tool_calls as OpenAI.ChatCompletionMessageFunctionToolCall[];
+    expect(call.function.name).toBe(weather.name);
+    expectOfWeather(JSON.parse(call.function.arguments));
+    const final = await client().chat.completions.stream(forced).finalChatCompletion();
+    expect(final.choices[0]).toMatchObject({
+      finish_reason: "tool_calls",
+      message: { tool_calls: [{ function: call.function }] },
+    });
+    // A repeated request has the same ids.
+    const repeated = { headers: { "Idempotency-Key": crypto.randomUUID() } };
+    const [one, other] = [0, 1].map(() => client().chat.completions.create(forced, repeated));
+    expect((await one).choices).toEqual((await other).choices);
+    const result = { role: "tool" as const, tool_call_id: call.id, content: "rain" };
+    const next = await client().chat.completions.create({
+      ...{ ...request, messages: [...messages, message, result], max_tokens: 8 },
+    });
+    expect(next.choices[0].message.content).not.toBe("");
+    expect(next.usage!.prompt_tokens).toBeGreaterThan(whole.usage!.prompt_tokens);
+    const plain = await client().chat.completions.create({ ...request, tool_choice: "none", max_tokens: 1 });
+    expect(plain.usage!.prompt_tokens).toBeLessThan(whole.usage!.prompt_tokens);
+  });
+
+  test("calls a function by a response, whole and streamed, and goes on with its result", async () => {
+    const tools = [{ type: "function" as const, ...weather, strict: true }];
+    const request = { model, tools, max_output_tokens: 200, temperature: 1, seed: 5 };
+    const asked = { ...request, input: question, tool_choice: { type: "function" as const, name: weather.name } };
+    const whole = await client().responses.create({ ...asked, stream: false });
+    const [call] = whole.output as [OpenAI.Responses.ResponseFunctionToolCall];
+    expect(whole).toMatchObject({ status: "completed", output: [{ type: "function_call", name: weather.name }] });
+    expectOfWeather(JSON.parse(call.arguments));
+    const streamed = await client().responses.stream(asked).finalResponse();
+    expect(streamed.output).toMatchObject([{ type: "function_call", arguments: call.arguments }]);
+    const output = { type: "function_call_output" as const, call_id: call.call_id, output: "rain" };
+    const input: OpenAI.Responses.ResponseInput = [{ role: "user", content: question }, call, output];
+    const next = await client().responses.create({ ...request, input, max_output_tokens: 8, stream: false });
+    expect(next.output_text).not.toBe("");
   });
 
   test("is told which keyword of a schema is not supported, and where", async () => {
@@ -325,6 +384,37 @@ describe("the Vercel AI SDK", () => {
       const { object, finishReason } = await generateObject({ ...request, seed: 5, temperature: 1 });
       expectOfSchema(object);
       expect(finishReason).toBe("stop");
+    }
+  });
+
+  test("runs tools and goes on with their results, by either provider, and by its default model", async () => {
+    const compatible = createOpenAICompatible({ name: "chameleon", baseURL, apiKey: stack.key });
+    const openai = createOpenAI({ baseURL, apiKey: stack.key });
+    for (const chatModel of [compatible.chatModel(model), openai.chat(model), openai(model)]) {
+      const given: unknown[] = [];
+      const get_weather = tool({
+        description: weather.description,
+        inputSchema: jsonSchema<{ city: string; days: number }>(weather.parameters),
+        execute: async (input) => {
+          given.push(input);
+          return "rain";
+        },
+      });
+      const request = {
+        ...{ model: chatModel, tools: { get_weather }, prompt: question, maxRetries: 0, seed: 5, temperature: 1 },
+        ...{ maxOutputTokens: 100, providerOptions: { openai: { store: false, parallelToolCalls: false } } },
+        stopWhen: stepCountIs(2),
+        prepareStep: ({ stepNumber }: { stepNumber: number }) => ({
+          toolChoice: stepNumber === 0 ? ({ type: "tool", toolName: "get_weather" } as const) : ("none" as const),
+        }),
+      };
+      const { steps } = await generateText(request);
+      expect(steps).toHaveLength(2);
+      expect(steps[0].finishReason).toBe("tool-calls");
+      const streamed = streamText(request);
+      expect(await streamed.steps).toHaveLength(2);
+      expect(given).toHaveLength(2);
+      for (const input of given) expectOfWeather(input);
     }
   });
 
@@ -499,6 +589,21 @@ describe("LangChain", () => {
     const llm = new ChatOpenAI({ ...common(), maxTokens: 200, temperature: 1, modelKwargs: { seed: 5 } });
     const structured = llm.withStructuredOutput(schema, { method: "jsonSchema", name: "answer", strict: true });
     expectOfSchema(await structured.invoke(messages));
+  });
+
+  test("binds tools, whole and streamed, and goes on with a result", async () => {
+    const llm = new ChatOpenAI({ ...common(), maxTokens: 100, temperature: 1, modelKwargs: { seed: 5 } });
+    const tools = [{ type: "function" as const, function: weather }];
+    const bound = llm.bindTools(tools, { tool_choice: "get_weather" });
+    const whole = await bound.invoke(messages);
+    const [call] = whole.tool_calls!;
+    expect(call.name).toBe(weather.name);
+    expectOfWeather(call.args);
+    let joined: AIMessageChunk | undefined;
+    for await (const part of await bound.stream(messages)) joined = joined ? joined.concat(part) : part;
+    expect(joined!.tool_calls).toMatchObject([{ name: call.name, args: call.args }]);
+    const result = new ToolMessage({ content: "rain", tool_call_id: call.id! });
+    expect((await llm.bindTools(tools).invoke([...messages, whole, result])).content).not.toBe("");
   });
 
   test("embeds documents and a question", async () => {

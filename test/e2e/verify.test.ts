@@ -17,6 +17,8 @@ const pick = <T>(all: readonly T[]): T => all[Math.floor(random() * all.length)]
 const words = "the cat of a house on hill ran to find its red ball and then slept until morning came".split(" ");
 const text = (length: number) => Array.from({ length }, () => pick(words)).join(" ");
 const count = 300;
+const parameters = { type: "object", properties: { a: { enum: [1, 2] } }, required: ["a"] };
+const tools = [{ type: "function", function: { name: "f", parameters } }];
 
 let folder: string;
 let stack: Stack;
@@ -49,7 +51,8 @@ function randomRequest(base: string): { path: string; body: Record<string, unkno
     return { path: "/v1/responses", body: { ...rest, input: text(12), max_output_tokens, ...logprobs } };
   }
   if (random() < 0.3) {
-    const logprobs = pick([{}, { logprobs: true, top_logprobs: 2 }, { prompt_logprobs: 1 }]);
+    const called = { tools, tool_choice: "required", max_tokens: 60 };
+    const logprobs = pick([{}, { logprobs: true, top_logprobs: 2 }, { prompt_logprobs: 1 }, called]);
     const messages = [{ role: "user", content: text(3 + Math.floor(random() * 20)) }];
     return { path: "/v1/chat/completions", body: { ...body, messages, ...logprobs } };
   }
