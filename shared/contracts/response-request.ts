@@ -221,17 +221,29 @@ function readInput(value: unknown, context: z.RefinementCtx): ChatMessage[] {
   if (typeof value === "string") return [{ role: "user", content: value }];
   if (!Array.isArray(value)) return refuse(`input is ${kindOf(value)}; it must be a text or a list of items`);
   const messages: unknown[] = [];
+  /** Those of the last turn, if a call was the last item. */
+  let calls: unknown[] | null = null;
   for (const [i, item] of (value as unknown[]).entries()) {
     const { type = "message", call_id, ...fields } = (item ?? {}) as Record<string, unknown>;
     // An earlier answer's search: what it found is in no message.
     if (type === "file_search_call") continue;
     if (type === "function_call") {
       const call = { id: call_id, type: "function", function: fields };
-      // A call is of the assistant's message before it.
-      const last = messages.at(-1) as { role?: unknown; tool_calls?: unknown[] } | null | undefined;
-      const turn = last?.role === "assistant" ? (messages.pop() as typeof last) : { role: "assistant", content: null };
-      messages.push({ ...turn, tool_calls: [...(last === turn ? (last.tool_calls ?? []) : []), call] });
-    } else if (type === "function_call_output") {
+      if (calls === null) {
+        // The first calls of a turn may have a message of the assistant before them.
+        const last = messages.at(-1) as { role?: unknown; tool_calls?: unknown } | null | undefined;
+        const isTurn = last?.role === "assistant" && last.tool_calls === undefined;
+        calls = [];
+        messages.push({
+          ...(isTurn ? (messages.pop() as object) : { role: "assistant", content: null }),
+          tool_calls: calls,
+        });
+      }
+      calls.push(call);
+      continue;
+    }
+    calls = null;
+    if (type === "function_call_output") {
       messages.push({ role: "tool", content: fields.output, tool_call_id: call_id });
     } else if (type === "message") {
       messages.push(item);

@@ -319,8 +319,8 @@ test.each<[string, object, RegExp]>([
   ["tools[0].function.parameters.type", { tools: inChat({ name: "f", parameters: { type: "string" } }) }, /"object"/],
   [
     "tools[0].function.parameters",
-    { tools: inChat({ name: "f", parameters: { type: "object", properties: { a: { pattern: "x" } } } }) },
-    /parameters at "\/properties\/a\/pattern" is a keyword that is not supported/,
+    { tools: inChat({ name: "f", parameters: { type: "object", properties: { a: { unevaluatedItems: true } } } }) },
+    /parameters at "\/properties\/a\/unevaluatedItems" is a keyword that is not supported/,
   ],
   ["tool_choice", { tools: many(1), tool_choice: "any" }, /tool_choice is "any"; it must be none, auto, required/],
   ["tool_choice", { tools: many(1), tool_choice: { type: "allowed_tools" } }, /"allowed_tools"/],
@@ -349,6 +349,12 @@ test.each<[string, object, RegExp]>([
   ["tools", { chameleon: { compare: true } }, /have no place for logprobs/],
   ["tool_choice", { tool_choice: { type: "function", name: "g" } }, /"g", which is not in tools/],
   ["input[0]", { input: [{ type: "function_call_output", call_id: "x", output: "1" }] }, /tool_call_id is "x"/],
+  [
+    "input[0]",
+    { input: [{ role: "assistant", content: "", tool_calls: false }, { type: "function_call" }] },
+    /false|boolean/,
+  ],
+  ["input[0]", { input: Array(20_000).fill({ type: "function_call" }) }, /20000 entries, the maximum is 16/],
   ["input[0]", { input: [{ type: "custom_tool_call" }] }, /"custom_tool_call"/],
 ])("of a response %s is refused: %j", async (param, more, message) => {
   const error = await errorOf(await app().post(response, { input: "aaa", tools: inResponse(weather), ...more }));
