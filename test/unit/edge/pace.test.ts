@@ -1,4 +1,3 @@
-import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { Pace, paceKeyOf } from "../../../edge/tenants/pace.ts";
@@ -90,16 +89,11 @@ test("keys of one letter's difference have numbers of their own", () => {
   expect(numbers.size).toBe(1000);
 });
 
-test("TENANTS.md tells the longest waits of a small request and of the largest body", () => {
-  const text = readFileSync(new URL("../../../edge/tenants/TENANTS.md", import.meta.url), "utf8");
-  const told = /A small request is delayed by at most (\d+) s, a body of 1 MiB by at most (\d+) s/
-    .exec(text)
-    ?.slice(1)
-    .map(Number);
+test("a small request waits for a second at most, the largest body for 31", () => {
   expect(requestLimits.bodyBytes).toBe(mebibyte);
   const longestSeconds = [0, mebibyte].map((bytes) => {
     const pace = new Pace();
     return Math.max(...Array.from({ length: 1000 }, () => pace.waitMs(1, 0, bytes))) / 1000;
   });
-  expect(told).toEqual(longestSeconds);
+  expect(longestSeconds).toEqual([1, 31]);
 });
