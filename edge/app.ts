@@ -3,6 +3,7 @@ import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../shared/errors.ts";
 import { adminAuth, admission, auth, preflight } from "./api/access.ts";
 import { createAdapter, deleteAdapter, getAdapter, listAdapters } from "./api/adapters.ts";
+import { getFile as getArtifactFile, listSwitches, switchArtifacts, uploadFile } from "./api/admin-artifacts.ts";
 import {
   changeTenant,
   createKey,
@@ -42,7 +43,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   use("/v1/*", [preflight, auth, callersTrace, admission]);
   use("/admin/*", [adminAuth, callersTrace]);
 
-  type Method = "GET" | "POST" | "DELETE";
+  type Method = "GET" | "POST" | "PUT" | "DELETE";
   // One path that Hono's RegExpRouter refuses would make every request use the slower TrieRouter.
   const routes: Record<string, Partial<Record<Method, RouteHandler>>> = {
     "/v1/completions": { POST: completions },
@@ -72,6 +73,8 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     "/admin/v1/keys": { GET: listKeys, POST: createKey },
     "/admin/v1/keys/:id": { DELETE: revokeKey },
     "/admin/v1/keys/:id/rotate": { POST: rotateKey },
+    "/admin/v1/artifacts": { GET: listSwitches, POST: switchArtifacts },
+    "/admin/v1/artifacts/files/:sha256": { GET: getArtifactFile, PUT: uploadFile },
     "/admin/v1/tenants/:tenant": { GET: getTenant, POST: changeTenant, DELETE: eraseTenant },
     "/healthz": { GET: healthz },
     "/readyz": { GET: readyz(dependencies) },

@@ -2,8 +2,9 @@
  * The KV namespace and the R2 bucket of an edge in a bare workerd, with the methods that the Worker uses: folders on disk with a file
  * for each record or object, which workerd writes in one step. workerd makes these bindings from this module (a wrapped binding).
  */
-import { sha256Hex } from "../shared/bytes.ts";
+import { hexOf, sha256Hex } from "../shared/bytes.ts";
 import type { Bucket } from "./artifacts/artifact-bucket.ts";
+import { type PublishBucket, wrongHash } from "./artifacts/publish.ts";
 import type { RecordStore } from "./tenants/key-records.ts";
 import type { Namespace } from "./tenants/records.ts";
 
@@ -32,24 +33,46 @@ export function namespace({ folder }: Folder): Namespace & RecordStore {
   };
 }
 
-/** Names of objects are paths below the folder. */
-export function bucket({ folder }: Folder): Bucket {
+/** Until when an object is being replaced, in milliseconds since 1970. */
+let replacedUntilMs = 0;
+/** A bound on the time that it takes. */
+const replaceMs = 10_000;
+
+/** Names of objects are paths below the folder. Metadata, which are hints, are not kept. */
+export function bucket({ folder }: Folder): Bucket & PublishBucket {
+  const find = async (name: string) => {
+    const found = await read(folder, name);
+    if (!found) return null;
+    const bytes = await found.arrayBuffer();
+    const sha256 = await crypto.subtle.digest("SHA-256", bytes);
+    const { body } = new Response(bytes);
+    return {
+      ...{ etag: hexOf(sha256), size: bytes.byteLength, checksums: { sha256 } },
+      ...{ body, text: () => new Response(bytes).text(), arrayBuffer: async () => bytes },
+    };
+  };
   return {
+    head: find,
     get: (async (name: string, options?: { onlyIf: { etagDoesNotMatch: string } }) => {
-      const found = await read(folder, name);
-      if (!found) return null;
-      const bytes = await found.arrayBuffer();
-      const etag = await sha256Hex(new Uint8Array(bytes));
-      if (options?.onlyIf.etagDoesNotMatch === etag) return { etag };
-      const { body } = new Response(bytes);
-      return {
-        etag,
-        size: bytes.byteLength,
-        body,
-        text: () => new Response(bytes).text(),
-        arrayBuffer: async () => bytes,
-      };
-    }) as Bucket["get"],
+      const found = await find(name);
+      return found && options?.onlyIf.etagDoesNotMatch === found.etag ? { etag: found.etag } : found;
+    }) as Bucket["get"] & PublishBucket["get"],
+    async put(name, value, { sha256, onlyIf }) {
+      // Whole before it is written: workerd keeps what has arrived of a body that breaks off.
+      const body = await new Response(value).arrayBuffer();
+      if (sha256 !== undefined && (await sha256Hex(new Uint8Array(body))) !== sha256) throw new Error(wrongHash);
+      if (!onlyIf) return write(folder, name, { method: "PUT", body });
+      // After a while all the same: a request that ended half-way has not reset it.
+      if (Date.now() < replacedUntilMs) return null;
+      replacedUntilMs = Date.now() + replaceMs;
+      try {
+        const found = await find(name);
+        if (onlyIf.get("if-match") !== (found && `"${found.etag}"`)) return null;
+        return await write(folder, name, { method: "PUT", body });
+      } finally {
+        replacedUntilMs = 0;
+      }
+    },
   };
 }
 

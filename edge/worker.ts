@@ -97,6 +97,7 @@ const app = createApp({
   keys,
   requireAdmin: keys.requireAdmin,
   keyRecords: new KeyRecords(env.TENANTS, now, () => crypto.getRandomValues(new Uint8Array(32))),
+  artifactBucket: env.ARTIFACTS ?? null,
   bodyReads: new BodyReads(),
   documentReads: new BodyReads(limits.documentBodyBytes),
   bodies: new AnswerBodies({ maximumBytes: workerBodyBytes, ofRequests: true }),

@@ -7,12 +7,12 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { onStopRequest, readText } from "../gpu-backend/command-line.ts";
+import { currentOf, parsePointer, pointerName } from "../shared/artifacts/bucket.ts";
 import { isLoopback } from "../shared/loopback.ts";
 import { keptKey } from "./admin-key.ts";
 import { artifactsFolder, localKey, pagesFolder, stateFolder } from "./local-edge.ts";
 import { writeLocalRun } from "./local-run.ts";
 import { localHost, parsePort, readPort } from "./ports.ts";
-import { publishedManifest } from "./publish/store.ts";
 import type { OutsideSocket } from "./workerd/config.ts";
 import type { BareEdge } from "./workerd/edge.ts";
 
@@ -189,13 +189,22 @@ export async function serveEdge(
     url: workerd.url,
     key,
     async announce(backends) {
-      const published = await publishedManifest(artifactsFolder());
+      const published = await publishedManifest();
       if (published) progressOf(options)(`published artifacts come first: ${published} (npm run publish -- --list)`);
       await writeLocalRun(state, { pid: process.pid, edge: workerd.url, key, adminKey, worker: workerd.pid });
       const edge = outside ? urlOf({ ...outside, port: workerd.ports.outside }) : workerd.url;
       process.stdout.write(`${readyText({ edge, key, made, backends }, options, process.stdout.isTTY)}\n`);
     },
   };
+}
+
+/** Hash of the manifest that was published; null where nothing was, or what is there cannot be read. */
+async function publishedManifest(): Promise<string | null> {
+  try {
+    return currentOf(parsePointer(await readText(path.join(artifactsFolder(), pointerName))));
+  } catch {
+    return null;
+  }
 }
 
 function urlOf({ host, port, tls }: OutsideSocket): string {

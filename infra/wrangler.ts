@@ -1,24 +1,14 @@
 /** wrangler's command line as a child process, quiet and without questions. Not here: what its commands answer. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { text } from "node:stream/consumers";
 import { stripVTControlCharacters } from "node:util";
 
-/** The program of wrangler's package. The npm package leaves wrangler out, as only `--remote` needs it: then throws an Error that says how to install it. */
+/** The program of wrangler's package, which the npm package leaves out. */
 export function wranglerProgram(): string {
-  try {
-    return path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
-  } catch (cause) {
-    const manifest = path.join(import.meta.dirname, "../package.json");
-    const { name, devDependencies } = JSON.parse(readFileSync(manifest, "utf8"));
-    throw new Error(
-      `this needs wrangler, which is not installed: npm install wrangler@${devDependencies.wrangler}, with --global where ${name} was installed so`,
-      { cause },
-    );
-  }
+  return path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
 }
 
 /** wrangler's environment here: no metrics, no request data fetched from Cloudflare, no banner, no log files. */
@@ -50,7 +40,6 @@ export interface WranglerConfig {
 
 /** Reads an environment of a wrangler configuration, its top level unless named. wrangler's module takes 100 MB. */
 export async function readWranglerConfig(config: string, env?: string): Promise<WranglerConfig> {
-  wranglerProgram();
   const { unstable_readConfig } = await import("wrangler");
   return unstable_readConfig({ config, env });
 }

@@ -26,6 +26,8 @@ export const errorTable = {
   numerics_mismatch: { status: 409, type: "server_error", code: "numerics_mismatch" },
   /** An Idempotency-Key came with another request before. */
   idempotency_conflict: { status: 409, type: "invalid_request_error", code: "idempotency_conflict" },
+  /** Two publishers at once. */
+  switch_conflict: { status: 409, type: "invalid_request_error", code: "switch_conflict" },
   body_too_slow: { status: 408, type: "invalid_request_error", code: "body_too_slow" },
   /** A call from edge to backend that names another process than the one it reached. */
   misdirected: { status: 421, type: "server_error", code: "misdirected" },

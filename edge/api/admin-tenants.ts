@@ -40,7 +40,7 @@ export const rotateKey: RouteHandler = async (c, { keyRecords, now }) => {
 
 export const getTenant: RouteHandler = async (c, { keyRecords }) => {
   const tenant = tenantOf(c);
-  return c.json(settingsOf(tenant, (await keyRecords.tenant(tenant)) ?? { plan: "standard", limits: {}, origins: [] }));
+  return c.json(settingsOf(tenant, await keyRecords.tenant(tenant)));
 };
 
 export const changeTenant: RouteHandler = async (c, { keyRecords }) => {
@@ -50,19 +50,10 @@ export const changeTenant: RouteHandler = async (c, { keyRecords }) => {
   if (wrong !== undefined) {
     throw invalidRequest(`${JSON.stringify(wrong)} is no origin, as https://app.example.com is one`, "origins");
   }
-  const record = await keyRecords.change(tenant, {
-    plan,
-    limits: definedIn({
-      requestsPerMinute: limits.requests_per_minute,
-      tokensPerMinute: limits.tokens_per_minute,
-      concurrentRequests: limits.concurrent_requests,
-      tokensPerMonth: limits.tokens_per_month,
-    }),
-    memoryTokens: limits.memory_tokens,
-    origins,
-    aliases,
-  });
-  return c.json(settingsOf(tenant, record));
+  const given = Object.entries(limits).map(([name, value]) => [recordNames[name as keyof typeof limits], value]);
+  const { memoryTokens, ...others } = Object.fromEntries(given);
+  const change = { plan, limits: others, memoryTokens, origins, aliases };
+  return c.json(settingsOf(tenant, await keyRecords.change(tenant, change)));
 };
 
 /** Revokes the tenant's keys; erases the tenant once no place accepts them any more. */
@@ -101,10 +92,6 @@ function inUtc(time: string | null | undefined): string | null {
   return time ? new Date(time).toISOString() : null;
 }
 
-function definedIn<T extends object>(values: T): T {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as T;
-}
-
 function keyOf({ id, record }: ListedKey, nowMs: number): Key {
   const { tenant, scopes, createdAt, expiresAt, revokedAt } = record;
   const times = { created_at: createdAt, expires_at: expiresAt, revoked_at: revokedAt };
@@ -115,20 +102,18 @@ function newKeyOf(made: MadeKey, nowMs: number): NewKey {
   return { ...keyOf(made, nowMs), key: made.key };
 }
 
+/** Names of limits in the API, and in records. */
+const recordNames = {
+  requests_per_minute: "requestsPerMinute",
+  tokens_per_minute: "tokensPerMinute",
+  concurrent_requests: "concurrentRequests",
+  tokens_per_month: "tokensPerMonth",
+  memory_tokens: "memoryTokens",
+} as const;
+
 function settingsOf(tenant: string, record: TenantRecord): TenantSettings {
-  const { requestsPerMinute, tokensPerMinute, concurrentRequests, tokensPerMonth } = limitsOf(record);
-  return {
-    object: "tenant",
-    tenant,
-    plan: record.plan,
-    limits: {
-      requests_per_minute: requestsPerMinute,
-      tokens_per_minute: tokensPerMinute,
-      concurrent_requests: concurrentRequests,
-      tokens_per_month: tokensPerMonth,
-      memory_tokens: memoryTokensOf(record),
-    },
-    origins: record.origins,
-    aliases: record.aliases ?? {},
-  };
+  const { plan, origins, aliases = {} } = record;
+  const values = { ...limitsOf(record), memoryTokens: memoryTokensOf(record) };
+  const limits = Object.entries(recordNames).map(([name, own]) => [name, values[own]]);
+  return { object: "tenant", tenant, plan, limits: Object.fromEntries(limits), origins, aliases };
 }

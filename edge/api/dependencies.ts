@@ -5,6 +5,7 @@ import type { ServiceError } from "../../shared/errors.ts";
 import type { Attributes, Span } from "../../shared/observability/otlp.ts";
 import type { AnswerBodies } from "../answer/answer-body.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
+import type { PublishBucket } from "../artifacts/publish.ts";
 import type { Cells } from "../cell/resumable-answer.ts";
 import type { Region } from "../platform/region.ts";
 import type { Admissions, PendingAdmission } from "../tenants/admission.ts";
@@ -84,6 +85,8 @@ export interface Dependencies {
   requireAdmin: AdminKey["requireAdmin"];
   /** What the admin API changes. */
   keyRecords: KeyRecords;
+  /** null: the static assets are served, and nothing can be published. */
+  artifactBucket: PublishBucket | null;
   bodyReads: BodyReads;
   /** Of bodies with documents, of all keys together. */
   documentReads: BodyReads;

@@ -27,7 +27,7 @@ import { cacheSeconds, recordTimes } from "./records.ts";
 export interface RecordStore {
   get(names: string[], options: { type: "json"; cacheTtl: number }): Promise<Map<string, unknown>>;
   list(options: { prefix: string; cursor?: string }): Promise<RecordPage>;
-  put(name: string, value: string, options: { metadata: { tenant: string } | null }): Promise<void>;
+  put(name: string, value: string, options: { metadata?: { tenant: string } }): Promise<void>;
   delete(name: string): Promise<void>;
   /** How long it serves an old record, in seconds; absent: as long as KV does. */
   staleSeconds?: number;
@@ -78,7 +78,7 @@ export class KeyRecords {
   }
 
   async create(tenant: string, granted: readonly Scope[], expiresAt: string | null): Promise<NewKey> {
-    const tenantRecord = (await this.tenant(tenant)) ?? standard;
+    const tenantRecord = await this.tenant(tenant);
     const made = await this.#newKey({ tenant, scopes: [...granted], tenantRecord }, expiresAt);
     await this.#putKey(made);
     return made;
@@ -130,15 +130,17 @@ export class KeyRecords {
     return { made, old: { id, record: old } };
   }
 
-  /** null if the tenant has no record: then the standard plan applies, and no limit to keys of TENANT_KEYS. */
-  async tenant(tenant: string): Promise<TenantRecord | null> {
+  /** Without a record a tenant has the standard plan, and no limit for keys of TENANT_KEYS. */
+  async tenant(tenant: string): Promise<TenantRecord> {
     const name = tenantPrefix + tenant;
-    return tenantRecordSchema.nullable().parse((await this.#get([name])).get(name) ?? null);
+    return tenantRecordSchema.parse(
+      (await this.#get([name])).get(name) ?? { plan: "standard", limits: {}, origins: [] },
+    );
   }
 
   /** Changes a tenant's record, and the copy in each of its valid keys. */
   async change(tenant: string, change: TenantChange): Promise<TenantRecord> {
-    const before = (await this.tenant(tenant)) ?? standard;
+    const before = await this.tenant(tenant);
     const keys = await this.list(tenant);
     const limits = Object.entries({ ...before.limits, ...change.limits }).filter(([, value]) => value !== "plan");
     const memoryTokens = change.memoryTokens === undefined ? before.memoryTokens : change.memoryTokens;
@@ -219,8 +221,8 @@ export class KeyRecords {
     return this.#put(keyPrefix + id, record, { tenant: record.tenant });
   }
 
-  #put(name: string, record: object, metadata: { tenant: string } | null = null): Promise<void> {
-    return this.#store.put(name, JSON.stringify(record), { metadata }).catch(unavailable);
+  #put(name: string, record: object, metadata?: { tenant: string }): Promise<void> {
+    return this.#store.put(name, JSON.stringify(record), metadata ? { metadata } : {}).catch(unavailable);
   }
 
   #get(names: string[]): Promise<Map<string, unknown>> {
@@ -236,8 +238,6 @@ function unavailable(cause: unknown): never {
   const message = "Keys and tenants cannot be read or written now; try again.";
   throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
 }
-
-const standard: TenantRecord = { plan: "standard", limits: {}, origins: [] };
 
 export function stateOf({ revokedAt, expiresAt }: KnownKey, nowMs: number): KeyState {
   if (revokedAt !== null) return "revoked";

@@ -91,9 +91,9 @@ export class Connection {
   /** Retries while the API is busy. Throws an ApiError with the API's message, or an Error if nothing answers. */
   async call<T>(
     schema: z.ZodType<T>,
-    method: "GET" | "POST" | "DELETE",
+    method: "GET" | "POST" | "PUT" | "DELETE",
     path: string,
-    body?: object | FormData,
+    body?: object | FormData | Uint8Array<ArrayBuffer>,
   ): Promise<T> {
     for (let attempt = 1; ; attempt++) {
       const { response, answer } = await this.#send(method, path, body);
@@ -116,9 +116,9 @@ export class Connection {
   async #send(
     method: string,
     path: string,
-    body: object | FormData | undefined,
+    body: object | FormData | Uint8Array<ArrayBuffer> | undefined,
   ): Promise<{ response: Response; answer: unknown }> {
-    const isJson = body !== undefined && !(body instanceof FormData);
+    const isJson = body !== undefined && !(body instanceof FormData || body instanceof Uint8Array);
     try {
       const response = await fetch(this.#url + path, {
         method,

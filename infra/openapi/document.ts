@@ -153,6 +153,9 @@ function operationObject(operation: Operation): object {
       : {}),
     ...(hasKey ? (isAdmin ? { security: [{ adminKey: [] }] } : {}) : { security: [] }),
     ...(parameters.length > 0 ? { parameters } : {}),
+    ...(operation.method === "put" && {
+      requestBody: { required: true, content: { "application/octet-stream": {} } },
+    }),
     ...(request
       ? {
           requestBody: {
@@ -247,6 +250,7 @@ const meanings: Record<ErrorKind, string> = {
   numerics_mismatch:
     "The backend that began this completion is gone, and no other computes the same bits; send it again.",
   idempotency_conflict: "The Idempotency-Key came with another request before.",
+  switch_conflict: "Another publisher switched meanwhile; nothing was switched.",
   body_too_slow: "The body took too long to arrive.",
   body_too_large: "The body exceeds its limit.",
   url_too_long: "The URL exceeds its limit.",

@@ -1,4 +1,7 @@
-/** The operations of the API document: what no schema describes. A test compares them with the routes of the app. */
+/**
+ * The operations of the API document: what no schema describes. A test compares them with the routes of the app.
+ * Long because it is one table.
+ */
 import type { z } from "zod";
 import * as admin from "../../shared/contracts/admin.ts";
 import { chatRequestSchema } from "../../shared/contracts/chat.ts";
@@ -75,6 +78,10 @@ export const schemas = {
   KeyList: admin.keyListSchema,
   ChangeTenantRequest: admin.changeTenantRequestSchema,
   Tenant: admin.tenantSettingsSchema,
+  ArtifactFile: admin.artifactFileSchema,
+  SwitchRequest: admin.switchRequestSchema,
+  SwitchList: admin.switchListSchema,
+  SwitchReport: admin.switchReportSchema,
   TenantErasure: admin.tenantErasureSchema,
   UsageReport: responses.usageReportSchema,
   Health: responses.healthSchema,
@@ -86,7 +93,7 @@ export const schemas = {
 export type SchemaName = keyof typeof schemas;
 
 export interface Operation {
-  method: "get" | "post" | "delete";
+  method: "get" | "post" | "put" | "delete";
   /** In OpenAPI's form: `/v1/models/{id}`. */
   path: string;
   id: string;
@@ -146,6 +153,7 @@ const ofJob: Rest = { scope: "adapters", parameters: [jobId], response: "FineTun
 const adminErrors: ErrorKind[] = ["rate_limited", "backend_unavailable"];
 const ofAdmin = { scope: "admin", errors: adminErrors } as const;
 const keyId = { name: "id", description: "16 hex digits" };
+const fileHash = { name: "sha256", description: "Of its bytes, 64 lower-case hex digits" };
 const tenantName = { name: "tenant", description: "Its name" };
 const file = (media: string, description: string) => ({ media, description });
 
@@ -156,7 +164,7 @@ const of =
     ...{ method, path, id, tag, summary },
     ...rest,
   });
-const [get, post, remove] = [of("get"), of("post"), of("delete")];
+const [get, post, put, remove] = [of("get"), of("post"), of("put"), of("delete")];
 
 export const operations: Operation[] = [
   post("/v1/completions", "createCompletion", "Generate", "Complete a text", {
@@ -374,6 +382,22 @@ export const operations: Operation[] = [
     description:
       "Revokes its keys, and answers 202 while they may still be in use. The same call after `retry_after` seconds erases use, limits, files, own adapters and the keys.",
     errors: [...adminErrors, "invalid_request"],
+  }),
+  get("/admin/v1/artifacts", "listSwitches", "Admin", "What was served, and since when", {
+    ...{ ...ofAdmin, response: "SwitchList", errors: [...adminErrors, "not_found"] },
+  }),
+  post("/admin/v1/artifacts", "switchArtifacts", "Admin", "Serve other artifacts, or those before again", {
+    ...ofAdmin,
+    request: { schema: "SwitchRequest", example: { manifest: "previous" } },
+    response: "SwitchReport",
+    errors: [...adminErrors, "not_found", "switch_conflict"],
+  }),
+  get("/admin/v1/artifacts/files/{sha256}", "getArtifactFile", "Admin", "Whether a file is stored, whole", {
+    ...{ ...ofAdmin, parameters: [fileHash], response: "ArtifactFile" },
+  }),
+  put("/admin/v1/artifacts/files/{sha256}", "uploadArtifactFile", "Admin", "Store a file, which is the body", {
+    ...{ ...ofAdmin, parameters: [fileHash], response: "ArtifactFile" },
+    errors: [...adminErrors, "invalid_request", "body_too_large"],
   }),
   get("/healthz", "healthz", "Service", "The edge runs", { response: "Health" }),
   get("/readyz", "readyz", "Service", "A token was generated, by a backend with the same manifest", {

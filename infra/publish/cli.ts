@@ -1,102 +1,112 @@
 /**
- * `npm run publish`: uploads artifacts into the bucket that the edge and its backends read, and switches the pointer to them. Prints
- * the served manifest's hash on stdout, and everything else on stderr.
+ * `chameleon publish`: uploads artifacts through the admin API, and switches what edge and backends serve. It may be interrupted
+ * anywhere and started again. Prints the served manifest's hash on stdout, and everything else on stderr.
  */
 import path from "node:path";
 import { InvalidArgumentError, Option } from "commander";
 import { createCommand, parsedOptions } from "../../gpu-backend/command-line.ts";
 import { readConfig } from "../../gpu-backend/config.ts";
-import { artifactsFolder } from "../local-edge.ts";
-import { readWranglerConfig } from "../wrangler.ts";
-import { readArtifactSet } from "./artifact-set.ts";
-import { listSwitches, type Published, publishSet, rollBack, switchLines } from "./publish.ts";
-import type { ObjectStore } from "./store.ts";
-import { folderStore, remoteStore } from "./store.ts";
+import { artifactFileSchema, switchListSchema, switchReportSchema } from "../../shared/contracts/admin.ts";
+import {
+  type AdminOptions,
+  ApiError,
+  adminConnection,
+  type Connection,
+  withAdminConnection,
+} from "../api/connection.ts";
+import { type ArtifactSet, readArtifactSet } from "./artifact-set.ts";
 
-const root = path.dirname(path.dirname(import.meta.dirname));
-const binding = "ARTIFACTS";
+const apiPath = "/admin/v1/artifacts";
 const say = (line: string) => void process.stderr.write(`${line}\n`);
 
-interface Options {
+interface Options extends AdminOptions {
   artifacts?: string;
   list?: boolean;
   rollback?: boolean;
   to?: string;
-  remote?: boolean;
-  env?: string;
-  endpoint?: string;
   otherModel: boolean;
   dryRun: boolean;
-  json?: boolean;
 }
 
-const program = createCommand(
-  "publish",
-  "Publish artifacts: upload them under their hashes, then switch the one pointer to them",
-  ["chameleon publish --artifacts ./my-artifacts", "chameleon publish --rollback"],
-  `--remote reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, an R2 token that may read and write the bucket's objects.
-Nothing is switched unless every file reads back whole. Edge and backends take a set up within seconds, each once it
-has it whole; what was served before stays there, so that --rollback is as quick.`,
+const others = ["artifacts", "dryRun", "otherModel"];
+const program = withAdminConnection(
+  createCommand(
+    "publish",
+    "Publish artifacts: upload them under their hashes, then switch the one pointer to them",
+    ["chameleon publish --artifacts ./my-artifacts", "chameleon publish --rollback"],
+    `Nothing is switched unless every file is there whole. Edge and backends take a set up within seconds, each once it has it
+whole; what was served before stays there, so that --rollback is as quick.`,
+  ),
 )
   .option("--artifacts <folder>", "what training wrote; artifacts/ of MODEL_DIR, or of the embedded model, unless set")
   .addOption(
     new Option("--list", "list every switch, newest first, and which is served now").conflicts([
-      "artifacts",
+      ...others,
       "rollback",
       "to",
     ]),
   )
-  .addOption(new Option("--rollback", "serve again what was served before").conflicts(["artifacts", "to"]))
+  .addOption(new Option("--rollback", "serve again what was served before").conflicts([...others, "to"]))
   .addOption(
-    new Option("--to <hash>", "serve again the manifest whose hash begins so")
-      .conflicts("artifacts")
-      .argParser(readPrefix),
+    new Option("--to <hash>", "serve again the manifest whose hash begins so").conflicts(others).argParser(readPrefix),
   )
   .option("--other-model", "also where the weights are not those of what is served", false)
-  .option("--dry-run", "only say what would be done", false)
-  .option("--remote", "the deployed edge's bucket, over R2's S3 API; the local edge's otherwise")
-  .option("--env <name>", "environment of wrangler.toml whose bucket it is; its top level unless set")
-  .option("--endpoint <url>", "of the S3 API; https://$CLOUDFLARE_ACCOUNT_ID.r2.cloudflarestorage.com unless set")
-  .option("--json", "print JSON");
+  .option("--dry-run", "only say what would be uploaded", false);
 
 function readPrefix(text: string): string {
   if (/^[0-9a-f]{4,64}$/.test(text)) return text;
   throw new InvalidArgumentError("must be a manifest's hash, or 4 of its first digits or more");
 }
 
-async function storeOf({ remote, env, endpoint }: Options): Promise<ObjectStore> {
-  if (!remote) return folderStore(artifactsFolder());
-  const { r2_buckets: buckets } = await readWranglerConfig(path.join(root, "wrangler.toml"), env);
-  return remoteStore(process.env, buckets.find((one) => one.binding === binding)?.bucket_name, endpoint);
-}
-
 async function run(options: Options): Promise<void> {
-  if (options.list) {
-    const switches = await listSwitches(await storeOf(options));
-    if (options.json) process.stdout.write(`${JSON.stringify(switches, null, 2)}\n`);
-    else process.stdout.write(switchLines(switches));
-    if (switches.length === 0) say("nothing was published yet");
-    return;
-  }
-  const { dryRun, otherModel } = options;
   const isRollback = options.rollback || options.to !== undefined;
-  // Read first: a folder that cannot be served needs no store.
+  // Read first: a folder that cannot be served needs no server.
   const folder = options.artifacts ?? path.join(readConfig().modelDirectory, "artifacts");
-  const set = isRollback ? null : await readArtifactSet(folder);
-  const publisher = { store: await storeOf(options), say, now: () => new Date() };
-  const published = set
-    ? await publishSet(publisher, set, { otherModel, dryRun })
-    : await rollBack(publisher, options.to ?? null, dryRun);
-  tell(published, options);
+  const set = options.list || isRollback ? null : await readArtifactSet(folder);
+  const connection = adminConnection(options);
+  if (options.list) return await list(connection, options);
+  const { dryRun, json } = options;
+  const uploaded = set ? await upload(connection, set, dryRun) : 0;
+  const present = set ? set.files.size - uploaded : 0;
+  if (dryRun) {
+    if (json) process.stdout.write(`${JSON.stringify({ manifest: set!.manifestHash, uploaded, present, dryRun })}\n`);
+    return say(`${uploaded} files to upload, ${present} there already; nothing was switched`);
+  }
+  const body = {
+    manifest: set?.manifestHash ?? options.to ?? "previous",
+    other_model: isRollback || options.otherModel,
+  };
+  const { manifest, before, switched } = await connection.call(switchReportSchema, "POST", apiPath, body);
+  const published = { manifest, before, switched, uploaded, present, dryRun };
+  process.stdout.write(`${json ? JSON.stringify(published) : manifest}\n`);
+  const files = set ? `${uploaded} files uploaded, ${present} there already; ` : "";
+  if (switched) say(`${files}serves ${manifest} now, ${before ?? "nothing published"} before`);
+  else say(`${files}it is what is served already`);
 }
 
-function tell(published: Published, { json, dryRun }: Options): void {
-  const { manifest, before, uploaded, present, switched } = published;
-  if (json) process.stdout.write(`${JSON.stringify({ ...published, dryRun })}\n`);
-  else if (!dryRun) process.stdout.write(`${manifest}\n`);
-  const files = `${uploaded} files ${dryRun ? "to upload" : "uploaded"}, ${present} there already`;
-  if (switched) say(`${files}; serves ${manifest} now, ${before ?? "nothing published"} before`);
-  else say(`${files}; ${before === manifest ? "it is what is served already" : "nothing was switched"}`);
+async function list(connection: Connection, { json }: Options): Promise<void> {
+  const { data } = await connection.call(switchListSchema, "GET", apiPath);
+  const lines = data.map(({ manifest, at }, i) => `${manifest}  ${at}${i === 0 ? "  served now" : ""}\n`);
+  process.stdout.write(json ? `${JSON.stringify(data, null, 2)}\n` : lines.join(""));
+  if (data.length === 0) say("nothing was published yet");
+}
+
+/** Uploads what is not there. Returns how many files that is. */
+async function upload(connection: Connection, { files }: ArtifactSet, dryRun: boolean): Promise<number> {
+  let uploaded = 0;
+  // The manifest comes last: whoever finds it finds all that it lists.
+  for (const [name, { sha256, bytes }] of files) {
+    const file = `${apiPath}/files/${sha256}`;
+    const stored = await connection.call(artifactFileSchema, "GET", file).catch((error) => {
+      if (error instanceof ApiError && error.code === "not_found") return null;
+      throw error;
+    });
+    if (stored) continue;
+    uploaded++;
+    say(`${dryRun ? "would upload" : "uploading"} ${name}, ${bytes.length} bytes, as ${sha256}`);
+    if (!dryRun) await connection.call(artifactFileSchema, "PUT", file, bytes);
+  }
+  return uploaded;
 }
 
 await run(parsedOptions<Options>(program));

@@ -1,6 +1,6 @@
 /**
  * The bucket of published artifacts: each file under the hash of its bytes, so that nothing is ever written over, and one
- * pointer that says which set is served. Both sides read it by these names; `npm run publish` alone writes.
+ * pointer that says which set is served. Both sides read it by these names; the admin API alone writes.
  */
 import * as z from "zod";
 import { parseChecked } from "./checked-json.ts";

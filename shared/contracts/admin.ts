@@ -1,5 +1,6 @@
 /** Bodies of the admin API, `/admin/v1`: keys, tenants and sets of artifacts. */
 import * as z from "zod";
+import { hashPattern } from "./inference.ts";
 import { limits } from "./limits.ts";
 import { tenantSchema } from "./tenant-name.ts";
 import { aliasesSchema, keyIdPattern, planNames, scopes } from "./tenants.ts";
@@ -43,22 +44,21 @@ export const newKeySchema = keySchema.extend({
 export const keyListSchema = z.object({ object: z.literal("list"), data: z.array(keySchema) });
 
 const bound = z.int().min(0).nullable();
+const limitsWith = <T extends z.ZodType>(limit: T) =>
+  z.strictObject({
+    requests_per_minute: limit,
+    tokens_per_minute: limit,
+    concurrent_requests: limit,
+    tokens_per_month: limit,
+    memory_tokens: limit,
+  });
 const changedBound = z
   .union([bound, z.literal("plan")], { error: 'a limit must be a whole number, null for none, or "plan"' })
   .optional();
 
 export const changeTenantRequestSchema = z.strictObject({
   plan: z.enum(planNames).optional(),
-  limits: z
-    .strictObject({
-      requests_per_minute: changedBound,
-      tokens_per_minute: changedBound,
-      concurrent_requests: changedBound,
-      tokens_per_month: changedBound,
-      memory_tokens: changedBound,
-    })
-    .optional()
-    .describe("null: no limit; `plan`: that of the plan"),
+  limits: limitsWith(changedBound).optional().describe("null: no limit; `plan`: that of the plan"),
   origins: z
     .array(z.string().max(limits.originCharacters))
     .max(limits.origins)
@@ -71,13 +71,7 @@ export const tenantSettingsSchema = z.object({
   object: z.literal("tenant"),
   tenant: z.string(),
   plan: z.enum(planNames),
-  limits: z.object({
-    requests_per_minute: bound,
-    tokens_per_minute: bound,
-    concurrent_requests: bound,
-    tokens_per_month: bound,
-    memory_tokens: bound,
-  }),
+  limits: limitsWith(bound),
   origins: z.array(z.string()),
   aliases: z.record(z.string(), z.string()),
 });
@@ -111,6 +105,40 @@ export const tenantErasureSchema = z.discriminatedUnion("object", [tenantErasing
 export type Key = z.infer<typeof keySchema>;
 export type NewKey = z.infer<typeof newKeySchema>;
 export type TenantSettings = z.infer<typeof tenantSettingsSchema>;
-export type ChangeTenantRequest = z.infer<typeof changeTenantRequestSchema>;
 export type TenantErased = z.infer<typeof tenantErasedSchema>;
 export type TenantErasure = z.infer<typeof tenantErasureSchema>;
+
+export const artifactFileSchema = z.object({
+  object: z.literal("artifacts.file"),
+  sha256: z.string().regex(hashPattern),
+  bytes: z.int().min(0),
+});
+
+export const switchRequestSchema = z.strictObject({
+  manifest: z
+    .string()
+    .max(64)
+    .regex(/^([0-9a-f]{4,64}|previous)$/, {
+      error: 'manifest must be a hash, 4 of its first digits or more, or "previous"',
+    })
+    .describe(
+      "SHA-256 of manifest.json; the first digits of one that was served; or `previous`, what was served before",
+    ),
+  other_model: z.boolean().default(false).describe("Also where the weights are not those of what is served"),
+});
+
+export const switchListSchema = z.object({
+  object: z.literal("list"),
+  data: z.array(z.object({ manifest: z.string(), at: time })).describe("Newest first: the first is served now"),
+});
+
+export const switchReportSchema = z.object({
+  object: z.literal("artifacts.switch"),
+  manifest: z.string(),
+  before: z.string().nullable().describe("What was served before; null where nothing was published"),
+  switched: z.boolean().describe("false where it was served already"),
+});
+
+export type ArtifactFile = z.infer<typeof artifactFileSchema>;
+export type SwitchList = z.infer<typeof switchListSchema>;
+export type SwitchReport = z.infer<typeof switchReportSchema>;

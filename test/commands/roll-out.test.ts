@@ -10,11 +10,10 @@ import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual, promisify } from "node:util";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { readArtifactSet } from "../../infra/publish/artifact-set.ts";
-import { publishSet } from "../../infra/publish/publish.ts";
-import { folderStore, type ObjectStore } from "../../infra/publish/store.ts";
 import { stateFolders } from "../../infra/workerd/config.ts";
 import { objectName, pointerName } from "../../shared/artifacts/bucket.ts";
 import { type Answer, type Body, requestsOf, Traffic } from "../fault/traffic.ts";
+import { FolderBucket, publishTo } from "../support/memory-bucket.ts";
 import { smallBase } from "../support/small-base.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 import { variantOf } from "../support/tiny-model.ts";
@@ -138,8 +137,9 @@ test("a set that is harmed in the bucket: edge and backends refuse it, each says
       .split("\n")
       .some((line) => by.test(line) && line.includes(third.manifestHash));
   const answers = await under(async () => {
-    const store = harming(folderStore(stateFolders.bucket(stack.state, "ARTIFACTS")), harmed);
-    await publishSet({ store, now: () => new Date(), say: () => undefined }, third);
+    const bucket = new HarmingBucket(stateFolders.bucket(stack.state, "ARTIFACTS"));
+    bucket.harmed = harmed;
+    await publishTo(bucket, third);
     await expect.poll(() => isRefused(/"time".*artifacts_refused/), patience).toBe(true);
     await expect
       .poll(async () => [await served(), isRefused(/\{"level":"warn","event":"artifacts_refused"/)], patience)
@@ -149,14 +149,11 @@ test("a set that is harmed in the bucket: edge and backends refuse it, each says
 });
 
 /** Cuts one object off once the publisher has seen it whole. */
-function harming(store: ObjectStore, name: string): ObjectStore {
-  return {
-    ...store,
-    async replace(pointer, ...version) {
-      expect(pointer).toBe(pointerName);
-      const { bytes: whole } = (await store.get(name, Number.MAX_SAFE_INTEGER - 1))!;
-      await store.put(name, whole.slice(0, -1));
-      return store.replace(pointer, ...version);
-    },
-  };
+class HarmingBucket extends FolderBucket {
+  harmed = "";
+
+  override async put(...[name, ...value]: Parameters<FolderBucket["put"]>): Promise<unknown> {
+    if (name === pointerName) await this.write(this.harmed, (await this.read(this.harmed))!.slice(0, -1));
+    return super.put(name, ...value);
+  }
 }

@@ -1,13 +1,16 @@
 /** The edge of `npm start` as an attacker's page meets it, and what it keeps when it is killed. */
 import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { readLocalRun } from "../../infra/local-run.ts";
+import { objectName, pointerName } from "../../shared/artifacts/bucket.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { smallBase } from "../support/small-base.ts";
 import { type Stack, startStack } from "../support/stack.ts";
@@ -95,9 +98,80 @@ test.each([
   }
 });
 
+const run = (...args: string[]) =>
+  promisify(execFile)(process.execPath, args, { env: { ...process.env, STATE_DIR: stack.state } });
+
+describe("publishing", () => {
+  const bucket = () => path.join(stack.state, "r2/ARTIFACTS");
+  const publish = (...args: string[]) => run(`${infra}/publish/cli.ts`, ...args);
+  const published = async (...args: string[]) => JSON.parse((await publish("--json", ...args)).stdout);
+  const failure = (...args: string[]) => publish(...args).then(String, ({ code, stderr }) => [code, stderr]);
+
+  test("uploads what is not there, switches, lists and goes back; again it does nothing", async () => {
+    const [one, two] = [await variantOf(smallBase, path.join(folder, "one"), "one"), path.join(folder, "two")];
+    await variantOf(smallBase, two, "two");
+    expect(await published("--artifacts", one, "--dry-run")).toMatchObject({ uploaded: 4, present: 0, dryRun: true });
+    expect(await published("--list")).toEqual([]);
+    const first = await published("--artifacts", one);
+    expect(first).toMatchObject({ uploaded: 4, present: 0, before: null, switched: true });
+    expect(await published("--artifacts", one)).toMatchObject({ uploaded: 0, present: 4, switched: false });
+    const second = await published("--artifacts", two);
+    expect(second).toMatchObject({ uploaded: 1, present: 3, before: first.manifest, switched: true });
+    expect(await published("--rollback")).toMatchObject({ manifest: first.manifest, switched: true });
+    expect(await published("--to", second.manifest.slice(0, 9))).toMatchObject({ manifest: second.manifest });
+    const manifests = [second, first, second, first].map(({ manifest }) => manifest);
+    const listed = (await published("--list")) as { manifest: string }[];
+    expect(listed.map(({ manifest }) => manifest)).toEqual(manifests);
+    const pointer = JSON.parse(await readFile(path.join(bucket(), pointerName), "utf8"));
+    expect(pointer.switches).toEqual(listed);
+    const outcomes = await Promise.allSettled([one, two].map((set) => publish("--artifacts", set)));
+    for (const outcome of outcomes) {
+      if (outcome.status === "rejected") expect(String(outcome.reason)).toContain("Another publisher switched");
+    }
+  });
+
+  test("leaves nothing of a file that breaks off, is another's, or comes without the admin key", async () => {
+    const { adminKey } = readLocalRun(stack.state)!;
+    const names = async () => (await readdir(bucket(), { recursive: true })).sort();
+    const before = await names();
+    const hash = createHash("sha256").update("a".repeat(300_000)).digest("hex");
+    const head = (key: string, bytes: number) => [
+      ...[`PUT /admin/v1/artifacts/files/${hash} HTTP/1.1`, "host: localhost", `authorization: Bearer ${key}`],
+      `content-length: ${bytes}`,
+    ];
+    // The client leaves half-way.
+    const socket = connect(Number(new URL(stack.edge).port), "127.0.0.1");
+    socket.write(`${head(adminKey, 300_000).join("\r\n")}\r\n\r\n${"a".repeat(200_000)}`);
+    await expect.poll(() => socket.bytesWritten, { timeout: 10_000 }).toBeGreaterThan(200_000);
+    socket.destroy();
+    const answerTo = async (key: string, text: string) => {
+      const headers = { authorization: `Bearer ${key}` };
+      const url = `${stack.edge}/admin/v1/artifacts/files/${hash}`;
+      return (await fetch(url, { method: "PUT", headers, body: text })).status;
+    };
+    expect(await answerTo(adminKey, "b".repeat(300_000))).toBe(400);
+    expect(await answerTo(stack.key, "a".repeat(300_000))).toBe(401);
+    expect(await names()).toEqual(before);
+    expect(await answerTo(adminKey, "a".repeat(300_000))).toBe(200);
+    expect(await readFile(path.join(bucket(), objectName(hash)), "utf8")).toBe("a".repeat(300_000));
+  });
+
+  test("says in one line what it cannot do", async () => {
+    const [none, strange] = [path.join(folder, "none"), "0".repeat(64)];
+    expect(await failure("--artifacts", none)).toEqual([
+      1,
+      expect.stringMatching(/^chameleon publish: cannot read .*manifest\.json/),
+    ]);
+    expect(await failure("--to", strange)).toEqual([1, expect.stringMatching(/Invalid request: the manifest 0{64}/)]);
+    expect(await failure("--to", "xyz")).toEqual([2, expect.stringMatching(/'--to <hash>' argument 'xyz' is invalid/)]);
+    expect(await failure("--rollback", "--dry-run")).toEqual([
+      2,
+      expect.stringMatching(/cannot be used with option '--dry-run'/),
+    ]);
+  });
+});
+
 test("keys, use and published artifacts outlive a kill -9", async () => {
-  const run = (...args: string[]) =>
-    promisify(execFile)(process.execPath, args, { env: { ...process.env, STATE_DIR: stack.state } });
   const made = await run(`${infra}/keys/cli.ts`, "create", "acme", "--json");
   const { key } = JSON.parse(made.stdout);
   const headers = () => ({ authorization: `Bearer ${key}` });

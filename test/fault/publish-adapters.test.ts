@@ -4,9 +4,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type ArtifactSet, readArtifactSet } from "../../infra/publish/artifact-set.ts";
-import { publishSet } from "../../infra/publish/publish.ts";
-import { folderStore } from "../../infra/publish/store.ts";
 import type { Adapter, AdapterList, CompletionResponse } from "../../shared/contracts/responses.ts";
+import { FolderBucket, publishTo } from "../support/memory-bucket.ts";
 import { smallArtifacts, smallBase } from "../support/small-base.ts";
 import { variantOf } from "../support/tiny-model.ts";
 import { type MemoryCluster, startMemoryCluster } from "./memory-cluster.ts";
@@ -31,7 +30,7 @@ afterAll(async () => {
 });
 
 const publish = async (set: ArtifactSet) => {
-  await publishSet({ store: folderStore(cluster.bucket), now: () => new Date(), say: () => undefined }, set);
+  await publishTo(new FolderBucket(cluster.bucket), set);
 };
 const fingerprintOf = ({ manifestHash }: ArtifactSet) => `fp_${manifestHash.slice(0, 12)}`;
 const adapterOf = async (tenant: string): Promise<Adapter> => {

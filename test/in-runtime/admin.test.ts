@@ -1,14 +1,19 @@
 /** The admin API: who may call it, and each of its routes, with real KV. */
 import { env } from "cloudflare:workers";
-import { describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
+import { ArtifactBucket } from "../../edge/artifacts/artifact-bucket.ts";
+import type { PublishBucket } from "../../edge/artifacts/publish.ts";
 import { readConfig } from "../../edge/config.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { operations } from "../../infra/openapi/operations.ts";
+import { objectName, pointerName } from "../../shared/artifacts/bucket.ts";
+import { edgeTableFile, hyperNetworkFile, manifestFile, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import type { Key, NewKey } from "../../shared/contracts/admin.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { keyPrefix } from "../../shared/contracts/tenants.ts";
 import type { Attributes } from "../../shared/observability/otlp.ts";
+import { edgeModelFiles } from "../support/edge-model.ts";
 import { adminKey, errorOf, key as tenantKey, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
@@ -290,5 +295,123 @@ describe("tenants", () => {
     const { limits: now } = await (await request(`/admin/v1/tenants/${tenant}`)).json<{ limits: object }>();
     expect(now).toMatchObject({ requests_per_minute: 600 });
     expect((await erase()).status).toBe(200);
+  });
+});
+
+describe("artifacts", () => {
+  const bytesOf = (text: string) => new TextEncoder().encode(text) as Uint8Array<ArrayBuffer>;
+  const filePath = (hash: string) => `/admin/v1/artifacts/files/${hash}`;
+  /** As a client with a length does. */
+  const upload = (hash: string, body: Uint8Array<ArrayBuffer>, headers: Record<string, string> = {}) => {
+    const length = { "content-length": String(body.byteLength) };
+    return testApp().request(filePath(hash), { method: "PUT", body, headers: { ...length, ...headers } });
+  };
+  const serve = (manifest: string, more: object = {}) => testApp().post("/admin/v1/artifacts", { manifest, ...more });
+  const stored = async () => (await env.ARTIFACTS.list()).objects.map(({ key }) => key);
+  beforeEach(async () => {
+    for (const name of await stored()) await env.ARTIFACTS.delete(name);
+  });
+
+  /** Files of the tiny model by their hashes, the manifest the last, with this label. */
+  async function tinySet(label: string, weights?: string): Promise<[string, Uint8Array<ArrayBuffer>][]> {
+    const files = await edgeModelFiles();
+    const adapters = bytesOf("adapters");
+    const manifest = JSON.parse(new TextDecoder().decode(files.get(manifestFile)));
+    manifest.centroids[0].label = [label];
+    manifest.files[hyperNetworkFile] = { sha256: await sha256Hex(adapters), bytes: adapters.byteLength, tensors: {} };
+    manifest.hyperNetwork.hash = manifest.files[hyperNetworkFile].sha256;
+    if (weights) manifest.model.weights = weights;
+    const names = [edgeTableFile, tokenizerFile].map((name) => files.get(name)!);
+    const all = [...names, adapters, bytesOf(JSON.stringify(manifest))];
+    return Promise.all(all.map(async (bytes): Promise<[string, typeof bytes]> => [await sha256Hex(bytes), bytes]));
+  }
+
+  test("are uploaded by hash, served, listed, and rolled back", async () => {
+    const list = async () => (await testApp().request("/admin/v1/artifacts")).json<{ data: { manifest: string }[] }>();
+    expect(await list()).toEqual({ object: "list", data: [] });
+    const manifests: string[] = [];
+    for (const label of ["one", "two"]) {
+      const files = await tinySet(label);
+      const [manifest] = files.at(-1)!;
+      for (const [hash, bytes] of files) {
+        const file = { object: "artifacts.file", sha256: hash, bytes: bytes.byteLength };
+        if (label === "one") expect((await testApp().request(filePath(hash))).status).toBe(404);
+        expect(await (await upload(hash, bytes)).json()).toEqual(file);
+        expect(await (await testApp().request(filePath(hash))).json()).toEqual(file);
+      }
+      expect(await (await serve(manifest)).json()).toEqual({
+        ...{ object: "artifacts.switch", manifest, before: manifests[0] ?? null, switched: true },
+      });
+      manifests.unshift(manifest);
+    }
+    expect((await list()).data.map(({ manifest }) => manifest)).toEqual(manifests);
+    const [two, one] = manifests;
+    expect(await (await serve(two)).json()).toMatchObject({ before: two, switched: false });
+    expect(await (await serve("previous")).json()).toMatchObject({ manifest: one, before: two, switched: true });
+    expect(await (await serve(two.slice(0, 12))).json()).toMatchObject({ manifest: two, before: one });
+    expect((await list()).data).toHaveLength(4);
+    const set = await new ArtifactBucket(env.ARTIFACTS).load(two);
+    expect(set.manifest.centroids[0].label).toEqual(["two"]);
+  });
+
+  test("of other weights, or not whole, are not served", async () => {
+    const [files, others] = [await tinySet("one"), await tinySet("one", "f".repeat(64))];
+    for (const [hash, bytes] of [...files, ...others]) await upload(hash, bytes);
+    await serve(files.at(-1)![0]);
+    const other = others.at(-1)![0];
+    expect(await errorOf(await serve(other))).toMatchObject({ status: 400, param: "other_model" });
+    await env.ARTIFACTS.delete(objectName(files[2][0]));
+    const error = await errorOf(await serve(other, { other_model: true }));
+    expect(error).toMatchObject({ status: 400, message: expect.stringMatching(/hyper-network.*is not whole/) });
+    await upload(...files[2]);
+    expect(await (await serve(other, { other_model: true })).json()).toMatchObject({ switched: true });
+  });
+
+  test("a switch beside another one is refused with 409, and both may be sent again", async () => {
+    const sets = [await tinySet("one"), await tinySet("two"), await tinySet("three")];
+    for (const [hash, bytes] of sets.flat()) await upload(hash, bytes);
+    const [other, ...manifests] = sets.map((files) => files.at(-1)![0]);
+    // Before anything was published, and after that.
+    for (const manifest of manifests) {
+      const racing: PublishBucket = {
+        head: (name) => env.ARTIFACTS.head(name),
+        get: (name) => env.ARTIFACTS.get(name),
+        async put(...args) {
+          await serve(other);
+          return env.ARTIFACTS.put(...args);
+        },
+      };
+      const { post } = testApp({ artifactBucket: racing });
+      const response = await post("/admin/v1/artifacts", { manifest });
+      expect(await errorOf(response)).toMatchObject({ status: 409, code: "switch_conflict" });
+      expect(await (await serve(manifest)).json()).toMatchObject({ before: other, switched: true });
+      expect((await env.ARTIFACTS.head(pointerName))?.customMetadata).toHaveProperty("edge-files");
+    }
+  });
+
+  test("a file of another hash, of no length, too large, or under another name is refused, and nothing is stored", async () => {
+    const body = bytesOf("adapters");
+    const hash = await sha256Hex(body);
+    const refused: [Response, object][] = [
+      [await upload("0".repeat(64), body), { status: 400, message: expect.stringContaining("SHA-256 is not 0000") }],
+      [await upload(hash, body.slice(1)), { status: 400 }],
+      [await upload(hash, body, { "content-length": "" }), { status: 400, message: expect.stringContaining("Length") }],
+      [await upload(hash, body, { "content-length": "67108865" }), { status: 413, code: "body_too_large" }],
+      [await upload(hash.toUpperCase(), body), { status: 404 }],
+      [await upload("current.json", body), { status: 404 }],
+      [await upload("..%2Fcurrent.json", body), { status: 404 }],
+    ];
+    for (const [response, error] of refused) expect(await errorOf(response)).toMatchObject(error);
+    expect(await stored()).toEqual([]);
+  });
+
+  test.each(["", "abc", "Z".repeat(64), "0".repeat(65), "current"])("manifest %j is refused", async (manifest) => {
+    expect(await errorOf(await serve(manifest))).toMatchObject({ status: 400, param: "manifest" });
+  });
+
+  test("a deployment without a bucket says so", async () => {
+    const { request } = testApp({ artifactBucket: null });
+    const error = await errorOf(await request("/admin/v1/artifacts"));
+    expect(error).toMatchObject({ status: 404, message: expect.stringContaining("no bucket ARTIFACTS") });
   });
 });

@@ -297,6 +297,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
     keys,
     requireAdmin: keys.requireAdmin,
     keyRecords: new KeyRecords(env.TENANTS, now, () => crypto.getRandomValues(new Uint8Array(32))),
+    artifactBucket: env.ARTIFACTS,
     bodyReads: new BodyReads(),
     documentReads: new BodyReads(limits.documentBodyBytes),
     bodies: new AnswerBodies({ ofRequests: true }),

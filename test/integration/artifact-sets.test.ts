@@ -5,13 +5,11 @@ import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type ArtifactSet, readArtifactSet } from "../../infra/publish/artifact-set.ts";
-import { publishSet, rollBack } from "../../infra/publish/publish.ts";
-import type { ObjectStore } from "../../infra/publish/store.ts";
-import { folderStore } from "../../infra/publish/store.ts";
 import { objectName } from "../../shared/artifacts/bucket.ts";
 import type { Frame, Readiness, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { allFrames, type Backend, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
+import { FolderBucket, publishTo, rollBackIn } from "../support/memory-bucket.ts";
 import { tinyConfig, variantOf, writeTinyModel } from "../support/tiny-model.ts";
 
 const patience = { timeout: 20_000, interval: 20 };
@@ -20,9 +18,8 @@ let model: string;
 /** That of the model folder, and its successor. */
 let old: ArtifactSet;
 let next: ArtifactSet;
-let store: ObjectStore;
+let store: FolderBucket;
 let environment: Record<string, string>;
-const publisher = () => ({ store, now: () => new Date(0), say: () => undefined });
 
 beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), "artifact-sets-"));
@@ -30,7 +27,7 @@ beforeAll(async () => {
   await writeTinyModel(model);
   old = await readArtifactSet(path.join(model, "artifacts"));
   next = await readArtifactSet(await variantOf(model, path.join(folder, "next"), "next"));
-  store = folderStore(path.join(folder, "bucket"));
+  store = new FolderBucket(path.join(folder, "bucket"));
   environment = {
     MODEL_DIR: model,
     THREADS: "1",
@@ -88,8 +85,8 @@ test("a switch and a rollback: batches of both manifests are served throughout, 
   try {
     expect(await manifestsOf(backend)).toEqual([old.manifestHash]);
     const long = answerOf(backend, old, "long", 600);
-    await publishSet(publisher(), old);
-    await publishSet(publisher(), next);
+    await publishTo(store, old);
+    await publishTo(store, next);
     await expect.poll(() => manifestsOf(backend), patience).toContain(next.manifestHash);
     const readiness = await (await fetch(`${backend.url}/readyz`)).json();
     expect(readiness).toMatchObject({ manifestHash: next.manifestHash });
@@ -97,7 +94,7 @@ test("a switch and a rollback: batches of both manifests are served throughout, 
     expect(await answerOf(backend, old, "old-1")).toEqual(ofOld.slice(0, 30));
     expect(await long).toEqual(ofOld);
 
-    await rollBack(publisher(), null);
+    await rollBackIn(store);
     await expect
       .poll(async () => (await fetch(`${backend.url}/readyz`)).json(), patience)
       .toMatchObject({ manifestHash: old.manifestHash });
@@ -120,14 +117,14 @@ test("a switch and a rollback: batches of both manifests are served throughout, 
 });
 
 test("a backend starts with what is published; with the model's own where that is harmed, and says so", async () => {
-  await publishSet(publisher(), old);
-  await publishSet(publisher(), next);
+  await publishTo(store, old);
+  await publishTo(store, next);
   const fresh = await startBackend(environment);
   expect(await manifestsOf(fresh)).toEqual([next.manifestHash]);
   await stop(fresh);
 
   const { sha256, bytes } = next.files.get("hyper-network.safetensors")!;
-  await store.put(objectName(sha256), bytes.slice(0, -1));
+  await store.write(objectName(sha256), bytes.slice(0, -1));
   const harmed = await startBackend({ ...environment, DATA_DIR: path.join(folder, "empty") });
   expect(await manifestsOf(harmed)).toEqual([old.manifestHash]);
   expect(harmed.log()).toMatch(/"event":"artifacts_refused".*hyper-network\.safetensors/);
@@ -139,14 +136,14 @@ test.each(["throw", "SIGSEGV", "hang"])(
   "a published set whose engine fails at its start (%s) leaves the old one serving",
   async (fault) => {
     const ofOld = await undisturbed(old);
-    await publishSet(publisher(), old);
+    await publishTo(store, old);
     const backend = await startBackend({
       ...environment,
       NODE_OPTIONS: `--import=${new URL("../support/engine-faults.ts", import.meta.url).href}?fault=${fault}&set=${next.manifestHash}`,
     });
     try {
       const long = answerOf(backend, old, "long", 600);
-      await publishSet(publisher(), next);
+      await publishTo(store, next);
       if (fault === "hang") await expect.poll(() => backend.log(), patience).toContain("engine-faults: hang");
       else await expect.poll(() => backend.metric("chameleon_artifact_sets_refused_total"), patience).toBe(1);
       expect(await long).toEqual(ofOld);

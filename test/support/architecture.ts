@@ -139,7 +139,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/research": ["commander"],
   "gpu-backend/training": ["cli-progress", "commander", "html-to-text", "ml-matrix"],
   "gpu-backend/models": ["@huggingface/hub", "commander"],
-  infra: ["aws4fetch", "cli-progress", "commander", "esbuild", "node:", "vitest", "workerd", "wrangler", "zod"],
+  infra: ["cli-progress", "commander", "esbuild", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
 
 /** Layers of equal rank know each other's shapes, never each other's code: a type import is allowed, no other. */
@@ -147,7 +147,7 @@ const siblings = ["gpu-backend/adapters", "gpu-backend/runtime"];
 
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
 const composes =
-  /^(infra\/|edge\/(worker|client\/resumable|cell\/cell|tenants\/(ledger|tenant-adapter-store)|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research|training(\/corpus)?)\/cli|models\/import\/cli)\.ts$)/;
+  /^(infra\/|edge\/(worker|local-storage|client\/resumable|cell\/cell|tenants\/(ledger|tenant-adapter-store)|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research|training(\/corpus)?)\/cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
 const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
 const longestFileLines = 400;

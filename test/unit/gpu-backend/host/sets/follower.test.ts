@@ -8,12 +8,11 @@ import { Follower, failedMs, refusedMs } from "../../../../../gpu-backend/host/s
 import { type ServingSet, ServingSets } from "../../../../../gpu-backend/host/sets/serving-sets.ts";
 import { SetFolders } from "../../../../../gpu-backend/host/sets/set-folder.ts";
 import { type ArtifactSet, readArtifactSet } from "../../../../../infra/publish/artifact-set.ts";
-import { publishSet } from "../../../../../infra/publish/publish.ts";
 import { objectName, pointerName } from "../../../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../../../shared/artifacts/limits.ts";
 import { type Manifest, manifestFile, parseManifest } from "../../../../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../../../../shared/bytes.ts";
-import { MemoryStore } from "../../../../support/memory-store.ts";
+import { MemoryBucket, publishTo } from "../../../../support/memory-bucket.ts";
 import { variantOf, writeTinyModel } from "../../../../support/tiny-model.ts";
 
 const graceMs = 1000;
@@ -31,7 +30,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-let store: MemoryStore;
+let store: MemoryBucket;
 let sets: ServingSets;
 let follower: Follower;
 let nowMs: number;
@@ -48,7 +47,7 @@ let reads: string[];
 let sizes: number[];
 
 beforeEach(async () => {
-  [store, nowMs, told, closed, reads, sizes] = [new MemoryStore(), 0, [], [], [], []];
+  [store, nowMs, told, closed, reads, sizes] = [new MemoryBucket(), 0, [], [], [], []];
   dropped = [];
   [busy, down, startFault] = [new Set(), new Set(), null];
   cache = await mkdtemp(path.join(folder, "cache-"));
@@ -73,7 +72,7 @@ beforeEach(async () => {
 
 async function read(name: string, mostBytes: number) {
   reads.push(name);
-  const bytes = (await store.get(name, mostBytes))?.bytes ?? null;
+  const bytes = (await store.read(name))?.slice(0, mostBytes + 1) ?? null;
   sizes.push(bytes?.length ?? 0);
   return bytes;
 }
@@ -107,8 +106,7 @@ function fakeSet(manifestHash: string, manifest: string): ServingSet {
     close: async () => void closed.push(manifestHash),
   };
 }
-const publish = (set: ArtifactSet) =>
-  publishSet({ store, now: () => new Date(0), say: () => {} }, set, { otherModel: true });
+const publish = (set: ArtifactSet) => publishTo(store, set, true);
 const hashes = () => published.map(({ manifestHash }) => manifestHash);
 
 test("nothing published, nothing served; then what is published, and its successor beside it", async () => {
@@ -247,8 +245,8 @@ async function publishChanged(change: (manifest: Manifest) => unknown): Promise<
   change(manifest);
   const bytes = new TextEncoder().encode(JSON.stringify(manifest)) as Uint8Array<ArrayBuffer>;
   const hash = await sha256Hex(bytes);
-  for (const file of otherSame.files.values()) await store.put(objectName(file.sha256), file.bytes);
-  await store.put(objectName(hash), bytes);
+  for (const file of otherSame.files.values()) await store.write(objectName(file.sha256), file.bytes);
+  await store.write(objectName(hash), bytes);
   pointTo(hash);
   return hash;
 }
@@ -305,7 +303,7 @@ test("a manifest that is longer than it may be is not read to its end", async ()
   await follower.applyPointer();
   const bytes = new Uint8Array(setLimits.manifestBytes + 100_000);
   const hash = await sha256Hex(bytes);
-  await store.put(objectName(hash), bytes);
+  await store.write(objectName(hash), bytes);
   pointTo(hash);
   sizes = [];
   await follower.applyPointer();

@@ -1,0 +1,57 @@
+/** `/admin/v1/artifacts`: files of a set by their hashes, the switch to it and back, and the list of switches. */
+import type { Context } from "hono";
+import { setLimits } from "../../shared/artifacts/limits.ts";
+import {
+  type ArtifactFile,
+  type SwitchList,
+  type SwitchReport,
+  switchRequestSchema,
+} from "../../shared/contracts/admin.ts";
+import { hashPattern } from "../../shared/contracts/inference.ts";
+import { invalidRequest, ServiceError } from "../../shared/errors.ts";
+import { type PublishBucket, putFile, storedBytes, switchesIn, switchTo } from "../artifacts/publish.ts";
+import { readAdminBody } from "./body.ts";
+import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
+
+export const getFile: RouteHandler = async (c, dependencies) => {
+  const sha256 = hashOf(c);
+  const bytes = await storedBytes(bucketOf(dependencies), sha256);
+  if (bytes === null) throw new ServiceError("not_found", `There is no file ${sha256}.`);
+  return c.json({ object: "artifacts.file", sha256, bytes } satisfies ArtifactFile);
+};
+
+export const uploadFile: RouteHandler = async (c, dependencies) => {
+  const sha256 = hashOf(c);
+  const { declaredBytes: bytes } = c.env;
+  const { body } = c.req.raw;
+  // R2 takes no stream of unknown length.
+  if (bytes === null || !body) throw invalidRequest("the file must be the body, and Content-Length its bytes");
+  if (bytes > setLimits.hyperNetworkBytes) {
+    const message = `The body has ${bytes} bytes, the maximum is ${setLimits.hyperNetworkBytes}.`;
+    throw new ServiceError("body_too_large", message);
+  }
+  await putFile(bucketOf(dependencies), sha256, body);
+  return c.json({ object: "artifacts.file", sha256, bytes } satisfies ArtifactFile);
+};
+
+export const listSwitches: RouteHandler = async (c, dependencies) => {
+  const data = await switchesIn(bucketOf(dependencies));
+  return c.json({ object: "list", data } satisfies SwitchList);
+};
+
+export const switchArtifacts: RouteHandler = async (c, dependencies) => {
+  const { manifest, other_model: otherModel } = await readAdminBody(c, switchRequestSchema);
+  const switched = await switchTo(bucketOf(dependencies), { manifest, otherModel }, dependencies.now());
+  return c.json({ object: "artifacts.switch", ...switched } satisfies SwitchReport);
+};
+
+function hashOf(c: Context<AppEnvironment>): string {
+  const sha256 = c.req.param("sha256")!;
+  if (hashPattern.test(sha256)) return sha256;
+  throw new ServiceError("not_found", "A file is named by its SHA-256, 64 lower-case hex digits.");
+}
+
+function bucketOf({ artifactBucket }: Dependencies): PublishBucket {
+  if (artifactBucket) return artifactBucket;
+  throw new ServiceError("not_found", "This deployment has no bucket ARTIFACTS, so it serves its static assets.");
+}

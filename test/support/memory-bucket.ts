@@ -1,0 +1,98 @@
+/** Buckets as the publisher sees them, in memory or in a folder; a test may harm what is in one, or the way to it. */
+import { createHash } from "node:crypto";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import path from "node:path";
+import {
+  type PublishBucket,
+  type PutOptions,
+  putFile,
+  type Switched,
+  switchTo,
+  wrongHash,
+} from "../../edge/artifacts/publish.ts";
+import { nullIfMissing } from "../../gpu-backend/files.ts";
+import type { ArtifactSet } from "../../infra/publish/artifact-set.ts";
+
+const digest = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest();
+
+abstract class StoredBucket implements PublishBucket {
+  /** Of what was replaced last. */
+  metadata: Record<string, string> = {};
+  /** Before anything is written; may throw, or change what arrives. */
+  onWrite: (name: string, bytes: Uint8Array<ArrayBuffer>) => Uint8Array<ArrayBuffer> = (_, bytes) => bytes;
+
+  abstract read(name: string): Promise<Uint8Array<ArrayBuffer> | null>;
+  /** As it is, whatever its name says. */
+  abstract write(name: string, bytes: Uint8Array<ArrayBuffer>): Promise<void>;
+
+  async head(name: string) {
+    const bytes = await this.read(name);
+    return bytes && { size: bytes.byteLength, checksums: { sha256: Uint8Array.from(digest(bytes)).buffer } };
+  }
+
+  async get(name: string) {
+    const bytes = await this.read(name);
+    if (!bytes) return null;
+    const etag = digest(bytes).toString("hex");
+    return { ...(await this.head(name))!, etag, arrayBuffer: async () => Uint8Array.from(bytes).buffer };
+  }
+
+  async put(name: string, value: ReadableStream<Uint8Array> | string, options: PutOptions): Promise<unknown> {
+    const bytes = this.onWrite(name, new Uint8Array(await new Response(value as never).arrayBuffer()));
+    const { sha256, onlyIf, customMetadata } = options;
+    if (sha256 !== undefined && digest(bytes).toString("hex") !== sha256) throw new Error(wrongHash);
+    if (onlyIf) {
+      const found = await this.get(name);
+      if (onlyIf.get("if-match") !== (found && `"${found.etag}"`)) return null;
+    }
+    this.metadata = customMetadata ?? this.metadata;
+    await this.write(name, bytes);
+    return {};
+  }
+}
+
+export class MemoryBucket extends StoredBucket {
+  readonly objects = new Map<string, Uint8Array<ArrayBuffer>>();
+  readonly written: string[] = [];
+
+  override async read(name: string) {
+    return this.objects.get(name) ?? null;
+  }
+
+  override async write(name: string, bytes: Uint8Array<ArrayBuffer>) {
+    this.written.push(name);
+    this.objects.set(name, bytes);
+  }
+}
+
+/** As a local edge keeps it. */
+export class FolderBucket extends StoredBucket {
+  readonly #folder: string;
+
+  constructor(folder: string) {
+    super();
+    this.#folder = folder;
+  }
+
+  override async read(name: string) {
+    const bytes = await readFile(path.join(this.#folder, name)).catch(nullIfMissing);
+    return bytes && Uint8Array.from(bytes);
+  }
+
+  override async write(name: string, bytes: Uint8Array<ArrayBuffer>) {
+    const file = path.join(this.#folder, name);
+    await mkdir(path.dirname(file), { recursive: true });
+    await writeFile(file, bytes);
+  }
+}
+
+/** Uploads a set and has it served, as `chameleon publish` does through the API. */
+export async function publishTo(bucket: PublishBucket, set: ArtifactSet, otherModel = false): Promise<Switched> {
+  for (const { sha256, bytes } of set.files.values()) await putFile(bucket, sha256, new Response(bytes).body!);
+  return switchTo(bucket, { manifest: set.manifestHash, otherModel }, 0);
+}
+
+/** Serves again what was served before. */
+export function rollBackIn(bucket: PublishBucket): Promise<Switched> {
+  return switchTo(bucket, { manifest: "previous", otherModel: true }, 0);
+}
