@@ -77,6 +77,8 @@ class FormReader {
   readonly #root: unknown;
   /** Forms of the definitions that are referred to, by reference. The names of definitions may be any text, those of forms are not. */
   readonly #definitions = new Map<string, { name: string; form: Form }>();
+  /** Those that are complete, by the form's own reference. */
+  readonly #referredForms = new Map<string, Form>();
   /** Definitions whose instances are those of another, by reference. */
   readonly #leads = new Map<string, Set<string>>();
   readonly #narrow = new WeakSet<Form>();
@@ -103,6 +105,7 @@ class FormReader {
     const definition = { name: `d${this.#definitions.size}`, form: {} as Form };
     this.#definitions.set(reference, definition);
     definition.form = this.#form([part], { depth, within: reference });
+    this.#referredForms.set(`#/$defs/${definition.name}`, definition.form);
     return definition.name;
   }
 
@@ -114,12 +117,12 @@ class FormReader {
   /** The form of what all of these schemas admit. */
   #form(given: readonly Part<unknown>[], place: Place): Form {
     const { depth, within } = place;
-    this.#schemas += Math.max(1, given.length);
-    if (this.#schemas > limits.schemaNodes)
-      throw new Fault(given.at(-1)?.pointer ?? "", `is one schema more than the maximum of ${limits.schemaNodes}`);
     if (depth > limits.schemaDepth)
       throw new Fault(given[0].pointer, `is ${depth} levels deep, the maximum is ${limits.schemaDepth}`);
     const stated = given.filter((one): one is Part => this.#keywords(one).length > 0);
+    this.#schemas += Math.max(1, stated.length);
+    if (this.#schemas > limits.schemaNodes)
+      throw new Fault(given.at(-1)?.pointer ?? "", `is one schema more than the maximum of ${limits.schemaNodes}`);
     if (stated.length === 0) return {};
     if (stated.length === 1) {
       const [{ schema, pointer }] = stated;
@@ -202,8 +205,8 @@ class FormReader {
   }
 
   #areDisjoint(a: Form, b: Form): boolean {
-    const names = new Map(this.#definitions.values().map(({ name, form }) => [`#/$defs/${name}`, form]));
-    return areDisjoint(names.get(a.$ref ?? "") ?? a, names.get(b.$ref ?? "") ?? b, this.#narrow);
+    const referred = (form: Form) => this.#referredForms.get(form.$ref ?? "") ?? form;
+    return areDisjoint(referred(a), referred(b), this.#narrow);
   }
 
   /** Of schemas without references and unions. */
@@ -339,6 +342,8 @@ class FormReader {
     const isFalse = (name: string | null) => said(name).some(({ schema }) => schema === false);
     const isNamed = (name: string) => propertyNames.enum?.includes(name) ?? true;
     const kept = [...names].filter((name) => wanted.has(name) || (!isFalse(name) && isNamed(name)));
+    // Those that are left out count, too: each branch of a union looks at all of them again.
+    this.#schemas += names.size - kept.length;
     const { pointer } = parts[0];
     if (names.size === 0 && !isFalse(null))
       return { type: "object", propertyNames, additionalProperties: this.#form(said(null), within) };

@@ -79,6 +79,12 @@ test.each<[string, unknown, string, RegExp]>([
   ["bounds with no integer between", { minimum: 1.2, maximum: 1.8 }, "", /no integer/],
   ["a long string", { type: "string", minLength: 65 }, "/minLength", /maximum is 64/],
   ["too many schemas", { properties: many(512, {}) }, "/properties/p511", /maximum of 512/],
+  [
+    "too many schemas that admit nothing",
+    { properties: many(300, false), anyOf: [{ type: "object" }, { type: "object" }, { type: "object" }] },
+    "/anyOf/2",
+    /maximum of 512/,
+  ],
   ["too many values", { enum: Array.from({ length: 513 }, (_, i) => i) }, "/enum", /513, the maximum is 512/],
   ["depth", deep(17), "/items".repeat(17), /17 levels deep, the maximum is 16/],
   ["bytes", { description: "x".repeat(20_000) }, "", /20018 bytes, the maximum is 16384/],
