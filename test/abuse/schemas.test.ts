@@ -118,7 +118,11 @@ test(`1,000 random schemas and 1,000 runs of JSON Schema's suite: every text tha
   onTestFinished(() => grammars.close());
   const random = seededRandom(seed);
   const isValid = async (schema: object | boolean, form = schemaForm(schema) as string) => {
-    const { ended, value } = await drawnValue(form, random);
+    const { ended, value } = await drawnValue(form, random).catch((thrown: Error) => {
+      // A pattern beside a length that it excludes.
+      if (!/find nothing in any text/.test(thrown.message)) throw thrown;
+      return { ended: false, value: null };
+    });
     if (!ended) return 0;
     const ajv = new Ajv2020({ strict: false, ownProperties: true, validateFormats: false });
     expect(ajv.validate(schema, value), `${JSON.stringify(schema)}\n${JSON.stringify(value)}`).toBe(true);
