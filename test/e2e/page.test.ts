@@ -140,6 +140,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       await driver.says("#weights-title", /After “.*” it would be answered by/);
       const beginning = /“…?(.*)”/s.exec(await driver.text("#weights-title"))![1];
       const at = prompt.indexOf(beginning) + beginning.length;
+      expect(at).toBeLessThan(prompt.length);
       const [part] = (await complete({ prompt: prompt.slice(0, at), max_tokens: 1, chameleon: {} })).choices;
       expect((await shown()).toSorted()).toEqual(weightsOf(part).toSorted());
       expect(await range.getAttribute("aria-valuetext")).toContain(weightsOf(part)[0][1]);
