@@ -12,7 +12,7 @@ interface Gain {
 /** What charts read of own-figures.json. */
 export interface MemoryFigures {
   rows: { group: string; name: string; gains: Record<string, Gain> }[];
-  means: { group: string; methods: Record<string, { gain: Gain }> }[];
+  groups: { group: string; gains: Record<string, { gain: Gain }> }[];
 }
 
 interface Bar {
@@ -75,8 +75,8 @@ ${drawn.join("\n")}
 }
 
 /** Charts by the name of their file in infra/docs. Throws a TypeError if a figure is missing. */
-export function memoryCharts({ rows, means }: MemoryFigures): Record<string, string> {
-  const fresh = means.find(({ group }) => group === "fresh")?.methods;
+export function memoryCharts({ rows, groups }: MemoryFigures): Record<string, string> {
+  const fresh = groups.find(({ group }) => group === "fresh")?.gains;
   if (!fresh) throw new TypeError("no figures of fresh kinds");
   const byTokens: Bar[] = [
     { label: "nothing known", gain: fresh.mixture.gain, isReference: true },
