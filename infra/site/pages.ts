@@ -60,7 +60,6 @@ export const sections: readonly Section[] = [
       file("reference/api", "API", "edge/API.md"),
       code("errors", "Errors", "shared/errors.ts"),
       code("limits", "Limits", "shared/contracts/limits.ts"),
-      file("reference/tenants", "Tenants: keys, limits, use", "edge/tenants/TENANTS.md"),
       code("settings", "Settings", "gpu-backend/config.ts"),
       code("commands", "Commands", "infra/commands.mjs"),
       code("metrics", "Metrics", "gpu-backend/http/metrics.ts"),

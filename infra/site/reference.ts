@@ -47,7 +47,7 @@ function limits(): string {
   return `# Limits
 
 A request beyond one is answered with an error that names the limit and the value. Limits of trained files are in the
-[artifact format](/reference/artifacts#limits); a tenant's limits are [its plan's](/reference/tenants#limits).
+[artifact format](/reference/artifacts#limits); a tenant's limits are [its plan's](/how-to/tenants#limits).
 
 ${table(["what", "at most", "unit"], rows)}
 `;
