@@ -144,9 +144,7 @@ const completionLogprobsSchema = z.object({
 });
 const promptLogprobsSchema = z
   .array(z.record(z.string(), z.object({ logprob, rank: z.int().nullable(), decoded_token: z.string() })).nullable())
-  .describe(
-    "By token id: the likeliest tokens and the prompt's own, whose rank beyond those is null. null for the first",
-  );
+  .describe("By token id: the likeliest, and the prompt's own, whose rank may be null. null for the first token");
 const completionChoice = z.object({
   index: z.int(),
   text: z.string(),
