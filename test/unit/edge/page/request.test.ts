@@ -9,7 +9,14 @@ import { completionRequestSchema } from "../../../../shared/contracts/openai.ts"
 test("the drawer has every sampling field of the API", () => {
   const elsewhere = ["prompt", "model", "chameleon", "stream", "stream_options", "logprobs", "echo"];
   const meaningless = ["user", "best_of", "suffix"];
-  const forProgramsOnly = ["min_tokens", "ignore_eos", "stop_token_ids", "repetition_penalty", "response_format"];
+  const forProgramsOnly = [
+    "min_tokens",
+    "ignore_eos",
+    "stop_token_ids",
+    "repetition_penalty",
+    "response_format",
+    "prompt_logprobs",
+  ];
   const wanted = Object.keys(completionRequestSchema.in.shape).filter(
     (name) => ![...elsewhere, ...meaningless, ...forProgramsOnly].includes(name),
   );
