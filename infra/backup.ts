@@ -78,7 +78,7 @@ async function copyState(state: string, copy: string): Promise<number> {
 /** A stopped process has taken the signal by then, in milliseconds. */
 const stopMs = 50;
 
-/** Stops a process while `work` runs. It goes on after that, and also if this process is killed: then a pipe from it ends. */
+/** Stops a process while `work` runs. It goes on after that, and also if this process is killed: which closes its pipe. */
 async function whilePaused<T>(pid: number, work: () => Promise<T>): Promise<T> {
   const shell = spawn("sh", ["-c", 'kill -STOP "$0" && echo; read end; kill -CONT "$0"', String(pid)], {
     stdio: ["pipe", "pipe", "inherit"],

@@ -58,7 +58,7 @@ export class AnswerBodies {
   readonly #ofRequests: boolean;
   readonly #tenants = new Map<string, Set<AnswerBody>>();
   #heldBytes = 0;
-  /** Ticks all bodies of an object while there is one. */
+  /** Ticks an object's bodies while it has any. */
   #timer: ReturnType<typeof setInterval> | null = null;
 
   /**
@@ -171,7 +171,7 @@ export class AnswerBody {
   #silentTicks = 0;
   /** Ticks since the pending write began. */
   #stalledTicks = 0;
-  /** Error that ends the body at its next tick. Its bytes do not count from now on. */
+  /** Error that ends the body at its next tick. Once set, its bytes no longer count. */
   #eviction: ServiceError | null = null;
 
   constructor(options: BodyOptions, events: BodyEvents & { held(changedBytes: number): void }) {
@@ -210,7 +210,7 @@ export class AnswerBody {
     return this.#opened().readable;
   }
 
-  /** Queues `text`. Ends the answer if more than `maximumBytes` are unread, except that one text of any size may be. */
+  /** Queues `text`. Ends the answer if more than `maximumBytes` are unread, but a single text may be of any size. */
   write(text: string | Uint8Array): void {
     if (!this.isOpen || text.length === 0) return;
     const bytes = typeof text === "string" ? encoder.encode(text) : text;
@@ -238,8 +238,8 @@ export class AnswerBody {
   }
 
   /**
-   * Ends the answer in an error: discards queued texts, writes the last one and closes. A text that is written in part keeps its
-   * other pieces, so that no event is cut.
+   * Ends the answer in an error: discards queued texts, writes the last one and closes. A partly written text is
+   * completed, so that no event is cut.
    */
   fail(reason: "failed" | "deadline" | "limit", error: ServiceError): void {
     if (!this.#end.apply(reason)) return;

@@ -104,7 +104,7 @@ export async function planned<T>(
   }
 }
 
-/** The set that the named adapters were made for; the served one if none is named. Throws as `planned`. */
+/** The set that the named adapters were made for; the served one if none is named. Throws like `planned`. */
 export async function setOf(
   own: NamedAdapters,
   served: Artifacts,

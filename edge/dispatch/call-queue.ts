@@ -8,7 +8,7 @@
  * it; its frames delay no other call.
  *
  * Tenants take turns, one entry a turn: the tenant whose last turn was longest ago is next, with its entry that is due first. So a
- * tenant's only sequence waits for at most one sequence of each other tenant in its group, and one call of each between groups.
+ * tenant's only sequence waits for at most one sequence of each other tenant in its group, and one call of each in other groups.
  */
 import { queueLimits } from "./routing-limits.ts";
 

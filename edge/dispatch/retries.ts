@@ -73,7 +73,7 @@ export function nextStep(round: RetryRound, choose: (tried: RetryRound["tried"])
   return { round: later, choice: null, pauseMs };
 }
 
-/** Ids of the backends whose answer would be the same at once. */
+/** Ids of the backends that would fail again now. */
 function certainFailures(failures: readonly BackendFailure[]): ReadonlySet<string> {
   const certain = failures.filter(({ failure }, i) => {
     const { retrySame } = failure.consequence;

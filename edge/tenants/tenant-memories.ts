@@ -111,7 +111,7 @@ export class TenantMemories {
     return row ? this.#recordOf(row) : null;
   }
 
-  /** An adapter's documents: those that requests use, or else those that are being made a memory of. */
+  /** An adapter's documents: those in use, else those being made a memory. */
   async recordsOf(name: string): Promise<Omit<DocumentRecord, "embedding">[]> {
     const memory = this.find(name);
     const set = memory?.ready ?? memory?.job ?? null;

@@ -20,7 +20,7 @@ export interface ThreadData {
 
 export type ThreadCall =
   | { type: "compile"; form: string }
-  /** Adds tokens to a row, which `form` opens at its first call. */
+  /** Adds tokens to a row; its first call opens it with `form`. */
   | { type: "advance"; row: number; form: string; tokens: number[] }
   | { type: "close"; row: number };
 

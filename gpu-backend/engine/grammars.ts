@@ -192,7 +192,7 @@ class Row implements GrammarRow {
       void this.#thread.call({ type: "close", row: this.#id }, grammarLimits.answerMs);
   }
 
-  /** Asks for what may come after its tokens, the last `added` of which its thread does not know. Returns what went wrong, or null. */
+  /** Sends its last `added` tokens, new to its thread, and asks what may follow. Returns what went wrong, or null. */
   async #learn(added: number): Promise<string | null> {
     let fault = "";
     // A thread that has been started anew, or ends meanwhile because of another row, is told all of its tokens.

@@ -64,7 +64,7 @@ export class Sequence implements Plannable {
   kv: Kv | null = null;
   /** How many of those came from the prefix cache. */
   reusedTokens = 0;
-  /** Acquired for it, in the order of the request. */
+  /** Acquired memories, in the request's order. */
   readonly memories: OpenMemory[] = [];
   /** Their passages, if it wants some in its prompt. */
   readonly indexes: PassageIndex[] = [];

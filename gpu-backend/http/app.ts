@@ -138,7 +138,7 @@ export function createApp(parts: AppParts): Hono {
   return app;
 }
 
-/** After a frame that says that a file of the batch could not be read: none of its kind counts as there before it is checked. */
+/** After a frame that says that a file of the batch could not be read: none of that kind counts as present until checked. */
 function doubtUnreadable(frame: Frame, batch: BatchRequest, { adapters, memories }: AppParts): void {
   if (frame.type !== "error") return;
   const [{ tenant }] = batch.sequences;

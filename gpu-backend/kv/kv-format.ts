@@ -6,7 +6,7 @@ const greatest = 127;
 
 /**
  * Keys and values `present`, [2L, S, H, T, d], by array. As int8 they are followed by their scales, [S, H, T, 1] for each array: a
- * vector's greatest element is ±127. Takes the array.
+ * vector's greatest element is ±127. Owns the array.
  */
 export function storedAs(
   format: KvFormat = "fp32",

@@ -3,7 +3,7 @@
  * is named by a hash of the tenant and of every token id up to its end, so that any prompt of the tenant with the same prefix
  * finds it, under any centroid. A prompt also reuses the tokens that it has in common with a further block. Chunks are at fixed
  * positions and a row's results are the same bits in any batch, so reused values equal computed ones. Nothing is pinned: found
- * values are copied into the arena at once. Memory is shared between tenants (tenant-shares.ts). Not here: which sequence waits
+ * values are copied into the arena at once. Tenants have shares of its bytes (tenant-shares.ts). Not here: which sequence waits
  * for another (engine/shared-prefixes.ts).
  */
 import { createHash } from "node:crypto";

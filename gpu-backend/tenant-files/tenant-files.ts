@@ -91,7 +91,7 @@ export class TenantFiles {
     return join(this.folderOf(tenant), keyFile);
   }
 
-  /** Only strict ids become paths. */
+  /** Only hashes become paths. */
   pathOf(tenant: string, hash: string): string {
     if (!hashPattern.test(hash)) throw new Error("not a hash");
     return join(this.folderOf(tenant), hash);

@@ -31,7 +31,7 @@ export interface DiskState {
   fault: DiskFault;
   failures: number;
   unwrittenBytes: number;
-  /** Of files on disk, partial ones included. */
+  /** Files on disk, with partial ones. */
   files: number;
   bytes: number;
 }
@@ -111,7 +111,7 @@ export class TenantStore {
 
   /**
    * Begins a file that is written record by record, or continues one of the same label and head that was closed or whose process was
-   * killed. The tenant has no other one open meanwhile, and nothing of it is removed.
+   * killed. Meanwhile the tenant opens no other, and loses none.
    */
   async begin(tenant: string, hash: string, plan: FilePlan): Promise<PartialFile> {
     const path = this.files.pathOf(tenant, hash);
@@ -263,7 +263,7 @@ export class TenantStore {
     const known = await this.files.keyOf(tenant);
     if (known) return known;
     const key = randomBytes(keyBytes);
-    // What another key sealed is lost with it.
+    // Files of a lost key are unreadable.
     for (const [path, entry] of this.#index) if (path.startsWith(this.files.folderOf(tenant))) entry.isIntact = false;
     await writeWhole(this.files.keyPathOf(tenant), key, { mode: 0o600, system: this.#system });
     return key;

@@ -29,7 +29,7 @@ export interface TrainedBank extends ServedParameters {
   space: PromptSpace;
 }
 
-/** By the names that FORMAT.md gives them. */
+/** Tensors, named as in FORMAT.md. */
 function hyperNetworkTensors({ bank, network, centroids, scales, space }: TrainedBank): TensorFile {
   const D = space.mean.length;
   const { gates: Q, hidden: H, dimensions: P } = network;

@@ -9,7 +9,7 @@ export interface Page {
   path: string;
   /** In the menu. */
   title: string;
-  /** A Markdown file; of a page that reference.ts makes, the code that it shows. Documents link to it. */
+  /** A Markdown file; or the code that reference.ts's page shows. Documents link to it. */
   file: string;
   /** The page that reference.ts makes; null for a Markdown file. */
   code: ReferencePage | null;

@@ -4,7 +4,7 @@
  *   byte_ids        I32 [256]    token id of each byte; -1 for a byte without one, which texts lose
  *   merges          ids [M, 2]   token ids of each pair, in order of rank
  *   merged_ids      ids [M]      token id of each merge; left out where it is the highest byte's id + 1 + rank
- *   whole_ids       ids [W]      pieces that merging does not reach, where pre-tokens are looked up whole; else left out
+ *   whole_ids       ids [W]      pieces found only by looking a pre-token up whole; left out if there are none
  *   special_ids     ids [S]      special tokens
  *   special_texts   U8  [n]      their spellings, NUL between them
  *   special_shown   U8  [S]      1 where a generated one is part of the text

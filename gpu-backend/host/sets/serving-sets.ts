@@ -90,7 +90,7 @@ export class ServingSets {
   }
 
   /**
-   * The set of a manifest, or the preferred set if the manifest is unknown: its engine refuses the batch with a reason. Throws a
+   * The set of a manifest; for an unknown one the preferred set, whose engine refuses the batch with a reason. Throws a
    * ServiceError if there is no set.
    */
   of(manifestHash: string): ServingSet {
