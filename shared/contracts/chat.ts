@@ -62,6 +62,7 @@ export const messagesSchema = {
       tool_call_id: { type: "string", maxLength: limits.bodyBytes, description: "Of a result: the id of its call" },
     },
     required: ["role"],
+    anyOf: [{ required: ["content"] }, { required: ["tool_calls"] }],
   },
 };
 

@@ -192,7 +192,8 @@ test("the document's own examples", async () => {
   let file = "";
   const lines = ["one", "two"].map((word) => JSON.stringify({ prompt: word, completion: " more" })).join("\n");
   for (const { method, path, request, status } of operations) {
-    if (!request) continue;
+    // With another key: test/in-runtime/admin.test.ts.
+    if (!request || path.startsWith("/admin/")) continue;
     // They name the embedded base, and the stack serves the small one.
     const body = JSON.parse(JSON.stringify(request.example).replaceAll("smollm2-135m", "gpt2"));
     if (path === "/v1/adapters") made = body.name;

@@ -336,7 +336,7 @@ describe("the openai SDK", () => {
     await expect(wrong).rejects.toThrow(BadRequestError);
     await expect(wrong).rejects.toMatchObject({
       status: 400,
-      param: "tools[0]",
+      param: "tools[0].type",
       requestID: expect.stringMatching(/^req_/),
     });
     await expect(client().completions.create({ model: "gpt5", prompt })).rejects.toThrow(NotFoundError);
