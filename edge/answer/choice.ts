@@ -229,10 +229,12 @@ function sourcedOf(tokens: readonly ReportedToken[]): SourcedToken[] {
   return tokens.flatMap(({ piece, sources }) => (sources ? [{ token: tokenText(piece), ...sources }] : []));
 }
 
+const wholeCharacters = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
 /** A token's text, or `bytes:\xe2\x80` if it is not whole characters, as OpenAI writes it. */
 export function tokenText(piece: Uint8Array): string {
   try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(piece);
+    return wholeCharacters.decode(piece);
   } catch {
     return `bytes:${Array.from(piece, (byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("")}`;
   }

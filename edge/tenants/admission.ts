@@ -75,7 +75,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
       const isLimited = Object.values(limits).some((limit) => limit !== null);
       const keyed = idempotencyKey !== null && { idempotencyKey };
       const admitted = admissionOf(
-        { requestId, tenant, ledger: tenant, beganMs: dependencies.now(), isLimited, ...keyed },
+        { requestId, tenant, beganMs: dependencies.now(), isLimited, ...keyed },
         dependencies,
       );
       const ledger = ledgerOf(ledgers, tenant, region);
@@ -127,7 +127,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
 
 /** The admission of a request that was admitted in this isolate or another. */
 export function admissionOf(request: AdmittedRequest, dependencies: SettlementDependencies): Admission {
-  const { requestId, tenant, ledger, isLimited } = request;
+  const { requestId, tenant, isLimited } = request;
   const { ledgers, recorder, background, log } = dependencies;
   const now = steadyClock(dependencies.now);
   let renewedMs = now();
@@ -139,7 +139,7 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
       renewedMs = now();
       // A failure is ignored: a later renewal may succeed, otherwise the lease expires.
       background(
-        ledgerOf(ledgers, ledger)
+        ledgerOf(ledgers, tenant)
           .renew(requestId)
           .then(
             () => undefined,
@@ -162,11 +162,11 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
 
 /** Whether a request of a tenant with limits is settled, or its reservation has expired; false if its ledger does not answer. */
 export async function hasEnded(
-  { requestId, ledger, isLimited }: AdmittedRequest,
+  { requestId, tenant, isLimited }: AdmittedRequest,
   ledgers: DurableObjectNamespace<Ledger>,
 ): Promise<boolean> {
   if (!isLimited) return false;
-  const isOpen = await ledgerOf(ledgers, ledger)
+  const isOpen = await ledgerOf(ledgers, tenant)
     .renew(requestId)
     .catch(() => true);
   return !isOpen;

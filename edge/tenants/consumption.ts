@@ -4,8 +4,6 @@
 export interface AdmittedRequest {
   requestId: string;
   tenant: string;
-  /** Name of the ledger that admitted it. */
-  ledger: string;
   /** When it began, in milliseconds since 1970. */
   beganMs: number;
   /** True if its tenant has limits, and so the ledger holds a reservation. */

@@ -16,7 +16,6 @@ import {
   type UseRecorder,
 } from "./consumption.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";
-import { tenantOf } from "./ledger-name.ts";
 
 /** Answers end without their ledger's confirmation after this time, in milliseconds. */
 const confirmMs = 1000;
@@ -29,10 +28,10 @@ const workerRetryMs = [200, 2000];
 /** The recorder of a Worker, which has no storage: it tries three times. */
 export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: ReportUse): UseRecorder {
   return {
-    async record({ requestId, tenant, ledger, beganMs, idempotencyKey }, consumed) {
+    async record({ requestId, tenant, beganMs, idempotencyKey }, consumed) {
       for (const delayMs of [...workerRetryMs, null]) {
         try {
-          const due = await ledgerOf(ledgers, ledger).settle(requestId, [...consumed], beganMs, idempotencyKey);
+          const due = await ledgerOf(ledgers, tenant).settle(requestId, [...consumed], beganMs, idempotencyKey);
           if (due.length > 0) report(tenant, due);
           return;
         } catch (error) {
@@ -57,7 +56,7 @@ export class Settlements implements UseRecorder {
   readonly #now: () => number;
   readonly #newId: () => string;
   readonly #report: ReportUse;
-  /** The latest group by ledger. */
+  /** The latest group by tenant. */
   readonly #groups = new Map<string, Group>();
   #failures = 0;
 
@@ -72,7 +71,7 @@ export class Settlements implements UseRecorder {
     this.#newId = newId;
     this.#report = report;
     storage.sql.exec(`CREATE TABLE IF NOT EXISTS unsettled (
-      id TEXT PRIMARY KEY, ledger TEXT NOT NULL, consumed TEXT NOT NULL, beganMs REAL NOT NULL, key TEXT
+      id TEXT PRIMARY KEY, tenant TEXT NOT NULL, consumed TEXT NOT NULL, beganMs REAL NOT NULL, key TEXT
     ) WITHOUT ROWID`);
   }
 
@@ -81,7 +80,7 @@ export class Settlements implements UseRecorder {
   }
 
   record(request: AdmittedRequest, consumed: readonly Consumption[]): Promise<void> {
-    const { settlements, recorded } = this.#groupOf(request.ledger);
+    const { settlements, recorded } = this.#groupOf(request.tenant);
     // Without limits and key, the settlements of a group are one, so that the ledger remembers few ids. Under a request's id, it would
     // drop one of two groups if another object took over the request.
     const isMerged = !request.isLimited && request.idempotencyKey === undefined;
@@ -98,43 +97,48 @@ export class Settlements implements UseRecorder {
   }
 
   /** The group that the next call of a ledger sends. */
-  #groupOf(ledger: string): Group {
-    const latest = this.#groups.get(ledger);
+  #groupOf(tenant: string): Group {
+    const latest = this.#groups.get(tenant);
     if (latest && !latest.isSent) return latest;
     const before = latest?.recorded.catch(() => undefined) ?? Promise.resolve();
-    const group: Group = { settlements: [], isSent: false, recorded: before.then(() => this.#send(ledger, group)) };
-    this.#groups.set(ledger, group);
+    const group: Group = { settlements: [], isSent: false, recorded: before.then(() => this.#send(tenant, group)) };
+    this.#groups.set(tenant, group);
     return group;
   }
 
   /** Resolves when the ledger has confirmed the group, or when it is stored for another try. */
-  async #send(ledger: string, group: Group): Promise<void> {
+  async #send(tenant: string, group: Group): Promise<void> {
     group.isSent = true;
     try {
-      const charged = ledgerOf(this.#ledgers, ledger).settleAll(group.settlements);
+      const charged = ledgerOf(this.#ledgers, tenant).settleAll(group.settlements);
       const due = (await settlesWithin(charged, confirmMs)) ? await charged.catch(() => null) : null;
-      if (due) return this.#reportDue(ledger, due);
-      for (const one of group.settlements) this.#store(ledger, one);
+      if (due) return this.#reportDue(tenant, due);
+      for (const one of group.settlements) this.#store(tenant, one);
+      // A ledger that confirms too late finds nothing due in the stored ones.
+      charged.then(
+        (late) => this.#reportDue(tenant, late),
+        () => undefined,
+      );
       await this.#ensureRetry();
       await this.#storage.sync();
     } finally {
-      if (this.#groups.get(ledger) === group) this.#groups.delete(ledger);
+      if (this.#groups.get(tenant) === group) this.#groups.delete(tenant);
     }
   }
 
-  #reportDue(ledger: string, due: readonly Consumption[]): void {
+  #reportDue(tenant: string, due: readonly Consumption[]): void {
     const summed = new Map<string, Consumption>();
     for (const one of due) {
       const kind = JSON.stringify([one.model, one.centroid]);
       summed.set(kind, addUse(one, summed.get(kind)));
     }
-    if (due.length > 0) this.#report(tenantOf(ledger), [...summed.values()]);
+    if (due.length > 0) this.#report(tenant, [...summed.values()]);
   }
 
   /** Stores a settlement in the present transaction, then makes it. */
   async store(request: AdmittedRequest, consumed: Consumption[]): Promise<void> {
-    const { requestId: id, ledger, beganMs, idempotencyKey } = request;
-    this.#store(ledger, { id, consumed, beganMs, idempotencyKey });
+    const { requestId: id, tenant, beganMs, idempotencyKey } = request;
+    this.#store(tenant, { id, consumed, beganMs, idempotencyKey });
     await this.#ensureRetry();
     await this.retry();
   }
@@ -143,20 +147,20 @@ export class Settlements implements UseRecorder {
     return ensureAlarm(this.#storage, this.#now(), { delayMs: firstRetryMs, maxDelayMs: maxRetryMs });
   }
 
-  #store(ledger: string, { id, consumed, beganMs, idempotencyKey }: Settlement): void {
-    const stored = [id, ledger, JSON.stringify(consumed), beganMs, idempotencyKey ?? null];
+  #store(tenant: string, { id, consumed, beganMs, idempotencyKey }: Settlement): void {
+    const stored = [id, tenant, JSON.stringify(consumed), beganMs, idempotencyKey ?? null];
     this.#storage.sql.exec("INSERT OR REPLACE INTO unsettled VALUES (?, ?, ?, ?, ?)", ...stored);
   }
 
   /** Makes the stored settlements, or else sets the alarm. The object's alarm calls it last. */
   async retry(): Promise<void> {
-    type Row = { id: string; ledger: string; consumed: string; beganMs: number; key: string | null };
+    type Row = { id: string; tenant: string; consumed: string; beganMs: number; key: string | null };
     const stored = this.#storage.sql.exec<Row>("SELECT * FROM unsettled");
-    const tries = stored.toArray().map(async ({ id, ledger, consumed, beganMs, key }) => {
+    const tries = stored.toArray().map(async ({ id, tenant, consumed, beganMs, key }) => {
       const use = JSON.parse(consumed) as Consumption[];
-      const due = await ledgerOf(this.#ledgers, ledger).settle(id, use, beganMs, key ?? undefined);
+      const due = await ledgerOf(this.#ledgers, tenant).settle(id, use, beganMs, key ?? undefined);
       this.#storage.sql.exec("DELETE FROM unsettled WHERE id = ?", id);
-      this.#reportDue(ledger, due);
+      this.#reportDue(tenant, due);
     });
     const results = await Promise.allSettled(tries);
     const hasFailed = results.some(({ status }) => status === "rejected");

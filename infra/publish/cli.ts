@@ -73,7 +73,8 @@ async function run(options: Options): Promise<void> {
     return say(`${uploaded} files to upload, ${present} there already; nothing was switched`);
   }
   const body = {
-    manifest: set?.manifestHash ?? options.to ?? "previous",
+    // By its hash, so that a repeated call does not switch back and forth.
+    manifest: set?.manifestHash ?? options.to ?? (await previous(connection)),
     other_model: isRollback || options.otherModel,
   };
   const { manifest, before, switched } = await connection.call(switchReportSchema, "POST", apiPath, body);
@@ -82,6 +83,14 @@ async function run(options: Options): Promise<void> {
   const files = set ? `${uploaded} files uploaded, ${present} there already; ` : "";
   if (switched) say(`${files}serves ${manifest} now, ${before ?? "nothing published"} before`);
   else say(`${files}it is what is served already`);
+}
+
+/** The manifest that was served before. Throws an Error if there is none. */
+async function previous(connection: Connection): Promise<string> {
+  const { data } = await connection.call(switchListSchema, "GET", apiPath);
+  const before = data.find(({ manifest }) => manifest !== data[0].manifest);
+  if (!before) throw new Error("nothing was served before");
+  return before.manifest;
 }
 
 async function list(connection: Connection, { json }: Options): Promise<void> {

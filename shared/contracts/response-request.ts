@@ -224,7 +224,8 @@ function readInput(value: unknown, context: z.RefinementCtx): ChatMessage[] {
   /** Those of the last turn, if a call was the last item. */
   let calls: unknown[] | null = null;
   for (const [i, item] of (value as unknown[]).entries()) {
-    const { type = "message", call_id, ...fields } = (item ?? {}) as Record<string, unknown>;
+    if (typeof item !== "object" || item === null) return refuse(`input[${i}] is ${kindOf(item)}; it must be an item`);
+    const { type = "message", call_id, ...fields } = item as Record<string, unknown>;
     // An earlier answer's search: what it found is in no message.
     if (type === "file_search_call") continue;
     if (type === "function_call") {

@@ -383,7 +383,7 @@ describe("an answer that its own caller's demand ends is charged what was comput
     const ids = Array.from({ length: 20 }, (_, i) => i);
     backendAnswers(({ id }) => ids.map((index) => scoredToken(id, index)));
     const settled: Consumption[] = [];
-    const request = { requestId: "r", tenant: "local", ledger: "local", beganMs: 0, isLimited: false };
+    const request = { requestId: "r", tenant: "local", beganMs: 0, isLimited: false };
     const admission = {
       request,
       renew: () => undefined,
@@ -401,7 +401,7 @@ test("an answer that waits for its first token renews its admission", async () =
   const { bodies, seen } = lateBackend(1);
   let renewed = 0;
   const admission = {
-    request: { requestId: "r", tenant: "local", ledger: "local", beganMs: 0, isLimited: true },
+    request: { requestId: "r", tenant: "local", beganMs: 0, isLimited: true },
     renew: () => void renewed++,
     settle: async () => undefined,
   };

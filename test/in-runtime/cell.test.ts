@@ -277,7 +277,7 @@ describe("a client that goes away", () => {
         claim: async () => ({ createdMs: 0 }),
         admit: async () => undefined,
         reserve: async () => ({
-          request: { requestId, tenant, ledger: tenant, beganMs: 0, isLimited: true },
+          request: { requestId, tenant, beganMs: 0, isLimited: true },
           renew: () => undefined,
           settle: async (consumed) => void settled.push(consumed),
         }),

@@ -221,7 +221,7 @@ describe("a tenant of the EU", () => {
       const settlements = new Settlements(ledgers, storage, {
         ...{ now: Date.now, newId: () => crypto.randomUUID(), report: () => undefined },
       });
-      const request = { requestId: "r1", tenant: "eu:acme", ledger: "eu:acme", beganMs: 0, isLimited: true };
+      const request = { requestId: "r1", tenant: "eu:acme", beganMs: 0, isLimited: true };
       await settlements.record(request, []);
       isLost = false;
       await settlements.retry();

@@ -97,7 +97,7 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
   const cell = env.CELLS.getByName(`settlements of ${tenant}`);
   await runInDurableObject(cell, async (_: Cell, { storage }) => {
     const settlements = settlementsIn(storage);
-    await settlements.record({ requestId: "r1", tenant, ledger: tenant, beganMs: 0, isLimited: true }, [used]);
+    await settlements.record({ requestId: "r1", tenant, beganMs: 0, isLimited: true }, [used]);
     expect(await storage.getAlarm()).not.toBeNull();
   });
   await evictDurableObject(cell);
@@ -116,7 +116,7 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
 test("use that an object stored with what it is for is counted by its alarm if the object is lost before", async () => {
   const { tenant, ledger } = newLedger();
   const cell = env.CELLS.getByName(`stored of ${tenant}`);
-  const request = { requestId: "r", tenant, ledger: tenant, beganMs: 0, isLimited: true };
+  const request = { requestId: "r", tenant, beganMs: 0, isLimited: true };
   await runInDurableObject(cell, async (_: Cell, { storage }) => {
     const settlements = settlementsIn(storage);
     const lost = vi.spyOn(settlements, "retry").mockResolvedValue();
@@ -157,7 +157,7 @@ test("what objects gather of a tenant without limits is counted whole, also wher
         if (who === "refused") throw new Error("too many events");
       });
       const record = (who: string, requestId: string, one: Consumption) =>
-        settlements.record({ requestId, tenant: who, ledger: who, beganMs: 0, isLimited: who !== tenant }, [one]);
+        settlements.record({ requestId, tenant: who, beganMs: 0, isLimited: who !== tenant }, [one]);
       const refused = record("refused", object, used).catch(() => "rejected");
       // The first of each is the same request.
       const counted = ["1", "2", "3"].map((id) => record(tenant, id, id === "3" ? { ...used, centroid: "c1" } : used));
@@ -183,7 +183,7 @@ test("after an erasure, use of requests that began before is dropped, and that o
   await ledger.erase();
   const record = (beganMs: number) =>
     runInDurableObject(env.CELLS.getByName(`erased of ${tenant}`), (_: Cell, { storage }) =>
-      settlementsIn(storage).record({ requestId: "r", tenant, ledger: tenant, beganMs, isLimited: false }, [used]),
+      settlementsIn(storage).record({ requestId: "r", tenant, beganMs, isLimited: false }, [used]),
     );
   await record(Date.now() - 60_000);
   expect(await ledger.usage(today(), today())).toEqual([]);

@@ -116,7 +116,7 @@ const settling = (settled: (readonly Consumption[])[]): Dependencies["admissions
     admit: async () => undefined,
     reserve: async () => ({
       // Its ledger does not know the request.
-      request: { requestId, tenant, ledger: tenant, beganMs: 0, isLimited: false },
+      request: { requestId, tenant, beganMs: 0, isLimited: false },
       renew: () => undefined,
       settle: async (consumed) => void settled.push(consumed),
     }),
