@@ -7,7 +7,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import type * as XGrammar from "@mlc-ai/web-xgrammar";
 import { LruCache } from "../lru.ts";
 import { grammarOf } from "./grammar.ts";
-import { PatternFault } from "./pattern-rules.ts";
+import { GrammarFault } from "./pattern-rules.ts";
 
 export interface ThreadData {
   /** The bytes of all token ids, one after the other; a token that is no text has none. */
@@ -61,7 +61,7 @@ let done = Promise.resolve();
 parentPort!.on("message", ({ id, call }: { id: number; call: ThreadCall }) => {
   done = done.then(async () => {
     const answer = await answerTo(call).catch((thrown: unknown): ThreadAnswer => {
-      return thrown instanceof PatternFault ? { fault: thrown.message, isRefusal: true } : { fault: String(thrown) };
+      return thrown instanceof GrammarFault ? { fault: thrown.message, isRefusal: true } : { fault: String(thrown) };
     });
     const allowed = "allowed" in answer ? answer.allowed : null;
     parentPort!.postMessage({ id, answer }, allowed ? [allowed.buffer] : []);
@@ -117,11 +117,13 @@ async function answerTo(call: ThreadCall): Promise<ThreadAnswer> {
   const allowed = Uint32Array.from(await row.matcher.getNextTokenBitmask());
   const last = row.last.subarray(-2);
   const [least, greatest] = seconds.get(last.at(-1) ?? 0) ?? [0, 255];
-  if (greatest < 255 || last.includes(0xe2)) {
+  const [isFirst, isSecond] = [last.at(-1) === 0xe2, last.at(-2) === 0xe2 && last.at(-1) === 0x80];
+  if (greatest < 255 || isFirst || isSecond) {
     pieces.forEach((piece, id) => {
       const isOut = piece[0] < least || piece[0] > greatest;
-      if (isOut || separator.test(Buffer.concat([last, piece.subarray(0, 2)]).toString("latin1")))
-        allowed[id >>> 5] &= ~(1 << (id & 31));
+      // The last byte of a separator, whose first or first two came before.
+      const third = isSecond ? piece[0] : isFirst && piece[0] === 0x80 ? piece[1] : 0;
+      if (isOut || third === 0xa8 || third === 0xa9) allowed[id >>> 5] &= ~(1 << (id & 31));
     });
   }
   return { allowed };

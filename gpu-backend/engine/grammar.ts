@@ -6,7 +6,7 @@
  */
 import type { Form } from "../../shared/contracts/schema-form.ts";
 import { type CallsForm, callFormat } from "../../shared/contracts/tools.ts";
-import { patternRules } from "./pattern-rules.ts";
+import { GrammarFault, patternRules } from "./pattern-rules.ts";
 
 const shared = String.raw`
 value ::= members | entries | string | number | "true" | "false" | "null"
@@ -19,9 +19,12 @@ integer ::= "0" | "-"? [1-9] [0-9]{0,14}
 number ::= "-"? ("0" | [1-9] [0-9]{0,14}) ("." [0-9]{1,15})? ([eE] [-+]? [0-9]{1,2})?
 `;
 
+/** A longer grammar is not compiled. */
+const charactersAtMost = 2 ** 20;
+
 type Root = Form & { $defs?: Record<string, Form> };
 
-/** The grammar of a form as `schemaForm` or `askedCalls` returns it. Throws PatternFault. */
+/** The grammar of a form as `schemaForm` or `askedCalls` returns it. Throws GrammarFault. */
 export function grammarOf(form: string): string {
   const rules = new Rules();
   const parsed = JSON.parse(form) as Root | CallsForm;
@@ -59,7 +62,14 @@ class Rules {
   readonly #known = new Map<string, string>();
 
   add(name: string, expression: string): void {
-    this.text += `${name} ::= ${expression}\n`;
+    this.#write(`${name} ::= ${expression}\n`);
+  }
+
+  #write(rules: string): void {
+    this.text += rules;
+    const { length } = this.text;
+    if (length <= charactersAtMost) return;
+    throw new GrammarFault(`its grammar has ${length} characters or more, the maximum is ${charactersAtMost}`);
   }
 
   of(form: Form): string {
@@ -78,15 +88,15 @@ class Rules {
       case "string":
         return `("\\"" ${this.#charactersFrom(form)})`;
       case "array":
-        return this.#array(form);
+        return this.#named(this.#array(form));
       case "object":
-        return this.#object(form);
+        return this.#named(this.#object(form));
       default:
         return form.type;
     }
   }
 
-  /** A rule that equal expressions share, as each takes time to compile. */
+  /** A rule that equal expressions share, as each takes time to compile, and the longer ones that repeat them. */
   #named(expression: string): string {
     return this.#once(expression, (name) => {
       this.add(name, expression);
@@ -107,7 +117,7 @@ class Rules {
       const all = [...patterns, `^[^]{${minLength},${maxLength ?? ""}}$`];
       return this.#once(JSON.stringify(all), (name) => {
         const { text, start } = patternRules(all, name);
-        this.text += text;
+        this.#write(text);
         return start;
       });
     }

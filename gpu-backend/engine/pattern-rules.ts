@@ -4,8 +4,8 @@
  */
 import { DFA, JS, NFA } from "refa";
 
-/** An expression that is not supported, or finds nothing. */
-export class PatternFault extends Error {}
+/** No grammar is made: of an expression that is not supported or finds nothing, or as it is too long. */
+export class GrammarFault extends Error {}
 
 const maxCharacter = 0x10ffff;
 /** What a string may hold without an escape, but for U+2028 and U+2029 (grammar-thread.ts). */
@@ -16,14 +16,14 @@ const ascii = Array.from({ length: 0x80 }, (_, code) => code);
 /** More take XGrammar longer than a grammar may take. */
 const statesAtMost = 256;
 
-/** The rules, named after `prefix`, and the one of what follows the first quote. Throws PatternFault. */
+/** The rules, named after `prefix`, and the one of what follows the first quote. Throws GrammarFault. */
 export function patternRules(patterns: readonly string[], prefix: string): { text: string; start: string } {
   const automaton = [writable, ...patterns].map(languageOf).reduce((all, one) => DFA.fromIntersection(all, one));
   automaton.minimize();
   for (const { out } of automaton.nodes()) dropPartial(out);
   automaton.minimize();
   const states = [...automaton.nodes()];
-  const refuse = (fault: string) => new PatternFault(`the patterns ${JSON.stringify(patterns)} ${fault}`);
+  const refuse = (fault: string) => new GrammarFault(`the patterns ${JSON.stringify(patterns)} ${fault}`);
   if (automaton.isEmpty) throw refuse("find nothing in any text that can be written");
   if (states.length > statesAtMost) throw refuse(`take ${states.length} states, the maximum is ${statesAtMost}`);
   const nameOf = (state: DFA.Node) => `${prefix}_${states.indexOf(state)}`;
@@ -68,7 +68,7 @@ function languageOf(pattern: string): DFA {
     const parser = JS.Parser.fromLiteral({ source: pattern, flags: "u" });
     return DFA.fromFA(foundBy(parser, parser.ast.pattern.alternatives, false));
   } catch (thrown) {
-    throw new PatternFault(`the pattern ${JSON.stringify(pattern)} is not supported: ${(thrown as Error).message}`);
+    throw new GrammarFault(`the pattern ${JSON.stringify(pattern)} is not supported: ${(thrown as Error).message}`);
   }
 }
 

@@ -81,6 +81,8 @@ class FormReader {
   readonly #referredForms = new Map<string, Form>();
   /** Definitions whose instances are those of another, by reference. */
   readonly #leads = new Map<string, Set<string>>();
+  /** References from which no way leads back to them. */
+  readonly #loopFree = new Set<string>();
   readonly #narrow = new WeakSet<Form>();
   #schemas = 0;
   #values = 0;
@@ -110,8 +112,16 @@ class FormReader {
   }
 
   #refuseLoop(reference: string, path: readonly string[]): void {
+    if (this.#loopFree.has(reference)) return;
     if (path.includes(reference)) throw new Fault(reference.slice(1), "refers to itself and to nothing else");
     for (const next of this.#leads.get(reference) ?? []) this.#refuseLoop(next, [...path, reference]);
+    this.#loopFree.add(reference);
+  }
+
+  #count(schemas: number, pointer: string): void {
+    this.#schemas += schemas;
+    if (this.#schemas > limits.schemaNodes)
+      throw new Fault(pointer, `is one schema more than the maximum of ${limits.schemaNodes}`);
   }
 
   /** The form of what all of these schemas admit. */
@@ -120,9 +130,7 @@ class FormReader {
     if (depth > limits.schemaDepth)
       throw new Fault(given[0].pointer, `is ${depth} levels deep, the maximum is ${limits.schemaDepth}`);
     const stated = given.filter((one): one is Part => this.#keywords(one).length > 0);
-    this.#schemas += Math.max(1, stated.length);
-    if (this.#schemas > limits.schemaNodes)
-      throw new Fault(given.at(-1)?.pointer ?? "", `is one schema more than the maximum of ${limits.schemaNodes}`);
+    this.#count(Math.max(1, stated.length), given.at(-1)?.pointer ?? "");
     if (stated.length === 0) return {};
     if (stated.length === 1) {
       const [{ schema, pointer }] = stated;
@@ -154,16 +162,22 @@ class FormReader {
     return told;
   }
 
-  /** Adds a schema and those that must hold where it does, without the keywords that name them. `path`: references to it. */
+  /**
+   * Adds what a schema asserts and those that must hold where it does, without the keywords that name them. `path`: references to it.
+   * Those count each time, as they are read each time.
+   */
   #collect(part: Part<unknown>, parts: Part[], path: readonly string[]): void {
-    if (this.#keywords(part).length === 0) return;
-    const { allOf, $ref, ...schema } = part.schema as Schema;
+    const told = this.#keywords(part);
+    if (told.length === 0) return;
+    const { allOf, $ref, ...schema } = Object.fromEntries(told.map((key) => [key, (part.schema as Schema)[key]]));
     parts.push({ schema, pointer: part.pointer });
-    if (allOf !== undefined)
-      for (const one of entriesOf({ allOf }, "allOf", part.pointer)) this.#collect(one, parts, path);
-    if (parts.length > limits.schemaNodes)
-      throw new Fault(part.pointer, `is one schema more than the maximum of ${limits.schemaNodes}`);
+    if (allOf !== undefined) {
+      const entries = entriesOf({ allOf }, "allOf", part.pointer);
+      this.#count(entries.length, part.pointer);
+      for (const one of entries) this.#collect(one, parts, path);
+    }
     if ($ref === undefined) return;
+    this.#count(1, part.pointer);
     const { reference, target } = this.#referred(part as Part);
     if (path.includes(reference)) throw new Fault(reference.slice(1), "refers to itself and to nothing else");
     this.#collect(target, parts, [...path, reference]);
@@ -192,7 +206,10 @@ class FormReader {
     const rest = parts.with(united, { schema: own, pointer });
     const forms: Form[] = [];
     for (const branch of entriesOf(schema, keyword, pointer)) {
-      if (branch.schema === false) continue;
+      if (branch.schema === false) {
+        this.#count(1, branch.pointer);
+        continue;
+      }
       const form = this.#form([...rest, branch], { depth: depth + 1, within });
       if (keyword === "oneOf" && !forms.every((other) => this.#areDisjoint(form, other))) {
         const rule = "branches must differ in type, or in a required property that is a const or an enum";

@@ -79,7 +79,12 @@ export const limitTable = {
     bounds: "`response_format.json_schema.schema` and `parameters` of a function, as JSON",
   },
   schemaDepth: { value: 16, unit: "levels", bounds: "Nested schemas" },
-  schemaNodes: { value: 512, unit: "entries", bounds: "Schemas within a schema, that itself included" },
+  schemaNodes: {
+    value: 512,
+    unit: "entries",
+    bounds:
+      "Schemas within a schema, that itself included; what a `$ref` beside other keywords refers to counts each time",
+  },
   schemaValues: { value: 512, unit: "entries", bounds: "Values of every `enum` and `const` of a schema together" },
   schemaItems: {
     value: 256,

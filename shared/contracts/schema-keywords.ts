@@ -75,10 +75,14 @@ export function unescaped(name: string): string {
 
 export function typesOf(type: unknown, pointer: string): Kind[] {
   const types: unknown[] = Array.isArray(type) ? type : [type];
+  if (types.length > kinds.length)
+    throw new Fault(at(pointer, "type"), `has ${types.length} types, the maximum is ${kinds.length}`);
   const isKind = (one: unknown): one is Kind => typeof one === "string" && (kinds as readonly string[]).includes(one);
   if (types.length === 0 || !types.every(isKind))
     throw new Fault(at(pointer, "type"), `is ${describe(type)}, which is no type`);
-  return [...new Set(types)];
+  const twice = types.find((one, i) => types.indexOf(one) < i);
+  if (twice) throw new Fault(at(pointer, "type"), `names ${twice} twice`);
+  return types;
 }
 
 export function isOf(value: unknown, kind: Kind): boolean {

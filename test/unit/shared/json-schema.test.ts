@@ -68,6 +68,18 @@ test.each<[string, unknown, string, RegExp]>([
   ["a reference elsewhere", { $ref: "https://example.com/s" }, "/$ref", /JSON pointer/],
   ["a reference to nothing", { $ref: "#/$defs/a" }, "/$ref", /not there/],
   ["a loop", { $ref: "#/$defs/a", $defs: { a: { anyOf: [{ type: "null" }, { $ref: "#" }] } } }, "", /refers to itself/],
+  ["a type twice", { type: ["null", "null"] }, "/type", /names null twice/],
+  ["too many types", { type: Array(8).fill("null") }, "/type", /has 8 types, the maximum is 7/],
+  [
+    "too many schemas that are inlined",
+    {
+      properties: many(20, { type: "string", $ref: "#/$defs/a" }),
+      $defs: { a: { allOf: Array(30).fill({ minLength: 1 }) } },
+    },
+    "/$defs/a",
+    /maximum of 512/,
+  ],
+  ["too many branches that are false", { anyOf: [true, ...Array(600).fill(false)] }, "/anyOf/511", /maximum of 512/],
   ["false", { items: { properties: { a: false }, required: ["a"] } }, "/items/properties/a", /admits nothing/],
   ["a type that is none", { type: "text" }, "/type", /no type/],
   [
@@ -90,6 +102,13 @@ test.each<[string, unknown, string, RegExp]>([
   ["bytes", { description: "x".repeat(20_000) }, "", /20018 bytes, the maximum is 16384/],
 ])("%s is refused with its place", (_, schema, pointer, fault) => {
   expect(schemaForm(schema)).toEqual({ pointer, fault: expect.stringMatching(fault) });
+});
+
+test("references that meet again and again are followed once: 36 are read within the time of a test", () => {
+  const to = (i: number) => ({ $ref: `#/$defs/a${i}` });
+  const own = (i: number) => (i < 2 ? { type: "string" } : { anyOf: [to(i - 1), to(i - 2)] });
+  const $defs = Object.fromEntries(Array.from({ length: 36 }, (_, i) => [`a${i}`, own(i)]));
+  expect(schemaForm({ anyOf: Object.keys($defs).map((_, i) => to(i)), $defs })).toBeTypeOf("string");
 });
 
 test("schemas that hold together are one form", () => {

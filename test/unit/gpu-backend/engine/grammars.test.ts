@@ -2,6 +2,7 @@ import { Ajv2020 } from "ajv/dist/2020.js";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { CallReader } from "../../../../edge/answer/call-reader.ts";
+import { grammarOf } from "../../../../gpu-backend/engine/grammar.ts";
 import { anyObject, schemaForm } from "../../../../shared/contracts/json-schema.ts";
 import { limits } from "../../../../shared/contracts/limits.ts";
 import { askedCalls, callText, type ToolChoice } from "../../../../shared/contracts/tools.ts";
@@ -13,6 +14,7 @@ import {
   openRow,
   stopIds,
   tokenizer,
+  vocabularySize,
 } from "../../../support/grammar-texts.ts";
 import { randomSchema } from "../../../support/random-schemas.ts";
 import { seededRandom } from "../../../support/steps.ts";
@@ -52,6 +54,18 @@ describe("texts under a grammar", () => {
     row.close();
   });
 
+  test("have neither U+2028 nor U+2029, whose bytes come one by one", async () => {
+    const idOf = (...bytes: number[]) => {
+      const ids = Array.from({ length: vocabularySize }, (_, id) => id);
+      return ids.find((id) => Buffer.from(bytes).equals(tokenizer.textPieceOf(id)))!;
+    };
+    const { row, advance } = await openRow(schemaForm({ type: "string" }) as string);
+    for (const byte of [0x22, 0xe2, 0x80]) await advance(idOf(byte));
+    const isAllowed = (byte: number) => allowedIds(row).includes(idOf(byte));
+    expect([0xa7, 0xa8, 0xa9, 0xaa].map(isAllowed)).toEqual([true, false, false, true]);
+    row.close();
+  });
+
   test("go on alike where a row is opened with the tokens so far", async () => {
     const form = schemaForm({
       properties: { a: { type: "array", items: { enum: [1, 23] } } },
@@ -65,6 +79,33 @@ describe("texts under a grammar", () => {
       begun.row.close();
       resumed.row.close();
     }
+  });
+});
+
+describe("the grammar of nested schemas", () => {
+  const nested = (levels: number, around: (inner: object) => object): object =>
+    levels === 0 ? { enum: ["a".repeat(3000)] } : around(nested(levels - 1, around));
+  test.each<[string, (inner: object) => object]>([
+    ["lists", (items) => ({ type: "array", items })],
+    ["open objects", (additionalProperties) => ({ type: "object", additionalProperties })],
+    ["optional properties", (b) => ({ type: "object", properties: { a: { type: "null" }, b } })],
+    ["lists of either of two", (b) => ({ type: "array", items: { anyOf: [{ type: "null" }, b] } })],
+  ])("of %s has no more of them at each level", (_, around) => {
+    const [few, more] = [1, 7].map((levels) => grammarOf(schemaForm(nested(levels, around)) as string).length);
+    expect(more - few).toBeLessThan(2000);
+  });
+
+  test("is refused where it is too long, and rows go on", async () => {
+    const beside = await openRow(anyObject);
+    const items = { type: "string", $ref: "#/$defs/long" };
+    const properties = Object.fromEntries(
+      Array.from({ length: 10 }, (_, i) => [`p${i}`, { type: "array", items, maxItems: i + 2 }]),
+    );
+    const form = schemaForm({ properties, $defs: { long: { enum: ["é".repeat(6000)] } } }) as string;
+    const message = expect.stringMatching(/its grammar has \d+ characters or more, the maximum is 1048576/);
+    await expect(openRow(form)).rejects.toMatchObject({ kind: "invalid_request", message });
+    await beside.advance(tokenizer.encode("{")[0]);
+    beside.row.close();
   });
 });
 
@@ -182,9 +223,7 @@ test("tokens that the schema does not admit are refused, and rows beside them ar
 test("a grammar that takes too long to compile is refused, the next time at once, and rows go on", async () => {
   const beside = await openRow(anyObject);
   const schema = {
-    properties: Object.fromEntries(
-      Array.from({ length: 100 }, (_, i) => [`p${i}`, { type: "string", pattern: `^[a-z]{1,${100 + i}}${i}$` }]),
-    ),
+    properties: Object.fromEntries(Array.from({ length: 490 }, (_, i) => [`p${i}`, { type: "string" }])),
   };
   const form = schemaForm(schema) as string;
   const refusal = {
