@@ -4,6 +4,7 @@
  * a tenant without limits only use is counted.
  */
 import { ServiceError } from "../../shared/errors.ts";
+import { settlesWithin } from "../../shared/settles-within.ts";
 import { steadyClock } from "../platform/clock.ts";
 import type { Region } from "../platform/region.ts";
 import type { Claim } from "./charged-keys.ts";
@@ -125,6 +126,9 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
   };
 }
 
+/** An answer waits for its charge so long at most, in milliseconds: longer than three tries of a Worker whose ledger moves. */
+const chargeWaitMs = 3000;
+
 /** The admission of a request that was admitted in this isolate or another. */
 export function admissionOf(request: AdmittedRequest, dependencies: SettlementDependencies): Admission {
   const { requestId, tenant, isLimited } = request;
@@ -155,7 +159,7 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
         log(requestId, new ServiceError("internal", `The use of ${tenant} was not counted.`, { cause }));
       });
       background(recorded);
-      await recorded;
+      await settlesWithin(recorded, chargeWaitMs);
     },
   };
 }

@@ -223,6 +223,8 @@ class Thread {
   #worker: Worker | null = null;
   #isReady: Promise<unknown> = Promise.resolve();
   readonly #calls = new Map<number, (answer: ThreadAnswer) => void>();
+  /** The answer to the call that was posted last. */
+  #latest: Promise<unknown> = Promise.resolve();
   #ids = 0;
   /** How often it has been started. */
   starts = 0;
@@ -267,11 +269,16 @@ class Thread {
     if (this.starts !== starts || !this.#worker) return { fault: "its thread ended", isOver: true };
     const id = this.#ids++;
     const { promise, resolve } = Promise.withResolvers<ThreadAnswer>();
-    // Calls are answered in order, so the first whose time is over is the one that takes long: only the others are tried again.
-    const timer = startTimer(() => {
-      resolve({ fault: `it takes more than ${withinMs} ms` });
-      this.end("another call takes too long");
-    }, withinMs);
+    // Calls are answered in order: a call's time begins when the one before it is answered, so that no other's is taken for it.
+    let timer: NodeJS.Timeout | undefined;
+    void this.#latest.then(() => {
+      if (!this.#calls.has(id)) return;
+      timer = startTimer(() => {
+        resolve({ fault: `it takes more than ${withinMs} ms` });
+        this.end("another call takes too long");
+      }, withinMs);
+    });
+    this.#latest = promise;
     this.#calls.set(id, resolve);
     this.#worker.postMessage({ id, call });
     const answer = await promise;

@@ -3,6 +3,7 @@ import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "c
 import { env } from "cloudflare:workers";
 import { expect, test, vi } from "vitest";
 import type { Cell } from "../../edge/cell/cell.ts";
+import { admissionOf } from "../../edge/tenants/admission.ts";
 import type { Consumption, ReportUse } from "../../edge/tenants/consumption.ts";
 import type { Ledger } from "../../edge/tenants/ledger.ts";
 import { type QuotaState, settledMs } from "../../edge/tenants/quota.ts";
@@ -189,4 +190,32 @@ test("after an erasure, use of requests that began before is dropped, and that o
   expect(await ledger.usage(today(), today())).toEqual([]);
   await record(Date.now());
   expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 1 }]);
+});
+
+test("an answer whose ledger never answers ends all the same, and its charge stays under way", async () => {
+  vi.useFakeTimers();
+  try {
+    const underWay: Promise<void>[] = [];
+    const admission = admissionOf(
+      { requestId: "r", tenant: "t", beganMs: 0, isLimited: true },
+      {
+        ledgers: env.LEDGERS,
+        recorder: { record: () => new Promise(() => undefined) },
+        background: (work) => underWay.push(work),
+        now: Date.now,
+        log: () => undefined,
+      },
+    );
+    let hasEnded = false;
+    void admission.settle([used]).then(() => {
+      hasEnded = true;
+    });
+    await vi.advanceTimersByTimeAsync(2000);
+    expect(hasEnded).toBe(false);
+    await vi.advanceTimersByTimeAsync(2000);
+    expect(hasEnded).toBe(true);
+    expect(underWay).toHaveLength(1);
+  } finally {
+    vi.useRealTimers();
+  }
 });
