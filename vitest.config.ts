@@ -97,6 +97,7 @@ export default defineConfig({
       {
         test: {
           name: "commands",
+          globalSetup: "test/support/staged-assets.ts",
           include: ["test/commands/**/*.test.ts"],
           testTimeout: 120_000,
           hookTimeout: 120_000,
