@@ -19,6 +19,8 @@ import { BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
 import { mostVictimRatio, p95 } from "./measurements.ts";
 
 const seed = Number(process.env.SCHEMA_SEED ?? Date.now() % 2 ** 31);
+/** Random schemas, and as many texts of the suite's; SCHEMA_RUNS=1000 takes some minutes. */
+const runs = Number(process.env.SCHEMA_RUNS ?? 300);
 const text = { type: "string" };
 const bounded = (i: number) => ({ type: "string", minLength: i % 7, maxLength: 26 + (i % 7) });
 const object = (count: number, of: (i: number) => object) => ({
@@ -129,9 +131,9 @@ test(`1,000 random schemas and 1,000 runs of JSON Schema's suite: every text tha
     return 1;
   };
   let [ofRandom, ofSuite] = [0, 0];
-  for (const schema of fc.sample(randomSchema, { seed, numRuns: 1000 })) ofRandom += await isValid(schema);
-  expect(ofRandom).toBeGreaterThan(600);
-  for (let run = 0; run * servedGroups.length < 1200; run++)
+  for (const schema of fc.sample(randomSchema, { seed, numRuns: runs })) ofRandom += await isValid(schema);
+  expect(ofRandom).toBeGreaterThan(0.6 * runs);
+  for (let run = 0; run * servedGroups.length < 1.2 * runs; run++)
     for (const { schema, form } of servedGroups) ofSuite += await isValid(schema, form);
-  expect(ofSuite).toBeGreaterThanOrEqual(1000);
+  expect(ofSuite).toBeGreaterThanOrEqual(runs);
 }, 600_000);
