@@ -3,6 +3,7 @@
  * whatever follows the beginning of a call is one; it may be cut anywhere. Pure.
  */
 import { callFormat, hasAnyText } from "../../shared/contracts/tools.ts";
+import { longestBeginning } from "../../shared/tokenizer/text-stream.ts";
 
 /** What a part of the text adds to a call. */
 export interface CallPart {
@@ -53,7 +54,7 @@ export class CallReader {
     if (this.#within === "text") {
       const found = this.#rest.indexOf(start);
       const at = this.#isFree || this.#count > 0 || (found === 0 && !this.#hasText) ? found : -1;
-      const before = this.#take(at >= 0 ? at : this.#rest.length - overlap(this.#rest, start));
+      const before = this.#take(at >= 0 ? at : this.#rest.length - longestBeginning(this.#rest, [start]));
       // Between calls there is white space.
       if (this.#count === 0) tell(before);
       if (at < 0) return false;
@@ -89,12 +90,4 @@ export class CallReader {
     this.#rest = this.#rest.slice(taken.length);
     return taken;
   }
-}
-
-/** Length of the longest beginning of `sought` that `text` ends with. */
-function overlap(text: string, sought: string): number {
-  for (let length = Math.min(text.length, sought.length - 1); length > 0; length--) {
-    if (text.endsWith(sought.slice(0, length))) return length;
-  }
-  return 0;
 }

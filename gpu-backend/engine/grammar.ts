@@ -6,7 +6,7 @@
  */
 import type { Form } from "../../shared/contracts/schema-form.ts";
 import { type CallsForm, callFormat } from "../../shared/contracts/tools.ts";
-import { GrammarFault, patternRules } from "./pattern-rules.ts";
+import { GrammarFault, hex, patternRules } from "./pattern-rules.ts";
 
 const shared = String.raw`
 value ::= members | entries | string | number | "true" | "false" | "null"
@@ -50,6 +50,9 @@ class Rules {
   text = "";
   /** Of names of definitions: those of each form are their own. */
   #prefix = "";
+  #names = 0;
+  /** Names of rules by what they stand for. */
+  readonly #known = new Map<string, string>();
 
   /** Adds the definitions of a form. */
   ofRoot({ $defs = {}, ...root }: Root, prefix: string): string {
@@ -57,9 +60,6 @@ class Rules {
     for (const [name, definition] of Object.entries($defs)) this.add(prefix + name, this.of(definition));
     return this.of(root);
   }
-  #names = 0;
-  /** Names of rules by what they stand for. */
-  readonly #known = new Map<string, string>();
 
   add(name: string, expression: string): void {
     this.#write(`${name} ::= ${expression}\n`);
@@ -195,7 +195,7 @@ function literal(text: string): string {
   const escaped = Array.from(text, (character) => {
     const code = character.codePointAt(0)!;
     if (character === '"' || character === "\\") return `\\${character}`;
-    return code >= 0x20 && code < 0x7f ? character : `\\U${code.toString(16).padStart(8, "0")}`;
+    return code >= 0x20 && code < 0x7f ? character : hex(code);
   });
   return `"${escaped.join("")}"`;
 }

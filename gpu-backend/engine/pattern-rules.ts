@@ -47,7 +47,8 @@ export function patternRules(patterns: readonly string[], prefix: string): { tex
   return { text: rules.join(""), start: nameOf(automaton.initial) };
 }
 
-function hex(code: number): string {
+/** A character in a string or a class of a grammar. */
+export function hex(code: number): string {
   return `\\U${code.toString(16).padStart(8, "0")}`;
 }
 

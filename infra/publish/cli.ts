@@ -6,6 +6,7 @@ import path from "node:path";
 import { InvalidArgumentError, Option } from "commander";
 import { createCommand, parsedOptions } from "../../gpu-backend/command-line.ts";
 import { readConfig } from "../../gpu-backend/config.ts";
+import { previousOf } from "../../shared/artifacts/bucket.ts";
 import { artifactFileSchema, switchListSchema, switchReportSchema } from "../../shared/contracts/admin.ts";
 import {
   type AdminOptions,
@@ -85,12 +86,10 @@ async function run(options: Options): Promise<void> {
   else say(`${files}it is what is served already`);
 }
 
-/** The manifest that was served before. Throws an Error if there is none. */
+/** The manifest that was served before; where there is none, the edge says so of "previous". */
 async function previous(connection: Connection): Promise<string> {
-  const { data } = await connection.call(switchListSchema, "GET", apiPath);
-  const before = data.find(({ manifest }) => manifest !== data[0].manifest);
-  if (!before) throw new Error("nothing was served before");
-  return before.manifest;
+  const { data: switches } = await connection.call(switchListSchema, "GET", apiPath);
+  return previousOf({ switches }) ?? "previous";
 }
 
 async function list(connection: Connection, { json }: Options): Promise<void> {

@@ -67,7 +67,7 @@ export function currentOf({ switches }: Pointer): string {
 }
 
 /** Hash of the manifest that was served before; null where there was none. */
-export function previousOf({ switches }: Pointer): string | null {
+export function previousOf({ switches }: Pick<Pointer, "switches">): string | null {
   return switches.find(({ manifest }) => manifest !== switches[0].manifest)?.manifest ?? null;
 }
 

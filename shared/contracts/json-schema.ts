@@ -267,7 +267,8 @@ class FormReader {
       if (other !== undefined)
         throw new Fault(at(one.pointer, other), `stands beside ${keyword}, which is not supported`);
     }
-    const { anyOf = [this.#plain(rest, place)] } = this.#plain(rest, place);
+    const plain = this.#plain(rest, place);
+    const { anyOf = [plain] } = plain;
     const [first, ...others] = lists.map((values) => new Map(values.map((value) => [textOf(value), value])));
     const values = [...first].flatMap(([text, value]) =>
       others.every((other) => other.has(text)) && anyOf.some(({ type }) => type === undefined || isOf(value, type))

@@ -86,7 +86,7 @@ function firstCompleted(text: string, stops: readonly string[], known: number): 
 }
 
 /** Length of the longest end of `text` that begins a stop string without completing it. */
-function longestBeginning(text: string, stops: readonly string[]): number {
+export function longestBeginning(text: string, stops: readonly string[]): number {
   let longest = 0;
   for (const stop of stops) {
     for (let length = Math.min(stop.length - 1, text.length); length > longest; length--) {
