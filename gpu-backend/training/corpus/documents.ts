@@ -1,26 +1,26 @@
-/** From file contents to documents, the unit that is held out, and which split each belongs to. Pure. */
+/** Turns the content of files into documents, and splits documents into train, validation and test. Pure. */
 import { createHash } from "node:crypto";
 
 export interface Document {
-  /** Where it came from, for messages. */
+  /** Its file, and the line of a JSONL file; for messages. */
   name: string;
   text: string;
 }
 
-/** A corpus of fewer documents than this is cut into sections, or there would be nothing to hold out. */
+/** A corpus of fewer documents is cut into sections. Otherwise there would be too few documents to hold out. */
 const minDocuments = 10;
 const sectionCharacters = 16_000;
 
 const recordExtensions = [".jsonl", ".ndjson"];
 const textExtensions = [".txt", ".text", ".md", ".markdown", ".rst"];
 
-/** Whether a file found in a folder is text that we read. */
+/** Whether the name of a file in a folder says that it holds text. */
 export function isCorpusFile(path: string): boolean {
   const lower = path.toLowerCase();
   return [...recordExtensions, ...textExtensions].some((extension) => lower.endsWith(extension));
 }
 
-/** The documents of one file: each record of a JSONL file, else the file as a whole. Throws an Error on bad JSON. */
+/** The documents of a file: the records of a JSONL file, or else the whole file as one. Throws an Error on bad JSON. */
 export function documentsOf(path: string, content: string): Document[] {
   if (!recordExtensions.some((extension) => path.toLowerCase().endsWith(extension))) {
     return content.trim() ? [{ name: path, text: content }] : [];
@@ -35,7 +35,7 @@ export function documentsOf(path: string, content: string): Document[] {
   return documents;
 }
 
-/** The `text` field where there is one, else every string field, one under the other. */
+/** The `text` of a record, or if it has none all its string fields, one per line. */
 function recordText(name: string, line: string): string {
   let record: unknown;
   try {
@@ -52,8 +52,8 @@ function recordText(name: string, line: string): string {
 }
 
 /**
- * Cuts the documents of a small corpus (one book in one file) at blank lines into sections of about 16,000
- * characters, which then count as documents. A corpus with enough documents comes back as it is.
+ * Cuts the documents of a small corpus, such as a book in one file, at blank lines into sections of about 16,000 characters, which
+ * then count as documents. A corpus with enough documents is not changed.
  */
 export function withEnoughDocuments(documents: readonly Document[]): Document[] {
   if (documents.length >= minDocuments) return [...documents];
@@ -62,7 +62,7 @@ export function withEnoughDocuments(documents: readonly Document[]): Document[] 
   );
 }
 
-/** Cut at blank lines, about so many characters each. */
+/** Cuts a text at blank lines into sections of about this many characters. */
 export function sectionsOf(text: string, characters: number): string[] {
   const sections: string[] = [];
   let start = 0;
@@ -82,8 +82,8 @@ export type Split = (typeof splits)[number];
 const heldOutFraction = 0.1;
 
 /**
- * The split of each document of a corpus: in the order of the documents' hashes the first tenth is test (measurements), the second
- * validation (choices), at least one each. Throws an Error for fewer than three documents.
+ * The split of each document of a corpus. Documents are ordered by hash: the first tenth is for test (measurements), the second for
+ * validation (choices), each at least one document, and the rest for training. Throws an Error for fewer than three documents.
  */
 export function splitDocuments(corpusName: string, documents: readonly { text: string }[]): Split[] {
   if (documents.length < 3) {

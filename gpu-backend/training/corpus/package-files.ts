@@ -1,4 +1,4 @@
-/** Files of an unpacked package. */
+/** Reads the files of an unpacked package as text. */
 import { execFile } from "node:child_process";
 import { glob, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
@@ -13,7 +13,7 @@ export interface FoundFile {
   text: string;
 }
 
-/** Files in path order, gunzipped if gzipped, HTML in the encoding that it names. Throws an Error if none matches. */
+/** The files that match a glob pattern, in path order. Unpacks gzip, and decodes HTML as its head says. Throws an Error if none matches. */
 export async function filesOf(folder: string, pattern: string): Promise<FoundFile[]> {
   const paths: string[] = [];
   for await (const path of glob(pattern, { cwd: folder })) {
@@ -30,7 +30,7 @@ export async function filesOf(folder: string, pattern: string): Promise<FoundFil
   );
 }
 
-/** The encoding that an HTML page names in its head; UTF-8 for any other file. */
+/** The encoding that an HTML page declares in its head; UTF-8 for any other file. */
 function charsetOf(path: string, content: Uint8Array): string {
   const head = path.includes(".html") ? Buffer.from(content.subarray(0, 1024)).toString("latin1") : "";
   return /charset="?([\w-]+)/i.exec(head)?.[1] ?? "utf-8";
@@ -38,36 +38,30 @@ function charsetOf(path: string, content: Uint8Array): string {
 
 /** HTML pages as text, without the lines that many of them share. */
 export function pagesOf(files: readonly FoundFile[]): string[] {
-  const pages = files.map(({ path, text }) => ({
-    path,
-    text: convert(text, {
-      wordwrap: 100,
-      selectors: [
-        { selector: "a", options: { ignoreHref: true } },
-        { selector: "img", format: "skip" },
-        { selector: "hr", format: "skip" },
-        ...["dt", "dd"].map((selector) => ({ selector, format: "block" })),
-        ...["h1", "h2", "h3", "h4"].map((selector) => ({ selector, options: { uppercase: false } })),
-      ],
-    }),
-  }));
-  return withoutBoilerplate(pages);
+  const selectors = [
+    { selector: "a", options: { ignoreHref: true } },
+    { selector: "img", format: "skip" },
+    { selector: "hr", format: "skip" },
+    ...["dt", "dd"].map((selector) => ({ selector, format: "block" })),
+    ...["h1", "h2", "h3", "h4"].map((selector) => ({ selector, options: { uppercase: false } })),
+  ];
+  return withoutBoilerplate(files.map(({ text }) => convert(text, { wordwrap: 100, selectors })));
 }
 
-/** A line on more than this share of the pages, and on more pages than the number, is navigation. */
+/** A line is navigation if it is on more than this share of the pages, and on more pages than this number. */
 const commonShare = 0.15;
 const commonPages = 4;
 
-/** Drops lines that many of the pages have; runs of blank lines become one. Pages that have no other lines are left out. */
-export function withoutBoilerplate(pages: readonly FoundFile[]): string[] {
+/** Removes the lines that many pages have, then pages without any other line. Several blank lines become one. */
+export function withoutBoilerplate(pages: readonly string[]): string[] {
   const pagesWith = new Map<string, number>();
-  for (const { text } of pages) {
+  for (const text of pages) {
     for (const line of new Set(text.split("\n").map(withSingleSpaces)))
       pagesWith.set(line, (pagesWith.get(line) ?? 0) + 1);
   }
   const threshold = Math.max(commonPages, commonShare * pages.length);
   const common = (line: string) => line !== "" && pagesWith.get(line)! > threshold;
-  return pages.flatMap(({ text }) => {
+  return pages.flatMap((text) => {
     const lines = text.split("\n").filter((line) => !common(withSingleSpaces(line)));
     const left = lines
       .map((line) => line.trimEnd())
@@ -82,7 +76,7 @@ function withSingleSpaces(line: string): string {
   return line.replace(/\s+/g, " ").trim();
 }
 
-/** What a program prints. Throws where it fails. */
+/** The standard output of a program. Throws an Error if it fails. */
 export async function outputOf(program: string, options: string[], cwd?: string): Promise<string> {
   return (await run(program, options, { cwd, maxBuffer: 1 << 28 })).stdout;
 }

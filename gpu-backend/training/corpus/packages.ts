@@ -1,4 +1,4 @@
-/** Downloads Debian packages (apt-get, dpkg-deb) and npm packages (npm, tar) by version and hash, and unpacks them without installing. */
+/** Downloads pinned packages of Debian (apt-get, dpkg-deb) and npm (npm, tar), and unpacks them without installing them. */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, rename, rm } from "node:fs/promises";
@@ -8,21 +8,21 @@ import { outputOf } from "./package-files.ts";
 
 export const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
-/** One version of a package, to the byte. */
+/** One version of a package, byte for byte. */
 export const pinnedPackage = z.strictObject({
   registry: z.enum(["debian", "npm"]),
   name: z.string(),
   version: z.string(),
   /** Of the .deb or .tgz file. */
   sha256,
-  /** A program that prints the text. Its archive differs by architecture, so only what it prints is pinned. */
+  /** The package has a program that prints the text. It differs by architecture, so its own hash is not checked. */
   isTool: z.boolean().optional(),
 });
 export type PinnedPackage = z.infer<typeof pinnedPackage>;
 
 /**
- * Unpacks a pinned package into `<folder>/<name>` and returns that path. Uses the archive in `folder` if it is present: one that
- * its registry has dropped can be put there by hand. Throws an Error when the archive is unavailable or has another hash.
+ * Unpacks a pinned package into `<folder>/<name>` and returns that path. An archive that is already in `folder` is used, so one that
+ * its registry no longer has can be put there by hand. Throws an Error if the archive is unavailable or has another hash.
  */
 export async function unpackPinned(pinned: PinnedPackage, folder: string): Promise<string> {
   const file = join(folder, archiveName(pinned));
@@ -36,7 +36,7 @@ export async function unpackPinned(pinned: PinnedPackage, folder: string): Promi
   return unpack(pinned.registry, file, join(folder, pinned.name.replace("/", "+")));
 }
 
-/** Our own name for the archive, the same on every architecture. */
+/** File name of the archive in `folder`, the same on every architecture. */
 function archiveName({ registry, name, version }: PinnedPackage): string {
   const extension = registry === "debian" ? "deb" : "tgz";
   return `${name}_${version}.${extension}`.replaceAll(/[/:]/g, "+");

@@ -1,54 +1,60 @@
 /** Reads a corpus from disk: a file, a folder or a glob pattern. */
 import { createHash } from "node:crypto";
 import { glob, readFile, stat } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { type Document, documentsOf, isCorpusFile, withEnoughDocuments } from "./documents.ts";
 
-/** What the caller names: where the text is, and under which licence, if known. */
+/** Where the text of a corpus is. */
 export interface CorpusSource {
   name: string;
   path: string;
+  /** null if unknown. */
   licence: string | null;
+  /** What a corpus of the lock must hash to (`corpusHash`). */
+  sha256?: string;
 }
 
 export interface Corpus {
   name: string;
   licence: string | null;
-  /** SHA-256 over the documents' texts, in order. */
+  /** `corpusHash` of the documents' texts. */
   sha256: string;
   documents: Document[];
 }
 
-/** `PATH` or `NAME=PATH`; without a name the path's last part serves. */
+/** `PATH` or `NAME=PATH`. The name is the last part of the path unless it is given. */
 export function parseSource(argument: string): CorpusSource {
   const named = /^([\w.-]+)=(.+)$/.exec(argument);
   const path = named ? named[2] : argument;
   return { name: named ? named[1] : basename(path), path, licence: null };
 }
 
-/** Reads the documents in path order, each text once. Throws an Error when nothing is found. */
-export async function readCorpus(source: CorpusSource): Promise<Corpus> {
-  const files = (await filesOf(source.path)).sort();
-  const seen = new Set<string>();
-  const documents: Document[] = [];
-  for (const file of files) {
+/**
+ * Reads the documents in path order, each text once. Throws an Error if there is no text, and for a corpus of the lock that was not
+ * fetched or has other bytes than the locked one.
+ */
+export async function readCorpus({ name, path, licence, sha256: locked }: CorpusSource): Promise<Corpus> {
+  const files = await filesOf(path).catch((cause: unknown) => {
+    if (!locked) throw cause;
+    throw new Error(`corpus ${name} is not in ${dirname(path)}: run npm run corpora -- ${dirname(path)}`, { cause });
+  });
+  const byText = new Map<string, Document>();
+  for (const file of files.sort()) {
     for (const document of documentsOf(file, await readFile(file, "utf8"))) {
-      if (seen.has(document.text)) continue;
-      seen.add(document.text);
-      documents.push(document);
+      if (!byText.has(document.text)) byText.set(document.text, document);
     }
   }
-  if (documents.length === 0) {
-    throw new Error(`corpus ${source.name}: no text in ${source.path} (.txt, .md, .rst and .jsonl are read)`);
-  }
-  const enough = withEnoughDocuments(documents);
-  return { name: source.name, licence: source.licence, sha256: corpusHash(enough), documents: enough };
+  if (byText.size === 0) throw new Error(`corpus ${name}: no text in ${path} (.txt, .md, .rst and .jsonl are read)`);
+  const documents = withEnoughDocuments([...byText.values()]);
+  const sha256 = corpusHash(documents.map(({ text }) => text));
+  if (locked && sha256 !== locked) throw new Error(`corpus ${name} has SHA-256 ${sha256}, the lock ${locked}`);
+  return { name, licence, sha256, documents };
 }
 
-/** SHA-256 over the documents' texts, in order, each ended by a zero byte. */
-export function corpusHash(documents: readonly Document[]): string {
+/** SHA-256 over the texts in order, each followed by a zero byte. */
+export function corpusHash(texts: readonly string[]): string {
   const hash = createHash("sha256");
-  for (const { text } of documents) hash.update(text).update("\0");
+  for (const text of texts) hash.update(text).update("\0");
   return hash.digest("hex");
 }
 

@@ -1,6 +1,6 @@
 /**
- * How each corpus of lock.json is made from the files of its packages. New text was chosen before anything was scored on it, and
- * no choice may depend on what is measured on it.
+ * How each corpus of lock.json is made from the files of its packages. The corpora that adapters are only measured on were chosen
+ * before anything was scored on them, and no recipe may change because of a score.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,32 +9,32 @@ import { sectionsOf } from "./documents.ts";
 import { type FoundFile, filesOf, outputOf, pagesOf } from "./package-files.ts";
 
 export interface Recipe {
-  /** A glob for each package, in the order of the lock. */
+  /** One glob pattern per package, in the order of the lock. */
   files: readonly string[];
   /** Paths that are left out. */
   without?: RegExp;
-  /** How files become documents; absent: each file is one. */
+  /** Turns files into documents. By default each file is a document. */
   as?: (files: FoundFile[]) => string[];
 }
 
-/** Makes documents from the folders that the packages were unpacked into. */
+/** For corpora that need more than a recipe: makes the documents from the folders that the packages were unpacked into. */
 type Program = (...folders: string[]) => Promise<string[]>;
 
 const sections = (characters: number) => (files: FoundFile[]) =>
   files.flatMap(({ text }) => sectionsOf(text, characters));
 const rubyGem = "usr/share/rubygems-integration/all/gems/*/lib/**/*.rb";
 const fortunes = (files: FoundFile[]) => files.flatMap(({ text }) => text.split(/^%$/m));
-/** Of Apache's manual; pages that nobody has translated repeat the English ones. */
+/** A translation of Apache's manual, without the pages that are not translated and repeat the English ones. */
 const translated = (code: string): Recipe => ({
   files: [`usr/share/doc/apache2-doc/manual/${code}/**/*.html`],
   as: (files) => pagesOf(files.filter(({ text }) => text.slice(0, 600).includes(`lang="${code}"`))),
 });
 
 export const recipes: Record<string, Recipe | Program> = {
-  // Adapters are trained on these. gsm8k is committed.
+  // Roles "training" and "left-out". gsm8k is committed and needs no recipe.
   "king-james-bible": bible,
   "postgresql-manual": { files: ["usr/share/doc/postgresql-doc-17/html/*.html"], as: pagesOf },
-  // Without histories of changes, the table of contents and translations.
+  // Leaves out change histories, the table of contents and translations.
   "perl-manual": { files: ["usr/share/perl/*/pod/*.pod"], without: /delta|perl(toc|cn|jp|ko|tw)\./ },
   "sqlite-manual": { files: ["usr/share/doc/sqlite3/**/*.html"], as: pagesOf },
   "node-manual": { files: ["usr/share/doc/nodejs/api/*.md.gz"] },
@@ -58,14 +58,14 @@ export const recipes: Record<string, Recipe | Program> = {
   "javascript-programs": { files: ["package/src/**/*.js"] },
   "ruby-programs": { files: [rubyGem, rubyGem] },
 
-  // New text.
+  // Roles "new" and "development".
   brown: { files: ["package/c???"], as: (files) => files.map(({ text }) => withoutTags(text)) },
   "anarchist-faq": { files: ["usr/share/doc/anarchism/markdown/*"] },
   // The Devil's Dictionary is quoted among the definitions.
   fortunes: { files: ["usr/share/games/fortunes/*.u8"], without: /ascii-art|definitions/, as: fortunes },
   "german-fortunes": { files: ["usr/share/games/fortunes/de/*.u8"], without: /asciiart/, as: fortunes },
   "webster-dictionary": { files: ["usr/share/dictd/gcide.dict.dz"], as: sections(4000) },
-  // Without those that packages and manuals of the training text bring.
+  // Leaves out licences that also occur in the training text.
   licences: {
     files: ["package/licenses/*.json"],
     without: /\/(MIT|ISC|BSD|0BSD|Apache|PostgreSQL|Artistic|PSF|Python)/,
@@ -85,7 +85,7 @@ export const recipes: Record<string, Recipe | Program> = {
   acronyms: { files: ["usr/share/dictd/vera.dict.dz"], as: sections(4000) },
 };
 
-/** Texts of a corpus' documents, from the folders that its packages were unpacked into. */
+/** The texts of a corpus' documents, from the folders that its packages were unpacked into. */
 export async function documentTexts(name: string, folders: readonly string[]): Promise<string[]> {
   const recipe = recipes[name];
   if (typeof recipe === "function") return recipe(...folders);
@@ -95,7 +95,7 @@ export async function documentTexts(name: string, folders: readonly string[]): P
   return as(files.filter(({ path }) => !without?.test(path)));
 }
 
-/** A book a document. The reader's program is unpacked, not installed, and run on the data file of the other package. */
+/** Each book is a document. The program of one package prints the data file of the other. */
 async function bible(program: string, data: string): Promise<string[]> {
   const verses = await outputOf(join(program, "usr/bin/bible"), ["-p", join(data, "usr/lib"), "-f", "gen1:1-rev22:21"]);
   const books = new Map<string, string[]>();
@@ -109,15 +109,15 @@ async function bible(program: string, data: string): Promise<string[]> {
   return [...books.values()].map((lines) => `${lines.join("\n")}\n`);
 }
 
-/** A chapter a document. */
+/** Each chapter of Jane Austen's novels is a document. */
 async function austen(folder: string): Promise<string[]> {
   const database = await readFile(join(folder, "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"));
   return novelsOf(database).flatMap((lines) => chaptersOf(lines));
 }
 
 /**
- * The character vectors of a lazy-load database of R. A record is a size (4 bytes) and a zlib stream of R's XDR serialisation,
- * where a string is a header that ends in type 9, its length, and its bytes.
+ * The character vectors of a lazy-load database of R. Each record is a size (4 bytes) and a zlib stream of R's XDR serialisation, in
+ * which a string is a 4-byte header whose last byte is 9, a 4-byte length, and the bytes.
  */
 export function novelsOf(database: Uint8Array): string[][] {
   const novels: string[][] = [];
@@ -129,7 +129,7 @@ export function novelsOf(database: Uint8Array): string[][] {
   return novels;
 }
 
-/** What inflateSync gives with `info`, which Node's types leave out. */
+/** The result of inflateSync with `info`, which Node's types lack. */
 interface Inflated {
   buffer: Buffer;
   engine: { bytesWritten: number };
@@ -149,7 +149,7 @@ function stringsOf(serialised: Buffer): string[] {
   return strings;
 }
 
-/** Lines cut before each line that begins a chapter. */
+/** Cuts lines before each chapter heading. */
 function chaptersOf(lines: readonly string[]): string[] {
   const chapters: string[][] = [[]];
   for (const line of lines) {
@@ -159,7 +159,7 @@ function chaptersOf(lines: readonly string[]): string[] {
   return chapters.map((chapter) => `${chapter.join("\n").trim()}\n`);
 }
 
-/** A tagged text of the Brown corpus as it was printed: words without their tags, punctuation where it belongs. */
+/** A text of the Brown corpus without its part-of-speech tags, and with normal spaces around punctuation. */
 export function withoutTags(tagged: string): string {
   const paragraphs = tagged.split(/\n\s*\n\s*\n/).map((paragraph) =>
     paragraph

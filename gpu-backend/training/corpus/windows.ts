@@ -1,12 +1,12 @@
 /**
- * Windows: stretches of a document, the unit of training and evaluation. The first `prefixTokens` assign a window to
- * its centroid, the tokens after them are predicted and scored. Windows never overlap and never cross documents.
+ * Windows: stretches of up to 256 tokens of a document, the unit of training. The first 64 tokens of a window, its prefix, assign it
+ * to a centroid; the tokens after the prefix are predicted and scored. Windows do not overlap, and each is of one document.
  */
 import type { Random } from "../random.ts";
 
 export const prefixTokens = 64;
 export const windowTokens = 256;
-/** A document's last, shorter window is kept when it scores at least this many tokens. */
+/** The last window of a document may be shorter. It is kept if it has at least this many tokens after the prefix. */
 const minScoredTokens = 16;
 
 export interface Window {
@@ -17,7 +17,7 @@ export interface Window {
   tokenIds: Int32Array;
 }
 
-/** Targets of a window: every token after the prefix. */
+/** Number of tokens after the prefix. */
 export function scoredTokens(window: Window): number {
   return window.tokenIds.length - prefixTokens;
 }
@@ -26,12 +26,12 @@ export function prefixOf(window: Window): Int32Array {
   return window.tokenIds.subarray(0, prefixTokens);
 }
 
-/** The same for all windows of a document, and for no others. */
+/** Identifies the document of a window. */
 export function documentKey({ corpus, document }: Window): string {
   return `${corpus}/${document}`;
 }
 
-/** The ids that are predicted, [scoredTokens]; the hidden state one position earlier predicts each. */
+/** The token ids after the prefix, [scoredTokens]. The hidden state of the position before a token predicts it. */
 export function targetsOf(window: Window): Int32Array {
   return window.tokenIds.subarray(prefixTokens);
 }
@@ -44,7 +44,7 @@ export function windowsOf(corpus: number, document: number, tokenIds: Int32Array
   return windows;
 }
 
-/** Draws at most `limit` windows in their order, as many of each corpus; other corpora make up for one that has fewer. */
+/** Draws at most `limit` windows, the same number from each corpus; larger corpora fill up for smaller ones. Keeps their order. */
 export function sampleWindows(windows: readonly Window[], limit: number, random: Random): Window[] {
   if (windows.length <= limit) return [...windows];
   const chosen = new Set<Window>();

@@ -4,11 +4,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { deflateSync } from "node:zlib";
 import { expect, test } from "vitest";
-import { documentsOf } from "../../../gpu-backend/training/corpus/documents.ts";
-import { fetchCorpora, linesOf, spread } from "../../../gpu-backend/training/corpus/fetch-corpora.ts";
-import { lockedCorpora, readLock } from "../../../gpu-backend/training/corpus/lock.ts";
+import { fetchCorpora, spread, textsOf } from "../../../gpu-backend/training/corpus/fetch-corpora.ts";
+import { lockedSources, readLock } from "../../../gpu-backend/training/corpus/lock.ts";
 import { unpackPinned } from "../../../gpu-backend/training/corpus/packages.ts";
-import { corpusHash } from "../../../gpu-backend/training/corpus/read-corpus.ts";
+import { corpusHash, readCorpus } from "../../../gpu-backend/training/corpus/read-corpus.ts";
 import { novelsOf, recipes, withoutTags } from "../../../gpu-backend/training/corpus/recipes.ts";
 
 const progress = { stage() {}, advance() {}, note() {}, end() {} };
@@ -33,16 +32,18 @@ test("every corpus of the lock has a recipe with a pattern for each package, and
 test("the committed corpus is the locked one", async () => {
   const { lock } = await readLock();
   const locked = lock.corpora.find(({ name }) => name === "gsm8k")!;
-  const lines = await linesOf(locked, []);
-  expect(corpusHash(documentsOf("gsm8k.jsonl", lines.join("\n")))).toBe(locked.sha256);
+  expect(corpusHash(await textsOf(locked, []))).toBe(locked.sha256);
 });
 
 test("a corpus of other bytes than locked is refused by name, a missing one says what to run", async () => {
   const folder = await mkdtemp(join(tmpdir(), "corpora-"));
   try {
-    await expect(lockedCorpora("new", folder)).rejects.toThrow(`brown is not in ${folder}: run npm run corpora`);
-    await writeFile(join(folder, "brown.jsonl"), '{"text":"The Fulton County Grand Jury said"}\n');
-    await expect(lockedCorpora("new", folder)).rejects.toThrow(/brown has SHA-256 [0-9a-f]{64}, the lock/);
+    const { lock } = await readLock();
+    const brown = lock.corpora.filter(({ name }) => name === "brown");
+    const [source] = lockedSources(brown, folder);
+    await expect(readCorpus(source)).rejects.toThrow(`brown is not in ${folder}: run npm run corpora -- ${folder}`);
+    await writeFile(source.path, '{"text":"The Fulton County Grand Jury said"}\n');
+    await expect(readCorpus(source)).rejects.toThrow(/brown has SHA-256 [0-9a-f]{64}, the lock/);
   } finally {
     await rm(folder, { recursive: true });
   }
@@ -55,6 +56,8 @@ test("a committed corpus is fetched without a package, and damage to it is repai
     const corpora = lock.corpora.filter(({ packages }) => packages.length === 0);
     await writeFile(join(folder, "gsm8k.jsonl"), '{"text":"something else"}\n');
     await fetchCorpora(folder, corpora, progress);
+    const [source] = lockedSources(corpora, folder);
+    expect((await readCorpus(source)).documents).toHaveLength(corpora[0].documents);
     const lying = corpora.map((corpus) => ({ ...corpus, sha256: "0".repeat(64) }));
     await expect(fetchCorpora(folder, lying, progress)).rejects.toThrow("gsm8k has SHA-256");
   } finally {
