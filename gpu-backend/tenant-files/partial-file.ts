@@ -1,24 +1,27 @@
 /**
- * A tenant's file that is written record by record beside its final name, which it gets when it is finished. What a killed process
- * left of it is continued after its last whole record. Where the disk refuses a record, the file continues in memory if it is small.
+ * Writes a tenant's file record by record, under a temporary name until it is finished. If the process is killed meanwhile, the next
+ * write continues after the last whole record. If the disk refuses a record and the file is small, it continues in memory.
  */
 import type { FileHandle } from "node:fs/promises";
 import { setImmediate } from "node:timers/promises";
 import { ServiceError } from "../../shared/errors.ts";
 import type { WriteSystem } from "../files.ts";
-import { type SealedRecords, sealEnd, sealedBytes, sealRecord } from "./sealed-records.ts";
+import { endAt, recordAt, type SealedRecords, seal, sealedBytes } from "./sealed-records.ts";
 
 /** Maximum bytes of files kept in memory because the disk refused them. */
 export const unwrittenBytes = 64 * 2 ** 20;
 
-/** Everything that is known of a file before it is written. */
+/** What is known of a file before it is written. */
 export interface FilePlan {
+  /** Describes the file and can be read without the rest; not part of the content. */
   label: Uint8Array;
   /** The first record of the content. */
   head: Uint8Array;
-  /** Bytes of each record after it. */
+  /** Size in bytes of each record after the head. */
   recordBytes: readonly number[];
 }
+
+/** Size in bytes of the finished file. */
 
 export function plannedBytes({ label, head, recordBytes }: FilePlan): number {
   return sealedBytes([label.length, head.length, ...recordBytes]);
@@ -30,9 +33,9 @@ export interface PartialFileParts {
   path: string;
   partialPath: string;
   system: WriteSystem;
-  /** Runs a write. Resolves to false where the disk refuses it. */
+  /** Runs a write. Resolves to false if the disk refuses it. */
   onDisk(write: () => Promise<void>): Promise<boolean>;
-  /** The file is whole: on disk, or with this content in memory. */
+  /** Called when the file is complete: on disk (null), or with this content in memory. */
   finished(unwritten: Uint8Array | null): void;
   closed(): Promise<void>;
 }
@@ -42,9 +45,9 @@ export class PartialFile {
   #key: Uint8Array | null = null;
   /** null once the disk has refused a write. */
   #file: FileHandle | null = null;
-  /** The content so far; null if it is too large to be kept in memory. */
+  /** The content so far; null if the whole file would be too large for memory. */
   #content: Uint8Array[] | null;
-  /** Records so far, the label included. */
+  /** Number of records so far, including label and head. */
   #records = 0;
 
   constructor(parts: PartialFileParts) {
@@ -52,24 +55,24 @@ export class PartialFile {
     this.#content = plannedBytes(parts.plan) <= unwrittenBytes ? [] : null;
   }
 
-  /** Number of records after the head that are there. */
+  /** Number of records after the head so far. */
   get length(): number {
     return this.#records - 2;
   }
 
-  /** Continues `found`, what is on disk, if it has this label and head. `requireKey` makes room, and a key if there is none. */
+  /** Opens the file. Continues the records on disk, `found`, if their label and head are those of the plan. */
   async open(found: SealedRecords | null, requireKey: () => Promise<Uint8Array>): Promise<void> {
     const { plan, system, partialPath } = this.#parts;
-    const isContinued = found !== null && isEqual(found.at(0), plan.label) && isEqual(found.at(1), plan.head);
+    const isContinued = found?.at(0)?.equals(plan.label) && found.at(1)?.equals(plan.head);
     const kept = [plan.label.length, plan.head.length];
     this.#content?.push(plan.head);
     this.#records = 2;
-    for (let content: Uint8Array | null; isContinued; kept.push(content.length)) {
+    for (let content: Uint8Array | null; found && isContinued; kept.push(content.length)) {
       content = found.at(this.#records);
       if (content?.length !== plan.recordBytes[this.length]) break;
       this.#content?.push(content);
       this.#records++;
-      // Lets other work of the process run.
+      // Lets other work of the process run after each decrypted record.
       await setImmediate();
     }
     await this.#write(async () => {
@@ -81,7 +84,7 @@ export class PartialFile {
     });
   }
 
-  /** Throws a ServiceError where the disk refuses them and the file is too large to be kept in memory. */
+  /** Appends records. Throws a ServiceError if the disk refuses them and the file is too large for memory. */
   async append(contents: readonly Uint8Array[]): Promise<void> {
     this.#content?.push(...contents);
     const place = this.#records;
@@ -89,12 +92,12 @@ export class PartialFile {
     if (this.#file) await this.#write(() => this.#file!.appendFile(this.#sealed(place, contents)));
   }
 
-  /** Resolves to its size in bytes. */
+  /** Completes the file and gives it its name. Resolves to its size in bytes. */
   async finish(): Promise<number> {
     const { hash, plan, path, partialPath, system, finished } = this.#parts;
     if (this.#file) {
       await this.#write(async () => {
-        await this.#file!.appendFile(sealEnd(this.#key!, hash, this.#records));
+        await this.#file!.appendFile(seal(this.#key!, endAt(hash, this.#records), new Uint8Array(0)));
         await this.#file!.sync();
         await this.#closeFile();
         await system.rename(partialPath, path);
@@ -109,7 +112,7 @@ export class PartialFile {
     return plannedBytes(plan);
   }
 
-  /** Keeps what is on disk, to be continued; does nothing to a finished file. */
+  /** Ends the write. An unfinished file stays on disk and can be continued. */
   async close(): Promise<void> {
     await this.#closeFile();
     await this.#parts.closed();
@@ -128,7 +131,7 @@ export class PartialFile {
 
   #sealed(place: number, contents: readonly Uint8Array[]): Uint8Array {
     const { hash } = this.#parts;
-    return Buffer.concat(contents.map((content, i) => sealRecord(this.#key!, hash, place + i, content)));
+    return Buffer.concat(contents.map((content, i) => seal(this.#key!, recordAt(hash, place + i), content)));
   }
 
   async #closeFile(): Promise<void> {
@@ -136,8 +139,4 @@ export class PartialFile {
     this.#file = null;
     await file?.close();
   }
-}
-
-function isEqual(found: Uint8Array | null, wanted: Uint8Array): boolean {
-  return found !== null && Buffer.compare(found, wanted) === 0;
 }

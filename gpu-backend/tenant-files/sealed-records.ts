@@ -1,7 +1,8 @@
 /**
- * The layout of a tenant's file: records sealed with AES-256-GCM, each as length of the rest (U32, little-endian), IV, encrypted
- * bytes and tag. A record is bound to the file's name and to its place. The first is a label, the others together are the content;
- * a complete file ends with an empty record of its own kind, so that one that was cut between two records does not pass for whole.
+ * The layout of a tenant's file: records sealed with AES-256-GCM. A record is the length of the rest (U32, little-endian), the IV, the
+ * encrypted bytes and the tag. The tag also covers the file's name and the record's number, so records cannot be moved or swapped. The
+ * first record is a label; the others joined are the content. A complete file ends with an empty end record, so a file that was cut
+ * between two records does not count as complete.
  */
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 
@@ -10,22 +11,13 @@ const cipher = "aes-256-gcm";
 const [lengthBytes, ivBytes, tagBytes] = [4, 12, 16];
 const overheadBytes = lengthBytes + ivBytes + tagBytes;
 
-/** The size of a complete file by the sizes of its records, the label's first. */
+/** Size in bytes of a complete file with records of these sizes, the label included. */
 export function sealedBytes(recordBytes: readonly number[]): number {
   return recordBytes.reduce((sum, bytes) => sum + bytes + overheadBytes, overheadBytes);
 }
 
-/** `place` is the record's number from 0. */
-export function sealRecord(key: Uint8Array, name: string, place: number, content: Uint8Array): Uint8Array {
-  return seal(key, recordAt(name, place), content);
-}
-
-/** What a file ends with after `records` records. */
-export function sealEnd(key: Uint8Array, name: string, records: number): Uint8Array {
-  return seal(key, endAt(name, records), new Uint8Array(0));
-}
-
-function seal(key: Uint8Array, boundTo: Uint8Array, content: Uint8Array): Uint8Array {
+/** Seals a record. `boundTo` is authenticated with the content, but not stored: `recordAt` or, for the end record, `endAt`. */
+export function seal(key: Uint8Array, boundTo: Uint8Array, content: Uint8Array): Uint8Array {
   const iv = randomBytes(ivBytes);
   const sealing = createCipheriv(cipher, key, iv).setAAD(boundTo);
   const sealed = sealing.update(content);
@@ -35,20 +27,21 @@ function seal(key: Uint8Array, boundTo: Uint8Array, content: Uint8Array): Uint8A
   return Buffer.concat([length, iv, sealed, sealing.getAuthTag()]);
 }
 
-function recordAt(name: string, place: number): Uint8Array {
+/** `place` is the number of the record in the file, from 0 for the label. */
+export function recordAt(name: string, place: number): Uint8Array {
   return Buffer.from(`${name} record ${place}`);
 }
 
-function endAt(name: string, records: number): Uint8Array {
+export function endAt(name: string, records: number): Uint8Array {
   return Buffer.from(`${name} end ${records}`);
 }
 
-/** The records of a file's bytes, which may be damaged. */
+/** Reads the records of a file, whose bytes may be damaged. */
 export class SealedRecords {
   readonly #key: Uint8Array;
   readonly #name: string;
   readonly #bytes: Uint8Array;
-  /** Where each record begins behind its length, and ends. */
+  /** Start and end of each record, without its length. */
   readonly #spans: [start: number, end: number][] = [];
 
   constructor(key: Uint8Array, name: string, bytes: Uint8Array) {
@@ -64,12 +57,12 @@ export class SealedRecords {
     }
   }
 
-  /** Number of records, the label and the last one included. */
+  /** Number of records, including the label and the end record. */
   get length(): number {
     return this.#spans.length;
   }
 
-  /** Whether the file ends where its writer finished it. */
+  /** Whether the file is complete: it ends with an end record of the right number. */
   get isFinished(): boolean {
     const last = this.length - 1;
     return (
@@ -77,7 +70,7 @@ export class SealedRecords {
     );
   }
 
-  /** The content of a record; null if there is none at this place, or not of this key and name. */
+  /** The content of a record; null if there is none, or if it was not sealed with this key, name and number. */
   at(place: number): Buffer | null {
     return this.#open(place, recordAt(this.#name, place));
   }

@@ -1,7 +1,7 @@
 /**
- * Reads tenants' files, in any process: a folder per tenant, named by the SHA-256 of its name, which keeps tenants apart on file
- * systems that ignore case. A folder has a random key of its own, and files named by a hash that are sealed with it
- * (sealed-records.ts); every access names the tenant. A file that is not what it was written as counts as missing.
+ * Reads tenants' files, in any process. Each tenant has a folder, named by the SHA-256 of the tenant's name so that file systems which
+ * ignore case keep tenants apart. The folder holds a random key and files that are sealed with it (sealed-records.ts), each named by a
+ * hash. A damaged file counts as missing.
  */
 import { createHash } from "node:crypto";
 import { open, readdir } from "node:fs/promises";
@@ -12,20 +12,20 @@ import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
 import { readFileAtMost } from "../files.ts";
 import { keyBytes, SealedRecords } from "./sealed-records.ts";
 
-/** Bytes that are decrypted before other work of the process has a turn: some milliseconds. */
+/** Bytes that are decrypted at a time, which takes some milliseconds, before other work of the process may run. */
 const yieldBytes = 8 * 2 ** 20;
 
 const keyFile = "key";
-/** Follows the hash in the name of a file that is being written record by record. */
+/** Ends the name of a file that is not finished. */
 export const partialSuffix = ".partial";
 
 export interface TenantFilesSettings {
   directory: string;
-  /** Of a tenant's files together, so that a larger file is none of ours. */
+  /** Maximum bytes of a tenant's files together. A larger file was not written by this program. */
   tenantBytes: number;
 }
 
-/** Where the files of a kind are. */
+/** The folder with all tenants' files of a kind. */
 export function tenantDirectory(dataDirectory: string, kind: "adapters" | "memories"): string {
   return join(dataDirectory, "tenants", kind);
 }
@@ -57,15 +57,15 @@ export class TenantFiles {
     return contents.length === 1 ? contents[0] : Buffer.concat(contents);
   }
 
-  /** The records of a file, checked one by one as they are read; null if it cannot be read. */
+  /** The records of a file, each decrypted when it is read; null if the file cannot be read. */
   async records(tenant: string, hash: string, suffix = ""): Promise<SealedRecords | null> {
-    // A file that cannot be read is made or uploaded again.
+    // Any error counts as missing: the edge then has the file made or uploaded again.
     const bytes = await readFileAtMost(this.pathOf(tenant, hash) + suffix, this.#tenantBytes).catch(() => null);
     const key = bytes && bytes.length <= this.#tenantBytes ? await this.keyOf(tenant) : null;
     return bytes && key && new SealedRecords(key, hash, bytes);
   }
 
-  /** The label of a file, whose other records are not read; null if it is missing or damaged. */
+  /** The label of a file, without reading the rest; null if it is missing or damaged. */
   async label(tenant: string, hash: string, suffix = ""): Promise<Buffer | null> {
     const key = await this.keyOf(tenant);
     const file = key && (await open(this.pathOf(tenant, hash) + suffix).catch(() => null));
@@ -81,7 +81,7 @@ export class TenantFiles {
     }
   }
 
-  /** null if the tenant has none. */
+  /** The tenant's key; null if it has none. */
   async keyOf(tenant: string): Promise<Uint8Array | null> {
     const key = await readFileAtMost(this.keyPathOf(tenant), keyBytes).catch(() => null);
     return key?.length === keyBytes ? key : null;
@@ -91,7 +91,7 @@ export class TenantFiles {
     return join(this.folderOf(tenant), keyFile);
   }
 
-  /** Only hashes become paths. */
+  /** Throws an Error for a name that is no hash, so that no input can become another path. */
   pathOf(tenant: string, hash: string): string {
     if (!hashPattern.test(hash)) throw new Error("not a hash");
     return join(this.folderOf(tenant), hash);

@@ -1,6 +1,7 @@
 /**
- * Tenants' files of one kind on disk (tenant-files.ts for their layout), with bounds on their bytes. The edge keeps what they are
- * made of, so the least recently used are removed at a bound. What the disk refuses is kept in memory. One process writes a folder.
+ * Writes and removes tenants' files of one kind, such as memories (tenant-files.ts has their layout). Their bytes are bounded per tenant
+ * and in all; at a bound the least recently used files are removed, which is safe because the edge can have them made again. A file that
+ * the disk refuses is kept in memory. Only one process may write to a folder.
  */
 import { randomBytes } from "node:crypto";
 import * as fs from "node:fs/promises";
@@ -10,44 +11,45 @@ import { hashPattern } from "../../shared/contracts/inference.ts";
 import { nullIfMissing, removeUnfinished, type WriteSystem, writeWhole } from "../files.ts";
 import { LruCache } from "../lru.ts";
 import { type FilePlan, PartialFile, plannedBytes, unwrittenBytes } from "./partial-file.ts";
-import { keyBytes, sealEnd, sealedBytes, sealRecord } from "./sealed-records.ts";
+import { keyBytes } from "./sealed-records.ts";
 import { partialSuffix, TenantFiles, type TenantFilesSettings } from "./tenant-files.ts";
 
-/** A partial file that nobody has continued for so long, in milliseconds, is removed. */
+/** Partial files that were not written to for this long, in milliseconds, are removed. */
 export const leftoverMs = 86_400_000;
 
 export interface TenantStoreSettings extends TenantFilesSettings {
-  /** Of all tenants together. */
+  /** Maximum bytes of all tenants' files together. */
   totalBytes: number;
   now(): Date;
-  /** The file system for writes; the real one by default. */
+  /** What writes to the disk; tests replace it. */
   system?: WriteSystem;
 }
 
-/** Why the last write failed, such as `ENOSPC`; null if it succeeded, or before the first. */
-export type DiskFault = string | null;
-
 export interface DiskState {
-  fault: DiskFault;
+  /** The code of the error with which the last write failed, such as `ENOSPC`; null if it succeeded, and before the first. */
+  fault: string | null;
   failures: number;
+  /** Bytes of the files that are kept in memory. */
   unwrittenBytes: number;
-  /** Files on disk, with partial ones. */
+  /** Number of files on disk, including partial ones. */
   files: number;
   bytes: number;
 }
 
 interface Entry {
   bytes: number;
-  /** Whether this process wrote the file or has checked it. */
+  /** Whether this process has written the file or checked that all of it decrypts. */
   isIntact: boolean;
 }
 
 /** Entries by path, least recently used first. */
 type Index = Map<string, Entry>;
 
-/** The size of a file that `keep` writes. */
-export function fileBytes(contentBytes: number): number {
-  return sealedBytes([0, contentBytes]);
+const planOf = (content: Uint8Array): FilePlan => ({ label: new Uint8Array(0), head: content, recordBytes: [] });
+
+/** Size in bytes of a file that `keep` writes. */
+export function fileBytes(content: Uint8Array): number {
+  return plannedBytes(planOf(content));
 }
 
 export class TenantStore {
@@ -60,9 +62,9 @@ export class TenantStore {
   readonly #unwritten = new LruCache<Uint8Array>(unwrittenBytes);
   /** Paths of partial files that are being written. */
   readonly #writing = new Set<string>();
-  /** The end of the work that changes a tenant's folder, one piece after the other. */
+  /** By folder, settles when the last queued change of the folder has ended: changes run one after the other. */
   readonly #turns = new Map<string, Promise<unknown>>();
-  #fault: DiskFault = null;
+  #fault: string | null = null;
   #failures = 0;
 
   constructor(settings: TenantStoreSettings) {
@@ -81,7 +83,7 @@ export class TenantStore {
     return this.#settings.tenantBytes;
   }
 
-  /** Reads the folders once, or again after a failure, and removes what killed processes left there. */
+  /** Lists the files on disk, once, and removes unfinished writes of killed processes. After a failure it is tried again. */
   load(): Promise<Index> {
     this.#indexing ??= this.#readIndex().catch((error) => {
       this.#indexing = null;
@@ -92,37 +94,35 @@ export class TenantStore {
 
   /** Stores a file, whose `fileBytes` are at most `tenantBytes`. */
   async keep(tenant: string, hash: string, content: Uint8Array): Promise<void> {
-    const path = this.files.pathOf(tenant, hash);
-    const records = [new Uint8Array(0), content];
-    const bytes = fileBytes(content.length);
     await this.#inTurn(tenant, async () => {
-      this.#unwritten.delete(path);
-      const isWritten = await this.#onDisk(async () => {
-        const key = await this.#requireKey(tenant);
-        await this.#makeRoom(path, bytes);
-        const sealed = records.map((record, place) => sealRecord(key, hash, place, record));
-        const file = Buffer.concat([...sealed, sealEnd(key, hash, records.length)]);
-        await writeWhole(path, file, { mode: 0o600, system: this.#system });
-        this.#used(path, { bytes, isIntact: true });
-      });
-      if (!isWritten) this.#unwritten.set(path, content, content.length);
+      const file = await this.#begin(tenant, hash, planOf(content));
+      try {
+        await file.finish();
+      } finally {
+        await file.close();
+      }
     });
   }
 
   /**
-   * Begins a file that is written record by record, or continues one of the same label and head that was closed or whose process was
-   * killed. Meanwhile the tenant opens no other, and loses none.
+   * Begins a file that is written record by record. If an earlier write with the same label and head was closed or its process was
+   * killed, that write is continued. Until the file is closed, it is not removed for room.
    */
   async begin(tenant: string, hash: string, plan: FilePlan): Promise<PartialFile> {
+    await this.removeLeftovers();
+    return this.#inTurn(tenant, () => this.#begin(tenant, hash, plan));
+  }
+
+  async #begin(tenant: string, hash: string, plan: FilePlan): Promise<PartialFile> {
     const path = this.files.pathOf(tenant, hash);
     const partialPath = path + partialSuffix;
     const bytes = plannedBytes(plan);
-    await this.removeLeftovers();
     const file = new PartialFile({
       ...{ hash, plan, path, partialPath, system: this.#system },
       onDisk: (write) => this.#onDisk(write),
       finished: (unwritten) => {
         this.#index.delete(partialPath);
+        this.#unwritten.delete(path);
         if (unwritten) this.#unwritten.set(path, unwritten, unwritten.length);
         else this.#used(path, { bytes, isIntact: true });
       },
@@ -133,19 +133,17 @@ export class TenantStore {
         else this.#index.delete(partialPath);
       },
     });
-    await this.#inTurn(tenant, async () => {
-      const found = await this.files.records(tenant, hash, partialSuffix);
-      this.#writing.add(partialPath);
-      const requireKey = async () => {
-        const key = await this.#requireKey(tenant);
-        await this.#makeRoom(partialPath, bytes);
-        this.#used(partialPath, { bytes, isIntact: false });
-        return key;
-      };
-      await file.open(found, requireKey).catch(async (error) => {
-        await file.close();
-        throw error;
-      });
+    const found = await this.files.records(tenant, hash, partialSuffix);
+    this.#writing.add(partialPath);
+    const requireKey = async () => {
+      const key = await this.#requireKey(tenant);
+      await this.#makeRoom(partialPath, bytes);
+      this.#used(partialPath, { bytes, isIntact: false });
+      return key;
+    };
+    await file.open(found, requireKey).catch(async (error) => {
+      await file.close();
+      throw error;
     });
     return file;
   }
@@ -155,12 +153,12 @@ export class TenantStore {
     return this.unwritten(tenant, hash) ?? (await this.files.read(tenant, hash));
   }
 
-  /** The content of a file that the disk refused, which other processes cannot read; null for any other. */
+  /** The content of a file that is kept in memory, where no other process can read it; null for any other file. */
   unwritten(tenant: string, hash: string): Uint8Array | null {
     return this.#unwritten.get(this.files.pathOf(tenant, hash)) ?? null;
   }
 
-  /** Bytes of a file; null if it is missing, or damaged: then it is removed. It then counts as used. */
+  /** Size of a file in bytes, which also counts as a use of it; null if it is missing. A damaged file is removed and counts as missing. */
   async bytesOf(tenant: string, hash: string): Promise<number | null> {
     const path = this.files.pathOf(tenant, hash);
     const unwritten = this.#unwritten.get(path);
@@ -172,7 +170,7 @@ export class TenantStore {
       return null;
     }
     const known = index.get(path);
-    // Its key may have been lost since.
+    // The file is useless if the tenant's key was lost since the check.
     const isKnown = known?.isIntact && known.bytes === about.size && (await this.files.keyOf(tenant)) !== null;
     if (!isKnown) {
       if (known) known.isIntact = false;
@@ -180,12 +178,12 @@ export class TenantStore {
     }
     this.#used(path, { bytes: about.size, isIntact: true });
     const now = this.#settings.now();
-    // After a restart these times give the order of use. A failure is harmless.
+    // After a restart the order of use is read from these times. A failure is harmless.
     await utimes(path, now, now).catch(() => undefined);
     return about.size;
   }
 
-  /** Has a file checked before it counts as there again, because a reader has found it missing or damaged. */
+  /** Makes the next `bytesOf` check a file. For readers in other processes that found the file missing or damaged. */
   doubt(tenant: string, hash: string): void {
     const known = this.#index.get(this.files.pathOf(tenant, hash));
     if (known) known.isIntact = false;
@@ -195,7 +193,7 @@ export class TenantStore {
     return (await this.bytesOf(tenant, hash)) !== null;
   }
 
-  /** The files of a tenant that are on disk, those used last first, each with the suffix of a partial one or without. */
+  /** The files of a tenant on disk, most recently used first. `suffix` is `partialSuffix` or "". */
   async list(tenant: string): Promise<{ hash: string; suffix: string }[]> {
     const folder = this.files.folderOf(tenant) + sep;
     const own = [...(await this.load()).keys()].filter((path) => path.startsWith(folder)).reverse();
@@ -205,7 +203,7 @@ export class TenantStore {
     });
   }
 
-  /** Removes all files of a tenant: first the key, which is overwritten, then what it sealed. */
+  /** Removes all files of a tenant. First overwrites its key, so that copies of the files cannot be decrypted. */
   async removeAll(tenant: string): Promise<void> {
     await this.#inTurn(tenant, async () => {
       await this.#destroyKey(this.files.keyPathOf(tenant));
@@ -213,7 +211,7 @@ export class TenantStore {
     });
   }
 
-  /** Removes a file, if there is one of this hash, finished or not. */
+  /** Removes a file and its partial file, if they exist. */
   async remove(tenant: string, hash: string): Promise<void> {
     const path = this.files.pathOf(tenant, hash);
     await this.#inTurn(tenant, async () => {
@@ -221,7 +219,7 @@ export class TenantStore {
     });
   }
 
-  /** Removes partial files that nobody continues. */
+  /** Removes partial files that are older than `leftoverMs` and not being written. */
   async removeLeftovers(): Promise<void> {
     for (const path of (await this.load()).keys()) {
       if (!path.endsWith(partialSuffix) || this.#writing.has(path)) continue;
@@ -232,10 +230,10 @@ export class TenantStore {
     }
   }
 
-  /** Whether a file decrypts; removes one that does not. */
+  /** Whether all of a file decrypts. Removes a file that does not. */
   async #check(tenant: string, hash: string, size: number): Promise<boolean> {
     const path = this.files.pathOf(tenant, hash);
-    // Another call may have checked it meanwhile.
+    // Another call may have checked it while this one waited for its turn.
     const known = this.#index.get(path);
     if (known?.isIntact && known.bytes === size) return true;
     if (await this.files.read(tenant, hash)) return true;
@@ -244,7 +242,7 @@ export class TenantStore {
     return false;
   }
 
-  /** Runs a write. Resolves to false, and notes the fault, where the disk refuses it. */
+  /** Runs a write. If the file system refuses it, records the fault and resolves to false. Rethrows other errors. */
   async #onDisk(write: () => Promise<void>): Promise<boolean> {
     try {
       await write();
@@ -259,11 +257,12 @@ export class TenantStore {
     }
   }
 
+  /** The tenant's key, which is made if it has none. */
   async #requireKey(tenant: string): Promise<Uint8Array> {
     const known = await this.files.keyOf(tenant);
     if (known) return known;
     const key = randomBytes(keyBytes);
-    // Files of a lost key are unreadable.
+    // Files that were sealed with a lost key cannot be read any more.
     for (const [path, entry] of this.#index) if (path.startsWith(this.files.folderOf(tenant))) entry.isIntact = false;
     await writeWhole(this.files.keyPathOf(tenant), key, { mode: 0o600, system: this.#system });
     return key;
@@ -281,14 +280,14 @@ export class TenantStore {
     await rm(path);
   }
 
-  /** Before a write of `bytes` to `path`. */
+  /** Removes files until `bytes` more fit, at `path`. */
   async #makeRoom(path: string, bytes: number): Promise<void> {
     const { tenantBytes, totalBytes } = this.#settings;
     await this.#dropOldest(join(path, ".."), tenantBytes - bytes, path);
     await this.#dropOldest("", totalBytes - bytes, path);
   }
 
-  /** Removes the least recently used files below `folder` until they have at most `maxBytes` without `kept`. */
+  /** Removes the least recently used files below `folder` until all but `kept` have at most `maxBytes`. */
   async #dropOldest(folder: string, maxBytes: number, kept: string): Promise<void> {
     const index = await this.load();
     const own = [...index].filter(([path]) => path.startsWith(folder) && path !== kept);
@@ -312,10 +311,11 @@ export class TenantStore {
     for (const other of this.#unwritten.keys.filter(isMeant)) this.#unwritten.delete(other);
     const index = await this.load();
     for (const other of [...index.keys()].filter(isMeant)) index.delete(other);
-    // Where a part of the path is a file, nothing can be there.
+    // If a parent of the path is a file, there is nothing to remove.
     await rm(path, { recursive: true, force: true }).catch(nullIfNowhere);
   }
 
+  /** Runs `work` after the earlier changes of the tenant's folder. */
   async #inTurn<T>(tenant: string, work: () => Promise<T>): Promise<T> {
     const folder = this.files.folderOf(tenant);
     await this.load();
@@ -331,7 +331,7 @@ export class TenantStore {
   async #readIndex(): Promise<Index> {
     const found: { path: string; bytes: number; usedMs: number }[] = [];
     for (const folder of await this.files.folders()) {
-      // This process has not begun a write yet, and no other one writes here.
+      // No write is running: this process has not begun one, and no other process writes here.
       await removeUnfinished(folder, Number.POSITIVE_INFINITY, this.#system);
       for (const name of await readdir(folder).catch(() => [])) {
         const path = join(folder, name);
@@ -345,7 +345,7 @@ export class TenantStore {
   }
 }
 
-/** For `catch`: null if the file does not exist, or a part of its path is a file. Throws every other error. */
+/** For `catch`: null if the file or a folder of its path does not exist. Throws every other error. */
 function nullIfNowhere(error: NodeJS.ErrnoException): null {
   return error.code === "ENOTDIR" ? null : nullIfMissing(error);
 }

@@ -86,7 +86,7 @@ export class OwnAdapterService {
   /** Stores an adapter and returns its hash. Throws a ServiceError if it alone exceeds the tenant's bound. */
   async #keep(tenant: string, file: Uint8Array): Promise<string> {
     const { store } = this.#parts;
-    const bytes = fileBytes(file.length);
+    const bytes = fileBytes(file);
     if (bytes > store.tenantBytes) {
       throw new ServiceError(
         "adapter_quota_exceeded",

@@ -18,7 +18,7 @@ import {
 
 const text = "The harbour master keeps his ledger under the third stair.";
 const content = Buffer.from(text);
-const size = fileBytes(content.length);
+const size = fileBytes(content);
 const hashOf = (name: string) => createHash("sha256").update(name).digest("hex");
 const [one, two, three] = ["one", "two", "three"].map(hashOf);
 
