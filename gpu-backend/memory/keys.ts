@@ -1,12 +1,12 @@
-/** Keys of a memory: states before the last feed-forward part, of length 1, as int8. Pure. */
+/** The keys of a memory: states before the last feed-forward part, scaled to length 1 and rounded to int8. Pure. */
 
 /**
- * What an int8 key is multiplied by, one factor for all memories. An element of a key of length 1 may be nearly 1: some models have a
- * state of which one element is most. Cutting it would change the cosines of all keys.
+ * Factor from a key of length 1 to int8. A smaller range than [−1, 1] would be more precise for most values, but some models have
+ * states in which one value is nearly the whole length, and cutting that off would change the cosines of all keys.
  */
 export const keyScale = 127;
 
-/** Writes the key of a state [D] to `key` [D]. A state of zeros gives a key of zeros. */
+/** Writes the key of a state [D] into `key` [D]. A state of zeros gives a key of zeros. */
 export function writeKey(state: Float32Array, key: Int8Array): void {
   const factor = keyScale * inverseLength(state);
   for (let d = 0; d < state.length; d++) key[d] = Math.round(state[d] * factor);

@@ -1,6 +1,6 @@
 /**
- * Memories that are open for search: bounded by bytes, the least recently used closed first. A memory that a sequence reads is
- * pinned. Not here: where their bytes come from.
+ * Keeps memories open for search. Their bytes are bounded; the least recently used memory is closed first, but none that a sequence
+ * reads, which is pinned. Not here: where the bytes of a memory come from.
  */
 import { ServiceError } from "../../shared/errors.ts";
 import { type MemoryShape, type MemorySource, unpackMemory } from "./memory.ts";
@@ -9,14 +9,14 @@ import { MemorySearch } from "./search.ts";
 export interface MemoryCacheParts {
   source: MemorySource;
   shape: MemoryShape;
-  /** Nearest keys that a search gives. */
+  /** Number of nearest keys that a search returns. */
   neighbours: number;
   threads: number;
-  /** Bound on the bytes of open memories. One alone may exceed it. */
+  /** Bound on the bytes of open memories. A single memory may exceed it. */
   maximumBytes: number;
 }
 
-/** A memory that a sequence reads, until it is released. */
+/** A pinned memory. */
 export interface OpenMemory {
   readonly tenant: string;
   readonly hash: string;
@@ -26,38 +26,36 @@ export interface OpenMemory {
 export interface MemoryCacheStats {
   entries: number;
   bytes: number;
-  /** Of those that sequences read. */
+  /** Bytes of the pinned memories. */
   pinnedBytes: number;
   hits: number;
   opened: number;
   evictions: number;
 }
 
-interface Entry extends OpenMemory {
-  readonly bytes: number;
-  /** How many sequences read it. */
+/** A memory that is open, or that is being opened. */
+interface Entry {
+  readonly tenant: string;
+  readonly hash: string;
+  /** null until the memory is open. */
+  search: MemorySearch | null;
+  /** 0 until the size is known. */
+  bytes: number;
+  /** Number of sequences that read the memory or wait for it. */
   pins: number;
   isDeleted: boolean;
+  /** Settles when the memory is open, or cannot be opened. */
+  opened: Promise<void>;
 }
 
-/** A memory that is being opened. */
-interface Opening {
-  readonly tenant: string;
-  readonly entry: Promise<Entry>;
-  /** How many sequences wait for it. */
-  waiting: number;
-  isDeleted: boolean;
-}
-
-/** The keys are in memory twice: in a session, and here, to compute cosines of. */
+/** The keys are in memory twice: in the session that searches, and as an array, from which exact cosines are computed. */
 const copies = 2;
 
 export class MemoryCache {
   readonly #parts: MemoryCacheParts;
   /** By tenant and hash, least recently used first. */
   readonly #entries = new Map<string, Entry>();
-  readonly #opening = new Map<string, Opening>();
-  /** Settles when the last of those is open: one is opened at a time. */
+  /** Settles when the last opening has ended: one memory is opened at a time. */
   #last: Promise<unknown> = Promise.resolve();
   readonly #counts = { hits: 0, opened: 0, evictions: 0 };
 
@@ -66,61 +64,60 @@ export class MemoryCache {
   }
 
   get stats(): MemoryCacheStats {
-    const entries = [...this.#entries.values()];
-    const bytes = entries.reduce((sum, entry) => sum + entry.bytes, 0);
-    return { entries: entries.length, bytes, pinnedBytes: this.#pinnedBytes, ...this.#counts };
+    const entries = this.#entries.values().filter(({ search }) => search);
+    return { entries: [...entries].length, bytes: this.#bytes, pinnedBytes: this.#pinnedBytes, ...this.#counts };
   }
 
   /**
-   * Opens a tenant's memory and pins it. Throws a ServiceError: `memory_not_found`, `memory_deleted` if it was deleted meanwhile, or
-   * `overloaded` if the pinned ones leave no room for it.
+   * Opens a tenant's memory, if it is not open, and pins it. Throws a ServiceError: `memory_not_found`, `memory_deleted` if it was
+   * deleted meanwhile, or `overloaded` if the pinned memories leave no room for it.
    */
   async acquire(tenant: string, hash: string): Promise<OpenMemory> {
     const key = `${tenant}/${hash}`;
-    const known = this.#entries.get(key);
-    if (known) {
-      this.#counts.hits++;
-      known.pins++;
-      this.#entries.delete(key);
-      this.#entries.set(key, known);
-      return known;
+    let entry = this.#entries.get(key);
+    if (entry?.search) this.#counts.hits++;
+    if (!entry) {
+      const opened = Promise.resolve();
+      const added: Entry = { tenant, hash, search: null, bytes: 0, pins: 0, isDeleted: false, opened };
+      added.opened = this.#last.then(() => this.#open(added));
+      this.#last = added.opened.catch(() => this.#forget(key, added));
+      entry = added;
     }
-    let opening = this.#opening.get(key);
-    if (!opening) {
-      const entry = this.#last.then(() => this.#open(tenant, hash)).finally(() => this.#opening.delete(key));
-      this.#last = entry.catch(() => undefined);
-      opening = { tenant, entry, waiting: 0, isDeleted: false };
-      this.#opening.set(key, opening);
-    }
-    opening.waiting++;
-    return opening.entry;
+    this.#entries.delete(key);
+    this.#entries.set(key, entry);
+    entry.pins++;
+    await entry.opened;
+    return entry as OpenMemory;
   }
 
   /** Ends a pin of `acquire`. */
   release(memory: OpenMemory): void {
-    const entry = memory as Entry;
+    const entry = memory as Entry & OpenMemory;
     entry.pins--;
     if (entry.isDeleted && entry.pins === 0) void entry.search.release();
     this.#evict();
   }
 
-  /** Forgets a tenant's memory, or all of them (null). Those that sequences read are closed when the last of these ends. */
+  /** Deletes a tenant's memory, or all of them (null). Memories that sequences read are closed when the last of these ends. */
   delete(tenant: string, hash: string | null): void {
-    const isMeant = (key: string, whose: string) => whose === tenant && (hash === null || key === `${tenant}/${hash}`);
-    for (const [key, opening] of this.#opening) if (isMeant(key, opening.tenant)) opening.isDeleted = true;
-    for (const [key, entry] of this.#entries) if (isMeant(key, entry.tenant)) this.#forget(key, entry);
+    for (const [key, entry] of this.#entries) {
+      if (entry.tenant === tenant && (hash === null || entry.hash === hash)) this.#forget(key, entry);
+    }
+  }
+
+  get #bytes(): number {
+    return this.#entries.values().reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
   get #pinnedBytes(): number {
     return this.#entries.values().reduce((sum, { pins, bytes }) => sum + (pins > 0 ? bytes : 0), 0);
   }
 
-  async #open(tenant: string, hash: string): Promise<Entry> {
+  async #open(entry: Entry): Promise<void> {
     const { source, shape, neighbours, threads, maximumBytes } = this.#parts;
-    const key = `${tenant}/${hash}`;
+    const { tenant, hash } = entry;
     const file = await source.read(tenant, hash);
-    const opening = this.#opening.get(key)!;
-    if (opening.isDeleted) throw memoryDeleted(hash);
+    if (entry.isDeleted) throw memoryDeleted(hash);
     if (!file) throw new ServiceError("memory_not_found", `There is no memory ${hash} of this tenant.`);
     const bytes = copies * file.length;
     const pinned = this.#pinnedBytes;
@@ -131,24 +128,21 @@ export class MemoryCache {
         { retryAfterSeconds: 1 },
       );
     }
-    this.#evict(bytes);
+    entry.bytes = bytes;
+    this.#evict();
     const { hiddenSize } = shape;
     const search = await MemorySearch.open(unpackMemory(file, shape), { hiddenSize, neighbours, threads });
-    if (opening.isDeleted) {
+    if (entry.isDeleted) {
       await search.release();
       throw memoryDeleted(hash);
     }
     this.#counts.opened++;
-    const entry = { tenant, hash, search, bytes, pins: opening.waiting, isDeleted: false };
-    this.#entries.set(key, entry);
-    // Who asks from now on finds it among the entries.
-    this.#opening.delete(key);
-    return entry;
+    entry.search = search;
   }
 
-  /** Closes memories that nobody reads until there is room for `bytes`. */
-  #evict(bytes = 0): void {
-    let total = this.#entries.values().reduce((sum, entry) => sum + entry.bytes, bytes);
+  /** Closes memories that no sequence reads, until all fit. */
+  #evict(): void {
+    let total = this.#bytes;
     for (const [key, entry] of this.#entries) {
       if (total <= this.#parts.maximumBytes) return;
       if (entry.pins > 0) continue;
@@ -159,9 +153,9 @@ export class MemoryCache {
   }
 
   #forget(key: string, entry: Entry): void {
-    this.#entries.delete(key);
+    if (this.#entries.get(key) === entry) this.#entries.delete(key);
     entry.isDeleted = true;
-    if (entry.pins === 0) void entry.search.release();
+    if (entry.pins === 0) void entry.search?.release();
   }
 }
 

@@ -1,7 +1,6 @@
 /**
- * A memory (`shared/math/memory.ts`) as arrays and as bytes: a safetensors file, one tensor for each array. Pure. Not here:
- * where files are kept, and the search.
- * Shapes: N keys, D hidden, C documents, V vocabulary.
+ * A memory (`shared/math/memory.ts` explains memories) as arrays, and as a safetensors file with a tensor per array. Pure. Not here:
+ * where files are kept, and the search. Shapes: N keys, D hidden, C documents, V vocabulary.
  */
 
 import {
@@ -14,13 +13,13 @@ import {
 } from "../../shared/artifacts/tensor-file.ts";
 import { joinArrays } from "../../shared/bytes.ts";
 
-/** A document of n tokens has n − 1 keys: one for each token that follows another. */
+/** A document of n tokens has n − 1 keys, one before each token but the first. */
 export interface Memory {
-  /** One for each next token (keys.ts), [N, D]. */
+  /** Keys (keys.ts), [N, D]. */
   keys: Int8Array;
-  /** The token after each key's position, [N]. */
+  /** The token after each key, [N]. */
   nextIds: Int32Array;
-  /** Bytes [start, end) of that token in its document's text, [N]. */
+  /** Byte range [start, end) of that token in the text of its document, [N]. */
   starts: Int32Array;
   ends: Int32Array;
   /** In the order of their keys, [C]. */
@@ -29,13 +28,13 @@ export interface Memory {
 
 export interface MemoryDocument {
   name: string;
-  /** Its first token, which has no key before it: with the next tokens of its keys these are the document's ids. */
+  /** The first token, which no key precedes. The other tokens are the `nextIds` of the document's keys. */
   firstId: number;
-  /** Its keys end before this one; they begin where those of the document before end. */
+  /** Index after the document's last key. Its first key is at `end` of the document before. */
   end: number;
 }
 
-/** Where files of memories are. */
+/** Reads the files of memories. */
 export interface MemorySource {
   /** The bytes of a tenant's memory; null if it is missing or damaged. */
   read(tenant: string, hash: string): Promise<Uint8Array | null>;
@@ -50,15 +49,15 @@ export interface MemoryShape {
 
 const what = "memory";
 
-/** A document as tokens, n of them. */
+/** A document of n tokens. */
 export interface DocumentTokens {
   name: string;
   ids: Int32Array; // [n], at least one
-  /** The byte of its text at which each token ends, [n]. */
+  /** Offset in bytes at which each token ends in the text, [n]. */
   ends: Int32Array;
 }
 
-/** The bytes of a memory's file before its keys, which follow document by document: [n − 1, D] of each. */
+/** The beginning of a memory's file. The keys follow it, document by document, [n − 1, D] for each. */
 export function packMemoryHead(
   documents: readonly DocumentTokens[],
   hiddenSize: number,
@@ -84,7 +83,7 @@ export function packMemoryHead(
   return writeTensorFile(file, { name: "keys", dtype: "I8", shape: [end, hiddenSize] });
 }
 
-/** The keys are a view of `bytes`. Throws an Error for a memory of another manifest or shape, and for invalid bytes. */
+/** Reads a memory, whose keys are a view of `bytes`. Throws an Error for another manifest or shape, and for invalid bytes. */
 export function unpackMemory(bytes: Uint8Array, { manifestHash, hiddenSize, vocabularySize }: MemoryShape): Memory {
   const file = readTensorFile(bytes, what);
   const madeFor = Buffer.from(requireTensor(file, "manifest", "U8", [32], what).bytes).toString("hex");

@@ -1,19 +1,20 @@
-/** The passage around a token of a memory: some words before it, and the token. Pure. */
+/** The passage of a document that ends with a token of a memory, to show where the token comes from. Pure. */
 import type { Memory } from "./memory.ts";
 
-/** Words before the token, at most. */
+/** Maximum words before the token. */
 const passageWords = 12;
-/** Tokens of a passage, at most: text without spaces has no words. */
+/** Maximum tokens of a passage, for text without spaces. */
 const passageTokens = 48;
 
 export interface Passage {
-  /** Name of the document, and bytes [start, end) of its text. */
+  /** Name of the document. */
   document: string;
+  /** Byte range [start, end) of its text. */
   start: number;
   end: number;
 }
 
-/** The passage that ends with the next token of a key. `textPieceOf` gives the bytes of a token. */
+/** The passage that ends with the token after the key at `position`. `textPieceOf` returns the bytes of a token. */
 export function passageOf(
   { documents, nextIds, starts, ends }: Memory,
   position: number,
@@ -28,7 +29,7 @@ export function passageOf(
   return { document: documents[c].name, start: at === first ? 0 : starts[at], end: ends[position] };
 }
 
-/** The first index below `count` for which a condition holds that holds for all after it, too. */
+/** Binary search: the first index below `count` for which `holds` is true. It must be true for all later ones as well. */
 function firstThat(count: number, holds: (i: number) => boolean): number {
   let [low, high] = [0, count];
   while (low < high) {

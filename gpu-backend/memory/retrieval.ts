@@ -1,7 +1,7 @@
 /**
- * Passages of memories that are nearest to a prompt by their mean states, and their tokens as they go into the prompt. What is found
- * depends on the memories' bytes and the prompt alone. Not here: the search of each token's neighbours (search.ts).
- * Shapes: P passages, D hidden.
+ * Retrieval of passages: cuts a memory's documents into passages, finds those nearest to a prompt by the mean of their keys, and puts
+ * their tokens together for the prompt. The result depends only on the memories' bytes and the prompt. Not here: the search of each
+ * token's neighbours (search.ts). Shapes: P passages, D hidden.
  */
 import { setImmediate } from "node:timers/promises";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -9,10 +9,10 @@ import type { Retrieval, RetrievedPassage } from "../../shared/contracts/retriev
 import { inverseLength, writeKey } from "./keys.ts";
 import type { Memory } from "./memory.ts";
 
-/** Tokens of a passage, at most: beside them the text around it has room in `limits.passageTokens`. */
+/** Maximum tokens of a passage. `limits.passageTokens` also counts the text that is put around it. */
 export const passageTokens = limits.passageTokens - 16;
 
-/** Keys that are read before other work of the thread has its turn: some 10 ms. */
+/** Keys that are read at a time, in about 10 ms, before other work of the thread may run. */
 const keysAtOnce = 16_384;
 
 /** Tokens [from, to) of a document. */
@@ -25,26 +25,25 @@ interface Place {
 /** The passages of a memory, in order. */
 export interface PassageIndex {
   places: Place[];
-  /** The mean of each one's keys, of length 1 as keys are, [P, D]. */
+  /** The mean of each passage's keys, itself a key (keys.ts), [P, D]. */
   vectors: Int8Array;
 }
 
-/** Passages as they go into a prompt. */
 export interface InsertedPassages {
-  /** With the text around them; none if there is room for no passage. */
+  /** Tokens for the prompt: the passages with the text around them. Empty if no passage fits. */
   ids: number[];
   /** Nearest first. */
   passages: RetrievedPassage[];
 }
 
-/** Cuts the documents of a memory into passages, at ends of lines where there are any. `textPieceOf` gives the bytes of a token. */
+/** Cuts the documents of a memory into passages, if possible at line ends. `textPieceOf` returns the bytes of a token. */
 export async function indexPassages(memory: Memory, textPieceOf: (id: number) => Uint8Array): Promise<PassageIndex> {
   const { keys, nextIds, documents } = memory;
   const D = nextIds.length > 0 ? keys.length / nextIds.length : 0;
   const places: Place[] = [];
   for (const document of documents.keys()) {
     const ids = idsOf(memory, document);
-    // The last token has no key, and so no passage of its own.
+    // The last token has no key, so it never is a passage by itself.
     for (let from = 0; from < ids.length - 1; ) {
       const to = endOfPassage(ids, from, textPieceOf);
       places.push({ document, from, to });
@@ -67,7 +66,7 @@ export async function indexPassages(memory: Memory, textPieceOf: (id: number) =>
   return { places, vectors };
 }
 
-/** The mean of states [D], each counted with length 1. */
+/** The mean of states [D] after each is scaled to length 1. */
 export function meanOfStates(states: readonly Float32Array[]): Float32Array {
   const mean = new Float32Array(states[0].length);
   for (const state of states) {
@@ -77,7 +76,7 @@ export function meanOfStates(states: readonly Float32Array[]): Float32Array {
   return mean;
 }
 
-/** The passages nearest to `query` [D], of all memories together, as `retrieval` wants them and with at most `room` tokens. */
+/** The passages of all memories that are nearest to `query` [D], in at most `room` tokens. */
 export function retrievePassages(
   memories: readonly { memory: Memory; index: PassageIndex }[],
   query: Float32Array,
@@ -88,7 +87,7 @@ export function retrievePassages(
   const found = memories.flatMap(({ index }, m) =>
     index.places.map((place, p) => ({ m, place, similarity: scale * projectionOf(query, index.vectors, p) })),
   );
-  // The sort is stable: equals come in the order of memories and documents.
+  // The sort is stable: equally near passages stay in the order of memories and documents.
   found.sort((a, b) => b.similarity - a.similarity);
   const passages: RetrievedPassage[] = [];
   const ids: number[] = [];
@@ -105,7 +104,7 @@ export function retrievePassages(
   return { ids: passages.length > 0 ? [...prefixIds, ...ids] : [], passages };
 }
 
-/** The last end of a line in the second half of the longest passage that begins at `from`, or its end. */
+/** The end of the passage that begins at `from`: a line end in its second half, the last one, or else the maximum length. */
 function endOfPassage(ids: Int32Array, from: number, textPieceOf: (id: number) => Uint8Array): number {
   const longest = Math.min(ids.length, from + passageTokens);
   if (longest === ids.length) return longest;
@@ -129,16 +128,16 @@ function idsOf(memory: Memory, document: number): Int32Array {
   return ids;
 }
 
-/** Bytes [start, end) of the document's text. */
+/** The document's name, and the byte range [start, end) of the tokens in its text. */
 function bytesOf(memory: Memory, { document, from, to }: Place) {
   const before = firstKeyOf(memory, document) - 1;
   const start = from === 0 ? 0 : memory.starts[before + from];
-  // Of the first token alone it is where the next one starts.
+  // The first token has no key and so no entry in `ends`; it ends where the second one starts.
   const end = to === 1 ? memory.starts[before + 1] : memory.ends[before + to - 1];
   return { document: memory.documents[document].name, start, end };
 }
 
-/** The dot product of `query` with the direction of vector p. */
+/** Dot product of `query` with vector p scaled to length 1. */
 function projectionOf(query: Float32Array, vectors: Int8Array, p: number): number {
   const D = query.length;
   let [dot, squares] = [0, 0];

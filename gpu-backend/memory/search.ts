@@ -1,6 +1,6 @@
 /**
- * The exact search of an open memory: of all its keys the nearest to each state. Candidates are the keys of the largest dot product
- * with the state as int8; of these the nearest by the cosine of the state itself are kept. All is computed row by row.
+ * Searches all keys of an open memory for those nearest to each state. The keys with the largest int8 dot products are candidates; of
+ * these the ones with the largest exact cosines are kept. A state's result does not depend on the other states of the search.
  * Shapes: S states, D hidden, N keys.
  */
 import type { Neighbours } from "../../shared/math/memory.ts";
@@ -9,11 +9,11 @@ import { inverseLength, keyScale } from "./keys.ts";
 import type { Memory } from "./memory.ts";
 import { indexPassages, type PassageIndex } from "./retrieval.ts";
 
-/** Candidates for each neighbour that is kept. */
+/** Number of candidates per neighbour that is kept. */
 const candidatesPerNeighbour = 2;
 
-/** Neighbours and the position of each among the memory's keys. */
 export interface Found extends Neighbours {
+  /** Index of each neighbour among the memory's keys. */
   positions: Int32Array;
 }
 
@@ -31,7 +31,7 @@ export class MemorySearch {
     this.#neighbours = neighbours;
   }
 
-  /** Opens sessions over all keys, block by block. */
+  /** Opens a session for each block of keys. */
   static async open(
     memory: Memory,
     { hiddenSize, neighbours, threads }: { hiddenSize: number; neighbours: number; threads: number },
@@ -45,7 +45,7 @@ export class MemorySearch {
     return new MemorySearch(memory, blocks, hiddenSize, neighbours);
   }
 
-  /** The nearest keys of each state [D], nearest first, equals by position. */
+  /** The nearest keys of each state [D], nearest first; equally near keys in the order of their positions. */
   async nearest(states: readonly Float32Array[]): Promise<Found[]> {
     const D = this.#hiddenSize;
     const queries = new Uint8Array(states.length * D);
@@ -57,7 +57,7 @@ export class MemorySearch {
     return states.map((state, s) => this.#keepNearest(state, this.#candidatesOf(results, s)));
   }
 
-  /** Its passages, found when they are first asked for. `textPieceOf` gives the bytes of a token. */
+  /** The memory's passages, which are computed at the first call. `textPieceOf` returns the bytes of a token. */
   passages(textPieceOf: (id: number) => Uint8Array): Promise<PassageIndex> {
     this.#passages ??= indexPassages(this.memory, textPieceOf);
     return this.#passages;
@@ -67,7 +67,7 @@ export class MemorySearch {
     for (const block of this.#blocks) await block.release();
   }
 
-  /** Positions of the keys of the largest dot products with state s. */
+  /** Positions of the keys with the largest dot products with state s. */
   #candidatesOf(results: readonly Awaited<ReturnType<KeyBlock["search"]>>[], s: number): ArrayLike<number> {
     const count = candidatesPerNeighbour * this.#neighbours;
     const rows = results.map(({ dots, indices, best }) => ({
@@ -75,7 +75,7 @@ export class MemorySearch {
       indices: indices.subarray(s * best, (s + 1) * best),
     }));
     if (rows.length === 1) return rows[0].indices;
-    // Blocks are in the order of positions, and the sort is stable: equals come by position.
+    // Blocks are in the order of positions, and the sort is stable: equal dot products stay in that order.
     const found = rows.flatMap(({ dots, indices }, b) =>
       Array.from(dots, (dot, i) => ({ dot, position: b * blockKeys + indices[i] })),
     );
@@ -109,7 +109,7 @@ export class MemorySearch {
   }
 }
 
-/** The dot product of a state [D] with a key, in double precision. Four sums, as a processor adds to them at the same time. */
+/** Dot product of a state [D] with a key, in double precision. It uses four sums, which a processor can add to in parallel. */
 function dotOf(state: Float32Array, keys: Int8Array, position: number): number {
   const D = state.length;
   const start = position * D;
