@@ -66,18 +66,15 @@ test("an interrupted evaluation continues, and gives the same figures", async ()
   expect(await evaluate(options, again)).toEqual(evaluation);
 });
 
-test("the paper's protocol has its regimes and ours; a bias on the padding's logit costs something on real text", async () => {
+test("the paper's protocol trains and scores its regimes and ours", async () => {
   const served = await readServedBank(options.artifacts);
   const prepared = await prepare(await readBase(training.modelDirectory), { ...training, windowSeed: seed }, run);
   const paper = { lines: 40, steps: 20, learningRate: 3e-3, seed, threads: 1 };
-  const { rows, padBias, paddedShare } = await paperProtocol(prepared, served, paper, silent);
-  expect(rows.map(({ published }) => published?.perplexity ?? null)).toEqual([28_319, 3.8683, 1.4554, null, null]);
+  const { rows, paddedShare } = await paperProtocol(prepared, served, paper, silent);
+  expect(rows.map(({ published }) => published?.perplexity ?? null)).toEqual([28_319, 3.8683, 1.4554, null]);
   for (const { paperLoss, honestLoss } of rows) expect(paperLoss * honestLoss).toBeGreaterThan(0);
-  const [unadapted, lora, , biased, ours] = rows;
+  const [unadapted, lora, , ours] = rows;
   expect(paddedShare).toBeGreaterThan(0);
-  expect(padBias).toBeGreaterThan(0);
-  expect(biased.paperLoss).toBeLessThan(unadapted.paperLoss);
-  expect(biased.honestLoss).toBeGreaterThan(unadapted.honestLoss);
   expect(lora.paperLoss).toBeLessThan(unadapted.paperLoss);
   expect(ours.honestLoss).toBeLessThan(unadapted.honestLoss);
 });

@@ -1,10 +1,10 @@
 /**
- * The adapters of the paper (arXiv 2502.04315) and how one training step changes them: static LoRA of the LM head, and the
- * hyper-network that makes a low-rank pair from the mean embedding of a batch:
+ * The two adapters that the paper (arXiv 2502.04315) trains, with their gradients in closed form: static LoRA of the LM head, and the
+ * hyper-network, which turns the mean embedding e of a batch into a low-rank pair [A | B]:
  *
  *   z₁ = m₁ ⊙ relu(w1·(√P·e) + b1),  z₂ = m₂ ⊙ relu(w2·z₁ + b2),  [A | B] = w3·z₂ + b3,  logits = W·h + Bᵀ·(A·h)
  *
- * m₁ and m₂ are dropout masks. Gradients are in closed form; the head's part is in pair-head.ts.
+ * m₁ and m₂ are dropout masks. The gradients by A and B come from pair-head.ts.
  * Shapes: P dimensions of the embedding, H hidden units, R rank, D hidden size, V vocabulary.
  */
 import type { HeadWeights } from "../../training/bank/training-graph.ts";
@@ -15,22 +15,22 @@ export const rank = 4;
 const [H1, H2] = [64, 32];
 const dropout = 0.5;
 
-/** Named parameters, row-major. */
+/** Parameters by name, row-major. */
 export type Weights = Map<string, Float32Array>;
 
 export interface Trainable {
   initial(seed: number): Weights;
-  /** The adapter of a batch, whose mean embedding is `input` [P]. `random` draws dropout masks; without it nothing is dropped. */
+  /** The adapter of a batch with mean embedding `input` [P]. `random` draws the dropout masks; without it there is no dropout. */
   forward(weights: Weights, input: Float32Array, random?: Random): Made;
 }
 
 export interface Made {
   pair: Pair;
-  /** Gradients by the parameters, from those by the pair. */
+  /** Gradients of the loss with respect to the parameters, from its gradients with respect to the pair. */
   backward(gradients: Pair): Weights;
 }
 
-/** One pair for all text. */
+/** Static LoRA: the same trained pair for all text. */
 export function staticLora({ hiddenSize: D, vocabularySize: V }: HeadWeights): Trainable {
   const weightsOf = ({ a, b }: Pair): Weights => new Map(Object.entries({ a, b }));
   return {
@@ -43,7 +43,7 @@ export function staticLora({ hiddenSize: D, vocabularySize: V }: HeadWeights): T
   };
 }
 
-/** The paper's hyper-network. Every layer starts uniform in ±1/√inputs, as in the published code. */
+/** The paper's hyper-network. Its weights start uniform in ±1/√(inputs of the layer), as in the published code. */
 export function paperNetwork({ hiddenSize: D, vocabularySize: V }: HeadWeights, P: number): Trainable {
   return {
     initial(seed) {

@@ -1,21 +1,20 @@
 /**
- * LoRA of the LM head as the paper has it, in the space of the vocabulary: logits = W·h + Bᵀ·(A·h). What this project serves is the
- * same kind of update with a factor in hidden space (training-graph.ts).
+ * The LM head under the paper's low-rank update of its weights: logits = W·h + Bᵀ·(A·h). B has a column per vocabulary entry; in the
+ * adapters that this project serves both factors are in hidden space (training-graph.ts).
  * Shapes: N tokens, R rank, D hidden size, V vocabulary.
  */
 import { GraphBuilder } from "../../runtime/graph.ts";
 import { openSession, tensor } from "../../runtime/session.ts";
 import type { HeadWeights } from "../../training/bank/training-graph.ts";
 
-/** A low-rank pair: delta = (h·Aᵀ)·B. */
+/** A low-rank update of rank R: it adds (h·Aᵀ)·B to the logits. */
 export interface Pair {
   a: Float32Array; // [R, D]
   b: Float32Array; // [R, V]
 }
 
-/** Losses under pairs of a rank, and their gradients in closed form. */
 export interface PairHead {
-  /** Negative log-likelihood of each target [N] after hidden [N, D], in nats, and the gradients of their mean by the pair. */
+  /** The loss of each target [N] after the hidden states [N, D], in nats, and the gradients of the mean loss by the pair. */
   run(hidden: Float32Array, targets: Int32Array, pair: Pair): Promise<{ losses: Float32Array; gradients: Pair }>;
   release(): Promise<void>;
 }
@@ -40,7 +39,7 @@ export async function openPairHead(head: HeadWeights, rank: number, threads: num
   };
 }
 
-/** hidden [N, D], targets [N], weight [], a [R, D], b [R, V] → nll [N], and d_a and d_b, scaled by the weight. */
+/** Inputs: hidden [N, D], targets [N], weight [], a [R, D], b [R, V]. Outputs: nll [N], and the gradients d_a and d_b times weight. */
 function buildPairGraph({ hiddenSize: D, vocabularySize: V, tokenEmbedding }: HeadWeights, R: number): Uint8Array {
   const g = new GraphBuilder("pair");
   const [hidden, targets] = [g.input("hidden", "float32", ["N", D]), g.input("targets", "int32", ["N"])];

@@ -1,12 +1,12 @@
 /**
- * Positions at which a token is predicted, in batches that share one adapter: the paper's padded lines, and windows of ordinary text.
- * Shapes: N positions, D hidden size, P dimensions of an embedding.
+ * The positions at which a token is predicted, in batches that share one adapter: the paper's padded lines, and windows of ordinary
+ * text. Shapes: N positions, D hidden size, P dimensions of an embedding.
  */
 import { joinArrays } from "../../../shared/bytes.ts";
 import { type CentroidVectors, type EdgeTable, promptEmbedding } from "../../../shared/math/assignment.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import type { TrunkRunner } from "../../runtime/trunk-runner.ts";
-import { kMeans } from "../../training/clustering/k-means.ts";
+import { kMeans, unitVector } from "../../training/clustering/k-means.ts";
 import { assignAll, embedWindows } from "../../training/clustering/placement.ts";
 import { targetsOf, type Window, windowTokens } from "../../training/corpus/windows.ts";
 import type { WindowSet } from "../../training/hidden-states.ts";
@@ -15,17 +15,17 @@ import type { Progress } from "../../training/progress.ts";
 export interface Batch {
   hidden: Float32Array; // [N, D]
   targets: Int32Array; // [N]
-  /** Normalised mean of the batch's embeddings, [P]. */
+  /** Mean of the batch's embeddings, scaled to length 1, [P]: the input of the paper's hyper-network. */
   input: Float32Array;
 }
 
 const linesPerBatch = 16;
 const lineClusters = 8;
+/** Lines in one pass of the trunk. */
 const linesPerPass = 8;
-/** Windows that share one adapter of the paper's network. */
 const windowsPerBatch = 5;
 
-/** At most `limit` paragraphs of the windows, evenly spaced: token ids, not yet padded. */
+/** At most `limit` paragraphs of the windows, evenly spaced, as token ids without padding. */
 export function paragraphsOf(
   windows: readonly Window[],
   tokenizer: Pick<Tokenizer, "pieceOf">,
@@ -37,8 +37,9 @@ export function paragraphsOf(
 }
 
 /**
- * Paragraphs as the paper's code scores them: padded to 256 tokens, the hidden state of the last position against the token at
- * that position, which is the padding where a paragraph is shorter. Clusters and batch means come from the scored text itself.
+ * Paragraphs as the paper's code scores them. Each is padded to 256 tokens, and the hidden state of the last position predicts the
+ * token at that same position, which is the padding unless the paragraph fills the line. Clusters and the batches' mean embeddings
+ * come from the scored text itself.
  */
 export async function linePositions(
   paragraphs: readonly Int32Array[],
@@ -58,42 +59,37 @@ export async function linePositions(
   const lastStates: Float32Array[] = [];
   for (let from = 0; from < lines.length; from += linesPerPass) {
     const pass = lines.slice(from, from + linesPerPass);
-    const tokenIds = new Int32Array(pass.length * T);
-    for (const [s, line] of pass.entries()) tokenIds.set(line, s * T);
-    const hidden = await trunk.hidden(tokenIds, pass.length, T); // [S, T, D]
-    const D = hidden.length / tokenIds.length;
-    for (let s = 0; s < pass.length; s++) lastStates.push(hidden.slice(((s + 1) * T - 1) * D, (s + 1) * T * D));
+    const hidden = await trunk.hidden(joinArrays(Int32Array, pass), pass.length, T); // [S, T, D]
+    const size = hidden.length / pass.length;
+    for (let end = size; end <= hidden.length; end += size) lastStates.push(hidden.slice(end - size / T, end));
     progress.advance(from + pass.length);
   }
   const P = table.dimensions;
-  const embeddings = new Float32Array(lines.length * P);
-  for (const [i, line] of lines.entries()) embeddings.set(promptEmbedding(line, table), i * P);
+  const embeddings = joinArrays(
+    Float32Array,
+    lines.map((line) => promptEmbedding(line, table)),
+  );
   const { memberOf } = kMeans(embeddings, P, { clusters: Math.min(lineClusters, lines.length), seed });
-  return batchesOf(memberOf, embeddings, P, linesPerBatch).map(({ indexes, input }) => ({
-    hidden: joinArrays(
-      Float32Array,
-      indexes.map((i) => lastStates[i]),
-    ),
-    targets: Int32Array.from(indexes, (i) => lines[i][T - 1]),
-    input,
-  }));
+  return batchesOf(memberOf, embeddings, P, linesPerBatch).map(({ indexes, input }) => {
+    const states = indexes.map((i) => lastStates[i]);
+    const targets = Int32Array.from(indexes, (i) => lines[i][T - 1]);
+    return { hidden: joinArrays(Float32Array, states), targets, input };
+  });
 }
 
-/** Every token after the windows' prefixes. A window's centroid follows from its prefix; windows of one centroid share batches. */
+/** All tokens after the windows' prefixes. A batch has windows whose prefixes are nearest to the same centroid. */
 export function windowPositions(
   { windows, statesOf }: WindowSet,
   table: EdgeTable,
   centroids: CentroidVectors,
 ): Batch[] {
   const embeddings = embedWindows(windows, table);
-  const batches: Batch[] = [];
   const members = assignAll(embeddings, centroids);
-  for (const { indexes, input } of batchesOf(members, embeddings, table.dimensions, windowsPerBatch)) {
+  return batchesOf(members, embeddings, table.dimensions, windowsPerBatch).map(({ indexes, input }) => {
     const own = indexes.map((index) => windows[index]);
     const hidden = joinArrays(Float32Array, own.map(statesOf));
-    batches.push({ hidden, targets: joinArrays(Int32Array, own.map(targetsOf)), input });
-  }
-  return batches;
+    return { hidden, targets: joinArrays(Int32Array, own.map(targetsOf)), input };
+  });
 }
 
 /** Cuts each cluster into batches of at most `size` members. */
@@ -102,16 +98,11 @@ function batchesOf(memberOf: Int32Array, embeddings: Float32Array, P: number, si
   return clusters.flatMap(([, members]) =>
     Array.from({ length: Math.ceil(members.length / size) }, (_, b) => {
       const indexes = members.slice(b * size, (b + 1) * size);
-      return { indexes, input: meanDirection(indexes.map((i) => embeddings.subarray(i * P, (i + 1) * P))) };
+      const sum = new Float32Array(P);
+      for (const i of indexes) for (let p = 0; p < P; p++) sum[p] += embeddings[i * P + p];
+      return { indexes, input: unitVector(sum) };
     }),
   );
-}
-
-function meanDirection(vectors: readonly Float32Array[]): Float32Array {
-  const sum = new Float32Array(vectors[0].length);
-  for (const vector of vectors) for (let p = 0; p < sum.length; p++) sum[p] += vector[p];
-  const length = Math.hypot(...sum);
-  return length > 0 ? sum.map((x) => x / length) : sum;
 }
 
 function cutAtBlankLines(tokenIds: Int32Array, tokenizer: Pick<Tokenizer, "pieceOf">): Int32Array[] {
