@@ -1,33 +1,33 @@
-/** What the engine knows of an adapter, whatever its source. Not here: how it is made, and how long it is kept. */
+/** An adapter as the engine applies it. Not here: how adapters are made (generated/, own/), and how long they are cached. */
 import type { WeightedChange } from "../runtime/step.ts";
 
 export interface Adapter {
-  /** Content address: SHA-256 of everything it is made from. */
+  /** SHA-256 of everything that the adapter is made from. */
   readonly hash: string;
-  /** [Q]; null where all would be zeros. */
+  /** Gates of the bank, [Q]; null if all are zero. */
   readonly gates: Float32Array | null;
   /** What a tenant's own adapter adds to hidden states. */
   readonly changes: readonly WeightedChange[];
-  /** Of what a centroid's gates add to the static adapter's. */
+  /** Scale at which the gates of a centroid are added to those of the static adapter. */
   readonly scale: number;
-  /** Memory it takes while cached. */
+  /** Size in memory while it is cached. */
   readonly bytes: number;
 }
 
-/** Makes adapters by the id of a centroid or of a tenant's own adapter. `hashOf` is cheap and makes nothing. */
+/** Makes adapters by id, of a centroid or of a tenant's own adapter. */
 export interface AdapterSource {
-  /** null for an id that does not exist. */
+  /** Cheap: makes no adapter. null for an id that does not exist. */
   hashOf(id: string): string | null;
   /** Throws an Error for an id that does not exist. */
   generate(id: string): Promise<Adapter>;
 }
 
-/** What an adapter, or a mixture of them, does to a row of the head. */
+/** What an adapter, or a mixture of adapters, does to a row of the head. */
 export type RowAdapter = Pick<Adapter, "gates" | "changes">;
 
 /**
- * The mean of adapters by their weights: gates of one bank, so that the weighted sum of what they add is that of the weighted sum of
- * the gates, and own changes. What the weights leave to 1 is the base's. null where they leave all.
+ * The weighted mean of adapters. All gates are of the same bank and act linearly, so the mean adapter has the mean gates. Weights may
+ * add up to less than 1; the rest is the base's, which adds nothing. null if no adapter has weight.
  */
 export function meanAdapter(adapters: readonly RowAdapter[], weights: readonly number[]): RowAdapter | null {
   const used = adapters.flatMap((adapter, j) => (weights[j] > 0 ? [{ ...adapter, weight: weights[j] }] : []));

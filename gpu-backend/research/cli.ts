@@ -1,6 +1,6 @@
 /**
- * `chameleon eval`, `eval:own`, `eval:tasks` and `paper`: all measurements. The first argument names the one (infra/commands.mjs).
- * Each writes its figures to a file and prints them as tables.
+ * `chameleon eval`, `eval:own`, `eval:tasks` and `paper`; the first argument says which (infra/commands.mjs). Each writes its figures
+ * to a file and prints them as tables.
  */
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
@@ -35,10 +35,11 @@ interface Flags {
 }
 
 interface Measurement {
+  /** One line of help. */
   what: string;
   examples: string[];
   addOptions(command: Command): Command;
-  /** Figures for the file, and tables for the terminal. */
+  /** Returns figures for the file, and tables for the terminal. */
   measure(flags: Flags, run: Run): Promise<{ figures: unknown; tables: string[] }>;
 }
 

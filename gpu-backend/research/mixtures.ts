@@ -1,4 +1,4 @@
-/** How the prompt of a text decides what answers it, as the edge plans it and the engine weighs it. */
+/** The mixture that `auto` serves for a prompt, computed offline: planned as by the edge, and weighed as by the engine. */
 import { isAutoOff } from "../../shared/artifacts/manifest.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
@@ -17,31 +17,35 @@ import { gatesAt } from "../training/bank/measure.ts";
 import type { Reader, Reading } from "../training/bank/reader.ts";
 import type { ServedBank } from "../training/bank/served-bank.ts";
 
-/** An adapter of a tenant's own, and the mean prompt embedding of its text. */
+/** A tenant's own adapter. */
 export interface OwnAdapter {
   delta: Delta;
+  /** Mean prompt embedding of the text that it was fitted to, of length 1, [P]. */
   centroid: Float32Array;
 }
 
-/** A change of hidden states: generated adapters by their gates, [Q], and a share of an own adapter's. */
+/** An adapter, or a mixture of adapters. */
 export interface Mixed {
+  /** Of the generated adapters, [Q]. */
   gates: Float32Array;
+  /** Weight of the own adapter, from 0 to 1. */
   own: number;
 }
 
-/** A text and its hidden states, [T, D]. */
 export interface HiddenText {
-  ids: readonly number[];
+  ids: readonly number[]; // [T]
+  /** Final hidden states, [T, D]. */
   hidden: Float32Array;
 }
 
-/** A memory of the tenant's: the keys nearest to each position of a prompt that is evidence, and how they count. */
+/** A memory beside which the experts are weighed. */
 export interface EvidentMemory {
+  /** The nearest keys at each position of the prompt that is evidence. */
   found: readonly Neighbours[];
   rule: MemoryRule;
 }
 
-/** The base first, then the static adapter, the tenant's own, and the nearest centroids' adapters that are on. */
+/** The experts of a prompt: the base, the static adapter, the own adapter if there is one, and the nearest centroids that are on. */
 export function expertsOf(
   promptIds: readonly number[],
   { manifest, table, adapters, scales }: ServedBank,
@@ -68,11 +72,11 @@ export function expertsOf(
     { gates: staticGates, own: 0 },
     ...near.filter(({ isOff }) => !isOff),
   ];
-  // `priors` [E] add up to 1; `nearest` has the gates of the nearest centroid's adapter.
+  // `priors` has one value per expert; `nearest` are the gates of the nearest centroid's adapter.
   return { all, priors: [priors.base, priors.fixed, ...priors.adapters], nearest, calibration };
 }
 
-/** What `auto` answers the prompt of a text with, an adapter of the tenant's own among the experts. */
+/** What `auto` answers with after the first `promptTokens` tokens of a text, and the gates of the nearest centroid's adapter. */
 export async function mixtureOf(
   reader: Pick<Reader, "read">,
   served: ServedBank,
@@ -94,7 +98,7 @@ export async function mixtureOf(
   };
 }
 
-/** Log-likelihoods of the tokens after some positions of a text, [experts][positions]. */
+/** Log-likelihoods of the tokens after these positions of a text under each expert, [experts][positions]. */
 export async function logprobsUnder(
   experts: readonly Mixed[],
   own: OwnAdapter | null,
@@ -122,27 +126,23 @@ export async function logprobsUnder(
   const reading = await reader.read(states, gates, targets, { change: changes });
   const logprobs = reading.logprobs.map((logprob, row) => {
     if (!memory) return logprob;
-    const { ofModel, ofMemory, ...match } = observationAt(
-      reading,
-      row,
-      memory.found[row % N],
-      targets[row],
-      memory.rule,
-    );
-    const says = { weight: memoryWeight(memory.rule, match), probability: ofMemory };
-    return Math.log(mixedBeforeBrakes(memory.rule, ofModel, [says]));
+    const { found, rule } = memory;
+    const observed = observationAt(reading, row, found[row % N], targets[row], rule);
+    const says = { weight: memoryWeight(rule, observed), probability: observed.ofMemory };
+    return Math.log(mixedBeforeBrakes(rule, observed.ofModel, [says]));
   });
   return experts.map((_, e) => logprobs.slice(e * N, (e + 1) * N));
 }
 
-/** What λ is computed from, and what it is worth: one position of one text. */
+/** One position of a text: what λ, the weight of a memory, is computed from, and how well memory and model predict the next token. */
 export interface Observation extends MemoryMatch {
-  /** Of the token that came: under the memory and under the model. */
+  /** Probability of the text's own next token under the memory. */
   ofMemory: number;
+  /** The same under the model. */
   ofModel: number;
 }
 
-/** At position `at` of a reading, with the keys that are nearest to it. */
+/** The observation at position `at` of a reading. `found`: the nearest keys there; `target`: the text's own next token. */
 export function observationAt(
   reading: Pick<Reading, "logprobs" | "topLogprobs">,
   at: number,
@@ -160,7 +160,7 @@ export function observationAt(
   };
 }
 
-/** What a share of an own adapter changes in each of the states [N, D]. */
+/** The change of states [N, D] by an own adapter of this weight, [N, D]. */
 export function ownChange(share: number, own: OwnAdapter | null, states: Float32Array): Float32Array {
   return own && share > 0 ? changeOf(own.delta, states).map((x) => x * share) : new Float32Array(states.length);
 }

@@ -1,4 +1,4 @@
-/** Opens what evaluations measure: a base, and artifacts as they are served. */
+/** Opens what evaluations measure: a base, and artifacts with the scales that they are served at. */
 import { openBase } from "../models/base.ts";
 import { addEmbedding, type WeightFormat } from "../runtime/products.ts";
 import type { TrunkRunner } from "../runtime/trunk-runner.ts";
@@ -10,7 +10,7 @@ export interface OpenArtifacts {
   base: TrainingBase;
   served: ServedBank;
   trunk: TrunkRunner;
-  /** Of the base's head and the bank. */
+  /** Computes the head of the base behind the adapters of the artifacts. */
   reader: Reader;
   release(): Promise<void>;
 }

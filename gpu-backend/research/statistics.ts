@@ -1,4 +1,4 @@
-/** Gains on the same tokens, and their means over documents and sources with intervals from a bootstrap. Pure. */
+/** Gains of methods on the same tokens, and their means over documents and sources with bootstrap intervals. Pure. */
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { bootstrap, documentMean, type Redraw, sumsByDocument, type WindowSum } from "../training/bank/gain.ts";
 import { Random, streams } from "../training/random.ts";
@@ -11,30 +11,30 @@ export interface Estimate {
 }
 
 export type Pieces = Pick<Tokenizer, "pieceOf">;
-/** By method a value of each scored token, [texts][tokens]; the scored tokens are a text's last. */
+/** By method a value for each scored token, [texts][tokens]. The scored tokens are the last ones of a text. */
 export type Values = Record<string, readonly ArrayLike<number>[]>;
-/** Whether the scored token at a place of a text's ids counts. */
+/** Whether the token `ids[at]` of a text counts. */
 export type TokenTest = (ids: readonly number[], at: number) => boolean;
 
-/** Texts of a source, scored by every method. */
+/** A source is a corpus whose texts every method has scored. */
 export interface ScoredSource {
-  /** Sources of a group are averaged. */
+  /** Results are averaged over the sources of a group. */
   group: string;
   name: string;
   texts: readonly Text[];
   /** Log-likelihoods in nats. `base` is one of the methods. */
   logprobs: Values;
-  /** 1 where the likeliest token is the one that came. */
+  /** 1 where the likeliest token is the text's own, else 0. */
   correct?: Values;
 }
 
-/** Mean surprisal of the scored tokens under the base. */
+/** Mean loss of the scored tokens under the base: nats per token, and bits per byte of their text. */
 interface BaseLoss {
   nats: number;
   bitsPerByte: number;
 }
 
-/** One source. Keys are comparisons (`gainsOf`), gains in nats a token; intervals are over documents. */
+/** Results of one source, by comparison (`gainsOf`): gains in nats per token, with intervals over documents. */
 export interface Row {
   group: string;
   name: string;
@@ -42,23 +42,24 @@ export interface Row {
   texts: number;
   base: BaseLoss;
   gains: Record<string, Estimate>;
-  /** Mean of the 5% of texts that gain least. */
+  /** Mean gain of the 5% of texts that gain least. */
   worst: Record<string, number>;
 }
 
-/** One comparison over the sources of a group, each counting once; intervals are over sources and their documents. */
+/** One comparison over the sources of a group. Each source counts once; intervals are over sources and their documents. */
 export interface GroupGain {
   gain: Estimate;
-  /** Of the sources. */
+  /** Median over the sources. */
   median: number;
+  /** The source that gains least. */
   lowest: { name: string; gain: number };
-  /** Mean over the sources of their worst texts. */
+  /** Mean over the sources of `Row.worst`. */
   worst: number;
-  /** Of all texts: the 1st and 5th percentile. */
+  /** 1st and 5th percentile of the gains of all texts. */
   lowTexts: [number, number];
-  /** The gain on parts of the tokens. A part that no source has is left out. */
+  /** The gain on parts of the tokens. A part without any token is missing. */
   parts: Record<string, Estimate>;
-  /** Share of next tokens that are right, over the base's. */
+  /** Gain in the share of tokens that are predicted right. */
   accuracy?: Estimate;
 }
 
@@ -82,7 +83,7 @@ export function rowOf(source: ScoredSource, comparisons: readonly string[], toke
   };
 }
 
-/** Of sources of one group. `parts`: which tokens are in each part. */
+/** Results of the sources of one group. `parts` says by name which tokens are in each part. */
 export function groupOf(
   sources: readonly ScoredSource[],
   comparisons: readonly string[],
@@ -124,7 +125,10 @@ function record<T>(keys: readonly string[], of: (key: string) => T): Record<stri
   return Object.fromEntries(keys.map((key) => [key, of(key)]));
 }
 
-/** For each text the sum of a comparison's gains over the tokens that count, and their number. "A": over the base; or "A over B". */
+/**
+ * The gains of a comparison: for each text their sum over the tokens that count, and the number of these tokens. A comparison is "A",
+ * which compares method A with the base, or "A over B".
+ */
 export function gainsOf(
   texts: readonly Text[],
   values: Values,
@@ -156,21 +160,21 @@ function baseLossOf({ texts, logprobs: { base } }: ScoredSource, tokenizer: Piec
   return { nats: nats / scored.length, bitsPerByte: nats / Math.LN2 / bytes };
 }
 
-/** Mean gain a token of a source's texts, with an interval over documents. */
+/** Mean gain per token of a source's texts, with an interval over documents. */
 export function gainOf(texts: readonly WindowSum[]): Estimate {
   const { nats: mean, ci95 } = documentMean(texts, new Random(1, streams.bootstrap))!;
   return { mean, ci95 };
 }
 
-/** Mean gain a token of the 5% of texts that gain least, at least one. */
+/** Mean gain per token of the 5% of texts that gain least; at least one text. */
 export function worstOf(texts: readonly WindowSum[]): number {
   const rising = texts.map(({ sum, tokens }) => sum / tokens).sort((a, b) => a - b);
   return averageOf(rising.slice(0, Math.max(1, Math.floor(worstShare * rising.length))));
 }
 
 /**
- * Mean of the sources' means a token, each source counting once. The 95% interval resamples sources, and the documents within
- * each. Sources without such tokens do not count; null where none has any.
+ * Mean over the sources of their gains per token. The 95% interval resamples the sources, and the documents of each. Sources without
+ * tokens that count are ignored; null if all are.
  */
 export function overSources(sources: readonly (readonly WindowSum[])[]): Estimate | null {
   const counted = sources
@@ -184,12 +188,12 @@ export function overSources(sources: readonly (readonly WindowSum[])[]): Estimat
   return resampled((drawn) => meanOf(drawn(counted).map(drawn)), meanOf(counted));
 }
 
-/** `mean`, with the 95% interval of what `draw` makes of resampled items. */
+/** `mean` with a bootstrap interval: `draw` computes the mean of items that it resamples with `drawn`. */
 export function resampled(draw: (drawn: Redraw) => number, mean: number): Estimate {
   return { mean, ci95: bootstrap(draw, new Random(1, streams.bootstrap)) };
 }
 
-/** Linear between the values on either side. */
+/** A quantile, linearly interpolated. */
 export function quantile(values: readonly number[], share: number): number {
   const rising = values.toSorted((a, b) => a - b);
   const at = share * (rising.length - 1);

@@ -1,13 +1,13 @@
 /// <reference lib="esnext.float16" />
 /**
- * Hidden states of windows in half precision, computed once by the trunk: a row [D] for each position that predicts a scored token.
- * Adapters never change them.
+ * Computes the hidden states of windows with the trunk: a row [D] for each position that predicts a scored token. Adapters act behind
+ * the trunk and never change these rows, so they are computed once and kept in half precision.
  */
 import type { TrunkRunner } from "../runtime/trunk-runner.ts";
 import { prefixTokens, scoredTokens, type Window } from "./corpus/windows.ts";
 import { type Run, resultsOf } from "./run.ts";
 
-/** Windows per trunk pass. Fixed: batching may change the last bit, and a resumed run must give the same bytes. */
+/** Windows per pass of the trunk. Fixed, because other batches may change the last bit, and a resumed run must give the same bytes. */
 const windowsPerPass = 8;
 
 /** Windows of one split. */
@@ -17,14 +17,14 @@ export interface WindowSet {
   statesOf(window: Window): Float32Array;
 }
 
-/** With their prompt embeddings. */
 export interface PlacedSet extends WindowSet {
-  embeddings: Float32Array; // [windows, P]
+  /** Prompt embeddings of the windows' prefixes, [windows, P]. */
+  embeddings: Float32Array;
 }
 
 type Trunk = Pick<TrunkRunner, "hidden" | "release">;
 
-/** The trunk is opened only for passes that no run has finished. `weightsHash` names its weights. */
+/** Opens the trunk only if a pass is not in `run.folder` yet. `weightsHash` identifies the trunk's weights. */
 export async function hiddenStatesOf(
   windows: readonly Window[],
   weightsHash: string,
@@ -52,11 +52,9 @@ export async function hiddenStatesOf(
   }
 }
 
-/** One trunk pass over right-padded windows: the bits of each one's rows that predict a scored token, [scoredTokens, D]. */
+/** One pass of the trunk. Returns the bits of each window's float16 values, [scoredTokens, D]. */
 async function passOf(windows: readonly Window[], trunk: Trunk): Promise<Uint16Array[]> {
-  const T = Math.max(...windows.map((window) => window.tokenIds.length));
-  const tokenIds = new Int32Array(windows.length * T);
-  for (const [s, window] of windows.entries()) tokenIds.set(window.tokenIds, s * T);
+  const { tokenIds, T } = rightPadded(windows.map((window) => window.tokenIds));
   const hidden = await trunk.hidden(tokenIds, windows.length, T); // [S, T, D]
   const D = hidden.length / tokenIds.length;
   return windows.map((window, s) => {
@@ -64,4 +62,12 @@ async function passOf(windows: readonly Window[], trunk: Trunk): Promise<Uint16A
     const halves = new Float16Array(hidden.subarray(first, first + scoredTokens(window) * D));
     return new Uint16Array(halves.buffer);
   });
+}
+
+/** Token ids of S texts in one array [S, T], where T is the longest length. Rows are padded at their end with id 0. */
+export function rightPadded(texts: readonly ArrayLike<number>[]): { tokenIds: Int32Array; T: number } {
+  const T = Math.max(...texts.map(({ length }) => length));
+  const tokenIds = new Int32Array(texts.length * T);
+  for (const [s, ids] of texts.entries()) tokenIds.set(ids, s * T);
+  return { tokenIds, T };
 }

@@ -1,11 +1,10 @@
-/** Keeps generated adapters: byte-bounded, each generated once however many ask at the same time. */
-
+/** Caches adapters up to a number of bytes. An adapter that several callers want at the same time is made once. */
 import { LruCache } from "../../lru.ts";
 import type { Adapter, AdapterSource } from "../adapter.ts";
 
 export interface AcquiredAdapter {
   adapter: Adapter;
-  /** "generated" also for callers that waited for a generation under way. */
+  /** "generated" also if another caller had already begun to make it. */
   cache: "hit" | "generated";
 }
 
@@ -14,27 +13,27 @@ export interface AdapterCacheStats {
   bytes: number;
   hits: number;
   generated: number;
-  /** Dropped to keep within the bound. */
+  /** Adapters that were dropped to keep within the bound. */
   evictions: number;
-  /** Milliseconds of all generations, each from its call to its end. */
+  /** Total time of all generations, in milliseconds. */
   generationMs: number;
 }
 
-/** Upper bound on the adapters in a cache. Sequences hold theirs besides, which are at most a few. */
+/** Default bound on the cached adapters. Sequences also hold the few that they use. */
 export const maxCacheBytes = 64 * 2 ** 20;
 
 export class AdapterCache {
   readonly #source: AdapterSource;
   readonly #now: () => number;
   readonly #adapters: LruCache<Adapter>;
-  /** Generations under way, by hash. */
+  /** Generations that have not ended, by hash. */
   readonly #underWay = new Map<string, Promise<Adapter>>();
   #hits = 0;
   #generated = 0;
   #evictions = 0;
   #generationMs = 0;
 
-  /** `now` gives the milliseconds of a clock that only goes forward. */
+  /** `now`: a monotonic clock in milliseconds. */
   constructor(source: AdapterSource, now: () => number, maximumBytes = maxCacheBytes) {
     this.#source = source;
     this.#now = now;
@@ -52,7 +51,7 @@ export class AdapterCache {
     };
   }
 
-  /** An adapter by its id. Throws an Error for an id that does not exist; a failed generation is not remembered. */
+  /** Returns the adapter of an id. Throws an Error for an id that does not exist. A failed generation is not cached. */
   async acquire(id: string): Promise<AcquiredAdapter> {
     const hash = this.#source.hashOf(id);
     if (hash === null) throw new Error(`no adapter ${id}`);

@@ -1,4 +1,4 @@
-/** Generates the centroids' adapters from the hyper-network, and the static one that lies under them. */
+/** Makes the adapters of the centroids with the hyper-network, and the static adapter, to which they are added. */
 import { createHash } from "node:crypto";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import {
@@ -20,17 +20,17 @@ interface Entry {
   hash: string;
 }
 
-/** Approximate memory of an adapter beside its gates: an object, two strings, headers of typed arrays. */
+/** Approximate size in memory of an adapter without its gates: an object, two strings, headers of typed arrays. */
 const recordBytes = 512;
 
 /**
- * Serves the centroids of `manifest` from hyper-network.safetensors. Throws an Error if the file's centroids or scales differ
- * from the manifest's.
+ * Makes the adapters of `manifest` from hyper-network.safetensors. Throws an Error if the file's centroids or scales differ from the
+ * manifest's.
  */
 export function generatedAdapters(manifest: Manifest, file: TensorFile): AdapterSource {
   const network = readHyperNetwork(file);
   const [K, P] = [manifest.centroids.length, manifest.embedding.dimensions];
-  // Values are not checked here: NaN fails only that centroid's adapter.
+  // Values are checked when an adapter is made, so that NaN fails only one centroid's adapter.
   const vectors = toFloat32(requireTensor(file, "centroids", "F32", [K, P], hyperNetworkFile)); // [K, P]
   const scales = toFloat32(requireTensor(file, "scales", "F32", [K], hyperNetworkFile)); // [K]
   const entries = new Map<string, Entry>(
@@ -55,7 +55,7 @@ export function generatedAdapters(manifest: Manifest, file: TensorFile): Adapter
   };
 }
 
-/** SHA-256 of a centroid's vector [P] and scale, little-endian float32: `hash` of its manifest record. */
+/** The `hash` of a centroid's manifest record: SHA-256 of its vector [P] and scale as little-endian float32. */
 export function centroidHash(vector: Float32Array, scale: number): string {
   const bytes = new DataView(new ArrayBuffer(4 * (vector.length + 1)));
   vector.forEach((value, p) => {

@@ -1,6 +1,6 @@
 /**
- * The hyper-network: makes the gates of a centroid's adapter. Serving and evaluation both run this code. Not here: its
- * training, and the delta that the gates scale (the serving graph).
+ * The hyper-network, which computes the gates of a centroid's adapter, for serving and for evaluation. Not here: its training
+ * (training/bank), and the bank of directions that the gates weigh (runtime/head-graph.ts).
  * Shapes: P dimensions of the prompt embedding, H hidden units, Q gates, D hidden size, K centroids.
  */
 import { hyperNetworkFile, type Manifest } from "../../../shared/artifacts/manifest.ts";
@@ -15,7 +15,7 @@ export interface HyperNetwork {
   b1: Float32Array; // [H]
   w2: Float32Array; // [Q, H]
   b2: Float32Array; // [Q]
-  /** Of the static adapter, which lies under every centroid's. */
+  /** Gates of the static adapter, to which those of every centroid are added. */
   staticGates: Float32Array; // [Q]
 }
 
@@ -47,9 +47,8 @@ export function bankOf(file: TensorFile): Bank {
 }
 
 /**
- * The gates [Q] of a centroid [P]: s + scale · (W₂·gelu(W₁·(√P·c) + b₁) + b₂), with the gates s of the static adapter, which a
- * scale of 0 (auto-off) leaves alone.
- * Throws an Error where the centroid has another dimension than the network.
+ * The gates [Q] of a centroid c [P]: s + scale · (W₂·gelu(W₁·(√P·c) + b₁) + b₂), where s are the gates of the static adapter. A centroid
+ * that is off has scale 0. Throws an Error if the centroid has another dimension than the network's input.
  */
 export function gatesOf(network: HyperNetwork, centroid: Float32Array, scale: number): Float32Array<ArrayBuffer> {
   const { dimensions: P, hidden: H, gates: Q, w1, b1, w2, b2, staticGates } = network;
@@ -75,26 +74,19 @@ function geluTanh(x: number): number {
   return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
 }
 
-/**
- * A tensor of hyper-network.safetensors as float32. Throws an Error for a missing tensor, another shape, or a value beyond the
- * limit.
- */
-export function floatsOf(file: TensorFile, name: string, shape: number[]): Float32Array<ArrayBuffer> {
+/** A tensor of hyper-network.safetensors. Throws an Error for a missing tensor, another shape, or a value beyond the limit. */
+function floatsOf(file: TensorFile, name: string, shape: number[]): Float32Array<ArrayBuffer> {
   return requireFloats(file, name, shape, hyperNetworkFile);
 }
 
-/** Throws an Error that names the tensor, its shape and the one that is expected. */
+/** Checks all tensors against the manifest. Throws an Error that names the tensor, its shape and the expected one. */
 export function requireHyperNetwork(manifest: Manifest, file: TensorFile): void {
-  const { centroids, embedding } = manifest;
-  const K = centroids.length;
-  const shapes = { ...layerShapes(manifest), centroids: [K, embedding.dimensions], scales: [K] };
+  const [K, P, D] = [manifest.centroids.length, manifest.embedding.dimensions, manifest.model.hiddenSize];
+  const { hidden: H, rank, biases } = manifest.hyperNetwork;
+  const Q = rank + biases;
+  const shapes = {
+    ...{ w1: [H, P], b1: [H], w2: [Q, H], b2: [Q], a: [Q, D], a0: [Q], b: [Q, D], static_gates: [Q] },
+    ...{ centroids: [K, P], scales: [K] },
+  };
   for (const [name, shape] of Object.entries(shapes)) requireTensor(file, name, "F32", shape, hyperNetworkFile);
-}
-
-function layerShapes({ hyperNetwork, embedding, model }: Manifest): Record<string, number[]> {
-  const { dimensions: P } = embedding;
-  const { hiddenSize: D } = model;
-  const H = hyperNetwork.hidden;
-  const Q = hyperNetwork.rank + hyperNetwork.biases;
-  return { w1: [H, P], b1: [H], w2: [Q, H], b2: [Q], a: [Q, D], a0: [Q], b: [Q, D], static_gates: [Q] };
 }

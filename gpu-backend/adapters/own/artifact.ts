@@ -1,8 +1,4 @@
-/**
- * An own adapter as bytes and as an adapter of the engine: a safetensors file whose hash includes the tenant. Not here: where
- * files are kept.
- */
-
+/** An own adapter as a safetensors file and as an adapter of the engine. Not here: where files are kept. */
 import { createHash } from "node:crypto";
 import { ownRank } from "../../../shared/artifacts/limits.ts";
 import { staticId } from "../../../shared/artifacts/manifest.ts";
@@ -20,15 +16,15 @@ import type { Delta } from "../../runtime/fit-session.ts";
 import type { HiddenChange } from "../../runtime/step.ts";
 import type { Adapter, AdapterSource } from "../adapter.ts";
 
-/** The manifest that an adapter must be made for, with its hidden size D. */
-export interface OwnAdapterShape {
+/** What an adapter must fit: the manifest that it was made for, and the hidden size D of its model. */
+interface OwnAdapterShape {
   manifestHash: string;
   hiddenSize: number;
 }
 
 const what = "own adapter";
 
-/** `delta` null: the base. */
+/** Writes the file of an adapter; with `delta` null, of one that changes nothing. */
 export function packOwnAdapter(delta: Delta | null, manifestHash: string): Uint8Array<ArrayBuffer> {
   const file: TensorFile = new Map([["manifest", tensorFrom(Buffer.from(manifestHash, "hex"), [32])]]);
   if (delta) {
@@ -40,12 +36,13 @@ export function packOwnAdapter(delta: Delta | null, manifestHash: string): Uint8
   return writeTensorFile(file);
 }
 
-/** Throws a ServiceError "adapter_outdated" for an adapter of another manifest, an Error for invalid bytes. */
+/** Reads the file of an adapter. Throws a ServiceError `adapter_outdated` for another manifest, an Error for invalid bytes. */
 export function unpackOwnAdapter(bytes: Uint8Array, shape: OwnAdapterShape): Delta | null {
   const file = readTensorFile(bytes, what);
   const madeFor = Buffer.from(requireTensor(file, "manifest", "U8", [32], what).bytes).toString("hex");
   if (madeFor !== shape.manifestHash) {
-    throw outdated(`The adapter was made for manifest ${madeFor}, this backend serves ${shape.manifestHash}.`);
+    const why = `The adapter was made for manifest ${madeFor}, this backend serves ${shape.manifestHash}.`;
+    throw new ServiceError("adapter_outdated", `${why} Create it again from its examples.`);
   }
   if (file.size === 1) return null;
   const D = shape.hiddenSize;
@@ -53,29 +50,25 @@ export function unpackOwnAdapter(bytes: Uint8Array, shape: OwnAdapterShape): Del
   return { a, b, c: requireFloats(file, "c", [D], what) };
 }
 
-function outdated(why: string): ServiceError {
-  return new ServiceError("adapter_outdated", `${why} Create it again from its examples.`);
-}
-
-/** SHA-256 of the tenant's id, a line feed and the bytes: equal bytes of two tenants have nothing in common. */
+/** SHA-256 of the tenant's name, a line feed and the file, so that equal files of two tenants have different hashes. */
 export function ownAdapterHash(tenant: string, bytes: Uint8Array): string {
   return createHash("sha256").update(`${tenant}\n`).update(bytes).digest("hex");
 }
 
-/** What the engine calls a tenant's adapter; no centroid's id has a slash. */
+/** The id of a tenant's adapter in the engine. Ids of centroids have no slash. */
 export function ownAdapterId(tenant: string, hash: string): string {
   return `${tenant}/${hash}`;
 }
 
-/** Approximate memory of the record beside its arrays, as in generated.ts. */
+/** Approximate size in memory of an adapter without its arrays, as in generated.ts. */
 const recordBytes = 512;
 
-/** The bytes of an adapter; null if it is missing. */
 interface OwnAdapterReader {
+  /** The file of an adapter; null if it is missing. */
   read(tenant: string, hash: string): Promise<Uint8Array | null>;
 }
 
-/** Own adapters lie above the static one of the set. */
+/** A source of generated and own adapters. An own adapter also has the gates of the static adapter. */
 export function withOwnAdapters(
   generated: AdapterSource,
   store: OwnAdapterReader,
@@ -109,8 +102,8 @@ async function read(
   };
 }
 
-/** Laid out for the serving graph. */
-export function servedChange({ a, b, c }: Delta): HiddenChange {
+/** The layout of the serving graph: `a` transposed, and `c` after `b`. */
+function servedChange({ a, b, c }: Delta): HiddenChange {
   const D = c.length;
   const turned = a.map((_, i) => a[(i % ownRank) * D + Math.floor(i / ownRank)]);
   return { a: turned, b: joinArrays(Float32Array, [b, c]) };

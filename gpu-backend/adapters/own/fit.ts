@@ -1,7 +1,7 @@
 /**
- * Fits an own adapter to examples: a change of the hidden state above the static adapter, trained on the tokens that examples teach.
- * Folds of the examples say when to stop and what it gains on examples that it was not made from; if the interval of that gain
- * does not lie above zero, there is no adapter. Pure but for the session, which computes.
+ * Fits an own adapter to examples. The adapter is a change of the hidden state, added to the static adapter's, and it is trained on the
+ * tokens that the examples teach. Cross-validation over folds of the examples decides when to stop, and measures the gain on examples
+ * that an adapter was not trained on. If the 95% interval of that gain is not above zero, no adapter is kept. Pure but for the session.
  * Shapes: N positions, D hidden size, V vocabulary, C candidates, R rank.
  */
 import { ownRank } from "../../../shared/artifacts/limits.ts";
@@ -10,13 +10,13 @@ import { deriveSeed, uniformAt } from "../../../shared/math/sampling.ts";
 import type { Delta, FitSession } from "../../runtime/fit-session.ts";
 import { type ExampleGain, type Gain, gainOver } from "./held-out-gain.ts";
 
-/** One example after the trunk: the positions before its learnt tokens. */
+/** The tokens that one example teaches, and the hidden state before each. */
 export interface Example {
   hidden: Float32Array; // [N, D]
   targets: Int32Array; // [N]
 }
 
-/** Nats a learnt token after so many steps, over the folds. */
+/** Mean loss of the folds after a number of steps, in nats per learnt token. */
 export interface FitLoss {
   step: number;
   train: number;
@@ -24,37 +24,38 @@ export interface FitLoss {
 }
 
 export interface OwnAdapterFit {
-  /** null: the base is served. */
+  /** null if no adapter is kept; then the base is served. */
   delta: Delta | null;
-  /** On examples that did not make the adapter, above the static adapter; null for a single held-out example. */
+  /** Gain over the static adapter on held-out examples; null if only one example was held out. */
   gain: Gain | null;
   losses: FitLoss[];
 }
 
-/** Runs one expensive step of a fit, over `positions` positions, at its turn among those of other fits. */
+/** Runs one expensive step of a fit, over `positions` positions, when it is this fit's turn. */
 export type RunStep = <T>(positions: number, work: () => Promise<T>) => Promise<T>;
 
 const maxFolds = 5;
-/** Of more positions than this only one fold is held out: it is large enough, and the others would take their time. */
+/** With more positions than this only one fold is held out. It is large enough, and the other folds would take longer than they are worth. */
 const crossedPositions = 4096;
-/** Steps after which the held-out loss is measured. Training ends when it has not fallen at `patience` of them. */
+/** Steps after which the held-out loss is measured. Training ends when the loss has not fallen for `patience` measurements. */
 const checkpoints = [4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192];
 const patience = 3;
-/** Positions of a step at most; of more, it takes a random part. */
+/** Maximum positions of a training step. If there are more, each step draws this many. */
 const stepPositions = 1024;
-/** Bound on N · C, in numbers: logits of the candidates at all positions, 64 MB. */
+/** Bound on N · C, the logits of the candidates at all positions: 64 MB. */
 const maxLogits = 2 ** 24;
 const maxCandidates = 2048;
-/** What a step changes a logit by, about, if all D values of a state agree; and the share of each parameter that it takes back. */
+/** About how much one step changes a logit when all D values of a state push it the same way. */
 const learningRate = 0.12;
+/** Share of each parameter that one step removes (weight decay). */
 const decay = 0.004;
 const momenta = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8 };
-/** Positions of one survey of the whole vocabulary. */
+/** Positions in one survey of the whole vocabulary. */
 const surveyPositions = 128;
-/** Steps of the adapter that is trained to find candidates. */
+/** Training steps of the adapter that only finds candidates (`prepare`). */
 const miningSteps = 32;
 
-/** Held-out examples are `validation`, or each fold of the examples in its turn. */
+/** Holds out `validation`, or if it is null each fold of the examples in turn. */
 export async function fitOwnAdapter(
   examples: readonly Example[],
   validation: readonly Example[] | null,
@@ -67,25 +68,24 @@ export async function fitOwnAdapter(
   const folds = data.targets.length > crossedPositions ? 1 : parts;
   const order = shuffled(examples.length);
   const foldOf = all.map((_, i) => (i >= examples.length ? 0 : validation ? -1 : order[i] % parts));
-  const runs = Array.from(
-    { length: folds },
-    (_, fold) =>
-      new Training(
-        data,
-        (i) => i < examples.length && foldOf[i] !== fold,
-        (i) => foldOf[i] === fold,
-      ),
-  );
+  const runs = Array.from({ length: folds }, (_, fold) => {
+    const isLearnt = (i: number) => i < examples.length && foldOf[i] !== fold;
+    return new Training(data, isLearnt, (i) => foldOf[i] === fold);
+  });
   const losses = [await lossAt(0, runs, session, run)];
   const kept: { step: number; deltas: Delta[]; heldOut: number[] }[] = [];
   for (const step of checkpoints) {
     for (const one of runs) await one.trainTo(step, session, run);
     losses.push(await lossAt(step, runs, session, run));
-    kept.push({ step, deltas: runs.map(({ delta }) => copyOf(delta)), heldOut: runs.map(({ heldOut }) => heldOut) });
+    kept.push({
+      step,
+      deltas: structuredClone(runs.map(({ delta }) => delta)),
+      heldOut: runs.map((one) => one.heldOut),
+    });
     const best = losses.reduce((least, one) => (one.heldOut < least.heldOut ? one : least));
     if (losses.indexOf(best) <= losses.length - 1 - patience) break;
   }
-  // The other folds say when to stop, so that a fold's gain is of an adapter that has seen nothing of it.
+  // A fold's own loss does not choose the step at which its gain is measured, so that the gain is not biased.
   const bestFor = (fold: number) =>
     kept.reduce((least, one) => (lossWithout(one.heldOut, fold) < lossWithout(least.heldOut, fold) ? one : least));
   const gains: ExampleGain[] = [];
@@ -96,47 +96,53 @@ export async function fitOwnAdapter(
   const gain = gains.length > 1 ? gainOver(gains) : null;
   if (!gain || gain.ci95[0] <= 0) return { delta: null, gain, losses };
   const { step } = bestFor(-1);
-  const whole = new Training(data, (i) => i < examples.length, never);
+  const whole = new Training(data, (i) => i < examples.length);
   await whole.trainTo(step, session, run);
   return { delta: whole.delta, gain, losses };
 }
 
-/** Sum of the folds' held-out losses but for one; of a single fold its own. */
+/** Sum of the held-out losses of all folds but one; with a single fold, its own loss. */
 function lossWithout(heldOut: readonly number[], fold: number): number {
   return heldOut.reduce((sum, loss, f) => sum + (f === fold && heldOut.length > 1 ? 0 : loss), 0);
 }
 
-/** All positions, with the base's logits of the candidates. The last candidate stands for all other tokens. */
+/**
+ * All positions. The loss is computed over candidate tokens instead of the whole vocabulary; the last candidate stands for all tokens
+ * that are not candidates.
+ */
 interface FitData {
-  /** Where the positions of each example begin, and the end. */
+  /** First position of each example, and at the end N. */
   offsets: number[];
   hidden: Float32Array; // [N, D]
   targetIds: Int32Array; // [N]
-  /** Under the static adapter, over the whole vocabulary, [N]. */
+  /** Log-likelihood of the targets under the static adapter, [N]. */
   logprobs: Float32Array;
-  logits: Float32Array; // [N, C]
+  /** Logits of the candidates under the static adapter, [N, C]. */
+  logits: Float32Array;
   targets: Int32Array; // indexes of candidates, [N]
-  rows: Float32Array; // [C, D]
-  /** Size of a hidden state's values, and of the head's. */
+  /** The candidates' rows of the head, [C, D]. */
+  rows: Float32Array;
+  /** Root mean square of the values of `hidden` and of `rows`. */
   scales: { hidden: number; rows: number };
 }
 
-/** What the static adapter makes of all positions. */
+/** All positions under the static adapter, before candidates are chosen. */
 interface Base extends Pick<FitData, "offsets" | "hidden" | "targetIds" | "logprobs"> {
   adapted: Float32Array; // [N, D]
   logSumExp: Float32Array; // [N]
-  expected: Float64Array; // [V]
-  /** How much each token is wanted as a candidate. */
+  /** Probability of each token, summed over the positions, [V]. */
+  expected: Float64Array;
+  /** By token id, a score. The tokens with the highest scores become candidates. */
   wanted: Map<number, number>;
 }
 
-/** Of the examples the first `learnt` make the adapter. */
+/** The first `learnt` of the examples are trained on. */
 async function prepare(all: readonly Example[], learnt: number, session: FitSession, run: RunStep): Promise<FitData> {
   const base = await surveyAll(all, session, run);
   for (const id of base.targetIds) want(base, id, all.length);
-  // Tokens that a first adapter makes likely although they are no candidates, and would be unseen by the loss.
+  // A first adapter makes some tokens likely that are not candidates, which the loss would not see. They become candidates.
   const data = await withCandidates(base, session, run);
-  const pilot = new Training(data, (i) => i < learnt, never);
+  const pilot = new Training(data, (i) => i < learnt);
   await pilot.trainTo(miningSteps, session, run);
   const mined = Math.min(stepPositions, base.targetIds.length);
   const hidden = base.hidden.subarray(0, mined * session.hiddenSize);
@@ -144,10 +150,6 @@ async function prepare(all: readonly Example[], learnt: number, session: FitSess
   const { topIds } = await run(mined, () => session.survey(hidden, change, base.targetIds.subarray(0, mined)));
   for (const id of topIds) want(base, id, 1);
   return withCandidates(base, session, run);
-}
-
-function never(): boolean {
-  return false;
 }
 
 function want({ wanted }: Base, id: number, more: number): void {
@@ -210,19 +212,11 @@ async function withCandidates(base: Base, session: FitSession, run: RunStep): Pr
     logits[n * C + C - 1] = logSumExp[n] + Math.log(Math.max(1e-6, 1 - mass));
   }
   const targets = targetIds.map((id) => placeOf.get(id) ?? C - 1);
-  return {
-    offsets,
-    hidden,
-    targetIds,
-    logprobs,
-    logits,
-    targets,
-    rows,
-    scales: { hidden: rms(hidden), rows: rms(rows) },
-  };
+  const scales = { hidden: rms(hidden), rows: rms(rows) };
+  return { offsets, hidden, targetIds, logprobs, logits, targets, rows, scales };
 }
 
-/** The row of the tokens that are no candidates, by how often each is expected: how their mass moves with a small change. */
+/** The mean row of tokens, weighted by how often each is expected. A small change moves their total probability as it moves this row's. */
 function meanRow(embedding: Float32Array, expected: Float64Array, D: number): Float32Array {
   const mean = new Float64Array(D);
   const total = expected.reduce((sum, mass) => sum + mass, 0);
@@ -238,10 +232,10 @@ function rms(values: Float32Array): number {
   return Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / values.length) || 1;
 }
 
-/** One adapter in training on some of the examples. */
+/** An adapter in training on some of the examples. */
 class Training {
   readonly delta: Delta;
-  /** Mean nats a token at the last measurement. */
+  /** Mean loss in nats per token at the last measurement. */
   heldOut = 0;
   train = 0;
   readonly #data: FitData;
@@ -251,7 +245,11 @@ class Training {
   #batch: Batch | null = null;
   #step = 0;
 
-  constructor(data: FitData, isLearnt: (example: number) => boolean, isHeld: (example: number) => boolean) {
+  constructor(
+    data: FitData,
+    isLearnt: (example: number) => boolean,
+    isHeld: (example: number) => boolean = () => false,
+  ) {
     const D = data.hidden.length / data.targets.length;
     this.#data = data;
     this.#learnt = positionsOf(data, isLearnt);
@@ -281,18 +279,16 @@ class Training {
     }
   }
 
-  /** On a part of the positions if there are many. */
   async measure(session: FitSession, run: RunStep): Promise<void> {
     this.train = await this.#meanLoss(this.#learnt, session, run);
     this.heldOut = await this.#meanLoss(this.#held, session, run);
   }
 
+  /** Uses every second, third, … position if there are more than fit in a step. */
   async #meanLoss(positions: Int32Array, session: FitSession, run: RunStep): Promise<number> {
     const stride = Math.ceil(positions.length / stepPositions);
-    const batch = batchOf(
-      this.#data,
-      positions.filter((_, i) => i % stride === 0),
-    );
+    const chosen = positions.filter((_, i) => i % stride === 0);
+    const batch = batchOf(this.#data, chosen);
     const { nll } = await run(batch.targets.length, () => session.step({ ...batch, ...this.delta }));
     return nll.reduce((total, loss) => total + loss, 0) / nll.length;
   }
@@ -337,7 +333,7 @@ function positionsOf({ offsets }: FitData, isWanted: (example: number) => boolea
   return Int32Array.from(positions);
 }
 
-/** Of examples, over the whole vocabulary. */
+/** The gain of each of these examples, over the whole vocabulary. */
 async function exactGains(
   examples: readonly number[],
   { offsets, hidden, targetIds, logprobs }: FitData,
@@ -358,7 +354,7 @@ async function exactGains(
   return gains;
 }
 
-/** B(Ah) + c of states [N, D]. */
+/** The change B(Ah) + c for states h [N, D]. */
 export function changeOf({ a, b, c }: Delta, states: Float32Array): Float32Array {
   const D = c.length;
   const change = new Float32Array(states.length);
@@ -373,23 +369,14 @@ export function changeOf({ a, b, c }: Delta, states: Float32Array): Float32Array
   return change;
 }
 
-function copyOf({ a, b, c }: Delta): Delta {
-  return { a: a.slice(), b: b.slice(), c: c.slice() };
-}
-
-/** The numbers below `length` in an order that is always the same: callers may sort their examples by label. */
+/** The numbers below `length`, shuffled, because examples may be sorted by label. The same `length` gives the same order. */
 function shuffled(length: number): number[] {
   const keys = Array.from({ length }, (_, i) => uniformAt(deriveSeed(3, 0), i));
-  const ranks = new Array<number>(length);
-  [...keys.keys()]
-    .sort((i, j) => keys[i] - keys[j])
-    .forEach((i, rank) => {
-      ranks[i] = rank;
-    });
-  return ranks;
+  const ranks = new Map(keys.toSorted((x, y) => x - y).map((key, rank) => [key, rank]));
+  return keys.map((key) => ranks.get(key)!);
 }
 
-/** Standard normal (Box–Muller), always the same. */
+/** The i-th draw of a standard normal distribution (Box–Muller). The seed is fixed. */
 function normalAt(i: number): number {
   const seed = deriveSeed(1, 0);
   const radius = Math.sqrt(-2 * Math.log(1 - uniformAt(seed, 2 * i)));

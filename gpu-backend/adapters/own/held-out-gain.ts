@@ -1,33 +1,33 @@
-/** How much an adapter gained on examples that it was not made from, with an interval. Pure. */
+/** The gain of an adapter on examples that it was not trained on, with an interval. Pure. */
 
-/** Summed over one example: tokens, and how much better they were predicted, in nats. */
+/** One example: its number of tokens, and the gain summed over them, in nats. */
 export interface ExampleGain {
   tokens: number;
   nats: number;
 }
 
-/** What an adapter gains over the base on text that did not make it. */
+/** The gain of an adapter over the base on held-out text. */
 export interface Gain {
-  /** Nats a token; positive is better. */
+  /** Mean gain in nats per token; positive is better. */
   nats: number;
   ci95: [number, number];
   tokens: number;
 }
 
-/** Two-sided 95% quantiles of Student's t, by degrees of freedom 1, 2, …; beyond them the last serves. */
+/** Two-sided 95% quantiles of Student's t, for 1, 2, … degrees of freedom. The last one is used for all higher numbers. */
 const studentT = [
   12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11,
   2.101, 2.093, 2.086, 2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045, 2.042,
 ];
 
-/** Half the width of a mean's 95% interval, in standard errors; infinite for a single value. */
+/** Half the width of the 95% interval of a mean of `values` values, in standard errors; infinite for a single value. */
 export function studentReach(values: number): number {
   return values > 1 ? studentT[Math.min(values - 1, studentT.length) - 1] : Number.POSITIVE_INFINITY;
 }
 
 /**
- * The gain over all examples: a ratio of sums, its error from how far the examples differ from it. The interval is Student's t,
- * as examples are few, and infinite for a single one.
+ * The gain over all examples: total nats over total tokens. Its standard error is estimated from how much the examples differ, and the
+ * interval is Student's t because examples may be few; for a single example it is infinite.
  */
 export function gainOver(examples: readonly ExampleGain[]): Gain {
   const tokens = examples.reduce((sum, example) => sum + example.tokens, 0);

@@ -1,4 +1,4 @@
-/** Fits the six weights of λ by gradient descent on the negative log-likelihood of what came. Pure. */
+/** Fits the six weights of λ (`memoryWeight`) by gradient descent on the negative log-likelihood of the observed tokens. Pure. */
 
 import { adamWStep } from "../../../shared/math/adamw.ts";
 import { type MemoryRule, memoryFeatures } from "../../../shared/math/memory.ts";
@@ -10,8 +10,8 @@ const learningRate = 0.15;
 const descent = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8, weightDecay: 0 };
 
 /**
- * The rule with its weights fitted, from those it has. Every list of observations counts as much as the others of its side, and own
- * memories as much as foreign ones. The brakes do not take part: each prompt chooses its own.
+ * Returns the rule with fitted weights; the fit starts from the weights of `rule`. Own memories count as much in it as foreign ones,
+ * and each list of observations as much as the others of its side. Brakes are left out, because each prompt chooses its own.
  */
 export function fitWeights(
   rule: MemoryRule,
@@ -32,12 +32,12 @@ export function fitWeights(
   return { ...rule, weights: [a, b, c, d, e, f] };
 }
 
-/** An observation, and its share of what is minimised. */
 interface Row {
   features: readonly number[]; // [6]
   ofModel: number;
-  /** p_memory − p_model of the token that came. */
+  /** p_memory − p_model of the observed token. */
   ahead: number;
+  /** Weight of the observation in the loss. */
   share: number;
 }
 
@@ -45,7 +45,7 @@ function rowOf(one: Observation, share: number): Row {
   return { features: memoryFeatures(one), ofModel: one.ofModel, ahead: one.ofMemory - one.ofModel, share };
 }
 
-/** Of the sum of −log p, each times its share, by the weights. */
+/** The gradient of Σ share · −log p by the weights. */
 function gradientAt(weights: Float32Array, maxShare: number, rows: readonly Row[]): Float32Array {
   const gradient = new Float64Array(featureCount);
   for (const { features, ofModel, ahead, share } of rows) {

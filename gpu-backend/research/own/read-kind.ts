@@ -1,7 +1,9 @@
-/// <reference lib="esnext.float16" />
-/** Reads a kind's texts by every model and memory. Shapes: S texts, T tokens of one, P positions of each that are read, D hidden. */
+/**
+ * Reads the texts of one kind under each model and with each memory. What is read is all that scoring needs (score.ts), for any rule of
+ * memories. Shapes: S texts, T tokens of a text, P positions of a text that are read (`readPositions`), D hidden.
+ */
 import { joinArrays } from "../../../shared/bytes.ts";
-import { promptEmbedding } from "../../../shared/math/assignment.ts";
+import { dot, promptEmbedding } from "../../../shared/math/assignment.ts";
 import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
 import { defaultMemoryRule, type Neighbours } from "../../../shared/math/memory.ts";
 import { fitOwnAdapter } from "../../adapters/own/fit.ts";
@@ -11,6 +13,8 @@ import { type FitSession, openFitSession } from "../../runtime/fit-session.ts";
 import type { TrunkRunner } from "../../runtime/trunk-runner.ts";
 import type { ServedBank } from "../../training/bank/served-bank.ts";
 import type { TrainingBase } from "../../training/base.ts";
+import { unitVector } from "../../training/clustering/k-means.ts";
+import { rightPadded } from "../../training/hidden-states.ts";
 import { type Mixed, mixtureOf, type OwnAdapter, ownChange } from "../mixtures.ts";
 import type { OpenArtifacts } from "../open-artifacts.ts";
 import type { Text } from "../texts.ts";
@@ -28,55 +32,40 @@ import type { ModelReading, Readings } from "./score.ts";
 
 export const memoryNames = { own: (tokens: number) => `own ${tokens}`, foreign: "foreign" } as const;
 
-/**
- * A text and what the trunk makes of it, [T, D]: the states before the last feed-forward part, of length 1, which are keys and
- * queries of memories, and final hidden states. Both rounded to half precision, as training keeps hidden states.
- */
+/** A text after the trunk. */
 export interface StatedText extends Text {
+  /** States before the last feed-forward part, [T, D]: the keys and queries of memories. */
   states: Float32Array;
+  /** Final hidden states, [T, D]. */
   hidden: Float32Array;
 }
 
-/** Texts of one pass of the trunk. */
+/** Texts in one pass of the trunk. */
 const textsPerPass = 8;
 
 export async function statesOf(texts: readonly Text[], trunk: Pick<TrunkRunner, "states">): Promise<StatedText[]> {
   const stated: StatedText[] = [];
   for (let from = 0; from < texts.length; from += textsPerPass) {
     const pass = texts.slice(from, from + textsPerPass);
-    const T = Math.max(...pass.map(({ ids }) => ids.length));
-    const tokenIds = new Int32Array(pass.length * T); // right-padded
-    for (const [s, { ids }] of pass.entries()) tokenIds.set(ids, s * T);
-    const made = await trunk.states(tokenIds, pass.length, T);
-    const D = made.hidden.length / tokenIds.length;
+    const { tokenIds, T } = rightPadded(pass.map(({ ids }) => ids));
+    const { states, hidden } = await trunk.states(tokenIds, pass.length, T); // [S, T, D] each
+    const D = hidden.length / tokenIds.length;
     for (const [s, text] of pass.entries()) {
-      const rows = (all: Float32Array) => all.subarray(s * T * D, (s * T + text.ids.length) * D);
-      const halves = new Float16Array(rows(made.states));
-      for (let at = 0; at < halves.length; at += D) {
-        halves.set(normalised(rows(made.states).subarray(at, at + D)), at);
-      }
-      stated.push({
-        ...text,
-        states: Float32Array.from(halves),
-        hidden: Float32Array.from(new Float16Array(rows(made.hidden))),
-      });
+      const [start, end] = [s * T * D, (s * T + text.ids.length) * D];
+      stated.push({ ...text, states: states.subarray(start, end), hidden: hidden.subarray(start, end) });
     }
   }
   return stated;
 }
 
-function normalised(vector: Float32Array): Float32Array {
-  const length = Math.sqrt(vector.reduce((sum, x) => sum + x * x, 0));
-  return vector.map((x) => x / length);
-}
-
-/** Keys [N, D] of a memory, and the token after each, [N]. */
 export interface Known {
+  /** Keys of a memory, [N, D]. */
   keys: Int8Array;
+  /** The token after each key, [N]. */
   nextIds: Int32Array;
 }
 
-/** A memory of excerpts, which are documents by themselves. */
+/** A memory of excerpts, each of which is a document of the memory. */
 export function memoryOf(excerpts: readonly Pick<StatedText, "ids" | "states">[], D: number): Known {
   const nextIds = Int32Array.from(excerpts.flatMap(({ ids }) => ids.slice(1)));
   const keys = new Int8Array(nextIds.length * D);
@@ -89,7 +78,7 @@ export function memoryOf(excerpts: readonly Pick<StatedText, "ids" | "states">[]
   return { keys, nextIds };
 }
 
-/** Each text after the excerpt whose mean hidden state is nearest to that of the text's prompt. */
+/** Puts before each text the excerpt whose mean hidden state is nearest to the mean hidden state of the text's prompt. */
 export function afterPassages(
   texts: readonly Omit<StatedText, "states">[],
   excerpts: readonly Omit<StatedText, "states">[],
@@ -98,26 +87,25 @@ export function afterPassages(
   const passages = excerpts.map(({ ids, hidden }) => meanDirection(hidden.subarray(0, ids.length * D), D));
   return texts.map(({ document, ids, hidden }) => {
     const own = meanDirection(hidden.subarray(0, promptTokens * D), D);
-    const cosines = passages.map((passage) => passage.reduce((sum, x, d) => sum + x * own[d], 0));
+    const cosines = passages.map((passage) => dot(passage, own));
     return { document, ids: [...excerpts[cosines.indexOf(Math.max(...cosines))].ids, ...ids] };
   });
 }
 
-/** The mean of the rows, of length 1, [D]. */
-function meanDirection(rows: Float32Array, D: number): Float64Array {
-  const mean = new Float64Array(D);
-  for (let i = 0; i < rows.length; i++) mean[i % D] += rows[i];
-  const length = Math.hypot(...mean);
-  return mean.map((x) => x / length);
+/** The mean of rows [T, D], scaled to length 1, [D]. */
+function meanDirection(rows: Float32Array, D: number): Float32Array {
+  const sum = new Float64Array(D);
+  for (let i = 0; i < rows.length; i++) sum[i % D] += rows[i];
+  return unitVector(sum);
 }
 
-/** Above the static adapter, as backends fit. */
+/** Opens what fits own adapters above the static adapter, as backends do. */
 export function openFits(base: TrainingBase, { adapters }: ServedBank, threads: number): Promise<FitSession> {
   const fixed = { bank: adapters.bank, gates: adapters.network.staticGates };
   return openFitSession(base.tokenEmbedding, base.config.hiddenSize, fixed, threads);
 }
 
-/** An own adapter of excerpts, each an example of which every token is learnt; null where the fit keeps none. */
+/** Fits an own adapter to excerpts: each is an example, and all its tokens are learnt. null if the fit keeps no adapter. */
 async function ownAdapterOf(
   excerpts: readonly StatedText[],
   fits: FitSession,
@@ -135,8 +123,7 @@ async function ownAdapterOf(
       sum[p] += value;
     });
   }
-  const length = Math.hypot(...sum);
-  return { delta, centroid: sum.map((value) => value / length) };
+  return { delta, centroid: unitVector(sum) };
 }
 
 export interface ReadOptions extends Pick<OpenArtifacts, "base" | "trunk" | "reader" | "served"> {
@@ -144,7 +131,7 @@ export interface ReadOptions extends Pick<OpenArtifacts, "base" | "trunk" | "rea
   threads: number;
 }
 
-/** `known`: the kind's excerpts; `foreign`: those of another kind. */
+/** `known`: the excerpts of the kind; `foreign`: the excerpts of another kind. */
 export async function readKind(
   kind: Kind,
   known: readonly StatedText[],
@@ -155,20 +142,18 @@ export async function readKind(
   const size = comparedSize(kind.group);
   const texts = await statesOf(kind.texts, trunk);
   const passages = await statesOf(afterPassages(texts, firstTokens(known, size), D), trunk);
-  /** Of each text the rows [D] at some positions. What it has before its last 160 tokens is a passage. */
+  /** The rows [D] of each text at `positions` of its last 160 tokens. Before these a text may have a passage. */
   const rowsOf = (of: readonly StatedText[], what: "states" | "hidden", positions: readonly number[] = readPositions) =>
     of.flatMap((text) => {
       const first = text.ids.length - promptTokens - scoredTokens;
       return positions.map((t) => text[what].subarray((first + t) * D, (first + t + 1) * D));
     });
-  const search = async ({ keys, nextIds }: Known, ...queries: Float32Array[][]): Promise<Neighbours[][]> => {
-    const none = { starts: new Int32Array(0), ends: new Int32Array(0), documents: [] };
+  const search = async (known: Known, ...queries: Float32Array[][]): Promise<Neighbours[][]> => {
+    const memory = { ...known, starts: new Int32Array(0), ends: new Int32Array(0), documents: [] };
     const { neighbours } = defaultMemoryRule;
-    const opened = await MemorySearch.open({ keys, nextIds, ...none }, { hiddenSize: D, neighbours, threads });
+    const opened = await MemorySearch.open(memory, { hiddenSize: D, neighbours, threads });
     const found: Neighbours[][] = [];
-    for (const states of queries) {
-      found.push((await opened.nearest(states)).map(({ cosines, nextIds }) => ({ cosines, nextIds })));
-    }
+    for (const states of queries) found.push(await opened.nearest(states));
     await opened.release();
     return found;
   };

@@ -1,4 +1,4 @@
-/** What methods gain, from readings and a rule. Pure. */
+/** Scores texts from what was read of them (read-kind.ts), by a method and a rule of memories. Pure. */
 import {
   type MemoryRule,
   memoryProbabilities,
@@ -12,36 +12,37 @@ import { observationAt } from "../mixtures.ts";
 import { evidencePositions, readPositions } from "./kinds.ts";
 
 /**
- * What the head reads: the base's state, an adapter's, that of an own adapter of the known text (at full strength, as `auto` mixes
- * it, and as `auto` mixes it beside the memory), and the base's after a passage of the known text.
+ * What predicts the next token before any memory is mixed in. "static" is the static adapter and "mixture" the adapters that `auto`
+ * serves. With an own adapter of the known text: "adapter" has it at full strength, "auto" as `auto` weighs it, and "both" as `auto`
+ * weighs it beside the memory. "passage" is the base after a passage of the known text.
  */
 export type Model = "base" | "static" | "mixture" | "adapter" | "auto" | "both" | "passage";
 
-/** What a model says at positions, and the keys of memories that are nearest to each; `otherLogprobs` are of their next tokens. */
+/** What a model predicts at the positions of all texts, [S × P]. `otherLogprobs` has the next tokens of all neighbours. */
 export interface ModelReading extends Reading {
+  /** By memory, the nearest keys at each position. */
   memories: Record<string, readonly Neighbours[]>;
 }
 
-/** Of the positions that are read, of all texts: [S × P]. */
 export type Readings = Record<Model, ModelReading>;
 
-/** A way to answer: a model, and the memory that it reads, by the name in the readings. */
 export interface Method {
   model: Model;
+  /** Name of the memory in the readings; absent: none is mixed in. */
   memory?: string;
 }
 
-/** Of each scored token of a text, [scoredTokens]. */
+/** Scores of a text, [scoredTokens]. */
 export interface TextScore {
   logprobs: ArrayLike<number>;
-  /** 1 where the likeliest token is the one that came. */
+  /** 1 where the likeliest token is the text's own, else 0. */
   correct: number[];
 }
 
 const P = readPositions.length;
 const E = evidencePositions.length;
 
-/** Scores every text of a kind. `targets`: the tokens that came, [S × P]. */
+/** Scores every text of a kind. `targets`: the texts' own next tokens, [S × P]. */
 export function scoreKind(
   readings: Readings,
   { model, memory }: Method,
@@ -97,10 +98,10 @@ function scoreWithMemory(
   return { logprobs, correct };
 }
 
-/** Tokens of a greedy suggestion, at most, that is compared with what the author wrote. */
+/** Maximum tokens of a greedy continuation that are compared with the text. */
 const suggestionTokens = 32;
 
-/** How many tokens a greedy suggestion after the prompt begins with that the author wrote. */
+/** How many tokens of a greedy continuation of the prompt agree with the text before the first that does not. */
 export function suggestedTokens(correct: ArrayLike<number>): number {
   const wrong = Array.from(correct).slice(0, suggestionTokens).indexOf(0);
   return wrong < 0 ? suggestionTokens : wrong;

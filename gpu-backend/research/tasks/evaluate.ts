@@ -1,6 +1,6 @@
 /**
- * `chameleon eval:tasks`: what an own adapter learns of a labelled set: accuracy among the labels beside the model as it is and examples
- * in the prompt, calibration, and the time of its fit.
+ * `chameleon eval:tasks`: how well a text is given one of some labels, by an own adapter that was fitted to labelled examples, by the
+ * model without examples ("zero-shot"), and by the model with examples in the prompt ("few-shot").
  */
 import { join } from "node:path";
 import { joinArrays } from "../../../shared/bytes.ts";
@@ -20,15 +20,16 @@ export interface TaskOptions {
   model: string;
   corpusFolder: string;
   seeds: number;
-  /** Texts that are tested; of examples in the prompt, which are slow, `promptTests`. */
+  /** Number of texts that are labelled. */
   tests: number;
+  /** Number of texts that are also labelled few-shot, which is slow. */
   promptTests: number;
-  /** In milliseconds. */
+  /** A clock in milliseconds. */
   now(): number;
 }
 
 export interface Score {
-  /** 1 of each text whose label is found. */
+  /** For each text 1 if its label is right, else 0. */
   right: number[];
   /** Expected calibration error, over ten bins of confidence. */
   calibrationError: number;
@@ -39,12 +40,13 @@ export interface TaskRow {
   examples: number;
   seed: number;
   zeroShot: Score;
-  /** As many of the examples in the prompt as its context holds; on fewer texts. */
+  /** With as many examples in the prompt as fit (`shown`), on the first `promptTests` texts. */
   fewShot: Score & { shown: number };
+  /** `kept`: whether the fit kept an adapter. */
   own: Score & { kept: boolean };
-  milliseconds: { prefillTwice: number; fit: number };
 }
 
+/** Numbers of examples. */
 const sizes = [8, 32, 128];
 
 export async function evaluateTasks(options: TaskOptions, run: Run): Promise<TaskRow[]> {
@@ -81,7 +83,7 @@ interface Models {
   prefill: Prefill;
 }
 
-/** Of each argument what `compute` gave the first time. */
+/** Calls `compute` once per argument and then returns the same result. */
 function memoised<K, V>(compute: (argument: K) => Promise<V>): (argument: K) => Promise<V> {
   const known = new Map<K, Promise<V>>();
   return (argument) => {
@@ -91,12 +93,12 @@ function memoised<K, V>(compute: (argument: K) => Promise<V>): (argument: K) => 
   };
 }
 
-/** Gives rows of a set, for so many examples drawn by a seed. */
+/** Returns a function that measures the set with `count` examples, drawn by `seed`. */
 function openTask(
   set: LabelledSet,
   items: readonly Item[],
   { base, session, prefill }: Models,
-  { tests, promptTests, now }: TaskOptions,
+  { tests, promptTests }: TaskOptions,
 ): (count: number, seed: number) => Promise<TaskRow> {
   const { hiddenSize: D, contextTokens, stopIds } = base.config;
   const encode = (text: string) => [...base.tokenizer.encode(text, contextTokens)];
@@ -112,25 +114,24 @@ function openTask(
   const rowOfHead = (id: number) => base.tokenEmbedding.subarray(id * D, (id + 1) * D);
   const labelRows = joinArrays(Float32Array, labelIds.map(rowOfHead)); // [L, D]
 
-  /** Of a prompt and its label, with the end after it, as the edge encodes them; and the time of its prefill. */
+  /** A prompt, and as its completion the label and an end token, as the edge encodes examples. */
   const exampleOf = memoised(async (item: Item) => {
-    const startedMs = now();
     const answer = [...encode(` ${item.label}`), stopIds[0]];
     const hidden = await prefill.states([...encode(promptOf(item)), ...answer].slice(0, -1), answer.length);
-    return { hidden, targets: Int32Array.from(answer), milliseconds: now() - startedMs };
+    return { hidden, targets: Int32Array.from(answer) };
   });
   const testedStates = memoised(async (of: readonly Item[]) => {
     const states: Float32Array[] = [];
     for (const item of of) states.push(await prefill.states(encode(promptOf(item)), 1));
     return joinArrays(Float32Array, states);
   });
-  // More examples than fit are the same prompt.
+  // Kept, because prompts are equal for different numbers of examples once these no longer fit.
   const fewShotScore = memoised(async (prompt: string) => {
     const texts = asked.map((item) => encode(prompt + promptOf(item)));
     return score(asked, await prefill.lastStates(texts), "base");
   });
 
-  /** As many of the examples as fit before the longest text that is asked about. */
+  /** As many of the examples as fit into the context before the longest text. */
   function fewShotPrompt(learnt: readonly Item[]): { shown: number; prompt: string } {
     const longest = Math.max(...asked.map((item) => encode(promptOf(item)).length));
     const room = base.served.contextTokens - longest - 1;
@@ -145,7 +146,7 @@ function openTask(
     return { shown, prompt };
   }
 
-  /** Of states [N, D] before the label. `model`: the base, or the static adapter with or without a change. */
+  /** Labels texts from their states [N, D] before the label. `model`: the base, or the static adapter with an own adapter or null. */
   async function score(of: readonly Item[], states: Float32Array, model: Delta | null | "base"): Promise<Score> {
     const change = model && model !== "base" ? changeOf(model, states) : null;
     const read = model === "base" ? states : (await session.survey(states, change, new Int32Array(of.length))).adapted;
@@ -167,10 +168,7 @@ function openTask(
     const learnt = order(untested, `${seed}`).slice(0, count);
     const examples: Awaited<ReturnType<typeof exampleOf>>[] = [];
     for (const item of learnt) examples.push(await exampleOf(item));
-    const prefillMs = examples.reduce((sum, { milliseconds }) => sum + milliseconds, 0);
-    const startedMs = now();
     const { delta } = await fitOwnAdapter(examples, null, session, (_, work) => work());
-    const fitMs = now() - startedMs;
     const states = await testedStates(tested);
     const { shown, prompt } = fewShotPrompt(learnt);
     return {
@@ -178,20 +176,19 @@ function openTask(
       zeroShot: await score(tested, states, "base"),
       fewShot: { ...(await fewShotScore(prompt)), shown },
       own: { ...(await score(tested, states, delta)), kept: delta !== null },
-      milliseconds: { prefillTwice: 2 * prefillMs, fit: fitMs },
     };
   };
 }
 
 /**
- * Means over draws of examples, with 95% intervals over draws and texts. "Removed": share of the errors without examples that the
- * adapter does not make. "Over the prompt": points of accuracy that it is ahead of the examples in the prompt, on the same texts.
- * "Time": of the fit, in prefills of the examples twice. ECE: calibration error without examples, in the prompt, of the adapter.
+ * Means over the draws of examples, with 95% intervals over draws and texts. "Removed": share of the zero-shot errors that the adapter
+ * removes. "Over the prompt": points of accuracy by which the adapter is ahead of few-shot on the same texts. "ECE": expected
+ * calibration error zero-shot, few-shot and of the adapter. "Kept": share of the draws in which the fit kept an adapter.
  */
 export function taskTable(rows: readonly TaskRow[]): string {
   const sets = Map.groupBy(rows, ({ set, examples }) => `${set}, ${examples}`);
   return markdownTable(
-    ["set, examples", "without", "prompt (shown)", "adapter", "removed", "over the prompt", "ECE", "time", "kept"],
+    ["set, examples", "without", "prompt (shown)", "adapter", "removed", "over the prompt", "ECE", "kept"],
     [...sets].map(([name, of]) => {
       const mean = (value: (row: TaskRow) => number) => averageOf(of.map(value));
       const accuracy = (way: Way) => mean((row) => averageOf(row[way].right)).toFixed(3);
@@ -208,7 +205,6 @@ export function taskTable(rows: readonly TaskRow[]): string {
           estimateText(overDraws(of, "fewShot", ahead)),
         ],
         `${errors("zeroShot")} / ${errors("fewShot")} / ${errors("own")}`,
-        mean(({ milliseconds }) => milliseconds.fit / milliseconds.prefillTwice).toFixed(1),
         mean(({ own }) => Number(own.kept)).toFixed(1),
       ];
     }),
@@ -216,10 +212,10 @@ export function taskTable(rows: readonly TaskRow[]): string {
 }
 
 type Way = "zeroShot" | "fewShot" | "own";
-/** Rows of one set and size, and places of the texts that count. */
+/** Rows of one set and size, each with the indexes of the texts that are averaged. */
 type Draw = { row: TaskRow; texts: readonly number[] }[];
 
-/** The interval resamples the draws of examples, and the texts, which are the same ones in all of them. */
+/** The interval resamples the draws of examples, and the texts, which all draws have in common. */
 export function overDraws(rows: readonly TaskRow[], way: Way, value: (draw: Draw) => number): Estimate {
   const texts = [...rows[0][way].right.keys()];
   const draw = (of: readonly TaskRow[], places: readonly number[]) => value(of.map((row) => ({ row, texts: places })));

@@ -1,4 +1,4 @@
-/** Final hidden states of texts of a served model. What texts begin with in common is computed once. */
+/** Computes hidden states with the runner that serves. The common beginning of several texts is computed once. */
 import { HostRunner } from "../../kv/host-runner.ts";
 import type { KvBlock } from "../../runtime/model-runner.ts";
 import type { StepRunner } from "../../runtime/step.ts";
@@ -10,12 +10,12 @@ export class Prefill {
     this.#runner = new HostRunner(steps, { maxSequences: 1, chunkTokens: 1, kvBytes: 2 ** 30 });
   }
 
-  /** Of the last `count` tokens of a text, [count, D]. */
+  /** Final hidden states of the last `count` tokens of a text, [count, D]. */
   async states(ids: readonly number[], count: number): Promise<Float32Array> {
     return (await this.#run(ids, null, count)).hidden;
   }
 
-  /** Of the last token of each text, [texts, D]. Each has a token of its own after what all begin with. */
+  /** Final hidden state of the last token of each text, [texts, D]. */
   async lastStates(texts: readonly (readonly number[])[]): Promise<Float32Array> {
     const shortest = Math.min(...texts.map(({ length }) => length));
     let common = 0;
@@ -31,7 +31,7 @@ export class Prefill {
     return all;
   }
 
-  /** `keeps`: keys and values are wanted, which the caller frees. */
+  /** `begun`: keys and values of the first tokens. `keeps` returns those of all tokens in `block`, which the caller frees. */
   async #run(ids: readonly number[], begun: { block: KvBlock; tokens: number } | null, count: number, keeps = false) {
     const { kv: store, gates } = this.#runner;
     const kv = store.open(ids.length);

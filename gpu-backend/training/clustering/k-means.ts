@@ -1,4 +1,4 @@
-/** Spherical k-means: unit vectors, clusters by the largest dot product, as the edge assigns. */
+/** Spherical k-means: points and centroids have length 1, and a point belongs to the centroid with the largest dot product. */
 import { Random, streams } from "../random.ts";
 
 export interface Clusters {
@@ -6,17 +6,17 @@ export interface Clusters {
   centroids: Float32Array;
   /** Cluster of each point. */
   memberOf: Int32Array;
-  /** Mean similarity of a point to its centroid: what is maximised. */
+  /** Mean similarity of a point to its centroid, which k-means maximises. */
   meanSimilarity: number;
 }
 
-/** Independent starts, of which the best counts. */
+/** Number of independent starts; the best result is kept. */
 const starts = 8;
 const maxRounds = 50;
 
 /**
- * Clusters `points` [n, P], unit rows. k-means++ starts; a cluster that no point is nearest to keeps its centroid.
- * Deterministic by seed. Throws an Error when there are fewer points than clusters.
+ * Clusters `points` [n, P], whose rows have length 1. A cluster that loses all its points keeps its centroid. The same seed gives
+ * the same result. Throws an Error when there are fewer points than clusters.
  */
 export function kMeans(
   points: Float32Array,
@@ -35,7 +35,10 @@ export function kMeans(
   return best!;
 }
 
-/** k-means++ (Arthur & Vassilvitskii 2007): each next centroid is a point, drawn by its squared distance to the nearest. */
+/**
+ * Start of k-means++ (Arthur & Vassilvitskii 2007): each centroid is a point, drawn with a probability proportional to its squared
+ * distance from the nearest centroid so far.
+ */
 function spreadStart(points: Float32Array, P: number, K: number, random: Random): Float32Array {
   const n = points.length / P;
   const centroids = new Float32Array(K * P);
@@ -49,19 +52,15 @@ function spreadStart(points: Float32Array, P: number, K: number, random: Random)
       total += distances[i];
     }
     let left = random.uniform() * total;
-    chosen = n - 1;
-    for (let i = 0; i < n; i++) {
-      left -= distances[i];
-      if (left < 0) {
-        chosen = i;
-        break;
-      }
+    for (chosen = 0; chosen < n - 1; chosen++) {
+      left -= distances[chosen];
+      if (left < 0) break;
     }
   }
   return centroids;
 }
 
-/** Lloyd's rounds from the given centroids, which move, until no point changes its cluster. */
+/** Lloyd's algorithm: moves `centroids` in place until no point changes its cluster, at most `maxRounds` times. */
 function refine(points: Float32Array, P: number, centroids: Float32Array): Clusters {
   const memberOf = new Int32Array(points.length / P).fill(-1);
   for (let round = 0; ; round++) {
@@ -98,6 +97,13 @@ function moveToMeans(points: Float32Array, P: number, centroids: Float32Array, m
   }
 }
 
+/** `sum` scaled to length 1; zeros stay zeros. */
+export function unitVector(sum: Float32Array | Float64Array): Float32Array {
+  const length = Math.hypot(...sum);
+  return Float32Array.from(sum, (x) => (length > 0 ? x / length : 0));
+}
+
+/** Dot product of row i of `a` and row j of `b`; rows have P values. */
 function dot(a: Float32Array, i: number, b: Float32Array, j: number, P: number): number {
   let sum = 0;
   for (let p = 0; p < P; p++) sum += a[i * P + p] * b[j * P + p];

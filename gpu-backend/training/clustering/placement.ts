@@ -1,6 +1,6 @@
 /**
- * Clusters documents, and fits the edge's table so that the first tokens of a text are assigned to its document's cluster.
- * Whole documents are clustered, because 64 tokens say much less of a text's kind than the whole document does.
+ * Clusters documents, and fits the table of the edge so that the first 64 tokens of a text lead to its document's cluster. Whole
+ * documents are clustered, because they tell the kind of a text much better than its first 64 tokens do.
  */
 import {
   type CentroidVectors,
@@ -10,7 +10,7 @@ import {
 } from "../../../shared/math/assignment.ts";
 import { documentKey, prefixOf, prefixTokens, type Window } from "../corpus/windows.ts";
 import { Random, streams } from "../random.ts";
-import { kMeans } from "./k-means.ts";
+import { kMeans, unitVector } from "./k-means.ts";
 
 export interface Placement {
   table: EdgeTable;
@@ -21,12 +21,12 @@ export interface Placement {
 
 const epochs = 5;
 const learningRate = 1;
-/** Similarities of −1 … 1 are multiplied by this before the softmax. */
+/** Similarities lie in [−1, 1] and are multiplied by this before the softmax. */
 const sharpness = 10;
 
 /**
- * Deterministic by seed. Throws an Error when there are fewer windows than clusters.
- * @param rows [V, P], the folded prompt space: where the table starts
+ * The same seed gives the same placement. Throws an Error when there are fewer windows than clusters.
+ * @param rows [V, P], the values that the table starts from (`foldRows`)
  */
 export function placeText(
   rows: Float32Array,
@@ -37,15 +37,12 @@ export function placeText(
   const points = documentPoints(quantised(rows, P), windows);
   const { centroids, memberOf } = kMeans(points, P, { clusters: K, seed });
   const fitted = rows.slice();
-  fitRows(fitted, windows, { count: K, dimensions: P, vectors: centroids }, memberOf, seed);
-  return {
-    table: quantised(fitted, P),
-    centroids: { count: K, dimensions: P, vectors: centroids },
-    memberOf,
-  };
+  const vectors = { count: K, dimensions: P, vectors: centroids };
+  fitRows(fitted, windows, vectors, memberOf, seed);
+  return { table: quantised(fitted, P), centroids: vectors, memberOf };
 }
 
-/** Rows [V, P] as int8, one scale a row. */
+/** Rows [V, P] as int8, with one scale per row. */
 export function quantised(rows: Float32Array, dimensions: number): EdgeTable {
   const P = dimensions;
   const V = rows.length / P;
@@ -60,7 +57,7 @@ export function quantised(rows: Float32Array, dimensions: number): EdgeTable {
   return table;
 }
 
-/** Prompt embeddings of windows, from their prefixes, by the function that the edge runs, [windows, P]. */
+/** Prompt embeddings of the windows' prefixes, [windows, P], computed as the edge computes them. */
 export function embedWindows(windows: readonly Window[], table: EdgeTable): Float32Array {
   const P = table.dimensions;
   const embeddings = new Float32Array(windows.length * P);
@@ -68,7 +65,7 @@ export function embedWindows(windows: readonly Window[], table: EdgeTable): Floa
   return embeddings;
 }
 
-/** Nearest centroid of each embedding [n, P]. */
+/** Index of the nearest centroid of each embedding [n, P]. */
 export function assignAll(embeddings: Float32Array, centroids: CentroidVectors): Int32Array {
   const P = centroids.dimensions;
   return Int32Array.from(
@@ -77,7 +74,7 @@ export function assignAll(embeddings: Float32Array, centroids: CentroidVectors):
   );
 }
 
-/** For each window the direction of its document: of the sum of the embeddings of all the document's windows, [n, P]. */
+/** For each window its document's direction: the sum of the embeddings of all windows of the document, scaled to length 1, [n, P]. */
 function documentPoints(table: EdgeTable, windows: readonly Window[]): Float32Array {
   const P = table.dimensions;
   const sums = new Map<string, Float32Array>();
@@ -92,16 +89,14 @@ function documentPoints(table: EdgeTable, windows: readonly Window[]): Float32Ar
   }
   const points = new Float32Array(windows.length * P);
   for (const [i, window] of windows.entries()) {
-    const sum = sums.get(documentKey(window))!;
-    const length = Math.hypot(...sum);
-    points.set(length > 0 ? sum.map((x) => x / length) : sum, i * P);
+    points.set(unitVector(sums.get(documentKey(window))!), i * P);
   }
   return points;
 }
 
 /**
- * Fits `rows` in place: softmax regression of a window's cluster on the direction of the sum of its tokens' rows, over
- * stretches of as many tokens as a prefix has, drawn anew each time. Steps are Adagrad's, so rare tokens learn too.
+ * Fits `rows` in place, by softmax regression: the direction of the sum of the rows of 64 tokens predicts the cluster of their window.
+ * The 64 tokens are drawn anew in each epoch. Steps are Adagrad's, so that rare tokens learn as well.
  */
 function fitRows(
   rows: Float32Array,
@@ -124,13 +119,19 @@ function fitRows(
       const length = Math.hypot(...sum);
       if (length === 0) continue;
       for (let p = 0; p < P; p++) sum[p] /= length;
-      similarities(sum, centroids, probabilities);
-      softmax(probabilities);
-      // Of the loss by the direction, then by the sum: what lies along the direction does not turn it.
+      let total = 0;
+      for (let k = 0; k < K; k++) {
+        let similarity = 0;
+        for (let p = 0; p < P; p++) similarity += sum[p] * vectors[k * P + p];
+        // Similarities are at most 1, so this cannot overflow.
+        probabilities[k] = Math.exp(sharpness * (similarity - 1));
+        total += probabilities[k];
+      }
+      // The gradient by the direction, then by the sum: a change along the direction does not turn it, so that part is removed.
       gradient.fill(0);
       let along = 0;
       for (let k = 0; k < K; k++) {
-        const error = sharpness * (probabilities[k] - (k === memberOf[i] ? 1 : 0));
+        const error = sharpness * (probabilities[k] / total - (k === memberOf[i] ? 1 : 0));
         for (let p = 0; p < P; p++) gradient[p] += error * vectors[k * P + p];
       }
       for (let p = 0; p < P; p++) along += gradient[p] * sum[p];
@@ -149,26 +150,4 @@ function fitRows(
 function stretchOf(tokenIds: Int32Array, random: Random): Int32Array {
   const start = random.integer(Math.max(1, tokenIds.length - prefixTokens + 1));
   return tokenIds.subarray(start, start + prefixTokens);
-}
-
-function similarities(
-  direction: Float64Array,
-  { count: K, dimensions: P, vectors }: CentroidVectors,
-  into: Float64Array,
-) {
-  for (let k = 0; k < K; k++) {
-    let similarity = 0;
-    for (let p = 0; p < P; p++) similarity += direction[p] * vectors[k * P + p];
-    into[k] = sharpness * similarity;
-  }
-}
-
-function softmax(values: Float64Array): void {
-  const largest = Math.max(...values);
-  let total = 0;
-  for (let k = 0; k < values.length; k++) {
-    values[k] = Math.exp(values[k] - largest);
-    total += values[k];
-  }
-  for (let k = 0; k < values.length; k++) values[k] /= total;
 }

@@ -1,7 +1,7 @@
 /**
- * Fits the projection that the prompt embedding starts from: Fisher's discriminant with a class per document, that is the P
- * directions with the largest variance between documents relative to the variance within them. It is linear in the token
- * embeddings, so the edge has it as one table [V, P], whose rows placement.ts then fits.
+ * Fits the projection that the prompt embedding starts from. It is Fisher's discriminant with a class per document: the P directions
+ * with the largest variance between documents relative to the variance within them. The projection is linear in the token embeddings,
+ * so the edge needs only one table [V, P], whose rows placement.ts fits further.
  */
 import { EigenvalueDecomposition, Matrix } from "ml-matrix";
 
@@ -18,15 +18,15 @@ export interface Prefix {
   document: string;
 }
 
-/** Share of the average variance that every direction within documents is given: few prefixes measure few directions. */
+/** Share of the average variance that is added to each direction's, because few prefixes do not measure every direction. */
 const shrinkage = 0.02;
-/** Of the largest variance, or of the whole: directions with less than this share are noise. */
+/** Least variance of a direction that is used, as a share of the largest variance or of all variance; less is noise. */
 const varianceFloor = 1e-6;
 
 /**
  * Deterministic. Throws an Error when `dimensions` exceed the model's width.
  * @param tokenEmbedding [V, D]
- * @param prefixes of the training text; where no document has two, principal directions are used
+ * @param prefixes of the training text; if no document has two, the directions are principal components instead
  */
 export function fitPromptSpace(
   tokenEmbedding: Float32Array,
@@ -39,16 +39,16 @@ export function fitPromptSpace(
   if (P > D) throw new Error(`a prompt embedding of ${P} dimensions does not fit a model of width ${D}`);
   const points = new Matrix(prefixes.map(({ tokenIds }) => meanEmbedding(tokenEmbedding, D, tokenIds))); // [prefixes, D]
   const mean = points.mean("column");
-  const total = covarianceOf(points.clone().subRowVector(mean), points.rows);
+  const total = covarianceOf(points.clone().subRowVector(mean), points.rows); // [D, D]
   const within = withinDocuments(prefixes, points);
   const directions = within ? discriminantOf(within, total, P) : halfWhitenedOf(total, P); // [P, D]
   const transform = Float32Array.from(directions.transpose().to1DArray());
   return { dimensions: P, mean: Float32Array.from(mean), transform };
 }
 
-/** Fisher's directions [P, D], the most telling first, each as strong as the share of its variance between documents. */
+/** Fisher's directions [P, D], best first. The length of each goes with the share of its variance that is between documents. */
 function discriminantOf(within: Matrix, total: Matrix, P: number): Matrix {
-  // Rows are the eigenvectors of the covariance within documents over the roots of their shrunk eigenvalues.
+  // Whitens the text within documents: its eigenvectors, each divided by the square root of its (shrunk) variance.
   const { values: spread, vectors: whitening } = symmetricEigen(within);
   const average = spread.reduce((sum, value) => sum + value, 0) / spread.length;
   for (const [i, value] of spread.entries()) {
@@ -57,13 +57,13 @@ function discriminantOf(within: Matrix, total: Matrix, P: number): Matrix {
   const { values, vectors } = symmetricEigen(whitening.mmul(total).mmul(whitening.transpose()));
   const directions = firstRows(vectors, P).mmul(whitening);
   for (let p = 0; p < P; p++) {
-    // Whitened, a document varies by 1 in every direction, and all text by λ: 1 − 1/λ of that is between documents.
+    // After whitening the variance within a document is 1 in every direction, and that of all text is λ. So 1 − 1/λ is between documents.
     directions.mulRow(p, Math.sqrt(Math.max(varianceFloor, 1 - 1 / Math.max(values[p], 1))));
   }
   return directions;
 }
 
-/** Principal directions [P, D], half-whitened (λ^-¼, between PCA and whitening). For text whose documents are not known. */
+/** Principal components [P, D], each scaled by its variance λ to λ^-¼, which is halfway between PCA and whitening. */
 function halfWhitenedOf(total: Matrix, P: number): Matrix {
   const { values, vectors } = symmetricEigen(total);
   const directions = firstRows(vectors, P);
@@ -75,7 +75,7 @@ function firstRows(matrix: Matrix, count: number): Matrix {
   return matrix.subMatrix(0, count - 1, 0, matrix.columns - 1);
 }
 
-/** Folds a prompt space into rows [V, P]: row v = transformᵀ·(embedding of v − mean). */
+/** The table [V, P] of a prompt space: row v = transformᵀ·(embedding of v − mean). */
 export function foldRows(space: PromptSpace, tokenEmbedding: Float32Array): Float32Array {
   const P = space.dimensions;
   const D = space.mean.length;
@@ -104,7 +104,7 @@ function covarianceOf(centred: Matrix, divisor: number): Matrix {
   return centred.transpose().mmul(centred).div(divisor);
 }
 
-/** Covariance within documents; null where no document has two prefixes. */
+/** Covariance within documents; null if no document has two prefixes. */
 function withinDocuments(prefixes: readonly Prefix[], points: Matrix): Matrix | null {
   const members = Map.groupBy(prefixes.keys(), (index) => prefixes[index].document);
   const repeated = [...members.values()].filter(({ length }) => length > 1);
@@ -116,7 +116,7 @@ function withinDocuments(prefixes: readonly Prefix[], points: Matrix): Matrix | 
   return covarianceOf(new Matrix(centred), centred.length - repeated.length);
 }
 
-/** Of a symmetric matrix: eigenvalues, descending, and as rows their unit eigenvectors, the largest component of each positive. */
+/** Eigenvalues of a symmetric matrix, descending, and its unit eigenvectors as rows. The largest component of each is positive. */
 export function symmetricEigen(matrix: Matrix): { values: number[]; vectors: Matrix } {
   const { realEigenvalues, eigenvectorMatrix } = new EigenvalueDecomposition(matrix, { assumeSymmetric: true });
   const vectors = eigenvectorMatrix.transpose().flipColumns();

@@ -217,7 +217,7 @@ test("the adapter among a prompt's experts has the prior that the edge gives it,
 test("shares of errors and their intervals are over draws of examples and the texts that all draws have", () => {
   const score = (right: number[]) => ({ right, calibrationError: 0 });
   const row = (seed: number, own: number[]): TaskRow => ({
-    ...{ set: "a", examples: 8, seed, milliseconds: { prefillTwice: 1, fit: 2 } },
+    ...{ set: "a", examples: 8, seed },
     ...{ zeroShot: score([0, 0, 0, 1]), fewShot: { ...score([1, 0]), shown: 8 } },
     own: { ...score(own), kept: true },
   });
