@@ -1,6 +1,7 @@
-/** Reads, parses and checks a request's body. Error messages name the field, the value and the limit. */
+/** Reads, parses and checks request bodies. Error messages name the field, the value and the limit. */
 import type { Context } from "hono";
 import type * as z from "zod";
+import { joinArrays } from "../../shared/bytes.ts";
 import { parseCallerJson } from "../../shared/contracts/caller-json.ts";
 import { describe } from "../../shared/contracts/fields.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -9,63 +10,81 @@ import { modelOf } from "../tenants/keys.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
 import { claimKey } from "./idempotency.ts";
 
-const utf8 = new TextEncoder();
-
-/** Reading and encoding a body of this size takes at most some 3 ms of CPU, about as much as refusing a request by its headers. */
-export const smallBodyBytes = 32 * 1024;
+/** Reading and parsing a body of this size takes about 3 ms of CPU at most, as much as refusing a request by its headers. */
+const smallBodyBytes = 32 * 1024;
+const json = "application/json";
 
 /**
- * Reads a request's JSON object and checks it against `schema`, with the model that an alias stands for. Headers are checked before
- * the body is read, and so is the admission of a body that may be large. Throws a ServiceError of status 400, 408, 413, 415, 429 or 503.
+ * Reads a request's JSON object and checks it against `schema`, with the model that an alias stands for. Throws a ServiceError of
+ * status 400, 408, 413, 415, 429 or 503.
  */
-export async function readBody<T extends z.ZodType>(
+export function readBody<T extends z.ZodType>(
   c: Context<AppEnvironment>,
-  { bodyReads }: Dependencies,
+  dependencies: Dependencies,
   schema: T,
 ): Promise<z.output<T>> {
-  const request = c.req.raw;
+  requireMediaType(c.req.header("content-type"), [json]);
+  return receiveBody(c, dependencies, limits.bodyBytes, (chunks) => {
+    const body: { model?: unknown } = objectIn(decoded(chunks, "The body"));
+    const model = typeof body.model === "string" ? modelOf(c.get("access"), body.model) : body.model;
+    return checked(schema, model === body.model ? body : { ...body, model });
+  });
+}
+
+/** As `readBody`, for the admin API, which has neither tenants' limits nor aliases. */
+export async function readAdminBody<T extends z.ZodType>(c: Context<AppEnvironment>, schema: T): Promise<z.output<T>> {
   const { declaredBytes } = c.env;
-  requireReadable(request, declaredBytes);
-  const maxBytes = maxBytesOf(declaredBytes);
-  if (maxBytes > smallBodyBytes) await c.get("admission").admit();
-  const access = c.get("access");
-  return bodyReads.during(access.keyId, maxBytes, async () => {
-    const text = await boundedText(request, declaredBytes, limits.bodyMs);
-    const body: { model?: unknown } = objectIn(text);
-    const model = typeof body.model === "string" ? modelOf(access, body.model) : body.model;
-    const value = checked(schema, model === body.model ? body : { ...body, model });
-    await claimKey(c, () => utf8.encode(text));
+  requireMediaType(c.req.header("content-type"), [json]);
+  expectedBytes(declaredBytes, limits.bodyBytes);
+  return checked(schema, objectIn(decoded(await readChunks(c.req.raw, declaredBytes), "The body")));
+}
+
+/**
+ * Receives a body of at most `maxBytes` and parses it with `read`, within the key's limit of concurrent bytes. The size that the headers
+ * declare is checked first. A body that may be large is read only after the request was admitted. Claims the request's idempotency key
+ * for the body's bytes, or for those that `digested` makes of the parsed value.
+ */
+export async function receiveBody<T>(
+  c: Context<AppEnvironment>,
+  { bodyReads, documentReads }: Pick<Dependencies, "bodyReads" | "documentReads">,
+  maxBytes: number,
+  read: (chunks: Uint8Array[]) => T | Promise<T>,
+  digested?: (value: T) => Uint8Array,
+): Promise<T> {
+  const { declaredBytes } = c.env;
+  const bytes = expectedBytes(declaredBytes, maxBytes);
+  if (bytes > smallBodyBytes) await c.get("admission").admit();
+  // An isolate's memory holds few large bodies, so all keys share one limit for them, apart from the limits of small ones.
+  const isLarge = bytes > limits.bodyBytes;
+  const [reads, keyId] = isLarge ? [documentReads, ""] : [bodyReads, c.get("access").keyId];
+  return reads.during(keyId, bytes, async () => {
+    const limitMs = isLarge ? limits.documentBodyMs : limits.bodyMs;
+    const chunks = await readChunks(c.req.raw, declaredBytes, limitMs, maxBytes);
+    const value = await read(chunks);
+    await claimKey(c, () => digested?.(value) ?? joinArrays(Uint8Array, chunks));
     return value;
   });
 }
 
-/** The same for the admin API, which has no tenant's limits. */
-export async function readAdminBody<T extends z.ZodType>(c: Context<AppEnvironment>, schema: T): Promise<z.output<T>> {
-  const { declaredBytes } = c.env;
-  requireReadable(c.req.raw, declaredBytes);
-  return checked(schema, objectIn(await boundedText(c.req.raw, declaredBytes, limits.bodyMs)));
+/** Most bytes that a body can have according to its Content-Length. Throws body_too_large. */
+function expectedBytes(declaredBytes: number | null, maxBytes: number): number {
+  if (declaredBytes !== null && declaredBytes > maxBytes) throw tooLarge(`${declaredBytes}`, maxBytes);
+  return declaredBytes ?? maxBytes;
 }
 
-/** Maximum bytes of a body, according to its Content-Length. */
-export function maxBytesOf(declaredBytes: number | null): number {
-  return Math.min(declaredBytes ?? limits.bodyBytes, limits.bodyBytes);
+function tooLarge(bytes: string, maxBytes: number): ServiceError {
+  return new ServiceError("body_too_large", `The body has ${bytes} bytes, the maximum is ${maxBytes}.`);
 }
 
-/** Throws unsupported_media_type or body_too_large, according to the headers. */
-function requireReadable({ headers }: Request, declaredBytes: number | null): void {
-  const type = headers.get("content-type") ?? "";
-  if (!/^application\/json *(;|$)/i.test(type)) {
-    throw new ServiceError(
-      "unsupported_media_type",
-      `Content-Type is ${JSON.stringify(type.slice(0, 80))}; it must be application/json.`,
-    );
-  }
-  if (declaredBytes !== null && declaredBytes > limits.bodyBytes) throw tooLarge(declaredBytes, "");
-}
-
-function tooLarge(bytes: number, relation: string): ServiceError {
-  const message = `The body has ${relation}${bytes} bytes, the maximum is ${limits.bodyBytes}.`;
-  return new ServiceError("body_too_large", message);
+/** The media type of a Content-Type header without its parameters. Throws unsupported_media_type unless it is in `accepted`. */
+export function requireMediaType(header = "", accepted: readonly string[], subject = "Content-Type"): string {
+  const type = header.split(";")[0].trim().toLowerCase();
+  if (accepted.includes(type)) return type;
+  const advice =
+    type === "application/pdf"
+      ? "which is not read; convert it: pdftotext -layout file.pdf file.txt"
+      : `it must be ${accepted.join(", ")}.`;
+  throw new ServiceError("unsupported_media_type", `${subject} is ${JSON.stringify(header.slice(0, 80))}; ${advice}`);
 }
 
 /** Parses `value` with `schema`. Throws invalid_request for the first issue. */
@@ -78,76 +97,84 @@ export function checked<T extends z.ZodType>(schema: T, value: unknown): z.outpu
   throw invalidRequest(messageOf(issue, param || "the body"), param || null);
 }
 
-const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
-
-/** Reads text within `limitMs`. Throws a ServiceError of status 400, 408 or 413. */
-export function boundedText(request: Request, declaredBytes: number | null, limitMs: number): Promise<string> {
-  return bounded(request, limitMs, (reader, arrived) => readText(reader, declaredBytes, arrived));
-}
-
-type ReadBody<T> = (
-  reader: ReadableStreamDefaultReader<Uint8Array>,
-  arrived: { bytes: number; chunks: number },
-) => Promise<T>;
-
 /**
- * Reads a body within `limitMs`. `read` counts in `arrived` and throws a ServiceError for too much of it. Throws a ServiceError of
- * status 400, 408 or 413.
+ * Reads a body to its end, or until as many bytes have arrived as its Content-Length declares, which may be absent or wrong. Throws a
+ * ServiceError of status 400, 408 or 413.
  */
-export async function bounded<T>({ body }: Request, limitMs: number, read: ReadBody<T>): Promise<T> {
+export async function readChunks(
+  { body }: Request,
+  declaredBytes: number | null,
+  limitMs: number = limits.bodyMs,
+  maxBytes: number = limits.bodyBytes,
+): Promise<Uint8Array[]> {
+  const maxChunks = limits.bodyChunks * (maxBytes / limits.bodyBytes);
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
   const reader = body?.getReader();
-  const arrived = { bytes: 0, chunks: 0 };
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
-    const message = `Of the body ${arrived.bytes} bytes came within ${limitMs} ms, the longest that we wait for all of it.`;
+    const message = `Only ${bytes} bytes of the body arrived within ${limitMs} ms, the maximum.`;
     late.reject(new ServiceError("body_too_slow", message));
   }, limitMs);
+  const read = async () => {
+    while (reader && bytes !== declaredBytes) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      bytes += value.byteLength;
+      if (bytes > maxBytes) throw tooLarge(`at least ${bytes}`, maxBytes);
+      chunks.push(value);
+      if (chunks.length > maxChunks) {
+        const message = `The body came in at least ${chunks.length} chunks, the maximum is ${maxChunks}.`;
+        throw new ServiceError("invalid_request", message);
+      }
+    }
+  };
   try {
-    // Not a race for each chunk: the timeout's promise would keep all their reactions.
-    const source = reader ?? new ReadableStream<Uint8Array>({ start: (empty) => empty.close() }).getReader();
-    return await Promise.race([read(source, arrived), late.promise]);
+    // One race for the whole body: with a race per chunk, the timeout's promise would keep a reaction for each.
+    await Promise.race([read(), late.promise]);
+    return chunks;
   } catch (error) {
-    // workerd keeps the error of an aborted body, and until `stack` is read that keeps request and response in memory.
+    // workerd stores the error of an aborted body, which holds request and response in memory until its `stack` is read.
     if (error instanceof Error) void error.stack;
-    // The rest of a body that is too large is left to be discarded (local-worker.ts): cancelling it closes the connection at once.
+    // The server discards the rest of a body that is too large (local-worker.ts); cancelling would close the connection at once.
     if (error instanceof ServiceError && error.kind === "body_too_large") reader?.releaseLock();
     else reader?.cancel(error).catch(() => undefined);
     if (error instanceof ServiceError) throw error;
-    if (error instanceof TypeError) throw new ServiceError("invalid_request", "The body is not valid UTF-8.");
     // The client disconnected, or the framing of the body contradicts its headers.
-    throw new ServiceError("invalid_request", `The body broke off after ${arrived.bytes} bytes.`, { cause: error });
+    throw new ServiceError("invalid_request", `The body broke off after ${bytes} bytes.`, { cause: error });
   } finally {
     clearTimeout(timer);
   }
 }
 
-/**
- * Reads text to its end or until `declaredBytes` have arrived, which may be absent or wrong: so it counts bytes and chunks in
- * `arrived`, and throws a ServiceError for too many of either.
- */
-async function readText(
-  reader: ReadableStreamDefaultReader<Uint8Array>,
-  declaredBytes: number | null,
-  arrived: { bytes: number; chunks: number },
-): Promise<string> {
-  let decoder: TextDecoder | null = null;
-  let text = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return text + (decoder?.decode() ?? "");
-    arrived.bytes += value.byteLength;
-    arrived.chunks++;
-    if (arrived.bytes > limits.bodyBytes) throw tooLarge(arrived.bytes, "at least ");
-    if (arrived.bytes === declaredBytes) return text + (decoder ?? wholeUtf8).decode(value);
-    if (arrived.chunks > limits.bodyChunks) {
-      const message = `The body came in at least ${arrived.chunks} chunks, the maximum is ${limits.bodyChunks}.`;
-      throw new ServiceError("invalid_request", message);
-    }
-    decoder ??= new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
-    text += decoder.decode(value, { stream: true });
+const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
+
+/** The text of `what`, which came in chunks. Throws invalid_request with the offset of the first byte that is not UTF-8. */
+export function decoded(chunks: readonly Uint8Array[], what: string): string {
+  try {
+    if (chunks.length === 1) return wholeUtf8.decode(chunks[0]);
+    const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
+    return chunks.map((chunk) => decoder.decode(chunk, { stream: true })).join("") + decoder.decode();
+  } catch (cause) {
+    const offset = firstInvalid(joinArrays(Uint8Array, chunks));
+    throw new ServiceError("invalid_request", `${what} is not valid UTF-8 at byte ${offset}.`, { cause });
   }
 }
 
+/** Offset of the first sequence that is not UTF-8; the length if there is none. */
+function firstInvalid(bytes: Uint8Array): number {
+  let offset = 0;
+  // A lenient decoder writes U+FFFD for each invalid sequence.
+  for (const text of new TextDecoder("utf-8", { fatal: false, ignoreBOM: true }).decode(bytes).split("\ufffd")) {
+    offset += new TextEncoder().encode(text).length;
+    // The text may contain U+FFFD itself.
+    if (![0xef, 0xbf, 0xbd].every((byte, i) => bytes[offset + i] === byte)) return offset;
+    offset += 3;
+  }
+  return bytes.length;
+}
+
+/** Parses a JSON object. Throws invalid_request, also for more than `maxValues` values in its lists and objects. */
 export function objectIn(text: string, maxValues?: number): object {
   const value = parseCallerJson(text, maxValues);
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;

@@ -2,10 +2,10 @@
  * Per-key pacing: delays the requests of a key that sends many at once. It wraps the app, so that no work is done for a delayed
  * request before its turn.
  */
+import { limits } from "../../shared/contracts/limits.ts";
 import { pause, steadyClock } from "../platform/clock.ts";
 import { regionOf } from "../platform/region.ts";
 import { Pace, paceKeyOf } from "../tenants/pace.ts";
-import { maxBytesOf } from "./body.ts";
 import type { Arrival } from "./dependencies.ts";
 
 type Handle = (request: Request, arrival: Arrival) => Response | Promise<Response>;
@@ -22,7 +22,8 @@ export function paced(handle: Handle, now: () => number): (request: Request) => 
     const arrival = { key, region: regionOf(request.cf), declaredBytes, arrivedMs, pacedMs: 0 };
     if (key === null) return handle(request, arrival);
     const paceKey = paceKeyOf(key);
-    const waitMs = pace.waitMs(paceKey, steadyNow(), method === "POST" ? maxBytesOf(declaredBytes) : 0);
+    const bodyBytes = method === "POST" ? Math.min(declaredBytes ?? limits.bodyBytes, limits.bodyBytes) : 0;
+    const waitMs = pace.waitMs(paceKey, steadyNow(), bodyBytes);
     // One timer per request: workerd does not let one request resolve what another awaits.
     if (waitMs > 0) await pause(waitMs);
     const response = await handle(request, waitMs > 0 ? { ...arrival, pacedMs: now() - arrivedMs } : arrival);

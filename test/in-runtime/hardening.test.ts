@@ -1,7 +1,7 @@
 /** What the edge refuses before it does anything for it, and what every response tells browsers. */
 import { env } from "cloudflare:workers";
 import { describe, expect, test, vi } from "vitest";
-import { boundedText } from "../../edge/api/body.ts";
+import { decoded, readChunks } from "../../edge/api/body.ts";
 import { BodyReads } from "../../edge/tenants/body-reads.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
@@ -113,7 +113,7 @@ describe("refused before any work", () => {
     });
     const headers = { "content-type": "application/json" };
     const request = new Request("http://edge/", { method: "POST", headers, body });
-    const reading = boundedText(request, null, 20);
+    const reading = readChunks(request, null, 20);
     await expect(reading).rejects.toMatchObject({ kind: "body_too_slow", message: expect.stringContaining("20 ms") });
     expect(isCancelled).toBe(true);
   });
@@ -136,7 +136,7 @@ test("a body in very many chunks is refused by limit and value, and the rest is 
   const message = expect.stringContaining(
     `at least ${limits.bodyChunks + 1} chunks, the maximum is ${limits.bodyChunks}`,
   );
-  await expect(boundedText(request, null, limits.bodyMs)).rejects.toMatchObject({ kind: "invalid_request", message });
+  await expect(readChunks(request, null, limits.bodyMs)).rejects.toMatchObject({ kind: "invalid_request", message });
   expect(pulled).toBeLessThan(limits.bodyChunks + 10);
 });
 
@@ -145,13 +145,16 @@ test("a body of the runtime's own stream that trickles in is refused in time, an
   const writer = writable.getWriter();
   const headers = { "content-type": "application/json" };
   const request = new Request("http://edge/", { method: "POST", headers, body: readable });
-  const reading = boundedText(request, null, 20);
+  const reading = readChunks(request, null, 20);
   await Promise.all([
     expect(reading).rejects.toMatchObject({ kind: "body_too_slow", message: expect.stringContaining("6 bytes") }),
     writer.write(new TextEncoder().encode('{"a": ')),
   ]);
   await expect(writer.write(new Uint8Array(1))).rejects.toThrow();
 });
+
+/** The text of a body. */
+const textOf = async (...body: Parameters<typeof readChunks>) => decoded(await readChunks(...body), "The body");
 
 describe("a body is read", () => {
   const text = '{"a":"Bären – 🐻"}';
@@ -171,16 +174,16 @@ describe("a body is read", () => {
   test("however it is cut, whether or not it declares its length", async () => {
     for (const size of [1, 2, 3, 7, bytes.length]) {
       for (const declared of [null, bytes.length]) {
-        expect(await boundedText(request(bytes, size), declared, limits.bodyMs)).toBe(text);
+        expect(await textOf(request(bytes, size), declared, limits.bodyMs)).toBe(text);
       }
     }
   });
 
   test("without waiting for its end once all that it declared is there", async () => {
     for (const size of [5, bytes.length]) {
-      expect(await boundedText(request(bytes, size, false), bytes.length, 50)).toBe(text);
+      expect(await textOf(request(bytes, size, false), bytes.length, 50)).toBe(text);
     }
-    const early = boundedText(request(bytes.slice(0, -1), 5, false), bytes.length, 20);
+    const early = textOf(request(bytes.slice(0, -1), 5, false), bytes.length, 20);
     await expect(early).rejects.toMatchObject({ kind: "body_too_slow" });
   });
 
@@ -188,9 +191,9 @@ describe("a body is read", () => {
     const cut = bytes.slice(0, bytes.indexOf(0xc3) + 1);
     for (const size of [1, bytes.length]) {
       for (const declared of [null, cut.length]) {
-        const reading = boundedText(request(cut, size), declared, limits.bodyMs);
+        const reading = textOf(request(cut, size), declared, limits.bodyMs);
         await expect(reading).rejects.toMatchObject({ message: expect.stringContaining("not valid UTF-8") });
-        expect(await boundedText(request(bytes, bytes.length), bytes.length, limits.bodyMs)).toBe(text);
+        expect(await textOf(request(bytes, bytes.length), bytes.length, limits.bodyMs)).toBe(text);
       }
     }
   });
