@@ -5,8 +5,9 @@ import { readConfig } from "./config.ts";
 import { encodeDocuments } from "./plan/documents.ts";
 import { encodeExamples } from "./plan/examples.ts";
 import { EdgeMetrics } from "./platform/edge-metrics.ts";
-import type { Encoder, RefitOutcome } from "./tenants/refits.ts";
+import type { RefitOutcome } from "./tenants/refits.ts";
 import { TenantAdapterStore as Store } from "./tenants/tenant-adapter-store.ts";
+import type { Encoder } from "./tenants/tenant-context.ts";
 
 export class TenantAdapterStore extends Store {
   readonly #sets = new PlannedSets(publishedSets(this.env, null), () => deployedSet(this.env));

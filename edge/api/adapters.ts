@@ -9,7 +9,7 @@ import type { AdapterDeleted, AdapterList } from "../../shared/contracts/respons
 import { encodeDocuments } from "../plan/documents.ts";
 import { encodeExamples } from "../plan/examples.ts";
 import { serverTiming } from "../platform/server-timing.ts";
-import { requireFreeName, requireRoom } from "../tenants/own-adapters.ts";
+import { requireFreeName, throwRefusal } from "../tenants/own-adapters.ts";
 import { adapterObject, adapterResponse, notFound } from "./adapter-object.ts";
 import { answerList } from "./answer.ts";
 import type { RouteHandler } from "./dependencies.ts";
@@ -24,7 +24,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   requireFreeName(name, artifacts.manifest);
   const { tenant, memoryTokens } = c.get("access");
   const own = adapters.of(tenant);
-  requireRoom(await own.roomFor(name), name);
+  throwRefusal(await own.roomFor(name));
   const startedMs = now();
   const encoded = examples && encodeExamples(examples, artifacts, now());
   const remembered = documents && (await encodeDocuments(documents, artifacts));
@@ -34,30 +34,25 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   const { signal } = c.req.raw;
   const admission = await c.get("admission").reserve(tokens);
   const consumed = consumptionOf(artifacts, name, tokens);
-  /** What the request is charged where it ends early: a client that leaves pays for what has begun. */
+  /** A backend has begun to compute, which a client that leaves pays for. */
   let isBegun = false;
   let status: 201 | 202 = 201;
   const make = async () => {
     if (encoded) {
-      const centroid = [...encoded.centroid];
       const request = { manifestHash, tenant, examples: encoded.examples };
       const made = await adapters.create({ version: contractVersion, ...request }, signal, () => {
         isBegun = true;
       });
-      const { hash, kept } = made;
-      const gain = kept ? made.gain : null;
-      const counts = { examples: encoded.examples.length, tokens: encoded.tokens };
-      const adapter = { name, hash, manifestHash, centroid, gain, ...counts, keep };
-      const file = Uint8Array.fromBase64(made.file);
       const source = { examples: examples!, validation: null };
-      requireRoom(await own.add({ ...adapter, created: Math.floor(now() / 1000) }, source, file, made.copy), name);
+      const content = { manifestHash, centroid: [...encoded.centroid], tokens: encoded.tokens, examples: source };
+      throwRefusal(await own.add({ name, keep }, content, made));
       Object.assign(timings, { hidden: made.timings.hiddenMs, fit: made.timings.fitMs });
     }
     if (remembered) {
       isBegun = true;
       const added = await compressed(remembered.documents);
       const isWaited = remembered.tokens <= limits.memoryTokensAtOnce;
-      // A request that waits leaves nothing behind if this fails.
+      // If the request waits for the memory and that fails, its fitted parts are deleted, too, so nothing is charged.
       const otherwise = encoded && !isWaited ? consumptionOf(artifacts, name, encoded.tokens) : null;
       const charge = { request: admission.request, consumed, otherwise };
       const change = { manifestHash, added, removed: null, maxTenantTokens: memoryTokens, charge, keep };
@@ -75,12 +70,12 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   let isMade = false;
   try {
     const making = make();
-    // Keeps this handler alive after the client has disconnected.
+    // The work goes on after the client has disconnected.
     dependencies.background(making.then(noop, noop));
     await making;
     isMade = true;
   } finally {
-    // The tenant's store counts what became a memory, under the same id.
+    // A memory is charged by the tenant's store, under the same request id.
     const isCharged = isMade ? !remembered : isBegun && signal.aborted;
     await admission.settle(isCharged ? [consumed] : []);
   }

@@ -1,6 +1,5 @@
 /** OpenAI's files: JSONL of examples, which fine-tuning jobs are made of. Each line is checked when the file is uploaded. */
 import type { Context } from "hono";
-import { checkCallerJson } from "../../shared/contracts/caller-json.ts";
 import { type Example, readExample } from "../../shared/contracts/examples.ts";
 import {
   type FileDeleted,
@@ -10,15 +9,15 @@ import {
 } from "../../shared/contracts/fine-tuning.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest, ServiceError } from "../../shared/errors.ts";
+import { throwRefusal } from "../tenants/own-adapters.ts";
 import { filesList } from "../tenants/record-lists.ts";
 import { gunzip } from "../tenants/sealed-store.ts";
 import type { FileRecord } from "../tenants/tenant-files.ts";
-import type { Refused } from "../tenants/tenant-memories.ts";
 import { answer, answerList } from "./answer.ts";
-import { checked } from "./body.ts";
+import { checked, decoded } from "./body.ts";
 import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
 import { originOf } from "./idempotency.ts";
-import { decoded, readForm } from "./upload.ts";
+import { jsonLinesOf, readForm } from "./upload.ts";
 
 export const createFile: RouteHandler = async (c, dependencies) => {
   const { tenant, fileBytes } = c.get("access");
@@ -30,7 +29,7 @@ export const createFile: RouteHandler = async (c, dependencies) => {
   if (made) return c.json(fileObject(made as FileRecord));
   const created = Math.floor(origin.createdMs / 1000);
   const file: FileRecord = { id, filename, bytes: content.length, created };
-  requireTaken(await adapters.of(tenant).addFile(file, content, fileBytes));
+  throwRefusal(await adapters.of(tenant).addFile(file, content, fileBytes));
   return c.json(fileObject(file));
 };
 
@@ -60,20 +59,14 @@ export const deleteFile: RouteHandler = async (c, { adapters }) => {
 
 /** The examples of a file's text. Throws invalid_request that names the line; `param` is the field at fault. */
 export function examplesOf(text: string, param: string): Example[] {
-  checkCallerJson(text, limits.documentValues);
   const refuse = (message: string) => invalidRequest(message, param);
   const examples: Example[] = [];
-  let number = 0;
-  for (const line of text.split("\n")) {
-    number++;
-    if (line.trim() === "") continue;
-    const at = `line ${number} of ${param}`;
-    if (examples.length === limits.adapterExamples)
+  for (const [line, value] of jsonLinesOf(text, (at) => refuse(`${at} of ${param} is not JSON`))) {
+    const at = `${line} of ${param}`;
+    if (examples.length === limits.adapterExamples) {
       throw refuse(`${at} is one more than ${examples.length} examples, the maximum`);
-    const example = readExample(
-      parsed(line, () => refuse(`${at} is not JSON`)),
-      at,
-    );
+    }
+    const example = readExample(value, at);
     if (typeof example === "string") throw refuse(`${at} is a string; it must be {messages} or {prompt, completion}`);
     if ("fault" in example) throw refuse(example.fault);
     examples.push(example);
@@ -117,11 +110,6 @@ function absent(what: string, id: string): ServiceError {
   return new ServiceError("not_found", `You have no ${what} ${JSON.stringify(id.slice(0, 80))}.`);
 }
 
-/** Throws what a tenant's store refused. */
-export function requireTaken(refused: Refused | null): void {
-  if (refused) throw new ServiceError(refused.kind, refused.message, { param: refused.param });
-}
-
 function fileObject({ id, bytes, filename, created }: FileRecord): FileObject {
   return { id, object: "file", bytes, created_at: created, filename, purpose: "fine-tune", status: "processed" };
 }
@@ -144,14 +132,6 @@ async function uploadOf(form: FormData): Promise<{ filename: string; content: Ui
   const content = new Uint8Array(await file.arrayBuffer());
   examplesOf(decoded([content], "file"), "file");
   return { filename: file.name, content };
-}
-
-function parsed(line: string, refused: () => ServiceError): unknown {
-  try {
-    return JSON.parse(line);
-  } catch {
-    throw refused();
-  }
 }
 
 function* slicesOf(bytes: Uint8Array): Generator<Uint8Array> {

@@ -11,7 +11,7 @@ import { type AdapterRequest, contractVersion } from "../../shared/contracts/inf
 import { invalidRequest } from "../../shared/errors.ts";
 import { selectionOf } from "../plan/assign.ts";
 import { encodeExamples } from "../plan/examples.ts";
-import { requireFreeName, requireRoom } from "../tenants/own-adapters.ts";
+import { requireFreeName, throwRefusal } from "../tenants/own-adapters.ts";
 import { jobsList } from "../tenants/record-lists.ts";
 import { gunzippedText } from "../tenants/sealed-store.ts";
 import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
@@ -19,7 +19,7 @@ import type { JobEvent, TuningJob } from "../tenants/tuning-jobs.ts";
 import { answerList } from "./answer.ts";
 import { checked, readBody } from "./body.ts";
 import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
-import { answerPage, emptyPage, examplesOf, requireRecord, requireTaken } from "./files.ts";
+import { answerPage, emptyPage, examplesOf, requireRecord } from "./files.ts";
 import { originOf } from "./idempotency.ts";
 
 export const createJob: RouteHandler = async (c, dependencies) => {
@@ -53,17 +53,8 @@ export const createJob: RouteHandler = async (c, dependencies) => {
   const admission = await c.get("admission").reserve(tokens);
   const created = Math.floor(origin.createdMs / 1000);
   const job: TuningJob = {
-    ...{ id, created, finished: null, status: "queued", error: null, model, name },
-    ...{
-      trainingFile,
-      validationFile,
-      seed,
-      metadata,
-      keep,
-      examples: training.examples.length,
-      tokens,
-      trainedTokens: null,
-    },
+    ...{ id, created, finished: null, status: "queued", error: null, model, name, trainingFile, validationFile },
+    ...{ seed, metadata, keep, examples: training.examples.length, tokens, trainedTokens: null },
     request: admission.request,
   };
   const request: AdapterRequest = {
@@ -71,10 +62,9 @@ export const createJob: RouteHandler = async (c, dependencies) => {
     ...(validation && { validation: validation.encoded.examples }),
   };
   const examples = { examples: training.examples, validation: validation?.examples ?? null };
+  const content = { request, manifestHash, centroid: [...training.encoded.centroid], tokens, examples };
   try {
-    const stored = await own.createJob(job, { request, centroid: [...training.encoded.centroid], examples });
-    if (typeof stored === "string") requireRoom(stored, name, "suffix");
-    else requireTaken(stored);
+    throwRefusal(await own.createJob(job, content));
   } finally {
     // The job is charged when it ends.
     void admission.settle([]);

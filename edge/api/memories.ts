@@ -1,4 +1,4 @@
-/** Documents of a tenant's own adapters: POST adds some, DELETE removes one; both make another memory, which answers then use. */
+/** Documents of a tenant's own adapters: POST adds some, DELETE removes one. Each change builds a new memory, which replaces the old. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { addDocumentsRequestSchema } from "../../shared/contracts/openai.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -7,7 +7,7 @@ import type { Artifacts } from "../artifacts/artifacts.ts";
 import { adapterMs } from "../dispatch/routing-limits.ts";
 import { encodeDocuments } from "../plan/documents.ts";
 import type { NewDocument } from "../tenants/memory-documents.ts";
-import { type OwnAdapter, outdated, requireRoom } from "../tenants/own-adapters.ts";
+import { type OwnAdapter, outdated, refused, throwRefusal } from "../tenants/own-adapters.ts";
 import { gzip, jsonBytes } from "../tenants/sealed-store.ts";
 import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
 import type { DocumentChange, JobOutcome } from "../tenants/tenant-memories.ts";
@@ -43,7 +43,7 @@ export const addDocuments: RouteHandler = async (c, dependencies) => {
     });
     return await adapterResponse(c, dependencies.adapters.of(tenant), name, artifacts, status === 201 ? 200 : 202);
   } finally {
-    // The tenant's store counts what was made, under the same id.
+    // A memory is charged by the tenant's store, under the same request id.
     void admission.settle(hasLeft ? [consumed] : []);
   }
 };
@@ -68,14 +68,14 @@ interface MemoryWork {
   change: DocumentChange;
   /** The adapter must not exist yet. */
   isNew: boolean;
-  /** The request waits for it, for `adapterMs` at most; otherwise it is a job from the beginning. */
+  /** The request waits for the memory, for `adapterMs` at most. False: the alarm builds it. */
   isWaited: boolean;
 }
 
 /**
- * Changes the documents of an adapter and makes its memory. Resolves to 201 when it is made, or to 202 when that is left to a job.
- * If it cannot be made, or the client leaves, the adapter is as it was before, and this throws a ServiceError. `own` is not to be
- * used afterwards: after a loss of the object its stub stays broken.
+ * Changes the documents of an adapter and builds its memory. Resolves to 201 when that is built, or to 202 when it is left to a job. If
+ * it cannot be built, or the client leaves, the adapter is as before, and a ServiceError is thrown. The caller must not use `own`
+ * again: if its object was lost, the stub stays broken.
  */
 export async function makeMemory(
   own: OwnAdapters,
@@ -83,13 +83,9 @@ export async function makeMemory(
   signal: AbortSignal,
 ): Promise<201 | 202> {
   const changed = await own.changeDocuments(name, change, isNew);
-  if (typeof changed === "string") {
-    requireRoom(changed, name);
-    return 202;
-  }
-  if ("kind" in changed) throw new ServiceError(changed.kind, changed.message, { param: changed.param });
+  if ("kind" in changed) return throwRefusal(changed);
   const { hash, joinsJob } = changed;
-  // What a job adds is given up by nobody but its own request.
+  // A request that leaves gives up its job, so it must not wait for one that includes the documents of other requests.
   if (!isWaited || joinsJob) {
     await own.buildLater();
     return 202;
@@ -98,7 +94,7 @@ export async function makeMemory(
   const leave = () => gone.resolve({ status: "cancelled", error: null });
   signal.addEventListener("abort", leave);
   if (signal.aborted) leave();
-  // null: the store's object was lost, whose alarm continues the job.
+  // null: the store's object was lost; its alarm continues the job.
   const outcome = Promise.race([own.build(name).catch(() => null), gone.promise]);
   const ended = (await settlesWithin(outcome, adapterMs)) ? await outcome : null;
   signal.removeEventListener("abort", leave);
@@ -110,14 +106,12 @@ export async function makeMemory(
   if (status === "ready") return 201;
   await own.abandon(name, hash);
   if (signal.aborted) throw new ServiceError("cancelled", "The client disconnected.");
-  // Another change has taken these documents into its job.
+  // A later change has replaced this job and includes its documents.
   if (status === "cancelled" && (await own.find(name))?.memory?.job) return 202;
-  if (error === null) throw new ServiceError("adapter_not_found", `The adapter ${name} was deleted meanwhile.`);
-  const { kind, message, param, retryAfterSeconds } = error;
-  throw new ServiceError(kind, message, { param, retryAfterSeconds: retryAfterSeconds ?? undefined });
+  return throwRefusal(error ?? refused("adapter_not_found", `The adapter ${name} was deleted meanwhile.`));
 }
 
-/** As `DocumentChange.added` takes them; null for none. */
+/** Documents as `DocumentChange.added`; null for none. */
 export async function compressed(documents: readonly NewDocument[]): Promise<DocumentChange["added"]> {
   return documents.length === 0 ? null : gzip(jsonBytes(documents));
 }
@@ -127,7 +121,10 @@ export function consumptionOf({ manifest }: Artifacts, name: string, promptToken
   return { model, centroid: null, requests: 1, promptTokens, completionTokens: 0 };
 }
 
-/** Fitted parts of other artifacts are made again before documents change, so that all of an adapter is of one set. */
+/**
+ * Throws for an adapter with fitted parts of other artifacts than are served, and has it made again: its documents change only then,
+ * so that all of an adapter is of one manifest.
+ */
 function requireFitted(
   adapter: OwnAdapter,
   { manifestHash }: Artifacts,

@@ -1,12 +1,14 @@
 /**
- * Which backends may have a copy of what a tenant's Durable Object stores. A deletion is stored until each of them has confirmed it, and
- * repeated by the object's alarm. One that was removed from the configuration counts as pending, and is called within an hour after it
- * is configured again.
+ * Which backends may have a copy of a tenant's adapters and memories. A deletion is stored until each of these backends has confirmed
+ * it; the object's alarm repeats it. A backend that was removed from the configuration stays pending, and is called within an hour
+ * after it is configured again.
  */
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { hasProcesses } from "../dispatch/addresses.ts";
-import type { AdapterCopy, BackendClient } from "../dispatch/client.ts";
+import type { AdapterCopy } from "../dispatch/client.ts";
 import { ensureAlarm } from "../platform/clock.ts";
+import { memoryPrefix } from "./adapter-records.ts";
+import type { TenantContext } from "./tenant-context.ts";
 
 const schema = `
   CREATE TABLE IF NOT EXISTS copies (
@@ -16,22 +18,21 @@ const schema = `
   CREATE TABLE IF NOT EXISTS deletions (hash TEXT PRIMARY KEY, name TEXT NOT NULL, deletedMs INTEGER NOT NULL) WITHOUT ROWID;
 `;
 
-/** In place of a hash: all adapters and memories of the tenant, which is erased. */
+/** In place of a hash: all adapters and memories of a tenant that is erased. */
 const allHashes = "";
-/** Before the hash of a memory. */
-export const memoryPrefix = "memory:";
-/** Pauses between two tries to delete at backends, in milliseconds; each is twice the one before. */
+/** First and longest pause before a deletion is tried again, in milliseconds; each pause is twice the one before. */
 export const firstRetryMs = 5000;
 export const maxRetryMs = 3_600_000;
-/** Timeout after which a deletion is answered as pending, in milliseconds. */
+/** How long a deletion waits for the backends before it is reported as pending, in milliseconds. */
 const answerMs = 3000;
-/** An upload may arrive for so long after its bytes were read, so an earlier deletion is repeated. */
+/** Longest time between the reading of an upload's bytes and its arrival, in milliseconds. A deletion before that is repeated. */
 const uploadMs = 10_000;
-/** For so long after an erasure, no adapter is added: it may have been begun before. */
+/** No adapter is added within this time after an erasure, in milliseconds, because its making may have begun before. */
 const makingMs = 300_000;
 
 /** A deletion that backends have not confirmed. */
 export interface PendingDeletion {
+  /** Of the adapter. */
   name: string;
   /** Milliseconds since 1970. */
   deletedMs: number;
@@ -39,13 +40,13 @@ export interface PendingDeletion {
   backends: number;
 }
 
-/** The backends of an erasure. */
+/** The result of an erasure at the backends. */
 export interface ErasedCopies {
-  /** Addresses of backends that have confirmed it, with the name of a process. */
+  /** Addresses of backends that have confirmed it, each with the name of its process if it has one. */
   confirmed: string[];
-  /** Those that have not; the alarm repeats it. */
+  /** Addresses of backends that have not. The alarm calls them again. */
   pending: string[];
-  /** Addresses of several processes: of these only processes with a known copy are called, or any one if none is known. */
+  /** Addresses that lead to several processes: only the processes with a known copy were called, or any one if none is known. */
   partlyAsked: string[];
 }
 
@@ -53,38 +54,35 @@ interface CopyRow extends Record<string, SqlStorageValue> {
   id: number;
   hash: string;
   address: string;
-  /** Empty: no name. */
+  /** Name of the process; empty if it has none. */
   process: string;
+  /** When the bytes of the copy were read, in milliseconds since 1970; 0: the backend made it itself. */
   sentMs: number;
 }
 
-interface CopiesParts {
-  tenant: string;
-  storage: DurableObjectStorage;
-  now(): number;
-  /** By address, of the tenant's jurisdiction. */
-  clients(): ReadonlyMap<string, BackendClient>;
-  /** Deletes what is stored of fitted parts or a memory. */
-  deleteStored(hash: string): void;
+/** What the parts of a tenant's Durable Object share that make and delete adapters. */
+export interface TenantParts extends TenantContext {
+  copies: BackendCopies;
 }
 
+/** Copies are named by the hash of their fitted parts or, after `memoryPrefix`, of their memory. */
 export class BackendCopies {
-  readonly #parts: CopiesParts;
+  readonly #context: TenantContext;
   readonly #sql: SqlStorage;
 
-  constructor(parts: CopiesParts) {
-    this.#parts = parts;
-    this.#sql = parts.storage.sql;
+  constructor(context: TenantContext) {
+    this.#context = context;
+    this.#sql = context.storage.sql;
     this.#sql.exec(schema);
   }
 
-  /** Recording a copy again gives it a new id, so that an earlier deletion does not confirm this one. */
+  /** Records that a backend may have a copy. A new id each time, so that a deletion under way does not confirm this copy. */
   note(hash: string, { address, process }: AdapterCopy, sentMs: number): void {
     const values = [hash, address, process ?? "", sentMs];
     this.#sql.exec("INSERT OR REPLACE INTO copies (hash, address, process, sentMs) VALUES (?, ?, ?, ?)", ...values);
   }
 
-  /** This hash is wanted again. */
+  /** Cancels the deletion of a hash that is wanted again. */
   keep(hash: string): void {
     this.#sql.exec("DELETE FROM deletions WHERE hash = ?", hash);
   }
@@ -94,7 +92,7 @@ export class BackendCopies {
       "SELECT * FROM deletions WHERE hash <> ? ORDER BY deletedMs",
       allHashes,
     );
-    // Fitted parts and memory of an adapter are one entry.
+    // The fitted parts and the memory of an adapter make one entry.
     const byName = Map.groupBy(rows, ({ name }) => name);
     const all = [...byName].map(([name, deleted]) => ({
       name,
@@ -104,37 +102,41 @@ export class BackendCopies {
     return all.filter(({ backends }) => backends > 0);
   }
 
-  /** Deletes these hashes of an adapter. Returns how many backends have not confirmed it. */
+  /** Deletes hashes of an adapter. Resolves to the number of backends that have not confirmed it. */
   async deleteNow(hashes: readonly string[], name: string): Promise<number> {
     for (const hash of hashes) this.#noteDeletion(hash, name);
     await this.#deleteNoted();
     return new Set(hashes.flatMap((hash) => this.#pending(hash).map(nameOf))).size;
   }
 
+  /** Deletes a hash unless an adapter has it. */
+  async deleteUnused(hash: string, name: string): Promise<void> {
+    if (this.#context.records.isUnused(hash)) await this.deleteNow([hash], name);
+  }
+
   /** Hashes of an adapter that are to be deleted later. */
   laterOf(name: string): string[] {
     const select = "SELECT hash FROM deletions WHERE name = ? AND deletedMs > ?";
-    return [...this.#sql.exec<{ hash: string }>(select, name, this.#parts.now())].map(({ hash }) => hash);
+    return [...this.#sql.exec<{ hash: string }>(select, name, this.#context.now())].map(({ hash }) => hash);
   }
 
-  /** Deletes what no adapter has any more, after `delayMs`. */
+  /** Deletes a hash after `delayMs`. */
   async retire(hash: string, name: string, delayMs: number): Promise<void> {
-    this.#noteDeletion(hash, name, this.#parts.now() + delayMs);
-    if (delayMs === 0) await this.#deleteNoted();
-    else await ensureAlarm(this.#parts.storage, this.#parts.now(), { delayMs, maxDelayMs: delayMs });
+    this.#noteDeletion(hash, name, this.#context.now() + delayMs);
+    await ensureAlarm(this.#context.storage, this.#context.now(), { delayMs, maxDelayMs: delayMs });
   }
 
-  /** Deletes everything; `forget` is called in the transaction that stores this. */
+  /** Deletes everything. `forget` deletes what the object itself stores, in the same transaction. */
   async erase(forget: () => void): Promise<ErasedCopies> {
     const copies = this.#sql.exec<CopyRow>("SELECT * FROM copies").toArray();
     const sentMs = Math.max(0, ...copies.map((copy) => copy.sentMs));
-    this.#parts.storage.transactionSync(() => {
+    this.#context.storage.transactionSync(() => {
       forget();
       for (const table of ["copies", "deletions"]) this.#sql.exec(`DELETE FROM ${table}`);
       for (const { address, process } of copies) this.note(allHashes, { address, process: process || null }, sentMs);
-      // Also where no copy is known: a request that failed may have made one.
+      // Backends without a known copy are called, too: a request that failed may have left one there.
       const known = new Set(copies.map(({ address }) => address));
-      for (const address of this.#parts.clients().keys()) {
+      for (const address of this.#context.clients().keys()) {
         if (!known.has(address)) this.note(allHashes, { address, process: null }, 0);
       }
       this.#noteDeletion(allHashes, "");
@@ -147,34 +149,37 @@ export class BackendCopies {
     return { confirmed: called.filter((name) => !pending.includes(name)), pending, partlyAsked };
   }
 
-  /** Everything that is due is tried once at the backends. Never rejects. */
+  /** Calls the backends once for every deletion that is due. Never rejects. */
   async deleteDue(): Promise<void> {
-    for (const hash of this.#dueHashes()) this.#parts.deleteStored(hash.replace(memoryPrefix, ""));
+    const due = "SELECT hash FROM deletions WHERE deletedMs <= ?";
+    for (const { hash } of this.#sql.exec<{ hash: string }>(due, this.#context.now()).toArray()) {
+      this.#context.sealed.delete(hash);
+    }
     const tries = this.#due().map(async ({ id, hash, address, process, sentMs }) => {
-      const client = this.#parts.clients().get(address);
+      const client = this.#context.clients().get(address);
       if (!client) return;
-      const { tenant } = this.#parts;
+      const { tenant } = this.#context;
       const ofMemory = hash.startsWith(memoryPrefix) ? hash.slice(memoryPrefix.length) : null;
       if (ofMemory !== null) await client.remove("memories", tenant, ofMemory, process || null);
       else await client.remove("adapters", tenant, hash === allHashes ? null : hash, process || null);
       if (hash === allHashes) await client.remove("memories", tenant, null, process || null);
-      if (this.#parts.now() >= sentMs + uploadMs) this.#sql.exec("DELETE FROM copies WHERE id = ?", id);
+      if (this.#context.now() >= sentMs + uploadMs) this.#sql.exec("DELETE FROM copies WHERE id = ?", id);
     });
     await Promise.allSettled(tries);
     const done = "DELETE FROM deletions WHERE hash NOT IN (SELECT hash FROM copies) AND deletedMs <= ?";
-    this.#sql.exec(this.isJustErased() ? `${done} AND hash <> '${allHashes}'` : done, this.#parts.now());
+    this.#sql.exec(this.isJustErased() ? `${done} AND hash <> '${allHashes}'` : done, this.#context.now());
   }
 
-  /** When the alarm is to try again, in milliseconds from now; `retryMs`: the pause after a failure. */
+  /** Delays after which the alarm must run again, in milliseconds. `retryMs`: the pause after a failure. */
   retryDelays(retryMs: number): number[] {
     const due = this.#due();
-    const mayConfirm = due.some(({ address }) => this.#parts.clients().has(address));
+    const mayConfirm = due.some(({ address }) => this.#context.clients().has(address));
     const select = "SELECT deletedMs FROM deletions WHERE deletedMs > ?";
-    const later = this.#sql.exec<{ deletedMs: number }>(select, this.#parts.now());
+    const later = this.#sql.exec<{ deletedMs: number }>(select, this.#context.now());
     return [
       ...(mayConfirm ? [retryMs] : []),
       ...(due.length > 0 ? [maxRetryMs] : []),
-      ...[...later].map(({ deletedMs }) => Math.max(0, deletedMs - this.#parts.now())),
+      ...[...later].map(({ deletedMs }) => Math.max(0, deletedMs - this.#context.now())),
     ];
   }
 
@@ -182,32 +187,27 @@ export class BackendCopies {
     return this.#due().length > 0;
   }
 
+  /** Whether the tenant was erased within `makingMs`. */
   isJustErased(): boolean {
     const [row] = this.#sql.exec<{ deletedMs: number }>("SELECT deletedMs FROM deletions WHERE hash = ?", allHashes);
-    return row !== undefined && Math.abs(this.#parts.now() - row.deletedMs) < makingMs;
+    return row !== undefined && Math.abs(this.#context.now() - row.deletedMs) < makingMs;
   }
 
-  #noteDeletion(hash: string, name: string, atMs = this.#parts.now()): void {
+  #noteDeletion(hash: string, name: string, atMs = this.#context.now()): void {
     this.#sql.exec("INSERT OR REPLACE INTO deletions VALUES (?, ?, ?)", hash, name, atMs);
   }
 
   async #deleteNoted(): Promise<void> {
-    // Before the first try, so that it is repeated if the object is lost.
+    // The alarm is set first, so that the deletion is repeated if the object is lost.
     const times = { delayMs: firstRetryMs, maxDelayMs: maxRetryMs };
-    await ensureAlarm(this.#parts.storage, this.#parts.now(), times);
+    await ensureAlarm(this.#context.storage, this.#context.now(), times);
     await settlesWithin(this.deleteDue(), answerMs);
   }
 
-  /** Copies that are to be deleted now, also at backends that are not configured. */
+  /** Copies whose deletion is due, also at backends that are no longer configured. */
   #due(): CopyRow[] {
     const select = "SELECT * FROM copies WHERE hash IN (SELECT hash FROM deletions WHERE deletedMs <= ?)";
-    return this.#sql.exec<CopyRow>(select, this.#parts.now()).toArray();
-  }
-
-  /** Hashes that are to be deleted now. */
-  #dueHashes(): string[] {
-    const rows = this.#sql.exec<{ hash: string }>("SELECT hash FROM deletions WHERE deletedMs <= ?", this.#parts.now());
-    return [...rows].map(({ hash }) => hash);
+    return this.#sql.exec<CopyRow>(select, this.#context.now()).toArray();
   }
 
   #pending(hash: string): CopyRow[] {

@@ -1,12 +1,13 @@
 /**
- * Idempotency keys of one ledger, in SQLite: the body that each came with first, and what was charged under it. A request that is
- * repeated under its key is computed again and charged only for what exceeds the charges before, as long as the same artifacts,
- * adapters and memories answer it: their `state`. After `keptMs` the next claim deletes a key, and erasing the tenant does.
+ * Idempotency keys of one ledger, in SQLite: a digest of the body that each key came with first, and what was charged under it. A
+ * request that is repeated under its key is computed again, and charged only for what exceeds earlier charges. That holds while the
+ * same artifacts, adapters and memories answer it; `state` is their hash. Keys are deleted after `keptMs`, or with their tenant.
  */
 import type { Consumption } from "./consumption.ts";
 
+/** How long a key is kept, in milliseconds: 24 hours. */
 const keptMs = 24 * 3_600_000;
-/** Keys that one ledger keeps; the oldest are forgotten first. A row takes about 200 bytes. */
+/** Most keys of one ledger; the oldest are deleted first. A row takes about 200 bytes. */
 const maxKeys = 10_000;
 
 export interface Claim {
@@ -14,13 +15,13 @@ export interface Claim {
   createdMs: number;
 }
 
-/** Use that was charged, of one state. */
+/** The use that was charged under a key in its latest state. */
 type Charged = Pick<Consumption, "requests" | "promptTokens" | "completionTokens"> & { state: string };
 
 const counts = ["requests", "promptTokens", "completionTokens"] as const;
 const nothing = { requests: 0, promptTokens: 0, completionTokens: 0 };
 
-/** A key with the state that answers its request. */
+/** The name of a key in a state, for `charge`. */
 export function keyIn(key: string, state: string): string {
   return `${key}:${state}`;
 }
@@ -58,27 +59,31 @@ export class ChargedKeys {
     return { createdMs: nowMs };
   }
 
-  /** The part of `consumed` that was not charged before under the key, in its state: `name` is `keyIn`'s, or a key alone. */
-  due(name: string, consumed: readonly Consumption[]): Consumption[] {
-    const left = { ...this.#charged(name) };
-    return consumed
-      .map((one) => {
-        const due = { ...one };
-        for (const count of counts) {
-          const paid = Math.min(left[count], one[count]);
-          left[count] -= paid;
-          due[count] -= paid;
-        }
-        return due;
-      })
-      .filter((one) => counts.some((count) => one[count] > 0));
-  }
-
-  /** Records that `due` is charged under the key; stored by the next `write`. */
-  charge(name: string, due: readonly Consumption[]): void {
-    const charged = { ...this.#charged(name) };
-    for (const one of due) for (const count of counts) charged[count] += one[count];
-    this.#unwritten.set(partsOf(name)[0], charged);
+  /**
+   * Charges use under a key: returns the part of `consumed` that was not charged before, which the next `write` stores. `name` is
+   * `keyIn`'s, or a key alone.
+   */
+  charge(name: string, consumed: readonly Consumption[]): Consumption[] {
+    const [key, state = ""] = name.split(":");
+    const [stored] = this.#sql
+      .exec<Charged>("SELECT state, requests, promptTokens, completionTokens FROM keys WHERE key = ?", key)
+      .toArray();
+    const known = this.#unwritten.get(key) ?? stored;
+    const charged = known?.state === state ? { ...known } : { ...nothing, state };
+    const left = { ...charged };
+    const due = consumed.map((one) => {
+      const unpaid = { ...one };
+      for (const count of counts) {
+        const paid = Math.min(left[count], one[count]);
+        left[count] -= paid;
+        unpaid[count] -= paid;
+        charged[count] += unpaid[count];
+      }
+      return unpaid;
+    });
+    const counted = due.filter((one) => counts.some((count) => one[count] > 0));
+    if (counted.length > 0) this.#unwritten.set(key, charged);
+    return counted;
   }
 
   /** Stores charges; called in the transaction that stores the use. The caller calls `written` once that is committed. */
@@ -100,18 +105,4 @@ export class ChargedKeys {
     this.#unwritten.clear();
     this.#count = 0;
   }
-
-  #charged(name: string): Charged {
-    const [key, state] = partsOf(name);
-    const [stored] = this.#sql
-      .exec<Charged>("SELECT state, requests, promptTokens, completionTokens FROM keys WHERE key = ?", key)
-      .toArray();
-    const known = this.#unwritten.get(key) ?? stored;
-    return known?.state === state ? known : { ...nothing, state };
-  }
-}
-
-function partsOf(name: string): [key: string, state: string] {
-  const [key, state = ""] = name.split(":");
-  return [key, state];
 }

@@ -1,27 +1,26 @@
 /** The use of requests, and the interface that records it. */
 
-/** A request that has reserved its tokens. Another object may settle it. */
+/** A request that was admitted. It may be settled in another isolate than the one that admitted it. */
 export interface AdmittedRequest {
   requestId: string;
   tenant: string;
   /** When it began, in milliseconds since 1970. */
   beganMs: number;
-  /** True if its tenant has limits, and so the ledger holds a reservation. */
+  /** True if the tenant has limits, so that the ledger holds a reservation for the request. */
   isLimited: boolean;
-  /** Use under the same key is charged once (charged-keys.ts). */
+  /** Requests with the same key are charged once (charged-keys.ts). */
   idempotencyKey?: string | undefined;
 }
 
-/** The use of an ended request, or of several of a tenant without limits (`isMerged`), which its ledger counts once. */
-export interface Settlement extends Pick<AdmittedRequest, "beganMs" | "idempotencyKey"> {
-  id: string;
-  consumed: Consumption[];
-  isMerged?: boolean;
+/** The use of an ended request. Without use, settling only frees the request's reservation. */
+export interface Settlement {
+  request: AdmittedRequest;
+  consumed: readonly Consumption[];
 }
 
 /** Counts use with the ledgers and reports it (settlements.ts). */
 export interface UseRecorder {
-  /** Ends a request; without use it only frees its reservation. Resolves when it is counted, or stored for another try. */
+  /** Settles a request. Resolves when its use is counted, or stored for another try. */
   record(request: AdmittedRequest, consumed: readonly Consumption[]): Promise<void>;
 }
 
@@ -36,11 +35,12 @@ export interface Consumption {
   completionTokens: number;
 }
 
-/** Use of an admitted request that is counted once its documents are a memory. */
+/** The use of a request that adds documents, which is counted when their memory has been built or cannot be built. */
 export interface Charge {
   request: AdmittedRequest;
+  /** Counted if the memory is built. */
   consumed: Consumption;
-  /** Is counted where they become none: of the parts that were fitted beside it. */
+  /** Counted if it cannot be built: the examples that were fitted in the same request; null: none. */
   otherwise: Consumption | null;
 }
 

@@ -1,12 +1,13 @@
 /**
- * The Durable Object that counts a tenant's use and decides whether its next request may run; it has the tenant's name.
+ * The Durable Object that counts a tenant's use and decides whether its next request may run. It has the tenant's name.
  *
  * Decisions are made in memory and written in one commit every `commitMs`, so that no request waits for a disk before its first token.
- * An object that is lost before the write loses reservations; use is confirmed only after the write, for which an answer's end waits.
+ * If the object is lost before a commit, reservations are lost. Use is not: an answer ends only after its use is committed.
  */
 import { DurableObject } from "cloudflare:workers";
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { pause } from "../platform/clock.ts";
+import { setNewest } from "../platform/newest.ts";
 import { objectNamed } from "../platform/objects.ts";
 import type { Region } from "../platform/region.ts";
 import type { Claim } from "./charged-keys.ts";
@@ -14,15 +15,20 @@ import { type Consumption, type Settlement, tokensOf } from "./consumption.ts";
 import { LedgerStore, type UsageRow } from "./ledger-store.ts";
 import { type Decision, type Quota, settledMs } from "./quota.ts";
 
+/** Changes are written this often at most, in milliseconds. */
 const commitMs = 20;
-/** Longest pause before a failed commit is tried again. */
+/** Longest pause before a failed commit is tried again, in milliseconds. */
 const maxCommitMs = 1000;
+/** Ids of settled requests that an object remembers beside the stored ones. */
+const maxRecent = 10_000;
 
 export class Ledger extends DurableObject<Env> {
   /** A clock in milliseconds since 1970; a test may set another. */
   now = () => Date.now();
   quota: Quota;
   readonly #store: LedgerStore;
+  /** Ids of the latest requests that were settled with use. */
+  readonly #recent = new Map<string, null>();
   #commit: Promise<void> | null = null;
   #settledMs = Number.NEGATIVE_INFINITY;
   #failedCommits = 0;
@@ -33,15 +39,15 @@ export class Ledger extends DurableObject<Env> {
     this.quota = this.#store.quota(this.now());
   }
 
-  /** Admits a request and reserves `tokens` for it; if they are not known yet, `reserve` does so later. */
+  /** Admits a request and reserves `tokens` for it. Without `tokens`, the caller calls `reserve` once it knows them. */
   admit(id: string, limits: TenantLimits, tokens?: number): Decision {
     const admitted = this.quota.admit(id, limits, this.now());
     if (admitted.refusal) return admitted;
     this.#commitSoon().catch(() => undefined);
     if (tokens === undefined) return admitted;
     const decision = this.quota.reserve(id, tokens, limits, this.now());
-    // It counts in the minute, but not as running.
-    if (decision.refusal) this.settle(id, []).catch(() => undefined);
+    // The request counts in the minute, but not as a running one.
+    if (decision.refusal) this.#settle(id, []);
     return { ...decision, isOfTokens: true };
   }
 
@@ -59,30 +65,34 @@ export class Ledger extends DurableObject<Env> {
     return isOpen;
   }
 
-  /** Settles one request (`settleAll`). */
-  settle(id: string, consumed: Consumption[], beganMs = 0, idempotencyKey?: string): Promise<Consumption[]> {
-    return this.settleAll([{ id, consumed, beganMs, idempotencyKey }]);
-  }
-
   /**
-   * Ends requests, whether they have reservations or not; without use it only frees what was reserved. The use of a request
-   * is counted once, however often it is settled. Use of a request that began before an erasure is dropped. Resolves to what was
-   * charged, which under an idempotency key is what exceeds earlier charges, when it is written.
+   * Settles requests, and drops the use of those that began before an erasure. The use of a request is counted once, however often it is
+   * settled: ids of requests with a limit or an idempotency key are stored. For all others only `group`, the id of this call, is
+   * stored, so that busy tenants without limits do not fill the ledger; their own ids are remembered in memory, because another cell
+   * may settle a request again when its first cell is lost. Resolves to what was charged once that is written; under an idempotency
+   * key that is the part which exceeds earlier charges.
    */
-  async settleAll(settlements: readonly Settlement[]): Promise<Consumption[]> {
-    const charged = settlements.flatMap((one) => this.#settle(one));
+  async settleAll(group: string, settlements: readonly Settlement[]): Promise<Consumption[]> {
+    const charged: Consumption[] = [];
+    const merged: Consumption[] = [];
+    for (const { request, consumed } of settlements) {
+      const { requestId, beganMs, isLimited, idempotencyKey } = request;
+      if (this.#wasErasedAfter(beganMs) && !this.quota.isOpen(requestId)) continue;
+      if (isLimited || idempotencyKey) charged.push(...this.#settle(requestId, consumed, idempotencyKey));
+      else if (!this.#recent.has(requestId)) merged.push(...consumed);
+      if (consumed.length > 0) setNewest(this.#recent, requestId, null, maxRecent);
+    }
+    if (merged.length > 0) charged.push(...this.#settle(group, merged));
     await this.#commitSettled();
     return charged;
   }
 
-  #settle({ id, consumed, beganMs, idempotencyKey: key }: Settlement): Consumption[] {
-    if (this.#wasErasedAfter(beganMs) && !this.quota.isOpen(id)) return [];
-    const due = key === undefined ? consumed : this.#store.keys.due(key, consumed);
-    const isCounted = this.quota.settle(id, tokensOf(consumed), this.now(), consumed.length > 0, tokensOf(due));
-    if (!isCounted) return [];
+  #settle(id: string, consumed: readonly Consumption[], key?: string): readonly Consumption[] {
+    if (this.quota.isSettled(id)) return [];
+    const due = key === undefined ? consumed : this.#store.keys.charge(key, consumed);
+    this.quota.settle(id, tokensOf(consumed), this.now(), consumed.length > 0, tokensOf(due));
     const day = new Date(this.now()).toISOString().slice(0, 10);
     for (const one of due) this.#store.use({ day, ...one });
-    if (key !== undefined && due.length > 0) this.#store.keys.charge(key, due);
     return due;
   }
 
@@ -91,7 +101,7 @@ export class Ledger extends DurableObject<Env> {
     return this.#store.keys.claim(key, digest, this.now());
   }
 
-  /** Erases use and reservations. For `settledMs`, settlements of requests that began before are dropped. */
+  /** Erases use and reservations. For `settledMs` from now, settlements of requests that began earlier are dropped. */
   erase(): void {
     this.#store.erase(this.now());
     this.quota = this.#store.quota(this.now());
@@ -109,7 +119,7 @@ export class Ledger extends DurableObject<Env> {
     return this.#store.usage(from, to);
   }
 
-  /** As `#commitSoon`, without its delay if it is the first within `commitMs`: answers wait for it. */
+  /** Commits at once, because answers wait for it, but at most once per `commitMs`. */
   async #commitSettled(): Promise<void> {
     const sinceMs = Math.abs(this.now() - this.#settledMs);
     if (sinceMs < commitMs || this.#failedCommits > 0) return this.#commitSoon();
@@ -143,7 +153,7 @@ export class Ledger extends DurableObject<Env> {
   }
 }
 
-/** `region`: of the request; a ledger is created where its tenant's first request comes from. */
+/** A tenant's ledger. If there is none yet, it is created in `region`, where the request comes from. */
 export function ledgerOf(
   ledgers: DurableObjectNamespace<Ledger>,
   tenant: string,

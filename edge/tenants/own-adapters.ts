@@ -1,40 +1,47 @@
-/** Records and names of a tenant's own adapters. Pure; they are stored by tenant-adapter-store.ts and fitted by backends. */
+/** A tenant's own adapters as requests see them: their names, what can answer with them, and why one cannot. Pure. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
-import type { Example, Task } from "../../shared/contracts/examples.ts";
+import { type Example, type Task, taskOf } from "../../shared/contracts/examples.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
-import { limits } from "../../shared/contracts/limits.ts";
-import { invalidRequest, ServiceError } from "../../shared/errors.ts";
+import { type ErrorKind, invalidRequest, ServiceError } from "../../shared/errors.ts";
 import type { Charge } from "./consumption.ts";
 
-export interface OwnAdapter {
-  name: string;
-  /** The tenant's own content address of its fitted parts' bytes; null if it has only a memory. */
-  hash: string | null;
-  /** The manifest it was made for: only artifacts of this one can answer with it. */
+/** What a backend fitted to an adapter's examples. */
+export interface FittedParts {
+  /** Content address of the file with these parts, of this tenant alone. */
+  hash: string;
+  /** The manifest it was made for: only the artifacts of this manifest can answer with it. */
   manifestHash: string;
-  /** Mean prompt embedding of its documents, or else of its examples, of length 1, [P]. */
+  /** Mean prompt embedding of the examples, of length 1, [P]. */
   centroid: number[];
-  /** Measured on held-out examples; null if nothing was kept, and the base is served. */
+  /** Measured on held-out examples; null if the parts gained nothing, so that the base is served. */
   gain: AdapterAnswer["gain"];
   examples: number;
   tokens: number;
-  /** What its examples teach, if they have labels. */
+  /** What the examples teach, if they have labels. */
   task?: Task | null;
+}
+
+export interface OwnAdapter extends Omit<FittedParts, "hash"> {
+  name: string;
+  /** Content address of its fitted parts; null if it has only a memory. */
+  hash: string | null;
+  /** Mean prompt embedding of its documents or, if it has none, of its examples, of length 1, [P]. */
+  centroid: number[];
   /** Unix time in seconds. */
   created: number;
   /** null or absent if it has no documents. */
   memory?: OwnMemory | null;
-  /** False: its examples and documents are not kept. */
+  /** False: its examples and documents are deleted once it is made. */
   keep?: boolean;
   /** Why the last try to make it again for another manifest failed; null or absent if none has. */
   refit?: FailedRefit | null;
 }
 
 export interface FailedRefit {
-  /** Which it was to be made for. */
+  /** The manifest that it was to be made for. */
   manifestHash: string;
   error: string;
-  /** It is not tried again. */
+  /** No further try is made. */
   isFinal: boolean;
 }
 
@@ -52,9 +59,9 @@ export interface MemorySet {
   centroid: number[];
 }
 
-/** A set of documents that backends are to make a memory of. */
+/** A set of documents that backends are to build a memory of. */
 export interface MemoryJob extends MemorySet {
-  /** `failed`: its documents are gone, and it is not tried again. */
+  /** `failed`: its documents are deleted, and no further try is made. */
   status: "queued" | "building" | "failed";
   /** Tokens that the backend has finished. */
   builtTokens: number;
@@ -66,71 +73,67 @@ export interface MemoryJob extends MemorySet {
 
 /** At least one of the two is there. */
 export interface OwnMemory {
-  /** What requests use. */
+  /** The set that answers use. */
   ready: MemorySet | null;
-  /** Takes the place of `ready` when it is made. */
+  /** Replaces `ready` when its memory is built. */
   job: MemoryJob | null;
 }
 
-/** The memory that is being made, unless its job failed; else the ready one; null if there is neither. */
+/** The set of documents that an adapter has after its job: the job's, unless it failed, or else the ready one. */
 export function wantedOf(memory: OwnMemory | null): MemorySet | null {
   if (memory?.job && memory.job.status !== "failed") return memory.job;
   return memory?.ready ?? null;
 }
 
-/** Memory of an adapter, as it is stored. */
-export interface MemoryRecord extends OwnMemory {
-  name: string;
-  /** Unix time in seconds. */
-  created: number;
-  /** False: its documents are deleted when it is ready. */
-  keep?: boolean;
-}
-
-export type RecordRow = { record: string };
-
-/** An adapter with fitted parts, as it is stored. */
-export type FittedAdapter = OwnAdapter & { hash: string };
-
-export function fittedOf({ record }: RecordRow): FittedAdapter {
-  return JSON.parse(record) as FittedAdapter;
-}
-
-/** At least one of the two is there. */
-export function adapterOf(fitted: FittedAdapter | null, memory: MemoryRecord | null): OwnAdapter {
-  if (memory === null) return { ...fitted!, memory: null };
-  const { name, created, ready, job, keep } = memory;
-  const { centroid, manifestHash } = (ready ?? job)!;
-  const unfitted = { name, hash: null, manifestHash, gain: null, examples: 0, tokens: 0, created, keep };
-  return { ...(fitted ?? unfitted), centroid, memory: { ready, job } };
-}
-
-/** From which an adapter can be made again for other artifacts. */
+/** The examples of an adapter, from which it can be made again for other artifacts. */
 export interface KeptExamples {
   examples: readonly Example[];
-  /** On which its gain was measured; null: on some of the examples. */
+  /** The examples that its gain is measured on; null: some of `examples`, held out. */
   validation: readonly Example[] | null;
 }
 
-/** What became of an adapter that was to be added. */
-export type Added = "added" | "taken" | "full" | "erased";
+/** Examples as the artifacts of a manifest encode them. */
+export interface FitContent {
+  manifestHash: string;
+  /** Mean prompt embedding of the examples, of length 1, [P]. */
+  centroid: number[];
+  /** Of all examples, those for validation included. */
+  tokens: number;
+  examples: KeptExamples;
+}
 
-/** Throws why an adapter of this name was not added, or could not be. */
-export function requireRoom(room: Added, name: string, param = "name"): void {
-  if (room === "added") return;
-  if (room === "erased") throw new ServiceError("adapter_not_found", "The tenant was erased while this was made.");
-  if (room === "taken") {
-    const message = `You have an adapter ${name} already; DELETE /v1/adapters/${name} first.`;
-    throw new ServiceError("invalid_request", message, { param });
-  }
-  throw new ServiceError(
-    "adapter_quota_exceeded",
-    `You have ${limits.adaptersPerTenant} adapters, the maximum is ${limits.adaptersPerTenant}; delete one first.`,
-  );
+/** What a backend made of `content`. */
+export function fittedOf(
+  { manifestHash, centroid, tokens, examples: { examples } }: FitContent,
+  { hash, kept, gain }: Pick<AdapterAnswer, "hash" | "kept" | "gain">,
+): FittedParts {
+  const made = { hash, manifestHash, centroid, gain: kept ? gain : null };
+  return { ...made, examples: examples.length, tokens, task: taskOf(examples) };
+}
+
+/** A refusal as data, because a call of a Durable Object cannot throw a ServiceError. */
+export interface Refused {
+  kind: ErrorKind;
+  message: string;
+  param: string | null;
+  retryAfterSeconds?: number | null;
+}
+
+export function refused(kind: ErrorKind, message: string, param: string | null = null): Refused {
+  return { kind, message, param };
+}
+
+/** Throws a refusal as the ServiceError that it stands for; null: does nothing. */
+export function throwRefusal(refusal: Refused): never;
+export function throwRefusal(refusal: Refused | null): void;
+export function throwRefusal(refusal: Refused | null): void {
+  if (!refusal) return;
+  const { kind, message, param, retryAfterSeconds } = refusal;
+  throw new ServiceError(kind, message, { param, retryAfterSeconds: retryAfterSeconds ?? undefined });
 }
 
 const namePattern = /^[a-z0-9][a-z0-9_-]{0,62}$/;
-/** Names with another meaning in `model: "<base>:…"`, for some set of artifacts. */
+/** Names that mean something else in `model: "<base>:…"`. Other artifacts may have centroids of any `c` and number. */
 const reserved = /^(auto|base|nearest|off|static|c\d+)$/;
 
 /** Throws invalid_request for a name that is malformed or reserved. */
@@ -145,13 +148,13 @@ export function requireFreeName(name: string, { centroids }: Manifest, param = "
 
 /** The own adapters that a request names, by name. */
 export interface NamedAdapters extends ReadonlyMap<string, OwnAdapter> {
-  /** All names that the tenant has, if the request names an unknown one. */
+  /** The names of all the tenant's adapters, if the request names one that does not exist. */
   readonly others?: readonly string[];
-  /** Other names of models. */
+  /** The aliases of models that the request could name. */
   readonly aliases?: readonly string[];
 }
 
-/** Names that an error lists. */
+/** Most names that an error message lists. */
 const shownNames = 8;
 
 /** The tenant's own adapters, for an error message; empty if it has none. */
@@ -163,7 +166,7 @@ export function ownNamesText({ others = [] }: NamedAdapters, prefix = ""): strin
   );
 }
 
-/** Some of the names that there are, for an error message; empty if there are none. */
+/** A list of names for an error message, cut after `shownNames`; empty if there are none. `where`: the route that lists all. */
 export function shownText(what: string, names: readonly string[], where: string): string {
   if (names.length === 0) return "";
   const more = names.length > shownNames ? ` and more (${where})` : "";
@@ -181,12 +184,19 @@ export function ownNameOf(name: string, manifest: Manifest): string | null {
   return namePattern.test(name) && !isKnown ? name : null;
 }
 
-/** Throws backend_unavailable for an adapter whose memory is not made yet. */
-export function requireMade(adapter: OwnAdapter): void {
-  if (adapter.hash === null && !adapter.memory?.ready) throw unmade(adapter);
+/** Throws backend_unavailable for an adapter whose memory is being built, and invalid_request for one whose memory could not be. */
+export function requireMade({ name, hash, memory }: OwnAdapter): void {
+  const job = memory?.job;
+  if (hash !== null || memory?.ready || !job) return;
+  if (job.status === "failed") {
+    const why = `The memory of ${name} could not be made: ${job.error}; add documents again, or delete it.`;
+    throw new ServiceError("invalid_request", why, { param: "model" });
+  }
+  const message = `The memory of ${name} is being made: ${job.builtTokens} of ${job.tokens} tokens (GET /v1/adapters/${name}).`;
+  throw new ServiceError("backend_unavailable", message, { retryAfterSeconds });
 }
 
-/** The last try to make an adapter again for the manifest `served`, if it failed. */
+/** The last try to make an adapter again for the manifest `served`, if that failed. */
 export function failedRefit({ refit }: OwnAdapter, served: string): FailedRefit | null {
   return refit?.manifestHash === served ? refit : null;
 }
@@ -196,7 +206,7 @@ export function isWaiting(adapter: OwnAdapter, served: string): boolean {
   return adapter.manifestHash !== served && !failedRefit(adapter, served)?.isFinal;
 }
 
-/** Why an adapter of artifacts that are gone cannot be used: it is being made again for the manifest `served`, or cannot be. */
+/** Why an adapter cannot be used whose artifacts are gone: it is being made again for the manifest `served`, or cannot be. */
 export function outdated(adapter: OwnAdapter, served: string): ServiceError {
   const { name, manifestHash } = adapter;
   const failed = failedRefit(adapter, served);
@@ -208,20 +218,5 @@ export function outdated(adapter: OwnAdapter, served: string): ServiceError {
   return new ServiceError("backend_unavailable", message, { retryAfterSeconds });
 }
 
-/** Seconds after which an adapter may be ready. */
+/** Retry-After of an adapter that is not ready, in seconds. */
 const retryAfterSeconds = 2;
-
-function unmade({ name, memory }: OwnAdapter): ServiceError {
-  const { status, builtTokens, tokens, error } = memory?.job ?? {
-    status: "failed",
-    builtTokens: 0,
-    tokens: 0,
-    error: null,
-  };
-  if (status === "failed") {
-    const why = `The memory of ${name} could not be made${error === null ? "" : `: ${error}`}; add documents again, or delete it.`;
-    return new ServiceError("invalid_request", why, { param: "model" });
-  }
-  const message = `The memory of ${name} is being made: ${builtTokens} of ${tokens} tokens (GET /v1/adapters/${name}).`;
-  return new ServiceError("backend_unavailable", message, { retryAfterSeconds });
-}

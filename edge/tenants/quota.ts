@@ -140,8 +140,13 @@ export class Quota {
     for (const map of [this.#seconds, this.#open, this.#months, this.#settled]) map.changed.clear();
   }
 
+  /** Whether a request was admitted and not settled yet. */
   isOpen(id: string): boolean {
     return this.#open.has(id);
+  }
+
+  isSettled(id: string): boolean {
+    return this.#settled.has(id);
   }
 
   /**
@@ -215,8 +220,9 @@ export class Quota {
   }
 
   /**
-   * Ends a request that used `tokens`, of which the month counts `monthTokens`. One without a reservation, or whose lease is over, is counted now. False if the
-   * request was settled before: then nothing is counted. A release (`isFinal` false) may be followed by the use.
+   * Ends a request that used `tokens`, of which the month counts `monthTokens`. Without a reservation, or after its lease, the tokens
+   * count in the present second. False if the request was settled before: then nothing is counted. `isFinal` false only releases the
+   * reservation: a later call may still bring the use.
    */
   settle(id: string, tokens: number, nowMs: number, isFinal = true, monthTokens = tokens): boolean {
     this.#expire(nowMs);

@@ -1,72 +1,28 @@
 /**
- * Makes a tenant's own adapters again for the artifacts that are served, in its Durable Object: fitted parts of the kept examples, a
- * memory of the kept documents. An adapter changes in one write when all of it is made; until then it answers with the artifacts it was
- * made for. Nothing is charged for it.
+ * Makes a tenant's own adapters again ("refits" them) when other artifacts are served: fitted parts from the kept examples, a memory
+ * from the kept documents. An adapter changes in one write when all of it is made; until then it answers with the artifacts that it
+ * was made for. Refits are not charged.
  */
-import type { Example } from "../../shared/contracts/examples.ts";
-import {
-  type AdapterRequest,
-  contractVersion,
-  type Documents,
-  type EncodedExample,
-} from "../../shared/contracts/inference.ts";
+import { type AdapterRequest, contractVersion } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError, toServiceError } from "../../shared/errors.ts";
-import type { MadeAdapter } from "../dispatch/client.ts";
-import type { NewDocument } from "./memory-documents.ts";
-import { type FailedRefit, isWaiting, type KeptExamples, type OwnAdapter, wantedOf } from "./own-adapters.ts";
-import type { SealedStore } from "./sealed-store.ts";
-import type { JobOutcome, Refused } from "./tenant-memories.ts";
-import type { JobContent } from "./tuning-jobs.ts";
+import { makeAdapter } from "../dispatch/make-adapter.ts";
+import { type AdapterRecord, adapterOf } from "./adapter-records.ts";
+import type { TenantParts } from "./backend-copies.ts";
+import { type FitContent, fittedOf, isWaiting, type KeptExamples, wantedOf } from "./own-adapters.ts";
+import type { Encoder } from "./tenant-context.ts";
+import { replacedMs, type TenantMemories } from "./tenant-memories.ts";
 
-const schema = `
-  CREATE TABLE IF NOT EXISTS refits (
-    name TEXT PRIMARY KEY, manifestHash TEXT NOT NULL, error TEXT, isFinal INTEGER NOT NULL DEFAULT 0, hash TEXT, record TEXT
-  ) WITHOUT ROWID;
-`;
-
-/** Reads texts as artifacts of a manifest do. */
-export interface Encoder {
-  /** Hash of the manifest that is served now. */
-  served(): Promise<string>;
-  documents(manifestHash: string, documents: Documents): Promise<Pick<NewDocument, "tokens" | "embedding">[]>;
-  examples(
-    manifestHash: string,
-    examples: readonly Example[],
-    nowMs: number,
-  ): Promise<{ examples: EncodedExample[]; centroid: Float32Array; tokens: number }>;
-}
-
-/** `postponed`: the try failed, and is repeated. */
+/** `postponed`: a try failed, and another one follows. */
 export type RefitOutcome = "begun" | "done" | "postponed" | "failed";
 
-interface RefitParts {
-  tenant: string;
-  sql: SqlStorage;
-  now(): number;
-  sealed: SealedStore;
-  encoder(): Encoder;
-  list(): OwnAdapter[];
-  find(name: string): OwnAdapter | null;
-  /** When an adapter was last used, as far as this object knows. */
+interface RefitOptions {
+  /** When an adapter was last used, as far as this object knows; 0: unknown. */
   usedMs(name: string): number;
-  make(request: AdapterRequest, signal: AbortSignal): Promise<MadeAdapter>;
-  /** Stores a job that makes an adapter's memory for another manifest, or says why not. */
-  remake(name: string, manifestHash: string): Promise<Refused | null>;
-  build(name: string): Promise<JobOutcome>;
-  /** A backend has a copy of fitted parts. */
-  noteCopy(hash: string, copy: MadeAdapter["copy"]): void;
-  /** Deletes fitted parts that no adapter has. */
-  discard(hash: string, name: string): Promise<void>;
-  /** Fitted parts are wanted. */
-  keep(hash: string): void;
-  /** Fitted parts were replaced: deletes them later, after answers that have begun with them, unless another adapter has them. */
-  retire(hash: string, name: string): void;
-  count(outcome: RefitOutcome): void;
-  /** What `list` returns has changed. */
-  changed(): void;
+  /** Counts an outcome in the metrics. */
+  report(outcome: RefitOutcome): void;
 }
 
-/** Errors that the next try would have, too. */
+/** Errors that another try would meet again. */
 const finalKinds: readonly ErrorKind[] = [
   "invalid_request",
   "context_length_exceeded",
@@ -74,31 +30,20 @@ const finalKinds: readonly ErrorKind[] = [
   "internal",
 ];
 
-type Row = { name: string; manifestHash: string; error: string | null; isFinal: number };
-
 export class Refits {
-  readonly #parts: RefitParts;
+  readonly #parts: TenantParts;
+  readonly #memories: TenantMemories;
+  readonly #options: RefitOptions;
   #pass: Promise<boolean> | null = null;
   #abort = new AbortController();
 
-  constructor(parts: RefitParts) {
+  constructor(parts: TenantParts, memories: TenantMemories, options: RefitOptions) {
     this.#parts = parts;
-    parts.sql.exec(schema);
+    this.#memories = memories;
+    this.#options = options;
   }
 
-  /** The last tries that failed, by name of the adapter. */
-  failures(): Map<string, FailedRefit> {
-    const rows = this.#parts.sql.exec<Row>("SELECT name, manifestHash, error, isFinal FROM refits");
-    const failed = [...rows].filter(({ error }) => error !== null);
-    return new Map(
-      failed.map(({ name, manifestHash, error, isFinal }) => [
-        name,
-        { manifestHash, error: error!, isFinal: isFinal === 1 },
-      ]),
-    );
-  }
-
-  /** Makes all adapters of other artifacts again, one after the other, the last used first. True if some are left. Never rejects. */
+  /** Refits all adapters of other artifacts, one after the other, the last used one first. True if some are left. Never rejects. */
   runAll(): Promise<boolean> {
     this.#pass ??= this.#runAll().finally(() => {
       this.#pass = null;
@@ -107,49 +52,45 @@ export class Refits {
   }
 
   async #runAll(): Promise<boolean> {
-    const { list, find, usedMs, encoder } = this.#parts;
-    if (list().length === 0) return false;
-    const manifestHash = await encoder()
-      .served()
-      .catch(() => null);
+    const { records, encoder } = this.#parts;
+    if (records.count === 0) return false;
+    const served = encoder().served();
+    const manifestHash = await served.catch(() => null);
     if (manifestHash === null) return true;
-    const waiting = list().filter((adapter) => isWaiting(adapter, manifestHash));
-    for (const { name } of waiting) this.#note(name, manifestHash);
-    const usedLast = waiting.sort((a, b) => usedMs(b.name) - usedMs(a.name) || b.created - a.created);
+    const waiting = records.list().filter((record) => isWaiting(adapterOf(record), manifestHash));
+    for (const record of waiting) this.#begin(record, manifestHash);
+    const { usedMs } = this.#options;
+    waiting.sort((a, b) => usedMs(b.name) - usedMs(a.name) || b.created - a.created);
     let areLeft = false;
-    for (const { name } of usedLast) {
-      const adapter = find(name);
-      if (!adapter || !isWaiting(adapter, manifestHash)) continue;
-      if (!(await this.#refit(adapter, manifestHash))) areLeft = true;
+    for (const { name } of waiting) {
+      const record = records.find(name);
+      if (!record || !isWaiting(adapterOf(record), manifestHash)) continue;
+      if (!(await this.#refit(record, manifestHash))) areLeft = true;
     }
     return areLeft;
   }
 
-  /** An adapter is to be made again. */
-  #note(name: string, manifestHash: string): void {
-    const { rowsWritten } = this.#parts.sql.exec(
-      `INSERT INTO refits (name, manifestHash) VALUES (?, ?) ON CONFLICT (name) DO UPDATE
-         SET manifestHash = excluded.manifestHash, error = NULL, isFinal = 0
-         WHERE manifestHash <> excluded.manifestHash AND hash IS NULL`,
-      ...[name, manifestHash],
-    );
-    if (rowsWritten > 0) this.#parts.count("begun");
+  #begin({ name, refit }: AdapterRecord, manifestHash: string): void {
+    if (refit && (refit.manifestHash === manifestHash || refit.made)) return;
+    this.#parts.records.change(name, { refit: { manifestHash, error: null, isFinal: false, made: null } });
+    this.#options.report("begun");
   }
 
-  /** True when it is made, or cannot be. */
-  async #refit({ name, hash, memory = null }: OwnAdapter, manifestHash: string): Promise<boolean> {
+  /** True when the adapter is made, or cannot be. */
+  async #refit(record: AdapterRecord, manifestHash: string): Promise<boolean> {
+    const { name, fitted, memory } = record;
     let isFinal = false;
     try {
-      if (hash !== null) await this.#fit(name, hash, manifestHash);
+      if (fitted) await this.#fit(record, manifestHash);
       const wanted = wantedOf(memory);
       if (wanted === null) {
-        if (hash === null) throw new ServiceError("invalid_request", "Its documents are gone.");
+        if (!fitted) throw new ServiceError("invalid_request", "Its documents are gone.");
         this.finish(name, manifestHash);
         return true;
       }
-      const refused = wanted.manifestHash === manifestHash ? null : await this.#parts.remake(name, manifestHash);
+      const refused = wanted.manifestHash === manifestHash ? null : await this.#memories.remake(name, manifestHash);
       if (refused) throw new ServiceError(refused.kind, refused.message);
-      const { status, error } = await this.#parts.build(name);
+      const { status, error } = await this.#memories.build(name);
       isFinal = status === "failed";
       if (error) throw new ServiceError(error.kind, error.message);
       return status === "ready";
@@ -159,91 +100,72 @@ export class Refits {
       if (kind === "internal") {
         console.warn(JSON.stringify({ level: "warn", event: "refit_failed", cause: String(thrown) }));
       }
+      const now = this.#parts.records.find(name);
       // Deleted meanwhile.
-      if (!this.#parts.find(name)) return true;
-      this.#parts.sql.exec(
-        `INSERT INTO refits (name, manifestHash, error, isFinal) VALUES (?, ?, ?, ?)
-         ON CONFLICT (name) DO UPDATE SET error = excluded.error, isFinal = excluded.isFinal`,
-        ...[name, manifestHash, message, Number(isFinal)],
-      );
-      this.#parts.count(isFinal ? "failed" : "postponed");
-      this.#parts.changed();
+      if (!now) return true;
+      const before = now.refit ?? { manifestHash, made: null };
+      this.#parts.records.change(name, { refit: { ...before, error: message, isFinal } });
+      this.#options.report(isFinal ? "failed" : "postponed");
       return isFinal;
     }
   }
 
-  /** Fits the examples of an adapter whose fitted parts are `before`, and keeps the result until the memory is made, too. */
-  async #fit(name: string, before: string, manifestHash: string): Promise<void> {
-    const { tenant, sql, now, sealed, encoder, find, make, keep } = this.#parts;
-    const [known] = sql.exec<Row & { hash: string | null }>("SELECT * FROM refits WHERE name = ?", name);
-    if (known?.manifestHash === manifestHash && known.hash !== null) return;
-    // Of artifacts that were served in between.
-    if (known && known.manifestHash !== manifestHash) await this.#discard(name);
+  /** Fits an adapter's examples, and stores the result in its refit until the memory is built, too. */
+  async #fit({ name, fitted: before, refit }: AdapterRecord, manifestHash: string): Promise<void> {
+    const { tenant, records, copies, sealed, now, encoder, clients } = this.#parts;
+    if (refit?.made) {
+      if (refit.manifestHash === manifestHash) return;
+      // Yet other artifacts were published during that refit.
+      records.change(name, { refit: null });
+      await copies.deleteUnused(refit.made.hash, name);
+    }
     const stored = await sealed.json<KeptExamples>(examplesOf(name), "examples");
     if (!stored?.examples.length) throw new ServiceError("invalid_request", "Its examples were not kept.");
-    const { request, centroid, tokens } = await contentFor(encoder(), { manifestHash, tenant }, stored, now());
-    const { hash, kept: isKept, gain, file, copy } = await make(request, this.#abort.signal);
-    const store = await sealed.seal(hash, { file: Uint8Array.fromBase64(file) });
-    const adapter = find(name);
-    const isWanted = adapter?.hash === before;
-    if (isWanted) {
-      const { memory, refit, ...same } = adapter;
-      const changed = { hash, manifestHash, centroid, gain: isKept ? gain : null, tokens };
+    const content = await jobContent(encoder(), { manifestHash, tenant }, stored, now());
+    const made = await makeAdapter(clients().values(), content.request, this.#abort.signal, () => undefined);
+    const store = await sealed.seal(made.hash, { file: Uint8Array.fromBase64(made.file) });
+    if (records.find(name)?.fitted?.hash === before?.hash) {
       store();
-      keep(hash);
-      sql.exec(
-        "INSERT OR REPLACE INTO refits (name, manifestHash, hash, record) VALUES (?, ?, ?, ?)",
-        ...[name, manifestHash, hash, JSON.stringify({ ...same, ...changed })],
-      );
+      copies.keep(made.hash);
+      const fitted = fittedOf(content, made);
+      records.change(name, { refit: { manifestHash, error: null, isFinal: false, made: fitted } });
     }
-    this.#parts.noteCopy(hash, copy);
-    if (!isWanted) await this.#parts.discard(hash, name);
+    copies.note(made.hash, made.copy, 0);
+    await copies.deleteUnused(made.hash, name);
   }
 
-  /** All of an adapter is made for this manifest: its fitted parts change, in the present transaction. */
+  /** All of an adapter is made for this manifest: its new fitted parts replace the old ones, in the present transaction. */
   finish(name: string, manifestHash: string): void {
-    const { sql, keep, retire, changed } = this.#parts;
-    type Fitted = { hash: string; record: string };
-    const select = "SELECT hash, record FROM refits WHERE name = ? AND manifestHash = ? AND hash IS NOT NULL";
-    const [made] = sql.exec<Fitted>(select, name, manifestHash);
-    const { rowsWritten } = sql.exec("DELETE FROM refits WHERE name = ?", name);
-    if (rowsWritten > 0) this.#parts.count("done");
-    const [old] = sql.exec<Fitted>("SELECT hash, record FROM adapters WHERE name = ?", name);
-    if (made && old) {
-      const { hash, record } = made;
-      sql.exec("INSERT OR REPLACE INTO adapters VALUES (?, ?, ?)", name, hash, record);
-      keep(hash);
-      if (old.hash !== hash) retire(old.hash, name);
-    }
-    changed();
+    const { records, copies, background } = this.#parts;
+    const { fitted = null, refit = null } = records.find(name) ?? {};
+    if (!refit) return;
+    const made = refit.manifestHash === manifestHash ? refit.made : null;
+    records.change(name, { refit: null, fitted: made ?? fitted });
+    this.#options.report("done");
+    if (!made || !fitted || made.hash === fitted.hash) return;
+    // Later, because answers that have begun with the old parts read them until they end.
+    if (records.isUnused(fitted.hash)) background(copies.retire(fitted.hash, name, replacedMs));
   }
 
-  /** Forgets what was made for an adapter that is removed. Returns the hash of fitted parts that backends have. */
-  remove(name: string): string[] {
-    const rows = this.#parts.sql.exec<{ hash: string | null }>("SELECT hash FROM refits WHERE name = ?", name);
-    const hashes = [...rows].flatMap(({ hash }) => hash ?? []);
-    this.#parts.sql.exec("DELETE FROM refits WHERE name = ?", name);
-    return hashes;
-  }
-
-  async #discard(name: string): Promise<void> {
-    for (const hash of this.remove(name)) await this.#parts.discard(hash, name);
-  }
-
-  erase(): void {
+  /** Cancels the fit that runs, because the tenant is erased. */
+  abort(): void {
     this.#abort.abort();
     this.#abort = new AbortController();
-    this.#parts.sql.exec("DELETE FROM refits");
   }
 }
 
-/** What is fitted to examples for a manifest, and their tokens. */
-async function contentFor(
+/** What a fit works on. */
+export interface JobContent extends FitContent {
+  request: AdapterRequest;
+}
+
+/** Encodes examples with the artifacts of a manifest. */
+async function jobContent(
   encoder: Encoder,
   { manifestHash, tenant }: Pick<AdapterRequest, "manifestHash" | "tenant">,
   kept: KeptExamples,
   nowMs: number,
-): Promise<JobContent & { tokens: number }> {
+): Promise<JobContent> {
   const { examples, centroid, tokens } = await encoder.examples(manifestHash, kept.examples, nowMs);
   const validation = kept.validation && (await encoder.examples(manifestHash, kept.validation, nowMs));
   return {
@@ -251,19 +173,19 @@ async function contentFor(
       ...{ version: contractVersion, manifestHash, tenant, examples },
       ...(validation && { validation: validation.examples }),
     },
-    ...{ centroid: [...centroid], examples: kept, tokens: tokens + (validation?.tokens ?? 0) },
+    ...{ manifestHash, centroid: [...centroid], examples: kept, tokens: tokens + (validation?.tokens ?? 0) },
   };
 }
 
-/** What a job works on, for the artifacts that are served now: it may have been stored before these were published. */
+/** The content of a stored job, encoded again if other artifacts were published since. */
 export async function currentContent(encoder: Encoder, content: JobContent, nowMs: number): Promise<JobContent> {
   const manifestHash = await encoder.served();
   const { request, examples } = content;
   if (request.manifestHash === manifestHash) return content;
-  return contentFor(encoder, { manifestHash, tenant: request.tenant }, examples, nowMs);
+  return jobContent(encoder, { manifestHash, tenant: request.tenant }, examples, nowMs);
 }
 
-/** Under which the examples of an adapter are sealed. */
+/** Name of an adapter's examples in the sealed store. */
 export function examplesOf(name: string): string {
   return `examples:${name}`;
 }

@@ -1,9 +1,9 @@
 /**
  * Records the use of requests: counts it with the ledgers that admitted them, and reports it. An answer ends once its use is recorded.
  *
- * Settlements of one ledger travel together while a call of it is on its way, because each call and commit costs about as much CPU as a
- * short answer. A Durable Object stores a settlement that its ledger does not confirm, and repeats it by its alarm; ledgers count each
- * settlement once, by its id.
+ * While a call to a ledger is on its way, further settlements for it form a group that the next call brings, because each call and
+ * commit costs about as much CPU as a short answer. A Durable Object stores a group that its ledger does not confirm, and its alarm
+ * sends it again. Ledgers count each settlement once.
  */
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { ensureAlarm, pause } from "../platform/clock.ts";
@@ -17,21 +17,22 @@ import {
 } from "./consumption.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";
 
-/** Answers end without their ledger's confirmation after this time, in milliseconds. */
+/** How long an answer's end waits for the ledger, in milliseconds; then the settlement is stored for another try. */
 const confirmMs = 1000;
 const firstRetryMs = 1000;
-/** Less than a ledger remembers a settled request (quota.ts). */
+/** Shorter than the time for which a ledger remembers a settled id (`settledMs`). */
 const maxRetryMs = 120_000;
-/** Delays before the second and third try of a Worker, in milliseconds: an object that was moved is back by then. */
+/** Delays before the second and third try of a Worker, in milliseconds. Within them, the platform restarts an object elsewhere. */
 const workerRetryMs = [200, 2000];
 
 /** The recorder of a Worker, which has no storage: it tries three times. */
 export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: ReportUse): UseRecorder {
   return {
-    async record({ requestId, tenant, beganMs, idempotencyKey }, consumed) {
+    async record(request, consumed) {
+      const { requestId, tenant } = request;
       for (const delayMs of [...workerRetryMs, null]) {
         try {
-          const due = await ledgerOf(ledgers, tenant).settle(requestId, [...consumed], beganMs, idempotencyKey);
+          const due = await ledgerOf(ledgers, tenant).settleAll(requestId, [{ request, consumed }]);
           if (due.length > 0) report(tenant, due);
           return;
         } catch (error) {
@@ -43,8 +44,9 @@ export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: 
   };
 }
 
-/** Settlements that one call of their ledger makes. */
+/** Settlements that travel in one call of their ledger. */
 interface Group {
+  id: string;
   settlements: Settlement[];
   isSent: boolean;
   recorded: Promise<void>;
@@ -56,7 +58,7 @@ export class Settlements implements UseRecorder {
   readonly #now: () => number;
   readonly #newId: () => string;
   readonly #report: ReportUse;
-  /** The latest group by tenant. */
+  /** By tenant, the group that is on its way or comes next. */
   readonly #groups = new Map<string, Group>();
   #failures = 0;
 
@@ -70,8 +72,8 @@ export class Settlements implements UseRecorder {
     this.#now = now;
     this.#newId = newId;
     this.#report = report;
-    storage.sql.exec(`CREATE TABLE IF NOT EXISTS unsettled (
-      id TEXT PRIMARY KEY, tenant TEXT NOT NULL, consumed TEXT NOT NULL, beganMs REAL NOT NULL, key TEXT
+    storage.sql.exec(`CREATE TABLE IF NOT EXISTS unsettledGroups (
+      id TEXT PRIMARY KEY, tenant TEXT NOT NULL, settlements TEXT NOT NULL
     ) WITHOUT ROWID`);
   }
 
@@ -81,18 +83,7 @@ export class Settlements implements UseRecorder {
 
   record(request: AdmittedRequest, consumed: readonly Consumption[]): Promise<void> {
     const { settlements, recorded } = this.#groupOf(request.tenant);
-    // Without limits and key, the settlements of a group are one, so that the ledger remembers few ids. Under a request's id, it would
-    // drop one of two groups if another object took over the request.
-    const isMerged = !request.isLimited && request.idempotencyKey === undefined;
-    const merged = isMerged ? settlements.find((one) => one.isMerged) : undefined;
-    if (merged) {
-      merged.consumed.push(...consumed);
-      merged.beganMs = Math.min(merged.beganMs, request.beganMs);
-    } else {
-      const { requestId, beganMs, idempotencyKey } = request;
-      const id = isMerged ? this.#newId() : requestId;
-      settlements.push({ id, consumed: [...consumed], beganMs, idempotencyKey, isMerged });
-    }
+    settlements.push({ request, consumed });
     return recorded;
   }
 
@@ -101,7 +92,8 @@ export class Settlements implements UseRecorder {
     const latest = this.#groups.get(tenant);
     if (latest && !latest.isSent) return latest;
     const before = latest?.recorded.catch(() => undefined) ?? Promise.resolve();
-    const group: Group = { settlements: [], isSent: false, recorded: before.then(() => this.#send(tenant, group)) };
+    const recorded = before.then(() => this.#send(tenant, group));
+    const group: Group = { id: this.#newId(), settlements: [], isSent: false, recorded };
     this.#groups.set(tenant, group);
     return group;
   }
@@ -110,11 +102,11 @@ export class Settlements implements UseRecorder {
   async #send(tenant: string, group: Group): Promise<void> {
     group.isSent = true;
     try {
-      const charged = ledgerOf(this.#ledgers, tenant).settleAll(group.settlements);
+      const charged = ledgerOf(this.#ledgers, tenant).settleAll(group.id, group.settlements);
       const due = (await settlesWithin(charged, confirmMs)) ? await charged.catch(() => null) : null;
       if (due) return this.#reportDue(tenant, due);
-      for (const one of group.settlements) this.#store(tenant, one);
-      // A ledger that confirms too late finds nothing due in the stored ones.
+      this.#store(group.id, tenant, group.settlements);
+      // If the ledger confirms late, nothing is due when the stored group is sent again.
       charged.then(
         (late) => this.#reportDue(tenant, late),
         () => undefined,
@@ -135,10 +127,9 @@ export class Settlements implements UseRecorder {
     if (due.length > 0) this.#report(tenant, [...summed.values()]);
   }
 
-  /** Stores a settlement in the present transaction, then makes it. */
-  async store(request: AdmittedRequest, consumed: Consumption[]): Promise<void> {
-    const { requestId: id, tenant, beganMs, idempotencyKey } = request;
-    this.#store(tenant, { id, consumed, beganMs, idempotencyKey });
+  /** Stores a settlement in the present transaction, then sends it to its ledger. */
+  async store(request: AdmittedRequest, consumed: Consumption): Promise<void> {
+    this.#store(request.requestId, request.tenant, [{ request, consumed: [consumed] }]);
     await this.#ensureRetry();
     await this.retry();
   }
@@ -147,19 +138,23 @@ export class Settlements implements UseRecorder {
     return ensureAlarm(this.#storage, this.#now(), { delayMs: firstRetryMs, maxDelayMs: maxRetryMs });
   }
 
-  #store(tenant: string, { id, consumed, beganMs, idempotencyKey }: Settlement): void {
-    const stored = [id, tenant, JSON.stringify(consumed), beganMs, idempotencyKey ?? null];
-    this.#storage.sql.exec("INSERT OR REPLACE INTO unsettled VALUES (?, ?, ?, ?, ?)", ...stored);
+  #store(id: string, tenant: string, settlements: readonly Settlement[]): void {
+    const stored = JSON.stringify(settlements);
+    this.#storage.sql.exec("INSERT OR REPLACE INTO unsettledGroups VALUES (?, ?, ?)", id, tenant, stored);
   }
 
-  /** Makes the stored settlements, or else sets the alarm. The object's alarm calls it last. */
+  /** Forgets what is stored, with the tenant that is erased. */
+  erase(): void {
+    this.#storage.sql.exec("DELETE FROM unsettledGroups");
+  }
+
+  /** Sends the stored groups, and sets the alarm if one fails. The object's alarm calls this last. */
   async retry(): Promise<void> {
-    type Row = { id: string; tenant: string; consumed: string; beganMs: number; key: string | null };
-    const stored = this.#storage.sql.exec<Row>("SELECT * FROM unsettled");
-    const tries = stored.toArray().map(async ({ id, tenant, consumed, beganMs, key }) => {
-      const use = JSON.parse(consumed) as Consumption[];
-      const due = await ledgerOf(this.#ledgers, tenant).settle(id, use, beganMs, key ?? undefined);
-      this.#storage.sql.exec("DELETE FROM unsettled WHERE id = ?", id);
+    type Row = { id: string; tenant: string; settlements: string };
+    const stored = this.#storage.sql.exec<Row>("SELECT * FROM unsettledGroups").toArray();
+    const tries = stored.map(async ({ id, tenant, settlements }) => {
+      const due = await ledgerOf(this.#ledgers, tenant).settleAll(id, JSON.parse(settlements) as Settlement[]);
+      this.#storage.sql.exec("DELETE FROM unsettledGroups WHERE id = ?", id);
       this.#reportDue(tenant, due);
     });
     const results = await Promise.allSettled(tries);

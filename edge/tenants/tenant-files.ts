@@ -1,8 +1,8 @@
 /** The files that a tenant has uploaded, in its Durable Object; their bytes are sealed (sealed-store.ts). */
 import { limits } from "../../shared/contracts/limits.ts";
-import { filesList, type RecordLists } from "./record-lists.ts";
-import type { SealedStore } from "./sealed-store.ts";
-import type { Refused } from "./tenant-memories.ts";
+import type { TenantParts } from "./backend-copies.ts";
+import { type Refused, refused } from "./own-adapters.ts";
+import { filesList } from "./record-lists.ts";
 
 export interface FileRecord {
   id: string;
@@ -14,38 +14,33 @@ export interface FileRecord {
 
 const kind = "content";
 
-interface FileParts {
-  lists: RecordLists;
-  sealed: SealedStore;
-  /** The tenant was erased a moment ago, so a file may have been sent before. */
-  isJustErased(): boolean;
-}
-
 export class TenantFiles {
-  readonly #parts: FileParts;
+  readonly #parts: TenantParts;
 
-  constructor(parts: FileParts) {
+  constructor(parts: TenantParts) {
     this.#parts = parts;
   }
 
   /** Stores a file, or returns why not. `maxTenantBytes`: most bytes of all files of the tenant; null: no limit. */
   async add(file: FileRecord, content: Uint8Array, maxTenantBytes: number | null): Promise<Refused | null> {
-    const refused = this.#refusal(file, maxTenantBytes);
-    if (refused) return refused;
-    const store = await this.#parts.sealed.seal(file.id, { [kind]: content });
-    // Others may have been stored meanwhile, or this one by a repeated request.
-    if (this.#parts.lists.find(filesList, file.id)) return null;
+    const { lists, sealed } = this.#parts;
+    const refusedFirst = this.#refusal(file, maxTenantBytes);
+    if (refusedFirst) return refusedFirst;
+    const store = await sealed.seal(file.id, { [kind]: content });
+    // Other files may have been stored meanwhile, or this one by a repeated request.
+    if (lists.find(filesList, file.id)) return null;
     const refusedLast = this.#refusal(file, maxTenantBytes);
     if (refusedLast) return refusedLast;
     store();
-    this.#parts.lists.add(filesList, file);
+    lists.add(filesList, file);
     return null;
   }
 
   #refusal({ bytes }: FileRecord, maxTenantBytes: number | null): Refused | null {
-    const refuse = (message: string): Refused => ({ kind: "adapter_quota_exceeded", message, param: "file" });
-    if (this.#parts.isJustErased()) return refuse("The tenant was erased a moment ago; nothing is stored for it now.");
-    const files = this.#parts.lists.all<FileRecord>(filesList);
+    const refuse = (message: string) => refused("adapter_quota_exceeded", message, "file");
+    const { copies, lists } = this.#parts;
+    if (copies.isJustErased()) return refuse("The tenant was erased a moment ago; nothing is stored for it now.");
+    const files = lists.all<FileRecord>(filesList);
     const { filesPerTenant } = limits;
     if (files.length >= filesPerTenant) {
       return refuse(`You have ${files.length} files, the maximum is ${filesPerTenant}; delete one first.`);
@@ -57,7 +52,8 @@ export class TenantFiles {
 
   /** The bytes of a file, compressed by gzip; null if there is none of this id. */
   async content(id: string): Promise<Uint8Array | null> {
-    return this.#parts.lists.find<FileRecord>(filesList, id) && this.#parts.sealed.compressed(id, kind);
+    const { lists, sealed } = this.#parts;
+    return lists.find<FileRecord>(filesList, id) && sealed.compressed(id, kind);
   }
 
   /** False if there is no such file. */

@@ -1,17 +1,18 @@
 /**
- * A tenant's fine-tuning jobs, in its Durable Object: each makes an own adapter of examples. A job is stored with them until it ends, and
- * the object's alarm runs it, so it survives the loss of the object and of the backend, which then begins anew. It is charged once, when
- * it ends.
+ * A tenant's fine-tuning jobs, in its Durable Object: each makes an own adapter from examples. A job is stored with its examples until
+ * it ends, and the object's alarm runs it. So it survives the loss of the object, and the loss of the backend, which then starts again.
+ * A job is charged once, when it ends.
  */
-import type { AdapterRequest } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { toServiceError } from "../../shared/errors.ts";
 import type { MadeAdapter } from "../dispatch/client.ts";
-import type { AdmittedRequest, Consumption } from "./consumption.ts";
-import { type Added, type FittedAdapter, type KeptExamples, requireRoom } from "./own-adapters.ts";
-import { jobsList, type RecordLists } from "./record-lists.ts";
-import { jsonBytes, type SealedStore } from "./sealed-store.ts";
-import type { Refused } from "./tenant-memories.ts";
+import { makeAdapter } from "../dispatch/make-adapter.ts";
+import type { TenantParts } from "./backend-copies.ts";
+import type { AdmittedRequest } from "./consumption.ts";
+import { type FitContent, type Refused, refused, throwRefusal } from "./own-adapters.ts";
+import { jobsList } from "./record-lists.ts";
+import { currentContent, type JobContent } from "./refits.ts";
+import { jsonBytes } from "./sealed-store.ts";
 
 export interface TuningJob {
   id: string;
@@ -22,7 +23,7 @@ export interface TuningJob {
   error: Pick<Refused, "kind" | "message" | "param"> | null;
   /** The served name of the base. */
   model: string;
-  /** Of the adapter. */
+  /** Of the adapter that it makes. */
   name: string;
   trainingFile: string;
   validationFile: string | null;
@@ -33,9 +34,9 @@ export interface TuningJob {
   examples: number;
   /** Of all examples, those of the validation file included. */
   tokens: number;
-  /** Under which it is charged. */
+  /** The request that created the job, and that its tokens are charged to. */
   request: AdmittedRequest;
-  /** The tokens that it was charged; null if it was not, or is not yet. */
+  /** The tokens that were charged; null if none were, or not yet. */
   trainedTokens: number | null;
 }
 
@@ -44,70 +45,56 @@ export interface JobEvent {
   created: number;
   level: "info" | "warn" | "error";
   message: string;
-  /** Of an event with figures. */
+  /** The figures of the message; null if it has none. */
   data: Record<string, unknown> | null;
 }
 
-/** What a job works on; `examples` are kept with the adapter. */
-export interface JobContent {
-  request: AdapterRequest;
-  /** Mean prompt embedding of the examples, of length 1, [P]. */
-  centroid: number[];
-  examples: KeptExamples;
-}
-
-interface JobParts {
-  lists: RecordLists;
-  sealed: SealedStore;
-  now(): number;
-  newId(): string;
-  roomFor(name: string): Added;
-  /** The same for the artifacts that are served now. */
-  current(content: JobContent): Promise<JobContent>;
-  make(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
-  add(adapter: FittedAdapter, examples: KeptExamples, made: MadeAdapter): Promise<Added>;
+/** The methods of a tenant's store in use. */
+interface AdapterStore {
+  roomFor(name: string, param: string): Refused | null;
+  add(adapter: { name: string; keep?: boolean }, content: FitContent, made: MadeAdapter): Promise<Refused | null>;
   remove(name: string): Promise<unknown>;
-  /** Stores what was used, in the present transaction, and has it counted. */
-  count(request: AdmittedRequest, consumed: Consumption): void;
-  /** Has the alarm run at once. */
-  wake(): Promise<void>;
+  buildLater(): Promise<void>;
 }
 
-/** A job that no backend has made for so long fails. */
+/** A job fails if no backend has taken it within this time, in seconds. */
 const maxJobSeconds = 86_400;
 const isOpen = ({ status }: TuningJob) => status === "queued" || status === "running";
 
 export class TuningJobs {
-  readonly #parts: JobParts;
+  readonly #parts: TenantParts;
+  readonly #store: AdapterStore;
   #running: { id: string; abort: AbortController } | null = null;
   #pass: Promise<boolean> | null = null;
 
-  constructor(parts: JobParts) {
+  constructor(parts: TenantParts, store: AdapterStore) {
     this.#parts = parts;
+    this.#store = store;
   }
 
   /** Stores a job, or returns why not. */
-  async create(job: TuningJob, content: JobContent): Promise<Refused | Added> {
-    const refused = this.#refusal(job.name);
-    if (refused !== "added") return refused;
-    const store = await this.#parts.sealed.seal(job.id, { content: jsonBytes(content) });
-    // Stored meanwhile by a repeated request.
-    if (this.#parts.lists.find(jobsList, job.id)) return "added";
+  async create(job: TuningJob, content: JobContent): Promise<Refused | null> {
+    const { lists, sealed } = this.#parts;
+    const refusedFirst = this.#refusal(job.name);
+    if (refusedFirst) return refusedFirst;
+    const store = await sealed.seal(job.id, { content: jsonBytes(content) });
+    // A repeated request has stored it meanwhile.
+    if (lists.find(jobsList, job.id)) return null;
     const refusedLast = this.#refusal(job.name);
-    if (refusedLast !== "added") return refusedLast;
+    if (refusedLast) return refusedLast;
     store();
-    this.#parts.lists.add(jobsList, job);
+    lists.add(jobsList, job);
     const { examples, tokens, validationFile } = job;
     const files = validationFile === null ? "The training file is" : "Training and validation file are";
     this.#tell(job.id, "info", `${files} valid: ${examples} examples, ${tokens} tokens. The job is queued.`);
     const all = this.#all();
     const ended = all.filter((one) => !isOpen(one));
     for (const { id } of ended.slice(0, Math.max(0, all.length - limits.tuningJobs))) {
-      this.#parts.lists.remove(jobsList, id);
-      this.#parts.lists.clear(id);
+      lists.remove(jobsList, id);
+      lists.clear(id);
     }
-    await this.#parts.wake();
-    return "added";
+    await this.#store.buildLater();
+    return null;
   }
 
   #all(): TuningJob[] {
@@ -119,29 +106,32 @@ export class TuningJobs {
     return job && isOpen(job) ? job : null;
   }
 
-  #refusal(name: string): Refused | Added {
+  #refusal(name: string): Refused | null {
     const open = this.#all().filter(isOpen);
     if (open.length >= limits.openTuningJobs) {
       const message = `${open.length} fine-tuning jobs have not ended, the maximum is ${limits.openTuningJobs}.`;
-      return { kind: "adapter_quota_exceeded", message, param: null };
+      return refused("adapter_quota_exceeded", message);
     }
     const same = open.find((one) => one.name === name);
-    if (!same) return this.#parts.roomFor(name);
-    const message = `The job ${same.id} is making an adapter ${name}; choose another suffix.`;
-    return { kind: "invalid_request", message, param: "suffix" };
+    if (!same) return this.#store.roomFor(name, "suffix");
+    return refused(
+      "invalid_request",
+      `The job ${same.id} is making an adapter ${name}; choose another suffix.`,
+      "suffix",
+    );
   }
 
-  /** Ends a job. Returns it as it is then, or null if it has ended already, or there is none. */
+  /** Cancels a job and returns it; null if it has ended already, or there is none. */
   cancel(id: string): TuningJob | null {
     const job = this.#open(id);
     if (!job) return null;
     if (this.#running?.id === id) this.#running.abort.abort();
     this.#tell(id, "info", "The job was cancelled.");
-    // As for a client that leaves: what a backend has begun is charged.
+    // What a backend has begun is charged, as for a client that leaves.
     return this.#end(job, "cancelled", job.status === "running");
   }
 
-  /** Cancels all jobs, which are about to be forgotten. */
+  /** Aborts the job that runs, because the tenant is erased. */
   abort(): void {
     this.#running?.abort.abort();
   }
@@ -169,28 +159,25 @@ export class TuningJobs {
   }
 
   /** Never rejects. */
-  async #run({ id, name, tokens, keep, examples: count }: TuningJob): Promise<void> {
+  async #run({ id, name, keep }: TuningJob): Promise<void> {
+    const { encoder, clients, lists, sealed, now } = this.#parts;
     const abort = new AbortController();
     this.#running = { id, abort };
     let isMade = false;
     try {
-      const content = await this.#parts.sealed.json<JobContent>(id, "content");
-      if (!content) throw new Error("the job's examples are gone");
-      const { request, centroid, examples } = await this.#parts.current(content);
-      const made = await this.#parts.make(request, abort.signal, () => {
+      const stored = await sealed.json<JobContent>(id, "content");
+      if (!stored) throw new Error("the job's examples are gone");
+      const content = await currentContent(encoder(), stored, now());
+      const made = await makeAdapter(clients().values(), content.request, abort.signal, () => {
         const job = this.#open(id);
         if (job?.status !== "queued") return;
-        this.#parts.lists.replace({ ...job, status: "running" });
+        lists.replace({ ...job, status: "running" });
         this.#tell(id, "info", "The job has started.");
       });
       isMade = true;
-      const { hash, kept } = made;
-      const [gain, created] = [kept ? made.gain : null, this.#now()];
-      const counts = { examples: count, tokens, created };
-      const adapter = { name, hash, manifestHash: request.manifestHash, centroid, gain, ...counts, keep };
-      requireRoom(await this.#parts.add(adapter, examples, made), name);
+      throwRefusal(await this.#store.add({ name, keep }, content, made));
       const job = this.#open(id);
-      if (!job) return void (await this.#parts.remove(name));
+      if (!job) return void (await this.#store.remove(name));
       this.#tellOf(job, made);
       this.#end(job, "succeeded", true);
     } catch (thrown) {
@@ -204,7 +191,7 @@ export class TuningJobs {
       if (kind === "internal")
         console.warn(JSON.stringify({ level: "warn", event: "job_failed", cause: String(thrown) }));
       this.#tell(id, "error", `The job has failed: ${message}`);
-      // What was computed is charged if the tenant left no room for it.
+      // If the adapter was made and only had no room, its computation is charged.
       this.#end({ ...job, error: { kind, message, param } }, "failed", isMade);
     } finally {
       this.#running = null;
@@ -237,7 +224,7 @@ export class TuningJobs {
     return ended;
   }
 
-  /** A job's latest event is not repeated. */
+  /** Adds an event to a job, unless its latest event has the same message. */
   #tell(job: string, level: JobEvent["level"], message: string, data: JobEvent["data"] = null): void {
     const last = this.#parts.lists.page<JobEvent>(job, { limit: 1, after: null, order: "desc" })?.records[0];
     if (last?.message === message) return;

@@ -4,9 +4,9 @@ import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
+import { AdapterRecords } from "../../edge/tenants/adapter-records.ts";
 import type { KeyStore } from "../../edge/tenants/keys.ts";
 import { ledgerOf } from "../../edge/tenants/ledger.ts";
-import type { FittedAdapter } from "../../edge/tenants/own-adapters.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import {
   type AdapterAnswer,
@@ -29,6 +29,7 @@ import {
   newTenants,
   publish,
   saying,
+  settle,
   testApp,
   useNetwork,
 } from "./harness.ts";
@@ -38,12 +39,12 @@ beforeAll(() => publish());
 
 const file = new Uint8Array([1, 2, 3, 250]);
 const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
-const kept = { examples: [], validation: null };
-/** Of a manifest that is not served. */
-const adapterNamed = (name: string): FittedAdapter => ({
-  ...{ name, hash: "4".repeat(64), manifestHash: "6".repeat(64), centroid: [1, 0, 0, 0], gain },
-  ...{ examples: 3, tokens: 8, created: 0 },
-});
+/** Of a manifest that is not served, without examples. */
+const content = {
+  ...{ manifestHash: "6".repeat(64), centroid: [1, 0, 0, 0], tokens: 8 },
+  examples: { examples: [], validation: null },
+};
+const made = { hash: "4".repeat(64), kept: true, gain, file: "" };
 let keys: KeyStore;
 /** The headers of two tenants that have nothing yet. */
 let mine: Record<string, string>;
@@ -308,11 +309,9 @@ describe("POST /v1/adapters", () => {
     expect(await errorOf(await make("a0"))).toMatchObject({ status: 400, param: "name" });
     const store = env.ADAPTERS.getByName(mine.authorization.slice("Bearer sk-".length));
     await runInDurableObject(store, (_, { storage: { sql } }) => {
-      const [{ record }] = sql.exec<{ record: string }>("SELECT * FROM adapters").toArray();
-      for (let i = 1; i < limits.adaptersPerTenant; i++) {
-        const copy = JSON.stringify({ ...JSON.parse(record), name: `a${i}` });
-        sql.exec("INSERT INTO adapters (name, hash, record) VALUES (?, ?, ?)", `a${i}`, "4".repeat(64), copy);
-      }
+      const records = new AdapterRecords(sql);
+      const record = records.find("a0")!;
+      for (let i = 1; i < limits.adaptersPerTenant; i++) records.put({ ...record, name: `a${i}` });
     });
     expect(await errorOf(await make("one-more"))).toMatchObject({
       status: 403,
@@ -502,7 +501,7 @@ describe("an adapter", () => {
     expect(await usage()).toBe(0);
     // A request that began before and ends now leaves no trace.
     const used = { model: "gpt2", centroid: null, requests: 1, promptTokens: 3, completionTokens: 4 };
-    await ledgerOf(env.LEDGERS, tenant).settle("late", [used]);
+    await settle(ledgerOf(env.LEDGERS, tenant), "late", [used]);
     expect(await usage()).toBe(0);
     // One that begins after it counts.
     backendAnswers(({ id }) => saying(id, "b"));
@@ -531,7 +530,7 @@ describe("an adapter", () => {
       });
     await setUrls(`${backendUrl},${known},${unknown}`);
     try {
-      await store.add(adapterNamed("one"), kept, file, { address: known, process: "pod-0" });
+      await store.add({ name: "one" }, content, { ...made, copy: { address: known, process: "pod-0" } });
       expect(await store.erase()).toEqual({
         adapters: 1,
         confirmed: [backendUrl, `${known} (pod-0)`, `${unknown} (any one process)`],
@@ -545,7 +544,7 @@ describe("an adapter", () => {
 
   test("of other artifacts, which are gone, is refused by name, for good where it cannot be made again", async () => {
     const store = env.ADAPTERS.getByName(mine.authorization.slice("Bearer sk-".length));
-    await store.add(adapterNamed("old"), kept, file, { address: backendUrl, process: null });
+    await store.add({ name: "old" }, content, { ...made, copy: { address: backendUrl, process: null } });
     const { complete, request } = adapterApp();
     const ask = async () => errorOf(await complete({ model: "gpt2:old", prompt: "a" }, { headers: mine }));
     expect(await ask()).toMatchObject({ status: 503, code: "backend_unavailable" });

@@ -312,7 +312,7 @@ describe("a job", () => {
     await vi.waitFor(() => expect(seen.aborted).toBe(1));
     expect((await get(`/${id}`)).status).toBe(404);
     const rows = await runInDurableObject(store(), (_: TenantAdapterStore, { storage }) =>
-      ["records", "documentParts", "adapters"].map(
+      ["records", "documentParts", "ownAdapters"].map(
         (table) => storage.sql.exec<{ n: number }>(`SELECT count(*) AS n FROM ${table}`).one().n,
       ),
     );

@@ -29,6 +29,7 @@ import { BodyReads } from "../../edge/tenants/body-reads.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { KeyRecords } from "../../edge/tenants/key-records.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
+import type { Ledger } from "../../edge/tenants/ledger.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
 import { workerRecorder } from "../../edge/tenants/settlements.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
@@ -394,6 +395,17 @@ export async function reportedByCells(): Promise<() => [string, ...Consumption[]
     });
   }
   return () => reported.splice(0);
+}
+
+/** Settles a request of a tenant that has limits, unless it has a key. */
+export function settle(
+  ledger: DurableObjectStub<Ledger>,
+  requestId: string,
+  consumed: Consumption[],
+  idempotencyKey?: string,
+): Promise<Consumption[]> {
+  const request = { requestId, tenant: "", beganMs: 0, isLimited: idempotencyKey === undefined, idempotencyKey };
+  return ledger.settleAll(requestId, [{ request, consumed }]);
 }
 
 export async function errorOf(response: Response): Promise<ErrorEnvelope["error"] & { status: number }> {

@@ -10,7 +10,16 @@ import { limits } from "../../shared/contracts/limits.ts";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { plans, scopes } from "../../shared/contracts/tenants.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendAnswers, backendStreams, errorOf, LateBody, newTenants, testApp, useNetwork } from "./harness.ts";
+import {
+  backendAnswers,
+  backendStreams,
+  errorOf,
+  LateBody,
+  newTenants,
+  settle,
+  testApp,
+  useNetwork,
+} from "./harness.ts";
 
 useNetwork();
 
@@ -226,16 +235,16 @@ describe("a ledger's keys", () => {
     const startMs = nowMs;
     await at(startMs);
     expect(await ledger.claim("k", "digest")).toEqual({ createdMs: startMs });
-    expect(await ledger.settle("r1", [used], 0, "k")).toEqual([used]);
+    expect(await settle(ledger, "r1", [used], "k")).toEqual([used]);
     await at(startMs + dayMs - 1);
     expect(await ledger.claim("k", "digest")).toEqual({ createdMs: startMs });
     expect(await ledger.claim("k", "other")).toBeNull();
     const more = { ...used, completionTokens: 9 };
-    expect(await ledger.settle("r2", [more], 0, "k")).toEqual([
+    expect(await settle(ledger, "r2", [more], "k")).toEqual([
       { ...more, requests: 0, promptTokens: 0, completionTokens: 3 },
     ]);
     // The same settlement again, as after a lost answer.
-    expect(await ledger.settle("r2", [more], 0, "k")).toEqual([]);
+    expect(await settle(ledger, "r2", [more], "k")).toEqual([]);
     await at(startMs + dayMs + 1);
     expect(await ledger.claim("k", "other")).toEqual({ createdMs: startMs + dayMs + 1 });
     await ledger.erase();
@@ -245,10 +254,10 @@ describe("a ledger's keys", () => {
   test("what was charged counts only while the same adapters and memories answer", async () => {
     const ledger = env.LEDGERS.getByName(`keys-${tenants++}`);
     await ledger.claim("k", "digest");
-    expect(await ledger.settle("r1", [used], 0, "k:one")).toEqual([used]);
-    expect(await ledger.settle("r2", [used], 0, "k:one")).toEqual([]);
-    expect(await ledger.settle("r3", [used], 0, "k:two")).toEqual([used]);
-    expect(await ledger.settle("r4", [used], 0, "k:one")).toEqual([used]);
+    expect(await settle(ledger, "r1", [used], "k:one")).toEqual([used]);
+    expect(await settle(ledger, "r2", [used], "k:one")).toEqual([]);
+    expect(await settle(ledger, "r3", [used], "k:two")).toEqual([used]);
+    expect(await settle(ledger, "r4", [used], "k:one")).toEqual([used]);
     expect(await ledger.usage("2000-01-01", "2100-01-01")).toMatchObject([{ requests: 3, completionTokens: 18 }]);
   });
 
@@ -258,7 +267,7 @@ describe("a ledger's keys", () => {
     await runInDurableObject(ledger, (_: Ledger, state) => {
       state.storage.sql.exec("ALTER TABLE counts RENAME TO counts_away");
     });
-    const failure = await ledger.settle("r1", [used], 0, "k").then(() => "none", String);
+    const failure = await settle(ledger, "r1", [used], "k").then(() => "none", String);
     expect(failure).toMatch(/no such table: counts/);
     const stored = await runInDurableObject(ledger, (_: Ledger, state) =>
       state.storage.sql.exec("SELECT completionTokens FROM keys").toArray(),
@@ -268,7 +277,7 @@ describe("a ledger's keys", () => {
       state.storage.sql.exec("ALTER TABLE counts_away RENAME TO counts");
     });
     // The settlement that is repeated under its id is counted in memory already; its write is made now.
-    await ledger.settle("r1", [used], 0, "k");
+    await settle(ledger, "r1", [used], "k");
     expect(await ledger.usage("2000-01-01", "2100-01-01")).toMatchObject([{ requests: 1, completionTokens: 6 }]);
   });
 });

@@ -209,12 +209,12 @@ describe("a tenant of the EU", () => {
       let isLost = true;
       const inEurope = {
         getByName: (name: string) => {
-          const settle = async () => {
+          const settleAll = async () => {
             if (isLost) throw new Error("lost");
             settled.push(name);
             return [];
           };
-          return { settle, settleAll: settle };
+          return { settleAll };
         },
       };
       const ledgers = { jurisdiction: () => inEurope } as unknown as DurableObjectNamespace<Ledger>;

@@ -5,7 +5,8 @@ import { HttpResponse, http } from "msw";
 import { beforeEach, expect, test, vi } from "vitest";
 import { type Artifacts, heldSet, loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import { unavailable } from "../../edge/dispatch/call-failure.ts";
-import type { BackendClient } from "../../edge/dispatch/client.ts";
+import { AdapterRecords } from "../../edge/tenants/adapter-records.ts";
+import type { TenantParts } from "../../edge/tenants/backend-copies.ts";
 import type { KeyStore } from "../../edge/tenants/keys.ts";
 import { gzip, jsonBytes, SealedStore } from "../../edge/tenants/sealed-store.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
@@ -163,12 +164,16 @@ test("every backend is given what none can be given later, though one fails; els
       },
     });
     const clients = [client("a", async () => {}), client("b", down), client("c", async () => {})];
-    const none = async () => {};
-    const memories = new TenantMemories({
-      ...{ tenant, storage, now: Date.now, sealed: new SealedStore(storage, random) },
-      clients: () => clients as unknown as BackendClient[],
-      ...{ noteCopy() {}, retire: none, keep() {}, count() {}, encode: async () => [], ready() {}, changed() {} },
-    });
+    const memories = new TenantMemories(
+      {
+        ...{ tenant, storage, now: Date.now, sealed: new SealedStore(storage, random) },
+        records: new AdapterRecords(storage.sql),
+        clients: () => new Map(clients.map((one, i) => [String(i), one])),
+        copies: { note() {}, keep() {}, deleteUnused: async () => {} },
+        encoder: () => ({ documents: async () => [] }),
+      } as unknown as TenantParts,
+      () => undefined,
+    );
     const hashes: Record<string, string> = {};
     for (const [name, keep] of [
       ["kept", true],

@@ -9,6 +9,7 @@ import type { Ledger } from "../../edge/tenants/ledger.ts";
 import { type QuotaState, settledMs } from "../../edge/tenants/quota.ts";
 import { Settlements } from "../../edge/tenants/settlements.ts";
 import { plans } from "../../shared/contracts/tenants.ts";
+import { settle } from "./harness.ts";
 
 let tenants = 0;
 function newLedger() {
@@ -54,7 +55,7 @@ test("what could not be written is written later, by itself", async () => {
   const repair = await without(ledger, "counts");
   expect((await ledger.admit("r1", limits)).refusal).toBeNull();
   // It waits for the same write.
-  expect(await failureOf(ledger.settle("r2", []))).toMatch(/no such table: counts/);
+  expect(await failureOf(settle(ledger, "r2", []))).toMatch(/no such table: counts/);
   await repair();
   await vi.waitFor(async () => expect(await countsIn(ledger, "open")).toMatchObject([{ key: "r1" }]), patience);
   expect(await countsIn(ledger, "seconds")).toMatchObject([{ value: '{"requests":1,"tokens":0}' }]);
@@ -73,9 +74,9 @@ test("a settlement whose write fails is not confirmed, and is counted once when 
   const { ledger } = newLedger();
   await ledger.admit("r1", limits);
   const repair = await without(ledger, "usage");
-  expect(await failureOf(ledger.settle("r1", [used]))).toMatch(/no such table: usage/);
+  expect(await failureOf(settle(ledger, "r1", [used]))).toMatch(/no such table: usage/);
   await repair();
-  await ledger.settle("r1", [used]);
+  await settle(ledger, "r1", [used]);
   await evictDurableObject(ledger);
   const { open, months } = await runInDurableObject(ledger, (object: Ledger) => object.quota.state);
   expect([open, months[0]?.[1]]).toEqual([[], 7]);
@@ -105,12 +106,12 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
   await runDurableObjectAlarm(cell);
   await runDurableObjectAlarm(cell);
   const kept = await runInDurableObject(cell, (_: Cell, { storage }) =>
-    storage.sql.exec("SELECT id FROM unsettled").toArray(),
+    storage.sql.exec("SELECT id FROM unsettledGroups").toArray(),
   );
   expect(kept).toEqual([]);
   const state = await runInDurableObject(ledger, (object: Ledger) => object.quota.state);
   expect([state.open, state.months[0][1]]).toEqual([[], 7]);
-  expect(fails).toBe(-1);
+  expect(fails).toBe(0);
   expect(await ledger.usage(today(), today())).toEqual([]);
 });
 
@@ -121,7 +122,7 @@ test("use that an object stored with what it is for is counted by its alarm if t
   await runInDurableObject(cell, async (_: Cell, { storage }) => {
     const settlements = settlementsIn(storage);
     const lost = vi.spyOn(settlements, "retry").mockResolvedValue();
-    await settlements.store(request, [used]);
+    await settlements.store(request, used);
     lost.mockRestore();
   });
   await evictDurableObject(cell);
@@ -132,8 +133,8 @@ test("use that an object stored with what it is for is counted by its alarm if t
 
 test("a settlement is counted once though nothing ran for a day between two tries", async () => {
   const { ledger } = newLedger();
-  await ledger.settle("before", [used]);
-  await ledger.settle("r", [used]);
+  await settle(ledger, "before", [used]);
+  await settle(ledger, "r", [used]);
   await runInDurableObject(ledger, (_: Ledger, { storage }) => {
     const ago = 86_400_000;
     storage.sql.exec("UPDATE counts SET value = CAST(value AS REAL) - ? WHERE kind = 'settled'", ago);
@@ -141,17 +142,17 @@ test("a settlement is counted once though nothing ran for a day between two trie
     storage.sql.exec("UPDATE counts SET value = CAST(value AS REAL) - ? WHERE key = 'before'", settledMs);
   });
   await evictDurableObject(ledger);
-  expect(await ledger.settle("r", [used])).toEqual([]);
-  await ledger.settle("other", []);
+  expect(await settle(ledger, "r", [used])).toEqual([]);
+  await settle(ledger, "other", []);
   expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 2 }]);
   const state = await runInDurableObject(ledger, (object: Ledger) => object.quota.state);
   expect(state.settled.map(([id]) => id)).toEqual(["r"]);
 });
 
-test("what objects gather of a tenant without limits is counted whole, also where they computed the same request", async () => {
+test("what objects gather of a tenant without limits is counted whole, and once where they computed the same request", async () => {
   const { tenant, ledger } = newLedger();
   const reported: [string, ...Consumption[]][] = [];
-  const gathered = ["before", "after"].map((object) =>
+  const gather = (object: string, ids: string[]) =>
     runInDurableObject(env.CELLS.getByName(`${object} of ${tenant}`), async (_: Cell, { storage }) => {
       const settlements = settlementsIn(storage, (who, consumed) => {
         reported.push([who, ...consumed]);
@@ -160,35 +161,35 @@ test("what objects gather of a tenant without limits is counted whole, also wher
       const record = (who: string, requestId: string, one: Consumption) =>
         settlements.record({ requestId, tenant: who, beganMs: 0, isLimited: who !== tenant }, [one]);
       const refused = record("refused", object, used).catch(() => "rejected");
-      // The first of each is the same request.
-      const counted = ["1", "2", "3"].map((id) => record(tenant, id, id === "3" ? { ...used, centroid: "c1" } : used));
+      const counted = ids.map((id) => record(tenant, id, id === "c" ? { ...used, centroid: "c1" } : used));
       expect(settlements.idle).toBe(false);
       await Promise.allSettled(counted);
       expect([await refused, settlements.idle]).toEqual(["rejected", true]);
-    }),
-  );
-  await Promise.all(gathered);
-  expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 4 }, { centroid: "c1", requests: 2 }]);
-  // One event for each model and centroid.
-  expect(reported.filter(([who]) => who === tenant)).toEqual(
-    Array(2).fill([
-      tenant,
-      { ...used, requests: 2, promptTokens: 6, completionTokens: 8 },
-      { ...used, centroid: "c1" },
-    ]),
-  );
+    });
+  await gather("lost", ["a", "b", "c"]);
+  // The first cell was lost after it had settled b.
+  await gather("next", ["b", "d"]);
+  expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 3 }, { centroid: "c1", requests: 1 }]);
+  // One event for each model and centroid of a group.
+  expect(reported.filter(([who]) => who === tenant)).toEqual([
+    [tenant, { ...used, requests: 2, promptTokens: 6, completionTokens: 8 }, { ...used, centroid: "c1" }],
+    [tenant, used],
+  ]);
 });
 
-test("after an erasure, use of requests that began before is dropped, and that of later ones counted", async () => {
+test("after an erasure, use of requests that began before is dropped, and that of later ones counted, in one group, too", async () => {
   const { tenant, ledger } = newLedger();
   await ledger.erase();
-  const record = (beganMs: number) =>
-    runInDurableObject(env.CELLS.getByName(`erased of ${tenant}`), (_: Cell, { storage }) =>
-      settlementsIn(storage).record({ requestId: "r", tenant, beganMs, isLimited: false }, [used]),
-    );
-  await record(Date.now() - 60_000);
+  const record = (...began: number[]) =>
+    runInDurableObject(env.CELLS.getByName(`erased of ${tenant}`), async (_: Cell, { storage }) => {
+      const settlements = settlementsIn(storage);
+      const requests = began.map((beganMs) => ({ requestId: `r${beganMs}`, tenant, beganMs, isLimited: false }));
+      await Promise.all(requests.map((request) => settlements.record(request, [used])));
+    });
+  const before = Date.now() - 60_000;
+  await record(before);
   expect(await ledger.usage(today(), today())).toEqual([]);
-  await record(Date.now());
+  await record(before + 1, Date.now());
   expect(await ledger.usage(today(), today())).toMatchObject([{ requests: 1 }]);
 });
 

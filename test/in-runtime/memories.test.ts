@@ -4,6 +4,7 @@ import { env } from "cloudflare:workers";
 import { delay, HttpResponse, http } from "msw";
 import { beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { encodeDocuments } from "../../edge/plan/documents.ts";
+import { AdapterRecords } from "../../edge/tenants/adapter-records.ts";
 import type { KeyStore } from "../../edge/tenants/keys.ts";
 import { type Ledger, ledgerOf } from "../../edge/tenants/ledger.ts";
 import { gunzip } from "../../edge/tenants/sealed-store.ts";
@@ -330,8 +331,8 @@ describe("a job", () => {
     let settles = 0;
     await runInDurableObject(ledger(), (object: Ledger) => {
       const prototype = Object.getPrototypeOf(object) as Ledger;
-      const original = prototype.settle;
-      vi.spyOn(prototype, "settle").mockImplementation(async function (this: Ledger, ...given) {
+      const original = prototype.settleAll;
+      vi.spyOn(prototype, "settleAll").mockImplementation(async function (this: Ledger, ...given) {
         // The first one does not arrive, the answer to the next is lost.
         if (settles++ > 0) await original.apply(this, given);
         throw new Error("the ledger is lost");
@@ -346,7 +347,7 @@ describe("a job", () => {
     await runDurableObjectAlarm(store());
     await expect.poll(charged, patience).toEqual([1, (await shown()).memory!.tokens]);
     const left = await runInDurableObject(store(), (_, { storage }) => [
-      ...storage.sql.exec("SELECT * FROM unsettled"),
+      ...storage.sql.exec("SELECT * FROM unsettledGroups"),
     ]);
     expect(left).toEqual([]);
   });
@@ -639,11 +640,12 @@ test("with a thousand adapters a prompt reads as many rows, makes as many calls 
   const withThree = await least();
   expect(withThree.rows).toBeGreaterThan(0);
   await runInDurableObject(store(), (_, { storage }) => {
-    const [{ record }] = storage.sql.exec<{ record: string }>("SELECT record FROM memories LIMIT 1");
-    const { ready, ...rest } = JSON.parse(record) as { ready: { centroid: number[] } };
-    const far = JSON.stringify({ ...rest, ready: { ...ready, centroid: ready.centroid.map((value) => -value) } });
+    const records = new AdapterRecords(storage.sql);
+    const record = records.find("a1")!;
+    const ready = record.memory!.ready!;
+    const far = { ...ready, centroid: ready.centroid.map((value) => -value) };
     for (let i = 3; i < 1000; i++) {
-      storage.sql.exec("INSERT INTO memories VALUES (?, ?, NULL, ?)", `n${i}`, `${i}`, far);
+      records.put({ ...record, name: `n${i}`, memory: { ready: { ...far, hash: `${i}` }, job: null } });
     }
   });
   await evictDurableObject(store());
@@ -696,18 +698,12 @@ test("that a tenant has no adapters is known for ten seconds, and looked up behi
 
 test("parts that were fitted join the mixture of a prompt that is near, under the base's floor", async () => {
   const gain = { nats: 0.2, ci95: [0.1, 0.3] as [number, number], tokens: 9 };
-  const fitted = {
-    manifestHash: await manifestHash(),
-    centroid: [1, 0, 0, 0],
-    examples: 3,
-    tokens: 9,
-    created: 0,
-  };
-  const copy = { address: backendUrl, process: null };
-  const kept = { examples: [], validation: null };
+  const examples = { examples: [], validation: null };
+  const content = { manifestHash: await manifestHash(), centroid: [1, 0, 0, 0], tokens: 9, examples };
+  const made = { kept: true, file: "", copy: { address: backendUrl, process: null } };
   const [hash, other] = ["4".repeat(64), "5".repeat(64)];
-  await store().add({ ...fitted, name: "mail", hash, gain }, kept, new Uint8Array(4), copy);
-  await store().add({ ...fitted, name: "base-alone", hash: other, gain: null }, kept, new Uint8Array(4), copy);
+  await store().add({ name: "mail" }, content, { ...made, hash, gain });
+  await store().add({ name: "base-alone" }, content, { ...made, hash: other, gain: null });
   const seen = backendAnswers(({ id }) => saying(id, "ok"));
   const answered = await app().complete({ prompt: "aaaaaa", max_tokens: 2 }, { headers: mine });
   expect(answered.status, await answered.clone().text()).toBe(200);

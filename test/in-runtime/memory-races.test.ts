@@ -3,6 +3,7 @@ import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { delay, HttpResponse, http } from "msw";
 import { beforeAll, beforeEach, expect, test, vi } from "vitest";
+import { AdapterRecords } from "../../edge/tenants/adapter-records.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { type MemoryProgress, type MemoryRequest, memoryRequestSchema } from "../../shared/contracts/inference.ts";
 import type { Adapter } from "../../shared/contracts/responses.ts";
@@ -112,11 +113,10 @@ test("a change that meets the end of a job keeps what the job made", async () =>
   await until(1);
   const { hash } = (await store().find("notes"))!.memory!.job!;
   await during((_, { sql }) => {
-    const [row] = sql.exec<{ record: string }>("SELECT record FROM memories");
-    const { job, ...rest } = JSON.parse(row.record);
-    const { status, builtTokens, error, ...set } = job;
-    const record = JSON.stringify({ ...rest, ready: set, job: null });
-    sql.exec("UPDATE memories SET readyHash = jobHash, jobHash = NULL, record = ?", record);
+    const records = new AdapterRecords(sql);
+    const record = records.find("notes")!;
+    const { status, builtTokens, error, ...ready } = record.memory!.job!;
+    records.put({ ...record, memory: { ready, job: null } });
   });
   expect((await add([{ name: "b", text: "bbba" }])).status).toBe(202);
   expect((await shown()).memory).toMatchObject({ hash, documents: 2 });

@@ -30,6 +30,7 @@ import {
   LateBody,
   reportedByCells,
   saying,
+  settle,
   testApp,
   useNetwork,
 } from "./harness.ts";
@@ -405,7 +406,7 @@ describe("limits", () => {
     await ledger.admit("running", { ...plans.unlimited, requestsPerMinute: 2 });
     await ledger.reserve("running", 7, { ...plans.unlimited, requestsPerMinute: 2 });
     // What resolves when it is written has all before it written, too.
-    await ledger.settle("another", []);
+    await settle(ledger, "another", []);
     const known = async () => {
       const { settled, ...state } = await stateOf();
       return { ...state, settled: settled.map(([id]) => id) };
@@ -588,9 +589,12 @@ describe("usage", () => {
     for (const plan of ["standard", "unlimited"] as const) {
       const { headers, ledger } = await tenantWith({ plan });
       const settleAll = Ledger.prototype.settleAll;
-      const slow = vi.spyOn(Ledger.prototype, "settleAll").mockImplementationOnce(async function (this: Ledger, all) {
+      const slow = vi.spyOn(Ledger.prototype, "settleAll").mockImplementationOnce(async function (
+        this: Ledger,
+        ...given
+      ) {
         await pause(slowMs);
-        return settleAll.call(this, all);
+        return settleAll.apply(this, given);
       });
       onTestFinished(() => slow.mockRestore());
       const response = await testApp().complete({ prompt: "aaa", max_tokens: 9, stream: true }, { headers });
@@ -633,7 +637,7 @@ describe("usage", () => {
       ...{ model: `gpt2:made-${i}-${"x".repeat(300)}`, centroid: null },
       ...{ requests: 1, promptTokens: 2, completionTokens: 1 },
     }));
-    for (const id of ["first", "second"]) await ledger.settle(id, consumed);
+    for (const id of ["first", "second"]) await settle(ledger, id, consumed);
     const rows = await ledger.usage(today(), today());
     expect(rows).toHaveLength(limits.usageRowsPerDay + 1);
     expect(Math.max(...rows.map(({ model }) => model.length))).toBeLessThanOrEqual(limits.modelCharacters);

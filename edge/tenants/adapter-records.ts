@@ -1,0 +1,112 @@
+/** A tenant's own adapters in SQLite: one record for each, with its fitted parts, its memory and its refit. */
+import { RankedAdapters } from "./nearest-adapters.ts";
+import type { FittedParts, OwnAdapter, OwnMemory } from "./own-adapters.ts";
+
+const schema = `
+  CREATE TABLE IF NOT EXISTS ownAdapters (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+`;
+
+/** Prefix of a memory's hash where hashes of fitted parts and of memories are mixed: in the names of copies and of sealed texts. */
+export const memoryPrefix = "memory:";
+
+/** An adapter that is to be made again for another manifest. */
+interface Refit {
+  /** The manifest that it is made for. */
+  manifestHash: string;
+  /** Why the last try failed; null: it did not. */
+  error: string | null;
+  /** No further try is made. */
+  isFinal: boolean;
+  /** The new fitted parts, which wait for the new memory. */
+  made: FittedParts | null;
+}
+
+/** An adapter as it is stored. It has fitted parts, a memory or both. */
+export interface AdapterRecord {
+  name: string;
+  /** Unix time in seconds. */
+  created: number;
+  /** False: its examples and documents are deleted once it is made. */
+  keep?: boolean;
+  fitted: FittedParts | null;
+  memory: OwnMemory | null;
+  refit: Refit | null;
+}
+
+type Row = { record: string };
+
+export class AdapterRecords {
+  readonly #sql: SqlStorage;
+  #ranked: RankedAdapters | null = null;
+
+  constructor(sql: SqlStorage) {
+    this.#sql = sql;
+    sql.exec(schema);
+  }
+
+  /** In order of name. */
+  list(): AdapterRecord[] {
+    const rows = this.#sql.exec<Row>("SELECT record FROM ownAdapters ORDER BY name");
+    return [...rows].map(({ record }) => JSON.parse(record) as AdapterRecord);
+  }
+
+  find(name: string): AdapterRecord | null {
+    const [row] = this.#sql.exec<Row>("SELECT record FROM ownAdapters WHERE name = ?", name);
+    return row ? (JSON.parse(row.record) as AdapterRecord) : null;
+  }
+
+  get count(): number {
+    return this.#sql.exec<{ count: number }>("SELECT count(*) AS count FROM ownAdapters").one().count;
+  }
+
+  /** Adds or replaces a record. */
+  put(record: AdapterRecord): void {
+    this.#ranked = null;
+    this.#sql.exec("INSERT OR REPLACE INTO ownAdapters VALUES (?, ?)", record.name, JSON.stringify(record));
+  }
+
+  /** Changes fields of a record, if it is still there. */
+  change(name: string, fields: Partial<AdapterRecord>): void {
+    const record = this.find(name);
+    if (record) this.put({ ...record, ...fields });
+  }
+
+  remove(name: string): void {
+    this.#ranked = null;
+    this.#sql.exec("DELETE FROM ownAdapters WHERE name = ?", name);
+  }
+
+  erase(): void {
+    this.#ranked = null;
+    this.#sql.exec("DELETE FROM ownAdapters");
+  }
+
+  /** All adapters, ready to be compared with prompts; kept in memory, so that a prompt reads only the records that it gets. */
+  get ranked(): RankedAdapters {
+    this.#ranked ??= new RankedAdapters(this.list().map(adapterOf));
+    return this.#ranked;
+  }
+
+  /** Whether no adapter has this copy (`copiesOf`). */
+  isUnused(copy: string): boolean {
+    return !this.list().some((record) => copiesOf(record).includes(copy));
+  }
+}
+
+/** Hashes of an adapter's fitted parts and, after `memoryPrefix`, of its memories. The texts of a failed job are deleted. */
+export function copiesOf({ fitted, refit, memory }: AdapterRecord): string[] {
+  const job = memory?.job?.status === "failed" ? null : memory?.job;
+  return [
+    ...[fitted, refit?.made].flatMap((parts) => parts?.hash ?? []),
+    ...[memory?.ready, job].flatMap((set) => (set ? memoryPrefix + set.hash : [])),
+  ];
+}
+
+/** The adapter as requests and the API see it. */
+export function adapterOf({ name, created, keep, fitted, memory, refit }: AdapterRecord): OwnAdapter {
+  const set = memory?.ready ?? memory?.job ?? null;
+  const { manifestHash, centroid } = (fitted ?? set)!;
+  const parts = fitted ?? { hash: null, manifestHash, centroid, gain: null, examples: 0, tokens: 0 };
+  const failed = refit?.error ? { manifestHash: refit.manifestHash, error: refit.error, isFinal: refit.isFinal } : null;
+  return { ...{ name, created, keep }, ...parts, ...(set && { centroid: set.centroid }), memory, refit: failed };
+}
