@@ -3,7 +3,6 @@ import { type ModelFolder, readModelFolder } from "../../gpu-backend/models/safe
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { weightFormats } from "../../gpu-backend/runtime/products.ts";
 import { type Bank, minPrefillTokens, type StepOutput, type StepRunner } from "../../gpu-backend/runtime/step.ts";
-import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
 import reference from "../fixtures/small-base-reference.json" with { type: "json" };
 import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/oracle.ts";
 import { randomWeights } from "../support/random-weights.ts";
@@ -95,124 +94,102 @@ describe("the likeliest token alone", () => {
   });
 });
 
-describe("against the oracle", () => {
-  test("the oracle gives PyTorch's logits, and so does the graph", async () => {
-    for (const { ids, last_logits_top5, last_logits_sum } of reference) {
-      const input = stepOf(model.config, [row(ids)]);
-      const { scores: logits, topIds, topScores } = await runner.run(input);
-      const hidden = oracleHidden(model.config, model.weights, ids).at(-1)!;
-      const expected = oracleLogits(model.config, model.weights, hidden, bank, new Float32Array(bank.gates));
-      const difference = maxDifference(logits!, expected);
-      expect(difference).toBeLessThan(tolerance);
-      last_logits_top5.forEach(([id, logit], rank) => {
-        expect(topIds[rank]).toBe(id);
-        expect(Math.abs(topScores[rank] - logit)).toBeLessThan(tolerance);
-        expect(Math.abs(expected[id] - logit)).toBeLessThan(tolerance);
-      });
-      // 4,096 differences add up here.
-      expect(Math.abs(expected.reduce((a, b) => a + b) - last_logits_sum)).toBeLessThan(0.01);
-    }
-  });
-
-  test("a ragged batch of mixed gates gives each row the oracle's logits, log-sum-exp, ranking and target", async () => {
-    const rows = [40, 3, 17, 1].map((length) => row(randomIds(length), randomGates()));
-    const input = stepOf(model.config, rows, { pastTokens: 64 });
-    input.targetIds = Int32Array.of(7, 4095, 0, 300);
-    input.inverseTemperatures = Float32Array.of(1, 0.5, 2, 1.25);
-    const output = await runner.run(input);
-    const V = model.config.vocabularySize;
-    let worst = 0;
-    rows.forEach(({ tokenIds, gates }, s) => {
-      const hidden = oracleHidden(model.config, model.weights, tokenIds).at(-1)!;
-      const expected = oracleLogits(model.config, model.weights, hidden, bank, gates);
-      const logits = output.scores!.subarray(s * V, (s + 1) * V);
-      worst = Math.max(
-        worst,
-        maxDifference(output.hidden!.subarray(s * hidden.length, (s + 1) * hidden.length), hidden),
-        maxDifference(logits, expected),
-        Math.abs(output.logSumExp[s] - oracleLogSumExp(expected)),
-        Math.abs(output.scaledLogSumExp[s] - oracleLogSumExp(expected.map((x) => x * input.inverseTemperatures[s]))),
-      );
-      expect(output.targetScores[s]).toBe(logits[input.targetIds[s]]);
-      const ranked = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
-      const K = output.topCount;
-      expect(Array.from(output.topIds.subarray(s * K, (s + 1) * K))).toEqual(ranked.slice(0, K));
-      expect(output.topScores[s * K]).toBe(logits[ranked[0]]);
+test("against the oracle the oracle gives PyTorch's logits, and so does the graph", async () => {
+  for (const { ids, last_logits_top5, last_logits_sum } of reference) {
+    const input = stepOf(model.config, [row(ids)]);
+    const { scores: logits, topIds, topScores } = await runner.run(input);
+    const hidden = oracleHidden(model.config, model.weights, ids).at(-1)!;
+    const expected = oracleLogits(model.config, model.weights, hidden, bank, new Float32Array(bank.gates));
+    const difference = maxDifference(logits!, expected);
+    expect(difference).toBeLessThan(tolerance);
+    last_logits_top5.forEach(([id, logit], rank) => {
+      expect(topIds[rank]).toBe(id);
+      expect(Math.abs(topScores[rank] - logit)).toBeLessThan(tolerance);
+      expect(Math.abs(expected[id] - logit)).toBeLessThan(tolerance);
     });
-    expect(worst).toBeLessThan(tolerance);
-  });
+    // 4,096 differences add up here.
+    expect(Math.abs(expected.reduce((a, b) => a + b) - last_logits_sum)).toBeLessThan(0.01);
+  }
+});
 
-  test("the row bias lands on its row and id, and nowhere else", async () => {
-    const rows = [row(randomIds(5)), row(randomIds(9))];
-    const plain = await runner.run(stepOf(model.config, rows));
-    const input = stepOf(model.config, rows);
-    input.bias = {
-      rows: Int32Array.of(1, 0, 1),
-      ids: Int32Array.of(11, 11, 4000),
-      values: Float32Array.of(2.5, -100, 1),
+test("against the oracle a ragged batch of mixed gates gives each row the oracle's logits, log-sum-exp, ranking and target", async () => {
+  const rows = [40, 3, 17, 1].map((length) => row(randomIds(length), randomGates()));
+  const input = stepOf(model.config, rows, { pastTokens: 64 });
+  input.targetIds = Int32Array.of(7, 4095, 0, 300);
+  input.inverseTemperatures = Float32Array.of(1, 0.5, 2, 1.25);
+  const output = await runner.run(input);
+  const V = model.config.vocabularySize;
+  let worst = 0;
+  rows.forEach(({ tokenIds, gates }, s) => {
+    const hidden = oracleHidden(model.config, model.weights, tokenIds).at(-1)!;
+    const expected = oracleLogits(model.config, model.weights, hidden, bank, gates);
+    const logits = output.scores!.subarray(s * V, (s + 1) * V);
+    worst = Math.max(
+      worst,
+      maxDifference(output.hidden!.subarray(s * hidden.length, (s + 1) * hidden.length), hidden),
+      maxDifference(logits, expected),
+      Math.abs(output.logSumExp[s] - oracleLogSumExp(expected)),
+      Math.abs(output.scaledLogSumExp[s] - oracleLogSumExp(expected.map((x) => x * input.inverseTemperatures[s]))),
+    );
+    expect(output.targetScores[s]).toBe(logits[input.targetIds[s]]);
+    const ranked = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
+    const K = output.topCount;
+    expect(Array.from(output.topIds.subarray(s * K, (s + 1) * K))).toEqual(ranked.slice(0, K));
+    expect(output.topScores[s * K]).toBe(logits[ranked[0]]);
+  });
+  expect(worst).toBeLessThan(tolerance);
+});
+
+test("against the oracle the row bias lands on its row and id, and nowhere else", async () => {
+  const rows = [row(randomIds(5)), row(randomIds(9))];
+  const plain = await runner.run(stepOf(model.config, rows));
+  const input = stepOf(model.config, rows);
+  input.bias = {
+    rows: Int32Array.of(1, 0, 1),
+    ids: Int32Array.of(11, 11, 4000),
+    values: Float32Array.of(2.5, -100, 1),
+  };
+  const biased = await runner.run(input);
+  const expected = plain.scores!.slice();
+  const V = model.config.vocabularySize;
+  expected[V + 11] += 2.5;
+  expected[11] += -100;
+  expected[V + 4000] += 1;
+  expect(maxDifference(biased.scores!, expected)).toBe(0);
+});
+
+test("against the oracle a repetition penalty divides what is above 0 and multiplies the rest, between an adapter's bias and the request's", async () => {
+  const rows = [row(randomIds(5)), row(randomIds(9))];
+  const plain = await runner.run(stepOf(model.config, rows));
+  const V = model.config.vocabularySize;
+  const expected = plain.scores!.slice();
+  const ids = Array.from({ length: 400 }, (_, i) => 1 + ((i * 7) % V));
+  const entries = ids.map((id, i) => {
+    const entry = {
+      row: i % 2,
+      id,
+      penalty: [1.3, 0.1, 10, 1][i % 4],
+      value: i % 5 ? 0 : -1.25,
     };
-    const biased = await runner.run(input);
-    const expected = plain.scores!.slice();
-    const V = model.config.vocabularySize;
-    expected[V + 11] += 2.5;
-    expected[11] += -100;
-    expected[V + 4000] += 1;
-    expect(maxDifference(biased.scores!, expected)).toBe(0);
+    const { fround } = Math;
+    const penalty = fround(entry.penalty);
+    const logit = expected[entry.row * V + id];
+    expected[entry.row * V + id] = fround(fround(logit > 0 ? logit / penalty : logit * penalty) + entry.value);
+    return entry;
   });
-
-  test("a repetition penalty divides what is above 0 and multiplies the rest, between an adapter's bias and the request's", async () => {
-    const rows = [row(randomIds(5)), row(randomIds(9))];
-    const plain = await runner.run(stepOf(model.config, rows));
-    const V = model.config.vocabularySize;
-    const expected = plain.scores!.slice();
-    const ids = Array.from({ length: 400 }, (_, i) => 1 + ((i * 7) % V));
-    const entries = ids.map((id, i) => {
-      const entry = {
-        row: i % 2,
-        id,
-        penalty: [1.3, 0.1, 10, 1][i % 4],
-        value: i % 5 ? 0 : -1.25,
-      };
-      const { fround } = Math;
-      const penalty = fround(entry.penalty);
-      const logit = expected[entry.row * V + id];
-      expected[entry.row * V + id] = fround(fround(logit > 0 ? logit / penalty : logit * penalty) + entry.value);
-      return entry;
-    });
-    const input = stepOf(model.config, rows);
-    input.bias = {
-      rows: Int32Array.from(entries, (entry) => entry.row),
-      ids: Int32Array.from(ids),
-      penalties: Float32Array.from(entries, ({ penalty }) => penalty),
-      values: Float32Array.from(entries, ({ value }) => value),
-    };
-    const changed = await runner.run(input);
-    const positive = entries.filter((entry) => plain.scores![entry.row * V + entry.id] > 0).length;
-    expect(positive).toBeGreaterThan(20);
-    expect(positive).toBeLessThan(380);
-    expect(maxDifference(changed.scores!, expected)).toBe(0);
-    expect(changed.topScores[0]).toBe(expected.subarray(0, V).reduce((a, b) => Math.max(a, b)));
-  });
-
-  test("chunks over a split past give what one pass gives, and the trunk alone agrees", async () => {
-    const ids = randomIds(100);
-    const trunk = await createTrunkRunner({ ...model, threads: 1 });
-    const whole = await trunk.hidden(Int32Array.from(ids), 1, ids.length);
-    await trunk.release();
-    const gates = randomGates();
-    let pastRow = row(ids.slice(0, 64), gates);
-    let worst = 0;
-    const D = model.config.hiddenSize;
-    for (const next of [ids.slice(64, 96), ...ids.slice(96).map((id) => [id]), []]) {
-      const input = stepOf(model.config, [pastRow], { pastTokens: 128 });
-      const output = await runner.run(input);
-      const past = grownPast(model.config, pastRow, 0, input, output);
-      const pastLength = pastRow.pastLength + pastRow.tokenIds.length;
-      worst = Math.max(worst, maxDifference(output.hidden!, whole.subarray((pastLength - 1) * D, pastLength * D)));
-      pastRow = { tokenIds: next, gates, past, pastLength };
-    }
-    expect(worst).toBeLessThan(tolerance);
-  });
+  const input = stepOf(model.config, rows);
+  input.bias = {
+    rows: Int32Array.from(entries, (entry) => entry.row),
+    ids: Int32Array.from(ids),
+    penalties: Float32Array.from(entries, ({ penalty }) => penalty),
+    values: Float32Array.from(entries, ({ value }) => value),
+  };
+  const changed = await runner.run(input);
+  const positive = entries.filter((entry) => plain.scores![entry.row * V + entry.id] > 0).length;
+  expect(positive).toBeGreaterThan(20);
+  expect(positive).toBeLessThan(380);
+  expect(maxDifference(changed.scores!, expected)).toBe(0);
+  expect(changed.topScores[0]).toBe(expected.subarray(0, V).reduce((a, b) => Math.max(a, b)));
 });
 
 const families = ["GPT-2", "Llama"].flatMap((family) => weightFormats.map((format) => ({ family, format })));

@@ -1,6 +1,5 @@
 /** Ties training to serving: what evaluation calls the loss of a text is what the serving graph gives its tokens. */
-import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { bankOf, gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/generated/hyper-network.ts";
@@ -19,6 +18,7 @@ import { promptEmbedding, rankCentroids, readEdgeTable } from "../../shared/math
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { smallBase } from "../support/small-base.ts";
 import { noPast, stepOf } from "../support/steps.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 /** Nats a token. Training keeps hidden states in half precision; a wrong shift, gate or prefix costs 0.01 and more. */
 const tolerance = 2e-4;
@@ -36,7 +36,7 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
   const scales = Float32Array.from(manifest.centroids, ({ scale }) => scale);
 
   // Training's way: the trunk's hidden states on disk, then the loss graph.
-  const folder = await mkdtemp(join(tmpdir(), "parity-"));
+  const folder = temporaryFolder();
   const { hiddenSize: D, vocabularySize: V } = model.config;
   const trunk = await createTrunkRunner({ ...model, threads: 1 });
   const run = { threads: 1, folder, progress: silent };
@@ -81,5 +81,4 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
   }
   expect(measured.some(({ base, adapted }) => base !== adapted)).toBe(true);
   await Promise.all([reader.release(), runner.release()]);
-  await rm(folder, { recursive: true });
 });

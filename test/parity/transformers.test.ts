@@ -2,8 +2,7 @@
  * The embedded model in Transformers.js, which nobody here wrote: its tokenizer, its rendering of chat templates and its
  * generation, over tokenizer.json and a graph in its own layout, against what is served.
  */
-import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
   AutoModelForCausalLM,
@@ -12,7 +11,7 @@ import {
   type PreTrainedTokenizer,
   type Tensor,
 } from "@huggingface/transformers";
-import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import { afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { trialConversations } from "../../gpu-backend/training/trial-conversations.ts";
@@ -27,6 +26,7 @@ import { fuzzText } from "../support/fuzz-text.ts";
 import { oracleTexts } from "../support/oracle-texts.ts";
 import { smallBase } from "../support/small-base.ts";
 import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const seed = 20_261_126;
 /** Both compute in float32, in another order; logits are of about 10. */
@@ -39,7 +39,7 @@ const prompts = [
   "Dear friends,\n\nI am writing to",
 ];
 
-let scratch: string;
+const scratch = temporaryFolder();
 let theirs: PreTrainedTokenizer;
 let ours: Tokenizer;
 let artifacts: Awaited<ReturnType<typeof readArtifacts>>;
@@ -47,7 +47,6 @@ let artifacts: Awaited<ReturnType<typeof readArtifacts>>;
 beforeAll(async () => {
   artifacts = await readArtifacts(smallBase);
   ours = artifacts.tokenizer;
-  scratch = await mkdtemp(join(tmpdir(), "transformers-"));
   await mkdir(join(scratch, "mini/onnx"), { recursive: true });
   for (const name of ["config.json", "tokenizer.json", "tokenizer_config.json"]) {
     await cp(join(smallBase, name), join(scratch, "mini", name));
@@ -56,38 +55,35 @@ beforeAll(async () => {
   env.localModelPath = scratch;
   theirs = await AutoTokenizer.from_pretrained("mini", { local_files_only: true });
 });
-afterAll(() => rm(scratch, { recursive: true }));
 
 const theirIds = (text: string) => theirs.encode(text, { add_special_tokens: false });
 
-describe("token ids", () => {
-  test("of 4,000 texts are the same", () => {
-    const random = seededRandom(seed);
-    // The two exceptions below apart.
-    const fuzzed = Array.from({ length: 3000 }, () =>
-      fuzzText(random)
-        .toWellFormed()
-        .replaceAll(/[\u0085\ufeff]/g, "")
-        .replaceAll("<|endoftext|>", ""),
-    );
-    const texts = [...oracleTexts(1000), ...fuzzed];
-    const mismatches = texts.filter((text) => ours.encode(text).join() !== theirIds(text).join());
-    expect(mismatches).toEqual([]);
-  });
+test("token ids of 4,000 texts are the same", () => {
+  const random = seededRandom(seed);
+  // The two exceptions below apart.
+  const fuzzed = Array.from({ length: 3000 }, () =>
+    fuzzText(random)
+      .toWellFormed()
+      .replaceAll(/[\u0085\ufeff]/g, "")
+      .replaceAll("<|endoftext|>", ""),
+  );
+  const texts = [...oracleTexts(1000), ...fuzzed];
+  const mismatches = texts.filter((text) => ours.encode(text).join() !== theirIds(text).join());
+  expect(mismatches).toEqual([]);
+});
 
-  test("of text that spells the end of text are text here, and the special token there", () => {
-    const { endOfTextId } = ours;
-    expect(ours.encode("a<|endoftext|>b")).not.toContain(endOfTextId);
-    expect(theirIds("a<|endoftext|>b")).toEqual([...ours.encode("a"), endOfTextId, ...ours.encode("b")]);
-  });
+test("token ids of text that spells the end of text are text here, and the special token there", () => {
+  const { endOfTextId } = ours;
+  expect(ours.encode("a<|endoftext|>b")).not.toContain(endOfTextId);
+  expect(theirIds("a<|endoftext|>b")).toEqual([...ours.encode("a"), endOfTextId, ...ours.encode("b")]);
+});
 
-  test.each([
-    ["U+0085 is whitespace here, as in Unicode and tiktoken, and none there", "  \u0085x"],
-    ["U+FEFF is none here, as in Unicode and tiktoken, and whitespace there", "\ufeff're"],
-  ])("%s", (_, text) => {
-    expect(theirIds(text)).not.toEqual(ours.encode(text));
-    expect(theirs.decode(theirIds(text))).toBe(ours.decode(ours.encode(text)));
-  });
+test.each([
+  ["U+0085 is whitespace here, as in Unicode and tiktoken, and none there", "  \u0085x"],
+  ["U+FEFF is none here, as in Unicode and tiktoken, and whitespace there", "\ufeff're"],
+])("token ids %s", (_, text) => {
+  expect(theirIds(text)).not.toEqual(ours.encode(text));
+  expect(theirs.decode(theirIds(text))).toBe(ours.decode(ours.encode(text)));
 });
 
 describe("token ids of conversations", () => {
@@ -117,49 +113,47 @@ describe("token ids of conversations", () => {
   });
 });
 
-describe("the model", () => {
-  test("has the same logits at every position, and the same greedy text", async () => {
-    const { config } = artifacts.model;
-    const file = readTensorFile(await readFile(join(smallBase, "model.safetensors")));
-    const tensors = new Map([...file].map(([name, one]) => [name.replace("transformer.", ""), one]));
-    const graph = buildExportGraph(config, tensors);
-    await writeFile(join(scratch, "mini/onnx/model.onnx"), graph);
-    const model = await AutoModelForCausalLM.from_pretrained("mini", {
-      ...{ dtype: "fp32", device: "cpu", local_files_only: true },
-      session_options: { intraOpNumThreads: 1, interOpNumThreads: 1 },
-    });
-    // All gates are 0, so the bank adds nothing.
-    const bank = randomBank(config, 2, 1, seededRandom(seed));
-    const runner = await createStepRunner({ ...artifacts.model, bank, threads: 1 });
-    const row = (tokenIds: number[]) => ({ tokenIds, gates: new Float32Array(bank.gates), ...noPast(config) });
-    const V = config.vocabularySize;
-    let worst = 0;
-    for (const prompt of prompts) {
-      const inputs = theirs(prompt);
-      const { logits } = await model(inputs);
-      const ids = ours.encode(prompt);
-      expect(logits.dims).toEqual([1, ids.length, V]);
-      for (let length = 1; length <= ids.length; length++) {
-        const { scores: served } = await runner.run(stepOf(config, [row(ids.slice(0, length))]));
-        worst = Math.max(worst, maxDifference(served!, logits.data.subarray((length - 1) * V, length * V)));
-      }
-    }
-    expect(worst).toBeLessThan(tolerance);
-
-    const { engine, tokensOf, finish } = createEngineHarness({ runner, textPieceOf: (id) => ours.textPieceOf(id) });
-    const tokens = 40;
-    for (const [i, prompt] of prompts.entries()) {
-      const sampling = { temperature: 0 };
-      await engine.submit(null, [sequenceRequest(`s${i}`, ours.encode(prompt), { maxTokens: tokens, sampling })]);
-    }
-    await finish();
-    for (const [i, prompt] of prompts.entries()) {
-      const output = await model.generate({ ...theirs(prompt), max_new_tokens: tokens, do_sample: false });
-      const [text] = theirs.batch_decode(output as Tensor, { skip_special_tokens: true });
-      const served = ours.decode(tokensOf(`s${i}`).filter((id) => id !== ours.endOfTextId));
-      expect(prompt + served).toBe(text);
-    }
-    await runner.release();
-    await model.dispose();
+test("the model has the same logits at every position, and the same greedy text", async () => {
+  const { config } = artifacts.model;
+  const file = readTensorFile(await readFile(join(smallBase, "model.safetensors")));
+  const tensors = new Map([...file].map(([name, one]) => [name.replace("transformer.", ""), one]));
+  const graph = buildExportGraph(config, tensors);
+  await writeFile(join(scratch, "mini/onnx/model.onnx"), graph);
+  const model = await AutoModelForCausalLM.from_pretrained("mini", {
+    ...{ dtype: "fp32", device: "cpu", local_files_only: true },
+    session_options: { intraOpNumThreads: 1, interOpNumThreads: 1 },
   });
+  // All gates are 0, so the bank adds nothing.
+  const bank = randomBank(config, 2, 1, seededRandom(seed));
+  const runner = await createStepRunner({ ...artifacts.model, bank, threads: 1 });
+  const row = (tokenIds: number[]) => ({ tokenIds, gates: new Float32Array(bank.gates), ...noPast(config) });
+  const V = config.vocabularySize;
+  let worst = 0;
+  for (const prompt of prompts) {
+    const inputs = theirs(prompt);
+    const { logits } = await model(inputs);
+    const ids = ours.encode(prompt);
+    expect(logits.dims).toEqual([1, ids.length, V]);
+    for (let length = 1; length <= ids.length; length++) {
+      const { scores: served } = await runner.run(stepOf(config, [row(ids.slice(0, length))]));
+      worst = Math.max(worst, maxDifference(served!, logits.data.subarray((length - 1) * V, length * V)));
+    }
+  }
+  expect(worst).toBeLessThan(tolerance);
+
+  const { engine, tokensOf, finish } = createEngineHarness({ runner, textPieceOf: (id) => ours.textPieceOf(id) });
+  const tokens = 40;
+  for (const [i, prompt] of prompts.entries()) {
+    const sampling = { temperature: 0 };
+    await engine.submit(null, [sequenceRequest(`s${i}`, ours.encode(prompt), { maxTokens: tokens, sampling })]);
+  }
+  await finish();
+  for (const [i, prompt] of prompts.entries()) {
+    const output = await model.generate({ ...theirs(prompt), max_new_tokens: tokens, do_sample: false });
+    const [text] = theirs.batch_decode(output as Tensor, { skip_special_tokens: true });
+    const served = ours.decode(tokensOf(`s${i}`).filter((id) => id !== ours.endOfTextId));
+    expect(prompt + served).toBe(text);
+  }
+  await runner.release();
+  await model.dispose();
 });

@@ -55,15 +55,8 @@ describe.skipIf(failure).each(["GPT-2", "Llama"])(
     /** Largest difference of the outputs that are floats; the ids of the ranking have to be the same. */
     function differenceOf(gpu: StepOutput, cpu: StepOutput): number {
       expect(gpu.topIds).toEqual(cpu.topIds);
-      const floats = [
-        "present",
-        "topScores",
-        "logSumExp",
-        "scaledLogSumExp",
-        "targetScores",
-        "scores",
-        "hidden",
-      ] as const;
+      const sums = ["logSumExp", "scaledLogSumExp", "targetScores"] as const;
+      const floats = ["present", "topScores", ...sums, "scores", "hidden"] as const;
       return Math.max(...floats.map((name) => maxDifference(gpu[name]!, cpu[name]!)));
     }
 
@@ -81,19 +74,6 @@ describe.skipIf(failure).each(["GPT-2", "Llama"])(
       const decodeDifference = differenceOf(await onGpu.run(decode), await onCpu.run(decode));
       expect(prefillDifference).toBeLessThan(tolerance);
       expect(decodeDifference).toBeLessThan(tolerance);
-    });
-
-    test("a row is the same within the tolerance whatever its mates", async () => {
-      const rows = [5, 9, 30].map(rowOf);
-      const together = await onGpu.run(stepOf(model.config, rows, { pastTokens: 64 }));
-      let worst = 0;
-      for (const [s, row] of rows.entries()) {
-        const alone = await onGpu.run(stepOf(model.config, [row], { pastTokens: 64 }));
-        const V = model.config.vocabularySize;
-        worst = Math.max(worst, maxDifference(alone.scores!, together.scores!.subarray(s * V, (s + 1) * V)));
-      }
-      // The CPU gives the same bits; WebGPU's kernels are chosen by shape, so this is no promise of bits.
-      expect(worst).toBeLessThan(tolerance);
     });
 
     test("the engine generates the same tokens on either, joined while others decode", async () => {

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { quantileOf, tracedArrivals, traceQuantiles, uniformArrivals } from "../../bench/load/trace.ts";
+import { quantileOf, tracedArrivals, traceQuantiles } from "../../bench/load/trace.ts";
 
 const model = { contextTokens: 1024, stopIds: [500] };
 
@@ -19,11 +19,4 @@ test("lengths follow the trace's quantiles, cut to the context, and are the same
   );
   expect(arrivals.every(({ promptIds }) => promptIds.length > 0 && promptIds.every((id) => id < 500))).toBe(true);
   expect(arrivals.at(-1)!.dueMs / 4000).toBeCloseTo(100, -1);
-});
-
-test("a uniform batch comes at once", () => {
-  const batch = uniformArrivals(8, { prompt: 20, maxTokens: 5 }, model);
-  expect(batch.map(({ dueMs, promptIds, maxTokens }) => [dueMs, promptIds.length, maxTokens])).toEqual(
-    Array.from({ length: 8 }, () => [0, 20, 5]),
-  );
 });

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import {
   AnswerEnd,
   type AnswerEvent,
@@ -8,40 +8,28 @@ import {
   nextState,
 } from "../../../edge/answer/answer-end.ts";
 
+const events: AnswerEvent[] = [...endReasons, "delivered", "broken off"];
 const ended = (reason: EndReason): AnswerState => ({ phase: "ended", reason });
 const closing = (reason: EndReason): AnswerState => ({ phase: "closing", reason });
+const open: AnswerState = { phase: "open" };
 
 /** The state after each event. */
 const table: [AnswerState, Record<AnswerEvent, AnswerState>][] = [
   [
-    { phase: "open" },
+    open,
     {
-      complete: closing("complete"),
-      failed: closing("failed"),
-      deadline: closing("deadline"),
-      limit: closing("limit"),
-      gone: ended("gone"),
-      delivered: { phase: "open" },
-      "broken off": { phase: "open" },
+      ...{ complete: closing("complete"), failed: closing("failed"), deadline: closing("deadline") },
+      ...{ limit: closing("limit"), gone: ended("gone"), delivered: open, "broken off": open },
     },
   ],
   ...endReasons.map((reason): (typeof table)[number] => [
     closing(reason),
     {
-      complete: closing(reason),
-      failed: closing(reason),
-      deadline: closing(reason),
-      limit: reason === "complete" ? closing("limit") : ended("limit"),
-      gone: ended("gone"),
-      delivered: ended(reason),
-      "broken off": ended(reason),
+      ...{ complete: closing(reason), failed: closing(reason), deadline: closing(reason) },
+      ...{ limit: reason === "complete" ? closing("limit") : ended("limit"), gone: ended("gone") },
+      ...{ delivered: ended(reason), "broken off": ended(reason) },
     },
   ]),
-  ...endReasons.map((reason): (typeof table)[number] => {
-    const events: AnswerEvent[] = [...endReasons, "delivered", "broken off"];
-    const stays = Object.fromEntries(events.map((event) => [event, ended(reason)]));
-    return [ended(reason), stays as Record<AnswerEvent, AnswerState>];
-  }),
 ];
 
 test.each(table)("every event in %j", (state, after) => {
@@ -53,24 +41,26 @@ test.each(table)("every event in %j", (state, after) => {
   }
 });
 
-describe("an answer", () => {
-  test("is settled once and finished once, in that order, whatever comes in whatever order", () => {
-    const events: AnswerEvent[] = [...endReasons, "delivered", "broken off"];
-    for (const sequence of events.flatMap((a) => events.flatMap((b) => events.map((c) => [a, b, c])))) {
-      const calls: string[] = [];
-      const end = new AnswerEnd({
-        settled: (reason) => calls.push(`settled ${reason}`),
-        finished: (reason) => calls.push(`finished ${reason}`),
-      });
-      for (const event of sequence) {
-        const before = end.phase;
-        const hasChanged = end.apply(event);
-        expect(hasChanged || end.phase === before).toBe(true);
-      }
-      const expected = { open: [], closing: ["settled"], ended: ["settled", "finished"] }[end.phase];
-      expect([sequence, calls.map((call) => call.split(" ")[0])]).toEqual([sequence, expected]);
-      const first = sequence.find((event) => endReasons.some((reason) => reason === event));
-      if (first) expect(calls[0]).toBe(`settled ${first}`);
+test.each(endReasons)("nothing changes an answer that has ended: %s", (reason) => {
+  const state = ended(reason);
+  for (const event of events) expect(nextState(state, event)).toBe(state);
+});
+
+test("an answer is settled once and finished once, in that order, whatever comes in whatever order", () => {
+  for (const sequence of events.flatMap((a) => events.flatMap((b) => events.map((c) => [a, b, c])))) {
+    const calls: string[] = [];
+    const end = new AnswerEnd({
+      settled: (reason) => calls.push(`settled ${reason}`),
+      finished: (reason) => calls.push(`finished ${reason}`),
+    });
+    for (const event of sequence) {
+      const before = end.phase;
+      const hasChanged = end.apply(event);
+      expect(hasChanged || end.phase === before).toBe(true);
     }
-  });
+    const expected = { open: [], closing: ["settled"], ended: ["settled", "finished"] }[end.phase];
+    expect([sequence, calls.map((call) => call.split(" ")[0])]).toEqual([sequence, expected]);
+    const first = sequence.find((event) => endReasons.some((reason) => reason === event));
+    if (first) expect(calls[0]).toBe(`settled ${first}`);
+  }
 });

@@ -59,6 +59,13 @@ function sets(assets: () => Promise<Artifacts> = async () => setOf(embedded), fr
     of: async (hash: string) => (await made.of(hash))?.manifestHash ?? null,
   };
 }
+/** An isolate that serves a set which was published. */
+async function serving(manifest: string) {
+  publish(manifest);
+  const isolate = sets();
+  await isolate.current();
+  return isolate;
+}
 const publish = (manifest: string) => {
   pointer = switchedTo(manifest, new Date(0), pointer);
 };
@@ -91,9 +98,7 @@ test("many first requests load once; later ones look again behind themselves, ev
 });
 
 test("a switch is served from the request after the look; one under way keeps its set", async () => {
-  publish(a);
-  const isolate = sets();
-  await isolate.current();
+  const isolate = await serving(a);
   publish(b);
   expect(await later(isolate)).toBe(a);
   expect(await isolate.current()).toBe(b);
@@ -104,28 +109,26 @@ test("a switch is served from the request after the look; one under way keeps it
 });
 
 test("a rollback needs no load: the set before is still held, and no third", async () => {
-  for (const hash of [a, b]) publish(hash);
-  const isolate = sets();
-  await isolate.current();
+  publish(a);
+  const isolate = await serving(b);
   publish(a);
   await later(isolate);
-  expect(calls.filter((call) => call.startsWith("load"))).toEqual(["load b", "load a"]);
+  const loads = () => calls.filter((call) => call.startsWith("load"));
+  expect(loads()).toEqual(["load b", "load a"]);
   publish(b);
   await later(isolate);
   expect(await isolate.current()).toBe(b);
-  expect(calls.filter((call) => call.startsWith("load"))).toEqual(["load b", "load a"]);
+  expect(loads()).toEqual(["load b", "load a"]);
   publish(c);
   await later(isolate);
   publish(a);
   await later(isolate);
   // It was let go for c.
-  expect(calls.filter((call) => call.startsWith("load"))).toEqual(["load b", "load a", "load c", "load a"]);
+  expect(loads()).toEqual(["load b", "load a", "load c", "load a"]);
 });
 
 test("while no ready backend has the new set the old one is served; the new one is not loaded again for that", async () => {
-  publish(a);
-  const isolate = sets();
-  await isolate.current();
+  const isolate = await serving(a);
   publish(b);
   holding.set(b, "none");
   for (let i = 0; i < 3; i++) expect(await later(isolate)).toBe(a);
@@ -138,9 +141,7 @@ test("while no ready backend has the new set the old one is served; the new one 
 });
 
 test("while only some backends have the new set they are spared everybody's requests, for a while", async () => {
-  publish(a);
-  const isolate = sets();
-  await isolate.current();
+  const isolate = await serving(a);
   publish(b);
   holding.set(b, "some");
   const looks = artifactLimits.spreadMs / artifactLimits.refreshMs;
@@ -151,9 +152,7 @@ test("while only some backends have the new set they are spared everybody's requ
 });
 
 test("a set that cannot be loaded is refused and told; the old one stays, and it is tried again when it may be mended", async () => {
-  publish(a);
-  const isolate = sets();
-  await isolate.current();
+  const isolate = await serving(a);
   publish(b);
   broken.add(b);
   for (let i = 0; i < 3; i++) expect(await later(isolate)).toBe(a);
@@ -164,9 +163,7 @@ test("a set that cannot be loaded is refused and told; the old one stays, and it
 });
 
 test("a pointer that cannot be read, or is gone, changes nothing", async () => {
-  publish(a);
-  const isolate = sets();
-  await isolate.current();
+  const isolate = await serving(a);
   fault = new Error("away");
   expect(await later(isolate)).toBe(a);
   expect(told.slice(1)).toEqual([["refused", null, "Error: away"]]);
@@ -205,9 +202,7 @@ test("a new isolate that cannot read the pointer serves the assets; without them
 });
 
 test("an idle edge serves what is published now to its first request, 40 s after a rollback too", async () => {
-  publish(a);
-  const isolate = sets();
-  await isolate.current();
+  const isolate = await serving(a);
   publish(b);
   nowMs += 40_000;
   expect(await isolate.current()).toBe(b);
@@ -232,9 +227,7 @@ test("a look that died with its request does not end all looking", async () => {
 });
 
 test("a set by its manifest: what is held, what is published or was before, and the deployed one until something was", async () => {
-  publish(a);
-  const isolate = sets();
-  await isolate.current();
+  const isolate = await serving(a);
   expect([await isolate.of(a), await isolate.of(embedded), await isolate.of(b)]).toEqual([a, embedded, null]);
   publish(b);
   expect(await later(isolate)).toBe(a);

@@ -2,7 +2,7 @@
 import { expect, test } from "vitest";
 import { BackendClient, type BatchCall } from "../../../edge/dispatch/client.ts";
 import { loadHeader, nameHeader } from "../../../shared/contracts/backend-headers.ts";
-import { type BatchRequest, numericsHeader } from "../../../shared/contracts/inference.ts";
+import { type AdapterRequest, type BatchRequest, numericsHeader } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import { firstCall } from "../../support/scripted-backends.ts";
 
@@ -61,22 +61,15 @@ test.each([
 );
 
 test.each([
-  ["7/32", { sequences: 7, slots: 32 }],
-  [null, null],
-  ["much", null],
-])("a batch's answer tells the load %s, where the process reports one", async (header, load) => {
-  const client = new BackendClient("http://b", {
-    fetch: async () => new Response("", { headers: header === null ? {} : { [loadHeader]: header } }),
-  });
-  const signal = new AbortController().signal;
-  const call = firstCall(signal);
-  expect(await client.openBatch({ ...batch, adapterHash: undefined }, call)).toMatchObject({ load });
-});
-
-test.each(["cpu-fp32-0123456789abcdef", null])(
-  "a batch's call and its answer tell the numerics %s, where they are known",
-  async (numerics) => {
-    const headers: Record<string, string> = numerics === null ? {} : { [numericsHeader]: numerics };
+  ["7/32", { sequences: 7, slots: 32 }, "cpu-fp32-0123456789abcdef"],
+  [null, null, null],
+  ["much", null, null],
+])(
+  "a batch's answer tells the load %s and the numerics, where they are known; so does its call",
+  async (header, load, numerics) => {
+    const headers: Record<string, string> = {};
+    if (header !== null) headers[loadHeader] = header;
+    if (numerics !== null) headers[numericsHeader] = numerics;
     let asked: string | null = null;
     const client = new BackendClient("http://b", {
       async fetch(_, init) {
@@ -85,7 +78,7 @@ test.each(["cpu-fp32-0123456789abcdef", null])(
       },
     });
     const call = { ...firstCall(new AbortController().signal), numerics };
-    expect(await client.openBatch({ ...batch, adapterHash: undefined }, call)).toMatchObject({ numerics });
+    expect(await client.openBatch({ ...batch, adapterHash: undefined }, call)).toMatchObject({ load, numerics });
     expect(asked).toBe(numerics);
   },
 );
@@ -111,29 +104,17 @@ test("no call follows a redirect: it would take a prompt to an address that is n
     },
   });
   const signal = new AbortController().signal;
-  const examples = {
-    version: 3,
-    manifestHash: "a".repeat(64),
-    tenant: "acme",
-    examples: [{ ids: [1, 2], from: 1 }],
-  } as const;
+  const examples = [{ ids: [1, 2], from: 1 }];
+  const request: AdapterRequest = { version: 3, manifestHash: "a".repeat(64), tenant: "acme", examples };
   const calls = [
     () => client.openBatch(batch, firstCall(signal)),
     () => client.cancel(["a"], null),
     () => client.readiness(),
-    () =>
-      client.createAdapter(
-        { ...examples, examples: [{ ids: [1, 2], from: 1 }] },
-        new AbortController().signal,
-        () => {},
-      ),
+    () => client.createAdapter(request, signal, () => {}),
     () => client.remove("adapters", "acme", own, null),
   ];
   for (const call of calls) {
-    const failure = await call().then(
-      () => null,
-      (thrown) => thrown,
-    );
+    const failure = await call().catch((thrown) => thrown);
     expect(failure).toMatchObject({ kind: "failing", error: { kind: "backend_unavailable" } });
     expect(String(failure.error.cause)).toMatch(/308.*https:\/\/elsewhere\.example(?!.*login)/);
   }

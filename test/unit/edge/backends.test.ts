@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { holdingOf, readinessOf } from "../../../edge/dispatch/routing.ts";
 import type { Region } from "../../../edge/platform/region.ts";
 import { type BatchRequest, type Frame, isLast } from "../../../shared/contracts/inference.ts";
@@ -42,38 +42,36 @@ function healthy(backend: ScriptedBackend): void {
   };
 }
 
-describe("Backends", () => {
-  test("probe an ejected one with traffic only, and ask it again once it is ready", async () => {
-    const routing = scriptedRouting(2);
-    for (const backend of routing.backends) healthy(backend);
-    const run = async (id: string) => {
-      await sent(routing, batch(id));
-      await routing.settled();
-    };
-    await run("a");
-    const dying = routing.backends.find(({ calls }) => calls.length > 0)!;
-    dying.answer = (call) => void call.refuse(callFailure("silent"));
-    await run("b");
-    expect(dying.calls).toHaveLength(2);
-    for (const id of ["c", "d"]) await run(id);
-    expect([dying.calls.length, dying.probes]).toEqual([2, 0]);
-    await routing.pass(1000);
-    expect(dying.probes).toBe(0);
-    await run("e");
-    expect([dying.calls.length, dying.probes]).toEqual([2, 1]);
-    // Not ready: the next probe takes its time.
-    await run("f");
-    await routing.pass(2000);
-    dying.ready = ready(hash);
-    healthy(dying);
-    await run("g");
-    expect([dying.calls.length, dying.probes]).toEqual([2, 2]);
-    await run("h");
-    expect(dying.calls).toHaveLength(3);
-    const name = routing.names[routing.backends.indexOf(dying)];
-    expect(routing.events).toEqual([`ejected ${name}`, `retried ${name} 1`, `returned ${name}`]);
-    expect(routing.timers()).toBe(0);
-  });
+test("probe an ejected one with traffic only, and ask it again once it is ready", async () => {
+  const routing = scriptedRouting(2);
+  for (const backend of routing.backends) healthy(backend);
+  const run = async (id: string) => {
+    await sent(routing, batch(id));
+    await routing.settled();
+  };
+  await run("a");
+  const dying = routing.backends.find(({ calls }) => calls.length > 0)!;
+  dying.answer = (call) => void call.refuse(callFailure("silent"));
+  await run("b");
+  expect(dying.calls).toHaveLength(2);
+  for (const id of ["c", "d"]) await run(id);
+  expect([dying.calls.length, dying.probes]).toEqual([2, 0]);
+  await routing.pass(1000);
+  expect(dying.probes).toBe(0);
+  await run("e");
+  expect([dying.calls.length, dying.probes]).toEqual([2, 1]);
+  // Not ready: the next probe takes its time.
+  await run("f");
+  await routing.pass(2000);
+  dying.ready = ready(hash);
+  healthy(dying);
+  await run("g");
+  expect([dying.calls.length, dying.probes]).toEqual([2, 2]);
+  await run("h");
+  expect(dying.calls).toHaveLength(3);
+  const name = routing.names[routing.backends.indexOf(dying)];
+  expect(routing.events).toEqual([`ejected ${name}`, `retried ${name} 1`, `returned ${name}`]);
+  expect(routing.timers()).toBe(0);
 });
 
 test("a manifest is held by all, some or none of the backends that say in time that they are ready", async () => {
@@ -92,52 +90,50 @@ test("a manifest is held by all, some or none of the backends that say in time t
   expect(await share(holder, holder)).toBe("all");
 });
 
-describe("backends of a jurisdiction", () => {
-  /** weur and eeur are in the EU; enam and the one without a region are not. */
-  function inEurope(regions: (Region | null)[] = ["weur", "eeur", "enam", null]) {
-    const routing = scriptedRouting(regions.length, { regions, region: "weur", jurisdiction: "eu" });
-    const open = (id: string) => sent(routing, batch(id));
-    const outside = () => routing.backends.flatMap(({ calls, probes }, i) => (i < 2 ? [] : [calls.length, probes]));
-    return { ...routing, open, outside };
-  }
+/** weur and eeur are in the EU; enam and the one without a region are not. */
+function inEurope(regions: (Region | null)[] = ["weur", "eeur", "enam", null]) {
+  const routing = scriptedRouting(regions.length, { regions, region: "weur", jurisdiction: "eu" });
+  const open = (id: string) => sent(routing, batch(id));
+  const outside = () => routing.backends.flatMap(({ calls, probes }, i) => (i < 2 ? [] : [calls.length, probes]));
+  return { ...routing, open, outside };
+}
 
-  test("are the only ones: not when they are slow, fail or break off, and the error says so", async () => {
-    const kinds = [
-      "unreachable",
-      "silent",
-      "failing",
-      "unavailable",
-      "mismatched",
-      "overloaded",
-      "broken",
-      null,
-    ] as const;
-    const property = fc.asyncProperty(fc.array(fc.constantFrom(...kinds), { maxLength: 12 }), async (answers) => {
-      const { backends, open, outside, pass } = inEurope();
-      const rest = [...answers];
-      for (const backend of backends) {
-        backend.answer = (call) => {
-          const kind = rest.shift() ?? "unreachable";
-          if (kind === null) void call.accept().then(() => call.fail("broken"));
-          else void call.refuse(callFailure(kind));
-        };
-      }
-      for (const id of ["a", "b", "c"]) {
-        const ended = open(id);
-        for (let i = 0; i < 6; i++) await pass(5000);
-        expect(JSON.stringify((await ended).at(-1))).toContain("jurisdiction eu");
-      }
-      expect(outside()).toEqual([0, 0, 0, 0]);
-    });
-    await fc.assert(property, { numRuns: 40 }); // a failure prints its seed
+test("backends of a jurisdiction are the only ones: not when they are slow, fail or break off, and the error says so", async () => {
+  const kinds = [
+    "unreachable",
+    "silent",
+    "failing",
+    "unavailable",
+    "mismatched",
+    "overloaded",
+    "broken",
+    null,
+  ] as const;
+  const property = fc.asyncProperty(fc.array(fc.constantFrom(...kinds), { maxLength: 12 }), async (answers) => {
+    const { backends, open, outside, pass } = inEurope();
+    const rest = [...answers];
+    for (const backend of backends) {
+      backend.answer = (call) => {
+        const kind = rest.shift() ?? "unreachable";
+        if (kind === null) void call.accept().then(() => call.fail("broken"));
+        else void call.refuse(callFailure(kind));
+      };
+    }
+    for (const id of ["a", "b", "c"]) {
+      const ended = open(id);
+      for (let i = 0; i < 6; i++) await pass(5000);
+      expect(JSON.stringify((await ended).at(-1))).toContain("jurisdiction eu");
+    }
+    expect(outside()).toEqual([0, 0, 0, 0]);
   });
+  await fc.assert(property, { numRuns: 40 }); // a failure prints its seed
+});
 
-  test("are not there: the request is refused at once", async () => {
-    const { open, backends } = inEurope(["enam", null]);
-    const error = { type: "error", kind: "backend_unavailable" };
-    expect(await open("a")).toMatchObject([
-      { ...error, message: expect.stringContaining("configured in the jurisdiction eu") },
-    ]);
-    expect(backends.flatMap(({ calls }) => calls)).toEqual([]);
-  });
+test("backends of a jurisdiction are not there: the request is refused at once", async () => {
+  const { open, backends } = inEurope(["enam", null]);
+  const error = { type: "error", kind: "backend_unavailable" };
+  expect(await open("a")).toMatchObject([
+    { ...error, message: expect.stringContaining("configured in the jurisdiction eu") },
+  ]);
+  expect(backends.flatMap(({ calls }) => calls)).toEqual([]);
 });

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test } from "vitest";
 import type { FailureKind } from "../../../edge/dispatch/call-failure.ts";
 import { Budget } from "../../../edge/dispatch/retries.ts";
 import { maxLosses, roundPausesMs } from "../../../edge/dispatch/routing-limits.ts";
@@ -14,6 +14,7 @@ import {
   type ScriptedBackend,
   type ScriptedCall,
   type ScriptedRouting,
+  type ScriptedRoutingOptions,
   scriptedRouting,
   turn,
 } from "../../support/scripted-backends.ts";
@@ -43,591 +44,483 @@ async function expectIdle(routing: ScriptedRouting) {
   );
 }
 
-/** The backend that got the last call, of those in `among`. */
-const called = (among: ScriptedBackend[]) => among.find(({ calls }) => calls.length > 0)!;
-const other = (routing: ScriptedRouting, backend: ScriptedBackend) => routing.backends.find((one) => one !== backend)!;
+const routings: ScriptedRouting[] = [];
+afterEach(async () => {
+  for (const routing of routings.splice(0)) await expectIdle(routing);
+});
+
+interface SentOptions {
+  isWaiting?: boolean;
+  backends?: number;
+  urls?: string[];
+}
+
+/** Backends of which nothing may be left running after the test. */
+function routed(count: number, options: ScriptedRoutingOptions = {}): ScriptedRouting {
+  const routing = scriptedRouting(count, options);
+  routings.push(routing);
+  return routing;
+}
+
+/** A batch that was sent to `first`, which has accepted unless `isWaiting`; `second` is another backend. */
+async function sent(sequences: SequenceRequest[], { isWaiting = false, backends = 2, urls }: SentOptions = {}) {
+  const routing = routed(backends, { urls });
+  const batch = runBatch(routing, sequences);
+  const first = routing.backends.find(({ calls }) => calls.length > 0)!;
+  const second = routing.backends.find((one) => one !== first)!;
+  if (!isWaiting) await first.last.accept();
+  return { ...batch, routing, first, second };
+}
+
+/** Lets every backend answer its calls so. */
+function answerAll({ backends }: ScriptedRouting, answer: (call: ScriptedCall) => unknown) {
+  for (const backend of backends) backend.answer = (call) => void answer(call);
+}
+
+/** Accepts a call and answers it whole. */
+async function serve(call: ScriptedCall, process?: string) {
+  await call.accept(null, process);
+  for (const one of call.batch.sequences) await call.send(...framesFor(one));
+}
 const nameOf = (routing: ScriptedRouting, backend: ScriptedBackend) => routing.names[routing.backends.indexOf(backend)];
 const gaveUp = (id: string, kind: ErrorKind, retryAfterSeconds?: number) =>
   errorFrame(id, new ServiceError(kind, kind, { retryAfterSeconds }));
 
-describe("a backend that fails", () => {
-  test.each<FailureKind>([
-    "unreachable",
-    "silent",
-    "failing",
-    "unavailable",
-    "mismatched",
-    "diverging",
-    "lacking",
-    "overloaded",
-  ])("to accept (%s): another is asked for the same", async (kind) => {
-    const routing = scriptedRouting(2);
-    const { begun, ended, received } = runBatch(routing, [sequence("a"), sequence("b")]);
-    const first = called(routing.backends);
+const kinds = "unreachable silent failing unavailable mismatched diverging lacking overloaded".split(" ");
+test.each(kinds as FailureKind[])(
+  "a backend that fails to accept (%s): another is asked for the same",
+  async (kind) => {
+    const { routing, first, second, begun, ended, received } = await sent([sequence("a"), sequence("b")], {
+      isWaiting: true,
+    });
     await first.last.refuse(callFailure(kind));
-    const second = other(routing, first);
     expect(second.last.ids).toEqual(["a_1", "b_1"]);
-    await second.last.accept();
+    await serve(second.last);
     await begun;
-    for (const one of second.last.batch.sequences) await second.last.send(...framesFor(one));
     await ended;
     expect(received).toEqual([...framesFor(sequence("a")), ...framesFor(sequence("b"))]);
-    expect(routing.events.filter((event) => event.startsWith("retried"))).toEqual([
-      `retried ${nameOf(routing, first)} 2`,
+    expect(routing.events).toContain(`retried ${nameOf(routing, first)} 2`);
+  },
+);
+
+test.each<FailureKind | null>(["broken", "silent", null])(
+  "a backend that fails mid-stream (%s): each goes on elsewhere after what its client has, unbroken",
+  async (kind) => {
+    const sequences = [sequence("a", { promptLogprobs: true }), sequence("b"), sequence("c", { maxTokens: 2 })];
+    const { routing, first, second, received, ended, of } = await sent(sequences);
+    await first.last.send(...framesFor(sequences[0]).slice(0, 4), ...framesFor(sequences[2]));
+    await first.last.fail(kind);
+    expect(second.last.batch.sequences).toMatchObject([
+      { id: "a_1", continuedIds: { length: 3 }, promptLogprobs: false },
+      { id: "b_1", continuedIds: [], promptLogprobs: false },
     ]);
-    await expectIdle(routing);
-  });
-
-  test.each<FailureKind | null>(["broken", "silent", null])(
-    "mid-stream (%s): each goes on elsewhere after what its client has, unbroken",
-    async (kind) => {
-      const routing = scriptedRouting(2);
-      const sequences = [sequence("a", { promptLogprobs: true }), sequence("b"), sequence("c", { maxTokens: 2 })];
-      const { received, ended, of } = runBatch(routing, sequences);
-      const first = called(routing.backends);
-      await first.last.accept();
-      await first.last.send(...framesFor(sequences[0]).slice(0, 4), ...framesFor(sequences[2]));
-      await first.last.fail(kind);
-      const second = other(routing, first);
-      expect(
-        second.last.batch.sequences.map(({ id, continuedIds, promptLogprobs }) => [
-          id,
-          continuedIds.length,
-          promptLogprobs,
-        ]),
-      ).toEqual([
-        ["a_1", 3, false],
-        ["b_1", 0, false],
-      ]);
-      await second.last.accept();
-      for (const one of second.last.batch.sequences) await second.last.send(...framesFor(one));
-      await ended;
-      for (const one of sequences) expect(of(one.id)).toEqual(framesFor(one));
-      expect(received).toHaveLength(8 + 7 + 3);
-      const name = nameOf(routing, first);
-      expect(routing.events.filter((event) => !event.startsWith("ejected"))).toEqual([
-        `retried ${name} 1`,
-        `resumed ${name} 1`,
-      ]);
-      await expectIdle(routing);
-    },
-  );
-
-  test.each<[string, (call: ScriptedCall) => Frame[]]>([
-    ["a token twice", ({ batch }) => [framesFor(batch.sequences[0])[0]]],
-    ["a frame of a stranger", () => framesFor(sequence("x"))],
-    ["a prompt frame out of place", () => [{ type: "prompt", id: "a", logprobs: [], alternatives: [] }]],
-  ])("by sending %s: nothing of it reaches the client", async (_, wrong) => {
-    const routing = scriptedRouting(2);
-    const { ended, received } = runBatch(routing, [sequence("a")]);
-    const first = called(routing.backends);
-    await first.last.accept();
-    await first.last.send(...framesFor(sequence("a")).slice(0, 2));
-    await first.last.send(...wrong(first.last));
-    const second = other(routing, first);
-    expect(second.last.batch.sequences[0].continuedIds).toHaveLength(2);
-    await second.last.accept();
-    await second.last.send(...framesFor(second.last.batch.sequences[0]));
+    await serve(second.last);
     await ended;
-    expect(received).toEqual(framesFor(sequence("a")));
-    await expectIdle(routing);
-  });
-
-  test.each<[string, (id: string) => Frame]>([
-    ["a token beyond the most", (id) => tokenFrame(id, 6, 1)],
-    ["a count below what it sent", (id) => ({ ...doneFrame(id), completionTokens: -1_000_000 })],
-    ["a count above what it sent", (id) => ({ ...doneFrame(id), completionTokens: 7 })],
-  ])("by sending %s: that sequence alone goes on elsewhere, its mates stay", async (_, wrong) => {
-    const routing = scriptedRouting(2);
-    const { ended, of } = runBatch(routing, [sequence("a"), sequence("b")]);
-    const first = called(routing.backends);
-    await first.last.accept();
-    const tokens = framesFor(sequence("a")).slice(0, -1);
-    await first.last.send(...tokens, wrong("a"), framesFor(sequence("b"))[0]);
-    expect(first.cancelled).toEqual(["a"]);
-    // It had not heard yet.
-    await first.last.send(tokenFrame("a", 7, 1));
-    const second = other(routing, first);
-    expect(second.last.batch.sequences).toMatchObject([{ id: "a_1", continuedIds: { length: 6 } }]);
-    await second.last.accept();
-    await second.last.send(...framesFor(second.last.batch.sequences[0]));
-    await first.last.send(...framesFor(sequence("b")).slice(1));
-    await ended;
-    for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
-    await expectIdle(routing);
-  });
-
-  test("by sending a wrong frame together with one of a stranger: both sequences go on elsewhere", async () => {
-    const routing = scriptedRouting(2);
-    const { ended, of } = runBatch(routing, [sequence("a"), sequence("b")]);
-    const first = called(routing.backends);
-    await first.last.accept();
-    await first.last.send(tokenFrame("a", 3, 1), tokenFrame("x", 0, 1));
-    const second = other(routing, first);
-    expect(second.last.ids).toEqual(["a_1", "b_1"]);
-    await second.last.accept();
-    for (const one of second.last.batch.sequences) await second.last.send(...framesFor(one));
-    await ended;
-    for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
-    await expectIdle(routing);
-  });
-
-  test("by counting wrongly, every one of them: the sequence ends in an explicit error", async () => {
-    const routing = scriptedRouting(2);
-    for (const backend of routing.backends) {
-      backend.answer = (call) => {
-        const [{ id }] = call.batch.sequences;
-        void call.accept().then(() => call.send({ ...doneFrame(id), completionTokens: -1_000_000 }));
-      };
-    }
-    const { ended, received } = runBatch(routing, [sequence("a")]);
-    const first = called(routing.backends);
-    first.answer(first.last);
-    await ended;
-    expect(received).toMatchObject([{ type: "error", id: "a", kind: "backend_unavailable" }]);
-    await expectIdle(routing);
-  });
-
-  test("by giving some up: those runBatch on together at once, their mates stay", async () => {
-    const routing = scriptedRouting(2);
-    const ids = ["a", "b", "c", "d"];
-    const { ended, of } = runBatch(
-      routing,
-      ids.map((id) => sequence(id)),
-    );
-    const first = called(routing.backends);
-    await first.last.accept();
-    await first.last.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
-    await first.last.send(gaveUp("b", "overloaded"), gaveUp("c", "overloaded"), framesFor(sequence("a"))[1]);
-    const second = other(routing, first);
-    expect(second.calls.map((call) => call.ids)).toEqual([["b_1", "c_1"]]);
-    await second.last.accept();
-    for (const one of second.last.batch.sequences) await second.last.send(...framesFor(one));
-    await first.last.send(...framesFor(sequence("a")).slice(2), ...framesFor(sequence("d")));
-    await ended;
-    for (const id of ids) expect(of(id)).toEqual(framesFor(sequence(id)));
-    // Overload is no illness.
-    expect(routing.events.filter((event) => event.startsWith("ejected"))).toEqual([]);
-    await expectIdle(routing);
-  });
-
-  test("of one alone: asked once more at once, and again after longer and longer pauses; then told", async () => {
-    const routing = scriptedRouting(1);
-    const [backend] = routing.backends;
-    const { ended, received } = runBatch(routing, [sequence("a")]);
-    await backend.last.accept();
-    await backend.last.send(framesFor(sequence("a"))[0]);
-    await backend.last.fail("broken");
-    expect(backend.calls).toHaveLength(2);
-    await backend.last.refuse(callFailure("unreachable"));
-    for (const [i, pauseMs] of roundPausesMs.entries()) {
-      await routing.pass(pauseMs - 1);
-      expect(backend.calls).toHaveLength(2 + i);
-      await routing.pass(1);
-      expect(backend.calls).toHaveLength(3 + i);
-      await backend.last.refuse(callFailure("unreachable"));
-    }
-    await ended;
-    expect(received).toEqual([
-      framesFor(sequence("a"))[0],
-      expect.objectContaining({ type: "error", kind: "backend_unavailable" }),
+    for (const one of sequences) expect(of(one.id)).toEqual(framesFor(one));
+    expect(received).toHaveLength(8 + 7 + 3);
+    const name = nameOf(routing, first);
+    expect(routing.events.filter((event) => !event.startsWith("ejected"))).toEqual([
+      `retried ${name} 1`,
+      `resumed ${name} 1`,
     ]);
-    await expectIdle(routing);
-  });
+  },
+);
 
-  test.each<FailureKind>(["unreachable", "silent", "unavailable"])(
-    "and no other that takes it in (%s): goes on where it was once one is back",
-    async (kind) => {
-      const routing = scriptedRouting(2);
-      const { ended, received } = runBatch(routing, [sequence("a")]);
-      const first = called(routing.backends);
-      const second = other(routing, first);
-      let isBack = false;
-      for (const backend of routing.backends) {
-        backend.answer = (call) => {
-          const [one] = call.batch.sequences;
-          if (isBack) void call.accept().then(() => call.send(...framesFor(one)));
-          else void call.refuse(callFailure(kind));
-        };
-      }
-      await first.last.accept();
-      await first.last.send(framesFor(sequence("a"))[0]);
-      await first.last.fail("broken");
-      await routing.pass(roundPausesMs[0]);
-      await routing.pass(roundPausesMs[1]);
-      expect(received).toHaveLength(1);
-      const calls = first.calls.length + second.calls.length;
-      isBack = true;
-      await routing.pass(roundPausesMs[2]);
-      await ended;
-      expect(received).toEqual(framesFor(sequence("a")));
-      expect(first.calls.length + second.calls.length).toBe(calls + 1);
-      await expectIdle(routing);
-    },
-  );
-
-  test("and others that only fail, or serve something else, is not waited for", async () => {
-    const routing = scriptedRouting(2);
-    const { ended, received } = runBatch(routing, [sequence("a")]);
-    const first = called(routing.backends);
-    other(routing, first).answer = (call) => void call.refuse(callFailure("mismatched"));
-    await first.last.accept();
-    await first.last.fail("failing");
-    await ended;
-    expect(received).toMatchObject([{ type: "error" }]);
-    await expectIdle(routing);
-  });
-
-  test("and was left by its client meanwhile: nobody is asked any more", async () => {
-    const routing = scriptedRouting(1);
-    const [backend] = routing.backends;
-    const { run, ended } = runBatch(routing, [sequence("a")]);
-    await backend.last.accept();
-    await backend.last.fail("broken");
-    await backend.last.refuse(callFailure("unreachable"));
-    run.stop();
-    await ended;
-    await routing.pass(roundPausesMs[0]);
-    expect(backend.calls).toHaveLength(2);
-    await expectIdle(routing);
-  });
-
-  test("whoever is at fault itself is not tried elsewhere", async () => {
-    const routing = scriptedRouting(2);
-    const { begun } = runBatch(routing, [sequence("a")]);
-    const first = called(routing.backends);
-    await first.last.refuse(callFailure("refused"));
-    await expect(begun).rejects.toMatchObject({ kind: "internal" });
-    expect(other(routing, first).calls).toEqual([]);
-    const later = runBatch(routing, [sequence("b")]);
-    await first.last.accept();
-    await first.last.send(gaveUp("b", "deadline_exceeded"));
-    await later.ended;
-    expect(later.received).toEqual([gaveUp("b", "deadline_exceeded")]);
-    await expectIdle(routing);
-  });
-
-  describe("that refuses a call", () => {
-    const of = (tenant: string, id: string) => sequence(id, { tenant });
-
-    /** Two sequences that the first backend began, and that the second one has now. */
-    async function begunElsewhere() {
-      const routing = scriptedRouting(2);
-      const { ended, of: framesOf } = runBatch(routing, [of("x", "a"), of("bad", "b")]);
-      const first = called(routing.backends);
-      const second = other(routing, first);
-      await first.last.accept();
-      await first.last.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
-      await first.last.fail("broken");
-      return { routing, first, second, ended, framesOf };
-    }
-
-    test("of several tenants gets each tenant's once more, in a call of its own, and only the one at fault ends", async () => {
-      const routing = scriptedRouting(2);
-      const sequences = [of("x", "a"), of("bad", "b"), of("y", "c"), of("x", "d"), of("slow", "e")];
-      const { begun, ended, of: framesOf } = runBatch(routing, sequences);
-      const first = called(routing.backends);
-      for (const backend of routing.backends) {
-        backend.answer = (call) => {
-          const [{ tenant }] = call.batch.sequences;
-          if (tenant === "bad") void call.refuse(callFailure("refused"));
-          else if (tenant !== "slow") void call.accept();
-        };
-      }
-      await first.last.refuse(callFailure("refused"));
-      // Nobody waits for the one whose call is not answered yet.
-      await begun;
-      expect(first.calls.slice(1).map(({ ids }) => ids)).toEqual([["a_1", "d_1"], ["b_1"], ["c_1"], ["e_1"]]);
-      await first.calls[4].accept();
-      for (const call of first.calls.slice(1)) await call.send(...call.batch.sequences.flatMap(framesFor));
-      await ended;
-      expect(framesOf("b")).toMatchObject([{ type: "error", kind: "internal" }]);
-      for (const id of ["a", "c", "d", "e"]) expect(framesOf(id)).toEqual(framesFor(sequence(id)));
-      expect(other(routing, first).calls).toEqual([]);
-      await expectIdle(routing);
-    });
-
-    test("of one tenant is not asked again", async () => {
-      const routing = scriptedRouting(2);
-      const { begun } = runBatch(routing, [of("x", "a"), of("x", "b")]);
-      await called(routing.backends).last.refuse(callFailure("refused"));
-      await expect(begun).rejects.toMatchObject({ kind: "internal" });
-      expect(routing.backends.flatMap(({ calls }) => calls)).toHaveLength(1);
-      await expectIdle(routing);
-    });
-
-    test("gets no more parts of it than the budget has, and all end where none is accepted", async () => {
-      const routing = scriptedRouting(1, { retries: new Budget({ capacity: 4, earned: 0 }) });
-      const [backend] = routing.backends;
-      backend.answer = (call) => void call.refuse(callFailure("refused"));
-      for (const calls of [1 + 3, 1 + 1, 1]) {
-        const before = backend.calls.length;
-        const { begun } = runBatch(routing, [of("x", "a"), of("y", "b"), of("z", "c")]);
-        await expect(begun).rejects.toMatchObject({ kind: "internal" });
-        expect(backend.calls.length - before).toBe(calls);
-      }
-      await expectIdle(routing);
-    });
-
-    test("that one client has left: the others are told of no cancellation", async () => {
-      const routing = scriptedRouting(1);
-      const [backend] = routing.backends;
-      const { run, begun } = runBatch(routing, [of("x", "a"), of("bad", "b")]);
-      await backend.last.refuse(callFailure("refused"));
-      run.cancel(["a"]);
-      await backend.calls[2].refuse(callFailure("refused"));
-      await expect(begun).rejects.toMatchObject({ kind: "internal" });
-      await expectIdle(routing);
-    });
-
-    test("and accepts no part of it: all are told what may pass, if anything may", async () => {
-      const routing = scriptedRouting(1);
-      const [backend] = routing.backends;
-      const { run, begun } = runBatch(routing, [of("x", "a"), of("bad", "b"), of("y", "c")]);
-      await backend.last.refuse(callFailure("refused"));
-      run.cancel(["a"]);
-      await backend.calls[2].refuse(callFailure("refused"));
-      await backend.calls[3].refuse(callFailure("overloaded", 7));
-      await expect(begun).rejects.toMatchObject({ kind: "overloaded", retryAfterSeconds: 7 });
-      await expectIdle(routing);
-    });
-
-    test("that another had begun: a part goes on after what its client has, because of that one", async () => {
-      const { routing, first, second, ended, framesOf } = await begunElsewhere();
-      await second.last.refuse(callFailure("refused"));
-      await second.calls[1].accept();
-      await second.calls[1].send(...framesFor(second.calls[1].batch.sequences[0]));
-      await second.calls[2].refuse(callFailure("refused"));
-      await ended;
-      expect(framesOf("a")).toEqual(framesFor(sequence("a")));
-      expect(routing.events.filter((event) => !event.startsWith("ejected"))).toEqual([
-        `resumed ${nameOf(routing, first)} 1`,
-      ]);
-      await expectIdle(routing);
-    });
-
-    test("that another had begun: its parts wait for a backend to come back, no longer than all would have", async () => {
-      const { routing, second, ended, framesOf } = await begunElsewhere();
-      for (const backend of routing.backends) {
-        backend.answer = (call) =>
-          void call.refuse(callFailure(call.ids[0].startsWith("b") ? "refused" : "unreachable"));
-      }
-      await second.last.refuse(callFailure("refused"));
-      // The one at fault ends at once, and neither goes first to the backend that had lost it.
-      expect(framesOf("b").at(-1)).toMatchObject({ type: "error", kind: "internal" });
-      expect(second.calls.slice(1, 3).map(({ ids }) => ids)).toEqual([["a_2"], ["b_2"]]);
-      let waitedMs = 0;
-      for (; framesOf("a").at(-1)?.type !== "error"; waitedMs += 250) {
-        for (let i = 0; i < 10; i++) await turn();
-        await routing.pass(250);
-      }
-      await ended;
-      const mostMs = roundPausesMs.reduce((sum, ms) => sum + ms, 0);
-      expect(waitedMs).toBeGreaterThan(mostMs / 2);
-      expect(waitedMs).toBeLessThanOrEqual(mostMs + 500);
-      await expectIdle(routing);
-    });
-  });
-
-  test.each<ErrorKind>(["generation_failed", "adapter_outdated"])(
-    "a sequence that ends in %s, mid-stream, goes to no other backend; its mate goes on",
-    async (kind) => {
-      const routing = scriptedRouting(3);
-      const { begun, ended, of } = runBatch(routing, [sequence("a"), sequence("b")]);
-      const first = called(routing.backends);
-      await first.last.accept();
-      await begun;
-      const [token] = framesFor(sequence("a"));
-      await first.last.send(token, gaveUp("a", kind));
-      await first.last.send(...framesFor(sequence("b")));
-      await ended;
-      expect(of("a")).toEqual([token, gaveUp("a", kind)]);
-      expect(of("b")).toEqual(framesFor(sequence("b")));
-      for (const backend of routing.backends) if (backend !== first) expect(backend.calls).toEqual([]);
-      // It says nothing against the backend.
-      expect(routing.events).toEqual([]);
-      await expectIdle(routing);
-    },
-  );
-});
-
-test("the last of two to end asks the first one again, which was starting and is there now", async () => {
-  const routing = scriptedRouting(2);
-  const { begun, ended, received } = runBatch(routing, [sequence("a")]);
-  const first = called(routing.backends);
-  await first.last.refuse(callFailure("unavailable"));
-  await other(routing, first).last.refuse(callFailure("unavailable"));
-  expect(first.calls).toHaveLength(2);
-  await first.last.accept();
-  await begun;
-  await first.last.send(...framesFor(first.last.batch.sequences[0]));
+test.each<[string, (call: ScriptedCall) => Frame[]]>([
+  ["a token twice", ({ batch }) => [framesFor(batch.sequences[0])[0]]],
+  ["a frame of a stranger", () => framesFor(sequence("x"))],
+  ["a prompt frame out of place", () => [{ type: "prompt", id: "a", logprobs: [], alternatives: [] }]],
+])("a backend that fails by sending %s: nothing of it reaches the client", async (_, wrong) => {
+  const { first, second, ended, received } = await sent([sequence("a")]);
+  await first.last.send(...framesFor(sequence("a")).slice(0, 2));
+  await first.last.send(...wrong(first.last));
+  expect(second.last.batch.sequences[0].continuedIds).toHaveLength(2);
+  await serve(second.last);
   await ended;
   expect(received).toEqual(framesFor(sequence("a")));
-  await expectIdle(routing);
 });
 
-describe("where no backend is left", () => {
-  test("overload is passed on, with the shortest wait, also beside backends that are down", async () => {
-    const routing = scriptedRouting(3);
-    const { begun } = runBatch(routing, [sequence("a")]);
-    const kinds = [callFailure("overloaded", 9), callFailure("unreachable"), callFailure("overloaded", 4)];
-    for (const backend of routing.backends) backend.answer = (call) => void call.refuse(kinds.pop()!);
-    const again = callFailure("unreachable");
-    kinds.unshift(again);
-    await called(routing.backends).last.refuse(kinds.pop()!);
-    await expect(begun).rejects.toMatchObject({ kind: "overloaded", retryAfterSeconds: 4 });
-    // Who was away was asked once more, who was busy was not.
-    expect(routing.backends.map(({ calls }) => calls.length).sort()).toEqual([1, 1, 2]);
-    await expectIdle(routing);
-  });
-
-  test("each sequence ends in one error, mid-stream", async () => {
-    const routing = scriptedRouting(2);
-    const { ended, received } = runBatch(routing, [sequence("a"), sequence("b")]);
-    for (const backend of routing.backends) {
-      backend.answer = (call) => {
-        const [one] = call.batch.sequences;
-        void call.accept().then(async () => {
-          await call.send(framesFor(one)[0]);
-          await call.fail("broken");
-        });
-      };
-    }
-    const first = called(routing.backends);
-    first.answer(first.last);
-    await ended;
-    const errors = received.filter(({ type }) => type === "error");
-    expect(errors.map(({ id }) => id).sort()).toEqual(["a", "b"]);
-    await expectIdle(routing);
-  });
-
-  test("what kills every backend is given up after so many, though each gave it a token", async () => {
-    const routing = scriptedRouting(9);
-    for (const backend of routing.backends) {
-      backend.answer = (call) => {
-        void call.accept().then(async () => {
-          await call.send(framesFor(call.batch.sequences[0])[0]);
-          await call.fail("broken");
-        });
-      };
-    }
-    const { ended, received } = runBatch(routing, [sequence("a", { maxTokens: 99 })]);
-    await ended;
-    expect(received.slice(0, -1)).toEqual(framesFor(sequence("a", { maxTokens: 99 })).slice(0, maxLosses));
-    expect(received.at(-1)).toMatchObject({ type: "error", kind: "backend_unavailable" });
-  });
-
-  test("a used-up budget repeats nothing more", async () => {
-    const retries = new Budget({ capacity: 3, earned: 0 });
-    const routing = scriptedRouting(2, { retries });
-    for (const backend of routing.backends) backend.answer = (call) => void call.refuse(callFailure("failing"));
-    for (let i = 0; i < 10; i++)
-      await expect(runBatch(routing, [sequence("a")]).begun).rejects.toMatchObject({ kind: "backend_unavailable" });
-    expect(routing.backends.reduce((sum, { calls }) => sum + calls.length, 0)).toBe(10 + 3);
-  });
+test.each<[string, (id: string) => Frame]>([
+  ["a token beyond the most", (id) => tokenFrame(id, 6, 1)],
+  ["a count below what it sent", (id) => ({ ...doneFrame(id), completionTokens: 5 })],
+  ["a count of no kind", (id) => ({ ...doneFrame(id), completionTokens: -1_000_000 })],
+  ["a count above what it sent", (id) => ({ ...doneFrame(id), completionTokens: 7 })],
+])("a backend that fails by sending %s: that sequence alone goes on elsewhere, its mates stay", async (_, wrong) => {
+  const { first, second, ended, of } = await sent([sequence("a"), sequence("b")]);
+  const tokens = framesFor(sequence("a")).slice(0, -1);
+  await first.last.send(...tokens, wrong("a"), framesFor(sequence("b"))[0]);
+  expect(first.cancelled).toEqual(["a"]);
+  // It had not heard yet.
+  await first.last.send(tokenFrame("a", 7, 1));
+  expect(second.last.batch.sequences).toMatchObject([{ id: "a_1", continuedIds: { length: 6 } }]);
+  await serve(second.last);
+  await first.last.send(...framesFor(sequence("b")).slice(1));
+  await ended;
+  for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
 });
 
-describe("an address that leads to several processes", () => {
-  const several = "http://{name}.b";
+test("a backend that fails by sending a wrong frame together with one of a stranger: both sequences go on elsewhere", async () => {
+  const { first, second, ended, of } = await sent([sequence("a"), sequence("b")]);
+  await first.last.send(tokenFrame("a", 3, 1), tokenFrame("x", 0, 1));
+  expect(second.last.ids).toEqual(["a_1", "b_1"]);
+  await serve(second.last);
+  await ended;
+  for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
+});
 
-  /** One address whose processes `p0` and `p1` have each answered. */
-  async function twoProcesses() {
-    const routing = scriptedRouting(1, { urls: [several] });
-    const [backend] = routing.backends;
-    for (const [i, name] of ["p0", "p1"].entries()) {
-      const { ended } = runBatch(routing, [sequence(`w${i}`)]);
-      expect(backend.last.process).toBeNull();
-      await backend.last.accept(null, name);
-      await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
-      await ended;
-    }
-    const { run, ended, of } = runBatch(routing, [sequence("a"), sequence("b")]);
-    const first = backend.last;
-    await first.accept(null, first.process);
-    const second = first.process === "p0" ? "p1" : "p0";
-    return { routing, backend, run, ended, of, first, second };
+test("a backend that fails by counting wrongly, every one of them: the sequence ends in an explicit error", async () => {
+  const routing = routed(2);
+  answerAll(routing, async (call) => {
+    await call.accept();
+    await call.send({ ...doneFrame(call.ids[0]), completionTokens: -1_000_000 });
+  });
+  const { ended, received } = runBatch(routing, [sequence("a")]);
+  await ended;
+  expect(received).toMatchObject([{ type: "error", id: "a", kind: "backend_unavailable" }]);
+});
+
+test("a backend that fails by giving some up: those runBatch on together at once, their mates stay", async () => {
+  const ids = ["a", "b", "c", "d"];
+  const { routing, first, second, ended, of } = await sent(ids.map((id) => sequence(id)));
+  await first.last.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
+  await first.last.send(gaveUp("b", "overloaded"), gaveUp("c", "overloaded"), framesFor(sequence("a"))[1]);
+  expect(second.calls.map((call) => call.ids)).toEqual([["b_1", "c_1"]]);
+  await serve(second.last);
+  await first.last.send(...framesFor(sequence("a")).slice(2), ...framesFor(sequence("d")));
+  await ended;
+  for (const id of ids) expect(of(id)).toEqual(framesFor(sequence(id)));
+  // Overload is no illness.
+  expect(routing.events.filter((event) => event.startsWith("ejected"))).toEqual([]);
+});
+
+test("a backend that fails of one alone: asked once more at once, and again after longer and longer pauses; then told", async () => {
+  const { routing, first: backend, ended, received } = await sent([sequence("a")], { backends: 1 });
+  await backend.last.send(framesFor(sequence("a"))[0]);
+  await backend.last.fail("broken");
+  expect(backend.calls).toHaveLength(2);
+  await backend.last.refuse(callFailure("unreachable"));
+  for (const [i, pauseMs] of roundPausesMs.entries()) {
+    await routing.pass(pauseMs - 1);
+    expect(backend.calls).toHaveLength(2 + i);
+    await routing.pass(1);
+    expect(backend.calls).toHaveLength(3 + i);
+    await backend.last.refuse(callFailure("unreachable"));
+  }
+  await ended;
+  expect(received).toEqual([
+    framesFor(sequence("a"))[0],
+    expect.objectContaining({ type: "error", kind: "backend_unavailable" }),
+  ]);
+});
+
+test.each<FailureKind>(["unreachable", "silent", "unavailable"])(
+  "a backend that fails and no other that takes it in (%s): goes on where it was once one is back",
+  async (kind) => {
+    const { routing, first, second, ended, received } = await sent([sequence("a")], { isWaiting: true });
+    let isBack = false;
+    answerAll(routing, (call) => (isBack ? serve(call) : call.refuse(callFailure(kind))));
+    await first.last.accept();
+    await first.last.send(framesFor(sequence("a"))[0]);
+    await first.last.fail("broken");
+    await routing.pass(roundPausesMs[0]);
+    await routing.pass(roundPausesMs[1]);
+    expect(received).toHaveLength(1);
+    const calls = first.calls.length + second.calls.length;
+    isBack = true;
+    await routing.pass(roundPausesMs[2]);
+    await ended;
+    expect(received).toEqual(framesFor(sequence("a")));
+    expect(first.calls.length + second.calls.length).toBe(calls + 1);
+  },
+);
+
+test("a backend that fails and others that only fail, or serve something else, is not waited for", async () => {
+  const { first, second, ended, received } = await sent([sequence("a")], { isWaiting: true });
+  second.answer = (call) => void call.refuse(callFailure("mismatched"));
+  await first.last.accept();
+  await first.last.fail("failing");
+  await ended;
+  expect(received).toMatchObject([{ type: "error" }]);
+});
+
+test("a backend that fails and was left by its client meanwhile: nobody is asked any more", async () => {
+  const { routing, first: backend, run, ended } = await sent([sequence("a")], { backends: 1 });
+  await backend.last.fail("broken");
+  await backend.last.refuse(callFailure("unreachable"));
+  run.stop();
+  await ended;
+  await routing.pass(roundPausesMs[0]);
+  expect(backend.calls).toHaveLength(2);
+});
+
+test("a backend that fails whoever is at fault itself is not tried elsewhere", async () => {
+  const { routing, first, second, begun } = await sent([sequence("a")], { isWaiting: true });
+  await first.last.refuse(callFailure("refused"));
+  await expect(begun).rejects.toMatchObject({ kind: "internal" });
+  expect(second.calls).toEqual([]);
+  const later = runBatch(routing, [sequence("b")]);
+  await first.last.accept();
+  await first.last.send(gaveUp("b", "deadline_exceeded"));
+  await later.ended;
+  expect(later.received).toEqual([gaveUp("b", "deadline_exceeded")]);
+});
+
+describe("that refuses a call", () => {
+  const of = (tenant: string, id: string) => sequence(id, { tenant });
+
+  /** Two sequences that the first backend began, and that the second one has now. */
+  async function begunElsewhere() {
+    const {
+      routing,
+      first,
+      second,
+      ended,
+      of: framesOf,
+    } = await sent([of("x", "a"), of("bad", "b")], { isWaiting: true });
+    await first.last.accept();
+    await first.last.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
+    await first.last.fail("broken");
+    return { routing, first, second, ended, framesOf };
   }
 
-  test("of which one process is known is not called twice while another address is fit", async () => {
-    const routing = scriptedRouting(2, { urls: [several, "http://{name}.c"] });
-    const { run } = runBatch(routing, [sequence("a")]);
-    const first = called(routing.backends);
-    await first.last.accept(null, "p0");
-    await first.last.fail("broken");
-    expect(other(routing, first).calls).toHaveLength(1);
-    run.stop();
-    await routing.settled();
-  });
-
-  test("resumes by name at the other process, and cancels at the process that runs a sequence", async () => {
-    const { routing, backend, run, ended, of, first, second } = await twoProcesses();
-    await first.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
-    await first.fail("broken");
-    expect(backend.last).toMatchObject({ ids: ["a_1", "b_1"], process: second });
-    await backend.last.accept(null, second);
-    run.cancel(["b"]);
-    expect([backend.cancelled, backend.cancelledAt]).toEqual([["b_1"], [second]]);
-    await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
+  test("of several tenants gets each tenant's once more, in a call of its own, and only the one at fault ends", async () => {
+    const sequences = [of("x", "a"), of("bad", "b"), of("y", "c"), of("x", "d"), of("slow", "e")];
+    const { routing, first, second, begun, ended, of: framesOf } = await sent(sequences, { isWaiting: true });
+    answerAll(routing, (call) => {
+      const [{ tenant }] = call.batch.sequences;
+      return tenant === "bad" ? call.refuse(callFailure("refused")) : tenant !== "slow" && call.accept();
+    });
+    await first.last.refuse(callFailure("refused"));
+    // Nobody waits for the one whose call is not answered yet.
+    await begun;
+    expect(first.calls.slice(1).map(({ ids }) => ids)).toEqual([["a_1", "d_1"], ["b_1"], ["c_1"], ["e_1"]]);
+    await first.calls[4].accept();
+    for (const call of first.calls.slice(1)) await call.send(...call.batch.sequences.flatMap(framesFor));
     await ended;
-    expect(of("a")).toEqual(framesFor(sequence("a")));
-    await expectIdle(routing);
+    expect(framesOf("b")).toMatchObject([{ type: "error", kind: "internal" }]);
+    for (const id of ["a", "c", "d", "e"]) expect(framesOf(id)).toEqual(framesFor(sequence(id)));
+    expect(second.calls).toEqual([]);
   });
 
-  test("counts a refusal against the process that gave it, though the call named none", async () => {
-    const routing = scriptedRouting(1, { urls: [several] });
+  test("of one tenant is not asked again", async () => {
+    const { routing, first, begun } = await sent([of("x", "a"), of("x", "b")], { isWaiting: true });
+    await first.last.refuse(callFailure("refused"));
+    await expect(begun).rejects.toMatchObject({ kind: "internal" });
+    expect(routing.backends.flatMap(({ calls }) => calls)).toHaveLength(1);
+  });
+
+  test("gets no more parts of it than the budget has, and all end where none is accepted", async () => {
+    const routing = routed(1, { retries: new Budget({ capacity: 4, earned: 0 }) });
     const [backend] = routing.backends;
-    const { ended } = runBatch(routing, [sequence("a")]);
-    await backend.last.refuse(callFailure("unavailable", 2, "p0"));
-    expect(routing.events).toEqual([`ejected ${several}#p0`, `retried ${several}#p0 1`]);
-    await backend.last.accept(null, "p1");
-    await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
+    backend.answer = (call) => void call.refuse(callFailure("refused"));
+    for (const calls of [1 + 3, 1 + 1, 1]) {
+      const before = backend.calls.length;
+      const { begun } = runBatch(routing, [of("x", "a"), of("y", "b"), of("z", "c")]);
+      await expect(begun).rejects.toMatchObject({ kind: "internal" });
+      expect(backend.calls.length - before).toBe(calls);
+    }
+  });
+
+  test("that one client has left: the others are told of no cancellation", async () => {
+    const { first: backend, run, begun } = await sent([of("x", "a"), of("bad", "b")], { backends: 1, isWaiting: true });
+    await backend.last.refuse(callFailure("refused"));
+    run.cancel(["a"]);
+    await backend.calls[2].refuse(callFailure("refused"));
+    await expect(begun).rejects.toMatchObject({ kind: "internal" });
+  });
+
+  test("and accepts no part of it: all are told what may pass, if anything may", async () => {
+    const {
+      first: backend,
+      run,
+      begun,
+    } = await sent([of("x", "a"), of("bad", "b"), of("y", "c")], { backends: 1, isWaiting: true });
+    await backend.last.refuse(callFailure("refused"));
+    run.cancel(["a"]);
+    await backend.calls[2].refuse(callFailure("refused"));
+    await backend.calls[3].refuse(callFailure("overloaded", 7));
+    await expect(begun).rejects.toMatchObject({ kind: "overloaded", retryAfterSeconds: 7 });
+  });
+
+  test("that another had begun: a part goes on after what its client has, because of that one", async () => {
+    const { routing, first, second, ended, framesOf } = await begunElsewhere();
+    await second.last.refuse(callFailure("refused"));
+    await serve(second.calls[1]);
+    await second.calls[2].refuse(callFailure("refused"));
     await ended;
-    await expectIdle(routing);
+    expect(framesOf("a")).toEqual(framesFor(sequence("a")));
+    expect(routing.events.filter((event) => !event.startsWith("ejected"))).toEqual([
+      `resumed ${nameOf(routing, first)} 1`,
+    ]);
+  });
+
+  test("that another had begun: its parts wait for a backend to come back, no longer than all would have", async () => {
+    const { routing, second, ended, framesOf } = await begunElsewhere();
+    answerAll(routing, (call) => call.refuse(callFailure(call.ids[0].startsWith("b") ? "refused" : "unreachable")));
+    await second.last.refuse(callFailure("refused"));
+    // The one at fault ends at once, and neither goes first to the backend that had lost it.
+    expect(framesOf("b").at(-1)).toMatchObject({ type: "error", kind: "internal" });
+    expect(second.calls.slice(1, 3).map(({ ids }) => ids)).toEqual([["a_2"], ["b_2"]]);
+    let waitedMs = 0;
+    for (; framesOf("a").at(-1)?.type !== "error"; waitedMs += 250) {
+      for (let i = 0; i < 10; i++) await turn();
+      await routing.pass(250);
+    }
+    await ended;
+    const mostMs = roundPausesMs.reduce((sum, ms) => sum + ms, 0);
+    expect(waitedMs).toBeGreaterThan(mostMs / 2);
+    expect(waitedMs).toBeLessThanOrEqual(mostMs + 500);
   });
 });
 
-describe("a client that goes away", () => {
-  test("is cancelled where its sequence runs; the last one calls the call off", async () => {
-    const routing = scriptedRouting(2);
-    const { run, ended, received } = runBatch(routing, [sequence("a"), sequence("b")]);
-    const backend = called(routing.backends);
-    run.cancel(["a"]);
-    expect(backend.cancelled).toEqual([]);
-    await backend.last.accept();
-    // Not before the backend knew it.
-    expect(backend.cancelled).toEqual(["a"]);
-    await backend.last.send(gaveUp("a", "cancelled"), framesFor(sequence("b"))[0]);
-    run.cancel(["b"]);
+test.each<ErrorKind>(["generation_failed", "adapter_outdated"])(
+  "a backend that fails a sequence that ends in %s, mid-stream, goes to no other backend; its mate goes on",
+  async (kind) => {
+    const { routing, first, begun, ended, of } = await sent([sequence("a"), sequence("b")], { backends: 3 });
+    await begun;
+    const [token] = framesFor(sequence("a"));
+    await first.last.send(token, gaveUp("a", kind));
+    await first.last.send(...framesFor(sequence("b")));
     await ended;
-    expect(backend.last.signal.aborted).toBe(true);
-    expect(received).toEqual([framesFor(sequence("b"))[0]]);
-    expect(other(routing, backend).calls).toEqual([]);
-    await expectIdle(routing);
-  });
+    expect(of("a")).toEqual([token, gaveUp("a", kind)]);
+    expect(of("b")).toEqual(framesFor(sequence("b")));
+    for (const backend of routing.backends) if (backend !== first) expect(backend.calls).toEqual([]);
+    // It says nothing against the backend.
+    expect(routing.events).toEqual([]);
+  },
+);
 
-  test("while it moves on is not sent elsewhere", async () => {
-    const routing = scriptedRouting(3);
-    const { run, ended } = runBatch(routing, [sequence("a")]);
-    const first = called(routing.backends);
-    await first.last.accept();
-    await first.last.fail("broken");
-    const second = routing.backends.find((one) => one !== first && one.calls.length > 0)!;
-    run.stop();
-    await turn();
-    expect(second.last.signal.aborted).toBe(true);
+test("the last of two to end asks the first one again, which was starting and is there now", async () => {
+  const { first, second, begun, ended, received } = await sent([sequence("a")], { isWaiting: true });
+  await first.last.refuse(callFailure("unavailable"));
+  await second.last.refuse(callFailure("unavailable"));
+  expect(first.calls).toHaveLength(2);
+  await serve(first.last);
+  await begun;
+  await ended;
+  expect(received).toEqual(framesFor(sequence("a")));
+});
+
+test("where no backend is left overload is passed on, with the shortest wait, also beside backends that are down", async () => {
+  const { routing, first, begun } = await sent([sequence("a")], { backends: 3, isWaiting: true });
+  const rest = [callFailure("unreachable"), callFailure("overloaded", 9), callFailure("unreachable")];
+  answerAll(routing, (call) => call.refuse(rest.pop()!));
+  await first.last.refuse(callFailure("overloaded", 4));
+  await expect(begun).rejects.toMatchObject({ kind: "overloaded", retryAfterSeconds: 4 });
+  // Who was away was asked once more, who was busy was not.
+  expect(routing.backends.map(({ calls }) => calls.length).sort()).toEqual([1, 1, 2]);
+});
+
+test("where no backend is left what kills every backend is given up after so many, though each gave it a token", async () => {
+  const routing = routed(9);
+  answerAll(routing, async (call) => {
+    await call.accept();
+    await call.send(framesFor(call.batch.sequences[0])[0]);
+    await call.fail("broken");
+  });
+  const { ended, received } = runBatch(routing, [sequence("a", { maxTokens: 99 })]);
+  await ended;
+  expect(received.slice(0, -1)).toEqual(framesFor(sequence("a", { maxTokens: 99 })).slice(0, maxLosses));
+  expect(received.at(-1)).toMatchObject({ type: "error", kind: "backend_unavailable" });
+});
+
+test("where no backend is left a used-up budget repeats nothing more", async () => {
+  const retries = new Budget({ capacity: 3, earned: 0 });
+  const routing = routed(2, { retries });
+  answerAll(routing, (call) => call.refuse(callFailure("failing")));
+  for (let i = 0; i < 10; i++)
+    await expect(runBatch(routing, [sequence("a")]).begun).rejects.toMatchObject({ kind: "backend_unavailable" });
+  expect(routing.backends.reduce((sum, { calls }) => sum + calls.length, 0)).toBe(10 + 3);
+});
+
+const several = "http://{name}.b";
+
+/** One address whose processes `p0` and `p1` have each answered. */
+async function twoProcesses() {
+  const routing = routed(1, { urls: [several] });
+  const [backend] = routing.backends;
+  for (const [i, name] of ["p0", "p1"].entries()) {
+    const { ended } = runBatch(routing, [sequence(`w${i}`)]);
+    expect(backend.last.process).toBeNull();
+    await serve(backend.last, name);
     await ended;
-    expect(routing.backends.reduce((sum, { calls }) => sum + calls.length, 0)).toBe(2);
-    await expectIdle(routing);
-  });
+  }
+  const { run, ended, of } = runBatch(routing, [sequence("a"), sequence("b")]);
+  const first = backend.last;
+  await first.accept(null, first.process);
+  const second = first.process === "p0" ? "p1" : "p0";
+  return { routing, backend, run, ended, of, first, second };
+}
 
-  test("while it waits in the queue is never sent", async () => {
-    const routing = scriptedRouting(1);
-    routing.limits.connectionsPerBackend = 0;
-    const { run } = runBatch(routing, [sequence("a")]);
-    run.stop();
-    expect(routing.client.idle).toBe(true);
-    expect(routing.backends[0].calls).toEqual([]);
-  });
+test("an address that leads to several processes of which one process is known is not called twice while another address is fit", async () => {
+  const urls = [several, "http://{name}.c"];
+  const { run, first, second } = await sent([sequence("a")], { urls, isWaiting: true });
+  await first.last.accept(null, "p0");
+  await first.last.fail("broken");
+  expect(second.calls).toHaveLength(1);
+  run.stop();
+});
+
+test("an address that leads to several processes resumes by name at the other process, and cancels at the process that runs a sequence", async () => {
+  const { backend, run, ended, of, first, second } = await twoProcesses();
+  await first.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
+  await first.fail("broken");
+  expect(backend.last).toMatchObject({ ids: ["a_1", "b_1"], process: second });
+  await backend.last.accept(null, second);
+  run.cancel(["b"]);
+  expect([backend.cancelled, backend.cancelledAt]).toEqual([["b_1"], [second]]);
+  await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
+  await ended;
+  expect(of("a")).toEqual(framesFor(sequence("a")));
+});
+
+test("an address that leads to several processes counts a refusal against the process that gave it, though the call named none", async () => {
+  const { routing, first: backend, ended } = await sent([sequence("a")], { urls: [several], isWaiting: true });
+  await backend.last.refuse(callFailure("unavailable", 2, "p0"));
+  expect(routing.events).toEqual([`ejected ${several}#p0`, `retried ${several}#p0 1`]);
+  await serve(backend.last, "p1");
+  await ended;
+});
+
+test("a client that goes away is cancelled where its sequence runs; the last one calls the call off", async () => {
+  const {
+    first: backend,
+    second,
+    run,
+    ended,
+    received,
+  } = await sent([sequence("a"), sequence("b")], { isWaiting: true });
+  run.cancel(["a"]);
+  expect(backend.cancelled).toEqual([]);
+  await backend.last.accept();
+  // Not before the backend knew it.
+  expect(backend.cancelled).toEqual(["a"]);
+  await backend.last.send(gaveUp("a", "cancelled"), framesFor(sequence("b"))[0]);
+  run.cancel(["b"]);
+  await ended;
+  expect(backend.last.signal.aborted).toBe(true);
+  expect(received).toEqual([framesFor(sequence("b"))[0]]);
+  expect(second.calls).toEqual([]);
+});
+
+test("a client that goes away while it moves on is not sent elsewhere", async () => {
+  const { routing, first, run, ended } = await sent([sequence("a")], { backends: 3 });
+  await first.last.fail("broken");
+  const second = routing.backends.find((one) => one !== first && one.calls.length > 0)!;
+  run.stop();
+  await turn();
+  expect(second.last.signal.aborted).toBe(true);
+  await ended;
+  expect(routing.backends.reduce((sum, { calls }) => sum + calls.length, 0)).toBe(2);
+});
+
+test("a client that goes away while it waits in the queue is never sent", async () => {
+  const routing = routed(1);
+  routing.limits.connectionsPerBackend = 0;
+  const { run } = runBatch(routing, [sequence("a")]);
+  run.stop();
+  expect(routing.client.idle).toBe(true);
+  expect(routing.backends[0].calls).toEqual([]);
 });
 
 test("whatever backends do, each client sees its one series, whole or ended by one error", async () => {
@@ -682,7 +575,7 @@ test("whatever backends do, each client sees its one series, whole or ended by o
           await call.send(...rows.flatMap((row) => row.splice(0, 1)));
         }
       };
-      for (const backend of routing.backends) backend.answer = (call) => void answer(call);
+      answerAll(routing, answer);
       const sequences = Array.from({ length: count }, (_, i) =>
         sequence(`s${i}`, {
           maxTokens: i * 2,

@@ -78,25 +78,6 @@ test("a group may be bounded to fewer calls", () => {
   expect(namesOf(takeAll(queue))).toEqual([["cancel", [4]]]);
 });
 
-test("what exceeds one call is split", () => {
-  const queue = new CallQueue<Entry>(limits);
-  queue.add(group("a"), entries(range(6)));
-  expect(namesOf(takeAll(queue))).toEqual([["a", [0, 1, 2, 3]]]);
-  expect(queue.waiting).toBe(2);
-});
-
-test("is idle again when everything was released or removed", () => {
-  const queue = new CallQueue<Entry>(limits);
-  queue.add(group("a"), entries([1]));
-  const [call] = takeAll(queue);
-  queue.add(group("a"), entries([2, 3]));
-  queue.remove(({ name }) => name > 1);
-  expect([queue.waiting, queue.idle]).toEqual([0, false]);
-  queue.release(call);
-  expect(takeAll(queue)).toEqual([]);
-  expect(queue.idle).toBe(true);
-});
-
 test("tenants take turns within a group, and between groups", () => {
   const queue = new CallQueue<Entry>(limits);
   queue.add(group("a"), entries([0], "burst"));

@@ -34,14 +34,8 @@ class SlowBucket {
     if (onlyIf?.etagDoesNotMatch === name) return { etag: name };
     const text = async () => new TextDecoder().decode(bytes);
     const arrayBuffer = async () => bytes.slice().buffer;
-    return {
-      etag: name,
-      size: bytes.byteLength,
-      body: bytes,
-      text,
-      arrayBuffer,
-      ...(customMetadata && { customMetadata }),
-    };
+    const metadata = customMetadata && { customMetadata };
+    return { etag: name, size: bytes.byteLength, body: bytes, text, arrayBuffer, ...metadata };
   }
 
   async during<T>(work: Promise<T>): Promise<T> {
@@ -116,15 +110,6 @@ test("a cold isolate loads a set in two sequential reads, in three where the poi
   }
 });
 
-test("in a city that has loaded the set, a cold isolate reads the pointer alone", async () => {
-  const { bucket, manifest } = await published(true);
-  const cache = new MemoryCache();
-  await bucket.during(isolate(bucket, cache).current());
-  const readsBefore = bucket.reads;
-  const set = await bucket.during(isolate(bucket, cache).current());
-  expect([set.manifestHash, bucket.reads - readsBefore]).toEqual([manifest, 1]);
-});
-
 /** A cold cell in a city of its own, as the Worker calls it: what its isolate holds is not ours. */
 function coldCell(bucket: SlowBucket, cache: ObjectCache = new MemoryCache()) {
   const source = new ArtifactBucket(bucket as Bucket, { cache, background: () => undefined });
@@ -158,12 +143,6 @@ test("a request that finds Worker and cell cold waits for two sequential reads, 
   // Three files and a pointer each; a cell that was not woken needs no pointer.
   expect(await cold(true)).toEqual({ told: ["GET"], roundTrips: 2, reads: 8 });
   expect(await cold(false)).toEqual({ told: [], roundTrips: 3, reads: 7 });
-});
-
-test("a cold cell of a warm Worker, which is told the files of a set, loads them in one read", async () => {
-  const { bucket, manifest, edgeFiles } = await published(false);
-  const set = await bucket.during(coldCell(bucket).of(manifest, edgeFiles));
-  expect([set.manifestHash, bucket.roundTrips, bucket.reads]).toEqual([manifest, 1, 3]);
 });
 
 test.each([

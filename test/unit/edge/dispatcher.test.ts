@@ -1,5 +1,5 @@
 /** Which sequences share a call, what each request receives of it, and what a call costs the others. */
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { routingLimits } from "../../../edge/dispatch/routing-limits.ts";
 import type { BatchRequest, Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
@@ -16,6 +16,7 @@ const mixtureOf = (adapter: { centroidId: string } | { adapterHash: string }) =>
 });
 const mixture = mixtureOf({ centroidId: "c1" });
 const own = mixtureOf({ adapterHash: "b".repeat(64) });
+const both = { mixture: { ...own.mixture, adapters: [...mixture.mixture.adapters, ...own.mixture.adapters] } };
 
 /** Submits sequences of no tokens as one request. */
 function submit(
@@ -44,160 +45,137 @@ function submit(
   return { received, groups, accepted, cancel: submission.cancel };
 }
 
-/** One backend, and groups that gather behind one call. */
-function oneCall(): ScriptedRouting {
-  const routing = scriptedRouting(1);
+/** Backends, and groups that gather behind one call. */
+function oneCall(backends = 1) {
+  const routing = scriptedRouting(backends);
   routing.limits.callsPerGroup = 1;
-  return routing;
+  return { ...routing, backend: routing.backends[0] };
 }
 
 const done = (id: string, tokens = 0): Frame => ({ ...doneFrame(id), completionTokens: tokens });
 const idsOf = ({ backends: [{ calls }] }: ScriptedRouting) => calls.map(({ ids }) => ids);
 
-describe("sequences for the same backend share a call", () => {
-  test("if they are mixtures that name no own adapter, whatever their centroids; others by their adapter", async () => {
-    const routing = oneCall();
-    submit(routing, ["first"], "c1", mixture);
-    submit(routing, ["second"], "c2", mixture);
-    submit(routing, ["third"], "c3", mixture);
-    submit(routing, ["alone"], "c1");
-    submit(routing, ["base"], null);
-    expect(idsOf(routing)).toEqual([["first"], ["alone"], ["base"]]);
-    await routing.backends[0].calls[0].accept();
-    expect(idsOf(routing).slice(3)).toEqual([["second", "third"]]);
-    // Of the first, by which it is routed.
-    expect(routing.backends[0].last.batch.centroidId).toBe("c2");
-  });
-
-  test.each<[string, Partial<SequenceRequest>, Partial<BatchRequest>]>([
-    ["other manifests", mixture, { manifestHash: "c".repeat(64) }],
-    ["own adapters", own, {}],
-    [
-      "mixtures of both kinds",
-      { mixture: { ...own.mixture, adapters: [...mixture.mixture.adapters, ...own.mixture.adapters] } },
-      {},
-    ],
-    ["an own adapter alone", {}, { adapterHash: "b".repeat(64) }],
-  ])("but not with %s", (_, also, model) => {
-    const routing = oneCall();
-    submit(routing, ["first"], "c0", mixture);
-    submit(routing, ["gathers"], "c0", mixture);
-    submit(routing, ["other"], "c0", also, model);
-    expect(idsOf(routing)).toEqual([["first"], ["other"]]);
-  });
-
-  test("and own adapters of two tenants never do", () => {
-    const routing = oneCall();
-    submit(routing, ["one"], "c0", { ...own, tenant: "one" });
-    submit(routing, ["two"], "c0", { ...own, tenant: "two" });
-    expect(idsOf(routing)).toEqual([["one"], ["two"]]);
-  });
-
-  test("and those for two backends do not", async () => {
-    const routing = scriptedRouting(2);
-    routing.limits.callsPerGroup = 1;
-    for (let i = 0; i < 40; i++) submit(routing, [`s${i}`], `c${i}`, mixture);
-    expect(routing.backends.map(({ calls }) => calls.map(({ ids }) => ids.length))).toEqual([[1], [1]]);
-    for (const { last } of routing.backends) await last.accept();
-    const sent = routing.backends.flatMap(({ calls }) => calls.map(({ ids }) => ids.length));
-    expect(sent.reduce((a, b) => a + b)).toBe(40);
-    expect(sent).toHaveLength(4);
-  });
+test("sequences for the same backend share a call if they are mixtures that name no own adapter, whatever their centroids; others by their adapter", async () => {
+  const routing = oneCall();
+  submit(routing, ["first"], "c1", mixture);
+  submit(routing, ["second"], "c2", mixture);
+  submit(routing, ["third"], "c3", mixture);
+  submit(routing, ["alone"], "c1");
+  submit(routing, ["base"], null);
+  expect(idsOf(routing)).toEqual([["first"], ["alone"], ["base"]]);
+  await routing.backends[0].calls[0].accept();
+  expect(idsOf(routing).slice(3)).toEqual([["second", "third"]]);
+  // Of the first, by which it is routed.
+  expect(routing.backends[0].last.batch.centroidId).toBe("c2");
 });
 
-describe("a request", () => {
-  test("is told that a backend has accepted, once for each sequence and before its frames; of a refused call nothing", async () => {
-    const routing = oneCall();
-    const [backend] = routing.backends;
-    const first = submit(routing, ["a-0", "a-1"]);
-    await turn();
-    expect(first.accepted).toEqual([]);
-    await backend.last.accept();
-    await backend.last.send(done("a-0"), done("a-1"));
-    expect([first.accepted, first.received.length]).toEqual([[0, 0], 2]);
-    const refused = submit(routing, ["b-0", "b-1"]);
-    await backend.last.refuse(callFailure("overloaded", 3));
-    expect(refused.accepted).toEqual([]);
-    const error = { type: "error", kind: "overloaded", retryAfterSeconds: 3 };
-    expect(refused.received).toMatchObject(["b-0", "b-1"].map((id) => ({ ...error, id })));
-    expect(refused.groups).toHaveLength(1);
-    expect(routing.client.idle).toBe(true);
-  });
+test.each<[string, Partial<SequenceRequest>, Partial<BatchRequest>]>([
+  ["other manifests", mixture, { manifestHash: "c".repeat(64) }],
+  ["own adapters", own, {}],
+  ["mixtures of both kinds", both, {}],
+  ["an own adapter alone", {}, { adapterHash: "b".repeat(64) }],
+])("sequences for the same backend share a call but not with %s", (_, also, model) => {
+  const routing = oneCall();
+  submit(routing, ["first"], "c0", mixture);
+  submit(routing, ["gathers"], "c0", mixture);
+  submit(routing, ["other"], "c0", also, model);
+  expect(idsOf(routing)).toEqual([["first"], ["other"]]);
+});
 
-  test("gets all of its frames that came together at once, and none of another's", async () => {
-    const routing = oneCall();
-    const [backend] = routing.backends;
-    const first = submit(routing, ["x"]);
-    const a = submit(routing, ["a-0", "a-1"], "c0", { maxTokens: 1 });
-    const b = submit(routing, ["b-0"], "c0", { maxTokens: 1 });
-    await backend.last.accept();
-    await backend.last.accept();
-    await backend.last.send(tokenFrame("a-0", 0, 1), tokenFrame("b-0", 0, 1), tokenFrame("a-1", 0, 1), done("a-0", 1));
-    expect(a.groups).toEqual([["token a-0", "token a-1", "done a-0"]]);
-    expect(b.groups).toEqual([["token b-0"]]);
-    expect(first.received).toEqual([]);
-  });
+test("sequences for the same backend share a call and own adapters of two tenants never do", () => {
+  const routing = oneCall();
+  submit(routing, ["one"], "c0", { ...own, tenant: "one" });
+  submit(routing, ["two"], "c0", { ...own, tenant: "two" });
+  expect(idsOf(routing)).toEqual([["one"], ["two"]]);
+});
 
-  test("leaves the backend the rest of its deadline, and is told the time in the queue beside the backend's", async () => {
-    const routing = oneCall();
-    const [backend] = routing.backends;
-    submit(routing, ["a"]);
-    await routing.pass(10);
-    const waiting = submit(routing, ["b"], "c0", { deadlineMs: 80 });
-    await routing.pass(60);
-    await backend.last.accept();
-    expect(backend.last.batch.sequences).toMatchObject([{ id: "b", deadlineMs: 20 }]);
-    await backend.last.accept();
-    await backend.last.send({ ...doneFrame("b", { queueMs: 2 }), completionTokens: 0 });
-    expect(waiting.received).toMatchObject([{ type: "done", timings: { queueMs: 62 } }]);
-  });
+test("sequences for the same backend share a call and those for two backends do not", async () => {
+  const routing = oneCall(2);
+  for (let i = 0; i < 40; i++) submit(routing, [`s${i}`], `c${i}`, mixture);
+  expect(routing.backends.map(({ calls }) => calls.map(({ ids }) => ids.length))).toEqual([[1], [1]]);
+  for (const { last } of routing.backends) await last.accept();
+  const sent = routing.backends.flatMap(({ calls }) => calls.map(({ ids }) => ids.length));
+  expect(sent.reduce((a, b) => a + b)).toBe(40);
+  expect(sent).toHaveLength(4);
+});
 
-  test("that does not fit the queue is refused, whole", () => {
-    const routing = oneCall();
-    submit(routing, ["a-0"]);
-    for (let i = 0; i < 8; i++)
-      submit(
-        routing,
-        Array.from({ length: 128 }, (_, s) => `q${i}-${s}`),
-      );
-    expect(() => submit(routing, ["z-0"])).toThrow(
-      expect.objectContaining({ kind: "overloaded", retryAfterSeconds: 1 }),
+test("a request is told that a backend has accepted, once for each sequence and before its frames; of a refused call nothing", async () => {
+  const routing = oneCall();
+  const { backend } = routing;
+  const first = submit(routing, ["a-0", "a-1"]);
+  await turn();
+  expect(first.accepted).toEqual([]);
+  await backend.last.accept();
+  await backend.last.send(done("a-0"), done("a-1"));
+  expect([first.accepted, first.received.length]).toEqual([[0, 0], 2]);
+  const refused = submit(routing, ["b-0", "b-1"]);
+  await backend.last.refuse(callFailure("overloaded", 3));
+  expect(refused.accepted).toEqual([]);
+  const error = { type: "error", kind: "overloaded", retryAfterSeconds: 3 };
+  expect(refused.received).toMatchObject(["b-0", "b-1"].map((id) => ({ ...error, id })));
+  expect(refused.groups).toHaveLength(1);
+  expect(routing.client.idle).toBe(true);
+});
+
+test("a request gets all of its frames that came together at once, and none of another's", async () => {
+  const routing = oneCall();
+  const { backend } = routing;
+  const first = submit(routing, ["x"]);
+  const a = submit(routing, ["a-0", "a-1"], "c0", { maxTokens: 1 });
+  const b = submit(routing, ["b-0"], "c0", { maxTokens: 1 });
+  await backend.last.accept();
+  await backend.last.accept();
+  await backend.last.send(tokenFrame("a-0", 0, 1), tokenFrame("b-0", 0, 1), tokenFrame("a-1", 0, 1), done("a-0", 1));
+  expect(a.groups).toEqual([["token a-0", "token a-1", "done a-0"]]);
+  expect(b.groups).toEqual([["token b-0"]]);
+  expect(first.received).toEqual([]);
+});
+
+test("a request leaves the backend the rest of its deadline, and is told the time in the queue beside the backend's", async () => {
+  const routing = oneCall();
+  const { backend } = routing;
+  submit(routing, ["a"]);
+  await routing.pass(10);
+  const waiting = submit(routing, ["b"], "c0", { deadlineMs: 80 });
+  await routing.pass(60);
+  await backend.last.accept();
+  expect(backend.last.batch.sequences).toMatchObject([{ id: "b", deadlineMs: 20 }]);
+  await backend.last.accept();
+  await backend.last.send({ ...doneFrame("b", { queueMs: 2 }), completionTokens: 0 });
+  expect(waiting.received).toMatchObject([{ type: "done", timings: { queueMs: 62 } }]);
+});
+
+test("a request that does not fit the queue is refused, whole", () => {
+  const routing = oneCall();
+  submit(routing, ["a-0"]);
+  for (let i = 0; i < 8; i++)
+    submit(
+      routing,
+      Array.from({ length: 128 }, (_, s) => `q${i}-${s}`),
     );
-    expect(idsOf(routing)).toHaveLength(1);
-  });
-
-  test("that is cancelled leaves the queue, or is cancelled at the backend where others are in its call", async () => {
-    const routing = oneCall();
-    const [backend] = routing.backends;
-    submit(routing, ["x"]);
-    const waiting = submit(routing, ["w"]);
-    const gone = submit(routing, ["a-0", "a-1"]);
-    const stays = submit(routing, ["b"]);
-    waiting.cancel();
-    await backend.last.accept();
-    expect(backend.last.ids).toEqual(["a-0", "a-1", "b"]);
-    await backend.last.accept();
-    await backend.last.send(done("a-1"));
-    for (let i = 0; i < 2; i++) gone.cancel();
-    expect(backend.cancelled).toEqual(["a-0"]);
-    // The backend had not noticed yet.
-    await backend.last.send(tokenFrame("a-0", 0, 1), done("b"));
-    expect(gone.received.map(({ id }) => id)).toEqual(["a-1"]);
-    expect(stays.received).toHaveLength(1);
-    expect(waiting.received).toEqual([]);
-  });
+  expect(() => submit(routing, ["z-0"])).toThrow(expect.objectContaining({ kind: "overloaded", retryAfterSeconds: 1 }));
+  expect(idsOf(routing)).toHaveLength(1);
 });
 
-test("a backend that hangs does not take all connections: a request for another one goes at once", async () => {
-  const routing = scriptedRouting(2);
-  const [hangs, works] = routing.backends;
-  const centroids = Array.from({ length: 40 }, (_, i) => `c${i}`);
-  const isOf = (name: string) => (centroidId: string) =>
-    routing.router.choose({ manifestHash: "a".repeat(64), centroidId }, new Set(), 0)!.backend.id === name;
-  for (const centroid of centroids.filter(isOf("b0"))) submit(routing, [`s-${centroid}`], centroid);
-  expect(hangs.calls).toHaveLength(5);
-  submit(routing, ["lone"], centroids.find(isOf("b1")));
-  expect(works.last.ids).toEqual(["lone"]);
+test("a request that is cancelled leaves the queue, or is cancelled at the backend where others are in its call", async () => {
+  const routing = oneCall();
+  const { backend } = routing;
+  submit(routing, ["x"]);
+  const waiting = submit(routing, ["w"]);
+  const gone = submit(routing, ["a-0", "a-1"]);
+  const stays = submit(routing, ["b"]);
+  waiting.cancel();
+  await backend.last.accept();
+  expect(backend.last.ids).toEqual(["a-0", "a-1", "b"]);
+  await backend.last.accept();
+  await backend.last.send(done("a-1"));
+  for (let i = 0; i < 2; i++) gone.cancel();
+  expect(backend.cancelled).toEqual(["a-0"]);
+  // The backend had not noticed yet.
+  await backend.last.send(tokenFrame("a-0", 0, 1), done("b"));
+  expect(gone.received.map(({ id }) => id)).toEqual(["a-1"]);
+  expect(stays.received).toHaveLength(1);
+  expect(waiting.received).toEqual([]);
 });
 
 test("cancellations of a process go one after the other, those that came meanwhile together", async () => {
@@ -265,7 +243,7 @@ test.each(["unreachable", "broken", null] as const)(
   "a call of many sequences that fails (%s) counts as one failure of its backend",
   async (kind) => {
     const routing = oneCall();
-    const [backend] = routing.backends;
+    const { backend } = routing;
     submit(routing, ["first"]);
     for (let i = 0; i < 2 * routingLimits.consecutiveErrors; i++) submit(routing, [`s${i}`]);
     await backend.last.accept();
@@ -299,38 +277,35 @@ test("sequences waiting for a backend that is ejected meanwhile go to another on
   for (const { received } of sent) expect(received.at(-1)).toMatchObject({ type: "done" });
 });
 
-describe("a sequence sent again does not return to the backend that it avoids, with a new one first in its call", () => {
-  /** At the first of the two, "again" was refused; behind a call to the second wait "new" and "again", in this order. */
-  function waitingForSecond() {
-    const routing = scriptedRouting(2);
-    routing.limits.callsPerGroup = 1;
-    const choiceFor = (centroidId: string) =>
-      routing.router.choose({ manifestHash: "a".repeat(64), centroidId }, new Set(), 0)!.backend.id;
-    const preferring = (name: string) =>
-      Array.from({ length: 50 }, (_, i) => `c${i}`).find((c) => choiceFor(c) === name)!;
-    const [toFirst, toSecond] = routing.names.map(preferring);
-    const [first, second] = routing.backends;
-    submit(routing, ["busy"], toSecond, mixture);
-    submit(routing, ["again"], toFirst, mixture);
-    submit(routing, ["new"], toSecond, { ...mixture, deadlineMs: 1000 });
-    return { first, second, again: () => first.last.refuse(callFailure("overloaded")) };
-  }
+/** At the first of the two, "again" was refused; behind a call to the second wait "new" and "again", in this order. */
+function waitingForSecond() {
+  const routing = oneCall(2);
+  const choiceFor = (centroidId: string) =>
+    routing.router.choose({ manifestHash: "a".repeat(64), centroidId }, new Set(), 0)!.backend.id;
+  const preferring = (name: string) =>
+    Array.from({ length: 50 }, (_, i) => `c${i}`).find((c) => choiceFor(c) === name)!;
+  const [toFirst, toSecond] = routing.names.map(preferring);
+  const [first, second] = routing.backends;
+  submit(routing, ["busy"], toSecond, mixture);
+  submit(routing, ["again"], toFirst, mixture);
+  submit(routing, ["new"], toSecond, { ...mixture, deadlineMs: 1000 });
+  return { first, second, again: () => first.last.refuse(callFailure("overloaded")) };
+}
 
-  test("though that has less load", async () => {
-    const { first, second, again } = waitingForSecond();
-    await again();
-    await second.last.accept(null, null, { sequences: 1000, slots: 8 });
-    expect(first.calls.map(({ ids }) => ids)).toEqual([["again"]]);
-    expect(second.calls.map(({ ids }) => ids)).toEqual([["busy"], ["new", "again_1"]]);
-  });
+test("a sequence sent again does not return to the backend that it avoids, with a new one first in its call though that has less load", async () => {
+  const { first, second, again } = waitingForSecond();
+  await again();
+  await second.last.accept(null, null, { sequences: 1000, slots: 8 });
+  expect(first.calls.map(({ ids }) => ids)).toEqual([["again"]]);
+  expect(second.calls.map(({ ids }) => ids)).toEqual([["busy"], ["new", "again_1"]]);
+});
 
-  test("though the other is ejected", async () => {
-    const { first, second, again } = waitingForSecond();
-    await again();
-    await second.last.refuse(callFailure("silent"));
-    expect(first.calls.flatMap(({ ids }) => ids).toSorted()).toEqual(["again", "busy_1", "new"]);
-    // It gathers behind the call in whose group it was.
-    for (const call of first.calls) await call.accept();
-    expect(second.calls.map(({ ids }) => ids)).toEqual([["busy"], ["again_1"]]);
-  });
+test("a sequence sent again does not return to the backend that it avoids, with a new one first in its call though the other is ejected", async () => {
+  const { first, second, again } = waitingForSecond();
+  await again();
+  await second.last.refuse(callFailure("silent"));
+  expect(first.calls.flatMap(({ ids }) => ids).toSorted()).toEqual(["again", "busy_1", "new"]);
+  // It gathers behind the call in whose group it was.
+  for (const call of first.calls) await call.accept();
+  expect(second.calls.map(({ ids }) => ids)).toEqual([["busy"], ["again_1"]]);
 });

@@ -47,6 +47,11 @@ class World {
     return this.records.create(tenant, all, expiresAt);
   }
 
+  /** Rotates a key whose old one goes on for so many hours. */
+  rotate(id: string, hours: number, records = this.records) {
+    return records.rotate(id, { oldExpiresAt: this.after(hours * hour), expiresAt: null });
+  }
+
   async states(): Promise<string[]> {
     return (await this.records.list()).map(({ record }) => stateOf(record, this.clockMs)).sort();
   }
@@ -115,12 +120,12 @@ test("more keys than a list may have are refused, unless a tenant is named", asy
 test("a rotated key goes on for the overlap, a revoked one not at all", async () => {
   const world = new World();
   const old = await world.create("acme");
-  const { made } = await world.records.rotate(old.id, { oldExpiresAt: world.after(24 * hour), expiresAt: null });
+  const { made } = await world.rotate(old.id, 24);
   expect(made.record).toMatchObject({ tenant: "acme", scopes: all, expiresAt: null });
   expect(await world.states()).toEqual(["active", "expires"]);
   world.clockMs += 24 * hour;
   expect(await world.states()).toEqual(["active", "expired"]);
-  const again = world.records.rotate(old.id, { oldExpiresAt: world.after(hour), expiresAt: null });
+  const again = world.rotate(old.id, 1);
   await expect(again).rejects.toThrow(/expired/);
   await world.records.revoke(made.id);
   expect(await world.states()).toEqual(["expired", "revoked"]);
@@ -133,7 +138,7 @@ test("an overlap never prolongs a key", async () => {
   const world = new World();
   const soon = world.after(hour);
   const { id } = await world.create("acme", soon);
-  const { old } = await world.records.rotate(id, { oldExpiresAt: world.after(24 * hour), expiresAt: null });
+  const { old } = await world.rotate(id, 24);
   expect(old.record.expiresAt).toBe(soon);
 });
 
@@ -173,7 +178,7 @@ test("a valid key has a copy of its tenant's record, and a change reaches every 
   const record = await world.records.change("acme", limited);
   expect(world.read).not.toContain(`key:${other.id}`);
   const late = await world.create("acme");
-  const { made } = await world.records.rotate(first.id, { oldExpiresAt: world.after(hour), expiresAt: null });
+  const { made } = await world.rotate(first.id, 1);
   const keys = new Map((await world.records.list()).map(({ id, record: key }) => [id, key]));
   for (const { id } of [first, late, made]) expect(keys.get(id)?.tenantRecord).toEqual(record);
   for (const { id } of [other, revoked]) expect(keys.get(id)?.tenantRecord?.limits).toEqual({});
@@ -233,10 +238,7 @@ test("no two changes at once take a key, or one that they make, out of its juris
     commands.push(
       (records) => records.change(tenant, limited),
       (records) => records.create(tenant, all, null).then(note),
-      (records) =>
-        records
-          .rotate(first.id, { oldExpiresAt: world.after(hour), expiresAt: null })
-          .then(({ made: rotated }) => note(rotated)),
+      (records) => world.rotate(first.id, 1, records).then(({ made: rotated }) => note(rotated)),
     );
   }
   for (const one of commands) for (const other of commands) await one(world.interrupted(() => other(world.records)));

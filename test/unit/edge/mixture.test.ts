@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import {
   automaticMixture,
   type Candidate,
@@ -25,142 +25,136 @@ const idsOf = ({ experts }: { experts: Candidate[] }) => experts.map(({ id }) =>
 const totalOf = ({ request }: ReturnType<typeof automaticMixture>) =>
   request.adapters.reduce((sum, { weight }) => sum + weight, request.base);
 
-describe("a mixture by evidence", () => {
-  test("is of the base and the nearest centroids, by their priors", () => {
-    const { experts, request, mode } = automaticMixture(nearest, {}, { tokens: 64 });
-    const { base, adapters: priors } = priorsOf(nearest.slice(0, 3), false, defaultCalibration);
-    const { temper, floor } = defaultCalibration;
-    expect([mode, experts]).toEqual(["evidence", nearest.slice(0, 3)]);
-    expect(base).toBeCloseTo(defaultCalibration.base, 12);
-    expect(request).toEqual({
-      base,
-      adapters: priors.map((weight, k) => ({ centroidId: `c${k}`, weight })),
-      evidence: { tokens: 64, temper, floor },
-    });
-    expect(mixtureSchema.parse(request)).toEqual(request);
+test("a mixture by evidence is of the base and the nearest centroids, by their priors", () => {
+  const { experts, request, mode } = automaticMixture(nearest, {}, { tokens: 64 });
+  const { base, adapters: priors } = priorsOf(nearest.slice(0, 3), false, defaultCalibration);
+  const { temper, floor } = defaultCalibration;
+  expect([mode, experts]).toEqual(["evidence", nearest.slice(0, 3)]);
+  expect(base).toBeCloseTo(defaultCalibration.base, 12);
+  expect(request).toEqual({
+    base,
+    adapters: priors.map((weight, k) => ({ centroidId: `c${k}`, weight })),
+    evidence: { tokens: 64, temper, floor },
   });
-
-  test("goes by the manifest's own calibration where it has one", () => {
-    const evidence = { ...defaultCalibration, adapters: 1, floor: 0.3 };
-    const { request } = automaticMixture(nearest, { evidence }, { tokens: 64 });
-    expect(request.adapters).toHaveLength(1);
-    expect(request.evidence?.floor).toBe(0.3);
-  });
-
-  test("begins a chat with most of the weight on the base, whatever the manifest says of plain text", () => {
-    const chat = automaticMixture(nearest, {}, { tokens: 64, spans: [[3, 60]] }).request;
-    const listed = listedMixture(list(["base"], [nearest[0]]), {}, { tokens: 64, spans: [[3, 60]] }).request;
-    for (const { base, adapters } of [chat, listed]) {
-      expect(base).toBeCloseTo(0.9, 12);
-      expect(adapters.reduce((sum, { weight }) => sum + weight, base)).toBeCloseTo(1, 12);
-    }
-    const trusting = { ...defaultCalibration, base: 0.95 };
-    expect(
-      automaticMixture(nearest, { evidence: trusting }, { tokens: 64, spans: [[3, 60]] }).request.base,
-    ).toBeCloseTo(0.95);
-  });
-
-  test("leaves the prior of centroids that are off to the base, and is the base alone where the nearest are off", () => {
-    const without = (...off: number[]) =>
-      automaticMixture(
-        nearest.map((one, k) => ({ ...one, isOff: off.includes(k) })),
-        {},
-        { tokens: 64 },
-      );
-    const all = without().request;
-    const { experts: on, request: some } = without(0, 2);
-    expect(on.map(({ id }) => id)).toEqual(["c1"]);
-    expect(some.adapters).toEqual([all.adapters[1]]);
-    expect(some.base).toBeCloseTo(1 - all.adapters[1].weight, 12);
-    const { experts, request } = without(0, 1, 2);
-    expect([experts, request.base, request.adapters]).toEqual([[], 1, []]);
-  });
-
-  test("of a chat goes by the tokens of its messages", () => {
-    const spans: [number, number][] = [
-      [3, 7],
-      [9, 60],
-    ];
-    expect(evidenceCount({ tokens: 64, spans })).toBe(55);
-    expect(evidenceCount({ tokens: 10, spans })).toBe(5);
-    const short = automaticMixture(nearest, {}, { tokens: 100, spans: [[3, 7]] });
-    expect(short.request.evidence).toMatchObject({ tokens: 100, spans: [[3, 7]] });
-  });
+  expect(mixtureSchema.parse(request)).toEqual(request);
 });
 
-describe("a mixture of listed experts", () => {
-  const evidence = { tokens: 64 };
-
-  test("without weights is by evidence, its adapters equally likely before, the base as calibrated", () => {
-    const { mode, request } = listedMixture(list(["base"], [nearest[3]], [nearest[1]]), {}, evidence);
-    expect(mode).toBe("evidence");
-    const { base } = defaultCalibration;
-    expect(request).toMatchObject({ base, evidence: { tokens: 64, floor: defaultCalibration.floor } });
-    // The nearest first.
-    const weight = (1 - base) / 2;
-    expect(request.adapters).toEqual([
-      { centroidId: "c1", weight },
-      { centroidId: "c3", weight },
-    ]);
-    const alone = listedMixture(list(["base"]), {}, evidence);
-    expect(alone.request).toMatchObject({ base: 1, adapters: [], evidence: { tokens: 64 } });
-    const without = listedMixture(list([nearest[0]], [nearest[1]]), {}, evidence);
-    expect(without.request).toMatchObject({ base: 0, evidence: { floor: defaultCalibration.floor } });
-  });
-
-  test("with weights is fixed: in proportion, without evidence", () => {
-    const { mode, request } = listedMixture(list(["base", 1], [nearest[0], 3]), {}, evidence);
-    expect([mode, request]).toEqual(["fixed", { base: 0.25, adapters: [{ centroidId: "c0", weight: 0.75 }] }]);
-  });
-
-  test("counts an adapter that is off as the base, and puts a tenant's own first", () => {
-    const off = { ...nearest[0], isOff: true };
-    const fixed = listedMixture(list([off, 1], [nearest[1], 2], [own("legal", 0.1), 1]), {}, evidence);
-    expect(fixed.request).toEqual({
-      base: 0.25,
-      adapters: [
-        { adapterHash: "a".repeat(64), weight: 0.25 },
-        { centroidId: "c1", weight: 0.5 },
-      ],
-    });
-    expect(idsOf(fixed)).toEqual(["legal", "c1"]);
-    const weighed = listedMixture(list(["base"], [off], [nearest[1]]), {}, evidence);
-    const ofEach = (1 - defaultCalibration.base) / 2;
-    expect(weighed.request).toMatchObject({ base: 1 - ofEach, adapters: [{ centroidId: "c1", weight: ofEach }] });
-  });
+test("a mixture by evidence goes by the manifest's own calibration where it has one", () => {
+  const evidence = { ...defaultCalibration, adapters: 1, floor: 0.3 };
+  const { request } = automaticMixture(nearest, { evidence }, { tokens: 64 });
+  expect(request.adapters).toHaveLength(1);
+  expect(request.evidence?.floor).toBe(0.3);
 });
 
-describe("a set with a static adapter", () => {
-  const set = { static: { gain: null } };
-  const off = nearest.map((one, k) => ({ ...one, isOff: k !== 1 }));
+test("a mixture by evidence begins a chat with most of the weight on the base, whatever the manifest says of plain text", () => {
+  const chat = automaticMixture(nearest, {}, { tokens: 64, spans: [[3, 60]] }).request;
+  const listed = listedMixture(list(["base"], [nearest[0]]), {}, { tokens: 64, spans: [[3, 60]] }).request;
+  for (const { base, adapters } of [chat, listed]) {
+    expect(base).toBeCloseTo(0.9, 12);
+    expect(adapters.reduce((sum, { weight }) => sum + weight, base)).toBeCloseTo(1, 12);
+  }
+  const trusting = { ...defaultCalibration, base: 0.95 };
+  expect(automaticMixture(nearest, { evidence: trusting }, { tokens: 64, spans: [[3, 60]] }).request.base).toBeCloseTo(
+    0.95,
+  );
+});
 
-  test("has it as an expert beside the centroids, with the priors of those that are off", () => {
-    const { experts, request } = automaticMixture(off, set, { tokens: 64 });
-    expect(idsOf({ experts })).toEqual(["c1", "static"]);
-    const { base, fixed, adapters } = priorsOf(off.slice(0, 3), true, defaultCalibration);
-    expect(request).toMatchObject({
-      base,
-      adapters: [
-        { centroidId: "c1", weight: adapters[0] },
-        { centroidId: "static", weight: fixed },
-      ],
-    });
-    expect(mixtureSchema.parse(request)).toEqual(request);
+test("a mixture by evidence leaves the prior of centroids that are off to the base, and is the base alone where the nearest are off", () => {
+  const without = (...off: number[]) =>
+    automaticMixture(
+      nearest.map((one, k) => ({ ...one, isOff: off.includes(k) })),
+      {},
+      { tokens: 64 },
+    );
+  const all = without().request;
+  const { experts: on, request: some } = without(0, 2);
+  expect(on.map(({ id }) => id)).toEqual(["c1"]);
+  expect(some.adapters).toEqual([all.adapters[1]]);
+  expect(some.base).toBeCloseTo(1 - all.adapters[1].weight, 12);
+  const { experts, request } = without(0, 1, 2);
+  expect([experts, request.base, request.adapters]).toEqual([[], 1, []]);
+});
+
+test("a mixture by evidence of a chat goes by the tokens of its messages", () => {
+  const spans: [number, number][] = [
+    [3, 7],
+    [9, 60],
+  ];
+  expect(evidenceCount({ tokens: 64, spans })).toBe(55);
+  expect(evidenceCount({ tokens: 10, spans })).toBe(5);
+  const short = automaticMixture(nearest, {}, { tokens: 100, spans: [[3, 7]] });
+  expect(short.request.evidence).toMatchObject({ tokens: 100, spans: [[3, 7]] });
+});
+
+const evidence = { tokens: 64 };
+
+test("a mixture of listed experts without weights is by evidence, its adapters equally likely before, the base as calibrated", () => {
+  const { mode, request } = listedMixture(list(["base"], [nearest[3]], [nearest[1]]), {}, evidence);
+  expect(mode).toBe("evidence");
+  const { base } = defaultCalibration;
+  expect(request).toMatchObject({ base, evidence: { tokens: 64, floor: defaultCalibration.floor } });
+  // The nearest first.
+  const weight = (1 - base) / 2;
+  expect(request.adapters).toEqual([
+    { centroidId: "c1", weight },
+    { centroidId: "c3", weight },
+  ]);
+  const alone = listedMixture(list(["base"]), {}, evidence);
+  expect(alone.request).toMatchObject({ base: 1, adapters: [], evidence: { tokens: 64 } });
+  const without = listedMixture(list([nearest[0]], [nearest[1]]), {}, evidence);
+  expect(without.request).toMatchObject({ base: 0, evidence: { floor: defaultCalibration.floor } });
+});
+
+test("a mixture of listed experts with weights is fixed: in proportion, without evidence", () => {
+  const { mode, request } = listedMixture(list(["base", 1], [nearest[0], 3]), {}, evidence);
+  expect([mode, request]).toEqual(["fixed", { base: 0.25, adapters: [{ centroidId: "c0", weight: 0.75 }] }]);
+});
+
+test("a mixture of listed experts counts an adapter that is off as the base, and puts a tenant's own first", () => {
+  const off = { ...nearest[0], isOff: true };
+  const fixed = listedMixture(list([off, 1], [nearest[1], 2], [own("legal", 0.1), 1]), {}, evidence);
+  expect(fixed.request).toEqual({
+    base: 0.25,
+    adapters: [
+      { adapterHash: "a".repeat(64), weight: 0.25 },
+      { centroidId: "c1", weight: 0.5 },
+    ],
   });
+  expect(idsOf(fixed)).toEqual(["legal", "c1"]);
+  const weighed = listedMixture(list(["base"], [off], [nearest[1]]), {}, evidence);
+  const ofEach = (1 - defaultCalibration.base) / 2;
+  expect(weighed.request).toMatchObject({ base: 1 - ofEach, adapters: [{ centroidId: "c1", weight: ofEach }] });
+});
 
-  test("serves it for a centroid that is off, once, and the base for an own adapter that is", () => {
-    const [fixed] = [staticCandidate(set)!];
-    expect([servedFor(off[0], set), servedFor(off[1], set)]).toEqual([fixed, off[1]]);
-    const mine = { ...own("legal", 0.1), isOff: true };
-    expect([servedFor(mine, set), servedFor(off[0], {})]).toEqual([null, null]);
-    const listed = listedMixture(list([off[0], 1], [fixed, 2], [off[1], 1], [mine, 4]), set, { tokens: 64 });
-    expect(listed.request).toEqual({
-      base: 0.5,
-      adapters: [
-        { centroidId: "c1", weight: 0.125 },
-        { centroidId: "static", weight: 0.375 },
-      ],
-    });
+const set = { static: { gain: null } };
+const off = nearest.map((one, k) => ({ ...one, isOff: k !== 1 }));
+
+test("a set with a static adapter has it as an expert beside the centroids, with the priors of those that are off", () => {
+  const { experts, request } = automaticMixture(off, set, { tokens: 64 });
+  expect(idsOf({ experts })).toEqual(["c1", "static"]);
+  const { base, fixed, adapters } = priorsOf(off.slice(0, 3), true, defaultCalibration);
+  expect(request).toMatchObject({
+    base,
+    adapters: [
+      { centroidId: "c1", weight: adapters[0] },
+      { centroidId: "static", weight: fixed },
+    ],
+  });
+  expect(mixtureSchema.parse(request)).toEqual(request);
+});
+
+test("a set with a static adapter serves it for a centroid that is off, once, and the base for an own adapter that is", () => {
+  const [fixed] = [staticCandidate(set)!];
+  expect([servedFor(off[0], set), servedFor(off[1], set)]).toEqual([fixed, off[1]]);
+  const mine = { ...own("legal", 0.1), isOff: true };
+  expect([servedFor(mine, set), servedFor(off[0], {})]).toEqual([null, null]);
+  const listed = listedMixture(list([off[0], 1], [fixed, 2], [off[1], 1], [mine, 4]), set, { tokens: 64 });
+  expect(listed.request).toEqual({
+    base: 0.5,
+    adapters: [
+      { centroidId: "c1", weight: 0.125 },
+      { centroidId: "static", weight: 0.375 },
+    ],
   });
 });
 

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { Quota, reservationMs } from "../../../edge/tenants/quota.ts";
 import type { TenantLimits } from "../../../shared/contracts/tenants.ts";
 
@@ -21,192 +21,158 @@ function reserve(quota: Quota, id: string, limits: Partial<TenantLimits>, nowMs 
   return reserved;
 }
 
-describe("Quota", () => {
-  test("lets exactly as many requests of a burst pass as a minute may have, and says when there is room again", () => {
+test("lets exactly as many requests of a burst pass as a minute may have, and says when there is room again", () => {
+  const quota = new Quota();
+  const decisions = Array.from({ length: 500 }, (_, i) =>
+    reserve(quota, `r${i}`, { requestsPerMinute: 100 }, startMs + i),
+  );
+  expect(decisions.filter(({ refusal }) => !refusal)).toHaveLength(100);
+  expect(decisions[99].requests).toEqual({ limit: 100, remaining: 0, resetMs: 61_000 - 99 });
+  expect(decisions[499].refusal).toEqual({
+    limit: "requestsPerMinute",
+    maximum: 100,
+    used: 100,
+    requested: 1,
+    retryAfterMs: 61_000 - 499,
+  });
+  expect(reserve(quota, "early", { requestsPerMinute: 100 }, startMs + 60_999).refusal).not.toBeNull();
+  expect(reserve(quota, "on time", { requestsPerMinute: 100 }, startMs + 61_000).refusal).toBeNull();
+});
+
+test("says that a request which is larger than the limit never fits", () => {
+  const limits = { tokensPerMinute: 100, tokensPerMonth: 1000 };
+  expect(reserve(new Quota(), "a", limits, startMs, 101).refusal).toMatchObject({
+    limit: "tokensPerMinute",
+    requested: 101,
+    retryAfterMs: null,
+  });
+  expect(reserve(new Quota(), "a", limits, startMs, 1001).refusal).toMatchObject({
+    limit: "tokensPerMonth",
+    retryAfterMs: null,
+  });
+});
+
+test("counts what runs until it is settled, or its lease is over", () => {
+  const quota = new Quota();
+  const limits = { concurrentRequests: 2 };
+  for (const id of ["a", "b"]) expect(reserve(quota, id, limits).refusal).toBeNull();
+  expect(reserve(quota, "c", limits).refusal).toMatchObject({ limit: "concurrentRequests", used: 2, maximum: 2 });
+  quota.settle("a", 1, startMs);
+  expect(reserve(quota, "d", limits).refusal).toBeNull();
+  quota.renew("b", startMs + reservationMs - 1);
+  // d's isolate is gone, b's has said that it is not.
+  expect(reserve(quota, "e", limits, startMs + reservationMs).refusal).toBeNull();
+  expect(reserve(quota, "f", limits, startMs + reservationMs).refusal).not.toBeNull();
+});
+
+test("tells whether a request that is to be renewed still runs", () => {
+  const quota = new Quota();
+  reserve(quota, "a", { concurrentRequests: 2 });
+  expect(quota.renew("a", startMs)).toBe(true);
+  quota.settle("a", 1, startMs);
+  expect([quota.renew("a", startMs), quota.renew("unknown", startMs)]).toEqual([false, false]);
+});
+
+test("counts a request that is admitted, whatever becomes of it, and gives back its place", () => {
+  const quota = new Quota();
+  const limits = { requestsPerMinute: 2, tokensPerMinute: 10, concurrentRequests: 1 };
+  expect(reserve(quota, "too large", limits, startMs, 11).refusal).toMatchObject({ limit: "tokensPerMinute" });
+  expect(quota.admit("read", { ...none, ...limits }, startMs)).toMatchObject({
+    refusal: null,
+    requests: { remaining: 0 },
+  });
+  expect(reserve(quota, "b", limits).refusal).toMatchObject({ limit: "requestsPerMinute", used: 2 });
+  quota.settle("read", 0, startMs);
+  expect(quota.state.open).toEqual([]);
+  expect(quota.state.seconds.map(([, second]) => second)).toEqual([{ requests: 2, tokens: 0 }]);
+});
+
+test("refuses every request once a month's tokens are used up, and only then", () => {
+  const quota = new Quota();
+  const limits = { ...none, tokensPerMonth: 100 };
+  expect(quota.admit("a", limits, startMs).refusal).toBeNull();
+  expect(quota.reserve("a", 100, limits, startMs).refusal).toBeNull();
+  // What is reserved may come back.
+  expect(quota.admit("b", limits, startMs).refusal).toBeNull();
+  expect(quota.reserve("b", 1, limits, startMs).refusal).toMatchObject({ limit: "tokensPerMonth", used: 100 });
+  quota.settle("a", 100, startMs);
+  const retryAfterMs = Date.UTC(2026, 11) - startMs;
+  expect(quota.admit("c", limits, startMs).refusal).toMatchObject({ used: 100, maximum: 100, retryAfterMs });
+  expect(quota.admit("c", limits, startMs + retryAfterMs).refusal).toBeNull();
+  const never = { ...none, tokensPerMonth: 0 };
+  expect(new Quota().admit("d", never, startMs).refusal).toMatchObject({ maximum: 0, retryAfterMs: null });
+});
+
+test("counts what comes without a reservation, or after its lease", () => {
+  const quota = new Quota();
+  quota.settle("unlimited", 70, startMs);
+  expect(reserve(quota, "a", { tokensPerMonth: 100 }, startMs, 31).refusal).toMatchObject({ used: 70 });
+  expect(reserve(quota, "a", { tokensPerMinute: 100 }, startMs, 31).refusal).toMatchObject({ used: 70 });
+});
+
+test("counts in the minute, too, what is used of a request that was released before", () => {
+  const quota = new Quota();
+  const limits = { tokensPerMinute: 100, concurrentRequests: 1 };
+  reserve(quota, "left", limits, startMs, 100);
+  quota.settle("left", 0, startMs + 1000, false);
+  expect(quota.state).toMatchObject({ open: [], seconds: [[expect.any(Number), { tokens: 0 }]] });
+  expect(quota.settle("left", 90, startMs + 2000)).toBe(true);
+  expect(quota.settle("left", 90, startMs + 2000)).toBe(false);
+  expect(reserve(quota, "next", limits, startMs + 2000, 11).refusal).toMatchObject({ used: 90 });
+  // It was used at the end, not when it was reserved.
+  expect(reserve(quota, "later", limits, startMs + 62_999, 11).refusal).not.toBeNull();
+  expect(reserve(quota, "on time", limits, startMs + 63_000, 11).refusal).toBeNull();
+});
+
+test("over any sequence of events: no 60 seconds and no moment hold more than the limits, and nothing is refused in vain", () => {
+  const limits = { requestsPerMinute: 5, tokensPerMinute: 40, concurrentRequests: 3, tokensPerMonth: 400 };
+  const event = fc.oneof(
+    fc.record({ type: fc.constant("ask" as const), tokens: fc.integer({ min: 1, max: 30 }) }),
+    fc.record({ type: fc.constant("settle" as const), pick: fc.nat(), share: fc.integer({ min: 0, max: 10 }) }),
+    fc.record({ type: fc.constant("pass" as const), ms: fc.integer({ min: 1, max: 30_000 }) }),
+  );
+  const property = fc.property(fc.array(event, { maxLength: 120 }), (events) => {
     const quota = new Quota();
-    const decisions = Array.from({ length: 500 }, (_, i) =>
-      reserve(quota, `r${i}`, { requestsPerMinute: 100 }, startMs + i),
-    );
-    expect(decisions.filter(({ refusal }) => !refusal)).toHaveLength(100);
-    expect(decisions[99].requests).toEqual({ limit: 100, remaining: 0, resetMs: 61_000 - 99 });
-    expect(decisions[499].refusal).toEqual({
-      limit: "requestsPerMinute",
-      maximum: 100,
-      used: 100,
-      requested: 1,
-      retryAfterMs: 61_000 - 499,
-    });
-    expect(reserve(quota, "early", { requestsPerMinute: 100 }, startMs + 60_999).refusal).not.toBeNull();
-    expect(reserve(quota, "on time", { requestsPerMinute: 100 }, startMs + 61_000).refusal).toBeNull();
-  });
-
-  test("reserves what a request may come to, and gives back what it did not use", () => {
-    const quota = new Quota();
-    const limits = { tokensPerMinute: 100 };
-    expect(reserve(quota, "a", limits, startMs, 80).tokens).toMatchObject({ remaining: 20 });
-    expect(reserve(quota, "b", limits, startMs, 30).refusal).toMatchObject({ limit: "tokensPerMinute", used: 80 });
-    quota.settle("a", 10, startMs + 5);
-    expect(reserve(quota, "c", limits, startMs + 6, 90).tokens).toMatchObject({ remaining: 0 });
-  });
-
-  test("says that a request which is larger than the limit never fits", () => {
-    const limits = { tokensPerMinute: 100, tokensPerMonth: 1000 };
-    expect(reserve(new Quota(), "a", limits, startMs, 101).refusal).toMatchObject({
-      limit: "tokensPerMinute",
-      requested: 101,
-      retryAfterMs: null,
-    });
-    expect(reserve(new Quota(), "a", limits, startMs, 1001).refusal).toMatchObject({
-      limit: "tokensPerMonth",
-      retryAfterMs: null,
-    });
-  });
-
-  test("counts what runs until it is settled, or its lease is over", () => {
-    const quota = new Quota();
-    const limits = { concurrentRequests: 2 };
-    for (const id of ["a", "b"]) expect(reserve(quota, id, limits).refusal).toBeNull();
-    expect(reserve(quota, "c", limits).refusal).toMatchObject({ limit: "concurrentRequests", used: 2, maximum: 2 });
-    quota.settle("a", 1, startMs);
-    expect(reserve(quota, "d", limits).refusal).toBeNull();
-    quota.renew("b", startMs + reservationMs - 1);
-    // d's isolate is gone, b's has said that it is not.
-    expect(reserve(quota, "e", limits, startMs + reservationMs).refusal).toBeNull();
-    expect(reserve(quota, "f", limits, startMs + reservationMs).refusal).not.toBeNull();
-  });
-
-  test("tells whether a request that is to be renewed still runs", () => {
-    const quota = new Quota();
-    reserve(quota, "a", { concurrentRequests: 2 });
-    expect(quota.renew("a", startMs)).toBe(true);
-    quota.settle("a", 1, startMs);
-    expect([quota.renew("a", startMs), quota.renew("unknown", startMs)]).toEqual([false, false]);
-  });
-
-  test("holds a month's budget, with what is running counted, until the month is over", () => {
-    const quota = new Quota();
-    const limits = { tokensPerMonth: 100 };
-    reserve(quota, "a", limits, startMs, 60);
-    expect(reserve(quota, "b", limits, startMs, 60).refusal).toMatchObject({ limit: "tokensPerMonth", used: 60 });
-    quota.settle("a", 50, startMs);
-    expect(reserve(quota, "c", limits, startMs, 51).refusal).toMatchObject({
-      used: 50,
-      retryAfterMs: Date.UTC(2026, 11) - startMs,
-    });
-    expect(reserve(quota, "d", limits, Date.UTC(2026, 11), 100).refusal).toBeNull();
-  });
-
-  test("counts a request that is admitted, whatever becomes of it, and gives back its place", () => {
-    const quota = new Quota();
-    const limits = { requestsPerMinute: 2, tokensPerMinute: 10, concurrentRequests: 1 };
-    expect(reserve(quota, "too large", limits, startMs, 11).refusal).toMatchObject({ limit: "tokensPerMinute" });
-    expect(quota.admit("read", { ...none, ...limits }, startMs)).toMatchObject({
-      refusal: null,
-      requests: { remaining: 0 },
-    });
-    expect(reserve(quota, "b", limits).refusal).toMatchObject({ limit: "requestsPerMinute", used: 2 });
-    quota.settle("read", 0, startMs);
-    expect(quota.state.open).toEqual([]);
-    expect(quota.state.seconds.map(([, second]) => second)).toEqual([{ requests: 2, tokens: 0 }]);
-  });
-
-  test("refuses every request once a month's tokens are used up, and only then", () => {
-    const quota = new Quota();
-    const limits = { ...none, tokensPerMonth: 100 };
-    expect(quota.admit("a", limits, startMs).refusal).toBeNull();
-    expect(quota.reserve("a", 100, limits, startMs).refusal).toBeNull();
-    // What is reserved may come back.
-    expect(quota.admit("b", limits, startMs).refusal).toBeNull();
-    expect(quota.reserve("b", 1, limits, startMs).refusal).toMatchObject({ limit: "tokensPerMonth", used: 100 });
-    quota.settle("a", 100, startMs);
-    const retryAfterMs = Date.UTC(2026, 11) - startMs;
-    expect(quota.admit("c", limits, startMs).refusal).toMatchObject({ used: 100, maximum: 100, retryAfterMs });
-    expect(quota.admit("c", limits, startMs + retryAfterMs).refusal).toBeNull();
-    const never = { ...none, tokensPerMonth: 0 };
-    expect(new Quota().admit("d", never, startMs).refusal).toMatchObject({ maximum: 0, retryAfterMs: null });
-  });
-
-  test("counts what comes without a reservation, or after its lease", () => {
-    const quota = new Quota();
-    quota.settle("unlimited", 70, startMs);
-    expect(reserve(quota, "a", { tokensPerMonth: 100 }, startMs, 31).refusal).toMatchObject({ used: 70 });
-    expect(reserve(quota, "a", { tokensPerMinute: 100 }, startMs, 31).refusal).toMatchObject({ used: 70 });
-  });
-
-  test("counts in the minute, too, what is used of a request that was released before", () => {
-    const quota = new Quota();
-    const limits = { tokensPerMinute: 100, concurrentRequests: 1 };
-    reserve(quota, "left", limits, startMs, 100);
-    quota.settle("left", 0, startMs + 1000, false);
-    expect(quota.state).toMatchObject({ open: [], seconds: [[expect.any(Number), { tokens: 0 }]] });
-    expect(quota.settle("left", 90, startMs + 2000)).toBe(true);
-    expect(quota.settle("left", 90, startMs + 2000)).toBe(false);
-    expect(reserve(quota, "next", limits, startMs + 2000, 11).refusal).toMatchObject({ used: 90 });
-    // It was used at the end, not when it was reserved.
-    expect(reserve(quota, "later", limits, startMs + 62_999, 11).refusal).not.toBeNull();
-    expect(reserve(quota, "on time", limits, startMs + 63_000, 11).refusal).toBeNull();
-  });
-
-  test("is the same after it was stored", () => {
-    const quota = new Quota();
-    const limits = { requestsPerMinute: 3, concurrentRequests: 2 };
-    for (const id of ["a", "b"]) reserve(quota, id, limits);
-    quota.settle("a", 5, startMs);
-    const again = new Quota(JSON.parse(JSON.stringify(quota.state)));
-    expect(reserve(again, "c", limits)).toEqual(reserve(quota, "c", limits));
-    expect(again.state).toEqual(quota.state);
-  });
-
-  test("over any sequence of events: no 60 seconds and no moment hold more than the limits, and nothing is refused in vain", () => {
-    const limits = { requestsPerMinute: 5, tokensPerMinute: 40, concurrentRequests: 3, tokensPerMonth: 400 };
-    const event = fc.oneof(
-      fc.record({ type: fc.constant("ask" as const), tokens: fc.integer({ min: 1, max: 30 }) }),
-      fc.record({ type: fc.constant("settle" as const), pick: fc.nat(), share: fc.integer({ min: 0, max: 10 }) }),
-      fc.record({ type: fc.constant("pass" as const), ms: fc.integer({ min: 1, max: 30_000 }) }),
-    );
-    const property = fc.property(fc.array(event, { maxLength: 120 }), (events) => {
-      const quota = new Quota();
-      let nowMs = startMs;
-      /** The model: everything granted, with what it holds now. */
-      const granted: { id: string; atMs: number; tokens: number; open: boolean }[] = [];
-      for (const [i, one] of events.entries()) {
-        const running = granted.filter(({ open, atMs }) => open && atMs + reservationMs > nowMs);
-        if (one.type === "pass") nowMs += one.ms;
-        else if (one.type === "settle" && running.length > 0) {
-          const ended = running[one.pick % running.length];
-          ended.tokens = Math.floor((ended.tokens * one.share) / 10);
-          ended.open = false;
-          quota.settle(ended.id, ended.tokens, nowMs);
-        } else if (one.type === "ask") {
-          const requests = () => quota.state.seconds.reduce((total, [, second]) => total + second.requests, 0);
-          const before = requests();
-          const { refusal } = reserve(quota, `r${i}`, limits, nowMs, one.tokens);
-          // A lease that is over frees the slot and the month, not the minute.
-          const charged = granted.filter(({ open, atMs }) => !open || atMs + reservationMs > nowMs);
-          const sum = (list: { tokens: number }[]) => list.reduce((total, { tokens }) => total + tokens, 0);
-          const within = (ms: number) => granted.filter(({ atMs }) => atMs > nowMs - ms);
-          const fits = (ms: number) =>
-            running.length < 3 &&
-            within(ms).length < 5 &&
-            sum(within(ms)) + one.tokens <= 40 &&
-            sum(charged) + one.tokens <= 400;
-          if (!refusal) {
-            expect(fits(60_000)).toBe(true);
-            granted.push({ id: `r${i}`, atMs: nowMs, tokens: one.tokens, open: true });
-          } else {
-            expect(fits(61_000)).toBe(false);
-            // One that was admitted counts, though its tokens do not fit.
-            if (requests() > before) granted.push({ id: `r${i}`, atMs: nowMs, tokens: 0, open: false });
-          }
-          // Trying again when told to works, if nothing else comes.
-          if (refusal?.retryAfterMs && refusal.limit !== "concurrentRequests") {
-            const later = new Quota(JSON.parse(JSON.stringify(quota.state)));
-            const again = reserve(later, "again", limits, nowMs + refusal.retryAfterMs, one.tokens);
-            expect(again.refusal?.limit).not.toBe(refusal.limit);
-          }
+    let nowMs = startMs;
+    /** The model: everything granted, with what it holds now. */
+    const granted: { id: string; atMs: number; tokens: number; open: boolean }[] = [];
+    for (const [i, one] of events.entries()) {
+      const running = granted.filter(({ open, atMs }) => open && atMs + reservationMs > nowMs);
+      if (one.type === "pass") nowMs += one.ms;
+      else if (one.type === "settle" && running.length > 0) {
+        const ended = running[one.pick % running.length];
+        ended.tokens = Math.floor((ended.tokens * one.share) / 10);
+        ended.open = false;
+        quota.settle(ended.id, ended.tokens, nowMs);
+      } else if (one.type === "ask") {
+        const requests = () => quota.state.seconds.reduce((total, [, second]) => total + second.requests, 0);
+        const before = requests();
+        const { refusal } = reserve(quota, `r${i}`, limits, nowMs, one.tokens);
+        // A lease that is over frees the slot and the month, not the minute.
+        const charged = granted.filter(({ open, atMs }) => !open || atMs + reservationMs > nowMs);
+        const sum = (list: { tokens: number }[]) => list.reduce((total, { tokens }) => total + tokens, 0);
+        const within = (ms: number) => granted.filter(({ atMs }) => atMs > nowMs - ms);
+        const fits = (ms: number) =>
+          running.length < 3 &&
+          within(ms).length < 5 &&
+          sum(within(ms)) + one.tokens <= 40 &&
+          sum(charged) + one.tokens <= 400;
+        if (!refusal) {
+          expect(fits(60_000)).toBe(true);
+          granted.push({ id: `r${i}`, atMs: nowMs, tokens: one.tokens, open: true });
+        } else {
+          expect(fits(61_000)).toBe(false);
+          // One that was admitted counts, though its tokens do not fit.
+          if (requests() > before) granted.push({ id: `r${i}`, atMs: nowMs, tokens: 0, open: false });
+        }
+        // Trying again when told to works, if nothing else comes.
+        if (refusal?.retryAfterMs && refusal.limit !== "concurrentRequests") {
+          const later = new Quota(JSON.parse(JSON.stringify(quota.state)));
+          const again = reserve(later, "again", limits, nowMs + refusal.retryAfterMs, one.tokens);
+          expect(again.refusal?.limit).not.toBe(refusal.limit);
         }
       }
-    });
-    fc.assert(property, { numRuns: 500 }); // a failure prints its seed
+    }
   });
+  fc.assert(property, { numRuns: 500 }); // a failure prints its seed
 });

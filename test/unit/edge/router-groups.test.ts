@@ -1,6 +1,6 @@
 /** The router over addresses that lead to several processes, and over backends of several regions. */
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { type BackendAddress, parseAddresses, urlOf } from "../../../edge/dispatch/addresses.ts";
 import type { Backend } from "../../../edge/dispatch/backend-group.ts";
 import { type Route, Router, roundTripMs } from "../../../edge/dispatch/router.ts";
@@ -12,250 +12,244 @@ const none: ReadonlySet<string> = new Set();
 const route = (centroidId: string, rest: Partial<Route> = {}): Route => ({ manifestHash: hash, centroidId, ...rest });
 const { namedCallsInRow, processTtlMs, processesPerAddress } = routingLimits;
 
-describe("one address of several processes", () => {
-  const url = "http://{name}.a";
-  const newRouter = () => new Router([{ url, region: null }]);
-  const choose = (router: Router, key = "c1", tried = none, nowMs = 0) =>
-    router.choose(route(key), tried, nowMs)?.backend ?? null;
-  /** A router that has heard of these processes. */
-  function knowing(...names: string[]): { router: Router; any: Backend; processes: Backend[] } {
-    const router = newRouter();
-    const any = choose(router)!;
-    return { router, any, processes: names.map((name) => any.group.recordAnswer(any, name, 0)) };
+const url = "http://{name}.a";
+const newRouter = () => new Router([{ url, region: null }]);
+const choose = (router: Router, key = "c1", tried = none, nowMs = 0) =>
+  router.choose(route(key), tried, nowMs)?.backend ?? null;
+/** A router that has heard of these processes. */
+function knowing(...names: string[]): { router: Router; any: Backend; processes: Backend[] } {
+  const router = newRouter();
+  const any = choose(router)!;
+  return { router, any, processes: names.map((name) => any.group.recordAnswer(any, name, 0)) };
+}
+
+test("one address of several processes is called without a name until two processes are known; then each key has a process of its own", () => {
+  const { router, any } = knowing("p0");
+  expect([any.id, any.name, choose(router)]).toEqual([url, null, any]);
+  any.group.recordAnswer(any, "p1", 0);
+  const keys = Array.from({ length: 40 }, (_, i) => `c${i}`);
+  const names = keys.map((key) => choose(router, key)!.name);
+  expect(new Set(names)).toEqual(new Set(["p0", "p1"]));
+  expect(keys.map((key) => choose(router, key)!.name)).toEqual(names);
+});
+
+test("one address of several processes is called without a name at times, and so a new process is found", () => {
+  const { router, any } = knowing("p0", "p1");
+  const sent = Array.from({ length: 2 * (namedCallsInRow + 1) }, () => {
+    const backend = choose(router)!;
+    backend.recordSent(0);
+    return backend;
+  });
+  expect(sent.filter((backend) => backend === any)).toHaveLength(2);
+  expect(sent[namedCallsInRow]).toBe(any);
+});
+
+test("one address of several processes keeps its other processes where one is ejected, and is unfit when all are", () => {
+  const { router, any, processes } = knowing("p0", "p1", "p2");
+  processes[0].health.recordFailure(true, 0);
+  for (let i = 0; i < 40; i++) expect(choose(router, `c${i}`)).not.toBe(processes[0]);
+  for (const process of processes.slice(1)) process.health.recordFailure(true, 0);
+  expect(router.choose(route("c1"), none, 0)).toEqual({ backend: any, isFit: false });
+  expect(router.takeProbes(routingLimits.ejectionMs)).toEqual(processes);
+  processes[2].group.recordProbe(processes[2], true, 1000);
+  expect(router.choose(route("c1"), none, 1000)).toMatchObject({ isFit: true });
+});
+
+test("one address of several processes is retried at each other process by name, then no more", () => {
+  const { router, any, processes } = knowing("p0", "p1", "p2");
+  const tried = new Set([processes[0].id]);
+  const found: (Backend | null)[] = [];
+  for (let next = choose(router, "c1", tried); next; next = choose(router, "c1", tried)) {
+    found.push(next);
+    tried.add(next.id);
   }
+  expect(found).not.toContain(any);
+  expect(new Set(found)).toEqual(new Set(processes.slice(1)));
+});
 
-  test("is called without a name until two processes are known; then each key has a process of its own", () => {
-    const { router, any } = knowing("p0");
-    expect([any.id, any.name, choose(router)]).toEqual([url, null, any]);
-    any.group.recordAnswer(any, "p1", 0);
-    const keys = Array.from({ length: 40 }, (_, i) => `c${i}`);
-    const names = keys.map((key) => choose(router, key)!.name);
-    expect(new Set(names)).toEqual(new Set(["p0", "p1"]));
-    expect(keys.map((key) => choose(router, key)!.name)).toEqual(names);
-  });
+test("one address of several processes of one known process is retried at any, until that leads to a process that was tried", () => {
+  const { router, any, processes } = knowing("p0");
+  expect(choose(router, "c1", new Set([processes[0].id]))).toBe(any);
+  expect(choose(router, "c1", new Set([processes[0].id, any.id]))).toBeNull();
+});
 
-  test("is called without a name at times, and so a new process is found", () => {
-    const { router, any } = knowing("p0", "p1");
-    const sent = Array.from({ length: 2 * (namedCallsInRow + 1) }, () => {
-      const backend = choose(router)!;
-      backend.recordSent(0);
-      return backend;
-    });
-    expect(sent.filter((backend) => backend === any)).toHaveLength(2);
-    expect(sent[namedCallsInRow]).toBe(any);
-  });
+test("one address of several processes is one process if its URL has no place for a name, whatever name that gives", () => {
+  const router = new Router([{ url: "http://a", region: null }]);
+  const one = choose(router)!;
+  for (const name of ["p0", "p1"]) expect(one.group.recordAnswer(one, name, 0)).toBe(one);
+  expect(choose(router)).toBe(one);
+  expect(choose(router, "c1", new Set([one.id]))).toBeNull();
+});
 
-  test("keeps its other processes where one is ejected, and is unfit when all are", () => {
-    const { router, any, processes } = knowing("p0", "p1", "p2");
-    processes[0].health.recordFailure(true, 0);
-    for (let i = 0; i < 40; i++) expect(choose(router, `c${i}`)).not.toBe(processes[0]);
-    for (const process of processes.slice(1)) process.health.recordFailure(true, 0);
-    expect(router.choose(route("c1"), none, 0)).toEqual({ backend: any, isFit: false });
-    expect(router.takeProbes(routingLimits.ejectionMs)).toEqual(processes);
-    processes[2].group.recordProbe(processes[2], true, 1000);
-    expect(router.choose(route("c1"), none, 1000)).toMatchObject({ isFit: true });
-  });
-
-  test("is retried at each other process by name, then no more", () => {
-    const { router, any, processes } = knowing("p0", "p1", "p2");
-    const tried = new Set([processes[0].id]);
-    const found: (Backend | null)[] = [];
-    for (let next = choose(router, "c1", tried); next; next = choose(router, "c1", tried)) {
-      found.push(next);
-      tried.add(next.id);
-    }
-    expect(found).not.toContain(any);
-    expect(new Set(found)).toEqual(new Set(processes.slice(1)));
-  });
-
-  test("of one known process is retried at any, until that leads to a process that was tried", () => {
-    const { router, any, processes } = knowing("p0");
-    expect(choose(router, "c1", new Set([processes[0].id]))).toBe(any);
-    expect(choose(router, "c1", new Set([processes[0].id, any.id]))).toBeNull();
-  });
-
-  test("is one process if its URL has no place for a name, whatever name that gives", () => {
-    const router = new Router([{ url: "http://a", region: null }]);
-    const one = choose(router)!;
-    for (const name of ["p0", "p1"]) expect(one.group.recordAnswer(one, name, 0)).toBe(one);
-    expect(choose(router)).toBe(one);
-    expect(choose(router, "c1", new Set([one.id]))).toBeNull();
-  });
-
-  test("is passed by at the process that refused a manifest or numerics, not at the others", () => {
-    const { router, processes } = knowing("p0", "p1");
-    processes[0].health.recordMismatch(hash, 0);
-    for (let i = 0; i < 20; i++) expect(choose(router, `c${i}`)).toBe(processes[1]);
-    expect(router.choose({ ...route("c1"), manifestHash: "b".repeat(64) }, new Set([processes[1].id]), 0)).toEqual({
-      backend: processes[0],
-      isFit: true,
-    });
-  });
-
-  test("forgets a process that is gone, and remembers a bounded number", () => {
-    const { router, any } = knowing("p0", "p1");
-    expect(choose(router, "c1", none, processTtlMs)!.name).not.toBeNull();
-    expect(choose(router, "c1", none, processTtlMs + 1)).toBe(any);
-    const many = Array.from({ length: 3 * processesPerAddress }, (_, i) => any.group.recordAnswer(any, `q${i}`, i));
-    const lost = many.filter((process) => any.group.recordAnswer(any, process.name!, 1000) !== process);
-    expect(many.length - lost.length).toBeLessThanOrEqual(processesPerAddress);
-  });
-
-  test("counts the load of each process, and of all for a call without a name", () => {
-    const { router, any, processes } = knowing("p0", "p1");
-    any.recordSent(4);
-    any.recordAnswered(4);
-    any.load.own -= 4;
-    processes[0].load.own += 4;
-    const sharesAt = (nowMs: number) => [...processes, any].map((one) => router.shareOf(one, nowMs));
-    expect(sharesAt(0)).toEqual([4 / 32, 0, 4 / 64]);
-    // Others have 8 more sequences at the second, and its slots are its own.
-    processes[1].load.recordReport({ sequences: 8, slots: 16 }, 0);
-    expect(sharesAt(0)).toEqual([4 / 32, 8 / 16, 12 / 48]);
-    expect(sharesAt(routingLimits.reportHalfLifeMs)).toEqual([4 / 32, 4 / 16, 8 / 48]);
+test("one address of several processes is passed by at the process that refused a manifest or numerics, not at the others", () => {
+  const { router, processes } = knowing("p0", "p1");
+  processes[0].health.recordMismatch(hash, 0);
+  for (let i = 0; i < 20; i++) expect(choose(router, `c${i}`)).toBe(processes[1]);
+  expect(router.choose({ ...route("c1"), manifestHash: "b".repeat(64) }, new Set([processes[1].id]), 0)).toEqual({
+    backend: processes[0],
+    isFit: true,
   });
 });
 
-describe("backends of several regions", () => {
-  const addressOf = (region: Region): BackendAddress => ({ url: `https://{name}.${region}`, region });
-  const everywhere = regions.map(addressOf);
-  const regionsInOrder = (from: Region | null, addresses = everywhere) => {
-    const router = new Router(addresses, from);
-    const tried = new Set<string>();
-    const order: (Region | null)[] = [];
-    for (;;) {
-      const choice = router.choose(route("c1"), tried, 0);
-      if (!choice) return order;
-      order.push(choice.backend.address.region);
-      tried.add(choice.backend.id);
+test("one address of several processes forgets a process that is gone, and remembers a bounded number", () => {
+  const { router, any } = knowing("p0", "p1");
+  expect(choose(router, "c1", none, processTtlMs)!.name).not.toBeNull();
+  expect(choose(router, "c1", none, processTtlMs + 1)).toBe(any);
+  const many = Array.from({ length: 3 * processesPerAddress }, (_, i) => any.group.recordAnswer(any, `q${i}`, i));
+  const lost = many.filter((process) => any.group.recordAnswer(any, process.name!, 1000) !== process);
+  expect(many.length - lost.length).toBeLessThanOrEqual(processesPerAddress);
+});
+
+test("one address of several processes counts the load of each process, and of all for a call without a name", () => {
+  const { router, any, processes } = knowing("p0", "p1");
+  any.recordSent(4);
+  any.recordAnswered(4);
+  any.load.own -= 4;
+  processes[0].load.own += 4;
+  const sharesAt = (nowMs: number) => [...processes, any].map((one) => router.shareOf(one, nowMs));
+  expect(sharesAt(0)).toEqual([4 / 32, 0, 4 / 64]);
+  // Others have 8 more sequences at the second, and its slots are its own.
+  processes[1].load.recordReport({ sequences: 8, slots: 16 }, 0);
+  expect(sharesAt(0)).toEqual([4 / 32, 8 / 16, 12 / 48]);
+  expect(sharesAt(routingLimits.reportHalfLifeMs)).toEqual([4 / 32, 4 / 16, 8 / 48]);
+});
+
+const addressOf = (region: Region): BackendAddress => ({ url: `https://{name}.${region}`, region });
+const everywhere = regions.map(addressOf);
+const regionsInOrder = (from: Region | null, addresses = everywhere) => {
+  const router = new Router(addresses, from);
+  const tried = new Set<string>();
+  const order: (Region | null)[] = [];
+  for (;;) {
+    const choice = router.choose(route("c1"), tried, 0);
+    if (!choice) return order;
+    order.push(choice.backend.address.region);
+    tried.add(choice.backend.id);
+  }
+};
+
+test.each<[Region, Region[]]>([
+  ["wnam", ["wnam", "enam", "weur"]],
+  ["enam", ["enam", "wnam", "weur"]],
+  ["sam", ["sam", "enam", "wnam"]],
+  ["weur", ["weur", "eeur", "me"]],
+  ["eeur", ["eeur", "weur", "me"]],
+  ["apac", ["apac", "me", "oc"]],
+  ["oc", ["oc", "apac", "wnam"]],
+  ["afr", ["afr", "weur", "eeur"]],
+  ["me", ["me", "weur", "eeur"]],
+])("backends of several regions are used from %s in the order %j, then the others", (from, nearest) => {
+  const order = regionsInOrder(from);
+  expect(order.slice(0, 3)).toEqual(nearest);
+  expect(order).toEqual(regions.toSorted((a, b) => roundTripMs(from, a) - roundTripMs(from, b)));
+});
+
+test("backends of several regions a lost region's callers go to the next one, and come back with it", () => {
+  const router = new Router(everywhere, "weur");
+  const regionAt = (nowMs: number) => router.choose(route("c1"), none, nowMs)!.backend;
+  const near = regionAt(0);
+  near.health.recordFailure(true, 0);
+  expect(regionAt(1).address.region).toBe("eeur");
+  expect(router.takeProbes(routingLimits.ejectionMs)).toEqual([near]);
+  near.group.recordProbe(near, true, 1000);
+  expect(regionAt(1000)).toBe(near);
+});
+
+test("backends of several regions spill when the load of the nearest costs more than the way to the next", () => {
+  const [near, far] = [addressOf("weur"), addressOf("enam")];
+  const router = new Router([near, far], "weur");
+  const choose = () => router.choose(route("c1"), none, 0)!.backend;
+  const first = choose();
+  const detourMs = roundTripMs("weur", "enam") - roundTripMs("weur", "weur");
+  const most = Array.from({ length: 32 }, (_, n) => n).findLast((n) => waitMs(n / 32) <= detourMs)!;
+  first.load.own += most;
+  expect(choose()).toBe(first);
+  first.load.own += 1;
+  expect(choose().address).toBe(far);
+  // Two processes there share the load.
+  first.group.recordAnswer(first, "p0", 0);
+  first.group.recordAnswer(first, "p1", 0);
+  expect(choose().address).toBe(near);
+});
+
+test("backends of several regions cells whose region is lost do not all fill the next one before its first report comes", () => {
+  const sites = regions.flatMap((region) =>
+    Array.from({ length: region === "apac" ? 4 : 2 }, (_, i) => ({ url: `https://${region}-${i}`, region })),
+  );
+  /** The largest number of sequences that one backend gets from 16 cells with 8 sequences each. */
+  const mostAtOne = (heardOfOthers: boolean) => {
+    const counts = new Map<string, number>();
+    for (let cell = 0; cell < 16; cell++) {
+      const router = new Router(sites, "apac");
+      for (let i = 0; i < 8; i++) {
+        const { backend } = router.choose(route(`c${i}`), none, 0)!;
+        backend.recordSent(1);
+        backend.recordAnswered(1);
+        if (heardOfOthers) backend.load.recordReport({ sequences: 32, slots: 128 }, 0);
+      }
+      const lost = new Set<string>();
+      for (let next = router.choose(route("c"), lost, 0); next?.backend.address.region === "apac"; ) {
+        next.backend.health.recordFailure(true, 0);
+        lost.add(next.backend.id);
+        next = router.choose(route("c"), lost, 0);
+      }
+      for (let i = 0; i < 8; i++) {
+        const { backend } = router.choose(route(`c${cell}-${i}`), none, 0)!;
+        backend.recordSent(1);
+        counts.set(backend.id, (counts.get(backend.id) ?? 0) + 1);
+      }
     }
+    return Math.max(...counts.values());
   };
-
-  test.each<[Region, Region[]]>([
-    ["wnam", ["wnam", "enam", "weur"]],
-    ["enam", ["enam", "wnam", "weur"]],
-    ["sam", ["sam", "enam", "wnam"]],
-    ["weur", ["weur", "eeur", "me"]],
-    ["eeur", ["eeur", "weur", "me"]],
-    ["apac", ["apac", "me", "oc"]],
-    ["oc", ["oc", "apac", "wnam"]],
-    ["afr", ["afr", "weur", "eeur"]],
-    ["me", ["me", "weur", "eeur"]],
-  ])("are used from %s in the order %j, then the others", (from, nearest) => {
-    const order = regionsInOrder(from);
-    expect(order.slice(0, 3)).toEqual(nearest);
-    expect(order).toEqual(regions.toSorted((a, b) => roundTripMs(from, a) - roundTripMs(from, b)));
-  });
-
-  test("a lost region's callers go to the next one, and come back with it", () => {
-    const router = new Router(everywhere, "weur");
-    const regionAt = (nowMs: number) => router.choose(route("c1"), none, nowMs)!.backend;
-    const near = regionAt(0);
-    near.health.recordFailure(true, 0);
-    expect(regionAt(1).address.region).toBe("eeur");
-    expect(router.takeProbes(routingLimits.ejectionMs)).toEqual([near]);
-    near.group.recordProbe(near, true, 1000);
-    expect(regionAt(1000)).toBe(near);
-  });
-
-  test("spill when the load of the nearest costs more than the way to the next", () => {
-    const [near, far] = [addressOf("weur"), addressOf("enam")];
-    const router = new Router([near, far], "weur");
-    const choose = () => router.choose(route("c1"), none, 0)!.backend;
-    const first = choose();
-    const detourMs = roundTripMs("weur", "enam") - roundTripMs("weur", "weur");
-    const most = Array.from({ length: 32 }, (_, n) => n).findLast((n) => waitMs(n / 32) <= detourMs)!;
-    first.load.own += most;
-    expect(choose()).toBe(first);
-    first.load.own += 1;
-    expect(choose().address).toBe(far);
-    // Two processes there share the load.
-    first.group.recordAnswer(first, "p0", 0);
-    first.group.recordAnswer(first, "p1", 0);
-    expect(choose().address).toBe(near);
-  });
-
-  test("cells whose region is lost do not all fill the next one before its first report comes", () => {
-    const sites = regions.flatMap((region) =>
-      Array.from({ length: region === "apac" ? 4 : 2 }, (_, i) => ({ url: `https://${region}-${i}`, region })),
-    );
-    /** The largest number of sequences that one backend gets from 16 cells with 8 sequences each. */
-    const mostAtOne = (heardOfOthers: boolean) => {
-      const counts = new Map<string, number>();
-      for (let cell = 0; cell < 16; cell++) {
-        const router = new Router(sites, "apac");
-        for (let i = 0; i < 8; i++) {
-          const { backend } = router.choose(route(`c${i}`), none, 0)!;
-          backend.recordSent(1);
-          backend.recordAnswered(1);
-          if (heardOfOthers) backend.load.recordReport({ sequences: 32, slots: 128 }, 0);
-        }
-        const lost = new Set<string>();
-        for (let next = router.choose(route("c"), lost, 0); next?.backend.address.region === "apac"; ) {
-          next.backend.health.recordFailure(true, 0);
-          lost.add(next.backend.id);
-          next = router.choose(route("c"), lost, 0);
-        }
-        for (let i = 0; i < 8; i++) {
-          const { backend } = router.choose(route(`c${cell}-${i}`), none, 0)!;
-          backend.recordSent(1);
-          counts.set(backend.id, (counts.get(backend.id) ?? 0) + 1);
-        }
-      }
-      return Math.max(...counts.values());
-    };
-    const [without, having] = [mostAtOne(false), mostAtOne(true)];
-    expect(having).toBeLessThan(without / 1.5);
-  });
-
-  test("a backend farther away is used only where the nearest are loaded, whoever loaded them", () => {
-    const load = fc.record({ sequences: fc.nat(150), slots: fc.constantFrom(32, 128) });
-    const loads = fc.array(load, { minLength: regions.length, maxLength: regions.length });
-    const property = fc.property(fc.constantFrom(...regions), loads, (from, reports) => {
-      const router = new Router(everywhere, from);
-      const tried = new Set<string>();
-      const all: Backend[] = [];
-      for (const _ of regions) {
-        all.push(router.choose(route("c1"), tried, 0)!.backend);
-        tried.add(all.at(-1)!.id);
-      }
-      for (const [i, backend] of all.entries()) backend.load.recordReport(reports[i], 0);
-      const wayMs = ({ address }: Backend) => roundTripMs(from, address.region);
-      const queueMs = (one: Backend) => waitMs(router.shareOf(one, 0));
-      const { backend } = router.choose(route("c1"), none, 0)!;
-      for (const nearer of all.filter((one) => wayMs(one) < wayMs(backend))) {
-        expect(queueMs(nearer)).toBeGreaterThan(wayMs(backend) - wayMs(nearer));
-        expect(router.shareOf(backend, 0)).toBeLessThan(router.shareOf(nearer, 0));
-      }
-    });
-    fc.assert(property); // a failure prints its seed
-  });
-
-  test("one without a region is near everybody, and a caller without one has them all at the same distance", () => {
-    const anywhere = { url: "https://anywhere", region: null };
-    expect(regionsInOrder("oc", [addressOf("enam"), anywhere])).toEqual([null, "enam"]);
-    const router = new Router([addressOf("enam"), addressOf("oc")]);
-    const chosen = new Set(Array.from({ length: 40 }, (_, i) => router.choose(route(`c${i}`), none, 0)!.backend.id));
-    expect(chosen.size).toBe(2);
-  });
+  const [without, having] = [mostAtOne(false), mostAtOne(true)];
+  expect(having).toBeLessThan(without / 1.5);
 });
 
-describe("addresses", () => {
-  test.each([
-    ["http://{name}.backends.svc:8788", "http://backends.svc:8788", "http://pod-0.backends.svc:8788"],
-    ["https://b.example.com/{name}", "https://b.example.com", "https://b.example.com/pod-0"],
-    ["https://b.example.com#{name}", "https://b.example.com", "https://b.example.com"],
-    ["https://b.example.com", "https://b.example.com", "https://b.example.com"],
-  ])("%s lead to any process at %s, to one at %s", (address, any, one) => {
-    expect([urlOf(address, null), urlOf(address, "pod-0")]).toEqual([any, one]);
+test("backends of several regions a backend farther away is used only where the nearest are loaded, whoever loaded them", () => {
+  const load = fc.record({ sequences: fc.nat(150), slots: fc.constantFrom(32, 128) });
+  const loads = fc.array(load, { minLength: regions.length, maxLength: regions.length });
+  const property = fc.property(fc.constantFrom(...regions), loads, (from, reports) => {
+    const router = new Router(everywhere, from);
+    const tried = new Set<string>();
+    const all: Backend[] = [];
+    for (const _ of regions) {
+      all.push(router.choose(route("c1"), tried, 0)!.backend);
+      tried.add(all.at(-1)!.id);
+    }
+    for (const [i, backend] of all.entries()) backend.load.recordReport(reports[i], 0);
+    const wayMs = ({ address }: Backend) => roundTripMs(from, address.region);
+    const queueMs = (one: Backend) => waitMs(router.shareOf(one, 0));
+    const { backend } = router.choose(route("c1"), none, 0)!;
+    for (const nearer of all.filter((one) => wayMs(one) < wayMs(backend))) {
+      expect(queueMs(nearer)).toBeGreaterThan(wayMs(backend) - wayMs(nearer));
+      expect(router.shareOf(backend, 0)).toBeLessThan(router.shareOf(nearer, 0));
+    }
   });
+  fc.assert(property); // a failure prints its seed
+});
 
-  test("are read with their regions", () => {
-    const text = " enam=https://a/ ,https://b?x=1, me=http://{name}.c:1";
-    expect(parseAddresses(text, "X")).toEqual([
-      { url: "https://a", region: "enam" },
-      { url: "https://b?x=1", region: null },
-      { url: "http://{name}.c:1", region: "me" },
-    ]);
-  });
+test("backends of several regions one without a region is near everybody, and a caller without one has them all at the same distance", () => {
+  const anywhere = { url: "https://anywhere", region: null };
+  expect(regionsInOrder("oc", [addressOf("enam"), anywhere])).toEqual([null, "enam"]);
+  const router = new Router([addressOf("enam"), addressOf("oc")]);
+  const chosen = new Set(Array.from({ length: 40 }, (_, i) => router.choose(route(`c${i}`), none, 0)!.backend.id));
+  expect(chosen.size).toBe(2);
+});
+
+test.each([
+  ["http://{name}.backends.svc:8788", "http://backends.svc:8788", "http://pod-0.backends.svc:8788"],
+  ["https://b.example.com/{name}", "https://b.example.com", "https://b.example.com/pod-0"],
+  ["https://b.example.com#{name}", "https://b.example.com", "https://b.example.com"],
+  ["https://b.example.com", "https://b.example.com", "https://b.example.com"],
+])("addresses %s lead to any process at %s, to one at %s", (address, any, one) => {
+  expect([urlOf(address, null), urlOf(address, "pod-0")]).toEqual([any, one]);
+});
+
+test("addresses are read with their regions", () => {
+  const text = " enam=https://a/ ,https://b?x=1, me=http://{name}.c:1";
+  expect(parseAddresses(text, "X")).toEqual([
+    { url: "https://a", region: "enam" },
+    { url: "https://b?x=1", region: null },
+    { url: "http://{name}.c:1", region: "me" },
+  ]);
 });

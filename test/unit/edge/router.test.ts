@@ -1,7 +1,7 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import type { Backend } from "../../../edge/dispatch/backend-group.ts";
-import { Router, rendezvousOrder } from "../../../edge/dispatch/router.ts";
+import { type Route, Router, rendezvousOrder } from "../../../edge/dispatch/router.ts";
 import { routingLimits } from "../../../edge/dispatch/routing-limits.ts";
 import { backendAt } from "../../support/scripted-backends.ts";
 import { seededRandom } from "../../support/steps.ts";
@@ -15,277 +15,258 @@ const centroids = Array.from({ length: 4000 }, (_, i) => `c${i}`);
 const addresses = (n: number) => names(n).map((url) => ({ url, region: null }));
 const names = (n: number) => Array.from({ length: n }, (_, i) => `http://10.0.0.${i + 1}:8788`);
 
-describe("rendezvousOrder", () => {
-  test("spreads the keys evenly, over first and second places", () => {
-    const backends = names(5);
-    const counts = [0, 1].map((place) => {
-      const firsts = centroids.map((key) => rendezvousOrder(key, backends)[place]);
-      return backends.map((name) => firsts.filter((first) => first === name).length);
-    });
-    // 800 expected; five standard deviations are 126.
-    for (const count of counts.flat()) expect(Math.abs(count - 800)).toBeLessThan(130);
+test("spreads the keys evenly, over first and second places", () => {
+  const backends = names(5);
+  const counts = [0, 1].map((place) => {
+    const firsts = centroids.map((key) => rendezvousOrder(key, backends)[place]);
+    return backends.map((name) => firsts.filter((first) => first === name).length);
   });
-
-  test("edges of different releases agree on it", () => {
-    const cells = ["cell-weur-0", "cell-weur-1", "cell-weur-2"];
-    expect(rendezvousOrder("acme", cells)).toEqual(["cell-weur-0", "cell-weur-2", "cell-weur-1"]);
-  });
-
-  test("a backend that goes moves only its own keys, whatever the order in the list", () => {
-    for (const key of centroids.slice(0, 500)) {
-      const order = rendezvousOrder(key, names(5));
-      expect(rendezvousOrder(key, names(5).toReversed())).toEqual(order);
-      for (const gone of names(5)) {
-        const rest = names(5).filter((name) => name !== gone);
-        expect(rendezvousOrder(key, rest)).toEqual(order.filter((name) => name !== gone));
-      }
-    }
-  });
+  // 800 expected; five standard deviations are 126.
+  for (const count of counts.flat()) expect(Math.abs(count - 800)).toBeLessThan(130);
 });
 
-describe("Router", () => {
-  test("sends a centroid where it was before, and elsewhere only over the load bound", () => {
-    const router = new Router(addresses(3));
-    const order = inOrder(router, "c1", 3);
-    const chosen = Array.from({ length: 30 }, () => {
-      const { backend } = router.choose(route("c1"), none, 0)!;
-      backend.load.own += 1;
-      return backend;
-    });
-    expect(chosen.slice(0, 8)).toEqual(Array(8).fill(order[0]));
-    const counts = order.map((name) => chosen.filter((one) => one === name).length);
-    // Less than 1.25 × 30 / 3 before the last one.
-    expect(Math.max(...counts)).toBe(13);
-    expect(counts[0]).toBeGreaterThanOrEqual(counts[2]);
-    for (const backend of chosen) backend.load.own -= 1;
-    expect(router.choose(route("c1"), none, 0)).toEqual({ backend: order[0], isFit: true });
-  });
+test("edges of different releases agree on it", () => {
+  const cells = ["cell-weur-0", "cell-weur-1", "cell-weur-2"];
+  expect(rendezvousOrder("acme", cells)).toEqual(["cell-weur-0", "cell-weur-2", "cell-weur-1"]);
+});
 
-  test("ejects after errors in a row; a completion in between forgives", () => {
-    const router = new Router(addresses(2));
-    const [first, second] = inOrder(router, "c1", 2);
-    expect([first.health.recordFailure(false, 0), first.health.recordFailure(false, 0)]).toEqual([false, false]);
-    first.recordSuccess();
-    expect([first.health.recordFailure(false, 0), first.health.recordFailure(false, 0)]).toEqual([false, false]);
-    expect(router.choose(route("c1"), none, 0)?.backend).toBe(first);
-    expect(first.health.recordFailure(false, 0)).toBe(true);
-    expect(router.choose(route("c1"), none, 0)).toEqual({ backend: second, isFit: true });
-  });
-
-  test("brings an ejected one back by a probe alone, asked once at a time; each ejection lasts twice as long", () => {
-    const router = new Router(addresses(2));
-    const [first, second] = inOrder(router, "c1", 2);
-    expect(first.health.recordFailure(true, 0)).toBe(true);
-    // The rest of what it had fails, too.
-    for (let i = 0; i < 10; i++) expect(first.health.recordFailure(true, 5)).toBe(false);
-    expect(router.takeProbes(999)).toEqual([]);
-    expect(router.takeProbes(1000)).toEqual([first]);
-    expect(router.takeProbes(1001)).toEqual([]);
-    expect(router.choose(route("c1"), none, 1001)?.backend).toBe(second);
-    first.group.recordProbe(first, false, 1100);
-    expect(router.takeProbes(3099)).toEqual([]);
-    expect(router.takeProbes(3100)).toEqual([first]);
-    first.group.recordProbe(first, false, 3100);
-    expect(router.takeProbes(7099)).toEqual([]);
-    expect(router.takeProbes(7100)).toEqual([first]);
-    first.group.recordProbe(first, true, 7100);
-    expect(router.choose(route("c1"), none, 7100)).toEqual({ backend: first, isFit: true });
-    // Ready, and failing again: nothing is forgotten until a completion comes.
-    first.health.recordFailure(true, 7200);
-    expect(router.takeProbes(15_199)).toEqual([]);
-    expect(router.takeProbes(15_200)).toEqual([first]);
-    first.group.recordProbe(first, true, 15_200);
-    first.recordSuccess();
-    first.health.recordFailure(true, 20_000);
-    expect(router.takeProbes(21_000)).toEqual([first]);
-    // The longest one is reached.
-    for (let i = 0; i < 10; i++) first.group.recordProbe(first, false, 30_000);
-    expect(first.health.ejectedUntilMs).toBe(30_000 + routingLimits.maxEjectionMs);
-  });
-
-  test("asks the unfit last, the one whose ejection ends first before the others; then nobody", () => {
-    const router = new Router(addresses(4));
-    const [a, b, c, d] = names(4).map((url) => backendAt(router, url));
-    a.health.recordFailure(true, 20);
-    b.health.recordFailure(true, 10);
-    c.health.recordMismatch(hash, 0);
-    const tried = new Set<string>();
-    const order = [];
-    for (let next = router.choose(route("c1"), tried, 30); next; next = router.choose(route("c1"), tried, 30)) {
-      order.push(next);
-      tried.add(next.backend.id);
+test("a backend that goes moves only its own keys, whatever the order in the list", () => {
+  for (const key of centroids.slice(0, 500)) {
+    const order = rendezvousOrder(key, names(5));
+    expect(rendezvousOrder(key, names(5).toReversed())).toEqual(order);
+    for (const gone of names(5)) {
+      const rest = names(5).filter((name) => name !== gone);
+      expect(rendezvousOrder(key, rest)).toEqual(order.filter((name) => name !== gone));
     }
-    expect(order).toEqual([
-      { backend: d, isFit: true },
-      { backend: b, isFit: false },
-      { backend: a, isFit: false },
-      { backend: c, isFit: false },
-    ]);
-  });
-
-  test("a backend of another manifest is passed by for that manifest alone, and for a while", () => {
-    const router = new Router(addresses(2));
-    const [first, second] = inOrder(router, "c1", 2);
-    first.health.recordMismatch(hash, 0);
-    expect(router.choose(route("c1"), none, 4999)?.backend).toBe(second);
-    expect(router.choose({ ...route("c1"), manifestHash: "b".repeat(64) }, none, 4999)?.backend).toBe(first);
-    expect(router.choose(route("c1"), none, 5000)?.backend).toBe(first);
-  });
-
-  test("a backend of other numerics is passed by for what goes on with those alone, and for a while", () => {
-    const router = new Router(addresses(2));
-    const [first, second] = inOrder(router, "c1", 2);
-    first.health.recordMismatch("cpu-int8-1", 0);
-    const goingOn = (numerics: string | null) => ({ ...route("c1"), numerics });
-    expect(router.choose(goingOn("cpu-int8-1"), none, 4999)).toEqual({ backend: second, isFit: true });
-    expect(router.choose(goingOn("cpu-int8-1"), new Set([second.id]), 4999)).toEqual({ backend: first, isFit: false });
-    for (const numerics of [null, "cpu-fp32-1"]) {
-      expect(router.choose(goingOn(numerics), none, 4999)?.backend).toBe(first);
-    }
-    expect(router.choose(goingOn("cpu-int8-1"), none, 5000)?.backend).toBe(first);
-  });
-
-  test("keeps its promises over any sequence of events", () => {
-    const event = fc.oneof(
-      { weight: 4, arbitrary: fc.record({ type: fc.constant("send" as const), centroid: fc.nat(9) }) },
-      { weight: 3, arbitrary: fc.record({ type: fc.constant("end" as const), pick: fc.nat(), ok: fc.boolean() }) },
-      { weight: 1, arbitrary: fc.record({ type: fc.constant("probe" as const), ready: fc.boolean() }) },
-      { weight: 1, arbitrary: fc.record({ type: fc.constant("pass" as const), ms: fc.nat(2000) }) },
-      {
-        weight: 2,
-        arbitrary: fc.record({
-          type: fc.constant("report" as const),
-          pick: fc.nat(),
-          sequences: fc.nat(99),
-          slots: fc.integer({ min: 1, max: 64 }),
-        }),
-      },
-    );
-    const property = fc.property(fc.integer({ min: 1, max: 5 }), fc.array(event, { maxLength: 200 }), (n, events) => {
-      const router = new Router(addresses(n));
-      const running: Backend[] = [];
-      const backends = names(n).map((url) => backendAt(router, url));
-      const ejected = new Set<Backend>();
-      const slots = new Map(backends.map((one) => [one, routingLimits.presumedSlots]));
-      const ownOf = (one: Backend) => running.filter((other) => other === one).length;
-      let nowMs = 0;
-      for (const one of events) {
-        if (one.type === "send") {
-          const choice = router.choose(route(`c${one.centroid}`), none, nowMs)!;
-          // Someone is always asked, and the unfit only where nobody is fit.
-          expect(choice.isFit).toBe(!ejected.has(choice.backend));
-          if (!choice.isFit) expect(ejected.size).toBe(n);
-          else {
-            const fit = backends.filter((one) => !ejected.has(one));
-            const total = fit.reduce((sum, one) => sum + router.shareOf(one, nowMs) * slots.get(one)!, 1);
-            const bound = (routingLimits.loadFactor * total) / fit.reduce((sum, one) => sum + slots.get(one)!, 0);
-            expect(router.shareOf(choice.backend, nowMs)).toBeLessThan(Math.max(routingLimits.freeShare, bound + 1e-9));
-          }
-          choice.backend.load.own += 1;
-          running.push(choice.backend);
-        } else if (one.type === "end" && running.length > 0) {
-          const [backend] = running.splice(one.pick % running.length, 1);
-          backend.load.own -= 1;
-          if (one.ok) backend.recordSuccess();
-          else if (backend.health.recordFailure(false, nowMs)) {
-            expect(ejected.has(backend)).toBe(false);
-            ejected.add(backend);
-          }
-        } else if (one.type === "probe") {
-          for (const backend of router.takeProbes(nowMs)) {
-            expect(ejected.has(backend)).toBe(true);
-            backend.group.recordProbe(backend, one.ready, nowMs);
-            if (one.ready) ejected.delete(backend);
-          }
-        } else if (one.type === "report") {
-          const backend = backends[one.pick % n];
-          backend.load.recordReport(one, nowMs);
-          slots.set(backend, one.slots);
-          expect(router.shareOf(backend, nowMs)).toBeCloseTo(Math.max(one.sequences, ownOf(backend)) / one.slots);
-        } else if (one.type === "pass") nowMs += one.ms;
-      }
-      // What others have there is forgotten in the end; what this router has is not.
-      for (const backend of backends) {
-        expect(router.shareOf(backend, nowMs + 1e6)).toBeCloseTo(ownOf(backend) / slots.get(backend)!);
-      }
-    });
-    fc.assert(property, { numRuns: 500 }); // a failure prints its seed
-  });
-
-  test("a backend that others have loaded is passed over, until its report is old", () => {
-    const router = new Router(addresses(2));
-    const [first, second] = inOrder(router, "c1", 2);
-    first.load.recordReport({ sequences: 16, slots: 16 }, 0);
-    expect(router.choose(route("c1"), none, 0)?.backend).toBe(second);
-    // One that reports nothing counts by what this router sent there.
-    first.load.recordReport(null, 0);
-    second.load.own += 32;
-    expect(router.choose(route("c1"), none, 0)?.backend).toBe(first);
-    second.load.own -= 32;
-    expect(router.choose(route("c1"), none, 2 * routingLimits.reportHalfLifeMs)?.backend).toBe(second);
-    expect(router.choose(route("c1"), none, 2 * routingLimits.reportHalfLifeMs + 1)?.backend).toBe(first);
-  });
-
-  interface Herd {
-    seed: number;
-    routers: number;
-    backends: number;
-    /** Sequences under way, for each backend. */
-    perBackend: number;
   }
+});
 
-  /**
-   * Routers send sequences to the same backends; `hot` of these are of one centroid. A router gets a report when so many more
-   * sequences have been sent by all: `late` of those under way. Returns the largest load of a backend by the mean.
-   */
-  function worstBalance({ seed, routers, backends, perBackend }: Herd, hot: number, late: number): number {
-    const random = seededRandom(seed);
-    const all = Array.from({ length: routers }, () => new Router(addresses(backends)));
+test("sends a centroid where it was before, and elsewhere only over the load bound", () => {
+  const router = new Router(addresses(3));
+  const order = inOrder(router, "c1", 3);
+  const chosen = Array.from({ length: 30 }, () => {
+    const { backend } = router.choose(route("c1"), none, 0)!;
+    backend.load.own += 1;
+    return backend;
+  });
+  expect(chosen.slice(0, 8)).toEqual(Array(8).fill(order[0]));
+  const counts = order.map((name) => chosen.filter((one) => one === name).length);
+  // Less than 1.25 × 30 / 3 before the last one.
+  expect(Math.max(...counts)).toBe(13);
+  expect(counts[0]).toBeGreaterThanOrEqual(counts[2]);
+  for (const backend of chosen) backend.load.own -= 1;
+  expect(router.choose(route("c1"), none, 0)).toEqual({ backend: order[0], isFit: true });
+});
+
+test("ejects after errors in a row; a completion in between forgives", () => {
+  const router = new Router(addresses(2));
+  const [first, second] = inOrder(router, "c1", 2);
+  expect([first.health.recordFailure(false, 0), first.health.recordFailure(false, 0)]).toEqual([false, false]);
+  first.recordSuccess();
+  expect([first.health.recordFailure(false, 0), first.health.recordFailure(false, 0)]).toEqual([false, false]);
+  expect(router.choose(route("c1"), none, 0)?.backend).toBe(first);
+  expect(first.health.recordFailure(false, 0)).toBe(true);
+  expect(router.choose(route("c1"), none, 0)).toEqual({ backend: second, isFit: true });
+});
+
+test("brings an ejected one back by a probe alone, asked once at a time; each ejection lasts twice as long", () => {
+  const router = new Router(addresses(2));
+  const [first, second] = inOrder(router, "c1", 2);
+  expect(first.health.recordFailure(true, 0)).toBe(true);
+  // The rest of what it had fails, too.
+  for (let i = 0; i < 10; i++) expect(first.health.recordFailure(true, 5)).toBe(false);
+  expect(router.takeProbes(999)).toEqual([]);
+  expect(router.takeProbes(1000)).toEqual([first]);
+  expect(router.takeProbes(1001)).toEqual([]);
+  expect(router.choose(route("c1"), none, 1001)?.backend).toBe(second);
+  first.group.recordProbe(first, false, 1100);
+  expect(router.takeProbes(3099)).toEqual([]);
+  expect(router.takeProbes(3100)).toEqual([first]);
+  first.group.recordProbe(first, false, 3100);
+  expect(router.takeProbes(7099)).toEqual([]);
+  expect(router.takeProbes(7100)).toEqual([first]);
+  first.group.recordProbe(first, true, 7100);
+  expect(router.choose(route("c1"), none, 7100)).toEqual({ backend: first, isFit: true });
+  // Ready, and failing again: nothing is forgotten until a completion comes.
+  first.health.recordFailure(true, 7200);
+  expect(router.takeProbes(15_199)).toEqual([]);
+  expect(router.takeProbes(15_200)).toEqual([first]);
+  first.group.recordProbe(first, true, 15_200);
+  first.recordSuccess();
+  first.health.recordFailure(true, 20_000);
+  expect(router.takeProbes(21_000)).toEqual([first]);
+  // The longest one is reached.
+  for (let i = 0; i < 10; i++) first.group.recordProbe(first, false, 30_000);
+  expect(first.health.ejectedUntilMs).toBe(30_000 + routingLimits.maxEjectionMs);
+});
+
+test("asks the unfit last, the one whose ejection ends first before the others; then nobody", () => {
+  const router = new Router(addresses(4));
+  const [a, b, c, d] = names(4).map((url) => backendAt(router, url));
+  a.health.recordFailure(true, 20);
+  b.health.recordFailure(true, 10);
+  c.health.recordMismatch(hash, 0);
+  const tried = new Set<string>();
+  const order = [];
+  for (let next = router.choose(route("c1"), tried, 30); next; next = router.choose(route("c1"), tried, 30)) {
+    order.push(next);
+    tried.add(next.backend.id);
+  }
+  expect(order).toEqual([
+    { backend: d, isFit: true },
+    { backend: b, isFit: false },
+    { backend: a, isFit: false },
+    { backend: c, isFit: false },
+  ]);
+});
+
+const withNumerics = (numerics: string | null) => ({ ...route("c1"), numerics });
+test.each<[string, string, Route, Route[]]>([
+  ["manifest", hash, route("c1"), [{ ...route("c1"), manifestHash: "b".repeat(64) }]],
+  ["numerics", "cpu-int8-1", withNumerics("cpu-int8-1"), [null, "cpu-fp32-1"].map(withNumerics)],
+])("a backend that has another %s is passed by for a while, and for those alone", (_, mismatch, passed, others) => {
+  const router = new Router(addresses(2));
+  const [first, second] = inOrder(router, "c1", 2);
+  first.health.recordMismatch(mismatch, 0);
+  expect(router.choose(passed, none, 4999)).toEqual({ backend: second, isFit: true });
+  expect(router.choose(passed, new Set([second.id]), 4999)).toEqual({ backend: first, isFit: false });
+  for (const other of others) expect(router.choose(other, none, 4999)?.backend).toBe(first);
+  expect(router.choose(passed, none, 5000)?.backend).toBe(first);
+});
+
+test("keeps its promises over any sequence of events", () => {
+  const load = { sequences: fc.nat(99), slots: fc.integer({ min: 1, max: 64 }) };
+  const event = fc.oneof(
+    { weight: 4, arbitrary: fc.record({ type: fc.constant("send" as const), centroid: fc.nat(9) }) },
+    { weight: 3, arbitrary: fc.record({ type: fc.constant("end" as const), pick: fc.nat(), ok: fc.boolean() }) },
+    { weight: 1, arbitrary: fc.record({ type: fc.constant("probe" as const), ready: fc.boolean() }) },
+    { weight: 1, arbitrary: fc.record({ type: fc.constant("pass" as const), ms: fc.nat(2000) }) },
+    { weight: 2, arbitrary: fc.record({ type: fc.constant("report" as const), pick: fc.nat(), ...load }) },
+  );
+  const property = fc.property(fc.integer({ min: 1, max: 5 }), fc.array(event, { maxLength: 200 }), (n, events) => {
+    const router = new Router(addresses(n));
     const running: Backend[] = [];
-    const counts = new Map(names(backends).map((name) => [name, 0]));
-    const reports: (() => void)[] = [];
-    const steady = backends * perBackend;
-    let worst = 0;
-    for (let sent = 0; sent < 4 * steady; sent++) {
-      if (running.length >= steady) {
-        const [backend] = running.splice(Math.floor(random() * running.length), 1);
+    const backends = names(n).map((url) => backendAt(router, url));
+    const ejected = new Set<Backend>();
+    const slots = new Map(backends.map((one) => [one, routingLimits.presumedSlots]));
+    const ownOf = (one: Backend) => running.filter((other) => other === one).length;
+    let nowMs = 0;
+    for (const one of events) {
+      if (one.type === "send") {
+        const choice = router.choose(route(`c${one.centroid}`), none, nowMs)!;
+        // Someone is always asked, and the unfit only where nobody is fit.
+        expect(choice.isFit).toBe(!ejected.has(choice.backend));
+        if (!choice.isFit) expect(ejected.size).toBe(n);
+        else {
+          const fit = backends.filter((one) => !ejected.has(one));
+          const total = fit.reduce((sum, one) => sum + router.shareOf(one, nowMs) * slots.get(one)!, 1);
+          const bound = (routingLimits.loadFactor * total) / fit.reduce((sum, one) => sum + slots.get(one)!, 0);
+          expect(router.shareOf(choice.backend, nowMs)).toBeLessThan(Math.max(routingLimits.freeShare, bound + 1e-9));
+        }
+        choice.backend.load.own += 1;
+        running.push(choice.backend);
+      } else if (one.type === "end" && running.length > 0) {
+        const [backend] = running.splice(one.pick % running.length, 1);
         backend.load.own -= 1;
-        counts.set(backend.id, counts.get(backend.id)! - 1);
-      }
-      const router = all[Math.floor(random() * routers)];
-      const centroid = random() < hot ? "hot" : `c${Math.floor(1000 * random())}`;
-      const { backend } = router.choose(route(centroid), none, 0)!;
-      backend.recordSent(1);
-      running.push(backend);
-      const sequences = counts.get(backend.id)! + 1;
-      counts.set(backend.id, sequences);
-      reports.push(() => {
-        backend.recordAnswered(1);
-        backend.load.recordReport({ sequences, slots: 128 }, 0);
-      });
-      if (reports.length > late * steady) reports.shift()!();
-      if (sent >= 2 * steady) worst = Math.max(worst, Math.max(...counts.values()) / perBackend);
+        if (one.ok) backend.recordSuccess();
+        else if (backend.health.recordFailure(false, nowMs)) {
+          expect(ejected.has(backend)).toBe(false);
+          ejected.add(backend);
+        }
+      } else if (one.type === "probe") {
+        for (const backend of router.takeProbes(nowMs)) {
+          expect(ejected.has(backend)).toBe(true);
+          backend.group.recordProbe(backend, one.ready, nowMs);
+          if (one.ready) ejected.delete(backend);
+        }
+      } else if (one.type === "report") {
+        const backend = backends[one.pick % n];
+        backend.load.recordReport(one, nowMs);
+        slots.set(backend, one.slots);
+        expect(router.shareOf(backend, nowMs)).toBeCloseTo(Math.max(one.sequences, ownOf(backend)) / one.slots);
+      } else if (one.type === "pass") nowMs += one.ms;
     }
-    return worst;
-  }
-
-  test.each([
-    // What the least loaded backend would get in place of the first that is not over its share: 2.5 times the mean.
-    ["many centroids and very old reports", 0, 1 / 4, 1.75],
-    // Without reports: 2.7 times the mean.
-    ["a centroid of half of all sequences and fresher reports", 0.5, 1 / 16, 1.75],
-  ])("routers with %s do not overload a backend together", (_, hot, late, most) => {
-    const shape = fc.record({
-      seed: fc.nat(),
-      routers: fc.integer({ min: 1, max: 32 }),
-      backends: fc.integer({ min: 2, max: 12 }),
-      perBackend: fc.integer({ min: 64, max: 120 }),
-    });
-    const worst: number[] = [];
-    const property = fc.property(shape, (herd) => {
-      worst.push(worstBalance(herd, hot, late));
-      expect(worst.at(-1)).toBeLessThan(most);
-    });
-    fc.assert(property, { numRuns: 12 }); // a failure prints its seed
+    // What others have there is forgotten in the end; what this router has is not.
+    for (const backend of backends) {
+      expect(router.shareOf(backend, nowMs + 1e6)).toBeCloseTo(ownOf(backend) / slots.get(backend)!);
+    }
   });
+  fc.assert(property, { numRuns: 500 }); // a failure prints its seed
+});
+
+test("a backend that others have loaded is passed over, until its report is old", () => {
+  const router = new Router(addresses(2));
+  const [first, second] = inOrder(router, "c1", 2);
+  first.load.recordReport({ sequences: 16, slots: 16 }, 0);
+  expect(router.choose(route("c1"), none, 0)?.backend).toBe(second);
+  // One that reports nothing counts by what this router sent there.
+  first.load.recordReport(null, 0);
+  second.load.own += 32;
+  expect(router.choose(route("c1"), none, 0)?.backend).toBe(first);
+  second.load.own -= 32;
+  expect(router.choose(route("c1"), none, 2 * routingLimits.reportHalfLifeMs)?.backend).toBe(second);
+  expect(router.choose(route("c1"), none, 2 * routingLimits.reportHalfLifeMs + 1)?.backend).toBe(first);
+});
+
+interface Herd {
+  seed: number;
+  routers: number;
+  backends: number;
+  /** Sequences under way, for each backend. */
+  perBackend: number;
+}
+
+/**
+ * Routers send sequences to the same backends; `hot` of these are of one centroid. A router gets a report when so many more
+ * sequences have been sent by all: `late` of those under way. Returns the largest load of a backend by the mean.
+ */
+function worstBalance({ seed, routers, backends, perBackend }: Herd, hot: number, late: number): number {
+  const random = seededRandom(seed);
+  const all = Array.from({ length: routers }, () => new Router(addresses(backends)));
+  const running: Backend[] = [];
+  const counts = new Map(names(backends).map((name) => [name, 0]));
+  const reports: (() => void)[] = [];
+  const steady = backends * perBackend;
+  let worst = 0;
+  for (let sent = 0; sent < 4 * steady; sent++) {
+    if (running.length >= steady) {
+      const [backend] = running.splice(Math.floor(random() * running.length), 1);
+      backend.load.own -= 1;
+      counts.set(backend.id, counts.get(backend.id)! - 1);
+    }
+    const router = all[Math.floor(random() * routers)];
+    const centroid = random() < hot ? "hot" : `c${Math.floor(1000 * random())}`;
+    const { backend } = router.choose(route(centroid), none, 0)!;
+    backend.recordSent(1);
+    running.push(backend);
+    const sequences = counts.get(backend.id)! + 1;
+    counts.set(backend.id, sequences);
+    reports.push(() => {
+      backend.recordAnswered(1);
+      backend.load.recordReport({ sequences, slots: 128 }, 0);
+    });
+    if (reports.length > late * steady) reports.shift()!();
+    if (sent >= 2 * steady) worst = Math.max(worst, Math.max(...counts.values()) / perBackend);
+  }
+  return worst;
+}
+
+test.each([
+  // What the least loaded backend would get in place of the first that is not over its share: 2.5 times the mean.
+  ["many centroids and very old reports", 0, 1 / 4, 1.75],
+  // Without reports: 2.7 times the mean.
+  ["a centroid of half of all sequences and fresher reports", 0.5, 1 / 16, 1.75],
+])("routers with %s do not overload a backend together", (_, hot, late, most) => {
+  const shape = fc.record({
+    seed: fc.nat(),
+    routers: fc.integer({ min: 1, max: 32 }),
+    backends: fc.integer({ min: 2, max: 12 }),
+    perBackend: fc.integer({ min: 64, max: 120 }),
+  });
+  const worst: number[] = [];
+  const property = fc.property(shape, (herd) => {
+    worst.push(worstBalance(herd, hot, late));
+    expect(worst.at(-1)).toBeLessThan(most);
+  });
+  fc.assert(property, { numRuns: 12 }); // a failure prints its seed
 });

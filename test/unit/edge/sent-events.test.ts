@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import {
   EventSplitter,
   RepeatedEvents,
@@ -24,132 +24,126 @@ function sent(choices: number, ...events: string[]): SentEvents {
   return all;
 }
 
-describe("a stream", () => {
-  test("is cut into its events, whatever chunks it comes in, and what has begun is known at each byte", () => {
-    const events = [
-      chunk(0, "é\n\n"),
-      sseComment("hb"),
-      chunk(1, "x".repeat(300)),
-      chatChunk(0, "\u{1f600}"),
-      usage,
-      sseDone,
-    ];
-    const bytes = utf8.encode(events.join(""));
-    const seed = Date.now() >>> 0;
-    const next = seededRandom(seed);
-    for (let run = 0; run < 200; run++) {
-      const splitter = new EventSplitter();
-      const parts: string[] = [];
-      let ended = 0;
-      for (let at = 0; at < bytes.length; ) {
-        const end = Math.min(bytes.length, at + 1 + Math.floor(next() * (run % 40)));
-        for (const event of splitter.push(bytes.slice(at, end))) {
-          parts.push(text(event));
-          ended += event.length;
-        }
-        expect(splitter.rest, `seed ${seed}`).toEqual(bytes.slice(ended, end));
-        at = end;
+test("a stream is cut into its events, whatever chunks it comes in, and what has begun is known at each byte", () => {
+  const events = [
+    chunk(0, "é\n\n"),
+    sseComment("hb"),
+    chunk(1, "x".repeat(300)),
+    chatChunk(0, "\u{1f600}"),
+    usage,
+    sseDone,
+  ];
+  const bytes = utf8.encode(events.join(""));
+  const seed = Date.now() >>> 0;
+  const next = seededRandom(seed);
+  for (let run = 0; run < 200; run++) {
+    const splitter = new EventSplitter();
+    const parts: string[] = [];
+    let ended = 0;
+    for (let at = 0; at < bytes.length; ) {
+      const end = Math.min(bytes.length, at + 1 + Math.floor(next() * (run % 40)));
+      for (const event of splitter.push(bytes.slice(at, end))) {
+        parts.push(text(event));
+        ended += event.length;
       }
-      expect(parts, `seed ${seed}`).toEqual(events);
+      expect(splitter.rest, `seed ${seed}`).toEqual(bytes.slice(ended, end));
+      at = end;
     }
-  });
-
-  test("has begun with its first event, and has ended with [DONE], but for that with an error", () => {
-    const states = (...events: string[]) => {
-      const { hasBegun, hasFailed, isDone } = sent(1, ...events);
-      return [hasBegun, hasFailed, isDone];
-    };
-    expect(states(sseComment("hb"))).toEqual([false, false, false]);
-    expect(states(sseComment("hb"), chunk(0, "a"))).toEqual([true, false, false]);
-    expect(states(chunk(0, "a", "stop"), usage, sseDone)).toEqual([true, false, true]);
-    expect(states(chunk(0, "a"), failure)).toEqual([true, true, false]);
-    expect(states(failure, sseDone)).toEqual([true, true, true]);
-  });
-
-  test("that is whole is told by its end, and of any other the bytes behind its last event are left", () => {
-    const whole = chunk(0, "a") + chunk(0, "b", "stop") + usage + sseDone;
-    for (let length = 0; length <= whole.length; length++) {
-      const all = new SentEvents(streamStart(1));
-      const rest = text(all.addStream(utf8.encode(whole.slice(0, length))));
-      const events = whole.slice(0, length).split("\n\n").slice(0, -1);
-      expect(all.isDone).toBe(length === whole.length);
-      expect(rest).toBe(
-        all.isDone ? "" : whole.slice(events.join("\n\n").length + (events.length > 0 ? 2 : 0), length),
-      );
-      if (!all.isDone) expect(all.cursor).toEqual(sent(1, ...events.map((event) => `${event}\n\n`)).cursor);
-    }
-  });
+    expect(parts, `seed ${seed}`).toEqual(events);
+  }
 });
 
-describe("a stream that is made again", () => {
-  /** [choice, text, whether it is the choice's last] */
-  type Made = [number, string, boolean];
-  const events: Made[] = [
-    [0, "a", false],
-    [1, "b", false],
-    [0, "c", false],
-    [1, "", true],
-    [0, "d", true],
-  ];
-  const written = ([choice, said, isDone]: Made) => chunk(choice, said, isDone ? "stop" : null);
-  /** Those of `made` that the client lacks. */
-  const lacking = (cursor: StreamCursor, made: Made[]) => {
-    const repeated = new RepeatedEvents(JSON.parse(JSON.stringify(cursor)) as StreamCursor);
-    return made.filter((event) => !repeated.skipIfSent(...event));
+test("a stream has begun with its first event, and has ended with [DONE], but for that with an error", () => {
+  const states = (...events: string[]) => {
+    const { hasBegun, hasFailed, isDone } = sent(1, ...events);
+    return [hasBegun, hasFailed, isDone];
   };
+  expect(states(sseComment("hb"))).toEqual([false, false, false]);
+  expect(states(sseComment("hb"), chunk(0, "a"))).toEqual([true, false, false]);
+  expect(states(chunk(0, "a", "stop"), usage, sseDone)).toEqual([true, false, true]);
+  expect(states(chunk(0, "a"), failure)).toEqual([true, true, false]);
+  expect(states(failure, sseDone)).toEqual([true, true, true]);
+});
 
-  test("goes on behind every event, also where its choices come in another order", () => {
-    const otherOrder = [...events.filter(([choice]) => choice === 1), ...events.filter(([choice]) => choice === 0)];
-    for (let count = 0; count <= events.length; count++) {
-      const { cursor } = sent(2, ...events.slice(0, count).map(written));
-      expect(lacking(cursor, events)).toEqual(events.slice(count));
-      const rest = otherOrder.filter((event) => !events.slice(0, count).includes(event));
-      expect(lacking(cursor, otherOrder)).toEqual(rest);
-    }
-  });
+test("a stream that is whole is told by its end, and of any other the bytes behind its last event are left", () => {
+  const whole = chunk(0, "a") + chunk(0, "b", "stop") + usage + sseDone;
+  for (let length = 0; length <= whole.length; length++) {
+    const all = new SentEvents(streamStart(1));
+    const rest = text(all.addStream(utf8.encode(whole.slice(0, length))));
+    const events = whole.slice(0, length).split("\n\n").slice(0, -1);
+    expect(all.isDone).toBe(length === whole.length);
+    expect(rest).toBe(all.isDone ? "" : whole.slice(events.join("\n\n").length + (events.length > 0 ? 2 : 0), length));
+    if (!all.isDone) expect(all.cursor).toEqual(sent(1, ...events.map((event) => `${event}\n\n`)).cursor);
+  }
+});
 
-  test("of a chat has the same texts as its chunks", () => {
-    const { cursor } = sent(1, chatChunk(0, ""), chatChunk(0, "a"), chatChunk(0, undefined));
-    const made = ["", "a", "", "b"].map((said): Made => [0, said, false]);
-    expect(lacking(cursor, made)).toEqual([[0, "b", false]]);
-  });
+/** [choice, text, whether it is the choice's last] */
+type Made = [number, string, boolean];
+const events: Made[] = [
+  [0, "a", false],
+  [1, "b", false],
+  [0, "c", false],
+  [1, "", true],
+  [0, "d", true],
+];
+const written = ([choice, said, isDone]: Made) => chunk(choice, said, isDone ? "stop" : null);
+/** Those of `made` that the client lacks. */
+const lacking = (cursor: StreamCursor, made: Made[]) => {
+  const repeated = new RepeatedEvents(JSON.parse(JSON.stringify(cursor)) as StreamCursor);
+  return made.filter((event) => !repeated.skipIfSent(...event));
+};
 
-  test("has the usage once", () => {
-    const ends = events.map(written);
-    expect([sent(2, ...ends), sent(2, ...ends, usage)].map(({ cursor }) => cursor.isUsageSent)).toEqual([false, true]);
-  });
+test("a stream that is made again goes on behind every event, also where its choices come in another order", () => {
+  const otherOrder = [...events.filter(([choice]) => choice === 1), ...events.filter(([choice]) => choice === 0)];
+  for (let count = 0; count <= events.length; count++) {
+    const { cursor } = sent(2, ...events.slice(0, count).map(written));
+    expect(lacking(cursor, events)).toEqual(events.slice(count));
+    const rest = otherOrder.filter((event) => !events.slice(0, count).includes(event));
+    expect(lacking(cursor, otherOrder)).toEqual(rest);
+  }
+});
 
-  test.each<[string, Made[]]>([
+test("a stream that is made again of a chat has the same texts as its chunks", () => {
+  const { cursor } = sent(1, chatChunk(0, ""), chatChunk(0, "a"), chatChunk(0, undefined));
+  const made = ["", "a", "", "b"].map((said): Made => [0, said, false]);
+  expect(lacking(cursor, made)).toEqual([[0, "b", false]]);
+});
+
+test("a stream that is made again has the usage once", () => {
+  const ends = events.map(written);
+  expect([sent(2, ...ends), sent(2, ...ends, usage)].map(({ cursor }) => cursor.isUsageSent)).toEqual([false, true]);
+});
+
+test.each<[string, Made[]]>([
+  [
+    "has another text",
     [
-      "has another text",
-      [
-        [0, "x", false],
-        [0, "c", false],
-      ],
+      [0, "x", false],
+      [0, "c", false],
     ],
+  ],
+  [
+    "has the same text in another order",
     [
-      "has the same text in another order",
-      [
-        [0, "c", false],
-        [0, "a", false],
-      ],
+      [0, "c", false],
+      [0, "a", false],
     ],
+  ],
+  [
+    "ends earlier",
     [
-      "ends earlier",
-      [
-        [0, "a", false],
-        [0, "", true],
-      ],
+      [0, "a", false],
+      [0, "", true],
     ],
+  ],
+  [
+    "ends later than what the client has whole",
     [
-      "ends later than what the client has whole",
-      [
-        [1, "b", false],
-        [1, "b", false],
-      ],
+      [1, "b", false],
+      [1, "b", false],
     ],
-  ])("does not go on where it %s", (_, made) => {
-    const { cursor } = sent(2, ...events.slice(0, 4).map(written));
-    expect(() => lacking(cursor, made)).toThrow(expect.objectContaining({ kind: "numerics_mismatch" }));
-  });
+  ],
+])("a stream that is made again does not go on where it %s", (_, made) => {
+  const { cursor } = sent(2, ...events.slice(0, 4).map(written));
+  expect(() => lacking(cursor, made)).toThrow(expect.objectContaining({ kind: "numerics_mismatch" }));
 });

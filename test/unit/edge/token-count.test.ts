@@ -11,66 +11,47 @@ function planOf(count: number, maxTokens: number): Plan {
 }
 
 type Options = Parameters<typeof refuseManyLogprobs>[1];
+const plain: Options = {
+  ...{ form: "completion", promptLogprobs: null, echo: false },
+  ...{ logprobs: null, compare: false, sources: false },
+};
+const chat: Options = { ...plain, form: "chat" };
+const echoed: Options = { ...plain, echo: true };
 
-test("counts each choice's tokens with their alternatives and an echoed prompt, and names the field that was set", () => {
-  const chat = { form: "chat" as const, promptLogprobs: null, echo: false };
-  const echoed = { form: "completion" as const, promptLogprobs: null, echo: true };
-  const cases: [Plan, Options, number, string][] = [
-    [planOf(16, 1000), { ...chat, logprobs: 20, compare: true, sources: false }, 16 * 1000 * 22, "top_logprobs"],
-    [planOf(16, 1000), { ...chat, logprobs: 20, compare: false, sources: false }, 16 * 1000 * 21, "top_logprobs"],
-    [planOf(128, 1021), { ...echoed, logprobs: 0, compare: false, sources: false }, 128 * 1024, "logprobs"],
-    [planOf(128, 1024), { ...chat, logprobs: 0, compare: true, sources: false }, 128 * 2048, "logprobs"],
-    [planOf(128, 1024), { ...chat, logprobs: null, compare: true, sources: false }, 128 * 1024, "chameleon.compare"],
-  ];
-  for (const [plan, options, most, param] of cases) {
+test.each<[number, number, Options, number, string]>([
+  [16, 1000, { ...chat, logprobs: 20, compare: true }, 16 * 1000 * 22, "top_logprobs"],
+  [16, 1000, { ...chat, logprobs: 20 }, 16 * 1000 * 21, "top_logprobs"],
+  [128, 1021, { ...echoed, logprobs: 0 }, 128 * 1024, "logprobs"],
+  [128, 1024, { ...chat, logprobs: 0, compare: true }, 128 * 2048, "logprobs"],
+  [128, 1024, { ...chat, compare: true }, 128 * 1024, "chameleon.compare"],
+])(
+  "%i choices of %i tokens with %o: more values than one answer may have, by the field that was set",
+  (count, tokens, options, most, param) => {
     const message = expect.stringMatching(new RegExp(`${most} .*${limits.wholeLogprobs}`));
-    expect(() => refuseManyLogprobs(plan, options)).toThrow(expect.objectContaining({ message, param }));
-  }
-});
+    expect(() => refuseManyLogprobs(planOf(count, tokens), options)).toThrow(
+      expect.objectContaining({ message, param }),
+    );
+  },
+);
 
 test("allows common requests", () => {
-  const plain = { form: "completion" as const, promptLogprobs: null, echo: false };
-  const echoed = { ...plain, promptLogprobs: null, echo: true };
-  expect(() =>
-    refuseManyLogprobs(planOf(128, 1024), { ...plain, logprobs: null, compare: false, sources: false }),
-  ).not.toThrow();
+  expect(() => refuseManyLogprobs(planOf(128, 1024), plain)).not.toThrow();
   // A chat's one choice that may fill a context of 1024, with all that can be asked for.
-  expect(() =>
-    refuseManyLogprobs(planOf(1, 1024), { ...plain, logprobs: 20, compare: true, sources: false }),
-  ).not.toThrow();
-  expect(() =>
-    refuseManyLogprobs(planOf(32, 1021), { ...echoed, logprobs: 1, compare: false, sources: false }),
-  ).not.toThrow();
-  expect(() =>
-    refuseManyLogprobs(planOf(32, 1022), { ...echoed, logprobs: 1, compare: false, sources: false }),
-  ).toThrow();
+  expect(() => refuseManyLogprobs(planOf(1, 1024), { ...plain, logprobs: 20, compare: true })).not.toThrow();
+  expect(() => refuseManyLogprobs(planOf(32, 1021), { ...echoed, logprobs: 1 })).not.toThrow();
+  expect(() => refuseManyLogprobs(planOf(32, 1022), { ...echoed, logprobs: 1 })).toThrow();
 });
 
 test("a stream's bytes are bounded where it has no logprobs and no echo, and grow with its choices and tokens", () => {
-  const plain = {
-    form: "chat" as const,
-    promptLogprobs: null,
-    echo: false,
-    logprobs: null,
-    compare: false,
-    sources: false,
-  };
-  expect(maxStreamBytes(planOf(3, 100), plain)).toBe(3 * maxStreamBytes(planOf(1, 100), plain)!);
-  expect(maxStreamBytes(planOf(1, 101), plain)).toBeGreaterThan(maxStreamBytes(planOf(1, 100), plain)!);
-  for (const more of [{ promptLogprobs: null, echo: true }, { logprobs: 0 }, { compare: true, sources: false }]) {
-    expect(maxStreamBytes(planOf(3, 100), { ...plain, ...more })).toBeNull();
+  expect(maxStreamBytes(planOf(3, 100), chat)).toBe(3 * maxStreamBytes(planOf(1, 100), chat)!);
+  expect(maxStreamBytes(planOf(1, 101), chat)).toBeGreaterThan(maxStreamBytes(planOf(1, 100), chat)!);
+  for (const more of [{ echo: true }, { logprobs: 0 }, { compare: true }]) {
+    expect(maxStreamBytes(planOf(3, 100), { ...chat, ...more })).toBeNull();
   }
 });
 
 test("passages count as prompt tokens, once a prompt: what was put in, or all that may be where that is not known", () => {
-  const retrieval = {
-    passages: 1,
-    tokens: 20,
-    query: [0, 3] as [number, number],
-    at: 0,
-    prefixIds: [],
-    separatorIds: [],
-  };
+  const retrieval = { passages: 1, tokens: 20, query: [0, 3], at: 0, prefixIds: [], separatorIds: [] };
   const choices = ["a", "b", "c"].map((id, index) => ({
     ...{ index, prompt: index === 2 ? 1 : 0, assignment: { adapter: null } },
     sequence: { ...sequenceRequest(id), retrieval },

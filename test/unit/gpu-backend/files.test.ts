@@ -1,15 +1,11 @@
 import { execFileSync } from "node:child_process";
-import { mkdir, mkdtemp, open, readdir, rm, utimes, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, open, readdir, utimes, writeFile } from "node:fs/promises";
 import path from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { readFileAtMost, removeUnfinished } from "../../../gpu-backend/files.ts";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 
-let folder: string;
-beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "bounded-file-"));
-});
-afterAll(() => rm(folder, { recursive: true }));
+const folder = temporaryFolder();
 
 test("a file is read to its end, or one byte past the bound", async () => {
   const file = path.join(folder, "four");

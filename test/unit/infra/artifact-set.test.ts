@@ -1,14 +1,14 @@
 /** Folders that the publish command reads: what edge or backend would refuse is refused before anything is sent. */
-import { cp, mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { appendFile, cp, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import path from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { type ArtifactSet, readArtifactSet } from "../../../infra/publish/artifact-set.ts";
 import { readTensorFile, tensorOf } from "../../../shared/artifacts/tensor-file.ts";
 import { sha256Hex } from "../../../shared/bytes.ts";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 import { writeTinyModel } from "../../support/tiny-model.ts";
 
-let folder: string;
+const folder = temporaryFolder();
 let first: ArtifactSet;
 const artifacts = (name: string) => path.join(folder, name, "artifacts");
 
@@ -33,6 +33,13 @@ async function setFloat(directory: string, tensor: string, value: number): Promi
   });
 }
 
+async function flipLastByte(directory: string): Promise<void> {
+  const file = path.join(directory, "hyper-network.safetensors");
+  const bytes = await readFile(file);
+  bytes[bytes.length - 1] ^= 1;
+  await writeFile(file, bytes);
+}
+
 async function edit(directory: string, change: (manifest: EditableManifest) => unknown): Promise<void> {
   const file = path.join(directory, "manifest.json");
   const manifest = JSON.parse(await readFile(file, "utf8"));
@@ -41,75 +48,46 @@ async function edit(directory: string, change: (manifest: EditableManifest) => u
 }
 
 beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "publish-"));
   await writeTinyModel(path.join(folder, "first"));
   first = await readArtifactSet(artifacts("first"));
 });
-afterAll(() => rm(folder, { recursive: true }));
 
-describe("a folder", () => {
-  const damaged: [string, (directory: string) => Promise<unknown>, RegExp][] = [
-    ["with a file that is not there", (d) => rm(path.join(d, "edge-table.safetensors")), /cannot read.*edge-table/],
-    [
-      "with a changed byte",
-      async (d) => {
-        const file = path.join(d, "hyper-network.safetensors");
-        const bytes = await readFile(file);
-        bytes[bytes.length - 1] ^= 1;
-        await writeFile(file, bytes);
-      },
-      /hyper-network\.safetensors has .* SHA-256/,
-    ],
-    [
-      "whose manifest says otherwise",
-      (d) => edit(d, (m) => Object.assign(m.model, { vocabularySize: 1000 })),
-      /300.*1000/,
-    ],
-    ["of another format", (d) => edit(d, (m) => Object.assign(m, { format: 2 })), /format/],
-    [
-      "that names a file elsewhere",
-      (d) => edit(d, (m) => Object.assign(m.files, { "../config.json": Object.values(m.files)[0] })),
-      /files.*\.\.\/config\.json/,
-    ],
-    ["of other centroids", (d) => edit(d, (m) => m.centroids.pop()), /centroids/],
-    [
-      "that lists manifest.json",
-      (d) => edit(d, (m) => Object.assign(m.files, { "manifest.json": Object.values(m.files)[0] })),
-      /files.*manifest\.json/,
-    ],
-    ["of rank 10⁹", (d) => edit(d, (m) => Object.assign(m.hyperNetwork, { rank: 1e9 })), /rank is 1000000000.*4096/],
-    ["of another rank than its bank", (d) => edit(d, (m) => Object.assign(m.hyperNetwork, { rank: 7 })), /w2 is/],
-    ["of another scale", (d) => edit(d, (m) => Object.assign(m.centroids[0], { scale: 0.5 })), /c0.* scale 1.* 0\.5/],
-    ["whose bank holds an infinite value", (d) => setFloat(d, "b", Number.POSITIVE_INFINITY), /b: value 0 is Infinity/],
-    ["whose bank overflows", (d) => setFloat(d, "a", 1e30), /a: value 0 is .*1000000/],
-    [
-      "whose file is longer than declared",
-      async (d) => writeFile(path.join(d, "edge-table.safetensors"), "x".repeat(1e6), { flag: "a" }),
-      /edge-table\.safetensors has more than the \d+ bytes/,
-    ],
-  ];
-  test.each(damaged)("%s is refused before anything is sent", async (_, damage, message) => {
-    const directory = artifacts("damaged");
-    await cp(artifacts("first"), directory, { recursive: true });
-    await damage(directory);
-    await expect(readArtifactSet(directory)).rejects.toThrow(message);
-    await rm(directory, { recursive: true });
-  });
+const change = (part: "model" | "hyperNetwork", changed: object) => (directory: string) =>
+  edit(directory, (manifest) => Object.assign(manifest[part], changed));
+const lengthen = (d: string) => appendFile(path.join(d, "edge-table.safetensors"), "x".repeat(1e6));
+const damaged: [string, (directory: string) => Promise<unknown>, RegExp][] = [
+  ["with a file that is not there", (d) => rm(path.join(d, "edge-table.safetensors")), /cannot read.*edge-table/],
+  ["with a changed byte", flipLastByte, /hyper-network\.safetensors has .* SHA-256/],
+  ["whose manifest says otherwise", change("model", { vocabularySize: 1000 }), /300.*1000/],
+  ["of another format", (d) => edit(d, (m) => Object.assign(m, { format: 2 })), /format/],
+  ["of other centroids", (d) => edit(d, (m) => m.centroids.pop()), /centroids/],
+  ["of another rank than its bank", change("hyperNetwork", { rank: 7 }), /w2 is/],
+  ["of another scale", (d) => edit(d, (m) => Object.assign(m.centroids[0], { scale: 0.5 })), /c0.* scale 1.* 0\.5/],
+  ["whose bank holds an infinite value", (d) => setFloat(d, "b", Number.POSITIVE_INFINITY), /b: value 0 is Infinity/],
+  ["whose bank overflows", (d) => setFloat(d, "a", 1e30), /a: value 0 is .*1000000/],
+  ["whose file is longer than declared", lengthen, /edge-table\.safetensors has more than the \d+ bytes/],
+];
+test.each(damaged)("%s is refused before anything is sent", async (_, damage, message) => {
+  const directory = artifacts("damaged");
+  await cp(artifacts("first"), directory, { recursive: true });
+  await damage(directory);
+  await expect(readArtifactSet(directory)).rejects.toThrow(message);
+  await rm(directory, { recursive: true });
+});
 
-  test("files of a terabyte beside the set are never read", async () => {
-    const directory = artifacts("beside");
-    await cp(artifacts("first"), directory, { recursive: true });
-    for (const name of ["extra.bin", "manifest.json.bak"]) {
-      await writeFile(path.join(directory, name), "");
-      await truncate(path.join(directory, name), 2 ** 40);
-    }
-    const { files, manifestHash } = await readArtifactSet(directory);
-    expect(manifestHash).toBe(first.manifestHash);
-    expect([...files.keys()].sort()).toEqual([...first.files.keys()].sort());
-  });
+test("files of a terabyte beside the set are never read", async () => {
+  const directory = artifacts("beside");
+  await cp(artifacts("first"), directory, { recursive: true });
+  for (const name of ["extra.bin", "manifest.json.bak"]) {
+    await writeFile(path.join(directory, name), "");
+    await truncate(path.join(directory, name), 2 ** 40);
+  }
+  const { files, manifestHash } = await readArtifactSet(directory);
+  expect(manifestHash).toBe(first.manifestHash);
+  expect([...files.keys()].sort()).toEqual([...first.files.keys()].sort());
+});
 
-  test("whose adapters are no numbers is refused", async () => {
-    await writeTinyModel(path.join(folder, "broken"), 9, { brokenCentroid: 1 });
-    await expect(readArtifactSet(artifacts("broken"))).rejects.toThrow(/centroids.*NaN/);
-  });
+test("whose adapters are no numbers is refused", async () => {
+  await writeTinyModel(path.join(folder, "broken"), 9, { brokenCentroid: 1 });
+  await expect(readArtifactSet(artifacts("broken"))).rejects.toThrow(/centroids.*NaN/);
 });

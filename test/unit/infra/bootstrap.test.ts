@@ -2,11 +2,12 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { constants, existsSync } from "node:fs";
-import { appendFile, copyFile, mkdir, mkdtemp, open, readFile, rm, writeFile } from "node:fs/promises";
+import { appendFile, copyFile, mkdir, open, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const infra = path.join(import.meta.dirname, "../../../infra");
 
@@ -38,7 +39,7 @@ console.log(JSON.stringify({ arguments: process.argv.slice(2), path: process.env
 
 let root: string;
 beforeEach(async () => {
-  root = await mkdtemp(path.join(tmpdir(), "bootstrap-"));
+  root = temporaryFolder();
   await mkdir(path.join(root, "infra"));
   await mkdir(path.join(root, "npm"));
   for (const file of ["bootstrap.mjs", "commands.mjs"]) await copyFile(`${infra}/${file}`, `${root}/infra/${file}`);
@@ -46,7 +47,6 @@ beforeEach(async () => {
   await writeFile(path.join(root, "npm/npm-cli.js"), npm);
   await writeFile(path.join(root, "package-lock.json"), "{}");
   await writePackage({ dependencies: { a: "1.0.0" } });
-  return () => rm(root, { recursive: true });
 });
 const writePackage = (content: object) =>
   writeFile(path.join(root, "package.json"), JSON.stringify({ version: "1.2.3", ...content }));

@@ -1,21 +1,20 @@
 /** How commands call the API: which key goes where, and what each kind of failure is called. */
 import { once } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { rm, writeFile } from "node:fs/promises";
 import { createServer, type RequestListener } from "node:http";
 import type { AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, expect, onTestFinished, test, vi } from "vitest";
 import { z } from "zod";
 import { adminConnection, Connection, retryDelayMs } from "../../../infra/api/connection.ts";
 import { localKey } from "../../../infra/local-edge.ts";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 let state: string;
 beforeEach(async () => {
-  state = await mkdtemp(path.join(tmpdir(), "connection-"));
+  state = temporaryFolder();
   vi.stubEnv("STATE_DIR", state);
   vi.stubEnv("CHAMELEON_API_KEY", "sk-secret");
-  return () => rm(state, { recursive: true });
 });
 afterEach(() => {
   vi.unstubAllEnvs();

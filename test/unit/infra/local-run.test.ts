@@ -1,12 +1,12 @@
 /** What a local start leaves for other commands: for its user alone, only while it runs, and not trusted beyond loopback. */
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { chmod, chown, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { chmod, chown, readdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { claimStateFolder, type LocalRun, readLocalRun, writeLocalRun } from "../../../infra/local-run.ts";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const run: LocalRun = {
   pid: process.pid,
@@ -19,9 +19,8 @@ const run: LocalRun = {
 let folder: string;
 let file: string;
 beforeEach(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "run-"));
+  folder = temporaryFolder();
   file = path.join(folder, "run.json");
-  return () => rm(folder, { recursive: true });
 });
 
 function read(): { run: LocalRun | null; said: string[] } {

@@ -1,8 +1,8 @@
-import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import path from "node:path";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { beforeEach, expect, test } from "vitest";
 import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const names = ["edge-table.safetensors", "tokenizer.safetensors", "manifest.json"];
 let folder: string;
@@ -10,14 +10,13 @@ let model: string;
 let target: string;
 
 beforeEach(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "stage-"));
+  folder = temporaryFolder();
   model = path.join(folder, "model");
   target = path.join(folder, "public/artifacts");
   await mkdir(path.join(model, "artifacts"), { recursive: true });
   for (const name of [...names, "hyper-network.safetensors"])
     await writeFile(path.join(model, "artifacts", name), name);
 });
-afterEach(() => rm(folder, { recursive: true }));
 
 test("copies what the edge needs, the manifest last, and nothing else", async () => {
   expect(await stageArtifacts(model, target)).toEqual(names);

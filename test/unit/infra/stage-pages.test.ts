@@ -1,10 +1,10 @@
 /** What the edge serves to browsers: the API's document, and the page, one small document that asks nobody else for anything. */
-import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { gzipSync } from "node:zlib";
 import { expect, test } from "vitest";
 import { buildPage, stagePages } from "../../../infra/stage-pages.ts";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const maxBytes = 60_000;
 
@@ -25,17 +25,13 @@ test("it names no other origin and no further file to load", async () => {
 });
 
 test("writes the page and the document, of the package's version, with what draws it; a second time nothing", async () => {
-  const target = await mkdtemp(path.join(tmpdir(), "pages-"));
-  try {
-    const names = ["openapi.json", "docs/swagger-ui.css", "docs/swagger-ui-bundle.js", "index.html"];
-    expect(await stagePages(target)).toEqual(names);
-    const { version } = JSON.parse(await readFile(new URL("../../../package.json", import.meta.url), "utf8"));
-    const document = JSON.parse(await readFile(path.join(target, "openapi.json"), "utf8"));
-    expect(document).toMatchObject({ openapi: "3.1.0", info: { version } });
-    for (const name of names) expect((await readFile(path.join(target, name))).length).toBeGreaterThan(10_000);
-    expect(await readFile(path.join(target, "index.html"), "utf8")).toBe(await buildPage());
-    expect(await stagePages(target)).toEqual([]);
-  } finally {
-    await rm(target, { recursive: true });
-  }
+  const target = temporaryFolder();
+  const names = ["openapi.json", "docs/swagger-ui.css", "docs/swagger-ui-bundle.js", "index.html"];
+  expect(await stagePages(target)).toEqual(names);
+  const { version } = JSON.parse(await readFile(new URL("../../../package.json", import.meta.url), "utf8"));
+  const document = JSON.parse(await readFile(path.join(target, "openapi.json"), "utf8"));
+  expect(document).toMatchObject({ openapi: "3.1.0", info: { version } });
+  for (const name of names) expect((await readFile(path.join(target, name))).length).toBeGreaterThan(10_000);
+  expect(await readFile(path.join(target, "index.html"), "utf8")).toBe(await buildPage());
+  expect(await stagePages(target)).toEqual([]);
 });

@@ -1,11 +1,9 @@
 /** Evaluation: how documents are cut into texts, statistics with a known answer, tables, and how texts are scored. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { expect, test } from "vitest";
 import { type Evaluation, evaluationTables, measureSources } from "../../../gpu-backend/research/evaluate.ts";
 import { gainOf, overSources, rounded, worstOf } from "../../../gpu-backend/research/statistics.ts";
 import { cutTexts, longestPrompt, type Source, scoredTokens, withPrompt } from "../../../gpu-backend/research/texts.ts";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 /** A token a letter; "m" takes two bytes. */
 const letters = {
@@ -34,14 +32,6 @@ test("the same tokens are scored after prompts of each length", () => {
   expect(withPrompt(text, longestPrompt)).toEqual(text.ids);
   expect(withPrompt(text, 8).slice(8)).toEqual(text.ids.slice(-scoredTokens));
   expect(withPrompt(text, 8)).toHaveLength(8 + scoredTokens);
-});
-
-test("a difference is the mean over tokens, in nats", () => {
-  const texts = [
-    { document: "a", sum: 64, tokens: 64 },
-    { document: "b", sum: 192, tokens: 64 },
-  ];
-  expect(gainOf(texts).mean).toBeCloseTo((64 + 192) / 128, 12);
 });
 
 test("the interval resamples documents: many texts of two documents are two observations", () => {
@@ -94,17 +84,13 @@ async function score({ texts }: Source) {
 async function measured(text: string): Promise<Evaluation> {
   const texts = cutTexts([{ name: "a", text }], letters, 2);
   const sources = (["trained", "new"] as const).map((group) => ({ group, name: `some ${group}`, texts }));
-  const folder = await mkdtemp(join(tmpdir(), "evaluation-"));
-  try {
-    const run = { threads: 1, folder, progress: silent };
-    const prompts = await measureSources(sources, score, "key", letters, run);
-    const failing = () => Promise.reject(new Error("scored again"));
-    expect(await measureSources(sources, failing, "key", letters, run)).toEqual(prompts);
-    await expect(measureSources(sources, failing, "another key", letters, run)).rejects.toThrow("scored again");
-    return { model: "m", artifacts: "a".repeat(64), lock: "b".repeat(64), prompts };
-  } finally {
-    await rm(folder, { recursive: true });
-  }
+  const folder = temporaryFolder();
+  const run = { threads: 1, folder, progress: silent };
+  const prompts = await measureSources(sources, score, "key", letters, run);
+  const failing = () => Promise.reject(new Error("scored again"));
+  expect(await measureSources(sources, failing, "key", letters, run)).toEqual(prompts);
+  await expect(measureSources(sources, failing, "another key", letters, run)).rejects.toThrow("scored again");
+  return { model: "m", artifacts: "a".repeat(64), lock: "b".repeat(64), prompts };
 }
 
 test("gains, bits a byte and classes of tokens are what the scores say, and finished parts are not scored again", async () => {

@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import { tensorFrom } from "../../../shared/artifacts/tensor-file.ts";
 import { type EdgeTable, promptEmbedding, rankCentroids, readEdgeTable } from "../../../shared/math/assignment.ts";
 import { maxDifference, seededRandom } from "../../support/steps.ts";
@@ -10,94 +10,88 @@ const small: EdgeTable = {
   rowScales: Float32Array.from([1, 0.5, 0.5]),
 };
 
-describe("promptEmbedding", () => {
-  it("is the direction of the mean of the dequantised rows", () => {
-    expect(Array.from(promptEmbedding([0, 1], small))).toEqual([Math.fround(0.6), Math.fround(-0.8)]);
-    expect(Array.from(promptEmbedding([0, 0, 1, 1], small))).toEqual([Math.fround(0.6), Math.fround(-0.8)]);
-  });
-
-  it("is zeros for no tokens and for tokens that cancel out", () => {
-    expect(Array.from(promptEmbedding([], small))).toEqual([0, 0]);
-    expect(Array.from(promptEmbedding([0, 2], small))).toEqual([0, 0]);
-  });
-
-  it.each([-1, 3, Number.NaN])("refuses token id %s, naming the vocabulary", (id) => {
-    expect(() => promptEmbedding([0, id], small)).toThrow("vocabulary of 3");
-  });
-
-  it("agrees with a plain computation", () => {
-    const seed = 11;
-    const random = seededRandom(seed);
-    const [V, P] = [4096, 64];
-    const table: EdgeTable = {
-      vocabularySize: V,
-      dimensions: P,
-      rows: Int8Array.from({ length: V * P }, () => Math.floor(random() * 255) - 127),
-      rowScales: Float32Array.from({ length: V }, () => random() * 0.1),
-    };
-    const ids = Array.from({ length: 1000 }, () => Math.floor(random() * V));
-    const mean = Array.from({ length: P }, (_, p) =>
-      ids.reduce((sum, id) => sum + (table.rows[id * P + p] * table.rowScales[id]) / ids.length, 0),
-    );
-    const length = Math.hypot(...mean);
-    const difference = maxDifference(
-      promptEmbedding(ids, table),
-      mean.map((x) => x / length),
-    );
-    expect(difference).toBeLessThan(1e-7);
-  });
+it("promptEmbedding is the direction of the mean of the dequantised rows", () => {
+  expect(Array.from(promptEmbedding([0, 1], small))).toEqual([Math.fround(0.6), Math.fround(-0.8)]);
+  expect(Array.from(promptEmbedding([0, 0, 1, 1], small))).toEqual([Math.fround(0.6), Math.fround(-0.8)]);
 });
 
-describe("rankCentroids", () => {
-  const centroids = { count: 4, dimensions: 2, vectors: Float32Array.from([0, 1, 1, 0, 0, 1, -1, 0]) };
-
-  it("puts the nearest first, and of equals the one of lower index", () => {
-    const ranked = rankCentroids(Float32Array.from([0, 1]), centroids);
-    expect(ranked.map(({ index }) => index)).toEqual([0, 2, 1, 3]);
-    expect(ranked.map(({ similarity }) => similarity)).toEqual([1, 1, 0, 0]);
-  });
-
-  it("ranks by index where the embedding is zeros", () => {
-    expect(rankCentroids(new Float32Array(2), centroids).map(({ index }) => index)).toEqual([0, 1, 2, 3]);
-  });
+it("promptEmbedding is zeros for no tokens and for tokens that cancel out", () => {
+  expect(Array.from(promptEmbedding([], small))).toEqual([0, 0]);
+  expect(Array.from(promptEmbedding([0, 2], small))).toEqual([0, 0]);
 });
 
-describe("readEdgeTable", () => {
-  const file = () =>
-    new Map([
-      ["table", tensorFrom(Int8Array.from([1, -2, 3, -4, 5, -6]), [3, 2])],
-      ["table_scale", tensorFrom(Float32Array.from([1, 2, 3]), [3])],
-      ["centroids", tensorFrom(Float32Array.from([0, 1]), [1, 2])],
-    ]);
+it.each([-1, 3, Number.NaN])("promptEmbedding refuses token id %s, naming the vocabulary", (id) => {
+  expect(() => promptEmbedding([0, id], small)).toThrow("vocabulary of 3");
+});
 
-  it("reads the table and the centroids", () => {
-    const { table, centroids } = readEdgeTable(file());
-    expect(table).toEqual({
-      vocabularySize: 3,
-      dimensions: 2,
-      rows: Int8Array.from([1, -2, 3, -4, 5, -6]),
-      rowScales: Float32Array.from([1, 2, 3]),
-    });
-    expect(centroids).toEqual({ count: 1, dimensions: 2, vectors: Float32Array.from([0, 1]) });
-  });
+it("promptEmbedding agrees with a plain computation", () => {
+  const seed = 11;
+  const random = seededRandom(seed);
+  const [V, P] = [4096, 64];
+  const table: EdgeTable = {
+    vocabularySize: V,
+    dimensions: P,
+    rows: Int8Array.from({ length: V * P }, () => Math.floor(random() * 255) - 127),
+    rowScales: Float32Array.from({ length: V }, () => random() * 0.1),
+  };
+  const ids = Array.from({ length: 1000 }, () => Math.floor(random() * V));
+  const mean = Array.from({ length: P }, (_, p) =>
+    ids.reduce((sum, id) => sum + (table.rows[id * P + p] * table.rowScales[id]) / ids.length, 0),
+  );
+  const length = Math.hypot(...mean);
+  const difference = maxDifference(
+    promptEmbedding(ids, table),
+    mean.map((x) => x / length),
+  );
+  expect(difference).toBeLessThan(1e-7);
+});
 
-  it.each([
-    ["table", tensorFrom(new Float32Array(6), [3, 2])],
-    ["table_scale", tensorFrom(new Float32Array(2), [2])],
-    ["centroids", tensorFrom(new Float32Array(3), [1, 3])],
-    ["table", tensorFrom(new Int8Array(6), [6])],
-  ])("names tensor %s when it does not fit the others", (name, tensor) => {
-    expect(() => readEdgeTable(file().set(name, tensor))).toThrow(`${name} is`);
-  });
+const centroids = { count: 4, dimensions: 2, vectors: Float32Array.from([0, 1, 1, 0, 0, 1, -1, 0]) };
 
-  it.each<[string, string, number[], number[], RegExp]>([
-    ["a scale that is no number", "table_scale", [1, Number.NaN, 3], [3], /table_scale: value 1 is NaN/],
-    ["an infinite scale", "table_scale", [1, 2, Number.POSITIVE_INFINITY], [3], /table_scale: value 2 is Infinity/],
-    ["a scale whose products overflow", "table_scale", [1e30, 2, 3], [3], /table_scale: value 0 is .*1000000/],
-    ["a centroid that is no number", "centroids", [0, Number.NaN], [1, 2], /centroids: value 1 is NaN/],
-    ["a centroid of another length", "centroids", [0, 3], [1, 2], /centroids: the length of row 0 is 3/],
-  ])("refuses %s", (_, name, values, shape, message) => {
-    const tensor = tensorFrom(Float32Array.from(values), shape);
-    expect(() => readEdgeTable(file().set(name, tensor))).toThrow(message);
+it("rankCentroids puts the nearest first, and of equals the one of lower index", () => {
+  const ranked = rankCentroids(Float32Array.from([0, 1]), centroids);
+  expect(ranked.map(({ index }) => index)).toEqual([0, 2, 1, 3]);
+  expect(ranked.map(({ similarity }) => similarity)).toEqual([1, 1, 0, 0]);
+});
+
+it("rankCentroids ranks by index where the embedding is zeros", () => {
+  expect(rankCentroids(new Float32Array(2), centroids).map(({ index }) => index)).toEqual([0, 1, 2, 3]);
+});
+
+const file = () =>
+  new Map([
+    ["table", tensorFrom(Int8Array.from([1, -2, 3, -4, 5, -6]), [3, 2])],
+    ["table_scale", tensorFrom(Float32Array.from([1, 2, 3]), [3])],
+    ["centroids", tensorFrom(Float32Array.from([0, 1]), [1, 2])],
+  ]);
+
+it("readEdgeTable reads the table and the centroids", () => {
+  const { table, centroids } = readEdgeTable(file());
+  expect(table).toEqual({
+    vocabularySize: 3,
+    dimensions: 2,
+    rows: Int8Array.from([1, -2, 3, -4, 5, -6]),
+    rowScales: Float32Array.from([1, 2, 3]),
   });
+  expect(centroids).toEqual({ count: 1, dimensions: 2, vectors: Float32Array.from([0, 1]) });
+});
+
+it.each([
+  ["table", tensorFrom(new Float32Array(6), [3, 2])],
+  ["table_scale", tensorFrom(new Float32Array(2), [2])],
+  ["centroids", tensorFrom(new Float32Array(3), [1, 3])],
+  ["table", tensorFrom(new Int8Array(6), [6])],
+])("readEdgeTable names tensor %s when it does not fit the others", (name, tensor) => {
+  expect(() => readEdgeTable(file().set(name, tensor))).toThrow(`${name} is`);
+});
+
+it.each<[string, string, number[], number[], RegExp]>([
+  ["a scale that is no number", "table_scale", [1, Number.NaN, 3], [3], /table_scale: value 1 is NaN/],
+  ["an infinite scale", "table_scale", [1, 2, Number.POSITIVE_INFINITY], [3], /table_scale: value 2 is Infinity/],
+  ["a scale whose products overflow", "table_scale", [1e30, 2, 3], [3], /table_scale: value 0 is .*1000000/],
+  ["a centroid that is no number", "centroids", [0, Number.NaN], [1, 2], /centroids: value 1 is NaN/],
+  ["a centroid of another length", "centroids", [0, 3], [1, 2], /centroids: the length of row 0 is 3/],
+])("readEdgeTable refuses %s", (_, name, values, shape, message) => {
+  const tensor = tensorFrom(Float32Array.from(values), shape);
+  expect(() => readEdgeTable(file().set(name, tensor))).toThrow(message);
 });

@@ -106,6 +106,7 @@ test.each([
   "{% for b in [1, 2] %}{% if b == 1 %}{% continue %}{% elif b %}{{ b }}{% else %}-{% endif %}{% endfor %}",
   "{%- set a %} x {% filter upper %}{{ messages|length }}y{% endfilter %}{% endset -%}{{ a }}",
   "{% macro m(p, q='d') %}<{{ p }}{{ q }}{{ caller() if caller else '' }}>{% endmacro %}{{ m(1, q=2) }}{% call m(3) %}in{% endcall %}",
+  "{% set a = []|first %}{{ a is defined }}{{ range(3) }}{{ range(5, 1, -2) }}",
   "{% set ns = namespace(x=1) %}{% for b in range(5, 0, -2) %}{% set ns.x = ns.x + b %}{% endfor %}{{ ns.x }}{{ not ns.x is odd }}",
 ])("runs %s as without bounds", (source) => {
   const messages = conversation(2, 16);
@@ -233,10 +234,4 @@ test("a template's own refusal says what it says, in 200 characters", () => {
 
 test("the date is the caller's clock's, in UTC", () => {
   expect(render("{{ strftime_now('%d %b %Y, %B %m %H:%M %%') }}")).toBe("02 Jan 2026, January 01 03:04 %");
-});
-
-test("an empty list has no first item, as without bounds", () => {
-  expect(render("{% set a = []|first %}{{ a is defined }}{{ range(3) }}{{ range(5, 1, -2) }}")).toBe(
-    "false[0, 1, 2][5, 3]",
-  );
 });

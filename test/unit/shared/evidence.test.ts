@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { evidenceSchema } from "../../../shared/artifacts/manifest.ts";
 import {
   defaultCalibration,
@@ -16,118 +16,114 @@ const seed = 20_261_129;
 const nearOf = (similarity: number, isOff = false, ownHash: string | null = null) => ({ similarity, isOff, ownHash });
 const sumOf = ({ base, adapters }: MixtureWeights) => adapters.reduce((a, b) => a + b, base);
 
-describe("positions of evidence", () => {
-  test("are the same tokens where others come among them", () => {
-    for (const at of [0, 1, 4, 7, 9, 12]) {
-      for (const spans of [
-        undefined,
-        [[1, 3]],
-        [
-          [0, 4],
-          [5, 9],
-        ],
-        [[2, 20]],
-      ] as ([number, number][] | undefined)[]) {
-        const moved = evidenceAround({ tokens: 9, spans }, at, 5);
-        const tokensOf = (ofTokens: number, ofSpans?: [number, number][]) =>
-          positionsOfEvidence(ofTokens, ofSpans, 100).map((t) => t + 1);
-        const before = tokensOf(9, spans).map((t) => (t >= at ? t + 5 : t));
-        // The first token of the prompt has one before it now.
-        const first = at === 0 && (spans?.[0][0] ?? 0) === 0 ? [5] : [];
-        expect(tokensOf(moved.tokens, moved.spans)).toEqual([...first, ...before]);
-      }
+test("positions of evidence are the same tokens where others come among them", () => {
+  for (const at of [0, 1, 4, 7, 9, 12]) {
+    for (const spans of [
+      undefined,
+      [[1, 3]],
+      [
+        [0, 4],
+        [5, 9],
+      ],
+      [[2, 20]],
+    ] as ([number, number][] | undefined)[]) {
+      const moved = evidenceAround({ tokens: 9, spans }, at, 5);
+      const tokensOf = (ofTokens: number, ofSpans?: [number, number][]) =>
+        positionsOfEvidence(ofTokens, ofSpans, 100).map((t) => t + 1);
+      const before = tokensOf(9, spans).map((t) => (t >= at ? t + 5 : t));
+      // The first token of the prompt has one before it now.
+      const first = at === 0 && (spans?.[0][0] ?? 0) === 0 ? [5] : [];
+      expect(tokensOf(moved.tokens, moved.spans)).toEqual([...first, ...before]);
     }
-  });
-
-  test("are all positions that have a next token, where there are few", () => {
-    expect(positionsOfEvidence(0)).toEqual([]);
-    expect(positionsOfEvidence(1)).toEqual([]);
-    expect(positionsOfEvidence(2)).toEqual([0]);
-    expect(positionsOfEvidence(9)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
-  });
-
-  test("else are evenly spread, rising, and end at the last", () => {
-    for (const tokens of [18, 33, 64, 500, 1024]) {
-      const positions = positionsOfEvidence(tokens);
-      expect(positions).toHaveLength(evidencePositions);
-      expect(positions.at(-1)).toBe(tokens - 2);
-      const gaps = positions.map((t, i) => t - (positions[i - 1] ?? -1));
-      expect(Math.max(...gaps) - Math.min(...gaps)).toBeLessThanOrEqual(1);
-    }
-  });
-
-  test("are within the spans where there are some, and never beyond the first tokens", () => {
-    expect(positionsOfEvidence(30, [[0, 30]])).toEqual(positionsOfEvidence(30));
-    expect(
-      positionsOfEvidence(9, [
-        [0, 2],
-        [4, 6],
-        [8, 20],
-      ]),
-    ).toEqual([0, 3, 4, 7]);
-    expect(positionsOfEvidence(9, [[9, 12]])).toEqual([]);
-    const many = positionsOfEvidence(1024, [
-      [500, 520],
-      [900, 910],
-    ]);
-    expect([many.length, many.at(-1)]).toEqual([evidencePositions, 908]);
-    expect(many.filter((t) => (t >= 499 && t < 519) || (t >= 899 && t < 909))).toEqual(many);
-  });
+  }
 });
 
-describe("weighing", () => {
-  const priors = [0.5, 0.3, 0.2];
-  const rule = { temper: 0.3, floor: 0.05 };
+test("positions of evidence are all positions that have a next token, where there are few", () => {
+  expect(positionsOfEvidence(0)).toEqual([]);
+  expect(positionsOfEvidence(1)).toEqual([]);
+  expect(positionsOfEvidence(2)).toEqual([0]);
+  expect(positionsOfEvidence(9)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+});
 
-  test("without evidence leaves the priors", () => {
-    const { weights, evidence } = weigh(priors, rule, []);
-    [weights.base, ...weights.adapters].forEach((weight, e) => {
-      expect(weight).toBeCloseTo(priors[e], 12);
-    });
-    expect(evidence).toEqual({ nats: 0, tokens: 0 });
-  });
+test("positions of evidence else are evenly spread, rising, and end at the last", () => {
+  for (const tokens of [18, 33, 64, 500, 1024]) {
+    const positions = positionsOfEvidence(tokens);
+    expect(positions).toHaveLength(evidencePositions);
+    expect(positions.at(-1)).toBe(tokens - 2);
+    const gaps = positions.map((t, i) => t - (positions[i - 1] ?? -1));
+    expect(Math.max(...gaps) - Math.min(...gaps)).toBeLessThanOrEqual(1);
+  }
+});
 
-  test("multiplies each prior by the expert's probabilities to the power of η, whatever the prompt's length", () => {
-    // Two tokens: the second expert gives them 4 and 2 times the base's probability, the third a half and the same.
-    const logprobs = [
-      [0.1, 0.4, 0.05],
-      [0.2, 0.4, 0.2],
-    ].map((one) => one.map(Math.log));
-    const { weights, evidence } = weigh(priors, rule, logprobs);
-    const unscaled = [0.5, 0.3 * 8 ** 0.3, 0.2 * 0.5 ** 0.3];
-    const sum = unscaled.reduce((a, b) => a + b, 0);
-    [weights.base, ...weights.adapters].forEach((weight, e) => {
-      expect(weight).toBeCloseTo(unscaled[e] / sum, 12);
-    });
-    // The first token is seen under the priors, the second under the weights after the first.
-    const first = 0.3 * Math.log(4) - 0.2 * Math.log(2);
-    const second = 0.3 * 4 ** 0.3;
-    const gained = (second / (0.5 + second + 0.2 * 0.5 ** 0.3)) * Math.log(2);
-    expect(evidence.tokens).toBe(2);
-    expect(evidence.nats).toBeCloseTo((first + gained) / 2, 12);
-  });
+test("positions of evidence are within the spans where there are some, and never beyond the first tokens", () => {
+  expect(positionsOfEvidence(30, [[0, 30]])).toEqual(positionsOfEvidence(30));
+  expect(
+    positionsOfEvidence(9, [
+      [0, 2],
+      [4, 6],
+      [8, 20],
+    ]),
+  ).toEqual([0, 3, 4, 7]);
+  expect(positionsOfEvidence(9, [[9, 12]])).toEqual([]);
+  const many = positionsOfEvidence(1024, [
+    [500, 520],
+    [900, 910],
+  ]);
+  expect([many.length, many.at(-1)]).toEqual([evidencePositions, 908]);
+  expect(many.filter((t) => (t >= 499 && t < 519) || (t >= 899 && t < 909))).toEqual(many);
+});
 
-  test("whatever the experts say, weights add up to 1 and the base has its floor", () => {
-    const logprob = fc.oneof(fc.double({ min: -1e300, max: 0, noNaN: true }), fc.constant(Number.NEGATIVE_INFINITY));
-    fc.assert(
-      fc.property(
-        fc.array(fc.array(logprob, { minLength: 4, maxLength: 4 }), { maxLength: 15 }),
-        fc.double({ min: 0, max: 1, noNaN: true }),
-        fc.double({ min: 0.01, max: 1, noNaN: true }),
-        (logprobs, temper, floor) => {
-          const { weights, evidence } = weigh([0.4, 0.3, 0.2, 0.1], { temper, floor }, logprobs);
-          expect(sumOf(weights)).toBeCloseTo(1, 9);
-          expect(weights.base).toBeGreaterThanOrEqual(floor - 1e-12);
-          expect(evidence.nats).not.toBeNaN();
-        },
-      ),
-      { seed, numRuns: 1000 },
-    );
-  });
+const priors = [0.5, 0.3, 0.2];
+const rule = { temper: 0.3, floor: 0.05 };
 
-  test("a result that is no number shows in the evidence", () => {
-    expect(weigh(priors, rule, [[-1, Number.NaN, -1]]).evidence.nats).toBeNaN();
+test("weighing without evidence leaves the priors", () => {
+  const { weights, evidence } = weigh(priors, rule, []);
+  [weights.base, ...weights.adapters].forEach((weight, e) => {
+    expect(weight).toBeCloseTo(priors[e], 12);
   });
+  expect(evidence).toEqual({ nats: 0, tokens: 0 });
+});
+
+test("weighing multiplies each prior by the expert's probabilities to the power of η, whatever the prompt's length", () => {
+  // Two tokens: the second expert gives them 4 and 2 times the base's probability, the third a half and the same.
+  const logprobs = [
+    [0.1, 0.4, 0.05],
+    [0.2, 0.4, 0.2],
+  ].map((one) => one.map(Math.log));
+  const { weights, evidence } = weigh(priors, rule, logprobs);
+  const unscaled = [0.5, 0.3 * 8 ** 0.3, 0.2 * 0.5 ** 0.3];
+  const sum = unscaled.reduce((a, b) => a + b, 0);
+  [weights.base, ...weights.adapters].forEach((weight, e) => {
+    expect(weight).toBeCloseTo(unscaled[e] / sum, 12);
+  });
+  // The first token is seen under the priors, the second under the weights after the first.
+  const first = 0.3 * Math.log(4) - 0.2 * Math.log(2);
+  const second = 0.3 * 4 ** 0.3;
+  const gained = (second / (0.5 + second + 0.2 * 0.5 ** 0.3)) * Math.log(2);
+  expect(evidence.tokens).toBe(2);
+  expect(evidence.nats).toBeCloseTo((first + gained) / 2, 12);
+});
+
+test("weighing whatever the experts say, weights add up to 1 and the base has its floor", () => {
+  const logprob = fc.oneof(fc.double({ min: -1e300, max: 0, noNaN: true }), fc.constant(Number.NEGATIVE_INFINITY));
+  fc.assert(
+    fc.property(
+      fc.array(fc.array(logprob, { minLength: 4, maxLength: 4 }), { maxLength: 15 }),
+      fc.double({ min: 0, max: 1, noNaN: true }),
+      fc.double({ min: 0.01, max: 1, noNaN: true }),
+      (logprobs, temper, floor) => {
+        const { weights, evidence } = weigh([0.4, 0.3, 0.2, 0.1], { temper, floor }, logprobs);
+        expect(sumOf(weights)).toBeCloseTo(1, 9);
+        expect(weights.base).toBeGreaterThanOrEqual(floor - 1e-12);
+        expect(evidence.nats).not.toBeNaN();
+      },
+    ),
+    { seed, numRuns: 1000 },
+  );
+});
+
+test("weighing a result that is no number shows in the evidence", () => {
+  expect(weigh(priors, rule, [[-1, Number.NaN, -1]]).evidence.nats).toBeNaN();
 });
 
 test("given weights are served as they are, but for what weighs next to nothing", () => {

@@ -1,6 +1,6 @@
 /** manifest.json and the pointer as somebody may write them who can write the bucket: every number and string is bounded. */
 import { readFileSync } from "node:fs";
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { parsePointer, switchedTo } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { type Manifest, parseManifest } from "../../../shared/artifacts/manifest.ts";
@@ -61,39 +61,37 @@ test.each<[Path, unknown, number]>([
   if (typeof value === "number") expect(message).toContain(`is ${value}:`);
 });
 
-describe("numbers that are none of their kind", () => {
-  const paths: Path[] = [
-    ["hyperNetwork", "rank"],
-    ["hyperNetwork", "hidden"],
-    ["model", "vocabularySize"],
-    ["model", "hiddenSize"],
-    ["model", "contextTokens"],
-    ["model", "stopIds", 0],
-    ["embedding", "dimensions"],
-    ["embedding", "prefixTokens"],
-    ["centroids", 0, "size"],
-    ["files", "edge-table.safetensors", "bytes"],
-  ];
-  test.each(paths.flatMap((path) => [-1, 0.5, null, "7"].map((value) => [path, value] as const)))(
-    "%j is not %j",
-    (path, value) => {
-      expect(refusalOf(withValue(path, value))).toContain(path.join("."));
-    },
-  );
+const paths: Path[] = [
+  ["hyperNetwork", "rank"],
+  ["hyperNetwork", "hidden"],
+  ["model", "vocabularySize"],
+  ["model", "hiddenSize"],
+  ["model", "contextTokens"],
+  ["model", "stopIds", 0],
+  ["embedding", "dimensions"],
+  ["embedding", "prefixTokens"],
+  ["centroids", 0, "size"],
+  ["files", "edge-table.safetensors", "bytes"],
+];
+test.each(paths.flatMap((path) => [-1, 0.5, null, "7"].map((value) => [path, value] as const)))(
+  "numbers that are none of their kind %j is not %j",
+  (path, value) => {
+    expect(refusalOf(withValue(path, value))).toContain(path.join("."));
+  },
+);
 
-  test.each(["1e400", "-1e400"])("%s is read as infinite, and refused", (number) => {
-    for (const path of [
-      ["centroids", 0, "scale"],
-      ["evidence", "floor"],
-    ] as Path[]) {
-      const json = withValue(path, "HERE").replace('"HERE"', number);
-      expect(refusalOf(json)).toContain(path.join("."));
-    }
-  });
+test.each(["1e400", "-1e400"])("numbers that are none of their kind %s is read as infinite, and refused", (number) => {
+  for (const path of [
+    ["centroids", 0, "scale"],
+    ["evidence", "floor"],
+  ] as Path[]) {
+    const json = withValue(path, "HERE").replace('"HERE"', number);
+    expect(refusalOf(json)).toContain(path.join("."));
+  }
+});
 
-  test.each([-1, 1.25])("a scale of %d is refused", (scale) => {
-    expect(refusalOf(withValue(["centroids", 0, "scale"], scale))).toContain("centroids.0.scale");
-  });
+test.each([-1, 1.25])("numbers that are none of their kind a scale of %d is refused", (scale) => {
+  expect(refusalOf(withValue(["centroids", 0, "scale"], scale))).toContain("centroids.0.scale");
 });
 
 test.each<[string, Path, unknown]>([
@@ -127,44 +125,40 @@ test("a file too few is refused by its name", () => {
   expect(message).toContain("files.tokenizer.safetensors");
 });
 
-describe("a manifest that is large for its own sake", () => {
-  test.each([
-    ["more centroids than there may be", () => withValue(["centroids"], Array(1025).fill(1)), /1025|1024/],
-    ["a million wrong centroids", () => withValue(["centroids"], Array(1_000_000).fill(1)), /more than 65536 values/],
-    ["lists in lists", () => `${"[".repeat(500_000)}${"]".repeat(500_000)}`, /more than 65536 values/],
-    ["many unknown fields", () => withValue(["model", "x"], Array(60_000).fill(1)), /model/],
-    ["60,000 unknown names", () => JSON.stringify(Object.fromEntries(Array(60_000).entries())), /manifest/],
-    ["a long name", () => JSON.stringify({ ["x".repeat(1_000_000)]: 1 }), /manifest/],
-    ["3 MB of spaces", () => `${embedded}${" ".repeat(3_000_000)}`, /301\d\d\d\d characters, the maximum is 2097152/],
-    ["no JSON", () => `{"a": "${"x".repeat(1_000_000)}`, /manifest\.json is not JSON/],
-  ])("%s is refused in a few words", (_, json, message) => {
-    const refusal = refusalOf(json());
-    expect(refusal).toMatch(message);
-    expect(refusal.length).toBeLessThan(1500);
-  });
+test.each([
+  ["more centroids than there may be", () => withValue(["centroids"], Array(1025).fill(1)), /1025|1024/],
+  ["a million wrong centroids", () => withValue(["centroids"], Array(1_000_000).fill(1)), /more than 65536 values/],
+  ["lists in lists", () => `${"[".repeat(500_000)}${"]".repeat(500_000)}`, /more than 65536 values/],
+  ["many unknown fields", () => withValue(["model", "x"], Array(60_000).fill(1)), /model/],
+  ["60,000 unknown names", () => JSON.stringify(Object.fromEntries(Array(60_000).entries())), /manifest/],
+  ["a long name", () => JSON.stringify({ ["x".repeat(1_000_000)]: 1 }), /manifest/],
+  ["3 MB of spaces", () => `${embedded}${" ".repeat(3_000_000)}`, /301\d\d\d\d characters, the maximum is 2097152/],
+  ["no JSON", () => `{"a": "${"x".repeat(1_000_000)}`, /manifest\.json is not JSON/],
+])("a manifest that is large for its own sake %s is refused in a few words", (_, json, message) => {
+  const refusal = refusalOf(json());
+  expect(refusal).toMatch(message);
+  expect(refusal.length).toBeLessThan(1500);
 });
 
-describe("the pointer", () => {
-  const hash = "a".repeat(64);
-  const at = "2026-11-25T00:00:00.000Z";
-  const pointerOf = (switches: unknown) => JSON.stringify({ format: 1, switches });
-  test.each<[string, string, RegExp]>([
-    ["a hash that is a path", pointerOf([{ manifest: "../../etc/passwd", at }]), /switches\.0\.manifest/],
-    ["a hash in capitals", pointerOf([{ manifest: "A".repeat(64), at }]), /switches\.0\.manifest/],
-    ["no switch", pointerOf([]), /switches/],
-    ["too many switches", pointerOf(Array(101).fill({ manifest: hash, at })), /switches.*100/],
-    ["a time that is none", pointerOf([{ manifest: hash, at: "9".repeat(9000) }]), /switches\.0\.at/],
-    ["1 MB", pointerOf(Array(10_000).fill({ manifest: hash, at })), /\d{6,} characters, the maximum is 65536/],
-    ["lists in lists", `${"[".repeat(30_000)}${"]".repeat(30_000)}`, /current\.json/],
-    ["no JSON", "{", /current\.json is not JSON/],
-  ])("%s is refused in a few words", (_, json, message) => {
-    expect(() => parsePointer(json)).toThrow(message);
-    expect(() => parsePointer(json)).toThrow(/^.{1,1500}$/s);
-  });
+const hash = "a".repeat(64);
+const at = "2026-11-25T00:00:00.000Z";
+const pointerOf = (switches: unknown) => JSON.stringify({ format: 1, switches });
+test.each<[string, string, RegExp]>([
+  ["a hash that is a path", pointerOf([{ manifest: "../../etc/passwd", at }]), /switches\.0\.manifest/],
+  ["a hash in capitals", pointerOf([{ manifest: "A".repeat(64), at }]), /switches\.0\.manifest/],
+  ["no switch", pointerOf([]), /switches/],
+  ["too many switches", pointerOf(Array(101).fill({ manifest: hash, at })), /switches.*100/],
+  ["a time that is none", pointerOf([{ manifest: hash, at: "9".repeat(9000) }]), /switches\.0\.at/],
+  ["1 MB", pointerOf(Array(10_000).fill({ manifest: hash, at })), /\d{6,} characters, the maximum is 65536/],
+  ["lists in lists", `${"[".repeat(30_000)}${"]".repeat(30_000)}`, /current\.json/],
+  ["no JSON", "{", /current\.json is not JSON/],
+])("the pointer %s is refused in a few words", (_, json, message) => {
+  expect(() => parsePointer(json)).toThrow(message);
+  expect(() => parsePointer(json)).toThrow(/^.{1,1500}$/s);
+});
 
-  test("its whole history is accepted", () => {
-    const times = Array.from({ length: 120 }, (_, i) => new Date(i));
-    const pointer = times.reduce((last, time) => switchedTo(hash, time, last), switchedTo(hash, new Date(0), null));
-    expect(parsePointer(JSON.stringify(pointer, null, 2)).switches).toHaveLength(100);
-  });
+test("the pointer its whole history is accepted", () => {
+  const times = Array.from({ length: 120 }, (_, i) => new Date(i));
+  const pointer = times.reduce((last, time) => switchedTo(hash, time, last), switchedTo(hash, new Date(0), null));
+  expect(parsePointer(JSON.stringify(pointer, null, 2)).switches).toHaveLength(100);
 });

@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import { deriveSeed, philox2x32, uniformAt } from "../../../shared/math/sampling.ts";
 
 /** Chi-square of counts against equal expectation. */
@@ -12,66 +12,60 @@ function chiSquareLimit(degrees: number): number {
   return degrees + 4.75 * Math.sqrt(2 * degrees) + 10;
 }
 
-describe("philox2x32", () => {
-  it.each([
-    [0, 0, 0, 0xff1dae59, 0x6cd10df2],
-    [0xffffffff, 0xffffffff, 0xffffffff, 0x2c3f628b, 0xab4fd7ad],
-    [0x243f6a88, 0x85a308d3, 0x13198a2e, 0xdd7ce038, 0xf62a4c12],
-  ])("gives Random123's known answer for counter %d %d, key %d", (counter0, counter1, key, left, right) => {
-    expect(philox2x32(counter0, counter1, key)).toEqual([left, right]);
-  });
+it.each([
+  [0, 0, 0, 0xff1dae59, 0x6cd10df2],
+  [0xffffffff, 0xffffffff, 0xffffffff, 0x2c3f628b, 0xab4fd7ad],
+  [0x243f6a88, 0x85a308d3, 0x13198a2e, 0xdd7ce038, 0xf62a4c12],
+])("philox2x32 gives Random123's known answer for counter %d %d, key %d", (counter0, counter1, key, left, right) => {
+  expect(philox2x32(counter0, counter1, key)).toEqual([left, right]);
 });
 
-describe("uniformAt", () => {
-  it("depends on seed and position alone", () => {
-    const forwards = Array.from({ length: 100 }, (_, position) => uniformAt(42, position));
-    const backwards = Array.from({ length: 100 }, (_, i) => uniformAt(42, 99 - i)).reverse();
-    expect(backwards).toEqual(forwards);
-    // A draw must never change: resumed sequences rely on it.
-    expect(uniformAt(0, 0)).toBe(Number((0xff1dae59n >> 5n) * 2n ** 26n + (0x6cd10df2n >> 6n)) / 2 ** 53);
-  });
-
-  it.each([
-    ["positions of one seed", (n: number) => uniformAt(1, n)],
-    ["seeds at one position", (n: number) => uniformAt(n, 0)],
-  ])("is uniform over %s", (_, draw) => {
-    const counts = new Array(256).fill(0);
-    for (let n = 0; n < 200_000; n++) counts[Math.floor(draw(n) * 256)]++;
-    // Nothing fell outside [0, 1).
-    expect(Object.keys(counts)).toHaveLength(256);
-    const value = chiSquare(counts);
-    expect(value).toBeLessThan(chiSquareLimit(255));
-  });
-
-  it.each([
-    ["neighbouring positions", (n: number) => [uniformAt(5, n), uniformAt(5, n + 1)]],
-    ["neighbouring seeds", (n: number) => [uniformAt(n, 3), uniformAt(n + 1, 3)]],
-    ["two choices of a request", (n: number) => [uniformAt(deriveSeed(n, 0), 0), uniformAt(deriveSeed(n, 1), 0)]],
-  ])("is independent between %s", (_, draw) => {
-    const pairs = new Array(256).fill(0);
-    for (let n = 0; n < 100_000; n++) {
-      const [a, b] = draw(n);
-      pairs[Math.floor(a * 16) * 16 + Math.floor(b * 16)]++;
-    }
-    const value = chiSquare(pairs);
-    expect(value).toBeLessThan(chiSquareLimit(255));
-  });
+it("uniformAt depends on seed and position alone", () => {
+  const forwards = Array.from({ length: 100 }, (_, position) => uniformAt(42, position));
+  const backwards = Array.from({ length: 100 }, (_, i) => uniformAt(42, 99 - i)).reverse();
+  expect(backwards).toEqual(forwards);
+  // A draw must never change: resumed sequences rely on it.
+  expect(uniformAt(0, 0)).toBe(Number((0xff1dae59n >> 5n) * 2n ** 26n + (0x6cd10df2n >> 6n)) / 2 ** 53);
 });
 
-describe("deriveSeed", () => {
-  it("gives the choices of one request different uint32 seeds", () => {
-    for (const seed of [0, 1, 42, 0x7fffffff, 0xffffffff]) {
-      const seeds = Array.from({ length: 10_000 }, (_, choice) => deriveSeed(seed, choice));
-      expect(new Set(seeds).size).toBe(10_000);
-      expect(seeds.every((s) => Number.isInteger(s) && s >= 0 && s <= 0xffffffff)).toBe(true);
-    }
-  });
+it.each([
+  ["positions of one seed", (n: number) => uniformAt(1, n)],
+  ["seeds at one position", (n: number) => uniformAt(n, 0)],
+])("uniformAt is uniform over %s", (_, draw) => {
+  const counts = new Array(256).fill(0);
+  for (let n = 0; n < 200_000; n++) counts[Math.floor(draw(n) * 256)]++;
+  // Nothing fell outside [0, 1).
+  expect(Object.keys(counts)).toHaveLength(256);
+  const value = chiSquare(counts);
+  expect(value).toBeLessThan(chiSquareLimit(255));
+});
 
-  it("does not lead from one seed's choices to another's", () => {
-    const seen = new Set<number>();
-    for (let seed = 0; seed < 1000; seed++)
-      for (let choice = 0; choice < 16; choice++) seen.add(deriveSeed(seed, choice));
-    // 16,000 random uint32 collide 0.03 times on average.
-    expect(seen.size).toBeGreaterThanOrEqual(15_998);
-  });
+it.each([
+  ["neighbouring positions", (n: number) => [uniformAt(5, n), uniformAt(5, n + 1)]],
+  ["neighbouring seeds", (n: number) => [uniformAt(n, 3), uniformAt(n + 1, 3)]],
+  ["two choices of a request", (n: number) => [uniformAt(deriveSeed(n, 0), 0), uniformAt(deriveSeed(n, 1), 0)]],
+])("uniformAt is independent between %s", (_, draw) => {
+  const pairs = new Array(256).fill(0);
+  for (let n = 0; n < 100_000; n++) {
+    const [a, b] = draw(n);
+    pairs[Math.floor(a * 16) * 16 + Math.floor(b * 16)]++;
+  }
+  const value = chiSquare(pairs);
+  expect(value).toBeLessThan(chiSquareLimit(255));
+});
+
+it("deriveSeed gives the choices of one request different uint32 seeds", () => {
+  for (const seed of [0, 1, 42, 0x7fffffff, 0xffffffff]) {
+    const seeds = Array.from({ length: 10_000 }, (_, choice) => deriveSeed(seed, choice));
+    expect(new Set(seeds).size).toBe(10_000);
+    expect(seeds.every((s) => Number.isInteger(s) && s >= 0 && s <= 0xffffffff)).toBe(true);
+  }
+});
+
+it("deriveSeed does not lead from one seed's choices to another's", () => {
+  const seen = new Set<number>();
+  for (let seed = 0; seed < 1000; seed++)
+    for (let choice = 0; choice < 16; choice++) seen.add(deriveSeed(seed, choice));
+  // 16,000 random uint32 collide 0.03 times on average.
+  expect(seen.size).toBeGreaterThanOrEqual(15_998);
 });

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { describe, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import { TextStream } from "../../../shared/tokenizer/text-stream.ts";
 
 /** A vocabulary for the purpose: token id n is the n-th piece. */
@@ -39,132 +39,112 @@ const anyBytes = fc.oneof(
     .map((b) => Uint8Array.from(b)),
 );
 
-describe("decoding token by token", () => {
-  it("gives the text of the whole, wherever the pieces are cut", () => {
-    fc.assert(
-      fc.property(anyBytes, cuts, (bytes, at) => {
-        const { text, emitted } = run(cut(bytes, at), []);
-        expect(text).toBe(wholeText(bytes));
-        expect(emitted).toBe([...text].length);
-      }),
-      { seed, numRuns: 2000, verbose: 1 },
-    );
-  });
-
-  it("never emits U+FFFD for a character that is not complete yet", () => {
-    fc.assert(
-      fc.property(fc.string({ unit: "grapheme", maxLength: 20 }), cuts, (text, at) => {
-        fc.pre(!text.includes("\ufffd"));
-        expect(run(cut(utf8.encode(text), at), []).texts.join("|")).not.toContain("\ufffd");
-      }),
-      { seed, numRuns: 1000, verbose: 1 },
-    );
-  });
-
-  it("emits a character with its last byte and a broken one when it ends", () => {
-    const stream = streamOf([Uint8Array.of(0xe2, 0x82), Uint8Array.of(0xac, 0xe2)]);
-    expect(stream.push(0)).toEqual({ text: "", stopped: false });
-    expect(stream.push(1)).toEqual({ text: "€", stopped: false });
-    expect(stream.end()).toBe("\ufffd");
-    expect(stream.emittedCharacters).toBe(2);
-  });
+it("decoding token by token gives the text of the whole, wherever the pieces are cut", () => {
+  fc.assert(
+    fc.property(anyBytes, cuts, (bytes, at) => {
+      const { text, emitted } = run(cut(bytes, at), []);
+      expect(text).toBe(wholeText(bytes));
+      expect(emitted).toBe([...text].length);
+    }),
+    { seed, numRuns: 2000, verbose: 1 },
+  );
 });
 
-describe("stop strings", () => {
-  // Few letters, so that stops overlap the text, each other and the cuts.
-  const letters = fc.constantFrom("a", "b", "é", "🦎");
-  const texts = fc.string({ unit: letters, maxLength: 24 });
-  const stopLists = fc.array(fc.string({ unit: letters, minLength: 1, maxLength: 5 }), { maxLength: 4 });
-
-  it("stop where one is first complete in the whole text, wherever the pieces are cut", () => {
-    let stops = 0;
-    fc.assert(
-      fc.property(texts, cuts, stopLists, (text, at, wanted) => {
-        const found = wanted
-          .filter((stop) => text.includes(stop))
-          .map((stop) => ({ start: text.indexOf(stop), end: text.indexOf(stop) + stop.length }))
-          .sort((a, b) => a.end - b.end || a.start - b.start)
-          .at(0);
-        const result = run(cut(utf8.encode(text), at), wanted);
-        expect(result.text).toBe(found ? text.slice(0, found.start) : text);
-        expect(result.stopped).toBe(found !== undefined);
-        if (found) stops++;
-      }),
-      { seed, numRuns: 3000, verbose: 1 },
-    );
-    expect(stops).toBeGreaterThan(500);
-  });
-
-  it("hold back only what may begin one", () => {
-    fc.assert(
-      fc.property(texts, cuts, stopLists, (text, at, wanted) => {
-        const pieces = cut(utf8.encode(text), at);
-        const stream = streamOf(pieces, wanted);
-        let emitted = "";
-        let bytes = 0;
-        for (let id = 0; id < pieces.length; id++) {
-          const result = stream.push(id);
-          if (result.stopped) return;
-          emitted += result.text;
-          bytes += pieces[id].length;
-          const complete = new TextDecoder().decode(utf8.encode(text).subarray(0, bytes), { stream: true });
-          const held = complete.slice(emitted.length);
-          expect(complete.startsWith(emitted)).toBe(true);
-          expect(held === "" || wanted.some((stop) => stop.startsWith(held))).toBe(true);
-        }
-      }),
-      { seed, numRuns: 1000, verbose: 1 },
-    );
-  });
-
-  it("are held back across tokens, then given out when the text goes on otherwise", () => {
-    const pieces = ["Hi\n", "us", "er", "s"].map((piece) => utf8.encode(piece));
-    const stream = streamOf(pieces, ["\nuser:"]);
-    expect(pieces.map((_, id) => stream.push(id).text)).toEqual(["Hi", "", "", "\nusers"]);
-  });
-
-  it("end the text for good", () => {
-    const stream = streamOf([utf8.encode("ab"), utf8.encode("cd")], ["b"]);
-    expect(stream.push(0)).toEqual({ text: "a", stopped: true });
-    expect(stream.push(1)).toEqual({ text: "", stopped: true });
-    expect(stream.end()).toBe("");
-    expect(stream.emittedCharacters).toBe(1);
-  });
-
-  it("with half a surrogate pair in them never cut a character in two", () => {
-    const result = run([utf8.encode("x🦎y")], ["\ud83e", "\udd8e"]);
-    expect(result.text).toBe("x🦎y");
-  });
+it("decoding token by token never emits U+FFFD for a character that is not complete yet", () => {
+  fc.assert(
+    fc.property(fc.string({ unit: "grapheme", maxLength: 20 }), cuts, (text, at) => {
+      fc.pre(!text.includes("\ufffd"));
+      expect(run(cut(utf8.encode(text), at), []).texts.join("|")).not.toContain("\ufffd");
+    }),
+    { seed, numRuns: 1000, verbose: 1 },
+  );
 });
 
-describe("before a text has its least tokens", () => {
-  /** The text of pieces, and after how many it stopped. */
-  function stoppedAfter(pieces: readonly string[], stops: readonly string[], minTokens: number) {
-    const bytes = pieces.map((piece) => utf8.encode(piece));
-    const stream = streamOf(bytes, stops, minTokens);
-    let text = "";
-    const at = bytes.findIndex((_, id) => {
-      const pushed = stream.push(id);
-      text += pushed.text;
-      return pushed.stopped;
-    });
-    return [at < 0 ? null : at + 1, text + stream.end()];
-  }
+// Few letters, so that stops overlap the text, each other and the cuts.
+const letters = fc.constantFrom("a", "b", "é", "🦎");
+const texts = fc.string({ unit: letters, maxLength: 24 });
+const stopLists = fc.array(fc.string({ unit: letters, minLength: 1, maxLength: 5 }), { maxLength: 4 });
 
-  it("a stop string is text, and stops where it comes again", () => {
-    expect(stoppedAfter(["a", "b", "c", "a", "b", "d"], ["ab"], 3)).toEqual([5, "abc"]);
-    expect(stoppedAfter(["a", "b", "c"], ["ab"], 3)).toEqual([null, "abc"]);
-  });
+it("stop strings stop where one is first complete in the whole text, wherever the pieces are cut", () => {
+  let stops = 0;
+  fc.assert(
+    fc.property(texts, cuts, stopLists, (text, at, wanted) => {
+      const found = wanted
+        .filter((stop) => text.includes(stop))
+        .map((stop) => ({ start: text.indexOf(stop), end: text.indexOf(stop) + stop.length }))
+        .sort((a, b) => a.end - b.end || a.start - b.start)
+        .at(0);
+      const result = run(cut(utf8.encode(text), at), wanted);
+      expect(result.text).toBe(found ? text.slice(0, found.start) : text);
+      expect(result.stopped).toBe(found !== undefined);
+      if (found) stops++;
+    }),
+    { seed, numRuns: 3000, verbose: 1 },
+  );
+  expect(stops).toBeGreaterThan(500);
+});
 
-  it("a stop string may begin that ends with the last of them or later", () => {
-    expect(stoppedAfter(["a", "b", "c"], ["ab"], 2)).toEqual([2, ""]);
-    expect(stoppedAfter(["x", "a", "bc", "d"], ["abcd"], 3)).toEqual([4, "x"]);
-  });
+it("stop strings hold back only what may begin one", () => {
+  fc.assert(
+    fc.property(texts, cuts, stopLists, (text, at, wanted) => {
+      const pieces = cut(utf8.encode(text), at);
+      const stream = streamOf(pieces, wanted);
+      let emitted = "";
+      let bytes = 0;
+      for (let id = 0; id < pieces.length; id++) {
+        const result = stream.push(id);
+        if (result.stopped) return;
+        emitted += result.text;
+        bytes += pieces[id].length;
+        const complete = new TextDecoder().decode(utf8.encode(text).subarray(0, bytes), { stream: true });
+        const held = complete.slice(emitted.length);
+        expect(complete.startsWith(emitted)).toBe(true);
+        expect(held === "" || wanted.some((stop) => stop.startsWith(held))).toBe(true);
+      }
+    }),
+    { seed, numRuns: 1000, verbose: 1 },
+  );
+});
 
-  it("a stop string that is complete already is none, though it begins a longer one", () => {
-    expect(stoppedAfter(["ab", "x", "ab"], ["ab", "abc"], 2)).toEqual([3, "abx"]);
-    expect(stoppedAfter(["ab", "c"], ["ab", "abc"], 2)).toEqual([2, ""]);
+it("stop strings end the text for good", () => {
+  const stream = streamOf([utf8.encode("ab"), utf8.encode("cd")], ["b"]);
+  expect(stream.push(0)).toEqual({ text: "a", stopped: true });
+  expect(stream.push(1)).toEqual({ text: "", stopped: true });
+  expect(stream.end()).toBe("");
+  expect(stream.emittedCharacters).toBe(1);
+});
+
+it("stop strings with half a surrogate pair in them never cut a character in two", () => {
+  const result = run([utf8.encode("x🦎y")], ["\ud83e", "\udd8e"]);
+  expect(result.text).toBe("x🦎y");
+});
+
+/** The text of pieces, and after how many it stopped. */
+function stoppedAfter(pieces: readonly string[], stops: readonly string[], minTokens: number) {
+  const bytes = pieces.map((piece) => utf8.encode(piece));
+  const stream = streamOf(bytes, stops, minTokens);
+  let text = "";
+  const at = bytes.findIndex((_, id) => {
+    const pushed = stream.push(id);
+    text += pushed.text;
+    return pushed.stopped;
   });
+  return [at < 0 ? null : at + 1, text + stream.end()];
+}
+
+it("before a text has its least tokens a stop string is text, and stops where it comes again", () => {
+  expect(stoppedAfter(["a", "b", "c", "a", "b", "d"], ["ab"], 3)).toEqual([5, "abc"]);
+  expect(stoppedAfter(["a", "b", "c"], ["ab"], 3)).toEqual([null, "abc"]);
+});
+
+it("before a text has its least tokens a stop string may begin that ends with the last of them or later", () => {
+  expect(stoppedAfter(["a", "b", "c"], ["ab"], 2)).toEqual([2, ""]);
+  expect(stoppedAfter(["x", "a", "bc", "d"], ["abcd"], 3)).toEqual([4, "x"]);
+});
+
+it("before a text has its least tokens a stop string that is complete already is none, though it begins a longer one", () => {
+  expect(stoppedAfter(["ab", "x", "ab"], ["ab", "abc"], 2)).toEqual([3, "abx"]);
+  expect(stoppedAfter(["ab", "c"], ["ab", "abc"], 2)).toEqual([2, ""]);
 });
 
 it("an id without bytes has no text, and counts as a token", () => {

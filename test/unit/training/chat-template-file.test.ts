@@ -1,20 +1,19 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import path from "node:path";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { beforeEach, expect, test } from "vitest";
 import { readChatTemplate } from "../../../gpu-backend/training/chat-template-file.ts";
 import { byteAlphabet } from "../../../shared/tokenizer/pack.ts";
 import { templateLimits } from "../../../shared/tokenizer/template-limits.ts";
 import { packGpt2 } from "../../support/gpt2-tokenizer.ts";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const tokenizer = packGpt2({ pieces: [...byteAlphabet(), "<|endoftext|>"], merges: [], endOfTextId: 256 });
 const template = "{{ messages[0].content }}{{ eos_token }}";
 
 let folder: string;
-beforeEach(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "template-"));
+beforeEach(() => {
+  folder = temporaryFolder();
 });
-afterEach(() => rm(folder, { recursive: true }));
 
 const config = (value: object) => writeFile(path.join(folder, "tokenizer_config.json"), JSON.stringify(value));
 const read = () => readChatTemplate(folder, { tokenizer: tokenizer });
@@ -58,31 +57,22 @@ test("the largest conversation is tried too", async () => {
   );
 });
 
+const silent = "{% if messages|length > 1 %}x{% endif %}";
+const withTools = "{{ messages[0].content }}{% if messages[0].role == 'system' %}{{ tools() }}{% endif %}";
+const long = "x".repeat(templateLimits.sourceCharacters + 1);
 test.each<[string, unknown, string]>([
   ["no Jinja", "{% if", ""],
   ["one that refuses a greeting", "{{ raise_exception('never') }}", "on a user's message: never"],
-  [
-    "one that makes nothing of a greeting",
-    "{% if messages|length > 1 %}x{% endif %}",
-    "on a user's message: it makes no text",
-  ],
-  [
-    "one that fails on a system message",
-    "{{ messages[0].content }}{% if messages[0].role == 'system' %}{{ tools() }}{% endif %}",
-    "on a system message and a user's",
-  ],
+  ["one that makes nothing of a greeting", silent, "on a user's message: it makes no text"],
+  ["one that fails on a system message", withTools, "on a system message and a user's"],
   ["a list without end", "{{ range(2000000000) }}", "makes 2000000000 list items"],
-  [
-    "one that is too long",
-    "x".repeat(templateLimits.sourceCharacters + 1),
-    `the maximum is ${templateLimits.sourceCharacters}`,
-  ],
+  ["one that is too long", long, `the maximum is ${templateLimits.sourceCharacters}`],
   ["no text", 5, "invalid chat_template"],
 ])("refuses %s in one line that names the folder and why", async (_, template, why) => {
   await config({ chat_template: template });
-  const message = await read().then(
+  const { message } = await read().then(
     () => expect.fail("it was taken"),
-    (error: Error) => error.message,
+    (error: Error) => error,
   );
   expect(message).toContain(folder);
   expect(message).toContain(why);

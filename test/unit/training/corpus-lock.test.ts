@@ -1,6 +1,5 @@
 /** The corpus lock: what it records, and that other bytes are refused. */
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { deflateSync } from "node:zlib";
 import { expect, test } from "vitest";
@@ -9,6 +8,7 @@ import { lockedSources, readLock } from "../../../gpu-backend/training/corpus/lo
 import { unpackPinned } from "../../../gpu-backend/training/corpus/packages.ts";
 import { corpusHash, readCorpus } from "../../../gpu-backend/training/corpus/read-corpus.ts";
 import { novelsOf, recipes, withoutTags } from "../../../gpu-backend/training/corpus/recipes.ts";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const progress = { stage() {}, advance() {}, note() {}, end() {} };
 
@@ -36,33 +36,25 @@ test("the committed corpus is the locked one", async () => {
 });
 
 test("a corpus of other bytes than locked is refused by name, a missing one says what to run", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "corpora-"));
-  try {
-    const { lock } = await readLock();
-    const brown = lock.corpora.filter(({ name }) => name === "brown");
-    const [source] = lockedSources(brown, folder);
-    await expect(readCorpus(source)).rejects.toThrow(`brown is not in ${folder}: run npm run corpora -- ${folder}`);
-    await writeFile(source.path, '{"text":"The Fulton County Grand Jury said"}\n');
-    await expect(readCorpus(source)).rejects.toThrow(/brown has SHA-256 [0-9a-f]{64}, the lock/);
-  } finally {
-    await rm(folder, { recursive: true });
-  }
+  const folder = temporaryFolder();
+  const { lock } = await readLock();
+  const brown = lock.corpora.filter(({ name }) => name === "brown");
+  const [source] = lockedSources(brown, folder);
+  await expect(readCorpus(source)).rejects.toThrow(`brown is not in ${folder}: run npm run corpora -- ${folder}`);
+  await writeFile(source.path, '{"text":"The Fulton County Grand Jury said"}\n');
+  await expect(readCorpus(source)).rejects.toThrow(/brown has SHA-256 [0-9a-f]{64}, the lock/);
 });
 
 test("a committed corpus is fetched without a package, and damage to it is repaired", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "corpora-"));
-  try {
-    const { lock } = await readLock();
-    const corpora = lock.corpora.filter(({ packages }) => packages.length === 0);
-    await writeFile(join(folder, "gsm8k.jsonl"), '{"text":"something else"}\n');
-    await fetchCorpora(folder, corpora, progress);
-    const [source] = lockedSources(corpora, folder);
-    expect((await readCorpus(source)).documents).toHaveLength(corpora[0].documents);
-    const lying = corpora.map((corpus) => ({ ...corpus, sha256: "0".repeat(64) }));
-    await expect(fetchCorpora(folder, lying, progress)).rejects.toThrow("gsm8k has SHA-256");
-  } finally {
-    await rm(folder, { recursive: true });
-  }
+  const folder = temporaryFolder();
+  const { lock } = await readLock();
+  const corpora = lock.corpora.filter(({ packages }) => packages.length === 0);
+  await writeFile(join(folder, "gsm8k.jsonl"), '{"text":"something else"}\n');
+  await fetchCorpora(folder, corpora, progress);
+  const [source] = lockedSources(corpora, folder);
+  expect((await readCorpus(source)).documents).toHaveLength(corpora[0].documents);
+  const lying = corpora.map((corpus) => ({ ...corpus, sha256: "0".repeat(64) }));
+  await expect(fetchCorpora(folder, lying, progress)).rejects.toThrow("gsm8k has SHA-256");
 });
 
 test("of many items as many as asked for are kept, spread evenly", () => {
@@ -94,14 +86,10 @@ test("novels are read from the records of R's database, a list of lines each", (
 });
 
 test("an archive that was put there by hand is used, and refused where its bytes are others", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "packages-"));
-  try {
-    await writeFile(join(folder, "dict-x_1+2.deb"), "not the archive");
-    const pinned = { registry: "debian", name: "dict-x", version: "1:2", sha256: "0".repeat(64) } as const;
-    await expect(unpackPinned(pinned, folder)).rejects.toThrow(
-      /dict-x_1\+2\.deb has SHA-256 [0-9a-f]{64}; the corpus lock/,
-    );
-  } finally {
-    await rm(folder, { recursive: true });
-  }
+  const folder = temporaryFolder();
+  await writeFile(join(folder, "dict-x_1+2.deb"), "not the archive");
+  const pinned = { registry: "debian", name: "dict-x", version: "1:2", sha256: "0".repeat(64) } as const;
+  await expect(unpackPinned(pinned, folder)).rejects.toThrow(
+    /dict-x_1\+2\.deb has SHA-256 [0-9a-f]{64}; the corpus lock/,
+  );
 });

@@ -1,5 +1,4 @@
-import { mkdtemp, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import fc from "fast-check";
 import { expect, test } from "vitest";
@@ -15,6 +14,7 @@ import {
   windowTokens,
 } from "../../../gpu-backend/training/corpus/windows.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 test("a JSONL record is a document: its text, or all its strings", () => {
   const lines = ['{"text":"one","other":"no"}', "", '{"question":"two?","n":3,"answer":"three"}', '"four"'].join("\n");
@@ -38,7 +38,7 @@ test("one book becomes sections that, joined, are the book; enough documents sta
 });
 
 test("folders and globs: text files at any depth, each text once, in path order", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "corpus-"));
+  const folder = temporaryFolder();
   for (const [name, text] of [
     ["b.txt", "beta"],
     ["a.md", "alpha"],
@@ -61,10 +61,6 @@ test("every document is in exactly one split, a tenth in each held-out one, wher
   expect(splitDocuments("c", documents.toReversed())).toEqual(splits.toReversed());
   expect(new Set(splitDocuments("c", documents.slice(0, 3))).size).toBe(3);
   expect(() => splitDocuments("c", documents.slice(0, 2))).toThrow(/c has 2/);
-});
-
-test("a record without a text is its strings, one under the other", () => {
-  expect(documentsOf("a.jsonl", '{"question":"two?","n":1,"answer":"three"}')[0].text).toBe("two?\nthree");
 });
 
 test("windows tile a document in order, never past its end, none too short to score", () => {

@@ -9,7 +9,6 @@ import {
   type ParameterName,
   type Parameters,
 } from "../../../gpu-backend/training/bank/parameters.ts";
-import { plainHead, Reader } from "../../../gpu-backend/training/bank/reader.ts";
 import { buildTrainingGraph } from "../../../gpu-backend/training/bank/training-graph.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
 
@@ -150,14 +149,4 @@ test.each(cases)("loss and gradients of $name agree with the formula and its dif
     }
     expect(difference, `d_${name}, seed ${seed}`).toBeLessThan(tolerance * largest);
   }
-});
-
-test("a reader measures the same loss under the same gates", async () => {
-  const parameters = movedParameters(staticShape);
-  const reader = await Reader.open(plainHead(head), bankOf(staticShape, parameters), 1);
-  const { logprobs } = await reader.read(hidden, new Float32Array(staticShape.gates).fill(1), targets);
-  referenceLosses(staticShape, parameters).forEach((x, n) => {
-    expect(logprobs[n]).toBeCloseTo(-x, 5);
-  });
-  await reader.release();
 });

@@ -1,11 +1,9 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { expect, test } from "vitest";
 import { prefixTokens, scoredTokens } from "../../../gpu-backend/training/corpus/windows.ts";
 import { hiddenStatesOf } from "../../../gpu-backend/training/hidden-states.ts";
 import type { Progress } from "../../../gpu-backend/training/progress.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
 const D = 2;
@@ -22,7 +20,7 @@ const trunk = {
 };
 
 test("a window's states are those that predict its scored tokens, and finished passes are not computed again", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "hidden-"));
+  const folder = temporaryFolder();
   const many = Array.from({ length: 9 }, (_, i) => ({ ...windows[i % 2] }));
   const controller = new AbortController();
   const afterOnePass = { ...silent, advance: () => controller.abort(new Error("interrupted")) };
@@ -41,7 +39,6 @@ test("a window's states are those that predict its scored tokens, and finished p
   const failing = () => Promise.reject(new Error("computed again"));
   expect((await hiddenStatesOf(many, "weights", failing, run))(many[8])).toEqual(statesOf(many[8]));
   await expect(hiddenStatesOf(many, "other weights", failing, run)).rejects.toThrow("computed again");
-  await rm(folder, { recursive: true });
 });
 
 test("a subset is drawn evenly, rises and repeats nothing", () => {

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import type { Adapter, AdapterSource } from "../../../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../../../gpu-backend/adapters/generated/adapter-cache.ts";
 
@@ -27,45 +27,43 @@ function slowSource() {
   return { source, waiting };
 }
 
-describe("acquire", () => {
-  test("generates once however many ask at the same time; later ones hit", async () => {
-    const { source, waiting } = slowSource();
-    const cache = new AdapterCache(source, now);
-    const asked = Array.from({ length: 20 }, () => cache.acquire("c0"));
-    expect(waiting.length).toBe(1);
-    waiting[0].finish();
-    const acquired = await Promise.all(asked);
-    expect(new Set(acquired.map(({ adapter }) => adapter)).size).toBe(1);
-    expect(acquired.every(({ cache: result }) => result === "generated")).toBe(true);
-    expect((await cache.acquire("c0")).cache).toBe("hit");
-    expect(cache.stats).toEqual({ entries: 1, bytes: 100, hits: 1, generated: 1, evictions: 0, generationMs: 5 });
-  });
+test("generates once however many ask at the same time; later ones hit", async () => {
+  const { source, waiting } = slowSource();
+  const cache = new AdapterCache(source, now);
+  const asked = Array.from({ length: 20 }, () => cache.acquire("c0"));
+  expect(waiting.length).toBe(1);
+  waiting[0].finish();
+  const acquired = await Promise.all(asked);
+  expect(new Set(acquired.map(({ adapter }) => adapter)).size).toBe(1);
+  expect(acquired.every(({ cache: result }) => result === "generated")).toBe(true);
+  expect((await cache.acquire("c0")).cache).toBe("hit");
+  expect(cache.stats).toEqual({ entries: 1, bytes: 100, hits: 1, generated: 1, evictions: 0, generationMs: 5 });
+});
 
-  test("does not remember a failure, and knows which centroids there are", async () => {
-    const { source, waiting } = slowSource();
-    const cache = new AdapterCache(source, now);
-    const first = cache.acquire("c0");
-    waiting[0].fail(new Error("out of memory"));
-    await expect(first).rejects.toThrow("out of memory");
-    const second = cache.acquire("c0");
-    waiting[1].finish();
-    expect((await second).cache).toBe("generated");
-    await expect(cache.acquire("nowhere")).rejects.toThrow(/no adapter nowhere/);
-  });
+test("does not remember a failure, and knows which centroids there are", async () => {
+  const { source, waiting } = slowSource();
+  const cache = new AdapterCache(source, now);
+  const first = cache.acquire("c0");
+  waiting[0].fail(new Error("out of memory"));
+  await expect(first).rejects.toThrow("out of memory");
+  const second = cache.acquire("c0");
+  waiting[1].finish();
+  expect((await second).cache).toBe("generated");
+  await expect(cache.acquire("nowhere")).rejects.toThrow(/no adapter nowhere/);
+});
 
-  test("drops the least recently used to stay within its bytes", async () => {
-    const { source, waiting } = slowSource();
-    const cache = new AdapterCache(source, now, 200);
-    const get = async (centroidId: string) => {
-      const acquired = cache.acquire(centroidId);
-      waiting.find((w) => w.centroidId === centroidId)?.finish();
-      return (await acquired).cache;
-    };
-    await get("c0");
-    await get("c1");
-    expect(await get("c0")).toBe("hit");
-    await get("c2");
-    expect(cache.stats).toMatchObject({ entries: 2, bytes: 200, evictions: 1 });
-    expect([await get("c0"), await get("c2")]).toEqual(["hit", "hit"]);
-  });
+test("drops the least recently used to stay within its bytes", async () => {
+  const { source, waiting } = slowSource();
+  const cache = new AdapterCache(source, now, 200);
+  const get = async (centroidId: string) => {
+    const acquired = cache.acquire(centroidId);
+    waiting.find((w) => w.centroidId === centroidId)?.finish();
+    return (await acquired).cache;
+  };
+  await get("c0");
+  await get("c1");
+  expect(await get("c0")).toBe("hit");
+  await get("c2");
+  expect(cache.stats).toMatchObject({ entries: 2, bytes: 200, evictions: 1 });
+  expect([await get("c0"), await get("c2")]).toEqual(["hit", "hit"]);
 });

@@ -1,7 +1,6 @@
-import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { generatedAdapters } from "../../../../gpu-backend/adapters/generated/generated.ts";
 import { gatesOf, readHyperNetwork } from "../../../../gpu-backend/adapters/generated/hyper-network.ts";
 import { hyperNetworkFile, type Manifest } from "../../../../shared/artifacts/manifest.ts";
@@ -12,17 +11,16 @@ import {
   tensorOf,
   toFloat32,
 } from "../../../../shared/artifacts/tensor-file.ts";
+import { temporaryFolder } from "../../../support/temporary-folder.ts";
 import { tinyCentroids, writeTinyModel } from "../../../support/tiny-model.ts";
 
-let folder: string;
+const folder = temporaryFolder();
 let manifest: Manifest;
 let file: TensorFile;
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "generated-adapters-"));
   manifest = (await writeTinyModel(folder)).manifest;
   file = readTensorFile(await readFile(join(folder, "artifacts", hyperNetworkFile)));
 });
-afterAll(() => rm(folder, { recursive: true }));
 
 test("each centroid gets its own gates under its own hash, over those of the static adapter, which scale 0 leaves alone", async () => {
   const source = generatedAdapters(manifest, file);
@@ -67,14 +65,10 @@ test("a centroid that is not the manifest's is refused by name", () => {
 });
 
 test("a vector that is not a number fails its centroid by name, and no other", async () => {
-  const directory = await mkdtemp(join(tmpdir(), "broken-adapters-"));
-  try {
-    const written = await writeTinyModel(directory, 7, { brokenCentroid: 0 });
-    const tensors = readTensorFile(await readFile(join(directory, "artifacts", hyperNetworkFile)));
-    const source = generatedAdapters(written.manifest, tensors);
-    await expect(source.generate("c0")).rejects.toThrow(/Adapter c0 .* gate 0 is NaN/);
-    expect((await source.generate("c1")).gates).not.toBe(null);
-  } finally {
-    await rm(directory, { recursive: true });
-  }
+  const directory = temporaryFolder();
+  const written = await writeTinyModel(directory, 7, { brokenCentroid: 0 });
+  const tensors = readTensorFile(await readFile(join(directory, "artifacts", hyperNetworkFile)));
+  const source = generatedAdapters(written.manifest, tensors);
+  await expect(source.generate("c0")).rejects.toThrow(/Adapter c0 .* gate 0 is NaN/);
+  expect((await source.generate("c1")).gates).not.toBe(null);
 });

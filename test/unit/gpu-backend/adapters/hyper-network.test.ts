@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { bankOf, gatesOf, readHyperNetwork } from "../../../../gpu-backend/adapters/generated/hyper-network.ts";
 import { type TensorFile, tensorFrom } from "../../../../shared/artifacts/tensor-file.ts";
 
@@ -24,20 +24,18 @@ const file = (): TensorFile =>
 const geluOfOne = 0.8411919906082768;
 const geluOfMinusThreeQuarters = -0.17003944483437966;
 
-describe("gatesOf", () => {
-  test("is s + scale · (W₂·gelu(W₁·(√P·c) + b₁) + b₂)", () => {
-    // √4 · c = [2, 1, …]: the hidden units see 1 and -0.75.
-    const gates = gatesOf(readHyperNetwork(file()), Float32Array.of(1, 0.5, 0, 0), 0.5);
-    const expected = [0.25 + 0.5 * (geluOfOne + 1), -2 + 0.5 * (2 * geluOfOne + 4 * geluOfMinusThreeQuarters - 1)];
-    const difference = Math.max(...expected.map((value, q) => Math.abs(gates[q] - value)));
-    expect(difference).toBeLessThan(1e-6);
-  });
+test("is s + scale · (W₂·gelu(W₁·(√P·c) + b₁) + b₂)", () => {
+  // √4 · c = [2, 1, …]: the hidden units see 1 and -0.75.
+  const gates = gatesOf(readHyperNetwork(file()), Float32Array.of(1, 0.5, 0, 0), 0.5);
+  const expected = [0.25 + 0.5 * (geluOfOne + 1), -2 + 0.5 * (2 * geluOfOne + 4 * geluOfMinusThreeQuarters - 1)];
+  const difference = Math.max(...expected.map((value, q) => Math.abs(gates[q] - value)));
+  expect(difference).toBeLessThan(1e-6);
+});
 
-  test("with scale 0 is the static adapter's to the bit, and refuses a centroid of another dimension", () => {
-    const network = readHyperNetwork(file());
-    expect(Array.from(gatesOf(network, Float32Array.of(1, 0, 0, 0), 0))).toEqual([0.25, -2]);
-    expect(() => gatesOf(network, Float32Array.of(1, 0, 0), 1)).toThrow(/3 dimensions.*4/);
-  });
+test("with scale 0 is the static adapter's to the bit, and refuses a centroid of another dimension", () => {
+  const network = readHyperNetwork(file());
+  expect(Array.from(gatesOf(network, Float32Array.of(1, 0, 0, 0), 0))).toEqual([0.25, -2]);
+  expect(() => gatesOf(network, Float32Array.of(1, 0, 0), 1)).toThrow(/3 dimensions.*4/);
 });
 
 test("the bank is read as it lies, and a misshapen tensor is named", () => {

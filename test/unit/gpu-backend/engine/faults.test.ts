@@ -1,9 +1,7 @@
 /** A fault of one sequence ends that sequence in one explicit error; the others go on as if it had never been there. */
-import { describe, expect, test } from "vitest";
-import { failureOf } from "../../../../edge/dispatch/call-failure.ts";
+import { expect, test } from "vitest";
 import type { StepInput, StepOutput, StepRunner } from "../../../../gpu-backend/runtime/step.ts";
-import { errorFrame, type Frame } from "../../../../shared/contracts/inference.ts";
-import { ServiceError } from "../../../../shared/errors.ts";
+import type { Frame } from "../../../../shared/contracts/inference.ts";
 import {
   createEngineHarness,
   type EngineHarness,
@@ -20,14 +18,21 @@ const neverEnds = { temperature: 1, seed: 3, logit_bias: banned };
 const prompt = (length: number, salt: number) => Array.from({ length }, (_, i) => (i * 7 + salt * 13) % 70);
 const { heads, layers } = fakeConfig;
 
+/** A row of a step that holds the marker: its place, its rows of the head, and the number of the step, from 1. */
+interface Marked {
+  s: number;
+  heads: number[];
+  sequences: number;
+  step: number;
+}
+
 /**
- * A fake runner that lets `spoil` change the output in the rows that hold the marker. Refuses a past that has anything
- * not finite anywhere, also beyond the rows' lengths: a mask adds to a score, it does not replace it.
+ * A fake runner that lets `spoil` change the output in marked rows. Refuses a past that has anything not finite anywhere,
+ * also beyond the rows' lengths: a mask adds to a score, it does not replace it.
  */
-function spoiltRunner(
-  spoil: (output: StepOutput, row: { s: number; heads: number[] }) => void,
-  from = createFakeRunner(),
-): StepRunner {
+function spoiltRunner(spoil: (output: StepOutput, row: Marked) => void): StepRunner {
+  const from = createFakeRunner();
+  let step = 0;
   const marked = (input: StepInput, s: number) => {
     const { tokens: T, pastLengths } = input;
     const ids = [...input.tokenIds.subarray(s * T, (s + 1) * T)];
@@ -43,10 +48,11 @@ function spoiltRunner(
         if (!array.every(Number.isFinite)) throw new Error("the past is not finite");
       }
       const output = await from.run(input);
+      step++;
       for (let s = 0; s < input.sequences; s++) {
         if (!marked(input, s)) continue;
-        const ofRow = [...input.headRows.keys()].filter((n) => Math.floor(input.headRows[n] / input.tokens) === s);
-        spoil(output, { s, heads: ofRow });
+        const heads = [...input.headRows.keys()].filter((n) => Math.floor(input.headRows[n] / input.tokens) === s);
+        spoil(output, { s, heads, sequences: input.sequences, step });
       }
       return output;
     },
@@ -54,7 +60,7 @@ function spoiltRunner(
 }
 
 /** Makes the keys and values of a row not a number, from one layer on, as they would be in a transformer. */
-function spoilKeys(output: StepOutput, s: number, sequences: number, value = Number.NaN): void {
+function spoilKeys(output: StepOutput, { s, sequences }: Marked, value = Number.NaN): void {
   const arrays = 2 * layers;
   const perRow = output.present.length / (arrays * sequences);
   for (let i = 2; i < arrays; i++) {
@@ -63,8 +69,8 @@ function spoilKeys(output: StepOutput, s: number, sequences: number, value = Num
   const perState = output.states.length / sequences;
   output.states.fill(value, s * perState, (s + 1) * perState);
 }
-const spoilLogits = (output: StepOutput, rows: number[]) => {
-  for (const n of rows) {
+const spoilLogits = (output: StepOutput, { heads }: Marked) => {
+  for (const n of heads) {
     output.logSumExp[n] = Number.NaN;
     output.topScores.fill(Number.NaN, n * output.topCount, (n + 1) * output.topCount);
     output.scores?.fill(Number.NaN, n * fakeConfig.vocabularySize, (n + 1) * fakeConfig.vocabularySize);
@@ -88,7 +94,6 @@ const textOf = (frames: readonly Frame[]) => frames.filter(({ type }) => type !=
 function expectNothingLeft({ engine }: EngineHarness): void {
   expect(engine.busy).toBe(false);
   expect(engine.stats).toMatchObject({ running: 0, waiting: 0, parked: 0 });
-  // With no room in the cache only pins keep an adapter.
 }
 
 test("each pass of a long prefill is told before the next begins, so that it does not look like a hang", async () => {
@@ -107,153 +112,116 @@ test("each pass of a long prefill is told before the next begins, so that it doe
   expect(events).toEqual([...Array.from({ length: 3 }, () => ["pass", "progress"]).flat(), "pass"]);
 });
 
-describe("a row that is not a number", () => {
-  const isDecoding = (ids: number[]) => ids.length > 0;
-  test.each([
-    ["in its logits, at its first token", 3, (o: StepOutput, r: { heads: number[] }) => spoilLogits(o, r.heads)],
-    ["in its logits, while it decodes", 3, null],
-    ["in its keys and values, in a chunk without logits", 200, "keys"],
-    ["in its keys and values as infinity", 200, "infinity"],
-  ] as const)("%s ends alone", async (_, length, fault) => {
-    let steps = 0;
-    let sequences = 0;
-    const fake = createFakeRunner();
-    const counting: StepRunner = {
-      ...fake,
-      run(input) {
-        steps++;
-        sequences = input.sequences;
-        return fake.run(input);
-      },
-    };
-    const runner = spoiltRunner(
-      (output, row) => {
-        if (typeof fault === "function") fault(output, row);
-        else if (fault === null) {
-          if (steps > 12) spoilLogits(output, row.heads);
-        } else spoilKeys(output, row.s, sequences, fault === "keys" ? Number.NaN : Number.POSITIVE_INFINITY);
-      },
-      { ...counting, steps: [] } as unknown as ReturnType<typeof createFakeRunner>,
-    );
-    const harness = createEngineHarness({ runner, limits: { maxSequences: 5 } });
-    const { engine, framesOf, lastFrameOf, tokensOf } = harness;
-    const bad = sequenceRequest("bad", [marker, ...prompt(length, 9)], { maxTokens: 40, sampling: neverEnds });
-    await engine.submit("c0", [mates[0], mates[1], bad, ...mates.slice(2)]);
-    await harness.finish();
-    expect(lastFrameOf("bad")).toMatchObject({ type: "error", kind: "generation_failed", retryAfterSeconds: null });
-    expect(framesOf("bad").filter(({ type }) => type === "error")).toHaveLength(1);
-    expect(isDecoding(tokensOf("bad"))).toBe(fault === null);
-    const expected = await alone();
-    for (const { id } of mates) expect(textOf(framesOf(id))).toEqual(textOf(expected.get(id)!));
-    expectNothingLeft(harness);
-  });
-
-  test("leaves no block of the step that spoilt it in the prefix cache, and its followers go on", async () => {
-    let spoilt = 2;
-    let sequences = 0;
-    const fake = createFakeRunner();
-    const runner = spoiltRunner(
-      (output, { s }) => {
-        if (spoilt-- > 0) spoilKeys(output, s, sequences);
-      },
-      {
-        ...fake,
-        run(input: StepInput) {
-          sequences = input.sequences;
-          return fake.run(input);
-        },
-      } as ReturnType<typeof createFakeRunner>,
-    );
-    const harness = createEngineHarness({ runner });
-    const { engine, lastFrameOf, tokensOf } = harness;
-    const ids = [marker, ...prompt(150, 1)];
-    const requests = ["leader", "follower1", "follower2", "follower3"].map((id) =>
-      sequenceRequest(id, ids, { maxTokens: 5, sampling: neverEnds }),
-    );
-    await engine.submit("c0", requests);
-    await engine.step();
-    expect(lastFrameOf("leader")).toMatchObject({ kind: "generation_failed" });
-    expect(engine.stats.prefixes).toMatchObject({ blocks: 0, bytes: 0 });
-    await harness.finish();
-    expect(lastFrameOf("follower1")).toMatchObject({ kind: "generation_failed" });
-    expect(lastFrameOf("follower2")).toMatchObject({ type: "done", reusedTokens: 0 });
-    expect(lastFrameOf("follower3")).toMatchObject({ type: "done", reusedTokens: 128 });
-    expect(tokensOf("follower3")).toEqual(tokensOf("follower2"));
-    expectNothingLeft(harness);
-  });
-
-  test("while it is traced for an adapter gives no hidden states", async () => {
-    const traced: string[] = [];
-    const runner = spoiltRunner((output, { heads: rows }) => spoilLogits(output, rows));
-    const harness = createEngineHarness({
-      runner: {
-        ...runner,
-        async run(input) {
-          const output = await runner.run(input);
-          return { ...output, hidden: new Float32Array(input.headRows.length * fakeConfig.hiddenSize) };
-        },
-      },
-    });
-    const requests = [sequenceRequest("bad", [marker, 1, 2], { maxTokens: 0 }), sequenceRequest("good", [1, 2, 3])];
-    await harness.engine.submit(null, [{ ...requests[0] }, { ...requests[1], maxTokens: 0 }], {
-      kind: "hidden",
-      from: [1, 1],
-      take: (id) => traced.push(id),
-    });
-    await harness.finish();
-    expect(traced).toEqual(["good"]);
-    expect(harness.lastFrameOf("bad")).toMatchObject({ kind: "generation_failed" });
-    expectNothingLeft(harness);
-  });
+test.each<[string, number, (output: StepOutput, row: Marked) => void]>([
+  ["in its logits, at its first token", 3, spoilLogits],
+  ["in its logits, while it decodes", 3, (output, row) => row.step > 12 && spoilLogits(output, row)],
+  ["in its keys and values, in a chunk without logits", 200, spoilKeys],
+  ["in its keys and values as infinity", 200, (output, row) => spoilKeys(output, row, Number.POSITIVE_INFINITY)],
+])("a row that is not a number %s ends alone", async (where, length, spoil) => {
+  const runner = spoiltRunner(spoil);
+  const harness = createEngineHarness({ runner, limits: { maxSequences: 5 } });
+  const { engine, framesOf, lastFrameOf, tokensOf } = harness;
+  const bad = sequenceRequest("bad", [marker, ...prompt(length, 9)], { maxTokens: 40, sampling: neverEnds });
+  await engine.submit("c0", [mates[0], mates[1], bad, ...mates.slice(2)]);
+  await harness.finish();
+  expect(lastFrameOf("bad")).toMatchObject({ type: "error", kind: "generation_failed", retryAfterSeconds: null });
+  expect(framesOf("bad").filter(({ type }) => type === "error")).toHaveLength(1);
+  expect(tokensOf("bad").length > 0).toBe(where.includes("decodes"));
+  const expected = await alone();
+  for (const { id } of mates) expect(textOf(framesOf(id))).toEqual(textOf(expected.get(id)!));
+  expectNothingLeft(harness);
 });
 
-describe("what is thrown for one sequence ends that one", () => {
-  test.each(["textPieceOf", "logits"])("%s", async (what) => {
-    const fail = () => {
-      throw new Error(`${what} failed`);
-    };
-    const fake = createFakeRunner({ topCount: 4 });
-    const harness = createEngineHarness({
-      runner: {
-        ...fake,
-        async run(input) {
-          const output = await fake.run(input);
-          return what === "logits" ? { ...output, scores: null } : output;
-        },
-      },
-      source: fakeAdapters(2),
-      textPieceOf: what === "textPieceOf" ? fail : undefined,
-    });
-    await harness.engine.submit(null, [sequenceRequest("good", prompt(9, 1))]);
-    const sampling = { temperature: 1, seed: 5, stop: ["#"], logit_bias: neverEnds.logit_bias };
-    const rest = { maxTokens: 400, sampling };
-    await harness.engine.submit("c0", [
-      sequenceRequest("bad", prompt(5, 2), rest),
-      sequenceRequest("continued", prompt(5, 2), { ...rest, continuedIds: [1, 2] }),
-    ]);
-    await harness.finish();
-    for (const id of ["bad", "continued"]) {
-      const last = harness.lastFrameOf(id);
-      expect(last).toMatchObject({ type: "error", kind: "generation_failed" });
-      expect(JSON.stringify(last)).not.toContain(what);
-    }
-    expect(harness.lastFrameOf("good")).toMatchObject({ type: "done" });
-    expectNothingLeft(harness);
-  });
+test("a row that is not a number leaves no block of the step that spoilt it in the prefix cache, and its followers go on", async () => {
+  let spoilt = 2;
+  const runner = spoiltRunner((output, row) => spoilt-- > 0 && spoilKeys(output, row));
+  const harness = createEngineHarness({ runner });
+  const { engine, lastFrameOf, tokensOf } = harness;
+  const ids = [marker, ...prompt(150, 1)];
+  const requests = ["leader", "follower1", "follower2", "follower3"].map((id) =>
+    sequenceRequest(id, ids, { maxTokens: 5, sampling: neverEnds }),
+  );
+  await engine.submit("c0", requests);
+  await engine.step();
+  expect(lastFrameOf("leader")).toMatchObject({ kind: "generation_failed" });
+  expect(engine.stats.prefixes).toMatchObject({ blocks: 0, bytes: 0 });
+  await harness.finish();
+  expect(lastFrameOf("follower1")).toMatchObject({ kind: "generation_failed" });
+  expect(lastFrameOf("follower2")).toMatchObject({ type: "done", reusedTokens: 0 });
+  expect(lastFrameOf("follower3")).toMatchObject({ type: "done", reusedTokens: 128 });
+  expect(tokensOf("follower3")).toEqual(tokensOf("follower2"));
+  expectNothingLeft(harness);
+});
 
-  test("is told to whoever keeps the log, with its cause", async () => {
-    const faults: unknown[] = [];
-    const harness = createEngineHarness({
-      runner: createFakeRunner(),
-      textPieceOf: () => {
-        throw new Error("the cause");
+test("a row that is not a number while it is traced for an adapter gives no hidden states", async () => {
+  const traced: string[] = [];
+  const runner = spoiltRunner(spoilLogits);
+  const harness = createEngineHarness({
+    runner: {
+      ...runner,
+      async run(input) {
+        const output = await runner.run(input);
+        return { ...output, hidden: new Float32Array(input.headRows.length * fakeConfig.hiddenSize) };
       },
-      faulted: (error) => faults.push(error.cause),
-    });
-    const sampling = { stop: ["#"] };
-    await harness.engine.submit("c0", [sequenceRequest("bad", [1, 2], { continuedIds: [1], sampling })]);
-    expect(faults).toMatchObject([{ message: "the cause" }]);
+    },
   });
+  const requests = [sequenceRequest("bad", [marker, 1, 2], { maxTokens: 0 }), sequenceRequest("good", [1, 2, 3])];
+  await harness.engine.submit(null, [{ ...requests[0] }, { ...requests[1], maxTokens: 0 }], {
+    kind: "hidden",
+    from: [1, 1],
+    take: (id) => traced.push(id),
+  });
+  await harness.finish();
+  expect(traced).toEqual(["good"]);
+  expect(harness.lastFrameOf("bad")).toMatchObject({ kind: "generation_failed" });
+  expectNothingLeft(harness);
+});
+
+test.each(["textPieceOf", "logits"])("what is thrown for one sequence ends that one %s", async (what) => {
+  const fail = () => {
+    throw new Error(`${what} failed`);
+  };
+  const fake = createFakeRunner({ topCount: 4 });
+  const harness = createEngineHarness({
+    runner: {
+      ...fake,
+      async run(input) {
+        const output = await fake.run(input);
+        return what === "logits" ? { ...output, scores: null } : output;
+      },
+    },
+    source: fakeAdapters(2),
+    textPieceOf: what === "textPieceOf" ? fail : undefined,
+  });
+  await harness.engine.submit(null, [sequenceRequest("good", prompt(9, 1))]);
+  const sampling = { temperature: 1, seed: 5, stop: ["#"], logit_bias: neverEnds.logit_bias };
+  const rest = { maxTokens: 400, sampling };
+  await harness.engine.submit("c0", [
+    sequenceRequest("bad", prompt(5, 2), rest),
+    sequenceRequest("continued", prompt(5, 2), { ...rest, continuedIds: [1, 2] }),
+  ]);
+  await harness.finish();
+  for (const id of ["bad", "continued"]) {
+    const last = harness.lastFrameOf(id);
+    expect(last).toMatchObject({ type: "error", kind: "generation_failed" });
+    expect(JSON.stringify(last)).not.toContain(what);
+  }
+  expect(harness.lastFrameOf("good")).toMatchObject({ type: "done" });
+  expectNothingLeft(harness);
+});
+
+test("what is thrown for one sequence ends that one is told to whoever keeps the log, with its cause", async () => {
+  const faults: unknown[] = [];
+  const harness = createEngineHarness({
+    runner: createFakeRunner(),
+    textPieceOf: () => {
+      throw new Error("the cause");
+    },
+    faulted: (error) => faults.push(error.cause),
+  });
+  const sampling = { stop: ["#"] };
+  await harness.engine.submit("c0", [sequenceRequest("bad", [1, 2], { continuedIds: [1], sampling })]);
+  expect(faults).toMatchObject([{ message: "the cause" }]);
 });
 
 test("a step that cannot run at all is no sequence's fault: it is thrown", async () => {
@@ -272,10 +240,4 @@ test("a batch with an id that is open already takes nothing in", async () => {
   await harness.finish();
   expect(harness.framesOf("b")).toEqual([]);
   expectNothingLeft(harness);
-});
-
-test("the edge takes the error as the sequence's own, and asks no other backend", () => {
-  for (const kind of ["generation_failed", "adapter_outdated"] as const) {
-    expect(failureOf(errorFrame("a", new ServiceError(kind, "")))).toBeNull();
-  }
 });

@@ -1,9 +1,8 @@
 /** Which files of a GGUF model stay open: none, whatever becomes of it. */
 import { createHash } from "node:crypto";
-import { mkdtempSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, readlinkSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { beforeEach, expect, test } from "vitest";
 import { readArtifacts } from "../../../../gpu-backend/engine/artifacts.ts";
 import { openModel } from "../../../../gpu-backend/engine/open-model.ts";
 import { openBase } from "../../../../gpu-backend/models/base.ts";
@@ -11,15 +10,15 @@ import { publishBaseArtifacts } from "../../../../gpu-backend/models/import/base
 import { importModel } from "../../../../gpu-backend/models/import/import-model.ts";
 import { readBase } from "../../../../gpu-backend/training/base.ts";
 import { writeGgufModel } from "../../../support/gguf-model.ts";
+import { temporaryFolder } from "../../../support/temporary-folder.ts";
 
 let folder: string;
 let gguf: string;
 beforeEach(async () => {
-  folder = mkdtempSync(join(tmpdir(), "open-files-"));
+  folder = temporaryFolder();
   gguf = join(folder, "model.gguf");
   await writeGgufModel(folder);
 });
-afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
 /** Linux alone lists a process's open files. */
 const onLinux = test.skipIf(process.platform !== "linux");

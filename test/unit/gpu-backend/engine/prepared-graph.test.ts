@@ -1,7 +1,6 @@
 import {
   cpSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -10,9 +9,8 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { beforeEach, expect, test, vi } from "vitest";
 import {
   type GraphSource,
   graphCodeHash,
@@ -25,6 +23,7 @@ import { buildServingGraph } from "../../../../gpu-backend/runtime/model-graph.t
 import { openStepRunner } from "../../../../gpu-backend/runtime/onnx-runner.ts";
 import { randomWeights } from "../../../support/random-weights.ts";
 import { noPast, randomBank, seededRandom, stepOf } from "../../../support/steps.ts";
+import { temporaryFolder } from "../../../support/temporary-folder.ts";
 import { tinyLlama } from "../../../support/tiny-families.ts";
 import { tinyConfig } from "../../../support/tiny-model.ts";
 
@@ -41,9 +40,8 @@ vi.mock("node:fs/promises", async (importOriginal) => {
 
 let folder: string;
 beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), "prepared-"));
+  folder = temporaryFolder();
 });
-afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
 const now = () => 1_700_000_000_000;
 const random = seededRandom(3);

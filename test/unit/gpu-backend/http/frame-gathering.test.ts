@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { FrameGathering } from "../../../../gpu-backend/http/frame-stream.ts";
 import type { Frame } from "../../../../shared/contracts/inference.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../../support/frames.ts";
@@ -22,52 +22,41 @@ function gathering(waits: Record<string, number | undefined>) {
 
 const token = (id: string, index: number) => tokenFrame(id, index, 65);
 
-describe("FrameGathering", () => {
-  test("sends each frame at once where nothing may wait", () => {
-    const { one, sent } = gathering({ a: undefined });
-    one.push([token("a", 0)]);
-    one.push([token("a", 1)]);
-    one.push([doneFrame("a")]);
-    expect(sent).toEqual([["a 0"], ["a 1"], ["a done"]]);
-    expect(vi.getTimerCount()).toBe(0);
-  });
+test("sends each frame at once where nothing may wait", () => {
+  const { one, sent } = gathering({ a: undefined });
+  one.push([token("a", 0)]);
+  one.push([token("a", 1)]);
+  one.push([doneFrame("a")]);
+  expect(sent).toEqual([["a 0"], ["a 1"], ["a done"]]);
+  expect(vi.getTimerCount()).toBe(0);
+});
 
-  test("sends a first token at once, those after it together when the first of them has waited, and the end at once", () => {
-    const { one, sent } = gathering({ a: gatherMs });
-    one.push([token("a", 0)]);
-    one.push([token("a", 1)]);
-    vi.advanceTimersByTime(gatherMs - 1);
-    one.push([token("a", 2)]);
-    expect(sent).toEqual([["a 0"]]);
-    vi.advanceTimersByTime(1);
-    expect(sent).toEqual([["a 0"], ["a 1", "a 2"]]);
-    one.push([token("a", 3)]);
-    one.push([doneFrame("a")]);
-    expect(sent.slice(2)).toEqual([["a 3", "a done"]]);
-    expect(vi.getTimerCount()).toBe(0);
-  });
+test("sends a first token at once, those after it together when the first of them has waited, and the end at once", () => {
+  const { one, sent } = gathering({ a: gatherMs });
+  one.push([token("a", 0)]);
+  one.push([token("a", 1)]);
+  vi.advanceTimersByTime(gatherMs - 1);
+  one.push([token("a", 2)]);
+  expect(sent).toEqual([["a 0"]]);
+  vi.advanceTimersByTime(1);
+  expect(sent).toEqual([["a 0"], ["a 1", "a 2"]]);
+  one.push([token("a", 3)]);
+  one.push([doneFrame("a")]);
+  expect(sent.slice(2)).toEqual([["a 3", "a done"]]);
+  expect(vi.getTimerCount()).toBe(0);
+});
 
-  test("takes what waits along with what may not, and waits as long as the most impatient of those that wait", () => {
-    const { one, sent } = gathering({ quick: gatherMs, slow: 10 * gatherMs });
-    one.push([token("slow", 0), token("quick", 0)]);
-    one.push([token("slow", 1)]);
-    one.push([token("quick", 1)]);
-    vi.advanceTimersByTime(gatherMs);
-    expect(sent.slice(1)).toEqual([["slow 1", "quick 1"]]);
-    one.push([token("slow", 2)]);
-    one.push([doneFrame("quick")]);
-    expect(sent.slice(2)).toEqual([["slow 2", "quick done"]]);
-    one.push([token("slow", 3)]);
-    vi.advanceTimersByTime(10 * gatherMs);
-    expect(sent.slice(3)).toEqual([["slow 3"]]);
-  });
-
-  test("sends nothing more once it is stopped", () => {
-    const { one, sent } = gathering({ a: gatherMs });
-    one.push([token("a", 0)]);
-    one.push([token("a", 1)]);
-    one.stop();
-    expect(vi.getTimerCount()).toBe(0);
-    expect(sent).toEqual([["a 0"]]);
-  });
+test("takes what waits along with what may not, and waits as long as the most impatient of those that wait", () => {
+  const { one, sent } = gathering({ quick: gatherMs, slow: 10 * gatherMs });
+  one.push([token("slow", 0), token("quick", 0)]);
+  one.push([token("slow", 1)]);
+  one.push([token("quick", 1)]);
+  vi.advanceTimersByTime(gatherMs);
+  expect(sent.slice(1)).toEqual([["slow 1", "quick 1"]]);
+  one.push([token("slow", 2)]);
+  one.push([doneFrame("quick")]);
+  expect(sent.slice(2)).toEqual([["slow 2", "quick done"]]);
+  one.push([token("slow", 3)]);
+  vi.advanceTimersByTime(10 * gatherMs);
+  expect(sent.slice(3)).toEqual([["slow 3"]]);
 });

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { bytesPerPosition, KvBudget, kvShapeOf, positionsFor } from "../../../../gpu-backend/kv/kv-budget.ts";
 
 const seed = 1911;
@@ -45,74 +45,72 @@ test("memory that does not hold one sequence as long as the context is refused, 
   );
 });
 
-describe("length classes", () => {
-  const rows = (...some: [count: number, positions: number, isLong?: boolean][]) =>
-    some.flatMap(([count, positions, isLong = null]) =>
-      Array.from({ length: count }, () => ({
-        positions,
-        cachedTokens: positions - 1,
-        isLong: isLong as boolean | null,
-      })),
-    );
+const rows = (...some: [count: number, positions: number, isLong?: boolean][]) =>
+  some.flatMap(([count, positions, isLong = null]) =>
+    Array.from({ length: count }, () => ({
+      positions,
+      cachedTokens: positions - 1,
+      isLong: isLong as boolean | null,
+    })),
+  );
 
-  test("one long row beside many short ones is a class of its own, in time and in memory", () => {
-    const mixed = rows([31, 60], [1, 900]);
-    expect(budgetOf(1e6, 1500).boundaryFor(mixed, 0)).toBe(64);
-    const lengths = mixed.map(({ positions }) => positions);
-    expect(budgetOf(31 * 64 + 1000, 1500).holds(lengths, 0)).toBe(true);
-    expect(budgetOf(31 * 64 + 1000, 1500).holds(lengths, 1)).toBe(false);
-    expect(budgetOf(31 * 64 + 1000).holds(lengths, 0)).toBe(false);
-  });
+test("length classes one long row beside many short ones is a class of its own, in time and in memory", () => {
+  const mixed = rows([31, 60], [1, 900]);
+  expect(budgetOf(1e6, 1500).boundaryFor(mixed, 0)).toBe(64);
+  const lengths = mixed.map(({ positions }) => positions);
+  expect(budgetOf(31 * 64 + 1000, 1500).holds(lengths, 0)).toBe(true);
+  expect(budgetOf(31 * 64 + 1000, 1500).holds(lengths, 1)).toBe(false);
+  expect(budgetOf(31 * 64 + 1000).holds(lengths, 0)).toBe(false);
+});
 
-  test("rows stay together where a second class costs more than it saves", () => {
-    const [few, many] = [rows([1, 60], [1, 900]), rows([31, 60], [1, 900])];
-    expect(budgetOf(1e6, 1500).boundaryFor(few, 0)).toBe(1000);
-    expect(budgetOf(1e6).boundaryFor(many, 0)).toBe(1000);
-    expect(budgetOf(1e6, 1500).boundaryFor(rows([8, 510], [8, 514]), 0)).toBe(640);
-    // Memory decides.
-    expect(budgetOf(1064, 1500).boundaryFor(few, 0)).toBe(64);
-    expect(budgetOf(8 * (512 + 640), 1500).boundaryFor(rows([8, 510], [8, 514]), 0)).toBe(512);
-  });
+test("length classes rows stay together where a second class costs more than it saves", () => {
+  const [few, many] = [rows([1, 60], [1, 900]), rows([31, 60], [1, 900])];
+  expect(budgetOf(1e6, 1500).boundaryFor(few, 0)).toBe(1000);
+  expect(budgetOf(1e6).boundaryFor(many, 0)).toBe(1000);
+  expect(budgetOf(1e6, 1500).boundaryFor(rows([8, 510], [8, 514]), 0)).toBe(640);
+  // Memory decides.
+  expect(budgetOf(1064, 1500).boundaryFor(few, 0)).toBe(64);
+  expect(budgetOf(8 * (512 + 640), 1500).boundaryFor(rows([8, 510], [8, 514]), 0)).toBe(512);
+});
 
-  test("rows of one class stay in it, and move to the other by the fewest copies when the classes are merged", () => {
-    const budget = budgetOf(1e6, 1500);
-    expect(budget.boundaryFor(rows([1, 900, true]), 0)).toBe(0);
-    expect(budget.boundaryFor(rows([1, 900, false]), 0)).toBe(1000);
-    expect(budget.boundaryFor(rows([1, 60, false], [1, 900, true]), 0)).toBe(0);
-    expect(budget.boundaryFor(rows([1, 900, false], [1, 60, true]), 0)).toBe(1000);
-    // Short ones that outgrow their size do not move.
-    expect(budget.boundaryFor(rows([15, 60, false], [16, 65, false], [1, 900, true]), 0)).toBe(128);
-  });
+test("length classes rows of one class stay in it, and move to the other by the fewest copies when the classes are merged", () => {
+  const budget = budgetOf(1e6, 1500);
+  expect(budget.boundaryFor(rows([1, 900, true]), 0)).toBe(0);
+  expect(budget.boundaryFor(rows([1, 900, false]), 0)).toBe(1000);
+  expect(budget.boundaryFor(rows([1, 60, false], [1, 900, true]), 0)).toBe(0);
+  expect(budget.boundaryFor(rows([1, 900, false], [1, 60, true]), 0)).toBe(1000);
+  // Short ones that outgrow their size do not move.
+  expect(budget.boundaryFor(rows([15, 60, false], [16, 65, false], [1, 900, true]), 0)).toBe(128);
+});
 
-  test("memory that holds rows at their most holds them at any shorter length, in the classes they are in then", () => {
-    const row = fc.record({
-      most: fc.integer({ min: 1, max: 1000 }),
-      part: fc.double({ min: 0, max: 1, noNaN: true }),
-      isLong: fc.constantFrom(null, false, true),
-    });
-    let tight = 0;
-    fc.assert(
-      fc.property(fc.array(row, { minLength: 1, maxLength: 12 }), fc.nat(500), fc.nat(3000), (some, parked, pass) => {
-        const lengths = some.map(({ most }) => most);
-        // Hardly more memory than they need.
-        let positions = 1000;
-        while (!budgetOf(positions, pass).holds(lengths, parked)) positions += 64;
-        const budget = budgetOf(positions, pass);
-        const running = some.map(({ most, part, isLong }) => {
-          const needed = part < 0.5 ? most : Math.ceil(part * most);
-          return { positions: needed, cachedTokens: needed - 1, isLong };
-        });
-        const boundary = budget.boundaryFor(running, parked);
-        const classes = Object.values(Object.groupBy(running, (one) => `${one.positions > boundary}`));
-        const taken = classes.reduce((sum, own) => {
-          const longest = Math.max(...own!.map((one) => one.positions));
-          return sum + own!.length * positionsFor(longest, shape);
-        }, parked);
-        expect(taken).toBeLessThanOrEqual(positions);
-        if (taken > 0.9 * positions) tight++;
-      }),
-      { seed, numRuns: 300 },
-    );
-    expect(tight).toBeGreaterThan(20);
+test("length classes memory that holds rows at their most holds them at any shorter length, in the classes they are in then", () => {
+  const row = fc.record({
+    most: fc.integer({ min: 1, max: 1000 }),
+    part: fc.double({ min: 0, max: 1, noNaN: true }),
+    isLong: fc.constantFrom(null, false, true),
   });
+  let tight = 0;
+  fc.assert(
+    fc.property(fc.array(row, { minLength: 1, maxLength: 12 }), fc.nat(500), fc.nat(3000), (some, parked, pass) => {
+      const lengths = some.map(({ most }) => most);
+      // Hardly more memory than they need.
+      let positions = 1000;
+      while (!budgetOf(positions, pass).holds(lengths, parked)) positions += 64;
+      const budget = budgetOf(positions, pass);
+      const running = some.map(({ most, part, isLong }) => {
+        const needed = part < 0.5 ? most : Math.ceil(part * most);
+        return { positions: needed, cachedTokens: needed - 1, isLong };
+      });
+      const boundary = budget.boundaryFor(running, parked);
+      const classes = Object.values(Object.groupBy(running, (one) => `${one.positions > boundary}`));
+      const taken = classes.reduce((sum, own) => {
+        const longest = Math.max(...own!.map((one) => one.positions));
+        return sum + own!.length * positionsFor(longest, shape);
+      }, parked);
+      expect(taken).toBeLessThanOrEqual(positions);
+      if (taken > 0.9 * positions) tight++;
+    }),
+    { seed, numRuns: 300 },
+  );
+  expect(tight).toBeGreaterThan(20);
 });

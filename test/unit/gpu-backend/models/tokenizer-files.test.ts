@@ -1,11 +1,11 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { beforeEach, expect, test } from "vitest";
 import { readSampling, readTokenizerFiles } from "../../../../gpu-backend/models/tokenizer-files.ts";
 import type { ModelConfig } from "../../../../gpu-backend/runtime/model-config.ts";
 import { byteAlphabet } from "../../../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../../../shared/tokenizer/tokenizer.ts";
+import { temporaryFolder } from "../../../support/temporary-folder.ts";
 import { tinyConfig } from "../../../support/tiny-model.ts";
 
 const specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
@@ -29,11 +29,10 @@ const config: ModelConfig = {
 let folder: string;
 const write = (name: string, content: object) => writeFile(join(folder, name), JSON.stringify(content));
 beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), "tokenizer-files-"));
+  folder = temporaryFolder();
   await write("tokenizer.json", tokenizerJson);
   await write("config.json", { bos_token_id: 1 });
 });
-afterEach(() => rm(folder, { recursive: true }));
 
 test("a Llama folder's tokenizer is that of tokenizer.json, with the ends that generation_config.json adds", async () => {
   await write("generation_config.json", { eos_token_id: [2, 1], temperature: null });

@@ -1,5 +1,5 @@
 /** The vocabulary of published files: what is read of them, and what is refused by name. */
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import {
   type GgufMetadata,
   tokenizerOfGguf,
@@ -26,40 +26,38 @@ function metadataOf(changes: Values = {}): GgufMetadata {
   return { number: get, text: get, scalar: get, texts: get, numbers: get };
 }
 
-describe("GGUF metadata", () => {
-  test("give pieces, special tokens, roles and stop ids, the turn's end first", () => {
-    const { vocabulary, stopIds } = tokenizerOfGguf(metadataOf());
-    expect(stopIds).toEqual([2, 0]);
-    expect(vocabulary.roles).toEqual({ endOfTextId: 0, eosId: 2, bosId: 1, addsBos: false });
-    const tokenizer = Tokenizer.fromTensors(packTokenizer(vocabulary));
-    expect(tokenizer.encode("hello<|im_end|>").slice(0, 1)).toEqual([pieces.length - 1]);
-    expect(tokenizer.encode("<|im_end|>").some((id) => tokenizer.isSpecial(id))).toBe(false);
-    expect(tokenizer.textStart).toEqual([]);
-  });
+test("GGUF metadata give pieces, special tokens, roles and stop ids, the turn's end first", () => {
+  const { vocabulary, stopIds } = tokenizerOfGguf(metadataOf());
+  expect(stopIds).toEqual([2, 0]);
+  expect(vocabulary.roles).toEqual({ endOfTextId: 0, eosId: 2, bosId: 1, addsBos: false });
+  const tokenizer = Tokenizer.fromTensors(packTokenizer(vocabulary));
+  expect(tokenizer.encode("hello<|im_end|>").slice(0, 1)).toEqual([pieces.length - 1]);
+  expect(tokenizer.encode("<|im_end|>").some((id) => tokenizer.isSpecial(id))).toBe(false);
+  expect(tokenizer.textStart).toEqual([]);
+});
 
-  test("say whether prompts begin with BOS; Llama 3's do unless they say otherwise", () => {
-    const startOf = (changes: Values) => tokenizerOfGguf(metadataOf(changes)).vocabulary.roles.addsBos;
-    expect([startOf({ add_bos_token: true }), startOf({ pre: "llama-bpe" })]).toEqual([true, true]);
-    expect(startOf({ pre: "llama-bpe", add_bos_token: false })).toBe(false);
-  });
+test("GGUF metadata say whether prompts begin with BOS; Llama 3's do unless they say otherwise", () => {
+  const startOf = (changes: Values) => tokenizerOfGguf(metadataOf(changes)).vocabulary.roles.addsBos;
+  expect([startOf({ add_bos_token: true }), startOf({ pre: "llama-bpe" })]).toEqual([true, true]);
+  expect(startOf({ pre: "llama-bpe", add_bos_token: false })).toBe(false);
+});
 
-  test("mark tokens that users define as shown", () => {
-    const { vocabulary } = tokenizerOfGguf(
-      metadataOf({ token_type: pieces.map((_, id) => (id < 3 ? 4 - (id % 2) : 1)) }),
-    );
-    expect(vocabulary.specials.map(({ isShown }) => isShown)).toEqual([true, false, true]);
-  });
+test("GGUF metadata mark tokens that users define as shown", () => {
+  const { vocabulary } = tokenizerOfGguf(
+    metadataOf({ token_type: pieces.map((_, id) => (id < 3 ? 4 - (id % 2) : 1)) }),
+  );
+  expect(vocabulary.specials.map(({ isShown }) => isShown)).toEqual([true, false, true]);
+});
 
-  test.each<[string, Values, RegExp]>([
-    ["another model", { model: "llama" }, /tokenizer\.ggml\.model is "llama"/],
-    ["another pre-tokeniser", { pre: "deepseek-llm" }, /pre is "deepseek-llm"; supported are gpt-2, smollm/],
-    ["a pre-tokeniser that is a property of every object", { pre: "toString" }, /pre is "toString"/],
-    ["no tokens", { tokens: null }, /tokenizer\.ggml\.tokens is missing/],
-    ["no end", { eos_token_id: null }, /eos_token_id is missing/],
-    ["types of other tokens", { token_type: [1] }, /1 types for 263 tokens/],
-  ])("with %s are refused", (_, changes, message) => {
-    expect(() => tokenizerOfGguf(metadataOf(changes))).toThrow(message);
-  });
+test.each<[string, Values, RegExp]>([
+  ["another model", { model: "llama" }, /tokenizer\.ggml\.model is "llama"/],
+  ["another pre-tokeniser", { pre: "deepseek-llm" }, /pre is "deepseek-llm"; supported are gpt-2, smollm/],
+  ["a pre-tokeniser that is a property of every object", { pre: "toString" }, /pre is "toString"/],
+  ["no tokens", { tokens: null }, /tokenizer\.ggml\.tokens is missing/],
+  ["no end", { eos_token_id: null }, /eos_token_id is missing/],
+  ["types of other tokens", { token_type: [1] }, /1 types for 263 tokens/],
+])("GGUF metadata with %s are refused", (_, changes, message) => {
+  expect(() => tokenizerOfGguf(metadataOf(changes))).toThrow(message);
 });
 
 const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true };
@@ -82,57 +80,52 @@ function jsonOf(changes: Values = {}, model: Values = {}): string {
 }
 const about = { vocabularySize: pieces.length, eosIds: [2], bosId: 1 };
 
-describe("tokenizer.json", () => {
-  test("gives what GGUF metadata of the same model give", () => {
-    const ofJson = tokenizerOfJson(jsonOf(), about);
-    const ofGguf = tokenizerOfGguf(metadataOf());
-    expect(ofJson.stopIds).toEqual(ofGguf.stopIds);
-    expect(packTokenizer(ofJson.vocabulary)).toEqual(packTokenizer(ofGguf.vocabulary));
-    const inPairs = jsonOf({}, { merges: merges.map((merge) => merge.split(" ")) });
-    expect(tokenizerOfJson(inPairs, about)).toEqual(ofJson);
-    const asGpt2s = jsonOf(
-      {},
-      { type: undefined, unk_token: "", continuing_subword_prefix: "", end_of_word_suffix: "" },
-    );
-    expect(tokenizerOfJson(asGpt2s, about)).toEqual(ofJson);
-  });
+test("tokenizer.json gives what GGUF metadata of the same model give", () => {
+  const ofJson = tokenizerOfJson(jsonOf(), about);
+  const ofGguf = tokenizerOfGguf(metadataOf());
+  expect(ofJson.stopIds).toEqual(ofGguf.stopIds);
+  expect(packTokenizer(ofJson.vocabulary)).toEqual(packTokenizer(ofGguf.vocabulary));
+  const inPairs = jsonOf({}, { merges: merges.map((merge) => merge.split(" ")) });
+  expect(tokenizerOfJson(inPairs, about)).toEqual(ofJson);
+  const asGpt2s = jsonOf({}, { type: undefined, unk_token: "", continuing_subword_prefix: "", end_of_word_suffix: "" });
+  expect(tokenizerOfJson(asGpt2s, about)).toEqual(ofJson);
+});
 
-  test.each([
-    ["gpt2", { pre_tokenizer: byteLevel }],
-    ["llama3", { pre_tokenizer: sequence(split(llama3), { ...byteLevel, use_regex: false }) }],
-    [
-      "qwen2",
-      {
-        normalizer: { type: "NFC" },
-        pre_tokenizer: sequence(split(llama3.replace("{1,3}", "")), { ...byteLevel, use_regex: false }),
-      },
-    ],
-  ])("names the pre-tokeniser %s by its parts", (name, changes) => {
-    expect(tokenizerOfJson(jsonOf(changes), about).vocabulary.preTokenizer).toBe(name);
-  });
+test.each([
+  ["gpt2", { pre_tokenizer: byteLevel }],
+  ["llama3", { pre_tokenizer: sequence(split(llama3), { ...byteLevel, use_regex: false }) }],
+  [
+    "qwen2",
+    {
+      normalizer: { type: "NFC" },
+      pre_tokenizer: sequence(split(llama3.replace("{1,3}", "")), { ...byteLevel, use_regex: false }),
+    },
+  ],
+])("tokenizer.json names the pre-tokeniser %s by its parts", (name, changes) => {
+  expect(tokenizerOfJson(jsonOf(changes), about).vocabulary.preTokenizer).toBe(name);
+});
 
-  test("adds BOS where its template processor does", () => {
-    const single = [{ SpecialToken: { id: "<|im_start|>", type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }];
-    const processors = [byteLevel, { type: "TemplateProcessing", single }];
-    const { vocabulary } = tokenizerOfJson(jsonOf({ post_processor: { type: "Sequence", processors } }), about);
-    expect(vocabulary.roles).toMatchObject({ bosId: 1, addsBos: true });
-    expect(tokenizerOfJson(jsonOf({ post_processor: byteLevel }), about).vocabulary.roles.addsBos).toBe(false);
-  });
+test("tokenizer.json adds BOS where its template processor does", () => {
+  const single = [{ SpecialToken: { id: "<|im_start|>", type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }];
+  const processors = [byteLevel, { type: "TemplateProcessing", single }];
+  const { vocabulary } = tokenizerOfJson(jsonOf({ post_processor: { type: "Sequence", processors } }), about);
+  expect(vocabulary.roles).toMatchObject({ bosId: 1, addsBos: true });
+  expect(tokenizerOfJson(jsonOf({ post_processor: byteLevel }), about).vocabulary.roles.addsBos).toBe(false);
+});
 
-  test("has special tokens for ids of the model that it does not use", () => {
-    const { vocabulary } = tokenizerOfJson(jsonOf(), { ...about, vocabularySize: pieces.length + 2 });
-    const tokenizer = Tokenizer.fromTensors(packTokenizer(vocabulary));
-    expect(tokenizer.vocabularySize).toBe(pieces.length + 2);
-    expect(tokenizer.textPieceOf(pieces.length + 1)).toHaveLength(0);
-  });
+test("tokenizer.json has special tokens for ids of the model that it does not use", () => {
+  const { vocabulary } = tokenizerOfJson(jsonOf(), { ...about, vocabularySize: pieces.length + 2 });
+  const tokenizer = Tokenizer.fromTensors(packTokenizer(vocabulary));
+  expect(tokenizer.vocabularySize).toBe(pieces.length + 2);
+  expect(tokenizer.textPieceOf(pieces.length + 1)).toHaveLength(0);
+});
 
-  test.each<[string, string, RegExp]>([
-    ["of another kind", jsonOf({}, { type: "Unigram" }), /model\.type/],
-    ["that falls back to bytes", jsonOf({}, { byte_fallback: true }), /byte_fallback/],
-    ["with a normaliser of another kind", jsonOf({ normalizer: { type: "Lowercase" } }), /normalizer/],
-    ["with another pattern", jsonOf({ pre_tokenizer: split(String.raw`\s+`) }), /not supported: Split\(\\s\+\)/],
-    ["with a normaliser that its pattern does not go with", jsonOf({ normalizer: { type: "NFC" } }), /NFC Digits/],
-  ])("%s is refused", (_, json, message) => {
-    expect(() => tokenizerOfJson(json, about)).toThrow(message);
-  });
+test.each<[string, string, RegExp]>([
+  ["of another kind", jsonOf({}, { type: "Unigram" }), /model\.type/],
+  ["that falls back to bytes", jsonOf({}, { byte_fallback: true }), /byte_fallback/],
+  ["with a normaliser of another kind", jsonOf({ normalizer: { type: "Lowercase" } }), /normalizer/],
+  ["with another pattern", jsonOf({ pre_tokenizer: split(String.raw`\s+`) }), /not supported: Split\(\\s\+\)/],
+  ["with a normaliser that its pattern does not go with", jsonOf({ normalizer: { type: "NFC" } }), /NFC Digits/],
+])("tokenizer.json %s is refused", (_, json, message) => {
+  expect(() => tokenizerOfJson(json, about)).toThrow(message);
 });

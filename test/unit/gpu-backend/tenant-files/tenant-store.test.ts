@@ -1,10 +1,9 @@
 /** Tenants' files on disk: sealed, bounded, their tenant's alone, and gone for good when they are erased. */
 import { createHash } from "node:crypto";
 import * as fs from "node:fs/promises";
-import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, utimes, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { copyFile, mkdir, readdir, readFile, rm, stat, truncate, utimes, writeFile } from "node:fs/promises";
 import path, { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import type { WriteSystem } from "../../../../gpu-backend/files.ts";
 import type { FilePlan } from "../../../../gpu-backend/tenant-files/partial-file.ts";
 import { sealedBytes } from "../../../../gpu-backend/tenant-files/sealed-records.ts";
@@ -15,6 +14,7 @@ import {
   TenantStore,
   type TenantStoreSettings,
 } from "../../../../gpu-backend/tenant-files/tenant-store.ts";
+import { temporaryFolder } from "../../../support/temporary-folder.ts";
 
 const text = "The harbour master keeps his ledger under the third stair.";
 const content = Buffer.from(text);
@@ -23,10 +23,9 @@ const hashOf = (name: string) => createHash("sha256").update(name).digest("hex")
 const [one, two, three] = ["one", "two", "three"].map(hashOf);
 
 let directory: string;
-beforeEach(async () => {
-  directory = await mkdtemp(join(tmpdir(), "tenant-files-"));
+beforeEach(() => {
+  directory = temporaryFolder();
 });
-afterEach(() => rm(directory, { recursive: true }));
 const storeOf = (rest: Partial<TenantStoreSettings> = {}) =>
   new TenantStore({ directory, tenantBytes: 10_000, totalBytes: 1_000_000, now: () => new Date(), ...rest });
 const folderOf = (tenant: string) => join(directory, hashOf(tenant));
@@ -91,7 +90,7 @@ test("equal files of two tenants, or of one tenant under two names, have no byte
 test("erasing a tenant overwrites its key before anything else, and then nothing can be decrypted", async () => {
   const store = storeOf();
   await store.keep("acme", one, content);
-  const copies = await mkdtemp(join(tmpdir(), "tenant-files-copies-"));
+  const copies = temporaryFolder();
   // As a copy of the disk's blocks, or another name of the same file, would keep them.
   await fs.link(join(folderOf("acme"), "key"), join(copies, "key"));
   await copyFile(join(folderOf("acme"), one), join(copies, one));
@@ -102,8 +101,6 @@ test("erasing a tenant overwrites its key before anything else, and then nothing
   await mkdir(folderOf("acme"));
   for (const name of ["key", one]) await copyFile(join(copies, name), join(folderOf("acme"), name));
   expect(await storeOf().read("acme", one)).toBe(null);
-  await rm(copies, { recursive: true });
-
   await store.keep("acme", one, content);
   expect(await store.read("acme", one)).toEqual(content);
   expect(await readFile(join(folderOf("acme"), "key"))).not.toEqual(key);
@@ -196,12 +193,8 @@ test("all tenants together have a bound, also over a restart: what was used long
   const store = storeOf({ totalBytes });
   expect(await store.has("a", one)).toBe(true);
   await store.keep("d", one, content);
-  expect(await Promise.all(["a", "b", "c", "d"].map((tenant) => store.has(tenant, one)))).toEqual([
-    true,
-    false,
-    true,
-    true,
-  ]);
+  const left = await Promise.all(["a", "b", "c", "d"].map((tenant) => store.has(tenant, one)));
+  expect(left).toEqual([true, false, true, true]);
 });
 
 const full = () => Promise.reject(Object.assign(new Error("no space left on device"), { code: "ENOSPC" }));
@@ -280,6 +273,14 @@ describe("a file that is written record by record", () => {
   const whole = Buffer.concat([plan.head, ...records]);
   const partial = `${one}.partial`;
 
+  /** Writes records; leaves the file unfinished where those are not all. */
+  async function write(store: TenantStore, hash = one, some = records, of: FilePlan = plan) {
+    const file = await store.begin("acme", hash, of);
+    await file.append(some);
+    if (some.length === of.recordBytes.length) await file.finish();
+    await file.close();
+  }
+
   test("is there once it is finished", async () => {
     const store = storeOf();
     const file = await store.begin("acme", one, plan);
@@ -317,14 +318,8 @@ describe("a file that is written record by record", () => {
 
   test.each(["swapped", "of another file"])("counts as missing where its records are %s", async (how) => {
     const equal = { ...plan, recordBytes: [40, 40] };
-    const write = async (hash: string) => {
-      const file = await storeOf().begin("acme", hash, equal);
-      await file.append([bytes(6, 40), bytes(7, 40)]);
-      await file.finish();
-      await file.close();
-      return readFile(join(folderOf("acme"), hash));
-    };
-    const [own, other] = [await write(one), await write(two)];
+    for (const hash of [one, two]) await write(storeOf(), hash, [bytes(6, 40), bytes(7, 40)], equal);
+    const [own, other] = await Promise.all([one, two].map((hash) => readFile(join(folderOf("acme"), hash))));
     // Before the two records: label and head. A record has the same size in each file.
     const start = sealedBytes([10, 20]) - sealedBytes([]);
     const size = sealedBytes([40]) - sealedBytes([]);
@@ -338,9 +333,7 @@ describe("a file that is written record by record", () => {
 
   test("is begun anew where another head or another label is wanted", async () => {
     for (const change of [{ head: bytes(9, 20) }, { label: bytes(9, 10) }]) {
-      const file = await storeOf().begin("acme", one, plan);
-      await file.append(records);
-      await file.close();
+      await write(storeOf(), one, records.slice(0, 2));
       const again = await storeOf().begin("acme", one, { ...plan, ...change });
       expect(again.length).toBe(0);
       await again.close();
@@ -350,11 +343,7 @@ describe("a file that is written record by record", () => {
   test("is removed a day after it was left, with its tenant, or with its hash", async () => {
     let nowMs = Date.now();
     const store = storeOf({ now: () => new Date(nowMs) });
-    const leave = async () => {
-      const file = await store.begin("acme", one, plan);
-      await file.append(records.slice(0, 1));
-      await file.close();
-    };
+    const leave = () => write(store, one, records.slice(0, 1));
     const open = await store.begin("acme", two, plan);
     nowMs += 2 * leftoverMs;
     await store.removeLeftovers();
@@ -391,10 +380,7 @@ describe("a file that is written record by record", () => {
 
   test.each(refusals)("is finished in memory where the disk refuses the %s", async (_, parts) => {
     const store = storeOf({ system: broken(parts) });
-    const file = await store.begin("acme", one, plan);
-    await file.append(records);
-    await file.finish();
-    await file.close();
+    await write(store);
     expect(await store.has("acme", one)).toBe(true);
     expect(store.unwritten("acme", one)).toEqual(whole);
     expect(store.disk).toMatchObject({ fault: "ENOSPC", unwrittenBytes: whole.length });
@@ -402,11 +388,8 @@ describe("a file that is written record by record", () => {
 
   test("is not counted as being written where its beginning was refused", async () => {
     const large = { ...plan, recordBytes: [...plan.recordBytes, 2 ** 27] };
-    const store = storeOf({
-      system: broken({ open: full as WriteSystem["open"] }),
-      tenantBytes: 2 ** 28,
-      totalBytes: 2 ** 28,
-    });
+    const bounds = { tenantBytes: 2 ** 28, totalBytes: 2 ** 28 };
+    const store = storeOf({ system: broken({ open: full as WriteSystem["open"] }), ...bounds });
     await expect(store.begin("acme", one, large)).rejects.toMatchObject({ kind: "backend_unavailable" });
     expect(store.disk).toMatchObject({ fault: "ENOSPC", files: 0, bytes: 0 });
   });
@@ -415,9 +398,7 @@ describe("a file that is written record by record", () => {
     const large = { ...plan, recordBytes: [...plan.recordBytes, 2 ** 27] };
     isFull = false;
     const store = storeOf({ system: broken({ open: fillsUp }), tenantBytes: 2 ** 28, totalBytes: 2 ** 28 });
-    const file = await store.begin("acme", one, large);
-    await file.append(records.slice(0, 2));
-    await file.close();
+    await write(store, one, records.slice(0, 2), large);
     isFull = true;
     const full = await store.begin("acme", one, large);
     await expect(full.append(records.slice(2))).rejects.toMatchObject({ kind: "backend_unavailable" });

@@ -1,12 +1,12 @@
 /** The environments of wrangler.toml against each other, the top level and what the Worker reads. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { expect, onTestFinished, test } from "vitest";
+import { expect, test } from "vitest";
 import { unstable_readConfig as readWranglerConfig } from "wrangler";
 import { readConfig, type Variables } from "../../../../edge/config.ts";
 import { pendingMigrations, readEnvironment } from "../../../../infra/deploy/environment.ts";
 import { blocks } from "../../../support/documents.ts";
+import { temporaryFolder } from "../../../support/temporary-folder.ts";
 
 const configFile = path.join(import.meta.dirname, "../../../../wrangler.toml");
 
@@ -109,8 +109,7 @@ test.each([
 test.each(blocks("infra/docs/deploy.md", "toml"))(
   "wrangler takes what deploy.md adds to an environment: %s",
   (block) => {
-    const folder = mkdtempSync(path.join(tmpdir(), "wrangler-"));
-    onTestFinished(() => rmSync(folder, { recursive: true }));
+    const folder = temporaryFolder();
     const config = path.join(folder, "wrangler.toml");
     writeFileSync(config, `${readFileSync(configFile, "utf8")}\n${block}`);
     const [, kind] = /^\[\[env\.production\.(\w+)\]\]/.exec(block)!;

@@ -1,9 +1,8 @@
 /** Memories are built of documents by an engine that the test plays: resumed, reused, bounded, deleted. */
 import * as fs from "node:fs/promises";
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { beforeEach, expect, test } from "vitest";
 import { windowsOf } from "../../../../../gpu-backend/host/memories/document-windows.ts";
 import { MemoryService, type RunningBuild } from "../../../../../gpu-backend/host/memories/service.ts";
 import { unpackMemory } from "../../../../../gpu-backend/memory/memory.ts";
@@ -12,6 +11,7 @@ import type { Documents, SequenceRequest } from "../../../../../shared/contracts
 import { limits } from "../../../../../shared/contracts/limits.ts";
 import { memoryHash } from "../../../../../shared/contracts/memory-hash.ts";
 import { ServiceError } from "../../../../../shared/errors.ts";
+import { temporaryFolder } from "../../../../support/temporary-folder.ts";
 
 const manifestHash = "ab".repeat(32);
 const [D, contextTokens, vocabularySize] = [8, 1024, 256];
@@ -26,12 +26,11 @@ let dropped: (string | null)[][];
 let isServed: boolean;
 
 beforeEach(async () => {
-  directory = await mkdtemp(join(tmpdir(), "memories-"));
+  directory = temporaryFolder();
   [computed, dropped, isServed] = [[], [], true];
   before = async () => {};
   service = serviceOf();
 });
-afterEach(() => rm(directory, { recursive: true }));
 
 /** A key says the token at its position and the one before it, which another window must know as its context. */
 const keyOf = (ids: readonly number[], t: number) =>

@@ -1,25 +1,19 @@
 /** The bucket as a backend reads it, over HTTP (MSW stands in) and in a folder. */
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { HttpResponse, http } from "msw";
 import { setupServer } from "msw/node";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { openStore } from "../../../../../gpu-backend/host/sets/set-folder.ts";
+import { temporaryFolder } from "../../../../support/temporary-folder.ts";
 
 const url = "https://account.r2.cloudflarestorage.com/bucket";
 const server = setupServer();
-let folder: string;
-beforeAll(async () => {
-  server.listen({ onUnhandledFrame: "error" });
-  folder = await mkdtemp(path.join(tmpdir(), "store-"));
-});
+const folder = temporaryFolder();
+beforeAll(() => server.listen({ onUnhandledFrame: "error" }));
 afterEach(() => server.resetHandlers());
-afterAll(async () => {
-  server.close();
-  await rm(folder, { recursive: true });
-});
+afterAll(() => server.close());
 
 test("a folder has what is in it, and nothing else", async () => {
   await writeFile(path.join(folder, "one"), Uint8Array.of(1, 2));
