@@ -1,6 +1,6 @@
 /**
- * Draws the charts of the documents from the figures beside the model card, as SVG that follows the reader's light or dark
- * theme. Pure. Not here: what is measured (research/evaluation/own).
+ * Draws the charts of the documents, as SVG that follows the reader's light or dark theme: of gains from the figures beside the model
+ * card, of speed from the table in gpu-backend/SPEED.md. Pure. Nothing is measured here.
  */
 
 /** A mean over texts with its 95% interval, in nats a token. */
@@ -17,9 +17,17 @@ export interface MemoryFigures {
 
 interface Bar {
   label: string;
-  gain: Gain;
+  value: number;
+  /** 95% interval of the value. */
+  interval?: [number, number];
   /** Drawn pale: what the others are compared with. */
-  isReference?: boolean;
+  isReference: boolean;
+}
+
+/** Of a chart's values: the distance between grid lines, and how a value is written. */
+interface Scale {
+  step: number;
+  textOf: (value: number) => string;
 }
 
 const colours = {
@@ -40,35 +48,41 @@ const saved = (nats: number) => 1 - Math.exp(-nats);
 const percent = (share: number) =>
   `${(100 * share).toFixed(share !== 0 && Math.abs(share) < 0.01 ? 1 : 0)}%`.replace("-", "−");
 
-/** Horizontal bars of perplexity saved, with their intervals, over a scale from the least to the greatest interval's end. */
-function barChart(title: string, bars: readonly Bar[]): string {
-  const least = Math.min(0, ...bars.map(({ gain }) => saved(gain.ci95[0])));
-  const most = Math.max(...bars.map(({ gain }) => saved(gain.ci95[1])));
-  const x = (share: number) => (labelWidth + (barWidth * (share - least)) / (most - least)).toFixed(1);
+/** A gain as the share by which it lowers perplexity. */
+const savedBar = (label: string, { mean, ci95 }: Gain, isReference = false): Bar => ({
+  ...{ label, value: saved(mean), isReference },
+  interval: [saved(ci95[0]), saved(ci95[1])],
+});
+
+/** Horizontal bars with their intervals, on an axis that contains zero, all bars and all intervals. */
+function barChart(title: string, bars: readonly Bar[], { step, textOf }: Scale): string {
+  const ends = bars.flatMap(({ value, interval = [] }) => [value, ...interval]);
+  const least = Math.min(0, ...ends);
+  const most = Math.max(...ends);
+  const x = (value: number) => (labelWidth + (barWidth * (value - least)) / (most - least)).toFixed(1);
   const height = margin + 30 + row * bars.length + 34;
-  const drawn = bars.map(({ label, gain, isReference }, index) => {
+  const drawn = bars.map(({ label, value, interval, isReference }, index) => {
     const top = margin + 30 + row * index;
-    const [from, to] = [Math.min(0, saved(gain.mean)), Math.max(0, saved(gain.mean))];
+    const [from, to] = [Math.min(0, value), Math.max(0, value)];
     const middle = top + row / 2;
+    const line = interval ? `\n<path class="interval" d="M${x(interval[0])} ${middle}H${x(interval[1])}"/>` : "";
     return `<text x="${labelWidth - 8}" y="${middle + 4}" text-anchor="end">${label}</text>
-<rect class="${isReference ? "reference" : "bar"}" x="${x(from)}" y="${top + 4}" width="${(Number(x(to)) - Number(x(from))).toFixed(1)}" height="${row - 8}" rx="2"/>
-<path class="interval" d="M${x(saved(gain.ci95[0]))} ${middle}H${x(saved(gain.ci95[1]))}"/>
-<text class="faint" x="${labelWidth + barWidth + 10}" y="${middle + 4}">${percent(saved(gain.mean))}</text>`;
+<rect class="${isReference ? "reference" : "bar"}" x="${x(from)}" y="${top + 4}" width="${(Number(x(to)) - Number(x(from))).toFixed(1)}" height="${row - 8}" rx="2"/>${line}
+<text class="faint" x="${labelWidth + barWidth + 10}" y="${middle + 4}">${textOf(value)}</text>`;
   });
-  const step = most - least > 0.3 ? 0.1 : 0.05;
   const ticks = Array.from({ length: Math.floor(most / step) + 1 }, (_, index) => index * step);
   const bottom = margin + 30 + row * bars.length;
-  const scale = ticks.map(
-    (share) =>
-      `<path class="grid" d="M${x(share)} ${margin + 26}V${bottom}"/><text class="faint" x="${x(share)}" y="${bottom + 18}" text-anchor="middle">${percent(share)}</text>`,
+  const grid = ticks.map(
+    (value) =>
+      `<path class="grid" d="M${x(value)} ${margin + 26}V${bottom}"/><text class="faint" x="${x(value)}" y="${bottom + 18}" text-anchor="middle">${textOf(value)}</text>`,
   );
-  const width = labelWidth + barWidth + 60;
+  const width = labelWidth + barWidth + 90;
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-labelledby="title">
 <title id="title">${title}</title>
 <style>svg{font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;font-size:13px}.interval{stroke-width:1.5}.name{font-weight:600}${style(colours.light)}@media (prefers-color-scheme:dark){${style(colours.dark)}}</style>
 <rect class="paper" width="${width}" height="${height}" rx="8"/>
 <text class="name" x="${margin}" y="${margin + 8}">${title}</text>
-${scale.join("\n")}
+${grid.join("\n")}
 ${drawn.join("\n")}
 </svg>
 `;
@@ -79,21 +93,49 @@ export function memoryCharts({ rows, groups }: MemoryFigures): Record<string, st
   const fresh = groups.find(({ group }) => group === "fresh")?.gains;
   if (!fresh) throw new TypeError("no figures of fresh kinds");
   const byTokens: Bar[] = [
-    { label: "nothing known", gain: fresh.mixture.gain, isReference: true },
-    ...[1_000, 4_000, 6_000].map((tokens) => ({
-      label: `memory of ${tokens.toLocaleString("en")} tokens`,
-      gain: fresh[`own ${tokens}`].gain,
-    })),
-    { label: "memory and adapters, as served", gain: fresh["mixture, own"].gain },
-    { label: "best passage in the prompt", gain: fresh.passage.gain, isReference: true },
-    { label: "memory of another kind of text", gain: fresh.foreign.gain, isReference: true },
+    savedBar("nothing known", fresh.mixture.gain, true),
+    ...[1_000, 4_000, 6_000].map((tokens) =>
+      savedBar(`memory of ${tokens.toLocaleString("en")} tokens`, fresh[`own ${tokens}`].gain),
+    ),
+    savedBar("memory and adapters, as served", fresh["mixture, own"].gain),
+    savedBar("best passage in the prompt", fresh.passage.gain, true),
+    savedBar("memory of another kind of text", fresh.foreign.gain, true),
   ];
   const byKind = rows
     .filter(({ group }) => group === "fresh")
-    .map(({ name, gains }) => ({ label: name, gain: gains["mixture, own"] }))
-    .sort((a, b) => b.gain.mean - a.gain.mean);
+    .map(({ name, gains }) => savedBar(name, gains["mixture, own"]))
+    .sort((a, b) => b.value - a.value);
   return {
-    "gain-by-tokens.svg": barChart("Perplexity saved, mean of twelve fresh kinds of text", byTokens),
-    "gain-by-kind.svg": barChart("Perplexity saved with 6,000 tokens known, by kind of text", byKind),
+    "gain-by-tokens.svg": barChart("Perplexity saved, mean of twelve fresh kinds of text", byTokens, {
+      step: 0.05,
+      textOf: percent,
+    }),
+    "gain-by-kind.svg": barChart("Perplexity saved with 6,000 tokens known, by kind of text", byKind, {
+      step: 0.1,
+      textOf: percent,
+    }),
+  };
+}
+
+/** Charts of speed by the name of their file, from the Markdown of SPEED.md. Throws a TypeError if its table is not there. */
+export function speedCharts(markdown: string): Record<string, string> {
+  // A row is "batch, context | ms a step | first token, ms | memory, MB"; a cell has the three sides in the header's order.
+  const rows = [...markdown.matchAll(/^\| (\d+), (\d+) \|([^|]+)\|([^|]+)\|[^|]+\|$/gm)];
+  if (rows.length === 0) throw new TypeError("SPEED.md has no table of speed beside node-llama-cpp");
+  const barsOf = (column: number) =>
+    rows.flatMap((cells) =>
+      cells[column].split("/").map((text, side) => ({
+        label: `${["int8", "exact", "node-llama-cpp"][side]}, ${cells[1]} × ${cells[2]} tokens`,
+        value: Number(text.replaceAll(/[*,\s]/g, "")),
+        isReference: side === 2,
+      })),
+    );
+  const textOf = (ms: number) => `${Math.round(ms).toLocaleString("en")} ms`;
+  return {
+    "speed-step.svg": barChart("Time of a step that adds one token to each sequence, by batch × context", barsOf(3), {
+      step: 25,
+      textOf,
+    }),
+    "speed-first-token.svg": barChart("Time to the first token, by batch × context", barsOf(4), { step: 2500, textOf }),
   };
 }

@@ -3,7 +3,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
 import { buildSite, siteFolder } from "./build.ts";
-import { type MemoryFigures, memoryCharts } from "./charts.ts";
+import { type MemoryFigures, memoryCharts, speedCharts } from "./charts.ts";
 import { pages } from "./pages.ts";
 
 const root = path.join(import.meta.dirname, "../..");
@@ -16,7 +16,9 @@ const program = createCommand("docs", "Build the documents site, which the next 
   "npm run docs",
 ]).action(async () => {
   const figures = await readFile(path.join(root, "gpu-backend/models/smollm2-135m/own-figures.json"), "utf8");
-  for (const [name, chart] of Object.entries(memoryCharts(JSON.parse(figures) as MemoryFigures))) {
+  const speed = await readFile(path.join(root, "gpu-backend/SPEED.md"), "utf8");
+  const charts = { ...memoryCharts(JSON.parse(figures) as MemoryFigures), ...speedCharts(speed) };
+  for (const [name, chart] of Object.entries(charts)) {
     await writeFile(path.join(root, "infra/docs", name), chart);
   }
   console.log(`${(await buildSite()) ? "built" : "up to date:"} ${siteFolder}`);

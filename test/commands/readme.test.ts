@@ -150,7 +150,7 @@ describe.skipIf(
     expect(outputOf("chat.mjs")).toContain(completion.choices[0].text.trim());
     expect(outputOf("score")).toMatch(/mixture .* perplexity \d+% lower than the base's/);
     expect(outputOf("create legal")).toMatch(/gpt2:legal {2}12 examples {2}perplexity \d+% lower/);
-    expect(JSON.parse(outputOf("v1/adapters"))).toMatchObject({ model: "gpt2:tiny", examples: 3 });
+    expect(JSON.parse(outputOf('"name": "desk"'))).toMatchObject({ model: "gpt2:desk", examples: 4 });
     expect(outputOf("my-artifacts --steps")).toMatch(/held-out perplexity [\d.]+ → [\d.]+, in \.\/my-artifacts/);
     expect(JSON.parse(outputOf("v1/usage"))).toMatchObject({ tenant: "acme" });
     expect(JSON.parse(outputOf('"retrieve": 1')).choices[0].chameleon.retrieved).toMatchObject([{ adapter: "office" }]);

@@ -43,3 +43,11 @@ export async function edgeMetrics(): Promise<{ name: string; unit: string; sum?:
   const { metrics: all } = JSON.parse(sent[0]).resourceMetrics[0].scopeMetrics[0];
   return all;
 }
+
+/** As Prometheus names the series of what the edge reports over OTLP. */
+export async function edgeMetricNames(): Promise<string[]> {
+  return (await edgeMetrics()).map(({ name, unit, sum }) => {
+    const suffix = sum ? "_total" : unit === "s" ? "_seconds_bucket" : "_bucket";
+    return name.replaceAll(".", "_") + suffix;
+  });
+}

@@ -4,7 +4,7 @@ import { expect, test } from "vitest";
 import { parse } from "yaml";
 import { readConfig } from "../../../gpu-backend/config.ts";
 import { noticeMs } from "../../../infra/serve-edge.ts";
-import { backendMetricNames, edgeMetrics, namesIn } from "../../support/metric-names.ts";
+import { backendMetricNames, edgeMetricNames, namesIn } from "../../support/metric-names.ts";
 
 const root = `${import.meta.dirname}/../../..`;
 const read = (file: string) => readFileSync(`${root}/${file}`, "utf8");
@@ -52,11 +52,3 @@ test("the dashboard shows what is measured, and of the edge everything", async (
   expect(shown.filter((name) => !measured.includes(name))).toEqual([]);
   expect(measured.filter((name) => name.startsWith("chameleon_edge") && !shown.includes(name))).toEqual([]);
 });
-
-/** As Prometheus names what the edge reports over OTLP. */
-async function edgeMetricNames(): Promise<string[]> {
-  return (await edgeMetrics()).map(({ name, unit, sum }) => {
-    const suffix = sum ? "_total" : unit === "s" ? "_seconds_bucket" : "_bucket";
-    return name.replaceAll(".", "_") + suffix;
-  });
-}
