@@ -1,6 +1,6 @@
 /**
  * What one self-hosted edge holds, by many tenants at once: answers a second, and streams at a steady pace, beside the same backend
- * without it. The backend is a fake one with no work of its own; it, the edge and the clients share this machine's cores.
+ * without it, and beside Portkey's gateway. The backend is a fake one with no work of its own; it, the edge and the clients share this machine's cores.
  */
 import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -13,6 +13,7 @@ import { quickEngine, startFakeBackend } from "../../support/fake-backend.ts";
 import { startStack } from "../../support/stack.ts";
 import { quantile } from "../quantile.ts";
 import { type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
+import { portkeyWays } from "./portkey/contestant.ts";
 
 const tenants = 64;
 const concurrencies = [1, 16, 64, 256];
@@ -54,6 +55,7 @@ export interface CapacityParts {
   longBodies: Bodies;
   sign: NonNullable<Way["sign"]>;
   secrets: string;
+  say: (line: string) => void;
 }
 
 export async function measureCapacity(
@@ -105,9 +107,9 @@ export function streamsLine(row: StreamsRow): string {
   return `${system}: ${streams} streams, ${failed} failed, ${Math.round(tokensPerSecond)} tokens/s, ${gaps}, ${cpu}`;
 }
 
-/** The backend directly, and through an edge of its own with keys of many tenants. */
+/** The backend directly and through an edge of its own with keys of many tenants; and the same beside Portkey's gateway. */
 async function withWays<T>(
-  { sign, secrets }: CapacityParts,
+  { sign, secrets, say }: CapacityParts,
   bodies: Bodies,
   engine: { firstTokenMs: number; stepMs: number },
   measure: (ways: Way[], edgePid: number) => Promise<T>,
@@ -119,6 +121,7 @@ async function withWays<T>(
     ["--backend", fake.url],
     "start-edge.ts",
   );
+  const peers = await portkeyWays(fake.url, bodies.public, say);
   try {
     const keys: string[] = [];
     for (let i = 0; i < tenants; i++) {
@@ -135,8 +138,9 @@ async function withWays<T>(
       ...{ bodies: bodies.public, firstToken: "data: {" },
       sign: async () => ({ authorization: `Bearer ${keys[next++ % keys.length]}` }),
     };
-    return await measure([direct, hosted], readLocalRun(state)!.worker);
+    return await measure([direct, hosted, ...peers.ways], readLocalRun(state)!.worker);
   } finally {
+    await peers.stop();
     await edge.stop();
     await fake.stop();
     await rm(state, { recursive: true, force: true });
@@ -153,7 +157,7 @@ async function measureStreams(way: Way, count: number, edgePid: number): Promise
     const body = way.bodies[i % way.bodies.length];
     const signed = (await way.sign?.(new TextEncoder().encode(body))) ?? {};
     const ended = Promise.withResolvers<boolean>();
-    const headers = { "content-type": "application/json", ...signed };
+    const headers = { "content-type": "application/json", ...way.headers, ...signed };
     const sent = request(way.url, { method: "POST", agent, headers }, (response) => {
       let lastMs: number | null = null;
       response.on("data", (chunk: Buffer) => {

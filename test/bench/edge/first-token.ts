@@ -113,7 +113,11 @@ export async function timed(way: Way, index: number, agent: Agent): Promise<Time
   return new Promise((resolve, reject) => {
     const startedMs = performance.now();
     const sent = request(url, { method: "POST", agent, headers });
-    sent.once("error", reject);
+    const fail = (cause: Error) => {
+      const socket = sent.reusedSocket ? "a used connection" : "a new connection";
+      reject(new Error(`${system}, on ${socket}: ${cause.message}`, { cause }));
+    };
+    sent.once("error", fail);
     sent.once("response", (response) => {
       let waitedMs: number | null = null;
       let text = "";
@@ -122,7 +126,7 @@ export async function timed(way: Way, index: number, agent: Agent): Promise<Time
         text += chunk;
         if (waitedMs === null && text.includes(firstToken)) waitedMs = performance.now() - startedMs;
       });
-      response.once("error", reject);
+      response.once("error", fail);
       response.once("end", () => {
         if (waitedMs === null) reject(new Error(`${system} answered ${response.statusCode}: ${text.slice(0, 300)}`));
         else resolve({ firstMs: waitedMs, totalMs: performance.now() - startedMs, text });

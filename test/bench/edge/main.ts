@@ -18,13 +18,12 @@ import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
 import { quickEngine, startFakeBackend } from "../../support/fake-backend.ts";
-import { freePorts } from "../../support/stack.ts";
-import { installPeer, pinsOf } from "../peer-package.ts";
+import { pinsOf } from "../peer-package.ts";
 import { edgeCpuLine, measureCapacity, streamsLine } from "./capacity.ts";
 import { measureCpu, measureSigning } from "./cpu.ts";
 import { compareEdges, edgesLine, laterLines } from "./edges.ts";
 import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
-import { startPortkey } from "./portkey/contestant.ts";
+import { portkeyWays } from "./portkey/contestant.ts";
 import { added, addedLine, cpuLine, firstTokenLine, losingLines, signingLine, targets } from "./report.ts";
 import { benchTexts } from "./texts.ts";
 
@@ -132,10 +131,14 @@ async function measureCosts(): Promise<Measured> {
 }
 
 async function measureHeld(): Promise<Measured> {
-  const parts = { bodies, longBodies: await waysBodies(streamedTokens), sign: signed, secrets: BACKEND_SECRETS };
+  const longBodies = await waysBodies(streamedTokens);
+  const parts = { bodies, longBodies, sign: signed, secrets: BACKEND_SECRETS, say };
   const { rates, cpu, streams } = await measureCapacity(parts, options.requests);
   for (const row of rates) say(firstTokenLine(row));
-  const addedRows = added(rates, "self-hosted edge", "the backend directly");
+  const addedRows = [
+    ...added(rates, "self-hosted edge", "the backend directly"),
+    ...added(rates, "portkey", "an OpenAI server directly"),
+  ];
   for (const row of addedRows) say(addedLine(row));
   for (const row of cpu) say(edgeCpuLine(row));
   for (const row of streams) say(streamsLine(row));
@@ -220,27 +223,9 @@ async function measureWays(): Promise<FirstTokenRow[]> {
 
     const fake = await startFakeBackend({ ...quickEngine, manifestHash: bodies.manifestHash });
     stops.push(fake.stop);
-    const openAiWay: Way = {
-      system: "an OpenAI server directly",
-      url: `${fake.url}/v1/completions`,
-      headers: {},
-      bodies: bodies.public,
-      firstToken: "data: {",
-    };
-    const ways = [directWay(fake.url), await edgeWay(fake.url), openAiWay];
-    try {
-      installPeer(portkeyFolder);
-      const portkey = await startPortkey((await freePorts(1))[0]);
-      stops.push(portkey.stop);
-      const headers = {
-        "x-portkey-provider": "openai",
-        "x-portkey-custom-host": `${fake.url}/v1`,
-        authorization: "Bearer x",
-      };
-      ways.push({ ...openAiWay, system: "portkey", url: `${portkey.url}/v1/completions`, headers });
-    } catch (error) {
-      say(`portkey: not measured: ${error instanceof Error ? error.message : error}`);
-    }
+    const peers = await portkeyWays(fake.url, bodies.public, say);
+    stops.push(peers.stop);
+    const ways = [directWay(fake.url), await edgeWay(fake.url), ...peers.ways];
     const rows = await measureBackend("fake", ways);
     if (options.quick) return rows;
 

@@ -6,14 +6,49 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
+import { freePorts } from "../../../support/stack.ts";
+import { installPeer } from "../../peer-package.ts";
+import type { Way } from "../first-token.ts";
 
-export interface Portkey {
+interface Portkey {
   url: string;
   stop(): Promise<void>;
 }
 
+/**
+ * To the completions of the OpenAI-compatible server at `serverUrl`: directly, and through Portkey's gateway where it can be
+ * installed and started; a line says why it cannot.
+ */
+export async function portkeyWays(
+  serverUrl: string,
+  bodies: string[],
+  say: (line: string) => void,
+): Promise<{ ways: Way[]; stop(): Promise<void> }> {
+  const direct: Way = {
+    system: "an OpenAI server directly",
+    url: `${serverUrl}/v1/completions`,
+    headers: {},
+    bodies,
+    firstToken: "data: {",
+  };
+  try {
+    installPeer(import.meta.dirname);
+    const portkey = await startPortkey((await freePorts(1))[0]);
+    const headers = {
+      "x-portkey-provider": "openai",
+      "x-portkey-custom-host": `${serverUrl}/v1`,
+      authorization: "Bearer x",
+    };
+    const gateway = { ...direct, system: "portkey", url: `${portkey.url}/v1/completions`, headers };
+    return { ways: [direct, gateway], stop: portkey.stop };
+  } catch (error) {
+    say(`portkey: not measured: ${error instanceof Error ? error.message : error}`);
+    return { ways: [direct], async stop() {} };
+  }
+}
+
 /** Starts it on `port`, which has to be free. */
-export async function startPortkey(port: number): Promise<Portkey> {
+async function startPortkey(port: number): Promise<Portkey> {
   const script = path.join(import.meta.dirname, "node_modules/@portkey-ai/gateway/build/start-server.js");
   const child: ChildProcess = spawn(process.execPath, [script, `--port=${port}`, "--headless"], {
     stdio: ["ignore", "pipe", "pipe"],
