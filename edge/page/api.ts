@@ -1,17 +1,17 @@
-/** Calls of the API, and what went wrong in words that say what to do. */
+/** Calls the API. Failures become sentences that tell the reader what to do. */
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 
 export class Api {
   readonly #origin: string;
   readonly #key: () => string;
 
-  /** `origin` is the edge's; `key` is asked for with every call. */
+  /** `origin` is that of the edge. `key` returns the API key; it is called for every request. */
   constructor(origin: string, key: () => string) {
     this.#origin = origin;
     this.#key = key;
   }
 
-  /** The JSON of an answer. Throws CallFailure, or an AbortError once `signal` aborts. */
+  /** Resolves to the JSON of an answer. Throws CallFailure, or an AbortError once `signal` aborts. */
   async json<T>(path: string, body?: object, options: { method?: string; signal?: AbortSignal } = {}): Promise<T> {
     const response = await this.#call(path, body, options);
     try {
@@ -38,6 +38,8 @@ export class Api {
         if (event === "data: [DONE]") isWhole = true;
         if (!event.startsWith("data: {")) continue;
         const chunk = JSON.parse(event.slice("data: ".length)) as T | ErrorEnvelope;
+        // The reader may have stopped between two events of one read.
+        signal.throwIfAborted();
         if (isError(chunk)) throw new CallFailure(`The answer broke off: ${chunk.error.message}`);
         yield chunk;
       }
@@ -71,7 +73,7 @@ export function isAbort(error: unknown): boolean {
   return error instanceof DOMException && error.name === "AbortError";
 }
 
-/** What to tell of anything thrown; "" where the reader stopped it. */
+/** The sentence for anything thrown; "" if the reader stopped the call. */
 export function failureText(error: unknown): string {
   if (isAbort(error)) return "";
   return error instanceof CallFailure ? error.message : `The page failed: ${String(error)}`;
@@ -97,7 +99,7 @@ function inWords({ status, headers }: Response, error: ErrorEnvelope["error"] | 
   }
 }
 
-/** Throws CallFailure for a key that the authorization header cannot hold. `fetch` would fail without saying why. */
+/** Throws CallFailure for a key that no header can carry. `fetch` would fail as if the server did not answer. */
 function refuseUnsendable(key: string): void {
   const at = key.search(/[^\x21-\x7e]/);
   if (at < 0) return;
@@ -116,9 +118,9 @@ function isError(value: unknown): value is ErrorEnvelope {
   return typeof value === "object" && value !== null && "error" in value;
 }
 
-/** A failure in words for the reader of the page. */
+/** A failure whose message is written for the reader of the page. */
 export class CallFailure extends Error {
-  /** The API's code of it, where it came from there and has one. */
+  /** The error code of the API; null if the API did not report the failure or gave no code. */
   readonly code: string | null;
 
   constructor(message: string, code: string | null = null) {

@@ -1,16 +1,16 @@
-/** Controls that offer what the catalog or the settings hold: who answers, examples, and what was sent before. */
+/** Controls to choose who answers, an example, or a text that was sent before. */
 import type { Catalog } from "./catalog.ts";
 import { type Centroid, domainOf } from "./domains.ts";
 import { button, make, roveFocus } from "./elements.ts";
 import type { SettingsStore } from "./settings.ts";
 import { surpriseChange } from "./words.ts";
 
-/** Value and name. */
+/** The value and the shown name of each option. */
 type Choices = readonly (readonly [string, string])[];
 
 /**
- * Fills `select` with `first`, then the key's own adapters, then the domains, and again after each load of the catalog. What was
- * chosen stays chosen while it is there.
+ * Fills `select` with `first`, then the key's own adapters, then the domains; again after each load of the catalog. The chosen option
+ * stays chosen as long as it exists.
  */
 export function fillAnswerers(select: HTMLSelectElement, catalog: Catalog, first: Choices): void {
   const draw = () => {
@@ -28,7 +28,7 @@ export function fillAnswerers(select: HTMLSelectElement, catalog: Catalog, first
   draw();
 }
 
-/** What its adapter gains on unseen text of its kind. */
+/** The gain of a domain's adapter on text that it was not trained on, in parentheses. */
 function gainOf({ auto_off, gain }: Centroid): string {
   if (auto_off) return " (off: the base)";
   return gain ? ` (${surpriseChange(gain.nats)})` : "";
@@ -39,7 +39,7 @@ export interface Example {
   text: string;
 }
 
-/** Buttons of examples, one tab stop together. */
+/** Draws a button for each example. All of them are one tab stop. */
 export function drawExamples<E extends Example>(
   container: HTMLElement,
   examples: readonly E[],
@@ -55,7 +55,7 @@ export function drawExamples<E extends Example>(
   container.dataset.roves = "";
 }
 
-/** Offers what was sent before, under any tab, to be put into `input`. */
+/** Adds a list of texts that were sent under any tab. A chosen one is put into `input`. */
 export function offerRecent(input: HTMLTextAreaElement, settings: SettingsStore): void {
   const select = make("select", { class: "recent", "aria-label": "Recent texts" });
   const draw = () => {

@@ -1,10 +1,10 @@
-/** What can answer here: the base, the served centroids, the key's own adapters; and who wants to know when they change. */
+/** The adapters that can answer: those of the served centroids, and the key's own ones. */
 import type { Adapter, AdapterList, CentroidList } from "../../shared/contracts/responses.ts";
 import type { Api } from "./api.ts";
 import { CallFailure } from "./api.ts";
 import { type Centroid, domainOf } from "./domains.ts";
 
-/** What people call the experts that stand for no kind of text. */
+/** Names of the experts that do not stand for one kind of text. */
 const plainNames: ReadonlyMap<string, string> = new Map([
   ["base", "Base"],
   ["static", "Every text"],
@@ -25,7 +25,7 @@ export class Catalog {
     return this.centroids[0]?.model.split(":")[0] ?? "";
   }
 
-  /** Adapters of the key's own that can answer: with documents that are ready if with nothing else. */
+  /** The own adapters that can answer: those fitted to examples, and those with documents that are ready. */
   get usableAdapters(): readonly Adapter[] {
     return this.adapters.filter(({ hash, memory }) => (hash ?? memory?.hash ?? null) !== null);
   }
@@ -38,7 +38,7 @@ export class Catalog {
     for (const changed of this.#listeners) changed();
   }
 
-  /** None for a key that may not use adapters of its own. */
+  /** The key's own adapters; none if the key may not have any. */
   async #adapters(): Promise<Adapter[]> {
     try {
       return (await this.#api.json<AdapterList>("/v1/adapters")).data;
@@ -53,7 +53,7 @@ export class Catalog {
     this.#listeners.push(changed);
   }
 
-  /** An expert's name for people. */
+  /** The name that the page shows for an expert. */
   nameOf(id: string): string {
     const centroid = this.centroids.find((one) => one.id === id);
     if (centroid) return domainOf(centroid).name;

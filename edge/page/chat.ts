@@ -1,21 +1,21 @@
-/** Chat: a conversation through the model's own template, with the model's own sampling. */
+/** “Chat”: a conversation in the model's chat template, with the model's default sampling. */
 import type { ChameleonBlock, ChatChunk } from "../../shared/contracts/responses.ts";
-import { CallFailure, failureText, isAbort } from "./api.ts";
+import { failureText, isAbort } from "./api.ts";
 import { drawExamples, fillAnswerers } from "./catalog-controls.ts";
 import { byId, make } from "./elements.ts";
 import { legendRow, listExperts, sourcesLegendRow } from "./experts.ts";
 import type { Page } from "./page.ts";
 import { lookedUpNodes, tokenNodes } from "./passages.ts";
-import { piecesOf } from "./pieces.ts";
+import { type Piece, piecesOf } from "./pieces.ts";
 import { wishOf } from "./request.ts";
-import { TokenText } from "./token-text.ts";
+import { tokenText } from "./token-text.ts";
 
 interface Message {
   role: "system" | "user" | "assistant";
   content: string;
 }
 
-/** Tokens of a reply, at most. */
+/** Maximum tokens of a reply. */
 const maxTokens = 300;
 const examples = [
   "What is the capital of France?",
@@ -25,7 +25,7 @@ const examples = [
 
 export class Chat {
   readonly #page: Page;
-  /** Of the first message's answer; null lets the server draw one. */
+  /** Seed of the first reply; null lets the server draw one. */
   #seed: number | null;
   readonly #input = byId("chat-input", HTMLTextAreaElement);
   readonly #answerer = byId("chat-answerer", HTMLSelectElement);
@@ -35,23 +35,17 @@ export class Chat {
   readonly #legend = byId("chat-legend");
   readonly #failure = byId("chat-failure");
   readonly #panel = byId("chat-passage");
-  readonly #tokens: TokenText;
+  readonly #addToken: (reply: HTMLElement, piece: Piece) => void;
   readonly #messages: Message[] = [];
-  /** The elements of all replies, by number. */
-  readonly #replies: HTMLElement[] = [];
   #running: AbortController | null = null;
 
   constructor(page: Page, seed: number | null) {
     this.#page = page;
     this.#seed = seed;
     const { catalog, texts } = page;
-    // It scrolls, so that the message stays in sight.
+    // The panel scrolls, so it must be reachable by keyboard.
     this.#panel.tabIndex = 0;
-    this.#tokens = new TokenText(
-      this.#log,
-      (reply) => this.#replies[reply],
-      ({ choice, index }) => this.#panel.replaceChildren(...tokenNodes(this.#tokens.pieces(choice)[index], texts)),
-    );
+    this.#addToken = tokenText(this.#log, (piece) => this.#panel.replaceChildren(...tokenNodes(piece, texts)));
     fillAnswerers(this.#answerer, catalog, [
       ["auto", "what the text decides"],
       ["nearest", "the nearest kind of text"],
@@ -77,7 +71,7 @@ export class Chat {
     byId("chat-clear", HTMLButtonElement).addEventListener("click", () => this.#clear());
   }
 
-  /** Lets the next message be answered by this adapter. */
+  /** Chooses the adapter that answers the next message. */
   answerWith(id: string): void {
     this.#answerer.value = id;
     this.#input.focus();
@@ -89,9 +83,8 @@ export class Chat {
     running?.abort();
     this.#send.textContent = "Send";
     this.#messages.length = 0;
-    this.#replies.length = 0;
-    this.#tokens.clear();
-    for (const element of [this.#weights, this.#legend, this.#panel, this.#failure]) element.replaceChildren();
+    for (const element of [this.#log, this.#weights, this.#legend, this.#panel, this.#failure])
+      element.replaceChildren();
     this.#showBeginning();
     this.#input.focus();
   }
@@ -106,57 +99,56 @@ export class Chat {
     const { api, sent } = this.#page;
     const status = byId("chat-status");
     const system = byId("chat-system", HTMLInputElement).value;
-    const running = new AbortController();
     const asked = this.#input.value;
-    // Figures of the answer before do not stand beside this one.
+    // Facts about an earlier reply must not stand beside this one.
     for (const element of [this.#weights, this.#panel, this.#failure, status]) element.replaceChildren();
-    let reply = -1;
+    if (asked.trim() === "") {
+      this.#failure.textContent = "Write a message first.";
+      return;
+    }
+    const opening: Message[] = system.trim() === "" ? [] : [{ role: "system", content: system }];
+    const messages = [...opening, ...this.#messages, { role: "user", content: asked }];
+    const retrieve = byId("chat-look-up", HTMLInputElement).checked ? 1 : null;
+    const wish = wishOf(this.#answerer.value, null, { compare: true, sources: true, retrieve });
+    const isFirst = this.#messages.length === 0;
+    const seed = this.#seed;
+    this.#seed = null;
+    const body = { messages, max_tokens: maxTokens, ...(seed !== null && { seed }), ...wish };
+    const running = new AbortController();
+    this.#running = running;
+    this.#send.textContent = "Stop";
+    this.#add("user", asked);
+    const reply = this.#add("assistant", "");
+    this.#showBeginning();
+    this.#input.value = "";
+    sent("chat", asked, seed);
     try {
-      if (asked.trim() === "") throw new CallFailure("Write a message first.");
-      const opening: Message[] = system.trim() === "" ? [] : [{ role: "system", content: system }];
-      const messages = [...opening, ...this.#messages, { role: "user", content: asked }];
-      const retrieve = byId("chat-look-up", HTMLInputElement).checked ? 1 : null;
-      const wish = wishOf(this.#answerer.value, null, { compare: true, sources: true, retrieve });
-      const isFirst = this.#messages.length === 0;
-      const seed = this.#seed;
-      this.#seed = null;
-      const body = { messages, max_tokens: maxTokens, ...(seed !== null && { seed }), ...wish };
-      this.#running = running;
-      this.#send.textContent = "Stop";
-      this.#add("user", asked);
-      reply = this.#replies.push(this.#add("assistant", "")) - 1;
-      this.#showBeginning();
-      this.#input.value = "";
-      sent("chat", asked, seed);
       for await (const chunk of api.chunks<ChatChunk>("/v1/chat/completions", body, running.signal)) {
-        for (const { delta, chameleon, finish_reason } of chunk.choices) {
-          const pieces = piecesOf({ text: delta.content ?? "", logprobs: null, chameleon }, "adapted");
-          for (const piece of pieces) this.#tokens.add(reply, piece);
-          this.#log.scrollTop = this.#log.scrollHeight;
-          if (!finish_reason) continue;
-          const block = chameleon as ChameleonBlock;
-          this.#showMade(block);
-          if (isFirst) sent("chat", asked, block.seed);
-        }
+        const [{ delta, chameleon, finish_reason }] = chunk.choices;
+        const pieces = piecesOf({ text: delta.content ?? "", logprobs: null, chameleon }, "adapted");
+        for (const piece of pieces) this.#addToken(reply, piece);
+        this.#log.scrollTop = this.#log.scrollHeight;
+        if (!finish_reason) continue;
+        const block = chameleon as ChameleonBlock;
+        this.#showMade(block);
+        if (isFirst) sent("chat", asked, block.seed);
       }
       status.textContent = "The reply is complete.";
     } catch (error) {
-      // The conversation was cleared meanwhile.
+      // The reader has begun a new conversation.
       if (isAbort(error) && this.#running !== running) return;
       if (isAbort(error)) status.textContent = "Stopped; what was written is kept.";
       else this.#failure.textContent = failureText(error);
     }
-    const written = reply < 0 ? "" : this.#tokens.text(reply);
-    if (reply >= 0 && (written !== "" || running.signal.aborted)) {
-      this.#messages.push({ role: "user", content: asked }, { role: "assistant", content: written });
-    } else if (reply >= 0) {
-      // Nothing came: the message can be sent again.
-      this.#replies.pop()!.closest("li")!.remove();
-      this.#log.lastElementChild?.remove();
+    if (reply.textContent !== "" || running.signal.aborted) {
+      this.#messages.push({ role: "user", content: asked }, { role: "assistant", content: reply.textContent });
+    } else {
+      // Without a reply, the message returns to its field, so that it can be sent again.
+      for (let i = 0; i < 2; i++) this.#log.lastElementChild?.remove();
       this.#input.value = asked;
       this.#showBeginning();
     }
-    if (this.#running === running) this.#running = null;
+    this.#running = null;
     this.#send.textContent = "Send";
   }
 

@@ -1,22 +1,22 @@
-/** Reads documents from files and folders that were chosen or dropped. */
+/** Reads documents from files and folders that the reader chose or dropped. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { CallFailure } from "./api.ts";
 import type { NamedText } from "./documents.ts";
 import { sizeText } from "./words.ts";
 
-/** A file and its path in what was chosen or dropped. */
+/** A file with its path, which begins with the name of a dropped folder. */
 export interface FoundFile {
   path: string;
   file: File;
 }
 
-const endings = ["md", "markdown", "txt", "html", "htm", "jsonl"];
-/** For `accept` of a file input. */
+const endings = ["md", "markdown", "txt"];
+/** Value for the attribute `accept` of a file input. */
 export const acceptedEndings = endings.map((ending) => `.${ending}`).join();
 
 const endingOf = (path: string) => path.split(".").at(-1)!.toLowerCase();
 
-/** All files of a drop, those in folders included. Call it while the event is handled: its data are gone afterwards. */
+/** All files of a drop, also those in folders. Must be called while the event is handled, because its data are gone afterwards. */
 export function droppedFiles(data: DataTransfer): Promise<FoundFile[]> {
   const entries = [...data.items].flatMap((item) => item.webkitGetAsEntry() ?? []);
   return Promise.all(entries.map(filesOf)).then((found) => found.flat());
@@ -37,7 +37,10 @@ async function filesOf(entry: FileSystemEntry): Promise<FoundFile[]> {
   }
 }
 
-/** Files as documents, by path, and sentences about files that were left out. Throws CallFailure beyond the limit of a request. */
+/**
+ * Reads files as documents in the order of their paths. `leftOut` has sentences about files that were not read. Throws CallFailure if
+ * the files are larger than a request may be.
+ */
 export async function readFiles(found: readonly FoundFile[]): Promise<{ documents: NamedText[]; leftOut: string[] }> {
   const visible = found.filter(({ path }) => !path.split("/").some((part) => part.startsWith(".")));
   const [readable, others] = [true, false].map((wanted) =>
@@ -53,10 +56,11 @@ export async function readFiles(found: readonly FoundFile[]): Promise<{ document
   for (const { path, file } of readable.toSorted((a, b) => a.path.localeCompare(b.path, "en", { numeric: true }))) {
     try {
       const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
-      documents.push(...documentsOf(path, text).filter((one) => one.text.trim() !== ""));
-    } catch (error) {
-      if (error instanceof CallFailure) leftOut.push(error.message);
-      else leftOut.push(`${path} is not text in UTF-8.`);
+      // Leaves room for the words that name the end of a document (divide).
+      const name = path.slice(16 - limits.documentNameCharacters);
+      if (text.trim() !== "") documents.push({ name, text });
+    } catch {
+      leftOut.push(`${path} is not text in UTF-8.`);
     }
   }
   return { documents, leftOut };
@@ -67,47 +71,4 @@ function requireSize(bytes: number): void {
   throw new CallFailure(
     `These files have ${sizeText(bytes)}; at most ${sizeText(limits.documentBodyBytes)} can be uploaded at once.`,
   );
-}
-
-/** The documents of one file; of JSONL, one a line. Throws CallFailure for a line that is none. */
-function documentsOf(path: string, text: string): NamedText[] {
-  const ending = endingOf(path);
-  // Room for a number, or for what names a part.
-  const name = path.slice(16 - limits.documentNameCharacters);
-  if (ending.startsWith("htm")) return [{ name, text: textOfHtml(text) }];
-  if (ending !== "jsonl") return [{ name, text }];
-  const lines = text.split("\n").flatMap((line, i) => (line.trim() === "" ? [] : [{ line, number: i + 1 }]));
-  return lines.map(({ line, number }) => {
-    const value = parsed(line);
-    const fields = typeof value === "string" ? { text: value } : (value as Partial<NamedText> | null);
-    if (typeof fields?.text !== "string") {
-      throw new CallFailure(`Line ${number} of ${path} is neither a JSON string nor an object with a text.`);
-    }
-    return { name: typeof fields.name === "string" ? fields.name : `${name}:${number}`, text: fields.text };
-  });
-}
-
-function parsed(line: string): unknown {
-  try {
-    return JSON.parse(line);
-  } catch {
-    return null;
-  }
-}
-
-const blocks =
-  "address,article,blockquote,br,dd,div,dl,dt,figure,footer,h1,h2,h3,h4,h5,h6,header,hr,li,main,ol,p,pre,section,table,tr,ul";
-
-/** What a reader sees of a page, a line a block. */
-function textOfHtml(markup: string): string {
-  const { body } = new DOMParser().parseFromString(markup, "text/html");
-  const lineBreak = "\uE000";
-  for (const hidden of body.querySelectorAll("script,style,template,noscript,svg")) hidden.remove();
-  for (const code of body.querySelectorAll("pre")) code.textContent = code.textContent.replaceAll("\n", lineBreak);
-  for (const block of body.querySelectorAll(blocks)) {
-    block.before(lineBreak);
-    block.after(lineBreak);
-  }
-  const line = body.textContent.replace(/\s+/g, " ");
-  return line.replace(/ ?\uE000[ \uE000]*/g, (breaks) => (breaks.split(lineBreak).length > 3 ? "\n\n" : "\n")).trim();
 }

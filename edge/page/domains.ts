@@ -1,6 +1,6 @@
 /**
- * What the page calls centroids: domains, by names that people use. Those of the artifacts that come with the project are known by their
- * characteristic tokens; others are named by these tokens.
+ * Domains are the page's word for centroids. Those of the artifacts that come with the project have names here, found by the centroid's
+ * characteristic tokens. Others are named by these tokens.
  */
 import type { CentroidList } from "../../shared/contracts/responses.ts";
 import domains from "./domains.json" with { type: "json" };
@@ -9,11 +9,11 @@ export type Centroid = CentroidList["data"][number];
 
 export interface Domain {
   name: string;
-  /** A prompt of this kind; null where none is known. */
+  /** A prompt of this kind, if there is one. */
   example: string | null;
 }
 
-/** By the tokens that `/v1/centroids` calls its label; the plainest to see comes first. */
+/** By a centroid's `label` in `/v1/centroids`, joined by spaces. The most obvious examples come first. */
 const known: Record<string, Domain> = domains;
 
 export function domainOf({ label }: Pick<Centroid, "label">): Domain {
@@ -23,10 +23,10 @@ export function domainOf({ label }: Pick<Centroid, "label">): Domain {
   return { name: words.slice(0, 3).join(", ") || "No domain yet", example: null };
 }
 
-/** Where no known domain is served. */
+/** Example for artifacts whose domains have none. */
 const anyExample = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be";
 
-/** Domains that have an example, in the order of domains.json. */
+/** Examples of the served domains, in the order of domains.json. */
 export function examplesOf(centroids: readonly Centroid[]): { name: string; text: string }[] {
   const served = centroids.map(domainOf);
   const found = Object.values(known).filter((domain) => served.includes(domain));

@@ -1,7 +1,7 @@
-/** Finds and makes elements, and what several of them do alike. */
+/** Functions that find and make elements, and behaviour that several elements share. */
 import { failureText } from "./api.ts";
 
-/** The element of this id in index.html. Throws an Error where there is none of the type. */
+/** The element with this id. Throws an Error if there is none of the type. */
 export function byId<T extends HTMLElement = HTMLElement>(id: string, type?: new () => T): T {
   const found = document.getElementById(id);
   if (!(found instanceof (type ?? HTMLElement))) throw new Error(`the page has no ${type?.name ?? ""} #${id}`);
@@ -10,7 +10,7 @@ export function byId<T extends HTMLElement = HTMLElement>(id: string, type?: new
 
 type Attributes = Record<string, string | number | boolean | null>;
 
-/** An element with attributes and children; an attribute that is null or false is left out. */
+/** Makes an element with attributes and children. Attributes that are null or false are left out. */
 export function make<Name extends keyof HTMLElementTagNameMap>(
   name: Name,
   attributes: Attributes = {},
@@ -30,7 +30,7 @@ export function button(text: string, onClick: () => void, attributes: Attributes
   return made;
 }
 
-/** A table with a caption and one row for each entry; the first cell of a row is its header. */
+/** Makes a table with a caption. The first cell of each row is its header. */
 export function table(caption: string, heads: readonly string[], rows: readonly (Node | string)[][]): HTMLTableElement {
   const head = make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text)));
   const body = rows.map(([first, ...rest]) =>
@@ -39,9 +39,7 @@ export function table(caption: string, heads: readonly string[], rows: readonly 
   return make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body));
 }
 
-/**
- * Makes one tab stop of many elements: the arrow keys, Home and End move among those that match `selector`, in their order.
- */
+/** Makes one tab stop of the elements that match `selector`. Arrow keys, Home and End move the focus among them. */
 export function roveFocus(container: HTMLElement, selector: string): void {
   container.addEventListener("keydown", (event) => {
     const items = [...container.querySelectorAll<HTMLElement>(selector)];
@@ -67,7 +65,7 @@ export function roveFocus(container: HTMLElement, selector: string): void {
   });
 }
 
-/** Starts the tabs of `list`, and returns what opens one by its id; `onOpen` is called with the id each time that one opens. */
+/** Starts the tabs in `list`. Returns a function that opens a tab by its id. `onOpen` is called with the id of each tab that opens. */
 export function startTabs(list: HTMLElement, onOpen: (id: string) => void): (id: string) => void {
   const tabs = [...list.querySelectorAll<HTMLElement>("[role=tab]")];
   const open = (chosen: HTMLElement) => {
@@ -86,18 +84,22 @@ export function startTabs(list: HTMLElement, onOpen: (id: string) => void): (id:
   return (id) => tabs.filter((tab) => tab.id === id).forEach(open);
 }
 
-/** Runs `action` with the form's button disabled, and shows what fails. Resolves whether nothing did. */
-export async function submitWith(form: HTMLFormElement, failure: HTMLElement, action: () => Promise<void>) {
+/** On submit, runs `action` with the form's button disabled. Then shows `result`, or why the action failed. */
+export function onSubmit(
+  form: HTMLFormElement,
+  failure: HTMLElement,
+  result: HTMLElement,
+  action: () => Promise<void>,
+): void {
   const submit = form.querySelector("button[type=submit]") as HTMLButtonElement;
-  failure.textContent = "";
-  submit.disabled = true;
-  try {
-    await action();
-    return true;
-  } catch (error) {
-    failure.textContent = failureText(error);
-    return false;
-  } finally {
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    failure.textContent = "";
+    result.hidden = true;
+    submit.disabled = true;
+    const reason = await action().then(() => null, failureText);
     submit.disabled = false;
-  }
+    failure.textContent = reason ?? "";
+    result.hidden = reason !== null;
+  });
 }

@@ -1,11 +1,11 @@
-/** The weights of an answer's experts as a bar and in words. */
+/** Shows the weights of an answer's experts, as a bar and in words, and what colours mean. */
 import type { ChameleonBlock } from "../../shared/contracts/responses.ts";
-import { make, table } from "./elements.ts";
-import { count, legend, percent, shareLegend, signedNats, surpriseBeside } from "./words.ts";
+import { make } from "./elements.ts";
+import { count, legend, percent, shareLegend, surpriseBeside } from "./words.ts";
 
 export type Experts = ChameleonBlock["experts"];
 
-/** Ids in the order in which they were first drawn: each keeps its colour as long as the page is open. */
+/** Ids of adapters in the order in which they were first drawn. Their index gives each the same colour everywhere. */
 const drawn: string[] = [];
 const colours = 4;
 
@@ -15,7 +15,7 @@ function kindOf(id: string): string {
   return `adapter-${drawn.indexOf(id) % colours}`;
 }
 
-/** A bar of experts by weight. */
+/** A bar in which each expert is as long as its weight. */
 export function weightsBar(experts: Experts): HTMLElement {
   const parts = experts.filter(({ weight }) => weight > 0);
   const bar = make("span", { class: "weights-bar", "aria-hidden": "true" });
@@ -27,7 +27,7 @@ export function weightsBar(experts: Experts): HTMLElement {
   return bar;
 }
 
-/** Lists the experts that weigh something, the heaviest first. */
+/** Lists the experts whose weight is above 0, the heaviest first. */
 export function listExperts(list: HTMLElement, experts: Experts, nameOf: (id: string) => string): void {
   const items = experts
     .filter(({ weight }) => weight > 0)
@@ -39,7 +39,7 @@ export function listExperts(list: HTMLElement, experts: Experts, nameOf: (id: st
   list.replaceChildren(...items);
 }
 
-/** The same in one line: "90% French, 10% Base". */
+/** The same list as a text: "90% French, 10% Base". */
 export function expertsText(experts: Experts, nameOf: (id: string) => string): string {
   return experts
     .filter(({ weight }) => weight > 0)
@@ -48,7 +48,7 @@ export function expertsText(experts: Experts, nameOf: (id: string) => string): s
     .join(", ");
 }
 
-/** What the mixture gained on the prompt, in a sentence. */
+/** A sentence about how the weights came about and what they gain on the prompt. */
 export function evidenceText(evidence: ChameleonBlock["evidence"], mode: ChameleonBlock["mode"]): string {
   if (mode === "auto-off") return "The adapter did not help where it was measured, so it stays out.";
   if (mode === "adapted") return "This adapter answers alone, at full strength; the prompt does not decide.";
@@ -58,12 +58,12 @@ export function evidenceText(evidence: ChameleonBlock["evidence"], mode: Chamele
   return `Together they are ${surpriseBeside(evidence.nats)} by the prompt itself, over ${count(evidence.tokens, "token")}.`;
 }
 
-/** What the colours of tokens say. */
+/** The legend of tokens that are coloured by how likely they are with the adapters and without. */
 export function legendRow(): HTMLElement {
   return rowOf("With the adapters a token is", "data-step", legend);
 }
 
-/** What the colours say of tokens that tell where they came from. */
+/** The legend of tokens that are coloured by how much of their probability came from the reader's text. */
 export function sourcesLegendRow(): HTMLElement {
   return rowOf("Of a token's probability, your text gave", "data-share", shareLegend);
 }
@@ -73,7 +73,7 @@ function rowOf(text: string, attribute: string, entries: readonly (readonly [str
   return make("div", { class: "legend-row" }, text, make("ul", { class: "legend" }, ...steps));
 }
 
-/** Something that is compared with others: its bar is `share` of the widest. */
+/** One row of a comparison. Its bar has `share` of the full width. */
 export interface Contestant {
   id: string;
   name: string;
@@ -88,15 +88,4 @@ export function contest(contestants: readonly Contestant[]): HTMLElement {
     return make("li", { "data-contestant": id }, make("span", {}, name), make("b", {}, figure), bar);
   });
   return make("ul", { class: "contest" }, ...items);
-}
-
-/** Mean log-probabilities of the same tokens, the base's first, as figures to be unfolded. */
-export function figures(means: readonly { name: string; mean: number }[]): HTMLElement {
-  const rows = means.map(({ name, mean }) => {
-    const perplexity = Math.exp(-mean).toFixed(1);
-    return [name, perplexity, (-mean).toFixed(3), signedNats(mean - means[0].mean)];
-  });
-  const heads = ["Scored by", "Perplexity", "Surprise, nats", "Gain over the base, nats"];
-  const caption = "Mean over the scored tokens. Perplexity is e to the surprise: so many tokens, equally likely";
-  return make("details", {}, make("summary", {}, "The figures"), table(caption, heads, rows));
 }

@@ -2,7 +2,7 @@
 import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
 import { CallFailure } from "./api.ts";
 import { drawExamples } from "./catalog-controls.ts";
-import { byId, make, submitWith } from "./elements.ts";
+import { byId, make, onSubmit } from "./elements.ts";
 import { contest } from "./experts.ts";
 import type { Page } from "./page.ts";
 
@@ -12,55 +12,37 @@ const examples = [
   { name: "Topic", text: "The striker scored twice in the last ten minutes.", labels: "sport, politics, cooking" },
 ];
 
-export class Label {
-  readonly #page: Page;
-  readonly #form = byId("label-form", HTMLFormElement);
-  readonly #text = byId("label-text", HTMLTextAreaElement);
-  readonly #names = byId("label-names", HTMLInputElement);
-  readonly #answerer = byId("label-answerer", HTMLSelectElement);
-  readonly #result = byId("label-result");
-
-  constructor(page: Page) {
-    this.#page = page;
-    const { catalog } = page;
-    catalog.onChange(() => {
-      const own = catalog.usableAdapters
-        .filter(({ hash }) => hash !== null)
-        .map(({ name }) => make("option", { value: name }, `${name}: your examples`));
-      this.#answerer.replaceChildren(make("option", { value: "auto" }, "The model as it is"), ...own);
-    });
-    drawExamples(byId("label-examples"), examples, ({ text, labels }) => {
-      this.#text.value = text;
-      this.#names.value = labels;
-      this.#form.requestSubmit();
-    });
-    this.#form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      void this.#run();
-    });
-  }
-
-  async #run(): Promise<void> {
-    this.#result.hidden = true;
-    const failure = byId("label-failure");
-    this.#result.hidden = !(await submitWith(this.#form, failure, () => this.#label()));
-  }
-
-  async #label(): Promise<void> {
-    const input = this.#text.value;
-    const labels = this.#names.value.split(",").map((label) => label.trim());
+export function startLabel({ api, catalog, sent }: Page): void {
+  const form = byId("label-form", HTMLFormElement);
+  const text = byId("label-text", HTMLTextAreaElement);
+  const names = byId("label-names", HTMLInputElement);
+  const answerer = byId("label-answerer", HTMLSelectElement);
+  const result = byId("label-result");
+  catalog.onChange(() => {
+    const own = catalog.usableAdapters
+      .filter(({ hash }) => hash !== null)
+      .map(({ name }) => make("option", { value: name }, `${name}: your examples`));
+    answerer.replaceChildren(make("option", { value: "auto" }, "The model as it is"), ...own);
+  });
+  drawExamples(byId("label-examples"), examples, (example) => {
+    text.value = example.text;
+    names.value = example.labels;
+    form.requestSubmit();
+  });
+  onSubmit(form, byId("label-failure"), result, async () => {
+    const input = text.value;
+    const labels = names.value.split(",").map((label) => label.trim());
     if (input.trim() === "") throw new CallFailure("Paste a text first.");
     if (labels.length < 2 || labels.includes(""))
       throw new CallFailure("Name two labels or more, with a comma between.");
-    const { api, catalog, sent } = this.#page;
     sent("label", input);
-    const model = `${catalog.baseModel}:${this.#answerer.value}`;
+    const model = `${catalog.baseModel}:${answerer.value}`;
     const { data } = await api.json<ClassifyResponse>("/v1/classify", { model, input, labels });
     const sorted = Object.entries(data[0].probabilities).sort(([, a], [, b]) => b - a);
     const bars = sorted.map(([name, share], place) => ({
       ...{ id: place === 0 ? "mixture" : name, name, share },
       figure: `${Math.round(100 * share)}%`,
     }));
-    this.#result.replaceChildren(contest(bars));
-  }
+    result.replaceChildren(contest(bars));
+  });
 }

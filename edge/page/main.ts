@@ -1,23 +1,22 @@
-/** The page: puts its parts together and says what follows from what. */
+/** Starts the page: makes its parts and connects them. */
 import { Api, failureText } from "./api.ts";
 import { Catalog } from "./catalog.ts";
 import { offerRecent } from "./catalog-controls.ts";
 import { Chat } from "./chat.ts";
 import { byId, startTabs } from "./elements.ts";
-import { Label } from "./label.ts";
-import { OwnAdaptersList } from "./own-adapters.ts";
+import { startLabel } from "./label.ts";
+import { startOwnAdapters } from "./own-adapters.ts";
 import type { Page } from "./page.ts";
 import { UploadedTexts } from "./passages.ts";
-import { Score } from "./score.ts";
+import { startScore } from "./score.ts";
 import { SettingsStore } from "./settings.ts";
 import { hashOf, readShared, type Shared } from "./share.ts";
-import { Trial } from "./trial.ts";
 import { drawSamplingFields } from "./write-drawers.ts";
 import { Writer } from "./writer.ts";
 import { YourText } from "./your-text.ts";
 
 const settings = new SettingsStore();
-// Comes first, so that it works even if a later part of the page fails to start.
+// This comes first, so that a reset works even if a later part of the page fails to start.
 byId("reset", HTMLButtonElement).addEventListener("click", () => {
   settings.reset();
   location.replace(location.pathname);
@@ -25,7 +24,7 @@ byId("reset", HTMLButtonElement).addEventListener("click", () => {
 const api = new Api(location.origin, () => settings.key);
 const catalog = new Catalog(api);
 
-/** What the address said when the page was opened. */
+/** The state in the address when the page was opened. */
 const shared = readShared(location.hash);
 const isSharedPrompt = shared.tab === "write" && shared.text !== null;
 if (isSharedPrompt) {
@@ -33,7 +32,7 @@ if (isSharedPrompt) {
   const seed = shared.seed === null ? sampling.seed : String(shared.seed);
   settings.change({ prompt: shared.text, sampling: { ...sampling, seed } });
 }
-// Another link was opened in place of this one.
+// The reader has opened a link to another state of this page.
 addEventListener("hashchange", () => {
   if (readShared(location.hash).tab !== "") location.reload();
 });
@@ -47,11 +46,6 @@ const openTab = startTabs(byId("tabs"), (id) => {
   showAddress(id.replace("tab-", ""));
   if (id === "tab-write") void writeFirst();
 });
-/** Opens “Continue” for something else than what runs there at first. */
-const openWriter = () => {
-  hasWritten = true;
-  openTab("tab-write");
-};
 const page: Page = {
   ...{ api, catalog, settings, texts: new UploadedTexts() },
   now: () => performance.now(),
@@ -66,18 +60,10 @@ const page: Page = {
     chat.answerWith(adapter);
   },
   writeWith(adapter) {
-    openWriter();
+    // Otherwise opening the tab would run the first example.
+    hasWritten = true;
+    openTab("tab-write");
     writer.answerWith(adapter);
-  },
-  compare(passages) {
-    openWriter();
-    writer.compare(passages);
-    byId("tabs").scrollIntoView({ block: "nearest" });
-  },
-  forget(adapter) {
-    page.texts.forget(adapter);
-    trial.close(adapter);
-    writer.forget(adapter);
   },
 };
 drawSamplingFields(settings.current.sampling, (sampling) => {
@@ -86,11 +72,10 @@ drawSamplingFields(settings.current.sampling, (sampling) => {
 });
 const writer = new Writer(page);
 const chat = new Chat(page, shared.tab === "chat" ? shared.seed : null);
-const trial = new Trial(page);
-new Label(page);
-new Score(page);
-new YourText(page, trial);
-new OwnAdaptersList(page);
+startLabel(page);
+startScore(page);
+new YourText(page);
+startOwnAdapters(page);
 const ids = { chat: "chat-input", write: "prompt", label: "label-text", score: "score-text" };
 for (const [tab, id] of Object.entries(ids)) {
   const input = byId(id, HTMLTextAreaElement);
@@ -110,7 +95,7 @@ byId("retry", HTMLButtonElement).addEventListener("click", () => {
 let loaded = start();
 if (Object.hasOwn(ids, shared.tab)) openTab(`tab-${shared.tab}`);
 
-/** Loads the catalog; false, with the reason shown, where it cannot be loaded. */
+/** Loads the catalog, or shows why it cannot be loaded. Resolves to whether it is loaded. */
 async function start(): Promise<boolean> {
   const reason = await catalog.load().then(() => "", failureText);
   byId("page-failure").textContent = reason;
@@ -118,7 +103,7 @@ async function start(): Promise<boolean> {
   return reason === "";
 }
 
-/** Runs the first example when its tab is opened for the first time, or what the address says. */
+/** Runs the prompt in the address, or the first example, when “Continue” is opened for the first time. */
 async function writeFirst(): Promise<void> {
   if (hasWritten || !(await loaded)) return;
   hasWritten = true;

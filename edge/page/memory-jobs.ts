@@ -1,16 +1,14 @@
-/** Uploads of documents, and waiting until what was uploaded counts. */
+/** Uploads documents and waits until answers read them. */
 import type { Adapter } from "../../shared/contracts/responses.ts";
 import { type Api, CallFailure } from "./api.ts";
 import type { NamedText } from "./documents.ts";
 
-/** Time between two looks at a job, in milliseconds. */
+/** Interval at which the state of the upload's job is polled, in milliseconds. */
 const lookMs = 400;
 
 export interface Upload {
   name: string;
   documents: readonly NamedText[];
-  /** They are added to an adapter that is there already. */
-  isAddition?: boolean;
   signal: AbortSignal;
   onProgress(builtTokens: number, tokens: number): void;
 }
@@ -18,12 +16,11 @@ export interface Upload {
 export const pathOf = (name: string) => `/v1/adapters/${encodeURIComponent(name)}`;
 
 /**
- * Makes an adapter of documents, or adds some to one, and resolves once answers read them. Throws CallFailure, or an AbortError once
- * `signal` aborts; a new adapter is then deleted.
+ * Makes an adapter of documents, and resolves once answers read them. Throws CallFailure. Once `signal` aborts, deletes the adapter and
+ * throws an AbortError.
  */
-export async function upload(api: Api, { name, documents, isAddition = false, signal, onProgress }: Upload) {
-  const path = isAddition ? `${pathOf(name)}/documents` : "/v1/adapters";
-  let adapter = await api.json<Adapter>(path, isAddition ? { documents } : { name, documents }, { signal });
+export async function upload(api: Api, { name, documents, signal, onProgress }: Upload) {
+  let adapter = await api.json<Adapter>("/v1/adapters", { name, documents }, { signal });
   try {
     for (;;) {
       const { status, error, built_tokens, tokens } = adapter.memory!;
@@ -35,7 +32,7 @@ export async function upload(api: Api, { name, documents, isAddition = false, si
       adapter = await api.json<Adapter>(pathOf(name), undefined, { signal });
     }
   } catch (error) {
-    if (signal.aborted && !isAddition) await api.json(pathOf(name), undefined, { method: "DELETE" });
+    if (signal.aborted) await api.json(pathOf(name), undefined, { method: "DELETE" });
     throw error;
   }
 }

@@ -1,16 +1,16 @@
-/** What is told of a token: how likely it was with the adapters and without, and the passages of the reader's own documents behind it. */
+/** What the page tells about a token: its probabilities, and the passages of the reader's documents that it came from. */
 import type { ChameleonBlock, SourcedToken } from "../../shared/contracts/responses.ts";
 import type { NamedText } from "./documents.ts";
-import { make } from "./elements.ts";
+import { make, table } from "./elements.ts";
 import { differenceOf, type Piece } from "./pieces.ts";
 import { count, likelier, percent, probabilityText, readableToken } from "./words.ts";
 
 type Passage = SourcedToken["passages"][number];
 
-/** Bytes after a passage that are shown with it. */
+/** Bytes of the document that are shown after a passage. */
 const bytesAfter = 60;
 
-/** The documents that were uploaded from this page: the API tells places in them, not their text. */
+/** Texts of the documents that were uploaded from this page. The API tells where passages are, not their text. */
 export class UploadedTexts {
   readonly #texts = new Map<string, Map<string, Uint8Array>>();
 
@@ -24,11 +24,11 @@ export class UploadedTexts {
     this.#texts.delete(adapter);
   }
 
-  /** A passage's words before its token, the token, and some words after it; null where its document is not here. */
+  /** The text of a passage before its last token, that token, and some text after it; null if the document was not uploaded here. */
   read({ adapter, document, start, end }: Passage, token: string): [string, string, string] | null {
     const bytes = this.#texts.get(adapter)?.get(document);
     if (!bytes) return null;
-    // A passage may begin or end within a character.
+    // A passage may begin or end within a character, which then decodes to U+FFFD.
     const text = (from: number, to: number) =>
       new TextDecoder().decode(bytes.subarray(from, to)).replaceAll("\uFFFD", "");
     const passage = text(start, end);
@@ -37,12 +37,13 @@ export class UploadedTexts {
   }
 }
 
-/** Heading, probabilities and passages of one piece. */
+/** Describes one piece: its text, probabilities and passages. */
 export function tokenNodes(piece: Piece, texts: UploadedTexts): Node[] {
   const { text, source, adapted, base } = piece;
   const heading = make("h3", {}, "Token ", make("code", {}, readableToken(text)));
   const difference = differenceOf(piece);
-  const both = `Adapted ${probabilityText(adapted)}, base ${probabilityText(base)}`;
+  // For tokens that the base wrote, only the base's probability is known.
+  const both = `${adapted === null ? "Base" : `Adapted ${probabilityText(adapted)}, base`} ${probabilityText(base)}`;
   const compared = difference === null ? "" : `: ${likelier(difference, "the adapters", "the base")}`;
   const sentence = make("p", { class: "token-sentence" }, `${both}${compared}.`);
   if (!source) return [heading, sentence];
@@ -63,7 +64,17 @@ export function tokenNodes(piece: Piece, texts: UploadedTexts): Node[] {
   return [heading, make("p", {}, origin), list, ...(difference === null ? [] : [sentence])];
 }
 
-/** What an answer had of the reader's text in its prompt. */
+/** A table of the likeliest tokens at the place of a piece; empty if they are not known. */
+export function alternativesOf({ alternatives }: Piece): Node[] {
+  if (alternatives.length === 0) return [];
+  const rows = alternatives.map(([token, logprob]) => [
+    make("code", {}, readableToken(token)),
+    probabilityText(logprob),
+  ]);
+  return [table("The five likeliest tokens here", ["Token", "Probability"], rows)];
+}
+
+/** Lists the passages of the reader's text that were put into the prompt. */
 export function lookedUpNodes(retrieved: NonNullable<ChameleonBlock["retrieved"]>): Node[] {
   const items = retrieved.map((passage) =>
     make("li", {}, make("b", {}, passage.document), ` (${passage.adapter}): ${placeOf(passage)}`),

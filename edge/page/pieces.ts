@@ -1,30 +1,23 @@
-/**
- * The tokens of an answer as they are shown. A piece is what one chunk brought: mostly one token; several where they make
- * one character together.
- */
-import type {
-  ChameleonBlock,
-  ComparedToken,
-  CompletionChoice,
-  SourcedToken,
-} from "../../shared/contracts/responses.ts";
+/** Divides answers into pieces, each of which is shown by itself: a token, or several tokens that make one character together. */
+import type { ChameleonBlock, CompletionChoice, SourcedToken } from "../../shared/contracts/responses.ts";
 
 /** Who wrote an answer. */
 export type Side = "base" | "adapted";
 
-/** Log-probabilities are null where they are not known. */
+/** Log-probabilities `adapted` and `base` are null if they are not known. */
 export interface Piece {
   text: string;
-  tokens: string[];
+  /** Number of tokens that make the text. */
+  tokens: number;
   adapted: number | null;
   base: number | null;
-  /** The likeliest tokens at the place of the first token, with their log-probabilities, likeliest first. */
+  /** The likeliest tokens at the place of the first token, and their log-probabilities. The likeliest comes first. */
   alternatives: [string, number][];
-  /** What the reader's own text gave; null where the answer reads none. */
+  /** What came from the reader's own text; null if the answer reads none. */
   source: SourcedToken | null;
 }
 
-/** One chunk of a choice, of a completion or of a chat. */
+/** One chunk of a choice of a completion or chat. */
 export interface TokenChunk {
   text: string;
   logprobs: CompletionChoice["logprobs"];
@@ -44,7 +37,7 @@ export function piecesOf({ text, logprobs, chameleon }: TokenChunk, side: Side):
     const both = compared.length === tokens.length && compared.length > 0 ? compared.slice(from, to) : null;
     return {
       text: shown,
-      tokens: tokens.slice(from, to),
+      tokens: Math.max(to - from, 1),
       adapted: side === "base" ? null : (own ?? (both && sumOf(both.map(({ logprob }) => logprob)))),
       base: side === "base" ? own : both && sumOf(both.map(({ base_logprob }) => base_logprob)),
       alternatives: Object.entries(logprobs?.top_logprobs[from] ?? {})
@@ -67,24 +60,9 @@ function sumOf(logprobs: readonly (number | null)[]): number | null {
   return logprobs.reduce<number | null>((sum, one) => (sum === null || one === null ? null : sum + one), 0);
 }
 
-/** Adapted minus base, in log-probability; null where one is not known. */
+/** The adapted log-probability minus the base's; null if one of them is not known. */
 export function differenceOf({ adapted, base }: Piece): number | null {
   return adapted === null || base === null ? null : adapted - base;
-}
-
-/**
- * Gives the last pieces what a scoring of the same text says of their tokens by both sides. Where the text was split into
- * other tokens, the pieces before stay as they are.
- */
-export function fillScores(pieces: readonly Piece[], scored: readonly ComparedToken[]): void {
-  let at = scored.length;
-  for (const piece of pieces.toReversed()) {
-    const found = scored.slice(at - piece.tokens.length, at);
-    if (found.length === 0 || found.some(({ token }, i) => token !== piece.tokens[i])) return;
-    piece.adapted = sumOf(found.map(({ logprob }) => logprob));
-    piece.base = sumOf(found.map(({ base_logprob }) => base_logprob));
-    at -= piece.tokens.length;
-  }
 }
 
 /** A stretch of a text and the tokens [start, end) that make it. */
@@ -94,7 +72,7 @@ export interface Span {
   end: number;
 }
 
-/** The text of an echo, token by token; tokens that make one character together are one span. */
+/** Divides an echoed text into its tokens. Tokens that make one character together are one span. */
 export function spansOf({ text, logprobs }: CompletionChoice): Span[] {
   const characters = [...text];
   const offsets = logprobs?.text_offset ?? [];
@@ -109,26 +87,15 @@ export function spansOf({ text, logprobs }: CompletionChoice): Span[] {
   return spans;
 }
 
-/** A token that is no text of its own: part of a character, or the end of the document. */
-export function isText(token: string): boolean {
-  return !token.startsWith("bytes:\\x") && !/^<\|.*\|>$/.test(token);
-}
-
-/**
- * The log-probability of the last token of an echoed text; null where the text does not end in the tokens of `tail`, since
- * then it was split otherwise and the figure would be that of another question.
- */
-export function scoreOfLast({ logprobs }: CompletionChoice, tail: readonly string[]): number | null {
-  const end = logprobs?.tokens.slice(-tail.length) ?? [];
-  return tail.every((token, i) => token === end[i]) ? (logprobs?.token_logprobs.at(-1) ?? null) : null;
-}
-
-/** Beginnings of a prompt that are weighed, at most, and their tokens together: each is a prompt of its own to the server. */
-const mostPlaces = 16;
+/** Maximum number of beginnings of a prompt that are weighed, and of their tokens in all: to the server each is a prompt. */
+const mostBeginnings = 16;
 const mostTokens = 1024;
 
-/** Ends of the beginnings that are weighed, spread over a prompt of so many tokens; the last is the whole prompt. Rising. */
-export function placesOf(tokens: number): number[] {
-  const places = Math.min(tokens, mostPlaces, Math.floor((2 * mostTokens) / tokens));
-  return Array.from({ length: places }, (_, i) => Math.round(((i + 1) * tokens) / places));
+/** Beginnings of a prompt that end between words, the shortest first. They are spread over the prompt; the last is all of it. */
+export function beginningsOf(prompt: string, promptTokens: number): string[] {
+  const ends = Array.from(prompt.matchAll(/\S+\s*$|\S+/g), ({ index, 0: word }) => index + word.length);
+  const count = Math.min(ends.length, mostBeginnings, Math.floor((2 * mostTokens) / promptTokens));
+  return Array.from({ length: count }, (_, i) =>
+    prompt.slice(0, ends[Math.round(((i + 1) * ends.length) / count) - 1]),
+  );
 }

@@ -1,9 +1,9 @@
-/** What would answer the prompt, while it is typed: its experts' weights. */
+/** Reads the weights of the experts that would answer the prompt while it is typed. */
 import type { ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, failureText, isAbort } from "./api.ts";
 import { wishOf } from "./request.ts";
 
-/** What the API says of a prompt. */
+/** What the API says about a prompt. */
 export interface Reading {
   prompt: string;
   promptTokens: number;
@@ -16,7 +16,6 @@ const pauseMs = 350;
 export interface Wanted {
   prompt: string;
   adapter: string;
-  evidenceTokens: number | null;
 }
 
 export class Preview {
@@ -24,44 +23,33 @@ export class Preview {
   readonly #show: (reading: Reading | null, failure: string) => void;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #running = new AbortController();
-  #latest: { wanted: string; reading: Promise<Reading> } | null = null;
 
   constructor(api: Api, show: (reading: Reading | null, failure: string) => void) {
     this.#api = api;
     this.#show = show;
   }
 
-  /** Reads and shows what `wanted` says once typing pauses. */
+  /** Shows the reading of `wanted` once typing pauses. */
   soon(wanted: () => Wanted): void {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.now(wanted).catch(() => undefined), pauseMs);
+    this.#timer = setTimeout(() => void this.now(wanted()).catch(() => undefined), pauseMs);
   }
 
-  /** Reads and shows it now, or why not; the same wish is read once. */
-  async now(wanted: () => Wanted): Promise<Reading> {
+  /** Shows the reading of a prompt, or why there is none, and returns it. Aborts a reading that another call waits for. */
+  async now({ prompt, adapter }: Wanted): Promise<Reading> {
     clearTimeout(this.#timer);
+    this.#running.abort();
+    this.#running = new AbortController();
+    const { signal } = this.#running;
+    const body = { prompt, max_tokens: 1, temperature: 0, ...wishOf(adapter, null, {}) };
     try {
-      const wish = wanted();
-      const name = JSON.stringify(wish);
-      if (this.#latest?.wanted !== name) {
-        this.#running.abort();
-        this.#running = new AbortController();
-        this.#latest = { wanted: name, reading: this.#read(wish, this.#running.signal) };
-      }
-      const { reading } = this.#latest;
-      this.#show(await reading, "");
-      return await reading;
+      const { choices, usage } = await this.#api.json<CompletionResponse>("/v1/completions", body, { signal });
+      const reading = { prompt, promptTokens: usage!.prompt_tokens, block: choices[0].chameleon as ChameleonBlock };
+      this.#show(reading, "");
+      return reading;
     } catch (error) {
-      if (isAbort(error)) throw error;
-      this.#latest = null;
-      this.#show(null, failureText(error));
+      if (!isAbort(error)) this.#show(null, failureText(error));
       throw error;
     }
-  }
-
-  async #read({ prompt, adapter, evidenceTokens }: Wanted, signal: AbortSignal): Promise<Reading> {
-    const body = { prompt, max_tokens: 1, temperature: 0, ...wishOf(adapter, evidenceTokens, {}) };
-    const { choices, usage } = await this.#api.json<CompletionResponse>("/v1/completions", body, { signal });
-    return { prompt, promptTokens: usage!.prompt_tokens, block: choices[0].chameleon as ChameleonBlock };
   }
 }

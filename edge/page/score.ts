@@ -3,62 +3,45 @@ import type { ChameleonBlock, CompletionChoice, CompletionResponse } from "../..
 import { CallFailure } from "./api.ts";
 import { drawExamples, fillAnswerers } from "./catalog-controls.ts";
 import { examplesOf } from "./domains.ts";
-import { byId, make, submitWith } from "./elements.ts";
-import { contest, figures, legendRow, listExperts } from "./experts.ts";
+import { byId, make, onSubmit } from "./elements.ts";
+import { contest, legendRow, listExperts } from "./experts.ts";
 import type { Page } from "./page.ts";
 import { spansOf } from "./pieces.ts";
 import { wishOf } from "./request.ts";
 import { count, likelier, stepOf, surpriseBeside } from "./words.ts";
 
-/** Fewer tokens say nothing. */
+/** Minimum tokens of a text. */
 const minTokens = 16;
-/** Fewer scored tokens are little to go by. */
+/** A result over fewer scored tokens is called a hint. */
 const fewTokens = 64;
-/** Examples long enough to be scored. */
+/** Minimum characters of an example, so that it has enough tokens. */
 const minExampleCharacters = 75;
 
 interface Scored {
   id: string;
   name: string;
-  /** Mean log-probability of a scored token. */
+  /** Mean log-probability of the scored tokens. */
   mean: number;
 }
 
-export class Score {
-  readonly #page: Page;
-  readonly #form = byId("score-form", HTMLFormElement);
-  readonly #text = byId("score-text", HTMLTextAreaElement);
-  readonly #adapter = byId("score-adapter", HTMLSelectElement);
-  readonly #result = byId("score-result");
-
-  constructor(page: Page) {
-    this.#page = page;
-    const { catalog } = page;
-    fillAnswerers(this.#adapter, catalog, [["nearest", "Of the nearest kind of text"]]);
-    catalog.onChange(() => {
-      const examples = examplesOf(catalog.centroids).filter(({ text }) => text.length >= minExampleCharacters);
-      drawExamples(byId("score-examples"), examples, ({ text }) => {
-        this.#text.value = text;
-        this.#form.requestSubmit();
-      });
+export function startScore({ api, catalog, sent }: Page): void {
+  const form = byId("score-form", HTMLFormElement);
+  const input = byId("score-text", HTMLTextAreaElement);
+  const adapter = byId("score-adapter", HTMLSelectElement);
+  const result = byId("score-result");
+  fillAnswerers(adapter, catalog, [["nearest", "Of the nearest kind of text"]]);
+  catalog.onChange(() => {
+    const examples = examplesOf(catalog.centroids).filter(({ text }) => text.length >= minExampleCharacters);
+    drawExamples(byId("score-examples"), examples, ({ text }) => {
+      input.value = text;
+      form.requestSubmit();
     });
-    this.#form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      void this.#run();
-    });
-  }
-
-  async #run(): Promise<void> {
-    this.#result.hidden = true;
-    const failure = byId("score-failure");
-    this.#result.hidden = !(await submitWith(this.#form, failure, () => this.#score(this.#text.value)));
-  }
-
-  async #score(text: string): Promise<void> {
-    const { api, catalog } = this.#page;
+  });
+  onSubmit(form, byId("score-failure"), result, async () => {
+    const text = input.value;
     const readShare = Number(byId("score-read", HTMLSelectElement).value);
     if (text.trim() === "") throw new CallFailure("Paste a text first.");
-    this.#page.sent("score", text);
+    sent("score", text);
     const scoring = { prompt: text, max_tokens: 0, echo: true, logprobs: 0 };
     const ask = (wish: object) => api.json<CompletionResponse>("/v1/completions", { ...scoring, ...wish });
     const base = await ask({ model: catalog.baseModel });
@@ -66,41 +49,44 @@ export class Score {
     if (total < minTokens)
       throw new CallFailure(`The text has ${count(total, "token")}; it takes ${minTokens} or more.`);
     const read = Math.max(1, Math.round(total * readShare));
-    const by = (adapter: string) => ask(wishOf(adapter, read));
-    const [alone, mixture] = await Promise.all([by(this.#adapter.value), by("auto")]);
-    const one = (id: string, name: string, answer: CompletionResponse) => ({ id, name, mean: meanFrom(answer, read) });
-    const [adapterId] = alone.choices[0].chameleon?.experts?.filter(({ id }) => id !== "base") ?? [];
-    const all = [
-      one("base", "Base alone", base),
-      one("adapter", `Adapter alone: ${adapterId ? catalog.nameOf(adapterId.id) : "off, so the base"}`, alone),
-      one("mixture", "Mixture, as it is served", mixture),
+    const by = (chosen: string) => ask(wishOf(chosen, read));
+    const [alone, mixture] = await Promise.all([by(adapter.value), by("auto")]);
+    const [expert] = alone.choices[0].chameleon?.experts?.filter(({ id }) => id !== "base") ?? [];
+    const all: Scored[] = [
+      { id: "base", name: "Base alone", mean: meanFrom(base, read) },
+      {
+        id: "adapter",
+        name: `Adapter alone: ${expert ? catalog.nameOf(expert.id) : "off, so the base"}`,
+        mean: meanFrom(alone, read),
+      },
+      { id: "mixture", name: "Mixture, as it is served", mean: meanFrom(mixture, read) },
     ];
-    this.#show(all, { read, total }, mixture.choices[0]);
-  }
-
-  #show(all: readonly Scored[], { read, total }: { read: number; total: number }, mixture: CompletionChoice): void {
-    const [base] = all;
-    const highest = Math.max(...all.map(({ mean }) => Math.exp(-mean)));
-    const bars = all.map(({ id, name, mean }) => {
-      const figure = id === "base" ? "the measure for the others" : surpriseBeside(mean - base.mean);
-      return { id, name, figure, share: Math.exp(-mean) / highest };
-    });
     const weights = make("ul", { class: "weights-list" });
-    const { experts } = mixture.chameleon as ChameleonBlock;
-    listExperts(weights, experts, (id) => this.#page.catalog.nameOf(id));
+    const { experts } = mixture.choices[0].chameleon as ChameleonBlock;
+    listExperts(weights, experts, (id) => catalog.nameOf(id));
     const scored = total - read;
     const caution = scored < fewTokens ? " That is little text: take it as a hint." : "";
-    this.#result.replaceChildren(
-      contest(bars),
+    result.replaceChildren(
+      contest(barsOf(all)),
       make("p", { class: "quiet" }, `${count(read, "token")} were read, the ${scored} after them scored.${caution}`),
       make("h3", {}, "Token by token, what was read in grey"),
-      scoredText(mixture, read),
+      scoredText(mixture.choices[0], read),
       legendRow(),
       make("h3", {}, "What the mixture was made of"),
       weights,
-      figures(all),
     );
-  }
+  });
+}
+
+/** Bars by perplexity: the highest has the full width. */
+function barsOf(all: readonly Scored[]) {
+  const perplexities = all.map(({ mean }) => Math.exp(-mean));
+  const highest = Math.max(...perplexities);
+  return all.map(({ id, name, mean }, i) => ({
+    ...{ id, share: perplexities[i] / highest },
+    name: `${name} (perplexity ${perplexities[i].toFixed(1)})`,
+    figure: id === "base" ? "the measure for the others" : surpriseBeside(mean - all[0].mean),
+  }));
 }
 
 /** Mean log-probability of the tokens from `read` on. */
@@ -111,7 +97,7 @@ function meanFrom({ choices: [{ logprobs }] }: CompletionResponse, read: number)
 
 /** The text as tokens, the scored ones coloured. */
 function scoredText(mixture: CompletionChoice, read: number): HTMLElement {
-  // The first token has no score, so it is not compared.
+  // The first token has no score, so the list of compared tokens begins with the second.
   const compared = mixture.chameleon?.compare?.tokens ?? [];
   const shown = spansOf(mixture).map(({ text, start, end }) => {
     if (start < read) return make("span", { class: "read" }, text);

@@ -1,6 +1,5 @@
-/** What the page keeps in the browser. The key stays for this tab alone, everything else until it is reset. */
-import { type FieldTexts, initialTexts } from "./request.ts";
-import { localKey } from "./snippets.ts";
+/** Settings that are stored in the browser: the key for this tab alone, everything else until it is reset. */
+import { type FieldTexts, initialTexts, localKey } from "./request.ts";
 
 const settingsName = "chameleon-settings";
 const keyName = "chameleon-key";
@@ -8,12 +7,12 @@ const recentPrompts = 20;
 const recentCharacters = 2000;
 
 export interface Settings {
-  /** null until the reader has written one. */
+  /** null until the reader has written a prompt. */
   prompt: string | null;
-  /** As in `wishOf`. */
+  /** Who answers under “Continue”, as `wishOf` takes it. */
   answerer: string;
   sampling: FieldTexts;
-  /** What was sent last, the latest first. */
+  /** Texts that were sent, the latest first. */
   recent: readonly string[];
 }
 
@@ -37,7 +36,7 @@ export class SettingsStore {
     for (const changed of this.#listeners) changed();
   }
 
-  /** Keeps a text that was sent as the latest. One that is very long is not kept. */
+  /** Adds a text to `recent`, unless it is blank or very long. */
   remember(text: string): void {
     if (text.trim() === "" || text.length > recentCharacters) return;
     const others = this.#current.recent.filter((one) => one !== text);
@@ -64,7 +63,7 @@ export class SettingsStore {
   }
 }
 
-/** Reads the kept settings. A field that is missing or of another type gets its initial value. */
+/** Reads the stored settings. A field that is missing or has the wrong type gets its initial value. */
 function read(): Settings {
   const kept = recordOf(attempt(() => JSON.parse(localStorage.getItem(settingsName) ?? "{}")));
   const sampling = recordOf(kept.sampling);
@@ -81,7 +80,7 @@ function recordOf(value: unknown): Record<string, unknown> {
   return typeof value === "object" && value !== null ? { ...value } : {};
 }
 
-/** null where the browser keeps nothing for pages, or something else wrote there. */
+/** Returns null if `action` throws, as when the browser stores nothing for pages, or the stored text is no JSON. */
 function attempt<T>(action: () => T): T | null {
   try {
     return action();

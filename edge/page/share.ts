@@ -1,8 +1,8 @@
-/** What the page's address says after its #: the tab, its text and the seed. Browsers do not send it to the server. Pure. */
+/** The page's state in the address after the #: the tab, its text and the seed. Browsers do not send this to the server. Pure. */
 
 export interface Shared {
   tab: string;
-  /** null where the address has none. */
+  /** null if the address has no text. */
   text: string | null;
   seed: number | null;
 }

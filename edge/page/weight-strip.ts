@@ -1,9 +1,9 @@
-/** What answers the prompt: its experts' weights, and a strip of what they were after each token, to be scrubbed. */
+/** The weights of the experts that answer the prompt, and a strip that shows them after each of several beginnings of it. */
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, isAbort } from "./api.ts";
 import { byId } from "./elements.ts";
 import { type Experts, evidenceText, expertsText, listExperts, weightsBar } from "./experts.ts";
-import { placesOf, spansOf } from "./pieces.ts";
+import { beginningsOf } from "./pieces.ts";
 import type { Reading } from "./preview.ts";
 import { wishOf } from "./request.ts";
 
@@ -25,7 +25,7 @@ export class WeightStrip {
     this.#range.addEventListener("input", () => this.#showStep(this.#range.valueAsNumber));
   }
 
-  /** Shows the weights of a whole prompt, or nothing. Forgets the steps of the prompt before. */
+  /** Shows the weights of a whole prompt, or nothing, and hides the strip. */
   show(reading: Reading | null): void {
     this.#running.abort();
     this.#range.hidden = true;
@@ -36,38 +36,28 @@ export class WeightStrip {
     byId("evidence").textContent = mode ? evidenceText(evidence ?? null, mode) : "";
   }
 
-  /** Asks for the weights after each of some tokens of a prompt, and shows the strip. Without an answer there is none. */
-  async trace({ prompt, promptTokens, block }: Reading, adapter: string, evidenceTokens: number | null): Promise<void> {
+  /** Asks for the weights after several beginnings of a prompt, and shows the strip. If that fails, there is no strip. */
+  async trace({ prompt, promptTokens, block }: Reading, adapter: string): Promise<void> {
     this.#running.abort();
     this.#running = new AbortController();
     const { signal } = this.#running;
-    const places = placesOf(promptTokens);
-    if (block.mode !== "evidence" || places.length < 2) return;
-    const ask = (body: object) => this.#parts.api.json<CompletionResponse>("/v1/completions", body, { signal });
+    const beginnings = beginningsOf(prompt, promptTokens);
+    if (block.mode !== "evidence" || beginnings.length < 2) return;
     try {
-      const echo = await ask({ prompt, max_tokens: 0, echo: true, logprobs: 0 });
-      const spans = spansOf(echo.choices[0]);
-      const ends = [...new Set(places.map((place) => spans.findLastIndex(({ end }) => end <= place)))];
-      const beginnings = ends.filter((end) => end >= 0).map((end) => textOf(spans.slice(0, end + 1)));
-      const wish = wishOf(adapter, evidenceTokens, {});
-      const { choices } = await ask({ prompt: beginnings, max_tokens: 1, temperature: 0, ...wish });
+      const body = { prompt: beginnings, max_tokens: 1, temperature: 0, ...wishOf(adapter, null, {}) };
+      const { choices } = await this.#parts.api.json<CompletionResponse>("/v1/completions", body, { signal });
       if (signal.aborted) return;
       const experts = new Map(choices.map(({ index, chameleon }) => [index, chameleon?.experts ?? []]));
       this.#steps = beginnings.map((beginning, i) => ({ beginning, experts: experts.get(i) ?? [] }));
-      this.#draw();
+      this.#strip.replaceChildren(...this.#steps.map((step) => weightsBar(step.experts)));
+      const last = this.#steps.length - 1;
+      this.#range.max = this.#range.value = String(last);
+      this.#range.hidden = false;
+      this.#showStep(last);
     } catch (error) {
-      // Refused or malformed: the weights of the whole prompt are shown as they are.
+      // The weights of the whole prompt are shown already.
       if (!isAbort(error)) this.#range.hidden = true;
     }
-  }
-
-  #draw(): void {
-    const last = this.#steps.length - 1;
-    this.#strip.replaceChildren(...this.#steps.map(({ experts }) => weightsBar(experts)));
-    this.#range.max = String(last);
-    this.#range.value = String(last);
-    this.#range.hidden = false;
-    this.#showStep(last);
   }
 
   #showStep(at: number): void {
@@ -85,5 +75,3 @@ export class WeightStrip {
     listExperts(byId("weights"), experts, this.#parts.nameOf);
   }
 }
-
-const textOf = (spans: readonly { text: string }[]) => spans.map(({ text }) => text).join("");

@@ -1,13 +1,13 @@
-/** Numbers of the API in words. A gain is in nats a token; people are told the change of perplexity, as surprise in per cent. Pure. */
+/** Turns numbers of the API into words. A gain in nats a token is told as the change of perplexity in per cent, which the page calls surprise. Pure. */
 
-/** 0.22 → "22%"; small shares keep a digit. */
+/** 0.22 → "22%"; below 10% with one decimal. */
 export function percent(share: number): string {
   const value = 100 * share;
   if (value > 0 && value < 0.1) return "below 0.1%";
   return value < 10 && value !== Math.round(value) ? `${value.toFixed(1)}%` : `${value.toFixed(0)}%`;
 }
 
-/** How much less a text surprises, by perplexity: a gain of 0.25 nats a token → "22% less surprised". */
+/** The change of perplexity by a gain: 0.25 nats a token → "22% less surprised". */
 export function surpriseChange(gainNats: number): string {
   const change = Math.exp(-gainNats) - 1;
   const rounded = Math.round(Math.abs(change) * 100);
@@ -15,20 +15,13 @@ export function surpriseChange(gainNats: number): string {
   return change < 0 ? `${Math.min(rounded, 99)}% less surprised` : `${rounded}% more surprised`;
 }
 
-/** The same within a sentence: "22% less surprised than the base". */
+/** The same as a comparison: "22% less surprised than the base". */
 export function surpriseBeside(gainNats: number, other = "the base"): string {
   const change = surpriseChange(gainNats);
   return `${change} ${change.startsWith("as ") ? "as" : "than"} ${other}`;
 }
 
-/** The interval of a gain as that of the change: "20% to 24% less". */
-export function surpriseInterval([low, high]: readonly [number, number]): string {
-  const [from, to] = [low, high].map((nats) => Math.round((1 - Math.exp(-nats)) * 100));
-  const one = (value: number) => (value < 0 ? `${-value}% more` : `${value}% less`);
-  return `${one(from)} to ${one(to)}`;
-}
-
-/** How much likelier a token is by one model than by another: log-probability difference → "3.2 times likelier". */
+/** Compares a token's probability under two models, by the difference of its log-probabilities: "3.2 times likelier with the base". */
 export function likelier(difference: number, one: string, other: string): string {
   const times = Math.exp(Math.abs(difference));
   if (times < 1.05) return `as likely as with ${other}`;
@@ -36,20 +29,16 @@ export function likelier(difference: number, one: string, other: string): string
   return difference > 0 ? `${ratio} times likelier with ${one}` : `${ratio} times likelier with ${other}`;
 }
 
-/** A token's probability from its log-probability; null is not known. */
+/** The probability for a log-probability; "–" for null, which means unknown. */
 export function probabilityText(logprob: number | null): string {
   return logprob === null ? "–" : percent(Math.exp(logprob));
-}
-
-export function signedNats(nats: number): string {
-  return `${nats < 0 ? "−" : "+"}${Math.abs(nats).toFixed(3)}`;
 }
 
 export function count(number: number, noun: string): string {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** A token as it can be read where it stands alone. */
+/** A token in a form that can be read, even if it is white space or part of a character. */
 export function readableToken(token: string): string {
   if (token === "") return "nothing";
   if (/^\n+$/.test(token)) return token.length === 1 ? "line break" : `${token.length} line breaks`;
@@ -58,13 +47,13 @@ export function readableToken(token: string): string {
   return token.replaceAll("\n", "⏎").replaceAll("\t", "⇥");
 }
 
-/** The steps of the colour scale: how many times likelier a token is with the adapters. */
+/** The steps of the colour scale that shows how many times likelier a token is with the adapters. */
 export type Step = "much-more" | "more" | "alike" | "less" | "much-less";
 
 const mildTimes = 1.5;
 const strongTimes = 5;
 
-/** `difference`: log-probability with the adapters minus that of the base. */
+/** `difference`: the log-probability with the adapters minus the base's. */
 export function stepOf(difference: number): Step {
   const times = Math.exp(Math.abs(difference));
   if (times < mildTimes) return "alike";
@@ -80,10 +69,10 @@ export const legend: readonly (readonly [Step, string])[] = [
   ["much-less", `${strongTimes}× less or more`],
 ];
 
-/** The steps of the colour scale of what came from the reader's own text. */
+/** The steps of the colour scale that shows how much of a token's probability came from the reader's own text. */
 export type ShareStep = "none" | "some" | "much" | "most";
 
-/** `share`: part of a token's probability that came from the reader's own text. */
+/** `share`: the part of a token's probability that came from the reader's own text, 0 to 1. */
 export function shareStepOf(share: number): ShareStep {
   if (share < 0.1) return "none";
   if (share < 0.3) return "some";

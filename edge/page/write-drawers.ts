@@ -1,10 +1,9 @@
-/** The drawers of “Continue”: sampling fields, one for each that the API takes, and the page's request as code. */
+/** The drawers of “Continue”: sampling fields, and the request as a curl command. */
 import { failureText } from "./api.ts";
-import { button, byId, make } from "./elements.ts";
-import { type FieldTexts, samplingFields } from "./request.ts";
-import { type Language, languages, snippet } from "./snippets.ts";
+import { byId, make } from "./elements.ts";
+import { curlCommand, type FieldTexts, samplingFields } from "./request.ts";
 
-/** Draws the sampling fields, which begin with `texts`. */
+/** Draws the sampling fields with these initial texts. */
 export function drawSamplingFields(texts: FieldTexts, onChange: (texts: FieldTexts) => void): void {
   const inputs = new Map<string, HTMLInputElement | HTMLTextAreaElement>();
   for (const { name, label, hint, range } of samplingFields) {
@@ -25,46 +24,25 @@ function rangeText({ min, max }: { min: number; max: number }): string {
   return max >= 4096 ? `From ${min}` : `${min} to ${max}`.replaceAll("-", "−");
 }
 
-export interface CodeDrawerParts {
-  /** Of the request. Throws CallFailure for a field that cannot be read. */
-  body(): object;
-  key(): string;
-}
-
-export class CodeDrawer {
-  readonly #parts: CodeDrawerParts;
-  readonly #code = byId("code");
-  readonly #copy = byId("copy", HTMLButtonElement);
-  readonly #chips: HTMLButtonElement[];
-  #language: Language = "curl";
-
-  constructor(parts: CodeDrawerParts) {
-    this.#parts = parts;
-    this.#chips = languages.map((language) =>
-      button(language, () => {
-        this.#language = language;
-        this.draw();
-      }),
+/** Starts the drawer with the request as a curl command. Returns a function that draws it again. `body` throws CallFailure for a bad field. */
+export function startCodeDrawer(body: () => object, key: () => string): () => void {
+  const code = byId("code");
+  const copy = byId("copy", HTMLButtonElement);
+  copy.addEventListener("click", async () => {
+    const isCopied = await navigator.clipboard.writeText(code.textContent).then(
+      () => true,
+      () => false,
     );
-    byId("languages").replaceChildren(...this.#chips);
-    this.#copy.addEventListener("click", async () => {
-      const isCopied = await navigator.clipboard.writeText(this.#code.textContent).then(
-        () => true,
-        () => false,
-      );
-      this.#copy.textContent = isCopied ? "Copied" : "Select and copy it";
-    });
-    byId("code-drawer", HTMLDetailsElement).addEventListener("toggle", () => this.draw());
-  }
-
-  draw(): void {
-    this.#copy.textContent = "Copy";
-    for (const chip of this.#chips) chip.setAttribute("aria-pressed", String(chip.textContent === this.#language));
+    copy.textContent = isCopied ? "Copied" : "Select and copy it";
+  });
+  const draw = () => {
+    copy.textContent = "Copy";
     try {
-      const call = { url: `${location.origin}/v1/completions`, key: this.#parts.key(), body: this.#parts.body() };
-      this.#code.textContent = snippet(this.#language, call);
+      code.textContent = curlCommand({ url: `${location.origin}/v1/completions`, key: key(), body: body() });
     } catch (error) {
-      this.#code.textContent = failureText(error);
+      code.textContent = failureText(error);
     }
-  }
+  };
+  byId("code-drawer", HTMLDetailsElement).addEventListener("toggle", draw);
+  return draw;
 }

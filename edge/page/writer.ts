@@ -1,18 +1,18 @@
-/** “Continue”: the prompt, what would answer it, and the two answers beside each other. */
+/** “Continue”: the prompt, the weights of what would answer it, and the two answers side by side. */
 import { failureText } from "./api.ts";
-import { drawExamples, type Example, fillAnswerers } from "./catalog-controls.ts";
+import { drawExamples, fillAnswerers } from "./catalog-controls.ts";
 import { examplesOf } from "./domains.ts";
 import { Duel, type Outcome } from "./duel.ts";
 import { byId } from "./elements.ts";
 import { expertsText, legendRow, sourcesLegendRow } from "./experts.ts";
-import type { Page, Passage } from "./page.ts";
+import type { Page } from "./page.ts";
+import { alternativesOf, tokenNodes } from "./passages.ts";
 import type { Side } from "./pieces.ts";
 import { Preview, type Reading } from "./preview.ts";
-import { type Sampling, samplingOf, wishOf } from "./request.ts";
-import { TokenPanel } from "./token-panel.ts";
+import { samplingOf, wishOf } from "./request.ts";
 import { WeightStrip } from "./weight-strip.ts";
 import { count } from "./words.ts";
-import { CodeDrawer } from "./write-drawers.ts";
+import { startCodeDrawer } from "./write-drawers.ts";
 
 const endings = {
   stop: "ended by itself",
@@ -32,9 +32,8 @@ export class Writer {
   readonly #preview: Preview;
   readonly #duel: Duel;
   readonly #strip: WeightStrip;
-  readonly #code: CodeDrawer;
-  #passages: readonly Passage[] = [];
-  /** Of the prompt that is being answered. */
+  readonly #drawCode: () => void;
+  /** The reading of the prompt that is being answered. */
   #answered: Reading | null = null;
 
   constructor(page: Page) {
@@ -42,21 +41,24 @@ export class Writer {
     const { api, catalog, settings, texts } = page;
     this.#strip = new WeightStrip({ api, nameOf: (id) => catalog.nameOf(id) });
     this.#preview = new Preview(api, (reading, failure) => this.#showReading(reading, failure));
-    const panel = new TokenPanel({
-      ...{ api, texts, element: byId("token") },
-      question: () => this.#duel.question,
-      wish: (side, question) => this.#duel.wish(side, question),
-      onContinue: (side, place, token) => void this.#during(this.#duel.continueFrom(side, place, token)),
-    });
     this.#duel = new Duel({
       api,
       elements: { base: byId("base-answer"), adapted: byId("adapted-answer") },
       baseModel: () => catalog.baseModel,
       now: page.now,
-      onTell: (side, answer, place, isChosen) => void panel.show(side, answer, place, isChosen),
+      onTell: (piece, isChosen) => {
+        byId("token").replaceChildren(...tokenNodes(piece, texts), ...(isChosen ? alternativesOf(piece) : []));
+      },
       onOutcome: (side, outcome) => this.#showOutcome(side, outcome),
+      onRunning: (isRunning) => {
+        this.#go.textContent = isRunning ? "Stop" : "Continue";
+        this.#status.textContent = isRunning ? "" : "The answers have ended.";
+      },
     });
-    this.#code = new CodeDrawer({ body: () => this.#body(), key: () => settings.key });
+    this.#drawCode = startCodeDrawer(
+      () => this.#body(),
+      () => settings.key,
+    );
     this.#prompt.value = settings.current.prompt ?? "";
     this.#answerer.dataset.wanted = settings.current.answerer;
     fillAnswerers(this.#answerer, catalog, [
@@ -67,20 +69,18 @@ export class Writer {
     this.#listen();
   }
 
-  /** Shows what would answer the kept prompt; without one, lets the first example run. */
+  /** Shows the weights for the stored prompt; without one, runs the first example. */
   async begin(): Promise<void> {
     const { catalog, settings } = this.#page;
-    const { answerer, prompt } = settings.current;
-    this.#answerer.dataset.wanted = answerer;
-    this.#answerer.value = answerer;
+    const { prompt } = settings.current;
     this.#prompt.value = prompt ?? examplesOf(catalog.centroids)[0].text;
     if (prompt === null) await this.write();
     else this.#preview.soon(() => this.#wanted());
   }
 
-  /** Says what would answer, after a field has changed. */
+  /** Shows the weights again after a field has changed. */
   changed(): void {
-    this.#code.draw();
+    this.#drawCode();
     this.#mark();
     if (this.#prompt.value.trim() === "") this.#strip.show(null);
     else this.#preview.soon(() => this.#wanted());
@@ -92,19 +92,6 @@ export class Writer {
     void this.write();
   }
 
-  /** Offers beginnings of a text before the other examples, and writes the first of them. */
-  compare(passages: readonly Passage[]): void {
-    this.#passages = passages;
-    this.#drawExamples();
-    if (passages.length > 0) this.#writeExample(passages[0]);
-  }
-
-  /** Offers no beginnings with this adapter any more. */
-  forget(adapter: string): void {
-    this.#passages = this.#passages.filter((one) => one.adapter !== adapter);
-    this.#drawExamples();
-  }
-
   async write(): Promise<void> {
     this.changed();
     this.#status.textContent = "";
@@ -113,47 +100,32 @@ export class Writer {
       return;
     }
     try {
-      const sampling = this.#sampling();
-      const reading = await this.#preview.now(() => this.#wanted());
+      const sampling = { seed: this.#page.draw(), ...samplingOf(this.#page.settings.current.sampling) };
+      const reading = await this.#preview.now(this.#wanted());
       this.#answered = reading;
-      const { prompt, promptTokens } = reading;
+      const { prompt } = reading;
       const adapter = this.#answerer.value;
-      this.#page.sent("write", prompt, sampling.fields.seed as number);
-      const author = this.#passages.find((passage) => passage.text === prompt);
-      byId("author-card").hidden = !author;
-      byId("author-answer").textContent = author ? `${author.continuation}…` : "";
+      this.#page.sent("write", prompt, sampling.seed);
       byId("token").replaceChildren();
-      await this.#during(this.#duel.run({ prompt, promptTokens, adapter, sampling }));
-      if (!this.#duel.isRunning && this.#prompt.value === prompt)
-        await this.#strip.trace(reading, adapter, sampling.evidenceTokens);
+      await this.#duel.run({ prompt, adapter, sampling });
+      if (!this.#duel.isRunning && this.#prompt.value === prompt) await this.#strip.trace(reading, adapter);
     } catch (error) {
       this.#showReading(null, failureText(error));
     }
   }
 
-  #writeExample({ text, adapter }: Example & Partial<Passage>): void {
-    this.#prompt.value = text;
-    this.#page.settings.change({ prompt: text });
-    if (adapter) this.answerWith(adapter);
-    else void this.write();
-  }
-
   #drawExamples(): void {
-    const examples = [...this.#passages, ...examplesOf(this.#page.catalog.centroids)];
-    drawExamples(this.#examples, examples, (example) => this.#writeExample(example));
+    drawExamples(this.#examples, examplesOf(this.#page.catalog.centroids), ({ text }) => {
+      this.#prompt.value = text;
+      this.#page.settings.change({ prompt: text });
+      void this.write();
+    });
     this.#mark();
   }
 
   #mark(): void {
     for (const chip of this.#examples.querySelectorAll("button"))
       chip.setAttribute("aria-pressed", String(chip.dataset.text === this.#prompt.value));
-  }
-
-  /** Throws CallFailure for a field that cannot be read. */
-  #sampling(): Sampling {
-    const sampling = samplingOf(this.#page.settings.current.sampling);
-    const seed = sampling.fields.seed ?? this.#page.draw();
-    return { ...sampling, fields: { ...sampling.fields, seed } };
   }
 
   #listen(): void {
@@ -175,27 +147,13 @@ export class Writer {
     });
   }
 
-  async #during(work: Promise<void>): Promise<void> {
-    this.#status.textContent = "";
-    this.#go.textContent = "Stop";
-    try {
-      await work;
-    } finally {
-      if (!this.#duel.isRunning) {
-        this.#go.textContent = "Continue";
-        this.#status.textContent = "The answers have ended.";
-      }
-    }
-  }
-
   #wanted() {
-    const { evidenceTokens } = samplingOf(this.#page.settings.current.sampling);
-    return { prompt: this.#prompt.value, adapter: this.#answerer.value, evidenceTokens };
+    return { prompt: this.#prompt.value, adapter: this.#answerer.value };
   }
 
   #body(): object {
-    const { fields, evidenceTokens } = samplingOf(this.#page.settings.current.sampling);
-    return { prompt: this.#prompt.value, ...fields, ...wishOf(this.#answerer.value, evidenceTokens, {}) };
+    const sampling = samplingOf(this.#page.settings.current.sampling);
+    return { prompt: this.#prompt.value, ...sampling, ...wishOf(this.#answerer.value, null, {}) };
   }
 
   #keepAnswerer(): void {
@@ -203,7 +161,7 @@ export class Writer {
     this.#page.settings.change({ answerer: this.#answerer.value });
   }
 
-  /** Shows what the API says of the prompt; beside a failure, no figure of a prompt before it. */
+  /** Shows the reading of a prompt, or a failure. Beside a failure, no figures of an earlier prompt remain. */
   #showReading(reading: Reading | null, failure: string): void {
     this.#failure.textContent = failure;
     if (failure !== "") {
@@ -218,7 +176,7 @@ export class Writer {
     byId(`${side}-facts`).textContent = end === "failed" ? "" : `${count(tokens, "token")}${pace}${state}`;
     byId(`${side}-failure`).textContent = failure;
     if (side === "base") return;
-    // The weights are the prompt's, so they are known before the answer tells them, and of a stopped one, too.
+    // The weights depend on the prompt alone. So they are known before the answer tells them, and even if it is stopped.
     const experts = block?.experts ?? this.#answered?.block.experts ?? [];
     byId("adapted-by").textContent = expertsText(experts, (id) => this.#page.catalog.nameOf(id));
     if (!end) byId("legend").replaceChildren(legendRow());

@@ -3,12 +3,12 @@ import { limits } from "../../shared/contracts/limits.ts";
 import type { Adapter } from "../../shared/contracts/responses.ts";
 import { CallFailure, failureText } from "./api.ts";
 import { acceptedEndings, droppedFiles, type FoundFile, readFiles } from "./document-files.ts";
-import { divide, examplesIn, type NamedText, nameFor, pastedName, slugOf, withOwnNames } from "./documents.ts";
+import { divide, examplesIn, type NamedText, nameFor, pastedName, slugOf } from "./documents.ts";
 import { button, byId, make } from "./elements.ts";
-import { upload } from "./memory-jobs.ts";
+import { gainOn } from "./held-out.ts";
+import { pathOf, upload } from "./memory-jobs.ts";
 import { gainText } from "./own-adapters.ts";
 import type { Page } from "./page.ts";
-import type { Trial } from "./trial.ts";
 import { count, percent, sizeText } from "./words.ts";
 
 /** Documents that are listed one by one. */
@@ -18,28 +18,27 @@ const reserved = ["auto", "base", "nearest", "off", "static"];
 
 export class YourText {
   readonly #page: Page;
-  readonly #trial: Trial;
   readonly #pasted = byId("text-input", HTMLTextAreaElement);
   readonly #name = byId("text-name", HTMLInputElement);
   readonly #use = byId("text-use", HTMLSelectElement);
-  readonly #holdBack = byId("hold-back", HTMLInputElement);
   readonly #status = byId("text-status");
+  readonly #gain = byId("text-gain");
   readonly #failure = byId("text-failure");
-  readonly #create = byId("text-create", HTMLButtonElement);
+  readonly #progress = byId("text-progress", HTMLProgressElement);
   readonly #cancel = byId("text-cancel", HTMLButtonElement);
   #files: NamedText[] = [];
+  /** The reader has named the adapter, so its name no longer follows the documents. */
   #hasOwnName = false;
   #running: AbortController | null = null;
 
-  constructor(page: Page, trial: Trial) {
+  constructor(page: Page) {
     this.#page = page;
-    this.#trial = trial;
     byId("text-form", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
       if (!this.#running) void this.#make();
     });
     this.#cancel.addEventListener("click", () => this.#running?.abort());
-    for (const field of [this.#pasted, this.#holdBack, this.#use]) field.addEventListener("input", () => this.#draw());
+    for (const field of [this.#pasted, this.#use]) field.addEventListener("input", () => this.#draw());
     this.#name.addEventListener("change", () => {
       this.#hasOwnName = this.#name.value.trim() !== "";
       if (this.#hasOwnName) this.#name.value = slugOf(this.#name.value);
@@ -96,16 +95,11 @@ export class YourText {
 
   get #documents(): NamedText[] {
     const text = this.#pasted.value;
-    return withOwnNames([...this.#files, ...(text.trim() === "" ? [] : [{ name: pastedName, text }])]);
+    return [...this.#files, ...(text.trim() === "" ? [] : [{ name: pastedName, text }])];
   }
 
   get #examples(): string[] {
     return this.#documents.flatMap(({ text }) => examplesIn(text));
-  }
-
-  get #division() {
-    const documents = this.#documents;
-    return this.#holdBack.checked ? divide(documents) : { uploaded: documents, held: null };
   }
 
   #draw(): void {
@@ -126,12 +120,12 @@ export class YourText {
     byId("text-fields").hidden = isEmpty;
     byId("text-sample").hidden = !isEmpty;
     const total = bytes.reduce((sum, one) => sum + one, 0);
-    const isExamples = this.#use.value === "examples";
-    const examples = `${count(this.#examples.length, "example")} of 2 to ${limits.adapterExamples.toLocaleString("en")}, an empty line between them.`;
-    const size = `${count(documents.length, "document")}, ${sizeText(total)}.`;
-    byId("documents-total").textContent = isExamples ? examples : size;
-    byId("held-back").textContent = isExamples ? "" : this.#heldText();
-    byId("hold-back-field").hidden = isExamples;
+    const { held } = divide(documents);
+    const measured = held ? ` “${held.name}” is added last: before that, the gain of the rest is measured on it.` : "";
+    byId("documents-total").textContent =
+      this.#use.value === "examples"
+        ? `${count(this.#examples.length, "example")} of 2 to ${limits.adapterExamples.toLocaleString("en")}, an empty line between them.`
+        : `${count(documents.length, "document")}, ${sizeText(total)}.${measured}`;
     if (!this.#hasOwnName) this.#name.value = nameFor(documents, (name) => this.#isTaken(name));
   }
 
@@ -140,19 +134,12 @@ export class YourText {
     return reserved.includes(name) || [...adapters, ...centroids].some(({ id }) => id === name);
   }
 
-  #heldText(): string {
-    const { held } = this.#division;
-    if (held)
-      return `“${held.name}” (${sizeText(new Blob([held.text]).size)}) is not uploaded with the rest: what yours gains is measured on it, and you can add it then.`;
-    return this.#holdBack.checked ? "This is too little text to hold a part back." : "";
-  }
-
   async #make(): Promise<void> {
     const { catalog } = this.#page;
     const running = new AbortController();
     const { signal } = running;
     const name = slugOf(this.#name.value);
-    this.#failure.textContent = "";
+    for (const element of [this.#failure, this.#gain]) element.textContent = "";
     this.#running = running;
     try {
       if (this.#documents.length === 0) throw new CallFailure("Paste text, or choose files first.");
@@ -164,7 +151,7 @@ export class YourText {
     } catch (error) {
       this.#status.textContent = signal.aborted ? "Cancelled." : "";
       this.#failure.textContent = failureText(error);
-      // The server may have been done at the same moment: the list says so.
+      // The server may have finished at the same moment: then the list shows the adapter.
       if (signal.aborted) await catalog.load().catch(() => undefined);
     } finally {
       this.#running = null;
@@ -182,13 +169,13 @@ export class YourText {
     this.#status.replaceChildren(make("b", {}, `${name} is made. `), gainText(made));
   }
 
-  /** Uploads documents. */
+  /** Uploads documents, and measures what they gain on one that is uploaded last. */
   async #quote(name: string, signal: AbortSignal): Promise<void> {
     const { api, catalog, texts, now } = this.#page;
-    const { uploaded, held } = this.#division;
+    const { uploaded, held } = divide(this.#documents);
     const startedMs = now();
     const onProgress = (built: number, tokens: number) => {
-      byId("text-progress", HTMLProgressElement).value = built / tokens;
+      this.#progress.value = built / tokens;
       this.#status.textContent = `Your text is read: ${percent(built / tokens)} of ${count(tokens, "token")}…`;
     };
     const { memory } = await upload(api, { name, documents: uploaded, signal, onProgress });
@@ -198,7 +185,14 @@ export class YourText {
     texts.add(name, uploaded);
     this.#clear();
     await catalog.load();
-    this.#trial.open({ name, held });
+    if (!held) return;
+    // The adapter is made, so there is nothing left to cancel.
+    this.#cancel.hidden = true;
+    this.#gain.textContent = "The gain is measured…";
+    this.#gain.textContent = await gainOn(held, name, api).catch(failureText);
+    await api.json(`${pathOf(name)}/documents`, { documents: [held] });
+    texts.add(name, [held]);
+    await catalog.load();
   }
 
   #clear(): void {
@@ -210,10 +204,9 @@ export class YourText {
   }
 
   #showRunning(isRunning: boolean): void {
-    const progress = byId("text-progress", HTMLProgressElement);
-    progress.removeAttribute("value");
-    progress.hidden = !isRunning;
+    this.#progress.removeAttribute("value");
+    this.#progress.hidden = !isRunning;
     this.#cancel.hidden = !isRunning;
-    this.#create.disabled = isRunning;
+    byId("text-create", HTMLButtonElement).disabled = isRunning;
   }
 }

@@ -1,15 +1,6 @@
 /** The reader's documents before they are uploaded: what they are called, and what is held back. */
 import { expect, test } from "vitest";
-import {
-  cutAt,
-  divide,
-  examplesIn,
-  nameFor,
-  pastedName,
-  slugOf,
-  stretchesOf,
-  withOwnNames,
-} from "../../../../edge/page/documents.ts";
+import { divide, examplesIn, nameFor, pastedName, slugOf, stretchesOf } from "../../../../edge/page/documents.ts";
 
 const words = (count: number) => Array.from({ length: count }, (_, i) => `word${i}`).join(" ");
 
@@ -21,11 +12,6 @@ test.each([
   ["taken.md", "", "taken-3"],
 ])("an adapter of %s gets a name that a request can use", (name, text, expected) => {
   expect(nameFor([{ name, text }], (one) => ["taken", "taken-2"].includes(one))).toBe(expected);
-});
-
-test("documents of one name get names of their own", () => {
-  const named = withOwnNames(["a", "a", "a (2)", "b"].map((name) => ({ name, text: name })));
-  expect(named.map(({ name }) => name)).toEqual(["a", "a (2)", "a (2) (2)", "b"]);
 });
 
 test("the last document that is long enough is held back", () => {
@@ -51,7 +37,7 @@ test("too little text is uploaded whole", () => {
 test("a text is cut at words, and without words between characters", () => {
   expect(stretchesOf("one two three four", 9, 9)).toEqual(["one two", " three", " four"]);
   expect(stretchesOf("one two three four", 9, 1)).toEqual(["one two"]);
-  expect(cutAt("😀😀😀", 3)).toBe(2);
+  expect(stretchesOf("😀😀😀", 3, 9)).toEqual(["😀", "😀", "😀"]);
 });
 
 test("any name becomes one that the API takes, and an empty line divides examples", () => {

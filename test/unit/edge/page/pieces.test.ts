@@ -1,6 +1,6 @@
-/** Tokens as they are shown: of a stream, of an echo, and with the other side's figures. */
+/** Tokens as they are shown: of a stream and of an echo. */
 import { expect, test } from "vitest";
-import { fillScores, isText, piecesOf, placesOf, scoreOfLast, spansOf } from "../../../../edge/page/pieces.ts";
+import { beginningsOf, piecesOf, spansOf } from "../../../../edge/page/pieces.ts";
 import type { CompletionChoice } from "../../../../shared/contracts/responses.ts";
 
 const choiceOf = (
@@ -23,13 +23,13 @@ const choiceOf = (
 test("a chunk of one token is a piece with its five likeliest alternatives", () => {
   const [piece, ...others] = piecesOf(choiceOf(" a", [" a"], [0], [-1]), "adapted");
   expect(others).toEqual([]);
-  expect(piece).toMatchObject({ text: " a", tokens: [" a"], adapted: -1, base: null, source: null });
+  expect(piece).toMatchObject({ text: " a", tokens: 1, adapted: -1, base: null, source: null });
   expect(piece.alternatives.map(([token]) => token)).toEqual([" a", "b", "c", "d", "e"]);
 });
 
 test("tokens that make one character together are one piece", () => {
   const pieces = piecesOf(choiceOf("é", ["bytes:\\xc3", "bytes:\\xa9"], [0, 0], [-1, -2]), "base");
-  expect(pieces).toMatchObject([{ text: "é", tokens: ["bytes:\\xc3", "bytes:\\xa9"], adapted: null, base: -3 }]);
+  expect(pieces).toMatchObject([{ text: "é", tokens: 2, adapted: null, base: -3 }]);
   expect(piecesOf(choiceOf("", [], [], []), "base")).toEqual([]);
 });
 
@@ -45,17 +45,6 @@ test("an echo falls into spans whose texts are the whole text", () => {
   ]);
 });
 
-test("figures of both sides are given from the end, as far as the text falls into the same tokens", () => {
-  const pieces = [" a", " b", " c"].flatMap((token) => piecesOf(choiceOf(token, [token], [0], [-1]), "base"));
-  const scored = ["x", " b", " c"].map((token, i) => ({ token, logprob: -10 - i, base_logprob: -20 - i }));
-  fillScores(pieces, scored);
-  expect(pieces.map(({ adapted, base }) => [adapted, base])).toEqual([
-    [null, -1],
-    [-11, -21],
-    [-12, -22],
-  ]);
-});
-
 test("a chunk of a chat, which has no log-probabilities of its own, is read from its comparison and its sources", () => {
   const compare = { tokens: [" a", "b"].map((token) => ({ token, logprob: -1, base_logprob: -2 })) };
   const sources = [" a", "b"].map((token, i) => ({ token, share: i / 2, passages: [] }));
@@ -64,28 +53,20 @@ test("a chunk of a chat, which has no log-probabilities of its own, is read from
     { text: " a", adapted: -1, base: -2, source: { token: " a", share: 0 } },
     { text: "b", adapted: -1, base: -2, source: { token: "b", share: 0.5 } },
   ]);
-  expect(piecesOf({ text: "x", logprobs: null }, "adapted")).toMatchObject([{ text: "x", tokens: [], adapted: null }]);
+  expect(piecesOf({ text: "x", logprobs: null }, "adapted")).toMatchObject([{ text: "x", tokens: 1, adapted: null }]);
 });
 
-test("the score of an alternative holds only where the text before it was split alike", () => {
-  const choice = choiceOf("ab c", ["a", "b", " c"], [0, 1, 2], [null, -1, -2]);
-  expect(scoreOfLast(choice, ["b", " c"])).toBe(-2);
-  expect(scoreOfLast(choice, ["ab", " c"])).toBeNull();
-  expect(scoreOfLast(choice, ["b", "c"])).toBeNull();
-});
-
-test("only whole characters can be gone on from", () => {
-  expect([" a", "bytes:\\xc3", "<|endoftext|>"].map(isText)).toEqual([true, false, false]);
-});
-
-test("beginnings that are weighed are spread over the prompt, end with all of it, and take few tokens together", () => {
-  expect(placesOf(1)).toEqual([1]);
-  expect(placesOf(4)).toEqual([1, 2, 3, 4]);
-  for (const tokens of [20, 100, 500, 1000, 2000]) {
-    const places = placesOf(tokens);
-    expect(places).toEqual([...new Set(places)].toSorted((a, b) => a - b));
-    expect(places.at(-1) ?? tokens).toBe(tokens);
-    expect(places.reduce((sum, place) => sum + place, 0)).toBeLessThanOrEqual(Math.max(1024 + tokens, 0));
+test("beginnings of a prompt end between words, are spread over it, end with all of it, and have few tokens together", () => {
+  expect(beginningsOf("a  bc d \n", 4)).toEqual(["a", "a  bc", "a  bc d \n"]);
+  expect(beginningsOf("", 1)).toEqual([]);
+  for (const words of [20, 100, 500, 1000, 2000]) {
+    const prompt = Array.from({ length: words }, (_, i) => `w${i}`).join(" ");
+    const beginnings = beginningsOf(prompt, words);
+    expect(new Set(beginnings).size).toBe(beginnings.length);
+    expect(beginnings.at(-1) ?? prompt).toBe(prompt);
+    expect(beginnings.every((one) => one === prompt || prompt.startsWith(`${one} `))).toBe(true);
+    const tokens = beginnings.reduce((sum, one) => sum + one.split(" ").length, 0);
+    expect(tokens).toBeLessThanOrEqual(1024 + words);
   }
-  expect(placesOf(5000)).toEqual([]);
+  expect(beginningsOf("word ".repeat(5000), 5000)).toEqual([]);
 });

@@ -10,7 +10,6 @@ import {
   stepOf,
   surpriseBeside,
   surpriseChange,
-  surpriseInterval,
 } from "../../../../edge/page/words.ts";
 
 test.each([
@@ -27,10 +26,6 @@ test.each([
 test("a sentence compares: less than the base, or as the base", () => {
   expect(surpriseBeside(0.248)).toBe("22% less surprised than the base");
   expect(surpriseBeside(0.001, "without it")).toBe("as surprised as without it");
-});
-
-test("an interval that crosses zero says so", () => {
-  expect(surpriseInterval([-0.05, 0.22])).toBe("5% more to 20% less");
 });
 
 test.each([

@@ -1,0 +1,41 @@
+/** What documents gain: how much less a part of them that was held back surprises the model once it has read the others. */
+import type { ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
+import { type Api, CallFailure } from "./api.ts";
+import { type NamedText, stretchesOf } from "./documents.ts";
+import { wishOf } from "./request.ts";
+import { count, surpriseBeside } from "./words.ts";
+
+/** Characters of a stretch of text that is scored by itself. The context of small models holds so many in most scripts. */
+const stretchCharacters = 1000;
+const mostStretches = 6;
+/** The first tokens of each stretch weigh base and adapter. Only the tokens after them are scored. */
+const evidenceTokens = 64;
+/** A gain over fewer scored tokens is called a hint. */
+const fewTokens = 200;
+
+/** A sentence with the mean gain of `adapter` over the base on a text that it has not read. Throws CallFailure. */
+export async function gainOn(
+  { name, text }: NamedText,
+  adapter: string,
+  api: Api,
+  characters = stretchCharacters,
+): Promise<string> {
+  const prompt = stretchesOf(text, characters, mostStretches);
+  const body = { prompt, max_tokens: 0, echo: true, logprobs: 0, ...wishOf(adapter, evidenceTokens) };
+  try {
+    const { choices } = await api.json<CompletionResponse>("/v1/completions", body);
+    // The first token has no score, so the list of compared tokens begins with the second.
+    const scored = choices.flatMap(({ chameleon }) =>
+      (chameleon as ChameleonBlock).compare!.tokens.slice(evidenceTokens - 1),
+    );
+    if (scored.length === 0) return `“${name}” is too short to measure the gain on.`;
+    const gain = scored.reduce((sum, one) => sum + one.logprob - one.base_logprob, 0) / scored.length;
+    const caution = scored.length < fewTokens ? " That is little text: take it as a hint." : "";
+    return `With your text the model is ${surpriseBeside(gain, "without it")} by “${name}”, which it had not seen (${count(scored.length, "token")}).${caution}`;
+  } catch (error) {
+    // Some scripts take several tokens for each character.
+    const isTooLong = error instanceof CallFailure && error.code === "context_length_exceeded";
+    if (!isTooLong || characters < 200) throw error;
+    return gainOn({ name, text }, adapter, api, characters / 2);
+  }
+}
