@@ -1,4 +1,4 @@
-/** The public API as a Hono app: its routes and the middleware before them. Bindings and environment come as Dependencies. */
+/** The public API as a Hono app: its routes and the middleware before them. Everything from bindings and environment comes as Dependencies. */
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../shared/errors.ts";
 import { adminAuth, admission, auth, preflight } from "./api/access.ts";
@@ -44,7 +44,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   use("/admin/*", [adminAuth, callersTrace]);
 
   type Method = "GET" | "POST" | "PUT" | "DELETE";
-  // One path that Hono's RegExpRouter refuses would make every request use the slower TrieRouter.
+  // Hono's RegExpRouter must accept every path. If it refuses one, all requests use the slower TrieRouter.
   const routes: Record<string, Partial<Record<Method, RouteHandler>>> = {
     "/v1/completions": { POST: completions },
     "/v1/chat/completions": { POST: chatCompletions },
@@ -95,13 +95,13 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
 
   app.notFound((c) => errorResponse(c, new ServiceError("not_found", notFoundText(c.req.path, Object.keys(routes)))));
   app.onError((thrown, c) => {
-    // Otherwise Hono copies headers of the response that the error replaces.
+    // Otherwise Hono adds the headers of the response that the error replaces.
     c.res = undefined;
     return errorResponse(c, thrown);
   });
   return app;
 
-  /** OpenAI's error envelope, without a stack. */
+  /** An error in OpenAI's envelope. */
   function errorResponse(c: Context<AppEnvironment>, thrown: unknown, more: Record<string, string> = {}): Response {
     const error = toServiceError(thrown);
     if (statusOf(error.kind) >= 500) dependencies.log(c.get("requestId"), error);
@@ -111,7 +111,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   }
 }
 
-/** Names the path that was meant where it is one of `routes`: with `/v1` once, and without a slash at the end. */
+/** Suggests the path with `/v1` once and without a slash at the end, if that is one of `routes`. */
 function notFoundText(path: string, routes: readonly string[]): string {
   const text = `There is no ${path.slice(0, 200)}.`;
   const meant = `/v1/${path.replace(/^\/(v1\/)*/, "").replace(/\/$/, "")}`;

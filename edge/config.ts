@@ -1,9 +1,9 @@
-/** The Worker's bindings as typed values: the only place that reads them. Throws an Error that names the variable. */
+/** Reads the Worker's variables; no other file does. Throws an Error that names the variable. */
 import * as z from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { hashPattern } from "../shared/contracts/inference.ts";
 import { tenantRule, tenantSchema } from "../shared/contracts/tenant-name.ts";
-import { type Aliases, adminKeyPattern, aliasesSchema } from "../shared/contracts/tenants.ts";
+import { adminKeyPattern, aliasesSchema } from "../shared/contracts/tenants.ts";
 import { readOtlpTarget } from "../shared/observability/otlp.ts";
 import { parseAddresses, urlOf } from "./dispatch/addresses.ts";
 import type { BackendFetch } from "./dispatch/client.ts";
@@ -11,33 +11,30 @@ import { type Region, regions } from "./platform/region.ts";
 
 export type Config = ReturnType<typeof readConfig>;
 
+/** A key in TENANT_KEYS has every scope and does not expire. `hash`: SHA-256 of the key, lower-case hex. */
 const tenantKeysSchema = z.array(z.strictObject({ hash: z.string().regex(hashPattern), tenant: tenantSchema }));
-
-/** A key of the configuration: it has every scope and does not expire. */
-export interface TenantKey {
-  /** SHA-256 of the key, lower-case hex. */
-  hash: string;
-  tenant: string;
-}
+export type TenantKey = z.output<typeof tenantKeysSchema>[number];
+const tenantKeysRule = `TENANT_KEYS must be a JSON list of {"hash": SHA-256 of the key, "tenant": name}; a name is ${tenantRule}`;
+const aliasesRule = `MODEL_ALIASES must be a JSON object of names and models, as {"gpt-4o-mini": "smollm2-135m:auto"}`;
 
 export interface Variables {
   BACKEND_URLS: string;
-  /** A secret: what calls to backends are signed with, the same as theirs; NEW,OLD while one replaces the other. */
+  /** A secret that signs calls to backends, which have the same one. During a rotation: NEW,OLD. */
   BACKEND_SECRETS?: string;
-  /** A client certificate (`[[mtls_certificates]]`): calls to backends are made with it. */
+  /** A client certificate (`[[mtls_certificates]]`) for calls to backends. */
   BACKEND_CERTIFICATE?: { fetch: BackendFetch };
-  /** A private network's service or tunnel (`[[vpc_services]]`, `[[vpc_networks]]`): calls to backends go through it. */
+  /** A private network (`[[vpc_services]]`, `[[vpc_networks]]`) through which backends are called. */
   BACKEND_VPC?: { fetch: BackendFetch };
-  /** Backends in containers (`[[containers]]`): the URL http://NAME.container is the object NAME. */
+  /** Backends in containers (`[[containers]]`): the URL http://NAME.container calls the object NAME. */
   CONTAINERS?: { getByName(name: string, options: { locationHint?: Region }): { fetch: BackendFetch } };
   TENANT_KEYS: string;
-  /** A secret: the key of the admin API; without it nobody may call that. */
+  /** A secret: the key of the admin API. Without it the admin API refuses every call. */
   ADMIN_KEY?: string;
   CELLS_PER_REGION: string;
-  /** JSON object: other names of models, and the models that they stand for. */
+  /** JSON object of aliases: other names of models → models. */
   MODEL_ALIASES?: string;
   OTEL_EXPORTER_OTLP_ENDPOINT?: string;
-  /** A secret: headers that the collector wants, as name=value,name=value. */
+  /** A secret: headers for the collector, as name=value,name=value. */
   OTEL_EXPORTER_OTLP_HEADERS?: string;
   OTEL_TRACES_SAMPLER_ARG?: string;
   /** The platform's version of the Worker (`[version_metadata]`), which `/healthz` names. */
@@ -62,19 +59,18 @@ export function readConfig(env: Variables) {
   return {
     /** At least one. */
     backends,
-    /** Calls a backend through its container's object, a private network or with a client certificate, if one is bound. */
+    /** Calls a backend through its container's object, through a private network or with a client certificate, if one of these is bound. */
     backendFetch: ((url, init) => fetcherFor(url, env).fetch(url, init)) satisfies BackendFetch,
-    /** The first signs our calls to them; none: calls go out unsigned. */
+    /** The first one signs calls to backends; if there is none, calls are unsigned. */
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
-    tenantKeys: readTenantKeys(env.TENANT_KEYS),
-    /** null: the admin API is closed. */
+    tenantKeys: parsed(tenantKeysSchema, env.TENANT_KEYS, tenantKeysRule),
+    /** null: the admin API refuses every call. */
     adminKey: readAdminKey(env.ADMIN_KEY || null),
-    aliases: readAliases(env.MODEL_ALIASES || "{}"),
-    /** How many cells each region has. */
+    aliases: parsed(aliasesSchema, env.MODEL_ALIASES || "{}", aliasesRule),
     cellsPerRegion,
-    /** The collector of traces and metrics; null if none is set. */
+    /** The collector of traces and metrics, if there is one. */
     otlp: readOtlpTarget(env.OTEL_EXPORTER_OTLP_ENDPOINT, env.OTEL_EXPORTER_OTLP_HEADERS),
-    /** Sampling ratio of traces that begin here, 0 to 1. */
+    /** Share of the traces begun here that are sampled, 0 to 1. */
     traceRatio,
     /** Id of the Worker's deployed version; null in a bare workerd. */
     version: env.VERSION?.id ?? null,
@@ -86,7 +82,7 @@ function containerName(url: string): string | null {
   return /^https?:\/\/([a-z0-9-]+)\.container(?=[/:]|$)/.exec(url)?.[1] ?? null;
 }
 
-/** A container's object is made in the region that its name begins with, as weur-1. */
+/** The object of a container is created in the region that its name begins with: `weur-1` in weur. */
 function fetcherFor(url: string, env: Variables): { fetch: BackendFetch } {
   const name = env.CONTAINERS ? containerName(url) : null;
   if (env.CONTAINERS && name !== null) {
@@ -98,8 +94,9 @@ function fetcherFor(url: string, env: Variables): { fetch: BackendFetch } {
 }
 
 /**
- * Derives a value from the configuration, again when a variable has changed, so that a long-lived object uses a rotated secret or new
- * backends from its next call on. The first configuration must be valid; a later invalid one is logged once and ignored.
+ * Returns a function with a value that is derived from the configuration, and derived again after a variable has changed. So a long-lived
+ * object uses a rotated secret or new backends from its next call on. Throws if the first configuration is invalid; a later invalid one
+ * is logged once and ignored.
  */
 export function configured<T>(env: Variables, make: (config: Config) => T): () => T {
   let current: { made: T; values: unknown[] } | null = null;
@@ -117,15 +114,15 @@ export function configured<T>(env: Variables, make: (config: Config) => T): () =
   };
 }
 
-/** Variables that are compared. Bindings are read at each call. */
+/** Variables whose change makes `configured` derive its value again. */
 const watched: (keyof Variables)[] = ["BACKEND_URLS", "BACKEND_SECRETS", "TENANT_KEYS"];
 
-function readTenantKeys(json: string): TenantKey[] {
+/** The JSON of a variable. Throws an Error with `rule` if it is malformed. */
+function parsed<T extends z.ZodType>(schema: T, json: string, rule: string): z.output<T> {
   try {
-    return tenantKeysSchema.parse(JSON.parse(json));
+    return schema.parse(JSON.parse(json));
   } catch (error) {
-    const message = `TENANT_KEYS must be a JSON list of {"hash": SHA-256 of the key, "tenant": name}; a name is ${tenantRule}`;
-    throw new Error(message, { cause: error });
+    throw new Error(rule, { cause: error });
   }
 }
 
@@ -133,13 +130,4 @@ function readTenantKeys(json: string): TenantKey[] {
 function readAdminKey(key: string | null): string | null {
   if (key === null || adminKeyPattern.test(key)) return key;
   throw new Error(`ADMIN_KEY has ${key.length} characters; it must have 32 to 512, of printable ASCII without blanks`);
-}
-
-function readAliases(json: string): Aliases {
-  try {
-    return aliasesSchema.parse(JSON.parse(json));
-  } catch (error) {
-    const message = `MODEL_ALIASES must be a JSON object of names and models, as {"gpt-4o-mini": "smollm2-135m:auto"}`;
-    throw new Error(message, { cause: error });
-  }
 }

@@ -1,6 +1,6 @@
 /**
- * The KV namespace and the R2 bucket of an edge in a bare workerd, with the methods that the Worker uses: folders on disk with a file
- * for each record or object, which workerd writes in one step. workerd makes these bindings from this module (a wrapped binding).
+ * A KV namespace and an R2 bucket for a local start, with the methods that the Worker uses. Each is a folder on disk with a file for each
+ * record or object, which workerd replaces atomically. workerd makes the bindings from this module ("wrapped bindings").
  */
 import { hexOf, sha256Hex } from "../shared/bytes.ts";
 import type { Bucket } from "./artifacts/artifact-bucket.ts";
@@ -8,12 +8,12 @@ import { type PublishBucket, wrongHash } from "./artifacts/publish.ts";
 import type { RecordStore } from "./tenants/key-records.ts";
 import type { Namespace } from "./tenants/records.ts";
 
-/** The folder, as workerd serves it: a file's bytes, or a folder's files as a JSON list. */
+/** workerd's disk service: it answers with a file's bytes, or with a JSON list of a folder's files. */
 interface Folder {
   folder: { fetch(url: string, init?: RequestInit): Promise<Response> };
 }
 
-/** A record's file is named by its percent-encoded name. */
+/** The KV namespace. A record's file has the record's percent-encoded name. */
 export function namespace({ folder }: Folder): Namespace & RecordStore {
   const fileOf = (name: string) => encodeURIComponent(encodeURIComponent(name));
   const get = async (name: string) => (await read(folder, fileOf(name)))?.json() ?? null;
@@ -33,12 +33,12 @@ export function namespace({ folder }: Folder): Namespace & RecordStore {
   };
 }
 
-/** Until when an object is being replaced, in milliseconds since 1970. */
+/** While an object is being replaced: the time at which that counts as failed, in milliseconds since 1970. */
 let replacedUntilMs = 0;
-/** A bound on the time that it takes. */
+/** Time after which a replacement that has not ended counts as failed, in milliseconds. */
 const replaceMs = 10_000;
 
-/** Names of objects are paths below the folder. Metadata, which are hints, are not kept. */
+/** The R2 bucket. Names of objects are paths below the folder. Metadata are not stored, as the edge uses them only as hints. */
 export function bucket({ folder }: Folder): Bucket & PublishBucket {
   const find = async (name: string) => {
     const found = await read(folder, name);
@@ -58,11 +58,11 @@ export function bucket({ folder }: Folder): Bucket & PublishBucket {
       return found && options?.onlyIf.etagDoesNotMatch === found.etag ? { etag: found.etag } : found;
     }) as Bucket["get"] & PublishBucket["get"],
     async put(name, value, { sha256, onlyIf }) {
-      // Whole before it is written: workerd keeps what has arrived of a body that breaks off.
+      // The body is read first, because workerd would store the beginning of a body that breaks off.
       const body = await new Response(value).arrayBuffer();
       if (sha256 !== undefined && (await sha256Hex(new Uint8Array(body))) !== sha256) throw new Error(wrongHash);
       if (!onlyIf) return write(folder, name, { method: "PUT", body });
-      // After a while all the same: a request that ended half-way has not reset it.
+      // Another request replaces an object now. A request that ended half-way does not reset the variable, so it also expires.
       if (Date.now() < replacedUntilMs) return null;
       replacedUntilMs = Date.now() + replaceMs;
       try {
@@ -76,7 +76,7 @@ export function bucket({ folder }: Folder): Bucket & PublishBucket {
   };
 }
 
-/** null where there is no such file. */
+/** The file, or null if there is none. Throws an Error if it cannot be read. */
 async function read(folder: Folder["folder"], path: string): Promise<Response | null> {
   const response = await folder.fetch(`http://folder/${path}`);
   if (response.status === 404) return null;
@@ -84,7 +84,7 @@ async function read(folder: Folder["folder"], path: string): Promise<Response | 
   return response;
 }
 
-/** A file that is to be deleted may be missing. */
+/** Writes or deletes a file, which may be missing if it is deleted. Throws an Error if that fails. */
 async function write(folder: Folder["folder"], path: string, init: RequestInit): Promise<void> {
   const response = await folder.fetch(`http://folder/${path}`, init);
   if (response.ok || (response.status === 404 && init.method === "DELETE")) return;

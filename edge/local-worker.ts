@@ -1,7 +1,7 @@
 /**
- * The Worker's entry in `chameleon start`: worker.ts behind what a deployed Worker has of the platform. The address of each client; a
- * check of the Host header, against pages that reach this machine's loopback address under a name of their own (DNS rebinding); and
- * a `/readyz` that says so while the server ends.
+ * The Worker's entry in `chameleon start`: worker.ts with what the platform adds to a deployed Worker, which is the address of each
+ * client. It also checks the Host header, so that no web page can reach this machine's loopback address under a name of its own (DNS
+ * rebinding), and its `/readyz` answers 503 while the server ends.
  */
 import { env } from "cloudflare:workers";
 import { envelopeOf, ServiceError, statusOf } from "../shared/errors.ts";
@@ -12,13 +12,13 @@ import worker from "./worker.ts";
 
 export * from "./worker.ts";
 
-/** What is read of a refused request's body, so that its client, which may still be sending, can receive the refusal. */
+/** Maximum bytes and time to read the rest of a refused request's body (`drain`). */
 const drained = { bytes: 16 * 2 ** 20, ms: 1000 };
 
 interface LocalVariables {
   /** Host names besides loopback ones that requests may have, separated by commas; `*` for any name. */
   EDGE_HOSTS?: string;
-  /** Set where every connection comes from a proxy of ours. */
+  /** Set if every connection comes from a trusted proxy. */
   TRUST_PROXY?: string;
 }
 const { EDGE_HOSTS = "", TRUST_PROXY } = env as LocalVariables;
@@ -46,17 +46,17 @@ function refusal(error: ServiceError): Response {
   return Response.json(envelopeOf(error), { status: statusOf(error.kind) });
 }
 
-/** The request with its client's address, as the platform passes it on, and with the scheme that a trusted proxy names. */
+/** The request with its client's address in `cf-connecting-ip`, and with the scheme that a trusted proxy tells. */
 function withClient(received: Request): Request {
   const { address, scheme } = clientOf(received.cf, received.headers, TRUST_PROXY !== undefined);
-  // workerd sets this one (infra/workerd/config.ts).
+  // For this address workerd sets the header itself (infra/workerd/config.ts).
   if (address === "127.0.0.1" && scheme === null) return received;
   const request = new Request(scheme === null ? received.url : received.url.replace(/^https?/, scheme), received);
   request.headers.set("cf-connecting-ip", address);
   return request;
 }
 
-/** 503 of /readyz while the server drains, which infra/serve-edge.ts says by a file among the assets; null otherwise. */
+/** The 503 of /readyz while the server drains; null otherwise. infra/serve-edge.ts then puts a file `draining` among the assets. */
 async function drainingAnswer({ url }: Request): Promise<Response | null> {
   if (new URL(url).pathname !== "/readyz") return null;
   const file = await env.ASSETS.fetch("https://assets/draining");
@@ -65,8 +65,8 @@ async function drainingAnswer({ url }: Request): Promise<Response | null> {
 }
 
 /**
- * Reads and discards what is left of a body, within bounds. workerd closes a connection with unread input, and a client that is
- * still sending then gets an error instead of the response. A deployed Worker has the platform's proxy in front of it.
+ * Reads and discards the rest of a body. workerd closes a connection with unread input, and a client that is still sending would get an
+ * error instead of the response. In a deployed Worker the platform's proxy does this.
  */
 async function drain({ body }: Request): Promise<void> {
   if (!body || body.locked) return;

@@ -1,4 +1,4 @@
-/** The Worker's entry: makes the app's dependencies from the bindings. Requests pass api/paced.ts, then app.ts. */
+/** The Worker's entry: makes the app's dependencies from the bindings. Requests go through api/paced.ts to app.ts. */
 import { env, waitUntil } from "cloudflare:workers";
 import { createSigner } from "../shared/contracts/call-signature.ts";
 import { heartbeatMs } from "../shared/contracts/inference.ts";
@@ -6,6 +6,7 @@ import { limits } from "../shared/contracts/limits.ts";
 import type { Jurisdiction } from "../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../shared/errors.ts";
 import { isLoopback } from "../shared/loopback.ts";
+import { tracesBody } from "../shared/observability/otlp.ts";
 import { AnswerBodies, workerBodyBytes } from "./answer/answer-body.ts";
 import { paced } from "./api/paced.ts";
 import { createApp } from "./app.ts";
@@ -21,7 +22,7 @@ import { holdingOf, readinessOf } from "./dispatch/routing.ts";
 import { EdgeMetrics } from "./platform/edge-metrics.ts";
 import { logFailure } from "./platform/log.ts";
 import { objectNamed } from "./platform/objects.ts";
-import { exportSpans } from "./platform/otlp-export.ts";
+import { post, service } from "./platform/otlp-export.ts";
 import type { Region } from "./platform/region.ts";
 import { createAdmissions } from "./tenants/admission.ts";
 import { BodyReads } from "./tenants/body-reads.ts";
@@ -50,7 +51,7 @@ if (
   const message = "Calls to the backends are not signed, so these must take them from anybody: set BACKEND_SECRETS.";
   logEvent("warn", "unsigned_calls", { message });
 }
-/** Clients of one request, because a request must not await those of another one. */
+/** Makes backend clients for one request, because in workerd a request must not await work of another one. */
 const newClients = configured(env, ({ backendSecrets, backends, backendFetch }) => {
   const sign = createSigner(backendSecrets, now);
   return (jurisdiction: Jurisdiction | null) =>
@@ -124,7 +125,7 @@ const app = createApp({
   tracing: {
     sampleRatio: otlp ? config.traceRatio : 0,
     ended: (span) => {
-      if (otlp) waitUntil(exportSpans(otlp, [span]));
+      if (otlp) waitUntil(post(otlp, "/v1/traces", tracesBody(service, [span])));
     },
     logRequest: (fields) => {
       logEvent("info", "request", fields);

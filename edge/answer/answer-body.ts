@@ -15,13 +15,13 @@ const objectBodyBytes = 16 * 2 ** 20;
 /** Maximum bytes held by the large answers that a Worker's isolate makes itself; one tenant may hold half. */
 export const workerBodyBytes = 32 * 2 ** 20;
 
-/** Maximum bytes per stream write, as written data cannot be withdrawn. */
+/** Maximum bytes per stream write. Queued data can be discarded after a failure, written data cannot. */
 const writeBytes = 16 * 1024;
 
-/** Maximum bytes of an answer that is sent with a `content-length`. A larger one is an AnswerBody. */
+/** Maximum bytes of an answer that is sent at once, with a `content-length`. A larger one is streamed by an AnswerBody. */
 export const shortAnswerBytes = 64 * 1024;
 
-/** Writers continue while fewer bytes than this are unread. */
+/** A writer produces more output only while the client has fewer unread bytes than this. */
 export const unreadAheadBytes = limits.unreadBytes / 16;
 
 /** Writers join events, or parts of a large answer, until they have this many bytes. */
@@ -62,8 +62,8 @@ export class AnswerBodies {
   #timer: ReturnType<typeof setInterval> | null = null;
 
   /**
-   * `ofRequests`: the bodies belong to a Worker's requests, of which none may use another's timer or stream. So each body has a
-   * timer of its own and is evicted at its next tick.
+   * `ofRequests`: each body belongs to another request of a Worker. workerd forbids a request to use the timers and streams of
+   * another one, so each body has its own timer, and the body itself carries out its eviction at its next tick.
    */
   constructor({ maximumBytes = objectBodyBytes, ofRequests = false } = {}) {
     this.#maximumBytes = maximumBytes;
@@ -116,7 +116,7 @@ export class AnswerBodies {
     return body;
   }
 
-  /** Ends the largest body of the tenant that holds most, until the maximum is met. */
+  /** Ends the largest body of the tenant that holds most, and repeats that until all bodies together are within the maximum. */
   #evictLargest(): void {
     while (this.#heldBytes > this.#maximumBytes) {
       const heaviest = largest(this.#tenants.values(), (bodies) => sum(bodies));
@@ -165,20 +165,20 @@ export class AnswerBody {
   #queue: Piece[] = [];
   #queuedBytes = 0;
   #pendingBytes = 0;
-  /** As last reported to `held`. */
+  /** The bytes that `held` was last told of. */
   #heldBytes = 0;
   /** Ticks since the last write or heartbeat. */
   #silentTicks = 0;
   /** Ticks since the pending write began. */
   #stalledTicks = 0;
-  /** Error that ends the body at its next tick. Once set, its bytes no longer count. */
+  /** Error that ends this body at its next tick. Once it is set, the bytes of this body no longer count. */
   #eviction: ServiceError | null = null;
 
   constructor(options: BodyOptions, events: BodyEvents & { held(changedBytes: number): void }) {
     this.#options = options;
     this.#events = events;
     this.#end = new AnswerEnd({ settled: events.settled, finished: (reason) => this.#finished(reason) });
-    // A tick may follow a write immediately.
+    // One tick less than the interval has, because the first tick may follow a write immediately.
     this.#heartbeatTicks = Math.max(1, Math.floor((options.heartbeat?.everyMs ?? 0) / tickMs) - 1);
   }
 
@@ -195,7 +195,7 @@ export class AnswerBody {
     return this.#heldBytes;
   }
 
-  /** A write waits for the client to read it. */
+  /** The client has not read the pending write yet. */
   get isWriting(): boolean {
     return this.#writingBytes > 0;
   }
@@ -219,7 +219,7 @@ export class AnswerBody {
     this.#reportHeldBytes();
   }
 
-  /** Sets the bytes that the writer keeps for later. `isBounded`: ends the answer if it holds more than `maximumBytes`. */
+  /** Sets the bytes that the answer's writer holds besides. `isBounded`: ends the answer if it now holds more than `maximumBytes`. */
   setPendingBytes(bytes: number, isBounded: boolean): void {
     if (!this.isOpen) return;
     this.#pendingBytes = bytes;
@@ -232,7 +232,7 @@ export class AnswerBody {
     if (this.#end.apply("complete")) this.#close(text);
   }
 
-  /** Completes an answer that is sent without this body. */
+  /** Completes an answer that was short enough to be sent without this body. */
   completeUnused(): void {
     if (this.#end.apply("complete")) this.#end.apply("broken off");
   }
@@ -269,13 +269,13 @@ export class AnswerBody {
     }
     const { heartbeat } = this.#options;
     if (!heartbeat || ++this.#silentTicks < this.#heartbeatTicks) return;
-    // A pending write detects a disconnect as well.
+    // A pending write also detects a disconnect.
     if (!this.isWriting) this.write(heartbeat.text);
     this.#silentTicks = 0;
     this.#events.heartbeatDue?.();
   }
 
-  /** Ends this body because all bodies together hold too much. */
+  /** Ends this body because all bodies together hold more than `maximumBytes`. */
   evict(maximumBytes: number, { atNextTick }: { atNextTick: boolean }): void {
     const message = `Buffered answers exceed ${maximumBytes} bytes; this one holds ${this.#heldBytes}.`;
     const error = new ServiceError("overloaded", message, { retryAfterSeconds: 1 });
@@ -322,7 +322,7 @@ export class AnswerBody {
     this.#silentTicks = 0;
     this.#queuedBytes += bytes.length;
     for (let i = 0; i < bytes.length; i += writeBytes) {
-      // A copy: a view would keep the whole buffer in memory.
+      // A copy, because a view would keep the whole text in memory until its last piece is read.
       const piece = bytes.length <= writeBytes ? bytes : bytes.slice(i, i + writeBytes);
       this.#queue.push({ bytes: piece, isRest: i > 0 });
     }
@@ -339,7 +339,7 @@ export class AnswerBody {
     const part = joinArrays(Uint8Array, pieces);
     this.#queuedBytes -= bytes;
     this.#writingBytes = bytes;
-    // Rejects if the client disconnected, which `writer.closed` reports.
+    // The write rejects if the client disconnected; `writer.closed` handles that.
     this.#opened()
       .writer.write(part)
       .then(() => this.#written(), ignore);

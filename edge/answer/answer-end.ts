@@ -1,4 +1,4 @@
-/** The states of an answer, shared by its writer and its body: open → closing → ended, for one reason. Pure. */
+/** The states of an answer: open → closing → ended. Pure. */
 
 /**
  * - complete: all of it was written.
@@ -12,13 +12,13 @@ export type EndReason = (typeof endReasons)[number];
 
 /**
  * - open: it may be written to.
- * - closing: its reason is known and it is charged; the client may still read its last bytes.
+ * - closing: the reason is known and the answer is charged; the client may still read its last bytes.
  * - ended: it holds nothing in memory.
  */
 export type AnswerState = { phase: "open" } | { phase: "closing" | "ended"; reason: EndReason };
 
 /**
- * An EndReason closes the answer.
+ * What can happen to an answer. An EndReason closes it. Then one of these ends it:
  * - delivered: the client has read all of it.
  * - broken off: unread bytes are discarded; the client gets an incomplete body.
  */

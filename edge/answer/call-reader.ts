@@ -1,25 +1,25 @@
 /**
- * Reads calls of functions from a text that may have some (shared/contracts/tools.ts), as it arrives. The text is held to the form, so
- * whatever follows the beginning of a call is one; it may be cut anywhere. Pure.
+ * Finds function calls in an answer's text, which arrives in parts. The backend constrains the text to the form of
+ * shared/contracts/tools.ts, so what begins like a call is one; only its end may be missing. Pure.
  */
 import { callFormat, hasAnyText } from "../../shared/contracts/tools.ts";
 import { longestBeginning } from "../../shared/tokenizer/text-stream.ts";
 
-/** What a part of the text adds to a call. */
+/** What one part of the text adds to a call. */
 export interface CallPart {
   index: number;
-  /** With the call's first part. */
+  /** In the call's first part; null in later ones. */
   name: string | null;
-  /** More of the JSON. */
+  /** The next piece of the arguments' JSON. */
   arguments: string;
-  /** It is whole. */
+  /** The call is complete with this part. */
   isWhole: boolean;
 }
 
 export class CallReader {
-  /** Text may stand before the first call; else a text that does not begin with a call has none. */
+  /** Text may come before the first call. Otherwise the answer is calls alone or text alone. */
   readonly #isFree: boolean;
-  /** What is not told yet, as it may be the beginning of a call, or of what follows its arguments. */
+  /** Text that is held back, because it may be the beginning of a call or of the end of its arguments. */
   #rest = "";
   #within: "text" | "name" | "arguments" = "text";
   #count = 0;
@@ -29,12 +29,12 @@ export class CallReader {
     this.#isFree = hasAnyText(form);
   }
 
-  /** The text ended, or would end here, with a whole call. */
+  /** The text so far ends in a complete call. */
   get endsInCall(): boolean {
     return this.#count > 0 && this.#within === "text";
   }
 
-  /** Text before calls, and parts of calls, at most one of each; `isLast`: no more text comes. */
+  /** Returns the text before calls and at most one part of each call. `isLast`: no more text comes. */
   push(text: string, isLast: boolean): { text: string; calls: CallPart[] } {
     this.#rest += text;
     const calls: CallPart[] = [];
@@ -48,14 +48,14 @@ export class CallReader {
     return { text: told, calls };
   }
 
-  /** Reads on to the next place where the kind of text changes; false where it has not come yet. */
+  /** Reads to the end of the current text, name or arguments. Returns false if that end has not arrived yet. */
   #step(calls: CallPart[], tell: (text: string) => void, isLast: boolean): boolean {
     const { start, beforeName, beforeArguments, end } = callFormat;
     if (this.#within === "text") {
       const found = this.#rest.indexOf(start);
       const at = this.#isFree || this.#count > 0 || (found === 0 && !this.#hasText) ? found : -1;
       const before = this.#take(at >= 0 ? at : this.#rest.length - longestBeginning(this.#rest, [start]));
-      // Between calls there is white space.
+      // Between calls there is only white space, which is dropped.
       if (this.#count === 0) tell(before);
       if (at < 0) return false;
       this.#take(start.length);
@@ -68,7 +68,7 @@ export class CallReader {
       calls.push({ index: this.#count++, name, arguments: "", isWhole: false });
       this.#within = "arguments";
     } else {
-      // The arguments are in one line, which ends in the brace of the call's own object.
+      // The arguments are on one line. Its last character is the closing brace of the call's own object, which is no argument.
       const at = this.#rest.indexOf("\n");
       const part = this.#take((at >= 0 ? at : this.#rest.length) - 1);
       if (at < 0 && part === "" && !isLast) return false;
@@ -84,7 +84,7 @@ export class CallReader {
     return true;
   }
 
-  /** Removes and returns the beginning of what is left. */
+  /** Removes and returns the first characters of the held-back text. */
   #take(length: number): string {
     const taken = this.#rest.slice(0, Math.max(0, length));
     this.#rest = this.#rest.slice(taken.length);

@@ -1,6 +1,6 @@
 /**
- * Turns the frames of one sequence into the parts of a choice. A stream sends each part, a whole response joins them, so both
- * have the same text. Pure.
+ * Turns the frames of one sequence into the parts of a choice. A stream sends each part and a whole response joins them, so both have
+ * the same text. Pure.
  */
 import type { DoneFrame, Frame, PromptFrame, TokenFrame, TokenSources } from "../../shared/contracts/inference.ts";
 import type { ChatToken, ComparedToken, PromptLogprobs, SourcedToken } from "../../shared/contracts/responses.ts";
@@ -14,14 +14,14 @@ import { type CallPart, CallReader } from "./call-reader.ts";
 
 export interface ChoiceOptions {
   echo: boolean;
-  /** Alternatives per token; null for no logprobs at all. */
+  /** Number of alternatives per token; null for no logprobs at all. */
   logprobs: number | null;
-  /** The same of the prompt's tokens. */
+  /** The same for the tokens of the prompt. */
   promptLogprobs: number | null;
   compare: boolean;
-  /** Tell the passages behind each token, of an answer that reads memories. */
+  /** Report the passages of memories that each token came from. */
   sources: boolean;
-  /** The choice has a block `chameleon`. */
+  /** The choice has an object `chameleon` that tells how it was made. */
   withBlock: boolean;
 }
 
@@ -29,22 +29,22 @@ export interface ChoiceOptions {
 export interface ChoicePart {
   planned: PlannedChoice;
   text: string;
-  /** Of functions, after the text. */
+  /** Function calls, which come after the text. */
   calls: CallPart[];
   /** null unless the request asks for logprobs. */
   logprobs: ReportedToken[] | null;
-  /** In the part of the prompt only, if the request asks for them. */
+  /** Only in the part that the `prompt` frame makes, if the request asks for them. */
   promptLogprobs: PromptLogprobs | null;
   compared: ComparedToken[];
   sourced: SourcedToken[];
-  /** In the last part only. */
+  /** Only in the last part. */
   done: DoneFrame | null;
   finishReason: "stop" | "length" | "tool_calls" | null;
 }
 
 export interface ReportedToken {
   piece: Uint8Array;
-  /** Its start in the text, in Unicode code points. */
+  /** Where it starts in the text, in Unicode code points. */
   offset: number;
   /** null for the first token of an echoed prompt, which has no context. */
   logprob: number | null;
@@ -55,7 +55,12 @@ export interface ReportedToken {
   sources: Omit<SourcedToken, "token"> | null;
 }
 
-type Alternatives = readonly [number, number][] | undefined;
+/** Scores of one token in a frame: log-probabilities, and alternatives as [token id, log-probability]. */
+interface Scores {
+  logprob?: number | null | undefined;
+  baseLogprob?: number | null | undefined;
+  alternatives?: readonly [number, number][] | undefined;
+}
 
 interface EchoedPrompt {
   text: string;
@@ -81,13 +86,14 @@ export class Choice {
   readonly #tokenizer: Tokenizer;
   readonly #options: ChoiceOptions;
   readonly #text: TextStream;
-  /** null where no function may be called. */
+  /** null if the answer cannot call functions. */
   readonly #calls: CallReader | null;
-  readonly #offsets: OffsetCounter;
-  /** The echoed prompt until the first part has it, then "". */
+  /** null if tokens are not reported. */
+  readonly #offsets: OffsetCounter | null;
+  /** The echoed prompt; "" once the first part has taken it. */
   #prompt: string;
   readonly #promptCharacters: number;
-  /** Tokens whose text is not emitted yet, as it may be the beginning of a stop string. */
+  /** Tokens whose text is held back, because it may be the beginning of a stop string. */
   #held: ReportedToken[] = [];
   #stopped = false;
 
@@ -100,10 +106,11 @@ export class Choice {
     this.#calls = text_form !== null && hasCalls(text_form) ? new CallReader(text_form) : null;
     this.#prompt = echoed.text;
     this.#promptCharacters = echoed.characters;
-    this.#offsets = new OffsetCounter(this.#promptCharacters);
+    const isReported = options.logprobs !== null || options.compare || this.#isSourced;
+    this.#offsets = isReported ? new OffsetCounter(this.#promptCharacters) : null;
   }
 
-  /** Takes the sequence's next frame. Throws the ServiceError that an error frame stands for. */
+  /** Takes the sequence's next frame. Throws the ServiceError of an error frame. */
   push(frame: Frame): ChoicePart {
     switch (frame.type) {
       case "prompt":
@@ -122,11 +129,6 @@ export class Choice {
     }
   }
 
-  get #isReported(): boolean {
-    const { logprobs, compare } = this.#options;
-    return logprobs !== null || compare || this.#isSourced;
-  }
-
   get #isSourced(): boolean {
     return this.#options.sources && this.planned.assignment.memories.length > 0;
   }
@@ -135,16 +137,9 @@ export class Choice {
     if (this.#stopped) return "";
     const { text, stopped } = this.#text.push(frame.tokenId);
     this.#stopped = stopped;
-    if (!this.#isReported) return text;
-    this.#held.push({
-      piece: this.#tokenizer.pieceOf(frame.tokenId),
-      offset: this.#offsets.next(this.#tokenizer.textPieceOf(frame.tokenId)),
-      logprob: frame.logprob ?? null,
-      top: this.#top(frame.alternatives),
-      // Without an adapter the base's logprob is the token's.
-      baseLogprob: frame.baseLogprob ?? frame.logprob ?? null,
-      sources: frame.sources ? this.#sourcesOf(frame.sources) : null,
-    });
+    if (!this.#offsets) return text;
+    const sources = frame.sources ? this.#sourcesOf(frame.sources) : null;
+    this.#held.push({ ...this.#reported(frame.tokenId, this.#offsets, frame), sources });
     return text;
   }
 
@@ -158,17 +153,22 @@ export class Choice {
   #promptTokens(frame: PromptFrame): ReportedToken[] {
     const offsets = new OffsetCounter();
     return this.planned.sequence.promptIds.map((id, i) => {
-      const piece = this.#tokenizer.pieceOf(id);
-      const logprob = frame.logprobs[i] ?? null;
-      return {
-        piece,
-        offset: offsets.next(this.#tokenizer.textPieceOf(id)),
-        logprob,
-        top: this.#top(frame.alternatives[i]),
-        baseLogprob: frame.baseLogprobs?.[i] ?? logprob,
-        sources: null,
-      };
+      const baseLogprob = frame.baseLogprobs?.[i];
+      const scores = { logprob: frame.logprobs[i], baseLogprob, alternatives: frame.alternatives[i] };
+      return { ...this.#reported(id, offsets, scores), sources: null };
     });
+  }
+
+  #reported(id: number, offsets: OffsetCounter, { logprob = null, baseLogprob, alternatives = [] }: Scores) {
+    const top = alternatives.slice(0, this.#options.logprobs ?? 0);
+    return {
+      piece: this.#tokenizer.pieceOf(id),
+      offset: offsets.next(this.#tokenizer.textPieceOf(id)),
+      logprob,
+      top: top.map(([one, its]) => ({ piece: this.#tokenizer.pieceOf(one), logprob: its })),
+      // Without an adapter the token's logprob is the base's.
+      baseLogprob: baseLogprob ?? logprob,
+    };
   }
 
   #promptLogprobs({ logprobs, alternatives }: PromptFrame): PromptLogprobs | null {
@@ -195,11 +195,6 @@ export class Choice {
     };
   }
 
-  #top(alternatives: Alternatives): ReportedToken["top"] {
-    const top = (alternatives ?? []).slice(0, this.#options.logprobs ?? 0);
-    return top.map(([id, logprob]) => ({ piece: this.#tokenizer.pieceOf(id), logprob }));
-  }
-
   #part(text: string, tokens: ReportedToken[], done: DoneFrame | null): ChoicePart {
     const prompt = this.#prompt;
     this.#prompt = "";
@@ -224,7 +219,6 @@ function comparedOf(tokens: readonly ReportedToken[]): ComparedToken[] {
   );
 }
 
-/** Tokens of an echoed prompt have no sources. */
 function sourcedOf(tokens: readonly ReportedToken[]): SourcedToken[] {
   return tokens.flatMap(({ piece, sources }) => (sources ? [{ token: tokenText(piece), ...sources }] : []));
 }
@@ -240,7 +234,7 @@ export function tokenText(piece: Uint8Array): string {
   }
 }
 
-/** Tokens with their alternatives, as chats and responses tell them. */
+/** Tokens with their alternatives in the form of chats and responses. */
 export function chatTokensOf(tokens: readonly ReportedToken[]): ChatToken[] {
   return tokens.map(({ piece, logprob, top }) => ({
     ...alternativeOf(piece, logprob ?? 0),
@@ -257,8 +251,7 @@ function alternativeOf(piece: Uint8Array, logprob: number) {
  * that character's offset.
  */
 class OffsetCounter {
-  /** Created with the first token, as most completions need no offsets. */
-  #decoder: TextDecoder | null = null;
+  readonly #decoder = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
   #characters: number;
 
   /** `start`: characters before the first token. */
@@ -268,7 +261,6 @@ class OffsetCounter {
 
   /** The offset of the next token, whose bytes are `piece`. */
   next(piece: Uint8Array): number {
-    this.#decoder ??= new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
     const offset = this.#characters;
     for (const _ of this.#decoder.decode(piece, { stream: true })) this.#characters++;
     return offset;

@@ -1,6 +1,6 @@
 /**
  * Writes the response to one request, streamed or not, from the frames of its sequences, and settles its admission once.
- * Not here: the memory and the end of the body (answer-body.ts), and where frames come from (dispatch/).
+ * Not here: the body's memory limits and its states (answer-body.ts), and how frames are fetched (dispatch/).
  */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -36,9 +36,9 @@ export interface AnswerRequest {
   /** Heartbeat interval of a stream, in milliseconds. */
   heartbeatMs: number;
   admitted: AdmittedRequest;
-  /** What the client has received of the stream, from a cell that was lost or by a connection that broke. */
+  /** What the client has received of the stream before its cell was lost or its connection broke. */
   resumeFrom?: StreamCursor | undefined;
-  /** Each event of a stream of one choice has an id, from which a client can resume. */
+  /** Gives each event of a stream an id from which the client can resume. Only for streams of one choice. */
   withEventIds?: boolean | undefined;
 }
 
@@ -80,7 +80,7 @@ class CompletionWriter {
   readonly #body: AnswerBody;
   readonly #submissions: Submission[] = [];
   readonly #response = Promise.withResolvers<Response>();
-  /** Skips the events that the client has; null if it has none and events have no ids. */
+  /** Skips the events that the client has received and makes event ids; null if neither is needed. */
   readonly #repeated: RepeatedEvents | null;
   #openChoices: number;
   #unaccepted: number;
@@ -124,7 +124,7 @@ class CompletionWriter {
         errorText: (error) => this.#errorText(error),
       },
     );
-    // The last bytes of a settled answer stay readable.
+    // Once the answer is settled, the client can still read its last bytes.
     const leave = () => this.#body.isOpen && this.#body.leave();
     parts.signal.addEventListener("abort", leave);
     if (parts.signal.aborted) leave();
@@ -152,7 +152,7 @@ class CompletionWriter {
     if (--this.#unaccepted === 0 && this.#request.stream && !this.#hasDeadline) this.#begin();
   }
 
-  /** With a deadline, headers wait for the first event, so that a timeout can have the status 504. */
+  /** With a deadline, headers wait for the first event, so that a missed deadline can have the status 504. */
   get #hasDeadline(): boolean {
     return this.#request.plan.choices[0].sequence.deadlineMs !== undefined;
   }
@@ -171,7 +171,7 @@ class CompletionWriter {
 
   #receive(frames: readonly Frame[]): void {
     if (!this.#body.isOpen) return;
-    // Frames that arrive when a stream's client has read everything may exceed the maximum once.
+    // A client that has read everything is not too slow, so the frames of one call may then exceed the maximum.
     const isBounded = !this.#request.stream || this.#body.unreadBytes > 0;
     for (const arrived of frames) {
       for (const frame of this.#promptScores.take(arrived)) this.#addPending(frame);
@@ -181,7 +181,7 @@ class CompletionWriter {
     if (this.#body.isOpen && !this.#request.stream) this.#continueWhole();
   }
 
-  /** Writes pending frames while the client reads. Frames take less memory than their text, so the rest stays frames. */
+  /** Turns pending frames into events while the client reads. The others stay frames, which take less memory than events. */
   #writePending(): void {
     const isRead = () => !this.#request.stream || this.#body.unreadBytes < unreadAheadBytes;
     while (this.#pending.length > 0 && this.#body.isOpen && isRead()) this.#writeSome();
@@ -195,7 +195,7 @@ class CompletionWriter {
 
   #writeSome(): void {
     let events = "";
-    /** The end of a stream: the events of its last frame. */
+    /** The events of the stream's last frame, which are sent once the answer is charged. */
     let last = "";
     try {
       while (this.#pending.length > 0 && events.length < joinedBytes) {
@@ -227,7 +227,7 @@ class CompletionWriter {
   }
 
   /**
-   * Adds a frame to its choice and returns its events, without those that the client has; "" for a non-streamed answer. Throws
+   * Adds a frame to its choice. Returns its events, without those that the client has received; "" for a non-streamed answer. Throws
    * the ServiceError of an error frame, or numerics_mismatch.
    */
   #take(frame: Frame): string {
@@ -248,7 +248,7 @@ class CompletionWriter {
     return events + sseDone;
   }
 
-  /** The id of a choice's last event, or of the usage after it; null if events have none. */
+  /** The id of a choice's latest event, or of the usage after it; null if events have no ids. */
   #eventId(choice: number, isUsage = false): string | null {
     return this.#request.withEventIds ? this.#repeated!.idOf(choice, isUsage) : null;
   }
@@ -259,7 +259,7 @@ class CompletionWriter {
     this.#begin();
   }
 
-  /** Called when frames of a non-streamed answer arrive: begins a long one with white space. */
+  /** Called when frames of a non-streamed answer arrive. If the answer takes long, begins it with white space. */
   #continueWhole(): void {
     const nowMs = this.#parts.now();
     this.#firstFrameMs ??= nowMs;
@@ -269,7 +269,7 @@ class CompletionWriter {
     this.#begin();
   }
 
-  /** Ends the answer once it is charged. */
+  /** Charges the answer, then ends it. */
   async #complete(events: string): Promise<void> {
     await this.#parts.admission.settle(this.#count.consumed(false));
     if (!this.#request.stream) {
@@ -302,7 +302,7 @@ class CompletionWriter {
   #settle(reason: EndReason): void {
     this.#pending.length = 0;
     if (this.#openChoices > 0) for (const submission of this.#submissions) submission.cancel();
-    // A complete answer is charged already.
+    // A complete answer was charged before.
     if (reason !== "complete") void this.#parts.admission.settle(this.#consumed(reason));
     if (reason === "gone" && !this.#hasBegun) {
       this.#response.reject(new ServiceError("cancelled", "The client disconnected."));
@@ -311,10 +311,10 @@ class CompletionWriter {
 
   #consumed(reason: Exclude<EndReason, "complete">): Consumption[] {
     switch (reason) {
-      // Our failure: charge what was delivered, which is nothing of a non-streamed answer.
+      // The service failed: charge only what the client got, which is nothing for a non-streamed answer.
       case "failed":
         return this.#request.stream && this.#hasBegun ? this.#count.consumed(false) : [];
-      // The client's doing: charge everything computed, or computing would be free.
+      // The client caused these ends: charge everything computed, otherwise it could compute for free.
       case "deadline":
       case "limit":
       case "gone":
@@ -322,7 +322,7 @@ class CompletionWriter {
     }
   }
 
-  /** The last text of an answer that has begun. One that has not rejects instead, so that the error has its status. */
+  /** The text that ends a begun answer in an error. If the answer has not begun, its response rejects, so that the error sets the status. */
   #errorText(error: ServiceError): string | null {
     if (!this.#hasBegun) {
       this.#response.reject(error);

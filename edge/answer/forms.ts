@@ -1,4 +1,4 @@
-/** How endpoints write answers: `POST /v1/completions` and `POST /v1/chat/completions` in choices, `POST /v1/responses` in items. */
+/** The JSON of answers: choices for `POST /v1/completions` and `POST /v1/chat/completions`. For `POST /v1/responses` see response-form.ts. */
 import type {
   ChameleonBlock,
   ChatChoice,
@@ -8,6 +8,7 @@ import type {
   CompletionLogprobs,
 } from "../../shared/contracts/responses.ts";
 import { envelopeOf } from "../../shared/errors.ts";
+import type { PlannedChoice } from "../plan/plan.ts";
 import type { CallPart } from "./call-reader.ts";
 import { type ChoicePart, chatTokensOf, type ReportedToken, tokenText } from "./choice.ts";
 import { callId, type Envelope, type Form } from "./response.ts";
@@ -15,14 +16,14 @@ import { responseForm } from "./response-form.ts";
 
 type AnyChoice = (ChatChoice | ChatChunkChoice | CompletionChoice) & { chameleon?: Partial<ChameleonBlock> };
 
-/** The choices of an endpoint. */
+/** What differs between the two endpoints whose answers have choices. */
 interface Choices {
   idPrefix: string;
   object: string;
   chunkObject: string;
-  /** A choice that is done, from its joined parts. */
+  /** A whole choice, from its joined parts. */
   choice(all: ChoicePart, envelope: Envelope): AnyChoice;
-  /** A chunk's choice; `isFirst`: the first chunk of this choice. */
+  /** The choice of one chunk. `isFirst`: it is the first chunk of this choice. */
   chunkChoice(part: ChoicePart, isFirst: boolean, envelope: Envelope): AnyChoice;
 }
 
@@ -75,7 +76,7 @@ function logprobsOf(tokens: readonly ReportedToken[]): CompletionLogprobs {
   };
 }
 
-/** The likeliest tokens and, as OpenAI promises, the token itself. */
+/** The likeliest tokens, and the token itself, which OpenAI's `top_logprobs` always contain. */
 function topOf({ piece, logprob, top }: ReportedToken): Record<string, number> {
   const itself = logprob === null ? [] : [{ piece, logprob }];
   return Object.fromEntries([...top, ...itself].map((one) => [tokenText(one.piece), one.logprob]));
@@ -89,15 +90,10 @@ const chatForm = inChoices({
     index: planned.index,
     message: {
       ...{ role: "assistant", content: contentOf(text, calls), refusal: null },
-      ...(calls.length > 0 && {
-        tool_calls: calls.map(({ index, name, arguments: json }) => ({
-          ...{ id: callId(envelope, planned.index, index), type: "function" },
-          function: { name: name!, arguments: json },
-        })),
-      }),
+      ...(calls.length > 0 && { tool_calls: calls.map((call) => toolCall(call, planned, envelope)) }),
     },
     logprobs: logprobs && chatLogprobsOf(logprobs),
-    // Every choice of a whole response is done; the type does not know it.
+    // A whole choice always has a reason; the default satisfies the type.
     finish_reason: finishReason ?? "length",
   }),
   chunkChoice: ({ planned, text, calls, logprobs, finishReason }, isFirst, envelope) => ({
@@ -106,10 +102,9 @@ const chatForm = inChoices({
       ...(isFirst && { role: "assistant" as const }),
       ...((isFirst || text !== "") && { content: contentOf(text, calls) }),
       ...(calls.length > 0 && {
-        tool_calls: calls.map(({ index, name, arguments: json }) => ({
-          index,
-          ...(name !== null && { id: callId(envelope, planned.index, index), type: "function" as const }),
-          function: { ...(name !== null && { name }), arguments: json },
+        tool_calls: calls.map((call) => ({
+          index: call.index,
+          ...(call.name === null ? { function: { arguments: call.arguments } } : toolCall(call, planned, envelope)),
         })),
       }),
     },
@@ -117,6 +112,11 @@ const chatForm = inChoices({
     finish_reason: finishReason,
   }),
 });
+
+function toolCall({ index, name, arguments: json }: CallPart, choice: PlannedChoice, envelope: Envelope) {
+  const id = callId(envelope, choice.index, index);
+  return { id, type: "function" as const, function: { name: name!, arguments: json } };
+}
 
 function contentOf(text: string, calls: readonly CallPart[]): string | null {
   return text === "" && calls.length > 0 ? null : text;

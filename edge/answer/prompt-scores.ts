@@ -1,14 +1,15 @@
 /**
- * Gives every choice of a prompt the `prompt` frame, which only its first choice asks the backend for. Frames of the other choices
- * are held until the first has had one, so that every choice begins with its prompt. Pure.
+ * Scores of a prompt are requested once, by its first choice. This gives the other choices of the prompt a copy of that `prompt` frame.
+ * Until it arrives, their own frames are held, because each choice begins with its prompt. Pure.
  */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import type { PlannedChoice } from "../plan/plan.ts";
 
-/** Bytes of a frame without alternatives, and of each alternative or passage. Measured in V8, rounded up. */
+/** Bytes of a frame without its lists, and of each alternative or passage in them. Measured in V8, rounded up. */
 const frameBytes = 240;
 const alternativeBytes = 200;
 
+/** The choices of one prompt. */
 interface Group {
   firstId: string;
   otherIds: string[];
@@ -16,7 +17,7 @@ interface Group {
 }
 
 export class PromptScores {
-  /** By sequence id, until the group's first choice has had a frame. */
+  /** By sequence id. A group is removed when its first choice gets its first frame. */
   readonly #waiting = new Map<string, Group>();
   #heldBytes = 0;
 
@@ -36,7 +37,7 @@ export class PromptScores {
     return this.#heldBytes;
   }
 
-  /** Takes a frame and returns those to process now, in order. An error is never held. */
+  /** Takes a frame and returns the frames to process now, in order. Errors are never held. */
   take(frame: Frame): readonly Frame[] {
     const group = this.#waiting.get(frame.id);
     if (!group || frame.type === "error") return [frame];

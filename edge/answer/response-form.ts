@@ -1,9 +1,12 @@
-/** The answer of `POST /v1/responses`: a message or calls of functions, after the search of documents whose passages the prompt has. Pure. */
+/**
+ * The JSON of `POST /v1/responses`. Its output items are the document search, if passages were put into the prompt, then a message,
+ * function calls, or both. Pure.
+ */
 import type { Citation, ResponseEvent, ResponseItem, ResponseObject } from "../../shared/contracts/response-object.ts";
 import type { Usage } from "../../shared/contracts/responses.ts";
 import { envelopeOf, type ServiceError, statusOf } from "../../shared/errors.ts";
 import { type ChoicePart, chatTokensOf } from "./choice.ts";
-import { type AnswerEvent, callId, type Envelope, type Form } from "./response.ts";
+import { type ChoiceEvent, callId, type Envelope, type Form } from "./response.ts";
 
 export const responseForm: Form = {
   idPrefix: "resp_",
@@ -13,7 +16,7 @@ export const responseForm: Form = {
   },
   events(envelope, { part, all, block, isFirst, sequence, usage }) {
     const { text, calls, logprobs, done } = part;
-    const events: AnswerEvent[] = [];
+    const events: ChoiceEvent[] = [];
     const emit = (data: Unnumbered<ResponseEvent>, isLast = false) => {
       const { type, ...fields } = data;
       const numbered = { type, sequence_number: sequence + events.length, ...fields };
@@ -83,10 +86,10 @@ export const responseForm: Form = {
     emit(last as Unnumbered<ResponseEvent>, true);
     return events;
   },
-  // The last event has the usage.
+  // The last event has the usage, so there is no chunk for it.
   usageChunk: () => null,
   failure(envelope, error, sequence) {
-    // OpenAI's reference has the fields in the event, its servers send them in `error`; clients read either.
+    // OpenAI's reference has these fields in the event, and its servers send them in `error`. Clients read one or the other.
     const told = envelopeOf(error).error;
     const response = { ...responseOf(envelope, "failed", [], null), error: errorOf(error) };
     return [
@@ -178,7 +181,7 @@ function searchOf({ id, settings }: Envelope) {
   };
 }
 
-/** Each document with a passage in the prompt, once; they stand for the whole text. */
+/** Cites each document with a passage in the prompt once, at the end of the text. */
 function citationsOf({ planned, text, done }: ChoicePart): Citation[] {
   const { memories } = planned.assignment;
   const cited = (done?.retrieved ?? []).map(({ memory, document }): [string, string] => [

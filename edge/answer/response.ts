@@ -1,6 +1,6 @@
 /**
- * Collects the parts of all choices and builds an answer: events for each part, or one whole object. Pure. Not here: their shapes,
- * which differ by endpoint (forms.ts, response-form.ts).
+ * Collects the parts of all choices and builds an answer: events for each part, or one whole object. Pure. Not here: the JSON of each
+ * endpoint (forms.ts, response-form.ts).
  */
 import type { DoneFrame } from "../../shared/contracts/inference.ts";
 import type { ResponseSettings } from "../../shared/contracts/response-object.ts";
@@ -17,63 +17,64 @@ export interface Envelope {
   /** Unix time in seconds. */
   created: number;
   model: string;
-  /** Of the artifacts: with others, a seed may give another text. */
+  /** Identifies the artifacts. With other artifacts, the same seed may give another text. */
   fingerprint: string;
-  /** Of a response. */
+  /** Only for the Responses API, whose answers repeat the request's settings. */
   settings?: ResponseSettings;
 }
 
-/** The id of a call: that of a repeated request's answer is the same. */
+/** The id of a function call. It depends only on the answer's id, so a repeated request has the same. */
 export function callId({ id }: Envelope, choice: number, call: number): string {
   return `call_${id.slice(id.search(/[-_]/) + 1)}_${choice}_${call}`;
 }
 
+/** What is known of one choice so far. */
 interface Collected {
-  /** Its parts joined; of a stream only `done`, and the text if its form repeats that. */
+  /** Its parts, joined. For a stream only `done`, and the text if the form repeats it. */
   all: ChoicePart;
-  /** Number of its compared tokens, and the nats that they gained over the base. */
+  /** Its compared tokens, and the nats that they gain over the base, summed. */
   gained: { nats: number; tokens: number };
-  /** It has had a chunk. */
+  /** At least one event was made. */
   hasBegun: boolean;
 }
 
 /** An event of a stream. */
 export interface NamedEvent {
-  /** null: it has none. */
+  /** null for an event without a name. */
   name: string | null;
   data: object;
 }
 
-export interface AnswerEvent extends NamedEvent {
-  /** Text of the choice; a resumed stream must have the same (sent-events.ts). */
+export interface ChoiceEvent extends NamedEvent {
+  /** The choice's text in this event, by which sent-events.ts recognises it in a resumed stream. */
   text: string;
-  /** The choice's last one. */
+  /** It is the choice's last event. */
   isLast: boolean;
 }
 
-/** A choice that has another part. */
+/** A new part of a choice, with what a form needs to make its events. */
 export interface NextPart {
   part: ChoicePart;
-  /** Its parts so far, as far as they are joined. */
+  /** The choice's parts so far (Collected). */
   all: ChoicePart;
-  /** With a choice's last part the whole block, before that what belongs to the part. */
+  /** The object `chameleon`: whole with a choice's last part; before that, only its lists of this part's tokens. */
   block: Partial<ChameleonBlock> | null;
   isFirst: boolean;
   /** Number of the answer's events so far. */
   sequence: number;
-  /** Of the whole answer so far; only a last event needs it. */
+  /** The usage of all choices so far. */
   usage(): Usage;
 }
 
 /** How an endpoint writes answers. */
 export interface Form {
   idPrefix: string;
-  /** The last events of a stream repeat its text. */
+  /** The last events of a stream repeat the whole text. */
   repeatsText: boolean;
   /** The whole answer. */
   whole(envelope: Envelope, choices: { all: ChoicePart; block: ChameleonBlock | null }[], usage: Usage): object;
-  events(envelope: Envelope, next: NextPart): AnswerEvent[];
-  /** The chunk after all choices; null if the form has none. */
+  events(envelope: Envelope, next: NextPart): ChoiceEvent[];
+  /** The chunk with the usage after all choices; null if the form has none. */
   usageChunk(envelope: Envelope, usage: Usage): object | null;
   /** Events that end a stream in an error, after `sequence` others. */
   failure(envelope: Envelope, error: ServiceError, sequence: number): NamedEvent[];
@@ -84,13 +85,13 @@ export function eventText({ name, data }: NamedEvent, id: string | null = null):
 }
 
 interface BuilderOptions extends Pick<ChoiceOptions, "compare" | "sources" | "withBlock"> {
-  /** Not a stream: parts are joined for `response`. */
+  /** The answer is not streamed, so its parts are joined for `whole`. */
   isWhole: boolean;
 }
 
-/** Bytes of a logprob with its token and its place in a list: measured in V8, rounded up. As JSON it takes fewer. */
+/** Bytes of a logprob with its token in a list, measured in V8 and rounded up. Its JSON takes fewer. */
 const logprobBytes = 96;
-/** The same of a passage behind a token. */
+/** Bytes of a token's source passage, measured likewise. */
 const passageBytes = 192;
 
 export class ResponseBuilder {
@@ -102,10 +103,10 @@ export class ResponseBuilder {
   #completionTokens = 0;
   /** Number of events so far. */
   eventCount = 0;
-  /** Per prompt: tokens that none of its choices computed, and those of its passages. */
+  /** By prompt: tokens that none of its choices had to compute, and tokens of the passages in it. */
   readonly #reusedTokens = new Map<number, number>();
   readonly #retrievedTokens = new Map<number, number>();
-  /** The maximum of all choices for each phase. */
+  /** For each phase, the maximum over all choices. */
   readonly timings: Timings;
   /** Approximate bytes of the joined parts in memory. */
   heldBytes = 0;
@@ -197,8 +198,8 @@ export class ResponseBuilder {
     return this.#form.whole(this.#envelope, choices, this.usage);
   }
 
-  /** Events of one part; none where there is nothing to tell yet. `add` it first. */
-  events(part: ChoicePart): AnswerEvent[] {
+  /** The events of one part, which must have been added; none if the part is empty. */
+  events(part: ChoicePart): ChoiceEvent[] {
     const { planned, text, calls, logprobs, compared, sourced, done } = part;
     const isSilent = text === "" && calls.length + compared.length + sourced.length === 0 && !logprobs?.length;
     if (!done && isSilent) return [];
@@ -212,7 +213,7 @@ export class ResponseBuilder {
     return events;
   }
 
-  /** The block comes with a choice's last part; compared tokens and sources come with their own parts. */
+  /** The object `chameleon` of a part: whole in a choice's last part; before that, only the part's compared tokens and sources. */
   #blockOf(part: ChoicePart): Partial<ChameleonBlock> | null {
     const { compared, sourced, done } = part;
     if (done && this.#options.withBlock) return this.#block(part);
@@ -232,7 +233,7 @@ export class ResponseBuilder {
     return this.#form.failure(this.#envelope, error, this.eventCount);
   }
 
-  /** The block of a choice that is done; it lists the part's compared tokens and sources. */
+  /** The whole object `chameleon` of a choice that is done. Its lists have the tokens of the given part. */
   #block({ planned, compared, sourced, done }: ChoicePart): ChameleonBlock {
     const { centroid, similarity, mode, experts, memories } = planned.assignment;
     const { nats, tokens } = this.#choices[planned.index].gained;
@@ -275,7 +276,7 @@ export class ResponseBuilder {
   }
 }
 
-/** Four decimals: finer differences say nothing about a text. */
+/** Rounds to four decimals. */
 function rounded(value: number): number {
   return Math.round(value * 1e4) / 1e4;
 }
@@ -294,7 +295,7 @@ function roundedTimings(timings: Timings): Timings {
   return Object.fromEntries(entries) as Timings;
 }
 
-/** Experts with their weights, zero included: the base first. Empty for a mixture that was never weighed (`max_tokens: 0`). */
+/** All experts with their weights, the base first. Empty for a mixture that was never weighed (`max_tokens: 0`). */
 function expertsOf({ experts, mode }: PlannedChoice["assignment"], done: DoneFrame | null): ChameleonBlock["experts"] {
   const mixture = done?.mixture;
   if (!mixture && (mode === "evidence" || mode === "fixed")) return [];

@@ -1,10 +1,10 @@
 /**
  * Resumes a stream without storing its tokens. The Worker counts and hashes the events that the client has received
- * (SentEvents → StreamCursor). Another cell computes the stream again from the start, which gives the same text because sampling is
- * a function of request and seed, and skips the events that the cursor has (RepeatedEvents). Pure.
+ * (SentEvents → StreamCursor). Another cell computes the stream again from the start and skips the events up to the cursor
+ * (RepeatedEvents). It computes the same text, because sampling depends only on request and seed. Pure.
  *
- * An event belongs to one choice, except the chunk with the usage, an error and [DONE]. The text of a choice's last event is not
- * hashed, as it has timings.
+ * Every event belongs to one choice, except an error, [DONE], and the chunk with the usage. The last event of a choice is not hashed,
+ * because its timings differ between runs.
  */
 
 import { joinArrays } from "../../shared/bytes.ts";
@@ -12,7 +12,7 @@ import { sseDone } from "../../shared/contracts/sse.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 
-/** The position of one choice. */
+/** How far one choice has been sent. */
 interface ChoicePlace {
   /** Number of events before the last. */
   events: number;
@@ -22,14 +22,14 @@ interface ChoicePlace {
   isDone: boolean;
 }
 
-/** The position of a stream; JSON. */
+/** How far a stream has been sent. Sent to cells as JSON. */
 export interface StreamCursor {
   choices: ChoicePlace[];
   /** The chunk with the usage was sent. */
   isUsageSent: boolean;
 }
 
-/** The position of a stream of one choice whose last event has this id of RepeatedEvents; null for other text. */
+/** The cursor after the event with this id (RepeatedEvents.idOf), in a stream of one choice; null for any other text. */
 export function cursorAfter(eventId: string): StreamCursor | null {
   const [, events, digest, done, usage] = /^(\d{1,7})-([0-9a-z]{1,7})(!?)(u?)$/.exec(eventId) ?? [];
   if (events === undefined) return null;
@@ -37,7 +37,7 @@ export function cursorAfter(eventId: string): StreamCursor | null {
   return { choices: [place], isUsageSent: usage !== "" };
 }
 
-/** The position of a client that has nothing. */
+/** The cursor of a client that has received nothing. */
 export function streamStart(choices: number): StreamCursor {
   return { choices: placesOf(choices), isUsageSent: false };
 }
@@ -56,14 +56,14 @@ function advance(place: ChoicePlace, text: string, isDone: boolean): void {
 
 const [lineFeed, colon] = [10, 58];
 
-/** Splits the bytes of a stream into events, each with its empty line. */
+/** Splits the bytes of a stream into events. Each event includes the empty line that ends it. */
 export class EventSplitter {
   #begun: Uint8Array[] = [];
 
   /** Returns the events that `chunk` completes. */
   push(chunk: Uint8Array): Uint8Array[] {
     this.#begun.push(chunk);
-    // JSON escapes line feeds, so only the end of an event has them.
+    // JSON escapes line feeds, so one in the stream ends a line of an event.
     if (!chunk.includes(lineFeed)) return [];
     const bytes = joinArrays(Uint8Array, this.#begun);
     const events: Uint8Array[] = [];
@@ -84,7 +84,7 @@ export class EventSplitter {
   }
 }
 
-/** Whether an event, or the beginning of one, is a comment: a heartbeat. */
+/** Whether these first bytes of an event are those of a comment, which is a heartbeat. */
 export function isComment(event: Uint8Array): boolean {
   return event[0] === colon;
 }
@@ -95,9 +95,9 @@ interface ChunkDelta {
 }
 
 interface Chunk {
-  /** One choice; none in the chunk with the usage. */
+  /** Has one choice; empty in the chunk with the usage. */
   choices?: { index: number; text?: string; delta?: ChunkDelta; finish_reason: string | null }[];
-  /** Of a response's event, which is one of choice 0. */
+  /** The next three fields are those of the Responses API, whose answers have one choice. */
   type?: string;
   delta?: string;
   item?: { name?: string };
@@ -109,19 +109,19 @@ const lastTypes = new Set(["response.completed", "response.incomplete"]);
 const decoder = new TextDecoder();
 const data = "data: ";
 
-/** Parses an event that is not a comment; null for [DONE]. */
+/** Parses an event that is no comment. Returns null for [DONE]. */
 function chunkOf(event: Uint8Array): Chunk | null {
   const text = decoder.decode(event);
   return text === sseDone ? null : (JSON.parse(text.slice(text.indexOf(data) + data.length)) as Chunk);
 }
 
-/** Reads the events that a client has received. */
+/** Keeps the cursor of a client from the events that it has received. */
 export class SentEvents {
-  /** The client has [DONE]. */
+  /** The client has received [DONE]. */
   isDone = false;
-  /** The client has an error, which only `response.failed` and [DONE] may follow. */
+  /** The client has received an error. Only `response.failed` and [DONE] may follow. */
   hasFailed = false;
-  /** The client has an event other than a comment. */
+  /** The client has received an event other than a comment. */
   hasBegun = false;
   readonly cursor: StreamCursor;
 
@@ -148,7 +148,7 @@ export class SentEvents {
     }
   }
 
-  /** Adds all bytes of a stream and returns those after its last event. A stream that ends in [DONE] is not parsed. */
+  /** Adds all bytes of a stream and returns the bytes after its last event. If the stream ends in [DONE], the rest is not parsed. */
   addStream(bytes: Uint8Array): Uint8Array {
     const end = bytes.subarray(-sseDone.length);
     if (decoder.decode(end) === sseDone) this.add(end);
@@ -159,19 +159,19 @@ export class SentEvents {
   }
 }
 
-/** Finds, in a resumed stream, the event of which the client has only the beginning. */
+/** Finds the event in a resumed stream whose first bytes the client has already received. */
 export class PartialEvent {
   readonly #beginning: Uint8Array;
-  /** Events that arrived before it, without comments. */
+  /** Events that arrived before the one looked for, without comments. */
   readonly #held: Uint8Array[] = [];
-  /** Choices that have had an event; null for the chunk with the usage. Only the first event of a choice can match. */
+  /** Choices with an event so far; null stands for the chunk with the usage. Only the first event of a choice can match. */
   readonly #choices = new Set<number | null>();
 
   constructor(beginning: Uint8Array) {
     this.#beginning = beginning;
   }
 
-  /** Returns the event followed by all others so far, or null while it has not arrived. Throws an Error if the stream ends without it. */
+  /** Returns the event, followed by all others so far; null while it has not arrived. Throws an Error if the stream ends without it. */
   take(events: readonly Uint8Array[]): Uint8Array[] | null {
     let found: Uint8Array | null = null;
     for (const event of events) {
@@ -189,7 +189,7 @@ export class PartialEvent {
   }
 }
 
-/** Skips, in a stream that is computed again, the events up to the client's cursor. */
+/** Skips the events up to the client's cursor in a stream that is computed again. */
 export class RepeatedEvents {
   readonly #sent: StreamCursor;
   readonly #computed: ChoicePlace[];
@@ -203,13 +203,13 @@ export class RepeatedEvents {
     return this.#sent.isUsageSent;
   }
 
-  /** The place of a choice as the id of its event: `12-1n4kq7r`, with `!` after its last one. The usage after that adds `u`. */
+  /** The id of a choice's latest event: its count and hash, as `12-1n4kq7r`. `!` marks the choice's last event, `u` the usage after it. */
   idOf(choice: number, isUsage: boolean): string {
     const { events, digest, isDone } = this.#computed[choice];
     return `${events}-${digest.toString(36)}${isDone ? "!" : ""}${isUsage ? "u" : ""}`;
   }
 
-  /** Returns whether the client has the next event of a choice. Throws numerics_mismatch if the client has other text. */
+  /** Returns whether the client has already received this event. Throws numerics_mismatch if it has received different text. */
   skipIfSent(choice: number, text: string, isDone: boolean): boolean {
     const [sent, computed] = [this.#sent.choices[choice], this.#computed[choice]];
     advance(computed, text, isDone);

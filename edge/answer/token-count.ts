@@ -4,31 +4,25 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest } from "../../shared/errors.ts";
 import type { Plan, PlannedChoice } from "../plan/plan.ts";
 import type { Consumption } from "../tenants/consumption.ts";
+import type { ChoiceOptions } from "./choice.ts";
 
-/** Maximum tokens of a request: each prompt once, with its passages, and `maxTokens` of every choice. */
+/** Maximum tokens of a request: every prompt once, with the passages put into it, and `maxTokens` of every choice. */
 export function maxTokensOf(choices: readonly PlannedChoice[]): number {
-  const lengths = new Map(
-    choices.map(({ prompt, sequence: { promptIds, retrieval } }) => [
-      prompt,
-      promptIds.length + (retrieval?.tokens ?? 0),
-    ]),
-  );
-  const prompts = lengths.values().reduce((sum, length) => sum + length, 0);
-  return choices.reduce((sum, { sequence }) => sum + sequence.maxTokens, prompts);
+  const counted = new Set<number>();
+  let tokens = 0;
+  for (const { prompt, sequence } of choices) {
+    if (!counted.has(prompt)) tokens += sequence.promptIds.length + (sequence.retrieval?.tokens ?? 0);
+    counted.add(prompt);
+    tokens += sequence.maxTokens;
+  }
+  return tokens;
 }
 
-interface Reported {
+interface Reported extends Omit<ChoiceOptions, "withBlock"> {
   form: "chat" | "completion" | "response";
-  echo: boolean;
-  /** Alternatives per token; null when logprobs are off. */
-  logprobs: number | null;
-  /** The same of the prompt's tokens. */
-  promptLogprobs: number | null;
-  compare: boolean;
-  sources: boolean;
 }
 
-/** Throws invalid_request if a non-streamed answer, which is in memory until it is complete, may have more than `limits.wholeLogprobs`. */
+/** Throws invalid_request if a non-streamed answer may have more than `limits.wholeLogprobs`: it is held in memory until it is complete. */
 export function refuseManyLogprobs(
   { choices }: Plan,
   { form, echo, logprobs, promptLogprobs, compare, sources }: Reported,
@@ -51,7 +45,7 @@ export function refuseManyLogprobs(
 /** Maximum bytes of a choice's last event, and of an event with one token. GPT-2's longest token has 128 bytes. */
 const [lastEventBytes, eventBytes] = [4096, 512];
 
-/** Maximum bytes of a stream without its heartbeats; null if it may have logprobs, an echoed prompt or passages, whose size is unknown. */
+/** Maximum bytes of a stream without heartbeats; null if the stream may have logprobs, an echoed prompt or passages, which have no such bound. */
 export function maxStreamBytes(
   { choices }: Plan,
   { form, echo, logprobs, compare, sources }: Reported,
@@ -60,12 +54,12 @@ export function maxStreamBytes(
   if (echo || compare || sources || logprobs !== null || choices.some(({ sequence }) => sequence.retrieval))
     return null;
   const tokens = choices.reduce((sum, { sequence }) => sum + sequence.maxTokens, 0);
-  // A response repeats its settings in three events, which escape each character in six bytes at most, and its text in four.
+  // The events of a response repeat its settings three times, at most six bytes a character, and its text up to four times.
   if (form === "response") return 2 * (lastEventBytes + eventBytes * tokens) + 18 * JSON.stringify(settings).length;
   return choices.length * lastEventBytes + eventBytes * tokens;
 }
 
-/** The request's field that asks for the logprobs. */
+/** The field of the request to blame for too many logprobs. */
 function fieldOf(form: Reported["form"], logprobs: number | null, compare: boolean): string {
   if (logprobs === null) return compare ? "chameleon.compare" : "chameleon.sources";
   return form === "response" || (form === "chat" && logprobs > 0) ? "top_logprobs" : "logprobs";
@@ -74,9 +68,9 @@ function fieldOf(form: Reported["form"], logprobs: number | null, compare: boole
 export class TokenCount {
   readonly #model: string;
   readonly #choices: readonly PlannedChoice[];
-  /** Tokens so far; a choice without frames has no entry. */
+  /** Completion tokens so far; a choice that has had no frame is absent. */
   readonly #tokens = new Map<PlannedChoice, number>();
-  /** Tokens of passages, by prompt. */
+  /** Tokens of the passages in each prompt. */
   readonly #retrieved = new Map<number, number>();
 
   constructor(model: string, choices: readonly PlannedChoice[]) {
@@ -84,7 +78,6 @@ export class TokenCount {
     this.#choices = choices;
   }
 
-  /** Adds a frame that is no error. */
   add(planned: PlannedChoice, frame: Exclude<Frame, ErrorFrame>): void {
     this.#tokens.set(planned, (this.#tokens.get(planned) ?? 0) + (frame.type === "token" ? 1 : 0));
     const retrieved = retrievedTokensOf(planned, frame);
@@ -97,8 +90,8 @@ export class TokenCount {
   }
 
   /**
-   * Consumption by adapter; a mixture counts under the first of its adapters. `everyPrompt`: the client ended the request, so
-   * prompts without a frame count, too, with all the passages that they may have, as work on them may have begun.
+   * Consumption by adapter; a mixture counts under its first adapter. `everyPrompt`: the client ended the request, so prompts without a
+   * frame count as well, because work on them may have begun. They count with as many tokens of passages as they may have.
    */
   consumed(everyPrompt: boolean): Consumption[] {
     const rows = new Map<string | null, Consumption>();
@@ -111,7 +104,7 @@ export class TokenCount {
       const length = promptIds.length + (this.#retrieved.get(choice.prompt) ?? reserved);
       const centroid = choice.assignment.adapter?.id ?? null;
       const row = rows.get(centroid) ?? { model: this.#model, centroid, ...nothing };
-      // The request counts once, under its first adapter.
+      // One row alone counts the request.
       const requests = rows.size === 0 ? 1 : row.requests;
       const promptTokens = row.promptTokens + (prompts.has(choice.prompt) ? 0 : length);
       prompts.add(choice.prompt);
@@ -121,7 +114,7 @@ export class TokenCount {
   }
 }
 
-/** Tokens of passages in a choice's prompt, where a frame tells them. */
+/** Tokens of the passages in a choice's prompt; null if the frame does not tell them. */
 export function retrievedTokensOf({ sequence }: PlannedChoice, frame: Frame): number | null {
   if (frame.type === "token") return frame.retrievedTokens ?? null;
   return frame.type === "done" && sequence.retrieval ? frame.promptTokens - sequence.promptIds.length : null;

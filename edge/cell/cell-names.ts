@@ -1,4 +1,4 @@
-/** Names of cells: which ones a tenant prefers, and in which region one is. Also wakes a tenant's preferred cell. */
+/** Names of cells: the order in which a tenant prefers them, and the region of each. Also wakes a tenant's preferred cell. */
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { rendezvousOrder } from "../dispatch/router.ts";
 import { type Region, regions } from "../platform/region.ts";

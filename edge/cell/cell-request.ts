@@ -1,6 +1,6 @@
 /**
- * The message from the Worker to a cell, and the cell's refusal. During a deploy the two may have different versions: then the cell
- * refuses the message and the Worker calls the next one. The fields of a message of the cell's own version are not checked.
+ * The message from the Worker to a cell, and the cell's refusal. During a deploy, Worker and cell may have different versions: then the
+ * cell refuses the message, and the Worker calls the next cell. The fields of a message of the right version are not checked.
  */
 import * as z from "zod";
 import { errorKinds, ServiceError, statusOf } from "../../shared/errors.ts";
@@ -8,13 +8,13 @@ import type { AnswerRequest } from "../answer/completion-writer.ts";
 import type { StreamCursor } from "../answer/sent-events.ts";
 import { NotTaken } from "../dispatch/dispatcher.ts";
 
-/** Raise it with every change of the message or of the cell's answer. */
+/** Increase this with every change of the message or of the cell's answer. */
 export const cellRequestVersion = 8;
 
 /** The message, as JSON. */
 export interface CellRequest extends AnswerRequest {
   version: number;
-  /** An earlier cell was lost; it may have settled the request before. */
+  /** An earlier cell was lost, which may already have settled the request. */
   isResumed?: boolean | undefined;
 }
 
@@ -28,7 +28,7 @@ export function readCellRequest(message: unknown): CellRequest {
   );
 }
 
-/** The message to the next cell after `losses` cells were lost. `cursor`: what the client has of a stream; null for nothing. */
+/** The message to the next cell after `losses` cells were lost. `cursor`: what the client has received of a stream; null for nothing. */
 export function resumedRequest(
   request: CellRequest,
   losses: number,
@@ -62,7 +62,7 @@ const refusalSchema = z.object({
   message: z.string(),
   param: z.string().nullable(),
   retryAfterSeconds: z.number().nullable(),
-  /** False for a NotTaken: the cell neither began nor settled anything. */
+  /** False for a NotTaken: the cell has neither begun nor settled the request. */
   isTaken: z.boolean(),
 });
 

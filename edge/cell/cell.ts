@@ -1,7 +1,7 @@
 /**
- * The Durable Object that answers the requests of a region, each in one cell at a time. Sequences for the same backend travel
- * together. It stores only failed settlements and has a timer only for open bodies, so an idle cell costs nothing. The Worker calls
- * it through cells.ts.
+ * The Durable Object that answers requests of one region. Each request is in one cell at a time. Sequences of several requests for the
+ * same backend are sent together. A cell stores only failed settlements and has a timer only while bodies are open, so an idle one costs
+ * nothing. The Worker calls it through cells.ts.
  */
 import { DurableObject } from "cloudflare:workers";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
@@ -37,7 +37,7 @@ export class Cell extends DurableObject<Env> {
   readonly settlements: Settlements;
   readonly bodies = new AnswerBodies();
   readonly #sets: PlannedSets;
-  /** The jurisdiction of all its tenants, from its name. */
+  /** The jurisdiction of all its tenants, which its name tells. */
   readonly #jurisdiction: Jurisdiction | null;
 
   constructor(state: DurableObjectState, env: Env) {

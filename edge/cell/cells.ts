@@ -1,6 +1,6 @@
 /**
  * The Worker's calls to the cells of a region. A tenant's requests prefer one cell, by rendezvous hashing, so that they share
- * micro-batches. If that cell refuses a request or is lost, the tenant's next cell is called. Not here: how a stream continues after
+ * micro-batches. If that cell refuses a request or is lost, the tenant's next cell is called. Not here: how an answer continues after
  * a loss (resumable-answer.ts).
  */
 
@@ -22,8 +22,8 @@ export interface CellsParts {
 }
 
 /**
- * Pauses before each resend after a loss, in milliseconds; then the request fails. A deploy resets an object once or twice, and a
- * request that crashes cells must not crash many.
+ * Pauses before the request is sent again after its first, second and third loss, in milliseconds; after the fourth it fails. A deploy
+ * resets an object once or twice, and a request that crashes cells must not crash many.
  */
 const restartPausesMs = [0, 250, 1000];
 
@@ -33,7 +33,7 @@ export class CellCall {
   readonly #region: Region;
   readonly #signal: AbortSignal;
   readonly #parts: CellsParts;
-  /** In the tenant's order of preference. */
+  /** Cells in the tenant's order of preference. */
   readonly #names: string[];
   readonly #startedMs: number;
   #calls = 0;
@@ -93,7 +93,7 @@ export class CellCall {
     return headers.has("content-length") ? new Response(await response.arrayBuffer(), { headers }) : response;
   }
 
-  /** Whether the next cell may be called after a failure; resolves after the pause before that. */
+  /** Resolves to whether the next cell may be called after a failure, once the pause before that call is over. */
   async #mayCallNext(thrown: unknown): Promise<boolean> {
     if (this.#signal.aborted) return false;
     if (isNotTaken(thrown)) {
@@ -110,7 +110,7 @@ export class CellCall {
   }
 }
 
-/** The cell refused the request, or the platform's queue for the cell is full. */
+/** Whether the cell refused the request, or the platform's queue for the cell is full. */
 function isNotTaken(thrown: unknown): boolean {
   return thrown instanceof NotTaken || (thrown as { overloaded?: unknown } | null)?.overloaded === true;
 }

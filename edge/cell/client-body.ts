@@ -1,11 +1,11 @@
-/** The response body of a client. It is filled by piping a stream, which runs no JavaScript for its chunks, and then by writes. */
+/** The response body of a client. It is filled by a pipe, which runs no JavaScript for each chunk, and then by writes. */
 import { joinArrays } from "../../shared/bytes.ts";
 import { pause } from "../platform/clock.ts";
 
 export interface Piped {
   /** All bytes that the client received. */
   bytes: Uint8Array;
-  /** Why the stream failed; null if it ended. */
+  /** Why the stream failed; null if it ended normally. */
   failure: unknown;
 }
 
@@ -20,9 +20,9 @@ export class ClientBody {
     this.#writable = writable;
   }
 
-  /** Pipes a stream before anything is written, until it ends or fails. Rejects and cancels it if the client disconnects. */
+  /** Pipes a stream until it ends or fails; call this before `write`. Cancels the stream and rejects if the client disconnects. */
   async pipe(stream: ReadableStream<Uint8Array>): Promise<Piped> {
-    // Reading the copy now would read the stream ahead of the client.
+    // The copy is read only afterwards: reading it now would read the stream faster than the client does.
     const [piped, copy] = stream.tee();
     try {
       await piped.pipeTo(this.#writable, { preventClose: true, preventAbort: true });
@@ -36,8 +36,8 @@ export class ClientBody {
   }
 
   /**
-   * Resolves when the client has read the previous write: awaiting this one would delay a stream's first token. Rejects if the
-   * client has disconnected.
+   * Resolves when the client has read the previous write. To wait for this one instead would delay a stream's first token. Rejects if
+   * the client has disconnected.
    */
   async write(bytes: Uint8Array): Promise<void> {
     if (bytes.length === 0) return;
@@ -48,12 +48,12 @@ export class ClientBody {
     });
   }
 
-  /** Calls `onGone` when the client disconnects, which only a write detects. */
+  /** Calls `onGone` when a write finds that the client has disconnected. */
   whenGone(onGone: () => void): void {
     this.#writer.closed.catch(onGone);
   }
 
-  /** Resolves when the client has read everything, or disconnects during the last write. Rejects if it disconnected before. */
+  /** Resolves when the client has read everything or disconnects during the last write. Rejects if it disconnected before that. */
   async close(): Promise<void> {
     await this.#writing;
     await this.#writer.close().catch(() => {});
@@ -74,15 +74,15 @@ export class ClientBody {
   }
 }
 
-/** Bytes per read of a copy. */
+/** Bytes that one read of the copy asks for. */
 const readBytes = 64 * 1024;
 
-/** Maximum wait for the copy of a failed stream to report the failure after its last byte, in milliseconds. */
+/** Maximum time that the copy of a failed stream takes to report the failure after its last byte, in milliseconds. */
 const failureMs = 1000;
 
 /**
- * Tells why a pipe failed, which the runtime does not. Returns the copy's bytes if the stream failed; cancels the copy and returns
- * null if the client disconnected.
+ * Finds out why a pipe failed, which the runtime does not tell. If the stream failed, so does its copy, and its bytes are returned. If
+ * the client disconnected, the copy does not fail: then it is cancelled, and null is returned.
  */
 async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint8Array | null> {
   const reader = copy.getReader({ mode: "byob" });
@@ -91,7 +91,7 @@ async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint
     for (;;) {
       const { value } = await reader.read(new Uint8Array(readBytes));
       if (value) parts.push(value);
-      // The pipe has read no more.
+      // A read that is not full has reached the last byte that the pipe has read.
       if (!value || value.length < readBytes) break;
     }
     await Promise.race([reader.read(new Uint8Array(1)), pause(failureMs)]);

@@ -1,6 +1,6 @@
 /**
- * Copies a cell's answer to the client, and continues with another cell's when that cell is lost, so that the client gets one
- * unbroken answer. The bytes that the client has received decide where to continue (answer/sent-events.ts).
+ * Copies a cell's answer to the client. When the cell is lost, continues with the answer of another cell, so that the client gets one
+ * unbroken answer. The bytes that the client has received decide where the next cell continues (answer/sent-events.ts).
  */
 
 import { joinArrays } from "../../shared/bytes.ts";
@@ -19,16 +19,16 @@ import { ClientBody } from "./client-body.ts";
 export interface CellAnswer {
   response: Response;
   /**
-   * Resolves when the body has ended; null if the response is whole. Rejects with `cancelled` if the client disconnected, or with
-   * the ServiceError that ended the answer.
+   * Resolves when the body has ended; null if the response has its whole body already. Rejects with `cancelled` if the client
+   * disconnected, or with the ServiceError that ended the answer.
    */
   completed: Promise<void> | null;
 }
 
 /**
- * Sends a request to a cell of the region, and resolves to its answer when that begins. The cell settles what was admitted. Rejects
- * with the ServiceError of a refusal, which the cell has settled unless it is a NotTaken, or with another Error if too many cells
- * were lost.
+ * Sends a request to a cell of the region, and resolves to the answer when it begins. The cell settles the admission. Rejects with the
+ * ServiceError of a refusal, or with another Error if too many cells were lost. A cell that refuses has settled the admission, too,
+ * unless the error is a NotTaken.
  */
 export type Cells = (request: CellRequest, region: Region, signal: AbortSignal) => Promise<CellAnswer>;
 
@@ -60,12 +60,12 @@ interface Progress {
 type Copy = (response: Response, client: ClientBody, progress: Progress) => Promise<void>;
 
 /**
- * Maximum bytes of a stream that is piped, and of all piped streams of an isolate, which has 128 MB: a pipe keeps a copy of its
- * stream until that has ended, and counts with the stream's maximum.
+ * Maximum bytes of one piped stream, and of all piped streams of an isolate, which has 128 MB. A pipe keeps a copy of its stream until
+ * the stream has ended, so it counts with the maximum length that the stream may have.
  */
 const pipedBytes = { ofStream: 512 * 1024, ofAll: 32 * 2 ** 20 };
 
-/** How to copy the first cell's response. `copies.bytes`: bytes of all piped streams. */
+/** Chooses how to copy the first cell's response. `copies.bytes`: maximum bytes of the streams that are piped now. */
 function copyOf({ form, envelope, stream, plan, options, withEventIds }: CellRequest, copies: { bytes: number }): Copy {
   if (!stream) return copyWhole;
   if (withEventIds) return copyEvents;
@@ -104,7 +104,7 @@ async function copyAnswer(
     if (stream && !sent.isDone) await client.write(encoder.encode(sseDone).subarray(progress.partial.length));
     await client.close();
   } catch (thrown) {
-    // When the client disconnects, the call of the cell fails, too.
+    // When the client disconnects, the call to the cell fails as well.
     if (client.isGone || call.isAbandoned) {
       const gone = clientGone(thrown);
       client.abort(gone);
@@ -115,18 +115,16 @@ async function copyAnswer(
     if (stream && progress.partial.length === 0) {
       const { form, envelope } = call.request;
       const events = forms[form].failure(envelope, error, sent.cursor.choices[0].events);
-      await writeLast(events.map((event) => eventText(event)).join(""), client).catch((cause) => {
-        throw clientGone(cause);
-      });
+      const last = events.map((event) => eventText(event)).join("") + sseDone;
+      await client
+        .write(encoder.encode(last))
+        .then(() => client.close())
+        .catch((cause) => {
+          throw clientGone(cause);
+        });
     } else client.abort(error);
     throw error;
   }
-}
-
-/** Ends a stream with `events`. Rejects if the client has disconnected. */
-async function writeLast(events: string, client: ClientBody): Promise<void> {
-  await client.write(encoder.encode(events + sseDone));
-  await client.close();
 }
 
 function clientGone(cause: unknown): ServiceError {
@@ -137,19 +135,19 @@ const encoder = new TextEncoder();
 const empty = new Uint8Array(0);
 const [lineFeed, space, failed] = ["\n", " ", failedMark].map((character) => character.charCodeAt(0));
 
-/** Pipes a stream without running JavaScript for its chunks. Its events are parsed only if the cell is lost. */
+/** Pipes a stream, which runs no JavaScript for each chunk. Its events are parsed only if the cell is lost. */
 async function pipeStream(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   const { sent } = progress;
   const { bytes, failure } = await client.pipe(response.body!);
   const rest = sent.addStream(bytes);
   if (sent.isDone) return;
-  // A partial heartbeat is completed here.
+  // The rest of a cut heartbeat is written here.
   if (isComment(rest)) await client.write(encoder.encode(rest.at(-1) === lineFeed ? "\n" : "\n\n"));
   else progress.partial = rest;
   if (!sent.hasFailed) throw new CellLost("the cell is lost", { cause: failure });
 }
 
-/** Copies a stream event by event and keeps none. Every resumed stream is copied so. */
+/** Copies a stream event by event and keeps none of them. Used for long streams, and for all that are resumed. */
 async function copyEvents(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   const { sent } = progress;
   const splitter = new EventSplitter();
@@ -171,7 +169,7 @@ async function copyEvents(response: Response, client: ClientBody, progress: Prog
   throw new CellLost("the stream ended without [DONE]");
 }
 
-/** Copies a non-streamed answer. It can be resumed while the client has only white space, before its JSON. */
+/** Copies a non-streamed answer. It can be computed again as long as the client has received only white space. */
 async function copyWhole(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   if (response.headers.has("content-length")) return client.write(await response.bytes());
   for await (const chunk of chunksOf(response, client)) {

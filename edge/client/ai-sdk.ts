@@ -1,6 +1,6 @@
 /**
- * `@chameleon-edge/client/ai-sdk`: the extension for the Vercel AI SDK, for a provider of `createOpenAICompatible` named
- * "chameleon". The request's fields are `providerOptions`; the answer's block is in `providerMetadata`.
+ * `@chameleon-edge/client/ai-sdk`: the `chameleon` extension for the Vercel AI SDK, with a provider that `createOpenAICompatible` makes
+ * under the name "chameleon". The request's fields are `providerOptions`; the answer's object `chameleon` is in `providerMetadata`.
  */
 import type { ChameleonBlock, ChameleonRequest, ChameleonRequestFields } from "./extension.ts";
 
@@ -23,14 +23,14 @@ export function chameleonOptions(
   return { [providerName]: JSON.parse(JSON.stringify({ ...others, chameleon })) as JsonObject };
 }
 
-/** The block of a result's `providerMetadata`; undefined if the provider has no `metadataExtractor`. */
+/** The object `chameleon` of a result's `providerMetadata`; undefined if the provider has no `metadataExtractor`. */
 export function chameleonOf(
   providerMetadata: Record<string, unknown> | undefined,
 ): Partial<ChameleonBlock> | undefined {
   return providerMetadata?.[providerName] as Partial<ChameleonBlock> | undefined;
 }
 
-/** `createOpenAICompatible({ name: providerName, metadataExtractor, … })` puts the answer's block into `providerMetadata`. */
+/** `createOpenAICompatible({ name: providerName, metadataExtractor, … })` puts the answer's object `chameleon` into `providerMetadata`. */
 export const metadataExtractor = {
   async extractMetadata({ parsedBody }: { parsedBody: unknown }) {
     return metadata(blockOf(parsedBody));
@@ -51,7 +51,7 @@ function metadata(block: JsonObject | undefined): { [providerName]: JsonObject }
   return block && { [providerName]: block };
 }
 
-/** Of the first choice: the AI SDK requests one. */
+/** The object `chameleon` of the first choice. The AI SDK requests only one. */
 function blockOf(answer: unknown): JsonObject | undefined {
   const { choices } = (answer ?? {}) as { choices?: { chameleon?: JsonObject }[] };
   return choices?.[0]?.chameleon;

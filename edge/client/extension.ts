@@ -1,29 +1,29 @@
-/** The `chameleon` extension of requests and answers, as types that need no other package. A test holds them to the API's schemas. */
+/** The `chameleon` extension of requests and answers, as types that need no other package. A test compares them with the API's schemas. */
 
-/** What answered one choice. In a stream it comes with the choice's last chunk; each chunk has its own tokens of `sources` and `compare`. */
+/** How one choice was made. A stream has it in the choice's last chunk; `sources` and `compare` come in each chunk, for its own tokens. */
 export interface ChameleonBlock {
-  /** The nearest centroid, or the first of the adapters that the request names and that serve. */
+  /** The nearest centroid, or the first adapter that the request names and that serves. */
   centroid: string;
   /** Cosine of prompt embedding and centroid. */
   similarity: number;
   mode: "evidence" | "fixed" | "adapted" | "off" | "auto-off";
-  /** Of the request, or drawn for it: with it, the same request has the same answer. */
+  /** The request's seed, or the one drawn for it. With this seed, the same request has the same answer. */
   seed: number;
-  /** What the answer's logits are a weighted mean of; `hash` is an adapter's. */
+  /** The answer's logits are a weighted mean of those of these experts. `hash` identifies an adapter. */
   experts: { id: string; weight: number; hash?: string | undefined }[];
-  /** Mean gain over the base in nats a token, on so many of the prompt's own tokens; null where the prompt did not decide. */
+  /** Mean gain over the base in nats a token, measured on `tokens` of the prompt's own tokens; null if the prompt did not weigh the experts. */
   evidence: { nats: number; tokens: number } | null;
   /** The adapter that serves; null for the base alone. */
   adapter: { hash: string; cache: "hit" | "generated"; scale: number } | null;
-  /** What the centroid's adapter gained on held-out text, in nats a token; null where none was measured. */
+  /** What the centroid's adapter gained over the base on held-out text, in nats a token; null if it was not measured. */
   held_out_gain: { nats: number; ci95: [number, number]; tokens: number } | null;
-  /** The memories that the answer read; a `brake` of 0 does not count. */
+  /** The memories that the answer read. `brake` is the weight of a memory, 0 for one that was not used. */
   memories?: { id: string; brake: number }[] | undefined;
-  /** With `retrieve`: the passages in the prompt, nearest first; bytes [start, end) of the document. */
+  /** With `retrieve`: the passages that were put into the prompt, nearest first. They are bytes [start, end) of the document. */
   retrieved?:
     | { adapter: string; document: string; start: number; end: number; tokens: number; similarity: number }[]
     | undefined;
-  /** With `sources`: the passages that spoke for each token, and their parts of its probability. */
+  /** With `sources`: for each token, the share of its probability that came from documents, and the passages that gave it. */
   sources?:
     | {
         token: string;
@@ -42,14 +42,14 @@ export interface ChameleonBlock {
     | undefined;
 }
 
-/** An expert of a mixture. Either every expert has a weight or none has: then the prompt weighs them. */
+/** An expert of a mixture. Either all experts have a weight, or none has and the prompt weighs them. */
 export interface Expert {
   /** `base`, `static`, a centroid such as `c3`, or an adapter of your own. */
   id: string;
   weight?: number | null;
 }
 
-/** The object `chameleon` of a request. Even an empty one asks for the block `chameleon` of each choice. */
+/** The object `chameleon` of a request. With one, even an empty one, each choice has an object `chameleon`, too. */
 export interface ChameleonRequest {
   /** `auto` (the default), `nearest`, `static`, `off`, one adapter by its name, or a list of experts. */
   adapter?: "auto" | "nearest" | "static" | "off" | (string & {}) | Expert[] | null;
@@ -57,7 +57,7 @@ export interface ChameleonRequest {
   compare?: boolean | null;
   /** Return the passages of your own documents behind each token. */
   sources?: boolean | null;
-  /** Put so many passages of your own documents into the prompt, those nearest to it: 1 to 4. */
+  /** Put this number of passages of your own documents into the prompt, those nearest to it: 1 to 4. */
   retrieve?: number | null;
   /** Number of the prompt's first tokens that assign it and weigh its experts. */
   evidence_tokens?: number | null;
@@ -70,13 +70,13 @@ export interface ChameleonRequestFields {
   top_k?: number | null;
   /** Sample from tokens with at least this share of the likeliest token's probability. */
   min_p?: number | null;
-  /** Number of tokens before which neither the end of text nor a stop ends a choice. */
+  /** Until a choice has this many tokens, neither the end of text nor a stop ends it. */
   min_tokens?: number | null;
   /** The end of text does not end a choice. */
   ignore_eos?: boolean | null;
   /** Token ids that end a choice and are not part of it. */
   stop_token_ids?: number[] | null;
-  /** Divides positive logits of tokens in the prompt or the text, and multiplies negative ones. */
+  /** Divides the positive logits of tokens that are in the prompt or the text, and multiplies the negative ones. */
   repetition_penalty?: number | null;
 }
 

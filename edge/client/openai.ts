@@ -1,6 +1,6 @@
 /**
- * `import "@chameleon-edge/client"` adds the `chameleon` extension to the types of the `openai` SDK. Nothing changes at run time: the
- * SDK sends and returns fields that it does not know.
+ * `import "@chameleon-edge/client"` adds the `chameleon` extension to the types of the `openai` SDK. It changes nothing at run time,
+ * because the SDK passes unknown fields through.
  */
 import type {} from "openai";
 import type {} from "openai/resources/chat/completions/completions";

@@ -1,21 +1,21 @@
 /**
- * A `fetch` for clients of OpenAI's API whose streams outlive broken connections: the request is sent again under its Idempotency-Key,
- * and the stream continues after the last event that arrived. It is charged once.
+ * A `fetch` for clients of OpenAI's API whose streams survive broken connections. It sends the request again with the same
+ * Idempotency-Key, and the stream continues after the last event that arrived. The request is charged once.
  *
  *     const openai = new OpenAI({ baseURL, apiKey, fetch: resumableFetch() });
  *
- * Streams of several choices have no ids: once they have begun they end in the connection's error, as without it. A client's own
- * retries get other keys, so let this one retry (`maxRetries: 0`).
+ * Events of a stream with several choices have no ids, so such a stream cannot be resumed: once begun, it ends in the connection's
+ * error. Turn off the client's own retries (`maxRetries: 0`), because each of them gets another key.
  */
 
 export interface ResumableOptions {
-  /** Sends each try; the global one unless given. */
+  /** Sends each attempt. Default: the global `fetch`. */
   fetch?: typeof fetch;
-  /** Tries after a loss, in a row without a new event between them. */
+  /** Maximum attempts in a row, after a connection is lost, without a new event. Default: 5. */
   attempts?: number;
-  /** Milliseconds before the first such try; doubled for each further one. */
+  /** Milliseconds before the first of these attempts, doubled for each further one. Default: 250. */
   delayMs?: number;
-  /** Milliseconds without a byte of a stream after which its connection counts as lost: the edge sends one at least every second. */
+  /** Milliseconds without a byte after which a stream's connection counts as lost; the edge sends one every second. Default: 15,000. */
   silenceMs?: number;
 }
 
@@ -28,14 +28,13 @@ export function resumableFetch({
   return async (input, init) => {
     if (init?.method !== "POST" || typeof init.body !== "string") return send(input, init);
     const headers = new Headers(init.headers);
-    // Customers' programs run anywhere, where this is the source of chance.
     if (!headers.has("idempotency-key")) headers.set("idempotency-key", crypto.randomUUID());
     const stop = new AbortController();
     const signal = init.signal ? AbortSignal.any([init.signal, stop.signal]) : stop.signal;
     let failures = 0;
     const pause = () => sleep(delayMs * 2 ** failures++, signal);
 
-    /** Sends the request until it is answered. Throws the connection's error once the tries are used up. */
+    /** Sends the request until it is answered. Throws the connection's error once no attempts are left. */
     const ask = async (): Promise<Response> => {
       for (;;) {
         try {
@@ -67,7 +66,7 @@ export function resumableFetch({
           if (isOver) return;
           throw new TypeError("the stream ended before its last event");
         } catch (error) {
-          // After an error of the stream nothing follows; without an id nobody knows where it would continue.
+          // A stream that ended in an error event is complete, and one without event ids cannot be resumed.
           if (isOver || signal.aborted || failures === attempts) throw error;
           if (hasBegun && !headers.has("last-event-id")) throw error;
           await pause();
@@ -89,7 +88,7 @@ export function resumableFetch({
         else controller.enqueue(value);
       },
       cancel() {
-        // Not awaited: a read of a dead connection may hold it up.
+        // Not awaited, because the generator may wait for a read of a dead connection.
         stop.abort();
         generated.return(undefined).catch(() => {});
       },
@@ -103,11 +102,11 @@ interface StreamEvent {
   id: string | null;
   /** False for a comment, which is a heartbeat. */
   isData: boolean;
-  /** The stream's end or an error, after which nothing new comes. */
+  /** The stream's end or an error event; nothing follows. */
   isEnd: boolean;
 }
 
-/** The whole events of one connection, each with its empty line. Throws if nothing arrives for `silenceMs`. */
+/** The complete events of one connection, each with the empty line that ends it. Throws if nothing arrives for `silenceMs`. */
 async function* splitEvents(
   body: ReadableStream<Uint8Array>,
   silenceMs: number,
@@ -140,7 +139,7 @@ async function* splitEvents(
   }
 }
 
-/** Rejects with the signal's reason if that comes first. */
+/** Rejects with the signal's reason if the signal aborts first. */
 function sleep(ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();

@@ -1,4 +1,4 @@
-/** Which centroid a prompt is nearest to, and which experts answer it. Pure. Not here: their weights (mixture.ts). */
+/** Finds the centroids nearest to a prompt and the experts that answer it. Pure. Not here: the experts' weights (mixture.ts). */
 import { type CentroidRecord, isAutoOff, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
@@ -17,12 +17,12 @@ import {
   staticCandidate,
 } from "./mixture.ts";
 
-/** A centroid's index, an own adapter, or the static one. */
+/** A centroid's index, an own adapter, or the static adapter. */
 type NamedAdapter = number | OwnAdapter | typeof staticId;
 
 /**
- * The experts that a request selects: base and nearest adapters weighed by evidence, the nearest adapter alone, the base alone,
- * one adapter by name, or a list.
+ * The experts that a request selects. "auto": the base and the nearest adapters, weighed by evidence. "nearest": the nearest adapter
+ * alone. "off": the base alone. Otherwise one adapter, or a list.
  */
 export type Selection = "auto" | "nearest" | "off" | NamedAdapter | SelectedExpert[];
 
@@ -32,29 +32,32 @@ interface SelectedExpert {
 }
 
 export interface Assignment {
-  /** The nearest centroid, or the first adapter that the request names. */
+  /** The nearest centroid, or the first adapter that the request names, own ones included. */
   centroid: Pick<CentroidRecord, "id" | "gain">;
   /** Cosine of prompt embedding and centroid. */
   similarity: number;
-  /** Micro-batch, routing and usage go by this one: the first of a mixture; null for the base. */
+  /** The first adapter of a mixture; null for the base. It decides micro-batch and routing, and usage counts under it. */
   adapter: { id: string; ownHash: string | null } | null;
   mode: "evidence" | "fixed" | "adapted" | "off" | "auto-off";
   /** null: `adapter` alone answers. */
   mixture: MixtureRequest | null;
-  /** Ids of the adapters that answer, in the mixture's order. */
+  /** Ids of the adapters that answer, in the order of `mixture`. */
   experts: string[];
-  /** The memories that the answer reads: the adapter of the tenant's own that each belongs to, and its hash. */
+  /** The memories that the answer reads. */
   memories: AssignedMemory[];
 }
 
 export interface AssignedMemory {
+  /** The own adapter that the memory belongs to. */
   id: string;
+  /** SHA-256 of the memory. */
   hash: string;
 }
 
 /**
- * The selection by `model` (`<base>`, `<base>:auto`, `<base>:static`, `<base>:<centroid>`, `<base>:<own adapter>`; absent: auto), which the extension's
- * `adapter` overrides. `model` must exist even then, as answers and usage repeat it. Throws model_not_found or invalid_request.
+ * The selection by `model`, which is `<base>` or `<base>:` with `auto` (the default), `static`, a centroid or an own adapter. The
+ * extension's `adapter` overrides it, but `model` must exist even then, as answers and usage repeat it. Throws model_not_found or
+ * invalid_request.
  */
 export function selectionOf(
   model: string | null,
@@ -74,7 +77,7 @@ export function selectionOf(
   return namedAdapter(adapter, "chameleon.adapter", '"auto", "nearest", "off"', manifest, own);
 }
 
-/** `at` is the field, `keywords` its other allowed values. */
+/** Throws invalid_request for an unknown id. `at` names the field, `keywords` its other allowed values. */
 function namedAdapter(id: string, at: string, keywords: string, manifest: Manifest, own: NamedAdapters): NamedAdapter {
   const adapter = adapterOf(id, manifest, own);
   if (adapter !== null) return adapter;
@@ -105,7 +108,10 @@ function modelSelection(model: string, manifest: Manifest, own: NamedAdapters): 
   );
 }
 
-/** Whether the prompt decides among adapters of the tenant's own: it names none, or one with a memory, which keeps `auto`'s floor. */
+/**
+ * The own adapters that join the mixture: for "auto" the nearest, and for one that the request names, itself if it has a memory. That
+ * one is weighed as in "auto", so that text unlike its documents is answered as well as by the base.
+ */
 export function ownCandidatesOf(selection: Selection): "nearest" | OwnAdapter[] {
   if (selection === "auto") return "nearest";
   return isOwn(selection) && selection.memory?.ready ? [selection] : [];
@@ -116,8 +122,8 @@ function isOwn(selection: Selection): selection is OwnAdapter {
 }
 
 /**
- * Assigns a prompt by its first `prefixTokens` token ids. `evidence`: the tokens that weigh a mixture, by default all. `own`: the
- * tenant's adapters that the prompt may decide for.
+ * Assigns a prompt by its first `prefixTokens` token ids. `evidence`: the tokens that weigh a mixture; all by default. `own`: the own
+ * adapters that may join the mixture.
  */
 export function assign(
   promptIds: readonly number[],
@@ -163,7 +169,7 @@ export function assign(
   return assignmentOf(at, one.isOff ? "auto-off" : "adapted", served ? [served] : [], null);
 }
 
-/** `at`: the nearest candidate, or the first that the request names. */
+/** `at`: the nearest candidate, or the first one that the request names. */
 function assignmentOf(
   { id, gain, similarity }: Candidate,
   mode: Assignment["mode"],
@@ -179,7 +185,7 @@ function assignmentOf(
 
 function memoriesOf(readers: readonly OwnAdapter[]): AssignedMemory[] {
   const ready = readers.flatMap(({ name, memory }) => (memory?.ready ? [{ id: name, hash: memory.ready.hash }] : []));
-  // Two adapters may have the same documents.
+  // Two adapters may have the same documents, and so the same memory. It is read once, under the first adapter.
   const byHash = new Map(ready.reverse().map((one) => [one.hash, one]));
   return [...byHash.values()].reverse().slice(0, limits.memoriesPerSequence);
 }

@@ -1,4 +1,4 @@
-/** Turns a conversation into a prompt, and its request into a completion's. Pure. */
+/** Turns a conversation into a prompt, and a chat's request into the same fields as a completion's. Pure. */
 import type { ChatMessage, ChatRequest } from "../../shared/contracts/chat.ts";
 import { hasAnyText } from "../../shared/contracts/tools.ts";
 import { invalidRequest } from "../../shared/errors.ts";
@@ -10,7 +10,7 @@ import { type Caller, contextBound, type GenerationRequest, type Plan, planGener
 
 type ChatLimits = Pick<ChatRequest, "logprobs" | "top_logprobs" | "max_completion_tokens" | "max_tokens" | "sampling">;
 
-/** The request as a completion's. */
+/** A chat's request in the fields of a completion's. */
 export function generationOf<Request extends ChatLimits>(request: Request, { chatTemplate }: Artifacts) {
   const { logprobs, top_logprobs, max_completion_tokens, max_tokens, sampling } = request;
   return {
@@ -18,7 +18,7 @@ export function generationOf<Request extends ChatLimits>(request: Request, { cha
     echo: false,
     max_tokens: max_completion_tokens ?? max_tokens ?? Number.POSITIVE_INFINITY,
     logprobs: logprobs ? (top_logprobs ?? 0) : null,
-    // Also texts with which this model ends a message; in JSON they are text, which ends where it is complete.
+    // Adds the texts with which this model ends a message. Not for JSON: there they are ordinary text, and the form ends the answer.
     sampling:
       sampling.ignore_eos || (sampling.text_form && !hasAnyText(sampling.text_form))
         ? sampling
@@ -28,11 +28,11 @@ export function generationOf<Request extends ChatLimits>(request: Request, { cha
 
 export interface Conversation {
   messages: readonly ChatMessage[];
-  /** What the system message says of tools; null or absent: nothing. */
+  /** Text about the tools, which is put into the system message; null or absent: none. */
   toolsText?: string | null;
 }
 
-/** `param`: the field that has the messages. */
+/** Plans the answer to a conversation. `param`: the request's field with the messages, for errors. */
 export function planChat(
   conversation: Conversation,
   request: GenerationRequest,
@@ -48,26 +48,27 @@ export function planChat(
   );
 }
 
-/** Only the messages' contents assign the prompt: the template's text and that of tools are the same in many conversations. */
 export function tokenizedChat(
   { messages, toolsText = null }: Conversation,
   artifacts: Artifacts,
   nowMs: number,
   param?: string,
 ): TokenizedPrompt {
-  const { tokenizer, manifest } = artifacts;
-  const { prefixTokens } = manifest.embedding;
   const promptIds = encodeMessages(withTools(messages, toolsText), artifacts, nowMs, param);
-  const subjectIds: number[] = [];
-  for (const { content } of messages) {
-    if (subjectIds.length >= prefixTokens) break;
-    const text = subjectIds.length > 0 ? `\n${content}` : content;
-    subjectIds.push(...tokenizer.encode(text, prefixTokens).slice(0, prefixTokens));
-  }
-  const found = contentSpans(messages, promptIds, tokenizer);
+  const subjectIds = subjectOf(messages, artifacts);
+  const found = contentSpans(messages, promptIds, artifacts.tokenizer);
   const question = found[messages.findLastIndex(({ role }) => role === "user")];
   const spans = found.filter((span) => span !== null);
   return { promptIds, ...(subjectIds.length > 0 && { subjectIds }), spans, ...(question && { question }) };
+}
+
+/** The tokens that assign a conversation: those of its contents, as the text of template and tools is alike in many conversations. */
+export function subjectOf(messages: readonly ChatMessage[], { tokenizer, manifest }: Artifacts): number[] {
+  const text = messages
+    .map(({ content }) => content)
+    .filter((content) => content !== "")
+    .join("\n");
+  return tokenizer.encode(text, manifest.embedding.prefixTokens);
 }
 
 function withTools(messages: readonly ChatMessage[], toolsText: string | null): readonly ChatMessage[] {
@@ -78,15 +79,16 @@ function withTools(messages: readonly ChatMessage[], toolsText: string | null): 
 }
 
 /**
- * Spans of the prompt's tokens that end within each message's content. Each content is searched for, trimmed, after the one before; one
- * that the template changes is not found (null), and a very short one may be found in the template's own text.
+ * For each message, the span of the prompt's tokens that end within its content; null if the content is not found. Each trimmed content
+ * is searched for after the previous one. The template may change a content, which then is not found, and a very short one may be found
+ * in the template's own text.
  */
 function contentSpans(
   messages: readonly ChatMessage[],
   promptIds: readonly number[],
   tokenizer: Tokenizer,
 ): (Span | null)[] {
-  // One character a byte. A special token, which no message can write, gets a character that is no byte's.
+  // The text has one character for each byte. Special tokens, which no message can contain, get a character outside that range.
   const decoder = new TextDecoder("windows-1252");
   const pieces = promptIds.map((id) => (tokenizer.isSpecial(id) ? "\u0100" : decoder.decode(tokenizer.pieceOf(id))));
   const text = pieces.join("");
@@ -107,7 +109,7 @@ function contentSpans(
   });
 }
 
-/** The prompt of a conversation. Throws invalid_request or context_length_exceeded; `param` is the field that has it. */
+/** Encodes a conversation by the model's template. Throws invalid_request or context_length_exceeded, both with `param`. */
 export function encodeMessages(
   messages: readonly ChatMessage[],
   artifacts: Artifacts,

@@ -8,12 +8,12 @@ import type { Artifacts } from "../artifacts/artifacts.ts";
 import { pause } from "../platform/clock.ts";
 import type { NewDocument } from "../tenants/memory-documents.ts";
 
-/** Characters that a document of fewer costs as much as, besides its own. */
+/** Cost of a document besides its text, in characters: so many short documents yield as often as a long one. */
 const documentCharacters = 64;
 
 /**
- * Documents with their tokens and prompt embeddings; other requests of the isolate have a turn after each part of a text. Throws
- * invalid_request for one without tokens, or for too many together.
+ * Counts the tokens of documents and computes their prompt embeddings. Yields after each part of a text, so that other requests of the
+ * isolate can run. Throws invalid_request for a document without tokens, or for too many tokens in all.
  */
 export async function encodeDocuments(
   documents: readonly DocumentField[],

@@ -1,4 +1,4 @@
-/** Encodes the prompts of a request. Encoding a text stops one token past the limit. Pure. */
+/** Encodes the prompts of a request. Encoding of a text stops one token past the limit. Pure. */
 import type { Prompt } from "../../shared/contracts/fields.ts";
 import { invalidRequest, ServiceError } from "../../shared/errors.ts";
 import type { Span } from "../../shared/math/evidence.ts";
@@ -6,22 +6,22 @@ import type { Artifacts } from "../artifacts/artifacts.ts";
 
 export interface TokenizedPrompt {
   promptIds: number[];
-  /** Assigns the prompt; absent: `promptIds`. */
+  /** The tokens that assign the prompt; absent: `promptIds`. */
   subjectIds?: number[];
-  /** Of a chat, the tokens that are evidence; absent: all. */
+  /** Only for chats: the tokens that weigh the experts; absent: all. */
   spans?: Span[];
-  /** Of a chat, the tokens of its user's last message, if they were found. */
+  /** Only for chats: the tokens of the user's last message, if they were found in the prompt. */
   question?: Span;
 }
 
 /** Maximum tokens of each prompt of a field. */
 export interface TokenBound {
-  /** The request's field, for messages. */
+  /** The request's field, for error messages. */
   param: string;
   /** Name of the prompt in an error message if there is only one. */
   single: string;
   maxTokens: number;
-  /** Ids before each text, such as a model's BOS. */
+  /** Ids that are put before each text, such as a model's BOS. */
   begin: readonly number[];
   /** The limit in words, after "has 1030 tokens; " in an error message. null: tokens past the limit are dropped. */
   limitText: string | null;

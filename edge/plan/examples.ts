@@ -1,26 +1,25 @@
-/** Encodes the examples of an own adapter as a request like them is served. Pure. */
-import type { ChatMessage } from "../../shared/contracts/chat.ts";
+/** Encodes the examples that an own adapter is fitted to, in the same way as requests are encoded. Pure. */
 import type { Example } from "../../shared/contracts/examples.ts";
 import type { EncodedExample } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest } from "../../shared/errors.ts";
 import { promptEmbedding } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
-import { encodeMessages } from "./chat.ts";
+import { encodeMessages, subjectOf } from "./chat.ts";
 import { encodePrompts } from "./encode.ts";
 import { contextBound } from "./plan.ts";
 
 export interface EncodedExamples {
   examples: EncodedExample[];
-  /** Mean prompt embedding of what they ask, of length 1, [P]. */
+  /** Mean of the prompt embeddings of all examples, normalised to length 1, [P]. */
   centroid: Float32Array;
-  /** Of all examples together. */
+  /** Tokens of all examples. */
   tokens: number;
 }
 
 /**
- * `param` names the list in errors; `nowMs` is for chat templates that ask for the date. Throws invalid_request for an example that is
- * too short or too long, and for too many tokens.
+ * `param` names the list in errors; `nowMs` is the date that a chat template may write. Throws invalid_request for an example that is
+ * too short or too long, and for too many tokens in all.
  */
 export function encodeExamples(
   examples: readonly Example[],
@@ -36,7 +35,7 @@ export function encodeExamples(
   const encoded = examples.map((example, i) => {
     const at = `${param}[${i}]`;
     const { subjectIds, ...one } = encodeExample(example, artifacts, nowMs, at);
-    // The backend adds one token.
+    // The backend adds one token to each example.
     const maxTokens = manifest.model.contextTokens - 1;
     const { length } = one.ids;
     if (length < 2) throw refuse(`${at} has ${length} tokens, the minimum is 2`, at);
@@ -58,7 +57,7 @@ export function encodeExamples(
   return { examples: encoded, centroid: length > 0 ? sum.map((value) => value / length) : sum, tokens };
 }
 
-/** Of a text only what the context holds; of the others at most one token more. `subjectIds`: the tokens that would assign its prompt. */
+/** Encodes one example, not far beyond what the context holds. `subjectIds`: the tokens that would assign its prompt. */
 function encodeExample(
   example: Example,
   artifacts: Artifacts,
@@ -90,9 +89,4 @@ function encodeExample(
 export function answerEnd({ tokenizer, manifest: { model } }: Artifacts): number {
   const { eosId } = tokenizer.roles;
   return model.stopIds.includes(eosId) ? eosId : model.stopIds[0];
-}
-
-/** As a conversation is assigned: its contents without the template's text. */
-function subjectOf(messages: readonly ChatMessage[], { tokenizer, manifest }: Artifacts): number[] {
-  return tokenizer.encode(messages.map(({ content }) => content).join("\n"), manifest.embedding.prefixTokens);
 }

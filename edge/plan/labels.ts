@@ -1,22 +1,22 @@
 /**
- * Labels as a tree of tokens: where they part, the model chooses among the tokens that continue them. So a label's probability is that
- * of an output that can be nothing but one of the labels. If all differ in their first token, as most do, one pass over the prompt is
- * enough. Pure.
+ * The labels of a classification as a tree of tokens. At each branch, where labels have different next tokens, the model chooses among
+ * these tokens alone. So a label's probability is that of an output which must be one of the labels. Most sets of labels differ in
+ * their first token and need one pass over the prompt. Pure.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { invalidRequest } from "../../shared/errors.ts";
 
-/** A place where labels part. */
+/** A place where labels have different next tokens. */
 export interface Branch {
-  /** Tokens that its labels share, after the prompt. */
+  /** The tokens before that place, which all labels of the branch share. */
   prefixIds: number[];
-  /** The tokens that may follow, and the indices of the labels that each continues. */
+  /** The next tokens, and the indices of the labels that continue with each. */
   next: { id: number; labels: number[] }[];
 }
 
 /**
- * The branches of labels [L] of token ids. A label with which another begins ends in `endId`. Throws invalid_request for labels of the
- * same tokens, or too many that part at one place.
+ * The branches of labels [L], given by their token ids. If one label is the beginning of another, its next token is `endId`. Throws
+ * invalid_request for two labels with the same tokens, or too many different next tokens at one place.
  */
 export function branchesOf(labels: readonly (readonly number[])[], endId: number): Branch[] {
   const branches: Branch[] = [];
@@ -42,7 +42,7 @@ export function branchesOf(labels: readonly (readonly number[])[], endId: number
   return branches;
 }
 
-/** Probabilities of L labels, from those of the tokens at each branch, in its order. */
+/** Probabilities of L labels. `chosen`: for each branch, the probabilities of its next tokens. */
 export function labelProbabilities(branches: readonly Branch[], chosen: readonly number[][], L: number): number[] {
   const probabilities = new Array<number>(L).fill(1);
   for (const [b, { next }] of branches.entries()) {

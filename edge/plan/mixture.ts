@@ -1,6 +1,6 @@
 /**
  * The mixture that answers a prompt: its experts, their priors or weights, and the prompt's tokens that weigh them. Pure. Not
- * here: which centroids are nearest (assign.ts), and the weighing, which the backend does.
+ * here: which centroids are nearest (assign.ts). The backend computes the weights.
  */
 import { type CentroidRecord, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
@@ -15,7 +15,7 @@ export interface Candidate {
   /** Cosine of prompt embedding and centroid. */
   similarity: number;
   gain: CentroidRecord["gain"];
-  /** It did not gain on held-out text, so the static adapter or else the base answers instead. */
+  /** The adapter did not gain on held-out text, so the static adapter answers instead, or the base if there is none. */
   isOff: boolean;
 }
 
@@ -23,21 +23,21 @@ export interface Candidate {
 export interface Listed {
   /** null: the base. */
   candidate: Candidate | null;
-  /** null in every entry of the list or in none; null: weighed by evidence. */
+  /** null: the prompt weighs the expert. Either all entries of the list have a weight or none has. */
   weight: number | null;
 }
 
 /** The tokens of a prompt that weigh its experts. */
 export interface EvidenceTokens {
-  /** Only the first `tokens`. */
+  /** Number of the prompt's first tokens that count. */
   tokens: number;
-  /** Of a chat, the tokens of its messages' contents among them; absent: all. */
+  /** Only for chats: the tokens of messages' contents among these; absent: all. */
   spans?: Span[];
 }
 
 export interface PlannedMixture {
   mode: "evidence" | "fixed";
-  /** In the order of `request.adapters`. The first one decides micro-batch, routing and whose use is counted. */
+  /** In the order of `request.adapters`. The first one decides micro-batch and routing, and usage counts under it. */
   experts: Candidate[];
   request: MixtureRequest;
 }
@@ -45,24 +45,24 @@ export interface PlannedMixture {
 type Set = Pick<Manifest, "evidence" | "static">;
 
 /**
- * Prior of the base in a chat, at least. Adapters are trained on plain text: they make a reply's words likelier, and the end of a
- * turn less likely.
+ * Minimum prior of the base in a chat. Adapters are trained on plain text: they make a reply's words more likely, but the end of a
+ * message less likely.
  */
 const chatBasePrior = 0.9;
 
-/** How a prompt weighs experts: as the set says, and in a chat with more trust in the base. */
+/** The calibration of the artifact set; in a chat with a higher prior of the base. */
 function calibrationOf({ evidence = defaultCalibration }: Set, { spans }: EvidenceTokens) {
   return spans ? { ...evidence, base: Math.max(evidence.base, chatBasePrior) } : evidence;
 }
 
-/** The static adapter of a set; null where it has none. It is no nearer to one text than to another. */
+/** The static adapter of a set; null if the set has none. It has no centroid, so its similarity is 0. */
 export function staticCandidate({ static: fixed }: Set): Candidate | null {
   return fixed ? { id: staticId, ownHash: null, similarity: 0, gain: fixed.gain, isOff: false } : null;
 }
 
 /**
- * The base, the nearest centroids' adapters, the static one, and adapters of the tenant's own (`own`), which take the places of the
- * farthest centroids. `nearest`: all centroids, nearest first.
+ * The base, the nearest centroids' adapters, the static adapter, and own adapters (`own`), which replace the farthest of the nearest
+ * centroids. `nearest`: all centroids, nearest first.
  */
 export function automaticMixture(
   nearest: readonly Candidate[],
@@ -88,8 +88,8 @@ export function automaticMixture(
 }
 
 /**
- * The experts that a request lists. With weights, these are scaled to a sum of 1. Without, evidence weighs
- * them: the base, if listed, has its calibrated prior, and the adapters share the rest equally.
+ * The experts that a request lists. Given weights are scaled to a sum of 1. Without weights, evidence weighs the experts: the base, if
+ * listed, has its calibrated prior, and the adapters share the rest of the prior equally.
  */
 export function listedMixture(listed: readonly Listed[], set: Set, evidence: EvidenceTokens): PlannedMixture {
   const { base, temper, floor } = calibrationOf(set, evidence);
@@ -99,7 +99,7 @@ export function listedMixture(listed: readonly Listed[], set: Set, evidence: Evi
   const sum = listed.reduce((total, { weight }) => total + (weight ?? 0), 0);
   const weightOf = ({ candidate, weight }: Listed) =>
     weight !== null ? weight / sum : candidate === null ? baseWeight : (1 - baseWeight) / adapters;
-  /** By id; the base's is null. */
+  /** By adapter id; null for the base. */
   const active = new Map<string | null, { candidate: Candidate | null; weight: number }>();
   for (const one of listed) {
     const candidate = one.candidate && servedFor(one.candidate, set);
@@ -125,7 +125,7 @@ export function listedMixture(listed: readonly Listed[], set: Set, evidence: Evi
   };
 }
 
-/** What answers where this one is asked for: a centroid that is off is served by the static adapter, or else by the base (null). */
+/** What serves a candidate: itself, or if it is off, the static adapter, or else the base (null). An own adapter is replaced by the base. */
 export function servedFor(candidate: Candidate, set: Set): Candidate | null {
   if (!candidate.isOff) return candidate;
   return candidate.ownHash === null ? staticCandidate(set) : null;
@@ -142,7 +142,7 @@ function weighted(experts: readonly Candidate[], weights: readonly number[]): Mi
   );
 }
 
-/** Own adapters first, so that no other tenant shares the micro-batch; then the nearest. */
+/** Orders own adapters first, so that no other tenant shares the micro-batch, then the nearest. */
 function byRank({ candidate: a }: { candidate: Candidate }, { candidate: b }: { candidate: Candidate }): number {
   const own = Number(b.ownHash !== null) - Number(a.ownHash !== null);
   return own || b.similarity - a.similarity;

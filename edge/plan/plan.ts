@@ -1,4 +1,4 @@
-/** From a checked request to its choices and their sequences. Pure but for the caller's `nearest`. Not here: how a conversation becomes a prompt (chat.ts). */
+/** Turns a checked request into choices and their sequences. Pure but for the caller's `nearest`. Not here: conversations (chat.ts). */
 import { edgeFilesOfSet } from "../../shared/artifacts/bucket.ts";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import { type BatchRequest, contractVersion, type SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -29,25 +29,25 @@ export type GenerationRequest = Pick<
   | "withBlock"
 >;
 
-/** One choice of the response and the sequence that makes it. */
+/** One choice of the response, and the sequence that generates it. */
 export interface PlannedChoice {
   index: number;
   /** Index of its prompt in the request. */
   prompt: number;
-  /** Its mixture is the sequence's. */
+  /** Without the mixture, which the sequence has. */
   assignment: Omit<Assignment, "mixture">;
   sequence: SequenceRequest;
 }
 
 export interface Plan {
   manifestHash: string;
-  /** Hashes of the artifact files that an edge needs, so that a cold cell reads them at once. */
+  /** Hashes of the artifact files that the edge needs, so that a cold cell can read all of them at once. */
   edgeFiles: string[];
   /** Choices p·n to p·n + n − 1 belong to prompt p. */
   choices: PlannedChoice[];
-  /** uint32: the request's, or the one drawn for it. */
+  /** uint32, of the request or drawn for it. */
   seed: number;
-  /** Each prompt counts once, whatever `n` is. */
+  /** Tokens of all prompts. A prompt counts once, whatever `n` is. */
   promptTokens: number;
   tokenizeMs: number;
   assignMs: number;
@@ -62,7 +62,7 @@ export interface Caller {
   nearest?(embeddings: Float32Array[]): Promise<OwnAdapter[][]>;
   /** Maximum milliseconds until every choice has started; null or absent: no deadline. */
   deadlineMs?: number | null;
-  /** uint32, used where the request brings no seed. */
+  /** uint32, used if the request has no seed. */
   randomSeed: number;
   /** The time that a chat template may write, in milliseconds since 1970; absent: now. */
   writtenMs?: number;
@@ -85,7 +85,7 @@ export function contextBound(param: string, single: string, { manifest, tokenize
   return { param, single, maxTokens: contextTokens, begin: tokenizer.textStart, limitText };
 }
 
-/** As planCompletion for prompts of any source: `read` returns them, each within the context. */
+/** Plans the prompts that `read` returns, each within the context. Throws as planCompletion does. */
 export async function planGeneration(
   request: GenerationRequest,
   read: () => TokenizedPrompt[],
@@ -136,14 +136,14 @@ export async function planGeneration(
         promptIds,
         continuedIds: [],
         maxTokens,
-        // By the choice's index within its prompt, so that a prompt's texts do not depend on other prompts.
+        // Seeds depend on the choice's index within its prompt, so a prompt's texts do not depend on other prompts.
         sampling: {
           ...sampling,
           seed: deriveSeed(seed, i),
           ...(minTokens !== undefined && { min_tokens: Math.min(minTokens, maxTokens) }),
         },
         ...(caller.deadlineMs && { deadlineMs: caller.deadlineMs }),
-        // Only the first choice; the others get a copy (answer/prompt-scores.ts).
+        // Only the first choice asks for scores; the others get a copy (answer/prompt-scores.ts).
         promptLogprobs: ((request.echo && request.logprobs !== null) || promptLogprobs !== null) && i === 0,
         compare,
         ...(mixture && { mixture }),
@@ -164,14 +164,14 @@ export async function planGeneration(
   };
 }
 
-/** Maximum evidence tokens, by `chameleon.evidence_tokens`. Throws invalid_request for more than the context. */
+/** Number of a prompt's first tokens that may be evidence. Throws invalid_request if the request wants more than the context holds. */
 function evidenceBound(tokens: number | null, { model: { contextTokens, servedAs } }: Manifest): number {
   if (tokens === null || tokens <= contextTokens) return tokens ?? contextTokens;
   const message = `chameleon.evidence_tokens is ${tokens}; the context of ${servedAs} holds ${contextTokens}`;
   throw invalidRequest(message, "chameleon.evidence_tokens");
 }
 
-/** The tokens that assign a prompt and weigh its experts, of its first `maxTokens`. */
+/** The tokens that assign a prompt and weigh its experts, all among its first `maxTokens`. */
 function decisiveTokens({ promptIds, subjectIds, spans }: TokenizedPrompt, maxTokens: number) {
   const tokens = Math.min(maxTokens, promptIds.length);
   const within = spans?.filter(([start]) => start < tokens).map(([start, end]): Span => [start, Math.min(end, tokens)]);
@@ -198,7 +198,7 @@ function checkSampling(
   }
 }
 
-/** A micro-batch for each adapter that sequences are grouped by (`Assignment.adapter`; the base counts as one). */
+/** Groups sequences into micro-batches by `Assignment.adapter`. Those of the base are one more. */
 export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "manifestHash">): BatchRequest[] {
   const batches = new Map<string | null, BatchRequest>();
   for (const { assignment, sequence } of choices) {
@@ -215,13 +215,13 @@ export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "man
 }
 
 /**
- * How long tokens gather at a backend before they are sent. A cell has one thread, and reading and writing a token costs it as much
- * as all other work for that token, so a tenant's further streams and unstreamed answers travel in larger pieces.
+ * A backend may gather tokens for some time before it sends them together. A cell has one thread, and reading and writing a token cost it
+ * as much as all other work for that token. So a tenant's unstreamed answers, and all but its first streams, come in larger pieces.
  */
 export const gatheringLimits = {
-  /** Streams of a tenant in one cell whose tokens do not gather. */
+  /** Number of a tenant's streams in one cell whose tokens are sent at once. */
   ungatheredStreams: 2,
-  /** Maximum wait of a token in further streams, in milliseconds. First and last tokens never wait. */
+  /** Maximum wait of a token in the other streams, in milliseconds. First and last tokens never wait. */
   streamMs: 25,
   /** Maximum wait of a token of an answer that is not streamed, in milliseconds. */
   wholeMs: 250,

@@ -1,4 +1,4 @@
-/** Passages of the tenant's memories in a prompt: where they come, and how much of the context they may take. Pure. */
+/** Plans the passages of memories that are put into a prompt: their place, and their share of the context. Pure. */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { CompletionRequest } from "../../shared/contracts/openai.ts";
 import type { Retrieval } from "../../shared/contracts/retrieval.ts";
@@ -7,15 +7,15 @@ import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { Assignment } from "./assign.ts";
 import type { TokenizedPrompt } from "./encode.ts";
 
-/** Text before the passages in a message of a chat, where they would else be taken for the user's own words. */
+/** Text before the passages in a chat. Without it the model takes them for the user's own words. */
 const chatPrefix = "Answer by this text:\n\n";
 const separator = "\n\n";
-/** Tokens at the end of a question that are looked for, at most. */
+/** Maximum tokens of the search query, from the end of the question. */
 const queryTokens = 256;
 
 /**
- * The passages that a prompt wants, null for none. They leave the answer its `max_tokens`, or else half of the context that the
- * prompt leaves. Throws invalid_request where there is no memory to find them in, or no place for them.
+ * The passages that a request wants; null for none. Of the context after the prompt they leave the answer its `max_tokens`, but may
+ * always take half. Throws invalid_request if there is no memory to search, or no place in the prompt to put them.
  */
 export function retrievalOf(
   {
@@ -50,7 +50,7 @@ export function retrievalOf(
   };
 }
 
-/** The last message of a chat's user, or a prompt without the ids before every text. */
+/** The tokens of the question: the user's last message of a chat, or a whole prompt without the ids before every text. */
 function questionOf({ promptIds, spans, question }: TokenizedPrompt, { textStart }: Tokenizer) {
   if (spans) return question;
   const begins = promptIds.length > textStart.length && textStart.every((id, i) => promptIds[i] === id);

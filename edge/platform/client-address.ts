@@ -1,15 +1,15 @@
-/** Who sent a request to a bare workerd. A deployed Worker gets this from the platform, in `cf-connecting-ip`. */
+/** The client's address in a local start. A deployed Worker gets it from the platform, in `cf-connecting-ip`. */
 
 export interface Client {
   /** An IP address. */
   address: string;
-  /** What the client spoke to a proxy; null if no proxy says so. */
+  /** The scheme between client and proxy; null if no proxy tells it. */
   scheme: "http" | "https" | null;
 }
 
 /**
- * `cf.clientIp` is the address and port that connected. A proxy appends the address that connected to it to `x-forwarded-for`; what
- * stands before that was sent by the client and is not trusted. Both headers are ignored unless `isProxyTrusted`.
+ * `cf.clientIp` is the address and port that connected to this server. A proxy appends the address that connected to it to
+ * `x-forwarded-for`; entries before the last may be forged by the client. Without `isProxyTrusted` both forwarding headers are ignored.
  */
 export function clientOf(cf: object | undefined, headers: Headers, isProxyTrusted: boolean): Client {
   const { clientIp } = (cf ?? {}) as { clientIp?: unknown };
@@ -23,7 +23,7 @@ export function clientOf(cf: object | undefined, headers: Headers, isProxyTruste
   };
 }
 
-/** The address of `1.2.3.4`, `1.2.3.4:5`, `a::b` or `[a::b]:5`, an IPv4 address also where it is mapped into IPv6; null for anything else. */
+/** The address in `1.2.3.4`, `1.2.3.4:5`, `::ffff:1.2.3.4`, `a::b` or `[a::b]:5`; null for anything else. */
 function addressIn(text: string): string | null {
   const [, v4] = /^\[?(?:::ffff:)?(\d{1,3}(?:\.\d{1,3}){3})\]?(?::\d+)?$/i.exec(text) ?? [];
   if (v4) return v4;

@@ -1,8 +1,8 @@
-/** Clocks, alarms and pauses that work when the system's clock is set forward or back by hours. */
+/** A clock and alarms that keep working when the system's clock is set forward or back by hours, and a pause. */
 
 /**
- * A monotonic clock in milliseconds for ages and timeouts; its values are not dates. A step back counts as that much time passed, so
- * that caches expire. Workers have none: their `performance.now()` follows the system's clock.
+ * A monotonic clock in milliseconds for ages and timeouts; its values are not dates. When the system's clock is set back, the step counts
+ * as time that passed, so that caches expire. Workers have no such clock: their `performance.now()` follows the system's clock.
  */
 export function steadyClock(now: () => number): () => number {
   let lastMs = now();
@@ -21,7 +21,7 @@ interface AlarmStorage {
   setAlarm(atMs: number): Promise<void>;
 }
 
-/** Sets an object's alarm to `delayMs` from now, unless one is due within `maxDelayMs`, which fails after the clock was set back. */
+/** Sets an object's alarm to `delayMs` from now, unless one is due within `maxDelayMs`. A later one was set before the clock was set back. */
 export async function ensureAlarm(
   storage: AlarmStorage,
   nowMs: number,

@@ -1,6 +1,6 @@
 /**
- * A backend in a Cloudflare Container: an object that starts its container with the first call and forwards calls to it. While the
- * container starts, it answers 503 at once, so that the caller uses another backend.
+ * A backend in a Cloudflare Container. This Durable Object starts its container with the first call and forwards calls to it. While the
+ * container starts, the object answers 503 at once, so that the caller uses another backend.
  * https://developers.cloudflare.com/containers/api/durable-object-container/
  */
 import { DurableObject } from "cloudflare:workers";
@@ -14,7 +14,7 @@ export type ContainerSettings = Record<string, string>;
 
 export type BackendProcess = Pick<Container, "running" | "start" | "monitor" | "setInactivityTimeout" | "getTcpPort">;
 
-/** Bindings of the Worker that are settings of the backend, too. */
+/** Bindings of the Worker that are passed on as settings of the backend. */
 const forwardedSettings = ["BACKEND_SECRETS", "ARTIFACTS_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
 
 export class BackendContainer extends DurableObject {
@@ -25,7 +25,7 @@ export class BackendContainer extends DurableObject {
   }
 }
 
-/** Starts the container if it does not run. `background` keeps the object alive meanwhile. */
+/** Forwards a call, and starts the container if it does not run. `background` keeps the object alive while it does. */
 export async function callContainer(
   container: BackendProcess,
   request: Request,
@@ -53,7 +53,7 @@ export function settingsOf(bindings: object): ContainerSettings {
   return { WEIGHT_FORMAT: "int8", ...Object.fromEntries(given) };
 }
 
-/** Never rejects: the next call starts a container that has stopped. */
+/** Resolves when the container stops; the next call starts it again. Never rejects. */
 async function monitored(container: BackendProcess): Promise<void> {
   try {
     await container.setInactivityTimeout(idleMs);

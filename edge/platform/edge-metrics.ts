@@ -1,4 +1,4 @@
-/** The edge's metrics: requests, pacing, assignment, micro-batches, routing, artifacts and own adapters that are made again. Reported to a collector. */
+/** Counts the edge's metrics and reports them to an OpenTelemetry collector. */
 import { MetricsBuffer } from "../../shared/observability/metrics-buffer.ts";
 import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/observability/otlp.ts";
 import { post, service } from "./otlp-export.ts";
@@ -12,7 +12,7 @@ export const refusedByField = "chameleon.refused_by";
 /** The platform's data centre that received the request, as `FRA`. */
 export const coloField = "chameleon.colo";
 
-/** Every metric with its description, which the documents show. */
+/** Every metric with its description, as the documentation lists them. */
 export const edgeMetricHelp = {
   "chameleon.edge.requests": "Requests that ended, by status and data centre",
   "chameleon.edge.request.duration": "Seconds from a request's arrival to its end, by status and data centre",
@@ -49,14 +49,14 @@ const artifactMetrics = {
   artifacts_awaited: "chameleon.edge.artifacts.waits",
 } as const satisfies Record<string, EdgeMetric>;
 
-/** Of a RoutingEvent (dispatch/routing.ts). */
+/** The fields in use of a RoutingEvent (dispatch/routing.ts). */
 interface RoutingCount {
   event: keyof typeof routingMetrics;
   backend: string;
   sequences?: number;
 }
 
-/** Of an ArtifactEvent (artifacts/artifact-sets.ts). */
+/** The fields in use of an ArtifactEvent (artifacts/artifact-sets.ts). */
 interface ArtifactCount {
   event: keyof typeof artifactMetrics;
   manifest: string | null;
@@ -64,12 +64,12 @@ interface ArtifactCount {
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const sequences = [1, 2, 4, 8, 16, 32, 64, 128];
-/** Histograms of fields of the log line, in milliseconds. */
+/** Histograms, and the field of the log line that has their value in milliseconds. */
 const durations = [
   ["chameleon.edge.assign.duration", assignMsField],
   ["chameleon.edge.pace.wait", pacedMsField],
 ] as const;
-/** Interval between reports. They are sent with the next event, because a timer would keep an idle object alive. */
+/** Minimum interval between reports. They are sent with the next event, because a timer would keep an idle object alive. */
 const reportMs = 10_000;
 
 export class EdgeMetrics {
@@ -87,7 +87,7 @@ export class EdgeMetrics {
     this.#sinceMs = now();
   }
 
-  /** A request ended; `fields` are those of its log line. A Worker's clock stands still while it computes. */
+  /** A request ended; `fields` are those of its log line. Durations lack pure computing, during which a Worker's clock stands still. */
   requested(fields: Attributes): void {
     if (!this.#target) return;
     const colo = fields[coloField];
@@ -102,7 +102,7 @@ export class EdgeMetrics {
     }
   }
 
-  /** A micro-batch is sent; `waitsMs` are the waits of its sequences. */
+  /** A micro-batch is sent. `waitsMs`: how long each of its sequences was queued. */
   batchSent(waitsMs: readonly number[]): void {
     if (!this.#target) return;
     this.#observe("chameleon.edge.batch.fill", "{sequence}", sequences, waitsMs.length);
@@ -132,7 +132,7 @@ export class EdgeMetrics {
   /** Reports the buffer if the last report is old enough. Never rejects. */
   async report(): Promise<void> {
     const endMs = this.#now();
-    // Absolute: the clock may have been set back.
+    // The difference is negative if the clock was set back.
     if (!this.#target || Math.abs(endMs - this.#reportedMs) < reportMs) return;
     const metrics = this.#buffer.take();
     if (metrics.length === 0) return;

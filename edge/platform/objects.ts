@@ -1,6 +1,6 @@
 /**
- * Durable Objects by name. The platform keeps an object whose name begins with `eu:` in that jurisdiction. A tenant's own ledger and
- * its adapter store have the tenant's name.
+ * Durable Objects by name. An object whose name begins with `eu:` is created in the platform's jurisdiction EU and stays there. A
+ * tenant's ledger and adapter store have the tenant's name.
  * https://developers.cloudflare.com/durable-objects/reference/data-location/
  */
 import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
@@ -20,7 +20,7 @@ export function objectNamed<Stub>(namespace: ObjectNamespace<Stub>, name: string
   return within.getByName(name, region === null ? {} : { locationHint: region });
 }
 
-/** A bare workerd, as `npm start` runs, has no jurisdictions, so it refuses such a tenant. */
+/** Refuses a tenant with a jurisdiction in a bare workerd, which `npm start` runs and which has none. */
 function restricted<Stub>(namespace: ObjectNamespace<Stub>, jurisdiction: Jurisdiction): ObjectNamespace<Stub> {
   try {
     return namespace.jurisdiction(jurisdiction);

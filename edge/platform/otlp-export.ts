@@ -1,12 +1,9 @@
-/** Sends spans and metrics to a collector. Undeliverable ones are dropped. */
-import { type OtlpTarget, type Span, tracesBody } from "../../shared/observability/otlp.ts";
+/** Sends spans and metrics to an OpenTelemetry collector. A report that cannot be delivered is logged and dropped. */
+import type { OtlpTarget } from "../../shared/observability/otlp.ts";
 
+/** The name of this service in reports. */
 export const service = "chameleon-edge";
 const timeoutMs = 5000;
-
-export async function exportSpans(target: OtlpTarget, spans: readonly Span[]): Promise<void> {
-  await post(target, "/v1/traces", tracesBody(service, spans));
-}
 
 /** Never rejects. */
 export async function post({ endpoint, headers }: OtlpTarget, path: string, body: string): Promise<void> {

@@ -1,4 +1,4 @@
-/** Counts events by key: the platform's binding (`[[ratelimits]]`), or a count in this isolate where the runtime has none. */
+/** Limits events by key: with the platform's binding (`[[ratelimits]]`), or where there is none, with a count in this isolate. */
 import { steadyClock } from "./clock.ts";
 import { setNewest } from "./newest.ts";
 

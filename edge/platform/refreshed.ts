@@ -1,11 +1,11 @@
 /**
- * A cached value that is loaded again as it ages. workerd may fail a request that awaits a promise of another one, so a request awaits
- * only its own loads, and polls for the result of another request's.
+ * A cached value that is loaded again as it ages. workerd may fail a request that awaits a promise of another request. So a request
+ * awaits only loads that it began itself, and polls for the result of others.
  */
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { pause, steadyClock } from "./clock.ts";
 
-/** Interval of that poll, in milliseconds. */
+/** Interval at which a request polls for the result of another request's load, in milliseconds. */
 const pollMs = 20;
 
 export interface RefreshedParts {
@@ -16,21 +16,24 @@ export interface RefreshedParts {
 }
 
 export interface RefreshTimes {
-  /** Age from which a request starts a load in the background. Default: 0. */
+  /** Age in milliseconds from which a request starts a load in the background. Default: 0. */
   refreshMs?: number;
-  /** Age from which a request waits for its load. Default: 0. */
+  /** Age in milliseconds from which a request waits for its load. Default: 0. */
   expireMs?: number;
-  /** Up to this age, requests use the old value while another one loads it, and at any age if the load fails. Default: 0, never. */
+  /**
+   * Up to this age in milliseconds, a request uses the old value while another request loads a new one. If above 0, a request also
+   * uses the old value, of any age, after its load has failed. Default: 0.
+   */
   usableMs?: number;
-  /** Timeout of a load; then the next request begins its own. */
+  /** Timeout of a load in milliseconds. After it, the next request begins its own load. */
   limitMs: number;
-  /** Without a usable value: whether a request waits for another's load, or begins its own. */
+  /** Whether a request without a usable value waits for another request's load; otherwise it begins its own. */
   isShared: boolean;
 }
 
 interface Attempt<T> {
   begunMs: number;
-  /** null while it runs. */
+  /** null while the load runs. */
   result: PromiseSettledResult<T> | null;
 }
 
@@ -84,7 +87,7 @@ export class Refreshed<T> {
     this.#last = attempt;
     const work = Promise.allSettled([load()]).then(([result]) => {
       attempt.result = result;
-      // A late result does not replace that of a newer attempt.
+      // A late result must not replace the result of a newer attempt.
       if (result.status === "fulfilled" && this.#last === attempt)
         this.#loaded = { value: result.value, atMs: this.#parts.now() };
     });

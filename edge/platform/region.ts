@@ -8,7 +8,7 @@ export const regions = ["wnam", "enam", "sam", "weur", "eeur", "apac", "oc", "af
 
 export type Region = (typeof regions)[number];
 
-/** Regions of each jurisdiction. Callers outside it use the first one. */
+/** Regions of each jurisdiction. The first one serves callers from outside the jurisdiction. */
 export const regionsOf: Record<Jurisdiction, readonly Region[]> = { eu: ["weur", "eeur"] };
 
 /** The region that answers a caller from `region`, within a jurisdiction if there is one. */
@@ -17,21 +17,21 @@ export function regionWithin(jurisdiction: Jurisdiction | null, region: Region):
   return regionsOf[jurisdiction][0];
 }
 
-/** Coordinates are decimal degrees, as text. */
+/** The location in a request's `cf`. Coordinates are decimal degrees, as text. */
 interface Origin {
   continent?: unknown;
   longitude?: unknown;
   latitude?: unknown;
 }
 
-/** For an unknown origin, as in local runs. */
+/** The region of an unknown origin, as in local runs. */
 export const defaultRegion: Region = "enam";
 
 /** Longitude between western and eastern North America: between Denver and Dallas. */
 const americaSplit = -100;
 /** Longitude between western and eastern Europe: between Prague and Vienna. */
 const europeSplit = 15.5;
-/** Asia west of this longitude and south of this latitude is the Middle East, Iran and Oman included. */
+/** The part of Asia west of this longitude and south of this latitude is the Middle East, with Iran and Oman. */
 const middleEast = { longitude: 62, latitude: 42 };
 
 /** The region of a request by its `cf`; without coordinates the continent's larger region. */
@@ -58,7 +58,7 @@ export function regionOf(cf: object | undefined): Region {
   }
 }
 
-/** NaN for a missing coordinate: it is on neither side of a split. */
+/** NaN for a missing coordinate: both comparisons with a split are then false. */
 function degrees(text: unknown): number {
   return typeof text === "string" && text !== "" ? Number(text) : Number.NaN;
 }
