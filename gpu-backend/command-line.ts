@@ -1,6 +1,6 @@
 /**
- * What every command of `chameleon` has in common: `--help` with examples, `--version`, one sentence for bad usage (exit code
- * 2) and for a failure (1), 130 after Ctrl-C, and a quiet end when nobody reads the output.
+ * The common behaviour of all `chameleon` commands: `--help` with examples, `--version`, one sentence for bad usage (exit code 2) and
+ * for a failure (1), 130 after Ctrl-C, and a silent end when the reader of the output is gone.
  */
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
@@ -12,10 +12,10 @@ const { version } = JSON.parse(readFileSync(new URL("../package.json", import.me
 
 export const exitCodes = { failed: 1, badUsage: 2, interrupted: 130, brokenPipe: 141 } as const;
 
-/** Thrown when Ctrl-C ended the work. Its message tells how to resume. */
+/** Thrown after Ctrl-C. The message tells how to resume. */
 export class Interrupted extends Error {}
 
-/** A command named `chameleon NAME`. `examples` are shown in its help, one a line, and `notes` after them. */
+/** A command `chameleon NAME`. Its help shows the `examples`, one a line, and then the `notes`. */
 export function createCommand(name: string, description: string, examples: readonly string[], notes = ""): Command {
   for (const stream of [process.stdout, process.stderr]) stream.on("error", endOfReader);
   const shown = examples.map((example) => `  $ ${example}`).join("\n");
@@ -27,7 +27,7 @@ export function createCommand(name: string, description: string, examples: reado
     .addHelpText("after", `\nExample${examples.length > 1 ? "s" : ""}:\n${shown}${notes && `\n\n${notes}`}`);
 }
 
-/** Parses the arguments of this process and runs the action that they name. Whatever fails ends the process in one sentence. */
+/** Parses the arguments of this process and runs the action that they name. Any failure ends the process with one sentence. */
 export async function runCommand(command: Command): Promise<void> {
   process.on("uncaughtException", (error) => fail(command, error));
   const names = command.commands.map((one) => one.name());
@@ -41,13 +41,10 @@ export function parsedOptions<Options extends object>(command: Command): Options
   return command.parse().opts<Options>();
 }
 
-/** A signal to a process group reaches a command twice within this time, in milliseconds: directly and through the bootstrap. */
+/** Signals within this time are one request, in milliseconds: a signal to a process group also comes through the bootstrap. */
 const sameRequestMs = 500;
 
-/**
- * Calls `stop` whenever this process is asked to end; a signal that comes twice at once is one request. `now` is in
- * milliseconds.
- */
+/** Calls `stop` at each request to end this process. `now` is a clock in milliseconds. */
 export function onStopRequest(now: () => number, stop: (signal: NodeJS.Signals) => void): void {
   let lastMs = Number.NEGATIVE_INFINITY;
   const request = (signal: NodeJS.Signals) => {
@@ -59,7 +56,7 @@ export function onStopRequest(now: () => number, stop: (signal: NodeJS.Signals) 
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, request);
 }
 
-/** commander's "error: … \n(Did you mean …?)". */
+/** Turns commander's "error: … \n(Did you mean …?)" into one sentence. */
 function inOneSentence(text: string): string {
   return text
     .trim()
@@ -71,7 +68,7 @@ function inOneSentence(text: string): string {
 function fail(command: Command, error: unknown): never {
   const message = error instanceof Error ? error.message : String(error);
   process.stderr.write(`${command.name()}: ${message}\n`);
-  // An action may check its arguments, too.
+  // Thrown by an action that checks its arguments.
   if (error instanceof InvalidArgumentError) process.exit(exitCodes.badUsage);
   process.exit(error instanceof Interrupted ? exitCodes.interrupted : exitCodes.failed);
 }
@@ -81,8 +78,7 @@ function endOfReader({ code }: NodeJS.ErrnoException): void {
   process.exit(code === "EPIPE" ? exitCodes.brokenPipe : exitCodes.failed);
 }
 
-// Values of options. Each throws commander's InvalidArgumentError with what it should have been.
-
+/** The value of an option. Throws InvalidArgumentError. */
 export function count(text: string): number {
   const value = Number(text);
   if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < 1) {
@@ -91,19 +87,19 @@ export function count(text: string): number {
   return value;
 }
 
-/** Repeatable. */
+/** The values of an option that may be repeated. */
 export function collected(text: string, before: string[] = []): string[] {
   return [...before, text];
 }
 
-/** The text of a file that an argument names. Throws an Error that says which one cannot be read. */
+/** The text of a file. Rejects with an Error that names a file which cannot be read. */
 export async function readText(file: string): Promise<string> {
   return readFile(file, "utf8").catch((cause: Error) => {
     throw new Error(`${file} cannot be read: ${cause.message}`, { cause });
   });
 }
 
-/** Without a slash at its end. */
+/** A URL as the value of an option, without a slash at its end. Throws InvalidArgumentError. */
 export function httpUrl(text: string): string {
   if (!/^https?:$/.test(URL.parse(text)?.protocol ?? "")) throw new InvalidArgumentError("must be an http(s) URL");
   return text.replace(/\/+$/, "");

@@ -1,4 +1,4 @@
-/** The settings of the backend and of its import of models: the only file here that reads the environment. */
+/** The settings of the backend and of the import of models. No other file of gpu-backend/ reads the environment. */
 import http from "node:http";
 import { availableParallelism } from "node:os";
 import { z } from "zod";
@@ -12,12 +12,16 @@ const deviceNames = ["auto", "cpu", "webgpu", "cuda"] as const;
 const MiB = 2 ** 20;
 
 /**
- * Prompt tokens that a sequence prefills per step, and of a block of the prefix cache. No setting, as it changes results. Half
- * as many would cost a lone prompt a tenth more time, twice as many would pause other sequences longer.
+ * Prompt tokens that a sequence prefills in a step, and tokens of a block of the prefix cache. It is no setting, because it changes
+ * results. Half as many would cost a lone prompt a tenth more time; twice as many would pause other sequences longer.
  */
 export const chunkTokens = 128;
 
-/** Every setting, by its variable of the environment. All but secrets are flags, too. */
+/** A bound on tenants' files on disk. */
+const storedBytes = (mebibytes: number, what: string) =>
+  integer(1, 2 ** 50, mebibytes * MiB, `Bytes of ${what} in DATA_DIR, at most; beyond, what was used longest ago goes`);
+
+/** All settings, by environment variable. All but secrets are flags, too. */
 export const environmentSchema = z.object({
   BACKEND_HOST: text("127.0.0.1", "an address of this machine", "Address to listen on"),
   BACKEND_PORT: integer(0, 65_535, 8788, "Port to listen on; 0 lets the system choose"),
@@ -38,7 +42,7 @@ export const environmentSchema = z.object({
     "exact",
     "How weights are stored: exact as the file has them; int8 faster at many sequences and long prompts, and rounded",
   ),
-  // The CPU is the default, since only there a result never depends on the batch.
+  // The CPU is the default, because only there results never depend on the batch.
   DEVICE: choice(
     deviceNames,
     "cpu",
@@ -81,30 +85,10 @@ export const environmentSchema = z.object({
     "a folder",
     "What outlives a restart: tenants' own adapters and memories, encrypted; losing it costs time only, the edge has what they are made of but for what a tenant has not kept",
   ),
-  TENANT_ADAPTER_BYTES: integer(
-    1,
-    2 ** 40,
-    64 * MiB,
-    "Bytes of a tenant's adapters in DATA_DIR, at most; beyond, what was used longest ago goes",
-  ),
-  ADAPTERS_BYTES: integer(
-    1,
-    2 ** 50,
-    4096 * MiB,
-    "Bytes of all tenants' adapters in DATA_DIR, at most; beyond, what was used longest ago goes",
-  ),
-  TENANT_MEMORY_BYTES: integer(
-    1,
-    2 ** 40,
-    2048 * MiB,
-    "Bytes of a tenant's memories in DATA_DIR, at most; beyond, what was used longest ago goes",
-  ),
-  MEMORIES_BYTES: integer(
-    1,
-    2 ** 50,
-    4096 * MiB,
-    "Bytes of all tenants' memories in DATA_DIR, at most; beyond, what was used longest ago goes",
-  ),
+  TENANT_ADAPTER_BYTES: storedBytes(64, "a tenant's adapters"),
+  ADAPTERS_BYTES: storedBytes(4096, "all tenants' adapters"),
+  TENANT_MEMORY_BYTES: storedBytes(2048, "a tenant's memories"),
+  MEMORIES_BYTES: storedBytes(4096, "all tenants' memories"),
   ARTIFACTS_URL: optionalText(
     /^(https?|file):\/\/./,
     "an http(s) or file URL",
@@ -135,7 +119,7 @@ export const environmentSchema = z.object({
 
 export type BackendConfig = ReturnType<typeof readConfig>;
 
-/** Reads and checks the settings; `given` wins over the environment. Throws an Error that names each variable at fault. */
+/** `given` takes precedence over the environment. Throws an Error that names each variable at fault. */
 export function readConfig(
   environment: Record<string, string | undefined> = process.env,
   given: Record<string, string | undefined> = {},
@@ -153,7 +137,7 @@ export function readConfig(
   return {
     host: values.BACKEND_HOST,
     port: values.BACKEND_PORT,
-    /** null: one is made at start. */
+    /** null: a name is made at the start. */
     name: values.BACKEND_NAME || null,
     modelDirectory: values.MODEL_DIR,
     weightFormat: values.WEIGHT_FORMAT,
@@ -177,33 +161,31 @@ export function readConfig(
     artifactGraceMs: values.ARTIFACT_GRACE_MS,
     stallMs: values.STALL_MS,
     drainMs: values.DRAIN_MS,
-    /** A call must be signed with one of them; none: calls need no signature. */
+    /** A call must be signed with one of these; without any, calls need no signature. */
     secrets: readSecrets(values.BACKEND_SECRETS, "BACKEND_SECRETS"),
   };
 }
 
 /**
- * Variables that child processes of the backend inherit: what the loader, the allocator, Node, threads and GPU drivers read.
- * Settings reach a child in its first message; secrets stay in the parent, since a native fault may leave a child's memory in
- * a core dump.
+ * Environment variables that child processes of the backend inherit: those of the loader, the allocator, Node, threads and GPU drivers.
+ * Settings reach a child in its first message. Secrets stay in the parent, because a native fault may write a child's memory to a core
+ * dump.
  */
 const childVariables = [
   /^(PATH|HOME|USERPROFILE|APPDATA|LOCALAPPDATA|SYSTEMROOT|WINDIR|TMPDIR|TEMP|TMP|TZ|LANG|LC_\w+)$/i,
   /^(LD|DYLD|MALLOC|OMP|ORT|UV|VK|MESA|LIBGL|CUDA|NVIDIA|XDG)_\w+$/,
   /^(GLIBC_TUNABLES|DISPLAY|WAYLAND_DISPLAY)$/,
-  // By name: NODE_AUTH_TOKEN is npm's.
+  // Not every NODE_ variable: NODE_AUTH_TOKEN is a secret of npm.
   /^NODE_(OPTIONS|V8_COVERAGE|COMPILE_CACHE|DISABLE_COMPILE_CACHE|NO_WARNINGS|ENV|ICU_DATA)$/,
 ];
 
 /**
- * For processes that run a model. A step reads every weight once: in huge pages that takes a seventh less time (2 cores of a Xeon,
- * GPT-2 124M in int8), and a process without a model only gets larger by them. Blocks of 1 MiB and more always get pages of
- * their own, which are given back when they are freed: otherwise what loading a model frees (some 100 MB, the same
- * model) stays with the process. The C library reads this at the start; elsewhere it means nothing.
+ * Settings of glibc's allocator for processes that run a model; other C libraries ignore them. A step reads every weight once, which takes
+ * a seventh less time in huge pages (GPT-2 124M in int8, 2 cores of a Xeon). Blocks of 1 MiB and more get pages of their own, which
+ * are returned to the system when they are freed: otherwise some 100 MB that loading this model frees would stay with the process.
  */
 const allocator = { GLIBC_TUNABLES: "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576" };
 
-/** The environment of the backend's child processes. */
 export function childEnvironment(environment: NodeJS.ProcessEnv = process.env): NodeJS.ProcessEnv {
   const isInherited = ([name]: [string, unknown]) => childVariables.some((pattern) => pattern.test(name));
   return { ...allocator, ...Object.fromEntries(Object.entries(environment).filter(isInherited)) };
@@ -214,13 +196,14 @@ function credentialsOf(values: { AWS_ACCESS_KEY_ID?: string; AWS_SECRET_ACCESS_K
   return accessKeyId && secretAccessKey ? { accessKeyId, secretAccessKey } : null;
 }
 
+/** The hub that models are imported from. */
 export interface HubConfig {
-  /** Origin and path of the hub, without a slash at its end. */
+  /** Origin and path, without a slash at the end. */
   endpoint: string;
   token: string | null;
 }
 
-/** Where models are imported from. Throws an Error that names the variable at fault. */
+/** Throws an Error that names the variable at fault. */
 export function readHubConfig(environment: Record<string, string | undefined> = process.env): HubConfig {
   const endpoint = (environment.HF_ENDPOINT || "https://huggingface.co").replace(/\/+$/, "");
   if (!/^https?:$/.test(URL.parse(endpoint)?.protocol ?? "")) {
@@ -229,11 +212,11 @@ export function readHubConfig(environment: Record<string, string | undefined> = 
   return { endpoint, token: environment.HF_TOKEN || null };
 }
 
-/** Lets every request of this process go through the proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name, if any. */
+/** Sends all requests of this process through the proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name, if any. */
 export function useProxyOfEnvironment(environment: Record<string, string | undefined> = process.env): void {
   const wanted = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"].find((name) => environment[name]);
   if (!wanted) return;
-  // Older versions of Node have no such function.
+  // Node has the function from 24.14 on.
   if (!http.setGlobalProxyFromEnv) throw new Error(`${wanted} is set; Node 24.14 or newer is needed to go through it`);
   http.setGlobalProxyFromEnv(environment);
 }

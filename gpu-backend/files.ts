@@ -1,14 +1,14 @@
 /**
- * Reads untrusted files up to a size limit, and writes files in one step: a reader sees the old bytes or the new ones, never
- * half of them. New bytes are first written to a folder of their own beside the file, which is removed when the write fails,
- * and by `removeUnfinished` when its process was killed.
+ * Reads untrusted files up to a size limit, and replaces files atomically: a reader sees the old bytes or the new ones. New bytes are
+ * first written to a folder of their own beside the file. That folder is removed if the write fails, and by `removeUnfinished` if the
+ * process was killed.
  */
 import * as fs from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 
 /**
- * Returns at most `maxBytes + 1` bytes, so the caller can detect an oversized file. Rejects with an Error if it is not a
- * regular file; opening a pipe does not block.
+ * Returns at most `maxBytes + 1` bytes, so that the caller can detect an oversized file. Rejects if the path is not a regular file;
+ * does not block on a pipe.
  */
 export async function readFileAtMost(path: string, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
   // Windows has no O_NONBLOCK.
@@ -29,7 +29,7 @@ export async function readFileAtMost(path: string, maxBytes: number): Promise<Ui
   }
 }
 
-/** For `catch`: null if the file does not exist. Throws every other error. */
+/** Handler for `catch`: returns null if the file does not exist, and throws any other error. */
 export function nullIfMissing(error: NodeJS.ErrnoException): null {
   if (error.code === "ENOENT") return null;
   throw error;
@@ -40,7 +40,7 @@ export type WriteSystem = Pick<typeof fs, "mkdir" | "mkdtemp" | "open" | "rename
 
 export const unfinishedPrefix = ".unfinished-";
 
-/** Creates the file's folder if it is missing. Rejects with the system's error, and leaves the old file unchanged. */
+/** Creates the file's folder if it is missing. If it rejects with the system's error, the old file is unchanged. */
 export async function writeWhole(
   path: string,
   content: Uint8Array | string,
@@ -72,8 +72,8 @@ export async function writeIfDifferent(path: string, content: Uint8Array): Promi
 }
 
 /**
- * Removes what killed processes left of their writes to files of `folder`, which may be missing, as far as the disk allows.
- * Writes that began at or after `beforeMs` (Unix milliseconds) may be running and stay.
+ * Removes unfinished writes of killed processes from `folder`, which may be missing. Keeps writes that began at or after `beforeMs` (Unix
+ * milliseconds), because they may be running. Ignores errors.
  */
 export async function removeUnfinished(folder: string, beforeMs: number, system: WriteSystem = fs): Promise<void> {
   for (const name of await fs.readdir(folder).catch(() => [])) {

@@ -1,4 +1,4 @@
-/** A cache with a bound on its bytes: the least recently used entries are dropped first. */
+/** A cache with a bound on its bytes. Drops the least recently used entries first. */
 export class LruCache<Value> {
   readonly #maximumBytes: number;
   /** In order of use, oldest first. */
@@ -17,12 +17,12 @@ export class LruCache<Value> {
     return this.#entries.size;
   }
 
-  /** From the least recently used on. */
+  /** The least recently used first. */
   get keys(): string[] {
     return [...this.#entries.keys()];
   }
 
-  /** Marks the entry as just used. undefined if there is none. */
+  /** Marks the entry as just used. */
   get(key: string): Value | undefined {
     const entry = this.#entries.get(key);
     if (!entry) return undefined;
@@ -31,7 +31,7 @@ export class LruCache<Value> {
     return entry.value;
   }
 
-  /** Adds or replaces an entry, and returns how many were dropped for it; one that exceeds the bound is itself dropped. */
+  /** Adds or replaces an entry, and returns how many were dropped. An entry that exceeds the bound is dropped itself. */
   set(key: string, value: Value, bytes: number): number {
     this.delete(key);
     this.#entries.set(key, { value, bytes });

@@ -1,6 +1,6 @@
 /**
- * The backend: an engine in its own process for each set of artifacts, HTTP in this one. Prints one JSON line on stdout when a
- * token has been generated; everything else goes to stderr. SIGTERM or SIGINT drains, a second one ends at once.
+ * The backend: HTTP in this process, and an engine process for each set of artifacts. When it serves it prints one JSON line on stdout;
+ * everything else goes to stderr. SIGTERM or SIGINT lets running sequences end, for DRAIN_MS; a second signal ends the backend at once.
  */
 import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
@@ -27,9 +27,9 @@ import { addFlags, environmentNotes } from "./settings.ts";
 import { tenantDirectory } from "./tenant-files/tenant-files.ts";
 import { TenantStore } from "./tenant-files/tenant-store.ts";
 
-/** Timeout for connections to receive their last frames when the backend ends, in milliseconds. */
+/** Timeout for the last frames to be written when the backend ends, in milliseconds. */
 const closeMs = 1000;
-/** Interval at which what ended builds of memories left is looked at, in milliseconds. */
+/** Interval at which old files of unfinished memories are removed, in milliseconds. */
 const leftoverCheckMs = 3_600_000;
 const openToAll =
   "ANYBODY WHO REACHES THIS PORT MAY USE THE MODEL AND READ TENANTS' ADAPTERS: set BACKEND_SECRETS here and at the edge.";
@@ -69,21 +69,16 @@ async function run(config: BackendConfig): Promise<void> {
   });
   const memoryFields = { kvBytes: memory.kvBytes, message: memorySentence(memory) };
   const isTooMuch = memory.plannedBytes > memory.limitBytes;
-  // Before the model is loaded, in case the process does not survive that.
+  // Logged before the model is loaded, in case the process does not survive that.
   if (isTooMuch) log("warn", "memory", memoryFields);
-  const store = new TenantStore({
-    directory: tenantDirectory(config.dataDirectory, "adapters"),
-    tenantBytes: config.tenantAdapterBytes,
-    totalBytes: config.adaptersBytes,
-    now: () => new Date(),
-  });
-  const memoryStore = new TenantStore({
-    directory: tenantDirectory(config.dataDirectory, "memories"),
-    tenantBytes: config.tenantMemoryBytes,
-    totalBytes: config.memoriesBytes,
-    now: () => new Date(),
-  });
-  // A fault of the disk shows when a tenant's files are used.
+  const storeOf = (kind: "adapters" | "memories", tenantBytes: number, totalBytes: number) =>
+    new TenantStore({
+      ...{ directory: tenantDirectory(config.dataDirectory, kind), tenantBytes, totalBytes },
+      now: () => new Date(),
+    });
+  const store = storeOf("adapters", config.tenantAdapterBytes, config.adaptersBytes);
+  const memoryStore = storeOf("memories", config.tenantMemoryBytes, config.memoriesBytes);
+  // Faults of the disk are ignored here: they are reported when a tenant's files are used.
   const removeLeftovers = () => void memoryStore.removeLeftovers().catch(() => undefined);
   removeLeftovers();
   setInterval(removeLeftovers, leftoverCheckMs).unref();
@@ -97,11 +92,8 @@ async function run(config: BackendConfig): Promise<void> {
   const start = async (artifactsDirectory: string) => {
     const { maxSequences, maxQueue, stepTokens } = config;
     const limits = { maxSequences, maxQueue, stepTokens, chunkTokens };
-    const observer = {
-      ...metrics,
-      ...engineLog(log, metrics, config.weightFormat),
-    };
-    // Secrets stay in this process: a native fault may leave the engine's memory in a core dump.
+    const observer = { ...metrics, ...engineLog(log, metrics, config.weightFormat) };
+    // Secrets stay in this process: see `childEnvironment`.
     const { secrets, artifactStore, ...open } = config;
     const settings = { ...open, kvBytes: memory.kvBytes, limits, artifactsDirectory };
     const unwrittenOf = (tenant: string, hash: string) =>
@@ -109,18 +101,10 @@ async function run(config: BackendConfig): Promise<void> {
     return startSet(settings, { observer, now, stallMs: config.stallMs, environment, unwrittenOf });
   };
   const follower = config.artifactStore && followerOf(config, config.artifactStore, { sets, start, now, metrics, log });
-  const adapters = new OwnAdapterService({
-    setOf: (manifestHash) => sets.of(manifestHash),
-    store,
-    newId: () => randomUUID(),
-    now,
-  });
-  const memories = new MemoryService({
-    setOf: (manifestHash) => sets.of(manifestHash),
-    store: memoryStore,
-    dropMemory: (tenant, hash) => sets.dropMemory(tenant, hash),
-    newId: () => randomUUID(),
-  });
+  const setOf = (manifestHash: string) => sets.of(manifestHash);
+  const dropMemory = (tenant: string, hash: string | null) => sets.dropMemory(tenant, hash);
+  const adapters = new OwnAdapterService({ setOf, store, newId: randomUUID, now });
+  const memories = new MemoryService({ setOf, store: memoryStore, dropMemory, newId: randomUUID });
   const verifier = config.secrets.length > 0 ? new CallVerifier(config.secrets, () => Date.now()) : null;
   if (!verifier && !isLoopback(config.host)) log("warn", "unsigned_calls", { host: config.host, message: openToAll });
   const name = config.name ?? newName();
@@ -139,20 +123,17 @@ async function run(config: BackendConfig): Promise<void> {
     await close(server, closeMs);
     leave(0);
   };
-  onStopRequest(
-    () => performance.now(),
-    (signal) => void shutDown(signal),
-  );
-  // A parent that opened a channel takes the backend with it, however it ended.
+  onStopRequest(now, (signal) => void shutDown(signal));
+  // The backend ends with a parent that forked it.
   process.once("disconnect", () => leave(0));
   process.channel?.unref();
 
-  // Published artifacts come first; without any that can be served, the model's own.
+  // Published artifacts are preferred to the model's own.
   try {
     await follower?.applyPointer();
     if (!sets.info) sets.adopt(await start(artifactsOf(config.modelDirectory)));
   } catch (error) {
-    // A signal to the process group ends an engine, too, that does not listen to signals yet.
+    // The signal may also have ended an engine that did not ignore it yet.
     if (isClosing) return;
     throw error;
   }
@@ -164,7 +145,7 @@ async function run(config: BackendConfig): Promise<void> {
   process.stdout.write(`${JSON.stringify({ ready: true, url, pid: process.pid, manifest })}\n`);
 }
 
-/** The host's name as far as a process name may hold it, with a random ending: a host may run several backends. */
+/** The host's name, as far as it can be part of a process name, with a random ending, because a host may run several backends. */
 function newName(): string {
   const host = hostname()
     .toLowerCase()
@@ -174,7 +155,6 @@ function newName(): string {
   return `${host || "backend"}-${randomUUID().slice(0, 8)}`;
 }
 
-/** Logs the events of the engines' processes. */
 function engineLog(
   log: Log,
   metrics: Metrics,
@@ -189,13 +169,8 @@ function engineLog(
     engineFailed(failure) {
       metrics.engineFailed(failure);
       const { manifestHash: manifest, how, error, failures, restartMs } = failure;
-      log("error", "engine_failed", {
-        manifest,
-        message: `it ${how}`,
-        stack: error?.stack ?? null,
-        failures,
-        restartMs,
-      });
+      const stack = error?.stack ?? null;
+      log("error", "engine_failed", { manifest, message: `it ${how}`, stack, failures, restartMs });
     },
   };
 }

@@ -1,13 +1,13 @@
-/** Kinds of settings with their help, and the flags of a command for them. Not here: the settings themselves (config.ts). */
+/** Schemas of settings with their help, and a command's flags for them. Not here: the settings themselves (config.ts). */
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { z } from "zod";
 
 export interface SettingHelp {
   /** Description without a full stop. */
   help: string;
-  /** Allowed values, to follow "must be". */
+  /** Allowed values: continues the sentence "must be". */
   range: string;
-  /** Text for the default. */
+  /** The default as text. */
   preset: string;
   /** A secret has no flag, because other users of the machine can read command lines. */
   isSecret: boolean;
@@ -20,7 +20,7 @@ function setting<Schema extends z.ZodType>(schema: Schema, help: Omit<SettingHel
   return schema;
 }
 
-/** `presetText` stands for a default that the machine decides. */
+/** `presetText` describes a default that depends on the machine. */
 export function integer(minimum: number, maximum: number, value: number, help: string, presetText = String(value)) {
   const { schema, range } = wholeNumber(minimum, maximum);
   return setting(schema.default(value), { help, range, preset: presetText });
@@ -45,12 +45,12 @@ export function choice<const Names extends readonly string[]>(names: Names, pres
   return setting(schema, { help, range, preset });
 }
 
-/** `presetText` stands for a default that depends on where the code lies. */
+/** `presetText` describes a default that depends on the installation. */
 export function text(preset: string, range: string, help: string, presetText = preset) {
   return setting(z.string().min(1, `must be ${range}`).default(preset), { help, range, preset: presetText });
 }
 
-/** `presetText` describes the default. Empty is not set. */
+/** `presetText` describes the default. An empty value counts as not set. */
 export function optionalText(pattern: RegExp, range: string, help: string, presetText: string) {
   const schema = z.string().refine((given) => given === "" || pattern.test(given), `must be ${range}`);
   return setting(schema.optional(), { help, range, preset: presetText });
@@ -62,7 +62,7 @@ export function secret(range: string, help: string) {
   return schema;
 }
 
-/** The help of each setting, by its variable. Throws an Error for a schema without help. */
+/** The help of settings by variable. Throws an Error for a schema without help. */
 export function helpOf(schemas: Record<string, z.ZodType>): Map<string, SettingHelp> {
   return new Map(
     Object.entries(schemas).map(([name, schema]) => {
@@ -73,12 +73,12 @@ export function helpOf(schemas: Record<string, z.ZodType>): Map<string, SettingH
   );
 }
 
-/** The flag of a variable; secrets have none. */
+/** The flag of a variable that is no secret. */
 export function flagOf(name: string): string {
   return `--${name.toLowerCase().replaceAll("_", "-")}`;
 }
 
-/** Adds a flag for each setting that is no secret. After parsing, the returned function gives the values by variable. */
+/** Adds a flag for each setting that is no secret. The returned function gives the parsed values by variable. */
 export function addFlags(command: Command, schemas: Record<string, z.ZodType>): () => Record<string, string> {
   const names = new Map<string, string>();
   for (const [name, { help, range, preset, isSecret }] of helpOf(schemas)) {
@@ -99,7 +99,7 @@ export function addFlags(command: Command, schemas: Record<string, z.ZodType>): 
     );
 }
 
-/** The notes on variables in a command's help. */
+/** Notes on environment variables for a command's help. */
 export function environmentNotes(schemas: Record<string, z.ZodType>): string {
   const all = [...helpOf(schemas)];
   const secrets = all

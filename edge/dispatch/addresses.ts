@@ -1,14 +1,14 @@
 /**
- * The configured addresses of backends: `URL` or `REGION=URL`, separated by commas. An address is one process, or several if its URL
- * has `{name}` for the name of a process: as the first label of the host, as a segment of the path, or after `#` if only the header
- * `nameHeader` names it. So `http://{name}.backends.svc:8788` reaches the process `pod-0` at `http://pod-0.backends.svc:8788`, and
- * any process at `http://backends.svc:8788`.
+ * The configured addresses of backends: `URL` or `REGION=URL`, separated by commas. A URL with `{name}` leads to several processes, and
+ * `{name}` stands for the name of one: as the first label of the host, as a segment of the path, or after `#` if only the header
+ * `nameHeader` selects the process. So `http://{name}.backends.svc:8788` reaches the process `pod-0` at
+ * `http://pod-0.backends.svc:8788`, and any process at `http://backends.svc:8788`. A URL without `{name}` is one process.
  */
 import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { type Region, regions, regionsOf } from "../platform/region.ts";
 
 export interface BackendAddress {
-  /** As configured, without a slash at its end; no two are equal. May hold `{name}`. */
+  /** As configured, without a slash at its end. No two are equal. */
   url: string;
   /** Where its processes run; null: near every region. */
   region: Region | null;
@@ -41,14 +41,14 @@ export function addressesIn(jurisdiction: Jurisdiction | null, addresses: readon
   );
 }
 
-/** The URL of a process of an address; without a name, of the one process or of any. */
+/** The URL of a process of an address; if `name` is null, of any of its processes. */
 export function urlOf(address: string, name: string | null): string {
   const url = address.replace(/\/*#\{name\}$/, "");
   if (name !== null) return url.replace(placeholder, name);
   return url.replace("://{name}.", "://").replace(/(?<=[^/])\/\{name\}(?=\/|$)/, "");
 }
 
-/** Whether an address leads to several processes, each of which is called by its name. */
+/** Whether an address leads to several processes. */
 export function hasProcesses(address: string): boolean {
   return address.includes(placeholder);
 }

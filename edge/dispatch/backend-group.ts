@@ -1,6 +1,6 @@
 /**
- * One address and its processes. Pure: each event carries its time. The processes of an address with `{name}` are discovered from the
- * names in answers, and dropped when they have not answered for long. Any other address is one process.
+ * One address and its processes. Pure: the caller passes the time. An address with `{name}` leads to several processes: they are
+ * discovered by the names in their answers, and dropped when they have not answered for long. Any other address is one process.
  */
 import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { type BackendAddress, hasProcesses } from "./addresses.ts";
@@ -9,7 +9,6 @@ import { routingLimits } from "./routing-limits.ts";
 
 /** The target of a call: one process, or any process of an address with `{name}`. */
 export class Backend {
-  /** For sets, logs and metrics. */
   readonly id: string;
   readonly group: BackendGroup;
   readonly address: BackendAddress;
@@ -26,7 +25,7 @@ export class Backend {
     this.name = name;
   }
 
-  /** Counts the sequences of a call as running there, unanswered until `recordAnswered`. */
+  /** Counts the sequences of a call as running there; as unanswered until `recordAnswered`. */
   recordSent(sequences: number): void {
     this.load.own += sequences;
     this.load.unanswered += sequences;
@@ -38,7 +37,6 @@ export class Backend {
     this.load.unanswered -= sequences;
   }
 
-  /** Records a completed sequence. */
   recordSuccess(): void {
     this.health.recordSuccess();
     this.group.any.health.recordSuccess();
@@ -46,11 +44,12 @@ export class Backend {
 }
 
 export class BackendGroup {
-  /** The one process, or any of several. */
+  /** The target of calls that name no process. */
   readonly any: Backend;
   readonly #processes = new Map<string, Backend>();
   /** Calls in a row that named a process. */
   #namedCalls = 0;
+
   constructor(address: BackendAddress) {
     this.any = new Backend(this, address, null);
   }
@@ -69,9 +68,9 @@ export class BackendGroup {
   }
 
   /**
-   * The backends of this address that a call may go to next, none of `tried`; `isFit` judges one process. A first call goes to a
-   * process by name, which keeps its caches warm, if several are known. A retry goes to another process by name, and
-   * to any only if that may be one that is not known yet.
+   * The backends of this address that a call may go to next. A first call names a process if several are known, so that a process
+   * keeps getting the requests that its caches are warm for. A retry names another process than those in `tried`; it names none only
+   * if that may reach a process that is not known yet.
    */
   candidates(tried: ReadonlySet<string>, isFit: (process: Backend) => boolean, nowMs: number): Backend[] {
     const processes = this.processes.filter((one) => !this.#isOld(one, nowMs));
@@ -83,12 +82,11 @@ export class BackendGroup {
     return [...(mayReachOther ? [this.any] : []), ...processes].filter(({ id }) => !tried.has(id));
   }
 
-  /** Whether a call to this address, or to a process of it, was tried. */
   wasTried(tried: ReadonlySet<string>): boolean {
     return tried.has(this.any.id) || this.processes.some(({ id }) => tried.has(id));
   }
 
-  /** Whether a first call must name no process, so that new processes are discovered. */
+  /** Whether a first call must not name a process, so that new processes are discovered. */
   mustDiscover(tried: ReadonlySet<string>): boolean {
     return this.#namedCalls >= routingLimits.namedCallsInRow && !this.wasTried(tried);
   }
@@ -97,7 +95,7 @@ export class BackendGroup {
     this.#namedCalls = name === null ? 0 : this.#namedCalls + 1;
   }
 
-  /** Returns the process that answered a call, by the name it gave; `called` if the address is one process. */
+  /** Returns the process that answered a call, by the name in its answer; `called` if the address is one process. */
   recordAnswer(called: Backend, name: string | null, nowMs: number): Backend {
     if (name === null || !hasProcesses(called.address.url)) return called;
     const process = this.#processes.get(name) ?? this.#addProcess(name, nowMs);
@@ -105,13 +103,12 @@ export class BackendGroup {
     return process;
   }
 
-  /** Records the result of a probe of one of its backends. */
   recordProbe(backend: Backend, isReady: boolean, nowMs: number): void {
     backend.health.recordProbe(isReady, nowMs);
     if (!isReady && nowMs - backend.lastAnswerMs > routingLimits.forgetMs) this.forget(backend);
   }
 
-  /** Drops a process. Its next answer adds it again. */
+  /** Drops a process; its next answer adds it again. */
   forget({ name }: Backend): void {
     if (name !== null) this.#processes.delete(name);
   }
@@ -120,7 +117,7 @@ export class BackendGroup {
     return load.own === 0 && nowMs - lastAnswerMs > routingLimits.processTtlMs;
   }
 
-  /** Adds a process, and drops old ones and those beyond the maximum. */
+  /** Also drops old processes, and those above the maximum. */
   #addProcess(name: string, nowMs: number): Backend {
     const byAge = this.processes.toSorted((a, b) => a.lastAnswerMs - b.lastAnswerMs);
     for (const [i, process] of byAge.entries()) {

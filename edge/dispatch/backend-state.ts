@@ -1,38 +1,38 @@
-/** What the results of calls tell about one backend: its health and its load. Pure: each event carries its time. */
+/** Health and load of one backend, estimated from the results of calls. Pure: the caller passes the time. */
 import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { routingLimits } from "./routing-limits.ts";
 
 /**
- * Consecutive errors eject a backend. When the ejection ends it is probed, and only a successful probe makes it fit again. Until a
- * completion succeeds after that, each further ejection lasts twice as long.
+ * Consecutive errors eject a backend. When the ejection ends, the backend is probed; only a successful probe makes it fit again. Each
+ * further ejection lasts twice as long, until a completion succeeds.
  */
 export class BackendHealth {
   #errors = 0;
   /** Ejections since the last completion. */
   #ejections = 0;
-  /** When its ejection ends or ended; null while it is not ejected. */
+  /** Time at which the ejection ends and a probe is due; null while it is not ejected. */
   ejectedUntilMs: number | null = null;
   #isProbed = false;
-  /** Until when it counts as not serving a manifest or numerics fingerprint, by the hash that it refused. */
+  /** By the hash of a manifest or numerics fingerprint that it refused: the time until which it counts as not serving it. */
   readonly #refuses = new Map<string, number>();
 
-  /** Records a completed sequence. */
+  /** A sequence was completed. */
   recordSuccess(): void {
     this.#errors = 0;
     if (this.ejectedUntilMs === null) this.#ejections = 0;
   }
 
-  /** Counts a failed call; `isCertain` ejects at once. Returns whether this ejected it. */
+  /** A call failed; `isCertain` ejects at once. Returns whether this ejected it. */
   recordFailure(isCertain: boolean, nowMs: number): boolean {
     this.#errors++;
-    // Calls that were under way when it was ejected fail too, which is no new information.
+    // Calls that were under way when it was ejected fail too; they tell nothing new.
     if (this.ejectedUntilMs !== null) return false;
     if (!isCertain && this.#errors < routingLimits.consecutiveErrors) return false;
     this.#eject(nowMs);
     return true;
   }
 
-  /** Returns whether to probe it now; after true it returns false until `recordProbe`. */
+  /** Whether to probe it now; after true, false until `recordProbe`. */
   takeProbe(nowMs: number): boolean {
     if (this.ejectedUntilMs === null || nowMs < this.ejectedUntilMs || this.#isProbed) return false;
     this.#isProbed = true;
@@ -47,7 +47,6 @@ export class BackendHealth {
     } else this.#eject(nowMs);
   }
 
-  /** Records that it refused this manifest hash or numerics fingerprint. */
   recordMismatch(hash: string, nowMs: number): void {
     this.#refuses.set(hash, nowMs + routingLimits.mismatchMs);
   }
@@ -67,18 +66,17 @@ export class BackendHealth {
   }
 }
 
-/** Estimates the sequences under way at one process: those that this router sent, and those of others by the last report. */
+/** Sequences under way at one process: those that this router sent, plus those of other routers by the last report. */
 export class LoadEstimate {
-  /** Sequences under way there that this router sent. */
+  /** Sequences that this router sent. */
   own = 0;
-  /** Those of `own` in calls without an answer yet. */
+  /** Those of `own` whose call has no answer yet. */
   unanswered = 0;
   #slots: number = routingLimits.presumedSlots;
-  /** Sequences of others when the last report came. */
+  /** Sequences of other routers in the last report. */
   #others = 0;
   #reportedMs = 0;
 
-  /** Records the load that an answer reported; null if it reported none. */
   recordReport(report: BackendLoad | null, nowMs: number): void {
     if (!report) return;
     const { sequences, slots } = report;
@@ -87,12 +85,12 @@ export class LoadEstimate {
     this.#reportedMs = nowMs;
   }
 
-  /** Sequences of others. Reports decay, so that a backend that was full is tried again. */
+  /** Sequences of other routers. A report decays, so that a backend that was full is tried again. */
   othersAt(nowMs: number): number {
     return this.#others * 2 ** -((nowMs - this.#reportedMs) / routingLimits.reportHalfLifeMs);
   }
 
-  /** `senders`: routers that send there, this one included. Each is assumed to send as much as this one. */
+  /** `senders`: number of routers, this one included; each is assumed to have as many unanswered sequences as this one. */
   at(nowMs: number, senders: number): BackendLoad {
     const sequences = this.own + this.othersAt(nowMs) + (senders - 1) * this.unanswered;
     return { sequences, slots: this.#slots };

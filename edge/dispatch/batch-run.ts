@@ -1,29 +1,29 @@
-/** One call of some sequences to one backend: which of them are still open, and the delivery of its frames. Pure. */
+/** One call with some sequences to one backend: keeps which sequences are open, and delivers the call's frames. Pure. */
 import { type Frame, isLast, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { Backend } from "./backend-group.ts";
 import { type CallFailure, contractViolation, failureOf } from "./call-failure.ts";
-import { addFrame, type PendingSequence, type Receiver, type SequenceCall } from "./pending-sequence.ts";
+import type { PendingSequence, Receiver, SequenceCall } from "./pending-sequence.ts";
 
 export interface BatchRunEvents {
-  /** The backend is to drop these sequences of an accepted call. */
+  /** These sequences of an accepted call must be cancelled at the backend. */
   cancelled(ids: string[]): void;
-  /** A sequence got its last frame. */
+  /** The sequence got its last frame. */
   ended(sequence: PendingSequence): void;
 }
 
 export class BatchRun implements SequenceCall {
-  /** Once the call is answered, the process that answered it. */
+  /** The backend that was called; from `markAccepted` on, the process that answered. */
   backend: Backend;
   readonly requests: SequenceRequest[] = [];
   /** The backend's numerics fingerprint; null before it accepts, and if it sends none. */
   numerics: string | null = null;
   readonly #abort = new AbortController();
-  /** By the id that the backend knows. */
+  /** All sequences, by their ids at the backend. */
   readonly #sequences = new Map<string, PendingSequence>();
-  /** Sequences that have neither ended here nor been cancelled, with the id that the backend knows. */
+  /** Open sequences, with their ids at the backend. */
   readonly #open = new Map<PendingSequence, string>();
   readonly #events: BatchRunEvents;
-  /** Ids that were cancelled before the backend accepted; null once it has. */
+  /** Ids of sequences that were cancelled before the backend accepted the call; null afterwards. */
   #cancelledEarly: string[] | null = [];
 
   constructor(backend: Backend, sequences: readonly PendingSequence[], nowMs: number, events: BatchRunEvents) {
@@ -43,7 +43,7 @@ export class BatchRun implements SequenceCall {
     return this.#abort.signal;
   }
 
-  /** The sequences that have neither ended here nor been cancelled. */
+  /** The open sequences: neither ended by a frame nor removed. */
   get sequences(): PendingSequence[] {
     return [...this.#open.keys()];
   }
@@ -52,7 +52,7 @@ export class BatchRun implements SequenceCall {
     return this.#open.size === 0;
   }
 
-  /** `process` has accepted the call. Its load moves there. */
+  /** `process` has accepted the call: moves the load of the sequences there. */
   markAccepted(process: Backend, numerics: string | null): void {
     this.backend.load.own -= this.#open.size;
     process.load.own += this.#open.size;
@@ -63,14 +63,14 @@ export class BatchRun implements SequenceCall {
     if (cancelled.length > 0 && !this.isOver) this.#events.cancelled(cancelled);
   }
 
-  /** Removes a sequence that got its last frame, or whose call failed. */
+  /** Closes a sequence that got its last frame, or whose call failed. */
   remove(sequence: PendingSequence): void {
     if (!this.#open.delete(sequence)) return;
     sequence.run = null;
     this.backend.load.own--;
   }
 
-  /** Removes a sequence and tells the backend to drop it. Without any sequence left, the call is aborted. */
+  /** Closes a sequence and cancels it at the backend; aborts the call if no sequence is left. */
   cancel(sequence: PendingSequence): void {
     const id = this.#open.get(sequence);
     if (id === undefined) return;
@@ -81,8 +81,8 @@ export class BatchRun implements SequenceCall {
   }
 
   /**
-   * Delivers each request its frames of one chunk. Returns the sequences that failed at the backend or whose frames are invalid.
-   * Throws an Error for a frame of an unknown sequence; then those sequences are still open.
+   * Delivers the frames of one chunk. Returns the sequences that the backend reports as failed, and those with invalid frames. Throws
+   * an Error for a frame of an unknown sequence; then the failed ones are still open.
    */
   receive(frames: readonly Frame[]): Map<PendingSequence, CallFailure> {
     const failed = new Map<PendingSequence, CallFailure>();
@@ -90,8 +90,9 @@ export class BatchRun implements SequenceCall {
     const byReceiver = new Map<Receiver, Frame[]>();
     try {
       for (const frame of frames) {
-        const sequence = this.#find(frame.id);
-        if (!sequence || failed.has(sequence)) continue;
+        const sequence = this.#sequences.get(frame.id);
+        if (!sequence) throw new Error(`a frame of ${frame.id}, which is not of this call`);
+        if (!this.#open.has(sequence) || failed.has(sequence)) continue;
         const reported = frame.type === "error" ? failureOf(frame) : null;
         const violation = reported ? null : this.#deliver(sequence, frame, byReceiver);
         const failure = reported ?? violation;
@@ -101,22 +102,19 @@ export class BatchRun implements SequenceCall {
     } finally {
       for (const [receiver, together] of byReceiver) receiver.receive(together);
     }
-    // The backend may continue to compute those.
+    // The backend may still compute them.
     for (const sequence of invalid) this.cancel(sequence);
     return failed;
   }
 
-  /** The sequence that a frame is for; null if it has ended here. Throws an Error for an id that was not sent. */
-  #find(id: string): PendingSequence | null {
-    const sequence = this.#sequences.get(id);
-    if (!sequence) throw new Error(`a frame of ${id}, which is not of this call`);
-    return this.#open.has(sequence) ? sequence : null;
-  }
-
-  /** Returns the failure if the frame is invalid. */
+  /** Returns a failure if the frame is invalid. */
   #deliver(sequence: PendingSequence, frame: Frame, byReceiver: Map<Receiver, Frame[]>): CallFailure | null {
     try {
-      addFrame(byReceiver, sequence, sequence.deliver(frame, this.numerics));
+      const { receiver } = sequence;
+      const own = sequence.deliver(frame, this.numerics);
+      const together = byReceiver.get(receiver);
+      if (together) together.push(own);
+      else byReceiver.set(receiver, [own]);
     } catch (cause) {
       return contractViolation(cause);
     }

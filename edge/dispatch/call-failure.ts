@@ -1,4 +1,4 @@
-/** The kinds of failure of a backend call, and the consequences of each. */
+/** The ways in which a call to a backend fails, and the consequences of each. */
 import type { ErrorFrame } from "../../shared/contracts/inference.ts";
 import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
@@ -7,13 +7,13 @@ import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 export const retryAfterSeconds = 2;
 
 interface Consequence {
-  /** Effect on the backend's health: none, one failure, or immediate ejection. */
+  /** Effect on the backend's health: "doubtful" counts an error, "unfit" ejects at once. */
   health: "fit" | "doubtful" | "unfit";
-  /** Retry on another backend. */
+  /** Whether to try another backend. */
   retryElsewhere: boolean;
-  /** Retry on the same backend: after a short delay, after another backend was called, or never. */
+  /** Whether to try the same backend in the next round: yes, if another one was called since, or never. */
   retrySame: "soon" | "after another" | "never";
-  /** The failure is temporary: sequences that have tokens already wait for a backend. */
+  /** Whether sequences that a backend had accepted wait for later rounds (retries.ts). */
   isTemporary: boolean;
 }
 
@@ -22,7 +22,7 @@ const failureTable = {
   unreachable: { health: "doubtful", retryElsewhere: true, retrySame: "soon", isTemporary: true },
   /** The frames ended too early or could not be parsed. */
   broken: { health: "doubtful", retryElsewhere: true, retrySame: "soon", isTemporary: true },
-  /** The connection is open, but nothing is received. */
+  /** The connection is open, but nothing arrives. */
   silent: { health: "unfit", retryElsewhere: true, retrySame: "soon", isTemporary: true },
   /** The backend reported a failure, or its frames violate the contract. */
   failing: { health: "doubtful", retryElsewhere: true, retrySame: "never", isTemporary: false },
@@ -30,16 +30,16 @@ const failureTable = {
   unavailable: { health: "unfit", retryElsewhere: true, retrySame: "after another", isTemporary: true },
   /** The backend serves another manifest: a roll-out is in progress. */
   mismatched: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
-  /** The backend has other numerics than the one that began a sequence, so it computes other bits. */
+  /** The backend has another numerics fingerprint than the one that began a sequence, so it would compute other bits. */
   diverging: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
   /** The call named a process, and another one answered: the process is gone. */
   misdirected: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: true },
-  /** The backend cannot read its file of an own adapter or memory. It gets another one with the next call. */
+  /** The backend cannot read its file of an own adapter or memory. The next call uploads another one. */
   damaged: { health: "fit", retryElsewhere: true, retrySame: "soon", isTemporary: false },
-  /** It lacks an own adapter or memory of which the edge has no copy; another may have one. */
+  /** The backend lacks an own adapter or memory of which the edge has no copy. Another backend may have one. */
   lacking: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
   overloaded: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },
-  /** The call is invalid for every backend. If it has sequences of several tenants, one of them may be at fault. */
+  /** The call is invalid for every backend, perhaps because of the sequences of one tenant. */
   refused: { health: "fit", retryElsewhere: false, retrySame: "never", isTemporary: false },
 } as const satisfies Record<string, Consequence>;
 
@@ -47,7 +47,7 @@ export type FailureKind = keyof typeof failureTable;
 
 export class CallFailure extends Error {
   readonly kind: FailureKind;
-  /** Sent to the client if no retry succeeds. */
+  /** What the client gets if no retry succeeds. */
   readonly error: ServiceError;
   /** Name of the process that answered; null if none answered, or it gave no name. */
   readonly process: string | null;
@@ -65,7 +65,6 @@ export class CallFailure extends Error {
   }
 }
 
-/** A failure that the client sees as `backend_unavailable`. */
 export function unavailable(
   kind: FailureKind,
   message: string,
@@ -75,28 +74,23 @@ export function unavailable(
   return new CallFailure(kind, new ServiceError("backend_unavailable", message, { retryAfterSeconds, cause }), process);
 }
 
-/** The frames ended too early or could not be parsed. */
 export function brokenStream(cause: unknown): CallFailure {
   return unavailable("broken", "The inference backend broke off before this completion ended.", cause);
 }
 
-/** The backend's frames for a sequence violate the contract. Not retried there: it would repeat them. */
+/** The backend's frames for a sequence violate the contract. */
 export function contractViolation(cause: unknown): CallFailure {
-  return unavailable(
-    "failing",
-    "The inference backend answered this completion with frames that are not allowed.",
-    cause,
-  );
+  const message = "The inference backend answered this completion with frames that are not allowed.";
+  return unavailable("failing", message, cause);
 }
 
-/** The backend computes other bits than the one whose tokens it was to continue. */
 export function divergence(cause: unknown, process: string | null = null): CallFailure {
   const message =
     "The inference backend that began this completion is gone, and no other computes the same bits. Send the request again.";
   return new CallFailure("diverging", new ServiceError("numerics_mismatch", message, { cause }), process);
 }
 
-/** The failure of its backend that an error frame reports, by the error's kind. */
+/** Errors of frames that are failures of the backend. All others concern the sequence. */
 const kindsOfFrames: Partial<Record<ErrorKind, FailureKind>> = {
   overloaded: "overloaded",
   backend_unavailable: "unavailable",
@@ -105,32 +99,32 @@ const kindsOfFrames: Partial<Record<ErrorKind, FailureKind>> = {
   memory_not_found: "damaged",
 };
 
-/** The failure of the backend that an error frame reports; null when the error concerns only the sequence. */
-export function failureOf({
-  kind,
-  message,
-  retryAfterSeconds: seconds,
-}: Omit<ErrorFrame, "type" | "id">): CallFailure | null {
-  const failure = kindsOfFrames[kind];
-  return failure
-    ? new CallFailure(failure, new ServiceError(kind, message, { retryAfterSeconds: seconds ?? undefined }))
-    : null;
+type ReportedError = Pick<ErrorFrame, "kind" | "message" | "retryAfterSeconds">;
+
+/** The failure that an error frame reports; null if the error concerns only the sequence. */
+export function failureOf(reported: ReportedError): CallFailure | null {
+  return reported.kind in kindsOfFrames ? failureOfOutcome(reported) : null;
 }
 
-/** Anything thrown that is not a CallFailure comes from reading the frames. */
+/** The failure that ends the making of an adapter or a memory. */
+export function failureOfOutcome({ kind, message, retryAfterSeconds: seconds }: ReportedError): CallFailure {
+  const error = new ServiceError(kind, message, { retryAfterSeconds: seconds ?? undefined });
+  return new CallFailure(kindsOfFrames[kind] ?? "refused", error);
+}
+
+/** Anything else that is thrown comes from reading frames. */
 export function asFailure(thrown: unknown): CallFailure {
   return thrown instanceof CallFailure ? thrown : brokenStream(thrown);
 }
 
 /**
- * The error that ends a sequence after `failures`: `overloaded` if any backend was, else `numerics_mismatch` if any backend
- * could not continue it, otherwise that of the last. The message names the jurisdiction, if backends were limited to one.
+ * The error that ends a sequence after `failures`: `overloaded` if any backend was, else `numerics_mismatch` if any could not continue
+ * it, else that of the last failure. `jurisdiction` is the one that backends were limited to.
  */
 export function errorOf(failures: readonly CallFailure[], jurisdiction: Jurisdiction | null): ServiceError {
   if (failures.length === 0) {
-    const where =
-      jurisdiction === null ? "" : ` in the jurisdiction ${jurisdiction}, where this tenant's data must stay`;
-    return new ServiceError("backend_unavailable", `No backend is configured${where}.`);
+    const where = jurisdiction && ` in the jurisdiction ${jurisdiction}, where this tenant's data must stay`;
+    return new ServiceError("backend_unavailable", `No backend is configured${where ?? ""}.`);
   }
   const error = worstOf(failures);
   if (jurisdiction === null || error.kind === "numerics_mismatch") return error;

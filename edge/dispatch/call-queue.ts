@@ -1,21 +1,19 @@
 /**
- * The queue for one object's connections to its backends: decides which entries go in the next call. Pure: no I/O, clock or timers;
- * the Dispatcher makes the call that `take` returns. Entries are sequences, sent first or again, and control calls.
+ * Decides which entries go in a cell's next call to a backend. Pure: the Dispatcher makes the call that `take` returns. An entry is a
+ * sequence or a control call (control-calls.ts).
  *
  * Entries of one group may share a call (a micro-batch): they go to the same backend and ask for the same model. A group sends at
- * once while fewer than `maxCalls` of its calls await an answer, so a lone request never waits. Otherwise its entries gather until
- * one is answered: the busier the backend, the larger the calls. A call awaits an answer only until the backend accepts or refuses
- * it; its frames delay no other call.
+ * once while fewer than `maxCalls` of its calls await an answer, so a lone request never waits. Otherwise its entries gather until a
+ * call is answered: the busier the backend, the larger the calls. A call is answered when the backend accepts or refuses it; the frames
+ * that follow delay no other call.
  *
  * Tenants take turns, one entry a turn: the tenant whose last turn was longest ago is next, with its entry that is due first. So a
  * tenant's only sequence waits for at most one sequence of each other tenant in its group, and one call of each in other groups.
  */
 import { queueLimits } from "./routing-limits.ts";
 
-/** Type of the limits; unit tests use smaller ones. */
 export type QueueLimits = typeof queueLimits;
 
-/** Which entries may share a call. */
 export interface CallGroup {
   /** Equal for entries that may share a call. */
   key: string;
@@ -27,15 +25,16 @@ export interface CallGroup {
 
 export interface QueueEntry {
   tenant: string;
-  /** A tenant's entries go in this order. */
+  /** Orders the entries of a tenant. */
   dueMs: number;
 }
 
-/** Entries that are sent together, in the order of their turns. Pass it to `release` when it is answered. */
+/** Pass it to `release` when it is answered. */
 export interface QueuedCall<T> {
   group: CallGroup;
-  /** Id of the backend that it is made to: the expected one, unless the caller chooses another. */
+  /** Id of the backend that is called: that of the group, unless the Dispatcher chooses another. */
   backend: string;
+  /** In the order of their turns. */
   entries: T[];
 }
 
@@ -45,7 +44,7 @@ interface Waiting<T> {
 }
 
 interface Tenant<T> {
-  /** By time due, whatever their groups. */
+  /** Entries of all groups, by `dueMs`. */
   waiting: Waiting<T>[];
   lastTurn: number;
 }
@@ -54,7 +53,7 @@ export class CallQueue<T extends QueueEntry> {
   readonly #limits: QueueLimits;
   /** Tenants with waiting entries. */
   readonly #tenants = new Map<string, Tenant<T>>();
-  /** Calls that await an answer. */
+  /** Calls without an answer. */
   readonly #awaiting = new Set<QueuedCall<T>>();
   #waiting = 0;
   #turns = 0;
@@ -72,24 +71,22 @@ export class CallQueue<T extends QueueEntry> {
     return this.#tenants.get(tenant)?.waiting.length ?? 0;
   }
 
-  /** Maximum entries that the tenant may have waiting now, including those that wait already. */
+  /** Maximum waiting entries of the tenant, those that wait already included: as many as it leaves free. */
   roomOf(tenant: string): number {
     const free = this.#limits.entries - this.#waiting;
     return Math.max(0, Math.floor((free + this.waitingOf(tenant)) / 2));
   }
 
-  /** No entry waits and no call awaits an answer. */
   get idle(): boolean {
     return this.#waiting === 0 && this.#awaiting.size === 0;
   }
 
-  /** Adds entries, even if there is no room (`roomOf`), because a sequence that has begun is not refused later. */
+  /** Adds entries, even without room (`roomOf`): a sequence that has begun is not refused later. */
   add(group: CallGroup, entries: readonly T[]): void {
     for (const entry of entries) {
-      // A new tenant is behind all others: otherwise one that comes and goes would always be first.
+      // A new tenant is last: otherwise one that comes and goes would always be first.
       const tenant = this.#tenants.get(entry.tenant) ?? { waiting: [], lastTurn: ++this.#turns };
       this.#tenants.set(entry.tenant, tenant);
-      // Usually the last; equal times stay in order of arrival.
       const before = tenant.waiting.findLastIndex((other) => other.entry.dueMs <= entry.dueMs);
       tenant.waiting.splice(before + 1, 0, { group, entry });
       this.#waiting++;
@@ -106,7 +103,7 @@ export class CallQueue<T extends QueueEntry> {
     }
   }
 
-  /** The call to make now, or null: of the groups that may send, the one of the tenant whose turn it is. */
+  /** The call to make now: of the groups that may send, the one of the tenant whose turn it is. null if none may send. */
   take(): QueuedCall<T> | null {
     if (this.#waiting === 0 || this.#awaiting.size >= this.#limits.connections) return null;
     const { callsPerGroup, connectionsPerBackend } = this.#limits;
@@ -122,18 +119,17 @@ export class CallQueue<T extends QueueEntry> {
     return call;
   }
 
-  /** The call was answered, or failed. */
+  /** Call it when a call was answered or failed. */
   release(call: QueuedCall<T>): void {
     this.#awaiting.delete(call);
   }
 
-  /** Tenants with wanted entries, the one whose last turn was longest ago first. */
+  /** Tenants that have wanted entries, in the order of their turns. */
   #inTurn(isWanted: (one: Waiting<T>) => boolean): { tenant: Tenant<T>; wanted: Waiting<T>[] }[] {
     const all = Array.from(this.#tenants.values(), (tenant) => ({ tenant, wanted: tenant.waiting.filter(isWanted) }));
     return all.filter(({ wanted }) => wanted.length > 0).sort((a, b) => a.tenant.lastTurn - b.tenant.lastTurn);
   }
 
-  /** Takes entries of a group, in turns, up to `entriesPerCall`. */
   #takeTurns(key: string): T[] {
     const turns = this.#inTurn(({ group }) => group.key === key);
     const taken = new Set<T>();

@@ -1,4 +1,4 @@
-/** HTTP client for one address of backends. Every failure becomes a CallFailure. Routing, queueing and retries are the Dispatcher's. */
+/** HTTP client for one backend address. Every failure becomes a CallFailure. Not here: routing, queueing and retries (dispatcher.ts). */
 import * as z from "zod";
 import {
   type BackendLoad,
@@ -32,7 +32,7 @@ import {
   CallFailure,
   divergence,
   type FailureKind,
-  failureOf,
+  failureOfOutcome,
   retryAfterSeconds,
   unavailable,
 } from "./call-failure.ts";
@@ -41,11 +41,11 @@ import { acceptanceMs, adapterMs, probeMs, silenceMs } from "./routing-limits.ts
 
 /** A batch that a backend has accepted. */
 export interface OpenBatch {
-  /** Name of the process that accepted it; null if it gave none. */
+  /** Name of the process that accepted it; null if the answer names none. The next two are null likewise. */
   process: string | null;
-  /** The backend's numerics fingerprint; null if it sent none. */
+  /** Numerics fingerprint of the process. */
   numerics: string | null;
-  /** Its load, this batch included; null if it sent none. */
+  /** Load of the process, this batch included. */
   load: BackendLoad | null;
   /** The frames as they arrive, grouped by chunk. */
   frames: AsyncIterable<Frame[]>;
@@ -53,9 +53,9 @@ export interface OpenBatch {
 
 export interface BatchCall {
   signal: AbortSignal;
-  /** Numerics fingerprint that its sequences continue with; null if unknown, or if none has tokens. */
+  /** Numerics fingerprint of the tokens that the sequences already have; null if unknown, or if they have none. */
   numerics: string | null;
-  /** Name of the process to call; null: the address, which leads to one process or to any of several. */
+  /** Name of the process to call; null: whichever process the address leads to. */
   process: string | null;
 }
 
@@ -64,11 +64,11 @@ export type BackendCalls = Pick<BackendClient, "openBatch" | "cancel" | "readine
 
 export type BackendFetch = (url: string, init: RequestInit) => Promise<Response>;
 
-/** A process that may have a copy of a tenant's own adapter. */
+/** A process that may have a copy of a tenant's own adapter or memory. */
 export interface AdapterCopy {
   /** As configured. */
   address: string;
-  /** null: the one process of the address. */
+  /** Name of the process; null: the only one of its address. */
   process: string | null;
 }
 
@@ -76,10 +76,10 @@ export interface MadeAdapter extends AdapterAnswer {
   copy: AdapterCopy;
 }
 
-/** Bytes of a tenant's own adapter, for the process that is to have a copy; null if none has that hash. */
+/** Returns the bytes of a tenant's own adapter for `copy`, the process that will store it; null if the tenant has none of that hash. */
 export type AdapterFiles = (tenant: string, hash: string, copy: AdapterCopy) => Promise<Uint8Array | null>;
 
-/** The body of PUT /v1/memories/TENANT/HASH, for the process that is to have a copy; null if none has that hash. */
+/** As AdapterFiles, the body of PUT /v1/memories/TENANT/HASH. */
 export type MemoryFiles = (
   tenant: string,
   hash: string,
@@ -90,26 +90,22 @@ export type MemoryFiles = (
 export interface MemoryCall {
   signal: AbortSignal;
   process: string | null;
-  /** The process that answers may have a copy from now on. */
+  /** From now on this process may have a copy. */
   begun?(copy: AdapterCopy): void;
-  /** So many tokens are done. */
+  /** The keys of this many tokens are stored. */
   progress?(tokens: number): void;
 }
 
-export interface ClientLimits {
-  acceptanceMs: number;
-  silenceMs: number;
-  probeMs: number;
-}
+export type ClientLimits = Record<"acceptanceMs" | "silenceMs" | "probeMs", number>;
 
 interface ClientParts {
-  /** Without it calls are not signed. */
+  /** Absent: calls are not signed. */
   sign?: SignCall;
   /** Default: the global `fetch`. */
   fetch?: BackendFetch;
-  /** Returns the bytes of a tenant's adapter, for a backend that lacks it. */
+  /** Called for an adapter that a backend lacks. */
   fileOf?: AdapterFiles;
-  /** Returns the documents of a tenant's memory, for a backend that lacks it. */
+  /** Called for a memory that a backend lacks. */
   memoryOf?: MemoryFiles;
   limits?: Partial<ClientLimits>;
 }
@@ -119,18 +115,22 @@ interface Init {
   headers?: Record<string, string>;
   body?: Uint8Array;
   signal?: AbortSignal;
-  /** Name of the process that the call is for. */
+  /** As in BatchCall. */
   process?: string | null;
 }
 
-/** Progress of a memory is told every `heartbeatMs`. One that waits for others makes none, but no longer than any request may take. */
+/**
+ * A backend reports the progress of a memory every `heartbeatMs`. After this many reports without progress it is given up: it may
+ * wait for other work, but no longer than any request may take.
+ */
 const idleLines = limits.deadlineMs / heartbeatMs;
 
 const encoder = new TextEncoder();
+const json = { "content-type": "application/json" };
 const numericsMismatch: ErrorKind = "numerics_mismatch";
 const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable().optional() }) });
 
-/** The calls to one address of backends; `process` is the name of the process to call; null: see BatchCall. */
+/** `process` is everywhere as in BatchCall. */
 export class BackendClient {
   readonly #url: string;
   readonly #parts: Required<ClientParts> & { limits: ClientLimits };
@@ -150,21 +150,21 @@ export class BackendClient {
   async openBatch(batch: BatchRequest, { signal, numerics, process }: BatchCall): Promise<OpenBatch> {
     const headers: Record<string, string> = numerics ? { [numericsHeader]: numerics } : {};
     const body = encoder.encode(JSON.stringify(batch));
-    const send = (to: string | null) =>
-      this.#post("/v1/batches", body, this.#parts.limits.acceptanceMs, { signal, headers, process: to });
+    const send = (to: string | null) => this.#post("/v1/batches", body, { signal, headers, process: to });
     let response = await send(process);
     const lacking = ownAdaptersOf(batch).length + memoriesOf(batch).length > 0;
     // A backend answers 404 if it lacks an own adapter, and then again if it lacks a memory.
     const brought = new Set<string>();
     while (lacking && response.status === 404) {
       const receiver = this.#processOf(response);
-      const what = (await errorCodeOf(response)) === "memory_not_found" ? "memories" : "adapters";
+      const what = (await errorOf(response)).code === "memory_not_found" ? "memories" : "adapters";
       if (brought.has(what)) {
         const message = "The inference backend does not keep the adapter or memory that it was given.";
         throw unavailable("failing", message, undefined, processOf(response));
       }
       brought.add(what);
-      await this.#upload(batch, what, receiver, signal);
+      if (what === "adapters") await this.#uploadAdapters(batch, receiver, signal);
+      else await this.#uploadMemories(batch, receiver, signal);
       response = await send(receiver);
     }
     if (!response.ok || !response.body) throw await failureOfResponse(response);
@@ -176,14 +176,14 @@ export class BackendClient {
     };
   }
 
-  /** Cancels at most `sequencesPerBatch` sequences, whose ids the process knows. */
+  /** Cancels at most `sequencesPerBatch` sequences by the ids that they have at the process. */
   async cancel(ids: string[], process: string | null): Promise<void> {
     const body = encoder.encode(JSON.stringify({ version: contractVersion, ids }));
-    const response = await this.#post("/v1/cancellations", body, this.#parts.limits.acceptanceMs, { process });
+    const response = await this.#post("/v1/cancellations", body, { process });
     await response.body?.cancel();
   }
 
-  /** The backend's manifests; null if it is not ready. */
+  /** What the backend serves; null if it is not ready. */
   async readiness(process: string | null = null): Promise<Readiness | null> {
     const response = await this.#fetch("/readyz", { process }, this.#parts.limits.probeMs);
     const body = readinessSchema.safeParse(await response.json().catch(() => null));
@@ -191,32 +191,30 @@ export class BackendClient {
   }
 
   /**
-   * Makes an adapter of a tenant's examples; `begun` is called when the backend begins to compute. The answer tells which process has
-   * a copy. Rejects with a CallFailure.
+   * Makes an adapter of a tenant's examples; `begun` is called when the backend begins to compute. The result names the process that
+   * has a copy. Rejects with a CallFailure.
    */
   async createAdapter(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter> {
-    // Also while the body is read. AbortSignal.timeout would keep an object in memory after that.
+    // Covers the body, too. AbortSignal.timeout would keep the Durable Object in memory until it fires.
     const late = new AbortController();
     const timer = setTimeout(() => late.abort(new Error(`no adapter within ${adapterMs} ms`)), adapterMs);
     try {
       const init = { signal: AbortSignal.any([signal, late.signal]) };
-      const response = await this.#post("/v1/adapters", encoder.encode(JSON.stringify(request)), adapterMs, init);
+      const response = await this.#post("/v1/adapters", encoder.encode(JSON.stringify(request)), init, adapterMs);
       if (!response.ok) throw await failureOfResponse(response);
       begun();
-      const outcome = adapterOutcomeSchema.safeParse(await response.json().catch(() => null));
-      if (!outcome.success) throw brokenStream(outcome.error);
-      const copy = { address: this.#url, process: this.#processOf(response) };
-      if ("hash" in outcome.data) return { ...outcome.data, copy };
-      const { kind, message } = outcome.data;
-      throw failureOf(outcome.data) ?? new CallFailure("refused", new ServiceError(kind, message));
+      const { data, error } = adapterOutcomeSchema.safeParse(await response.json().catch(() => null));
+      if (error) throw brokenStream(error);
+      if (!("hash" in data)) throw failureOfOutcome(data);
+      return { ...data, copy: { address: this.#url, process: this.#processOf(response) } };
     } finally {
       clearTimeout(timer);
     }
   }
 
   /**
-   * Deletes a tenant's adapter or memory at a process, or all of the tenant's if `hash` is null. Rejects with a CallFailure unless it
-   * is confirmed.
+   * Deletes a tenant's adapter or memory at a process; all of them if `hash` is null. Rejects with a CallFailure unless the process
+   * confirms it.
    */
   async remove(
     what: "adapters" | "memories",
@@ -225,14 +223,12 @@ export class BackendClient {
     process: string | null,
   ): Promise<void> {
     const path = hash === null ? `/v1/${what}/${tenant}` : `/v1/${what}/${tenant}/${hash}`;
-    const response = await this.#fetch(path, { method: "DELETE", process }, this.#parts.limits.acceptanceMs);
-    if (!response.ok) throw await failureOfResponse(response);
-    await response.body?.cancel();
+    await this.#confirm(path, { method: "DELETE", process });
   }
 
   /**
-   * Has a process make a memory of documents, or of what it lacks of them; `body` is a MemoryRequest. Resolves when it is ready.
-   * Rejects with a CallFailure, also where the process is silent for `silenceMs`, or makes no progress in `idleLines` lines.
+   * Has a process make a memory, or the part that it lacks; `body` is a MemoryRequest. Resolves when the memory is ready. Rejects with
+   * a CallFailure, also if the process is silent for `silenceMs` or reports no progress in `idleLines` lines.
    */
   async putMemory(
     tenant: string,
@@ -240,8 +236,7 @@ export class BackendClient {
     body: Uint8Array,
     { signal, process, begun, progress }: MemoryCall,
   ): Promise<void> {
-    const headers = { "content-type": "application/json" };
-    const put = { method: "PUT", headers, body, signal, process };
+    const put = { method: "PUT", headers: json, body, signal, process };
     begun?.({ address: this.#url, process });
     const response = await this.#fetch(`/v1/memories/${tenant}/${hash}`, put, adapterMs);
     if (!response.ok || !response.body) throw await failureOfResponse(response);
@@ -253,43 +248,33 @@ export class BackendClient {
         const { data, error } = memoryProgressSchema.safeParse(parsedJson(line));
         if (error) throw brokenStream(error);
         if (data.type === "ready") return;
-        if (data.type === "progress") {
-          progress?.(data.tokens);
-          idle = data.tokens > most ? 0 : idle + 1;
-          most = Math.max(most, data.tokens);
-          if (idle < idleLines) continue;
-          throw unavailable("silent", "The inference backend makes no progress with this memory.", undefined, answered);
-        } else throw failureOf(data) ?? new CallFailure("refused", new ServiceError(data.kind, data.message));
+        if (data.type === "error") throw failureOfOutcome(data);
+        progress?.(data.tokens);
+        idle = data.tokens > most ? 0 : idle + 1;
+        most = Math.max(most, data.tokens);
+        if (idle < idleLines) continue;
+        throw unavailable("silent", "The inference backend makes no progress with this memory.", undefined, answered);
       }
     }
     throw brokenStream(new Error("the answer ended before the memory was ready"));
   }
 
-  /** Uploads what a batch names and a process may lack. Rejects with a CallFailure. */
-  async #upload(
-    batch: BatchRequest,
-    what: "adapters" | "memories",
-    process: string | null,
-    signal: AbortSignal,
-  ): Promise<void> {
+  async #uploadAdapters(batch: BatchRequest, process: string | null, signal: AbortSignal): Promise<void> {
     const [{ tenant }] = batch.sequences;
-    const copy = { address: this.#url, process };
-    for (const hash of what === "adapters" ? ownAdaptersOf(batch) : []) {
-      const file = await this.#parts.fileOf(tenant, hash, copy);
-      if (!file) throw missing("adapter_not_found", "The adapter was deleted meanwhile.");
+    for (const hash of ownAdaptersOf(batch)) {
+      const body = await this.#parts.fileOf(tenant, hash, { address: this.#url, process });
+      if (!body) throw missing("adapter_not_found", "The adapter was deleted meanwhile.");
       const headers = { "content-type": "application/octet-stream" };
-      const put = { method: "PUT", headers, body: file, signal, process };
-      const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, put, this.#parts.limits.acceptanceMs);
-      if (!response.ok) throw await failureOfResponse(response);
-      await response.body?.cancel();
+      await this.#confirm(`/v1/adapters/${tenant}/${hash}`, { method: "PUT", headers, body, signal, process });
     }
-    for (const hash of what === "memories" ? memoriesOf(batch) : []) {
-      const body = await this.#parts.memoryOf(tenant, hash, batch.manifestHash, copy);
-      if (!body) {
-        const message =
-          "The memory was deleted meanwhile, or no backend has it any more and its documents were not kept.";
-        throw missing("memory_deleted", message);
-      }
+  }
+
+  async #uploadMemories(batch: BatchRequest, process: string | null, signal: AbortSignal): Promise<void> {
+    const [{ tenant }] = batch.sequences;
+    const message = "The memory was deleted meanwhile, or no backend has it any more and its documents were not kept.";
+    for (const hash of memoriesOf(batch)) {
+      const body = await this.#parts.memoryOf(tenant, hash, batch.manifestHash, { address: this.#url, process });
+      if (!body) throw missing("memory_deleted", message);
       await this.putMemory(tenant, hash, body, { signal, process });
     }
   }
@@ -299,16 +284,22 @@ export class BackendClient {
     return hasProcesses(this.#url) ? processOf(response) : null;
   }
 
-  #post(path: string, body: Uint8Array, limitMs: number, init: Init = {}): Promise<Response> {
-    const headers = { ...init.headers, "content-type": "application/json" };
-    return this.#fetch(path, { ...init, method: "POST", headers, body }, limitMs);
+  #post(path: string, body: Uint8Array, init: Init, limitMs?: number): Promise<Response> {
+    return this.#fetch(path, { ...init, method: "POST", headers: { ...init.headers, ...json }, body }, limitMs);
+  }
+
+  /** Rejects with a CallFailure unless the answer is a success, whose body is dropped. */
+  async #confirm(path: string, init: Init): Promise<void> {
+    const response = await this.#fetch(path, init);
+    if (!response.ok) throw await failureOfResponse(response);
+    await response.body?.cancel();
   }
 
   /** Resolves when the response headers arrive. */
   async #fetch(
     path: string,
     { method = "GET", headers, body, signal, process = null }: Init,
-    limitMs: number,
+    limitMs = this.#parts.limits.acceptanceMs,
   ): Promise<Response> {
     const { sign, fetch: call } = this.#parts;
     const signed = await sign(method, path, body ?? new Uint8Array(), process);
@@ -322,7 +313,7 @@ export class BackendClient {
     signal?.addEventListener("abort", () => abort.abort(signal.reason));
     if (signal?.aborted) abort.abort(signal.reason);
     try {
-      // A redirect would take prompts and tokens to an address that is not configured.
+      // A redirect would send prompts to an address that is not configured.
       const redirect = "manual" as const;
       const init = { method, headers: { ...headers, ...named, ...signed }, body, signal: abort.signal, redirect };
       return await withoutRedirect(await call(urlOf(this.#url, process) + path, init));
@@ -348,17 +339,17 @@ function parsedJson(line: string): unknown {
   }
 }
 
-/** The code of a response's error envelope; null if it has none. */
-async function errorCodeOf(response: Response): Promise<string | null> {
-  const body = envelopeSchema.safeParse(await response.json().catch(() => null));
-  return body.data?.error.code ?? null;
+/** Reads a response's error envelope. */
+async function errorOf(response: Response): Promise<{ message: string; code?: string | null }> {
+  const { data } = envelopeSchema.safeParse(await response.json().catch(() => null));
+  return data?.error ?? { message: "no reason given" };
 }
 
 function processOf(response: Response): string | null {
   return readProcessName(response.headers.get(nameHeader));
 }
 
-/** Throws a CallFailure for a redirect, which is not followed. */
+/** Throws a CallFailure for a redirect. */
 async function withoutRedirect(response: Response): Promise<Response> {
   if (response.status < 300 || response.status > 399) return response;
   await response.body?.cancel();
@@ -367,30 +358,30 @@ async function withoutRedirect(response: Response): Promise<Response> {
   throw unavailable("failing", "The inference backend failed on this request.", cause, processOf(response));
 }
 
-/** The failure that a response means. */
+const kindsOfStatuses: Record<number, FailureKind> = {
+  // The backend has another secret. Every other 4xx status concerns the request.
+  401: "failing",
+  409: "mismatched",
+  421: "misdirected",
+  429: "overloaded",
+  503: "unavailable",
+};
+
 async function failureOfResponse(response: Response): Promise<CallFailure> {
   const process = processOf(response);
-  const body = envelopeSchema.safeParse(await response.json().catch(() => null));
-  const reason = body.success ? body.data.error.message : "no reason given";
+  const { message: reason, code } = await errorOf(response);
   const cause = new Error(`the backend answered ${response.status}: ${reason}`);
+  if (code === numericsMismatch) return divergence(cause, process);
+  const kind = kindsOfStatuses[response.status] ?? (response.status >= 500 ? "failing" : "refused");
+  if (kind === "misdirected") return unavailable(kind, "The inference backend that was called is gone.", cause);
+  if (kind === "refused") {
+    const error = new ServiceError("internal", "The inference backend refused this request.", { cause });
+    return new CallFailure(kind, error, process);
+  }
   const seconds = Number(response.headers.get("retry-after") ?? Number.NaN);
   const options = { retryAfterSeconds: Number.isFinite(seconds) ? seconds : retryAfterSeconds, cause };
   const busy = `The inference backend takes no requests now: ${reason}`;
-  const failure = (kind: FailureKind, error: ErrorKind, message: string) =>
-    new CallFailure(kind, new ServiceError(error, message, kind === "refused" ? { cause } : options), process);
-  if (response.status === 421)
-    return unavailable("misdirected", "The inference backend that was called is gone.", cause);
-  if (body.success && body.data.error.code === numericsMismatch) return divergence(cause, process);
-  if (response.status === 429) return failure("overloaded", "overloaded", busy);
-  const kind = kindOfStatus(response.status);
-  if (kind === "refused") return failure(kind, "internal", "The inference backend refused this request.");
   const message = kind === "failing" ? "The inference backend failed on this request." : busy;
-  return failure(kind, "backend_unavailable", message);
-}
-
-/** 401 concerns that backend's secret; all other 4xx concern our request. */
-function kindOfStatus(status: number): FailureKind {
-  if (status === 503) return "unavailable";
-  if (status === 409) return "mismatched";
-  return status >= 500 || status === 401 ? "failing" : "refused";
+  const error = new ServiceError(kind === "overloaded" ? kind : "backend_unavailable", message, options);
+  return new CallFailure(kind, error, process);
 }

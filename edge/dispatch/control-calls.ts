@@ -9,18 +9,18 @@ const controlTenant = "";
 
 export interface ControlCall extends QueueEntry {
   group: CallGroup;
-  /** Of the sequence to cancel, if it is a cancellation. */
+  /** The sequence to cancel; empty for a probe. */
   ids: string[];
-  /** Makes one call for all that go together. Never rejects. */
+  /** Makes one call with the ids of all control calls that are sent together. Never rejects. */
   send(ids: string[]): Promise<void>;
 }
 
-/** Calls of a kind to a process go one after the other: one that hangs takes one connection. */
+/** Calls of a kind to a process are made one after the other, so that a process that hangs takes up one connection. */
 function groupOf(kind: "cancel" | "probe", { id: backend }: Backend): CallGroup {
   return { key: `${kind} ${backend}`, backend, maxCalls: 1 };
 }
 
-/** Cancels sequences at the backend, by the ids that it knows. If that fails, they run to their end. */
+/** Cancel sequences by the ids that they have at the backend. If the call fails, they run to their end. */
 export function cancellations(
   backend: Backend,
   client: BackendCalls,
@@ -32,7 +32,7 @@ export function cancellations(
   return ids.map((id) => ({ tenant: controlTenant, dueMs, group, ids: [id], send }));
 }
 
-/** Probes each backend whose ejection has ended. */
+/** Probe each backend whose ejection has ended. */
 export function probes(
   { router, clients }: Routing,
   { now, observe }: { now(): number; observe(event: RoutingEvent): void },

@@ -1,7 +1,7 @@
 /**
- * Sends the sequences of many requests to the backends and delivers each frame to its request. CallQueue decides which sequences
- * go in the next call and when, Router to which backend. If a backend fails a sequence, another one with the same numerics
- * fingerprint continues it.
+ * Sends the sequences of many requests to backends and delivers each frame to its request. CallQueue decides which sequences go in
+ * the next call and when; Router decides to which backend. If a backend fails, another one with the same numerics fingerprint
+ * continues its sequences.
  */
 import {
   type BatchRequest,
@@ -17,13 +17,13 @@ import { asFailure, type CallFailure, divergence, errorOf } from "./call-failure
 import { CallQueue, type QueuedCall, type QueueLimits } from "./call-queue.ts";
 import type { OpenBatch } from "./client.ts";
 import { type ControlCall, cancellations, probes } from "./control-calls.ts";
-import { addFrame, PendingSequence, type Receiver, sharingOf } from "./pending-sequence.ts";
-import { afterLoss, type BackendFailure, Budget, nextStep, withFailure, withTried } from "./retries.ts";
+import { PendingSequence, type Receiver, sharingOf } from "./pending-sequence.ts";
+import { afterLoss, type BackendFailure, Budget, nextStep, withTried } from "./retries.ts";
 import type { Routing, RoutingEvent } from "./routing.ts";
-import { maxLosses, retryBudget } from "./routing-limits.ts";
+import { maxLosses } from "./routing-limits.ts";
 
 export interface DispatcherParts {
-  /** The backends of the current configuration. Calls under way are not moved when it changes. */
+  /** The current configuration. A change does not move calls that are under way. */
   routing(): Routing;
   observe(event: RoutingEvent): void;
   /** A clock in milliseconds. */
@@ -32,26 +32,24 @@ export interface DispatcherParts {
   after(ms: number, work: () => void): void;
   /** Keeps the object alive until `work` settles (waitUntil). */
   keepAlive(work: Promise<void>): void;
-  /** For metrics: sequences are sent for the first time, each after so long in the queue. */
+  /** For metrics: the milliseconds in the queue of each sequence that is sent for the first time. */
   batchSent?(waitsMs: readonly number[]): void;
   limits?: QueueLimits;
   retries?: Budget;
 }
 
 export interface Submission {
-  /** Removes its waiting sequences from the queue and cancels its running ones. */
+  /** Cancels its sequences, waiting and running. */
   cancel(): void;
 }
 
 type Entry = PendingSequence | ControlCall;
 
-/** Seconds after which a full queue has most likely drained. */
-const retryAfterSeconds = 1;
-
-/** The cell refuses the request before it begins or settles any of it, so another cell may take it. */
+/** The cell refuses the request before it begins or charges any of it, so another cell may take it. */
 export class NotTaken extends ServiceError {
   constructor(kind: ErrorKind, message: string) {
-    super(kind, message, { retryAfterSeconds });
+    // By then a full queue has most likely drained.
+    super(kind, message, { retryAfterSeconds: 1 });
   }
 }
 
@@ -65,20 +63,18 @@ export class Dispatcher {
   constructor(parts: DispatcherParts) {
     this.#parts = parts;
     this.#queue = new CallQueue(parts.limits);
-    this.#retries = parts.retries ?? new Budget(retryBudget);
+    this.#retries = parts.retries ?? new Budget();
   }
 
-  /** Number of queued entries. */
   get waiting(): number {
     return this.#queue.waiting;
   }
 
-  /** No sequence is open and no call awaits an answer. */
   get idle(): boolean {
     return this.#open === 0 && this.#queue.idle;
   }
 
-  /** Throws NotTaken when so many more sequences of the tenant do not fit the queue. */
+  /** Throws NotTaken if the queue has no room for this many more sequences of the tenant. */
   checkRoom(tenant: string, sequences: number): void {
     const [queued, room] = [this.#queue.waitingOf(tenant), this.#queue.roomOf(tenant)];
     if (queued + sequences <= room) return;
@@ -89,8 +85,8 @@ export class Dispatcher {
   }
 
   /**
-   * Queues sequences of one tenant. `receiver` gets the frames of each in order, and exactly one `done` or `error` as the last.
-   * Throws NotTaken when they do not fit.
+   * Queues sequences of one tenant. `receiver` gets the frames of each in order; the last one is `done` or `error`. Throws NotTaken if
+   * the queue has no room.
    */
   submit(batch: BatchRequest, receiver: Receiver): Submission {
     const { manifestHash, centroidId, adapterHash } = batch;
@@ -111,7 +107,7 @@ export class Dispatcher {
   }
 
   /**
-   * Queues sequences of the same round, numerics and model for the next backend, after the round's pause if there is one. Ends them
+   * Queues sequences of the same round, numerics and model for the next backend, after a pause if the round begins with one. Ends them
    * in an error if no backend is left.
    */
   #enqueue(group: readonly PendingSequence[]): void {
@@ -174,7 +170,7 @@ export class Dispatcher {
     const { router, clients } = routing();
     for (const sequence of queued) sequence.isQueued = false;
     const [first] = queued;
-    // Chosen again: the backend that they were queued for may have been ejected meanwhile.
+    // Chosen again, because the backend that the sequences were queued for may have been ejected meanwhile.
     const choose = (tried: ReadonlySet<string>) => router.choose(first.route, tried, now());
     const forAll = choose(new Set(queued.flatMap(({ round }) => [...round.tried])));
     const backend = (forAll?.isFit ? forAll : choose(first.round.tried))?.backend;
@@ -230,8 +226,8 @@ export class Dispatcher {
   }
 
   /**
-   * Sends the sequences of a call that a backend did not accept to another one. A call that every backend would refuse is split by
-   * tenant and sent again, because one tenant's sequences may be at fault; a call of one tenant ends.
+   * Sends the sequences of a call that a backend refused to another one. If every backend would refuse the call, one tenant's sequences
+   * may be at fault: a call of several tenants is sent again, split by tenant, and the sequences of a call of one tenant end.
    */
   #handleRefusal(run: BatchRun, called: Backend, failure: CallFailure): void {
     const { sequences } = run;
@@ -240,8 +236,8 @@ export class Dispatcher {
     const last = this.#recordFailure(called, failure, sequences[0]);
     const isCertain = !failure.consequence.retryElsewhere;
     for (const sequence of sequences) {
-      const { round } = sequence;
-      sequence.round = withFailure(isCertain ? round : withTried(round, called, last.backend), last);
+      const round = isCertain ? sequence.round : withTried(sequence.round, called, last.backend);
+      sequence.round = { ...round, failures: [...round.failures, last], last };
       if (isCertain) sequence.sharing = JSON.stringify([sequence.tenant, sequence.sharing]);
     }
     if (isCertain && new Set(run.requests.map(({ tenant }) => tenant)).size === 1) {
@@ -264,10 +260,8 @@ export class Dispatcher {
     if (!run.signal.aborted) this.#handleLoss(run, run.sequences, failure);
   }
 
-  /** Throws an Error for a frame of an unknown sequence. */
   #receive(run: BatchRun, frames: readonly Frame[]): void {
     const failed = run.receive(frames);
-    // Sequences that a backend fails at the same time are sent again together.
     for (const group of Map.groupBy(failed, ([, { kind }]) => kind).values()) {
       const sequences = group.map(([sequence]) => sequence);
       this.#handleLoss(run, sequences, group[0][1]);
@@ -275,7 +269,7 @@ export class Dispatcher {
     this.#sendReady();
   }
 
-  /** Sends the sequences of an accepted call that failed to another backend. */
+  /** Sends these sequences of an accepted call, which the backend failed, to another one. */
   #handleLoss(run: BatchRun, sequences: readonly PendingSequence[], failure: CallFailure): void {
     if (sequences.length === 0) return;
     const last = this.#recordFailure(run.backend, failure, sequences[0]);
@@ -293,7 +287,7 @@ export class Dispatcher {
     this.#sendReady();
   }
 
-  /** Queues sequences again, grouped by what still lets them share a call. */
+  /** Queues sequences again; those that may still share a call stay together. */
   #enqueueGroups(sequences: readonly PendingSequence[]): void {
     const keyOf = ({ sharing, numerics, round }: PendingSequence) =>
       JSON.stringify([sharing, numerics, [...round.tried].sort(), round.isSecondRound, round.pausesMs.length]);
@@ -308,15 +302,13 @@ export class Dispatcher {
       const backend = (idle[0].lostBy ?? idle[0].round.last)!.backend.id;
       this.#parts.observe({ event: "not_resumed", backend, sequences: idle.length });
     }
-    const byReceiver = new Map<Receiver, Frame[]>();
-    for (const sequence of idle) {
-      this.#end(sequence);
-      addFrame(byReceiver, sequence, errorFrame(sequence.id, error));
+    for (const sequence of idle) this.#end(sequence);
+    for (const [receiver, ended] of Map.groupBy(idle, (sequence) => sequence.receiver)) {
+      receiver.receive(ended.map(({ id }) => errorFrame(id, error)));
     }
-    for (const [receiver, frames] of byReceiver) receiver.receive(frames);
   }
 
-  /** Records the failure of a call to `called`, for the process that answered it. The last argument is one of its sequences. */
+  /** Records the failure of a call at the process that answered it, else at `called`. The last argument is one of the sequences. */
   #recordFailure(called: Backend, failure: CallFailure, { model, numerics }: PendingSequence): BackendFailure {
     const { observe, now } = this.#parts;
     const { kind, consequence } = failure;
@@ -332,7 +324,7 @@ export class Dispatcher {
     return { backend, failure };
   }
 
-  /** Ends a sequence: it gets no further frame, and its call is cancelled, waiting or running. */
+  /** Ends a sequence: it gets no further frame, and is removed from the queue or cancelled at its backend. */
   #end(sequence: PendingSequence): void {
     if (sequence.isEnded) return;
     sequence.isEnded = true;

@@ -1,20 +1,20 @@
-/** Reads NDJSON frames from byte streams; the framing itself is `shared/contracts/ndjson.ts`. */
+/** Reads NDJSON from a backend's answer, and gives up an answer that falls silent. */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { FrameReader, LineSplitter } from "../../shared/contracts/ndjson.ts";
 import { asFailure, unavailable } from "./call-failure.ts";
 
-/** Silence is counted in ticks of one timer, so a stream is given up between 4/5 of the limit and the limit. */
+/** One timer counts the ticks of a silence, so a stream is given up after 4/5 of the limit to the whole limit. */
 const ticks = 5;
 
 /**
- * Reads a backend's frames, grouped by chunk. Throws a CallFailure for an invalid frame, and where no byte, not even a heartbeat,
- * arrives for `silenceMs`; the time the caller spends on a chunk does not count.
+ * The frames of an answer, grouped by chunk. Throws a CallFailure for an invalid frame, and if no byte arrives for `silenceMs`
+ * (a backend sends heartbeats). The time that the caller spends on a chunk does not count.
  */
 export function frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<Frame[]> {
   return groupsOf(body, silenceMs, new FrameReader());
 }
 
-/** As frameGroupsOf does, the lines that are not blank, without the last one if it has no end. */
+/** The lines of an answer that are not blank, with the rules of `frameGroupsOf`. A last line without its end is dropped. */
 export function linesOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<string[]> {
   const lines = new LineSplitter();
   const push = (chunk: Uint8Array) => lines.push(chunk).filter((line) => line.trim() !== "");
@@ -30,7 +30,7 @@ async function* groupsOf<T>(
   const silent = new Error(`nothing came for ${silenceMs} ms`);
   let isReading = false;
   let silentTicks = 0;
-  // Cancelling ends the pending read. It rejects if the body has failed.
+  // Ends the pending read. Rejects if the body has failed.
   const cancel = () => void source.cancel(silent).catch(() => undefined);
   const timer = setInterval(() => {
     if (isReading && ++silentTicks === ticks) cancel();

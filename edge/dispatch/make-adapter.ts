@@ -1,4 +1,4 @@
-/** Fits an adapter at the first backend that takes it. */
+/** Has a tenant's own adapter made by the first backend that accepts the request. */
 import type { AdapterRequest } from "../../shared/contracts/inference.ts";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -6,7 +6,7 @@ import { CallFailure, errorOf } from "./call-failure.ts";
 import type { BackendClient, MadeAdapter } from "./client.ts";
 
 /**
- * `clients`: of the backends of the tenant's jurisdiction; `begun` is called when one begins to compute. Throws a ServiceError,
+ * `clients`: of the backends in the tenant's jurisdiction; `begun` is called when one begins to compute. Throws a ServiceError,
  * `cancelled` when `signal` aborts.
  */
 export async function makeAdapter(

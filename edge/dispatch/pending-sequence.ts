@@ -1,6 +1,6 @@
 /**
- * One sequence of a client, from its arrival to its last frame. Frames of all its backend calls go in; one unbroken series of frames
- * under the client's id comes out. Pure.
+ * One sequence from its arrival to its last frame. It may take several calls to backends, each under an id of its own; their frames
+ * become one unbroken series under the sequence's own id. Pure.
  */
 import {
   type BatchRequest,
@@ -14,22 +14,22 @@ import {
 import { type BackendFailure, firstRound, type RetryRound } from "./retries.ts";
 import type { Route } from "./router.ts";
 
-/** The request that receives the frames of its sequences. */
+/** The request that sequences belong to. */
 export interface Receiver {
-  /** A backend has accepted one of them; called at most once for each. */
+  /** A backend has accepted a sequence; called at most once for each. */
   accepted(): void;
-  /** Frames that came together, of each of its sequences in order. */
+  /** Frames that arrived together; those of one sequence are in order. */
   receive(frames: Frame[]): void;
 }
 
-/** A call to a backend that a sequence is in. */
+/** The part of BatchRun that a sequence uses. */
 export interface SequenceCall {
   cancel(sequence: PendingSequence): void;
 }
 
 export type Model = Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
 
-/** Orders a sequence without a deadline among its tenant's, as the backend does, in milliseconds. */
+/** Milliseconds after which a sequence without a deadline is due, where a tenant's sequences are ordered; the backend has the same. */
 const defaultDeadlineMs = 60_000;
 
 export class PendingSequence {
@@ -37,22 +37,23 @@ export class PendingSequence {
   readonly model: Model;
   readonly receiver: Receiver;
   readonly arrivedMs: number;
-  /** Sequences for a backend may share a call if this is equal. */
+  /** Equal for sequences that may share a call (`sharingOf`). */
   sharing: string;
   isQueued = false;
   isAccepted = false;
   isEnded = false;
-  /** The call under way for it. */
+  /** The call under way. */
   run: SequenceCall | null = null;
-  /** When it was sent to a backend for the first time. */
+  /** When it was first sent to a backend. */
   sentAtMs: number | null = null;
   /** How often it was sent to a backend. */
   attempts = 0;
-  /** How often a backend accepted it and then failed, and the latest such failure. */
+  /** How often a backend accepted it and then failed. */
   losses = 0;
+  /** The latest such failure. */
   lostBy: BackendFailure | null = null;
   round: RetryRound = firstRound;
-  /** Numerics fingerprint of the backend that computed its tokens; null if it has no token, or the backend sent none. */
+  /** Numerics fingerprint of the backend that computed its tokens; null without tokens, or if the backend sent none. */
   numerics: string | null = null;
   readonly #tokenIds: number[];
   #isPromptSent = false;
@@ -79,30 +80,24 @@ export class PendingSequence {
 
   get route(): Route {
     const [memory] = this.sequence.memories ?? [];
-    const ofMemory = memory && "hash" in memory ? { memoryHash: memory.hash } : {};
-    return { ...this.model, ...ofMemory, numerics: this.numerics };
+    return { ...this.model, memoryHash: memory?.hash, numerics: this.numerics };
   }
 
   get dueMs(): number {
     return this.arrivedMs + (this.sequence.deadlineMs ?? defaultDeadlineMs);
   }
 
-  /** Whether its client has received a token. */
+  /** Whether tokens were delivered. */
   get hasTokens(): boolean {
     return this.#tokenIds.length > this.sequence.continuedIds.length;
   }
 
-  /** Whether its client has received any frame. */
-  get hasBegun(): boolean {
-    return this.#isPromptSent || this.hasTokens;
-  }
-
-  /** It has not ended, and nothing is under way for it. */
+  /** Not ended, and neither queued nor in a call. */
   get isIdle(): boolean {
     return !this.isEnded && !this.isQueued && this.run === null;
   }
 
-  /** The request for the rest of the sequence, under a new id for each call, because an earlier one may still run. */
+  /** The request for the rest of the sequence. Its id is new for each call, because an earlier call may still run. */
   nextRequest(nowMs: number): SequenceRequest {
     const { id, promptLogprobs, deadlineMs, ...rest } = this.sequence;
     const attempt = this.attempts++;
@@ -112,13 +107,13 @@ export class PendingSequence {
       id: attempt === 0 ? id : `${id}_${attempt}`,
       continuedIds: [...this.#tokenIds],
       promptLogprobs: promptLogprobs && !this.#isPromptSent,
-      // A sequence with tokens has met its deadline. completion-writer.ts ends a request whose deadline has passed.
+      // A sequence with tokens has met its deadline. One whose deadline has passed is ended by completion-writer.ts.
       ...(deadlineMs && !this.hasTokens && { deadlineMs: Math.max(1, Math.ceil(this.arrivedMs + deadlineMs - nowMs)) }),
     };
   }
 
   /**
-   * Accepts the next frame of a call to a backend with these numerics and returns it under the client's id. Throws an Error for
+   * Takes the next frame of a call to a backend with these numerics, and returns it under the sequence's id. Throws an Error for
    * a frame that breaks the series: tokens out of order or beyond `maxTokens`, or a `done` frame with wrong counts.
    */
   deliver(frame: Frame, numerics: string | null = null): Frame {
@@ -129,7 +124,7 @@ export class PendingSequence {
       this.numerics = numerics ?? this.numerics;
     } else if (frame.type === "done") {
       this.#checkCounts(frame);
-      // The reported queue time is the sum of the edge's and the backend's.
+      // Adds the time in the edge's queue.
       const queueMs = frame.timings.queueMs + (this.sentAtMs ?? this.arrivedMs) - this.arrivedMs;
       return { ...frame, id, timings: { ...frame.timings, queueMs } };
     }
@@ -137,7 +132,8 @@ export class PendingSequence {
   }
 
   #deliverPrompt(): void {
-    if (this.hasBegun || !this.sequence.promptLogprobs) throw new Error("a prompt frame out of place");
+    if (this.#isPromptSent || this.hasTokens || !this.sequence.promptLogprobs)
+      throw new Error("a prompt frame out of place");
     this.#isPromptSent = true;
   }
 
@@ -150,7 +146,7 @@ export class PendingSequence {
     this.#tokenIds.push(tokenId);
   }
 
-  /** Usage is counted from a `done` frame, so its counts must equal what the backend sent. */
+  /** Usage is charged by the counts of the `done` frame, so they must match the frames before it. */
   #checkCounts({ completionTokens, promptTokens, reusedTokens = 0 }: DoneFrame): void {
     const delivered = this.#tokenIds.length;
     const { promptIds, retrieval } = this.sequence;
@@ -172,8 +168,8 @@ export class PendingSequence {
 }
 
 /**
- * Equal for sequences that may share a call: mixtures of one manifest, which name their adapters themselves, and others with the same
- * adapter. Sequences with own adapters or memories share a call only within their tenant.
+ * A key that is equal for sequences that may share a call: mixtures of one manifest, because a mixture names its adapters itself, and
+ * other sequences of the same adapter. Sequences with own adapters or memories share calls only with those of their tenant.
  */
 export function sharingOf(batch: BatchRequest): string {
   const { manifestHash, centroidId, adapterHash, sequences } = batch;
@@ -181,11 +177,4 @@ export function sharingOf(batch: BatchRequest): string {
     return JSON.stringify([manifestHash, centroidId, adapterHash ?? null, sequences[0].tenant]);
   }
   return JSON.stringify(sequences.every(({ mixture }) => mixture) ? [manifestHash] : [manifestHash, centroidId]);
-}
-
-/** Adds a frame to those that its request receives together. */
-export function addFrame(byReceiver: Map<Receiver, Frame[]>, { receiver }: PendingSequence, frame: Frame): void {
-  const frames = byReceiver.get(receiver);
-  if (frames) frames.push(frame);
-  else byReceiver.set(receiver, [frame]);
 }

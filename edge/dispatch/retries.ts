@@ -1,8 +1,8 @@
-/** When and where a sequence is sent again: retry rounds and their budget. Pure. */
+/** Whether, when and to which backends a sequence is sent again. Pure. */
 import type { Backend } from "./backend-group.ts";
 import type { CallFailure } from "./call-failure.ts";
 import type { Choice } from "./router.ts";
-import { roundPausesMs } from "./routing-limits.ts";
+import { retryBudget, roundPausesMs } from "./routing-limits.ts";
 
 export interface BackendFailure {
   backend: Backend;
@@ -10,19 +10,19 @@ export interface BackendFailure {
 }
 
 /**
- * Which backends were tried for a sequence since it last progressed. Each round tries every backend once. The second one follows at
- * once and leaves out backends whose answer would be the same. A sequence that a backend had accepted waits between later rounds,
- * as long as failures are temporary. Immutable, and shared by the sequences of a call.
+ * The retries of a sequence since it last progressed, in rounds that try every backend once. The second round follows at once, without
+ * backends that would answer the same. Later rounds follow after pauses: only for a sequence that a backend had accepted, and as long
+ * as failures are temporary. Immutable, and shared by the sequences of a call.
  */
 export interface RetryRound {
-  /** Ids of backends. */
+  /** Ids of the backends that were tried in this round. */
   tried: ReadonlySet<string>;
-  /** In this round. */
+  /** Failures in this round. */
   failures: readonly BackendFailure[];
-  /** The failure after which the sequence is sent again; null the first time. */
+  /** The latest failure, also of an earlier round; null before the first. */
   last: BackendFailure | null;
   isSecondRound: boolean;
-  /** Pauses before the remaining rounds. */
+  /** Pauses before the rounds that may follow. */
   pausesMs: readonly number[];
 }
 
@@ -35,31 +35,29 @@ export const firstRound: RetryRound = {
 };
 
 /**
- * After a call to `called`, which `answering` answered: a process of an address that leads to several. Calls to any process of an
- * address are made until one reaches a process that was tried before.
+ * After a call to `called` that `answering` answered, which may be one of several processes of an address. Calls that name no process
+ * are repeated until one reaches a process that was tried before.
  */
 export function withTried(round: RetryRound, called: Backend, answering: Backend): RetryRound {
   const isCalledTried = called.name !== null || round.tried.has(answering.id);
   return { ...round, tried: new Set([...round.tried, answering.id, ...(isCalledTried ? [called.id] : [])]) };
 }
 
-/** After a backend did not accept a call. */
-export function withFailure(round: RetryRound, last: BackendFailure): RetryRound {
-  return { ...round, failures: [...round.failures, last], last };
-}
-
-/** After a backend that had accepted sequences failed. If one of these has tokens, backends that failed before may succeed. */
+/** After a backend that had accepted the sequences failed. If one has tokens (`isBegun`), it progressed, so all backends are tried anew. */
 export function afterLoss(round: RetryRound, last: BackendFailure, isBegun: boolean): RetryRound {
   const tried = isBegun ? new Set([last.backend.id]) : round.tried;
   const isSecondRound = round.isSecondRound && !isBegun;
   return { tried, failures: [last], last, isSecondRound, pausesMs: roundPausesMs };
 }
 
-/** The backend to use next; the pause before the round that begins then; or neither: no backend is left. */
-export type NextStep = { round: RetryRound; choice: Choice | null; pauseMs: number | null };
-
-/** `choose` returns the next backend, none of `tried`; null if none is left. */
-export function nextStep(round: RetryRound, choose: (tried: RetryRound["tried"]) => Choice | null): NextStep {
+/**
+ * The backend to use next, or the pause before the next round begins; both are null if no backend is left. `choose` returns a backend
+ * that is not in `tried`, or null.
+ */
+export function nextStep(
+  round: RetryRound,
+  choose: (tried: RetryRound["tried"]) => Choice | null,
+): { round: RetryRound; choice: Choice | null; pauseMs: number | null } {
   let current = round;
   let choice = choose(current.tried);
   if (!choice && !current.isSecondRound) {
@@ -73,7 +71,7 @@ export function nextStep(round: RetryRound, choose: (tried: RetryRound["tried"])
   return { round: later, choice: null, pauseMs };
 }
 
-/** Ids of the backends that would fail again now. */
+/** Ids of the backends that would fail again if they were called now. */
 function certainFailures(failures: readonly BackendFailure[]): ReadonlySet<string> {
   const certain = failures.filter(({ failure }, i) => {
     const { retrySame } = failure.consequence;
@@ -82,24 +80,22 @@ function certainFailures(failures: readonly BackendFailure[]): ReadonlySet<strin
   return new Set(certain.map(({ backend }) => backend.id));
 }
 
-/** Token bucket that limits repeated calls, which cost other callers. Accepted calls refill it. */
+/** Token bucket that limits repeated calls, because they delay other callers. It starts full; accepted calls refill it. */
 export class Budget {
-  readonly #capacity: number;
-  readonly #earned: number;
+  readonly #limits: typeof retryBudget;
   #left: number;
 
-  /** Starts full; each accepted call earns `earned` units. */
-  constructor({ capacity, earned }: { capacity: number; earned: number }) {
-    this.#capacity = capacity;
-    this.#earned = earned;
-    this.#left = capacity;
+  constructor(limits: typeof retryBudget = retryBudget) {
+    this.#limits = limits;
+    this.#left = limits.capacity;
   }
 
+  /** A call was accepted. */
   earn(): void {
-    this.#left = Math.min(this.#capacity, this.#left + this.#earned);
+    this.#left = Math.min(this.#limits.capacity, this.#left + this.#limits.earned);
   }
 
-  /** Takes a unit. False if there is none. */
+  /** Takes one unit; false if none is left. */
   take(): boolean {
     if (this.#left < 1) return false;
     this.#left--;

@@ -1,14 +1,14 @@
 /**
- * Decides which backend a micro-batch goes to. Pure: no I/O, no clock; the Dispatcher records what happens at backends.
+ * Decides which backend a micro-batch goes to. Pure: the Dispatcher records what happens at backends.
  *
- * First by distance: the nearest backends are used until the estimated wait there costs more than the round trip to the next
- * ones. Then, among backends of one distance, by rendezvous hashing with bounded load (Mirrokni et al., arXiv 1608.01350): a
- * centroid, own adapter or memory stays with one process, whose caches are warm, unless that process has more than its share of the load.
- * Backends that are ejected, serve another manifest or have other numerics are used only if no other is fit.
+ * First by distance: the nearest backends are used until the estimated wait there exceeds the additional round trip to the next ones.
+ * Then, among backends of one distance, by rendezvous hashing with bounded load (Mirrokni et al., arXiv 1608.01350): a centroid, own
+ * adapter or memory stays with one process, whose caches are warm, unless that process has more than its share of the load. Backends
+ * that are ejected, serve another manifest or have other numerics are unfit, and used only if no other is left.
  *
- * Load is what a backend last reported plus what this router has sent since. Always choosing the least loaded backend would make
- * it the fullest, because many routers use the same old reports (Mitzenmacher, "How useful is old information?", IEEE TPDS 11:1,
- * 2000). A call without an answer also counts for the calls that other routers send meanwhile.
+ * Load is what a backend last reported plus what this router has sent since. Always choosing the least loaded backend would make it
+ * the fullest, because many routers use the same old reports (Mitzenmacher, "How useful is old information?", IEEE TPDS 11:1, 2000).
+ * For the same reason a sequence without an answer counts once for each router that probably sends.
  */
 import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { fnv1a } from "../../shared/math/fnv1a.ts";
@@ -22,39 +22,37 @@ import { routingLimits, waitMs } from "./routing-limits.ts";
 export interface Route {
   manifestHash: string;
   centroidId: string | null;
-  /** Of a tenant's own adapter, used instead of the centroid's. */
+  /** A tenant's own adapter in place of the centroid's. */
   adapterHash?: string;
-  /** Of a memory of a tenant's own, whose keys a process should have once. */
+  /** A tenant's own memory. */
   memoryHash?: string;
-  /** Numerics fingerprint to continue with; null or absent if any will do. */
+  /** Numerics fingerprint that the backend must have; null or absent: any. */
   numerics?: string | null;
 }
 
 export interface Choice {
   backend: Backend;
-  /** It is not ejected, and not known to serve another manifest or to have other numerics. */
   isFit: boolean;
 }
 
 export class Router {
   readonly #region: Region | null;
-  /** By URL. */
-  readonly #groups: ReadonlyMap<string, BackendGroup>;
+  readonly #groups: readonly BackendGroup[];
 
   /** `region`: where the caller is; null: every backend is equally near. */
   constructor(addresses: readonly BackendAddress[], region: Region | null = null) {
     this.#region = region;
-    this.#groups = new Map(addresses.map((address) => [address.url, new BackendGroup(address)]));
+    this.#groups = addresses.map((address) => new BackendGroup(address));
   }
 
   /** The backend to use next, none of `tried`; null if none is left. */
   choose(route: Route, tried: ReadonlySet<string>, nowMs: number): Choice | null {
     const key = route.memoryHash ?? route.adapterHash ?? route.centroidId ?? "";
     const isFit = (backend: Backend) => this.#isFit(backend, route, nowMs);
-    const candidates = [...this.#groups.values()].flatMap((group) => group.candidates(tried, isFit, nowMs));
+    const candidates = this.#groups.flatMap((group) => group.candidates(tried, isFit, nowMs));
     const fit = candidates.filter((one) => !tried.has(one.id) && isFit(one));
     if (fit.length > 0) {
-      // Without a name a call may reach a process that was tried, so other backends go first.
+      // A call that names no process may reach one that was tried, so other backends come first.
       const others = fit.filter((one) => one.name !== null || !one.group.wasTried(tried));
       const backend = this.#choose(key, others.length > 0 ? others : fit, nowMs);
       const group = backend.group;
@@ -62,7 +60,7 @@ export class Router {
     }
     const unfit = candidates.filter((one) => !tried.has(one.id));
     if (unfit.length === 0) return null;
-    // A backend that serves another manifest would refuse for certain; the one whose ejection ends first may be back.
+    // The backend whose ejection ends first is the likeliest to be back; one that serves another manifest would refuse for certain.
     const backAtMs = (one: Backend) => this.#backAtMs(one) ?? Number.POSITIVE_INFINITY;
     const order = inOrder(key, unfit);
     return { backend: order.reduce((a, b) => (backAtMs(b) < backAtMs(a) ? b : a)), isFit: false };
@@ -75,7 +73,7 @@ export class Router {
 
   /** Returns the ejected backends to probe now. Pass each result to `backend.group.recordProbe`. */
   takeProbes(nowMs: number): Backend[] {
-    const all = [...this.#groups.values()].flatMap(({ any, processes }) => [any, ...processes]);
+    const all = this.#groups.flatMap(({ any, processes }) => [any, ...processes]);
     return all.filter(({ health }) => health.takeProbe(nowMs));
   }
 
@@ -89,7 +87,7 @@ export class Router {
     return backend.name !== null || processes.length === 0 || processes.some(isFitItself);
   }
 
-  /** When its ejection ends; null if it is not ejected. That of an address ends with the first of its processes. */
+  /** When its ejection ends; null if it is not ejected. An address is back when the first of its processes is. */
   #backAtMs(backend: Backend): number | null {
     const { ejectedUntilMs } = backend.health;
     if (backend.name !== null || ejectedUntilMs !== null) return ejectedUntilMs;
@@ -98,8 +96,8 @@ export class Router {
   }
 
   /**
-   * The distance with the smallest sum of round trip and estimated wait, the nearer if equal; of its backends the first in the
-   * key's order that has less than its share of the load.
+   * Of the distance with the smallest sum of round trip and estimated wait (the nearer if equal), the first backend in the key's order
+   * that has less than its share of the load.
    */
   #choose(key: string, fit: readonly Backend[], nowMs: number): Backend {
     if (fit.length === 1) return fit[0];
@@ -114,7 +112,7 @@ export class Router {
     );
     const { loadFactor, freeShare } = routingLimits;
     const bound = Math.max(freeShare, (loadFactor * (load.sequences + 1)) / load.slots);
-    // One of them has at most the average.
+    // There is one: some backend has at most the average load.
     return inOrder(key, backends).find((one) => share(loadOf(one)) < bound)!;
   }
 
@@ -125,10 +123,10 @@ export class Router {
       backend.name === null ? backend.group.loadAt(nowMs, senders) : backend.load.at(nowMs, senders);
   }
 
-  /** Estimated number of routers: the reported load divided by the load of this one. */
+  /** Estimated number of routers: the load that backends report divided by the load that this router causes. */
   #sendersAt(nowMs: number): number {
     let [own, others] = [1, 0];
-    for (const { any, processes } of this.#groups.values()) {
+    for (const { any, processes } of this.#groups) {
       for (const { load } of [any, ...processes]) {
         own += load.own;
         others += load.othersAt(nowMs);
@@ -178,10 +176,7 @@ const roundTripsMs = [
   /* me   */ [234, 176, 291, 78, 91, 92, 187, 208, 5],
 ];
 
-/** Round trip inside a region. */
-const insideMs = 5;
-
 /** Without a region, both count as in the same one. */
 export function roundTripMs(from: Region | null, to: Region | null): number {
-  return from === null || to === null ? insideMs : roundTripsMs[regions.indexOf(from)][regions.indexOf(to)];
+  return from === null || to === null ? roundTripsMs[0][0] : roundTripsMs[regions.indexOf(from)][regions.indexOf(to)];
 }

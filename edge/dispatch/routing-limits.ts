@@ -1,63 +1,63 @@
 /**
- * The limits of queueing, routing and failover, each with its reason. Not settings: they hold for any model and any backend. Limits of
- * callers are in shared/contracts/limits.ts.
+ * Limits of queueing, routing and failover, each with its reason. They are no settings, because they suit any model and backend. Limits
+ * of callers are in shared/contracts/limits.ts.
  */
 import { sequencesPerBatch } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 
-/** The platform allows six connections of an object that await response headers. */
+/** Cloudflare allows a Durable Object six connections that await response headers. */
 const connections = 6;
 
 export const queueLimits = {
   connections,
-  /** Of these, those that may await an answer of the same backend: one that hangs leaves a connection to the others. */
+  /** Maximum of these for one backend, so that a backend that hangs leaves a connection to the others. */
   connectionsPerBackend: connections - 1,
   /**
-   * Calls of one group that may await an answer before the group gathers. A call costs CPU time and gathering a wait: of 1, 2, 3,
-   * 4 and 6 calls, three gave 16 clients in step the earliest median first tokens.
+   * Calls of one group that may await an answer before further entries gather. More calls cost CPU time, fewer make entries wait:
+   * of 1, 2, 3, 4 and 6 calls, three gave 16 simultaneous clients the earliest median first token.
    */
   callsPerGroup: connections / 2,
-  /** A tenant may hold as many entries as it leaves free, so there is always room for one more tenant. */
+  /** Maximum waiting entries. A tenant may have as many as it leaves free, so there is always room for another tenant. */
   entries: limits.queuedSequences as number,
   entriesPerCall: sequencesPerBatch,
 };
 
 export const routingLimits = {
-  /** Consecutive errors, without a completion in between, that eject a backend. A single one may be the network's. */
+  /** Errors without a completion in between that eject a backend. A single error may be the network's. */
   consecutiveErrors: 3,
-  /** Duration of the first ejection; each further one without a completion in between lasts twice as long. */
+  /** Duration of the first ejection; without a completion in between, each further one lasts twice as long. */
   ejectionMs: 1000,
   maxEjectionMs: 30_000,
   /** How long a backend that refused a manifest counts as unfit for it. A wrong guess costs one call. */
   mismatchMs: 5000,
   /** A backend takes at most this many times the average load, so that a popular centroid spills over to others. */
   loadFactor: 1.25,
-  /** Up to this part of its slots a backend is never passed over: a warm cache is worth more than balance. */
+  /** A backend with less than this share of its slots taken is never passed over: a warm cache is worth more than balance. */
   freeShare: 0.25,
-  /** Estimated wait for a first token where half of the slots are taken; see `waitMs`. */
+  /** Estimated wait for a first token if half of the slots are taken; see `waitMs`. */
   halfLoadWaitMs: 80,
   /** Slots of a process that has not reported its load: the default of MAX_SEQUENCES. */
   presumedSlots: 32,
-  /** Half-life of the load that a report attributes to other routers: about as long as a sequence runs. */
+  /** Half-life of the load that is attributed to other routers: about as long as a sequence runs. */
   reportHalfLifeMs: 2000,
   /** Bound on the estimated number of routers that send to the same backends: the cells of a few regions. */
   maxSenders: 32,
-  /** After so many calls in a row that name a process of an address, one names none, which finds new processes. */
+  /** After this many calls in a row that name a process of an address, one call names none, to discover new processes. */
   namedCallsInRow: 16,
-  /** A process that is idle and has not answered for so long is not named any more. */
+  /** An idle process that has not answered for this long is not called by its name any more. */
   processTtlMs: 600_000,
-  /** An ejected process that has not answered for so long is forgotten with its next failed probe: its pod is gone. */
+  /** An ejected process that has not answered for this long is forgotten at its next failed probe: its pod is gone. */
   forgetMs: 60_000,
-  /** Processes that are remembered for each address. */
+  /** Maximum processes that are remembered for each address. */
   processesPerAddress: 64,
 };
 
-/** Taken slots above which the estimated wait rises linearly, so that it is finite for a full backend, too. */
+/** Share of taken slots above which the estimated wait rises linearly, so that it stays finite for a full backend. */
 const steepestShare = 0.9;
 
 /**
- * Estimated wait for a first token, in milliseconds, by the taken share of the slots: as in a queue with random arrivals it
- * rises with the share of taken to free slots. Only its size beside a round trip is used.
+ * Estimated wait for a first token, in milliseconds, if this share of the slots is taken: proportional to the ratio of taken to free
+ * slots, as in a queue with random arrivals. It is only compared with round trips.
  */
 export function waitMs(share: number): number {
   const bent = Math.min(share, steepestShare);
@@ -65,27 +65,25 @@ export function waitMs(share: number): number {
 }
 
 /**
- * Budget of repeated calls. It starts full, so that a busy cell survives the loss of its whole region, where each of its calls is
- * repeated: two seconds' worth at 500 requests a second. Accepted calls refill it, so that during a complete outage calls are not
- * repeated.
+ * Budget of repeated calls (retries.ts). Full, it lets a busy cell survive the loss of its region, where every call is repeated: two
+ * seconds of 500 requests a second. Each accepted call earns a part of a repeated one, so during a complete outage none is repeated.
  */
 export const retryBudget = { capacity: 1024, earned: 0.2 };
 
-/** Maximum backends that may accept a sequence and then fail, however far it got: the sequence may be what makes them fail. */
+/** Backends that may accept a sequence and then fail before it ends in an error: the sequence may be what makes them fail. */
 export const maxLosses = 6;
 
 /**
- * Pauses between retry rounds for sequences that a backend had accepted, as long as the failures are temporary (a restart, a
- * stall). Their clients see a stream that pauses for up to 14 s instead of an error. A sequence that was never accepted
- * ends in an error at once, and its client may retry.
+ * Pauses between retry rounds, in milliseconds (retries.ts). The client of an accepted sequence sees a stream that pauses for up to
+ * 14 s instead of an error. A sequence that was never accepted ends in an error at once, and its client may retry.
  */
 export const roundPausesMs = [250, 500, 1000, 2000, 2000, 2000, 2000, 2000, 2000];
 
-/** Timeout for accepting a batch, which is quick however busy a backend is. */
+/** Timeout for the acceptance of a batch, in milliseconds, which is quick however busy a backend is. */
 export const acceptanceMs = 3000;
-/** A live backend sends something every `heartbeatMs`; after this time without a byte its process hangs or is cut off. */
+/** Milliseconds without a byte after which a stream is given up: a live backend sends a byte every `heartbeatMs`. */
 export const silenceMs = 3000;
-/** Timeout of a readiness probe. */
+/** Timeout of a readiness probe, in milliseconds. */
 export const probeMs = 2000;
-/** Timeout for making an adapter: the most text takes a busy engine minutes, and a fit tens of seconds. */
+/** Timeout for making an adapter, in milliseconds: the largest text takes a busy engine minutes, and its fit tens of seconds. */
 export const adapterMs = 600_000;

@@ -1,4 +1,4 @@
-/** The backends of one configuration, the manifests that they serve, and the events of routing. */
+/** The backends of one configuration, and whether they serve a manifest. */
 import { holds, type Readiness } from "../../shared/contracts/inference.ts";
 import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
@@ -10,19 +10,17 @@ import { probeMs } from "./routing-limits.ts";
 
 export interface Routing {
   router: Router;
-  /** By the URL of an address. */
+  /** By address. */
   clients: ReadonlyMap<string, BackendCalls>;
-  /** Jurisdiction that all these backends are in; null for no restriction. */
+  /** Backends elsewhere are never called; null: all may be called. */
   jurisdiction: Jurisdiction | null;
 }
 
-export interface RoutingParts {
+interface RoutingParts extends Partial<Pick<Routing, "jurisdiction">> {
   addresses: readonly BackendAddress[];
   clientOf(address: BackendAddress): BackendCalls;
-  /** Where the caller is: the nearest backends are preferred. null: all are equally near. */
+  /** Where the caller is; null: all backends are equally near. */
   region: Region | null;
-  /** Backends elsewhere are never called; null: all may be. */
-  jurisdiction?: Jurisdiction | null;
 }
 
 export function createRouting({ addresses: all, clientOf, region, jurisdiction = null }: RoutingParts): Routing {
@@ -35,23 +33,23 @@ export function createRouting({ addresses: all, clientOf, region, jurisdiction =
 export interface RoutingEvent {
   event: /** Sequences without tokens are sent again, because `backend` failed or refused their call. */
     | "retried"
-    /** Another backend has accepted sequences with tokens, because `backend` failed: once for each call. */
+    /** Another backend has accepted sequences with tokens, because `backend` failed: one event for each call. */
     | "resumed"
-    /** Sequences with tokens end in an error, because `backend` failed and no other has the same numerics. */
+    /** Sequences with tokens end in an error, because `backend` failed and no other has the same numerics fingerprint. */
     | "not_resumed"
-    /** The backend is used only if no other is fit, until a probe succeeds. */
     | "ejected"
     /** A probe of an ejected backend succeeded. */
     | "returned"
     | "call_failed";
+  /** Id of the backend. */
   backend: string;
-  /** Number of sequences, if the event is about sequences. */
+  /** Number of sequences of the first three events. */
   sequences?: number;
   /** Why the call failed. */
   failure?: Error;
 }
 
-/** The ready backends. One that has not answered within `limitMs` counts as not ready. Never rejects. */
+/** What the ready backends serve. A backend that has not answered within `limitMs` counts as not ready. Never rejects. */
 export async function readinessOf(clients: Iterable<BackendCalls>, limitMs: number = probeMs): Promise<Readiness[]> {
   const ready: Readiness[] = [];
   const probes = Array.from(clients, async (client) => {
@@ -62,9 +60,9 @@ export async function readinessOf(clients: Iterable<BackendCalls>, limitMs: numb
   return ready;
 }
 
-/** How many of the ready backends serve batches of a manifest. */
 export type Holding = "all" | "some" | "none";
 
+/** How many of the ready backends serve a manifest. */
 export function holdingOf(ready: readonly Readiness[], manifestHash: string): Holding {
   const holding = ready.filter((one) => holds(one, manifestHash)).length;
   if (holding === 0) return "none";

@@ -1,4 +1,4 @@
-/** What a sequence needs before it waits for a slot: its adapters; its memories and its grammar, which it holds until it ends. */
+/** Acquires what a sequence needs before it waits for a slot: adapters, memories and a grammar. */
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { ownAdapterId } from "../adapters/own/artifact.ts";
@@ -6,40 +6,31 @@ import type { MemoryCache } from "../memory/memory-cache.ts";
 import type { Grammars } from "./grammars.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** Ids of the adapters that a sequence needs: those of its mixture, else the micro-batch's one, if any. */
+/** Ids of the adapters that a sequence needs: those of its mixture, else that of its micro-batch. */
 export function adapterIdsOf({ mixture, tenant }: SequenceRequest, batchAdapterId: string | null): string[] {
   if (!mixture) return batchAdapterId === null ? [] : [batchAdapterId];
   return mixture.adapters.map((one) => ("centroidId" in one ? one.centroidId : ownAdapterId(tenant, one.adapterHash)));
 }
 
-/** Hashes of the tenant's own memories. */
-export function ownMemoriesOf({ memories = [] }: SequenceRequest): string[] {
-  return memories.flatMap((one) => ("hash" in one ? [one.hash] : []));
-}
-
 /**
- * Gives a sequence its memories, and their passages if it wants some in its prompt; only its own tenant's are found. Throws a
- * ServiceError for one that cannot be had.
+ * Gives a sequence its memories, and their passages if some are wanted in its prompt. Finds only those of its own tenant. Throws a
+ * ServiceError if there is none of a hash.
  */
 export async function acquireMemories(
   sequence: Sequence,
   cache: MemoryCache | undefined,
   textPieceOf: (id: number) => Uint8Array,
 ): Promise<void> {
-  for (const one of sequence.request.memories ?? []) {
-    const name = "hash" in one ? one.hash : one.centroidId;
-    if (!cache || !("hash" in one)) throw new ServiceError("memory_not_found", `There is no memory ${name}.`);
-    const memory = await cache.acquire(sequence.tenant, one.hash);
+  for (const { hash } of sequence.request.memories ?? []) {
+    if (!cache) throw new ServiceError("memory_not_found", `There is no memory ${hash}.`);
+    const memory = await cache.acquire(sequence.tenant, hash);
     if (sequence.ended) return cache.release(memory);
     sequence.memories.push(memory);
     if (sequence.awaitsPassages) sequence.indexes.push(await memory.search.passages(textPieceOf));
   }
 }
 
-/**
- * Opens the grammar of a sequence that is held to a form; `changed` is that of Grammars.open. Throws a ServiceError for a form that
- * has none.
- */
+/** Opens the grammar of a sequence whose text is held to a form; `changed` as in Grammars.open. Throws a ServiceError if there is none. */
 export async function acquireGrammar(
   sequence: Sequence,
   grammars: Grammars | undefined,

@@ -1,6 +1,6 @@
 /**
- * Reads what is served: the weights of a model folder, and tokenizer, hyper-network and manifest of a folder of artifacts.
- * Every file is checked against the hash in the manifest.
+ * Reads what is served: the weights of a model folder, and tokenizer, hyper-network and manifest of a folder of artifacts. Checks
+ * every file against its hash in the manifest.
  */
 import { join } from "node:path";
 import { setLimits } from "../../shared/artifacts/limits.ts";
@@ -30,15 +30,12 @@ export interface Artifacts {
   hyperNetwork: TensorFile;
 }
 
-/** Where a model folder has its own artifacts. */
+/** The folder of a model's own artifacts. */
 export function artifactsOf(modelDirectory: string): string {
   return join(modelDirectory, "artifacts");
 }
 
-/**
- * Reads and checks a model folder and a folder of artifacts for it. The caller closes the model. Throws an Error that names the file
- * and both values.
- */
+/** The caller closes the model. Throws an Error that names the file at fault, with the found and the wanted value. */
 export async function readArtifacts(
   modelDirectory: string,
   directory = artifactsOf(modelDirectory),
@@ -57,7 +54,7 @@ async function readArtifactsOf(base: Base, directory: string): Promise<Artifacts
   const manifestBytes = await readFileAtMost(join(directory, manifestFile), setLimits.manifestBytes);
   const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
   checkModel(manifest, base);
-  // The manifest says what ends a text: its tokenizer knows more ends than the model's own file names.
+  // The manifest's tokens that end a text: the model's own file may lack some that the tokenizer knows.
   const model = { ...base, config: { ...base.config, stopIds: manifest.model.stopIds } };
   const tokenizer = await readTokenizer(directory, manifest);
   const hyperNetwork = await readListedFile(directory, manifest, hyperNetworkFile);
@@ -65,7 +62,6 @@ async function readArtifactsOf(base: Base, directory: string): Promise<Artifacts
   return { model, manifest, manifestHash: await sha256Hex(manifestBytes), tokenizer, hyperNetwork };
 }
 
-/** The tokenizer of a folder of artifacts, checked against its manifest. */
 export async function readTokenizer(directory: string, manifest: Manifest): Promise<Tokenizer> {
   const tokenizer = Tokenizer.fromTensors(await readListedFile(directory, manifest, tokenizerFile));
   requireEqual(`${tokenizerFile}: vocabulary size`, tokenizer.vocabularySize, manifest.model.vocabularySize);
@@ -73,7 +69,7 @@ export async function readTokenizer(directory: string, manifest: Manifest): Prom
   return tokenizer;
 }
 
-/** A set may serve less of the context than the model has, and stop at more ids. */
+/** A set may have a shorter context than its model, and more stop ids. */
 function checkModel({ model: wanted }: Manifest, { config, weightsFile, weightsHash }: Base): void {
   requireEqual(`${weightsFile}: SHA-256`, weightsHash, wanted.weights);
   requireEqual("the model's vocabulary size", config.vocabularySize, wanted.vocabularySize);

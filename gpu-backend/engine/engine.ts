@@ -1,10 +1,9 @@
 /**
- * Continuous batching over one step runner. Sequences enter by `submit` and leave with their last frame, between the phases of
- * a step. The owner calls `step` while the engine is busy; frames go out through `emit`, phase by phase.
+ * Continuous batching over one model runner. Sequences enter by `submit` and leave with their last frame, between the phases (prefill,
+ * decode) of a step. The owner calls `step` while the engine is busy; frames go out through `emit` after each phase.
  *
- * A fault of one sequence (a result that is not finite, or anything thrown while it alone is handled) ends it in one error
- * frame and frees all it held; the others' bits do not change. If a whole step fails, `step` rejects and the engine is
- * unusable.
+ * A fault of one sequence (a result that is not finite, or anything thrown while only this sequence is handled) ends it in one error
+ * frame and frees what it held; the bits of the others do not change. If a whole step fails, `step` rejects and the engine is unusable.
  */
 import { setImmediate } from "node:timers/promises";
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -14,46 +13,44 @@ import type { AcquiredAdapter, AdapterCache } from "../adapters/generated/adapte
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import { type MemoryCache, memoryDeleted } from "../memory/memory-cache.ts";
 import type { ModelRunner, Pass, PassOutput } from "../runtime/model-runner.ts";
-import { acquireGrammar, acquireMemories, adapterIdsOf, ownMemoriesOf } from "./acquisition.ts";
+import { acquireGrammar, acquireMemories, adapterIdsOf } from "./acquisition.ts";
 import type { Grammars } from "./grammars.ts";
 import type { Head } from "./head-rows.ts";
 import { chooseBrakes, memoriesOfHeads, passagesFor } from "./memory-steps.ts";
-import type { EngineStats, PhaseReport, TracedValues } from "./messages.ts";
+import type { EngineStats, PhaseReport } from "./messages.ts";
 import { headsAfterEvidence, weighMixture } from "./mixture-steps.ts";
-import { type Chunk, composePass, faultsOf, headFaults } from "./pass.ts";
+import { type Chunk, composePass, faultsOf } from "./pass.ts";
 import { nextChunk, type PlanLimits } from "./plan.ts";
 import { Planner } from "./planner.ts";
 import { readHead } from "./read-head.ts";
 import { faultOf, sequenceRefusal } from "./refusals.ts";
 import { Sequence } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
-import { statsOf } from "./stats.ts";
-import { HiddenTrace, KeyTrace, type Traced } from "./traces.ts";
+import { type Traced, type TracedValues, tracedValues } from "./traces.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
-/** Maximum milliseconds that a step waits for grammars. A grammar takes .1 to .5 ms for most tokens, a step about 20. */
+/** Maximum milliseconds that a step waits for grammars: after most tokens a grammar takes .1 to .5 ms, and a step takes about 20. */
 const grammarGraceMs = 1;
 
 export interface EngineParts {
   runner: ModelRunner;
   adapters: AdapterCache;
-  /** Absent: there are none. */
+  /** Absent: sequences with memories are refused. */
   memories?: { cache: MemoryCache; rule: MemoryRule };
-  /** null: prompts are not cached. */
+  /** null: the keys and values of prompts are not reused. */
   prefixCache: PrefixCache | null;
-  /** Absent: no sequence is held to a schema. */
+  /** Absent: sequences that are held to a schema are refused. */
   grammars?: Grammars;
   limits: PlanLimits;
-  /** The bytes that a token id adds to a text; none for a special token. */
-  textPieceOf(id: number): Uint8Array;
-  /** Milliseconds of a clock that only goes forward. */
+  textPieceOf: Vocabulary["textPieceOf"];
+  /** A monotonic clock, in milliseconds. */
   now(): number;
   emit(frames: Frame[], report: PhaseReport | null): void;
-  /** A sequence was queued, so `step` has something to do. */
+  /** `step` has something to do. */
   queued?(): void;
   /** A pass has finished; more of its phase may follow before `emit`. */
   progressed?(): void;
-  /** A sequence ended because it cannot be computed; `error.cause` is what was thrown. */
+  /** A sequence ended because it cannot be computed. `error.cause` is what was thrown. */
   faulted?(error: ServiceError): void;
 }
 
@@ -61,23 +58,22 @@ export class Engine {
   readonly #parts: EngineParts;
   readonly #vocabulary: Vocabulary;
   readonly #planner: Planner<Sequence>;
-  readonly #prefixes: SharedPrefixes<Sequence> | null;
+  readonly #prefixes: SharedPrefixes | null;
   /** Every sequence that has not ended, by id. */
   readonly #open = new Map<string, Sequence>();
-  /** Sequences that end before the next phase, by id, and why. */
+  /** Errors of sequences that end before the next phase, by id. */
   readonly #ending = new Map<string, ServiceError>();
   #frames: Frame[] = [];
   #preemptions = 0;
-  /** Nothing can run before something changes. */
+  /** True while all sequences wait for something other than a step. */
   #stalled = false;
 
   constructor(parts: EngineParts) {
-    const { config, kv } = parts.runner;
+    const { runner, prefixCache, limits, textPieceOf } = parts;
     this.#parts = parts;
-    this.#vocabulary = { ...config, textPieceOf: parts.textPieceOf };
-    const { chunkTokens } = parts.limits;
-    this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, chunkTokens, kv.continuesChunks);
-    this.#planner = new Planner(parts.limits, { kv, prefixes: this.#prefixes });
+    this.#vocabulary = { ...runner.config, textPieceOf };
+    this.#prefixes = prefixCache && new SharedPrefixes(prefixCache, limits.chunkTokens, runner.kv.continuesChunks);
+    this.#planner = new Planner(limits, { kv: runner.kv, prefixes: this.#prefixes });
   }
 
   /** Whether `step` has something to do. */
@@ -87,31 +83,44 @@ export class Engine {
   }
 
   get stats(): EngineStats {
-    return statsOf(this.#parts, this.#planner.state, this.#preemptions);
+    const { runner, adapters, memories, prefixCache, limits } = this.#parts;
+    const { waiting, running } = this.#planner.state;
+    return {
+      waiting: waiting.length,
+      parked: waiting.filter((sequence) => sequence.kv).length,
+      preemptions: this.#preemptions,
+      running: running.size,
+      slots: limits.maxSequences,
+      kvBytes: runner.kv.bytes,
+      kvUsedBytes: runner.kv.usedBytes,
+      kvCapacityBytes: runner.kv.capacityBytes,
+      prefixes: prefixCache?.stats ?? null,
+      adapters: adapters.stats,
+      memories: memories?.cache.stats ?? null,
+    };
   }
 
   /**
-   * Accepts a micro-batch under the adapter `adapterId` (a centroid's id, or a tenant's own; null is the base); a mixture names its
-   * own adapters. A sequence that cannot be served ends in its error frame. Throws an Error for an id that is open. `traced` takes what
-   * its kind gives of each prompt (messages.ts), before its last frame.
+   * Accepts a micro-batch. `adapterId` is a centroid's, or a tenant's own (null: the base); sequences with a mixture name their adapters
+   * themselves. A sequence that cannot be served ends in an error frame. Throws an Error if an id is open. If the prompts are traced
+   * (traces.ts), `take` is called for each before its last frame.
    */
   async submit(
     adapterId: string | null,
     requests: readonly SequenceRequest[],
     traced: (Traced & { take(id: string, values: TracedValues): void }) | null = null,
   ): Promise<void> {
-    const taken = new Set(this.#open.keys());
-    for (const { id } of requests) {
-      if (taken.has(id)) throw new Error(`sequence ${id} is open already`);
-      taken.add(id);
-    }
+    const ids = requests.map(({ id }) => id);
+    const again = ids.find((id, i) => this.#open.has(id) || ids.indexOf(id) < i);
+    if (again !== undefined) throw new Error(`sequence ${again} is open already`);
     const accepted: Sequence[] = [];
     for (const [i, request] of requests.entries()) {
       try {
         const refusal = sequenceRefusal(request, this.#parts.runner.config);
         if (refusal) throw refusal;
+        const from = traced?.kind === "hidden" ? traced.from[i] : 1;
         const take = (values: TracedValues) => traced?.take(request.id, values);
-        const trace = traced && (traced.kind === "keys" ? new KeyTrace(take) : new HiddenTrace(traced.from[i], take));
+        const trace = traced && { kind: traced.kind, from, hidden: [], take };
         const sequence = new Sequence(request, this.#vocabulary, this.#parts.now(), trace);
         this.#open.set(sequence.id, sequence);
         accepted.push(sequence);
@@ -123,46 +132,46 @@ export class Engine {
     await Promise.all(accepted.map((sequence) => this.#enqueueWithAdapters(sequence, adapterId)));
   }
 
-  /** Ends sequences with an error frame "cancelled" before the next phase runs. Unknown ids are ignored. */
+  /** Ends sequences in `cancelled` before the next phase; ignores unknown ids. */
   cancel(ids: readonly string[]): void {
     const error = new ServiceError("cancelled", "The request was cancelled.");
     for (const id of ids) if (this.#open.has(id)) this.#ending.set(id, error);
   }
 
-  /** Drops a tenant's memory, or all of them (null), and ends the sequences that read it with `memory_deleted`. */
+  /** Drops a tenant's memory, or all of the tenant's (null), and ends the sequences that read it in `memory_deleted`. */
   dropMemory(tenant: string, hash: string | null): void {
     this.#parts.memories?.cache.delete(tenant, hash);
     for (const { id, request } of this.#open.values()) {
       if (request.tenant !== tenant) continue;
-      const deleted = ownMemoriesOf(request).find((one) => hash === null || one === hash);
-      if (deleted !== undefined) this.#ending.set(id, memoryDeleted(deleted));
+      const deleted = request.memories?.find((one) => hash === null || one.hash === hash);
+      if (deleted) this.#ending.set(id, memoryDeleted(deleted.hash));
     }
   }
 
-  /** One step: executes one StepPlan. */
+  /** Executes one StepPlan. */
   async step(): Promise<void> {
     this.#dropEnding();
     this.#dropLate();
     await this.#awaitGrammars();
     const plan = this.#planner.nextStep();
-    // Only sequences that await their grammars are left, and those that lack the memory that these have.
+    // Then all running sequences await their grammars, and the others wait for memory that these hold.
     this.#stalled = plan.prefill.length + plan.decode.length + plan.started.length + plan.parked.length === 0;
     const { kv } = this.#parts.runner;
     for (const sequence of plan.parked) kv.park(sequence.row);
     this.#preemptions += plan.parked.length;
     for (const sequence of plan.started) sequence.kv ??= kv.open(sequence.promptTokens);
-    kv.place(Array.from(this.#planner.state.running, (one) => ({ kv: one.row, positions: nextPositions(one) })));
+    kv.place(Array.from(this.#planner.state.running, (one) => ({ kv: one.row, positions: one.nextPositions })));
     for (const sequence of plan.started) this.#guard(sequence, () => this.#start(sequence));
     await this.#prefill(plan.prefill);
     this.#dropEnding();
-    // What has its first token of this step's prefill needs its grammar again.
+    // Sequences that got their first token in this step's prefill await their grammars again.
     await this.#awaitGrammars();
     await this.#decode(plan.decode.filter(({ ended, kv, awaitsGrammar }) => !ended && kv && !awaitsGrammar));
     kv.trim();
     this.#flush(null);
   }
 
-  /** Computes the next chunk of each prompt, one prompt a pass: several would be padded to the longest without any gain. */
+  /** Computes the next chunk of each prompt, one prompt a pass: several prompts in a pass gain nothing, and would be padded. */
   async #prefill(sequences: readonly Sequence[]): Promise<void> {
     const startedMs = this.#parts.now();
     const { chunkTokens } = this.#parts.limits;
@@ -208,8 +217,8 @@ export class Engine {
   }
 
   /**
-   * Of a mixture whose prompt is cached: weighs it, then its memories, scores the rest of the prompt, and samples the first token.
-   * Returns whether it did.
+   * For a mixture whose prompt is cached: weighs the mixture and its memories, scores the rest of the prompt, and samples the first
+   * token. Returns the number of sampled tokens.
    */
   async #startAnswering(sequence: Sequence): Promise<0 | 1> {
     const { runner, memories } = this.#parts;
@@ -220,7 +229,7 @@ export class Engine {
     let sampled: 0 | 1 = 0;
     for await (const { heads, states, output } of headsAfterEvidence(sequence, runner)) {
       this.#parts.progressed?.();
-      for (const error of headFaults(heads, output).values()) this.#fail(sequence, this.#reportFault(error));
+      for (const error of faultsOf([], heads, output).values()) this.#fail(sequence, this.#reportFault(error));
       await this.#readHeads(heads, states, output);
       if (!sequence.ended && heads.some(({ scoredId }) => scoredId === null)) sampled = 1;
     }
@@ -253,7 +262,7 @@ export class Engine {
     this.#prefixes?.computed(sequence, start, end, () => this.#parts.runner.kv.copy(row, start, end));
   }
 
-  /** Puts passages into a prompt that is cached and wants some; then it starts again. */
+  /** Puts the wanted passages into a prompt that is cached; the sequence then starts again. */
   #retrieve(sequence: Sequence): void {
     if (!sequence.awaitsPassages || sequence.pendingPromptTokens > 0) return;
     const { kv, config } = this.#parts.runner;
@@ -266,12 +275,10 @@ export class Engine {
     this.#prefixes?.arrive(sequence);
   }
 
-  /** Reads the results of all heads, with what memories say to them. */
   async #readHeads(heads: readonly Head[], states: Pass["states"], output: PassOutput): Promise<void> {
-    const { runner, memories } = this.#parts;
+    const { runner, memories, textPieceOf } = this.#parts;
     const says = memories && (await memoriesOfHeads(heads, states, { kv: runner.kv, rule: memories.rule }));
-    const { hiddenSize } = runner.config;
-    const model = { hiddenSize, rule: memories?.rule ?? null, textPieceOf: this.#parts.textPieceOf };
+    const model = { hiddenSize: runner.config.hiddenSize, rule: memories?.rule ?? null, textPieceOf };
     for (const head of heads) {
       this.#guard(head.sequence, () => void this.#frames.push(...readHead(head, output, says?.get(head), model)));
     }
@@ -289,17 +296,17 @@ export class Engine {
     const promptFrame = sequence.takePromptFrame();
     if (promptFrame) this.#frames.push(promptFrame);
     if (sequence.finish === null) return false;
-    sequence.trace?.done(sequence.promptTokens, (position) => this.#parts.runner.kv.state(sequence.row, position));
+    const { trace, promptTokens } = sequence;
+    const stateAt = (position: number) => this.#parts.runner.kv.state(sequence.row, position);
+    trace?.take(tracedValues(trace, promptTokens, stateAt));
     this.#end(sequence, sequence.doneFrame(this.#parts.now(), this.#parts.memories?.rule ?? null));
     return true;
   }
 
-  /** A sequence whose adapters and memories are cached waits for no other's. */
   async #enqueueWithAdapters(sequence: Sequence, batchAdapterId: string | null): Promise<void> {
     const ids = adapterIdsOf(sequence.request, batchAdapterId);
-    const acquiring = Promise.all(ids.map((id) => this.#parts.adapters.acquire(id)));
     const acquired = await Promise.all([
-      acquiring,
+      Promise.all(ids.map((id) => this.#parts.adapters.acquire(id))),
       acquireMemories(sequence, this.#parts.memories?.cache, this.#parts.textPieceOf),
       acquireGrammar(sequence, this.#parts.grammars, (error) => {
         if (error) this.#ending.set(sequence.id, error);
@@ -311,7 +318,7 @@ export class Engine {
     this.#flush(null);
   }
 
-  /** Gives grammars a moment, so that a sequence whose tokens are known soon misses no step. */
+  /** Waits a moment for grammars, so that a sequence whose allowed tokens are known soon does not miss the step. */
   async #awaitGrammars(): Promise<void> {
     const awaits = () => this.#planner.state.running.values().some(({ awaitsGrammar }) => awaitsGrammar);
     const untilMs = this.#parts.now() + grammarGraceMs;
@@ -323,7 +330,7 @@ export class Engine {
     this.#parts.queued?.();
   }
 
-  /** Throws a ServiceError where the queue is full. */
+  /** Throws a ServiceError if the queue is full. */
   #enqueue(sequence: Sequence, acquired: readonly AcquiredAdapter[]): void {
     sequence.queued(acquired, this.#parts.now());
     if (this.#endIfFinished(sequence)) return;
@@ -355,13 +362,12 @@ export class Engine {
     try {
       work();
     } catch (thrown) {
-      // A failure during cleanup leaves shared state inconsistent; rethrow.
+      // A failure of the cleanup may leave shared state inconsistent.
       if (sequence.ended) throw thrown;
       this.#fail(sequence, this.#reportFault(thrown));
     }
   }
 
-  /** Converts to a ServiceError and reports engine faults. */
   #reportFault(thrown: unknown): ServiceError {
     const error = faultOf(thrown);
     if (error.kind === "generation_failed") this.#parts.faulted?.(error);
@@ -391,9 +397,4 @@ export class Engine {
     this.#frames = [];
     this.#parts.emit(frames, report);
   }
-}
-
-/** Positions that a running sequence holds at the end of its next step, at most. */
-function nextPositions({ cachedTokens, pendingPromptTokens, maxPositions }: Sequence): number {
-  return Math.min(cachedTokens + pendingPromptTokens + 1, maxPositions);
 }

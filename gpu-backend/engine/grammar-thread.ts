@@ -1,6 +1,6 @@
 /**
- * A thread that compiles grammars and knows, for each row, which tokens may come next. XGrammar cannot be interrupted and a fault of
- * it ends its memory, so the owner (grammars.ts) ends the thread where a call takes too long or throws.
+ * A thread that compiles grammars with XGrammar, and finds the tokens that may come next in each row. XGrammar cannot be interrupted,
+ * and a fault may damage its memory, so the owner (grammars.ts) ends the thread if a call takes too long or throws.
  */
 import { setPriority } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";
@@ -10,11 +10,11 @@ import { grammarOf } from "./grammar.ts";
 import { GrammarFault } from "./pattern-rules.ts";
 
 export interface ThreadData {
-  /** The bytes of all token ids, one after the other; a token that is no text has none. */
+  /** The bytes of all token ids, one after the other. A special token has none. */
   bytes: Uint8Array<SharedArrayBuffer>;
-  /** Where each ends, [V]. */
+  /** Where the bytes of each id end, [V]. */
   ends: Uint32Array<SharedArrayBuffer>;
-  /** Allowed where the text is complete. */
+  /** Token ids that are allowed when the text is complete. */
   stopIds: readonly number[];
 }
 
@@ -25,20 +25,20 @@ export type ThreadCall =
   | { type: "close"; row: number };
 
 /**
- * Bits of the allowed token ids, [⌈V / 32⌉]; null for `compile` and `close`. A fault is a refusal, or the end of the thread: `isOver` of
- * calls that had no answer.
+ * `allowed`: bits of the allowed token ids, [⌈V / 32⌉]; null for `compile` and `close`. A fault is a refusal of the form or its tokens
+ * (`isRefusal`), or ends the thread; `isOver` is true for calls that were not answered when the thread ended.
  */
 export type ThreadAnswer =
   | { allowed: Uint32Array<ArrayBuffer> | null }
   | { fault: string; isRefusal?: boolean; isOver?: boolean };
 
-/** Compiled grammars that are kept, by bytes of their forms: each has taken up to 100 times as many. */
+/** Maximum bytes of the forms whose compiled grammars are kept. A grammar takes up to 100 times as many. */
 const keptFormBytes = 2 ** 18;
 
-/** A piece that may stand in UTF-8: the end of a character, whole ones and the beginning of one. */
+/** A piece that can be part of valid UTF-8: the end of a character, whole characters, and the beginning of one. */
 const utf8 =
   /^[\x80-\xbf]{0,3}(?:[\0-\x7f]|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|\xed[\x80-\x9f][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})*(?:[\xc2-\xf4]|\xe0[\xa0-\xbf]|\xed[\x80-\x9f]|[\xe1-\xec\xee\xef][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]?|[\xf1-\xf3][\x80-\xbf]{1,2}|\xf4[\x80-\x8f][\x80-\xbf]?)?$/;
-/** First bytes of a character after which not every continuation is UTF-8, which the grammar does not know: the least and the greatest. */
+/** By first byte of a character: the least and the greatest second byte, where UTF-8 allows fewer than the grammar does. */
 const seconds = new Map([
   [0xe0, [0xa0, 0xbf]],
   [0xed, [0x80, 0x9f]],
@@ -48,13 +48,16 @@ const seconds = new Map([
 
 const { bytes, ends, stopIds, isPatient } = workerData as ThreadData & { isPatient: boolean };
 const pieces = Array.from(ends, (end, id) => bytes.subarray(id === 0 ? 0 : ends[id - 1], end));
-/** U+2028 and U+2029: never written, as `.` of a pattern does not find them and no class of XGrammar has other characters without them. */
+/**
+ * U+2028 and U+2029, which are never allowed: `.` of a pattern does not match them, and XGrammar has no class of the other characters
+ * beyond ASCII without them.
+ */
 const separator = /\xe2\x80[\xa8\xa9]/;
-// Of this thread alone, on Linux: beside a busy one it has about a third of a core.
+// On Linux this is the priority of this thread alone: beside a busy thread it gets about a third of a core.
 if (isPatient && process.platform === "linux") setPriority(0, 5);
 const compiler = await openCompiler();
 const compiled = new LruCache<XGrammar.CompiledGrammar>(keptFormBytes);
-/** `last`: the last two bytes at least. */
+/** `last`: at least the last two bytes of the text. */
 const rows = new Map<number, { matcher: XGrammar.GrammarMatcher; last: Buffer }>();
 
 let done = Promise.resolve();
@@ -71,7 +74,7 @@ parentPort!.on("message", ({ id, call }: { id: number; call: ThreadCall }) => {
 parentPort!.postMessage("ready");
 
 async function openCompiler(): Promise<XGrammar.GrammarCompiler> {
-  // The package is a script for browsers that Node loads as a module: it asks for a place and leaves a global name.
+  // The package is a script for browsers: it reads the global `location` and sets the global `xgrammar`.
   const scope = globalThis as unknown as { location: { href: string }; xgrammar: typeof XGrammar };
   scope.location = { href: import.meta.url };
   await import("@mlc-ai/web-xgrammar");
@@ -84,7 +87,7 @@ async function openCompiler(): Promise<XGrammar.GrammarCompiler> {
   return GrammarCompiler.createGrammarCompiler(tokenizer, false);
 }
 
-/** Bytes in the letters of GPT-2's vocabulary. */
+/** Bytes as the characters that stand for them in GPT-2's vocabulary. */
 function byteLevel(piece: Uint8Array): string {
   const isOwn = (byte: number) => (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
   const others = Array.from({ length: 256 }, (_, byte) => byte).filter((byte) => !isOwn(byte));
@@ -105,7 +108,7 @@ async function answerTo(call: ThreadCall): Promise<ThreadAnswer> {
   let row = rows.get(call.row);
   if (!row) {
     const grammar = compiled.get(call.form) ?? (await compiler.compileGrammar(grammarOf(call.form), "root"));
-    // A matcher holds its grammar itself; one that is dropped here is freed with its last row.
+    // A matcher holds its grammar, so a grammar that is dropped from the cache lives as long as its rows.
     compiled.set(call.form, grammar, call.form.length);
     row = { matcher: await scope.xgrammar.GrammarMatcher.createGrammarMatcher(grammar), last: Buffer.alloc(0) };
     rows.set(call.row, row);
@@ -121,7 +124,7 @@ async function answerTo(call: ThreadCall): Promise<ThreadAnswer> {
   if (greatest < 255 || isFirst || isSecond) {
     pieces.forEach((piece, id) => {
       const isOut = piece[0] < least || piece[0] > greatest;
-      // The last byte of a separator, whose first or first two came before.
+      // The third byte of a separator, if its first byte or its first two bytes end the text.
       const third = isSecond ? piece[0] : isFirst && piece[0] === 0x80 ? piece[1] : 0;
       if (isOut || third === 0xa8 || third === 0xa9) allowed[id >>> 5] &= ~(1 << (id & 31));
     });

@@ -1,8 +1,8 @@
 /**
- * The grammar of the texts that a form admits, of a JSON Schema (shared/contracts/json-schema.ts) or of calls of functions (tools.ts there),
- * in the EBNF of XGrammar. Texts are
- * JSON in one line with a space after each comma and colon, as Python's `json.dumps` writes it, so white space cannot go on without
- * end; nor can the digits of a number. Characters are written as themselves or by an escape of one letter. Pure.
+ * The grammar of the texts that a form allows, in the EBNF of XGrammar. A form comes from a JSON Schema
+ * (shared/contracts/json-schema.ts) or from tools (tools.ts there). Texts are JSON in one line with a space after each comma and colon,
+ * as Python's `json.dumps` writes it, so that white space cannot go on without end; the digits of a number are bounded, too. Characters
+ * are written as themselves or as an escape of one letter. Pure.
  */
 import type { Form } from "../../shared/contracts/schema-form.ts";
 import { type CallsForm, callFormat } from "../../shared/contracts/tools.ts";
@@ -19,12 +19,11 @@ integer ::= "0" | "-"? [1-9] [0-9]{0,14}
 number ::= "-"? ("0" | [1-9] [0-9]{0,14}) ("." [0-9]{1,15})? ([eE] [-+]? [0-9]{1,2})?
 `;
 
-/** A longer grammar is not compiled. */
 const charactersAtMost = 2 ** 20;
 
 type Root = Form & { $defs?: Record<string, Form> };
 
-/** The grammar of a form as `schemaForm` or `askedCalls` returns it. Throws GrammarFault. */
+/** `form` is what `schemaForm` or `askedCalls` returns. Throws GrammarFault. */
 export function grammarOf(form: string): string {
   const rules = new Rules();
   const parsed = JSON.parse(form) as Root | CallsForm;
@@ -32,10 +31,10 @@ export function grammarOf(form: string): string {
   return `${rules.text}${shared}`;
 }
 
-/** Calls alone, after any text, or in place of a text of another form. */
+/** The root rule of calls: alone, after any text, or as an alternative to a text of another form. */
 function callsOf({ text, calls, most }: CallsForm, rules: Rules): string {
   const { start, beforeName, beforeArguments, end } = callFormat;
-  // Names are alternatives after what all calls begin with.
+  // The beginning that all calls share stands before the alternatives, which are names.
   const called = Object.entries(calls).map(
     ([name, form], i) => `${literal(name + beforeArguments)} ${rules.ofRoot(form, `f${i}_`)}`,
   );
@@ -48,13 +47,13 @@ function callsOf({ text, calls, most }: CallsForm, rules: Rules): string {
 
 class Rules {
   text = "";
-  /** Of names of definitions: those of each form are their own. */
+  /** Before the names of definitions, which each form has its own of. */
   #prefix = "";
   #names = 0;
-  /** Names of rules by what they stand for. */
+  /** Names of rules by a key of their meaning. */
   readonly #known = new Map<string, string>();
 
-  /** Adds the definitions of a form. */
+  /** Adds the definitions of a form, and returns its expression. */
   ofRoot({ $defs = {}, ...root }: Root, prefix: string): string {
     this.#prefix = prefix;
     for (const [name, definition] of Object.entries($defs)) this.add(prefix + name, this.of(definition));
@@ -96,7 +95,7 @@ class Rules {
     }
   }
 
-  /** A rule that equal expressions share, as each takes time to compile, and the longer ones that repeat them. */
+  /** Returns the name of a rule for an expression. Equal expressions share a rule, which saves time to compile. */
   #named(expression: string): string {
     return this.#once(expression, (name) => {
       this.add(name, expression);
@@ -110,7 +109,10 @@ class Rules {
     return known;
   }
 
-  /** What follows the first quote. One rule for each number of characters that may be left, as XGrammar is slow to compile a range. */
+  /**
+   * The rest of a string after its first quote. There is a rule for each number of characters that may be left, because XGrammar compiles
+   * ranges slowly.
+   */
   #charactersFrom({ minLength = 0, maxLength, patterns }: Form): string {
     const isBounded = maxLength !== undefined;
     if (patterns) {
@@ -142,7 +144,7 @@ class Rules {
     return minItems > 0 ? `("[" ${all} "]")` : `("[" (${all})? "]")`;
   }
 
-  /** From `least` to `most` of the values, in their order. */
+  /** An array of `least` to `most` of the values, in their order. */
   #chosen(values: readonly unknown[], least: number, most: number, separator: string): string {
     if (most === 0 || values.length === 0) return `""`;
     const others = values.slice(1);
@@ -154,7 +156,7 @@ class Rules {
     });
   }
 
-  /** Properties in the schema's order. Which are left out is chosen one by one: each rule has what may follow those before it. */
+  /** Properties in the schema's order. Each rule is the rest of the object after one property, which may leave out optional ones. */
   #object({ properties, required = [], propertyNames = {}, additionalProperties = {} }: Form): string {
     if (!properties) {
       const name = propertyNames.type || propertyNames.anyOf ? this.of(propertyNames) : "string";
@@ -165,7 +167,7 @@ class Rules {
       text: `${literal(`${JSON.stringify(name)}: `)} ${this.of(form)}`,
       isRequired: required.includes(name),
     }));
-    // A tail follows a member, a head is the first member with what follows. Rules of their own, as XGrammar's stack is small.
+    // `tail` follows a member; `head` begins with the first member. They are named rules, because XGrammar's stack is small.
     let [tail, head] = [`""`, `""`];
     for (const { text, isRequired } of members.reverse()) {
       const after = this.#named(tail);
@@ -200,7 +202,7 @@ function literal(text: string): string {
   return `"${escaped.join("")}"`;
 }
 
-/** Where one bound is absent, the other is usually nearer to 0 than this. */
+/** The bound of integers on a side where the schema has none; if its other bound is larger, the largest safe integer. */
 const largest = 10 ** 15 - 1;
 
 function integersFrom({ minimum, maximum }: Form): string {
@@ -214,13 +216,13 @@ function integersFrom({ minimum, maximum }: Form): string {
 }
 
 /**
- * What the numbers from `low` to `high`, both at least 0, begin with, and what follows. No two begin alike: XGrammar 0.1.27 admits other
- * numbers where alternatives share their beginnings.
+ * Alternatives for the numbers from `low` to `high`, both at least 0. No two begin with the same digit, because XGrammar 0.1.27 allows
+ * wrong numbers if alternatives share their beginning.
  */
 function digitsBetween(low: number, high: number): string[] {
   const [least, most] = [String(low), String(high)];
   const between = (text: string) => low <= Number(text) && Number(text) <= high;
-  /** What may follow these first digits; null where no number begins with them. */
+  /** What may follow these first digits; null if no number begins with them. */
   const after = (first: string): string | null => {
     const { length } = first;
     if (!least.startsWith(first) && !most.startsWith(first)) {
@@ -232,7 +234,7 @@ function digitsBetween(low: number, high: number): string[] {
     const parts = [...(between(first) ? [`""`] : []), ...(length < most.length ? digits(first, 0) : [])];
     return parts.length > 0 ? anyOf(parts) : null;
   };
-  /** Next digits from `from` on, with what follows; those in a row that are followed alike are one part. */
+  /** Alternatives for the next digit, from `from` on, with what follows; a run of digits that are followed alike is one alternative. */
   const digits = (first: string, from: number): string[] => {
     const parts: string[] = [];
     const next = Array.from({ length: 10 }, (_, digit) => (digit < from ? null : after(`${first}${digit}`)));

@@ -1,8 +1,8 @@
 /**
- * Which tokens may come next in rows whose text is held to a schema. Three threads do the work, none of them the step's. The trial
- * thread compiles each new form, and is ended if that takes too long. The quick thread then serves forms whose trial was short, the slow
- * thread all others and those that turn out slow. So a row whose own compilation was short waits only for other short ones. The tenant
- * whose trials have taken the least time is next.
+ * Finds the tokens that may come next in rows (sequences) whose text is held to a form: a JSON Schema or tool calls. Compiling a form's
+ * grammar may take long, so three threads beside the engine's do the work. The trial thread compiles each new form once, to measure the
+ * time, and is ended if it takes too long. Then the quick thread serves the rows of forms that compiled quickly, and the slow thread all
+ * others. So a row of a quick form waits only for other quick ones. Trials are in the order of the time that their tenants' trials took.
  */
 import { setTimeout as startTimer } from "node:timers";
 import { setTimeout } from "node:timers/promises";
@@ -13,43 +13,42 @@ import { LruCache } from "../lru.ts";
 import type { ThreadAnswer, ThreadCall, ThreadData } from "./grammar-thread.ts";
 
 export const grammarLimits = {
-  /** Longest compilation of one grammar, in milliseconds. */
+  /** Timeout of a trial, in milliseconds. */
   compileMs: 2000,
-  /** Longest compilation on trial that makes a grammar a quick one, in milliseconds. */
+  /** Maximum milliseconds of a trial that makes a form a quick one. */
   quickMs: 50,
-  /** Longest wait for one row's allowed tokens in the slow thread, in milliseconds: a compilation and what waits before it. */
+  /** Timeout for the allowed tokens of a row in the slow thread, in milliseconds. They may need a compilation. */
   answerMs: 5000,
-  /** The same in the quick thread, which is started anew without the grammar that took longer. */
+  /** The same in the quick thread. A form that takes longer is served by the slow thread from then on. */
   quickAnswerMs: 250,
-  /** Trials of one tenant that wait. */
+  /** Maximum waiting trials of one tenant. */
   waitingTrials: 16,
-  /** What is known of forms, by their bytes. */
+  /** Maximum bytes of forms whose trial is remembered. */
   knownFormBytes: 2 ** 20,
 };
 
-/** A row's place in its grammar. */
+/** The state of a row in its grammar. */
 export interface GrammarRow {
-  /** Bits of the token ids that may come next, [⌈V / 32⌉]; null until that is known. */
+  /** Bits of the token ids that may come next, [⌈V / 32⌉]; null while they are unknown. */
   readonly allowed: Uint32Array | null;
-  /** The next token was sampled. */
+  /** This token was sampled next. */
   advance(tokenId: number): void;
   close(): void;
 }
 
-interface Trial {
-  tenant: string;
-  form: string;
-  known: Promise<Known>;
-  done(known: Known): void;
-}
-
-/** A form's thread; `slower` takes its rows where that one failed. */
+/** The thread that serves a form; `slower` serves it if that one took too long. */
 interface Served {
   thread: Thread;
   slower: Thread | null;
 }
 
+/** The result of a trial. */
 type Known = Served | { fault: string };
+
+interface Trial extends PromiseWithResolvers<Known> {
+  tenant: string;
+  form: string;
+}
 
 export class Grammars {
   readonly #now: () => number;
@@ -57,14 +56,14 @@ export class Grammars {
   readonly #quick: Thread;
   readonly #slow: Thread;
   readonly #known = new LruCache<Known>(grammarLimits.knownFormBytes);
-  /** The one that runs is the first. */
+  /** The first one runs, the others wait. */
   readonly #trials: Trial[] = [];
-  /** Milliseconds that each tenant's trials have taken since none last waited. */
+  /** Milliseconds that trials took, by tenant; forgotten when no trial waits. */
   readonly #spentMs = new Map<string, number>();
   #isTrying = false;
   #rows = 0;
 
-  /** `now`: milliseconds of a clock that only goes forward. Threads start with the first row. */
+  /** `now`: a monotonic clock, in milliseconds. Threads start when they are first needed. */
   constructor(data: () => ThreadData, now: () => number) {
     this.#now = now;
     let known: ThreadData | null = null;
@@ -73,12 +72,12 @@ export class Grammars {
   }
 
   /**
-   * Opens a row whose text so far is `tokens`; resolves when its next tokens are known. `changed` is called whenever they are again, or
-   * with the error that ends the row. Throws `invalid_request` for a form that cannot be compiled.
+   * Opens a row whose text so far is `tokens`. Resolves when `allowed` is known; `changed` is called whenever it is known again, or with
+   * the error that ends the row. Throws `invalid_request` for a form that cannot be compiled.
    */
   async open(
     { tenant, form, tokens }: { tenant: string; form: string; tokens: readonly number[] },
-    changed: (error: ServiceError | null) => void,
+    changed: Changed,
   ): Promise<GrammarRow> {
     const known = this.#known.get(form) ?? (await this.#try(tenant, form));
     if ("fault" in known) throw refused(known.fault, form);
@@ -92,18 +91,18 @@ export class Grammars {
   }
 
   #try(tenant: string, form: string): Promise<Known> {
-    // Choices of one request have one schema.
+    // All choices of a request have the same form.
     const same = this.#trials.find((one) => one.tenant === tenant && one.form === form);
-    if (same) return same.known;
+    if (same) return same.promise;
     const own = this.#trials.filter((one) => one.tenant === tenant).length;
     if (own >= grammarLimits.waitingTrials) {
       const message = `${own} new schemas of yours wait to be compiled; that is the maximum.`;
       throw new ServiceError("overloaded", message, { retryAfterSeconds: 2 });
     }
-    const { promise, resolve } = Promise.withResolvers<Known>();
-    this.#trials.push({ tenant, form, known: promise, done: resolve });
+    const trial = { tenant, form, ...Promise.withResolvers<Known>() };
+    this.#trials.push(trial);
     void this.#runTrials();
-    return promise;
+    return trial.promise;
   }
 
   async #runTrials(): Promise<void> {
@@ -124,8 +123,8 @@ export class Grammars {
         this.#known.set(form, known, form.length);
       }
       this.#trials.shift();
-      next.done(known);
-      // Leaves the cores to steps for as long as a long trial took.
+      next.resolve(known);
+      // After a long trial, the engine has the cores for as long.
       if (tookMs > grammarLimits.quickMs && this.#trials.length > 0) await setTimeout(tookMs, null, { ref: false });
     }
     this.#spentMs.clear();
@@ -146,63 +145,63 @@ function refused(fault: string, form: string): ServiceError {
   return new ServiceError("invalid_request", message, { param });
 }
 
+type Changed = (error: ServiceError | null) => void;
+
+interface RowText {
+  id: number;
+  form: string;
+  tokens: number[];
+}
+
 class Row implements GrammarRow {
   allowed: Uint32Array | null = null;
   readonly #served: Served;
-  /** The thread in which it is open, if that still runs. */
+  readonly #text: RowText;
+  readonly #changed: Changed;
+  /** The thread in which the row was opened last, and the number of its start then. */
   #thread: Thread | null = null;
-  readonly #id: number;
-  readonly #form: string;
-  readonly #tokens: number[];
-  readonly #changed: (error: ServiceError | null) => void;
-  /** The start of its thread in which it is open. */
   #start = 0;
   #closed = false;
 
-  constructor(
-    served: Served,
-    { id, form, tokens }: { id: number; form: string; tokens: number[] },
-    changed: (error: ServiceError | null) => void,
-  ) {
+  constructor(served: Served, text: RowText, changed: Changed) {
     this.#served = served;
-    this.#id = id;
-    this.#form = form;
-    this.#tokens = tokens;
+    this.#text = text;
     this.#changed = changed;
   }
 
   async ready(): Promise<void> {
-    const fault = await this.#learn(this.#tokens.length);
+    const fault = await this.#learn(this.#text.tokens.length);
     if (fault === null) return;
     this.close();
-    throw refused(fault, this.#form);
+    throw refused(fault, this.#text.form);
   }
 
   advance(tokenId: number): void {
     this.allowed = null;
-    this.#tokens.push(tokenId);
+    this.#text.tokens.push(tokenId);
     void this.#learn(1).then((fault) => {
-      if (!this.#closed) this.#changed(fault === null ? null : refused(fault, this.#form));
+      if (!this.#closed) this.#changed(fault === null ? null : refused(fault, this.#text.form));
     });
   }
 
   close(): void {
     this.#closed = true;
-    if (this.#thread?.starts === this.#start)
-      void this.#thread.call({ type: "close", row: this.#id }, grammarLimits.answerMs);
+    if (this.#thread?.starts !== this.#start) return;
+    void this.#thread.call({ type: "close", row: this.#text.id }, grammarLimits.answerMs);
   }
 
-  /** Sends its last `added` tokens, new to its thread, and asks what may follow. Returns what went wrong, or null. */
+  /** Sends the last `added` tokens, which the thread does not know, and asks what may follow. Returns what went wrong, or null. */
   async #learn(added: number): Promise<string | null> {
+    const { id: row, form, tokens: all } = this.#text;
     let fault = "";
-    // A thread that has been started anew, or ends meanwhile because of another row, is told all of its tokens.
+    // If the thread was started anew, or ends meanwhile because of another row, all tokens are sent to it again.
     for (let attempt = 0; attempt < 3; attempt++) {
       const { thread, slower } = this.#served;
       const starts = thread.start();
       const isOpen = thread === this.#thread && starts === this.#start;
-      const tokens = this.#tokens.slice(isOpen ? -added : 0);
+      const tokens = added > 0 ? all.slice(isOpen ? -added : 0) : [];
       [this.#thread, this.#start] = [thread, starts];
-      const call = { type: "advance", row: this.#id, form: this.#form, tokens: added > 0 ? tokens : [] } as const;
+      const call = { type: "advance", row, form, tokens } as const;
       const answer = await thread.call(call, slower ? grammarLimits.quickAnswerMs : grammarLimits.answerMs);
       if ("allowed" in answer) {
         this.allowed = answer.allowed;
@@ -210,36 +209,37 @@ class Row implements GrammarRow {
       }
       fault = answer.fault;
       if (answer.isRefusal || (!answer.isOver && !slower)) break;
-      if (!answer.isOver) if (slower) Object.assign(this.#served, { thread: slower, slower: null });
+      // All rows of the form move to the slower thread.
+      if (!answer.isOver) Object.assign(this.#served, { thread: slower, slower: null });
     }
     return fault;
   }
 }
 
-/** A worker thread that is started when it is needed and ended where it fails. */
+/** A worker thread that starts when it is needed, and ends if it fails or a call takes too long. */
 class Thread {
   readonly #data: () => ThreadData;
   readonly #isPatient: boolean;
   #worker: Worker | null = null;
   #isReady: Promise<unknown> = Promise.resolve();
   readonly #calls = new Map<number, (answer: ThreadAnswer) => void>();
-  /** The answer to the call that was posted last. */
+  /** The answer to the latest call. */
   #latest: Promise<unknown> = Promise.resolve();
   #ids = 0;
-  /** How often it has been started. */
+  /** Number of starts. */
   starts = 0;
 
-  /** `isPatient`: other threads go first. */
+  /** `isPatient`: with a lower priority than other threads. */
   constructor(data: () => ThreadData, isPatient: boolean) {
     this.#data = data;
     this.#isPatient = isPatient;
   }
 
-  /** Starts it if it does not run. Returns `starts`. */
+  /** Starts the thread if it does not run. Returns `starts`. */
   start(): number {
     if (this.#worker) return this.starts;
     const workerData = { ...this.#data(), isPatient: this.#isPatient };
-    // What XGrammar prints may hold text of a schema.
+    // Keeps XGrammar's output, which may contain text of a schema, from this process's.
     const options = { workerData, stdout: true, stderr: true };
     const worker = new Worker(new URL("./grammar-thread.ts", import.meta.url), options);
     worker.unref();
@@ -247,7 +247,7 @@ class Thread {
     worker.on("message", (message: { id: number; answer: ThreadAnswer } | "ready") => {
       if (message === "ready") return ready.resolve();
       this.#calls.get(message.id)?.(message.answer);
-      // A fault of XGrammar leaves its memory in no known state.
+      // After a fault of XGrammar the state of its memory is unknown.
       if ("fault" in message.answer && !message.answer.isRefusal && this.#worker === worker)
         this.end(message.answer.fault);
     });
@@ -262,14 +262,14 @@ class Thread {
     return ++this.starts;
   }
 
-  /** Never rejects. Where the answer takes more than `withinMs`, the thread ends. */
+  /** Never rejects. If the answer takes more than `withinMs`, the thread is ended. */
   async call(call: ThreadCall, withinMs: number): Promise<ThreadAnswer> {
     const starts = this.start();
     await this.#isReady;
     if (this.starts !== starts || !this.#worker) return { fault: "its thread ended", isOver: true };
     const id = this.#ids++;
     const { promise, resolve } = Promise.withResolvers<ThreadAnswer>();
-    // Calls are answered in order: a call's time begins when the one before it is answered, so that no other's is taken for it.
+    // Calls are answered in order, so a call's time begins when the call before it is answered.
     let timer: NodeJS.Timeout | undefined;
     void this.#latest.then(() => {
       if (!this.#calls.has(id)) return;
@@ -287,7 +287,7 @@ class Thread {
     return answer;
   }
 
-  /** Calls in progress have `fault` as their answer. */
+  /** Ends the thread. `fault` is the answer to calls in progress. */
   end(fault: string): void {
     void this.#worker?.terminate();
     this.#worker = null;

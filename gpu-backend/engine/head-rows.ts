@@ -1,29 +1,30 @@
 /**
- * Collects the head rows of one run: a row for each answer, rows of the base for comparison, and rows of a mixture's experts. Pure.
+ * Collects the head rows of one run: a row for each answer, for each comparison with the base, and for each expert of a mixture. Pure.
  * Shapes: Q gates, N rows, M positions that the head is computed at.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { RowAdapter } from "../adapters/adapter.ts";
 import type { Pass } from "../runtime/model-runner.ts";
-import type { HeadInput, HiddenChange, LogitChanges } from "../runtime/step.ts";
+import type { HeadInput, HiddenChange } from "../runtime/step.ts";
 import { drawsFromCandidates, isGreedy } from "./sampler.ts";
 import type { LogitChange, Sequence } from "./sequence.ts";
 
 /** The head row of a sequence's next token, or of the score of a prompt token. */
 export interface Head {
   sequence: Sequence;
+  /** Index among the N rows. */
   row: number;
-  /** Index among all positions with a hidden state. */
+  /** Index among the M positions. */
   hiddenRow: number;
-  /** The row of the base, if it is compared; else null. */
+  /** Index of the base's row; null if the base is not compared. */
   baseRow: number | null;
-  /** The prompt token to be scored; null where the next token is to be sampled. */
+  /** The prompt token to score; null: the next token is sampled. */
   scoredId: number | null;
   readsMemories: boolean;
 }
 
 interface Row {
-  /** Index among all positions with a hidden state. */
+  /** Index among the M positions. */
   at: number;
   adapter: RowAdapter | null;
   inverseTemperature: number;
@@ -35,7 +36,9 @@ export class HeadRows {
   readonly #gates: number;
   readonly #states: Pass["states"][number][] = [];
   readonly #rows: Row[] = [];
-  readonly #bias = new BiasList();
+  /** Logit changes, and the row of each. */
+  readonly #changes: LogitChange[] = [];
+  readonly #changedRows: number[] = [];
 
   /** `gates` is Q. */
   constructor(gates: number) {
@@ -47,16 +50,16 @@ export class HeadRows {
     return this.#states;
   }
 
-  /** Adds a position of a sequence; returns its index of M. */
+  /** Adds a position of a sequence and returns its index. */
   at({ row }: Sequence, position: number): number {
     return this.#states.push({ kv: row, position }) - 1;
   }
 
-  /** Adds a row of what answers the sequence, and a row of the base if it is compared. */
+  /** Adds a row of the adapter that answers, and a row of the base if it is compared. */
   add(sequence: Sequence, at: number, scoredId: number | null): void {
     const row = this.#addRow(sequence, at, sequence.answering, scoredId);
     const readsMemories = sequence.readsMemories(scoredId !== null);
-    // Without an adapter and memories the row is the base's.
+    // Without adapter and memories, the base itself answers.
     const compares = sequence.request.compare && (sequence.answering !== null || readsMemories);
     const baseRow = compares ? this.#addRow(sequence, at, null, scoredId) : null;
     this.heads.push({ sequence, row, hiddenRow: at, baseRow, scoredId, readsMemories });
@@ -79,7 +82,12 @@ export class HeadRows {
       own: ownChanges(rows),
       inverseTemperatures: Float32Array.from(rows, (row) => row.inverseTemperature),
       targetIds: Int32Array.from(rows, (row) => row.targetId),
-      bias: this.#bias.tensors(),
+      bias: {
+        rows: Int32Array.from(this.#changedRows),
+        ids: Int32Array.from(this.#changes, ({ id }) => id),
+        penalties: Float32Array.from(this.#changes, ({ penalty }) => penalty),
+        values: Float32Array.from(this.#changes, ({ value }) => value),
+      },
       want: {
         scores: this.heads.some(needsScores),
         hidden: this.heads.some(({ sequence, scoredId }) => sequence.trace?.kind === "hidden" && scoredId !== null),
@@ -92,36 +100,19 @@ export class HeadRows {
     const row = this.#rows.length;
     const inverseTemperature = inverseTemperatureOf(sequence, scoredId);
     this.#rows.push({ at, adapter, inverseTemperature, targetId: scoredId ?? 0 });
-    // Prompt tokens are scored without the request's logit changes.
-    if (scoredId === null) for (const change of sequence.logitChanges()) this.#bias.add(row, change);
+    // Prompt tokens are scored without logit changes.
+    for (const change of scoredId === null ? sequence.logitChanges() : []) {
+      this.#changedRows.push(row);
+      this.#changes.push(change);
+    }
     return row;
   }
 }
 
-class BiasList {
-  readonly #rows: number[] = [];
-  readonly #ids: number[] = [];
-  readonly #penalties: number[] = [];
-  readonly #values: number[] = [];
-
-  add(row: number, { id, penalty, value }: LogitChange): void {
-    this.#rows.push(row);
-    this.#ids.push(id);
-    this.#penalties.push(penalty);
-    this.#values.push(value);
-  }
-
-  tensors(): Required<LogitChanges> {
-    return {
-      rows: Int32Array.from(this.#rows),
-      ids: Int32Array.from(this.#ids),
-      penalties: Float32Array.from(this.#penalties),
-      values: Float32Array.from(this.#values),
-    };
-  }
-}
-
-/** Those of each row that has any. Rows have as many places as any of them needs, 1 or all, so that the sum of a row's is always the same. */
+/**
+ * The changes of each row that has own adapters. All rows have one place for a change or, if any row needs several, the maximum: so a
+ * row's sum does not depend on the other rows.
+ */
 function ownChanges(rows: readonly Row[]): HeadInput["own"] {
   const changed = [...rows.keys()].filter((n) => rows[n].adapter?.changes.length);
   if (changed.length === 0) return undefined;
@@ -132,7 +123,7 @@ function ownChanges(rows: readonly Row[]): HeadInput["own"] {
   const weights: number[] = [];
   for (const list of lists) {
     for (let k = 0; k < places; k++) {
-      // An empty place repeats the row's own, at no weight: nothing of another tenant's enters a row.
+      // An empty place repeats the row's first change at weight 0, so that no other tenant's change enters the row.
       const { change, weight } = list[k] ?? { ...list[0], weight: 0 };
       if (!placeOf.has(change)) placeOf.set(change, placeOf.size);
       indexes.push(placeOf.get(change)!);
@@ -151,19 +142,19 @@ function inverseTemperatureOf({ sampling }: Sequence, scoredId: number | null): 
   return scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
 }
 
-/** What is read of every row, where it is less than all. */
+/** What is read of every row; undefined: everything. */
 function readOf(heads: readonly Head[]): HeadInput["want"]["only"] {
   if (heads.every(readsLikeliestOnly)) return "likeliest";
   return heads.every(readsOneCandidate) ? "sums" : undefined;
 }
 
-/** Whether no candidate after the likeliest is read. */
+/** Whether no candidate but the likeliest is read. */
 function readsOneCandidate({ sequence: { sampling, grammar }, scoredId }: Head): boolean {
   if (scoredId === null && grammar) return false;
   return (scoredId !== null || isGreedy(sampling)) && !sampling.logprobs;
 }
 
-/** Whether only the likeliest token of a row is read. */
+/** Whether only the likeliest token is read, without its logprob. */
 function readsLikeliestOnly({ sequence, scoredId, baseRow, readsMemories }: Head): boolean {
   const { sampling, request } = sequence;
   if (readsMemories || sequence.grammar) return false;
@@ -171,8 +162,8 @@ function readsLikeliestOnly({ sequence, scoredId, baseRow, readsMemories }: Head
 }
 
 /**
- * Scores of the whole vocabulary: what a grammar allows, the draw, the sampled token's rank under the base, or a memory's token may be
- * beyond the top K.
+ * Whether the scores of the whole vocabulary are read, because a token outside the top K may matter: one that the grammar allows, one
+ * that is drawn, the sampled token under the base, or a token of a memory.
  */
 function needsScores({ sequence, scoredId, baseRow, readsMemories }: Head): boolean {
   if (scoredId === null && sequence.grammar) return true;

@@ -1,12 +1,11 @@
-/** Restricts a head row to the tokens that a grammar allows: the others have probability 0, so they are neither drawn nor reported. Pure. */
-
+/** Restricts a head row to the tokens that a grammar allows: all others get probability 0. Pure. */
 import type { Sampling } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { type HeadResult, isGreedy } from "./sampler.ts";
 
 /**
- * The row of the allowed tokens alone, so its logprobs are of the distribution that is drawn from. Its scores [V] are changed in place.
- * It has as many candidates as are reported, or those of the row that are allowed. Throws a ServiceError if no token is.
+ * The row with the allowed tokens only; its logprobs are those of the distribution that is drawn from. Changes the row's scores [V] in
+ * place. Throws a ServiceError if no token is allowed.
  */
 export function maskedRow(
   row: HeadResult,
@@ -43,7 +42,7 @@ export function maskedRow(
   };
 }
 
-/** The row's candidates that have a score left, or else the `count` best of all; best first, equals in order of id. */
+/** The row's candidates that are allowed or, if they are fewer than `count`, the best of all tokens; best first, equals by id. */
 function bestOf(row: HeadResult, scores: Float32Array, count: number): Int32Array {
   const left = row.topIds.filter((id) => scores[id] > Number.NEGATIVE_INFINITY);
   if (left.length >= count) return left;

@@ -1,6 +1,6 @@
 /**
- * Mixes the distribution of a head row with what memories say, exactly (`shared/math/memory.ts`): the logits of the memories' tokens
- * rise, all others stay, and so does everything that is computed of logits afterwards. Pure.
+ * Mixes the distribution of a head row with what memories say (shared/math/memory.ts). The mixture is exact: only the logits of the
+ * memories' tokens are raised, so whatever is computed from logits afterwards follows it. Pure.
  * Shapes: V vocabulary, K candidates.
  */
 import type { TokenSources } from "../../shared/contracts/inference.ts";
@@ -23,9 +23,9 @@ import { forbidden, type LogitChange } from "./sequence.ts";
 /** What a memory says at one position. */
 export interface MemorySays {
   found: Found;
-  /** By token id. */
+  /** Of the next token, by token id. */
   probabilities: Map<number, number>;
-  /** The greatest of these. */
+  /** The greatest probability. */
   greatest: number;
 }
 
@@ -34,7 +34,7 @@ export function saysOf(found: Found, rule: MemoryRule): MemorySays {
   return { found, probabilities, greatest: Math.max(0, ...probabilities.values()) };
 }
 
-/** λ of a memory before its brake; 0 for one without keys. `model`: the model's greatest probability there. */
+/** The weight λ of a memory before its brake; 0 without keys. `model`: the model's greatest probability at the position. */
 export function weightOf({ found, greatest }: MemorySays, model: number, rule: MemoryRule): number {
   if (found.cosines.length === 0) return 0;
   return memoryWeight(rule, { cosine: found.cosines[0], memory: greatest, model });
@@ -45,7 +45,7 @@ export function greatestOf({ topScores, logSumExp }: Pick<HeadResult, "topScores
   return Math.exp(topScores[0] - logSumExp);
 }
 
-/** The sum and the greatest score of a row as they were before the request's changes, without the forbidden tokens. */
+/** Greatest score and sum of a row before the request's logit changes, without forbidden tokens. */
 function unchanged(row: HeadResult, changes: readonly LogitChange[]): Pick<HeadResult, "topScores" | "logSumExp"> {
   if (changes.length === 0) return row;
   const scores = row.scores!.slice();
@@ -61,15 +61,16 @@ function unchanged(row: HeadResult, changes: readonly LogitChange[]): Pick<HeadR
 /** A head row mixed with memories. */
 export interface MixedRow {
   row: HeadResult;
-  /** What the memories add to each token's probability: of the mixed distribution, before it is divided by `total`. */
+  /** What each memory adds to the probability of tokens, before division by `total`; by token id. */
   added: ReadonlyMap<number, number>[];
+  /** Sum of the mixed distribution before the division. */
   total: number;
 }
 
 /**
- * Mixes a head row with what each memory says. The request's logit changes, which the row has already, hold for the memories, too: as
- * factors of probabilities, so that what is forbidden stays so. Scores of the row are changed in place; without them only the target's
- * score and the sums are mixed.
+ * Mixes a head row with what each memory says. The row already has the request's logit changes; here they are applied to the memories'
+ * probabilities, as factors, so that a forbidden token stays forbidden. Changes the row's scores in place; without scores, only the
+ * target's score and the sums are mixed.
  */
 export function mixMemories(
   row: HeadResult,
@@ -82,7 +83,7 @@ export function mixMemories(
   const weights = says.map((one) => weightOf(one, greatestOf(before), rule));
   const shares = memoryShares(rule, weights, brakes);
   const left = 1 - shares.reduce((sum, share) => sum + share, 0);
-  // The row is of probabilities whose sum the changes have scaled by this.
+  // The factor by which the changes have scaled the sum of the row's probabilities.
   const scale = Math.exp(before.logSumExp - row.logSumExp);
   const added = says.map(
     ({ probabilities }, m) =>
@@ -101,7 +102,7 @@ export function mixMemories(
   return { row: raised(row, sums, { left, total, targetId, temperature }), added, total };
 }
 
-/** The row of a sequence's head, mixed with what its memories say. */
+/** `mixMemories` for the head row of a sequence. */
 export function mixedHead(
   { sequence, row, scoredId }: Head,
   output: RowOutput,
@@ -122,7 +123,7 @@ export function mixedHead(
   );
 }
 
-/** Raises the logits of tokens so that each has `sums` more of a probability of which the model has `left`, and all have `total`. */
+/** Raises logits by `sums`, the probability added to each token. The model has the share `left`, and the sum of all is `total`. */
 function raised(
   row: HeadResult,
   sums: ReadonlyMap<number, number>,
@@ -156,7 +157,7 @@ function raised(
   };
 }
 
-/** log Σ exp(x · scale) of scores of which some, `before`, have risen to `after`, from the sum before. */
+/** Updates `sum`, which is log Σ exp(score · scale), after some scores rose from `before` to `after`. */
 function replacedSum(sum: number, before: readonly number[], after: readonly number[], scale: number): number {
   const highest = Math.max(sum, ...after.map((score) => score * scale));
   const risen = after.reduce(
@@ -166,7 +167,7 @@ function replacedSum(sum: number, before: readonly number[], after: readonly num
   return highest + Math.log(Math.exp(sum - highest) + risen);
 }
 
-/** What memories contributed to a token of this logprob in a mixed row. `passageOf` gives the passage of a key of a memory. */
+/** What memories contributed to a token with this logprob in a mixed row. `passageOf` returns the passage of a memory's key. */
 export function sourcesOf(
   { added, total }: Pick<MixedRow, "added" | "total">,
   says: readonly MemorySays[],
@@ -186,7 +187,7 @@ export function sourcesOf(
   return { share: parts.reduce((sum, { share }) => sum + share, 0), passages };
 }
 
-/** The neighbours whose next token is this one, with the part that each has of what they say together. */
+/** The neighbours whose next token is `tokenId`, and the part of each in what they say together. */
 function partsOf(
   { cosines, nextIds, positions }: Neighbours & Pick<Found, "positions">,
   tokenId: number,

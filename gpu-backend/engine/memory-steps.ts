@@ -1,6 +1,6 @@
 /**
- * What memories say at positions of sequences, and the brakes that a prompt chooses. A search reads states that passes left, so its
- * results depend on the sequence alone.
+ * Searches memories at positions of sequences, and chooses the brakes of memories by a prompt. A search reads states that earlier passes
+ * left, so its results depend on the sequence alone.
  */
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence } from "../../shared/math/evidence.ts";
@@ -8,14 +8,14 @@ import { brakePositions, type MemoryEvidence, type MemoryRule, weighBrakes } fro
 import type { OpenMemory } from "../memory/memory-cache.ts";
 import { type InsertedPassages, meanOfStates, retrievePassages } from "../memory/retrieval.ts";
 import type { KvStore, ModelRunner, Pass } from "../runtime/model-runner.ts";
-import { type Head, HeadRows } from "./head-rows.ts";
+import type { Head } from "./head-rows.ts";
 import { greatestOf, type MemorySays, saysOf, weightOf } from "./memory-mixing.ts";
-import { composeHead } from "./pass.ts";
+import { scorePrompt } from "./pass.ts";
 import { notFinite } from "./refusals.ts";
-import { headResult, logprobOfTarget } from "./sampler.ts";
+import { logprobOfTarget } from "./sampler.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** What the memories say to each head whose sequence reads any, in the order of its memories. */
+/** What memories say to each head whose sequence reads any, in the order of the sequence's memories. */
 export async function memoriesOfHeads(
   heads: readonly Head[],
   states: Pass["states"],
@@ -30,31 +30,25 @@ export async function memoriesOfHeads(
   return new Map(readers.map((head, i) => [head, says[i]]));
 }
 
-/** Sets the brakes of a sequence by what its memories say of the prompt's own tokens. Returns an error if that is not finite. */
+/** Sets the brakes by what the memories say of the prompt's own tokens. Returns an error if the model's part is not finite. */
 export async function chooseBrakes(
   sequence: Sequence,
   runner: Pick<ModelRunner, "run" | "gates" | "kv">,
   rule: MemoryRule,
 ): Promise<ServiceError | null> {
-  const { ids, answering } = sequence;
   const { tokens, spans } = sequence.evidenceTokens;
   const positions = positionsOfEvidence(tokens, spans, brakePositions);
-  const rows = new HeadRows(runner.gates);
-  for (const t of positions) rows.addExpert(answering, rows.at(sequence, t), ids[t + 1]);
-  const pass = composeHead(rows);
-  pass.head.want.only = "sums";
-  const output = positions.length > 0 ? await runner.run(pass) : null;
+  const results = (await scorePrompt(sequence, positions, [sequence.answering], runner)).flat();
   const says = await memoriesAt(sequence, positions, runner.kv, rule);
-  const results = positions.map((_, x) => headResult(output!, x));
   const model = results.map((result) => Math.exp(logprobOfTarget(result)));
   if (!model.every(Number.isFinite)) return notFinite("the probability of a token of its prompt");
   const ofTokens = results.map((result, x) => says(x, greatestOf(result)));
   const evidence = sequence.memories.map((_, m) => ofTokens.map((ofMemories) => ofMemories[m]));
-  sequence.braked(weighBrakes(rule, model, evidence));
+  sequence.brakes = weighBrakes(rule, model, evidence);
   return null;
 }
 
-/** The passages of its memories that a sequence wants in its prompt, which is cached; as many of their tokens as the context has room for. */
+/** The passages to put into a sequence's prompt, which is cached. They have at most as many tokens as the context has room for. */
 export function passagesFor(
   { row, request, memories, indexes }: Sequence,
   kv: Pick<KvStore, "state">,
@@ -69,7 +63,10 @@ export function passagesFor(
   return retrievePassages(indexed, query, retrieval, room);
 }
 
-/** What the memories say of the prompt's tokens after some positions, beside a model of this greatest probability. */
+/**
+ * What the memories say of the prompt token after each position. The result is called with the index of a position and with the model's
+ * greatest probability there.
+ */
 export async function memoriesAt(
   { ids, memories, row }: Sequence,
   positions: readonly number[],
@@ -87,7 +84,7 @@ export async function memoriesAt(
     }));
 }
 
-/** Searches each memory once, for all states that ask it. */
+/** Searches each memory once, with all states that ask it. */
 async function searchAll(
   asked: readonly { memories: readonly OpenMemory[]; state: Float32Array }[],
   rule: MemoryRule,

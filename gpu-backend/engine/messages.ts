@@ -1,4 +1,4 @@
-/** Messages between the backend's process and the engine's, and what the engine reports of its work. */
+/** Messages between the backend's process and an engine's process. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { AdapterCacheStats } from "../adapters/generated/adapter-cache.ts";
@@ -8,11 +8,11 @@ import type { DeviceSetting } from "../runtime/device.ts";
 import type { WeightFormat } from "../runtime/products.ts";
 import type { Device } from "../runtime/session.ts";
 import type { PlanLimits } from "./plan.ts";
-import type { Traced } from "./traces.ts";
+import type { Traced, TracedValues } from "./traces.ts";
 
 export interface EngineSettings {
   modelDirectory: string;
-  /** The served set, in the layout that training writes. */
+  /** Folder of the served set, in the layout that training writes. */
   artifactsDirectory: string;
   threads: number;
   weightFormat: WeightFormat;
@@ -20,7 +20,7 @@ export interface EngineSettings {
   limits: PlanLimits;
   kvBytes: number;
   prefixCacheBytes: number;
-  /** Where tenants' own adapters and memories are kept (tenant-files/). */
+  /** Folder of tenants' own adapters and memories, and of prepared graphs. */
   dataDirectory: string;
   tenantAdapterBytes: number;
   tenantMemoryBytes: number;
@@ -28,11 +28,11 @@ export interface EngineSettings {
 }
 
 export type ToEngine =
-  /** The first message; nothing else before `ready` has come. */
+  /** The first message. Others follow only after `ready`. */
   | { type: "start"; settings: EngineSettings }
   /**
-   * `adapterId` is a centroid's, or a tenant's own (adapters/own/artifact.ts); `traced` asks for what `FromEngine` "traced" has; `unwritten` are
-   * own adapters and memories by id that are not on disk.
+   * `adapterId` as in Engine.submit. `traced`: the prompts are traced, and answered by messages "traced". `unwritten`: own adapters and
+   * memories that are not on disk, by id (adapters/own/artifact.ts).
    */
   | {
       type: "submit";
@@ -42,25 +42,20 @@ export type ToEngine =
       unwritten: [id: string, bytes: Uint8Array][];
     }
   | { type: "cancel"; ids: string[] }
-  /** A memory of a tenant was deleted, or all of them (null): its copy goes, and sequences that read it end in `memory_deleted`. */
+  /** A memory of a tenant, or all of the tenant's (null), was deleted: see Engine.dropMemory. */
   | { type: "dropMemory"; tenant: string; hash: string | null };
-
-export type TracedValues = Float32Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
 
 export type FromEngine =
   | { type: "ready"; info: EngineInfo }
   /** The last message: the error that ends the process. */
   | { type: "failed"; message: string; stack: string }
-  /**
-   * Of a traced prompt of n tokens: hidden states before those from `from` on, [n − from, D], or a memory's keys, [n, D]. Its last frame
-   * follows.
-   */
+  /** The values of a traced prompt. Its last frame follows. */
   | { type: "traced"; id: string; values: TracedValues }
-  /** A pass has finished and its phase continues: the engine does not hang. */
+  /** A pass has finished, so the engine does not hang. */
   | { type: "progress" }
-  /** A sequence ended because it cannot be computed; for the log. */
+  /** A sequence ended because it cannot be computed. */
   | { type: "fault"; description: string }
-  /** The frames of one phase (or of what happened between two). */
+  /** Frames of one phase, or of what happened between two phases (then `report` is null). */
   | { type: "frames"; frames: Frame[]; report: PhaseReport | null; stats: EngineStats };
 
 export interface EngineInfo {
@@ -69,33 +64,30 @@ export interface EngineInfo {
   /** Numerics fingerprint: equal for backends that compute the same bits (start-prompt.ts). */
   numerics: string;
   device: Device;
-  /** Why it is not the requested device. */
+  /** Why the device is not the requested one, or why the prepared graph could not be kept. */
   warnings: string[];
 }
 
-/** One phase that ran. */
 export interface PhaseReport {
   phase: "prefill" | "decode";
   ms: number;
   sequences: number;
-  /** Tokens fed to the trunk, padding not counted. */
+  /** Tokens that the trunk computed, without padding. */
   tokens: number;
-  /** Tokens sampled. */
   sampledTokens: number;
 }
 
-/** The state of the engine: its queue, its memory and its caches. */
 export interface EngineStats {
   waiting: number;
-  /** Waiting sequences that ran before and were interrupted for another tenant. */
+  /** Waiting sequences that ran before and gave way to another tenant. */
   parked: number;
-  /** Times that a sequence was parked. */
+  /** How often a sequence was parked. */
   preemptions: number;
   running: number;
   slots: number;
   /** Bytes allocated for keys and values of running and parked sequences. */
   kvBytes: number;
-  /** Bytes of the positions in use. */
+  /** Part of `kvBytes` that holds positions. */
   kvUsedBytes: number;
   /** Maximum of `kvBytes`. */
   kvCapacityBytes: number;

@@ -1,7 +1,6 @@
 /**
- * Runs of the head alone for a mixture whose prompt is cached: its weights by the evidence of the prompt, the scores of the rest
- * of the prompt if they are asked for, and its first token. They read states that the prefill left, so their
- * results depend on the sequence alone.
+ * Runs of the head alone for a mixture whose prompt is cached: to weigh the mixture by the prompt's evidence, to score the rest of the
+ * prompt, and to sample the first token. They read states that the prefill left, so their results depend on the sequence alone.
  */
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
@@ -10,19 +9,20 @@ import type { ModelRunner, Pass, PassOutput } from "../runtime/model-runner.ts";
 import { type Head, HeadRows } from "./head-rows.ts";
 import { greatestOf } from "./memory-mixing.ts";
 import { memoriesAt } from "./memory-steps.ts";
-import { composeHead } from "./pass.ts";
+import { composeHead, scorePrompt } from "./pass.ts";
 import { notFinite } from "./refusals.ts";
-import { headResult, logprobOfTarget } from "./sampler.ts";
+import { logprobOfTarget } from "./sampler.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** Positions of one run; each row is as wide as the vocabulary. */
+/** Maximum positions of one run, because each row of its output is as wide as the vocabulary. */
 const runPositions = 32;
 
 type Runner = Pick<ModelRunner, "run" | "gates" | "kv">;
 
 /**
- * Sets the weights of a mixture by what its experts say of the prompt's own tokens. Where an adapter of the tenant's own may have learnt
- * what the tenant's memories know, experts are judged together with these. Returns an error if the evidence is not finite.
+ * Sets the weights of a mixture by the logprobs of the prompt's own tokens under each expert. If there is an own adapter, which may have
+ * learnt what the tenant's memories know, the experts are judged together with the memories. Returns an error if the evidence is not
+ * finite.
  */
 export async function weighMixture(
   sequence: Sequence,
@@ -33,22 +33,14 @@ export async function weighMixture(
   const { tokens, spans } = sequence.evidenceTokens;
   const positions = positionsOfEvidence(tokens, spans);
   const experts = [null, ...sequence.adapters.map(({ adapter }) => adapter)];
-  const rows = new HeadRows(runner.gates);
-  for (const t of positions) {
-    const at = rows.at(sequence, t);
-    for (const expert of experts) rows.addExpert(expert, at, sequence.ids[t + 1]);
-  }
-  const pass = composeHead(rows);
-  pass.head.want.only = "sums";
-  const output = positions.length > 0 ? await runner.run(pass) : null;
+  const results = await scorePrompt(sequence, positions, experts, runner);
   const hasOwn = experts.some((expert) => expert && expert.changes.length > 0);
   const says =
     memoryRule && hasOwn && sequence.memories.length > 0
       ? await memoriesAt(sequence, positions, runner.kv, memoryRule)
       : null;
-  const logprobs = positions.map((_, x) =>
-    experts.map((_, e) => {
-      const result = headResult(output!, x * experts.length + e);
+  const logprobs = results.map((ofExperts, x) =>
+    ofExperts.map((result) => {
       const logprob = logprobOfTarget(result);
       return says ? Math.log(mixedBeforeBrakes(memoryRule!, Math.exp(logprob), says(x, greatestOf(result)))) : logprob;
     }),
@@ -60,7 +52,7 @@ export async function weighMixture(
   return null;
 }
 
-/** Scores the prompt tokens after the evidence, where that is asked for, and samples the first token; with memories, too. */
+/** Scores the prompt tokens after the evidence, if scores are wanted, and samples the first token. */
 export async function* headsAfterEvidence(
   sequence: Sequence,
   runner: Runner,

@@ -1,11 +1,8 @@
 /**
- * Reads the artifacts and opens a session over them, with the graph of an earlier start where one was kept. Model file, matrices and graph are dropped as soon as the next step of
- * loading has read them, so that a loaded model takes the memory of its session alone.
+ * Reads the artifacts and opens a session over the model's graph, which may be kept from an earlier start (prepared-graph.ts). Model
+ * file, matrices and graph are dropped as soon as they have been read, so that a loaded model takes the memory of its session alone.
  */
 import { join } from "node:path";
-import type { Manifest } from "../../shared/artifacts/manifest.ts";
-import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
-import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { bankOf } from "../adapters/generated/hyper-network.ts";
 import { selectDevice } from "../runtime/device-probe.ts";
 import { collectGarbage } from "../runtime/garbage.ts";
@@ -22,14 +19,10 @@ import type { EngineSettings } from "./messages.ts";
 import { graphKey, preparedGraph } from "./prepared-graph.ts";
 import { readSmoothing } from "./smoothing-file.ts";
 
-export interface OpenModel {
+export interface OpenModel extends Omit<Artifacts, "model"> {
   runner: StepRunner;
-  manifest: Manifest;
-  manifestHash: string;
-  tokenizer: Tokenizer;
-  hyperNetwork: TensorFile;
   device: Device;
-  /** Why it is not the requested device, and why the prepared graph is not kept. */
+  /** As in EngineInfo. */
   warnings: string[];
 }
 
@@ -39,15 +32,15 @@ type OpenSettings = Pick<
 > &
   Partial<Pick<EngineSettings, "dataDirectory">>;
 
-/** Parameters from which on building the graph takes longer than the rest of a start. */
+/** Graphs of models with fewer parameters are not kept: to build one takes no longer than the rest of a start. */
 const preparedParameters = 2 ** 25;
 
-/** Throws an Error that names the file or setting at fault. `now` is a clock that only goes forward, in milliseconds. */
+/** `now` is a monotonic clock, in milliseconds. Throws an Error that names the file or setting at fault. */
 export async function openModel(settings: OpenSettings, now: () => number): Promise<OpenModel> {
   const { artifacts, ...built } = await buildGraph(settings, now);
   collectGarbage();
   const runner = await openStepRunner(built.graph, built.options);
-  // The graph's bytes, by far the largest part of what is left.
+  // Drops the graph's bytes.
   built.graph = "";
   collectGarbage();
   return { ...artifacts, runner, device: built.options.device, warnings: built.warnings };
@@ -56,16 +49,21 @@ export async function openModel(settings: OpenSettings, now: () => number): Prom
 /** A function of its own, so that the weights are garbage when it returns. */
 async function buildGraph(settings: OpenSettings, now: () => number) {
   const { modelDirectory, artifactsDirectory, dataDirectory: folder } = settings;
-  const record = folder ? { folder, now: () => performance.timeOrigin + now() } : undefined;
-  const artifacts = await readArtifacts(modelDirectory, artifactsDirectory, record);
-  try {
-    return await buildGraphOf(artifacts, settings, now);
-  } finally {
-    artifacts.model.close();
-  }
+  const unixNow = () => performance.timeOrigin + now();
+  const artifacts = await readArtifacts(
+    modelDirectory,
+    artifactsDirectory,
+    folder ? { folder, now: unixNow } : undefined,
+  );
+  return buildGraphOf(artifacts, settings, now, unixNow).finally(artifacts.model.close);
 }
 
-async function buildGraphOf({ model, ...artifacts }: Artifacts, settings: OpenSettings, now: () => number) {
+async function buildGraphOf(
+  { model, ...artifacts }: Artifacts,
+  settings: OpenSettings,
+  now: () => number,
+  unixNow: () => number,
+) {
   const { threads, weightFormat: format } = settings;
   const { config, weights } = model;
   const { device, warning } = await selectDevice({ setting: settings.device, format, threads, now });
@@ -82,19 +80,10 @@ async function buildGraphOf({ model, ...artifacts }: Artifacts, settings: OpenSe
     return { artifacts, graph: build() as Uint8Array | string, options, warnings: warning ? [warning] : [] };
   }
   const key = await graphKey({
-    config,
-    weights: model.weightsHash,
-    manifest: artifacts.manifestHash,
-    smoothing: smoothing?.hash,
-    format,
-    device,
+    ...{ config, format, device, weights: model.weightsHash },
+    ...{ manifest: artifacts.manifestHash, smoothing: smoothing?.hash },
   });
-  const prepared = await preparedGraph(
-    join(settings.dataDirectory, "prepared"),
-    key,
-    build,
-    () => performance.timeOrigin + now(),
-  );
+  const prepared = await preparedGraph(join(settings.dataDirectory, "prepared"), key, build, unixNow);
   const warnings = [warning, prepared.warning].filter((text) => text !== null);
   return { artifacts, graph: prepared.graph, options, warnings };
 }

@@ -1,9 +1,10 @@
-/** One pass: which tokens the trunk sees, which rows of the head are read, and whose results are not finite. Pure. */
+/** Composes one pass (the trunk's tokens and the head's rows), and finds sequences whose results are not finite. Pure. */
 import type { ServiceError } from "../../shared/errors.ts";
-import type { Pass, PassOutput } from "../runtime/model-runner.ts";
+import type { RowAdapter } from "../adapters/adapter.ts";
+import type { ModelRunner, Pass, PassOutput } from "../runtime/model-runner.ts";
 import { type Head, HeadRows } from "./head-rows.ts";
 import { notFinite } from "./refusals.ts";
-import { headResult } from "./sampler.ts";
+import { type HeadResult, headResult } from "./sampler.ts";
 import type { Sequence } from "./sequence.ts";
 
 /** The next tokens of a sequence. */
@@ -12,7 +13,7 @@ export interface Chunk {
   tokens: number;
 }
 
-/** Each chunk's next tokens. `gates` is Q. A mixture that awaits its weights has its first token elsewhere (mixture-steps.ts). */
+/** `gates` is Q. The first token of a mixture that awaits its weights is sampled in mixture-steps.ts. */
 export function composePass(phase: Pass["phase"], chunks: readonly Chunk[], gates: number) {
   const head = new HeadRows(gates);
   const rows = chunks.map(({ sequence, tokens }) => {
@@ -29,14 +30,33 @@ export function composePass(phase: Pass["phase"], chunks: readonly Chunk[], gate
   return { pass: { phase, rows, states: head.states, head: head.tensors() } satisfies Pass, heads: head.heads };
 }
 
-/** A run of the head alone, on states of earlier passes. */
+/** A run of the head alone, over states of earlier passes. */
 export function composeHead(head: HeadRows): Pass {
   return { phase: "decode", rows: [], states: head.states, head: head.tensors() };
 }
 
+/** Scores the prompt token after each position under each expert (null: the base): a list by expert for each position. */
+export async function scorePrompt(
+  sequence: Sequence,
+  positions: readonly number[],
+  experts: readonly (RowAdapter | null)[],
+  runner: Pick<ModelRunner, "run" | "gates">,
+): Promise<HeadResult[][]> {
+  if (positions.length === 0) return [];
+  const rows = new HeadRows(runner.gates);
+  for (const t of positions) {
+    const at = rows.at(sequence, t);
+    for (const expert of experts) rows.addExpert(expert, at, sequence.ids[t + 1]);
+  }
+  const pass = composeHead(rows);
+  pass.head.want.only = "sums";
+  const output = await runner.run(pass);
+  return positions.map((_, x) => experts.map((_, e) => headResult(output, x * experts.length + e)));
+}
+
 /**
- * The prompt token after position `position`, where its score is asked for and known in this pass. Of a mixture that awaits its
- * weights those are the tokens that are evidence, which the base scores.
+ * The prompt token after a position, if this pass scores it; else null. While a mixture awaits its weights, only tokens that are evidence
+ * are scored, by the base.
  */
 function scoredAfter(sequence: Sequence, position: number): number | null {
   const end = sequence.awaitsMixture ? sequence.evidenceTokens.tokens : sequence.promptTokens;
@@ -45,7 +65,7 @@ function scoredAfter(sequence: Sequence, position: number): number | null {
     : null;
 }
 
-/** The error for each faulty sequence. */
+/** The error of each sequence whose results are not finite. A run of the head alone has no chunks. */
 export function faultsOf(
   chunks: readonly Chunk[],
   heads: readonly Head[],
@@ -55,13 +75,6 @@ export function faultsOf(
   chunks.forEach(({ sequence }, s) => {
     if (!output.finite[s]) faults.set(sequence, notFinite("keys and values"));
   });
-  for (const [sequence, error] of headFaults(heads, output)) faults.set(sequence, error);
-  return faults;
-}
-
-/** The same of a run of the head alone. */
-export function headFaults(heads: readonly Head[], output: PassOutput): Map<Sequence, ServiceError> {
-  const faults = new Map<Sequence, ServiceError>();
   for (const { sequence, row, baseRow } of heads) {
     const results = [headResult(output, row)];
     if (baseRow !== null) results.push(headResult(output, baseRow));

@@ -1,22 +1,22 @@
 /**
- * Rules of XGrammar's EBNF for strings that regular expressions find something in. Each rule is a state of the least automaton that
- * reads them all, so no two alternatives begin alike: XGrammar 0.1.27 may take one for the other. Pure.
+ * Rules in XGrammar's EBNF for strings that match regular expressions. Each rule is a state of the smallest deterministic automaton for
+ * all expressions, so that no two alternatives begin alike: XGrammar 0.1.27 may confuse those that do. Pure.
  */
 import { DFA, JS, NFA } from "refa";
 
-/** No grammar is made: of an expression that is not supported or finds nothing, or as it is too long. */
+/** A form has no grammar: an expression is not supported or matches nothing, or the grammar is too long. */
 export class GrammarFault extends Error {}
 
 const maxCharacter = 0x10ffff;
-/** What a string may hold without an escape, but for U+2028 and U+2029 (grammar-thread.ts). */
+/** Texts without characters that need an escape, and without U+2028 and U+2029 (grammar-thread.ts). */
 const writable = String.raw`^[^\x00-\x1f"\\\u2028\u2029\ud800-\udfff]*$`;
-/** All that are writable. */
+/** Number of writable characters beyond ASCII. */
 const beyondAscii = maxCharacter - 0x7f - 0x800 - 2;
 const ascii = Array.from({ length: 0x80 }, (_, code) => code);
-/** More take XGrammar longer than a grammar may take. */
+/** More states take XGrammar too long to compile. */
 const statesAtMost = 256;
 
-/** The rules, named after `prefix`, and the one of what follows the first quote. Throws GrammarFault. */
+/** The rules, whose names begin with `prefix`. `start` is the rule of a string after its first quote. Throws GrammarFault. */
 export function patternRules(patterns: readonly string[], prefix: string): { text: string; start: string } {
   const automaton = [writable, ...patterns].map(languageOf).reduce((all, one) => DFA.fromIntersection(all, one));
   automaton.minimize();
@@ -37,7 +37,7 @@ export function patternRules(patterns: readonly string[], prefix: string): { tex
           .map(hex)
           .join("");
       const alone = isIn(maxCharacter) ? [] : entries.filter(([{ min }]) => min > 0x7f);
-      // A class of XGrammar 0.1.27 has all characters beyond ASCII where it is negated, and none where it is not.
+      // In XGrammar 0.1.27 a negated class contains all characters beyond ASCII, and any other class none.
       if (isIn(maxCharacter)) parts.push(`[^${classOf(false)}] ${nameOf(next)}`);
       else if (ascii.some(isIn)) parts.push(`[${classOf(true)}] ${nameOf(next)}`);
       for (const [{ min }] of alone) parts.push(`"${hex(min)}" ${nameOf(next)}`);
@@ -52,7 +52,7 @@ export function hex(code: number): string {
   return `\\U${code.toString(16).padStart(8, "0")}`;
 }
 
-/** Drops characters beyond ASCII, but for one alone and all of them together: a grammar has no other classes of them. */
+/** Drops transitions by some characters beyond ASCII, because a grammar can only express one of these characters or all. */
 function dropPartial(out: DFA.Node["out"]): void {
   for (const entries of [...Map.groupBy(out, ([, one]) => one).values()]) {
     const ranges = entries
@@ -63,7 +63,7 @@ function dropPartial(out: DFA.Node["out"]): void {
   }
 }
 
-/** The texts in which an expression finds something. */
+/** The texts that an expression matches. */
 function languageOf(pattern: string): DFA {
   try {
     const parser = JS.Parser.fromLiteral({ source: pattern, flags: "u" });
@@ -75,7 +75,7 @@ function languageOf(pattern: string): DFA {
 
 type Alternatives = JS.Parser["ast"]["pattern"]["alternatives"];
 
-/** `isAtStart`: what is found begins the text. */
+/** `isAtStart`: the match must begin at the start of the text. */
 function foundBy(parser: JS.Parser, alternatives: Alternatives, isAtStart: boolean): NFA {
   const all = NFA.empty({ maxCharacter });
   for (const { elements } of alternatives) {

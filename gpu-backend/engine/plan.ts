@@ -1,55 +1,51 @@
 /**
- * Decides what runs in a step. `plan` is a pure function of the waiting and running sequences: no clock, no I/O, no tensors.
- * `Planner` (planner.ts) keeps these sequences from step to step, and the engine executes each StepPlan.
+ * Decides what runs in a step. `plan` is a pure function of the waiting and running sequences, which Planner (planner.ts) keeps from
+ * step to step. The engine executes each StepPlan.
  *
- * A step computes the next chunk of some prompts, one prompt a pass, then the next token of every decoding sequence. Chunks end
- * at fixed prompt positions, so results do not depend on what else runs. The chunks of a step have at most `stepTokens` tokens
- * and, if there are several, at most `stepTokens`² pairs of a token and a cached one: attention makes a chunk late in a long
- * prompt take nearly three times as long as its first. A sequence starts only in a step that has tokens left for its first
- * chunk.
+ * A step computes the next chunk of some prompts, one prompt a pass, then the next token of every decoding sequence. Chunks end at
+ * fixed prompt positions, so results do not depend on what else runs. The chunks of a step have at most `stepTokens` tokens. Several
+ * chunks also have at most `stepTokens`² pairs of a token and a cached token, because attention makes a chunk late in a long prompt take
+ * nearly three times as long as its first. A sequence starts only in a step that has tokens left for its first chunk.
  *
- * Fairness is by virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A tenant's
- * counter is its service: prompt tokens computed, plus `generatedWeight` for each decoded token. The tenant with the lowest
- * counter is next. A tenant that had nothing waiting is lifted to the lowest counter of those that wait, so being idle earns no
- * credit; while no tenant waits, it is lifted to the highest counter, so unused capacity is not charged. Within a tenant,
- * prompts with the fewest chunks left go first, which gives the median prompt its token soonest. A passed sequence counts one
- * chunk less for each `passLead` that its tenant has been served since. Among equals, running sequences come first, in the order
- * of their start, then waiting ones, the earliest due first.
+ * Fairness is by virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A tenant's counter is
+ * its service: prompt tokens computed, plus `generatedWeight` for each decoded token. The tenant with the lowest counter is next. A
+ * tenant that had nothing waiting is lifted to the lowest counter of the tenants that wait, so being idle earns no credit; if no tenant
+ * waits, it is lifted to the highest counter, so unused capacity is not charged. Within a tenant, prompts with the fewest chunks left
+ * go first, which gives the median prompt its token soonest. Among equals, running sequences come first, in the order of their start,
+ * then waiting ones, the earliest due first.
  *
- * A sequence that lacks tokens of the step or memory (slots included) is passed: others run first. What a waiting sequence lacks
- * is reserved against later ones of its tenant, and against tenants that have been served over `passLead` more than its own had
- * when it was first passed. What a running one lacks is reserved against new sequences of its tenant, unless one of the tenant
- * came before it in the step. With R slots and a context of C tokens, these bounds hold:
- * 1. Service: of tenants that have sequences waiting, none starts one with a counter more than `passLead` above another's. So
- *    while two tenants wait, their service differs by at most 2U, with U = passLead + generatedWeight · R · C, the paper's
- *    bound.
- * 2. Wait: the first sequence of the tenant with the lowest counter starts, at the latest, when each other tenant has been
- *    served U since it was first passed.
- * 3. Prompt: when the tenant of a prompt of n chunks has been served n · passLead since the prompt was first passed, sequences
- *    that arrive later start only in steps that compute a chunk of it, or park it.
+ * A sequence that lacks tokens of the step or memory (slots included) is passed: others run first. It counts one chunk less for each
+ * `passLead` of service that its tenant gets from then on. What a waiting sequence lacks is reserved against later sequences of its
+ * tenant, and against tenants whose counter is more than `passLead` above its tenant's counter when it was first passed. What a running
+ * one lacks is reserved against new sequences of its tenant, unless one of the tenant came before it in the step. With R slots and a
+ * context of C tokens, these bounds hold, except for sequences that wait for another one to compute their prefix:
+ * 1. Service: of tenants with waiting sequences, none starts one with a counter more than `passLead` above another's. So while two
+ *    tenants wait, their service differs by at most 2U, with U = passLead + generatedWeight · R · C, the paper's bound.
+ * 2. Wait: the first sequence of the tenant with the lowest counter starts, at the latest, when each other tenant has been served U
+ *    since the sequence was first passed.
+ * 3. Prompt: when the tenant of a prompt of n chunks has been served n · passLead since the prompt was first passed, sequences that
+ *    arrive later start only in steps that compute a chunk of the prompt, or park it.
  *
- * The bounds exclude sequences that wait for another to compute their prefix: others pass them.
- *
- * A sequence is admitted only if KV memory holds all running sequences at full length, so growth never exhausts it. Without
- * room, the youngest sequence of the tenant that runs most is parked, if that tenant runs at least two more and was not served
- * less. It keeps its keys and values and resumes from them, so parking changes no result.
+ * A sequence is admitted only if KV memory holds all running sequences at full length, so growth never exhausts it. Without room, the
+ * youngest sequence of the tenant that runs most is parked, if that tenant runs at least two more and was not served less. It keeps its
+ * keys and values and resumes from them, so parking changes no result.
  */
 import type { KvStore } from "../runtime/model-runner.ts";
 
-/** Service of a generated token; a prompt token counts 1. The paper uses 2, and APIs charge about as much. */
+/** Service of a generated token, where a prompt token counts 1: as in the paper, and about the ratio of APIs' prices. */
 export const generatedWeight = 2;
-/** Service by which others may get ahead of a passed sequence: that of one completion as long as the context. */
+/** Service by which others may get ahead of a passed sequence: one completion as long as the context. */
 export const passLead = 2048;
 
 export interface Plannable {
   readonly tenant: string;
-  /** Order within a tenant, on the engine's clock. */
+  /** Orders the sequences of a tenant, on the engine's clock. */
   readonly dueMs: number;
-  /** Prompt tokens whose keys and values are not cached yet; 0 if the sequence decodes. */
+  /** Prompt tokens whose keys and values are not cached; 0 if the sequence decodes. */
   readonly pendingPromptTokens: number;
-  /** True while it is not known which tokens may come next: it decodes in a later step. */
+  /** True while its grammar has not told which tokens may come next; then it does not decode. */
   readonly awaitsGrammar?: boolean;
-  /** Tokens whose keys and values are cached. Above 0 for a waiting sequence that was parked. */
+  /** Tokens whose keys and values are cached; of a waiting sequence, above 0 if it was parked. */
   readonly cachedTokens: number;
   /** Maximum tokens of the sequence, prompt and completion. */
   readonly maxPositions: number;
@@ -66,14 +62,14 @@ export interface PlanLimits {
   chunkTokens: number;
 }
 
-/** What sequences need besides tokens of the step. Read only. */
+/** What sequences need besides tokens of the step. `plan` only reads it. */
 export interface PlanResources<S> {
   kv: Pick<KvStore, "holds">;
-  /** Prompt prefixes shared with other sequences; null if none are shared. */
+  /** SharedPrefixes; null if no prefixes are shared. */
   prefixes: {
-    /** Tokens of the prompt that are computed already, in whole chunks. */
+    /** Prompt tokens that are computed already, in whole chunks. */
     reusableTokens(sequence: S): number;
-    /** True if another sequence, or one of `starting`, computes a chunk that this one can reuse. */
+    /** Whether another sequence, or one of `starting`, computes a chunk that this one can reuse. */
     mustWait(sequence: S, starting: readonly S[]): boolean;
   } | null;
 }
@@ -83,9 +79,9 @@ export interface PlanState<S> {
   waiting: readonly S[];
   /** In order of their start. */
   running: ReadonlySet<S>;
-  /** The counter of each tenant. */
+  /** Counters by tenant. */
   service: ReadonlyMap<string, number>;
-  /** Tenant's counter when a sequence was first passed, of sequences whose prompt is not computed yet. */
+  /** By passed sequence: its tenant's counter when it was first passed. */
   passedSince: ReadonlyMap<S, number>;
 }
 
@@ -104,7 +100,7 @@ export interface StepPlan<S> {
   passedSince: Map<S, number>;
 }
 
-/** Tokens of a prompt's next chunk, of which `cachedTokens` are cached and `pendingTokens` are not. */
+/** Tokens of the next chunk of a prompt with `cachedTokens` cached tokens and `pendingTokens` others. */
 export function nextChunk(cachedTokens: number, pendingTokens: number, chunkTokens: number): number {
   return Math.min(chunkTokens - (cachedTokens % chunkTokens), pendingTokens);
 }
@@ -120,7 +116,7 @@ export function plan<S extends Plannable>(
   const room = new Room(state, limits.maxSequences, resources);
   const [parked, started, prefill]: S[][] = [[], [], []];
   const [finished, passedSince] = [new Set<S>(), new Map(state.passedSince)];
-  /** Passed sequences, with the counter up to which other tenants may take what they lack. */
+  /** What passed sequences lack, and the counter up to which other tenants may still take it. */
   const passed: { tenant: string; lack: Lack; maxCounter: number }[] = [];
   let [tokensLeft, pairsLeft] = [limits.stepTokens, limits.stepTokens ** 2];
   for (const next of inTurn(candidatesOf(state, limits.chunkTokens, resources.prefixes), service, room)) {
@@ -134,7 +130,7 @@ export function plan<S extends Plannable>(
     let lack = isWaiting ? passed.find((one) => needs(next, one.lack) && isKept(one))?.lack : undefined;
     if (!lack && (tokens > tokensLeft || (pairs > pairsLeft && prefill.length > 0))) lack = "tokens";
     if (!lack && isWaiting) {
-      lack = room.lackOf(sequence);
+      if (!room.holds(sequence)) lack = "memory";
       const mayPark = (one: S) => state.running.has(one) && !prefill.includes(one);
       const victim = lack === "memory" ? room.victimFor(sequence, service, mayPark) : undefined;
       if (victim) {
@@ -175,11 +171,11 @@ const decodes = (one: Plannable) => one.pendingPromptTokens === 0 && !one.awaits
 /** A sequence that the step may start, or whose prompt it may continue. */
 interface Candidate<S> {
   sequence: S;
-  /** Of its next chunk; 0 for one that was parked while decoding. */
+  /** Tokens of its next chunk; 0 if it was parked while decoding. */
   tokens: number;
-  /** Of its next chunk's tokens with those before it. */
+  /** Pairs of a token of the chunk and a cached token. */
   pairs: number;
-  /** True if it decodes in this step. */
+  /** True if the chunk is the last one, so that the sequence decodes in this step. */
   finishes: boolean;
 }
 
@@ -188,7 +184,7 @@ type Lack = "tokens" | "memory";
 
 const needs = <S>({ tokens }: Candidate<S>, lack: Lack) => lack === "memory" || tokens > 0;
 
-/** Each tenant's candidates in their order: fewest chunks left first, reduced for sequences that were passed. */
+/** The candidates of each tenant in order. */
 function candidatesOf<S extends Plannable>(
   state: PlanState<S>,
   chunkTokens: number,
@@ -205,12 +201,12 @@ function candidatesOf<S extends Plannable>(
     const rank = Math.ceil(pending / chunkTokens) - age;
     return { sequence, tokens, pairs: tokens * cached, finishes: tokens === pending, rank };
   });
-  // The sort is stable: equals keep the order of their start, or of their due times.
+  // The sort is stable, so equals keep their order.
   candidates.sort((a, b) => a.rank - b.rank);
   return Map.groupBy(candidates, ({ sequence }) => sequence.tenant);
 }
 
-/** All candidates, each time the first of the tenant with the lowest counter; among equals, of the one that runs least. */
+/** Yields each time the first candidate of the tenant with the lowest counter; among equals, of the tenant that runs least. */
 function* inTurn<S extends Plannable>(
   candidates: Map<string, Candidate<S>[]>,
   service: ReadonlyMap<string, number>,
@@ -220,18 +216,18 @@ function* inTurn<S extends Plannable>(
     service.get(a.tenant)! - service.get(b.tenant)! ||
     room.rowsOf(a.tenant) - room.rowsOf(b.tenant) ||
     a.dueMs - b.dueMs;
-  /** In reverse order, so that the next is the last. */
+  /** In reverse order: the next tenant is the last. */
   const tenants = [...candidates.values()].sort((a, b) => order(b, a));
   for (let next = tenants.pop(); next; next = tenants.pop()) {
     const { parkings } = room;
     yield next.shift()!;
-    // Only this tenant may have been served; parking a sequence also changes its tenant.
+    // Only this tenant's counter has changed, unless a sequence was parked.
     if (parkings !== room.parkings) tenants.sort((a, b) => order(b, a));
     if (next.length > 0) tenants.splice(placeOf(next, tenants, order), 0, next);
   }
 }
 
-/** Index at which to insert `one` into a list sorted in reverse: before its equals, so that it is popped after them. */
+/** Index at which to insert `one` into a list in reverse order: before its equals, so that it is popped after them. */
 function placeOf<T>(one: T, list: readonly T[], order: (a: T, b: T) => number): number {
   let [low, high] = [0, list.length];
   while (low < high) {
@@ -244,15 +240,14 @@ function placeOf<T>(one: T, list: readonly T[], order: (a: T, b: T) => number): 
 
 /** Slots and memory while a plan is made. */
 class Room<S extends Plannable> {
-  /** In order of their start. */
   readonly running: Set<S>;
   readonly #maxSequences: number;
   readonly #resources: PlanResources<S>;
-  /** Waiting sequences that keep their keys and values. */
+  /** Waiting sequences with keys and values. */
   readonly #parked: Set<S>;
-  /** Running sequences by tenant. */
+  /** Number of running sequences by tenant. */
   readonly #rows = new Map<string, number>();
-  /** How many this plan has parked. */
+  /** Sequences that this plan has parked. */
   parkings = 0;
 
   constructor({ running, waiting }: PlanState<S>, maxSequences: number, resources: PlanResources<S>) {
@@ -276,16 +271,11 @@ class Room<S extends Plannable> {
     this.#parked.add(sequence);
   }
 
-  /** Number of a tenant's running sequences. */
   rowsOf(tenant: string): number {
     return this.#rows.get(tenant) ?? 0;
   }
 
-  lackOf(next: S): Lack | undefined {
-    return this.#memoryHolds(next) ? undefined : "memory";
-  }
-
-  /** The one of `mayPark` that gives way to `next`; none if that would be unfair or would not make room. */
+  /** The sequence that gives way to `next`, one that `mayPark` allows; none if that would be unfair or would not make room. */
   victimFor(next: S, service: ReadonlyMap<string, number>, mayPark: (one: S) => boolean): S | undefined {
     const [own, counter] = [this.rowsOf(next.tenant), service.get(next.tenant)!];
     if (this.#rows.values().every((rows) => rows < own + 2)) return undefined;
@@ -293,8 +283,8 @@ class Room<S extends Plannable> {
       .filter(([tenant, rows]) => rows.length >= own + 2 && service.get(tenant)! >= counter)
       .sort(([a, rowsA], [b, rowsB]) => rowsB.length - rowsA.length || service.get(b)! - service.get(a)!);
     const victim = richest?.[1].findLast(mayPark);
-    if (!victim || !this.#memoryHolds(next, victim)) return undefined;
-    // Beside all parked sequences, one of any length must fit alone.
+    if (!victim || !this.holds(next, victim)) return undefined;
+    // Beside all parked sequences there must be room for one sequence of any length.
     return this.#resources.kv.holds([Number.POSITIVE_INFINITY], this.#parkedTokens(next, victim)) ? victim : undefined;
   }
 
@@ -302,7 +292,8 @@ class Room<S extends Plannable> {
     this.#rows.set(tenant, this.rowsOf(tenant) + change);
   }
 
-  #memoryHolds(next: S, victim?: S): boolean {
+  /** Whether there are a slot and memory for `next`, if `victim` is parked. */
+  holds(next: S, victim?: S): boolean {
     if (this.running.size === this.#maxSequences && !victim) return false;
     const rows = [...this.running].filter((one) => one !== victim);
     const lengths = [...rows, next].map(({ maxPositions }) => maxPositions);

@@ -1,4 +1,4 @@
-/** Keeps the waiting and running sequences from step to step, in the state that `plan` decides by. */
+/** Keeps the state of `plan` from step to step. */
 import { type PlanLimits, type Plannable, type PlanResources, type PlanState, plan, type StepPlan } from "./plan.ts";
 import { queueFull } from "./refusals.ts";
 
@@ -25,7 +25,7 @@ export class Planner<S extends Plannable> {
     };
   }
 
-  /** Adds a sequence to those that wait. Throws `overloaded` when its tenant's part of the queue is full. */
+  /** Adds a waiting sequence. Throws `overloaded` if its tenant's part of the queue is full. */
   enqueue(sequence: S): void {
     const { maxQueue, maxSequences } = this.#limits;
     const { tenant } = sequence;
@@ -36,7 +36,7 @@ export class Planner<S extends Plannable> {
     this.#insert(sequence);
   }
 
-  /** Plans the next step, and counts it as done. */
+  /** Plans the next step, which counts as done from then on. */
   nextStep(): StepPlan<S> {
     const step = plan(this.state, this.#limits, this.#resources);
     for (const sequence of step.parked) {
@@ -50,18 +50,17 @@ export class Planner<S extends Plannable> {
     return step;
   }
 
-  /** Lets a running sequence wait again, for a start from its first token. */
+  /** Puts a running sequence, which starts again from its first token, back into the queue. */
   restart(sequence: S): void {
     this.#running.delete(sequence);
     this.#passedSince.delete(sequence);
     this.#insert(sequence);
   }
 
-  /** Removes a sequence, waiting or running. */
   remove(sequence: S): void {
     if (!this.#running.delete(sequence)) this.#waiting = this.#waiting.filter((one) => one !== sequence);
     this.#passedSince.delete(sequence);
-    // An idle engine starts with equal counters.
+    // After an idle time all counters are equal.
     if (this.#waiting.length + this.#running.size === 0) this.#service.clear();
   }
 
@@ -70,13 +69,13 @@ export class Planner<S extends Plannable> {
     this.#waiting.splice(after + 1, 0, sequence);
   }
 
-  /** Raises a tenant's counter to the lowest of those that wait. While none waits, all are alike: to the highest of all. */
+  /** Raises a tenant's counter to the lowest of the tenants that wait; if none waits, to the highest of all. */
   #lift(tenant: string): void {
     const waiting = new Set(this.#waiting.map((one) => one.tenant));
     const counters = waiting.size === 0 ? this.#service.values() : [...waiting].map((one) => this.#service.get(one)!);
     const level = waiting.size === 0 ? Math.max(0, ...counters) : Math.min(...counters);
     const active = waiting.union(new Set([...this.#running].map((one) => one.tenant)));
-    // Removes inactive tenants that would be lifted to this level anyway.
+    // Inactive tenants at or below this level need no counter: they would be lifted to it.
     for (const [name, counter] of this.#service) if (counter <= level && !active.has(name)) this.#service.delete(name);
     this.#service.set(tenant, Math.max(this.#service.get(tenant) ?? 0, level));
   }

@@ -1,68 +1,53 @@
 /**
- * Keeps the graph that a model was made into, so that the next start opens it without reading the weights: a folder for each
- * key, with the graph, a file of its constants, which ONNX Runtime maps into memory, and both files' sizes. A folder gets its
- * name when it is whole; one that is no longer whole is built again. Where the disk cannot take it, the graph is built in memory.
+ * Keeps the graph that was built from a model, so that the next start opens it without reading the weights. Each graph has a folder named
+ * by its key, with the graph, a file of its constants, which ONNX Runtime maps into memory, and the sizes of both files. The folder gets
+ * its name when it is whole; if it is not whole any more, the graph is built again. If the disk fails, the graph is built in memory.
  */
-import { createHash, randomUUID } from "node:crypto";
-import {
-  closeSync,
-  existsSync,
-  fstatSync,
-  fsyncSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import { createHash } from "node:crypto";
+import { closeSync, fstatSync, fsyncSync, mkdirSync, mkdtempSync, openSync, writeFileSync, writeSync } from "node:fs";
 import { readdir, readFile, rename, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
-import { nullIfMissing, removeUnfinished, unfinishedPrefix } from "../files.ts";
+import { removeUnfinished, unfinishedPrefix } from "../files.ts";
 import type { ConstantFile } from "../runtime/graph.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";
 import type { WeightFormat } from "../runtime/products.ts";
 import type { Device } from "../runtime/session.ts";
 
-/** Folders that stay: of the served set and of one before or beside it. */
+/** Folders that stay: that of the served set, and of one before or beside it. */
 const kept = 2;
+/** Age after which an unfinished folder is that of a killed process, in milliseconds. */
+const oldUnfinishedMs = 3_600_000;
 /** A page of memory, so that each constant can be mapped by itself. */
 const alignment = 4096;
 const graphFile = "graph.onnx";
 const constantsFile = "constants.bin";
-/** Both files' sizes in bytes, written last. */
+/** Sizes of both files in bytes, written last. */
 const sizesFile = "sizes.txt";
 
-/** Returns the graph's bytes. Constants go to `file` where it is given. */
-export type BuildGraph = (file?: ConstantFile) => Uint8Array;
-
-export interface PreparedGraph {
-  /** A path, or the graph's bytes where it could not be kept. */
-  graph: string | Uint8Array;
-  /** Why it could not be kept. */
-  warning: string | null;
-}
+/** Returns the graph's bytes, without its constants if they are written to `file`. */
+type BuildGraph = (file?: ConstantFile) => Uint8Array;
 
 /**
- * The graph of `key` (hexadecimal), from `folder` or built. `now` is a clock of Unix milliseconds. Throws what `build` throws,
- * and then nothing is left in the folder.
+ * Returns the path of the graph of `key` (hexadecimal) in `folder`, which is built if it is missing; or, with a warning, the graph's
+ * bytes if it cannot be kept there. `now` is a clock of Unix milliseconds. If `build` throws, so does this, and leaves nothing.
  */
 export async function preparedGraph(
   folder: string,
   key: string,
   build: BuildGraph,
   now: () => number,
-): Promise<PreparedGraph> {
+): Promise<{ graph: string | Uint8Array; warning: string | null }> {
   const path = join(folder, key);
   const graph = join(path, graphFile);
   let unfinished: string | null = null;
   try {
     if (!(await isWhole(path))) {
-      if (existsSync(path)) await removeBroken(folder, path);
+      await rm(path, { recursive: true, force: true });
       mkdirSync(folder, { recursive: true });
       unfinished = mkdtempSync(join(folder, unfinishedPrefix));
       writeGraph(unfinished, build);
       await rename(unfinished, path).catch(async (error) => {
-        // Another start was faster: its graph is this one.
+        // Another process was faster, and its graph is the same.
         if (!(await isWhole(path))) throw error;
       });
     }
@@ -70,16 +55,15 @@ export async function preparedGraph(
     if (!isSystemError(error)) throw error;
     return { graph: build(), warning: `the prepared graph is not kept: ${error.message}` };
   } finally {
-    // It is there only if it did not get its name.
     if (unfinished) await rm(unfinished, { recursive: true, force: true }).catch(() => undefined);
   }
-  // A graph's time is that of its last use; one that cannot be marked is as good.
+  // The time of its last use.
   await utimes(graph, new Date(now()), new Date(now())).catch(() => undefined);
   if (unfinished) await removeOthers(folder, now()).catch(() => undefined);
   return { graph, warning: null };
 }
 
-/** False where a file is missing or is not as long as it was written. Throws the system's other errors. */
+/** Whether both files are there and as long as they were written. Throws other errors of the file system. */
 async function isWhole(path: string): Promise<boolean> {
   try {
     return (await readFile(join(path, sizesFile), "utf8")) === (await sizesOf(path));
@@ -93,18 +77,6 @@ async function sizesOf(path: string): Promise<string> {
   const graph = await stat(join(path, graphFile));
   const constants = await stat(join(path, constantsFile));
   return `${graph.size} ${constants.size}\n`;
-}
-
-/** Removes what has the name of a graph and is not whole, unless another start has done so. It loses the name first, so that half of it cannot stay. */
-async function removeBroken(folder: string, path: string): Promise<void> {
-  const removed = join(folder, unfinishedPrefix + randomUUID());
-  try {
-    await rename(path, removed);
-  } catch (error) {
-    nullIfMissing(error as NodeJS.ErrnoException);
-    return;
-  }
-  await rm(removed, { recursive: true, force: true }).catch(() => undefined);
 }
 
 function writeGraph(folder: string, build: BuildGraph): void {
@@ -127,7 +99,7 @@ function writeGraph(folder: string, build: BuildGraph): void {
   }
 }
 
-/** Removes all folders but those used last, and what killed processes left, as far as the disk allows. */
+/** Removes all folders but those used last, and unfinished ones of killed processes. */
 async function removeOthers(folder: string, nowMs: number): Promise<void> {
   const names = (await readdir(folder)).filter((name) => !name.startsWith("."));
   const used = new Map<string, number>();
@@ -137,13 +109,10 @@ async function removeOthers(folder: string, nowMs: number): Promise<void> {
   await removeUnfinished(folder, nowMs - oldUnfinishedMs);
 }
 
-/** An unfinished folder as old as this is of a process that was killed. */
-const oldUnfinishedMs = 3_600_000;
-
-/** All that a graph depends on beside the code. */
+/** Everything but the code that a graph depends on. */
 export interface GraphSource {
   config: ModelConfig;
-  /** SHA-256 of the weights, of the manifest and of what int8 is smoothed by. */
+  /** The next three are SHA-256 of the weights, the manifest, and the file that int8 is smoothed by. */
   weights: string;
   manifest: string;
   smoothing: string | undefined;
@@ -151,17 +120,17 @@ export interface GraphSource {
   device: Device;
 }
 
-/** The key of what the code makes of `source`. */
+/** The key of the graph that the code builds from `source`. */
 export async function graphKey(source: GraphSource): Promise<string> {
   return createHash("sha256")
     .update(JSON.stringify([await graphCodeHash(), source]))
     .digest("hex");
 }
 
-/** Folders of the code that reads weights and builds graphs of them. */
+/** Folders of the code that reads weights and builds graphs. */
 const codeFolders = ["models", "models/gguf", "models/safetensors", "runtime"];
 
-/** SHA-256 of that code in the folder `code`, in a package as JavaScript: another one makes another graph of the same weights. */
+/** SHA-256 of that code, which is JavaScript in a package: other code may build another graph of the same weights. */
 export async function graphCodeHash(code = join(import.meta.dirname, "..")): Promise<string> {
   const hash = createHash("sha256");
   for (const folder of codeFolders) {

@@ -1,8 +1,7 @@
 /**
- * The engine's process: a step blocks its thread, and a native fault ends its process, so session, KV and planner live here and
- * HTTP does not. Anything thrown here concerns all sequences, such as a failed run of the session, and ends the process: the
- * client ends every open sequence in `backend_unavailable`, the edge resumes them on another backend, and the supervisor starts
- * a new process.
+ * The engine's process. It is apart from HTTP, because a step blocks its thread and a native fault ends its process. Anything thrown
+ * here concerns all sequences (for example a failed run of the session) and ends the process: then EngineClient ends every open sequence
+ * in `backend_unavailable`, the edge resumes them on another backend, and the supervisor starts a new process.
  */
 import { setImmediate } from "node:timers/promises";
 import type { ServiceError } from "../../shared/errors.ts";
@@ -17,14 +16,15 @@ import { MemoryCache } from "../memory/memory-cache.ts";
 import { TenantFiles, tenantDirectory } from "../tenant-files/tenant-files.ts";
 import { Engine } from "./engine.ts";
 import { Grammars } from "./grammars.ts";
-import type { EngineSettings, FromEngine, ToEngine, TracedValues } from "./messages.ts";
+import type { EngineSettings, FromEngine, ToEngine } from "./messages.ts";
 import { openModel } from "./open-model.ts";
 import { answerStartPrompt } from "./start-prompt.ts";
+import type { TracedValues } from "./traces.ts";
 import { sharedPieces } from "./vocabulary.ts";
 
 if (!process.send) throw new Error("process.ts runs as a child process; start main.ts");
 const toParent = process.send.bind(process);
-// The parent decides when this process ends; a terminal or a service manager signals both.
+// The parent decides when this process ends. A terminal or a service manager signals both.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
 process.once("disconnect", () => process.exit());
 process.on("uncaughtException", fail);
@@ -32,7 +32,7 @@ process.once("message", (message: ToEngine) => {
   if (message.type === "start") void serve(message.settings).catch(fail);
 });
 
-/** Errors are ignored: when the parent is gone, the disconnect ends this process. */
+/** Ignores errors: if the parent is gone, "disconnect" ends this process. */
 function send(message: FromEngine): void {
   toParent(message, undefined, undefined, () => {});
 }
@@ -43,22 +43,22 @@ function fail(thrown: unknown): void {
   toParent(failed, undefined, undefined, () => process.exit(1));
 }
 
-/** Own adapters and memories that the disk refused, by id. Every batch that names one contains it, so the oldest may be dropped. */
+/** Own adapters and memories that the disk refused, by id. Any may be dropped, because every batch brings those that it names. */
 const unwritten = new LruCache<Uint8Array>(64 * 2 ** 20);
 
 async function serve(settings: EngineSettings): Promise<void> {
   const now = () => performance.now();
   const opened = await openModel(settings, now);
   const { manifest, manifestHash, tokenizer, hyperNetwork, device, warnings } = opened;
-  const files = new TenantFiles({
-    directory: tenantDirectory(settings.dataDirectory, "adapters"),
-    tenantBytes: settings.tenantAdapterBytes,
-  });
-  const source = withOwnAdapters(
-    generatedAdapters(manifest, hyperNetwork),
-    { read: async (tenant, hash) => unwritten.get(ownAdapterId(tenant, hash)) ?? files.read(tenant, hash) },
-    { manifestHash, ...opened.runner.config },
-  );
+  const filesOf = (kind: "adapters" | "memories", tenantBytes: number) => {
+    const files = new TenantFiles({ directory: tenantDirectory(settings.dataDirectory, kind), tenantBytes });
+    const read = async (tenant: string, hash: string) =>
+      unwritten.get(ownAdapterId(tenant, hash)) ?? files.read(tenant, hash);
+    return { read };
+  };
+  const shape = { manifestHash, ...opened.runner.config };
+  const adapterFiles = filesOf("adapters", settings.tenantAdapterBytes);
+  const source = withOwnAdapters(generatedAdapters(manifest, hyperNetwork), adapterFiles, shape);
   const runner = new HostRunner(opened.runner, { ...settings.limits, kvBytes: settings.kvBytes });
   let wake = () => {};
   const parts = {
@@ -66,19 +66,11 @@ async function serve(settings: EngineSettings): Promise<void> {
     textPieceOf: (id: number) => tokenizer.textPieceOf(id),
   };
   const answer = await answerStartPrompt(parts, source, manifest.centroids[0]?.id ?? null);
-  // A prefix to the hash, so that a log shows why two differ.
+  // The prefix shows in a log why two fingerprints differ.
   const numerics = `${device}-${settings.weightFormat}-${answer}`;
   const rule = manifest.memory ?? defaultMemoryRule;
-  const memoryFiles = new TenantFiles({
-    directory: tenantDirectory(settings.dataDirectory, "memories"),
-    tenantBytes: settings.tenantMemoryBytes,
-  });
   const memories = {
-    source: {
-      read: async (tenant: string, hash: string) =>
-        unwritten.get(ownAdapterId(tenant, hash)) ?? memoryFiles.read(tenant, hash),
-    },
-    shape: { manifestHash, ...opened.runner.config },
+    ...{ source: filesOf("memories", settings.tenantMemoryBytes), shape },
     ...{ neighbours: rule.neighbours, threads: settings.threads, maximumBytes: settings.memoryCacheBytes },
   };
   const { vocabularySize, stopIds } = opened.runner.config;
@@ -119,7 +111,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     if (failure) throw failure;
     if (engine.busy) {
       await engine.step();
-      // Handles messages that came during the step.
+      // Lets messages be handled that came during the step.
       await setImmediate();
     } else {
       await new Promise<void>((resolve) => {
@@ -129,7 +121,7 @@ async function serve(settings: EngineSettings): Promise<void> {
   }
 }
 
-/** For the log. Of an unknown error only the stack's places, as its message may contain tokens. */
+/** A description for the log. Of an unknown error it has only the name and places, because the message may contain tokens. */
 function descriptionOf({ message, cause }: ServiceError): string {
   if (!(cause instanceof Error)) return message;
   const places = (cause.stack ?? "").split("\n").filter((line) => line.startsWith("    at "));

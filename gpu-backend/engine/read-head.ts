@@ -1,4 +1,4 @@
-/** Reads the results of one head: scores a prompt token, or samples the next one. */
+/** Reads the results of one head row: scores a prompt token, or samples the next one. */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import type { MemoryRule } from "../../shared/math/memory.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
@@ -7,31 +7,20 @@ import type { PassOutput } from "../runtime/model-runner.ts";
 import type { Head } from "./head-rows.ts";
 import { maskedRow } from "./masking.ts";
 import { type MemorySays, mixedHead, sourcesOf } from "./memory-mixing.ts";
-import {
-  alternativesOf,
-  type HeadResult,
-  headHidden,
-  headResult,
-  logprobOf,
-  logprobOfTarget,
-  sampleToken,
-} from "./sampler.ts";
+import { alternativesOf, type HeadResult, headResult, logprobOf, logprobOfTarget, sampleToken } from "./sampler.ts";
 import type { Score } from "./sequence.ts";
-import { HiddenTrace } from "./traces.ts";
+import type { Vocabulary } from "./vocabulary.ts";
 
-/** What it needs of the model; `rule` is that of memories, null where none can be read. */
-export interface ReadModel {
-  hiddenSize: number;
-  rule: MemoryRule | null;
-  textPieceOf(id: number): Uint8Array;
-}
-
-/** Returns the frames that follow. A row is mixed with what memories say before a grammar masks it. */
+/** Returns the frames to send. `rule` is that of memories. Memories are mixed into a row before a grammar masks it. */
 export function readHead(
   head: Head,
   output: PassOutput,
   says: readonly MemorySays[] | undefined,
-  { hiddenSize, rule, textPieceOf }: ReadModel,
+  {
+    hiddenSize: D,
+    rule,
+    textPieceOf,
+  }: { hiddenSize: number; rule: MemoryRule | null } & Pick<Vocabulary, "textPieceOf">,
 ): Frame[] {
   const { sequence, row, hiddenRow, baseRow, scoredId } = head;
   const { sampling, grammar } = sequence;
@@ -43,8 +32,8 @@ export function readHead(
   const alternatives = alternativesOf(result, sampling.logprobs ?? 0);
   if (scoredId !== null) {
     const logprob = logprobOfTarget(result);
-    if (sequence.trace instanceof HiddenTrace && output.hidden)
-      sequence.trace.add(headHidden(output.hidden, hiddenSize, hiddenRow));
+    const states = sequence.trace?.kind === "hidden" ? output.hidden : null;
+    if (states) sequence.trace!.hidden.push(states.slice(hiddenRow * D, (hiddenRow + 1) * D));
     sequence.addPromptScore({ logprob, alternatives, baseLogprob: base && logprobOfTarget(base) });
     return [];
   }

@@ -1,10 +1,11 @@
-/** The errors with which the backend refuses or ends sequences. Pure. */
+/** The errors that refuse calls and end sequences. Pure. */
 import { type BatchRequest, numericsAgree, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { ModelShape } from "../runtime/step.ts";
+import type { EngineInfo } from "./messages.ts";
 
-/** The error that refuses a request; null if it can be served. */
+/** The error that refuses a sequence; null if it can be served. */
 export function sequenceRefusal(
   request: SequenceRequest,
   { contextTokens, vocabularySize }: ModelShape,
@@ -38,7 +39,7 @@ export function sequenceRefusal(
   );
 }
 
-/** What is wrong with the passages that a request wants; null if nothing is, or it wants none. */
+/** What is wrong with a request for passages in the prompt; null if nothing is. */
 function retrievalProblem({ retrieval, promptIds, memories, promptLogprobs }: SequenceRequest): string | null {
   if (!retrieval) return null;
   if (!memories) return "Passages are found in memories; the sequence names none.";
@@ -49,10 +50,7 @@ function retrievalProblem({ retrieval, promptIds, memories, promptLogprobs }: Se
   return `The prompt has ${tokens} tokens; the query is [${query.join(", ")}) of them and passages come before token ${at}.`;
 }
 
-/**
- * Throws `numerics_mismatch` if the batch continues tokens computed with numerics `begun` and this backend's numerics are known
- * to differ.
- */
+/** Throws `numerics_mismatch` if the batch continues tokens of a backend whose numerics fingerprint `begun` is not `own`. */
 export function requireNumerics(begun: string | null, own: string | null, { sequences }: BatchRequest): void {
   if (numericsAgree(begun, own) || sequences.every(({ continuedIds }) => continuedIds.length === 0)) return;
   throw new ServiceError(
@@ -61,23 +59,30 @@ export function requireNumerics(begun: string | null, own: string | null, { sequ
   );
 }
 
-/** The queue has no place for one more sequence of a tenant that has `own` waiting. */
+/** The queue has no place for another sequence of a tenant that has `own` waiting. */
 export function queueFull(queue: { own: number; free: number; maxQueue: number; maxSequences: number }): ServiceError {
   const { own, free, maxQueue, maxSequences } = queue;
   return new ServiceError(
     "overloaded",
     `The queue has ${free} of ${maxQueue} places free, and a tenant may take as many as it leaves: this one has ${own}.`,
-    // An estimate: one second per full batch in the queue.
+    // An estimate: a second for each full batch in the queue.
     { retryAfterSeconds: Math.ceil((maxQueue - free + 1) / maxSequences) },
   );
 }
 
-/** No sequence is served now; the caller may try again in a second. */
 export function unavailable(message: string): ServiceError {
   return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1 });
 }
 
-/** The model computed a value that is not finite. `what` gives its name and value. */
+/** Returns what an engine serves. Throws `manifest_mismatch` if a call was made for another manifest. */
+export function requireManifest(info: EngineInfo | null, wanted: string): EngineInfo {
+  if (!info) throw unavailable("The engine is not ready.");
+  if (info.manifestHash === wanted) return info;
+  const message = `The call was made for manifest ${wanted}, this backend serves ${info.manifestHash}.`;
+  throw new ServiceError("manifest_mismatch", message);
+}
+
+/** The model computed a value that is not finite, which `what` describes. */
 export function notFinite(what: string): ServiceError {
   return new ServiceError(
     "generation_failed",
@@ -86,8 +91,8 @@ export function notFinite(what: string): ServiceError {
 }
 
 /**
- * The error that ends a sequence for which `thrown` was thrown. An unknown error becomes `generation_failed`, which
- * the edge does not retry: the same data would fail on another backend too, and might damage it.
+ * The error that ends a sequence whose computing threw `thrown`. An unknown error becomes `generation_failed`, which the edge does not
+ * retry: the same data would fail on another backend, too, and might damage it.
  */
 export function faultOf(thrown: unknown): ServiceError {
   if (thrown instanceof ServiceError) return thrown;

@@ -1,32 +1,30 @@
 /**
- * Which token comes next, exactly, over the whole vocabulary. Pure: (row of results, sampling, uniform number) → token id.
- * Scores already hold the adapter's delta and the row bias, which is what penalties and logit_bias add (sequence.ts). Not here:
- * when to stop.
+ * Samples the next token, exactly, over the whole vocabulary. The scores already contain the adapter's change, penalties and logit_bias
+ * (sequence.ts). Pure. Not here: when to stop.
  */
 import type { Sampling } from "../../shared/contracts/sampling.ts";
 import { type RowOutput, topCandidates } from "../runtime/step.ts";
 
-/** A step's result for one head row; K candidates, V vocabulary. */
+/** The result of one head row (RowOutput); K candidates, V vocabulary. */
 export interface HeadResult {
   /** [K], best first. */
   topIds: Int32Array;
   topScores: Float32Array;
   logSumExp: number;
-  /** Of logits / temperature. */
   scaledLogSumExp: number;
   targetScore: number;
   /** [V]; null if they were not requested. */
   scores: Float32Array | null;
 }
 
-/** Below this a temperature counts as 0: float32 could not carry logits divided by it. */
-export const minTemperature = 1e-3;
-/** The logprob of a token of probability 0: the lowest float32, since JSON has no infinity. */
+/** A lower temperature counts as 0, because float32 could not hold logits divided by it. */
+const minTemperature = 1e-3;
+/** The logprob of a token of probability 0: the lowest float32, because JSON has no infinity. */
 const minLogprob = -(2 - 2 ** -23) * 2 ** 127;
-/** Candidates beyond the top K are ranked in bands of scores, each `bandWidth` × temperature logits wide. */
+/** Tokens outside the top K are sorted in bands of scores, each `bandWidth` × temperature wide. */
 const bandWidth = 2;
 
-/** The result of head row `n`: views, no copies. */
+/** The result of head row `n`, as views. */
 export function headResult(output: RowOutput, n: number): HeadResult {
   const { topCount: K, scores } = output;
   const V = scores ? scores.length / output.logSumExp.length : 0;
@@ -40,11 +38,6 @@ export function headResult(output: RowOutput, n: number): HeadResult {
   };
 }
 
-/** The hidden state [D] of head row `n` of [M, D]; a view. */
-export function headHidden(hidden: Float32Array, D: number, n: number): Float32Array {
-  return hidden.subarray(n * D, (n + 1) * D);
-}
-
 /** Parameters of the distribution that a token is drawn from. */
 export type Shaping = Pick<Sampling, "temperature" | "top_p" | "top_k" | "min_p">;
 
@@ -53,15 +46,15 @@ export function isGreedy({ temperature, top_k }: Pick<Shaping, "temperature" | "
   return temperature < minTemperature || top_k === 1;
 }
 
-/** Whether only the step's candidates can be drawn, so that no scores need to be copied out. */
+/** Whether only the top K can be drawn, so that no scores need to be copied out. */
 export function drawsFromCandidates({ temperature, top_k }: Pick<Shaping, "temperature" | "top_k">): boolean {
   return isGreedy({ temperature, top_k }) || (top_k > 0 && top_k <= topCandidates);
 }
 
 /**
- * The sampled token id. At this temperature, and in vLLM's order: `top_k` and `min_p` each leave the likeliest tokens,
- * equals in order of id; of the mass of these the nucleus is the likeliest that reach `top_p`; `uniform` in [0, 1) picks
- * from it by inverse cumulative probability in order of rank. Greedy takes the first.
+ * The sampled token id. In vLLM's order, `top_k` and `min_p` first leave only the likeliest tokens (equals by id); of these, `top_p`
+ * leaves the likeliest whose probabilities sum to `top_p`; `uniform` in [0, 1) draws one by inverse cumulative probability. Greedy
+ * sampling takes the likeliest token.
  */
 export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number): number {
   if (isGreedy(sampling)) return row.topIds[0];
@@ -81,7 +74,7 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
       total += Math.exp(band[i] / temperature - row.scaledLogSumExp);
       ranked.push(band[i]);
       cumulative.push(total);
-      // Uncut, the total mass is 1: stop at the end of the nucleus or, without top_p, at the drawn token.
+      // Without top_k and min_p the probabilities sum to 1: stop at top_p or, without it, at the drawn token.
       isWhole = isCut ? ranked.length === top_k : top_p < 1 ? total >= top_p : total > uniform;
     }
     if (isWhole) break;
@@ -90,13 +83,13 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
     cumulative.length = cumulative.findIndex((sum) => sum >= top_p * total) + 1;
     total = cumulative[cumulative.length - 1];
   }
-  // The draw is also scaled where rounding makes the sum less than 1.
+  // `uniform` is scaled to the sum; also if the sum of all is below 1 by rounding.
   const target = isCut || top_p < 1 || total <= uniform ? uniform * total : uniform;
   const drawn = cumulative.findIndex((sum) => sum > target);
   return idAtRank(row, ranked, drawn < 0 ? cumulative.length - 1 : drawn);
 }
 
-/** Logprob of a token id in a row, at temperature 1. */
+/** Logprob of a token id at temperature 1. */
 export function logprobOf(row: HeadResult, tokenId: number): number {
   const rank = row.topIds.indexOf(tokenId);
   if (rank >= 0) return logprob(row, row.topScores[rank]);
@@ -104,7 +97,7 @@ export function logprobOf(row: HeadResult, tokenId: number): number {
   return logprob(row, row.scores[tokenId]);
 }
 
-/** Logprob of the row's target. */
+/** Logprob of the target token (HeadInput.targetIds). */
 export function logprobOfTarget(row: HeadResult): number {
   return logprob(row, row.targetScore);
 }
@@ -119,8 +112,8 @@ export function alternativesOf(row: HeadResult, count: number): [number, number]
 }
 
 /**
- * The scores of all tokens, falling: the top K, then band by band, so that a draw sorts what it needs and not the
- * vocabulary. Scores without ids, because typed arrays sort plain numbers fast.
+ * The scores of all tokens in falling order: the top K, then band by band, so that a draw need not sort the whole vocabulary. Scores
+ * come without ids, because typed arrays sort plain numbers fast.
  */
 function* rankedBands(row: HeadResult, temperature: number): Generator<Float32Array> {
   const { topScores, scores } = row;
@@ -139,17 +132,17 @@ function* rankedBands(row: HeadResult, temperature: number): Generator<Float32Ar
         if (score > next) next = score;
       } else if (score < above) band[size++] = score;
     }
-    // The first band begins with the top K.
+    // The first band contains the top K.
     yield band.subarray(0, size).sort().reverse().subarray(known);
     known = 0;
     left -= size;
     above = floor;
-    // At least one in the next band, however wide the gap.
+    // The next band contains at least one score.
     floor = Math.min(next, floor) - bandWidth * temperature;
   }
 }
 
-/** The token id at a rank of `ranked`; equal scores rank by id. */
+/** The token id at a rank of `ranked`. Equal scores are ranked by id. */
 function idAtRank({ topIds, scores }: HeadResult, ranked: readonly number[], rank: number): number {
   if (rank < topIds.length) return topIds[rank];
   let equalBefore = 0;

@@ -1,6 +1,6 @@
 /**
- * One generation from its request to its last frame: token ids, logit changes, stop strings and times. Pure: the engine reports
- * what a step computed and sends the frames made here. Not here: slots, steps, and choosing the next token.
+ * One sequence from its request to its last frame: token ids, logit changes, stop strings and times. Pure: the engine reports what
+ * a step computed, and sends the frames that are made here. Not here: slots, steps, and the choice of the next token.
  */
 import type {
   DoneFrame,
@@ -28,60 +28,64 @@ import type { InsertedPassages, PassageIndex } from "../memory/retrieval.ts";
 import type { Kv } from "../runtime/model-runner.ts";
 import type { GrammarRow } from "./grammars.ts";
 import type { Plannable } from "./plan.ts";
-import { HiddenTrace, type Trace } from "./traces.ts";
+import type { Trace } from "./traces.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
-/** One scored token: its logprob, the likeliest tokens at its position, and its logprob under the base. */
+/** The score of one token. */
 export interface Score {
   logprob: number;
+  /** The likeliest tokens at its position, with their logprobs. */
   alternatives: [number, number][];
+  /** Its logprob under the base; null if it is not compared. */
   baseLogprob: number | null;
-  /** Of a generated token, where they are requested. */
   sources?: TokenSources;
 }
 
-/** Change of one token's logit before sampling: a repetition penalty (1 for none), then an addition. */
+/** Change of one token's logit before sampling. */
 export interface LogitChange {
   id: number;
+  /** Repetition penalty, applied first; 1: none. */
   penalty: number;
+  /** Added. */
   value: number;
 }
 
-/** Added to the logit of a forbidden token. Finite, as not every device computes with infinities; its exponential is 0. */
+/** Added to the logit of a forbidden token. Its exponential is 0; it is finite because some devices cannot compute with infinity. */
 export const forbidden = -1e9;
 
-/** Deadline, in milliseconds, by which a sequence without one is ordered among others of its tenant. */
+/** The deadline that orders a sequence without one among those of its tenant, in milliseconds. */
 const patienceMs = 60_000;
 
 export class Sequence implements Plannable {
   readonly request: SequenceRequest;
-  /** null unless it is traced. */
   readonly trace: Trace | null;
   readonly sampling: Sampling;
   /** Prompt, continued and generated token ids. */
   readonly ids: number[];
-  /** Its keys and values, from its first start to its end. */
+  /** Handle of its keys and values; null before its first start and after its end. */
   kv: Kv | null = null;
-  /** How many of those came from the prefix cache. */
+  /** Tokens whose keys and values came from the prefix cache. */
   reusedTokens = 0;
   /** Acquired memories, in the request's order. */
   readonly memories: OpenMemory[] = [];
-  /** Their passages, if it wants some in its prompt. */
+  /** The passages of these memories, if some are wanted in the prompt. */
   readonly indexes: PassageIndex[] = [];
-  /** Its place in the grammar of its schema, if it has one. */
+  /** Its place in the grammar that its text is held to. */
   grammar: GrammarRow | null = null;
-  /** Set once; no frame follows. */
+  /** True once its last frame is made. */
   ended = false;
-  #adapters: readonly AcquiredAdapter[] = [];
-  #answering: RowAdapter | null = null;
-  /** Weights of the mixture, once they are known. */
-  #mixture: MixtureWeights | null = null;
-  /** null if the weights were given, or are not known yet. */
-  #evidence: PromptEvidence | null = null;
-  /** null until the prompt has chosen them. */
-  #brakes: BrakeWeights | null = null;
+  /** Its adapter, or those of its mixture; empty for the base. */
+  adapters: readonly AcquiredAdapter[] = [];
+  /** The adapter that answers: its only one, or the mean of its mixture. null: the base, also until a mixture has weights. */
+  answering: RowAdapter | null = null;
+  /** Weights of its memories' brakes; null until the prompt has chosen them. */
+  brakes: BrakeWeights | null = null;
   /** The prompt's tokens that may be evidence. */
-  #evidenceTokens: EvidenceTokens;
+  evidenceTokens: EvidenceTokens;
+  /** Weights of its mixture, once they are known. */
+  #mixture: MixtureWeights | null = null;
+  /** null if the weights are given by the request or not known yet. */
+  #evidence: PromptEvidence | null = null;
   /** The passages in its prompt, nearest first; null until they are found. */
   #retrieved: RetrievedPassage[] | null = null;
   #retrievedTokens = 0;
@@ -89,10 +93,10 @@ export class Sequence implements Plannable {
   readonly #text: TextStream | null;
   /** Token ids that end it. */
   readonly #stopIds: Set<number>;
-  /** Logit bias, presence and frequency penalties of the next token, by token id. */
+  /** The sum of logit bias, presence and frequency penalty, by token id. */
   readonly #bias = new Map<number, number>();
   readonly #generated = new Set<number>();
-  /** Token ids under the repetition penalty: those of `ids`, each once; empty without a penalty. */
+  /** Token ids under the repetition penalty; empty if there is none. */
   readonly #repeated: Set<number>;
   #finish: FinishReason | null = null;
   readonly #prompt: Omit<PromptFrame, "type" | "id">;
@@ -105,7 +109,7 @@ export class Sequence implements Plannable {
   constructor(request: SequenceRequest, vocabulary: Vocabulary, nowMs: number, trace: Trace | null = null) {
     const { promptIds, continuedIds, mixture, memories } = request;
     const { tokens, spans } = mixture?.evidence ?? { tokens: memories ? promptIds.length : 0 };
-    this.#evidenceTokens = { tokens: Math.min(promptIds.length, tokens), spans };
+    this.evidenceTokens = { tokens: Math.min(promptIds.length, tokens), spans };
     const sampling = samplingWith(request.sampling);
     this.request = request;
     this.sampling = sampling;
@@ -136,7 +140,6 @@ export class Sequence implements Plannable {
     return this.kv;
   }
 
-  /** How many of `ids` have their keys and values in its row. */
   get cachedTokens(): number {
     return this.kv?.positions ?? 0;
   }
@@ -149,11 +152,16 @@ export class Sequence implements Plannable {
     return Math.min(this.promptTokens + this.request.maxTokens, this.#vocabulary.contextTokens);
   }
 
+  /** Maximum positions that it holds after the next step. */
+  get nextPositions(): number {
+    return Math.min(this.cachedTokens + this.pendingPromptTokens + 1, this.maxPositions);
+  }
+
   get dueMs(): number {
     return this.#submittedMs + (this.request.deadlineMs ?? patienceMs);
   }
 
-  /** True if it is of no use to start after `dueMs`. */
+  /** True if it ends in an error unless it starts before `dueMs`. */
   get expires(): boolean {
     return this.request.deadlineMs !== undefined && this.#admittedMs === null;
   }
@@ -170,7 +178,7 @@ export class Sequence implements Plannable {
     return this.ids.length - this.cachedTokens;
   }
 
-  /** Continued tokens count as decoded, one a step: a prefill of them would give other bits (infra/docs/architecture.md). */
+  /** Without continued tokens, which are decoded one by one: a prefill would give other bits (infra/docs/architecture.md). */
   get pendingPromptTokens(): number {
     return Math.max(0, this.promptTokens - this.cachedTokens);
   }
@@ -179,20 +187,22 @@ export class Sequence implements Plannable {
     return this.grammar?.allowed === null;
   }
 
+  /** Whether every prompt position is computed for its score, so that no cached prefix is reused. */
   get scoresPrompt(): boolean {
     return this.request.promptLogprobs || this.trace?.kind === "hidden";
   }
 
-  /** Index of the first prompt token that is scored where any is: what precedes the first has no score. */
+  /** Index of the first prompt token that may be scored. The very first has no context, so no score. */
   get scoredFrom(): number {
-    return this.trace instanceof HiddenTrace ? this.trace.from : 1;
+    return this.trace?.from ?? 1;
   }
 
+  /** Whether its prompt may come again: not if it is traced, such as an adapter's example. */
   get keepsPrefix(): boolean {
     return this.trace === null;
   }
 
-  /** The request's changes of the next token's logits, each token id once. */
+  /** Changes of the next token's logits that the request asks for, each token id once. */
   *logitChanges(): Generator<LogitChange> {
     const { repetition_penalty, min_tokens } = this.sampling;
     const forbiddenIds = this.completionTokens >= min_tokens ? null : this.#stopIds;
@@ -210,46 +220,28 @@ export class Sequence implements Plannable {
     return this.#finish === null;
   }
 
-  /** The one adapter, or those of its mixture; none serves the base. */
-  get adapters(): readonly AcquiredAdapter[] {
-    return this.#adapters;
-  }
-
-  /** The adapter that answers: the one, or the mean of the mixture's. null is the base, also while the evidence is awaited. */
-  get answering(): RowAdapter | null {
-    return this.#answering;
-  }
-
-  /** Whether its prompt has to be cached before its mixture has weights. */
+  /** Whether its mixture gets weights when its prompt is cached. */
   get awaitsMixture(): boolean {
     return this.request.mixture?.evidence !== undefined && this.#mixture === null;
   }
 
-  /** Whether its prompt is cached and what answers is known, but not the brakes of its memories. */
+  /** Whether the brakes of its memories are to be chosen now. */
   get awaitsBrakes(): boolean {
-    if (this.memories.length === 0 || this.#brakes || this.awaitsMixture || this.awaitsPassages) return false;
+    if (this.memories.length === 0 || this.brakes || this.awaitsMixture || this.awaitsPassages) return false;
     return this.pendingPromptTokens === 0;
   }
 
-  get evidenceTokens(): EvidenceTokens {
-    return this.#evidenceTokens;
-  }
-
-  /** Whether its prompt has to be cached before it is known which passages come into it. */
+  /** Whether passages are put into its prompt when the prompt is cached. */
   get awaitsPassages(): boolean {
     return this.request.retrieval !== undefined && this.#retrieved === null;
   }
 
-  get brakes(): BrakeWeights | null {
-    return this.#brakes;
-  }
-
-  /** Whether memories are mixed into the next token, or into the score of a prompt token: not of those that choose the brakes. */
+  /** Whether memories are mixed into the next token or, if `isScore`, into the score of a prompt token, which needs the brakes. */
   readsMemories(isScore: boolean): boolean {
-    return this.request.memories !== undefined && (this.#brakes !== null || !isScore);
+    return this.request.memories !== undefined && (this.brakes !== null || !isScore);
   }
 
-  /** The reason to end, once all is sampled and scored; null before. */
+  /** Why it ends, once everything is sampled and scored; null before. */
   get finish(): FinishReason | null {
     if (this.scoresPrompt && !this.promptScored) return null;
     if (this.awaitsPassages || (this.trace && this.pendingPromptTokens > 0)) return null;
@@ -260,14 +252,14 @@ export class Sequence implements Plannable {
     return this.#prompt.logprobs.length === this.promptTokens;
   }
 
-  /** Its adapters are acquired: the one that answers, or those of its mixture. */
+  /** Its adapters are acquired. */
   queued(adapters: readonly AcquiredAdapter[], nowMs: number): void {
-    this.#adapters = adapters;
+    this.adapters = adapters;
     this.#adapterMs = nowMs - this.#submittedMs;
     const { mixture } = this.request;
     if (!mixture) {
       const [acquired] = adapters;
-      this.#answering = acquired?.adapter.gates || acquired?.adapter.changes.length ? acquired.adapter : null;
+      this.answering = acquired?.adapter.gates || acquired?.adapter.changes.length ? acquired.adapter : null;
     } else if (!mixture.evidence) {
       const weights = mixture.adapters.map(({ weight }) => weight);
       this.weighed(withFloor({ base: mixture.base, adapters: weights }, 0), null);
@@ -278,26 +270,21 @@ export class Sequence implements Plannable {
   weighed(weights: MixtureWeights, evidence: PromptEvidence | null): void {
     this.#mixture = weights;
     this.#evidence = evidence;
-    const adapters = this.#adapters.map(({ adapter }) => adapter);
-    this.#answering = meanAdapter(adapters, weights.adapters);
+    const adapters = this.adapters.map(({ adapter }) => adapter);
+    this.answering = meanAdapter(adapters, weights.adapters);
   }
 
-  /** Its memories have brakes. */
-  braked(brakes: BrakeWeights): void {
-    this.#brakes = brakes;
-  }
-
-  /** Puts passages into its prompt, which has to be cached again. They are no evidence. */
+  /** Puts passages, which are no evidence, into its prompt, which must be cached again. */
   insertPassages({ ids, passages }: InsertedPassages): void {
     const { at } = this.request.retrieval!;
     this.ids.splice(at, 0, ...ids);
     this.#retrieved = passages;
     this.#retrievedTokens = ids.length;
-    this.#evidenceTokens = evidenceAround(this.#evidenceTokens, at, ids.length);
+    this.evidenceTokens = evidenceAround(this.evidenceTokens, at, ids.length);
     if (this.sampling.repetition_penalty !== 1) for (const id of ids) this.#repeated.add(id);
   }
 
-  /** It has a slot, for the first time or after it was parked. */
+  /** It got a slot, at first or after it was parked. */
   admitted(nowMs: number): void {
     this.#admittedMs ??= nowMs;
   }
@@ -314,7 +301,7 @@ export class Sequence implements Plannable {
     this.#prompt.baseLogprobs?.push(score.baseLogprob ?? score.logprob);
   }
 
-  /** The prompt frame, once, if it was requested and every prompt token is scored; else null. */
+  /** Returns the prompt frame once, if it was requested and every prompt token is scored; else null. */
   takePromptFrame(): PromptFrame | null {
     if (!this.request.promptLogprobs || !this.promptScored || this.#promptSent) return null;
     this.#promptSent = true;
@@ -322,8 +309,8 @@ export class Sequence implements Plannable {
   }
 
   /**
-   * Adds a sampled token id. Returns its frame, or null if it ends the sequence. Logprobs are of the distribution at temperature 1
-   * with the adapter and all logit changes, as OpenAI reports them.
+   * Adds a sampled token id. Returns its frame, or null if the token ends the sequence. Logprobs are those at temperature 1 with the
+   * adapter and all logit changes, as OpenAI reports them.
    */
   addToken(tokenId: number, score: Score): TokenFrame | null {
     if (this.#stopIds.has(tokenId)) {
@@ -345,10 +332,10 @@ export class Sequence implements Plannable {
     return frame;
   }
 
-  /** `rule` is that of its memories, null if none can be read. */
+  /** `rule` is that of memories. */
   doneFrame(nowMs: number, rule: MemoryRule | null): DoneFrame {
     const [admittedMs, decodingMs] = [this.#admittedMs ?? nowMs, this.#decodingMs ?? nowMs];
-    const [first = null] = this.#adapters;
+    const [first = null] = this.adapters;
     const mixture = this.#mixture;
     return {
       type: "done",
@@ -358,12 +345,12 @@ export class Sequence implements Plannable {
       ...(mixture && {
         mixture: {
           base: mixture.base,
-          adapters: this.#adapters.map(({ adapter }, i) => ({ hash: adapter.hash, weight: mixture.adapters[i] })),
+          adapters: this.adapters.map(({ adapter }, i) => ({ hash: adapter.hash, weight: mixture.adapters[i] })),
           evidence: this.#evidence,
         },
       }),
       ...(this.memories.length > 0 && {
-        memories: this.memories.map(({ hash }, m) => ({ hash, brake: meanBrake(rule, this.#brakes?.[m]) })),
+        memories: this.memories.map(({ hash }, m) => ({ hash, brake: meanBrake(rule, this.brakes?.[m]) })),
       }),
       ...(this.#retrieved && { retrieved: this.#retrieved }),
       promptTokens: this.promptTokens,

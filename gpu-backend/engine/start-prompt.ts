@@ -1,9 +1,9 @@
 /**
- * The fixed prompt that an engine answers before it takes traffic. The answer shows that the engine works, and the hash of its
- * numbers is the numerics fingerprint: backends with the same one continue each other's sequences bit for bit. The numbers are
- * logprobs of the prompt and of generated tokens, with alternatives, of the base, and tokens, weights and evidence of a
- * mixture. So the hash depends on weights, weight format, device, driver, instruction set, ONNX Runtime's version and the
- * graph; thread counts change no bits. A difference that rounding hides in all of these numbers is not detected.
+ * The fixed prompt that an engine answers before it takes traffic. It shows that the engine works, and the hash of the answer's numbers
+ * is the numerics fingerprint: backends with equal fingerprints continue each other's sequences bit for bit. The numbers are logprobs of
+ * the base for the prompt and generated tokens, and tokens, weights and evidence of a mixture. So the hash depends on weights, weight
+ * format, device, driver, instruction set, ONNX Runtime's version and the graph, but not on the number of threads. It does not detect
+ * a difference that rounding hides in all of these numbers.
  */
 import { createHash } from "node:crypto";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -11,13 +11,13 @@ import type { AdapterSource } from "../adapters/adapter.ts";
 import { AdapterCache } from "../adapters/generated/adapter-cache.ts";
 import { Engine, type EngineParts } from "./engine.ts";
 
-/** Longer than any vector register and than a chunk, and no multiple of either. */
+/** Longer than a chunk and than any vector register, and a multiple of neither. */
 const promptTokens = 141;
 const generatedTokens = 8;
 const hashDigits = 16;
 
 /**
- * Generates a token after the end of text, then answers the prompt by the base and, if there is a centroid, by a mixture with its
+ * Generates a token after the end of text, and answers the prompt by the base and, if there is a centroid, by a mixture with its
  * adapter. Returns the hash. Throws an Error if no token can be generated.
  */
 export async function answerStartPrompt(

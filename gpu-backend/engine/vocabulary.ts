@@ -1,13 +1,13 @@
-/** What a sequence must know of the model: its vocabulary and its context. */
+/** What a sequence needs to know of the model. */
 
 export interface Vocabulary {
   contextTokens: number;
   stopIds: readonly number[];
-  /** The bytes that a token id adds to a text; none for a special token. */
+  /** The bytes that a token id adds to a text. A special token adds none. */
   textPieceOf(id: number): Uint8Array;
 }
 
-/** The pieces as threads share them. */
+/** The pieces of all token ids in memory that threads can share (ThreadData). */
 export function sharedPieces(vocabularySize: number, textPieceOf: Vocabulary["textPieceOf"]) {
   const pieces = Array.from({ length: vocabularySize }, (_, id) => textPieceOf(id));
   const ends = new Uint32Array(new SharedArrayBuffer(4 * vocabularySize));

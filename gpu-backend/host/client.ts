@@ -1,6 +1,6 @@
 /**
- * The interface to an engine in its own process: micro-batches in, frames out. Every accepted sequence gets a last frame, also
- * when that process dies or hangs. Not here: how the process is kept running (supervisor.ts).
+ * The interface to an engine in its own process: takes micro-batches and returns frames. Every accepted sequence gets a last frame,
+ * also if the process ends or hangs. Not here: restarts of the process (supervisor.ts).
  */
 import { staticId } from "../../shared/artifacts/manifest.ts";
 import {
@@ -13,15 +13,14 @@ import {
   type SequenceRequest,
 } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { settlesWithin } from "../../shared/settles-within.ts";
 import { ownAdapterId } from "../adapters/own/artifact.ts";
-import type { EngineInfo, EngineSettings, EngineStats, PhaseReport, TracedValues } from "../engine/messages.ts";
-import { unavailable } from "../engine/refusals.ts";
-import type { Traced } from "../engine/traces.ts";
+import type { EngineInfo, EngineSettings, EngineStats, PhaseReport } from "../engine/messages.ts";
+import { requireManifest, unavailable } from "../engine/refusals.ts";
+import type { Traced, TracedValues } from "../engine/traces.ts";
 import { cancelled } from "./own-adapters/making-queue.ts";
-import { type EngineMessage, EngineSupervisor, type SupervisorObserver } from "./supervisor.ts";
+import { type EngineMessage, EngineSupervisor, type SupervisorObserver, type SupervisorParts } from "./supervisor.ts";
 
-/** A prompt that is computed for its states or keys, and gets no answer. */
+/** The request of a prompt that is traced (engine/traces.ts): computed for its states or keys, without an answer. */
 export function tracedPrompt(id: string, tenant: string, promptIds: number[]): SequenceRequest {
   return {
     ...{ id, tenant, promptIds, continuedIds: [], maxTokens: 0 },
@@ -29,49 +28,36 @@ export function tracedPrompt(id: string, tenant: string, promptIds: number[]): S
   };
 }
 
-/** Receives frames of a micro-batch, in order. */
+/** Receives frames of a micro-batch in order. */
 export type FrameSink = (frames: Frame[]) => void;
 
 export interface EngineObserver extends SupervisorObserver {
   phaseRan(report: PhaseReport): void;
   /** The engine's latest stats and the previous ones; `before` is null for the first stats of a process. */
   statsChanged(after: EngineStats, before: EngineStats | null): void;
-  /** A sequence's first token came `ms` after its submission, or another one `ms` after the last. */
+  /** A sequence's first token came `ms` after its submission, or another one `ms` after the one before. */
   tokenArrived(which: "first" | "next", ms: number): void;
   sequenceEnded(last: DoneFrame | ErrorFrame): void;
-  /** A sequence ended because it cannot be computed. `description` contains none of its tokens. */
+  /** A sequence ended because it cannot be computed. `description` contains no tokens. */
   sequenceFaulted(description: string): void;
 }
 
 /** Interval of the hang check, in milliseconds; small compared with `stallMs`. */
 const watchMs = 500;
-/**
- * Timeout for the hidden states of an adapter's examples, in milliseconds. The edge waits 600 s for this and the fit;
- * a fit slower than 300 s may then come too late.
- */
+/** Timeout for the hidden states of an adapter's examples, in milliseconds: half of what the edge waits for these and the fit. */
 const hiddenStatesMs = 300_000;
 
-export interface EngineClientParts {
+export interface EngineClientParts extends Pick<SupervisorParts, "now" | "environment" | "script"> {
   observer: EngineObserver;
-  /** A monotonic clock, in milliseconds. */
-  now(): number;
-  /**
-   * Milliseconds without a finished pass, while a sequence is open, after which the engine's process is killed. The longest pass
-   * takes seconds.
-   */
+  /** Milliseconds without a finished pass, while a sequence is open, after which the engine's process is killed. */
   stallMs: number;
-  /** The bytes of a tenant's own adapter or memory that is not on disk; null for any other. */
+  /** The bytes of a tenant's own adapter or memory that the disk refused; null for any other. */
   unwrittenOf?(tenant: string, hash: string): Uint8Array | null;
-  /** Environment of the engine's process. */
-  environment: NodeJS.ProcessEnv;
-  /** Script of the process; the engine's by default. */
-  script?: URL;
 }
 
 interface OpenSequence {
   sink: FrameSink;
-  /** Time at which it was submitted. */
-  sinceMs: number;
+  submittedMs: number;
   /** True if another backend made its first tokens. */
   isResumed: boolean;
   /** Time of its last token; null before. */
@@ -80,14 +66,11 @@ interface OpenSequence {
 
 export class EngineClient {
   readonly #supervisor: EngineSupervisor;
-  readonly #observer: EngineObserver;
-  readonly #now: () => number;
+  readonly #parts: EngineClientParts;
   /** Open sequences by id, in the order of submission. */
   readonly #open = new Map<string, OpenSequence>();
-  /** What traced prompts that have no last frame yet gave, by id. */
+  /** States or keys of traced prompts whose last frame has not come, by id. */
   readonly #traced = new Map<string, TracedValues>();
-  readonly #stallMs: number;
-  readonly #unwrittenOf: NonNullable<EngineClientParts["unwrittenOf"]>;
   readonly #watch: NodeJS.Timeout;
   #stats: EngineStats | null = null;
   #isClosing = false;
@@ -95,21 +78,17 @@ export class EngineClient {
   #lastPassMs = Number.NEGATIVE_INFINITY;
 
   constructor(settings: EngineSettings, parts: EngineClientParts) {
-    const { observer, now, stallMs, environment, script, unwrittenOf = () => null } = parts;
-    this.#unwrittenOf = unwrittenOf;
-    this.#observer = observer;
-    this.#now = now;
-    this.#stallMs = stallMs;
+    this.#parts = parts;
     this.#supervisor = new EngineSupervisor(settings, {
-      ...{ observer, now, environment, script },
+      ...parts,
       onMessage: (message) => this.#onMessage(message),
       onEnd: () => this.#onEnd(),
     });
-    // Reads reports that came while this process was busy before the check.
+    // setImmediate lets reports that came while this process was busy be read first.
     this.#watch = setInterval(() => setImmediate(() => this.#killStalled()), watchMs);
   }
 
-  /** Resolves once a token has been generated; rejects if the engine does not start the first time. */
+  /** Resolves when the engine serves; rejects if its first start fails. */
   get ready(): Promise<EngineInfo> {
     return this.#supervisor.first;
   }
@@ -139,106 +118,96 @@ export class EngineClient {
   }
 
   /**
-   * Submits a micro-batch to the engine; its frames go to `sink`. Throws a ServiceError when it is refused as a whole: not
-   * ready or shutting down, another manifest, an unknown centroid, an id that is open already.
+   * Submits a micro-batch to the engine; its frames go to `sink`. Throws a ServiceError if the batch is refused as a whole: the engine
+   * is not serving, the manifest is another, the centroid is unknown, or an id is open already.
    */
   submit(batch: BatchRequest, sink: FrameSink): void {
-    const info = this.requireServing();
-    if (batch.manifestHash !== info.manifestHash) {
-      throw new ServiceError(
-        "manifest_mismatch",
-        `The batch was made for manifest ${batch.manifestHash}, this backend serves ${info.manifestHash}.`,
-      );
-    }
-    const { centroids, static: fixed } = info.manifest;
-    const isServed = ({ centroidId: wanted }: BatchRequest) =>
-      wanted === staticId ? fixed !== undefined : centroids.some(({ id }) => id === wanted);
-    if (batch.centroidId !== null && !isServed(batch)) {
-      throw new ServiceError("invalid_request", `There is no centroid ${batch.centroidId} among ${centroids.length}.`, {
-        param: "centroidId",
-      });
-    }
-    if (ownAdaptersOf(batch).length > 0 && batch.sequences.some(({ tenant }) => tenant !== batch.sequences[0].tenant)) {
-      throw new ServiceError("invalid_request", "A batch with a tenant's adapter has sequences of another tenant.", {
-        param: "adapterHash",
-      });
+    const { manifest } = requireManifest(this.requireServing(), batch.manifestHash);
+    const { centroidId } = batch;
+    const [{ tenant }] = batch.sequences;
+    const isServed = centroidId === staticId ? manifest.static : manifest.centroids.some(({ id }) => id === centroidId);
+    if (centroidId !== null && !isServed)
+      throw invalid("centroidId", `There is no centroid ${centroidId} among ${manifest.centroids.length}.`);
+    if (ownAdaptersOf(batch).length > 0 && batch.sequences.some((one) => one.tenant !== tenant)) {
+      throw invalid("adapterHash", "A batch with a tenant's adapter has sequences of another tenant.");
     }
     const ids = new Set(batch.sequences.map(({ id }) => id));
-    if (ids.size < batch.sequences.length) throw duplicate("The batch has two sequences of the same id.");
-    for (const id of ids) if (this.#open.has(id)) throw duplicate(`A sequence of id ${id} is open already.`);
+    if (ids.size < batch.sequences.length) throw invalid("sequences", "The batch has two sequences of the same id.");
+    for (const id of ids) if (this.#open.has(id)) throw invalid("sequences", `A sequence of id ${id} is open already.`);
     this.#register(batch.sequences, sink);
-    const { tenant } = batch.sequences[0];
     const adapterId = batch.adapterHash ? ownAdapterId(tenant, batch.adapterHash) : batch.centroidId;
     const files = [...ownAdaptersOf(batch).map((hash) => ({ tenant, hash })), ...memoriesByTenant(batch)];
     const unwritten = files.flatMap(({ tenant, hash }): [string, Uint8Array][] => {
-      const bytes = this.#unwrittenOf(tenant, hash);
+      const bytes = this.#parts.unwrittenOf?.(tenant, hash);
       return bytes ? [[ownAdapterId(tenant, hash), bytes]] : [];
     });
     this.#supervisor.send({ type: "submit", adapterId, sequences: batch.sequences, traced: null, unwritten });
   }
 
   /**
-   * The hidden states before the tokens of each prompt from `from` on, [N, D], in the order of `sequences`. They are scheduled like
-   * other sequences. Rejects with a ServiceError if one of them fails; the others are cancelled. When `signal` aborts, all are.
+   * The hidden states before the tokens of each prompt from `from` on, [N, D], in the order of `sequences`. The prompts are scheduled
+   * like other sequences. Rejects with a ServiceError and cancels all if one fails, `signal` aborts or `hiddenStatesMs` pass.
    */
   async hiddenStates(
     sequences: SequenceRequest[],
     from: readonly number[],
     signal: AbortSignal,
   ): Promise<Float32Array[]> {
-    const traced = this.#trace({ kind: "hidden", from }, sequences, signal);
-    if (await settlesWithin(traced.values, hiddenStatesMs)) return (await traced.values) as Float32Array[];
-    traced.leave(unavailable(`The examples did not run within ${hiddenStatesMs} ms.`));
-    return (await traced.values) as Float32Array[];
+    return (await this.#trace({ kind: "hidden", from }, sequences, signal, hiddenStatesMs)) as Float32Array[];
   }
 
-  /**
-   * A memory's key for each token of each prompt, [n, D] (memory/keys.ts), in the order of `sequences`. For the rest like
-   * `hiddenStates`, without a limit of time.
-   */
+  /** A memory's key for each token of each prompt, [n, D] (memory/keys.ts): like `hiddenStates`, without a timeout. */
   async keysOf(sequences: SequenceRequest[], signal: AbortSignal): Promise<Int8Array[]> {
-    return (await this.#trace({ kind: "keys" }, sequences, signal).values) as Int8Array[];
+    return (await this.#trace({ kind: "keys" }, sequences, signal)) as Int8Array[];
   }
 
-  #trace(traced: Traced, sequences: SequenceRequest[], signal: AbortSignal) {
+  async #trace(
+    traced: Traced,
+    sequences: SequenceRequest[],
+    signal: AbortSignal,
+    limitMs?: number,
+  ): Promise<TracedValues[]> {
     this.requireServing();
     if (signal.aborted) throw cancelled(signal);
     const ids = sequences.map(({ id }) => id);
     const taken = Promise.withResolvers<TracedValues[]>();
     const open = new Set(ids);
-    const sink: FrameSink = (frames) => {
+    const fail = (error: ServiceError) => {
+      taken.reject(error);
+      this.cancel([...open]);
+    };
+    this.#register(sequences, (frames) => {
       for (const frame of frames) {
         open.delete(frame.id);
         if (frame.type !== "error") continue;
-        taken.reject(
-          new ServiceError(frame.kind, frame.message, { retryAfterSeconds: frame.retryAfterSeconds ?? undefined }),
-        );
-        this.cancel([...open]);
+        const { kind, message, retryAfterSeconds } = frame;
+        fail(new ServiceError(kind, message, { retryAfterSeconds: retryAfterSeconds ?? undefined }));
       }
       if (open.size > 0) return;
       taken.resolve(ids.map((id) => this.#traced.get(id)!));
       for (const id of ids) this.#traced.delete(id);
-    };
-    this.#register(sequences, sink);
+    });
     this.#supervisor.send({ type: "submit", adapterId: null, sequences, traced, unwritten: [] });
-    const cancel = () => void this.cancel([...open]);
-    signal.addEventListener("abort", cancel);
-    const values = taken.promise.finally(() => signal.removeEventListener("abort", cancel));
-    const leave = (error: ServiceError) => {
-      taken.reject(error);
-      cancel();
-    };
-    return { values, leave };
+    const leave = () => fail(cancelled(signal));
+    signal.addEventListener("abort", leave);
+    const giveUp = () => fail(unavailable(`The examples did not run within ${limitMs} ms.`));
+    const timer = limitMs === undefined ? undefined : setTimeout(giveUp, limitMs);
+    try {
+      return await taken.promise;
+    } finally {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", leave);
+    }
   }
 
-  /** Cancels the open sequences among `ids` and returns their ids; each still gets its last frame. */
+  /** Cancels the open sequences among `ids` and returns their ids. Each still gets its last frame. */
   cancel(ids: readonly string[]): string[] {
     const open = ids.filter((id) => this.#open.has(id));
     if (open.length > 0) this.#supervisor.send({ type: "cancel", ids: open });
     return open;
   }
 
-  /** Drops the engine's copy of a tenant's memory, or of all of them (null), and ends the sequences that read it. */
+  /** Drops the engine's copy of a tenant's memory, or of all of the tenant's (null), and ends the sequences that read it. */
   dropMemory(tenant: string, hash: string | null): void {
     if (this.#supervisor.isRunning) this.#supervisor.send({ type: "dropMemory", tenant, hash });
   }
@@ -259,45 +228,40 @@ export class EngineClient {
   }
 
   #register(sequences: readonly SequenceRequest[], sink: FrameSink): void {
-    const sinceMs = this.#now();
+    const submittedMs = this.#parts.now();
     for (const { id, continuedIds } of sequences) {
-      this.#open.set(id, { sink, sinceMs, isResumed: continuedIds.length > 0, lastTokenMs: null });
+      this.#open.set(id, { sink, submittedMs, isResumed: continuedIds.length > 0, lastTokenMs: null });
     }
   }
 
-  /** Kills an engine that has finished no pass for too long although a sequence is open. */
   #killStalled(): void {
+    const { now, stallMs } = this.#parts;
     const [oldest] = this.#open.values();
-    const stalledMs = oldest ? this.#now() - Math.max(oldest.sinceMs, this.#lastPassMs) : 0;
-    if (stalledMs < this.#stallMs) return;
-    const how = `finished no pass for ${this.#stallMs} ms`;
+    const stalledMs = oldest ? now() - Math.max(oldest.submittedMs, this.#lastPassMs) : 0;
+    if (stalledMs < stallMs) return;
+    const how = `finished no pass for ${stallMs} ms`;
     this.#supervisor.kill(how);
     this.#failOpen(unavailable(`The engine ${how} while it served this request.`));
   }
 
   #onMessage(message: EngineMessage): void {
-    if (message.type === "progress") {
-      this.#lastPassMs = this.#now();
-      return;
-    }
-    if (message.type === "fault") {
-      this.#observer.sequenceFaulted(message.description);
-      return;
-    }
-    if (message.type === "traced") {
+    const { observer, now } = this.#parts;
+    if (message.type === "progress") this.#lastPassMs = now();
+    else if (message.type === "fault") observer.sequenceFaulted(message.description);
+    else if (message.type === "traced") {
       if (this.#open.has(message.id)) this.#traced.set(message.id, message.values);
-      return;
+    } else {
+      observer.statsChanged(message.stats, this.#stats);
+      this.#stats = message.stats;
+      if (message.report) {
+        this.#lastPassMs = now();
+        observer.phaseRan(message.report);
+      }
+      this.#deliver(message.frames);
     }
-    this.#observer.statsChanged(message.stats, this.#stats);
-    this.#stats = message.stats;
-    if (message.report) {
-      this.#lastPassMs = this.#now();
-      this.#observer.phaseRan(message.report);
-    }
-    this.#deliver(message.frames);
   }
 
-  /** Calls each sink once with its frames. Frames of sequences that have already ended are dropped. */
+  /** Calls each sink once with its frames. Drops frames of sequences that have ended. */
   #deliver(frames: readonly Frame[]): void {
     const bySink = new Map<FrameSink, Frame[]>();
     for (const frame of frames) {
@@ -310,16 +274,17 @@ export class EngineClient {
       if (frame.type === "token") this.#observeToken(open);
       if (frame.type !== "done" && frame.type !== "error") continue;
       this.#open.delete(frame.id);
-      this.#observer.sequenceEnded(frame);
+      this.#parts.observer.sequenceEnded(frame);
     }
     for (const [sink, group] of bySink) sink(group);
     if (this.#open.size === 0) this.#allEnded?.();
   }
 
   #observeToken(open: OpenSequence): void {
-    const nowMs = this.#now();
-    if (open.lastTokenMs !== null) this.#observer.tokenArrived("next", nowMs - open.lastTokenMs);
-    else if (!open.isResumed) this.#observer.tokenArrived("first", nowMs - open.sinceMs);
+    const { observer, now } = this.#parts;
+    const nowMs = now();
+    if (open.lastTokenMs !== null) observer.tokenArrived("next", nowMs - open.lastTokenMs);
+    else if (!open.isResumed) observer.tokenArrived("first", nowMs - open.submittedMs);
     open.lastTokenMs = nowMs;
   }
 
@@ -334,14 +299,12 @@ export class EngineClient {
   }
 }
 
-/** The tenants' own memories that a batch names, each once, with their tenants. */
+/** The memories that a batch names, each once, with their tenants. */
 export function memoriesByTenant({ sequences }: BatchRequest): { tenant: string; hash: string }[] {
-  const named = sequences.flatMap(({ tenant, memories = [] }) =>
-    memories.flatMap((one) => ("hash" in one ? [{ tenant, hash: one.hash }] : [])),
-  );
+  const named = sequences.flatMap(({ tenant, memories = [] }) => memories.map(({ hash }) => ({ tenant, hash })));
   return [...new Map(named.map((one) => [`${one.tenant}/${one.hash}`, one])).values()];
 }
 
-function duplicate(message: string): ServiceError {
-  return new ServiceError("invalid_request", message, { param: "sequences" });
+function invalid(param: string, message: string): ServiceError {
+  return new ServiceError("invalid_request", message, { param });
 }

@@ -1,27 +1,28 @@
 /**
- * One child process of the backend: starts it, passes messages both ways, kills it, and reports why it ended. It ends with the
+ * One child process of the backend: starts it, passes messages both ways, kills it, and reports why it ended. It never outlives the
  * backend. Not here: restarts.
  */
 import { type ChildProcess, fork, type Serializable } from "node:child_process";
 import { settlesWithin } from "../../shared/settles-within.ts";
 
-/** Timeout for a killed process to end, in milliseconds: it may wait for a device or a disk. */
+/** Timeout for a killed process to end, in milliseconds. It may have to wait for a device or a disk. */
 export const stopMs = 2000;
 
-/** Why a process ended. `how` is a phrase without data of a request: "was ended by SIGSEGV". */
+/** Why a process ended. */
 export interface EndCause {
+  /** A phrase without data of a request, such as "was ended by SIGSEGV". */
   how: string;
-  /** The error that ended it, if any. For the log alone: it may contain data of a request. */
+  /** For the log only, because it may contain data of a request. */
   error: Error | null;
 }
 
 interface ForkedProcessParts<Received> {
   script: URL;
-  /** Its only argument, visible in the list of processes. */
+  /** The only argument; other users of the machine can see it. */
   argument: string;
   environment: NodeJS.ProcessEnv;
   onMessage(message: Received): void;
-  /** The process has ended, or cannot be started. Called once, after its last message, and never by the constructor. */
+  /** The process has ended or cannot be started. Called once, after the last message, and never by the constructor. */
   onEnd(cause: EndCause): void;
 }
 
@@ -41,35 +42,35 @@ export class ForkedProcess<Sent extends object, Received> {
     this.#child.on("message", (message) => parts.onMessage(message as Received));
     this.#child.on("error", (error) => {
       this.blame(`cannot be started: ${error.message}`, error);
-      // A process that was not created, such as without file descriptors, emits no "close".
+      // A process that could not be created, for example for lack of file descriptors, emits no "close".
       if (this.pid === undefined) this.#end("cannot be started");
     });
-    // Not "exit": messages may follow that.
+    // Not "exit", after which messages may follow.
     this.#child.on("close", (code, signal) => this.#end(signal ? `was ended by ${signal}` : `ended with code ${code}`));
   }
 
-  /** undefined if it could not be created. */
+  /** undefined if the process could not be created. */
   get pid(): number | undefined {
     return this.#child?.pid;
   }
 
-  /** Why it is ending or has ended; null while it runs. */
+  /** Why the process is ending or has ended; null while it runs. */
   get cause(): EndCause | null {
     return this.#cause;
   }
 
-  /** Does nothing if the process has just ended or was not created: `onEnd` follows. */
+  /** Does nothing if the process has ended or was not created; then `onEnd` follows. */
   send(message: Sent): void {
     if (this.#child?.connected) this.#child.send(message as Serializable, () => {});
   }
 
-  /** Lets the backend exit while the process runs. */
+  /** Lets the backend exit although the process runs. */
   unref(): void {
     this.#child?.unref();
     this.#child?.channel?.unref();
   }
 
-  /** Notes why the process is about to end, unless a reason is known. */
+  /** Sets the cause of the coming end, unless there is one. */
   blame(how: string, error: Error | null): void {
     this.#cause ??= { how, error };
   }
@@ -85,16 +86,13 @@ export class ForkedProcess<Sent extends object, Received> {
     await settlesWithin(this.#ended.promise, stopMs);
   }
 
-  /** null where the system has no memory for one more process. */
+  /** null if fork itself throws, for example for lack of memory. */
   #fork(): ChildProcess | null {
     const { script, argument, environment } = this.#parts;
     try {
-      // stdout is the parent's alone.
-      return fork(script, [argument], {
-        env: environment,
-        serialization: "advanced",
-        stdio: ["ignore", 2, 2, "ipc"],
-      });
+      // On stdout only the backend itself writes.
+      const stdio = ["ignore", 2, 2, "ipc"] as ("ignore" | "ipc" | number)[];
+      return fork(script, [argument], { env: environment, serialization: "advanced", stdio });
     } catch (thrown) {
       const error = thrown instanceof Error ? thrown : new Error(String(thrown));
       this.blame(`cannot be started: ${error.message}`, error);

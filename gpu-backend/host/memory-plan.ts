@@ -1,6 +1,6 @@
 /**
- * Estimates the memory that the backend may take, and how much of it keys and values get if KV_BYTES is not set. Pure
- * arithmetic over estimates of a model's size; the bounds of keys, values and caches are exact.
+ * Estimates the memory that the backend may take, and how much of it keys and values get if KV_BYTES is not set. The sizes of models are
+ * estimates, the bounds of keys, values and caches are exact. Pure.
  */
 import { maxCacheBytes } from "../adapters/generated/adapter-cache.ts";
 import { bytesPerPosition, kvShapeOf } from "../kv/kv-budget.ts";
@@ -9,23 +9,23 @@ import { parametersOf } from "../runtime/model-weights.ts";
 import { kvFormatFor, type WeightFormat } from "../runtime/products.ts";
 
 /**
- * Bytes for each parameter. `session`: an open session with its working memory. `loading`: the peak, when model file, graph and
- * session are all in memory. Measured with GPT-2 124M (`npm run bench -- --memory`), rounded up. `exact` is measured with SmolLM2-135M,
- * whose engine takes at most 490 MB while it starts: 2.8 bytes beside its process with 4-bit blocks, rounded up for 8-bit blocks.
+ * Bytes for each parameter: of an open session with its working memory (`session`), and at the peak of a start, when model file, graph
+ * and session are in memory (`loading`). Measured with GPT-2 124M (`npm run bench -- --memory`) and rounded up; `exact` with
+ * SmolLM2-135M in 4-bit blocks, whose start takes 490 MB with its process, and rounded up for 8-bit blocks.
  */
 const bytesPerParameter: Record<WeightFormat, { session: number; loading: number }> = {
   fp32: { session: 8.5, loading: 16.5 },
   int8: { session: 4, loading: 13 },
   exact: { session: 4, loading: 5 },
 };
-/** The same of a fitter, which opens a session over the head in fp32 and ends when it is idle. */
+/** Bytes for each parameter of a process that fits adapters. It holds the head in fp32, and ends when it is idle. */
 const fitterBytesPerParameter = 10;
-/** Node, the code and its heap, of each process: HTTP, an engine for each set, one fitter (each set may start its own). */
+/** Bytes of each process without a model. Counted are the HTTP process, an engine for each set, and one fitter. */
 const processBytes = 120e6;
-/** Part of the remaining memory for keys and values. The rest is for garbage, and for copies of rows and arrays within a step. */
+/** Share of the remaining memory for keys and values. The rest is for garbage, and for copies within a step. */
 const kvShare = 0.8;
 
-/** Sets of artifacts side by side, at most, while one takes the place of another. */
+/** Maximum sets of artifacts side by side, while one replaces another. */
 export const maxSets = 2;
 
 export interface MemorySettings {
@@ -33,12 +33,12 @@ export interface MemorySettings {
   limitBytes: number;
   model: ModelConfig;
   weightFormat: WeightFormat;
-  /** Whether the model's file has its matrices in blocks. `exact` keeps floats as they are. */
+  /** Whether the model's file has quantized matrices. The format `exact` keeps floats as they are. */
   isInBlocks: boolean;
-  /** 1 where nothing is published, else `maxSets`. */
+  /** 1 if no published artifacts are followed, else `maxSets`. */
   sets: number;
   maxSequences: number;
-  /** null: as much as remains. */
+  /** null: what remains. */
   kvBytes: number | null;
   prefixCacheBytes: number;
   memoryCacheBytes: number;
@@ -48,11 +48,11 @@ export interface MemoryPlan {
   limitBytes: number;
   /** Bound on keys and values of one set. */
   kvBytes: number;
-  /** Bytes that may be used at the same time, over all sets. */
+  /** Bytes that may be in use at the same time, of all sets. */
   parts: {
     processes: number;
     sessions: number;
-    /** Extra memory of loading one set, or a fitter's, whichever is larger. TODO: nothing enforces that only one runs at a time. */
+    /** Additional memory of the start of one set, or of a fitter, whichever is larger. Nothing enforces that only one runs at a time. */
     loading: number;
     kv: number;
     prefix_caches: number;
@@ -63,7 +63,7 @@ export interface MemoryPlan {
   plannedBytes: number;
 }
 
-/** Keys and values get at least one sequence as long as the context, even where that exceeds the limit. */
+/** Keys and values get room for at least one sequence as long as the context, even if that exceeds the limit. */
 export function planMemory(settings: MemorySettings): MemoryPlan {
   const { limitBytes, model, weightFormat, isInBlocks, sets, maxSequences, prefixCacheBytes, memoryCacheBytes } =
     settings;
@@ -85,10 +85,7 @@ export function planMemory(settings: MemorySettings): MemoryPlan {
   return { limitBytes, kvBytes, parts, plannedBytes: sum(parts) };
 }
 
-/**
- * The memory limit of this process. `constrained` is the limit of its control group: 0 if there is none, or more than all
- * memory.
- */
+/** `constrained` is the limit of the process's control group, which may be 0 (none) or more than the machine's memory, `total`. */
 export function memoryLimit(constrained: number, total: number): number {
   return constrained > 0 ? Math.min(constrained, total) : total;
 }

@@ -1,22 +1,20 @@
 /**
- * Keeps an engine running in a child process: passes messages both ways, and restarts a failed process with a growing delay. A
- * native fault, a hang or a lack of memory therefore ends only the engine's process. Not here: sequences (client.ts).
+ * Keeps an engine running in a child process, so that a native fault, a hang or a lack of memory ends only that process. Restarts a
+ * failed process with a growing delay. Not here: sequences (client.ts).
  */
-
 import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "../engine/messages.ts";
 import { unavailable } from "../engine/refusals.ts";
 import { type EndCause, ForkedProcess } from "./forked-process.ts";
 
-/** Timeout for an engine to load its model and generate a token, in milliseconds; a slow disk takes minutes. */
+/** Timeout for an engine to load its model and generate a token, in milliseconds. A slow disk takes minutes. */
 export const startMs = 600_000;
-/** Milliseconds before the first restart: about the time to load a small model, since most faults do not recur. */
+/** Delay of the first restart, in milliseconds: short, because most faults do not recur. It doubles with each failure in a row. */
 export const firstRestartMs = 250;
-/** The delay doubles with each failure up to this, in milliseconds. */
 const maxRestartMs = 30_000;
-/** An engine that has run this long, in milliseconds, was healthy: its failure counts as a first one. More than `maxRestartMs`. */
+/** The failure of an engine that has run this long, in milliseconds, counts as the first in a row. */
 export const stableMs = 60_000;
 
-/** What the supervisor itself does not handle. */
+/** Messages that the supervisor passes on. */
 export type EngineMessage = Exclude<FromEngine, { type: "ready" | "failed" }>;
 
 /** An unexpected end of an engine's process. */
@@ -30,27 +28,21 @@ export interface EngineFailure extends EndCause {
 }
 
 export interface SupervisorObserver {
-  /** The process `pid` has generated a token: at first, and after each restart. */
+  /** A process serves, at first or after a restart. */
   engineReady(info: EngineInfo, pid: number): void;
   engineFailed(failure: EngineFailure): void;
 }
 
-interface SupervisorParts {
+export interface SupervisorParts {
   observer: SupervisorObserver;
   /** A monotonic clock, in milliseconds. */
   now(): number;
-  /** Environment of the process. */
   environment: NodeJS.ProcessEnv;
-  /** Script of the process; the engine's by default. */
+  /** Default: that of the engine. */
   script?: URL;
   onMessage(message: EngineMessage): void;
-  /** The process has ended, and its sequences are lost. */
+  /** The process has ended. */
   onEnd(): void;
-}
-
-/** Milliseconds between the failure number `failures` in a row and the restart. */
-function restartDelayMs(failures: number): number {
-  return Math.min(maxRestartMs, firstRestartMs * 2 ** (failures - 1));
 }
 
 export class EngineSupervisor {
@@ -60,27 +52,27 @@ export class EngineSupervisor {
   #process: ForkedProcess<ToEngine, FromEngine>;
   #info: EngineInfo | null = null;
   #isRunning = false;
-  /** Time at which the last started process became ready; null before. */
+  /** When the current process became ready; null before. */
   #readyMs: number | null = null;
   #failure: EngineFailure | null = null;
   #isClosed = false;
-  /** Until the restart, or until a start takes too long. */
+  /** Runs until the restart, or until a start has taken too long. */
   #timer: NodeJS.Timeout | undefined;
 
   constructor(settings: EngineSettings, parts: SupervisorParts) {
     this.#settings = settings;
     this.#parts = parts;
-    // Only the code that starts the engine awaits this promise.
+    // Later failures are reported to the observer.
     this.#first.promise.catch(() => {});
     this.#process = this.#start();
   }
 
-  /** Resolves once a token has been generated. Rejects, without a restart, if the engine does not start the first time. */
+  /** Resolves when the first process serves. Rejects if it fails before; then there is no restart. */
   get first(): Promise<EngineInfo> {
     return this.#first.promise;
   }
 
-  /** What is served, also during a restart; null before the first token. */
+  /** What is served, also during a restart; null before the first process serves. */
   get info(): EngineInfo | null {
     return this.#info;
   }
@@ -89,7 +81,7 @@ export class EngineSupervisor {
     return this.#isRunning;
   }
 
-  /** Returns what is served. Throws `backend_unavailable`, and says why, while no engine runs. */
+  /** Returns what is served. Throws `backend_unavailable` with the reason while no engine runs. */
   requireRunning(): EngineInfo {
     if (this.#info && this.#isRunning) return this.#info;
     const last = this.#process.cause ?? this.#failure;
@@ -100,13 +92,13 @@ export class EngineSupervisor {
     this.#process.send(message);
   }
 
-  /** Kills the process for the reason `how`; `onEnd` follows. */
+  /** Kills the process because it `how` (EndCause); `onEnd` follows. */
   kill(how: string): void {
     this.#isRunning = false;
     this.#process.kill(how);
   }
 
-  /** Kills the process for good. Resolves when it has ended, or after a timeout. */
+  /** Kills the process without a restart. Resolves when it has ended, or after a timeout. */
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#isRunning = false;
@@ -159,7 +151,7 @@ export class EngineSupervisor {
     if (!this.#isClosed) {
       const wasStable = this.#readyMs !== null && now() - this.#readyMs >= stableMs;
       const failures = wasStable ? 1 : (this.#failure?.failures ?? 0) + 1;
-      const restartMs = restartDelayMs(failures);
+      const restartMs = Math.min(maxRestartMs, firstRestartMs * 2 ** (failures - 1));
       this.#failure = { manifestHash: this.#info!.manifestHash, how, error, failures, restartMs };
       this.#timer = setTimeout(() => {
         this.#process = this.#start();

@@ -1,4 +1,4 @@
-/** Tenants' own adapters over HTTP: make, fetch, upload, delete. Each is named by tenant and hash; a wrong pair finds nothing. */
+/** Tenants' own adapters over HTTP: make, upload, delete. */
 import type { Hono } from "hono";
 import {
   adapterRequestSchema,
@@ -6,21 +6,23 @@ import {
   errorFrame,
   ownAdaptersOf,
 } from "../../shared/contracts/inference.ts";
-import { ServiceError, toServiceError } from "../../shared/errors.ts";
+import { toServiceError } from "../../shared/errors.ts";
 import type { OwnAdapterService } from "../host/own-adapters/service.ts";
 import type { Log } from "./log.ts";
 import { readBody } from "./middleware.ts";
-import { requireFileNames, requireTenant } from "./tenant-paths.ts";
+import { addTenantPaths, missing } from "./tenant-paths.ts";
 
 type Adapters = Pick<OwnAdapterService, "begin" | "upload" | "store">;
 
 export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void {
-  const removeUndelivered = (tenant: string, hash: string) =>
-    adapters.store.remove(tenant, hash).catch(({ message }: Error) => log("error", "adapter_not_removed", { message }));
+  const { store } = adapters;
+  addTenantPaths(app, "adapters", (tenant, hash) =>
+    hash === null ? store.removeAll(tenant) : store.remove(tenant, hash),
+  );
 
   /**
-   * Responds when the work begins; the body is an `adapterOutcomeSchema`. The work ends when the caller leaves, and an adapter
-   * whose answer the caller has not received is removed: no tenant's list at the edge would name it.
+   * The head of the response is sent when the work begins; the body is an `adapterOutcomeSchema`. The work ends when the caller
+   * leaves. An adapter whose answer the caller did not receive is removed, because the edge does not know of it.
    */
   app.post("/v1/adapters", async (context) => {
     const request = await readBody(context, adapterRequestSchema);
@@ -30,76 +32,42 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
       (made) => {
         const { tokens, timings, kept, gain } = made;
         log("info", "adapter", { tokens, kept, nats: gain?.nats ?? 0, ...timings });
-        onAbort(signal, () => removeUndelivered(request.tenant, made.hash));
+        const failed = ({ message }: Error) => log("error", "adapter_not_removed", { message });
+        const removeUndelivered = () => void store.remove(request.tenant, made.hash).catch(failed);
+        // The signal does not abort after the response is sent.
+        if (signal.aborted) removeUndelivered();
+        else signal.addEventListener("abort", removeUndelivered, { once: true });
         return made;
       },
       (thrown) => {
         const error = toServiceError(thrown);
-        log(error.kind === "internal" ? "error" : "warn", "adapter_failed", {
-          kind: error.kind,
-          message: thrown.message,
-        });
+        const level = error.kind === "internal" ? "error" : "warn";
+        log(level, "adapter_failed", { kind: error.kind, message: thrown.message });
         return errorFrame("adapter", error);
       },
     );
-    return context.body(jsonStream(outcome), 201, { "content-type": "application/json" });
-  });
-
-  app.get("/v1/adapters/:tenant/:hash", async (context) => {
-    const { tenant, hash } = requireFileNames(context.req.param(), missing);
-    const bytes = await adapters.store.read(tenant, hash);
-    if (!bytes) throw missing(hash);
-    return context.body(Uint8Array.from(bytes), 200, { "content-type": "application/octet-stream" });
+    return context.body(ReadableStream.from(jsonAfterHead(outcome)), 201, json);
   });
 
   app.put("/v1/adapters/:tenant/:hash", async (context) => {
-    const { tenant, hash } = requireFileNames(context.req.param(), missing);
+    const { tenant, hash } = context.req.param();
     await adapters.upload(tenant, hash, new Uint8Array(await context.req.arrayBuffer()));
     return context.body(null, 204);
   });
-
-  app.delete("/v1/adapters/:tenant", async (context) => {
-    await adapters.store.removeAll(requireTenant(context.req.param("tenant")));
-    return context.body(null, 204);
-  });
-
-  app.delete("/v1/adapters/:tenant/:hash", async (context) => {
-    const { tenant, hash } = requireFileNames(context.req.param(), missing);
-    await adapters.store.remove(tenant, hash);
-    return context.body(null, 204);
-  });
 }
 
-/** Throws a ServiceError "adapter_not_found" if an own adapter that the batch names is not here. */
+const json = { "content-type": "application/json" };
+
+/** Throws a ServiceError "adapter_not_found" if the store lacks an own adapter that the batch names. */
 export async function requireAdapters(batch: BatchRequest, store: Adapters["store"]): Promise<void> {
   for (const hash of ownAdaptersOf(batch)) {
-    if (!(await store.has(batch.sequences[0].tenant, hash))) throw missing(hash);
+    if (!(await store.has(batch.sequences[0].tenant, hash))) throw missing("adapters", hash);
   }
 }
 
-function missing(hash: string): ServiceError {
-  return new ServiceError("adapter_not_found", `There is no adapter ${hash} of this tenant.`);
-}
-
-/** Calls `act` when a request's signal aborts, or at once if it has. It does not abort after the response is sent. */
-function onAbort(signal: AbortSignal, act: () => void): void {
-  if (signal.aborted) act();
-  else signal.addEventListener("abort", act, { once: true });
-}
-
-/** A JSON body with a line feed before it, which is sent at once, so that the head is, too. */
-function jsonStream(value: Promise<unknown>): ReadableStream<Uint8Array> {
+/** A JSON body after a line feed, which makes the head leave before `value` is there. */
+async function* jsonAfterHead(value: Promise<unknown>): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const encoder = new TextEncoder();
-  return new ReadableStream({
-    async start(controller) {
-      controller.enqueue(encoder.encode("\n"));
-      const bytes = encoder.encode(JSON.stringify(await value));
-      try {
-        controller.enqueue(bytes);
-        controller.close();
-      } catch {
-        // The caller has left.
-      }
-    },
-  });
+  yield encoder.encode("\n");
+  yield encoder.encode(JSON.stringify(await value));
 }

@@ -1,4 +1,4 @@
-/** The backend's HTTP interface, private to the edge: routes, and the error envelope. */
+/** The backend's HTTP interface, which only the edge calls. */
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
@@ -32,19 +32,18 @@ import {
   requireOwnName,
   requireSignature,
   requireSignedBody,
-  sendLoad,
-  sendName,
+  sendState,
 } from "./middleware.ts";
 
-/** Room for `sequencesPerBatch` sequences with full prompts of a 1024-token context and full logit biases. */
+/** Maximum body: `sequencesPerBatch` sequences with prompts of 1024 tokens and as many logit biases as allowed. */
 const batchBodyBytes = 8 * 2 ** 20;
 
-type Sets = Pick<ServingSets, "cancel" | "info" | "requireServing" | "serving"> & {
+type Sets = Pick<ServingSets, "cancel" | "requireServing" | "serving"> & {
   of(manifestHash: string): { engine: Pick<EngineClient, "info" | "submit" | "cancel"> };
 };
 
 export interface AppParts {
-  /** The name of this process (`nameHeader`). */
+  /** Name of this process (`nameHeader`). */
   name: string;
   sets: Sets;
   load(): BackendLoad;
@@ -54,14 +53,14 @@ export interface AppParts {
   log: Log;
   /** null if no secret is set: then anybody may call. */
   verifier: CallVerifier | null;
-  /** Milliseconds of a clock that only goes forward. */
+  /** A monotonic clock, in milliseconds. */
   now(): number;
 }
 
 export function createApp(parts: AppParts): Hono {
   const { name, sets, load, adapters, memories, metrics, log, verifier, now } = parts;
   const app = new Hono();
-  app.use(sendName(name), sendLoad(load), requireOwnName(name));
+  app.use(sendState(name, load), requireOwnName(name));
   if (verifier) {
     app.use("/v1/*", requireSignature(verifier), limitBody, requireSignedBody);
     app.use("/readyz", checkSignature(verifier));
@@ -73,7 +72,7 @@ export function createApp(parts: AppParts): Hono {
   app.post("/v1/batches", async (context) => {
     const batch = await readBody(context, batchRequestSchema);
     const { engine } = sets.of(batch.manifestHash);
-    // Another manifest is refused by the engine.
+    // The engine refuses a batch of another manifest.
     const numerics = engine.info?.manifestHash === batch.manifestHash ? engine.info.numerics : null;
     requireNumerics(readNumerics(context.req.header(numericsHeader)), numerics, batch);
     await requireAdapters(batch, adapters.store);
@@ -101,18 +100,18 @@ export function createApp(parts: AppParts): Hono {
     return context.json({ cancelled: sets.cancel(ids) });
   });
 
-  /** Live: a restart of this process would not help. The supervisor restarts an engine that fails or hangs. */
+  /** Always live: the supervisor restarts an engine that fails or hangs, so a restart of this process would not help. */
   app.get("/healthz", (context) => context.json({ status: "ok" }));
 
-  /** Ready: a batch of the manifest named here would be accepted now. */
+  /** Ready if a batch of the manifest that the answer names would be accepted now. */
   app.get("/readyz", (context) => {
     const { manifest, manifestHash, numerics } = sets.requireServing();
     const { name: model, servedAs } = manifest.model;
-    const manifests = sets.serving;
     const diskFault = adapters.store.disk.fault ?? memories.store.disk.fault;
-    return context.json({
-      ...{ status: "ready", model, servedAs, manifestHash, manifests, numerics, diskFault },
-    } satisfies Readiness);
+    const readiness: Readiness = {
+      ...{ status: "ready", model, servedAs, manifestHash, manifests: sets.serving, numerics, diskFault },
+    };
+    return context.json(readiness);
   });
 
   app.get("/metrics", async (context) =>
@@ -138,7 +137,7 @@ export function createApp(parts: AppParts): Hono {
   return app;
 }
 
-/** After a frame that says that a file of the batch could not be read: none of that kind counts as present until checked. */
+/** If a frame reports an adapter or memory that could not be read, has the files of this batch checked before their next use. */
 function doubtUnreadable(frame: Frame, batch: BatchRequest, { adapters, memories }: AppParts): void {
   if (frame.type !== "error") return;
   const [{ tenant }] = batch.sequences;

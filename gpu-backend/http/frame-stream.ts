@@ -1,8 +1,14 @@
 /**
- * The answer to one micro-batch: frames from the engine as an NDJSON body, until the last sequence has its last frame. Tokens
- * wait for later ones where their callers allow it, and blank lines show that this process is alive.
+ * The answer to one micro-batch: the engine's frames as an NDJSON body, until every sequence has its last frame. Tokens wait for later
+ * ones as long as `gatherMs` allows, and blank lines (heartbeats) show that this process is alive.
  */
-import { type BatchRequest, type Frame, heartbeatMs, type SequenceRequest } from "../../shared/contracts/inference.ts";
+import {
+  type BatchRequest,
+  type Frame,
+  heartbeatMs,
+  isLast,
+  type SequenceRequest,
+} from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { EngineClient } from "../host/client.ts";
 
@@ -20,8 +26,8 @@ export interface BatchOutcome {
 }
 
 /**
- * Submits a micro-batch; `onFrame` hears of each of its frames. The body's consumer going away cancels what is still open.
- * Throws a ServiceError if the engine refuses it.
+ * Submits a micro-batch. `onFrame` is called with each frame, `ended` after the last one. When the client stops reading, its open
+ * sequences are cancelled. Throws a ServiceError if the engine refuses the batch.
  */
 export function frameStream(
   engine: Pick<EngineClient, "submit" | "cancel">,
@@ -33,11 +39,10 @@ export function frameStream(
   const outcome: BatchOutcome = { tokens: 0, done: 0, failed: 0, clientGone: false };
   const encoder = new TextEncoder();
   let controller!: ReadableStreamDefaultController<Uint8Array>;
-  /** Cancels what is open, as nobody reads it. */
   const drop = () => {
     outcome.clientGone = true;
     gathering.stop();
-    heartbeat.stop();
+    clearInterval(heartbeat);
     engine.cancel([...open]);
   };
   const body = new ReadableStream<Uint8Array>(
@@ -56,104 +61,76 @@ export function frameStream(
     drop();
   };
   const gathering = new FrameGathering(batch.sequences, (frames) => write(frames.map(frameLine).join("")));
-  const heartbeat = new Heartbeat(() => write("\n"));
+  let isSilent = true;
+  const heartbeat = setInterval(() => {
+    if (isSilent) write("\n");
+    isSilent = true;
+  }, heartbeatMs);
   try {
     engine.submit(batch, (frames) => {
+      isSilent = false;
       for (const frame of frames) {
-        count(frame, outcome, open);
+        count(frame, outcome);
+        if (isLast(frame)) open.delete(frame.id);
         onFrame(frame);
       }
       if (!outcome.clientGone) gathering.push(frames);
-      heartbeat.frameSent();
       if (open.size > 0) return;
-      heartbeat.stop();
+      clearInterval(heartbeat);
       if (!outcome.clientGone) controller.close();
       ended(outcome);
     });
   } catch (error) {
-    heartbeat.stop();
+    clearInterval(heartbeat);
     throw error;
   }
   return body;
 }
 
-function count(frame: Frame, outcome: BatchOutcome, open: Set<string>): void {
-  if (frame.type === "token") outcome.tokens++;
-  else if (frame.type === "done") outcome.done++;
-  else if (frame.type === "error") outcome.failed++;
-  if (frame.type === "done" || frame.type === "error") open.delete(frame.id);
+function count({ type }: Frame, outcome: BatchOutcome): void {
+  if (type === "token") outcome.tokens++;
+  else if (type === "done") outcome.done++;
+  else if (type === "error") outcome.failed++;
 }
 
 export class FrameGathering {
   readonly #send: (frames: Frame[]) => void;
-  /** Milliseconds that tokens of a sequence may wait; none is kept that may not. */
   readonly #gatherMs: ReadonlyMap<string, number>;
-  /** Sequences that had a token. */
-  readonly #begun = new Set<string>();
+  /** Milliseconds that a token may wait, of each sequence that has a first token and not its last frame. */
+  readonly #waitsMs = new Map<string, number>();
   #waiting: Frame[] = [];
-  /** By how long the frame that set one may wait; the first to run off sends all. */
-  readonly #timers = new Map<number, ReturnType<typeof setTimeout>>();
+  #timer: NodeJS.Timeout | undefined;
 
-  /** `send` gets every frame once, in order, those together that travel together. */
+  /** `send` gets every frame once, in order; each call gets the frames to be sent together. */
   constructor(sequences: readonly SequenceRequest[], send: (frames: Frame[]) => void) {
     this.#send = send;
-    this.#gatherMs = new Map(sequences.flatMap(({ id, gatherMs }) => (gatherMs === undefined ? [] : [[id, gatherMs]])));
+    this.#gatherMs = new Map(sequences.map(({ id, gatherMs = 0 }) => [id, gatherMs]));
   }
 
   push(frames: readonly Frame[]): void {
+    let isUrgent = false;
+    for (const frame of frames) {
+      // Only a token that is not its sequence's first may wait.
+      isUrgent ||= frame.type !== "token" || !this.#waitsMs.has(frame.id);
+      if (isLast(frame)) this.#waitsMs.delete(frame.id);
+      else if (frame.type === "token") this.#waitsMs.set(frame.id, this.#gatherMs.get(frame.id)!);
+    }
     this.#waiting.push(...frames);
-    const waitMs = Math.min(...frames.map((frame) => this.#waitMs(frame)));
+    const waitMs = isUrgent ? 0 : Math.min(...this.#waitsMs.values());
     if (waitMs === 0) this.#flush();
-    else if (!this.#timers.has(waitMs)) this.#arm(waitMs);
+    else this.#timer ??= setTimeout(() => this.#flush(), waitMs);
   }
 
   /** Drops waiting frames. */
   stop(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
     this.#waiting = [];
-    this.#disarm();
-  }
-
-  #waitMs({ type, id }: Frame): number {
-    if (type !== "token") return 0;
-    if (this.#begun.has(id)) return this.#gatherMs.get(id) ?? 0;
-    this.#begun.add(id);
-    return 0;
-  }
-
-  #arm(waitMs: number): void {
-    const timer = setTimeout(() => this.#flush(), waitMs);
-    this.#timers.set(waitMs, timer);
   }
 
   #flush(): void {
-    this.#disarm();
-    this.#send(this.#waiting.splice(0));
-  }
-
-  #disarm(): void {
-    for (const timer of this.#timers.values()) clearTimeout(timer);
-    this.#timers.clear();
-  }
-}
-
-export class Heartbeat {
-  readonly #timer: ReturnType<typeof setInterval>;
-  #isSent = false;
-
-  /** Runs `beat` until it is stopped. */
-  constructor(beat: () => void) {
-    this.#timer = setInterval(() => {
-      if (!this.#isSent) beat();
-      this.#isSent = false;
-    }, heartbeatMs);
-  }
-
-  /** Skips the next beat. */
-  frameSent(): void {
-    this.#isSent = true;
-  }
-
-  stop(): void {
-    clearInterval(this.#timer);
+    const frames = this.#waiting;
+    this.stop();
+    this.#send(frames);
   }
 }

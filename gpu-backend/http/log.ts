@@ -4,14 +4,13 @@ import type { BatchRequest, SequenceRequest } from "../../shared/contracts/infer
 export type LogFields = Record<string, string | number | boolean | null>;
 export type Log = (level: "info" | "warn" | "error", event: string, fields?: LogFields) => void;
 
-/** A log that writes one JSON object a line. */
 export function jsonLog(write: (line: string) => void, now: () => Date): Log {
   return (level, event, fields = {}) => {
     write(`${JSON.stringify({ time: now().toISOString(), level, event, ...fields })}\n`);
   };
 }
 
-/** The centroid of a sequence in metrics, spans and the log. A mixture counts as its first adapter, the nearest centroid's. */
+/** The name of a sequence's adapter in metrics and the log. A mixture counts as its first adapter, that of the nearest centroid. */
 export function centroidLabel({ adapterHash, centroidId }: BatchRequest, { mixture }: SequenceRequest): string {
   const [nearest] = mixture?.adapters ?? [];
   if (nearest) return "centroidId" in nearest ? nearest.centroidId : "own";

@@ -1,18 +1,18 @@
-/** Tenants' memories over HTTP: make, delete. Each is named by tenant and hash; a wrong pair finds nothing. */
-import type { Context, Hono } from "hono";
+/** Tenants' memories over HTTP: make, delete. */
+import type { Hono } from "hono";
 import {
   type BatchRequest,
   heartbeatMs,
   type MemoryProgress,
   memoryRequestSchema,
 } from "../../shared/contracts/inference.ts";
-import { ServiceError, toServiceError } from "../../shared/errors.ts";
+import { toServiceError } from "../../shared/errors.ts";
 import { memoriesByTenant } from "../host/client.ts";
 import type { MemoryService, RunningBuild } from "../host/memories/service.ts";
 import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import { readBody } from "./middleware.ts";
-import { requireFileNames, requireTenant } from "./tenant-paths.ts";
+import { addTenantPaths, missing } from "./tenant-paths.ts";
 
 type Memories = Pick<MemoryService, "begin" | "remove" | "store">;
 
@@ -21,9 +21,11 @@ export function addMemoryRoutes(
   memories: Memories,
   { log, metrics }: { log: Log; metrics: Pick<Metrics, "memoryBuilt"> },
 ): void {
-  /** The body is `memoryProgressSchema` lines. The work ends when the caller leaves; what was computed until then stays. */
+  addTenantPaths(app, "memories", (tenant, hash) => memories.remove(tenant, hash));
+
+  /** Responds with lines of `memoryProgressSchema`. The work ends when the caller leaves; keys computed until then stay. */
   app.put("/v1/memories/:tenant/:hash", async (context) => {
-    const { tenant, hash } = requireFileNames(context.req.param(), missing);
+    const { tenant, hash } = context.req.param();
     const request = await readBody(context, memoryRequestSchema);
     const left = new AbortController();
     const signal = AbortSignal.any([context.req.raw.signal, left.signal]);
@@ -49,32 +51,16 @@ export function addMemoryRoutes(
       "cache-control": "no-store",
     });
   });
-
-  app.delete("/v1/memories/:tenant", (context) => remove(context, requireTenant(context.req.param("tenant")), null));
-
-  app.delete("/v1/memories/:tenant/:hash", async (context) => {
-    const { tenant, hash } = requireFileNames(context.req.param(), missing);
-    return remove(context, tenant, hash);
-  });
-
-  async function remove(context: Context, tenant: string, hash: string | null): Promise<Response> {
-    await memories.remove(tenant, hash);
-    return context.body(null, 204);
-  }
 }
 
-/** Throws a ServiceError "memory_not_found" if a memory that a sequence of the batch names is not here. */
+/** Throws a ServiceError "memory_not_found" if the store lacks a memory that a sequence of the batch names. */
 export async function requireMemories(batch: BatchRequest, store: Memories["store"]): Promise<void> {
   for (const { tenant, hash } of memoriesByTenant(batch)) {
-    if (!(await store.has(tenant, hash))) throw missing(hash);
+    if (!(await store.has(tenant, hash))) throw missing("memories", hash);
   }
 }
 
-function missing(hash: string): ServiceError {
-  return new ServiceError("memory_not_found", `There is no memory ${hash} of this tenant.`);
-}
-
-/** A line of progress at once and after each `heartbeatMs`, then the outcome. `left` aborts when the caller leaves. */
+/** A line of progress at once and every `heartbeatMs`, then the outcome. Aborts `left` when the caller leaves. */
 function progressStream(
   { build }: RunningBuild,
   outcome: Promise<MemoryProgress>,

@@ -1,4 +1,4 @@
-/** Prometheus metrics. They have vLLM's names where the number means the same, so that its dashboards and alerts fit. */
+/** Prometheus metrics, under vLLM's names where the number means the same, so that its dashboards and alerts fit. */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { type BatchRequest, finishReasonSchema } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, errorKinds } from "../../shared/errors.ts";
@@ -7,43 +7,49 @@ import type { EngineObserver } from "../host/client.ts";
 import type { DiskState } from "../tenant-files/tenant-store.ts";
 import { centroidLabel } from "./log.ts";
 
-/** Seconds: from a small model's decode step to a long prefill of a large one. */
+/** Buckets of a phase: from a small model's decode step to a large model's long prefill. */
 const phaseSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
-/** Seconds of a request's parts, which may wait in the queue for as long as the edge does. */
+/** Buckets of a request's parts. It may wait in the queue for as long as the edge waits. */
 const requestSeconds = [...phaseSeconds, 5, 10, 20, 40, 80, 160];
 
-/** Sequences are counted by centroid in steps of this many, so that frequent scrapes do not show single requests. */
+/** Counters of centroids are raised after this many sequences, so that frequent scrapes do not reveal single requests. */
 export const sequencesPerStep = 50;
 
 export interface Metrics
   extends Pick<EngineObserver, "phaseRan" | "statsChanged" | "tokenArrived" | "sequenceEnded" | "engineFailed"> {
-  /** A micro-batch was accepted. */
   batchAccepted(batch: BatchRequest): void;
-  /** A build of a memory ended, for which keys of so many tokens were computed. */
+  /** The making of a memory ended, for which the keys of this many tokens were computed. */
   memoryBuilt(outcome: "ready" | ErrorKind, computedTokens: number): void;
   /** Published artifacts were refused. */
   setRefused(): void;
-  /** In Prometheus' text format. */
+  /** All metrics in Prometheus' text format. */
   text(): Promise<string>;
   readonly contentType: string;
 }
 
 export interface MetricsView {
-  /** Of every engine at work. */
+  /** Stats of every engine that runs. */
   stats(): readonly EngineStats[];
   /** Hashes of the manifests that are served, and the preferred one. */
   manifests(): { all: readonly string[]; first: string | null };
+  /** The memory plan. */
   memory: { limitBytes: number; parts: Readonly<Record<string, number>> };
-  /** Of tenants' files. */
+  /** Tenants' files. */
   disk: { adapter(): DiskState; memory(): DiskState };
 }
 
 export function createMetrics({ stats, manifests, memory, disk }: MetricsView): Metrics {
   const registers = [new Registry()];
   const [registry] = registers;
-  const statsChanged = addEngineMetrics(registry, stats);
   const counter = (name: string, help: string, labelNames: string[] = []) =>
     new Counter({ name, help, labelNames, registers });
+  const sum = (read: Entry[2]) => stats().reduce((total, one) => total + read(one), 0);
+  for (const [name, help, read] of gauges) addGauge(registry, name, help, () => sum(read));
+  addGauge(registry, "vllm:kv_cache_usage_perc", "Share of that bound that holds keys and values, 0 to 1", () => {
+    const capacity = sum((s) => s.kvCapacityBytes);
+    return capacity > 0 ? sum((s) => s.kvUsedBytes) / capacity : 0;
+  });
+  const counted = counters.map(([name, help, read]) => ({ counter: counter(name, help), read }));
   const memoryLimitHelp = "Memory limit of the backend's processes together: of its container, or the machine's memory";
   addGauge(registry, "chameleon_memory_limit_bytes", memoryLimitHelp, () => memory.limitBytes);
   const planned = new Gauge({
@@ -114,8 +120,8 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
     `Sequences by their nearest centroid, or "base" or "own"; it moves in steps of ${sequencesPerStep}`,
     ["centroid"],
   );
-  /** Centroids of the sequences of the next step. */
-  let nextStep: string[] = [];
+  /** Centroids of sequences that are not counted yet. */
+  let uncounted: string[] = [];
 
   return {
     phaseRan({ phase, ms, tokens, sampledTokens: sampled }) {
@@ -123,7 +129,9 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
       sampledTokens.inc(sampled);
       if (phase === "prefill") prefillTokens.inc(tokens);
     },
-    statsChanged,
+    statsChanged(after, before) {
+      for (const { counter, read } of counted) counter.inc(read(after) - (before ? read(before) : 0));
+    },
     tokenArrived(which, ms) {
       times[which].observe(ms / 1000);
     },
@@ -136,26 +144,23 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
       times.decode.observe(decodeMs / 1000);
     },
     batchAccepted(batch) {
-      nextStep.push(...batch.sequences.map((sequence) => centroidLabel(batch, sequence)));
-      if (nextStep.length < sequencesPerStep) return;
-      for (const centroid of nextStep) byCentroid.inc({ centroid });
-      nextStep = [];
+      uncounted.push(...batch.sequences.map((sequence) => centroidLabel(batch, sequence)));
+      if (uncounted.length < sequencesPerStep) return;
+      for (const centroid of uncounted) byCentroid.inc({ centroid });
+      uncounted = [];
     },
     memoryBuilt(outcome, computedTokens) {
       memoryBuilds.inc({ outcome });
       memoryTokens.inc(computedTokens);
     },
-    engineFailed() {
-      restarts.inc();
-    },
-    setRefused() {
-      setsRefused.inc();
-    },
+    engineFailed: () => restarts.inc(),
+    setRefused: () => setsRefused.inc(),
     text: () => registry.metrics(),
     contentType: registry.contentType,
   };
 }
 
+/** A metric that is read from the stats of an engine. */
 type Entry = [name: string, help: string, read: (stats: EngineStats) => number];
 
 const gauges: Entry[] = [
@@ -212,22 +217,4 @@ function addDiskMetrics(registry: Registry, kind: string, what: string, disk: ()
       this.inc(disk().failures);
     },
   });
-}
-
-/** Registers the metrics. `stats` gives the state of each engine at work; the returned function hears of each change. */
-export function addEngineMetrics(
-  registry: Registry,
-  stats: () => readonly EngineStats[],
-): (after: EngineStats, before: EngineStats | null) => void {
-  const registers = [registry];
-  const sum = (read: Entry[2]) => stats().reduce((total, one) => total + read(one), 0);
-  for (const [name, help, read] of gauges) addGauge(registry, name, help, () => sum(read));
-  addGauge(registry, "vllm:kv_cache_usage_perc", "Share of that bound that holds keys and values, 0 to 1", () => {
-    const capacity = sum((s) => s.kvCapacityBytes);
-    return capacity > 0 ? sum((s) => s.kvUsedBytes) / capacity : 0;
-  });
-  const counted = counters.map(([name, help, read]) => ({ counter: new Counter({ name, help, registers }), read }));
-  return (after, before) => {
-    for (const { counter, read } of counted) counter.inc(read(after) - (before ? read(before) : 0));
-  };
 }

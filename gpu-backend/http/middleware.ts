@@ -1,4 +1,4 @@
-/** What every call passes before its handler: process name, load, signature, and the check of its body. */
+/** Checks of a call before its handler runs, and headers of every answer. */
 import type { Context, MiddlewareHandler } from "hono";
 import { z } from "zod";
 import { sha256Hex } from "../../shared/bytes.ts";
@@ -8,11 +8,12 @@ import { parseCallerJson } from "../../shared/contracts/caller-json.ts";
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
-/** Sends the name with every answer, refusals included. */
-export function sendName(name: string): MiddlewareHandler {
+/** Sends the name and the load of this process with every answer, refusals included. The load is that after the call was handled. */
+export function sendState(name: string, load: () => BackendLoad): MiddlewareHandler {
   return async (context, next) => {
     await next();
     context.res.headers.set(nameHeader, name);
+    context.res.headers.set(loadHeader, loadText(load()));
   };
 }
 
@@ -27,15 +28,7 @@ export function requireOwnName(name: string): MiddlewareHandler {
   };
 }
 
-/** Sends the load with every answer, refusals included: what it is after the call has been handled. */
-export function sendLoad(load: () => BackendLoad): MiddlewareHandler {
-  return async (context, next) => {
-    await next();
-    context.res.headers.set(loadHeader, loadText(load()));
-  };
-}
-
-/** Maximum age of a signature, in milliseconds, by the clocks of edge and backend. */
+/** Maximum difference between the time of a signature, by the edge's clock, and this process's clock, in milliseconds. */
 export const clockToleranceMs = 60_000;
 
 export class CallVerifier {
@@ -69,7 +62,7 @@ export class CallVerifier {
   }
 }
 
-/** For every call but probes: only the edge may make it. Runs before any of the body is read. */
+/** For every call but probes. Runs before the body is read. */
 export function requireSignature(verifier: CallVerifier): MiddlewareHandler {
   return async ({ req }, next) => {
     await verifier.verify(req.method, pathOf(req), req.header("authorization"), req.header(nameHeader) ?? null);
@@ -77,7 +70,7 @@ export function requireSignature(verifier: CallVerifier): MiddlewareHandler {
   };
 }
 
-/** Behind `requireSignature` and the limit on bodies. */
+/** Runs after `requireSignature` and the limit on bodies. */
 export const requireSignedBody: MiddlewareHandler = async ({ req }, next) => {
   const signed = parseSignature(req.header("authorization") ?? "", req.method, pathOf(req));
   if (signed?.bodySha256 !== (await sha256Hex(new Uint8Array(await req.arrayBuffer())))) {
@@ -86,10 +79,7 @@ export const requireSignedBody: MiddlewareHandler = async ({ req }, next) => {
   await next();
 };
 
-/**
- * For probes, which need no signature. A signature must be valid if there is one, so that the edge's probe finds a wrong
- * secret.
- */
+/** For probes, which need no signature. If there is one it must be valid, so that a probe of the edge detects a wrong secret. */
 export function checkSignature(verifier: CallVerifier): MiddlewareHandler {
   const check = requireSignature(verifier);
   return (context, next) => (context.req.header("authorization") === undefined ? next() : check(context, next));
@@ -104,7 +94,7 @@ function refused(why: string): ServiceError {
   return new ServiceError("bad_signature", `The call's signature is not accepted: ${why}.`);
 }
 
-/** The request's JSON body, checked. Throws a ServiceError that names the field at fault. */
+/** Reads and checks the JSON body. Throws a ServiceError that names the field at fault. */
 export async function readBody<T>(context: Context, schema: z.ZodType<T>): Promise<T> {
   const value = parseCallerJson(await context.req.text());
   const { version } = (value ?? {}) as { version?: unknown };

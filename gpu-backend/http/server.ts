@@ -1,15 +1,15 @@
-/** The backend's HTTP server: what clients may keep open, and how it closes. */
+/** The backend's HTTP server, with limits on connections. */
 import type { Server } from "node:http";
 import type { Socket } from "node:net";
 import { serve } from "@hono/node-server";
 
-/** Limits of connections, which clients without a secret can open, too. */
+/** Clients without a secret can open connections, too. */
 export const connectionLimits = {
   /** Time to receive a request's head. */
   headMs: 10_000,
   /** Time to receive a whole request; an adapter's file is the largest. */
   requestMs: 120_000,
-  /** Interval at which both are checked. */
+  /** Interval at which the two timeouts are checked. */
   checkMs: 1000,
   /** Maximum connections without a complete first head. One more closes the oldest. */
   waiting: 1024,
@@ -19,7 +19,7 @@ export const connectionLimits = {
 
 export type ConnectionLimits = typeof connectionLimits;
 
-/** Listens on `host`. Throws an Error that names host and port where they cannot be had. */
+/** Rejects with an Error that names host and port if it cannot listen there. */
 export function listen(
   fetch: Parameters<typeof serve>[0]["fetch"],
   { host, port }: { host: string; port: number },
@@ -42,8 +42,8 @@ export function listen(
   });
 }
 
+/** Bounds the connections that have not sent a complete head. */
 function boundWaiting(server: Server, max: number): void {
-  /** Oldest first. */
   const waiting = new Set<Socket>();
   server.on("connection", (socket) => {
     waiting.add(socket);
@@ -56,7 +56,7 @@ function boundWaiting(server: Server, max: number): void {
   server.on("request", ({ socket }) => waiting.delete(socket));
 }
 
-/** Resolves when every answer under way is written, or after `limitMs`. */
+/** Accepts no more connections. Resolves when every open answer is written, or after `limitMs`. */
 export function close(server: Server, limitMs: number): Promise<void> {
   return new Promise((resolve) => {
     server.close(() => resolve());

@@ -1,19 +1,38 @@
-/** The names in the paths of tenants' files. */
+/** What the paths of tenants' adapters and memories have in common: checked names, and deletion. */
+import type { Hono } from "hono";
 import { hashPattern } from "../../shared/contracts/inference.ts";
 import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
-/** Throws a ServiceError "not_found" for what is no tenant's name. */
-export function requireTenant(tenant: string): string {
-  if (!tenantPattern.test(tenant)) throw new ServiceError("not_found", "This is no tenant's name.");
-  return tenant;
+const kinds = { adapters: "adapter", memories: "memory" } as const;
+
+/** The error for an adapter or memory that the tenant does not have. */
+export function missing(kind: keyof typeof kinds, name: string): ServiceError {
+  const one = kinds[kind];
+  return new ServiceError(`${one}_not_found`, `There is no ${one} ${name.slice(0, 64)} of this tenant.`);
 }
 
-/** Throws the error that `missing` makes of the hash unless both can name a file. */
-export function requireFileNames(
-  { tenant, hash }: { tenant: string; hash: string },
-  missing: (hash: string) => ServiceError,
-): { tenant: string; hash: string } {
-  if (!tenantPattern.test(tenant) || !hashPattern.test(hash)) throw missing(hash.slice(0, 64));
-  return { tenant, hash };
+/**
+ * Refuses names that no file can have with `missing`, before the routes that are added later. DELETE calls `remove` with a hash, or
+ * with null for all files of the tenant.
+ */
+export function addTenantPaths(
+  app: Hono,
+  kind: keyof typeof kinds,
+  remove: (tenant: string, hash: string | null) => Promise<void>,
+): void {
+  const paths = [`/v1/${kind}/:tenant`, `/v1/${kind}/:tenant/:hash`] as const;
+  for (const path of paths) {
+    app.use(path, async (context, next) => {
+      const { tenant, hash } = context.req.param() as { tenant: string; hash?: string };
+      if (!tenantPattern.test(tenant)) throw missing(kind, tenant);
+      if (hash !== undefined && !hashPattern.test(hash)) throw missing(kind, hash);
+      await next();
+    });
+    app.delete(path, async (context) => {
+      const { tenant, hash = null } = context.req.param() as { tenant: string; hash?: string };
+      await remove(tenant, hash);
+      return context.body(null, 204);
+    });
+  }
 }

@@ -2,8 +2,8 @@
  * The contract between edge and backend: `POST /v1/batches` takes a `BatchRequest` and answers NDJSON `Frame`s and blank lines,
  * `POST /v1/cancellations` takes a `CancelRequest`, `GET /readyz` answers a `Readiness`. `POST /v1/adapters` makes a
  * tenant's adapter of an `AdapterRequest`: the head of its answer comes when the work begins, an `adapterOutcomeSchema` when it ends,
- * and a caller that leaves ends it; `/v1/adapters/TENANT/HASH` takes GET for its
- * bytes, PUT for one that another backend made, DELETE. A batch whose adapter is not here is refused with
+ * and a caller that leaves ends it; `/v1/adapters/TENANT/HASH` takes PUT for one that
+ * another backend made, and DELETE. A batch whose adapter is not here is refused with
  * `adapter_not_found`: PUT it, and send the batch again. PUT `/v1/memories/TENANT/HASH` makes a memory of documents, or what of it is
  * missing, and answers `memoryProgressSchema` lines; DELETE takes it, and `/v1/memories/TENANT` all of a tenant's. A batch whose
  * memory is not here is refused with `memory_not_found`; so ends a sequence whose memory cannot be read. The header `numericsHeader` travels with batches,
@@ -73,9 +73,6 @@ export const mixtureSchema = z.strictObject({
     .optional(),
 });
 
-/** A memory that an answer reads: one of the tenant's own, or a centroid's. */
-const memorySchema = z.union([z.strictObject({ hash }), z.strictObject({ centroidId: id })]);
-
 export const sequenceRequestSchema = z.strictObject({
   id,
   /** Salts whatever the backend keeps of the prompt. */
@@ -110,7 +107,7 @@ export const sequenceRequestSchema = z.strictObject({
    * Its next tokens are mixed with what these say (`shared/math/memory.ts`). How much they count is chosen by the same prompt tokens
    * as the mixture's weights; without `mixture.evidence`, by all tokens of the prompt.
    */
-  memories: z.array(memorySchema).min(1).max(limits.memoriesPerSequence).optional(),
+  memories: z.array(z.strictObject({ hash })).min(1).max(limits.memoriesPerSequence).optional(),
   /** Ask for the passages behind each token. */
   sources: z.boolean().optional(),
   /** Put passages of `memories` into the prompt. Not with `promptLogprobs`. Evidence stays with the prompt's own tokens. */
@@ -358,8 +355,7 @@ export function ownAdaptersOf({ adapterHash, sequences }: BatchRequest): string[
 
 /** Hashes of the tenant's own memories that a batch names, each once; a backend may lack them. */
 export function memoriesOf({ sequences }: BatchRequest): string[] {
-  const hashes = sequences.flatMap(({ memories = [] }) => memories.flatMap((one) => ("hash" in one ? [one.hash] : [])));
-  return [...new Set(hashes)];
+  return [...new Set(sequences.flatMap(({ memories = [] }) => memories.map((one) => one.hash)))];
 }
 
 /** Whether a backend that says so serves batches of a manifest. */

@@ -394,12 +394,11 @@ test("several memories of one answer compete", async () => {
   expect(own.brake).toBeGreaterThan(5 * foreign.brake);
 });
 
-test("another tenant's memory, a centroid's and one that is nowhere are not found, and their mates are served", async () => {
+test("another tenant's memory and one that is nowhere are not found, and their mates are served", async () => {
   const good = requestOf("good", 0);
   const bad: SequenceRequest[] = [
     requestOf("foreign", 0, { memories: [{ hash: hashOf(1) }] }),
     requestOf("none", 0, { memories: [{ hash: hashOf(0) }, { hash: "e".repeat(64) }] }),
-    requestOf("centroid", 0, { memories: [{ centroidId: "c0" }] }),
   ];
   const target = await run([...bad, good]);
   for (const { id } of bad) expect(target.framesOf(id)).toMatchObject([{ type: "error", kind: "memory_not_found" }]);

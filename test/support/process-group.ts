@@ -69,7 +69,7 @@ export class FakeProcess {
       manifest: { centroids: [], model: { name: "fake", servedAs: "gpt2" } },
       manifestHash: "a".repeat(64),
       numerics: "fake-1",
-    } as unknown as NonNullable<AppParts["sets"]["info"]>;
+    } as unknown as ReturnType<AppParts["sets"]["requireServing"]>;
     const engine = {
       info,
       submit: (batch: BatchRequest, sink: FrameSink) => {
@@ -98,7 +98,6 @@ export class FakeProcess {
       load: () => ({ sequences: this.#open.size, slots: 32 }),
       sets: {
         of: () => ({ engine }),
-        info,
         serving: ["a".repeat(64)],
         requireServing: () => info,
         cancel: (ids: readonly string[]) => {

@@ -1,6 +1,6 @@
 /**
- * Makes the file of one memory, window by window: of keys that another memory of the tenant has, or that are computed. Each window is
- * a record, so a build that ends early is continued after its last window.
+ * Makes the file of one memory, one window of a document at a time, with keys from another memory of the tenant or from the engine. Each
+ * window is a record of the file, so a build that ended early resumes after its last window.
  */
 import { ServiceError } from "../../../shared/errors.ts";
 import { packMemoryHead } from "../../memory/memory.ts";
@@ -9,7 +9,7 @@ import type { TenantStore } from "../../tenant-files/tenant-store.ts";
 import { type EncodedDocument, type Window, windowsOf } from "./document-windows.ts";
 import { KnownKeys, memoryLabel } from "./known-keys.ts";
 
-/** Windows that are computed together: enough that the engine never waits, few enough that little is lost with the last ones. */
+/** Windows that are computed together: enough to keep the engine busy, and few to lose if the build ends early. */
 const groupWindows = 4;
 
 export interface BuildParts {
@@ -20,7 +20,7 @@ export interface BuildParts {
   contextTokens: number;
   hiddenSize: number; // D
   store: TenantStore;
-  /** The key of each token of each prompt, [n, D]. */
+  /** Computes the key of each token of each prompt, [n, D]. */
   keysOf(prompts: readonly number[][], signal: AbortSignal): Promise<Int8Array[]>;
 }
 
@@ -33,13 +33,13 @@ export class MemoryBuild {
   #tokens: number;
   #computedTokens = 0;
 
-  /** Throws a ServiceError for a memory that alone exceeds the tenant's bound. */
+  /** Throws a ServiceError if the memory alone exceeds the tenant's bound. */
   constructor(parts: BuildParts) {
     const { manifestHash, documents, contextTokens, hiddenSize, store } = parts;
     const lengths = documents.map(({ ids }) => ids.length);
     this.#parts = parts;
     this.totalTokens = lengths.reduce((sum, length) => sum + length, 0);
-    // Nothing is computed for a document of one token.
+    // A document of one token needs no key.
     this.#tokens = lengths.filter((length) => length === 1).length;
     this.#windows = windowsOf(lengths, contextTokens);
     this.#label = memoryLabel(manifestHash, documents);
@@ -57,17 +57,17 @@ export class MemoryBuild {
     }
   }
 
-  /** Tokens whose keys are there. */
+  /** Tokens that are done. */
   get tokens(): number {
     return this.#tokens;
   }
 
-  /** Tokens whose keys were computed. */
+  /** Tokens whose keys this build computed. */
   get computedTokens(): number {
     return this.#computedTokens;
   }
 
-  /** Bytes of the memory if it is there already, else null. */
+  /** Bytes of the finished memory; null if there is none yet. */
   async find(): Promise<number | null> {
     const { tenant, hash, store } = this.#parts;
     const bytes = await store.bytesOf(tenant, hash);
@@ -75,10 +75,10 @@ export class MemoryBuild {
     return bytes;
   }
 
-  /** Resolves to the bytes of the memory. Rejects with a ServiceError; what was computed until then stays. */
+  /** Resolves to the bytes of the memory. Rejects with a ServiceError; keys computed until then stay on disk. */
   async run(signal: AbortSignal): Promise<number> {
     const { tenant, hash, store, contextTokens } = this.#parts;
-    // Another build may have made it while this one waited.
+    // Another build may have made the memory while this one waited.
     const found = await this.find();
     if (found !== null) return found;
     const file = await store.begin(tenant, hash, this.#plan);
@@ -96,7 +96,7 @@ export class MemoryBuild {
     }
   }
 
-  /** A record for each window. */
+  /** The keys of each window, as records. */
   async #keysOf(group: readonly Window[], known: KnownKeys, signal: AbortSignal): Promise<Uint8Array[]> {
     const { documents, hiddenSize: D, keysOf } = this.#parts;
     const records: (Uint8Array | null)[] = [];
@@ -121,7 +121,7 @@ export class MemoryBuild {
   }
 }
 
-/** Tokens that count as done with a window: those of its keys, and the document's last one with its first window. */
+/** Tokens that are done with a window: one for each of its keys; the document's last token, which has no key, with the first window. */
 function tokensOf({ part, from, end }: Window): number {
   return end - from + (part === 0 ? 1 : 0);
 }

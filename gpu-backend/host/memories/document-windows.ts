@@ -1,4 +1,4 @@
-/** Documents as token ids, and as the windows of tokens whose keys make a memory. Pure. */
+/** Encodes documents, and cuts them into the windows of tokens whose keys make a memory. Pure. */
 import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import type { Documents } from "../../../shared/contracts/inference.ts";
@@ -10,9 +10,9 @@ import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 export interface EncodedDocument {
   name: string;
   ids: Int32Array; // [n]
-  /** The byte of its text at which each token ends, [n]. */
+  /** The byte of the text at which each token ends, [n]. */
   ends: Int32Array;
-  /** SHA-256 of the ids: documents of one hash have the same keys. */
+  /** SHA-256 of the ids. Documents of the same hash have the same keys. */
   hash: Uint8Array;
 }
 
@@ -53,24 +53,24 @@ function encodedDocument(name: string, ids: Int32Array, tokenizer: DocumentToken
   return { name, ids, ends, hash: createHash("sha256").update(ids).digest() };
 }
 
-/** Tokens of a window at most, those of the window before it included that it begins with for context. */
+/** Maximum tokens of a window, and how many of them repeat the end of the window before as context. */
 const [windowTokens, overlapTokens] = [512, 64];
 
-/** A run of a document's tokens that is computed by itself, and gives a record of a memory's file. */
+/** Tokens of a document that are computed as one prompt, and become one record of a memory's file. */
 export interface Window {
   /** Index of the document. */
   document: number;
-  /** Which of the document's windows it is, from 0. */
+  /** Index among the document's windows. */
   part: number;
-  /** Tokens [start, end) are fed; the keys of [from, end) are kept. The document's last token has no key: nothing follows it. */
+  /** Tokens [start, end) are the prompt; the keys of [from, end) are kept. The document's last token has no key: nothing follows it. */
   start: number;
   from: number;
   end: number;
 }
 
-/** Windows of documents by their numbers of tokens; none of a document that has a single one. */
+/** Windows of documents with these numbers of tokens. A document of one token has none. */
 export function windowsOf(documentTokens: readonly number[], contextTokens: number): Window[] {
-  // The engine needs room for one more token.
+  // The engine needs room for another token after the prompt.
   const length = Math.min(windowTokens, contextTokens - 1);
   const overlap = Math.min(overlapTokens, Math.floor(length / 8));
   return documentTokens.flatMap((tokens, document) => {

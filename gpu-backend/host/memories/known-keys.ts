@@ -1,13 +1,13 @@
 /**
- * Finds the keys of documents in a tenant's other memories, finished or not: by the labels of their files, which list the documents.
- * A label: the manifest's hash, then each document's hash and number of tokens (U32, little-endian).
+ * Finds keys of documents in a tenant's other memories, finished or not, by the labels of their files. A label lists the documents: the
+ * manifest's hash, then each document's hash and number of tokens (U32, little-endian).
  */
 import type { SealedRecords } from "../../tenant-files/sealed-records.ts";
 import type { TenantStore } from "../../tenant-files/tenant-store.ts";
 import { type EncodedDocument, windowsOf } from "./document-windows.ts";
 
 const [hashBytes, countBytes] = [32, 4];
-/** Records before the windows': label and head. */
+/** Index of the first record that is a window; label and head precede it. */
 const firstWindow = 2;
 
 export function memoryLabel(manifestHash: string, documents: readonly Pick<EncodedDocument, "hash" | "ids">[]): Buffer {
@@ -21,14 +21,14 @@ export function memoryLabel(manifestHash: string, documents: readonly Pick<Encod
 
 interface KnownDocument {
   file: { hash: string; suffix: string };
-  /** Record of its first window. */
+  /** Index of the record of its first window. */
   place: number;
 }
 
 export class KnownKeys {
   readonly #store: TenantStore;
   readonly #tenant: string;
-  /** By the document's hash. */
+  /** By document hash. */
   readonly #documents: ReadonlyMap<string, KnownDocument>;
   /** The file that was read last. */
   #open: { path: string; records: SealedRecords | null } | null = null;
@@ -39,7 +39,7 @@ export class KnownKeys {
     this.#documents = documents;
   }
 
-  /** `label` is that of the memory `hash`, which needs them. */
+  /** Finds keys for the memory `hash`, whose label is `label`. */
   static async find(
     store: TenantStore,
     { tenant, hash, label, contextTokens }: { tenant: string; hash: string; label: Buffer; contextTokens: number },
@@ -47,7 +47,7 @@ export class KnownKeys {
     const wanted = new Set(documentsIn(label).map((document) => document.hash));
     const known = new Map<string, KnownDocument>();
     const files = (await store.list(tenant)).filter((file) => file.hash !== hash);
-    // Of finished files all keys are there.
+    // Finished files first, because they have all keys.
     for (const file of files.toSorted((a, b) => a.suffix.length - b.suffix.length)) {
       const other = await store.files.label(tenant, file.hash, file.suffix);
       if (!other?.subarray(0, hashBytes).equals(label.subarray(0, hashBytes))) continue;
@@ -65,7 +65,7 @@ export class KnownKeys {
     return new KnownKeys(store, tenant, known);
   }
 
-  /** The keys of one of a document's windows; null if they are nowhere. */
+  /** The keys of one window of a document; null if they are unknown. */
   async of({ hash }: EncodedDocument, part: number): Promise<Uint8Array | null> {
     const known = this.#documents.get(Buffer.from(hash).toString("hex"));
     if (!known) return null;

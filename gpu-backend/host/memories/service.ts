@@ -1,12 +1,11 @@
 /**
- * Makes and removes tenants' memories: documents run through the engine like other sequences, and their keys go to the disk as they
- * come. Not here: HTTP, the file of a memory (build.ts), and the search.
+ * Makes and removes tenants' memories: the engine computes the keys of documents, which are written to disk as they come. Not here:
+ * HTTP, the file of a memory (build.ts), and the search.
  */
 import type { MemoryRequest } from "../../../shared/contracts/inference.ts";
 import { memoryHash } from "../../../shared/contracts/memory-hash.ts";
 import { ServiceError } from "../../../shared/errors.ts";
-import type { EngineInfo } from "../../engine/messages.ts";
-import { unavailable } from "../../engine/refusals.ts";
+import { requireManifest } from "../../engine/refusals.ts";
 import type { TenantStore } from "../../tenant-files/tenant-store.ts";
 import { type EngineClient, tracedPrompt } from "../client.ts";
 import { cancelled, MakingQueue } from "../own-adapters/making-queue.ts";
@@ -19,10 +18,10 @@ interface MemorySet {
 }
 
 export interface MemoryServiceParts {
-  /** The set that serves a manifest, or one of another. Throws a ServiceError if nothing is served. */
+  /** The set of a manifest, or another one if none serves it. Throws a ServiceError if nothing is served. */
   setOf(manifestHash: string): MemorySet;
   store: TenantStore;
-  /** Lets every engine drop its copy of a tenant's memory; null: of all. */
+  /** Has every engine drop its copy of a tenant's memory, or of all of the tenant's (null). */
   dropMemory(tenant: string, hash: string | null): void;
   newId(): string;
 }
@@ -47,17 +46,17 @@ export class MemoryService {
   }
 
   /**
-   * Begins to make a memory, or what of it is missing. Throws a ServiceError for another hash or manifest, and for too much text. The
-   * build rejects with `cancelled` when `signal` aborts, and with `memory_deleted` when the memory is removed.
+   * Begins to make a memory, or the part that is missing. Throws a ServiceError for another hash or manifest, and for too much text.
+   * `ready` rejects with `cancelled` when `signal` aborts, and with `memory_deleted` when the memory is removed.
    */
   async begin(tenant: string, hash: string, request: MemoryRequest, signal: AbortSignal): Promise<RunningBuild> {
     const { manifestHash, documents } = request;
-    const { info, tokenizer } = this.#servingSet(manifestHash);
+    const { engine, tokenizer } = this.#parts.setOf(manifestHash);
+    const { contextTokens, hiddenSize } = requireManifest(engine.info, manifestHash).manifest.model;
     const found = await memoryHash(tenant, manifestHash, documents);
     if (found !== hash) {
       throw new ServiceError("invalid_request", `The documents' hash for this tenant is ${found}, not ${hash}.`);
     }
-    const { contextTokens, hiddenSize } = info.manifest.model;
     const deletion = new AbortController();
     const { promise: ended, resolve } = Promise.withResolvers<void>();
     const running = { tenant, hash, deletion, ended };
@@ -70,7 +69,14 @@ export class MemoryService {
       const build = new MemoryBuild({
         ...{ tenant, hash, manifestHash, contextTokens, hiddenSize, store: this.store },
         documents: await encodeDocuments(await tokenizer(), documents),
-        keysOf: (prompts, stop) => this.#keysOf(tenant, manifestHash, prompts, stop),
+        keysOf: (prompts, stop) => {
+          const batch = this.#parts.newId();
+          const sequences = prompts.map((promptIds, i) => tracedPrompt(`memory-${batch}-${i}`, tenant, promptIds));
+          // Another set may have taken the place of this one.
+          const { engine } = this.#parts.setOf(manifestHash);
+          requireManifest(engine.info, manifestHash);
+          return engine.keysOf(sequences, stop);
+        },
       });
       const stop = AbortSignal.any([signal, deletion.signal]);
       return { build, ready: this.#make(build, tenant, stop).finally(end) };
@@ -80,7 +86,7 @@ export class MemoryService {
     }
   }
 
-  /** Removes a memory or, with null, all of a tenant's: here, then in every engine. */
+  /** Removes a memory, or all of a tenant's (null): first on disk, then in every engine. */
   async remove(tenant: string, hash: string | null): Promise<void> {
     const meant = [...this.#running].filter((one) => one.tenant === tenant && (hash === null || one.hash === hash));
     const deleted = new ServiceError("memory_deleted", "The memory was deleted while it was made.");
@@ -96,37 +102,10 @@ export class MemoryService {
       const there = await build.find();
       if (there !== null) return there;
       const end = await this.#queue.enter(tenant, signal);
-      try {
-        return await build.run(signal);
-      } finally {
-        end();
-      }
+      return await build.run(signal).finally(end);
     } catch (error) {
       if (!signal.aborted) throw error;
       throw signal.reason instanceof ServiceError ? signal.reason : cancelled(signal);
     }
-  }
-
-  #keysOf(
-    tenant: string,
-    manifestHash: string,
-    prompts: readonly number[][],
-    signal: AbortSignal,
-  ): Promise<Int8Array[]> {
-    const batch = this.#parts.newId();
-    const sequences = prompts.map((promptIds, i) => tracedPrompt(`memory-${batch}-${i}`, tenant, promptIds));
-    return this.#servingSet(manifestHash).engine.keysOf(sequences, signal);
-  }
-
-  /** Throws a ServiceError if the manifest is not served. */
-  #servingSet(manifestHash: string): MemorySet & { info: EngineInfo } {
-    const set = this.#parts.setOf(manifestHash);
-    const { info } = set.engine;
-    if (!info) throw unavailable("The engine is not ready.");
-    if (info.manifestHash === manifestHash) return { ...set, info };
-    throw new ServiceError(
-      "manifest_mismatch",
-      `The memory is wanted for manifest ${manifestHash}, this backend serves ${info.manifestHash}.`,
-    );
   }
 }

@@ -1,6 +1,6 @@
 /**
- * The backend's interface to the fitter, whose process starts with a fit and ends when it is idle. A process, not a thread:
- * ending a thread amid native code would end the backend, too.
+ * The backend's interface to the process that fits own adapters. It starts with a fit and ends when it is idle. It is no thread, because
+ * ending a thread within native code would end the backend, too.
  */
 import type { ServiceError } from "../../../shared/errors.ts";
 import { unavailable } from "../../engine/refusals.ts";
@@ -9,15 +9,14 @@ import type { FitAnswer, FitFolders, ToFitter } from "./fit-process.ts";
 import type { FitRequest, FitResult } from "./fitter.ts";
 import { cancelled } from "./making-queue.ts";
 
-/** Timeout for the next answer, the process's start included, in milliseconds. A fit of the most tokens takes a minute of one core, and two take turns. */
+/** Timeout for the next answer, in milliseconds, with the start of the process. The longest fit takes a minute, and two may run. */
 const fitMs = 240_000;
-/** Milliseconds without a fit after which the process ends: it holds the model's head in fp32 (GPT-2 124M: .15 GB). */
+/** Milliseconds without a fit after which the process ends, because it holds the model's head in fp32 (GPT-2 124M: .15 GB). */
 export const idleMs = 60_000;
 
 interface FitClientParts {
-  /** Environment of the process. */
   environment: NodeJS.ProcessEnv;
-  /** Script of the process; the fitter's by default. */
+  /** Default: that of the fitter. */
   script?: URL;
   fitMs?: number;
 }
@@ -30,8 +29,8 @@ export class FitClient {
   #process: FitterProcess | null = null;
   readonly #pending = new Map<number, PromiseWithResolvers<FitResult>>();
   #fits = 0;
-  /** Timeout of the next answer or, while no fit is pending, of the idle process. */
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  /** Runs until the next answer is late or, while no fit is pending, until the idle process ends. */
+  #timer: NodeJS.Timeout | undefined;
   #isClosed = false;
 
   constructor(folders: FitFolders, parts: FitClientParts) {
@@ -39,14 +38,14 @@ export class FitClient {
     this.#parts = parts;
   }
 
-  /** The fitter's process; null while there is none. */
+  /** Id of the process; null while there is none. */
   get pid(): number | null {
     return this.#process?.pid ?? null;
   }
 
   /**
    * Rejects with `cancelled` when `signal` aborts, and with `backend_unavailable` when the fit times out, its process ends or the
-   * backend shuts down. Fits that run at once share the process's time.
+   * backend shuts down. Fits that run at the same time take turns (FitTurns).
    */
   async fit(request: FitRequest, signal: AbortSignal): Promise<FitResult> {
     if (this.#isClosed) throw closed();
@@ -69,7 +68,7 @@ export class FitClient {
     }
   }
 
-  /** Kills the process, fails all fits, and refuses new ones. Resolves when it has ended, or after a timeout. */
+  /** Fails all fits, refuses new ones and kills the process. Resolves when it has ended, or after a timeout. */
   async close(): Promise<void> {
     this.#isClosed = true;
     await this.#drop(closed());
@@ -82,7 +81,7 @@ export class FitClient {
     return pending;
   }
 
-  /** Restarts the timeout for the next answer or, when none is due, for the process being idle. */
+  /** Restarts the timer. */
   #watch(): void {
     clearTimeout(this.#timer);
     if (!this.#process) return;
@@ -92,15 +91,13 @@ export class FitClient {
     this.#timer = setTimeout(giveUp, limitMs).unref();
   }
 
-  /** Ends the process and fails all fits. The next fit starts another process. Resolves when it has ended. */
+  /** Fails all fits and kills the process; the next fit starts another one. */
   async #drop(error: ServiceError): Promise<void> {
     clearTimeout(this.#timer);
     const dropped = this.#process;
     this.#process = null;
-    for (const [id, { reject }] of this.#pending) {
-      this.#pending.delete(id);
-      reject(error);
-    }
+    for (const { reject } of this.#pending.values()) reject(error);
+    this.#pending.clear();
     await dropped?.close();
   }
 
@@ -109,7 +106,7 @@ export class FitClient {
       script: this.#parts.script ?? new URL("./fit-process.ts", import.meta.url),
       argument: JSON.stringify(this.#folders),
       environment: this.#parts.environment,
-      // The fits of a dropped process have already been rejected.
+      // The fits of a dropped process were rejected.
       onMessage: (answer) => {
         const pending = started === this.#process ? this.#remove(answer.id) : undefined;
         if (answer.ok) pending?.resolve(answer.result);

@@ -1,17 +1,17 @@
-/** The fitter's process: a fit takes a second of computing, which neither HTTP nor the engine can spare. */
+/** The process that fits own adapters, because a fit computes for seconds and would block HTTP or the engine. */
 import { readArtifacts } from "../../engine/artifacts.ts";
 import { collectGarbage } from "../../runtime/garbage.ts";
 import { type FitRequest, type FitResult, FitTurns, Fitter } from "./fitter.ts";
 
-/** What the process starts with, as JSON in its one argument. */
+/** The argument of the process, as JSON. */
 export interface FitFolders {
   modelDirectory: string;
   artifactsDirectory: string;
 }
 
-/** A fit to make; null cancels the one of that id. */
 export interface ToFitter {
   id: number;
+  /** null cancels the fit of this id. */
   request: FitRequest | null;
 }
 
@@ -19,11 +19,11 @@ export type FitAnswer = { id: number } & ({ ok: true; result: FitResult } | { ok
 
 if (!process.send) throw new Error("fit-process.ts runs as a child process; start main.ts");
 const toParent = process.send.bind(process);
-// The parent decides when this process ends; a terminal or a service manager signals both.
+// The parent decides when this process ends. A terminal or a service manager signals both.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
 process.once("disconnect", () => process.exit());
 const opening = open(JSON.parse(process.argv[2]));
-// Each answer reports the error.
+// Answers report the error.
 opening.catch(() => {});
 const turns = new FitTurns();
 
@@ -33,7 +33,7 @@ process.on("message", async ({ id, request }: ToFitter) => {
 });
 
 async function open({ modelDirectory, artifactsDirectory }: FitFolders): Promise<Fitter> {
-  // One thread, as the engine serves meanwhile.
+  // One thread, because the engine needs the other cores.
   const artifacts = await readArtifacts(modelDirectory, artifactsDirectory);
   const fitter = await Fitter.open(artifacts, 1).finally(artifacts.model.close);
   collectGarbage();

@@ -1,5 +1,4 @@
-/** Fits own adapters over the model's head, several at a time by turns. */
-
+/** Fits own adapters over the model's head. Fits that run at the same time take turns. */
 import { setImmediate } from "node:timers/promises";
 import { bankOf, readHyperNetwork } from "../../adapters/generated/hyper-network.ts";
 import { packOwnAdapter } from "../../adapters/own/artifact.ts";
@@ -10,7 +9,7 @@ import { floatsOf, weightOf } from "../../runtime/model-weights.ts";
 
 export interface FitRequest {
   examples: Example[];
-  /** null: some of the examples are held out. */
+  /** null: some of the examples are held out instead. */
   validation: Example[] | null;
 }
 
@@ -28,7 +27,7 @@ export class Fitter {
     this.#session = session;
   }
 
-  /** The model is not needed afterwards: its head is in the session. */
+  /** The model may be closed afterwards, because the session holds its head. */
   static async open({ manifest, manifestHash, model, hyperNetwork }: Artifacts, threads: number): Promise<Fitter> {
     const embedding = floatsOf(weightOf(model.weights, "model.embed_tokens.weight"));
     const gates = manifest.static ? readHyperNetwork(hyperNetwork).staticGates : null;
@@ -36,7 +35,7 @@ export class Fitter {
     return new Fitter(manifestHash, await openFitSession(embedding, model.config.hiddenSize, fixed, threads));
   }
 
-  /** `step` runs each of the fit's expensive steps. */
+  /** `step` runs each expensive step of the fit. */
   async fit({ examples, validation }: FitRequest, step: RunStep = (_, work) => work()): Promise<FitResult> {
     const { delta, gain, losses } = await fitOwnAdapter(examples, validation, this.#session, step);
     return { kept: delta !== null, gain, losses, file: packOwnAdapter(delta, this.#manifestHash) };
@@ -54,24 +53,25 @@ interface Step {
   reject(error: Error): void;
 }
 
+/** Decides which fit's step runs next: that of the fit which has computed least. */
 export class FitTurns {
-  /** Positions that each open fit has computed, and the count at which it began. */
+  /** Positions that each open fit has computed, plus the count at which it began. */
   readonly #computed = new Map<number, number>();
   #waiting: Step[] = [];
   #isRunning = false;
 
-  /** Begins a fit. It starts level with the open fit that computed least, so that a series of small fits delays no long one. */
+  /** Begins a fit at the count of the open fit that computed least, so that a series of small fits does not delay a long one. */
   open(id: number): void {
     const others = [...this.#computed.values()];
     this.#computed.set(id, others.length === 0 ? 0 : Math.min(...others));
   }
 
-  /** Ends a fit: its next step is rejected. */
+  /** Ends a fit. Its next step is rejected. */
   cancel(id: number): void {
     this.#computed.delete(id);
   }
 
-  /** Runs one step of an open fit, over `positions` positions, at its turn. */
+  /** Runs one step over `positions` positions at its turn. */
   run<T>(id: number, positions: number, work: () => Promise<T>): Promise<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     this.#waiting.push({ id, positions, reject, run: () => work().then(resolve, reject) });
@@ -82,7 +82,7 @@ export class FitTurns {
   async #runAll(): Promise<void> {
     this.#isRunning = true;
     while (this.#waiting.length > 0) {
-      // Messages are read here: new fits, and cancellations.
+      // Lets the process read messages: new fits and cancellations.
       await setImmediate();
       const next = this.#waiting.reduce((least, step) => (this.#of(step) < this.#of(least) ? step : least));
       this.#waiting = this.#waiting.filter((step) => step !== next);
@@ -94,7 +94,7 @@ export class FitTurns {
     this.#isRunning = false;
   }
 
-  /** 0 for a cancelled fit, which ends at once. */
+  /** 0 for a cancelled fit, so that its step is rejected at once. */
   #of({ id }: Step): number {
     return this.#computed.get(id) ?? 0;
   }

@@ -1,19 +1,16 @@
-/**
- * Requests for own adapters or memories before their work starts: a bounded queue with turns by tenant. A tenant has at most one
- * running request.
- */
+/** A bounded queue for requests that make own adapters or memories. Tenants take turns; each has at most one running request. */
 import { ServiceError } from "../../../shared/errors.ts";
 
-/** Maximum running requests, each of another tenant. Each holds up to .2 GB of its examples' states and logits. */
+/** Maximum running requests. Each holds up to .2 GB of examples' states and logits. */
 const maxRunning = 2;
-/** Maximum waiting requests; a tenant may have as many as it leaves free. Each takes seconds to a minute, and the edge waits ten. */
+/** Maximum waiting requests: each takes seconds to a minute, and the edge waits ten. A tenant may have as many as it leaves free. */
 export const maxWaiting = 16;
-/** An estimate of the seconds that one request takes, for Retry-After. */
+/** Estimated seconds of one request, for Retry-After. */
 const requestSeconds = 2;
 
 export class MakingQueue {
   readonly #what: "adapters" | "memories";
-  /** Waiting requests of each tenant, in the order of the tenants' turns. */
+  /** Waiting requests by tenant, in the order of the tenants' turns. */
   readonly #waiting = new Map<string, (() => void)[]>();
   readonly #running = new Set<string>();
 
@@ -26,14 +23,17 @@ export class MakingQueue {
   }
 
   /**
-   * Resolves at the request's turn, to a function that ends it. Throws `overloaded` when the queue has no place for it, and
-   * `cancelled` when `signal` aborts before its turn.
+   * Resolves at the request's turn, to a function to call when the request ends. Throws `overloaded` if the queue has no place, and
+   * `cancelled` if `signal` aborts before the turn.
    */
   async enter(tenant: string, signal: AbortSignal): Promise<() => void> {
     if (signal.aborted) throw cancelled(signal);
     const own = this.#waiting.get(tenant) ?? [];
     const free = maxWaiting - this.waiting;
-    if (own.length >= free) throw full(this.#what, own.length, free);
+    if (own.length >= free) {
+      const message = `${free} of ${maxWaiting} places for making ${this.#what} are free, and a tenant may take as many as it leaves: this one has ${own.length}.`;
+      throw new ServiceError("overloaded", message, { retryAfterSeconds: (maxWaiting - free + 1) * requestSeconds });
+    }
     const turn = Promise.withResolvers<void>();
     const leave = () => {
       own.splice(own.indexOf(turn.resolve), 1);
@@ -63,7 +63,7 @@ export class MakingQueue {
     }
   }
 
-  /** A tenant that has had its turn waits behind all that wait now. */
+  /** A tenant that had its turn is last. */
   #putLast(tenant: string): void {
     const own = this.#waiting.get(tenant) ?? [];
     this.#waiting.delete(tenant);
@@ -74,12 +74,4 @@ export class MakingQueue {
 /** The error of a request whose caller has left. */
 export function cancelled(signal: AbortSignal): ServiceError {
   return new ServiceError("cancelled", "The request was cancelled.", { cause: signal.reason });
-}
-
-function full(what: string, own: number, free: number): ServiceError {
-  return new ServiceError(
-    "overloaded",
-    `${free} of ${maxWaiting} places for making ${what} are free, and a tenant may take as many as it leaves: this one has ${own}.`,
-    { retryAfterSeconds: (maxWaiting - free + 1) * requestSeconds },
-  );
 }

@@ -1,13 +1,13 @@
 /**
- * Makes and stores tenants' own adapters: the examples run through the engine like other sequences, and another process fits.
- * Not here: HTTP, and names, which the edge gives.
+ * Makes and stores tenants' own adapters: the engine computes hidden states of the examples, and another process fits the adapter. Not
+ * here: HTTP, and the names of adapters, which only the edge knows.
  */
 import type { AdapterAnswer, AdapterRequest, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
 import { ServiceError } from "../../../shared/errors.ts";
 import { ownAdapterHash } from "../../adapters/own/artifact.ts";
 import type { EngineInfo } from "../../engine/messages.ts";
-import { unavailable } from "../../engine/refusals.ts";
+import { requireManifest } from "../../engine/refusals.ts";
 import { fileBytes, type TenantStore } from "../../tenant-files/tenant-store.ts";
 import { type EngineClient, tracedPrompt } from "../client.ts";
 import type { FitClient } from "./fit-client.ts";
@@ -19,7 +19,7 @@ interface AdapterSet {
 }
 
 export interface OwnAdapterServiceParts {
-  /** The set that serves a manifest, or one that will refuse it. Throws a ServiceError if nothing is served. */
+  /** The set of a manifest, or another one if none serves it. Throws a ServiceError if nothing is served. */
   setOf(manifestHash: string): AdapterSet;
   store: TenantStore;
   newId(): string;
@@ -39,8 +39,8 @@ export class OwnAdapterService {
   }
 
   /**
-   * Waits for the request's turn, and begins its work. Throws a ServiceError for another manifest, ids out of the vocabulary, too
-   * much text, or a full queue. The answer rejects with `cancelled` when `signal` aborts.
+   * Resolves when the work begins. Throws a ServiceError for another manifest, ids outside the vocabulary, too much text, or a full
+   * queue. The answer rejects with `cancelled` when `signal` aborts.
    */
   async begin(request: AdapterRequest, signal: AbortSignal): Promise<{ answer: Promise<AdapterAnswer> }> {
     const set = this.#parts.setOf(request.manifestHash);
@@ -74,7 +74,7 @@ export class OwnAdapterService {
     };
   }
 
-  /** Stores an adapter that another backend made. Throws a ServiceError if the bytes do not match the hash. */
+  /** Stores an adapter that another backend made. Throws a ServiceError if its hash is another. */
   async upload(tenant: string, hash: string, bytes: Uint8Array): Promise<void> {
     const found = ownAdapterHash(tenant, bytes);
     if (found !== hash) {
@@ -102,22 +102,14 @@ export class OwnAdapterService {
     { manifestHash, tenant, examples, validation = [] }: AdapterRequest,
     info: EngineInfo | null,
   ): SequenceRequest[] {
-    if (!info) throw unavailable("The engine is not ready.");
-    const { manifest } = info;
     const refuse = (message: string) => new ServiceError("invalid_request", message);
-    if (manifestHash !== info.manifestHash) {
-      throw new ServiceError(
-        "manifest_mismatch",
-        `The examples were encoded for manifest ${manifestHash}, this backend serves ${info.manifestHash}.`,
-      );
-    }
-    const { contextTokens, vocabularySize } = manifest.model;
+    const { contextTokens, vocabularySize } = requireManifest(info, manifestHash).manifest.model;
     const sums = { tokens: 0, learnt: 0 };
     const all = [...examples, ...validation];
     for (const { ids, from } of all) {
       sums.tokens += ids.length;
       sums.learnt += ids.length - from;
-      // The engine needs room for one more token after a prompt.
+      // The engine needs room for another token after the prompt.
       if (ids.length >= contextTokens) {
         throw refuse(`An example has ${ids.length} tokens, the maximum is ${contextTokens - 1}.`);
       }

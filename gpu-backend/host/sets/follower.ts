@@ -1,21 +1,20 @@
 /**
- * Follows the pointer of published artifacts: downloads the set that it names, starts it beside the sets that are served, and
- * ends sets that are not used any more. A set that is incomplete, belongs to other weights or does not start is refused and
- * reported.
+ * Follows the pointer to the published artifacts: downloads the set that it names, starts it beside the sets that are served, and ends
+ * sets that are no longer used. A set that is incomplete, was made for other weights or does not start is refused and reported.
  */
 import { currentOf, type Pointer, parsePointer, pointerName } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { planSets, type ServingSet, type ServingSets, type SetLimits } from "./serving-sets.ts";
 import type { DownloadedSet, ReadObject, SetFolders } from "./set-folder.ts";
 
-/** Milliseconds until a set that was incomplete is tried again: the upload may have been repaired. */
+/** Milliseconds until an incomplete set is tried again: its upload may have been completed. */
 export const refusedMs = 30_000;
-/** Milliseconds until a complete set whose engine did not start is tried again: the cause seldom goes away soon. */
+/** Milliseconds until a set whose engine did not start is tried again: the cause rarely disappears soon. */
 export const failedMs = 600_000;
 
 export interface SetObserver {
   adopted(manifestHash: string): void;
-  /** A set was refused; if `manifestHash` is null, the pointer was. */
+  /** A set was refused; the pointer if `manifestHash` is null. */
   refused(manifestHash: string | null, cause: unknown): void;
   retired(manifestHash: string): void;
 }
@@ -24,7 +23,6 @@ export interface FollowerParts {
   read: ReadObject;
   folders: Pick<SetFolders, "download">;
   sets: ServingSets;
-  /** Starts a set from its folder. */
   start(folder: string): Promise<ServingSet>;
   limits: SetLimits;
   /** A clock in milliseconds. */
@@ -42,7 +40,7 @@ export class Follower {
     this.#parts = parts;
   }
 
-  /** Applies the pointer now and then every `pollMs`, never twice at the same time. */
+  /** Applies the pointer now, and again `pollMs` after each time. */
   follow(pollMs: number): void {
     const next = async () => {
       await this.applyPointer();
@@ -56,7 +54,7 @@ export class Follower {
     if (this.#timer) clearTimeout(this.#timer);
   }
 
-  /** Reads the pointer, and starts and ends sets as it requires. Never rejects. */
+  /** Reads the pointer, then starts and ends sets accordingly. Never rejects. */
   async applyPointer(): Promise<void> {
     const { sets, limits, now, observer } = this.#parts;
     const pointer = await this.#pointer();
@@ -68,7 +66,7 @@ export class Follower {
     }
     const plan = planSets(sets.held, wanted, now(), limits);
     const downloaded = plan.start ? await this.#download(wanted) : null;
-    // No set ends for a new one that turns out to be incomplete.
+    // No set ends for one that is incomplete.
     if (plan.start && !downloaded) return;
     for (const manifestHash of plan.retire) {
       if (!(await sets.retire(manifestHash))) return;

@@ -1,6 +1,6 @@
 /**
- * The sets of artifacts that this backend serves side by side: how one starts, which of them start and end, and the set of each
- * micro-batch. Not here: when they are compared with what is published (follower.ts).
+ * The sets of artifacts that this backend serves side by side, each with its own processes: starts a set, plans which sets start and
+ * end, and finds the set of a micro-batch. Not here: following what is published (follower.ts).
  */
 import type { ServiceError } from "../../../shared/errors.ts";
 import { readTokenizer } from "../../engine/artifacts.ts";
@@ -10,37 +10,20 @@ import { EngineClient, type EngineClientParts } from "../client.ts";
 import type { DocumentTokenizer } from "../memories/document-windows.ts";
 import { FitClient } from "../own-adapters/fit-client.ts";
 
-/** A set that is served, with its processes. */
 export interface ServingSet {
   info: Pick<EngineInfo, "manifestHash">;
-  engine: Pick<
-    EngineClient,
-    | "submit"
-    | "cancel"
-    | "hiddenStates"
-    | "keysOf"
-    | "dropMemory"
-    | "info"
-    | "isServing"
-    | "requireServing"
-    | "openSequences"
-    | "stats"
-  >;
+  engine: Omit<EngineClient, "ready" | "close">;
   fitter: Pick<FitClient, "fit">;
   tokenizer(): Promise<DocumentTokenizer>;
   /** Accepts no more batches, waits up to `limitMs` for open sequences, and ends its processes. */
   close(limitMs: number): Promise<void>;
 }
 
-interface Held {
-  set: ServingSet;
-  /** Time of its last batch, or at which it was last the wanted set. */
-  usedMs: number;
-}
-
 export class ServingSets {
-  readonly #held = new Map<string, Held>();
+  /** Sets by the hash of their manifest, each with the time of its last use, as in HeldSet. */
+  readonly #held = new Map<string, { set: ServingSet; usedMs: number }>();
   readonly #now: () => number;
+  /** The preferred set. */
   #first: string | null = null;
   #isClosing = false;
 
@@ -48,14 +31,14 @@ export class ServingSets {
     this.#now = now;
   }
 
-  /** The preferred set; null before the first one serves, and after the last one has ended. */
+  /** What the preferred set serves; null if there is no set. */
   get info(): EngineInfo | null {
     return this.#set(this.#first)?.engine.info ?? null;
   }
 
   /**
-   * The preferred set or, while its engine restarts, the newest of the others whose engine runs. Throws a ServiceError
-   * "backend_unavailable" if there is none.
+   * What the preferred set serves or, while its engine restarts, the newest set whose engine runs. Throws `backend_unavailable` if
+   * there is none.
    */
   requireServing(): EngineInfo {
     const first = this.#set(this.#first);
@@ -63,12 +46,12 @@ export class ServingSets {
     return (first.engine.isServing ? first : (this.#set(this.serving.at(-1) ?? null) ?? first)).engine.requireServing();
   }
 
-  /** Manifest hashes of all sets, those whose engine restarts included. */
+  /** Manifest hashes of all sets. */
   get manifests(): string[] {
     return [...this.#held.keys()];
   }
 
-  /** Manifest hashes of the sets that accept batches now. */
+  /** Manifest hashes of the sets whose engine runs. */
   get serving(): string[] {
     return this.held.flatMap(({ manifestHash, isServing }) => (isServing ? [manifestHash] : []));
   }
@@ -89,37 +72,31 @@ export class ServingSets {
     return [...this.#held.values()].flatMap(({ set }) => set.engine.stats ?? []);
   }
 
-  /**
-   * The set of a manifest; for an unknown one the preferred set, whose engine refuses the batch with a reason. Throws a
-   * ServiceError if there is no set.
-   */
+  /** The set of a manifest; for an unknown manifest the preferred set, whose engine will refuse it. Throws a ServiceError if there is none. */
   of(manifestHash: string): ServingSet {
     const set = this.#set(manifestHash) ?? this.#set(this.#first);
-    if (set) {
-      this.markUsed(manifestHash);
-      return set;
-    }
-    throw this.#unavailable();
+    if (!set) throw this.#unavailable();
+    this.markUsed(manifestHash);
+    return set;
   }
 
-  /** Cancels the open sequences among `ids`, and returns their ids. */
+  /** As EngineClient.cancel, in every engine. */
   cancel(ids: readonly string[]): string[] {
     return [...this.#held.values()].flatMap(({ set }) => set.engine.cancel(ids));
   }
 
-  /** Lets every engine drop its copy of a tenant's memory, or of all of them (null). */
+  /** As EngineClient.dropMemory, in every engine. */
   dropMemory(tenant: string, hash: string | null): void {
     for (const { set } of this.#held.values()) set.engine.dropMemory(tenant, hash);
   }
 
-  /** Adds a set, and prefers it from now on. */
+  /** Adds a set and prefers it. */
   adopt(set: ServingSet): void {
     const { manifestHash } = set.info;
     this.#held.set(manifestHash, { set, usedMs: this.#now() });
     this.#first = manifestHash;
   }
 
-  /** Prefers one of the sets from now on. */
   prefer(manifestHash: string): void {
     if (this.#held.has(manifestHash)) this.#first = manifestHash;
   }
@@ -130,7 +107,7 @@ export class ServingSets {
     if (held) held.usedMs = this.#now();
   }
 
-  /** Ends a set. Returns false, and does nothing, if it has an open sequence. */
+  /** Ends a set, unless it has an open sequence; then returns false. */
   async retire(manifestHash: string): Promise<boolean> {
     const set = this.#set(manifestHash);
     if (!set || set.engine.openSequences > 0) return false;
@@ -158,27 +135,26 @@ export class ServingSets {
 export interface HeldSet {
   manifestHash: string;
   openSequences: number;
-  /** Time of its last batch, or at which it was last the wanted set. */
+  /** When it last got a batch or was the published set. */
   usedMs: number;
   /** False while its engine restarts. */
   isServing: boolean;
 }
 
 export interface SetLimits {
-  /** Maximum number of sets side by side; each has its own session and memory. */
+  /** Maximum sets side by side; each takes the memory of a model. */
   sets: number;
-  /** Milliseconds for which an idle set that is no longer wanted is kept after its last use. */
+  /** Milliseconds that an idle set which is no longer published is kept after its last use. */
   graceMs: number;
 }
 
-export interface SetPlan {
-  /** True if the wanted set is to be started, after those of `retire` have ended. */
-  start: boolean;
-  /** Hashes of manifests. */
-  retire: string[];
-}
-
-export function planSets(held: readonly HeldSet[], wanted: string, nowMs: number, limits: SetLimits): SetPlan {
+/** Which sets to end (`retire`, by manifest hash), and whether to start the wanted set after that. */
+export function planSets(
+  held: readonly HeldSet[],
+  wanted: string,
+  nowMs: number,
+  limits: SetLimits,
+): { start: boolean; retire: string[] } {
   const idle = held.filter(({ manifestHash, openSequences }) => manifestHash !== wanted && openSequences === 0);
   const current = held.find(({ manifestHash }) => manifestHash === wanted);
   if (current) {
@@ -186,18 +162,14 @@ export function planSets(held: readonly HeldSet[], wanted: string, nowMs: number
     return { start: false, retire: done.map(({ manifestHash }) => manifestHash) };
   }
   if (held.length < limits.sets) return { start: true, retire: [] };
-  // An idle set makes room, but the last set that is held serves until the new one does.
+  // An idle set makes room; but a single set serves until the new one does.
   if (idle.length === 0 || held.length === 1) return { start: false, retire: [] };
   const [oldest] = idle.toSorted((a, b) => Number(a.isServing) - Number(b.isServing) || a.usedMs - b.usedMs);
   return { start: true, retire: [oldest.manifestHash] };
 }
 
-export interface StartedSet extends ServingSet {
-  info: EngineInfo;
-}
-
-/** Resolves once the engine has generated a token; rejects if the folder is invalid or the engine does not start in time. */
-export async function startSet(settings: EngineSettings, parts: EngineClientParts): Promise<StartedSet> {
+/** Resolves when the engine serves; rejects if the folder is invalid or the engine does not start in time. */
+export async function startSet(settings: EngineSettings, parts: EngineClientParts): Promise<ServingSet> {
   const { modelDirectory, artifactsDirectory } = settings;
   const engine = new EngineClient(settings, parts);
   try {
@@ -206,7 +178,7 @@ export async function startSet(settings: EngineSettings, parts: EngineClientPart
     let tokenizer: Promise<DocumentTokenizer> | null = null;
     return {
       ...{ info, engine, fitter },
-      // Only documents need it in this process.
+      // Read when the first documents come, because nothing else in this process needs it.
       tokenizer() {
         tokenizer ??= readTokenizer(artifactsDirectory, info.manifest).catch((error) => {
           tokenizer = null;

@@ -1,7 +1,7 @@
 /**
- * Reads the bucket of published artifacts (`shared/artifacts/bucket.ts`), and downloads a set into its own folder in the layout
- * that training writes. Size and hash of every file are checked, also of those that only the edge reads. The manifest is
- * checked before anything is written, and written last: a folder with a manifest is complete. An interrupted download resumes.
+ * Reads the bucket of published artifacts (shared/artifacts/bucket.ts), and downloads a set into a folder of its own, in the layout
+ * that training writes. Checks the size and hash of every file, also of those that only the edge reads. The manifest is checked before
+ * anything is written, and written last: a folder with a manifest is complete. An interrupted download resumes.
  */
 import { mkdir, readdir, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
@@ -21,8 +21,8 @@ import { hashPattern } from "../../../shared/contracts/inference.ts";
 import { nullIfMissing, readFileAtMost, removeUnfinished, writeWhole } from "../../files.ts";
 
 /**
- * Returns at most `maxBytes + 1` bytes of an object, so the caller can detect an oversized one; null if it does not exist.
- * Rejects with an Error that states the cause.
+ * Returns at most `maxBytes + 1` bytes of an object, so that the caller can detect an oversized one; null if it does not exist. Rejects
+ * with an Error that states the cause.
  */
 export type ReadObject = (name: string, maxBytes: number) => Promise<Uint8Array | null>;
 
@@ -32,10 +32,10 @@ export interface StoreSettings {
   credentials: { accessKeyId: string; secretAccessKey: string } | null;
 }
 
-/** Timeouts of the pointer, which is small and read before the start, and of a file. */
+/** Timeouts of the pointer, which delays the start, and of a file, in milliseconds. */
 const [pointerMs, fileMs] = [5000, 120_000];
 
-/** An unfinished write older than this belongs to a killed process. */
+/** Age after which an unfinished write is that of a killed process, in milliseconds. */
 const abandonedMs = 600_000;
 
 export function openStore({ url, credentials }: StoreSettings): ReadObject {
@@ -66,7 +66,7 @@ export interface DownloadedSet {
   manifest: Manifest;
 }
 
-/** Folders that are kept, those of unfinished sets included: the most recently used. */
+/** Folders of sets that are kept, with those of unfinished downloads. */
 const maxFolders = 8;
 
 export class SetFolders {
@@ -74,16 +74,14 @@ export class SetFolders {
   readonly #read: ReadObject;
   readonly #now: () => Date;
 
-  /** Creates the folders in `directory`, which backends on one machine may share. */
+  /** Backends on one machine may share `directory`. */
   constructor(directory: string, read: ReadObject, now: () => Date) {
     this.#directory = directory;
     this.#read = read;
     this.#now = now;
   }
 
-  /**
-   * Rejects with an Error that names the faulty object. Folders of the manifests in `inUse` are never removed.
-   */
+  /** Rejects with an Error that names the object at fault. Keeps the folders of the manifests in `inUse`. */
   async download(manifestHash: string, inUse: readonly string[]): Promise<DownloadedSet> {
     const folder = join(this.#directory, manifestHash);
     const path = join(folder, manifestFile);
@@ -103,10 +101,10 @@ export class SetFolders {
     return { folder, manifest };
   }
 
-  /** Removes the least recently used folders. */
+  /** Removes the folders that were used longest ago. */
   async #tidy(kept: readonly string[]): Promise<void> {
     const names = (await readdir(this.#directory)).filter((name) => hashPattern.test(name));
-    // Another backend may remove one concurrently.
+    // Another backend may remove a folder meanwhile.
     const timeOf = async (name: string) => (await stat(join(this.#directory, name)).catch(() => null))?.mtimeMs ?? 0;
     const folders = await Promise.all(names.map(async (name) => ({ name, usedMs: await timeOf(name) })));
     const newestFirst = folders.toSorted((a, b) => b.usedMs - a.usedMs);
@@ -130,9 +128,10 @@ export class SetFolders {
   }
 }
 
-/** Rejects when the bytes are not those of the file. */
+/** Rejects if the bytes are not those of the file. */
 type Check = (bytes: Uint8Array) => Promise<void>;
 
+/** The bytes of a file; null if it is missing, cannot be read or fails the check. */
 async function presentFile(path: string, maxBytes: number, check: Check): Promise<Uint8Array | null> {
   try {
     const bytes = await readFileAtMost(path, maxBytes);

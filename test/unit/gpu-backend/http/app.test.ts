@@ -360,7 +360,6 @@ describe("where a secret is set", () => {
     ["POST", "/v1/batches"],
     ["POST", "/v1/cancellations"],
     ["POST", "/v1/adapters"],
-    ["GET", `/v1/adapters/eu:acme/${hash}`],
     ["PUT", `/v1/adapters/eu:acme/${hash}`],
     ["DELETE", `/v1/adapters/eu:acme/${hash}`],
     ["GET", "/v1/whatever"],
