@@ -151,16 +151,14 @@ async function launchWaiting(stdin: "ignore" | number = "ignore"): Promise<Child
   return child;
 }
 
-test("forwards SIGTERM, and ends as its child ends", async () => {
+test.each([
+  ["SIGTERM", 7],
+  // No terminal sends it to the child here.
+  ["SIGINT", 128 + 2],
+] as const)("forwards %s, and ends as its child ends", async (signal, code) => {
   const child = await launchWaiting();
-  child.kill("SIGTERM");
-  expect(await once(child, "close")).toEqual([7, null]);
-});
-
-test("forwards SIGINT where no terminal sends it to the child", async () => {
-  const child = await launchWaiting();
-  child.kill("SIGINT");
-  expect(await once(child, "close")).toEqual([128 + 2, null]);
+  child.kill(signal);
+  expect(await once(child, "close")).toEqual([code, null]);
 });
 
 // The far end of a pseudo-terminal is a terminal, too.

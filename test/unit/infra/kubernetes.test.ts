@@ -1,9 +1,7 @@
 /** The overlays as Kustomize renders them: valid objects, whose ports, paths, settings and numbers are those of the code. */
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
-import { describe, expect, onTestFinished, test } from "vitest";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
 import { stringify } from "yaml";
 import { regions } from "../../../edge/platform/region.ts";
 import { environmentSchema, readConfig } from "../../../gpu-backend/config.ts";
@@ -17,6 +15,7 @@ import { gpt2Config } from "../../bench/model.ts";
 import { embeddedBase } from "../../support/embedded-base.ts";
 import { hasKustomize, type KubernetesObject, render, validateObject } from "../../support/kubernetes.ts";
 import { backendMetricNames, namesIn } from "../../support/metric-names.ts";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const rulesFile = `${import.meta.dirname}/../../../infra/alerts/chameleon.rules.yaml`;
 const folder = `${import.meta.dirname}/../../../infra/kubernetes/overlays`;
@@ -246,8 +245,7 @@ test.skipIf(!hasKustomize || !hasPromtool).each(Object.entries(fleets))(
         })),
       },
     ];
-    const directory = mkdtempSync(path.join(tmpdir(), "chameleon-queries-"));
-    onTestFinished(() => rmSync(directory, { recursive: true }));
+    const directory = temporaryFolder();
     writeFileSync(`${directory}/tests.yaml`, stringify({ tests }));
     const { status, stdout } = spawnSync("promtool", ["test", "rules", `${directory}/tests.yaml`], {
       encoding: "utf8",

@@ -12,34 +12,29 @@ import { limitTable } from "../../../shared/contracts/limits.ts";
 import { errorTable } from "../../../shared/errors.ts";
 import { backendMetricNames, edgeMetrics } from "../../support/metric-names.ts";
 
-const rewritten = (markdown: string, file = "infra/docs/start.md") => {
-  const images = new Set<string>();
-  const text = siteLinks(markdown, file, (linked) => (linked === "edge/API.md" ? "reference/api" : undefined), images);
-  return { text, images: [...images] };
-};
-
-test("links lead to pages of the site, and those to code keep their text alone", () => {
-  expect(
-    rewritten("[a](../../edge/API.md#errors), [b](../site/pages.ts), [c](https://example.com), [d](#e)").text,
-  ).toBe("[a](/reference/api#errors), b, [c](https://example.com), [d](#e)");
-});
-
-test("labels may be code, whatever code follows them", () => {
-  expect(rewritten("Of [`a.ts`](../site/pages.ts), `code`, [`b`](../../edge/API.md) and `[c](d.ts)`.").text).toBe(
-    "Of `a.ts`, `code`, [`b`](/reference/api) and `[c](d.ts)`.",
-  );
-});
-
-test("what only looks like a link in code stays as it is", () => {
-  const code = "`[a](b.ts)`\n\n```ts\nconst [a](b.ts);\n```\n";
-  expect(rewritten(code).text).toBe(code);
+const code = "`[a](b.ts)`\n\n```ts\nconst [a](b.ts);\n```\n";
+test.each([
+  ["links to pages of the site", "[a](../../edge/API.md#errors), [d](#e)", "[a](/reference/api#errors), [d](#e)"],
+  [
+    "links to code, of which the text stays",
+    "[b](../site/pages.ts), [c](https://example.com)",
+    "b, [c](https://example.com)",
+  ],
+  [
+    "labels that are code",
+    "[`a.ts`](../site/pages.ts), `x`, [`b`](../../edge/API.md)",
+    "`a.ts`, `x`, [`b`](/reference/api)",
+  ],
+  ["what only looks like a link in code", code, code],
+])("rewrites %s", (_, markdown, expected) => {
+  const pageOf = (linked: string) => (linked === "edge/API.md" ? "reference/api" : undefined);
+  expect(siteLinks(markdown, "infra/docs/start.md", pageOf, new Set())).toBe(expected);
 });
 
 test("images are collected", () => {
-  expect(rewritten("![page](infra/docs/page.png)", "README.md")).toEqual({
-    text: "![page](/images/page.png)",
-    images: ["infra/docs/page.png"],
-  });
+  const images = new Set<string>();
+  const text = siteLinks("![page](infra/docs/page.png)", "README.md", () => undefined, images);
+  expect([text, ...images]).toEqual(["![page](/images/page.png)", "infra/docs/page.png"]);
 });
 
 test("paths and sources of pages are unique", () => {

@@ -3,8 +3,6 @@ import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { generatedWeight, passLead } from "../../../../gpu-backend/engine/plan.ts";
 import { ServiceError } from "../../../../shared/errors.ts";
-import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
-import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
 import { chunkTokens, type Fake, fake, kvOf, Simulation, shape } from "../../../support/plan-simulation.ts";
 
 const many = (count: number, tenant: string, prompt = 10, completion = 200) =>
@@ -30,13 +28,6 @@ test("the plan imports nothing that acts, is short, and its loop fits a screen",
 });
 
 describe("prompts", () => {
-  test("ten tokens behind two prompts of 1,000 tokens are done in the step they come in, and padding is no work", () => {
-    const simulation = new Simulation({ stepTokens: 2 * chunkTokens });
-    simulation.enqueue(fake(1000, 3), fake(1000, 3));
-    const short = fake(10, 3);
-    expect(stepsToFirstToken(simulation, short)).toBe(1);
-  });
-
   test("a long prompt is not passed for ever by short ones of its own tenant that fill every step", () => {
     const simulation = new Simulation({ stepTokens: chunkTokens, maxSequences: 64 });
     const long = fake(3 * chunkTokens, 3);
@@ -101,175 +92,136 @@ describe("prompts", () => {
   });
 });
 
-test("the engine's own steps: beside an adapter's examples the next prompt has its token in its chunks and two steps", async () => {
-  const neverEnds = { logit_bias: [[fakeConfig.stopIds[0], -100]] as [number, number][] };
-  const fakeRunner = createFakeRunner();
-  const harness = createEngineHarness({
-    runner: {
-      ...fakeRunner,
-      async run(input) {
-        const output = await fakeRunner.run(input);
-        return { ...output, hidden: new Float32Array(input.headRows.length * fakeConfig.hiddenSize) };
-      },
-    },
-    limits: { stepTokens: 128, chunkTokens: 64, maxSequences: 32 },
-  });
-  const request = (id: string, tenant: string, length: number, maxTokens: number) => {
-    const promptIds = Array.from({ length }, (_, i) => (i * 7 + id.length * 13 + Number(id.slice(1))) % 90);
-    return sequenceRequest(id, promptIds, { tenant, maxTokens, sampling: neverEnds });
-  };
-  await harness.engine.submit(
-    null,
-    Array.from({ length: 8 }, (_, i) => request(`s${i}`, "b", 3, 400)),
-  );
-  for (let i = 0; i < 5; i++) await harness.engine.step();
-  const examples = Array.from({ length: 64 }, (_, i) => request(`x${i}`, "a", 128, 0));
-  await harness.engine.submit(null, examples, { kind: "hidden", from: examples.map(() => 1), take: () => {} });
-  for (let i = 0; i < 3; i++) await harness.engine.step();
-  await harness.engine.submit(null, [request("n1", "b", 3, 5)]);
-  let steps = 0;
-  while (harness.tokensOf("n1").length === 0) {
-    expect(++steps).toBeLessThanOrEqual(3);
-    await harness.engine.step();
+test("between tenants slots of one step go round: the tenant that was served least is asked anew for each", () => {
+  const simulation = new Simulation({ stepTokens: chunkTokens, maxSequences: 6 });
+  simulation.enqueue(...many(6, "a"), ...many(6, "b"), ...many(6, "c"));
+  const tenants = simulation.step().started.map(({ tenant }) => tenant);
+  expect(tenants.slice(0, 3).toSorted()).toEqual(["a", "b", "c"]);
+  expect(tenants.slice(3).toSorted()).toEqual(["a", "b", "c"]);
+});
+
+test("between tenants one with 1,000 queued and every slot does not hold up one with a single sequence, and loses nothing", () => {
+  const simulation = new Simulation();
+  const greedy = many(1000, "greedy", 10, 30);
+  simulation.enqueue(...greedy);
+  for (let i = 0; i < 3; i++) simulation.step();
+  const modest = fake(10, 30, { tenant: "modest" });
+  simulation.enqueue(modest);
+  const leftThen = greedy[7].left;
+  const { started, parked } = simulation.step();
+  expect([started, parked]).toEqual([[modest], [greedy[7]]]);
+  expect(greedy[7].left).toBe(leftThen);
+  while (greedy[0].left > 0) simulation.step();
+  // The first free slot is its own again, before any of its tenant that never ran.
+  expect(simulation.step().started).toContain(greedy[7]);
+  simulation.finish();
+  expect([...greedy, modest].every(({ left }) => left === 0)).toBe(true);
+});
+
+test("between tenants slots are shared evenly among those who want them, and nobody is parked for an equal", () => {
+  const simulation = new Simulation({ maxSequences: 6 });
+  const counts = (...tenants: string[]) => tenants.map((tenant) => simulation.countOf(tenant));
+  simulation.enqueue(...many(20, "a", 5, 400));
+  simulation.step();
+  for (const tenants of [
+    ["a", "b"],
+    ["a", "b", "c"],
+  ]) {
+    simulation.enqueue(...many(20, tenants.at(-1)!, 5, 400));
+    for (let i = 0; i < 10; i++) simulation.step();
+    expect(counts(...tenants)).toEqual(tenants.map(() => 6 / tenants.length));
   }
-  await harness.finish();
-  for (const { id } of examples) expect(harness.lastFrameOf(id)?.type).toBe("done");
+  const { preemptions } = simulation;
+  for (let i = 0; i < 100; i++) simulation.step();
+  expect(simulation.preemptions).toBe(preemptions);
 });
 
-describe("between tenants", () => {
-  test("slots of one step go round: the tenant that was served least is asked anew for each", () => {
-    const simulation = new Simulation({ stepTokens: chunkTokens, maxSequences: 6 });
-    simulation.enqueue(...many(6, "a"), ...many(6, "b"), ...many(6, "c"));
-    const tenants = simulation.step().started.map(({ tenant }) => tenant);
-    expect(tenants.slice(0, 3).toSorted()).toEqual(["a", "b", "c"]);
-    expect(tenants.slice(3).toSorted()).toEqual(["a", "b", "c"]);
-  });
+test("between tenants the one that was served least is next, prompts and generated tokens counted by their weights", () => {
+  const simulation = new Simulation({ maxSequences: 1 });
+  simulation.enqueue(
+    fake(1, 1, { tenant: "first" }),
+    fake(100, 1, { tenant: "prompts" }),
+    fake(1, 20, { tenant: "tokens" }),
+  );
+  simulation.enqueue(...many(200, "prompts", 100, 1), ...many(200, "tokens", 1, 20));
+  for (let i = 0; i < 1000; i++) simulation.step();
+  const [prompts, tokens] = [simulation.served.get("prompts")!, simulation.served.get("tokens")!];
+  expect(Math.abs(prompts - tokens)).toBeLessThan(2 * (100 + generatedWeight));
+});
 
-  test("one with 1,000 queued and every slot does not hold up one with a single sequence, and loses nothing", () => {
-    const simulation = new Simulation();
-    const greedy = many(1000, "greedy", 10, 30);
-    simulation.enqueue(...greedy);
-    for (let i = 0; i < 3; i++) simulation.step();
-    const modest = fake(10, 30, { tenant: "modest" });
-    simulation.enqueue(modest);
-    const leftThen = greedy[7].left;
-    const { started, parked } = simulation.step();
-    expect([started, parked]).toEqual([[modest], [greedy[7]]]);
-    expect(greedy[7].left).toBe(leftThen);
-    while (greedy[0].left > 0) simulation.step();
-    // The first free slot is its own again, before any of its tenant that never ran.
-    expect(simulation.step().started).toContain(greedy[7]);
-    simulation.finish();
-    expect([...greedy, modest].every(({ left }) => left === 0)).toBe(true);
-  });
+test("between tenants one that returns is lifted to the others, so it has no credit; and none for coming and going", () => {
+  const simulation = new Simulation({ maxSequences: 1 });
+  simulation.enqueue(...many(100, "busy", 1, 20));
+  for (let i = 0; i < 400; i++) simulation.step();
+  simulation.enqueue(...many(100, "idle", 1, 20));
+  expect(simulation.counterOf("idle")).toBe(simulation.counterOf("busy"));
+  const before = simulation.counterOf("busy");
+  for (let i = 0; i < 200; i++) simulation.step();
+  expect(Math.abs(simulation.counterOf("idle") - simulation.counterOf("busy"))).toBeLessThan(100);
+  expect(simulation.counterOf("busy")).toBeGreaterThan(before + 100);
 
-  test("slots are shared evenly among those who want them, and nobody is parked for an equal", () => {
-    const simulation = new Simulation({ maxSequences: 6 });
-    const counts = (...tenants: string[]) => tenants.map((tenant) => simulation.countOf(tenant));
-    simulation.enqueue(...many(20, "a", 5, 400));
-    simulation.step();
-    for (const tenants of [
-      ["a", "b"],
-      ["a", "b", "c"],
-    ]) {
-      simulation.enqueue(...many(20, tenants.at(-1)!, 5, 400));
-      for (let i = 0; i < 10; i++) simulation.step();
-      expect(counts(...tenants)).toEqual(tenants.map(() => 6 / tenants.length));
-    }
-    const { preemptions } = simulation;
-    for (let i = 0; i < 100; i++) simulation.step();
-    expect(simulation.preemptions).toBe(preemptions);
-  });
-
-  test("the one that was served least is next, prompts and generated tokens counted by their weights", () => {
-    const simulation = new Simulation({ maxSequences: 1 });
-    simulation.enqueue(
-      fake(1, 1, { tenant: "first" }),
-      fake(100, 1, { tenant: "prompts" }),
-      fake(1, 20, { tenant: "tokens" }),
-    );
-    simulation.enqueue(...many(200, "prompts", 100, 1), ...many(200, "tokens", 1, 20));
-    for (let i = 0; i < 1000; i++) simulation.step();
-    const [prompts, tokens] = [simulation.served.get("prompts")!, simulation.served.get("tokens")!];
-    expect(Math.abs(prompts - tokens)).toBeLessThan(2 * (100 + generatedWeight));
-  });
-
-  test("one that returns is lifted to the others, so it has no credit; and none for coming and going", () => {
-    const simulation = new Simulation({ maxSequences: 1 });
-    simulation.enqueue(...many(100, "busy", 1, 20));
-    for (let i = 0; i < 400; i++) simulation.step();
-    simulation.enqueue(...many(100, "idle", 1, 20));
-    expect(simulation.counterOf("idle")).toBe(simulation.counterOf("busy"));
-    const before = simulation.counterOf("busy");
-    for (let i = 0; i < 200; i++) simulation.step();
-    expect(Math.abs(simulation.counterOf("idle") - simulation.counterOf("busy"))).toBeLessThan(100);
-    expect(simulation.counterOf("busy")).toBeGreaterThan(before + 100);
-
-    const visited = new Simulation({ maxSequences: 1 });
-    const patient = fake(1, 1, { tenant: "patient" });
-    visited.enqueue(fake(1, 5, { tenant: "holder" }));
+  const visited = new Simulation({ maxSequences: 1 });
+  const patient = fake(1, 1, { tenant: "patient" });
+  visited.enqueue(fake(1, 5, { tenant: "holder" }));
+  visited.step();
+  visited.enqueue(patient);
+  for (let i = 0; patient.left > 0; i++) {
+    expect(i).toBeLessThan(6);
+    visited.enqueue(fake(1, 1, { tenant: `visitor${i}` }));
     visited.step();
-    visited.enqueue(patient);
-    for (let i = 0; patient.left > 0; i++) {
-      expect(i).toBeLessThan(6);
-      visited.enqueue(fake(1, 1, { tenant: `visitor${i}` }));
-      visited.step();
-    }
-  });
-
-  test("who used what was free pays nothing for it later", () => {
-    const simulation = new Simulation({ maxSequences: 4 });
-    simulation.enqueue(...many(2, "slow", 1, 100_000), fake(1, 100_000, { tenant: "early" }));
-    for (let i = 0; i < 1000; i++) simulation.step();
-    simulation.enqueue(...many(1, "late", 1, 100_000));
-    expect(simulation.counterOf("late")).toBe(simulation.counterOf("slow"));
-  });
+  }
 });
 
-describe("a sequence that does not fit", () => {
-  test("is passed by others for a while, and then what it lacks is kept for it", () => {
-    const simulation = new Simulation({ maxSequences: 100 }, { kv: kvOf(2 * shape.contextTokens) });
-    const small = (completion: number) => fake(10, completion, { tenant: "small" });
-    simulation.enqueue(...Array.from({ length: 16 }, (_, i) => small(4 + 3 * i)));
-    simulation.step();
-    const large = fake(400, 100, { tenant: "large" });
-    simulation.enqueue(large);
-    const counter = simulation.counterOf("large");
-    let passes = 0;
-    for (let steps = 0; !simulation.running.includes(large); steps++) {
-      expect(steps).toBeLessThan(400);
-      simulation.enqueue(small(50));
-      passes += simulation.step().started.filter(({ tenant }) => tenant === "small").length;
-    }
-    expect(passes).toBeGreaterThan(5);
-    const rest = 16 * generatedWeight * 50;
-    expect(simulation.counterOf("small")).toBeLessThanOrEqual(counter + passLead + rest);
-  });
+test("between tenants who used what was free pays nothing for it later", () => {
+  const simulation = new Simulation({ maxSequences: 4 });
+  simulation.enqueue(...many(2, "slow", 1, 100_000), fake(1, 100_000, { tenant: "early" }));
+  for (let i = 0; i < 1000; i++) simulation.step();
+  simulation.enqueue(...many(1, "late", 1, 100_000));
+  expect(simulation.counterOf("late")).toBe(simulation.counterOf("slow"));
+});
 
-  test("nobody is parked where a sequence as long as the context could not run beside what is parked", () => {
-    const simulation = new Simulation({ maxSequences: 3 }, { kv: kvOf(shape.contextTokens) });
-    simulation.enqueue(fake(20, 40, { tenant: "long" }), ...many(2, "greedy", 20, 40));
-    simulation.step();
-    simulation.enqueue(fake(400, 100, { tenant: "long" }), fake(20, 40, { tenant: "modest" }));
-    simulation.finish(300);
-    expect(simulation.preemptions).toBe(0);
-  });
+test("a sequence that does not fit is passed by others for a while, and then what it lacks is kept for it", () => {
+  const simulation = new Simulation({ maxSequences: 100 }, { kv: kvOf(2 * shape.contextTokens) });
+  const small = (completion: number) => fake(10, completion, { tenant: "small" });
+  simulation.enqueue(...Array.from({ length: 16 }, (_, i) => small(4 + 3 * i)));
+  simulation.step();
+  const large = fake(400, 100, { tenant: "large" });
+  simulation.enqueue(large);
+  const counter = simulation.counterOf("large");
+  let passes = 0;
+  for (let steps = 0; !simulation.running.includes(large); steps++) {
+    expect(steps).toBeLessThan(400);
+    simulation.enqueue(small(50));
+    passes += simulation.step().started.filter(({ tenant }) => tenant === "small").length;
+  }
+  expect(passes).toBeGreaterThan(5);
+  const rest = 16 * generatedWeight * 50;
+  expect(simulation.counterOf("small")).toBeLessThanOrEqual(counter + passLead + rest);
+});
 
-  test("nobody is parked where that does not make room: a longer row for all takes more than one row less", () => {
-    const simulation = new Simulation({ stepTokens: 5000 }, { kv: kvOf(2 * shape.contextTokens) });
-    simulation.enqueue(...many(9, "greedy", 100, 12));
+test("a sequence that does not fit nobody is parked where a sequence as long as the context could not run beside what is parked", () => {
+  const simulation = new Simulation({ maxSequences: 3 }, { kv: kvOf(shape.contextTokens) });
+  simulation.enqueue(fake(20, 40, { tenant: "long" }), ...many(2, "greedy", 20, 40));
+  simulation.step();
+  simulation.enqueue(fake(400, 100, { tenant: "long" }), fake(20, 40, { tenant: "modest" }));
+  simulation.finish(300);
+  expect(simulation.preemptions).toBe(0);
+});
+
+test("a sequence that does not fit nobody is parked where that does not make room: a longer row for all takes more than one row less", () => {
+  const simulation = new Simulation({ stepTokens: 5000 }, { kv: kvOf(2 * shape.contextTokens) });
+  simulation.enqueue(...many(9, "greedy", 100, 12));
+  simulation.step();
+  simulation.step();
+  expect(simulation.running.length).toBe(8); // of 128 positions each
+  const long = fake(400, 10, { tenant: "modest" });
+  simulation.enqueue(long);
+  for (let i = 0; !simulation.running.includes(long); i++) {
+    expect(i).toBeLessThan(12);
     simulation.step();
-    simulation.step();
-    expect(simulation.running.length).toBe(8); // of 128 positions each
-    const long = fake(400, 10, { tenant: "modest" });
-    simulation.enqueue(long);
-    for (let i = 0; !simulation.running.includes(long); i++) {
-      expect(i).toBeLessThan(12);
-      simulation.step();
-    }
-    simulation.finish();
-    expect(simulation.preemptions).toBe(0);
-  });
+  }
+  simulation.finish();
+  expect(simulation.preemptions).toBe(0);
 });
 
 test("within a tenant the first due is first", () => {
@@ -279,36 +231,34 @@ test("within a tenant the first due is first", () => {
   expect(simulation.step().started).toEqual([urgent]);
 });
 
-describe("the queue", () => {
-  const refusalOf = (work: () => void): unknown => {
-    try {
-      work();
-    } catch (error) {
-      return error;
-    }
-    return null;
-  };
+const refusalOf = (work: () => void): unknown => {
+  try {
+    work();
+  } catch (error) {
+    return error;
+  }
+  return null;
+};
 
-  test("takes of a tenant as many as it leaves free, so that others find places; and says when to come back", () => {
-    const simulation = new Simulation({ maxSequences: 2, maxQueue: 6 });
-    const enqueue = (tenant: string) => simulation.enqueue(fake(1, 1, { tenant }));
-    for (let i = 0; i < 3; i++) enqueue("greedy");
-    const refusal = refusalOf(() => enqueue("greedy"));
-    expect(refusal).toBeInstanceOf(ServiceError);
-    expect(refusal).toMatchObject({ kind: "overloaded", retryAfterSeconds: 2 });
-    expect((refusal as Error).message).toMatch(/3 of 6 places free.*has 3/);
-    enqueue("modest");
-    enqueue("another");
-    expect(refusalOf(() => enqueue("modest"))).toMatchObject({ kind: "overloaded" });
-  });
+test("the queue takes of a tenant as many as it leaves free, so that others find places; and says when to come back", () => {
+  const simulation = new Simulation({ maxSequences: 2, maxQueue: 6 });
+  const enqueue = (tenant: string) => simulation.enqueue(fake(1, 1, { tenant }));
+  for (let i = 0; i < 3; i++) enqueue("greedy");
+  const refusal = refusalOf(() => enqueue("greedy"));
+  expect(refusal).toBeInstanceOf(ServiceError);
+  expect(refusal).toMatchObject({ kind: "overloaded", retryAfterSeconds: 2 });
+  expect((refusal as Error).message).toMatch(/3 of 6 places free.*has 3/);
+  enqueue("modest");
+  enqueue("another");
+  expect(refusalOf(() => enqueue("modest"))).toMatchObject({ kind: "overloaded" });
+});
 
-  test("halves what is left with every greedy tenant: 64 places take six of them, and one more sequence", () => {
-    const simulation = new Simulation({ maxQueue: 64 });
-    const taken = Array.from({ length: 8 }, (_, tenant) => {
-      const before = simulation.waiting.length;
-      while (!refusalOf(() => simulation.enqueue(fake(1, 1, { tenant: `t${tenant}` }))));
-      return simulation.waiting.length - before;
-    });
-    expect(taken).toEqual([32, 16, 8, 4, 2, 1, 1, 0]);
+test("the queue halves what is left with every greedy tenant: 64 places take six of them, and one more sequence", () => {
+  const simulation = new Simulation({ maxQueue: 64 });
+  const taken = Array.from({ length: 8 }, (_, tenant) => {
+    const before = simulation.waiting.length;
+    while (!refusalOf(() => simulation.enqueue(fake(1, 1, { tenant: `t${tenant}` }))));
+    return simulation.waiting.length - before;
   });
+  expect(taken).toEqual([32, 16, 8, 4, 2, 1, 1, 0]);
 });

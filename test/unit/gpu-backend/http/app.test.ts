@@ -17,6 +17,7 @@ import {
 } from "../../../../shared/contracts/inference.ts";
 import { type ErrorEnvelope, ServiceError } from "../../../../shared/errors.ts";
 import { sequenceRequest } from "../../../support/engine-harness.ts";
+import { doneFrame, tokenFrame } from "../../../support/frames.ts";
 import { noEngine } from "../../../support/metrics-view.ts";
 
 /** An engine that the test speaks for. */
@@ -37,22 +38,25 @@ const batch = (change: object = {}): BatchRequest => ({
   sequences: [sequenceRequest("s1", [secret, secret]), sequenceRequest("s2", [secret])],
   ...change,
 });
-const done = (id: string): Frame => ({
-  type: "done",
-  id,
-  finishReason: "stop",
-  adapter: null,
-  promptTokens: 1,
-  completionTokens: 1,
-  timings: { queueMs: 0, adapterMs: 0, prefillMs: 0, decodeMs: 0 },
-});
-const token = (id: string): Frame => ({ type: "token", id, index: 0, tokenId: secret });
+const done = (id: string): Frame => doneFrame(id);
+const token = (id: string): Frame => tokenFrame(id, 0, secret);
 const post = (path: string, body: unknown, type = "application/json") =>
   app.request(path, {
     method: "POST",
     headers: { "content-type": type },
     body: typeof body === "string" ? body : JSON.stringify(body),
   });
+
+/** A body that tells whether it was read. */
+function watched(text = "") {
+  let isRead = false;
+  const pull = (controller: ReadableStreamDefaultController<Uint8Array>) => {
+    isRead = true;
+    controller.enqueue(new TextEncoder().encode(text));
+    controller.close();
+  };
+  return { body: new ReadableStream({ pull }, { highWaterMark: 0 }), isRead: () => isRead };
+}
 
 const errorOf = async (response: Response) => ((await response.json()) as ErrorEnvelope).error;
 
@@ -107,138 +111,131 @@ beforeEach(() => {
   app = appWith(null);
 });
 
-describe("POST /v1/batches", () => {
-  test("logs the centroids of its sequences, each once, whichever centroid routed it", async () => {
-    const mixtureOf = (centroidId: string) => ({ base: 0.5, adapters: [{ centroidId, weight: 0.5 }] });
-    const sequences = ["c1", "c2", "c1"].map((centroidId, i) => ({
-      ...sequenceRequest(`s${i}`, [secret]),
-      mixture: mixtureOf(centroidId),
-    }));
-    const response = await post("/v1/batches", batch({ sequences }));
-    sink(sequences.map(({ id }) => done(id)));
-    await response.text();
-    expect(logged.map((line) => JSON.parse(line))).toMatchObject([{ event: "batch", centroids: "c1 c2" }]);
-  });
+test("POST /v1/batches logs the centroids of its sequences, each once, whichever centroid routed it", async () => {
+  const mixtureOf = (centroidId: string) => ({ base: 0.5, adapters: [{ centroidId, weight: 0.5 }] });
+  const sequences = ["c1", "c2", "c1"].map((centroidId, i) => ({
+    ...sequenceRequest(`s${i}`, [secret]),
+    mixture: mixtureOf(centroidId),
+  }));
+  const response = await post("/v1/batches", batch({ sequences }));
+  sink(sequences.map(({ id }) => done(id)));
+  await response.text();
+  expect(logged.map((line) => JSON.parse(line))).toMatchObject([{ event: "batch", centroids: "c1 c2" }]);
+});
 
-  test("answers at once, passes frames on as they come, and ends with the last sequence", async () => {
-    const response = await post("/v1/batches", batch());
-    expect(response.status).toBe(200);
-    expect(response.headers.get("content-type")).toBe("application/x-ndjson");
-    // cloudflared passes on at once what has no length.
-    expect(response.headers.get("content-length")).toBeNull();
-    const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
-    sink([token("s1"), token("s2")]);
-    const first = (await reader.read()).value!;
-    expect(
-      first
-        .split("\n")
-        .slice(0, -1)
-        .map((line) => JSON.parse(line)),
-    ).toEqual([token("s1"), token("s2")]);
-    sink([done("s2")]);
-    await reader.read();
-    sink([done("s1")]);
-    expect(JSON.parse((await reader.read()).value!)).toEqual(done("s1"));
-    expect((await reader.read()).done).toBe(true);
-    expect(cancelled).toEqual([]);
-    expect(logged.map((line) => JSON.parse(line))).toMatchObject([
-      { event: "batch", centroids: "c0", sequences: 2, tokens: 2, done: 2, failed: 0, clientGone: false },
-    ]);
-  });
+test("POST /v1/batches answers at once, passes frames on as they come, and ends with the last sequence", async () => {
+  const response = await post("/v1/batches", batch());
+  expect(response.status).toBe(200);
+  expect(response.headers.get("content-type")).toBe("application/x-ndjson");
+  // cloudflared passes on at once what has no length.
+  expect(response.headers.get("content-length")).toBeNull();
+  const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+  sink([token("s1"), token("s2")]);
+  const first = (await reader.read()).value!;
+  expect(first).toBe([token("s1"), token("s2")].map((frame) => `${JSON.stringify(frame)}\n`).join(""));
+  sink([done("s2")]);
+  await reader.read();
+  sink([done("s1")]);
+  expect(JSON.parse((await reader.read()).value!)).toEqual(done("s1"));
+  expect((await reader.read()).done).toBe(true);
+  expect(cancelled).toEqual([]);
+  expect(logged.map((line) => JSON.parse(line))).toMatchObject([
+    { event: "batch", centroids: "c0", sequences: 2, tokens: 2, done: 2, failed: 0, clientGone: false },
+  ]);
+});
 
-  test("sends a blank line where nothing else is to be said, until the last frame", async () => {
-    vi.useFakeTimers();
-    onTestFinished(() => void vi.useRealTimers());
-    const response = await post("/v1/batches", batch());
-    const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
-    const lines: string[] = [];
-    const reading = (async () => {
-      for (let next = await reader.read(); !next.done; next = await reader.read()) lines.push(next.value);
-    })();
-    await vi.advanceTimersByTimeAsync(2 * heartbeatMs);
-    expect(lines).toEqual(["\n", "\n"]);
-    sink([token("s1")]);
-    await vi.advanceTimersByTimeAsync(heartbeatMs);
-    expect(lines.slice(2)).toEqual([`${JSON.stringify(token("s1"))}\n`]);
-    sink([done("s1"), done("s2")]);
-    await reading;
-    expect(vi.getTimerCount()).toBe(0);
-  });
+test("POST /v1/batches sends a blank line where nothing else is to be said, until the last frame", async () => {
+  vi.useFakeTimers();
+  onTestFinished(() => void vi.useRealTimers());
+  const response = await post("/v1/batches", batch());
+  const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+  const lines: string[] = [];
+  const reading = (async () => {
+    for (let next = await reader.read(); !next.done; next = await reader.read()) lines.push(next.value);
+  })();
+  await vi.advanceTimersByTimeAsync(2 * heartbeatMs);
+  expect(lines).toEqual(["\n", "\n"]);
+  sink([token("s1")]);
+  await vi.advanceTimersByTimeAsync(heartbeatMs);
+  expect(lines.slice(2)).toEqual([`${JSON.stringify(token("s1"))}\n`]);
+  sink([done("s1"), done("s2")]);
+  await reading;
+  expect(vi.getTimerCount()).toBe(0);
+});
 
-  test("leaves no timer behind where it is refused, or the client goes", async () => {
-    vi.useFakeTimers();
-    onTestFinished(() => void vi.useRealTimers());
-    await (await post("/v1/batches", batch())).body!.cancel();
-    refusal = new ServiceError("backend_unavailable", "Draining.");
-    await post("/v1/batches", batch());
-    expect(vi.getTimerCount()).toBe(0);
-  });
+test("POST /v1/batches leaves no timer behind where it is refused, or the client goes", async () => {
+  vi.useFakeTimers();
+  onTestFinished(() => void vi.useRealTimers());
+  await (await post("/v1/batches", batch())).body!.cancel();
+  refusal = new ServiceError("backend_unavailable", "Draining.");
+  await post("/v1/batches", batch());
+  expect(vi.getTimerCount()).toBe(0);
+});
 
-  test("cancels what is open when the client goes, and survives the frames that still come", async () => {
-    const response = await post("/v1/batches", batch());
-    sink([done("s1")]);
-    await response.body!.cancel();
-    expect(cancelled).toEqual(["s2"]);
-    sink([{ type: "error", id: "s2", kind: "cancelled", message: "cancelled", retryAfterSeconds: null }]);
-    expect(JSON.parse(logged[0])).toMatchObject({ done: 1, failed: 1, clientGone: true });
-  });
+test("POST /v1/batches cancels what is open when the client goes, and survives the frames that still come", async () => {
+  const response = await post("/v1/batches", batch());
+  sink([done("s1")]);
+  await response.body!.cancel();
+  expect(cancelled).toEqual(["s2"]);
+  sink([{ type: "error", id: "s2", kind: "cancelled", message: "cancelled", retryAfterSeconds: null }]);
+  expect(JSON.parse(logged[0])).toMatchObject({ done: 1, failed: 1, clientGone: true });
+});
 
-  test("logs no token of a request, served or refused", async () => {
-    await post("/v1/batches", batch());
-    sink([token("s1"), done("s1"), done("s2")]);
-    await post("/v1/batches", batch({ sequences: [sequenceRequest("s1", [-secret])] }));
-    await post("/v1/batches", `{"promptIds": [${secret}`);
-    expect(logged.length).toBe(3);
-    expect(logged.join("")).not.toContain(String(secret));
-  });
+test("POST /v1/batches logs no token of a request, served or refused", async () => {
+  await post("/v1/batches", batch());
+  sink([token("s1"), done("s1"), done("s2")]);
+  await post("/v1/batches", batch({ sequences: [sequenceRequest("s1", [-secret])] }));
+  await post("/v1/batches", `{"promptIds": [${secret}`);
+  expect(logged.length).toBe(3);
+  expect(logged.join("")).not.toContain(String(secret));
+});
 
-  test.each([
-    ["not JSON", "{", "application/json", 400, null, /JSON/],
-    ["another content type", "{}", "text/plain", 415, null, /text\/plain/],
-    ["no version", batch({ version: undefined }), "application/json", 400, "version", /version/],
-    ["no sequence", batch({ sequences: [] }), "application/json", 400, "sequences", /sequences/],
-    ["an unknown field", batch({ extra: 1 }), "application/json", 400, null, /extra/],
-    ["a bad id", batch({ sequences: [sequenceRequest("a/b", [1])] }), "application/json", 400, "sequences.0.id", /id/],
-  ])("refuses %s", async (_, body, type, status, param, message) => {
-    const response = await post("/v1/batches", body, type);
-    expect(response.status).toBe(status);
-    const error = await errorOf(response);
-    expect(error).toMatchObject({ type: "invalid_request_error", param });
-    expect(error.message).toMatch(message);
-  });
+test.each([
+  ["not JSON", "{", "application/json", 400, null, /JSON/],
+  ["another content type", "{}", "text/plain", 415, null, /text\/plain/],
+  ["no version", batch({ version: undefined }), "application/json", 400, "version", /version/],
+  ["no sequence", batch({ sequences: [] }), "application/json", 400, "sequences", /sequences/],
+  ["an unknown field", batch({ extra: 1 }), "application/json", 400, null, /extra/],
+  ["a bad id", batch({ sequences: [sequenceRequest("a/b", [1])] }), "application/json", 400, "sequences.0.id", /id/],
+])("POST /v1/batches refuses %s", async (_, body, type, status, param, message) => {
+  const response = await post("/v1/batches", body, type);
+  expect(response.status).toBe(status);
+  const error = await errorOf(response);
+  expect(error).toMatchObject({ type: "invalid_request_error", param });
+  expect(error.message).toMatch(message);
+});
 
-  test("refuses a call of another version of the contract, so that the edge asks another backend", async () => {
-    for (const path of ["/v1/batches", "/v1/cancellations"]) {
-      const response = await post(path, batch({ version: 4 }));
-      expect(response.status).toBe(409);
-      expect(await errorOf(response)).toMatchObject({
-        code: "version_mismatch",
-        message: expect.stringMatching(/4.*3/),
-      });
-    }
-  });
+test("POST /v1/batches refuses a call of another version of the contract, so that the edge asks another backend", async () => {
+  for (const path of ["/v1/batches", "/v1/cancellations"]) {
+    const response = await post(path, batch({ version: 4 }));
+    expect(response.status).toBe(409);
+    expect(await errorOf(response)).toMatchObject({
+      code: "version_mismatch",
+      message: expect.stringMatching(/4.*3/),
+    });
+  }
+});
 
-  test("refuses a body over the bound", async () => {
-    const response = await post("/v1/batches", `"${"a".repeat(9 * 2 ** 20)}"`);
-    expect(response.status).toBe(413);
-    expect((await errorOf(response)).message).toMatch(/8388608/);
-  });
+test("POST /v1/batches refuses a body over the bound", async () => {
+  const response = await post("/v1/batches", `"${"a".repeat(9 * 2 ** 20)}"`);
+  expect(response.status).toBe(413);
+  expect((await errorOf(response)).message).toMatch(/8388608/);
+});
 
-  test("tells the engine's refusal in the envelope, with when to come back", async () => {
-    refusal = new ServiceError("backend_unavailable", "Draining.", { retryAfterSeconds: 7 });
-    const response = await post("/v1/batches", batch());
-    expect(response.status).toBe(503);
-    expect(response.headers.get("retry-after")).toBe("7");
-    expect(await errorOf(response)).toMatchObject({ code: "backend_unavailable", message: "Draining." });
-  });
+test("POST /v1/batches tells the engine's refusal in the envelope, with when to come back", async () => {
+  refusal = new ServiceError("backend_unavailable", "Draining.", { retryAfterSeconds: 7 });
+  const response = await post("/v1/batches", batch());
+  expect(response.status).toBe(503);
+  expect(response.headers.get("retry-after")).toBe("7");
+  expect(await errorOf(response)).toMatchObject({ code: "backend_unavailable", message: "Draining." });
+});
 
-  test("keeps what is wrong inside to the log", async () => {
-    refusal = new Error("a secret path");
-    const response = await post("/v1/batches", batch());
-    expect(response.status).toBe(500);
-    expect(await response.text()).not.toContain("secret");
-    expect(logged[0]).toContain("a secret path");
-  });
+test("POST /v1/batches keeps what is wrong inside to the log", async () => {
+  refusal = new Error("a secret path");
+  const response = await post("/v1/batches", batch());
+  expect(response.status).toBe(500);
+  expect(await response.text()).not.toContain("secret");
+  expect(logged[0]).toContain("a secret path");
 });
 
 test("POST /v1/cancellations says which of the sequences were open", async () => {
@@ -316,19 +313,10 @@ describe("the name and the load of the process", () => {
     "the name refuses %s %s that is for another before its body is read",
     async (method, path) => {
       const call = (name: string) => {
-        let isRead = false;
-        const body = new ReadableStream(
-          {
-            pull(controller) {
-              isRead = true;
-              controller.close();
-            },
-          },
-          { highWaterMark: 0 },
-        );
+        const { body, isRead } = watched(" ");
         const headers = { "content-type": "application/json", [nameHeader]: name };
         const init = method === "GET" ? { method, headers } : { method, headers, body, duplex: "half" };
-        return { response: app.request(path, init as RequestInit), isRead: () => isRead };
+        return { response: app.request(path, init as RequestInit), isRead };
       };
       const other = call("b-1");
       const refused = await other.response;
@@ -350,12 +338,6 @@ describe("where a secret is set", () => {
     app = appWith(new CallVerifier(["s".repeat(32)], () => 0));
   });
 
-  test("a signed batch is served", async () => {
-    const body = bytesOf(batch());
-    const headers = { ...json, ...(await sign("POST", "/v1/batches", body)) };
-    expect((await app.request(`${url}/v1/batches`, { method: "POST", headers, body })).status).toBe(200);
-  });
-
   test.each([
     ["POST", "/v1/batches"],
     ["POST", "/v1/cancellations"],
@@ -364,22 +346,12 @@ describe("where a secret is set", () => {
     ["DELETE", `/v1/adapters/eu:acme/${hash}`],
     ["GET", "/v1/whatever"],
   ])("an unsigned %s of %s is refused before its body is read", async (method, path) => {
-    let isRead = false;
-    const body = new ReadableStream(
-      {
-        pull(controller) {
-          isRead = true;
-          controller.enqueue(bytesOf(batch()));
-          controller.close();
-        },
-      },
-      { highWaterMark: 0 },
-    );
+    const { body, isRead } = watched(JSON.stringify(batch()));
     const init = method === "GET" ? { method } : { method, body, duplex: "half", headers: json };
     const response = await app.request(`${url}${path}`, init as RequestInit);
     expect(response.status).toBe(401);
     expect((await errorOf(response)).code).toBe("bad_signature");
-    expect(isRead).toBe(false);
+    expect(isRead()).toBe(false);
   });
 
   test("the name is a part of what is signed: it can be neither taken away, nor added, nor altered", async () => {

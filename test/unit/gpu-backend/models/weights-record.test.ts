@@ -1,34 +1,24 @@
 /** Weights are hashed once, and again as soon as a file is not the one that was hashed. */
-import {
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  utimesSync,
-  writeFileSync,
-} from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, renameSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { beforeEach, expect, test } from "vitest";
 import { readArtifacts } from "../../../../gpu-backend/engine/artifacts.ts";
 import { hashOfParts } from "../../../../gpu-backend/models/base.ts";
 import { openPartFiles } from "../../../../gpu-backend/models/gguf/part-files.ts";
 import { recordedHash } from "../../../../gpu-backend/models/weights-record.ts";
 import { writeGgufModel } from "../../../support/gguf-model.ts";
+import { temporaryFolder } from "../../../support/temporary-folder.ts";
 
 let folder: string;
 let weights: string;
 let part: string;
 beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), "weights-record-"));
+  folder = temporaryFolder();
   weights = join(folder, "model.gguf");
   part = `${weights}.part-2`;
   writeFileSync(`${weights}.part-1`, "first");
   writeFileSync(part, "second");
 });
-afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
 /** Long after every change. */
 const later = () => Date.now() + 60_000;

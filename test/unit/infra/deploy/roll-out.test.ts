@@ -59,6 +59,8 @@ class FakePlatform implements Platform {
   }
 }
 
+const all = (version: string): Shares => [[version, 100]];
+
 function partsOf(platform: FakePlatform, overrides: Partial<RollOutParts> = {}): RollOutParts {
   return {
     environment,
@@ -177,32 +179,22 @@ test("a deployment that was left half-way is named, and --rollback ends it", asy
 });
 
 test("--rollback never goes to a version that was itself taken back", async () => {
-  const taken: Shares[] = [
-    [["old", 100]],
-    [["bad", 100]],
-    [
-      ["old", 100],
-      ["bad", 0],
-    ],
-    [["old", 100]],
-    [["older", 100]],
-  ];
+  /** The deployments of a roll-out, newest first, before which "old" had all requests. */
+  const steps = (version: string, ...percentages: number[]) =>
+    percentages.map(
+      (share): Shares =>
+        share === 100
+          ? all(version)
+          : [
+              ["old", 100 - share],
+              [version, share],
+            ],
+    );
+  const taken = [all("old"), ...steps("bad", 100, 0), all("old"), all("older")];
   expect(await rollBack(partsOf(new FakePlatform(taken)))).toBe("older");
-  const next: Shares[] = [
-    [["new", 100]],
-    [
-      ["old", 90],
-      ["new", 10],
-    ],
-    [
-      ["old", 100],
-      ["new", 0],
-    ],
-    ...taken,
-  ];
-  expect(await rollBack(partsOf(new FakePlatform(next)))).toBe("old");
-  const atOnce: Shares[] = [[["new", 100]], ...taken];
-  expect(await rollBack(partsOf(new FakePlatform(atOnce)))).toBe("old");
+  for (const next of [steps("new", 100, 10, 0), steps("new", 100)]) {
+    expect(await rollBack(partsOf(new FakePlatform([...next, ...taken])))).toBe("old");
+  }
 });
 
 test("--rollback goes back over a version that was tested only, and fails where there is nothing earlier", async () => {

@@ -186,17 +186,6 @@ test("while the engine of the new set restarts, the old one is served first and 
   expect([closed, sets.serving]).toEqual([[b, a], [c]]);
 });
 
-test("a third set waits until one of the two is idle, and takes its place", async () => {
-  const [a, b, c] = hashes();
-  await follow(...published.slice(0, 2));
-  for (const hash of [a, b]) busy.add(hash);
-  await follow(published[2]);
-  expect(sets.manifests).toEqual([a, b]);
-  busy.delete(a);
-  await follower.applyPointer();
-  expect([closed, sets.manifests, sets.info?.manifestHash]).toEqual([[a], [b, c], c]);
-});
-
 type Harm = (files: ArtifactSet) => unknown;
 const nameOf = (set: ArtifactSet, name: string) => objectName(set.files.get(name)!.sha256);
 const harms: [string, Harm, RegExp][] = [
