@@ -3,7 +3,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
-import type { Scope, TenantLimits } from "../../shared/contracts/tenants.ts";
+import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { keyEntry } from "../support/key-records.ts";
 import { type HeapWatch, watchHeap } from "../support/live-heap.ts";
 import { smallBase } from "../support/small-base.ts";
@@ -11,12 +11,8 @@ import { startEdge } from "../support/stack.ts";
 
 export const BACKEND_SECRETS = "abuse-0123456789abcdef0123456789abcdef";
 
-/** A key and its tenant. */
 export interface Tenant {
-  /** Id of the tenant; the key's name by default. Only a tenant with its key's name has `limits`. */
-  tenant?: string;
   limits?: Partial<TenantLimits>;
-  scopes?: readonly Scope[];
 }
 
 export interface AttackedEdge {
@@ -37,8 +33,8 @@ export function keyOf(tenant: string): string {
 }
 
 /**
- * Starts an edge with the artifacts of `model`, by default the small base. `tenants` maps the names of keys to tenants; a key
- * has no limits and every scope by default.
+ * Starts an edge with the artifacts of `model`, by default the small base. `tenants` are named, each
+ * with a key of every scope.
  */
 export async function startAttackedEdge(options: {
   backendUrls: readonly string[];
@@ -49,9 +45,7 @@ export async function startAttackedEdge(options: {
   await stageArtifacts(options.model ?? smallBase, path.join(assets, "artifacts"));
   const vars = { BACKEND_SECRETS, BACKEND_URLS: options.backendUrls.join(",") };
   const entries = Object.fromEntries(
-    Object.entries(options.tenants).map(([name, { tenant = name, scopes }]) =>
-      keyEntry(keyOf(name), tenant, options.tenants[tenant]?.limits, scopes),
-    ),
+    Object.entries(options.tenants).map(([name, { limits }]) => keyEntry(keyOf(name), name, limits)),
   );
   const workerd = await startEdge({ vars, entries, assets }, { isInspected: true });
   const send = (method: string, route: string, tenant: string, headers: Record<string, string>, body?: string) =>
@@ -65,7 +59,7 @@ export async function startAttackedEdge(options: {
     url: workerd.url,
     port: Number(new URL(workerd.url).port),
     pid: workerd.pid,
-    watchHeap: (idle) => watchHeap([workerd.inspector!("edge")], idle),
+    watchHeap: (idle) => watchHeap(workerd.inspector!("edge"), idle),
     log: workerd.log,
     get: (route, tenant, headers = {}) => send("GET", route, tenant, headers),
     post: (route, tenant, body, headers = {}) =>

@@ -1,6 +1,6 @@
 /**
- * The benchmark: our engine's inner loop beside node-llama-cpp on one GGUF file, what serving adds to the memory of a session, what
- * tenants' documents cost, classifiers of many tenants in one batch, how soon own adapters are ready, or our engine under an open-loop load. `--json FILE` keeps the figures.
+ * The benchmark: our engine's inner loop beside node-llama-cpp on one GGUF file, what serving adds to the memory of a session,
+ * classifiers of many tenants in one batch, how soon own adapters are ready, or our engine under an open-loop load.
  * Run: npm run bench -- --help
  */
 import { readFileSync } from "node:fs";
@@ -15,32 +15,28 @@ import { embeddedBase } from "../support/embedded-base.ts";
 import { measureClassifiers } from "./classifiers.ts";
 import { runGroup, skippedLine } from "./contest.ts";
 import type { Entry } from "./contestant.ts";
-import { measureDocuments } from "./documents.ts";
 import { measureFits } from "./fits.ts";
-import { type LoadShape, loadShapes } from "./load/engine.ts";
 import { compareLoad, measureLoad } from "./load/measure.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
 import { agreementLines, ratioLines, tableLines } from "./report.ts";
 
 /** The peer that the root's packages do not have. */
 const llamaFolder = join(import.meta.dirname, "llama");
+/** Prompt and decoded tokens together. */
+const contexts = [136, 264];
 
 const options = parsedOptions<{
   json?: string;
   threads?: number;
   rounds: number;
-  steps?: number;
   batches: number[];
-  contexts: number[];
   gguf: string;
   memory?: boolean;
-  documents?: boolean;
   classifiers?: number;
   fits?: boolean;
   load?: number[];
   requests: number;
   against?: string;
-  shape: LoadShape;
 }>(
   createCommand("bench", "our engine beside node-llama-cpp on one GGUF file", ["chameleon bench"])
     .addOption(
@@ -52,11 +48,8 @@ const options = parsedOptions<{
     .option("--json <file>", "write the figures there")
     .option("--threads <n>", "threads of each contestant (1; with --load the server's default, all cores)", count)
     .option("--rounds <n>", "rounds over which medians are taken", count, 5)
-    .option("--steps <n>", "decode steps of a round", count)
     .option("--batches <list>", "batch sizes", counts, [1, 8])
-    .option("--contexts <list>", "prompt and decoded tokens together", counts, [136, 264])
     .option("--memory", "measure what the backend adds to the memory of its session, instead")
-    .option("--documents", "measure what memories of documents cost on the embedded base, instead")
     .option(
       "--classifiers <n>",
       "put so many tenants' classifiers into one batch, beside a session for each, instead",
@@ -65,10 +58,7 @@ const options = parsedOptions<{
     .option("--fits", "measure how soon own adapters of examples are ready, beside prefilling the examples, instead")
     .option("--load <rates>", "put a mixed open-loop load of so many requests a second on our engine, instead", rates)
     .option("--requests <n>", "requests of the load", count, 100)
-    .option("--against <folder>", "with --load: our engine beside that of another checkout, alternated")
-    .addOption(
-      new Option("--shape <name>", "of the model under load").choices(Object.keys(loadShapes)).default("gpt2"),
-    ),
+    .option("--against <folder>", "with --load: our engine beside that of another checkout, alternated"),
 );
 
 const threads = options.threads ?? (options.load ? readConfig({}).threads : 1);
@@ -77,15 +67,13 @@ const say = (line: string) => console.log(line);
 const note = (line: string) => process.stderr.write(`${line}\n`);
 const figures = options.memory
   ? await benchMemory()
-  : options.documents
-    ? await benchDocuments()
-    : options.classifiers
-      ? await measureClassifiers(options.classifiers, { threads, rounds: options.rounds, say })
-      : options.fits
-        ? await measureFits({ threads, rounds: options.rounds, say })
-        : options.load !== undefined
-          ? await benchLoad(options.load)
-          : await benchContest();
+  : options.classifiers
+    ? await measureClassifiers(options.classifiers, { threads, rounds: options.rounds, say })
+    : options.fits
+      ? await measureFits({ threads, rounds: options.rounds, say })
+      : options.load !== undefined
+        ? await benchLoad(options.load)
+        : await benchContest();
 if (options.json) {
   const machine = {
     cpu: cpus()[0].model,
@@ -100,8 +88,8 @@ if (options.json) {
 
 /** Both of our formats beside node-llama-cpp, which computes in the file's own. */
 async function benchContest() {
-  const { gguf, rounds, steps = 8, batches, contexts } = options;
-  const cells = contexts.flatMap((context) => batches.map((batch) => ({ batch, context, steps })));
+  const { gguf, rounds, batches } = options;
+  const cells = contexts.flatMap((context) => batches.map((batch) => ({ batch, context, steps: 8 })));
   const peer: Entry = { system: "node-llama-cpp", format: "gguf" };
   const entries: Entry[] = [{ system: "chameleon", format: "int8" }, peer, { system: "chameleon", format: "exact" }];
   installPeer(llamaFolder);
@@ -126,15 +114,9 @@ async function benchMemory() {
   return { memory };
 }
 
-async function benchDocuments() {
-  const { rounds, steps = 16 } = options;
-  // An interval needs some pairs.
-  return { documents: await measureDocuments("int8", { threads, pairs: 3 * rounds, steps, say }) };
-}
-
 async function benchLoad(rates: number[]) {
-  const { requests, rounds, shape, against } = options;
-  const settings = { shape, format: "int8" as const, threads, requests, rates };
+  const { requests, rounds, against } = options;
+  const settings = { format: "int8" as const, threads, requests, rates };
   if (against !== undefined) return compareLoad(against, { ...settings, rounds }, say);
   return measureLoad(settings, say);
 }

@@ -114,22 +114,3 @@ test("answers have the SDK's types, as the compiler sees", () => {
   expectTypeOf<JobEventObject>().toExtend<OpenAI.FineTuning.FineTuningJobEvent>();
   expectTypeOf<ModelDeleted>().toExtend<OpenAI.ModelDeleted>();
 });
-
-test("what is wrong is named as the SDK expects", async () => {
-  const upload = async (content: string) =>
-    openai.files.create({ purpose: "fine-tune", file: await toFile(Buffer.from(content), "task.jsonl") });
-  await expect(upload(`${linesOf(1)}\n{"messages": []}`)).rejects.toMatchObject({
-    status: 400,
-    param: "file",
-    message: expect.stringContaining("line 2 of file"),
-  });
-  const { id } = await upload(linesOf(4));
-  const create = (rest: object) => openai.fineTuning.jobs.create({ model: "gpt2", training_file: id, ...rest });
-  await expect(create({ method: { type: "dpo" } })).rejects.toMatchObject({ status: 400, param: "method.type" });
-  await expect(create({ hyperparameters: { n_epochs: 3 } })).rejects.toMatchObject({
-    status: 400,
-    param: "hyperparameters.n_epochs",
-  });
-  await expect(create({ training_file: "file-0" })).rejects.toMatchObject({ status: 400, param: "training_file" });
-  await openai.files.delete(id);
-});

@@ -1,12 +1,11 @@
-/** Documents as memories, end to end: `npm start` as it is, killed in the middle of a job, and with a backend that lost its disk. */
+/** Own adapters of documents and of examples, end to end: `npm start` as it is, and with a backend that lost its disk. */
 import { execFile } from "node:child_process";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { limits } from "../../shared/contracts/limits.ts";
-import type { Adapter, CompletionResponse, UsageReport } from "../../shared/contracts/responses.ts";
+import type { Adapter, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
 
@@ -22,8 +21,6 @@ const text = (length: number) => Array.from({ length }, () => words[Math.floor(r
 let folder: string;
 let stack: Stack;
 const start = (data: string) => startStack({ STATE_DIR: join(folder, "state"), DATA_DIR: join(folder, data) });
-const get = async <T>(path: string) =>
-  (await (await fetch(stack.edge + path, { headers: { authorization: `Bearer ${stack.key}` } })).json()) as T;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "memories-"));
@@ -43,15 +40,24 @@ async function scoreOf(prompt: string, adapter: string): Promise<number> {
   return known.reduce((sum, logprob) => sum + logprob, 0) / known.length;
 }
 
-test("documents make such text likelier, by name and for a prompt that names nothing, and the passages are theirs", async () => {
+const post = async (body: { name: string; documents?: object[] | string[]; examples?: string[] }): Promise<Adapter> => {
+  const made = await stack.post("/v1/adapters", body);
+  expect(made.status, await made.clone().text()).toBe(201);
+  return (await made.json()) as Adapter;
+};
+
+test("documents and examples make such text likelier, the passages are the documents', and all outlive a lost disk", async () => {
   const documents = [
     { name: "uno.md", text: text(400) },
     { name: "dos.md", text: text(400) },
   ];
-  const made = await stack.post("/v1/adapters", { name: "poema", documents });
-  expect(made.status, await made.clone().text()).toBe(201);
+  const { gain, hash } = await post({ name: "verso", examples: Array.from({ length: 20 }, () => text(60)) });
   const prompt = text(120);
-  const scores = async () => Promise.all(["off", "poema", "auto"].map((adapter) => scoreOf(prompt, adapter)));
+  const taught = (await scoreOf(prompt, "verso")) - (await scoreOf(prompt, "off"));
+  expect(taught).toBeGreaterThan(0.7 * gain!.nats);
+  expect(taught).toBeLessThan(1.3 * gain!.nats);
+  await post({ name: "poema", documents });
+  const scores = async () => Promise.all(["off", "poema", "auto", "verso"].map((adapter) => scoreOf(prompt, adapter)));
   const before = await scores();
   const [base, named, automatic] = before;
   expect(named - base).toBeGreaterThan(0.1);
@@ -73,6 +79,9 @@ test("documents make such text likelier, by name and for a prompt that names not
   await stack.stop();
   stack = await start("two");
   expect(await scores()).toEqual(before);
+  const listed = await fetch(`${stack.edge}/v1/adapters`, { headers: { authorization: `Bearer ${stack.key}` } });
+  const { data } = (await listed.json()) as { data: Adapter[] };
+  expect(data.find(({ name }) => name === "verso")).toMatchObject({ hash, adapts: true, outdated: false });
 });
 
 test(`with text of one of a tenant's kinds, auto is within .01 nats of asking for it by name (seed ${seed})`, async () => {
@@ -88,8 +97,7 @@ test(`with text of one of a tenant's kinds, auto is within .01 nats of asking fo
     return Array.from({ length }, () => its[Math.floor(random() ** 2 * its.length)]).join(" ");
   };
   for (const [name, kind] of Object.entries(kinds)) {
-    const made = await stack.post("/v1/adapters", { name, documents: [of(kind, 200), of(kind, 200)] });
-    expect(made.status, await made.clone().text()).toBe(201);
+    await post({ name, documents: [of(kind, 200), of(kind, 200)] });
   }
   for (const [name, kind] of Object.entries(kinds)) {
     const prompt = of(kind, 90);
@@ -98,23 +106,6 @@ test(`with text of one of a tenant's kinds, auto is within .01 nats of asking fo
     expect(named - base).toBeGreaterThan(0.05);
     expect(named - automatic).toBeLessThan(0.01);
   }
-});
-
-test("a job outlives kill -9 of edge and backend, and is charged once", async () => {
-  const tokensUsed = async () => {
-    const { data } = await get<UsageReport>("/v1/usage");
-    return data.filter(({ model }) => model.endsWith(":largo")).map((row) => [row.requests, row.prompt_tokens]);
-  };
-  const accepted = await stack.post("/v1/adapters", { name: "largo", documents: [text(limits.memoryTokensAtOnce)] });
-  expect(accepted.status, await accepted.clone().text()).toBe(202);
-  const { memory } = (await accepted.json()) as Adapter;
-  await expect.poll(async () => (await get<Adapter>("/v1/adapters/largo")).memory!.built_tokens).toBeGreaterThan(0);
-  expect(await tokensUsed()).toEqual([]);
-  await stack.kill();
-  stack = await start("two");
-  const status = async () => (await get<Adapter>("/v1/adapters/largo")).memory!.status;
-  await expect.poll(status, { timeout: 300_000, interval: 500 }).toBe("ready");
-  await expect.poll(tokensUsed, { timeout: 10_000 }).toEqual([[1, memory!.tokens]]);
 });
 
 test("the command makes one of files, adds, shows, scores and deletes", async () => {
@@ -158,19 +149,20 @@ test("the command makes one of files, adds, shows, scores and deletes", async ()
   const scored = JSON.parse((await adapters("score", "fugaz", "held-back.txt", "--json")).stdout);
   expect(scored.base.nats - scored.fugaz.nats, "as well as one that is kept").toBeGreaterThan(0.1);
   await adapters("delete", "fugaz", "--yes");
-}, 300_000);
 
-test("an answer that reads a memory ends when that is deleted, with the error that says so", async () => {
-  const made = await stack.post("/v1/adapters", { name: "breve", documents: [text(200)] });
-  expect(made.status).toBe(201);
-  const asked = { prompt: text(20), max_tokens: 400, stream: true, ignore_eos: true, chameleon: { adapter: "breve" } };
-  const answered = await stack.post("/v1/completions", asked);
-  const reader = answered.body!.pipeThrough(new TextDecoderStream()).getReader();
-  let events = (await reader.read()).value ?? "";
-  while (!events.includes('"text":')) events += (await reader.read()).value ?? "";
-  const headers = { authorization: `Bearer ${stack.key}` };
-  const deleted = await fetch(`${stack.edge}/v1/adapters/breve`, { method: "DELETE", headers });
-  expect(deleted.status).toBe(200);
-  for (let chunk = await reader.read(); !chunk.done; chunk = await reader.read()) events += chunk.value;
-  expect(events).toContain('"code":"memory_deleted"');
-});
+  const examples = Array.from({ length: 8 }, () => JSON.stringify({ text: text(40) })).join("\n");
+  await writeFile(join(folder, "examples.jsonl"), examples);
+  const ofExamples = ["examples.jsonl", "--examples"];
+  const taught = JSON.parse((await adapters("create", "fabula", ...ofExamples, "--json")).stdout) as Adapter;
+  expect(taught).toMatchObject({ model: expect.stringMatching(/:fabula$/), examples: 8, adapts: true });
+  expect((await adapters("list")).stdout).toMatch(/^\S+:fabula {2}8 examples {2}perplexity \d+% lower/m);
+  await expect(adapters("create", "fabula", ...ofExamples)).rejects.toMatchObject({
+    ...{ code: 1, stderr: expect.stringMatching(/^chameleon adapters: You have an adapter fabula already[^\n]*\n$/) },
+  });
+  await writeFile(join(folder, "examples.jsonl"), '"a text"\n""\n');
+  await expect(adapters("create", "empty", ...ofExamples)).rejects.toMatchObject({
+    ...{ code: 1, stderr: expect.stringContaining("examples.jsonl:2 is empty") },
+  });
+  await adapters("delete", "fabula", "--yes");
+  await expect(adapters("show", "fabula")).rejects.toMatchObject({ stderr: expect.stringContaining("no adapter") });
+}, 300_000);

@@ -1,6 +1,11 @@
 /** The way of the data, end to end, as a caller sees it: plain HTTP against `npm start`. */
-import { beforeAll, describe, expect, test } from "vitest";
+import { readFile } from "node:fs/promises";
+import { beforeAll, expect, test } from "vitest";
+import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
+import type { CompletionResponse } from "../../shared/contracts/responses.ts";
+import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { sharedStack } from "../support/shared-stack.ts";
+import { smallArtifacts } from "../support/small-base.ts";
 import type { RunningStack } from "../support/stack.ts";
 
 let stack: RunningStack;
@@ -8,95 +13,49 @@ beforeAll(async () => {
   stack = await sharedStack("slice");
 }, 60_000);
 
-interface Block {
-  centroid: string;
-  similarity: number;
-  adapter: { hash: string; cache: "hit" | "generated" } | null;
-}
-interface Completion {
-  choices: {
-    index: number;
-    text: string;
-    finish_reason: string;
-    logprobs: { tokens: string[]; token_logprobs: (number | null)[] } | null;
-    chameleon: Block;
-  }[];
-}
-
 const austen = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be";
 const perl =
   "=head1 NAME\n\nperlfunc - Perl builtin functions\n\n=head1 DESCRIPTION\n\nThe functions in this section can serve as terms";
 
-async function complete(body: object): Promise<Completion> {
-  const response = await stack.post("/v1/completions", body);
+async function complete(body: object): Promise<CompletionResponse> {
+  const response = await stack.post("/v1/completions", { temperature: 0, logprobs: 0, ...body });
   expect(response.status, await response.clone().text()).toBe(200);
-  return (await response.json()) as Completion;
+  return (await response.json()) as CompletionResponse;
 }
 
-async function adaptedCentroids(): Promise<string[]> {
-  const response = await fetch(`${stack.edge}/v1/centroids`, { headers: { authorization: `Bearer ${stack.key}` } });
-  const { data } = (await response.json()) as { data: { id: string; scale: number }[] };
-  return data.filter((c) => c.scale > 0).map((c) => c.id);
-}
-
-describe("a completion", () => {
-  test("names its centroid, similarity and adapter: asked again, a hit, with the same hash", async () => {
-    const [centroid] = (await adaptedCentroids()).slice(-1);
-    const body = { model: `gpt2:${centroid}`, prompt: austen, max_tokens: 4, temperature: 0, chameleon: {} };
-    const [first] = (await complete(body)).choices;
-    const [second] = (await complete(body)).choices;
-    expect(first.chameleon.centroid).toBe(centroid);
-    expect(Math.abs(first.chameleon.similarity)).toBeLessThanOrEqual(1);
-    expect(first.chameleon.adapter?.hash).toMatch(/^[0-9a-f]{64}$/);
-    expect(second.chameleon.adapter?.cache).toBe("hit");
-    expect(second.chameleon.adapter?.hash).toBe(first.chameleon.adapter?.hash);
-    expect(second.text).toBe(first.text);
-  });
-
-  test("two centroids give different logprobs for the same text, and `gpt2` gives the base", async () => {
-    const [one, two] = await adaptedCentroids();
-    const score = async (model: string, chameleon?: object) => {
-      const { choices } = await complete({ model, prompt: perl, max_tokens: 0, echo: true, logprobs: 0, chameleon });
-      return choices[0].logprobs!.token_logprobs;
-    };
-    const base = await score("gpt2");
-    const first = await score(`gpt2:${one}`);
-    expect(base[0]).toBeNull();
-    expect(base.length).toBe(first.length);
-    expect(first).not.toEqual(base);
-    expect(await score(`gpt2:${two}`)).not.toEqual(first);
-    expect(await score("gpt2:auto", { adapter: "off" })).toEqual(base);
-  });
-
-  test("a greedy completion is the same token for token alone and among 32 of mixed centroids", async () => {
-    const centroids = ["gpt2", "gpt2:auto", ...(await adaptedCentroids()).map((id) => `gpt2:${id}`)];
-    const bodies = Array.from({ length: 33 }, (_, i) => ({
-      model: centroids[i % centroids.length],
-      prompt: [austen, perl, "The", "To install the package, run"][i % 4] + " again".repeat(i % 7),
-      max_tokens: 8 + (i % 5) * 8,
-      temperature: 0,
-      logprobs: 0,
-    }));
-    const alone: Completion[] = [];
-    for (const body of bodies.slice(0, 3)) alone.push(await complete(body));
-    const together = await Promise.all(bodies.map(complete));
-    alone.forEach((completion, i) => {
-      expect(together[i].choices[0].text).toBe(completion.choices[0].text);
-      expect(together[i].choices[0].logprobs).toEqual(completion.choices[0].logprobs);
-    });
-  });
-
-  test("is found by subject: the page's two texts fall to different centroids", async () => {
-    const response = await stack.post("/v1/assign", { input: [austen.repeat(3), perl.repeat(3)] });
-    const { data } = (await response.json()) as { data: { centroid: string }[] };
-    expect(data[0].centroid).not.toBe(data[1].centroid);
-  });
+test("texts of two subjects fall to different centroids, whose adapters give each its own logprobs", async () => {
+  const response = await stack.post("/v1/assign", { input: [austen.repeat(3), perl.repeat(3)] });
+  const { data } = (await response.json()) as { data: { centroid: string }[] };
+  expect(data[0].centroid).not.toBe(data[1].centroid);
+  const models = ["gpt2", ...data.map(({ centroid }) => `gpt2:${centroid}`)];
+  const scored = models.map((model) => complete({ model, prompt: perl, max_tokens: 0, echo: true }));
+  const scores = (await Promise.all(scored)).map(({ choices }) => String(choices[0].logprobs!.token_logprobs));
+  expect(new Set(scores).size).toBe(3);
 });
 
-test("the backend takes no call but the edge's", async () => {
-  const response = await fetch(`${stack.backends[0].url}/v1/batches`, { method: "POST", body: "{}" });
-  expect(response.status).toBe(401);
-  expect(await response.json()).toMatchObject({ error: { code: "bad_signature" } });
+test("tokens that are scored after the evidence have the logprobs with which they would be served", async () => {
+  const file = await readFile(`${smallArtifacts}/tokenizer.safetensors`);
+  const tokenizer = Tokenizer.fromTensors(readTensorFile(file, "tokenizer.safetensors"));
+  for (const N of [8, 20]) {
+    const ids = tokenizer.encode(perl).slice(0, N);
+    const [served] = (await complete({ prompt: ids, max_tokens: 12, chameleon: {} })).choices;
+    const said = served.logprobs!.tokens.flatMap((token) => tokenizer.encode(token));
+    expect(said).toHaveLength(12);
+    const [scored] = (
+      await complete({
+        ...{ prompt: [...ids, ...said], max_tokens: 0, echo: true },
+        chameleon: { evidence_tokens: N },
+      })
+    ).choices;
+    expect(scored.chameleon?.experts).toEqual(served.chameleon?.experts);
+    expect(scored.chameleon?.evidence).toEqual(served.chameleon?.evidence);
+    const all = scored.logprobs!.token_logprobs;
+    const differences = all.slice(N).map((logprob, i) => Math.abs(logprob! - served.logprobs!.token_logprobs[i]!));
+    expect(Math.max(...differences)).toBeLessThan(1e-3);
+    // The evidence itself is scored by the base.
+    const base = await complete({ prompt: ids, model: "gpt2", max_tokens: 0, echo: true });
+    for (let i = 1; i < N; i++) expect(all[i]).toBeCloseTo(base.choices[0].logprobs!.token_logprobs[i]!, 3);
+  }
 });
 
 test("200 requests given up by their clients leave room: the next is answered, and no slot stays taken", async () => {
@@ -113,7 +72,7 @@ test("200 requests given up by their clients leave room: the next is answered, a
       controller.abort();
     }),
   );
-  const { choices } = await complete({ model: "gpt2", prompt: "After all that", max_tokens: 3, temperature: 0 });
+  const { choices } = await complete({ model: "gpt2", prompt: "After all that", max_tokens: 3 });
   expect(choices[0].finish_reason).toBe("length");
   const running = async () => {
     const metrics = await (await fetch(`${stack.backends[0].url}/metrics`)).text();

@@ -1,8 +1,9 @@
 /**
  * kill -9 of both backends, of their engines and of the edge while documents are uploaded and a job runs: each adapter is whole or not
- * there, the job ends ready, and each is charged once or, where it is not there, never.
+ * there, the job ends ready, and each is charged once or, where it is not there, never. So it is in the middle of a fine-tuning job.
  */
 import { afterAll, beforeAll, expect, test } from "vitest";
+import type { FileObject, Job, JobEventObject } from "../../shared/contracts/fine-tuning.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { Adapter, AdapterList, CompletionResponse, UsageReport } from "../../shared/contracts/responses.ts";
 import { seededRandom } from "../support/steps.ts";
@@ -15,11 +16,13 @@ const text = (length: number) => Array.from({ length }, () => words[Math.floor(r
 
 const victims = ["backend", "engine", "edge"] as const;
 type Victim = (typeof victims)[number];
-const patience = { timeout: 90_000, interval: 100 };
+/** The tenant of a fine-tuning job. */
+const tuningOf = (victim: Victim) => `${victim}-tuning`;
+const patience = { timeout: 120_000, interval: 50 };
 
 let cluster: MemoryCluster;
 beforeAll(async () => {
-  cluster = await startMemoryCluster(victims);
+  cluster = await startMemoryCluster([...victims, ...victims.map(tuningOf)]);
 });
 afterAll(() => cluster?.stop());
 
@@ -50,7 +53,7 @@ async function scores(tenant: string, adapter: string): Promise<unknown> {
 }
 
 test.each(victims)(
-  "%s",
+  "documents: %s",
   async (victim) => {
     const tenant = victim;
     /** By name of adapter; 0: the connection was cut. */
@@ -123,3 +126,44 @@ test.each(victims)(
   },
   240_000,
 );
+
+test.each(victims)(`a fine-tuning job goes on, and is charged once: %s (seed ${seed})`, async (victim) => {
+  const tenant = tuningOf(victim);
+  const answer = "zorblax";
+  const examples = Array.from({ length: 128 }, () =>
+    JSON.stringify({ prompt: `${text(60)} =>`, completion: ` ${answer}` }),
+  );
+  const form = new FormData();
+  form.append("purpose", "fine-tune");
+  form.append("file", new File([examples.join("\n")], "examples.jsonl"));
+  const file = (await (await cluster.call(tenant, "POST", "/v1/files", form)).json()) as FileObject;
+  const body = { model: "gpt2", training_file: file.id, suffix: "task" };
+  const created = await cluster.call(tenant, "POST", "/v1/fine_tuning/jobs", body);
+  expect(created.status, await created.clone().text()).toBe(200);
+  const { id } = (await created.json()) as Job;
+  const job = () => json<Job>(tenant, `/v1/fine_tuning/jobs/${id}`);
+  await expect.poll(async () => (await job()).status, patience).toBe("running");
+  await kill(victim);
+  // Or it was not in the middle.
+  expect(await job()).toMatchObject({ status: "running", trained_tokens: null });
+  await expect.poll(async () => (await job()).finished_at, patience).not.toBeNull();
+  const { data: events } = await json<{ data: JobEventObject[] }>(tenant, `/v1/fine_tuning/jobs/${id}/events`);
+  const told = events.map(({ message }) => message).join("\n");
+  const ended = await job();
+  expect(ended, told).toMatchObject({ status: "succeeded", fine_tuned_model: "gpt2:task", error: null });
+
+  const used = async () => {
+    const { total } = await json<UsageReport>(tenant, "/v1/usage");
+    return [total.requests, total.prompt_tokens];
+  };
+  await expect.poll(used, patience).toEqual([1, ended.trained_tokens]);
+  // What is to be counted is tried again when the object is loaded.
+  await cluster.killEdge();
+  await cluster.startEdge();
+  expect(await json<Adapter>(tenant, "/v1/adapters/task")).toMatchObject({ examples: examples.length });
+  expect(await used()).toEqual([1, ended.trained_tokens]);
+  const asked = { model: "gpt2:task", prompt: `${text(60)} =>`, max_tokens: 8, temperature: 0 };
+  const answered = await cluster.call(tenant, "POST", "/v1/completions", asked);
+  const { choices } = (await answered.json()) as { choices: { text: string }[] };
+  expect(choices[0].text).toBe(` ${answer}`);
+});

@@ -3,13 +3,11 @@ import { runInDurableObject } from "cloudflare:test";
 import { describe, expect, test, vi } from "vitest";
 import { AnswerBodies, type AnswerBody } from "../../edge/answer/answer-body.ts";
 import type { EndReason } from "../../edge/answer/answer-end.ts";
-import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import type { Cell } from "../../edge/cell/cell.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { edgeModelFiles } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import {
   backendAnswers,
@@ -17,6 +15,7 @@ import {
   byteStream,
   cellIsIdle,
   cellsWith,
+  edgeArtifactsWith,
   errorOf,
   eventsOf,
   lateBackend,
@@ -210,8 +209,7 @@ describe("streams that nobody reads, with the largest answers", () => {
   test("are cancelled, hold no more than they may, and end in an error that tells both; who reads is served", async () => {
     const { bodies, seen } = lateBackend(clients + 1);
     const reported = await reportedByCells();
-    const files = await edgeModelFiles(false, { chatTemplate: "{{ messages[0].content }}" });
-    const chatArtifacts = await loadArtifacts(async (name) => files.get(name)!);
+    const chatArtifacts = await edgeArtifactsWith(false, { chatTemplate: "{{ messages[0].content }}" });
     const app = testApp({ artifacts: async () => chatArtifacts });
     const chat = { messages: [{ role: "user", content: "aaa" }], n: choices, max_tokens: 40, stream: true };
     const slow: Response[] = [];

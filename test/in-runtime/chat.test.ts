@@ -1,12 +1,20 @@
 import { describe, expect, test, vi } from "vitest";
-import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { ChatChunk, ChatResponse } from "../../shared/contracts/responses.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
-import { edgeModel, edgeModelFiles } from "../support/edge-model.ts";
+import { edgeModel } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import { loadOnce } from "../support/load-once.ts";
-import { backendAnswers, errorOf, eventsOf, reportedByCells, saying, testApp, useNetwork } from "./harness.ts";
+import {
+  backendAnswers,
+  edgeArtifactsWith,
+  errorOf,
+  eventsOf,
+  reportedByCells,
+  saying,
+  testApp,
+  useNetwork,
+} from "./harness.ts";
 
 useNetwork();
 
@@ -15,11 +23,8 @@ const chatTemplate =
   "{% for message in messages %}{{ message.role[0] }}{{ message.content }}{{ eos_token }}{% endfor %}{% if messages[0].content == 'no' %}{{ raise_exception('not like this') }}{% endif %}{% if messages[0].content == 'much' %}{{ range(2000000000) }}{% endif %}";
 
 /** The tiny model with a template of its own; `model` changes more. */
-function chatApp(model: Parameters<typeof edgeModelFiles>[1] = { chatTemplate }) {
-  const artifacts = loadOnce(async () => {
-    const files = await edgeModelFiles(false, model);
-    return loadArtifacts(async (name) => files.get(name)!);
-  });
+function chatApp(model: Parameters<typeof edgeArtifactsWith>[1] = { chatTemplate }) {
+  const artifacts = loadOnce(() => edgeArtifactsWith(false, model));
   const app = testApp({ artifacts });
   return { ...app, chat: (body: object) => app.post("/v1/chat/completions", body) };
 }

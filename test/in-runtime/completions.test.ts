@@ -1,10 +1,9 @@
 import { describe, expect, test, vi } from "vitest";
-import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { CompletionChoice, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
-import { edgeModel, edgeModelFiles } from "../support/edge-model.ts";
+import { edgeModel } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import { loadOnce } from "../support/load-once.ts";
 import {
@@ -13,6 +12,7 @@ import {
   byteStream,
   cellsWith,
   edgeArtifacts,
+  edgeArtifactsWith,
   eventsOf,
   manifestHash,
   saying,
@@ -394,10 +394,7 @@ describe("logprobs and echo", () => {
 
   test("begins a text with the model's BOS, which no echo shows, and an answer to nothing with it alone", async () => {
     const seen = backendAnswers(({ id }) => saying(id, "b"));
-    const artifacts = loadOnce(async () => {
-      const files = await edgeModelFiles(false, {}, { bosId: edgeModel.turnStartId, addsBos: true });
-      return loadArtifacts(async (name) => files.get(name)!);
-    });
+    const artifacts = loadOnce(() => edgeArtifactsWith(false, {}, { bosId: edgeModel.turnStartId, addsBos: true }));
     const app = testApp({ artifacts });
     const { choices } = await completed({ prompt: "ac", echo: true, max_tokens: 1 }, app);
     expect(choices[0].text).toBe("acb");

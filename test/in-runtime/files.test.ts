@@ -1,25 +1,16 @@
 /** OpenAI's files, in a tenant's real store. */
-import { runInDurableObject } from "cloudflare:test";
-import { env } from "cloudflare:workers";
-import { HttpResponse, http } from "msw";
-import { beforeEach, describe, expect, test } from "vitest";
-import type { KeyStore } from "../../edge/tenants/keys.ts";
-import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
+import { describe, expect, test } from "vitest";
 import { type FileObject, fileListSchema, fileSchema } from "../../shared/contracts/fine-tuning.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { plans, scopes } from "../../shared/contracts/tenants.ts";
-import { backendUrl, errorOf, network, newTenants, testApp, useNetwork } from "./harness.ts";
+import { errorOf, useNetwork } from "./harness.ts";
+import { useTenant } from "./tenant.ts";
 
 useNetwork();
 
-let keys: KeyStore;
-let tenant: string;
-let mine: Record<string, string>;
-let theirs: Record<string, string>;
-
-beforeEach(async () => {
-  ({ keys, tenant, mine, theirs } = await newTenants("files"));
-});
+let ids = 0;
+const own = useTenant("files", () => ({ newId: () => `id-${ids++}` }));
+const { app, rows } = own;
 
 const pair = (prompt: string, completion: string) => JSON.stringify({ prompt, completion });
 const chat = JSON.stringify({
@@ -30,21 +21,18 @@ const chat = JSON.stringify({
 });
 const lines = [pair("aaab", "b"), chat, "", pair("é", "a")].join("\n");
 
-function upload(
-  content: string | Uint8Array<ArrayBuffer>,
-  fields: Record<string, string> = {},
-  opened = { keys },
-  headers = mine,
-) {
+function upload(content: string | Uint8Array<ArrayBuffer>, fields: Record<string, string> = {}, opened = app()) {
   const form = new FormData();
   for (const [name, value] of Object.entries({ purpose: "fine-tune", ...fields })) form.append(name, value);
   form.append("file", new File([content], "examples.jsonl"));
-  return app(opened).request("/v1/files", { method: "POST", body: form, headers });
+  return opened.request("/v1/files", { method: "POST", body: form });
 }
-let ids = 0;
-const app = (parts: object = { keys }) => testApp({ newId: () => `id-${ids++}`, ...parts });
-const get = (path: string, headers = mine) => app().request(path, { headers });
-const uploaded = async (content = lines) => (await (await upload(content)).json()) as FileObject;
+const get = (path: string, init?: RequestInit) => app().request(path, init);
+const uploaded = (content = lines) => own.uploaded([content]);
+const storedRows = async () => ({
+  records: (await rows("SELECT * FROM records")).length,
+  documentParts: (await rows("SELECT * FROM documentParts")).length,
+});
 
 test("a file is listed, retrieved with its bytes, and deleted, by its tenant alone", async () => {
   const made = await upload(lines);
@@ -58,32 +46,28 @@ test("a file is listed, retrieved with its bytes, and deleted, by its tenant alo
     ["GET", `/v1/files/${file.id}/content`],
     ["DELETE", `/v1/files/${file.id}`],
   ]) {
-    expect(await errorOf(await app().request(path, { method, headers: theirs }))).toMatchObject({
+    expect(await errorOf(await app().request(path, { method, headers: own.theirs }))).toMatchObject({
       ...{ status: 404, code: "not_found" },
       message: `You have no file ${JSON.stringify(file.id)}.`,
     });
   }
-  expect(await (await get("/v1/files", theirs)).json()).toMatchObject({ data: [], first_id: null, has_more: false });
+  expect(await (await get("/v1/files", { headers: own.theirs })).json()).toMatchObject({
+    data: [],
+    first_id: null,
+    has_more: false,
+  });
 
-  const removed = await app().request(`/v1/files/${file.id}`, { method: "DELETE", headers: mine });
+  const removed = await app().request(`/v1/files/${file.id}`, { method: "DELETE" });
   expect(await removed.json()).toEqual({ id: file.id, object: "file", deleted: true });
   expect((await get(`/v1/files/${file.id}/content`)).status).toBe(404);
   expect(await storedRows()).toEqual({ records: 0, documentParts: 0 });
 });
 
-const storedRows = () =>
-  runInDurableObject(env.ADAPTERS.getByName(tenant), (_: TenantAdapterStore, { storage }) => {
-    const count = (table: string) => storage.sql.exec<{ n: number }>(`SELECT count(*) AS n FROM ${table}`).one().n;
-    return { records: count("records"), documentParts: count("documentParts") };
-  });
-
 test("no byte of a file is stored in clear", async () => {
   await uploaded(pair("a secret of the tenant", "b").repeat(1));
-  const clear = await runInDurableObject(env.ADAPTERS.getByName(tenant), (_: TenantAdapterStore, { storage }) =>
-    [...storage.sql.exec("SELECT * FROM documentParts")]
-      .flatMap((row) => Object.values(row))
-      .map((value) => (value instanceof ArrayBuffer ? new TextDecoder("latin1").decode(value) : String(value))),
-  );
+  const clear = (await rows("SELECT * FROM documentParts"))
+    .flatMap((row) => Object.values(row))
+    .map((value) => (value instanceof ArrayBuffer ? new TextDecoder("latin1").decode(value) : String(value)));
   expect(clear.length).toBeGreaterThan(0);
   for (const text of clear) expect(text).not.toContain("secret");
 });
@@ -156,26 +140,18 @@ describe("is refused by name, and nothing is stored:", () => {
   test("no file at all, and no form", async () => {
     const form = new FormData();
     form.append("purpose", "fine-tune");
-    const without = await app().request("/v1/files", { method: "POST", body: form, headers: mine });
+    const without = await app().request("/v1/files", { method: "POST", body: form });
     expect(await errorOf(without)).toMatchObject({ status: 400, param: "file" });
-    expect((await errorOf(await app().post("/v1/files", {}, { headers: mine }))).status).toBe(415);
+    expect((await errorOf(await app().post("/v1/files", {}))).status).toBe(415);
   });
 
   test("more bytes than the plan has, together", async () => {
-    const access = {
-      ...{
-        tenant,
-        keyId: "k",
-        scopes: [...scopes],
-        limits: plans.unlimited,
-        memoryTokens: null,
-        origins: [],
-      },
-      fileBytes: lines.length + 100,
-    };
-    const parts = { keys: { accessOf: async () => access } };
-    expect((await upload(lines, {}, parts as never)).status).toBe(200);
-    const error = await errorOf(await upload(lines, {}, parts as never));
+    const access = { tenant: own.tenant, keyId: "k", scopes: [...scopes], limits: plans.unlimited, memoryTokens: null };
+    const limited = app({
+      keys: { accessOf: async () => ({ ...access, origins: [], fileBytes: lines.length + 100 }) },
+    });
+    expect((await upload(lines, {}, limited)).status).toBe(200);
+    const error = await errorOf(await upload(lines, {}, limited));
     expect(error).toMatchObject({ status: 403, code: "adapter_quota_exceeded" });
     expect(error.message).toMatch(
       /^Your files would have \d+ bytes together, the maximum is \d+; delete some first\.$/,
@@ -185,9 +161,9 @@ describe("is refused by name, and nothing is stored:", () => {
 });
 
 test("files are erased with their tenant", async () => {
-  network.use(http.delete(`${backendUrl}/v1/*/*`, () => new HttpResponse(null, { status: 204 })));
+  own.backendMakes();
   const { id } = await uploaded();
-  const erased = await app().request(`/admin/v1/tenants/${tenant}`, { method: "DELETE" });
+  const erased = await app().request(`/admin/v1/tenants/${own.tenant}`, { method: "DELETE" });
   expect(erased.status, await erased.clone().text()).toBe(200);
   expect((await get(`/v1/files/${id}`)).status).toBe(404);
   expect(await storedRows()).toEqual({ records: 0, documentParts: 0 });

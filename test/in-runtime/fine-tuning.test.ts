@@ -1,135 +1,84 @@
 /** OpenAI's fine-tuning jobs: real stores, and a backend that is scripted. */
-import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
-import { env } from "cloudflare:workers";
-import { HttpResponse, http } from "msw";
-import { beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import type { KeyStore } from "../../edge/tenants/keys.ts";
-import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
+import { evictDurableObject } from "cloudflare:test";
+import { HttpResponse } from "msw";
+import { beforeAll, describe, expect, test, vi } from "vitest";
 import {
   checkpointListSchema,
-  type FileObject,
   type Job,
   type JobEventObject,
   jobEventListSchema,
   jobListSchema,
   jobSchema,
 } from "../../shared/contracts/fine-tuning.ts";
-import { type AdapterAnswer, type AdapterRequest, adapterRequestSchema } from "../../shared/contracts/inference.ts";
+import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import type { UsageReport } from "../../shared/contracts/responses.ts";
 import { plans, scopes } from "../../shared/contracts/tenants.ts";
 import {
   backendAnswers,
-  backendUrl,
   errorOf,
+  type MaybePromise,
   manifestHash,
   network,
-  newTenants,
   publish,
   saying,
-  testApp,
   useNetwork,
 } from "./harness.ts";
+import { gain, unavailable, useTenant } from "./tenant.ts";
 
 useNetwork();
 beforeAll(() => publish());
 
 let ids = 0;
-let keys: KeyStore;
-let tenant: string;
-let mine: Record<string, string>;
-let theirs: Record<string, string>;
-const app = () => testApp({ keys, newId: () => `id-${String(ids++).padStart(16, "0")}` });
-const store = () => env.ADAPTERS.getByName(tenant);
-
-beforeEach(async () => {
-  ({ keys, tenant, mine, theirs } = await newTenants("tuning"));
-});
-
-const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
-const losses = [
-  { step: 0, train: 2, heldOut: 2.1 },
-  { step: 8, train: 1.5, heldOut: 1.75 },
-];
-
-/** Makes adapters, or answers as `script` says; what it was asked is returned. */
-function backendMakes(
-  change: Partial<AdapterAnswer> = {},
-  script: (made: Response) => Response | Promise<Response> = (made) => made,
-) {
-  const seen = { asked: [] as AdapterRequest[], deletions: [] as string[], aborted: 0 };
-  network.use(
-    http.post(`${backendUrl}/v1/adapters`, async ({ request }) => {
-      seen.asked.push(adapterRequestSchema.parse(await request.json()));
-      request.signal.addEventListener("abort", () => {
-        seen.aborted++;
-      });
-      const answer: AdapterAnswer = {
-        ...{ hash: String(seen.asked.length % 10).repeat(64), gain, kept: true, losses, tokens: 8 },
-        ...{ file: btoa("\u0001\u0002"), timings: { hiddenMs: 1, fitMs: 2 } },
-        ...change,
-      };
-      return script(HttpResponse.json(answer, { status: 201 }));
-    }),
-    http.delete(`${backendUrl}/v1/*/*`, ({ request }) => {
-      seen.deletions.push(new URL(request.url).pathname);
-      return new HttpResponse(null, { status: 204 });
-    }),
-  );
-  return seen;
-}
-const unavailable = () => HttpResponse.json({ error: { message: "starting", code: null } }, { status: 503 });
+const own = useTenant("tuning", () => ({ newId: () => `id-${String(ids++).padStart(16, "0")}` }));
+const { app, store, json, rows, charged } = own;
+const backendMakes = (adapter: Partial<AdapterAnswer> = {}, fit?: (made: Response) => MaybePromise<Response>) =>
+  own.backendMakes({ adapter, fit });
 /** An answer that has begun and does not end. */
 const endless = () =>
   new HttpResponse(new ReadableStream({ pull: () => new Promise(() => undefined) }), { status: 201 });
 
 const pair = (i: number) => JSON.stringify({ prompt: "aab".repeat(i + 1), completion: "ba" });
-async function uploaded(count = 3, headers = mine): Promise<string> {
-  const form = new FormData();
-  form.append("purpose", "fine-tune");
-  form.append("file", new File([Array.from({ length: count }, (_, i) => pair(i)).join("\n")], "examples.jsonl"));
-  const made = await app().request("/v1/files", { method: "POST", body: form, headers });
-  return ((await made.json()) as FileObject).id;
-}
+const uploaded = async (count = 3) => (await own.uploaded(Array.from({ length: count }, (_, i) => pair(i)))).id;
 const create = async (rest: object = {}) =>
-  app().post(
-    "/v1/fine_tuning/jobs",
-    { model: "gpt2", training_file: await uploaded(), suffix: "answers", ...rest },
-    { headers: mine },
-  );
+  app().post("/v1/fine_tuning/jobs", {
+    ...{ model: "gpt2", training_file: await uploaded(), suffix: "answers", ...rest },
+  });
 async function created(rest: object = {}): Promise<Job> {
   const made = await create(rest);
   expect(made.status, await made.clone().text()).toBe(200);
   return jobSchema.strict().parse(await made.json());
 }
-const get = (path: string, headers = mine) => app().request(`/v1/fine_tuning/jobs${path}`, { headers });
-const shown = async (id: string) => jobSchema.strict().parse(await (await get(`/${id}`)).json());
+const get = (path: string, init?: RequestInit) => app().request(`/v1/fine_tuning/jobs${path}`, init);
+const cancel = (id: string) => app().post(`/v1/fine_tuning/jobs/${id}/cancel`, "");
+const shown = async (id: string) => jobSchema.strict().parse(await json(`/v1/fine_tuning/jobs/${id}`));
 const until = (id: string, expected: Partial<Job>) =>
   vi.waitFor(async () => expect(await shown(id)).toMatchObject(expected), { timeout: 5000 });
 const eventsOf = async (id: string, query = "") =>
-  jobEventListSchema.strict().parse(await (await get(`/${id}/events${query}`)).json());
-const used = async () => {
-  const { total } = (await (await app().request("/v1/usage", { headers: mine })).json()) as UsageReport;
-  return [total.requests, total.prompt_tokens];
-};
+  jobEventListSchema.strict().parse(await json(`/v1/fine_tuning/jobs/${id}/events${query}`));
 
 describe("a job", () => {
   test("makes an adapter that its name serves, is charged by trained tokens once, and tells what it did", async () => {
-    const { asked } = backendMakes();
+    const { fits } = backendMakes();
     const training = await uploaded(4);
     const validation = await uploaded(2);
     const metadata = { team: "a" };
     const job = await created({ training_file: training, validation_file: validation, metadata, seed: 5 });
     expect(job).toMatchObject({
       ...{ status: "queued", model: "gpt2", fine_tuned_model: null, finished_at: null, trained_tokens: null, metadata },
-      ...{ training_file: training, validation_file: validation, seed: 5, organization_id: tenant, result_files: [] },
+      ...{
+        training_file: training,
+        validation_file: validation,
+        seed: 5,
+        organization_id: own.tenant,
+        result_files: [],
+      },
     });
     await until(job.id, { status: "succeeded", fine_tuned_model: "gpt2:answers", error: null });
-    expect(asked).toMatchObject([{ tenant, manifestHash: await manifestHash() }]);
-    expect([asked[0].examples.length, asked[0].validation?.length]).toEqual([4, 2]);
-    const tokens = [...asked[0].examples, ...asked[0].validation!].reduce((sum, { ids }) => sum + ids.length, 0);
+    expect(fits).toMatchObject([{ tenant: own.tenant, manifestHash: await manifestHash() }]);
+    expect([fits[0].examples.length, fits[0].validation?.length]).toEqual([4, 2]);
+    const tokens = [...fits[0].examples, ...fits[0].validation!].reduce((sum, { ids }) => sum + ids.length, 0);
     expect((await shown(job.id)).trained_tokens).toBe(tokens);
-    await vi.waitFor(async () => expect(await used()).toEqual([1, tokens]));
+    await vi.waitFor(async () => expect(await charged()).toEqual([1, tokens]));
 
     const { data } = await eventsOf(job.id);
     expect(data.map(({ level, type, message }) => [level, type, message]).reverse()).toEqual([
@@ -141,23 +90,30 @@ describe("a job", () => {
       ["info", "message", "The job has succeeded: gpt2:answers can be used."],
     ]);
     expect(data[2].data).toEqual({ step: 8, train_loss: 1.5, valid_loss: 1.75 });
-    expect(await (await app().request("/v1/adapters/answers", { headers: mine })).json()).toMatchObject({
+    expect(await own.shown("answers")).toMatchObject({
       examples: 4,
       gain,
     });
 
     backendAnswers(({ id }) => saying(id, "ba"));
     const body = { model: "gpt2:answers", prompt: "aab", max_tokens: 2 };
-    const answered = await app().complete(body, { headers: mine });
+    const answered = await app().complete(body);
     expect(await answered.json()).toMatchObject({ choices: [{ text: "ba" }] });
   });
 
   test("of a tenant with limits counts in them when it ends, not before", async () => {
     const limited = { ...plans.standard, tokensPerMinute: 100 };
-    const access = { tenant, keyId: "k", scopes: [...scopes], limits: limited, memoryTokens: null, fileBytes: null };
-    keys = { accessOf: async () => ({ ...access, origins: [] }) };
+    const access = {
+      tenant: own.tenant,
+      keyId: "k",
+      scopes: [...scopes],
+      limits: limited,
+      memoryTokens: null,
+      fileBytes: null,
+    };
+    own.keys = { ...own.keys, accessOf: async () => ({ ...access, origins: [] }) };
     const left = async () => {
-      const answered = await app().complete({ prompt: "a", max_tokens: 0 }, { headers: mine });
+      const answered = await app().complete({ prompt: "a", max_tokens: 0 });
       await answered.text();
       return Number(answered.headers.get("x-ratelimit-remaining-tokens"));
     };
@@ -166,8 +122,8 @@ describe("a job", () => {
     const { id } = await created();
     await until(id, { status: "running" });
     const before = await left();
-    await app().post(`/v1/fine_tuning/jobs/${id}/cancel`, "", { headers: mine });
-    const tokens = seen.asked[0].examples.reduce((sum, example) => sum + example.ids.length, 0);
+    await cancel(id);
+    const tokens = seen.fits[0].examples.reduce((sum, example) => sum + example.ids.length, 0);
     await vi.waitFor(async () => expect(before - (await left())).toBeGreaterThanOrEqual(tokens));
     const more = { training_file: await uploaded(12) };
     expect(await errorOf(await create({ ...more, suffix: "more" }))).toMatchObject({ status: 429 });
@@ -180,7 +136,7 @@ describe("a job", () => {
     const [, told] = (await eventsOf(id)).data;
     expect(told).toMatchObject({ level: "warn", message: expect.stringContaining("The base is served") });
     const { batches } = backendAnswers(({ id: sequence }) => saying(sequence, "ba"));
-    const answered = await app().complete({ model: "gpt2:answers", prompt: "aab", max_tokens: 2 }, { headers: mine });
+    const answered = await app().complete({ model: "gpt2:answers", prompt: "aab", max_tokens: 2 });
     expect(answered.status, await answered.text()).toBe(200);
     expect(batches.map(({ centroidId, adapterHash }) => [centroidId, adapterHash])).toEqual([[null, undefined]]);
   });
@@ -197,7 +153,7 @@ describe("a job", () => {
   test("is tried again while no backend takes it, also by the object's next life", async () => {
     const first = backendMakes({}, unavailable);
     const { id } = await created();
-    await vi.waitFor(() => expect(first.asked).toHaveLength(1));
+    await vi.waitFor(() => expect(first.fits).toHaveLength(1));
     await vi.waitFor(async () =>
       expect((await eventsOf(id)).data[0]).toMatchObject({
         level: "warn",
@@ -205,33 +161,31 @@ describe("a job", () => {
       }),
     );
     expect(await shown(id)).toMatchObject({ status: "queued", error: null });
-    expect(await used()).toEqual([0, 0]);
+    expect(await charged()).toEqual([0, 0]);
 
     network.resetHandlers();
     const second = backendMakes();
     await evictDurableObject(store());
     await until(id, { status: "succeeded" });
-    expect(second.asked).toEqual(first.asked);
-    await vi.waitFor(async () => expect((await used())[0]).toBe(1));
+    expect(second.fits).toEqual(first.fits);
+    await vi.waitFor(async () => expect((await charged())[0]).toBe(1));
   });
 
   test("that no backend has made in a day fails", async () => {
     backendMakes({}, unavailable);
     const { id } = await created();
     await vi.waitFor(async () => expect((await eventsOf(id)).data[0].level).toBe("warn"));
-    await runInDurableObject(store(), (object: TenantAdapterStore) => {
-      object.now = () => Date.now() + 86_500_000;
-    });
-    await runDurableObjectAlarm(store());
+    await own.setTime(86_500_000);
+    await own.alarm();
     await until(id, { status: "failed", error: { code: "backend_unavailable", param: null } as never });
-    expect(await used()).toEqual([0, 0]);
+    expect(await charged()).toEqual([0, 0]);
   });
 
   test("that a backend refuses fails, costs nothing, and its name is free again", async () => {
     backendMakes({}, () => HttpResponse.json({ error: { message: "no", code: null } }, { status: 400 }));
     const { id } = await created();
     await until(id, { status: "failed", fine_tuned_model: null, trained_tokens: null });
-    expect(await used()).toEqual([0, 0]);
+    expect(await charged()).toEqual([0, 0]);
     network.resetHandlers();
     backendMakes();
     await until((await created()).id, { status: "succeeded" });
@@ -241,18 +195,18 @@ describe("a job", () => {
     const seen = backendMakes({}, endless);
     const { id } = await created();
     await until(id, { status: "running" });
-    const [{ examples }] = seen.asked;
-    const cancelled = await app().post(`/v1/fine_tuning/jobs/${id}/cancel`, "", { headers: mine });
+    const [{ examples }] = seen.fits;
+    const cancelled = await cancel(id);
     const tokens = examples.reduce((sum, example) => sum + example.ids.length, 0);
     expect(jobSchema.strict().parse(await cancelled.json())).toMatchObject({
       status: "cancelled",
       trained_tokens: tokens,
     });
     await vi.waitFor(() => expect(seen.aborted).toBe(1));
-    await vi.waitFor(async () => expect(await used()).toEqual([1, tokens]));
-    const again = await app().post(`/v1/fine_tuning/jobs/${id}/cancel`, "", { headers: mine });
+    await vi.waitFor(async () => expect(await charged()).toEqual([1, tokens]));
+    const again = await cancel(id);
     expect(await errorOf(again)).toMatchObject({ status: 400, message: expect.stringContaining("has ended already") });
-    expect((await app().request("/v1/models/gpt2:answers", { headers: mine })).status).toBe(404);
+    expect((await app().request("/v1/models/gpt2:answers")).status).toBe(404);
   });
 
   test("and its files are nobody else's", async () => {
@@ -265,37 +219,30 @@ describe("a job", () => {
       ["POST", `/v1/fine_tuning/jobs/${id}/cancel`],
     ];
     for (const [method, path] of calls) {
-      const error = await errorOf(await app().request(path, { method, headers: theirs }));
+      const error = await errorOf(await app().request(path, { method, headers: own.theirs }));
       expect(error).toMatchObject({ status: 404, message: `You have no fine-tuning job "${id}".` });
     }
     const body = { model: "gpt2", training_file };
-    expect(await errorOf(await app().post("/v1/fine_tuning/jobs", body, { headers: theirs }))).toMatchObject({
+    expect(await errorOf(await app().post("/v1/fine_tuning/jobs", body, { headers: own.theirs }))).toMatchObject({
       ...{ status: 400, param: "training_file", message: expect.stringContaining("you have no such file") },
     });
-    expect(await (await get("", theirs)).json()).toMatchObject({ data: [] });
+    expect(await (await get("", { headers: own.theirs })).json()).toMatchObject({ data: [] });
   });
 
   test("does not delay the tenant's documents, while it runs", async () => {
     backendMakes({}, endless);
     const { id } = await created();
     await until(id, { status: "running" });
-    const ready = { type: "ready", tokens: 8, bytes: 100, computedTokens: 8 };
-    network.use(http.put(`${backendUrl}/v1/memories/*`, () => new HttpResponse(`${JSON.stringify(ready)}\n`)));
     const documents = ["ab".repeat(limits.memoryTokensAtOnce)];
-    const made = await app().post("/v1/adapters", { name: "notes", documents }, { headers: mine });
-    expect(made.status).toBe(202);
-    await vi.waitFor(async () =>
-      expect(await (await app().request("/v1/adapters/notes", { headers: mine })).json()).toMatchObject({
-        adapts: true,
-      }),
-    );
-    await app().post(`/v1/fine_tuning/jobs/${id}/cancel`, "", { headers: mine });
+    expect((await own.create({ documents })).status).toBe(202);
+    await vi.waitFor(async () => expect(await own.shown()).toMatchObject({ adapts: true }));
+    await cancel(id);
   });
 
   test("that finds its name taken fails, and pays for what was made", async () => {
     const seen = backendMakes({}, async (made) => {
       const examples = ["ab", "aab", "b ab"];
-      if (seen.asked.length === 1) await app().post("/v1/adapters", { name: "answers", examples }, { headers: mine });
+      if (seen.fits.length === 1) await own.create({ examples }, "answers");
       return made;
     });
     const { id } = await created();
@@ -311,12 +258,8 @@ describe("a job", () => {
     await store().erase();
     await vi.waitFor(() => expect(seen.aborted).toBe(1));
     expect((await get(`/${id}`)).status).toBe(404);
-    const rows = await runInDurableObject(store(), (_: TenantAdapterStore, { storage }) =>
-      ["records", "documentParts", "ownAdapters"].map(
-        (table) => storage.sql.exec<{ n: number }>(`SELECT count(*) AS n FROM ${table}`).one().n,
-      ),
-    );
-    expect(rows).toEqual([0, 0, 0]);
+    for (const table of ["records", "documentParts", "ownAdapters"])
+      expect(await rows(`SELECT * FROM ${table}`)).toEqual([]);
   });
 });
 
@@ -325,20 +268,21 @@ test("examples are kept with their adapter, and deleted with it by its model's n
   const { id } = await created();
   await until(id, { status: "succeeded" });
   const examples = [{ prompt: "aab", completion: "ba" }, "abab", "abb"];
-  await app().post("/v1/adapters", { name: "direct", examples }, { headers: mine });
-  const kept = () =>
-    runInDurableObject(store(), (_: TenantAdapterStore, { storage }) =>
-      [...storage.sql.exec<{ hash: string }>("SELECT hash FROM documentParts WHERE kind = 'examples'")].map(
-        ({ hash }) => hash,
-      ),
-    );
+  await own.create({ examples }, "direct");
+  const kept = async () => {
+    const found = await rows<{ hash: string }>("SELECT hash FROM documentParts WHERE kind = 'examples'");
+    return found.map(({ hash }) => hash);
+  };
   expect((await kept()).sort()).toEqual(["examples:answers", "examples:direct"]);
-  const remove = (model: string, headers = mine) => app().request(`/v1/models/${model}`, { method: "DELETE", headers });
-  expect(await errorOf(await remove("gpt2:answers", theirs))).toMatchObject({ status: 404, code: "model_not_found" });
+  const remove = (model: string, headers = {}) => app().request(`/v1/models/${model}`, { method: "DELETE", headers });
+  expect(await errorOf(await remove("gpt2:answers", own.theirs))).toMatchObject({
+    status: 404,
+    code: "model_not_found",
+  });
   expect(await (await remove("gpt2:answers")).json()).toEqual({ id: "gpt2:answers", object: "model", deleted: true });
   expect(await kept()).toEqual(["examples:direct"]);
   expect(deletions).toHaveLength(1);
-  expect((await app().request("/v1/models/gpt2:answers", { headers: mine })).status).toBe(404);
+  expect((await app().request("/v1/models/gpt2:answers")).status).toBe(404);
   expect(await errorOf(await remove("gpt2:answers"))).toMatchObject({ status: 404, code: "model_not_found" });
   for (const model of ["gpt2", "gpt2:auto"]) {
     expect(await errorOf(await remove(model))).toMatchObject({ status: 403 });
@@ -395,12 +339,12 @@ describe("is refused by name:", () => {
     ],
   ];
   test.each(cases)("%s", async (_, rest, param, message) => {
-    const { asked } = backendMakes();
+    const { fits } = backendMakes();
     const error = await errorOf(await create(rest));
     expect(error).toMatchObject({ status: 400, message: expect.stringContaining(message) });
     expect(error.param).toContain(param);
     expect(await (await get("")).json()).toMatchObject({ data: [] });
-    expect(asked).toEqual([]);
+    expect(fits).toEqual([]);
   });
 
   test("a model that is not there", async () => {
@@ -423,7 +367,7 @@ describe("is refused by name:", () => {
     });
     network.resetHandlers();
     backendMakes();
-    await app().post("/v1/adapters", { name: "taken", examples: ["ab", "aab", "b ab"] }, { headers: mine });
+    await own.create({ examples: ["ab", "aab", "b ab"] }, "taken");
     expect(await errorOf(await create({ suffix: "taken" }))).toMatchObject({ status: 400, param: "suffix" });
   });
 
@@ -440,7 +384,7 @@ describe("is refused by name:", () => {
   });
 
   test.each(["pause", "resume"])("to %s", async (what) => {
-    const error = await errorOf(await app().post(`/v1/fine_tuning/jobs/ftjob-1/${what}`, "", { headers: mine }));
+    const error = await errorOf(await app().post(`/v1/fine_tuning/jobs/ftjob-1/${what}`, ""));
     expect(error).toMatchObject({ status: 400, message: expect.stringContaining("cannot be paused or resumed") });
   });
 });

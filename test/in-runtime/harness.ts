@@ -14,7 +14,7 @@ import { type CompletionWriterParts, writeCompletion } from "../../edge/answer/c
 import type { Dependencies } from "../../edge/api/dependencies.ts";
 import { paced } from "../../edge/api/paced.ts";
 import { createApp } from "../../edge/app.ts";
-import { heldSet, loadArtifacts } from "../../edge/artifacts/artifacts.ts";
+import { type Artifacts, heldSet, loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import type { Cell } from "../../edge/cell/cell.ts";
 import { cellsOf } from "../../edge/cell/cell-names.ts";
 import type { CellRequest } from "../../edge/cell/cell-request.ts";
@@ -87,7 +87,7 @@ export async function newTenants(prefix: string) {
   return { keys, tenant, mine, theirs };
 }
 
-type MaybePromise<T> = T | Promise<T>;
+export type MaybePromise<T> = T | Promise<T>;
 
 /** What reached the backend. */
 export interface Seen {
@@ -256,10 +256,13 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
 /** Of the tiny model. */
 export const edgeArtifacts = () => artifacts();
 
-const artifacts = loadOnce(async () => {
-  const files = await edgeModelFiles();
+/** Those of a changed tiny model. */
+export async function edgeArtifactsWith(...change: Parameters<typeof edgeModelFiles>): Promise<Artifacts> {
+  const files = await edgeModelFiles(...change);
   return loadArtifacts(async (name) => files.get(name)!);
-});
+}
+
+const artifacts = loadOnce(() => edgeArtifactsWith());
 
 /** Publishes a manifest, by default the tiny model's, of which tenants' objects learn; its files must be loaded in this isolate. */
 export async function publish(manifest?: string): Promise<void> {
@@ -275,7 +278,8 @@ export async function manifestHash(): Promise<string> {
 /** Apps of a file share ledgers, which count a request once by its id. */
 let ids = 0;
 
-export function testApp(overrides: Partial<Dependencies> = {}) {
+/** `authorization` is the caller's where a request has none of its own. */
+export function testApp(overrides: Partial<Dependencies> = {}, authorization = `Bearer ${key}`) {
   const logged: string[] = [];
   /** Why cells were lost. */
   const lost: string[] = [];
@@ -349,7 +353,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
     router: hono.router,
   };
   const request = (path: string, init: RequestInit = {}) => {
-    const headers = new Headers({ authorization: `Bearer ${path.startsWith("/admin") ? adminKey : key}` });
+    const headers = new Headers({ authorization: path.startsWith("/admin") ? `Bearer ${adminKey}` : authorization });
     for (const [name, value] of new Headers(init.headers)) headers.set(name, value);
     return app.request(`http://edge${path}`, { ...init, headers });
   };

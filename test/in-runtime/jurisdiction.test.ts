@@ -10,12 +10,13 @@ import type { Cell } from "../../edge/cell/cell.ts";
 import { cellsOf, cellUrl } from "../../edge/cell/cell-names.ts";
 import { addressesIn, parseAddresses } from "../../edge/dispatch/addresses.ts";
 import { BackendClient } from "../../edge/dispatch/client.ts";
+import { type Region, regions } from "../../edge/platform/region.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import type { Ledger } from "../../edge/tenants/ledger.ts";
 import { Settlements } from "../../edge/tenants/settlements.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
-import { type AdapterAnswer, batchRequestSchema } from "../../shared/contracts/inference.ts";
+import { batchRequestSchema } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { plans, type TenantLimits, tenantPrefix } from "../../shared/contracts/tenants.ts";
 import {
@@ -29,6 +30,7 @@ import {
   testApp,
   useNetwork,
 } from "./harness.ts";
+import { adapterAnswer } from "./tenant.ts";
 
 useNetwork();
 
@@ -60,8 +62,8 @@ function withJurisdictions(): string[] {
 let tenants = 0;
 const limits = { requestsPerMinute: 100, tokensPerMinute: 10_000, concurrentRequests: 9, tokensPerMonth: 100_000 };
 
-async function europeanApp(own: TenantLimits = limits, backends = european) {
-  const tenant = `eu:european-${tenants++}`;
+async function europeanApp(own: TenantLimits = limits, backends = european, prefix = "eu:european") {
+  const tenant = `${prefix}-${tenants++}`;
   const hash = await sha256Hex(new TextEncoder().encode(`sk-${tenant}`));
   const stored = { plan: "standard", limits: own, origins: [] };
   const get = async (name: string) => (name === tenantPrefix + tenant ? stored : null);
@@ -95,37 +97,60 @@ async function setBackends(urls: string): Promise<void> {
 const { BACKEND_URLS } = env as unknown as Record<string, string>;
 afterEach(() => setBackends(BACKEND_URLS));
 
-const callers = {
-  Tokyo: { continent: "AS", longitude: "139.7", latitude: "35.7" },
-  Warsaw: { continent: "EU", longitude: "21.0", latitude: "52.2" },
+/** What the network says of a request from a place in each region. */
+const places: Record<Region, RequestInitCfProperties> = {
+  wnam: { continent: "NA", longitude: "-122.4", latitude: "37.8" },
+  enam: { continent: "NA", longitude: "-74.0", latitude: "40.7" },
+  sam: { continent: "SA", longitude: "-46.6", latitude: "-23.6" },
+  weur: { continent: "EU", longitude: "2.4", latitude: "48.9" },
+  eeur: { continent: "EU", longitude: "21.0", latitude: "52.2" },
+  apac: { continent: "AS", longitude: "139.7", latitude: "35.7" },
+  oc: { continent: "OC", longitude: "151.2", latitude: "-33.9" },
+  afr: { continent: "AF", longitude: "28.0", latitude: "-26.2" },
+  me: { continent: "AS", longitude: "55.3", latitude: "25.2" },
 };
+
+test.each(regions)(
+  "before a backend a request from %s calls its tenant's objects once each, and a cell there",
+  async (region) => {
+    const { complete, tenant, headers } = await europeanApp(limits, european, "anywhere");
+    const calls: string[] = [];
+    prototype.getByName = function (this: typeof env.CELLS, name, options) {
+      const stub = getByName.call(this, name, options) as unknown as Record<string, (...given: unknown[]) => unknown>;
+      const get =
+        (_: object, method: string) =>
+        (...given: unknown[]) => {
+          calls.push(`${method} ${name} ${options?.locationHint ?? "-"}`);
+          return stub[method](...given);
+        };
+      return new Proxy(stub, { get }) as never;
+    };
+    backendAnswers(({ id }) => {
+      calls.push("batch");
+      return saying(id, "b");
+    });
+    const answered = await complete({ prompt: "aaa", max_tokens: 1 }, { headers, cf: places[region] });
+    expect(answered.status, await answered.text()).toBe(200);
+    const [cell] = cellsOf(tenant, region, Number(env.CELLS_PER_REGION));
+    const expected = [`nearest ${tenant} -`, `admit ${tenant} ${region}`, `fetch ${cell} ${region}`];
+    expect(calls.slice(0, calls.indexOf("batch")).sort()).toEqual(expected.sort());
+  },
+);
 
 describe("a tenant of the EU", () => {
   test.each([
-    ["Tokyo", "weur"],
-    ["Warsaw", "eeur"],
-  ] as const)("from %s is answered by objects in %s and by backends in the EU alone", async (city, region) => {
+    ["apac", "weur"],
+    ["eeur", "eeur"],
+  ] as const)("from %s is answered by objects in %s and by backends in the EU alone", async (from, region) => {
     await setBackends(european);
     const { post, request, complete, settled, tenant, headers: own } = await europeanApp();
-    const cf = callers[city] as RequestInitCfProperties;
+    const cf = places[from];
     // What a caller says of itself changes nothing.
     const headers = { ...own, "cf-ipcountry": "US", "x-jurisdiction": "none", "cf-region": "enam" };
     const asked = withJurisdictions();
     let isBrought = false;
     network.use(
-      http.post(`${backendUrl}/v1/adapters`, () => {
-        const answer: AdapterAnswer = {
-          ...{
-            hash: "4".repeat(64),
-            gain: { nats: 1, ci95: [0.5, 1.5], tokens: 400 },
-            tokens: 8,
-            kept: true,
-            losses: [],
-          },
-          ...{ file: btoa("abc"), timings: { hiddenMs: 1, fitMs: 2 } },
-        };
-        return HttpResponse.json(answer, { status: 201 });
-      }),
+      http.post(`${backendUrl}/v1/adapters`, () => HttpResponse.json(adapterAnswer("4".repeat(64)), { status: 201 })),
       http.put(`${backendUrl}/v1/adapters/*`, () => {
         isBrought = true;
         return new HttpResponse(null, { status: 204 });

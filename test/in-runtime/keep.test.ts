@@ -1,62 +1,39 @@
 /** What `keep: false` deletes once an adapter is made, and what is lost by it: real stores, and a backend that is scripted. */
-import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
-import { env } from "cloudflare:workers";
+import { runInDurableObject } from "cloudflare:test";
 import { HttpResponse, http } from "msw";
 import { beforeEach, expect, test, vi } from "vitest";
-import { type Artifacts, heldSet, loadArtifacts } from "../../edge/artifacts/artifacts.ts";
+import { type Artifacts, heldSet } from "../../edge/artifacts/artifacts.ts";
 import { unavailable } from "../../edge/dispatch/call-failure.ts";
 import { AdapterRecords } from "../../edge/tenants/adapter-records.ts";
 import type { TenantParts } from "../../edge/tenants/backend-copies.ts";
-import type { KeyStore } from "../../edge/tenants/keys.ts";
 import { gzip, jsonBytes, SealedStore } from "../../edge/tenants/sealed-store.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { type Changed, TenantMemories } from "../../edge/tenants/tenant-memories.ts";
-import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
 import type { Adapter } from "../../shared/contracts/responses.ts";
-import { edgeModelFiles } from "../support/edge-model.ts";
 import {
   backendAnswers,
   backendUrl,
-  byteStream,
   edgeArtifacts,
+  edgeArtifactsWith,
   errorOf,
   network,
-  newTenants,
   publish,
   saying,
-  testApp,
   useNetwork,
 } from "./harness.ts";
+import { useTenant } from "./tenant.ts";
 
 useNetwork();
 
-let tenant: string;
-let keys: KeyStore;
-let headers: Record<string, string>;
 let served: Artifacts;
-const store = () => env.ADAPTERS.getByName(tenant);
-const app = () => testApp({ keys, artifacts: async () => served });
+const own = useTenant("keep", () => ({ artifacts: async () => served }));
+const { app, store, shown } = own;
 const documents = ["aaab aaab aaab", { name: "second.md", text: "bbba" }];
 const examples = ["aaaa", "bbb", "aab"];
 
 beforeEach(async () => {
-  ({ keys, tenant, mine: headers } = await newTenants("keep"));
   await serve(await edgeArtifacts());
-  network.use(
-    http.post(`${backendUrl}/v1/adapters`, () => {
-      const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
-      const answer: AdapterAnswer = {
-        ...{ hash: "7".repeat(64), gain, kept: true, losses: [], tokens: 8, file: "AAAA" },
-        timings: { hiddenMs: 1, fitMs: 2 },
-      };
-      return HttpResponse.json(answer, { status: 201 });
-    }),
-    http.put(`${backendUrl}/v1/memories/*`, () => {
-      const line = { type: "ready", tokens: 8, bytes: 100, computedTokens: 8 };
-      return new HttpResponse(byteStream([`${JSON.stringify(line)}\n`]));
-    }),
-    http.delete(`${backendUrl}/v1/*/*`, () => new HttpResponse(null, { status: 204 })),
-  );
+  own.backendMakes();
 });
 
 async function serve(set: Artifacts): Promise<void> {
@@ -65,26 +42,19 @@ async function serve(set: Artifacts): Promise<void> {
 }
 /** Publishes other artifacts, and has adapters made again for them. */
 async function serveOthers(): Promise<void> {
-  const files = await edgeModelFiles(true);
-  const after = await loadArtifacts(async (name) => files.get(name)!);
+  const after = await edgeArtifactsWith(true);
   expect(heldSet(after.manifestHash)).toBe(after);
   await serve(after);
-  await runDurableObjectAlarm(store());
+  await own.alarm();
 }
 const create = async (name: string, rest: object) => {
-  const made = await app().post("/v1/adapters", { name, ...rest }, { headers });
+  const made = await own.create(rest, name);
   expect(made.status, await made.clone().text()).toBe(201);
   return (await made.json()) as Adapter;
 };
-const shown = async (name: string) =>
-  (await (await app().request(`/v1/adapters/${name}`, { headers })).json()) as Adapter;
 const sealed = () =>
-  runInDurableObject(store(), (_: TenantAdapterStore, { storage }) =>
-    storage.sql
-      .exec<{ hash: string; kind: string }>("SELECT hash, kind FROM documentParts WHERE kind <> 'file'")
-      .toArray(),
-  );
-const addTo = (name: string) => app().post(`/v1/adapters/${name}/documents`, { documents: ["more"] }, { headers });
+  own.rows<{ hash: string; kind: string }>("SELECT hash, kind FROM documentParts WHERE kind <> 'file'");
+const addTo = (name: string) => app().post(`/v1/adapters/${name}/documents`, { documents: ["more"] });
 
 test("what an adapter was made of is deleted once it is made, and it says what is lost", async () => {
   const kept = await create("kept", { documents, examples });
@@ -100,7 +70,7 @@ test("what an adapter was made of is deleted once it is made, and it says what i
   const refused = { status: 400, param: "documents", message: expect.stringContaining("were not kept (keep: false)") };
   expect(await errorOf(await addTo("other"))).toMatchObject(refused);
   const path = "/v1/adapters/other/documents/second.md";
-  expect(await errorOf(await app().request(path, { method: "DELETE", headers }))).toMatchObject(refused);
+  expect(await errorOf(await app().request(path, { method: "DELETE" }))).toMatchObject(refused);
 });
 
 test("under other artifacts it answers as long as its own are there, and is gone then", async () => {
@@ -112,9 +82,9 @@ test("under other artifacts it answers as long as its own are there, and is gone
     const refit = { status: "failed", error: expect.stringContaining("not kept") };
     await vi.waitFor(async () => expect(await shown(name)).toMatchObject({ outdated: true, refit }));
     const body = { model: `gpt2:${name}`, prompt: "a", max_tokens: 2 };
-    expect((await app().complete(body, { headers })).status).toBe(200);
-    const { complete } = testApp({ keys, artifacts: async () => served, artifactsOf: async () => null });
-    expect(await errorOf(await complete(body, { headers }))).toMatchObject({ code: "adapter_outdated" });
+    expect((await app().complete(body)).status).toBe(200);
+    const { complete } = app({ artifactsOf: async () => null });
+    expect(await errorOf(await complete(body))).toMatchObject({ code: "adapter_outdated" });
   }
 });
 
@@ -126,7 +96,7 @@ test("documents that another adapter keeps stay until that is deleted", async ()
   expect(await sealed()).toHaveLength(2);
   await create("third", { documents, keep: false });
   expect(await sealed()).toHaveLength(2);
-  await app().request("/v1/adapters/second", { method: "DELETE", headers });
+  await own.remove("second");
   expect(await sealed()).toEqual([]);
   expect(await shown("first")).toMatchObject({ adapts: true });
 });
@@ -145,7 +115,7 @@ test("a backend that lacks such a memory ends the answer with an error that says
       HttpResponse.json({ error: { message: memory!.hash, code: "memory_not_found" } }, { status: 404 }),
     ),
   );
-  const answered = await app().complete({ model: "gpt2:notes", prompt: "aab" }, { headers });
+  const answered = await app().complete({ model: "gpt2:notes", prompt: "aab" });
   expect(await errorOf(answered)).toMatchObject({
     code: "memory_deleted",
     message: expect.stringContaining("its documents were not kept"),
@@ -166,7 +136,7 @@ test("every backend is given what none can be given later, though one fails; els
     const clients = [client("a", async () => {}), client("b", down), client("c", async () => {})];
     const memories = new TenantMemories(
       {
-        ...{ tenant, storage, now: Date.now, sealed: new SealedStore(storage, random) },
+        ...{ tenant: own.tenant, storage, now: Date.now, sealed: new SealedStore(storage, random) },
         records: new AdapterRecords(storage.sql),
         clients: () => new Map(clients.map((one, i) => [String(i), one])),
         copies: { note() {}, keep() {}, deleteUnused: async () => {} },
@@ -195,7 +165,7 @@ test.each<[string, () => Promise<Response>]>([
     "a file as the body",
     () =>
       app().request("/v1/adapters?name=notes&keep=false", {
-        ...{ method: "POST", headers: { ...headers, "content-type": "text/plain" }, body: "aaab" },
+        ...{ method: "POST", headers: { "content-type": "text/plain" }, body: "aaab" },
       }),
   ],
   [
@@ -208,7 +178,7 @@ test.each<[string, () => Promise<Response>]>([
         ["keep", "false"],
       ])
         form.append(name, value);
-      return app().request("/v1/adapters", { method: "POST", headers, body: form });
+      return app().request("/v1/adapters", { method: "POST", body: form });
     },
   ],
 ])("%s can say so, too", async (_, post) => {
@@ -218,24 +188,20 @@ test.each<[string, () => Promise<Response>]>([
 });
 
 test("anything but a boolean is refused, and nothing is made", async () => {
-  const refused = await app().post("/v1/adapters", { name: "notes", documents, keep: "no" }, { headers });
+  const refused = await app().post("/v1/adapters", { name: "notes", documents, keep: "no" });
   expect(await errorOf(refused)).toMatchObject({ status: 400, param: "keep" });
   expect(await store().list()).toEqual([]);
 });
 
 test("a fine-tuning job leaves none of its examples but the file", async () => {
-  const form = new FormData();
-  form.append("purpose", "fine-tune");
-  const lines = examples.map((text) => JSON.stringify({ prompt: text, completion: "ba" }));
-  form.append("file", new File([lines.join("\n")], "examples.jsonl"));
-  const file = await (await app().request("/v1/files", { method: "POST", body: form, headers })).json<{ id: string }>();
+  const file = await own.uploaded(examples.map((text) => JSON.stringify({ prompt: text, completion: "ba" })));
   const body = { model: "gpt2", training_file: file.id, suffix: "mail", keep: false };
-  const job = await (await app().post("/v1/fine_tuning/jobs", body, { headers })).json<{ id: string }>();
+  const job = await (await app().post("/v1/fine_tuning/jobs", body)).json<{ id: string }>();
   expect(job).toMatchObject({ keep: false });
   await vi.waitFor(async () => expect(await shown("mail")).toMatchObject({ keep: false, adapts: true, examples: 3 }));
   expect(await sealed()).toEqual([{ hash: file.id, kind: "content" }]);
-  const events = await (await app().request(`/v1/fine_tuning/jobs/${job.id}/events`, { headers })).text();
+  const events = await (await app().request(`/v1/fine_tuning/jobs/${job.id}/events`)).text();
   expect(events).toContain("examples are not kept");
-  await app().request(`/v1/files/${file.id}`, { method: "DELETE", headers });
+  await app().request(`/v1/files/${file.id}`, { method: "DELETE" });
   expect(await sealed()).toEqual([]);
 });

@@ -1,121 +1,59 @@
 /** Documents of a tenant's own adapters as memories: real stores and cells, and a backend that is scripted. */
-import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
+import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { delay, HttpResponse, http } from "msw";
-import { beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { beforeAll, describe, expect, test, vi } from "vitest";
 import { encodeDocuments } from "../../edge/plan/documents.ts";
 import { AdapterRecords } from "../../edge/tenants/adapter-records.ts";
-import type { KeyStore } from "../../edge/tenants/keys.ts";
 import { type Ledger, ledgerOf } from "../../edge/tenants/ledger.ts";
 import { gunzip } from "../../edge/tenants/sealed-store.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
-import {
-  type AdapterAnswer,
-  batchRequestSchema,
-  type MemoryProgress,
-  type MemoryRequest,
-  memoryRequestSchema,
-  type TokenSources,
-} from "../../shared/contracts/inference.ts";
+import { batchRequestSchema, type MemoryProgress, type TokenSources } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { memoryHash } from "../../shared/contracts/memory-hash.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
-import type { Adapter, CompletionResponse, UsageReport } from "../../shared/contracts/responses.ts";
+import type { Adapter, CompletionResponse } from "../../shared/contracts/responses.ts";
 import {
   backendAnswers,
   backendUrl,
-  byteStream,
   edgeArtifacts,
   errorOf,
   manifestHash,
   network,
-  newTenants,
   publish,
   saying,
-  testApp,
   useNetwork,
 } from "./harness.ts";
+import { patience, ready, unavailable, useTenant } from "./tenant.ts";
 
 useNetwork();
 beforeAll(() => publish());
 
-let keys: KeyStore;
-let tenant: string;
-let mine: Record<string, string>;
-let theirs: Record<string, string>;
-const store = () => env.ADAPTERS.getByName(tenant);
-const app = () => testApp({ keys });
-
-beforeEach(async () => {
-  ({ keys, tenant, mine, theirs } = await newTenants("memories"));
-});
-
-interface Put {
-  path: string;
-  body: MemoryRequest;
-}
-
-/** A backend that makes every memory; `lines` are what it says of one. What reached it is returned. */
-function backendRemembers(lines: (put: Put) => MemoryProgress[] | Response = () => [ready]) {
-  const seen = { puts: [] as Put[], deletions: [] as string[] };
-  network.use(
-    http.put(`${backendUrl}/v1/memories/*`, async ({ request }) => {
-      const put = { path: new URL(request.url).pathname, body: memoryRequestSchema.parse(await request.json()) };
-      seen.puts.push(put);
-      const said = lines(put);
-      if (said instanceof Response) return said;
-      return new HttpResponse(byteStream(said.map((line) => `${JSON.stringify(line)}\n`)));
-    }),
-    http.delete(`${backendUrl}/v1/*/*`, ({ request }) => {
-      const { pathname } = new URL(request.url);
-      // An object of an earlier test may still have some to repeat.
-      if (pathname.split("/").includes(tenant)) seen.deletions.push(pathname);
-      return new HttpResponse(null, { status: 204 });
-    }),
-  );
-  return seen;
-}
+const own = useTenant("memories");
+const { app, store, create, shown, remove, charged, setTime, alarm, rows } = own;
+const backendRemembers = (memory?: () => MemoryProgress[] | Response) => own.backendMakes({ memory });
 const endless = (line: string) =>
   new ReadableStream({ start: (controller) => controller.enqueue(new TextEncoder().encode(line)) });
-const ready: MemoryProgress = { type: "ready", tokens: 8, bytes: 100, computedTokens: 8 };
-const unavailable = () => HttpResponse.json({ error: { message: "starting", code: null } }, { status: 503 });
-const ledger = () => ledgerOf(env.LEDGERS, tenant);
-/** Use reaches the tenant's ledger within seconds. */
-const patience = { timeout: 10_000 };
-/** Requests and tokens that the tenant was charged. */
-const charged = async () => {
-  await runDurableObjectAlarm(ledger());
-  const { total } = (await (await app().request("/v1/usage", { headers: mine })).json()) as UsageReport;
-  return [total.requests, total.prompt_tokens];
-};
-const create = (rest: object, headers = mine) => app().post("/v1/adapters", { name: "notes", ...rest }, { headers });
-const shown = async (name = "notes") =>
-  (await (await app().request(`/v1/adapters/${name}`, { headers: mine })).json()) as Adapter;
+const ledger = () => ledgerOf(env.LEDGERS, own.tenant);
 /** A job's alarm may run by itself, too. */
 const untilShown = (expected: object) => vi.waitFor(async () => expect(await shown()).toMatchObject(expected));
 const noting = ["aaab aaab aaab", { name: "second.md", text: "bbba" }];
 /** More tokens than a request waits for: each is a byte. */
 const long = "ab".repeat(limits.memoryTokensAtOnce);
-const setTime = (ms: number) =>
-  runInDurableObject(store(), (object: TenantAdapterStore) => {
-    object.now = () => Date.now() + ms;
-  });
-
 describe("an adapter of documents", () => {
   test("is ready when the backend has made its memory, and is charged by token once", async () => {
     const seen = backendRemembers(() => [{ type: "progress", tokens: 4, totalTokens: 8 }, ready]);
-    const { post } = app();
-    const made = await post("/v1/adapters", { name: "notes", documents: noting }, { headers: mine });
+    const made = await create({ documents: noting });
     expect(made.status, await made.clone().text()).toBe(201);
     const documents = [
       { name: "text-1", text: "aaab aaab aaab" },
       { name: "second.md", text: "bbba" },
     ];
-    const hash = await memoryHash(tenant, await manifestHash(), documents);
+    const hash = await memoryHash(own.tenant, await manifestHash(), documents);
     expect(seen.puts).toEqual([
       {
-        path: `/v1/memories/${tenant}/${hash}`,
+        path: `/v1/memories/${own.tenant}/${hash}`,
         body: { version: 3, manifestHash: await manifestHash(), documents },
       },
     ]);
@@ -153,7 +91,7 @@ describe("an adapter of documents", () => {
       { chameleon: { adapter: "notes", sources: true } },
       { chameleon: { sources: true } },
     ]) {
-      const answered = await app().complete({ ...asked, ...choice }, { headers: mine });
+      const answered = await app().complete({ ...asked, ...choice });
       expect(answered.status, await answered.clone().text()).toBe(200);
       const { choices } = (await answered.json()) as CompletionResponse;
       const { memory, ...told } = passage;
@@ -163,14 +101,13 @@ describe("an adapter of documents", () => {
         sources: [{ token: "o", share: 0.4, passages: [{ adapter: "notes", ...told }] }],
       });
     }
-    const { chameleon } = (
-      (await (await app().complete({ ...asked, chameleon: {} }, { headers: mine })).json()) as CompletionResponse
-    ).choices[0];
+    const { chameleon } = ((await (await app().complete({ ...asked, chameleon: {} })).json()) as CompletionResponse)
+      .choices[0];
     expect([chameleon!.memories?.length, chameleon!.sources]).toEqual([1, undefined]);
     const memories = seen.batches.map(({ sequences }) => [sequences[0].memories, sequences[0].sources]);
     expect(memories).toEqual([...Array(3).fill([[{ hash }], true]), [[{ hash }], false]]);
 
-    const streamed = await app().complete({ ...asked, stream: true, chameleon: { sources: true } }, { headers: mine });
+    const streamed = await app().complete({ ...asked, stream: true, chameleon: { sources: true } });
     const events = (await streamed.text()).split("\n\n").filter((event) => event.startsWith("data: {"));
     const told = events.map((event) => (JSON.parse(event.slice(6)) as CompletionResponse).choices[0].chameleon);
     expect(told.flatMap((block) => block?.sources ?? []).map(({ token }) => token)).toEqual(["o"]);
@@ -183,16 +120,18 @@ describe("an adapter of documents", () => {
     const seen = backendAnswers(({ id }) => saying(id, "ok"));
     const asked = { prompt: "aaab", max_tokens: 2 };
     for (const choice of [{ model: "gpt2" }, { model: "gpt2:c0" }, { chameleon: { adapter: "nearest" } }]) {
-      expect((await app().complete({ ...asked, ...choice }, { headers: mine })).status).toBe(200);
+      expect((await app().complete({ ...asked, ...choice })).status).toBe(200);
     }
-    expect((await app().complete(asked, { headers: theirs })).status).toBe(200);
+    expect((await app().complete(asked, { headers: own.theirs })).status).toBe(200);
     expect(seen.batches.flatMap(({ sequences }) => sequences.flatMap(({ memories }) => memories ?? []))).toEqual([]);
-    expect((await app().complete({ ...asked, model: "gpt2:notes" }, { headers: theirs })).status).toBe(404);
-    expect((await app().request("/v1/adapters/notes", { headers: theirs })).status).toBe(404);
-    const blind = testApp({
-      keys: { accessOf: async (key, address) => ({ ...(await keys.accessOf(key, address)), scopes: ["embeddings"] }) },
+    expect((await app().complete({ ...asked, model: "gpt2:notes" }, { headers: own.theirs })).status).toBe(404);
+    expect((await app().request("/v1/adapters/notes", { headers: own.theirs })).status).toBe(404);
+    const blind = app({
+      keys: {
+        accessOf: async (key, address) => ({ ...(await own.keys.accessOf(key, address)), scopes: ["embeddings"] }),
+      },
     });
-    const assigned = await blind.post("/v1/assign", { input: "aaab" }, { headers: mine });
+    const assigned = await blind.post("/v1/assign", { input: "aaab" });
     expect(await assigned.text()).not.toContain("notes");
   });
 
@@ -216,7 +155,7 @@ describe("an adapter of documents", () => {
           return new HttpResponse(saying(batch.sequences[0].id, "ok").map(frameLine).join(""));
         }),
       );
-      const answered = await app().complete({ model: "gpt2:notes", prompt: "aa", max_tokens: 2 }, { headers: mine });
+      const answered = await app().complete({ model: "gpt2:notes", prompt: "aa", max_tokens: 2 });
       expect(answered.status, await answered.clone().text()).toBe(200);
       expect(seen.puts).toHaveLength(2);
       expect(seen.puts[1]).toEqual(seen.puts[0]);
@@ -225,19 +164,14 @@ describe("an adapter of documents", () => {
 
   test("that no backend can make leaves nothing behind, and costs nothing", async () => {
     const seen = backendRemembers(() => unavailable());
-    const { post, settled } = app();
-    const refused = await post("/v1/adapters", { name: "notes", documents: noting }, { headers: mine });
+    const refused = await create({ documents: noting });
     expect(await errorOf(refused)).toMatchObject({ status: 503 });
     expect(refused.headers.get("retry-after")).toBe("2");
-    await settled();
     expect(await charged()).toEqual([0, 0]);
-    expect((await app().request("/v1/adapters/notes", { headers: mine })).status).toBe(404);
+    expect((await app().request("/v1/adapters/notes")).status).toBe(404);
     await setTime(60_000);
-    await runDurableObjectAlarm(store());
-    const rows = await runInDurableObject(store(), (_, { storage }) =>
-      storage.sql.exec("SELECT hash FROM documentParts").toArray(),
-    );
-    expect([rows, seen.deletions.length > 0]).toEqual([[], true]);
+    await alarm();
+    expect([await rows("SELECT hash FROM documentParts"), seen.deletions.length > 0]).toEqual([[], true]);
   });
 
   test("is stored without its text, and erased with its key", async () => {
@@ -261,19 +195,13 @@ describe("an adapter of documents", () => {
     expect(all).not.toContain(secret.slice(0, 12));
     expect(all).not.toContain("bbbbbbbb");
     // Compressed alone, the text would not be found either.
-    const parts = await runInDurableObject(store(), (_, { storage }) =>
-      storage.sql.exec<{ bytes: ArrayBuffer }>("SELECT bytes FROM documentParts").toArray(),
-    );
+    const parts = await rows<{ bytes: ArrayBuffer }>("SELECT bytes FROM documentParts");
     expect(parts).toHaveLength(2);
     for (const { bytes } of parts) await expect(gunzip(new Uint8Array(bytes))).rejects.toThrow();
     await store().erase();
     expect((await dump()).join("\n")).not.toContain("notes");
-    const left = await runInDurableObject(store(), (_, { storage }) => [
-      ...storage.sql.exec("SELECT id FROM documentKey"),
-      ...storage.sql.exec("SELECT hash FROM documentParts"),
-    ]);
-    expect(left).toEqual([]);
-    expect(seen.deletions).toEqual([`/v1/adapters/${tenant}`, `/v1/memories/${tenant}`]);
+    expect([await rows("SELECT id FROM documentKey"), await rows("SELECT hash FROM documentParts")]).toEqual([[], []]);
+    expect(seen.deletions).toEqual([`/v1/adapters/${own.tenant}`, `/v1/memories/${own.tenant}`]);
     // Another one can be made under a new key.
     await setTime(600_000);
     expect((await create({ documents: noting })).status).toBe(201);
@@ -299,22 +227,20 @@ describe("a job", () => {
         return new HttpResponse(body);
       }),
     );
-    const { post, settled } = app();
-    const accepted = await post("/v1/adapters", { name: "notes", documents: [long] }, { headers: mine });
+    const accepted = await create({ documents: [long] });
     expect([accepted.status, accepted.headers.get("location")]).toEqual([202, "/v1/adapters/notes"]);
-    await settled();
     expect(await charged()).toEqual([0, 0]);
-    const alarm = runDurableObjectAlarm(store());
+    const ended = alarm();
     await vi.waitFor(async () =>
       expect(await shown()).toMatchObject({
         adapts: false,
         memory: { status: "building", built_tokens: 1000, hash: null },
       }),
     );
-    const early = await errorOf(await app().complete({ model: "gpt2:notes", prompt: "a" }, { headers: mine }));
+    const early = await errorOf(await app().complete({ model: "gpt2:notes", prompt: "a" }));
     expect(early).toMatchObject({ status: 503, message: expect.stringContaining("1000 of 32768 tokens") });
     lines!.push(ready);
-    await alarm;
+    await ended;
     await untilShown({ adapts: true, memory: { status: "ready", hash: expect.any(String) } });
     await expect.poll(charged, patience).toEqual([1, (await shown()).memory!.tokens]);
   });
@@ -322,9 +248,8 @@ describe("a job", () => {
   test("survives the loss of its object, of the backend and of the ledger, and is charged once", async () => {
     let isDown = true;
     const seen = backendRemembers(() => (isDown ? unavailable() : [ready]));
-    const { post } = app();
-    expect((await post("/v1/adapters", { name: "notes", documents: [long] }, { headers: mine })).status).toBe(202);
-    await runDurableObjectAlarm(store());
+    expect((await create({ documents: [long] })).status).toBe(202);
+    await alarm();
     await untilShown({ memory: { status: "queued", error: expect.stringContaining("starting") } });
     await evictDurableObject(store());
     isDown = false;
@@ -338,45 +263,34 @@ describe("a job", () => {
         throw new Error("the ledger is lost");
       });
     });
-    await runDurableObjectAlarm(store());
+    await alarm();
     await untilShown({ memory: { status: "ready", error: null } });
     expect(new Set(seen.puts.map(({ path }) => path)).size).toBe(1);
     await expect.poll(() => settles).toBeGreaterThanOrEqual(2);
     await evictDurableObject(store());
     vi.restoreAllMocks();
-    await runDurableObjectAlarm(store());
+    await alarm();
     await expect.poll(charged, patience).toEqual([1, (await shown()).memory!.tokens]);
-    const left = await runInDurableObject(store(), (_, { storage }) => [
-      ...storage.sql.exec("SELECT * FROM unsettledGroups"),
-    ]);
-    expect(left).toEqual([]);
+    expect(await rows("SELECT * FROM unsettledGroups")).toEqual([]);
   });
 
   test("that a backend refuses has failed, says why, and keeps no documents", async () => {
     backendRemembers(() => [
       { type: "error", kind: "invalid_request", message: "no such token", retryAfterSeconds: null },
     ]);
-    const { post, settled } = app();
-    await post("/v1/adapters", { name: "notes", documents: [long] }, { headers: mine });
-    await settled();
-    await runDurableObjectAlarm(store());
+    await create({ documents: [long] });
+    await alarm();
     await untilShown({ memory: { status: "failed", error: "no such token", hash: null }, documents: [] });
-    const refused = await errorOf(await app().complete({ model: "gpt2:notes", prompt: "a" }, { headers: mine }));
+    const refused = await errorOf(await app().complete({ model: "gpt2:notes", prompt: "a" }));
     expect(refused).toMatchObject({ status: 400, message: expect.stringContaining("no such token") });
     expect(await charged()).toEqual([0, 0]);
   });
 
   test("that has failed is charged for the parts that were fitted beside it, which stay", async () => {
     backendRemembers(() => [{ type: "error", kind: "invalid_request", message: "no", retryAfterSeconds: null }]);
-    const file = Uint8Array.of(1, 2).toBase64();
-    const made: AdapterAnswer = {
-      ...{ hash: "6".repeat(64), file, tokens: 9, gain: null, kept: false, losses: [] },
-      timings: { hiddenMs: 1, fitMs: 1 },
-    };
-    network.use(http.post(`${backendUrl}/v1/adapters`, () => HttpResponse.json(made)));
     const accepted = await create({ documents: [long], examples: ["aaab", "aaabb"] });
     expect(accepted.status, await accepted.clone().text()).toBe(202);
-    await runDurableObjectAlarm(store());
+    await alarm();
     await untilShown({ memory: { status: "failed" } });
     await expect.poll(charged, patience).toEqual([1, (await shown()).tokens]);
   });
@@ -384,12 +298,11 @@ describe("a job", () => {
   test("that documents are added to is charged for all when it is ready", async () => {
     let isDown = true;
     backendRemembers(() => (isDown ? unavailable() : [ready]));
-    const { post } = app();
-    await post("/v1/adapters", { name: "notes", documents: [long] }, { headers: mine });
-    const added = await post("/v1/adapters/notes/documents", { documents: ["aabb"] }, { headers: mine });
+    await create({ documents: [long] });
+    const added = await app().post("/v1/adapters/notes/documents", { documents: ["aabb"] });
     expect([added.status, await charged()]).toEqual([202, [0, 0]]);
     isDown = false;
-    await runDurableObjectAlarm(store());
+    await alarm();
     await untilShown({ memory: { status: "ready", documents: 2 } });
     await expect.poll(charged, patience).toEqual([2, (await shown()).memory!.tokens]);
   });
@@ -397,7 +310,7 @@ describe("a job", () => {
   test("is tried again within a minute, however long no backend has taken it", async () => {
     backendRemembers(() => unavailable());
     await create({ documents: [long] });
-    for (let i = 0; i < 12; i++) await runDurableObjectAlarm(store());
+    for (let i = 0; i < 12; i++) await alarm();
     await untilShown({ memory: { status: "queued", error: expect.any(String) } });
     const dueMs = await runInDurableObject(store(), (_, { storage }) => storage.getAlarm());
     expect(dueMs! - Date.now()).toBeLessThanOrEqual(60_000);
@@ -406,36 +319,36 @@ describe("a job", () => {
   test("ends with DELETE, also at the backend", async () => {
     const seen = backendRemembers(() => unavailable());
     await create({ documents: [long] });
-    await runDurableObjectAlarm(store());
+    await alarm();
     await untilShown({ memory: { status: "queued", error: expect.any(String) } });
-    const removed = await app().request("/v1/adapters/notes", { method: "DELETE", headers: mine });
+    const removed = await remove();
     expect(removed.status).toBe(200);
     const puts = seen.puts.length;
     await setTime(60_000);
-    await runDurableObjectAlarm(store());
+    await alarm();
     expect(seen.puts.length).toBe(puts);
     expect(seen.deletions.every((path) => path === seen.puts[0].path)).toBe(true);
     expect(seen.deletions.length).toBeGreaterThan(0);
-    expect((await app().request("/v1/adapters/notes", { headers: mine })).status).toBe(404);
+    expect((await app().request("/v1/adapters/notes")).status).toBe(404);
     expect(await charged()).toEqual([0, 0]);
   });
 
   test("that DELETE ends when a backend has made a part of it is charged, as a client that leaves is", async () => {
     backendRemembers(() => new HttpResponse(endless('{"type":"progress","tokens":9,"totalTokens":9}\n')));
     await create({ documents: [long] });
-    const alarm = runDurableObjectAlarm(store());
+    const ended = alarm();
     await untilShown({ memory: { status: "building", built_tokens: 9 } });
     const { tokens } = (await shown()).memory!;
-    await app().request("/v1/adapters/notes", { method: "DELETE", headers: mine });
-    await alarm;
+    await remove();
+    await ended;
     await expect.poll(charged, patience).toEqual([1, tokens]);
   });
 });
 
 describe("documents", () => {
-  const add = (documents: unknown[]) => app().post("/v1/adapters/notes/documents", { documents }, { headers: mine });
+  const add = (documents: unknown[]) => app().post("/v1/adapters/notes/documents", { documents });
   const drop = (document: string) =>
-    app().request(`/v1/adapters/notes/documents/${encodeURIComponent(document)}`, { method: "DELETE", headers: mine });
+    app().request(`/v1/adapters/notes/documents/${encodeURIComponent(document)}`, { method: "DELETE" });
 
   test("are added and removed, each time as another memory; the one before is deleted after a while", async () => {
     const seen = backendRemembers();
@@ -450,8 +363,8 @@ describe("documents", () => {
     expect((await shown()).memory!.hash).toBe(first);
     expect(await errorOf(await drop("nothing"))).toMatchObject({ status: 404 });
     await setTime(700_000);
-    await runDurableObjectAlarm(store());
-    expect(seen.deletions).toEqual([`/v1/memories/${tenant}/${second.memory!.hash}`]);
+    await alarm();
+    expect(seen.deletions).toEqual([`/v1/memories/${own.tenant}/${second.memory!.hash}`]);
     await drop("second.md");
     expect(await errorOf(await drop("text-1"))).toMatchObject({
       status: 400,
@@ -499,23 +412,22 @@ describe("documents", () => {
     const seen = backendRemembers();
     expect(await errorOf(await create(rest))).toMatchObject({ status: 400, message: expect.stringMatching(message) });
     expect(seen.puts).toEqual([]);
-    expect((await app().request("/v1/adapters/notes", { headers: mine })).status).toBe(404);
+    expect((await app().request("/v1/adapters/notes")).status).toBe(404);
   });
 
   test("beyond the tenant's tokens are refused, and nothing is written", async () => {
     backendRemembers();
-    const limited = testApp({
-      keys: { accessOf: async (key, address) => ({ ...(await keys.accessOf(key, address)), memoryTokens: 6 }) },
+    const limited = app({
+      keys: { accessOf: async (key, address) => ({ ...(await own.keys.accessOf(key, address)), memoryTokens: 6 }) },
     });
-    const make = (name: string, text: string) =>
-      limited.post("/v1/adapters", { name, documents: [text] }, { headers: mine });
+    const make = (name: string, text: string) => limited.post("/v1/adapters", { name, documents: [text] });
     const one = await make("one", "abcd");
     expect(one.status).toBe(201);
     expect(await errorOf(await make("two", "bcd"))).toMatchObject({
       ...{ status: 403, code: "adapter_quota_exceeded" },
       message: expect.stringMatching(/would have \d+ tokens together, the maximum is 6/),
     });
-    expect((await app().request("/v1/adapters/two", { headers: mine })).status).toBe(404);
+    expect((await app().request("/v1/adapters/two")).status).toBe(404);
   });
 });
 
@@ -524,7 +436,7 @@ describe("an upload", () => {
     app().request(`/v1/adapters${query}`, {
       method: "POST",
       body,
-      headers: { ...mine, "content-type": type, ...more },
+      headers: { ...own.mine, "content-type": type, ...more },
     });
 
   test.each<[string, string, string[]]>([
@@ -579,22 +491,10 @@ describe("an upload", () => {
   });
 });
 
-test("a prompt meets the three nearest of many adapters, found by one call", async () => {
-  backendRemembers();
-  for (const [name, text] of Object.entries({ a1: "aaaa", a2: "aaab", a3: "aaabb", b1: "bbbb", b2: "bbba" })) {
-    await create({ name, documents: [text] });
-  }
-  const seen = backendAnswers(({ id }) => saying(id, "ok"));
-  const answered = await app().complete({ prompt: "aaaaaa", max_tokens: 2, chameleon: {} }, { headers: mine });
-  const { choices } = (await answered.json()) as CompletionResponse;
-  expect(choices[0].chameleon!.memories!.map(({ id }) => id)).toEqual(["a1", "a2", "a3"]);
-  expect(seen.batches[0].sequences[0].memories).toHaveLength(3);
-});
-
 test("with a thousand adapters a prompt reads as many rows, makes as many calls and sends as many bytes as with three", async () => {
   backendRemembers();
   for (const [name, text] of Object.entries({ a1: "aaaa", a2: "aaab", a3: "aaabb" })) {
-    await create({ name, documents: [text] });
+    await create({ documents: [text] }, name);
   }
   const seen = backendAnswers(({ id }) => saying(id, "ok"));
   /** Of one request: rows that the object read or wrote, calls to it, bytes of their results and of the batch. */
@@ -622,7 +522,7 @@ test("with a thousand adapters a prompt reads as many rows, makes as many calls 
       return () => cursors.reduce((sum, { rowsRead, rowsWritten }) => sum + rowsRead + rowsWritten, 0);
     });
     const before = seen.bytes.length;
-    const answered = await app().complete({ prompt: "aaaaaa", max_tokens: 2, chameleon: {} }, { headers: mine });
+    const answered = await app().complete({ prompt: "aaaaaa", max_tokens: 2, chameleon: {} });
     expect(answered.status, await answered.clone().text()).toBe(200);
     const { choices } = (await answered.json()) as CompletionResponse;
     expect(choices[0].chameleon!.memories!.map(({ id }) => id)).toEqual(["a1", "a2", "a3"]);
@@ -657,9 +557,9 @@ test("with a thousand adapters a prompt reads as many rows, makes as many calls 
   );
   expect(withThousand).toEqual(withThree);
   // The ranking follows a deletion and an addition.
-  await app().request("/v1/adapters/a2", { method: "DELETE", headers: mine });
-  await create({ name: "a4", documents: ["aaaaaaab"] });
-  const asked = await app().complete({ prompt: "aaaaaa", max_tokens: 2, chameleon: {} }, { headers: mine });
+  await remove("a2");
+  await create({ documents: ["aaaaaaab"] }, "a4");
+  const asked = await app().complete({ prompt: "aaaaaa", max_tokens: 2, chameleon: {} });
   const { choices } = (await asked.json()) as CompletionResponse;
   expect(choices[0].chameleon!.memories!.map(({ id }) => id).sort()).toEqual(["a1", "a3", "a4"]);
 });
@@ -677,7 +577,7 @@ test("that a tenant has no adapters is known for ten seconds, and looked up behi
     ...{ stores, clients: () => [], now: () => nowMs },
     background: (work) => void behind.push(work),
   });
-  const access = { tenant, scopes: ["completions" as const] };
+  const access = { tenant: own.tenant, scopes: ["completions" as const] };
   const ask = async () =>
     (await adapters.nearest(access, [new Float32Array(4).fill(0.5)], await manifestHash())).nearest;
   for (let i = 0; i < 3; i++) expect(await ask()).toEqual([[]]);
@@ -691,8 +591,8 @@ test("that a tenant has no adapters is known for ten seconds, and looked up behi
   await Promise.all(behind);
   expect((await ask())[0].map(({ name }) => name)).toEqual(["notes"]);
   // Where it was made, it is known at once; a key that may not see it never asks.
-  adapters.noteNew(tenant);
-  const unseen = await adapters.nearest({ tenant, scopes: ["embeddings"] }, [new Float32Array(4)], "x");
+  adapters.noteNew(own.tenant);
+  const unseen = await adapters.nearest({ tenant: own.tenant, scopes: ["embeddings"] }, [new Float32Array(4)], "x");
   expect(unseen.nearest).toEqual([[]]);
 });
 
@@ -705,7 +605,7 @@ test("parts that were fitted join the mixture of a prompt that is near, under th
   await store().add({ name: "mail" }, content, { ...made, hash, gain });
   await store().add({ name: "base-alone" }, content, { ...made, hash: other, gain: null });
   const seen = backendAnswers(({ id }) => saying(id, "ok"));
-  const answered = await app().complete({ prompt: "aaaaaa", max_tokens: 2 }, { headers: mine });
+  const answered = await app().complete({ prompt: "aaaaaa", max_tokens: 2 });
   expect(answered.status, await answered.clone().text()).toBe(200);
   const [{ adapterHash, sequences }] = seen.batches;
   const { adapters, base, evidence } = sequences[0].mixture!;
@@ -743,7 +643,7 @@ test("as many documents as a memory may have are one word each", async () => {
   expect(seen.puts[0].body.documents).toEqual(documents);
   const { documents: kept, memory } = await shown();
   expect([kept!.length, memory!.documents]).toEqual([limits.documents, limits.documents]);
-  const more = await app().post("/v1/adapters/notes/documents", { documents: ["a"] }, { headers: mine });
+  const more = await app().post("/v1/adapters/notes/documents", { documents: ["a"] });
   expect(await errorOf(more)).toMatchObject({
     ...{ status: 400, message: expect.stringContaining("10001 documents, the maximum is 10000") },
   });

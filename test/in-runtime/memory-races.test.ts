@@ -1,43 +1,29 @@
 /** Changes of a tenant's documents that meet each other, a deletion or an erasure. */
-import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
-import { env } from "cloudflare:workers";
+import { runInDurableObject } from "cloudflare:test";
 import { delay, HttpResponse, http } from "msw";
-import { beforeAll, beforeEach, expect, test, vi } from "vitest";
+import { beforeAll, expect, test, vi } from "vitest";
 import { AdapterRecords } from "../../edge/tenants/adapter-records.ts";
 import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
-import { type MemoryProgress, type MemoryRequest, memoryRequestSchema } from "../../shared/contracts/inference.ts";
-import type { Adapter } from "../../shared/contracts/responses.ts";
-import { backendUrl, errorOf, keysOf, network, publish, testApp, useNetwork } from "./harness.ts";
+import { type MemoryRequest, memoryRequestSchema } from "../../shared/contracts/inference.ts";
+import { backendUrl, errorOf, network, publish, useNetwork } from "./harness.ts";
+import { ready, useTenant } from "./tenant.ts";
 
 useNetwork();
 beforeAll(() => publish());
 
-let tenants = 0;
-let tenant: string;
-let app: ReturnType<typeof testApp>;
-let headers: Record<string, string>;
-
-beforeEach(async () => {
-  tenant = `races-${tenants++}`;
-  const made = await keysOf(tenant);
-  [headers] = made.headers;
-  app = testApp({ keys: made.keys });
-});
-
+const own = useTenant("races");
+const { store, alarm, rows, shown } = own;
 const patience = { timeout: 15_000 };
-const ready: MemoryProgress = { type: "ready", tokens: 8, bytes: 100, computedTokens: 8 };
-const store = () => env.ADAPTERS.getByName(tenant);
-const create = (documents: unknown[], name = "notes") => app.post("/v1/adapters", { name, documents }, { headers });
-const add = (documents: unknown[]) => app.post("/v1/adapters/notes/documents", { documents }, { headers });
-const shown = async () => (await (await app.request("/v1/adapters/notes", { headers })).json()) as Adapter;
+const create = (documents: unknown[]) => own.create({ documents });
+const add = (documents: unknown[]) => own.app().post("/v1/adapters/notes/documents", { documents });
 const untilReady = () =>
   vi.waitFor(async () => expect((await shown()).memory).toMatchObject({ status: "ready", documents: 2 }), patience);
 const namesShown = async () => (await shown()).documents?.map(({ name }) => name);
 
 /** A backend that makes a memory when `release` says so: a call for each. */
 function backendWaits() {
+  const { deletions } = own.backendMakes();
   const puts: { request: MemoryRequest; release: () => void }[] = [];
-  const deletions: string[] = [];
   network.use(
     http.put(`${backendUrl}/v1/memories/*`, async ({ request }) => {
       let isReleased = false;
@@ -48,10 +34,6 @@ function backendWaits() {
       // A promise that another object settles would not continue this one.
       while (!isReleased) await delay(1);
       return new HttpResponse(`${JSON.stringify(ready)}\n`);
-    }),
-    http.delete(`${backendUrl}/v1/*/*`, ({ request }) => {
-      deletions.push(new URL(request.url).pathname);
-      return new HttpResponse(null, { status: 204 });
     }),
   );
   const until = (count: number) => vi.waitFor(() => expect(puts.length).toBeGreaterThanOrEqual(count), patience);
@@ -64,10 +46,10 @@ test("documents that are added while a request waits for others are lost for nei
   await until(1);
   const second = await add([{ name: "b", text: "bbba" }]);
   expect([second.status, (await first).status]).toEqual([202, 202]);
-  const alarm = runDurableObjectAlarm(store());
+  const ended = alarm();
   await until(2);
   for (const { release } of puts) release();
-  await alarm;
+  await ended;
   await untilReady();
   expect(await namesShown()).toEqual(["a", "b"]);
 });
@@ -122,10 +104,10 @@ test("a change that meets the end of a job keeps what the job made", async () =>
   expect((await shown()).memory).toMatchObject({ hash, documents: 2 });
   puts[0].release();
   expect((await first).status).toBe(201);
-  const alarm = runDurableObjectAlarm(store());
+  const ended = alarm();
   await until(2);
   puts[1].release();
-  await alarm;
+  await ended;
   await untilReady();
   expect(deletions).toEqual([]);
 });
@@ -135,10 +117,7 @@ test("an erasure leaves nothing of an adapter that is being created", async () =
   await during((object) => object.erase());
   expect(await errorOf(await create(["aaab"]))).toMatchObject({ status: 404, code: "adapter_not_found" });
   expect(await store().list()).toEqual([]);
-  const rows = await runInDurableObject(store(), (_, { storage }) =>
-    storage.sql.exec("SELECT hash FROM documentParts").toArray(),
-  );
-  expect(rows).toEqual([]);
+  expect(await rows("SELECT hash FROM documentParts")).toEqual([]);
 });
 
 test("a deleted adapter leaves no documents that a change has replaced", async () => {
@@ -149,9 +128,6 @@ test("a deleted adapter leaves no documents that a change has replaced", async (
     puts.at(-1)!.release();
     await answer;
   }
-  await app.request("/v1/adapters/notes", { method: "DELETE", headers });
-  const rows = await runInDurableObject(store(), (_, { storage }) =>
-    storage.sql.exec("SELECT hash FROM documentParts").toArray(),
-  );
-  expect([rows, deletions.length]).toEqual([[], 2]);
+  await own.remove();
+  expect([await rows("SELECT hash FROM documentParts"), deletions.length]).toEqual([[], 2]);
 });

@@ -1,110 +1,61 @@
 /** Own adapters when other artifacts are published: real stores and cells, two sets in this isolate, and a backend that is scripted. */
-import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
-import { env } from "cloudflare:workers";
-import { HttpResponse, http } from "msw";
+import { runInDurableObject } from "cloudflare:test";
+import { HttpResponse } from "msw";
 import { beforeAll, beforeEach, expect, test, vi } from "vitest";
-import { type Artifacts, heldSet, loadArtifacts } from "../../edge/artifacts/artifacts.ts";
-import type { KeyStore } from "../../edge/tenants/keys.ts";
-import type { TenantAdapterStore } from "../../edge/tenants/tenant-adapter-store.ts";
+import { type Artifacts, heldSet } from "../../edge/artifacts/artifacts.ts";
 import { replacedMs } from "../../edge/tenants/tenant-memories.ts";
-import { sha256Hex } from "../../shared/bytes.ts";
-import {
-  type AdapterAnswer,
-  type AdapterRequest,
-  adapterRequestSchema,
-  type MemoryRequest,
-  memoryRequestSchema,
-} from "../../shared/contracts/inference.ts";
-import type { Adapter, CompletionResponse, UsageReport } from "../../shared/contracts/responses.ts";
-import { edgeModelFiles } from "../support/edge-model.ts";
+import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import {
   backendAnswers,
   backendUrl,
-  byteStream,
   edgeArtifacts,
+  edgeArtifactsWith,
   errorOf,
   network,
-  newTenants,
   publish,
   saying,
-  testApp,
   useNetwork,
 } from "./harness.ts";
+import { gain, ready, unavailable, useTenant } from "./tenant.ts";
 
 useNetwork();
 
-const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
-let tenant: string;
-let keys: KeyStore;
-let headers: Record<string, string>;
 let before: Artifacts;
 let after: Artifacts;
 let served: Artifacts;
-const store = () => env.ADAPTERS.getByName(tenant);
+const own = useTenant("refits", () => ({ artifacts: async () => served }));
+const { app, store, shown, alarm, remove } = own;
 
 beforeAll(async () => {
-  const files = await edgeModelFiles(true);
-  after = await loadArtifacts(async (name) => files.get(name)!);
+  after = await edgeArtifactsWith(true);
   before = await edgeArtifacts();
   expect([before, after].map(({ manifestHash }) => heldSet(manifestHash))).toEqual([before, after]);
 });
-beforeEach(async () => {
-  ({ keys, tenant, mine: headers } = await newTenants("refits"));
-  await serve(before);
-});
+beforeEach(() => serve(before));
 
 async function serve(set: Artifacts): Promise<void> {
   served = set;
   await publish(set.manifestHash);
 }
-const app = () => testApp({ keys, artifacts: async () => served });
 const create = async (name: string, rest: object) => {
-  const made = await app().post("/v1/adapters", { name, ...rest }, { headers });
+  const made = await own.create(rest, name);
   expect(made.status, await made.clone().text()).toBe(201);
 };
-const shown = async (name: string) =>
-  (await (await app().request(`/v1/adapters/${name}`, { headers })).json()) as Adapter;
 const ask = async (adapter: string, rest: object = {}) => {
-  const answered = await app().complete(
-    { prompt: "aaab", max_tokens: 2, chameleon: { adapter }, ...rest },
-    { headers },
-  );
+  const answered = await app().complete({ prompt: "aaab", max_tokens: 2, chameleon: { adapter }, ...rest });
   expect(answered.status, await answered.clone().text()).toBe(200);
   return ((await answered.json()) as CompletionResponse).system_fingerprint;
 };
-const alarm = () => runDurableObjectAlarm(store());
 const fingerprint = ({ manifestHash }: Artifacts) => `fp_${manifestHash.slice(0, 12)}`;
 const examples = ["aaaa", "bbb", "aab"];
 const documents = ["aaab aaab aaab"];
-const starting = () => HttpResponse.json({ error: { message: "starting", code: null } }, { status: 503 });
-
-/** A backend that fits and remembers, but what `refuses` names; fitted parts of each manifest have a hash of their own. */
+/** A backend that fits and remembers, but what `refuses` names for the artifacts that are published later. */
 function backendMakes(refuses: { adapters?: () => Response; memories?: () => Response } = {}) {
-  const seen = { fits: [] as AdapterRequest[], memories: [] as MemoryRequest[], deletions: [] as string[] };
-  network.use(
-    http.post(`${backendUrl}/v1/adapters`, async ({ request }) => {
-      const body = adapterRequestSchema.parse(await request.json());
-      seen.fits.push(body);
-      if (refuses.adapters && body.manifestHash === after.manifestHash) return refuses.adapters();
-      const hash = await sha256Hex(new TextEncoder().encode(JSON.stringify(body)));
-      const answer: AdapterAnswer = {
-        ...{ hash, gain, kept: true, losses: [], tokens: 8, file: btoa(hash), timings: { hiddenMs: 1, fitMs: 2 } },
-      };
-      return HttpResponse.json(answer, { status: 201 });
-    }),
-    http.put(`${backendUrl}/v1/memories/*`, async ({ request }) => {
-      const body = memoryRequestSchema.parse(await request.json());
-      seen.memories.push(body);
-      if (refuses.memories && body.manifestHash === after.manifestHash) return refuses.memories();
-      const line = { type: "ready", tokens: 8, bytes: 100, computedTokens: 8 };
-      return new HttpResponse(byteStream([`${JSON.stringify(line)}\n`]));
-    }),
-    http.delete(`${backendUrl}/v1/*/*`, ({ request }) => {
-      seen.deletions.push(new URL(request.url).pathname);
-      return new HttpResponse(null, { status: 204 });
-    }),
-  );
-  return seen;
+  const isRefused = ({ manifestHash }: { manifestHash: string }) => manifestHash === after.manifestHash;
+  return own.backendMakes({
+    fit: (made, request) => (isRefused(request) && refuses.adapters?.()) || made,
+    memory: (request) => (isRefused(request) && refuses.memories?.()) || [ready],
+  });
 }
 
 test("one answers with the artifacts it was made for until all of it is made again, then with the served ones", async () => {
@@ -115,7 +66,7 @@ test("one answers with the artifacts it was made for until all of it is made aga
   expect(old).toMatchObject({ outdated: false, refit: null });
   const answers = backendAnswers(({ id }) => saying(id, "ok"));
 
-  refuses.memories = starting;
+  refuses.memories = unavailable;
   await serve(after);
   const asked = async () => [await ask("notes"), await ask("auto")];
   expect(await asked()).toEqual([fingerprint(before), fingerprint(before)]);
@@ -155,45 +106,40 @@ test("one answers with the artifacts it was made for until all of it is made aga
   // What was replaced is there for answers that have begun with it, and is deleted after them.
   expect(await store().file(old.hash!, { address: backendUrl, process: null })).not.toBeNull();
   expect(seen.deletions).toEqual([]);
-  await runInDurableObject(store(), (object: TenantAdapterStore) => {
-    object.now = () => Date.now() + replacedMs + 1000;
-  });
+  await own.setTime(replacedMs + 1000);
   await alarm();
   expect(await store().file(old.hash!, { address: backendUrl, process: null })).toBeNull();
   expect(seen.deletions.sort()).toEqual(
-    [`/v1/adapters/${tenant}/${old.hash}`, `/v1/memories/${tenant}/${old.memory!.hash}`].sort(),
+    [`/v1/adapters/${own.tenant}/${old.hash}`, `/v1/memories/${own.tenant}/${old.memory!.hash}`].sort(),
   );
 });
 
 test("fitted parts that wait for a memory stay where another adapter of the same bytes is deleted", async () => {
-  const refuses: Parameters<typeof backendMakes>[0] = { memories: starting };
+  const refuses: Parameters<typeof backendMakes>[0] = { memories: unavailable };
   const seen = backendMakes(refuses);
   await create("alone", { examples });
   await create("both", { documents, examples });
   await serve(after);
-  await app().request("/v1/adapters", { headers });
+  await app().request("/v1/adapters");
   await alarm();
   await vi.waitFor(async () => expect(await shown("alone")).toMatchObject({ outdated: false }));
   await vi.waitFor(() => expect(seen.fits.filter((one) => one.manifestHash === after.manifestHash)).toHaveLength(2));
   const { hash } = await shown("alone");
   await vi.waitFor(async () => expect((await shown("both")).refit?.error).toEqual(expect.any(String)));
-  expect((await app().request("/v1/adapters/alone", { method: "DELETE", headers })).status).toBe(200);
+  expect((await remove("alone")).status).toBe(200);
 
   delete refuses.memories;
   await alarm();
   await vi.waitFor(async () => expect(await shown("both")).toMatchObject({ outdated: false, hash }));
   expect(await store().file(hash!, { address: backendUrl, process: null })).not.toBeNull();
-  expect(seen.deletions).not.toContain(`/v1/adapters/${tenant}/${hash}`);
+  expect(seen.deletions).not.toContain(`/v1/adapters/${own.tenant}/${hash}`);
 });
 
 test("they are made again the last used first, and nothing is charged for it", async () => {
   const seen = backendMakes();
   const named = ["first", "second", "third"];
   for (const [i, name] of named.entries()) await create(name, { examples: [...examples, "ab".repeat(i + 1)] });
-  const charged = async () => {
-    const { total } = (await (await app().request("/v1/usage", { headers })).json()) as UsageReport;
-    return total.prompt_tokens;
-  };
+  const charged = async () => (await own.charged())[1];
   backendAnswers(({ id }) => saying(id, "ok"));
   await ask("first");
   await ask("second");
@@ -222,17 +168,17 @@ test("one that cannot be made again says why, answers while its artifacts are th
   const refit = { status: "failed", error: expect.any(String) };
   await vi.waitFor(async () => expect(await shown("notes")).toMatchObject({ outdated: true, refit }));
   expect(await ask("notes")).toBe(fingerprint(before));
-  const { complete } = testApp({ keys, artifacts: async () => served, artifactsOf: async () => null });
-  const refused = await errorOf(await complete({ model: "gpt2:notes", prompt: "a" }, { headers }));
+  const { complete } = app({ artifactsOf: async () => null });
+  const refused = await errorOf(await complete({ model: "gpt2:notes", prompt: "a" }));
   expect(refused).toMatchObject({ status: 400, code: "adapter_outdated" });
 });
 
 test("while one is made again, a request without its artifacts is told when to come back, and one for two sets, too", async () => {
-  backendMakes({ adapters: starting });
+  backendMakes({ adapters: unavailable });
   await create("notes", { examples });
   await serve(after);
-  const { complete } = testApp({ keys, artifacts: async () => served, artifactsOf: async () => null });
-  const refused = await complete({ model: "gpt2:notes", prompt: "a" }, { headers });
+  const { complete } = app({ artifactsOf: async () => null });
+  const refused = await complete({ model: "gpt2:notes", prompt: "a" });
   expect(refused.headers.get("retry-after")).toBe("2");
   expect(await errorOf(refused)).toMatchObject({ status: 503, code: "backend_unavailable" });
   network.resetHandlers();
@@ -249,21 +195,17 @@ test("documents that are added meanwhile make the memory again for the served ar
   const seen = backendMakes();
   await create("notes", { documents });
   await serve(after);
-  const added = await app().post("/v1/adapters/notes/documents", { documents: ["bbba"] }, { headers });
+  const added = await app().post("/v1/adapters/notes/documents", { documents: ["bbba"] });
   expect(added.status, await added.clone().text()).toBe(200);
   expect(await shown("notes")).toMatchObject({ outdated: false, memory: { documents: 2 } });
-  expect(seen.memories.at(-1)).toMatchObject({ manifestHash: after.manifestHash, documents: [{}, {}] });
+  expect(seen.puts.at(-1)!.body).toMatchObject({ manifestHash: after.manifestHash, documents: [{}, {}] });
 });
 
 test("a fine-tuning job that waits while others are published is made for these", async () => {
-  network.use(http.post(`${backendUrl}/v1/adapters`, starting));
-  const form = new FormData();
-  form.append("purpose", "fine-tune");
-  const lines = examples.map((text) => JSON.stringify({ prompt: text, completion: "ba" }));
-  form.append("file", new File([lines.join("\n")], "examples.jsonl"));
-  const file = await (await app().request("/v1/files", { method: "POST", body: form, headers })).json<{ id: string }>();
+  own.backendMakes({ fit: unavailable });
+  const file = await own.uploaded(examples.map((text) => JSON.stringify({ prompt: text, completion: "ba" })));
   const job = { model: "gpt2", training_file: file.id, suffix: "mail" };
-  expect((await app().post("/v1/fine_tuning/jobs", job, { headers })).status).toBe(200);
+  expect((await app().post("/v1/fine_tuning/jobs", job)).status).toBe(200);
   await alarm();
   await serve(after);
   network.resetHandlers();
@@ -284,25 +226,23 @@ test("an object without requests looks for itself", async () => {
 });
 
 test("deleted while it is made again, it stays deleted, at the backends too", async () => {
-  const deleting = { now: async () => undefined as unknown };
-  const seen = backendMakes({});
+  backendMakes();
   await create("notes", { examples });
   const { hash } = await shown("notes");
   await serve(after);
-  network.use(
-    http.post(`${backendUrl}/v1/adapters`, async () => {
-      await deleting.now();
-      const answer: AdapterAnswer = {
-        ...{ hash: "7".repeat(64), gain, kept: true, losses: [], tokens: 8, file: "AAAA" },
-        timings: { hiddenMs: 1, fitMs: 2 },
-      };
-      return HttpResponse.json(answer, { status: 201 });
-    }),
-  );
-  deleting.now = () => app().request("/v1/adapters/notes", { method: "DELETE", headers });
+  const again = own.backendMakes({
+    adapter: { hash: "7".repeat(64) },
+    async fit(made) {
+      await remove();
+      return made;
+    },
+  });
   await alarm();
   expect(await store().list()).toEqual([]);
   await vi.waitFor(() =>
-    expect(seen.deletions).toEqual([`/v1/adapters/${tenant}/${hash}`, `/v1/adapters/${tenant}/${"7".repeat(64)}`]),
+    expect(again.deletions).toEqual([
+      `/v1/adapters/${own.tenant}/${hash}`,
+      `/v1/adapters/${own.tenant}/${"7".repeat(64)}`,
+    ]),
   );
 });

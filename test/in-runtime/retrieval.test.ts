@@ -1,50 +1,34 @@
 /** `chameleon.retrieve`: what the edge asks a backend for, what it charges and cites, and what it refuses. The backend is scripted. */
-import { HttpResponse, http } from "msw";
 import { beforeEach, describe, expect, test } from "vitest";
-import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
-import type { KeyStore } from "../../edge/tenants/keys.ts";
 import type { DoneFrame, Frame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
-import { edgeModel, edgeModelFiles } from "../support/edge-model.ts";
+import { edgeModel } from "../support/edge-model.ts";
 import { loadOnce } from "../support/load-once.ts";
 import {
   backendAnswers,
   backendStreams,
-  backendUrl,
   byteStream,
   cellsWith,
   edgeArtifacts,
+  edgeArtifactsWith,
   errorOf,
-  network,
-  newTenants,
   saying,
-  testApp,
   useNetwork,
 } from "./harness.ts";
+import { useTenant } from "./tenant.ts";
 
 useNetwork();
 
-let app: ReturnType<typeof testApp>;
-let headers: Record<string, string>;
-let keys: KeyStore;
+const own = useTenant("retrieval");
+const { app } = own;
+beforeEach(() => void own.backendMakes());
 
-beforeEach(async () => {
-  ({ keys, mine: headers } = await newTenants("retrieval"));
-  app = testApp({ keys });
-  network.use(
-    http.put(`${backendUrl}/v1/memories/*`, () => {
-      const ready = { type: "ready", tokens: 14, bytes: 100, computedTokens: 14 };
-      return new HttpResponse(byteStream([`${JSON.stringify(ready)}\n`]));
-    }),
-  );
-});
-
-const remember = async () => {
-  const made = await app.post("/v1/adapters", { name: "notes", documents: ["aaab aaab aaab"] }, { headers });
-  expect(made.status, await made.clone().text()).toBe(201);
+const remember = async ({ post } = app()) => {
+  const made = await post("/v1/adapters", { name: "notes", documents: ["aaab aaab aaab"] });
+  expect(made.status).toBe(201);
 };
 const passage = { memory: 0, document: "text-1", start: 2, end: 9, tokens: 7, similarity: 0.87654 };
 
@@ -63,7 +47,7 @@ describe("a prompt with passages", () => {
     await remember();
     const seen = backendAnswers(answering);
     const asked = { model: "gpt2:notes", prompt: "aaab", max_tokens: 2, chameleon: { retrieve: 2 } };
-    const answered = await app.complete(asked, { headers });
+    const answered = await app().complete(asked);
     expect(answered.status, await answered.clone().text()).toBe(200);
     const { choices, usage } = (await answered.json()) as CompletionResponse;
     const { memory, similarity, ...cited } = passage;
@@ -80,7 +64,7 @@ describe("a prompt with passages", () => {
       },
     });
     const options = { ...asked, stream: true, stream_options: { include_usage: true } };
-    const text = await (await app.complete(options, { headers })).text();
+    const text = await (await app().complete(options)).text();
     const events = text.split("\n\n").filter((event) => event.startsWith("data: {"));
     const chunks = events.map((event) => JSON.parse(event.slice(6)) as CompletionResponse);
     expect(chunks.at(-2)!.choices[0].chameleon).toMatchObject({ retrieved });
@@ -88,15 +72,13 @@ describe("a prompt with passages", () => {
   });
 
   test("of a chat has them before the user's last message, and leaves an answer without a limit half of the room", async () => {
-    const files = await edgeModelFiles(false, {
-      chatTemplate:
-        "{% for message in messages %}{{ message.role[0] }}{{ message.content }}{{ eos_token }}{% endfor %}",
-    });
-    app = testApp({ keys, artifacts: loadOnce(() => loadArtifacts(async (name) => files.get(name)!)) });
-    await remember();
+    const chatTemplate =
+      "{% for message in messages %}{{ message.role[0] }}{{ message.content }}{{ eos_token }}{% endfor %}";
+    const chatApp = app({ artifacts: loadOnce(() => edgeArtifactsWith(false, { chatTemplate })) });
+    await remember(chatApp);
     const seen = backendAnswers(answering);
     const messages = ["aa", "bb"].map((content) => ({ role: "user", content }));
-    const answered = await app.post("/v1/chat/completions", { messages, chameleon: { retrieve: 1 } }, { headers });
+    const answered = await chatApp.post("/v1/chat/completions", { messages, chameleon: { retrieve: 1 } });
     expect(answered.status, await answered.clone().text()).toBe(200);
     const { promptIds, retrieval, maxTokens } = seen.batches[0].sequences[0];
     const { tokenizer } = await edgeArtifacts();
@@ -116,10 +98,10 @@ describe("a prompt with passages", () => {
       renew() {},
       settle: async (all: Consumption[]) => void consumed.push(...all),
     };
-    app = testApp({ keys, cells: cellsWith({}, { admission }) });
     backendAnswers(answering);
     const asked = { prompt: "aaab", max_tokens: 2, n: 3, chameleon: { adapter: "notes", retrieve: 1 } };
-    const { usage } = (await (await app.complete(asked, { headers })).json()) as CompletionResponse;
+    const { complete } = app({ cells: cellsWith({}, { admission }) });
+    const { usage } = (await (await complete(asked)).json()) as CompletionResponse;
     expect(usage).toMatchObject({ prompt_tokens: 4 + 9, completion_tokens: 6 });
     expect(consumed).toMatchObject([{ requests: 1, promptTokens: 4 + 9, completionTokens: 6 }]);
   });
@@ -132,7 +114,7 @@ describe("a prompt with passages", () => {
       return byteStream((isFirst ? frames.slice(0, 1) : frames.slice(1)).map(frameLine));
     });
     const asked = { model: "gpt2:notes", prompt: "aaab", max_tokens: 2, chameleon: { retrieve: 1 } };
-    const answered = await app.complete(asked, { headers });
+    const answered = await app().complete(asked);
     expect(answered.status, await answered.clone().text()).toBe(200);
     const { choices, usage } = (await answered.json()) as CompletionResponse;
     expect(choices[0]).toMatchObject({ text: "ok", chameleon: { retrieved: [{ document: "text-1" }] } });
@@ -149,12 +131,12 @@ describe("a prompt with passages", () => {
       return [{ ...first, retrievedTokens: 43 } as TokenFrame, ...others];
     });
     const asked = { model: "gpt2:notes", prompt: "aaab", max_tokens: 2, chameleon: { retrieve: 1 } };
-    expect((await errorOf(await app.complete(asked, { headers }))).status).toBe(503);
+    expect((await errorOf(await app().complete(asked))).status).toBe(503);
   });
 });
 
 test("retrieve without a memory, with scores of the prompt, or of too many passages is refused by name", async () => {
-  const refused = async (body: object) => errorOf(await app.complete({ prompt: "aaab", ...body }, { headers }));
+  const refused = async (body: object) => errorOf(await app().complete({ prompt: "aaab", ...body }));
   const without = await refused({ chameleon: { retrieve: 1 } });
   expect(without).toMatchObject({ status: 400, param: "chameleon.retrieve" });
   expect(without.message).toMatch(/no adapter of your own with documents/);
@@ -165,7 +147,7 @@ test("retrieve without a memory, with scores of the prompt, or of too many passa
   const scored = await refused({ echo: true, logprobs: 1, chameleon: { retrieve: 1, adapter: "notes" } });
   expect(scored).toMatchObject({ status: 400, param: "chameleon.retrieve" });
   const labelled = { input: "aa", labels: ["a", "b"], model: "gpt2:notes", chameleon: { retrieve: 1 } };
-  const classified = await errorOf(await app.post("/v1/classify", labelled, { headers }));
+  const classified = await errorOf(await app().post("/v1/classify", labelled));
   expect(classified).toMatchObject({ status: 400, param: "chameleon.retrieve" });
   for (const retrieve of [0, limits.retrievedPassages + 1, 1.5, "2"]) {
     expect(await refused({ chameleon: { retrieve } })).toMatchObject({ status: 400 });

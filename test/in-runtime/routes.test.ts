@@ -1,15 +1,24 @@
 import { exports } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { describe, expect, test, vi } from "vitest";
-import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import { createKeyStore, scopeOf } from "../../edge/tenants/keys.ts";
 import { operations } from "../../infra/openapi/operations.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import type { Readiness } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { edgeModel, edgeModelFiles } from "../support/edge-model.ts";
+import { edgeModel } from "../support/edge-model.ts";
 import { loadOnce } from "../support/load-once.ts";
-import { backendAnswers, backendUrl, errorOf, manifestHash, network, saying, testApp, useNetwork } from "./harness.ts";
+import {
+  backendAnswers,
+  backendUrl,
+  edgeArtifactsWith,
+  errorOf,
+  manifestHash,
+  network,
+  saying,
+  testApp,
+  useNetwork,
+} from "./harness.ts";
 
 useNetwork();
 
@@ -38,8 +47,7 @@ describe("models", () => {
     const records = { get: async () => ({ plan: "unlimited", limits: {}, origins: [], aliases }) } as never;
     const deployed = { "gpt-4o-mini": "gpt2:c0", "gpt-4o": "gpt2:c2", constructor: "gpt2" };
     const keys = createKeyStore([{ hash, tenant: "named" }], records, () => Date.now(), undefined, deployed);
-    const files = await edgeModelFiles(false, { chatTemplate: "{{ messages[0].content }}" });
-    const artifacts = loadOnce(() => loadArtifacts(async (name) => files.get(name)!));
+    const artifacts = loadOnce(() => edgeArtifactsWith(false, { chatTemplate: "{{ messages[0].content }}" }));
     const app = testApp({ keys, artifacts });
     const init = { headers: { authorization: "Bearer sk-named" } };
     const modelOf = async (path: string, body: object) => {
@@ -309,8 +317,7 @@ describe("readiness", () => {
     let nowMs = 0;
     let asked = 0;
     const probes: PromiseWithResolvers<Readiness[]>[] = [];
-    const files = await edgeModelFiles();
-    const serving = await loadArtifacts(async (name) => files.get(name)!);
+    const serving = await edgeArtifactsWith();
     const ready = readiness(await manifestHash()) as Readiness;
     const { request } = testApp({
       now: () => nowMs,
@@ -377,11 +384,10 @@ describe("readiness", () => {
   });
 
   test("not ready: no artifacts; completions say so too, and a later request tries again", async () => {
-    const files = await edgeModelFiles();
     let broken = true;
     const artifacts = loadOnce(async () => {
       if (broken) throw new ServiceError("backend_unavailable", "no tables", { retryAfterSeconds: 2 });
-      return loadArtifacts(async (name) => files.get(name)!);
+      return edgeArtifactsWith();
     });
     const { request, complete } = testApp({ artifacts });
     expect((await request("/readyz")).status).toBe(503);

@@ -1,21 +1,25 @@
 /** Calls of functions in chats and responses: what the prompt and the backend are told, what the answer says. The backend is scripted. */
 import { describe, expect, test } from "vitest";
-import { loadArtifacts } from "../../edge/artifacts/artifacts.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { type ResponseObject, responseEventSchema, responseSchema } from "../../shared/contracts/response-object.ts";
 import { type ChatChunk, chatChunkSchema, chatResponseSchema } from "../../shared/contracts/responses.ts";
-import { edgeModelFiles } from "../support/edge-model.ts";
 import { loadOnce } from "../support/load-once.ts";
-import { backendAnswers, errorOf, eventsOf, keysOf, saying, testApp, useNetwork } from "./harness.ts";
+import {
+  backendAnswers,
+  edgeArtifactsWith,
+  errorOf,
+  eventsOf,
+  keysOf,
+  saying,
+  testApp,
+  useNetwork,
+} from "./harness.ts";
 
 useNetwork();
 
 const chatTemplate = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
-const artifactsOf = (model: Parameters<typeof edgeModelFiles>[1]) =>
-  loadOnce(async () => {
-    const files = await edgeModelFiles(false, { contextTokens: 8000, ...model });
-    return loadArtifacts(async (name) => files.get(name)!);
-  });
+const artifactsOf = (model: Parameters<typeof edgeArtifactsWith>[1]) =>
+  loadOnce(() => edgeArtifactsWith(false, { contextTokens: 8000, ...model }));
 const plain = artifactsOf({ chatTemplate });
 const appOf = (artifacts: typeof plain) => {
   return (overrides: Parameters<typeof testApp>[0] = {}) => testApp({ artifacts, ...overrides });

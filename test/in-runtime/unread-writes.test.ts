@@ -135,17 +135,6 @@ beforeAll(() =>
 const patience = { interval: 1, timeout: 5000 };
 
 describe.each(ways)("a stream, %s", (way) => {
-  test("reaches its client as it is, and ends with it", async () => {
-    const { answers, requests, response, ended } = await asked(way);
-    const events = [heartbeat, chunk(0, "é"), chunk(1, "b", "stop"), chunk(0, "c", "stop"), sseDone];
-    const text = response.text();
-    for (const event of events) answers[0].send(event);
-    answers[0].close();
-    expect(await text).toBe(events.join(""));
-    expect(await ended).toBeNull();
-    expect(requests).toHaveLength(1);
-  });
-
   test("is passed on byte by byte where it is short, and in whole events where it is long", async () => {
     const { answers, response } = await asked(way);
     const reader = response.body!.getReader();

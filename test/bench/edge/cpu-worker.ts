@@ -5,22 +5,19 @@
 import { type Artifacts, loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
 import { assign } from "../../../edge/plan/assign.ts";
 import { encodePrompts } from "../../../edge/plan/encode.ts";
-import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { loadOnce } from "../../support/load-once.ts";
 
 /** `repeats` times over all texts; 0 measures the way there and back. */
 export interface CpuTask {
   texts: string[];
   repeats: number;
-  /** "sign": a call to a backend, `texts` being its body. */
-  work: "tokenize" | "assign" | "both" | "sign";
+  work: "tokenize" | "assign" | "both";
 }
 
 interface Env {
   ASSETS: { fetch(url: string): Promise<Response> };
 }
 
-const sign = createSigner(["s".repeat(32)], () => 0);
 let load: (() => Promise<Artifacts>) | null = null;
 
 const bound = {
@@ -41,11 +38,6 @@ export default {
     );
     const artifacts = await load();
     const { texts, repeats, work } = (await request.json()) as CpuTask;
-    if (work === "sign") {
-      const body = new TextEncoder().encode(texts.join(""));
-      for (let i = 0; i < repeats; i++) await sign("POST", "/v1/batches", body);
-      return Response.json({ bytes: body.byteLength });
-    }
     const encoded = encodePrompts(texts, artifacts, bound);
     let centroids = 0;
     for (let i = 0; i < repeats; i++) {

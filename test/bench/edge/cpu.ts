@@ -5,11 +5,8 @@
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
-import { CallVerifier } from "../../../gpu-backend/http/middleware.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import type { Manifest } from "../../../shared/artifacts/manifest.ts";
-import { sha256Hex } from "../../../shared/bytes.ts";
-import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import { median } from "../quantile.ts";
 import type { CpuTask } from "./cpu-worker.ts";
@@ -26,64 +23,12 @@ export interface CpuRow {
   bothMs: number;
 }
 
-/** What a signature costs a call: made inside workerd, checked by a backend's Node. */
-export interface SigningRow {
-  kind: "signing";
-  bodyBytes: number;
-  signMs: number;
-  verifyMs: number;
-}
-
 const root = path.join(import.meta.dirname, "../../..");
 const tokenCounts = [100, 1000];
 const textCount = 20;
 const rounds = 9;
 /** Milliseconds that the repeats of one measurement should take: long against the way there and back. */
 const spanMs = 200;
-
-export async function measureSigning(): Promise<SigningRow[]> {
-  const edge = await prepareBareEdge(path.join(import.meta.dirname, "cpu-worker.toml"));
-  const workerd = await edge.start({ assets: path.join(root, "edge/public") });
-  try {
-    const rows: SigningRow[] = [];
-    for (const bodyBytes of [1000, 20_000]) {
-      const task = (repeats: number): CpuTask => ({ texts: ["a".repeat(bodyBytes)], repeats, work: "sign" });
-      await spentMs(workerd.url, task(2000)); // lets the runtime compile what it will run
-      rows.push({
-        kind: "signing",
-        bodyBytes,
-        signMs: await perRepeat((repeats) => spentMs(workerd.url, task(repeats))),
-        verifyMs: await perRepeat((repeats) => spentVerifyingMs(bodyBytes, repeats)),
-      });
-    }
-    return rows;
-  } finally {
-    await workerd.stop();
-    edge.remove();
-  }
-}
-
-async function perRepeat(spent: (repeats: number) => Promise<number>): Promise<number> {
-  const repeats = 2000;
-  const samples: number[] = [];
-  for (let round = 0; round < rounds; round++) samples.push(((await spent(repeats)) - (await spent(0))) / repeats);
-  return median(samples);
-}
-
-async function spentVerifyingMs(bodyBytes: number, repeats: number): Promise<number> {
-  const secret = "s".repeat(32);
-  const sign = createSigner([secret], () => 0);
-  const body = new TextEncoder().encode("a".repeat(bodyBytes));
-  const headers: string[] = [];
-  for (let i = 0; i < repeats; i++) headers.push((await sign("POST", "/v1/batches", body)).authorization);
-  const verifier = new CallVerifier([secret], () => 0);
-  const started = performance.now();
-  for (const header of headers) {
-    await verifier.verify("POST", "/v1/batches", header);
-    await sha256Hex(body);
-  }
-  return performance.now() - started;
-}
 
 async function spentMs(url: string, task: CpuTask): Promise<number> {
   const started = performance.now();

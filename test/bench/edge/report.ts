@@ -1,5 +1,5 @@
 /** The edge's figures as lines, and which of them miss their targets. Pure. */
-import type { CpuRow, SigningRow } from "./cpu.ts";
+import type { CpuRow } from "./cpu.ts";
 import type { Arrivals, FirstTokenRow } from "./first-token.ts";
 
 export const targets = { cpuMs: 1, cpuTokens: 100, addedP50Ms: 2, addedP99Ms: 8 } as const;
@@ -30,20 +30,15 @@ export function added(rows: readonly FirstTokenRow[], system: string, to: string
     });
 }
 
-export type Cell = Pick<FirstTokenRow, "backend" | "concurrency" | "arrivals">;
-export const isSameCell = (a: Cell, b: Cell) =>
+type Cell = Pick<FirstTokenRow, "backend" | "concurrency" | "arrivals">;
+const isSameCell = (a: Cell, b: Cell) =>
   a.backend === b.backend && a.concurrency === b.concurrency && a.arrivals === b.arrivals;
-export const shown = ({ backend, concurrency, arrivals }: Cell) =>
+const shown = ({ backend, concurrency, arrivals }: Cell) =>
   `${backend} backend, concurrency ${concurrency}${concurrency > 1 ? ` ${arrivals}` : ""}`;
 
 export function cpuLine({ vocabulary, centroids, tokens, tokenizeMs, assignMs, bothMs }: CpuRow): string {
   const us = (ms: number) => `${(1000 * ms).toFixed(0)} µs`;
   return `cpu    ${tokens} tokens, vocabulary ${vocabulary}, ${centroids} centroids: ${us(bothMs)} (tokenize ${us(tokenizeMs)}, embed and assign ${us(assignMs)})`;
-}
-
-export function signingLine({ bodyBytes, signMs, verifyMs }: SigningRow): string {
-  const us = (ms: number) => `${(1000 * ms).toFixed(0)} µs`;
-  return `signing a call of ${bodyBytes} bytes: ${us(signMs)} at the edge, checking it ${us(verifyMs)} at the backend`;
 }
 
 export function firstTokenLine(row: FirstTokenRow): string {

@@ -3,10 +3,10 @@
  * another checkout, so all that runs is imported from its folder; types are this checkout's. Not here: HTTP and the edge.
  */
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import type { Adapter, AdapterSource } from "../../../gpu-backend/adapters/adapter.ts";
 import { gatesOf, type HyperNetwork } from "../../../gpu-backend/adapters/generated/hyper-network.ts";
-import type { ModelRunner } from "../../../gpu-backend/runtime/model-runner.ts";
 import type { WeightFormat } from "../../../gpu-backend/runtime/products.ts";
 import type { Frame } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/engine-harness.ts";
@@ -15,17 +15,9 @@ import { randomBank, seededRandom } from "../../support/steps.ts";
 import { gpt2Config } from "../model.ts";
 import type { Arrival } from "./trace.ts";
 
-/** Shapes with random weights. The small one is for a quick look: a step takes a twentieth of GPT-2 124M's. */
-export const loadShapes = {
-  gpt2: gpt2Config,
-  small: { ...gpt2Config, vocabularySize: 8192, hiddenSize: 256, layers: 4, heads: 4, stopIds: [8191] },
-};
-export type LoadShape = keyof typeof loadShapes;
-
 export interface LoadOptions {
   /** Of the checkout whose backend runs. */
   folder: string;
-  shape: LoadShape;
   format: WeightFormat;
   threads: number;
 }
@@ -49,35 +41,25 @@ export interface LoadEngine {
 
 const kvBytes = 2 ** 31;
 
-export async function openLoadEngine({ folder, shape, format, threads }: LoadOptions): Promise<LoadEngine> {
+export async function openLoadEngine({ folder, format, threads }: LoadOptions): Promise<LoadEngine> {
   const from = (path: string) => import(pathToFileURL(join(folder, "gpu-backend", path)).href);
   const { createStepRunner }: typeof import("../../../gpu-backend/runtime/onnx-runner.ts") =
     await from("runtime/onnx-runner.ts");
   const { Engine }: typeof import("../../../gpu-backend/engine/engine.ts") = await from("engine/engine.ts");
   const { AdapterCache }: typeof import("../../../gpu-backend/adapters/generated/adapter-cache.ts") = await from(
     "adapters/generated/adapter-cache.ts",
-  ).catch(() => from("adapters/adapter-cache.ts"));
-  const { HostRunner }: Partial<typeof import("../../../gpu-backend/kv/host-runner.ts")> = await from(
-    "kv/host-runner.ts",
-  ).catch(() => ({}));
-  const settings: { chunkTokens: number; tenantSlowdown?: number } = await from("config.ts");
-  const config = loadShapes[shape];
-  const weights = randomWeights(config, seededRandom(124));
-  const bank = randomBank(config, 64, 8, seededRandom(8));
-  const runner = await createStepRunner({ config, weights, bank, threads, format });
-  /** The server's defaults. Engines until November 2026 had a slowdown for bursts, too. */
-  const limits = {
-    ...{ maxSequences: 32, maxQueue: 256, stepTokens: 256 },
-    ...{ chunkTokens: settings.chunkTokens, slowdown: settings.tenantSlowdown },
-  };
-  const withRows = (steps: typeof runner) =>
-    HostRunner ? new HostRunner(steps, { ...limits, kvBytes }) : (steps as unknown as ModelRunner);
+  );
+  const { HostRunner }: typeof import("../../../gpu-backend/kv/host-runner.ts") = await from("kv/host-runner.ts");
+  const { chunkTokens }: typeof import("../../../gpu-backend/config.ts") = await from("config.ts");
+  const weights = randomWeights(gpt2Config, seededRandom(124));
+  const bank = randomBank(gpt2Config, 64, 8, seededRandom(8));
+  const runner = await createStepRunner({ config: gpt2Config, weights, bank, threads, format });
+  /** The server's defaults. */
+  const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens };
   const now = () => performance.now();
   let heard: (frames: readonly Frame[]) => void = () => {};
   const engine = new Engine({
-    runner: withRows(runner),
-    // Of older engines.
-    ...{ kvBytes },
+    runner: new HostRunner(runner, { ...limits, kvBytes }),
     adapters: new AdapterCache(generatedGates(runner.gates), now),
     prefixCache: null,
     limits,
@@ -142,10 +124,4 @@ function generatedGates(gates: number): AdapterSource {
       return { hash: centroidId, gates: values, changes: [], scale: 1, bytes: values.byteLength };
     },
   };
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => {
-    setTimeout(resolve, Math.max(0, ms));
-  });
 }

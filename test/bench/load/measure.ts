@@ -4,8 +4,9 @@
  * idle.
  */
 import { type ChildProcess, fork } from "node:child_process";
+import { gpt2Config } from "../model.ts";
 import { median, quantile } from "../quantile.ts";
-import { type LoadOptions, type LoadResult, type LoadShape, loadShapes } from "./engine.ts";
+import type { LoadOptions, LoadResult } from "./engine.ts";
 import type { FromLoad, ToLoad } from "./process.ts";
 import { type Arrival, tracedArrivals, uniformArrivals } from "./trace.ts";
 
@@ -25,7 +26,6 @@ const measures = {
 type Measure = keyof typeof measures;
 
 interface Settings {
-  shape: LoadShape;
   format: LoadOptions["format"];
   threads: number;
   requests: number;
@@ -86,10 +86,9 @@ export async function compareLoad(
       { name: "ours", ...ours },
       { name: against, ...theirs },
     ];
-    const { stopIds } = loadShapes[settings.shape];
     const batches = uniformBatches.map((batch): [string, Arrival[]] => [
       `batch ${batch}`,
-      uniformArrivals(batch, uniform, { stopIds }),
+      uniformArrivals(batch, uniform, gpt2Config),
     ]);
     // Not measured: caches and clocks of the machine.
     for (const { process } of contestants) await process.run({ arrivals: batches[1][1], centroids: 1 });
@@ -115,8 +114,8 @@ function ratioLine({ load, of, ratios }: LoadRatio): string {
 
 const thisCheckout = new URL("../../..", import.meta.url).pathname;
 
-function loadsOf({ rates, requests, shape }: Settings): [string, Arrival[]][] {
-  return rates.map((rate) => [`${requests} requests at ${rate}/s`, tracedArrivals(rate, requests, loadShapes[shape])]);
+function loadsOf({ rates, requests }: Settings): [string, Arrival[]][] {
+  return rates.map((rate) => [`${requests} requests at ${rate}/s`, tracedArrivals(rate, requests, gpt2Config)]);
 }
 
 /** The order of the contestants alternates from round to round. */
@@ -174,8 +173,8 @@ class LoadProcess {
 
   static async start(options: LoadOptions): Promise<LoadProcess> {
     const script = new URL("./process.ts", import.meta.url);
-    const { folder, shape, format, threads } = options;
-    const child = fork(script, [JSON.stringify({ folder, shape, format, threads })], {
+    const { folder, format, threads } = options;
+    const child = fork(script, [JSON.stringify({ folder, format, threads })], {
       execArgv: ["--expose-gc"],
     });
     const started = new LoadProcess(child);
