@@ -45,7 +45,6 @@ export async function openChameleon(format: WeightFormat, threads: number, gguf:
       );
       return batch.lastIds;
     },
-    release: () => runner.release(),
   };
 }
 

@@ -15,9 +15,10 @@ import type { Frame } from "../../shared/contracts/inference.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import { seededRandom } from "../support/steps.ts";
+import { answerQuestions } from "./asked-process.ts";
 import { promptsOf } from "./model.ts";
 
-export interface ClassifierSettings {
+interface ClassifierSettings {
   /** All adapters over one session, or each over one of its own. */
   isTogether: boolean;
   adapters: number;
@@ -25,15 +26,11 @@ export interface ClassifierSettings {
   dataDirectory: string;
 }
 
-/** The first `requests` tenants ask, each for an answer of `tokens`. */
-export interface ToClassifiers {
-  requests: number;
-  tokens: number;
-}
-export type FromClassifiers =
-  | { type: "ready"; sessions: number }
+export interface Answered {
+  ms: number;
   /** Each answer's tokens, with the log-probabilities of its labels. */
-  | { type: "answered"; ms: number; answers: string[] };
+  answers: string[];
+}
 
 const promptTokens = 64;
 const labels = [314, 1592, 6535, 26535];
@@ -53,19 +50,16 @@ for (let i = 0; i < (isTogether ? 1 : adapters) && (i === 0 || availableMemory()
   if (!isTogether) await answer([i], 1);
 }
 if (isTogether) await answer([...prompts.keys()], 1);
-say({ type: "ready", sessions: engines.length });
-process.on("disconnect", () => process.exit());
-process.on("message", ({ requests, tokens }: ToClassifiers) => {
-  const tenants = Array.from({ length: requests }, (_, i) => i);
-  const startedMs = now();
-  answer(tenants, tokens).then(
-    (answers) => say({ type: "answered", ms: now() - startedMs, answers }),
-    (error: unknown) => {
-      console.error(error);
-      process.exit(1);
-    },
-  );
-});
+/** The first `requests` tenants ask, each for an answer of `tokens`. */
+answerQuestions(
+  engines.length,
+  async ({ requests, tokens }: { requests: number; tokens: number }): Promise<Answered> => {
+    const tenants = Array.from({ length: requests }, (_, i) => i);
+    const startedMs = now();
+    const answers = await answer(tenants, tokens);
+    return { ms: now() - startedMs, answers };
+  },
+);
 
 async function openEngine(): Promise<Engine> {
   const { runner, manifest, manifestHash, hyperNetwork } = await openModel(
@@ -112,8 +106,4 @@ async function answer(tenants: readonly number[], tokens: number): Promise<strin
     if (failed) throw new Error(JSON.stringify(failed));
     return JSON.stringify(own.flatMap((one) => (one.type === "token" ? [[one.tokenId, one.alternatives]] : [])));
   });
-}
-
-function say(message: FromClassifiers): void {
-  process.send?.(message);
 }

@@ -3,13 +3,12 @@
  * model for each, one after the other. Each side is a process; both are loaded, one computes at a time, and their order alternates.
  * Memory is resident, pages of a file counted once. Linux only.
  */
-import { type ChildProcess, fork } from "node:child_process";
-import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { processMemory } from "../../infra/process-memory.ts";
-import type { ClassifierSettings, FromClassifiers, ToClassifiers } from "./classifiers-process.ts";
+import { AskedProcess } from "./asked-process.ts";
+import type { Answered } from "./classifiers-process.ts";
 import { median } from "./quantile.ts";
 
 /** Answers of one token are labels; longer ones show what decoding together saves. */
@@ -28,10 +27,14 @@ export async function measureClassifiers(
 ): Promise<ClassifiersFigures> {
   const { threads, rounds, say } = options;
   const folder = await mkdtemp(join(tmpdir(), "chameleon-classifiers-"));
-  const sides: Side[] = [];
+  const sides: { process: AskedProcess; sessions: number; bytes: number }[] = [];
+  type Side = (typeof sides)[number];
   try {
     for (const isTogether of [true, false]) {
-      sides.push(await Side.open({ isTogether, adapters, threads, dataDirectory: folder }));
+      const settings = JSON.stringify({ isTogether, adapters, threads, dataDirectory: folder });
+      const process = new AskedProcess(new URL("./classifiers-process.ts", import.meta.url), settings);
+      const sessions = await process.ready<number>();
+      sides.push({ process, sessions, bytes: processMemory(process.pid).reduce((sum, { bytes }) => sum + bytes, 0) });
     }
     const [together, apart] = sides;
     const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`;
@@ -47,7 +50,7 @@ export async function measureClassifiers(
       for (let round = 0; round < rounds; round++) {
         const answers = new Map<Side, string[]>();
         for (const side of round % 2 === 0 ? sides : sides.toReversed()) {
-          const answered = await side.ask(cell);
+          const answered = await side.process.ask<Answered>(cell);
           ms.get(side)!.push(answered.ms);
           answers.set(side, answered.answers);
         }
@@ -63,47 +66,7 @@ export async function measureClassifiers(
     }
     return { adapters, sides: sides.map(({ sessions, bytes }) => ({ sessions, bytes })), rows };
   } finally {
-    for (const { child } of sides) child.kill();
+    for (const { process } of sides) process.end();
     await rm(folder, { recursive: true });
   }
-}
-
-/** A process, one question at a time. */
-class Side {
-  readonly child: ChildProcess;
-  readonly sessions: number;
-  readonly bytes: number;
-
-  private constructor(child: ChildProcess, sessions: number) {
-    this.child = child;
-    this.sessions = sessions;
-    this.bytes = processMemory(child.pid!).reduce((sum, { bytes }) => sum + bytes, 0);
-  }
-
-  /** Resolves when every session has answered once. */
-  static async open(settings: ClassifierSettings): Promise<Side> {
-    const child = fork(new URL("./classifiers-process.ts", import.meta.url), [JSON.stringify(settings)]);
-    return new Side(child, (await answerOf(child, "ready")).sessions);
-  }
-
-  ask(cell: ToClassifiers): Promise<Extract<FromClassifiers, { type: "answered" }>> {
-    this.child.send(cell);
-    return answerOf(this.child, "answered");
-  }
-}
-
-async function answerOf<T extends FromClassifiers["type"]>(
-  child: ChildProcess,
-  type: T,
-): Promise<Extract<FromClassifiers, { type: T }>> {
-  const over = new AbortController();
-  const { signal } = over;
-  const ended = once(child, "exit", { signal }).then(([code, by]) => {
-    throw new Error(`the process of classifiers ended with ${by ?? code}`);
-  });
-  const [message] = (await Promise.race([once(child, "message", { signal }), ended])) as [FromClassifiers];
-  over.abort();
-  await ended.catch(() => undefined);
-  if (message.type !== type) throw new Error(`expected ${type}, got ${message.type}`);
-  return message as Extract<FromClassifiers, { type: T }>;
 }

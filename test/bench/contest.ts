@@ -2,9 +2,8 @@
  * Measures contestants against each other: cell by cell, in rounds whose order alternates, medians over the rounds. One
  * computes at a time; the others are loaded and idle.
  */
-import { type ChildProcess, fork } from "node:child_process";
+import { AskedProcess } from "./asked-process.ts";
 import type { Cell, Entry, Measurement } from "./contestant.ts";
-import type { FromContestant, ToContestant } from "./contestant-process.ts";
 import { median } from "./quantile.ts";
 
 export interface Row extends Entry {
@@ -111,63 +110,28 @@ function rowOf(entry: Entry, cell: Cell, samples: Measurement[]): Row {
   };
 }
 
-/** A contestant's process, one question at a time. */
+/** A contestant and its process, which may be started again. */
 class Runner {
   readonly entry: Entry;
-  readonly #threads: number;
-  readonly #gguf: string;
-  #child: ChildProcess | null = null;
-  #errors = "";
+  readonly #args: string[];
+  #process: AskedProcess | null = null;
 
   constructor(entry: Entry, threads: number, gguf: string) {
     this.entry = entry;
-    this.#threads = threads;
-    this.#gguf = gguf;
+    this.#args = [entry.system, entry.format, `${threads}`, gguf];
   }
 
   /** Starts the process. Returns the first tokens of the check prompts. */
-  async start(): Promise<number[]> {
-    const script = new URL("./contestant-process.ts", import.meta.url);
-    const child = fork(script, [this.entry.system, this.entry.format, `${this.#threads}`, this.#gguf], {
-      execArgv: ["--expose-gc"],
-      stdio: ["ignore", "ignore", "pipe", "ipc"],
-    });
-    this.#child = child;
-    this.#errors = "";
-    child.stderr?.on("data", (chunk) => {
-      this.#errors += chunk;
-    });
-    const answer = await this.#answer(child);
-    if (answer.type !== "ready") throw new Error(`expected ready, got ${answer.type}`);
-    return answer.firstIds;
+  start(): Promise<number[]> {
+    this.#process = new AskedProcess(new URL("./contestant-process.ts", import.meta.url), ...this.#args);
+    return this.#process.ready();
   }
 
-  async measure(cell: Cell): Promise<Measurement> {
-    if (!this.#child) throw new Error("its process was not started");
-    this.#child.send(cell satisfies ToContestant);
-    const answer = await this.#answer(this.#child);
-    if (answer.type !== "measured") throw new Error(`expected a measurement, got ${answer.type}`);
-    return answer.measurement;
+  measure(cell: Cell): Promise<Measurement> {
+    return this.#process!.ask(cell);
   }
 
   end(): void {
-    if (this.#child?.connected) this.#child.send("release" satisfies ToContestant);
-  }
-
-  #answer(child: ChildProcess): Promise<FromContestant> {
-    return new Promise((resolve, reject) => {
-      const ended = (code: number | null, signal: string | null) => {
-        child.off("message", heard);
-        const lines = this.#errors.trim().split("\n");
-        const reason = lines.find((line) => /^\w*Error\b/.test(line)) ?? lines.at(-1);
-        reject(new Error(`its process ended with ${signal ?? code}: ${reason}`));
-      };
-      const heard = (message: FromContestant) => {
-        child.off("close", ended);
-        resolve(message);
-      };
-      child.once("message", heard);
-      child.once("close", ended);
-    });
+    this.#process?.end();
   }
 }

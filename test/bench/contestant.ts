@@ -3,8 +3,7 @@
  * so that its memory is its own and no thread of another disturbs it.
  */
 
-export const systems = ["chameleon", "node-llama-cpp"] as const;
-export type System = (typeof systems)[number];
+export type System = "chameleon" | "node-llama-cpp";
 
 export interface Entry {
   system: System;
@@ -32,7 +31,6 @@ export interface Contestant {
   measure(prompts: number[][], steps: number): Promise<Measurement>;
   /** The base model's greedy first token of each prompt: whether contestants compute the same. */
   firstIds(prompts: number[][]): Promise<number[]>;
-  release(): Promise<void>;
 }
 
 /** Watches what a batch does: call `token()` whenever every row has its next token. */

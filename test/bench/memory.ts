@@ -4,8 +4,6 @@
  * after it. Resident memory of a process and its children, at its largest while every row is held. Pages of a file that several
  * of them map, above all Node's own, are in memory once and count once; the sum of their RSS is told beside. Linux only.
  */
-import { fork } from "node:child_process";
-import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -17,6 +15,7 @@ import { descendantsOf } from "../../infra/process-memory.ts";
 import { type Backend, framesOf, startBackend } from "../support/backend-process.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
+import { AskedProcess } from "./asked-process.ts";
 import { runGroup } from "./contest.ts";
 import { promptsOf } from "./model.ts";
 import { median } from "./quantile.ts";
@@ -102,12 +101,9 @@ export function memoryLines({ format, batch, bareBytes, adapter, ...row }: Memor
 }
 
 async function bareSession(settings: object, batch: number): Promise<number> {
-  const cell = JSON.stringify({ batch, context, steps });
   const script = new URL("./memory-process.ts", import.meta.url);
-  const child = fork(script, [JSON.stringify(settings), cell]);
-  const ended = once(child, "exit").then(([code]) => Promise.reject(new Error(`the bare session ended with ${code}`)));
-  const [bytes] = await Promise.race([once(child, "message"), ended]);
-  return bytes as number;
+  const cell = JSON.stringify({ batch, context, steps });
+  return new AskedProcess(script, JSON.stringify(settings), cell).ready();
 }
 
 async function withBackend<T>(environment: Record<string, string>, work: (backend: Backend) => Promise<T>): Promise<T> {

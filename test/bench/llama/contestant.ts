@@ -14,7 +14,6 @@ interface NodeLlama {
 }
 interface Model {
   createContext(options: object): Promise<Context>;
-  dispose(): Promise<void>;
 }
 interface Context {
   getSequence(): { evaluate(tokens: number[], options: object): AsyncGenerator<number, void> };
@@ -78,6 +77,5 @@ export async function openLlama(threads: number, gguf: string): Promise<Contesta
       await batch.close();
       return ids;
     },
-    release: () => model.dispose(),
   };
 }

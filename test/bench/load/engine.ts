@@ -36,7 +36,6 @@ export interface LoadResult {
 /** One engine for all runs, as a server has. */
 export interface LoadEngine {
   run(arrivals: readonly Arrival[], centroids: number): Promise<LoadResult>;
-  release(): Promise<void>;
 }
 
 const kvBytes = 2 ** 31;
@@ -98,7 +97,6 @@ export async function openLoadEngine({ folder, format, threads }: LoadOptions): 
       result.seconds = (now() - startedMs) / 1000;
       return result;
     },
-    release: () => runner.release(),
   };
 }
 

@@ -3,11 +3,11 @@
  * anything; or ours beside another checkout's, in rounds whose order alternates. One computes at a time; the other is loaded and
  * idle.
  */
-import { type ChildProcess, fork } from "node:child_process";
+import { AskedProcess } from "../asked-process.ts";
 import { gpt2Config } from "../model.ts";
 import { median, quantile } from "../quantile.ts";
 import type { LoadOptions, LoadResult } from "./engine.ts";
-import type { FromLoad, ToLoad } from "./process.ts";
+import type { ToLoad } from "./process.ts";
 import { type Arrival, tracedArrivals, uniformArrivals } from "./trace.ts";
 
 const centroidCounts = [8, 1000];
@@ -51,14 +51,14 @@ export interface LoadRatio {
 interface Contestant {
   name: string;
   centroids: number;
-  process: LoadProcess;
+  process: AskedProcess;
 }
 
 export async function measureLoad(
   settings: Settings,
   say: (line: string) => void,
 ): Promise<{ rows: LoadRow[]; ratios: LoadRatio[] }> {
-  const ours = await LoadProcess.start({ ...settings, folder: thisCheckout });
+  const ours = await startProcess({ ...settings, folder: thisCheckout });
   try {
     const contestants = centroidCounts.map((centroids) => ({
       ...{ name: `${centroids} centroids`, centroids },
@@ -76,10 +76,10 @@ export async function compareLoad(
   settings: Settings & { rounds: number },
   say: (line: string) => void,
 ): Promise<{ rows: LoadRow[]; ratios: LoadRatio[] }> {
-  const processes: LoadProcess[] = [];
+  const processes: AskedProcess[] = [];
   try {
     for (const folder of [thisCheckout, against]) {
-      processes.push(await LoadProcess.start({ ...settings, folder }));
+      processes.push(await startProcess({ ...settings, folder }));
     }
     const [ours, theirs] = processes.map((process) => ({ centroids: centroidCounts[0], process }));
     const contestants = [
@@ -91,7 +91,7 @@ export async function compareLoad(
       uniformArrivals(batch, uniform, gpt2Config),
     ]);
     // Not measured: caches and clocks of the machine.
-    for (const { process } of contestants) await process.run({ arrivals: batches[1][1], centroids: 1 });
+    for (const { process } of contestants) await run(process, { arrivals: batches[1][1], centroids: 1 });
     return await runRounds(contestants, [...batches, ...loadsOf(settings)], settings.rounds, say);
   } finally {
     for (const process of processes) process.end();
@@ -132,7 +132,7 @@ async function runRounds(
       const order = round % 2 === 0 ? [...contestants.keys()] : [...contestants.keys()].reverse();
       for (const c of order) {
         const { process, centroids } = contestants[c];
-        results[c].push(await process.run({ arrivals, centroids }));
+        results[c].push(await run(process, { arrivals, centroids }));
       }
     }
     contestants.forEach(({ name }, c) => {
@@ -163,42 +163,11 @@ function mapValues<K extends string, V, T>(record: Record<K, V>, value: (from: V
   return Object.fromEntries(entries.map(([name, from]) => [name, value(from)])) as Record<K, T>;
 }
 
-/** An engine's process, one run at a time. */
-class LoadProcess {
-  readonly #child: ChildProcess;
-
-  private constructor(child: ChildProcess) {
-    this.#child = child;
-  }
-
-  static async start(options: LoadOptions): Promise<LoadProcess> {
-    const script = new URL("./process.ts", import.meta.url);
-    const { folder, format, threads } = options;
-    const child = fork(script, [JSON.stringify({ folder, format, threads })], {
-      execArgv: ["--expose-gc"],
-    });
-    const started = new LoadProcess(child);
-    await started.#answer();
-    return started;
-  }
-
-  async run(message: ToLoad): Promise<LoadResult> {
-    this.#child.send(message);
-    return (await this.#answer()) as LoadResult;
-  }
-
-  end(): void {
-    if (this.#child.connected) this.#child.disconnect();
-  }
-
-  #answer(): Promise<FromLoad> {
-    return new Promise((resolve, reject) => {
-      const ended = () => reject(new Error("the process of an engine ended; what it printed says why"));
-      this.#child.once("exit", ended);
-      this.#child.once("message", (message: FromLoad) => {
-        this.#child.off("exit", ended);
-        resolve(message);
-      });
-    });
-  }
+async function startProcess({ folder, format, threads }: LoadOptions): Promise<AskedProcess> {
+  const script = new URL("./process.ts", import.meta.url);
+  const started = new AskedProcess(script, JSON.stringify({ folder, format, threads }));
+  await started.ready();
+  return started;
 }
+
+const run = (process: AskedProcess, load: ToLoad) => process.ask<LoadResult>(load);

@@ -1,0 +1,71 @@
+/** A child process that answers one question at a time, so that what it measures is its own; it ends with its parent. */
+import { type ChildProcess, fork } from "node:child_process";
+
+export class AskedProcess {
+  readonly #child: ChildProcess;
+  #written = "";
+
+  /** `script` calls `answerQuestions`, or says one thing by itself. */
+  constructor(script: URL, ...args: string[]) {
+    this.#child = fork(script, args, {
+      execArgv: ["--expose-gc"],
+      stdio: ["ignore", "ignore", "pipe", "ipc"],
+    });
+    this.#child.stderr!.on("data", (chunk) => {
+      this.#written += chunk;
+    });
+  }
+
+  get pid(): number {
+    return this.#child.pid!;
+  }
+
+  /** Resolves with what the process says once it is ready. Throws an Error with its reason where it ends before. */
+  ready<T>(): Promise<T> {
+    return this.#answer<T>();
+  }
+
+  /** Throws an Error with the process's reason where it ends instead. */
+  ask<T>(question: object): Promise<T> {
+    this.#child.send(question);
+    return this.#answer<T>();
+  }
+
+  end(): void {
+    if (this.#child.connected) this.#child.disconnect();
+  }
+
+  #answer<T>(): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const ended = (code: number | null, signal: string | null) => {
+        this.#child.off("message", heard);
+        const lines = this.#written.trim().split("\n");
+        const reason = lines.find((line) => /^\w*Error\b/.test(line)) ?? lines.at(-1);
+        reject(new Error(`its process ended with ${signal ?? code}: ${reason}`));
+      };
+      const heard = (message: unknown) => {
+        this.#child.off("close", ended);
+        resolve(message as T);
+      };
+      this.#child.once("message", heard);
+      this.#child.once("close", ended);
+    });
+  }
+}
+
+/** In the child process: says that it is ready, and answers what it is asked until its parent goes. */
+export function answerQuestions<Question>(ready: unknown, answer: (question: Question) => Promise<unknown>): void {
+  process.on("disconnect", () => process.exit());
+  process.on("message", (question: Question) => {
+    // What the last answer left behind is collected outside the measured time.
+    globalThis.gc?.();
+    answer(question).then(
+      (answered) => process.send!(answered),
+      (error: unknown) => {
+        console.error(error);
+        process.exit(1);
+      },
+    );
+  });
+  process.send!(ready);
+}
