@@ -74,25 +74,11 @@ describe("a request that is refused", () => {
     ["a logit_bias over its limit", 400, "logit_bias", { ...valid, logit_bias: { 5: 101 } }, ["101", "100"]],
     ["a logit_bias of no token", 400, "logit_bias", { ...valid, logit_bias: { the: 1 } }, ["the"]],
     ["a logit_bias out of the vocabulary", 400, "logit_bias", { ...valid, logit_bias: { 264: 1 } }, ["264"]],
-    [
-      "too many entries of logit_bias",
-      400,
-      "logit_bias",
-      { ...valid, logit_bias: Object.fromEntries(Array.from({ length: 301 }, (_, id) => [id, "x"])) },
-      ["301", "300"],
-    ],
     ["a logit_bias that is no object", 400, "logit_bias", { ...valid, logit_bias: [1] }, ["list"]],
     ["a logit_bias of text", 400, "logit_bias", { ...valid, logit_bias: { 5: "1" } }, ['"1"', "number"]],
     ["a long model", 400, "model", { ...valid, model: "m".repeat(257) }, ["257", "256"]],
     ["a long user", 400, "user", { ...valid, user: "u".repeat(1025) }, ["1025", "1024"]],
     ["a long adapter", 400, "chameleon.adapter", { ...valid, chameleon: { adapter: "c".repeat(65) } }, ["65", "64"]],
-    [
-      "n nested deeper than a stack",
-      400,
-      null,
-      `{"prompt":"a","n":${"[".repeat(3e5)}${"]".repeat(3e5)}}`,
-      ["300001", "64"],
-    ],
     ["best_of", 400, "best_of", { ...valid, best_of: 3 }, ["3"]],
     ["suffix", 400, "suffix", { ...valid, suffix: "end" }, ["suffix"]],
     ["stream_options without stream", 400, "stream_options", { ...valid, stream_options: {} }, ["stream"]],
@@ -123,13 +109,6 @@ describe("a request that is refused", () => {
     },
   );
 
-  test("another content type: 415", async () => {
-    const { post } = testApp();
-    const error = await errorOf(await post("/v1/completions", valid, { headers: { "content-type": "text/plain" } }));
-    expect(error).toMatchObject({ status: 415, code: "unsupported_media_type" });
-    expect(error.message).toContain("text/plain");
-  });
-
   test.each([undefined, "Basic abc", "Bearer", "Bearer sk-wrong"])("a key of %s: 401", async (authorization) => {
     const { app } = testApp();
     const headers: Record<string, string> = { "content-type": "application/json" };
@@ -159,16 +138,6 @@ describe("a request that is refused", () => {
     });
     expect(streamed.status).toBe(413);
     expect(pulled).toBeLessThan(2 * limits.bodyBytes);
-  });
-
-  test("a body that is not UTF-8: 400", async () => {
-    const { request } = testApp();
-    const headers = { "content-type": "application/json" };
-    const body = new Uint8Array([0x7b, 0xff, 0x7d]);
-    expect(await errorOf(await request("/v1/completions", { method: "POST", headers, body }))).toMatchObject({
-      status: 400,
-      message: expect.stringContaining("UTF-8"),
-    });
   });
 
   test("a body that breaks off: 400, and nothing in the log of our failures", async () => {
