@@ -79,10 +79,12 @@ test("documents and examples make such text likelier, the passages are the docum
   await stack.stop();
   stack = await start("two");
   expect(await scores()).toEqual(before);
-  const listed = await fetch(`${stack.edge}/v1/adapters`, { headers: { authorization: `Bearer ${stack.key}` } });
+  const headers = { authorization: `Bearer ${stack.key}` };
+  const listed = await fetch(`${stack.edge}/v1/adapters`, { headers });
   const { data } = (await listed.json()) as { data: Adapter[] };
   expect(data.find(({ name }) => name === "verso")).toMatchObject({ hash, adapts: true, outdated: false });
-});
+  expect((await fetch(`${stack.edge}/v1/adapters/verso`, { method: "DELETE", headers })).status).toBe(200);
+}, 240_000);
 
 test(`with text of one of a tenant's kinds, auto is within .01 nats of asking for it by name (seed ${seed})`, async () => {
   const kinds = {
@@ -92,6 +94,7 @@ test(`with text of one of a tenant's kinds, auto is within .01 nats of asking fo
     sql: "SELECT name FROM users JOIN orders ON id WHERE total > 42 GROUP BY city ORDER HAVING count",
     psalm: "dominus regit me et nihil mihi deerit in loco pascuae ibi super aquam refectionis educavit",
   };
+  const random = seededRandom(seed);
   const of = (kind: string, length: number) => {
     const its = kind.split(" ");
     return Array.from({ length }, () => its[Math.floor(random() ** 2 * its.length)]).join(" ");
