@@ -81,6 +81,13 @@ export function invalidRequest(message: string, param: string | null = null, cau
 }
 
 /** HTTP status of a failure. */
+/** Makes a handler that rethrows any failure as backend_unavailable. `message` says what cannot be used now. */
+export function unavailable(message: string): (cause: unknown) => never {
+  return (cause) => {
+    throw new ServiceError("backend_unavailable", `${message}; try again.`, { retryAfterSeconds: 1, cause });
+  };
+}
+
 export function statusOf(kind: ErrorKind): number {
   return errorTable[kind].status;
 }

@@ -1,9 +1,10 @@
 /**
- * Who may call /v1: the key's tenant and scopes, the page's origin, and the tenant's limits. Who may call /admin: the admin key.
+ * Who may call /v1: checks the key's tenant and scopes, the page's origin, and the tenant's limits. Who may call /admin: checks the
+ * admin key.
  *
- * CORS: a preflight has no key, so each is answered and grants nothing. The call itself needs an origin of the key's tenant or the
- * edge's own, which is the origin of the request's URL. So whatever routes requests to the Worker must check the host: the platform
- * does, and edge/local-worker.ts.
+ * CORS: a preflight has no key, so every preflight is answered; that grants nothing. The call itself must come from an origin of the
+ * key's tenant, or from the edge's own, which is the origin of the request's URL. So the host of a request must be checked before it
+ * reaches the Worker: the platform does, and edge/local-worker.ts.
  */
 import type { Context } from "hono";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
@@ -20,7 +21,7 @@ const methods = "GET, POST, DELETE";
 const headerList = /^[\w-]+(, *[\w-]+)*$/;
 const preflightSeconds = "600";
 
-/** Answers preflights. A page of any origin may read a 401, which tells nothing of a tenant. */
+/** Answers preflights. A page of any origin may read a 401, because that tells nothing about a tenant. */
 export const preflight: Middleware = async (c, next) => {
   const origin = c.req.header("origin");
   if (c.req.method !== "OPTIONS" || !origin || !c.req.header("access-control-request-method")) {
@@ -57,7 +58,7 @@ export const auth: Middleware = async (c, next, { keys }) => {
   await next();
 };
 
-/** Checks the admin key. A browser's request is refused with it too, and has no header that would let a page read the response. */
+/** Checks the admin key. Requests of browsers are refused, even with the key; no CORS header lets a page read the response. */
 export const adminAuth: Middleware = async (c, next, { requireAdmin }) => {
   if (c.req.header("origin") !== undefined || c.req.header("sec-fetch-site") !== undefined) {
     throw new ServiceError("forbidden", "No web page may call the admin API.");
@@ -66,7 +67,7 @@ export const adminAuth: Middleware = async (c, next, { requireAdmin }) => {
   await next();
 };
 
-/** Throws unauthorized without a key. */
+/** The key of the Authorization header. Throws unauthorized if there is none. */
 function keyOf(c: Context<AppEnvironment>): string {
   const { key } = c.env;
   if (key !== null) return key;
@@ -88,9 +89,9 @@ function allowOrigin(c: Context<AppEnvironment>, { tenant, origins }: Access): v
 }
 
 /**
- * Counts every POST, also an invalid one, in the requests a minute; GET and DELETE do not count. Asks the ledger after the route if
- * that did not: before reading a large body (body.ts), or with the tokens. A refusal that is already known comes before all that; one
- * after the route replaces its response.
+ * Counts every POST in the requests per minute, invalid ones included; GET and DELETE do not count. A cached refusal comes first. Then
+ * the route calls the ledger: before it reads a large body (body.ts), or once the tokens are known. If the route did neither, the
+ * ledger is called after it, and a refusal replaces the route's response.
  */
 export const admission: Middleware = async (c, next, { admissions }) => {
   if (c.req.method !== "POST") {

@@ -1,4 +1,4 @@
-/** An own adapter as the API shows it, and why there is none. */
+/** An own adapter as the API shows it, and the error for one that does not exist. */
 import type { Context } from "hono";
 import type { Adapter } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -54,7 +54,7 @@ export function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, cen
 
 const noGain =
   "What it learnt did not gain on examples that it was not made from, so nothing was kept: this model is the base.";
-/** What is lost. */
+/** Message of an adapter with `keep: false`. */
 const notKept =
   "What it was made of is not kept: it is not made again for other artifacts, with which it is gone, its documents cannot change, and a backend that loses its memory cannot be given it.";
 
@@ -64,17 +64,8 @@ function refitObject(failed: FailedRefit | null): Adapter["refit"] {
 
 function memoryObject({ ready, job }: OwnMemory): Adapter["memory"] {
   const { documents, tokens, bytes } = (job ?? ready)!;
-  const status = job?.status ?? "ready";
-  const hash = ready?.hash ?? null;
-  return {
-    status,
-    error: job?.error ?? null,
-    hash,
-    documents,
-    tokens,
-    bytes,
-    built_tokens: job?.builtTokens ?? tokens,
-  };
+  const { status, error, builtTokens } = job ?? { status: "ready" as const, error: null, builtTokens: tokens };
+  return { status, error, hash: ready?.hash ?? null, documents, tokens, bytes, built_tokens: builtTokens };
 }
 
 export function notFound(name: string): ServiceError {

@@ -1,6 +1,6 @@
 /**
- * A tenant's own adapters: POST makes one of documents, which become its memory (memories.ts), and of examples, which it is
- * fitted to; GET lists them or one, DELETE deletes one.
+ * A tenant's own adapters. POST makes one from documents, which become its memory (memories.ts), or from examples, which it is fitted
+ * to, or from both. GET lists all or shows one, DELETE deletes one.
  */
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -55,7 +55,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
       // If the request waits for the memory and that fails, its fitted parts are deleted, too, so nothing is charged.
       const otherwise = encoded && !isWaited ? consumptionOf(artifacts, name, encoded.tokens) : null;
       const charge = { request: admission.request, consumed, otherwise };
-      const change = { manifestHash, added, removed: null, maxTenantTokens: memoryTokens, charge, keep };
+      const change = { manifestHash, added, maxTenantTokens: memoryTokens, charge, keep };
       const memoryMs = now();
       try {
         status = await makeMemory(own, { name, change, isNew: !encoded, isWaited }, signal);

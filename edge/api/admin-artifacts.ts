@@ -1,4 +1,4 @@
-/** `/admin/v1/artifacts`: files of a set by their hashes, the switch to it and back, and the list of switches. */
+/** `/admin/v1/artifacts`: uploads a set's files by their hashes, switches to a set and back, and lists the switches. */
 import type { Context } from "hono";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import {
@@ -24,7 +24,7 @@ export const uploadFile: RouteHandler = async (c, dependencies) => {
   const sha256 = hashOf(c);
   const { declaredBytes: bytes } = c.env;
   const { body } = c.req.raw;
-  // R2 takes no stream of unknown length.
+  // R2 does not accept a stream of unknown length.
   if (bytes === null || !body) throw invalidRequest("the file must be the body, and Content-Length its bytes");
   if (bytes > setLimits.hyperNetworkBytes) {
     const message = `The body has ${bytes} bytes, the maximum is ${setLimits.hyperNetworkBytes}.`;

@@ -56,7 +56,7 @@ export const changeTenant: RouteHandler = async (c, { keyRecords }) => {
   return c.json(settingsOf(tenant, await keyRecords.change(tenant, change)));
 };
 
-/** Revokes the tenant's keys; erases the tenant once no place accepts them any more. */
+/** Revokes the tenant's keys. Once no location accepts them any more, the same call erases the tenant. */
 export const eraseTenant: RouteHandler = async (c, { keyRecords, adapters, eraseUse }) => {
   const tenant = tenantOf(c);
   const { ids, waitMs } = await keyRecords.revokeAll(tenant);
@@ -76,6 +76,7 @@ export const eraseTenant: RouteHandler = async (c, { keyRecords, adapters, erase
   } satisfies TenantErasure);
 };
 
+/** What an erasure leaves, and for how long. */
 const left = [
   "log lines and traces",
   "usage events of Analytics Engine (3 months)",
@@ -102,7 +103,7 @@ function newKeyOf(made: MadeKey, nowMs: number): NewKey {
   return { ...keyOf(made, nowMs), key: made.key };
 }
 
-/** Names of limits in the API, and in records. */
+/** By the name of a limit in the API, its name in records. */
 const recordNames = {
   requests_per_minute: "requestsPerMinute",
   tokens_per_minute: "tokensPerMinute",

@@ -1,6 +1,6 @@
 /**
- * Answers that the Worker itself makes and that may be large: sent whole if they are short, otherwise as the client reads them. A
- * large one is a concurrent request until it has ended, and has the limits of a completion's body (answer/answer-body.ts).
+ * Answers that the Worker itself makes and that may be large. A short one is sent whole. A large one is sent as the client reads it,
+ * under the limits of a completion's body (answer/answer-body.ts), and counts as a concurrent request until it has ended.
  */
 import type { Context } from "hono";
 import { joinArrays } from "../../shared/bytes.ts";
@@ -10,19 +10,19 @@ import { type AnswerBody, joinedBytes, shortAnswerBytes, unreadAheadBytes } from
 import type { EndReason } from "../answer/answer-end.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
 
-/** UTF-8, as text or bytes. */
+/** A piece of an answer: text or its UTF-8. */
 type Piece = string | Uint8Array;
 type Pieces = Iterable<Piece> | AsyncIterable<Piece>;
 
 interface AnswerOptions {
   headers: Record<string, string>;
-  /** Bytes that `pieces` holds in memory until the answer has ended. */
+  /** Bytes that the generator of `pieces` holds in memory until the answer has ended. */
   retainedBytes?: number;
-  /** The admission of a POST, settled before the answer's end; `isSent`: the answer has begun. */
+  /** The admission of a POST, which is settled before the answer ends. `isSent`: the answer has begun. */
   admission?: { renew(): void; settle(isSent: boolean): Promise<void> };
 }
 
-/** Answers with `pieces`. Throws rate_limited or overloaded if the tenant's unread answers are too many or too large. */
+/** Answers with `pieces`. Throws rate_limited or overloaded if the tenant has too many unread answers, or too large ones. */
 export async function answer(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
@@ -52,7 +52,12 @@ export async function answer(
     const message = "Too many large answers are not read yet; try again.";
     throw new ServiceError("overloaded", message, { retryAfterSeconds: 1 });
   }
-  if (!admission) requireFewerThan(bodies.countOf(tenant), access?.limits.concurrentRequests ?? null);
+  const [open, maximum] = [bodies.countOf(tenant), access?.limits.concurrentRequests ?? null];
+  // Without an admission, the limit of concurrent requests holds within one isolate.
+  if (!admission && maximum !== null && open >= maximum) {
+    const message = `${open} large answers are not read yet, the limit of requests at once is ${maximum}.`;
+    throw new ServiceError("rate_limited", message, { retryAfterSeconds: 1 });
+  }
   const ended = Promise.withResolvers<EndReason>();
   let wake = () => {};
   const body = bodies.open(
@@ -61,7 +66,7 @@ export async function answer(
       ticked: () => admission?.renew(),
       drained: () => wake(),
       settled: () => wake(),
-      // JSON that has begun cannot hold an error.
+      // An error cannot be put into JSON that has begun.
       errorText: () => null,
       ended(reason) {
         void admission?.settle(true);
@@ -85,7 +90,7 @@ export async function answer(
   return new Response(body.readable, { headers });
 }
 
-/** Why an answer broke off, for the log; null if it did not. */
+/** For the log: why an answer broke off; null: it did not. */
 const endings: Record<EndReason, string | null> = {
   complete: null,
   failed: "the answer broke off",
@@ -122,18 +127,11 @@ export async function* chunksOf({ body }: Response): AsyncGenerator<Uint8Array> 
   if (body !== null) yield* body.values();
 }
 
-/** The limit of concurrent requests for those without admission, within one isolate. */
-function requireFewerThan(open: number, maximum: number | null): void {
-  if (maximum === null || open < maximum) return;
-  const message = `${open} large answers are not read yet, the limit of requests at once is ${maximum}.`;
-  throw new ServiceError("rate_limited", message, { retryAfterSeconds: 1 });
-}
-
 const encoder = new TextEncoder();
 
 /**
- * Joins pieces: the first part has more than `shortAnswerBytes` or is the whole answer, and each other one more than `joinedBytes` or
- * the rest.
+ * Joins pieces into parts of more than `joinedBytes`, which cost less to send. The first part has more than `shortAnswerBytes`; if the
+ * answer is shorter, that part is all of it.
  */
 async function* partsOf(pieces: Pieces): AsyncGenerator<Uint8Array, Uint8Array> {
   let joined: Uint8Array[] = [];
@@ -152,7 +150,7 @@ async function* partsOf(pieces: Pieces): AsyncGenerator<Uint8Array, Uint8Array> 
   return joinArrays(Uint8Array, joined);
 }
 
-/** Writes the answer as the client reads, its last part once it is charged. Resolves when all is written or the answer has ended. */
+/** Writes the answer as the client reads it, and its last part after the charge. Resolves when all is written or the answer has ended. */
 async function send(
   first: Uint8Array,
   others: ReturnType<typeof partsOf>,

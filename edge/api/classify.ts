@@ -1,4 +1,4 @@
-/** POST /v1/classify: which of some labels fits a text, by one pass over the prompt. */
+/** POST /v1/classify: which of some labels fits a text, computed by one pass over the prompt. */
 import type { ChatMessage } from "../../shared/contracts/chat.ts";
 import { type ClassifyInput, classifyRequestSchema } from "../../shared/contracts/classify.ts";
 import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
@@ -52,7 +52,7 @@ export const classify: RouteHandler = async (c, dependencies) => {
   const { labels, branches, plan } = known;
   for (const [i, { sequence }] of plan.choices.entries()) {
     const ids = branches[i % branches.length].next.map(({ id }) => id);
-    // With so much more, no other token is likely: their probabilities are those among these tokens.
+    // The bias makes all other tokens improbable, so the probabilities of these tokens add up to 1.
     sequence.sampling.logit_bias = ids.map((id) => [id, limits.logitBiasMagnitude]);
     sequence.sampling.logprobs = ids.length;
   }
@@ -80,7 +80,7 @@ export const classify: RouteHandler = async (c, dependencies) => {
   return c.json(classified, 200, { "server-timing": response.headers.get("server-timing") ?? "" });
 };
 
-/** An adapter that has learnt from examples is given texts as they do; others are asked. */
+/** Puts a text as the examples of an adapter put theirs; without such an adapter, as a question with the labels. */
 function putTo(taught: OwnAdapter | null, input: ClassifyInput, labels: readonly string[]): ClassifyInput {
   if (typeof input !== "string") return input;
   if (!taught) return question(input, labels);
@@ -96,19 +96,19 @@ function promptOf(input: ClassifyInput, artifacts: Artifacts, nowMs: number): To
   return { promptIds };
 }
 
-/** Plain text, as the base tells labels better by it than in a conversation (26 texts of three kinds: 22 right instead of 11 to 17). */
+/** A question in plain text: the base labels better by it than in a chat (22 of 26 texts of three kinds right, instead of 11 to 17). */
 function question(text: string, labels: readonly string[]): string {
   return `Labels: ${labels.map((label) => label.trim()).join(", ")}\n\nText: ${text}\nLabel:`;
 }
 
-/** The prompt with tokens of a label after it, which are no evidence. */
+/** The prompt with tokens of a label after it. Those tokens are not part of the evidence that weighs experts. */
 function continued(prompt: TokenizedPrompt, prefixIds: readonly number[]): TokenizedPrompt {
   if (prefixIds.length === 0) return prompt;
   const { promptIds, subjectIds = promptIds, spans = [[0, promptIds.length]] } = prompt;
   return { promptIds: [...promptIds, ...prefixIds], subjectIds, spans };
 }
 
-/** Probabilities of a branch's tokens. Throws an Error if the answer lacks one: tokens are known by their bytes. */
+/** Probabilities of a branch's tokens, found by their bytes. Throws an Error if the answer lacks one. */
 function chosenOf({ logprobs }: ChatResponse["choices"][number], { next }: Branch, { tokenizer }: Artifacts): number[] {
   const byBytes = new Map(
     logprobs?.content?.[0].top_logprobs.map(({ bytes, logprob }) => [String(bytes), Math.exp(logprob)]),

@@ -15,16 +15,16 @@ import { generationOf, planChat } from "../plan/chat.ts";
 import { type Caller, type GenerationRequest, type Plan, planCompletion } from "../plan/plan.ts";
 import { pause } from "../platform/clock.ts";
 import { assignMsField } from "../platform/edge-metrics.ts";
-import { keyIn } from "../tenants/charged-keys.ts";
+import { keyIn } from "../tenants/ledger-store.ts";
 import { type NamedAdapters, outdated, requireMade } from "../tenants/own-adapters.ts";
 import { readBody } from "./body.ts";
 import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
 import { resumptionOf } from "./idempotency.ts";
 
-/** Milliseconds within which every choice must start; otherwise the request ends in deadline_exceeded. */
+/** Request header: milliseconds within which every choice must begin; otherwise the request ends in deadline_exceeded. */
 const deadlineHeader = "x-deadline-ms";
 
-/** Time within which a cell settles a request whose client has disconnected, in milliseconds. */
+/** How long the Worker lets the cell settle a request whose client has disconnected, in milliseconds. */
 const settlementGraceMs = 1000;
 
 export const completions: RouteHandler = async (c, dependencies) => {
@@ -51,25 +51,16 @@ interface Generation {
   plan: Plan;
   artifacts: Artifacts;
   form: CellRequest["form"];
-  /** Of a response. */
+  /** For `/v1/responses`. */
   settings?: ResponseSettings;
 }
 
-/** The tenant's own adapters are of another set than the one that a request was to be planned with. */
-class OtherSet extends Error {
-  readonly artifacts: Artifacts;
-  constructor(artifacts: Artifacts) {
-    super("another set of artifacts");
-    this.artifacts = artifacts;
-  }
-}
-
-/** How often a request is planned anew because the tenant's adapters have changed to another set meanwhile. */
+/** How often a request is planned again because the tenant's adapters have changed to another set meanwhile. */
 const maxReplans = 2;
 
 /**
- * Plans a request with the artifacts that are served or, while its own adapters wait to be made again for those, with the ones that they
- * were made for. Throws backend_unavailable or adapter_outdated if these are gone, and invalid_request for the deadline's header.
+ * Plans a request with the served artifacts or, while its own adapters wait to be made again for these, with the artifacts that they
+ * were made for. Throws backend_unavailable or adapter_outdated if those are gone, and invalid_request for the deadline's header.
  */
 export async function planned<T>(
   c: Context<AppEnvironment>,
@@ -78,7 +69,7 @@ export async function planned<T>(
   plan: (artifacts: Artifacts, caller: Caller) => Promise<T>,
 ): Promise<{ plan: T; artifacts: Artifacts }> {
   const access = c.get("access");
-  const { adapters, randomSeed, now } = dependencies;
+  const { adapters, artifactsOf, randomSeed, now } = dependencies;
   const served = await dependencies.artifacts();
   const own = await adapters.named(access, model, chameleon.adapter, served.manifest);
   const deadlineMs = deadlineOf(c.req.header(deadlineHeader));
@@ -88,23 +79,22 @@ export async function planned<T>(
   const caller = { requestId, tenant: access.tenant, own, deadlineMs, randomSeed: seed, writtenMs, now };
   let artifacts = await setOf(own, served, access.tenant, dependencies);
   for (let replans = 0; ; replans++) {
+    const { manifestHash } = artifacts;
+    /** The artifacts of the tenant's nearest adapters, if those are of other artifacts than this plan. */
+    const others: Artifacts[] = [];
     const nearest = async (embeddings: Float32Array[]) => {
-      const found = await adapters.nearest(access, embeddings, artifacts.manifestHash);
-      const isOther = found.manifestHash !== artifacts.manifestHash && replans < maxReplans;
-      const other = isOther ? await dependencies.artifactsOf(found.manifestHash) : null;
-      if (other) throw new OtherSet(other);
+      const found = await adapters.nearest(access, embeddings, manifestHash);
+      const other = found.manifestHash === manifestHash ? null : await artifactsOf(found.manifestHash);
+      if (other) others.push(other);
       return found.nearest;
     };
-    try {
-      return { plan: await plan(artifacts, { ...caller, nearest }), artifacts };
-    } catch (thrown) {
-      if (!(thrown instanceof OtherSet)) throw thrown;
-      artifacts = thrown.artifacts;
-    }
+    const made = await plan(artifacts, { ...caller, nearest });
+    if (others.length === 0 || replans === maxReplans) return { plan: made, artifacts };
+    [artifacts] = others;
   }
 }
 
-/** The set that the named adapters were made for; the served one if none is named. Throws like `planned`. */
+/** The set that the named adapters were made for; the served one if none is named. Throws as `planned` does. */
 export async function setOf(
   own: NamedAdapters,
   served: Artifacts,
@@ -131,7 +121,7 @@ function deadlineOf(header: string | undefined): number | null {
   throw new ServiceError("invalid_request", message, { param: deadlineHeader });
 }
 
-/** What decides the tokens beside the request: artifacts, adapters and memories, as a short hash. */
+/** A short hash of what decides an answer's tokens beside the request: artifacts, adapters and memories. */
 function stateOf({ manifestHash, choices }: Plan): string {
   const used = choices.map(({ assignment, sequence: { mixture, memories } }) => [
     assignment.adapter,
@@ -189,7 +179,7 @@ export async function answerFromCell(
     ...(isResumable && { withEventIds: true }),
     ...(resumeFrom && { resumeFrom }),
   };
-  /** A cell that has the request settles it first, with its use. If no cell has it, this settles it. */
+  /** Frees the reservation if no cell has the request. A cell that has it settles it first, with its use. */
   const settleLater = () => {
     dependencies.background(pause(settlementGraceMs).then(() => admission.settle([])));
   };
@@ -217,7 +207,7 @@ export async function answerFromCell(
       settleLater();
       throw new ServiceError("cancelled", "The client disconnected.", { cause: thrown });
     }
-    // A cell settles what it has begun. One that did not take the request has not, and a lost one cannot.
+    // The cell has settled a request that it refused. A cell that did not take the request (NotTaken) has not; a lost cell cannot.
     if (!(thrown instanceof ServiceError) || thrown instanceof NotTaken) void admission.settle([]);
     throw thrown instanceof ServiceError ? thrown : interrupted(thrown);
   }

@@ -1,4 +1,4 @@
-/** What worker.ts, or a test, passes to the app; and the types of routes and middleware. */
+/** What worker.ts or a test passes to the app, and the types of routes and middleware. */
 import type { Context, Next } from "hono";
 import type { Readiness } from "../../shared/contracts/inference.ts";
 import type { ServiceError } from "../../shared/errors.ts";
@@ -20,7 +20,7 @@ export interface Arrival {
   /** The API key of the Authorization header, not yet checked; null if it has none. */
   key: string | null;
   arrivedMs: number;
-  /** The client's. */
+  /** Where the client is. */
   region: Region;
   /** Content-Length; null if it is absent or not a number of bytes. */
   declaredBytes: number | null;
@@ -28,11 +28,11 @@ export interface Arrival {
   pacedMs: number;
 }
 
-/** What a repeated request has in common with the first. */
+/** What a request with an idempotency key has in common with the first request under that key. */
 export interface Repeatable {
-  /** 32 characters, of ids in answers. */
+  /** 32 characters, for the ids in answers. */
   id: string;
-  /** uint32, for a request without a seed. */
+  /** uint32, in place of a random seed. */
   seed: number;
   /** The time of the first request, in milliseconds since 1970. */
   createdMs: number;
@@ -43,22 +43,22 @@ export interface AppEnvironment {
   Bindings: Arrival;
   Variables: {
     requestId: string;
-    /** Of the request's span and log line: ids, counts and names, never text. Routes add to it. */
+    /** Attributes of the request's span and log line: ids, counts and names, never text. Routes add to them. */
     attributes: Attributes;
     /** The request's span in its trace; `spanId` is null if the trace is not kept. */
     trace: { traceId: string; spanId: string | null; parentSpanId: string | null };
     /** Set if the body continues after the response began: resolves when it ends, to why it broke off or to null. */
     end?: Promise<string | null>;
     access: Access;
-    /** Another origin, whose pages may read the response. */
+    /** The origin of another site whose pages may read the response. */
     allowedOrigin?: string;
     /** The region whose cell and backends serve the request: the client's, or one within its jurisdiction. */
     region: Region;
     /** Set for POST requests. */
     admission: PendingAdmission;
-    /** The same; null without an Idempotency-Key. */
+    /** Set for POST requests: the name of the Idempotency-Key; null: none. */
     idempotencyKey: string | null;
-    /** Set when the body of a request with such a key was read. */
+    /** Set once the body of a request with an idempotency key was read. */
     repeatable?: Repeatable;
     /** Set once admission is decided for a tenant with limits. */
     rateLimitHeaders?: Record<string, string>;
@@ -67,7 +67,7 @@ export interface AppEnvironment {
 
 export type RouteHandler = (c: Context<AppEnvironment>, dependencies: Dependencies) => Response | Promise<Response>;
 
-/** After `next` it may change the response, which may be an error's. */
+/** May change the response after `next`, also that of an error. */
 export type Middleware = (
   c: Context<AppEnvironment>,
   next: Next,
@@ -75,31 +75,30 @@ export type Middleware = (
 ) => Promise<Response | undefined>;
 
 export interface Dependencies {
-  /** Rejects with a ServiceError while there are none. */
+  /** The served set. Rejects with a ServiceError while none is loaded. */
   artifacts(): Promise<Artifacts>;
-  /** The set of a manifest, which may be served no more; null if it is gone. */
+  /** The set of a manifest that is served or was before; null if it is gone. */
   artifactsOf(manifestHash: string): Promise<Artifacts | null>;
-  /** Called before a completion is read: a cold isolate's cell loads its artifacts meanwhile. */
+  /** Has the tenant's cell load its artifacts while a cold isolate reads the request. */
   wakeCell(tenant: string, region: Region): void;
   keys: KeyStore;
   requireAdmin: AdminKey["requireAdmin"];
-  /** What the admin API changes. */
   keyRecords: KeyRecords;
-  /** null: the static assets are served, and nothing can be published. */
+  /** null: the deployment has no bucket, so nothing can be published. */
   artifactBucket: PublishBucket | null;
   bodyReads: BodyReads;
-  /** Of bodies with documents, of all keys together. */
+  /** For large bodies, of all keys together. */
   documentReads: BodyReads;
-  /** Large answers of the Worker itself. */
+  /** The bodies of large answers that the Worker itself makes. */
   bodies: AnswerBodies;
   admissions: Admissions;
-  /** What a tenant used from `from` to `to`, days that both count. */
+  /** A tenant's use from one day to another, inclusive. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
   /** Erases a tenant's usage and reservations. */
   eraseUse(tenant: string): Promise<void>;
   adapters: TenantAdapters;
   cells: Cells;
-  /** Of each backend that is ready. */
+  /** The readiness of each ready backend. */
   readiness(): Promise<Readiness[]>;
   /** A static asset. Rejects with not_found if it was not staged. */
   asset(path: string): Promise<Response>;
@@ -122,6 +121,6 @@ export interface Dependencies {
   };
   /** Logs a failure that is ours, not the caller's. */
   log(requestId: string, error: ServiceError): void;
-  /** Maximum silence of a stream. */
+  /** Longest silence of a stream, in milliseconds. */
   heartbeatMs: number;
 }

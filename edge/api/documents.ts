@@ -1,7 +1,7 @@
 /**
  * Documents for browsers. GET /: the playground page. GET /openapi.json and its view GET /docs/api, staged by infra/stage-pages.ts.
- * GET /docs: the documents site (infra/site), or a redirect to /docs/api if it was not built. Each document's policy allows its own
- * scripts by hash and calls of this API only.
+ * GET /docs: the documentation site (infra/site), or a redirect to /docs/api if the site was not built. The content security policy of
+ * each document allows its own inline scripts, by hash, and calls of this API only.
  */
 import type { Context } from "hono";
 import { ServiceError } from "../../shared/errors.ts";
@@ -29,22 +29,22 @@ export const openApi: RouteHandler = async (c, dependencies) => {
   const headers = {
     "content-type": "application/json; charset=utf-8",
     "cache-control": "public, max-age=300",
-    // Tools on other origins read it.
+    // API tools on other origins may read it.
     "access-control-allow-origin": "*",
   };
   return answer(c, dependencies, chunksOf(await dependencies.asset("/openapi.json")), { headers });
 };
 
 export const apiDocs: RouteHandler = async (c, dependencies) => {
-  // Swagger UI writes style attributes.
-  const sources = { scripts: "'self'", styles: "'self'", hasStyleAttributes: true };
-  return answerDocument(c, dependencies, await dependencies.asset("/docs.html"), sources);
+  // Swagger UI writes style attributes, which no hash can allow.
+  const allowed = { "script-src": "'self'", "style-src": "'self'", "style-src-attr": "'unsafe-inline'" };
+  return answerDocument(c, dependencies, await dependencies.asset("/docs.html"), allowed);
 };
 
 export const docs: RouteHandler = async (c, dependencies) =>
   (await sitePage(c, dependencies, "index.html")) ?? c.redirect("/docs/api", 302);
 
-/** A file of the renderer or of the site; `.html` may be left out. */
+/** A file of Swagger UI or of the site. The ending `.html` may be left out. */
 export const docsFile: RouteHandler = async (c, dependencies) => {
   const name = c.req.path.slice("/docs/".length);
   if (rendererFiles.includes(name)) {
@@ -56,18 +56,16 @@ export const docsFile: RouteHandler = async (c, dependencies) => {
   throw new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);
 };
 
-/** A file of the documents site; null unless it is in the site's own list, so that no other asset is served. */
+/** A file of the documentation site; null unless it is in the site's own list, so that no other asset is served. */
 async function sitePage(c: RouteContext, dependencies: Dependencies, name: string): Promise<Response | null> {
   const { asset } = dependencies;
   const list = await asset("/docs/site/files.json").catch(() => null);
   if (!list || !(await list.json<string[]>()).includes(name)) return null;
   const file = await asset(`/docs/site/${name}`);
   if (!name.endsWith(".html")) return answerFile(c, dependencies, file, name);
-  // Code is coloured by style attributes.
+  // The site colours code by style attributes.
   return answerDocument(c, dependencies, file, {
-    scripts: "'self'",
-    styles: "'self' 'unsafe-inline'",
-    imagesAndFonts: "'self'",
+    ...{ "script-src": "'self'", "style-src": "'self' 'unsafe-inline'", "img-src": "'self'", "font-src": "'self'" },
   });
 }
 
@@ -76,36 +74,27 @@ function answerFile(c: RouteContext, dependencies: Dependencies, file: Response,
   return answer(c, dependencies, chunksOf(file), { headers: { "content-type": type, "cache-control": cachedForADay } });
 }
 
-/** Allowed besides the document's own inline scripts and styles. */
-interface AllowedSources {
-  scripts?: string;
-  styles?: string;
-  imagesAndFonts?: string;
-  /** Allows style attributes, which a hash cannot. */
-  hasStyleAttributes?: boolean;
-}
-
+/** `allowed`: by directive of the policy, what the document may load besides its own inline scripts and styles. */
 async function answerDocument(
   c: RouteContext,
   dependencies: Dependencies,
   document: Response,
-  allowed: AllowedSources = {},
+  allowed: Record<string, string> = {},
 ): Promise<Response> {
   const html = await document.text();
-  const { scripts = "", styles = "", imagesAndFonts = "", hasStyleAttributes = false } = allowed;
-  const sources = (...list: string[]) => list.filter(Boolean).join(" ") || "'none'";
-  const policy = [
-    "default-src 'none'",
-    `script-src ${sources(await hashesOf(html, "script"), scripts)}`,
-    `style-src ${sources(await hashesOf(html, "style"), styles)}`,
-    ...(hasStyleAttributes ? ["style-src-attr 'unsafe-inline'"] : []),
-    `img-src ${sources("data:", imagesAndFonts)}`,
-    `font-src ${sources(imagesAndFonts)}`,
-    "connect-src 'self'",
-    "base-uri 'none'",
-    "form-action 'none'",
-    "frame-ancestors 'none'",
-  ].join("; ");
+  const own: Record<string, string> = {
+    "default-src": "'none'",
+    "script-src": await hashesOf(html, "script"),
+    "style-src": await hashesOf(html, "style"),
+    "img-src": "data:",
+    "connect-src": "'self'",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+    "frame-ancestors": "'none'",
+  };
+  const policy = Object.keys({ ...own, ...allowed })
+    .map((name) => `${name} ${[own[name], allowed[name]].filter(Boolean).join(" ") || "'none'"}`)
+    .join("; ");
   const headers = {
     "content-type": "text/html; charset=utf-8",
     "content-security-policy": policy,

@@ -1,6 +1,6 @@
 /**
- * What the edge computes of texts without a backend. POST /v1/embeddings: the embedding of each whole text, by which centroids are
- * found. POST /v1/assign: the centroid and the experts that each text would have, and the next centroids.
+ * What the edge computes without a backend. POST /v1/embeddings: the prompt embedding of each whole text. POST /v1/assign: the centroid
+ * and the experts that would answer each text, and the next nearest centroids.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { assignRequestSchema, embeddingsRequestSchema } from "../../shared/contracts/openai.ts";
@@ -72,7 +72,7 @@ function* entriesOf(
   }
 }
 
-/** The leading dimensions, normalised: training orders dimensions by importance. */
+/** The leading dimensions, normalised. Training orders dimensions by importance. */
 function shortened(vector: Float32Array<ArrayBuffer>, dimensions: number): Float32Array<ArrayBuffer> {
   if (dimensions === vector.length) return vector;
   const leading = vector.slice(0, dimensions);
@@ -80,7 +80,7 @@ function shortened(vector: Float32Array<ArrayBuffer>, dimensions: number): Float
   return length > 0 ? leading.map((value) => value / length) : leading;
 }
 
-/** Of its bytes, which are little-endian on every machine that runs this. */
+/** The vector's bytes, little-endian as on every machine that runs workerd. */
 function base64Of(vector: Float32Array<ArrayBuffer>): string {
   return new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength).toBase64();
 }

@@ -1,4 +1,4 @@
-/** OpenAI's files: JSONL of examples, which fine-tuning jobs are made of. Each line is checked when the file is uploaded. */
+/** OpenAI's files: JSONL of examples for fine-tuning jobs. Each line is checked when the file is uploaded. */
 import type { Context } from "hono";
 import { type Example, readExample } from "../../shared/contracts/examples.ts";
 import {
@@ -77,7 +77,7 @@ export function examplesOf(text: string, param: string): Example[] {
 
 export const emptyPage = { has_more: false, first_id: null, last_id: null };
 
-/** Answers with a page of a list in OpenAI's form. Throws invalid_request if the list has nothing of the id `after`. */
+/** Answers with a page of a list in OpenAI's form. Throws invalid_request if no record of the list has the id `after`. */
 export async function answerPage<T, U extends { id: string }>(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,

@@ -1,4 +1,4 @@
-/** OpenAI's fine-tuning jobs: each makes an own adapter of a file's examples, in the background (tenants/tuning-jobs.ts). */
+/** OpenAI's fine-tuning jobs: each makes an own adapter from a file's examples, in the background (tenants/tuning-jobs.ts). */
 import type { Context } from "hono";
 import type { Example } from "../../shared/contracts/examples.ts";
 import {
@@ -96,7 +96,7 @@ export const listJobEvents: RouteHandler = async (c, dependencies) => {
   return answerPage(c, dependencies, (await requireJob(c, dependencies)).id, query, eventObject);
 };
 
-/** None is kept but the adapter, and the SDK's callers iterate over the list. */
+/** An empty list: a job keeps no checkpoints, but callers of OpenAI's SDK iterate over them. */
 export const listCheckpoints: RouteHandler = async (c, dependencies) => {
   await requireJob(c, dependencies);
   return answerList(c, dependencies, [], { others: emptyPage });

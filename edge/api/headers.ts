@@ -1,6 +1,6 @@
 /**
- * Headers of every request and response. Requests: refuses long URLs and headers before any other work. Responses, errors included:
- * id and timing, browser security, the tenant's rate limits, and which page may read the response.
+ * Headers of every request and response. Long URLs and headers are refused before any other work. Every response, also of an error,
+ * gets its id and timing, browser security, the tenant's rate limits, and the origin whose pages may read it.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -12,12 +12,12 @@ const always = {
   "referrer-policy": "no-referrer",
   "cross-origin-resource-policy": "same-origin",
 };
-/** Unless the route sets them. Only documents run scripts (documents.ts). */
+/** Headers that a route may set otherwise. Only documents run scripts (documents.ts). */
 const presets = {
   "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
   "cache-control": "no-store",
 };
-/** One year. Not for subdomains, which may be of others. */
+/** HTTPS for one year. Without `includeSubDomains`, because subdomains may belong to others. */
 const httpsOnly = "max-age=31536000";
 /** Headers that pages of other origins may read. */
 const exposed =
@@ -26,7 +26,7 @@ const exposed =
 export const responseHeaders: Middleware = async (c, next, { now }) => {
   const { arrivedMs, pacedMs } = c.env;
   await next();
-  // Hono's `c.header` would make a new response for each header.
+  // Set in place, because Hono's `c.header` makes a new response for each header.
   const { headers } = c.res;
   const set = (all: Readonly<Record<string, string>>) => {
     for (const name in all) headers.set(name, all[name]);

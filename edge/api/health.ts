@@ -1,4 +1,4 @@
-/** GET /healthz: the Worker runs. GET /readyz: a backend with the same artifacts can serve a completion. */
+/** GET /healthz: the Worker runs. GET /readyz: a backend with the served artifacts can answer a completion. */
 import { holds, type Readiness } from "../../shared/contracts/inference.ts";
 import type { Health, Ready } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -8,15 +8,15 @@ import type { Dependencies, RouteHandler } from "./dependencies.ts";
 const retryAfterSeconds = 2;
 /** Minimum interval between probes, in milliseconds. */
 const probeIntervalMs = 1000;
-/** Timeout of a probe, in milliseconds: above that of its calls. */
+/** Timeout of a probe, in milliseconds: longer than that of each of its calls. */
 const probeTimeoutMs = 5000;
 
 export const healthz: RouteHandler = (c, { version }) =>
   c.json({ status: "ok", ...(version && { version }) } satisfies Health);
 
 /**
- * Needs no key, so that load balancers can call it. As each probe calls every backend, an isolate probes at most once per
- * `probeIntervalMs` and answers other requests from the last result.
+ * Needs no key, so that load balancers can call it. Each probe calls every backend, so an isolate probes at most once per
+ * `probeIntervalMs` and answers other requests with the last result.
  */
 export function readyz({ artifacts, readiness, now, background }: Dependencies): RouteHandler {
   const times = { refreshMs: probeIntervalMs, expireMs: probeIntervalMs, limitMs: probeTimeoutMs, isShared: true };

@@ -1,6 +1,6 @@
 /**
  * `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07): a request that is repeated under its key has the same id, time of
- * creation and seed, so it is answered with the same tokens, and is charged once (tenants/charged-keys.ts). Nothing of the answer
+ * creation and seed, so it is answered with the same tokens, and is charged once (tenants/ledger-store.ts). Nothing of the answer
  * is stored: it is computed again.
  */
 import type { Context } from "hono";
@@ -26,8 +26,8 @@ export async function idempotencyKeyOf(c: Context<AppEnvironment>, tenant: strin
 }
 
 /**
- * Claims the request's key, if it has one, for its path and body. Called when the body is valid. Throws idempotency_conflict if the key
- * came with another request before.
+ * Claims the request's idempotency key, if it has one, for its path and body. Called once the body was found valid. Throws
+ * idempotency_conflict if the key came with another request before.
  */
 export async function claimKey(c: Context<AppEnvironment>, body: () => Uint8Array): Promise<void> {
   const key = c.get("idempotencyKey");
@@ -40,7 +40,7 @@ export async function claimKey(c: Context<AppEnvironment>, body: () => Uint8Arra
   c.set("repeatable", { id: key.slice(0, 32), seed: Number.parseInt(key.slice(32, 40), 16), createdMs });
 }
 
-/** The id and time of what a request creates: those of its first try, if it is repeated. */
+/** The id and time of what a request creates. A repeated request has those of its first try. */
 export function originOf(
   c: Context<AppEnvironment>,
   { newId, now }: Pick<Dependencies, "newId" | "now">,
@@ -48,12 +48,13 @@ export function originOf(
   return c.get("repeatable") ?? { id: newId(), createdMs: now() };
 }
 
-/** Events of a stream beside those of its tokens: an answer of `/v1/responses` begins with up to ten. */
+/** Most events of a stream that are not about a token. An answer of `/v1/responses` begins with up to ten. */
 const otherEvents = 64;
 
 /**
- * Where the client's `Last-Event-ID` continues a stream of at most `maxTokens` (WHATWG HTML, "Server-sent events"); null without one.
- * `maxTokens` is null for a request that cannot be resumed. Throws invalid_request for that, or an id that is none of the stream's.
+ * Where a stream continues after the client's `Last-Event-ID` (WHATWG HTML, "Server-sent events"); null without that header.
+ * `maxTokens`: most tokens of the stream; null: the request cannot be resumed. Throws invalid_request if it cannot, or if the stream
+ * has no such event.
  */
 export function resumptionOf(c: Context<AppEnvironment>, maxTokens: number | null): StreamCursor | null {
   const eventId = c.req.header("last-event-id");

@@ -1,4 +1,5 @@
 /** Documents of a tenant's own adapters: POST adds some, DELETE removes one. Each change builds a new memory, which replaces the old. */
+import type { Context } from "hono";
 import { limits } from "../../shared/contracts/limits.ts";
 import { addDocumentsRequestSchema } from "../../shared/contracts/openai.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -7,35 +8,30 @@ import type { Artifacts } from "../artifacts/artifacts.ts";
 import { adapterMs } from "../dispatch/routing-limits.ts";
 import { encodeDocuments } from "../plan/documents.ts";
 import type { NewDocument } from "../tenants/memory-documents.ts";
-import { type OwnAdapter, outdated, refused, throwRefusal } from "../tenants/own-adapters.ts";
+import { outdated, refused, throwRefusal } from "../tenants/own-adapters.ts";
 import { gzip, jsonBytes } from "../tenants/sealed-store.ts";
 import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
 import type { DocumentChange, JobOutcome } from "../tenants/tenant-memories.ts";
 import { adapterResponse, notFound } from "./adapter-object.ts";
-import type { Dependencies, RouteHandler } from "./dependencies.ts";
+import type { AppEnvironment, Dependencies, RouteHandler } from "./dependencies.ts";
 import { readUpload } from "./upload.ts";
 
 export const addDocuments: RouteHandler = async (c, dependencies) => {
-  const name = c.req.param("name") ?? "";
   const { documents } = await readUpload(c, dependencies, addDocumentsRequestSchema);
-  const artifacts = await dependencies.artifacts();
+  const { name, before, own, artifacts } = await changeable(c, dependencies);
   const { tenant, memoryTokens } = c.get("access");
-  const own = dependencies.adapters.of(tenant);
-  const before = await own.find(name);
-  if (!before) throw notFound(name);
-  requireFitted(before, artifacts, dependencies, tenant);
   const encoded = await encodeDocuments(documents ?? [], artifacts);
   const admission = await c.get("admission").reserve(encoded.tokens);
   const isWaited = encoded.tokens <= limits.memoryTokensAtOnce && !before.memory?.job;
   const consumed = consumptionOf(artifacts, name, encoded.tokens);
   let hasLeft = false;
   try {
-    const { keep } = before;
-    const change = { manifestHash: artifacts.manifestHash, removed: null, maxTenantTokens: memoryTokens, keep };
-    const charge = { request: admission.request, consumed, otherwise: null };
-    const added = await compressed(encoded.documents);
-    const memory = { name, change: { ...change, added, charge }, isNew: false, isWaited };
-    const work = makeMemory(own, memory, c.req.raw.signal);
+    const change = {
+      ...{ manifestHash: artifacts.manifestHash, maxTenantTokens: memoryTokens, keep: before.keep },
+      added: await compressed(encoded.documents),
+      charge: { request: admission.request, consumed, otherwise: null },
+    };
+    const work = makeMemory(own, { name, change, isNew: false, isWaited }, c.req.raw.signal);
     dependencies.background(work.then(noop, noop));
     const status = await work.catch((thrown) => {
       hasLeft = c.req.raw.signal.aborted;
@@ -49,19 +45,30 @@ export const addDocuments: RouteHandler = async (c, dependencies) => {
 };
 
 export const deleteDocument: RouteHandler = async (c, dependencies) => {
-  const name = c.req.param("name") ?? "";
-  const artifacts = await dependencies.artifacts();
-  const { tenant } = c.get("access");
-  const own = dependencies.adapters.of(tenant);
-  const before = await own.find(name);
-  if (!before) throw notFound(name);
-  requireFitted(before, artifacts, dependencies, tenant);
-  const removed = c.req.param("document") ?? "";
-  const change = { manifestHash: artifacts.manifestHash, added: null, removed, maxTenantTokens: null, charge: null };
+  const { name, before, own, artifacts } = await changeable(c, dependencies);
+  const change = { manifestHash: artifacts.manifestHash, removed: c.req.param("document") ?? "" };
   const memory = { name, change, isNew: false, isWaited: !before.memory?.job };
   const status = await makeMemory(own, memory, c.req.raw.signal);
+  const { tenant } = c.get("access");
   return adapterResponse(c, dependencies.adapters.of(tenant), name, artifacts, status === 201 ? 200 : 202);
 };
+
+/**
+ * The adapter whose documents the request changes. Throws adapter_not_found. Also throws for an adapter with fitted parts of other
+ * artifacts than are served, and has it made again: its documents change only then, so that all of it is of one manifest.
+ */
+async function changeable(c: Context<AppEnvironment>, { adapters, ...dependencies }: Dependencies) {
+  const name = c.req.param("name") ?? "";
+  const { tenant } = c.get("access");
+  const artifacts = await dependencies.artifacts();
+  const own = adapters.of(tenant);
+  const before = await own.find(name);
+  if (!before) throw notFound(name);
+  const { manifestHash } = artifacts;
+  if (before.hash === null || before.manifestHash === manifestHash) return { name, before, own, artifacts };
+  adapters.refit(tenant, manifestHash);
+  throw outdated(before, manifestHash);
+}
 
 interface MemoryWork {
   name: string;
@@ -119,21 +126,6 @@ export async function compressed(documents: readonly NewDocument[]): Promise<Doc
 export function consumptionOf({ manifest }: Artifacts, name: string, promptTokens: number) {
   const model = `${manifest.model.servedAs}:${name}`;
   return { model, centroid: null, requests: 1, promptTokens, completionTokens: 0 };
-}
-
-/**
- * Throws for an adapter with fitted parts of other artifacts than are served, and has it made again: its documents change only then,
- * so that all of an adapter is of one manifest.
- */
-function requireFitted(
-  adapter: OwnAdapter,
-  { manifestHash }: Artifacts,
-  { adapters }: Dependencies,
-  tenant: string,
-): void {
-  if (adapter.hash === null || adapter.manifestHash === manifestHash) return;
-  adapters.refit(tenant, manifestHash);
-  throw outdated(adapter, manifestHash);
 }
 
 function noop(): void {}

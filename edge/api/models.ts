@@ -1,7 +1,6 @@
 /**
- * GET /v1/models and /v1/models/{id}: the base, `auto`, `static`, one model per centroid, the own adapters that the key may see, and
- * aliases.
- * GET /v1/centroids: each centroid's label and position, and the gain of its adapter.
+ * GET /v1/models and /v1/models/{id}: the base, `auto`, `static`, one model per centroid, own adapters that the key may see, aliases.
+ * GET /v1/centroids: the label and position of each centroid, and the gain of its adapter.
  */
 import { adapterIdentity, isAutoOff, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
@@ -92,7 +91,7 @@ function modelNames({ model, centroids, static: fixed }: Manifest): string[] {
   return [model.servedAs, ...adapters.map((id) => `${model.servedAs}:${id}`)];
 }
 
-/** OpenAI's schema requires `created`. Artifacts have no date, as equal content must have equal bytes. */
+/** OpenAI's schema requires `created`; it is 0 for a model of the artifacts, which have no date. */
 function modelObject(id: string, { manifest, manifestHash }: Artifacts, own?: OwnAdapter): Model {
   const { servedAs, contextTokens } = manifest.model;
   return {

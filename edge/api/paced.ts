@@ -1,6 +1,6 @@
 /**
- * Per-key pacing: delays the requests of a key that sends many at once. It wraps the app, so that no work is done for a delayed
- * request before its turn.
+ * Per-key pacing: delays the requests of a key that sends many at once. It wraps the app, so that no other work is done for a request
+ * while it is delayed.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { pause, steadyClock } from "../platform/clock.ts";
@@ -24,7 +24,7 @@ export function paced(handle: Handle, now: () => number): (request: Request) => 
     const paceKey = paceKeyOf(key);
     const bodyBytes = method === "POST" ? Math.min(declaredBytes ?? limits.bodyBytes, limits.bodyBytes) : 0;
     const waitMs = pace.waitMs(paceKey, steadyNow(), bodyBytes);
-    // One timer per request: workerd does not let one request resolve what another awaits.
+    // Each request has its own timer, because in workerd one request cannot resolve a promise that another one awaits.
     if (waitMs > 0) await pause(waitMs);
     const response = await handle(request, waitMs > 0 ? { ...arrival, pacedMs: now() - arrivedMs } : arrival);
     if (response.status === 429) pace.refused(paceKey, steadyNow(), Number(response.headers.get("retry-after")) * 1000);

@@ -1,6 +1,6 @@
 /**
- * The id, span and log line of each request; the span ends with the last byte. A trace begins here, or continues the caller's
- * `traceparent` if its key is valid.
+ * The id, span and log line of each request. The span ends with the last byte of the response. A trace begins here; if the request's
+ * key is valid, its `traceparent` is continued instead.
  */
 import type { Context } from "hono";
 import type { Attributes } from "../../shared/observability/otlp.ts";

@@ -27,16 +27,12 @@ export const usage: RouteHandler = async (c, dependencies) => {
   }
   const sum = (value: (row: (typeof rows)[number]) => number) => rows.reduce((total, row) => total + value(row), 0);
   const [prompt, completion] = [sum((row) => row.promptTokens), sum((row) => row.completionTokens)];
+  const total = {
+    requests: sum((row) => row.requests),
+    ...{ prompt_tokens: prompt, completion_tokens: completion, total_tokens: prompt + completion },
+  };
   const others = {
-    tenant,
-    from,
-    to,
-    total: {
-      requests: sum((row) => row.requests),
-      prompt_tokens: prompt,
-      completion_tokens: completion,
-      total_tokens: prompt + completion,
-    },
+    ...{ tenant, from, to, total },
     limits: {
       requests_per_minute: limits.requestsPerMinute,
       tokens_per_minute: limits.tokensPerMinute,

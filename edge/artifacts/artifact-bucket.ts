@@ -1,6 +1,7 @@
 /**
- * Reads published artifacts from R2, which is strongly consistent. Objects are named by the hash of their bytes, so each city caches
- * them. The pointer's metadata names the objects of a set, so a set is loaded in two sequential reads: the pointer and everything else.
+ * Reads published artifacts from R2, which is strongly consistent. An object is named by the hash of its bytes, so each Cloudflare
+ * location can cache it for good. The metadata of the pointer names the objects of the served set, so that a set takes two sequential
+ * reads: the pointer, then all objects in parallel.
  */
 import { edgeFilesOf, objectName, type Pointer, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
@@ -40,7 +41,7 @@ export interface CacheParts {
   background(work: Promise<void>): void;
 }
 
-/** Source of sets and of the pointer. Methods reject with an Error that names the object and the fault. */
+/** Where sets and their pointer are read. Methods reject with an Error that names the object and the fault. */
 export interface ArtifactSource {
   /** The pointer; null if nothing was published. */
   pointer(): Promise<Pointer | null>;
@@ -57,9 +58,9 @@ interface Opened {
   bytes(what: string, maxBytes: number): Promise<Uint8Array<ArrayBuffer>>;
 }
 
-/** Cache keys; `.invalid` is never resolved. */
+/** The cache key of an object. No host has a name in `.invalid`. */
 export const cacheUrl = (sha256: string) => `https://artifacts.invalid/${objectName(sha256)}`;
-/** Files that the edge reads of a set. Further hints are ignored. */
+/** Number of files that the edge reads of a set. Further hinted hashes are ignored. */
 const maxHintedFiles = 3;
 const cacheHeaders = { "cache-control": "public, max-age=31536000, immutable" };
 
@@ -67,7 +68,7 @@ export class ArtifactBucket implements ArtifactSource {
   readonly #bucket: Bucket;
   readonly #caching: CacheParts | null;
   #known: { pointer: Pointer; etag: string } | null = null;
-  /** Which objects the newest set needs. A hint: what is loaded is checked against the manifest. */
+  /** The objects of the newest set: a hint, because what is loaded is checked against the manifest. */
   #edgeFiles: ReturnType<typeof edgeFilesOf> = null;
 
   constructor(bucket: Bucket, caching: CacheParts | null = null) {
@@ -81,7 +82,7 @@ export class ArtifactBucket implements ArtifactSource {
       ? await this.#bucket.get(pointerName, { onlyIf: { etagDoesNotMatch: known.etag } })
       : await this.#bucket.get(pointerName);
     if (!found) return null;
-    // No body: the known version is current.
+    // Without a body, the known version is current.
     if (!isWithBody(found)) return known?.pointer ?? null;
     requireSize(pointerName, found, setLimits.pointerBytes);
     const pointer = parsePointer(await found.text());
@@ -90,16 +91,16 @@ export class ArtifactBucket implements ArtifactSource {
     return pointer;
   }
 
-  /** `damaged`: hashes that are read from the bucket instead of the cache. */
+  /** `damaged`: hashes whose cached objects are damaged, so that they are read from the bucket. */
   async load(manifestHash: string, files: readonly string[] = [], damaged: readonly string[] = []): Promise<Artifacts> {
     const opened = new Map<string, Promise<Opened | null>>();
     const open = (sha256: string) => {
-      const one = opened.get(sha256) ?? this.#open(sha256, damaged);
+      const one = opened.get(sha256) ?? (damaged.includes(sha256) ? this.#openInBucket(sha256) : this.#open(sha256));
       opened.set(sha256, one);
       return one;
     };
     const hinted = this.#edgeFiles?.manifest === manifestHash ? this.#edgeFiles.files : files;
-    // The failure is handled where the object is read.
+    // A failure is handled below, where the object is read.
     for (const sha256 of hinted.slice(0, maxHintedFiles)) open(sha256).catch(() => undefined);
     const read = new Map<string, { isCached: boolean; bytes: Uint8Array<ArrayBuffer> }>();
     try {
@@ -109,7 +110,7 @@ export class ArtifactBucket implements ArtifactSource {
         if (!object) throw new Error(`${what} is not in the bucket`);
         const bytes = await object.bytes(what, maxBytes);
         read.set(sha256, { isCached: object.isCached, bytes });
-        // Other files are checked against this manifest.
+        // The manifest is checked against its hash here, and `loadArtifacts` checks the other files against the manifest.
         if (name === manifestFile) await requireManifest(bytes, manifestHash);
         return bytes;
       });
@@ -122,18 +123,17 @@ export class ArtifactBucket implements ArtifactSource {
       }
       if (corrupt.length === 0) throw error;
       for (const sha256 of corrupt) await this.#caching?.cache.delete(cacheUrl(sha256)).catch(() => undefined);
-      // Ends, because at least one more object is read from the bucket.
+      // This ends, because each further try reads at least one more object from the bucket.
       return await this.load(manifestHash, files, [...damaged, ...corrupt]);
     }
   }
 
-  /** null if there is no such object. */
-  async #open(sha256: string, damaged: readonly string[]): Promise<Opened | null> {
-    if (damaged.includes(sha256)) return this.#openInBucket(sha256);
+  /** Opens an object in the cache or else in the bucket; null if it is in neither. */
+  async #open(sha256: string): Promise<Opened | null> {
     const cached = await this.#caching?.cache.match(cacheUrl(sha256)).catch(() => undefined);
     if (!cached?.body) return this.#openInBucket(sha256);
     const { body } = cached;
-    // A body that breaks off counts as damaged.
+    // A body that breaks off is read as an empty one, which fails its check.
     const bytes = (_: string, maxBytes: number) => readAtMost(body, maxBytes).catch(() => new Uint8Array());
     return { isCached: true, bytes };
   }
@@ -150,7 +150,7 @@ export class ArtifactBucket implements ArtifactSource {
     };
   }
 
-  /** Puts checked bytes in this city's cache, in the background. */
+  /** Puts checked bytes in this location's cache, in the background. */
   #cache(sha256: string, bytes: Uint8Array<ArrayBuffer>): void {
     if (!this.#caching) return;
     const { cache, background } = this.#caching;

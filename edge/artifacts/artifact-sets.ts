@@ -1,9 +1,10 @@
 /**
- * Which artifacts this isolate serves. It holds the served set, and the one before or after it. A request keeps the set that it
- * began with; one that names a tenant's own adapter is answered with the set that the adapter was made for.
+ * Which set of artifacts this isolate serves. It holds the served set, and the one before or after it. A request keeps the set that it
+ * began with. A request that names a tenant's own adapter is answered with the set that the adapter was made for.
  *
- * The pointer is read in the background every few seconds. A set is served once it is loaded and checked and every ready backend
- * serves it, or after `spreadMs` any backend. Failures are reported, and the served set stays.
+ * The pointer names the published set. It is read in the background every few seconds. The isolate switches to a new set once that is
+ * loaded and checked, and all ready backends serve it; after `spreadMs` one of them is enough. Failures are reported, and the isolate
+ * continues with the set that it serves.
  */
 import { currentOf, previousOf } from "../../shared/artifacts/bucket.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
@@ -14,19 +15,19 @@ import type { ArtifactSource } from "./artifact-bucket.ts";
 import { type Artifacts, heldSet } from "./artifacts.ts";
 
 export const artifactLimits = {
-  /** Age from which a request has the pointer read again in the background. */
+  /** Age of the last check from which a request starts another one in the background. */
   refreshMs: 3000,
-  /** Age from which a request waits for the pointer, as at an idle edge. */
+  /** Age of the last check from which a request waits for the next one, as the first request after an idle time does. */
   staleMs: 10_000,
-  /** Timeout of that wait; then the served set is used. */
+  /** Timeout of that wait; then the request uses the served set. */
   waitMs: 2000,
-  /** Pause before a refused set is read again. */
+  /** Pause before an invalid set is loaded again. */
   refusedMs: 30_000,
-  /** From then on one ready backend with the set is enough; before, all must have it. */
+  /** Time after the first backend has a set, from which one backend is enough; until then all must have it. */
   spreadMs: 30_000,
   /** Timeout for a backend to report its manifests; then it counts as not ready. */
   holdingMs: 500,
-  /** Timeout of a check of the pointer, which may have died with its request. */
+  /** Timeout of a check; then another one may start, because the check may have died with its request. */
   checkMs: 20_000,
   /** Timeout for loading the first set. */
   openMs: 10_000,
@@ -34,11 +35,11 @@ export const artifactLimits = {
 
 /** For metrics, logs and tests. */
 export interface ArtifactEvent {
-  event: /** `manifest` is served now, after `from` (null: nothing). */
+  event: /** The isolate serves `manifest` now, after `from` (null: nothing). */
     | "artifacts_switched"
     /** The set, or the pointer if `manifest` is null, is missing or invalid. */
     | "artifacts_refused"
-    /** It is loaded here, but not at the backends yet. */
+    /** The set is loaded here, but not at the backends yet. */
     | "artifacts_awaited";
   manifest: string | null;
   from?: string | null;
@@ -46,9 +47,9 @@ export interface ArtifactEvent {
 }
 
 export interface ArtifactSetsParts extends RefreshedParts {
-  /** null without a bucket: the assets are served. */
+  /** The bucket; null: the deployment has none, and serves the set in its static assets. */
   source: ArtifactSource | null;
-  /** The set that is served if none was published, or none can be loaded. */
+  /** The set in the static assets, which is served if none was published or none can be loaded. */
   assets(): Promise<Artifacts>;
   /** How many of the ready backends serve batches of this manifest. */
   holding(manifestHash: string): Promise<Holding>;
@@ -63,7 +64,7 @@ export class ArtifactSets {
   readonly #checking: Refreshed<void>;
   #checkedMs = 0;
   #refusal: { manifestHash: string; untilMs: number } | null = null;
-  /** The set that some backends have, and since when. */
+  /** The set that some backends have and others have not, and since when. */
   #spreading: { manifestHash: string; sinceMs: number } | null = null;
 
   constructor(parts: ArtifactSetsParts) {
@@ -90,7 +91,7 @@ export class ArtifactSets {
     return this.#served;
   };
 
-  /** The set of a manifest that is published, or was before; null for another, or if it cannot be loaded. */
+  /** The set of the published manifest or of the one before it; null for any other manifest, or if the set cannot be loaded. */
   readonly of = async (manifestHash: string): Promise<Artifacts | null> => {
     const held = [this.#served, this.#other].find((set) => set?.manifestHash === manifestHash) ?? heldSet(manifestHash);
     if (held) return held;
@@ -101,12 +102,15 @@ export class ArtifactSets {
     if ([currentOf(pointer), previous].includes(manifestHash)) {
       return this.#load(source!, manifestHash).catch(() => null);
     }
-    // Before the first one was published, the deployed set was served.
+    // Before the first publication, the set in the assets was served.
     const deployed = previous === null ? await assets().catch(() => null) : null;
     return deployed?.manifestHash === manifestHash ? deployed : null;
   };
 
-  /** Of the published, the previous and the deployed set, the first valid one that all backends have, else some, else none. */
+  /**
+   * Chooses among the published set, the previous one and the one in the assets: the first valid set that all ready backends have, or
+   * else that some have, or else that is valid.
+   */
   async #firstSet(): Promise<Artifacts> {
     const { source, assets, holding, now, observe } = this.#parts;
     const pointer =
@@ -126,14 +130,14 @@ export class ArtifactSets {
         return null;
       });
       if (!set) continue;
-      // Without a choice the backends do not matter.
+      // If nothing was published there is no choice, so the backends are not called.
       const backends = published.length === 0 ? "all" : await (checking ?? holding(set.manifestHash));
       valid[backends] ??= set;
       if (backends === "all") break;
     }
     const chosen = valid.all ?? valid.some ?? valid.none;
     if (!chosen) throw failure;
-    // A load that took too long does not replace what another request has loaded.
+    // If this load took too long, another request has loaded a set meanwhile, and that stays.
     if (this.#served) return this.#served;
     this.#served = chosen;
     this.#checkedMs = now();
@@ -146,7 +150,7 @@ export class ArtifactSets {
     const { observe } = this.#parts;
     try {
       const pointer = await source.pointer();
-      // Without a pointer the served set stays.
+      // If the pointer is gone, the isolate continues with the served set.
       const wanted = pointer && currentOf(pointer);
       if (!wanted || wanted === this.#served!.manifestHash) return;
       if (this.#other?.manifestHash !== wanted) this.#other = await this.#load(source, wanted);
@@ -190,5 +194,5 @@ export class ArtifactSets {
   }
 }
 
-/** Reported already. */
+/** A set that is invalid; it was reported when that was found. */
 class RefusedSet extends Error {}

@@ -1,4 +1,4 @@
-/** The edge's share of a model: manifest, tokenizer and edge table, each held to its hash. Not here: where they are. */
+/** The files of a model that the edge needs: manifest, tokenizer and edge table, each checked against its hash. */
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import {
   edgeTableFile,
@@ -18,7 +18,7 @@ import { setNewest } from "../platform/newest.ts";
 
 export interface Artifacts {
   manifest: Manifest;
-  /** SHA-256 of manifest.json: what a backend must serve, too. */
+  /** SHA-256 of manifest.json. Only backends that serve the same manifest can answer. */
   manifestHash: string;
   tokenizer: Tokenizer;
   chatTemplate: ChatTemplate;
@@ -26,21 +26,18 @@ export interface Artifacts {
   centroids: CentroidVectors;
 }
 
-/**
- * Reads a file of a set, `maxBytes + 1` bytes of it at most; `sha256` is what the manifest says of it. The name is never
- * taken from a request.
- */
+/** Reads a file of a set, at most `maxBytes + 1` bytes. `sha256`: its hash in the manifest. The name never comes from a request. */
 export type ReadArtifact = (name: string, maxBytes: number, sha256?: string) => Promise<Uint8Array>;
 
 /** The served set, and the one before or after it. */
 const maxHeldSets = 2;
 /**
- * By manifest hash: the requests and objects of an isolate share these large sets. Values, never promises, because a request must
- * not await those of another one.
+ * The sets that all requests and objects of the isolate share, by manifest hash. Sets and not promises of them, because in workerd a
+ * request must not await a promise of another request.
  */
 const held = new Map<string, Artifacts>();
 
-/** Loads and checks everything. Throws an Error that names the file and what is wrong with it. */
+/** Loads and checks a set. Throws an Error that names the file and what is wrong with it. */
 export async function loadArtifacts(read: ReadArtifact): Promise<Artifacts> {
   const manifestBytes = await read(manifestFile, setLimits.manifestBytes);
   const manifest = parseManifest(new TextDecoder().decode(manifestBytes));

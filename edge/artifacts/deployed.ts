@@ -1,4 +1,4 @@
-/** Loads this deployment's artifacts from its bucket, if it has one, and its static assets. */
+/** Loads artifacts from the deployment's bucket, if it has one, or from its static assets. */
 import { currentOf } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import { manifestFile } from "../../shared/artifacts/manifest.ts";
@@ -9,41 +9,35 @@ import { type Artifacts, heldSet, loadArtifacts } from "./artifacts.ts";
 
 interface Bindings {
   ASSETS: { fetch(url: string): Promise<Response> };
-  /** A deployment may be without. */
+  /** Absent: the deployment has no bucket. */
   ARTIFACTS?: Bucket;
 }
 
-/** null without a bucket. */
+/** The published sets; null if there is no bucket. */
 export function publishedSets({ ARTIFACTS }: Bindings, caching: CacheParts | null): ArtifactSource | null {
   return ARTIFACTS ? new ArtifactBucket(ARTIFACTS, caching) : null;
 }
 
 /** The set in the static assets, which is served if none was published. */
-export function deployedSet({ ASSETS }: Bindings): Promise<Artifacts> {
-  return loadArtifacts(async (name, maxBytes) => {
-    const response = await ASSETS.fetch(`https://assets/artifacts/${name}`);
-    if (!response.ok || !response.body) throw new Error(`the asset artifacts/${name} answered ${response.status}`);
-    return await readAtMost(response.body, maxBytes);
-  });
+export function deployedSet(bindings: Bindings): Promise<Artifacts> {
+  return loadArtifacts((name, maxBytes) => readAsset(bindings, name, maxBytes));
 }
 
-/** The manifest's hash of that set. */
-async function deployedHash({ ASSETS }: Bindings): Promise<string> {
-  const response = await ASSETS.fetch(`https://assets/artifacts/${manifestFile}`);
-  if (!response.ok || !response.body)
-    throw new Error(`the asset artifacts/${manifestFile} answered ${response.status}`);
-  return sha256Hex(await readAtMost(response.body, setLimits.manifestBytes));
+async function readAsset({ ASSETS }: Bindings, name: string, maxBytes: number): Promise<Uint8Array> {
+  const response = await ASSETS.fetch(`https://assets/artifacts/${name}`);
+  if (!response.ok || !response.body) throw new Error(`the asset artifacts/${name} answered ${response.status}`);
+  return readAtMost(response.body, maxBytes);
 }
 
 /** Hash of the manifest that is served now. */
 export async function servedHash(bindings: Bindings): Promise<string> {
   const pointer = await publishedSets(bindings, null)?.pointer();
-  return pointer ? currentOf(pointer) : deployedHash(bindings);
+  return pointer ? currentOf(pointer) : sha256Hex(await readAsset(bindings, manifestFile, setLimits.manifestBytes));
 }
 
 /**
- * Sets of a cell, by the manifests that its requests were planned with. All requests of an object may await one load of it,
- * unlike those of a Worker (platform/refreshed.ts).
+ * The sets that the requests of a Durable Object were planned with. Requests of one object may await the same load, unlike the
+ * requests of a Worker (platform/refreshed.ts).
  */
 export class PlannedSets {
   readonly #source: ArtifactSource | null;
@@ -58,7 +52,7 @@ export class PlannedSets {
     this.#held = held;
   }
 
-  /** The set, from the isolate, the bucket or the assets; `files` as in ArtifactSource. Throws an Error if it is missing or invalid. */
+  /** The set from the isolate, the bucket or the assets. `files` as in ArtifactSource. Rejects if it is missing or invalid. */
   async of(manifestHash: string, files?: readonly string[]): Promise<Artifacts> {
     return this.#held(manifestHash) ?? this.#once(manifestHash, () => this.#load(manifestHash, files));
   }

@@ -1,6 +1,6 @@
 /**
- * Publishes sets into the bucket that edge and backends read: files under content hashes, then one pointer that switches. Nothing is
- * visible before the switch, so a publication may be interrupted anywhere and started again.
+ * Publishes sets to the bucket that edge and backends read: first the files, named by their hashes, then one write of the pointer,
+ * which switches to the set. Nothing is visible before the switch, so a publication can be interrupted anywhere and started again.
  */
 import {
   currentOf,
@@ -17,13 +17,15 @@ import { setLimits } from "../../shared/artifacts/limits.ts";
 import { type Manifest, parseManifest, setFiles } from "../../shared/artifacts/manifest.ts";
 import { requireManifest } from "../../shared/artifacts/set-file.ts";
 import { hexOf } from "../../shared/bytes.ts";
-import { invalidRequest, ServiceError } from "../../shared/errors.ts";
+import { invalidRequest, ServiceError, unavailable } from "../../shared/errors.ts";
+
+const bucketAway = unavailable("The bucket of artifacts cannot be read or written now");
 
 /** The methods of R2Bucket in use. */
 export interface PublishBucket {
   head(name: string): Promise<StoredObject | null>;
   get(name: string): Promise<(StoredObject & { etag: string; arrayBuffer(): Promise<ArrayBuffer> }) | null>;
-  /** null where the condition does not hold. Rejects, and writes nothing, where the bytes have another hash. */
+  /** Resolves to null if the condition does not hold. Rejects, and writes nothing, if the bytes have another hash. */
   put(name: string, value: ReadableStream<Uint8Array> | string, options: PutOptions): Promise<unknown>;
 }
 
@@ -40,41 +42,41 @@ export interface PutOptions {
   customMetadata?: Record<string, string>;
 }
 
-/** What `put` rejects with where the bytes have another hash; R2's error has the same code. */
+/** Message of the error with which `put` rejects if the bytes have another hash. R2's own error has the same code. */
 export const wrongHash = "the bytes have another SHA-256 (10037)";
 
 /** Size of the file that has this hash; null if it is not stored. */
 export async function storedBytes(bucket: PublishBucket, sha256: string): Promise<number | null> {
-  const found = await bucket.head(objectName(sha256)).catch(unavailable);
+  const found = await bucket.head(objectName(sha256)).catch(bucketAway);
   const checksum = found?.checksums.sha256;
   return found && checksum && hexOf(checksum) === sha256 ? found.size : null;
 }
 
-/** Stores a file as it arrives. Throws invalid_request, and stores nothing, where its bytes have another hash. */
+/** Stores a file as it arrives. Throws invalid_request, and stores nothing, if its bytes have another hash. */
 export async function putFile(bucket: PublishBucket, sha256: string, body: ReadableStream<Uint8Array>): Promise<void> {
   await bucket.put(objectName(sha256), body, { sha256 }).catch((cause) => {
-    if (!/\(10037\)/.test(String(cause))) unavailable(cause);
+    if (!/\(10037\)/.test(String(cause))) bucketAway(cause);
     throw invalidRequest(`the body's SHA-256 is not ${sha256}`, null, cause);
   });
 }
 
-/** Every switch, newest first: the first one's manifest is served. */
+/** Every switch, newest first: the manifest of the first one is served. */
 export async function switchesIn(bucket: PublishBucket): Promise<Pointer["switches"]> {
   return (await readPointer(bucket)).pointer?.switches ?? [];
 }
 
 export interface Switched {
   manifest: string;
-  /** What was served before; null where nothing was. */
+  /** The manifest that was served before; null: none. */
   before: string | null;
   /** Whether the pointer changed. */
   switched: boolean;
 }
 
 /**
- * Serves the set of a manifest: `manifest` is its hash, the first digits of one that was served, or "previous". Throws a ServiceError,
- * and switches nothing, where a file is missing, where the set is for other weights than what is served (unless `otherModel`), or
- * where another publisher has switched meanwhile.
+ * Switches to the set of a manifest. `manifest` is its hash, the first digits of the hash of one that was served, or "previous". Throws
+ * a ServiceError, and switches nothing, if a file is missing, if the set is for other weights than the served one (unless
+ * `otherModel`), or if another publisher has switched meanwhile.
  */
 export async function switchTo(
   bucket: PublishBucket,
@@ -92,7 +94,7 @@ export async function switchTo(
       onlyIf: new Headers(etag === null ? { "if-none-match": "*" } : { "if-match": `"${etag}"` }),
       customMetadata: metadataOf(edgeFilesOfSet(manifest, set)),
     })
-    .catch(unavailable);
+    .catch(bucketAway);
   if (put !== null) return { manifest, before, switched: true };
   const other = (await readPointer(bucket)).pointer;
   throw new ServiceError(
@@ -102,7 +104,7 @@ export async function switchTo(
 }
 
 async function readPointer(bucket: PublishBucket): Promise<{ pointer: Pointer | null; etag: string | null }> {
-  const found = await bucket.get(pointerName).catch(unavailable);
+  const found = await bucket.get(pointerName).catch(bucketAway);
   if (!found) return { pointer: null, etag: null };
   return { pointer: parsePointer(new TextDecoder().decode(await found.arrayBuffer())), etag: found.etag };
 }
@@ -131,7 +133,7 @@ async function requireSameModel(bucket: PublishBucket, { model }: Manifest, serv
 }
 
 async function storedManifest(bucket: PublishBucket, hash: string): Promise<Manifest> {
-  const found = await bucket.get(objectName(hash)).catch(unavailable);
+  const found = await bucket.get(objectName(hash)).catch(bucketAway);
   if (!found || found.size > setLimits.manifestBytes) {
     throw invalidRequest(`the manifest ${hash} is not stored; publish its folder`, "manifest");
   }
@@ -155,9 +157,4 @@ async function requireWhole(bucket: PublishBucket, hash: string): Promise<Manife
     );
   }
   return manifest;
-}
-
-function unavailable(cause: unknown): never {
-  const message = "The bucket of artifacts cannot be read or written now; try again.";
-  throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
 }

@@ -53,8 +53,8 @@ export class Cell extends DurableObject<Env> {
     const source = publishedSets(env, { cache: caches.default, background: keepAlive });
     this.#sets = new PlannedSets(source, () => deployedSet(env));
     this.report = usageReport(env);
-    this.settlements = new Settlements(env.LEDGERS, state.storage, {
-      now,
+    this.settlements = new Settlements({
+      ...{ ledgers: env.LEDGERS, storage: state.storage, now },
       newId: () => crypto.randomUUID(),
       report: (tenant, consumed) => this.report(tenant, consumed),
     });

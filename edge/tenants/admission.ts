@@ -1,17 +1,17 @@
 /**
- * Admission by a tenant's ledger: one call counts a request and reserves its tokens, another settles it. A
- * request with a large body is counted by a call of its own before the body is read. A cached refusal is repeated without a call. For
- * a tenant without limits only use is counted.
+ * Admission by a tenant's ledger: one call counts a request and reserves its tokens, another one settles it. A request with a large
+ * body takes a further call, which counts it before the body is read. A cached refusal is repeated without a call. For a tenant
+ * without limits, only use is counted.
  */
-import { ServiceError } from "../../shared/errors.ts";
+import { ServiceError, unavailable } from "../../shared/errors.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { steadyClock } from "../platform/clock.ts";
 import type { Region } from "../platform/region.ts";
-import type { Claim } from "./charged-keys.ts";
 import type { AdmittedRequest, Consumption, UseRecorder } from "./consumption.ts";
 import type { Access } from "./keys.ts";
 import { KnownRefusals } from "./known-refusals.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";
+import type { Claim } from "./ledger-store.ts";
 import { type Decision, type Gauge, type Refusal, reservationMs } from "./quota.ts";
 
 export interface SettlementDependencies {
@@ -29,44 +29,48 @@ export interface AdmissionRequest {
   requestId: string;
   access: Access;
   region: Region;
-  /** Names the request for its tenant's repetitions of it (charged-keys.ts); null if it has no such key. */
+  /** Under which the request may be repeated, and is charged once (ledger-store.ts); null: it has no such key. */
   idempotencyKey: string | null;
   /** Receives each decision about a request of a tenant with limits. */
   onDecision(decision: Decision): void;
 }
 
 export interface Admissions {
-  /** Before a request's body is read: throws rate_limited or quota_exceeded if a cached refusal says so. Calls no ledger. */
+  /** Throws rate_limited or quota_exceeded for a cached refusal. Calls no ledger, and comes before a request's body is read. */
   begin(request: AdmissionRequest): PendingAdmission;
 }
 
 export interface PendingAdmission {
-  /** Claims the request's idempotency key for the body with this digest. Throws idempotency_conflict if it came with another one. */
+  /** Claims the request's idempotency key for the body with this digest. Throws idempotency_conflict if it came with another body. */
   claim(digest: string): Promise<Claim>;
-  /** Admits the request before its tokens are known, so that a refused body is not read. Throws as `reserve` does. */
+  /** Counts the request before its tokens are known, so that the body of a refused one is not read. Throws as `reserve` does. */
   admit(): Promise<void>;
   /**
-   * Admits the request, unless `admit` has, and reserves `tokens`, the maximum that it may use. The caller settles the returned
+   * Counts the request, unless `admit` has, and reserves `tokens`, the maximum that it may use. The caller must settle the returned
    * admission. Throws rate_limited or quota_exceeded with the limit and the value.
    */
   reserve(tokens: number): Promise<Admission>;
   /**
-   * Counts the request if neither was called, and ends one that was refused or failed. Does nothing after a successful `reserve`.
-   * Throws as `reserve` does.
+   * Called after the route. Counts the request if the route has called neither `admit` nor `reserve`, and ends a request that was
+   * counted but not reserved. Throws as `reserve` does.
    */
   end(): Promise<void>;
 }
 
 export interface Admission {
   readonly request: AdmittedRequest;
-  /** Extends the lease of the reservation when a quarter of it has passed; cheap. */
+  /** Called often while the request runs: extends the reservation's lease once a quarter of it has passed. */
   renew(): void;
   /**
-   * Ends the request and frees the unused part of its reservation. Only the first call has an effect. Resolves when the use is counted,
-   * or stored for another try; never rejects. The end of an answer waits for it, so that no crash loses the charge of a whole answer.
+   * Ends the request and frees the unused part of its reservation. Only the first call has an effect. Never rejects; resolves when the
+   * use is counted, or stored for another try. Answers wait for this before they end, so that no crash loses the charge of a whole
+   * answer.
    */
   settle(consumed: readonly Consumption[]): Promise<void>;
 }
+
+/** Limits are exact, so a request is refused if its ledger cannot be called. */
+const ledgerAway = unavailable("The tenant's limits and keys cannot be checked now");
 
 export function createAdmissions(dependencies: SettlementDependencies): Admissions {
   const { ledgers } = dependencies;
@@ -81,7 +85,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
       );
       const ledger = ledgerOf(ledgers, tenant, region);
       const claim = async (digest: string) => {
-        const claimed = await orUnavailable(ledger.claim(idempotencyKey!, digest));
+        const claimed = await ledger.claim(idempotencyKey!, digest).catch(ledgerAway);
         if (claimed) return claimed;
         const message = "The Idempotency-Key came with another request before; use a new key for each request.";
         throw new ServiceError("idempotency_conflict", message, { param: "Idempotency-Key" });
@@ -90,11 +94,11 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
       const known = knownRefusals.decisionFor(tenant, limits);
       if (known) apply(known, onDecision);
       let isCounted = false;
-      /** The ledger may count the request as running, and no caller settles it. */
+      /** The ledger may count the request as running, and no caller has an admission to settle. */
       let isOpen = false;
       const count = async (tokens?: number) => {
         [isCounted, isOpen] = [true, true];
-        const decision = await orUnavailable(ledger.admit(requestId, limits, tokens));
+        const decision = await ledger.admit(requestId, limits, tokens).catch(ledgerAway);
         isOpen = decision.refusal === null;
         if (!decision.isOfTokens) knownRefusals.note(tenant, decision);
         apply(decision, onDecision);
@@ -108,7 +112,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
         async reserve(tokens) {
           if (!isCounted) await count(tokens);
           else {
-            const decision = await orUnavailable(ledger.reserve(requestId, tokens, limits));
+            const decision = await ledger.reserve(requestId, tokens, limits).catch(ledgerAway);
             apply({ ...decision, requests: null }, onDecision);
           }
           isOpen = false;
@@ -126,10 +130,10 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
   };
 }
 
-/** An answer waits for its charge so long at most, in milliseconds: longer than three tries of a Worker whose ledger moves. */
+/** How long an answer's end waits for its charge at most, in milliseconds: longer than the three tries of `workerRecorder`. */
 const chargeWaitMs = 3000;
 
-/** The admission of a request that was admitted in this isolate or another. */
+/** The admission of a request that this isolate or another one has admitted. */
 export function admissionOf(request: AdmittedRequest, dependencies: SettlementDependencies): Admission {
   const { requestId, tenant, isLimited } = request;
   const { ledgers, recorder, background, log } = dependencies;
@@ -142,14 +146,8 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
       if (!isLimited || now() - renewedMs < reservationMs / 4) return;
       renewedMs = now();
       // A failure is ignored: a later renewal may succeed, otherwise the lease expires.
-      background(
-        ledgerOf(ledgers, tenant)
-          .renew(requestId)
-          .then(
-            () => undefined,
-            () => undefined,
-          ),
-      );
+      const ignore = () => undefined;
+      background(ledgerOf(ledgers, tenant).renew(requestId).then(ignore, ignore));
     },
     async settle(consumed) {
       if (!isOpen) return;
@@ -164,7 +162,7 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
   };
 }
 
-/** Whether a request of a tenant with limits is settled, or its reservation has expired; false if its ledger does not answer. */
+/** Whether a request is settled or its lease has expired. False if the tenant has no limits, or its ledger does not answer. */
 export async function hasEnded(
   { requestId, tenant, isLimited }: AdmittedRequest,
   ledgers: DurableObjectNamespace<Ledger>,
@@ -179,16 +177,6 @@ export async function hasEnded(
 function apply(decision: Decision, onDecision: AdmissionRequest["onDecision"]): void {
   onDecision(decision);
   if (decision.refusal) throw limitError(decision.refusal);
-}
-
-/** Refuses the request when the ledger cannot be called, since limits are exact. */
-async function orUnavailable<T>(answer: Promise<T>): Promise<T> {
-  try {
-    return await answer;
-  } catch (cause) {
-    const message = "The tenant's limits and keys cannot be checked now; try again.";
-    throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
-  }
 }
 
 const limitWords = {
@@ -207,7 +195,7 @@ function limitError({ limit, maximum, used, requested, retryAfterMs }: Refusal):
   });
 }
 
-/** A decision as headers, by OpenAI's names. Its SDKs do not retry a response with `x-should-retry: false`. */
+/** A decision as OpenAI's headers. OpenAI's SDKs do not retry a response with `x-should-retry: false`. */
 export function decisionHeaders({ refusal, requests, tokens }: Decision): Record<string, string> {
   return {
     ...gaugeHeaders("requests", requests),

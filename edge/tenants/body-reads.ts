@@ -1,16 +1,16 @@
 /**
- * Limits the bytes of request bodies read concurrently per key and isolate. Excess requests get 429 because a Worker request
- * cannot wake another.
+ * Limits the bytes of request bodies that an isolate reads concurrently for one key. Further requests get 429 instead of waiting,
+ * because in a Worker one request cannot wake another.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
-/** Longer than reading a body takes, unless the client is slow. */
+/** Retry-After: reading a body takes less, unless the client is slow. */
 const retryAfterSeconds = 1;
 
 export class BodyReads {
   readonly #maxBytes: number;
-  /** Bytes being read, by key id, or by "" for all keys together; a key without any has no entry. */
+  /** Bytes that are being read, by key id, or by "" for all keys together. */
   readonly #reading = new Map<string, number>();
 
   constructor(maxBytes: number = limits.bodyBytesAtOnce) {

@@ -8,7 +8,7 @@ export interface AdmittedRequest {
   beganMs: number;
   /** True if the tenant has limits, so that the ledger holds a reservation for the request. */
   isLimited: boolean;
-  /** Requests with the same key are charged once (charged-keys.ts). */
+  /** Requests with the same key are charged once (ledger-store.ts). */
   idempotencyKey?: string | undefined;
 }
 

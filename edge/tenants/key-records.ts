@@ -1,17 +1,13 @@
-/** What the admin API does to the records of keys and tenants. Not here: how keys are looked up (keys.ts). */
+/** Changes the records of keys and tenants, for the admin API. Not here: how a request's key is looked up (keys.ts). */
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits as requestLimits } from "../../shared/contracts/limits.ts";
 import {
   type Aliases,
   endPrefix,
-  type KeyRecord,
   type KnownKey,
-  keyEndSchema,
   keyIdOf,
   keyIdPattern,
   keyPrefix,
-  keyRecordSchema,
-  revocationSchema,
   revokedPrefix,
   type Scope,
   type TenantLimits,
@@ -20,25 +16,22 @@ import {
   tenantRecordSchema,
   withEnd,
 } from "../../shared/contracts/tenants.ts";
-import { invalidRequest, ServiceError } from "../../shared/errors.ts";
-import { cacheSeconds, recordTimes } from "./records.ts";
+import { invalidRequest, ServiceError, unavailable } from "../../shared/errors.ts";
+import { cacheSeconds, type Namespace, namesWith, recordTimes, storedKeySchema } from "./records.ts";
 
 /** The methods of a KV namespace in use. */
 export interface RecordStore {
   get(names: string[], options: { type: "json"; cacheTtl: number }): Promise<Map<string, unknown>>;
-  list(options: { prefix: string; cursor?: string }): Promise<RecordPage>;
+  list: Namespace["list"];
   put(name: string, value: string, options: { metadata?: { tenant: string } }): Promise<void>;
   delete(name: string): Promise<void>;
-  /** How long it serves an old record, in seconds; absent: as long as KV does. */
+  /** For how many seconds an old record may still be read; absent: `cacheSeconds`, as with KV. */
   staleSeconds?: number;
 }
 
-type RecordPage = { keys: { name: string; metadata?: unknown }[] } & (
-  | { list_complete: true }
-  | { list_complete: false; cursor: string }
-);
+const storeAway = unavailable("Keys and tenants cannot be read or written now");
 
-/** A new key, in clear for the only time. */
+/** A new key, the only time in clear. */
 export interface NewKey extends ListedKey {
   key: string;
 }
@@ -50,7 +43,7 @@ export interface ListedKey {
 
 export type KeyState = "active" | "expires" | "expired" | "revoked";
 
-/** A change of a tenant's record. A limit of null is none; "plan" restores the plan's. */
+/** A change of a tenant's record. A limit of null means no limit; "plan" restores the plan's. */
 export interface TenantChange {
   plan?: TenantRecord["plan"];
   limits: { [Name in keyof TenantLimits]?: number | null | "plan" };
@@ -59,15 +52,14 @@ export interface TenantChange {
   aliases?: Aliases;
 }
 
-/** Names that KV reads in one operation, of which a request has 1,000. */
+/** Most names that KV reads in one operation. A request has 1,000 operations. */
 const namesPerRead = 100;
-/** KV's minimum. Where a record was written, it is read at once as it is now. */
+/** The shortest time that KV allows. In the location that wrote a record, the new record is read at once. */
 const readOptions = { type: "json", cacheTtl: 30 } as const;
 
 export class KeyRecords {
   readonly #store: RecordStore;
   readonly #now: () => number;
-
   readonly #random: () => Uint8Array;
 
   /** `now`: a clock in milliseconds since 1970; `random`: 32 bytes that nobody can guess. */
@@ -79,27 +71,26 @@ export class KeyRecords {
 
   async create(tenant: string, granted: readonly Scope[], expiresAt: string | null): Promise<NewKey> {
     const tenantRecord = await this.tenant(tenant);
-    const made = await this.#newKey({ tenant, scopes: [...granted], tenantRecord }, expiresAt);
+    const random = btoa(String.fromCharCode(...this.#random()));
+    const key = `sk-chameleon-${random.replaceAll("+", "-").replaceAll("/", "_").replace("=", "")}`;
+    const hash = await sha256Hex(new TextEncoder().encode(key));
+    const times = { createdAt: this.#time(), expiresAt, revokedAt: null };
+    const made = { key, id: keyIdOf(hash), record: { hash, tenant, scopes: [...granted], tenantRecord, ...times } };
     await this.#putKey(made);
     return made;
   }
 
-  /** In order of tenant and creation. Throws invalid_request where there are more than `limits.listedKeys`. */
+  /** In order of tenant and creation. Throws invalid_request if there are more than `limits.listedKeys`. */
   async list(tenant?: string): Promise<ListedKey[]> {
     const ids: string[] = [];
-    let cursor: string | undefined;
-    do {
-      const page: RecordPage = await this.#store
-        .list({ prefix: keyPrefix, ...(cursor && { cursor }) })
-        .catch(unavailable);
-      for (const { name, metadata } of page.keys) {
-        const of = (metadata as { tenant?: string } | null | undefined)?.tenant ?? tenant;
-        if (tenant === undefined || of === tenant) ids.push(name.slice(keyPrefix.length));
+    const list: RecordStore["list"] = (page) => this.#store.list(page).catch(storeAway);
+    for await (const { name, metadata } of namesWith({ list }, keyPrefix)) {
+      const of = (metadata as { tenant?: string } | null | undefined)?.tenant ?? tenant;
+      if (tenant !== undefined && of !== tenant) continue;
+      ids.push(name.slice(keyPrefix.length));
+      if (ids.length > requestLimits.listedKeys) {
+        throw invalidRequest(`there are more than ${requestLimits.listedKeys} keys; name a tenant`, "tenant");
       }
-      cursor = page.list_complete ? undefined : page.cursor;
-    } while (cursor !== undefined && ids.length <= requestLimits.listedKeys);
-    if (ids.length > requestLimits.listedKeys) {
-      throw invalidRequest(`there are more than ${requestLimits.listedKeys} keys; name a tenant`, "tenant");
     }
     const records = await this.#read(ids);
     return Array.from(records, ([id, record]) => ({ id, record }))
@@ -107,7 +98,7 @@ export class KeyRecords {
       .sort(({ record: a }, { record: b }) => compare(a.tenant, b.tenant) || compare(a.createdAt, b.createdAt));
   }
 
-  /** Throws not_found where there is no such key. */
+  /** Throws not_found if there is no such key. */
   async revoke(id: string): Promise<ListedKey> {
     const record = await this.#record(id);
     const revokedAt = record.revokedAt ?? this.#time();
@@ -115,7 +106,7 @@ export class KeyRecords {
     return { id, record: { ...record, revokedAt } };
   }
 
-  /** Makes a key like the old one, which stays valid until `oldExpiresAt`. Throws invalid_request if the old one is not valid. */
+  /** Creates a key with the scopes of an old one, which stays valid until `oldExpiresAt`. Throws invalid_request for an invalid old key. */
   async rotate(
     id: string,
     ends: { oldExpiresAt: string; expiresAt: string | null },
@@ -130,7 +121,7 @@ export class KeyRecords {
     return { made, old: { id, record: old } };
   }
 
-  /** Without a record a tenant has the standard plan, and no limit for keys of TENANT_KEYS. */
+  /** A tenant's record; without one a tenant has the standard plan. Keys of TENANT_KEYS are unlimited without a record (keys.ts). */
   async tenant(tenant: string): Promise<TenantRecord> {
     const name = tenantPrefix + tenant;
     return tenantRecordSchema.parse(
@@ -169,37 +160,26 @@ export class KeyRecords {
     for (const { id, record } of keys) {
       const { revokedAt } = record.revokedAt === null ? (await this.revoke(id)).record : record;
       const ageMs = this.#now() - Date.parse(revokedAt!);
-      // A clock that was set back must not delay for hours.
+      // If the clock was set back, the revocation lies in the future; that must not delay the erasure for hours.
       if (Math.abs(ageMs) < staleMs) waitMs = Math.max(waitMs, staleMs - ageMs);
     }
     return { ids: keys.map(({ id }) => id), waitMs };
   }
 
-  /** Deletes the records of a tenant and of its keys. Revocations stay: a city may still have a key's record in its cache. */
+  /** Deletes the records of a tenant and of its keys. Revocations stay, because caches may still hold a key's record. */
   async forget(tenant: string, ids: readonly string[]): Promise<void> {
     const names = ids.flatMap((id) => [endPrefix + id, keyPrefix + id]);
-    for (const name of [...names, tenantPrefix + tenant]) await this.#store.delete(name).catch(unavailable);
+    for (const name of [...names, tenantPrefix + tenant]) await this.#store.delete(name).catch(storeAway);
   }
 
-  async #newKey(
-    granted: Pick<KeyRecord, "tenant" | "scopes" | "tenantRecord">,
-    expiresAt: string | null,
-  ): Promise<NewKey> {
-    const random = btoa(String.fromCharCode(...this.#random()));
-    const key = `sk-chameleon-${random.replaceAll("+", "-").replaceAll("/", "_").replace("=", "")}`;
-    const hash = await sha256Hex(new TextEncoder().encode(key));
-    const record = { hash, ...granted, createdAt: this.#time(), expiresAt, revokedAt: null };
-    return { key, id: keyIdOf(hash), record };
-  }
-
-  /** Throws not_found where there is none. */
+  /** Throws not_found if there is none. */
   async #record(id: string): Promise<KnownKey> {
     const record = keyIdPattern.test(id) ? (await this.#read([id])).get(id) : undefined;
     if (record === undefined) throw new ServiceError("not_found", `There is no key ${id.slice(0, 100)}.`);
     return record;
   }
 
-  /** Records of the keys that are there, with their ends, by id. */
+  /** The keys that exist, by id. */
   async #read(ids: readonly string[]): Promise<Map<string, KnownKey>> {
     const names = ids.flatMap((id) => [keyPrefix + id, endPrefix + id, revokedPrefix + id]);
     const stored = new Map<string, unknown>();
@@ -208,35 +188,29 @@ export class KeyRecords {
     }
     const records = new Map<string, KnownKey>();
     for (const id of ids) {
-      const record = stored.get(keyPrefix + id) ?? null;
-      const end = keyEndSchema.nullable().parse(stored.get(endPrefix + id) ?? null);
-      const revocation = revocationSchema.nullable().parse(stored.get(revokedPrefix + id) ?? null);
-      if (record !== null) records.set(id, withEnd(keyRecordSchema.parse(record), end, revocation));
+      const [record, end, revocation] = [keyPrefix, endPrefix, revokedPrefix].map((prefix) => stored.get(prefix + id));
+      if (record == null) continue;
+      records.set(id, storedKeySchema.parse({ record, end: end ?? null, revocation: revocation ?? null }));
     }
     return records;
   }
 
-  /** A key's own record: its revocation has another. */
+  /** Writes a key's own record. Its revocation is a record of its own. */
   #putKey({ id, record: { revokedAt, ...record } }: ListedKey): Promise<void> {
     return this.#put(keyPrefix + id, record, { tenant: record.tenant });
   }
 
   #put(name: string, record: object, metadata?: { tenant: string }): Promise<void> {
-    return this.#store.put(name, JSON.stringify(record), metadata ? { metadata } : {}).catch(unavailable);
+    return this.#store.put(name, JSON.stringify(record), metadata ? { metadata } : {}).catch(storeAway);
   }
 
   #get(names: string[]): Promise<Map<string, unknown>> {
-    return this.#store.get(names, readOptions).catch(unavailable);
+    return this.#store.get(names, readOptions).catch(storeAway);
   }
 
   #time(): string {
     return new Date(this.#now()).toISOString();
   }
-}
-
-function unavailable(cause: unknown): never {
-  const message = "Keys and tenants cannot be read or written now; try again.";
-  throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
 }
 
 export function stateOf({ revokedAt, expiresAt }: KnownKey, nowMs: number): KeyState {

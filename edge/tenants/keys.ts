@@ -1,60 +1,56 @@
 /**
- * Looks up API keys: a key's tenant, scopes and limits, and the scope that each route needs. Only SHA-256 hashes are stored. A record
- * is named by the hash's first 64 bits; the whole hash is compared.
+ * Looks up API keys: a key's tenant, scopes and limits, and the scope that each route needs. Only the SHA-256 of a key is stored. Its
+ * first 64 bits name the key's record; the whole hash is compared.
  */
-import * as z from "zod";
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
   type Aliases,
   fileBytesOf,
   type KnownKey,
-  keyEndSchema,
   keyIdOf,
   keyPrefix,
-  keyRecordSchema,
   limitsOf,
   memoryTokensOf,
-  revocationSchema,
   type Scope,
   scopes,
   type TenantLimits,
   type TenantRecord,
   tenantPrefix,
   tenantRecordSchema,
-  withEnd,
 } from "../../shared/contracts/tenants.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { ServiceError, unavailable } from "../../shared/errors.ts";
 import type { TenantKey } from "../config.ts";
 import { LocalRateLimit, type RateLimit } from "../platform/rate-limit.ts";
-import type { Records } from "./records.ts";
+import { type Records, storedKeySchema } from "./records.ts";
 
 const encoder = new TextEncoder();
+const unreadable = unavailable("API keys cannot be checked now");
 
 export interface Access {
   tenant: string;
   keyId: string;
   scopes: readonly Scope[];
   limits: TenantLimits;
-  /** Most tokens of all its tenant's memories; null: no limit. */
+  /** Most tokens of all the tenant's memories; null: no limit. */
   memoryTokens: number | null;
-  /** Most bytes of all its tenant's files; null: no limit. */
+  /** Most bytes of all the tenant's files; null: no limit. */
   fileBytes: number | null;
   /** Web origins whose pages may use the key. */
   origins: readonly string[];
-  /** Other names of models, of the tenant and the deployment; absent: none. */
+  /** Aliases of models, of the tenant and the deployment; absent: none. */
   aliases?: Aliases;
 }
 
-/** The model that a name stands for: itself unless it is an alias. */
+/** The model that a name stands for: the alias's model, or else the name itself. */
 export function modelOf({ aliases = {} }: Pick<Access, "aliases">, name: string): string {
   return Object.hasOwn(aliases, name) ? aliases[name] : name;
 }
 
 export interface KeyStore {
   /**
-   * Throws unauthorized for a key that is unknown, expired or revoked, and rate_limited for an uncached key beyond `keyLookupsPerMinute` for the
-   * network of `address`, unless the listing of keys (up to 10 s old, at most 10,000 names) has it.
+   * Throws unauthorized for a key that is unknown, expired or revoked. Throws rate_limited for an uncached key if the network of
+   * `address` has used up its `keyLookupsPerMinute` and the listing of keys (records.ts) does not have the key.
    */
   accessOf(key: string, address: string): Promise<Access>;
 }
@@ -67,9 +63,8 @@ export interface AdminKey {
 const minuteMs = 60_000;
 
 /**
- * Looks a key up in the configuration first, then in the records. Many clients share one address (NAT), so valid keys are not refused
- * there: past the limit of `lookups`, only keys in the cached listing of all key records are read. Absent keys have a cache of their
- * own, so that guesses do not displace valid keys.
+ * Looks up a key in the configuration, then in the records. Many clients may share one address (NAT), so a network beyond the limit of
+ * `lookups` still has its valid keys accepted: only those in the cached listing of all key records are then read.
  */
 export function createKeyStore(
   configured: readonly TenantKey[],
@@ -79,14 +74,7 @@ export function createKeyStore(
   aliases: Aliases = {},
   adminKey: string | null = null,
 ): KeyStore & AdminKey {
-  async function requireLookup(name: string, address: string): Promise<void> {
-    if (records.isCached(name) || (await isWithinLookups(address)) || (await records.mayHaveKey(name))) return;
-    tooManyUnknown();
-  }
-
-  async function isWithinLookups(address: string): Promise<boolean> {
-    return (await lookups.limit({ key: networkOf(address) })).success;
-  }
+  const isWithinLookups = async (address: string) => (await lookups.limit({ key: networkOf(address) })).success;
 
   function tooManyUnknown(): never {
     const message = "Too many unknown API keys came from this network in the last minute; try again later.";
@@ -104,13 +92,15 @@ export function createKeyStore(
   return {
     async accessOf(key, address) {
       const hash = await sha256Hex(encoder.encode(key));
-      // Before anything else, so that no key is both.
+      // First, so that the admin key is never a tenant's, too.
       if (await isAdmin(hash)) throw new ServiceError("unauthorized", "The admin key opens /admin alone.");
       let match: TenantKey | null = null;
       for (const entry of configured) if (equals(entry.hash, hash)) match = entry;
       if (!match) {
         const name = keyPrefix + keyIdOf(hash);
-        await requireLookup(name, address);
+        if (!records.isCached(name) && !(await isWithinLookups(address)) && !(await records.mayHaveKey(name))) {
+          tooManyUnknown();
+        }
         const record = await records.get(name, (stored) => storedKeySchema.nullable().parse(stored)).catch(unreadable);
         return withAliases(recordedAccess(hash, record, now()));
       }
@@ -150,36 +140,23 @@ function recordedAccess(hash: string, record: KnownKey | null, nowMs: number): A
   return { tenant: record.tenant, keyId, scopes: record.scopes, ...grants(record.tenantRecord) };
 }
 
-/** Of a configured key whose tenant has no record. */
+/** The record of a configured key whose tenant has none. */
 const unlimited: TenantRecord = { plan: "unlimited", limits: {}, origins: [] };
 
-const storedKeySchema = z
-  .object({ record: keyRecordSchema, end: keyEndSchema.nullable(), revocation: revocationSchema.nullable() })
-  .transform(({ record, end, revocation }) => withEnd(record, end, revocation));
 function grants(record: TenantRecord): Omit<Access, "tenant" | "keyId" | "scopes"> {
-  const [memoryTokens, fileBytes] = [memoryTokensOf(record), fileBytesOf(record)];
-  return {
-    limits: limitsOf(record),
-    memoryTokens,
-    fileBytes,
-    origins: record.origins,
-    ...(record.aliases && { aliases: record.aliases }),
-  };
+  const { origins, aliases } = record;
+  const maxima = { limits: limitsOf(record), memoryTokens: memoryTokensOf(record), fileBytes: fileBytesOf(record) };
+  return { ...maxima, origins, ...(aliases && { aliases }) };
 }
 
-function unreadable(cause: unknown): never {
-  const message = "API keys cannot be checked now; try again.";
-  throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
-}
-
-/** Compares two strings of equal length without an early exit. */
+/** Compares two hashes in constant time. */
 function equals(a: string, b: string): boolean {
   let difference = a.length ^ b.length;
   for (let i = 0; i < b.length; i++) difference |= a.charCodeAt(i) ^ b.charCodeAt(i);
   return difference === 0;
 }
 
-/** Holds for the path and everything below it; null: any key. */
+/** The scope that a path, and every path below it, needs; null: none. */
 const scopeOfPath: Record<string, Scope | null> = {
   "/v1/completions": "completions",
   "/v1/chat/completions": "completions",
@@ -195,13 +172,13 @@ const scopeOfPath: Record<string, Scope | null> = {
   "/v1/models": null,
 };
 
-/** undefined for a path that is no route. */
+/** The scope that a path needs; null: none. undefined for a path that is no route. */
 export function scopeOf(path: string): Scope | null | undefined {
   const known = Object.keys(scopeOfPath).find((prefix) => path === prefix || path.startsWith(`${prefix}/`));
   return known === undefined ? undefined : scopeOfPath[known];
 }
 
-/** Whether a key may see its tenant's own adapters: it can make or use them. For other keys they are unknown models. */
+/** Whether a key may see its tenant's own adapters. Keys that can neither make nor use them are told that the model is unknown. */
 export function seesOwnAdapters(scopes: readonly Scope[]): boolean {
   return scopes.includes("adapters") || scopes.includes("completions");
 }

@@ -1,6 +1,8 @@
-/** A ledger's SQLite tables: the quota's counts, and use by day, model and centroid. */
+/**
+ * A ledger's SQLite tables: the counts of its quota; use by day, model and centroid; and idempotency keys. Use and charges are gathered
+ * in memory and written together with the counts.
+ */
 import { limits } from "../../shared/contracts/limits.ts";
-import { ChargedKeys } from "./charged-keys.ts";
 import { addUse, type Consumption } from "./consumption.ts";
 import { Quota, type QuotaChange, type QuotaState, settledMs } from "./quota.ts";
 
@@ -8,6 +10,15 @@ export interface UsageRow extends Consumption {
   /** `2026-11-25`, UTC. */
   day: string;
 }
+
+/** A claimed idempotency key. */
+export interface Claim {
+  /** The time of the first request with the key, in milliseconds since 1970. */
+  createdMs: number;
+}
+
+/** What was charged under a key in its latest state (`keyIn`). */
+type Charged = Pick<Consumption, "requests" | "promptTokens" | "completionTokens"> & { state: string };
 
 const schema = `
   CREATE TABLE IF NOT EXISTS counts (
@@ -19,22 +30,38 @@ const schema = `
     requests INTEGER NOT NULL, promptTokens INTEGER NOT NULL, completionTokens INTEGER NOT NULL,
     PRIMARY KEY (day, model, centroid)
   ) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS keys (
+    key TEXT PRIMARY KEY, digest TEXT NOT NULL, createdMs REAL NOT NULL, state TEXT NOT NULL DEFAULT '',
+    requests INTEGER NOT NULL DEFAULT 0, promptTokens INTEGER NOT NULL DEFAULT 0, completionTokens INTEGER NOT NULL DEFAULT 0
+  ) WITHOUT ROWID;
+  CREATE INDEX IF NOT EXISTS keysByAge ON keys (createdMs);
 `;
 
-/** Model of the row that counts all further use of a day. */
+/** Model of the row that counts the use of a day beyond its most rows. */
 export const otherModels = "(others)";
+/** How long an idempotency key is kept, in milliseconds: 24 hours. */
+const keptMs = 24 * 3_600_000;
+/** Most keys of a ledger; the oldest are deleted first. A row takes about 200 bytes. */
+const maxKeys = 10_000;
+const counts = ["requests", "promptTokens", "completionTokens"] as const;
+
+/** The name of a key for `charge`. `state`: a hash of the artifacts, adapters and memories that answer the request. */
+export function keyIn(key: string, state: string): string {
+  return `${key}:${state}`;
+}
 
 export class LedgerStore {
-  readonly keys: ChargedKeys;
   readonly #storage: DurableObjectStorage;
   readonly #sql: SqlStorage;
-  readonly #unwritten = new Map<string, UsageRow>();
+  readonly #use = new Map<string, UsageRow>();
+  readonly #charges = new Map<string, Charged>();
+  #keys: number;
 
   constructor(storage: DurableObjectStorage) {
     this.#storage = storage;
     this.#sql = storage.sql;
     this.#sql.exec(schema);
-    this.keys = new ChargedKeys(this.#sql);
+    this.#keys = this.#sql.exec<{ count: number }>("SELECT count(*) AS count FROM keys").one().count;
   }
 
   quota(nowMs: number): Quota {
@@ -46,7 +73,7 @@ export class LedgerStore {
     type Second = QuotaState["seconds"][number];
     const seconds = entries<Second[1]>("seconds").map(([second, counted]): Second => [Number(second), counted]);
     const settled = entries<number>("settled").sort(([, a], [, b]) => a - b);
-    // Time since the latest does not count: nothing may have run meanwhile, and what was sent before it may be sent again.
+    // Ids are remembered `settledMs` longer than the object was idle: nothing may have run meanwhile to settle them again.
     const idleMs = Math.max(0, nowMs + settledMs - (settled.at(-1)?.[1] ?? Number.POSITIVE_INFINITY));
     return new Quota({
       seconds: seconds.sort(([a], [b]) => a - b),
@@ -56,7 +83,7 @@ export class LedgerStore {
     });
   }
 
-  /** When everything was erased last, in milliseconds since 1970; null: never. */
+  /** When everything was last erased, in milliseconds since 1970; null: never. */
   get erasedMs(): number | null {
     const [row] = this.#sql.exec<{ atMs: number }>("SELECT atMs FROM erasures").toArray();
     return row?.atMs ?? null;
@@ -64,38 +91,87 @@ export class LedgerStore {
 
   /** Deletes everything, and stores when. */
   erase(atMs: number): void {
-    this.#unwritten.clear();
-    this.keys.erased();
+    this.#use.clear();
+    this.#charges.clear();
+    this.#keys = 0;
     this.#storage.transactionSync(() => {
       for (const table of ["counts", "erasures", "usage", "keys"]) this.#sql.exec(`DELETE FROM ${table}`);
       this.#sql.exec("INSERT INTO erasures VALUES (?)", atMs);
     });
   }
 
-  /** Adds use; written with the next changes. */
+  /** Claims an idempotency key for the body with this digest. null if the key came with another body before. */
+  claim(key: string, digest: string, nowMs: number): Claim | null {
+    this.#keys -= this.#sql.exec("DELETE FROM keys WHERE createdMs < ? RETURNING key", nowMs - keptMs).toArray().length;
+    const [known] = this.#sql
+      .exec<{ digest: string; createdMs: number }>("SELECT digest, createdMs FROM keys WHERE key = ?", key)
+      .toArray();
+    if (known) return known.digest === digest ? { createdMs: known.createdMs } : null;
+    this.#sql.exec("INSERT INTO keys (key, digest, createdMs) VALUES (?, ?, ?)", key, digest, nowMs);
+    if (++this.#keys > maxKeys) {
+      this.#sql.exec("DELETE FROM keys WHERE key = (SELECT key FROM keys ORDER BY createdMs LIMIT 1)");
+      this.#keys--;
+    }
+    return { createdMs: nowMs };
+  }
+
+  /**
+   * Charges use under an idempotency key: returns the part of `consumed` that exceeds earlier charges in the same state. `name` is
+   * `keyIn`'s, or a key alone. Written with the next changes.
+   */
+  charge(name: string, consumed: readonly Consumption[]): Consumption[] {
+    const [key, state = ""] = name.split(":");
+    const [stored] = this.#sql
+      .exec<Charged>("SELECT state, requests, promptTokens, completionTokens FROM keys WHERE key = ?", key)
+      .toArray();
+    const known = this.#charges.get(key) ?? stored;
+    const charged = { state, requests: 0, promptTokens: 0, completionTokens: 0 };
+    if (known?.state === state) Object.assign(charged, known);
+    const left = { ...charged };
+    const due = consumed.map((one) => {
+      const unpaid = { ...one };
+      for (const count of counts) {
+        const paid = Math.min(left[count], one[count]);
+        left[count] -= paid;
+        unpaid[count] -= paid;
+        charged[count] += unpaid[count];
+      }
+      return unpaid;
+    });
+    const counted = due.filter((one) => counts.some((count) => one[count] > 0));
+    if (counted.length > 0) this.#charges.set(key, charged);
+    return counted;
+  }
+
+  /** Adds use. Written with the next changes. */
   use(used: UsageRow): void {
     const model = used.model.slice(0, limits.modelCharacters);
     const row = { ...used, model, centroid: used.centroid?.slice(0, limits.adapterCharacters) ?? null };
     const key = JSON.stringify([row.day, row.model, row.centroid]);
-    this.#unwritten.set(key, addUse(row, this.#unwritten.get(key)));
+    this.#use.set(key, addUse(row, this.#use.get(key)));
   }
 
   get hasUnwrittenUse(): boolean {
-    return this.#unwritten.size > 0;
+    return this.#use.size > 0;
   }
 
-  /** Writes changes and use in one transaction. If it throws, use stays pending. */
+  /** Writes changes, use and charges in one transaction. If it throws, use and charges stay for the next call. */
   write(changes: readonly QuotaChange[]): void {
     this.#storage.transactionSync(() => {
       for (const { kind, key, value } of changes) {
         if (value === undefined) this.#sql.exec("DELETE FROM counts WHERE kind = ? AND key = ?", kind, String(key));
         else this.#sql.exec("INSERT OR REPLACE INTO counts VALUES (?, ?, ?)", kind, String(key), JSON.stringify(value));
       }
-      for (const row of this.#unwritten.values()) this.#writeUse(row);
-      this.keys.write();
+      for (const row of this.#use.values()) this.#writeUse(row);
+      for (const [key, { state, requests, promptTokens, completionTokens }] of this.#charges) {
+        this.#sql.exec(
+          "UPDATE keys SET state = ?, requests = ?, promptTokens = ?, completionTokens = ? WHERE key = ?",
+          ...[state, requests, promptTokens, completionTokens, key],
+        );
+      }
     });
-    this.keys.written();
-    this.#unwritten.clear();
+    this.#use.clear();
+    this.#charges.clear();
   }
 
   #writeUse(row: UsageRow): void {
@@ -109,28 +185,22 @@ export class LedgerStore {
     );
   }
 
-  /** Whether a row exists already, or its day can have one more. */
+  /** Whether a row exists already, or its day may have one more. */
   #hasRoomFor({ day, model, centroid }: UsageRow): boolean {
-    const { isKnown, keys } = this.#sql
-      .exec<{ isKnown: number; keys: number }>(
+    const { isKnown, rows } = this.#sql
+      .exec<{ isKnown: number; rows: number }>(
         `SELECT EXISTS (SELECT 1 FROM usage WHERE day = ?1 AND model = ?2 AND centroid = ?3) AS isKnown,
-           (SELECT count(*) FROM usage WHERE day = ?1) AS keys`,
+           (SELECT count(*) FROM usage WHERE day = ?1) AS rows`,
         ...[day, model, centroid ?? ""],
       )
       .one();
-    return isKnown === 1 || keys < limits.usageRowsPerDay;
+    return isKnown === 1 || rows < limits.usageRowsPerDay;
   }
 
-  /**
-   * Rows from one day to another, inclusive, in order of time; at most one more than `limits.usageRows`. Names are cut here too,
-   * so that stored rows cannot make the answer too large.
-   */
+  /** Rows from one day to another, inclusive, in order of time; at most one more than `limits.usageRows`. */
   usage(from: string, to: string): UsageRow[] {
     const rows = this.#sql.exec<{ [Name in keyof UsageRow]: NonNullable<UsageRow[Name]> }>(
-      `SELECT day, substr(model, 1, ${limits.modelCharacters}) AS model,
-         substr(centroid, 1, ${limits.adapterCharacters}) AS centroid, sum(requests) AS requests,
-         sum(promptTokens) AS promptTokens, sum(completionTokens) AS completionTokens
-       FROM usage WHERE day BETWEEN ? AND ? GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT ${limits.usageRows + 1}`,
+      `SELECT * FROM usage WHERE day BETWEEN ? AND ? ORDER BY day, model, centroid LIMIT ${limits.usageRows + 1}`,
       from,
       to,
     );

@@ -10,9 +10,8 @@ import { pause } from "../platform/clock.ts";
 import { setNewest } from "../platform/newest.ts";
 import { objectNamed } from "../platform/objects.ts";
 import type { Region } from "../platform/region.ts";
-import type { Claim } from "./charged-keys.ts";
 import { type Consumption, type Settlement, tokensOf } from "./consumption.ts";
-import { LedgerStore, type UsageRow } from "./ledger-store.ts";
+import { type Claim, LedgerStore, type UsageRow } from "./ledger-store.ts";
 import { type Decision, type Quota, settledMs } from "./quota.ts";
 
 /** Changes are written this often at most, in milliseconds. */
@@ -89,7 +88,7 @@ export class Ledger extends DurableObject<Env> {
 
   #settle(id: string, consumed: readonly Consumption[], key?: string): readonly Consumption[] {
     if (this.quota.isSettled(id)) return [];
-    const due = key === undefined ? consumed : this.#store.keys.charge(key, consumed);
+    const due = key === undefined ? consumed : this.#store.charge(key, consumed);
     this.quota.settle(id, tokensOf(consumed), this.now(), consumed.length > 0, tokensOf(due));
     const day = new Date(this.now()).toISOString().slice(0, 10);
     for (const one of due) this.#store.use({ day, ...one });
@@ -98,7 +97,7 @@ export class Ledger extends DurableObject<Env> {
 
   /** Claims an idempotency key for the body with this digest. null if the key came with another body before. */
   claim(key: string, digest: string): Claim | null {
-    return this.#store.keys.claim(key, digest, this.now());
+    return this.#store.claim(key, digest, this.now());
   }
 
   /** Erases use and reservations. For `settledMs` from now, settlements of requests that began earlier are dropped. */

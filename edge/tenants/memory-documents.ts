@@ -1,18 +1,18 @@
-/** The documents of a memory: what is known of each, and what becomes of all of them. Pure. */
+/** The documents of a memory: their records, names and mean embedding, and the body that brings them to a backend. Pure. */
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { gunzippedText } from "./sealed-store.ts";
 
-/** What is known of a document besides its text. */
+/** A document without its text. */
 export interface DocumentRecord {
   name: string;
   tokens: number;
-  /** Of its text in UTF-8. */
+  /** Bytes of its text in UTF-8. */
   bytes: number;
   /** Sum of the prompt embeddings of its windows, [P] float32 in base64. */
   embedding: string;
 }
 
-/** A document as the Worker has read it; `name` null: it gets one (`firstFree`). */
+/** A document as the Worker has encoded it. `name` null: it gets a name (`firstFree`). */
 export interface NewDocument {
   name: string | null;
   text: string;
@@ -20,28 +20,24 @@ export interface NewDocument {
   embedding: string;
 }
 
-/** The body of the call that brings documents to a backend. `texts`: JSON of them, compressed. Throws if they are gone. */
+/** The body of the call that brings documents to a backend. `texts`: their JSON, compressed by gzip; null throws. */
 export async function memoryBody(manifestHash: string, texts: Uint8Array | null): Promise<Uint8Array> {
   if (texts === null) throw new Error("the documents are gone");
   const head = JSON.stringify({ version: contractVersion, manifestHash }).slice(0, -1);
   return new TextEncoder().encode(`${head},"documents":${await gunzippedText(texts)}}`);
 }
 
-/** A name for a document without one. Not a number alone: many strings of digits in one JSON body are refused. */
+/** A name for a document without one. It has letters, because a JSON body with many strings of digits is refused. */
 export function firstFree(names: ReadonlySet<string>): string {
   let number = names.size + 1;
   while (names.has(`text-${number}`)) number++;
   return `text-${number}`;
 }
 
-/** The mean of the documents' embeddings, weighed by their windows, of length 1. */
+/** The normalised sum of the documents' embeddings, [P]: their mean, weighed by the number of windows. */
 export function centroidOf(records: readonly DocumentRecord[]): number[] {
   const vectors = records.map(({ embedding }) => new Float32Array(Uint8Array.fromBase64(embedding).buffer));
-  const sum = new Float64Array(vectors[0].length);
-  for (const vector of vectors)
-    vector.forEach((value, p) => {
-      sum[p] += value;
-    });
+  const sum = Float64Array.from(vectors[0], (_, p) => vectors.reduce((total, vector) => total + vector[p], 0));
   const length = Math.hypot(...sum);
   return [...sum].map((value) => (length > 0 ? value / length : 0));
 }

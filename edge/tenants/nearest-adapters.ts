@@ -2,16 +2,16 @@
 import { dot } from "../../shared/math/assignment.ts";
 import { isWaiting, type OwnAdapter } from "./own-adapters.ts";
 
-/** Own adapters that `auto` considers for a prompt. */
+/** Most own adapters that `auto` considers for a prompt. */
 const nearestAdapters = 3;
 
-/** The tenant's own adapters for the prompts of a request. */
+/** A tenant's own adapters for the prompts of a request. */
 export interface NearestAdapters {
-  /** It has adapters, of any manifest. */
+  /** The tenant has adapters, of any manifest. */
   hasAny: boolean;
-  /** That of the adapters which can be used: the asked one, or another while all of them wait to be made again. */
+  /** The requested manifest, or another one if all usable adapters were made for that and wait to be made again. */
   manifestHash: string;
-  /** For each prompt: usable adapters of that manifest, at most `nearestAdapters`, nearest first. */
+  /** For each prompt: usable adapters of the requested manifest, at most `nearestAdapters`, nearest first. */
   nearest: OwnAdapter[][];
 }
 
@@ -25,12 +25,12 @@ export class RankedAdapters {
     });
   }
 
-  /** Whether one is to be made again for this manifest. */
+  /** Whether an adapter is to be made again for this manifest. */
   isAnyWaiting(manifestHash: string): boolean {
     return this.#all.some(({ adapter }) => isWaiting(adapter, manifestHash));
   }
 
-  /** Of prompts of these embeddings [S, P]; `find` reads an adapter's record. */
+  /** The adapters nearest to prompts of these embeddings [S, P]. `find` reads an adapter. */
   nearest(embeddings: Float32Array[], manifestHash: string, find: (name: string) => OwnAdapter): NearestAdapters {
     const all = this.#all.filter(({ isUsable }) => isUsable);
     const usable = all.filter(({ adapter }) => adapter.manifestHash === manifestHash);

@@ -1,6 +1,6 @@
 /**
- * Decides how long per-key pacing delays a request. An isolate has one thread, so requests of one key that arrive together
- * delay those of other keys behind them, even where all of them are refused. Pure; kept per isolate, bounded.
+ * Decides how long per-key pacing delays a request. An isolate has one thread, so a burst of requests of one key delays the requests
+ * of other keys behind it, even if all of the burst are refused. Pure; each isolate has one.
  */
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 import { setNewest } from "../platform/newest.ts";
@@ -8,24 +8,24 @@ import { setNewest } from "../platform/newest.ts";
 export const paceLimits = {
   /** Small requests of a key that start without a delay. */
   burst: 16,
-  /** Interval between the starts of further ones: about the time that a small request occupies the thread. */
+  /** Milliseconds between the starts of further requests: about the time for which a small one occupies the thread. */
   intervalMs: 2,
-  /** Added to that interval per MiB of body, which is received, parsed and encoded. */
+  /** Milliseconds added to that interval per MiB of body, which is received, parsed and encoded. */
   bodyMsPerMebibyte: 60,
-  /** Upper bound on the delay of a small request. A body's is longer in proportion to its time: 31 s for one mebibyte. */
+  /** Longest delay of a small request, in milliseconds. A large body's is longer in proportion to its interval: 31 s for 1 MiB. */
   maxDelayMs: 1000,
-  /** Upper bound on how long a refusal is remembered, whatever its Retry-After. */
+  /** How long a refusal is remembered at most, in milliseconds, whatever its Retry-After. */
   refusedMs: 60_000,
-  /** Keys kept in memory; the least recently used one is dropped. */
+  /** Most keys in memory; the least recently used one is dropped. */
   maxKeys: 1024,
 };
 
 const mebibyte = 2 ** 20;
 
 interface KeyPace {
-  /** Time at which the work reserved for this key ends (virtual queue). */
+  /** When the time that was reserved for this key's requests ends. */
   freeMs: number;
-  /** End of the Retry-After of its last refusal: until then its requests start one by one. */
+  /** When the Retry-After of its last refusal ends. Until then the key has no burst: each request waits for the interval. */
   refusedUntilMs: number;
 }
 

@@ -1,51 +1,52 @@
 /**
  * Decides whether a tenant's next request may run, by what its ledger has counted. Pure: the clock is a parameter.
  *
- * Requests and tokens a minute are counted by second, and a second counts until 60 whole seconds have passed after it. So no 60
- * seconds, wherever they begin, exceed the limit, and 61 counts suffice at any rate. An admitted request counts, then reserves all the
- * tokens that it may use, and frees the unused ones when it is settled.
+ * Requests and tokens per minute are counted by second. A second counts until 60 whole seconds have passed after it, so no 60 seconds
+ * exceed a limit, wherever they begin, and 61 counts are enough at any rate. An admitted request counts and reserves all the tokens
+ * that it may use; settling it frees the unused ones.
  *
- * The clock is the system's, because months are those of the calendar. If it is set back, counts of later seconds move to the present
- * one, reservations end at most `reservationMs` from now, and settled ids are forgotten at most `settledMs` from now.
+ * The clock is the system's, because tokens per month follow the calendar. If it is set back, counts of later seconds move to the
+ * present one, reservations end at most `reservationMs` from now, and settled ids are forgotten at most `settledMs` from now.
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { setNewest } from "../platform/newest.ts";
 
 const secondMs = 1000;
 const windowMs = 61 * secondMs;
-/** A reservation that is neither settled nor renewed for this time belongs to an isolate that is gone. */
+/** Lease of a reservation, in milliseconds. One that was neither settled nor renewed within it belongs to an isolate that is gone. */
 export const reservationMs = 120_000;
-/** Retry-After of a refusal by requests at once: the end of a running request is unknown. */
+/** Retry-After of a refusal by concurrent requests, in milliseconds; when a running request ends is unknown. */
 const concurrencyRetryMs = 1000;
-/** How long the id of a settled request is stored: longer than the longest interval between two tries to settle it. */
+/** How long the id of a settled request is stored, in milliseconds: longer than the longest pause between two tries to settle it. */
 export const settledMs = 15 * 60_000;
+/** Months that are stored: several, so that a clock that is wrong for a while does not reset the use of this month. */
 const maxMonths = 4;
 
 /** Why a request may not run. */
 export interface Refusal {
   limit: keyof TenantLimits;
   maximum: number;
-  /** In use without this request. */
+  /** What other requests use. */
   used: number;
   requested: number;
-  /** Time until it would fit if no other request came; null: never. */
+  /** Milliseconds until this request would fit if no other one came; null: never. */
   retryAfterMs: number | null;
 }
 
-/** The remaining part of a limit. */
+/** How much of a limit remains. */
 export interface Gauge {
   limit: number;
   remaining: number;
-  /** Until the whole limit is available, if no other request comes. */
+  /** Milliseconds until the whole limit is available if no other request comes. */
   resetMs: number;
 }
 
 export interface Decision {
   refusal: Refusal | null;
-  /** After this request, of the limits that the tenant has. */
+  /** What remains after this request; null: the tenant has no such limit. */
   requests: Gauge | null;
   tokens: Gauge | null;
-  /** The request was counted, and this decides about the tokens that it needs. */
+  /** The request was counted, and this decision is about its tokens. */
   isOfTokens?: true;
 }
 
@@ -55,9 +56,9 @@ interface Second {
 }
 
 interface Reservation {
-  /** When its tokens were reserved. */
+  /** The second in which its tokens were reserved. */
   second: number;
-  /** 0 until then. */
+  /** 0 until the tokens are reserved. */
   tokens: number;
   leaseUntilMs: number;
 }
@@ -65,13 +66,13 @@ interface Reservation {
 export interface QuotaState {
   seconds: [number, Second][];
   open: [string, Reservation][];
-  /** Tokens used by month, as `2026-11`; the month with the latest use is last. */
+  /** Tokens used by month (`2026-11`); the month with the latest use is last. */
   months: [string, number][];
   /** Settled requests, and until when each is remembered. */
   settled: [string, number][];
 }
 
-/** An entry that changed since the last write; without a value it was deleted. */
+/** An entry that changed since the last write; `value` undefined: it was deleted. */
 export interface QuotaChange {
   kind: keyof QuotaState;
   key: string | number;
@@ -106,7 +107,6 @@ export class Quota {
   readonly #open: TrackedMap<string, Reservation>;
   /** In order of time. */
   readonly #settled: TrackedMap<string, number>;
-  /** Several, so that a clock that is wrong for a while does not reset the use of this month. */
   readonly #months: TrackedMap<string, number>;
   /** The clock at the last call. */
   #lastMs = Number.POSITIVE_INFINITY;
@@ -127,17 +127,16 @@ export class Quota {
     };
   }
 
-  /** Passes what changed since the last write to `write`. If that throws, it is passed to the next one, too. */
+  /** Passes the changes since the last write to `write`. If that throws, the next write gets them, too. */
   writeChanges(write: (changes: QuotaChange[]) => void): void {
-    const changesOf = <Key extends string | number>(kind: keyof QuotaState, map: TrackedMap<Key, unknown>) =>
-      Array.from(map.changed, (key): QuotaChange => ({ kind, key, value: map.get(key) }));
-    write([
-      ...changesOf("seconds", this.#seconds),
-      ...changesOf("open", this.#open),
-      ...changesOf("months", this.#months),
-      ...changesOf("settled", this.#settled),
-    ]);
-    for (const map of [this.#seconds, this.#open, this.#months, this.#settled]) map.changed.clear();
+    const maps: Record<keyof QuotaState, TrackedMap<string | number, unknown>> = {
+      ...{ seconds: this.#seconds, open: this.#open, months: this.#months, settled: this.#settled },
+    };
+    const kinds = Object.keys(maps) as (keyof QuotaState)[];
+    write(
+      kinds.flatMap((kind) => Array.from(maps[kind].changed, (key) => ({ kind, key, value: maps[kind].get(key) }))),
+    );
+    for (const kind of kinds) maps[kind].changed.clear();
   }
 
   /** Whether a request was admitted and not settled yet. */
@@ -149,10 +148,7 @@ export class Quota {
     return this.#settled.has(id);
   }
 
-  /**
-   * Admits the request `id`, or refuses it: then it counts nowhere. A month whose tokens are used
-   * up, reservations aside, refuses every request until it is over.
-   */
+  /** Admits the request `id`, or refuses it; a refused request counts nowhere. Without tokens left in the month, all are refused. */
   admit(id: string, limits: TenantLimits, nowMs: number): Decision {
     this.#expire(nowMs);
     const month = this.#monthTokens(nowMs);
@@ -299,7 +295,7 @@ export class Quota {
       const leaseUntilMs = Math.min(reservation.leaseUntilMs, nowMs + reservationMs);
       this.#open.set(id, { ...reservation, second, leaseUntilMs });
     }
-    // Only after a step back, as there may be many. In the map's order they would keep all later ones.
+    // Settled ids are in order of time, so one in the future would keep all after it. There may be many: checked only after a step back.
     if (nowMs < this.#lastMs) {
       const maxMs = nowMs + settledMs;
       for (const [id, untilMs] of this.#settled) if (untilMs > maxMs) this.#settled.set(id, maxMs);
@@ -308,7 +304,7 @@ export class Quota {
   }
 }
 
-/** null if `requested` more fit beside `used`. `retryMs` gets the limit's maximum. */
+/** The refusal by a limit; null if `requested` more fit beside `used`. `retryMs` is called with the limit's maximum. */
 function refusalOf(
   limit: keyof TenantLimits,
   limits: TenantLimits,

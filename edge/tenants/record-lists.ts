@@ -1,4 +1,4 @@
-/** Lists of a tenant's records in its Durable Object: files, jobs, and by a job's id its events, in order of creation. */
+/** Lists of a tenant's records in its Durable Object, in order of creation: its files, its jobs, and a list of events for each job. */
 
 const schema = `
   CREATE TABLE IF NOT EXISTS records (
@@ -20,6 +20,7 @@ export interface Page<T> {
   hasMore: boolean;
 }
 
+/** Names of lists. The events of a job are the list of the job's id. */
 export const filesList = "files";
 export const jobsList = "jobs";
 
@@ -37,7 +38,7 @@ export class RecordLists {
     this.#sql.exec("INSERT INTO records (list, id, record) VALUES (?, ?, ?)", list, record.id, JSON.stringify(record));
   }
 
-  /** Replaces the record of this id, if it is still there. */
+  /** Replaces the record with the same id, if there is one. */
   replace<T extends { id: string }>(record: T): void {
     this.#sql.exec("UPDATE records SET record = ? WHERE id = ?", JSON.stringify(record), record.id);
   }
@@ -47,7 +48,6 @@ export class RecordLists {
     return row ? (JSON.parse(row.record) as T) : null;
   }
 
-  /** In order of creation. */
   all<T>(list: string): T[] {
     const rows = this.#sql.exec<Row>("SELECT record FROM records WHERE list = ? ORDER BY number", list);
     return [...rows].map(({ record }) => JSON.parse(record) as T);

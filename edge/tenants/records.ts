@@ -1,5 +1,14 @@
 /** Reads the KV namespace and caches its records in the isolate for about a second. */
-import { endPrefix, keyPrefix, revokedPrefix } from "../../shared/contracts/tenants.ts";
+import * as z from "zod";
+import {
+  endPrefix,
+  keyEndSchema,
+  keyPrefix,
+  keyRecordSchema,
+  revocationSchema,
+  revokedPrefix,
+  withEnd,
+} from "../../shared/contracts/tenants.ts";
 import { setNewest } from "../platform/newest.ts";
 import { Refreshed } from "../platform/refreshed.ts";
 
@@ -9,36 +18,51 @@ export interface Namespace {
   list(options: { prefix: string; cursor?: string }): Promise<NamePage>;
 }
 
-type NamePage = { keys: { name: string }[] } & ({ list_complete: true } | { list_complete: false; cursor: string });
+interface RecordName {
+  name: string;
+  metadata?: unknown;
+}
+type NamePage = { keys: RecordName[] } & ({ list_complete: true } | { list_complete: false; cursor: string });
 
 export interface Records {
-  /** What `parse` makes of a record, of a key's a StoredKey, or of null. Rejects if it cannot be read and is not cached. */
+  /**
+   * A record as `parse` returns it; `parse` gets null if there is none, and what `storedKeySchema` takes for a key. Rejects if the record
+   * cannot be read and is not cached.
+   */
   get<T>(name: string, parse: (stored: unknown) => T): Promise<T>;
-  /** True if a record of that name (not its absence) is cached, whatever its age. */
+  /** True if a record of that name is cached, whatever its age. A cached absence does not count. */
   isCached(name: string): boolean;
-  /** True if the listing of key records has the name, or if there is no listing yet. Lists at most once per 10 s. */
+  /** True if the listing of key records has the name, or if there is no listing yet. The records are listed at most once per 10 s. */
   mayHaveKey(name: string): Promise<boolean>;
 }
 
-/** A key's record, its end (KeyEnd) and its Revocation, cached together. */
-export interface StoredKey {
-  record: unknown;
-  end: unknown;
-  revocation: unknown;
+/** A key's three records as they are stored, which become one KnownKey. */
+export const storedKeySchema = z
+  .object({ record: keyRecordSchema, end: keyEndSchema.nullable(), revocation: revocationSchema.nullable() })
+  .transform(({ record, end, revocation }) => withEnd(record, end, revocation));
+
+/** The names of all records that begin with `prefix`, read page by page. */
+export async function* namesWith({ list }: Pick<Namespace, "list">, prefix: string): AsyncGenerator<RecordName> {
+  let cursor: string | undefined;
+  do {
+    const page: NamePage = await list({ prefix, ...(cursor !== undefined && { cursor }) });
+    yield* page.keys;
+    cursor = page.list_complete ? undefined : page.cursor;
+  } while (cursor !== undefined);
 }
 
-/** How long a city serves a record from its own cache, in seconds. KV's default, and the delay of a change. */
+/** How long a Cloudflare location serves a record from its cache, in seconds: KV's default. A change takes effect after it. */
 export const cacheSeconds = 60;
-/** A revoked key is accepted for at most 1 s, 2 s while its record is being read again, plus `cacheSeconds`. */
+/** An isolate accepts a revoked key for 1 s at most, or 2 s while it reads the record again, after the `cacheSeconds` of KV. */
 export const recordTimes = { refreshMs: 600, expireMs: 1000, usableMs: 2000, limitMs: 5000, isShared: false };
-/** The age of the listing bounds the delay for a new key on a network that is refused look-ups. */
+/** A new key whose network is refused look-ups is accepted after the next listing at the latest. */
 const listingTimes = {
   ...{ refreshMs: 10_000, expireMs: 10_000, usableMs: Number.POSITIVE_INFINITY },
   ...{ limitMs: 5000, isShared: false },
 };
-/** Cached names per isolate. Missing names have their own cache, since anybody can invent them. */
+/** Names that an isolate caches. Absent names have a cache of their own, because anybody can invent them. */
 const maxNames = 1000;
-/** Maximum names in the listing (ten pages). Later key records count as absent. */
+/** Most names in the listing (ten pages). Key records beyond it count as absent. */
 const maxListedNames = 10_000;
 
 /** `background` keeps a read alive after its response (waitUntil). */
@@ -58,17 +82,14 @@ export function createRecords(
     if (!name.startsWith(keyPrefix)) return get(name);
     const id = name.slice(keyPrefix.length);
     const [record, end, revocation] = await Promise.all([get(name), get(endPrefix + id), get(revokedPrefix + id)]);
-    return record === null ? null : ({ record, end, revocation } satisfies StoredKey);
+    return record === null ? null : { record, end, revocation };
   }
 
   async function listKeys(): Promise<Set<string>> {
     const names = new Set<string>();
-    let cursor: string | undefined;
-    do {
-      const page: NamePage = await namespace.list({ prefix: keyPrefix, ...(cursor !== undefined && { cursor }) });
-      for (const { name } of page.keys) names.add(name);
-      cursor = page.list_complete ? undefined : page.cursor;
-    } while (cursor !== undefined && names.size < maxListedNames);
+    for await (const { name } of namesWith({ list: (page) => namespace.list(page) }, keyPrefix)) {
+      if (names.add(name).size >= maxListedNames) break;
+    }
     return names;
   }
 

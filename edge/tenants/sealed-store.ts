@@ -1,7 +1,7 @@
 /**
- * What a tenant has given to keep, in its Durable Object: compressed, and encrypted with AES-GCM under a key of the tenant's own, which
- * is stored beside it. Destroying the key makes every copy of the rows unreadable. The platform can restore an object to any point of
- * its last 30 days, key included; it does so only on request of the account's owner.
+ * What a tenant has uploaded, in its Durable Object: compressed, and encrypted with AES-GCM under the tenant's own key. The key is stored
+ * in the same object. An erasure destroys it, which makes every copy of the rows unreadable. The platform can restore an object, key
+ * included, to any time of the last 30 days, but does so only if the account's owner asks.
  */
 import { joinArrays } from "../../shared/bytes.ts";
 
@@ -13,7 +13,7 @@ const schema = `
   );
 `;
 
-/** A row holds at most 2 MB. */
+/** Bytes of a row: SQLite in a Durable Object takes at most 2 MB. */
 const partBytes = 2 ** 20;
 
 interface PartRow extends Record<string, SqlStorageValue> {
@@ -36,7 +36,10 @@ export class SealedStore {
     storage.sql.exec(schema);
   }
 
-  /** Prepares bytes by kind to be stored under `hash`. Resolves to what stores them, in place of what is there, in one transaction. */
+  /**
+   * Encrypts bytes by kind, to be stored under `hash`. Resolves to a function that stores them in one transaction, in place of what is
+   * stored there. So the caller can check in the same transaction whether they are still wanted.
+   */
   async seal(hash: string, byKind: Record<string, Uint8Array>): Promise<() => void> {
     const key = await this.#tenantKey();
     const rows: [string, number, number, Uint8Array, ArrayBuffer][] = [];
@@ -72,7 +75,7 @@ export class SealedStore {
     return joinArrays(Uint8Array, await Promise.all(plain));
   }
 
-  /** Their text parsed as JSON; null if there are none. */
+  /** The JSON that is stored under a hash and kind, parsed; null if there is none. */
   async json<T>(hash: string, kind: string): Promise<T | null> {
     const bytes = await this.compressed(hash, kind);
     return bytes && (JSON.parse(await gunzippedText(bytes)) as T);
@@ -104,12 +107,11 @@ export class SealedStore {
   }
 }
 
-/** A part's place is authenticated, so none can stand for another. */
+/** The additional data authenticates where a part belongs, so that no part can be swapped for another. */
 function cipher(iv: Uint8Array, hash: string, kind: string, part: number, parts: number) {
   return { name: "AES-GCM", iv, additionalData: encoder.encode(JSON.stringify([hash, kind, part, parts])) };
 }
 
-/** JSON as bytes. */
 export function jsonBytes(value: unknown): Uint8Array {
   return encoder.encode(JSON.stringify(value));
 }
@@ -118,7 +120,7 @@ export function gzip(bytes: Uint8Array): Promise<Uint8Array> {
   return bytesOf(new Blob([bytes]).stream().pipeThrough(new CompressionStream("gzip")));
 }
 
-/** Throws a TypeError for bytes that gzip did not make. */
+/** Rejects with a TypeError for bytes that gzip did not make. */
 export function gunzip(bytes: Uint8Array): Promise<Uint8Array> {
   return bytesOf(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
 }

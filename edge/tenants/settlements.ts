@@ -52,27 +52,24 @@ interface Group {
   recorded: Promise<void>;
 }
 
+interface SettlementParts {
+  ledgers: DurableObjectNamespace<Ledger>;
+  storage: DurableObjectStorage;
+  /** Milliseconds since 1970. */
+  now(): number;
+  newId(): string;
+  report: ReportUse;
+}
+
 export class Settlements implements UseRecorder {
-  readonly #ledgers: DurableObjectNamespace<Ledger>;
-  readonly #storage: DurableObjectStorage;
-  readonly #now: () => number;
-  readonly #newId: () => string;
-  readonly #report: ReportUse;
+  readonly #parts: SettlementParts;
   /** By tenant, the group that is on its way or comes next. */
   readonly #groups = new Map<string, Group>();
   #failures = 0;
 
-  constructor(
-    ledgers: DurableObjectNamespace<Ledger>,
-    storage: DurableObjectStorage,
-    { now, newId, report }: { now(): number; newId(): string; report: ReportUse },
-  ) {
-    this.#ledgers = ledgers;
-    this.#storage = storage;
-    this.#now = now;
-    this.#newId = newId;
-    this.#report = report;
-    storage.sql.exec(`CREATE TABLE IF NOT EXISTS unsettledGroups (
+  constructor(parts: SettlementParts) {
+    this.#parts = parts;
+    parts.storage.sql.exec(`CREATE TABLE IF NOT EXISTS unsettledGroups (
       id TEXT PRIMARY KEY, tenant TEXT NOT NULL, settlements TEXT NOT NULL
     ) WITHOUT ROWID`);
   }
@@ -93,7 +90,7 @@ export class Settlements implements UseRecorder {
     if (latest && !latest.isSent) return latest;
     const before = latest?.recorded.catch(() => undefined) ?? Promise.resolve();
     const recorded = before.then(() => this.#send(tenant, group));
-    const group: Group = { id: this.#newId(), settlements: [], isSent: false, recorded };
+    const group: Group = { id: this.#parts.newId(), settlements: [], isSent: false, recorded };
     this.#groups.set(tenant, group);
     return group;
   }
@@ -102,7 +99,7 @@ export class Settlements implements UseRecorder {
   async #send(tenant: string, group: Group): Promise<void> {
     group.isSent = true;
     try {
-      const charged = ledgerOf(this.#ledgers, tenant).settleAll(group.id, group.settlements);
+      const charged = ledgerOf(this.#parts.ledgers, tenant).settleAll(group.id, group.settlements);
       const due = (await settlesWithin(charged, confirmMs)) ? await charged.catch(() => null) : null;
       if (due) return this.#reportDue(tenant, due);
       this.#store(group.id, tenant, group.settlements);
@@ -112,7 +109,7 @@ export class Settlements implements UseRecorder {
         () => undefined,
       );
       await this.#ensureRetry();
-      await this.#storage.sync();
+      await this.#parts.storage.sync();
     } finally {
       if (this.#groups.get(tenant) === group) this.#groups.delete(tenant);
     }
@@ -124,7 +121,7 @@ export class Settlements implements UseRecorder {
       const kind = JSON.stringify([one.model, one.centroid]);
       summed.set(kind, addUse(one, summed.get(kind)));
     }
-    if (due.length > 0) this.#report(tenant, [...summed.values()]);
+    if (due.length > 0) this.#parts.report(tenant, [...summed.values()]);
   }
 
   /** Stores a settlement in the present transaction, then sends it to its ledger. */
@@ -135,26 +132,26 @@ export class Settlements implements UseRecorder {
   }
 
   #ensureRetry(): Promise<void> {
-    return ensureAlarm(this.#storage, this.#now(), { delayMs: firstRetryMs, maxDelayMs: maxRetryMs });
+    return ensureAlarm(this.#parts.storage, this.#parts.now(), { delayMs: firstRetryMs, maxDelayMs: maxRetryMs });
   }
 
   #store(id: string, tenant: string, settlements: readonly Settlement[]): void {
     const stored = JSON.stringify(settlements);
-    this.#storage.sql.exec("INSERT OR REPLACE INTO unsettledGroups VALUES (?, ?, ?)", id, tenant, stored);
+    this.#parts.storage.sql.exec("INSERT OR REPLACE INTO unsettledGroups VALUES (?, ?, ?)", id, tenant, stored);
   }
 
   /** Forgets what is stored, with the tenant that is erased. */
   erase(): void {
-    this.#storage.sql.exec("DELETE FROM unsettledGroups");
+    this.#parts.storage.sql.exec("DELETE FROM unsettledGroups");
   }
 
   /** Sends the stored groups, and sets the alarm if one fails. The object's alarm calls this last. */
   async retry(): Promise<void> {
     type Row = { id: string; tenant: string; settlements: string };
-    const stored = this.#storage.sql.exec<Row>("SELECT * FROM unsettledGroups").toArray();
+    const stored = this.#parts.storage.sql.exec<Row>("SELECT * FROM unsettledGroups").toArray();
     const tries = stored.map(async ({ id, tenant, settlements }) => {
-      const due = await ledgerOf(this.#ledgers, tenant).settleAll(id, JSON.parse(settlements) as Settlement[]);
-      this.#storage.sql.exec("DELETE FROM unsettledGroups WHERE id = ?", id);
+      const due = await ledgerOf(this.#parts.ledgers, tenant).settleAll(id, JSON.parse(settlements) as Settlement[]);
+      this.#parts.storage.sql.exec("DELETE FROM unsettledGroups WHERE id = ?", id);
       this.#reportDue(tenant, due);
     });
     const results = await Promise.allSettled(tries);
@@ -162,7 +159,7 @@ export class Settlements implements UseRecorder {
     this.#failures = hasFailed ? this.#failures + 1 : 0;
     if (!hasFailed) return;
     const delayMs = Math.min(maxRetryMs, firstRetryMs * 2 ** this.#failures);
-    await ensureAlarm(this.#storage, this.#now(), { delayMs, maxDelayMs: delayMs });
+    await ensureAlarm(this.#parts.storage, this.#parts.now(), { delayMs, maxDelayMs: delayMs });
   }
 }
 

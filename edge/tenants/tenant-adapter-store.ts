@@ -84,7 +84,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     };
     const parts = { ...context, copies: new BackendCopies(context) };
     this.#parts = parts;
-    this.#settlements = new Settlements(env.LEDGERS, storage, { now, newId, report: usageReport(env) });
+    this.#settlements = new Settlements({ ledgers: env.LEDGERS, storage, now, newId, report: usageReport(env) });
     this.#memories = new TenantMemories(parts, (name, manifestHash) => this.#refits.finish(name, manifestHash));
     this.#files = new TenantFiles(parts);
     this.#jobs = new TuningJobs(parts, this);

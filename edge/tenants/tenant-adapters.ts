@@ -1,9 +1,9 @@
-/** Access to tenants' own adapters for the routes: stored at the edge, fitted at the backends. */
+/** What the routes need of tenants' own adapters, which Durable Objects store and backends fit. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { AdapterRequest } from "../../shared/contracts/inference.ts";
 import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { unavailable } from "../../shared/errors.ts";
 import type { BackendClient, MadeAdapter } from "../dispatch/client.ts";
 import { makeAdapter } from "../dispatch/make-adapter.ts";
 import { setNewest } from "../platform/newest.ts";
@@ -14,17 +14,12 @@ import type { NearestAdapters } from "./nearest-adapters.ts";
 import { type NamedAdapters, type OwnAdapter, ownNameOf, suffixOf } from "./own-adapters.ts";
 import type { TenantAdapterStore } from "./tenant-adapter-store.ts";
 
-type StoreMethod =
-  | ("list" | "find" | "roomFor" | "add" | "remove" | "deletions" | "erase")
-  | ("nearest" | "documentsOf" | "changeDocuments" | "build" | "buildLater" | "abandon" | "refitLater")
-  | ("record" | "page" | "addFile" | "fileContent" | "removeFile" | "createJob" | "cancelJob");
-type Remote<T> = {
-  [Name in keyof T]: T[Name] extends (...parameters: infer P) => infer R
+/** A tenant's store as its callers see it. The platform's own type of the stub loses tuples. */
+export type OwnAdapters = {
+  [Name in keyof TenantAdapterStore]: TenantAdapterStore[Name] extends (...parameters: infer P) => infer R
     ? (...parameters: P) => Promise<Awaited<R>>
     : never;
 };
-/** A tenant's store as its callers see it. The platform's own type of it has no tuples. */
-export type OwnAdapters = Remote<Pick<TenantAdapterStore, StoreMethod>>;
 
 type Viewer = Pick<Access, "tenant" | "scopes" | "aliases">;
 
@@ -35,13 +30,13 @@ export interface TenantAdapters {
   /** The own adapters that `model` and the extension's `adapter` name and the key may see. */
   named(access: Viewer, model: string | null, adapter: AdapterField | null, manifest: Manifest): Promise<NamedAdapters>;
   /**
-   * The adapters that `auto` may use for each prompt embedding [S, P], nearest first. That a tenant has none is known for
-   * `noneMs`, then looked up behind the next request.
+   * The adapters that `auto` may use for each prompt embedding [S, P], nearest first. That a tenant has none is remembered for `noneMs`;
+   * then the next request starts another look-up and does not wait for it.
    */
   nearest(access: Viewer, embeddings: Float32Array[], manifestHash: string): Promise<NearestAdapters>;
-  /** Adapters of other artifacts than `served` are made again, in the background. */
+  /** Has adapters of other artifacts than `served` made again, in the background. */
   refit(tenant: string, served: string): void;
-  /** The tenant is about to have adapters: forgets that it had none. */
+  /** Forgets that the tenant had no adapters, because it has one now. */
   noteNew(tenant: string): void;
   /**
    * Fits an adapter at a backend of the tenant's jurisdiction; `begun` is called when it begins to compute. Throws a ServiceError,
@@ -50,11 +45,13 @@ export interface TenantAdapters {
   create(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
 }
 
-/** How long an isolate relies on having seen that a tenant has no adapters, in milliseconds. */
+/** An answer without own adapters would differ from the one that the next request gets. */
+const storeAway = unavailable("Your own adapters cannot be looked up now");
+/** How long an isolate remembers that a tenant has no adapters, in milliseconds. */
 const noneMs = 10_000;
-/** Timeout of one look, in milliseconds. */
+/** Timeout of a look-up, in milliseconds. */
 const lookMs = 5000;
-/** Tenants without adapters that an isolate remembers. */
+/** Most tenants without adapters that an isolate remembers. */
 const maxTenants = 1000;
 
 export function createTenantAdapters(parts: {
@@ -63,12 +60,12 @@ export function createTenantAdapters(parts: {
   /** Keeps the Worker alive until `work` settles (waitUntil). */
   background(work: Promise<void>): void;
   stores: DurableObjectNamespace<TenantAdapterStore>;
-  /** Of all backends of a jurisdiction, for one request. */
+  /** Clients of the backends in a jurisdiction, for one request. */
   clients(jurisdiction: Jurisdiction | null): Pick<BackendClient, "createAdapter">[];
 }): TenantAdapters {
   const { stores, clients } = parts;
   const of = (tenant: string) => objectNamed(stores, tenant) as unknown as OwnAdapters;
-  /** Whether a tenant has adapters, by tenant; only of those that had none at the last look. */
+  /** The tenants that had no adapters at the last look-up; the value is whether they have some by now. */
   const without = new Map<string, Refreshed<boolean>>();
   const times = { refreshMs: noneMs, expireMs: Number.POSITIVE_INFINITY, limitMs: lookMs, isShared: false };
   return {
@@ -86,7 +83,7 @@ export function createTenantAdapters(parts: {
       const known = without.get(tenant);
       const look = () => of(tenant).nearest([], manifestHash);
       if (known && !(await known.get(async () => (await look()).hasAny).catch(() => false))) return none;
-      const found = await of(tenant).nearest(embeddings, manifestHash).catch(unavailable);
+      const found = await of(tenant).nearest(embeddings, manifestHash).catch(storeAway);
       if (found.hasAny) without.delete(tenant);
       else {
         const seen = new Refreshed<boolean>(parts, times);
@@ -109,10 +106,4 @@ export function createTenantAdapters(parts: {
     },
     create: (request, signal, begun) => makeAdapter(clients(jurisdictionOf(request.tenant)), request, signal, begun),
   };
-}
-
-/** An answer without them would not be the one that the next request gets. */
-function unavailable(cause: unknown): never {
-  const message = "Your own adapters cannot be looked up now; try again.";
-  throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
 }

@@ -18,14 +18,14 @@ import { gunzippedText, jsonBytes } from "./sealed-store.ts";
 /** A change of an adapter's documents. */
 export interface DocumentChange {
   manifestHash: string;
-  /** JSON of NewDocument[], compressed by gzip because a message between objects has at most 32 MiB; null: none. */
-  added: Uint8Array | null;
-  /** Name of a document to remove; null: none. */
-  removed: string | null;
-  /** Most tokens of all memories of the tenant; null: no limit. */
-  maxTenantTokens: number | null;
-  /** The charge for what is added; null: none. */
-  charge: Charge | null;
+  /** JSON of NewDocument[], compressed by gzip because a message between objects has at most 32 MiB. */
+  added?: Uint8Array | null;
+  /** Name of a document to remove. */
+  removed?: string;
+  /** Most tokens of all memories of the tenant; null or absent: no limit. */
+  maxTenantTokens?: number | null;
+  /** The charge for what is added. */
+  charge?: Charge;
   /** Of a new adapter; false: its documents are deleted once the memory is built. */
   keep?: boolean;
 }
@@ -110,9 +110,8 @@ export class TenantMemories {
 
   /** Stores a job that builds the memory of an adapter for another manifest. Returns why it could not. */
   async remake(name: string, manifestHash: string): Promise<Refused | null> {
-    const change = { manifestHash, added: null, removed: null, maxTenantTokens: null, charge: null };
     const refusal = () => (this.#memoryOf(name) ? null : refused("adapter_not_found", `You have no adapter ${name}.`));
-    const changed = await this.change(name, change, refusal);
+    const changed = await this.change(name, { manifestHash }, refusal);
     return "kind" in changed ? changed : null;
   }
 
@@ -120,7 +119,7 @@ export class TenantMemories {
     const refusedFirst = refusal();
     if (refusedFirst !== null) return refusedFirst;
     const { records: adapters, sealed, copies, encoder, tenant } = this.#parts;
-    const { manifestHash, added, removed, maxTenantTokens, charge } = change;
+    const { manifestHash, added, removed, maxTenantTokens = null, charge } = change;
     const before = adapters.find(name);
     const current = wantedOf(before?.memory ?? null);
     if (current !== null && before?.keep === false) {
@@ -138,7 +137,7 @@ export class TenantMemories {
       const encoded = await encoder().documents(manifestHash, documents);
       for (const [i, record] of records.entries()) Object.assign(record, encoded[i]);
     }
-    if (removed !== null) {
+    if (removed !== undefined) {
       const at = documents.findIndex((one) => one.name === removed);
       if (at < 0) return refused("not_found", `${name} has no document ${JSON.stringify(removed.slice(0, 80))}.`);
       documents.splice(at, 1);
@@ -147,7 +146,7 @@ export class TenantMemories {
         return refused("invalid_request", `This is the only document of ${name}; DELETE /v1/adapters/${name} instead.`);
       }
     }
-    const list = added === null ? [] : (JSON.parse(await gunzippedText(added)) as NewDocument[]);
+    const list = added ? (JSON.parse(await gunzippedText(added)) as NewDocument[]) : [];
     const names = new Set(documents.map((one) => one.name));
     for (const { name: given, text, tokens, embedding } of list) {
       const documentName = given ?? firstFree(names);

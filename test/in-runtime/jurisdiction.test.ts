@@ -243,8 +243,8 @@ describe("a tenant of the EU", () => {
         },
       };
       const ledgers = { jurisdiction: () => inEurope } as unknown as DurableObjectNamespace<Ledger>;
-      const settlements = new Settlements(ledgers, storage, {
-        ...{ now: Date.now, newId: () => crypto.randomUUID(), report: () => undefined },
+      const settlements = new Settlements({
+        ...{ ledgers, storage, now: Date.now, newId: () => crypto.randomUUID(), report: () => undefined },
       });
       const request = { requestId: "r1", tenant: "eu:acme", beganMs: 0, isLimited: true };
       await settlements.record(request, []);

@@ -19,7 +19,9 @@ function newLedger() {
 
 const used = { model: "gpt2", centroid: null, requests: 1, promptTokens: 3, completionTokens: 4 };
 function settlementsIn(storage: DurableObjectStorage, report: ReportUse = () => undefined): Settlements {
-  return new Settlements(env.LEDGERS, storage, { now: Date.now, newId: () => crypto.randomUUID(), report });
+  return new Settlements({
+    ...{ ledgers: env.LEDGERS, storage, now: Date.now, newId: () => crypto.randomUUID(), report },
+  });
 }
 const patience = { timeout: 10_000, interval: 20 };
 const today = () => new Date().toISOString().slice(0, 10);
