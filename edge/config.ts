@@ -57,7 +57,7 @@ export function readConfig(env: Variables) {
     throw new Error(`OTEL_TRACES_SAMPLER_ARG is ${JSON.stringify(env.OTEL_TRACES_SAMPLER_ARG)}; it must be 0 to 1`);
   }
   return {
-    /** At least one. */
+    /** Addresses of backends, at least one. */
     backends,
     /** Calls a backend through its container's object, through a private network or with a client certificate, if one of these is bound. */
     backendFetch: ((url, init) => fetcherFor(url, env).fetch(url, init)) satisfies BackendFetch,
@@ -77,7 +77,7 @@ export function readConfig(env: Variables) {
   };
 }
 
-/** NAME of http://NAME.container, or null. */
+/** The NAME in http://NAME.container; null for other URLs. */
 function containerName(url: string): string | null {
   return /^https?:\/\/([a-z0-9-]+)\.container(?=[/:]|$)/.exec(url)?.[1] ?? null;
 }
@@ -89,7 +89,7 @@ function fetcherFor(url: string, env: Variables): { fetch: BackendFetch } {
     const locationHint = regions.find((region) => name === region || name.startsWith(`${region}-`));
     return env.CONTAINERS.getByName(name, { locationHint });
   }
-  // The global fetch must not be called as an object's method.
+  // workerd's global fetch fails if it is called as a method of another object.
   return env.BACKEND_VPC ?? env.BACKEND_CERTIFICATE ?? { fetch: (target, init) => fetch(target, init) };
 }
 

@@ -9,7 +9,7 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { AnswerEnd, type EndReason } from "./answer-end.ts";
 
-/** Maximum bytes held by all bodies of one Durable Object. An isolate has 128 MB; four cells in it use half at most. */
+/** Maximum bytes held by all bodies of one Durable Object. An isolate has 128 MB, of which four cells use half at most. */
 const objectBodyBytes = 16 * 2 ** 20;
 
 /** Maximum bytes held by the large answers that a Worker's isolate makes itself; one tenant may hold half. */
@@ -58,7 +58,7 @@ export class AnswerBodies {
   readonly #ofRequests: boolean;
   readonly #tenants = new Map<string, Set<AnswerBody>>();
   #heldBytes = 0;
-  /** Ticks an object's bodies while it has any. */
+  /** Ticks all bodies of a Durable Object while there are any. */
   #timer: ReturnType<typeof setInterval> | null = null;
 
   /**
@@ -70,12 +70,11 @@ export class AnswerBodies {
     this.#ofRequests = ofRequests;
   }
 
-  /** Bytes held by all bodies. */
   get heldBytes(): number {
     return this.#heldBytes;
   }
 
-  /** Whether a tenant's bodies hold at most half of the maximum with `bytes` more. */
+  /** Whether a tenant's bodies would hold at most half of the maximum with `bytes` more. */
   hasRoom(tenant: string, bytes: number): boolean {
     return sum(this.#tenants.get(tenant) ?? []) + bytes <= this.#maximumBytes / 2;
   }
@@ -255,7 +254,7 @@ export class AnswerBody {
     this.#close(text);
   }
 
-  /** The client has disconnected. */
+  /** To be called when the client has disconnected. */
   leave(): void {
     this.#end.apply("gone");
   }

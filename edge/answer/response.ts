@@ -38,7 +38,6 @@ interface Collected {
   hasBegun: boolean;
 }
 
-/** An event of a stream. */
 export interface NamedEvent {
   /** null for an event without a name. */
   name: string | null;
@@ -66,12 +65,11 @@ export interface NextPart {
   usage(): Usage;
 }
 
-/** How an endpoint writes answers. */
+/** How one endpoint writes its answers. */
 export interface Form {
   idPrefix: string;
   /** The last events of a stream repeat the whole text. */
   repeatsText: boolean;
-  /** The whole answer. */
   whole(envelope: Envelope, choices: { all: ChoicePart; block: ChameleonBlock | null }[], usage: Usage): object;
   events(envelope: Envelope, next: NextPart): ChoiceEvent[];
   /** The chunk with the usage after all choices; null if the form has none. */
@@ -101,7 +99,6 @@ export class ResponseBuilder {
   readonly #options: BuilderOptions;
   readonly #choices: Collected[];
   #completionTokens = 0;
-  /** Number of events so far. */
   eventCount = 0;
   /** By prompt: tokens that none of its choices had to compute, and tokens of the passages in it. */
   readonly #reusedTokens = new Map<number, number>();
@@ -228,7 +225,6 @@ export class ResponseBuilder {
     return this.#form.usageChunk(this.#envelope, this.usage);
   }
 
-  /** Events that end a stream in an error. */
   failure(error: ServiceError): NamedEvent[] {
     return this.#form.failure(this.#envelope, error, this.eventCount);
   }
@@ -289,7 +285,7 @@ function roundedSources({ token, share, passages }: SourcedToken): SourcedToken 
   return { token, share: rounded(share), passages: passages.map((one) => ({ ...one, share: rounded(one.share) })) };
 }
 
-/** To a tenth of a millisecond. */
+/** Rounds to tenths of a millisecond. */
 function roundedTimings(timings: Timings): Timings {
   const entries = Object.entries(timings).map(([phase, ms]) => [phase, Math.round(ms * 10) / 10]);
   return Object.fromEntries(entries) as Timings;

@@ -82,7 +82,6 @@ export class Cell extends DurableObject<Env> {
     });
   }
 
-  /** Retries failed settlements. */
   override async alarm(): Promise<void> {
     await this.settlements.retry();
   }

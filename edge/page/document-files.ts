@@ -16,7 +16,7 @@ export const acceptedEndings = endings.map((ending) => `.${ending}`).join();
 
 const endingOf = (path: string) => path.split(".").at(-1)!.toLowerCase();
 
-/** All files of a drop, also those in folders. Must be called while the event is handled, because its data are gone afterwards. */
+/** All files of a drop, also those in folders. Must be called while the drop event is handled: its data are gone afterwards. */
 export function droppedFiles(data: DataTransfer): Promise<FoundFile[]> {
   const entries = [...data.items].flatMap((item) => item.webkitGetAsEntry() ?? []);
   return Promise.all(entries.map(filesOf)).then((found) => found.flat());
@@ -50,8 +50,13 @@ export async function readFiles(found: readonly FoundFile[]): Promise<{ document
   const pdf = others.find(({ path }) => endingOf(path) === "pdf");
   if (pdf) leftOut.push(`${pdf.path} is PDF; convert it: pdftotext -layout file.pdf file.txt.`);
   const rest = others.length - (pdf ? 1 : 0);
-  if (rest > 0) leftOut.push(`${rest} of other kinds ${rest === 1 ? "was" : "were"} left out.`);
-  requireSize(readable.reduce((sum, { file }) => sum + file.size, 0));
+  if (rest > 0) leftOut.push(`${rest} left out: the page reads Markdown and text; the API takes HTML and JSONL, too.`);
+  const bytes = readable.reduce((sum, { file }) => sum + file.size, 0);
+  if (bytes > limits.documentBodyBytes) {
+    throw new CallFailure(
+      `These files have ${sizeText(bytes)}; at most ${sizeText(limits.documentBodyBytes)} can be uploaded at once.`,
+    );
+  }
   const documents: NamedText[] = [];
   for (const { path, file } of readable.toSorted((a, b) => a.path.localeCompare(b.path, "en", { numeric: true }))) {
     try {
@@ -64,11 +69,4 @@ export async function readFiles(found: readonly FoundFile[]): Promise<{ document
     }
   }
   return { documents, leftOut };
-}
-
-function requireSize(bytes: number): void {
-  if (bytes <= limits.documentBodyBytes) return;
-  throw new CallFailure(
-    `These files have ${sizeText(bytes)}; at most ${sizeText(limits.documentBodyBytes)} can be uploaded at once.`,
-  );
 }

@@ -6,7 +6,6 @@ import { alternativesShown, type Piece, piecesOf, type Side } from "./pieces.ts"
 import { type Sampling, wishOf } from "./request.ts";
 import { tokenText } from "./token-text.ts";
 
-/** What both sides answer. */
 export interface Question {
   prompt: string;
   adapter: string;
@@ -55,7 +54,7 @@ export class Duel {
     this.#running?.abort();
   }
 
-  /** Writes both answers. Resolves when both have ended, however. */
+  /** Writes both answers. Resolves when both have ended, for whatever reason. */
   async run(question: Question): Promise<void> {
     this.stop();
     const running = new AbortController();
@@ -89,7 +88,7 @@ export class Duel {
         if (choice.finish_reason) report({ end: choice.finish_reason, block: choice.chameleon as ChameleonBlock });
       }
     } catch (error) {
-      // Another run has begun meanwhile.
+      // Another run has begun, which now shows its own answers.
       if (this.#running?.signal !== signal) return;
       if (isAbort(error)) report({ end: "stopped" });
       else report({ end: "failed", failure: failureText(error) });

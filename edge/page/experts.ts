@@ -29,23 +29,22 @@ export function weightsBar(experts: Experts): HTMLElement {
 
 /** Lists the experts whose weight is above 0, the heaviest first. */
 export function listExperts(list: HTMLElement, experts: Experts, nameOf: (id: string) => string): void {
-  const items = experts
-    .filter(({ weight }) => weight > 0)
-    .toSorted((a, b) => b.weight - a.weight)
-    .map(({ id, weight }) => {
-      const colour = make("i", { class: kindOf(id), "aria-hidden": "true" });
-      return make("li", { "data-expert": id }, colour, `${nameOf(id)} `, make("b", {}, percent(weight)));
-    });
+  const items = heaviestFirst(experts).map(({ id, weight }) => {
+    const colour = make("i", { class: kindOf(id), "aria-hidden": "true" });
+    return make("li", { "data-expert": id }, colour, `${nameOf(id)} `, make("b", {}, percent(weight)));
+  });
   list.replaceChildren(...items);
 }
 
 /** The same list as a text: "90% French, 10% Base". */
 export function expertsText(experts: Experts, nameOf: (id: string) => string): string {
-  return experts
-    .filter(({ weight }) => weight > 0)
-    .toSorted((a, b) => b.weight - a.weight)
-    .map(({ id, weight }) => `${percent(weight)} ${nameOf(id)}`)
-    .join(", ");
+  const parts = heaviestFirst(experts).map(({ id, weight }) => `${percent(weight)} ${nameOf(id)}`);
+  return parts.join(", ");
+}
+
+/** Without the experts of weight 0. */
+function heaviestFirst(experts: Experts): Experts {
+  return experts.filter(({ weight }) => weight > 0).sort((a, b) => b.weight - a.weight);
 }
 
 /** A sentence about how the weights came about and what they gain on the prompt. */

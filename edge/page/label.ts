@@ -1,4 +1,4 @@
-/** “Classify”: which of the reader's labels fits a text, and how sure that is. */
+/** “Classify”: the probability of each of the reader's labels for a text. */
 import type { ClassifyResponse } from "../../shared/contracts/classify-response.ts";
 import { CallFailure } from "./api.ts";
 import { drawExamples } from "./catalog-controls.ts";

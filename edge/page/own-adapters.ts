@@ -2,8 +2,8 @@
 import type { Adapter } from "../../shared/contracts/responses.ts";
 import { failureText } from "./api.ts";
 import { button, byId, make } from "./elements.ts";
-import { pathOf } from "./memory-jobs.ts";
 import type { Page } from "./page.ts";
+import { pathOf } from "./uploads.ts";
 import { count, percent, surpriseBeside } from "./words.ts";
 
 /** Interval at which the list is loaded again while documents are being read, in milliseconds. */

@@ -26,7 +26,6 @@ export interface TokenChunk {
 
 export const alternativesShown = 5;
 
-/** The pieces of one chunk. */
 export function piecesOf({ text, logprobs, chameleon }: TokenChunk, side: Side): Piece[] {
   if (text === "") return [];
   const compared = chameleon?.compare?.tokens ?? [];
@@ -91,9 +90,9 @@ export function spansOf({ text, logprobs }: CompletionChoice): Span[] {
 const mostBeginnings = 16;
 const mostTokens = 1024;
 
-/** Beginnings of a prompt that end between words, the shortest first. They are spread over the prompt; the last is all of it. */
+/** Beginnings of a prompt, spread over it, the shortest first; the last is all of it. They end between words, or within very long ones. */
 export function beginningsOf(prompt: string, promptTokens: number): string[] {
-  const ends = Array.from(prompt.matchAll(/\S+\s*$|\S+/g), ({ index, 0: word }) => index + word.length);
+  const ends = Array.from(prompt.matchAll(/\S{1,20}\s*$|\S{1,20}/gu), ({ index, 0: word }) => index + word.length);
   const count = Math.min(ends.length, mostBeginnings, Math.floor((2 * mostTokens) / promptTokens));
   return Array.from({ length: count }, (_, i) =>
     prompt.slice(0, ends[Math.round(((i + 1) * ends.length) / count) - 1]),

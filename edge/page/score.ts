@@ -1,4 +1,4 @@
-/** “Score my text”: what base, adapter and mixture give the later part of a text, having read the earlier. */
+/** “Score”: the perplexity of the later part of a text under base, adapter and mixture, which have read the earlier part. */
 import type { ChameleonBlock, CompletionChoice, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { CallFailure } from "./api.ts";
 import { drawExamples, fillAnswerers } from "./catalog-controls.ts";
@@ -95,7 +95,7 @@ function meanFrom({ choices: [{ logprobs }] }: CompletionResponse, read: number)
   return scored.reduce<number>((sum, logprob) => sum + logprob!, 0) / scored.length;
 }
 
-/** The text as tokens, the scored ones coloured. */
+/** The text, in which each scored token is coloured by the change of its probability. */
 function scoredText(mixture: CompletionChoice, read: number): HTMLElement {
   // The first token has no score, so the list of compared tokens begins with the second.
   const compared = mixture.chameleon?.compare?.tokens ?? [];

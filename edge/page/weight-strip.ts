@@ -7,21 +7,18 @@ import { beginningsOf } from "./pieces.ts";
 import type { Reading } from "./preview.ts";
 import { wishOf } from "./request.ts";
 
-interface WeightStripParts {
-  api: Pick<Api, "json">;
-  nameOf(id: string): string;
-}
-
 export class WeightStrip {
-  readonly #parts: WeightStripParts;
+  readonly #api: Api;
+  readonly #nameOf: (id: string) => string;
   readonly #strip = byId("strip");
   readonly #range = byId("strip-range", HTMLInputElement);
   readonly #title = byId("weights-title");
   #steps: { beginning: string; experts: Experts }[] = [];
   #running = new AbortController();
 
-  constructor(parts: WeightStripParts) {
-    this.#parts = parts;
+  constructor(api: Api, nameOf: (id: string) => string) {
+    this.#api = api;
+    this.#nameOf = nameOf;
     this.#range.addEventListener("input", () => this.#showStep(this.#range.valueAsNumber));
   }
 
@@ -45,7 +42,7 @@ export class WeightStrip {
     if (block.mode !== "evidence" || beginnings.length < 2) return;
     try {
       const body = { prompt: beginnings, max_tokens: 1, temperature: 0, ...wishOf(adapter, null, {}) };
-      const { choices } = await this.#parts.api.json<CompletionResponse>("/v1/completions", body, { signal });
+      const { choices } = await this.#api.json<CompletionResponse>("/v1/completions", body, { signal });
       if (signal.aborted) return;
       const experts = new Map(choices.map(({ index, chameleon }) => [index, chameleon?.experts ?? []]));
       this.#steps = beginnings.map((beginning, i) => ({ beginning, experts: experts.get(i) ?? [] }));
@@ -66,12 +63,12 @@ export class WeightStrip {
     const end = beginning.length > 40 ? `…${beginning.slice(-40)}` : beginning;
     const place = isWhole ? "This prompt is answered by" : `After “${end}” it would be answered by`;
     this.#title.textContent = place;
-    this.#range.setAttribute("aria-valuetext", `${place} ${expertsText(experts, this.#parts.nameOf)}`);
+    this.#range.setAttribute("aria-valuetext", `${place} ${expertsText(experts, this.#nameOf)}`);
     for (const [i, step] of [...this.#strip.children].entries()) step.toggleAttribute("data-at", i === at);
     this.#showWeights(experts);
   }
 
   #showWeights(experts: Experts): void {
-    listExperts(byId("weights"), experts, this.#parts.nameOf);
+    listExperts(byId("weights"), experts, this.#nameOf);
   }
 }

@@ -39,7 +39,7 @@ export class Writer {
   constructor(page: Page) {
     this.#page = page;
     const { api, catalog, settings, texts } = page;
-    this.#strip = new WeightStrip({ api, nameOf: (id) => catalog.nameOf(id) });
+    this.#strip = new WeightStrip(api, (id) => catalog.nameOf(id));
     this.#preview = new Preview(api, (reading, failure) => this.#showReading(reading, failure));
     this.#duel = new Duel({
       api,

@@ -1,19 +1,18 @@
-/** “Your text”: documents are chosen, dropped or pasted, named, and uploaded to be quoted or to be learnt from. */
+/** “Drop your text here”: the reader chooses, drops or pastes documents, which are uploaded to be quoted or to be learnt from. */
 import { limits } from "../../shared/contracts/limits.ts";
 import type { Adapter } from "../../shared/contracts/responses.ts";
 import { CallFailure, failureText } from "./api.ts";
 import { acceptedEndings, droppedFiles, type FoundFile, readFiles } from "./document-files.ts";
 import { divide, examplesIn, type NamedText, nameFor, pastedName, slugOf } from "./documents.ts";
 import { button, byId, make } from "./elements.ts";
-import { gainOn } from "./held-out.ts";
-import { pathOf, upload } from "./memory-jobs.ts";
 import { gainText } from "./own-adapters.ts";
 import type { Page } from "./page.ts";
+import { gainOn, pathOf, upload } from "./uploads.ts";
 import { count, percent, sizeText } from "./words.ts";
 
-/** Documents that are listed one by one. */
+/** Maximum number of documents that are listed. */
 const listedDocuments = 100;
-/** Names that no adapter can have, beside those of centroids. */
+/** Names that no own adapter can have, besides those of centroids. */
 const reserved = ["auto", "base", "nearest", "off", "static"];
 
 export class YourText {
@@ -178,7 +177,7 @@ export class YourText {
       this.#progress.value = built / tokens;
       this.#status.textContent = `Your text is read: ${percent(built / tokens)} of ${count(tokens, "token")}…`;
     };
-    const { memory } = await upload(api, { name, documents: uploaded, signal, onProgress });
+    const { memory } = await upload(api, { name, documents: uploaded }, signal, onProgress);
     const seconds = ((now() - startedMs) / 1000).toFixed(1);
     const { documents, tokens } = memory!;
     this.#status.textContent = `${name} is ready after ${seconds} s: ${count(documents, "document")}, ${count(tokens, "token")}.`;

@@ -131,7 +131,6 @@ export function servedFor(candidate: Candidate, set: Set): Candidate | null {
   return candidate.ownHash === null ? staticCandidate(set) : null;
 }
 
-/** Number of evidence tokens. */
 export function evidenceCount({ tokens, spans = [[0, tokens]] }: EvidenceTokens): number {
   return spans.reduce((sum, [start, end]) => sum + Math.max(0, Math.min(end, tokens) - start), 0);
 }

@@ -15,19 +15,7 @@ import { type EvidenceTokens, evidenceCount } from "./mixture.ts";
 import { retrievalOf } from "./retrieval.ts";
 
 /** The fields that a completion's and a chat's request share. */
-export type GenerationRequest = Pick<
-  CompletionRequest,
-  | "model"
-  | "n"
-  | "seed"
-  | "max_tokens"
-  | "echo"
-  | "logprobs"
-  | "prompt_logprobs"
-  | "sampling"
-  | "chameleon"
-  | "withBlock"
->;
+export type GenerationRequest = Omit<CompletionRequest, "prompt" | "stream" | "stream_options" | "best_of" | "suffix">;
 
 /** One choice of the response, and the sequence that generates it. */
 export interface PlannedChoice {

@@ -15,15 +15,9 @@ export function steadyClock(now: () => number): () => number {
   };
 }
 
-/** The methods of a DurableObjectStorage in use. */
-interface AlarmStorage {
-  getAlarm(): Promise<number | null>;
-  setAlarm(atMs: number): Promise<void>;
-}
-
 /** Sets an object's alarm to `delayMs` from now, unless one is due within `maxDelayMs`. A later one was set before the clock was set back. */
 export async function ensureAlarm(
-  storage: AlarmStorage,
+  storage: { getAlarm(): Promise<number | null>; setAlarm(atMs: number): Promise<void> },
   nowMs: number,
   { delayMs, maxDelayMs }: { delayMs: number; maxDelayMs: number },
 ): Promise<void> {

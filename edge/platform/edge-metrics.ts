@@ -5,11 +5,11 @@ import { post, service } from "./otlp-export.ts";
 
 /** Field of a request's log line: milliseconds that assignment took. */
 export const assignMsField = "chameleon.assign_ms";
-/** Milliseconds this request was delayed by per-key pacing; absent if it was not. */
+/** Field of a request's log line: milliseconds that the request was delayed by per-key pacing; absent if it was not. */
 export const pacedMsField = "chameleon.paced_ms";
-/** The limit of its tenant that refused the request, as `concurrentRequests`; absent if none did. */
+/** Field of a request's log line: the tenant's limit that refused the request, as `concurrentRequests`; absent if none did. */
 export const refusedByField = "chameleon.refused_by";
-/** The platform's data centre that received the request, as `FRA`. */
+/** Field of a request's log line: the platform's data centre that received the request, as `FRA`. */
 export const coloField = "chameleon.colo";
 
 /** Every metric with its description, as the documentation lists them. */
@@ -49,19 +49,6 @@ const artifactMetrics = {
   artifacts_awaited: "chameleon.edge.artifacts.waits",
 } as const satisfies Record<string, EdgeMetric>;
 
-/** The fields in use of a RoutingEvent (dispatch/routing.ts). */
-interface RoutingCount {
-  event: keyof typeof routingMetrics;
-  backend: string;
-  sequences?: number;
-}
-
-/** The fields in use of an ArtifactEvent (artifacts/artifact-sets.ts). */
-interface ArtifactCount {
-  event: keyof typeof artifactMetrics;
-  manifest: string | null;
-}
-
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const sequences = [1, 2, 4, 8, 16, 32, 64, 128];
 /** Histograms, and the field of the log line that has their value in milliseconds. */
@@ -76,7 +63,7 @@ export class EdgeMetrics {
   readonly #buffer = new MetricsBuffer();
   readonly #target: OtlpTarget | null;
   readonly #now: () => number;
-  /** Start of the period that the buffer covers. */
+  /** Start of the period that the buffer covers, in milliseconds since 1970. */
   #sinceMs: number;
   #reportedMs = Number.NEGATIVE_INFINITY;
 
@@ -109,11 +96,13 @@ export class EdgeMetrics {
     for (const ms of waitsMs) this.#observe("chameleon.edge.queue.age", "s", seconds, ms / 1000);
   }
 
-  routed({ event, backend, sequences = 1 }: RoutingCount): void {
-    this.#add(routingMetrics[event], sequences, { backend });
+  /** Counts a RoutingEvent (dispatch/routing.ts). */
+  routed(one: { event: keyof typeof routingMetrics; backend: string; sequences?: number }): void {
+    this.#add(routingMetrics[one.event], one.sequences ?? 1, { backend: one.backend });
   }
 
-  artifactsChanged({ event, manifest }: ArtifactCount): void {
+  /** Counts an ArtifactEvent (artifacts/artifact-sets.ts). */
+  artifactsChanged({ event, manifest }: { event: keyof typeof artifactMetrics; manifest: string | null }): void {
     this.#add(artifactMetrics[event], 1, { manifest: manifest?.slice(0, 12) ?? "pointer" });
   }
 

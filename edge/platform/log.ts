@@ -1,4 +1,4 @@
-/** The log line of a failed request, from the Worker and its objects. */
+/** Writes the log line of a request that failed in the Worker or in a Durable Object. */
 import type { ServiceError } from "../../shared/errors.ts";
 
 export function logFailure(requestId: string, error: ServiceError): void {

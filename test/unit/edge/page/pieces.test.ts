@@ -59,6 +59,7 @@ test("a chunk of a chat, which has no log-probabilities of its own, is read from
 test("beginnings of a prompt end between words, are spread over it, end with all of it, and have few tokens together", () => {
   expect(beginningsOf("a  bc d \n", 4)).toEqual(["a", "a  bc", "a  bc d \n"]);
   expect(beginningsOf("", 1)).toEqual([]);
+  expect(beginningsOf("読".repeat(50), 50).map(({ length }) => length)).toEqual([20, 40, 50]);
   for (const words of [20, 100, 500, 1000, 2000]) {
     const prompt = Array.from({ length: words }, (_, i) => `w${i}`).join(" ");
     const beginnings = beginningsOf(prompt, words);

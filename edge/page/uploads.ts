@@ -1,17 +1,49 @@
-/** What documents gain: how much less a part of them that was held back surprises the model once it has read the others. */
-import type { ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
+/** Uploads documents, and measures what they gain on a text that was held back. */
+import type { Adapter, ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, CallFailure } from "./api.ts";
 import { type NamedText, stretchesOf } from "./documents.ts";
 import { wishOf } from "./request.ts";
 import { count, surpriseBeside } from "./words.ts";
 
-/** Characters of a stretch of text that is scored by itself. The context of small models holds so many in most scripts. */
+/** Interval at which the state of an upload's job is polled, in milliseconds. */
+const pollMs = 400;
+/** Characters of a stretch of text that is scored by itself. The context of small models holds this many in most scripts. */
 const stretchCharacters = 1000;
 const mostStretches = 6;
 /** The first tokens of each stretch weigh base and adapter. Only the tokens after them are scored. */
 const evidenceTokens = 64;
 /** A gain over fewer scored tokens is called a hint. */
 const fewTokens = 200;
+
+export const pathOf = (name: string) => `/v1/adapters/${encodeURIComponent(name)}`;
+
+/**
+ * Makes an adapter of documents, and resolves once answers read them. Throws CallFailure. Once `signal` aborts, deletes the adapter and
+ * throws an AbortError.
+ */
+export async function upload(
+  api: Api,
+  adapter: { name: string; documents: readonly NamedText[] },
+  signal: AbortSignal,
+  onProgress: (builtTokens: number, tokens: number) => void,
+): Promise<Adapter> {
+  const path = pathOf(adapter.name);
+  let made = await api.json<Adapter>("/v1/adapters", adapter, { signal });
+  try {
+    for (;;) {
+      const { status, error, built_tokens, tokens } = made.memory!;
+      if (status === "ready") return made;
+      if (status === "failed") throw new CallFailure(`The server could not read the documents: ${error}`);
+      onProgress(built_tokens, tokens);
+      await new Promise((resolve) => setTimeout(resolve, pollMs));
+      signal.throwIfAborted();
+      made = await api.json<Adapter>(path, undefined, { signal });
+    }
+  } catch (error) {
+    if (signal.aborted) await api.json(path, undefined, { method: "DELETE" });
+    throw error;
+  }
+}
 
 /** A sentence with the mean gain of `adapter` over the base on a text that it has not read. Throws CallFailure. */
 export async function gainOn(
