@@ -94,7 +94,7 @@ describe("the likeliest token alone", () => {
   });
 });
 
-test("against the oracle the oracle gives PyTorch's logits, and so does the graph", async () => {
+test("the oracle gives PyTorch's logits, and so does the graph", async () => {
   for (const { ids, last_logits_top5, last_logits_sum } of reference) {
     const input = stepOf(model.config, [row(ids)]);
     const { scores: logits, topIds, topScores } = await runner.run(input);
@@ -112,7 +112,7 @@ test("against the oracle the oracle gives PyTorch's logits, and so does the grap
   }
 });
 
-test("against the oracle a ragged batch of mixed gates gives each row the oracle's logits, log-sum-exp, ranking and target", async () => {
+test("against the oracle, a ragged batch of mixed gates gives each row the oracle's logits, log-sum-exp, ranking and target", async () => {
   const rows = [40, 3, 17, 1].map((length) => row(randomIds(length), randomGates()));
   const input = stepOf(model.config, rows, { pastTokens: 64 });
   input.targetIds = Int32Array.of(7, 4095, 0, 300);
@@ -140,7 +140,7 @@ test("against the oracle a ragged batch of mixed gates gives each row the oracle
   expect(worst).toBeLessThan(tolerance);
 });
 
-test("against the oracle the row bias lands on its row and id, and nowhere else", async () => {
+test("against the oracle, the row bias lands on its row and id, and nowhere else", async () => {
   const rows = [row(randomIds(5)), row(randomIds(9))];
   const plain = await runner.run(stepOf(model.config, rows));
   const input = stepOf(model.config, rows);
@@ -158,7 +158,7 @@ test("against the oracle the row bias lands on its row and id, and nowhere else"
   expect(maxDifference(biased.scores!, expected)).toBe(0);
 });
 
-test("against the oracle a repetition penalty divides what is above 0 and multiplies the rest, between an adapter's bias and the request's", async () => {
+test("against the oracle, a repetition penalty divides what is above 0 and multiplies the rest, between an adapter's bias and the request's", async () => {
   const rows = [row(randomIds(5)), row(randomIds(9))];
   const plain = await runner.run(stepOf(model.config, rows));
   const V = model.config.vocabularySize;

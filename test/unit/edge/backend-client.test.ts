@@ -137,7 +137,7 @@ test.each([
   ["https://{name}.b.example", "pod-0", 204, "DELETE https://pod-0.b.example/v1/adapters/acme/HASH pod-0", true],
   ["https://b.example", null, 204, "DELETE https://b.example/v1/adapters/acme/HASH", true],
   ["https://{name}.b.example", "pod-0", 421, "DELETE https://pod-0.b.example/v1/adapters/acme/HASH pod-0", false],
-  // Whoever answers this is no backend.
+  // A backend never answers a deletion with 404.
   ["https://b.example", null, 404, "DELETE https://b.example/v1/adapters/acme/HASH", false],
   ["https://b.example", null, 503, "DELETE https://b.example/v1/adapters/acme/HASH", false],
 ] as const)(

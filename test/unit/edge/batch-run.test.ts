@@ -35,7 +35,7 @@ async function passUntil(work: Promise<unknown>, routing: ScriptedRouting) {
   await done;
 }
 
-/** Whatever happened, nothing is left of it. */
+/** No timer may be left, and no load counted, whatever happened. */
 async function expectIdle(routing: ScriptedRouting) {
   await routing.settled();
   expect(routing.timers()).toBe(0);
@@ -55,7 +55,7 @@ interface SentOptions {
   urls?: string[];
 }
 
-/** Backends of which nothing may be left running after the test. */
+/** Scripted backends, which must be idle after the test. */
 function routed(count: number, options: ScriptedRoutingOptions = {}): ScriptedRouting {
   const routing = scriptedRouting(count, options);
   routings.push(routing);
@@ -72,7 +72,7 @@ async function sent(sequences: SequenceRequest[], { isWaiting = false, backends 
   return { ...batch, routing, first, second };
 }
 
-/** Lets every backend answer its calls so. */
+/** Sets how every backend answers its calls. */
 function answerAll({ backends }: ScriptedRouting, answer: (call: ScriptedCall) => unknown) {
   for (const backend of backends) backend.answer = (call) => void answer(call);
 }
@@ -150,7 +150,7 @@ test.each<[string, (id: string) => Frame]>([
   const tokens = framesFor(sequence("a")).slice(0, -1);
   await first.last.send(...tokens, wrong("a"), framesFor(sequence("b"))[0]);
   expect(first.cancelled).toEqual(["a"]);
-  // It had not heard yet.
+  // Its cancellation was still on the way.
   await first.last.send(tokenFrame("a", 7, 1));
   expect(second.last.batch.sequences).toMatchObject([{ id: "a_1", continuedIds: { length: 6 } }]);
   await serve(second.last);
@@ -179,7 +179,7 @@ test("a backend that fails by counting wrongly, every one of them: the sequence 
   expect(received).toMatchObject([{ type: "error", id: "a", kind: "backend_unavailable" }]);
 });
 
-test("a backend that fails by giving some up: those runBatch on together at once, their mates stay", async () => {
+test("a backend that fails by giving some up: those run on together at once, their mates stay", async () => {
   const ids = ["a", "b", "c", "d"];
   const { routing, first, second, ended, of } = await sent(ids.map((id) => sequence(id)));
   await first.last.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
@@ -189,11 +189,11 @@ test("a backend that fails by giving some up: those runBatch on together at once
   await first.last.send(...framesFor(sequence("a")).slice(2), ...framesFor(sequence("d")));
   await ended;
   for (const id of ids) expect(of(id)).toEqual(framesFor(sequence(id)));
-  // Overload is no illness.
+  // An overloaded backend is not ejected.
   expect(routing.events.filter((event) => event.startsWith("ejected"))).toEqual([]);
 });
 
-test("a backend that fails of one alone: asked once more at once, and again after longer and longer pauses; then told", async () => {
+test("a backend that fails where it is the only one: asked once more at once, and again after longer and longer pauses; then told", async () => {
   const { routing, first: backend, ended, received } = await sent([sequence("a")], { backends: 1 });
   await backend.last.send(framesFor(sequence("a"))[0]);
   await backend.last.fail("broken");
@@ -234,7 +234,7 @@ test.each<FailureKind>(["unreachable", "silent", "unavailable"])(
   },
 );
 
-test("a backend that fails and others that only fail, or serve something else, is not waited for", async () => {
+test("backends that only fail, or serve something else, are not waited for", async () => {
   const { first, second, ended, received } = await sent([sequence("a")], { isWaiting: true });
   second.answer = (call) => void call.refuse(callFailure("mismatched"));
   await first.last.accept();
@@ -243,7 +243,7 @@ test("a backend that fails and others that only fail, or serve something else, i
   expect(received).toMatchObject([{ type: "error" }]);
 });
 
-test("a backend that fails and was left by its client meanwhile: nobody is asked any more", async () => {
+test("where the client has left meanwhile nobody is asked any more", async () => {
   const { routing, first: backend, run, ended } = await sent([sequence("a")], { backends: 1 });
   await backend.last.fail("broken");
   await backend.last.refuse(callFailure("unreachable"));
@@ -253,7 +253,7 @@ test("a backend that fails and was left by its client meanwhile: nobody is asked
   expect(backend.calls).toHaveLength(2);
 });
 
-test("a backend that fails whoever is at fault itself is not tried elsewhere", async () => {
+test("a sequence that is at fault itself is not tried elsewhere", async () => {
   const { routing, first, second, begun } = await sent([sequence("a")], { isWaiting: true });
   await first.last.refuse(callFailure("refused"));
   await expect(begun).rejects.toMatchObject({ kind: "internal" });
@@ -291,7 +291,7 @@ describe("that refuses a call", () => {
       return tenant === "bad" ? call.refuse(callFailure("refused")) : tenant !== "slow" && call.accept();
     });
     await first.last.refuse(callFailure("refused"));
-    // Nobody waits for the one whose call is not answered yet.
+    // The others do not wait for the call that is not answered yet.
     await begun;
     expect(first.calls.slice(1).map(({ ids }) => ids)).toEqual([["a_1", "d_1"], ["b_1"], ["c_1"], ["e_1"]]);
     await first.calls[4].accept();
@@ -385,7 +385,7 @@ test.each<ErrorKind>(["generation_failed", "adapter_outdated"])(
     expect(of("a")).toEqual([token, gaveUp("a", kind)]);
     expect(of("b")).toEqual(framesFor(sequence("b")));
     for (const backend of routing.backends) if (backend !== first) expect(backend.calls).toEqual([]);
-    // It says nothing against the backend.
+    // The backend is not blamed for it.
     expect(routing.events).toEqual([]);
   },
 );
@@ -407,7 +407,7 @@ test("where no backend is left overload is passed on, with the shortest wait, al
   answerAll(routing, (call) => call.refuse(rest.pop()!));
   await first.last.refuse(callFailure("overloaded", 4));
   await expect(begun).rejects.toMatchObject({ kind: "overloaded", retryAfterSeconds: 4 });
-  // Who was away was asked once more, who was busy was not.
+  // The backend that was away was asked once more, the busy one was not.
   expect(routing.backends.map(({ calls }) => calls.length).sort()).toEqual([1, 1, 2]);
 });
 
@@ -493,7 +493,7 @@ test("a client that goes away is cancelled where its sequence runs; the last one
   run.cancel(["a"]);
   expect(backend.cancelled).toEqual([]);
   await backend.last.accept();
-  // Not before the backend knew it.
+  // The backend can cancel only what it has accepted.
   expect(backend.cancelled).toEqual(["a"]);
   await backend.last.send(gaveUp("a", "cancelled"), framesFor(sequence("b"))[0]);
   run.cancel(["b"]);

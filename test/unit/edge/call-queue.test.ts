@@ -116,7 +116,7 @@ test("there is room for as much of a tenant as that leaves free, so that another
   expect(queue.roomOf("burst")).toBe(20);
   queue.add(group("a"), entries(range(20), "burst"));
   expect([queue.waitingOf("burst"), queue.roomOf("burst"), queue.roomOf("second")]).toEqual([20, 20, 10]);
-  // What is sent again is taken in any case.
+  // What is sent again is taken even if the queue is full.
   queue.add(group("b"), entries(range(30), "burst"));
   expect([queue.waiting, queue.roomOf("burst"), queue.roomOf("second")]).toEqual([50, 20, 0]);
 });
@@ -173,7 +173,7 @@ test("keeps its promises over any sequence of events", () => {
         }
         waiting = waiting.filter((w) => !taken.includes(w.entry));
       }
-      // Whoever waits has a reason to.
+      // Nothing waits that could be sent.
       for (const { key } of waiting) {
         expect(awaiting.some((call) => call.group.key === key) || awaiting.length === limits.connections).toBe(true);
       }

@@ -6,7 +6,7 @@ import { plans } from "../../../shared/contracts/tenants.ts";
 import { turn } from "../../support/scripted-backends.ts";
 
 const valid = { BACKEND_URLS: "http://127.0.0.1:8788", TENANT_KEYS: "[]", CELLS_PER_REGION: "4" };
-/** Of "one" and "two". */
+/** The hashes are those of "one" and "two". */
 const keys = [
   { hash: "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed", tenant: "first" },
   { hash: "3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3", tenant: "second" },
@@ -192,7 +192,7 @@ test("names of key records are listed once for all who ask within ten seconds, a
     () => {},
   );
   const first = records.mayHaveKey("key:b");
-  // Nobody waits for the listing of another request.
+  // No request waits for a listing that another one began.
   expect(await records.mayHaveKey("key:b")).toBe(true);
   listings[0].resolve(["key:a"]);
   expect(await first).toBe(false);

@@ -45,7 +45,7 @@ function submit(
   return { received, groups, accepted, cancel: submission.cancel };
 }
 
-/** Backends, and groups that gather behind one call. */
+/** Backends that take one call of a group at a time, so that later sequences gather behind it. */
 function oneCall(backends = 1) {
   const routing = scriptedRouting(backends);
   routing.limits.callsPerGroup = 1;
@@ -65,7 +65,7 @@ test("sequences for the same backend share a call if they are mixtures that name
   expect(idsOf(routing)).toEqual([["first"], ["alone"], ["base"]]);
   await routing.backends[0].calls[0].accept();
   expect(idsOf(routing).slice(3)).toEqual([["second", "third"]]);
-  // Of the first, by which it is routed.
+  // The call has the centroid of its first sequence, by which it was routed.
   expect(routing.backends[0].last.batch.centroidId).toBe("c2");
 });
 
@@ -74,7 +74,7 @@ test.each<[string, Partial<SequenceRequest>, Partial<BatchRequest>]>([
   ["own adapters", own, {}],
   ["mixtures of both kinds", both, {}],
   ["an own adapter alone", {}, { adapterHash: "b".repeat(64) }],
-])("sequences for the same backend share a call but not with %s", (_, also, model) => {
+])("sequences for the same backend share no call with %s", (_, also, model) => {
   const routing = oneCall();
   submit(routing, ["first"], "c0", mixture);
   submit(routing, ["gathers"], "c0", mixture);
@@ -82,14 +82,14 @@ test.each<[string, Partial<SequenceRequest>, Partial<BatchRequest>]>([
   expect(idsOf(routing)).toEqual([["first"], ["other"]]);
 });
 
-test("sequences for the same backend share a call and own adapters of two tenants never do", () => {
+test("own adapters of two tenants never share a call", () => {
   const routing = oneCall();
   submit(routing, ["one"], "c0", { ...own, tenant: "one" });
   submit(routing, ["two"], "c0", { ...own, tenant: "two" });
   expect(idsOf(routing)).toEqual([["one"], ["two"]]);
 });
 
-test("sequences for the same backend share a call and those for two backends do not", async () => {
+test("sequences for two backends do not share a call", async () => {
   const routing = oneCall(2);
   for (let i = 0; i < 40; i++) submit(routing, [`s${i}`], `c${i}`, mixture);
   expect(routing.backends.map(({ calls }) => calls.map(({ ids }) => ids.length))).toEqual([[1], [1]]);
@@ -171,7 +171,7 @@ test("a request that is cancelled leaves the queue, or is cancelled at the backe
   await backend.last.send(done("a-1"));
   for (let i = 0; i < 2; i++) gone.cancel();
   expect(backend.cancelled).toEqual(["a-0"]);
-  // The backend had not noticed yet.
+  // The backend sends these before it learns of the cancellation.
   await backend.last.send(tokenFrame("a-0", 0, 1), done("b"));
   expect(gone.received.map(({ id }) => id)).toEqual(["a-1"]);
   expect(stays.received).toHaveLength(1);
@@ -199,7 +199,7 @@ test("cancellations of a process go one after the other, those that came meanwhi
   const inJoint = many.filter((_, i) => joint.ids.includes(ids[i])).slice(1);
   for (const { cancel } of inJoint) cancel();
   expect(told.map(({ length }) => length)).toEqual([1]);
-  // Also where the call before failed.
+  // The next call is made although the one before failed.
   answers[0]();
   await turn();
   expect(told.map(({ length }) => length)).toEqual([1, inJoint.length - 1]);
@@ -292,7 +292,7 @@ function waitingForSecond() {
   return { first, second, again: () => first.last.refuse(callFailure("overloaded")) };
 }
 
-test("a sequence sent again does not return to the backend that it avoids, with a new one first in its call though that has less load", async () => {
+test("a sequence sent again does not return to the backend that it avoids, though that has less load and a new one is first in the call", async () => {
   const { first, second, again } = waitingForSecond();
   await again();
   await second.last.accept(null, null, { sequences: 1000, slots: 8 });
@@ -300,12 +300,12 @@ test("a sequence sent again does not return to the backend that it avoids, with 
   expect(second.calls.map(({ ids }) => ids)).toEqual([["busy"], ["new", "again_1"]]);
 });
 
-test("a sequence sent again does not return to the backend that it avoids, with a new one first in its call though the other is ejected", async () => {
+test("a sequence sent again does not return to the backend that it avoids, though the other is ejected and a new one is first in the call", async () => {
   const { first, second, again } = waitingForSecond();
   await again();
   await second.last.refuse(callFailure("silent"));
   expect(first.calls.flatMap(({ ids }) => ids).toSorted()).toEqual(["again", "busy_1", "new"]);
-  // It gathers behind the call in whose group it was.
+  // It waits behind the call of the group that it was in.
   for (const call of first.calls) await call.accept();
   expect(second.calls.map(({ ids }) => ids)).toEqual([["busy"], ["again_1"]]);
 });

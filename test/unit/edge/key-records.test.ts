@@ -11,7 +11,7 @@ const random = () => randomBytes(32);
 
 class World {
   readonly stored = new Map<string, string>();
-  /** The metadata. */
+  /** The tenant in the metadata of each name. */
   readonly tenants = new Map<string, string>();
   readonly read: string[] = [];
   pageNames = 2;
@@ -279,7 +279,7 @@ test("before a tenant is erased its keys are revoked, for as long as a city may 
   expect((await world.records.revokeAll("acme")).waitMs).toBe(1000);
   world.clockMs += 1000;
   expect((await world.records.revokeAll("acme")).waitMs).toBe(0);
-  // Of a clock that was ahead by hours.
+  // The revocations were written by a clock that was hours ahead.
   world.clockMs -= 9 * hour;
   expect((await world.records.revokeAll("acme")).waitMs).toBe(0);
   await world.records.forget("acme", ids);

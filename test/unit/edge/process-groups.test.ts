@@ -84,7 +84,7 @@ function run(client: Dispatcher, batch: BatchRequest, cancels: boolean): Promise
     const ignore = () => {};
     if (!cancels) return submit(batch.sequences, ignore);
     const [first, ...others] = batch.sequences;
-    // The others take it along, in a call of their own.
+    // With no connection free the first one waits, so that the call of the others takes it along.
     Object.assign(limits, { connections: 0, connectionsPerBackend: 200, callsPerGroup: 200 });
     const cancelled = submit([first], () => {
       cancelled.cancel();
@@ -95,7 +95,7 @@ function run(client: Dispatcher, batch: BatchRequest, cancels: boolean): Promise
   });
 }
 
-/** Without the time in the queue. */
+/** The frame without its time in the queue, which differs from run to run. */
 function timeless(frame: Frame): Frame {
   return frame.type === "done" ? { ...frame, timings: { ...frame.timings, queueMs: 0 } } : frame;
 }

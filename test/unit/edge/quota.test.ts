@@ -92,7 +92,7 @@ test("refuses every request once a month's tokens are used up, and only then", (
   const limits = { ...none, tokensPerMonth: 100 };
   expect(quota.admit("a", limits, startMs).refusal).toBeNull();
   expect(quota.reserve("a", 100, limits, startMs).refusal).toBeNull();
-  // What is reserved may come back.
+  // Reserved tokens may be given back, so the refusal is not final.
   expect(quota.admit("b", limits, startMs).refusal).toBeNull();
   expect(quota.reserve("b", 1, limits, startMs).refusal).toMatchObject({ limit: "tokensPerMonth", used: 100 });
   quota.settle("a", 100, startMs);

@@ -108,7 +108,7 @@ test("one address of several processes counts the load of each process, and of a
   processes[0].load.own += 4;
   const sharesAt = (nowMs: number) => [...processes, any].map((one) => router.shareOf(one, nowMs));
   expect(sharesAt(0)).toEqual([4 / 32, 0, 4 / 64]);
-  // Others have 8 more sequences at the second, and its slots are its own.
+  // Other edges have 8 more sequences at the second process.
   processes[1].load.recordReport({ sequences: 8, slots: 16 }, 0);
   expect(sharesAt(0)).toEqual([4 / 32, 8 / 16, 12 / 48]);
   expect(sharesAt(routingLimits.reportHalfLifeMs)).toEqual([4 / 32, 4 / 16, 8 / 48]);
@@ -144,7 +144,7 @@ test.each<[Region, Region[]]>([
   expect(order).toEqual(regions.toSorted((a, b) => roundTripMs(from, a) - roundTripMs(from, b)));
 });
 
-test("backends of several regions a lost region's callers go to the next one, and come back with it", () => {
+test("backends of several regions: a lost region's callers go to the next one, and come back with it", () => {
   const router = new Router(everywhere, "weur");
   const regionAt = (nowMs: number) => router.choose(route("c1"), none, nowMs)!.backend;
   const near = regionAt(0);
@@ -172,7 +172,7 @@ test("backends of several regions spill when the load of the nearest costs more 
   expect(choose().address).toBe(near);
 });
 
-test("backends of several regions cells whose region is lost do not all fill the next one before its first report comes", () => {
+test("backends of several regions: cells whose region is lost do not all fill the next one before its first report comes", () => {
   const sites = regions.flatMap((region) =>
     Array.from({ length: region === "apac" ? 4 : 2 }, (_, i) => ({ url: `https://${region}-${i}`, region })),
   );
@@ -205,7 +205,7 @@ test("backends of several regions cells whose region is lost do not all fill the
   expect(having).toBeLessThan(without / 1.5);
 });
 
-test("backends of several regions a backend farther away is used only where the nearest are loaded, whoever loaded them", () => {
+test("backends of several regions: a backend farther away is used only where the nearest are loaded, whoever loaded them", () => {
   const load = fc.record({ sequences: fc.nat(150), slots: fc.constantFrom(32, 128) });
   const loads = fc.array(load, { minLength: regions.length, maxLength: regions.length });
   const property = fc.property(fc.constantFrom(...regions), loads, (from, reports) => {
@@ -228,7 +228,7 @@ test("backends of several regions a backend farther away is used only where the 
   fc.assert(property); // a failure prints its seed
 });
 
-test("backends of several regions one without a region is near everybody, and a caller without one has them all at the same distance", () => {
+test("backends of several regions: one without a region is near everybody, and a caller without one has them all at the same distance", () => {
   const anywhere = { url: "https://anywhere", region: null };
   expect(regionsInOrder("oc", [addressOf("enam"), anywhere])).toEqual([null, "enam"]);
   const router = new Router([addressOf("enam"), addressOf("oc")]);

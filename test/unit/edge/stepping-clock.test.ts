@@ -49,7 +49,7 @@ test.each([-30 * 24, -5, -1, 1, 5])("a full minute is refused for 61 seconds at 
   const stepped = startMs + hours * hourMs;
   const { refusal, requests } = quota.admit("c", limits, stepped);
   if (hours < 0) {
-    // What was counted counts on, from now.
+    // What was counted before the step still counts, for a minute from now.
     expect(refusal).toMatchObject({ limit: "requestsPerMinute", used: 2 });
     expect(refusal!.retryAfterMs).toBeLessThanOrEqual(61_000);
     expect(requests!.resetMs).toBeLessThanOrEqual(61_000);

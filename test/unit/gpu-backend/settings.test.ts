@@ -25,7 +25,7 @@ const values: Record<string, [good: string, bad: string]> = {
   DEVICE: ["auto", "tpu"],
   ARTIFACTS_URL: ["file:///bucket", "bucket"],
 };
-/** Of settings that are numbers: 200 is within every range. */
+/** Settings that are numbers; 200 is within the range of each. */
 const valuesOf = (name: string) => values[name] ?? ["200", "-1"];
 
 describe.each(flags)("%s", (name) => {

@@ -30,7 +30,7 @@ function read(): { run: LocalRun | null; said: string[] } {
 
 test("only its user reads it, and nobody once its process is gone", async () => {
   expect(read()).toEqual({ run: null, said: [] });
-  // Whatever was there before, others could read it.
+  // A file that was there before could be read by others.
   await writeFile(file, "{}", { mode: 0o644 });
   await writeLocalRun(folder, run);
   expect(read()).toEqual({ run, said: [] });
@@ -62,7 +62,7 @@ test.each<[string, () => unknown, boolean?]>([
         .then(() => rename(file, `${file}.other`))
         .then(() => symlink("run.json.other", file)),
   ],
-  // Read, it would be waited for.
+  // To read it would wait until somebody writes to it.
   ["is a named pipe", () => spawnSync("mkfifo", ["-m", "600", file]), process.platform === "win32"],
   ["is another user's", () => writeRun().then(() => chown(file, 65534, 65534)), process.getuid?.() !== 0],
 ])("a file that %s is ignored, in one sentence", async (_, write, isSkipped = false) => {

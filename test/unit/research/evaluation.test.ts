@@ -5,7 +5,7 @@ import { gainOf, overSources, rounded, worstOf } from "../../../gpu-backend/rese
 import { cutTexts, longestPrompt, type Source, scoredTokens, withPrompt } from "../../../gpu-backend/research/texts.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
-/** A token a letter; "m" takes two bytes. */
+/** A tokenizer that makes each letter a token; "m" takes two bytes. */
 const letters = {
   encode: (written: string) => [...written].map((letter) => letter.charCodeAt(0)),
   pieceOf: (id: number) => new Uint8Array(id === 109 ? 2 : 1).fill(id),

@@ -26,7 +26,7 @@ import { defaultMemoryRule, memoryWeight } from "../../../shared/math/memory.ts"
 import { embeddedBase } from "../../support/embedded-base.ts";
 import { seededRandom } from "../../support/steps.ts";
 
-/** A token a letter. */
+/** A tokenizer that makes each letter a token. */
 const letters = {
   encode: (written: string) => [...written].map((letter) => letter.charCodeAt(0)),
   pieceOf: (id: number) => Uint8Array.of(id),
@@ -110,7 +110,7 @@ function readingsOf(cosine: number, nextId: number) {
 test("a memory that knows what comes gains and is right, one that does not is braked", () => {
   const [score] = scoreKind(readingsOf(0.97, target), { model: "base", memory: "own" }, targets, defaultMemoryRule);
   const weight = memoryWeight(defaultMemoryRule, { cosine: 0.97, memory: 1, model: 0.5 });
-  // All that counts is the greatest brake, after 32 tokens of which each was predicted.
+  // After 32 tokens, each of which was predicted, the brake is at its greatest.
   const share = Math.min(0.9, 1.6 * weight);
   expect(Math.exp(score.logprobs[0])).toBeCloseTo(0.1 + share * 0.9, 3);
   expect(score.logprobs).toHaveLength(scoredTokens);

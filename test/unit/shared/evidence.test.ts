@@ -31,7 +31,7 @@ test("positions of evidence are the same tokens where others come among them", (
       const tokensOf = (ofTokens: number, ofSpans?: [number, number][]) =>
         positionsOfEvidence(ofTokens, ofSpans, 100).map((t) => t + 1);
       const before = tokensOf(9, spans).map((t) => (t >= at ? t + 5 : t));
-      // The first token of the prompt has one before it now.
+      // The prompt's first token is scored now, since a token comes before it.
       const first = at === 0 && (spans?.[0][0] ?? 0) === 0 ? [5] : [];
       expect(tokensOf(moved.tokens, moved.spans)).toEqual([...first, ...before]);
     }
@@ -45,7 +45,7 @@ test("positions of evidence are all positions that have a next token, where ther
   expect(positionsOfEvidence(9)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
 });
 
-test("positions of evidence else are evenly spread, rising, and end at the last", () => {
+test("positions of evidence are evenly spread where there are many, rising, and end at the last", () => {
   for (const tokens of [18, 33, 64, 500, 1024]) {
     const positions = positionsOfEvidence(tokens);
     expect(positions).toHaveLength(evidencePositions);
@@ -104,7 +104,7 @@ test("weighing multiplies each prior by the expert's probabilities to the power 
   expect(evidence.nats).toBeCloseTo((first + gained) / 2, 12);
 });
 
-test("weighing whatever the experts say, weights add up to 1 and the base has its floor", () => {
+test("weighing: whatever the experts say, weights add up to 1 and the base has its floor", () => {
   const logprob = fc.oneof(fc.double({ min: -1e300, max: 0, noNaN: true }), fc.constant(Number.NEGATIVE_INFINITY));
   fc.assert(
     fc.property(
@@ -122,7 +122,7 @@ test("weighing whatever the experts say, weights add up to 1 and the base has it
   );
 });
 
-test("weighing a result that is no number shows in the evidence", () => {
+test("weighing: a result that is no number shows in the evidence", () => {
   expect(weigh(priors, rule, [[-1, Number.NaN, -1]]).evidence.nats).toBeNaN();
 });
 

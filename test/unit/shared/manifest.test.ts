@@ -80,7 +80,7 @@ test.each(paths.flatMap((path) => [-1, 0.5, null, "7"].map((value) => [path, val
   },
 );
 
-test.each(["1e400", "-1e400"])("numbers that are none of their kind %s is read as infinite, and refused", (number) => {
+test.each(["1e400", "-1e400"])("numbers that are none of their kind: %s is read as infinite, and refused", (number) => {
   for (const path of [
     ["centroids", 0, "scale"],
     ["evidence", "floor"],
@@ -90,7 +90,7 @@ test.each(["1e400", "-1e400"])("numbers that are none of their kind %s is read a
   }
 });
 
-test.each([-1, 1.25])("numbers that are none of their kind a scale of %d is refused", (scale) => {
+test.each([-1, 1.25])("numbers that are none of their kind: a scale of %d is refused", (scale) => {
   expect(refusalOf(withValue(["centroids", 0, "scale"], scale))).toContain("centroids.0.scale");
 });
 
@@ -134,7 +134,7 @@ test.each([
   ["a long name", () => JSON.stringify({ ["x".repeat(1_000_000)]: 1 }), /manifest/],
   ["3 MB of spaces", () => `${embedded}${" ".repeat(3_000_000)}`, /301\d\d\d\d characters, the maximum is 2097152/],
   ["no JSON", () => `{"a": "${"x".repeat(1_000_000)}`, /manifest\.json is not JSON/],
-])("a manifest that is large for its own sake %s is refused in a few words", (_, json, message) => {
+])("a manifest that is large for its own sake is refused in a few words: %s", (_, json, message) => {
   const refusal = refusalOf(json());
   expect(refusal).toMatch(message);
   expect(refusal.length).toBeLessThan(1500);
@@ -157,7 +157,7 @@ test.each<[string, string, RegExp]>([
   expect(() => parsePointer(json)).toThrow(/^.{1,1500}$/s);
 });
 
-test("the pointer its whole history is accepted", () => {
+test("the pointer's whole history is accepted", () => {
   const times = Array.from({ length: 120 }, (_, i) => new Date(i));
   const pointer = times.reduce((last, time) => switchedTo(hash, time, last), switchedTo(hash, new Date(0), null));
   expect(parsePointer(JSON.stringify(pointer, null, 2)).switches).toHaveLength(100);

@@ -29,7 +29,7 @@ test.each([
   expect(parseTraceparent(header)).toBeNull();
 });
 
-test("traceparent a ratio keeps that share of the traces, and all or none at its ends", () => {
+test("traceparent: a ratio keeps that share of the traces, and all or none at its ends", () => {
   const ids = Array.from({ length: 1000 }, (_, i) => ((i * 2654435761) >>> 0).toString(16).padStart(32, "0"));
   const kept = (ratio: number) => ids.filter((id) => isSampled(id, ratio)).length;
   expect([kept(0), kept(1)]).toEqual([0, 1000]);
@@ -42,7 +42,7 @@ const span: Span = {
   attributes: { text: "a", whole: 3, fraction: 0.5, flag: true },
 };
 
-test("OTLP a span has its times in nanoseconds, its attributes by type, and no parent where it has none", () => {
+test("OTLP: a span has its times in nanoseconds, its attributes by type, and no parent where it has none", () => {
   const { resourceSpans } = JSON.parse(tracesBody("edge", [span]));
   expect(resourceSpans[0].resource.attributes).toEqual([{ key: "service.name", value: { stringValue: "edge" } }]);
   expect(resourceSpans[0].scopeSpans[0].spans).toEqual([
@@ -61,7 +61,7 @@ test("OTLP a span has its times in nanoseconds, its attributes by type, and no p
   ]);
 });
 
-test("OTLP counts add up and measures fall into buckets, once each", () => {
+test("OTLP: counts add up and measures fall into buckets, once each", () => {
   const buffer = new MetricsBuffer();
   buffer.add("retries", 2, { backend: "a" });
   buffer.add("retries", 3, { backend: "a" });
@@ -79,7 +79,7 @@ test("OTLP counts add up and measures fall into buckets, once each", () => {
   expect(buffer.take()).toEqual([]);
 });
 
-test("OTLP the collector is read as OpenTelemetry names it", () => {
+test("OTLP: the collector is read as OpenTelemetry names it", () => {
   expect(readOtlpTarget(undefined, "a=b")).toBeNull();
   expect(readOtlpTarget("http://c:4318/", "authorization=Basic%20x, tenant=1")).toEqual({
     endpoint: "http://c:4318",

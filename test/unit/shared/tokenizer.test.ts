@@ -58,7 +58,7 @@ describe("with GPT-2's vocabulary", () => {
       for (let i = 0; i < times; i++) gpt2.encode(text);
       return process.cpuUsage(start).user / 1000;
     };
-    // Processor time, of enough work to be measured, and the best of a few in turns: other work on the machine changes none.
+    // Processor time, and the best of a few runs in turns, because other work on the machine disturbs single ones.
     let times = 1;
     while (cpuMs(whole, times) < 20) times *= 2;
     const best = { whole: Number.POSITIVE_INFINITY, parts: Number.POSITIVE_INFINITY };

@@ -13,7 +13,7 @@ const windows = lengths.map((length, document) => ({
   document,
   tokenIds: Int32Array.from({ length }, (_, t) => 100 * document + t),
 }));
-/** Its hidden state of a token is the token's id, and 7. */
+/** A trunk whose hidden state of a token is the token's id and 7. */
 const trunk = {
   hidden: async (ids: Int32Array) => Float32Array.from({ length: ids.length * D }, (_, i) => (i % D ? 7 : ids[i / D])),
   release: async () => {},

@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import type { Adapter, AdapterSource } from "../../../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../../../gpu-backend/adapters/generated/adapter-cache.ts";
 
-/** Goes on by 5 ms whenever it is read. */
+/** A clock that goes on by 5 ms whenever it is read. */
 let clockMs = 0;
 const now = () => (clockMs += 5);
 

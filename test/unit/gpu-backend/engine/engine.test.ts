@@ -12,7 +12,7 @@ const seed = 1715;
 const V = fakeConfig.vocabularySize;
 /** Keys, values and states of one position. */
 const positionBytes = (2 * fakeConfig.layers + 1) * fakeConfig.hiddenSize * 4;
-/** End of text out of reach, so that lengths are what the test says. */
+/** The end of text is banned, so that answers are as long as the test says. */
 const neverEnds = { logit_bias: [[fakeConfig.stopIds[0], -100]] as [number, number][] };
 
 const prompt = (length: number, salt = 0) => Array.from({ length }, (_, i) => (i * 7 + salt * 13 + 1) % 90);
@@ -88,7 +88,7 @@ test("a sequence ends with a stop token as with the end of text, and with the en
   expect(tokensOf("text").length).not.toBe(end + 1);
 });
 
-test("a sequence every stop id ends a choice, unless they are ignored, and none comes before min_tokens", async () => {
+test("every stop id ends a choice, unless they are ignored, and none comes before min_tokens", async () => {
   const stopIds = [fakeConfig.stopIds[0], 7, 31];
   for (const stopId of stopIds) {
     const request = (id: string, changes: SamplingChanges) =>
@@ -312,7 +312,7 @@ const refused: [string, Parameters<typeof sequenceRequest>[1], object, ErrorKind
   ["more tokens at least than at most", [1], { sampling: { min_tokens: 17 } }, "invalid_request", /17.*16/],
   ["a bias on such an id", [1], { sampling: { logit_bias: [[150, 1]] } }, "invalid_request", /150.*99/],
 ];
-test.each(refused)("what cannot be served ends in one explicit error %s", async (_, ids, rest, kind, message) => {
+test.each(refused)("what cannot be served ends in one explicit error: %s", async (_, ids, rest, kind, message) => {
   const { framesOf, tokensOf } = await served(
     [sequenceRequest("bad", ids, rest), sequenceRequest("good", [1], { sampling: neverEnds })],
     { centroid: "c0" },
@@ -323,7 +323,7 @@ test.each(refused)("what cannot be served ends in one explicit error %s", async 
   expect(tokensOf("good").length).toBe(16);
 });
 
-test("what cannot be served ends in one explicit error a deadline that passes before there is a slot; one that has a slot by then is served", async () => {
+test("what cannot be served ends in one explicit error: a deadline that passes before there is a slot; one that has a slot by then is served", async () => {
   const deadlineMs = 30; // the harness's clock goes on by one whenever it is read
   const requests = [
     sequenceRequest("running", [1], { deadlineMs, maxTokens: 100, sampling: neverEnds }),
@@ -337,7 +337,7 @@ test("what cannot be served ends in one explicit error a deadline that passes be
   expect(lastFrameOf("patient")?.type).toBe("done");
 });
 
-test("what cannot be served ends in one explicit error an adapter that cannot be generated", async () => {
+test("what cannot be served ends in one explicit error: an adapter that cannot be generated", async () => {
   const { engine, lastFrameOf } = await served([sequenceRequest("a", [1])], { centroid: "nowhere" });
   expect(lastFrameOf("a")).toMatchObject({ type: "error", kind: "internal" });
   expect(engine.busy).toBe(false);
@@ -412,7 +412,7 @@ test("a chunk that one pass computes becomes a block of the prefix cache without
     sequenceRequest("a", prompt(150), { maxTokens: 3, sampling: neverEnds }),
   ]);
   expect(read).not.toHaveBeenCalled();
-  // What it has in common with the third chunk is a part of that: it goes on in the middle of it.
+  // The prompts differ in the middle of the third chunk, so the second goes on from there.
   const longer = [...prompt(140), ...prompt(20, 5)];
   await engine.submit(null, [sequenceRequest("b", longer, { maxTokens: 3, sampling: neverEnds })]);
   await finish();

@@ -88,7 +88,7 @@ async function alone(): Promise<Map<string, Frame[]>> {
   return new Map(mates.map(({ id }) => [id, harness.framesOf(id)]));
 }
 
-/** What tells of time, or of who came first, is no part of the text. */
+/** A frame without what depends on time or on the order of arrival. */
 const textOf = (frames: readonly Frame[]) => frames.filter(({ type }) => type !== "done");
 
 function expectNothingLeft({ engine }: EngineHarness): void {
@@ -117,7 +117,7 @@ test.each<[string, number, (output: StepOutput, row: Marked) => void]>([
   ["in its logits, while it decodes", 3, (output, row) => row.step > 12 && spoilLogits(output, row)],
   ["in its keys and values, in a chunk without logits", 200, spoilKeys],
   ["in its keys and values as infinity", 200, (output, row) => spoilKeys(output, row, Number.POSITIVE_INFINITY)],
-])("a row that is not a number %s ends alone", async (where, length, spoil) => {
+])("a row that is not a number ends alone: %s", async (where, length, spoil) => {
   const runner = spoiltRunner(spoil);
   const harness = createEngineHarness({ runner, limits: { maxSequences: 5 } });
   const { engine, framesOf, lastFrameOf, tokensOf } = harness;
@@ -177,7 +177,7 @@ test("a row that is not a number while it is traced for an adapter gives no hidd
   expectNothingLeft(harness);
 });
 
-test.each(["textPieceOf", "logits"])("what is thrown for one sequence ends that one %s", async (what) => {
+test.each(["textPieceOf", "logits"])("what is thrown for one sequence ends that one: %s", async (what) => {
   const fail = () => {
     throw new Error(`${what} failed`);
   };
@@ -210,7 +210,7 @@ test.each(["textPieceOf", "logits"])("what is thrown for one sequence ends that 
   expectNothingLeft(harness);
 });
 
-test("what is thrown for one sequence ends that one is told to whoever keeps the log, with its cause", async () => {
+test("what is thrown for one sequence is told to whoever keeps the log, with its cause", async () => {
   const faults: unknown[] = [];
   const harness = createEngineHarness({
     runner: createFakeRunner(),

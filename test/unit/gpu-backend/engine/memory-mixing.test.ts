@@ -49,7 +49,7 @@ function changed(logit: number, { penalty, value }: Omit<LogitChange, "id">): nu
 
 /**
  * Probabilities [V] of the mixture of the model's logits and the memories, changed by a request: a change that scales the model's
- * odds of a token does so to what memories add to it. Of what is forbidden neither says anything.
+ * odds of a token does so to what memories add to it. A forbidden token has no probability from either.
  */
 function reference(plain: Float32Array, memories: MemorySays[], brakes: number[][], changes: LogitChange[]): number[] {
   const isForbidden = (id: number) => changes.some((change) => change.id === id && change.value === forbidden);
@@ -90,7 +90,7 @@ const cases = [0, 0.3, 1, 2].flatMap((temperature) =>
       { id: 9, penalty: 1, value: forbidden },
       { id: 20, penalty: 1, value: 3 },
     ],
-    // A choice between tokens.
+    // As of a request that allows three tokens alone.
     [2, 7, 11].map((id) => ({ id, penalty: 1, value: 100 })),
   ].map((changes) => ({ temperature, changes })),
 );

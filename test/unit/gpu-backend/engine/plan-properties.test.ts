@@ -57,7 +57,7 @@ class RandomRun {
     const { prefill, decode, parked, ended, tokens, pairs, passedSince } = simulation.step();
     for (const one of ended) this.#open.delete(one);
     if (prefill.length + decode.length === 0 && !idle) expect.unreachable("a step does nothing");
-    // What a parking or an end makes room for starts in the next step.
+    // Room that a parking or an end makes is used in the next step only.
     if (parked.length + ended.length === 0) this.#checkWork(tokens, pairs, passedSince);
     this.#checkPasses(passedSince);
   }
@@ -95,7 +95,7 @@ class RandomRun {
     const lengths = running.map(({ maxPositions }) => maxPositions);
     this.waiting += waiting.length;
     for (const one of waiting) {
-      // Who computes its prefix may have ended in this step.
+      // The sequence that computes its prefix may have ended in this step.
       if (one.cachedTokens === 0 && one.prefix !== null) continue;
       const isMemory =
         running.length < limits.maxSequences &&
@@ -151,7 +151,7 @@ test("in 100,000 random states limits are kept, what fits runs, and nobody is pa
     totals.splits += run.simulation.splits;
     totals.mostPassed = Math.max(totals.mostPassed, run.mostPassed);
   }
-  // The states are such that there is something to promise.
+  // The random states do reach what the promises are about.
   expect(totals.preemptions).toBeGreaterThan(100);
   expect(totals.moves).toBeGreaterThan(1000);
   expect(totals.splits).toBeGreaterThan(1000);

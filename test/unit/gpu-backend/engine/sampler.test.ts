@@ -137,7 +137,7 @@ test("a wide gap below the top K is bridged, and a banned token is never drawn",
   logits[29] = -1e9;
   const row = rowOf(logits, 1);
   expect(sampleToken(row, shaping({}), 1 - 2 ** -53)).toBe(7);
-  // A log-sum-exp that claims more mass than there is sends the walk to the end.
+  // With a log-sum-exp that is too large the walk reaches the end of the candidates.
   const token = sampleToken({ ...row, scaledLogSumExp: row.scaledLogSumExp + 1 }, shaping({}), 0.9999);
   expect(token).toBe(7);
 });

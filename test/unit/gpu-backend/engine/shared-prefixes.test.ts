@@ -98,7 +98,7 @@ test("sequences of one prompt at the same time compute its whole blocks once, an
   const target = harness();
   await target.engine.submit("c0", choices(8));
   await target.finish();
-  // Four start beside the leader's last chunk; its end is there when the last three start.
+  // Four start beside the leader's last chunk; the last three start when that is computed.
   expect(prefilledTokens(target)).toBe(300 + 4 * (300 - 256) + 3);
   for (const one of choices(8)) {
     expect(target.framesOf(one.id).slice(0, -1)).toEqual(await aloneWithout(one, "c0"));

@@ -127,7 +127,7 @@ test("POST /v1/batches answers at once, passes frames on as they come, and ends 
   const response = await post("/v1/batches", batch());
   expect(response.status).toBe(200);
   expect(response.headers.get("content-type")).toBe("application/x-ndjson");
-  // cloudflared passes on at once what has no length.
+  // cloudflared passes a body on at once only where it has no length.
   expect(response.headers.get("content-length")).toBeNull();
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   sink([token("s1"), token("s2")]);
@@ -256,7 +256,7 @@ test("a batch goes on with another backend's tokens only where the numerics are 
       headers: { "content-type": "application/json", ...(header && { [numericsHeader]: header }) },
       body: JSON.stringify(body),
     });
-  // Without a header, or with one that is no fingerprint, nothing is known of what began it.
+  // Without the header, or with one that is no fingerprint, it is unknown which numerics began the sequence.
   for (const header of [numerics, undefined, "no fingerprint"]) {
     const response = await send(begun, header);
     expect([response.status, response.headers.get(numericsHeader)]).toEqual([200, numerics]);
@@ -266,7 +266,7 @@ test("a batch goes on with another backend's tokens only where the numerics are 
   expect([refused.status, error.code]).toEqual([409, "numerics_mismatch"]);
   expect(error.message).toMatch(/cpu-int8-0.*cpu-fp32-0123456789abcdef/);
   expect((await send(batch(), "cpu-int8-0")).status).toBe(200);
-  // Of a set that is not served here the engine says so.
+  // A set that is not served here is refused by the engine.
   refusal = new ServiceError("manifest_mismatch", "another manifest");
   const other = await send({ ...begun, manifestHash: "b".repeat(64) }, "cpu-int8-0");
   expect((await errorOf(other)).code).toBe("manifest_mismatch");

@@ -75,7 +75,7 @@ test("a reader who falls too far behind loses what is open, and the engine is to
   expect(slow.cancelled).toEqual([["a"]]);
   await expect(slow.reader.read()).rejects.toThrow(new RegExp(`${unreadFrameBytes}`));
   expect(vi.getTimerCount()).toBe(0);
-  // What the engine had under way ends in its own frames, which go nowhere.
+  // The engine still ends its sequences with frames, which reach nobody.
   slow.say(tokenFrame("a", 0, 65), doneFrame("a"));
   expect(slow.outcomes).toEqual([{ tokens: 1, done: 1, failed: 0, clientGone: true }]);
 });

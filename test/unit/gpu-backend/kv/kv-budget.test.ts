@@ -54,7 +54,7 @@ const rows = (...some: [count: number, positions: number, isLong?: boolean][]) =
     })),
   );
 
-test("length classes one long row beside many short ones is a class of its own, in time and in memory", () => {
+test("length classes: one long row beside many short ones is a class of its own, in time and in memory", () => {
   const mixed = rows([31, 60], [1, 900]);
   expect(budgetOf(1e6, 1500).boundaryFor(mixed, 0)).toBe(64);
   const lengths = mixed.map(({ positions }) => positions);
@@ -63,17 +63,17 @@ test("length classes one long row beside many short ones is a class of its own, 
   expect(budgetOf(31 * 64 + 1000).holds(lengths, 0)).toBe(false);
 });
 
-test("length classes rows stay together where a second class costs more than it saves", () => {
+test("length classes: rows stay together where a second class costs more than it saves", () => {
   const [few, many] = [rows([1, 60], [1, 900]), rows([31, 60], [1, 900])];
   expect(budgetOf(1e6, 1500).boundaryFor(few, 0)).toBe(1000);
   expect(budgetOf(1e6).boundaryFor(many, 0)).toBe(1000);
   expect(budgetOf(1e6, 1500).boundaryFor(rows([8, 510], [8, 514]), 0)).toBe(640);
-  // Memory decides.
+  // Memory is the limit here.
   expect(budgetOf(1064, 1500).boundaryFor(few, 0)).toBe(64);
   expect(budgetOf(8 * (512 + 640), 1500).boundaryFor(rows([8, 510], [8, 514]), 0)).toBe(512);
 });
 
-test("length classes rows of one class stay in it, and move to the other by the fewest copies when the classes are merged", () => {
+test("length classes: rows of one class stay in it, and move to the other by the fewest copies when the classes are merged", () => {
   const budget = budgetOf(1e6, 1500);
   expect(budget.boundaryFor(rows([1, 900, true]), 0)).toBe(0);
   expect(budget.boundaryFor(rows([1, 900, false]), 0)).toBe(1000);
@@ -83,7 +83,7 @@ test("length classes rows of one class stay in it, and move to the other by the 
   expect(budget.boundaryFor(rows([15, 60, false], [16, 65, false], [1, 900, true]), 0)).toBe(128);
 });
 
-test("length classes memory that holds rows at their most holds them at any shorter length, in the classes they are in then", () => {
+test("length classes: memory that holds rows at their most holds them at any shorter length, in the classes they are in then", () => {
   const row = fc.record({
     most: fc.integer({ min: 1, max: 1000 }),
     part: fc.double({ min: 0, max: 1, noNaN: true }),
@@ -93,7 +93,7 @@ test("length classes memory that holds rows at their most holds them at any shor
   fc.assert(
     fc.property(fc.array(row, { minLength: 1, maxLength: 12 }), fc.nat(500), fc.nat(3000), (some, parked, pass) => {
       const lengths = some.map(({ most }) => most);
-      // Hardly more memory than they need.
+      // Memory for little more than what they need.
       let positions = 1000;
       while (!budgetOf(positions, pass).holds(lengths, parked)) positions += 64;
       const budget = budgetOf(positions, pass);

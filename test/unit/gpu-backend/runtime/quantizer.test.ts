@@ -31,7 +31,7 @@ test("no pair of weights can saturate 16 bits, and products of the largest activ
   }
   expect(largest).toBeLessThanOrEqual(largestPairSum);
   expect(255 * largestPairSum).toBeLessThan(2 ** 15);
-  // The bound is used to its end, or the ranges were needlessly coarse.
+  // The bound is nearly reached: the ranges are no coarser than they need to be.
   expect(largest).toBeGreaterThan(largestPairSum - 3);
   // A row of ones is a row of 255s in the kernel. Its sums are whole numbers of float32.
   const g = new GraphBuilder("largest");

@@ -91,7 +91,7 @@ test("erasing a tenant overwrites its key before anything else, and then nothing
   const store = storeOf();
   await store.keep("acme", one, content);
   const copies = temporaryFolder();
-  // As a copy of the disk's blocks, or another name of the same file, would keep them.
+  // A second name of the key's file shows what is left in the blocks of the disk.
   await fs.link(join(folderOf("acme"), "key"), join(copies, "key"));
   await copyFile(join(folderOf("acme"), one), join(copies, one));
   const key = await readFile(join(copies, "key"));

@@ -43,7 +43,7 @@ test("the gradients of a step are those of its loss", async () => {
   }
 });
 
-/** Positions whose state says by its first value which of two tokens follows; or, of noise, by nothing. */
+/** Examples in which one of two tokens follows, by the sign of the state's first value; of noise at random. */
 function labelled(count: number, isNoise = false): Example[] {
   return Array.from({ length: count }, () => {
     const hidden = floats(D);
@@ -80,7 +80,7 @@ test("a task is learnt, its gain lies in the interval that is told, and equal ex
   expect((await fitOwnAdapter(examples, null, session, atOnce)).delta).toEqual(fit.delta);
 });
 
-/** What the head says itself: nothing is left to be learnt. */
+/** Examples drawn from the head's own probabilities, of which nothing is left to be learnt. */
 async function expectedByHead(count: number): Promise<Example[]> {
   const examples: Example[] = [];
   for (let i = 0; i < count; i++) {

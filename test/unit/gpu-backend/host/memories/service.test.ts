@@ -31,7 +31,7 @@ beforeEach(async () => {
   service = serviceOf();
 });
 
-/** A key says the token at its position and the one before it, which another window must know as its context. */
+/** A key tells the token at its position and the one before it, so that a window without its context has other keys. */
 const keyOf = (ids: readonly number[], t: number) =>
   new Int8Array(D).fill(ids[t] % 100).fill((ids[t - 1] ?? 0) % 100, 4);
 

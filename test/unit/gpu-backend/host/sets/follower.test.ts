@@ -19,7 +19,7 @@ const graceMs = 1000;
 const folder = temporaryFolder();
 let published: ArtifactSet[];
 let otherModel: ArtifactSet;
-/** Other files all through, for the same weights. */
+/** A set of entirely other files for the same weights. */
 let otherSame: ArtifactSet;
 beforeAll(async () => {
   const model = path.join(folder, "model");
@@ -39,12 +39,12 @@ let told: [string, string | null, string?][];
 let closed: string[];
 let dropped: string[];
 let busy: Set<string>;
-/** Whose engine restarts. */
+/** Hashes of the sets whose engine restarts. */
 let down: Set<string>;
 let startFault: Error | null;
 let cache: string;
 let reads: string[];
-/** Bytes that each read gave. */
+/** How many bytes each read gave. */
 let sizes: number[];
 
 beforeEach(async () => {
@@ -129,7 +129,7 @@ test("nothing published, nothing served; then what is published, and its success
   ]);
   expect([sets.manifests, sets.info?.manifestHash]).toEqual([[a, b], b]);
   for (const hash of [a, b]) expect(sets.of(hash).info.manifestHash).toBe(hash);
-  // For an unknown one that which is served first: it will refuse.
+  // For an unknown hash it is the set that is served first, which then refuses the call.
   expect(sets.of("f".repeat(64)).info.manifestHash).toBe(b);
   expect(sets.cancel([`${a.slice(0, 4)}-1`, `${b.slice(0, 4)}-2`, "none"])).toHaveLength(2);
   sets.dropMemory("acme", null);
@@ -152,7 +152,7 @@ test("the old set ends when it is idle and was not asked for during the grace; a
   await follower.applyPointer();
   expect(closed).toEqual([]);
   busy.delete(b);
-  // What ran until now may be resumed here, and what follows it may come.
+  // Sequences that ran until now may be resumed here during the grace.
   nowMs += graceMs - 1;
   await follower.applyPointer();
   expect(closed).toEqual([]);
@@ -174,7 +174,7 @@ test("while the engine of the new set restarts, the old one is served first and 
   nowMs += 2 * graceMs;
   await follower.applyPointer();
   expect(closed).toEqual([]);
-  // Its successor takes its place, not that of the one that serves.
+  // The third set takes the place of the one that restarts, not of the one that serves.
   await follow(published[2]);
   expect([closed, sets.serving, sets.requireServing().manifestHash]).toEqual([[b], [a, c], c]);
   // Where none serves, the first of all says why.
@@ -284,7 +284,7 @@ test("many bad sets leave the folder of what is served, and few of theirs", asyn
     });
     await follower.applyPointer();
   }
-  // Whole ones that do not start, too.
+  // The same of sets that are whole and do not start.
   startFault = new Error("no memory");
   for (let i = 0; i < 12; i++) {
     nowMs += failedMs;
