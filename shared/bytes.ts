@@ -1,4 +1,4 @@
-/** SHA-256 by the runtime, as lower-case hex. */
+/** SHA-256 as lower-case hex. */
 export async function sha256Hex(bytes: Uint8Array): Promise<string> {
   return hexOf(await crypto.subtle.digest("SHA-256", bytes));
 }
@@ -11,7 +11,7 @@ export function hexOf(bytes: ArrayBuffer): string {
   return hex;
 }
 
-/** All parts in one array of their type; the part itself where there is one. */
+/** Joins arrays of one type. A single part is returned as it is, without a copy. */
 export function joinArrays<T extends Uint8Array | Int8Array | Int32Array | Float32Array>(
   Type: new (length: number) => T,
   parts: readonly T[],

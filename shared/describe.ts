@@ -1,10 +1,10 @@
 /** Short descriptions of untrusted values for error messages. Pure. */
 
 const shownCharacters = 40;
-/** As many as a tensor's shape may have. */
+/** Enough for the shape of any tensor. */
 const shownNumbers = 8;
 
-/** A value in a few characters, whatever its size or nesting. */
+/** Describes a value in a few characters, whatever its size. */
 export function describe(value: unknown): string {
   if (typeof value === "string") {
     return JSON.stringify(value.length > shownCharacters ? `${value.slice(0, shownCharacters)}…` : value);

@@ -1,13 +1,12 @@
 /**
- * Every way a request can fail, and the one table from a failure to its wire form.
- * Not here: where failures are raised, and how they are logged.
+ * Every kind of error that a caller can get, with its HTTP status and its type and code in OpenAI's error body.
  */
 
 export const errorTable = {
   invalid_request: { status: 400, type: "invalid_request_error", code: null },
   context_length_exceeded: { status: 400, type: "invalid_request_error", code: "context_length_exceeded" },
   unauthorized: { status: 401, type: "authentication_error", code: "invalid_api_key" },
-  /** Of a call from edge to backend. */
+  /** Between edge and backend: the signature of a call is missing or wrong. */
   bad_signature: { status: 401, type: "authentication_error", code: "bad_signature" },
   forbidden: { status: 403, type: "permission_error", code: "insufficient_permissions" },
   not_found: { status: 404, type: "invalid_request_error", code: "not_found" },
@@ -16,20 +15,20 @@ export const errorTable = {
   adapter_outdated: { status: 400, type: "invalid_request_error", code: "adapter_outdated" },
   adapter_quota_exceeded: { status: 403, type: "invalid_request_error", code: "adapter_quota_exceeded" },
   memory_not_found: { status: 404, type: "invalid_request_error", code: "memory_not_found" },
-  /** An answer that had begun cannot go on: a memory that it uses was deleted. */
+  /** A running answer ends, because a memory that it reads was deleted. */
   memory_deleted: { status: 410, type: "invalid_request_error", code: "memory_deleted" },
   method_not_allowed: { status: 405, type: "invalid_request_error", code: "method_not_allowed" },
-  /** A call from edge to backend in another version of their contract. */
+  /** Between edge and backend: they have different versions of their contract. */
   version_mismatch: { status: 409, type: "server_error", code: "version_mismatch" },
   manifest_mismatch: { status: 409, type: "server_error", code: "manifest_mismatch" },
-  /** A completion that has begun cannot go on: no backend computes the bits of the one that began it. */
+  /** A running answer ends: its backend was lost, and no other computes the same bits. */
   numerics_mismatch: { status: 409, type: "server_error", code: "numerics_mismatch" },
-  /** An Idempotency-Key came with another request before. */
+  /** The Idempotency-Key was used for another request. */
   idempotency_conflict: { status: 409, type: "invalid_request_error", code: "idempotency_conflict" },
-  /** Two publishers at once. */
+  /** Two `chameleon publish` at once. */
   switch_conflict: { status: 409, type: "invalid_request_error", code: "switch_conflict" },
   body_too_slow: { status: 408, type: "invalid_request_error", code: "body_too_slow" },
-  /** A call from edge to backend that names another process than the one it reached. */
+  /** Between edge and backend: the call names another process than the one that it reached. */
   misdirected: { status: 421, type: "server_error", code: "misdirected" },
   body_too_large: { status: 413, type: "invalid_request_error", code: "body_too_large" },
   url_too_long: { status: 414, type: "invalid_request_error", code: "url_too_long" },
@@ -40,7 +39,7 @@ export const errorTable = {
   quota_exceeded: { status: 429, type: "insufficient_quota", code: "insufficient_quota" },
   overloaded: { status: 429, type: "rate_limit_error", code: "overloaded" },
   internal: { status: 500, type: "server_error", code: "internal_error" },
-  /** One sequence cannot be computed, on any backend: nobody tries it again. */
+  /** No backend can compute this sequence, so it is not retried. */
   generation_failed: { status: 500, type: "server_error", code: "generation_failed" },
   backend_unavailable: { status: 503, type: "server_error", code: "backend_unavailable" },
   deadline_exceeded: { status: 504, type: "server_error", code: "deadline_exceeded" },
@@ -49,17 +48,16 @@ export const errorTable = {
 export type ErrorKind = keyof typeof errorTable;
 export const errorKinds = Object.keys(errorTable) as [ErrorKind, ...ErrorKind[]];
 
-/** OpenAI's error body. */
 export interface ErrorEnvelope {
   error: { message: string; type: string; param: string | null; code: string | null };
 }
 
-/** A failure that the caller is told about. `message` names the limit and the value that broke it. */
+/** An error that is shown to the caller. `message` names the limit and the value that exceeds it. */
 export class ServiceError extends Error {
   readonly kind: ErrorKind;
-  /** The request field at fault, in OpenAI's notation, or null. */
+  /** The bad field of the request, such as `messages[0].content`, or null. */
   readonly param: string | null;
-  /** Seconds for a Retry-After header, or null where trying again is pointless. */
+  /** Seconds for a Retry-After header; null if a retry is pointless. */
   readonly retryAfterSeconds: number | null;
 
   constructor(
@@ -75,12 +73,11 @@ export class ServiceError extends Error {
   }
 }
 
-/** A request that is at fault: `message` says how, without a full stop, and `param` names the field. */
+/** An error of a bad request. `message` says what is wrong, without a full stop; `param` names the field. */
 export function invalidRequest(message: string, param: string | null = null, cause?: unknown): ServiceError {
   return new ServiceError("invalid_request", `Invalid request: ${message}.`, { param, cause });
 }
 
-/** HTTP status of a failure. */
 /** Makes a handler that rethrows any failure as backend_unavailable. `message` says what cannot be used now. */
 export function unavailable(message: string): (cause: unknown) => never {
   return (cause) => {
@@ -92,13 +89,13 @@ export function statusOf(kind: ErrorKind): number {
   return errorTable[kind].status;
 }
 
-/** OpenAI's error body of a failure. */
+/** The error in OpenAI's form, for a response's body. */
 export function envelopeOf(error: ServiceError): ErrorEnvelope {
   const { type, code } = errorTable[error.kind];
   return { error: { message: error.message, type, param: error.param, code } };
 }
 
-/** Turns anything thrown into a failure that is safe to show: an unknown one keeps its details to the log. */
+/** Turns anything thrown into an error that is safe to show. Details of an unexpected one are only its `cause`, for logs. */
 export function toServiceError(thrown: unknown): ServiceError {
   if (thrown instanceof ServiceError) return thrown;
   return new ServiceError("internal", "The server failed on this request.", { cause: thrown });

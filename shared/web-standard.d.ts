@@ -1,4 +1,4 @@
-// The web standards that both workerd and Node have; shared code may use no other global.
+// Globals that both workerd and Node have. Code in shared/ may use no others.
 declare class TextEncoder {
   encode(input?: string): Uint8Array<ArrayBuffer>;
 }

@@ -1,14 +1,15 @@
 /**
- * The OpenAPI 3.1 document of the API, from the schemas of requests and responses, the table of limits and the table of
- * errors. Pure. It is generated when the edge's assets are staged, so the Worker contains none of it.
+ * The OpenAPI 3.1 document of the API, made of the operations, the schemas of requests and responses, the limits and the errors. Pure.
+ * It is written as a static asset (stage-pages.ts), so that the Worker contains none of this.
  */
 import { z } from "zod";
 import { limitTable } from "../../shared/contracts/limits.ts";
 import { type ErrorKind, envelopeOf, ServiceError, statusOf } from "../../shared/errors.ts";
-import { type Operation, operations, type SchemaName, schemas } from "./operations.ts";
+import { contracts, type Operation, operations, type SchemaName } from "./operations.ts";
 
 const anyRoute: ErrorKind[] = ["method_not_allowed", "url_too_long", "headers_too_large", "internal"];
 const anyWithKey: ErrorKind[] = ["unauthorized", "forbidden"];
+const anyOfAdmin: ErrorKind[] = ["rate_limited", "backend_unavailable"];
 const anyWithBody: ErrorKind[] = [
   "invalid_request",
   "idempotency_conflict",
@@ -46,7 +47,7 @@ last event before \`[DONE]\` is an error.
 | Name | Maximum | Unit | Applies to |
 | --- | --: | --- | --- |
 ${Object.entries(limitTable)
-  .map(([name, { value, unit, bounds }]) => `| \`${name}\` | ${value} | ${unit === "value" ? "–" : unit} | ${bounds} |`)
+  .map(([name, [value, unit, bounds]]) => `| \`${name}\` | ${value} | ${unit === "value" ? "–" : unit} | ${bounds} |`)
   .join("\n")}
 
 </details>`;
@@ -74,7 +75,6 @@ const rateLimits = Object.keys(headers).filter((name) => name.startsWith("x-rate
 
 const schemaRef = (name: SchemaName) => ({ $ref: `#/components/schemas/${name}` });
 
-/** The document, for an API at `/` of its host. */
 export function openApiDocument(version: string) {
   const paths: Record<string, Record<string, object>> = {};
   for (const operation of operations) {
@@ -89,7 +89,6 @@ export function openApiDocument(version: string) {
       version,
       description: introduction,
       license: { name: "MIT", identifier: "MIT" },
-      "x-limits": limitTable,
     },
     servers: [{ url: "/" }],
     tags,
@@ -106,13 +105,13 @@ export function openApiDocument(version: string) {
   };
 }
 
-/** Fields as clients send them: before transforms, and with the defaults that zod then omits. */
+/** Describes fields as clients send them: before transforms. zod leaves out the defaults of transformed fields, so they are added. */
 const asWritten = {
   io: "input",
   override({ zodSchema, jsonSchema }) {
     const fallback = z.globalRegistry.get(zodSchema)?.default;
     if (fallback !== undefined) jsonSchema.default = fallback;
-    // Bounds of safe integers tell a client nothing.
+    // zod bounds every integer to the safe ones, which tells a client nothing.
     if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
     if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
   },
@@ -120,7 +119,10 @@ const asWritten = {
 
 function schemaObjects(): Record<string, object> {
   const registry = z.registry<{ id: string }>();
-  for (const [id, schema] of Object.entries(schemas)) registry.add(schema, { id });
+  for (const [name, schema] of Object.entries(contracts)) {
+    if (!name.endsWith("Schema") || !(schema instanceof z.ZodType)) continue;
+    registry.add(schema, { id: `${name[0].toUpperCase()}${name.slice(1, -"Schema".length)}` });
+  }
   const made = z.toJSONSchema(registry, { ...asWritten, uri: (id) => `#/components/schemas/${id}` });
   return Object.fromEntries(
     Object.entries(made.schemas).map(([name, { $schema, $id, ...schema }]) => [name, schema as object]),
@@ -134,6 +136,7 @@ function operationObject(operation: Operation): object {
   const errors = [
     ...anyRoute,
     ...(hasKey ? anyWithKey : []),
+    ...(isAdmin ? anyOfAdmin : []),
     ...(request ? anyWithBody.filter((kind) => !isAdmin || kind !== "idempotency_conflict") : []),
     ...(path.length > 0 ? (["not_found"] as const) : []),
     ...(operation.errors ?? []),
@@ -200,7 +203,7 @@ function answerOf(response: Operation["response"], events: SchemaName | undefine
   return { description: "Done", content: { "application/json": { schema: schemaRef(response) }, ...stream } };
 }
 
-/** One response per status, with the meanings of its errors. */
+/** One response for each status, with an example of each of its errors. */
 function errorResponses(kinds: readonly ErrorKind[]): Record<string, object> {
   const byStatus = new Map<number, ErrorKind[]>();
   for (const kind of new Set(kinds)) {

@@ -1,96 +1,31 @@
 /**
- * The operations of the API document: what no schema describes. A test compares them with the routes of the app.
- * Long because it is one table.
+ * The operations of the API document: path, summary, scope, schemas and errors of each. A test compares them with the routes of the
+ * app.
  */
-import type { z } from "zod";
+import type * as z from "zod";
 import * as admin from "../../shared/contracts/admin.ts";
-import { chatRequestSchema } from "../../shared/contracts/chat.ts";
-import { classifyRequestSchema } from "../../shared/contracts/classify.ts";
-import { classifyResponseSchema } from "../../shared/contracts/classify-response.ts";
-import {
-  checkpointListSchema,
-  createFileFormSchema,
-  createJobRequestSchema,
-  fileDeletedSchema,
-  fileListQuerySchema,
-  fileListSchema,
-  fileSchema,
-  jobEventListSchema,
-  jobListSchema,
-  jobSchema,
-  modelDeletedSchema,
-  pageQuerySchema,
-} from "../../shared/contracts/fine-tuning.ts";
+import * as chat from "../../shared/contracts/chat.ts";
+import * as classify from "../../shared/contracts/classify.ts";
+import * as classified from "../../shared/contracts/classify-response.ts";
+import * as tuning from "../../shared/contracts/fine-tuning.ts";
 import { heartbeatMs } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import {
-  addDocumentsRequestSchema,
-  assignRequestSchema,
-  completionRequestSchema,
-  createAdapterRequestSchema,
-  embeddingsRequestSchema,
-  usageQuerySchema,
-} from "../../shared/contracts/openai.ts";
-import { responseEventSchema, responseSchema } from "../../shared/contracts/response-object.ts";
-import { responseRequestSchema } from "../../shared/contracts/response-request.ts";
+import * as requests from "../../shared/contracts/openai.ts";
+import * as response from "../../shared/contracts/response-object.ts";
+import * as responseRequest from "../../shared/contracts/response-request.ts";
 import * as responses from "../../shared/contracts/responses.ts";
 import type { Scope } from "../../shared/contracts/tenants.ts";
 import type { ErrorKind } from "../../shared/errors.ts";
 
-/** Named schemas of the document. */
-export const schemas = {
-  CompletionRequest: completionRequestSchema,
-  ChatCompletionRequest: chatRequestSchema,
-  ResponseRequest: responseRequestSchema,
-  EmbeddingsRequest: embeddingsRequestSchema,
-  ClassifyRequest: classifyRequestSchema,
-  AssignRequest: assignRequestSchema,
-  CreateAdapterRequest: createAdapterRequestSchema,
-  AddDocumentsRequest: addDocumentsRequestSchema,
-  CreateFileForm: createFileFormSchema,
-  CreateFineTuningJobRequest: createJobRequestSchema,
-  Completion: responses.completionResponseSchema,
-  ChatCompletion: responses.chatResponseSchema,
-  ChatCompletionChunk: responses.chatChunkSchema,
-  Response: responseSchema,
-  ResponseEvent: responseEventSchema,
-  Classification: classifyResponseSchema,
-  Embeddings: responses.embeddingsResponseSchema,
-  Model: responses.modelSchema,
-  ModelList: responses.modelListSchema,
-  Assignments: responses.assignResponseSchema,
-  CentroidList: responses.centroidListSchema,
-  Adapter: responses.adapterSchema,
-  AdapterList: responses.adapterListSchema,
-  AdapterDeleted: responses.adapterDeletedSchema,
-  File: fileSchema,
-  FileList: fileListSchema,
-  FileDeleted: fileDeletedSchema,
-  FineTuningJob: jobSchema,
-  FineTuningJobList: jobListSchema,
-  FineTuningJobEventList: jobEventListSchema,
-  FineTuningCheckpointList: checkpointListSchema,
-  ModelDeleted: modelDeletedSchema,
-  CreateKeyRequest: admin.createKeyRequestSchema,
-  RotateKeyRequest: admin.rotateKeyRequestSchema,
-  Key: admin.keySchema,
-  NewKey: admin.newKeySchema,
-  KeyList: admin.keyListSchema,
-  ChangeTenantRequest: admin.changeTenantRequestSchema,
-  Tenant: admin.tenantSettingsSchema,
-  ArtifactFile: admin.artifactFileSchema,
-  SwitchRequest: admin.switchRequestSchema,
-  SwitchList: admin.switchListSchema,
-  SwitchReport: admin.switchReportSchema,
-  TenantErasure: admin.tenantErasureSchema,
-  UsageReport: responses.usageReportSchema,
-  Health: responses.healthSchema,
-  Ready: responses.readySchema,
-  ChameleonBlock: responses.chameleonBlockSchema,
-  Usage: responses.usageSchema,
-  Error: responses.errorSchema,
-} satisfies Record<string, z.ZodType>;
-export type SchemaName = keyof typeof schemas;
+/** Exports named `…Schema` are schemas of the document. */
+export const contracts = {
+  ...{ ...admin, ...chat, ...classify, ...classified, ...tuning },
+  ...{ ...requests, ...response, ...responseRequest, ...responses },
+};
+/** The name of a schema in the document: `FileList` is the export `fileListSchema`. */
+export type SchemaName = keyof {
+  [Name in keyof typeof contracts as Name extends `${infer Of}Schema` ? Capitalize<Of> : never]: unknown;
+};
 
 export interface Operation {
   method: "get" | "post" | "put" | "delete";
@@ -108,20 +43,20 @@ export interface Operation {
     | "Pages";
   summary: string;
   description?: string;
-  /** Scope that the key needs; null: any key; "admin": the admin key; undefined: no key. */
+  /** Scope that the key must have. null: any key; "admin": the admin key; absent: no key. */
   scope?: Scope | "admin" | null;
   query?: z.ZodObject;
   /** The path's parameters, in order. */
   parameters?: { name: string; description: string }[];
-  /** `files`: media types of files that it takes, too, as they are or in a form; `isForm`: it takes a form alone. */
+  /** `files`: media types of files that the body may be, or a form may hold, instead of JSON. `isForm`: the body must be a form. */
   request?: { schema: SchemaName; example: object; files?: readonly string[]; isForm?: true };
   status?: 200 | 201;
-  /** It may answer 202 with the same schema. */
+  /** Whether it may also answer 202, with the same schema. */
   mayBeLater?: boolean;
   response: SchemaName | { media: string; description: string };
-  /** Schema of the events, if it can stream. */
+  /** Schema of the events; absent if it cannot stream. */
   events?: SchemaName;
-  /** In addition to the errors of every route, of routes with a key, and of routes with a body. */
+  /** Errors besides those that document.ts adds to every route, and to routes with a key, an admin key or a body. */
   errors?: ErrorKind[];
 }
 
@@ -146,12 +81,10 @@ const adapterName = { name: "name", description: "As it was made" };
 const documentFiles = ["text/markdown", "text/plain", "text/html", "application/jsonl"];
 const uploads = `Up to ${limits.memoryTokensAtOnce} tokens of documents are answered when they are ready, more with 202: then \`memory.status\` tells how the job stands, and DELETE ends it. Documents come in JSON, as files of a form (\`multipart/form-data\`, fields \`documents\`), or one file as the body (\`?document=\` names it), where each line of JSONL is a document. PDF is not read: \`pdftotext\` converts it. Tokens of documents are charged once.`;
 const memoryErrors = ["adapter_quota_exceeded", "overloaded", "rate_limited", "quota_exceeded"] as const;
-const tuning = "Fine-tuning";
 const fileId = { name: "id", description: "`file-…`" };
 const jobId = { name: "id", description: "`ftjob-…`" };
-const ofJob: Rest = { scope: "adapters", parameters: [jobId], response: "FineTuningJob", errors: ["invalid_request"] };
-const adminErrors: ErrorKind[] = ["rate_limited", "backend_unavailable"];
-const ofAdmin = { scope: "admin", errors: adminErrors } as const;
+const ofJob: Rest = { scope: "adapters", parameters: [jobId], response: "Job", errors: ["invalid_request"] };
+const ofAdmin = { scope: "admin" } as const;
 const keyId = { name: "id", description: "16 hex digits" };
 const fileHash = { name: "sha256", description: "Of its bytes, 64 lower-case hex digits" };
 const tenantName = { name: "tenant", description: "Its name" };
@@ -181,7 +114,7 @@ export const operations: Operation[] = [
         temperature: 0,
       },
     },
-    ...{ response: "Completion", events: "Completion", errors: generates },
+    ...{ response: "CompletionResponse", events: "CompletionResponse", errors: generates },
   }),
   post("/v1/chat/completions", "createChatCompletion", "Generate", "Answer a conversation", {
     scope: "completions",
@@ -189,7 +122,7 @@ export const operations: Operation[] = [
       "Messages go through the model's chat template; a model without one gets Alpaca's style. No text of a message becomes a special token. Centroid and evidence are of the messages' text, not of the template's own words. " +
       answers,
     request: {
-      schema: "ChatCompletionRequest",
+      schema: "ChatRequest",
       example: {
         model: "smollm2-135m:auto",
         messages: [{ role: "user", content: "What is an adapter?" }],
@@ -197,7 +130,7 @@ export const operations: Operation[] = [
         temperature: 0,
       },
     },
-    ...{ response: "ChatCompletion", events: "ChatCompletionChunk", errors: generates },
+    ...{ response: "ChatResponse", events: "ChatChunk", errors: generates },
   }),
   post("/v1/responses", "createResponse", "Generate", "Answer a conversation, in OpenAI's newer shape", {
     scope: "completions",
@@ -221,19 +154,19 @@ export const operations: Operation[] = [
       schema: "ClassifyRequest",
       example: { input: "The parcel came broken and I want my money back", labels: ["refund", "shipping", "praise"] },
     },
-    ...{ response: "Classification", errors: generates },
+    ...{ response: "ClassifyResponse", errors: generates },
   }),
   post("/v1/embeddings", "createEmbeddings", "Embed and assign", "The vector that centroids are found by", {
     scope: "embeddings",
     description: "Of the whole of each text, computed at the edge: no backend is called.",
     request: { schema: "EmbeddingsRequest", example: { input: ["A man in possession of a good fortune"] } },
-    response: "Embeddings",
+    response: "EmbeddingsResponse",
     errors: ["context_length_exceeded", "model_not_found", "rate_limited", "quota_exceeded", ...unavailable],
   }),
   post("/v1/assign", "assign", "Embed and assign", "Assign texts and name what would answer, without generating", {
     scope: null,
     request: { schema: "AssignRequest", example: { input: "It is a truth universally acknowledged", top: 3 } },
-    response: "Assignments",
+    response: "AssignResponse",
     errors: ["model_not_found", "adapter_outdated", "rate_limited", "quota_exceeded", ...unavailable],
   }),
   get("/v1/models", "listModels", models, "The base, the mixture, one model for each centroid, and your own", {
@@ -297,62 +230,74 @@ export const operations: Operation[] = [
     description: "Answers that read its documents end in the error `memory_deleted`.",
     ...{ scope: "adapters", parameters: [adapterName], response: "AdapterDeleted", errors: ["adapter_not_found"] },
   }),
-  get("/v1/files", "listFiles", tuning, "Your files", {
-    ...{ scope: "adapters", query: fileListQuerySchema, response: "FileList", errors: ["invalid_request"] },
+  get("/v1/files", "listFiles", "Fine-tuning", "Your files", {
+    ...{ scope: "adapters", query: tuning.fileListQuerySchema, response: "FileList", errors: ["invalid_request"] },
   }),
-  post("/v1/files", "createFile", tuning, "Upload a file of examples", {
+  post("/v1/files", "createFile", "Fine-tuning", "Upload a file of examples", {
     scope: "adapters",
     description: "Each line is checked; an error names the first that is wrong. No other purpose is supported.",
     request: { schema: "CreateFileForm", example: { purpose: "fine-tune", file: "…" }, isForm: true },
     ...{ response: "File", errors: ["adapter_quota_exceeded", "rate_limited"] },
   }),
-  get("/v1/files/{id}", "getFile", tuning, "One of your files", {
+  get("/v1/files/{id}", "getFile", "Fine-tuning", "One of your files", {
     ...{ scope: "adapters", parameters: [fileId], response: "File" },
   }),
-  get("/v1/files/{id}/content", "getFileContent", tuning, "The bytes of a file", {
+  get("/v1/files/{id}/content", "getFileContent", "Fine-tuning", "The bytes of a file", {
     ...{ scope: "adapters", parameters: [fileId], errors: ["overloaded", "rate_limited"] },
     response: file("application/octet-stream", "As it was uploaded"),
   }),
-  remove("/v1/files/{id}", "deleteFile", tuning, "Delete a file", {
+  remove("/v1/files/{id}", "deleteFile", "Fine-tuning", "Delete a file", {
     description: "Jobs that were made of it go on, and their adapters stay.",
     ...{ scope: "adapters", parameters: [fileId], response: "FileDeleted" },
   }),
-  get("/v1/fine_tuning/jobs", "listFineTuningJobs", tuning, "Your jobs, the latest first", {
-    ...{ scope: "adapters", query: pageQuerySchema, response: "FineTuningJobList", errors: ["invalid_request"] },
+  get("/v1/fine_tuning/jobs", "listFineTuningJobs", "Fine-tuning", "Your jobs, the latest first", {
+    ...{ scope: "adapters", query: tuning.pageQuerySchema, response: "JobList", errors: ["invalid_request"] },
   }),
-  post("/v1/fine_tuning/jobs", "createFineTuningJob", tuning, "Make an adapter of a file's examples", {
+  post("/v1/fine_tuning/jobs", "createFineTuningJob", "Fine-tuning", "Make an adapter of a file's examples", {
     scope: "adapters",
     description:
       "A job runs in the background, in turn with the tenant's others, and survives restarts of edge and backends. It is charged the tokens of its examples once, when it succeeds, or is cancelled after it has begun. Where the gain's interval on held-out examples reaches zero, its model is the base, and an event says so.",
     request: {
-      schema: "CreateFineTuningJobRequest",
+      schema: "CreateJobRequest",
       example: { model: "smollm2-135m", training_file: "file-0123456789abcdef0123456789abcdef", suffix: "topics" },
     },
-    response: "FineTuningJob",
+    response: "Job",
     errors: ["model_not_found", "adapter_quota_exceeded", "rate_limited", "quota_exceeded", ...unavailable],
   }),
-  get("/v1/fine_tuning/jobs/{id}", "getFineTuningJob", tuning, "One of your jobs", {
-    ...{ scope: "adapters", parameters: [jobId], response: "FineTuningJob" },
+  get("/v1/fine_tuning/jobs/{id}", "getFineTuningJob", "Fine-tuning", "One of your jobs", {
+    ...{ scope: "adapters", parameters: [jobId], response: "Job" },
   }),
-  post("/v1/fine_tuning/jobs/{id}/cancel", "cancelFineTuningJob", tuning, "End a job", ofJob),
-  post("/v1/fine_tuning/jobs/{id}/pause", "pauseFineTuningJob", tuning, "Not supported: a job takes seconds", ofJob),
-  post("/v1/fine_tuning/jobs/{id}/resume", "resumeFineTuningJob", tuning, "Not supported, as pausing is not", ofJob),
-  get("/v1/fine_tuning/jobs/{id}/events", "listFineTuningEvents", tuning, "What a job did, the latest first", {
-    ...{ scope: "adapters", parameters: [jobId], query: pageQuerySchema },
-    ...{ response: "FineTuningJobEventList", errors: ["invalid_request"] },
+  post("/v1/fine_tuning/jobs/{id}/cancel", "cancelFineTuningJob", "Fine-tuning", "End a job", ofJob),
+  post(
+    "/v1/fine_tuning/jobs/{id}/pause",
+    "pauseFineTuningJob",
+    "Fine-tuning",
+    "Not supported: a job takes seconds",
+    ofJob,
+  ),
+  post(
+    "/v1/fine_tuning/jobs/{id}/resume",
+    "resumeFineTuningJob",
+    "Fine-tuning",
+    "Not supported, as pausing is not",
+    ofJob,
+  ),
+  get("/v1/fine_tuning/jobs/{id}/events", "listFineTuningEvents", "Fine-tuning", "What a job did, the latest first", {
+    ...{ scope: "adapters", parameters: [jobId], query: tuning.pageQuerySchema },
+    ...{ response: "JobEventList", errors: ["invalid_request"] },
   }),
-  get("/v1/fine_tuning/jobs/{id}/checkpoints", "listFineTuningCheckpoints", tuning, "Always empty", {
-    ...{ scope: "adapters", parameters: [jobId], response: "FineTuningCheckpointList" },
+  get("/v1/fine_tuning/jobs/{id}/checkpoints", "listFineTuningCheckpoints", "Fine-tuning", "Always empty", {
+    ...{ scope: "adapters", parameters: [jobId], response: "CheckpointList" },
   }),
   get("/v1/usage", "usage", "Tenant", "The tenant's use by day, model and centroid, and its limits", {
-    ...{ scope: "usage", query: usageQuerySchema, response: "UsageReport", errors: ["invalid_request"] },
+    ...{ scope: "usage", query: requests.usageQuerySchema, response: "UsageReport", errors: ["invalid_request"] },
   }),
   get("/admin/v1/keys", "listKeys", "Admin", "Keys of a tenant, or of all", {
     ...{
       ...ofAdmin,
       query: admin.keyListQuerySchema,
       response: "KeyList",
-      errors: [...adminErrors, "invalid_request"],
+      errors: ["invalid_request"],
     },
   }),
   post("/admin/v1/keys", "createKey", "Admin", "Make a key, which is shown this once", {
@@ -368,10 +313,15 @@ export const operations: Operation[] = [
     request: { schema: "RotateKeyRequest", example: { old_expires_at: "2027-01-31T00:00:00Z" } },
   }),
   get("/admin/v1/tenants/{tenant}", "getTenant", "Admin", "A tenant's plan, limits, origins and aliases", {
-    ...{ ...ofAdmin, parameters: [tenantName], response: "Tenant", errors: [...adminErrors, "invalid_request"] },
+    ...{
+      ...ofAdmin,
+      parameters: [tenantName],
+      response: "TenantSettings",
+      errors: ["invalid_request"],
+    },
   }),
   post("/admin/v1/tenants/{tenant}", "changeTenant", "Admin", "Change what is named of them", {
-    ...{ ...ofAdmin, parameters: [tenantName], response: "Tenant" },
+    ...{ ...ofAdmin, parameters: [tenantName], response: "TenantSettings" },
     request: {
       schema: "ChangeTenantRequest",
       example: { limits: { requests_per_minute: 100 }, aliases: { "gpt-4o-mini": "smollm2-135m:auto" } },
@@ -381,23 +331,23 @@ export const operations: Operation[] = [
     ...{ ...ofAdmin, parameters: [tenantName], mayBeLater: true, response: "TenantErasure" },
     description:
       "Revokes its keys, and answers 202 while they may still be in use. The same call after `retry_after` seconds erases use, limits, files, own adapters and the keys.",
-    errors: [...adminErrors, "invalid_request"],
+    errors: ["invalid_request"],
   }),
   get("/admin/v1/artifacts", "listSwitches", "Admin", "What was served, and since when", {
-    ...{ ...ofAdmin, response: "SwitchList", errors: [...adminErrors, "not_found"] },
+    ...{ ...ofAdmin, response: "SwitchList", errors: ["not_found"] },
   }),
   post("/admin/v1/artifacts", "switchArtifacts", "Admin", "Serve other artifacts, or those before again", {
     ...ofAdmin,
     request: { schema: "SwitchRequest", example: { manifest: "previous" } },
     response: "SwitchReport",
-    errors: [...adminErrors, "not_found", "switch_conflict"],
+    errors: ["not_found", "switch_conflict"],
   }),
   get("/admin/v1/artifacts/files/{sha256}", "getArtifactFile", "Admin", "Whether a file is stored, whole", {
     ...{ ...ofAdmin, parameters: [fileHash], response: "ArtifactFile" },
   }),
   put("/admin/v1/artifacts/files/{sha256}", "uploadArtifactFile", "Admin", "Store a file, which is the body", {
     ...{ ...ofAdmin, parameters: [fileHash], response: "ArtifactFile" },
-    errors: [...adminErrors, "invalid_request", "body_too_large"],
+    errors: ["invalid_request", "body_too_large"],
   }),
   get("/healthz", "healthz", "Service", "The edge runs", { response: "Health" }),
   get("/readyz", "readyz", "Service", "A token was generated, by a backend with the same manifest", {

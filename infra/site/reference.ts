@@ -1,6 +1,6 @@
 /**
- * Reference pages, made from code, so that they cannot differ from it: errors, limits, settings, commands, metrics.
- * Each function returns Markdown.
+ * Reference pages of errors, limits, settings, commands and metrics. They are made from the code, so that they always agree with it. Each
+ * function returns Markdown.
  */
 import { execFile } from "node:child_process";
 import { readFile } from "node:fs/promises";
@@ -43,7 +43,7 @@ ${table(["code", "status", "type"], rows)}
 }
 
 function limits(): string {
-  const rows = Object.values(limitTable).map(({ bounds, value, unit }) => [bounds, value.toLocaleString("en"), unit]);
+  const rows = Object.values(limitTable).map(([value, unit, bounds]) => [bounds, value.toLocaleString("en"), unit]);
   return `# Limits
 
 A request beyond one is answered with an error that names the limit and the value. Limits of trained files are in the
@@ -92,7 +92,7 @@ Variables of the other commands are in their [help](/reference/commands).
 `;
 }
 
-/** The variables of wrangler.toml's first [vars], with the comment before each. Throws an Error for one without. */
+/** The variables in wrangler.toml's first [vars], with the comment before each. Throws an Error for a variable without a comment. */
 export function edgeSettings(toml: string): { name: string; help: string; preset: string }[] {
   const [, vars] = toml.split(/^\[vars\]$/m);
   if (vars === undefined) throw new Error("wrangler.toml has no [vars]");
@@ -104,7 +104,7 @@ export function edgeSettings(toml: string): { name: string; help: string; preset
   });
 }
 
-/** What edge/config.ts reads, with the comment before each that has one. Throws an Error where it declares nothing. */
+/** The fields of `Variables` in edge/config.ts, with the comment before each. */
 export function edgeBindings(code: string): { name: string; help: string }[] {
   const [, body] = /^export interface Variables \{\n(.*?)^\}/ms.exec(code) ?? [];
   if (body === undefined) throw new Error("edge/config.ts has no interface Variables");

@@ -6,7 +6,7 @@ import { tenantSchema } from "./tenant-name.ts";
 import { aliasesSchema, keyIdPattern, planNames, scopes } from "./tenants.ts";
 
 const time = z.iso.datetime();
-/** UTC, or with the offset that it names. */
+/** End of a key's validity, in UTC or with an offset. */
 const end = z.iso.datetime({ offset: true }).nullable().optional().describe("null: never");
 const keyStates = ["active", "expires", "expired", "revoked"] as const;
 
@@ -76,7 +76,7 @@ export const tenantSettingsSchema = z.object({
   aliases: z.record(z.string(), z.string()),
 });
 
-/** The tenant's keys were revoked, and may be in use for so long: then the same call erases the tenant. */
+/** The tenant's keys have been revoked, but caches accept them for `retry_after` seconds. After that the same call erases the tenant. */
 const tenantErasingSchema = z.object({
   object: z.literal("tenant.erasing"),
   tenant: z.string(),
@@ -121,9 +121,7 @@ export const switchRequestSchema = z.strictObject({
     .regex(/^([0-9a-f]{4,64}|previous)$/, {
       error: 'manifest must be a hash, 4 of its first digits or more, or "previous"',
     })
-    .describe(
-      "SHA-256 of manifest.json; the first digits of one that was served; or `previous`, what was served before",
-    ),
+    .describe("SHA-256 of manifest.json, or its first digits if it was served; or `previous`"),
   other_model: z.boolean().default(false).describe("Also where the weights are not those of what is served"),
 });
 

@@ -1,27 +1,27 @@
 /**
- * The name of a backend process, because one address may lead to several. Every answer carries the name of the process that
- * answered. A call may carry the name of the process that it is for; an ingress may route by it, and any other process
- * refuses the call with `misdirected` before it reads the body. The signature of a call covers it.
+ * Header with the name of a backend process, since one address may lead to several processes. Every answer names the process that
+ * answered. A call may name the process that it is for: an ingress can route by the name, and any other process refuses the call with
+ * `misdirected` before it reads the body. The signature of a call covers the name.
  */
 export const nameHeader = "x-chameleon-backend";
 /** A DNS label, because a name can be a part of a host name. */
 export const processNamePattern = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
 
-/** A process name from a header; null if there is none, or not a valid one. */
+/** The process name in a header; null if it is absent or not valid. */
 export function readProcessName(header: string | null | undefined): string | null {
   return header && processNamePattern.test(header) ? header : null;
 }
 
 /**
- * The load of a backend process, in a header of every answer, so that a cell also knows what other cells have sent there. The
- * answer to a batch counts the batch.
+ * Header of every answer with the load of the backend process, which includes sequences of other cells. The answer to a batch already
+ * counts that batch.
  */
 export const loadHeader = "x-chameleon-load";
 
 export interface BackendLoad {
-  /** Sequences under way, waiting and running. */
+  /** Sequences that wait or run. */
   sequences: number;
-  /** Sequences that can run at the same time. */
+  /** Sequences that can run at once. */
   slots: number;
 }
 
@@ -29,7 +29,7 @@ export function loadText({ sequences, slots }: BackendLoad): string {
   return `${sequences}/${slots}`;
 }
 
-/** A load from a header; null if there is none, or not a valid one. */
+/** The load in a header; null if it is absent or not valid. */
 export function readLoad(header: string | null | undefined): BackendLoad | null {
   const [, sequences, slots] = /^(\d{1,7})\/([1-9]\d{0,6})$/.exec(header ?? "") ?? [];
   return slots === undefined ? null : { sequences: Number(sequences), slots: Number(slots) };

@@ -1,11 +1,11 @@
 /**
- * How a call of the edge to a backend is signed: the one canonical form, and what both sides do with it.
+ * Signatures of the edge's calls to backends: how the edge makes them, and how a backend checks them.
  *
  *     authorization: Chameleon-HMAC-SHA256 key=ID,time=MS,body=SHA256,signature=HMAC
  *
- * The HMAC is over key, time, method, path, the body's hash and, if the call is for one process, its name, one line
- * each. As the hash is in the header, a caller without a secret is refused before its body is read. How old a
- * call may be is the backend's to decide (gpu-backend/http/middleware.ts).
+ * The HMAC covers, one a line, the scheme, key id, time, method, path, the body's hash, and the name of the process if the call is for
+ * one. The header holds the body's hash, so a caller without a secret is refused before its body is read. The backend decides how old a
+ * call may be (gpu-backend/http/middleware.ts).
  */
 import { hexOf, sha256Hex } from "../bytes.ts";
 
@@ -14,25 +14,25 @@ const scheme = "Chameleon-HMAC-SHA256";
 const headerPattern = new RegExp(
   `^${scheme} key=([0-9a-f]{16}),time=(\\d{1,15}),body=([0-9a-f]{64}),signature=([0-9a-f]{64})$`,
 );
-/** The longest header that can be one. */
+/** Longer headers are refused unread. */
 export const signatureCharacters = 300;
 
-/** A secret, prepared. Its id says which it is and nothing of what it is. */
+/** A secret as a key of Web Crypto. Its id is an HMAC, which reveals nothing of the secret. */
 export interface SigningKey {
   id: string;
   hmac: Awaited<ReturnType<typeof crypto.subtle.importKey>>;
 }
 
-/** What is signed. */
+/** The signed properties of a call. */
 export interface Call {
   method: string;
-  /** Of the URL, its query counted. */
+  /** Path of the URL, with its query. */
   path: string;
   keyId: string;
-  /** Since 1970. */
+  /** Milliseconds since 1970. */
   timeMs: number;
   bodySha256: string;
-  /** The process that the call is for (`nameHeader`); null if any process of the address may answer. */
+  /** Name of the process that the call is for (`nameHeader`); null if any process at the address may answer. */
   backendName: string | null;
 }
 
@@ -45,8 +45,8 @@ const minSecretCharacters = 32;
 const maxSecrets = 2;
 
 /**
- * The secrets of a variable: the first signs, any of them opens, so that a new one can be brought to both sides before the
- * old one goes. None where it is empty. Throws an Error that names the variable and never repeats a secret.
+ * Reads the secrets in a variable. The edge signs with the first, and a backend accepts each of them, so that a secret can be replaced
+ * without an interruption. Throws an Error that names the variable and never repeats a secret.
  */
 export function readSecrets(text: string | undefined, variable: string): string[] {
   if (!text?.trim()) return [];
@@ -72,7 +72,7 @@ export async function signingKey(secret: string): Promise<SigningKey> {
   return { id, hmac };
 }
 
-/** The header of one call. */
+/** The value of the header `authorization` for a call. */
 export async function signatureHeader(
   key: SigningKey,
   { body, ...named }: Omit<Call, "keyId" | "bodySha256"> & { body: Uint8Array },
@@ -82,7 +82,7 @@ export async function signatureHeader(
   return `${scheme} key=${key.id},time=${call.timeMs},body=${call.bodySha256},signature=${signature}`;
 }
 
-/** What a header claims of a call; null for anything that is no such header. */
+/** Reads the header of a call, which `isSignedBy` then checks; null if it has another form. */
 export function parseSignature(
   header: string,
   method: string,
@@ -95,19 +95,19 @@ export function parseSignature(
   return { method, path, keyId, timeMs: Number(time), bodySha256, backendName, signature };
 }
 
-/** Whether the holder of `key` signed this call; takes as long for any wrong signature. */
+/** Whether the call was signed with `key`. Takes the same time for every wrong signature. */
 export function isSignedBy({ hmac }: SigningKey, call: SignedCall): Promise<boolean> {
   const signature = Uint8Array.from(call.signature.match(/../g)!, (digits) => Number.parseInt(digits, 16));
   return crypto.subtle.verify("HMAC", hmac, signature, canonical(call));
 }
 
-/** The text that is signed. No field has a line break, so no two calls share a text. */
+/** The signed text. No field can hold a line break, so no two calls have the same text. */
 function canonical({ keyId, timeMs, method, path, bodySha256, backendName }: Call): Uint8Array {
   const lines = [scheme, keyId, timeMs, method, path, bodySha256];
   return encoder.encode([...lines, ...(backendName === null ? [] : [backendName])].join("\n"));
 }
 
-/** Returns the headers that sign a call, for the process of this name, or for any of the address. */
+/** Returns the headers that sign a call. `backendName`: the process that it is for; by default any at the address. */
 export type SignCall = (
   method: string,
   path: string,

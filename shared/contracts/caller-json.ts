@@ -1,19 +1,19 @@
-/** Parses JSON that a caller sent. One scan before parsing refuses what is expensive to parse or to walk through. */
+/** Parses JSON that a caller sent. A scan before parsing refuses texts that are expensive to parse or to process. */
 import { invalidRequest, ServiceError } from "../errors.ts";
 import { limits } from "./limits.ts";
 
-/** Throws invalid_request for what is not JSON, for deep nesting, and for too many strings of digits or more than `maxValues` values. */
+/** Throws invalid_request for a text that is not JSON, is nested too deeply, or has too many strings of digits or more than `maxValues` values. */
 export function parseCallerJson(text: string, maxValues?: number): unknown {
   checkCallerJson(text, maxValues);
   try {
     return JSON.parse(text);
   } catch (error) {
-    // V8's message contains a part of the body, which belongs to the caller.
+    // V8's message may quote the body, so it goes to the caller only, and its length is bounded.
     throw new ServiceError("invalid_request", `The body is not JSON: ${(error as Error).message.slice(0, 200)}`);
   }
 }
 
-/** The same but for what is not JSON, of JSON texts one after the other. */
+/** The scan alone. The text may be several JSON texts, such as JSONL. Throws invalid_request as `parseCallerJson` does. */
 export function checkCallerJson(text: string, maxValues = Number.POSITIVE_INFINITY): void {
   const { levels, digitStrings, values } = scan(text);
   if (levels > limits.bodyNesting) {
@@ -34,12 +34,12 @@ const [quote, backslash, listStart, listEnd, objectStart, objectEnd, comma, zero
 );
 
 /**
- * A string of 1 to 10 digits, escaped ones included: an array index. V8 interns such a string and hashes it by its value,
- * without a seed, so that a caller can choose strings that all collide: 85,000 of them took seconds to parse.
+ * A string of 1 to 10 digits, escaped or not. V8 takes it for an array index, interns it, and hashes it by its value without a seed. So a
+ * caller can choose strings that all have one hash: 85,000 of them took seconds to parse.
  */
 const digitString = /"(?:\d|\\u003\d){1,10}"/y;
 
-/** Nesting depth of a JSON text's lists and objects, and the numbers of its strings of digits and, at most, of its values. */
+/** The nesting depth of a JSON text, the number of its strings of digits, and an upper bound on the number of its values. */
 function scan(json: string): { levels: number; digitStrings: number; values: number } {
   let level = 0;
   let values = 0;
@@ -66,7 +66,7 @@ function mayBeDigits(first: number): boolean {
   return (first >= zero && first <= nine) || first === backslash;
 }
 
-/** Index of the quote that ends the string that starts at `start`; the length of the text if there is none. */
+/** Index of the quote that ends the string beginning at `start`; the length of the text if the string does not end. */
 function endOfString(json: string, start: number): number {
   for (let end = json.indexOf('"', start + 1); end >= 0; end = json.indexOf('"', end + 1)) {
     let backslashes = 0;

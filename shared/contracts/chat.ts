@@ -1,25 +1,17 @@
 /**
- * `POST /v1/chat/completions`, inward, as far as it is served here: text in, text and calls of functions out. What would change the
- * answer and is not built (other tools, images, sound) is refused by name; other unknown fields are ignored.
+ * Requests of `POST /v1/chat/completions`. Messages hold text and calls of functions. Fields that would change the answer but are not
+ * supported (images, sound, web search) are refused by name; other unknown fields are ignored.
  */
 import * as z from "zod";
-import { absentAs, describe, isString, kindOf, listOf, refuser } from "./fields.ts";
+import { absentAs, describe, isString, kindOf, listOf, refused, refuser } from "./fields.ts";
 import { asGeneration, generationFields, type Refuse, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";
-import {
-  askedCalls,
-  callText,
-  type FunctionTool,
-  isFunctionName,
-  type ToolChoice,
-  toolFields,
-  toolsFault,
-} from "./tools.ts";
+import { askedCalls, callText, isFunctionName, toolFields, toolsFault } from "./tools.ts";
 
 export interface ChatMessage {
-  /** `tool`: results of calls; to a chat template they are the user's. */
+  /** `tool`: results of calls. A chat template gets them as messages of the user. */
   role: "system" | "user" | "assistant" | "tool";
-  /** With the calls of the assistant, or of results, in the format of tools.ts. */
+  /** The text. Calls and results of calls are part of it, in the format of tools.ts. */
   content: string;
 }
 
@@ -31,7 +23,7 @@ const roles: Record<string, ChatMessage["role"]> = {
   tool: "tool",
 };
 
-/** The last two are those of a response's input. */
+/** Types of text parts: of a chat, and of the input of a response. */
 const textTypes = ["text", "input_text", "output_text"];
 const textPart = {
   type: "object",
@@ -66,21 +58,7 @@ export const messagesSchema = {
   },
 };
 
-const modalityList = listOf({
-  ...{ name: "modalities", of: "modalities", max: limits.modalities },
-  ...{ isEntry: (entry): entry is "text" => entry === "text", rule: "only text is supported" },
-});
-const modalitiesSchema = {
-  anyOf: [{ type: "null" }, { type: "array", items: { const: "text" }, maxItems: limits.modalities }],
-};
-
 const maxTokens = z.int().min(1);
-/** Refused where they are set, so of any type. */
-const unbuilt = (description: string) =>
-  z
-    .unknown()
-    .optional()
-    .meta({ description: `Not built: ${description}` });
 
 export const chatRequestSchema = z
   .object({
@@ -94,60 +72,41 @@ export const chatRequestSchema = z
       null,
       "And those of so many likeliest tokens; needs `logprobs`",
     ),
-    modalities: absentAs(modalityList, null, "`text` only").meta(modalitiesSchema),
+    modalities: absentAs(listOf("modalities", z.literal("text"), { max: limits.modalities }), null, "`text` only"),
     ...toolFields,
-    functions: unbuilt("`tools` by their old name"),
-    function_call: unbuilt("`tool_choice` by its old name; `none` and `auto` pass"),
-    audio: unbuilt("sound"),
-    web_search_options: unbuilt("searching the web"),
+    functions: refused("functions", "it is not built; tools is", (value) => Array.isArray(value) && value.length === 0),
+    function_call: refused("function_call", "it is not built; tool_choice is", (value) =>
+      ["none", "auto"].includes(value as string),
+    ),
+    audio: refused("audio", "it is not built"),
+    web_search_options: refused("web_search_options", "it is not built"),
   })
   .superRefine((request, context) => {
     const refuse: Refuse = (param, message) =>
       context.addIssue({ code: "custom", path: [param], message, input: request });
     const name = request.max_completion_tokens === null ? "max_tokens" : "max_completion_tokens";
     const value = request[name];
-    const { form } = callsOf(request);
+    const { form } = askedCalls(request.tools, request, request.response_format);
     const together = { ...request, response_format: form };
     refuseTogether(together, { prompts: 1, maxTokens: value === null ? null : { name, value } }, refuse);
     if (request.top_logprobs !== null && !request.logprobs) refuse("top_logprobs", "top_logprobs needs logprobs: true");
-    refuseUnbuilt(request, refuse);
     const fault = toolsFault(request.tools, request.tool_choice, form);
     if (fault) refuse(...fault);
   })
   .transform(({ tools, tool_choice, parallel_tool_calls, ...request }) => {
-    const { text, form } = callsOf({ tools, tool_choice, parallel_tool_calls, ...request });
+    const { text, form } = askedCalls(tools, { tool_choice, parallel_tool_calls }, request.response_format);
     return { ...asGeneration({ ...request, response_format: form }), toolsText: text };
   });
 
 export type ChatRequest = z.infer<typeof chatRequestSchema>;
 
-const callsOf = (request: {
-  tools: readonly FunctionTool[];
-  tool_choice: ToolChoice;
-  parallel_tool_calls: boolean;
-  response_format: string | null;
-}) =>
-  askedCalls(request.tools, {
-    ...{ choice: request.tool_choice, isParallel: request.parallel_tool_calls, format: request.response_format },
-  });
-
-function refuseUnbuilt({ functions, function_call, ...request }: Record<string, unknown>, refuse: Refuse) {
-  const isEmpty = (functions ?? null) === null || (Array.isArray(functions) && functions.length === 0);
-  if (!isEmpty) refuse("functions", "functions is set, which is not built; tools is");
-  if (!["none", "auto"].includes((function_call ?? "none") as string))
-    refuse("function_call", `function_call is ${describe(function_call)}, which is not built; tool_choice is`);
-  for (const field of ["audio", "web_search_options"]) {
-    if ((request[field] ?? null) !== null) refuse(field, `${field} is set; it is not built`);
-  }
-}
-
-/** A conversation; `name` is its place in the request. */
+/** Reads the messages of the field `name`. */
 export function readMessages(value: unknown, context: z.RefinementCtx, name = "messages"): ChatMessage[] {
   const read = messagesIn(value, name);
   return "fault" in read ? refuser(context, value)(read.fault, read.path) : read.messages;
 }
 
-/** The messages of a list called `name`, or what is wrong with it and where. */
+/** Reads the messages of a list called `name`, or returns what is wrong and where. */
 export function messagesIn(
   value: unknown,
   name: string,
@@ -164,14 +123,14 @@ export function messagesIn(
     const read = readMessage(message, `${name}[${i}]`, callIds);
     if (typeof read === "string") return fault(read, [i]);
     const last = messages.at(-1);
-    // Results of several calls are one turn.
+    // Consecutive results of calls are one turn of the user.
     if (read.role === "tool" && last?.role === "tool") last.content += `\n${read.content}`;
     else messages.push(read);
   }
   return { messages };
 }
 
-/** A message, or what is wrong with it; `at` is its place, `callIds` are those of calls before it. */
+/** Reads a message, or returns what is wrong with it. `at` is its place; `callIds` has the ids of calls in earlier messages. */
 function readMessage(value: unknown, at: string, callIds: Set<string>): ChatMessage | string {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     return `${at} is ${kindOf(value)}; it must be an object with role and content`;
@@ -196,7 +155,7 @@ function readMessage(value: unknown, at: string, callIds: Set<string>): ChatMess
   return { role: known, content: `<tool_response>\n${read.content}\n</tool_response>` };
 }
 
-/** The texts of a message's calls, or what is wrong with them; their ids are added to `callIds`. */
+/** Reads the calls of a message as texts, and adds their ids to `callIds`; or returns what is wrong with them. */
 function readCalls(value: unknown, at: string, callIds: Set<string>): string[] | string {
   if (!Array.isArray(value)) return `${at} is ${kindOf(value)}; it must be a list of calls`;
   if (value.length > limits.toolCalls) return `${at} has ${value.length} entries, the maximum is ${limits.toolCalls}`;
@@ -212,7 +171,7 @@ function readCalls(value: unknown, at: string, callIds: Set<string>): string[] |
   return texts;
 }
 
-/** A message's text, or what is wrong with it. */
+/** Reads the text of a message, or returns what is wrong with it. */
 function readContent(content: unknown, at: string): { content: string } | string {
   if (typeof content === "string") return { content };
   if (!Array.isArray(content))

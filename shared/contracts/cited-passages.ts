@@ -1,4 +1,4 @@
-/** How an answer cites passages of documents: those behind each token, and those in its prompt. */
+/** How an answer cites passages of documents: those that made a token likelier, and those that were put into the prompt. */
 import * as z from "zod";
 import { passageFields } from "./retrieval.ts";
 

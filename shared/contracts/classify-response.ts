@@ -1,4 +1,4 @@
-/** `POST /v1/classify`, outward; apart from its request, as the edge uses the type alone (responses.ts). */
+/** Answers of `POST /v1/classify`. The edge imports only the type, so that the schema is not in its bundle. */
 import * as z from "zod";
 import { chameleonBlockSchema, usageSchema } from "./responses.ts";
 

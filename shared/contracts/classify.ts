@@ -1,25 +1,24 @@
-/** `POST /v1/classify`, inward. Not here: how labels become tokens (edge/plan/labels.ts). */
+/** Requests of `POST /v1/classify`. Not here: how labels become tokens (edge/plan/labels.ts). */
 import * as z from "zod";
 import { type ChatMessage, messagesSchema, readMessages } from "./chat.ts";
-import { isString, kindOf, listOf, refuser } from "./fields.ts";
+import { absentAs, kindOf, listOf, refuser } from "./fields.ts";
 import { asGeneration, generationFields } from "./generation.ts";
 import { limits } from "./limits.ts";
 
 /** A text, or a conversation whose next answer is the label. */
 export type ClassifyInput = string | ChatMessage[];
 
-const isLabel = (entry: unknown): entry is string =>
-  isString(entry) && entry.trim() !== "" && entry.length <= limits.classifyLabelCharacters;
 const text = { type: "string", minLength: 1, maxLength: limits.bodyBytes };
 const several = (items: object) => ({ type: "array", items, minItems: 1, maxItems: limits.classifyInputs });
 
-const labelList = {
-  type: "array",
-  items: { type: "string", minLength: 1, maxLength: limits.classifyLabelCharacters },
-  minItems: 2,
-  maxItems: limits.classifyLabels,
-  uniqueItems: true,
-};
+const label = z
+  .string()
+  .min(1)
+  .max(limits.classifyLabelCharacters)
+  .refine((text) => text.trim() !== "", { error: "a label must not be spaces only" });
+const labelList = listOf("labels", label, { min: 2, max: limits.classifyLabels })
+  .refine((labels) => new Set(labels).size === labels.length, { error: "labels holds a label twice" })
+  .meta({ uniqueItems: true });
 
 export const classifyRequestSchema = z
   .object({
@@ -32,23 +31,16 @@ export const classifyRequestSchema = z
           "Texts, or conversations whose next answer is the label. The base is asked which label fits a text, in a prompt that lists them; an adapter of your own with examples continues a text as it is",
         anyOf: [text, several(text), messagesSchema, several(messagesSchema)],
       }),
-    labels: listOf({
-      ...{ name: "labels", of: "strings", min: 2, max: limits.classifyLabels },
-      ...{ isEntry: isLabel, rule: `a label has 1 to ${limits.classifyLabelCharacters} characters, not only spaces` },
-    })
-      .refine((labels) => new Set(labels).size === labels.length, { error: "labels holds a label twice" })
-      .nullish()
-      .transform((labels) => labels ?? null)
-      .meta({
-        description:
-          "As they would continue the prompt: for an adapter of your own with their leading space, if its examples have one. Absent, those of its examples",
-        anyOf: [{ type: "null" }, labelList],
-      }),
+    labels: absentAs(
+      labelList,
+      null,
+      "As they would continue the prompt: for an adapter of your own with their leading space, if its examples have one. Absent, those of its examples",
+    ),
     user: generationFields.user,
     chameleon: generationFields.chameleon,
   })
   .transform(({ input, labels, ...request }) => {
-    // One greedy token at each branch of the labels, without what a model's own defaults would change of its probabilities.
+    // One greedy token where labels differ. Penalties are set, because a model's defaults would change the probabilities.
     const sampling = {
       temperature: 0,
       ignore_eos: true,

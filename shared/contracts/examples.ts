@@ -1,14 +1,14 @@
-/** One example of a task, as callers give it: a text, a prompt with its completion, or a chat in OpenAI's fine-tuning format. */
+/** Examples that an adapter is fitted to: a text, a prompt with its completion, or a chat in OpenAI's fine-tuning format. */
 import { type ChatMessage, messagesIn } from "./chat.ts";
 import { kindOf } from "./fields.ts";
 import { limits } from "./limits.ts";
 
-/** Of a text all tokens count, else the completion alone, or the last message, which is the assistant's. */
+/** All tokens of a text are learnt; of the other forms the completion, or the last message, which is the assistant's. */
 export type Example = string | { prompt: string; completion: string } | { messages: ChatMessage[] };
 
 export const exampleForms = "a string, {prompt, completion} or {messages}";
 
-/** Reads an example, or says what is wrong with it; `at` is its place. Fields of other names are ignored. */
+/** Reads an example, or returns what is wrong with it. `at` is its place in the request. Other fields are ignored. */
 export function readExample(value: unknown, at: string): Example | { fault: string } {
   if (typeof value === "string") return value;
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
@@ -29,14 +29,14 @@ export function readExample(value: unknown, at: string): Example | { fault: stri
   return read.messages.length > 1 ? read : { fault: `${at}.messages has no message before the assistant's` };
 }
 
-/** How examples put a text, and the answers that it may have. */
+/** A classification that examples teach: its labels, and the form of its prompts. */
 export interface Task {
   labels: string[];
-  /** The system message before the text, null for none; absent: texts are prompts as they are. */
+  /** The system message before the text, null for none. Absent: a text is a prompt as it is, not a chat. */
   system?: string | null;
 }
 
-/** null unless the examples are all alike, and answers occur twice on the mean: a conversation has but a text and its answer. */
+/** The task of examples that have one form and each label twice on average; null for other examples. A chat must be one text and its answer. */
 export function taskOf(examples: readonly Example[]): Task | null {
   const asked = examples.map(askedOf);
   const [first] = asked;

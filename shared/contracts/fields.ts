@@ -1,4 +1,4 @@
-/** Schemas of fields that several public requests share. A null field counts as absent, as in OpenAI's API. */
+/** Schemas of fields that several public requests have in common. A null field counts as absent, as in OpenAI's API. */
 import * as z from "zod";
 import { describe } from "../describe.ts";
 import { limits } from "./limits.ts";
@@ -9,8 +9,8 @@ export { describe };
 export type Prompt = string | number[];
 
 /**
- * Replaces null and absent by `fallback`, and adds it to the API document as the default if it is a scalar. Most fields of a request are
- * absent, so the default is outermost: zod then runs nothing else. Requests share the fallback, so it is frozen.
+ * A field that is `fallback` if it is null or absent. A scalar fallback is shown in the API document. Most fields are absent, so `default`
+ * is outermost: zod then runs nothing else. Requests share the fallback, so it is frozen.
  */
 export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, description: string) {
   const hasDefault = typeof fallback === "number" || typeof fallback === "boolean" || typeof fallback === "string";
@@ -22,14 +22,13 @@ export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, descrip
     .meta({ description, ...(hasDefault && { default: fallback }) });
 }
 
-/** `model`. */
 export const modelField = (description: string) => absentAs(z.string().max(limits.modelCharacters), null, description);
 
-/** `user`: its length is checked, its value is ignored. */
+/** OpenAI's `user`. Its length is checked, its value is ignored. */
 export const userField = absentAs(z.string().max(limits.userCharacters), null, "Ignored");
 
 const metadataEntries = 16;
-/** What a caller notes beside an object: OpenAI's `metadata`. */
+/** OpenAI's `metadata`: notes of the caller. */
 export const metadataSchema = z
   .record(z.string().max(64), z.string().max(512))
   .meta({ maxProperties: metadataEntries })
@@ -38,26 +37,17 @@ export const metadataSchema = z
   });
 
 /** A string, strings, token ids or lists of token ids; `maximum` limits the number of prompts. */
-export function promptField(name: string, maximum: number, description: string) {
-  return promptList(name, maximum).meta({ description, ...promptSchema(maximum) });
-}
-
-/** The same without what the API document says of it. */
-export function promptList(name: string, maximum: number) {
-  return z.unknown().transform((value, context) => readPromptList(value, context, name, maximum));
-}
-
-/** The JSON Schema of a prompt field for the API document; `readPromptList` checks more. */
-export function promptSchema(maximum: number, isOptional = false) {
+export function promptField(name: string, maximum: number) {
   const text = { type: "string", minLength: 1, maxLength: limits.bodyBytes };
   const ids = { type: "array", items: { type: "integer", minimum: 0 }, minItems: 1, maxItems: limits.bodyBytes };
   const several = (items: object) => ({ type: "array", items, minItems: 1, maxItems: maximum });
-  const absent = isOptional ? [{ type: "null" }] : [];
-  return { anyOf: [text, several(text), ids, several(ids), ...absent] };
+  return z
+    .unknown()
+    .transform((value, context) => readPrompts(value, context, name, maximum))
+    .meta({ anyOf: [text, several(text), ids, several(ids)] });
 }
 
-/** A string, strings, token ids or lists of them, as a list of prompts. */
-function readPromptList(value: unknown, context: z.RefinementCtx, name: string, maximum: number): Prompt[] {
+function readPrompts(value: unknown, context: z.RefinementCtx, name: string, maximum: number): Prompt[] {
   const refuse = refuser(context, value);
   if (typeof value !== "string" && !Array.isArray(value)) {
     return refuse(
@@ -81,7 +71,7 @@ function readPromptList(value: unknown, context: z.RefinementCtx, name: string, 
   return prompts as Prompt[];
 }
 
-/** Returns a function that adds an issue about `input` and ends the transform. */
+/** Returns a function that reports `input` as invalid and ends a transform. */
 export function refuser(context: z.RefinementCtx, input: unknown) {
   return (message: string, path: PropertyKey[] = []): never => {
     context.addIssue({ code: "custom", path, message, input });
@@ -89,28 +79,24 @@ export function refuser(context: z.RefinementCtx, input: unknown) {
   };
 }
 
-interface ListRule<T> {
-  name: string;
-  /** What a list holds, in the plural. */
-  of: string;
-  min?: number;
-  max: number;
-  isEntry(entry: unknown): entry is T;
-  /** What an entry must be. */
-  rule: string;
+/** A list of `min` to `max` entries. The length is checked first, because zod makes an issue of each bad entry. */
+export function listOf<T extends z.ZodType>(name: string, entry: T, { min = 0, max }: { min?: number; max: number }) {
+  return z.preprocess((value, context) => {
+    const refuse = refuser(context, value);
+    if (!Array.isArray(value)) return refuse(`${name} is ${kindOf(value)}; it must be a list`);
+    const { length } = value;
+    if (length > max) return refuse(`${name} has ${length} entries, the maximum is ${max}`);
+    return length < min ? refuse(`${name} has ${length} entries, the minimum is ${min}`) : (value as unknown);
+  }, z.array(entry).min(min).max(max));
 }
 
-/** A list. Its length is checked before its entries: a schema of entries would make an issue of each bad one. */
-export function listOf<T>({ name, of, min = 0, max, isEntry, rule }: ListRule<T>) {
-  return z.unknown().transform((value, context): T[] => {
-    const refuse = refuser(context, value);
-    if (!Array.isArray(value)) return refuse(`${name} is ${kindOf(value)}; it must be a list of ${of}`);
-    const list: unknown[] = value;
-    if (list.length > max) return refuse(`${name} has ${list.length} entries, the maximum is ${max}`);
-    if (list.length < min) return refuse(`${name} has ${list.length} entries, the minimum is ${min}`);
-    const bad = list.findIndex((entry) => !isEntry(entry));
-    return bad < 0 ? (list as T[]) : refuse(`${name}[${bad}] is ${describe(list[bad])}; ${rule}`);
-  });
+/** A field that a request must not set, because it would change the answer and is not supported. `why` says what to do instead. */
+export function refused(name: string, why: string, isHarmless: (value: unknown) => boolean = () => false) {
+  return z
+    .unknown()
+    .refine((value) => (value ?? null) === null || isHarmless(value), { error: `${name} is set; ${why}` })
+    .optional()
+    .meta({ description: `Refused: ${why}` });
 }
 
 export const isString = (value: unknown): value is string => typeof value === "string";

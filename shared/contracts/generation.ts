@@ -1,17 +1,16 @@
-/** What requests for completions and for chat completions have in common: sampling, streaming and the `chameleon` extension. */
+/** Fields and checks that all requests for generated text have in common: sampling, streaming, and the extension `chameleon`. */
 import * as z from "zod";
-import { nearestName } from "../nearest-name.ts";
 import { absentAs, describe, kindOf, modelField, refuser, userField } from "./fields.ts";
 import { anyObject, schemaForm } from "./json-schema.ts";
 import { limits } from "./limits.ts";
 import { type SamplingChanges, samplingFields } from "./sampling.ts";
 
-/** An expert that a request lists, with its weight; null: the prompt decides. */
+/** An expert that a request lists. If its weight is null, the prompt decides. */
 export interface ListedExpert {
   id: string;
   weight: number | null;
 }
-/** `chameleon.adapter` as it was read. */
+/** A checked `chameleon.adapter`. */
 export type AdapterField = string | ListedExpert[];
 
 const expertSchema = {
@@ -28,16 +27,18 @@ const expertSchema = {
   required: ["id"],
 };
 const adapterField = absentAs(
-  z.unknown().transform(readAdapter),
+  z
+    .unknown()
+    .transform(readAdapter)
+    .meta({
+      anyOf: [
+        { type: "string", minLength: 1, maxLength: limits.adapterCharacters },
+        { type: "array", items: expertSchema, minItems: 1, maxItems: limits.mixtureAdapters + 1 },
+      ],
+    }),
   null,
   "`auto`: the prompt's own tokens weigh the base, the static adapter and the nearest centroids' adapters; `nearest`: the nearest centroid's adapter at full strength; `off`: the base; `static` (the adapter for every text), a centroid or an adapter of your own at full strength; or a list of experts. Without weights a list is weighed as `auto` is, its adapters equally likely before, and the base as likely as it is for `auto`; if it does not list `base`, the base keeps its floor all the same. With a weight for each it is served in these proportions. A centroid that is off counts as the static adapter, or as the base where there is none",
-).meta({
-  anyOf: [
-    { type: "null" },
-    { type: "string", minLength: 1, maxLength: limits.adapterCharacters },
-    { type: "array", items: expertSchema, minItems: 1, maxItems: limits.mixtureAdapters + 1 },
-  ],
-});
+);
 
 const chameleonFields = {
   adapter: adapterField,
@@ -56,7 +57,9 @@ const chameleonFields = {
 };
 const chameleonSchema = z.strictObject(chameleonFields, {
   error: ({ code, keys }) =>
-    code === "unrecognized_keys" ? unknownField((keys as string[])[0], Object.keys(chameleonFields)) : undefined,
+    code === "unrecognized_keys"
+      ? `chameleon has no field ${describe((keys as string[])[0])}; its fields are ${Object.keys(chameleonFields).join(", ")}`
+      : undefined,
 });
 const chameleonField = absentAs(
   chameleonSchema,
@@ -64,39 +67,35 @@ const chameleonField = absentAs(
   "What answers, over what `model` says. An object, even an empty one, asks for the block `chameleon` of each choice",
 );
 
-function unknownField(name: string, names: readonly string[]): string {
-  const meant = nearestName(name, names);
-  const advice = meant === null ? `its fields are ${names.join(", ")}` : `did you mean ${meant}?`;
-  return `chameleon has no field ${describe(name)}; ${advice}`;
-}
-
-/** The form that a text is held to (json-schema.ts); null for any text. */
+/** Becomes the form that the text must have (json-schema.ts); null for any text. */
 const responseFormatField = absentAs(
-  z.unknown().transform((value, context) => readFormat(value, context, "response_format", "json_schema")),
-  null,
-  "`json_object`: the text is a JSON object; `json_schema`: it is JSON that the schema admits. `strict` and `description` change nothing. Not with `ignore_eos` or `min_tokens`",
-).meta({
-  anyOf: [
-    { type: "null" },
-    { type: "object", properties: { type: { enum: ["text", "json_object"] } }, required: ["type"] },
-    {
-      type: "object",
-      properties: {
-        type: { const: "json_schema" },
-        json_schema: {
+  z
+    .unknown()
+    .transform((value, context) => readFormat(value, context, "response_format", "json_schema"))
+    .meta({
+      anyOf: [
+        { type: "object", properties: { type: { enum: ["text", "json_object"] } }, required: ["type"] },
+        {
           type: "object",
           properties: {
-            name: { type: "string", maxLength: limits.formatCharacters },
-            schema: { type: "object", description: "JSON Schema; see `API.md` for its keywords" },
-            strict: { anyOf: [{ type: "null" }, { type: "boolean" }] },
+            type: { const: "json_schema" },
+            json_schema: {
+              type: "object",
+              properties: {
+                name: { type: "string", maxLength: limits.formatCharacters },
+                schema: { type: "object", description: "JSON Schema; see `API.md` for its keywords" },
+                strict: { anyOf: [{ type: "null" }, { type: "boolean" }] },
+              },
+              required: ["schema"],
+            },
           },
-          required: ["schema"],
+          required: ["type", "json_schema"],
         },
-      },
-      required: ["type", "json_schema"],
-    },
-  ],
-});
+      ],
+    }),
+  null,
+  "`json_object`: the text is a JSON object; `json_schema`: it is JSON that the schema admits. `strict` and `description` change nothing. Not with `ignore_eos` or `min_tokens`",
+);
 
 export const generationFields = {
   model: modelField("`smollm2-135m:auto` (the prompt's evidence decides) where it is absent; see `GET /v1/models`"),
@@ -129,7 +128,7 @@ const nothingAsked: z.output<typeof chameleonSchema> = Object.freeze({
 
 type SamplingField = keyof typeof samplingFields;
 
-/** A checked request with its sampling parameters as one object; `withBlock`: it asks what answered it. */
+/** A checked request, with its sampling parameters in one object. `withBlock`: whether choices get the block `chameleon`. */
 export function asGeneration<
   Request extends { chameleon: z.output<typeof chameleonField>; response_format?: string | null },
 >(request: Request) {
@@ -149,10 +148,10 @@ export function asGeneration<
   };
 }
 
-/** Adds the issue of a request whose `param` is at fault. */
+/** Reports that the field `param` is invalid. */
 export type Refuse = (param: string, message: string) => void;
 
-/** Checks that need more than one field. */
+/** Checks fields that depend on each other. `prompts`: their number. */
 export function refuseTogether(
   request: {
     n: number;
@@ -183,7 +182,7 @@ export function refuseTogether(
   }
 }
 
-/** The form of what the field `field` says; its schema is in the field `within` of it, or in itself. */
+/** Reads the format in `field` as a form. Its name and schema are in the property `within` of the format, or, if null, in the format itself. */
 export function readFormat(
   value: unknown,
   context: z.RefinementCtx,
@@ -213,7 +212,7 @@ export function readFormat(
   return refuse(`${place} ${fault}`);
 }
 
-/** Counts before it looks at the entries: an element schema would make an issue of each. */
+/** Checks by hand, since a zod schema would make an issue of each bad entry. */
 function readAdapter(value: unknown, context: z.RefinementCtx): AdapterField {
   const refuse = refuser(context, value);
   if (!Array.isArray(value)) {

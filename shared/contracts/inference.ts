@@ -1,13 +1,17 @@
 /**
- * The contract between edge and backend: `POST /v1/batches` takes a `BatchRequest` and answers NDJSON `Frame`s and blank lines,
- * `POST /v1/cancellations` takes a `CancelRequest`, `GET /readyz` answers a `Readiness`. `POST /v1/adapters` makes a
- * tenant's adapter of an `AdapterRequest`: the head of its answer comes when the work begins, an `adapterOutcomeSchema` when it ends,
- * and a caller that leaves ends it; `/v1/adapters/TENANT/HASH` takes PUT for one that
- * another backend made, and DELETE. A batch whose adapter is not here is refused with
- * `adapter_not_found`: PUT it, and send the batch again. PUT `/v1/memories/TENANT/HASH` makes a memory of documents, or what of it is
- * missing, and answers `memoryProgressSchema` lines; DELETE takes it, and `/v1/memories/TENANT` all of a tenant's. A batch whose
- * memory is not here is refused with `memory_not_found`; so ends a sequence whose memory cannot be read. The header `numericsHeader` travels with batches,
- * `nameHeader` with every answer and some calls, `loadHeader` with every answer (backend-headers.ts). Not here: anything a public client sees.
+ * The contract between edge and backend. Not here: anything that a public client sees. Headers of calls and answers are
+ * `numericsHeader` and those of backend-headers.ts.
+ *
+ * - POST `/v1/batches`: a `BatchRequest`. Answers `Frame`s as NDJSON, with blank lines as heartbeats. If an adapter or memory of the batch
+ *   is not stored here, the batch is refused with `adapter_not_found` or `memory_not_found`: PUT it, and send the batch again. A sequence
+ *   whose memory cannot be read ends in `memory_not_found`, too.
+ * - POST `/v1/cancellations`: a `CancelRequest`.
+ * - GET `/readyz`: answers a `Readiness`.
+ * - POST `/v1/adapters`: fits a tenant's adapter (`AdapterRequest`). The head of the answer comes when fitting begins, its body when it
+ *   ends (`adapterOutcomeSchema`). Closing the connection cancels it.
+ * - PUT, DELETE `/v1/adapters/TENANT/HASH`: PUT stores the bytes of an adapter that another backend fitted.
+ * - PUT `/v1/memories/TENANT/HASH`: makes a memory of documents, or the missing part of it. Answers `memoryProgressSchema` lines.
+ * - DELETE `/v1/memories/TENANT/HASH`, `/v1/memories/TENANT`: one memory, or all memories of a tenant.
  */
 import * as z from "zod";
 import { errorKinds, type ServiceError } from "../errors.ts";
@@ -16,12 +20,12 @@ import { retrievalSchema, retrievedPassageSchema } from "./retrieval.ts";
 import { samplingSchema } from "./sampling.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
-/** Both sides must have the same one: a backend refuses calls of another with `version_mismatch`, and the edge asks the next. */
+/** Version of the contract. A backend refuses calls of another version with `version_mismatch`; the edge then tries the next backend. */
 export const contractVersion = 3;
 
 /**
- * Interval of heartbeats in an answer to a batch, in milliseconds: the backend writes a blank line after each interval in which it
- * wrote no frame. They show that the backend's process is alive; the supervisor ends an engine that hangs.
+ * Interval of heartbeats in an answer to a batch, in milliseconds: a backend writes a blank line after each interval without a frame.
+ * Heartbeats show that the backend's process is alive. Whether its engine hangs is the backend's supervisor to find out.
  */
 export const heartbeatMs = 500;
 
@@ -29,26 +33,25 @@ export const heartbeatMs = 500;
 export const sequencesPerBatch = 128;
 
 /**
- * The numerics fingerprint (gpu-backend/engine/start-prompt.ts): backends of the same one compute the same bits. The answer to a
- * batch carries the backend's own. A batch carries that of the backend whose tokens its sequences continue, and is
- * refused with `numerics_mismatch` by a backend of another. It is a header because a backend or edge that does not know
- * it must ignore it, and the batch's schema is strict.
+ * Header with a numerics fingerprint (gpu-backend/engine/start-prompt.ts). Backends with equal fingerprints compute the same bits. The
+ * answer to a batch has the backend's fingerprint. A batch that continues sequences has that of the backend which began them; a backend
+ * with another one refuses it with `numerics_mismatch`. It is a header, and no field, so that older backends and edges ignore it.
  */
 export const numericsHeader = "x-chameleon-numerics";
 
 const tokenId = z.int().min(0);
-/** Strict, because ids travel into logs, metrics and URLs. */
+/** Strict, because ids become parts of logs, metrics and URLs. */
 export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
 const id = z.string().regex(idPattern);
 export const hashPattern = /^[0-9a-f]{64}$/;
 const hash = z.string().regex(hashPattern);
 
 const share = z.number().min(0).max(1);
-/** An answer's distribution as a mixture of the base and adapters (`shared/math/evidence.ts`). */
+/** The mixture of the base and adapters that an answer is drawn from (`shared/math/evidence.ts`). */
 export const mixtureSchema = z.strictObject({
-  /** Weight of the base: its prior where the prompt's evidence decides, else as it is served. */
+  /** Weight of the base. With `evidence` it is a prior, else the weight that is served. */
   base: share,
-  /** Adapters beside the base: a centroid's, or one of the tenant's own. With the base the weights add up to 1. */
+  /** Adapters of centroids, or of the tenant. The weights of base and adapters add up to 1. */
   adapters: z
     .array(
       z.union([
@@ -57,12 +60,12 @@ export const mixtureSchema = z.strictObject({
       ]),
     )
     .max(limits.mixtureAdapters),
-  /** How the prompt decides; absent: the weights are fixed. */
+  /** How the prompt's own tokens set the weights. Absent: the weights are fixed. */
   evidence: z
     .strictObject({
-      /** The first so many prompt tokens are evidence. */
+      /** Number of leading prompt tokens that are evidence. */
       tokens: z.int().min(0),
-      /** Token ranges [start, end), rising: of the first `tokens` only these are evidence. Absent: all of them. */
+      /** Ascending token ranges [start, end): only these of the first `tokens` are evidence. Absent: all of them. */
       spans: z
         .array(z.tuple([z.int().min(0), z.int().min(0)]))
         .max(limits.chatMessages)
@@ -75,51 +78,51 @@ export const mixtureSchema = z.strictObject({
 
 export const sequenceRequestSchema = z.strictObject({
   id,
-  /** Salts whatever the backend keeps of the prompt. */
+  /** Prompts of different tenants share nothing that a backend caches. */
   tenant: tenantSchema,
   promptIds: z.array(tokenId).min(1),
   /**
-   * Tokens already sent to the client: a resumed sequence goes on after them, at the same positions and bit for bit,
-   * because the backend computes them one by one again, as when they were sampled, with the same numerics (`numericsHeader`).
+   * Tokens that the client already has; the sequence resumes after them. The backend decodes them again one by one, so that the
+   * following tokens are bit for bit those of the first backend, if their numerics agree (`numericsHeader`).
    */
   continuedIds: z.array(tokenId),
-  /** Counts `continuedIds` too. */
+  /** Most tokens of the completion, `continuedIds` included. */
   maxTokens: z.int().min(0),
-  /** What differs from `defaultSampling`. */
+  /** Parameters that differ from `defaultSampling`. */
   sampling: samplingSchema.partial(),
   /**
-   * Milliseconds from its arrival within which it must start, else it ends in an error. Of a tenant's sequences the one
-   * that is due first goes first; one without a deadline stands where one of a minute would.
+   * Milliseconds from arrival within which the sequence must start; otherwise it ends in an error. The sequences of a tenant start in
+   * the order of their deadlines, where a sequence without one counts as due after a minute.
    */
   deadlineMs: z.int().min(1).optional(),
   /**
-   * Milliseconds for which a token may wait for those that follow, to travel with them; its first never does, and its end
-   * takes along what waits. Absent: none waits.
+   * Milliseconds for which a token's frame may wait, so that several tokens are sent at once. The first token is sent at once, and the
+   * end of the sequence sends everything. Absent: no frame waits.
    */
   gatherMs: z.int().min(1).max(heartbeatMs).optional(),
-  /** Ask for one `prompt` frame with the logprob of each prompt token. */
+  /** Whether to send a `prompt` frame with the logprob of each prompt token. */
   promptLogprobs: z.boolean(),
-  /** Ask for each token's logprob without the adapter, too. */
+  /** Whether to report each token's logprob under the base as well. */
   compare: z.boolean(),
-  /** Serve this mixture rather than the batch's adapter alone. */
+  /** The mixture to serve, instead of the batch's adapter at full strength. */
   mixture: mixtureSchema.optional(),
   /**
-   * Its next tokens are mixed with what these say (`shared/math/memory.ts`). How much they count is chosen by the same prompt tokens
-   * as the mixture's weights; without `mixture.evidence`, by all tokens of the prompt.
+   * Memories that raise the probability of the tokens that follow similar text in their documents (`shared/math/memory.ts`). How much they
+   * count is set by the same prompt tokens as the mixture's weights; without `mixture.evidence`, by all prompt tokens.
    */
   memories: z.array(z.strictObject({ hash })).min(1).max(limits.memoriesPerSequence).optional(),
-  /** Ask for the passages behind each token. */
+  /** Whether to report the passages that made each token likelier. */
   sources: z.boolean().optional(),
-  /** Put passages of `memories` into the prompt. Not with `promptLogprobs`. Evidence stays with the prompt's own tokens. */
+  /** Passages of `memories` to put into the prompt. They are never evidence. Not with `promptLogprobs`. */
   retrieval: retrievalSchema.optional(),
 });
 
 export const batchRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   manifestHash: hash,
-  /** Whose adapter serves sequences without a mixture; null: the base. Mixtures name theirs; then it is the first one's and only routes. */
+  /** The centroid whose adapter serves sequences without a mixture; null for the base. Sequences with a mixture name their adapters themselves. */
   centroidId: id.nullable(),
-  /** An adapter of the tenant's own instead of a centroid's; then all sequences are that tenant's. */
+  /** A tenant's own adapter instead of the centroid's. Then all sequences must be of that tenant. */
   adapterHash: hash.optional(),
   sequences: z.array(sequenceRequestSchema).min(1).max(sequencesPerBatch),
 });
@@ -127,7 +130,7 @@ export const batchRequestSchema = z.strictObject({
 const exampleSchema = z
   .strictObject({
     ids: z.array(tokenId).min(2),
-    /** The tokens from this index on are learnt. */
+    /** Index of the first token that is learnt. */
     from: z.int().min(1),
   })
   .refine(({ ids, from }) => from < ids.length, "from must be less than the number of ids");
@@ -136,21 +139,21 @@ export const adapterRequestSchema = z.strictObject({
   manifestHash: hash,
   tenant: tenantSchema,
   examples: z.array(exampleSchema).min(2).max(limits.adapterExamples),
-  /** The gain is measured on these; absent: on some of the examples, which then make the adapter all the same. */
+  /** Examples to measure the gain on. Absent: some of `examples` are held out for it; the final adapter is fitted to all of them. */
   validation: z.array(exampleSchema).min(2).max(limits.adapterExamples).optional(),
 });
 const gain = z.object({ nats: z.number(), ci95: z.tuple([z.number(), z.number()]), tokens: z.int() });
 export const adapterAnswerSchema = z.object({
-  /** Names the adapter among the tenant's; another tenant's equal adapter has another. */
+  /** Name of the adapter. It depends on the tenant, so that equal adapters of two tenants have different names. */
   hash,
-  /** Over the static adapter, on examples that did not make it; null where a single one was held out. */
+  /** Gain over the static adapter on held-out examples; null if only one was held out. */
   gain: gain.nullable(),
-  /** Whether the gain's interval lies above zero. Else the adapter changes nothing. */
+  /** Whether the gain's 95% interval is above zero. Otherwise the adapter changes nothing. */
   kept: z.boolean(),
-  /** Nats a learnt token, of the examples that are fitted and of those that are held out. */
+  /** Losses in nats a learnt token, on the fitted and on the held-out examples. */
   losses: z.array(z.object({ step: z.int(), train: z.number(), heldOut: z.number() })),
   tokens: z.int(),
-  /** The adapter's bytes in base64, for the other backends. */
+  /** The adapter's bytes in base64, to be stored at other backends. */
   file: z.string(),
   timings: z.object({ hiddenMs: z.number(), fitMs: z.number() }),
 });
@@ -159,21 +162,21 @@ export const adapterAnswerSchema = z.object({
 export const memoryRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   manifestHash: hash,
-  /** The hash in the path is `memoryHash` of these, in this order. */
+  /** HASH in the path is the `memoryHash` of these documents, in this order. */
   documents: z
     .array(z.strictObject({ name: z.string().min(1).max(limits.documentNameCharacters), text: z.string().min(1) }))
     .min(1)
     .max(limits.documents),
 });
-/** A line of its answer: progress at least every `heartbeatMs`, then one that is ready or an error. */
+/** A line of its answer: `progress` at least every `heartbeatMs`, and at the end `ready` or `error`. */
 export const memoryProgressSchema = z.discriminatedUnion("type", [
   z.object({ type: z.literal("progress"), tokens: z.int(), totalTokens: z.int() }),
   z.object({
     type: z.literal("ready"),
     tokens: z.int(),
-    /** Keys on disk, in bytes. */
+    /** Size of the memory on disk. */
     bytes: z.int(),
-    /** Tokens whose keys had to be computed; 0 if the memory was here already. */
+    /** Tokens whose keys had to be computed; 0 if the memory was stored already. */
     computedTokens: z.int(),
   }),
   z.object({
@@ -195,34 +198,34 @@ export const finishReasonSchema = z.enum(["stop", "length"]);
 export const promptFrameSchema = z.object({
   type: z.literal("prompt"),
   id,
-  /** One per prompt token; the first has no context, so null. */
+  /** One for each prompt token; null for the first, which has no context. */
   logprobs: z.array(z.number().nullable()),
   alternatives: z.array(alternatives),
-  /** Logprobs without the adapter, where `compare` asked for them. */
+  /** Logprobs under the base, with `compare`. */
   baseLogprobs: z.array(z.number().nullable()).optional(),
 });
 export const tokenFrameSchema = z.object({
   type: z.literal("token"),
   id,
-  /** Position in the completion, `continuedIds` counted. */
+  /** Position in the completion, `continuedIds` included. */
   index: z.int().min(0),
   tokenId,
   logprob: z.number().optional(),
   alternatives: alternatives.optional(),
   baseLogprob: z.number().optional(),
-  /** In the token of index 0, where passages were asked for: the tokens that they take in the prompt, with those around them. */
+  /** With `retrieval`, on the token of index 0: prompt tokens that the passages take, with the text around them. */
   retrievedTokens: z.int().min(0).optional(),
-  /** Where `sources` asked for them and the sequence has memories. */
+  /** With `sources`, if the sequence has memories. */
   sources: z
     .object({
-      /** Part of the token's own probability that came from memories. */
+      /** Part of the token's probability that came from memories, from 0 to 1. */
       share: z.number(),
-      /** The passages that spoke for the token, the most of that part first; `share` is of the token's probability, too. */
+      /** The passages that made the token likelier, largest share first. `share` is a part of the token's probability. */
       passages: z.array(
         z.object({
           /** Index in the request's `memories`. */
           memory: z.int(),
-          /** Name of the document, and bytes [start, end) of its text: some words before the token, and the token. */
+          /** Name of the document. Bytes [start, end) of its text are the token and some words before it. */
           document: z.string(),
           start: z.int(),
           end: z.int(),
@@ -236,11 +239,11 @@ export const doneFrameSchema = z.object({
   type: z.literal("done"),
   id,
   finishReason: finishReasonSchema,
-  /** null for the base. `cache` says whether the adapter was there or was made for this micro-batch. */
+  /** null for the base. `cache`: whether the adapter was in the cache, or was generated for this batch. */
   adapter: z.object({ hash, cache: z.enum(["hit", "generated"]), scale: z.number() }).nullable(),
   /**
-   * The answer's mixture, if it had one: the weights of the base and of each adapter, in the request's order, with hashes; and if
-   * evidence set the weights, a lower bound on the gain on the prompt's tokens.
+   * The mixture that was served, with adapters in the request's order. `evidence.nats` is a lower bound on its gain over the base on the
+   * prompt's tokens, in nats a token; null if the weights were fixed.
    */
   mixture: z
     .object({
@@ -249,14 +252,14 @@ export const doneFrameSchema = z.object({
       evidence: z.object({ nats: z.number(), tokens: z.int() }).nullable(),
     })
     .optional(),
-  /** The memories in the order of the request, with the brake that the prompt chose (its mean; 0: none of it is used). */
+  /** The memories in the request's order. `brake`: how much the memory counted, as the prompt chose; 0 is not at all. */
   memories: z.array(z.object({ hash, brake: z.number() })).optional(),
-  /** The passages in the prompt, nearest first, where any were asked for. */
+  /** With `retrieval`: the passages in the prompt, nearest first. */
   retrieved: z.array(retrievedPassageSchema).optional(),
-  /** With the tokens of passages. */
+  /** Prompt tokens, those of passages included. */
   promptTokens: z.int(),
   completionTokens: z.int(),
-  /** Prompt tokens that need not be computed, as the backend had their keys and values. */
+  /** Prompt tokens whose keys and values were cached. */
   reusedTokens: z.int().optional(),
   timings: z.object({ queueMs: z.number(), adapterMs: z.number(), prefillMs: z.number(), decodeMs: z.number() }),
 });
@@ -267,9 +270,9 @@ export const errorFrameSchema = z.object({
   message: z.string(),
   retryAfterSeconds: z.number().nullable(),
 });
-/** The body of an answer whose head says that making the adapter has begun; the frame's id means nothing. */
+/** The body of an answer to POST `/v1/adapters`. The `id` of the error frame means nothing. */
 export const adapterOutcomeSchema = z.union([adapterAnswerSchema, errorFrameSchema]);
-/** Each sequence gets frames in order: at most one `prompt`, any number of `token`, then one `done` or one `error`. */
+/** A frame of a sequence. Their order: at most one `prompt`, any number of `token`, then one `done` or `error`. */
 export const frameSchema = z.discriminatedUnion("type", [
   promptFrameSchema,
   tokenFrameSchema,
@@ -277,18 +280,18 @@ export const frameSchema = z.discriminatedUnion("type", [
   errorFrameSchema,
 ]);
 
-/** What `GET /readyz` answers, with 200, once a real token was generated; until then it is the error envelope. */
+/** What `GET /readyz` answers once a token was generated. Until then it answers an error. */
 export const readinessSchema = z.object({
   status: z.literal("ready"),
   model: z.string(),
   servedAs: z.string(),
-  /** Of the artifacts that are served first of all. */
+  /** The manifest that is served by default. */
   manifestHash: hash,
-  /** Of all that batches may name: more than one while a roll-out goes on. */
+  /** All manifests that batches may name. There are two during a roll-out. */
   manifests: z.array(hash).optional(),
-  /** The numerics fingerprint under `manifestHash`; absent from a backend that measures none. */
+  /** The numerics fingerprint with `manifestHash`; absent if the backend does not measure it. */
   numerics: id.optional(),
-  /** Why own adapters are kept in memory, such as `ENOSPC`; null while the disk takes them. The backend serves all the same. */
+  /** Why own adapters cannot be written to disk, such as `ENOSPC`; null if they can. The backend then keeps them in memory. */
   diskFault: z.string().nullable().optional(),
 });
 
@@ -312,8 +315,8 @@ export type ErrorFrame = z.infer<typeof errorFrameSchema>;
 export type Frame = z.infer<typeof frameSchema>;
 
 /**
- * `value` where it is a token frame without alternatives, as nearly all are: what `frameSchema` would return, in a tenth of
- * its time. null for anything else, right or wrong, which is the schema's to judge.
+ * Returns `value` if it is a token frame without alternatives and sources, as nearly all frames are; null for any other value, which
+ * `frameSchema` must check. Takes a tenth of the schema's time.
  */
 export function plainTokenFrame(value: unknown): TokenFrame | null {
   const {
@@ -343,7 +346,7 @@ function isCount(value: unknown): boolean {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
-/** Hashes of the tenant's own adapters that a batch names, each once; a backend may lack them. */
+/** Hashes of the tenant's own adapters that a batch needs, each once. */
 export function ownAdaptersOf({ adapterHash, sequences }: BatchRequest): string[] {
   const hashes = new Set<string>();
   if (adapterHash) hashes.add(adapterHash);
@@ -353,22 +356,22 @@ export function ownAdaptersOf({ adapterHash, sequences }: BatchRequest): string[
   return [...hashes];
 }
 
-/** Hashes of the tenant's own memories that a batch names, each once; a backend may lack them. */
+/** Hashes of the tenant's own memories that a batch needs, each once. */
 export function memoriesOf({ sequences }: BatchRequest): string[] {
   return [...new Set(sequences.flatMap(({ memories = [] }) => memories.map((one) => one.hash)))];
 }
 
-/** Whether a backend that says so serves batches of a manifest. */
+/** Whether a backend of this readiness serves batches of a manifest. */
 export function holds({ manifestHash, manifests = [] }: Readiness, wanted: string): boolean {
   return manifestHash === wanted || manifests.includes(wanted);
 }
 
-/** A numerics fingerprint as a header tells it; null where there is none, or something that is none. */
+/** The numerics fingerprint in a header; null if it is absent or not valid. */
 export function readNumerics(header: string | null | undefined): string | null {
   return header && idPattern.test(header) ? header : null;
 }
 
-/** Whether two numerics fingerprints allow a sequence to go from one to the other. One that is unknown (null) allows all. */
+/** Whether a sequence can move between backends of these numerics fingerprints. An unknown one (null) agrees with all. */
 export function numericsAgree(one: string | null, other: string | null): boolean {
   return one === null || other === null || one === other;
 }
@@ -378,7 +381,6 @@ export function isLast(frame: Frame): boolean {
   return frame.type === "done" || frame.type === "error";
 }
 
-/** The error frame of one sequence. */
 export function errorFrame(id: string, error: ServiceError): ErrorFrame {
   return { type: "error", id, kind: error.kind, message: error.message, retryAfterSeconds: error.retryAfterSeconds };
 }

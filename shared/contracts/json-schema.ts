@@ -1,8 +1,8 @@
 /**
- * A request's JSON Schema (2020-12, and what draft 7 has in common with it), brought into the part of the language that answers are
- * held to (schema-form.ts). What the form admits, the request's schema admits; where that leaves a choice, the form takes the plainer
- * part: an object with `properties` has no others, an array with `prefixItems` and no `items` has exactly these. Annotations are
- * dropped. A keyword that would assert more is refused. Pure. Not here: how a text is held to the form (the backend's).
+ * Turns a request's JSON Schema (2020-12, and what draft 7 has in common with it) into a form: a simpler schema, from which a backend
+ * makes a grammar (schema-form.ts). Every value that the form admits is valid by the request's schema. The form may admit less: an object
+ * with `properties` has no others, and an array with `prefixItems` but without `items` has exactly these entries. Annotations are dropped.
+ * Any other keyword is refused. Pure.
  */
 import { describe } from "../describe.ts";
 import { limits } from "./limits.ts";
@@ -24,19 +24,19 @@ import {
   unescaped,
 } from "./schema-keywords.ts";
 
-/** What is wrong with a schema, and the JSON pointer of the place. */
+/** What is wrong with a schema, and where, as a JSON pointer. */
 export interface SchemaFault {
   pointer: string;
   fault: string;
 }
 
-/** Keywords that assert nothing by themselves. */
+/** Keywords that restrict no value. */
 const annotations = new Set(
   "$schema $id $comment $anchor $dynamicAnchor $defs definitions title description default examples deprecated readOnly writeOnly format discriminator contentMediaType contentEncoding contentSchema".split(
     " ",
   ),
 );
-/** Keywords that say something of values of one kind. */
+/** Keywords that restrict values of one kind only. */
 const keywordsOf: Record<Kind, readonly string[]> = {
   null: [],
   boolean: [],
@@ -48,10 +48,10 @@ const keywordsOf: Record<Kind, readonly string[]> = {
 };
 const assertions = new Set([...Object.values(keywordsOf), "$ref allOf anyOf oneOf type enum const".split(" ")].flat());
 
-/** Any object: the form of `json_object`. */
+/** The form of `json_object`: any object. */
 export const anyObject = JSON.stringify({ type: "object", additionalProperties: {} } satisfies Form);
 
-/** The form of a schema as JSON, or the first fault that is found. */
+/** Returns the form of a schema as JSON, or the first fault in it. */
 export function schemaForm(schema: unknown): string | SchemaFault {
   const bytes = new TextEncoder().encode(JSON.stringify(schema)).length;
   if (bytes > limits.schemaBytes)
@@ -69,20 +69,21 @@ export function schemaForm(schema: unknown): string | SchemaFault {
 
 interface Place {
   depth: number;
-  /** The definition of which an instance may begin and end with this schema's; null after a property or an entry. */
+  /** The definition whose whole value this schema describes; null inside a property or an entry. Used to find loops of references. */
   within: string | null;
 }
 
 class FormReader {
   readonly #root: unknown;
-  /** Forms of the definitions that are referred to, by reference. The names of definitions may be any text, those of forms are not. */
+  /** Reference in the schema → its definition in the form. Definitions get new names, because theirs may be any text. */
   readonly #definitions = new Map<string, { name: string; form: Form }>();
-  /** Those that are complete, by the form's own reference. */
+  /** Reference in the form → the form of a completed definition. */
   readonly #referredForms = new Map<string, Form>();
-  /** Definitions whose instances are those of another, by reference. */
+  /** Reference → references that stand for the same whole value. A cycle of them would describe nothing. */
   readonly #leads = new Map<string, Set<string>>();
-  /** References from which no way leads back to them. */
+  /** References that are known to be in no cycle of `#leads`. */
   readonly #loopFree = new Set<string>();
+  /** Forms that admit fewer kinds of values than their schemas do. */
   readonly #narrow = new WeakSet<Form>();
   #schemas = 0;
   #values = 0;
@@ -100,7 +101,7 @@ class FormReader {
     throw new Fault("", `has a form of ${text.length} characters, the maximum is ${limits.schemaFormCharacters}`);
   }
 
-  /** Reads a definition once; returns its name in the form. */
+  /** Reads a definition, once. Returns its name in the form. */
   #define(reference: string, part: Part<unknown>, depth: number): string {
     const known = this.#definitions.get(reference);
     if (known) return known.name;
@@ -124,7 +125,7 @@ class FormReader {
       throw new Fault(pointer, `is one schema more than the maximum of ${limits.schemaNodes}`);
   }
 
-  /** The form of what all of these schemas admit. */
+  /** The form of the values that all of these schemas admit. */
   #form(given: readonly Part<unknown>[], place: Place): Form {
     const { depth, within } = place;
     if (depth > limits.schemaDepth)
@@ -149,7 +150,7 @@ class FormReader {
     return united < 0 ? this.#plain(parts, place) : this.#union(parts, united, place);
   }
 
-  /** The keywords that assert something; throws for a schema that is none, that admits nothing or that is not supported. */
+  /** The keywords that restrict values. Throws a Fault if this is no schema, admits nothing, or has an unsupported keyword. */
   #keywords({ schema, pointer }: Part<unknown>): string[] {
     if (schema === true) return [];
     if (schema === false) throw new Fault(pointer, "is false, which admits nothing");
@@ -163,8 +164,8 @@ class FormReader {
   }
 
   /**
-   * Adds what a schema asserts and those that must hold where it does, without the keywords that name them. `path`: references to it.
-   * Those count each time, as they are read each time.
+   * Adds a schema to `parts`, and the schemas of its `allOf` and `$ref`, which must hold as well. `path`: references that led here. A
+   * referenced schema counts towards the limit each time, because it is read each time.
    */
   #collect(part: Part<unknown>, parts: Part[], path: readonly string[]): void {
     const told = this.#keywords(part);
@@ -226,7 +227,7 @@ class FormReader {
     return areDisjoint(referred(a), referred(b), this.#narrow);
   }
 
-  /** Of schemas without references and unions. */
+  /** The form of schemas without references and unions. */
   #plain(parts: readonly Part[], place: Place): Form {
     const listed = parts.filter(({ schema }) => "enum" in schema || "const" in schema);
     if (listed.length > 0) return this.#listed(parts, listed, place);
@@ -247,7 +248,7 @@ class FormReader {
     return form;
   }
 
-  /** The values of `enum` and `const` that the other keywords admit, too. */
+  /** The form of schemas with `enum` or `const`: the values that all of them and the types admit. */
   #listed(parts: readonly Part[], listed: readonly Part[], place: Place): Form {
     const lists = listed.flatMap(({ schema, pointer }) => [
       ...("enum" in schema ? [listOf(schema, "enum", pointer)] : []),
@@ -292,7 +293,7 @@ class FormReader {
     const prefixes = parts.map(({ schema, pointer }) =>
       "prefixItems" in schema ? entriesOf(schema, "prefixItems", pointer) : [],
     );
-    /** What the schemas say of the entry `i`. */
+    /** The schemas of the entry `i`. */
     const said = (i: number) =>
       parts.flatMap(({ schema, pointer }, p): Part<unknown>[] => {
         if (Array.isArray(schema.items))
@@ -308,7 +309,7 @@ class FormReader {
       else prefixItems.push(this.#form(said(i), within));
     }
     const rest = said(Infinity);
-    // Without a word on further entries there are none, if need be.
+    // Without `items`, entries after `prefixItems` may be anything. The form has them only if `minItems` needs them.
     const isOpen = listed === 0 || rest.length > 0 || listed < minItems;
     const hasMore = isOpen && listed < most && rest.every(({ schema }) => schema !== false);
     if (!hasMore) most = prefixItems.length;
@@ -360,7 +361,7 @@ class FormReader {
     const isFalse = (name: string | null) => said(name).some(({ schema }) => schema === false);
     const isNamed = (name: string) => propertyNames.enum?.includes(name) ?? true;
     const kept = [...names].filter((name) => wanted.has(name) || (!isFalse(name) && isNamed(name)));
-    // Those that are left out count, too: each branch of a union looks at all of them again.
+    // Properties that are left out count, too, because each branch of a union reads all of them again.
     this.#schemas += names.size - kept.length;
     const { pointer } = parts[0];
     if (names.size === 0 && !isFalse(null))

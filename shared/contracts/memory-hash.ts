@@ -1,10 +1,9 @@
-/** The name of a tenant's memory, which edge and backends compute of its documents. */
 import { sha256Hex } from "../bytes.ts";
 import type { Documents } from "./inference.ts";
 
 /**
- * The content address of a tenant's memory: SHA-256 of the tenant, the manifest and the documents, each field as UTF-8 behind its length
- * in bytes. So equal documents of two tenants have nothing in common.
+ * The name of a tenant's memory, which edge and backends compute: SHA-256 over tenant, manifest and documents, each field as UTF-8 after
+ * its length in bytes. The tenant is part of it, so that equal documents of two tenants share nothing.
  */
 export async function memoryHash(tenant: string, manifestHash: string, documents: Documents): Promise<string> {
   const encoder = new TextEncoder();

@@ -1,12 +1,12 @@
 /**
- * The framing between backend and edge: one JSON value a line, UTF-8. Pure: bytes in, lines out, whatever carries them.
+ * The stream between backend and edge: one JSON value on each line, in UTF-8. Pure.
  */
 import { joinArrays } from "../bytes.ts";
 import { type Frame, frameSchema, plainTokenFrame } from "./inference.ts";
 
 const newline = 0x0a;
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-/** Far above any frame of a prompt that fits a request, and low enough that a broken peer cannot fill the memory. */
+/** Longer than the longest valid frame, and short enough that a faulty peer cannot fill the memory. */
 export const maximumLineBytes = 8 * 2 ** 20;
 
 /** One frame as a line, newline included. */
@@ -14,16 +14,11 @@ export function frameLine(frame: Frame): string {
   return `${JSON.stringify(frame)}\n`;
 }
 
-/** Cuts a byte stream into lines. Chunks may be cut anywhere, also inside a character. */
+/** Cuts a byte stream into lines. A chunk may end anywhere, even within a character. */
 export class LineSplitter {
-  readonly #maximumBytes: number;
   /** The beginning of an unfinished line. */
   #pending: Uint8Array[] = [];
   #pendingBytes = 0;
-
-  constructor(maximumBytes: number = maximumLineBytes) {
-    this.#maximumBytes = maximumBytes;
-  }
 
   /** The lines that this chunk completes, without their newline. Throws an Error for an overlong line or bad UTF-8. */
   push(chunk: Uint8Array): string[] {
@@ -43,7 +38,7 @@ export class LineSplitter {
     return lines;
   }
 
-  /** The last line where the stream ends without a newline, else "". */
+  /** The last line if the stream ended without a newline, else "". */
   end(): string {
     return this.#flush();
   }
@@ -53,11 +48,11 @@ export class LineSplitter {
     this.#pendingBytes += part.length;
   }
 
-  /** `part`, if the line that it goes on stays within bounds. */
+  /** Returns `part`. Throws an Error if the line is too long with it. */
   #bounded(part: Uint8Array): Uint8Array {
     const bytes = this.#pendingBytes + part.length;
-    if (bytes <= this.#maximumBytes) return part;
-    throw new Error(`NDJSON: a line of more than ${this.#maximumBytes} bytes (${bytes} so far)`);
+    if (bytes <= maximumLineBytes) return part;
+    throw new Error(`NDJSON: a line of more than ${maximumLineBytes} bytes (${bytes} so far)`);
   }
 
   #flush(): string {
@@ -68,7 +63,7 @@ export class LineSplitter {
   }
 }
 
-/** Reads frames from a byte stream. Blank lines are skipped. Errors end up in logs, so they repeat nothing of a line. */
+/** Reads frames from a byte stream, and skips blank lines. Its errors go to logs, so they never repeat a line. */
 export class FrameReader {
   readonly #lines = new LineSplitter();
 
@@ -80,7 +75,7 @@ export class FrameReader {
       .map((line) => parseFrame(line));
   }
 
-  /** Throws an Error where the stream ends inside a line. */
+  /** Throws an Error if the stream ended within a line. */
   end(): void {
     const rest = this.#lines.end();
     if (isNotBlank(rest)) throw new Error(`NDJSON: the stream ended inside a line, after ${rest.length} characters`);

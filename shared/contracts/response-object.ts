@@ -1,6 +1,6 @@
 /**
- * What `POST /v1/responses` answers: OpenAI's response and the events of its stream, as far as they occur here. Types for the edge,
- * schemas for the API's document and the tests.
+ * Answers of `POST /v1/responses`: OpenAI's response object, and the events of its stream that occur here. The edge uses the types; the
+ * API document and tests use the schemas.
  */
 import * as z from "zod";
 import { functionCallSchema } from "./called-functions.ts";
@@ -131,7 +131,7 @@ export type ResponseObject = z.infer<typeof responseSchema>;
 export type ResponseEvent = z.infer<typeof responseEventSchema>;
 export type ResponseItem = z.infer<typeof itemSchema>;
 export type Citation = z.infer<typeof citationSchema>;
-/** What a response repeats of its request, and what is looked for in the caller's documents. */
+/** Fields of the request that a response repeats. `query`: text to search in the caller's documents; null for no search. */
 export type ResponseSettings = Pick<
   ResponseObject,
   | "instructions"

@@ -1,47 +1,26 @@
 /**
- * `POST /v1/responses`, inward: its stateless part, as a chat's request and the settings that the answer repeats. What would change
- * the answer and is not built is refused by name; other unknown fields are ignored.
+ * Requests of `POST /v1/responses`, whose stateless part is supported. A request becomes one of a chat, and the settings that the answer
+ * repeats. Fields that would change the answer but are not supported are refused by name; other unknown fields are ignored.
  */
 import * as z from "zod";
 import { type ChatMessage, messagesSchema, readMessages } from "./chat.ts";
-import { absentAs, describe, isString, kindOf, listOf, metadataSchema, refuser } from "./fields.ts";
+import { absentAs, describe, kindOf, listOf, metadataSchema, refused, refuser } from "./fields.ts";
 import { asGeneration, generationFields, type Refuse, readFormat, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";
-import {
-  askedCalls,
-  functionFields,
-  hasCalls,
-  type ToolChoice,
-  toolChoiceField,
-  toolFields,
-  toolsFault,
-  toolsField,
-} from "./tools.ts";
+import { askedCalls, functionFields, hasCalls, toolChoiceField, toolFields, toolsFault, toolsField } from "./tools.ts";
 
 const logprobsIncluded = "message.output_text.logprobs";
 const nothingStored = "nothing is stored here, so send the whole conversation as input";
-const maxStores = limits.mixtureAdapters;
-/** Passages in the prompt where a search does not say how many; and the most that it may ask for, as OpenAI allows. */
+/** `max_num_results` of a search: the default, and OpenAI's maximum. */
 const [searchedPassages, maxResults] = [2, 50];
 
-/** A field that must be absent or null. */
-const refused = (name: string, why: string) =>
-  z
-    .unknown()
-    .refine((value) => (value ?? null) === null, { error: `${name} is set; ${why}` })
-    .optional()
-    .meta({ description: `Refused: ${why}` });
-
-const storeName = { type: "string", maxLength: limits.adapterNameCharacters };
-const storeNames = listOf({
-  ...{ name: "vector_store_ids", of: "names", max: maxStores },
-  ...{ isEntry: isString, rule: "it must be the name of an adapter" },
-});
 const fileSearchSchema = z.object({
   type: z.literal("file_search"),
-  vector_store_ids: absentAs(storeNames, [] as string[], "Adapters of your own").meta({
-    anyOf: [{ type: "null" }, { type: "array", items: storeName, maxItems: maxStores }],
-  }),
+  vector_store_ids: absentAs(
+    listOf("vector_store_ids", z.string().max(limits.adapterNameCharacters), { max: limits.mixtureAdapters }),
+    [] as string[],
+    "Adapters of your own",
+  ),
   max_num_results: absentAs(z.int().min(1).max(maxResults), searchedPassages, ""),
   filters: refused("filters", "it is not built"),
   ranking_options: refused("ranking_options", "it is not built"),
@@ -81,18 +60,17 @@ export const responseRequestSchema = z
       "Logprobs, and those of so many alternatives",
     ),
     include: absentAs(
-      listOf({
-        ...{ name: "include", of: "strings", max: limits.includes, isEntry: isString, rule: "it must be a string" },
-      }),
+      listOf("include", z.string().max(limits.formatCharacters), { max: limits.includes }),
       null,
       `\`${logprobsIncluded}\` tells each token's logprob, \`file_search_call.results\` is refused, others change nothing`,
     ),
     text: absentAs(
       z.object({
-        format: absentAs(z.unknown().transform(readTextFormat), null, "").meta({
-          description: "As `response_format` of a chat completion, but that `name` and `schema` are in itself",
-          anyOf: [{ type: "null" }, formatSchema],
-        }),
+        format: absentAs(
+          z.unknown().transform(readTextFormat).meta(formatSchema),
+          null,
+          "As `response_format` of a chat completion, but that `name` and `schema` are in itself",
+        ),
       }),
       null,
       "How the text is written",
@@ -123,7 +101,7 @@ export const responseRequestSchema = z
       context.addIssue({ code: "custom", path: [param], message, input: request });
     const value = request.max_output_tokens;
     const maxTokens = value === null ? null : { name: "max_output_tokens", value };
-    const { form } = callsOf(request);
+    const { form } = askedCalls(functionsOf(request.tools), request, formOf(request.text));
     const together = { ...request, n: 1, stream_options: null, response_format: form };
     refuseTogether(together, { prompts: 1, maxTokens }, refuse);
     const searches = searchesOf(request.tools);
@@ -146,7 +124,7 @@ export const responseRequestSchema = z
     const [search] = tool_choice === "none" ? [] : searchesOf(tools);
     const stores = [...new Set(search?.vector_store_ids)];
     const told = text?.format?.told ?? { type: "text" as const };
-    const calls = callsOf({ ...request, text });
+    const calls = askedCalls(functionsOf(tools), request, formOf(text));
     const { chameleon, ...chat } = asGeneration({ ...generation, response_format: calls.form });
     const system: ChatMessage[] = instructions === null ? [] : [{ role: "system", content: instructions }];
     return {
@@ -165,7 +143,7 @@ export const responseRequestSchema = z
         max_completion_tokens: request.max_output_tokens,
         max_tokens: null,
       },
-      /** What the answer repeats. */
+      /** Fields that the answer repeats. */
       settings: {
         instructions,
         max_output_tokens: request.max_output_tokens,
@@ -181,7 +159,7 @@ export const responseRequestSchema = z
         ],
         top_logprobs: request.top_logprobs ?? 0,
       },
-      /** What is looked for in the caller's documents; null: nothing. */
+      /** Text to search in the caller's documents; null for no search. */
       query: search ? (input.findLast(({ role }) => role === "user")?.content ?? "") : null,
     };
   });
@@ -189,19 +167,9 @@ export const responseRequestSchema = z
 const isReported = ({ top_logprobs, include }: { top_logprobs: number | null; include: string[] | null }) =>
   (top_logprobs ?? 0) > 0 || include?.includes(logprobsIncluded) === true;
 
-const callsOf = (request: {
-  tools: Tools;
-  tool_choice: ToolChoice;
-  parallel_tool_calls: boolean;
-  text: { format: { form: string | null } | null } | null;
-}) =>
-  askedCalls(functionsOf(request.tools), {
-    choice: request.tool_choice,
-    isParallel: request.parallel_tool_calls,
-    format: request.text?.format?.form ?? null,
-  });
+const formOf = (text: { format: { form: string | null } | null } | null) => text?.format?.form ?? null;
 
-/** The form that the text is held to, and what the answer repeats of the format. */
+/** Reads `text.format`: the form that the text must have, and what the answer repeats of the format. */
 function readTextFormat(value: unknown, context: z.RefinementCtx) {
   const form = readFormat(value, context, "text.format", null);
   const {
@@ -221,17 +189,17 @@ function readInput(value: unknown, context: z.RefinementCtx): ChatMessage[] {
   if (typeof value === "string") return [{ role: "user", content: value }];
   if (!Array.isArray(value)) return refuse(`input is ${kindOf(value)}; it must be a text or a list of items`);
   const messages: unknown[] = [];
-  /** Those of the last turn, if a call was the last item. */
+  /** Calls of the assistant's current message; null unless the last item was a call. */
   let calls: unknown[] | null = null;
   for (const [i, item] of (value as unknown[]).entries()) {
     if (typeof item !== "object" || item === null) return refuse(`input[${i}] is ${kindOf(item)}; it must be an item`);
     const { type = "message", call_id, ...fields } = item as Record<string, unknown>;
-    // An earlier answer's search: what it found is in no message.
+    // A search of an earlier answer. Its passages are in no message, so there is nothing to repeat.
     if (type === "file_search_call") continue;
     if (type === "function_call") {
       const call = { id: call_id, type: "function", function: fields };
       if (calls === null) {
-        // The first calls of a turn may have a message of the assistant before them.
+        // The calls belong to a message of the assistant directly before them.
         const last = messages.at(-1) as { role?: unknown; tool_calls?: unknown } | null | undefined;
         const isTurn = last?.role === "assistant" && last.tool_calls === undefined;
         calls = [];

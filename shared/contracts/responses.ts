@@ -1,6 +1,6 @@
 /**
- * The public wire, outward: what each endpoint answers. OpenAI's shapes with the `chameleon` extension in them. The API's
- * document and the tests hold answers to these schemas; the edge uses their types alone, so they are not in its bundle.
+ * Answers of the public API, in OpenAI's shapes, with the extension `chameleon`. The API document and tests use the schemas. The edge
+ * imports only the types, so that the schemas are not in its bundle.
  */
 import * as z from "zod";
 import { toolCallDeltaSchema, toolCallSchema } from "./called-functions.ts";
@@ -72,9 +72,7 @@ export const chameleonBlockSchema = z
       .describe("The adapter that serves, the nearest of several; null for the base alone"),
     held_out_gain: gainSchema
       .nullable()
-      .describe(
-        "What the adapter of `centroid` gained on held-out text of its own; null where none was measured or it does not serve",
-      ),
+      .describe("Of the adapter of `centroid`, on held-out text; null where none was measured or it does not serve"),
     memories: z
       .array(
         z.object({
@@ -97,14 +95,10 @@ export const chameleonBlockSchema = z
           .number()
           .nullable()
           .optional()
-          .describe(
-            "Mean of logprob − base_logprob. Of sampled text its expectation is a divergence, never below 0: no gain",
-          ),
+          .describe("Mean of logprob − base_logprob. In sampled text it is a divergence, so no gain"),
       })
       .optional()
-      .describe(
-        "With `compare`. In a stream every chunk has its own `tokens`, and a choice's last one the mean over all",
-      ),
+      .describe("With `compare`. In a stream each chunk has its own tokens, and a choice's last one the mean"),
   })
   .describe(
     "What answered one choice, where the request has an object `chameleon`; in a stream in the choice's last chunk. Rounded: milliseconds to tenths, other numbers to four decimals",
@@ -121,7 +115,7 @@ export const usageSchema = z.object({
     .describe("Where some of the prompt need not be computed"),
 });
 
-/** Of a whole answer and of a chunk alike. */
+/** A completion or a chunk of one: both have these fields. */
 function answer<O extends string, C extends z.ZodType>(object: O, choice: C) {
   return z.object({
     id: z.string(),
@@ -154,7 +148,7 @@ const completionChoice = z.object({
   chameleon: partialBlock,
 });
 export const completionResponseSchema = answer("text_completion", completionChoice).describe(
-  "A whole completion, or one chunk of a streamed one",
+  "A whole completion, or a chunk of one",
 );
 
 const chatAlternative = z.object({
@@ -286,9 +280,7 @@ export const adapterSchema = z
       .describe("The answers of its examples, if these are few: `/v1/classify` knows them"),
     gain: gainSchema
       .nullable()
-      .describe(
-        "On examples that it was not made from, in nats a learnt token over the static adapter; null if it is the base",
-      ),
+      .describe("Over the static adapter on held-out examples, in nats a learnt token; null if it is the base"),
     adapts: z.boolean().describe("Whether `model` serves more than the base"),
     message: z.string().nullable().describe("Why it is the base, and what is lost as it was made with `keep: false`"),
     keep: z.boolean().describe("Whether its documents and examples are kept"),

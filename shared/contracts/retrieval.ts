@@ -1,22 +1,21 @@
 /**
- * Passages of an answer's memories in its prompt: of all of them those whose mean state is nearest to that of some of the prompt's
- * tokens. They are a function of the memories' bytes and the prompt, so that every backend finds the same. Not here: how (gpu-backend/memory/retrieval.ts).
+ * Retrieval: passages of an answer's memories that are put into its prompt. They are the passages whose mean hidden state is nearest to
+ * that of some prompt tokens. Every backend finds the same ones. Not here: the search (gpu-backend/memory/retrieval.ts).
  */
 import * as z from "zod";
 import { limits } from "./limits.ts";
 
 const count = z.int().min(0);
-/** Text around passages, as token ids: at most an eighth of what a passage takes. */
+/** Token ids of text before or after a passage, at most an eighth of a passage. */
 const framing = z.array(count).max(limits.passageTokens / 8);
 
 export const retrievalSchema = z.strictObject({
-  /** Number of passages. */
   passages: z.int().min(1).max(limits.retrievedPassages),
-  /** Most tokens that come into the prompt, `prefixIds` and `separatorIds` counted; the last passage is cut to what is left. */
+  /** Most tokens to put into the prompt, `prefixIds` and `separatorIds` included. The last passage is cut to fit. */
   tokens: count,
-  /** The prompt's tokens [start, end) whose mean state is looked for. */
+  /** Prompt tokens [start, end) whose mean hidden state is the query. */
   query: z.tuple([count, count]),
-  /** Passages come before this prompt token: `prefixIds`, then each passage with `separatorIds`, the nearest first: a small model goes by what it reads first. */
+  /** Before this prompt token come `prefixIds` and, nearest first, each passage with `separatorIds`. A small model heeds the first passage most. */
   at: count,
   prefixIds: framing,
   separatorIds: framing,

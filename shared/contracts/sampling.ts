@@ -1,47 +1,56 @@
 /**
- * How tokens are drawn. Parameters have OpenAI's names, and vLLM's where OpenAI has none, from the request to the sampler, so
- * nothing renames them. To add one: its type, default and description here, its effect in the
- * backend's sampler, and a new version of the protocols, because a backend refuses a parameter that it does not know.
+ * How tokens are drawn. A parameter has OpenAI's name, or vLLM's where OpenAI has none, all the way from the request to the sampler. To
+ * add one: add it here, give it an effect in gpu-backend/engine/sampler.ts, and raise `contractVersion`, because a backend refuses a
+ * parameter that it does not know.
  */
 import * as z from "zod";
-import { describe, isTokenId, kindOf, listOf, refuser } from "./fields.ts";
+import { describe, kindOf, listOf, refuser } from "./fields.ts";
 import { limits } from "./limits.ts";
 
 const tokenId = z.int().min(0);
 const stopString = z.string().min(1).max(limits.stopCharacters);
+const stopText = { type: "string", minLength: 1, maxLength: limits.stopCharacters };
 const penalty = z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude);
 
-/** Parameters that are one number or boolean. */
+/** Parameters that are one number or boolean: type, default, and what the API document says of them. */
 const scalars = {
-  /** 0 is greedy. */
-  temperature: z.number().min(0).max(limits.temperature),
-  top_p: z.number().min(0).max(1),
-  /** Only so many of the likeliest tokens are drawn from; below 1 all are. */
-  top_k: z.int().min(-1),
-  /** Only tokens at least this fraction as likely as the likeliest, at the temperature, are drawn from; 0 is all. */
-  min_p: z.number().min(0).max(1),
-  /** The model's stop ids are tokens like others, without text. */
-  ignore_eos: z.boolean(),
-  /** Nothing ends the text before it has so many tokens, `continuedIds` counted; at most `maxTokens`. */
-  min_tokens: z.int().min(0),
-  presence_penalty: penalty,
-  frequency_penalty: penalty,
-  /**
-   * Of tokens in the prompt or the text: a logit above 0 is divided by it, any other multiplied, before bias and the other
-   * penalties are added (CTRL, arXiv 1909.05858). The logit of a mixture's token is its log-probability.
-   */
-  repetition_penalty: z
-    .number()
-    .min(1 / limits.repetitionPenalty)
-    .max(limits.repetitionPenalty),
-};
+  temperature: [z.number().min(0).max(limits.temperature), 1, "0 takes the likeliest token"],
+  top_p: [z.number().min(0).max(1), 1, "Draws from the likeliest tokens of this probability together"],
+  top_k: [z.int().min(-1), 0, "Draws from so many likeliest tokens; -1 and 0 are all"],
+  min_p: [z.number().min(0).max(1), 0, "Draws from tokens at least so likely, as a share of the likeliest"],
+  ignore_eos: [
+    z.boolean(),
+    false,
+    "The model's stop ids, and in a chat what its template stops at, end nothing; a stop id counts as a token without text",
+  ],
+  min_tokens: [
+    z.int().min(0),
+    0,
+    "Neither a stop id nor a stop string ends a choice before it has so many tokens; no more than its most tokens",
+  ],
+  presence_penalty: [penalty, 0, "Taken from the logits of tokens that are in the text"],
+  frequency_penalty: [penalty, 0, "The same for each time that they are"],
+  // As in CTRL (arXiv 1909.05858).
+  repetition_penalty: [
+    z
+      .number()
+      .min(1 / limits.repetitionPenalty)
+      .max(limits.repetitionPenalty),
+    1,
+    "Of tokens in the prompt or the text a logit above 0 is divided by it, any other multiplied, before biases and the other penalties. In a mixture, which has no logits, log-probabilities are multiplied: p becomes p to this power",
+  ],
+} as const satisfies Record<string, readonly [type: z.ZodType, preset: number | boolean, description: string]>;
+type Scalars = typeof scalars;
 
-/** As the backend checks it. */
+const mapScalars = <To>(map: (scalar: Scalars[keyof Scalars]) => To) =>
+  Object.fromEntries(Object.entries(scalars).map(([name, scalar]) => [name, map(scalar)]));
+
+/** The parameters of a sequence, in the contract between edge and backend. */
 export const samplingSchema = z.strictObject({
-  ...scalars,
-  /** With the position it is the whole state of the random number generator (`shared/math/sampling.ts`). */
+  ...(mapScalars(([type]) => type) as { [Name in keyof Scalars]: Scalars[Name][0] }),
+  /** With the position in the text, the whole state of the random number generator (`shared/math/sampling.ts`). */
   seed: z.int().min(0).max(0xffffffff),
-  /** The caller's, and that of a chat template. */
+  /** The strings of the request, and one more of the chat template. */
   stop: z.array(stopString).max(limits.stopStrings + 1),
   /** Token ids that end the text as the end of text does, without being in it. */
   stop_token_ids: z.array(tokenId).max(limits.stopTokenIds),
@@ -50,24 +59,16 @@ export const samplingSchema = z.strictObject({
   logit_bias: z
     .array(z.tuple([tokenId, z.number().min(-limits.logitBiasMagnitude).max(limits.logitBiasMagnitude)]))
     .max(limits.logitBiasEntries),
-  /** The text is JSON that this form admits (json-schema.ts), or calls functions (tools.ts); null for any text. */
+  /** The form that the text must have: of JSON (json-schema.ts) or with calls of functions (tools.ts). null for any text. */
   text_form: z.string().max(limits.schemaFormCharacters).nullable(),
 });
 
 export type Sampling = z.infer<typeof samplingSchema>;
-/** What differs from `defaultSampling`; messages carry no more. A model's manifest may have other defaults of requests. */
+/** Parameters that differ from `defaultSampling`. A model's manifest may set other defaults for requests. */
 export type SamplingChanges = Partial<Sampling>;
 
 export const defaultSampling: Readonly<Sampling> = {
-  temperature: 1,
-  top_p: 1,
-  top_k: 0,
-  min_p: 0,
-  ignore_eos: false,
-  min_tokens: 0,
-  presence_penalty: 0,
-  frequency_penalty: 0,
-  repetition_penalty: 1,
+  ...(mapScalars(([, preset]) => preset) as Pick<Sampling, keyof Scalars>),
   seed: 0,
   stop: [],
   stop_token_ids: [],
@@ -80,75 +81,26 @@ export function samplingWith(changes: SamplingChanges): Sampling {
   return { ...defaultSampling, ...changes };
 }
 
-/** A request's field for a parameter that is one number or boolean. */
-function scalarField<Name extends keyof typeof scalars>(name: Name, description: string) {
-  const field = scalars[name].nullish().meta({ description, default: defaultSampling[name] });
-  return field as z.ZodOptional<z.ZodNullable<(typeof scalars)[Name]>>;
-}
-
-/** A stop string, or several. */
-const stopField = z
-  .unknown()
-  .transform(readStop)
-  .nullish()
-  .meta({
-    description: "Ends a choice before this text",
-    anyOf: [
-      { type: "null" },
-      { type: "string", minLength: 1, maxLength: limits.stopCharacters },
-      {
-        type: "array",
-        maxItems: limits.stopStrings,
-        items: { type: "string", minLength: 1, maxLength: limits.stopCharacters },
-      },
-    ],
-  });
-
-const stopTokenIdsField = listOf({
-  ...{ name: "stop_token_ids", of: "token ids", max: limits.stopTokenIds },
-  ...{ isEntry: isTokenId, rule: "a token id is an integer from 0" },
-})
-  .nullish()
-  .meta({
-    description: "Token ids that end a choice as the end of text does: with `stop`, and neither shown nor counted",
-    anyOf: [{ type: "null" }, { type: "array", maxItems: limits.stopTokenIds, items: { type: "integer", minimum: 0 } }],
-  });
-
-const logitBiasField = z
-  .unknown()
-  .transform(readLogitBias)
-  .nullish()
-  .meta({
-    description: "Token id → what is added to its logit",
-    anyOf: [
-      { type: "null" },
-      { type: "object", additionalProperties: { type: "number" }, maxProperties: limits.logitBiasEntries },
-    ],
-  });
-
-/** A request's fields. A null field counts as absent. */
+/** Fields of a request. A null field counts as absent. */
 export const samplingFields = {
-  temperature: scalarField("temperature", "0 takes the likeliest token"),
-  top_p: scalarField("top_p", "Draws from the likeliest tokens of this probability together"),
-  top_k: scalarField("top_k", "Draws from so many likeliest tokens; -1 and 0 are all"),
-  min_p: scalarField("min_p", "Draws from tokens at least so likely, as a share of the likeliest"),
-  stop: stopField,
-  stop_token_ids: stopTokenIdsField,
-  ignore_eos: scalarField(
-    "ignore_eos",
-    "The model's stop ids, and in a chat what its template stops at, end nothing; a stop id counts as a token without text",
-  ),
-  min_tokens: scalarField(
-    "min_tokens",
-    "Neither a stop id nor a stop string ends a choice before it has so many tokens; no more than its most tokens",
-  ),
-  presence_penalty: scalarField("presence_penalty", "Taken from the logits of tokens that are in the text"),
-  frequency_penalty: scalarField("frequency_penalty", "The same for each time that they are"),
-  repetition_penalty: scalarField(
-    "repetition_penalty",
-    "Of tokens in the prompt or the text a logit above 0 is divided by it, any other multiplied, before biases and the other penalties. In a mixture, which has no logits, log-probabilities are multiplied: p becomes p to this power",
-  ),
-  logit_bias: logitBiasField,
+  ...(mapScalars(([type, preset, description]) => type.nullish().meta({ description, default: preset })) as {
+    [Name in keyof Scalars]: z.ZodOptional<z.ZodNullable<Scalars[Name][0]>>;
+  }),
+  stop: z
+    .unknown()
+    .transform(readStop)
+    .meta({ anyOf: [stopText, { type: "array", items: stopText, maxItems: limits.stopStrings }] })
+    .nullish()
+    .meta({ description: "Ends a choice before this text, or the first of several" }),
+  stop_token_ids: listOf("stop_token_ids", tokenId, { max: limits.stopTokenIds }).nullish().meta({
+    description: "Token ids that end a choice as the end of text does: with `stop`, and neither shown nor counted",
+  }),
+  logit_bias: z
+    .unknown()
+    .transform(readLogitBias)
+    .meta({ type: "object", additionalProperties: { type: "number" }, maxProperties: limits.logitBiasEntries })
+    .nullish()
+    .meta({ description: "Token id → what is added to its logit" }),
 };
 
 function readStop(value: unknown, context: z.RefinementCtx): string[] {
@@ -166,7 +118,7 @@ function readStop(value: unknown, context: z.RefinementCtx): string[] {
   return stops as string[];
 }
 
-/** Counts before it looks at the entries: a record schema would make an issue of each. */
+/** Checks by hand, since a zod schema would make an issue of each bad entry. */
 function readLogitBias(value: unknown, context: z.RefinementCtx): [number, number][] {
   const refuse = refuser(context, value);
   if (typeof value !== "object" || value === null || Array.isArray(value)) {

@@ -1,14 +1,14 @@
 /**
- * The form of a JSON Schema: a plain schema whose texts a grammar can spell. Every form admits a part of what its schema does. Pure. Not
- * here: how a schema is read (json-schema.ts), and the grammar of a form (the backend's).
+ * The form of a JSON Schema: a simpler schema that a grammar can express. It admits the values of the schema, or some of them. Pure. Not
+ * here: how a schema becomes a form (json-schema.ts), and a form a grammar (gpu-backend/engine/grammar.ts).
  */
 
 export const kinds = ["null", "boolean", "integer", "number", "string", "array", "object"] as const;
 export type Kind = (typeof kinds)[number];
 
-/** Without any of these: every value. */
+/** A form without any field admits every value. */
 export interface Form {
-  /** `#/$defs/NAME`, of the root's. */
+  /** `#/$defs/NAME`, a definition of the root. */
   $ref?: string;
   anyOf?: Form[];
   enum?: unknown[];
@@ -17,17 +17,17 @@ export interface Form {
   maximum?: number;
   minLength?: number;
   maxLength?: number;
-  /** Each is found in the text, as `RegExp` with the flag `u` finds it. */
+  /** Regular expressions with the flag `u`. Each must match somewhere in the text. */
   patterns?: string[];
-  /** The first entries; all of them come. */
+  /** The first entries. None may be absent. */
   prefixItems?: Form[];
-  /** The entries after them; absent: there are none. */
+  /** Further entries; absent: there are none. */
   items?: Form;
   minItems?: number;
   maxItems?: number;
-  /** Of `items`, which is an enum: no value comes twice, and they come in its order. */
+  /** `items` is an enum, whose values come at most once each and in its order. */
   uniqueItems?: boolean;
-  /** Absent: names are as `propertyNames` says, and values as `additionalProperties`. */
+  /** All properties. Absent: any names that `propertyNames` admits, with values that `additionalProperties` admits. */
   properties?: Record<string, Form>;
   required?: string[];
   propertyNames?: Form;
@@ -38,7 +38,7 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** Equal for equal values, whatever the order of their properties. */
+/** JSON with sorted properties, so that equal values have equal texts. */
 export function textOf(value: unknown): string {
   const ordered = (_: string, one: unknown) =>
     isObject(one) ? Object.fromEntries(Object.entries(one).sort(([a], [b]) => (a < b ? -1 : 1))) : one;
@@ -50,8 +50,8 @@ export function unionOf(forms: Form[]): Form {
 }
 
 /**
- * Whether no value of one schema's form is admitted by the other's schema. `narrow` are forms whose schemas admit values of other kinds,
- * or of an enum, than they do.
+ * Whether it is certain that no value is valid by the schemas of both forms. `narrow` has forms that admit fewer kinds of values than
+ * their schemas, so that nothing is certain of them.
  */
 export function areDisjoint(a: Form, b: Form, narrow: WeakSet<Form>): boolean {
   const [kindsA, kindsB] = [formKinds(a, narrow), formKinds(b, narrow)];
@@ -69,7 +69,7 @@ function areApart(a: readonly unknown[], b: readonly unknown[]): boolean {
   return b.every((value) => !texts.has(textOf(value)));
 }
 
-/** Kinds of a schema's values; null where that is not plain. */
+/** Kinds of the values of a form's schema; null if they are not certain. */
 function formKinds(form: Form, narrow: WeakSet<Form>): string[] | null {
   if (narrow.has(form)) return null;
   const kindOf = (value: unknown) => (value === null ? "null" : Array.isArray(value) ? "array" : typeof value);

@@ -1,4 +1,4 @@
-/** What single keywords of a JSON Schema say (json-schema.ts). Pure. */
+/** Reads single keywords of a JSON Schema, for json-schema.ts. Pure. */
 import { describe } from "../describe.ts";
 import { limits } from "./limits.ts";
 import { type Form, isObject, type Kind, kinds } from "./schema-form.ts";
@@ -35,7 +35,7 @@ export function numbers(type: "integer" | "number", parts: readonly Part[]): For
       const rule = "it must be a number of at most 2^53 - 1, of either sign";
       throw new Fault(at(pointer, keyword), `is ${describe(value)}; ${rule}`);
     });
-  // Of numbers with bounds only the integers within them are taken: the others have no greatest number of digits.
+  // A grammar cannot bound numbers with any number of digits, so bounded numbers become the integers within the bounds.
   const above = bounds("exclusiveMinimum").map((one) => Math.floor(one) + 1);
   const below = bounds("exclusiveMaximum").map((one) => Math.ceil(one) - 1);
   const minimum = Math.max(...bounds("minimum").map(Math.ceil), ...above);
@@ -96,7 +96,7 @@ export function isAmong(kind: Kind, types: readonly Kind[]): boolean {
   return types.includes(kind) || (kind === "integer" && types.includes("number"));
 }
 
-/** Never runs the expression, which may take a text for ever. */
+/** Checks a pattern without running it, since it could take forever on some text. */
 function supportedPattern(pattern: unknown, pointer: string): string {
   if (typeof pattern !== "string") throw new Fault(pointer, "must be a string");
   try {
@@ -110,7 +110,7 @@ function supportedPattern(pattern: unknown, pointer: string): string {
   return pattern;
 }
 
-/** The greatest of the least lengths and the least of the greatest ones, which is `max` where they allow more. */
+/** The strictest `least` and `most` keywords of all parts. `max` bounds both: a larger `most` counts as `max`, a larger `least` is a Fault. */
 export function lengths(
   parts: readonly Part[],
   [least, most]: readonly [string, string],

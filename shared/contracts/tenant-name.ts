@@ -1,15 +1,15 @@
 /**
- * Names of tenants: `acme`, or `eu:acme`, whose requests are answered in the EU and whose data is kept there. All that
- * belongs to a tenant carries the name, so where it must be is a function of the name and cannot change.
+ * Names of tenants. A prefix is a jurisdiction: requests of `eu:acme` are answered in the EU, and its data is kept there. Because the
+ * jurisdiction is part of the name, it is known wherever the name is, and never changes.
  */
 import * as z from "zod";
 
-/** Where the platform can keep a tenant's data. */
+/** Jurisdictions of Durable Objects that Cloudflare offers. */
 export const jurisdictions = ["eu"] as const;
 export type Jurisdiction = (typeof jurisdictions)[number];
 
 const prefixes = jurisdictions.map((one) => `${one}:`);
-/** Strict, because names travel into URLs, paths, logs and names of objects. */
+/** Strict, because names become parts of URLs, paths, logs and names of objects. */
 export const tenantPattern = new RegExp(`^(?:${prefixes.join("|")})?[A-Za-z0-9_-]{1,64}$`);
 export const tenantRule = `letters, digits, _ and -, at most 64, after one of the prefixes ${prefixes.join(", ")} or none`;
 export const tenantSchema = z
@@ -17,7 +17,7 @@ export const tenantSchema = z
   .regex(tenantPattern, { error: `a tenant's name must be ${tenantRule}` })
   .meta({ maxLength: 64 + Math.max(...prefixes.map(({ length }) => length)) });
 
-/** By the name of a tenant, or of an object (edge/platform/objects.ts); null: anywhere. */
+/** The jurisdiction in the name of a tenant or of an object (edge/platform/objects.ts); null for none. */
 export function jurisdictionOf(name: string): Jurisdiction | null {
   return jurisdictions.find((one) => name.startsWith(`${one}:`)) ?? null;
 }

@@ -1,29 +1,29 @@
 /**
- * What the KV namespace TENANTS holds: one record per key, with a copy of its tenant's, one for each key's rotation and
- * revocation, and one per tenant. The admin API writes them. A key itself is in none: only its SHA-256.
- * Not here: what a tenant has used, which is its ledger's.
+ * Records in the KV namespace TENANTS, which the admin API writes: one for each tenant; one for each key, with a copy of its tenant's
+ * record; one for the end and one for the revocation of a key. They hold SHA-256 hashes of keys, never keys. Not here: what a tenant
+ * has used, which its ledger counts.
  */
 import * as z from "zod";
 import { hashPattern } from "./inference.ts";
 import { limits } from "./limits.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
-/** What a key may be used for; `edge/tenants/keys.ts` says which route needs which. */
+/** What a key allows. `edge/tenants/keys.ts` says which scope a route needs. */
 export const scopes = ["completions", "embeddings", "adapters", "usage"] as const;
 export type Scope = (typeof scopes)[number];
 
-/** Bounds on a tenant's use; null is none. */
+/** Limits of a tenant's use; null is no limit. */
 export interface TenantLimits {
-  /** In any 60 seconds, as is `tokensPerMinute`. */
+  /** In any 60 seconds, like `tokensPerMinute`. */
   requestsPerMinute: number | null;
-  /** Prompt and completion; while a request runs, all that it may still generate counts. */
+  /** Tokens of prompts and completions. While a request runs, all that it may still generate counts. */
   tokensPerMinute: number | null;
   concurrentRequests: number | null;
   /** In a calendar month, UTC. */
   tokensPerMonth: number | null;
 }
 
-/** What a tenant may use where its record names nothing else. */
+/** Plans: limits that hold unless a tenant's record sets others. */
 export const plans = {
   standard: {
     requestsPerMinute: 600,
@@ -36,14 +36,14 @@ export const plans = {
 export type Plan = keyof typeof plans;
 export const planNames = Object.keys(plans) as [Plan, ...Plan[]];
 
-/** Most tokens of all memories of a tenant where its record says nothing else; null is none. */
+/** Most tokens of all memories of a tenant, unless its record sets another limit; null is no limit. */
 const memoryTokensOfPlan: Record<Plan, number | null> = { standard: limits.tenantMemoryTokens, unlimited: null };
 
-/** Most bytes of all files of a tenant; null is none. */
+/** Most bytes of all files of a tenant; null is no limit. */
 const fileBytesOfPlan: Record<Plan, number | null> = { standard: limits.tenantFileBytes, unlimited: null };
 
 const modelName = z.string().min(1).max(limits.modelCharacters);
-/** Other names of models: of each the model that it stands for, which is no alias. */
+/** Alias → the model that it stands for, which must not be an alias. */
 export const aliasesSchema = z
   .record(modelName, modelName)
   .refine((aliases) => Object.keys(aliases).length <= limits.aliases, { error: `more than ${limits.aliases} aliases` })
@@ -55,18 +55,18 @@ const time = z.iso.datetime();
 
 export const tenantRecordSchema = z.object({
   plan: z.enum(planNames),
-  /** What differs from the plan. */
+  /** Limits that differ from those of the plan. */
   limits: z.object({
     requestsPerMinute: bound,
     tokensPerMinute: bound,
     concurrentRequests: bound,
     tokensPerMonth: bound,
   }),
-  /** Instead of the plan's. */
+  /** Most tokens of all memories; absent: that of the plan. */
   memoryTokens: bound,
   /** Web origins whose pages may call with this tenant's keys. */
   origins: z.array(z.string()),
-  /** Beside the deployment's, before which they go. */
+  /** They take precedence over those of the deployment. */
   aliases: aliasesSchema.optional(),
 });
 
@@ -76,15 +76,15 @@ export const keyRecordSchema = z.object({
   tenant: tenantSchema,
   scopes: z.array(z.enum(scopes)),
   createdAt: time,
-  /** From then on it opens nothing. A rotated key's is the end of the overlap. */
+  /** When the key becomes invalid; null for never. */
   expiresAt: time.nullable(),
   /** A copy of its tenant's record, so that a request reads one record. */
   tenantRecord: tenantRecordSchema,
 });
 
 /**
- * When a rotated key ends, and when a key was revoked, each in a record of its own that no other command writes: KV has no
- * transactions, so what is written with other things may be undone by who has read them before.
+ * Rotation and revocation of a key are records of their own, because KV has no transactions: in the key's record, a concurrent change of
+ * its tenant's limits could overwrite them.
  */
 export const keyEndSchema = keyRecordSchema.pick({ expiresAt: true });
 export const revocationSchema = z.object({ revokedAt: time });
@@ -92,14 +92,14 @@ export const revocationSchema = z.object({ revokedAt: time });
 export type KeyEnd = z.infer<typeof keyEndSchema>;
 export type Revocation = z.infer<typeof revocationSchema>;
 export type KeyRecord = z.infer<typeof keyRecordSchema>;
-/** A key's record with what its end and revocation say. */
+/** A key's record, together with its end and revocation. */
 export type KnownKey = KeyRecord & { revokedAt: string | null };
 export type TenantRecord = z.infer<typeof tenantRecordSchema>;
 
-/** Of the deployment's admin key. */
+/** Pattern of the deployment's admin key. */
 export const adminKeyPattern = /^[\x21-\x7e]{32,512}$/;
 
-/** 64 bits of the hash: names a key in lists and logs, and finds its record; whether it is the key the whole hash says. */
+/** A key's id is the first 64 bits of its hash. It names the key in lists, logs and records. Authentication compares the whole hash. */
 const keyIdCharacters = 16;
 export const keyIdPattern = /^[0-9a-f]{16}$/;
 
@@ -107,14 +107,14 @@ export function keyIdOf(hash: string): string {
   return hash.slice(0, keyIdCharacters);
 }
 
-/** The key's record with its end, the earlier of both expiries, and its revocation. */
+/** Joins the records of a key. It expires at the earlier of `expiresAt` in record and end. */
 export function withEnd(record: KeyRecord, end: KeyEnd | null, revocation: Revocation | null): KnownKey {
   const expiries = [record.expiresAt, end?.expiresAt ?? null].filter((one) => one !== null);
   expiries.sort((a, b) => Date.parse(a) - Date.parse(b));
   return { ...record, expiresAt: expiries[0] ?? null, revokedAt: revocation?.revokedAt ?? null };
 }
 
-/** Names in the namespace. */
+/** Prefixes of the records' names in the namespace. */
 export const keyPrefix = "key:";
 export const endPrefix = "end:";
 export const revokedPrefix = "revoked:";

@@ -1,8 +1,8 @@
 /**
- * Functions that a model may call, as chats and responses name them, and the format in which a prompt tells them and an answer calls them:
- * that of Hermes, whatever the model's own chat template has for tools. The system message lists the functions as JSON in `<tools>`, a
- * call is `<tool_call>`, the user's turn after it has its result in `<tool_response>`. Pure. Not here: the grammar of calls (the
- * backend's), and how calls are read from an answer (edge/answer/call-reader.ts).
+ * Functions that a model may call: their fields in requests, and their format in texts. The format is that of Hermes, whatever the chat
+ * template of the model supports: the system message lists the functions as JSON in `<tools>`, a call is in `<tool_call>`, and its result
+ * is in `<tool_response>` in the next message of the user. Pure. Not here: the grammar of calls (gpu-backend/engine/grammar.ts), and how
+ * calls are read from an answer (edge/answer/call-reader.ts).
  */
 import * as z from "zod";
 import { absentAs, describe, refuser } from "./fields.ts";
@@ -20,10 +20,10 @@ const functionName = z
   });
 export const isFunctionName = (name: unknown): name is string => functionName.safeParse(name).success;
 
-/** Its schema, and the form of the arguments (json-schema.ts). */
+/** The JSON Schema of a function's arguments, and its form (json-schema.ts). */
 const parametersField = absentAs(
   z.looseObject({ type: z.literal("object") }).meta({ maxProperties: limits.schemaNodes }),
-  // OpenAI: without parameters it takes none.
+  // As at OpenAI, a function without `parameters` takes no arguments.
   { type: "object", properties: {}, additionalProperties: false } as { [key: string]: unknown; type: "object" },
   "JSON Schema of its arguments, an object; `API.md` tells the keywords",
 ).transform((schema, context) => {
@@ -31,7 +31,7 @@ const parametersField = absentAs(
   if (typeof form === "string") return { schema, form };
   return refuser(context, schema)(`parameters at ${describe(form.pointer)} ${form.fault}`);
 });
-/** Fields of a function: a chat has them in the tool's `function`, a response in the tool. */
+/** Fields of a function. In a chat they are in the tool's property `function`, in a response in the tool itself. */
 export const functionFields = {
   name: functionName,
   description: absentAs(z.string().max(limits.bodyBytes), null, "What it does, for the model"),
@@ -39,7 +39,7 @@ export const functionFields = {
 };
 export type FunctionTool = z.output<z.ZodObject<typeof functionFields>>;
 
-/** A list of tools. Its size is checked before its entries: a schema of entries would make an issue of each bad one. */
+/** A list of tools. Its size is checked first, because zod makes an issue of each bad entry. */
 export const toolsField = <Tool extends z.ZodType>(tool: Tool, description: string) =>
   absentAs(
     z.preprocess((value, context) => {
@@ -57,7 +57,7 @@ export const toolsField = <Tool extends z.ZodType>(tool: Tool, description: stri
 
 export type ToolChoice = "none" | "auto" | "required" | { name: string };
 
-/** `named`: how the request names one tool. */
+/** `named`: the form in which a request names one tool. */
 export const toolChoiceField = <Named extends z.ZodType<ToolChoice>>(named: Named) =>
   absentAs(
     z.union([z.enum(["none", "auto", "required"]), named], {
@@ -83,7 +83,7 @@ export const toolFields = {
   parallel_tool_calls: absentAs(z.boolean(), true, `false: one call at most; else up to ${limits.toolCalls}`),
 };
 
-/** What stands around the name and the arguments of a call, whose JSON is in one line. */
+/** Texts around the name and the arguments of a call. The arguments are JSON in one line. */
 export const callFormat = {
   start: "<tool_call>",
   beforeName: '\n{"name": "',
@@ -96,34 +96,30 @@ export function callText(name: string, argumentsText: string): string {
   return `${start}${beforeName}${name}${beforeArguments}${argumentsText}${end}`;
 }
 
-/** The form of answers that may call functions. In its JSON `text` is first. */
+/** The form of answers that may call functions. Its JSON begins with `text`, by which `hasCalls` recognizes it. */
 export interface CallsForm {
-  /** What may stand in place of a call, and before one if it is `any`: nothing, any text, or JSON of a form. */
+  /** Text instead of calls: "none", "any" text (then also before the first call), or JSON of this form. */
   text: "none" | "any" | object;
-  /** Forms of arguments by the function's name. */
+  /** Function name → form of its arguments. */
   calls: Record<string, object>;
   /** Most calls of one answer. */
   most: number;
 }
 
-/** Whether a text that is held to `form` may call functions. */
+/** Whether texts of this form may call functions. */
 export const hasCalls = (form: string | null | undefined): boolean => form?.startsWith('{"text":') === true;
-/** Whether any text may stand in it. */
+/** Whether texts of this form may call functions and have any other text. */
 export const hasAnyText = (form: string | null | undefined): boolean => form?.startsWith('{"text":"any"') === true;
 
-/** What a request with functions asks of the prompt and the answer. */
-export interface AskedCalls {
-  /** For the system message; null where no function may be called. */
-  text: string | null;
-  /** Of the answer; `format` where no function may be called. */
-  form: string | null;
-}
-
-/** `format`: the form of a text that is no call, null for any. */
+/**
+ * What a request with functions adds to the system message (`text`; null if no function may be called), and the form of its answer.
+ * `format` is the form of text that is no call; null for any text.
+ */
 export function askedCalls(
   functions: readonly FunctionTool[],
-  { choice, isParallel, format }: { choice: ToolChoice; isParallel: boolean; format: string | null },
-): AskedCalls {
+  { tool_choice: choice, parallel_tool_calls: isParallel }: { tool_choice: ToolChoice; parallel_tool_calls: boolean },
+  format: string | null,
+): { text: string | null; form: string | null } {
   if (functions.length === 0 || choice === "none") return { text: null, form: format };
   const callable = typeof choice === "string" ? functions : functions.filter(({ name }) => name === choice.name);
   const form: CallsForm = {
@@ -134,7 +130,7 @@ export function askedCalls(
   return { text: toolsText(functions), form: JSON.stringify(form) };
 }
 
-/** As the templates of Qwen 2.5 say it, which were trained on this format. */
+/** The wording is that of Qwen 2.5's chat template, since Qwen 2.5 was trained on this format. */
 function toolsText(functions: readonly FunctionTool[]): string {
   const shown = functions.map(({ name, description, parameters: { schema } }) =>
     JSON.stringify({
@@ -155,7 +151,7 @@ For each function call, return a json object with function name and arguments wi
 ${callText("<function-name>", "<args-json-object>").replace('"<function-name>"', "<function-name>")}`;
 }
 
-/** What is wrong with fields that belong together, by name; null: nothing. */
+/** Checks fields that depend on each other. Returns the bad field and what is wrong with it, or null. */
 export function toolsFault(
   functions: readonly FunctionTool[],
   choice: ToolChoice,

@@ -258,7 +258,7 @@ describe("POST /v1/adapters", () => {
       { examples: ["aaa", chat("user")] },
       /examples\[1\].messages must be the assist/,
     ],
-    ["examples that are none", { examples: "aaa" }, /examples is a string; it must be a list of examples/],
+    ["examples that are none", { examples: "aaa" }, /examples is a string; it must be a list/],
   ])("refuses %s, naming limit and value", async (_, change, message) => {
     const refused = await errorOf(await make(change));
     expect(refused).toMatchObject({ status: 400, message: expect.stringMatching(message) });

@@ -334,7 +334,7 @@ const cases: [string, number, string, object, string[]][] = [
     { messages: hello, response_format: { type: "json_object" }, min_tokens: 1 },
     ["response_format"],
   ],
-  ["sound", 400, "modalities", { messages: hello, modalities: ["text", "audio"] }, ["audio", "text"]],
+  ["sound", 400, "modalities[1]", { messages: hello, modalities: ["text", "audio"] }, ["audio", "text"]],
   ["a voice", 400, "audio", { messages: hello, audio: { voice: "x" } }, ["not built"]],
   ["a search of the web", 400, "web_search_options", { messages: hello, web_search_options: {} }, ["not built"]],
   ["max_tokens 0", 400, "max_tokens", { messages: hello, max_tokens: 0 }, ["0", "1"]],

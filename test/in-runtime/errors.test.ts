@@ -60,7 +60,13 @@ describe("a request that is refused", () => {
     ["a negative min_tokens", 400, "min_tokens", { ...valid, min_tokens: -1 }, ["-1", "0"]],
     ["ignore_eos as text", 400, "ignore_eos", { ...valid, ignore_eos: "yes" }, ['"yes"', "boolean"]],
     ["a stop token out of the vocabulary", 400, "stop_token_ids", { ...valid, stop_token_ids: [1, 264] }, ["264"]],
-    ["a negative stop token", 400, "stop_token_ids", { ...valid, stop_token_ids: [-2] }, ["stop_token_ids[0]", "-2"]],
+    [
+      "a negative stop token",
+      400,
+      "stop_token_ids[0]",
+      { ...valid, stop_token_ids: [-2] },
+      ["stop_token_ids[0]", "-2"],
+    ],
     ["stop tokens in no list", 400, "stop_token_ids", { ...valid, stop_token_ids: 5 }, ["number", "list"]],
     ["too many stop tokens", 400, "stop_token_ids", { ...valid, stop_token_ids: Array(65).fill("x") }, ["65", "64"]],
     [

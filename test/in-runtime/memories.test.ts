@@ -390,7 +390,7 @@ describe("documents", () => {
   test.each<[string, object, RegExp]>([
     ["none at all", {}, /documents and examples are absent/],
     ["an empty list", { documents: [] }, /documents has 0 entries, the minimum is 1/],
-    ["an empty text", { documents: ["a", ""] }, /documents\[1\] is ""/],
+    ["an empty text", { documents: ["a", ""] }, /documents\[1\] has 0 characters/],
     [
       "too many",
       { documents: Array.from({ length: 10_001 }, () => "a") },

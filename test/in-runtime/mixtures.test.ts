@@ -166,12 +166,9 @@ test.each<[unknown, ...string[]]>([
 });
 
 test.each([
-  ["adaptor", "did you mean adapter?"],
-  ["evidenceTokens", "did you mean evidence_tokens?"],
-  ["Compare", "did you mean compare?"],
-  ["prompt_bias", "its fields are adapter, compare, sources, retrieve, evidence_tokens"],
+  ["adaptor", "its fields are adapter, compare, sources, retrieve, evidence_tokens"],
   ["x".repeat(5000), "its fields are adapter"],
-])("an unknown field of `chameleon` is refused with what was meant: %s", async (name, advice) => {
+])("an unknown field of `chameleon` is refused with those that there are: %s", async (name, advice) => {
   for (const path of ["/v1/completions", "/v1/chat/completions"]) {
     const body = { prompt: "a", messages: [{ role: "user", content: "a" }], chameleon: { [name]: "off" } };
     const error = await errorOf(await testApp().post(path, body));

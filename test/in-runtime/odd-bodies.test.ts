@@ -145,7 +145,7 @@ test("nesting is counted outside strings alone, and up to the limit it passes", 
 
 test.each([
   ["modalities", { ...chat, modalities: Array(400_000).fill(1) }, ["400000", String(limits.modalities)]],
-  ["modalities", { ...chat, modalities: ["text", 1] }, ["modalities[1]", "is 1"]],
+  ["modalities[1]", { ...chat, modalities: ["text", 1] }, ["modalities[1]", "is 1"]],
   ["modalities", { ...chat, modalities: "text" }, ["a string"]],
   ["response_format", { ...chat, response_format: Array(400_000).fill(1) }, ["a list", "object"]],
   ["response_format", { ...chat, response_format: { type: 1 } }, ["1", "json_schema"]],

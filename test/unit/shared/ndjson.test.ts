@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { Frame } from "../../../shared/contracts/inference.ts";
-import { FrameReader, frameLine, LineSplitter } from "../../../shared/contracts/ndjson.ts";
+import { FrameReader, frameLine, LineSplitter, maximumLineBytes } from "../../../shared/contracts/ndjson.ts";
 
 const utf8 = new TextEncoder();
 const seed = 3;
@@ -40,10 +40,13 @@ describe("LineSplitter", () => {
   });
 
   it("takes a line of the greatest length and names the limit for a longer one", () => {
-    const splitter = new LineSplitter(4);
-    expect(splitter.push(utf8.encode("abcd\nabc"))).toEqual(["abcd"]);
-    expect(splitter.push(utf8.encode("d"))).toEqual([]);
-    expect(() => splitter.push(utf8.encode("e"))).toThrow("more than 4 bytes");
+    const splitter = new LineSplitter();
+    const longest = "a".repeat(maximumLineBytes);
+    expect(splitter.push(utf8.encode(`${longest}\n${longest.slice(1)}`)).map(({ length }) => length)).toEqual([
+      maximumLineBytes,
+    ]);
+    expect(splitter.push(utf8.encode("b"))).toEqual([]);
+    expect(() => splitter.push(utf8.encode("c"))).toThrow(`more than ${maximumLineBytes} bytes`);
   });
 
   it("refuses bytes that are not UTF-8", () => {

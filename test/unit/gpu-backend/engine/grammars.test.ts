@@ -118,7 +118,7 @@ const functions = Object.entries(schemas).map(([name, parameters]) => ({
   parameters: { schema: { ...parameters, type: "object" as const }, form: schemaForm(parameters) as string },
 }));
 const formOf = (choice: ToolChoice, isParallel = true, format: string | null = null) =>
-  askedCalls(functions, { choice, isParallel, format }).form!;
+  askedCalls(functions, { tool_choice: choice, parallel_tool_calls: isParallel }, format).form!;
 const ajv = new Ajv2020({ strict: false });
 const validate = Object.fromEntries(Object.entries(schemas).map(([name, one]) => [name, ajv.compile(one)]));
 
