@@ -1,19 +1,18 @@
-/** The keys that a start makes: kept in the state folder, for its user alone. */
+/** The keys that `chameleon start` makes. They are kept in the state folder, readable by its user only. */
 import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { writeWhole } from "../gpu-backend/files.ts";
 import { adminKeyPattern } from "../shared/contracts/tenants.ts";
 import { readPrivate } from "./local-run.ts";
 
-/** A key that nobody can guess. */
 export function newKey(): string {
   return `sk-chameleon-${randomBytes(32).toString("base64url")}`;
 }
 
-/** The admin key, and the API key of an edge that other machines can reach: their files. */
+/** Files of the admin key, and of the API key of an edge that other machines can reach. */
 export const keyFiles = { admin: "admin-key", api: "api-key" } as const;
 
-/** Makes the key at its first use. Throws an Error if another user could have written the file, or could read it, or if it holds something else. */
+/** Reads a key, and makes it if there is none. Throws an Error if other users could have read or written the file, or if it holds no key. */
 export async function keptKey(
   stateFolder: string,
   name: keyof typeof keyFiles,

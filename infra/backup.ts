@@ -1,6 +1,6 @@
 /**
- * `chameleon backup FILE` and `chameleon restore FILE`: the state folder as one archive. The Worker of a running server is stopped while
- * its files are copied, so that the copy is what a kill -9 at that moment would have left, of all objects at once.
+ * `chameleon backup FILE` and `chameleon restore FILE`: the state folder as one archive. The Worker of a running server is paused by
+ * SIGSTOP while its files are copied. So the copy is consistent over all objects: it is what a kill -9 would have left.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -15,7 +15,7 @@ import { keyFiles } from "./admin-key.ts";
 import { artifactsFolder, stateFolder } from "./local-edge.ts";
 import { checkStateVersion, claimStateFolder, readLocalRun, restoringVersion, versionFile } from "./local-run.ts";
 
-/** What is kept of the state folder. The version is the last: a folder without it is not whole. */
+/** Parts of the state folder in an archive. The version file is restored last, so that a folder with it is complete. */
 const parts = [...Object.values(keyFiles), "kv", "r2", "objects", versionFile];
 const note =
   "The archive holds tenants' documents with the keys that encrypt them, and the server's keys: keep it as you keep those.";
@@ -62,12 +62,12 @@ async function backup(file: string): Promise<void> {
   }
 }
 
-/** Returns how long it took, in milliseconds. */
+/** Returns the time that it took, in milliseconds. */
 async function copyState(state: string, copy: string): Promise<number> {
   const beganMs = performance.now();
-  // Where files are being written; and SQLite's shared memory, which it makes again of the log beside it.
+  // Left out: unfinished files, locks, and the shared memory of SQLite, which SQLite rebuilds from its log.
   const filter = (file: string) => !path.basename(file).startsWith(unfinishedPrefix) && !/\.lock$|-shm$/.test(file);
-  // The pointer first: what it names is published before it and stays, and another command may be publishing.
+  // The pointer comes first, because `publish` may run meanwhile: the files that a pointer names are stored before it, and stay.
   for (const part of [path.relative(state, path.join(artifactsFolder(), pointerName)), ...parts]) {
     const from = path.join(state, part);
     if (existsSync(from)) await cp(from, path.join(copy, part), { recursive: true, force: false, filter });
@@ -75,10 +75,10 @@ async function copyState(state: string, copy: string): Promise<number> {
   return performance.now() - beganMs;
 }
 
-/** A stopped process has taken the signal by then, in milliseconds. */
+/** Time within which SIGSTOP takes effect, in milliseconds. */
 const stopMs = 50;
 
-/** Stops a process while `work` runs. It goes on after that, and also if this process is killed: which closes its pipe. */
+/** Pauses a process while `work` runs. A shell resumes the process when its stdin closes, which also happens if this process is killed. */
 async function whilePaused<T>(pid: number, work: () => Promise<T>): Promise<T> {
   const shell = spawn("sh", ["-c", 'kill -STOP "$0" && echo; read end; kill -CONT "$0"', String(pid)], {
     stdio: ["pipe", "pipe", "inherit"],
@@ -118,7 +118,7 @@ async function restore(file: string): Promise<void> {
   }
 }
 
-/** Opens each object's database, which takes its log up, and checks it. Throws an Error that names one that is broken. */
+/** Opens and checks each object's database; opening applies its log. Returns their number. Throws an Error that names a broken one. */
 async function checkObjects(folder: string): Promise<number> {
   const { DatabaseSync } = await import("node:sqlite");
   const files = (await readdir(folder, { recursive: true })).filter((name) => name.endsWith(".sqlite"));

@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 /**
- * The `chameleon` command, on Node 20 or newer. In a checkout, where nothing need be installed, it installs what is missing
- * or stale and runs TypeScript; in an installed package it runs the JavaScript in `dist/`. Both go on in a child, on a Node
- * that is new enough. Not here: what a command does. Plain JavaScript with no dependency, because it runs before there is any.
+ * The `chameleon` command, on Node 20 or newer. In a checkout it installs packages that are missing or stale, and runs TypeScript; in
+ * an installed package it runs the JavaScript in `dist/`. The command runs in a child process, on a Node that is new enough. Not here:
+ * what a command does. Plain JavaScript without dependencies, because it runs before any is installed.
  */
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -16,27 +16,27 @@ import { commandsOf, usage } from "./commands.mjs";
 
 const root = path.dirname(path.dirname(realpathSync(fileURLToPath(import.meta.url))));
 const { version } = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8"));
-/** A package has no lock: npm leaves it out. */
+/** npm leaves package-lock.json out of packages. */
 const isCheckout = existsSync(path.join(root, "package-lock.json"));
 
-/** Starting Node: enough to run this file. */
+/** The oldest Node that can run this file. */
 const oldestNode = [20, 0];
-/** Running Node: the first that strips types from .ts files without a flag, and has all that we call. */
+/** The oldest Node that can run commands: it strips the types of .ts files without a flag. */
 const oldestRunningNode = [22, 18];
-/** Commands that hold hidden states as Float16Array. */
+/** The oldest Node with Float16Array, in which `trainers` hold hidden states. */
 const oldestTrainingNode = [24, 0];
 const trainers = ["train", "eval", "eval:own", "paper"];
 
-/** Commands that run a model in their own process get the allocator that a backend gives its engine (gpu-backend/config.ts). */
+/** Settings of glibc's allocator for commands that run a model themselves. A backend gives the same to its engine (gpu-backend/config.ts). */
 const allocator = { GLIBC_TUNABLES: "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576" };
 
-/** ONNX Runtime would send its usage to its maker, and keep an id of the machine in the home folder. */
+/** Otherwise ONNX Runtime reports its use to its maker, and stores an id of the machine in the home folder. */
 const noTelemetry = { ORT_DISABLE_TELEMETRY: "1" };
 
-/** Where Node keeps TypeScript without its types: the compiler that removes them takes 30 MB of each process until it ends. */
+/** Node caches .ts files without their types here. Removing the types takes 30 MB of every process. */
 const compileCache = { NODE_COMPILE_CACHE: path.join(root, "node_modules", ".cache", "compile") };
 
-/** They run none themselves. */
+/** Commands that leave the model to other processes. */
 const servers = ["start", "start edge", "start backend", "backend"];
 
 const stopSignals = ["SIGINT", "SIGTERM", "SIGHUP"];
@@ -51,7 +51,7 @@ function fail(message, code = 1) {
   process.exit(code);
 }
 
-/** What decides the content of node_modules. Scripts and the like may change without a new install. */
+/** Hash of everything that decides the content of node_modules. */
 function installHash() {
   const { dependencies, devDependencies, optionalDependencies, overrides } = JSON.parse(
     readFileSync(path.join(root, "package.json"), "utf8"),
@@ -64,9 +64,8 @@ function installHash() {
 }
 
 /**
- * Runs a command to its end. Returns its exit code, the signal that asked this process to stop meanwhile, if any, and
- * what came through the pipes of `options.stdio`. Signals are passed on, except that a terminal's Ctrl-C reaches the child
- * by itself: where stdin is a terminal, SIGINT is only outlived.
+ * Runs a command to its end. Returns its exit code, the output of the pipes in `options.stdio`, and the signal that asked this process
+ * to stop meanwhile, or null. Signals are passed on to the command, except SIGINT of a terminal, which reaches the command by itself.
  */
 function run(command, args, options) {
   return new Promise((resolve) => {
@@ -83,7 +82,7 @@ function run(command, args, options) {
       if (signal !== "SIGINT" || !isatty(0)) child.kill(signal);
     };
     for (const signal of stopSignals) process.on(signal, onSignal);
-    // Under npm our parent should outlive us. If it was killed outright, nobody is left to stop the child.
+    // npm passes signals on to this process. If npm itself is killed, the parent changes, and the command is stopped here.
     const parent = process.ppid;
     const watch = process.env.npm_lifecycle_event
       ? setInterval(() => process.ppid === parent || child.kill("SIGTERM"), 500)
@@ -101,7 +100,7 @@ function run(command, args, options) {
   });
 }
 
-/** Installs unless the stamp in node_modules says that exactly this lock was installed to its end. */
+/** Runs `npm ci`, unless the stamp in node_modules says that exactly these packages were installed completely. */
 async function install() {
   const stampFile = path.join(root, "node_modules", ".chameleon-install");
   const hash = installHash();
@@ -109,14 +108,14 @@ async function install() {
 
   process.stderr.write("installing packages (once; a minute or less)…\n");
   rmSync(stampFile, { force: true });
-  // The npm that started us, if one did: it is the one that is known to work here.
+  // Prefer the npm that started this process: it is known to work here.
   const npmScript = process.env.npm_execpath?.endsWith("npm-cli.js") ? [process.env.npm_execpath] : [];
   const npm = npmScript.length > 0 ? process.execPath : "npm";
-  // --include=dev, because NODE_ENV=production would leave out what start and test need;
-  // --prefer-offline is exact here, as the lock holds every package's hash;
-  // without the short time-outs an offline machine waits a minute for the news.
+  // --include=dev: with NODE_ENV=production npm would leave out what start and test need.
+  // --prefer-offline is safe, because the lock holds the hash of every package.
+  // The short retry timeouts report a missing network within seconds instead of a minute.
   const args = [...npmScript, "ci", "--include=dev", "--include=optional", "--prefer-offline", "--loglevel=error"];
-  // What we depend on ships its binaries inside its packages, and onnxruntime-node's script would download CUDA.
+  // No package needs its install script; that of onnxruntime-node would download CUDA.
   args.push("--ignore-scripts");
   args.push("--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000");
   const { code, output, stoppedBy } = await run(npm, args, {
@@ -136,7 +135,7 @@ async function install() {
   writeFileSync(stampFile, hash);
 }
 
-/** The Node that is installed as a package, where it runs (Linux with glibc), else the one running this, if new enough. */
+/** The Node of the package node-linux-ARCH if it is installed and runs here, else the Node of this process if it is new enough. */
 function pickNode(command) {
   const pinned = pinnedNode();
   if (pinned && spawnSync(pinned, ["--version"]).status === 0) return pinned;
@@ -147,7 +146,7 @@ function pickNode(command) {
   return fail(`Node ${oldest.join(".")} or newer is needed; this is ${process.version}${way}.`);
 }
 
-/** A package has ONNX Runtime's libraries of some platforms. */
+/** The npm package has ONNX Runtime's libraries for some platforms only. */
 function assertPlatform() {
   const { platform, arch } = process;
   if (existsSync(path.join(root, "dist/onnxruntime-node/bin/napi-v6", platform, arch))) return;
@@ -159,7 +158,7 @@ function assertPlatform() {
 function pinnedNode() {
   if (process.platform !== "linux") return null;
   try {
-    // A checkout installs it; in a package, users of an older Node can.
+    // A checkout installs this package. Users of the npm package who have an older Node can add it.
     const manifest = createRequire(import.meta.url).resolve(`node-linux-${process.arch}/package.json`);
     return path.join(path.dirname(manifest), "bin", "node");
   } catch {
@@ -167,7 +166,7 @@ function pinnedNode() {
   }
 }
 
-/** The file that runs a command: as it is written, or as it was compiled for the package. */
+/** The file that runs a command: TypeScript in a checkout, compiled JavaScript in a package. */
 function entryFile(source) {
   return isCheckout ? path.join(root, source) : path.join(root, "dist", source.replace(/\.ts$/, ".js"));
 }
@@ -178,7 +177,7 @@ async function runCommand(command, [, entry, ...first], rest) {
   const node = pickNode(command);
   const directories = [path.dirname(node), path.join(root, "node_modules", ".bin"), process.env.PATH];
   const { code } = await run(node, [entryFile(entry), ...first, ...rest], {
-    // The channel says nothing; that it closes tells the child that this process is gone, however it ended.
+    // Nothing is sent on the IPC channel. When it closes, the child knows that this process has ended, even by SIGKILL.
     stdio: ["inherit", "inherit", "inherit", "ipc"],
     env: {
       ...noTelemetry,

@@ -1,6 +1,6 @@
 /**
- * Builds what a local start in a checkout serves: the pages, and in a folder the Worker's files for workerd:
- * `node infra/build-edge.ts FOLDER`. A process of its own, as wrangler and esbuild take 200 MB. A package has all of it built.
+ * Builds the pages and, in a folder, the Worker's files for workerd: `node infra/build-edge.ts FOLDER`. `chameleon start` runs it in a
+ * checkout, as a process of its own, because wrangler and esbuild take 200 MB. A package contains the built files.
  */
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -11,7 +11,7 @@ import { readWranglerConfig } from "./wrangler.ts";
 
 const root = path.dirname(import.meta.dirname);
 
-/** Writes the Worker with its check of the Host header, its local storage, and what wrangler.toml says of it. */
+/** Writes the bundles of bundle.ts, with the local Worker, and the Worker's settings from wrangler.toml. */
 export async function buildLocalWorker(folder: string): Promise<void> {
   await bundleWorker(path.join(root, "edge/local-worker.ts"), folder);
   const settings = workerSettings(await readWranglerConfig(path.join(root, "wrangler.toml")));

@@ -14,7 +14,7 @@ const { results } = parsedOptions<{ results?: string }>(
   ),
 );
 const root = path.dirname(import.meta.dirname);
-/** Each has the globals of where it runs, so each is its own TypeScript project. */
+/** TypeScript projects. Each has the global types of the runtime that its code runs in. */
 const typeScriptFolders = ["shared", "edge", "edge/page", "gpu-backend", "infra", "test", "test/in-runtime"];
 const json = results === undefined ? [] : ["--reporter=json", `--outputFile.json=${results}`];
 

@@ -1,9 +1,9 @@
 /**
  * The commands of `chameleon`: what each is for, and the file that runs it. Plain JavaScript without dependencies, because
- * the bootstrap reads it before anything is installed. Not here: what a command does, and its own `--help`.
+ * bootstrap.mjs imports it before anything is installed. Not here: what a command does, and its own `--help`.
  */
 
-/** Command, of one word or two → [one line of help, entry file, its first arguments]; what follows the command is passed on. */
+/** Name, of one word or two → [one line of help, entry file, first arguments of the file, before those of the user]. */
 const forUsers = {
   start: ["serve edge and backend on this machine", "infra/start.ts"],
   "start edge": ["serve the edge alone, before backends elsewhere", "infra/start-edge.ts"],
@@ -24,7 +24,7 @@ const forUsers = {
   backend: ["the same as start backend", "gpu-backend/main.ts"],
 };
 
-/** What only a checkout has. */
+/** Commands that only a checkout has. */
 const forDevelopers = {
   test: [
     "run the tests of the code, in minutes; arguments go to vitest (--project unit)",
@@ -69,7 +69,6 @@ const forDevelopers = {
   "bench:fault": ["harm a backend under 200 streams", "test/bench/fault/main.ts"],
 };
 
-/** The commands that are there: a package has none of those for developers. */
 export function commandsOf(isCheckout) {
   return isCheckout ? { ...forUsers, ...forDevelopers } : forUsers;
 }

@@ -1,6 +1,6 @@
 /**
- * `npm run deploy:check`: whether the Worker is small enough to deploy, and starts. Bundles it as a deployment does, and starts it in a
- * bare workerd. Exit code 1 above the limit or without an answer.
+ * `npm run deploy:check`: bundles the Worker as a deployment does, compares its size with a limit, and starts it in workerd. Exit code 1
+ * if it is too large or does not answer.
  */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
@@ -10,7 +10,7 @@ import { bundleWorker, workerFile } from "./workerd/bundle.ts";
 import { prepareBareEdge } from "./workerd/edge.ts";
 import { runWrangler } from "./wrangler.ts";
 
-/** A tenth of what the platform allows. */
+/** Cloudflare allows ten times as much. */
 const maxGzipBytes = 400_000;
 
 const root = path.dirname(import.meta.dirname);
@@ -20,10 +20,10 @@ const { env: environment, gzipBytes: limitBytes } = parsedOptions<{ env?: string
     .option("--env <name>", "environment of wrangler.toml; its top level unless set"),
 );
 
-/** The Worker as a deployment uploads it: wrangler's own dry run, in place of our bundle. */
+/** Bundles the Worker by wrangler's dry run, so that the bundle is what a deployment uploads. */
 async function bundleUpload(directory: string): Promise<void> {
   await bundleWorker(path.join(root, "edge/worker.ts"), directory);
-  // An empty name is the top level: wrangler warns where none is given. Images are not part of the bundle.
+  // An empty name is the top level of wrangler.toml; without --env wrangler warns. No container image is built.
   const args = ["--dry-run", "--env", environment ?? "", "--outdir", directory, "--containers-rollout", "none"];
   await runWrangler(root, ["deploy", ...args]);
   upload = await readFile(path.join(directory, workerFile));

@@ -9,13 +9,7 @@ import { fileURLToPath } from "node:url";
 interface LocalBackend {
   url: string;
   pid: number;
-  /** What ended it, as a phrase; settles when it has ended. */
-  ended: Promise<string>;
-}
-
-export interface LocalBackends {
-  backends: { url: string; pid: number }[];
-  /** Settles, with a phrase, once there is no backend left and none comes back. */
+  /** Settles when the process has ended, with a phrase such as "ended with 1". */
   ended: Promise<string>;
 }
 
@@ -29,12 +23,12 @@ export async function startBackends(
   ports: readonly number[],
   environment: Record<string, string>,
   say: (line: string) => void,
-): Promise<LocalBackends> {
+) {
   const dataFolder = process.env.DATA_DIR || ".cache/backend";
-  // By themselves each would take all cores.
+  // Without THREADS each backend would use all cores.
   const THREADS = process.env.THREADS || String(Math.max(1, Math.floor(availableParallelism() / ports.length)));
   const start = (port: number, i: number) => {
-    // One process writes a folder.
+    // A folder has one writer.
     const folder: Record<string, string> = ports.length > 1 ? { DATA_DIR: path.join(dataFolder, String(i + 1)) } : {};
     return startBackend({ ...environment, ...folder, THREADS, BACKEND_PORT: String(port) });
   };
@@ -46,6 +40,7 @@ export async function startBackends(
     return keepRunning(again, i);
   };
   const started = await Promise.all(ports.map(start));
+  /** Settles, with a phrase, once there is no backend left and none comes back. */
   const ended =
     started.length === 1
       ? started[0].ended.then((how) => `the backend ${how}`)
@@ -53,7 +48,7 @@ export async function startBackends(
   return { backends: started.map(({ url, pid }) => ({ url, pid })), ended };
 }
 
-/** Starts gpu-backend/main.ts, with `environment` over our own, and waits for its ready line. Throws an Error if it ends without one. */
+/** Starts gpu-backend/main.ts with `environment` added to ours, and waits for its ready line. Throws an Error if it ends without one. */
 async function startBackend(environment: Record<string, string>): Promise<LocalBackend> {
   const child = spawn(process.execPath, [mainFile], {
     env: { ...process.env, ...environment },
@@ -70,7 +65,7 @@ async function startBackend(environment: Record<string, string>): Promise<LocalB
   const lines = createInterface({ input: child.stdout! });
   const first = await Promise.race([once(lines, "line"), ended]);
   if (typeof first === "string") throw new Error(`the backend ${first} before it was ready`);
-  // It prints nothing more there; let it never block on a full pipe.
+  // Discard further output, so that a full pipe never blocks the backend.
   lines.close();
   child.stdout!.resume();
   return { url: JSON.parse(first[0]).url, pid: child.pid!, ended };

@@ -7,23 +7,23 @@ import { builtFolder, settingsFile } from "./workerd/bundle.ts";
 import { stateFolders } from "./workerd/config.ts";
 import { type BareEdge, bareEdge, temporaryFolder } from "./workerd/edge.ts";
 
-/** The API key of a start that this machine alone can reach. No other edge knows its hash, so it is not a secret. */
+/** The API key of an edge that listens on loopback only. It is public: no other edge accepts it. */
 export const localKey = "sk-chameleon-local";
 
-/** Where the pages are that the edge serves, but for the artifacts. */
+/** Pages that the edge serves. */
 export const pagesFolder = path.join(import.meta.dirname, "../edge/public");
 
-/** Folder of a local edge's storage: keys, limits, usage, artifacts. Commands reach it through the edge. */
+/** Folder of a local edge's storage: keys, limits, usage, artifacts. */
 export function stateFolder(): string {
   return path.resolve(process.env.STATE_DIR || ".chameleon");
 }
 
-/** Folder of the published artifacts, which edge and backends read. */
+/** Folder of the published artifacts. Edge and backends read it. */
 export function artifactsFolder(): string {
   return stateFolders.bucket(stateFolder(), "ARTIFACTS");
 }
 
-/** Builds the Worker and the pages; a package and an image have them built. The Worker's files are removed when it was started, or with this process. */
+/** Builds the Worker and the pages, or takes those that a package or an image contains. The Worker's files are in a temporary folder. */
 export async function prepareEdge(): Promise<BareEdge> {
   const folder = await temporaryFolder();
   process.once("exit", () => rmSync(folder, { recursive: true, force: true }));

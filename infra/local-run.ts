@@ -1,7 +1,7 @@
 /**
- * The file by which other commands of this machine find a running `chameleon start`: its process, the edge's
- * address and keys. Only its user can read it, and it is removed with the process. Commands look for it below the current folder, where
- * somebody else may have put one to be sent the user's key, so its owner, mode and content are checked.
+ * run.json in the state folder, by which other commands find a running `chameleon start`: its process, the edge's address and keys. The
+ * state folder is below the current folder, where an attacker may have left a run.json that makes commands send a key to the
+ * attacker's server. So its owner, its mode and the address are checked.
  */
 import {
   closeSync,
@@ -24,13 +24,13 @@ const loopbackOrigin = z.string().refine((text) => {
   return url?.protocol === "http:" && url.origin === text && isLoopback(url.hostname);
 });
 const runSchema = z.object({
-  // 0 and negative numbers name process groups, which always exist.
+  // 0 and negative numbers are process groups, for which `isRunning` would be true.
   pid: z.int().positive(),
   edge: loopbackOrigin,
-  /** What its user's commands call it with. */
+  /** API key for commands of this user. */
   key: z.string(),
   adminKey: z.string(),
-  /** The process of the Worker, which writes the state. */
+  /** Process id of the Worker, which writes the state. */
   worker: z.int().positive(),
 });
 export type LocalRun = z.infer<typeof runSchema>;
@@ -39,7 +39,7 @@ function fileIn(stateFolder: string): string {
   return path.join(stateFolder, "run.json");
 }
 
-/** Writes the file for this process, and removes it when the process ends, unless it is another's then. */
+/** Writes run.json, and removes it when this process ends, unless another start has replaced it. */
 export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise<void> {
   const file = fileIn(stateFolder);
   await writeWhole(file, Buffer.from(JSON.stringify(run)), { mode: 0o600 });
@@ -49,9 +49,9 @@ export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise
 }
 
 /**
- * Keeps other starts out of this folder until the process ends: two would each count a tenant's use for themselves. Throws an Error
- * if another start has it. Each start first writes its own file and then looks for others', so that of two at the same time at most
- * one goes on, perhaps none.
+ * Claims the state folder until this process ends. Two edges on one folder would each count a tenant's use. Throws an Error if another
+ * start has claimed it. Each start writes its lock file before it looks for those of others, so if two start at once, at most one
+ * continues.
  */
 export function claimStateFolder(stateFolder: string): void {
   mkdirSync(stateFolder, { recursive: true, mode: 0o700 });
@@ -71,15 +71,15 @@ export function claimStateFolder(stateFolder: string): void {
     rmSync(file, { force: true });
   }
   writeFileSync(path.join(stateFolder, versionFile), `${stateVersion}\n`);
-  // Of a start that was killed: in a container the next one has the same process id.
+  // Left by a start that was killed. In a container the next start has the same process id, so the file would seem to be its own.
   rmSync(fileIn(stateFolder), { force: true });
 }
 
-/** In the state folder: the version of its layout. */
+/** File in the state folder with the version of the folder's layout. */
 export const versionFile = "version";
-/** The layout that this code reads and writes. A folder without a version has the first. */
+/** The layout that this code reads and writes. A folder without the file has version 1. */
 const stateVersion = 1;
-/** The version of a folder while a backup is restored to it, and after a restore that was killed. */
+/** The version while a backup is being restored. It remains if the restore is killed. */
 export const restoringVersion = "restoring";
 
 /** Throws an Error for a folder that a newer version has written. */
@@ -103,7 +103,7 @@ function readFileIfThere(file: string): string | null {
   }
 }
 
-/** null if none runs, or if the file cannot be trusted; `warn` is called with the reason. */
+/** null if no start runs here, or if run.json cannot be trusted; then `warn` is called with the reason. */
 export function readLocalRun(stateFolder: string, warn = warnOnStderr): LocalRun | null {
   const file = fileIn(stateFolder);
   try {
@@ -116,7 +116,7 @@ export function readLocalRun(stateFolder: string, warn = warnOnStderr): LocalRun
   }
 }
 
-/** Throws an Error, which repeats nothing of the text. */
+/** Throws an Error that repeats nothing of the text, since the text may hold keys. */
 function parsedRun(text: string): LocalRun {
   try {
     return runSchema.parse(JSON.parse(text));
@@ -125,16 +125,16 @@ function parsedRun(text: string): LocalRun {
   }
 }
 
-/** Throws an Error where another user could have written the file, or could read it. */
+/** Reads a file. Throws an Error if another user owns it or may read or write it. */
 export function readPrivate(file: string): string {
-  // Non-blocking, or a named pipe would never open.
+  // O_NONBLOCK, because opening a named pipe would wait for a writer.
   const descriptor = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   try {
     const stats = fstatSync(descriptor);
     const { uid, mode } = stats;
     if (!stats.isFile()) throw new Error("it is no regular file");
     const user = process.getuid?.();
-    // Windows has neither owners nor modes in this sense.
+    // Windows has no owners and modes of this kind: getuid is undefined there.
     if (user !== undefined && uid !== user) throw new Error("another user owns it");
     if (user !== undefined && (mode & 0o077) !== 0) throw new Error("its mode lets other users in; it must be 0600");
     return readFileSync(descriptor, "utf8");
@@ -143,7 +143,7 @@ export function readPrivate(file: string): string {
   }
 }
 
-/** False for a process that was killed outright and has left its file. True for another user's. */
+/** Whether a process of this id runs, of whichever user. */
 function isRunning(pid: number): boolean {
   try {
     return process.kill(pid, 0);

@@ -1,8 +1,7 @@
-/** The ports of a local start: read, and found free before anything is started on them. */
+/** Reads the ports of a local start, and checks that they are free. */
 import { once } from "node:events";
 import { createServer, type Server } from "node:net";
 
-/** Where a start listens unless it is told another address. */
 export const localHost = "127.0.0.1";
 
 /** A port from the environment; 0 lets the system choose. Throws an Error that names variable and value. */
@@ -14,12 +13,12 @@ export function readPort(env: NodeJS.ProcessEnv, name: string, fallback: number)
   return port;
 }
 
-/** null for what is no port. */
+/** null if the text is not a port. */
 export function parsePort(text: string): number | null {
   return /^\d{1,5}$/.test(text) && Number(text) <= 65535 ? Number(text) : null;
 }
 
-/** Throws an Error that names the port and the variable that moves it, if any of the ports is taken. */
+/** Listens on all of the ports for a moment. Throws an Error that names a port in use and the variable that sets it. */
 export async function assertPortsFree(
   ports: readonly [variable: string, port: number, host?: string][],
 ): Promise<void> {

@@ -63,7 +63,7 @@ export const edgeEnvironment = `  EDGE_PORT     port of the edge, 8787 unless se
   STATE_DIR     where keys, limits, use and published artifacts are kept, .chameleon unless set
   DRAIN_MS      milliseconds that answers in flight may take after SIGTERM, 10000 unless set; Ctrl-C does not wait`;
 
-/** How long `/readyz` refuses before connections are, in milliseconds: two probes of a load balancer. */
+/** Time between the first refusal of `/readyz` and the first refused connection, in milliseconds: two probes of a load balancer. */
 export const noticeMs = 2000;
 
 function port(text: string): number {
@@ -83,7 +83,7 @@ export interface Place extends OutsideSocket {
   isProxyTrusted: boolean;
 }
 
-/** Throws an Error that names the option or variable. */
+/** Reads options and environment. Throws an Error that names the bad option or variable. */
 export async function placeOf({ host, port, tlsCert, tlsKey, trustProxy }: EdgeOptions): Promise<Place> {
   if ((tlsCert === undefined) !== (tlsKey === undefined)) {
     throw new InvalidArgumentError("--tls-cert and --tls-key need each other");
@@ -97,7 +97,7 @@ export async function placeOf({ host, port, tlsCert, tlsKey, trustProxy }: EdgeO
   };
 }
 
-/** How lines of progress are written to stderr. */
+/** Returns a function that writes a line of progress to stderr. */
 export function progressOf({ log }: EdgeOptions): (line: string) => void {
   const written = (line: string) =>
     log === "json" ? JSON.stringify({ level: "info", event: "start", message: line }) : line;
@@ -105,12 +105,12 @@ export function progressOf({ log }: EdgeOptions): (line: string) => void {
 }
 
 let isEnding = false;
-/** Ends what is served; null until something is. */
+/** Lets running answers end; null until the Worker runs. */
 let drain: (() => Promise<void>) | null = null;
 
 /**
- * Everything started is ended by exit hooks, so that a signal ends everything, also half-way through a start. SIGTERM lets what is
- * in flight end; a second one does not.
+ * Ends this process on a signal, even halfway through a start; exit hooks stop its child processes. The first SIGTERM waits until the
+ * running answers have ended, a second one does not.
  */
 export function endOnSignals(): void {
   onStopRequest(
@@ -126,7 +126,7 @@ export function endOnSignals(): void {
   process.channel?.unref();
 }
 
-/** Ends this process, unless it is ending anyway. */
+/** Reports what failed and exits with 1, unless this process is ending already. */
 export function fail(how: string): void {
   if (isEnding) return;
   process.stderr.write(`chameleon: ${how}\n`);
@@ -134,17 +134,17 @@ export function fail(how: string): void {
 }
 
 export interface ServedEdge {
-  /** Its address for this machine's own commands, and their key. */
+  /** Loopback address and API key for other commands on this machine. */
   url: string;
   key: string;
-  /** Lets other commands find it, and prints the ready line. */
+  /** Writes the file by which other commands find this edge, and prints the ready line. */
   announce(backends: readonly { url: string; pid?: number }[]): Promise<void>;
 }
 
-/** Folder of the static assets of this start, apart from those of other starts and of tests. */
+/** Folder of the static assets. Each state folder has its own, so that starts with other models do not disturb each other. */
 export const assetsFolder = () => path.join(stateFolder(), "assets");
 
-/** Starts the Worker. It ends with this process. Throws an Error that says why it does not start. */
+/** Starts the Worker, which ends with this process. Throws an Error that says why it does not start. */
 export async function serveEdge(
   prepared: BareEdge,
   { place, backendUrls, secrets }: { place: Place; backendUrls: readonly string[]; secrets: string },
@@ -167,7 +167,7 @@ export async function serveEdge(
     BACKEND_SECRETS: secrets,
     ADMIN_KEY: adminKey,
     ...ownVariables(process.env),
-    // Pages under a foreign name are no danger where none has the key.
+    // The check of Host protects the public local key from pages of other sites. An edge with a secret key needs no such check.
     ...(isOpen && { EDGE_HOSTS: "*" }),
     ...(isProxyTrusted && { TRUST_PROXY: "1" }),
   };
@@ -177,7 +177,7 @@ export async function serveEdge(
     .catch((cause: Error) => {
       throw new Error(`the edge did not start on port ${place.port}: ${cause.message}`, { cause });
     })
-    // workerd has read it.
+    // workerd has read its files.
     .finally(() => prepared.remove());
   void workerd.ended.then((how) => fail(`the edge ${how}`));
   drain = async () => {
@@ -198,7 +198,7 @@ export async function serveEdge(
   };
 }
 
-/** Hash of the manifest that was published; null where nothing was, or what is there cannot be read. */
+/** Hash of the published manifest; null if nothing was published or it cannot be read. */
 async function publishedManifest(): Promise<string | null> {
   try {
     return currentOf(parsePointer(await readText(path.join(artifactsFolder(), pointerName))));
@@ -214,12 +214,12 @@ function urlOf({ host, port, tls }: OutsideSocket): string {
 export interface Ready {
   edge: string;
   key: string;
-  /** null where the key is the well-known one. */
+  /** Where a secret key is kept; null if the key is the public local one. */
   made: { file: string; isNew: boolean } | null;
   backends: readonly { url: string; pid?: number }[];
 }
 
-/** A key that was made is printed on a terminal alone, once: other output is kept in logs. The admin key is never printed. */
+/** The text that says where the edge is. A secret key is shown once, and on a terminal only, because other output ends in logs. */
 export function readyText(
   { edge, key, made, backends }: Ready,
   { log, json }: Pick<EdgeOptions, "log" | "json">,
@@ -242,14 +242,14 @@ function outsideAddress(): string {
   return all.find(({ internal, family }) => !internal && family === "IPv4")?.address ?? localHost;
 }
 
-/** Of the environment, for edge and backends. Throws an Error that names the variable. */
+/** DRAIN_MS of the environment. Throws an Error that names it if it is not valid. */
 export function readDrainMs(): number {
   const text = process.env.DRAIN_MS || "10000";
   if (/^\d{1,7}$/.test(text) && Number(text) <= 3_600_000) return Number(text);
   throw new Error(`DRAIN_MS is "${text}"; it must be milliseconds from 0 to 3600000`);
 }
 
-/** Variables that the Worker has of this process's environment. Edge and backends use the same collector. */
+/** Variables of this process's environment that are passed on to the Worker. */
 function ownVariables(env: NodeJS.ProcessEnv): Record<string, string> {
   const names = [
     "EDGE_HOSTS",

@@ -1,6 +1,6 @@
 /**
- * Puts the edge's share of a model's artifacts where wrangler takes static assets from. Run, with stage-pages.ts, before every
- * local start, test run and deployment: `node infra/stage-artifacts.ts [MODEL_DIR]`.
+ * Copies the artifacts that the edge reads from a model's folder to the static assets. As a program it also writes the pages:
+ * `node infra/stage-artifacts.ts [MODEL_DIR]`. Tests and deployments run it first.
  */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
@@ -10,12 +10,11 @@ import { edgeTableFile, manifestFile, tokenizerFile } from "../shared/artifacts/
 import { stagePages } from "./stage-pages.ts";
 
 const root = path.dirname(import.meta.dirname);
-/** The manifest last: whoever reads in between sees files that do not match it, and says so. */
+/** The manifest comes last: until then the edge refuses the new files, because they do not match the old manifest. */
 const stagedFiles = [edgeTableFile, tokenizerFile, manifestFile];
 
 /**
- * Copies what differs, each file in one step, and returns the names of the copied.
- * Throws an Error that names a file which cannot be read.
+ * Copies the files that differ, each atomically. Returns their names. Throws an Error that names a file which cannot be read.
  */
 export async function stageArtifacts(
   modelDirectory: string = embeddedModel,

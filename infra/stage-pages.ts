@@ -1,6 +1,6 @@
 /**
- * Writes what the edge serves to browsers where wrangler takes static assets from: the playground (edge/page) as one document,
- * with its styles and scripts inside, so that its policy can name what it runs; the API's document, and what draws it.
+ * Writes the static assets that the edge serves to browsers: the playground (edge/page) as one HTML file, the OpenAPI document, and
+ * Swagger UI, which shows it. Styles and scripts are inlined, so that the content security policy can list their hashes.
  */
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -11,7 +11,7 @@ import { openApiDocument } from "./openapi/document.ts";
 const root = path.dirname(import.meta.dirname);
 const source = path.join(root, "edge/page");
 
-/** Writes what differs, and returns the names of what was written. */
+/** Writes the files that differ. Returns their names. */
 export async function stagePages(target: string = path.join(root, "edge/public")): Promise<string[]> {
   const { version } = JSON.parse(await readFile(path.join(root, "package.json"), "utf8")) as { version: string };
   const renderer = path.dirname(createRequire(import.meta.url).resolve("swagger-ui-dist/package.json"));
@@ -28,7 +28,7 @@ export async function stagePages(target: string = path.join(root, "edge/public")
   return written;
 }
 
-/** The page as one document. Throws an Error with the place in the source where that cannot be built. */
+/** The playground as one HTML file. Throws an Error that names the place in the source that cannot be built. */
 export async function buildPage(): Promise<string> {
   const { buildSync } = await import("esbuild");
   const { outputFiles } = buildSync({
@@ -44,7 +44,7 @@ export async function buildPage(): Promise<string> {
   });
   const textOf = (name: string) => outputFiles.find((file) => path.basename(file.path) === name)!.text.trim();
   const html = await readFile(path.join(source, "index.html"), "utf8");
-  // Functions, as a replacement text would give its dollar signs a meaning.
+  // Functions, because `$` has a meaning in a replacement string.
   return html
     .replace("<style></style>", () => `<style>${textOf("style.css")}</style>`)
     .replace('<script type="module"></script>', () => `<script type="module">${textOf("main.js")}</script>`);

@@ -1,6 +1,6 @@
 /**
- * `npm start`: edge and backend on this machine, up to the first generated token, until a signal or a crash.
- * On stdout the ready line alone; progress and logs on stderr. Not here: the edge alone (start-edge.ts).
+ * `chameleon start`: serves edge and backends on this machine until a signal or a crash. Prints the ready line on stdout once a token
+ * was generated; progress and logs go to stderr. Not here: the edge alone (start-edge.ts).
  */
 import { randomBytes } from "node:crypto";
 import path from "node:path";
@@ -80,7 +80,7 @@ async function start({ backends: count, model, ...options }: StartOptions): Prom
 
   await stageArtifacts(process.env.MODEL_DIR || undefined, path.join(assetsFolder(), "artifacts"));
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
-  // Only this machine's users can reach the backends; calls are signed all the same, as in a deployment.
+  // Calls are signed as in a deployment, although only users of this machine can reach the backends.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
   const artifacts = process.env.ARTIFACTS_URL || pathToFileURL(artifactsFolder()).href;
   const [{ backends, ended }, prepared] = await Promise.all([
@@ -109,7 +109,7 @@ async function importedFolder(source: string): Promise<string> {
   return JSON.parse(printed).folder;
 }
 
-/** Generates one token through edge and backend. Throws an Error with the answer where that fails. */
+/** Generates one token through edge and backend. Throws an Error with the answer if that fails. */
 async function generateToken({ url, key }: ServedEdge): Promise<void> {
   const response = await fetch(`${url}/v1/completions`, {
     method: "POST",

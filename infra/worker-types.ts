@@ -10,10 +10,10 @@ import { quietWrangler, wranglerProgram } from "./wrangler.ts";
 
 const root = path.dirname(import.meta.dirname);
 const typesFile = "edge/worker-configuration.d.ts";
-/** What they are made of: the bindings, and the version of workerd. */
+/** Files that decide the types: they name the bindings and the version of workerd. */
 const sources = ["wrangler.toml", "package-lock.json"];
 
-/** Writes the types where they are missing or older than what they are made of. Throws an Error with wrangler's output. */
+/** Writes the types if they are missing or older than one of `sources`. Throws an Error with wrangler's output. */
 export async function generateWorkerTypes(): Promise<void> {
   const [typesMs, ...sourcesMs] = await Promise.all([typesFile, ...sources].map(modifiedMs));
   if (sourcesMs.every((sourceMs) => sourceMs < typesMs)) return;
@@ -21,7 +21,7 @@ export async function generateWorkerTypes(): Promise<void> {
     cwd: root,
     env: { ...process.env, ...quietWrangler },
   });
-  // wrangler leaves the file alone where it would write the same.
+  // wrangler does not touch the file if its content would be the same.
   await utimes(path.join(root, typesFile), new Date(), new Date());
 }
 

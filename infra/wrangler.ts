@@ -1,4 +1,4 @@
-/** wrangler's command line as a child process, quiet and without questions. Not here: what its commands answer. */
+/** Runs wrangler as a child process that asks no questions. Not here: what its commands print (deploy/platform.ts). */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createRequire } from "node:module";
@@ -6,12 +6,12 @@ import path from "node:path";
 import { text } from "node:stream/consumers";
 import { stripVTControlCharacters } from "node:util";
 
-/** The program of wrangler's package, which the npm package leaves out. */
+/** wrangler's program. The npm package of this project does not depend on it. */
 export function wranglerProgram(): string {
   return path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
 }
 
-/** wrangler's environment here: no metrics, no request data fetched from Cloudflare, no banner, no log files. */
+/** Environment in which wrangler sends no metrics, fetches no request data from Cloudflare, and writes no banner and no log files. */
 export const quietWrangler = {
   WRANGLER_SEND_METRICS: "false",
   WRANGLER_HIDE_BANNER: "true",
@@ -20,7 +20,7 @@ export const quietWrangler = {
   X_LOCAL_OBSERVABILITY: "false",
 };
 
-/** What is read of wrangler.toml; wrangler's own type of it is not part of its package. */
+/** The fields of wrangler.toml that are read here. wrangler exports no type of them. */
 export interface WranglerConfig {
   name: string;
   main: string;
@@ -28,7 +28,7 @@ export interface WranglerConfig {
   compatibility_flags: string[];
   vars: Record<string, string>;
   definedEnvironments?: string[];
-  /** Of Durable Objects, oldest first. */
+  /** Migrations of Durable Objects, oldest first. */
   migrations: { tag: string }[];
   routes?: (string | { pattern: string; custom_domain?: boolean })[];
   assets?: { binding: string; directory: string };
@@ -38,26 +38,15 @@ export interface WranglerConfig {
   containers?: unknown[];
 }
 
-/** Reads an environment of a wrangler configuration, its top level unless named. wrangler's module takes 100 MB. */
+/** Reads an environment of a wrangler configuration; its top level if `env` is absent. Loading wrangler takes 100 MB. */
 export async function readWranglerConfig(config: string, env?: string): Promise<WranglerConfig> {
   const { unstable_readConfig } = await import("wrangler");
   return unstable_readConfig({ config, env });
 }
 
-/** A command of wrangler that failed. */
-export class WranglerError extends Error {
-  /** All that it wrote. */
-  readonly output: string;
-
-  constructor(message: string, output: string) {
-    super(message);
-    this.output = output;
-  }
-}
-
 /**
- * Runs a command in `folder` and returns what it wrote to stdout. It has a process group of its own, so that Ctrl-C does not
- * cut it off half-way through a change. Throws a WranglerError with wrangler's own words.
+ * Runs a command in `folder`. Returns its stdout. The command has a process group of its own, so that Ctrl-C does not interrupt it in the
+ * middle of a change. Throws an Error with wrangler's message, whose cause is wrangler's whole output.
  */
 export async function runWrangler(folder: string, args: readonly string[], variables = {}): Promise<string> {
   const child = spawn(process.execPath, [wranglerProgram(), ...args], {
@@ -71,21 +60,21 @@ export async function runWrangler(folder: string, args: readonly string[], varia
   const output = stripVTControlCharacters(stderr + stdout);
   const firstOption = args.findIndex((arg) => arg.startsWith("-"));
   const command = args.slice(0, firstOption < 0 ? 3 : Math.min(firstOption, 3));
-  throw new WranglerError(`wrangler ${command.join(" ")}: ${errorIn(output) || `exit code ${code}`}`, output);
+  throw new Error(`wrangler ${command.join(" ")}: ${errorIn(output) || `exit code ${code}`}`, { cause: output });
 }
 
-/** The error in a command's output, on one line; empty where it wrote nothing. */
+/** The error message in a command's output, on one line. */
 export function errorIn(output: string): string {
-  // wrangler proposes `--temporary` here, an option of its own that none of our commands has.
+  // wrangler's own message proposes `--temporary`, an option that no command of ours has.
   if (/it's necessary to set a CLOUDFLARE_API_TOKEN|You are not authenticated/.test(output)) {
     return "Not logged in: run `npx wrangler login` or set CLOUDFLARE_API_TOKEN.";
   }
-  // Without the request to report a bug after it.
+  // Leaves out the request to report a bug, which follows the message.
   const error = /\[ERROR\]\s*(.*?)\s*(\n\s*If you think this is a bug|\n\S|$)/s.exec(output)?.[1] ?? output.trim();
   return error.replace(/\s+/g, " ");
 }
 
-/** The JSON that a command printed, where something else may be said before it. */
+/** The JSON in a command's output, which may begin with other lines. */
 export function jsonIn(output: string): string {
   const start = output.search(/[[{]/);
   if (start < 0) throw new Error(`wrangler answered without JSON: ${output.slice(0, 200)}`);

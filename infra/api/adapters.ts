@@ -1,6 +1,6 @@
 /**
- * `chameleon adapters`: a tenant's own adapters through the API. A file is a document; of JSONL each line is one. With `--examples`
- * files are example texts, which it is fitted to.
+ * `chameleon adapters`: lists, makes and deletes a tenant's own adapters through the API. Each file is a document; in a JSONL file, each
+ * line. With `--examples` files are examples, to which the adapter is fitted.
  */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
@@ -23,7 +23,7 @@ interface Options extends ConnectionOptions {
   json?: boolean;
 }
 
-/** Interval at which a job's progress is asked for, in milliseconds. */
+/** Interval of the requests for a job's progress, in milliseconds. */
 const pollMs = 500;
 
 const program = createCommand(
@@ -118,7 +118,7 @@ function pathOf(name: string): string {
   return `/v1/adapters/${encodeURIComponent(name)}`;
 }
 
-/** A form with the files as documents under their paths, and other fields. */
+/** A form with `fields`, and with the files as documents that are named by their paths. */
 async function formOf(files: readonly string[], fields: Record<string, string> = {}): Promise<FormData> {
   const form = new FormData();
   for (const [field, value] of Object.entries(fields)) form.set(field, value);
@@ -132,7 +132,7 @@ async function formOf(files: readonly string[], fields: Record<string, string> =
   return form;
 }
 
-/** Shows the progress of an adapter's job until it ends. Throws an Error where it fails. */
+/** Shows progress until the adapter is made. Throws an Error if that fails. */
 async function finished(connection: Connection, adapter: Adapter): Promise<Adapter> {
   let now = adapter;
   const isRunning = () => now.memory?.status === "queued" || now.memory?.status === "building";
@@ -153,7 +153,7 @@ async function finished(connection: Connection, adapter: Adapter): Promise<Adapt
   return now;
 }
 
-/** Throws an InvalidArgumentError for an answer other than yes, and where nobody can answer. */
+/** Asks the user. Throws an InvalidArgumentError if the answer is not yes, or if stdin is no terminal. */
 async function confirm(question: string): Promise<void> {
   if (!process.stdin.isTTY) throw new InvalidArgumentError("nobody can be asked here: add --yes");
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
@@ -161,32 +161,19 @@ async function confirm(question: string): Promise<void> {
   if (!/^y(es)?$/i.test(answer.trim())) throw new InvalidArgumentError("nothing was deleted");
 }
 
-async function examplesIn(file: string): Promise<string[]> {
+/** The file as one example; of JSONL, the example on each line, or its field `text`. Which forms an example may have the API decides. */
+async function examplesIn(file: string): Promise<unknown[]> {
   const text = await readText(file);
-  if (!file.endsWith(".jsonl")) return [withText(text, file)];
-  return text
-    .split("\n")
-    .filter((line) => line.trim() !== "")
-    .map((line, i) => exampleOf(line, `${file}:${i + 1}`));
-}
-
-function exampleOf(line: string, place: string): string {
-  const refusal = new Error(`${place} must be a JSON string, or an object with a string "text"`);
-  let value: unknown;
-  try {
-    value = JSON.parse(line);
-  } catch {
-    throw refusal;
-  }
-  const text = typeof value === "object" && value !== null && "text" in value ? value.text : value;
-  if (typeof text === "string") return withText(text, place);
-  throw refusal;
-}
-
-/** The API would name an example by its index. */
-function withText(text: string, place: string): string {
-  if (text.trim() === "") throw new Error(`${place} is empty`);
-  return text;
+  if (!file.endsWith(".jsonl")) return [text];
+  const lines = text.split("\n").filter((line) => line.trim() !== "");
+  return lines.map((line, i) => {
+    try {
+      const example = JSON.parse(line);
+      return example?.text ?? example;
+    } catch (cause) {
+      throw new Error(`line ${i + 1} of ${file} is not JSON`, { cause });
+    }
+  });
 }
 
 function show(adapter: Adapter, { json }: Options): void {

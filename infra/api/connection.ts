@@ -1,4 +1,4 @@
-/** The public API as commands call it, at the local start unless `--url` names another. */
+/** Calls of commands to the public API and the admin API, of the edge that runs here unless `--url` names another. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { z } from "zod";
@@ -16,7 +16,7 @@ const errorSchema = z.object({ error: z.object({ message: z.string(), code: z.st
 const attempts = 5;
 /** Timeout for one answer, in milliseconds: making an adapter takes seconds. */
 const answerMs = 120_000;
-/** Bounds on the wait before a retry, in seconds. The edge counts requests by the minute. */
+/** Bounds on the wait before a retry, in seconds. A minute is enough: the edge limits requests by the minute. */
 const retrySeconds = { min: 1, max: 60 };
 
 /** An error that the API answered with. */
@@ -54,7 +54,7 @@ export function withAdminConnection(command: Command): Command {
     .option("--json", "print JSON");
 }
 
-/** To the admin API. Throws an Error that says what is missing. */
+/** Throws an Error that says what is missing: a running edge, or the admin key of another one. */
 export function adminConnection({ url }: AdminOptions): Connection {
   if (url !== undefined) {
     const key = process.env.CHAMELEON_ADMIN_KEY;
@@ -66,7 +66,7 @@ export function adminConnection({ url }: AdminOptions): Connection {
   throw new Error(`no server runs on ${stateFolder()}; \`chameleon start\` serves it, --url names another`);
 }
 
-/** The delay that a `retry-after` header asks for, within bounds; a date counts as no header. */
+/** The delay of a `retry-after` header in milliseconds, within `retrySeconds`. A header with a date counts as absent. */
 export function retryDelayMs(header: string | null): number {
   const seconds = Number(header);
   if (!Number.isFinite(seconds)) return 1000 * retrySeconds.min;
@@ -81,7 +81,7 @@ export class Connection {
     const run = url === undefined ? readLocalRun(stateFolder()) : null;
     const target = url ?? run?.edge;
     this.#url = target ?? `http://${localHost}:${readPort(process.env, "EDGE_PORT", 8787)}`;
-    // An unknown process may listen at the default address, so the user's own key is not sent there.
+    // CHAMELEON_API_KEY is not sent to the default address: any process of this machine may listen there.
     this.#key = key || (target !== undefined && process.env.CHAMELEON_API_KEY) || (run?.key ?? localKey);
     if (!/^[\x21-\x7e]+$/.test(this.#key)) {
       throw new InvalidArgumentError("the API key holds a character that no header can carry");
@@ -112,7 +112,7 @@ export class Connection {
     return data;
   }
 
-  /** `answer` is null where it is no JSON. */
+  /** `answer` is null if the body is not JSON. */
   async #send(
     method: string,
     path: string,

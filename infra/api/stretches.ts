@@ -1,7 +1,7 @@
 /** Cuts a text into stretches to score, and combines their scores. Pure. */
 
 export interface Score {
-  /** Mean loss of a token. */
+  /** Mean loss of a token, in nats. */
   nats: number;
   perplexity: number;
   /** Scored tokens. */
@@ -11,48 +11,36 @@ export interface Score {
 /** A first guess at the context's size; a stretch that is too long is cut in two. */
 const stretchCharacters = 1500;
 
-/** Cut where words end. */
+/** Words with the space after them, none longer than two hundred characters. */
+const wordsIn = (text: string) => text.match(/\S{1,100}\s{0,100}|\s{1,100}/gu) ?? [];
+
+/** Cuts a text where words end. */
 export function stretchesOf(text: string): string[] {
-  const stretches: string[] = [];
-  let start = 0;
-  while (start < text.length) {
-    const end = wordEnd(text, start + stretchCharacters);
-    stretches.push(text.slice(start, end));
-    start = end;
+  const stretches = [""];
+  for (const word of wordsIn(text)) {
+    if (stretches.at(-1)!.length >= stretchCharacters) stretches.push("");
+    stretches[stretches.length - 1] += word;
   }
   return stretches;
 }
 
-/** Throws an Error for a text of one character: nothing is left to cut. */
+/** Cuts between two words, or within the only word. Throws an Error for a text of one character. */
 export function cutInTwo(stretch: string): [string, string] {
-  const middle = Math.ceil(stretch.length / 2);
-  const end = wordEnd(stretch, middle);
-  const cut = end < stretch.length ? end : middle - (isInCharacter(stretch, middle) ? 1 : 0);
-  if (cut === 0 || cut === stretch.length) throw new Error("the model's context holds not even one character");
-  return [stretch.slice(0, cut), stretch.slice(cut)];
+  const words = wordsIn(stretch);
+  const parts = words.length > 1 ? words : [...stretch];
+  if (parts.length < 2) throw new Error("the model's context holds not even one character");
+  const middle = Math.ceil(parts.length / 2);
+  return [parts.slice(0, middle).join(""), parts.slice(middle).join("")];
 }
 
-/** The end of the word at `position`; a word as long as a hundred characters is cut. */
-function wordEnd(text: string, position: number): number {
-  if (position >= text.length) return text.length;
-  const rest = text.slice(position, position + 100).search(/\s/);
-  const end = position + Math.max(0, rest);
-  return isInCharacter(text, end) ? end + 1 : end;
-}
-
-/** Whether the position is between the halves of a surrogate pair. */
-function isInCharacter(text: string, position: number): boolean {
-  return /^[\ud800-\udbff][\udc00-\udfff]/.test(text.slice(position - 1, position + 1));
-}
-
-/** Weighed by tokens. */
+/** The mean over all tokens of the scores. */
 export function mean(scores: readonly Score[]): Score {
   const tokens = scores.reduce((sum, score) => sum + score.tokens, 0);
   const nats = scores.reduce((sum, score) => sum + score.nats * score.tokens, 0) / tokens;
   return { nats, perplexity: Math.exp(nats), tokens };
 }
 
-/** A line for each model, with what it gains beside the base. */
+/** A table with a line for each model, which says how far its perplexity is from the base's. */
 export function scoreTable({ base, ...others }: { base: Score } & Record<string, Score>): string {
   const width = Math.max(15, ...Object.keys(others).map((name) => name.length)) + 1;
   const line = (name: string, { nats, perplexity }: Score) =>
@@ -65,7 +53,7 @@ export function scoreTable({ base, ...others }: { base: Score } & Record<string,
   ].join("\n")}\n`;
 }
 
-/** What a gain of so many nats a token is in perplexity, in words. */
+/** Says what a gain in nats a token is in perplexity. */
 export function besideBase(gainNats: number): string {
   const percent = 100 * (Math.exp(-gainNats) - 1);
   const rounded = Math.abs(percent).toFixed(0);

@@ -1,4 +1,4 @@
-/** Whether an answer is computed again: how its request is sent anew, and where two answers differ. Pure. */
+/** How an answer is computed again: the request to repeat, and where the two answers differ. Pure. */
 import { z } from "zod";
 
 export const requestSchema = z.looseObject({
@@ -18,15 +18,15 @@ export const answerSchema = z.union([
 export type Answer = z.infer<typeof answerSchema>;
 
 export interface Difference {
-  /** `choices[0].text` */
+  /** Such as `choices[0].text`. */
   path: string;
   answer: unknown;
   computed: unknown;
 }
 
-/** Fields that differ from one computation to the next. */
+/** Fields that differ each time an answer is computed. */
 const passing = ["timings", "prompt_tokens_details", "input_tokens_details", "cache"];
-/** Of the whole answer, and of a call or an item of it. */
+/** Ids and times of the whole answer, and of each item and call in it. They differ, too. */
 const own = ["id", "call_id", "created", "created_at"];
 const ofAnswer = /^$|^output\[\d+\]$|\.tool_calls\[\d+\]$/;
 
@@ -36,7 +36,7 @@ const paths = {
   response: "/v1/responses",
 };
 
-/** The path and body by which the answer is computed again, whole and with its seed. Throws an Error if its seed is unknown. */
+/** The path and body of a request that repeats the answer: with its seed, and without streaming. Throws an Error if the seed is unknown. */
 export function repetitionOf(request: z.infer<typeof requestSchema>, answer: Answer): { path: string; body: object } {
   const { chameleon } = answer.object === "response" ? answer : answer.choices[0];
   const seed = request.seed ?? chameleon?.seed;
@@ -47,7 +47,7 @@ export function repetitionOf(request: z.infer<typeof requestSchema>, answer: Ans
   return { path: paths[answer.object], body: { ...rest, stream: false, ...(seed !== undefined && { seed }) } };
 }
 
-/** Where the answer differs from the one that was computed again, in the order of the answer's fields; at most `max`. */
+/** At most `max` differences between the answer and the one that was computed again. */
 export function differencesOf(answer: Answer, computed: Answer, max: number): Difference[] {
   const found: Difference[] = [];
   const compare = (path: string, a: unknown, b: unknown): void => {

@@ -1,13 +1,12 @@
 /**
- * A deployment or a rollback, from the options on: checks that need no time, gates, roll-out. Not here: the command line, and the
- * steps themselves.
+ * Runs a deployment: quick checks of the settings, gates, roll-out. Also runs a rollback. Not here: the command line (cli.ts) and the
+ * steps (gates.ts, roll-out.ts).
  */
 import { createInterface } from "node:readline/promises";
 import { InvalidArgumentError } from "commander";
 import { httpUrl, Interrupted } from "../../gpu-backend/command-line.ts";
 import type { Environment } from "./environment.ts";
 import { type Gate, passGates } from "./gates.ts";
-import { missingAccount, missingHere } from "./missing.ts";
 import { wranglerPlatform } from "./platform.ts";
 import { checkSecrets, type RollOutParts, requiredSecrets, rollBack, rollOut } from "./roll-out.ts";
 import { smokeLimits, smokeTest } from "./smoke.ts";
@@ -20,7 +19,7 @@ export interface DeployOptions {
   url?: string;
 }
 
-/** Returns the version that answers then; null after a dry run. Throws an Error that says in which state it left the platform. */
+/** Returns the id of the deployed version, null after a dry run. Throws an Error that says which version answers now. */
 export async function deploy(
   environment: Environment,
   options: DeployOptions,
@@ -29,7 +28,7 @@ export async function deploy(
 ): Promise<string | null> {
   // Checked before the gates, which take minutes.
   const url = options.url ?? (process.env.EDGE_URL ? httpUrl(process.env.EDGE_URL) : environment.url);
-  const problems = [...environment.problems, ...missingHere(environment, process.env)];
+  const problems = [...environment.problems];
   if (url === null) {
     problems.push(
       `it is not known where ${environment.worker} answers, to test it; name it by --url or EDGE_URL, or give [env.${environment.name}] a custom domain in wrangler.toml`,
@@ -40,18 +39,21 @@ export async function deploy(
     if (problems.length > 0) throw new Error(`nothing was changed: ${problems.join("; ")}`);
   }
   const parts = partsOf(environment, url, options, signal);
-  if (options.dryRun) sayMissing(environment, problems);
-  else await checkSecrets(parts);
+  if (!options.dryRun) await checkSecrets(parts);
+  for (const problem of problems) say(`missing for a deployment: ${problem}`);
   await passGates(gates, say, signal);
   if (options.dryRun) {
     say(`every gate passed. Migrations of ${environment.name}: ${environment.migrations.join(", ") || "none"}`);
+    say(
+      `not checked, as only Cloudflare knows: the login, and the secrets ${requiredSecrets.join(", ")} of the Worker`,
+    );
     if (problems.length > 0) say(`missing for a deployment, as told above: ${problems.length}`);
     return null;
   }
   return await rollOut(parts);
 }
 
-/** Returns the version that answers then. */
+/** Rolls back. Returns the id of the version that answers now. */
 export async function goBack(environment: Environment, options: DeployOptions, signal: AbortSignal): Promise<string> {
   requireAnswers(options);
   const parts = partsOf(environment, null, options, signal);
@@ -78,16 +80,6 @@ function partsOf(
   };
 }
 
-/** What a deployment would lack, before the gates, which take minutes; and what only Cloudflare knows. */
-function sayMissing({ name, makes }: Environment, problems: string[]): void {
-  const account = missingAccount(process.env);
-  if (account !== null) problems.unshift(account);
-  for (const problem of problems) say(`missing for a deployment: ${problem}`);
-  for (const made of makes) say(`made by the first deployment: ${made}`);
-  const commands = requiredSecrets.map((secret) => `npx wrangler secret put ${secret} --env ${name}`);
-  say(`not checked, as only Cloudflare knows: the Worker's secrets (${commands.join("; ")})`);
-}
-
 function requireAnswers({ yes }: DeployOptions): void {
   if (!yes && !process.stdin.isTTY)
     throw new InvalidArgumentError("it asks before it changes anything; without a terminal give --yes");
@@ -95,7 +87,7 @@ function requireAnswers({ yes }: DeployOptions): void {
 
 async function isConfirmed(question: string, signal: AbortSignal): Promise<boolean> {
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
-  // A terminal in raw mode sends no signal.
+  // readline puts the terminal into raw mode, in which Ctrl-C sends no signal.
   terminal.on("SIGINT", () => process.kill(process.pid, "SIGINT"));
   try {
     return /^y(es)?$/i.test((await terminal.question(`${question} [y/N] `, { signal })).trim());

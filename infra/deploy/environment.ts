@@ -1,4 +1,4 @@
-/** An environment of wrangler.toml, as a deployment needs it. Not here: what is deployed now. */
+/** What a deployment reads of an environment in wrangler.toml. Not here: what is deployed now. */
 import { existsSync } from "node:fs";
 import { unstable_readConfig as readWranglerConfig } from "wrangler";
 import { isLoopback } from "../../shared/loopback.ts";
@@ -11,16 +11,14 @@ export interface Environment {
   worker: string;
   /** Tags of its Durable Object migrations, oldest first. */
   migrations: string[];
-  /** Where it answers, by its first custom domain; null where it has none. */
+  /** URL of its first custom domain; null if it has none. */
   url: string | null;
   hasContainers: boolean;
-  /** What the platform makes with its first deployment, and what is to be done with it then. */
-  makes: string[];
   /** What must be changed in wrangler.toml before anything can be deployed, one sentence each. */
   problems: string[];
 }
 
-/** Throws an Error that names the environments where there is no such one. */
+/** Throws an Error that lists the environments if there is none of this name. */
 export function readEnvironment(configFile: string, name: string): Environment {
   if (!existsSync(configFile)) throw new Error(`${configFile} is missing; deploy from a checkout`);
   const names = (readWranglerConfig({ config: configFile }) as WranglerConfig).definedEnvironments ?? [];
@@ -37,14 +35,6 @@ export function readEnvironment(configFile: string, name: string): Environment {
     migrations: config.migrations.map(({ tag }) => tag),
     url: typeof domain === "object" ? `https://${domain.pattern}` : null,
     hasContainers: (config.containers ?? []).length > 0,
-    makes: [
-      ...config.kv_namespaces
-        .filter(({ id }) => !id)
-        .map(({ binding }) => {
-          return `the KV namespace ${config.name}-${binding.toLowerCase()}`;
-        }),
-      ...config.r2_buckets.map(({ bucket_name }) => `the R2 bucket ${bucket_name}, unless it is there`),
-    ],
     problems: problemsOf(name, backendUrls),
   };
 }
@@ -62,7 +52,7 @@ function problemsOf(name: string, backendUrls: string): string[] {
   });
 }
 
-/** Migrations that a deployment has yet to apply. All of them where `appliedTag` is null or unknown, as wrangler does. */
+/** Migrations after `appliedTag`, which a deployment would apply. All of them if the tag is null or unknown, as in wrangler. */
 export function pendingMigrations(migrations: readonly string[], appliedTag: string | null): string[] {
   return migrations.slice(appliedTag === null ? 0 : migrations.indexOf(appliedTag) + 1);
 }

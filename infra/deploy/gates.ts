@@ -1,4 +1,4 @@
-/** What must hold of this checkout before anything is uploaded: tests, size and start. Needs no account. */
+/** Gates: checks of this checkout before anything is uploaded. They need no account. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import path from "node:path";
@@ -26,7 +26,7 @@ export function gatesOf(environment: Environment): Gate[] {
       "see above",
     ),
     script("documents site", "infra/site/cli.ts", [], "mend the documents named above"),
-    // Those of the code without servers.
+    // Only the tests that start no servers.
     script("tests", "infra/test.ts", ["test", "unit,edge"], "mend the tests above"),
     script(
       "size and start",
@@ -51,7 +51,7 @@ export async function passGates(
   }
 }
 
-/** Redirects the script's stdout to stderr, because stdout is for the deployed version. */
+/** Runs a script with its stdout on stderr, because stdout is for the id of the deployed version. */
 async function runScript(file: string, args: string[], failed: string, signal: AbortSignal): Promise<void> {
   const child = spawn(process.execPath, [file, ...args], { cwd: root, stdio: ["ignore", "pipe", "inherit"] });
   const stop = () => void child.kill("SIGTERM");

@@ -1,6 +1,6 @@
 /**
- * The order of a deployment: upload, test the new version before it has requests, give it all of them; roll back when anything fails
- * or the caller stops it. Not here: gates (gates.ts), wrangler (platform.ts).
+ * The order of a deployment: upload a version, test it before it gets requests, give it all requests; roll back when anything fails or
+ * the user stops it. Not here: gates (gates.ts), wrangler (platform.ts).
  */
 import { Interrupted } from "../../gpu-backend/command-line.ts";
 import { type Environment, pendingMigrations } from "./environment.ts";
@@ -31,7 +31,7 @@ export async function rollOut(parts: RollOutParts): Promise<string> {
   await checkSecrets(parts);
   const pending = pendingMigrations(environment.migrations, before && (await platform.migrationTag(before)));
   say(`deployed now: ${before ?? "nothing"}; migrations to apply: ${pending.join(", ") || "none"}`);
-  // The platform divides requests between neither of these versions and the one before.
+  // In these three cases the platform cannot keep the earlier version answering while the new one is tested.
   const isAtOnce = before === null || pending.length > 0 || environment.hasContainers;
   const warning = isAtOnce ? " The new version answers all requests at once, before its test." : "";
   const migrations =
@@ -60,7 +60,7 @@ export async function rollOut(parts: RollOutParts): Promise<string> {
   return version;
 }
 
-/** Restores the version that answered every request before, and returns it. */
+/** Restores the version that answered all requests before the current one. Returns its id. */
 export async function rollBack({ environment, platform, say }: RollOutParts): Promise<string> {
   const deployments = await platform.deployments();
   const target = versionBefore(deployments);
@@ -72,8 +72,8 @@ export async function rollBack({ environment, platform, say }: RollOutParts): Pr
 }
 
 /**
- * The version that had every request before the current one was deployed; half-way through a deployment, the last that had.
- * Not simply the last other one: a version that failed with every request is among the newest, too. `deployments`: newest first.
+ * The version that answered all requests before the current one was deployed. If a deployment was left halfway, the last version that
+ * answered all requests. Versions that were deployed and rolled back after that are skipped. `deployments`: newest first.
  */
 function versionBefore(deployments: readonly Shares[]): string | null {
   const whole = deployments.map(wholeVersion);
@@ -83,7 +83,7 @@ function versionBefore(deployments: readonly Shares[]): string | null {
   return earlier.find((version) => version !== null && version !== current) ?? null;
 }
 
-/** Rolls back to `before`, and returns the error with the reason and the outcome. */
+/** Rolls back to `before`. Returns an Error that says why, and which version answers now. */
 async function restored(
   { environment, platform, say, signal }: RollOutParts,
   before: string | null,
@@ -123,7 +123,7 @@ export async function checkSecrets({ environment: { name }, platform }: RollOutP
   );
 }
 
-/** The version that answers every request; null where nothing is deployed. Throws an Error where two share them. */
+/** The version that answers all requests; null if nothing is deployed. Throws an Error if two versions share the requests. */
 function stableVersion({ name }: Environment, shares: Shares | null): string | null {
   const whole = shares && wholeVersion(shares);
   if (whole !== null || shares === null) return whole;

@@ -1,6 +1,6 @@
 /**
- * Tests one version of the deployed edge from outside: the version that answers, a backend that is ready with the same artifacts,
- * a refusal without a key, and with a key one completion. The header that selects a version also works for one without traffic:
+ * Tests one version of the deployed edge over HTTP: this version answers, a backend is ready with the same artifacts, a request without
+ * a key is refused, and, if there is a key, a completion succeeds. A header selects the version even while it gets no requests:
  * https://developers.cloudflare.com/workers/versions-and-deployments/version-overrides/
  */
 import { setTimeout as sleep } from "node:timers/promises";
@@ -11,22 +11,22 @@ export interface SmokeTarget {
   url: string;
   worker: string;
   version: string;
-  /** Whether the version must be picked by a header; without one it must answer by itself. */
+  /** Whether requests select the version by a header. Without the header, the version must answer all requests. */
   isPicked: boolean;
   /** An API key of that edge; null: no completion is asked for. */
   key: string | null;
 }
 
 export interface SmokeLimits {
-  /** Time for the platform to know the version everywhere, and for backends to be ready, in milliseconds. */
+  /** Time until the platform must know the version everywhere and a backend must be ready, in milliseconds. */
   settleMs: number;
-  /** Interval of the attempts meanwhile, in milliseconds. */
+  /** Interval of the attempts within `settleMs`, in milliseconds. */
   retryMs: number;
   /** Timeout of one request, in milliseconds. */
   requestMs: number;
 }
 
-/** The platform names a couple of seconds until a version is known everywhere; a backend may be starting. */
+/** Cloudflare promises a version everywhere within seconds; a starting backend takes longer. */
 export const smokeLimits: SmokeLimits = { settleMs: 60_000, retryMs: 1000, requestMs: 30_000 };
 
 export class SmokeFailure extends Error {}
@@ -34,7 +34,7 @@ export class SmokeFailure extends Error {}
 const healthSchema = z.object({ version: z.string().optional() });
 const completionSchema = z.object({ usage: z.object({ completion_tokens: z.int().positive() }) });
 
-/** Throws a SmokeFailure that says what was asked and what came instead, or what `signal` was aborted with. */
+/** Throws a SmokeFailure that says what was requested and what came back, or the reason of `signal` if it was aborted. */
 export async function smokeTest(target: SmokeTarget, limits: SmokeLimits, signal: AbortSignal): Promise<void> {
   const { url, worker, version, isPicked, key } = target;
   const picked = isPicked ? { "cloudflare-workers-version-overrides": `${worker}="${version}"` } : {};

@@ -1,4 +1,4 @@
-/** `chameleon doctor`: checks what a local start needs, and prints a line for each check, with the remedy below a failed one. */
+/** `chameleon doctor`: checks what `chameleon start` needs. Prints a line for each check, and below a failed one what mends it. */
 import path from "node:path";
 import { createCommand, exitCodes, runCommand } from "../../gpu-backend/command-line.ts";
 import { type BackendConfig, readConfig } from "../../gpu-backend/config.ts";
@@ -9,7 +9,6 @@ import { selectDevice } from "../../gpu-backend/runtime/device-probe.ts";
 import { stateFolder } from "../local-edge.ts";
 import { readLocalRun } from "../local-run.ts";
 import { assertPortsFree, readPort } from "../ports.ts";
-import { parentOf, processMemory, processName } from "../process-memory.ts";
 import { readArtifactSet } from "../publish/artifact-set.ts";
 
 interface Options {
@@ -27,7 +26,7 @@ export interface Check {
   name: string;
   state: "ok" | "warning" | "failed";
   found: string;
-  /** null where nothing is amiss. */
+  /** What the user can do about it; null if the check passed. */
   mend: string | null;
 }
 
@@ -64,7 +63,7 @@ function checks(modelDirectory: string | undefined): (() => Promise<Check>)[] {
   });
 }
 
-/** By the backend's own plan, within what is free. A local start serves what is published, so sets may lie side by side. */
+/** Compares the backend's own memory plan with the free memory. The plan has `maxSets` sets: during a publication two are loaded. */
 async function checkMemory(config: BackendConfig, directory: string): Promise<Finding> {
   const limitBytes = process.availableMemory();
   const model = await readBaseConfig(directory);
@@ -72,24 +71,13 @@ async function checkMemory(config: BackendConfig, directory: string): Promise<Fi
     ...{ ...config, limitBytes, model, sets: maxSets },
     isInBlocks: isInBlocks(directory),
   });
-  const found = `${megabytes(limitBytes)} free, up to ${megabytes(plannedBytes)} may be taken${takenByStart()}`;
+  const found = `${megabytes(limitBytes)} free, up to ${megabytes(plannedBytes)} may be taken`;
   if (plannedBytes <= limitBytes) return ok(found);
   return amiss(
     "warning",
     found,
     "close other programs, or set WEIGHT_FORMAT=int8 and smaller KV_BYTES and PREFIX_CACHE_BYTES",
   );
-}
-
-/** What the processes of a local start take now, the largest first; empty where none runs. */
-function takenByStart(): string {
-  const running = readLocalRun(stateFolder());
-  if (!running || process.platform !== "linux") return "";
-  const parent = parentOf(running.pid);
-  const processes = processMemory(processName(parent) === "bootstrap.mjs" ? parent : running.pid);
-  const total = processes.reduce((sum, { bytes }) => sum + bytes, 0);
-  const named = processes.sort((a, b) => b.bytes - a.bytes).map(({ name, bytes }) => `${name} ${megabytes(bytes)}`);
-  return `; the running start takes ${megabytes(total)} (${named.join(", ")})`;
 }
 
 async function checkPorts(): Promise<Finding> {
@@ -104,7 +92,7 @@ async function checkPorts(): Promise<Finding> {
   return ok(`${edge} and ${backend} are free`);
 }
 
-/** By the code that serves it: every file is held against the manifest's hash. */
+/** Reads the model with the backend's own code, which compares every file with its hash in the manifest. */
 async function checkModel(directory: string): Promise<Finding> {
   const { model, manifestHash } = await readArtifacts(directory);
   model.close();

@@ -1,10 +1,10 @@
 /**
- * `chameleon keys`: API keys and limits of tenants, through the admin API. A new key is printed on stdout once, alone, and stored
+ * `chameleon keys`: manages API keys and limits of tenants through the admin API. A new key is printed on stdout, once, and stored
  * nowhere. Everything else goes to stderr, so that `KEY=$(chameleon keys create acme)` works.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
+import { collected, createCommand, runCommand } from "../../gpu-backend/command-line.ts";
 import {
   type Key,
   keyListSchema,
@@ -18,16 +18,9 @@ import {
   tenantSettingsSchema,
 } from "../../shared/contracts/admin.ts";
 import { tenantPattern, tenantRule } from "../../shared/contracts/tenant-name.ts";
-import {
-  type Aliases,
-  keyIdPattern,
-  type Plan,
-  planNames,
-  type Scope,
-  scopes,
-} from "../../shared/contracts/tenants.ts";
+import { type Aliases, keyIdPattern, type Plan, planNames, scopes } from "../../shared/contracts/tenants.ts";
 import { type AdminOptions, adminConnection, withAdminConnection } from "../api/connection.ts";
-import { aliases, duration, limit, origins, scopeList, when } from "./options.ts";
+import { aliases, duration, limit, when } from "./options.ts";
 
 const keysPath = "/admin/v1/keys";
 const say = (line: string) => void process.stderr.write(`${line}\n`);
@@ -41,9 +34,9 @@ A tenant whose name begins with eu: (eu:acme) is answered and kept in the EU alo
 );
 
 command("create <tenant>", "make a key; it is printed once")
-  .addOption(new Option("--scopes <list>", `of ${scopes.join(", ")}`).argParser(scopeList).default([...scopes], "all"))
+  .option("--scopes <list>", `of ${scopes.join(", ")}, separated by commas; all unless set`, (list) => list.split(","))
   .option("--expires <when>", "as 90d, 12h, or a date; never unless set", when)
-  .action(async (tenant: string, options: AdminOptions & { scopes: Scope[]; expires?: Date }) => {
+  .action(async (tenant: string, options: AdminOptions & { scopes?: string[]; expires?: Date }) => {
     const body = { tenant: checkedTenant(tenant), scopes: options.scopes, expires_at: options.expires };
     show(await adminConnection(options).call(newKeySchema, "POST", keysPath, body), options);
   });
@@ -83,7 +76,7 @@ command("limits <tenant>", "show what a tenant may use, or change it; N is a num
   .option(
     "--origin <origin>",
     "a web origin whose pages may call with the tenant's keys; repeatable, replaces those set before",
-    origins,
+    collected,
   )
   .option("--no-origin", "no web page but our own")
   .option(
@@ -143,7 +136,7 @@ function erasedLines({ tenant, keys, adapters, backends, left }: TenantErased): 
 
 type LimitOptions = { [name: string]: number | null | "plan" } & {
   plan?: Plan;
-  /** false for --no-origin, and for --no-alias. */
+  /** false for --no-origin. */
   origin?: string[] | false;
   alias?: Aliases | false;
 };
@@ -191,6 +184,7 @@ function checkedTenant(tenant: string): string {
   return tenant;
 }
 
+/** Throws an InvalidArgumentError for anything but an id. The id goes into a URL, and so into logs, where a key must not be. */
 function checkedKeyId(id: string): string {
   if (!keyIdPattern.test(id))
     throw new InvalidArgumentError("a key is named by its id, 16 hex digits, as `chameleon keys list` has it");

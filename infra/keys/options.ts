@@ -1,15 +1,7 @@
-/** Values of the `keys` command line. Each throws commander's InvalidArgumentError with what it should have been. */
+/** Parsers of option values of `chameleon keys`. Each throws commander's InvalidArgumentError, which says what the value must be. */
 import { InvalidArgumentError } from "commander";
-import { type Scope, scopes } from "../../shared/contracts/tenants.ts";
 
-export function scopeList(text: string): Scope[] {
-  const names = text.split(",");
-  const unknown = names.find((name) => !scopes.some((scope) => scope === name));
-  if (unknown !== undefined) throw new InvalidArgumentError(`there is no scope "${unknown}"`);
-  return names as Scope[];
-}
-
-/** null: no limit. */
+/** A limit; null for none, "plan" for the limit of the plan. */
 export function limit(text: string): number | null | "plan" {
   if (text === "none") return null;
   if (text === "plan") return "plan";
@@ -17,16 +9,7 @@ export function limit(text: string): number | null | "plan" {
   return Number(text);
 }
 
-/** Repeatable. */
-export function origins(text: string, before: string[] | undefined): string[] {
-  const url = URL.parse(text);
-  if (!url || !/^https?:$/.test(url.protocol) || url.origin !== text.replace(/\/$/, "")) {
-    throw new InvalidArgumentError("must be an origin, as https://app.example.com");
-  }
-  return [...(before ?? []), url.origin];
-}
-
-/** Repeatable. */
+/** Adds one alias, as the option is repeatable. */
 export function aliases(text: string, before: Record<string, string> | undefined): Record<string, string> {
   const [name, model, ...others] = text.split("=");
   if (!name || !model || others.length > 0) {

@@ -1,7 +1,7 @@
 /**
- * Writes `dist/`, what the npm package holds beside the bootstrap: JavaScript of all that the commands need, in the folders of the
- * sources, the built Worker, static assets and ONNX Runtime. `npm pack` runs it (prepack). Not here: the embedded base, which is a
- * package of its own (its folder in gpu-backend/models).
+ * Writes `dist/`, which the npm package holds beside the bootstrap: the commands compiled to JavaScript, in the same folders as their
+ * sources; the built Worker; static assets; ONNX Runtime. `npm pack` runs it (prepack). Not here: the embedded model, which is a
+ * package of its own (gpu-backend/models/smollm2-135m).
  */
 import { spawnSync } from "node:child_process";
 import { cp, glob, readFile, rm, writeFile } from "node:fs/promises";
@@ -15,7 +15,7 @@ import { stagePages } from "../stage-pages.ts";
 const root = path.dirname(path.dirname(import.meta.dirname));
 const dist = path.join(root, "dist");
 
-/** Files that are read while a command runs, and are no TypeScript. */
+/** Files other than TypeScript that commands read while they run. */
 const assets = [
   "wrangler.toml",
   "edge/public",
@@ -26,7 +26,7 @@ const assets = [
   "test/bench/llama/package-lock.json",
 ];
 
-/** Platforms that the package serves on, as ONNX Runtime's package names their folders. */
+/** Platforms of the package, by the names of their folders in ONNX Runtime's package. */
 const platforms = ["linux/x64", "linux/arm64", "darwin/arm64"];
 const runtimeFolder = "onnxruntime-node";
 
@@ -38,7 +38,7 @@ async function build(): Promise<void> {
   await stagePages();
   await buildSite();
   for (const asset of assets) await cp(path.join(root, asset), path.join(dist, asset), { recursive: true });
-  // What development has staged there: a start takes the base's own.
+  // Artifacts that development has staged. A start stages those of its model.
   await rm(path.join(dist, "edge/public/artifacts"), { recursive: true, force: true });
   await buildLocalWorker(path.join(dist, "edge/built"));
   const { name, version, type, devDependencies } = await manifestOf(root);
@@ -47,14 +47,14 @@ async function build(): Promise<void> {
 }
 
 /**
- * Copies ONNX Runtime's package without other platforms' libraries, and without its install script, which downloads CUDA's from
- * outside the npm registry and fails where that is out of reach.
+ * Copies ONNX Runtime's package without the libraries of other platforms, and without its install script. The script downloads CUDA's
+ * libraries from outside the npm registry, and fails if it cannot.
  */
 async function copyRuntime(): Promise<void> {
   const source = path.dirname(createRequire(import.meta.url).resolve("onnxruntime-node/package.json"));
   const target = path.join(dist, runtimeFolder);
   for (const file of ["README.md", "dist", ...platforms.map((platform) => `bin/napi-v6/${platform}`)]) {
-    // Of macOS' library there are two copies, of which this one is not loaded.
+    // The package has two copies of the library for macOS; the one with a version in its name is not loaded.
     const filter = (one: string) => !/\.d\.ts$|\.map$|libonnxruntime\.\d+\.\d+\.\d+\.dylib$/.test(one);
     await cp(path.join(source, file), path.join(target, file), { recursive: true, filter });
   }
@@ -72,14 +72,14 @@ async function writeManifest(folder: string, manifest: Record<string, unknown>):
 
 function compile(): void {
   const tsc = path.join(root, "node_modules/typescript/bin/tsc");
-  // npm reads our stdout with `npm pack --json`.
+  // On stderr, because `npm pack --json` prints JSON on stdout.
   const { status } = spawnSync(process.execPath, [tsc, "-p", path.join(import.meta.dirname, "tsconfig.json")], {
     stdio: ["ignore", 2, 2],
   });
   if (status !== 0) throw new Error(`the compiler ended with ${status}`);
 }
 
-/** The compiler rewrites imports of ours, not the URLs of files that threads and processes run, nor the name of the copied package. */
+/** Points to the compiled files what the compiler leaves alone: URLs of scripts for threads and processes, and the import of ONNX Runtime. */
 async function pointImports(): Promise<void> {
   for await (const name of glob("**/*.js", { cwd: dist })) {
     const file = path.join(dist, name);

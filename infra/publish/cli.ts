@@ -1,6 +1,6 @@
 /**
- * `chameleon publish`: uploads artifacts through the admin API, and switches what edge and backends serve. It may be interrupted
- * anywhere and started again. Prints the served manifest's hash on stdout, and everything else on stderr.
+ * `chameleon publish`: uploads artifacts through the admin API, and switches edge and backends to them. It can be interrupted at any
+ * time and started again. Prints the hash of the served manifest on stdout, and everything else on stderr.
  */
 import path from "node:path";
 import { InvalidArgumentError, Option } from "commander";
@@ -61,7 +61,7 @@ function readPrefix(text: string): string {
 
 async function run(options: Options): Promise<void> {
   const isRollback = options.rollback || options.to !== undefined;
-  // Read first: a folder that cannot be served needs no server.
+  // Read before the edge is called, so that a bad folder is reported even without a server.
   const folder = options.artifacts ?? path.join(readConfig().modelDirectory, "artifacts");
   const set = options.list || isRollback ? null : await readArtifactSet(folder);
   const connection = adminConnection(options);
@@ -74,7 +74,7 @@ async function run(options: Options): Promise<void> {
     return say(`${uploaded} files to upload, ${present} there already; nothing was switched`);
   }
   const body = {
-    // By its hash, so that a repeated call does not switch back and forth.
+    // A hash rather than "previous": a repeated call must not switch back.
     manifest: set?.manifestHash ?? options.to ?? (await previous(connection)),
     other_model: isRollback || options.otherModel,
   };
@@ -86,7 +86,7 @@ async function run(options: Options): Promise<void> {
   else say(`${files}it is what is served already`);
 }
 
-/** The manifest that was served before; where there is none, the edge says so of "previous". */
+/** Hash of the manifest that was served before. If there is none, "previous", which the edge refuses with a message that says so. */
 async function previous(connection: Connection): Promise<string> {
   const { data: switches } = await connection.call(switchListSchema, "GET", apiPath);
   return previousOf({ switches }) ?? "previous";
@@ -99,10 +99,10 @@ async function list(connection: Connection, { json }: Options): Promise<void> {
   if (data.length === 0) say("nothing was published yet");
 }
 
-/** Uploads what is not there. Returns how many files that is. */
+/** Uploads the files that are not stored yet. Returns their number. */
 async function upload(connection: Connection, { files }: ArtifactSet, dryRun: boolean): Promise<number> {
   let uploaded = 0;
-  // The manifest comes last: whoever finds it finds all that it lists.
+  // The manifest comes last, so that a stored manifest means that all its files are stored.
   for (const [name, { sha256, bytes }] of files) {
     const file = `${apiPath}/files/${sha256}`;
     const stored = await connection.call(artifactFileSchema, "GET", file).catch((error) => {

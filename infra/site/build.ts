@@ -1,9 +1,7 @@
 /**
  * Builds the documents site with VitePress, from the pages of pages.ts, without a network. A dead link fails the build.
- * `npm run docs` builds it; a package and a deployment build it where its sources have changed.
  */
 import { execFile } from "node:child_process";
-import { createHash } from "node:crypto";
 import { cp, glob, mkdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
@@ -13,7 +11,7 @@ import { type ReferencePage, referencePages } from "./reference.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const work = path.join(root, ".cache/site");
-/** Where the edge takes static assets from. */
+/** The edge serves the site from here. */
 export const siteFolder = path.join(root, "edge/public/docs/site");
 const styleFile = path.join(import.meta.dirname, "style.css");
 const homePage = "infra/docs/index.md";
@@ -22,28 +20,9 @@ const siteDescription = "A small language model that adapts to your text, behind
 const icon =
   "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E%3Ccircle cx='16' cy='16' r='14' fill='%230b6e5a'/%3E%3Ccircle cx='20' cy='13' r='6' fill='%23fff'/%3E%3Ccircle cx='21' cy='13' r='3' fill='%23111'/%3E%3C/svg%3E";
 
-/** What pages are made of, by text or by running it: every document, and the code that the reference imports. */
-const inputs = [
-  "*.{md,json,toml}",
-  ".github/*.md",
-  "{edge,gpu-backend,infra,shared,test}/**/*.{css,md,ts,mjs,png,svg}",
-];
-
-/** A hash of all inputs: where it is the same, the site is, too. Takes milliseconds, where making the pages takes seconds. */
-async function inputHash(): Promise<string> {
-  const exclude = (name: string) => /^(node_modules|public|dist)$/.test(path.basename(name));
-  const names = await Array.fromAsync(glob(inputs, { cwd: root, exclude }));
-  const hash = createHash("sha256");
-  for (const name of names.sort()) hash.update(`${name}\n`).update(await readFile(path.join(root, name)));
-  return hash.digest("hex");
-}
-
-/** Builds the site where what it is made of has changed; whether it did. Throws an Error with VitePress's output. */
-export async function buildSite(): Promise<boolean> {
-  const stampFile = path.join(siteFolder, "built-from.txt");
-  const stamp = await inputHash();
-  if ((await readFile(stampFile, "utf8").catch(() => "")) === stamp) return false;
-  // Anchors as GitHub makes them, so that a link to a heading is right in both places.
+/** Builds the site. Throws an Error with VitePress's output. */
+export async function buildSite(): Promise<void> {
+  // Anchors as on GitHub, so that links to headings work in both places.
   const config = `import { anchorOf } from ${JSON.stringify(path.join(import.meta.dirname, "anchors.mjs"))};
 export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor: { slugify: anchorOf } } };
 `;
@@ -59,7 +38,7 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
     siteLinks(await readFile(path.join(root, file), "utf8"), file, (linked) => pageOfFile.get(linked), images);
   await write("index.md", await read(homePage));
   for (const { path: page, file, code } of pages) {
-    // A reference page is a table, so it gets the width that other pages use for their outline.
+    // A reference page is a wide table, so it has no outline beside it.
     const wide = async (name: ReferencePage) =>
       `---\naside: false\npageClass: reference\n---\n\n${await referencePages[name]()}`;
     await write(`${page}.md`, code ? await wide(code) : await read(file));
@@ -84,14 +63,12 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
   const output = path.join(work, ".vitepress/dist");
   const names = await Array.fromAsync(glob("**/*.*", { cwd: output }));
   await writeFile(path.join(output, "files.json"), JSON.stringify(names.sort()));
-  await writeFile(path.join(output, "built-from.txt"), stamp);
   await rm(siteFolder, { recursive: true, force: true });
   await mkdir(path.dirname(siteFolder), { recursive: true });
   await rename(output, siteFolder);
-  return true;
 }
 
-/** The pages for programs that read documents (llmstxt.org): a title, a summary, and links by section. */
+/** llms.txt, for language models (llmstxt.org): a title, a summary, and the links of each section. */
 function llmsText(): string {
   const lists = sections.map(
     ({ title, pages }) =>
@@ -123,13 +100,13 @@ function siteConfig(): object {
   };
 }
 
-/** Blocks and spans of code, and links and images, whose labels may hold code: at each place what begins first. */
+/** Matches blocks and spans of code, so that links in them are left alone, and links and images, whose labels may hold spans of code. */
 const codeOrLink = /^```.*?^```$|(!?)\[((?:`[^`\n]+`|[^[\]`])*)\]\(([^)\s]+)\)|`[^`\n]+`/gms;
 
 /**
- * Rewrites the relative links and images of a file: to another page by its path on the site, to an image by its path
- * below /docs/images/. A link to any other file keeps its text alone, since the site holds no code.
- * `pageOf` answers with a page's path by the file it is made of; `images` collects the files of images.
+ * Rewrites relative links for the site: a link to a document becomes one to its page, and images move to /docs/images/. Of a link to any
+ * other file only the text remains, since the site holds no code. `pageOf` returns the page of a file. The files of images are added to
+ * `images`.
  */
 export function siteLinks(
   markdown: string,

@@ -21,7 +21,8 @@ const program = createCommand("docs", "Build the documents site, which the next 
   for (const [name, chart] of Object.entries(charts)) {
     await writeFile(path.join(root, "infra/docs", name), chart);
   }
-  console.log(`${(await buildSite()) ? "built" : "up to date:"} ${siteFolder}`);
+  await buildSite();
+  console.log(`built ${siteFolder}`);
   let total = 0;
   for (const { file, code } of pages) {
     if (code !== null) continue;

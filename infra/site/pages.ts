@@ -5,13 +5,12 @@
 import type { ReferencePage } from "./reference.ts";
 
 export interface Page {
-  /** Below /docs/, without an extension. */
+  /** URL below /docs/, without an extension. */
   path: string;
-  /** In the menu. */
   title: string;
-  /** A Markdown file; or the code that reference.ts's page shows. Documents link to it. */
+  /** The Markdown file of the page, or the code that a reference page is made of. A link to this file leads to the page. */
   file: string;
-  /** The page that reference.ts makes; null for a Markdown file. */
+  /** Name of a reference page; null for a Markdown file. */
   code: ReferencePage | null;
 }
 

@@ -1,6 +1,7 @@
 /**
- * The parsers of `chameleon`'s commands, without running any: imports each command's file, and stops it where it would parse its
- * arguments. Only for a process of its own, because these files handle signals. As a program it prints the help of all as JSON.
+ * Collects commander's parsers of all commands without running a command: it imports the file of each, and throws when the file parses its
+ * arguments. Use it in a process of its own only, because the imported files install signal handlers. Run as a program, it prints the
+ * help of all commands as JSON.
  */
 import path from "node:path";
 import { pathToFileURL } from "node:url";
@@ -8,7 +9,7 @@ import { Command } from "commander";
 import { commandsOf } from "../commands.mjs";
 
 const root = path.join(import.meta.dirname, "../..");
-/** Vitest parses the arguments of these commands itself. */
+/** Commands whose arguments vitest parses. */
 export const vitestCommands = ["test", "test:all"];
 
 class Captured {
@@ -18,7 +19,7 @@ class Captured {
   }
 }
 
-/** By the command's name. `parse` of each works again. Throws an Error for a file that parses nothing. */
+/** The parsers by the names of the commands. Throws an Error for a file that parses no arguments. */
 export async function programs(): Promise<Map<string, Command>> {
   const { parse, parseAsync } = Command.prototype;
   const capture = function (this: Command): never {
@@ -31,7 +32,7 @@ export async function programs(): Promise<Map<string, Command>> {
   for (const [name, [, file, ...first]] of Object.entries<[string, string, ...string[]]>(commandsOf(true))) {
     if (vitestCommands.includes(name)) continue;
     process.argv = [process.execPath, file, ...first, "--help"];
-    // One file may be several commands, by its first argument: each time it is another module.
+    // A file may be several commands, by its first argument. The query makes Node load it again for each.
     const url = `${pathToFileURL(path.join(root, file))}?${first.join("-")}`;
     const captured: unknown = await import(url).catch((error: unknown) => error);
     if (!(captured instanceof Captured)) throw new Error(`${file} parses no arguments`, { cause: captured });
@@ -41,7 +42,6 @@ export async function programs(): Promise<Map<string, Command>> {
   return found;
 }
 
-/** A command and all below it. */
 export function withSubcommands(command: Command): Command[] {
   return [command, ...command.commands.flatMap(withSubcommands)];
 }

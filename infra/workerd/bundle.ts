@@ -1,21 +1,21 @@
-/** The Worker as one ES module for a bare workerd. Not here: what a deployment uploads, which wrangler bundles (deploy-check.ts). */
+/** Bundles the Worker as one ES module for workerd. Not here: the bundle that a deployment uploads, which wrangler makes. */
 import path from "node:path";
 
 const root = path.dirname(path.dirname(import.meta.dirname));
 const storageSource = path.join(root, "edge/local-storage.ts");
 
-/** Names of the bundles in a folder: the Worker, and the module of its local KV and R2. */
+/** Names of the bundles: the Worker, and the module that gives it KV and R2 on local folders. */
 export const [workerFile, storageFile] = ["worker.js", "local-storage.js"];
-/** Beside them: what wrangler.toml says of the Worker, as JSON. */
+/** Beside the bundles: the Worker's settings from wrangler.toml, as JSON (`WorkerSettings`). */
 export const settingsFile = "settings.json";
 
-/** Where the npm package and the image have these files. */
+/** The npm package and the images have the built files here. */
 export const builtFolder = path.join(root, "edge/built");
 
-/** Bundles the Worker whose entry is `entryFile`, and its local storage. Throws an Error with what esbuild said where it cannot. */
+/** Bundles the Worker of `entryFile` and its local storage into a folder. Throws an Error with esbuild's messages. */
 export async function bundleWorker(entryFile: string, directory: string): Promise<void> {
   const { buildSync } = await import("esbuild");
-  // `build` would leave its helper process running as long as this one.
+  // `build` would keep a helper process running until this process ends.
   buildSync({
     entryPoints: [
       { in: entryFile, out: path.parse(workerFile).name },

@@ -1,31 +1,30 @@
 /**
- * The configuration of a bare workerd: the bundled Worker with the bindings of wrangler.toml. Pure: names and values in, Cap'n
- * Proto text out (schema: workerd.capnp).
+ * The configuration of workerd that serves the bundled Worker with the bindings of wrangler.toml, as Cap'n Proto text (schema:
+ * workerd.capnp). Pure.
  */
 import path from "node:path";
 import type { WranglerConfig } from "../wrangler.ts";
 import { storageFile, workerFile } from "./bundle.ts";
 
-/** Folders of all that is stored, in `state`. */
+/** Folders of namespaces, buckets and Durable Objects in the state folder. */
 export const stateFolders = {
   namespace: (state: string, binding: string) => path.join(state, "kv", binding),
   bucket: (state: string, binding: string) => path.join(state, "r2", binding),
-  /** workerd has no SQL in memory. */
   objects: (state: string) => path.join(state, "objects"),
 };
 
-/** The file of a record in a namespace's folder, as edge/local-storage.ts names it. */
+/** The file of a record in a namespace's folder. edge/local-storage.ts names it in the same way. */
 export function recordFile(folder: string, name: string): string {
   return path.join(folder, encodeURIComponent(name));
 }
 
-/** What is read of a wrangler configuration. */
+/** The part of a wrangler configuration that workerd needs. */
 export type WorkerSettings = Pick<
   WranglerConfig,
   "compatibility_date" | "compatibility_flags" | "vars" | "durable_objects" | "kv_namespaces" | "r2_buckets"
 > & { assets?: { binding: string } };
 
-/** Without the folders of the machine that read the configuration. */
+/** Leaves out paths, because a package is built on one machine and runs on another. */
 export function workerSettings(wrangler: WranglerConfig): WorkerSettings {
   const { compatibility_date, compatibility_flags, vars, durable_objects, kv_namespaces, r2_buckets, assets } =
     wrangler;
@@ -37,7 +36,7 @@ export function workerSettings(wrangler: WranglerConfig): WorkerSettings {
 
 /** A socket that other machines can reach. */
 export interface OutsideSocket {
-  /** An IP address of this machine; 0.0.0.0 or :: for all. */
+  /** An IP address of this machine, or 0.0.0.0 or :: for all of them. */
   host: string;
   port: number;
   /** PEM texts; null for plain HTTP. */
@@ -45,9 +44,9 @@ export interface OutsideSocket {
 }
 
 export interface ServingSettings {
-  /** On loopback; 0 lets the system choose. */
+  /** Port on loopback; 0 lets the system choose. */
   port: number;
-  /** Served besides loopback; null for loopback alone. */
+  /** A socket besides the one on loopback, or null. */
   outside: OutsideSocket | null;
   vars: Record<string, string>;
   state: string;
@@ -55,7 +54,7 @@ export interface ServingSettings {
   assets: string;
 }
 
-/** The text of a configuration that serves the Worker. The files of bundle.ts are beside it. */
+/** The text of a configuration file. The files of bundle.ts must be in the same folder. */
 export function workerdConfigText(
   { assets: served, kv_namespaces: namespaces, r2_buckets: buckets, ...wrangler }: WorkerSettings,
   { port, outside, vars, state, assets }: ServingSettings,
@@ -80,18 +79,18 @@ export function workerdConfigText(
       durableObjectNamespaces = ${list(classes)},
       durableObjectStorage = (localDisk = "objects"),
       globalOutbound = "network"))`,
-    // Backends are on this machine, which workerd's own "internet" leaves out.
+    // workerd's default network excludes private addresses, and backends may be on this machine.
     `(name = "network", network = (allow = ["public", "private"]))`,
     folderText("objects", stateFolders.objects(state), true),
     ...namespaces.map(({ binding }) => folderText(binding, stateFolders.namespace(state, binding), true)),
     ...buckets.map(({ binding }) => folderText(binding, stateFolders.bucket(state, binding), true)),
     ...(served ? [folderText(served.binding, assets)] : []),
   ];
-  // The platform sets the header, whatever a client sends. Here it is a loopback address, and edge/local-worker.ts sets another one.
+  // Cloudflare sets this header to the client's address, and replaces one that a client sends. edge/local-worker.ts sets the address of a proxy's client.
   const http = `(injectRequestHeaders = [(name = "cf-connecting-ip", value = "127.0.0.1")])`;
   const sockets = [
     ...(outside ? [`(name = "outside", ${outsideText(outside, http)}, service = "edge")`] : []),
-    // The last one: workerd listens in this order, and the process is ready once it listens here (process.ts).
+    // workerd opens sockets in this order. process.ts takes it as ready when this last one is open.
     `(name = "http", address = "127.0.0.1:${port}", http = ${http}, service = "edge")`,
   ];
   return `using Workerd = import "/workerd/workerd.capnp";
@@ -109,7 +108,7 @@ function outsideText({ host, port, tls }: OutsideSocket, http: string): string {
   return `${address}, https = (options = ${http}, tlsOptions = (keypair = ${keypair}))`;
 }
 
-/** A binding that edge/local-storage.ts makes of a folder. */
+/** A binding to a KV namespace or a bucket, which edge/local-storage.ts keeps in a folder. */
 function wrappedText(binding: string, entrypoint: "namespace" | "bucket"): string {
   const inner = `[(name = "folder", service = ${text(binding)})]`;
   return `(name = ${text(binding)}, wrapped = (
@@ -124,7 +123,7 @@ function list(items: readonly string[]): string {
   return `[${items.join(",\n    ")}]`;
 }
 
-/** Cap'n Proto's strings are C's. */
+/** A string literal: JSON's escapes are also Cap'n Proto's. */
 function text(value: string): string {
   return JSON.stringify(value);
 }

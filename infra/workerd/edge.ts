@@ -1,4 +1,4 @@
-/** A Worker in a bare workerd, with its bundle and the bindings of its wrangler configuration. */
+/** Starts a Worker in workerd, without wrangler or Miniflare, with the bindings of its wrangler configuration. */
 import { createHash } from "node:crypto";
 import { rmSync } from "node:fs";
 import { mkdir, mkdtemp, writeFile } from "node:fs/promises";
@@ -9,32 +9,27 @@ import { bundleWorker } from "./bundle.ts";
 import { type OutsideSocket, recordFile, stateFolders, type WorkerSettings, workerdConfigText } from "./config.ts";
 import { startWorkerd, type WorkerdOptions, type WorkerdProcess } from "./process.ts";
 
-/** These override the wrangler configuration. */
+/** Settings of a start. They override the wrangler configuration. */
 export interface EdgeSettings {
-  /** 0, unless given: the system chooses. */
+  /** Port on loopback. By default the system chooses one. */
   port?: number;
   outside?: OutsideSocket | null;
   vars?: Record<string, string>;
-  /** API keys without limits, by key: their tenants. */
+  /** API key → tenant. The keys have no limits. */
   keys?: Record<string, string>;
-  /** Folder of all that is stored, a temporary one unless given. One process at a time has its Durable Objects open. */
+  /** State folder; a temporary one by default. Only one process at a time may use it. */
   state?: string;
-  /** Records of every key-value namespace, besides those in `state`. */
+  /** Records to write into every KV namespace. */
   entries?: Record<string, string>;
   /** Folder of the static assets. */
   assets?: string;
 }
 
-export interface BareEdge {
-  /** Throws an Error with workerd's own words where it does not start. */
-  start(settings?: EdgeSettings, options?: WorkerdOptions): Promise<WorkerdProcess>;
-  /** Removes every file but those in a `state` that was given. Processes without one must have ended. */
-  remove(): void;
-}
+export type BareEdge = ReturnType<typeof bareEdge>;
 
 /**
- * `environment` is one of the configuration's, its top level unless given. `bundle` writes the files of bundle.ts into a folder;
- * unless given, those of the configuration's Worker.
+ * `environment`: one of the configuration; its top level by default. `bundle`: writes the files of bundle.ts into a folder; by default it
+ * bundles the Worker of the configuration.
  */
 export async function prepareBareEdge(
   configFile: string,
@@ -47,22 +42,22 @@ export async function prepareBareEdge(
   return bareEdge(directory, wrangler, fromConfig(wrangler.assets?.directory ?? "."));
 }
 
-/** A folder for the files of an edge. */
 export function temporaryFolder(): Promise<string> {
   return mkdtemp(path.join(tmpdir(), "chameleon-edge-"));
 }
 
-/** An edge of the files of bundle.ts in `directory`, which is its own from now on. `assetsFolder` is served where a start names none. */
-export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder: string): BareEdge {
+/** An edge of the files of bundle.ts in `directory`, which it owns from now on. It serves `assetsFolder` unless a start names another. */
+export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder: string) {
   return {
+    /** Throws an Error with workerd's message if it does not start. */
     async start(
-      { port = 0, outside = null, vars, keys, state: given, entries = {}, assets = assetsFolder } = {},
-      options = {},
-    ) {
+      { port = 0, outside = null, vars, keys, state: given, entries = {}, assets = assetsFolder }: EdgeSettings = {},
+      options: WorkerdOptions = {},
+    ): Promise<WorkerdProcess> {
       const state = given ?? (await mkdtemp(path.join(directory, "state-")));
       const namespaces = worker.kv_namespaces.map(({ binding }) => stateFolders.namespace(state, binding));
       const buckets = worker.r2_buckets.map(({ binding }) => stateFolders.bucket(state, binding));
-      // workerd serves no folder that is missing when it starts.
+      // workerd fails on a folder that is missing when it starts.
       for (const folder of [...namespaces, ...buckets, stateFolders.objects(state)]) {
         await mkdir(folder, { recursive: true });
       }
@@ -81,11 +76,12 @@ export function bareEdge(directory: string, worker: WorkerSettings, assetsFolder
       await writeFile(file, text, { mode: 0o600 });
       return startWorkerd(file, options);
     },
+    /** Removes `directory`, where temporary state folders are, too. Processes that use those must have ended. */
     remove: () => rmSync(directory, { recursive: true, force: true }),
   };
 }
 
-/** The variable TENANT_KEYS, which holds hashes of keys. */
+/** The value of the variable TENANT_KEYS: hashes of keys, with their tenants. */
 function tenantKeys(keys: Record<string, string>): string {
   const hashed = Object.entries(keys).map(([key, tenant]) => ({
     hash: createHash("sha256").update(key).digest("hex"),

@@ -1,4 +1,4 @@
-/** A workerd process of our own: started on a configuration, timed up to its first answer, stopped. */
+/** Starts and stops workerd as a child process. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { createRequire } from "node:module";
@@ -6,39 +6,39 @@ import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
 import { settlesWithin } from "../../shared/settles-within.ts";
 
-/** In the version that wrangler pins. The package has no types. */
+/** Path of the program. The package has no types. */
 const { default: binary } = createRequire(import.meta.url)("workerd") as { default: string };
 
 export interface WorkerdProcess {
   url: string;
-  /** By the names of its sockets (config.ts). */
+  /** Name of the socket in config.ts → its port. */
   ports: Record<string, number>;
   pid: number;
-  /** Where a Worker's inspector listens, by its service's name; null unless that was asked for. */
+  /** Returns the inspector's address for a service of config.ts; null without `isInspected`. */
   inspector: ((service: string) => string) | null;
-  /** The end of what it wrote to stderr, 64 kB; and to stdout, where that was asked for: then 16 MB of both. */
+  /** The last 64 KiB of stderr; with `keepsStdout` the last 16 MiB of stdout and stderr. */
   log(): string;
-  /** What ended it, as a phrase; settles when it has ended. */
+  /** Settles when the process has ended, with a phrase such as "ended with 1". */
   ended: Promise<string>;
   stop(): Promise<void>;
-  /** Ends it, and kills it after `limitMs`. Until then it takes no connection, and answers what it has taken. */
+  /** Refuses new connections, waits until the requests have been answered, at most `limitMs`, and ends the process. */
   drain(limitMs: number): Promise<void>;
 }
 
 export interface WorkerdOptions {
-  /** `console.log` goes to stdout, which costs time to read: none of it is kept unless this is set. */
+  /** Keeps `console.log` for `log()`. Off by default, because reading it takes time. */
   keepsStdout?: boolean;
-  /** `console.log` goes to our stderr. */
+  /** Sends `console.log` to the stderr of this process. */
   showsStdout?: boolean;
-  /** Lets a debugger in, on a loopback port of the system's choice. */
+  /** Opens the inspector for a debugger, on a loopback port of the system's choice. */
   isInspected?: boolean;
-  /** Gets what it writes to stderr, once it listens. */
+  /** Receives the stderr of workerd once it listens. */
   stderr?: Writable;
 }
 
 /**
- * Starts workerd and waits until it listens, which is after the Worker's global scope ran. It ends with this process, however
- * that ends. Throws an Error with workerd's own words where it does not start.
+ * Starts workerd and waits until it listens; the Worker's global scope has run by then. workerd is killed when this process ends, even by
+ * SIGKILL. Throws an Error with workerd's message if it does not start.
  */
 export async function startWorkerd(
   configFile: string,
@@ -47,7 +47,7 @@ export async function startWorkerd(
   const inspector = isInspected ? ["--inspector-addr=127.0.0.1:0"] : [];
   const child = spawn(binary, ["serve", "--control-fd=3", ...inspector, configFile], {
     stdio: ["ignore", keepsStdout ? "pipe" : showsStdout ? 2 : "ignore", "pipe", "pipe"],
-    // A terminal's Ctrl-C is for this process.
+    // In a process group of its own, so that Ctrl-C in a terminal reaches this process only.
     detached: true,
   });
   let written = "";
@@ -91,8 +91,8 @@ export async function startWorkerd(
 }
 
 /**
- * Kills the child when this process ends, even by SIGKILL: a shell waits for the end of a pipe from this process. Returns a function
- * that cancels this.
+ * Kills the child when this process ends. A shell does so even after SIGKILL: it waits until its stdin closes. Returns a function that
+ * cancels this.
  */
 function killWithParent(child: ChildProcess): () => void {
   const kill = () => void child.kill("SIGKILL");
@@ -101,7 +101,7 @@ function killWithParent(child: ChildProcess): () => void {
     stdio: ["pipe", "ignore", "ignore"],
     detached: true,
   });
-  // Without a shell, as on Windows, only the exit hook remains.
+  // Windows has no such shell: there only the exit hook kills the child.
   watch.on("error", () => undefined);
   watch.unref();
   (watch.stdin as unknown as { unref(): void }).unref();
@@ -111,7 +111,7 @@ function killWithParent(child: ChildProcess): () => void {
   };
 }
 
-/** Reads the ports that workerd reports, by socket, up to that of the socket "http", the last one; the inspector's comes before. */
+/** Reads the ports that workerd reports, until that of the socket "http", which it opens last. Without it, workerd has ended. */
 async function listeningPorts(
   child: ChildProcess,
 ): Promise<{ ports: Record<string, number>; inspectorPort: number | null }> {

@@ -6,9 +6,9 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { processMemory } from "../../infra/process-memory.ts";
 import { AskedProcess } from "./asked-process.ts";
 import type { Answered } from "./classifiers-process.ts";
+import { processBytes } from "./process-memory.ts";
 import { median } from "./quantile.ts";
 
 /** Answers of one token are labels; longer ones show what decoding together saves. */
@@ -34,7 +34,7 @@ export async function measureClassifiers(
       const settings = JSON.stringify({ isTogether, adapters, threads, dataDirectory: folder });
       const process = new AskedProcess(new URL("./classifiers-process.ts", import.meta.url), settings);
       const sessions = await process.ready<number>();
-      sides.push({ process, sessions, bytes: processMemory(process.pid).reduce((sum, { bytes }) => sum + bytes, 0) });
+      sides.push({ process, sessions, bytes: processBytes(process.pid) });
     }
     const [together, apart] = sides;
     const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`;

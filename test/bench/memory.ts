@@ -11,13 +11,13 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { idleMs } from "../../gpu-backend/host/own-adapters/fit-client.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
-import { descendantsOf } from "../../infra/process-memory.ts";
 import { type Backend, framesOf, startBackend } from "../support/backend-process.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import { AskedProcess } from "./asked-process.ts";
 import { runGroup } from "./contest.ts";
 import { promptsOf } from "./model.ts";
+import { descendantsOf } from "./process-memory.ts";
 import { median } from "./quantile.ts";
 
 const context = 128;

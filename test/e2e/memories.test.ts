@@ -164,7 +164,7 @@ test("the command makes one of files, adds, shows, scores and deletes", async ()
   });
   await writeFile(join(folder, "examples.jsonl"), '"a text"\n""\n');
   await expect(adapters("create", "empty", ...ofExamples)).rejects.toMatchObject({
-    ...{ code: 1, stderr: expect.stringContaining("examples.jsonl:2 is empty") },
+    ...{ code: 1, stderr: expect.stringContaining("examples[1]") },
   });
   await adapters("delete", "fabula", "--yes");
   await expect(adapters("show", "fabula")).rejects.toMatchObject({ stderr: expect.stringContaining("no adapter") });

@@ -1,6 +1,6 @@
 /** Values of the keys command line. */
 import { expect, test } from "vitest";
-import { aliases, duration, limit, origins, scopeList, when } from "../../../infra/keys/options.ts";
+import { aliases, duration, limit, when } from "../../../infra/keys/options.ts";
 
 const hour = 3_600_000;
 
@@ -14,11 +14,7 @@ test("values of the command line are read, or refused with what they should be",
   const inAnHourMs = when("1h").getTime() - hour;
   expect([beforeMs <= inAnHourMs, inAnHourMs <= Date.now()]).toEqual([true, true]);
   for (const text of ["tomorrow", "2027-99-99", "5"]) expect(() => when(text)).toThrow(/date/);
-  expect(scopeList("usage,completions")).toEqual(["usage", "completions"]);
-  expect(() => scopeList("admin")).toThrow(/admin/);
-  expect(origins("https://b.example/", ["https://a.example"])).toEqual(["https://a.example", "https://b.example"]);
   expect(aliases("b=gpt2:b", { a: "gpt2" })).toEqual({ a: "gpt2", b: "gpt2:b" });
   for (const text of ["gpt-4o", "=gpt2", "gpt-4o=", "a=b=c"])
     expect(() => aliases(text, undefined)).toThrow(/gpt-4o-mini=/);
-  for (const text of ["*", "example.com", "https://a.example/path"]) expect(() => origins(text, undefined)).toThrow();
 });

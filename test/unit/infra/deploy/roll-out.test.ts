@@ -12,7 +12,6 @@ const environment: Environment = {
   migrations: ["v1", "v2"],
   url: null,
   hasContainers: false,
-  makes: [],
   problems: [],
 };
 

@@ -1,0 +1,13 @@
+/** Memory of a process and all that it has started. Linux only. */
+import { readFileSync } from "node:fs";
+
+/** Resident bytes, where a page that several processes share counts in parts (PSS), so that the sum is what all of them take. */
+export function processBytes(pid: number): number {
+  const kilobytes = (one: number) => /^Pss: +(\d+) kB$/m.exec(readFileSync(`/proc/${one}/smaps_rollup`, "utf8"))![1];
+  return [pid, ...descendantsOf(pid)].reduce((sum, one) => sum + 1024 * Number(kilobytes(one)), 0);
+}
+
+export function descendantsOf(pid: number): number[] {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number);
+  return children.flatMap((child) => [child, ...descendantsOf(child)]);
+}
