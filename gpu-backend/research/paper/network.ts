@@ -7,6 +7,9 @@
  * m₁ and m₂ are dropout masks. The gradients by A and B come from pair-head.ts.
  * Shapes: P dimensions of the embedding, H hidden units, R rank, D hidden size, V vocabulary.
  */
+import { joinArrays } from "../../../shared/bytes.ts";
+import { type Activation, layersOf, networkPass } from "../../training/bank/network-pass.ts";
+import { zerosLike } from "../../training/bank/parameters.ts";
 import type { HeadWeights } from "../../training/bank/training-graph.ts";
 import { Random, streams } from "../../training/random.ts";
 import type { Pair } from "./pair-head.ts";
@@ -59,55 +62,20 @@ export function paperNetwork({ hiddenSize: D, vocabularySize: V }: HeadWeights, 
       return weights;
     },
     forward(weights, input, random) {
-      const of = (name: string) => weights.get(name)!;
-      const rectified = (name: string, x: Float32Array) => {
-        const pre = affine(of(`w${name}`), of(`b${name}`), x);
-        const mask = pre.map(() => (random ? (random.uniform() < dropout ? 0 : 1 / (1 - dropout)) : 1));
-        const slope = pre.map((value, unit) => (value > 0 ? mask[unit] : 0)); // dz/dpre
-        return { z: pre.map((value, unit) => value * slope[unit]), slope };
+      const relu: Activation = (x) => {
+        const mask = random ? (random.uniform() < dropout ? 0 : 1 / (1 - dropout)) : 1;
+        return x > 0 ? [x * mask, mask] : [0, 0];
       };
       const scaled = input.map((value) => Math.sqrt(P) * value);
-      const first = rectified("1", scaled);
-      const second = rectified("2", first.z);
-      const made = affine(of("w3"), of("b3"), second.z); // [R·(D + V)]
+      const { output, backward } = networkPass(layersOf(weights, 3), scaled, relu); // output [R·(D + V)]
       return {
-        pair: { a: made.subarray(0, rank * D), b: made.subarray(rank * D) },
+        pair: { a: output.subarray(0, rank * D), b: output.subarray(rank * D) },
         backward({ a, b }) {
-          const dMade = new Float32Array(made.length);
-          dMade.set(a);
-          dMade.set(b, a.length);
-          const dSecond = transposedProduct(of("w3"), dMade, H2).map((value, unit) => value * second.slope[unit]);
-          const dFirst = transposedProduct(of("w2"), dSecond, H1).map((value, unit) => value * first.slope[unit]);
-          return new Map([
-            ...[["w1", outerProduct(dFirst, scaled)] as const, ["b1", dFirst] as const],
-            ...[["w2", outerProduct(dSecond, first.z)] as const, ["b2", dSecond] as const],
-            ...[["w3", outerProduct(dMade, second.z)] as const, ["b3", dMade] as const],
-          ]);
+          const gradients = zerosLike(weights);
+          backward(joinArrays(Float32Array, [a, b]), layersOf(gradients, 3));
+          return gradients;
         },
       };
     },
   };
-}
-
-/** W·x + b */
-function affine(w: Float32Array, b: Float32Array, x: Float32Array): Float32Array {
-  return b.map((bias, row) => {
-    let sum = bias;
-    for (let i = 0; i < x.length; i++) sum += w[row * x.length + i] * x[i];
-    return sum;
-  });
-}
-
-/** Wᵀ·y for a row-major W with `columns` columns. */
-function transposedProduct(w: Float32Array, y: Float32Array, columns: number): Float32Array {
-  const result = new Float32Array(columns);
-  for (let row = 0; row < y.length; row++) {
-    for (let i = 0; i < columns; i++) result[i] += w[row * columns + i] * y[row];
-  }
-  return result;
-}
-
-/** y·xᵀ */
-function outerProduct(y: Float32Array, x: Float32Array): Float32Array {
-  return Float32Array.from({ length: y.length * x.length }, (_, i) => y[Math.floor(i / x.length)] * x[i % x.length]);
 }

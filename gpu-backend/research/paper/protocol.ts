@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { adamWStep, learningRateAt } from "../../../shared/math/adamw.ts";
 import { rankCentroids } from "../../../shared/math/assignment.ts";
 import { gatesAt } from "../../training/bank/measure.ts";
+import { zerosLike } from "../../training/bank/parameters.ts";
 import { plainHead, Reader } from "../../training/bank/reader.ts";
 import { readServedBank, type ServedBank } from "../../training/bank/served-bank.ts";
 import { embeddedSettings } from "../../training/bank/settings.ts";
@@ -141,10 +142,7 @@ async function trainOnLines(
   progress: Progress,
 ): Promise<Weights> {
   const weights = trainable.initial(seed);
-  const zeros = ({ length }: Float32Array) => new Float32Array(length);
-  const moments = new Map(
-    [...weights].map(([of, values]) => [of, { first: zeros(values), second: zeros(values) }] as const),
-  );
+  const [first, second] = [zerosLike(weights), zerosLike(weights)];
   progress.stage(name, steps);
   for (let step = 1; step <= steps; step++) {
     const random = new Random(seed, streams.firstStep + step);
@@ -153,7 +151,8 @@ async function trainOnLines(
     const { gradients } = await pairHead.run(hidden, targets, pair);
     const rate = learningRateAt(step, steps, learningRate, Math.min(20, steps / 4));
     for (const [of, gradient] of backward(gradients)) {
-      adamWStep(weights.get(of)!, gradient, moments.get(of)!, step, rate, optimiser);
+      const moments = { first: first.get(of)!, second: second.get(of)! };
+      adamWStep(weights.get(of)!, gradient, moments, step, rate, optimiser);
     }
     progress.advance(step);
   }

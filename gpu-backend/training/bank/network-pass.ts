@@ -1,54 +1,60 @@
-/** The hyper-network over several inputs at once, and the gradients of its layers in closed form. Serving: adapters/generated. */
-import { Matrix } from "ml-matrix";
-import type { BankShape, ParameterName, Parameters } from "./parameters.ts";
+/** A feed-forward network with its gradients in closed form, for training. Serving uses adapters/generated/hyper-network.ts. */
 
-/** c and k of gelu_new: ½x(1 + tanh(c(x + kx³))). */
-const c = Math.sqrt(2 / Math.PI);
-const k = 0.044715;
-
-export interface NetworkPass {
-  /** Of each input, [S, Q]. */
-  gates: Float32Array;
-  /** Gradients by the layers, from those by the gates [S, Q]. */
-  backward(dGates: Float32Array): [ParameterName, Float32Array][];
+/** W·x + b */
+export interface Layer {
+  w: Float32Array; // [outputs, inputs], row-major
+  b: Float32Array; // [outputs]
 }
 
-/** gates = w2·z + b2, z = gelu(pre), pre = w1·(√P·e) + b1 for each input e [P] of S. */
-export function networkPass(
-  { gates: Q, hidden: H, dimensions: P }: BankShape,
-  parameters: Parameters,
-  inputs: readonly Float32Array[],
-): NetworkPass {
-  const of = (name: ParameterName) => parameters.get(name)!;
-  const w2 = Matrix.from1DArray(Q, H, of("w2"));
-  const x = new Matrix(inputs.map((input) => Array.from(input, (value) => Math.sqrt(P) * value))); // [S, P]
-  const pre = x.mmul(Matrix.from1DArray(H, P, of("w1")).transpose()).addRowVector(of("b1")); // [S, H]
-  const tanh = Matrix.tanh(eachOf(pre, (value) => c * (value + k * value ** 3)));
-  const z = eachOf(pre, (value, s, h) => 0.5 * value * (1 + tanh.get(s, h)));
+/** An activation function: its value and its slope at x. */
+export type Activation = (x: number) => readonly [value: number, slope: number];
+
+export interface NetworkPass {
+  output: Float32Array;
+  /** Adds the gradients of the layers to `sums`, given the gradient of the output. */
+  backward(dOutput: Float32Array, sums: readonly Layer[]): void;
+}
+
+/** The layers (w1, b1), (w2, b2), … of named parameters or of their gradients. */
+export function layersOf(values: ReadonlyMap<string, Float32Array>, count: number): Layer[] {
+  return Array.from({ length: count }, (_, i) => ({ w: values.get(`w${i + 1}`)!, b: values.get(`b${i + 1}`)! }));
+}
+
+/** Runs the layers on one input. All but the last are followed by the activation. */
+export function networkPass(layers: readonly Layer[], input: Float32Array, activate: Activation): NetworkPass {
+  const inputs = [input]; // of each layer
+  const slopes: Float32Array[] = [];
+  let output = affine(layers[0], input);
+  for (const layer of layers.slice(1)) {
+    const activated = Array.from(output, (x) => activate(x));
+    slopes.push(Float32Array.from(activated, ([, slope]) => slope));
+    inputs.push(Float32Array.from(activated, ([value]) => value));
+    output = affine(layer, inputs[slopes.length]);
+  }
   return {
-    gates: floatsOf(z.mmul(w2.transpose()).addRowVector(of("b2"))),
-    backward(dGates) {
-      const dG = Matrix.from1DArray(inputs.length, Q, dGates);
-      const dZ = dG.mmul(w2);
-      // gelu' = ½(1 + t) + ½x(1 − t²)·c(1 + 3kx²)
-      const dPre = eachOf(pre, (value, s, h) => {
-        const t = tanh.get(s, h);
-        return dZ.get(s, h) * 0.5 * (1 + t + value * (1 - t * t) * c * (1 + 3 * k * value * value));
-      });
-      return [
-        ["w1", floatsOf(dPre.transpose().mmul(x))],
-        ["b1", Float32Array.from(dPre.sum("column"))],
-        ["w2", floatsOf(dG.transpose().mmul(z))],
-        ["b2", Float32Array.from(dG.sum("column"))],
-      ];
+    output,
+    backward(dOutput, sums) {
+      let d = dOutput;
+      for (let i = layers.length - 1; i >= 0; i--) {
+        const x = inputs[i];
+        const dInput = new Float32Array(x.length);
+        for (const [row, gradient] of d.entries()) {
+          sums[i].b[row] += gradient;
+          for (let column = 0, at = row * x.length; column < x.length; column++, at++) {
+            sums[i].w[at] += gradient * x[column];
+            dInput[column] += gradient * layers[i].w[at];
+          }
+        }
+        if (i > 0) d = dInput.map((value, unit) => value * slopes[i - 1][unit]);
+      }
     },
   };
 }
 
-function eachOf(matrix: Matrix, of: (value: number, row: number, column: number) => number): Matrix {
-  return new Matrix(matrix.to2DArray().map((values, row) => values.map((value, column) => of(value, row, column))));
-}
-
-function floatsOf(matrix: Matrix): Float32Array {
-  return Float32Array.from(matrix.to1DArray());
+function affine({ w, b }: Layer, x: Float32Array): Float32Array {
+  return b.map((bias, row) => {
+    let sum = bias;
+    for (let i = 0, at = row * x.length; i < x.length; i++, at++) sum += w[at] * x[i];
+    return sum;
+  });
 }

@@ -1,15 +1,16 @@
-/** The trainable parameters of a static adapter and of the hyper-network with its bank: shapes and initial values. */
+/** The trainable parameters of a static adapter, and of the hyper-network with its bank: shapes and initial values. */
 import { joinArrays } from "../../../shared/bytes.ts";
 import type { HyperNetwork } from "../../adapters/generated/hyper-network.ts";
 import type { Bank } from "../../runtime/step.ts";
 import { Random, streams } from "../random.ts";
 
+/** Sizes of a static adapter or of a hyper-network with its bank. A static adapter has H = P = 0, because its gates are constant. */
 export interface BankShape {
   gates: number; // Q = R + M
   rank: number; // R low-rank directions
   biases: number; // M bias directions
-  hidden: number; // H of the hyper-network; 0 of a static adapter
-  dimensions: number; // P; 0 of a static adapter
+  hidden: number; // H, hidden units of the hyper-network
+  dimensions: number; // P, dimensions of its input
   a0: Float32Array; // [Q]: 0 for the R low-rank directions, 1 for the M bias directions
 }
 
@@ -24,7 +25,12 @@ export function bankShape(options: { rank: number; biases: number; hidden?: numb
   return { rank, biases, hidden, dimensions, gates, a0 };
 }
 
-/** A ~ N(0, 1/D); B = 0, so the change starts at zero. A hyper-network's gates start near 1 and vary little with the input. */
+/** Arrays of zeros with the lengths of these. */
+export function zerosLike<Name>(values: ReadonlyMap<Name, Float32Array>): Map<Name, Float32Array> {
+  return new Map([...values].map(([name, { length }]) => [name, new Float32Array(length)]));
+}
+
+/** A ~ N(0, 1/D); B = 0, so adapters start at zero change. A hyper-network's gates start near 1 and vary little with the input. */
 export function initialParameters(shape: BankShape, hiddenSize: number, seed: number): Parameters {
   const random = new Random(seed, streams.initialise);
   const { gates: Q, rank: R, hidden: H, dimensions: P } = shape;
@@ -46,13 +52,13 @@ export function initialParameters(shape: BankShape, hiddenSize: number, seed: nu
   ]);
 }
 
-/** A trained adapter of one kind: its directions, and for each of their gates what makes it. */
+/** A trained static adapter, or a trained hyper-network with its bank. */
 export interface Trained {
   shape: BankShape;
   parameters: Parameters;
 }
 
-/** The bank and the network that are served: directions of the static adapter, then those of the hyper-network. */
+/** What is served. The bank has the directions of the static adapter first, then those of the hyper-network. */
 export interface ServedParameters {
   bank: Bank;
   network: HyperNetwork;
@@ -62,7 +68,10 @@ export function staticBank({ shape, parameters }: Trained): Bank {
   return { gates: shape.gates, a: parameters.get("a")!, a0: shape.a0, b: parameters.get("b")! };
 }
 
-/** Static gates are 1 for the directions of the static adapter and 0 for those of the hyper-network; generated ones the reverse. */
+/**
+ * Joins a static adapter and a hyper-network. Static gates are 1 for the directions of the static adapter and 0 for the others; the
+ * network's gates are 0 for the directions of the static adapter.
+ */
 export function servedParameters(fixed: Trained, generated: Trained): ServedParameters {
   const [under, over] = [staticBank(fixed), staticBank(generated)];
   const gates = under.gates + over.gates;
@@ -70,17 +79,14 @@ export function servedParameters(fixed: Trained, generated: Trained): ServedPara
   const of = (name: ParameterName) => generated.parameters.get(name)!;
   const w2 = new Float32Array(gates * H);
   w2.set(of("w2"), under.gates * H);
-  const zeros = new Float32Array(under.gates);
+  const b2 = new Float32Array(gates);
+  b2.set(of("b2"), under.gates);
+  const joined = (name: "a" | "a0" | "b") => joinArrays(Float32Array, [under[name], over[name]]);
   return {
-    bank: { gates, a: joined(under.a, over.a), a0: joined(under.a0, over.a0), b: joined(under.b, over.b) },
+    bank: { gates, a: joined("a"), a0: joined("a0"), b: joined("b") },
     network: {
-      ...{ dimensions: P, hidden: H, gates },
-      ...{ w1: of("w1"), b1: of("b1"), w2, b2: joined(zeros, of("b2")) },
-      staticGates: joined(new Float32Array(under.gates).fill(1), new Float32Array(over.gates)),
+      ...{ dimensions: P, hidden: H, gates, w1: of("w1"), b1: of("b1"), w2, b2 },
+      staticGates: new Float32Array(gates).fill(1, 0, under.gates),
     },
   };
-}
-
-function joined(...parts: Float32Array[]): Float32Array {
-  return joinArrays(Float32Array, parts);
 }

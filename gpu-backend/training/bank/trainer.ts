@@ -1,15 +1,16 @@
 /**
- * Trains a static adapter, or a hyper-network whose adapters are added to one, on cached hidden states. Every draw of a step depends on
- * seed and step number alone, so parameters, moments and the step number are the whole state: a resumed run equals an unbroken one.
+ * Trains a static adapter, or a hyper-network whose adapters are added to a static one, on cached hidden states. All random draws of a
+ * step depend on the seed and the step number alone, so a run that resumes from its saved state gives the same result.
  */
-import { type AdamWOptions, adamWStep, learningRateAt, type Moments } from "../../../shared/math/adamw.ts";
+import { type AdamWOptions, adamWStep, learningRateAt } from "../../../shared/math/adamw.ts";
 import { openSession, tensor } from "../../runtime/session.ts";
 import type { Bank } from "../../runtime/step.ts";
+import { unitVector } from "../clustering/k-means.ts";
 import { scoredTokens, targetsOf, type Window } from "../corpus/windows.ts";
 import type { PlacedSet, WindowSet } from "../hidden-states.ts";
 import { Random, streams } from "../random.ts";
-import { networkPass } from "./network-pass.ts";
-import { type BankShape, initialParameters, type ParameterName, type Parameters } from "./parameters.ts";
+import { type Activation, layersOf, type NetworkPass, networkPass } from "./network-pass.ts";
+import { type BankShape, initialParameters, type Parameters, zerosLike } from "./parameters.ts";
 import { buildTrainingGraph, type HeadWeights } from "./training-graph.ts";
 
 export interface TrainerOptions {
@@ -20,56 +21,56 @@ export interface TrainerOptions {
   threads: number;
 }
 
-/** What a trainer learns from. */
 export interface TrainingText {
   head: HeadWeights;
   set: WindowSet;
 }
 
-/** Where the windows of a hyper-network lie, and what it is trained above. */
+/** What a hyper-network also needs. */
 export interface TrainingClusters {
+  /** Prompt embeddings of the windows, [windows, P]. */
   embeddings: PlacedSet["embeddings"];
   centroids: Float32Array; // [K, P]
-  memberOf: Int32Array; // [windows]
+  /** Cluster of each window. */
+  memberOf: Int32Array;
+  /** The static adapter that generated adapters are added to. It is not trained any more. */
   above: Bank;
 }
 
-/** Everything that a resumed run needs. */
+/** All that is needed to resume. */
 export interface TrainerState {
   step: number;
   parameters: Parameters;
-  moments: Map<ParameterName, Moments>;
+  /** First and second moments of AdamW. */
+  first: Parameters;
+  second: Parameters;
 }
 
 export interface Trainer {
   readonly state: TrainerState;
-  /** One optimiser step; returns the mean loss of its tokens, in nats, before the update. */
+  /** Takes one step. Returns the mean loss before it, in nats per token. */
   step(): Promise<number>;
   release(): Promise<void>;
 }
 
 const clustersPerStep = 5;
 const windowsPerCluster = 4;
-/** Drawn anew in each step. Neighbouring tokens are alike, so few tokens of many windows teach more than all tokens of few. */
+/** Tokens drawn from each window. Neighbouring tokens are alike, so a few of many windows teach more than all of a few windows. */
 const tokensPerWindow = 24;
 const warmUpSteps = 20;
 export const adamWDefaults: Omit<AdamWOptions, "weightDecay"> = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8 };
-/** Logits of one run, in numbers: keeps a run's memory near 32 MB whatever the vocabulary. */
+/** Maximum number of logits in one run of the graph, which bounds its memory to about 32 MB. */
 const maxLogits = 8_000_000;
 
-/** A window drawn for a step. */
 interface DrawnWindow {
   window: Window;
-  /** Which of its scored tokens are learnt from, rising. */
+  /** Which of the window's scored tokens are used, ascending. */
   tokens: Int32Array;
-  /** The input [P] of the hyper-network; empty for a static adapter. */
+  /** Input of the hyper-network, [P]; empty for a static adapter. */
   input: Float32Array;
 }
 
-/**
- * `clusters`: null trains a static adapter, else the hyper-network. `resumed`: the state of an interrupted run; null starts a new
- * one.
- */
+/** `clusters`: null to train a static adapter. `resumed`: the state of an interrupted run, or null. */
 export async function openTrainer(
   { head, set }: TrainingText,
   shape: BankShape,
@@ -82,78 +83,95 @@ export async function openTrainer(
   const graph = buildTrainingGraph(head, shape.a0, clusters?.above ?? null);
   const session = await openSession(graph, { threads });
   const state = resumed ?? initialState(shape, D, seed);
-  const { parameters, moments } = state;
+  const { parameters, first, second } = state;
   const [a, b] = (["a", "b"] as const).map((name) => tensor(parameters.get(name)!, [Q, D]));
-  const perRun = Math.max(1, Math.floor(maxLogits / V / tokensPerWindow));
+  const rowsPerRun = Math.max(1, Math.floor(maxLogits / V));
 
-  /** Adds the gradients of one run, of the windows from `from` on, to `sums`; returns the sum of the losses. `gates` [windows, Q] */
-  async function addGradients(
+  /**
+   * Runs the graph on the drawn tokens, N rows. Adds the gradients of the bank to `gradients` and those of the gates to `dGates`, both
+   * [windows, Q] as `gates`; returns the mean loss.
+   */
+  async function runHead(
     drawn: readonly DrawnWindow[],
-    from: number,
     gates: Float32Array,
-    weight: number,
-    sums: Record<"a" | "b" | "gates", Float32Array>,
-  ): Promise<number> {
-    const windows = drawn.slice(from, from + perRun);
-    const N = windows.reduce((sum, { tokens }) => sum + tokens.length, 0);
+    dGates: Float32Array,
+    gradients: Parameters,
+  ) {
+    const windowOf = drawn.flatMap(({ tokens }, s) => Array.from(tokens, () => s));
+    const N = windowOf.length;
     const [hidden, targets, ofRows] = [new Float32Array(N * D), new Int32Array(N), new Float32Array(N * Q)];
-    const windowOf: number[] = [];
-    for (const [s, { window, tokens }] of windows.entries()) {
+    let row = 0;
+    for (const [s, { window, tokens }] of drawn.entries()) {
       const states = set.statesOf(window);
       const ids = targetsOf(window);
       for (const token of tokens) {
-        const row = windowOf.push(from + s) - 1;
         hidden.set(states.subarray(token * D, (token + 1) * D), row * D);
-        targets[row] = ids[token];
-        ofRows.set(gates.subarray((from + s) * Q, (from + s + 1) * Q), row * Q);
+        ofRows.set(gates.subarray(s * Q, (s + 1) * Q), row * Q);
+        targets[row++] = ids[token];
       }
     }
-    const results = await session.run({
-      ...{ a, b, hidden: tensor(hidden, [N, D]), targets: tensor(targets, [N, 1]), gates: tensor(ofRows, [N, Q]) },
-      weight: tensor(Float32Array.of(weight), []),
-    });
-    const of = (name: string) => results[name].data as Float32Array;
-    for (const name of ["a", "b"] as const) {
-      const gradient = of(`d_${name}`);
-      for (let i = 0; i < gradient.length; i++) sums[name][i] += gradient[i];
+    let loss = 0;
+    for (let from = 0; from < N; from += rowsPerRun) {
+      const to = Math.min(N, from + rowsPerRun);
+      const part = (values: Float32Array | Int32Array, width: number) =>
+        tensor(values.subarray(from * width, to * width), [to - from, width]);
+      const results = await session.run({
+        ...{ a, b, hidden: part(hidden, D), targets: part(targets, 1), gates: part(ofRows, Q) },
+        weight: tensor(Float32Array.of(1 / N), []),
+      });
+      const of = (name: string) => results[name].data as Float32Array;
+      for (const name of ["a", "b"] as const) {
+        const sum = gradients.get(name)!;
+        for (const [i, x] of of(`d_${name}`).entries()) sum[i] += x;
+      }
+      for (const [i, x] of of("d_gates").entries()) dGates[windowOf[from + Math.floor(i / Q)] * Q + (i % Q)] += x;
+      loss += of("nll").reduce((sum, nll) => sum + nll / N, 0);
     }
-    for (const [i, x] of of("d_gates").entries()) sums.gates[windowOf[Math.floor(i / Q)] * Q + (i % Q)] += x;
-    return of("nll").reduce((sum, nll) => sum + nll, 0);
+    return loss;
   }
 
   async function step(): Promise<number> {
     const next = state.step + 1;
     const random = new Random(seed, streams.firstStep + next);
     const drawn = clusters ? drawOfClusters(set.windows, clusters, random) : drawOf(set.windows, random);
-    const tokens = drawn.reduce((sum, window) => sum + window.tokens.length, 0);
-    const inputs = drawn.map(({ input }) => input);
-    const network = clusters && networkPass(shape, parameters, inputs);
-    const gates = network?.gates ?? new Float32Array(drawn.length * Q).fill(1);
-    const zeros = (length: number) => new Float32Array(length);
-    const sums = { a: zeros(Q * D), b: zeros(Q * D), gates: zeros(gates.length) };
-    let loss = 0;
-    for (let from = 0; from < drawn.length; from += perRun) {
-      loss += await addGradients(drawn, from, gates, 1 / tokens, sums);
+    const passes = clusters ? drawn.map(({ input }) => hyperNetworkPass(parameters, input)) : [];
+    const gates = new Float32Array(drawn.length * Q).fill(1);
+    for (const [s, { output }] of passes.entries()) gates.set(output, s * Q);
+    const dGates = new Float32Array(gates.length);
+    const gradients = zerosLike(parameters);
+    const loss = await runHead(drawn, gates, dGates, gradients);
+    for (const [s, { backward }] of passes.entries()) {
+      backward(dGates.subarray(s * Q, (s + 1) * Q), layersOf(gradients, 2));
     }
-    const gradients = new Map<ParameterName, Float32Array>([
-      ...(network?.backward(sums.gates) ?? []),
-      ...[["a", sums.a] as const, ["b", sums.b] as const],
-    ]);
     const rate = learningRateAt(next, steps, learningRate, warmUpSteps);
     for (const [name, parameter] of parameters) {
-      adamWStep(parameter, gradients.get(name)!, moments.get(name)!, next, rate, { ...adamWDefaults, weightDecay });
+      const moments = { first: first.get(name)!, second: second.get(name)! };
+      adamWStep(parameter, gradients.get(name)!, moments, next, rate, { ...adamWDefaults, weightDecay });
     }
     state.step = next;
-    return loss / tokens;
+    return loss;
   }
   return { state, step, release: () => session.release() };
 }
+
+/** The hyper-network on one input [P]: gates = w2·gelu(w1·(√P·input) + b1) + b2. */
+export function hyperNetworkPass(parameters: Parameters, input: Float32Array): NetworkPass {
+  const scaled = input.map((value) => Math.sqrt(input.length) * value);
+  return networkPass(layersOf(parameters, 2), scaled, gelu);
+}
+
+/** gelu_new: ½x(1 + tanh(c(x + kx³))). */
+const gelu: Activation = (x) => {
+  const [c, k] = [Math.sqrt(2 / Math.PI), 0.044715];
+  const t = Math.tanh(c * (x + k * x ** 3));
+  return [0.5 * x * (1 + t), 0.5 * (1 + t + x * (1 - t * t) * c * (1 + 3 * k * x * x))];
+};
 
 function drawTokens(window: Window, random: Random): Int32Array {
   return random.subset(scoredTokens(window), tokensPerWindow);
 }
 
-/** Any windows, for a static adapter. */
+/** Draws windows for a static adapter. */
 function drawOf(windows: readonly Window[], random: Random): DrawnWindow[] {
   return Array.from({ length: clustersPerStep * windowsPerCluster }, () => {
     const window = windows[random.integer(windows.length)];
@@ -161,7 +179,7 @@ function drawOf(windows: readonly Window[], random: Random): DrawnWindow[] {
   });
 }
 
-/** As many windows of each of some clusters, between their centroid and themselves. */
+/** Draws some clusters and windows of each. Inputs lie between the centroid and the window's own embedding, so that gates vary smoothly. */
 function drawOfClusters(
   windows: readonly Window[],
   { embeddings, centroids, memberOf }: TrainingClusters,
@@ -175,7 +193,10 @@ function drawOfClusters(
     .flatMap(([k, ofCluster]) => {
       const indexes = Array.from({ length: windowsPerCluster }, () => ofCluster[random.integer(ofCluster.length)]);
       const centroid = centroids.subarray(k * P, (k + 1) * P);
-      const inputs = indexes.map((i) => between(centroid, embeddings.subarray(i * P, (i + 1) * P), random.uniform()));
+      const inputs = indexes.map((index) => {
+        const share = random.uniform();
+        return unitVector(centroid.map((x, p) => x + share * embeddings[index * P + p]));
+      });
       return indexes.map((index, i) => {
         const window = windows[index];
         return { window, tokens: drawTokens(window, random), input: inputs[i] };
@@ -185,16 +206,5 @@ function drawOfClusters(
 
 function initialState(shape: BankShape, hiddenSize: number, seed: number): TrainerState {
   const parameters = initialParameters(shape, hiddenSize, seed);
-  const moments = new Map<ParameterName, Moments>();
-  for (const [name, { length }] of parameters) {
-    moments.set(name, { first: new Float32Array(length), second: new Float32Array(length) });
-  }
-  return { step: 0, parameters, moments };
-}
-
-/** normalise(centroid + share · member) */
-function between(centroid: Float32Array, member: Float32Array, share: number): Float32Array {
-  const sum = centroid.map((x, p) => x + share * member[p]);
-  const length = Math.hypot(...sum);
-  return length > 0 ? sum.map((x) => x / length) : sum;
+  return { step: 0, parameters, first: zerosLike(parameters), second: zerosLike(parameters) };
 }

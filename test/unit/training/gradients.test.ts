@@ -1,14 +1,16 @@
 import { expect, test } from "vitest";
 import { openSession, tensor } from "../../../gpu-backend/runtime/session.ts";
 import type { Bank } from "../../../gpu-backend/runtime/step.ts";
-import { networkPass } from "../../../gpu-backend/training/bank/network-pass.ts";
+import { layersOf } from "../../../gpu-backend/training/bank/network-pass.ts";
 import {
   type BankShape,
   bankShape,
   initialParameters,
   type ParameterName,
   type Parameters,
+  zerosLike,
 } from "../../../gpu-backend/training/bank/parameters.ts";
+import { hyperNetworkPass } from "../../../gpu-backend/training/bank/trainer.ts";
 import { buildTrainingGraph } from "../../../gpu-backend/training/bank/training-graph.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
 
@@ -95,10 +97,10 @@ const cases = [
 async function computed(shape: BankShape, parameters: Parameters) {
   const { gates: Q } = shape;
   const inputs = range(S).map((s) => embeddings.subarray(s * P, (s + 1) * P));
-  const network = shape.hidden > 0 ? networkPass(shape, parameters, inputs) : null;
+  const passes = shape.hidden > 0 ? inputs.map((input) => hyperNetworkPass(parameters, input)) : [];
   const ofRows = new Float32Array(N * Q).fill(1);
-  if (network) for (const [n, s] of windowOf.entries()) ofRows.set(network.gates.subarray(s * Q, (s + 1) * Q), n * Q);
-  const graph = buildTrainingGraph(head, shape.a0, network && above);
+  for (const [n, s] of windowOf.entries()) if (passes[s]) ofRows.set(passes[s].output, n * Q);
+  const graph = buildTrainingGraph(head, shape.a0, shape.hidden > 0 ? above : null);
   const training = await openSession(graph, { threads: 1 });
   const results = await training.run({
     ...{ a: tensor(parameters.get("a")!, [Q, D]), b: tensor(parameters.get("b")!, [Q, D]) },
@@ -109,11 +111,10 @@ async function computed(shape: BankShape, parameters: Parameters) {
   const of = (name: string) => results[name].data as Float32Array;
   const dGates = new Float32Array(S * Q);
   for (const [i, x] of of("d_gates").entries()) dGates[windowOf[Math.floor(i / Q)] * Q + (i % Q)] += x;
-  const gradients = new Map([
-    ...(network?.backward(dGates) ?? []),
-    ["a", of("d_a")] as const,
-    ["b", of("d_b")] as const,
-  ]);
+  const gradients = zerosLike(parameters).set("a", of("d_a")).set("b", of("d_b"));
+  for (const [s, { backward }] of passes.entries()) {
+    backward(dGates.subarray(s * Q, (s + 1) * Q), layersOf(gradients, 2));
+  }
   return { nll: of("nll"), gradients };
 }
 
