@@ -3,11 +3,12 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
+import type { ChatMessage } from "../../shared/contracts/chat.ts";
+import { limits } from "../../shared/contracts/limits.ts";
 import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
 import { TemplateRefusal } from "../../shared/tokenizer/template-limits.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { nullIfMissing } from "../files.ts";
-import { largestConversations, trialConversations } from "./trial-conversations.ts";
 
 export const chatTemplateFile = "chat_template.jinja";
 const configFile = "tokenizer_config.json";
@@ -19,10 +20,27 @@ const configSchema = z.object({
     .transform((value) => (Array.isArray(value) ? value.find(({ name }) => name === "default")?.template : value)),
 });
 
+const user = (content: string): ChatMessage => ({ role: "user", content });
+const turns = (count: number, content: string): ChatMessage[] =>
+  Array.from({ length: count }, (_, i) => (i % 2 === 0 ? user(content) : { role: "assistant", content }));
+const { chatMessages, bodyBytes } = limits;
+const most = chatMessages - 1;
+
+/** Conversations that a template is tried on. It must render the first and may refuse others. The last ones are as large as requests may be. */
+const conversations: [name: string, messages: ChatMessage[]][] = [
+  ["a user's message", [user("Hello")]],
+  ["a system message and a user's", [{ role: "system", content: "Be brief." }, user("Why is the sky blue?")]],
+  ["three turns", turns(3, "Hello")],
+  ["empty messages", turns(3, "")],
+  ["a template's own syntax", [user("{{ 7 * 7 }} {% if x %} {# y #} </think> [INST] <<SYS>>")]],
+  [`${most} messages`, turns(most, "x")],
+  [`a message of ${bodyBytes} characters`, [user("four ".repeat(bodyBytes / 5))]],
+  [`${most} messages of ${bodyBytes} characters together`, turns(most, "four ".repeat(bodyBytes / chatMessages / 5))],
+];
+
 /**
- * Reads the template, unless the weights' own file has it (`ofWeights`), and renders the conversations of trial-conversations.ts
- * with it; each rendering is bounded. Returns undefined if there is none. Throws an Error of one line that names the folder if it
- * cannot be used.
+ * Reads the template, which is `ofWeights` if the file of the weights has one, and tries it on some conversations. Returns undefined if
+ * there is none. Throws an Error of one line that names the folder if the template cannot be used.
  */
 export async function readChatTemplate(
   folder: string,
@@ -52,7 +70,7 @@ async function configuredIn(file: string): Promise<string | undefined> {
 
 /** Throws an Error that names the first conversation on which the template fails. */
 function tryTemplate(template: ChatTemplate): void {
-  for (const [i, { name, messages }] of [...trialConversations, ...largestConversations].entries()) {
+  for (const [i, [name, messages]] of conversations.entries()) {
     try {
       const ids = template.encode(messages, 0);
       if (i === 0 && ids.length === 0) throw new Error("it makes no text");

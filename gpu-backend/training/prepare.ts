@@ -1,9 +1,9 @@
-/** Prepares corpora for training: token ids, windows by split, the prompt space, hidden states, and clusters. */
+/** Prepares corpora for training: token ids, windows by split, hidden states, and clusters. */
 import type { TextSettings } from "./bank/settings.ts";
 import type { HeadWeights } from "./bank/training-graph.ts";
 import type { TrainingBase } from "./base.ts";
 import { embedWindows, type Placement, placeText } from "./clustering/placement.ts";
-import { fitPromptSpace, foldRows, type PromptSpace } from "./clustering/prompt-space.ts";
+import { fitPromptRows } from "./clustering/prompt-space.ts";
 import { type Split, splitDocuments, splits } from "./corpus/documents.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "./corpus/read-corpus.ts";
 import { documentKey, prefixOf, sampleWindows, type Window, windowsOf, windowTokens } from "./corpus/windows.ts";
@@ -14,14 +14,14 @@ import { keyOf, type Run } from "./run.ts";
 
 export interface PrepareOptions extends TextSettings {
   corpora: readonly CorpusSource[];
-  /** Seed of the draw of windows, where there are more than wanted. */
+  /** Decides which windows are drawn if there are more than wanted. */
   windowSeed: number;
   dimensions: number; // P
 }
 
 export interface PreparedCorpus extends Omit<Corpus, "documents"> {
   documents: number;
-  /** In the windows that are used. */
+  /** Number of tokens in the windows that are used. */
   tokens: number;
 }
 
@@ -29,9 +29,10 @@ export interface Prepared {
   base: TrainingBase;
   head: HeadWeights;
   corpora: PreparedCorpus[];
-  space: PromptSpace;
+  /** Where the edge's table starts from, [V, P] (`fitPromptRows`). */
+  rows: Float32Array;
   sets: Record<Split, WindowSet>;
-  /** Names model, text, split and window counts: equal keys mean equal preparations. */
+  /** Identifies the model and the windows of each split: equal keys mean equal preparations. */
   key: string;
 }
 
@@ -46,45 +47,35 @@ export async function prepare(base: TrainingBase, options: PrepareOptions, run: 
   const key = keyOf(base.weightsHash, tokenIds);
   const statesOf = await hiddenStatesOf(everyWindow, base.weightsHash, () => base.openTrunk(run.threads), run);
   const prefixes = chosen.train.map((window) => ({ tokenIds: prefixOf(window), document: documentKey(window) }));
-  const space = fitPromptSpace(base.tokenEmbedding, D, prefixes, Math.min(options.dimensions, D));
+  const rows = fitPromptRows(base.tokenEmbedding, D, prefixes, Math.min(options.dimensions, D));
 
   const sets = bySplit((split): WindowSet => ({ windows: chosen[split], statesOf }));
-  return { base, head, corpora, space, sets, key };
+  return { base, head, corpora, rows, sets, key };
 }
 
 function bySplit<T>(of: (split: Split) => T): Record<Split, T> {
   return { train: of("train"), validation: of("validation"), test: of("test") };
 }
 
-/** Clusters of the training windows, the table that places text among them, and every split's windows placed by it. */
+/** The clusters of the training windows and the table, with the prompt embeddings of every split's windows. */
 export interface Placed extends Placement {
   sets: Record<Split, PlacedSet>;
 }
 
-/** Clusters the training text. Deterministic by seed. */
-export function place(
-  { head, sets, space }: Pick<Prepared, "head" | "sets" | "space">,
-  clusters: number,
-  seed: number,
-): Placed {
+/** Clusters the training text. The same seed gives the same result. */
+export function place({ head, sets, rows }: Prepared, clusters: number, seed: number): Placed {
   const { windows } = sets.train;
-  const placement = placeText(foldRows(space, head.tokenEmbedding), windows, {
-    dimensions: space.dimensions,
-    clusters: Math.min(clusters, windows.length),
-    seed,
-  });
-  const placed = (split: Split): PlacedSet => ({
-    ...sets[split],
-    embeddings: embedWindows(sets[split].windows, placement.table),
-  });
-  return { ...placement, sets: bySplit(placed) };
+  const dimensions = rows.length / head.vocabularySize;
+  const placement = placeText(rows, windows, { dimensions, clusters: Math.min(clusters, windows.length), seed });
+  const embedded = (split: Split) => embedWindows(sets[split].windows, placement.table);
+  return { ...placement, sets: bySplit((split) => ({ ...sets[split], embeddings: embedded(split) })) };
 }
 
-/** Windows that are read of each corpus, as a multiple of its equal share: other corpora may have fewer. */
+/** Windows that are read from each corpus, as a multiple of its equal share, because other corpora may have fewer. */
 const spareWindows = 4;
-/** Of a document only so many characters are read where its corpus has enough others. */
+/** Characters that are read of each document, unless its corpus has too few documents. */
 const documentCharacters = 20_000;
-/** So many characters surely hold a token. */
+/** This many characters have at least one token. */
 const tokenCharacters = 8;
 
 async function readWindows({ tokenizer }: TrainingBase, options: PrepareOptions, progress: Progress) {

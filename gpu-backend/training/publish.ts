@@ -20,19 +20,17 @@ import { writeWhole } from "../files.ts";
 import type { BaseText } from "../models/base.ts";
 import type { ModelShape } from "../runtime/step.ts";
 import type { ServedParameters } from "./bank/parameters.ts";
-import type { PromptSpace } from "./clustering/prompt-space.ts";
 
-/** Content of hyper-network.safetensors. */
+/** The content of hyper-network.safetensors. */
 export interface TrainedBank extends ServedParameters {
   centroids: CentroidVectors;
   scales: Float32Array; // [K]
-  space: PromptSpace;
 }
 
 /** Tensors, named as in FORMAT.md. */
-function hyperNetworkTensors({ bank, network, centroids, scales, space }: TrainedBank): TensorFile {
-  const D = space.mean.length;
+function hyperNetworkTensors({ bank, network, centroids, scales }: TrainedBank): TensorFile {
   const { gates: Q, hidden: H, dimensions: P } = network;
+  const D = bank.a.length / Q;
   return new Map([
     ["w1", tensorFrom(network.w1, [H, P])],
     ["b1", tensorFrom(network.b1, [H])],
@@ -44,8 +42,6 @@ function hyperNetworkTensors({ bank, network, centroids, scales, space }: Traine
     ["static_gates", tensorFrom(network.staticGates, [Q])],
     ["centroids", tensorFrom(centroids.vectors, [centroids.count, P])],
     ["scales", tensorFrom(scales, [centroids.count])],
-    ["mean", tensorFrom(space.mean, [D])],
-    ["transform", tensorFrom(space.transform, [D, P])],
   ]);
 }
 
@@ -57,17 +53,17 @@ function edgeTableTensors(table: EdgeTable, centroids: CentroidVectors): TensorF
   ]);
 }
 
-/** Served unless the model has less: a longer context takes keys and values that a small machine has no room for. */
+/** Context that is served, if the model has as much. Keys and values of a longer one would not fit in a small machine's memory. */
 const maxContextTokens = 2048;
 
-/** What a manifest says of a base that had none before: how it is named, what it is and how it writes. */
+/** The `model` of a manifest for a base that has no artifacts yet, without the hash of the weights. */
 export function servedModel(
   name: string,
   config: ModelShape,
   { stopIds, sampling }: Pick<BaseText, "stopIds" | "sampling">,
 ) {
   const { vocabularySize, hiddenSize, contextTokens } = config;
-  // The last part of a hub's id or file's name, as requests may write it.
+  // The last part of the name, in the characters that a request's `model` may have.
   const written = name
     .split("/")
     .at(-1)!
@@ -80,10 +76,7 @@ export function servedModel(
 
 export type CentroidDescription = Omit<CentroidRecord, "id" | "hash">;
 
-/**
- * Writes the files and then manifest.json, each atomically. Throws an Error when the manifest would be invalid.
- * Returns the manifest.
- */
+/** Writes the files and then manifest.json, each atomically. Throws an Error if the manifest would be invalid. */
 export async function publish(
   directory: string,
   bank: TrainedBank,

@@ -123,7 +123,7 @@ async function measure(
 }
 
 function publishTrained(
-  { base, corpora, sets, space }: Prepared,
+  { base, corpora, sets }: Prepared,
   { memberOf, table }: Placed,
   adapters: Adapters,
   { centroids, staticGain, losses }: Measured,
@@ -135,7 +135,7 @@ function publishTrained(
   const positions = mapPositions(vectors, dimensions);
   return publish(
     options.outDirectory,
-    { ...adapters, space, scales: Float32Array.from(centroids, ({ scale }) => scale) },
+    { ...adapters, scales: Float32Array.from(centroids, ({ scale }) => scale) },
     table,
     base.tokenizerFile,
     labels.map((label, k) => ({

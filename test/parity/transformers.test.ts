@@ -14,7 +14,6 @@ import {
 import { afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
-import { trialConversations } from "../../gpu-backend/training/trial-conversations.ts";
 import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { ChatMessage } from "../../shared/contracts/chat.ts";
 import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
@@ -27,6 +26,7 @@ import { oracleTexts } from "../support/oracle-texts.ts";
 import { smallBase } from "../support/small-base.ts";
 import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
+import { trialConversations } from "../support/trial-conversations.ts";
 
 const seed = 20_261_126;
 /** Both compute in float32, in another order; logits are of about 10. */

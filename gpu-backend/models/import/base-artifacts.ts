@@ -16,7 +16,7 @@ import { floatsOf, type ModelWeights, weightOf } from "../../runtime/model-weigh
 import { bankShape, initialParameters, servedParameters } from "../../training/bank/parameters.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import { quantised } from "../../training/clustering/placement.ts";
-import { fitPromptSpace, foldRows } from "../../training/clustering/prompt-space.ts";
+import { fitPromptRows } from "../../training/clustering/prompt-space.ts";
 import { prefixTokens } from "../../training/corpus/windows.ts";
 import { publish, servedModel } from "../../training/publish.ts";
 import { type BaseText, openBase, readBaseText } from "../base.ts";
@@ -35,7 +35,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
     tokenIds: Int32Array.of(id),
     document: String(id),
   }));
-  const space = fitPromptSpace(tokenEmbedding, D, pieces, P);
+  const rows = fitPromptRows(tokenEmbedding, D, pieces, P);
   // Nothing depends on the centroid while its scale is 0, nor on the bank, which starts as no delta at all.
   const centroids = { count: 1, dimensions: P, vectors: new Float32Array(P).fill(1, 0, 1) };
   const fixed = bankShape({ rank: 0, biases: 0 });
@@ -49,9 +49,8 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
       ),
       centroids,
       scales: Float32Array.of(0),
-      space,
     },
-    quantised(foldRows(space, tokenEmbedding), P),
+    quantised(rows, P),
     text.tokenizer,
     [{ label: [], size: 0, position: [0, 0], scale: 0, gain: null }],
     {

@@ -26,7 +26,7 @@ const sharpness = 10;
 
 /**
  * The same seed gives the same placement. Throws an Error when there are fewer windows than clusters.
- * @param rows [V, P], the values that the table starts from (`foldRows`)
+ * @param rows [V, P], the values that the table starts from (`fitPromptRows`)
  */
 export function placeText(
   rows: Float32Array,

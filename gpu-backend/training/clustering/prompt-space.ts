@@ -5,16 +5,10 @@
  */
 import { EigenvalueDecomposition, Matrix } from "ml-matrix";
 
-export interface PromptSpace {
-  dimensions: number; // P
-  mean: Float32Array; // [D]
-  transform: Float32Array; // [D, P]
-}
-
-/** The start of a text, and the document that it comes from. */
+/** The start of a text. */
 export interface Prefix {
   tokenIds: Int32Array;
-  /** Equal for prefixes of one document. */
+  /** Identifies the document that the text is from. */
   document: string;
 }
 
@@ -24,16 +18,17 @@ const shrinkage = 0.02;
 const varianceFloor = 1e-6;
 
 /**
- * Deterministic. Throws an Error when `dimensions` exceed the model's width.
+ * Returns the table [V, P]: the projection of each token's embedding, less the mean. Deterministic. Throws an Error when `dimensions`
+ * exceed the model's width.
  * @param tokenEmbedding [V, D]
  * @param prefixes of the training text; if no document has two, the directions are principal components instead
  */
-export function fitPromptSpace(
+export function fitPromptRows(
   tokenEmbedding: Float32Array,
   hiddenSize: number,
   prefixes: readonly Prefix[],
   dimensions: number,
-): PromptSpace {
+): Float32Array {
   const D = hiddenSize;
   const P = dimensions;
   if (P > D) throw new Error(`a prompt embedding of ${P} dimensions does not fit a model of width ${D}`);
@@ -42,8 +37,13 @@ export function fitPromptSpace(
   const total = covarianceOf(points.clone().subRowVector(mean), points.rows); // [D, D]
   const within = withinDocuments(prefixes, points);
   const directions = within ? discriminantOf(within, total, P) : halfWhitenedOf(total, P); // [P, D]
-  const transform = Float32Array.from(directions.transpose().to1DArray());
-  return { dimensions: P, mean: Float32Array.from(mean), transform };
+  const [projections, offset] = [Float64Array.from(directions.to1DArray()), directions.mmul(Matrix.columnVector(mean))];
+  return Float32Array.from({ length: (tokenEmbedding.length / D) * P }, (_, i) => {
+    const [row, p] = [Math.floor(i / P) * D, i % P];
+    let sum = -offset.get(p, 0);
+    for (let d = 0; d < D; d++) sum += tokenEmbedding[row + d] * projections[p * D + d];
+    return sum;
+  });
 }
 
 /** Fisher's directions [P, D], best first. The length of each goes with the share of its variance that is between documents. */
@@ -73,24 +73,6 @@ function halfWhitenedOf(total: Matrix, P: number): Matrix {
 
 function firstRows(matrix: Matrix, count: number): Matrix {
   return matrix.subMatrix(0, count - 1, 0, matrix.columns - 1);
-}
-
-/** The table [V, P] of a prompt space: row v = transformᵀ·(embedding of v − mean). */
-export function foldRows(space: PromptSpace, tokenEmbedding: Float32Array): Float32Array {
-  const P = space.dimensions;
-  const D = space.mean.length;
-  const V = tokenEmbedding.length / D;
-  const rows = new Float32Array(V * P);
-  const row = new Float64Array(P);
-  for (let v = 0; v < V; v++) {
-    row.fill(0);
-    for (let d = 0; d < D; d++) {
-      const centred = tokenEmbedding[v * D + d] - space.mean[d];
-      for (let p = 0; p < P; p++) row[p] += centred * space.transform[d * P + p];
-    }
-    rows.set(row, v * P);
-  }
-  return rows;
 }
 
 function meanEmbedding(tokenEmbedding: Float32Array, D: number, ids: Int32Array): Float64Array {

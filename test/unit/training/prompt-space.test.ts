@@ -1,7 +1,7 @@
-import { Matrix } from "ml-matrix";
+import { Matrix, solve } from "ml-matrix";
 import { expect, test } from "vitest";
 import { placeText, quantised } from "../../../gpu-backend/training/clustering/placement.ts";
-import { fitPromptSpace, foldRows, symmetricEigen } from "../../../gpu-backend/training/clustering/prompt-space.ts";
+import { fitPromptRows, symmetricEigen } from "../../../gpu-backend/training/clustering/prompt-space.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
 import { promptEmbedding, rankCentroids } from "../../../shared/math/assignment.ts";
 
@@ -13,8 +13,8 @@ const tokenEmbedding = Float32Array.from({ length: V * D }, (_, i) => random.nor
 const prefixes = Array.from({ length: 200 }, () => Int32Array.from({ length: 8 }, () => random.integer(V)));
 const ofOwnDocuments = prefixes.map((tokenIds, i) => ({ tokenIds, document: String(i) }));
 
-const meanRow = (ids: Int32Array) =>
-  Array.from({ length: D }, (_, d) => ids.reduce((sum, id) => sum + tokenEmbedding[id * D + d], 0) / ids.length);
+const meanOf = (rows: Float32Array, width: number, ids: Int32Array) =>
+  Array.from({ length: width }, (_, i) => ids.reduce((sum, id) => sum + rows[id * width + i], 0) / ids.length);
 
 test("eigenvectors are orthonormal rows, sorted, with a sign of their own, and give the matrix back", () => {
   const n = 9;
@@ -33,17 +33,13 @@ test("eigenvectors are orthonormal rows, sorted, with a sign of their own, and g
 });
 
 test("without documents, projected prefixes have mean 0 and variances √λ: half-whitened", () => {
-  const space = fitPromptSpace(tokenEmbedding, D, ofOwnDocuments, P);
-  const projected = prefixes.map((ids) => {
-    const row = meanRow(ids);
-    return Array.from({ length: P }, (_, p) =>
-      row.reduce((sum, x, d) => sum + (x - space.mean[d]) * space.transform[d * P + p], 0),
-    );
-  });
-  // λ computed directly: the variance of the prefixes along the unwhitened direction.
+  const rows = fitPromptRows(tokenEmbedding, D, ofOwnDocuments, P);
+  const projected = prefixes.map((ids) => meanOf(rows, P, ids));
+  const points = new Matrix(prefixes.map((ids) => meanOf(tokenEmbedding, D, ids)));
+  const centred = points.subRowVector(points.mean("column"));
+  const { values } = symmetricEigen(centred.transpose().mmul(centred).div(prefixes.length));
   for (let p = 0; p < P; p++) {
-    const length = Math.hypot(...Array.from({ length: D }, (_, d) => space.transform[d * P + p])); // λ^-¼
-    const lambda = length ** -4;
+    const lambda = values[p];
     const variance = projected.reduce((sum, x) => sum + x[p] ** 2, 0) / projected.length;
     const mean = projected.reduce((sum, x) => sum + x[p], 0) / projected.length;
     expect(Math.abs(mean)).toBeLessThan(1e-6);
@@ -55,15 +51,12 @@ test("without documents, projected prefixes have mean 0 and variances √λ: hal
   }
 });
 
-test("the folded int8 table embeds a prompt as the direct computation does", () => {
-  const space = fitPromptSpace(tokenEmbedding, D, ofOwnDocuments, P);
-  const table = quantised(foldRows(space, tokenEmbedding), P);
+test("the int8 table embeds a prompt as the unrounded one does", () => {
+  const rows = fitPromptRows(tokenEmbedding, D, ofOwnDocuments, P);
+  const table = quantised(rows, P);
   let lowest = 1;
   for (const ids of prefixes.slice(0, 50)) {
-    const row = meanRow(ids);
-    const direct = Array.from({ length: P }, (_, p) =>
-      row.reduce((sum, x, d) => sum + (x - space.mean[d]) * space.transform[d * P + p], 0),
-    );
+    const direct = meanOf(rows, P, ids);
     const embedding = promptEmbedding(ids, table);
     const cosine = direct.reduce((sum, x, p) => sum + x * embedding[p], 0) / Math.hypot(...direct);
     lowest = Math.min(lowest, cosine);
@@ -72,7 +65,7 @@ test("the folded int8 table embeds a prompt as the direct computation does", () 
 });
 
 test("more dimensions than the model is wide is refused", () => {
-  expect(() => fitPromptSpace(tokenEmbedding, D, ofOwnDocuments, D + 1)).toThrow(/13.*12/);
+  expect(() => fitPromptRows(tokenEmbedding, D, ofOwnDocuments, D + 1)).toThrow(/13.*12/);
 });
 
 test("with documents, what tells them apart counts and what varies within them does not", () => {
@@ -90,9 +83,11 @@ test("with documents, what tells them apart counts and what varies within them d
       document: String(document),
     };
   });
+  const embedding = Matrix.from1DArray(V, D, rows).addColumn(new Array(V).fill(1));
   const weights = (prefixTexts: typeof texts) => {
-    const { transform } = fitPromptSpace(rows, D, prefixTexts, 1);
-    return [Math.abs(transform[0]), Math.abs(transform[1])]; // of the two directions in the most telling one
+    const table = fitPromptRows(rows, D, prefixTexts, 1);
+    const direction = solve(embedding, Matrix.columnVector(table), true); // of which the table is the projection
+    return [Math.abs(direction.get(0, 0)), Math.abs(direction.get(1, 0))];
   };
   const [noise, kind] = weights(texts);
   expect(kind).toBeGreaterThan(20 * noise);

@@ -1,6 +1,5 @@
-/** Conversations that a chat template is tried on before a model with it is served. */
+/** Conversations on which renderings of chat templates are compared. */
 import type { ChatMessage } from "../../shared/contracts/chat.ts";
-import { limits } from "../../shared/contracts/limits.ts";
 
 interface TrialConversation {
   name: string;
@@ -11,7 +10,6 @@ const user = (content: string): ChatMessage => ({ role: "user", content });
 const assistant = (content: string): ChatMessage => ({ role: "assistant", content });
 const system = (content: string): ChatMessage => ({ role: "system", content });
 
-/** The first must render; a template may refuse others by `raise_exception`. */
 export const trialConversations: TrialConversation[] = [
   { name: "a user's message", messages: [user("Hello")] },
   { name: "a system message and a user's", messages: [system("Be brief."), user("Why is the sky blue?")] },
@@ -26,16 +24,6 @@ export const trialConversations: TrialConversation[] = [
   { name: "spaces and line breaks", messages: [user("  a\r\n\r\n\tb  \n"), assistant("\n\n"), user(" ")] },
   { name: "other scripts", messages: [user("Grüße, мир, 世界, 👩‍👩‍👧 e\u0301"), assistant("שלום"), user("مرحبا")] },
   { name: "a template's own syntax", messages: [user("{{ 7 * 7 }} {% if x %} {# y #} </think> [INST] <<SYS>>")] },
-];
-
-/** As many messages, and as much text, as a request may hold; for the limits, so not compared with other tokenizers. */
-export const largestConversations: TrialConversation[] = [
-  { name: `${limits.chatMessages - 1} messages`, messages: turns(limits.chatMessages - 1, "x") },
-  { name: `a message of ${limits.bodyBytes} characters`, messages: [user("four ".repeat(limits.bodyBytes / 5))] },
-  {
-    name: `${limits.chatMessages - 1} messages of ${limits.bodyBytes} characters together`,
-    messages: turns(limits.chatMessages - 1, "four ".repeat(limits.bodyBytes / limits.chatMessages / 5)),
-  },
 ];
 
 function turns(count: number, content: string): ChatMessage[] {
