@@ -1,4 +1,4 @@
-/** A base model as training needs it: its tokenizer, its trunk, and its tied head. */
+/** Reads what training needs of a base model: its tokenizer, its trunk and its tied head. */
 import { readFile } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { type Manifest, manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
@@ -17,9 +17,9 @@ import { servedModel } from "./publish.ts";
 
 export interface TrainingBase {
   name: string;
-  /** What its manifest says of it, but for the hash of the weights. */
+  /** The `model` of its manifest, without the hash of the weights. */
   served: Omit<Manifest["model"], "weights">;
-  /** How memories count beside it, if its manifest says so. The rule is the base's, whatever adapts it. */
+  /** The rule of memories in its manifest, if there is one. It was fitted to the base, so newly trained artifacts keep it. */
   memory?: Manifest["memory"];
   config: ModelShape;
   /** SHA-256 of the weights. */
@@ -29,11 +29,11 @@ export interface TrainingBase {
   tokenizer: Pick<Tokenizer, "encode" | "pieceOf">;
   /** Content of tokenizer.safetensors. */
   tokenizerFile: TensorFile;
-  /** In fp32 unless another format is named; int8 is smoothed as it is served. */
+  /** The default format is fp32. int8 is smoothed as it is served. */
   openTrunk(threads: number, format?: WeightFormat): Promise<TrunkRunner>;
 }
 
-/** A base that has artifacts keeps the names, the context, the sampling and the rule of memories that it is served with. */
+/** What newly trained artifacts keep of a base's artifacts: names, context, sampling and the rule of memories. */
 async function formerlyServed(
   directory: string,
 ): Promise<Pick<Manifest, "memory"> & { model: Partial<Manifest["model"]> }> {
@@ -63,7 +63,7 @@ export async function readBase(directory: string): Promise<TrainingBase> {
     tokenEmbedding,
     tokenizer: Tokenizer.fromTensors(text.tokenizer),
     tokenizerFile: text.tokenizer,
-    openTrunk: (threads, format = "fp32") => openTrunk(directory, weightsHash, { threads, format }),
+    openTrunk: (threads, format = "fp32") => openTrunk(directory, { threads, format }),
   };
 }
 
@@ -76,17 +76,10 @@ async function readHead(directory: string) {
   }
 }
 
-/** Opens the weights again: training that has its hidden states needs no trunk, and then no weights stay open or in memory. */
-async function openTrunk(
-  directory: string,
-  wanted: string,
-  options: { threads: number; format: WeightFormat },
-): Promise<TrunkRunner> {
-  const { config, weights, weightsFile, weightsHash, close } = await openBase(directory);
+/** Opens the weights only now, because a resumed training that has its hidden states needs no trunk. */
+async function openTrunk(directory: string, options: { threads: number; format: WeightFormat }): Promise<TrunkRunner> {
+  const { config, weights, close } = await openBase(directory);
   try {
-    if (weightsHash !== wanted) {
-      throw new Error(`${join(directory, weightsFile)} changed: its SHA-256 is ${weightsHash}, it was ${wanted}`);
-    }
     const smoothing = options.format === "int8" ? await readSmoothing(directory) : null;
     const stored = smoothing ? smoothed(config, weights, smoothing.magnitudes) : weights;
     return await createTrunkRunner({ config, weights: stored, ...options });

@@ -1,18 +1,18 @@
-/** Progress of long commands (a bar on a terminal, plain lines elsewhere), and their interruption. */
+/** Shows the progress of long commands, and lets them be interrupted. */
 import { SingleBar } from "cli-progress";
 import { exitCodes, Interrupted, onStopRequest } from "../command-line.ts";
 
 export interface Progress {
-  /** Begins a stage of `total` units; the one before is over. */
+  /** Begins a stage of `total` units, and ends the one before. */
   stage(name: string, total: number): void;
-  /** Units done so far in this stage, and a short remark such as the loss. */
+  /** Shows that `done` units of the stage are done, with a short remark such as the loss. */
   advance(done: number, remark?: string): void;
   /** Prints a permanent line. */
   note(line: string): void;
   end(): void;
 }
 
-/** Progress of a command on its stderr, until the process exits. Off a terminal it is a line every ten seconds. */
+/** Shows progress on stderr: a bar on a terminal, else a line every ten seconds. */
 export function commandProgress(): Progress {
   const stream = process.stderr;
   let current = { name: "", total: 0 };
@@ -21,7 +21,7 @@ export function commandProgress(): Progress {
     bar?.stop();
     bar = null;
   };
-  // A bar hides the cursor of a terminal.
+  // A bar hides the terminal's cursor until it ends.
   if (stream.isTTY) process.once("exit", end);
   return {
     stage(name, total) {
@@ -46,8 +46,8 @@ export function commandProgress(): Progress {
 }
 
 /**
- * Aborted with an `Interrupted` when this process is asked to end: the command finishes and saves its current unit. A second
- * request ends the process at once. `now` is in milliseconds.
+ * A signal that aborts with `Interrupted` when this process is asked to end, so that a command can save its work. A second request ends
+ * the process at once. `now` is a clock in milliseconds.
  */
 export function interruptionSignal(now: () => number): AbortSignal {
   const interruption = new AbortController();

@@ -1,7 +1,7 @@
-/** Seeded draws for training, over the counter-based generator that serving uses. */
+/** Seeded random draws for training, by the counter-based generator that serving uses. */
 import { deriveSeed, uniformAt } from "../../shared/math/sampling.ts";
 
-/** Stream number of each use of random draws: a change of one use leaves the draws of the others as they are. */
+/** Number of the stream that each purpose draws from, so that a change of one does not change the draws of the others. */
 export const streams = {
   windows: 2,
   kMeans: 3,
@@ -12,7 +12,7 @@ export const streams = {
   firstStep: 1000,
 } as const;
 
-/** One stream of draws; equal seed and stream give equal draws, so a resumed run needs no saved state. */
+/** A stream of draws. The same seed and stream give the same draws, so a resumed run needs no saved state. */
 export class Random {
   readonly #seed: number;
   #position = 0;
@@ -37,15 +37,9 @@ export class Random {
     return radius * Math.cos(2 * Math.PI * this.uniform());
   }
 
-  /** `count` distinct whole numbers below a bound, ascending; all of them if there are fewer. */
+  /** `count` different whole numbers in [0, below), ascending; all of them if there are fewer. */
   subset(below: number, count: number): Int32Array {
-    const numbers = Int32Array.from({ length: below }, (_, i) => i);
-    if (count >= below) return numbers;
-    for (let i = 0; i < count; i++) {
-      const j = i + this.integer(below - i);
-      [numbers[i], numbers[j]] = [numbers[j], numbers[i]];
-    }
-    return numbers.slice(0, count).sort();
+    return Int32Array.from(this.shuffled([...Array(below).keys()]).slice(0, count)).sort();
   }
 
   /** A new array with the items in random order (Fisher–Yates). */

@@ -1,4 +1,4 @@
-/** What trainings and measurements have in common: where they run, and parts of which an interrupted one keeps those that it finished. */
+/** Runs of trainings and measurements. Finished parts are kept in a folder, so that an interrupted run resumes. */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -8,19 +8,20 @@ import type { Progress } from "./progress.ts";
 
 export interface Run {
   threads: number;
-  /** Where finished parts are kept. */
+  /** Folder with the finished parts. */
   folder: string;
   progress: Progress;
   signal?: AbortSignal;
 }
 
-/** One of the parts: a name for the progress, and all that its result depends on, as JSON writes it. */
 export interface Part {
+  /** Shown with the progress. */
   name: string;
+  /** Everything that the result depends on, as JSON. */
   key: unknown;
 }
 
-/** Computes the parts one after the other; what was finished before is read. Throws the signal's reason when aborted. */
+/** Computes the parts in order, or reads those that an earlier run finished. Throws the signal's reason when aborted. */
 export async function resultsOf<P extends Part, T>(
   stage: string,
   parts: readonly P[],
@@ -41,7 +42,7 @@ export async function resultsOf<P extends Part, T>(
   return results;
 }
 
-/** A short name for a set of choices, for file names. */
+/** A short hash of values that identify a result, for file names. */
 export function keyOf(...choices: unknown[]): string {
   return createHash("sha256").update(JSON.stringify(choices)).digest("hex").slice(0, 16);
 }

@@ -1,6 +1,6 @@
 /**
- * Trains artifacts from corpora. The cache in `<out>/cache` has hidden states and the optimiser's state: the same options resume
- * from it and make the same bytes.
+ * Trains artifacts from corpora. Hidden states and checkpoints are kept in `<out>/cache`, from which an interrupted run with the same
+ * options resumes, to the same bytes.
  */
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -34,16 +34,16 @@ export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettin
   modelDirectory: string;
   outDirectory: string;
   corpora: readonly CorpusSource[];
-  /** K; null: `maxCentroids`, and fewer where there is too little text to measure so many. */
+  /** K; null: `maxCentroids`, or fewer if there is too little text to measure so many. */
   clusters: number | null;
   threads: number;
-  /** Rule by which prompts weigh experts, for the manifest; undefined: the default of `shared/math/evidence.ts`. */
+  /** The rule by which prompts weigh adapters; undefined: the default of `shared/math/evidence.ts`. */
   evidence?: Manifest["evidence"];
 }
 
 export const maxCentroids = 24;
 
-/** Trains and publishes. Aborting stops after the current step with a checkpoint, and throws the signal's reason. */
+/** Trains and writes artifacts. When aborted, saves the current state and throws the signal's reason. */
 export async function train(options: TrainOptions, progress: Progress, signal?: AbortSignal): Promise<Manifest> {
   requirePublishable(options);
   const base = await readBase(options.modelDirectory);
@@ -63,7 +63,7 @@ export async function train(options: TrainOptions, progress: Progress, signal?: 
   return manifest;
 }
 
-/** Throws an Error for sizes beyond the limits of a manifest, before anything is trained. */
+/** Throws an Error, before anything is trained, if a size exceeds the limits of a manifest. */
 function requirePublishable(options: TrainOptions): void {
   const { clusters, staticRank, rank, biases, hidden, dimensions, corpora } = options;
   const sizes = {
@@ -77,7 +77,7 @@ function requirePublishable(options: TrainOptions): void {
   }
 }
 
-/** Enough test documents for each centroid, so that its gain can be measured. */
+/** The number of clusters: as many as have enough test documents for their gain to be measured. */
 function clustersFor({ sets }: Prepared, { clusters }: TrainOptions): number {
   if (clusters !== null) return clusters;
   const documents = new Set(sets.test.windows.map(documentKey)).size;
@@ -85,11 +85,10 @@ function clustersFor({ sets }: Prepared, { clusters }: TrainOptions): number {
 }
 
 interface Measured {
-  /** By centroid, as it is published. */
-  centroids: { scale: number; gain: Gain | null }[];
-  /** Of the static adapter. */
+  centroids: { scale: number; gain: Gain | null }[]; // [K]
+  /** Gain of the static adapter. */
   staticGain: Gain | null;
-  /** By test window. */
+  /** Of each test window. */
   losses: AssignedLoss[];
 }
 
@@ -103,7 +102,7 @@ async function measure(
   const reader = await Reader.open(plainHead(head), adapters.bank, threads);
   progress.stage("measuring", 2);
   const chosen = await chooseScales(reader, sets.validation, adapters);
-  // A centroid without enough test documents to measure it serves the static adapter.
+  // A centroid with too few test documents to be measured is off.
   const documents = documentsByCentroid(sets.test, adapters.centroids);
   const scales = chosen.map((scale, k) => (documents[k] < minMeasuredDocuments ? 0 : scale));
   progress.advance(1, "scales");

@@ -94,12 +94,12 @@ function memoised<K, V>(compute: (argument: K) => Promise<V>): (argument: K) => 
 }
 
 /** Returns a function that measures the set with `count` examples, drawn by `seed`. */
-function openTask(
+async function openTask(
   set: LabelledSet,
   items: readonly Item[],
   { base, session, prefill }: Models,
   { tests, promptTests }: TaskOptions,
-): (count: number, seed: number) => Promise<TaskRow> {
+): Promise<(count: number, seed: number) => Promise<TaskRow>> {
   const { hiddenSize: D, contextTokens, stopIds } = base.config;
   const encode = (text: string) => [...base.tokenizer.encode(text, contextTokens)];
   const promptOf = ({ text }: Item) => text + set.question;
@@ -120,11 +120,9 @@ function openTask(
     const hidden = await prefill.states([...encode(promptOf(item)), ...answer].slice(0, -1), answer.length);
     return { hidden, targets: Int32Array.from(answer) };
   });
-  const testedStates = memoised(async (of: readonly Item[]) => {
-    const states: Float32Array[] = [];
-    for (const item of of) states.push(await prefill.states(encode(promptOf(item)), 1));
-    return joinArrays(Float32Array, states);
-  });
+  const testedStates: Float32Array[] = [];
+  for (const item of tested) testedStates.push(await prefill.states(encode(promptOf(item)), 1));
+  const states = joinArrays(Float32Array, testedStates);
   // Kept, because prompts are equal for different numbers of examples once these no longer fit.
   const fewShotScore = memoised(async (prompt: string) => {
     const texts = asked.map((item) => encode(prompt + promptOf(item)));
@@ -169,7 +167,6 @@ function openTask(
     const examples: Awaited<ReturnType<typeof exampleOf>>[] = [];
     for (const item of learnt) examples.push(await exampleOf(item));
     const { delta } = await fitOwnAdapter(examples, null, session, (_, work) => work());
-    const states = await testedStates(tested);
     const { shown, prompt } = fewShotPrompt(learnt);
     return {
       ...{ set: set.name, examples: count, seed },

@@ -1,4 +1,4 @@
-/** Fits the two parts of an adapter, one after the other: the static adapter, and the hyper-network above it. */
+/** Trains the static adapter and then the hyper-network, with checkpoints from which an interrupted run resumes. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { deserialize, serialize } from "node:v8";
@@ -14,18 +14,18 @@ import type { BankSettings } from "./settings.ts";
 import { openTrainer, type TrainerState, type TrainingClusters, type TrainingText } from "./trainer.ts";
 
 export interface FitOptions extends Omit<BankSettings, "clusters" | "dimensions"> {
-  /** Names all that the fit depends on besides these options. */
+  /** Identifies everything that the result depends on besides these options. */
   key: string;
 }
 
-/** A static adapter is the control of everything above it, so it gets a sweep of its own. */
+/** Learning rates that are tried. Gains of centroids are measured against the static adapter, so it must be as good as it can be. */
 const staticLearningRates = [1e-3, 3e-3, 1e-2];
 const staticWeightDecay = 0.1;
-/** Share of the steps that the hyper-network takes: a static adapter has fewer numbers to learn. */
+/** Steps of the static adapter as a share of the hyper-network's: it has fewer parameters. */
 const staticSteps = 0.5;
 const stepsBetweenCheckpoints = 50;
 
-/** The static adapter with the learning rate whose loss on `validation` is lowest. */
+/** Trains the static adapter at each learning rate, and returns the one with the lowest loss on `validation`. */
 export async function fitStatic(
   text: TrainingText,
   validation: WindowSet,
@@ -50,7 +50,7 @@ export async function fitStatic(
   return best!.trained;
 }
 
-/** The hyper-network above a static adapter. */
+/** Trains the hyper-network, whose adapters are added to the static adapter `fixed`. */
 export function fitNetwork(
   text: TrainingText,
   { sets, centroids, memberOf }: Placed,
@@ -64,7 +64,7 @@ export function fitNetwork(
   return trainPart("hyper-network", text, shape, clusters, options, run);
 }
 
-/** Aborting stops after the current step with a checkpoint, and throws the signal's reason. */
+/** When aborted, writes a checkpoint after the current step and throws the signal's reason. */
 async function trainPart(
   name: string,
   text: TrainingText,

@@ -1,10 +1,10 @@
-/** Gain of an adapter on held-out text, and the choice of its scale, from losses of windows. Pure. */
+/** The gain of an adapter on held-out text, and the choice of its scale, both from losses of windows. Pure. */
 import type { Gain } from "../../adapters/own/held-out-gain.ts";
 import type { Random } from "../random.ts";
 
-/** Summed losses of a window, in nats, under the base and under the adapter. */
+/** Losses of a window under the base and under the adapter, in nats, each summed over its tokens. */
 export interface WindowLoss {
-  /** Any key that is the same for all windows of a document. */
+  /** Identifies the document of the window. */
   document: string;
   tokens: number;
   base: number;
@@ -13,14 +13,14 @@ export interface WindowLoss {
 
 const resamples = 1000;
 
-/** A sum over a window's tokens, to be averaged. */
+/** A value that is summed over the tokens of a window. */
 export interface WindowSum {
   document: string;
   tokens: number;
   sum: number;
 }
 
-/** Mean per token with its 95% interval from a bootstrap over documents, as windows of one document are alike. Null without tokens. */
+/** Mean per token; null without tokens. The 95% interval is a bootstrap over documents, because windows of one document are alike. */
 export function documentMean(windows: readonly WindowSum[], random: Random): Gain | null {
   const sums = sumsByDocument(windows);
   const total = (of: typeof sums, what: "sum" | "tokens") => of.reduce((sum, document) => sum + document[what], 0);
@@ -30,17 +30,17 @@ export function documentMean(windows: readonly WindowSum[], random: Random): Gai
   return { nats: meanOf(sums), ci95: bootstrap((drawn) => meanOf(drawn(sums)), random), tokens };
 }
 
-/** Draws as many of the items, with replacement. */
+/** Resamples items: draws as many as there are, with replacement. */
 export type Redraw = <T>(items: readonly T[]) => T[];
 
-/** The 95% interval of what `draw` makes of resampled items. */
+/** The 95% interval of a value that `draw` computes from items which it resamples with `drawn`. */
 export function bootstrap(draw: (drawn: Redraw) => number, random: Random): [number, number] {
   const drawn: Redraw = (items) => items.map(() => items[random.integer(items.length)]);
   const sorted = Array.from({ length: resamples }, () => draw(drawn)).sort((a, b) => a - b);
   return [sorted[Math.floor(0.025 * sorted.length)], sorted[Math.ceil(0.975 * sorted.length) - 1]];
 }
 
-/** Sums over the tokens of each document, in the order of the documents' first windows. */
+/** Adds up the windows of each document. */
 export function sumsByDocument(windows: readonly WindowSum[]): Omit<WindowSum, "document">[] {
   const documents = new Map<string, { sum: number; tokens: number }>();
   for (const { document, tokens, sum } of windows) {
@@ -50,12 +50,12 @@ export function sumsByDocument(windows: readonly WindowSum[]): Omit<WindowSum, "
   return [...documents.values()];
 }
 
-/** Resampling a single document would give an interval of no width. */
+/** Fewest test documents from which a gain is measured. Resampling a single one would give an interval without width. */
 export const minMeasuredDocuments = 2;
-/** With so many documents about two of them are in the tenth that is held out for test. */
+/** Documents of which about two are in the tenth that is held out for test. */
 export const documentsPerCentroid = 10 * minMeasuredDocuments;
 
-/** Gain of an adapter over the base, and its interval over documents; null where fewer than two were held out. */
+/** Gain of an adapter over the base; null with fewer than two documents. */
 export function documentGain(losses: readonly WindowLoss[], random: Random): Gain | null {
   if (new Set(losses.map(({ document }) => document)).size < minMeasuredDocuments) return null;
   return documentMean(
@@ -65,23 +65,23 @@ export function documentGain(losses: readonly WindowLoss[], random: Random): Gai
 }
 
 export const scaleChoices = [0, 0.25, 0.5, 0.75, 1] as const;
-/** Nats a token that a scale must gain on validation: less is as often noise. */
+/** Least gain on validation text for which a centroid is on, in nats per token. Smaller gains are often noise. */
 const requiredGain = 0.005;
-/** Nats a token that a corpus may lose under a chosen scale. */
+/** Most that a corpus may lose under the chosen scale, in nats per token. */
 const toleratedLoss = 0.005;
-/** A corpus with a smaller share of a centroid's validation tokens is ignored. */
+/** A corpus may lose more if it has a smaller share of the centroid's validation tokens than this. */
 const judgedShare = 0.1;
 
-/** Validation of one corpus within one centroid. */
+/** The validation text of one corpus that is nearest to one centroid. */
 export interface ScaleTrial {
   tokens: number;
-  /** Summed loss under each choice; the first is to do nothing. */
+  /** Loss in nats under each of `scaleChoices`, summed over the tokens. */
   losses: number[];
 }
 
 /**
- * A centroid's scale: the one with the lowest loss of those under which no corpus gets worse; 0 (auto-off) where its gain is
- * negligible. Text that the base knows by heart can only lose, so no other corpus may outweigh it.
+ * Chooses the scale of a centroid: the one with the lowest loss among those that harm no corpus, or 0 (off) if it gains too little. A
+ * corpus that the base knows by heart can only lose, so a larger gain on other text must not outweigh its loss.
  */
 export function chooseScale(trials: readonly ScaleTrial[]): number {
   const tokens = trials.reduce((sum, trial) => sum + trial.tokens, 0);

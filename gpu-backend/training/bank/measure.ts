@@ -1,4 +1,4 @@
-/** Chooses each centroid's scale on validation and measures the result on test, assigning as the edge does. */
+/** Chooses each centroid's scale on validation text and measures the result on test text. Text is assigned to centroids as by the edge. */
 import type { CentroidVectors } from "../../../shared/math/assignment.ts";
 import { gatesOf } from "../../adapters/generated/hyper-network.ts";
 import { assignAll } from "../clustering/placement.ts";
@@ -8,18 +8,18 @@ import { chooseScale, type ScaleTrial, scaleChoices, type WindowLoss } from "./g
 import type { ServedParameters } from "./parameters.ts";
 import type { Reader } from "./reader.ts";
 
-/** An adapter per centroid. */
+/** What makes the adapters of the centroids. */
 export interface Adapters extends ServedParameters {
   centroids: CentroidVectors;
 }
 
-/** Gates of centroid k at a scale, [Q], by the code that serves them; scale 0 is the static adapter alone. */
+/** Gates of centroid k at a scale, [Q]; scale 0 gives those of the static adapter. */
 export function gatesAt({ network, centroids }: Adapters, k: number, scale: number): Float32Array {
   const { dimensions: P, vectors } = centroids;
   return gatesOf(network, vectors.subarray(k * P, (k + 1) * P), scale);
 }
 
-/** Sum of negative log-likelihoods of each window's scored tokens, in nats. `gatesOf` [Q] of a window; zeros give the base. */
+/** Loss of each window in nats, summed over its scored tokens. `gatesOf` returns the gates [Q] of a window; zeros are the base. */
 export async function lossesOf(
   reader: Reader,
   { windows, statesOf }: WindowSet,
@@ -33,7 +33,7 @@ export async function lossesOf(
   return losses;
 }
 
-/** Scale per centroid [K], chosen on `validation`: how much of what is generated is added to the static adapter. */
+/** Chooses the scale of each centroid on `validation`, [K]. */
 export async function chooseScales(reader: Reader, validation: PlacedSet, adapters: Adapters): Promise<Float32Array> {
   const memberOf = assignAll(validation.embeddings, adapters.centroids);
   const K = adapters.centroids.count;
@@ -53,21 +53,20 @@ export async function chooseScales(reader: Reader, validation: PlacedSet, adapte
   return Float32Array.from(trials, (ofCentroid) => chooseScale([...ofCentroid.values()]));
 }
 
-/** How many documents of `set` each centroid serves, [K]. */
+/** Number of documents of `set` that are assigned to each centroid, [K]. */
 export function documentsByCentroid({ windows, embeddings }: PlacedSet, centroids: CentroidVectors): number[] {
   const documents = Array.from({ length: centroids.count }, () => new Set<string>());
   for (const [i, k] of assignAll(embeddings, centroids).entries()) documents[k].add(documentKey(windows[i]));
   return documents.map(({ size }) => size);
 }
 
-/** A window's losses, also under the static adapter, and the centroid that served it. */
 export interface AssignedLoss extends WindowLoss {
+  /** Loss under the static adapter. */
   fixed: number;
-  corpus: number;
   centroid: number;
 }
 
-/** Losses of every window of `set`, under the base, the static adapter, and its centroid's adapter at its scale. */
+/** Losses of each window of `set` under the base, the static adapter, and the adapter of its centroid at that centroid's scale. */
 export async function measureWindows(
   reader: Reader,
   set: PlacedSet,
@@ -81,17 +80,11 @@ export async function measureWindows(
   const gates = Array.from(scales, (scale, k) => gatesAt(adapters, k, scale));
   const adapted = await lossesOf(reader, set, (i) => gates[memberOf[i]]);
   return set.windows.map((window, i) => ({
-    corpus: window.corpus,
-    document: documentKey(window),
-    tokens: scoredTokens(window),
-    centroid: memberOf[i],
-    base: base[i],
-    fixed: fixed[i],
-    adapted: adapted[i],
+    ...{ document: documentKey(window), tokens: scoredTokens(window), centroid: memberOf[i] },
+    ...{ base: base[i], fixed: fixed[i], adapted: adapted[i] },
   }));
 }
 
-/** Perplexity of summed losses. */
 export function perplexityOf(losses: readonly WindowLoss[], of: "base" | "adapted"): number {
   const sum = (part: "base" | "adapted" | "tokens") => losses.reduce((total, loss) => total + loss[part], 0);
   return Math.exp(sum(of) / sum("tokens"));

@@ -1,5 +1,5 @@
 /**
- * Log-likelihoods of next tokens under adapted hidden states, over the whole vocabulary.
+ * Computes log-likelihoods of next tokens from hidden states and adapters, over the whole vocabulary.
  * Shapes: N positions, D hidden, V vocabulary, Q gates, K other tokens.
  */
 import { GraphBuilder } from "../../runtime/graph.ts";
@@ -8,10 +8,11 @@ import { openSession, type Session, tensor } from "../../runtime/session.ts";
 import type { Bank } from "../../runtime/step.ts";
 import type { HeadWeights } from "./training-graph.ts";
 
-/** A base's head: adds logits [N, V] of adapted states [N, D]. */
+/** The head of a base. */
 export interface Head {
   hiddenSize: number; // D
   vocabularySize: number; // V
+  /** Adds nodes to the graph that compute logits [N, V] from adapted states [N, D]. */
   addLogits(g: GraphBuilder, adapted: string): string;
 }
 
@@ -23,16 +24,16 @@ export function plainHead({ hiddenSize, vocabularySize, tokenEmbedding }: HeadWe
 }
 
 export interface Reading {
-  /** Of the tokens that came, [N]. */
+  /** Log-likelihood of each target, [N]. */
   logprobs: Float32Array;
-  /** Of the others that were asked for, [N, K]. */
+  /** Log-likelihoods of the other tokens, [N, K]. */
   otherLogprobs: Float32Array;
-  /** The likeliest token, [N]. */
+  /** The likeliest token at each position, [N]. */
   topIds: Int32Array;
   topLogprobs: Float32Array;
 }
 
-/** Logits of one run, in numbers: bounds its memory to some 64 MB. */
+/** Maximum number of logits in one run of the graph, which bounds its memory to about 64 MB. */
 const maxLogits = 2 ** 24;
 
 export class Reader {
@@ -51,10 +52,10 @@ export class Reader {
   }
 
   /**
-   * What the model says of `targets` [N] and of `others` [N, K].
+   * Log-likelihoods of `targets` [N] and of `others` [N, K].
    * @param hidden [N, D]
-   * @param gates [N, Q], or [Q] for all positions; zeros give the base
-   * @param change of own adapters, [N, D], added to the adapted states
+   * @param gates [N, Q], or [Q] for all positions; zeros are the base
+   * @param change what own adapters add to the adapted states, [N, D]
    */
   async read(
     hidden: Float32Array,
@@ -72,7 +73,7 @@ export class Reader {
     const perRun = Math.max(1, Math.floor(maxLogits / V));
     for (let from = 0; from < N; from += perRun) {
       const rows = Math.min(perRun, N - from);
-      // Values of one row serve all.
+      // A single row is used for all positions.
       const part = (values: Float32Array, width: number) =>
         values.length === width
           ? tensor(values, [1, width])
@@ -97,7 +98,7 @@ export class Reader {
   }
 }
 
-/** hidden [N, D], gates [N or 1, Q], change [N or 1, D], targets [N, 1], others [N, K] → what `Reading` has. */
+/** Inputs: hidden [N, D], gates [N or 1, Q], change [N or 1, D], targets [N, 1], others [N, K]. Outputs: those of `Reading`. */
 function buildReadingGraph({ hiddenSize, addLogits }: Head, bank: Bank): Uint8Array {
   const g = new GraphBuilder("reading");
   const hidden = g.input("hidden", "float32", ["N", hiddenSize]);

@@ -1,4 +1,4 @@
-/** Reads the bank of artifacts, with the scales that it is served at. */
+/** Reads the adapters of a set of artifacts, for measurements. */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -21,7 +21,7 @@ export interface ServedBank {
   manifestHash: string;
   table: EdgeTable;
   adapters: Adapters;
-  /** Of each centroid, [K]; 0: only the static adapter is served. */
+  /** Scale at which each centroid is served, [K]; 0 for a centroid that is off. */
   scales: Float32Array;
 }
 

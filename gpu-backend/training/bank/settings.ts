@@ -1,22 +1,22 @@
 /** Settings of training. */
-
 export interface BankSettings {
   seed: number;
   clusters: number; // K
-  /** Low-rank directions of the static adapter; it has one bias direction, too. */
+  /** Low-rank directions of the static adapter, which also has one bias direction. */
   staticRank: number;
-  rank: number; // R, of the hyper-network's directions
+  /** Low-rank and bias directions of the centroids' adapters. */
+  rank: number; // R
   biases: number; // M
   hidden: number; // H
   dimensions: number; // P
-  /** Of the hyper-network; the static adapter takes half as many at each learning rate that is tried. */
+  /** Steps of the hyper-network. The static adapter takes half as many at each learning rate that is tried. */
   steps: number;
-  /** Of the hyper-network. */
+  /** Learning rate of the hyper-network. */
   learningRate: number;
   weightDecay: number;
 }
 
-/** How much text a bank is trained on, in windows of 256 tokens at most. */
+/** Maximum number of windows of 256 tokens that are used of each split. */
 export interface TextSettings {
   trainWindows: number;
   validationWindows: number;

@@ -1,17 +1,16 @@
 /**
- * The training step of a bank's directions as one ONNX graph: adapter and softmax cross-entropy, forward and backward, with gradients
- * in closed form. The trunk is not in it: hidden states are inputs, because an adapter never changes them. Nor is the hyper-network,
- * which gives the gates and takes their gradients (network-pass.ts).
+ * The loss of a bank's directions and its gradients in closed form, as one ONNX graph. The trunk is not part of it: hidden states are
+ * inputs, because adapters never change them. Neither is the hyper-network: gates are inputs and their gradients outputs (trainer.ts).
  *
  *   p = A·h + a0,  u = p ⊙ g,  h' = h + Bᵀ·u,  logits = W·h',  loss = mean of −log softmax(logits)[target]
  *
  * with dh' = Wᵀ·(softmax(logits) − onehot(target)):
  *   dB = u·dh'ᵀ,  du = B·dh',  dp = du ⊙ g,  dA = dp·hᵀ,  dg = du ⊙ p
  *
- * A static adapter has gates of 1. Those of centroids' adapters are above one that is no longer trained: its Bᵀ·u is added to h', too.
+ * The gates of a static adapter are 1. When a hyper-network is trained, the Bᵀ·u of the static adapter below it is also added to h'.
  *
- * The softmax is over the whole vocabulary. One over candidates, with all other tokens as a constant mass, takes a tenth of the
- * time and teaches adapters to lift the candidates together, which is worth nothing over all tokens: measured, it harms.
+ * The softmax is over the whole vocabulary. A softmax over candidate tokens, with a constant for all others, would take a tenth of the
+ * time. But then adapters learn to raise all candidates together, which measurably harms the loss over the whole vocabulary.
  * Shapes: N tokens, V vocabulary, D hidden size, Q gates.
  */
 import { GraphBuilder } from "../../runtime/graph.ts";
@@ -25,9 +24,8 @@ export interface HeadWeights {
 }
 
 /**
- * Inputs: hidden [N, D], targets [N, 1], gates [N, Q], weight [] (1 / tokens of the whole step), a and b [Q, D]. `a0` [Q]; `above`: the
- * static adapter that lies under what is trained, if any.
- * Outputs: nll [N, 1], and d_a, d_b [Q, D] and d_gates [N, Q], scaled by `weight`.
+ * Inputs: hidden [N, D], targets [N, 1], gates [N, Q], weight [] (1 / tokens of the whole step), a and b [Q, D]. Outputs: nll [N, 1],
+ * and d_a, d_b [Q, D] and d_gates [N, Q] times `weight`. `a0` [Q]; `above`: the static adapter below a hyper-network, or null.
  */
 export function buildTrainingGraph(head: HeadWeights, a0: Float32Array, above: Bank | null): Uint8Array {
   const { hiddenSize: D, vocabularySize: V } = head;
@@ -55,10 +53,8 @@ export function buildTrainingGraph(head: HeadWeights, a0: Float32Array, above: B
   const dU = g.node("Gemm", [dAdapted, b], { transB: 1 });
   g.output("d_gates", g.node("Mul", [dU, p]), "float32", ["N", Q]);
   g.output("d_b", g.node("Gemm", [u, dAdapted], { transA: 1 }), "float32", [Q, D]);
-  const lowRank = g.constant(
-    a0.map((x) => 1 - x),
-    [Q, 1],
-  ); // bias directions have no row of A to learn
+  // Bias directions have no row of A to learn.
+  const lowRank = g.node("Sub", [g.scalar(1), g.constant(a0, [Q, 1])]);
   const dA = g.node("Gemm", [g.node("Mul", [dU, gates]), hidden], { transA: 1 });
   g.output("d_a", g.node("Mul", [dA, lowRank]), "float32", [Q, D]);
   return g.bytes();
