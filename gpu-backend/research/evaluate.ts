@@ -4,8 +4,19 @@ import type { CorpusSource } from "../training/corpus/read-corpus.ts";
 import { type Run, resultsOf } from "../training/run.ts";
 import { logprobsUnder, mixtureOf } from "./mixtures.ts";
 import { type OpenArtifacts, openArtifacts } from "./open-artifacts.ts";
-import { type Group, groupOf, hasInk, type Pieces, type Row, rounded, rowOf, type TokenTest } from "./statistics.ts";
-import { estimateText, markdownTable, signed } from "./tables.ts";
+import {
+  estimateText,
+  type Group,
+  groupOf,
+  hasInk,
+  markdownTable,
+  type Pieces,
+  type Row,
+  rounded,
+  rowOf,
+  signed,
+  type TokenTest,
+} from "./statistics.ts";
 import { kinds, measuredCorpora, promptLengths, readTexts, type Source, scoredTokens, withPrompt } from "./texts.ts";
 
 export interface EvalOptions {

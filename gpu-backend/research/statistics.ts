@@ -1,4 +1,4 @@
-/** Gains of methods on the same tokens, and their means over documents and sources with bootstrap intervals. Pure. */
+/** Gains of methods on the same tokens, their means over documents and sources with bootstrap intervals, and Markdown tables. Pure. */
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { bootstrap, documentMean, type Redraw, sumsByDocument, type WindowSum } from "../training/bank/gain.ts";
 import { Random, streams } from "../training/random.ts";
@@ -212,4 +212,16 @@ function sumOf(values: readonly number[]): number {
 /** The same data with every number rounded to three decimals. */
 export function rounded<T>(value: T): T {
   return JSON.parse(JSON.stringify(value, (_, one) => (typeof one === "number" ? Number(one.toFixed(3)) : one))) as T;
+}
+
+export function signed(value: number): string {
+  return value.toFixed(3).replace("-", "−");
+}
+
+export function estimateText({ mean, ci95: [low, high] }: Estimate): string {
+  return `${signed(mean)} [${signed(low)}, ${signed(high)}]`;
+}
+
+export function markdownTable(columns: readonly string[], rows: readonly (readonly string[])[]): string {
+  return [columns, columns.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n");
 }

@@ -40,6 +40,8 @@ interface Entry {
   bytes: number;
   /** Whether this process has written the file or checked that all of it decrypts. */
   isIntact: boolean;
+  /** Whether this process is writing the file, which is then not removed for room. */
+  isWriting?: boolean;
 }
 
 /** Entries by path, least recently used first. */
@@ -60,8 +62,6 @@ export class TenantStore {
   #index: Index = new Map();
   /** Contents that the disk refused, by path. */
   readonly #unwritten = new LruCache<Uint8Array>(unwrittenBytes);
-  /** Paths of partial files that are being written. */
-  readonly #writing = new Set<string>();
   /** By folder, settles when the last queued change of the folder has ended: changes run one after the other. */
   readonly #turns = new Map<string, Promise<unknown>>();
   #fault: string | null = null;
@@ -127,18 +127,16 @@ export class TenantStore {
         else this.#used(path, { bytes, isIntact: true });
       },
       closed: async () => {
-        this.#writing.delete(partialPath);
         const about = await stat(partialPath).catch(() => null);
         if (about) this.#used(partialPath, { bytes: about.size, isIntact: false });
         else this.#index.delete(partialPath);
       },
     });
+    this.#used(partialPath, { bytes, isIntact: false, isWriting: true });
     const found = await this.files.records(tenant, hash, partialSuffix);
-    this.#writing.add(partialPath);
     const requireKey = async () => {
       const key = await this.#requireKey(tenant);
       await this.#makeRoom(partialPath, bytes);
-      this.#used(partialPath, { bytes, isIntact: false });
       return key;
     };
     await file.open(found, requireKey).catch(async (error) => {
@@ -221,8 +219,8 @@ export class TenantStore {
 
   /** Removes partial files that are older than `leftoverMs` and not being written. */
   async removeLeftovers(): Promise<void> {
-    for (const path of (await this.load()).keys()) {
-      if (!path.endsWith(partialSuffix) || this.#writing.has(path)) continue;
+    for (const [path, { isWriting }] of await this.load()) {
+      if (!path.endsWith(partialSuffix) || isWriting) continue;
       const about = await stat(path).catch(() => null);
       if (about && this.#settings.now().getTime() - about.mtimeMs < leftoverMs) continue;
       await rm(path, { force: true }).catch(() => undefined);
@@ -292,9 +290,9 @@ export class TenantStore {
     const index = await this.load();
     const own = [...index].filter(([path]) => path.startsWith(folder) && path !== kept);
     let total = own.reduce((sum, [, { bytes }]) => sum + bytes, 0);
-    for (const [path, { bytes }] of own) {
+    for (const [path, { bytes, isWriting }] of own) {
       if (total <= maxBytes) return;
-      if (this.#writing.has(path)) continue;
+      if (isWriting) continue;
       await rm(path, { force: true });
       index.delete(path);
       total -= bytes;

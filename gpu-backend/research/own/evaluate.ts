@@ -11,18 +11,20 @@ import { openArtifacts } from "../open-artifacts.ts";
 import {
   averageOf,
   type Estimate,
+  estimateText,
   type Group,
   gainsOf,
   groupOf,
   hasInk,
+  markdownTable,
   overSources,
   type Pieces,
   type Row,
   rounded,
   rowOf,
   type ScoredSource,
+  signed,
 } from "../statistics.ts";
-import { estimateText, markdownTable, signed } from "../tables.ts";
 import { fitWeights } from "./fit.ts";
 import {
   comparedSize,

@@ -1,5 +1,4 @@
 /** Fits the six weights of λ (`memoryWeight`) by gradient descent on the negative log-likelihood of the observed tokens. Pure. */
-
 import { adamWStep } from "../../../shared/math/adamw.ts";
 import { type MemoryRule, memoryFeatures } from "../../../shared/math/memory.ts";
 import type { Observation } from "../mixtures.ts";
@@ -18,35 +17,27 @@ export function fitWeights(
   own: readonly (readonly Observation[])[],
   foreign: readonly (readonly Observation[])[],
 ): MemoryRule {
-  const observed = [own, foreign].flatMap((side) =>
+  const rows = [own, foreign].flatMap((side) =>
     side.flatMap((list) => list.map((one) => rowOf(one, 1 / (side.length * list.length)))),
   );
   const weights = Float32Array.from(rule.weights);
   const moments = { first: new Float32Array(weights.length), second: new Float32Array(weights.length) };
   for (let step = 1; step <= steps; step++) {
-    const gradient = gradientAt(weights, rule.maxShare, observed);
+    const gradient = gradientAt(weights, rule.maxShare, rows);
     const rate = learningRate * (1 - (step - 1) / steps);
     adamWStep(weights, gradient, moments, step, rate, descent);
   }
-  const [a, b, c, d, e, f] = Array.from(weights, (weight) => Number(weight.toFixed(3)));
-  return { ...rule, weights: [a, b, c, d, e, f] };
+  const rounded = Array.from(weights, (weight) => Number(weight.toFixed(3)));
+  return { ...rule, weights: rounded as unknown as MemoryRule["weights"] };
 }
 
-interface Row {
-  features: readonly number[]; // [6]
-  ofModel: number;
-  /** p_memory − p_model of the observed token. */
-  ahead: number;
-  /** Weight of the observation in the loss. */
-  share: number;
-}
-
-function rowOf(one: Observation, share: number): Row {
+/** `share`: weight of the observation in the loss; `ahead`: p_memory − p_model of the observed token. */
+function rowOf(one: Observation, share: number) {
   return { features: memoryFeatures(one), ofModel: one.ofModel, ahead: one.ofMemory - one.ofModel, share };
 }
 
 /** The gradient of Σ share · −log p by the weights. */
-function gradientAt(weights: Float32Array, maxShare: number, rows: readonly Row[]): Float32Array {
+function gradientAt(weights: Float32Array, maxShare: number, rows: readonly ReturnType<typeof rowOf>[]): Float32Array {
   const gradient = new Float64Array(featureCount);
   for (const { features, ofModel, ahead, share } of rows) {
     let z = 0;

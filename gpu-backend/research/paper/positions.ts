@@ -28,12 +28,19 @@ const windowsPerBatch = 5;
 /** At most `limit` paragraphs of the windows, evenly spaced, as token ids without padding. */
 export function paragraphsOf(
   windows: readonly Window[],
-  tokenizer: Pick<Tokenizer, "pieceOf">,
+  tokenizer: Pick<Tokenizer, "encode" | "pieceOf">,
   limit: number,
 ): Int32Array[] {
-  const paragraphs = windows.flatMap(({ tokenIds }) => cutAtBlankLines(tokenIds, tokenizer));
+  const paragraphs = windows.flatMap(({ tokenIds }) =>
+    Buffer.concat(Array.from(tokenIds, (id) => tokenizer.pieceOf(id)))
+      .toString()
+      .split(/\n\s*\n/)
+      .filter((paragraph) => paragraph.trim()),
+  );
   const every = Math.max(1, paragraphs.length / limit);
-  return Array.from({ length: Math.min(limit, paragraphs.length) }, (_, i) => paragraphs[Math.floor(i * every)]);
+  return Array.from({ length: Math.min(limit, paragraphs.length) }, (_, i) =>
+    Int32Array.from(tokenizer.encode(paragraphs[Math.floor(i * every)])).subarray(0, windowTokens),
+  );
 }
 
 /**
@@ -103,20 +110,4 @@ function batchesOf(memberOf: Int32Array, embeddings: Float32Array, P: number, si
       return { indexes, input: unitVector(sum) };
     }),
   );
-}
-
-function cutAtBlankLines(tokenIds: Int32Array, tokenizer: Pick<Tokenizer, "pieceOf">): Int32Array[] {
-  const paragraphs: Int32Array[] = [];
-  let start = 0;
-  let newlines = 0; // at the end of the text so far
-  for (const [at, id] of tokenIds.entries()) {
-    const piece = new TextDecoder().decode(tokenizer.pieceOf(id));
-    newlines = piece.trim() === "" ? newlines + piece.split("\n").length - 1 : 0;
-    if (newlines < 2) continue;
-    if (at > start) paragraphs.push(tokenIds.subarray(start, at));
-    start = at + 1;
-    newlines = 0;
-  }
-  if (start < tokenIds.length) paragraphs.push(tokenIds.subarray(start));
-  return paragraphs;
 }

@@ -20,9 +20,8 @@ import { type Prepared, prepare } from "../../training/prepare.ts";
 import type { Progress } from "../../training/progress.ts";
 import { Random, streams } from "../../training/random.ts";
 import type { Run } from "../../training/run.ts";
-import { markdownTable } from "../tables.ts";
-import { paperNetwork, rank, staticLora, type Trainable, type Weights } from "./network.ts";
-import { openPairHead, type PairHead } from "./pair-head.ts";
+import { markdownTable } from "../statistics.ts";
+import { openPairHead, type PairHead, paperNetwork, staticLora, type Trainable, type Weights } from "./network.ts";
 import { type Batch, linePositions, paragraphsOf, windowPositions } from "./positions.ts";
 
 export interface PaperRow {
@@ -87,7 +86,7 @@ export async function paperProtocol(
   await trunk.release();
   const honest = windowPositions(sets.test, table, centroids);
 
-  const pairHead = await openPairHead(head, rank, threads);
+  const pairHead = await openPairHead(head, threads);
   const reader = await Reader.open(plainHead(head), bank, threads);
   try {
     const lossesUnder = async ({ hidden, targets }: Batch, gates: Float32Array) =>

@@ -11,8 +11,7 @@ import { readServedBank } from "../../training/bank/served-bank.ts";
 import { readBase, type TrainingBase } from "../../training/base.ts";
 import { type Run, resultsOf } from "../../training/run.ts";
 import { openFits } from "../own/read-kind.ts";
-import { averageOf, type Estimate, resampled } from "../statistics.ts";
-import { estimateText, markdownTable } from "../tables.ts";
+import { averageOf, type Estimate, estimateText, markdownTable, resampled } from "../statistics.ts";
 import { Prefill } from "./prefill.ts";
 import { type Item, type LabelledSet, labelledSets, placeOf, readItems } from "./sets.ts";
 

