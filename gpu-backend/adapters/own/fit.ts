@@ -31,9 +31,6 @@ export interface OwnAdapterFit {
   losses: FitLoss[];
 }
 
-/** Runs one expensive step of a fit, over `positions` positions, when it is this fit's turn. */
-export type RunStep = <T>(positions: number, work: () => Promise<T>) => Promise<T>;
-
 const maxFolds = 5;
 /** With more positions than this only one fold is held out. It is large enough, and the other folds would take longer than they are worth. */
 const crossedPositions = 4096;
@@ -60,10 +57,9 @@ export async function fitOwnAdapter(
   examples: readonly Example[],
   validation: readonly Example[] | null,
   session: FitSession,
-  run: RunStep,
 ): Promise<OwnAdapterFit> {
   const all = [...examples, ...(validation ?? [])];
-  const data = await prepare(all, examples.length, session, run);
+  const data = await prepare(all, examples.length, session);
   const parts = validation ? 1 : Math.min(maxFolds, examples.length);
   const folds = data.targets.length > crossedPositions ? 1 : parts;
   const order = shuffled(examples.length);
@@ -72,11 +68,11 @@ export async function fitOwnAdapter(
     const isLearnt = (i: number) => i < examples.length && foldOf[i] !== fold;
     return new Training(data, isLearnt, (i) => foldOf[i] === fold);
   });
-  const losses = [await lossAt(0, runs, session, run)];
+  const losses = [await lossAt(0, runs, session)];
   const kept: { step: number; deltas: Delta[]; heldOut: number[] }[] = [];
   for (const step of checkpoints) {
-    for (const one of runs) await one.trainTo(step, session, run);
-    losses.push(await lossAt(step, runs, session, run));
+    for (const one of runs) await one.trainTo(step, session);
+    losses.push(await lossAt(step, runs, session));
     kept.push({
       step,
       deltas: structuredClone(runs.map(({ delta }) => delta)),
@@ -91,13 +87,13 @@ export async function fitOwnAdapter(
   const gains: ExampleGain[] = [];
   for (let fold = 0; fold < folds; fold++) {
     const held = [...all.keys()].filter((i) => foldOf[i] === fold);
-    gains.push(...(await exactGains(held, data, bestFor(fold).deltas[fold], session, run)));
+    gains.push(...(await exactGains(held, data, bestFor(fold).deltas[fold], session)));
   }
   const gain = gains.length > 1 ? gainOver(gains) : null;
   if (!gain || gain.ci95[0] <= 0) return { delta: null, gain, losses };
   const { step } = bestFor(-1);
   const whole = new Training(data, (i) => i < examples.length);
-  await whole.trainTo(step, session, run);
+  await whole.trainTo(step, session);
   return { delta: whole.delta, gain, losses };
 }
 
@@ -137,26 +133,26 @@ interface Base extends Pick<FitData, "offsets" | "hidden" | "targetIds" | "logpr
 }
 
 /** The first `learnt` of the examples are trained on. */
-async function prepare(all: readonly Example[], learnt: number, session: FitSession, run: RunStep): Promise<FitData> {
-  const base = await surveyAll(all, session, run);
+async function prepare(all: readonly Example[], learnt: number, session: FitSession): Promise<FitData> {
+  const base = await surveyAll(all, session);
   for (const id of base.targetIds) want(base, id, all.length);
   // A first adapter makes some tokens likely that are not candidates, which the loss would not see. They become candidates.
-  const data = await withCandidates(base, session, run);
+  const data = await withCandidates(base, session);
   const pilot = new Training(data, (i) => i < learnt);
-  await pilot.trainTo(miningSteps, session, run);
+  await pilot.trainTo(miningSteps, session);
   const mined = Math.min(stepPositions, base.targetIds.length);
   const hidden = base.hidden.subarray(0, mined * session.hiddenSize);
   const change = changeOf(pilot.delta, hidden);
-  const { topIds } = await run(mined, () => session.survey(hidden, change, base.targetIds.subarray(0, mined)));
+  const { topIds } = await session.survey(hidden, change, base.targetIds.subarray(0, mined));
   for (const id of topIds) want(base, id, 1);
-  return withCandidates(base, session, run);
+  return withCandidates(base, session);
 }
 
 function want({ wanted }: Base, id: number, more: number): void {
   wanted.set(id, (wanted.get(id) ?? 0) + more);
 }
 
-async function surveyAll(all: readonly Example[], session: FitSession, run: RunStep): Promise<Base> {
+async function surveyAll(all: readonly Example[], session: FitSession): Promise<Base> {
   const D = session.hiddenSize;
   const offsets = [0];
   for (const { targets } of all) offsets.push(offsets.at(-1)! + targets.length);
@@ -174,7 +170,7 @@ async function surveyAll(all: readonly Example[], session: FitSession, run: RunS
   for (let at = 0; at < N; at += surveyPositions) {
     const to = Math.min(N, at + surveyPositions);
     const states = base.hidden.subarray(at * D, to * D);
-    const found = await run(to - at, () => session.survey(states, null, base.targetIds.subarray(at, to)));
+    const found = await session.survey(states, null, base.targetIds.subarray(at, to));
     base.adapted.set(found.adapted, at * D);
     base.logprobs.set(found.logprobs, at);
     base.logSumExp.set(found.logSumExp, at);
@@ -186,7 +182,7 @@ async function surveyAll(all: readonly Example[], session: FitSession, run: RunS
   return base;
 }
 
-async function withCandidates(base: Base, session: FitSession, run: RunStep): Promise<FitData> {
+async function withCandidates(base: Base, session: FitSession): Promise<FitData> {
   const { hiddenSize: D, embedding } = session;
   const { offsets, hidden, targetIds, logprobs, adapted, logSumExp, wanted } = base;
   const N = targetIds.length;
@@ -204,7 +200,7 @@ async function withCandidates(base: Base, session: FitSession, run: RunStep): Pr
   const logits = new Float32Array(N * C);
   for (let from = 0; from < N; from += stepPositions) {
     const to = Math.min(N, from + stepPositions);
-    logits.set(await run(to - from, () => session.logits(adapted.subarray(from * D, to * D), rows)), from * C);
+    logits.set(await session.logits(adapted.subarray(from * D, to * D), rows), from * C);
   }
   for (let n = 0; n < N; n++) {
     let mass = 0;
@@ -262,7 +258,7 @@ class Training {
     this.delta = { a, b: new Float32Array(size), c: new Float32Array(D) };
   }
 
-  async trainTo(step: number, session: FitSession, run: RunStep): Promise<void> {
+  async trainTo(step: number, session: FitSession): Promise<void> {
     const { delta } = this;
     const D = delta.c.length;
     const { scales } = this.#data;
@@ -270,7 +266,7 @@ class Training {
     while (this.#step < step) {
       this.#step++;
       const batch = this.#nextBatch();
-      const { gradients } = await run(batch.targets.length, () => session.step({ ...batch, ...delta }));
+      const { gradients } = await session.step({ ...batch, ...delta });
       for (const name of ["a", "b", "c"] as const) {
         const rate = learningRate / units[name] / D;
         const options = { ...momenta, weightDecay: decay / rate };
@@ -279,17 +275,17 @@ class Training {
     }
   }
 
-  async measure(session: FitSession, run: RunStep): Promise<void> {
-    this.train = await this.#meanLoss(this.#learnt, session, run);
-    this.heldOut = await this.#meanLoss(this.#held, session, run);
+  async measure(session: FitSession): Promise<void> {
+    this.train = await this.#meanLoss(this.#learnt, session);
+    this.heldOut = await this.#meanLoss(this.#held, session);
   }
 
   /** Uses every second, third, … position if there are more than fit in a step. */
-  async #meanLoss(positions: Int32Array, session: FitSession, run: RunStep): Promise<number> {
+  async #meanLoss(positions: Int32Array, session: FitSession): Promise<number> {
     const stride = Math.ceil(positions.length / stepPositions);
     const chosen = positions.filter((_, i) => i % stride === 0);
     const batch = batchOf(this.#data, chosen);
-    const { nll } = await run(batch.targets.length, () => session.step({ ...batch, ...this.delta }));
+    const { nll } = await session.step({ ...batch, ...this.delta });
     return nll.reduce((total, loss) => total + loss, 0) / nll.length;
   }
 
@@ -307,8 +303,8 @@ class Training {
   }
 }
 
-async function lossAt(step: number, runs: readonly Training[], session: FitSession, run: RunStep): Promise<FitLoss> {
-  for (const one of runs) await one.measure(session, run);
+async function lossAt(step: number, runs: readonly Training[], session: FitSession): Promise<FitLoss> {
+  for (const one of runs) await one.measure(session);
   const mean = (of: (one: Training) => number) => runs.reduce((sum, one) => sum + of(one), 0) / runs.length;
   return { step, train: mean(({ train }) => train), heldOut: mean(({ heldOut }) => heldOut) };
 }
@@ -339,7 +335,6 @@ async function exactGains(
   { offsets, hidden, targetIds, logprobs }: FitData,
   delta: Delta,
   session: FitSession,
-  run: RunStep,
 ): Promise<ExampleGain[]> {
   const D = session.hiddenSize;
   const gains: ExampleGain[] = [];
@@ -347,7 +342,7 @@ async function exactGains(
     const [from, to] = [offsets[i], offsets[i + 1]];
     const states = hidden.subarray(from * D, to * D);
     const targets = targetIds.subarray(from, to);
-    const after = await run(to - from, () => session.survey(states, changeOf(delta, states), targets));
+    const after = await session.survey(states, changeOf(delta, states), targets);
     const nats = after.logprobs.reduce((sum, logprob, n) => sum + logprob - logprobs[from + n], 0);
     gains.push({ tokens: to - from, nats });
   }

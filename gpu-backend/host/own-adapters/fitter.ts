@@ -2,7 +2,7 @@
 import { setImmediate } from "node:timers/promises";
 import { bankOf, readHyperNetwork } from "../../adapters/generated/hyper-network.ts";
 import { packOwnAdapter } from "../../adapters/own/artifact.ts";
-import { type Example, fitOwnAdapter, type OwnAdapterFit, type RunStep } from "../../adapters/own/fit.ts";
+import { type Example, fitOwnAdapter, type OwnAdapterFit } from "../../adapters/own/fit.ts";
 import type { Artifacts } from "../../engine/artifacts.ts";
 import { type FitSession, openFitSession } from "../../runtime/fit-session.ts";
 import { floatsOf, weightOf } from "../../runtime/model-weights.ts";
@@ -35,9 +35,18 @@ export class Fitter {
     return new Fitter(manifestHash, await openFitSession(embedding, model.config.hiddenSize, fixed, threads));
   }
 
-  /** `step` runs each expensive step of the fit. */
-  async fit({ examples, validation }: FitRequest, step: RunStep = (_, work) => work()): Promise<FitResult> {
-    const { delta, gain, losses } = await fitOwnAdapter(examples, validation, this.#session, step);
+  /** `run` runs each expensive step of the fit, over a number of positions. */
+  async fit(
+    { examples, validation }: FitRequest,
+    run = <T>(_positions: number, work: () => Promise<T>) => work(),
+  ): Promise<FitResult> {
+    const session = this.#session;
+    const { delta, gain, losses } = await fitOwnAdapter(examples, validation, {
+      ...session,
+      survey: (hidden, change, targets) => run(targets.length, () => session.survey(hidden, change, targets)),
+      logits: (states, rows) => run(states.length / session.hiddenSize, () => session.logits(states, rows)),
+      step: (input) => run(input.targets.length, () => session.step(input)),
+    });
     return { kept: delta !== null, gain, losses, file: packOwnAdapter(delta, this.#manifestHash) };
   }
 

@@ -115,7 +115,7 @@ async function ownAdapterOf(
     hidden: hidden.subarray(0, (ids.length - 1) * fits.hiddenSize),
     targets: Int32Array.from(ids.slice(1)),
   }));
-  const { delta } = await fitOwnAdapter(examples, null, fits, (_, work) => work());
+  const { delta } = await fitOwnAdapter(examples, null, fits);
   if (!delta) return null;
   const sum = new Float32Array(table.dimensions);
   for (const { ids } of excerpts) {

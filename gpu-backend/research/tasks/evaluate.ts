@@ -165,7 +165,7 @@ async function openTask(
     const learnt = order(untested, `${seed}`).slice(0, count);
     const examples: Awaited<ReturnType<typeof exampleOf>>[] = [];
     for (const item of learnt) examples.push(await exampleOf(item));
-    const { delta } = await fitOwnAdapter(examples, null, session, (_, work) => work());
+    const { delta } = await fitOwnAdapter(examples, null, session);
     const { shown, prompt } = fewShotPrompt(learnt);
     return {
       ...{ set: set.name, examples: count, seed },

@@ -10,7 +10,6 @@ const random = seededRandom(seed);
 const normal = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
 const floats = (length: number, spread = 1) => Float32Array.from({ length }, () => spread * normal());
 const at = (count: number) => Int32Array.from({ length: count }, () => Math.floor(random() * V));
-const atOnce = <T>(_: number, work: () => Promise<T>) => work();
 
 let session: FitSession;
 beforeAll(async () => {
@@ -64,7 +63,7 @@ async function gainOn(examples: readonly Example[], delta: Delta): Promise<numbe
 
 test("a task is learnt, its gain lies in the interval that is told, and equal examples give an equal adapter", async () => {
   const examples = labelled(60);
-  const fit = await fitOwnAdapter(examples, null, session, atOnce);
+  const fit = await fitOwnAdapter(examples, null, session);
   expect(fit.gain!.ci95[0]).toBeGreaterThan(1);
   expect(fit.losses.at(-1)!.heldOut).toBeLessThan(fit.losses[0].heldOut);
   const fresh = labelled(200);
@@ -77,7 +76,7 @@ test("a task is learnt, its gain lies in the interval that is told, and equal ex
     }),
   );
   expect(right.filter(Boolean).length, `of 200, seed ${seed}`).toBeGreaterThan(160);
-  expect((await fitOwnAdapter(examples, null, session, atOnce)).delta).toEqual(fit.delta);
+  expect((await fitOwnAdapter(examples, null, session)).delta).toEqual(fit.delta);
 });
 
 /** Examples drawn from the head's own probabilities, of which nothing is left to be learnt. */
@@ -103,13 +102,13 @@ async function expectedByHead(count: number): Promise<Example[]> {
 
 test("text that the head expects already makes no adapter", async () => {
   for (const count of [3, 8, 30]) {
-    const { delta } = await fitOwnAdapter(await expectedByHead(count), null, session, atOnce);
+    const { delta } = await fitOwnAdapter(await expectedByHead(count), null, session);
     expect(delta, `${count} examples, seed ${seed}`).toBeNull();
   }
 });
 
 test("of labels that follow from nothing only their share is learnt", async () => {
-  const fit = await fitOwnAdapter(labelled(60, true), null, session, atOnce);
+  const fit = await fitOwnAdapter(labelled(60, true), null, session);
   const fresh = labelled(300, true);
   const gain = await gainOn(fresh, fit.delta!);
   const best = fresh.length * Math.log(0.5);
@@ -120,17 +119,19 @@ test("of labels that follow from nothing only their share is learnt", async () =
 
 test("given examples to validate on are held out and make nothing", async () => {
   const examples = labelled(40);
-  const helpful = await fitOwnAdapter(examples, labelled(20), session, atOnce);
+  const helpful = await fitOwnAdapter(examples, labelled(20), session);
   expect(helpful.gain).toMatchObject({ tokens: 20 });
   expect(helpful.delta).not.toBeNull();
   const contrary = labelled(20).map(({ hidden, targets }) => ({ hidden, targets: targets.map((id) => id + 20) }));
-  expect((await fitOwnAdapter(examples, contrary, session, atOnce)).delta).toBeNull();
+  expect((await fitOwnAdapter(examples, contrary, session)).delta).toBeNull();
 });
 
-test("a fit ends when its turn is refused", async () => {
+test("a fit ends when a step is refused", async () => {
   let steps = 0;
-  const refused = <T>(_: number, work: () => Promise<T>) =>
-    ++steps > 20 ? Promise.reject(new Error("cancelled")) : work();
-  await expect(fitOwnAdapter(labelled(20), null, session, refused)).rejects.toThrow("cancelled");
+  const refusing: typeof session = {
+    ...session,
+    step: (input) => (++steps > 20 ? Promise.reject(new Error("cancelled")) : session.step(input)),
+  };
+  await expect(fitOwnAdapter(labelled(20), null, refusing)).rejects.toThrow("cancelled");
   expect(steps).toBe(21);
 });
