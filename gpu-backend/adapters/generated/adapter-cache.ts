@@ -28,10 +28,7 @@ export class AdapterCache {
   readonly #adapters: LruCache<Adapter>;
   /** Generations that have not ended, by hash. */
   readonly #underWay = new Map<string, Promise<Adapter>>();
-  #hits = 0;
-  #generated = 0;
-  #evictions = 0;
-  #generationMs = 0;
+  readonly #counts = { hits: 0, generated: 0, evictions: 0, generationMs: 0 };
 
   /** `now`: a monotonic clock in milliseconds. */
   constructor(source: AdapterSource, now: () => number, maximumBytes = maxCacheBytes) {
@@ -41,14 +38,7 @@ export class AdapterCache {
   }
 
   get stats(): AdapterCacheStats {
-    return {
-      entries: this.#adapters.size,
-      bytes: this.#adapters.bytes,
-      hits: this.#hits,
-      generated: this.#generated,
-      evictions: this.#evictions,
-      generationMs: this.#generationMs,
-    };
+    return { entries: this.#adapters.size, bytes: this.#adapters.bytes, ...this.#counts };
   }
 
   /** Returns the adapter of an id. Throws an Error for an id that does not exist. A failed generation is not cached. */
@@ -57,7 +47,7 @@ export class AdapterCache {
     if (hash === null) throw new Error(`no adapter ${id}`);
     const cached = this.#adapters.get(hash);
     if (cached) {
-      this.#hits++;
+      this.#counts.hits++;
       return { adapter: cached, cache: "hit" };
     }
     let generation = this.#underWay.get(hash);
@@ -71,12 +61,12 @@ export class AdapterCache {
   async #generate(hash: string, id: string): Promise<Adapter> {
     const startedMs = this.#now();
     try {
-      this.#generated++;
+      this.#counts.generated++;
       const adapter = await this.#source.generate(id);
-      this.#evictions += this.#adapters.set(hash, adapter, adapter.bytes);
+      this.#counts.evictions += this.#adapters.set(hash, adapter, adapter.bytes);
       return adapter;
     } finally {
-      this.#generationMs += this.#now() - startedMs;
+      this.#counts.generationMs += this.#now() - startedMs;
       this.#underWay.delete(hash);
     }
   }

@@ -5,6 +5,7 @@ import { symmetricEigen } from "./prompt-space.ts";
 
 /** Weight of the whole corpus as a prior, in tokens. It keeps rare pieces from becoming labels by chance. */
 const priorTokens = 1000;
+const labelWords = 5;
 /** A piece that begins a word. Other pieces are fragments that tell a reader nothing. */
 const wordStart = /^ \p{L}{3,}$/u;
 
@@ -13,10 +14,9 @@ const wordStart = /^ \p{L}{3,}$/u;
  * errors (Monroe, Colaresi & Quinn 2008). Only pieces that begin a word are used, and each once whatever its case.
  * @param counts how often each token id occurs in each cluster, K × [V]
  */
-export function labelsOf(counts: readonly Float64Array[], textOf: (tokenId: number) => string, pieces = 5): string[][] {
+export function labelsOf(counts: readonly Float64Array[], textOf: (tokenId: number) => string): string[][] {
   const V = counts[0].length;
-  const corpus = new Float64Array(V);
-  for (const cluster of counts) for (let v = 0; v < V; v++) corpus[v] += cluster[v];
+  const corpus = new Float64Array(V).map((_, v) => counts.reduce((sum, cluster) => sum + cluster[v], 0));
   const corpusTokens = sum(corpus);
   return counts.map((cluster) => {
     const clusterTokens = sum(cluster);
@@ -33,9 +33,8 @@ export function labelsOf(counts: readonly Float64Array[], textOf: (tokenId: numb
     const label: string[] = [];
     for (const [v] of [...scores].sort(([v, a], [w, b]) => b - a || v - w)) {
       const text = textOf(v);
-      if (!wordStart.test(text)) continue;
-      if (!label.some((known) => known.toLowerCase() === text.trim().toLowerCase())) label.push(text.trim());
-      if (label.length === pieces) break;
+      const isNew = label.every((known) => known.toLowerCase() !== text.trim().toLowerCase());
+      if (isNew && wordStart.test(text) && label.push(text.trim()) === labelWords) break;
     }
     return label;
   });
