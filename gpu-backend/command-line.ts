@@ -1,7 +1,4 @@
-/**
- * The common behaviour of all `chameleon` commands: `--help` with examples, `--version`, one sentence for bad usage (exit code 2) and
- * for a failure (1), 130 after Ctrl-C, and a silent end when the reader of the output is gone.
- */
+/** What all `chameleon` commands share: help with examples, the version, and one sentence with an exit code for every failure. */
 import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { Command, type CommanderError, InvalidArgumentError } from "commander";

@@ -50,18 +50,8 @@ export const environmentSchema = z.object({
   ),
   THREADS: integer(1, 256, availableParallelism(), "Threads inside an operator of the graph", "all cores"),
   MAX_SEQUENCES: integer(1, 1024, 32, "Sequences that run at the same time, KV memory permitting"),
-  MAX_QUEUE: integer(
-    1,
-    100_000,
-    512,
-    "Sequences that wait for a slot; a tenant may take as many places as it leaves free, at most half",
-  ),
-  STEP_TOKENS: integer(
-    chunkTokens,
-    65_536,
-    256,
-    "Prompt tokens that one step may prefill: throughput against the pause it costs the others",
-  ),
+  MAX_QUEUE: integer(1, 100_000, 512, "Sequences that wait for a slot; a tenant may take as many places as it leaves"),
+  STEP_TOKENS: integer(chunkTokens, 65_536, 256, "Prompt tokens that one step may prefill, while all others pause"),
   KV_BYTES: optionalInteger(
     1,
     2 ** 40,
@@ -72,14 +62,9 @@ export const environmentSchema = z.object({
     0,
     2 ** 40,
     256 * MiB,
-    "Bytes of keys and values of prompt beginnings that the same tenant may reuse, at most; 0 keeps none",
+    "Bytes of prompt beginnings that a tenant may reuse; 0 keeps none",
   ),
-  MEMORY_CACHE_BYTES: integer(
-    1,
-    2 ** 40,
-    384 * MiB,
-    "Bytes of tenants' memories that are open for search, at most; one alone may take more",
-  ),
+  MEMORY_CACHE_BYTES: integer(1, 2 ** 40, 384 * MiB, "Bytes of memories open for search; a single one may take more"),
   DATA_DIR: text(
     ".cache/backend",
     "a folder",
@@ -108,7 +93,7 @@ export const environmentSchema = z.object({
     100,
     3_600_000,
     30_000,
-    "Milliseconds without a finished pass of the model, while there is work, after which the engine's process is killed and started again",
+    "Milliseconds without a finished pass after which a busy engine is restarted",
   ),
   DRAIN_MS: integer(0, 3_600_000, 1000, "Milliseconds that running sequences may go on after SIGTERM"),
   BACKEND_SECRETS: secret(

@@ -6,10 +6,7 @@
 import * as fs from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 
-/**
- * Returns at most `maxBytes + 1` bytes, so that the caller can detect an oversized file. Rejects if the path is not a regular file;
- * does not block on a pipe.
- */
+/** Returns at most `maxBytes + 1` bytes, to detect an oversized file. Rejects if it is no regular file; does not block on a pipe. */
 export async function readFileAtMost(path: string, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
   // Windows has no O_NONBLOCK.
   const file = await fs.open(path, fs.constants.O_RDONLY | (fs.constants.O_NONBLOCK ?? 0));
@@ -71,10 +68,7 @@ export async function writeIfDifferent(path: string, content: Uint8Array): Promi
   return true;
 }
 
-/**
- * Removes unfinished writes of killed processes from `folder`, which may be missing. Keeps writes that began at or after `beforeMs` (Unix
- * milliseconds), because they may be running. Ignores errors.
- */
+/** Removes unfinished writes that began before `beforeMs` (Unix milliseconds): their processes were killed. Ignores errors. */
 export async function removeUnfinished(folder: string, beforeMs: number, system: WriteSystem = fs): Promise<void> {
   for (const name of await fs.readdir(folder).catch(() => [])) {
     if (!name.startsWith(unfinishedPrefix)) continue;

@@ -14,9 +14,9 @@ import type { EngineObserver } from "./host/client.ts";
 import { MemoryService } from "./host/memories/service.ts";
 import { maxSets, memoryLimit, memorySentence, planMemory } from "./host/memory-plan.ts";
 import { OwnAdapterService } from "./host/own-adapters/service.ts";
-import { Follower, type FollowerParts } from "./host/sets/follower.ts";
+import { Follower } from "./host/sets/follower.ts";
 import { ServingSets, startSet } from "./host/sets/serving-sets.ts";
-import { openStore, SetFolders, type StoreSettings } from "./host/sets/set-folder.ts";
+import { openStore, SetFolders } from "./host/sets/set-folder.ts";
 import { createApp } from "./http/app.ts";
 import { jsonLog, type Log } from "./http/log.ts";
 import { createMetrics, type Metrics } from "./http/metrics.ts";
@@ -100,7 +100,22 @@ async function run(config: BackendConfig): Promise<void> {
       store.unwritten(tenant, hash) ?? memoryStore.unwritten(tenant, hash);
     return startSet(settings, { observer, now, stallMs: config.stallMs, environment, unwrittenOf });
   };
-  const follower = config.artifactStore && followerOf(config, config.artifactStore, { sets, start, now, metrics, log });
+  const read = config.artifactStore && openStore(config.artifactStore);
+  const follower =
+    read &&
+    new Follower({
+      ...{ sets, start, now, read },
+      folders: new SetFolders(join(config.dataDirectory, "artifacts"), read, () => new Date()),
+      limits: { sets: maxSets, graceMs: config.artifactGraceMs },
+      observer: {
+        adopted: (manifest) => log("info", "artifacts_adopted", { manifest }),
+        retired: (manifest) => log("info", "artifacts_retired", { manifest }),
+        refused(manifest, cause) {
+          metrics.setRefused();
+          log("warn", "artifacts_refused", { manifest, cause: String(cause) });
+        },
+      },
+    });
   const setOf = (manifestHash: string) => sets.of(manifestHash);
   const dropMemory = (tenant: string, hash: string | null) => sets.dropMemory(tenant, hash);
   const adapters = new OwnAdapterService({ setOf, store, newId: randomUUID, now });
@@ -173,26 +188,4 @@ function engineLog(
       log("error", "engine_failed", { manifest, message: `it ${how}`, stack, failures, restartMs });
     },
   };
-}
-
-function followerOf(
-  config: BackendConfig,
-  settings: StoreSettings,
-  { metrics, log, ...parts }: Pick<FollowerParts, "sets" | "start" | "now"> & { metrics: Metrics; log: Log },
-): Follower {
-  const read = openStore(settings);
-  return new Follower({
-    ...parts,
-    read,
-    folders: new SetFolders(join(config.dataDirectory, "artifacts"), read, () => new Date()),
-    limits: { sets: maxSets, graceMs: config.artifactGraceMs },
-    observer: {
-      adopted: (manifest) => log("info", "artifacts_adopted", { manifest }),
-      retired: (manifest) => log("info", "artifacts_retired", { manifest }),
-      refused(manifest, cause) {
-        metrics.setRefused();
-        log("warn", "artifacts_refused", { manifest, cause: String(cause) });
-      },
-    },
-  });
 }

@@ -2,10 +2,7 @@
 import type { BackendLoad } from "../../shared/contracts/backend-headers.ts";
 import { routingLimits } from "./routing-limits.ts";
 
-/**
- * Consecutive errors eject a backend. When the ejection ends, the backend is probed; only a successful probe makes it fit again. Each
- * further ejection lasts twice as long, until a completion succeeds.
- */
+/** Consecutive errors eject a backend until a probe succeeds. Without a completion in between, the next ejection lasts twice as long. */
 export class BackendHealth {
   #errors = 0;
   /** Ejections since the last completion. */

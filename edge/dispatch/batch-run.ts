@@ -80,10 +80,7 @@ export class BatchRun implements SequenceCall {
     else this.#events.cancelled([id]);
   }
 
-  /**
-   * Delivers the frames of one chunk. Returns the sequences that the backend reports as failed, and those with invalid frames. Throws
-   * an Error for a frame of an unknown sequence; then the failed ones are still open.
-   */
+  /** Delivers the frames of a chunk. Returns sequences that failed or got an invalid frame. Throws an Error for a frame of an unknown one. */
   receive(frames: readonly Frame[]): Map<PendingSequence, CallFailure> {
     const failed = new Map<PendingSequence, CallFailure>();
     const invalid: PendingSequence[] = [];

@@ -117,10 +117,7 @@ export function asFailure(thrown: unknown): CallFailure {
   return thrown instanceof CallFailure ? thrown : brokenStream(thrown);
 }
 
-/**
- * The error that ends a sequence after `failures`: `overloaded` if any backend was, else `numerics_mismatch` if any could not continue
- * it, else that of the last failure. `jurisdiction` is the one that backends were limited to.
- */
+/** The error after `failures` of backends in `jurisdiction`: `overloaded` if any was, else `numerics_mismatch`, else the last one. */
 export function errorOf(failures: readonly CallFailure[], jurisdiction: Jurisdiction | null): ServiceError {
   if (failures.length === 0) {
     const where = jurisdiction && ` in the jurisdiction ${jurisdiction}, where this tenant's data must stay`;

@@ -55,16 +55,12 @@ export class CallQueue<T extends QueueEntry> {
   readonly #tenants = new Map<string, Tenant<T>>();
   /** Calls without an answer. */
   readonly #awaiting = new Set<QueuedCall<T>>();
-  #waiting = 0;
+  /** Number of waiting entries. */
+  waiting = 0;
   #turns = 0;
 
   constructor(limits: QueueLimits = queueLimits) {
     this.#limits = limits;
-  }
-
-  /** Number of waiting entries. */
-  get waiting(): number {
-    return this.#waiting;
   }
 
   waitingOf(tenant: string): number {
@@ -73,12 +69,12 @@ export class CallQueue<T extends QueueEntry> {
 
   /** Maximum waiting entries of the tenant, those that wait already included: as many as it leaves free. */
   roomOf(tenant: string): number {
-    const free = this.#limits.entries - this.#waiting;
+    const free = this.#limits.entries - this.waiting;
     return Math.max(0, Math.floor((free + this.waitingOf(tenant)) / 2));
   }
 
   get idle(): boolean {
-    return this.#waiting === 0 && this.#awaiting.size === 0;
+    return this.waiting === 0 && this.#awaiting.size === 0;
   }
 
   /** Adds entries, even without room (`roomOf`): a sequence that has begun is not refused later. */
@@ -89,7 +85,7 @@ export class CallQueue<T extends QueueEntry> {
       this.#tenants.set(entry.tenant, tenant);
       const before = tenant.waiting.findLastIndex((other) => other.entry.dueMs <= entry.dueMs);
       tenant.waiting.splice(before + 1, 0, { group, entry });
-      this.#waiting++;
+      this.waiting++;
     }
   }
 
@@ -97,7 +93,7 @@ export class CallQueue<T extends QueueEntry> {
   remove(isDropped: (entry: T) => boolean): void {
     for (const [name, tenant] of this.#tenants) {
       const left = tenant.waiting.filter(({ entry }) => !isDropped(entry));
-      this.#waiting -= tenant.waiting.length - left.length;
+      this.waiting -= tenant.waiting.length - left.length;
       tenant.waiting = left;
       if (left.length === 0) this.#tenants.delete(name);
     }
@@ -105,7 +101,7 @@ export class CallQueue<T extends QueueEntry> {
 
   /** The call to make now: of the groups that may send, the one of the tenant whose turn it is. null if none may send. */
   take(): QueuedCall<T> | null {
-    if (this.#waiting === 0 || this.#awaiting.size >= this.#limits.connections) return null;
+    if (this.waiting === 0 || this.#awaiting.size >= this.#limits.connections) return null;
     const { callsPerGroup, connectionsPerBackend } = this.#limits;
     const ofGroup = Map.groupBy(this.#awaiting, (call) => call.group.key);
     const ofBackend = Map.groupBy(this.#awaiting, (call) => call.backend);

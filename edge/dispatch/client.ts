@@ -119,10 +119,7 @@ interface Init {
   process?: string | null;
 }
 
-/**
- * A backend reports the progress of a memory every `heartbeatMs`. After this many reports without progress it is given up: it may
- * wait for other work, but no longer than any request may take.
- */
+/** After this many reports without progress a memory is given up: they take as long as a request may take at most. */
 const idleLines = limits.deadlineMs / heartbeatMs;
 
 const encoder = new TextEncoder();
@@ -190,10 +187,7 @@ export class BackendClient {
     return response.ok && body.success ? body.data : null;
   }
 
-  /**
-   * Makes an adapter of a tenant's examples; `begun` is called when the backend begins to compute. The result names the process that
-   * has a copy. Rejects with a CallFailure.
-   */
+  /** Makes a tenant's adapter; `begun` is called when the backend begins to compute. Rejects with a CallFailure. */
   async createAdapter(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter> {
     // Covers the body, too. AbortSignal.timeout would keep the Durable Object in memory until it fires.
     const late = new AbortController();
@@ -212,10 +206,7 @@ export class BackendClient {
     }
   }
 
-  /**
-   * Deletes a tenant's adapter or memory at a process; all of them if `hash` is null. Rejects with a CallFailure unless the process
-   * confirms it.
-   */
+  /** Deletes a tenant's adapter or memory, or all of them (`hash` null). Rejects with a CallFailure unless the process confirms it. */
   async remove(
     what: "adapters" | "memories",
     tenant: string,
@@ -226,10 +217,7 @@ export class BackendClient {
     await this.#confirm(path, { method: "DELETE", process });
   }
 
-  /**
-   * Has a process make a memory, or the part that it lacks; `body` is a MemoryRequest. Resolves when the memory is ready. Rejects with
-   * a CallFailure, also if the process is silent for `silenceMs` or reports no progress in `idleLines` lines.
-   */
+  /** Has a process make a memory, or the part that it lacks. Rejects with a CallFailure; also if the process falls silent or stops working. */
   async putMemory(
     tenant: string,
     hash: string,

@@ -1,8 +1,4 @@
-/**
- * Sends the sequences of many requests to backends and delivers each frame to its request. CallQueue decides which sequences go in
- * the next call and when; Router decides to which backend. If a backend fails, another one with the same numerics fingerprint
- * continues its sequences.
- */
+/** Sends the sequences of many requests to backends. If a backend fails, another of the same numerics fingerprint continues them. */
 import {
   type BatchRequest,
   contractVersion,
@@ -28,7 +24,6 @@ export interface DispatcherParts {
   observe(event: RoutingEvent): void;
   /** A clock in milliseconds. */
   now(): number;
-  /** Runs `work` once, after `ms`. */
   after(ms: number, work: () => void): void;
   /** Keeps the object alive until `work` settles (waitUntil). */
   keepAlive(work: Promise<void>): void;
@@ -84,10 +79,7 @@ export class Dispatcher {
     );
   }
 
-  /**
-   * Queues sequences of one tenant. `receiver` gets the frames of each in order; the last one is `done` or `error`. Throws NotTaken if
-   * the queue has no room.
-   */
+  /** Queues sequences of one tenant. `receiver` gets the frames of each, in order, up to `done` or `error`. Throws NotTaken without room. */
   submit(batch: BatchRequest, receiver: Receiver): Submission {
     const { manifestHash, centroidId, adapterHash } = batch;
     this.checkRoom(batch.sequences[0].tenant, batch.sequences.length);
@@ -106,10 +98,7 @@ export class Dispatcher {
     };
   }
 
-  /**
-   * Queues sequences of the same round, numerics and model for the next backend, after a pause if the round begins with one. Ends them
-   * in an error if no backend is left.
-   */
+  /** Queues sequences of one round, numerics and model for the next backend. Ends them in an error if no backend is left. */
   #enqueue(group: readonly PendingSequence[]): void {
     const { now, after, keepAlive, observe, routing } = this.#parts;
     const { router, jurisdiction } = routing();

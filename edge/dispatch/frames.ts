@@ -6,10 +6,7 @@ import { asFailure, unavailable } from "./call-failure.ts";
 /** One timer counts the ticks of a silence, so a stream is given up after 4/5 of the limit to the whole limit. */
 const ticks = 5;
 
-/**
- * The frames of an answer, grouped by chunk. Throws a CallFailure for an invalid frame, and if no byte arrives for `silenceMs`
- * (a backend sends heartbeats). The time that the caller spends on a chunk does not count.
- */
+/** Frames grouped by chunk. Throws a CallFailure for an invalid frame, and after `silenceMs` without a byte while the caller waits. */
 export function frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<Frame[]> {
   return groupsOf(body, silenceMs, new FrameReader());
 }

@@ -5,10 +5,7 @@ import { ServiceError } from "../../shared/errors.ts";
 import { CallFailure, errorOf } from "./call-failure.ts";
 import type { BackendClient, MadeAdapter } from "./client.ts";
 
-/**
- * `clients`: of the backends in the tenant's jurisdiction; `begun` is called when one begins to compute. Throws a ServiceError,
- * `cancelled` when `signal` aborts.
- */
+/** `clients` are those of the tenant's jurisdiction. Throws a ServiceError; `cancelled` when `signal` aborts. */
 export async function makeAdapter(
   clients: Iterable<Pick<BackendClient, "createAdapter">>,
   request: AdapterRequest,

@@ -1,7 +1,4 @@
-/**
- * One sequence from its arrival to its last frame. It may take several calls to backends, each under an id of its own; their frames
- * become one unbroken series under the sequence's own id. Pure.
- */
+/** One sequence from its arrival to its last frame. The frames of all its calls become one unbroken series under its own id. Pure. */
 import {
   type BatchRequest,
   type DoneFrame,
@@ -46,7 +43,6 @@ export class PendingSequence {
   run: SequenceCall | null = null;
   /** When it was first sent to a backend. */
   sentAtMs: number | null = null;
-  /** How often it was sent to a backend. */
   attempts = 0;
   /** How often a backend accepted it and then failed. */
   losses = 0;
@@ -87,7 +83,6 @@ export class PendingSequence {
     return this.arrivedMs + (this.sequence.deadlineMs ?? defaultDeadlineMs);
   }
 
-  /** Whether tokens were delivered. */
   get hasTokens(): boolean {
     return this.#tokenIds.length > this.sequence.continuedIds.length;
   }
@@ -112,10 +107,7 @@ export class PendingSequence {
     };
   }
 
-  /**
-   * Takes the next frame of a call to a backend with these numerics, and returns it under the sequence's id. Throws an Error for
-   * a frame that breaks the series: tokens out of order or beyond `maxTokens`, or a `done` frame with wrong counts.
-   */
+  /** Takes the next frame of a call, and returns it under the sequence's id. Throws an Error for a frame that breaks the series. */
   deliver(frame: Frame, numerics: string | null = null): Frame {
     const { id } = this;
     if (frame.type === "prompt") this.#deliverPrompt();

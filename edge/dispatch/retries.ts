@@ -34,10 +34,7 @@ export const firstRound: RetryRound = {
   pausesMs: [],
 };
 
-/**
- * After a call to `called` that `answering` answered, which may be one of several processes of an address. Calls that name no process
- * are repeated until one reaches a process that was tried before.
- */
+/** `answering` answered a call to `called`. Calls that name no process are repeated until one reaches a process that was tried before. */
 export function withTried(round: RetryRound, called: Backend, answering: Backend): RetryRound {
   const isCalledTried = called.name !== null || round.tried.has(answering.id);
   return { ...round, tried: new Set([...round.tried, answering.id, ...(isCalledTried ? [called.id] : [])]) };
@@ -50,10 +47,7 @@ export function afterLoss(round: RetryRound, last: BackendFailure, isBegun: bool
   return { tried, failures: [last], last, isSecondRound, pausesMs: roundPausesMs };
 }
 
-/**
- * The backend to use next, or the pause before the next round begins; both are null if no backend is left. `choose` returns a backend
- * that is not in `tried`, or null.
- */
+/** The backend to use next, or the pause before the next round; both null: none is left. `choose` returns a backend not in `tried`. */
 export function nextStep(
   round: RetryRound,
   choose: (tried: RetryRound["tried"]) => Choice | null,

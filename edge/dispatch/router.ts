@@ -95,10 +95,7 @@ export class Router {
     return times.reduce((a, b) => (a === null || (b !== null && b < a) ? b : a), null);
   }
 
-  /**
-   * Of the distance with the smallest sum of round trip and estimated wait (the nearer if equal), the first backend in the key's order
-   * that has less than its share of the load.
-   */
+  /** Of the distance with the least round trip and wait, the first backend in the key's order with less than its share of the load. */
   #choose(key: string, fit: readonly Backend[], nowMs: number): Backend {
     if (fit.length === 1) return fit[0];
     const loadOf = this.#loadsAt(nowMs);
@@ -140,10 +137,7 @@ function share({ sequences, slots }: BackendLoad): number {
   return sequences / slots;
 }
 
-/**
- * Rendezvous hashing: the names in the order in which `key` prefers them, the same at every edge. A name that is added or removed
- * moves only the keys that prefer it.
- */
+/** Rendezvous hashing: the names in the order that `key` prefers. An added or removed name moves only the keys that prefer it. */
 export function rendezvousOrder(key: string, names: readonly string[]): string[] {
   const hash = fnv1a(key);
   // Philox mixes the two hashes, which FNV-1a alone does too weakly.

@@ -1,7 +1,4 @@
-/**
- * Limits of queueing, routing and failover, each with its reason. They are no settings, because they suit any model and backend. Limits
- * of callers are in shared/contracts/limits.ts.
- */
+/** Limits of queueing, routing and failover, which suit any model and backend. Limits of callers are in shared/contracts/limits.ts. */
 import { sequencesPerBatch } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 
@@ -48,17 +45,13 @@ export const routingLimits = {
   processTtlMs: 600_000,
   /** An ejected process that has not answered for this long is forgotten at its next failed probe: its pod is gone. */
   forgetMs: 60_000,
-  /** Maximum processes that are remembered for each address. */
   processesPerAddress: 64,
 };
 
 /** Share of taken slots above which the estimated wait rises linearly, so that it stays finite for a full backend. */
 const steepestShare = 0.9;
 
-/**
- * Estimated wait for a first token, in milliseconds, if this share of the slots is taken: proportional to the ratio of taken to free
- * slots, as in a queue with random arrivals. It is only compared with round trips.
- */
+/** Estimated wait for a first token in milliseconds: proportional to the ratio of taken to free slots, as in a queue with random arrivals. */
 export function waitMs(share: number): number {
   const bent = Math.min(share, steepestShare);
   return routingLimits.halfLoadWaitMs * (bent / (1 - bent) + (share - bent) / (1 - steepestShare) ** 2);
@@ -83,7 +76,6 @@ export const roundPausesMs = [250, 500, 1000, 2000, 2000, 2000, 2000, 2000, 2000
 export const acceptanceMs = 3000;
 /** Milliseconds without a byte after which a stream is given up: a live backend sends a byte every `heartbeatMs`. */
 export const silenceMs = 3000;
-/** Timeout of a readiness probe, in milliseconds. */
 export const probeMs = 2000;
 /** Timeout for making an adapter, in milliseconds: the largest text takes a busy engine minutes, and its fit tens of seconds. */
 export const adapterMs = 600_000;

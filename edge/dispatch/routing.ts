@@ -45,7 +45,6 @@ export interface RoutingEvent {
   backend: string;
   /** Number of sequences of the first three events. */
   sequences?: number;
-  /** Why the call failed. */
   failure?: Error;
 }
 

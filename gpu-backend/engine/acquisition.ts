@@ -12,10 +12,7 @@ export function adapterIdsOf({ mixture, tenant }: SequenceRequest, batchAdapterI
   return mixture.adapters.map((one) => ("centroidId" in one ? one.centroidId : ownAdapterId(tenant, one.adapterHash)));
 }
 
-/**
- * Gives a sequence its memories, and their passages if some are wanted in its prompt. Finds only those of its own tenant. Throws a
- * ServiceError if there is none of a hash.
- */
+/** Gives a sequence its tenant's memories, and their passages if some are wanted. Throws a ServiceError if one is not found. */
 export async function acquireMemories(
   sequence: Sequence,
   cache: MemoryCache | undefined,

@@ -1,7 +1,4 @@
-/**
- * Reads what is served: the weights of a model folder, and tokenizer, hyper-network and manifest of a folder of artifacts. Checks
- * every file against its hash in the manifest.
- */
+/** Reads and checks what is served: weights of a model folder; tokenizer, hyper-network and manifest of a folder of artifacts. */
 import { join } from "node:path";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import {
@@ -42,12 +39,10 @@ export async function readArtifacts(
   record?: HashRecord,
 ): Promise<Artifacts> {
   const base = await openBase(modelDirectory, record);
-  try {
-    return await readArtifactsOf(base, directory);
-  } catch (error) {
+  return readArtifactsOf(base, directory).catch((error) => {
     base.close();
     throw error;
-  }
+  });
 }
 
 async function readArtifactsOf(base: Base, directory: string): Promise<Artifacts> {

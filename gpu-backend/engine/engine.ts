@@ -76,7 +76,6 @@ export class Engine {
     this.#planner = new Planner(limits, { kv: runner.kv, prefixes: this.#prefixes });
   }
 
-  /** Whether `step` has something to do. */
   get busy(): boolean {
     const { waiting, running } = this.#planner.state;
     return this.#ending.size > 0 || (!this.#stalled && waiting.length + running.size > 0);
@@ -154,7 +153,7 @@ export class Engine {
     this.#dropLate();
     await this.#awaitGrammars();
     const plan = this.#planner.nextStep();
-    // Then all running sequences await their grammars, and the others wait for memory that these hold.
+    // If nothing runs, all running sequences await their grammars, and the waiting ones lack what those hold.
     this.#stalled = plan.prefill.length + plan.decode.length + plan.started.length + plan.parked.length === 0;
     const { kv } = this.#parts.runner;
     for (const sequence of plan.parked) kv.park(sequence.row);
@@ -216,10 +215,7 @@ export class Engine {
     return heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
   }
 
-  /**
-   * For a mixture whose prompt is cached: weighs the mixture and its memories, scores the rest of the prompt, and samples the first
-   * token. Returns the number of sampled tokens.
-   */
+  /** Weighs a mixture and its memories, scores the rest of the prompt, and samples. Returns the number of sampled tokens. */
   async #startAnswering(sequence: Sequence): Promise<0 | 1> {
     const { runner, memories } = this.#parts;
     const fault = await weighMixture(sequence, runner, memories?.rule ?? null);

@@ -48,13 +48,12 @@ const seconds = new Map([
 
 const { bytes, ends, stopIds, isPatient } = workerData as ThreadData & { isPatient: boolean };
 const pieces = Array.from(ends, (end, id) => bytes.subarray(id === 0 ? 0 : ends[id - 1], end));
-/**
- * U+2028 and U+2029, which are never allowed: `.` of a pattern does not match them, and XGrammar has no class of the other characters
- * beyond ASCII without them.
- */
+/** U+2028 and U+2029 are never allowed: `.` of a pattern does not match them, and no class of XGrammar leaves out only them. */
 const separator = /\xe2\x80[\xa8\xa9]/;
 // On Linux this is the priority of this thread alone: beside a busy thread it gets about a third of a core.
 if (isPatient && process.platform === "linux") setPriority(0, 5);
+/** The package is a script for browsers: it reads the global `location` and sets the global `xgrammar`. */
+const scope = globalThis as unknown as { location: { href: string }; xgrammar: typeof XGrammar };
 const compiler = await openCompiler();
 const compiled = new LruCache<XGrammar.CompiledGrammar>(keptFormBytes);
 /** `last`: at least the last two bytes of the text. */
@@ -74,8 +73,6 @@ parentPort!.on("message", ({ id, call }: { id: number; call: ThreadCall }) => {
 parentPort!.postMessage("ready");
 
 async function openCompiler(): Promise<XGrammar.GrammarCompiler> {
-  // The package is a script for browsers: it reads the global `location` and sets the global `xgrammar`.
-  const scope = globalThis as unknown as { location: { href: string }; xgrammar: typeof XGrammar };
   scope.location = { href: import.meta.url };
   await import("@mlc-ai/web-xgrammar");
   const { TokenizerInfo, GrammarCompiler } = scope.xgrammar;
@@ -104,7 +101,6 @@ async function answerTo(call: ThreadCall): Promise<ThreadAnswer> {
     (await compiler.compileGrammar(grammarOf(call.form), "root")).dispose();
     return { allowed: null };
   }
-  const scope = globalThis as unknown as { xgrammar: typeof XGrammar };
   let row = rows.get(call.row);
   if (!row) {
     const grammar = compiled.get(call.form) ?? (await compiler.compileGrammar(grammarOf(call.form), "root"));

@@ -109,10 +109,7 @@ class Rules {
     return known;
   }
 
-  /**
-   * The rest of a string after its first quote. There is a rule for each number of characters that may be left, because XGrammar compiles
-   * ranges slowly.
-   */
+  /** The rest of a string after its first quote: a rule for each number of characters left, because XGrammar compiles ranges slowly. */
   #charactersFrom({ minLength = 0, maxLength, patterns }: Form): string {
     const isBounded = maxLength !== undefined;
     if (patterns) {
@@ -202,7 +199,7 @@ function literal(text: string): string {
   return `"${escaped.join("")}"`;
 }
 
-/** The bound of integers on a side where the schema has none; if its other bound is larger, the largest safe integer. */
+/** Bound of integers on a side where the schema has none. If its other bound is larger, the largest safe integer is taken. */
 const largest = 10 ** 15 - 1;
 
 function integersFrom({ minimum, maximum }: Form): string {
@@ -215,10 +212,7 @@ function integersFrom({ minimum, maximum }: Form): string {
   ]);
 }
 
-/**
- * Alternatives for the numbers from `low` to `high`, both at least 0. No two begin with the same digit, because XGrammar 0.1.27 allows
- * wrong numbers if alternatives share their beginning.
- */
+/** Numbers from `low` to `high`, at least 0. No alternatives begin alike: XGrammar 0.1.27 allows wrong numbers where they do. */
 function digitsBetween(low: number, high: number): string[] {
   const [least, most] = [String(low), String(high)];
   const between = (text: string) => low <= Number(text) && Number(text) <= high;

@@ -71,10 +71,7 @@ export class Grammars {
     [this.#trial, this.#quick, this.#slow] = [open(true), open(false), open(true)];
   }
 
-  /**
-   * Opens a row whose text so far is `tokens`. Resolves when `allowed` is known; `changed` is called whenever it is known again, or with
-   * the error that ends the row. Throws `invalid_request` for a form that cannot be compiled.
-   */
+  /** Opens a row after the text `tokens`. `changed` is called when `allowed` is known again or the row fails. Throws `invalid_request`. */
   async open(
     { tenant, form, tokens }: { tenant: string; form: string; tokens: readonly number[] },
     changed: Changed,
@@ -158,9 +155,10 @@ class Row implements GrammarRow {
   readonly #served: Served;
   readonly #text: RowText;
   readonly #changed: Changed;
-  /** The thread in which the row was opened last, and the number of its start then. */
+  /** The thread in which the row was opened last, the number of its start then, and how many tokens it knows. */
   #thread: Thread | null = null;
   #start = 0;
+  #sent = 0;
   #closed = false;
 
   constructor(served: Served, text: RowText, changed: Changed) {
@@ -170,7 +168,7 @@ class Row implements GrammarRow {
   }
 
   async ready(): Promise<void> {
-    const fault = await this.#learn(this.#text.tokens.length);
+    const fault = await this.#learn();
     if (fault === null) return;
     this.close();
     throw refused(fault, this.#text.form);
@@ -179,7 +177,7 @@ class Row implements GrammarRow {
   advance(tokenId: number): void {
     this.allowed = null;
     this.#text.tokens.push(tokenId);
-    void this.#learn(1).then((fault) => {
+    void this.#learn().then((fault) => {
       if (!this.#closed) this.#changed(fault === null ? null : refused(fault, this.#text.form));
     });
   }
@@ -190,8 +188,8 @@ class Row implements GrammarRow {
     void this.#thread.call({ type: "close", row: this.#text.id }, grammarLimits.answerMs);
   }
 
-  /** Sends the last `added` tokens, which the thread does not know, and asks what may follow. Returns what went wrong, or null. */
-  async #learn(added: number): Promise<string | null> {
+  /** Sends the tokens that the thread does not know, and asks what may follow. Returns what went wrong, or null. */
+  async #learn(): Promise<string | null> {
     const { id: row, form, tokens: all } = this.#text;
     let fault = "";
     // If the thread was started anew, or ends meanwhile because of another row, all tokens are sent to it again.
@@ -199,12 +197,12 @@ class Row implements GrammarRow {
       const { thread, slower } = this.#served;
       const starts = thread.start();
       const isOpen = thread === this.#thread && starts === this.#start;
-      const tokens = added > 0 ? all.slice(isOpen ? -added : 0) : [];
+      const tokens = all.slice(isOpen ? this.#sent : 0);
       [this.#thread, this.#start] = [thread, starts];
       const call = { type: "advance", row, form, tokens } as const;
       const answer = await thread.call(call, slower ? grammarLimits.quickAnswerMs : grammarLimits.answerMs);
       if ("allowed" in answer) {
-        this.allowed = answer.allowed;
+        [this.allowed, this.#sent] = [answer.allowed, all.length];
         return null;
       }
       fault = answer.fault;
@@ -226,7 +224,6 @@ class Thread {
   /** The answer to the latest call. */
   #latest: Promise<unknown> = Promise.resolve();
   #ids = 0;
-  /** Number of starts. */
   starts = 0;
 
   /** `isPatient`: with a lower priority than other threads. */

@@ -34,7 +34,8 @@ interface Row {
 export class HeadRows {
   readonly heads: Head[] = [];
   readonly #gates: number;
-  readonly #states: Pass["states"][number][] = [];
+  /** The M positions. */
+  readonly states: Pass["states"][number][] = [];
   readonly #rows: Row[] = [];
   /** Logit changes, and the row of each. */
   readonly #changes: LogitChange[] = [];
@@ -45,14 +46,9 @@ export class HeadRows {
     this.#gates = gates;
   }
 
-  /** The M positions. */
-  get states(): Pass["states"] {
-    return this.#states;
-  }
-
   /** Adds a position of a sequence and returns its index. */
   at({ row }: Sequence, position: number): number {
-    return this.#states.push({ kv: row, position }) - 1;
+    return this.states.push({ kv: row, position }) - 1;
   }
 
   /** Adds a row of the adapter that answers, and a row of the base if it is compared. */
@@ -98,7 +94,8 @@ export class HeadRows {
 
   #addRow(sequence: Sequence, at: number, adapter: RowAdapter | null, scoredId: number | null): number {
     const row = this.#rows.length;
-    const inverseTemperature = inverseTemperatureOf(sequence, scoredId);
+    const { sampling } = sequence;
+    const inverseTemperature = scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
     this.#rows.push({ at, adapter, inverseTemperature, targetId: scoredId ?? 0 });
     // Prompt tokens are scored without logit changes.
     for (const change of scoredId === null ? sequence.logitChanges() : []) {
@@ -109,10 +106,7 @@ export class HeadRows {
   }
 }
 
-/**
- * The changes of each row that has own adapters. All rows have one place for a change or, if any row needs several, the maximum: so a
- * row's sum does not depend on the other rows.
- */
+/** Own changes by row. All rows have one place or, if any needs more, the maximum: so a row's sum does not depend on other rows. */
 function ownChanges(rows: readonly Row[]): HeadInput["own"] {
   const changed = [...rows.keys()].filter((n) => rows[n].adapter?.changes.length);
   if (changed.length === 0) return undefined;
@@ -138,10 +132,6 @@ function ownChanges(rows: readonly Row[]): HeadInput["own"] {
   };
 }
 
-function inverseTemperatureOf({ sampling }: Sequence, scoredId: number | null): number {
-  return scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
-}
-
 /** What is read of every row; undefined: everything. */
 function readOf(heads: readonly Head[]): HeadInput["want"]["only"] {
   if (heads.every(readsLikeliestOnly)) return "likeliest";
@@ -161,10 +151,7 @@ function readsLikeliestOnly({ sequence, scoredId, baseRow, readsMemories }: Head
   return scoredId === null && baseRow === null && !request.compare && sampling.logprobs === null && isGreedy(sampling);
 }
 
-/**
- * Whether the scores of the whole vocabulary are read, because a token outside the top K may matter: one that the grammar allows, one
- * that is drawn, the sampled token under the base, or a token of a memory.
- */
+/** Whether a token outside the top K may be read: one allowed by a grammar, drawn, compared with the base, or of a memory. */
 function needsScores({ sequence, scoredId, baseRow, readsMemories }: Head): boolean {
   if (scoredId === null && sequence.grammar) return true;
   if (readsMemories && (scoredId === null || (sequence.sampling.logprobs ?? 0) > 0)) return true;

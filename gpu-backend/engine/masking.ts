@@ -3,10 +3,7 @@ import type { Sampling } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { type HeadResult, isGreedy } from "./sampler.ts";
 
-/**
- * The row with the allowed tokens only; its logprobs are those of the distribution that is drawn from. Changes the row's scores [V] in
- * place. Throws a ServiceError if no token is allowed.
- */
+/** The row with only the allowed tokens. Changes the row's scores [V] in place. Throws a ServiceError if no token is allowed. */
 export function maskedRow(
   row: HeadResult,
   { allowed }: { allowed: Uint32Array | null },

@@ -1,7 +1,4 @@
-/**
- * Searches memories at positions of sequences, and chooses the brakes of memories by a prompt. A search reads states that earlier passes
- * left, so its results depend on the sequence alone.
- */
+/** Searches memories at positions of sequences, and chooses their brakes. It reads states of earlier passes, so other sequences change nothing. */
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence } from "../../shared/math/evidence.ts";
 import { brakePositions, type MemoryEvidence, type MemoryRule, weighBrakes } from "../../shared/math/memory.ts";
@@ -63,10 +60,7 @@ export function passagesFor(
   return retrievePassages(indexed, query, retrieval, room);
 }
 
-/**
- * What the memories say of the prompt token after each position. The result is called with the index of a position and with the model's
- * greatest probability there.
- */
+/** Returns what the memories say of the prompt token after `positions[x]`, given the model's greatest probability there. */
 export async function memoriesAt(
   { ids, memories, row }: Sequence,
   positions: readonly number[],

@@ -30,10 +30,7 @@ export interface EngineSettings {
 export type ToEngine =
   /** The first message. Others follow only after `ready`. */
   | { type: "start"; settings: EngineSettings }
-  /**
-   * `adapterId` as in Engine.submit. `traced`: the prompts are traced, and answered by messages "traced". `unwritten`: own adapters and
-   * memories that are not on disk, by id (adapters/own/artifact.ts).
-   */
+  /** `adapterId` as in Engine.submit. `traced` prompts are answered by "traced". `unwritten`: adapters and memories that are not on disk. */
   | {
       type: "submit";
       adapterId: string | null;

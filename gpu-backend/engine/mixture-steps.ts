@@ -1,7 +1,4 @@
-/**
- * Runs of the head alone for a mixture whose prompt is cached: to weigh the mixture by the prompt's evidence, to score the rest of the
- * prompt, and to sample the first token. They read states that the prefill left, so their results depend on the sequence alone.
- */
+/** Runs of the head alone for a mixture whose prompt is cached. They read states of the prefill, so other sequences change nothing. */
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
 import { type MemoryRule, mixedBeforeBrakes } from "../../shared/math/memory.ts";

@@ -1,7 +1,4 @@
-/**
- * Reads the artifacts and opens a session over the model's graph, which may be kept from an earlier start (prepared-graph.ts). Model
- * file, matrices and graph are dropped as soon as they have been read, so that a loaded model takes the memory of its session alone.
- */
+/** Opens a session over a model's graph. Drops files, matrices and graph once they are read, so a loaded model takes only its session. */
 import { join } from "node:path";
 import { bankOf } from "../adapters/generated/hyper-network.ts";
 import { selectDevice } from "../runtime/device-probe.ts";

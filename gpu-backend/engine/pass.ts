@@ -54,10 +54,7 @@ export async function scorePrompt(
   return positions.map((_, x) => experts.map((_, e) => headResult(output, x * experts.length + e)));
 }
 
-/**
- * The prompt token after a position, if this pass scores it; else null. While a mixture awaits its weights, only tokens that are evidence
- * are scored, by the base.
- */
+/** The prompt token to score after a position, or null. While a mixture awaits its weights, the base scores its evidence. */
 function scoredAfter(sequence: Sequence, position: number): number | null {
   const end = sequence.awaitsMixture ? sequence.evidenceTokens.tokens : sequence.promptTokens;
   return sequence.scoresPrompt && position + 1 >= sequence.scoredFrom && position + 1 < end

@@ -127,7 +127,7 @@ export function plan<S extends Plannable>(
     if (isWaiting && sequence.cachedTokens === 0 && resources.prefixes?.mustWait(sequence, started)) continue;
     const isKept = ({ tenant: whose, maxCounter }: (typeof passed)[number]) =>
       whose === tenant || service.get(tenant)! > maxCounter;
-    let lack = isWaiting ? passed.find((one) => needs(next, one.lack) && isKept(one))?.lack : undefined;
+    let lack = isWaiting ? passed.find((one) => (one.lack === "memory" || tokens > 0) && isKept(one))?.lack : undefined;
     if (!lack && (tokens > tokensLeft || (pairs > pairsLeft && prefill.length > 0))) lack = "tokens";
     if (!lack && isWaiting) {
       if (!room.holds(sequence)) lack = "memory";
@@ -181,8 +181,6 @@ interface Candidate<S> {
 
 /** What keeps a sequence from running. Memory includes slots. */
 type Lack = "tokens" | "memory";
-
-const needs = <S>({ tokens }: Candidate<S>, lack: Lack) => lack === "memory" || tokens > 0;
 
 /** The candidates of each tenant in order. */
 function candidatesOf<S extends Plannable>(

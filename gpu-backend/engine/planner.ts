@@ -1,6 +1,6 @@
 /** Keeps the state of `plan` from step to step. */
+import { ServiceError } from "../../shared/errors.ts";
 import { type PlanLimits, type Plannable, type PlanResources, type PlanState, plan, type StepPlan } from "./plan.ts";
-import { queueFull } from "./refusals.ts";
 
 export class Planner<S extends Plannable> {
   readonly #limits: PlanLimits;
@@ -19,10 +19,7 @@ export class Planner<S extends Plannable> {
   }
 
   get state(): PlanState<S> {
-    return {
-      ...{ waiting: this.#waiting, running: this.#running },
-      ...{ service: this.#service, passedSince: this.#passedSince },
-    };
+    return { waiting: this.#waiting, running: this.#running, service: this.#service, passedSince: this.#passedSince };
   }
 
   /** Adds a waiting sequence. Throws `overloaded` if its tenant's part of the queue is full. */
@@ -31,7 +28,13 @@ export class Planner<S extends Plannable> {
     const { tenant } = sequence;
     const own = this.#waiting.filter((one) => one.tenant === tenant).length;
     const free = maxQueue - this.#waiting.length;
-    if (own >= free) throw queueFull({ own, free, maxQueue, maxSequences });
+    if (own >= free) {
+      const message = `The queue has ${free} of ${maxQueue} places free, and a tenant may take as many as it leaves: this one has ${own}.`;
+      // An estimate: a second for each full batch in the queue.
+      throw new ServiceError("overloaded", message, {
+        retryAfterSeconds: Math.ceil((maxQueue - free + 1) / maxSequences),
+      });
+    }
     if (own === 0) this.#lift(tenant);
     this.#insert(sequence);
   }

@@ -59,17 +59,6 @@ export function requireNumerics(begun: string | null, own: string | null, { sequ
   );
 }
 
-/** The queue has no place for another sequence of a tenant that has `own` waiting. */
-export function queueFull(queue: { own: number; free: number; maxQueue: number; maxSequences: number }): ServiceError {
-  const { own, free, maxQueue, maxSequences } = queue;
-  return new ServiceError(
-    "overloaded",
-    `The queue has ${free} of ${maxQueue} places free, and a tenant may take as many as it leaves: this one has ${own}.`,
-    // An estimate: a second for each full batch in the queue.
-    { retryAfterSeconds: Math.ceil((maxQueue - free + 1) / maxSequences) },
-  );
-}
-
 export function unavailable(message: string): ServiceError {
   return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1 });
 }
@@ -90,10 +79,7 @@ export function notFinite(what: string): ServiceError {
   );
 }
 
-/**
- * The error that ends a sequence whose computing threw `thrown`. An unknown error becomes `generation_failed`, which the edge does not
- * retry: the same data would fail on another backend, too, and might damage it.
- */
+/** The error of a sequence that threw. An unknown error is `generation_failed`, which the edge does not retry: it would recur elsewhere. */
 export function faultOf(thrown: unknown): ServiceError {
   if (thrown instanceof ServiceError) return thrown;
   return new ServiceError("generation_failed", "The engine failed on this sequence; the others go on.", {

@@ -1,7 +1,4 @@
-/**
- * Samples the next token, exactly, over the whole vocabulary. The scores already contain the adapter's change, penalties and logit_bias
- * (sequence.ts). Pure. Not here: when to stop.
- */
+/** Samples the next token over the whole vocabulary. Scores include adapter, penalties and logit_bias. Pure. Not here: when to stop. */
 import type { Sampling } from "../../shared/contracts/sampling.ts";
 import { type RowOutput, topCandidates } from "../runtime/step.ts";
 
@@ -111,10 +108,7 @@ export function alternativesOf(row: HeadResult, count: number): [number, number]
   return Array.from(row.topIds.subarray(0, count), (id, rank) => [id, logprob(row, row.topScores[rank])]);
 }
 
-/**
- * The scores of all tokens in falling order: the top K, then band by band, so that a draw need not sort the whole vocabulary. Scores
- * come without ids, because typed arrays sort plain numbers fast.
- */
+/** All scores in falling order: the top K, then sorted bands of scores, so that a draw need not sort the whole vocabulary. */
 function* rankedBands(row: HeadResult, temperature: number): Generator<Float32Array> {
   const { topScores, scores } = row;
   yield topScores;

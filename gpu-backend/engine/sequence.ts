@@ -1,7 +1,4 @@
-/**
- * One sequence from its request to its last frame: token ids, logit changes, stop strings and times. Pure: the engine reports what
- * a step computed, and sends the frames that are made here. Not here: slots, steps, and the choice of the next token.
- */
+/** One sequence from its request to its last frame: ids, logit changes, stops and times. Pure. Not here: slots, steps, and sampling. */
 import type {
   DoneFrame,
   FinishReason,
@@ -294,7 +291,6 @@ export class Sequence implements Plannable {
     this.#decodingMs = nowMs;
   }
 
-  /** Adds the score of the next prompt token. */
   addPromptScore(score: Score): void {
     this.#prompt.logprobs.push(score.logprob);
     this.#prompt.alternatives.push(score.alternatives);
@@ -308,10 +304,7 @@ export class Sequence implements Plannable {
     return { type: "prompt", id: this.id, ...this.#prompt };
   }
 
-  /**
-   * Adds a sampled token id. Returns its frame, or null if the token ends the sequence. Logprobs are those at temperature 1 with the
-   * adapter and all logit changes, as OpenAI reports them.
-   */
+  /** Adds a sampled token. Returns its frame, or null at the end. Logprobs are at temperature 1 after all logit changes, as OpenAI's. */
   addToken(tokenId: number, score: Score): TokenFrame | null {
     if (this.#stopIds.has(tokenId)) {
       this.#finish = "stop";

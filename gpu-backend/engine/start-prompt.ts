@@ -16,10 +16,7 @@ const promptTokens = 141;
 const generatedTokens = 8;
 const hashDigits = 16;
 
-/**
- * Generates a token after the end of text, and answers the prompt by the base and, if there is a centroid, by a mixture with its
- * adapter. Returns the hash. Throws an Error if no token can be generated.
- */
+/** Answers the prompt by the base and, with a centroid, by a mixture. Returns the hash. Throws an Error if no token can be generated. */
 export async function answerStartPrompt(
   parts: Pick<EngineParts, "runner" | "limits" | "textPieceOf" | "now">,
   source: AdapterSource,

@@ -5,6 +5,7 @@ import { writeKey } from "../memory/keys.ts";
 /** What is wanted of each prompt: a memory's keys, or the hidden states before the tokens from index `from` on. */
 export type Traced = { kind: "keys" } | { kind: "hidden"; from: readonly number[] };
 
+/** Hidden states [N, D], or a key for each of the n tokens of a prompt, [n, D]. */
 export type TracedValues = Float32Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
 
 /** The trace of one prompt. */
@@ -17,10 +18,7 @@ export interface Trace {
   take(values: TracedValues): void;
 }
 
-/**
- * What a computed prompt of n tokens gives: hidden states [N, D], or a key for each token, [n, D]. `stateAt` returns the state [D] that
- * enters the last feed-forward part at a position.
- */
+/** The values of a computed prompt. `stateAt` returns the state [D] that enters the last feed-forward part at a position. */
 export function tracedValues(
   { kind, hidden }: Trace,
   tokens: number,

@@ -1,7 +1,4 @@
-/**
- * The interface to an engine in its own process: takes micro-batches and returns frames. Every accepted sequence gets a last frame,
- * also if the process ends or hangs. Not here: restarts of the process (supervisor.ts).
- */
+/** Interface to an engine in its own process. Every accepted sequence gets a last frame, even if the process ends. Not here: restarts. */
 import { staticId } from "../../shared/artifacts/manifest.ts";
 import {
   type BatchRequest,
@@ -13,6 +10,7 @@ import {
   type SequenceRequest,
 } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import { settlesWithin } from "../../shared/settles-within.ts";
 import { ownAdapterId } from "../adapters/own/artifact.ts";
 import type { EngineInfo, EngineSettings, EngineStats, PhaseReport } from "../engine/messages.ts";
 import { requireManifest, unavailable } from "../engine/refusals.ts";
@@ -72,7 +70,8 @@ export class EngineClient {
   /** States or keys of traced prompts whose last frame has not come, by id. */
   readonly #traced = new Map<string, TracedValues>();
   readonly #watch: NodeJS.Timeout;
-  #stats: EngineStats | null = null;
+  /** null before the first stats of a process. */
+  stats: EngineStats | null = null;
   #isClosing = false;
   #allEnded: (() => void) | null = null;
   #lastPassMs = Number.NEGATIVE_INFINITY;
@@ -103,10 +102,6 @@ export class EngineClient {
     return !this.#isClosing && this.#supervisor.isRunning;
   }
 
-  get stats(): EngineStats | null {
-    return this.#stats;
-  }
-
   get openSequences(): number {
     return this.#open.size;
   }
@@ -117,10 +112,7 @@ export class EngineClient {
     return this.#supervisor.requireRunning();
   }
 
-  /**
-   * Submits a micro-batch to the engine; its frames go to `sink`. Throws a ServiceError if the batch is refused as a whole: the engine
-   * is not serving, the manifest is another, the centroid is unknown, or an id is open already.
-   */
+  /** Submits a micro-batch, whose frames go to `sink`. Throws a ServiceError if the batch is refused as a whole. */
   submit(batch: BatchRequest, sink: FrameSink): void {
     const { manifest } = requireManifest(this.requireServing(), batch.manifestHash);
     const { centroidId } = batch;
@@ -144,10 +136,7 @@ export class EngineClient {
     this.#supervisor.send({ type: "submit", adapterId, sequences: batch.sequences, traced: null, unwritten });
   }
 
-  /**
-   * The hidden states before the tokens of each prompt from `from` on, [N, D], in the order of `sequences`. The prompts are scheduled
-   * like other sequences. Rejects with a ServiceError and cancels all if one fails, `signal` aborts or `hiddenStatesMs` pass.
-   */
+  /** Hidden states before the tokens of each prompt from `from` on, [N, D]. Rejects, and cancels all, if one fails or takes too long. */
   async hiddenStates(
     sequences: SequenceRequest[],
     from: readonly number[],
@@ -218,9 +207,7 @@ export class EngineClient {
     if (this.#open.size > 0) {
       const all = Promise.withResolvers<void>();
       this.#allEnded = all.resolve;
-      const timer = setTimeout(all.resolve, limitMs);
-      await all.promise;
-      clearTimeout(timer);
+      await settlesWithin(all.promise, limitMs);
     }
     clearInterval(this.#watch);
     this.#failOpen(unavailable(`The backend is shutting down, and did not finish within ${limitMs} ms.`));
@@ -251,8 +238,8 @@ export class EngineClient {
     else if (message.type === "traced") {
       if (this.#open.has(message.id)) this.#traced.set(message.id, message.values);
     } else {
-      observer.statsChanged(message.stats, this.#stats);
-      this.#stats = message.stats;
+      observer.statsChanged(message.stats, this.stats);
+      this.stats = message.stats;
       if (message.report) {
         this.#lastPassMs = now();
         observer.phaseRan(message.report);
@@ -293,7 +280,7 @@ export class EngineClient {
   }
 
   #onEnd(): void {
-    this.#stats = null;
+    this.stats = null;
     this.#traced.clear();
     this.#failOpen(unavailable("The engine failed while it served this request."));
   }

@@ -1,14 +1,10 @@
-/**
- * One child process of the backend: starts it, passes messages both ways, kills it, and reports why it ended. It never outlives the
- * backend. Not here: restarts.
- */
+/** One child process, which never outlives the backend: messages both ways, and the cause of its end. Not here: restarts. */
 import { type ChildProcess, fork, type Serializable } from "node:child_process";
 import { settlesWithin } from "../../shared/settles-within.ts";
 
 /** Timeout for a killed process to end, in milliseconds. It may have to wait for a device or a disk. */
 export const stopMs = 2000;
 
-/** Why a process ended. */
 export interface EndCause {
   /** A phrase without data of a request, such as "was ended by SIGSEGV". */
   how: string;

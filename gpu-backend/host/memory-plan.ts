@@ -1,7 +1,4 @@
-/**
- * Estimates the memory that the backend may take, and how much of it keys and values get if KV_BYTES is not set. The sizes of models are
- * estimates, the bounds of keys, values and caches are exact. Pure.
- */
+/** Estimates the memory of the backend, and how much of it keys and values get if KV_BYTES is not set. Pure. */
 import { maxCacheBytes } from "../adapters/generated/adapter-cache.ts";
 import { bytesPerPosition, kvShapeOf } from "../kv/kv-budget.ts";
 import type { ModelConfig } from "../runtime/model-config.ts";

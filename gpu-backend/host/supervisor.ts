@@ -1,7 +1,4 @@
-/**
- * Keeps an engine running in a child process, so that a native fault, a hang or a lack of memory ends only that process. Restarts a
- * failed process with a growing delay. Not here: sequences (client.ts).
- */
+/** Keeps an engine running in a child process, and restarts it with a growing delay if it fails. Not here: sequences (client.ts). */
 import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "../engine/messages.ts";
 import { unavailable } from "../engine/refusals.ts";
 import { type EndCause, ForkedProcess } from "./forked-process.ts";
@@ -41,7 +38,6 @@ export interface SupervisorParts {
   /** Default: that of the engine. */
   script?: URL;
   onMessage(message: EngineMessage): void;
-  /** The process has ended. */
   onEnd(): void;
 }
 
@@ -50,8 +46,9 @@ export class EngineSupervisor {
   readonly #parts: SupervisorParts;
   readonly #first = Promise.withResolvers<EngineInfo>();
   #process: ForkedProcess<ToEngine, FromEngine>;
-  #info: EngineInfo | null = null;
-  #isRunning = false;
+  /** What is served, also during a restart; null before the first process serves. */
+  info: EngineInfo | null = null;
+  isRunning = false;
   /** When the current process became ready; null before. */
   #readyMs: number | null = null;
   #failure: EngineFailure | null = null;
@@ -72,18 +69,9 @@ export class EngineSupervisor {
     return this.#first.promise;
   }
 
-  /** What is served, also during a restart; null before the first process serves. */
-  get info(): EngineInfo | null {
-    return this.#info;
-  }
-
-  get isRunning(): boolean {
-    return this.#isRunning;
-  }
-
   /** Returns what is served. Throws `backend_unavailable` with the reason while no engine runs. */
   requireRunning(): EngineInfo {
-    if (this.#info && this.#isRunning) return this.#info;
+    if (this.info && this.isRunning) return this.info;
     const last = this.#process.cause ?? this.#failure;
     throw unavailable(last ? `The engine is restarting: it ${last.how}.` : "The engine is starting.");
   }
@@ -92,16 +80,16 @@ export class EngineSupervisor {
     this.#process.send(message);
   }
 
-  /** Kills the process because it `how` (EndCause); `onEnd` follows. */
+  /** Kills the process for the cause `how` (EndCause); `onEnd` follows. */
   kill(how: string): void {
-    this.#isRunning = false;
+    this.isRunning = false;
     this.#process.kill(how);
   }
 
   /** Kills the process without a restart. Resolves when it has ended, or after a timeout. */
   async close(): Promise<void> {
     this.#isClosed = true;
-    this.#isRunning = false;
+    this.isRunning = false;
     clearTimeout(this.#timer);
     await this.#process.close();
   }
@@ -129,12 +117,12 @@ export class EngineSupervisor {
   #onReady(info: EngineInfo): void {
     clearTimeout(this.#timer);
     if (this.#process.cause) return;
-    if (this.#info && this.#info.manifestHash !== info.manifestHash) {
+    if (this.info && this.info.manifestHash !== info.manifestHash) {
       this.kill("found other artifacts in its folder than at the first start");
       return;
     }
-    this.#info = info;
-    this.#isRunning = true;
+    this.info = info;
+    this.isRunning = true;
     this.#readyMs = this.#parts.now();
     this.#first.resolve(info);
     this.#parts.observer.engineReady(info, this.#process.pid!);
@@ -143,8 +131,8 @@ export class EngineSupervisor {
   #onEnd({ how, error }: EndCause): void {
     const { observer, now, onEnd } = this.#parts;
     clearTimeout(this.#timer);
-    this.#isRunning = false;
-    if (!this.#info) {
+    this.isRunning = false;
+    if (!this.info) {
       this.#isClosed = true;
       this.#first.reject(error ?? new Error(`the engine ${how} before it was ready`));
     }
@@ -152,7 +140,7 @@ export class EngineSupervisor {
       const wasStable = this.#readyMs !== null && now() - this.#readyMs >= stableMs;
       const failures = wasStable ? 1 : (this.#failure?.failures ?? 0) + 1;
       const restartMs = Math.min(maxRestartMs, firstRestartMs * 2 ** (failures - 1));
-      this.#failure = { manifestHash: this.#info!.manifestHash, how, error, failures, restartMs };
+      this.#failure = { manifestHash: this.info!.manifestHash, how, error, failures, restartMs };
       this.#timer = setTimeout(() => {
         this.#process = this.#start();
       }, restartMs);

@@ -15,9 +15,8 @@ import { addTenantPaths, missing } from "./tenant-paths.ts";
 type Adapters = Pick<OwnAdapterService, "begin" | "upload" | "store">;
 
 export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void {
-  const { store } = adapters;
   addTenantPaths(app, "adapters", (tenant, hash) =>
-    hash === null ? store.removeAll(tenant) : store.remove(tenant, hash),
+    hash === null ? adapters.store.removeAll(tenant) : adapters.store.remove(tenant, hash),
   );
 
   /**
@@ -33,7 +32,7 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
         const { tokens, timings, kept, gain } = made;
         log("info", "adapter", { tokens, kept, nats: gain?.nats ?? 0, ...timings });
         const failed = ({ message }: Error) => log("error", "adapter_not_removed", { message });
-        const removeUndelivered = () => void store.remove(request.tenant, made.hash).catch(failed);
+        const removeUndelivered = () => void adapters.store.remove(request.tenant, made.hash).catch(failed);
         // The signal does not abort after the response is sent.
         if (signal.aborted) removeUndelivered();
         else signal.addEventListener("abort", removeUndelivered, { once: true });
@@ -46,7 +45,7 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
         return errorFrame("adapter", error);
       },
     );
-    return context.body(ReadableStream.from(jsonAfterHead(outcome)), 201, json);
+    return context.body(ReadableStream.from(jsonAfterHead(outcome)), 201, { "content-type": "application/json" });
   });
 
   app.put("/v1/adapters/:tenant/:hash", async (context) => {
@@ -55,8 +54,6 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
     return context.body(null, 204);
   });
 }
-
-const json = { "content-type": "application/json" };
 
 /** Throws a ServiceError "adapter_not_found" if the store lacks an own adapter that the batch names. */
 export async function requireAdapters(batch: BatchRequest, store: Adapters["store"]): Promise<void> {

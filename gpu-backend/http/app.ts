@@ -154,19 +154,13 @@ const requireJson: MiddlewareHandler = async (context, next) => {
   await next();
 };
 
-const limitBatch = limitOf(batchBodyBytes);
-const limitDocuments = limitOf(limits.documentBodyBytes);
-const limitBody: MiddlewareHandler = (context, next) =>
-  (context.req.path.startsWith("/v1/memories/") ? limitDocuments : limitBatch)(context, next);
-
-function limitOf(maxSize: number): MiddlewareHandler {
-  return bodyLimit({
-    maxSize,
-    onError: () => {
-      throw new ServiceError("body_too_large", `The body has more than ${maxSize} bytes.`);
-    },
-  });
-}
+const limitBody: MiddlewareHandler = (context, next) => {
+  const maxSize = context.req.path.startsWith("/v1/memories/") ? limits.documentBodyBytes : batchBodyBytes;
+  const onError = () => {
+    throw new ServiceError("body_too_large", `The body has more than ${maxSize} bytes.`);
+  };
+  return bodyLimit({ maxSize, onError })(context, next);
+};
 
 function answerError(context: Context, error: ServiceError): Response {
   if (error.retryAfterSeconds !== null) context.header("retry-after", String(error.retryAfterSeconds));

@@ -1,7 +1,4 @@
-/**
- * The answer to one micro-batch: the engine's frames as an NDJSON body, until every sequence has its last frame. Tokens wait for later
- * ones as long as `gatherMs` allows, and blank lines (heartbeats) show that this process is alive.
- */
+/** The NDJSON answer to one micro-batch. Tokens wait as long as `gatherMs` allows; blank lines (heartbeats) show that the process lives. */
 import {
   type BatchRequest,
   type Frame,
@@ -18,17 +15,13 @@ export const unreadFrameBytes = 16 * 2 ** 20;
 /** How a micro-batch ended, for the log. */
 export interface BatchOutcome {
   tokens: number;
-  /** Sequences that ended in a done frame. */
+  /** Sequences that ended in a done frame, and in an error frame. */
   done: number;
-  /** Sequences that ended in an error frame. */
   failed: number;
   clientGone: boolean;
 }
 
-/**
- * Submits a micro-batch. `onFrame` is called with each frame, `ended` after the last one. When the client stops reading, its open
- * sequences are cancelled. Throws a ServiceError if the engine refuses the batch.
- */
+/** Submits a micro-batch, and cancels it when the client stops reading. Throws a ServiceError if the engine refuses it. */
 export function frameStream(
   engine: Pick<EngineClient, "submit" | "cancel">,
   batch: BatchRequest,

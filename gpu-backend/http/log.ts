@@ -1,8 +1,8 @@
 /** JSON log lines with ids, counts, times and errors; never the text or token ids of a request. */
 import type { BatchRequest, SequenceRequest } from "../../shared/contracts/inference.ts";
 
-export type LogFields = Record<string, string | number | boolean | null>;
-export type Log = (level: "info" | "warn" | "error", event: string, fields?: LogFields) => void;
+type Fields = Record<string, string | number | boolean | null>;
+export type Log = (level: "info" | "warn" | "error", event: string, fields?: Fields) => void;
 
 export function jsonLog(write: (line: string) => void, now: () => Date): Log {
   return (level, event, fields = {}) => {

@@ -32,9 +32,7 @@ export interface MetricsView {
   stats(): readonly EngineStats[];
   /** Hashes of the manifests that are served, and the preferred one. */
   manifests(): { all: readonly string[]; first: string | null };
-  /** The memory plan. */
   memory: { limitBytes: number; parts: Readonly<Record<string, number>> };
-  /** Tenants' files. */
   disk: { adapter(): DiskState; memory(): DiskState };
 }
 
@@ -73,25 +71,23 @@ export function createMetrics({ stats, manifests, memory, disk }: MetricsView): 
   });
   addDiskMetrics(registry, "adapter", "own adapters", disk.adapter);
   addDiskMetrics(registry, "memory", "memories of documents", disk.memory);
-  const memoryBuilds = counter(
-    "chameleon_memory_builds_total",
-    "Builds of memories of documents that ended, by error kind, or ready",
-    ["outcome"],
-  );
+  const memoryBuilds = counter("chameleon_memory_builds_total", "Ended builds of memories, by error kind, or ready", [
+    "outcome",
+  ]);
   for (const outcome of ["ready", ...errorKinds]) memoryBuilds.inc({ outcome }, 0);
   const memoryTokens = counter("chameleon_memory_built_tokens_total", "Tokens of documents whose keys were computed");
   const setsRefused = counter(
     "chameleon_artifact_sets_refused_total",
-    "Times that published artifacts, or their pointer, were not as they should be",
+    "Refusals of published artifacts or their pointer",
   );
   const restarts = counter(
     "chameleon_engine_restarts_total",
-    "Times that an engine's process failed and was started again",
+    "Failures of an engine's process, which is then restarted",
   );
   const sampledTokens = counter("vllm:generation_tokens_total", "Tokens sampled");
   const prefillTokens = counter(
     "chameleon_prefill_tokens_total",
-    "Prompt tokens prefilled: those found in the prefix cache are not",
+    "Prompt tokens prefilled, not found in the prefix cache",
   );
   const phases = new Histogram({
     name: "chameleon_phase_duration_seconds",

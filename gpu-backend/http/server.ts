@@ -2,6 +2,7 @@
 import type { Server } from "node:http";
 import type { Socket } from "node:net";
 import { serve } from "@hono/node-server";
+import { settlesWithin } from "../../shared/settles-within.ts";
 
 /** Clients without a secret can open connections, too. */
 export const connectionLimits = {
@@ -57,10 +58,8 @@ function boundWaiting(server: Server, max: number): void {
 }
 
 /** Accepts no more connections. Resolves when every open answer is written, or after `limitMs`. */
-export function close(server: Server, limitMs: number): Promise<void> {
-  return new Promise((resolve) => {
-    server.close(() => resolve());
-    server.closeIdleConnections();
-    setTimeout(resolve, limitMs).unref();
-  });
+export async function close(server: Server, limitMs: number): Promise<void> {
+  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+  server.closeIdleConnections();
+  await settlesWithin(closed, limitMs);
 }

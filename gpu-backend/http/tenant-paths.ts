@@ -12,10 +12,7 @@ export function missing(kind: keyof typeof kinds, name: string): ServiceError {
   return new ServiceError(`${one}_not_found`, `There is no ${one} ${name.slice(0, 64)} of this tenant.`);
 }
 
-/**
- * Refuses names that no file can have with `missing`, before the routes that are added later. DELETE calls `remove` with a hash, or
- * with null for all files of the tenant.
- */
+/** Adds DELETE of one file or of all of a tenant's (null), and refuses names that no file has, before routes that are added later. */
 export function addTenantPaths(
   app: Hono,
   kind: keyof typeof kinds,

@@ -1,13 +1,10 @@
-/**
- * Makes the file of one memory, one window of a document at a time, with keys from another memory of the tenant or from the engine. Each
- * window is a record of the file, so a build that ended early resumes after its last window.
- */
+/** Makes the file of a memory, one window of a document at a time. Each window is a record, so an unfinished file can be continued. */
 import { ServiceError } from "../../../shared/errors.ts";
 import { packMemoryHead } from "../../memory/memory.ts";
 import { type FilePlan, plannedBytes } from "../../tenant-files/partial-file.ts";
 import type { TenantStore } from "../../tenant-files/tenant-store.ts";
 import { type EncodedDocument, type Window, windowsOf } from "./document-windows.ts";
-import { KnownKeys, memoryLabel } from "./known-keys.ts";
+import { findKnownKeys, type KnownKeys, memoryLabel } from "./known-keys.ts";
 
 /** Windows that are computed together: enough to keep the engine busy, and few to lose if the build ends early. */
 const groupWindows = 4;
@@ -26,12 +23,14 @@ export interface BuildParts {
 
 export class MemoryBuild {
   readonly totalTokens: number;
+  /** Tokens that are done. */
+  tokens: number;
+  /** Tokens whose keys this build computed. */
+  computedTokens = 0;
   readonly #parts: BuildParts;
   readonly #windows: Window[];
   readonly #label: Buffer;
   readonly #plan: FilePlan;
-  #tokens: number;
-  #computedTokens = 0;
 
   /** Throws a ServiceError if the memory alone exceeds the tenant's bound. */
   constructor(parts: BuildParts) {
@@ -40,7 +39,7 @@ export class MemoryBuild {
     this.#parts = parts;
     this.totalTokens = lengths.reduce((sum, length) => sum + length, 0);
     // A document of one token needs no key.
-    this.#tokens = lengths.filter((length) => length === 1).length;
+    this.tokens = lengths.filter((length) => length === 1).length;
     this.#windows = windowsOf(lengths, contextTokens);
     this.#label = memoryLabel(manifestHash, documents);
     this.#plan = {
@@ -50,28 +49,16 @@ export class MemoryBuild {
     };
     const bytes = plannedBytes(this.#plan);
     if (bytes > store.tenantBytes) {
-      throw new ServiceError(
-        "invalid_request",
-        `The memory would have ${bytes} bytes; a tenant may keep ${store.tenantBytes} bytes of memories.`,
-      );
+      const message = `The memory would have ${bytes} bytes; a tenant may keep ${store.tenantBytes} bytes of memories.`;
+      throw new ServiceError("invalid_request", message);
     }
-  }
-
-  /** Tokens that are done. */
-  get tokens(): number {
-    return this.#tokens;
-  }
-
-  /** Tokens whose keys this build computed. */
-  get computedTokens(): number {
-    return this.#computedTokens;
   }
 
   /** Bytes of the finished memory; null if there is none yet. */
   async find(): Promise<number | null> {
     const { tenant, hash, store } = this.#parts;
     const bytes = await store.bytesOf(tenant, hash);
-    if (bytes !== null) this.#tokens = this.totalTokens;
+    if (bytes !== null) this.tokens = this.totalTokens;
     return bytes;
   }
 
@@ -83,12 +70,12 @@ export class MemoryBuild {
     if (found !== null) return found;
     const file = await store.begin(tenant, hash, this.#plan);
     try {
-      for (const window of this.#windows.slice(0, file.length)) this.#tokens += tokensOf(window);
-      const known = await KnownKeys.find(store, { tenant, hash, label: this.#label, contextTokens });
+      for (const window of this.#windows.slice(0, file.length)) this.tokens += tokensOf(window);
+      const known = await findKnownKeys(store, { tenant, hash, label: this.#label, contextTokens });
       for (let at = file.length; at < this.#windows.length; at += groupWindows) {
         const group = this.#windows.slice(at, at + groupWindows);
         await file.append(await this.#keysOf(group, known, signal));
-        for (const window of group) this.#tokens += tokensOf(window);
+        for (const window of group) this.tokens += tokensOf(window);
       }
       return await file.finish();
     } finally {
@@ -101,7 +88,7 @@ export class MemoryBuild {
     const { documents, hiddenSize: D, keysOf } = this.#parts;
     const records: (Uint8Array | null)[] = [];
     for (const { document, part, from, end } of group) {
-      const record = await known.of(documents[document], part);
+      const record = await known(documents[document], part);
       records.push(record?.length === (end - from) * D ? record : null);
     }
     const missing = group.filter((_, i) => !records[i]);
@@ -115,7 +102,7 @@ export class MemoryBuild {
       }
       const kept = computed[i].subarray((from - start) * D);
       records[group.indexOf(window)] = new Uint8Array(kept.buffer, kept.byteOffset, kept.byteLength);
-      this.#computedTokens += tokensOf(window);
+      this.computedTokens += tokensOf(window);
     }
     return records as Uint8Array[];
   }

@@ -25,57 +25,38 @@ interface KnownDocument {
   place: number;
 }
 
-export class KnownKeys {
-  readonly #store: TenantStore;
-  readonly #tenant: string;
-  /** By document hash. */
-  readonly #documents: ReadonlyMap<string, KnownDocument>;
+/** Returns the keys of one window (`part`) of a document; null if they are unknown. */
+export type KnownKeys = (document: EncodedDocument, part: number) => Promise<Uint8Array | null>;
+
+/** Finds keys for the memory `hash`, whose label is `label`. */
+export async function findKnownKeys(
+  store: TenantStore,
+  { tenant, hash, label, contextTokens }: { tenant: string; hash: string; label: Buffer; contextTokens: number },
+): Promise<KnownKeys> {
+  const wanted = new Set(documentsIn(label).map((document) => document.hash));
+  const known = new Map<string, KnownDocument>();
+  const files = (await store.list(tenant)).filter((file) => file.hash !== hash);
+  // Finished files first, because they have all keys.
+  for (const file of files.toSorted((a, b) => a.suffix.length - b.suffix.length)) {
+    const other = await store.files.label(tenant, file.hash, file.suffix);
+    if (!other?.subarray(0, hashBytes).equals(label.subarray(0, hashBytes))) continue;
+    const documents = documentsIn(other);
+    const lengths = documents.map(({ tokens }) => tokens);
+    for (const [place, { document, part }] of windowsOf(lengths, contextTokens).entries()) {
+      const found = documents[document].hash;
+      if (part > 0 || !wanted.has(found) || known.has(found)) continue;
+      known.set(found, { file, place: firstWindow + place });
+    }
+  }
   /** The file that was read last. */
-  #open: { path: string; records: SealedRecords | null } | null = null;
-
-  private constructor(store: TenantStore, tenant: string, documents: ReadonlyMap<string, KnownDocument>) {
-    this.#store = store;
-    this.#tenant = tenant;
-    this.#documents = documents;
-  }
-
-  /** Finds keys for the memory `hash`, whose label is `label`. */
-  static async find(
-    store: TenantStore,
-    { tenant, hash, label, contextTokens }: { tenant: string; hash: string; label: Buffer; contextTokens: number },
-  ): Promise<KnownKeys> {
-    const wanted = new Set(documentsIn(label).map((document) => document.hash));
-    const known = new Map<string, KnownDocument>();
-    const files = (await store.list(tenant)).filter((file) => file.hash !== hash);
-    // Finished files first, because they have all keys.
-    for (const file of files.toSorted((a, b) => a.suffix.length - b.suffix.length)) {
-      const other = await store.files.label(tenant, file.hash, file.suffix);
-      if (!other?.subarray(0, hashBytes).equals(label.subarray(0, hashBytes))) continue;
-      const documents = documentsIn(other);
-      const windows = windowsOf(
-        documents.map(({ tokens }) => tokens),
-        contextTokens,
-      );
-      for (const [place, { document, part }] of windows.entries()) {
-        const found = documents[document].hash;
-        if (part > 0 || !wanted.has(found) || known.has(found)) continue;
-        known.set(found, { file, place: firstWindow + place });
-      }
-    }
-    return new KnownKeys(store, tenant, known);
-  }
-
-  /** The keys of one window of a document; null if they are unknown. */
-  async of({ hash }: EncodedDocument, part: number): Promise<Uint8Array | null> {
-    const known = this.#documents.get(Buffer.from(hash).toString("hex"));
-    if (!known) return null;
-    const { file } = known;
-    const path = file.hash + file.suffix;
-    if (this.#open?.path !== path) {
-      this.#open = { path, records: await this.#store.files.records(this.#tenant, file.hash, file.suffix) };
-    }
-    return this.#open.records?.at(known.place + part) ?? null;
-  }
+  let open: { file: KnownDocument["file"]; records: SealedRecords | null } | null = null;
+  return async (document, part) => {
+    const found = known.get(Buffer.from(document.hash).toString("hex"));
+    if (!found) return null;
+    const { file, place } = found;
+    if (open?.file !== file) open = { file, records: await store.files.records(tenant, file.hash, file.suffix) };
+    return open.records?.at(place + part) ?? null;
+  };
 }
 
 function documentsIn(label: Buffer): { hash: string; tokens: number }[] {

@@ -1,7 +1,4 @@
-/**
- * Makes and removes tenants' memories: the engine computes the keys of documents, which are written to disk as they come. Not here:
- * HTTP, the file of a memory (build.ts), and the search.
- */
+/** Makes and removes tenants' memories; the engine computes the keys. Not here: HTTP, the file of a memory (build.ts), and the search. */
 import type { MemoryRequest } from "../../../shared/contracts/inference.ts";
 import { memoryHash } from "../../../shared/contracts/memory-hash.ts";
 import { ServiceError } from "../../../shared/errors.ts";
@@ -33,22 +30,17 @@ export interface RunningBuild {
 }
 
 export class MemoryService {
+  readonly store: TenantStore;
   readonly #parts: MemoryServiceParts;
   readonly #queue = new MakingQueue("memories");
   readonly #running = new Set<{ tenant: string; hash: string; deletion: AbortController; ended: Promise<void> }>();
 
   constructor(parts: MemoryServiceParts) {
     this.#parts = parts;
+    this.store = parts.store;
   }
 
-  get store(): TenantStore {
-    return this.#parts.store;
-  }
-
-  /**
-   * Begins to make a memory, or the part that is missing. Throws a ServiceError for another hash or manifest, and for too much text.
-   * `ready` rejects with `cancelled` when `signal` aborts, and with `memory_deleted` when the memory is removed.
-   */
+  /** Begins to make a memory, or its missing part. `ready` rejects with `cancelled` on abort, with `memory_deleted` after `remove`. */
   async begin(tenant: string, hash: string, request: MemoryRequest, signal: AbortSignal): Promise<RunningBuild> {
     const { manifestHash, documents } = request;
     const { engine, tokenizer } = this.#parts.setOf(manifestHash);

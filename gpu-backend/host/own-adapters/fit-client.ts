@@ -1,7 +1,4 @@
-/**
- * The backend's interface to the process that fits own adapters. It starts with a fit and ends when it is idle. It is no thread, because
- * ending a thread within native code would end the backend, too.
- */
+/** Interface to the process that fits own adapters. It is no thread, because ending a thread in native code would end the backend, too. */
 import type { ServiceError } from "../../../shared/errors.ts";
 import { unavailable } from "../../engine/refusals.ts";
 import { ForkedProcess } from "../forked-process.ts";
@@ -43,10 +40,7 @@ export class FitClient {
     return this.#process?.pid ?? null;
   }
 
-  /**
-   * Rejects with `cancelled` when `signal` aborts, and with `backend_unavailable` when the fit times out, its process ends or the
-   * backend shuts down. Fits that run at the same time take turns (FitTurns).
-   */
+  /** Rejects with `cancelled` on abort, with `backend_unavailable` after a timeout, the end of the process or a shutdown. */
   async fit(request: FitRequest, signal: AbortSignal): Promise<FitResult> {
     if (this.#isClosed) throw closed();
     if (signal.aborted) throw cancelled(signal);

@@ -1,13 +1,11 @@
 /** The process that fits own adapters, because a fit computes for seconds and would block HTTP or the engine. */
 import { readArtifacts } from "../../engine/artifacts.ts";
+import type { EngineSettings } from "../../engine/messages.ts";
 import { collectGarbage } from "../../runtime/garbage.ts";
 import { type FitRequest, type FitResult, FitTurns, Fitter } from "./fitter.ts";
 
 /** The argument of the process, as JSON. */
-export interface FitFolders {
-  modelDirectory: string;
-  artifactsDirectory: string;
-}
+export type FitFolders = Pick<EngineSettings, "modelDirectory" | "artifactsDirectory">;
 
 export interface ToFitter {
   id: number;

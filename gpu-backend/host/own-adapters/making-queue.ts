@@ -22,10 +22,7 @@ export class MakingQueue {
     return this.#waiting.values().reduce((sum, { length }) => sum + length, 0);
   }
 
-  /**
-   * Resolves at the request's turn, to a function to call when the request ends. Throws `overloaded` if the queue has no place, and
-   * `cancelled` if `signal` aborts before the turn.
-   */
+  /** Resolves at the request's turn to a function that ends it. Throws `overloaded` without a place, `cancelled` on abort. */
   async enter(tenant: string, signal: AbortSignal): Promise<() => void> {
     if (signal.aborted) throw cancelled(signal);
     const own = this.#waiting.get(tenant) ?? [];

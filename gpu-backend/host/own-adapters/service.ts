@@ -1,7 +1,4 @@
-/**
- * Makes and stores tenants' own adapters: the engine computes hidden states of the examples, and another process fits the adapter. Not
- * here: HTTP, and the names of adapters, which only the edge knows.
- */
+/** Makes and stores own adapters: the engine computes hidden states, another process fits. Not here: HTTP, and names, which the edge has. */
 import type { AdapterAnswer, AdapterRequest, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
 import { ServiceError } from "../../../shared/errors.ts";
@@ -27,21 +24,16 @@ export interface OwnAdapterServiceParts {
 }
 
 export class OwnAdapterService {
+  readonly store: TenantStore;
   readonly #parts: OwnAdapterServiceParts;
   readonly #queue = new MakingQueue("adapters");
 
   constructor(parts: OwnAdapterServiceParts) {
     this.#parts = parts;
+    this.store = parts.store;
   }
 
-  get store(): TenantStore {
-    return this.#parts.store;
-  }
-
-  /**
-   * Resolves when the work begins. Throws a ServiceError for another manifest, ids outside the vocabulary, too much text, or a full
-   * queue. The answer rejects with `cancelled` when `signal` aborts.
-   */
+  /** Resolves when the work begins. Throws a ServiceError if it is refused; the answer rejects with `cancelled` on abort. */
   async begin(request: AdapterRequest, signal: AbortSignal): Promise<{ answer: Promise<AdapterAnswer> }> {
     const set = this.#parts.setOf(request.manifestHash);
     const prompts = this.#promptsOf(request, set.engine.info);

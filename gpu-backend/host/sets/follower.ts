@@ -1,11 +1,8 @@
-/**
- * Follows the pointer to the published artifacts: downloads the set that it names, starts it beside the sets that are served, and ends
- * sets that are no longer used. A set that is incomplete, was made for other weights or does not start is refused and reported.
- */
+/** Follows the pointer to the published artifacts: downloads, starts and ends sets. Refuses and reports a set that cannot be served. */
 import { currentOf, type Pointer, parsePointer, pointerName } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { planSets, type ServingSet, type ServingSets, type SetLimits } from "./serving-sets.ts";
-import type { DownloadedSet, ReadObject, SetFolders } from "./set-folder.ts";
+import type { ReadObject, SetFolders } from "./set-folder.ts";
 
 /** Milliseconds until an incomplete set is tried again: its upload may have been completed. */
 export const refusedMs = 30_000;
@@ -65,14 +62,14 @@ export class Follower {
       if (manifestHash === wanted || openSequences > 0) sets.markUsed(manifestHash);
     }
     const plan = planSets(sets.held, wanted, now(), limits);
-    const downloaded = plan.start ? await this.#download(wanted) : null;
-    // No set ends for one that is incomplete.
-    if (plan.start && !downloaded) return;
+    const folder = plan.start ? await this.#download(wanted) : null;
+    // Sets end only for a set that is complete.
+    if (plan.start && !folder) return;
     for (const manifestHash of plan.retire) {
       if (!(await sets.retire(manifestHash))) return;
       observer.retired(manifestHash);
     }
-    if (downloaded) await this.#start(wanted, downloaded.folder);
+    if (folder) await this.#start(wanted, folder);
   }
 
   async #pointer(): Promise<Pointer | null> {
@@ -85,14 +82,15 @@ export class Follower {
     }
   }
 
-  async #download(manifestHash: string): Promise<DownloadedSet | null> {
+  /** Returns the folder of a set; null if it was refused. */
+  async #download(manifestHash: string): Promise<string | null> {
     const { folders, sets, now } = this.#parts;
     if (this.#refusal?.manifestHash === manifestHash && now() < this.#refusal.untilMs) return null;
     try {
-      const downloaded = await folders.download(manifestHash, sets.manifests);
-      const [wanted, served] = [downloaded.manifest.model.weights, sets.info?.manifest.model.weights];
+      const { folder, manifest } = await folders.download(manifestHash, sets.manifests);
+      const [wanted, served] = [manifest.model.weights, sets.info?.manifest.model.weights];
       if (served && served !== wanted) throw new Error(`it is for weights ${wanted}, served here are ${served}`);
-      return downloaded;
+      return folder;
     } catch (cause) {
       this.#refuse(manifestHash, cause, refusedMs);
       return null;

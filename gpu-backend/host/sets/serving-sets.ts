@@ -1,7 +1,4 @@
-/**
- * The sets of artifacts that this backend serves side by side, each with its own processes: starts a set, plans which sets start and
- * end, and finds the set of a micro-batch. Not here: following what is published (follower.ts).
- */
+/** The sets of artifacts that this backend serves side by side, and which of them start and end. Not here: publications (follower.ts). */
 import type { ServiceError } from "../../../shared/errors.ts";
 import { readTokenizer } from "../../engine/artifacts.ts";
 import type { EngineInfo, EngineSettings, EngineStats } from "../../engine/messages.ts";
@@ -36,10 +33,7 @@ export class ServingSets {
     return this.#set(this.#first)?.engine.info ?? null;
   }
 
-  /**
-   * What the preferred set serves or, while its engine restarts, the newest set whose engine runs. Throws `backend_unavailable` if
-   * there is none.
-   */
+  /** What the preferred set serves or, while its engine restarts, the newest that runs. Throws `backend_unavailable` if none does. */
   requireServing(): EngineInfo {
     const first = this.#set(this.#first);
     if (!first || this.#isClosing) throw this.#unavailable();
@@ -117,7 +111,6 @@ export class ServingSets {
     return true;
   }
 
-  /** Accepts no more batches, and closes all sets. */
   async close(limitMs: number): Promise<void> {
     this.#isClosing = true;
     await Promise.all([...this.#held.values()].map(({ set }) => set.close(limitMs)));

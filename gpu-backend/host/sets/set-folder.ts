@@ -20,10 +20,7 @@ import { readAtMost, requireFile, requireManifest } from "../../../shared/artifa
 import { hashPattern } from "../../../shared/contracts/inference.ts";
 import { nullIfMissing, readFileAtMost, removeUnfinished, writeWhole } from "../../files.ts";
 
-/**
- * Returns at most `maxBytes + 1` bytes of an object, so that the caller can detect an oversized one; null if it does not exist. Rejects
- * with an Error that states the cause.
- */
+/** Returns at most `maxBytes + 1` bytes of an object, to detect an oversized one; null if there is none. Rejects with the cause. */
 export type ReadObject = (name: string, maxBytes: number) => Promise<Uint8Array | null>;
 
 export interface StoreSettings {
@@ -61,11 +58,6 @@ export function openStore({ url, credentials }: StoreSettings): ReadObject {
   };
 }
 
-export interface DownloadedSet {
-  folder: string;
-  manifest: Manifest;
-}
-
 /** Folders of sets that are kept, with those of unfinished downloads. */
 const maxFolders = 8;
 
@@ -82,7 +74,7 @@ export class SetFolders {
   }
 
   /** Rejects with an Error that names the object at fault. Keeps the folders of the manifests in `inUse`. */
-  async download(manifestHash: string, inUse: readonly string[]): Promise<DownloadedSet> {
+  async download(manifestHash: string, inUse: readonly string[]): Promise<{ folder: string; manifest: Manifest }> {
     const folder = join(this.#directory, manifestHash);
     const path = join(folder, manifestFile);
     const isManifest = (bytes: Uint8Array) => requireManifest(bytes, manifestHash);
