@@ -99,7 +99,7 @@ export class ArtifactBucket implements ArtifactSource {
       opened.set(sha256, one);
       return one;
     };
-    const hinted = this.#edgeFiles?.manifest === manifestHash ? this.#edgeFiles.files : files;
+    const hinted = this.#edgeFiles?.[0] === manifestHash ? this.#edgeFiles : files;
     // A failure is handled below, where the object is read.
     for (const sha256 of hinted.slice(0, maxHintedFiles)) open(sha256).catch(() => undefined);
     const read = new Map<string, { isCached: boolean; bytes: Uint8Array<ArrayBuffer> }>();

@@ -143,7 +143,7 @@ export async function planGeneration(
   }
   return {
     manifestHash,
-    edgeFiles: edgeFilesOfSet(manifestHash, manifest).files,
+    edgeFiles: edgeFilesOfSet(manifestHash, manifest),
     choices,
     seed,
     promptTokens: prompts.reduce((total, { promptIds }) => total + promptIds.length, 0),

@@ -1,6 +1,6 @@
 /**
- * The bucket of published artifacts: each file under the hash of its bytes, so that nothing is ever written over, and one
- * pointer that says which set is served. Both sides read it by these names; the admin API alone writes.
+ * Names and formats in the bucket of published artifacts. Each file is stored under the hash of its bytes, so that nothing is ever
+ * overwritten, and one pointer says which set is served. Edge and backends read the bucket; only the admin API writes to it.
  */
 import * as z from "zod";
 import { parseChecked } from "./checked-json.ts";
@@ -10,42 +10,35 @@ import { edgeTableFile, type Manifest, tokenizerFile } from "./manifest.ts";
 /** The one object that changes. */
 export const pointerName = "artifacts/current.json";
 
-/** Of a file, manifest.json included, by SHA-256 of its bytes. */
+/** Name of a file, manifest.json included, by SHA-256 of its bytes. */
 export function objectName(sha256: string): string {
   return `artifacts/sha256/${sha256}`;
 }
 
-/** Which objects the edge needs of the set that the pointer names. */
-export interface EdgeFiles {
-  /** SHA-256 of the manifest. */
-  manifest: string;
-  /** SHA-256 of each file that the edge reads, the manifest included. */
-  files: string[];
-}
-
-export function edgeFilesOfSet(manifest: string, { files }: Pick<Manifest, "files">): EdgeFiles {
-  return { manifest, files: [manifest, files[edgeTableFile].sha256, files[tokenizerFile].sha256] };
+/** SHA-256 of each file of a set that the edge reads. The first is the manifest's. */
+export function edgeFilesOfSet(manifest: string, { files }: Pick<Manifest, "files">): string[] {
+  return [manifest, files[edgeTableFile].sha256, files[tokenizerFile].sha256];
 }
 
 const edgeFilesKey = "edge-files";
 
-/** The pointer's metadata. It is a hint to read them at once; readers before it do not know it. */
-export function metadataOf(edgeFiles: EdgeFiles): Record<string, string> {
-  return { [edgeFilesKey]: edgeFiles.files.join(" ") };
+/** Metadata of the pointer that let a reader request all files of the edge at once. A hint: older pointers have none. */
+export function metadataOf(edgeFiles: readonly string[]): Record<string, string> {
+  return { [edgeFilesKey]: edgeFiles.join(" ") };
 }
 
-/** null where there is none, or none that is understood. */
-export function edgeFilesOf(metadata: Record<string, string>): EdgeFiles | null {
+/** null if the metadata have no such hint, or an invalid one. */
+export function edgeFilesOf(metadata: Record<string, string>): string[] | null {
   const files = metadata[edgeFilesKey]?.split(" ") ?? [];
   const isKnown = files.length > 0 && files.length <= 8 && files.every((hash) => /^[0-9a-f]{64}$/.test(hash));
-  return isKnown ? { manifest: files[0], files } : null;
+  return isKnown ? files : null;
 }
 
 const pointerFormat = 1;
 
 const pointerSchema = z.strictObject({
   format: z.literal(pointerFormat),
-  /** Newest first: the first is served. */
+  /** Newest first. The first is served. */
   switches: z
     .array(z.strictObject({ manifest: z.string().regex(/^[0-9a-f]{64}$/), at: z.iso.datetime() }))
     .min(1)
@@ -54,9 +47,9 @@ const pointerSchema = z.strictObject({
 
 export type Pointer = z.infer<typeof pointerSchema>;
 
-/** Throws an Error that says what is wrong with it. */
+/** Throws an Error that names the fields at fault. */
 export function parsePointer(json: string): Pointer {
-  // No value takes less than two characters.
+  // As many values as characters is no further limit.
   const bounds = { characters: setLimits.pointerBytes, values: setLimits.pointerBytes };
   return parseChecked(pointerSchema, json, pointerName, bounds);
 }
@@ -66,12 +59,11 @@ export function currentOf({ switches }: Pointer): string {
   return switches[0].manifest;
 }
 
-/** Hash of the manifest that was served before; null where there was none. */
+/** Hash of the manifest that was served before; null if there was none. */
 export function previousOf({ switches }: Pick<Pointer, "switches">): string | null {
   return switches.find(({ manifest }) => manifest !== switches[0].manifest)?.manifest ?? null;
 }
 
-/** The pointer after a switch. */
 export function switchedTo(manifest: string, at: Date, pointer: Pointer | null): Pointer {
   const switches = [{ manifest, at: at.toISOString() }, ...(pointer?.switches ?? [])];
   return { format: pointerFormat, switches: switches.slice(0, setLimits.pointerSwitches) };

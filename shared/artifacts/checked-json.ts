@@ -1,4 +1,4 @@
-/** Parses untrusted JSON within limits, and refuses it with a short message. */
+/** Parses and checks untrusted JSON, and refuses it with a short message. */
 import type * as z from "zod";
 import { describe } from "../describe.ts";
 
@@ -7,29 +7,36 @@ const reportedCharacters = 80;
 
 interface JsonBounds {
   characters: number;
-  /** Values in total, nested ones included. */
+  /** Values in total, including nested ones. */
   values: number;
 }
 
-/** Throws an Error that names `what`, and the first invalid fields with their values. */
+/** Parses and checks JSON within bounds. Throws an Error as `requireValid` does, or one that names the bound. */
 export function parseChecked<T>(schema: z.ZodType<T>, text: string, what: string, bounds: JsonBounds): T {
   if (text.length > bounds.characters) {
     throw new Error(`${what} has ${text.length} characters, the maximum is ${bounds.characters}`);
   }
-  const json = parsedJson(text, what);
+  const json = parseJson(text, what);
   requireFewValues(json, what, bounds.values);
+  return requireValid(schema, json, what);
+}
+
+/** Throws an Error that names `what`, and the first invalid fields with their values. */
+export function requireValid<T>(schema: z.ZodType<T>, json: unknown, what: string): T {
   const parsed = schema.safeParse(json);
   if (parsed.success) return parsed.data;
   const { issues } = parsed.error;
   const problems = issues.slice(0, reportedIssues).map(({ path, message }) => {
     const value = path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | null)?.[key], json);
-    return `${shortened(path.join(".") || "it")} is ${describe(value)}: ${shortened(message)}`;
+    const found = value === undefined ? "missing" : describe(value);
+    return `${shortened(path.join(".") || "it")} is ${found}: ${shortened(message)}`;
   });
   if (issues.length > reportedIssues) problems.push(`and ${issues.length - reportedIssues} more`);
   throw new Error(`${what} is not valid: ${problems.join("; ")}`);
 }
 
-function parsedJson(text: string, what: string): unknown {
+/** Throws an Error that names `what`. */
+export function parseJson(text: string, what: string): unknown {
   try {
     return JSON.parse(text);
   } catch (cause) {
@@ -37,7 +44,7 @@ function parsedJson(text: string, what: string): unknown {
   }
 }
 
-/** Iterative, since nesting may be as deep as the text is long. */
+/** Iterative, because nesting may be too deep for recursion. */
 function requireFewValues(json: unknown, what: string, maxValues: number): void {
   const open = [json];
   let values = 1;

@@ -1,7 +1,7 @@
 /**
- * Limits of a set of artifacts. Training, publisher, edge and backends enforce them. Sizes are checked before reading; values
- * after parsing. An error names the limit and the value.
- * Not here: limits of requests (`shared/contracts/limits.ts`), and the size of a model's weights file.
+ * Limits of a set of artifacts, which training, publisher, edge and backends enforce. Sizes are checked before reading, values after
+ * parsing. Errors name the limit and the value.
+ * Not here: limits of requests (shared/contracts/limits.ts), and the size of a model's weights file.
  */
 import { templateLimits } from "../tokenizer/template-limits.ts";
 
@@ -19,7 +19,7 @@ export const setLimits = {
   tokenizerBytes: 4_194_304,
   /** 1,024 gates of a model that is 4,096 wide take 34 MB. */
   hyperNetworkBytes: 67_108_864,
-  /** Header of a tensor file. That of the largest GPT-2 with its 580 tensors has 60 kB. */
+  /** Header of a tensor file. The largest GPT-2, with 580 tensors, has a header of 60 kB. */
   tensorHeaderBytes: 1_048_576,
   tensorsPerFile: 8192,
   tensorNameCharacters: 256,
@@ -28,11 +28,11 @@ export const setLimits = {
   vocabulary: 262_144,
   /** Bytes of one token. GPT-2's longest has 128. */
   pieceBytes: 512,
-  /** Llama 3 has 280,147: several of one piece. */
+  /** Llama 3 has 280,147. Several merges may make the same piece. */
   merges: 524_288,
-  /** Tokens that no text spells. Qwen 3 has 293, most of them unused. */
+  /** Tokens that text is never encoded to. Qwen 3 has 293, most of them unused. */
   specialTokens: 1024,
-  /** Consecutive occupied slots of the merge table: the most that a look-up visits. GPT-2's longest run is 18. */
+  /** Consecutive occupied slots of the merge table, all of which a look-up may visit. GPT-2's longest run is 18. */
   mergeRun: 256,
   /** D. GPT-2 XL has 1,600. */
   hiddenSize: 16_384,
@@ -48,29 +48,26 @@ export const setLimits = {
   dimensions: 1024,
   /** K. Each request is compared with all centroids, and /v1/centroids lists them. */
   centroids: 1024,
-  /** Q = R + M of the bank. Training uses 72; each costs 2 · D multiplications per row. */
+  /** Q = R + M of the bank. Training uses 72. Each costs 2 · D multiplications per row of the head. */
   gates: 4096,
   /** H of each hidden layer. Training uses 32 and 64. */
   hiddenUnits: 4096,
-  /** Strings of a centroid's label, and characters of each: token pieces that the page shows. Training writes 5. */
+  /** Pieces in a centroid's label, which the page shows, and characters of each. Training writes 5. */
   labels: 16,
   labelCharacters: 512,
   /** Names of the model, the corpora and their licences. */
   nameCharacters: 256,
   chatTemplateCharacters: templateLimits.sourceCharacters,
   corpora: 1024,
-  /** Factor of similarity in the priors of a mixture. */
+  /** Maximum of `evidence.similarityScale`. */
   similarityScale: 1000,
   /** Magnitude, in nats per token. A uniform guess over 262,144 ids has 12. */
   gainNats: 1000,
   /** Magnitude of a map coordinate. */
   position: 1_000_000,
-  /**
-   * Magnitude of every float in a tensor and of generated values. In the graph, the sums of a row include the slots of other
-   * rows, multiplied by 0: a product that overflows would become 0 · ∞ = NaN in every row of the step.
-   */
+  /** Magnitude of every float in a tensor and of generated values, so that products in the graph cannot overflow to infinity or NaN. */
   tensorValue: 1_000_000,
 } as const;
 
-/** R of a tenant's own adapter. One for all: rows of the head that have several have one shape in any batch. */
+/** R of a tenant's own adapter: the same for all, so that a row's matrix products have the same shape in any batch. */
 export const ownRank = 8;

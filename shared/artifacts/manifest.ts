@@ -1,6 +1,6 @@
 /**
- * The record of one set of artifacts: where training and serving meet. The byte layouts are in FORMAT.md.
- * The manifest hash, SHA-256 of manifest.json's bytes, travels with every micro-batch.
+ * The schema of manifest.json, which describes one set of artifacts: training writes it, edge and backends read it. FORMAT.md has the
+ * byte layouts of the files. Every micro-batch carries the manifest hash, SHA-256 of manifest.json's bytes.
  */
 import * as z from "zod";
 import { limits } from "../contracts/limits.ts";
@@ -15,7 +15,7 @@ export const edgeTableFile = "edge-table.safetensors";
 export const tokenizerFile = "tokenizer.safetensors";
 export const hyperNetworkFile = "hyper-network.safetensors";
 
-/** Names the static adapter, as `c0` does centroid 0's. */
+/** Id of the static adapter. */
 export const staticId = "static";
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
@@ -35,12 +35,12 @@ const fileRecord = (bytes: number) =>
     ),
   });
 
-/** A difference of mean negative log-likelihoods in nats a token (positive: better), with its 95% interval. */
+/** Gain in nats a token: how much lower the mean negative log-likelihood is (positive: better), with its 95% interval. */
 const nats = within(setLimits.gainNats);
 const gain = z.strictObject({ nats, ci95: z.tuple([nats, nats]), tokens: count });
 
 export const centroidSchema = z.strictObject({
-  /** `c<k>` of centroid k. */
+  /** `c<k>` for centroid k. */
   id: z.string().regex(/^c(0|[1-9][0-9]{0,3})$/),
   /** SHA-256 over the centroid's vector [P] and scale, little-endian float32. */
   hash: sha256,
@@ -48,41 +48,48 @@ export const centroidSchema = z.strictObject({
   label: z.array(z.string().max(setLimits.labelCharacters)).max(setLimits.labels),
   /** Training windows assigned to it. */
   size: count,
-  /** For maps only: the first two principal components of the centroids. */
+  /** The first two principal components, by which the page's map shows the centroid. */
   position: z.tuple([within(setLimits.position), within(setLimits.position)]),
-  /** Factor on what the centroid's gates add to the static adapter's; 0: auto-off. */
+  /** Factor of what the hyper-network adds to the static adapter's gates; 0: auto-off (`isAutoOff`). */
   scale: z.number().min(0).max(1),
-  /** Held-out gain over the base with this scale; null where nothing was held out. */
+  /** Gain over the base on held-out text; null if nothing was held out. */
   gain: gain.nullable(),
 });
 
 const share = z.number().min(0).max(1);
-/** How prompts weigh experts (`shared/math/evidence.ts`), as training calibrated it. */
+/** How prompts weigh experts (shared/math/evidence.ts), as training calibrated it. */
 export const evidenceSchema = z.strictObject({
-  adapters: z
-    .int()
-    .min(1)
-    .max(limits.mixtureAdapters - 1),
+  /** How many of the nearest centroids become experts. */
+  adapters: upTo(limits.mixtureAdapters - 1),
+  /** Their priors are proportional to exp(similarityScale · similarity). */
   similarityScale: z.number().min(0).max(setLimits.similarityScale),
   /** Prior of the base. */
   base: share,
+  /** η, the factor of each token's log-likelihood. Plain Bayes would be 1. */
   temper: share,
+  /** Minimum weight of the base. */
   floor: z.number().gt(0).max(1),
 });
 
 const weight = within(100);
-export const memoryRuleSchema = z.strictObject({
+/** How memories are mixed with the model (shared/math/memory.ts). */
+const memoryRuleSchema = z.strictObject({
+  /** Number of nearest keys in each memory. */
   neighbours: upTo(256),
+  /** A neighbour's share of p_memory is proportional to exp(θ · cosine). */
   theta: z.number().gt(0).max(1000),
+  /** Weights of the features in `memoryFeatures`, from which a logistic function makes λ. */
   weights: z.tuple([weight, weight, weight, weight, weight, weight]),
+  /** Factors of λ among which the prompt chooses, the first of them 0. Their priors add up to 1. */
   brakes: z.array(z.number().min(0).max(10)).min(1).max(16),
   brakePriors: z.array(share).min(1).max(16),
+  /** Maximum share of all memories together in a token's probability. */
   maxShare: z.number().min(0).lt(1),
 });
 
-/** Makes a centroid's gates; the gates scale the directions of a bank that all centroids share. */
+/** The hyper-network makes a centroid's gates, which scale the directions of a bank that all centroids share. */
 const hyperNetworkSchema = z.strictObject({
-  /** SHA-256 of its tensor file. */
+  /** SHA-256 of the tensor file. */
   hash: sha256,
   /** R low-rank directions and M bias directions: Q = R + M gates. */
   rank: upTo(setLimits.gates, 0),
@@ -96,16 +103,16 @@ const shape = z.strictObject({
     name,
     /** The `model` that public requests name. */
     servedAs: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$/),
-    /** SHA-256 of model.safetensors. */
+    /** SHA-256 of the weights file (models/base.ts). */
     weights: sha256,
     vocabularySize: upTo(setLimits.vocabulary),
     hiddenSize: upTo(setLimits.hiddenSize),
     contextTokens: upTo(setLimits.contextTokens),
-    /** Token ids that end a choice: special tokens, such as the end of text and the end of a turn. */
+    /** Token ids that end a choice, such as the end of text and the end of a turn. */
     stopIds: z.array(count).min(1).max(setLimits.stopIds),
-    /** Jinja, from its tokenizer_config.json; where it has none, chats are in Alpaca's style. */
+    /** The model's chat template, in Jinja. Absent: conversations are rendered in Alpaca's style. */
     chatTemplate: z.string().max(setLimits.chatTemplateCharacters).optional(),
-    /** What a request has that does not say otherwise; absent: `defaultSampling`. */
+    /** Sampling of requests that name none; absent: `defaultSampling`. */
     sampling: samplingSchema
       .pick({ temperature: true, top_p: true, top_k: true, repetition_penalty: true })
       .partial()
@@ -118,19 +125,19 @@ const shape = z.strictObject({
   }),
   hyperNetwork: hyperNetworkSchema,
   centroids: z.array(centroidSchema).min(1).max(setLimits.centroids),
-  /** The adapter for every text, which lies under every centroid's. Absent: its gates are zeros. */
+  /** The adapter for texts of all kinds, to which a centroid's adapter adds. Absent: its gates are zeros. */
   static: z.strictObject({ gain: gain.nullable() }).optional(),
-  /** Absent: the default of `shared/math/evidence.ts`. */
+  /** Absent: `defaultCalibration` of shared/math/evidence.ts. */
   evidence: evidenceSchema.optional(),
-  /** How memories count (`shared/math/memory.ts`); absent: its default. */
+  /** Weights of memories; absent: `defaultMemoryRule` of shared/math/memory.ts. */
   memory: memoryRuleSchema.optional(),
-  /** These and no other: nothing in a set chooses the name of a file. */
+  /** Exactly these files: a set cannot choose the name of a file. */
   files: z.strictObject({
     [edgeTableFile]: fileRecord(setLimits.edgeTableBytes),
     [tokenizerFile]: fileRecord(setLimits.tokenizerBytes),
     [hyperNetworkFile]: fileRecord(setLimits.hyperNetworkBytes),
   }),
-  /** Null where nothing was trained: the base alone is served. */
+  /** null if nothing was trained and the base alone is served. */
   training: z
     .strictObject({
       seed: z.int(),
@@ -145,7 +152,7 @@ const shape = z.strictObject({
     .nullable(),
 });
 
-/** Fields that are each within bounds and contradict one another. */
+/** Also refuses fields that contradict each other. */
 export const manifestSchema = shape.superRefine((manifest, context) => {
   const { model, hyperNetwork, centroids, files } = manifest;
   const refuse = (path: PropertyKey[], message: string) => context.addIssue({ code: "custom", path, message });
@@ -173,18 +180,18 @@ export type SetFile = keyof Manifest["files"];
 /** The files that a manifest lists. */
 export const setFiles: readonly SetFile[] = [edgeTableFile, tokenizerFile, hyperNetworkFile];
 
-/** Whether a centroid serves the static adapter alone, or the base without one (auto-off): validation found no scale that gains, or held-out text says it lost. */
+/**
+ * True if a centroid's adapter is not used, and the static adapter or the base serves its texts: no scale gained in validation, or the
+ * adapter lost on held-out text.
+ */
 export function isAutoOff({ scale, gain: measured }: Pick<CentroidRecord, "scale" | "gain">): boolean {
   return scale === 0 || (measured !== null && measured.nats <= 0);
 }
 
-/** The dtype that deltas are computed in. */
+/** The dtype that adapters are computed in. */
 const deltaDtype = "F32";
 
-/**
- * Everything that an adapter is made from, as text: SHA-256 of it is the adapter's hash. `source` is the centroid's hash, or
- * `staticId`.
- */
+/** Everything that an adapter is made from, as a text whose SHA-256 is the adapter's hash. `source`: the centroid's hash, or `staticId`. */
 export function adapterIdentity({ hyperNetwork }: Manifest, source: string): string {
   const { hash, rank, biases } = hyperNetwork;
   return [hash, source, rank, biases, deltaDtype].join("\n");

@@ -1,4 +1,4 @@
-/** Reads a file of a set and checks it against its record. Shared by publisher, edge and backend. */
+/** Reads and checks files of a set. Shared by publisher, edge and backend. */
 import { sha256Hex } from "../bytes.ts";
 import { setLimits } from "./limits.ts";
 import { manifestFile } from "./manifest.ts";
@@ -24,7 +24,7 @@ export async function readAtMost(
   return bytes;
 }
 
-/** Throws an Error that names the file when its size or hash differs from its record. */
+/** Throws an Error that names the file if its size or hash differs from the manifest's record. */
 export async function requireFile(
   name: string,
   bytes: Uint8Array,
@@ -38,7 +38,7 @@ export async function requireFile(
   );
 }
 
-/** Checks manifest.json against its hash. */
+/** Throws an Error unless manifest.json has this hash. */
 export async function requireManifest(bytes: Uint8Array, sha256: string): Promise<void> {
   const max = setLimits.manifestBytes;
   if (bytes.byteLength > max) throw new Error(`${manifestFile} has more than ${max} bytes, the limit manifestBytes`);

@@ -1,13 +1,15 @@
 /**
- * safetensors, the one container of every tensor we read or write: an 8-byte little-endian header length,
- * a JSON header {name: {dtype, shape, data_offsets}}, then the bytes. Layout: FORMAT.md.
+ * Reads and writes safetensors, the format of all tensor files of this project: an 8-byte little-endian header length, a JSON header
+ * {name: {dtype, shape, data_offsets}}, then the tensors' bytes. Layout: FORMAT.md.
  */
-import { describe } from "../describe.ts";
+import * as z from "zod";
+import { floatOfHalf } from "../math/float16.ts";
+import { parseJson, requireValid } from "./checked-json.ts";
 import { setLimits } from "./limits.ts";
 
 const bytesPerElement = {
   ...{ F32: 4, F16: 2, BF16: 2, I8: 1, U8: 1, U16: 2, I32: 4, U32: 4 },
-  // Only read, never computed with: masks and positions in a model's file.
+  // Accepted, but not computed with: masks and positions in a model's file.
   ...{ BOOL: 1, I16: 2, I64: 8, U64: 8, F64: 8 },
 };
 export type Dtype = keyof typeof bytesPerElement;
@@ -55,12 +57,7 @@ export function readTensorFile(file: Uint8Array, what = "tensor file"): TensorFi
 type Entries = readonly (readonly [string, HeaderEntry])[];
 
 function readHeader(bytes: Uint8Array, what: string): Entries {
-  let header: unknown;
-  try {
-    header = JSON.parse(new TextDecoder().decode(bytes));
-  } catch (cause) {
-    throw new Error(`${what}: its header is not JSON: ${(cause as Error).message.slice(0, 80)}`, { cause });
-  }
+  const header = parseJson(new TextDecoder().decode(bytes), `the header of ${what}`);
   if (typeof header !== "object" || header === null || Array.isArray(header)) {
     throw new Error(`${what}: its header is not a JSON object`);
   }
@@ -71,7 +68,7 @@ function readHeader(bytes: Uint8Array, what: string): Entries {
   return entries.map(([name, entry]) => [name, requireEntry(what, name, entry)] as const);
 }
 
-/** Throws an Error where tensors overlap, or do not account for every byte. */
+/** Throws an Error if tensors overlap, or do not account for every byte. */
 function requireContiguous(entries: Entries, dataStart: number, fileBytes: number, what: string): void {
   let end = 0;
   for (const [name, { data_offsets }] of entries.toSorted(byOffset)) {
@@ -87,11 +84,13 @@ function byOffset([, a]: Entries[number], [, b]: Entries[number]): number {
   return a.data_offsets[0] - b.data_offsets[0] || a.data_offsets[1] - b.data_offsets[1];
 }
 
-interface HeaderEntry {
-  dtype: Dtype;
-  shape: number[];
-  data_offsets: [number, number];
-}
+const size = z.int().min(0);
+const entrySchema = z.object({
+  dtype: z.enum(Object.keys(bytesPerElement) as Dtype[]),
+  shape: z.array(size).max(setLimits.tensorDimensions),
+  data_offsets: z.tuple([size, size]),
+});
+type HeaderEntry = z.infer<typeof entrySchema>;
 
 function requireEntry(what: string, name: string, entry: unknown): HeaderEntry {
   if (name.length > setLimits.tensorNameCharacters) {
@@ -99,27 +98,12 @@ function requireEntry(what: string, name: string, entry: unknown): HeaderEntry {
       `${what}: a tensor's name has ${name.length} characters, the maximum is ${setLimits.tensorNameCharacters}`,
     );
   }
-  const { dtype, shape, data_offsets } = (entry ?? {}) as Partial<Record<keyof HeaderEntry, unknown>>;
-  if (typeof dtype !== "string" || !Object.hasOwn(bytesPerElement, dtype)) {
-    throw new Error(`${what}: ${name} has dtype ${describe(dtype)}, which is not supported`);
-  }
-  if (!isSizes(shape, setLimits.tensorDimensions) || !isSizes(data_offsets, 2) || data_offsets.length !== 2) {
-    throw new Error(
-      `${what}: ${name} has shape ${describe(shape)} and offsets ${describe(data_offsets)}, which are not sizes`,
-    );
-  }
-  return { dtype: dtype as Dtype, shape, data_offsets: [data_offsets[0], data_offsets[1]] };
-}
-
-function isSizes(value: unknown, maxLength: number): value is number[] {
-  return (
-    Array.isArray(value) && value.length <= maxLength && value.every((size) => Number.isSafeInteger(size) && size >= 0)
-  );
+  return requireValid(entrySchema, entry, `${what}: ${name}`);
 }
 
 /**
- * Writes a safetensors file. Tensors keep the map's order; each starts on an 8-byte boundary of the data. `last` is a tensor after all
- * others whose bytes the caller appends.
+ * Writes a safetensors file: tensors of wide elements first, so that each begins at a multiple of its elements' size. `last` is a
+ * tensor after all others, whose bytes the caller appends.
  */
 export function writeTensorFile(
   tensors: TensorFile,
@@ -147,7 +131,7 @@ export function writeTensorFile(
   return file;
 }
 
-/** The named tensor; throws an Error that lists what is there. */
+/** The named tensor. Throws an Error that lists the file's tensors if it is missing. */
 export function tensorOf(file: TensorFile, name: string): Tensor {
   const tensor = file.get(name);
   if (!tensor) throw new Error(`tensor file: no tensor ${name}; it has ${[...file.keys()].slice(0, 20).join(", ")}`);
@@ -155,8 +139,7 @@ export function tensorOf(file: TensorFile, name: string): Tensor {
 }
 
 /**
- * The named tensor, of this dtype and shape; null in a shape stands for any size. `what` names the file.
- * Throws an Error that names all of them.
+ * The named tensor. Throws an Error unless it has this dtype and shape; null in a shape stands for any size. `what` names the file.
  */
 export function requireTensor(
   file: TensorFile,
@@ -194,34 +177,19 @@ export function isFloat(dtype: Dtype): boolean {
   return dtype === "F32" || dtype === "F16" || dtype === "BF16";
 }
 
-/** Copies bytes to a new buffer. A typed array needs alignment, which a view into a file may lack. */
+/** Copies bytes to a new buffer, because a typed array needs an alignment that a view into a file may lack. */
 export function alignedCopy(bytes: Uint8Array): ArrayBuffer {
   // Not `slice`, which is a view for Node's Buffer.
   return new Uint8Array(bytes).buffer;
 }
 
-/** A float tensor as float32, widened from float16 or bfloat16. Always a copy. */
+/** The values of a float32, float16 or bfloat16 tensor; always a copy. */
 export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
   const buffer = alignedCopy(tensor.bytes);
   if (tensor.dtype === "F32") return new Float32Array(buffer);
   if (tensor.dtype === "BF16") return widenBrainFloat(new Uint16Array(buffer));
   if (tensor.dtype !== "F16") throw new Error(`tensor file: cannot read ${tensor.dtype} as float32`);
-  return widenHalf(new Uint16Array(buffer));
-}
-
-/** Float16 bit patterns to float32, exactly. */
-export function widenHalf(halves: Uint16Array): Float32Array<ArrayBuffer> {
-  const floats = new Float32Array(halves.length);
-  for (let i = 0; i < halves.length; i++) {
-    const h = halves[i];
-    const exponent = (h >> 10) & 31;
-    const fraction = h & 1023;
-    const sign = h >> 15 ? -1 : 1;
-    if (exponent === 0) floats[i] = sign * fraction * 2 ** -24;
-    else if (exponent === 31) floats[i] = fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
-    else floats[i] = sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
-  }
-  return floats;
+  return Float32Array.from(new Uint16Array(buffer), floatOfHalf);
 }
 
 /** bfloat16 bit patterns to float32, exactly: they are the upper halves of float32's. */

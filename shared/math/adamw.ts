@@ -1,4 +1,4 @@
-/** AdamW (Loshchilov & Hutter 2019): Adam with weight decay apart from the gradient. Updates in place. */
+/** AdamW (Loshchilov & Hutter 2019): Adam with weight decay that is independent of the gradient. */
 
 export interface AdamWOptions {
   beta1: number;
@@ -13,7 +13,7 @@ export interface Moments {
   second: Float32Array;
 }
 
-/** One update of `parameter`; `step` counts from 1 and corrects the moments' start at zero. */
+/** Updates `parameter` and `moments` in place. `step` counts from 1, and corrects the bias of moments that start at zero. */
 export function adamWStep(
   parameter: Float32Array,
   gradient: Float32Array,

@@ -1,5 +1,5 @@
 /**
- * Computes the prompt embedding of a text, a mean of rows of a table with one row per token, and ranks the centroids by similarity.
+ * Computes the prompt embedding of a text, the mean of its tokens' rows in a table, and ranks the centroids by similarity to it.
  * Shapes: V vocabulary, P dimensions, K centroids.
  */
 import { edgeTableFile } from "../artifacts/manifest.ts";
@@ -49,12 +49,12 @@ function requireUnitLength({ count, dimensions, vectors }: CentroidVectors): voi
 }
 
 /**
- * The prompt embedding [P]: the mean of the tokens' rows, L2-normalised; all zeros where that mean is zero.
+ * The prompt embedding [P]: the mean of the tokens' rows, L2-normalised; all zeros if the mean is zero.
  * Throws a RangeError for an id out of the vocabulary.
  */
 export function promptEmbedding(tokenIds: ArrayLike<number>, table: EdgeTable): Float32Array<ArrayBuffer> {
   const { vocabularySize, dimensions, rows, rowScales } = table;
-  // The sum does for the mean, as only the direction is kept.
+  // The sum instead of the mean, as only the direction is kept.
   const sum = new Float64Array(dimensions);
   for (let t = 0; t < tokenIds.length; t++) {
     const id = tokenIds[t];

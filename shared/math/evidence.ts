@@ -1,73 +1,61 @@
 /**
- * How a prompt decides what answers it. Experts (the base and adapters) predict the prompt's own tokens; how well they do so
- * weighs them, and the weights then stay as they are. Weighing on generated text would favour the expert that is surest of
- * itself, so it is never done. The answer's adapter is the weighted mean of the experts' (gpu-backend/adapters/adapter.ts): its
- * probabilities are the experts', each to the power of its weight, multiplied and scaled to add up to 1. That scale is at least 1,
- * so log p of a token is at least Σ weight · log p under the experts. Pure.
+ * Weighs the experts that may answer a prompt: the base and adapters. The better an expert predicts the prompt's own tokens, the more
+ * weight it gets. The weights are fixed after the prompt, because generated text would favour the expert that is surest of itself.
+ * The answer's adapter is the weighted mean of the experts' (gpu-backend/adapters/adapter.ts): its probabilities are the product of the
+ * experts' probabilities, each to the power of its weight, normalised. Normalising only raises them, so log p of a token is at least
+ * Σ weight · log p under the experts. Pure.
  */
+
+import type { Manifest } from "../artifacts/manifest.ts";
 
 /** Tokens [start, end) of a prompt. */
 export type Span = [start: number, end: number];
 
-/** The tokens of a prompt that may be evidence. */
+/** The tokens of a prompt that may be evidence for an expert. */
 export interface EvidenceTokens {
-  /** Only of the first so many prompt tokens evidence is taken (`positionsOfEvidence`). */
+  /** Only the first `tokens` tokens of the prompt may be evidence. */
   tokens: number;
-  /** Token ranges [start, end), rising, where only these of the first `tokens` are evidence. */
+  /** If given, only these rising ranges of them are evidence. */
   spans?: Span[] | undefined;
 }
 
 /** How the experts of one prompt are weighed. */
-export interface EvidenceRule extends EvidenceTokens {
-  /** η: the log-likelihood of each token that is looked at counts this much. Plain Bayes would be 1. */
-  temper: number;
-  /** Least weight of the base. */
-  floor: number;
-}
+export type EvidenceRule = EvidenceTokens & Pick<EvidenceCalibration, "temper" | "floor">;
 
-/** How mixtures are made; the manifest's `evidence`. */
-export interface EvidenceCalibration {
-  /** Nearest centroids that become experts. */
-  adapters: number;
-  /** Their priors go with exp(scale · similarity). */
-  similarityScale: number;
-  /** Prior of the base. */
-  base: number;
-  temper: number;
-  floor: number;
-}
+/** How a mixture is made. */
+export type EvidenceCalibration = NonNullable<Manifest["evidence"]>;
 
-/** Used where a manifest brings no calibration of its own. */
+/** For manifests without a calibration of their own. */
 export const defaultCalibration: EvidenceCalibration = {
   ...{ adapters: 3, similarityScale: 10 },
   ...{ base: 0.5, temper: 0.3, floor: 0.1 },
 };
 
-/** How much likelier than a centroid's an own adapter as near to the prompt is before any evidence. Chosen on ten kinds of text. */
+/** Prior odds of a tenant's own adapter against a centroid's of the same similarity. Chosen on ten kinds of text. */
 const ownOdds = 5;
 
-/** A centroid near a prompt, or an adapter of the tenant's own. */
+/** A centroid near the prompt, or a tenant's own adapter. */
 export interface NearCentroid {
   similarity: number;
-  /** null: a centroid's. */
+  /** Hash of the own adapter; null for a centroid. */
   ownHash: string | null;
-  /** Its adapter gains nothing where it was measured, so the static adapter or the base stands in for it. */
+  /** True if its adapter gained nothing when it was measured, so that the static adapter or the base replaces it. */
   isOff: boolean;
 }
 
 /** Priors of a mixture's experts; they add up to 1. */
 export interface Priors {
   base: number;
-  /** Of the static adapter; 0 where there is none. */
+  /** Of the static adapter; 0 if there is none. */
   fixed: number;
-  /** Of the adapters that are on, in order. */
+  /** Of the adapters that are not off, in order. */
   adapters: number[];
 }
 
 /**
- * The static adapter, where there is one, has half of what the base leaves, and the centroids the rest. An own adapter lies above
- * the static one, so it takes that one's place in its own share. A centroid that is off
- * leaves its prior to the static adapter, or else to the base: text that is nearest to it is text that its adapter harms.
+ * The static adapter, if there is one, gets half of what the base leaves, and the centroids the other half. An own adapter includes the
+ * static one, so its share is taken from both halves. A centroid that is off leaves its prior to the static adapter or, without one, to
+ * the base, because its adapter harms the texts that are nearest to it.
  */
 export function priorsOf(
   nearest: readonly NearCentroid[],
@@ -83,7 +71,7 @@ export function priorsOf(
   const adapters = weights.flatMap((weight, k) =>
     nearest[k].isOff ? [] : [((nearest[k].ownHash ? 1 - base : ofCentroids) * weight) / sum],
   );
-  // Adapters that take all may add up to a little more than 1.
+  // Rounding may make the sum a little more than 1.
   const left = Math.max(0, 1 - adapters.reduce((total, prior) => total + prior, 0));
   return hasStatic
     ? { base: Math.min(base, left), fixed: Math.max(0, left - base), adapters }
@@ -96,31 +84,29 @@ export interface MixtureWeights {
   adapters: number[];
 }
 
-/** What the mixture gained at least on the tokens that were looked at, each under the weights of those before it. */
+/** Lower bound of the mixture's gain over the base on the tokens of evidence, each under the weights after the tokens before it. */
 export interface PromptEvidence {
-  /** Mean over the base, in nats a token. */
+  /** Mean, in nats a token. */
   nats: number;
+  /** Number of tokens of evidence. */
   tokens: number;
 }
 
-/** Maximum tokens of a prompt that are looked at: each takes a row of the head for every expert. */
+/** Maximum tokens of evidence. Each takes a row of the head for every expert. */
 export const evidencePositions = 15;
 /** Adapters below this weight get weight 0. */
 const leastWeight = 0.01;
-/** A token's log-probability counts as at least this, about the least that float32 holds a probability of. */
+/** Minimum log-probability of a token: about the smallest whose probability float32 holds. */
 const leastLogprob = -85;
 
-/**
- * The positions t whose next token is looked at, rising: all whose next token is evidence, or `most` of them, spread evenly and the
- * last included.
- */
+/** Rising positions whose next token is evidence: all of them, or `most`, evenly spread and with the last one. */
 export function positionsOfEvidence(tokens: number, spans?: readonly Span[], most = evidencePositions): number[] {
   const all = positionsBeforeEvidence(tokens, spans);
   const count = Math.min(all.length, most);
   return Array.from({ length: count }, (_, i) => all[Math.floor(((i + 1) * all.length) / count) - 1]);
 }
 
-/** The same tokens after `count` others were put before token `at` of the prompt. */
+/** The evidence after `count` tokens were inserted before token `at` of the prompt. The inserted ones are no evidence. */
 export function evidenceAround({ tokens, spans = [[0, tokens]] }: EvidenceTokens, at: number, count: number) {
   const moved = spans.flatMap(([start, bound]): Span[] => {
     const end = Math.min(bound, tokens);
@@ -135,7 +121,7 @@ export function evidenceAround({ tokens, spans = [[0, tokens]] }: EvidenceTokens
   return { tokens: moved.at(-1)?.[1] ?? 0, spans: moved };
 }
 
-/** All positions whose next token is evidence. The first token of a prompt has none before it. */
+/** All positions whose next token is evidence. The first token of a prompt has no position before it. */
 function positionsBeforeEvidence(tokens: number, spans: readonly Span[] = [[0, tokens]]): number[] {
   return spans.flatMap(([start, end]) => {
     const first = Math.max(0, start - 1);
@@ -145,8 +131,8 @@ function positionsBeforeEvidence(tokens: number, spans: readonly Span[] = [[0, t
 }
 
 /**
- * Weighs experts of these priors (the base's first; they add up to 1) by prior · exp(η · Σ log p) of the tokens at
- * `positionsOfEvidence`. `logprobs`: of each of these tokens under each expert.
+ * Weighs experts in proportion to prior · exp(η · Σ log p) over the tokens of evidence. `priors` add up to 1, the base's is the first.
+ * `logprobs`: of each token of evidence, under each expert.
  */
 export function weigh(
   priors: readonly number[],
@@ -167,7 +153,7 @@ export function weigh(
   };
 }
 
-/** Leaves out what weighs next to nothing, and gives the base its floor. */
+/** Sets weights below `leastWeight` to 0, and raises the base's to its floor. */
 export function withFloor({ base, adapters }: MixtureWeights, floor: number): MixtureWeights {
   const kept = adapters.map((weight) => (weight < leastWeight ? 0 : weight));
   const others = kept.reduce((sum, weight) => sum + weight, 0);
@@ -175,7 +161,7 @@ export function withFloor({ base, adapters }: MixtureWeights, floor: number): Mi
   return { base: ofBase, adapters: kept.map((weight) => (others > 0 ? (weight * (1 - ofBase)) / others : 0)) };
 }
 
-/** Weights of these logarithms, adding up to 1. */
+/** Weights with these logarithms, normalised to add up to 1. */
 function normalised(logWeights: readonly number[]): number[] {
   const highest = Math.max(...logWeights);
   const weights = logWeights.map((logWeight) => Math.exp(logWeight - highest));

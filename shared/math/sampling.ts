@@ -1,6 +1,6 @@
 /**
- * The only source of randomness in serving. A draw depends on (seed, position) alone, so a sequence draws the same numbers wherever
- * it resumes and whatever its batch.
+ * The only source of randomness in serving. A random number depends on (seed, position) alone, so a sequence draws the same numbers in
+ * any batch, and also after it is resumed elsewhere.
  */
 
 const rounds = 10;
@@ -31,15 +31,12 @@ export function uniformAt(seed: number, position: number): number {
   return ((high >>> 5) * 2 ** 26 + (low >>> 6)) / 2 ** 53;
 }
 
-/**
- * The seed (uint32) of one choice of a request. For one seed the choices' seeds all differ: only permutations of
- * uint32 are used on `choice`.
- */
+/** The seed (uint32) of one choice of a request. Seeds of a request's choices differ, because `scramble` is a permutation of uint32. */
 export function deriveSeed(seed: number, choice: number): number {
   return scramble(scramble(seed) ^ choice);
 }
 
-/** MurmurHash3's 32-bit finaliser, a permutation of uint32; offset, as it maps 0 to 0. */
+/** MurmurHash3's 32-bit finaliser, a permutation of uint32, after an offset, because the finaliser maps 0 to 0. */
 function scramble(word: number): number {
   let x = (word + weyl) >>> 0;
   x = Math.imul(x ^ (x >>> 16), 0x85ebca6b);

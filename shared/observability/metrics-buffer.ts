@@ -1,44 +1,35 @@
-/** Counts and measures between two reports. Pure. */
+/** Collects counters and histograms between two reports to a collector. Pure. */
 import type { Attributes, Metric } from "./otlp.ts";
 
 export class MetricsBuffer {
   readonly #metrics = new Map<string, Metric>();
 
   add(name: string, value: number, attributes: Attributes = {}): void {
-    const metric = this.#metric(name, attributes, () => ({ kind: "sum", name, unit: "1", attributes, value: 0 }));
+    const metric = this.#metric({ kind: "sum", name, unit: "1", attributes, value: 0 });
     if (metric.kind === "sum") metric.value += value;
   }
 
-  /** `bounds` are the upper bounds of all buckets but the last, the same at each call. */
+  /** Adds a value to a histogram. `bounds`: upper bounds of all buckets but the last, the same at each call. */
   observe(name: string, unit: string, bounds: readonly number[], value: number, attributes: Attributes = {}): void {
     const counts = Array<number>(bounds.length + 1).fill(0);
-    const metric = this.#metric(name, attributes, () => ({
-      kind: "histogram",
-      name,
-      unit,
-      attributes,
-      bounds,
-      counts,
-      sum: 0,
-    }));
+    const metric = this.#metric({ kind: "histogram", name, unit, attributes, bounds, counts, sum: 0 });
     if (metric.kind !== "histogram") return;
     const bucket = bounds.findIndex((bound) => value <= bound);
     metric.counts[bucket < 0 ? bounds.length : bucket]++;
     metric.sum += value;
   }
 
-  /** What there was since the last time. */
+  /** The metrics since the last call. */
   take(): Metric[] {
     const metrics = [...this.#metrics.values()];
     this.#metrics.clear();
     return metrics;
   }
 
-  #metric(name: string, attributes: Attributes, make: () => Metric): Metric {
-    const key = `${name} ${JSON.stringify(attributes)}`;
-    const known = this.#metrics.get(key);
-    if (known) return known;
-    const metric = make();
+  /** The metric of this name and attributes; `empty` becomes it if there is none. */
+  #metric(empty: Metric): Metric {
+    const key = `${empty.name} ${JSON.stringify(empty.attributes)}`;
+    const metric = this.#metrics.get(key) ?? empty;
     this.#metrics.set(key, metric);
     return metric;
   }

@@ -1,25 +1,25 @@
 /**
- * OTLP over HTTP, JSON encoding (opentelemetry-proto 1.x): what the edge sends to a collector. Only the few shapes in
- * use here; OpenTelemetry's own packages weigh more than the whole Worker may. Pure, but for the exporter's `send`.
+ * Bodies of OTLP over HTTP in JSON encoding (opentelemetry-proto 1.x), which the edge sends to a collector. Only the few shapes in use:
+ * OpenTelemetry's own packages are larger than a Worker may be. Pure.
  */
 
 export type Attributes = Record<string, string | number | boolean>;
 
-/** A finished request. It never holds text of a prompt or a completion. */
+/** A finished request. It never contains text of a prompt or a completion. */
 export interface Span {
   traceId: string;
   spanId: string;
   parentSpanId: string | null;
   name: string;
-  /** Milliseconds since 1970, fractions counted. */
+  /** Milliseconds since 1970, with fractions. */
   startMs: number;
   endMs: number;
   attributes: Attributes;
-  /** What went wrong, or null. */
+  /** Error message; null if the request succeeded. */
   error: string | null;
 }
 
-/** What was counted or measured since the last report ("delta" in OTLP's words). */
+/** A counter or histogram since the last report (OTLP's delta temporality). */
 export type Metric =
   | { kind: "sum"; name: string; unit: string; attributes: Attributes; value: number }
   | {
@@ -38,27 +38,15 @@ const errorStatus = 2;
 
 /** Body of POST /v1/traces. */
 export function tracesBody(service: string, spans: readonly Span[]): string {
-  return JSON.stringify({
-    resourceSpans: [
-      {
-        resource: resourceOf(service),
-        scopeSpans: [{ scope, spans: spans.map(spanOf) }],
-      },
-    ],
-  });
+  const scopeSpans = [{ scope, spans: spans.map(spanOf) }];
+  return JSON.stringify({ resourceSpans: [{ resource: resourceOf(service), scopeSpans }] });
 }
 
 /** Body of POST /v1/metrics: what happened from `startMs` to `endMs`. */
 export function metricsBody(service: string, metrics: readonly Metric[], startMs: number, endMs: number): string {
   const times = { startTimeUnixNano: nanos(startMs), timeUnixNano: nanos(endMs) };
-  return JSON.stringify({
-    resourceMetrics: [
-      {
-        resource: resourceOf(service),
-        scopeMetrics: [{ scope, metrics: metrics.map((metric) => metricOf(metric, times)) }],
-      },
-    ],
-  });
+  const scopeMetrics = [{ scope, metrics: metrics.map((metric) => metricOf(metric, times)) }];
+  return JSON.stringify({ resourceMetrics: [{ resource: resourceOf(service), scopeMetrics }] });
 }
 
 const scope = { name: "chameleon" };
@@ -100,24 +88,24 @@ function attributesOf(attributes: Attributes) {
 function otlpValue(value: string | number | boolean) {
   if (typeof value === "string") return { stringValue: value };
   if (typeof value === "boolean") return { boolValue: value };
-  // 64-bit integers are strings in protobuf's JSON.
+  // Protobuf's JSON has 64-bit integers as strings.
   return Number.isInteger(value) ? { intValue: String(value) } : { doubleValue: value };
 }
 
-/** Nanoseconds do not fit a float64: microseconds do. */
+/** Nanoseconds of a time, to the microsecond: a float64 cannot hold them exactly. */
 function nanos(ms: number): string {
   return `${Math.round(ms * 1000)}000`;
 }
 
-/** Where to report. */
+/** The collector. */
 export interface OtlpTarget {
-  /** Without the path of a signal: `https://collector.example.com`. */
+  /** Without a path such as /v1/traces: `https://collector.example.com`. */
   endpoint: string;
   headers: Record<string, string>;
 }
 
 /**
- * OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS as OpenTelemetry defines them; null where no endpoint is set.
+ * OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS as OpenTelemetry defines them; null if no endpoint is set.
  * Throws an Error that names the variable at fault.
  */
 export function readOtlpTarget(endpoint: string | undefined, headers: string | undefined): OtlpTarget | null {
@@ -128,7 +116,7 @@ export function readOtlpTarget(endpoint: string | undefined, headers: string | u
   const pairs = (headers ?? "").split(",").filter((pair) => pair.trim() !== "");
   const entries = pairs.map((pair) => {
     const at = pair.indexOf("=");
-    // The value may be a secret: it is not repeated.
+    // The error does not repeat the value, which may be a secret.
     if (at < 1) throw new Error("OTEL_EXPORTER_OTLP_HEADERS must be a list of name=value, separated by commas");
     return [pair.slice(0, at).trim(), decodeURIComponent(pair.slice(at + 1).trim())];
   });

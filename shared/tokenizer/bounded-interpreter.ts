@@ -1,12 +1,12 @@
 /**
- * The Jinja interpreter of @huggingface/jinja with caps on loop turns, on text and on what filters and methods take, as the templates
- * of imported models run in an isolate that tenants share. Values wrap Maps, arrays and primitives: no name in a template reaches a
- * JavaScript property.
+ * The Jinja interpreter of @huggingface/jinja with limits on steps, on text and on arguments of filters and methods, because templates of
+ * imported models run in an isolate that tenants share. The interpreter's values are boxes over Maps, arrays and primitives, so a template
+ * cannot reach JavaScript properties.
  */
 import { type Environment, Interpreter, type SyntaxNode, type TemplateValue } from "./jinja.ts";
 import { requireAtMost, TemplateLimitError, templateLimits } from "./template-limits.ts";
 
-/** How a node's parent uses its value: takes it as an argument, loops over it or calls it. */
+/** How a node's parent uses its value: as an argument, to loop over it or to call it. */
 type Use = "argument" | "iterated" | "called";
 
 /** Fields of the node types that the limits depend on. */
@@ -26,7 +26,7 @@ export class BoundedInterpreter extends Interpreter {
   #steps = 0;
   #characters = 0;
   readonly #uses = new WeakMap<object, Use>();
-  /** Characters of lists and objects, which are immutable. */
+  /** Known characters of lists and objects, which are immutable. */
   readonly #sizes = new WeakMap<object, number>();
 
   /** @param conversationCharacters characters of the conversation to render */
@@ -42,7 +42,7 @@ export class BoundedInterpreter extends Interpreter {
     this.#noteUses(node as Parts);
     const value = super.evaluate(node, environment);
     const use = this.#uses.get(node);
-    // Under another name, a method would read its text again and again without a look at it.
+    // Stored in a variable, a method could read its text repeatedly without being charged for it.
     if (value?.type === "FunctionValue" && node.type === "MemberExpression" && use !== "called") {
       throw new Error("a method must be called where it is named");
     }
@@ -50,7 +50,7 @@ export class BoundedInterpreter extends Interpreter {
     return value;
   }
 
-  /** The text of a block's statements. */
+  /** Charges the text that a block's statements make. */
   override evaluateBlock(statements: SyntaxNode[], environment: Environment): TemplateValue {
     const text = super.evaluateBlock(statements, environment);
     this.#charge(text);

@@ -8,7 +8,7 @@ const months = "January February March April May June July August September Octo
 export class BoundedTemplate {
   readonly #program: SyntaxNode;
 
-  /** Throws an Error where the source exceeds a limit or is not Jinja. */
+  /** Throws an Error if the source exceeds a limit or is not Jinja. */
   constructor(source: string) {
     const { sourceCharacters, whitespaceRun } = templateLimits;
     if (source.length > sourceCharacters) {
@@ -16,7 +16,7 @@ export class BoundedTemplate {
         `the chat template has ${source.length} characters, the maximum is ${sourceCharacters}`,
       );
     }
-    // Counted by hand: the expression that finds a run may itself take quadratic time.
+    // Counted in a loop, because a regular expression for runs may itself take quadratic time.
     for (let at = 0, run = 0; at < source.length; at++) {
       run = /\s/.test(source[at]) ? run + 1 : 0;
       if (run > whitespaceRun) {
@@ -27,10 +27,9 @@ export class BoundedTemplate {
   }
 
   /**
-   * Throws a TemplateLimitError, a TemplateRefusal where the template raises one, or another
-   * Error where it goes wrong.
-   * @param conversationCharacters what the caller sent; the limit on characters grows with it
-   * @param nowMs for `strftime_now`, which reads it in UTC
+   * Throws a TemplateLimitError, a TemplateRefusal if the template calls `raise_exception`, or another Error if it fails.
+   * @param conversationCharacters length of the conversation; the limit on characters grows with it
+   * @param nowMs time for `strftime_now`, which is in UTC
    */
   render(variables: Record<string, unknown>, conversationCharacters: number, nowMs: number): string {
     const environment = new Environment();
@@ -39,14 +38,14 @@ export class BoundedTemplate {
     try {
       return interpreter.evaluate(this.#program, environment).value as string;
     } catch (error) {
-      // A text longer than a string may be, or an expression that fills the stack.
+      // A string that is too long, or a stack overflow.
       if (error instanceof RangeError) throw new TemplateLimitError(`the chat template goes too far: ${error.message}`);
       throw error;
     }
   }
 }
 
-/** The functions and constants that Transformers gives a chat template. */
+/** The functions and constants that Transformers provides to chat templates. */
 function globals(nowMs: number): Record<string, unknown> {
   return {
     ...{ true: true, false: false, none: null, True: true, False: false, None: null },
@@ -68,7 +67,7 @@ function range(bounds: unknown[]): number[] {
   return Array.from({ length: count }, (_, i) => start + i * step);
 }
 
-/** Python's strftime, as far as chat templates use it. */
+/** The part of Python's strftime that chat templates use. */
 function formatDate(format: string, date: Date): string {
   requireAtMost("characters of an argument", format.length, templateLimits.argumentCharacters);
   const two = (value: number) => String(value).padStart(2, "0");

@@ -1,18 +1,19 @@
 /**
- * From a conversation to token ids: by the model's own Jinja chat template, or in Alpaca's style where it has none. Only the template
- * itself may write special tokens: the content of a message is text, whatever it spells.
+ * Encodes a conversation by the model's own Jinja chat template, or in Alpaca's style if it has none. Only the template itself may write
+ * special tokens: the content of a message is ordinary text, even if it spells one.
  */
 import type { ChatMessage } from "../contracts/chat.ts";
 import { BoundedTemplate } from "./bounded-template.ts";
 import { TemplateLimitError, templateLimits } from "./template-limits.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-/** A message as a template sees it: results of calls are the user's. */
+/** A message as a template sees it. Results of tool calls have the role "user". */
 type Turn = ChatMessage & { role: "system" | "user" | "assistant" };
 
 /**
- * A special token in a rendered text is this and one of the code units after it: half surrogate pairs. Messages are made well-formed
- * first, so they cannot contain it, and a template cannot spell a special token in parts.
+ * While a template is rendered, a mark of two low surrogates stands for each special token: `markStart`, then `firstMark` plus the token's
+ * index in `#markedIds`. Messages are made well-formed first, so they cannot contain marks, and a template cannot spell a special token in
+ * parts.
  */
 const markStart = "\udc00";
 const firstMark = 0xdc01;
@@ -24,13 +25,13 @@ const alpacaTitles = { user: "### Instruction:\n", assistant: "### Response:\n" 
 export class ChatTemplate {
   readonly #tokenizer: Tokenizer;
   readonly #template: BoundedTemplate | null;
-  /** Ids of the special tokens that the template may write; each is marked by its place in here. */
+  /** Ids of the special tokens that the template may write. */
   readonly #markedIds: number[] = [];
   readonly #variables: Record<string, string>;
-  /** Text at which the model's turn is over, besides its stop ids: the next turn's title. */
+  /** Texts that end the model's turn, in addition to its stop ids: in Alpaca's style, the title of the next turn. */
   readonly stops: readonly string[];
 
-  /** `source`: the model's own template; null for Alpaca's style. Throws an Error where it exceeds a limit or is not Jinja. */
+  /** `source`: the model's own template; null for Alpaca's style. Throws an Error if it exceeds a limit or is not Jinja. */
   constructor(source: string | null, tokenizer: Tokenizer) {
     const { endOfTextId, eosId, bosId } = tokenizer.roles;
     this.#tokenizer = tokenizer;
@@ -44,16 +45,17 @@ export class ChatTemplate {
   }
 
   /**
-   * Token ids of the conversation, up to where the assistant speaks; of one that has more than `maxTokens`, `maxTokens + 1` of them.
-   * Throws an Error where the template refuses it, or would exceed a limit of template-limits.ts.
-   * `nowMs` is for templates that ask for the date.
+   * Token ids of the conversation, up to where the assistant's answer begins; at most `maxTokens + 1` of them. `nowMs` is for templates
+   * that write the date. Throws an Error if the template refuses the conversation, or would exceed a limit of template-limits.ts.
    */
   encode(messages: readonly ChatMessage[], nowMs: number, maxTokens = Number.POSITIVE_INFINITY): number[] {
     const wellFormed = messages.map(({ role, content }) => ({
       role: role === "tool" ? ("user" as const) : role,
       content: content.toWellFormed(),
     }));
-    const text = this.#template ? this.#rendering(this.#template, wellFormed, nowMs) : alpaca(wellFormed);
+    const characters = wellFormed.reduce((sum, { content }) => sum + content.length, 0);
+    const variables = { messages: wellFormed, add_generation_prompt: true, ...this.#variables };
+    const text = this.#template?.render(variables, characters, nowMs) ?? alpaca(wellFormed);
     const ids: number[] = [];
     for (let from = 0; ids.length <= maxTokens; ) {
       const mark = this.#nextMark(text, from);
@@ -65,16 +67,16 @@ export class ChatTemplate {
     return ids;
   }
 
-  /** Where the next mark begins from `from` on; the end of the text if there is none. */
+  /** Start of the next mark from `from` on; the end of the text if there is none. */
   #nextMark(text: string, from: number): number {
     for (let at = text.indexOf(markStart, from); at >= 0; at = text.indexOf(markStart, at + 1)) {
-      // A character that a template cuts in two has the other half alone.
+      // A template may cut a surrogate pair of a message in two, which leaves a low surrogate that is no mark.
       if (text.charCodeAt(at + 1) - firstMark in this.#markedIds) return at;
     }
     return text.length;
   }
 
-  /** The source with each special token that it spells as its mark, but for shown ones: messages may spell these, too. */
+  /** The source with special tokens replaced by their marks. Tokens that are shown in texts are not replaced. */
   #marked(source: string): string {
     const spelled = this.#tokenizer.specials.filter(({ text, isShown }) => !isShown && source.includes(text));
     const count = new Set([...this.#markedIds, ...spelled.map(({ id }) => id)]).size;
@@ -93,15 +95,9 @@ export class ChatTemplate {
     if (!this.#markedIds.includes(id)) this.#markedIds.push(id);
     return markStart + String.fromCharCode(firstMark + this.#markedIds.indexOf(id));
   }
-
-  #rendering(template: BoundedTemplate, messages: Turn[], nowMs: number): string {
-    const variables = { messages, add_generation_prompt: true, ...this.#variables };
-    const characters = messages.reduce((sum, { content }) => sum + content.length, 0);
-    return template.render(variables, characters, nowMs);
-  }
 }
 
-/** A system message takes the place of the opening, or stands between the turns. */
+/** A first system message replaces Alpaca's opening; others stand between the turns. */
 function alpaca(messages: readonly Turn[]): string {
   const turns = messages.map(({ role, content }) => (role === "system" ? content : alpacaTitles[role] + content));
   if (messages[0].role !== "system") turns.unshift(alpacaOpening);

@@ -1,4 +1,4 @@
-/** The parts of @huggingface/jinja that are used, with types: the package's own do not resolve from an ES module. */
+/** The parts of @huggingface/jinja in use, with types, because the package's own types do not resolve from an ES module. */
 import * as jinja from "@huggingface/jinja";
 
 export interface SyntaxNode {

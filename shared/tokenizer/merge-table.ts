@@ -1,6 +1,6 @@
 /**
- * The merges of a vocabulary: pair of token ids → rank. An open-addressing hash table of typed arrays, which takes a tenth of the load
- * time and memory of a Map of 50,000 entries.
+ * The merges of a vocabulary, from a pair of token ids to the merge's rank. A hash table with open addressing in typed arrays takes a
+ * tenth of the load time and memory of a Map with 50,000 entries.
  */
 import { setLimits } from "../artifacts/limits.ts";
 
@@ -16,12 +16,12 @@ export class MergeTable {
   readonly #shift: number;
 
   /**
-   * `pairs`: [M, 2] token ids, in order of rank: lower ranks merge first. Throws an Error for a pair that comes twice, and
-   * for pairs chosen to fall on the same slots.
+   * `pairs`: [M, 2] token ids, in order of rank: lower ranks merge first. Throws an Error for a pair that occurs twice, and for pairs that
+   * were chosen to collide.
    */
   constructor(pairs: Uint32Array) {
     const merges = pairs.length / 2;
-    // At most half full, so that a probe is short.
+    // At most half full, so that look-ups are short.
     const bits = Math.max(4, Math.ceil(Math.log2(merges * 2 + 1)));
     this.#shift = 32 - bits;
     this.#pairs = new Uint32Array(2 * 2 ** bits).fill(free);
@@ -59,7 +59,7 @@ export class MergeTable {
     return this.#pairs[2 * slot] === free;
   }
 
-  /** A look-up visits the occupied slots from its own on, so their runs are bounded. */
+  /** A look-up visits occupied slots until it finds its pair or a free slot, so runs of occupied slots are bounded. */
   #requireShortRun(slot: number): void {
     const last = this.#ranks.length - 1;
     let run = 1;

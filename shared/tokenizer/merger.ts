@@ -1,11 +1,11 @@
 /**
- * Byte-pair merging of one pre-token in O(n log n): a linked list of pieces, and a heap of the possible merges, lowest rank first and
- * leftmost among equals. A search of the whole list per merge would take ten seconds for 100,000 equal letters.
+ * Byte-pair merging of one pre-token in O(n log n), with a linked list of pieces and a heap of possible merges: lowest rank first, leftmost
+ * among equals. Searching the whole list for each merge would take ten seconds for 100,000 equal letters.
  */
 import type { MergeTable } from "./merge-table.ts";
 
 const none = -1;
-/** Scratch memory kept between calls, in bytes of pre-token; a longer one gets memory of its own. */
+/** Longest pre-token, in bytes, whose scratch memory is kept between calls. */
 const scratchLength = 4096;
 
 export class Merger {
@@ -13,10 +13,10 @@ export class Merger {
   /** Token id by rank. */
   readonly #mergedIds: Uint32Array;
   #ids = new Int32Array(0);
-  /** Neighbours in the list; `#next[i]` of a node that was merged away is not read again. */
+  /** Neighbours in the list. Those of a node that was merged away are not read again. */
   #next = new Int32Array(0);
   #previous = new Int32Array(0);
-  /** Rank of the merge of node i with its next one, or `none`. An entry of the heap that disagrees is stale. */
+  /** Rank of the merge of node i with its next one, or `none`. Heap entries with another rank are stale. */
   #ranks = new Int32Array(0);
   /** rank · 2³² + node, as a binary min-heap. */
   #heap = new Float64Array(0);
@@ -96,7 +96,7 @@ export class Merger {
     this.#next = new Int32Array(length);
     this.#previous = new Int32Array(length);
     this.#ranks = new Int32Array(length);
-    // One entry per pair at first; a merge takes one out and puts at most two in.
+    // At first one entry per pair; each merge removes one and adds at most two.
     this.#heap = new Float64Array(2 * length);
   }
 }

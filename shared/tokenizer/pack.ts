@@ -1,16 +1,16 @@
 /**
  * Packs a vocabulary into the tensors that Tokenizer reads:
- *   pre_tokenizer   U8  [n]      name of its pre-tokeniser (pre-tokens.ts)
- *   byte_ids        I32 [256]    token id of each byte; -1 for a byte without one, which texts lose
+ *   pre_tokenizer   U8  [n]      name of the pre-tokeniser (pre-tokens.ts)
+ *   byte_ids        I32 [256]    token id of each byte; -1 for a byte without one, which encoding drops
  *   merges          ids [M, 2]   token ids of each pair, in order of rank
- *   merged_ids      ids [M]      token id of each merge; left out where it is the highest byte's id + 1 + rank
- *   whole_ids       ids [W]      pieces found only by looking a pre-token up whole; left out if there are none
+ *   merged_ids      ids [M]      token id of each merge; left out if all are the highest byte's id + 1 + rank
+ *   whole_ids       ids [W]      pieces that merging does not make (`looksUpWhole`); left out if there are none
  *   special_ids     ids [S]      special tokens
  *   special_texts   U8  [n]      their spellings, NUL between them
- *   special_shown   U8  [S]      1 where a generated one is part of the text
- *   end_of_text_id, eos_id, bos_id  ids [1]; bos_id is left out where the model has none
- *   adds_bos        U8  [1]      1 where a prompt that is no conversation begins with bos_id
- * Ids are U16 where all are below 65,536, else U32. Run when artifacts are made; serving never imports it.
+ *   special_shown   U8  [S]      1 if the answer's text includes a generated one
+ *   end_of_text_id, eos_id, bos_id  ids [1]; bos_id is left out if the model has none
+ *   adds_bos        U8  [1]      1 if prompts that are no conversation begin with bos_id
+ * Ids are U16 if all are below 65,536, else U32. Serving does not import this file.
  */
 import { setLimits } from "../artifacts/limits.ts";
 import { type TensorFile, tensorFrom } from "../artifacts/tensor-file.ts";
@@ -18,7 +18,7 @@ import { type PreTokenizer, type PreTokenizerName, preTokenizers } from "./pre-t
 import { Tokenizer } from "./tokenizer.ts";
 import { noToken, type SpecialRoles, type SpecialToken } from "./vocabulary.ts";
 
-/** A vocabulary as published files have it. */
+/** A vocabulary as published model files describe it. */
 export interface VocabularySource {
   preTokenizer: PreTokenizerName;
   /** Token id of each piece, spelled in `byteAlphabet`, and of special tokens, which are spelled as they are. */
@@ -27,13 +27,13 @@ export interface VocabularySource {
   merges: readonly string[];
   specials: readonly SpecialToken[];
   roles: SpecialRoles;
-  /** Whether a pre-token that is a piece is that id, though merging would not make it. */
+  /** True if a pre-token that is a piece gets that piece's id, even if merging would not make it. */
   looksUpWhole: boolean;
 }
 
 /**
- * The content of tokenizer.safetensors.
- * Throws an Error that names the entry which is missing, or which is neither a byte, a merge nor a special token.
+ * The content of tokenizer.safetensors. Throws an Error that names an entry that is missing, or that is neither a byte, a merge nor a
+ * special token.
  */
 export function packTokenizer({
   preTokenizer,
@@ -77,19 +77,14 @@ export function packTokenizer({
     const bytes = new TextEncoder().encode(text);
     return tensorFrom(bytes, [bytes.length]);
   };
+  const shown = Uint8Array.from(specials, ({ isShown }) => Number(isShown));
   const file: TensorFile = new Map([
     ["pre_tokenizer", bytesOf(preTokenizer)],
     ["byte_ids", tensorFrom(byteIds, [256])],
     ["merges", idTensor(pairs, [mergedIds.length, 2])],
     ["special_ids", idTensor(specials.map(({ id }) => id))],
     ["special_texts", bytesOf(specials.map(({ text }) => text).join("\0"))],
-    [
-      "special_shown",
-      tensorFrom(
-        Uint8Array.from(specials, ({ isShown }) => Number(isShown)),
-        [specials.length],
-      ),
-    ],
+    ["special_shown", tensorFrom(shown, [shown.length])],
     ["end_of_text_id", idTensor([roles.endOfTextId])],
     ["eos_id", idTensor([roles.eosId])],
     ["adds_bos", tensorFrom(Uint8Array.of(Number(roles.addsBos)), [1])],
@@ -104,7 +99,7 @@ export function packTokenizer({
   return file;
 }
 
-/** Ids of pieces that are pre-tokens, and that merging their bytes does not make. */
+/** Ids of pieces that can be a whole pre-token, but that merging their bytes does not make. */
 function unreachable(tokenizer: Tokenizer, { endOf }: PreTokenizer, mergedIds: readonly number[]): number[] {
   return [...new Set(mergedIds)].filter((id) => {
     const text = tokenizer.decode([id]);
@@ -113,8 +108,8 @@ function unreachable(tokenizer: Tokenizer, { endOf }: PreTokenizer, mergedIds: r
 }
 
 /**
- * The character that stands for each byte in vocab.json: printable Latin-1 stands for itself, the other 68 bytes,
- * in order, are U+0100 and up. (`bytes_to_unicode` of GPT-2's encoder.py.)
+ * The character for each byte in vocab.json: printable Latin-1 characters stand for themselves, and U+0100 and up, in order, for the other
+ * 68 bytes (`bytes_to_unicode` of GPT-2's encoder.py).
  */
 export function byteAlphabet(): string[] {
   let nextStandIn = 0x100;

@@ -1,7 +1,7 @@
 /**
- * Pre-tokenisers: cut text into the stretches that merges never cross. Each gives the same result as its model's pattern, with \s as
- * Unicode's White_Space, but is scanned by hand: no backtracking stack that a long run could overflow. JavaScript's own \s is
- * another set: it lacks U+0085 and has U+FEFF.
+ * Pre-tokenisers: they cut text into pre-tokens, which merges never cross. Each gives the same result as its model's regular expression,
+ * but as a scanner, because a long run could overflow the stack of a backtracking expression. \s means Unicode's White_Space here;
+ * JavaScript's own \s lacks U+0085 and includes U+FEFF.
  */
 
 const whitespace = 1;
@@ -9,16 +9,16 @@ const letter = 2;
 const number = 3;
 const other = 4;
 
-/** Memo of `classify` for the basic plane, filled as characters are met; 0 is "not met yet". */
+/** Cached results of `classify` for code units; 0 means not classified yet. */
 const classes = new Uint8Array(0x10000);
 
 const space = 0x20;
 const apostrophe = 0x27;
 
 export interface PreTokenizer {
-  /** Where the pre-token that starts at code unit `start` of `text` ends. Needs `start < text.length`. */
+  /** End of the pre-token that begins at code unit `start` of `text`. Requires `start < text.length`. */
   endOf(text: string, start: number): number;
-  /** Whether texts are brought into Unicode's normal form C before they are cut. */
+  /** Whether texts are converted to Unicode's normal form C first. */
   isNormalised: boolean;
 }
 
@@ -47,13 +47,13 @@ function gpt2End(text: string, start: number): number {
   return kind === whitespace ? lastLeft(text, start, end) : end;
 }
 
-/** Each number character is a pre-token; GPT-2's pattern cuts the text between them. */
+/** Each number character is a pre-token of its own. GPT-2's pattern cuts the text between them. */
 function smollmEnd(text: string, start: number): number {
   const kind = classAt(text, start);
   if (kind === number) return start + (isPairAt(text, start) ? 2 : 1);
   if (kind !== whitespace) return gpt2End(text, start);
   const end = runEnd(text, start, whitespace);
-  // Whitespace before a number is the end of the text between numbers.
+  // Whitespace before a number ends the text between numbers, so all of it is one pre-token.
   return end < text.length && classAt(text, end) === number ? end : gpt2End(text, start);
 }
 
@@ -63,13 +63,8 @@ function smollmEnd(text: string, start: number): number {
 function llama3End(text: string, start: number, digits: number): number {
   const first = text.charCodeAt(start);
   if (first === apostrophe) {
-    const end = contractionEnd(
-      text
-        .slice(start, start + 3)
-        .replace("ſ", "s")
-        .toLowerCase(),
-      0,
-    );
+    const three = text.slice(start, start + 3);
+    const end = contractionEnd(three.replace("ſ", "s").toLowerCase(), 0);
     if (end > 0) return start + end;
   }
   const kind = classAt(text, start);
@@ -88,7 +83,7 @@ function llama3End(text: string, start: number, digits: number): number {
   return lastLeft(text, start, end);
 }
 
-/** The last of several whitespace characters before a word is left to that word. */
+/** Leaves the last of several whitespace characters to the word that follows. */
 function lastLeft(text: string, start: number, end: number): number {
   return end < text.length && end - start > 1 ? end - 1 : end;
 }
@@ -110,7 +105,7 @@ function contractionEnd(text: string, start: number): number {
   }
 }
 
-/** The end of the characters of a class from `start` on, at most `most` of them. */
+/** End of the run of characters of one class from `start` on, of at most `most` characters. */
 function runEnd(text: string, start: number, kind: number, most = Number.POSITIVE_INFINITY): number {
   let i = start;
   for (let count = 0; count < most && i < text.length && classAt(text, i) === kind; count++) {
@@ -130,7 +125,7 @@ function classAt(text: string, i: number): number {
   return classes[unit];
 }
 
-/** A lone surrogate is `other`, as is the U+FFFD that it is encoded as. */
+/** A lone surrogate is `other`, like U+FFFD, as which it is encoded. */
 function classify(character: string): number {
   if (/^\p{White_Space}/u.test(character)) return whitespace;
   if (/^\p{L}/u.test(character)) return letter;

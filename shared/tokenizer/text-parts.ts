@@ -1,9 +1,9 @@
-/** Cuts long texts into parts that are encoded one by one, so that other work of the process has a turn between them. */
+/** Cuts long texts into parts that are encoded one by one, so that other work of the process can run in between. */
 
-/** Maximum characters of a part: some milliseconds. */
+/** Maximum characters of a part. Encoding them takes some milliseconds. */
 export const partCharacters = 16_384;
 
-/** The parts of a text, each of which ends after a line if possible or else before a space, so that few tokens are cut. */
+/** The parts of a text. Each ends after a line or, failing that, before a space, so that few tokens are cut. */
 export function* partsOf(text: string): Generator<string> {
   for (let start = 0; start < text.length; ) {
     const part = text.slice(start, start + partCharacters);

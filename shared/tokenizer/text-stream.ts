@@ -1,7 +1,6 @@
 /**
- * Text from token ids as they come, for one sequence. Holds back the bytes of an unfinished character, and text that
- * may turn out to begin a stop string. Edge (for the text) and backend (for `stopped`) run the same code, so both stop
- * at the same token.
+ * Decodes the token ids of one sequence one at a time. Holds back the bytes of an incomplete character, and text that may be the beginning
+ * of a stop string. Edge (for the text) and backend (to stop) run the same code, so both stop at the same token.
  */
 
 export class TextStream {
@@ -9,20 +8,20 @@ export class TextStream {
   readonly #stops: readonly string[];
   readonly #minTokens: number;
   readonly #decoder = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
-  /** Decoded and not yet emitted: always a proper beginning of some stop string. */
+  /** Decoded text that is not emitted yet, because it is the beginning of a stop string. */
   #held = "";
   #stopped = false;
   #tokens = 0;
   #emittedCharacters = 0;
 
   /**
-   * @param textPieceOf the bytes that a token id adds to the text; none for a special token, wherever it comes
-   * @param stops none empty. One that is complete before the text has `minTokens` tokens is text like any other
+   * @param textPieceOf the bytes that a token id adds to the text; none for a special token
+   * @param stops not empty strings. A stop string that is complete before `minTokens` tokens is ordinary text
    */
   constructor(textPieceOf: (id: number) => Uint8Array, stops: readonly string[], minTokens = 0) {
     this.#textPieceOf = textPieceOf;
     this.#minTokens = minTokens;
-    // Decoded text is well-formed, so a stop string with half a surrogate pair in it could only cut a character in two.
+    // Decoded text is well-formed, so a lone surrogate in a stop string would never match.
     this.#stops = stops.map((stop) => stop.toWellFormed());
   }
 
@@ -32,8 +31,8 @@ export class TextStream {
   }
 
   /**
-   * Takes the next token id and returns the text that is now certain. The stop string that is complete first wins,
-   * whatever the token boundaries; of two that are complete at once, the longer. `stopped` stays true from then on.
+   * Takes the next token id and returns the text that is now certain. The stop string that is complete first ends the text, whatever the
+   * token boundaries; of two that are complete at once, the longer. From then on `stopped` is true.
    */
   push(id: number): { text: string; stopped: boolean } {
     if (this.#stopped) return { text: "", stopped: true };
@@ -41,7 +40,7 @@ export class TextStream {
     return this.#take(this.#decoder.decode(this.#textPieceOf(id), { stream: true }));
   }
 
-  /** Ends the text and returns what was held back; an unfinished character becomes U+FFFD. */
+  /** Ends the text and returns the text held back. An incomplete character becomes U+FFFD. */
   end(): string {
     if (this.#stopped) return "";
     const { text } = this.#take(this.#decoder.decode());
@@ -70,7 +69,7 @@ export class TextStream {
   }
 }
 
-/** Start of the stop string that ends first in `text` (the longest of those) beyond its first `known` characters, or null. */
+/** Start of the stop string whose end comes first after the first `known` characters; of the longest, if several end there; or null. */
 function firstCompleted(text: string, stops: readonly string[], known: number): number | null {
   let start: number | null = null;
   let end = Number.POSITIVE_INFINITY;
@@ -85,7 +84,7 @@ function firstCompleted(text: string, stops: readonly string[], known: number): 
   return start;
 }
 
-/** Length of the longest end of `text` that begins a stop string without completing it. */
+/** Length of the longest end of `text` that is an incomplete beginning of a stop string. */
 export function longestBeginning(text: string, stops: readonly string[]): number {
   let longest = 0;
   for (const stop of stops) {

@@ -1,18 +1,19 @@
 /**
- * Byte-level BPE as GPT-2, Llama 3 and Qwen use it: text ↔ token ids of any vocabulary made of bytes, merges and special tokens.
- * Not here: making the vocabulary of a model's files (pack.ts), decoding token by token (text-stream.ts).
+ * Byte-level BPE as in GPT-2, Llama 3 and Qwen: converts between text and token ids, for any vocabulary of bytes, merges and special tokens.
+ * Not here: packing a vocabulary (pack.ts), and decoding token by token (text-stream.ts).
  */
 import { setLimits } from "../artifacts/limits.ts";
 import { tokenizerFile } from "../artifacts/manifest.ts";
 import type { TensorFile } from "../artifacts/tensor-file.ts";
+import { joinArrays } from "../bytes.ts";
 import { MergeTable } from "./merge-table.ts";
 import { Merger } from "./merger.ts";
 import { isPairAt, type PreTokenizer, preTokenizers } from "./pre-tokens.ts";
 import { noToken, readVocabulary, type SpecialRoles, type SpecialToken, type Vocabulary } from "./vocabulary.ts";
 
-/** Cached pre-tokens, since words repeat. The cache is cleared when it is full. */
+/** Maximum cached pre-tokens. The cache pays, because words repeat, and is cleared when it is full. */
 const maxCachedPreTokens = 8192;
-/** Longest cached pre-token. A longer slice is a view that keeps its whole text in memory (V8 copies below 13 characters). */
+/** Maximum characters of a cached pre-token. From 13 characters on, V8's slices are views that keep the whole text in memory. */
 const maxCachedLength = 12;
 
 const noBytes = new Uint8Array(0);
@@ -25,18 +26,18 @@ export class Tokenizer {
   readonly #byteIds: Int32Array; // [256]
   readonly #merger: Merger;
   readonly #cache = new Map<string, readonly number[]>();
-  /** Piece by token id; merged ones are created on first use. */
+  /** Pieces by token id. Merged pieces are made on first use. */
   readonly #pieces: Uint8Array[];
   readonly #pairs: Uint32Array; // [M, 2]
-  readonly #rankById: Uint32Array; // [V], of merged ids
+  readonly #rankById: Uint32Array; // [V], for merged ids
   readonly #specialById: ReadonlyMap<number, SpecialToken>;
-  /** Token id by the text of a pre-token that merging does not reach. */
+  /** Token ids of pre-tokens that merging does not make (`wholeIds`), by their text. */
   readonly #wholes: ReadonlyMap<string, number>;
-  /** [V] Bytes of the longest piece that contains an id, its own included. */
+  /** Bytes of the longest piece that an id is a part of, [V]. */
   readonly #longestWith: Uint16Array;
   /** Bytes of the longest piece. */
   readonly #longestPiece: number;
-  /** Whether some byte has no token. */
+  /** True if some byte has no token. */
   readonly #losesBytes: boolean;
   #scratch = new Int32Array(256);
 
@@ -66,31 +67,32 @@ export class Tokenizer {
     this.#wholes = new Map(Array.from(wholeIds, (id) => [this.decode([id]), id]));
   }
 
-  /** Separates documents, and begins an answer to no prompt. */
+  /** Separates documents, and stands for an empty prompt. */
   get endOfTextId(): number {
     return this.roles.endOfTextId;
   }
 
-  /** Ids before a prompt that is no conversation: the BOS of a model that adds one. */
+  /** Ids before a prompt that is no conversation: the beginning-of-sequence id, if the model adds it. */
   get textStart(): readonly number[] {
     const { bosId, addsBos } = this.roles;
     return addsBos && bosId !== null ? [bosId] : [];
   }
 
   /**
-   * Token ids of a text. The spelling of a special token is ordinary text; a byte that the vocabulary lacks is lost. If the text has
-   * more than `maxTokens` tokens, returns `maxTokens + 1` ids of its beginning, at a cost that depends on `maxTokens` and not on the
-   * length of the text, but for lost bytes. These are the first ids of the whole text, except in a pre-token that crosses the limit.
+   * Token ids of a text. The spelling of a special token is ordinary text. Bytes that the vocabulary lacks are dropped. If the text has
+   * more than `maxTokens` tokens, returns `maxTokens + 1` ids: those of the whole text, except within a pre-token that crosses the limit.
+   * The cost then depends on `maxTokens` instead of the length of the text, unless bytes are dropped.
    */
   encode(text: string, maxTokens = Number.POSITIVE_INFINITY): number[] {
-    // A code unit is at least one byte, so this many make more than `maxTokens` tokens, unless bytes are lost or composed.
+    // A code unit is at least one byte, so this many make more than `maxTokens` tokens, unless bytes are dropped or normalisation
+    // shortens the text.
     for (let length = (maxTokens + 1) * this.#longestPiece; ; length *= 2) {
       const ids = this.#encodeBeginning(length < text.length ? text.slice(0, length) : text, maxTokens);
       if (ids.length > maxTokens || length >= text.length) return ids;
     }
   }
 
-  /** As `encode` does, of all of the text. */
+  /** Like `encode`, but the cost depends on the length of the text. */
   #encodeBeginning(text: string, maxTokens: number): number[] {
     const ids: number[] = [];
     const read = this.#preTokenizer.isNormalised ? text.normalize("NFC") : text;
@@ -107,7 +109,7 @@ export class Tokenizer {
     return ids;
   }
 
-  /** The spelling of token ids; invalid UTF-8 becomes U+FFFD. Throws a RangeError for an id outside the vocabulary. */
+  /** The spelling of token ids. Invalid UTF-8 becomes U+FFFD. Throws a RangeError for an id outside the vocabulary. */
   decode(ids: readonly number[]): string {
     return decoded(ids.map((id) => this.pieceOf(id)));
   }
@@ -135,7 +137,7 @@ export class Tokenizer {
     return piece;
   }
 
-  /** Whether an id is a special token, which no text spells. Only a chat template and the model write one. */
+  /** True for a special token, which text is never encoded to. */
   isSpecial(id: number): boolean {
     return this.#specialById.has(id);
   }
@@ -173,7 +175,7 @@ export class Tokenizer {
         return;
       }
     }
-    // A code unit needs at most 3 bytes, a surrogate pair 4.
+    // UTF-8 has at most 3 bytes per code unit.
     if (this.#scratch.length < 3 * (end - start)) this.#scratch = new Int32Array(3 * (end - start));
     const length = this.#writeByteIds(text, start, end);
     if (length === 0) return;
@@ -181,9 +183,9 @@ export class Tokenizer {
   }
 
   /**
-   * The smallest n so that the first n byte ids in scratch make more than `maxTokens` tokens however they merge; `length` if no
-   * n up to `length` is known to. Lower bound of the tokens of n bytes: Σ 1 / longest(byte), where longest(byte) is the
-   * length of the longest piece that contains the byte ("a": 32 bytes, "z": 17).
+   * The smallest n such that the first n byte ids in scratch make more than `maxTokens` tokens, however they merge; at most `length`.
+   * A lower bound of the tokens of n bytes is Σ 1 / longest(byte), where longest(byte) is the length of the longest piece that contains
+   * the byte (in GPT-2 32 bytes for "a", 17 for "z").
    */
   #lengthExceeding(maxTokens: number, length: number): number {
     let tokens = 0;
@@ -224,34 +226,28 @@ export class Tokenizer {
 }
 
 /**
- * Strings of digits are not cached: V8 hashes them by their value, without a seed, so that a caller can choose ones that all
- * collide in a Map.
+ * Strings of digits are not cached, because V8 hashes them by their numeric value without a seed: a caller could choose strings that all
+ * collide in the cache.
  */
 function isDigit(codeUnit: number): boolean {
   return codeUnit >= 0x30 && codeUnit <= 0x39;
 }
 
 function decoded(pieces: readonly Uint8Array[]): string {
-  const bytes = new Uint8Array(pieces.reduce((total, piece) => total + piece.length, 0));
-  let length = 0;
-  for (const piece of pieces) {
-    bytes.set(piece, length);
-    length += piece.length;
-  }
-  return new TextDecoder("utf-8", { fatal: false, ignoreBOM: true }).decode(bytes);
+  return new TextDecoder("utf-8", { fatal: false, ignoreBOM: true }).decode(joinArrays(Uint8Array, pieces));
 }
 
-/** Moves the ids of bytes that have one to the front of `ids`, and returns their number. */
+/** Removes `noToken` from the first `length` ids, in place, and returns how many are left. */
 function withoutLost(ids: Int32Array, length: number): number {
   let kept = 0;
   for (let i = 0; i < length; i++) if (ids[i] !== noToken) ids[kept++] = ids[i];
   return kept;
 }
 
-/** By id, the bytes of the longest piece that contains it, itself included. */
+/** Bytes of the longest piece that each id is a part of, or of its own piece, [V]. */
 function longestPieces({ pairs, mergedIds, lengths }: Vocabulary): Uint16Array {
   const longest = lengths.slice();
-  // By falling length, as a piece is longer than its parts: when it passes its maximum on, it has that of all that contain it.
+  // From long to short pieces: a piece passes its maximum on to its shorter parts only after all longer pieces have reached it.
   const byLength: number[][] = Array.from({ length: setLimits.pieceBytes + 1 }, () => []);
   for (let rank = 0; rank < mergedIds.length; rank++) byLength[lengths[mergedIds[rank]]].push(rank);
   for (const rank of byLength.reverse().flat()) {

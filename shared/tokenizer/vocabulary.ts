@@ -1,5 +1,5 @@
 /**
- * Reads and checks the vocabulary of tokenizer.safetensors: every id is a byte, a merge or a special token, and no piece contains
+ * Reads and checks the vocabulary in tokenizer.safetensors: every id must be a byte, a merge or a special token, and no piece may contain
  * itself. Not here: encoding and decoding (tokenizer.ts).
  */
 import { setLimits } from "../artifacts/limits.ts";
@@ -7,29 +7,29 @@ import { tokenizerFile } from "../artifacts/manifest.ts";
 import { alignedCopy, requireTensor, type Tensor, type TensorFile } from "../artifacts/tensor-file.ts";
 import { type PreTokenizerName, preTokenizers } from "./pre-tokens.ts";
 
-/** A token that no text spells: only a chat template and the model write it. */
+/** A token that text is never encoded to: only chat templates and the model write it. */
 export interface SpecialToken {
   id: number;
   /** Its spelling in a chat template, and where token ids are decoded. */
   text: string;
-  /** Whether a generated one is part of the answer's text. */
+  /** True if the answer's text includes it when the model generates it. */
   isShown: boolean;
 }
 
 export interface Vocabulary {
   size: number; // V
   preTokenizer: PreTokenizerName;
-  /** Token id of each byte; `noToken` for a byte that texts lose. [256] */
+  /** Token id of each byte, [256]; `noToken` for a byte that encoding drops. */
   byteIds: Int32Array;
   /** Token ids of each pair, in order of rank. */
   pairs: Uint32Array; // [M, 2]
   /** Token id by rank. */
   mergedIds: Uint32Array; // [M]
-  /** Bytes of each id's piece; 0 of a special token. */
+  /** Bytes of each id's piece; 0 for a special token. */
   lengths: Uint16Array; // [V]
-  /** Rank of the first merge that makes an id of parts that bytes and earlier merges make. */
+  /** Rank of the first merge that makes the id from bytes or from pieces of merges of lower rank. */
   rankById: Uint32Array; // [V]
-  /** Pieces that merging does not reach; a pre-token that is one is that id. */
+  /** Pieces that merging does not make, so that whole pre-tokens are looked up among them. */
   wholeIds: Uint32Array;
   specials: readonly SpecialToken[];
   roles: SpecialRoles;
@@ -37,11 +37,11 @@ export interface Vocabulary {
 
 /** Which special tokens have a meaning beyond their text. */
 export interface SpecialRoles {
-  /** Separates documents, and begins an answer to no prompt. */
+  /** Separates documents, and stands for an empty prompt. */
   endOfTextId: number;
   /** A template's `eos_token`. */
   eosId: number;
-  /** A template's `bos_token`; null where the model has none. */
+  /** A template's `bos_token`; null if the model has none. */
   bosId: number | null;
   /** Whether a prompt that is no conversation begins with `bosId`. */
   addsBos: boolean;
@@ -100,7 +100,7 @@ function explainedPieces(parts: Pick<Vocabulary, "size" | "byteIds" | "pairs" | 
     lengths[id] = length;
     rankById[id] = rank;
   }
-  // Several merges may make one piece, of parts that later merges make, too.
+  // A second pass, because several merges may make one piece, also from parts that later merges make.
   for (const [rank, id] of mergedIds.entries()) {
     const length = sum(rank);
     const [left, right] = [pairs[2 * rank], pairs[2 * rank + 1]];
@@ -172,7 +172,7 @@ function textOf({ bytes }: Tensor): string {
   return new TextDecoder().decode(bytes);
 }
 
-/** Ids are stored in 16 bits where all fit, else in 32. */
+/** Ids are stored in 16 bits if all fit, else in 32. */
 function idsOf(file: TensorFile, name: string, shape: (number | null)[]): Uint32Array {
   const dtype = file.get(name)?.dtype === "U32" ? "U32" : "U16";
   const { bytes } = requireTensor(file, name, dtype, shape, tokenizerFile);

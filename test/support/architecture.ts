@@ -50,7 +50,7 @@ const backendLayers: Record<string, string[]> = {
   kv: ["runtime"],
   "models/gguf": ["runtime"],
   "models/safetensors": ["runtime"],
-  "models/tokenizer-source.ts": [],
+  "models/tokenizer-source.ts": ["models/gguf"],
   "models/tokenizer-files.ts": ["runtime", "models/tokenizer-source.ts", "files.ts"],
   "models/weights-record.ts": ["models/gguf", "files.ts"],
   "models/base.ts": [
@@ -76,7 +76,7 @@ const backendLayers: Record<string, string[]> = {
   research: [
     ...["adapters", "memory", "models/base.ts", "models/embedded.ts", "runtime", "training"],
     // Long prompts are computed as backends do.
-    ...["engine/open-model.ts", "kv/host-runner.ts"],
+    ...["engine/open-model.ts", "kv/host-kv.ts", "kv/host-runner.ts"],
     ...["command-line.ts", "files.ts"],
   ],
   // Prepares a model, offline: it may use training, and reads the result as serving will.
@@ -110,7 +110,13 @@ const mayImport: Record<string, string[]> = {
   "infra/doctor": [
     "infra",
     ...commandFiles,
-    ...inBackend("engine/artifacts.ts", "host/memory-plan.ts", "runtime/device-probe.ts", "models/base.ts"),
+    ...inBackend(
+      "engine/artifacts.ts",
+      "host/memory-plan.ts",
+      "runtime/device.ts",
+      "runtime/device-probe.ts",
+      "models/base.ts",
+    ),
   ],
   // Shows what code defines.
   "infra/site": ["infra", "edge/platform/edge-metrics.ts", ...commandFiles, ...inBackend("http", "settings.ts")],

@@ -81,7 +81,7 @@ async function published(hasMetadata: boolean) {
   const manifest = hashes.get(manifestFile)!;
   const edgeFiles = [manifest, hashes.get(edgeTableFile)!, hashes.get(tokenizerFile)!];
   const pointer = new TextEncoder().encode(JSON.stringify(switchedTo(manifest, new Date(0), null)));
-  bucket.put(pointerName, pointer, hasMetadata ? metadataOf({ manifest, files: edgeFiles }) : undefined);
+  bucket.put(pointerName, pointer, hasMetadata ? metadataOf(edgeFiles) : undefined);
   return { bucket, manifest, edgeFiles };
 }
 
