@@ -22,7 +22,7 @@ import { jsonLog, type Log } from "./http/log.ts";
 import { createMetrics, type Metrics } from "./http/metrics.ts";
 import { CallVerifier } from "./http/middleware.ts";
 import { close, listen } from "./http/server.ts";
-import { isInBlocks, readBaseConfig } from "./models/base.ts";
+import { readBaseConfig } from "./models/base.ts";
 import { addFlags, environmentNotes } from "./settings.ts";
 import { tenantDirectory } from "./tenant-files/tenant-files.ts";
 import { TenantStore } from "./tenant-files/tenant-store.ts";
@@ -63,8 +63,7 @@ async function run(config: BackendConfig): Promise<void> {
   const memory = planMemory({
     ...config,
     limitBytes: memoryLimit(process.constrainedMemory(), totalmem()),
-    model: await readBaseConfig(config.modelDirectory),
-    isInBlocks: isInBlocks(config.modelDirectory),
+    ...(await readBaseConfig(config.modelDirectory)),
     sets: config.artifactStore ? maxSets : 1,
   });
   const memoryFields = { kvBytes: memory.kvBytes, message: memorySentence(memory) };

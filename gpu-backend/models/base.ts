@@ -1,6 +1,6 @@
 /**
- * A base model as it lies in a folder: `model.gguf`, whole or in parts, or Hugging Face's config.json beside model.safetensors.
- * Not here: what is served beside the weights, which is in the folder's artifacts.
+ * Reads a base model from a folder: `model.gguf`, whole or in parts, or Hugging Face's config.json beside model.safetensors.
+ * Not here: the folder's artifacts (engine/artifacts.ts).
  */
 import { createHash } from "node:crypto";
 import { join } from "node:path";
@@ -21,18 +21,18 @@ const chunkBytes = 1 << 20;
 
 export interface Base {
   config: ModelConfig;
-  /** Those of a GGUF file are read when they are asked for, until `close`. */
+  /** Weights of a GGUF file are read from it when their bytes are accessed, until `close`. */
   weights: ModelWeights;
-  /** Name of the file of the weights. */
+  /** Name of the file with the weights. */
   weightsFile: string;
-  /** SHA-256 of that file; of its parts one after the other. */
+  /** SHA-256 of that file, or of its parts one after the other. */
   weightsHash: string;
   close(): void;
 }
 
 /**
- * With a record, weights in GGUF that were hashed before are not read. Throws an Error that names the file, and the field or
- * tensor at fault.
+ * Opens a base. `record` saves hashing GGUF weights that were hashed before. Throws an Error that names the file, and the field or tensor
+ * at fault.
  */
 export async function openBase(directory: string, record?: HashRecord): Promise<Base> {
   const path = join(directory, ggufFile);
@@ -48,33 +48,25 @@ export async function openBase(directory: string, record?: HashRecord): Promise<
   }
 }
 
-/** The same without the weights. */
-export async function readBaseConfig(directory: string): Promise<ModelConfig> {
+/** The configuration alone, and whether all matrices are in GGUF's blocks. Reads no weights. */
+export async function readBaseConfig(directory: string): Promise<{ model: ModelConfig; isInBlocks: boolean }> {
   const path = join(directory, ggufFile);
-  if (!existsInParts(path)) return readModelConfig(directory);
-  const { config, file } = openGgufModel(path);
+  if (!existsInParts(path)) return { model: await readModelConfig(directory), isInBlocks: false };
+  const { config, weights, file } = openGgufModel(path);
   file.close();
-  return config;
+  const isInBlocks = weights.values().every(({ dtype, shape }) => shape.length < 2 || isBlockType(dtype));
+  return { model: config, isInBlocks };
 }
 
-/** Whether all its matrices are in GGUF's blocks. */
-export function isInBlocks(directory: string): boolean {
-  const path = join(directory, ggufFile);
-  if (!existsInParts(path)) return false;
-  const { weights, file } = openGgufModel(path);
-  file.close();
-  return weights.values().every(({ dtype, shape }) => shape.length < 2 || isBlockType(dtype));
-}
-
-/** How a base writes: what its own files say beside the weights. */
+/** What a base's own files say about its texts. */
 export interface BaseText {
   /** The content of tokenizer.safetensors. */
   tokenizer: TensorFile;
   /** Ids that end a choice. */
   stopIds: number[];
-  /** Jinja, where the file of the weights has it. */
+  /** Jinja, if the GGUF file has it. */
   chatTemplate: string | undefined;
-  /** What generation_config.json proposes for requests that name no sampling. */
+  /** Sampling that generation_config.json proposes for requests that name none. */
   sampling: Awaited<ReturnType<typeof readSampling>>;
 }
 
@@ -99,10 +91,8 @@ function ggufText(path: string): Omit<BaseText, "sampling"> {
   }
 }
 
-/** `weightsHash` of a folder with GGUF weights; null where it has none. */
-export function hashOfBase(directory: string): string | null {
-  const path = join(directory, ggufFile);
-  if (!existsInParts(path)) return null;
+/** SHA-256 of a GGUF file, or of its parts one after the other. */
+export function hashOfGguf(path: string): string {
   const file = openPartFiles(path);
   try {
     return hashOfParts(file);
@@ -111,7 +101,7 @@ export function hashOfBase(directory: string): string | null {
   }
 }
 
-/** SHA-256 of the very files that are open, one after the other, whatever has their names by now. */
+/** SHA-256 of the open files, one after the other, even if other files have their names by now. */
 export function hashOfParts(file: PartFiles): string {
   const hash = createHash("sha256");
   for (let at = 0; at < file.bytes; at += chunkBytes) hash.update(file.read(at, Math.min(chunkBytes, file.bytes - at)));

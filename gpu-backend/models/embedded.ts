@@ -1,4 +1,4 @@
-/** The folder of the base that is served unless another is named: in a checkout and an image beside this file, else a package. */
+/** The folder of the default base. In a checkout and an image it is beside this file; otherwise it is an npm package. */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -7,7 +7,7 @@ const beside = join(import.meta.dirname, "smollm2-135m");
 
 export const embeddedModel = existsSync(beside) ? beside : packageFolder();
 
-/** The package may be missing where a model is always named; then the error of reading the folder names it. */
+/** An installation that always names a model may lack the package. Reading the returned folder then fails with an error that names it. */
 function packageFolder(): string {
   try {
     return dirname(createRequire(import.meta.url).resolve("@chameleon-edge/smollm2-135m/package.json"));

@@ -1,7 +1,8 @@
-/** The tokenizer of a Hugging Face model folder, its ends of text, and the sampling that its authors propose. */
+/** Reads the tokenizer of a Hugging Face model folder, the ids that end a text, and the sampling that its authors propose. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
+import { requireValid } from "../../shared/artifacts/checked-json.ts";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { samplingSchema } from "../../shared/contracts/sampling.ts";
 import { packTokenizer } from "../../shared/tokenizer/pack.ts";
@@ -12,15 +13,8 @@ import { tokenizerOfJson } from "./tokenizer-source.ts";
 
 export const tokenizerJsonFile = "tokenizer.json";
 
-const ids = z
-  .union([
-    z
-      .int()
-      .min(0)
-      .transform((id) => [id]),
-    z.array(z.int().min(0)),
-  ])
-  .nullish();
+const id = z.int().min(0);
+const ids = z.union([id.transform((one) => [one]), z.array(id)]).nullish();
 const generationSchema = z.object({
   eos_token_id: ids,
   do_sample: z.boolean().nullish(),
@@ -28,7 +22,7 @@ const generationSchema = z.object({
 });
 const beginSchema = z.object({ bos_token_id: ids });
 
-/** Content of tokenizer.safetensors, and stop ids. Throws an Error that names the file and the entry, or both sizes, where they do not fit. */
+/** Content of tokenizer.safetensors, and stop ids. Throws an Error that names the file and the invalid entry, or both vocabulary sizes. */
 export async function readTokenizerFiles(
   folder: string,
   config: ModelConfig,
@@ -45,7 +39,7 @@ export async function readTokenizerFiles(
   throw new Error(`${folder}/${tokenizerJsonFile} has ${found} entries, config.json says ${vocabularySize}`);
 }
 
-/** What generation_config.json proposes for requests that name no sampling; undefined where it proposes none. */
+/** Sampling that generation_config.json proposes for requests that name none; undefined if it proposes none. */
 export async function readSampling(folder: string) {
   const { do_sample, eos_token_id: _, ...sampling } = await readGeneration(folder);
   return do_sample && Object.keys(sampling).length > 0 ? sampling : undefined;
@@ -55,8 +49,5 @@ async function readGeneration(folder: string): Promise<z.infer<typeof generation
   const name = join(folder, "generation_config.json");
   const text = await readFile(name, "utf8").catch(nullIfMissing);
   const fields = Object.entries(JSON.parse(text ?? "{}")).filter(([, value]) => value !== null);
-  const parsed = generationSchema.safeParse(Object.fromEntries(fields));
-  if (parsed.success) return parsed.data;
-  const [{ path, message }] = parsed.error.issues;
-  throw new Error(`${name}: ${path.join(".")}: ${message}`);
+  return requireValid(generationSchema, Object.fromEntries(fields), name);
 }

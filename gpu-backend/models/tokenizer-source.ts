@@ -1,27 +1,22 @@
 /**
- * The vocabulary of a published model: from the metadata of a GGUF file, or from Hugging Face's tokenizer.json. Byte-level BPE with
- * the pre-tokenisers of pre-tokens.ts; any other tokenizer is refused by name. Not here: the packed form (pack.ts).
+ * Reads the vocabulary of a published model from the metadata of a GGUF file or from Hugging Face's tokenizer.json. Supports byte-level
+ * BPE with the pre-tokenisers of pre-tokens.ts; any other tokenizer is refused by name. Not here: the packed form (pack.ts).
  */
 import { z } from "zod";
+import { parseJson, requireValid } from "../../shared/artifacts/checked-json.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import type { VocabularySource } from "../../shared/tokenizer/pack.ts";
 import type { PreTokenizerName } from "../../shared/tokenizer/pre-tokens.ts";
 import type { SpecialToken } from "../../shared/tokenizer/vocabulary.ts";
+import type { GgufHeader } from "./gguf/header.ts";
 
 export interface TokenizerSource {
   vocabulary: VocabularySource;
-  /** Ids that end a choice; the first is a chat template's `eos_token`. */
+  /** Ids that end a choice. The first is the chat template's `eos_token`. */
   stopIds: number[];
 }
 
-/** Metadata of a GGUF file; each method gives null for a key that is missing. */
-export interface GgufMetadata {
-  number(key: string): number | null;
-  text(key: string): string | null;
-  scalar(key: string): number | boolean | string | null;
-  texts(key: string, maxElements: number): string[] | null;
-  numbers(key: string, maxElements: number): number[] | null;
-}
+export type GgufMetadata = Pick<GgufHeader, "number" | "text" | "scalar" | "texts" | "numbers">;
 
 /** llama.cpp's names of pre-tokenisers. */
 const ggufPreTokenizers: Record<string, PreTokenizerName> = {
@@ -30,7 +25,7 @@ const ggufPreTokenizers: Record<string, PreTokenizerName> = {
 /** llama.cpp's token types. */
 const tokenTypes = { normal: 1, control: 3, userDefined: 4 };
 
-/** Special tokens that end a text or a turn, by their spelling; those of a file's own fields are more. */
+/** Spellings of special tokens that end a text or a turn, in addition to the ids that a file's own fields name. */
 const endTexts = new Set(["<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>"]);
 const endOfTextTexts = ["<|endoftext|>", "<|end_of_text|>"];
 
@@ -67,7 +62,7 @@ export function tokenizerOfGguf(metadata: GgufMetadata): TokenizerSource {
     {
       eosIds: [required("eos_token_id", idOf("eos")), idOf("eot"), idOf("eom")].filter((id) => id !== null),
       bosId: idOf("bos"),
-      // llama.cpp's default for each pre-tokeniser.
+      // Without the key, llama.cpp decides by the pre-tokeniser.
       addsBos: (metadata.scalar(key("add_bos_token")) ?? preTokenizer === "llama3") === true,
     },
   );
@@ -99,7 +94,7 @@ const tokenizerJson = z.object({
     .default(null),
   added_tokens: z.array(z.object({ id: z.int().min(0), content: z.string().min(1), special: z.boolean() })),
   model: z.object({
-    /** The oldest files, of GPT-2 and its kin, name none. */
+    /** Missing in the oldest files, such as GPT-2's. */
     type: z.literal("BPE").default("BPE"),
     continuing_subword_prefix: z.literal("").nullish(),
     end_of_word_suffix: z.literal("").nullish(),
@@ -111,7 +106,7 @@ const tokenizerJson = z.object({
 });
 
 const llama3Pattern = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
-/** By the parts of a pre_tokenizer, normalizer and patterns included. */
+/** By the parts of `normalizer` and `pre_tokenizer`, as `describePart` spells them. */
 const jsonPreTokenizers: Record<string, PreTokenizerName> = {
   "ByteLevel(true)": "gpt2",
   "Digits ByteLevel(true)": "smollm",
@@ -120,19 +115,16 @@ const jsonPreTokenizers: Record<string, PreTokenizerName> = {
 };
 
 /**
- * From the text of tokenizer.json. `vocabularySize`: V of the model, whose ids beyond the file's are unused. `eosIds` and `bosId`: of
- * config.json or generation_config.json. Throws an Error of one line that names the first field at fault.
+ * Reads the text of tokenizer.json. `vocabularySize` is V of the model: ids that the file does not name are unused. `eosIds` and `bosId`
+ * come from config.json or generation_config.json. Throws an Error of one line that names the first field at fault.
  */
 export function tokenizerOfJson(
   text: string,
   { vocabularySize, eosIds, bosId }: { vocabularySize: number; eosIds: readonly number[]; bosId: number | null },
 ): TokenizerSource {
-  const parsed = tokenizerJson.safeParse(JSON.parse(text));
-  if (!parsed.success) {
-    const [{ path, message }] = parsed.error.issues;
-    throw new Error(`tokenizer.json: ${path.join(".")}: ${message}`);
-  }
-  const { normalizer, pre_tokenizer, post_processor, added_tokens, model } = parsed.data;
+  const file = "tokenizer.json";
+  const json = requireValid(tokenizerJson, parseJson(text, file), file);
+  const { normalizer, pre_tokenizer, post_processor, added_tokens, model } = json;
   const parts = pre_tokenizer.type === "Sequence" ? pre_tokenizer.pretokenizers : [pre_tokenizer];
   const described = [...(normalizer ? ["NFC"] : []), ...parts.map(describePart)].join(" ");
   if (!Object.hasOwn(jsonPreTokenizers, described)) {
@@ -163,7 +155,7 @@ function describePart(one: z.infer<typeof part>): string {
   return one.type === "ByteLevel" ? `ByteLevel(${one.use_regex})` : one.type;
 }
 
-/** Whether a template processor puts a special token before a text. */
+/** True if a template processor puts this special token before a text. */
 function beginsWith(processor: z.infer<typeof tokenizerJson>["post_processor"], text: string | undefined): boolean {
   const steps = (processor?.type === "Sequence" ? processor.processors : [processor]) as Record<string, unknown>[];
   return steps.some((step) => {

@@ -1,32 +1,27 @@
 /**
- * Remembers the SHA-256 of a base's weights, so that the next start does not read them. The record holds while every file has the
- * device, inode, size and times that it had: the system itself sets the time of a file's last change (ctime), so that
- * content which was replaced under the old size and modification time is hashed again, too.
+ * Remembers the SHA-256 of a base's weights, so that the next start does not read them. The record holds while every file has the same
+ * device, inode, size and times. Content that is replaced under the old size and modification time is noticed by the time of the file's
+ * last change (ctime), which only the system sets.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { z } from "zod";
 import { writeWhole } from "../files.ts";
 import type { PartFiles } from "./gguf/part-files.ts";
 
-const recordFile = "weights.json";
+/** A line with the hash, then a line for each file with what identifies its content. */
+const recordFile = "weights.sha256";
 /** The coarsest time stamp of a file system, in milliseconds: a younger file may change once more without a new time. */
 const timestampMs = 2000;
 
-const recordSchema = z.strictObject({
-  files: z.array(z.string()),
-  sha256: z.string().regex(/^[0-9a-f]{64}$/),
-});
-
 export interface HashRecord {
   folder: string;
-  /** A clock of Unix milliseconds. */
+  /** Unix milliseconds. */
   now(): number;
 }
 
 /**
- * The hash of `file` by the record or, unless it holds, by `hash`, which reads the file. A record that cannot be read or written
- * costs time only.
+ * The hash of `file` by the record or, if the record does not hold, by `hash`, which reads the file. A record that cannot be read or
+ * written costs time only.
  */
 export async function recordedHash(
   file: PartFiles,
@@ -34,30 +29,21 @@ export async function recordedHash(
   hash: (file: PartFiles) => string,
 ): Promise<string> {
   const path = join(folder, recordFile);
-  const files = identitiesOf(file);
-  const record = recordSchema.safeParse(await readJson(path)).data;
-  if (record && isSame(record.files, files)) return record.sha256;
+  const identity = identityOf(file);
+  const record = await readFile(path, "utf8").catch(() => "");
+  const recorded = record.slice(0, record.indexOf("\n"));
+  if (/^[0-9a-f]{64}$/.test(recorded) && record === `${recorded}\n${identity}`) return recorded;
   const sha256 = hash(file);
   const changedMs = Math.max(...file.stats().map(({ ctimeMs }) => Number(ctimeMs)));
-  if (isSame(identitiesOf(file), files) && changedMs < now() - timestampMs) {
-    await writeWhole(path, JSON.stringify({ files, sha256 })).catch(() => undefined);
+  if (identityOf(file) === identity && changedMs < now() - timestampMs) {
+    await writeWhole(path, `${sha256}\n${identity}`).catch(() => undefined);
   }
   return sha256;
 }
 
-function identitiesOf(file: PartFiles): string[] {
-  return file.stats().map(({ dev, ino, size, mtimeNs, ctimeNs }) => [dev, ino, size, mtimeNs, ctimeNs].join(" "));
-}
-
-function isSame(a: readonly string[], b: readonly string[]): boolean {
-  return a.join("\n") === b.join("\n");
-}
-
-/** null where there is no such file, or no JSON in it. */
-async function readJson(path: string): Promise<unknown> {
-  try {
-    return JSON.parse(await readFile(path, "utf8"));
-  } catch {
-    return null;
-  }
+function identityOf(file: PartFiles): string {
+  const lines = file
+    .stats()
+    .map(({ dev, ino, size, mtimeNs, ctimeNs }) => [dev, ino, size, mtimeNs, ctimeNs].join(" "));
+  return lines.join("\n");
 }

@@ -4,8 +4,9 @@ import { createCommand, exitCodes, runCommand } from "../../gpu-backend/command-
 import { type BackendConfig, readConfig } from "../../gpu-backend/config.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { maxSets, planMemory } from "../../gpu-backend/host/memory-plan.ts";
-import { isInBlocks, readBaseConfig } from "../../gpu-backend/models/base.ts";
-import { selectDevice } from "../../gpu-backend/runtime/device-probe.ts";
+import { readBaseConfig } from "../../gpu-backend/models/base.ts";
+import { chooseDevice } from "../../gpu-backend/runtime/device.ts";
+import { probeDevice } from "../../gpu-backend/runtime/device-probe.ts";
 import { stateFolder } from "../local-edge.ts";
 import { readLocalRun } from "../local-run.ts";
 import { assertPortsFree, readPort } from "../ports.ts";
@@ -66,11 +67,8 @@ function checks(modelDirectory: string | undefined): (() => Promise<Check>)[] {
 /** Compares the backend's own memory plan with the free memory. The plan has `maxSets` sets: during a publication two are loaded. */
 async function checkMemory(config: BackendConfig, directory: string): Promise<Finding> {
   const limitBytes = process.availableMemory();
-  const model = await readBaseConfig(directory);
-  const { plannedBytes } = planMemory({
-    ...{ ...config, limitBytes, model, sets: maxSets },
-    isInBlocks: isInBlocks(directory),
-  });
+  const base = await readBaseConfig(directory);
+  const { plannedBytes } = planMemory({ ...config, ...base, limitBytes, sets: maxSets });
   const found = `${megabytes(limitBytes)} free, up to ${megabytes(plannedBytes)} may be taken`;
   if (plannedBytes <= limitBytes) return ok(found);
   return amiss(
@@ -109,7 +107,7 @@ async function checkArtifacts(directory: string): Promise<Finding> {
 }
 
 async function checkDevice({ device, weightFormat, threads }: BackendConfig): Promise<Finding> {
-  const choice = await selectDevice({ setting: device, format: weightFormat, threads, now: () => performance.now() });
+  const choice = await chooseDevice(device, weightFormat, (one) => probeDevice(one, threads, () => performance.now()));
   const found = `DEVICE=${device}: ${choice.device}, ${threads} threads, ${weightFormat}`;
   return choice.warning ? amiss("warning", `${found} (${choice.warning})`, "set DEVICE=cpu") : ok(found);
 }

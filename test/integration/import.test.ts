@@ -218,41 +218,6 @@ describe("content that is not what the hub lists", () => {
   });
 });
 
-describe("an adapter of PEFT is refused by what it changes, with the way to a model", () => {
-  const config = (rest: object) =>
-    new TextEncoder().encode(JSON.stringify({ peft_type: "LORA", base_model_name_or_path: "someone/base", ...rest }));
-  const merge = "merge it (merge_and_unload, save_pretrained) and import the model that comes out";
-
-  test("on the hub", async () => {
-    hub = new FakeHub(id, {
-      "adapter_config.json": config({ target_modules: ["q_proj", "down_proj", "lm_head"] }),
-      "adapter_model.safetensors": new Uint8Array(9),
-    });
-    expect(await refusal()).toBe(
-      `${id} on ${origin} is a PEFT adapter ("LORA") of "someone/base" and changes "q_proj", "down_proj", "lm_head" (attention, feed-forward layers, the head over the vocabulary), which all tenants share here; ${merge}`,
-    );
-    expect(hub.requestsFor("adapter_model.safetensors")).toEqual([]);
-  });
-
-  test.each<[string, Uint8Array<ArrayBuffer>, string]>([
-    ["by a pattern", config({ target_modules: ".*mlp.*" }), 'changes ".*mlp.*" (feed-forward layers)'],
-    ["with whole modules", config({ modules_to_save: ["wte"] }), 'changes "wte" (token embeddings)'],
-    ["of many modules", config({ target_modules: Array(9).fill("x\ny") }), '"x\\ny", …, which all tenants share'],
-    [
-      "that names none",
-      config({ base_model_name_or_path: null }),
-      "of a base that it does not name and changes modules that",
-    ],
-    ["that is no JSON", new TextEncoder().encode("{"), "adapter_config.json is none of PEFT's"],
-    ["that is too large", new Uint8Array(2 ** 20 + 1), "adapter_config.json has 1048577 bytes; at most 1048576"],
-  ])("in a folder, one %s", async (_, bytes, message) => {
-    const source = await mkdtemp(join(scratch, "peft-"));
-    await writeFile(join(source, "adapter_config.json"), bytes);
-    expect(await refusal({ source })).toContain(message);
-    expect(existsSync(folder)).toBe(false);
-  });
-});
-
 describe("refusals of the hub", () => {
   test.each<[string, () => void, { token?: string }, RegExp]>([
     [
@@ -326,7 +291,7 @@ describe("models that cannot be served", () => {
     [
       "a config that is no JSON",
       () => hub.files.set("config.json", new TextEncoder().encode("{")),
-      /config\.json is no JSON/,
+      /config\.json is not JSON/,
     ],
     ["an unsupported field", () => setConfig({ n_inner: 100 }), /n_inner is 100/],
     ["weights as a pickle", () => hub.files.delete(weights), /only as pytorch_model\.bin/],
@@ -349,14 +314,18 @@ describe("models that cannot be served", () => {
     [
       "pieces that end with a mark of their own",
       () => setTokenizer(({ model }) => Object.assign(model, { end_of_word_suffix: "</w>" })),
-      /tokenizer\.json: model\.end_of_word_suffix: /,
+      /tokenizer\.json is not valid: model\.end_of_word_suffix is /,
     ],
     [
       "a tokenizer.json that puts a space first",
       () => setTokenizer(({ pre_tokenizer }) => Object.assign(pre_tokenizer, { add_prefix_space: true })),
-      /tokenizer\.json: pre_tokenizer/,
+      /tokenizer\.json is not valid: pre_tokenizer/,
     ],
-    ["a tokenizer.json that is none", () => setText("tokenizer.json", "{}"), /tokenizer\.json: pre_tokenizer/],
+    [
+      "a tokenizer.json that is none",
+      () => setText("tokenizer.json", "{}"),
+      /tokenizer\.json is not valid: pre_tokenizer/,
+    ],
     [
       "a template without end",
       () => setText("tokenizer_config.json", JSON.stringify({ chat_template: "{{ range(2000000000) }}" })),

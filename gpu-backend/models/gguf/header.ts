@@ -1,11 +1,12 @@
 /**
- * Reads the header of a GGUF file, versions 2 and 3: metadata, and where each tensor lies. Layout: docs/gguf.md of ggml.
- * The file is not trusted. Every length and count is checked before memory is allocated for it; arrays are only stepped over
- * and decoded when asked for; arrays of arrays, which no supported model has, are refused.
- * Not here: what the keys and tensors mean (model.ts), and the tensors' values (runtime/block-types.ts).
+ * Reads the header of a GGUF file, versions 2 and 3: metadata, and the place of each tensor. Layout: docs/gguf.md of ggml.
+ * The file is not trusted. Every length and count is checked before memory is allocated for it. Arrays are skipped at first and decoded
+ * on demand. Arrays of arrays, which no supported model has, are refused.
+ * Not here: the meaning of keys and tensors (model.ts), and the tensors' values (runtime/block-types.ts).
  */
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { describe } from "../../../shared/describe.ts";
+import { powerOfTwo } from "../../../shared/math/power-of-two.ts";
 import { type BlockType, blockLayouts } from "../../runtime/block-types.ts";
 import type { PartFiles } from "./part-files.ts";
 
@@ -14,15 +15,15 @@ export const ggufLimits = {
   headerBytes: 32 * 2 ** 20,
   metadataEntries: 4096,
   keyBytes: 256,
-  /** A chat template is by far the longest. */
+  /** Maximum of one text. The longest is a chat template. */
   textBytes: 2 ** 20,
-  /** Of all arrays together. Llama 3's tokens, types and merges are 536,000. */
+  /** Maximum over all arrays together. Llama 3's tokens, types and merges are 536,000. */
   arrayElements: 2 ** 20,
   alignment: 65_536,
   dimensions: 4,
 } as const;
 
-/** Values and bytes of the smallest part of a tensor that can be read by itself. */
+/** Values and bytes of the smallest part of a tensor that can be decoded by itself. */
 const tensorLayouts = {
   ...{ F32: { values: 1, bytes: 4 }, F16: { values: 1, bytes: 2 }, BF16: { values: 1, bytes: 2 } },
   ...blockLayouts,
@@ -37,20 +38,20 @@ const typeNames: readonly (string | null)[] = [
 ];
 
 const decoder = new TextDecoder();
-/** Read from the file at once. */
+/** Bytes of one read of the file. */
 const windowBytes = 2 ** 16;
 
 export interface TensorInfo {
   name: string;
   type: TensorType;
-  /** Row-major as elsewhere in this project, the outermost dimension first: the file stores them in reverse. */
+  /** Outermost dimension first, as everywhere in this project; the file has the reverse order. */
   shape: readonly number[];
-  /** From the beginning of the file. */
+  /** Offset in the file. */
   at: number;
   bytes: number;
 }
 
-/** A metadata array, which is not decoded yet. */
+/** A metadata array that is not decoded yet. */
 interface StoredArray {
   elementType: number;
   count: number;
@@ -61,7 +62,7 @@ type MetadataValue = number | bigint | boolean | string | StoredArray;
 const boolType = 7;
 const textType = 8;
 const arrayType = 9;
-/** Bytes of the other types, and how a DataView reads them. */
+/** Bytes of each other type, and the method of DataView that reads it. */
 const scalarTypes: Record<number, readonly [bytes: number, read: ScalarReader]> = {
   ...{ 0: [1, "getUint8"], 1: [1, "getInt8"], 2: [2, "getUint16"], 3: [2, "getInt16"] },
   ...{ 4: [4, "getUint32"], 5: [4, "getInt32"], 6: [4, "getFloat32"], 7: [1, "getUint8"] },
@@ -81,19 +82,13 @@ export class GgufHeader {
     this.#file = file;
     this.#metadata = readMetadata(cursor, metadataCount);
     const alignment = this.number("general.alignment") ?? 32;
-    // Whole first: `&` would round.
-    if (
-      !Number.isInteger(alignment) ||
-      alignment < 8 ||
-      alignment > ggufLimits.alignment ||
-      (alignment & (alignment - 1)) !== 0
-    ) {
+    if (!(alignment <= ggufLimits.alignment && powerOfTwo(alignment, 8) === alignment)) {
       throw new Error(`${file.path}: general.alignment is ${alignment}, not a power of two of at most 65536`);
     }
     this.tensors = readTensorInfos(cursor, tensorCount, alignment);
   }
 
-  /** null if the key is missing. Throws an Error if it is no number that a double holds exactly. */
+  /** null if the key is missing. Throws an Error if its value is not a number, or an integer that a double cannot hold exactly. */
   number(key: string): number | null {
     const value = this.#metadata.get(key);
     if (value === undefined) return null;
@@ -102,14 +97,14 @@ export class GgufHeader {
     throw this.#wrongType(key, value, "a number");
   }
 
-  /** null if the key is missing. Throws an Error if it is no text. */
+  /** null if the key is missing. Throws an Error if its value is not a text. */
   text(key: string): string | null {
     const value = this.#metadata.get(key);
     if (value === undefined || typeof value === "string") return value ?? null;
     throw this.#wrongType(key, value, "text");
   }
 
-  /** null if the key is missing. Throws an Error if it is an array. */
+  /** null if the key is missing. Throws an Error if its value is an array. */
   scalar(key: string): number | boolean | string | null {
     const value = this.#metadata.get(key);
     if (value === undefined) return null;
@@ -117,13 +112,13 @@ export class GgufHeader {
     return typeof value === "bigint" ? Number(value) : value;
   }
 
-  /** null if the key is missing. Throws an Error if it is no array of texts, or has more than `maxElements`. */
+  /** null if the key is missing. Throws an Error if its value is not an array of texts, or has more than `maxElements`. */
   texts(key: string, maxElements: number): string[] | null {
     const cursor = this.#array(key, maxElements, (type) => type === textType, "an array of texts");
     return cursor && Array.from({ length: cursor.count }, () => cursor.cursor.text(ggufLimits.textBytes, key));
   }
 
-  /** null if the key is missing. Throws an Error if it is no array of numbers, or has more than `maxElements`. */
+  /** null if the key is missing. Throws an Error if its value is not an array of numbers, or has more than `maxElements`. */
   numbers(key: string, maxElements: number): number[] | null {
     const isNumber = (type: number) => type in scalarTypes && type !== boolType;
     const array = this.#array(key, maxElements, isNumber, "an array of numbers");
@@ -222,7 +217,7 @@ function readTensorInfo(cursor: Cursor, name: string) {
   if (dimensions < 1 || dimensions > ggufLimits.dimensions) {
     throw cursor.error(`${shown} has ${dimensions} dimensions, 1 to ${ggufLimits.dimensions} are supported`);
   }
-  // No tensor of a file has more elements than the file has bits, twice over.
+  // Twice as many elements as the file has bits: more than any block type can hold.
   const maxElements = Math.min(Number.MAX_SAFE_INTEGER, cursor.file.bytes * 16);
   const sizes = Array.from({ length: dimensions }, () => cursor.size(`a dimension of ${shown}`, maxElements));
   const elements = sizes.reduce((a, b) => a * b, 1);
@@ -245,7 +240,7 @@ function isSupported(type: string): type is TensorType {
   return Object.hasOwn(tensorLayouts, type);
 }
 
-/** Reads forward through the file in windows; nothing before `at` is kept. */
+/** Reads the header forwards, a window of the file at a time. */
 class Cursor {
   readonly file: PartFiles;
   #window = new DataView(new ArrayBuffer(0));
@@ -303,7 +298,7 @@ class Cursor {
     return type === boolType ? value !== 0 : value;
   }
 
-  /** Makes the next `length` bytes available and returns where in the window they begin. */
+  /** Skips the next `length` bytes, and returns their offset in the window, which holds all of them. */
   #take(length: number): number {
     const from = this.#at;
     this.skip(length);

@@ -1,5 +1,5 @@
 /**
- * A GGUF file as a model: metadata → configuration, llama.cpp's tensor names → those of `ModelWeights`.
+ * Reads a GGUF file as a model: metadata become the configuration, and tensors get the names of `ModelWeights` instead of llama.cpp's.
  * Keys and names: gguf-py/gguf/constants.py of llama.cpp.
  */
 import { setLimits } from "../../../shared/artifacts/limits.ts";
@@ -18,7 +18,7 @@ import { openPartFiles, type PartFiles } from "./part-files.ts";
 
 export interface GgufModel {
   config: ModelConfig;
-  /** Bytes are read from the file each time they are asked for, so that no more than one tensor need be in memory. */
+  /** Bytes are read from the file at each access, so that no more than one tensor need be in memory. */
   weights: ModelWeights;
   /** For the tokenizer and the chat template. */
   header: GgufHeader;
@@ -26,7 +26,7 @@ export interface GgufModel {
 }
 
 /**
- * Opens a model and checks it; nothing but the header and the factors of the frequencies is read. The caller closes `file`.
+ * Opens a model and checks it. Reads only the header and the tensor `rope_freqs.weight`. The caller closes `file`.
  * Throws an Error of one line that names the file, and the key or tensor at fault with its value.
  */
 export function openGgufModel(path: string): GgufModel {
@@ -44,7 +44,7 @@ export function openGgufModel(path: string): GgufModel {
   }
 }
 
-/** Which of our switches an architecture of llama.cpp's stands for. */
+/** Properties of each supported architecture of llama.cpp. `pairsInterleave`: see `interleavedRow`. */
 const architectures = {
   llama: { norm: "rms", activation: "swiglu", isRotary: true, pairsInterleave: true },
   qwen2: { norm: "rms", activation: "swiglu", isRotary: true, pairsInterleave: false },
@@ -53,7 +53,7 @@ const architectures = {
 } as const;
 type Architecture = keyof typeof architectures;
 
-/** What makes a model another one than the graphs compute, wherever the key is present with another value. */
+/** Keys whose presence with any other value means a model that the graphs do not compute. */
 const refused: [key: string, allowed: (value: number | boolean | string) => boolean][] = [
   ["expert_count", (count) => count === 0],
   ["attention.sliding_window", (width) => width === 0],
@@ -104,7 +104,7 @@ function readConfig(path: string, header: GgufHeader): ModelConfig {
   if (isRotary && headWidth % 2 !== 0) throw refuse("attention.key_length", headWidth, "which is odd");
   const epsilonKey = `attention.layer_norm${norm === "rms" ? "_rms" : ""}_epsilon`;
   const normEpsilon = header.number(`${architecture}.${epsilonKey}`);
-  // Outside this range, float32 rounds away the epsilon or the variance in their sum.
+  // Beyond this range, the sum of epsilon and variance in float32 loses one of the two.
   if (normEpsilon === null || !(normEpsilon >= 1e-12 && normEpsilon <= 0.1)) {
     throw refuse(epsilonKey, normEpsilon, "not between 1e-12 and 0.1");
   }
@@ -138,14 +138,14 @@ function readConfig(path: string, header: GgufHeader): ModelConfig {
   };
 }
 
-/** Llama 3's scaling is in the file as factors of the frequencies, the tensor `rope_freqs.weight`. */
+/** Llama 3's scaling is not in the metadata, but in the tensor `rope_freqs.weight`. */
 function readRotary(path: string, header: GgufHeader, architecture: Architecture): Rotary {
   const theta = header.number(`${architecture}.rope.freq_base`) ?? 10_000;
   if (theta >= 1 && theta <= 1e12) return { theta, scaling: null };
   throw new Error(`${path}: ${architecture}.rope.freq_base is ${theta}, not between 1 and 1e12`);
 }
 
-/** The ends of a text and of a turn, of which a file may name either or both. */
+/** Ids that end a text, a turn or a message. A file may name any of them. */
 function readStopIds(path: string, header: GgufHeader, vocabularySize: number): number[] {
   const keys = ["eos", "eot", "eom"].map((end) => `tokenizer.ggml.${end}_token_id`);
   const ids = new Set<number>();
@@ -182,12 +182,12 @@ const layerNames: Record<string, string> = {
   ffn_down: "mlp.down_proj",
 };
 const fused = "attn_qkv";
-/** Divisors of the frequencies, [d / 2], where Llama 3 stretches them. */
+/** Llama 3's scaling: divisors of the rotary frequencies, [d / 2]. */
 const frequencyFactors = "rope_freqs.weight";
 
 /**
- * The file's tensors by our names. Throws an Error that names a tensor that the model does not have, or that does not have
- * the rows that are taken from it.
+ * The file's tensors by the names of `ModelWeights`. Throws an Error that names a tensor that the model does not have, or that has
+ * another number of rows.
  */
 function readWeights(file: PartFiles, header: GgufHeader, config: ModelConfig): ModelWeights {
   const weights = new Map<string, Weight>();
@@ -200,12 +200,12 @@ function readWeights(file: PartFiles, header: GgufHeader, config: ModelConfig): 
     if (shape && !weights.has(name)) return shape;
     throw refuse(info, "has no place in the model that the metadata describe");
   };
-  /** Of the tensor's `allRows` rows, those from `from` on that this weight has. */
+  /** Adds a weight that consists of some of the tensor's `allRows` rows, from `from` on. */
   const addRows = (info: TensorInfo, name: string, from: number, allRows: number, isTurned: boolean) => {
     const shape = shapeOf(info, name);
     const wanted = [allRows, ...shape.slice(1)];
     if (`${info.shape}` !== `${wanted}`) throw refuse(info, `is [${info.shape}], not [${wanted}]`);
-    // Blocks do not cross rows, but a bias has rows of one value.
+    // The rows of a bias are single values, which cannot be taken out of a block.
     if (info.shape.length === 1 && isBlockType(info.type))
       throw refuse(info, `has blocks of ${info.type} across its rows`);
     weights.set(name, rowsOf(file, info, { shape, from, turnedBy: isTurned ? headWidth : null }));
@@ -233,7 +233,7 @@ function readWeights(file: PartFiles, header: GgufHeader, config: ModelConfig): 
   return weights;
 }
 
-/** Throws an Error where a file has factors of the frequencies that are not one number above 0 for each pair of dimensions. */
+/** Throws an Error unless `rope_freqs.weight`, if there is one, has a finite number above 0 for each pair of dimensions. */
 function checkFrequencyFactors(path: string, { headWidth }: ModelConfig, weights: ModelWeights): void {
   const factors = weights.get(frequencyFactors);
   if (!factors) return;
@@ -244,26 +244,20 @@ function checkFrequencyFactors(path: string, { headWidth }: ModelConfig, weights
   if (wrong !== undefined) throw new Error(`${path}: ${frequencyFactors} holds ${wrong}, not a number above 0`);
 }
 
-function wholeOf(file: PartFiles, { type, shape, at, bytes: size }: TensorInfo): Weight {
-  return {
-    dtype: type,
-    shape,
-    get bytes() {
-      return file.read(at, size);
-    },
-  };
+function wholeOf(file: PartFiles, info: TensorInfo): Weight {
+  return rowsOf(file, info, { shape: info.shape, from: 0, turnedBy: null });
 }
 
 interface Rows {
-  /** Of the weight that they make. */
+  /** Shape of the weight that the rows make. */
   shape: readonly number[];
-  /** The first of them in the tensor. */
+  /** The first row in the tensor. */
   from: number;
-  /** Width of the heads whose rows llama.cpp has turned; null where they are as ours. */
+  /** Head width, if llama.cpp has reordered the rows of each head (`interleavedRow`); else null. */
   turnedBy: number | null;
 }
 
-/** Some rows of a tensor, which follow one another. Nothing is made of their count before the bytes are asked for. */
+/** A weight of consecutive rows of a tensor. Their bytes are read at each access. */
 function rowsOf(file: PartFiles, { type, shape: all, at, bytes: size }: TensorInfo, rows: Rows): Weight {
   const { shape, from, turnedBy } = rows;
   const rowBytes = size / all[0];
@@ -283,7 +277,7 @@ function rowsOf(file: PartFiles, { type, shape: all, at, bytes: size }: TensorIn
   };
 }
 
-/** llama.cpp stores dimension i and i + d/2 of a rotated head side by side: where it has the row that is `row` in halves' order. */
+/** llama.cpp stores dimensions i and i + d/2 of a rotated head side by side. Returns where it has the row that is number `row` here. */
 function interleavedRow(row: number, headWidth: number): number {
   const half = headWidth / 2;
   const i = row % headWidth;

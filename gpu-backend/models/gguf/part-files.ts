@@ -1,6 +1,6 @@
 /**
- * A large file that may be stored in parts: `model.gguf`, or `model.gguf.part-1`, `model.gguf.part-2` and so on, which are
- * read as one file. Reading blocks: it happens while a model is imported or loaded, when nothing else runs.
+ * Reads a large file that may be stored in parts: `model.gguf`, or `model.gguf.part-1`, `model.gguf.part-2` and so on. Reads are
+ * synchronous, because models are imported and loaded while nothing else runs.
  */
 import { type BigIntStats, closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 
@@ -9,13 +9,13 @@ const maxParts = 1000;
 export interface PartFiles {
   /** The name without a part's number. */
   readonly path: string;
-  /** Of all parts together. */
+  /** Bytes of all parts together. */
   readonly bytes: number;
   /** The files that hold the bytes, in order. */
   readonly parts: readonly string[];
-  /** `length` bytes from `at`. Throws an Error that names the file and both positions where the file ends before that. */
+  /** `length` bytes from `at` on. Throws an Error that names the file and both positions if the file ends before. */
   read(at: number, length: number): Uint8Array<ArrayBuffer>;
-  /** What the system says now of each open part. */
+  /** Current file status of each open part. */
   stats(): BigIntStats[];
   close(): void;
 }
@@ -25,7 +25,7 @@ export function existsInParts(path: string): boolean {
   return existsSync(path) || existsSync(partPath(path, 1));
 }
 
-/** Opens `path` or, where it does not exist, its parts. Throws an Error that names what is missing or not a file. */
+/** Opens `path` or, if it does not exist, its parts. Throws an Error that names what is missing or not a file. */
 export function openPartFiles(path: string): PartFiles {
   const parts = partsOf(path);
   const opened: { handle: number; start: number; bytes: number }[] = [];
@@ -64,7 +64,7 @@ export function openPartFiles(path: string): PartFiles {
   return { path, bytes: total, parts, read, stats, close };
 }
 
-/** The files that `path` consists of, in order. Throws an Error where there is none. */
+/** The files that `path` consists of, in order. Throws an Error if there is none. */
 function partsOf(path: string): string[] {
   if (existsSync(path)) return [path];
   const parts: string[] = [];

@@ -1,6 +1,6 @@
 /**
- * Artifacts of an untrained model: its own tokenizer and prompt embedding, and one centroid of scale 0 (auto-off), so that the
- * base alone is served until `npm run train` makes better ones.
+ * Makes artifacts for an untrained model: its own tokenizer, a prompt embedding, and one centroid with scale 0. They serve the base alone,
+ * until `npm run train` makes better ones.
  */
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
@@ -21,9 +21,9 @@ import { prefixTokens } from "../../training/corpus/windows.ts";
 import { publish, servedModel } from "../../training/publish.ts";
 import { type BaseText, openBase, readBaseText } from "../base.ts";
 
-/** P, where the hidden size is not smaller. */
+/** P, unless the hidden size is smaller. */
 export const baseDimensions = 64;
-/** The prompt embedding is fitted to the pieces of lowest id, which byte-pair merging made first as the most frequent. */
+/** Pieces that the prompt embedding is fitted to: those of lowest id, which are the most frequent in byte-pair encoding. */
 const fittedPieces = 4096;
 
 /** Writes `<folder>/artifacts` for the model in `folder`. Throws an Error that names the file at fault. */
@@ -36,7 +36,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
     document: String(id),
   }));
   const rows = fitPromptRows(tokenEmbedding, D, pieces, P);
-  // Nothing depends on the centroid while its scale is 0, nor on the bank, which starts as no delta at all.
+  // The values do not matter: with scale 0 the centroid has no effect, and the initial bank changes nothing.
   const centroids = { count: 1, dimensions: P, vectors: new Float32Array(P).fill(1, 0, 1) };
   const fixed = bankShape({ rank: 0, biases: 0 });
   const generated = bankShape({ rank: 1, biases: 0, hidden: 1, dimensions: P });
@@ -65,7 +65,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
   );
 }
 
-/** All that needs the weights. */
+/** Everything that needs the weights, which are closed afterwards. */
 async function readAndSmooth(folder: string) {
   const { config, weights, weightsHash, close } = await openBase(folder);
   try {
@@ -78,7 +78,7 @@ async function readAndSmooth(folder: string) {
   }
 }
 
-/** One such weight makes every sequence that meets it, or all, fail while it is served. */
+/** Throws an Error that names the first weight that is not finite: one is enough to make sequences fail. */
 function requireFinite(folder: string, weights: ModelWeights): void {
   for (const [name, weight] of weights) {
     const values = floatsOf(weight);
@@ -88,7 +88,7 @@ function requireFinite(folder: string, weights: ModelWeights): void {
   }
 }
 
-/** Measures by what int8 is smoothed, on text that every model has the same of, unless the folder has that already. */
+/** Writes the file that smoothing for int8 needs (runtime/calibration.ts), measured on calibration.txt, unless the folder has one. */
 async function smooth(
   folder: string,
   model: { config: ModelConfig; weights: ModelWeights },

@@ -1,16 +1,15 @@
-/** The two hashes that a hub names a file by, of files on disk. */
+/** The two kinds of hash that the hub lists for files. */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { nullIfMissing } from "../../files.ts";
 
 export interface Checksum {
-  /** `git-blob`: SHA-1 as git counts it, of small files; SHA-256 of those in large file storage. */
+  /** `git-blob`: git's SHA-1 of a file in the repository; `sha256`: of a file in Git LFS. */
   kind: "sha256" | "git-blob";
   hex: string;
 }
 
-/** Reads the file in pieces. */
 export async function checksumOf(path: string, kind: Checksum["kind"]): Promise<Checksum> {
   const hash = createHash(kind === "sha256" ? "sha256" : "sha1");
   if (kind === "git-blob") hash.update(`blob ${(await stat(path)).size}\0`);
@@ -18,7 +17,7 @@ export async function checksumOf(path: string, kind: Checksum["kind"]): Promise<
   return { kind, hex: hash.digest("hex") };
 }
 
-/** Whether the file is there with this checksum. */
+/** True if the file exists and has this checksum. */
 export async function hasChecksum(path: string, { kind, hex }: Checksum): Promise<boolean> {
   const found = await checksumOf(path, kind).catch(nullIfMissing);
   return found?.hex === hex;

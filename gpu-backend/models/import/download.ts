@@ -1,6 +1,6 @@
 /**
- * Downloads one file from the hub into `<name>.<checksum>.partial`, resumes it after a cut or an interruption, and renames it when
- * size and checksum are right. The URL names a commit, so no If-Range is needed.
+ * Downloads one file from the hub into `<name>.<checksum>.partial`, resumes after a broken connection or an interruption, and renames the
+ * file when size and checksum are right. The URL names a commit, so its content cannot change and no If-Range is needed.
  */
 import { open, readdir, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,8 +9,8 @@ import type { RemoteFile } from "./hub.ts";
 import { backOffMs, type HubAccess, HubError, maxTries } from "./hub-fetch.ts";
 
 /**
- * Brings `file` to `folder`; does nothing where it is already.
- * @param onBytes called with the bytes of it that are on the disk
+ * Downloads `file` to `folder`, unless it is there already.
+ * @param onBytes called with the bytes of the file that are on the disk
  * @throws HubError of one line; the signal's reason when aborted. The partial file stays, unless its content is wrong.
  */
 export async function download(
@@ -21,7 +21,7 @@ export async function download(
   onBytes: (bytes: number) => void,
 ): Promise<void> {
   const path = join(folder, file.name);
-  const partial = partialPath(path, file);
+  const partial = `${path}.${file.checksum.hex.slice(0, 16)}.partial`;
   if (!(await hasChecksum(path, file.checksum))) {
     await fetchWhole(file, partial, hubFetch, access, onBytes);
     const found = await checksumOf(partial, file.checksum.kind);
@@ -35,12 +35,7 @@ export async function download(
   await removeOtherPartials(folder, file.name);
 }
 
-/** Where the beginning of a file waits for its rest. */
-export function partialPath(path: string, { checksum }: RemoteFile): string {
-  return `${path}.${checksum.hex.slice(0, 16)}.partial`;
-}
-
-/** Requests until every byte is there; gives up after `maxTries` in a row that brought none. */
+/** Sends requests until every byte is there. Gives up after `maxTries` requests in a row that brought none. */
 async function fetchWhole(
   file: RemoteFile,
   partial: string,
@@ -71,7 +66,7 @@ async function fetchWhole(
   }
 }
 
-/** Writes a body behind what is there. Returns why it ended early, or that it ended. Throws where the disk fails. */
+/** Appends a body to the partial file. Returns why the body ended. Throws if the disk fails. */
 async function append(
   response: Response,
   file: RemoteFile,
@@ -84,7 +79,7 @@ async function append(
   if (continues && !range.startsWith(`bytes ${have}-`)) {
     throw new HubError(`${file.url} was asked for bytes from ${have} and answered with "${range}"`);
   }
-  // A server that knows no ranges sends the whole file again.
+  // A server without range support sends the whole file again.
   const target = await open(partial, continues ? "a" : "w").catch((error) => diskError(error, file, partial));
   let written = continues ? have : 0;
   try {
@@ -114,15 +109,12 @@ function diskError(error: NodeJS.ErrnoException, file: RemoteFile, partial: stri
   });
 }
 
-/** Bytes of a file; 0 where there is none. */
-export async function sizeOf(path: string): Promise<number> {
-  return stat(path).then(
-    ({ size }) => size,
-    () => 0,
-  );
+/** Bytes of a file; 0 if it does not exist. */
+async function sizeOf(path: string): Promise<number> {
+  return (await stat(path).catch(() => null))?.size ?? 0;
 }
 
-/** What an interrupted import of another revision left. */
+/** Removes partial files that an interrupted import of another revision left. */
 async function removeOtherPartials(folder: string, name: string): Promise<void> {
   for (const entry of await readdir(folder)) {
     if (entry.startsWith(`${name}.`) && entry.endsWith(".partial")) await rm(join(folder, entry));

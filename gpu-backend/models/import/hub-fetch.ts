@@ -1,32 +1,32 @@
 /**
- * `fetch` for the hub: authorised, with bounded retries after rate limits and short failures, and with refusals as one line that
- * names the model, the place and what to do. Bodies that break off are download.ts's.
+ * `fetch` for the hub: adds the token, retries a bounded number of times after rate limits and short failures, and turns refusals into
+ * errors of one line that name the model, the URL and the remedy. Not here: bodies that break off (download.ts).
  */
 import type { HubConfig } from "../../config.ts";
 
 export interface HubAccess extends HubConfig {
   fetch: typeof fetch;
-  /** Resolves after so many milliseconds; rejects when the import is interrupted. */
+  /** Resolves after `ms` milliseconds; rejects when the import is interrupted. */
   wait(ms: number): Promise<void>;
   now(): Date;
-  /** Tells the user in a line why it takes longer. */
+  /** Shows the user a line, such as why the import takes longer. */
   note(line: string): void;
   signal?: AbortSignal;
 }
 
 export const maxTries = 5;
-/** A longer wait that the hub asks for is a failure. */
+/** If the hub asks for a longer wait, the request fails. */
 const maxWaitMs = 300_000;
 
 /** A refusal that no further try would change; its message is for the user. */
 export class HubError extends Error {}
 
-/** A fetch for model `id`: resolves with answers of status 2xx only, throws a HubError for all else. */
+/** A fetch for model `id`. Resolves with answers of status 2xx only, and throws a HubError for all others. */
 export function hubFetch(id: string, access: HubAccess): typeof fetch {
   return async (input, init) => {
     const url = new URL(input instanceof Request ? input.url : input);
     const headers = new Headers(init?.headers);
-    // The token is for the hub alone: not for a mirror that a listing may point to.
+    // Only the hub gets the token, not another host that a listing may point to.
     if (access.token && url.origin === new URL(access.endpoint).origin) {
       headers.set("authorization", `Bearer ${access.token}`);
     }
@@ -54,19 +54,19 @@ export function backOffMs(tries: number): number {
   return 1000 * 2 ** (tries - 1);
 }
 
-/** What the answer asks for, else a back-off; null where trying again is pointless. */
+/** The wait that the answer asks for, or else the back-off; null if another try is pointless. */
 function waitBeforeRetryMs({ status, headers }: Response, tries: number, now: Date): number | null {
   if (![408, 429, 500, 502, 503, 504].includes(status)) return null;
   const retryAfter = headers.get("retry-after");
   if (retryAfter && /^\d+$/.test(retryAfter)) return Number(retryAfter) * 1000;
   const until = Date.parse(retryAfter ?? "");
   if (!Number.isNaN(until)) return Math.max(0, until - now.getTime());
-  // The hub's own way to say it: `RateLimit: "api";r=0;t=42`, t in seconds.
+  // The hub's own header: `RateLimit: "api";r=0;t=42`, with t in seconds.
   const reset = /;\s*t=(\d+)/.exec(headers.get("ratelimit") ?? "");
   return reset && status === 429 ? Number(reset[1]) * 1000 : backOffMs(tries);
 }
 
-/** Failures of a connection that was there. Others (no such host, refused, bad certificate) are told at once. */
+/** Failures that may pass. Others, such as an unknown host or a bad certificate, are reported at once. */
 const passing = /ECONNRESET|EPIPE|ETIMEDOUT|UND_ERR_(SOCKET|CONNECT_TIMEOUT|HEADERS_TIMEOUT|BODY_TIMEOUT)/;
 
 function unreached(url: URL, thrown: unknown) {

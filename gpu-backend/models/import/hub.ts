@@ -14,7 +14,7 @@ export interface Repository {
   /** As the hub spells it: `gpt2` is `openai-community/gpt2`. */
   id: string;
   commit: string;
-  /** Of its top folder. */
+  /** Files of the top folder, by name. */
   files: ReadonlyMap<string, RemoteFile>;
   fetch: typeof fetch;
 }

@@ -1,48 +1,40 @@
 /**
- * From a hub id or a local folder to a folder that can be served: files, then artifacts. A file gets its name only when it is
- * complete and verified, and everything that can be refused is refused before the weights are fetched.
+ * Makes a folder that can be served from a hub id, a local folder or a GGUF file: first the files, then artifacts. A file gets its final
+ * name only when it is complete and verified, and whatever can be refused is refused before the weights are downloaded.
  */
 import { existsSync } from "node:fs";
-import { constants, copyFile, mkdir, readdir, rename, rm, stat, statfs } from "node:fs/promises";
+import { constants, copyFile, mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { type Manifest, manifestFile } from "../../../shared/artifacts/manifest.ts";
 import { artifactsOf, readArtifacts } from "../../engine/artifacts.ts";
 import { smoothingFile } from "../../engine/smoothing-file.ts";
-import { nullIfMissing, readFileAtMost } from "../../files.ts";
+import { nullIfMissing } from "../../files.ts";
 import { parametersOf } from "../../runtime/model-weights.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import type { Progress } from "../../training/progress.ts";
-import { ggufFile, hashOfBase, hashOfParts, readBaseConfig, readBaseText } from "../base.ts";
+import { ggufFile, hashOfGguf, readBaseConfig, readBaseText } from "../base.ts";
 import { openGgufModel } from "../gguf/model.ts";
 import { existsInParts } from "../gguf/part-files.ts";
 import { publishBaseArtifacts } from "./base-artifacts.ts";
 import { checksumOf, hasChecksum } from "./checksum.ts";
-import { download, partialPath, sizeOf } from "./download.ts";
-import { openRepository, type Repository } from "./hub.ts";
+import { download } from "./download.ts";
+import { openRepository } from "./hub.ts";
 import type { HubAccess } from "./hub-fetch.ts";
-import {
-  checkFileSize,
-  checkWeightsHold,
-  chooseFiles,
-  configFile,
-  maxConfigBytes,
-  weightsFile,
-} from "./model-files.ts";
-import { peftConfigFile, peftRefusal } from "./peft.ts";
+import { checkFileSize, checkWeightsHold, chooseFiles, weightsFile } from "./model-files.ts";
 
 export interface ImportOptions {
   /** A hub id, a folder or a GGUF file. */
   source: string;
-  /** Where the model goes; null: `.cache/models/<hub id or file's name>`, or the folder itself. */
+  /** Target folder; null: the source folder itself, or `.cache/models/<hub id or file name>`. */
   out: string | null;
-  /** Branch, tag or commit of the hub; null: main. */
+  /** Branch, tag or commit on the hub; null: main. */
   revision: string | null;
 }
 
 export interface Imported {
   folder: string;
   manifest: Manifest;
-  /** True if the folder had artifacts that fit: they stay, as training may have made them. */
+  /** True if the folder had artifacts that fit. They are kept, because training may have made them. */
   keptArtifacts: boolean;
 }
 
@@ -51,10 +43,10 @@ const ggufEnding = ".gguf";
 const hubId = /^[A-Za-z0-9][\w.-]*(\/(?!\.)[\w.-]+)?$/;
 const MiB = 2 ** 20;
 
-/** Throws an Error of one line, or the signal's reason when aborted; the same options resume from there. */
+/** Throws an Error of one line, or the signal's reason when aborted. Calling it again with the same options resumes. */
 export async function importModel(options: ImportOptions, access: HubAccess, progress: Progress): Promise<Imported> {
   const { source } = options;
-  const isFolder = await isDirectory(source);
+  const isFolder = (await stat(source).catch(() => null))?.isDirectory() ?? false;
   const gguf = isFolder ? join(source, ggufFile) : source;
   const isGguf = gguf.endsWith(ggufEnding) && existsInParts(gguf);
   const isHere = isGguf || isFolder;
@@ -74,7 +66,7 @@ export async function importModel(options: ImportOptions, access: HubAccess, pro
     progress.note("making artifacts; up to a minute at 768 dimensions…");
     await publishBaseArtifacts(folder, name);
   }
-  // As serving will read it, every hash of it.
+  // Reads and checks everything as serving does.
   const { manifest, model } = await readArtifacts(folder);
   model.close();
   return { folder, manifest, keptArtifacts };
@@ -83,17 +75,11 @@ export async function importModel(options: ImportOptions, access: HubAccess, pro
 async function downloadModel(name: string, revision: string, folder: string, access: HubAccess, progress: Progress) {
   const repository = await openRepository(name, revision, access);
   const where = `${repository.id} on ${access.endpoint}`;
-  const adapter = repository.files.has(configFile) ? undefined : repository.files.get(peftConfigFile);
-  if (adapter) {
-    checkFileSize(adapter.name, adapter.bytes, where);
-    throw peftRefusal(await (await repository.fetch(adapter.url)).text(), where);
-  }
   const files = chooseFiles(new Set(repository.files.keys()), where).map((file) => repository.files.get(file)!);
   const weights = repository.files.get(weightsFile)!;
   for (const { name, bytes } of files) checkFileSize(name, bytes, where);
   if (!(await hasChecksum(join(folder, weightsFile), weights.checksum))) await removeOtherBase(folder);
   await mkdir(folder, { recursive: true });
-  await checkSpace(folder, repository);
   progress.note(`${repository.id} at ${repository.commit}`);
 
   progress.stage("download MiB", toMiB(files.reduce((sum, { bytes }) => sum + bytes, 0)));
@@ -108,21 +94,15 @@ async function downloadModel(name: string, revision: string, folder: string, acc
   progress.end();
 }
 
-/** Refuses what config or tokenizer show, before the weights are fetched. */
+/** Checks config, tokenizer and chat template, before the weights are fetched. */
 async function checkSmallFiles(folder: string, weightsBytes: number): Promise<void> {
-  const config = await readBaseConfig(folder);
+  const { model: config } = await readBaseConfig(folder);
   checkWeightsHold(parametersOf(config), weightsBytes, folder);
   await readChatTemplate(folder, await readBaseText(folder, config));
 }
 
 async function copyFolder(source: string, folder: string): Promise<void> {
-  const present = new Set(await readdir(source));
-  if (present.has(peftConfigFile) && !present.has(configFile)) {
-    const text = await readFileAtMost(join(source, peftConfigFile), maxConfigBytes);
-    checkFileSize(peftConfigFile, text.length, source);
-    throw peftRefusal(new TextDecoder().decode(text), source);
-  }
-  const files = chooseFiles(present, source);
+  const files = chooseFiles(new Set(await readdir(source)), source);
   const bytes = new Map<string, number>();
   for (const name of files) bytes.set(name, (await stat(join(source, name))).size);
   for (const [name, size] of bytes) checkFileSize(name, size, source);
@@ -134,16 +114,17 @@ async function copyFolder(source: string, folder: string): Promise<void> {
   for (const name of files) await copyWhole(join(source, name), join(folder, name));
 }
 
-/** Brings a file, or its parts, to the folder under the one name that is served; checked before, it is not copied in vain. */
+/** Checks a GGUF file, and copies it or its parts to the folder under the name that is served. */
 async function copyGguf(source: string, folder: string): Promise<void> {
   const { file } = openGgufModel(source);
-  const hash = hashOfParts(file);
   file.close();
-  const isSame = () => hashOfBase(folder) === hash;
+  const hash = hashOfGguf(source);
+  const target = join(folder, ggufFile);
+  const isSame = () => existsInParts(target) && hashOfGguf(target) === hash;
   if (isSame()) return;
   await removeOtherBase(folder);
   await mkdir(folder, { recursive: true });
-  for (const part of file.parts) await copyWhole(part, join(folder, ggufFile + part.slice(source.length)));
+  for (const part of file.parts) await copyWhole(part, target + part.slice(source.length));
   if (!isSame()) throw new Error(`${source} changed while it was copied`);
 }
 
@@ -161,8 +142,8 @@ async function copyWhole(from: string, to: string): Promise<void> {
 }
 
 /**
- * Removes what an import that was killed left in the folder of another base: a folder holds one. Throws an Error where artifacts
- * were made for that one.
+ * Removes files of another base, which an import that was killed may have left in the folder. Throws an Error if the folder has
+ * artifacts, which were made for that base.
  */
 async function removeOtherBase(folder: string): Promise<void> {
   if (existsSync(manifestOf(folder))) {
@@ -174,28 +155,10 @@ async function removeOtherBase(folder: string): Promise<void> {
   }
 }
 
-/** Throws an Error with both figures where the disk cannot hold what is still to come. */
-async function checkSpace(folder: string, { files }: Repository): Promise<void> {
-  const weights = files.get(weightsFile)!;
-  const { bytes: needed, checksum, name } = weights;
-  if (await hasChecksum(join(folder, name), checksum)) return;
-  const present = await sizeOf(partialPath(join(folder, name), weights));
-  const { bavail, bsize } = await statfs(folder);
-  if (bavail * bsize >= needed - present) return;
-  throw new Error(`${folder} has ${toMiB(bavail * bsize)} MiB free; ${name} takes ${toMiB(needed - present)} MiB more`);
-}
-
 function manifestOf(folder: string): string {
   return join(artifactsOf(folder), manifestFile);
 }
 
 function toMiB(bytes: number): number {
   return Math.ceil(bytes / MiB);
-}
-
-async function isDirectory(path: string): Promise<boolean> {
-  return stat(path).then(
-    (found) => found.isDirectory(),
-    () => false,
-  );
 }

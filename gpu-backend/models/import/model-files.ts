@@ -1,23 +1,20 @@
-/** Which files of a repository or folder make a model that can be served. Pure: names in, names out. */
+/** Decides which files of a repository or folder are imported. Pure. */
 import { chatTemplateFile } from "../../training/chat-template-file.ts";
 import { tokenizerJsonFile } from "../tokenizer-files.ts";
-import { peftConfigFile } from "./peft.ts";
 
 export const configFile = "config.json";
 export const weightsFile = "model.safetensors";
 const optionalFiles = ["tokenizer_config.json", chatTemplateFile, "generation_config.json"];
 
 const MiB = 2 ** 20;
-export const maxConfigBytes = MiB;
-/** Bytes of each file at most: several times what a vocabulary of 150,000 takes. */
+/** Maximum bytes of each file: several times what a vocabulary of 150,000 entries takes. */
 const maxFileBytes: Record<string, number> = {
-  [configFile]: maxConfigBytes,
-  [peftConfigFile]: maxConfigBytes,
+  [configFile]: MiB,
   [tokenizerJsonFile]: 32 * MiB,
   "tokenizer_config.json": 4 * MiB,
   [chatTemplateFile]: MiB,
   "generation_config.json": MiB,
-  /** Node reads no larger file in one piece, and an ONNX graph holds no more. */
+  /** The most that Node reads in one piece and that an ONNX graph can hold. */
   [weightsFile]: 2 ** 31 - 1,
 };
 
@@ -30,11 +27,15 @@ const otherWeights = [
 ];
 
 /**
- * The files to take of those that are there, small ones first, the weights last.
- * Throws an Error of one line, `where` in it, that names what is missing.
+ * The files to import of those that are present, the weights last. Throws an Error of one line that names `where` and the missing file.
  */
 export function chooseFiles(present: ReadonlySet<string>, where: string): string[] {
-  if (!present.has(configFile)) throw new Error(`${where} has no ${configFile}: it is no Transformers model`);
+  if (!present.has(configFile)) {
+    const why = present.has("adapter_config.json")
+      ? "it is a PEFT adapter; merge it (merge_and_unload, save_pretrained) and import the model that comes out"
+      : "it is no Transformers model";
+    throw new Error(`${where} has no ${configFile}: ${why}`);
+  }
   if (!present.has(weightsFile)) {
     const other = otherWeights.find(([name]) => present.has(name));
     throw new Error(`${where} has its weights ${other?.[1] ?? "nowhere"}; one ${weightsFile} is needed`);
@@ -49,7 +50,7 @@ export function checkFileSize(name: string, bytes: number, where: string): void 
   if (bytes > max) throw new Error(`${where}: ${name} has ${bytes} bytes; at most ${max} can be served`);
 }
 
-/** Throws an Error with both figures where the weights are too short for the parameters, of two bytes each at least. */
+/** Throws an Error with both figures if the weights file is too short for the parameters, which take at least two bytes each. */
 export function checkWeightsHold(parameters: number, bytes: number, where: string): void {
   if (bytes >= 2 * parameters) return;
   throw new Error(

@@ -1,15 +1,16 @@
 /**
- * Hugging Face's config.json as a model's configuration. What the graphs do not compute is refused by the name of its field.
+ * Reads Hugging Face's config.json as a model's configuration. Models that the graphs do not compute are refused by the name of a field.
  * Fields: configuration_gpt2.py, configuration_llama.py, configuration_qwen2.py and configuration_qwen3.py of transformers.
  */
 import { z } from "zod";
+import { parseJson, requireValid } from "../../../shared/artifacts/checked-json.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { describe } from "../../../shared/describe.ts";
 import { gpt2Config, type ModelConfig, type Rotary } from "../../runtime/model-config.ts";
 
-/** Outside this range, float32 rounds away the epsilon or the variance in their sum. */
+/** Beyond this range, the sum of epsilon and variance in float32 loses one of the two. */
 const epsilon = z.number().min(1e-12).max(0.1);
-/** The sizes are bounded as in a manifest: config.json is not trusted, and memory is allocated by them. */
+/** Sizes are bounded as in a manifest, because config.json is not trusted and memory is allocated by them. */
 const size = (max: number) => z.int().positive().max(max);
 const architectures = (name: string) =>
   z
@@ -35,7 +36,7 @@ const gpt2Schema = z.object({
 });
 
 const theta = z.number().min(1).max(1e12);
-/** Older files call the type `type`, newer ones have theta here. */
+/** `rope_type` is called `type` in older files. Newer files have `rope_theta` here. */
 const ropeSchema = z.looseObject({ rope_theta: theta.optional() }).nullish();
 const llama3Schema = z
   .object({
@@ -49,7 +50,7 @@ const llama3Schema = z
     "low_freq_factor must be below high_freq_factor",
   );
 
-/** Of Llama, Qwen2 and Qwen3. */
+/** config.json of Llama, Qwen2 and Qwen3. */
 const llamaSchema = z.object({
   vocab_size: size(setLimits.vocabulary),
   hidden_size: size(setLimits.hiddenSize),
@@ -63,7 +64,7 @@ const llamaSchema = z.object({
   rms_norm_eps: epsilon.default(1e-6),
   rope_theta: theta.optional(),
   rope_scaling: ropeSchema,
-  /** Of newer files, in place of the two above. */
+  /** In newer files, instead of the two fields above. */
   rope_parameters: ropeSchema,
   partial_rotary_factor: z.literal(1).nullish(),
   attention_bias: z.boolean().default(false),
@@ -77,13 +78,13 @@ const llamaSchema = z.object({
 });
 type LlamaJson = z.infer<typeof llamaSchema>;
 
-/** What differs by `model_type` and is in no field. */
+/** Differences between model types that no field names. */
 interface Family {
   architecture: string;
-  /** Of a file without `head_dim`; absent: hidden_size / num_attention_heads. */
+  /** Default of `head_dim`; absent: hidden_size / num_attention_heads. */
   headWidth?: number;
   queryKeyNorm: boolean;
-  /** Queries, keys and values have biases whatever `attention_bias` says, and attention's output has none. */
+  /** True if queries, keys and values have biases and attention's output has none, whatever `attention_bias` says. */
   hasOwnBiases: boolean;
 }
 const families = new Map<unknown, Family>([
@@ -98,7 +99,13 @@ const families = new Map<unknown, Family>([
  */
 export function configOf(text: string, file: string): ModelConfig {
   const json = parseJson(text, file);
-  const config = configOfType((json as { model_type?: unknown } | null)?.model_type, json, file);
+  const type = (json as { model_type?: unknown } | null)?.model_type;
+  const family = families.get(type);
+  if (!family && type !== "gpt2") {
+    const supported = ["gpt2", ...families.keys()].join(", ");
+    throw new Error(`${file}: model_type is ${describe(type)}${whyNot(type)}; supported are ${supported}`);
+  }
+  const config = family ? readLlama(json, family, file) : readGpt2(json, file);
   const { vocabularySize, heads, kvHeads, headWidth, positions } = config;
   const late = config.stopIds.find((id) => id >= vocabularySize);
   if (late !== undefined) {
@@ -113,15 +120,7 @@ export function configOf(text: string, file: string): ModelConfig {
   return config;
 }
 
-function configOfType(type: unknown, json: unknown, file: string): ModelConfig {
-  if (type === "gpt2") return readGpt2(json, file);
-  const family = families.get(type);
-  if (family) return readLlama(json, family, file);
-  const supported = ["gpt2", ...families.keys()].join(", ");
-  throw new Error(`${file}: model_type is ${describe(type)}${whyNot(type)}; supported are ${supported}`);
-}
-
-/** Why models of a type that is well known cannot be served. */
+/** Names the feature for which a well-known model type is not supported. */
 function whyNot(type: unknown): string {
   if (typeof type !== "string") return "";
   if (/moe|mixtral|dbrx|deepseek_v|gpt_oss/.test(type)) return ", a mixture of experts";
@@ -132,7 +131,7 @@ function whyNot(type: unknown): string {
 }
 
 function readGpt2(json: unknown, file: string): ModelConfig {
-  const raw = parsed(gpt2Schema, json, file);
+  const raw = requireValid(gpt2Schema, json, file);
   if (raw.n_inner && raw.n_inner !== 4 * raw.n_embd) {
     throw new Error(`${file}: n_inner is ${raw.n_inner}, only 4 × n_embd = ${4 * raw.n_embd} is supported`);
   }
@@ -152,7 +151,7 @@ function readGpt2(json: unknown, file: string): ModelConfig {
 
 function readLlama(json: unknown, family: Family, file: string): ModelConfig {
   const schema = llamaSchema.extend({ architectures: architectures(family.architecture) });
-  const raw = parsed(schema, json, file);
+  const raw = requireValid(schema, json, file);
   const { hidden_size: D, num_attention_heads: heads } = raw;
   const headWidth = raw.head_dim ?? family.headWidth ?? D / heads;
   if (!Number.isInteger(headWidth)) {
@@ -191,7 +190,7 @@ function rotaryOf(raw: LlamaJson, file: string): Rotary {
   if (type !== "llama3") {
     throw new Error(`${file}: the type of ${field} is ${describe(type)}, only default and llama3 are supported`);
   }
-  const scaling = parsed(llama3Schema, given, `${file}: ${field}`);
+  const scaling = requireValid(llama3Schema, given, `${file}: ${field}`);
   return {
     ...rotary,
     scaling: {
@@ -201,21 +200,4 @@ function rotaryOf(raw: LlamaJson, file: string): Rotary {
       originalContextTokens: scaling.original_max_position_embeddings,
     },
   };
-}
-
-function parsed<T>(schema: z.ZodType<T>, json: unknown, file: string): T {
-  const result = schema.safeParse(json);
-  if (result.success) return result.data;
-  const [{ path, message }] = result.error.issues;
-  const value = path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | null)?.[key], json);
-  const found = path.length > 0 ? `${path.join(".")} is ${JSON.stringify(value)?.slice(0, 80) ?? "missing"}: ` : "";
-  throw new Error(`${file} does not describe a model we can serve: ${found}${message}`);
-}
-
-function parseJson(text: string, file: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (cause) {
-    throw new Error(`${file} is no JSON: ${(cause as Error).message.split("\n")[0]}`, { cause });
-  }
 }

@@ -1,6 +1,6 @@
 /**
- * GPT-2's tensors under the names of model-weights.ts. GPT-2 stores matrices as [in, out] (Conv1D), and queries, keys and values as
- * one. Each is turned when its bytes are asked for, so that at most one is in memory twice.
+ * GPT-2's tensors under the names of model-weights.ts. GPT-2 stores matrices as [in, out], and queries, keys and values in one matrix.
+ * A matrix is transposed when its bytes are accessed, so that at most one is in memory twice.
  */
 import { isFloat, type Tensor, type TensorFile, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import type { ModelConfig } from "../../runtime/model-config.ts";
@@ -21,10 +21,9 @@ const layerProducts = {
   "mlp.c_proj": ["mlp.down_proj"],
 };
 
-/** Some exports put it before every name. */
+/** Some files have it before every name. */
 const prefix = "transformer.";
 
-/** True for a file of a GPT-2. */
 export function isGpt2(file: TensorFile): boolean {
   return file.has("wte.weight") || file.has(`${prefix}wte.weight`);
 }
@@ -53,7 +52,7 @@ export function gpt2Weights(
       const matrix = tensorOf(`h.${l}.${theirs}.weight`);
       const bias = tensorOf(`h.${l}.${theirs}.bias`);
       parts.forEach((ours, part) => {
-        weights.set(`model.layers.${l}.${ours}.weight`, turned(matrix, part, parts.length));
+        weights.set(`model.layers.${l}.${ours}.weight`, partOf(matrix, part, parts.length));
         weights.set(`model.layers.${l}.${ours}.bias`, partOf(bias, part, parts.length));
       });
     }
@@ -61,31 +60,16 @@ export function gpt2Weights(
   return weights;
 }
 
-/** Part `part` of the columns of a matrix [in, out], as [out / parts, in]. */
-function turned(matrix: Tensor, part: number, parts: number): Weight {
-  const [rows, columns] = matrix.shape;
+/** Part `part` of the columns of a matrix [in, out], as [out / parts, in], or of a bias [out]. */
+function partOf({ dtype, shape, bytes }: Tensor, part: number, parts: number): Weight {
+  const [columns, rows = 1] = shape.toReversed();
   const count = columns / parts;
   return {
     dtype: "F32",
-    shape: [count, rows],
+    shape: shape.length > 1 ? [count, rows] : [count],
     get bytes() {
-      const all = transpose(toFloat32(matrix), rows, columns);
-      return bytesOf(all.subarray(part * count * rows, (part + 1) * count * rows));
+      const turned = transpose(toFloat32({ dtype, shape, bytes }), rows, columns);
+      return new Uint8Array(turned.buffer, 4 * part * count * rows, 4 * count * rows);
     },
   };
-}
-
-function partOf(bias: Tensor, part: number, parts: number): Weight {
-  const count = bias.shape[0] / parts;
-  return {
-    dtype: "F32",
-    shape: [count],
-    get bytes() {
-      return bytesOf(toFloat32(bias).subarray(part * count, (part + 1) * count));
-    },
-  };
-}
-
-function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength);
 }

@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { readTensorFile, type TensorFile } from "../../../shared/artifacts/tensor-file.ts";
+import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import type { ModelConfig } from "../../runtime/model-config.ts";
 import { checkWeights, type ModelWeights, parametersOf } from "../../runtime/model-weights.ts";
 import { configOf } from "./config.ts";
@@ -23,7 +23,8 @@ export async function readModelFolder(directory: string): Promise<ModelFolder> {
   const config = await readModelConfig(directory);
   const file = join(directory, "model.safetensors");
   const bytes = await readFile(file);
-  const weights = weightsOf(config, readTensorFile(bytes, file), file);
+  const tensors = readTensorFile(bytes, file);
+  const weights = isGpt2(tensors) ? gpt2Weights(config, tensors, file) : tensors;
   checkWeights(file, config, weights);
   return { config, weights, weightsHash: createHash("sha256").update(bytes).digest("hex") };
 }
@@ -35,9 +36,4 @@ export async function readModelConfig(directory: string): Promise<ModelConfig> {
   const parameters = parametersOf(config);
   if (parameters <= maxParameters) return config;
   throw new Error(`${file}: its sizes make ${parameters} parameters, the maximum is ${maxParameters}`);
-}
-
-/** Tensors by the names of model-weights.ts, which are those of all families but GPT-2's. */
-function weightsOf(config: ModelConfig, tensors: TensorFile, file: string): ModelWeights {
-  return isGpt2(tensors) ? gpt2Weights(config, tensors, file) : tensors;
 }

@@ -115,7 +115,7 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
   });
 
   test("has memory for the embedded base: requested for one set of artifacts, at most for several", async () => {
-    const model = await readBaseConfig(embeddedBase);
+    const { model } = await readBaseConfig(embeddedBase);
     const { requests, limits } = container.resources;
     for (const [memory, sets] of [
       [requests.memory, 1],

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { memoryLimit, memorySentence, planMemory } from "../../../../gpu-backend/host/memory-plan.ts";
-import { isInBlocks } from "../../../../gpu-backend/models/base.ts";
+import { readBaseConfig } from "../../../../gpu-backend/models/base.ts";
 import { gpt2Config } from "../../../bench/model.ts";
 import { embeddedBase } from "../../../support/embedded-base.ts";
 import { smallBase } from "../../../support/small-base.ts";
@@ -62,10 +62,10 @@ test("a set more takes its session, caches and keys and values; a wider format t
   expect(plan(8 * GB, { weightFormat: "fp32" }).parts.sessions).toBeGreaterThan(2 * plan(8 * GB).parts.sessions);
 });
 
-test("a base in blocks takes less than its floats, where they are kept", () => {
+test("a base in blocks takes less than its floats, where they are kept", async () => {
   const sessionOf = (rest: object) => plan(8 * GB, { model: gpt2Config, sets: 1, ...rest }).parts.sessions;
-  const blocks = sessionOf({ weightFormat: "exact", isInBlocks: isInBlocks(embeddedBase) });
-  const floats = sessionOf({ weightFormat: "exact", isInBlocks: isInBlocks(smallBase) });
+  const blocks = sessionOf({ weightFormat: "exact", isInBlocks: (await readBaseConfig(embeddedBase)).isInBlocks });
+  const floats = sessionOf({ weightFormat: "exact", isInBlocks: (await readBaseConfig(smallBase)).isInBlocks });
   expect(floats).toBe(sessionOf({ weightFormat: "fp32" }));
   expect(blocks).toBeLessThan(floats / 2);
 });

@@ -53,5 +53,5 @@ test("sampling is what generation_config.json proposes where it samples, within 
   await write("generation_config.json", { temperature: 0.6 });
   expect(await readSampling(folder)).toBeUndefined();
   await write("generation_config.json", { do_sample: true, temperature: 7 });
-  await expect(readSampling(folder)).rejects.toThrow(/generation_config\.json: temperature/);
+  await expect(readSampling(folder)).rejects.toThrow(/generation_config\.json is not valid: temperature/);
 });

@@ -42,7 +42,7 @@ test("the second start reads nothing of the weights", async () => {
   const [hash, reads] = await hashed();
   expect(reads).toBe(1);
   expect(await hashed()).toEqual([hash, 0]);
-  expect(readdirSync(join(folder, "data"))).toEqual(["weights.json"]);
+  expect(readdirSync(join(folder, "data"))).toEqual(["weights.sha256"]);
 });
 
 test.each([
@@ -80,9 +80,9 @@ test("files that may still change under the same time are not recorded, nor thos
   expect((await hashed())[1]).toBe(1);
 });
 
-test.each(["", "{", '{"files":[],"sha256":"0"}'])("a record that says %j costs another reading", async (text) => {
+test.each(["", "{", "0\n", `${"0".repeat(64)}\n`])("a record that says %j costs another reading", async (text) => {
   const [hash] = await hashed();
-  writeFileSync(join(folder, "data/weights.json"), text);
+  writeFileSync(join(folder, "data/weights.sha256"), text);
   expect(await hashed()).toEqual([hash, 1]);
 });
 

@@ -18,6 +18,11 @@ describe("chooseFiles", () => {
     expect(() => chooseFiles(new Set([...needed.slice(0, 2), ...weights]), "x")).toThrow(message);
   });
 
+  test("says what becomes of a PEFT adapter", () => {
+    const present = new Set(["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]);
+    expect(() => chooseFiles(present, "x")).toThrow(/^x has no config\.json: it is a PEFT adapter; merge it/);
+  });
+
   test("names the missing file of the tokenizer", () => {
     const present = new Set(["config.json", "model.safetensors", "vocab.json", "merges.txt"]);
     expect(() => chooseFiles(present, "x")).toThrow(/^x has no tokenizer\.json$/);

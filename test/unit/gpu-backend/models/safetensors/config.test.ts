@@ -128,7 +128,7 @@ describe("configOf", () => {
   });
 
   test("refuses what is no JSON, or no object", () => {
-    expect(() => configOf("{", "config.json")).toThrow(/^config\.json is no JSON/);
+    expect(() => configOf("{", "config.json")).toThrow(/^config\.json is not JSON/);
     for (const text of ["null", "3", "[]"])
       expect(() => configOf(text, "config.json")).toThrow(/model_type is undefined/);
   });

@@ -85,7 +85,7 @@ test.each([
   [
     "a head that is no language model's",
     { architectures: ["GPT2ForSequenceClassification"] },
-    /architectures is .*Seq/,
+    /architectures is .*only GPT2LMHeadModel/,
   ],
   ["cross-attention", { add_cross_attention: true }, /add_cross_attention is true/],
   ["a missing size", { n_embd: undefined }, /n_embd is missing/],
