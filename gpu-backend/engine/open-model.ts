@@ -1,7 +1,8 @@
 /** Opens a session over a model's graph. Drops files, matrices and graph once they are read, so a loaded model takes only its session. */
 import { join } from "node:path";
 import { bankOf } from "../adapters/generated/hyper-network.ts";
-import { selectDevice } from "../runtime/device-probe.ts";
+import { chooseDevice } from "../runtime/device.ts";
+import { probeDevice } from "../runtime/device-probe.ts";
 import { collectGarbage } from "../runtime/garbage.ts";
 import type { ConstantFile } from "../runtime/graph.ts";
 import { buildServingGraph } from "../runtime/model-graph.ts";
@@ -63,7 +64,7 @@ async function buildGraphOf(
 ) {
   const { threads, weightFormat: format } = settings;
   const { config, weights } = model;
-  const { device, warning } = await selectDevice({ setting: settings.device, format, threads, now });
+  const { device, warning } = await chooseDevice(settings.device, format, (one) => probeDevice(one, threads, now));
   const bank = bankOf(artifacts.hyperNetwork);
   const kv = kvFormatFor(format);
   const smoothing = format === "int8" ? await readSmoothing(settings.modelDirectory) : null;

@@ -1,8 +1,8 @@
 /**
- * Attention: the inputs of the past, and the operators over it and over the step's own chunk. H / K heads of queries share a head of
- * keys and values (arXiv 2305.13245): their queries are rows of one product.
- * Shapes: S sequences, T tokens, P positions of the past, G tokens of a chunk that has begun, L layers, H heads of queries, K heads
- * of keys and values, d head width.
+ * Attention over the past and over the step's own tokens. H / K heads of queries share a head of keys and values (grouped-query
+ * attention, arXiv 2305.13245): their queries are rows of one product.
+ * Shapes: S sequences, T tokens of the step, P positions of the past, G tokens of a prompt chunk that earlier steps have computed,
+ * L layers, H heads of queries, K heads of keys and values, d head width.
  */
 import type { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
@@ -16,91 +16,68 @@ export interface Target {
   device: Device;
   /** How the past's keys and values are stored. */
   kv: KvFormat;
-  /** null where positions are learned; then 1/√d is in the weights of the queries. */
+  /** null for learned positions; then 1/√d is in the weights that make the queries. */
   rotary: RotaryTables | null;
 }
 
 /** The past of rows with the same P. */
 interface PastRows {
   mask: string; // [S, 1, 1, P]
-  /** Of each layer, [S, K, P, d]. */
+  /** For each layer, [S, K, P, d]. */
   keys: string[];
   values: string[];
-  /** Of int8 ones, [S, K, 1, P]; else null. */
+  /** Of int8 keys and values, [S, K, 1, P]; null for float32. */
   scales: { keys: string[]; values: string[] } | null;
 }
 
 export interface Past extends PastRows {
-  /** What only the CPU's graph has. */
+  /** Inputs that only the CPU's graph has. */
   cpu: {
-    /** The past of the step's last rows, read if `has` is true; then the fields above are of the other rows. */
+    /** The past of the step's last rows, if `has` is true. Then the fields above hold the past of the other rows. */
     long: PastRows & { has: string };
-    /** True for a step of one row and T ≥ 2 where `hasChunkOperator`; then neither masks nor `begun` are read. */
+    /** True for one row with T ≥ 2 if `hasChunkOperator`. Such a step reads neither masks nor `begun`. */
     isChunk: string;
-    /** Of such a step: positions of its past that are valid, and its own tokens, int32. */
+    /** If `isChunk`: valid positions of the past plus the step's own tokens, int32. */
     positionCount: string;
   } | null;
-  /** What is there already of the step's chunk: keys, then values, of each layer, 2L × [S, K, G, d]. */
+  /** Keys, then values, of the tokens of this chunk that earlier steps have computed, for each layer: 2L × [S, K, G, d]. */
   begun: string[];
 }
 
-/** Inputs of the past: the rows of the step, SS with P positions and, on the CPU, SL with PL. */
+/** Inputs of the past: SS rows with P positions and, on the CPU, SL rows with PL positions (`longPast` of step.ts). */
 export function pastInputs(target: Target) {
   const { g, config, device } = target;
-  const rows = { ...rowInputs(target, shortNames, "SS", "P"), begun: begunInput(g, config) };
-  if (device !== "cpu") return { ...rows, cpu: null };
-  const longNames: RowNames = {
-    ...{ mask: names.longMask, key: names.longKey, value: names.longValue },
-    ...{ keyScale: names.longKeyScale, valueScale: names.longValueScale },
+  const { kvHeads: K, headWidth: d } = config;
+  const rows = {
+    ...rowInputs(target, names.past, "SS", "P"),
+    begun: g.input(names.begun, "float32", ["2L*S", K, "G", d]),
   };
+  if (device !== "cpu") return { ...rows, cpu: null };
   const cpu = {
-    long: { ...rowInputs(target, longNames, "SL", "PL"), has: g.input(names.hasLong, "bool", []) },
+    long: { ...rowInputs(target, names.long, "SL", "PL"), has: g.input(names.hasLong, "bool", []) },
     isChunk: g.input(names.isChunk, "bool", []),
     positionCount: g.input(names.positionCount, "int32", []),
   };
   return { ...rows, cpu };
 }
 
-/** The same, with `begun` split into the keys and the values of each layer. */
-export function splitPast({ g, config }: Target, past: Omit<Past, "begun"> & { begun: string }): Past {
-  const parts = 2 * config.layers;
-  return { ...past, begun: g.nodes("Split", [past.begun], parts, { axis: 0, num_outputs: parts }) };
-}
-
-interface RowNames {
-  mask: string;
-  key(layer: number): string;
-  value(layer: number): string;
-  keyScale(layer: number): string;
-  valueScale(layer: number): string;
-}
-
-const shortNames: RowNames = {
-  ...{ mask: names.pastMask, key: names.pastKey, value: names.pastValue },
-  ...{ keyScale: names.pastKeyScale, valueScale: names.pastValueScale },
-};
-
-function rowInputs({ g, config, kv }: Target, named: RowNames, S: string, P: string): PastRows {
-  const { kvHeads: H, headWidth: d, layers } = config;
+function rowInputs({ g, config, kv }: Target, named: typeof names.past, S: string, P: string): PastRows {
+  const { kvHeads: K, headWidth: d, layers } = config;
   const isInt8 = kv === "int8";
   const inputs = (name: (layer: number) => string, type: "float32" | "int8", sizes: (string | number)[]) =>
-    Array.from({ length: layers }, (_, l) => g.input(name(l), type, [S, H, ...sizes]));
+    Array.from({ length: layers }, (_, l) => g.input(name(l), type, [S, K, ...sizes]));
   const stored = (name: (layer: number) => string) => inputs(name, isInt8 ? "int8" : "float32", [P, d]);
   const scales = (name: (layer: number) => string) => inputs(name, "float32", [1, P]);
   return {
     mask: g.input(named.mask, "float32", [S, 1, 1, P]),
-    ...{ keys: stored(named.key), values: stored(named.value) },
-    scales: isInt8 ? { keys: scales(named.keyScale), values: scales(named.valueScale) } : null,
+    ...{ keys: stored(named.keys), values: stored(named.values) },
+    scales: isInt8 ? { keys: scales(named.keyScales), values: scales(named.valueScales) } : null,
   };
 }
 
-function begunInput(g: GraphBuilder, { kvHeads: H, headWidth: d }: ModelShape): string {
-  return g.input(names.begun, "float32", ["2L*S", H, "G", d]);
-}
-
 /**
- * Of a layer's queries, keys and values, [S × T, (H + 2K) · d]: what attention gives, [S × T, H · d], and the keys and values,
- * [S, K, T, d].
+ * Attention of one layer: queries, keys and values, [S × T, (H + 2K) · d] → the result, [S × T, H · d], and the step's keys and values,
+ * each [S, K, T, d].
  */
 type Attention = (layer: number, qkv: string) => string[];
 
@@ -135,13 +112,13 @@ export function addAttention(target: Target, past: Past | null, step: StepTokens
   const outputs = [["S*T", H * d], own, own].map((shape) => ({ type: "float32" as const, shape }));
   return (l, qkv) => {
     const [ofLong, ofShort] = [apart, short].map((attend) => () => byHeads(attend)(l, qkv));
-    // A decode step of one P is the shortest of all, and enters one branch only.
+    // Nested, so that a decode step over rows of one P, the shortest step, enters one branch only.
     const other = () => (ofChunk ? g.when(isChunk, outputs, () => ofChunk(l, qkv), ofLong) : ofLong());
     return g.when(isOther, outputs, other, ofShort);
   };
 }
 
-/** Adds attention over queries, [S, K, H / K · T, d], and keys and values, [S, K, T, d], that are apart. */
+/** Splits and rotates a layer's queries, keys and values, and calls `attend` with them by heads. */
 function addByHeads(
   { g, config, rotary }: Target,
   { rowCount, tokenCount }: StepTokens,
@@ -168,15 +145,16 @@ function addByHeads(
   };
 }
 
-/** Whether `GroupQueryAttention` takes heads of this width: with rotary positions, a multiple of 16. Where not, chunks go the way of other steps. */
+/** Whether the operator of `addChunkAttention` takes heads of this width. If not, chunks are computed like other steps. */
 export function hasChunkOperator({ headWidth }: ModelShape): boolean {
   return headWidth % 16 === 0;
 }
 
 /**
- * Attention of one prompt's chunk, T ≥ 2. The operator reads the past as far as it is valid and applies the causal mask. It sums over
- * positions from 0 on, in the same parts whatever T is, so that a token gets the same bits wherever a step goes on with its chunk.
- * It copies the past, so a decode step would take longer with it, and with a past it takes one row only.
+ * Attention of one prompt's chunk, T ≥ 2, by ONNX Runtime's `GroupQueryAttention`, which reads only valid positions of the past and
+ * applies the causal mask itself. It sums over positions from 0 on, in parts that do not depend on T, so that a token gets the same
+ * bits however its chunk is divided into steps. Other steps do not use it: with a past it takes one row only, and it copies the past,
+ * which would slow a decode step down.
  */
 function addChunkAttention(
   { g, config, rotary }: Target,
@@ -199,7 +177,7 @@ function addChunkAttention(
     });
     const inputs = [...packed, keys, values, last, positionCount, ...turning];
     const attributes = { num_heads: H, kv_num_heads: K, do_rotary: rotary ? 1 : 0, scale };
-    // Its result is wrong where the past and the own keys and values together, the other outputs, are not asked for.
+    // The result is wrong unless the other two outputs are named: past and own keys, past and own values.
     const [result, ...grown] = g.nodes("com.microsoft:GroupQueryAttention", inputs, 3, attributes);
     const [k, v] = grown.map((all) => g.node("Slice", [all, start, end, g.integers(2)]));
     return [g.node("Reshape", [result, g.integers(-1, H * d)]), k, v];
@@ -210,20 +188,25 @@ function addChunkAttention(
 type HeadAttention = (layer: number, q: string, k: string, v: string) => string;
 
 /**
- * Attention over the past and over the chunk: what has begun of it, then the step's own keys and values. The chunk is summed at once,
- * so that it gives the same bits wherever a step goes on with it. `short` is of rows of one P. `apart`, where `past.cpu` has long
- * rows, splits queries, computes attention over each P by itself and joins results: to pad all rows to one P costs more.
+ * Attention over the past and over the chunk, that is `begun` and then the step's own keys and values. One sum runs over the whole
+ * chunk, so that the bits do not depend on how it was divided into steps. `short` is for rows of one P. `apart` is for a step with
+ * `past.cpu.long`: it splits the queries, attends to each P separately and joins the results, which is cheaper than padding all rows
+ * to the larger P.
  */
 function addPastAttention(target: Target, past: Past, causalMask: string) {
   const { g } = target;
   const queryCount = g.node("Shape", [causalMask], { start: 2, end: 3 }); // H / K · T
   const chunkCount = g.node("Shape", [causalMask], { start: 3, end: 4 }); // G + T
-  /** Of a layer's queries and their products with the chunk's keys, [S, K, H / K · T, G + T]. */
+  /**
+   * `toOwn`: products of the queries with the chunk's keys, [S, K, H / K · T, G + T]. Returns the past's share of the result, and the
+   * attention weights of the chunk.
+   */
   type PastAttention = (l: number, q: string, toOwn: string) => [ofPast: string, toChunk: string];
-  /** Attention of the rows of one P. */
+  /** For rows of one P. */
   const among = ({ mask: pastMask, keys, values, scales }: PastRows) => {
     const plain = (stored: string) => (scales ? g.node("Cast", [stored], { to: 1 }) : stored);
-    // A scale of a position is as good after the product with its key, or before that with its value, and much less to multiply.
+    // Scaling scores after the product with the keys, and weights before that with the values, takes far fewer multiplications than
+    // scaling keys and values.
     const scaled = (x: string, by: string | undefined) => (by ? g.node("Mul", [x, by]) : x);
     const count = g.node("Shape", [pastMask], { start: 0, end: 1 });
     const pastCount = g.node("Shape", [pastMask], { start: 3, end: 4 });
@@ -260,7 +243,7 @@ function addPastAttention(target: Target, past: Past, causalMask: string) {
   return { short: withChunk(short.attend), apart };
 }
 
-/** Q·Kᵀ. Only the CPU has the fused kernel; elsewhere it would pull the keys back to the CPU. */
+/** Q·Kᵀ. Only the CPU has the fused kernel; with another device, ONNX Runtime would copy the keys to the CPU for it. */
 export function products({ g, device }: Pick<Target, "g" | "device">, q: string, k: string): string {
   if (device === "cpu") return g.node("com.microsoft:FusedMatMul", [q, k], { transB: 1 });
   return g.node("MatMul", [q, g.node("Transpose", [k], { perm: [0, 1, 3, 2] })]);

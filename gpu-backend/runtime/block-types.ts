@@ -1,16 +1,19 @@
 /**
- * GGUF's block types that are supported. A block's values are neighbours in a row; it consists of groups, and each value is
- * scale × integer + offset of its group. Layouts: ggml-quants.c of ggml.
+ * The supported block types of GGUF. A block holds neighbouring values of a row in groups, each with a scale and an offset: a value is
+ * scale × integer + offset. Layouts: ggml-quants.c of ggml.
  */
+import { floatOfHalf } from "../../shared/math/float16.ts";
 
 interface Layout {
-  /** Of a block. */
+  /** Values of a block. */
   values: number;
+  /** Bytes of a block. */
   bytes: number;
   /** Values that share a scale. */
   group: 16 | 32;
-  /** Bits of an integer, from `least` on. */
+  /** Bits of an integer. */
   bits: 4 | 5 | 6 | 8;
+  /** The smallest integer. */
   least: number;
   hasOffsets: boolean;
 }
@@ -25,21 +28,21 @@ export const blockLayouts = {
 } as const satisfies Record<string, Layout>;
 export type BlockType = keyof typeof blockLayouts;
 
-/** A block taken apart. Scales and offsets are exact: double precision holds products of two of the file's numbers. */
+/** A decoded block. Scales and offsets are exact: double precision holds products of two of the file's numbers. */
 export interface Block {
   integers: Int8Array; // [values]
   scales: Float64Array; // [values / group]
   offsets: Float64Array; // [values / group]
 }
 
-/** Calls `use` with each block of `bytes` in turn, in the same object. */
+/** Calls `use` with each block of `bytes` in turn. The block object is reused. */
 export function forEachBlock(type: BlockType, bytes: Uint8Array, use: (block: Block, index: number) => void): void {
   const layout: Layout = blockLayouts[type];
   const groups = layout.values / layout.group;
   const block: Block = {
     integers: new Int8Array(layout.values),
     scales: new Float64Array(groups),
-    // Adding it keeps the sign of a zero, as where nothing is added.
+    // Types without offsets add -0, which keeps the sign of a zero.
     offsets: new Float64Array(groups).fill(-0),
   };
   const read = readers[type];
@@ -51,7 +54,7 @@ export function forEachBlock(type: BlockType, bytes: Uint8Array, use: (block: Bl
   }
 }
 
-/** The values of whole blocks. Each is rounded to float32 once, which gives the bits of ggml's own arithmetic. */
+/** The values of whole blocks. Each is rounded to float32 once, which gives the same bits as ggml's own arithmetic. */
 export function dequantise(type: BlockType, bytes: Uint8Array): Float32Array<ArrayBuffer> {
   const layout: Layout = blockLayouts[type];
   const values = new Float32Array((bytes.byteLength / layout.bytes) * layout.values);
@@ -71,7 +74,7 @@ const readers: Record<BlockType, (view: DataView, at: number, block: Block) => v
     scales[0] = float16(view, at);
     for (let i = 0; i < 32; i++) integers[i] = view.getInt8(at + 2 + i);
   },
-  /** Scale (float16); byte i holds values i and i + 16, 8 more than they are. */
+  /** Scale (float16); byte i holds values i and i + 16, each plus 8. */
   Q4_0(view, at, { integers, scales }) {
     scales[0] = float16(view, at);
     for (let i = 0; i < 16; i++) {
@@ -90,20 +93,20 @@ const readers: Record<BlockType, (view: DataView, at: number, block: Block) => v
       integers[i + 16] = pair >> 4;
     }
   },
-  /** `readGroups`, then 128 bytes: 32 of them hold two groups, the first in their low halves. */
+  /** Scales as in `readGroups`, then 128 bytes of integers as in `readHalves`. */
   Q4_K(view, at, block) {
     readGroups(view, at, block);
     readHalves(view, at + 16, block.integers);
   },
-  /** `readGroups`, then 32 bytes of fifth bits, bit g of byte i for value i of group g, then the low bits as in Q4_K. */
+  /** Scales as in `readGroups`, then 32 bytes of fifth bits (bit g of byte i is for value i of group g), then the low bits as in Q4_K. */
   Q5_K(view, at, block) {
     readGroups(view, at, block);
     readHalves(view, at + 48, block.integers);
     for (let i = 0; i < 256; i++) block.integers[i] |= ((view.getUint8(at + 16 + (i & 31)) >> (i >> 5)) & 1) << 4;
   },
   /**
-   * 128 bytes of low halves, 64 of upper quarters, 32 more than they are; a scale (int8) for each group, the scale of those
-   * (float16). Each half of 128 values is four runs of 32.
+   * 128 bytes with the low four bits of the integers, 64 bytes with their upper two bits, each integer plus 32; then a scale (int8) for
+   * each group, and the scale of these scales (float16). Each half of the 256 values is four runs of 32.
    */
   Q6_K(view, at, { integers, scales }) {
     const scale = float16(view, at + 208);
@@ -118,7 +121,7 @@ const readers: Record<BlockType, (view: DataView, at: number, block: Block) => v
   },
 };
 
-/** The eight groups of Q4_K and Q5_K: six bits each for scale and minimum, times the block's two scales (float16). */
+/** The eight groups of Q4_K and Q5_K: scale and minimum of six bits each, which the block's two scales (float16) multiply. */
 function readGroups(view: DataView, at: number, { scales, offsets }: Block): void {
   const scale = float16(view, at);
   const minimum = float16(view, at + 2);
@@ -131,6 +134,7 @@ function readGroups(view: DataView, at: number, { scales, offsets }: Block): voi
   }
 }
 
+/** Integers of four bits: each 32 bytes hold two groups, the first in their low halves. */
 function readHalves(view: DataView, at: number, integers: Int8Array): void {
   for (let i = 0; i < 256; i++) {
     const pair = view.getUint8(at + 32 * (i >> 6) + (i & 31));
@@ -138,13 +142,6 @@ function readHalves(view: DataView, at: number, integers: Int8Array): void {
   }
 }
 
-/** DataView's own getFloat16 is missing before Node 24. */
 function float16(view: DataView, at: number): number {
-  const half = view.getUint16(at, true);
-  const exponent = (half >> 10) & 31;
-  const fraction = half & 1023;
-  const sign = half >> 15 ? -1 : 1;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+  return floatOfHalf(view.getUint16(at, true));
 }

@@ -1,19 +1,19 @@
-/** What smoothing needs to know of a model's activations: the root mean square of each channel over texts. */
+/** Measures the activations of a model for smoothing.ts: the root mean square of each channel over texts. */
 import { type TensorFile, tensorFrom } from "../../shared/artifacts/tensor-file.ts";
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { buildTrunkGraph } from "./model-graph.ts";
 import type { ModelWeights } from "./model-weights.ts";
-import { causalMask } from "./onnx-runner.ts";
-import { openSession, tensor } from "./session.ts";
+import { openSession } from "./session.ts";
 import { smoothedInputs } from "./smoothing.ts";
+import { trunkFeeds } from "./trunk-runner.ts";
 
-/** Tokens of each text at most: it is one pass, from position 0. */
+/** Maximum tokens of a text. Each text is one pass, from position 0. */
 const textTokens = 256;
 
 /**
- * Root mean squares of the input channels of the products of `smoothedInputs`, over `tokenIds`, cut into texts. The weights are
- * as the model's file has them, so it takes about as much memory as serving in `exact`. Throws an Error without tokens.
+ * Root mean squares of the input channels of the products that `smoothedInputs` names, over `tokenIds`, which are cut into texts. Takes
+ * about as much memory as serving with the weight format `exact`. Throws an Error without tokens.
  */
 export async function measureMagnitudes(
   options: { config: ModelConfig; weights: ModelWeights; threads: number },
@@ -27,12 +27,7 @@ export async function measureMagnitudes(
   const length = Math.min(textTokens, config.contextTokens);
   for (let start = 0; start < tokenIds.length; start += length) {
     const ids = Int32Array.from(tokenIds.slice(start, start + length));
-    const feeds = {
-      [names.tokenIds]: tensor(ids, [1, ids.length]),
-      [names.positions]: tensor(Int32Array.from(ids.keys()), [1, ids.length]),
-      [names.causalMask]: causalMask(ids.length),
-    };
-    const results = await session.run(feeds, [...channels.keys()].map(names.inputSquares));
+    const results = await session.run(trunkFeeds(ids, 1, ids.length), [...channels.keys()].map(names.inputSquares));
     for (const [name, sums] of squares) {
       const found = results[names.inputSquares(name)].data as Float32Array;
       sums.forEach((sum, channel) => {

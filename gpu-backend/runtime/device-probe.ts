@@ -1,29 +1,18 @@
-/** Probes devices: each does the same matrix products, timed. device.ts decides by the results. */
-import { type Choice, chooseDevice, type DeviceSetting, devicesToProbe, type Probe } from "./device.ts";
+/** Times the same matrix products on each device. device.ts decides by the results. */
+import type { Probe } from "./device.ts";
 import { GraphBuilder } from "./graph.ts";
-import type { WeightFormat } from "./products.ts";
 import { type Device, openSession, tensor } from "./session.ts";
 
 const rows = 256;
 const width = 1024;
 const products = 4;
-/** Timed runs; the best counts, since a machine that starts has other things to do. */
+/** Timed runs. The fastest counts, since other work of a machine that starts slows some of them down. */
 const runs = 3;
 
-/** Probes what has to be probed, and chooses. Up to a second or two where the adapter is slow. `now` in ms. */
-export async function selectDevice(options: {
-  setting: DeviceSetting;
-  format: WeightFormat;
-  threads: number;
-  now: () => number;
-}): Promise<Choice> {
-  const { setting, format, threads, now } = options;
-  const probes = new Map<Device, Probe>();
-  for (const device of devicesToProbe(setting, format)) probes.set(device, await probeDevice(device, threads, now));
-  return chooseDevice(setting, format, probes);
-}
-
-/** Runs the probe's graph on `device`. Never throws: what goes wrong is the result. */
+/**
+ * Runs the probe's graph on `device`: up to a second or two in software. Never throws: a failure is a result. `now` is in
+ * milliseconds.
+ */
 export async function probeDevice(device: Device, threads: number, now: () => number): Promise<Probe> {
   try {
     const session = await openSession(probeGraph(), { threads, device });
@@ -56,7 +45,7 @@ function probeGraph(): Uint8Array {
   return g.bytes();
 }
 
-/** Values without a pattern that a sum would cancel. */
+/** Irregular values, so that sums do not cancel out. */
 function waves(count: number, amplitude: number): Float32Array {
   return Float32Array.from({ length: count }, (_, i) => amplitude * Math.sin(i * i * 0.37 + i));
 }

@@ -1,49 +1,43 @@
 /**
- * Chooses the device that serves from the setting and the results of device-probe.ts. Pure. ONNX Runtime accepts software WebGPU
- * adapters too, so an adapter counts as a GPU only if it computes the same as the CPU and clearly faster.
+ * Chooses the device that serves. ONNX Runtime also accepts WebGPU adapters in software, so an adapter counts as a GPU only if it
+ * computes the same as the CPU, and clearly faster.
  */
 import type { WeightFormat } from "./products.ts";
 import type { Device } from "./session.ts";
 
-/** What may be asked for; "auto" is a GPU by WebGPU where there is one, else the CPU. */
-export const deviceSettings = ["auto", "cpu", "webgpu", "cuda"] as const;
-export type DeviceSetting = (typeof deviceSettings)[number];
+/** "auto" is a GPU by WebGPU if there is one, else the CPU. */
+export type DeviceSetting = "auto" | Device;
 
-/** How a device did the probe's work, or why it could not. */
+/** How a device did the work of device-probe.ts, or why it could not. */
 export type Probe = { milliseconds: number; result: Float32Array } | { failure: string };
 
 /** The device that serves, and what the operator should know about that. */
-export interface Choice {
+interface Choice {
   device: Device;
   warning: string | null;
 }
 
-/** Below this, launching kernels and moving logits costs what the device gains. Software adapters are at 0.1 or less. */
+/** A slower device loses to launching kernels and moving logits what it gains. Adapters in software are at 0.1 or less. */
 export const minSpeedup = 2;
-/** Largest relative difference from the CPU's result; kernels that sum in another order stay far below. */
+/** Largest relative difference from the CPU's result. Kernels that only sum in another order stay far below. */
 export const probeTolerance = 1e-3;
 
-/** The devices to be probed before `chooseDevice`; none where the probe cannot change the choice. */
-export function devicesToProbe(setting: DeviceSetting, format: WeightFormat): Device[] {
-  if (setting === "cpu" || (setting === "auto" && format !== "fp32")) return [];
-  return ["cpu", setting === "cuda" ? "cuda" : "webgpu"];
-}
-
 /**
- * Chooses. What is no GPU leaves the CPU, with a warning unless "auto" found nothing at all.
- * Throws an Error for CUDA that is not there, and for a GPU with a weight format that only the CPU serves.
+ * Probes devices if the setting leaves a choice. Falls back to the CPU, with a warning unless "auto" found no adapter at all.
+ * Throws an Error if CUDA is not available, and for a GPU with a weight format that only the CPU serves.
  */
-export function chooseDevice(setting: DeviceSetting, format: WeightFormat, probes: ReadonlyMap<Device, Probe>): Choice {
+export async function chooseDevice(
+  setting: DeviceSetting,
+  format: WeightFormat,
+  probe: (device: Device) => Promise<Probe>,
+): Promise<Choice> {
   const onCpu = (warning: string | null): Choice => ({ device: "cpu", warning });
-  if (setting === "cpu") return onCpu(null);
+  if (setting === "cpu" || (setting === "auto" && format !== "fp32")) return onCpu(null);
   if (format !== "fp32") {
-    if (setting === "auto") return onCpu(null);
     throw new Error(`DEVICE=${setting} serves WEIGHT_FORMAT=fp32 only, not ${format}: its kernels are the CPU's`);
   }
   const device = setting === "cuda" ? "cuda" : "webgpu";
-  const cpu = probes.get("cpu");
-  const found = probes.get(device);
-  if (!cpu || !found) throw new Error(`DEVICE=${setting} is chosen from probes of cpu and ${device}`);
+  const [cpu, found] = [await probe("cpu"), await probe(device)];
   if ("failure" in cpu) throw new Error(`the CPU failed the device probe: ${cpu.failure}`);
   if ("failure" in found) {
     if (setting === "cuda") {
@@ -54,7 +48,7 @@ export function chooseDevice(setting: DeviceSetting, format: WeightFormat, probe
     return onCpu(setting === "auto" ? null : `no WebGPU adapter, serving on the CPU: ${found.failure}`);
   }
   const difference = relativeDifference(found.result, cpu.result);
-  // Written so that NaN is refused.
+  // Not `difference > probeTolerance`, which is false for NaN.
   if (!(difference <= probeTolerance)) {
     return onCpu(
       `${device} computes ${difference.toExponential(1)} away from the CPU, at most ${probeTolerance} is right; serving on the CPU`,
@@ -69,7 +63,7 @@ export function chooseDevice(setting: DeviceSetting, format: WeightFormat, probe
   return { device, warning: null };
 }
 
-/** Largest difference over the largest expected value; NaN where a value is. */
+/** Largest difference, divided by the largest expected magnitude; NaN if a value is NaN. */
 function relativeDifference(actual: Float32Array, expected: Float32Array): number {
   const scale = expected.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
   return actual.reduce((max, value, i) => Math.max(max, Math.abs(value - expected[i])), 0) / scale;

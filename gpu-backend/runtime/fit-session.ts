@@ -1,6 +1,6 @@
 /**
- * What fitting an own adapter computes: the head over whole texts, and a step's loss and gradients over candidate tokens.
- * The head is an input of both, so that its fp32 rows are in memory once.
+ * The graphs that fit a tenant's own adapter: one computes the head over whole texts, one the loss and gradients of a training step
+ * over candidate tokens only. The head is an input of both, so that its fp32 rows are in memory once.
  * Shapes: N positions, D hidden size, V vocabulary, C candidates, R rank, K likeliest tokens.
  */
 import { GraphBuilder } from "./graph.ts";
@@ -8,7 +8,7 @@ import { addBank } from "./head-graph.ts";
 import { openSession, type Session, type SessionResults, tensor } from "./session.ts";
 import type { Bank } from "./step.ts";
 
-/** h' = h + Bᵀ·(A·h) + c, above the static adapter: h is the model's own state in all three. */
+/** An own adapter, on top of the static adapter: h' = h + Bᵀ·(A·h) + c, with h the model's hidden state without any adapter. */
 export interface Delta {
   a: Float32Array; // [R, D]
   b: Float32Array; // [R, D]
@@ -16,19 +16,19 @@ export interface Delta {
 }
 
 export interface Surveyed {
-  /** Hidden states with the static adapter and `change`. */
+  /** Hidden states plus the static adapter and `change`. */
   adapted: Float32Array; // [N, D]
   logprobs: Float32Array; // of the targets, [N]
   logSumExp: Float32Array; // [N]
   topIds: Int32Array; // [N, K]
-  /** Probability of each token, summed over the positions. */
+  /** Probability of each token of the vocabulary, summed over the positions. */
   expected: Float64Array; // [V]
 }
 
 export interface StepInput extends Delta {
   hidden: Float32Array; // [N, D]
-  logits: Float32Array; // of the candidates without the delta, [N, C]
-  /** Indexes of candidates, [N]. */
+  logits: Float32Array; // of the candidates without the own adapter, [N, C]
+  /** Which candidate is the target of each position, [N]. */
   targets: Int32Array;
   rows: Float32Array; // of the head, [C, D]
 }
@@ -40,14 +40,14 @@ export interface FitSession {
   survey(hidden: Float32Array, change: Float32Array | null, targets: Int32Array): Promise<Surveyed>;
   /** Logits of states under rows of the head, [N, C]. */
   logits(states: Float32Array, rows: Float32Array): Promise<Float32Array>;
-  /** −log p of each target [N] and, of their mean, the gradients. */
+  /** −log p of each target [N], and the gradients of their mean. */
   step(input: StepInput): Promise<{ nll: Float32Array; gradients: Delta }>;
   release(): Promise<void>;
 }
 
-/** Positions of one run: bounds the logits to some 25 MB at a vocabulary of 50,257. */
+/** Positions of one run. It bounds the logits to some 25 MB at a vocabulary of 50,257. */
 const runPositions = 128;
-/** K */
+/** K. */
 const likeliest = 16;
 
 export async function openFitSession(
@@ -122,7 +122,7 @@ function floatsOf(outputs: SessionResults, name: string): Float32Array {
   return outputs[name].data as Float32Array;
 }
 
-/** hidden [N, D], change [N or 1, D], targets [N, 1], head [V, D] → what `Surveyed` has of these positions. */
+/** hidden [N, D], change [N or 1, D], targets [N, 1], head [V, D] → the fields of `Surveyed` for these positions. */
 function buildSurveyGraph(D: number, V: number, K: number, bank: Bank, gates: Float32Array | null): Uint8Array {
   const g = new GraphBuilder("survey");
   const hidden = g.input("hidden", "float32", ["N", D]);
@@ -132,7 +132,7 @@ function buildSurveyGraph(D: number, V: number, K: number, bank: Bank, gates: Fl
   const fixed = gates ? addBank(g, { hiddenSize: D }, bank)(hidden, g.constant(gates, [1, gates.length])) : hidden;
   const adapted = g.node("Add", [fixed, change]);
   const logits = g.node("Gemm", [adapted, head], { transB: 1 });
-  // Not ReduceLogSumExp, which takes several times as long over a large vocabulary.
+  // Not ReduceLogSumExp: over a large vocabulary it takes several times as long as LogSoftmax.
   const logprobs = g.node("LogSoftmax", [logits], { axis: 1 });
   const flat = (x: string) => g.node("Squeeze", [x, g.integers(1)]);
   const [scores, top] = g.nodes("TopK", [logits, g.integers(K)], 2, { axis: 1 });
@@ -160,7 +160,7 @@ function buildProductGraph(D: number): Uint8Array {
 }
 
 /**
- * With W the candidates' rows, u = A·h, m = W·Bᵀ [C, R] and z = logits + u·mᵀ + W·c, so that no product is N·C·D:
+ * With W the candidates' rows of the head, u = A·h, m = W·Bᵀ [C, R] and z = logits + u·mᵀ + W·c. No product takes N·C·D multiplications:
  *   dz = (softmax(z) − onehot(target)) / N,  dm = dzᵀ·u,  dB = dmᵀ·W,  dc = (Σ dz)·W,  du = dz·m,  dA = duᵀ·h
  */
 function buildStepGraph(D: number): Uint8Array {

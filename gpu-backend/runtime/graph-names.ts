@@ -1,40 +1,41 @@
+/** Inputs of the past of a step's rows, for each layer. */
+const pastNames = (rows: "past" | "long") => ({
+  mask: `${rows}_mask`,
+  keys: (layer: number) => `${rows}_key.${layer}`,
+  values: (layer: number) => `${rows}_value.${layer}`,
+  /** Only where keys and values are int8: each is multiplied by the scale of its position and head. */
+  keyScales: (layer: number) => `${rows}_key_scale.${layer}`,
+  valueScales: (layer: number) => `${rows}_value_scale.${layer}`,
+});
+
 /** Input and output names of the serving graph; shapes are in model-graph.ts, attention-graph.ts and head-graph.ts. */
 export const names = {
   tokenIds: "token_ids",
   positions: "positions",
-  pastMask: "past_mask",
   causalMask: "causal_mask",
   begun: "begun",
-  pastKey: (layer: number) => `past_key.${layer}`,
-  pastValue: (layer: number) => `past_value.${layer}`,
-  /** Where keys and values are int8: what each stands for is its own times this, of its position and head. */
-  pastKeyScale: (layer: number) => `past_key_scale.${layer}`,
-  pastValueScale: (layer: number) => `past_value_scale.${layer}`,
-  /** Mask, keys and values of `longPast` (step.ts), and whether there is one. */
-  longMask: "long_mask",
-  longKey: (layer: number) => `long_key.${layer}`,
-  longValue: (layer: number) => `long_value.${layer}`,
-  longKeyScale: (layer: number) => `long_key_scale.${layer}`,
-  longValueScale: (layer: number) => `long_value_scale.${layer}`,
+  past: pastNames("past"),
+  /** The past of `longPast` (step.ts), and whether there is one. */
+  long: pastNames("long"),
   hasLong: "has_long",
-  /** Whether the step is the chunk of one prompt, and how many positions it has at its end. */
+  /** Whether the step is a chunk of one prompt, and how many positions the row has at its end. */
   isChunk: "is_chunk",
   positionCount: "position_count",
   wantsTrunk: "wants_trunk",
-  /** What the head is computed from: positions of this step, then states of earlier ones. */
+  /** What the head is computed from: positions of this step, then states of earlier steps. */
   headRows: "head_rows",
   fedStates: "fed_states",
-  /** Whether the states of the head's rows go through what is left of the trunk. */
+  /** Whether the rest of the trunk is computed for the states of the head's positions. */
   wantsHidden: "wants_hidden",
-  /** Which of the head's positions each row is of, whether rows are computed, and whether any has a temperature other than 1. */
+  /** The head's position of each row; whether rows are computed; whether any row has a temperature other than 1. */
   rows: "rows",
   wanted: "wanted",
   scaled: "scaled",
-  /** Whether any row needs more than one candidate; if none does, whether any needs its `logSumExp`. */
+  /** Whether any row needs more than one candidate; if none does, whether any row needs `logSumExp`. */
   ranked: "ranked",
   summed: "summed",
   gates: "gates",
-  /** Whether rows have a tenant's own adapter, which, what each place of theirs refers to, and all that are referred to. */
+  /** Tenants' own adapters: whether any row has one, which rows, the index and weight of each adapter of a row, and the adapters. */
   hasOwn: "has_own",
   ownRows: "own_rows",
   ownIndexes: "own_indexes",

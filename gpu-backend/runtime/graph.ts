@@ -7,29 +7,29 @@ import protobuf from "protobufjs";
 const schema = protobuf.parse(readFileSync(new URL("./onnx.proto", import.meta.url), "utf8"), { keepCase: true });
 const ModelProto = schema.root.lookupType("onnx.ModelProto");
 
-/** Of ai.onnx; `com.microsoft` is at 1. IR version 10 goes with it. */
+/** Version of the operator set ai.onnx, and the IR version that goes with it. `com.microsoft` is at version 1. */
 const operatorSet = 21;
 const irVersion = 10;
 
 const elementTypes = { float32: 1, uint8: 2, int8: 3, int32: 6, int64: 7, bool: 9 } as const;
 export type ElementType = keyof typeof elementTypes;
 
-/** A fixed size, or the name of one that varies between runs. */
+/** A fixed size, or the name of a size that varies between runs. */
 export type Dimension = number | string;
-/** number: INT or FLOAT by `{ float }`; an array of numbers: INTS. */
+/** A number is an INT, `{ float }` a FLOAT, an array of numbers INTS. */
 export type Attribute = number | string | readonly number[] | { float: number };
 type Constant = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
 
-/** A file beside the graph's that holds the bytes of large constants, so that they need not be in memory together. */
+/** A file beside the graph's file for the bytes of large constants, so that not all of them need be in memory at once. */
 export interface ConstantFile {
   /** Relative to the graph's folder. */
   readonly name: string;
-  /** Returns where in the file the bytes begin. */
+  /** Returns the offset of the bytes in the file. */
   append(bytes: Uint8Array): number;
 }
-/** Bytes of a constant from which on it goes to the file. ONNX Runtime reads shapes and other small ones from the graph. */
+/** Constants of fewer bytes stay in the graph, because ONNX Runtime reads shapes and other small constants from there. */
 const smallestFiled = 4096;
-/** `data_location` of a tensor whose bytes are in another file. */
+/** `data_location` of a tensor whose bytes are in a `ConstantFile`. */
 const external = 1;
 
 interface Node {
@@ -61,7 +61,7 @@ interface Branch {
 /** One graph under construction. Values are named strings; every method that makes one returns its name. */
 export class GraphBuilder {
   readonly #name: string;
-  /** Those of the branch under construction, or of the graph itself. */
+  /** Nodes of the branch under construction, or of the graph itself. */
   #nodes: Node[] = [];
   readonly #initializers: object[] = [];
   readonly #inputs: object[] = [];
@@ -69,7 +69,7 @@ export class GraphBuilder {
   readonly #shared = new Map<string, string>();
   readonly #constants = new WeakMap<Constant, { name: string; shape: readonly number[] }>();
   readonly #file: ConstantFile | null;
-  /** What a node calls a value → what it is called as an output of the graph. */
+  /** Name of a value in the nodes → its name as an output of the graph. */
   readonly #renamed = new Map<string, string>();
   #next = 0;
 
@@ -90,8 +90,7 @@ export class GraphBuilder {
   }
 
   /**
-   * A constant whose bytes are copied into the graph or its file; where an array is given again in the same shape, the one that
-   * is there.
+   * A constant, whose bytes are copied into the graph or its file; once if the same array is given again in the same shape.
    * Throws an Error when shape and length disagree.
    */
   constant(array: Constant, shape: readonly number[], name = this.#fresh("constant")): string {
@@ -146,8 +145,8 @@ export class GraphBuilder {
   }
 
   /**
-   * What `then` returns where `condition` (a bool scalar) holds, else what `otherwise` does: without it empty tensors. The
-   * nodes of the other branch do not run. Outputs are the values' types and shapes; a dimension that varies is what is empty.
+   * Adds an If node: the values that `then` returns if `condition` (a bool scalar) is true, else those of `otherwise`. Only the nodes of
+   * one branch run. `outputs` are the values' types and shapes. Without `otherwise` the values are empty: their varying dimensions are 0.
    */
   when(
     condition: string,
@@ -180,7 +179,7 @@ export class GraphBuilder {
     return output;
   }
 
-  /** The serialised ModelProto. Throws an Error when protobuf finds a field of the wrong type. */
+  /** The serialised ModelProto. Throws an Error if a field has the wrong type. */
   bytes(): Uint8Array {
     const rename = (value: string) => this.#renamed.get(value) ?? value;
     const renamed = (nodes: readonly Node[]): Node[] =>

@@ -1,27 +1,23 @@
 /**
- * The head of the serving graph: from hidden states to what the sampler reads. A row's adapter changes its hidden state, whose
- * logits are the base's; a mixture is an adapter with averaged gates. Row by row the same bits whatever else runs.
- * Shapes: D hidden, V vocabulary, Q gates, N rows, K candidates, A changed logits, E tenants' own adapters of rank R in X rows of
- * P places.
+ * The head of the serving graph: from hidden states to what the sampler reads. A row's adapter changes its hidden state, and the base's
+ * head makes the logits; a mixture of adapters is one adapter with averaged gates. A row's bits do not depend on other rows.
+ * Shapes: D hidden, V vocabulary, Q gates, N rows, K candidates, A changed logits; E tenants' own adapters of rank R, of which X rows
+ * use up to P each.
  */
 import { ownRank } from "../../shared/artifacts/limits.ts";
 import type { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
+import type { Embedding } from "./products.ts";
 import { type Bank, type ModelShape, topCandidates } from "./step.ts";
 
-/** Only -Infinity is less. */
+/** The smallest finite float32. */
 const lowestFloat = -(2 - 2 ** -23) * 2 ** 127;
 
-export interface HeadParts {
-  g: GraphBuilder;
-  config: ModelShape;
-  bank: Bank;
-  /** Base logits [N, V] of hidden states [N, D]. */
-  baseLogits(hidden: string): string;
-}
-
-/** What the sampler reads of rows of logits: single logits are changed (`LogitChanges`), the likeliest are ranked. */
-export function addHead({ g, config, bank, baseLogits }: HeadParts, hidden: string): void {
+/** Adds the head: applies adapters, changes single logits (`LogitChanges`) and ranks the likeliest tokens of each row. */
+export function addHead(
+  { g, config, bank, baseLogits }: { g: GraphBuilder; config: ModelShape; bank: Bank } & Pick<Embedding, "baseLogits">,
+  hidden: string,
+): void {
   const { vocabularySize: V } = config;
   const adapt = addBank(g, config, bank);
   const outputs = [
@@ -70,7 +66,7 @@ export function addHead({ g, config, bank, baseLogits }: HeadParts, hidden: stri
   });
 }
 
-/** Adds the bank's directions, which all adapters share, to hidden states [N, D]. Rows whose gates [N, Q] are zeros stay as they are. */
+/** Adds the bank's directions, which all generated adapters share, to hidden states [N, D], scaled by gates [N, Q]. */
 export function addBank(
   g: GraphBuilder,
   { hiddenSize: D }: Pick<ModelShape, "hiddenSize">,
@@ -100,8 +96,8 @@ function ownInputs(g: GraphBuilder, { hiddenSize: D }: ModelShape) {
 }
 
 /**
- * Adds what tenants' own adapters make of hidden states [N, D] to adapted ones [N, D]: in each of a row's places w·(B(A·h) + c). The
- * products are of one row each, so that no other row has a part in their bits.
+ * Adds tenants' own adapters to `adapted` [N, D]: the sum of w·(B(A·h) + c) over a row's adapters, with h the row of `hidden` [N, D].
+ * Each row has matrix products of its own, so that a row's bits do not depend on other rows.
  */
 function withOwn(
   g: GraphBuilder,
@@ -124,7 +120,7 @@ function withOwn(
   return result;
 }
 
-/** The K likeliest tokens of each row, their logits, and the probability of the likeliest, at temperature 1 and at the row's. */
+/** The K likeliest tokens of each row, their logits, and the probability of the likeliest at temperature 1 and at the row's own. */
 function rankedScores(
   g: GraphBuilder,
   scores: string,
@@ -142,21 +138,21 @@ function rankedScores(
 }
 
 /**
- * Of each row the likeliest token alone, the same as `rankedScores` finds. Instead of its probability, which takes a softmax
- * over the vocabulary, 1 comes out, or NaN where a softmax over the logits would be: a logit of -Infinity is a probability of 0.
+ * The likeliest token of each row alone, the same that `rankedScores` finds. To save the softmax over the vocabulary, its probability is
+ * given as 1, or as NaN if the softmax would be NaN. A logit of -Infinity is no fault: it means a probability of 0.
  */
 function likeliestScore(g: GraphBuilder, scores: string): string[] {
   const top = g.node("ArgMax", [scores], { axis: -1, keepdims: 1 }); // [N, 1]
   const sum = g.node("ReduceSum", [scores, g.integers(1)], { keepdims: 1 });
   const oneIfFinite = g.node("Add", [g.node("Mul", [sum, g.scalar(0)]), g.scalar(1)]);
-  // Not IsInf, of which WebGPU has no kernel.
+  // Not IsInf, because WebGPU has no kernel for it.
   const isLowest = g.node("Less", [sum, g.scalar(lowestFloat)]);
   const one = g.node("Where", [isLowest, g.scalar(1), oneIfFinite]);
   const score = g.node("GatherElements", [scores, top], { axis: 1 });
   return [score, g.node("Cast", [top], { to: 6 }), one, g.node("Identity", [one])];
 }
 
-/** Exact operations on A values, which cost next to nothing where A is small: so rows that ask for nothing have no other branch. */
+/** Applies `LogitChanges` to A logits. It costs next to nothing for small A, so steps without changes need no branch of their own. */
 function changedLogits(
   g: GraphBuilder,
   logits: string,

@@ -1,29 +1,30 @@
 /**
- * Dot products of int8 queries with the int8 keys of a block, and the largest of them: a session in which the keys are a constant. As an
- * input they would be packed again at every run, six times slower. Products are integers, summed exactly, so that what a query gets
- * does not depend on its mates, on threads or on the processor.
+ * Finds the keys of a memory with the largest dot products with a query. Queries and keys are int8. The keys are a constant of the
+ * session: as an input, ONNX Runtime would pack them again at every run, which is six times slower. The products are integers and
+ * summed exactly, so a query's results do not depend on other queries, on threads or on the processor.
  * Shapes: S queries, D hidden, N keys of the block, K best.
  */
 import { GraphBuilder } from "./graph.ts";
 import { openSession, tensor } from "./session.ts";
+import { transpose } from "./transpose.ts";
 
-/** Most keys of a block: one opens in some 70 ms, during which its thread does nothing else. */
+/** Maximum keys of a block. Opening a full one blocks its thread for some 70 ms. */
 export const blockKeys = 16_384;
 
 /**
- * Queries are 1..127 around this zero point. Without VNNI the x64 kernel adds pairs of products in 16 bits that saturate: with
- * queries of 127 and keys of ±127 at most they never do.
+ * Queries are 1 to 127 around this zero point. Without VNNI instructions the x64 kernel adds two products in 16 bits that saturate,
+ * which cannot happen with queries up to 127 and keys within ±127.
  */
 const zeroPoint = 64;
 const steps = 63;
 
 export interface KeyBlock {
-  /** The K largest dot products of each query with a key, best first, equals by rising index. */
+  /** The K largest dot products of each query and their keys, largest first, equal ones by rising index. `best` is K. */
   search(queries: Uint8Array): Promise<{ dots: Float32Array; indices: Int32Array; best: number }>; // [S, K], [S, K]
   release(): Promise<void>;
 }
 
-/** Writes a state [D] as a query [D]. */
+/** Quantises a state [D] to a query [D]. */
 export function writeQuery(state: Float32Array, query: Uint8Array): void {
   let largest = 0;
   for (let d = 0; d < state.length; d++) largest = Math.max(largest, Math.abs(state[d]));
@@ -31,7 +32,7 @@ export function writeQuery(state: Float32Array, query: Uint8Array): void {
   for (let d = 0; d < state.length; d++) query[d] = zeroPoint + Math.round(state[d] * factor);
 }
 
-/** Opens a block over keys [N, D], which are copied; `best` is K, or N where that is smaller. */
+/** Opens a block over a copy of keys [N, D]. K is `best`, or N if that is smaller. */
 export async function openKeyBlock(
   keys: Int8Array,
   { hiddenSize: D, best, threads }: { hiddenSize: number; best: number; threads: number },
@@ -50,10 +51,13 @@ export async function openKeyBlock(
 
 function buildSearchGraph(keys: Int8Array, { D, N, K }: Record<"D" | "N" | "K", number>): Uint8Array {
   const g = new GraphBuilder("search");
-  const columns = new Int8Array(keys.length); // [D, N]
-  for (let n = 0; n < N; n++) for (let d = 0; d < D; d++) columns[d * N + n] = keys[n * D + d];
-  const kernel = [g.constant(columns, [D, N]), g.scalar(1), g.scalar(1), g.constant(Uint8Array.of(zeroPoint), [])];
-  // Below 2^24, and so exact in float32.
+  const kernel = [
+    g.constant(transpose(keys, N, D), [D, N]),
+    g.scalar(1),
+    g.scalar(1),
+    g.constant(Uint8Array.of(zeroPoint), []),
+  ];
+  // Exact in float32, because they are below 2^24.
   const dots = g.node("com.microsoft:MatMulIntegerToFloat", [g.input("queries", "uint8", ["S", D]), ...kernel]);
   const [top, indices] = g.nodes("TopK", [dots, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
   g.output("dots", top, "float32", ["S", K]);

@@ -1,5 +1,5 @@
 /**
- * A language model as a graph is built from it: the sizes that the engine knows, and what distinguishes the families.
+ * What a graph is built from: the sizes of a language model, and what distinguishes the supported families.
  * Sources: GPT-2 (Radford et al. 2019), Llama (arXiv 2302.13971, 2407.21783), Qwen2 and Qwen3 (arXiv 2407.10671, 2505.09388).
  */
 import type { ModelShape } from "./step.ts";
@@ -12,18 +12,18 @@ export interface ModelConfig extends ModelShape {
   /** gelu: down(gelu(up(x))), in GELU's tanh form; swiglu: down(silu(gate(x)) · up(x)) (arXiv 2002.05202). */
   activation: "gelu" | "swiglu";
   positions: "learned" | Rotary;
-  /** Whether each head's queries and keys go through an RMS norm of their own before they are rotated. */
+  /** Whether each head's queries and keys are RMS-normalised before they are rotated. */
   queryKeyNorm: boolean;
-  /** Which products add a bias: of queries, keys and values, of attention's output, of the feed-forward part. */
+  /** Which products add a bias. */
   biases: { queryKeyValue: boolean; attentionOutput: boolean; feedForward: boolean };
   /** Whether the head is the token embedding. */
   tiedHead: boolean;
 }
 
-/** Rotary positions (arXiv 2104.09864) over halves: dimension i of d turns together with i + d/2. */
+/** Rotary positions (arXiv 2104.09864): dimensions i and i + d/2 of a head are rotated as a pair. */
 export interface Rotary {
   theta: number;
-  /** Llama 3's stretching of low frequencies to longer contexts; null: none. */
+  /** Llama 3's scaling of low frequencies for longer contexts; null: none. */
   scaling: {
     factor: number;
     lowFrequencyFactor: number;
@@ -32,14 +32,11 @@ export interface Rotary {
   } | null;
 }
 
-/** The sizes that vary between models of GPT-2's family. */
-export interface Gpt2Sizes
-  extends Pick<ModelShape, "vocabularySize" | "hiddenSize" | "layers" | "heads" | "contextTokens" | "stopIds"> {
-  /** Default: 1e-5. */
-  normEpsilon?: number;
-}
-
-export function gpt2Config({ normEpsilon = 1e-5, ...sizes }: Gpt2Sizes): ModelConfig {
+/** A model of GPT-2's family with these sizes. */
+export function gpt2Config({
+  normEpsilon = 1e-5,
+  ...sizes
+}: Omit<ModelShape, "kvHeads" | "headWidth"> & { normEpsilon?: number }): ModelConfig {
   const { hiddenSize, heads } = sizes;
   return {
     ...sizes,

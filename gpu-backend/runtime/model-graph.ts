@@ -1,11 +1,9 @@
 /**
- * A language model as ONNX graphs: the serving graph (trunk and head) and the trunk alone. The families of model-config.ts share the
- * block: norm, attention, norm, feed-forward part. Attention is in attention-graph.ts, products with weights in products.ts, the head
- * in head-graph.ts. "Split" KV: the past is a read-only input, only the new keys and values come out.
- * Source of the delta: arXiv 2502.04315, eq. for the adapted LM head.
+ * Builds a language model as ONNX graphs: the serving graph (trunk and head) and the trunk alone. All families of model-config.ts have
+ * blocks of norm, attention, norm and feed-forward part. Attention is in attention-graph.ts, products with weights in products.ts, the
+ * head with its adapters (arXiv 2502.04315) in head-graph.ts. The past is a read-only input; the graph outputs only new keys and values.
  */
-
-import { addAttention, type Past, pastInputs, splitPast, type Target } from "./attention-graph.ts";
+import { addAttention, type Past, pastInputs, type Target } from "./attention-graph.ts";
 import { type ConstantFile, GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
 import { addHead } from "./head-graph.ts";
@@ -24,7 +22,6 @@ import { addRotaryTables } from "./rotary.ts";
 import type { Device } from "./session.ts";
 import type { Bank, KvFormat } from "./step.ts";
 
-/** What a graph is made from and into. */
 interface Build extends Target {
   config: ModelConfig;
   weights: ModelWeights;
@@ -32,14 +29,14 @@ interface Build extends Target {
   observe?: ProductTarget["observe"];
 }
 
-interface GraphOptions {
-  /** Where large constants go; absent: into the graph. */
-  file?: ConstantFile;
-}
-
 function startBuild(
   name: string,
-  { config, weights, file, ...rest }: Pick<Build, "config" | "weights" | "format" | "device" | "kv"> & GraphOptions,
+  {
+    config,
+    weights,
+    file,
+    ...rest
+  }: Pick<Build, "config" | "weights" | "format" | "device" | "kv"> & { file?: ConstantFile },
 ): Build {
   const g = new GraphBuilder(name, file);
   const { positions } = config;
@@ -48,14 +45,14 @@ function startBuild(
 }
 
 /**
- * The graph that serves. The trunk runs where the step has tokens (`wants_trunk`), the head on positions of this step
- * (`head_rows`) and on states of earlier ones that the host feeds again (`fed_states`).
+ * The graph that serves. The trunk runs if the step has tokens (`wants_trunk`). The head runs on positions of this step (`head_rows`) and
+ * on states of earlier steps that the host feeds (`fed_states`). Large constants go to `file`, if there is one.
  */
 export function buildServingGraph(
   config: ModelConfig,
   weights: ModelWeights,
   bank: Bank,
-  options: { format: WeightFormat; device: Device; kv?: KvFormat } & GraphOptions,
+  options: { format: WeightFormat; device: Device; kv?: KvFormat; file?: ConstantFile },
 ): Uint8Array {
   const { hiddenSize: D, kvHeads: K, headWidth: d } = config;
   const build = startBuild("serving", { kv: "fp32", config, weights, ...options });
@@ -76,7 +73,7 @@ export function buildServingGraph(
 
 /**
  * The trunk without a past and without a head, for training: token ids [S, T] → states before the last feed-forward part and hidden
- * states, both [S × T, D].
+ * states, both [S × T, D]. `withSquares` adds outputs for calibration.ts.
  */
 export function buildTrunkGraph(
   config: ModelConfig,
@@ -97,18 +94,20 @@ export function buildTrunkGraph(
   return g.bytes();
 }
 
-/** New keys and values, and states, of a step that may have no tokens: then both are empty. */
+/** New keys and values, and states. Both are empty for a step without tokens. */
 function addServingTrunk(build: Build, embedding: Embedding) {
   const { g, config } = build;
   const { hiddenSize: D, kvHeads: K, headWidth: d } = config;
   const inputs = tokenInputs(build);
-  const past = pastInputs(build);
+  const { begun, ...past } = pastInputs(build);
   const outputs = [
     { type: "float32", shape: ["2L*S", K, "T", d] },
     { type: "float32", shape: ["S*T", D] },
   ] as const;
   const [present, states] = g.when(g.input(names.wantsTrunk, "bool", []), outputs, () => {
-    const trunk = addTrunk(build, inputs, splitPast(build, past), embedding);
+    const parts = 2 * config.layers;
+    const split = g.nodes("Split", [begun], parts, { axis: 0, num_outputs: parts });
+    const trunk = addTrunk(build, inputs, { ...past, begun: split }, embedding);
     return [g.node("Concat", trunk.fresh, { axis: 0 }), trunk.states];
   });
   return { present, states };
@@ -117,7 +116,7 @@ function addServingTrunk(build: Build, embedding: Embedding) {
 interface TokenInputs {
   tokenIds: string; // [S, T]
   positions: string; // [S, T]
-  /** (S, T) */
+  /** [S, T] as a tensor of two numbers. */
   shape: string;
 }
 
@@ -126,20 +125,16 @@ function tokenInputs({ g }: Build): TokenInputs {
   return { tokenIds, positions: g.input(names.positions, "int32", ["S", "T"]), shape: g.node("Shape", [tokenIds]) };
 }
 
-interface Trunk {
-  /** Before the last block's feed-forward part, [S × T, D]. */
-  states: string;
-  /** Keys, then values, of each layer: 2L × [S, H, T, d]. */
-  fresh: string[];
-}
-
-/** Embeddings and blocks, but for the last block's feed-forward part: of that, only rows with a head are computed. */
+/**
+ * Embeddings and blocks, without the last block's feed-forward part, which is computed only for positions with a head. Returns the input
+ * of that part, [S × T, D], and the step's keys, then values, of each layer: 2L × [S, K, T, d].
+ */
 function addTrunk(
   build: Build,
   { tokenIds, positions, shape }: TokenInputs,
   past: Past | null,
   { embed }: Embedding,
-): Trunk {
+): { states: string; fresh: string[] } {
   const { g, config } = build;
   const { hiddenSize: D, layers } = config;
   let embedded = embed(tokenIds); // [S, T, D]
@@ -199,7 +194,7 @@ function addFeedForward(build: Build, l: number, states: string, product: AddPro
   return g.node("Add", [states, biased(g, product([down], activated()))]);
 }
 
-/** What is left of the trunk for rows with a head: the last feed-forward part and the last norm. */
+/** The rest of the trunk, for positions with a head: the last feed-forward part and the last norm. */
 function addLastFeedForward(build: Build, states: string): string {
   const last = addFeedForward(build, build.config.layers - 1, states, addProducts(build, states));
   return addNorm(build, "model.norm", last);

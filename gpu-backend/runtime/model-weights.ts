@@ -1,6 +1,6 @@
 /**
- * A model's weights as a graph is built from them: by Hugging Face's names for Llama (q_proj, gate_proj and so on), matrices
- * as [out, in]. A tensor is of a dtype of safetensors or in blocks of GGUF, which lie along a row.
+ * A model's weights, from which graphs are built. All families have the tensor names that Hugging Face uses for Llama (q_proj, gate_proj
+ * and so on), and matrices [out, in]. A tensor has a dtype of safetensors or a block type of GGUF; blocks lie along a row.
  */
 import { type Dtype, isFloat, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { type BlockType, blockLayouts, dequantise } from "./block-types.ts";
@@ -22,7 +22,7 @@ export function weightOf(weights: ModelWeights, name: string): Weight {
   return weight;
 }
 
-/** The values of a weight, row-major; a copy. Throws an Error if it is not of floats. */
+/** The values of a weight, row-major; a copy. Throws an Error if they are not floats. */
 export function floatsOf({ dtype, shape, bytes }: Weight): Float32Array<ArrayBuffer> {
   if (isBlockType(dtype)) return dequantise(dtype, bytes);
   return toFloat32({ dtype, shape: [...shape], bytes });
@@ -32,7 +32,7 @@ export function isBlockType(dtype: Weight["dtype"]): dtype is BlockType {
   return Object.hasOwn(blockLayouts, dtype);
 }
 
-/** Every tensor that a model has, with its shape. */
+/** Name and shape of every tensor of a model. */
 export function weightShapes(config: ModelConfig): Map<string, number[]> {
   const { vocabularySize: V, hiddenSize: D, feedForwardSize: F, heads: H, kvHeads: K, headWidth: d, biases } = config;
   const shapes = new Map<string, number[]>();
@@ -71,7 +71,7 @@ export function parametersOf(config: ModelConfig): number {
   return elements;
 }
 
-/** Throws an Error that names the file (`what`) and the first tensor that is missing, of another shape or not of floats. */
+/** Throws an Error that names the file (`what`) and the first tensor that is missing, has another shape or holds no floats. */
 export function checkWeights(what: string, config: ModelConfig, weights: ModelWeights): void {
   for (const [name, shape] of weightShapes(config)) {
     const found = weights.get(name);

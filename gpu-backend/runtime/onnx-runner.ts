@@ -1,4 +1,4 @@
-/** Executes steps on ONNX Runtime: a session over the serving graph. */
+/** Runs steps on ONNX Runtime: turns a step's input into feeds of the serving graph, and the graph's outputs into the step's. */
 import { hasChunkOperator } from "./attention-graph.ts";
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
@@ -17,10 +17,10 @@ import {
   type StepRunner,
 } from "./step.ts";
 
-/** Added to the score of a position that must not be seen; finite, so that a row without any past stays finite. */
+/** Added to the score of a masked position. Finite, so that the softmax of a row whose positions are all masked is not NaN. */
 const hiddenScore = -1e9;
 const maxCachedCausalMasks = 256;
-/** A `longPast` adds some 40 µs to each layer; attention reads about this many bytes in that time, at 45 GB/s. */
+/** `classBytes` of a layer: `longPast` adds some 40 µs to it, in which attention reads about this many bytes, at 45 GB/s. */
 const layerClassBytes = 2 ** 21;
 
 const nothing = new Float32Array(0);
@@ -38,7 +38,7 @@ export interface RunnerOptions {
   kv?: KvFormat;
 }
 
-/** Builds the graph and opens the session; the weights are not needed afterwards. */
+/** Builds the graph and opens its session. The weights are not needed afterwards. */
 export function createStepRunner(options: RunnerOptions & { weights: ModelWeights }): Promise<StepRunner> {
   const { config, weights, bank, format = "fp32", device = "cpu", kv } = options;
   return openStepRunner(buildServingGraph(config, weights, bank, { format, device, kv }), options);
@@ -63,7 +63,7 @@ class OnnxRunner implements StepRunner {
   constructor(config: ModelShape, gates: number, session: Session, { device, kv }: { device: Device; kv: KvFormat }) {
     this.config = config;
     this.gates = gates;
-    // The graph of other devices takes one P only.
+    // Graphs for other devices have no inputs for `longPast`.
     this.classBytes = device === "cpu" ? layerClassBytes * config.layers : Number.POSITIVE_INFINITY;
     this.kvFormat = kv;
     this.#device = device;
@@ -91,10 +91,10 @@ class OnnxRunner implements StepRunner {
     await this.#session.release();
   }
 
-  /** All but the past. */
+  /** All feeds but the past. */
   #feeds(input: StepInput, isRead: boolean): Record<string, Tensor> {
     const { sequences: S, tokens: T, begunTokens = 0, fedStates = new Float32Array(0) } = input;
-    // Attention of one prompt's chunk reads neither masks nor what has begun of it.
+    // The attention operator for chunks reads neither masks nor `begun`.
     const [maskT, P, G] = this.#isChunk(input) ? [1, 0, 0] : [T, input.pastTokens, begunTokens];
     const { kvHeads: H, headWidth: d, hiddenSize: D, layers } = this.config;
     const first = S - (input.longPast?.sequences ?? 0);
@@ -103,7 +103,7 @@ class OnnxRunner implements StepRunner {
     return {
       [names.tokenIds]: tensor(input.tokenIds, [S, T]),
       [names.positions]: tensor(input.positions, [S, T]),
-      [names.pastMask]: tensor(pastMask(input.pastLengths.subarray(0, first), P, G), [first, 1, 1, P]),
+      [names.past.mask]: tensor(pastMask(input.pastLengths.subarray(0, first), P, G), [first, 1, 1, P]),
       [names.causalMask]: this.#causalMask(maskT, G),
       [names.begun]: tensor(begunChunks({ ...input, begunTokens: G }, this.config), [2 * layers * S, H, G, d]),
       [names.headRows]: tensor(input.headRows, [input.headRows.length]),
@@ -119,40 +119,41 @@ class OnnxRunner implements StepRunner {
   }
 
   #past(input: StepInput): Record<string, Tensor> {
-    const { layers, kvHeads: H, headWidth: d } = this.config;
-    const { sequences: S, pastTokens: P, past, pastLengths } = input;
-    const { sequences: longS, pastTokens: longP, past: long } = input.longPast ?? noLongPast;
-    const feeds: Record<string, Tensor> = {};
-    const isInt8 = this.kvFormat === "int8";
-    const add = (name: string, arrays: StepInput["past"], at: number, sizes: [rows: number, ...number[]]) => {
-      const isScale = at >= 2 * layers;
-      const none = isInt8 && !isScale ? noBytes : nothing;
-      feeds[name] = tensor(sizes[0] > 0 ? arrays[at] : none, [sizes[0], H, ...sizes.slice(1)]);
-    };
-    for (let l = 0; l < layers; l++) {
-      for (const [part, i] of [
-        ["Key", 2 * l],
-        ["Value", 2 * l + 1],
-      ] as const) {
-        add(names[`past${part}`](l), past, i, [S - longS, P, d]);
-        if (isInt8) add(names[`past${part}Scale`](l), past, 2 * layers + i, [S - longS, 1, P]);
-        if (this.#device !== "cpu") continue;
-        add(names[`long${part}`](l), long, i, [longS, longP, d]);
-        if (isInt8) add(names[`long${part}Scale`](l), long, 2 * layers + i, [longS, 1, longP]);
-      }
-    }
-    if (this.#device !== "cpu") return feeds;
+    const { sequences: S, pastTokens, past, pastLengths } = input;
+    const short = (sequences: number) => this.#pastRows(names.past, { sequences, pastTokens, past });
+    if (this.#device !== "cpu") return short(S);
+    const long = input.longPast ?? noLongPast;
+    const { sequences: longS, pastTokens: longP } = long;
     const mask = pastMask(pastLengths.subarray(pastLengths.length - longS), longP, 0);
     return {
-      ...feeds,
+      ...short(S - longS),
+      ...this.#pastRows(names.long, long),
       [names.hasLong]: bool(longS > 0),
       [names.isChunk]: bool(this.#isChunk(input)),
       [names.positionCount]: tensor(Int32Array.of(this.#isChunk(input) ? pastLengths[0] + input.tokens : 0), []),
-      [names.longMask]: tensor(mask, [longS, 1, 1, longP]),
+      [names.long.mask]: tensor(mask, [longS, 1, 1, longP]),
     };
   }
 
-  /** Whether the step is a chunk of one prompt whose attention an operator computes (attention-graph.ts). */
+  /** Keys, values and scales of rows with the same P. */
+  #pastRows(
+    named: typeof names.past,
+    { sequences: S, pastTokens: P, past }: NonNullable<StepInput["longPast"]>,
+  ): Record<string, Tensor> {
+    const { layers, kvHeads: K, headWidth: d } = this.config;
+    const isInt8 = this.kvFormat === "int8";
+    const feeds: Record<string, Tensor> = {};
+    for (let l = 0; l < layers; l++) {
+      for (const part of [0, 1]) {
+        const [i, key] = [2 * l + part, part === 0 ? "key" : "value"] as const;
+        feeds[named[`${key}s`](l)] = tensor(S > 0 ? past[i] : isInt8 ? noBytes : nothing, [S, K, P, d]);
+        if (isInt8) feeds[named[`${key}Scales`](l)] = tensor(S > 0 ? past[2 * layers + i] : nothing, [S, K, 1, P]);
+      }
+    }
+    return feeds;
+  }
+
+  /** Whether the step is a chunk of one prompt, for which attention-graph.ts has an operator of its own. */
   #isChunk({ sequences, tokens, longPast }: StepInput): boolean {
     const isOne = sequences === 1 && tokens >= minPrefillTokens && !longPast;
     return isOne && this.#device === "cpu" && hasChunkOperator(this.config);
@@ -163,7 +164,7 @@ class OnnxRunner implements StepRunner {
     let mask = this.#causalMasks.get(key);
     if (!mask) {
       mask = causalMask(T, G);
-      // They are small, but there may be thousands.
+      // A mask is small, but there may be thousands.
       if (this.#causalMasks.size >= maxCachedCausalMasks) this.#causalMasks.clear();
       this.#causalMasks.set(key, mask);
     }
@@ -171,12 +172,12 @@ class OnnxRunner implements StepRunner {
   }
 }
 
-/** Without the row that the graph was given where there was none. */
+/** The hidden states of the positions that were asked for, without the one that `withEnoughRows` added. */
 function hiddenOf({ headRows, fedStates }: StepInput, hidden: Float32Array, { hiddenSize }: ModelShape): Float32Array {
   return hidden.subarray(0, headRows.length * hiddenSize + (fedStates?.length ?? 0));
 }
 
-/** Adds what the graph requires: a position of the head and a row, even if none is read. */
+/** The graph requires at least one position of the head and one row: adds them to a step that has none. Their results are not read. */
 function withEnoughRows(input: StepInput, gates: number): StepInput {
   const { fedStates, sequences } = input;
   const hasRows = input.headRows.length > 0 || (fedStates?.length ?? 0) > 0;
@@ -189,14 +190,14 @@ function withEnoughRows(input: StepInput, gates: number): StepInput {
   };
 }
 
-/** [1, 1, T, G + T]: 0 where a column is not after its row; the first G columns are before all rows. */
+/** [1, 1, T, G + T]: token t sees the G positions before the step, and the step's tokens 0 to t. */
 export function causalMask(T: number, G = 0): Tensor {
   const mask = new Float32Array(T * (G + T));
   for (let row = 0; row < T; row++) mask.fill(hiddenScore, row * (G + T) + G + row + 1, (row + 1) * (G + T));
   return tensor(mask, [1, 1, T, G + T]);
 }
 
-/** What has begun of a chunk is seen beside the new tokens, not in the past. */
+/** Masks positions past each row's length, and the last G of its past, which attention sees as `begun` instead. */
 function pastMask(pastLengths: Int32Array, P: number, G: number): Float32Array {
   const mask = new Float32Array(pastLengths.length * P);
   pastLengths.forEach((length, row) => {

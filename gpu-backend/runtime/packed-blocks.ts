@@ -1,27 +1,27 @@
 /**
- * GGUF's blocks as MatMulNBits multiplies them, with nothing rounded again: integers move into its layout, scales become
- * float32, and what a type adds to a group's values is multiplied with sums of the activations in a product of its own.
+ * Converts GGUF's blocks to the layout of ONNX Runtime's MatMulNBits, without rounding weights again: integers are rearranged and scales
+ * become float32. MatMulNBits knows no offsets, so these are multiplied by sums of the activations in a second product.
  */
 import { blockLayouts, forEachBlock } from "./block-types.ts";
 import type { GraphBuilder } from "./graph.ts";
 import { isBlockType, type Weight } from "./model-weights.ts";
 import { transpose } from "./transpose.ts";
 
-/** A matrix [out, in]: value = scale × (stored − half the range) + offset, scale and offset of each block of a row. */
+/** A matrix [out, in] in blocks along its rows: value = scale × (stored − half the range) + offset, with a scale and offset per block. */
 export interface PackedMatrix {
   bits: 4 | 8;
   block: number;
   rows: number; // out
   columns: number; // in
-  /** [out, in / block, block × bits / 8]; of two 4-bit values in a byte the first is the low one. */
+  /** [out, in / block, block × bits / 8]. Of two 4-bit values in a byte, the first is in the low half. */
   values: Uint8Array;
   /** [out, in / block] */
   scales: Float32Array;
-  /** [out, in / block]; null where all are 0. */
+  /** [out, in / block]; null if all are 0. */
   offsets: Float32Array | null;
 }
 
-/** The rows of matrices of GGUF blocks, one matrix after the other; null if they are not all packed alike. */
+/** The rows of matrices of GGUF blocks, one matrix after the other; null if they differ in bits, block size or offsets. */
 export function packRows(matrices: readonly Weight[]): PackedMatrix | null {
   const kinds = matrices.map(packingOf);
   const [kind] = kinds;
@@ -51,7 +51,7 @@ function packingOf({ dtype }: Weight) {
   return { bits: bits === 4 ? (4 as const) : (8 as const), block: group, hasOffsets };
 }
 
-/** Writes a matrix's blocks where its first value is number `start` of the whole. */
+/** Writes a matrix's blocks from value `start` of the packed matrix on. */
 function packInto(
   { bits, block: size, values, scales, offsets }: PackedMatrix,
   { dtype, bytes }: Weight,
@@ -60,7 +60,7 @@ function packInto(
   if (!isBlockType(dtype)) return;
   const layout = blockLayouts[dtype];
   const middle = 2 ** (bits - 1);
-  // The integers' own middle is stored as the middle of the range.
+  // Integers are shifted so that the middle of their range is stored as the middle of the stored range.
   const shift = middle - layout.least - 2 ** (layout.bits - 1);
   forEachBlock(dtype, bytes, (block, index) => {
     const at = start + index * layout.values;
@@ -77,7 +77,7 @@ function packInto(
   });
 }
 
-/** Values along a row that share one scale where floats are rounded. */
+/** Values along a row that share a scale in `roundToBlocks`. */
 const roundedBlock = 32;
 
 /** Rounds [out, in] to 8 bits with one scale per block of a row. Rows are padded with zeros to whole blocks. */
@@ -89,7 +89,7 @@ export function roundToBlocks(matrix: Float32Array, rows: number, columns: numbe
     for (let block = 0; block < blocks; block++) {
       const from = row * columns + block * roundedBlock;
       const end = Math.min(from + roundedBlock, (row + 1) * columns);
-      // The extreme value lands on the range's far end, which is one step longer on the negative side.
+      // The value of largest magnitude becomes -128, since the range of int8 is one step longer on the negative side.
       let extreme = 0;
       for (let i = from; i < end; i++) if (Math.abs(matrix[i]) > Math.abs(extreme)) extreme = matrix[i];
       const scale = extreme / -128 || 1;
@@ -101,7 +101,7 @@ export function roundToBlocks(matrix: Float32Array, rows: number, columns: numbe
   return { bits: 8, block: roundedBlock, rows, columns, values, scales, offsets: null };
 }
 
-/** Multiplies the first `rows` rows, in place. */
+/** Multiplies the first `rows` rows by a factor, in place. */
 export function scaleRows({ columns, block, scales, offsets }: PackedMatrix, rows: number, by: number): void {
   for (let i = 0; i < (rows * columns) / block; i++) {
     scales[i] *= by;
@@ -110,14 +110,10 @@ export function scaleRows({ columns, block, scales, offsets }: PackedMatrix, row
 }
 
 /**
- * What adds x·Wᵀ to the graph: x [M, in] float32 → [M, out] float32. Activations are rounded to int8 per block. `isPrecise`
- * multiplies what that leaves of them, too, as M more rows: an error of 1/127² in place of 1/127. Products of the same x share
- * what is made of it.
+ * Returns a function that adds x·Wᵀ to the graph: x [M, in] float32 → [M, out] float32. The kernel rounds activations to int8 per
+ * block, so x is multiplied in two parts (`inTwoParts`). Products of the same x share the nodes that are made from x alone.
  */
-export function addPackedProducts(
-  g: GraphBuilder,
-  { isPrecise }: { isPrecise: boolean },
-): (x: string, w: PackedMatrix) => string {
+export function addPackedProducts(g: GraphBuilder): (x: string, w: PackedMatrix) => string {
   const made = new Map<string, string>();
   const once = (key: string, make: () => string): string => {
     const value = made.get(key) ?? make();
@@ -127,11 +123,10 @@ export function addPackedProducts(
   return (x, w) => {
     const { bits, block, rows, columns, values, scales, offsets } = w;
     const blocks = Math.ceil(columns / block);
-    const rounded = isPrecise ? once(`parts ${block} ${x}`, () => inTwoParts(g, x, columns, block)) : x;
+    const parts = once(`parts ${block} ${x}`, () => inTwoParts(g, x, columns, block));
     const weights = [g.constant(values, [rows, blocks, (block * bits) / 8]), g.constant(scales, [rows * blocks])];
     const attributes = { K: columns, N: rows, bits, block_size: block, accuracy_level: 4 };
-    let product = g.node("com.microsoft:MatMulNBits", [rounded, ...weights], attributes);
-    if (isPrecise) product = sumOfParts(g, product);
+    const product = sumOfParts(g, g.node("com.microsoft:MatMulNBits", [parts, ...weights], attributes));
     if (!offsets) return product;
     const sums = once(`sums ${block} ${x}`, () =>
       g.node("ReduceSum", [byBlock(g, x, columns, block), g.integers(2)], { keepdims: 0 }),
@@ -141,18 +136,21 @@ export function addPackedProducts(
   };
 }
 
-/** x [M, in] rounded to what int8 holds per block, then what is left of it: [2M, in]. */
+/**
+ * x [M, in] rounded to int8 steps per block, and below it the rest, x minus that: [2M, in]. Each half is rounded again when it is
+ * multiplied, so the error of the sum is 1/127² of the block's maximum instead of 1/127.
+ */
 export function inTwoParts(g: GraphBuilder, x: string, columns: number, block: number): string {
   const blocks = byBlock(g, x, columns, block);
   const greatest = g.node("ReduceMax", [g.node("Abs", [blocks]), g.integers(2)], { keepdims: 1 });
-  // Of a block of zeros the step must not be 0.
+  // Not 0, which a block of zeros would be divided by.
   const step = g.node("Max", [g.node("Mul", [greatest, g.scalar(1 / 127)]), g.scalar(1e-30)]);
   const rounded = g.node("Mul", [g.node("Round", [g.node("Div", [blocks, step])]), step]);
   const first = g.node("Reshape", [rounded, g.integers(-1, columns)]);
   return g.node("Concat", [first, g.node("Sub", [x, first])], { axis: 0 });
 }
 
-/** What a product of two parts [2M, out] is of x itself, [M, out]. */
+/** Adds the halves of a product with `inTwoParts`: [2M, out] → [M, out]. */
 export function sumOfParts(g: GraphBuilder, product: string): string {
   return g.node("Add", g.nodes("Split", [product], 2, { axis: 0, num_outputs: 2 }));
 }
@@ -161,7 +159,7 @@ function byBlock(g: GraphBuilder, x: string, columns: number, block: number): st
   return g.node("Reshape", [x, g.integers(-1, columns / block, block)]);
 }
 
-/** Rows of the matrix by their index, ids [S, T] → [S, T, in] float32. */
+/** Adds a look-up of rows by index: ids [S, T] → [S, T, in] float32. */
 export function addBlockRows(g: GraphBuilder, ids: string, matrix: PackedMatrix): string {
   const { bits, block, rows, columns, values, scales, offsets } = matrix;
   const blocks = Math.ceil(columns / block);
@@ -176,7 +174,7 @@ export function addBlockRows(g: GraphBuilder, ids: string, matrix: PackedMatrix)
   return g.node("Slice", [whole, g.integers(0), g.integers(columns), g.integers(2)]);
 }
 
-/** Bytes of two 4-bit values each, [S, T, blocks, block / 2] → [S, T, blocks, block]. */
+/** Splits bytes into two 4-bit values each: [S, T, blocks, block / 2] → [S, T, blocks, block]. */
 function halves(g: GraphBuilder, bytes: string, block: number): string {
   const low = g.node("BitwiseAnd", [bytes, g.constant(Uint8Array.of(15), [])]);
   const high = g.node("BitShift", [bytes, g.constant(Uint8Array.of(4), [])], { direction: "RIGHT" });

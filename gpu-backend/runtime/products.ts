@@ -1,7 +1,8 @@
 /**
- * Every product with a model's weights: the one place that knows how matrices are stored. Weights are [out, in], by the names of
- * model-weights.ts. Shapes: M rows, V vocabulary, D hidden.
+ * Adds matrix products with a model's weights to graphs. Only this file knows how weight formats store matrices. Weights are [out, in]
+ * and have the names of model-weights.ts. Shapes: M rows, V vocabulary, D hidden.
  */
+import { joinArrays } from "../../shared/bytes.ts";
 import type { GraphBuilder } from "./graph.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { floatsOf, isBlockType, type ModelWeights, type Weight, weightOf } from "./model-weights.ts";
@@ -20,55 +21,54 @@ import type { KvFormat } from "./step.ts";
 import { transpose } from "./transpose.ts";
 
 /**
- * How matrices are stored; adapters are fp32 in all. fp32: as float32 whatever the file has. int8: trunk and head with a scale per
- * row, the embedding in blocks. exact: as the file has them, in its blocks or as float32.
+ * How the base's matrices are stored. fp32: as float32, whatever the file has. int8: trunk and head as int8 with a scale per row, the
+ * embedding in 8-bit blocks. exact: as in the file, in its blocks or as float32. Adapters are always fp32.
  */
 export const weightFormats = ["fp32", "int8", "exact"] as const;
 export type WeightFormat = (typeof weightFormats)[number];
 
-/** How the keys and values of a model of this format are stored: int8 where its products are not exact either. */
+/** Only int8, whose products are rounded too, stores keys and values as int8. */
 export function kvFormatFor(format: WeightFormat): KvFormat {
   return format === "int8" ? "int8" : "fp32";
 }
 
-/** What products are made from and into. */
 export interface ProductTarget {
   g: GraphBuilder;
   config: ModelConfig;
   weights: ModelWeights;
   format: WeightFormat;
-  /** Called with each product's first matrix and input. */
+  /** Called with the name of each product's first matrix and with the product's input. */
   observe?: (name: string, x: string) => void;
 }
 
-/** x·Wᵀ, and what is still to be added to it: the next operator often adds a bias in passing. */
+/** x·Wᵀ, and a bias that the caller still has to add, because some operators that follow can add it themselves. */
 export interface Product {
   product: string;
-  /** null where there is none, or the product holds it. */
+  /** null if there is none, or if the product includes it. */
   bias: string | null;
 }
 
-/** Factor of the first `rows` outputs, which goes into their weights. */
+/** Multiplies the first `rows` outputs by a factor, which is applied to their weights when the graph is built. */
 interface Scaled {
   rows: number;
   by: number;
 }
 
 /**
- * x·Wᵀ for x [M, in], where W are the rows of the named matrices, one matrix after the other: [M, Σ out]. Names are without
- * `.weight`; either all of them have a bias or none.
+ * Adds x·Wᵀ for x [M, in], where W has the rows of the named matrices, one matrix after the other: [M, Σ out]. Names are without
+ * `.weight`. Either all of the matrices have a bias or none.
  */
 export type AddProduct = (names: readonly string[], x: string, scaled?: Scaled) => Product;
 
-/** What adds products with any x of as many rows M as `like` has, which in int8 share their zero points. */
+/** Returns a function that adds products with any x that has as many rows M as `like`. In int8 these products share zero points. */
 export function addProducts(target: ProductTarget, like: string): AddProduct {
   const { g, weights, format, observe } = target;
   const quantized = format === "int8" ? addQuantizedMatMuls(g, like) : null;
-  const packed = addPackedProducts(g, { isPrecise: true });
+  const packed = addPackedProducts(g);
   const add: AddProduct = (names, x, scaled = { rows: 0, by: 1 }) => {
     const matrices = names.map((name) => weightOf(weights, `${name}.weight`));
     const rows = matrices.reduce((sum, { shape }) => sum + shape[0], 0);
-    const shift = biasesOf(weights, names, rows);
+    const shift = biasesOf(weights, names);
     shift?.subarray(0, scaled.rows).forEach((value, i) => {
       shift[i] = value * scaled.by;
     });
@@ -89,7 +89,7 @@ export function addProducts(target: ProductTarget, like: string): AddProduct {
       return { product: g.node("Concat", parts, { axis: 1 }), bias: null };
     }
     const columns = matrices[0].shape[1];
-    const matrix = joined(matrices.map(floatsOf), rows * columns);
+    const matrix = joinArrays<Float32Array<ArrayBuffer>>(Float32Array, matrices.map(floatsOf));
     matrix.subarray(0, scaled.rows * columns).forEach((value, i) => {
       matrix[i] = value * scaled.by;
     });
@@ -104,7 +104,7 @@ export function addProducts(target: ProductTarget, like: string): AddProduct {
   };
 }
 
-/** A product with its bias. */
+/** Adds the bias to a product. */
 export function biased(g: GraphBuilder, { product, bias }: Product): string {
   return bias ? g.node("Add", [product, bias]) : product;
 }
@@ -116,7 +116,7 @@ export interface Embedding {
   baseLogits(hidden: string): string;
 }
 
-/** The embedding of token ids, and the head x·Wᵀ: of the same matrix [V, D] if the head is tied. */
+/** The token embedding and the head, which are one matrix [V, D] if the head is tied. */
 export function addEmbedding({ g, config, weights, format }: ProductTarget): Embedding {
   const name = "model.embed_tokens.weight";
   const matrix = weightOf(weights, name);
@@ -133,17 +133,17 @@ export function addEmbedding({ g, config, weights, format }: ProductTarget): Emb
       const head = config.tiedHead ? tokens : storedRows(headMatrix, format);
       return head instanceof Float32Array
         ? g.node("Gemm", [hidden, g.constant(head, shape, config.tiedHead ? name : "lm_head.weight")], { transB: 1 })
-        : addPackedProducts(g, { isPrecise: true })(hidden, head);
+        : addPackedProducts(g)(hidden, head);
     },
   };
 }
 
-/** Rows of a head whose products are computed together: two parts of all would take four times the memory of the logits. */
+/** Rows of the head in one int8 product. One product of all rows, in two parts of x, would take four times the memory of the logits. */
 const headRows = 8192;
 
 /**
- * x·Wᵀ of a head W [V, D] in int8 with a scale per row: of x in two parts, as rounding x once costs .015 nats a token (of the embedded
- * base), and the two .0006. Blocks cost .0006 less, and take three times as long for a batch of 8 rows.
+ * x·Wᵀ for a head W [V, D] in int8 with a scale per row. x is multiplied in two parts (`inTwoParts`): with the embedded base, rounding x
+ * once costs 0.015 nats a token, two parts cost 0.0006. Blocks would cost 0.0006 less, but take three times as long for 8 rows.
  */
 function quantizedLogits(g: GraphBuilder, hidden: string, { dtype, shape: [V, D], bytes }: Weight): string {
   const parts = inTwoParts(g, hidden, D, D);
@@ -158,7 +158,7 @@ function quantizedLogits(g: GraphBuilder, hidden: string, { dtype, shape: [V, D]
   return logits.length > 1 ? g.node("Concat", logits, { axis: 1 }) : logits[0];
 }
 
-/** A matrix [out, in] of embeddings or the head. */
+/** The matrix [V, D] of the embedding or the head, as the format stores it. */
 function storedRows(matrix: Weight, format: WeightFormat): Float32Array<ArrayBuffer> | PackedMatrix {
   if (format === "fp32") return floatsOf(matrix);
   const packed = packRows([matrix]);
@@ -168,21 +168,8 @@ function storedRows(matrix: Weight, format: WeightFormat): Float32Array<ArrayBuf
 }
 
 /** The biases of matrices one after the other, as a copy; null if they have none. */
-function biasesOf(weights: ModelWeights, names: readonly string[], rows: number): Float32Array<ArrayBuffer> | null {
+function biasesOf(weights: ModelWeights, names: readonly string[]): Float32Array<ArrayBuffer> | null {
   if (!weights.has(`${names[0]}.bias`)) return null;
-  return joined(
-    names.map((name) => floatsOf(weightOf(weights, `${name}.bias`))),
-    rows,
-  );
-}
-
-function joined(parts: readonly Float32Array<ArrayBuffer>[], length: number): Float32Array<ArrayBuffer> {
-  if (parts.length === 1) return parts[0];
-  const all = new Float32Array(length);
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
+  const biases = names.map((name) => floatsOf(weightOf(weights, `${name}.bias`)));
+  return joinArrays<Float32Array<ArrayBuffer>>(Float32Array, biases);
 }

@@ -1,5 +1,5 @@
 /**
- * Rotary positions (arXiv 2104.09864) over halves: at position p, dimensions i and i + d/2 of a head turn by the angle p · f(i).
+ * Rotary positions (arXiv 2104.09864): at position p, dimensions i and i + d/2 of a head are rotated as a pair by the angle p · f(i).
  * Llama 3's scaling: arXiv 2407.21783, as in `ROPE_INIT_FUNCTIONS["llama3"]` of Hugging Face's transformers.
  */
 import type { GraphBuilder } from "./graph.ts";
@@ -7,11 +7,11 @@ import type { ModelConfig, Rotary } from "./model-config.ts";
 import { floatsOf, type ModelWeights } from "./model-weights.ts";
 import { minPrefillTokens } from "./step.ts";
 
-/** Cosines and sines of every position, constants of [positions, d / 2]. */
+/** Constants with the cosines and sines of every position, [positions, d / 2]. */
 export interface RotaryTables {
   cosines: string;
   sines: string;
-  /** The same times 1/√d, for queries, which saves a pass over the scores. */
+  /** The same times 1/√d, for queries, so that attention scores need not be scaled. */
   scaledCosines: string;
   scaledSines: string;
 }
@@ -25,7 +25,7 @@ export function addRotaryTables(
   const factors = weights.get("rope_freqs.weight");
   const frequencies = rotaryFrequencies(headWidth, rotary, factors ? floatsOf(factors) : null);
   const half = headWidth / 2;
-  // A chunk of the context's last token is padded, and the operator wants a row for each position.
+  // The operator reads a row for each position, and a chunk that ends with the context's last token may be padded.
   const positions = contextTokens + minPrefillTokens - 1;
   const table = (name: string, of: (angle: number) => number, by = 1) => {
     const values = new Float32Array(positions * half);
@@ -41,7 +41,7 @@ export function addRotaryTables(
   };
 }
 
-/** f of each pair of dimensions, [d / 2], in radians per position; `factors` [d / 2] divide them, as a GGUF file gives them. */
+/** f of each pair of dimensions, [d / 2], in radians per position. `factors` [d / 2], from a GGUF file, divide them. */
 export function rotaryFrequencies(
   headWidth: number,
   { theta, scaling }: Rotary,
@@ -52,13 +52,14 @@ export function rotaryFrequencies(
     if (!scaling) return frequency;
     const turns = (scaling.originalContextTokens * frequency) / (2 * Math.PI);
     const { factor, lowFrequencyFactor: low, highFrequencyFactor: high } = scaling;
-    // From `low` to `high` turns within the original context the stretching fades out.
+    // Frequencies of at most `low` turns within the original context are divided by `factor`, those of at least `high` are kept, and
+    // between the two a weighted mean is taken.
     const kept = Math.min(1, Math.max(0, (turns - low) / (high - low)));
     return frequency * (kept + (1 - kept) / factor);
   });
 }
 
-/** Turns heads x [S, heads, T, d] by their positions, int64 [S, T]. */
+/** Rotates heads x [S, heads, T, d] by their positions, int64 [S, T]. */
 export function addRotation(g: GraphBuilder, x: string, positions: string, cosines: string, sines: string): string {
   return g.node("com.microsoft:RotaryEmbedding", [x, positions, cosines, sines]);
 }

@@ -1,42 +1,37 @@
-/** What the sampler asks of the head's rows, and what it reads of them. */
+/** Feeds and results of the head's rows, which the sampler reads. */
 import { ownRank } from "../../shared/artifacts/limits.ts";
 import { joinArrays } from "../../shared/bytes.ts";
 import { names } from "./graph-names.ts";
 import { type SessionResults, type Tensor, tensor } from "./session.ts";
-import type { LogitChanges, OwnChanges, RowOutput, SparseBias, StepInput } from "./step.ts";
+import type { LogitChanges, OwnChanges, RowOutput, StepInput } from "./step.ts";
 
 const yes = tensor(Uint8Array.of(1), [], "bool");
 const no = tensor(Uint8Array.of(0), [], "bool");
-/** GatherND wants an entry: one that changes nothing. */
-const zeroBias: SparseBias = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
+/** GatherND needs at least one entry. This one changes nothing. */
+const zeroBias: LogitChanges = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
 
 const none = new Int32Array(0);
 const noChanges: OwnChanges = { rows: none, changes: [], indexes: none, weights: new Float32Array(0) };
 
 export const bool = (value: boolean): Tensor => (value ? yes : no);
 
-/** What rows' own adapters add (head-graph.ts). */
+/** Feeds of tenants' own adapters (head-graph.ts). */
 export function ownFeeds(own: OwnChanges | undefined, D: number): Record<string, Tensor> {
   const { rows, changes, indexes, weights } = own ?? noChanges;
   const [X, E, R] = [rows.length, changes.length, ownRank];
   const K = X > 0 ? indexes.length / X : 1;
-  const [a, b] = (["a", "b"] as const).map((part) =>
-    joinArrays(
-      Float32Array,
-      changes.map((one) => one[part]),
-    ),
-  );
+  const all = { a: changes.map(({ a }) => a), b: changes.map(({ b }) => b) };
   return {
     [names.hasOwn]: bool(X > 0),
     [names.ownRows]: tensor(rows, [X, 1]),
     [names.ownIndexes]: tensor(indexes, [X, K]),
     [names.ownWeights]: tensor(weights, [X, K, 1, 1]),
-    [names.ownA]: tensor(a, [E, D, R]),
-    [names.ownB]: tensor(b, [E, R + 1, D]),
+    [names.ownA]: tensor(joinArrays(Float32Array, all.a), [E, D, R]),
+    [names.ownB]: tensor(joinArrays(Float32Array, all.b), [E, R + 1, D]),
   };
 }
 
-/** The output of no rows. */
+/** The output of a step without rows. */
 export function noRows(wantsScores: boolean): RowOutput {
   const none = new Float32Array(0);
   return {
@@ -50,10 +45,10 @@ export function noRows(wantsScores: boolean): RowOutput {
   };
 }
 
-type Asked = Pick<StepInput, "inverseTemperatures" | "bias" | "want">;
+type HeadRows = Pick<StepInput, "inverseTemperatures" | "bias" | "want">;
 
-export function rowFeeds({ inverseTemperatures, bias, want }: Asked, wanted: boolean): Record<string, Tensor> {
-  const { rows, ids, values, penalties }: LogitChanges = bias.values.length > 0 ? bias : zeroBias;
+export function rowFeeds({ inverseTemperatures, bias, want }: HeadRows, wanted: boolean): Record<string, Tensor> {
+  const { rows, ids, values, penalties } = bias.values.length > 0 ? bias : zeroBias;
   const A = values.length;
   const places = new Int32Array(2 * A);
   for (let i = 0; i < A; i++) places.set([rows[i], ids[i]], 2 * i);
@@ -69,7 +64,7 @@ export function rowFeeds({ inverseTemperatures, bias, want }: Asked, wanted: boo
   };
 }
 
-export function rowFetches({ inverseTemperatures, want }: Asked): string[] {
+export function rowFetches({ inverseTemperatures, want }: HeadRows): string[] {
   return [
     ...[names.topScores, names.topIds, names.topProbability, names.targetScores],
     ...(isScaled(inverseTemperatures) ? [names.scaledTopProbability] : []),
@@ -78,14 +73,14 @@ export function rowFetches({ inverseTemperatures, want }: Asked): string[] {
 }
 
 /** The results of the first `count` rows. */
-export function readRows(results: SessionResults, count: number, { inverseTemperatures, want }: Asked): RowOutput {
+export function readRows(results: SessionResults, count: number, { inverseTemperatures, want }: HeadRows): RowOutput {
   const [rows, topCount] = results[names.topIds].dims;
   const of = <T extends Float32Array | Int32Array>(name: string) => {
     const data = results[name].data as T;
     return data.subarray(0, (data.length / rows) * count) as T;
   };
   const topScores = of<Float32Array>(names.topScores);
-  // log Σ exp, by way of the first token: the graph's softmax is many times faster than its ReduceLogSumExp.
+  // log Σ exp(x) = x of the likeliest token − log of its probability. The graph's softmax is many times faster than ReduceLogSumExp.
   const logSum = (name: string, n: number, inverse: number) =>
     topScores[n * topCount] * inverse - Math.log((results[name].data as Float32Array)[n]);
   const logSumExp = Float32Array.from({ length: count }, (_, n) => logSum(names.topProbability, n, 1));

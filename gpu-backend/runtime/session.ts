@@ -1,8 +1,5 @@
-/** Loads a graph into ONNX Runtime. The only file that names the package, so the only one that knows its options. */
+/** Loads graphs into ONNX Runtime. No other file imports the package. */
 import ort from "onnxruntime-node";
-
-/** Version of ONNX Runtime's package. */
-export const runtimeVersion = ort.env.versions.node;
 
 /** An execution provider of ONNX Runtime. */
 export type Device = "cpu" | "webgpu" | "cuda";
@@ -13,7 +10,7 @@ type Elements = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Arr
 
 /**
  * Opens a session over a serialised ModelProto or the path of one, with `threads` threads inside each operator that runs on the CPU.
- * Rejects where `device` (the CPU if none is named) is not there; an operator that it lacks runs on the CPU.
+ * Rejects if `device` (default: the CPU) is not available. Operators that the device lacks run on the CPU.
  */
 export function openSession(
   model: Uint8Array | string,
@@ -28,21 +25,20 @@ export function openSession(
     logSeverityLevel: 3,
     extra: {
       session: {
-        // Threads spin briefly between operators: a step of two threads takes 9% less time. They stop when the run ends, or HTTP
-        // would starve on few cores.
+        // Threads that spin briefly between operators make a step of two threads 9% faster. They stop when the run ends; otherwise
+        // HTTP would starve on machines with few cores.
         intra_op: { allow_spinning: "1", spin_duration_us: "20" },
         force_spinning_stop: "1",
-        // The softmax of a masked position is a denormal, and those cost the CPU a hundred times a zero.
+        // Masked positions make denormal numbers in the softmax, with which the CPU calculates a hundred times slower than with zeros.
         set_denormal_as_zero: "1",
       },
     },
   };
-  return typeof model === "string"
-    ? ort.InferenceSession.create(model, settings)
-    : ort.InferenceSession.create(model, settings);
+  // Its overloads do not take the union of both.
+  return ort.InferenceSession.create(model as string, settings);
 }
 
-/** A tensor over the array's own memory: what is written there before the run is what the graph reads. */
+/** A tensor that shares the array's memory. */
 export function tensor(elements: Elements, shape: readonly number[], type?: "bool"): Tensor {
   return type ? new ort.Tensor(type, elements as Uint8Array, shape) : new ort.Tensor(elements as Float32Array, shape);
 }

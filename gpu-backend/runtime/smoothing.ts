@@ -1,26 +1,27 @@
 /**
- * SmoothQuant (Xiao et al. 2022, arXiv 2211.10438) folded into the weights: activations that are rounded to int8 with a scale
- * per row lose much where few channels are far larger than the others. Dividing such channels and multiplying the weights
- * that read them leaves the product as it is; whatever makes the channels divides for free: the norm before queries, keys
- * and values and before gate and up, the rows of up before down, the rows of values before attention's output.
+ * SmoothQuant (Xiao et al. 2022, arXiv 2211.10438). Rounding activations to int8 with a scale per row loses much if few channels are far
+ * larger than the others. Dividing such channels, and multiplying the weights that read them, leaves the product unchanged. The division
+ * is free, because it is folded into the weights that make the channels: the norm before queries, keys and values, the norm before gate
+ * and up, the rows of up before down, and the rows of values before attention's output.
  */
 import { requireFloats, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { floatsOf, type ModelWeights, type Weight, weightOf } from "./model-weights.ts";
 
 /**
- * Which share of the range goes from the activations to the weights. By root mean squares and at .6, int8 differs from fp32 by .0086
- * nats a token on SmolLM2 (Kullback-Leibler; .5: .0098, .7: .0111, .8: .0140); by the maxima of the paper, .0125 at .7. The rows
- * of a text's first token are so large that maxima tell of nothing else.
+ * How much of the channels' range is moved from the activations to the weights, 0 to 1. Kullback-Leibler divergence of int8 from fp32 on
+ * SmolLM2, in nats a token, with root mean squares: 0.5: 0.0098, 0.6: 0.0086, 0.7: 0.0111, 0.8: 0.0140; with the paper's maxima at 0.7:
+ * 0.0125. Maxima are worse, because the activations of a text's first token exceed all others.
  */
 const alpha = 0.6;
 
-/** A product's matrices, and what makes its input. */
+/** A product whose input is smoothed. */
 interface Smoothed {
+  /** The matrices that read the input. Names are without `.weight`. */
   readers: string[];
-  /** Names without `.weight`; rows of a matrix or entries of a norm are divided. */
+  /** The matrix or norm that makes the input: its rows or entries are divided. */
   maker: string;
-  /** Input channel → row of the maker. Several channels may have one row. */
+  /** Input channel → row of the maker. Several channels may share a row. */
   rowOf: (channel: number) => number;
   rows: number;
 }
@@ -41,26 +42,25 @@ function smoothedProducts(config: ModelConfig): Smoothed[] {
     products.push({ readers: [at("self_attn.o_proj")], maker, rowOf: valueRow, rows: kvHeads * headWidth });
     const inner = activation === "swiglu" ? ["mlp.gate_proj", "mlp.up_proj"] : ["mlp.up_proj"];
     products.push({ readers: inner.map(at), maker: at("post_attention_layernorm"), rowOf: same, rows: D });
-    // A GELU between up and down does not let a factor through.
+    // With GELU between up and down, a factor on up would change the result.
     if (activation === "swiglu")
       products.push({ readers: [at("mlp.down_proj")], maker: at("mlp.up_proj"), rowOf: same, rows: F });
   }
   return products;
 }
 
-/** The products whose input is smoothed, by the name of their first matrix, and their number of input channels. */
+/** Number of input channels of each product whose input is smoothed, by the name of its first matrix. */
 export function smoothedInputs(config: ModelConfig, weights: ModelWeights): Map<string, number> {
   const products = smoothedProducts(config).map(({ readers }) => readers[0]);
   return new Map(products.map((name) => [name, weightOf(weights, `${name}.weight`).shape[1]]));
 }
 
 /**
- * The same model with weights whose products lose less in int8, computed when their bytes are asked for. `magnitudes` holds
- * those of the input channels of the products of `smoothedInputs` (calibration.ts).
- * Throws an Error that names a product that has none, or of another number of channels.
+ * The smoothed weights, computed when their bytes are read. `magnitudes` are those of the input channels of the products that
+ * `smoothedInputs` names (calibration.ts). Throws an Error that names a product with missing magnitudes, or with another number of them.
  */
 export function smoothed(config: ModelConfig, weights: ModelWeights, magnitudes: TensorFile): ModelWeights {
-  /** Of each weight, what its rows and columns are multiplied by. */
+  /** Factors of the rows and columns of each weight. */
   const factors = new Map<string, { rows?: Float32Array; columns?: Float32Array }>();
   for (const { readers, maker, rowOf, rows } of smoothedProducts(config)) {
     const ofWeights = columnMaxima(weights, readers);
@@ -81,7 +81,7 @@ export function smoothed(config: ModelConfig, weights: ModelWeights, magnitudes:
   return result;
 }
 
-/** Of each row of the maker, what its channels are divided by; 1 where nothing is known of them. */
+/** Divisor of each row of the maker; 1 for channels whose activations or weights are all 0. */
 function scalesOf(inputs: Float32Array, weights: Float32Array, rowOf: Smoothed["rowOf"], rows: number): Float32Array {
   const greatest = { inputs: new Float32Array(rows), weights: new Float32Array(rows) };
   inputs.forEach((value, channel) => {
@@ -95,7 +95,7 @@ function scalesOf(inputs: Float32Array, weights: Float32Array, rowOf: Smoothed["
   });
 }
 
-/** Greatest magnitude in each column of matrices [out, in] of as many columns. */
+/** Greatest magnitude in each column, over matrices [out, in] with the same number of columns. */
 function columnMaxima(weights: ModelWeights, names: readonly string[]): Float32Array {
   const matrices = names.map((name) => weightOf(weights, `${name}.weight`));
   const maxima = new Float32Array(matrices[0].shape[1]);

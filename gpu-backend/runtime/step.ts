@@ -1,25 +1,26 @@
 /**
- * What one run of the graph takes and gives, as tensors. The engine knows the rows of model-runner.ts in their place.
- * S sequences, T tokens (right-padded), D hidden, Q gates, V vocabulary, L layers, H heads of keys and values, d head width,
- * P past positions of the feed, G tokens of a chunk that has begun, M positions that the head is computed at, N rows of the head.
+ * Inputs and outputs of one run of the graph. The engine runs passes over rows instead (kv/host-runner.ts).
+ * Shapes: S sequences, T tokens (right-padded), D hidden, Q gates, V vocabulary, L layers, H heads of keys and values, d head width,
+ * P past positions of the feed, G tokens of a prompt chunk that earlier steps have computed, M positions that the head is computed at,
+ * N rows of the head.
  *
- * Batch invariance: a row's results are the same bits whatever its mates, P and padding, as long as T is 1 in both
- * runs or a multiple of `minPrefillTokens` in both, and then S is 1 in both or in neither (a chunk of one prompt has an operator
- * of its own). Attention takes queries in blocks of an even number; one that is alone in its block has a matrix-vector kernel,
- * which sums in another order. So a decode step has T = 1, and a prefill pass has one row and an even number of tokens.
+ * Batch invariance: a row has the same bits whatever other rows, P and padding a run has, if T is 1 in both runs, or if T is a multiple
+ * of `minPrefillTokens` in both and S is 1 in both or in neither. T matters because attention takes queries in blocks of an even number,
+ * and a query alone in its block has a matrix-vector kernel, which sums in another order. S matters because a chunk of one prompt has an
+ * attention operator of its own. So a decode step has T = 1, and a prefill pass has one row and an even number of tokens.
  */
 
 export const minPrefillTokens = 2;
 
-/** Candidates that a step gives per head row, or V where that is smaller. */
+/** Candidates of a row of the head, or V if that is smaller. */
 export const topCandidates = 64;
 
 export interface StepInput extends HeadInput {
-  /** S; 0 runs the head alone, on fed states. */
+  /** S; 0 runs the head alone, on `fedStates`. */
   sequences: number;
   /** T */
   tokens: number;
-  /** P: every array of `past` has room for this many positions. */
+  /** P, positions that every array of `past` has room for. */
   pastTokens: number;
   /** [S, T]; any valid id where padded. */
   tokenIds: Int32Array;
@@ -28,48 +29,48 @@ export interface StepInput extends HeadInput {
   /** Valid positions of each row's past, [S]. */
   pastLengths: Int32Array;
   /**
-   * G: of a prompt chunk that the step goes on with, so many tokens are the end of every row's past already. Attention
-   * sums over them together with the new ones, so that results are the bits of the chunk computed at once. Absent: none.
+   * G: if the step continues a prompt chunk, the last G positions of every row's past belong to that chunk. Attention sums over them
+   * together with the new tokens, so that results have the same bits as the chunk computed at once. Absent: 0.
    */
   begunTokens?: number;
   /**
-   * Keys, then values, of each layer, as arrays of [S, H, P, d]; of int8 ones then their scales, [S, H, P, 1] each. Positions
-   * beyond a row's past length are ignored, and so is any further array.
+   * Keys, then values, of each layer, [S, H, P, d] each; if they are int8, then their scales, [S, H, P, 1] each. Positions past a row's
+   * length are ignored, and so are further arrays.
    */
   past: (Float32Array | Int8Array)[];
   /**
-   * The past of the last `sequences` of S, if it has a P of its own: then `past` and `pastTokens` are of the other sequences.
-   * Absent where `begunTokens` is given.
+   * The past of the last `sequences` of the S sequences, with a P of its own. `past` and `pastTokens` are then those of the other
+   * sequences. Not together with `begunTokens`.
    */
   longPast?: { sequences: number; pastTokens: number; past: StepInput["past"] };
-  /** Flat positions (row × T + column) that the head is computed at, the first of M. */
+  /** Positions of this step (row × T + column) that the head is computed at: the first of M. */
   headRows: Int32Array;
-  /** States of earlier steps, [·, D]: the rest of M. */
+  /** States of earlier steps that the head is computed at, [·, D]: the rest of M. */
   fedStates?: Float32Array;
 }
 
-/** What is computed of hidden states. */
+/** Input of the head. */
 export interface HeadInput {
-  /** Which of the M positions each row of the head is of, [N]; several rows of one have different adapters. Absent: each once. */
+  /** The position, of M, of each row, [N]. Rows of one position have different adapters. Absent: one row for each position. */
   rows?: Int32Array;
-  /** One row of gates per row, [N, Q]; zeros give the base. */
+  /** [N, Q]; zeros give the base. */
   gates: Float32Array;
   /** Absent: no row has a tenant's own adapter. */
   own?: OwnChanges | undefined;
   /** Reciprocal temperature of each row for `scaledLogSumExp`, [N]. */
   inverseTemperatures: Float32Array;
-  /** A token id per row whose logit is wanted whatever its rank, [N]. */
+  /** A token id for each row whose logit is returned whatever its rank, [N]. */
   targetIds: Int32Array;
-  /** What rows change of single logits. */
+  /** Changes of single logits. */
   bias: LogitChanges;
   /**
-   * Which optional outputs to copy out; and what is read of every row, where it is less than all: the likeliest token is the only
-   * candidate, with its `logSumExp` ("sums") or without it ("likeliest": it is finite exactly where it would be).
+   * Optional outputs. `only` saves time if no row needs more than its likeliest token: "sums" also gives `logSumExp`, "likeliest" gives a
+   * number in its place that is finite exactly if `logSumExp` is.
    */
   want: { scores: boolean; hidden: boolean; only?: "likeliest" | "sums" | undefined };
 }
 
-/** What a tenant's own adapter adds to a hidden state: Bᵀ·(A·h) + c. */
+/** A tenant's own adapter: it adds Bᵀ·(A·h) + c to a hidden state h. */
 export interface HiddenChange {
   /** Aᵀ, [D, R] */
   a: Float32Array;
@@ -81,7 +82,7 @@ export interface WeightedChange {
   weight: number;
 }
 
-/** Which rows have changes, and which of these E: X rows of K places. */
+/** The own adapters of X rows: each row has K of the E `changes`, by index and weight. */
 export interface OwnChanges {
   rows: Int32Array; // [X]
   changes: readonly HiddenChange[]; // [E]
@@ -89,25 +90,21 @@ export interface OwnChanges {
   weights: Float32Array; // [X, K]
 }
 
-/** What a run without tokens has in place of them: it computes the head alone, on `fedStates`. */
+/** The token fields of a run without tokens, which computes the head alone, on `fedStates`. */
 export function noTokens() {
   const none = new Int32Array(0);
   const tokens = { sequences: 0, tokens: 1, tokenIds: none, positions: none, headRows: none };
   return { ...tokens, past: [], pastTokens: 1, pastLengths: none } satisfies Partial<StepInput>;
 }
 
-/** `values[i]` is added to logit `ids[i]` of row `rows[i]`. No (row, id) pair may occur twice. */
-export interface SparseBias {
+/**
+ * Changes of single logits. Entry i is for logit `ids[i]` of row `rows[i]`; no (row, id) pair may occur twice. First, a logit above 0 is
+ * divided by its penalty and any other is multiplied by it (the repetition penalty of CTRL, arXiv 1909.05858); then its value is added.
+ */
+export interface LogitChanges {
   rows: Int32Array;
   ids: Int32Array;
   values: Float32Array;
-}
-
-/**
- * What is done to the logits that are named, in this order: a logit above 0 is divided by its penalty, any other multiplied by it
- * (repetition as CTRL penalises it, arXiv 1909.05858); `values` are added.
- */
-export interface LogitChanges extends SparseBias {
   /** Above 0; absent: 1. */
   penalties?: Float32Array;
 }
@@ -115,14 +112,14 @@ export interface LogitChanges extends SparseBias {
 export interface StepOutput extends RowOutput {
   /** New keys and values, [2L, S, H, T, d]: layer l's keys at 2l, its values at 2l + 1. */
   present: Float32Array<ArrayBuffer>;
-  /** What enters the last feed-forward part, [S, T, D]: the head can be computed of it later (`fedStates`). */
+  /** Inputs of the last feed-forward part, [S, T, D], from which a later run can compute the head (`fedStates`). */
   states: Float32Array<ArrayBuffer>;
   /** Final hidden states (after the last layer norm) of the head's positions, [M, D]. */
   hidden: Float32Array | null;
 }
 
 export interface RowOutput {
-  /** K, the width of the two below (`topCandidates`, or V where that is smaller; 1 of `want.only`). */
+  /** K: 1 with `want.only`, else `topCandidates`, or V if that is smaller. */
   topCount: number;
   /** Highest logits of each row, descending, ties by lower id, [N, K]. */
   topScores: Float32Array;
@@ -131,26 +128,26 @@ export interface RowOutput {
   logSumExp: Float32Array;
   /** log Σ exp(logits · inverseTemperature), [N]. */
   scaledLogSumExp: Float32Array;
-  /** [N] */
+  /** Logits of `targetIds`, [N]. */
   targetScores: Float32Array;
-  /** Logits, [N, V]. */
+  /** All logits, [N, V]; null unless they are wanted. */
   scores: Float32Array | null;
 }
 
-/** How keys and values are stored: as they are, or as int8 with a scale for each position and head. */
+/** How keys and values are stored: as float32, or as int8 with a scale for each position and head. */
 export type KvFormat = "fp32" | "int8";
 
-/** Executes steps. One implementation over ONNX Runtime; tests may bring another. */
+/** Runs steps: ONNX Runtime in onnx-runner.ts, or a fake in tests. */
 export interface StepRunner {
   readonly config: ModelShape;
   /** Q */
   readonly gates: number;
   /**
-   * What `longPast` adds to the time of a pass, as the number of bytes of keys and values that attention reads in that time.
-   * Infinity where a pass over fewer positions takes no less time than one over many: then no step has a `longPast`.
+   * Cost of a `longPast`: how many bytes of keys and values attention reads in the time that it adds to a pass. Infinity if the runner
+   * takes no `longPast`.
    */
   readonly classBytes: number;
-  /** Of the past that it takes; absent: fp32. */
+  /** Format of the past; absent: fp32. */
   readonly kvFormat?: KvFormat;
   run(input: StepInput): Promise<StepOutput>;
   release(): Promise<void>;
@@ -163,7 +160,7 @@ export interface ModelShape {
   layers: number; // L
   /** Heads of queries. */
   heads: number; // H
-  /** Heads of keys and values, a divisor of `heads`: as many heads of queries share each. */
+  /** Heads of keys and values, a divisor of `heads`. */
   kvHeads: number; // K
   headWidth: number; // d
   contextTokens: number;

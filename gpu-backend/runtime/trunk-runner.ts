@@ -1,24 +1,18 @@
-/** Hidden states of whole texts, for training: the trunk without a past and without a head. */
-
+/** Computes hidden states of whole texts, for training: the trunk without a past and without a head. */
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { buildTrunkGraph } from "./model-graph.ts";
 import type { ModelWeights } from "./model-weights.ts";
 import { causalMask } from "./onnx-runner.ts";
 import type { WeightFormat } from "./products.ts";
-import { openSession, tensor } from "./session.ts";
+import { openSession, type Tensor, tensor } from "./session.ts";
 
 export interface TrunkRunner {
   /** Final hidden states (after the last layer norm), [S, T, D], of `tokenIds` [S, T] from position 0. */
   hidden(tokenIds: Int32Array, sequences: number, tokens: number): Promise<Float32Array>;
-  /** The same, with the states before the last feed-forward part, [S, T, D]. */
-  states(tokenIds: Int32Array, sequences: number, tokens: number): Promise<TrunkStates>;
+  /** Also the states before the last feed-forward part, [S, T, D]. */
+  states(tokenIds: Int32Array, sequences: number, tokens: number): Promise<Record<"states" | "hidden", Float32Array>>;
   release(): Promise<void>;
-}
-
-export interface TrunkStates {
-  states: Float32Array;
-  hidden: Float32Array;
 }
 
 export async function createTrunkRunner(options: {
@@ -32,13 +26,7 @@ export async function createTrunkRunner(options: {
     if (tokens > options.config.contextTokens) {
       throw new Error(`${tokens} tokens do not fit the context of ${options.config.contextTokens}`);
     }
-    const positions = Int32Array.from(tokenIds, (_, i) => i % tokens);
-    const feeds = {
-      [names.tokenIds]: tensor(tokenIds, [sequences, tokens]),
-      [names.positions]: tensor(positions, [sequences, tokens]),
-      [names.causalMask]: causalMask(tokens),
-    };
-    return session.run(feeds, fetches);
+    return session.run(trunkFeeds(tokenIds, sequences, tokens), fetches);
   };
   return {
     async hidden(...input) {
@@ -50,5 +38,15 @@ export async function createTrunkRunner(options: {
       return { states: results[names.states].data as Float32Array, hidden: results[names.hidden].data as Float32Array };
     },
     release: () => session.release(),
+  };
+}
+
+/** Feeds of the trunk alone: `tokenIds` [S, T] from position 0. */
+export function trunkFeeds(tokenIds: Int32Array, sequences: number, tokens: number): Record<string, Tensor> {
+  const positions = Int32Array.from(tokenIds, (_, i) => i % tokens);
+  return {
+    [names.tokenIds]: tensor(tokenIds, [sequences, tokens]),
+    [names.positions]: tensor(positions, [sequences, tokens]),
+    [names.causalMask]: causalMask(tokens),
   };
 }

@@ -5,12 +5,12 @@
  */
 import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
 import { cpus, loadavg, totalmem } from "node:os";
 import { join } from "node:path";
 import { InvalidArgumentError, Option } from "commander";
 import { count, createCommand, parsedOptions } from "../../gpu-backend/command-line.ts";
 import { readConfig } from "../../gpu-backend/config.ts";
-import { runtimeVersion } from "../../gpu-backend/runtime/session.ts";
 import { embeddedBase } from "../support/embedded-base.ts";
 import { measureClassifiers } from "./classifiers.ts";
 import { runGroup, skippedLine } from "./contest.ts";
@@ -126,7 +126,7 @@ function versions(): Record<string, string> {
   return {
     node: process.versions.node,
     [root.name]: root.version,
-    "onnxruntime-node": runtimeVersion!,
+    "onnxruntime-node": createRequire(import.meta.url)("onnxruntime-node/package.json").version,
     ...pinsOf(llamaFolder),
   };
 }
