@@ -10,9 +10,9 @@ import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contr
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import type { MemoryRule } from "../../shared/math/memory.ts";
 import type { AcquiredAdapter, AdapterCache } from "../adapters/generated/adapter-cache.ts";
+import type { HostRunner, Pass, PassOutput } from "../kv/host-runner.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import { type MemoryCache, memoryDeleted } from "../memory/memory-cache.ts";
-import type { ModelRunner, Pass, PassOutput } from "../runtime/model-runner.ts";
 import { acquireGrammar, acquireMemories, adapterIdsOf } from "./acquisition.ts";
 import type { Grammars } from "./grammars.ts";
 import type { Head } from "./head-rows.ts";
@@ -33,7 +33,7 @@ import type { Vocabulary } from "./vocabulary.ts";
 const grammarGraceMs = 1;
 
 export interface EngineParts {
-  runner: ModelRunner;
+  runner: HostRunner;
   adapters: AdapterCache;
   /** Absent: sequences with memories are refused. */
   memories?: { cache: MemoryCache; rule: MemoryRule };

@@ -2,9 +2,10 @@
 import type { ServiceError } from "../../shared/errors.ts";
 import { positionsOfEvidence } from "../../shared/math/evidence.ts";
 import { brakePositions, type MemoryEvidence, type MemoryRule, weighBrakes } from "../../shared/math/memory.ts";
+import type { HostKv } from "../kv/host-kv.ts";
+import type { HostRunner, Pass } from "../kv/host-runner.ts";
 import type { OpenMemory } from "../memory/memory-cache.ts";
 import { type InsertedPassages, meanOfStates, retrievePassages } from "../memory/retrieval.ts";
-import type { KvStore, ModelRunner, Pass } from "../runtime/model-runner.ts";
 import type { Head } from "./head-rows.ts";
 import { greatestOf, type MemorySays, saysOf, weightOf } from "./memory-mixing.ts";
 import { scorePrompt } from "./pass.ts";
@@ -16,7 +17,7 @@ import type { Sequence } from "./sequence.ts";
 export async function memoriesOfHeads(
   heads: readonly Head[],
   states: Pass["states"],
-  { kv, rule }: { kv: KvStore; rule: MemoryRule },
+  { kv, rule }: { kv: HostKv; rule: MemoryRule },
 ): Promise<Map<Head, MemorySays[]>> {
   const readers = heads.filter(({ sequence, readsMemories }) => readsMemories && !sequence.ended);
   const asked = readers.map(({ sequence, hiddenRow }) => {
@@ -30,7 +31,7 @@ export async function memoriesOfHeads(
 /** Sets the brakes by what the memories say of the prompt's own tokens. Returns an error if the model's part is not finite. */
 export async function chooseBrakes(
   sequence: Sequence,
-  runner: Pick<ModelRunner, "run" | "gates" | "kv">,
+  runner: Pick<HostRunner, "run" | "gates" | "kv">,
   rule: MemoryRule,
 ): Promise<ServiceError | null> {
   const { tokens, spans } = sequence.evidenceTokens;
@@ -48,7 +49,7 @@ export async function chooseBrakes(
 /** The passages to put into a sequence's prompt, which is cached. They have at most as many tokens as the context has room for. */
 export function passagesFor(
   { row, request, memories, indexes }: Sequence,
-  kv: Pick<KvStore, "state">,
+  kv: Pick<HostKv, "state">,
   contextTokens: number,
 ): InsertedPassages {
   const { promptIds, maxTokens } = request;
@@ -64,7 +65,7 @@ export function passagesFor(
 export async function memoriesAt(
   { ids, memories, row }: Sequence,
   positions: readonly number[],
-  kv: Pick<KvStore, "state">,
+  kv: Pick<HostKv, "state">,
   rule: MemoryRule,
 ): Promise<(x: number, greatest: number) => MemoryEvidence[]> {
   const says = await searchAll(

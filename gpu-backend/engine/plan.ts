@@ -30,7 +30,7 @@
  * youngest sequence of the tenant that runs most is parked, if that tenant runs at least two more and was not served less. It keeps its
  * keys and values and resumes from them, so parking changes no result.
  */
-import type { KvStore } from "../runtime/model-runner.ts";
+import type { HostKv } from "../kv/host-kv.ts";
 
 /** Service of a generated token, where a prompt token counts 1: as in the paper, and about the ratio of APIs' prices. */
 export const generatedWeight = 2;
@@ -64,7 +64,7 @@ export interface PlanLimits {
 
 /** What sequences need besides tokens of the step. `plan` only reads it. */
 export interface PlanResources<S> {
-  kv: Pick<KvStore, "holds">;
+  kv: Pick<HostKv, "holds">;
   /** SharedPrefixes; null if no prefixes are shared. */
   prefixes: {
     /** Prompt tokens that are computed already, in whole chunks. */

@@ -20,9 +20,9 @@ import { type BrakeWeights, type MemoryRule, meanBrake } from "../../shared/math
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import { meanAdapter, type RowAdapter } from "../adapters/adapter.ts";
 import type { AcquiredAdapter } from "../adapters/generated/adapter-cache.ts";
+import type { KvRow } from "../kv/arena.ts";
 import type { OpenMemory } from "../memory/memory-cache.ts";
 import type { InsertedPassages, PassageIndex } from "../memory/retrieval.ts";
-import type { Kv } from "../runtime/model-runner.ts";
 import type { GrammarRow } from "./grammars.ts";
 import type { Plannable } from "./plan.ts";
 import type { Trace } from "./traces.ts";
@@ -59,8 +59,8 @@ export class Sequence implements Plannable {
   readonly sampling: Sampling;
   /** Prompt, continued and generated token ids. */
   readonly ids: number[];
-  /** Handle of its keys and values; null before its first start and after its end. */
-  kv: Kv | null = null;
+  /** Its keys and values; null before its first start and after its end. */
+  kv: KvRow | null = null;
   /** Tokens whose keys and values came from the prefix cache. */
   reusedTokens = 0;
   /** Acquired memories, in the request's order. */
@@ -132,7 +132,7 @@ export class Sequence implements Plannable {
     return this.request.id;
   }
 
-  get row(): Kv {
+  get row(): KvRow {
     if (!this.kv) throw new Error("the sequence has no row");
     return this.kv;
   }

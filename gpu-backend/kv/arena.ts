@@ -1,38 +1,51 @@
 /**
- * Keys, values and states of the running sequences of one length class, in dense arrays [rows, H, P, d], of which each has its H
- * and d, so that a step is fed views without a copy. P has few sizes and follows the running sequences, because attention of a
- * decode step costs time over all P positions. Rows are 0, 1, 2, … from the start of the arrays, or -1, -2, -3, … from their
- * end: row r begins r × H × P × d after it. Not here: who has which row (slot-table.ts), how many may run (kv-budget.ts), and who owns the arrays
- * (kv-memory.ts).
+ * Keys, values and states of the running sequences of one length class, in dense arrays [rows, H, P, d], each with its own H and d, so
+ * that a step is fed views without a copy. Attention reads all P positions of every row, so P follows the longest row, in few sizes.
+ *
+ * Places count from 0 without gaps, decoding sequences first, so that each phase of a step is fed one contiguous block. Place p is the
+ * row p from the start of the arrays, or the row -1 - p from their end: row r begins r × H × P × d after that side.
+ * Not here: how many sequences may run (kv-budget.ts), and who owns the arrays (kv-memory.ts).
  * Shapes: H heads, d floats of a head, P positions, S sequences, T tokens.
  */
 import type { StepInput } from "../runtime/step.ts";
-import { bytesPerPosition, positionsFor } from "./kv-budget.ts";
-import { type KvArray, type KvCopy, KvMemory, type KvMemoryShape, type Side } from "./kv-memory.ts";
-import type { Move } from "./slot-table.ts";
+import { positionsFor } from "./kv-budget.ts";
+import type { KvArray, KvCopy, KvMemory, KvMemoryShape, ParkedKv, Side } from "./kv-memory.ts";
 
 /** `trim` takes a smaller size only if the longest row fills at most this share of it, so that sizes do not alternate. */
 const fullShare = 0.75;
+
+/** Keys and values of one sequence: in an arena, or parked, or nowhere while it has none. */
+export class KvRow {
+  /** Positions that hold keys and values. */
+  positions = 0;
+  /** Positions that it is expected to need soon. */
+  wanted: number;
+  arena: KvArena | null = null;
+  /** Its place in `arena`. */
+  place = -1;
+  parked: ParkedKv | null = null;
+
+  constructor(wanted: number) {
+    this.wanted = wanted;
+  }
+}
 
 export class KvArena {
   readonly #shape: KvMemoryShape;
   readonly #memory: KvMemory;
   readonly #side: Side;
   #positions: number; // P
-  #rows = 0;
-  /** Positions that hold keys and values, by the slot table's rows. */
-  readonly #lengths: Int32Array;
-  /** Positions that each row is expected to need, [rows]. */
-  readonly #wanted: Int32Array;
-  /** Buffer for the head that `follow` replaces, [contextTokens, d]. */
+  /** By place. */
+  readonly #rows: KvRow[] = [];
+  /** How many of the rows are decoding. */
+  #decoding = 0;
+  /** Buffer for the head that `#move` replaces, [contextTokens, d]. */
   readonly #replaced: Float32Array;
 
-  constructor(shape: KvMemoryShape, memory = new KvMemory(shape), side: Side = "start") {
+  constructor(shape: KvMemoryShape, memory: KvMemory, side: Side) {
     this.#shape = shape;
     this.#memory = memory;
     this.#side = side;
-    this.#lengths = new Int32Array(shape.maximumRows);
-    this.#wanted = new Int32Array(shape.maximumRows);
     this.#replaced = new Float32Array(shape.contextTokens * Math.max(...shape.arrays.map(({ width }) => width)));
     this.#positions = positionsFor(0, shape);
     memory.join(this, side);
@@ -43,102 +56,86 @@ export class KvArena {
     return this.#positions;
   }
 
-  get rows(): number {
-    return this.#rows;
-  }
-
-  /** Positions of its rows in the arrays. */
+  /** Positions that its rows take in the arrays. */
   get span(): number {
-    return this.#rows * this.#positions;
+    return this.#rows.length * this.#positions;
   }
 
-  /** Converts the slot table's row to the arena's, and back. */
-  rowAt(row: number): number {
-    return this.#side === "end" ? -1 - row : row;
+  /** Positions that hold keys and values. */
+  get usedPositions(): number {
+    return this.#rows.reduce((sum, { positions }) => sum + positions, 0);
   }
 
-  /** Bytes of the positions in use. */
-  get usedBytes(): number {
-    const positions = this.#lengths.subarray(0, this.#rows).reduce((sum, length) => sum + length, 0);
-    return positions * bytesPerPosition(this.#shape);
+  /** Its rows among these, in the order of memory. */
+  inOrder(rows: ReadonlySet<KvRow>): KvRow[] {
+    return this.#rows.filter((row) => rows.has(row)).sort((a, b) => this.#indexOf(a.place) - this.#indexOf(b.place));
   }
 
-  lengthOf(row: number): number {
-    return this.#lengths[this.rowAt(row)];
-  }
-
-  /** Starts an empty row after the last one, with room for `wanted` positions. */
-  open(wanted = 0): void {
-    if (this.#rows === this.#shape.maximumRows) throw new Error(`KV arena: all ${this.#rows} rows are taken`);
-    this.#lengths[this.#rows] = 0;
-    this.#wanted[this.#rows++] = wanted;
+  /** Gives an empty row the next place, not decoding, with room for the positions it wants. */
+  open(row: KvRow): void {
+    const { maximumRows } = this.#shape;
+    if (this.#rows.length === maximumRows) throw new Error(`KV arena: all ${maximumRows} rows are taken`);
+    this.#put(row, this.#rows.length);
+    row.arena = this;
     const least = positionsFor(this.#longest, this.#shape);
-    this.#fit(this.#rows > 1 ? Math.max(this.#positions, least) : least, least);
+    this.#fit(this.#rows.length > 1 ? Math.max(this.#positions, least) : least, least);
   }
 
-  /** Moves rows as the slot table says. */
-  follow(moves: readonly Move[]): void {
-    for (const { from, to, swap } of moves) {
-      this.#memory.arrays.forEach((array, i) => {
-        const { heads: H, width: d } = this.#shape.arrays[i];
-        // Positions past a row's length hold stale data and are not moved.
-        const [moved, replaced] = [this.#lengths[from] * d, this.#lengths[to] * d];
-        for (let h = 0; h < H; h++) {
-          const [source, target] = [this.#startOf(i, this.rowAt(from), h), this.#startOf(i, this.rowAt(to), h)];
-          if (swap) this.#replaced.set(array.subarray(target, target + replaced));
-          array.copyWithin(target, source, source + moved);
-          if (swap) array.set(this.#replaced.subarray(0, replaced), source);
-        }
-      });
-      for (const ofRows of [this.#lengths, this.#wanted]) {
-        [ofRows[to], ofRows[from]] = [ofRows[from], ofRows[to]];
-      }
-    }
+  /** Removes a row. The last decoding row fills the gap, and the last row of all the gap that this leaves. */
+  close(row: KvRow): void {
+    let gap = row.place;
+    const fillFrom = (from: number) => {
+      if (from === gap) return;
+      this.#move(from, gap, false);
+      this.#put(this.#rows[from], gap);
+      gap = from;
+    };
+    if (gap < this.#decoding) fillFrom(--this.#decoding);
+    fillFrom(this.#rows.length - 1);
+    this.#rows.pop();
+    row.arena = null;
   }
 
-  /** Removes one row: follows the moves of its release, then removes the last row. */
-  close(moves: readonly Move[]): void {
-    this.follow(moves);
-    this.#rows--;
+  /** Makes its rows among these the decoding ones. Others stop decoding, as sequences do that wait for a grammar. */
+  decodeOnly(rows: ReadonlySet<KvRow>): void {
+    for (const row of this.#rows.slice(0, this.#decoding)) if (!rows.has(row)) this.#swap(row, --this.#decoding);
+    for (const row of rows) if (row.arena === this && row.place >= this.#decoding) this.#swap(row, this.#decoding++);
   }
 
-  /** Input of a step over rows [first, first + count): `past` of [count, H, P, d], its P, lengths. */
-  feed(first: number, count: number): Pick<StepInput, "past" | "pastTokens" | "pastLengths"> {
-    const pastLengths = Int32Array.from({ length: count }, (_, s) => this.lengthOf(first + s));
+  /** Input of a step over rows that follow each other in memory: `past` of [S, H, P, d], its P, lengths. */
+  feed(rows: readonly KvRow[]): Pick<StepInput, "past" | "pastTokens" | "pastLengths"> {
+    const first = this.#firstOf(rows);
     return {
       past: this.#memory.arrays.map((array, i) =>
-        array.subarray(this.#startOf(i, first), this.#startOf(i, first + count)),
+        array.subarray(this.#startOf(i, first), this.#startOf(i, first + rows.length)),
       ),
       pastTokens: this.#positions,
-      pastLengths,
+      pastLengths: Int32Array.from(rows, ({ positions }) => positions),
     };
   }
 
-  /** Makes room for rows of `positions` positions, once, before several appends. */
-  reserve(positions: number): void {
-    const P = positionsFor(positions, this.#shape);
-    if (positions > this.#positions) this.#fit(P, P);
-  }
-
   /**
-   * Appends a step's new keys and values, `fresh` of [S, H, T, d] for each array: the first `counts[s]` tokens of its sequence
-   * `begin + s` to row `first + s`.
+   * Appends a step's new keys and values, `fresh` of [S, H, T, d] for each array, to rows that follow each other in memory: the first
+   * `counts[s]` tokens of its sequence `begin + s` to `rows[s]`.
    */
-  append(first: number, counts: readonly number[], fresh: KvCopy, tokens: number, begin = 0): void {
-    const { contextTokens } = this.#shape;
-    const longest = counts.reduce((max, count, s) => Math.max(max, this.lengthOf(first + s) + count), 0);
+  append(rows: readonly KvRow[], counts: readonly number[], fresh: KvCopy, tokens: number, begin = 0): void {
+    const { contextTokens, arrays } = this.#shape;
+    const longest = rows.reduce((max, { positions }, s) => Math.max(max, positions + counts[s]), 0);
     if (longest > contextTokens) {
       throw new Error(`KV arena: ${longest} positions do not fit the context of ${contextTokens}`);
     }
-    this.reserve(longest);
+    if (longest > this.#positions) {
+      const P = positionsFor(longest, this.#shape);
+      this.#fit(P, P);
+    }
+    const first = this.#firstOf(rows);
     this.#memory.arrays.forEach((array, i) => {
-      const { heads: H, width: d } = this.#shape.arrays[i];
+      const { heads: H, width: d } = arrays[i];
       const own = fresh[i];
-      for (let s = 0; s < counts.length; s++) {
-        const length = this.lengthOf(first + s);
+      for (let s = 0; s < rows.length; s++) {
         for (let h = 0; h < H; h++) {
           const from = ((begin + s) * H + h) * tokens * d;
-          const to = this.#startOf(i, first + s, h) + length * d;
+          const to = this.#startOf(i, first + s, h) + rows[s].positions * d;
           const elements = counts[s] * d;
           // For one token a view costs more than the copy.
           if (elements > d) array.set(own.subarray(from, from + elements), to);
@@ -146,18 +143,18 @@ export class KvArena {
         }
       }
     });
-    counts.forEach((count, s) => {
-      this.#lengths[this.rowAt(first + s)] += count;
+    rows.forEach((row, s) => {
+      row.positions += counts[s];
     });
   }
 
   /** A copy of a row's positions [from, to), as `append` takes it. */
-  read(row: number, from: number, to: number): KvCopy {
+  read(row: KvRow, from: number, to: number): KvCopy {
     return this.#memory.arrays.map((array, i) => {
       const { heads: H, width: d, isInt8 } = this.#shape.arrays[i];
       const copy = new (isInt8 ? Int8Array : Float32Array)(H * (to - from) * d);
       for (let h = 0; h < H; h++) {
-        const start = this.#startOf(i, row, h);
+        const start = this.#startOf(i, this.#indexOf(row.place), h);
         copy.set(array.subarray(start + from * d, start + to * d), h * (to - from) * d);
       }
       return copy;
@@ -165,16 +162,18 @@ export class KvArena {
   }
 
   /** The state at a position of a row, [D]: a view. */
-  state(row: number, position: number): Float32Array {
+  state(row: KvRow, position: number): Float32Array {
     const last = this.#memory.arrays.length - 1;
     const { width: D } = this.#shape.arrays[last];
-    const start = this.#startOf(last, row) + position * D;
+    const start = this.#startOf(last, this.#indexOf(row.place)) + position * D;
     return this.#memory.arrays[last].subarray(start, start + D) as Float32Array;
   }
 
   /** Moves rows together if a smaller P holds them with room to spare. */
   trim(): void {
-    if (this.#rows > 0) this.#spread(Math.min(this.#positions, positionsFor(this.#longest / fullShare, this.#shape)));
+    if (this.#rows.length > 0) {
+      this.#spread(Math.min(this.#positions, positionsFor(this.#longest / fullShare, this.#shape)));
+    }
   }
 
   /** Moves rows together as far as possible. */
@@ -185,31 +184,73 @@ export class KvArena {
   /** Copies its rows of array i to another array. */
   copyRows(i: number, to: KvArray): void {
     const { heads: H, width: d } = this.#shape.arrays[i];
-    for (let row = 0; row < this.#rows; row++) {
-      for (let h = 0; h < H && this.#lengths[row] > 0; h++) {
-        const start = this.#startOf(i, this.rowAt(row), h);
-        to.set(this.#memory.arrays[i].subarray(start, start + this.#lengths[row] * d), start);
+    for (const row of this.#rows) {
+      for (let h = 0; h < H && row.positions > 0; h++) {
+        const start = this.#startOf(i, this.#indexOf(row.place), h);
+        to.set(this.#memory.arrays[i].subarray(start, start + row.positions * d), start);
       }
     }
   }
 
+  /** The number of a place's row in the arrays: from 0 up from the start, from -1 down from the end. */
+  #indexOf(place: number): number {
+    return this.#side === "end" ? -1 - place : place;
+  }
+
+  /** Number of the first of these rows. Throws an Error if they do not follow each other. */
+  #firstOf(rows: readonly KvRow[]): number {
+    const first = this.#indexOf(rows[0].place);
+    const gap = rows.findIndex((row, s) => row.arena !== this || this.#indexOf(row.place) !== first + s);
+    if (gap < 0) return first;
+    throw new Error(`KV arena: row ${this.#indexOf(rows[gap].place)} of a pass does not follow the one before`);
+  }
+
+  #put(row: KvRow, place: number): void {
+    this.#rows[place] = row;
+    row.place = place;
+  }
+
+  /** Swaps a row with the one at another place. */
+  #swap(row: KvRow, place: number): void {
+    const from = row.place;
+    if (from === place) return;
+    this.#move(from, place, true);
+    this.#put(this.#rows[place], from);
+    this.#put(row, place);
+  }
+
+  /** Copies what the row at one place holds to another place; `isSwap` copies what is there back. */
+  #move(from: number, to: number, isSwap: boolean): void {
+    const lengths = [from, to].map((place) => this.#rows[place].positions);
+    this.#memory.arrays.forEach((array, i) => {
+      const { heads: H, width: d } = this.#shape.arrays[i];
+      // Positions past a row's length hold stale data and are not moved.
+      const [moved, replaced] = [lengths[0] * d, lengths[1] * d];
+      for (let h = 0; h < H; h++) {
+        const [source, target] = [this.#startOf(i, this.#indexOf(from), h), this.#startOf(i, this.#indexOf(to), h)];
+        if (isSwap) this.#replaced.set(array.subarray(target, target + replaced));
+        array.copyWithin(target, source, source + moved);
+        if (isSwap) array.set(this.#replaced.subarray(0, replaced), source);
+      }
+    });
+  }
+
   /** Where a row's head begins in array i, with room for P positions in every row. */
-  #startOf(i: number, row: number, head = 0, P = this.#positions): number {
+  #startOf(i: number, index: number, head = 0, P = this.#positions): number {
     const { heads: H, width: d } = this.#shape.arrays[i];
-    return (this.#side === "end" ? this.#memory.arrays[i].length : 0) + (row * H + head) * P * d;
+    return (this.#side === "end" ? this.#memory.arrays[i].length : 0) + (index * H + head) * P * d;
   }
 
   /** Positions that the longest row holds or wants. */
   get #longest(): number {
-    let longest = 0;
-    for (let row = 0; row < this.#rows; row++) longest = Math.max(longest, this.#lengths[row], this.#wanted[row]);
-    return longest;
+    return this.#rows.reduce((longest, { positions, wanted }) => Math.max(longest, positions, wanted), 0);
   }
 
   /** Makes room for P positions in every row or, if memory does not suffice, for `least`. */
   #fit(P: number, least: number): void {
-    const positions = this.#rows * P <= this.#memory.roomFor(this.#side) ? P : least;
-    this.#memory.claimFor(this.#side, this.#rows * positions);
+    const rows = this.#rows.length;
+    const positions = rows * P <= this.#memory.roomFor(this.#side) ? P : least;
+    this.#memory.claimFor(this.#side, rows * positions);
     this.#spread(positions);
   }
 
@@ -219,16 +260,16 @@ export class KvArena {
     if (P === oldP) return;
     this.#memory.arrays.forEach((array, i) => {
       const { heads: H, width: d } = this.#shape.arrays[i];
-      const rows = Array.from({ length: this.#rows }, (_, row) => row);
+      const rows = [...this.#rows];
       const heads = Array.from({ length: H }, (_, head) => head);
       // The farthest move comes first when rows move apart, and last when they move together, so that none overwrites another.
       if (this.#side === "end") heads.reverse();
       if (P > oldP) for (const order of [rows, heads]) order.reverse();
       for (const row of rows) {
-        const elements = this.#lengths[row] * d;
+        const elements = row.positions * d;
         for (const head of heads) {
-          const from = this.#startOf(i, this.rowAt(row), head);
-          array.copyWithin(this.#startOf(i, this.rowAt(row), head, P), from, from + elements);
+          const from = this.#startOf(i, this.#indexOf(row.place), head);
+          array.copyWithin(this.#startOf(i, this.#indexOf(row.place), head, P), from, from + elements);
         }
       }
     });

@@ -1,129 +1,14 @@
 /**
- * Keys and values in the host's memory: gives each row of the engine a place in one of two length classes (kv-budget.ts), and
- * moves it to the other where that costs less.
+ * Keys and values in the host's memory, by sequence. Each running row is in one of two length classes, each with an arena of its own,
+ * and moves to the other where that costs less (kv-budget.ts). A parked row keeps its values but has no place in an arena.
  */
-import type { Kv, KvBlock, KvStore } from "../runtime/model-runner.ts";
-import type { StepRunner } from "../runtime/step.ts";
+import type { StepInput, StepRunner } from "../runtime/step.ts";
+import { KvArena, KvRow } from "./arena.ts";
 import { bytesPerPosition, KvBudget, kvShapeOf } from "./kv-budget.ts";
-import { free, type KvCopy } from "./kv-memory.ts";
-import { KvRows } from "./kv-rows.ts";
+import { free, type KvCopy, KvMemory } from "./kv-memory.ts";
 
-export class HostKv implements KvStore {
-  readonly capacityBytes: number;
-  readonly continuesChunks: boolean;
-  readonly #budget: KvBudget;
-  /** Where each row is. */
-  readonly rows: KvRows<Row>;
-  /** The end of a row that the last pass computed, as the graph gave it: it need not be copied. */
-  #fresh: { row: Row; block: Block } | null = null;
-
-  /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
-  constructor({ config, classBytes, kvFormat }: StepRunner, options: { maximumRows: number; maximumBytes: number }) {
-    // A token of the same chunk reads what others read of it later: the int8 value instead of its own.
-    this.continuesChunks = kvFormat !== "int8";
-    const shape = kvShapeOf(config, kvFormat);
-    const { maximumRows } = options;
-    // As much again as the rows can use is enough for parked ones.
-    const usable = 2 * maximumRows * shape.contextTokens * bytesPerPosition(shape);
-    this.capacityBytes = Math.min(options.maximumBytes, usable);
-    this.#budget = new KvBudget(shape, this.capacityBytes, { classBytes });
-    this.rows = new KvRows({ ...shape, maximumRows, maximumBytes: this.capacityBytes });
-  }
-
-  get bytes(): number {
-    return this.rows.bytes;
-  }
-
-  get usedBytes(): number {
-    return this.rows.usedBytes;
-  }
-
-  holds(lengths: readonly number[], parked: number): boolean {
-    return this.#budget.holds(lengths, parked);
-  }
-
-  open(wanted: number): Kv {
-    return new Row(wanted);
-  }
-
-  close(kv: Kv): void {
-    this.rows.drop(rowOf(kv));
-  }
-
-  park(kv: Kv): void {
-    this.rows.park(rowOf(kv));
-  }
-
-  place(rows: readonly { kv: Kv; positions: number }[]): void {
-    const running = rows.map(({ kv, positions }) => {
-      const lengthClass = this.rows.classOf(rowOf(kv));
-      return { row: rowOf(kv), positions, cachedTokens: kv.positions, isLong: lengthClass && lengthClass === "long" };
-    });
-    const resumed = running.filter(({ row }) => this.rows.isParked(row));
-    const parked = this.rows.parkedPositions - resumed.reduce((sum, { row }) => sum + row.positions, 0);
-    const boundary = this.#budget.boundaryFor(running, parked);
-    // All leave before the first arrives, so that memory holds none twice.
-    for (const { row, positions, isLong } of running) {
-      if (isLong !== null && isLong !== positions > boundary) this.rows.park(row);
-    }
-    for (const { row, positions } of running) {
-      const lengthClass = positions > boundary ? "long" : "short";
-      if (this.rows.isParked(row)) this.rows.resume(row, lengthClass);
-      else if (this.rows.classOf(row) === null) this.rows.open(row, lengthClass, row.wanted);
-    }
-  }
-
-  copy(kv: Kv, from: number, to: number): KvBlock {
-    const fresh = this.#fresh;
-    if (fresh?.row !== kv || kv.positions !== to || fresh.block.positions !== to - from) {
-      return new Block(this.rows.read(rowOf(kv), from, to), to - from);
-    }
-    this.#fresh = null;
-    return fresh.block;
-  }
-
-  state(kv: Kv, position: number): Float32Array {
-    return this.rows.state(rowOf(kv), position);
-  }
-
-  write(kv: Kv, block: KvBlock, positions: number): void {
-    const { arrays, positions: tokens } = block as Block;
-    this.#append([rowOf(kv)], [positions], arrays, tokens);
-  }
-
-  trim(): void {
-    this.rows.trim();
-  }
-
-  /** Appends what a pass gives, [S, H, T, d] for each array: the first `counts[s]` of T `tokens` of each row. Takes the arrays. */
-  append(rows: readonly Row[], counts: readonly number[], fresh: KvCopy, tokens: number): void {
-    this.#append(rows, counts, fresh, tokens);
-    this.#fresh?.block.free();
-    const block = new Block(fresh, tokens);
-    const isWhole = rows.length === 1 && counts[0] === tokens;
-    this.#fresh = isWhole ? { row: rows[0], block } : null;
-    // Freed at once: memory that waits for the garbage collector makes the system clear new pages for each run.
-    if (!isWhole) block.free();
-  }
-
-  #append(rows: readonly Row[], counts: readonly number[], fresh: KvCopy, tokens: number): void {
-    this.rows.append(rows, counts, fresh, tokens);
-    rows.forEach((row, s) => {
-      row.positions += counts[s];
-    });
-  }
-}
-
-class Row implements Kv {
-  positions = 0;
-  readonly wanted: number;
-
-  constructor(wanted: number) {
-    this.wanted = wanted;
-  }
-}
-
-class Block implements KvBlock {
+/** A copy of some positions of a row, for other rows that begin with the same tokens. Read only. */
+export class KvBlock {
   readonly arrays: KvCopy;
   readonly positions: number;
   readonly bytes: number;
@@ -139,6 +24,173 @@ class Block implements KvBlock {
   }
 }
 
-export function rowOf(kv: Kv): Row {
-  return kv as Row;
+export class HostKv {
+  readonly capacityBytes: number;
+  /** Whether a prefill chunk that continues in its middle gives the same bits as the chunk computed at once. */
+  readonly continuesChunks: boolean;
+  readonly #budget: KvBudget;
+  readonly #memory: KvMemory;
+  readonly #positionBytes: number;
+  readonly #short: KvArena;
+  readonly #long: KvArena;
+  /** The end of a row that the last pass computed. `copy` can hand out these arrays instead of copying them. */
+  #fresh: { row: KvRow; block: KvBlock } | null = null;
+
+  /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
+  constructor({ config, classBytes, kvFormat }: StepRunner, options: { maximumRows: number; maximumBytes: number }) {
+    // A later token of the chunk would read the int8 values of the earlier ones, where the chunk at once uses their floats.
+    this.continuesChunks = kvFormat !== "int8";
+    const shape = kvShapeOf(config, kvFormat);
+    const { maximumRows } = options;
+    this.#positionBytes = bytesPerPosition(shape);
+    // Parked rows need at most as much memory again as running ones.
+    const usable = 2 * maximumRows * shape.contextTokens * this.#positionBytes;
+    this.capacityBytes = Math.min(options.maximumBytes, usable);
+    this.#budget = new KvBudget(shape, this.capacityBytes, { classBytes });
+    const memoryShape = { ...shape, maximumRows, maximumBytes: this.capacityBytes };
+    this.#memory = new KvMemory(memoryShape);
+    this.#short = new KvArena(memoryShape, this.#memory, "start");
+    this.#long = new KvArena(memoryShape, this.#memory, "end");
+  }
+
+  /** Bytes allocated for all rows, parked ones included. */
+  get bytes(): number {
+    return this.#memory.bytes;
+  }
+
+  /** Bytes of the positions that hold keys and values. */
+  get usedBytes(): number {
+    const { parkedPositions } = this.#memory;
+    return (this.#short.usedPositions + this.#long.usedPositions + parkedPositions) * this.#positionBytes;
+  }
+
+  /** True if rows that grow to these lengths fit beside `parked` positions of parked ones. Pure. */
+  holds(lengths: readonly number[], parked: number): boolean {
+    return this.#budget.holds(lengths, parked);
+  }
+
+  /** An empty row without memory, which will soon hold `wanted` positions. */
+  open(wanted: number): KvRow {
+    return new KvRow(wanted);
+  }
+
+  /** Frees a row and its memory. */
+  close(row: KvRow): void {
+    row.arena?.close(row);
+    if (row.parked) this.#memory.drop(row.parked);
+    row.parked = null;
+  }
+
+  /** Takes a row out of its arena, so that others can run, and keeps its positions. */
+  park(row: KvRow): void {
+    row.parked = this.#memory.store(this.#arenaOf(row).read(row, 0, row.positions), row.positions);
+    row.arena?.close(row);
+  }
+
+  /**
+   * Gives a place to every row that the next step runs, new and parked ones too: `positions` is what each holds at the end of the step.
+   * `holds` must be true for these lengths.
+   */
+  place(rows: readonly { kv: KvRow; positions: number }[]): void {
+    const running = rows.map(({ kv: row, positions }) => {
+      const isLong = row.arena && row.arena === this.#long;
+      return { row, positions, cachedTokens: row.positions, isLong };
+    });
+    const resumed = running.reduce((sum, { row }) => sum + (row.parked?.positions ?? 0), 0);
+    const boundary = this.#budget.boundaryFor(running, this.#memory.parkedPositions - resumed);
+    // All rows leave their class before the first one arrives in the other, so that memory never holds a row twice.
+    for (const { row, positions, isLong } of running) {
+      if (isLong !== null && isLong !== positions > boundary) this.park(row);
+    }
+    for (const { row, positions } of running) {
+      if (!row.arena) this.#enter(row, positions > boundary ? this.#long : this.#short);
+    }
+  }
+
+  /** Copies the positions [from, to) of a row. */
+  copy(row: KvRow, from: number, to: number): KvBlock {
+    const fresh = this.#fresh;
+    if (fresh?.row !== row || row.positions !== to || fresh.block.positions !== to - from) {
+      return new KvBlock(this.#arenaOf(row).read(row, from, to), to - from);
+    }
+    this.#fresh = null;
+    return fresh.block;
+  }
+
+  /** What enters the last feed-forward part at a position of a row, [D]: a view that is valid until the next pass. */
+  state(row: KvRow, position: number): Float32Array {
+    return this.#arenaOf(row).state(row, position);
+  }
+
+  /** Appends the first `positions` of a block to a row. */
+  write(row: KvRow, block: KvBlock, positions: number): void {
+    this.#arenaOf(row).append([row], [positions], block.arrays, block.positions);
+  }
+
+  /** Releases memory that is not needed soon. Call it between two steps. */
+  trim(): void {
+    this.#short.trim();
+    this.#long.trim();
+    this.#memory.trim();
+  }
+
+  /** The rows of a pass in the order of their memory, as `feed` and `append` want them: the short ones first. */
+  inOrder(rows: readonly KvRow[], phase: "prefill" | "decode"): KvRow[] {
+    const named = new Set(rows);
+    for (const row of named) this.#arenaOf(row);
+    return [this.#short, this.#long].flatMap((arena) => {
+      if (phase === "decode") arena.decodeOnly(named);
+      return arena.inOrder(named);
+    });
+  }
+
+  /** Input of a step for rows `inOrder`. */
+  feed(rows: readonly KvRow[]): ReturnType<KvArena["feed"]> & Pick<StepInput, "longPast"> {
+    const [first, long] = this.#byArena(rows).map(({ arena, own }) => arena.feed(own));
+    if (!long) return first;
+    return {
+      ...first,
+      pastLengths: Int32Array.of(...first.pastLengths, ...long.pastLengths),
+      longPast: { sequences: long.pastLengths.length, pastTokens: long.pastTokens, past: long.past },
+    };
+  }
+
+  /**
+   * Appends what a pass gives to rows `inOrder`, [S, H, T, d] for each array: the first `counts[s]` of T `tokens` of each row. Takes
+   * ownership of the arrays.
+   */
+  append(rows: readonly KvRow[], counts: readonly number[], fresh: KvCopy, tokens: number): void {
+    for (const { arena, own, begin } of this.#byArena(rows)) {
+      arena.append(own, counts.slice(begin, begin + own.length), fresh, tokens, begin);
+    }
+    this.#fresh?.block.free();
+    const block = new KvBlock(fresh, tokens);
+    const isWhole = rows.length === 1 && counts[0] === tokens;
+    this.#fresh = isWhole ? { row: rows[0], block } : null;
+    // Freed at once: while memory waits for the garbage collector, the system has to clear new pages for each run.
+    if (!isWhole) block.free();
+  }
+
+  /** Gives a new or parked row a place in an arena. */
+  #enter(row: KvRow, arena: KvArena): void {
+    const { parked, positions } = row;
+    const copy = parked && this.#memory.restore(parked);
+    if (parked) Object.assign(row, { parked: null, positions: 0, wanted: positions });
+    arena.open(row);
+    if (copy) arena.append([row], [positions], copy, positions);
+    copy?.forEach(free);
+  }
+
+  #arenaOf({ arena }: KvRow): KvArena {
+    if (!arena) throw new Error("the sequence has no row");
+    return arena;
+  }
+
+  /** The rows of each arena, and the index of the first of them in `rows`. */
+  #byArena(rows: readonly KvRow[]) {
+    const parts = [this.#short, this.#long].map((arena) => ({ arena, own: rows.filter((row) => row.arena === arena) }));
+    return parts
+      .filter(({ own }) => own.length > 0)
+      .map(({ arena, own }) => ({ arena, own, begin: rows.indexOf(own[0]) }));
+  }
 }

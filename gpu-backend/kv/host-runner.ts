@@ -1,25 +1,51 @@
 /**
- * Runs passes over rows whose keys and values are in the host's memory: lays rows out as tensors, in the order of their memory,
- * for a step runner that has no memory of its own, and appends what it computes.
- * Shapes: S rows, T tokens (right-padded), L layers, H heads of keys and values, d head width, D hidden.
+ * Runs passes of the model: lays the rows of a pass out as tensors, in the order of their memory (host-kv.ts), for a step runner that
+ * has no memory of its own, and appends the keys and values that the step computes.
+ * Shapes: S rows of a pass, T tokens (right-padded), M positions that the head is computed at, L layers, H heads of keys and values,
+ * d head width, D hidden.
  */
 import { joinArrays } from "../../shared/bytes.ts";
-import type { ModelRunner, Pass, PassOutput } from "../runtime/model-runner.ts";
-import { type ModelShape, minPrefillTokens, noTokens, type StepRunner } from "../runtime/step.ts";
-import { HostKv, rowOf } from "./host-kv.ts";
+import {
+  type HeadInput,
+  type ModelShape,
+  minPrefillTokens,
+  noTokens,
+  type RowOutput,
+  type StepRunner,
+} from "../runtime/step.ts";
+import type { KvRow } from "./arena.ts";
+import { HostKv } from "./host-kv.ts";
 import { storedAs } from "./kv-format.ts";
 
-export interface HostLimits {
+/** One pass of the trunk and the head; without rows, of the head alone. */
+export interface Pass {
+  /** A prefill has one row. A decode has every row whose prompt is cached, with one token each. */
+  phase: "prefill" | "decode";
+  /** The next tokens of S rows. */
+  rows: readonly { kv: KvRow; tokens: readonly number[] }[];
+  /** The M positions of the head: first those of this pass, then earlier ones. */
+  states: readonly { kv: KvRow; position: number }[];
+  head: HeadInput;
+}
+
+export interface PassOutput extends RowOutput {
+  /** Final hidden states (after the last layer norm), [M, D]; null unless they are wanted. */
+  hidden: Float32Array | null;
+  /** 1 for each row whose new keys and values are finite, [S]. The tokens of other rows are not kept. */
+  finite: Uint8Array;
+}
+
+interface HostLimits {
   maxSequences: number;
-  /** Chunks of prompts end at multiples of it. */
+  /** Tokens of a prefill chunk. Chunks begin at multiples of it. */
   chunkTokens: number;
   /** Bound on the memory of keys and values of running and parked rows. */
   kvBytes: number;
 }
 
-export class HostRunner implements ModelRunner {
+export class HostRunner {
   readonly config: ModelShape;
-  readonly gates: number;
+  readonly gates: number; // Q
   readonly kv: HostKv;
   readonly #steps: StepRunner;
   readonly #chunkTokens: number;
@@ -33,10 +59,8 @@ export class HostRunner implements ModelRunner {
   }
 
   async run({ phase, rows, states, head }: Pass): Promise<PassOutput> {
-    const tokensOf = new Map(rows.map(({ kv, tokens }) => [rowOf(kv), tokens]));
-    const named = rows.map(({ kv }) => rowOf(kv));
-    if (phase === "decode") this.kv.rows.decodeOnly(named);
-    const order = this.kv.rows.inOrder(named);
+    const tokensOf = new Map(rows.map(({ kv, tokens }) => [kv, tokens]));
+    const order = this.kv.inOrder([...tokensOf.keys()], phase);
     const counts = order.map((row) => tokensOf.get(row)!.length);
     const S = order.length;
     const longest = Math.max(1, ...counts);
@@ -49,11 +73,9 @@ export class HostRunner implements ModelRunner {
       });
     });
     const isNew = ({ kv, position }: Pass["states"][number]) => position >= kv.positions;
-    const headRows = states
-      .filter(isNew)
-      .map(({ kv, position }) => order.indexOf(rowOf(kv)) * T + position - kv.positions);
+    const headRows = states.filter(isNew).map(({ kv, position }) => order.indexOf(kv) * T + position - kv.positions);
     const earlier = states.slice(headRows.length).map(({ kv, position }) => this.kv.state(kv, position));
-    // Of a chunk that the pass continues.
+    // Tokens of this prompt chunk that earlier passes have computed.
     const begunTokens = phase === "prefill" && S > 0 ? order[0].positions % this.#chunkTokens : 0;
     const {
       present,
@@ -61,16 +83,14 @@ export class HostRunner implements ModelRunner {
       ...output
     } = await this.#steps.run({
       ...head,
-      ...(S > 0
-        ? { sequences: S, tokens: T, tokenIds, positions, begunTokens, ...this.kv.rows.feed(order) }
-        : noTokens()),
+      ...(S > 0 ? { sequences: S, tokens: T, tokenIds, positions, begunTokens, ...this.kv.feed(order) } : noTokens()),
       ...{ headRows: Int32Array.from(headRows), fedStates: joinArrays(Float32Array, earlier) },
     });
     const { hiddenSize: D } = this.config;
     const areFinite = counts.map((count, s) => isFiniteRow(fresh.subarray(s * T * D, (s * T + count) * D)));
     const kept = counts.map((count, s) => (areFinite[s] ? count : 0));
     if (S > 0) this.kv.append(order, kept, [...storedAs(this.#steps.kvFormat, present, this.config), fresh], T);
-    return { ...output, finite: Uint8Array.from(rows, ({ kv }) => Number(areFinite[order.indexOf(rowOf(kv))])) };
+    return { ...output, finite: Uint8Array.from(rows, ({ kv }) => Number(areFinite[order.indexOf(kv)])) };
   }
 
   release(): Promise<void> {
@@ -78,7 +98,7 @@ export class HostRunner implements ModelRunner {
   }
 }
 
-/** True if a row's states are finite. Then its keys and values are: what is not makes all later hidden states so, too. */
+/** True if a row's states are finite. Then its keys and values are finite too, as others would have made the states infinite or NaN. */
 function isFiniteRow(states: Float32Array): boolean {
   // x − x is 0 for a finite x and NaN otherwise, so the sum needs no branch per value.
   return states.reduce((sum, x) => sum + (x - x), 0) === 0;

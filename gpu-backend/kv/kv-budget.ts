@@ -1,8 +1,8 @@
 /**
- * How much memory keys and values take and may take, and which rows are in which length class. Pure arithmetic.
+ * Calculates whether keys and values fit in memory, and which rows are in which length class. Pure.
  *
- * Every row of an arena has as many positions, P, as its longest row: attention reads them all. So rows are divided by length
- * into two classes, each with an arena of its own, if that saves more than the second class costs.
+ * Every row of an arena has as many positions, P, as the longest row, and attention reads all of them. So rows are divided by length into
+ * two classes, each with an arena of its own, if that saves more than the second class costs.
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { KvFormat, ModelShape, StepRunner } from "../runtime/step.ts";
@@ -15,14 +15,17 @@ export interface KvArrayShape {
 }
 
 export interface KvShape {
-  /** Keys, then values, of each layer, and the states that the head is computed of: how many heads of how many elements a position has. */
+  /** Heads, and elements of a head, of one position: keys, then values, of each layer, then the states that the head is computed from. */
   arrays: readonly KvArrayShape[];
   contextTokens: number;
 }
 
-/** Positions are multiples of it: whole vectors of the processor, so that padding changes no sum. */
+/** P is a multiple of it, and so fills whole vector registers of the processor: padding then does not change any sum. */
 export const positionUnit = 64;
-/** Cost per step of moving one position of a row: two copies take as long as attention in four steps, and should pay within 16. */
+/**
+ * Cost of moving one position to the other class, in positions of attention per step. Its two copies take as long as attention over the
+ * position in four steps, and should pay off within 16 steps.
+ */
 const moveShare = 1 / 4;
 
 /** The shape of a model's keys, values and states. */
@@ -36,12 +39,11 @@ export function kvShapeOf(
   return { arrays: [...pairs, ...scales, { heads: 1, width: hiddenSize }], contextTokens };
 }
 
-/** Keys, values and state of one position. */
 export function bytesPerPosition({ arrays }: KvShape): number {
   return arrays.reduce((sum, { heads, width, isInt8 }) => sum + heads * width * (isInt8 ? 1 : 4), 0);
 }
 
-/** P for a longest row of `longest` positions: eighths of the next power of two, so that it fits closely and changes rarely. */
+/** P if the longest row has `longest` positions: a multiple of an eighth of the next power of two, so that P is close and changes rarely. */
 export function positionsFor(longest: number, { contextTokens }: KvShape): number {
   if (longest >= contextTokens) return contextTokens;
   const unit = Math.max(positionUnit, powerOfTwo(longest, positionUnit) / 8);
@@ -49,19 +51,19 @@ export function positionsFor(longest: number, { contextTokens }: KvShape): numbe
 }
 
 export interface RunningRow {
-  /** Maximum positions at the end of the step. */
+  /** Maximum positions at the end of the next step. */
   positions: number;
-  /** Positions that a move copies. */
+  /** Positions that a move to the other class copies. */
   cachedTokens: number;
-  /** Its class; null if it has none yet. */
+  /** Its current class; null if it has none yet. */
   isLong: boolean | null;
 }
 
 export class KvBudget {
   readonly #shape: KvShape;
-  /** Total positions. */
+  /** Positions that memory holds. */
   readonly #positions: number;
-  /** Cost of a second class, in positions of a row; Infinity for one class only. */
+  /** Cost of a second class, in positions that attention reads; Infinity for one class only. */
   readonly #classPositions: number;
 
   /** Throws an Error if `maximumBytes` do not hold one sequence as long as the context. */
@@ -76,13 +78,13 @@ export class KvBudget {
     );
   }
 
-  /** True if rows of these lengths, or shorter ones, and `parked` positions fit, in the classes that take least memory. */
+  /** True if rows of these lengths, or shorter ones, and `parked` positions fit, with the boundary that takes least memory. */
   holds(lengths: readonly number[], parked: number): boolean {
     const sizes = lengths.map((length) => positionsFor(length, this.#shape));
     return this.#boundaries(sizes).some((boundary) => this.#fits(positionsOf(sizes, boundary), parked));
   }
 
-  /** The cheapest boundary that memory allows: rows that need more positions are long, the others short. */
+  /** The cheapest boundary that memory allows. Rows that need more positions are long, the others short. */
   boundaryFor(rows: readonly RunningRow[], parked: number): number {
     const sizes = rows.map(({ positions }) => positionsFor(positions, this.#shape));
     const boundaries = this.#boundaries(sizes);
@@ -100,7 +102,7 @@ export class KvBudget {
     return best;
   }
 
-  /** All short first, then all long, then each division by size. */
+  /** Candidates: all rows short, all rows long, and each size as a boundary. */
   #boundaries(sizes: readonly number[]): number[] {
     const longest = sizes.reduce((a, b) => Math.max(a, b), 0);
     return Number.isFinite(this.#classPositions) ? [...new Set([longest, 0, ...sizes])] : [longest];

@@ -1,12 +1,12 @@
-/** Keys and values as a graph gives them → as they are stored. Pure. */
+/** Converts keys and values from the graph's format to the stored one. Pure. */
 import type { KvFormat, ModelShape } from "../runtime/step.ts";
 import { free, type KvCopy } from "./kv-memory.ts";
 
 const greatest = 127;
 
 /**
- * Keys and values `present`, [2L, S, H, T, d], by array. As int8 they are followed by their scales, [S, H, T, 1] for each array: a
- * vector's greatest element is ±127. Owns the array.
+ * Splits `present`, [2L, S, H, T, d], into an array per layer's keys and values. As int8, each vector of d elements is scaled so that its
+ * largest magnitude is 127, and arrays of the scales, [S, H, T, 1], follow. Takes ownership of `present`.
  */
 export function storedAs(
   format: KvFormat = "fp32",
@@ -31,7 +31,7 @@ export function storedAs(
     }
     most = Math.max(most, -least);
     const inverse = most > 0 ? greatest / most : 0;
-    // Rounds. Math.round takes ten times as long: integers above 0 are truncated by one instruction.
+    // Rounds. Math.round takes ten times as long, while one instruction truncates a number above 0.
     for (let e = start; e < start + d; e++) values[e] = ((present[e] * inverse + greatest + 0.5) | 0) - greatest;
     scales[v] = most / greatest;
   }

@@ -1,22 +1,20 @@
 /**
- * The memory that the arenas of an engine share: keys, values and states in arrays of their own. One arena's rows grow up from the
- * start, the other's down from the end, and parked rows are between them, so parking takes no more than the arrays. The arrays
- * are allocated once, as large as the bound; the system gives memory only to pages that are written, so room for a row of usual
- * length is written before it is needed. Within a step there are also copies of rows that are parked or resume,
- * and one array more while arrays are renewed. Replaced arrays are freed at once, not by the garbage collector.
+ * The memory that an engine's two arenas share: an array for each layer's keys and values, and one for states. One arena's rows grow up
+ * from the start of the arrays, the other's down from the end, and parked rows lie between them. The arrays are allocated once, as large
+ * as the bound; the operating system provides memory only for pages that are written. During a step there are also copies of rows that
+ * are parked or resumed, and one more array while arrays are replaced. Replaced arrays are freed at once, not by the garbage collector.
  */
 import { bytesPerPosition, type KvShape } from "./kv-budget.ts";
 
 export interface KvMemoryShape extends KvShape {
-  /** Maximum rows over all arenas. */
+  /** Of each arena. */
   maximumRows: number;
-  /** Absent: only rows are bounded. */
-  maximumBytes?: number;
+  /** Of both arenas and the parked rows together. */
+  maximumBytes: number;
 }
 
-/** What the memory needs of an arena. */
 interface Holder {
-  /** Positions of its rows. */
+  /** Positions that its rows take. */
   readonly span: number;
   /** Makes its span as small as possible. */
   shrink(): void;
@@ -24,10 +22,10 @@ interface Holder {
   copyRows(i: number, to: KvArray): void;
 }
 
-/** Where an arena's first row is in the arrays. */
+/** From which side of the arrays an arena's rows grow. */
 export type Side = "start" | "end";
 
-/** A copy of some positions of a row, an array [H, positions, d] for each of the memory's. */
+/** A copy of some positions of a row: [H, positions, d] for each array of the memory. */
 export type KvCopy = readonly KvArray[];
 
 export type KvArray = Float32Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
@@ -35,36 +33,34 @@ export type KvArray = Float32Array<ArrayBuffer> | Int8Array<ArrayBuffer>;
 /** Keys and values of a parked row. */
 export interface ParkedKv {
   readonly positions: number;
-  /** Set until the end of the step that parks it. */
+  /** Its values until the end of the step that parks it; then null. */
   copy: KvCopy | null;
-  /** After that, its first position in each array. */
+  /** Its first position in each array, once `copy` is null. */
   at: number;
 }
 
-/** Memory of up to this multiple of what is used stays allocated, as releasing it copies all rows while sequences wait. */
+/** Memory up to this multiple of what is used stays allocated, because releasing it copies all rows while sequences wait. */
 const spareShare = 16;
 
-/** Positions of a row of usual length: 7.4 MB of SmolLM2's int8 keys and values. */
+/** Positions whose memory is always allocated, enough for a row of usual length: 7.4 MB for SmolLM2's int8 keys and values. */
 const usualPositions = 512;
 
 export class KvMemory {
   /** Keys at 2l, values at 2l + 1, then states. */
   readonly arrays: KvArray[];
   readonly #shape: KvMemoryShape;
-  /** Positions of the arrays. */
+  /** Positions that the arrays hold. */
   readonly #capacity: number;
   readonly #arenas = new Map<Side, Holder>();
   /** Positions written so far, from each side. */
   #written: Record<Side, number> = { start: 0, end: 0 };
-  /** In the order of their positions; those without one come last. */
+  /** In the order of their positions. Rows parked in this step, which have none yet, come last. */
   #parked: ParkedKv[] = [];
 
   constructor(shape: KvMemoryShape) {
-    const { arrays, contextTokens, maximumRows, maximumBytes } = shape;
     this.#shape = shape;
-    this.#capacity =
-      maximumBytes === undefined ? maximumRows * contextTokens : Math.floor(maximumBytes / bytesPerPosition(shape));
-    this.arrays = arrays.map((_, i) => this.#newArray(i));
+    this.#capacity = Math.floor(shape.maximumBytes / bytesPerPosition(shape));
+    this.arrays = shape.arrays.map((_, i) => this.#newArray(i));
     this.#written.start = this.#readyPositions;
   }
 
@@ -73,9 +69,8 @@ export class KvMemory {
     return (this.#writtenPositions + copied) * bytesPerPosition(this.#shape);
   }
 
-  /** Bytes of parked rows. */
-  get parkedBytes(): number {
-    return positionsOf(this.#parked) * bytesPerPosition(this.#shape);
+  get parkedPositions(): number {
+    return positionsOf(this.#parked);
   }
 
   join(arena: Holder, side: Side): void {
@@ -110,7 +105,6 @@ export class KvMemory {
     return parked;
   }
 
-  /** Frees a parked row. */
   drop(parked: ParkedKv): void {
     this.#parked = this.#parked.filter((one) => one !== parked);
     parked.copy?.forEach(free);
@@ -139,14 +133,13 @@ export class KvMemory {
     const elements = this.#capacity * width;
     const { isInt8 } = this.#shape.arrays[i];
     const maxByteLength = elements * (isInt8 ? Int8Array : Float32Array).BYTES_PER_ELEMENT;
-    // V8 maps a resizable buffer itself. Others come from the allocator, whose huge pages (config.ts) would take 2 MB of each array for its
-    // first rows.
+    // Resizable, because V8 maps such a buffer itself. Other buffers come from the allocator, whose huge pages (config.ts) would take 2 MB
+    // of each array for the first rows.
     const buffer = new ArrayBuffer(maxByteLength, { maxByteLength });
     const made = isInt8 ? new Int8Array(buffer, 0, elements) : new Float32Array(buffer, 0, elements);
     return made.fill(0, 0, this.#readyPositions * width);
   }
 
-  /** Positions whose memory is always allocated. */
   get #readyPositions(): number {
     return Math.min(this.#capacity, this.#shape.contextTokens, usualPositions);
   }
@@ -157,18 +150,18 @@ export class KvMemory {
     return heads * width;
   }
 
-  /** Parked rows that are in the arrays. */
+  /** Parked rows that are in the arrays already. */
   get #kept(): ParkedKv[] {
     return this.#parked.filter(({ copy }) => !copy);
   }
 
-  /** The positions between the arenas' rows, if the arenas in `spans` had that span. */
+  /** The positions between the arenas' rows. `spans` replaces the current spans of the arenas. */
   #between(spans: Partial<Record<Side, number>> = {}): [from: number, to: number] {
     const spanOf = (side: Side) => spans[side] ?? this.#arenas.get(side)?.span ?? 0;
     return [spanOf("start"), this.#capacity - spanOf("end")];
   }
 
-  /** Copies newly parked rows into the arrays after the others, which are moved together if there is no room after them. */
+  /** Copies newly parked rows into the arrays, after the other parked rows, which are packed first if there is no room after them. */
   #placeParked(): void {
     const added = this.#parked.filter(({ copy }) => copy);
     if (added.length === 0) return;
@@ -187,7 +180,7 @@ export class KvMemory {
     this.#written.start = Math.max(this.#written.start, at);
   }
 
-  /** Moves parked rows together between two positions, with `free` positions after them. */
+  /** Packs parked rows between two positions, with `free` positions after them. */
   #pack(from: number, to: number, free = 0): void {
     const kept = this.#kept;
     let next = firstOf(from, to, positionsOf(kept) + free);
@@ -212,7 +205,7 @@ export class KvMemory {
     if (kept.length > 0) this.#written.start = Math.max(this.#written.start, next);
   }
 
-  /** Replaces the arrays, so that only pages in use take memory. */
+  /** Replaces the arrays by new ones in which only pages in use take memory. */
   #renew(): void {
     const kept = this.#kept;
     this.arrays.forEach((array, i) => {
@@ -230,13 +223,13 @@ export class KvMemory {
     return this.#arenas.values().reduce((sum, { span }) => sum + span, 0);
   }
 
-  /** Both sides may have written the same pages. */
+  /** At most the capacity, because both sides may have written the same positions. */
   get #writtenPositions(): number {
     return Math.min(this.#capacity, this.#written.start + this.#written.end);
   }
 }
 
-/** Frees the memory of an array, and of those that share it, which would otherwise wait for the garbage collector. */
+/** Frees an array's buffer at once, instead of waiting for the garbage collector. Other arrays over the buffer become empty. */
 export function free({ buffer }: KvArray): void {
   if (!buffer.detached) buffer.transferToFixedLength(0);
 }
@@ -251,7 +244,7 @@ function endOf(kept: readonly ParkedKv[], otherwise: number): number {
   return last ? last.at + last.positions : otherwise;
 }
 
-/** First of `positions` positions between two, placed so that rows on either side can grow before parked rows must move. */
+/** Start of `positions` positions between two bounds, with room on both sides, so that rows can grow before parked rows must move. */
 function firstOf(from: number, to: number, positions: number): number {
   return from + Math.min(Math.floor((to - from - positions) / 2), from);
 }

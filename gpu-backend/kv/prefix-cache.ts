@@ -1,19 +1,21 @@
 /**
- * Keys and values of prompt prefixes, in blocks of one prefill chunk; the last block of a prompt may be shorter. A whole block
- * is named by a hash of the tenant and of every token id up to its end, so that any prompt of the tenant with the same prefix
- * finds it, under any centroid. A prompt also reuses the tokens that it has in common with a further block. Chunks are at fixed
- * positions and a row's results are the same bits in any batch, so reused values equal computed ones. Nothing is pinned: found
- * values are copied into the arena at once. Tenants have shares of its bytes (tenant-shares.ts). Not here: which sequence waits
- * for another (engine/shared-prefixes.ts).
+ * Caches keys and values of prompt prefixes, in blocks of one prefill chunk; the last block of a prompt may be shorter. A block's name is
+ * a hash of the tenant and of every token id up to its end, so that any prompt of the tenant with the same prefix finds it. After whole
+ * blocks, a prompt also reuses the tokens that it has in common with the next block. Reused values have the same bits as computed ones,
+ * because chunks begin at fixed positions and a row's bits do not depend on its batch. Blocks are not locked: found values are copied
+ * into a row at once.
+ *
+ * Above the bound, the tenant with the most bytes loses its least recently used block. So a tenant within its share, the bound divided by
+ * the number of tenants with blocks, loses nothing to others.
+ * Not here: sequences that wait for another one's prefix (engine/shared-prefixes.ts).
  */
 import { createHash } from "node:crypto";
-import type { KvBlock } from "../runtime/model-runner.ts";
-import { TenantShares } from "./tenant-shares.ts";
+import type { KvBlock } from "./host-kv.ts";
 
 export interface PrefixCacheStats {
   /** Prompt tokens looked up. */
   queriedTokens: number;
-  /** Prompt tokens found, and not prefilled. */
+  /** Prompt tokens found, which were not prefilled again. */
   reusedTokens: number;
   /** Tenants that have a block. */
   tenants: number;
@@ -35,7 +37,7 @@ export interface FoundBlock {
   tokens: number;
 }
 
-/** Minimum tokens of a block, or of a found part: fewer are not worth a pass. */
+/** Minimum tokens of a block, or of a part that is found. Fewer are not worth a pass of their own. */
 export const minTokens = 8;
 
 /** The names of the whole blocks at the start of `ids`. */
@@ -49,7 +51,7 @@ export function blockNames(tenant: string, ids: readonly number[], blockTokens: 
   return names;
 }
 
-/** The name before a tenant's first block. No tenant's name has a slash, so it is no block's name. */
+/** Stands for the name of the block before a tenant's first one. Block names have no slash, so no tenant can imitate one. */
 function beginningOf(tenant: string): string {
   return `/${tenant}`;
 }
@@ -59,17 +61,20 @@ function blockName(before: string, ids: Int32Array): string {
 }
 
 export class PrefixCache {
-  readonly #shares: TenantShares;
-  /** By name. */
-  readonly #blocks = new Map<string, Block & { before: string }>();
-  /** Names of the blocks that follow a block, or a tenant's beginning. */
+  readonly #maximumBytes: number;
+  #bytes = 0;
+  /** Of each tenant with blocks. */
+  readonly #bytesOf = new Map<string, number>();
+  /** By name, in order of use, oldest first. `before`: the name of the block before it. */
+  readonly #blocks = new Map<string, Block & { tenant: string; before: string }>();
+  /** Names of the blocks that follow a block, or that begin a prompt of a tenant (`beginningOf`). */
   readonly #following = new Map<string, Set<string>>();
   #queriedTokens = 0;
   #reusedTokens = 0;
   #evictions = 0;
 
   constructor(maximumBytes: number) {
-    this.#shares = new TenantShares(maximumBytes);
+    this.#maximumBytes = maximumBytes;
   }
 
   get stats(): PrefixCacheStats {
@@ -77,8 +82,8 @@ export class PrefixCache {
       queriedTokens: this.#queriedTokens,
       reusedTokens: this.#reusedTokens,
       blocks: this.#blocks.size,
-      tenants: this.#shares.tenants,
-      bytes: this.#shares.bytes,
+      tenants: this.#bytesOf.size,
+      bytes: this.#bytes,
       evictions: this.#evictions,
     };
   }
@@ -88,10 +93,10 @@ export class PrefixCache {
   }
 
   /**
-   * Cached blocks of the start of a tenant's `ids`: those of `chain`, the names of its whole blocks, up to the first missing one,
-   * then the part of another block that matches the rest, unless only whole ones are wanted. Counts as one use of each.
+   * Cached blocks of the start of a tenant's `ids`: the blocks of `chain`, the names of its whole blocks, up to the first missing one.
+   * With `sharesParts`, the part of one more block that matches the rest follows. Counts as a use of each block.
    */
-  take(tenant: string, chain: readonly string[], ids: readonly number[], sharesParts = true): FoundBlock[] {
+  take(tenant: string, chain: readonly string[], ids: readonly number[], sharesParts: boolean): FoundBlock[] {
     const missing = chain.findIndex((name) => !this.#blocks.has(name));
     const names = missing < 0 ? [...chain] : chain.slice(0, missing);
     const found: FoundBlock[] = names.map((name) => {
@@ -106,13 +111,13 @@ export class PrefixCache {
     }
     this.#queriedTokens += ids.length;
     for (const { tokens } of found) this.#reusedTokens += tokens;
-    this.#used(tenant, names);
+    this.#used(names);
     return found;
   }
 
   /**
-   * Caches the block of `ids` after those of `chain`, if memory allows, in place of blocks that are prefixes of it. `copy` gives its
-   * keys and values, and is called if it is new.
+   * Caches the block of `ids` that follows the blocks of `chain`, if memory allows, and drops blocks that are prefixes of it. `copy` is
+   * called for its keys and values if it is not cached yet.
    */
   keep(tenant: string, chain: readonly string[], ids: Int32Array, copy: () => KvBlock): void {
     const before = chain.at(-1) ?? beginningOf(tenant);
@@ -122,27 +127,23 @@ export class PrefixCache {
       const known = this.#blocks.get(other)!;
       const common = commonTokens(known.ids, ids);
       if (common === ids.length) return;
-      if (common < known.ids.length) continue;
-      this.#shares.remove(tenant, other);
-      this.#forget(other);
+      if (common === known.ids.length) this.#forget(other);
     }
     const kv = copy();
-    this.#shares.add(tenant, name, kv.bytes);
-    this.#blocks.set(name, { ids, kv, before });
+    this.#addBytes(tenant, kv.bytes);
+    this.#blocks.set(name, { ids, kv, tenant, before });
     const following = this.#following.get(before);
     if (following) following.add(name);
     else this.#following.set(before, new Set([name]));
-    this.#used(
-      tenant,
-      [...chain, name].filter((other) => this.#blocks.has(other)),
-    );
-    for (const dropped of this.#shares.evict()) {
-      this.#forget(dropped);
-      this.#evictions++;
+    this.#used([...chain, name].filter((other) => this.#blocks.has(other)));
+    for (; this.#bytes > this.#maximumBytes; this.#evictions++) {
+      const [largest] = [...this.#bytesOf].reduce((max, one) => (one[1] > max[1] ? one : max));
+      const [oldest] = this.#blocks.entries().find(([, block]) => block.tenant === largest)!;
+      this.#forget(oldest);
     }
   }
 
-  /** The following block with the most tokens in common with `ids`. */
+  /** Of the blocks that follow `before`, the one with the most tokens in common with `ids`; null if none has enough. */
   #partAfter(before: string, ids: readonly number[]): (FoundBlock & { name: string }) | null {
     let best: (FoundBlock & { name: string }) | null = null;
     for (const name of this.#following.get(before) ?? []) {
@@ -154,7 +155,8 @@ export class PrefixCache {
   }
 
   #forget(name: string): void {
-    const { before, kv } = this.#blocks.get(name)!;
+    const { tenant, before, kv } = this.#blocks.get(name)!;
+    this.#addBytes(tenant, -kv.bytes);
     kv.free();
     this.#blocks.delete(name);
     const following = this.#following.get(before);
@@ -162,9 +164,20 @@ export class PrefixCache {
     if (following?.size === 0) this.#following.delete(before);
   }
 
-  /** Last block first, so that a block is never evicted before those that follow it, which cannot be found without it. */
-  #used(tenant: string, chain: readonly string[]): void {
-    for (const name of chain.toReversed()) this.#shares.touch(tenant, name);
+  /** Marks blocks as used, the last one first, so that a block is never evicted before the blocks that can be found only after it. */
+  #used(chain: readonly string[]): void {
+    for (const name of chain.toReversed()) {
+      const block = this.#blocks.get(name)!;
+      this.#blocks.delete(name);
+      this.#blocks.set(name, block);
+    }
+  }
+
+  #addBytes(tenant: string, bytes: number): void {
+    this.#bytes += bytes;
+    const held = (this.#bytesOf.get(tenant) ?? 0) + bytes;
+    if (held > 0) this.#bytesOf.set(tenant, held);
+    else this.#bytesOf.delete(tenant);
   }
 }
 

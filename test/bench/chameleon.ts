@@ -8,11 +8,11 @@ import { dirname, join } from "node:path";
 import { chunkTokens } from "../../gpu-backend/config.ts";
 import { preparedGraph } from "../../gpu-backend/engine/prepared-graph.ts";
 import { readSmoothing } from "../../gpu-backend/engine/smoothing-file.ts";
-import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";
+import type { KvRow } from "../../gpu-backend/kv/arena.ts";
+import { HostRunner, type Pass, type PassOutput } from "../../gpu-backend/kv/host-runner.ts";
 import { openGgufModel } from "../../gpu-backend/models/gguf/model.ts";
 import type { ConstantFile } from "../../gpu-backend/runtime/graph.ts";
 import { buildServingGraph } from "../../gpu-backend/runtime/model-graph.ts";
-import type { Kv, Pass, PassOutput } from "../../gpu-backend/runtime/model-runner.ts";
 import { openStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/products.ts";
 import { smoothed } from "../../gpu-backend/runtime/smoothing.ts";
@@ -70,7 +70,7 @@ export class Batch {
   /** The last token of each row: not in the arena yet. */
   readonly lastIds: number[] = [];
   readonly #runner: HostRunner;
-  readonly #rows: readonly Kv[];
+  readonly #rows: readonly KvRow[];
 
   /** With room for `positions` of each row from the start, as a running server has it. */
   constructor(runner: StepRunner, rows: number, positions: number) {

@@ -1,6 +1,6 @@
 /** Computes hidden states with the runner that serves. The common beginning of several texts is computed once. */
+import type { KvBlock } from "../../kv/host-kv.ts";
 import { HostRunner } from "../../kv/host-runner.ts";
-import type { KvBlock } from "../../runtime/model-runner.ts";
 import type { StepRunner } from "../../runtime/step.ts";
 
 export class Prefill {

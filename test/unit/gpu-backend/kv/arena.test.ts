@@ -1,14 +1,15 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { KvArena } from "../../../../gpu-backend/kv/arena.ts";
+import { KvArena, KvRow } from "../../../../gpu-backend/kv/arena.ts";
 import { bytesPerPosition, KvBudget } from "../../../../gpu-backend/kv/kv-budget.ts";
 import { KvMemory, type ParkedKv } from "../../../../gpu-backend/kv/kv-memory.ts";
-import { SlotTable } from "../../../../gpu-backend/kv/slot-table.ts";
 
 const seed = 1712;
 /** Two pairs of keys and values, and states. */
 const pair = { heads: 2, width: 3 };
-const shape = { arrays: [pair, pair, pair, pair, { heads: 1, width: 5 }], contextTokens: 300, maximumRows: 9 };
+const plain = { arrays: [pair, pair, pair, pair, { heads: 1, width: 5 }], contextTokens: 300, maximumRows: 9 };
+const bytesOf = (positions: number) => positions * bytesPerPosition(plain);
+const shape = { ...plain, maximumBytes: bytesOf(plain.maximumRows * plain.contextTokens) };
 
 /** The value that array i holds for head element e of a token. */
 const elementOf = (token: number, i: number, e: number) => token + i / 8 + e / 64;
@@ -29,8 +30,8 @@ function freshOf(tokens: number[][], T: number): Float32Array<ArrayBuffer>[] {
 }
 
 /** The tokens that a row holds, read back from every array and head as a step is fed them. */
-function tokensIn(arena: KvArena, row: number): number[] {
-  const { past, pastLengths, pastTokens: P } = arena.feed(row, 1);
+function tokensIn(arena: KvArena, row: KvRow): number[] {
+  const { past, pastLengths, pastTokens: P } = arena.feed([row]);
   return Array.from({ length: pastLengths[0] }, (_, t) => {
     const token = Math.floor(past[0][t * shape.arrays[0].width]);
     shape.arrays.forEach(({ heads: H, width: d }, i) => {
@@ -38,7 +39,7 @@ function tokensIn(arena: KvArena, row: number): number[] {
         const at = (Math.floor(e / d) * P + t) * d + (e % d);
         // `expect` takes longer than all the rest.
         if (past[i][at] !== Math.fround(elementOf(token, i, e)))
-          expect.unreachable(`token ${t} of row ${row} is another`);
+          expect.unreachable(`token ${t} of row ${row.place} is another`);
       }
       if (past[i].length !== H * P * d) expect.unreachable(`array ${i} has ${past[i].length} elements`);
     });
@@ -46,109 +47,88 @@ function tokensIn(arena: KvArena, row: number): number[] {
   });
 }
 
-/** A sequence that has a row. */
-interface Held {
-  tokens: number[];
-  wanted: number;
-}
-
 test.each(["start", "end"] as const)(
-  "each sequence finds what it appended, through any moves, parking, growth and trimming, in memory that is bounded, from the %s",
+  "each row holds what was appended to it, through any moves, parking, growth and trimming, dense and decoding first, in memory that is bounded, from the %s",
   (side) => {
+    const often = ["open", "open", "append", "append", "append", "decode"] as const;
+    const kinds = [...often, "resume", "close", "park", "trim"] as const;
     const operation = fc.record({
-      kind: fc.constantFrom("open", "promote", "release", "append", "append", "trim", "park", "resume"),
+      kind: fc.constantFrom(...kinds),
       pick: fc.nat(),
       count: fc.integer({ min: 1, max: 64 }),
     });
     fc.assert(
       fc.property(
         fc.array(operation, { maxLength: 60, size: "max" }),
-        fc.integer({ min: 1, max: 9 }),
+        fc.integer({ min: 2, max: 9 }),
         (operations, contexts) => {
-          const maximumBytes = contexts * shape.contextTokens * bytesPerPosition(shape);
+          const maximumBytes = bytesOf(contexts * shape.contextTokens);
           const budget = new KvBudget(shape, maximumBytes, { classBytes: Number.POSITIVE_INFINITY });
           const memory = new KvMemory({ ...shape, maximumBytes });
-          const arena = new KvArena(shape, memory, side);
+          const arena = new KvArena({ ...shape, maximumBytes }, memory, side);
           const parked: { aside: ParkedKv; tokens: number[] }[] = [];
+          const held = new Map<KvRow, number[]>();
+          let decoding = new Set<KvRow>();
           /** Whether memory holds what there is, with `rows` more and none longer than `length`. */
           const isRoom = (rows: number, length: number) => {
-            const running = inRows();
-            const longest = running.reduce((most, { tokens, wanted }) => Math.max(most, tokens.length, wanted), length);
+            const running = [...held.keys()];
+            const longest = running.reduce((most, { positions, wanted }) => Math.max(most, positions, wanted), length);
             const aside = parked.reduce((sum, { tokens }) => sum + tokens.length, 0);
             return budget.holds(Array<number>(running.length + rows).fill(longest), aside);
           };
-          const table = new SlotTable<Held>(shape.maximumRows);
-          const held = new Set<Held>();
-          /** The sequences in the order of their rows. */
-          const inRows = () => [...held].sort((a, b) => table.rowOf(a)! - table.rowOf(b)!);
-          const open = (sequence: Held) => {
-            table.open(sequence);
-            held.add(sequence);
-          };
-          const release = (sequence: Held) => {
-            held.delete(sequence);
-            return table.release(sequence);
+          const close = (row: KvRow) => {
+            held.delete(row);
+            decoding.delete(row);
+            arena.close(row);
           };
           let token = 1;
           for (const { kind, pick, count } of operations) {
-            const { decoding } = table;
-            const all = inRows();
-            const prefilling = all.slice(decoding.length);
-            if (kind === "park" && all.length > 0) {
-              const victim = all[pick % all.length];
-              const row = table.rowOf(victim)!;
-              const { tokens } = victim;
-              const copy = arena.read(arena.rowAt(row), 0, tokens.length);
-              parked.push({ aside: memory.store(copy, tokens.length), tokens });
+            const all = [...held.keys()];
+            const row = all[pick % all.length];
+            if (kind === "park" && row) {
+              const tokens = held.get(row)!;
+              parked.push({ aside: memory.store(arena.read(row, 0, tokens.length), tokens.length), tokens });
               // Its row makes room for it.
-              arena.close(release(victim));
+              close(row);
               memory.trim();
-            } else if (kind === "resume" && parked.length > 0 && table.size < shape.maximumRows) {
+            } else if (kind === "resume" && parked.length > 0 && all.length < shape.maximumRows) {
               const { aside, tokens } = parked.splice(pick % parked.length, 1)[0];
               const copy = memory.restore(aside);
-              if (isRoom(1, tokens.length)) {
-                open({ tokens, wanted: 0 });
-                arena.open(tokens.length);
-                arena.append(arena.rowAt(arena.rows - 1), [tokens.length], copy, tokens.length);
-              }
-            } else if (kind === "open" && table.size < shape.maximumRows) {
-              const wanted = pick % 2 ? 4 * count : 0;
-              if (!isRoom(1, wanted)) continue;
-              open({ tokens: [], wanted });
-              arena.open(wanted);
-            } else if (kind === "promote" && prefilling.length > 0) {
-              arena.follow(table.promote(prefilling[pick % prefilling.length]));
-            } else if (kind === "release" && all.length > 0) {
-              arena.close(release(all[pick % all.length]));
-            } else if (kind === "append") {
-              const isPrefill = prefilling.length > 0 && pick % 2 === 0;
-              const rows = isPrefill ? prefilling : decoding;
-              const grown =
-                rows.reduce((most, { tokens }) => Math.max(most, tokens.length), 0) + (isPrefill ? count : 1);
-              if (rows.length === 0 || !isRoom(0, grown)) continue;
+              if (!isRoom(1, tokens.length)) continue;
+              const resumed = new KvRow(tokens.length);
+              arena.open(resumed);
+              arena.append([resumed], [tokens.length], copy, tokens.length);
+              held.set(resumed, tokens);
+            } else if (kind === "open" && all.length < shape.maximumRows) {
+              const opened = new KvRow(pick % 2 ? 4 * count : 0);
+              if (!isRoom(1, opened.wanted)) continue;
+              arena.open(opened);
+              held.set(opened, []);
+            } else if (kind === "decode") {
+              // Some stop decoding, others begin.
+              decoding = new Set(all.filter((_, i) => (pick >> (i % 16)) & 1));
+              arena.decodeOnly(decoding);
+            } else if (kind === "close" && row) close(row);
+            else if (kind === "append" && row) {
+              const isPrefill = pick % 2 === 0;
+              const rows = isPrefill ? [row] : arena.inOrder(decoding);
               const T = isPrefill ? count : 1;
-              const added = rows.map(({ tokens }, s) => {
-                const room = Math.min(isPrefill ? Math.max(1, count - s) : 1, shape.contextTokens - tokens.length);
-                return Array.from({ length: room }, () => token++);
-              });
-              // A pass takes rows in the order of their memory.
-              const inMemory = side === "end" ? added.toReversed() : added;
-              const places = rows.map((row) => arena.rowAt(table.rowOf(row)!));
-              arena.append(
-                Math.min(...places),
-                inMemory.map((ids) => ids.length),
-                freshOf(inMemory, T),
-                T,
+              const grown = rows.reduce((most, { positions }) => Math.max(most, positions), 0) + T;
+              if (rows.length === 0 || !isRoom(0, grown)) continue;
+              const added = rows.map(({ positions }) =>
+                Array.from({ length: Math.min(T, shape.contextTokens - positions) }, () => token++),
               );
-              rows.forEach((row, s) => {
-                row.tokens.push(...added[s]);
+              const counts = added.map((ids) => ids.length);
+              arena.append(rows, counts, freshOf(added, T), T);
+              rows.forEach((one, s) => {
+                held.get(one)!.push(...added[s]);
               });
             } else arena.trim();
-            expect(arena.rows).toBe(table.size);
             expect(memory.bytes).toBeLessThanOrEqual(maximumBytes);
-            for (const [row, { tokens }] of inRows().entries()) {
-              expect(tokensIn(arena, arena.rowAt(row))).toEqual(tokens);
-            }
+            const places = [...held.keys()].toSorted((a, b) => a.place - b.place);
+            expect(places.map(({ place }) => place)).toEqual(places.map((_, place) => place));
+            expect(new Set(places.slice(0, decoding.size))).toEqual(decoding);
+            for (const [one, tokens] of held) expect(tokensIn(arena, one)).toEqual(tokens);
           }
         },
       ),
@@ -157,30 +137,36 @@ test.each(["start", "end"] as const)(
   },
 );
 
+/** An arena of its own memory, and rows that are opened in it with what each wants. */
+function arenaOf(wanted: number[], memory = new KvMemory(shape), side: "start" | "end" = "start") {
+  const arena = new KvArena(shape, memory, side);
+  const open = (positions = 0) => {
+    const row = new KvRow(positions);
+    arena.open(row);
+    return row;
+  };
+  return { arena, open, rows: wanted.map(open) };
+}
+const fill = (row: KvRow, count: number) => {
+  const tokens = Array.from({ length: count }, (_, t) => t + 1);
+  row.arena!.append([row], [count], freshOf([tokens], count), count);
+};
+
 test("a copy of some positions of a row is what appending them gave", () => {
-  const arena = new KvArena(shape);
-  arena.open();
-  arena.open();
+  const { arena, rows } = arenaOf([0, 0]);
   const tokens = Array.from({ length: 10 }, (_, t) => t + 1);
-  arena.append(1, [10], freshOf([tokens], 12), 12);
-  expect(arena.read(1, 3, 8)).toEqual(freshOf([tokens.slice(3, 8)], 5));
-  expect([...arena.state(1, 7)]).toEqual(Array.from({ length: 5 }, (_, e) => Math.fround(elementOf(8, 4, e))));
+  arena.append([rows[1]], [10], freshOf([tokens], 12), 12);
+  expect(arena.read(rows[1], 3, 8)).toEqual(freshOf([tokens.slice(3, 8)], 5));
+  expect([...arena.state(rows[1], 7)]).toEqual(Array.from({ length: 5 }, (_, e) => Math.fround(elementOf(8, 4, e))));
 });
 
 describe("memory", () => {
-  const fill = (arena: KvArena, row: number, count: number) => {
-    const tokens = Array.from({ length: count }, (_, t) => t + 1);
-    arena.append(row, [count], freshOf([tokens], count), count);
-  };
-
   test("what is fed is a view of all positions of the rows, however few they hold", () => {
-    const arena = new KvArena(shape);
-    arena.open();
-    arena.open(200);
+    const { arena, rows } = arenaOf([0, 200]);
     expect(arena.positions).toBe(256);
-    fill(arena, 0, 64);
-    fill(arena, 1, 65);
-    const [both, second] = [arena.feed(0, 2), arena.feed(1, 1)];
+    fill(rows[0], 64);
+    fill(rows[1], 65);
+    const [both, second] = [arena.feed(rows), arena.feed([rows[1]])];
     expect([both.pastTokens, second.pastTokens]).toEqual([256, 256]);
     expect([...both.pastLengths]).toEqual([64, 65]);
     both.past.forEach((array, i) => {
@@ -191,58 +177,56 @@ describe("memory", () => {
   });
 
   test("what a row wants stays reserved until it is closed, wherever it moves", () => {
-    const arena = new KvArena(shape);
-    arena.open();
-    arena.open(200);
-    arena.follow([{ from: 1, to: 0, swap: true }]);
+    const { arena, rows, open } = arenaOf([0, 200]);
+    arena.decodeOnly(new Set([rows[1]]));
+    expect(rows[1].place).toBe(0);
     arena.trim();
     expect(arena.positions).toBe(256);
-    arena.close([]);
+    arena.close(rows[0]);
     arena.trim();
     expect(arena.positions).toBe(256);
-    arena.open();
-    arena.close([{ from: 1, to: 0, swap: false }]);
+    open();
+    arena.close(rows[1]);
     arena.trim();
     expect(arena.positions).toBe(64);
   });
 
   test("positions grow by half, or a third, up to the context, and come back with room to spare", () => {
-    const arena = new KvArena(shape);
-    arena.open();
-    fill(arena, 0, 64);
+    const { arena, rows, open } = arenaOf([0]);
+    fill(rows[0], 64);
     expect(arena.positions).toBe(64);
-    fill(arena, 0, 1);
+    fill(rows[0], 1);
     expect(arena.positions).toBe(128);
-    fill(arena, 0, 235);
+    fill(rows[0], 235);
     expect(arena.positions).toBe(300);
-    expect(() => fill(arena, 0, 1)).toThrow(/301 positions.*300/);
-    arena.open();
-    fill(arena, 1, 60);
-    arena.close([{ from: 1, to: 0, swap: false }]);
+    expect(() => fill(rows[0], 1)).toThrow(/301 positions.*300/);
+    const short = open();
+    fill(short, 60);
+    arena.close(rows[0]);
     arena.trim();
     // 60 of 64 would grow again soon.
     expect(arena.positions).toBe(128);
-    expect(tokensIn(arena, 0)).toHaveLength(60);
-    arena.close([]);
-    arena.open(10);
+    expect(tokensIn(arena, short)).toHaveLength(60);
+    arena.close(short);
+    open(10);
     expect(arena.positions).toBe(64);
   });
 
   test("memory that rows have written stays for others until it is far too much; where nothing runs, all but one row's goes", () => {
     const memory = new KvMemory(shape);
-    const arena = new KvArena(shape, memory);
+    const { arena, open } = arenaOf([], memory);
     const positions = () => memory.bytes / bytesPerPosition(shape);
     expect(positions()).toBe(shape.contextTokens);
-    for (let row = 0; row < 8; row++) arena.open(row === 7 ? 200 : 0);
+    const rows = Array.from({ length: 8 }, (_, row) => open(row === 7 ? 200 : 0));
     expect(positions()).toBe(8 * 256);
-    for (let row = 7; row > 0; row--) arena.close([]);
-    fill(arena, 0, 100);
+    for (const row of rows.splice(1).toReversed()) arena.close(row);
+    fill(rows[0], 100);
     const [array] = memory.arrays;
     arena.trim();
     memory.trim();
     expect([arena.positions, positions(), memory.arrays[0] === array]).toEqual([192, 8 * 256, true]);
-    expect(tokensIn(arena, 0)).toHaveLength(100);
-    arena.close([]);
+    expect(tokensIn(arena, rows[0])).toHaveLength(100);
+    arena.close(rows[0]);
     memory.trim();
     expect(positions()).toBe(shape.contextTokens);
     // Not when garbage is collected.
@@ -250,26 +234,33 @@ describe("memory", () => {
   });
 
   test("two arenas share what there is: one takes what the other leaves, copies nothing, and never writes where the other's rows are", () => {
-    const memory = new KvMemory({ ...shape, maximumBytes: 3 * 300 * bytesPerPosition(shape) });
-    const [short, long] = [new KvArena(shape, memory), new KvArena(shape, memory, "end")];
+    const memory = new KvMemory({ ...shape, maximumBytes: bytesOf(3 * 300) });
+    const [short, long] = [arenaOf([], memory), arenaOf([], memory, "end")];
     const arrays = [...memory.arrays];
-    for (let row = 0; row < 3; row++) {
-      long.open();
-      fill(long, -1 - row, 290);
-    }
-    expect(() => short.open()).toThrow(/rows take 64 positions, 0 are free/);
-    short.close([]);
-    for (let row = 0; row < 2; row++) long.close([]);
-    for (let row = 0; row < 9; row++) short.open();
-    for (let row = 0; row < 9; row++) fill(short, row, 60);
-    expect(tokensIn(long, -1)).toHaveLength(290);
-    for (let row = 0; row < 9; row++) expect(tokensIn(short, row)).toHaveLength(60);
+    const longRows = Array.from({ length: 3 }, () => {
+      const row = long.open();
+      fill(row, 290);
+      return row;
+    });
+    const refused = new KvRow(0);
+    expect(() => short.arena.open(refused)).toThrow(/rows take 64 positions, 0 are free/);
+    short.arena.close(refused);
+    for (const row of longRows.splice(1)) long.arena.close(row);
+    const shortRows = Array.from({ length: 9 }, () => short.open());
+    for (const row of shortRows) fill(row, 60);
+    expect(tokensIn(long.arena, longRows[0])).toHaveLength(290);
+    for (const row of shortRows) expect(tokensIn(short.arena, row)).toHaveLength(60);
     expect(memory.arrays.every((array, i) => array === arrays[i])).toBe(true);
   });
 
   test("there are as many rows as the maximum, and no more", () => {
-    const arena = new KvArena(shape);
-    for (let row = 0; row < shape.maximumRows; row++) arena.open();
-    expect(() => arena.open()).toThrow(/all 9 rows/);
+    const { arena } = arenaOf(Array<number>(shape.maximumRows).fill(0));
+    expect(() => arena.open(new KvRow(0))).toThrow(/all 9 rows/);
+  });
+
+  test("a pass over rows that do not follow each other, and over another arena's, is an error", () => {
+    const { arena, rows } = arenaOf([1, 1, 1]);
+    expect(() => arena.feed([rows[0], rows[2]])).toThrow(/row 2 .* not follow/);
+    expect(() => arena.feed([rows[0], arenaOf([1, 1]).rows[1]])).toThrow(/not follow/);
   });
 });

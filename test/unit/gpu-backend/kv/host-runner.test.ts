@@ -1,7 +1,7 @@
 /** Rows behind handles: whatever order a pass names them in, each gets its own tokens, positions and states. */
 import { expect, test } from "vitest";
-import { HostRunner } from "../../../../gpu-backend/kv/host-runner.ts";
-import type { Kv, Pass } from "../../../../gpu-backend/runtime/model-runner.ts";
+import type { KvRow } from "../../../../gpu-backend/kv/arena.ts";
+import { HostRunner, type Pass } from "../../../../gpu-backend/kv/host-runner.ts";
 import type { StepInput, StepOutput } from "../../../../gpu-backend/runtime/step.ts";
 import { createFakeRunner, fakeConfig, fakeLogits } from "../../../support/fake-runner.ts";
 
@@ -39,7 +39,7 @@ const logitsOf = (history: number[]) => fakeLogits(fakeConfig.vocabularySize, hi
 
 test("a pass names rows in any order, and results come in that order", async () => {
   const { runner, pass, openRows } = open();
-  const histories = new Map<Kv, number[]>(openRows(3).map((kv, i) => [kv, [10 * i + 1, 10 * i + 2]]));
+  const histories = new Map<KvRow, number[]>(openRows(3).map((kv, i) => [kv, [10 * i + 1, 10 * i + 2]]));
   for (const [kv, tokens] of histories) await pass("prefill", [{ kv, tokens }]);
   for (const order of [
     [2, 0, 1],
@@ -69,7 +69,7 @@ test("the head alone is fed the states that earlier passes left, wherever the ro
   runner.kv.park(a);
   runner.kv.trim();
   runner.kv.place([b, a].map((kv) => ({ kv, positions: 4 })));
-  const at: [Kv, number][] = [
+  const at: [KvRow, number][] = [
     [b, 1],
     [a, 2],
     [a, 0],

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { beforeEach, describe, expect, test } from "vitest";
+import type { KvBlock } from "../../../../gpu-backend/kv/host-kv.ts";
 import { blockNames, PrefixCache } from "../../../../gpu-backend/kv/prefix-cache.ts";
-import type { KvBlock } from "../../../../gpu-backend/runtime/model-runner.ts";
 
 const seed = 1720;
 const blockTokens = 16;
@@ -20,7 +20,10 @@ const live = new Set<MarkedBlock>();
 beforeEach(() => live.clear());
 
 function blockOf(marks: number[]): MarkedBlock {
-  const block = { marks, bytes: marks.length * tokenBytes, free: () => expect(live.delete(block)).toBe(true) };
+  const block = {
+    ...{ marks, arrays: [], positions: marks.length, bytes: marks.length * tokenBytes },
+    free: () => expect(live.delete(block)).toBe(true),
+  };
   live.add(block);
   return block;
 }
@@ -28,7 +31,7 @@ function blockOf(marks: number[]): MarkedBlock {
 /** Computes whatever is missing of a prompt; returns how many tokens were there. */
 function use(cache: PrefixCache, tenant: string, prompt: number[]): number {
   const names = namesOf(tenant, prompt);
-  const found = cache.take(tenant, names, prompt);
+  const found = cache.take(tenant, names, prompt, true);
   let at = 0;
   for (const { block, tokens } of found) {
     // A number per token: what it and all before it come to.
@@ -59,7 +62,7 @@ describe("names", () => {
     use(cache, "victim", prompt);
     for (const [i, block] of namesOf("victim", prompt).entries()) {
       const rest = prompt.slice((i + 1) * blockTokens);
-      expect(cache.take(block, namesOf(block, rest), rest)).toEqual([]);
+      expect(cache.take(block, namesOf(block, rest), rest, true)).toEqual([]);
     }
     const [first, second] = namesOf("victim", prompt);
     expect(namesOf(first, prompt.slice(blockTokens))[0]).not.toBe(second);
@@ -136,6 +139,20 @@ test("a tenant that floods the cache takes nothing from one within its share", (
   for (let salt = 1; salt < 20; salt++) use(cache, "u", ids(64, 100 * salt));
   expect(use(cache, "t", ids(64))).toBe(64);
   expect(cache.stats).toMatchObject({ tenants: 2, blocks: 8, evictions: 18 * 4 });
+});
+
+test("one tenant may hold everything, and gives up its oldest blocks to another until both have their share", () => {
+  const cache = cacheOf(4);
+  const prompts = [1, 2, 3, 4, 5, 6, 7].map((salt) => ids(blockTokens, 100 * salt));
+  const [a, b, c, d, e, f, g] = prompts;
+  for (const prompt of [a, b, c, d, a]) use(cache, "loud", prompt);
+  const kept = () => prompts.map((prompt) => ["loud", "quiet"].some((one) => cache.has(namesOf(one, prompt)[0])));
+  use(cache, "quiet", e);
+  expect(kept()).toEqual([true, false, true, true, true, false, false]);
+  use(cache, "quiet", f);
+  expect(kept()).toEqual([true, false, false, true, true, true, false]);
+  use(cache, "loud", g);
+  expect(kept()).toEqual([true, false, false, false, true, true, true]);
 });
 
 test("any use keeps the bound, never keeps what cannot be found, and gives each token its own content", () => {
