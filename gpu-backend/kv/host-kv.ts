@@ -134,12 +134,15 @@ export class HostKv {
     this.#memory.trim();
   }
 
-  /** The rows of a pass in the order of their memory, as `feed` and `append` want them: the short ones first. */
+  /**
+   * The rows of a pass in the order of their memory, as `feed` and `append` want them: the short ones first. The rows of a decode pass
+   * become the decoding ones; a pass without rows moves none.
+   */
   inOrder(rows: readonly KvRow[], phase: "prefill" | "decode"): KvRow[] {
     const named = new Set(rows);
     for (const row of named) this.#arenaOf(row);
     return [this.#short, this.#long].flatMap((arena) => {
-      if (phase === "decode") arena.decodeOnly(named);
+      if (phase === "decode" && named.size > 0) arena.decodeOnly(named);
       return arena.inOrder(named);
     });
   }

@@ -85,6 +85,19 @@ test("the head alone is fed the states that earlier passes left, wherever the ro
   ]);
 });
 
+test("the head alone moves no row", async () => {
+  const { runner, pass, openRows } = open();
+  const rows = openRows(3);
+  for (const kv of rows) await pass("prefill", [{ kv, tokens: [1, 2] }]);
+  await pass(
+    "decode",
+    rows.map((kv) => ({ kv, tokens: [3] })),
+  );
+  const places = rows.map(({ place }) => place);
+  await runner.run({ phase: "decode", rows: [], states: [{ kv: rows[0], position: 1 }], head: headOf(0) });
+  expect(rows.map(({ place }) => place)).toEqual(places);
+});
+
 test("what is not finite is told of its row alone, and not kept", async () => {
   const spoiltId = 66;
   const { pass, openRows } = open(({ states }) => {
