@@ -265,7 +265,7 @@ test("a sequence that is at fault itself is not tried elsewhere", async () => {
   expect(later.received).toEqual([gaveUp("b", "deadline_exceeded")]);
 });
 
-describe("that refuses a call", () => {
+describe("a backend that refuses a call", () => {
   const of = (tenant: string, id: string) => sequence(id, { tenant });
 
   /** Two sequences that the first backend began, and that the second one has now. */
@@ -512,15 +512,6 @@ test("a client that goes away while it moves on is not sent elsewhere", async ()
   expect(second.last.signal.aborted).toBe(true);
   await ended;
   expect(routing.backends.reduce((sum, { calls }) => sum + calls.length, 0)).toBe(2);
-});
-
-test("a client that goes away while it waits in the queue is never sent", async () => {
-  const routing = routed(1);
-  routing.limits.connectionsPerBackend = 0;
-  const { run } = runBatch(routing, [sequence("a")]);
-  run.stop();
-  expect(routing.client.idle).toBe(true);
-  expect(routing.backends[0].calls).toEqual([]);
 });
 
 test("whatever backends do, each client sees its one series, whole or ended by one error", async () => {

@@ -144,7 +144,7 @@ test("a set with a static adapter has it as an expert beside the centroids, with
 });
 
 test("a set with a static adapter serves it for a centroid that is off, once, and the base for an own adapter that is", () => {
-  const [fixed] = [staticCandidate(set)!];
+  const fixed = staticCandidate(set)!;
   expect([servedFor(off[0], set), servedFor(off[1], set)]).toEqual([fixed, off[1]]);
   const mine = { ...own("legal", 0.1), isOff: true };
   expect([servedFor(mine, set), servedFor(off[0], {})]).toEqual([null, null]);

@@ -1,13 +1,12 @@
 /** `npm run audit` against a registry of our own, which knows one advisory. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
 import path from "node:path";
 import { text } from "node:stream/consumers";
 import { expect, onTestFinished, test } from "vitest";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const root = path.join(import.meta.dirname, "../../..");
 const advisory = {
@@ -24,15 +23,16 @@ test.each([
     if (request.method !== "POST") response.writeHead(405).end();
     else response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ [name]: [advisory] }));
   });
-  const cache = await mkdtemp(path.join(tmpdir(), "chameleon-audit-"));
-  onTestFinished(async () => {
-    registry.close();
-    await rm(cache, { recursive: true });
-  });
+  onTestFinished(() => void registry.close());
   await once(registry.listen(0, "127.0.0.1"), "listening");
   const url = `http://127.0.0.1:${(registry.address() as AddressInfo).port}/`;
   const child = spawn(process.execPath, [`${root}/infra/audit.ts`], {
-    env: { ...process.env, npm_config_registry: url, npm_config_cache: cache, npm_config_fetch_retries: "0" },
+    env: {
+      ...process.env,
+      npm_config_registry: url,
+      npm_config_cache: temporaryFolder(),
+      npm_config_fetch_retries: "0",
+    },
     stdio: ["ignore", "pipe", "ignore"],
   });
   const [stdout, [code]] = await Promise.all([text(child.stdout), once(child, "close")]);

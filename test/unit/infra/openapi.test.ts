@@ -1,6 +1,6 @@
 /** The API's document is valid, and has every error and every limit. That it has every route: test/in-runtime. */
 import { Validator } from "@seriousme/openapi-schema-validator";
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { openApiDocument } from "../../../infra/openapi/document.ts";
 import { operations } from "../../../infra/openapi/operations.ts";
 import { limits, limitTable } from "../../../shared/contracts/limits.ts";
@@ -29,6 +29,7 @@ test("is valid OpenAPI 3.1", async () => {
   expect(errors).toBeUndefined();
   expect(valid).toBe(true);
   expect(document).toMatchObject({ openapi: "3.1.0", info: { version: "1.2.3" } });
+  expect(new Set(operations.map(({ id }) => id)).size).toBe(operations.length);
 });
 
 test("shows the limits as a table that is folded away until it is wanted", () => {
@@ -62,56 +63,54 @@ test("names every way to fail that a client can meet, with its status and its en
   for (const [kind, statuses] of told) expect([...statuses]).toEqual([statusOf(kind)]);
 });
 
-describe("limits", () => {
-  test("are rows of one table, each with its value, its unit and what it bounds", () => {
-    const lines = document.info.description.split("\n");
-    const rows = lines.filter((line) => /^\| `\w+` \|/.test(line)).map((line) => line.slice(2, -2).split(" | "));
-    expect(lines).toContain("| Name | Maximum | Unit | Applies to |");
-    expect(rows.map(([name, value]) => [name, Number(value)])).toEqual(
-      Object.entries(limits).map(([name, value]) => [`\`${name}\``, value]),
-    );
-    for (const row of rows) {
-      expect(row, row[0]).toHaveLength(4);
-      expect(row[2], row[0]).toMatch(/^([a-z]+|–)$/);
-      expect(row[3].length, row[0]).toBeGreaterThan(2);
-    }
-  });
+test("are rows of one table, each with its value, its unit and what it bounds", () => {
+  const lines = document.info.description.split("\n");
+  const rows = lines.filter((line) => /^\| `\w+` \|/.test(line)).map((line) => line.slice(2, -2).split(" | "));
+  expect(lines).toContain("| Name | Maximum | Unit | Applies to |");
+  expect(rows.map(([name, value]) => [name, Number(value)])).toEqual(
+    Object.entries(limits).map(([name, value]) => [`\`${name}\``, value]),
+  );
+  for (const row of rows) {
+    expect(row, row[0]).toHaveLength(4);
+    expect(row[2], row[0]).toMatch(/^([a-z]+|–)$/);
+    expect(row[3].length, row[0]).toBeGreaterThan(2);
+  }
+});
 
-  test("bound every string, every list and every open object of every request", () => {
-    const open: string[] = [];
-    /** Refused unless every entry is `text`, so nothing of it is kept. */
-    const refused = /\.modalities/;
-    let seen = 0;
-    const walk = (schema: JsonSchema, at: string) => {
-      seen++;
-      const isClosed = "enum" in schema || "const" in schema || "format" in schema || "maxLength" in schema;
-      const types = [schema.type].flat();
-      if (types.includes("string") && !isClosed) open.push(at);
-      if (types.includes("array") && schema.maxItems === undefined) open.push(at);
-      // Fields that a request must not set are refused whatever they hold, and other unknown ones are dropped.
-      if (types.includes("object") && schema.additionalProperties && schema.maxProperties === undefined) open.push(at);
-      if (schema.items) walk(schema.items, `${at}[]`);
-      for (const [name, one] of Object.entries(schema.properties ?? {})) walk(one, `${at}.${name}`);
-      for (const one of schema.anyOf ?? []) walk(one, at);
-    };
-    const { schemas } = document.components as unknown as { schemas: Record<string, JsonSchema> };
-    for (const { request } of operations) if (request) walk(schemas[request.schema], request.schema);
-    expect(seen).toBeGreaterThan(50);
-    expect(open.filter((at) => !refused.test(at))).toEqual([]);
-  });
+test("bound every string, every list and every open object of every request", () => {
+  const open: string[] = [];
+  /** Refused unless every entry is `text`, so nothing of it is kept. */
+  const refused = /\.modalities/;
+  let seen = 0;
+  const walk = (schema: JsonSchema, at: string) => {
+    seen++;
+    const isClosed = "enum" in schema || "const" in schema || "format" in schema || "maxLength" in schema;
+    const types = [schema.type].flat();
+    if (types.includes("string") && !isClosed) open.push(at);
+    if (types.includes("array") && schema.maxItems === undefined) open.push(at);
+    // Fields that a request must not set are refused whatever they hold, and other unknown ones are dropped.
+    if (types.includes("object") && schema.additionalProperties && schema.maxProperties === undefined) open.push(at);
+    if (schema.items) walk(schema.items, `${at}[]`);
+    for (const [name, one] of Object.entries(schema.properties ?? {})) walk(one, `${at}.${name}`);
+    for (const one of schema.anyOf ?? []) walk(one, at);
+  };
+  const { schemas } = document.components as unknown as { schemas: Record<string, JsonSchema> };
+  for (const { request } of operations) if (request) walk(schemas[request.schema], request.schema);
+  expect(seen).toBeGreaterThan(50);
+  expect(open.filter((at) => !refused.test(at))).toEqual([]);
+});
 
-  test("bound the fields of requests, whose defaults are told", () => {
-    const { schemas } = document.components as unknown as {
-      schemas: Record<string, { properties: Record<string, unknown>; required?: string[] }>;
-    };
-    const { n, temperature, prompt } = schemas.CompletionRequest.properties;
-    expect(n).toMatchObject({ anyOf: [{ minimum: 1, maximum: limits.choicesPerPrompt }, {}], default: 1 });
-    expect(temperature).toMatchObject({ anyOf: [{ minimum: 0, maximum: limits.temperature }, {}], default: 1 });
-    expect(JSON.stringify(prompt)).toContain(`"maxItems":${limits.promptsPerRequest}`);
-    expect(schemas.ChatRequest.properties.messages).toMatchObject({ maxItems: limits.chatMessages });
-    expect(schemas.ChatRequest.required).toEqual(["messages"]);
-    expect(schemas.EmbeddingsRequest.required).toEqual(["input"]);
-  });
+test("bound the fields of requests, whose defaults are told", () => {
+  const { schemas } = document.components as unknown as {
+    schemas: Record<string, { properties: Record<string, unknown>; required?: string[] }>;
+  };
+  const { n, temperature, prompt } = schemas.CompletionRequest.properties;
+  expect(n).toMatchObject({ anyOf: [{ minimum: 1, maximum: limits.choicesPerPrompt }, {}], default: 1 });
+  expect(temperature).toMatchObject({ anyOf: [{ minimum: 0, maximum: limits.temperature }, {}], default: 1 });
+  expect(JSON.stringify(prompt)).toContain(`"maxItems":${limits.promptsPerRequest}`);
+  expect(schemas.ChatRequest.properties.messages).toMatchObject({ maxItems: limits.chatMessages });
+  expect(schemas.ChatRequest.required).toEqual(["messages"]);
+  expect(schemas.EmbeddingsRequest.required).toEqual(["input"]);
 });
 
 test("its examples keep to its schemas, and every error's envelope to OpenAI's", async () => {
@@ -124,9 +123,4 @@ test("its examples keep to its schemas, and every error's envelope to OpenAI's",
     const envelope = envelopeOf(new ServiceError(kind, "because", { param: "n" }));
     expect(published.response("", statusOf(kind), false)!(envelope), kind).toBe(true);
   }
-});
-
-test("its operations have names of their own", () => {
-  const ids = operations.map(({ id }) => id);
-  expect(new Set(ids).size).toBe(ids.length);
 });
