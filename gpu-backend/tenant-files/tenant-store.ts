@@ -136,7 +136,7 @@ export class TenantStore {
     const found = await this.files.records(tenant, hash, partialSuffix);
     const requireKey = async () => {
       const key = await this.#requireKey(tenant);
-      await this.#makeRoom(partialPath, bytes);
+      await this.#makeRoom(path, bytes);
       return key;
     };
     await file.open(found, requireKey).catch(async (error) => {
@@ -278,17 +278,17 @@ export class TenantStore {
     await rm(path);
   }
 
-  /** Removes files until `bytes` more fit, at `path`. */
+  /** Removes files until a file of `bytes` fits at `path`, where it replaces the one that is there. */
   async #makeRoom(path: string, bytes: number): Promise<void> {
     const { tenantBytes, totalBytes } = this.#settings;
     await this.#dropOldest(join(path, ".."), tenantBytes - bytes, path);
     await this.#dropOldest("", totalBytes - bytes, path);
   }
 
-  /** Removes the least recently used files below `folder` until all but `kept` have at most `maxBytes`. */
+  /** Removes the least recently used files below `folder` until all but `kept` and its partial file have at most `maxBytes`. */
   async #dropOldest(folder: string, maxBytes: number, kept: string): Promise<void> {
     const index = await this.load();
-    const own = [...index].filter(([path]) => path.startsWith(folder) && path !== kept);
+    const own = [...index].filter(([path]) => path.startsWith(folder) && !path.startsWith(kept));
     let total = own.reduce((sum, [, { bytes }]) => sum + bytes, 0);
     for (const [path, { bytes, isWriting }] of own) {
       if (total <= maxBytes) return;

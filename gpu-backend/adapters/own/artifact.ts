@@ -74,31 +74,25 @@ export function withOwnAdapters(
   store: OwnAdapterReader,
   shape: OwnAdapterShape,
 ): AdapterSource {
+  const read = async (id: string): Promise<Adapter> => {
+    const [tenant, hash] = id.split("/");
+    const file = await store.read(tenant, hash);
+    if (!file) throw new ServiceError("adapter_not_found", `There is no adapter ${hash} of this tenant.`);
+    const delta = unpackOwnAdapter(file, shape);
+    const bytes = file.length + recordBytes;
+    if (!delta) return { hash, gates: null, changes: [], scale: 0, bytes };
+    const fixed = generated.hashOf(staticId) === null ? null : await generated.generate(staticId);
+    return {
+      hash,
+      gates: fixed?.gates ?? null,
+      changes: [{ change: servedChange(delta), weight: 1 }],
+      scale: 1,
+      bytes,
+    };
+  };
   return {
     hashOf: (id) => (id.includes("/") ? id.split("/")[1] : generated.hashOf(id)),
-    generate: (id) => (id.includes("/") ? read(id, generated, store, shape) : generated.generate(id)),
-  };
-}
-
-async function read(
-  id: string,
-  generated: AdapterSource,
-  store: OwnAdapterReader,
-  shape: OwnAdapterShape,
-): Promise<Adapter> {
-  const [tenant, hash] = id.split("/");
-  const bytes = await store.read(tenant, hash);
-  if (!bytes) throw new ServiceError("adapter_not_found", `There is no adapter ${hash} of this tenant.`);
-  const delta = unpackOwnAdapter(bytes, shape);
-  const size = bytes.length + recordBytes;
-  if (!delta) return { hash, gates: null, changes: [], scale: 0, bytes: size };
-  const fixed = generated.hashOf(staticId) === null ? null : await generated.generate(staticId);
-  return {
-    hash,
-    gates: fixed?.gates ?? null,
-    changes: [{ change: servedChange(delta), weight: 1 }],
-    scale: 1,
-    bytes: size,
+    generate: (id) => (id.includes("/") ? read(id) : generated.generate(id)),
   };
 }
 

@@ -27,8 +27,8 @@ export function fitWeights(
     const rate = learningRate * (1 - (step - 1) / steps);
     adamWStep(weights, gradient, moments, step, rate, descent);
   }
-  const rounded = Array.from(weights, (weight) => Number(weight.toFixed(3)));
-  return { ...rule, weights: rounded as unknown as MemoryRule["weights"] };
+  const [a, b, c, d, e, f] = Array.from(weights, (weight) => Number(weight.toFixed(3)));
+  return { ...rule, weights: [a, b, c, d, e, f] };
 }
 
 /** `share`: weight of the observation in the loss; `ahead`: p_memory − p_model of the observed token. */

@@ -1,6 +1,6 @@
 /**
- * Reads the texts of one kind under each model and with each memory. What is read is all that scoring needs (score.ts), for any rule of
- * memories. Shapes: S texts, T tokens of a text, P positions of a text that are read (`readPositions`), D hidden.
+ * Runs the texts of one kind through each model and each memory, and keeps all that score.ts needs to score them by any rule of
+ * memories. Shapes: S texts, T tokens of a text, P positions of a text (`readPositions`), D hidden.
  */
 import { joinArrays } from "../../../shared/bytes.ts";
 import { dot, promptEmbedding } from "../../../shared/math/assignment.ts";

@@ -1,4 +1,4 @@
-/** Scores texts from what was read of them (read-kind.ts), by a method and a rule of memories. Pure. */
+/** Scores texts by a method and a rule of memories, from the predictions that read-kind.ts has collected. Pure. */
 import {
   type MemoryRule,
   memoryProbabilities,

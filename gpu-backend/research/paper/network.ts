@@ -4,9 +4,9 @@
  *
  *   z₁ = m₁ ⊙ relu(w1·(√P·e) + b1),  z₂ = m₂ ⊙ relu(w2·z₁ + b2),  [A | B] = w3·z₂ + b3,  logits = W·h + Bᵀ·(A·h)
  *
- * m₁ and m₂ are dropout masks. B has a column per vocabulary entry; in the adapters that this project serves both factors are in hidden
- * space (training-graph.ts). N is a number of tokens.
- * Shapes: P dimensions of the embedding, H hidden units, R rank, D hidden size, V vocabulary.
+ * m₁ and m₂ are dropout masks. B has a column for each of the V vocabulary entries. The adapters that this project serves have both
+ * factors in the hidden space of D values instead (training-graph.ts).
+ * Shapes: N tokens, P dimensions of the embedding, H hidden units, R rank, D hidden size, V vocabulary.
  */
 import { joinArrays } from "../../../shared/bytes.ts";
 import { GraphBuilder } from "../../runtime/graph.ts";

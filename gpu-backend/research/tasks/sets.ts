@@ -15,7 +15,7 @@ export interface LabelledSet {
   licence: string;
   pinned: PinnedPackage;
   labels: readonly string[];
-  /** Stands between text and label. */
+  /** What a prompt has between the text and the label. */
   question: string;
   items(folder: string): Promise<Item[]>;
 }

@@ -127,7 +127,7 @@ function fitRows(
         probabilities[k] = Math.exp(sharpness * (similarity - 1));
         total += probabilities[k];
       }
-      // The gradient by the direction, then by the sum: a change along the direction does not turn it, so that part is removed.
+      // First the gradient with respect to the direction, then to the sum, whose component along the direction has no effect.
       gradient.fill(0);
       let along = 0;
       for (let k = 0; k < K; k++) {

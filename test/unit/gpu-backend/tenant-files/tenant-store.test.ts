@@ -177,6 +177,8 @@ test("a tenant's share holds: what was used longest ago goes", async () => {
   for (const hash of [one, two]) await store.keep("acme", hash, content);
   await store.keep("other", one, content);
   expect(await store.has("acme", one)).toBe(true);
+  await store.keep("acme", one, content);
+  expect(await filesOf("acme"), "kept again in its own place").toEqual([one, two].sort());
   await store.keep("acme", three, content);
   expect(await filesOf("acme")).toEqual([one, three].sort());
   expect(await filesOf("other")).toEqual([one]);
