@@ -31,12 +31,10 @@ export function tenantDirectory(dataDirectory: string, kind: "adapters" | "memor
 }
 
 export class TenantFiles {
-  readonly #directory: string;
-  readonly #tenantBytes: number;
+  readonly #settings: TenantFilesSettings;
 
-  constructor({ directory, tenantBytes }: TenantFilesSettings) {
-    this.#directory = directory;
-    this.#tenantBytes = tenantBytes;
+  constructor(settings: TenantFilesSettings) {
+    this.#settings = settings;
   }
 
   /** The content of a file; null if it is missing or damaged. */
@@ -60,8 +58,10 @@ export class TenantFiles {
   /** The records of a file, each decrypted when it is read; null if the file cannot be read. */
   async records(tenant: string, hash: string, suffix = ""): Promise<SealedRecords | null> {
     // Any error counts as missing: the edge then has the file made or uploaded again.
-    const bytes = await readFileAtMost(this.pathOf(tenant, hash) + suffix, this.#tenantBytes).catch(() => null);
-    const key = bytes && bytes.length <= this.#tenantBytes ? await this.keyOf(tenant) : null;
+    const bytes = await readFileAtMost(this.pathOf(tenant, hash) + suffix, this.#settings.tenantBytes).catch(
+      () => null,
+    );
+    const key = bytes && bytes.length <= this.#settings.tenantBytes ? await this.keyOf(tenant) : null;
     return bytes && key && new SealedRecords(key, hash, bytes);
   }
 
@@ -73,7 +73,7 @@ export class TenantFiles {
     try {
       const { buffer, bytesRead } = await file.read(Buffer.alloc(4), 0, 4, 0);
       const length = bytesRead === 4 ? buffer.readUInt32LE() : 0;
-      if (length > this.#tenantBytes) return null;
+      if (length > this.#settings.tenantBytes) return null;
       const record = await file.read(Buffer.alloc(4 + length), 0, 4 + length, 0);
       return new SealedRecords(key, hash, record.buffer).at(0);
     } finally {
@@ -99,12 +99,13 @@ export class TenantFiles {
 
   folderOf(tenant: string): string {
     if (!tenantPattern.test(tenant)) throw new Error("not a tenant's id");
-    return join(this.#directory, createHash("sha256").update(tenant).digest("hex"));
+    return join(this.#settings.directory, createHash("sha256").update(tenant).digest("hex"));
   }
 
   /** The folders of all tenants. */
   async folders(): Promise<string[]> {
-    const names = await readdir(this.#directory).catch(() => []);
-    return names.filter((name) => hashPattern.test(name)).map((name) => join(this.#directory, name));
+    const { directory } = this.#settings;
+    const names = await readdir(directory).catch(() => []);
+    return names.filter((name) => hashPattern.test(name)).map((name) => join(directory, name));
   }
 }

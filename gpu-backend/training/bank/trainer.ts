@@ -11,13 +11,10 @@ import type { PlacedSet, WindowSet } from "../hidden-states.ts";
 import { Random, streams } from "../random.ts";
 import { type Activation, layersOf, type NetworkPass, networkPass } from "./network-pass.ts";
 import { type BankShape, initialParameters, type Parameters, zerosLike } from "./parameters.ts";
+import type { BankSettings } from "./settings.ts";
 import { buildTrainingGraph, type HeadWeights } from "./training-graph.ts";
 
-export interface TrainerOptions {
-  seed: number;
-  steps: number;
-  learningRate: number;
-  weightDecay: number;
+export interface TrainerOptions extends Pick<BankSettings, "seed" | "steps" | "learningRate" | "weightDecay"> {
   threads: number;
 }
 
