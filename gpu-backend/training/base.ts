@@ -63,7 +63,7 @@ export async function readBase(directory: string): Promise<TrainingBase> {
     tokenEmbedding,
     tokenizer: Tokenizer.fromTensors(text.tokenizer),
     tokenizerFile: text.tokenizer,
-    openTrunk: (threads, format = "fp32") => openTrunk(directory, { threads, format }),
+    openTrunk: (threads, format = "fp32") => openTrunk(directory, weightsHash, { threads, format }),
   };
 }
 
@@ -76,10 +76,20 @@ async function readHead(directory: string) {
   }
 }
 
-/** Opens the weights only now, because a resumed training that has its hidden states needs no trunk. */
-async function openTrunk(directory: string, options: { threads: number; format: WeightFormat }): Promise<TrunkRunner> {
-  const { config, weights, close } = await openBase(directory);
+/**
+ * Opens the weights again, because a resumed training that has its hidden states needs no trunk. Throws an Error if they are not those
+ * that the head was read from.
+ */
+async function openTrunk(
+  directory: string,
+  wantedHash: string,
+  options: { threads: number; format: WeightFormat },
+): Promise<TrunkRunner> {
+  const { config, weights, weightsFile, weightsHash, close } = await openBase(directory);
   try {
+    if (weightsHash !== wantedHash) {
+      throw new Error(`${join(directory, weightsFile)} changed: its SHA-256 is ${weightsHash}, it was ${wantedHash}`);
+    }
     const smoothing = options.format === "int8" ? await readSmoothing(directory) : null;
     const stored = smoothing ? smoothed(config, weights, smoothing.magnitudes) : weights;
     return await createTrunkRunner({ config, weights: stored, ...options });
