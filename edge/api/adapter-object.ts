@@ -4,7 +4,7 @@ import type { Adapter } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { rankCentroids } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
-import { type FailedRefit, failedRefit, type OwnAdapter, type OwnMemory } from "../tenants/own-adapters.ts";
+import { failedRefit, type OwnAdapter, type OwnMemory } from "../tenants/own-adapters.ts";
 import type { OwnAdapters } from "../tenants/tenant-adapters.ts";
 import type { AppEnvironment } from "./dependencies.ts";
 
@@ -29,8 +29,9 @@ export async function adapterResponse(
 export function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids }: Artifacts): Adapter {
   const { name, hash, gain, examples, tokens, task, created, keep = true } = adapter;
   const memory = adapter.memory ?? null;
-  const [nearest] =
-    adapter.manifestHash === manifestHash ? rankCentroids(Float32Array.from(adapter.centroid), centroids) : [];
+  const outdated = adapter.manifestHash !== manifestHash;
+  const failed = failedRefit(adapter, manifestHash);
+  const [nearest] = outdated ? [] : rankCentroids(Float32Array.from(adapter.centroid), centroids);
   return {
     id: name,
     object: "adapter",
@@ -47,8 +48,8 @@ export function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, cen
     keep,
     centroid: nearest ? { nearest: manifest.centroids[nearest.index].id, similarity: nearest.similarity } : null,
     memory: memory && memoryObject(memory),
-    outdated: adapter.manifestHash !== manifestHash,
-    refit: adapter.manifestHash === manifestHash ? null : refitObject(failedRefit(adapter, manifestHash)),
+    outdated,
+    refit: outdated ? { status: failed?.isFinal ? "failed" : "waiting", error: failed?.error ?? null } : null,
   };
 }
 
@@ -57,10 +58,6 @@ const noGain =
 /** Message of an adapter with `keep: false`. */
 const notKept =
   "What it was made of is not kept: it is not made again for other artifacts, with which it is gone, its documents cannot change, and a backend that loses its memory cannot be given it.";
-
-function refitObject(failed: FailedRefit | null): Adapter["refit"] {
-  return { status: failed?.isFinal ? "failed" : "waiting", error: failed?.error ?? null };
-}
 
 function memoryObject({ ready, job }: OwnMemory): Adapter["memory"] {
   const { documents, tokens, bytes } = (job ?? ready)!;

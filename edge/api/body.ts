@@ -82,7 +82,7 @@ export function requireMediaType(header = "", accepted: readonly string[], subje
   if (accepted.includes(type)) return type;
   const advice =
     type === "application/pdf"
-      ? "which is not read; convert it: pdftotext -layout file.pdf file.txt"
+      ? "PDF is not read; convert it: pdftotext -layout file.pdf file.txt"
       : `it must be ${accepted.join(", ")}.`;
   throw new ServiceError("unsupported_media_type", `${subject} is ${JSON.stringify(header.slice(0, 80))}; ${advice}`);
 }

@@ -3,12 +3,13 @@ import { limits as requestLimits } from "../../shared/contracts/limits.ts";
 import { usageQuerySchema } from "../../shared/contracts/openai.ts";
 import type { UsageReport } from "../../shared/contracts/responses.ts";
 import { invalidRequest } from "../../shared/errors.ts";
-import type { UsageRow } from "../tenants/ledger-store.ts";
 import { answerList } from "./answer.ts";
 import { checked } from "./body.ts";
 import type { RouteHandler } from "./dependencies.ts";
 
 const dayMs = 86_400_000;
+/** Approximate bytes of a row in memory. */
+const rowBytes = 256;
 
 export const usage: RouteHandler = async (c, dependencies) => {
   const query = checked(usageQuerySchema, c.req.query());
@@ -40,16 +41,8 @@ export const usage: RouteHandler = async (c, dependencies) => {
       tokens_per_month: limits.tokensPerMonth,
     },
   };
-  const retainedBytes = rows.length * rowBytes;
-  return answerList<UsageReport>(c, dependencies, entriesOf(rows), { others, retainedBytes });
+  const data = rows.values().map(({ day, model, centroid, requests, promptTokens, completionTokens }) => {
+    return { day, model, centroid, requests, prompt_tokens: promptTokens, completion_tokens: completionTokens };
+  });
+  return answerList<UsageReport>(c, dependencies, data, { others, retainedBytes: rows.length * rowBytes });
 };
-
-/** Approximate bytes of a row in memory. */
-const rowBytes = 256;
-
-function* entriesOf(rows: readonly UsageRow[]): Generator<UsageReport["data"][number]> {
-  for (const { day, model, centroid, requests, promptTokens, completionTokens } of rows) {
-    const used = { requests, prompt_tokens: promptTokens, completion_tokens: completionTokens };
-    yield { day, model, centroid, ...used };
-  }
-}

@@ -50,6 +50,13 @@ export class AdapterRecords {
     return [...rows].map(({ record }) => JSON.parse(record) as AdapterRecord);
   }
 
+  /** The records whose memory is still to be built, in order of name. */
+  withJobs(): AdapterRecord[] {
+    const isQueued = "record ->> '$.memory.job.status' = 'queued'";
+    const rows = this.#sql.exec<Row>(`SELECT record FROM ownAdapters WHERE ${isQueued} ORDER BY name`);
+    return [...rows].map(({ record }) => JSON.parse(record) as AdapterRecord);
+  }
+
   find(name: string): AdapterRecord | null {
     const [row] = this.#sql.exec<Row>("SELECT record FROM ownAdapters WHERE name = ?", name);
     return row ? (JSON.parse(row.record) as AdapterRecord) : null;

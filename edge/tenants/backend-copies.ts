@@ -87,26 +87,25 @@ export class BackendCopies {
     this.#sql.exec("DELETE FROM deletions WHERE hash = ?", hash);
   }
 
+  /** The deletions of fitted parts and memories that are due, by adapter, the oldest first. */
   pendingDeletions(): PendingDeletion[] {
-    const rows = this.#sql.exec<{ hash: string; name: string; deletedMs: number }>(
-      "SELECT * FROM deletions WHERE hash <> ? ORDER BY deletedMs",
-      allHashes,
+    const rows = this.#sql.exec<CopyRow & { name: string; deletedMs: number }>(
+      "SELECT * FROM deletions JOIN copies USING (hash) WHERE hash <> ? AND deletedMs <= ? ORDER BY deletedMs",
+      ...[allHashes, this.#context.now()],
     );
-    // The fitted parts and the memory of an adapter make one entry.
-    const byName = Map.groupBy(rows, ({ name }) => name);
-    const all = [...byName].map(([name, deleted]) => ({
-      name,
-      deletedMs: deleted[0].deletedMs,
-      backends: new Set(deleted.flatMap(({ hash }) => this.#pending(hash).map(nameOf))).size,
-    }));
-    return all.filter(({ backends }) => backends > 0);
+    return Array.from(
+      Map.groupBy(rows, ({ name }) => name),
+      ([name, copies]) => {
+        return { name, deletedMs: copies[0].deletedMs, backends: new Set(copies.map(nameOf)).size };
+      },
+    );
   }
 
   /** Deletes hashes of an adapter. Resolves to the number of backends that have not confirmed it. */
   async deleteNow(hashes: readonly string[], name: string): Promise<number> {
     for (const hash of hashes) this.#noteDeletion(hash, name);
     await this.#deleteNoted();
-    return new Set(hashes.flatMap((hash) => this.#pending(hash).map(nameOf))).size;
+    return this.#pending(hashes).length;
   }
 
   /** Deletes a hash unless an adapter has it. */
@@ -141,11 +140,10 @@ export class BackendCopies {
       }
       this.#noteDeletion(allHashes, "");
     });
-    const copiesToDelete = this.#pending(allHashes);
-    const called = copiesToDelete.map(nameOf);
-    const partlyAsked = [...new Set(copiesToDelete.map(({ address }) => address).filter(hasProcesses))];
+    const called = this.#pending([allHashes]);
+    const partlyAsked = [...new Set(this.#due().flatMap(({ address }) => (hasProcesses(address) ? address : [])))];
     await this.#deleteNoted();
-    const pending = this.#pending(allHashes).map(nameOf);
+    const pending = this.#pending([allHashes]);
     return { confirmed: called.filter((name) => !pending.includes(name)), pending, partlyAsked };
   }
 
@@ -210,11 +208,13 @@ export class BackendCopies {
     return this.#sql.exec<CopyRow>(select, this.#context.now()).toArray();
   }
 
-  #pending(hash: string): CopyRow[] {
-    return this.#due().filter((copy) => copy.hash === hash);
+  /** Names of the backends that have not confirmed a deletion of one of these hashes. */
+  #pending(hashes: readonly string[]): string[] {
+    return [...new Set(this.#due().flatMap((copy) => (hashes.includes(copy.hash) ? nameOf(copy) : [])))];
   }
 }
 
+/** Address and process of a backend, for people. */
 function nameOf({ address, process }: CopyRow): string {
   if (process !== "") return `${address} (${process})`;
   return hasProcesses(address) ? `${address} (any one process)` : address;

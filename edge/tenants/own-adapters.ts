@@ -137,13 +137,12 @@ const namePattern = /^[a-z0-9][a-z0-9_-]{0,62}$/;
 const reserved = /^(auto|base|nearest|off|static|c\d+)$/;
 
 /** Throws invalid_request for a name that is malformed or reserved. */
-export function requireFreeName(name: string, { centroids }: Manifest, param = "name"): void {
+export function requireFreeName(name: string, manifest: Manifest, param = "name"): void {
   const refuse = (why: string) => invalidRequest(`${param} is ${JSON.stringify(name.slice(0, 80))}; ${why}`, param);
   if (!namePattern.test(name)) {
     throw refuse("it must be 1 to 63 characters of a-z, 0-9, - and _, and begin with a letter or a digit");
   }
-  if (reserved.test(name) || centroids.some(({ id }) => id === name))
-    throw refuse("that name is a centroid's, or reserved");
+  if (ownNameOf(name, manifest) === null) throw refuse("that name is a centroid's, or reserved");
 }
 
 /** The own adapters that a request names, by name. */

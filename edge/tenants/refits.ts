@@ -34,7 +34,6 @@ export class Refits {
   readonly #parts: TenantParts;
   readonly #memories: TenantMemories;
   readonly #options: RefitOptions;
-  #pass: Promise<boolean> | null = null;
   #abort = new AbortController();
 
   constructor(parts: TenantParts, memories: TenantMemories, options: RefitOptions) {
@@ -44,14 +43,7 @@ export class Refits {
   }
 
   /** Refits all adapters of other artifacts, one after the other, the last used one first. True if some are left. Never rejects. */
-  runAll(): Promise<boolean> {
-    this.#pass ??= this.#runAll().finally(() => {
-      this.#pass = null;
-    });
-    return this.#pass;
-  }
-
-  async #runAll(): Promise<boolean> {
+  async runAll(): Promise<boolean> {
     const { records, encoder } = this.#parts;
     if (records.count === 0) return false;
     const served = encoder().served();

@@ -117,18 +117,18 @@ export function jsonBytes(value: unknown): Uint8Array {
 }
 
 export function gzip(bytes: Uint8Array): Promise<Uint8Array> {
-  return bytesOf(new Blob([bytes]).stream().pipeThrough(new CompressionStream("gzip")));
+  return piped(bytes, new CompressionStream("gzip"));
 }
 
 /** Rejects with a TypeError for bytes that gzip did not make. */
 export function gunzip(bytes: Uint8Array): Promise<Uint8Array> {
-  return bytesOf(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
+  return piped(bytes, new DecompressionStream("gzip"));
 }
 
 export async function gunzippedText(bytes: Uint8Array): Promise<string> {
   return new TextDecoder().decode(await gunzip(bytes));
 }
 
-async function bytesOf(stream: ReadableStream): Promise<Uint8Array> {
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+async function piped(bytes: Uint8Array, through: CompressionStream | DecompressionStream): Promise<Uint8Array> {
+  return new Response(new Blob([bytes]).stream().pipeThrough(through)).bytes();
 }

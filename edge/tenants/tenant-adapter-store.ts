@@ -58,6 +58,8 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
   readonly #refits: Refits;
   /** By name of an adapter, when it was last used. */
   readonly #usedMs = new Map<string, number>();
+  /** The jobs and refits that run. */
+  readonly #passes = new Map<TuningJobs | Refits, Promise<boolean>>();
   #failures = 0;
   /** True while an alarm waits for jobs. */
   #isAlarm = false;
@@ -93,7 +95,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
       report: (outcome) => this.refitted(outcome),
     });
     // Jobs that ended with the object before this one continue at once.
-    if (this.#memories.areOpen || this.#jobs.areOpen) state.waitUntil(storage.setAlarm(this.now()));
+    if (parts.records.withJobs().length > 0 || this.#jobs.areOpen) state.waitUntil(storage.setAlarm(this.now()));
   }
 
   /** A record of a list (record-lists.ts); null if there is none. */
@@ -185,7 +187,12 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
 
   /** Runs jobs of the three kinds beside each other, each kind one job after the other. Tells which kinds have some left. */
   #work(): Promise<boolean[]> {
-    return Promise.all([this.#memories.runAll(), this.#jobs.runAll(), this.#refits.runAll()]);
+    const passOf = (part: TuningJobs | Refits) => {
+      const pass = this.#passes.get(part) ?? part.runAll().finally(() => this.#passes.delete(part));
+      this.#passes.set(part, pass);
+      return pass;
+    };
+    return Promise.all([this.#memories.runAll(), passOf(this.#jobs), passOf(this.#refits)]);
   }
 
   /** Gives up the job that builds the memory `hash` of an adapter. An adapter that has nothing else is gone then. */

@@ -235,19 +235,10 @@ export class TenantMemories {
     return outcome;
   }
 
-  /** Whether jobs are stored that are not done. */
-  get areOpen(): boolean {
-    return this.#open().length > 0;
-  }
-
-  #open(): AdapterRecord[] {
-    return this.#parts.records.list().filter(({ memory }) => memory?.job && memory.job.status !== "failed");
-  }
-
   /** Runs all jobs that are not done. True if some are left. */
   async runAll(): Promise<boolean> {
     let areLeft = false;
-    for (const { name } of this.#open()) {
+    for (const { name } of this.#parts.records.withJobs()) {
       const { status } = await this.build(name);
       areLeft ||= status === "queued";
     }

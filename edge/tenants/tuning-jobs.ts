@@ -65,7 +65,6 @@ export class TuningJobs {
   readonly #parts: TenantParts;
   readonly #store: AdapterStore;
   #running: { id: string; abort: AbortController } | null = null;
-  #pass: Promise<boolean> | null = null;
 
   constructor(parts: TenantParts, store: AdapterStore) {
     this.#parts = parts;
@@ -141,14 +140,7 @@ export class TuningJobs {
   }
 
   /** Runs all jobs that have not ended, one after the other. True if some are left. */
-  runAll(): Promise<boolean> {
-    this.#pass ??= this.#runAll().finally(() => {
-      this.#pass = null;
-    });
-    return this.#pass;
-  }
-
-  async #runAll(): Promise<boolean> {
+  async runAll(): Promise<boolean> {
     const tried = new Set<string>();
     for (;;) {
       const job = this.#all().find((one) => isOpen(one) && !tried.has(one.id));
@@ -200,13 +192,13 @@ export class TuningJobs {
 
   #tellOf({ id, model, name, keep }: TuningJob, { losses, gain, kept }: MadeAdapter): void {
     for (const { step, train, heldOut } of losses) {
-      const message = `Step ${step}: training loss ${rounded(train)}, held-out loss ${rounded(heldOut)}`;
+      const message = `Step ${step}: training loss ${train.toFixed(3)}, held-out loss ${heldOut.toFixed(3)}`;
       this.#tell(id, "info", message, { step, train_loss: train, valid_loss: heldOut });
     }
     if (gain) {
       const { nats, ci95, tokens } = gain;
-      const interval = `95% interval ${rounded(ci95[0])} to ${rounded(ci95[1])}`;
-      const message = `Gain on ${tokens} held-out tokens: ${rounded(nats)} nats a token, ${interval}.`;
+      const interval = `95% interval ${ci95[0].toFixed(3)} to ${ci95[1].toFixed(3)}`;
+      const message = `Gain on ${tokens} held-out tokens: ${nats.toFixed(3)} nats a token, ${interval}.`;
       this.#tell(id, "info", message, { gain: nats, gain_ci95: ci95, tokens });
     }
     if (!kept) this.#tell(id, "warn", noGain);
@@ -243,7 +235,3 @@ const noGain =
 
 const notKept =
   "The adapter's examples are not kept: it is not made again for other artifacts, with which it is gone. The files stay until you delete them.";
-
-function rounded(value: number): string {
-  return value.toFixed(3);
-}
