@@ -4,7 +4,6 @@
  */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
-import { createInterface } from "node:readline/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { count, createCommand, readText, runCommand } from "../../gpu-backend/command-line.ts";
@@ -15,6 +14,7 @@ import {
   adapterListSchema,
   adapterSchema,
 } from "../../shared/contracts/responses.ts";
+import { isConfirmed } from "../confirm.ts";
 import { Connection, type ConnectionOptions, withConnection } from "./connection.ts";
 import { scoreText } from "./scoring.ts";
 import { besideBase, scoreTable } from "./stretches.ts";
@@ -156,9 +156,7 @@ async function finished(connection: Connection, adapter: Adapter): Promise<Adapt
 /** Asks the user. Throws an InvalidArgumentError if the answer is not yes, or if stdin is no terminal. */
 async function confirm(question: string): Promise<void> {
   if (!process.stdin.isTTY) throw new InvalidArgumentError("nobody can be asked here: add --yes");
-  const terminal = createInterface({ input: process.stdin, output: process.stderr });
-  const answer = await terminal.question(`${question} [y/N] `).finally(() => terminal.close());
-  if (!/^y(es)?$/i.test(answer.trim())) throw new InvalidArgumentError("nothing was deleted");
+  if (!(await isConfirmed(question))) throw new InvalidArgumentError("nothing was deleted");
 }
 
 /** The file as one example; of JSONL, the example on each line, or its field `text`. Which forms an example may have the API decides. */

@@ -136,7 +136,8 @@ export class Connection {
   }
 }
 
-function parsedJson(text: string): unknown {
+/** null if the text is not JSON. */
+export function parsedJson(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {

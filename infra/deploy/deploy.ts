@@ -2,9 +2,9 @@
  * Runs a deployment: quick checks of the settings, gates, roll-out. Also runs a rollback. Not here: the command line (cli.ts) and the
  * steps (gates.ts, roll-out.ts).
  */
-import { createInterface } from "node:readline/promises";
 import { InvalidArgumentError } from "commander";
 import { httpUrl, Interrupted } from "../../gpu-backend/command-line.ts";
+import { isConfirmed } from "../confirm.ts";
 import type { Environment } from "./environment.ts";
 import { type Gate, passGates } from "./gates.ts";
 import { wranglerPlatform } from "./platform.ts";
@@ -75,7 +75,12 @@ function partsOf(
     smoke: (version, isPicked, stopped) =>
       smokeTest({ url: url ?? "", worker: environment.worker, version, isPicked, key }, smokeLimits, stopped),
     say,
-    confirm: async (question) => options.yes || (await isConfirmed(question, signal)),
+    async confirm(question) {
+      if (options.yes) return true;
+      return await isConfirmed(question, signal).catch((cause) => {
+        throw signal.aborted ? new Interrupted("stopped. Nothing was changed") : cause;
+      });
+    },
     signal,
   };
 }
@@ -83,18 +88,4 @@ function partsOf(
 function requireAnswers({ yes }: DeployOptions): void {
   if (!yes && !process.stdin.isTTY)
     throw new InvalidArgumentError("it asks before it changes anything; without a terminal give --yes");
-}
-
-async function isConfirmed(question: string, signal: AbortSignal): Promise<boolean> {
-  const terminal = createInterface({ input: process.stdin, output: process.stderr });
-  // readline puts the terminal into raw mode, in which Ctrl-C sends no signal.
-  terminal.on("SIGINT", () => process.kill(process.pid, "SIGINT"));
-  try {
-    return /^y(es)?$/i.test((await terminal.question(`${question} [y/N] `, { signal })).trim());
-  } catch (cause) {
-    if (signal.aborted) throw new Interrupted("stopped. Nothing was changed");
-    throw cause;
-  } finally {
-    terminal.close();
-  }
 }

@@ -5,6 +5,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
+import { parsedJson } from "../api/connection.ts";
 
 export interface SmokeTarget {
   /** Origin of the deployed edge. */
@@ -56,7 +57,7 @@ export async function smokeTest(target: SmokeTarget, limits: SmokeLimits, signal
 
   await untilPassed(limits, signal, async () => {
     const { status, body } = await ask("/healthz");
-    const answered = healthSchema.safeParse(parsed(body)).data?.version;
+    const answered = healthSchema.safeParse(parsedJson(body)).data?.version;
     if (status !== 200) throw new SmokeFailure(`/healthz was answered ${status}: ${body.slice(0, 200)}`);
     if (answered !== version)
       throw new SmokeFailure(`the version ${answered ?? "(none named)"} answered, not ${version}`);
@@ -71,7 +72,7 @@ export async function smokeTest(target: SmokeTarget, limits: SmokeLimits, signal
   }
   if (key === null) return;
   const { status, body } = await complete({ authorization: `Bearer ${key}` });
-  if (status !== 200 || !completionSchema.safeParse(parsed(body)).success) {
+  if (status !== 200 || !completionSchema.safeParse(parsedJson(body)).success) {
     throw new SmokeFailure(`a completion was answered ${status}: ${body.slice(0, 200)}`);
   }
 }
@@ -86,13 +87,5 @@ async function untilPassed(limits: SmokeLimits, signal: AbortSignal, attempt: ()
       if (!(error instanceof SmokeFailure) || performance.now() >= endMs) throw error;
     }
     await sleep(limits.retryMs, undefined, { signal });
-  }
-}
-
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null;
   }
 }

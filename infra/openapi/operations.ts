@@ -32,15 +32,8 @@ export interface Operation {
   /** In OpenAPI's form: `/v1/models/{id}`. */
   path: string;
   id: string;
-  tag:
-    | "Generate"
-    | "Embed and assign"
-    | "Models and adapters"
-    | "Fine-tuning"
-    | "Tenant"
-    | "Admin"
-    | "Service"
-    | "Pages";
+  /** Heading under which documents list it. */
+  tag: string;
   summary: string;
   description?: string;
   /** Scope that the key must have. null: any key; "admin": the admin key; absent: no key. */

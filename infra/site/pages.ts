@@ -14,11 +14,6 @@ export interface Page {
   code: ReferencePage | null;
 }
 
-export interface Section {
-  title: string;
-  pages: readonly Page[];
-}
-
 const file = (path: string, title: string, file: string): Page => ({ path, title, file, code: null });
 const code = (page: ReferencePage, title: string, file: string): Page => ({
   path: `reference/${page}`,
@@ -27,7 +22,7 @@ const code = (page: ReferencePage, title: string, file: string): Page => ({
   code: page,
 });
 
-export const sections: readonly Section[] = [
+export const sections: readonly { title: string; pages: readonly Page[] }[] = [
   {
     title: "Start",
     pages: [

@@ -23,8 +23,8 @@ export interface SigningKey {
   hmac: Awaited<ReturnType<typeof crypto.subtle.importKey>>;
 }
 
-/** The signed properties of a call. */
-export interface Call {
+/** A call as its header describes it. All but `signature` is signed. */
+export interface SignedCall {
   method: string;
   /** Path of the URL, with its query. */
   path: string;
@@ -34,9 +34,6 @@ export interface Call {
   bodySha256: string;
   /** Name of the process that the call is for (`nameHeader`); null if any process at the address may answer. */
   backendName: string | null;
-}
-
-export interface SignedCall extends Call {
   /** 64 hex digits. */
   signature: string;
 }
@@ -72,16 +69,6 @@ export async function signingKey(secret: string): Promise<SigningKey> {
   return { id, hmac };
 }
 
-/** The value of the header `authorization` for a call. */
-export async function signatureHeader(
-  key: SigningKey,
-  { body, ...named }: Omit<Call, "keyId" | "bodySha256"> & { body: Uint8Array },
-): Promise<string> {
-  const call: Call = { ...named, keyId: key.id, bodySha256: await sha256Hex(body) };
-  const signature = hexOf(await crypto.subtle.sign("HMAC", key.hmac, canonical(call)));
-  return `${scheme} key=${key.id},time=${call.timeMs},body=${call.bodySha256},signature=${signature}`;
-}
-
 /** Reads the header of a call, which `isSignedBy` then checks; null if it has another form. */
 export function parseSignature(
   header: string,
@@ -102,25 +89,36 @@ export function isSignedBy({ hmac }: SigningKey, call: SignedCall): Promise<bool
 }
 
 /** The signed text. No field can hold a line break, so no two calls have the same text. */
-function canonical({ keyId, timeMs, method, path, bodySha256, backendName }: Call): Uint8Array {
+function canonical({
+  keyId,
+  timeMs,
+  method,
+  path,
+  bodySha256,
+  backendName,
+}: Omit<SignedCall, "signature">): Uint8Array {
   const lines = [scheme, keyId, timeMs, method, path, bodySha256];
   return encoder.encode([...lines, ...(backendName === null ? [] : [backendName])].join("\n"));
 }
 
-/** Returns the headers that sign a call. `backendName`: the process that it is for; by default any at the address. */
-export type SignCall = (
-  method: string,
-  path: string,
-  body: Uint8Array,
-  backendName?: string | null,
-) => Promise<Record<string, string>>;
-
-/** Signs with the first secret; without secrets, calls are not signed. `now` in milliseconds since 1970. */
-export function createSigner([secret]: readonly string[], now: () => number): SignCall {
-  if (secret === undefined) return async () => ({});
+/**
+ * Returns a function that returns the headers which sign a call. `backendName`: the process that the call is for; by default any at the
+ * address. Signs with the first secret; without secrets, calls are not signed. `now` in milliseconds since 1970.
+ */
+export function createSigner([secret]: readonly string[], now: () => number) {
   let key: Promise<SigningKey> | null = null;
-  return async (method, path, body, backendName = null) => {
+  return async (
+    method: string,
+    path: string,
+    body: Uint8Array,
+    backendName: string | null = null,
+  ): Promise<Record<string, string>> => {
+    if (secret === undefined) return {};
     key ??= signingKey(secret);
-    return { authorization: await signatureHeader(await key, { method, path, body, timeMs: now(), backendName }) };
+    const [{ id, hmac }, bodySha256] = await Promise.all([key, sha256Hex(body)]);
+    const call = { method, path, keyId: id, timeMs: now(), bodySha256, backendName };
+    const signature = hexOf(await crypto.subtle.sign("HMAC", hmac, canonical(call)));
+    return { authorization: `${scheme} key=${id},time=${call.timeMs},body=${bodySha256},signature=${signature}` };
   };
 }
+export type SignCall = ReturnType<typeof createSigner>;
