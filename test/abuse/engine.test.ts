@@ -1,11 +1,9 @@
 /**
  * Attack: a tenant fills the engine. Judged by: the wait of another tenant's short prompt, in engine steps.
  */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import path from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { type Backend, startBackend } from "../support/backend-process.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
 import { median } from "./measurements.ts";
 
@@ -89,14 +87,13 @@ describe("a tenant's short prompt", () => {
     ],
   ];
   test.each(attacks)(`waits fewer than ${mostSteps} mean steps beside %s`, async (name, streams, attack) => {
-    const folder = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-engine-"));
+    const folder = temporaryFolder();
     backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", DATA_DIR: folder });
     edge = await startAttackedEdge({ backendUrls: [backend.url], tenants: { attacker: {}, quiet: {} } });
     onTestFinished(async () => {
       await edge.stop();
       backend.child.kill("SIGKILL");
       await backend.exited;
-      await rm(folder, { recursive: true });
     });
     decoding(streams);
     await expect.poll(() => backend.metric("vllm:num_requests_running"), patience).toBe(streams);

@@ -2,12 +2,10 @@
  * Attack: schemas that are slow to compile or to follow. Judged by: the answer that each gets, and another tenant's p95 of answers by a
  * schema of its own beside them, relative to that beside as many harmless schemas, all new.
  */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { startBackend } from "../support/backend-process.ts";
 import { smallBase } from "../support/small-base.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
 import { mostVictimRatio, p95 } from "./measurements.ts";
 
@@ -44,12 +42,11 @@ const hostile: ((salt: number) => object)[] = [
 ];
 
 test("another tenant's answers by a schema wait little for 20 hostile schemas", async () => {
-  const folder = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-schemas-"));
+  const folder = temporaryFolder();
   const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", DATA_DIR: folder });
   onTestFinished(async () => {
     backend.child.kill("SIGKILL");
     await backend.exited;
-    await rm(folder, { recursive: true });
   });
   const edge = await startAttackedEdge({
     backendUrls: [backend.url],

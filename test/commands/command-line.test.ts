@@ -1,22 +1,17 @@
 /** The style that every command keeps: help with an example, a version, bad usage in one sentence, no stack trace. */
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import path from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { commandsOf } from "../../infra/commands.mjs";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const commands = Object.entries<[string, string, ...string[]]>(commandsOf(true));
 /** Those of a package; what developers run besides has the same style from the same file. */
 const forUsers = Object.entries(commandsOf(false));
 
-let folder: string;
-beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "chameleon-cli-"));
-});
-afterAll(() => rm(folder, { recursive: true }));
+const folder = temporaryFolder();
 
 interface Ended {
   code: number | null;

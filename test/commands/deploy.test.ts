@@ -1,21 +1,20 @@
 /** `npm run deploy` by the real wrangler, against a local server in the place of the platform's API. */
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import path from "node:path";
-import { afterAll, beforeAll, beforeEach, expect, test, vi } from "vitest";
+import { beforeAll, beforeEach, expect, test, vi } from "vitest";
 import { readEnvironment } from "../../infra/deploy/environment.ts";
 import { wranglerPlatform } from "../../infra/deploy/platform.ts";
 import { type RollOutParts, rollOut } from "../../infra/deploy/roll-out.ts";
 import { smokeTest } from "../../infra/deploy/smoke.ts";
 import { ControlPlane } from "../support/control-plane.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const worker = "small-production";
 const limits = { settleMs: 0, retryMs: 0, requestMs: 10_000 };
-let folder: string;
+const folder = temporaryFolder();
 let plane: ControlPlane;
 
 beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "deploy-"));
   await writeFile(
     path.join(folder, "worker.js"),
     `import { DurableObject } from "cloudflare:workers";
@@ -23,7 +22,6 @@ beforeAll(async () => {
      export default { fetch: () => new Response("ok") };`,
   );
 });
-afterAll(() => rm(folder, { recursive: true }));
 beforeEach(async () => {
   plane = new ControlPlane();
   await plane.start(worker, "v1");

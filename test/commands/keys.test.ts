@@ -1,26 +1,22 @@
 /** `chameleon keys` against the edge that `npm start` serves: what it says is in force at once, and it starts no runtime of its own. */
 import { execFile } from "node:child_process";
-import { mkdtemp, readdir, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { readLocalRun } from "../../infra/local-run.ts";
 import { type Stack, startStack } from "../support/stack.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const cli = fileURLToPath(new URL("../../infra/keys/cli.ts", import.meta.url));
 const patience = { timeout: 10_000 };
 let stack: Stack;
-let data: string;
+const data = temporaryFolder();
 beforeAll(async () => {
-  data = await mkdtemp(path.join(tmpdir(), "chameleon-keys-"));
   stack = await startStack({ DATA_DIR: data });
 });
-afterAll(async () => {
-  await stack?.stop();
-  await rm(data, { recursive: true, force: true });
-});
+afterAll(() => stack?.stop());
 
 /** The commands see no workerd, wrangler or esbuild: what would start one fails. */
 async function keys(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {

@@ -3,8 +3,6 @@
  * stream fails, and each is what its artifacts give where nothing happens.
  */
 import { execFile } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual, promisify } from "node:util";
@@ -16,13 +14,14 @@ import { type Answer, type Body, requestsOf, Traffic } from "../fault/traffic.ts
 import { FolderBucket, publishTo } from "../support/memory-bucket.ts";
 import { smallBase } from "../support/small-base.ts";
 import { type Stack, startStack } from "../support/stack.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { variantOf } from "../support/tiny-model.ts";
 
 const cli = fileURLToPath(new URL("../../infra/publish/cli.ts", import.meta.url));
 const patience = { timeout: 60_000, interval: 100 };
 const concurrency = 8;
 
-let folder: string;
+const folder = temporaryFolder();
 let stack: Stack;
 let bodies: Body[];
 /** Manifests, and what they give where nothing happens, by fingerprint. */
@@ -30,7 +29,6 @@ let old: string;
 let next: string;
 let expected: Map<string, Answer[]>;
 beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "roll-out-"));
   stack = await startStack({ THREADS: "1", DATA_DIR: path.join(folder, "data") }, ["--backends", "2"]);
   bodies = requestsOf(16, 16);
 
@@ -48,10 +46,7 @@ beforeAll(async () => {
   const differing = ofOld.filter(({ seen }, i) => !isDeepStrictEqual(seen.texts, ofNext[i].seen.texts));
   expect(differing.length).toBeGreaterThan(bodies.length / 3);
 });
-afterAll(async () => {
-  await stack?.stop();
-  await rm(folder, { recursive: true });
-});
+afterAll(() => stack?.stop());
 
 async function publish(...args: string[]): Promise<{ manifest: string; switched: boolean }> {
   const env = { ...process.env, STATE_DIR: stack.state };

@@ -1,8 +1,7 @@
 /** An edge that other machines can reach: its key, its certificate, its clients' addresses, and how it ends. */
 import { execFileSync } from "node:child_process";
-import { mkdtemp, readdir, readFile, rm, stat } from "node:fs/promises";
+import { readdir, readFile, stat } from "node:fs/promises";
 import { Agent, request } from "node:https";
-import { tmpdir } from "node:os";
 import path from "node:path";
 import { text } from "node:stream/consumers";
 import { beforeAll, expect, onTestFinished, test } from "vitest";
@@ -11,21 +10,18 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { newKeyOf } from "../support/admin.ts";
 import { type FakeBackend, startFakeBackend } from "../support/fake-backend.ts";
 import { type Stack, startStack } from "../support/stack.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const localKey = "sk-chameleon-local";
 /** A bound on waiting, not a demand. */
 const patience = { timeout: 20_000 };
 const stepMs = 40;
 
-let folder: string;
+const folder = temporaryFolder();
 let backend: FakeBackend;
 beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "self-hosted-"));
   backend = await startFakeBackend({ stepMs });
-  return async () => {
-    await backend.stop();
-    await rm(folder, { recursive: true });
-  };
+  return () => backend.stop();
 });
 
 async function startEdge(...args: string[]): Promise<Stack> {

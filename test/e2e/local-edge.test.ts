@@ -2,9 +2,8 @@
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { connect } from "node:net";
-import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
@@ -14,21 +13,18 @@ import { objectName, pointerName } from "../../shared/artifacts/bucket.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { smallBase } from "../support/small-base.ts";
 import { type Stack, startStack } from "../support/stack.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { variantOf } from "../support/tiny-model.ts";
 
 const infra = fileURLToPath(new URL("../../infra", import.meta.url));
-let folder: string;
+const folder = temporaryFolder();
 let stack: Stack;
 const start = () =>
   startStack({ EDGE_HOSTS: "edge.example, Other.example", THREADS: "1", STATE_DIR: path.join(folder, "state") });
 beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "local-edge-"));
   stack = await start();
 });
-afterAll(async () => {
-  await stack?.stop();
-  await rm(folder, { recursive: true, force: true });
-});
+afterAll(() => stack?.stop());
 
 /** Sends a request's head as it stands and then `bytes` in chunks, whatever is answered meanwhile; reads the answer to the connection's end. */
 async function raw(head: readonly string[], bytes = 0): Promise<{ status: number; text: string }> {

@@ -1,13 +1,13 @@
 /** Own adapters of documents and of examples, end to end: `npm start` as it is, and with a backend that lost its disk. */
 import { execFile } from "node:child_process";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Adapter, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 /** A language that the embedded model has never seen. */
 const words =
@@ -18,18 +18,14 @@ const seed = 35;
 const random = seededRandom(seed);
 const text = (length: number) => Array.from({ length }, () => words[Math.floor(random() * words.length)]).join(" ");
 
-let folder: string;
+const folder = temporaryFolder();
 let stack: Stack;
 const start = (data: string) => startStack({ STATE_DIR: join(folder, "state"), DATA_DIR: join(folder, data) });
 
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "memories-"));
   stack = await start("one");
 });
-afterAll(async () => {
-  await stack?.stop();
-  await rm(folder, { recursive: true, force: true });
-});
+afterAll(() => stack?.stop());
 
 /** Mean log-probability of a text's later tokens under what `adapter` names; the first ones are evidence. */
 async function scoreOf(prompt: string, adapter: string): Promise<number> {

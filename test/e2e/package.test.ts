@@ -1,13 +1,13 @@
 /** The npm packages as a stranger meets them: packed, installed with `npm install --global` in an empty folder, started, asked. */
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { glob, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { glob, readFile, symlink, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { promisify } from "node:util";
-import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from "vitest";
+import { beforeAll, beforeEach, expect, onTestFinished, test } from "vitest";
 import { outsideEnvironment } from "../support/outside.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const run = promisify(execFile);
@@ -35,14 +35,13 @@ interface Packed {
 const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
 const print = (line: string) => process.stdout.write(`${line}\n`);
 
-let folder: string;
+const folder = temporaryFolder();
 /** Where npm installs. */
 let modules: string;
 let server: Packed;
 let base: Packed;
 let client: Packed;
 beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "chameleon-package-"));
   const pack = ["pack", "--json", "--workspaces", "--include-workspace-root", "--pack-destination", folder];
   const packed: Packed[] = JSON.parse((await run("npm", pack, { cwd: root, env, maxBuffer: 2 ** 24 })).stdout);
   server = packed.find(({ name }) => name === "chameleon-edge")!;
@@ -65,7 +64,6 @@ beforeAll(async () => {
   );
   print(`installed in ${((performance.now() - startMs) / 1000).toFixed(1)} s`);
 }, 300_000);
-afterAll(() => rm(folder, { recursive: true, force: true }));
 
 beforeEach(({ skip }) => skip(isOffline, "the npm registry is out of reach"));
 

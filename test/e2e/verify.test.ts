@@ -1,7 +1,6 @@
 /** `chameleon verify`: answers of every kind are computed again, token for token, by other processes on other disks. */
 import { execFile } from "node:child_process";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -9,6 +8,7 @@ import type { ChatResponse, CompletionResponse } from "../../shared/contracts/re
 import { smallBase } from "../support/small-base.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const root = join(import.meta.dirname, "../..");
 const seed = 3711;
@@ -20,19 +20,15 @@ const count = 300;
 const parameters = { type: "object", properties: { a: { enum: [1, 2] } }, required: ["a"] };
 const tools = [{ type: "function", function: { name: "f", parameters } }];
 
-let folder: string;
+const folder = temporaryFolder();
 let stack: Stack;
 const start = (data: string) =>
   startStack({ MODEL_DIR: smallBase, STATE_DIR: join(folder, "state"), DATA_DIR: join(folder, data) });
 
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "verify-"));
   stack = await start("one");
 }, 60_000);
-afterAll(async () => {
-  await stack?.stop();
-  await rm(folder, { recursive: true, force: true });
-});
+afterAll(() => stack?.stop());
 
 /** `model` of the base, its static adapter, a mixture, and both kinds of own adapters. */
 function randomRequest(base: string): { path: string; body: Record<string, unknown> } {

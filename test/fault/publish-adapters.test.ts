@@ -1,12 +1,11 @@
 /** Other artifacts are published under the traffic of tenants with own adapters: each answers all the time, and is made again. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type ArtifactSet, readArtifactSet } from "../../infra/publish/artifact-set.ts";
 import type { Adapter, AdapterList, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { FolderBucket, publishTo } from "../support/memory-bucket.ts";
 import { smallArtifacts, smallBase } from "../support/small-base.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { variantOf } from "../support/tiny-model.ts";
 import { type MemoryCluster, startMemoryCluster } from "./memory-cluster.ts";
 
@@ -15,19 +14,15 @@ const tenants = Array.from({ length: 12 }, (_, i) => `tenant-${i}`);
 const isTaught = (tenant: string) => tenants.indexOf(tenant) % 3 === 0;
 const patience = { timeout: 240_000, interval: 500 };
 let cluster: MemoryCluster;
-let folder: string;
+const folder = temporaryFolder();
 let sets: ArtifactSet[];
 
 beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "publish-adapters-"));
   const variant = await variantOf(smallBase, path.join(folder, "variant"), "variant");
   sets = await Promise.all([smallArtifacts, variant].map(readArtifactSet));
   cluster = await startMemoryCluster(tenants, { ARTIFACTS_POLL_MS: "100" });
 });
-afterAll(async () => {
-  await cluster?.stop();
-  await rm(folder, { recursive: true, force: true });
-});
+afterAll(() => cluster?.stop());
 
 const publish = async (set: ArtifactSet) => {
   await publishTo(new FolderBucket(cluster.bucket), set);

@@ -4,14 +4,13 @@
  * written but folders named by a hash, and nothing is kept of what was refused.
  * Another seed or more of them: FUZZ_SEED=7 FUZZ_SETS=5000 npm test -- test/fuzz/artifact-sets.test.ts
  */
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import fc from "fast-check";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { ArtifactBucket, type Bucket } from "../../edge/artifacts/artifact-bucket.ts";
 import { assign } from "../../edge/plan/assign.ts";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
@@ -26,6 +25,7 @@ import { sha256Hex } from "../../shared/bytes.ts";
 import { mixtureSchema } from "../../shared/contracts/inference.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import { defaultCalibration } from "../../shared/math/evidence.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 
 const seed = Number(process.env.FUZZ_SEED) || (Date.now() % 1_000_000) + 1;
@@ -36,11 +36,10 @@ type Bytes = Uint8Array<ArrayBuffer>;
 type Files = Map<string, Bytes>;
 const bytesOf = (text: string) => new TextEncoder().encode(text);
 
-let folder: string;
+const folder = temporaryFolder();
 let model: string;
 let valid: Files;
 beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "fuzz-sets-"));
   model = path.join(folder, "model");
   await writeTinyModel(model, 7);
   const file = (name: string) => path.join(artifactsOf(model), name);
@@ -51,7 +50,6 @@ beforeAll(async () => {
     await Promise.all([...setFiles, manifestFile].map(async (name) => [name, await read(name)] as const)),
   );
 });
-afterAll(() => rm(folder, { recursive: true }));
 
 /** A number that is small, huge, negative, no integer or none at all; as JSON. */
 const oddNumber = fc.constantFrom(

@@ -1,19 +1,19 @@
 /** A real backend through a roll-out: sets of artifacts side by side, each batch served by the set of its manifest. */
-import { cp, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { cp } from "node:fs/promises";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { type ArtifactSet, readArtifactSet } from "../../infra/publish/artifact-set.ts";
 import { objectName } from "../../shared/artifacts/bucket.ts";
 import type { Frame, Readiness, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { allFrames, type Backend, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import { FolderBucket, publishTo, rollBackIn } from "../support/memory-bucket.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { tinyConfig, variantOf, writeTinyModel } from "../support/tiny-model.ts";
 
 const patience = { timeout: 20_000, interval: 20 };
-let folder: string;
+const folder = temporaryFolder();
 let model: string;
 /** That of the model folder, and its successor. */
 let old: ArtifactSet;
@@ -22,7 +22,6 @@ let store: FolderBucket;
 let environment: Record<string, string>;
 
 beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "artifact-sets-"));
   model = path.join(folder, "model");
   await writeTinyModel(model);
   old = await readArtifactSet(path.join(model, "artifacts"));
@@ -37,7 +36,6 @@ beforeAll(async () => {
     ARTIFACT_GRACE_MS: "5000",
   };
 });
-afterAll(() => rm(folder, { recursive: true }));
 
 const ask = (id: string, maxTokens = 30): SequenceRequest =>
   sequenceRequest(id, [3, 1, 4, 1, 5], {

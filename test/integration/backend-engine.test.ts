@@ -1,7 +1,6 @@
 /** The engine on real ONNX sessions: what a sequence gets must depend on nothing but the sequence. */
 
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
@@ -16,6 +15,7 @@ import { evidencePositions, positionsOfEvidence, weigh } from "../../shared/math
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/oracle.ts";
 import { seededRandom } from "../support/steps.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { readTinyArtifacts } from "../support/tiny-families.ts";
 import { tinyCentroids, tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 
@@ -30,16 +30,12 @@ const int8Tolerance = 0.4;
 const random = seededRandom(seed);
 const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 
-let folder: string;
+const folder = temporaryFolder();
 /** Their model is of the family under test. */
 let artifacts: Artifacts;
 let runner: StepRunner;
 
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "backend-engine-"));
-  await writeTinyModel(folder);
-});
-afterAll(() => rm(folder, { recursive: true }));
+beforeAll(() => writeTinyModel(folder));
 
 const harness = (
   limits: Parameters<typeof createEngineHarness>[0]["limits"] = {},
@@ -540,14 +536,10 @@ describe.each(kinds)("a %s with keys and values as %s", (family, kv) => {
 
 describe("artifacts are held against the manifest", () => {
   async function broken(change: (directory: string) => Promise<void>): Promise<Artifacts> {
-    const directory = await mkdtemp(join(tmpdir(), "broken-artifacts-"));
-    try {
-      await cp(folder, directory, { recursive: true });
-      await change(directory);
-      return await readArtifacts(directory);
-    } finally {
-      await rm(directory, { recursive: true });
-    }
+    const directory = temporaryFolder();
+    await cp(folder, directory, { recursive: true });
+    await change(directory);
+    return readArtifacts(directory);
   }
   const flipLastByte = (name: string) => async (directory: string) => {
     const bytes = await readFile(join(directory, name));

@@ -1,6 +1,5 @@
 /** The backend as it runs: its own process, real HTTP, signals, and a crash. */
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { loadHeader, nameHeader, processNamePattern } from "../../shared/contracts/backend-headers.ts";
@@ -9,14 +8,11 @@ import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { allFrames, type Backend, framesOf, isRunning, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 
-let folder: string;
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "backend-server-"));
-  await writeTinyModel(folder);
-});
-afterAll(() => rm(folder, { recursive: true }));
+const folder = temporaryFolder();
+beforeAll(() => writeTinyModel(folder));
 
 /** Runs into the context's end; only cancelling ends it sooner. */
 const endless = (id: string, promptIds = [1, 2, 3]): SequenceRequest =>
@@ -228,12 +224,11 @@ describe("a start that fails says why in one line, and exits 1", () => {
   });
 
   test("an artifact that is not the manifest's", async () => {
-    const changed = await mkdtemp(join(tmpdir(), "backend-changed-"));
+    const changed = temporaryFolder();
     await writeTinyModel(changed);
     await writeFile(join(changed, "artifacts", "hyper-network.safetensors"), "other bytes");
     await expect(startBackend({ MODEL_DIR: changed })).rejects.toThrow(
       /^exit 1: chameleon backend: hyper-network\.safetensors has \d+ bytes of SHA-256 .*\n$/,
     );
-    await rm(changed, { recursive: true });
   });
 });

@@ -1,26 +1,24 @@
 /** `chameleon doctor`: what is amiss is named with its mend, and ends it with 1. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cp, mkdtemp, rm, truncate } from "node:fs/promises";
+import { cp, truncate } from "node:fs/promises";
 import { createServer } from "node:net";
-import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { beforeAll, expect, onTestFinished, test } from "vitest";
 import type { Check } from "../../infra/doctor/cli.ts";
 import { smallBase } from "../support/small-base.ts";
 import { freePorts } from "../support/stack.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const cli = fileURLToPath(new URL("../../infra/doctor/cli.ts", import.meta.url));
 
-let folder: string;
+const folder = temporaryFolder();
 let ports: { EDGE_PORT: string; BACKEND_PORT: string };
 beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "doctor-"));
   const [edge, backend] = await freePorts(2);
   ports = { EDGE_PORT: String(edge), BACKEND_PORT: String(backend) };
 });
-afterAll(() => rm(folder, { recursive: true }));
 
 async function doctor(env: Record<string, string> = {}, ...args: string[]) {
   const child = spawn(process.execPath, [cli, "--json", ...args], {

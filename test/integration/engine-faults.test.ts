@@ -3,8 +3,7 @@
  * answers afterwards as before.
  */
 import { createHash } from "node:crypto";
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { cp, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -12,17 +11,17 @@ import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { allFrames, type Backend, framesOf, isRunning, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import { smallBase } from "../support/small-base.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 /** Whoever gets here computes numbers that are none. */
 const brokenPosition = 400;
 const patience = { timeout: 30_000, interval: 20 };
-let folder: string;
+const folder = temporaryFolder();
 let backend: Backend;
 /** What each sequence gets where nothing happens. */
 let expected: Map<string, object[]>;
 
 beforeAll(async () => {
-  folder = await mkdtemp(path.join(tmpdir(), "engine-faults-"));
   await cp(smallBase, folder, { recursive: true });
   await breakPosition(folder, brokenPosition);
   backend = await startBackend({
@@ -36,7 +35,6 @@ afterAll(async () => {
   expect(await backend.exited).toBe(0);
   expect(backend.enginePids()).toHaveLength(4);
   expect(backend.enginePids().filter(isRunning)).toEqual([]);
-  await rm(folder, { recursive: true });
 });
 
 /** Makes one value of a position's embedding no number, and the manifest agree. */

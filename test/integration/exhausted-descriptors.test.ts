@@ -1,16 +1,14 @@
 /** A backend without file descriptors can start no process: that fails what asked for one, and nothing else. */
 import { execFile } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
-import { expect, onTestFinished, test } from "vitest";
+import { expect, test } from "vitest";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const script = path.join(import.meta.dirname, "../support/exhausted-descriptors.ts");
 
 test("an engine that cannot be started again, and a fit without a fitter, are errors of theirs alone", async () => {
-  const folder = await mkdtemp(path.join(tmpdir(), "chameleon-descriptors-"));
-  onTestFinished(() => rm(folder, { recursive: true }));
+  const folder = temporaryFolder();
   const command = 'ulimit -n 80 && exec "$0" "$@"';
   const run = promisify(execFile)("bash", ["-c", command, process.execPath, script, folder], { timeout: 30_000 });
   const [engine, fit, last] = (await run).stdout.trim().split("\n");

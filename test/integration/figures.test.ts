@@ -1,8 +1,6 @@
 /** From corpora to trained artifacts to evaluations, on a tiny model and text of three made-up domains. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { type EvalOptions, type Evaluation, evaluate } from "../../gpu-backend/research/evaluate.ts";
 import { paperProtocol } from "../../gpu-backend/research/paper/protocol.ts";
 import { rounded } from "../../gpu-backend/research/statistics.ts";
@@ -12,18 +10,18 @@ import { prepare } from "../../gpu-backend/training/prepare.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
 import type { Run } from "../../gpu-backend/training/run.ts";
 import { type TrainOptions, train } from "../../gpu-backend/training/train.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { tinyTraining } from "../support/tiny-training.ts";
 
 const seed = 3;
 const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
-let folder: string;
+const folder = temporaryFolder();
 let training: Omit<TrainOptions, "outDirectory">;
 let options: EvalOptions;
 let run: Run;
 let evaluation: Evaluation;
 
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "figures-"));
   training = await tinyTraining(folder, seed, ["sea", "tables", "stars"]);
   const artifacts = join(folder, "artifacts");
   await train({ ...training, outDirectory: artifacts }, silent);
@@ -34,7 +32,6 @@ beforeAll(async () => {
   run = { threads: 1, folder: join(folder, "figures"), progress: silent };
   evaluation = await evaluate(options, run);
 });
-afterAll(() => rm(folder, { recursive: true }));
 
 test("artifacts are scored on the documents that their training held out, by every method", () => {
   const { rows, groups } = evaluation.prompts.find(({ prompt }) => prompt === 64)!;

@@ -1,16 +1,16 @@
 /** Imports from a hub that MSW plays, of a tiny GPT-2 made here: what comes in, what cuts and refusals leave behind. */
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { getResponse, http } from "msw";
-import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import { beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { type ImportOptions, importModel } from "../../gpu-backend/models/import/import-model.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
 import { allFrames, startBackend } from "../support/backend-process.ts";
 import { cutAfter, FakeHub, refuse } from "../support/fake-hub.ts";
 import { sequenceRequest } from "../support/frames.ts";
 import type { gpt2TokenizerJson } from "../support/gpt2-tokenizer.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 
 const origin = "https://hub.test";
@@ -21,15 +21,13 @@ const needed = ["config.json", weights, "tokenizer.json"];
 const made = "smoothing.safetensors";
 const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
 
-let scratch: string;
+const scratch = temporaryFolder();
 let original: Record<string, Uint8Array<ArrayBuffer>>;
 beforeAll(async () => {
-  scratch = await mkdtemp(join(tmpdir(), "import-"));
   await writeTinyModel(join(scratch, "original"), 11);
   const read = async (name: string) => [name, new Uint8Array(await readFile(join(scratch, "original", name)))] as const;
   original = Object.fromEntries(await Promise.all(needed.map(read)));
 });
-afterAll(() => rm(scratch, { recursive: true }));
 
 let hub: FakeHub;
 const handlers = [http.all(`${origin}/*`, ({ request }) => hub.handle(request))];

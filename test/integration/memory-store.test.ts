@@ -1,6 +1,5 @@
 /** Memories in real processes: built of documents, served, kept over restarts and kills, deleted for good. */
-import { mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, readFile, stat, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import {
@@ -13,18 +12,17 @@ import { memoryHash } from "../../shared/contracts/memory-hash.ts";
 import { allFrames, type Backend, framesOf, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import { smallBase } from "../support/small-base.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
-let data: string;
+const data = temporaryFolder();
 let backend: Backend;
 const start = () => startBackend({ MODEL_DIR: smallBase, DATA_DIR: data, THREADS: "1" });
 beforeAll(async () => {
-  data = await mkdtemp(join(tmpdir(), "memory-store-"));
   backend = await start();
 });
 afterAll(async () => {
   backend.child.kill();
   await backend.exited;
-  await rm(data, { recursive: true });
 });
 const restart = async (signal: NodeJS.Signals) => {
   backend.child.kill(signal);

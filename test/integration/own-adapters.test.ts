@@ -27,6 +27,7 @@ import { allFrames, type Backend, startBackend } from "../support/backend-proces
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/oracle.ts";
 import { seededRandom } from "../support/steps.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 
 const seed = 5150;
@@ -35,7 +36,7 @@ const random = seededRandom(seed);
 const tenants = ["acme", "other"];
 const neverEnds: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 
-let folder: string;
+const folder = temporaryFolder();
 let artifacts: Artifacts;
 let runner: StepRunner;
 /** Bytes of each adapter by its id. */
@@ -49,7 +50,6 @@ function randomDelta(): Delta {
 }
 
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "own-adapters-"));
   await writeTinyModel(folder, seed);
   artifacts = await readArtifacts(folder);
   const { hyperNetwork, model, manifestHash } = artifacts;
@@ -64,10 +64,7 @@ beforeAll(async () => {
     }
   }
 });
-afterAll(async () => {
-  await runner.release();
-  await rm(folder, { recursive: true });
-});
+afterAll(() => runner.release());
 
 function harness(limits?: Partial<PlanLimits>): EngineHarness {
   const { manifest, hyperNetwork, manifestHash, tokenizer } = artifacts;

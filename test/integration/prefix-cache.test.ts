@@ -2,9 +2,6 @@
  * What real ONNX sessions of every weight format must not change a bit for: a hit in the prefix cache, and the length class that
  * a sequence decodes in.
  */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
@@ -15,6 +12,7 @@ import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { seededRandom } from "../support/steps.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { readTinyArtifacts } from "../support/tiny-families.ts";
 import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 
@@ -29,13 +27,9 @@ const mixture = {
 const mixtureIn = (frame: Frame | undefined) => (frame?.type === "done" ? frame.mixture : null);
 const logit_bias: [number, number][] = [[tinyConfig.stopIds[0], -100]];
 
-let folder: string;
+const folder = temporaryFolder();
 
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "prefix-cache-"));
-  await writeTinyModel(folder);
-});
-afterAll(() => rm(folder, { recursive: true }));
+beforeAll(() => writeTinyModel(folder));
 
 const families = (["GPT-2", "Llama"] as const).flatMap((family) => weightFormats.map((format) => ({ family, format })));
 

@@ -1,26 +1,24 @@
 import { createHash } from "node:crypto";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { centroidHash } from "../../gpu-backend/adapters/generated/generated.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
 import { type TrainOptions, train } from "../../gpu-backend/training/train.ts";
 import { edgeTableFile, hyperNetworkFile, type Manifest, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { readTensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { readEdgeTable } from "../../shared/math/assignment.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 import { tinyTraining } from "../support/tiny-training.ts";
 
 const seed = 3;
-let folder: string;
+const folder = temporaryFolder();
 let options: Omit<TrainOptions, "outDirectory">;
 const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
 
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "training-"));
   options = await tinyTraining(folder, seed);
 });
-afterAll(() => rm(folder, { recursive: true }));
 
 /** Aborts once the stage `name` has advanced to `at`. */
 function interruptedAt(name: string, at: number): { progress: Progress; signal: AbortSignal } {
