@@ -1,6 +1,6 @@
 /**
- * Requests as lm-evaluation-harness's `local-completions` sends them, and what it reads of the answers (`_create_payload`,
- * `parse_logprobs` and `parse_generations` of lm_eval/models/openai_completions.py).
+ * Requests as lm-evaluation-harness's `local-completions` sends them, and what it reads of the answers (`_create_payload` and
+ * `parse_logprobs` of lm_eval/models/openai_completions.py).
  */
 import { beforeAll, expect, test } from "vitest";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
@@ -67,17 +67,4 @@ test("a continuation is greedy where it is the model's own, and only there", asy
     candidates.map(() => prompt.length),
   );
   for (const [logprob, isGreedy] of scored) expect(isGreedy).toBe(logprob === best);
-});
-
-test("texts that are generated come in the order of their prompts, each up to a stop", async () => {
-  const prompts = ["The capital of France is", "2 + 2 =", "Once upon a time"];
-  const payload = { model, max_tokens: 12, temperature: 0, stop: ["\n", "<|im_end|>"], seed };
-  const { choices } = await complete({ ...payload, prompt: prompts });
-  const texts: string[] = [];
-  for (const { index, text } of choices) texts[index] = text;
-  for (const [i, prompt] of prompts.entries()) {
-    const alone = await complete({ ...payload, prompt });
-    expect(texts[i]).toBe(alone.choices[0].text);
-    expect(texts[i]).not.toContain("\n");
-  }
 });
