@@ -2,10 +2,10 @@
  * Attack: a tenant fills the engine. Judged by: the wait of another tenant's short prompt, in engine steps.
  */
 import { describe, expect, onTestFinished, test } from "vitest";
+import { median } from "../bench/quantile.ts";
 import { type Backend, startBackend } from "../support/backend-process.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
-import { median } from "./measurements.ts";
 
 const patience = { timeout: 30_000, interval: 20 };
 

@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
+import { median } from "../bench/quantile.ts";
 import type { Cluster } from "./cluster.ts";
 import { type Answer, type Body, Traffic } from "./traffic.ts";
 
@@ -132,7 +133,6 @@ export async function runScenario(
     const different = answers.filter(
       ({ failure, seen }, i) => failure === null && !isDeepStrictEqual(seen, expected[i % bodies.length].seen),
     );
-    const median = (values: number[]) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
     return {
       name: scenario.name,
       requests: answers.length,
