@@ -1,4 +1,4 @@
-/** An edge in a bare workerd and two or more backends of the embedded model, each of which a test may harm. */
+/** An edge in a bare workerd and two backends of the embedded model, each of which a test may harm. */
 import { type Backend, startBackend } from "../support/backend-process.ts";
 import { startEdge } from "../support/stack.ts";
 import { type FaultyProxy, startFaultyProxy } from "./faulty-proxy.ts";
@@ -20,8 +20,8 @@ export interface Cluster {
   /** Before the first backend. */
   proxy: FaultyProxy;
   backends: Backend[];
-  /** An edge of its own, which knows nothing of what was before; the first backend behind the proxy, or not. It knows `only` these, or the first two. */
-  startEdge(isProxied: boolean, only?: readonly number[]): Promise<Edge>;
+  /** An edge of its own, which knows nothing of what was before; the first backend behind the proxy, or not. */
+  startEdge(isProxied: boolean): Promise<Edge>;
   /** Ends a backend and waits for it. */
   end(backend: number, signal: NodeJS.Signals): Promise<void>;
   /** Starts it again where it was. */
@@ -29,30 +29,23 @@ export interface Cluster {
   stop(): Promise<void>;
 }
 
-/**
- * `settings` are the backends' environment and the edge's variables, on top of what they need; `own` is each backend's alone, and
- * says how many there are.
- */
-export async function startCluster(
-  settings: Record<string, string> = {},
-  own: readonly Record<string, string>[] = [{}, {}],
-): Promise<Cluster> {
+/** `settings` are the backends' environment and the edge's variables, on top of what they need. */
+export async function startCluster(settings: Record<string, string> = {}): Promise<Cluster> {
   const start = (backend: number, BACKEND_PORT: string) =>
     startBackend({
       ...settings,
       BACKEND_NAME: `pod-${backend}`,
-      ...own[backend],
       BACKEND_SECRETS,
       BACKEND_PORT,
       THREADS: "1",
     });
-  const backends = await Promise.all(own.map((_, i) => start(i, "0")));
+  const backends = await Promise.all([0, 1].map((backend) => start(backend, "0")));
   const proxy = await startFaultyProxy(backends[0].url);
   const cluster: Cluster = {
     proxy,
     backends,
-    async startEdge(isProxied, only = [...backends.keys()]) {
-      const urls = only.map((backend) => (isProxied && backend === 0 ? proxy.url : backends[backend].url));
+    async startEdge(isProxied) {
+      const urls = backends.map(({ url }, backend) => (isProxied && backend === 0 ? proxy.url : url));
       const vars = { ...settings, BACKEND_SECRETS, BACKEND_URLS: urls.join(",") };
       const workerd = await startEdge({ vars, keys: { [key]: "fault" } }, { keepsStdout: true });
       return {

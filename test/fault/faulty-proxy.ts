@@ -12,15 +12,13 @@ export type Trouble = { kind: "none" } | { kind: "failing" } | { kind: "slow"; c
 
 export interface FaultyProxy {
   url: string;
-  /** Where requests go from now on. */
-  target: string;
   trouble: Trouble;
   stop(): Promise<void>;
 }
 
-export async function startFaultyProxy(firstTarget: string): Promise<FaultyProxy> {
+export async function startFaultyProxy(target: string): Promise<FaultyProxy> {
   const server = http.createServer((request, response) => {
-    const { trouble, target } = proxy;
+    const { trouble } = proxy;
     if (trouble.kind === "failing" && request.url === "/v1/batches") {
       request.resume();
       response.writeHead(500, { "content-type": "application/json" });
@@ -57,7 +55,6 @@ export async function startFaultyProxy(firstTarget: string): Promise<FaultyProxy
   await once(server.listen(0, "127.0.0.1"), "listening");
   const proxy: FaultyProxy = {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    target: firstTarget,
     trouble: { kind: "none" },
     async stop() {
       server.close();

@@ -86,9 +86,7 @@ export function requestsOf(count: number, tokens: number): Body[] {
 export class Traffic {
   readonly #edge: { url: string; key: string };
   #chunks = 0;
-  /** Streams with a chunk. */
-  #begun = 0;
-  readonly #waiting: { isReached: () => boolean; resolve: () => void }[] = [];
+  readonly #waiting: { chunks: number; resolve: () => void }[] = [];
 
   constructor(edge: { url: string; key: string }) {
     this.#edge = edge;
@@ -96,12 +94,7 @@ export class Traffic {
 
   /** Resolves when so many chunks have come, in all. */
   seen(chunks: number): Promise<void> {
-    return new Promise((resolve) => this.#waiting.push({ isReached: () => this.#chunks >= chunks, resolve }));
-  }
-
-  /** Resolves when so many streams have begun. */
-  begun(streams: number): Promise<void> {
-    return new Promise((resolve) => this.#waiting.push({ isReached: () => this.#begun >= streams, resolve }));
+    return new Promise((resolve) => this.#waiting.push({ chunks, resolve }));
   }
 
   async run(bodies: readonly Body[], concurrency: number): Promise<Answer[]> {
@@ -144,7 +137,7 @@ export class Traffic {
           if (answer.failure?.startsWith("the stream")) answer.failure = null;
         } else if (data.startsWith('{"error"')) answer.failure = data;
         else {
-          if (answer.chunks++ === 0) this.#begun++;
+          answer.chunks++;
           const chunk: Chunk = JSON.parse(data);
           answer.fingerprints.add(chunk.system_fingerprint);
           this.#add(seen, chunk);
@@ -159,7 +152,7 @@ export class Traffic {
 
   #add(seen: Seen, chunk: Chunk): void {
     this.#chunks++;
-    for (const one of this.#waiting) if (one.isReached()) one.resolve();
+    for (const { chunks, resolve } of this.#waiting) if (this.#chunks >= chunks) resolve();
     for (const { index, text, finish_reason, logprobs, chameleon } of chunk.choices) {
       seen.texts[index] = (seen.texts[index] ?? "") + text;
       seen.finishes[index] = finish_reason ?? seen.finishes[index] ?? null;

@@ -72,7 +72,11 @@ describe("one backend", () => {
   test("is ready with its manifest, serves a micro-batch to its last frames, and tells its load", async () => {
     const ready = await fetch(`${backend.url}/readyz`);
     expect([ready.status, ready.headers.get(loadHeader)]).toEqual([200, "0/4"]);
-    expect(await ready.json()).toMatchObject({ model: "tiny", servedAs: "gpt2", manifestHash: backend.manifestHash });
+    expect(await ready.json()).toMatchObject({
+      ...{ model: "tiny", servedAs: "gpt2", manifestHash: backend.manifestHash },
+      // Of another format it would be another.
+      numerics: expect.stringMatching(/^cpu-fp32-[0-9a-f]{16}$/),
+    });
     const response = await backend.post("/v1/batches", backend.batch("c0", [short("a"), short("b")]));
     expect(response.headers.get(loadHeader)).toBe("2/4");
     const frames = await allFrames(response);
