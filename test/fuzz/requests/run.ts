@@ -7,13 +7,11 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { pathToFileURL } from "node:url";
 import fc from "fast-check";
 import { startBackend } from "../../support/backend-process.ts";
-import { smallArtifacts } from "../../support/small-base.ts";
+import { smallBase } from "../../support/small-base.ts";
 import { startEdge } from "../../support/stack.ts";
 import { type BadRequest, badRequests } from "./arbitraries.ts";
-import { publishBadSets } from "./bad-sets.ts";
 import { type Outcome, send } from "./send.ts";
 
 const key = "sk-chameleon-fuzz";
@@ -31,8 +29,6 @@ export interface FuzzResult {
   failed: number;
   /** Of the backend, once everything is answered. */
   left: Record<string, number>;
-  /** Sets of artifacts that the backend refused meanwhile; it must have served its own throughout. */
-  refusedSets: number;
   /** Milliseconds that a good request took afterwards. */
   answerMs: number;
   log: string;
@@ -45,15 +41,12 @@ export async function fuzzRequests(options: {
 }): Promise<FuzzResult> {
   const { requests, seed, concurrency } = options;
   const folder = await mkdtemp(path.join(tmpdir(), "chameleon-fuzz-"));
-  const bucket = path.join(folder, "bucket");
   const backend = await startBackend({
-    ...{ BACKEND_SECRETS, THREADS: "1", MAX_QUEUE: "256", DATA_DIR: path.join(folder, "data") },
-    ...{ ARTIFACTS_URL: pathToFileURL(bucket).href, ARTIFACTS_POLL_MS: "250" },
+    ...{ MODEL_DIR: smallBase, WEIGHT_FORMAT: "fp32", DATA_DIR: path.join(folder, "data") },
+    ...{ BACKEND_SECRETS, THREADS: "1", MAX_QUEUE: "256" },
   });
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backend.url };
   const edge = await startEdge({ vars, keys: { [key]: "fuzz" } });
-  const publishing = new AbortController();
-  const published = publishBadSets(smallArtifacts, bucket, publishing.signal);
   try {
     const port = Number(new URL(edge.url).port);
     await goodRequest(edge.url);
@@ -62,7 +55,6 @@ export async function fuzzRequests(options: {
       failures: [],
       failed: 0,
       left: {},
-      refusedSets: 0,
       answerMs: 0,
       log: "",
     };
@@ -82,15 +74,12 @@ export async function fuzzRequests(options: {
     };
     await Promise.all(Array.from({ length: concurrency }, lane));
     result.left = await settled(backend.metric, drainMs);
-    result.refusedSets = await backend.metric("chameleon_artifact_sets_refused_total");
     const started = performance.now();
     await goodRequest(edge.url);
     result.answerMs = performance.now() - started;
     result.log = edge.log();
     return result;
   } finally {
-    publishing.abort();
-    await published;
     await edge.stop();
     backend.child.kill();
     await backend.exited;
