@@ -51,19 +51,14 @@ export const environmentSchema = z.object({
   THREADS: integer(1, 256, availableParallelism(), "Threads inside an operator of the graph", "all cores"),
   MAX_SEQUENCES: integer(1, 1024, 32, "Sequences that run at the same time, KV memory permitting"),
   MAX_QUEUE: integer(1, 100_000, 512, "Sequences that wait for a slot; a tenant may take as many places as it leaves"),
-  STEP_TOKENS: integer(chunkTokens, 65_536, 256, "Prompt tokens that one step may prefill, while all others pause"),
+  STEP_TOKENS: integer(chunkTokens, 65_536, 256, "Prompt tokens that one step may prefill; decoding pauses for it"),
   KV_BYTES: optionalInteger(
     1,
     2 ** 40,
     "Bytes of keys and values of running and parked sequences, at most; it holds one as long as the context at least",
     "what the memory limit leaves, and no more than MAX_SEQUENCES can use",
   ),
-  PREFIX_CACHE_BYTES: integer(
-    0,
-    2 ** 40,
-    256 * MiB,
-    "Bytes of prompt beginnings that a tenant may reuse; 0 keeps none",
-  ),
+  PREFIX_CACHE_BYTES: integer(0, 2 ** 40, 256 * MiB, "Bytes of prompt beginnings for tenants to reuse; 0 keeps none"),
   MEMORY_CACHE_BYTES: integer(1, 2 ** 40, 384 * MiB, "Bytes of memories open for search; a single one may take more"),
   DATA_DIR: text(
     ".cache/backend",
@@ -89,12 +84,7 @@ export const environmentSchema = z.object({
     1_800_000,
     "Milliseconds that a set which is not wanted any more goes on after it was last asked for; tenants' own adapters are made again meanwhile",
   ),
-  STALL_MS: integer(
-    100,
-    3_600_000,
-    30_000,
-    "Milliseconds without a finished pass after which a busy engine is restarted",
-  ),
+  STALL_MS: integer(100, 3_600_000, 30_000, "Milliseconds without a pass after which a busy engine is restarted"),
   DRAIN_MS: integer(0, 3_600_000, 1000, "Milliseconds that running sequences may go on after SIGTERM"),
   BACKEND_SECRETS: secret(
     "a secret, or two with a comma between while one takes the place of the other",

@@ -41,11 +41,11 @@ import { acceptanceMs, adapterMs, probeMs, silenceMs } from "./routing-limits.ts
 
 /** A batch that a backend has accepted. */
 export interface OpenBatch {
-  /** Name of the process that accepted it; null if the answer names none. The next two are null likewise. */
+  /** Name of the process that accepted it; null if the answer has none. */
   process: string | null;
-  /** Numerics fingerprint of the process. */
+  /** Numerics fingerprint of the process; null if the answer has none. */
   numerics: string | null;
-  /** Load of the process, this batch included. */
+  /** Load of the process, this batch included; null if the answer has none. */
   load: BackendLoad | null;
   /** The frames as they arrive, grouped by chunk. */
   frames: AsyncIterable<Frame[]>;

@@ -58,8 +58,8 @@ export function waitMs(share: number): number {
 }
 
 /**
- * Budget of repeated calls (retries.ts). Full, it lets a busy cell survive the loss of its region, where every call is repeated: two
- * seconds of 500 requests a second. Each accepted call earns a part of a repeated one, so during a complete outage none is repeated.
+ * Budget of repeated calls (retries.ts). A full budget lets a busy cell survive the loss of its region, where every call is repeated, for
+ * two seconds at 500 requests a second. Each accepted call earns a part of a repeated one, so during a complete outage none is repeated.
  */
 export const retryBudget = { capacity: 1024, earned: 0.2 };
 

@@ -47,7 +47,7 @@ function callsOf({ text, calls, most }: CallsForm, rules: Rules): string {
 
 class Rules {
   text = "";
-  /** Before the names of definitions, which each form has its own of. */
+  /** Prefix of the names of definitions, so that two forms do not share them. */
   #prefix = "";
   #names = 0;
   /** Names of rules by a key of their meaning. */

@@ -11,7 +11,7 @@ import { alternativesOf, type HeadResult, headResult, logprobOf, logprobOfTarget
 import type { Score } from "./sequence.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
-/** Returns the frames to send. `rule` is that of memories. Memories are mixed into a row before a grammar masks it. */
+/** Returns the frames to send. Memories are mixed into a row, by `rule`, before a grammar masks it. `says`: what the memories say. */
 export function readHead(
   head: Head,
   output: PassOutput,

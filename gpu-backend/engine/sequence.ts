@@ -325,7 +325,7 @@ export class Sequence implements Plannable {
     return frame;
   }
 
-  /** `rule` is that of memories. */
+  /** `rule`: how memories are mixed; null if the engine reads none. */
   doneFrame(nowMs: number, rule: MemoryRule | null): DoneFrame {
     const [admittedMs, decodingMs] = [this.#admittedMs ?? nowMs, this.#decodingMs ?? nowMs];
     const [first = null] = this.adapters;
