@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import {
   readTensorFile,
@@ -37,177 +37,137 @@ function fileOf(header: unknown, dataBytes: number): Uint8Array {
   return file;
 }
 
-describe("a tensor file", () => {
-  it("is read back as it was written, from any address", () => {
-    const written = writeTensorFile(tensors());
-    const shifted = new Uint8Array(written.length + 3).subarray(3);
-    shifted.set(written);
-    for (const file of [written, shifted]) {
-      const read = readTensorFile(file);
-      expect([...read.keys()].sort()).toEqual([...tensors().keys()].sort());
-      for (const [name, tensor] of tensors()) expect(read.get(name), name).toEqual(tensor);
-    }
-  });
+const entry = (dtype: unknown, shape: unknown, data_offsets?: [number, number]) => ({ dtype, shape, data_offsets });
 
-  it("puts the widest elements first, on 8-byte boundaries of the file, so that views need no copy", () => {
-    const read = readTensorFile(writeTensorFile(tensors()));
-    const { bytes } = tensorOf(read, "floats");
-    expect(bytes.byteOffset % 8).toBe(0);
-    for (const name of ["floats", "ints", "wide"]) expect(tensorOf(read, name).bytes.byteOffset % 4).toBe(0);
-    for (const name of ["ids", "half"]) expect(tensorOf(read, name).bytes.byteOffset % 2).toBe(0);
-  });
-
-  it("shares the memory of the file", () => {
-    const file = writeTensorFile(tensors());
-    expect(tensorOf(readTensorFile(file), "bytes").bytes.buffer).toBe(file.buffer);
-  });
-
-  it("refuses a header that is too long, before it reads it", () => {
-    const file = new Uint8Array(2 ** 23);
-    const most = setLimits.tensorHeaderBytes;
-    new DataView(file.buffer).setUint32(0, most + 1, true);
-    expect(() => readTensorFile(file)).toThrow(`header of ${most + 1} bytes, the maximum is ${most}`);
-  });
-
-  it("skips metadata", () => {
-    const header = { __metadata__: { format: "pt" }, x: { dtype: "U8", shape: [2], data_offsets: [0, 2] } };
-    expect([...readTensorFile(fileOf(header, 2)).keys()]).toEqual(["x"]);
-  });
-
-  it("is refused when it is cut off anywhere, or has bytes too many", () => {
-    const file = writeTensorFile(tensors());
-    for (let length = 0; length < file.length; length++) {
-      expect(() => readTensorFile(file.subarray(0, length)), `${length} bytes`).toThrow();
-    }
-    const longer = new Uint8Array(file.length + 1);
-    longer.set(file);
-    expect(() => readTensorFile(longer)).toThrow(`${longer.length} bytes`);
-  });
-
-  it.each([
-    [
-      "a shape that its bytes do not fill",
-      { dtype: "F32", shape: [2], data_offsets: [0, 4] },
-      "spans 4 bytes, its shape needs 8",
-    ],
-    ["an end after the file's", { dtype: "U8", shape: [9], data_offsets: [0, 9] }, "x ends at"],
-    ["a dtype it does not know", { dtype: "F8_E4M3", shape: [4], data_offsets: [0, 4] }, "F8_E4M3"],
-    ["a dtype that only objects know", { dtype: "toString", shape: [], data_offsets: [0, 4] }, "toString"],
-    ["a start before the data", { dtype: "U8", shape: [8], data_offsets: [-4, 4] }, "data_offsets.0 is -4"],
-    ["a part of an element", { dtype: "U8", shape: [0.5, 8], data_offsets: [0, 4] }, "shape.0 is 0.5"],
-    ["no offsets", { dtype: "U8", shape: [4] }, "data_offsets is missing"],
-    ["nothing", null, "x is not valid: it is null"],
-  ])("is refused when its header names %s", (_, entry, named) => {
-    expect(() => readTensorFile(fileOf({ x: entry }, 4))).toThrow(named);
-  });
-
-  it("is refused when its header is longer than it is, or no JSON", () => {
-    const file = writeTensorFile(tensors());
-    const overlong = file.slice();
-    new DataView(overlong.buffer).setUint32(0, file.length, true);
-    expect(() => readTensorFile(overlong)).toThrow("does not fit");
-    const high = file.slice();
-    high[4] = 1;
-    expect(() => readTensorFile(high)).toThrow("does not fit");
-    const broken = file.slice();
-    broken[8] = 0x5b;
-    expect(() => readTensorFile(broken)).toThrow();
-  });
-
-  it.each<[string, unknown, number, RegExp]>([
-    [
-      "two tensors share bytes",
-      { x: { dtype: "U8", shape: [4], data_offsets: [0, 4] }, y: { dtype: "U8", shape: [4], data_offsets: [0, 4] } },
-      4,
-      /y begins at 0, not at 4/,
-    ],
-    [
-      "bytes belong to no tensor",
-      { x: { dtype: "U8", shape: [1], data_offsets: [0, 1] }, y: { dtype: "U8", shape: [1], data_offsets: [3, 4] } },
-      4,
-      /y begins at 3, not at 1/,
-    ],
-    ["its header is a list", [], 0, /not a JSON object/],
-    ["its header is null", null, 0, /not a JSON object/],
-    [
-      "a shape overflows",
-      { x: { dtype: "F64", shape: [2 ** 52, 2 ** 52, 2 ** 52], data_offsets: [0, 4] } },
-      4,
-      /spans 4 bytes/,
-    ],
-    [
-      "it has too many dimensions",
-      { x: { dtype: "U8", shape: Array(9).fill(1), data_offsets: [0, 1] } },
-      1,
-      /shape is a list of 9/,
-    ],
-    ["a name is long", { ["x".repeat(257)]: { dtype: "U8", shape: [1], data_offsets: [0, 1] } }, 1, /257.*256/],
-    [
-      "it has too many tensors",
-      Object.fromEntries(
-        Array.from({ length: 8193 }, (_, i) => [i, { dtype: "U8", shape: [0], data_offsets: [0, 0] }]),
-      ),
-      0,
-      /8193 tensors, the maximum is 8192/,
-    ],
-    ["its header is long", { x: " ".repeat(1_048_576) }, 0, /header of 10485\d\d bytes, the maximum is 1048576/],
-    [
-      "a size is a deep list",
-      { x: { dtype: "U8", shape: new Deep(), data_offsets: [0, 0] } },
-      0,
-      /shape\.0 is a list of 1/,
-    ],
-    [
-      "a dtype is a deep list",
-      { x: { dtype: new Deep(), shape: [], data_offsets: [0, 0] } },
-      0,
-      /dtype is a list of 1/,
-    ],
-  ])("is refused in a few words when %s", (_, header, dataBytes, message) => {
-    const file = fileOf(header, dataBytes);
-    expect(() => readTensorFile(file)).toThrow(message);
-    expect(() => readTensorFile(file)).toThrow(/^.{1,500}$/s);
-  });
-
-  it("names the tensors it has when one is missing", () => {
-    expect(() => tensorOf(tensors(), "weights")).toThrow("bytes, signed");
-  });
+it("a tensor file is read back as it was written, from any address", () => {
+  const written = writeTensorFile(tensors());
+  const shifted = new Uint8Array(written.length + 3).subarray(3);
+  shifted.set(written);
+  for (const file of [written, shifted]) {
+    const read = readTensorFile(file);
+    expect([...read.keys()].sort()).toEqual([...tensors().keys()].sort());
+    for (const [name, tensor] of tensors()) expect(read.get(name), name).toEqual(tensor);
+  }
 });
 
-describe("tensorFrom", () => {
-  it("shares the array's memory, and refuses a shape of another size", () => {
-    const whole = Float32Array.of(1, 2, 3);
-    const tensor = tensorFrom(whole.subarray(1), [2]);
-    whole[1] = 9;
-    expect(Array.from(toFloat32(tensor))).toEqual([9, 3]);
-    expect(() => tensorFrom(whole, [2, 2])).toThrow("needs 4 elements, got 3");
-  });
+it("a tensor file puts the widest elements first, on 8-byte boundaries of the file, so that views need no copy", () => {
+  const read = readTensorFile(writeTensorFile(tensors()));
+  const { bytes } = tensorOf(read, "floats");
+  expect(bytes.byteOffset % 8).toBe(0);
+  for (const name of ["floats", "ints", "wide"]) expect(tensorOf(read, name).bytes.byteOffset % 4).toBe(0);
+  for (const name of ["ids", "half"]) expect(tensorOf(read, name).bytes.byteOffset % 2).toBe(0);
 });
 
-describe("toFloat32", () => {
-  it("widens float16, and refuses integers", () => {
-    expect(Array.from(toFloat32({ dtype: "F16", shape: [2], bytes: Uint8Array.of(0x00, 0x3c, 0x00, 0xc0) }))).toEqual([
-      1, -2,
-    ]);
-    expect(() => toFloat32(tensorFrom(Int8Array.of(1), [1]))).toThrow("I8");
-  });
-
-  it("widens bfloat16, the upper half of a float32", () => {
-    const floats = Float32Array.of(1, -2.5, 2 ** -130, 2 ** 100, Number.NEGATIVE_INFINITY, Number.NaN, -0);
-    const words = new Uint16Array(floats.buffer);
-    const halves = Uint16Array.from(floats, (_, i) => words[2 * i + 1]);
-    const tensor: Tensor = { dtype: "BF16", shape: [floats.length], bytes: new Uint8Array(halves.buffer) };
-    expect(Array.from(toFloat32(tensor))).toEqual(Array.from(floats));
-  });
+it("a tensor file shares the memory of the file", () => {
+  const file = writeTensorFile(tensors());
+  expect(tensorOf(readTensorFile(file), "bytes").bytes.buffer).toBe(file.buffer);
 });
 
-describe("float16", () => {
-  it("agrees with the platform on every bit pattern", () => {
-    const halves = Uint16Array.from({ length: 65536 }, (_, i) => i);
-    const widened = toFloat32({ dtype: "F16", shape: [65536], bytes: new Uint8Array(halves.buffer) });
-    const view = new DataView(halves.buffer);
-    for (let i = 0; i < 65536; i++) {
-      if (!Object.is(widened[i], view.getFloat16(2 * i, true))) expect.fail(`half ${i}: ${widened[i]}`);
-    }
-  });
+it("a tensor file refuses a header that is too long, before it reads it", () => {
+  const file = new Uint8Array(2 ** 23);
+  const most = setLimits.tensorHeaderBytes;
+  new DataView(file.buffer).setUint32(0, most + 1, true);
+  expect(() => readTensorFile(file)).toThrow(`header of ${most + 1} bytes, the maximum is ${most}`);
+});
+
+it("a tensor file skips metadata", () => {
+  const header = { __metadata__: { format: "pt" }, x: { dtype: "U8", shape: [2], data_offsets: [0, 2] } };
+  expect([...readTensorFile(fileOf(header, 2)).keys()]).toEqual(["x"]);
+});
+
+it("a tensor file is refused when it is cut off anywhere, or has bytes too many", () => {
+  const file = writeTensorFile(tensors());
+  for (let length = 0; length < file.length; length++) {
+    expect(() => readTensorFile(file.subarray(0, length)), `${length} bytes`).toThrow();
+  }
+  const longer = new Uint8Array(file.length + 1);
+  longer.set(file);
+  expect(() => readTensorFile(longer)).toThrow(`${longer.length} bytes`);
+});
+
+it.each<[string, object | null, string]>([
+  ["a shape that its bytes do not fill", entry("F32", [2], [0, 4]), "spans 4 bytes, its shape needs 8"],
+  ["an end after the file's", entry("U8", [9], [0, 9]), "x ends at"],
+  ["a dtype it does not know", entry("F8_E4M3", [4], [0, 4]), "F8_E4M3"],
+  ["a dtype that only objects know", entry("toString", [], [0, 4]), "toString"],
+  ["a start before the data", entry("U8", [8], [-4, 4]), "data_offsets.0 is -4"],
+  ["a part of an element", entry("U8", [0.5, 8], [0, 4]), "shape.0 is 0.5"],
+  ["no offsets", entry("U8", [4]), "data_offsets is missing"],
+  ["nothing", null, "x is not valid: it is null"],
+])("a tensor file is refused when its header names %s", (_, one, named) => {
+  expect(() => readTensorFile(fileOf({ x: one }, 4))).toThrow(named);
+});
+
+it("a tensor file is refused when its header is longer than it is, or no JSON", () => {
+  const file = writeTensorFile(tensors());
+  const overlong = file.slice();
+  new DataView(overlong.buffer).setUint32(0, file.length, true);
+  expect(() => readTensorFile(overlong)).toThrow("does not fit");
+  const high = file.slice();
+  high[4] = 1;
+  expect(() => readTensorFile(high)).toThrow("does not fit");
+  const broken = file.slice();
+  broken[8] = 0x5b;
+  expect(() => readTensorFile(broken)).toThrow();
+});
+
+const inRow = (count: number) =>
+  Object.fromEntries(Array.from({ length: count }, (_, i) => [i, entry("U8", [0], [0, 0])]));
+it.each<[string, unknown, number, RegExp]>([
+  [
+    "two tensors share bytes",
+    { x: entry("U8", [4], [0, 4]), y: entry("U8", [4], [0, 4]) },
+    4,
+    /y begins at 0, not at 4/,
+  ],
+  ["bytes belong to no tensor", { x: entry("U8", [1], [0, 1]), y: entry("U8", [1], [3, 4]) }, 4, /y begins at 3, not/],
+  ["its header is a list", [], 0, /not a JSON object/],
+  ["its header is null", null, 0, /not a JSON object/],
+  ["a shape overflows", { x: entry("F64", [2 ** 52, 2 ** 52, 2 ** 52], [0, 4]) }, 4, /spans 4 bytes/],
+  ["it has too many dimensions", { x: entry("U8", Array(9).fill(1), [0, 1]) }, 1, /shape is a list of 9/],
+  ["a name is long", { ["x".repeat(257)]: entry("U8", [1], [0, 1]) }, 1, /257.*256/],
+  ["it has too many tensors", inRow(8193), 0, /8193 tensors, the maximum is 8192/],
+  ["its header is long", { x: " ".repeat(1_048_576) }, 0, /header of 10485\d\d bytes, the maximum is 1048576/],
+  ["a size is a deep list", { x: entry("U8", new Deep(), [0, 0]) }, 0, /shape\.0 is a list of 1/],
+  ["a dtype is a deep list", { x: entry(new Deep(), [], [0, 0]) }, 0, /dtype is a list of 1/],
+])("a tensor file is refused in a few words when %s", (_, header, dataBytes, message) => {
+  const file = fileOf(header, dataBytes);
+  expect(() => readTensorFile(file)).toThrow(message);
+  expect(() => readTensorFile(file)).toThrow(/^.{1,500}$/s);
+});
+
+it("a tensor file names the tensors it has when one is missing", () => {
+  expect(() => tensorOf(tensors(), "weights")).toThrow("bytes, signed");
+});
+
+it("tensorFrom shares the array's memory, and refuses a shape of another size", () => {
+  const whole = Float32Array.of(1, 2, 3);
+  const tensor = tensorFrom(whole.subarray(1), [2]);
+  whole[1] = 9;
+  expect(Array.from(toFloat32(tensor))).toEqual([9, 3]);
+  expect(() => tensorFrom(whole, [2, 2])).toThrow("needs 4 elements, got 3");
+});
+
+it("toFloat32 widens float16, and refuses integers", () => {
+  expect(Array.from(toFloat32({ dtype: "F16", shape: [2], bytes: Uint8Array.of(0x00, 0x3c, 0x00, 0xc0) }))).toEqual([
+    1, -2,
+  ]);
+  expect(() => toFloat32(tensorFrom(Int8Array.of(1), [1]))).toThrow("I8");
+});
+
+it("toFloat32 widens bfloat16, the upper half of a float32", () => {
+  const floats = Float32Array.of(1, -2.5, 2 ** -130, 2 ** 100, Number.NEGATIVE_INFINITY, Number.NaN, -0);
+  const words = new Uint16Array(floats.buffer);
+  const halves = Uint16Array.from(floats, (_, i) => words[2 * i + 1]);
+  const tensor: Tensor = { dtype: "BF16", shape: [floats.length], bytes: new Uint8Array(halves.buffer) };
+  expect(Array.from(toFloat32(tensor))).toEqual(Array.from(floats));
+});
+
+it("float16 agrees with the platform on every bit pattern", () => {
+  const halves = Uint16Array.from({ length: 65536 }, (_, i) => i);
+  const widened = toFloat32({ dtype: "F16", shape: [65536], bytes: new Uint8Array(halves.buffer) });
+  const view = new DataView(halves.buffer);
+  for (let i = 0; i < 65536; i++) {
+    if (!Object.is(widened[i], view.getFloat16(2 * i, true))) expect.fail(`half ${i}: ${widened[i]}`);
+  }
 });

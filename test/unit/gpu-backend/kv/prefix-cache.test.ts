@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { beforeEach, describe, expect, test } from "vitest";
+import { beforeEach, expect, test } from "vitest";
 import type { KvBlock } from "../../../../gpu-backend/kv/host-kv.ts";
 import { blockNames, PrefixCache } from "../../../../gpu-backend/kv/prefix-cache.ts";
 
@@ -50,34 +50,32 @@ function use(cache: PrefixCache, tenant: string, prompt: number[]): number {
 const markOf = (tenant: string, prompt: number[], at: number) =>
   prompt.slice(0, at + 1).reduce((mark, id) => (mark * 31 + id + 1) % 65_521, tenant.charCodeAt(0));
 
-describe("names", () => {
-  test("are as many as whole blocks, and a longer prompt's begin with a shorter one's", () => {
-    expect([0, 15, 16, 31, 32].map((length) => namesOf("t", ids(length)).length)).toEqual([0, 0, 1, 1, 2]);
-    expect(namesOf("t", ids(53)).slice(0, 2)).toEqual(namesOf("t", ids(32)));
-  });
+test("names are as many as whole blocks, and a longer prompt's begin with a shorter one's", () => {
+  expect([0, 15, 16, 31, 32].map((length) => namesOf("t", ids(length)).length)).toEqual([0, 0, 1, 1, 2]);
+  expect(namesOf("t", ids(53)).slice(0, 2)).toEqual(namesOf("t", ids(32)));
+});
 
-  test("of a tenant that is named as another's block find nothing of that block", () => {
-    const cache = cacheOf(8);
-    const prompt = ids(40);
-    use(cache, "victim", prompt);
-    for (const [i, block] of namesOf("victim", prompt).entries()) {
-      const rest = prompt.slice((i + 1) * blockTokens);
-      expect(cache.take(block, namesOf(block, rest), rest, true)).toEqual([]);
-    }
-    const [first, second] = namesOf("victim", prompt);
-    expect(namesOf(first, prompt.slice(blockTokens))[0]).not.toBe(second);
-  });
+test("names of a tenant that is named as another's block find nothing of that block", () => {
+  const cache = cacheOf(8);
+  const prompt = ids(40);
+  use(cache, "victim", prompt);
+  for (const [i, block] of namesOf("victim", prompt).entries()) {
+    const rest = prompt.slice((i + 1) * blockTokens);
+    expect(cache.take(block, namesOf(block, rest), rest, true)).toEqual([]);
+  }
+  const [first, second] = namesOf("victim", prompt);
+  expect(namesOf(first, prompt.slice(blockTokens))[0]).not.toBe(second);
+});
 
-  test("tell tenants apart, and every token before, in its place", () => {
-    const [, name] = namesOf("t", ids(32));
-    const others = [
-      namesOf("u", ids(32))[1],
-      namesOf("t", ids(16))[0],
-      ...Array.from({ length: 32 }, (_, i) => namesOf("t", ids(32).with(i, 999))[1]),
-      namesOf("t", [...ids(32).slice(16), ...ids(16)])[1],
-    ];
-    expect(new Set([name, ...others]).size).toBe(others.length + 1);
-  });
+test("names tell tenants apart, and every token before, in its place", () => {
+  const [, name] = namesOf("t", ids(32));
+  const others = [
+    namesOf("u", ids(32))[1],
+    namesOf("t", ids(16))[0],
+    ...Array.from({ length: 32 }, (_, i) => namesOf("t", ids(32).with(i, 999))[1]),
+    namesOf("t", [...ids(32).slice(16), ...ids(16)])[1],
+  ];
+  expect(new Set([name, ...others]).size).toBe(others.length + 1);
 });
 
 test("gives back what was kept, up to the first token that is another", () => {

@@ -1,32 +1,30 @@
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { checkFileSize, checkWeightsHold, chooseFiles } from "../../../../../gpu-backend/models/import/model-files.ts";
 
 const needed = ["config.json", "tokenizer.json", "model.safetensors"];
 
-describe("chooseFiles", () => {
-  test("takes what serving and training need, and the weights last", () => {
-    const others = ["README.md", "vocab.json", "pytorch_model.bin", "onnx/model.onnx", "64.tflite"];
-    expect(chooseFiles(new Set([...others, ...needed]), "x")).toEqual(needed);
-  });
+test("takes what serving and training need, and the weights last", () => {
+  const others = ["README.md", "vocab.json", "pytorch_model.bin", "onnx/model.onnx", "64.tflite"];
+  expect(chooseFiles(new Set([...others, ...needed]), "x")).toEqual(needed);
+});
 
-  test.each<[string[], RegExp]>([
-    [["pytorch_model.bin"], /^x has its weights only as pytorch_model\.bin/],
-    [["model.safetensors.index.json", "pytorch_model.bin"], /in several pieces/],
-    [["tf_model.h5"], /only as tf_model\.h5/],
-    [[], /nowhere/],
-  ])("refuses weights in %j by name", (weights, message) => {
-    expect(() => chooseFiles(new Set([...needed.slice(0, 2), ...weights]), "x")).toThrow(message);
-  });
+test.each<[string[], RegExp]>([
+  [["pytorch_model.bin"], /^x has its weights only as pytorch_model\.bin/],
+  [["model.safetensors.index.json", "pytorch_model.bin"], /in several pieces/],
+  [["tf_model.h5"], /only as tf_model\.h5/],
+  [[], /nowhere/],
+])("refuses weights in %j by name", (weights, message) => {
+  expect(() => chooseFiles(new Set([...needed.slice(0, 2), ...weights]), "x")).toThrow(message);
+});
 
-  test("says what becomes of a PEFT adapter", () => {
-    const present = new Set(["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]);
-    expect(() => chooseFiles(present, "x")).toThrow(/^x has no config\.json: it is a PEFT adapter; merge it/);
-  });
+test("names the missing file of the tokenizer", () => {
+  const present = new Set(["config.json", "model.safetensors", "vocab.json", "merges.txt"]);
+  expect(() => chooseFiles(present, "x")).toThrow(/^x has no tokenizer\.json$/);
+});
 
-  test("names the missing file of the tokenizer", () => {
-    const present = new Set(["config.json", "model.safetensors", "vocab.json", "merges.txt"]);
-    expect(() => chooseFiles(present, "x")).toThrow(/^x has no tokenizer\.json$/);
-  });
+test("says what becomes of a PEFT adapter", () => {
+  const present = new Set(["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]);
+  expect(() => chooseFiles(present, "x")).toThrow(/^x has no config\.json: it is a PEFT adapter; merge it/);
 });
 
 test.each([
