@@ -55,7 +55,6 @@ export class CallQueue<T extends QueueEntry> {
   readonly #tenants = new Map<string, Tenant<T>>();
   /** Calls without an answer. */
   readonly #awaiting = new Set<QueuedCall<T>>();
-  /** Number of waiting entries. */
   waiting = 0;
   #turns = 0;
 

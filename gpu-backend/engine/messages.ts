@@ -88,7 +88,6 @@ export interface EngineStats {
   kvUsedBytes: number;
   /** Maximum of `kvBytes`. */
   kvCapacityBytes: number;
-  /** null if there is no prefix cache. */
   prefixes: PrefixCacheStats | null;
   adapters: AdapterCacheStats;
   memories: MemoryCacheStats | null;

@@ -52,13 +52,13 @@ export interface Plannable {
 }
 
 export interface PlanLimits {
-  /** Slots. */
+  /** Number of slots. */
   maxSequences: number;
   /** Maximum waiting sequences. A tenant may take as many places as it leaves free. */
   maxQueue: number;
   /** Maximum prompt tokens computed in a step. */
   stepTokens: number;
-  /** Chunks end at multiples of it. */
+  /** A chunk ends at a multiple of this many prompt tokens, or at the end of the prompt. */
   chunkTokens: number;
 }
 
