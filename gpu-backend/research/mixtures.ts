@@ -26,7 +26,7 @@ export interface OwnAdapter {
 
 /** An adapter, or a mixture of adapters. */
 export interface Mixed {
-  /** Of the generated adapters, [Q]. */
+  /** Gates of the generated adapters, [Q]. */
   gates: Float32Array;
   /** Weight of the own adapter, from 0 to 1. */
   own: number;

@@ -85,8 +85,8 @@ export async function openTrainer(
   const rowsPerRun = Math.max(1, Math.floor(maxLogits / V));
 
   /**
-   * Runs the graph on the drawn tokens, N rows. Adds the gradients of the bank to `gradients` and those of the gates to `dGates`, both
-   * [windows, Q] as `gates`; returns the mean loss.
+   * Runs the graph on the drawn tokens, N rows, with `gates` [windows, Q]. Adds the gradients of the bank to `gradients`, and those of
+   * the gates to `dGates` [windows, Q]. Returns the mean loss in nats per token.
    */
   async function runHead(
     drawn: readonly DrawnWindow[],
