@@ -6,6 +6,7 @@
 import {
   closeSync,
   constants,
+  existsSync,
   fstatSync,
   mkdirSync,
   openSync,
@@ -35,9 +36,7 @@ const runSchema = z.object({
 });
 export type LocalRun = z.infer<typeof runSchema>;
 
-function fileIn(stateFolder: string): string {
-  return path.join(stateFolder, "run.json");
-}
+const fileIn = (stateFolder: string) => path.join(stateFolder, "run.json");
 
 /** Writes run.json, and removes it when this process ends, unless another start has replaced it. */
 export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise<void> {
@@ -84,7 +83,8 @@ export const restoringVersion = "restoring";
 
 /** Throws an Error for a folder that a newer version has written. */
 export function checkStateVersion(stateFolder: string): void {
-  const text = readFileIfThere(path.join(stateFolder, versionFile)) ?? "1";
+  const file = path.join(stateFolder, versionFile);
+  const text = existsSync(file) ? readFileSync(file, "utf8") : "1";
   if (/^\d{1,6}$/.test(text.trim()) && Number(text) <= stateVersion) return;
   if (text === restoringVersion) {
     throw new Error(`${stateFolder} holds a part of a backup, whose restore was stopped: remove it, and restore again`);
@@ -92,15 +92,6 @@ export function checkStateVersion(stateFolder: string): void {
   throw new Error(
     `${stateFolder} has the layout ${JSON.stringify(text.trim().slice(0, 20))}, and this version knows ${stateVersion}: serve it by the version that wrote it, or a newer one`,
   );
-}
-
-function readFileIfThere(file: string): string | null {
-  try {
-    return readFileSync(file, "utf8");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
-    throw error;
-  }
 }
 
 /** null if no start runs here, or if run.json cannot be trusted; then `warn` is called with the reason. */

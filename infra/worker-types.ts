@@ -15,7 +15,8 @@ const sources = ["wrangler.toml", "package-lock.json"];
 
 /** Writes the types if they are missing or older than one of `sources`. Throws an Error with wrangler's output. */
 export async function generateWorkerTypes(): Promise<void> {
-  const [typesMs, ...sourcesMs] = await Promise.all([typesFile, ...sources].map(modifiedMs));
+  const stats = [typesFile, ...sources].map((file) => stat(path.join(root, file)).catch(() => null));
+  const [typesMs, ...sourcesMs] = (await Promise.all(stats)).map((one) => one?.mtimeMs ?? 0);
   if (sourcesMs.every((sourceMs) => sourceMs < typesMs)) return;
   await promisify(execFile)(process.execPath, [wranglerProgram(), "types", "--strict-vars=false", typesFile], {
     cwd: root,
@@ -23,10 +24,4 @@ export async function generateWorkerTypes(): Promise<void> {
   });
   // wrangler does not touch the file if its content would be the same.
   await utimes(path.join(root, typesFile), new Date(), new Date());
-}
-
-/** 0 for a file that does not exist. */
-async function modifiedMs(file: string): Promise<number> {
-  const stats = await stat(path.join(root, file)).catch(() => null);
-  return stats?.mtimeMs ?? 0;
 }

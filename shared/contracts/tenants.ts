@@ -100,11 +100,10 @@ export type TenantRecord = z.infer<typeof tenantRecordSchema>;
 export const adminKeyPattern = /^[\x21-\x7e]{32,512}$/;
 
 /** A key's id is the first 64 bits of its hash. It names the key in lists, logs and records. Authentication compares the whole hash. */
-const keyIdCharacters = 16;
 export const keyIdPattern = /^[0-9a-f]{16}$/;
 
 export function keyIdOf(hash: string): string {
-  return hash.slice(0, keyIdCharacters);
+  return hash.slice(0, 16);
 }
 
 /** Joins the records of a key. It expires at the earlier of `expiresAt` in record and end. */

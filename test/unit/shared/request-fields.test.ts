@@ -1,7 +1,8 @@
-/** What a request's absent fields are, and that requests which share a default cannot change it. */
+/** What the fields of a request are when they are absent, and how its lists are refused. Requests that share a default cannot change it. */
 import { expect, test } from "vitest";
 import { chatRequestSchema } from "../../../shared/contracts/chat.ts";
 import {
+  addDocumentsRequestSchema,
   assignRequestSchema,
   completionRequestSchema,
   embeddingsRequestSchema,
@@ -31,4 +32,10 @@ test.each(requests)("what an absent field of a $name request stands for cannot b
   // Each request has a `sampling` of its own.
   const objects = absent.filter(([name, value]) => name !== "sampling" && typeof value === "object" && value !== null);
   for (const [name, value] of objects) expect(Object.isFrozen(value), name).toBe(true);
+});
+
+test("of a long list of bad entries the first is reported, and few others", () => {
+  const { error } = addDocumentsRequestSchema.safeParse({ documents: ["a", ...Array(9_999).fill(1)] });
+  expect(error!.issues[0].path).toEqual(["documents", 1]);
+  expect(error!.issues.length).toBeLessThan(100);
 });
