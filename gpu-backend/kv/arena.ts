@@ -2,8 +2,9 @@
  * Keys, values and states of the running sequences of one length class, in dense arrays [rows, H, P, d], each with its own H and d, so
  * that a step is fed views without a copy. Attention reads all P positions of every row, so P follows the longest row, in few sizes.
  *
- * Places count from 0 without gaps, decoding sequences first, so that each phase of a step is fed one contiguous block. Place p is the
- * row p from the start of the arrays, or the row -1 - p from their end: row r begins r × H × P × d after that side.
+ * Rows have places 0, 1, 2, … without gaps, decoding sequences first, so that each phase of a step is fed one contiguous block. Memory is
+ * filled from one side of the arrays: place p is row number p from their start or, in the other arena, row number -1 - p from their end.
+ * Row number r begins r × H × P × d elements after that side.
  * Not here: how many sequences may run (kv-budget.ts), and who owns the arrays (kv-memory.ts).
  * Shapes: H heads, d floats of a head, P positions, S sequences, T tokens.
  */
@@ -81,7 +82,7 @@ export class KvArena {
     this.#fit(this.#rows.length > 1 ? Math.max(this.#positions, least) : least, least);
   }
 
-  /** Removes a row. The last decoding row fills the gap, and the last row of all the gap that this leaves. */
+  /** Removes a row. The last decoding row moves to its place, and the last row of all to the place that becomes free by that. */
   close(row: KvRow): void {
     let gap = row.place;
     const fillFrom = (from: number) => {

@@ -101,7 +101,7 @@ export function hashOfGguf(path: string): string {
   }
 }
 
-/** SHA-256 of the open files, one after the other, even if other files have their names by now. */
+/** SHA-256 of the open files, one after the other. A file that is replaced under its name meanwhile is not read. */
 export function hashOfParts(file: PartFiles): string {
   const hash = createHash("sha256");
   for (let at = 0; at < file.bytes; at += chunkBytes) hash.update(file.read(at, Math.min(chunkBytes, file.bytes - at)));

@@ -143,7 +143,7 @@ export function addPackedProducts(g: GraphBuilder): (x: string, w: PackedMatrix)
 export function inTwoParts(g: GraphBuilder, x: string, columns: number, block: number): string {
   const blocks = byBlock(g, x, columns, block);
   const greatest = g.node("ReduceMax", [g.node("Abs", [blocks]), g.integers(2)], { keepdims: 1 });
-  // Not 0, which a block of zeros would be divided by.
+  // At least 1e-30, because a block of zeros is divided by the step, too.
   const step = g.node("Max", [g.node("Mul", [greatest, g.scalar(1 / 127)]), g.scalar(1e-30)]);
   const rounded = g.node("Mul", [g.node("Round", [g.node("Div", [blocks, step])]), step]);
   const first = g.node("Reshape", [rounded, g.integers(-1, columns)]);

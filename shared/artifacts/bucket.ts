@@ -49,7 +49,7 @@ export type Pointer = z.infer<typeof pointerSchema>;
 
 /** Throws an Error that names the fields at fault. */
 export function parsePointer(json: string): Pointer {
-  // As many values as characters is no further limit.
+  // JSON has fewer values than characters, so the characters are the only limit.
   const bounds = { characters: setLimits.pointerBytes, values: setLimits.pointerBytes };
   return parseChecked(pointerSchema, json, pointerName, bounds);
 }
