@@ -18,15 +18,15 @@ import { type Decision, type Quota, settledMs } from "./quota.ts";
 const commitMs = 20;
 /** Longest pause before a failed commit is tried again, in milliseconds. */
 const maxCommitMs = 1000;
-/** Ids of settled requests that an object remembers beside the stored ones. */
-const maxRecent = 10_000;
+/** Most ids that are remembered in memory only. A cell is replaced within seconds, and an id takes about 100 bytes. */
+const maxRecent = 4096;
 
 export class Ledger extends DurableObject<Env> {
   /** A clock in milliseconds since 1970; a test may set another. */
   now = () => Date.now();
   quota: Quota;
   readonly #store: LedgerStore;
-  /** Ids of the latest requests that were settled with use. */
+  /** Ids of the latest settled requests of a tenant without limits. */
   readonly #recent = new Map<string, null>();
   #commit: Promise<void> | null = null;
   #settledMs = Number.NEGATIVE_INFINITY;
@@ -78,8 +78,10 @@ export class Ledger extends DurableObject<Env> {
       const { requestId, beganMs, isLimited, idempotencyKey } = request;
       if (this.#wasErasedAfter(beganMs) && !this.quota.isOpen(requestId)) continue;
       if (isLimited || idempotencyKey) charged.push(...this.#settle(requestId, consumed, idempotencyKey));
-      else if (!this.#recent.has(requestId)) merged.push(...consumed);
-      if (consumed.length > 0) setNewest(this.#recent, requestId, null, maxRecent);
+      else if (consumed.length > 0 && !this.#recent.has(requestId)) {
+        merged.push(...consumed);
+        setNewest(this.#recent, requestId, null, maxRecent);
+      }
     }
     if (merged.length > 0) charged.push(...this.#settle(group, merged));
     await this.#commitSettled();
