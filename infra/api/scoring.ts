@@ -37,7 +37,7 @@ export async function scoreText(
   return { stretches: scored.length, scores: Object.fromEntries(means) };
 }
 
-/** null for a stretch of fewer than three tokens, of which none would be left to score. */
+/** null for a stretch of fewer than three tokens: after the evidence none would be left to score. */
 async function scoreStretch(
   connection: Connection,
   prompt: string,

@@ -57,7 +57,7 @@ export function wranglerPlatform({ configFile, name, hasContainers }: Environmen
       });
       return secretsSchema.parse(JSON.parse(jsonIn(output))).map(({ name: secret }) => secret);
     },
-    /** Uploads a version that answers no request, and returns its id. Fails where a migration is pending. */
+    /** Uploads a version that answers no request, and returns its id. Fails if a migration is pending. */
     upload: () => uploaded((variables) => wrangler(["versions", "upload"], variables)),
     /** Sets which versions answer requests from now on. */
     async setShares(shares: Shares) {

@@ -11,7 +11,7 @@ import { type ReferencePage, referencePages } from "./reference.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const work = path.join(root, ".cache/site");
-/** The edge serves the site from here. */
+/** Folder of the built site, from which the edge serves it. */
 export const siteFolder = path.join(root, "edge/public/docs/site");
 const styleFile = path.join(import.meta.dirname, "style.css");
 const homePage = "infra/docs/index.md";

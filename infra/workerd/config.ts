@@ -86,7 +86,8 @@ export function workerdConfigText(
     ...buckets.map(({ binding }) => folderText(binding, stateFolders.bucket(state, binding), true)),
     ...(served ? [folderText(served.binding, assets)] : []),
   ];
-  // Cloudflare sets this header to the client's address, and replaces one that a client sends. edge/local-worker.ts sets the address of a proxy's client.
+  // Cloudflare sets this header to the client's address, and replaces one that a client sends. Here workerd replaces it by loopback, and
+  // edge/local-worker.ts then sets the address of any other client.
   const http = `(injectRequestHeaders = [(name = "cf-connecting-ip", value = "127.0.0.1")])`;
   const sockets = [
     ...(outside ? [`(name = "outside", ${outsideText(outside, http)}, service = "edge")`] : []),

@@ -52,7 +52,7 @@ export const samplingSchema = z.strictObject({
   seed: z.int().min(0).max(0xffffffff),
   /** The strings of the request, and one more of the chat template. */
   stop: z.array(stopString).max(limits.stopStrings + 1),
-  /** Token ids that end the text as the end of text does, without being in it. */
+  /** Token ids that end the text. They are not part of it. */
   stop_token_ids: z.array(tokenId).max(limits.stopTokenIds),
   /** Alternatives reported per token; null reports no logprob at all. */
   logprobs: z.int().min(0).max(limits.chatLogprobs).nullable(),
