@@ -7,6 +7,7 @@ import { httpUrl, Interrupted } from "../../gpu-backend/command-line.ts";
 import { isConfirmed } from "../confirm.ts";
 import type { Environment } from "./environment.ts";
 import { type Gate, passGates } from "./gates.ts";
+import { missingAccount, missingHere } from "./missing.ts";
 import { wranglerPlatform } from "./platform.ts";
 import { checkSecrets, type RollOutParts, requiredSecrets, rollBack, rollOut } from "./roll-out.ts";
 import { smokeLimits, smokeTest } from "./smoke.ts";
@@ -28,7 +29,7 @@ export async function deploy(
 ): Promise<string | null> {
   // Checked before the gates, which take minutes.
   const url = options.url ?? (process.env.EDGE_URL ? httpUrl(process.env.EDGE_URL) : environment.url);
-  const problems = [...environment.problems];
+  const problems = [...environment.problems, ...missingHere(environment, process.env)];
   if (url === null) {
     problems.push(
       `it is not known where ${environment.worker} answers, to test it; name it by --url or EDGE_URL, or give [env.${environment.name}] a custom domain in wrangler.toml`,
@@ -39,14 +40,11 @@ export async function deploy(
     if (problems.length > 0) throw new Error(`nothing was changed: ${problems.join("; ")}`);
   }
   const parts = partsOf(environment, url, options, signal);
-  if (!options.dryRun) await checkSecrets(parts);
-  for (const problem of problems) say(`missing for a deployment: ${problem}`);
+  if (options.dryRun) sayMissing(environment, problems);
+  else await checkSecrets(parts);
   await passGates(gates, say, signal);
   if (options.dryRun) {
     say(`every gate passed. Migrations of ${environment.name}: ${environment.migrations.join(", ") || "none"}`);
-    say(
-      `not checked, as only Cloudflare knows: the login, and the secrets ${requiredSecrets.join(", ")} of the Worker`,
-    );
     if (problems.length > 0) say(`missing for a deployment, as told above: ${problems.length}`);
     return null;
   }
@@ -83,6 +81,15 @@ function partsOf(
     },
     signal,
   };
+}
+
+/** Says what a deployment lacks, and how to set the secrets, which only Cloudflare knows. */
+function sayMissing({ name }: Environment, problems: string[]): void {
+  const account = missingAccount(process.env);
+  if (account !== null) problems.unshift(account);
+  for (const problem of problems) say(`missing for a deployment: ${problem}`);
+  const commands = requiredSecrets.map((secret) => `npx wrangler secret put ${secret} --env ${name}`);
+  say(`not checked, as only Cloudflare knows: the Worker's secrets (${commands.join("; ")})`);
 }
 
 function requireAnswers({ yes }: DeployOptions): void {

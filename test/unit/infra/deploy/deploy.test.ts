@@ -3,6 +3,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { type DeployOptions, deploy, goBack } from "../../../../infra/deploy/deploy.ts";
 import type { Environment } from "../../../../infra/deploy/environment.ts";
 import type { Gate } from "../../../../infra/deploy/gates.ts";
+import { temporaryFolder } from "../../../support/temporary-folder.ts";
 
 const environment: Environment = {
   name: "production",
@@ -43,12 +44,15 @@ test("a dry run tells all that a deployment lacks before its gates, and passes t
   gate.run.mockImplementation(async () => {
     before = written.join("");
   });
-  const wrong = { ...environment, problems: ["BACKEND_URLS names x"] };
+  const empty = temporaryFolder();
+  for (const name of ["HOME", "XDG_CONFIG_HOME", "MODEL_DIR", "PATH"]) vi.stubEnv(name, empty);
+  vi.stubEnv("CLOUDFLARE_API_TOKEN", undefined);
+  const wrong = { ...environment, hasContainers: true, problems: ["BACKEND_URLS names x"] };
   expect(await deploy(wrong, { ...options, dryRun: true }, [gate], signal)).toBeNull();
   expect(gate.run).toHaveBeenCalledOnce();
   const missing = [...before.matchAll(/^missing for a deployment: (.{11})/gm)].map(([, start]) => start);
-  expect(missing).toEqual(["BACKEND_URL", "it is not k"]);
-  expect(written.join("")).toContain("BACKEND_SECRETS");
+  expect(missing).toEqual(["no account:", "BACKEND_URL", "no artifact", "no Docker, ", "it is not k"]);
+  expect(before).toContain("npx wrangler secret put BACKEND_SECRETS --env production");
 });
 
 test("a gate that fails ends the deployment", async () => {
