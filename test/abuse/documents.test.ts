@@ -1,11 +1,11 @@
 /**
- * Attack: documents that never end, ten thousand of one word, one token over and over, and a disk that takes nothing. Judged by: a clear error or an answer each, the edge's memory, and what a neighbour's completion then takes beside equally
- * many harmless uploads.
+ * Attack: documents that never end, ten thousand of one word, one token over and over, and a disk that takes nothing. Judged by: a clear
+ * error or an answer each, the edge's memory, and what a neighbour's completion then takes beside equally many harmless uploads.
  */
 import { connect } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
-import type { CompletionResponse } from "../../shared/contracts/responses.ts";
+import type { Adapter, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Backend, startBackend } from "../support/backend-process.ts";
 import { postBytes } from "./clients.ts";
 import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
@@ -79,6 +79,16 @@ describe("a clear error, or an answer:", () => {
     // A client that still sends may lose the refusal by the reset that follows it.
     if (answer !== "") expect(answer).toContain(`the maximum is ${limits.documentBodyBytes}`);
     expect(sentBytes).toBeLessThan(4 * limits.documentBodyBytes);
+  });
+
+  test("ten thousand documents of one word", async () => {
+    const documents = Array.from({ length: limits.documents }, (_, i) => words[i % words.length]);
+    const made = await edge.post("/v1/adapters", "owner", { name: "short", documents });
+    expect([201, 202], await made.text()).toContain(made.status);
+    const memory = async () => ((await (await edge.get("/v1/adapters/short", "owner")).json()) as Adapter).memory!;
+    await expect.poll(async () => (await memory()).status, { timeout: 60_000, interval: 200 }).toBe("ready");
+    expect((await memory()).documents).toBe(limits.documents);
+    await completeAs("owner", { model: "gpt2:short" });
   });
 
   test("a document of one token, over and over", async () => {

@@ -59,7 +59,7 @@ export async function startAttackedEdge(options: {
     url: workerd.url,
     port: Number(new URL(workerd.url).port),
     pid: workerd.pid,
-    watchHeap: (idle) => watchHeap(workerd.inspector!("edge"), idle),
+    watchHeap: (idle) => watchHeap([workerd.inspector!("edge")], idle),
     log: workerd.log,
     get: (route, tenant, headers = {}) => send("GET", route, tenant, headers),
     post: (route, tenant, body, headers = {}) =>

@@ -1,17 +1,98 @@
 /**
- * Attack: a tenant fills the engine. Judged by: the wait of another tenant's short prompt, in engine steps.
+ * Attack: sequences that cannot be computed, a tenant that fills the engine. Judged by: which processes live, the error that
+ * the caller gets, that texts of others do not change, and the wait of another tenant's short prompt, in engine steps.
  */
-import { describe, expect, onTestFinished, test } from "vitest";
-import { median } from "../bench/quantile.ts";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { type Backend, startBackend } from "../support/backend-process.ts";
-import { temporaryFolder } from "../support/temporary-folder.ts";
+import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
+import { median } from "./measurements.ts";
 
 const patience = { timeout: 30_000, interval: 20 };
 
-interface Completion {
-  choices: { chameleon: { timings: { queue: number; prefill: number } } }[];
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-engine-"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+async function startedBackend(env: Record<string, string>): Promise<Backend> {
+  const DATA_DIR = path.join(folder, `data-${performance.now()}`);
+  const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", DATA_DIR, ...env });
+  onTestFinished(async () => {
+    backend.child.kill("SIGKILL");
+    await backend.exited;
+  });
+  return backend;
 }
+
+async function startedEdge(backends: readonly Backend[], model?: string): Promise<AttackedEdge> {
+  const edge = await startAttackedEdge({
+    backendUrls: backends.map(({ url }) => url),
+    tenants: { attacker: {}, quiet: {} },
+    model,
+  });
+  onTestFinished(() => edge.stop());
+  return edge;
+}
+
+function livingOf(backends: readonly Backend[]): number {
+  return backends.filter(({ child }) => child.exitCode === null && child.signalCode === null).length;
+}
+
+interface Completion {
+  choices: { text: string; finish_reason: string; chameleon: { timings: { queue: number; prefill: number } } }[];
+}
+
+/** Number of sequences that ended in an error, on all backends. */
+async function failedSequences(backends: readonly Backend[]): Promise<number> {
+  const texts = await Promise.all(backends.map(async ({ url }) => (await fetch(`${url}/metrics`)).text()));
+  const ended = texts.flatMap((text) => [...text.matchAll(/^chameleon_sequences_total\{outcome="(\w+)"\} (\d+)$/gm)]);
+  return ended.reduce((sum, [, outcome, n]) => sum + (/^(stop|length|cancelled)$/.test(outcome) ? 0 : Number(n)), 0);
+}
+
+test("a prompt with NaN logits ends in one error; texts of others do not change, and no process ends", async () => {
+  const model = path.join(folder, "broken");
+  const brokenPosition = 300;
+  await writeTinyModel(model, 7, { brokenPosition });
+  const backends = await Promise.all([0, 1].map(() => startedBackend({ MODEL_DIR: model })));
+  const edge = await startedEdge(backends, model);
+  const other = {
+    prompt: [5, 6, 7],
+    n: 4,
+    max_tokens: 200,
+    temperature: 1,
+    seed: 3,
+    logit_bias: { [tinyConfig.stopIds[0]]: -100 },
+  };
+  const textsOf = async () => {
+    const response = await edge.post("/v1/completions", "quiet", other);
+    const text = await response.text();
+    expect(response.status, text).toBe(200);
+    return (JSON.parse(text) as Completion).choices.map((choice) => choice.text);
+  };
+  const alone = await textsOf();
+
+  const beside = Promise.all(Array.from({ length: 6 }, textsOf));
+  const broken = { prompt: Array(brokenPosition + 50).fill(9), max_tokens: 4 };
+  for (const stream of [false, true]) {
+    const response = await edge.post("/v1/completions", "attacker", { ...broken, stream });
+    const text = await response.text();
+    console.log(`${response.status} ${text.slice(0, 200)}`);
+    // A stream may have begun with status 200.
+    expect(stream ? [200, 500] : [500]).toContain(response.status);
+    expect(response.headers.get("retry-after")).toBeNull();
+    expect(text).toMatch(/"error":\{"message"/);
+    expect(livingOf(backends)).toBe(2);
+  }
+  for (const texts of await beside) expect(texts).toEqual(alone);
+  expect(livingOf(backends)).toBe(2);
+  // One error per request: neither was retried or resumed on the other backend.
+  expect(await failedSequences(backends)).toBe(2);
+});
 
 describe("a tenant's short prompt", () => {
   const probes = 8;
@@ -87,14 +168,8 @@ describe("a tenant's short prompt", () => {
     ],
   ];
   test.each(attacks)(`waits fewer than ${mostSteps} mean steps beside %s`, async (name, streams, attack) => {
-    const folder = temporaryFolder();
-    backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", DATA_DIR: folder });
-    edge = await startAttackedEdge({ backendUrls: [backend.url], tenants: { attacker: {}, quiet: {} } });
-    onTestFinished(async () => {
-      await edge.stop();
-      backend.child.kill("SIGKILL");
-      await backend.exited;
-    });
+    backend = await startedBackend({});
+    edge = await startedEdge([backend]);
     decoding(streams);
     await expect.poll(() => backend.metric("vllm:num_requests_running"), patience).toBe(streams);
     const alone = await stepsWaited(3, () => true);

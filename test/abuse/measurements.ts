@@ -3,7 +3,6 @@ import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { median, quantile } from "../bench/quantile.ts";
 
 /** Maximum ratio of another caller's median latency under attack to that without, in the same run. */
 export const mostSlowdown = 4;
@@ -33,6 +32,10 @@ function statusKilobytes(pid: number, field: string): number {
 
 export function megabytes(bytes: number): string {
   return `${(bytes / 2 ** 20).toFixed(0)} MB`;
+}
+
+export function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
 }
 
 /** A request that is repeated on many connections. */
@@ -95,7 +98,10 @@ export async function p95Beside(
   return { ...found(), statuses: { harmless: harmless.statuses, attack: attack.statuses } };
 }
 
-export const p95 = (values: readonly number[]) => quantile(values, 0.95);
+/** The 95th percentile. */
+export function p95(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length * 0.95)];
+}
 
 interface Beside {
   /** Latencies in milliseconds. */

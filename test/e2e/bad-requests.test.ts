@@ -6,9 +6,11 @@ const seed = Number(process.env.FUZZ_SEED ?? Math.floor(Math.random() * 1e6) + 1
 
 test("bad requests get a refusal that is theirs, and nothing of them stays", async () => {
   console.log(`seed ${seed} (set FUZZ_SEED to repeat)`);
-  const result = await fuzzRequests({ requests: 1000, seed, concurrency: 32 });
+  const options = { requests: 1000, seed, concurrency: 32, memorySamples: 0, note: () => undefined };
+  const result = await fuzzRequests(options);
   console.log(JSON.stringify(result.outcomes));
   expect(result.failures.map(({ request, outcome }) => [failureOf(outcome), request.head, outcome.answer])).toEqual([]);
+  expect(result.refusedSets).toBeGreaterThan(0);
   expect(result.left).toMatchObject({
     "vllm:num_requests_running": 0,
     "vllm:num_requests_waiting": 0,

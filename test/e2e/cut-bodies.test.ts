@@ -16,7 +16,7 @@ test("a body that breaks off is let go, with its request", async () => {
   const tenants = Object.fromEntries(keys.map((key) => [key, "cut"]));
   const edge = await startEdge({ keys: tenants }, { isInspected: true });
   onTestFinished(edge.stop);
-  const heap = await watchHeap(edge.inspector!("edge"), async () => {
+  const heap = await watchHeap([edge.inspector!("edge")], async () => {
     await (await fetch(`${edge.url}/healthz`)).arrayBuffer();
   });
   onTestFinished(heap.close);

@@ -1,8 +1,11 @@
-/** What a Worker and its Durable Objects hold in workerd once their garbage is collected, asked through the inspector. */
+/**
+ * What JavaScript holds in another process once its garbage is gone, asked through the process's inspector: of a Node
+ * process with all its threads, or of a Worker and its Durable Objects in workerd.
+ */
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** Bytes. */
+/** Bytes, of all isolates together. */
 export interface LiveHeap {
   /** Objects and strings. */
   heap: number;
@@ -21,10 +24,12 @@ function bytesOf({ heap, buffers }: LiveHeap): number {
 }
 
 /** One isolate: sends a command of Chrome's protocol, resolves to its result. */
-type Isolate = (method: string) => Promise<Record<string, unknown>>;
+type Isolate = (method: string, params?: object) => Promise<Record<string, unknown>>;
 
 interface Message {
   id?: number;
+  method?: string;
+  params?: { sessionId: string; message: string };
   result?: Record<string, unknown>;
   error?: { message: string };
 }
@@ -38,24 +43,25 @@ const settledBytes = 20_000;
 const settleMs = 20;
 
 /**
- * `url` is a WebSocket. `touch` gives the isolate something to do: workerd lets it collect only then. Throws an Error where the
- * process ends.
+ * `urls` are WebSockets. `touch` gives every isolate something to do: workerd lets one collect only then. Ends with an Error
+ * where the process does.
  */
-export async function watchHeap(url: string, touch: () => Promise<void>): Promise<HeapWatch> {
-  const { send, close } = await openSession(url);
+export async function watchHeap(urls: readonly string[], touch = async () => {}): Promise<HeapWatch> {
+  const sessions = await Promise.all(urls.map(openSession));
   const collected = async (): Promise<LiveHeap> => {
-    const read = async (): Promise<LiveHeap> => {
-      const usage = await send("Runtime.getHeapUsage");
-      return { heap: Number(usage.usedSize), buffers: Number(usage.backingStorageSize) };
-    };
+    const isolates = sessions.flatMap((session) => [...session.isolates.values()]);
+    const read = () => Promise.all(isolates.map((isolate) => isolate("Runtime.getHeapUsage")));
     // Garbage only adds, so the smaller of two readings is the truer: at once, before an isolate under load makes new
     // garbage, and after a pause, when what the collection found has been finalized.
-    const collecting = send("HeapProfiler.collectGarbage");
+    const collecting = Promise.all(isolates.map((isolate) => isolate("HeapProfiler.collectGarbage")));
     const reading = read();
     await sleep(settleMs);
     await Promise.all([collecting, reading, touch()]);
     await sleep(settleMs);
-    const [atOnce, settled] = [await reading, await read()];
+    const [atOnce, settled] = [await reading, await read()].map((usages) => ({
+      heap: usages.reduce((sum, usage) => sum + Number(usage.usedSize), 0),
+      buffers: usages.reduce((sum, usage) => sum + Number(usage.backingStorageSize), 0),
+    }));
     return bytesOf(atOnce) < bytesOf(settled) ? atOnce : settled;
   };
   return {
@@ -68,30 +74,48 @@ export async function watchHeap(url: string, touch: () => Promise<void>): Promis
       }
       return least;
     },
-    close,
+    close() {
+      for (const { close } of sessions) close();
+    },
   };
 }
 
-/** The isolate at a WebSocket. */
-async function openSession(url: string): Promise<{ send: Isolate; close(): void }> {
+/** The isolate at a WebSocket and, of a Node process, those of its threads. */
+async function openSession(url: string): Promise<{ isolates: Map<string, Isolate>; close(): void }> {
   const socket = new WebSocket(url);
   await once(socket, "open");
-  const answers = new Map<number, (message: Message) => void>();
+  const isolates = new Map<string, Isolate>();
+  const answers = new Map<string, (message: Message) => void>();
   const ended = Promise.withResolvers<never>();
   ended.promise.catch(() => undefined);
   socket.addEventListener("close", () => ended.reject(new Error(`the inspector at ${url} has gone`)));
-  socket.addEventListener("message", ({ data }) => {
-    const message = JSON.parse(String(data)) as Message;
-    answers.get(message.id!)?.(message);
-  });
-  let sent = 0;
-  const send: Isolate = async (method) => {
-    const id = ++sent;
-    const answered = new Promise<Message>((resolve) => void answers.set(id, resolve));
-    socket.send(JSON.stringify({ id, method }));
-    const { result, error } = await Promise.race([answered, ended.promise]);
-    if (!result) throw new Error(`${method}: ${error?.message}`);
-    return result;
+  /** `session`: of a thread, or "" of the process's main one. */
+  const isolate = (session: string): Isolate => {
+    let sent = 0;
+    return async (method, params = {}) => {
+      const id = ++sent;
+      const answered = new Promise<Message>((resolve) => void answers.set(`${session}/${id}`, resolve));
+      const message = JSON.stringify({ id, method, params });
+      if (session === "") socket.send(message);
+      else void main("NodeWorker.sendMessageToWorker", { sessionId: session, message });
+      const { result, error } = await Promise.race([answered, ended.promise]);
+      if (!result) throw new Error(`${method}: ${error?.message}`);
+      return result;
+    };
   };
-  return { send, close: () => socket.close() };
+  const main = isolate("");
+  isolates.set("", main);
+  const heard = (session: string, text: string) => {
+    const { id, method, params, ...rest } = JSON.parse(text) as Message;
+    if (id !== undefined) {
+      answers.get(`${session}/${id}`)?.(rest);
+      answers.delete(`${session}/${id}`);
+    } else if (method === "NodeWorker.attachedToWorker") isolates.set(params!.sessionId, isolate(params!.sessionId));
+    else if (method === "NodeWorker.detachedFromWorker") isolates.delete(params!.sessionId);
+    else if (method === "NodeWorker.receivedMessageFromWorker") heard(params!.sessionId, params!.message);
+  };
+  socket.addEventListener("message", ({ data }) => heard("", String(data)));
+  // workerd has no such command.
+  await main("NodeWorker.enable", { waitForDebuggerOnStart: false }).catch(() => undefined);
+  return { isolates, close: () => socket.close() };
 }

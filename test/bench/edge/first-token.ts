@@ -61,7 +61,7 @@ export async function measureFirstTokens(
       const random = seededRandom(seed + round + 2);
       const waits = await closedLoop(concurrency, requestsPerRound, async (i) => {
         if (arrivals === "apart") await sleep(longestPauseMs * random());
-        return timed(way, i + round * 7, agent);
+        return (await timed(way, i + round * 7, agent)).firstMs;
       });
       if (round < 0) continue;
       samples.get(way)!.push(...waits);
@@ -87,7 +87,7 @@ export async function measureFirstTokens(
 }
 
 /** Runs `count` tasks, `concurrency` at a time. */
-async function closedLoop<T>(concurrency: number, count: number, task: (i: number) => Promise<T>): Promise<T[]> {
+export async function closedLoop<T>(concurrency: number, count: number, task: (i: number) => Promise<T>): Promise<T[]> {
   const results: T[] = [];
   let next = 0;
   const lane = async () => {
@@ -97,8 +97,15 @@ async function closedLoop<T>(concurrency: number, count: number, task: (i: numbe
   return results;
 }
 
-/** Milliseconds from the request of one completion to its first token. */
-async function timed(way: Way, index: number, agent: Agent): Promise<number> {
+/** Milliseconds of one completion, from its request on. */
+export interface Times {
+  firstMs: number;
+  totalMs: number;
+  /** The answer as it came. */
+  text: string;
+}
+
+export async function timed(way: Way, index: number, agent: Agent): Promise<Times> {
   const { system, url, bodies, firstToken } = way;
   const body = bodies[(index + bodies.length) % bodies.length];
   const signed = (await way.sign?.(new TextEncoder().encode(body))) ?? {};
@@ -122,7 +129,7 @@ async function timed(way: Way, index: number, agent: Agent): Promise<number> {
       response.once("error", fail);
       response.once("end", () => {
         if (waitedMs === null) reject(new Error(`${system} answered ${response.statusCode}: ${text.slice(0, 300)}`));
-        else resolve(waitedMs);
+        else resolve({ firstMs: waitedMs, totalMs: performance.now() - startedMs, text });
       });
     });
     sent.end(body);

@@ -1,5 +1,6 @@
 /**
  * What the edge costs: its CPU per request inside workerd, and the time it adds to a first token, beside Portkey's gateway.
+ * With --against instead: first tokens of this edge and another checkout's, in several processes of each.
  * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
  * Run: npm run bench:edge -- --help
  */
@@ -7,11 +8,12 @@ import { readFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
 import path from "node:path";
+import { pathToFileURL } from "node:url";
+import { InvalidArgumentError } from "commander";
 import { loadArtifacts } from "../../../edge/artifacts/artifacts.ts";
 import { batchesOf, planCompletion } from "../../../edge/plan/plan.ts";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
-import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
-import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
+import { type BareEdge, prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { createSigner } from "../../../shared/contracts/call-signature.ts";
 import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
@@ -19,6 +21,7 @@ import { quickEngine, startFakeBackend } from "../../support/fake-backend.ts";
 import { pinsOf } from "../peer-package.ts";
 import { edgeCpuLine, measureCapacity, streamsLine } from "./capacity.ts";
 import { measureCpu } from "./cpu.ts";
+import { compareEdges, edgesLine, laterLines } from "./edges.ts";
 import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
 import { portkeyWays } from "./portkey/contestant.ts";
 import { added, addedLine, cpuLine, firstTokenLine, losingLines, targets } from "./report.ts";
@@ -36,22 +39,33 @@ const streamedTokens = 40;
 const prompts = 256;
 
 const options = parsedOptions<{
+  quick?: boolean;
   capacity?: boolean;
+  against?: string;
   json?: string;
   rounds: number;
   requests: number;
+  processes: number;
 }>(
   createCommand("bench:edge", "the edge's CPU per request, and the time it adds to a first token", [
     "chameleon bench:edge",
     "chameleon bench:edge --capacity",
+    "chameleon bench:edge --quick --against ../chameleon-before-cells",
   ])
+    .option("--quick", "short rounds, the fake backend only")
+    .option(
+      "--against <folder>",
+      "compare first tokens with the edge of another checkout, which has its packages installed and its own artifacts, instead of all else",
+    )
     .option(
       "--capacity",
       "what a self-hosted edge holds: answers a second, streams, and what it adds, instead of all else",
     )
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
-    .option("--requests <n>", "requests of a round and contestant; a sixth of it at concurrency 1", count, 180),
+    .option("--requests <n>", "requests of a round and contestant; a sixth of it at concurrency 1", count, 180)
+    // Each of the three cells comes first once in each order of the two edges.
+    .option("--processes <n>", "with --against: fresh processes of each edge, in alternating pairs", processCount, 6),
 );
 
 /** As the edge does. */
@@ -60,10 +74,25 @@ const signed = (body: Uint8Array) => sign("POST", "/v1/batches", body);
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
 
+/** This checkout, and perhaps another: names of systems → folders. */
 const ours = "chameleon edge";
-await stageArtifacts();
+const theirs = "other edge";
+const folders = new Map([[ours, root]]);
+if (options.against !== undefined) folders.set(theirs, path.resolve(options.against));
+// By each checkout's own code.
+for (const folder of folders.values()) {
+  const { stageArtifacts }: typeof import("../../../infra/stage-artifacts.ts") = await import(
+    pathToFileURL(path.join(folder, "infra/stage-artifacts.ts")).href
+  );
+  await stageArtifacts();
+}
+
 const bodies = await waysBodies();
-const { rows, losing, ...more } = await (options.capacity ? measureHeld : measureCosts)();
+const { rows, losing, ...more } = await (folders.has(theirs)
+  ? measureEdges
+  : options.capacity
+    ? measureHeld
+    : measureCosts)();
 for (const line of losing) say(line);
 if (losing.length === 0) say("nothing loses");
 
@@ -114,18 +143,72 @@ async function measureHeld(): Promise<Measured> {
   return { targets: {}, rows: [...rates, ...addedRows, ...cpu, ...streams], losing: [] };
 }
 
+/** A fresh process of an edge, as a way to this backend. */
+async function startEdge(edge: BareEdge, system: string, backendUrl: string) {
+  const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl };
+  const workerd = await edge.start({ vars, keys: { [key]: "bench" } });
+  const headers = { authorization: `Bearer ${key}` };
+  const url = `${workerd.url}/v1/completions`;
+  const way: Way = { system, url, headers, bodies: bodies.public, firstToken: "data: {" };
+  return { way, stop: () => workerd.stop() };
+}
+
+interface PreparedEdge {
+  system: string;
+  edge: BareEdge;
+}
+
+/** First tokens of this edge and the other: a fresh process of each, many times. */
+async function measureEdges(): Promise<Measured> {
+  const { processes } = options;
+  const stops: (() => Promise<unknown>)[] = [];
+  try {
+    const edges: PreparedEdge[] = [];
+    for (const [system, folder] of folders) {
+      const edge = await prepareBareEdge(path.join(folder, "wrangler.toml"));
+      stops.push(async () => edge.remove());
+      edges.push({ system, edge });
+    }
+    const fake = await startFakeBackend({ ...quickEngine, manifestHash: bodies.manifestHash });
+    stops.push(fake.stop);
+    const runs: FirstTokenRow[][] = [];
+    for (let run = 0; run < processes; run++) {
+      runs.push(await measureProcesses(run % 2 === 0 ? edges : edges.toReversed(), fake.url, run));
+      say(`measured ${run + 1} of ${processes} processes of each edge`);
+    }
+    const compared = compareEdges(runs, ours, theirs);
+    for (const row of compared) say(edgesLine(row));
+    return { targets: {}, rows: compared, losing: laterLines(compared) };
+  } finally {
+    for (const stop of stops.reverse()) await stop();
+  }
+}
+
+/** A fresh process of each edge. */
+async function measureProcesses(
+  edges: readonly PreparedEdge[],
+  backendUrl: string,
+  run: number,
+): Promise<FirstTokenRow[]> {
+  const started: Awaited<ReturnType<typeof startEdge>>[] = [];
+  try {
+    for (const { system, edge } of edges) started.push(await startEdge(edge, system, backendUrl));
+    const ways = started.map(({ way }) => way);
+    return await measureBackend("fake", ways, run);
+  } finally {
+    for (const { stop } of started) await stop();
+  }
+}
+
 async function measureWays(): Promise<FirstTokenRow[]> {
   const stops: (() => Promise<unknown>)[] = [];
   try {
     const edge = await prepareBareEdge(path.join(root, "wrangler.toml"));
     stops.push(async () => edge.remove());
     const edgeWay = async (backendUrl: string): Promise<Way> => {
-      const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl };
-      const workerd = await edge.start({ vars, keys: { [key]: "bench" } });
-      stops.push(() => workerd.stop());
-      const headers = { authorization: `Bearer ${key}` };
-      const url = `${workerd.url}/v1/completions`;
-      return { system: ours, url, headers, bodies: bodies.public, firstToken: "data: {" };
+      const { way, stop } = await startEdge(edge, ours, backendUrl);
+      stops.push(stop);
+      return way;
     };
     const directWay = (backendUrl: string): Way => ({
       system: "the backend directly",
@@ -142,6 +225,7 @@ async function measureWays(): Promise<FirstTokenRow[]> {
     stops.push(peers.stop);
     const ways = [directWay(fake.url), await edgeWay(fake.url), ...peers.ways];
     const rows = await measureBackend("fake", ways);
+    if (options.quick) return rows;
 
     const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
     stops.push(async () => {
@@ -154,20 +238,36 @@ async function measureWays(): Promise<FirstTokenRow[]> {
   }
 }
 
-async function measureBackend(backend: string, ways: Way[]): Promise<FirstTokenRow[]> {
+/**
+ * `run` numbers the fresh processes of a way. A collection of garbage begins at about the same request of each process, so each
+ * has another warm-up, other arrivals, and begins with another cell.
+ */
+async function measureBackend(backend: string, ways: Way[], run = 0): Promise<FirstTokenRow[]> {
   const rows: FirstTokenRow[] = [];
   const cells: [number, Arrivals][] = [
     [1, "in step"],
     [16, "apart"],
     [16, "in step"],
   ];
-  await warmUp(ways, 1500);
-  for (const [concurrency, arrivals] of cells) {
-    const requestsPerRound = concurrency === 1 ? Math.ceil(options.requests / 6) : options.requests;
-    const cell = { concurrency, arrivals, rounds: options.rounds, requestsPerRound, seed: 0 };
+  const first = run % cells.length;
+  await warmUp(ways, (options.quick ? 200 : 1500) + 50 * run);
+  for (const [concurrency, arrivals] of [...cells.slice(first), ...cells.slice(0, first)]) {
+    const requests = options.quick ? 48 : options.requests;
+    const requestsPerRound = concurrency === 1 ? Math.ceil(requests / 6) : requests;
+    const rounds = options.quick ? quickRounds(concurrency) : options.rounds;
+    const cell = { concurrency, arrivals, rounds, requestsPerRound, seed: 100 * run };
     rows.push(...(await measureFirstTokens(backend, ways, cell)));
   }
   return rows;
+}
+
+/**
+ * Rounds of a quick cell, of 48 requests. A collection of garbage delays a burst by 3 to 5 ms (V8's trace) and begins at about the same
+ * request in each run, and a round's arrivals are the same in each run, too: the median of two rounds depends on the bursts that
+ * collections fall in. A full round has nearly four times the requests.
+ */
+function quickRounds(concurrency: number): number {
+  return concurrency === 1 ? 2 : 8;
 }
 
 /** The same completions as a client asks for them, and as the edge passes them on. */
@@ -186,6 +286,13 @@ async function waysBodies(tokens = maxTokens): Promise<{ manifestHash: string; p
   });
   const contract = await Promise.all(planned);
   return { manifestHash: artifacts.manifestHash, public: requests.map((request) => JSON.stringify(request)), contract };
+}
+
+/** An interval needs two. */
+function processCount(text: string): number {
+  const value = count(text);
+  if (value < 2) throw new InvalidArgumentError("must be at least 2");
+  return value;
 }
 
 function versions(): Record<string, string> {

@@ -1,14 +1,23 @@
 /**
- * Bad requests in any number against a real edge and a real backend. Exit code 1 where one got an answer it may not get, or
- * something is left behind. Run: npm run fuzz -- --requests 100000
+ * Bad requests in any number against a real edge and a real backend. Exit code 1 where one got an answer it may not get,
+ * something is left behind, or memory grows. Run: npm run fuzz -- --requests 100000
  */
 import { Option } from "commander";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
+import { lateGrowth, verdictOf } from "../../support/growth.ts";
+import type { Memory, MemorySample } from "./memory.ts";
 import { failureOf, fuzzRequests, sequenceGauges } from "./run.ts";
+
+/** For a line through the later half of them. */
+const memorySamples = 20;
+/** In fewer, caches still fill. */
+const fewestForMemory = 50_000;
+/** Growth for 10,000 requests that counts as none: 50 bytes a request that JavaScript holds, and 400 of the process. */
+const levelBytes = { live: 500_000, rss: 4_000_000 };
 
 const options = parsedOptions<{ requests: number; concurrency: number; seed: number }>(
   createCommand("fuzz", "bad requests against a real edge and a real backend", ["chameleon fuzz"])
-    .option("--requests <n>", "how many", count, 10_000)
+    .option("--requests <n>", `how many; memory is judged from ${fewestForMemory} up`, count, 10_000)
     .option("--concurrency <n>", "how many at once", count, 32)
     .addOption(
       // Its value is left out of --help, which is a page of the documents site.
@@ -17,9 +26,14 @@ const options = parsedOptions<{ requests: number; concurrency: number; seed: num
 );
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
+const MB = (bytes: number) => (bytes / 1e6).toFixed(2);
+const shown = ({ live, rss, rssBefore }: Memory) => `${MB(live)} live, ${MB(rss)} resident (${MB(rssBefore)} before)`;
+const note = ({ requests, edge, backend }: MemorySample) =>
+  say(`${requests} of ${options.requests}, in MB, garbage collected: edge ${shown(edge)}; backend ${shown(backend)}`);
+
 say(`seed ${options.seed}`);
 const started = performance.now();
-const result = await fuzzRequests(options);
+const result = await fuzzRequests({ ...options, memorySamples, note });
 const seconds = (performance.now() - started) / 1000;
 
 const outcomes = Object.entries(result.outcomes).sort(([, a], [, b]) => b - a);
@@ -41,6 +55,22 @@ say(
 );
 say(`a good request afterwards: ${result.answerMs.toFixed(0)} ms`);
 const isClean = sequenceGauges.every((name) => result.left[name] === 0);
-const ok = result.failed === 0 && isClean;
+say(`sets of artifacts refused meanwhile: ${result.refusedSets}`);
+const isLevel = [growth("edge", "live"), growth("edge", "rss"), growth("backend", "live"), growth("backend", "rss")];
+const ok = result.failed === 0 && isClean && result.refusedSets > 0 && isLevel.every(Boolean);
 say(ok ? "ok" : "FAILED");
 process.exitCode = ok ? 0 : 1;
+
+/** Says how memory grew over the second half of the run; false where it is seen to. */
+function growth(side: "edge" | "backend", kind: "live" | "rss"): boolean {
+  const found = lateGrowth(result.memory.map((sample) => ({ requests: sample.requests, value: sample[side][kind] })));
+  const name = kind === "live" ? "live" : "resident";
+  if (!found) {
+    say(`${name} memory of the ${side}: too few requests to say`);
+    return true;
+  }
+  const verdict = options.requests < fewestForMemory ? "too few requests to say" : verdictOf(found, levelBytes[kind]);
+  const figures = `${MB(found.slope)} MB for 10,000 requests (95%: ${MB(found.low)} to ${MB(found.high)})`;
+  say(`${name} memory of the ${side}, second half: ${figures}, limit ${MB(levelBytes[kind])}: ${verdict}`);
+  return verdict !== "grows";
+}

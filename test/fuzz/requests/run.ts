@@ -1,17 +1,20 @@
 /**
- * Throws bad requests at a real edge with a real backend behind it, and watches both: what they answer, that they live, and
- * whether all that was begun for those who left is given back.
+ * Throws bad requests at a real edge with a real backend behind it, and watches both: what they answer, that they live,
+ * what memory they hold, and whether all that was begun for those who left is given back.
  */
 
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { pathToFileURL } from "node:url";
 import fc from "fast-check";
 import { startBackend } from "../../support/backend-process.ts";
-import { smallBase } from "../../support/small-base.ts";
+import { smallArtifacts } from "../../support/small-base.ts";
 import { startEdge } from "../../support/stack.ts";
 import { type BadRequest, badRequests } from "./arbitraries.ts";
+import { publishBadSets } from "./bad-sets.ts";
+import { type MemorySample, watchedBackend, watchMemory } from "./memory.ts";
 import { type Outcome, send } from "./send.ts";
 
 const key = "sk-chameleon-fuzz";
@@ -19,6 +22,8 @@ const BACKEND_SECRETS = "fuzz-0123456789abcdef0123456789abcdef";
 /** An answer may wait behind generations to the context's end, on a busy machine; whoever waits longer has been forgotten. */
 const patienceMs = 180_000;
 const drainMs = 15_000;
+/** For what runs to end before memory is looked at: whoever sends has stopped. */
+const restMs = 30_000;
 const generatedAtOnce = 500;
 
 export interface FuzzResult {
@@ -27,8 +32,12 @@ export interface FuzzResult {
   /** Requests whose answer may not be; at most some are kept. */
   failures: { request: BadRequest; outcome: Outcome }[];
   failed: number;
+  /** At even distances along the run, and at its end. */
+  memory: MemorySample[];
   /** Of the backend, once everything is answered. */
   left: Record<string, number>;
+  /** Sets of artifacts that the backend refused meanwhile; it must have served its own throughout. */
+  refusedSets: number;
   /** Milliseconds that a good request took afterwards. */
   answerMs: number;
   log: string;
@@ -38,30 +47,61 @@ export async function fuzzRequests(options: {
   requests: number;
   seed: number;
   concurrency: number;
+  /** How often to look at memory; sending rests meanwhile. 0: never. */
+  memorySamples: number;
+  note(sample: MemorySample): void;
 }): Promise<FuzzResult> {
-  const { requests, seed, concurrency } = options;
+  const { requests, seed, concurrency, memorySamples, note } = options;
+  const isWatched = memorySamples > 0;
+  const watched = isWatched ? watchedBackend : {};
   const folder = await mkdtemp(path.join(tmpdir(), "chameleon-fuzz-"));
+  const bucket = path.join(folder, "bucket");
   const backend = await startBackend({
-    ...{ MODEL_DIR: smallBase, WEIGHT_FORMAT: "fp32", DATA_DIR: path.join(folder, "data") },
-    ...{ BACKEND_SECRETS, THREADS: "1", MAX_QUEUE: "256" },
+    ...{ BACKEND_SECRETS, THREADS: "1", MAX_QUEUE: "256", DATA_DIR: path.join(folder, "data") },
+    ...{ ARTIFACTS_URL: pathToFileURL(bucket).href, ARTIFACTS_POLL_MS: "250" },
+    ...watched,
   });
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backend.url };
-  const edge = await startEdge({ vars, keys: { [key]: "fuzz" } });
+  const edge = await startEdge({ vars, keys: { [key]: "fuzz" } }, { isInspected: isWatched });
+  const publishing = new AbortController();
+  const published = publishBadSets(smallArtifacts, bucket, publishing.signal);
   try {
     const port = Number(new URL(edge.url).port);
     await goodRequest(edge.url);
+    const watch = isWatched ? await watchMemory(edge, backend, () => countedRequest(edge.url)) : null;
     const result: FuzzResult = {
       outcomes: {},
       failures: [],
       failed: 0,
+      memory: [],
       left: {},
+      refusedSets: 0,
       answerMs: 0,
       log: "",
     };
     const source = requestSource(seed);
     let sent = 0;
+    let rest: Promise<void> | null = null;
+    const look = async () => {
+      if (!watch) return;
+      await settled(backend.metric, restMs);
+      const sample = await watch.sample(sent);
+      result.memory.push(sample);
+      note(sample);
+    };
+    const distance = isWatched ? Math.ceil(requests / memorySamples) : Number.POSITIVE_INFINITY;
+    let nextLook = distance;
+    await look();
     const lane = async () => {
-      while (sent++ < requests) {
+      for (;;) {
+        await rest;
+        if (sent >= requests) return;
+        if (sent >= nextLook) {
+          nextLook += distance;
+          rest = look();
+          await rest;
+        }
+        sent++;
         const request = source.next().value;
         const outcome = await send(request, port, patienceMs);
         const name = outcome.gaveUp ?? outcome.status ?? "closed";
@@ -74,12 +114,17 @@ export async function fuzzRequests(options: {
     };
     await Promise.all(Array.from({ length: concurrency }, lane));
     result.left = await settled(backend.metric, drainMs);
+    await look();
+    watch?.close();
+    result.refusedSets = await backend.metric("chameleon_artifact_sets_refused_total");
     const started = performance.now();
     await goodRequest(edge.url);
     result.answerMs = performance.now() - started;
     result.log = edge.log();
     return result;
   } finally {
+    publishing.abort();
+    await published;
     await edge.stop();
     backend.child.kill();
     await backend.exited;
@@ -109,14 +154,24 @@ function* requestSource(seed: number): Generator<BadRequest, never> {
 }
 
 async function goodRequest(edgeUrl: string): Promise<void> {
-  const response = await fetch(`${edgeUrl}/v1/completions`, {
+  const wanted = { model: "gpt2:auto", prompt: "Once more", max_tokens: 4, temperature: 0 };
+  const body = await post(edgeUrl, "/v1/completions", wanted);
+  if (body.usage?.completion_tokens !== 4) throw new Error(`a good request was answered ${JSON.stringify(body)}`);
+}
+
+/** Is answered and counted at the edge, however busy the backend is. */
+async function countedRequest(edgeUrl: string): Promise<void> {
+  await post(edgeUrl, "/v1/embeddings", { model: "gpt2", input: "Once more" });
+}
+
+async function post(edgeUrl: string, route: string, body: object): Promise<{ usage?: { completion_tokens: number } }> {
+  const response = await fetch(edgeUrl + route, {
     method: "POST",
     headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
-    body: JSON.stringify({ model: "gpt2:auto", prompt: "Once more", max_tokens: 4, temperature: 0 }),
+    body: JSON.stringify(body),
     signal: AbortSignal.timeout(patienceMs),
   });
-  const body = (await response.json()) as { usage?: { completion_tokens: number } };
-  if (body.usage?.completion_tokens !== 4) throw new Error(`a good request was answered ${JSON.stringify(body)}`);
+  return (await response.json()) as { usage?: { completion_tokens: number } };
 }
 
 /** Metrics that are 0 when nothing is open. */

@@ -1,5 +1,6 @@
 /** The edge's benchmark tells what it loses. */
 import { expect, test } from "vitest";
+import { compareEdges, laterLines } from "../../bench/edge/edges.ts";
 import type { FirstTokenRow } from "../../bench/edge/first-token.ts";
 import { added, losingLines } from "../../bench/edge/report.ts";
 
@@ -33,4 +34,36 @@ test("a missed target and a faster peer are both losses; a kept one is none", ()
   expect(lines[0]).toMatch(/^LOSES .*100 tokens.*over 1 ms$/);
   expect(lines[1]).toMatch(/p99 over 8 ms$/);
   expect(lines[2]).toMatch(/peer adds less at p50, 1\.0 ms$/);
+});
+
+test("edges are compared process by process, and only what is later by many standard errors is a loss", () => {
+  const runs = [
+    [row("ours", 10, 30), row("theirs", 7, 20)],
+    // Another order.
+    [row("theirs", 16, 31), row("ours", 20, 30)],
+    [row("ours", 12, 30), row("theirs", 10, 30)],
+  ];
+  const [compared, ...more] = compareEdges(runs, "ours", "theirs");
+  expect(more).toEqual([]);
+  expect(compared).toMatchObject({
+    ...{ processes: 3, requests: 10 },
+    ours: { p50Ms: 14, meanMs: 28, p99Ms: 30 },
+    theirs: { p50Ms: 11, meanMs: 22, p99Ms: 27 },
+    // By 3, 4 and 2 ms, and by 10, -1 and 0.
+    later: { p50Ms: { ms: 3 }, meanMs: { ms: 6 }, p99Ms: { ms: 3 } },
+  });
+  expect(compared.later.p50Ms.standardErrorMs).toBeCloseTo(1 / Math.sqrt(3), 12);
+  // Student's t of two degrees of freedom: 4.303 standard errors.
+  expect(laterLines([compared])).toMatchObject([
+    expect.stringMatching(/^LOSES .*p50 14\.00 and 11\.00 \(\+3\.00, 95% interval \+0\.52 to \+5\.48\)/),
+  ]);
+  const [uncertain] = compareEdges(
+    [
+      [row("ours", 10, 30), row("theirs", 9, 20)],
+      [row("ours", 9, 20), row("theirs", 10, 21)],
+    ],
+    "ours",
+    "theirs",
+  );
+  expect(laterLines([uncertain])).toEqual([]);
 });

@@ -1,0 +1,130 @@
+/**
+ * Attack: making adapters, the longest work that a request can ask for: many at once, and many whose callers leave. Judged by:
+ * what another key's small adapter then takes, beside equally many of that size that ask one after another; and by the charge.
+ */
+import { setTimeout as wait } from "node:timers/promises";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Backend, startBackend } from "../support/backend-process.ts";
+import { seededRandom } from "../support/steps.ts";
+import { postBytes, sendAndNeverRead } from "./clients.ts";
+import { type AttackedEdge, BACKEND_SECRETS, keyOf, startAttackedEdge } from "./edge.ts";
+
+/** Maximum ratio of the victim's 95th percentile under attack to that beside harmless requests, in the same run. */
+const mostSlowdown = 2;
+/** Requests of a phase, harmless or not. */
+const requests = 12;
+const patience = { timeout: 60_000, interval: 50 };
+
+const random = seededRandom(4);
+const words = "river stone copper lantern orchard winter signal harbour velvet engine meadow ticket".split(" ");
+const textOf = (length: number) => Array.from({ length }, () => words[Math.floor(random() * words.length)]).join(" ");
+const large = Array.from({ length: 3 }, () => textOf(60));
+const small = Array.from({ length: 3 }, () => textOf(6));
+
+let backend: Backend;
+let edge: AttackedEdge;
+beforeAll(async () => {
+  backend = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
+  const tenants = { victim: {}, harmless: {}, attacker: {}, leaver: {} };
+  edge = await startAttackedEdge({ backendUrls: [backend.url], tenants });
+  await make("victim", small);
+  await removeOwn();
+});
+afterAll(async () => {
+  await edge?.stop();
+  backend?.child.kill("SIGKILL");
+  await backend?.exited;
+});
+
+let made = 0;
+const bodyOf = (tenant: string, examples: string[]) => ({ name: tenant === "victim" ? "own" : `a${made++}`, examples });
+
+/** Makes one, and resolves to the status. */
+async function make(tenant: string, examples: string[]): Promise<number> {
+  const response = await edge.post("/v1/adapters", tenant, bodyOf(tenant, examples));
+  const text = await response.text();
+  if (response.status === 429) expect(Number(response.headers.get("retry-after")), text).toBeGreaterThan(0);
+  return response.status;
+}
+
+/** Asks for one and leaves after `leaveMs`. By a reset: that the other side only sends no more, workerd does not take for leaving. */
+async function askAndLeave(tenant: string, examples: string[], leaveMs: number): Promise<void> {
+  const socket = await sendAndNeverRead(edge.port, postBytes("/v1/adapters", tenant, bodyOf(tenant, examples)));
+  await wait(leaveMs);
+  socket.resetAndDestroy();
+}
+
+/** The victim's only one, of which a tenant may keep so many. */
+async function removeOwn(): Promise<void> {
+  const headers = { authorization: `Bearer ${keyOf("victim")}` };
+  expect((await fetch(`${edge.url}/v1/adapters/own`, { method: "DELETE", headers })).status).toBe(200);
+}
+
+/** The victim's times while `others` are open. */
+async function timesBeside(others: () => Promise<unknown>): Promise<number[]> {
+  let isOver = false;
+  const ended = others().finally(() => {
+    isOver = true;
+  });
+  // They have arrived.
+  await wait(100);
+  const times: number[] = [];
+  while (!isOver && times.length < 40) {
+    const startMs = performance.now();
+    expect(await make("victim", small)).toBe(201);
+    times.push(performance.now() - startMs);
+    await removeOwn();
+  }
+  await ended;
+  return times;
+}
+
+const p95 = (times: number[]) => times.toSorted((a, b) => a - b)[Math.floor(0.95 * times.length)];
+const shown = (times: number[]) => times.map((ms) => ms.toFixed(0)).join(" ");
+
+test("a key's adapter is made beside another's many as beside one after another", async () => {
+  const alone = Array.from({ length: requests });
+  const harmless: number[] = [];
+  const attacked: number[] = [];
+  const statuses: number[] = [];
+  // In turns, so that neither has a slower minute of the machine for itself.
+  for (const _ of [1, 2]) {
+    const ofHarmless = await timesBeside(async () => {
+      for (const _ of alone) expect(await make("harmless", large)).toBe(201);
+    });
+    harmless.push(...ofHarmless);
+    const ofAttacked = await timesBeside(() =>
+      Promise.all(alone.map(async () => statuses.push(await make("attacker", large)))),
+    );
+    attacked.push(...ofAttacked);
+  }
+  const rounds = 3;
+  const left = await timesBeside(() =>
+    Promise.all(
+      alone.slice(0, requests / rounds).map(async () => {
+        for (let i = 0; i < rounds; i++) await askAndLeave("leaver", large, 700);
+      }),
+    ),
+  );
+  console.log(
+    `beside harmless ones ${shown(harmless)}; beside many ${shown(attacked)}; beside leavers ${shown(left)} ms`,
+  );
+  console.log(`statuses of the attacks ${statuses.join(" ")}`);
+  expect(p95(attacked) / p95(harmless)).toBeLessThan(mostSlowdown);
+  expect(p95(left) / p95(harmless)).toBeLessThan(mostSlowdown);
+}, 180_000);
+
+test("what was begun is charged though its caller has left, and what was refused is not", async () => {
+  const usageOf = async (tenant: string) => {
+    const { total } = (await (await edge.get("/v1/usage", tenant)).json()) as {
+      total: { requests: number; prompt_tokens: number };
+    };
+    return total;
+  };
+  await expect.poll(async () => (await usageOf("leaver")).prompt_tokens, patience).toBeGreaterThan(0);
+  const [attacker, leaver] = [await usageOf("attacker"), await usageOf("leaver")];
+  console.log(`charged: attacker ${attacker.prompt_tokens}, leaver ${leaver.prompt_tokens}`);
+  const each = attacker.prompt_tokens / attacker.requests;
+  expect(leaver.prompt_tokens % each).toBe(0);
+  expect(leaver.prompt_tokens).toBeLessThanOrEqual(each * requests);
+});

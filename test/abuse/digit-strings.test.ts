@@ -1,0 +1,57 @@
+/**
+ * Attack: requests full of strings of digits that all have one hash in V8 but for a few bits, as entries of a list and as words
+ * of a text. Judged by: another tenant's p95 latency relative to that beside equally many harmless requests of equal size.
+ */
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Backend, startBackend } from "../support/backend-process.ts";
+import { postBytes } from "./clients.ts";
+import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
+import { mostVictimRatio, p95Beside } from "./measurements.ts";
+
+const connections = 4;
+
+let backend: Backend;
+let edge: AttackedEdge;
+beforeAll(async () => {
+  backend = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
+  edge = await startAttackedEdge({ backendUrls: [backend.url], tenants: { attacker: {}, quiet: {} } });
+});
+afterAll(async () => {
+  await edge?.stop();
+  backend?.child.kill();
+  await backend?.exited;
+});
+
+const digits = Array.from({ length: 80_000 }, (_, i) => String(77 + i * 32_768));
+/** The same with letters for digits. */
+const words = digits.map((word) => word.replace(/\d/g, (digit) => "abcdefghij"[Number(digit)]));
+
+/** Texts within their limits that together have the words once. */
+function textsOf(all: readonly string[]): string[] {
+  return Array.from({ length: 160 }, (_, i) => all.slice(i * 500, (i + 1) * 500).join(","));
+}
+
+const attacks: [string, (all: readonly string[]) => object][] = [
+  ["entries of a list", (all) => ({ input: "Once", unknown: all })],
+  ["words of a text", (all) => ({ input: textsOf(all) })],
+];
+
+test.each(attacks)("strings of digits as %s slow another caller little", async (what, bodyOf) => {
+  const floodOf = (all: readonly string[]) => {
+    const bytesBase64 = postBytes("/v1/embeddings", "attacker", bodyOf(all)).toString("base64");
+    return { port: edge.port, bytesBase64, connections };
+  };
+  const measure = () =>
+    p95Beside({ harmless: floodOf(words), attack: floodOf(digits) }, async () => {
+      const response = await edge.post("/v1/embeddings", "quiet", { input: "Once" });
+      expect(response.status, await response.text()).toBe(200);
+    });
+  let found = await measure();
+  // A flood that is refused, because it has not read earlier answers, delays nobody: nothing to compare with.
+  for (let again = 0; again < 3 && "429" in { ...found.statuses.harmless, ...found.statuses.attack }; again++)
+    found = await measure();
+  console.log(
+    `${what}: p95 ${found.harmlessMs.toFixed(1)} ms beside harmless requests, ${found.attackMs.toFixed(1)} ms beside the attack: ${found.ratio.toFixed(2)}x; ${JSON.stringify(found.statuses)}`,
+  );
+  expect(found.ratio).toBeLessThanOrEqual(mostVictimRatio);
+});

@@ -1,0 +1,63 @@
+/**
+ * Attack: requests that make a real backend compute and are charged for less than that: whole answers that miss a deadline
+ * of the caller's own, and many choices of a prompt that is echoed with logprobs. Judged by: what the backend says that it
+ * computed, and what the caller is charged.
+ */
+import { expect, onTestFinished, test } from "vitest";
+import { startBackend } from "../support/backend-process.ts";
+import { BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
+
+const patience = { timeout: 30_000, interval: 20 };
+
+async function started() {
+  const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
+  onTestFinished(async () => {
+    backend.child.kill("SIGKILL");
+    await backend.exited;
+  });
+  const edge = await startAttackedEdge({ backendUrls: [backend.url], tenants: { caller: {} } });
+  onTestFinished(() => edge.stop());
+  const usage = async () => {
+    const { total } = (await (await edge.get("/v1/usage", "caller")).json()) as {
+      total: { requests: number; prompt_tokens: number; completion_tokens: number };
+    };
+    return total;
+  };
+  return { backend, edge, usage };
+}
+
+test("a whole answer that misses the caller's own deadline is charged what was computed", async () => {
+  const { backend, edge, usage } = await started();
+  const made = () => backend.metric("vllm:generation_tokens_total");
+  const before = await made();
+  const prompt = Array.from({ length: 8 }, (_, i) => `Once ${i}`);
+  const body = { prompt, n: 16, max_tokens: 400 };
+  const response = await edge.post("/v1/completions", "caller", body, { "x-deadline-ms": "1500" });
+  expect([response.status, await response.text()]).toEqual([504, expect.stringContaining("deadline_exceeded")]);
+  await expect.poll(async () => (await usage()).requests, patience).toBeGreaterThan(0);
+  const computed = (await made()) - before;
+  const charged = (await usage()).completion_tokens;
+  console.log(`computed ${computed} tokens, charged ${charged}`);
+  // Tokens of 250 ms travel together: what had not been sent when the answer ended is not charged.
+  expect(charged).toBeGreaterThan(computed / 2);
+});
+
+test.each([false, true])(
+  "choices of an echoed prompt with logprobs compute the prompt once; streamed: %s",
+  async (stream) => {
+    const { backend, edge, usage } = await started();
+    const prefilled = () => backend.metric("chameleon_prefill_tokens_total");
+    const before = await prefilled();
+    const prompt = Array.from({ length: 8 }, (_, i) => `${i} once upon a time`.repeat(40));
+    const body = { prompt, n: 16, max_tokens: 1, echo: true, logprobs: 0, stream };
+    const response = await edge.post("/v1/completions", "caller", body);
+    const text = await response.text();
+    expect(response.status, text.slice(0, 200)).toBe(200);
+    await expect.poll(async () => (await usage()).requests, patience).toBeGreaterThan(0);
+    const computed = (await prefilled()) - before;
+    const charged = (await usage()).prompt_tokens;
+    console.log(`computed ${computed} prompt tokens, charged ${charged}`);
+    // Besides the prompts each choice computes what no whole block of 16 tokens holds.
+    expect(computed).toBeLessThan(charged + 8 * 16 * 16);
+  },
+);

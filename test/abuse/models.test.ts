@@ -1,0 +1,163 @@
+/**
+ * Attack: untrusted models: chat templates that loop, double strings or nest, numbers in config.json that cost memory, head
+ * counts that do not divide the hidden size. Judged by: the import ends by itself, names the fault and stays within its
+ * memory; a served model refuses the conversation, answers others meanwhile, and stays small.
+ */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { manifestFile } from "../../shared/artifacts/manifest.ts";
+import { type Backend, startBackend } from "../support/backend-process.ts";
+import { writeTinyModel } from "../support/tiny-model.ts";
+import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
+import { megabytes, mostGrowthBytes, residentBytes } from "./measurements.ts";
+
+const importCli = path.join(import.meta.dirname, "../../gpu-backend/models/import/cli.ts");
+/** Timeout of an import, in milliseconds; far above that of a tiny model on a busy machine. */
+const importMs = 30_000;
+/** Heap limit of an import, so that an unbounded one does not exhaust the machine. */
+const importHeapMegabytes = 1024;
+
+let folder: string;
+let original: string;
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-models-"));
+  original = path.join(folder, "original");
+  await writeTinyModel(original);
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+/** Copies the tiny model without its artifacts, and adds a chat template or changes its config.json. */
+async function modelWith(name: string, change: { template?: string; config?: object }): Promise<string> {
+  const copy = path.join(folder, name.replaceAll(/\W/g, "-"));
+  await cp(original, copy, { recursive: true, filter: (source) => !source.endsWith("artifacts") });
+  if (change.template) {
+    const config = { chat_template: change.template };
+    await writeFile(path.join(copy, "tokenizer_config.json"), JSON.stringify(config));
+  }
+  const configFile = path.join(copy, "config.json");
+  const config = JSON.parse(await readFile(configFile, "utf8"));
+  await writeFile(configFile, JSON.stringify({ ...config, ...change.config }));
+  return copy;
+}
+
+async function importOf(model: string): Promise<{ code: number | null; signal: string | null; stderr: string }> {
+  const child = spawn(process.execPath, [`--max-old-space-size=${importHeapMegabytes}`, importCli, model], {
+    stdio: ["ignore", "ignore", "pipe"],
+    timeout: importMs,
+    killSignal: "SIGKILL",
+  });
+  let stderr = "";
+  child.stderr.on("data", (chunk) => {
+    stderr += chunk;
+  });
+  const [code, signal] = await once(child, "close");
+  return { code, signal, stderr };
+}
+
+const loop = "{% for i in range(1000) %}";
+const end = "{% endfor %}";
+const bigRange = `{% for i in range(2000000000) %}${end}`;
+const nestedLoops = `${loop.repeat(4)}x${end.repeat(4)}`;
+/** 150 strings of 8 MB. */
+const heldStrings = `{% set ns = namespace(s="ab", l=[]) %}{% for i in range(22) %}{% set ns.s = ns.s + ns.s %}${end}{% for i in range(150) %}{% set ns.l = ns.l + [ns.s | upper] %}${end}`;
+const longOutput = `{% set ns = namespace(s="ab") %}{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}${end}{{ ns.s }}`;
+const said = "{% for m in messages %}{{ m.content }}{% endfor %}";
+const templates: [name: string, template: string][] = [
+  ["a range of two thousand million", `${bigRange}${said}`],
+  ["doubled strings", `${heldStrings}${said}`],
+  ["an output without end", longOutput],
+  ["nested loops", `${nestedLoops}${said}`],
+  ["nested loops in a conversation of several turns", `{% if messages | length > 2 %}${nestedLoops}{% endif %}${said}`],
+];
+
+describe("the import refuses, by itself and by name", () => {
+  test.concurrent.for(templates)("a chat template with %s", async ([name, template], { expect }) => {
+    const { code, signal, stderr } = await importOf(await modelWith(name, { template }));
+    console.log(`${name}: exit ${code ?? signal}: ${stderr.trim().slice(-200)}`);
+    expect([code, signal]).toEqual([1, null]);
+    expect(stderr).toMatch(/chat.template/i);
+    expect(stderr.trim().split("\n").at(-1)!.length).toBeLessThan(400);
+  });
+
+  const configs: [name: string, config: object, names: RegExp][] = [
+    ["10⁹ layers", { n_layer: 1_000_000_000 }, /n_layer.*1000000000/],
+    ["heads that do not divide", { n_head: 7 }, /n_head.*7/],
+    ["10⁹ positions", { n_positions: 1_000_000_000 }, /1000000000/],
+  ];
+  test.concurrent.for(configs)("%s in config.json", async ([name, config, names], { expect }) => {
+    const { code, signal, stderr } = await importOf(await modelWith(name, { config }));
+    console.log(`${name}: exit ${code ?? signal}: ${stderr.trim().slice(-200)}`);
+    expect([code, signal]).toEqual([1, null]);
+    expect(stderr).toMatch(names);
+  });
+});
+
+test("a backend refuses heads that do not divide at its start, by name", async () => {
+  const model = await modelWith("served heads", { config: { n_head: 7 } });
+  await cp(path.join(original, "artifacts"), path.join(model, "artifacts"), { recursive: true });
+  const outcome = await startBackend({ MODEL_DIR: model, THREADS: "1" }).then(
+    async ({ child, exited }) => {
+      child.kill("SIGKILL");
+      await exited;
+      return "started";
+    },
+    (error) => String(error),
+  );
+  expect(outcome).toMatch(/exit 1: .*n_head.*7/);
+});
+
+describe("a served model whose chat template", () => {
+  /** Each runs if the first message is its name, so none runs in the conversations that an import tries. */
+  const attacks: [name: string, attack: string][] = [
+    ["writes without end", longOutput],
+    ["holds doubled strings", heldStrings],
+    ["asks for a range of two thousand million", bigRange],
+    ["nests loops", nestedLoops],
+  ];
+  /** Timeout for an edge that hangs, in milliseconds. */
+  const patienceMs = 15_000;
+  let backend: Backend | undefined;
+  let edge: AttackedEdge | undefined;
+  beforeAll(async () => {
+    const model = path.join(folder, "served");
+    await cp(original, model, { recursive: true });
+    const file = path.join(model, "artifacts", manifestFile);
+    const manifest = JSON.parse(await readFile(file, "utf8"));
+    const branches = attacks.map(([name, attack]) => `{% if messages[0].content == "${name}" %}${attack}{% endif %}`);
+    manifest.model.chatTemplate = branches.join("") + said;
+    await writeFile(file, JSON.stringify(manifest));
+    backend = await startBackend({ MODEL_DIR: model, BACKEND_SECRETS, THREADS: "1" });
+    edge = await startAttackedEdge({ backendUrls: [backend.url], tenants: { attacker: {}, quiet: {} }, model });
+  });
+  afterAll(async () => {
+    await edge?.stop();
+    backend?.child.kill("SIGKILL");
+    await backend?.exited;
+  });
+
+  test.each(attacks)("%s refuses that conversation, serves others and stays small", async (name) => {
+    const { post, pid } = edge!;
+    const chat = async (tenant: string, content: string) => {
+      const body = { messages: [{ role: "user", content }], max_tokens: 2 };
+      const answer = post("/v1/chat/completions", tenant, body).then(
+        ({ status }) => status,
+        (error) => String(error),
+      );
+      const late = new Promise<string>((resolve) => setTimeout(resolve, patienceMs, "no answer").unref());
+      return Promise.race([answer, late]);
+    };
+    expect(await chat("quiet", "hello")).toBe(200);
+    const beforeBytes = residentBytes(pid);
+    const attacked = Promise.all(Array.from({ length: 4 }, () => chat("attacker", name)));
+    expect(await chat("quiet", "hello")).toBe(200);
+    expect(await attacked).toEqual([400, 400, 400, 400]);
+    expect(await chat("quiet", "hello")).toBe(200);
+    const grownBytes = residentBytes(pid) - beforeBytes;
+    console.log(`${name}: edge grew by ${megabytes(grownBytes)}`);
+    expect(grownBytes).toBeLessThanOrEqual(mostGrowthBytes);
+  });
+});

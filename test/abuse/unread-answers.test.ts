@@ -1,0 +1,107 @@
+/**
+ * Attack: connections that request the largest embeddings and never read them.
+ * Judged by: the bytes that the edge holds for them, the attacker's limit of requests at once, and another tenant's p95 latency
+ * relative to that beside as many connections that read equally large answers.
+ */
+import type { Socket } from "node:net";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { limits } from "../../shared/contracts/limits.ts";
+import { postBytes, sendAndNeverRead } from "./clients.ts";
+import { type AttackedEdge, startAttackedEdge } from "./edge.ts";
+import { megabytes, mostGrowthBytes, mostVictimRatio, p95, residentBytes } from "./measurements.ts";
+
+const clients = 90;
+const concurrentRequests = 8;
+const body = JSON.stringify({ input: Array(limits.embeddingInputs).fill("Once upon") });
+
+let edge: AttackedEdge;
+let sockets: Socket[];
+beforeEach(async () => {
+  sockets = [];
+  const tenants = { unlimited: {}, reading: {}, limited: { limits: { concurrentRequests } }, quiet: {} };
+  // Nothing calls a backend.
+  edge = await startAttackedEdge({ backendUrls: ["http://127.0.0.1:9"], tenants });
+});
+afterEach(async () => {
+  for (const socket of sockets) socket.destroy();
+  await edge?.stop();
+});
+
+async function short(): Promise<void> {
+  const response = await edge.post("/v1/embeddings", "quiet", { input: "Once" });
+  expect(response.status, await response.text()).toBe(200);
+}
+
+/** p95 of another tenant's requests, of which each follows a new connection of the attacker. */
+async function p95While(connect: () => Promise<unknown>): Promise<number> {
+  const times: number[] = [];
+  for (let i = 0; i < clients; i++) {
+    await connect();
+    const startMs = performance.now();
+    await short();
+    times.push(performance.now() - startMs);
+  }
+  return p95(times);
+}
+
+test(`${clients} unread answers of embeddings hold few bytes and slow nobody else`, async () => {
+  const heap = await edge.watchHeap(short);
+  const heldBytes = async () => {
+    const { heap: objects, buffers } = await heap.live();
+    return objects + buffers;
+  };
+  const bytes = postBytes("/v1/embeddings", "unlimited", body);
+  try {
+    await short();
+    const before = await heldBytes();
+    const answers: Promise<number>[] = [];
+    const read = await p95While(async () => {
+      const response = edge.post("/v1/embeddings", "reading", body);
+      answers.push(
+        response.then(async (one) => {
+          await one.bytes();
+          return one.status;
+        }),
+      );
+    });
+    // None breaks off; beyond what one tenant may hold some are refused.
+    const statuses = new Set(await Promise.all(answers));
+    expect([...statuses].filter((status) => status !== 200 && status !== 429)).toEqual([]);
+    const residentBefore = residentBytes(edge.pid);
+    const unread = await p95While(async () => {
+      sockets.push(await sendAndNeverRead(edge.port, bytes));
+    });
+    const held = (await heldBytes()) - before;
+    // What the runtime holds is not in the heap.
+    const grown = residentBytes(edge.pid) - residentBefore;
+    console.log(
+      `${clients} unread answers: ${megabytes(held)} held, ${megabytes(grown)} more resident; p95 of another tenant ${read.toFixed(1)} ms beside ones that are read, ${unread.toFixed(1)} ms`,
+    );
+    expect(held).toBeLessThan(24 * 2 ** 20);
+    expect(grown).toBeLessThanOrEqual(mostGrowthBytes);
+    expect(unread / read).toBeLessThanOrEqual(mostVictimRatio);
+  } finally {
+    heap.close();
+  }
+});
+
+test("unread answers count as requests at once until they are gone", async () => {
+  const statusNow = async () => {
+    const response = await edge.post("/v1/embeddings", "limited", body);
+    await response.bytes();
+    return response.status;
+  };
+  const bytes = postBytes("/v1/embeddings", "limited", body);
+  sockets = await Promise.all(Array.from({ length: concurrentRequests }, () => sendAndNeverRead(edge.port, bytes)));
+  const patience = { timeout: 60_000, interval: 100 };
+  // A check takes a place, too, and one of the connections may be refused for it: then another follows.
+  const statusThen = async () => {
+    const status = await statusNow();
+    if (status === 200) sockets.push(await sendAndNeverRead(edge.port, bytes));
+    return status;
+  };
+  await expect.poll(statusThen, patience).toBe(429);
+  expect(sockets.length).toBeLessThanOrEqual(2 * concurrentRequests);
+  for (const socket of sockets) socket.destroy();
+  await expect.poll(statusNow, patience).toBe(200);
+});

@@ -1,0 +1,121 @@
+/** Streams of the openai SDK over connections that break, and over an edge that is killed: one text, charged once. */
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { type AddressInfo, connect, createServer, type Server } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import OpenAI from "openai";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { resumableFetch } from "../../edge/client/resumable.ts";
+import type { UsageReport } from "../../shared/contracts/responses.ts";
+import { smallBase } from "../support/small-base.ts";
+import { type Stack, startStack } from "../support/stack.ts";
+
+const request = {
+  model: "gpt2:auto",
+  prompt: "The house on the hill",
+  max_tokens: 160,
+  temperature: 1,
+  seed: 9,
+} as const;
+
+let folder: string;
+let stack: Stack;
+let proxy: Server;
+/** Bytes of an answer after which each connection breaks, in order; the others go on. */
+let cuts: number[] = [];
+let connections = 0;
+
+const start = () =>
+  startStack({ MODEL_DIR: smallBase, STATE_DIR: join(folder, "state"), DATA_DIR: join(folder, "data") });
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "resumed-"));
+  stack = await start();
+  proxy = createServer((client) => {
+    connections++;
+    const cut = cuts.shift() ?? Number.POSITIVE_INFINITY;
+    let bytes = 0;
+    const upstream = connect(Number(new URL(stack.edge).port), "127.0.0.1");
+    upstream.on("data", (chunk) => {
+      bytes += chunk.length;
+      client.write(chunk);
+      if (bytes > cut) client.destroy();
+    });
+    client.pipe(upstream);
+    for (const [one, other] of [
+      [client, upstream],
+      [upstream, client],
+    ]) {
+      one.on("error", () => {});
+      one.on("close", () => other.destroy());
+    }
+  }).listen(0, "127.0.0.1");
+  await once(proxy, "listening");
+});
+afterAll(async () => {
+  proxy.close();
+  await stack?.stop();
+  await rm(folder, { recursive: true, force: true });
+});
+
+const client = () =>
+  new OpenAI({
+    baseURL: `http://localhost:${(proxy.address() as AddressInfo).port}/v1`,
+    apiKey: stack.key,
+    maxRetries: 0,
+    fetch: resumableFetch({ delayMs: 50, attempts: 9 }),
+  });
+
+async function streamed(onToken: (tokens: number) => void = () => {}): Promise<string> {
+  let text = "";
+  let tokens = 0;
+  const headers = { connection: "close" };
+  for await (const chunk of await client().completions.create({ ...request, stream: true }, { headers })) {
+    text += chunk.choices[0].text;
+    onToken(++tokens);
+  }
+  return text;
+}
+
+async function used(): Promise<{ requests: number; tokens: number }> {
+  const response = await fetch(`${stack.edge}/v1/usage`, { headers: { authorization: `Bearer ${stack.key}` } });
+  const { data } = (await response.json()) as UsageReport;
+  const sum = (of: (row: UsageReport["data"][number]) => number) => data.reduce((total, row) => total + of(row), 0);
+  return { requests: sum((row) => row.requests), tokens: sum((row) => row.completion_tokens) };
+}
+
+test("a text over connections that break is the text over one that does not, and is charged once", async () => {
+  const whole = await streamed();
+  // The start has generated a token of its own.
+  await vi.waitFor(async () => expect((await used()).tokens).toBe(request.max_tokens + 1));
+  const before = await used();
+  connections = 0;
+  cuts = [900, 2500, 700, 4000];
+  expect(await streamed()).toBe(whole);
+  expect(connections).toBe(5);
+  await vi.waitFor(async () => {
+    const after = await used();
+    expect([after.requests - before.requests, after.tokens - before.tokens]).toEqual([1, request.max_tokens]);
+  });
+});
+
+test("a text whose edge and backend are killed in its middle continues when they are back", async () => {
+  const whole = await streamed();
+  await vi.waitFor(async () => expect((await used()).tokens % request.max_tokens).toBe(1));
+  const before = await used();
+  let killed: Promise<void> | null = null;
+  const text = streamed((tokens) => {
+    if (tokens !== 20) return;
+    killed = stack.kill().then(async () => {
+      stack = await start();
+    });
+  });
+  expect(await text).toBe(whole);
+  await killed;
+  await vi.waitFor(async () => {
+    const after = await used();
+    // The new start has generated a token of its own.
+    expect([after.requests - before.requests, after.tokens - before.tokens]).toEqual([2, request.max_tokens + 1]);
+  });
+});
