@@ -102,7 +102,7 @@ const app = createApp({
   bodyReads: new BodyReads(),
   documentReads: new BodyReads(limits.documentBodyBytes),
   bodies: new AnswerBodies({ maximumBytes: workerBodyBytes, ofRequests: true }),
-  admissions: createAdmissions({
+  beginAdmission: createAdmissions({
     ledgers: env.LEDGERS,
     background: waitUntil,
     now,

@@ -236,10 +236,7 @@ export class AnswerBody {
     if (this.#end.apply("complete")) this.#end.apply("broken off");
   }
 
-  /**
-   * Ends the answer in an error: discards queued texts, writes the last one and closes. A partly written text is
-   * completed, so that no event is cut.
-   */
+  /** Ends the answer in an error: completes a partly written text, so that no event is cut, discards the others, writes the last and closes. */
   fail(reason: "failed" | "deadline" | "limit", error: ServiceError): void {
     if (!this.#end.apply(reason)) return;
     if (this.#end.phase === "ended") return;

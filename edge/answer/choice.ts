@@ -1,7 +1,4 @@
-/**
- * Turns the frames of one sequence into the parts of a choice. A stream sends each part and a whole response joins them, so both have
- * the same text. Pure.
- */
+/** Turns a sequence's frames into parts of a choice. A stream sends them and a whole response joins them, so both have the same text. Pure. */
 import type { DoneFrame, Frame, PromptFrame, TokenFrame, TokenSources } from "../../shared/contracts/inference.ts";
 import type { ChatToken, ComparedToken, PromptLogprobs, SourcedToken } from "../../shared/contracts/responses.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
@@ -246,10 +243,7 @@ function alternativeOf(piece: Uint8Array, logprob: number) {
   return { token: tokenText(piece), logprob, bytes: [...piece] };
 }
 
-/**
- * Offsets of consecutive tokens in their text, in Unicode code points as OpenAI counts. A token that continues a character has
- * that character's offset.
- */
+/** Offsets of consecutive tokens in Unicode code points, as OpenAI counts. A token that continues a character has that character's offset. */
 class OffsetCounter {
   readonly #decoder = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
   #characters: number;

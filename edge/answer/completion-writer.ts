@@ -1,7 +1,4 @@
-/**
- * Writes the response to one request, streamed or not, from the frames of its sequences, and settles its admission once.
- * Not here: the body's memory limits and its states (answer-body.ts), and how frames are fetched (dispatch/).
- */
+/** Writes the response to one request from its sequences' frames, and settles its admission once. Not here: memory limits (answer-body.ts). */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { sseComment, sseDone } from "../../shared/contracts/sse.ts";
@@ -80,6 +77,7 @@ class CompletionWriter {
   readonly #body: AnswerBody;
   readonly #submissions: Submission[] = [];
   readonly #response = Promise.withResolvers<Response>();
+  readonly response = this.#response.promise;
   /** Skips the events that the client has received and makes event ids; null if neither is needed. */
   readonly #repeated: RepeatedEvents | null;
   #openChoices: number;
@@ -98,8 +96,13 @@ class CompletionWriter {
     this.#startedMs = parts.now();
     const { tokenizer } = parts;
     const echoed = options.echo ? echoedPrompts(plan.choices, tokenizer) : null;
+    // A chat's answer has the prompt's logprobs once, from its first choice.
+    const others = form === "chat" ? { ...options, promptLogprobs: null } : options;
     this.#choices = new Map(
-      plan.choices.map((one) => [one.sequence.id, new Choice(one, tokenizer, options, echoed?.get(one.prompt))]),
+      plan.choices.map((one, i) => [
+        one.sequence.id,
+        new Choice(one, tokenizer, i === 0 ? options : others, echoed?.get(one.prompt)),
+      ]),
     );
     this.#promptScores = new PromptScores(plan.choices);
     this.#builder = new ResponseBuilder(forms[form], envelope, plan, { ...options, isWhole: !stream });
@@ -142,10 +145,6 @@ class CompletionWriter {
     } catch (thrown) {
       this.#fail(thrown);
     }
-  }
-
-  get response(): Promise<Response> {
-    return this.#response.promise;
   }
 
   #accept(): void {
@@ -199,7 +198,9 @@ class CompletionWriter {
     let last = "";
     try {
       while (this.#pending.length > 0 && events.length < joinedBytes) {
-        const taken = this.#take(this.#nextPending());
+        const frame = this.#pending.shift()!;
+        this.#pendingBytes -= bytesOf(frame);
+        const taken = this.#take(frame);
         if (this.#openChoices === 0) last += taken;
         else events += taken;
       }
@@ -220,16 +221,7 @@ class CompletionWriter {
     this.#count.add(this.#choices.get(frame.id)!.planned, frame);
   }
 
-  #nextPending(): Frame {
-    const frame = this.#pending.shift()!;
-    this.#pendingBytes -= bytesOf(frame);
-    return frame;
-  }
-
-  /**
-   * Adds a frame to its choice. Returns its events, without those that the client has received; "" for a non-streamed answer. Throws
-   * the ServiceError of an error frame, or numerics_mismatch.
-   */
+  /** Adds a frame to its choice. Returns events that the client lacks; "" if not streamed. Throws an error frame's error, or numerics_mismatch. */
   #take(frame: Frame): string {
     const part = this.#choices.get(frame.id)!.push(frame);
     this.#builder.add(part);
@@ -310,16 +302,10 @@ class CompletionWriter {
   }
 
   #consumed(reason: Exclude<EndReason, "complete">): Consumption[] {
-    switch (reason) {
-      // The service failed: charge only what the client got, which is nothing for a non-streamed answer.
-      case "failed":
-        return this.#request.stream && this.#hasBegun ? this.#count.consumed(false) : [];
-      // The client caused these ends: charge everything computed, otherwise it could compute for free.
-      case "deadline":
-      case "limit":
-      case "gone":
-        return this.#count.consumed(true);
-    }
+    // The client caused the end: charge everything computed, otherwise it could compute for free.
+    if (reason !== "failed") return this.#count.consumed(true);
+    // The service failed: charge only what the client got, which is nothing for a non-streamed answer.
+    return this.#request.stream && this.#hasBegun ? this.#count.consumed(false) : [];
   }
 
   /** The text that ends a begun answer in an error. If the answer has not begun, its response rejects, so that the error sets the status. */

@@ -1,7 +1,4 @@
-/**
- * Scores of a prompt are requested once, by its first choice. This gives the other choices of the prompt a copy of that `prompt` frame.
- * Until it arrives, their own frames are held, because each choice begins with its prompt. Pure.
- */
+/** The first choice of a prompt requests its scores. The others get a copy, and their frames wait for it: a choice begins with its prompt. Pure. */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import type { PlannedChoice } from "../plan/plan.ts";
 
@@ -19,7 +16,7 @@ interface Group {
 export class PromptScores {
   /** By sequence id. A group is removed when its first choice gets its first frame. */
   readonly #waiting = new Map<string, Group>();
-  #heldBytes = 0;
+  heldBytes = 0;
 
   constructor(choices: readonly PlannedChoice[]) {
     const groups = new Map<number, Group>();
@@ -33,21 +30,17 @@ export class PromptScores {
     }
   }
 
-  get heldBytes(): number {
-    return this.#heldBytes;
-  }
-
   /** Takes a frame and returns the frames to process now, in order. Errors are never held. */
   take(frame: Frame): readonly Frame[] {
     const group = this.#waiting.get(frame.id);
     if (!group || frame.type === "error") return [frame];
     if (frame.id !== group.firstId) {
       group.held.push(frame);
-      this.#heldBytes += bytesOf(frame);
+      this.heldBytes += bytesOf(frame);
       return [];
     }
     for (const id of [group.firstId, ...group.otherIds]) this.#waiting.delete(id);
-    for (const held of group.held) this.#heldBytes -= bytesOf(held);
+    for (const held of group.held) this.heldBytes -= bytesOf(held);
     const copies = frame.type === "prompt" ? group.otherIds.map((id) => ({ ...frame, id })) : [];
     return [frame, ...copies, ...group.held];
   }

@@ -1,7 +1,4 @@
-/**
- * The JSON of `POST /v1/responses`. Its output items are the document search, if passages were put into the prompt, then a message,
- * function calls, or both. Pure.
- */
+/** The JSON of `POST /v1/responses`: the document search, if passages are in the prompt, then a message, function calls, or both. Pure. */
 import type { Citation, ResponseEvent, ResponseItem, ResponseObject } from "../../shared/contracts/response-object.ts";
 import type { Usage } from "../../shared/contracts/responses.ts";
 import { envelopeOf, type ServiceError, statusOf } from "../../shared/errors.ts";

@@ -1,7 +1,4 @@
-/**
- * Collects the parts of all choices and builds an answer: events for each part, or one whole object. Pure. Not here: the JSON of each
- * endpoint (forms.ts, response-form.ts).
- */
+/** Collects the parts of all choices and builds their events, or one whole object. Pure. Not here: the endpoints' JSON (forms.ts, response-form.ts). */
 import type { DoneFrame } from "../../shared/contracts/inference.ts";
 import type { ResponseSettings } from "../../shared/contracts/response-object.ts";
 import type { ChameleonBlock, ComparedToken, SourcedToken, Timings, Usage } from "../../shared/contracts/responses.ts";
@@ -38,7 +35,7 @@ interface Collected {
   hasBegun: boolean;
 }
 
-export interface NamedEvent {
+interface NamedEvent {
   /** null for an event without a name. */
   name: string | null;
   data: object;
@@ -52,7 +49,7 @@ export interface ChoiceEvent extends NamedEvent {
 }
 
 /** A new part of a choice, with what a form needs to make its events. */
-export interface NextPart {
+interface NextPart {
   part: ChoicePart;
   /** The choice's parts so far (Collected). */
   all: ChoicePart;

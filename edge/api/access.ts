@@ -93,7 +93,7 @@ function allowOrigin(c: Context<AppEnvironment>, { tenant, origins }: Access): v
  * the route calls the ledger: before it reads a large body (body.ts), or once the tokens are known. If the route did neither, the
  * ledger is called after it, and a refusal replaces the route's response.
  */
-export const admission: Middleware = async (c, next, { admissions }) => {
+export const admission: Middleware = async (c, next, { beginAdmission }) => {
   if (c.req.method !== "POST") {
     await next();
     return;
@@ -105,7 +105,7 @@ export const admission: Middleware = async (c, next, { admissions }) => {
   const [requestId, access, region] = [c.get("requestId"), c.get("access"), c.get("region")];
   const idempotencyKey = await idempotencyKeyOf(c, access.tenant);
   c.set("idempotencyKey", idempotencyKey);
-  const pending = admissions.begin({ requestId, access, region, idempotencyKey, onDecision });
+  const pending = beginAdmission({ requestId, access, region, idempotencyKey, onDecision });
   c.set("admission", pending);
   await next();
   await pending.end();

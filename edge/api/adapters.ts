@@ -1,7 +1,4 @@
-/**
- * A tenant's own adapters. POST makes one from documents, which become its memory (memories.ts), or from examples, which it is fitted
- * to, or from both. GET lists all or shows one, DELETE deletes one.
- */
+/** A tenant's own adapters: POST makes one from documents (its memory, memories.ts), examples (its fitted parts) or both. */
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { createAdapterRequestSchema } from "../../shared/contracts/openai.ts";
@@ -71,7 +68,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   try {
     const making = make();
     // The work goes on after the client has disconnected.
-    dependencies.background(making.then(noop, noop));
+    dependencies.background(making.catch(() => undefined));
     await making;
     isMade = true;
   } finally {
@@ -110,5 +107,3 @@ export const deleteAdapter: RouteHandler = async (c, dependencies) => {
   if (pending === null) throw notFound(name);
   return c.json({ id: name, object: "adapter", deleted: true, pending_backends: pending } satisfies AdapterDeleted);
 };
-
-function noop(): void {}

@@ -122,17 +122,13 @@ function* listJson(others: object, data: Iterable<unknown>): Generator<string> {
   yield "]}";
 }
 
-/** The chunks of a response's body. */
 export async function* chunksOf({ body }: Response): AsyncGenerator<Uint8Array> {
   if (body !== null) yield* body.values();
 }
 
 const encoder = new TextEncoder();
 
-/**
- * Joins pieces into parts of more than `joinedBytes`, which cost less to send. The first part has more than `shortAnswerBytes`; if the
- * answer is shorter, that part is all of it.
- */
+/** Joins pieces into parts of more than `joinedBytes`, which cost less to send. The first has more than `shortAnswerBytes`, or is the whole answer. */
 async function* partsOf(pieces: Pieces): AsyncGenerator<Uint8Array, Uint8Array> {
   let joined: Uint8Array[] = [];
   let bytes = 0;

@@ -14,10 +14,7 @@ import { claimKey } from "./idempotency.ts";
 const smallBodyBytes = 32 * 1024;
 const json = "application/json";
 
-/**
- * Reads a request's JSON object and checks it against `schema`, with the model that an alias stands for. Throws a ServiceError of
- * status 400, 408, 413, 415, 429 or 503.
- */
+/** Reads a JSON object, resolves a model's alias and checks it against `schema`. Throws a ServiceError of status 400, 408, 413, 415, 429 or 503. */
 export function readBody<T extends z.ZodType>(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
@@ -97,10 +94,7 @@ export function checked<T extends z.ZodType>(schema: T, value: unknown): z.outpu
   throw invalidRequest(messageOf(issue, param || "the body"), param || null);
 }
 
-/**
- * Reads a body to its end, or until as many bytes have arrived as its Content-Length declares, which may be absent or wrong. Throws a
- * ServiceError of status 400, 408 or 413.
- */
+/** Reads a body to its end, or to its Content-Length, which may be absent or wrong. Throws a ServiceError of status 400, 408 or 413. */
 export async function readChunks(
   { body }: Request,
   declaredBytes: number | null,

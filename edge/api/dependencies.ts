@@ -8,7 +8,7 @@ import type { Artifacts } from "../artifacts/artifacts.ts";
 import type { PublishBucket } from "../artifacts/publish.ts";
 import type { Cells } from "../cell/resumable-answer.ts";
 import type { Region } from "../platform/region.ts";
-import type { Admissions, PendingAdmission } from "../tenants/admission.ts";
+import type { BeginAdmission, PendingAdmission } from "../tenants/admission.ts";
 import type { BodyReads } from "../tenants/body-reads.ts";
 import type { KeyRecords } from "../tenants/key-records.ts";
 import type { Access, AdminKey, KeyStore } from "../tenants/keys.ts";
@@ -91,7 +91,7 @@ export interface Dependencies {
   documentReads: BodyReads;
   /** The bodies of large answers that the Worker itself makes. */
   bodies: AnswerBodies;
-  admissions: Admissions;
+  beginAdmission: BeginAdmission;
   /** A tenant's use from one day to another, inclusive. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
   /** Erases a tenant's usage and reservations. */

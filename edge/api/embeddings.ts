@@ -1,7 +1,4 @@
-/**
- * What the edge computes without a backend. POST /v1/embeddings: the prompt embedding of each whole text. POST /v1/assign: the centroid
- * and the experts that would answer each text, and the next nearest centroids.
- */
+/** Computed without a backend: prompt embeddings (POST /v1/embeddings), and the nearest centroids and experts of texts (POST /v1/assign). */
 import { limits } from "../../shared/contracts/limits.ts";
 import { assignRequestSchema, embeddingsRequestSchema } from "../../shared/contracts/openai.ts";
 import type { AssignResponse, EmbeddingsResponse } from "../../shared/contracts/responses.ts";

@@ -14,10 +14,7 @@ const probeTimeoutMs = 5000;
 export const healthz: RouteHandler = (c, { version }) =>
   c.json({ status: "ok", ...(version && { version }) } satisfies Health);
 
-/**
- * Needs no key, so that load balancers can call it. Each probe calls every backend, so an isolate probes at most once per
- * `probeIntervalMs` and answers other requests with the last result.
- */
+/** Needs no key: load balancers call it. A probe calls every backend, so an isolate probes once per `probeIntervalMs` and repeats the result. */
 export function readyz({ artifacts, readiness, now, background }: Dependencies): RouteHandler {
   const times = { refreshMs: probeIntervalMs, expireMs: probeIntervalMs, limitMs: probeTimeoutMs, isShared: true };
   const probing = new Refreshed<Readiness[]>({ now, background }, times);

@@ -25,10 +25,7 @@ export async function idempotencyKeyOf(c: Context<AppEnvironment>, tenant: strin
   return sha256Hex(utf8.encode(`${tenant}\n${key}`));
 }
 
-/**
- * Claims the request's idempotency key, if it has one, for its path and body. Called once the body was found valid. Throws
- * idempotency_conflict if the key came with another request before.
- */
+/** Claims the idempotency key, if any, for path and body, once the body is valid. Throws idempotency_conflict if it came with others before. */
 export async function claimKey(c: Context<AppEnvironment>, body: () => Uint8Array): Promise<void> {
   const key = c.get("idempotencyKey");
   if (key === null) return;

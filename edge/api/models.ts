@@ -1,7 +1,4 @@
-/**
- * GET /v1/models and /v1/models/{id}: the base, `auto`, `static`, one model per centroid, own adapters that the key may see, aliases.
- * GET /v1/centroids: the label and position of each centroid, and the gain of its adapter.
- */
+/** GET /v1/models: base, `auto`, `static`, centroids, own adapters that the key may see, aliases. GET /v1/centroids: their labels, positions and gains. */
 import { adapterIdentity, isAutoOff, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import type { ModelDeleted } from "../../shared/contracts/fine-tuning.ts";

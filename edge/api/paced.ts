@@ -1,7 +1,4 @@
-/**
- * Per-key pacing: delays the requests of a key that sends many at once. It wraps the app, so that no other work is done for a request
- * while it is delayed.
- */
+/** Per-key pacing delays the requests of a key that sends many at once. It wraps the app, so nothing else is done for a delayed request. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { pause, steadyClock } from "../platform/clock.ts";
 import { regionOf } from "../platform/region.ts";
@@ -10,7 +7,6 @@ import type { Arrival } from "./dependencies.ts";
 
 type Handle = (request: Request, arrival: Arrival) => Response | Promise<Response>;
 
-/** Wraps `handle` in per-key pacing. */
 export function paced(handle: Handle, now: () => number): (request: Request) => Promise<Response> {
   const pace = new Pace();
   const steadyNow = steadyClock(now);

@@ -1,7 +1,4 @@
-/**
- * The id, span and log line of each request. The span ends with the last byte of the response. A trace begins here; if the request's
- * key is valid, its `traceparent` is continued instead.
- */
+/** The id, span and log line of each request. The span ends with the response's last byte; with a valid key it continues the caller's trace. */
 import type { Context } from "hono";
 import type { Attributes } from "../../shared/observability/otlp.ts";
 import { isSampled, parseTraceparent } from "../../shared/observability/trace-context.ts";

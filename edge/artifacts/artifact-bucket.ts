@@ -41,16 +41,8 @@ export interface CacheParts {
   background(work: Promise<void>): void;
 }
 
-/** Where sets and their pointer are read. Methods reject with an Error that names the object and the fault. */
-export interface ArtifactSource {
-  /** The pointer; null if nothing was published. */
-  pointer(): Promise<Pointer | null>;
-  /**
-   * Loads a set by its manifest's hash. Rejects unless all of it is valid. `files`: hashes of its files, if known, to read them
-   * in parallel.
-   */
-  load(manifestHash: string, files?: readonly string[]): Promise<Artifacts>;
-}
+/** Where sets and their pointer are read. */
+export type ArtifactSource = Pick<ArtifactBucket, "pointer" | "load">;
 
 /** An object whose bytes are not read yet. */
 interface Opened {
@@ -64,7 +56,8 @@ export const cacheUrl = (sha256: string) => `https://artifacts.invalid/${objectN
 const maxHintedFiles = 3;
 const cacheHeaders = { "cache-control": "public, max-age=31536000, immutable" };
 
-export class ArtifactBucket implements ArtifactSource {
+/** Methods reject with an Error that names the object and the fault. */
+export class ArtifactBucket {
   readonly #bucket: Bucket;
   readonly #caching: CacheParts | null;
   #known: { pointer: Pointer; etag: string } | null = null;
@@ -76,6 +69,7 @@ export class ArtifactBucket implements ArtifactSource {
     this.#caching = caching;
   }
 
+  /** The pointer; null if nothing was published. */
   async pointer(): Promise<Pointer | null> {
     const known = this.#known;
     const found = known
@@ -91,7 +85,10 @@ export class ArtifactBucket implements ArtifactSource {
     return pointer;
   }
 
-  /** `damaged`: hashes whose cached objects are damaged, so that they are read from the bucket. */
+  /**
+   * Loads a set by its manifest's hash. Rejects unless all of it is valid. `files`: hashes of its files, if known, to read them in
+   * parallel. `damaged`: hashes whose cached objects are damaged, so that they are read from the bucket.
+   */
   async load(manifestHash: string, files: readonly string[] = [], damaged: readonly string[] = []): Promise<Artifacts> {
     const opened = new Map<string, Promise<Opened | null>>();
     const open = (sha256: string) => {

@@ -46,7 +46,7 @@ export interface ArtifactEvent {
   cause?: unknown;
 }
 
-export interface ArtifactSetsParts extends RefreshedParts {
+interface ArtifactSetsParts extends RefreshedParts {
   /** The bucket; null: the deployment has none, and serves the set in its static assets. */
   source: ArtifactSource | null;
   /** The set in the static assets, which is served if none was published or none can be loaded. */
@@ -107,10 +107,7 @@ export class ArtifactSets {
     return deployed?.manifestHash === manifestHash ? deployed : null;
   };
 
-  /**
-   * Chooses among the published set, the previous one and the one in the assets: the first valid set that all ready backends have, or
-   * else that some have, or else that is valid.
-   */
+  /** Of the published set, the previous one and that of the assets, the first valid one that all ready backends have; else that some have; else any. */
   async #firstSet(): Promise<Artifacts> {
     const { source, assets, holding, now, observe } = this.#parts;
     const pointer =

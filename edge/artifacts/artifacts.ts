@@ -31,10 +31,7 @@ export type ReadArtifact = (name: string, maxBytes: number, sha256?: string) => 
 
 /** The served set, and the one before or after it. */
 const maxHeldSets = 2;
-/**
- * The sets that all requests and objects of the isolate share, by manifest hash. Sets and not promises of them, because in workerd a
- * request must not await a promise of another request.
- */
+/** The isolate's sets by manifest hash. Not promises of sets: in workerd a request must not await a promise of another request. */
 const held = new Map<string, Artifacts>();
 
 /** Loads and checks a set. Throws an Error that names the file and what is wrong with it. */

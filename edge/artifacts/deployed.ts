@@ -35,10 +35,7 @@ export async function servedHash(bindings: Bindings): Promise<string> {
   return pointer ? currentOf(pointer) : sha256Hex(await readAsset(bindings, manifestFile, setLimits.manifestBytes));
 }
 
-/**
- * The sets that the requests of a Durable Object were planned with. Requests of one object may await the same load, unlike the
- * requests of a Worker (platform/refreshed.ts).
- */
+/** The sets that a Durable Object's requests were planned with; those may await one load, unlike a Worker's requests (platform/refreshed.ts). */
 export class PlannedSets {
   readonly #source: ArtifactSource | null;
   readonly #deployed: () => Promise<Artifacts>;

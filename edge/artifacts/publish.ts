@@ -17,6 +17,7 @@ import { setLimits } from "../../shared/artifacts/limits.ts";
 import { type Manifest, parseManifest, setFiles } from "../../shared/artifacts/manifest.ts";
 import { requireManifest } from "../../shared/artifacts/set-file.ts";
 import { hexOf } from "../../shared/bytes.ts";
+import type { SwitchReport } from "../../shared/contracts/admin.ts";
 import { invalidRequest, ServiceError, unavailable } from "../../shared/errors.ts";
 
 const bucketAway = unavailable("The bucket of artifacts cannot be read or written now");
@@ -34,7 +35,7 @@ interface StoredObject {
   checksums: { sha256?: ArrayBuffer };
 }
 
-export interface PutOptions {
+interface PutOptions {
   /** Lower-case hex. */
   sha256?: string;
   /** `If-Match` with a quoted etag, or `If-None-Match: *`. */
@@ -65,14 +66,6 @@ export async function switchesIn(bucket: PublishBucket): Promise<Pointer["switch
   return (await readPointer(bucket)).pointer?.switches ?? [];
 }
 
-export interface Switched {
-  manifest: string;
-  /** The manifest that was served before; null: none. */
-  before: string | null;
-  /** Whether the pointer changed. */
-  switched: boolean;
-}
-
 /**
  * Switches to the set of a manifest. `manifest` is its hash, the first digits of the hash of one that was served, or "previous". Throws
  * a ServiceError, and switches nothing, if a file is missing, if the set is for other weights than the served one (unless
@@ -82,7 +75,7 @@ export async function switchTo(
   bucket: PublishBucket,
   { manifest: named, otherModel }: { manifest: string; otherModel: boolean },
   nowMs: number,
-): Promise<Switched> {
+): Promise<Omit<SwitchReport, "object">> {
   const { pointer, etag } = await readPointer(bucket);
   const manifest = named.length === 64 ? named : servedBefore(pointer, named);
   const before = pointer && currentOf(pointer);

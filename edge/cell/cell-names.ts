@@ -26,10 +26,7 @@ export function regionOfCell(name: string | undefined): Region | null {
   return regions.find((one) => one === region) ?? null;
 }
 
-/**
- * Makes a tenant's preferred cell load its artifacts while the Worker loads its own, so that a cold request waits for both at once.
- * Each cell is woken once.
- */
+/** Makes a tenant's preferred cell load its artifacts while the Worker loads its own, so a cold request waits for both at once. */
 export function createWaker(
   { namespace, cellsPerRegion }: { namespace: CellNamespace; cellsPerRegion: number },
   background: (work: Promise<void>) => void,

@@ -31,7 +31,8 @@ const restartPausesMs = [0, 250, 1000];
 export class CellCall {
   readonly request: CellRequest;
   readonly #region: Region;
-  readonly #signal: AbortSignal;
+  /** Aborts when the client disconnects. */
+  readonly signal: AbortSignal;
   readonly #parts: CellsParts;
   /** Cells in the tenant's order of preference. */
   readonly #names: string[];
@@ -44,29 +45,18 @@ export class CellCall {
   constructor(request: CellRequest, region: Region, signal: AbortSignal, parts: CellsParts) {
     this.request = request;
     this.#region = region;
-    this.#signal = signal;
+    this.signal = signal;
     this.#parts = parts;
     this.#names = cellsOf(request.admitted.tenant, region, parts.cellsPerRegion);
     this.#startedMs = parts.now();
   }
 
-  /** The client has disconnected. */
-  get isAbandoned(): boolean {
-    return this.#signal.aborted;
-  }
-
-  /**
-   * Resolves to the response of the first cell that takes the request. Rejects with the ServiceError of a refusal, or with
-   * another Error if too many cells were lost.
-   */
+  /** The response of the first cell that takes the request. Rejects with a refusal's ServiceError, or another Error if too many cells were lost. */
   async begin(): Promise<Response> {
     return this.#call(null).catch((thrown) => this.resume(null, thrown));
   }
 
-  /**
-   * Calls the next cell after `cause` ended a call. The response has the stream after `cursor`, or the whole answer if `cursor` is
-   * null. Rejects as `begin` does.
-   */
+  /** Calls the next cell after `cause` ended a call. Resolves to the stream after `cursor`; null: to the whole answer. Rejects as `begin` does. */
   async resume(cursor: StreamCursor | null, cause: unknown): Promise<Response> {
     for (let thrown = cause; ; ) {
       if (!(await this.#mayCallNext(thrown))) throw thrown;
@@ -86,7 +76,7 @@ export class CellCall {
     const response = await cell.fetch(cellUrl, {
       method: "POST",
       body: JSON.stringify(request),
-      signal: this.#signal,
+      signal: this.signal,
     });
     if (!response.ok) throw await readRefusal(response);
     const { headers } = response;
@@ -95,7 +85,7 @@ export class CellCall {
 
   /** Resolves to whether the next cell may be called after a failure, once the pause before that call is over. */
   async #mayCallNext(thrown: unknown): Promise<boolean> {
-    if (this.#signal.aborted) return false;
+    if (this.signal.aborted) return false;
     if (isNotTaken(thrown)) {
       const isFirst = !this.#isRefused && this.#names.length > 1;
       this.#isRefused = true;
@@ -106,7 +96,7 @@ export class CellCall {
     const pauseMs = restartPausesMs[this.#losses++];
     this.#isRefused = false;
     if (pauseMs > 0) await pause(pauseMs);
-    return !this.#signal.aborted;
+    return !this.signal.aborted;
   }
 }
 

@@ -2,7 +2,7 @@
 import { joinArrays } from "../../shared/bytes.ts";
 import { pause } from "../platform/clock.ts";
 
-export interface Piped {
+interface Piped {
   /** All bytes that the client received. */
   bytes: Uint8Array;
   /** Why the stream failed; null if it ended normally. */
@@ -35,10 +35,7 @@ export class ClientBody {
     return { bytes: await new Response(copy).bytes(), failure: null };
   }
 
-  /**
-   * Resolves when the client has read the previous write. To wait for this one instead would delay a stream's first token. Rejects if
-   * the client has disconnected.
-   */
+  /** Resolves when the client has read the previous write: waiting for this one would delay a first token. Rejects if the client has left. */
   async write(bytes: Uint8Array): Promise<void> {
     if (bytes.length === 0) return;
     await this.#writing;
@@ -80,10 +77,7 @@ const readBytes = 64 * 1024;
 /** Maximum time that the copy of a failed stream takes to report the failure after its last byte, in milliseconds. */
 const failureMs = 1000;
 
-/**
- * Finds out why a pipe failed, which the runtime does not tell. If the stream failed, so does its copy, and its bytes are returned. If
- * the client disconnected, the copy does not fail: then it is cancelled, and null is returned.
- */
+/** The runtime does not tell why a pipe failed. If the stream did, its copy fails, too: returns its bytes. If the client left, cancels the copy: null. */
 async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint8Array | null> {
   const reader = copy.getReader({ mode: "byob" });
   const parts: Uint8Array[] = [];

@@ -16,12 +16,9 @@ import { type CellRequest, interrupted } from "./cell-request.ts";
 import { CellCall, type CellsParts } from "./cells.ts";
 import { ClientBody } from "./client-body.ts";
 
-export interface CellAnswer {
+interface CellAnswer {
   response: Response;
-  /**
-   * Resolves when the body has ended; null if the response has its whole body already. Rejects with `cancelled` if the client
-   * disconnected, or with the ServiceError that ended the answer.
-   */
+  /** Settles when the body has ended; null: the response is whole. Rejects with `cancelled` if the client left, or the ServiceError that ended it. */
   completed: Promise<void> | null;
 }
 
@@ -105,7 +102,7 @@ async function copyAnswer(
     await client.close();
   } catch (thrown) {
     // When the client disconnects, the call to the cell fails as well.
-    if (client.isGone || call.isAbandoned) {
+    if (client.isGone || call.signal.aborted) {
       const gone = clientGone(thrown);
       client.abort(gone);
       throw gone;

@@ -4,7 +4,7 @@ import type { Backend } from "./backend-group.ts";
 import { type CallFailure, contractViolation, failureOf } from "./call-failure.ts";
 import type { PendingSequence, Receiver, SequenceCall } from "./pending-sequence.ts";
 
-export interface BatchRunEvents {
+interface BatchRunEvents {
   /** These sequences of an accepted call must be cancelled at the backend. */
   cancelled(ids: string[]): void;
   /** The sequence got its last frame. */

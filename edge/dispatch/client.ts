@@ -87,7 +87,7 @@ export type MemoryFiles = (
   copy: AdapterCopy,
 ) => Promise<Uint8Array | null>;
 
-export interface MemoryCall {
+interface MemoryCall {
   signal: AbortSignal;
   process: string | null;
   /** From now on this process may have a copy. */

@@ -20,10 +20,7 @@ import {
 /** A centroid's index, an own adapter, or the static adapter. */
 type NamedAdapter = number | OwnAdapter | typeof staticId;
 
-/**
- * The experts that a request selects. "auto": the base and the nearest adapters, weighed by evidence. "nearest": the nearest adapter
- * alone. "off": the base alone. Otherwise one adapter, or a list.
- */
+/** "auto": base and nearest adapters, weighed by evidence. "nearest": the nearest adapter alone. "off": the base alone. Otherwise one adapter, or a list. */
 export type Selection = "auto" | "nearest" | "off" | NamedAdapter | SelectedExpert[];
 
 interface SelectedExpert {
@@ -47,7 +44,7 @@ export interface Assignment {
   memories: AssignedMemory[];
 }
 
-export interface AssignedMemory {
+interface AssignedMemory {
   /** The own adapter that the memory belongs to. */
   id: string;
   /** SHA-256 of the memory. */
@@ -121,10 +118,7 @@ function isOwn(selection: Selection): selection is OwnAdapter {
   return typeof selection === "object" && !Array.isArray(selection);
 }
 
-/**
- * Assigns a prompt by its first `prefixTokens` token ids. `evidence`: the tokens that weigh a mixture; all by default. `own`: the own
- * adapters that may join the mixture.
- */
+/** Assigns a prompt by its first `prefixTokens` ids. `evidence`: the tokens that weigh a mixture. `own`: own adapters that may join the mixture. */
 export function assign(
   promptIds: readonly number[],
   selection: Selection,

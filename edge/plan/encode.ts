@@ -1,4 +1,5 @@
 /** Encodes the prompts of a request. Encoding of a text stops one token past the limit. Pure. */
+import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Prompt } from "../../shared/contracts/fields.ts";
 import { invalidRequest, ServiceError } from "../../shared/errors.ts";
 import type { Span } from "../../shared/math/evidence.ts";
@@ -35,7 +36,7 @@ export function encodePrompts(prompts: readonly Prompt[], artifacts: Artifacts, 
     const isText = typeof prompt === "string";
     const ids = isText ? [...begin, ...artifacts.tokenizer.encode(prompt, maxTokens - begin.length)] : prompt;
     if (ids.length > maxTokens && limitText !== null) throw overlong(bound, at ?? single, isText ? null : ids.length);
-    if (!isText) requireKnown(ids, artifacts, param, at);
+    if (!isText) requireKnown(ids, artifacts.manifest.model, param, at ?? param);
     if (ids.length === 0) {
       throw invalidRequest(`${at ?? param} holds no character that the model's vocabulary has`, param);
     }
@@ -49,10 +50,15 @@ export function overlong({ param, maxTokens, limitText }: TokenBound, at: string
   return new ServiceError("context_length_exceeded", message, { param });
 }
 
-function requireKnown(ids: readonly number[], { manifest }: Artifacts, param: string, at: string | null): void {
-  const { vocabularySize, servedAs } = manifest.model;
+/** Throws invalid_request for an id outside the vocabulary. `at`: where the ids are; by default in the field `param`. */
+export function requireKnown(
+  ids: readonly number[],
+  { vocabularySize, servedAs }: Manifest["model"],
+  param: string,
+  at = param,
+): void {
   const unknown = ids.find((id) => id >= vocabularySize);
   if (unknown === undefined) return;
   const vocabulary = `the vocabulary of ${servedAs} has ${vocabularySize} ids, from 0`;
-  throw invalidRequest(`${at ?? param} holds the token id ${unknown}; ${vocabulary}`, param);
+  throw invalidRequest(`${at} holds the token id ${unknown}; ${vocabulary}`, param);
 }

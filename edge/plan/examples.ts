@@ -9,7 +9,7 @@ import { encodeMessages, subjectOf } from "./chat.ts";
 import { encodePrompts } from "./encode.ts";
 import { contextBound } from "./plan.ts";
 
-export interface EncodedExamples {
+interface EncodedExamples {
   examples: EncodedExample[];
   /** Mean of the prompt embeddings of all examples, normalised to length 1, [P]. */
   centroid: Float32Array;
@@ -17,10 +17,7 @@ export interface EncodedExamples {
   tokens: number;
 }
 
-/**
- * `param` names the list in errors; `nowMs` is the date that a chat template may write. Throws invalid_request for an example that is
- * too short or too long, and for too many tokens in all.
- */
+/** `param` names the list in errors; a chat template may write `nowMs`. Throws invalid_request for an example too short or long, or too many tokens. */
 export function encodeExamples(
   examples: readonly Example[],
   artifacts: Artifacts,

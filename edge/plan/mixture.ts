@@ -1,7 +1,4 @@
-/**
- * The mixture that answers a prompt: its experts, their priors or weights, and the prompt's tokens that weigh them. Pure. Not
- * here: which centroids are nearest (assign.ts). The backend computes the weights.
- */
+/** The mixture that answers a prompt: experts, priors or weights, and the tokens by which the backend weighs them. Pure. assign.ts ranks centroids. */
 import { type CentroidRecord, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -44,10 +41,7 @@ export interface PlannedMixture {
 
 type Set = Pick<Manifest, "evidence" | "static">;
 
-/**
- * Minimum prior of the base in a chat. Adapters are trained on plain text: they make a reply's words more likely, but the end of a
- * message less likely.
- */
+/** Minimum prior of the base in a chat: adapters, trained on plain text, make a reply's words likelier but the end of a message less likely. */
 const chatBasePrior = 0.9;
 
 /** The calibration of the artifact set; in a chat with a higher prior of the base. */
@@ -60,10 +54,7 @@ export function staticCandidate({ static: fixed }: Set): Candidate | null {
   return fixed ? { id: staticId, ownHash: null, similarity: 0, gain: fixed.gain, isOff: false } : null;
 }
 
-/**
- * The base, the nearest centroids' adapters, the static adapter, and own adapters (`own`), which replace the farthest of the nearest
- * centroids. `nearest`: all centroids, nearest first.
- */
+/** The base, adapters of the `nearest` centroids (all, nearest first), the static one, and `own`, which replace the farthest of the nearest. */
 export function automaticMixture(
   nearest: readonly Candidate[],
   set: Set,

@@ -10,7 +10,7 @@ import { deriveSeed } from "../../shared/math/sampling.ts";
 import type { Artifacts } from "../artifacts/artifacts.ts";
 import type { NamedAdapters, OwnAdapter } from "../tenants/own-adapters.ts";
 import { type Assignment, assign, embeddingOf, ownCandidatesOf, selectionOf } from "./assign.ts";
-import { encodePrompts, type TokenBound, type TokenizedPrompt } from "./encode.ts";
+import { encodePrompts, requireKnown, type TokenBound, type TokenizedPrompt } from "./encode.ts";
 import { type EvidenceTokens, evidenceCount } from "./mixture.ts";
 import { retrievalOf } from "./retrieval.ts";
 
@@ -168,22 +168,14 @@ function decisiveTokens({ promptIds, subjectIds, spans }: TokenizedPrompt, maxTo
 }
 
 /** Throws invalid_request for token ids outside the vocabulary, or `min_tokens` beyond the context. */
-function checkSampling(
-  sampling: SamplingChanges,
-  { vocabularySize, contextTokens, servedAs }: Manifest["model"],
-): void {
-  const refuse = (param: string, message: string) => {
-    throw invalidRequest(message, param);
-  };
+function checkSampling(sampling: SamplingChanges, model: Manifest["model"]): void {
   const { logit_bias, stop_token_ids, min_tokens } = samplingWith(sampling);
-  for (const [param, ids] of Object.entries({ logit_bias: logit_bias.map(([id]) => id), stop_token_ids })) {
-    const unknown = ids.find((id) => id >= vocabularySize);
-    if (unknown === undefined) continue;
-    refuse(param, `${param} holds the token id ${unknown}; the vocabulary has ${vocabularySize} ids, from 0`);
-  }
-  if (min_tokens > contextTokens) {
-    refuse("min_tokens", `min_tokens is ${min_tokens}; the context of ${servedAs} holds ${contextTokens}`);
-  }
+  const biased = logit_bias.map(([id]) => id);
+  requireKnown(biased, model, "logit_bias");
+  requireKnown(stop_token_ids, model, "stop_token_ids");
+  if (min_tokens <= model.contextTokens) return;
+  const message = `min_tokens is ${min_tokens}; the context of ${model.servedAs} holds ${model.contextTokens}`;
+  throw invalidRequest(message, "min_tokens");
 }
 
 /** Groups sequences into micro-batches by `Assignment.adapter`. Those of the base are one more. */

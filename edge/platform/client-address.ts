@@ -1,6 +1,6 @@
 /** The client's address in a local start. A deployed Worker gets it from the platform, in `cf-connecting-ip`. */
 
-export interface Client {
+interface Client {
   address: string;
   /** The scheme between client and proxy; null if no proxy tells it. */
   scheme: "http" | "https" | null;

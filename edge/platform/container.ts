@@ -10,8 +10,6 @@ const port = 8788;
 /** Idle time after which a container is stopped, in milliseconds. */
 const idleMs = 10 * 60_000;
 
-export type ContainerSettings = Record<string, string>;
-
 export type BackendProcess = Pick<Container, "running" | "start" | "monitor" | "setInactivityTimeout" | "getTcpPort">;
 
 /** Bindings of the Worker that are passed on as settings of the backend. */
@@ -29,7 +27,7 @@ export class BackendContainer extends DurableObject {
 export async function callContainer(
   container: BackendProcess,
   request: Request,
-  settings: ContainerSettings,
+  settings: Record<string, string>,
   background: (work: Promise<void>) => void,
 ): Promise<Response> {
   if (!container.running) {
@@ -46,7 +44,7 @@ export async function callContainer(
   }
 }
 
-export function settingsOf(bindings: object): ContainerSettings {
+export function settingsOf(bindings: object): Record<string, string> {
   const given = Object.entries(bindings).filter(
     ([name, value]) => forwardedSettings.includes(name) && typeof value === "string",
   );

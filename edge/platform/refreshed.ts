@@ -15,7 +15,7 @@ export interface RefreshedParts {
   background(work: Promise<void>): void;
 }
 
-export interface RefreshTimes {
+interface RefreshTimes {
   /** Age in milliseconds from which a request starts a load in the background. Default: 0. */
   refreshMs?: number;
   /** Age in milliseconds from which a request waits for its load. Default: 0. */

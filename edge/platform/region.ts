@@ -17,13 +17,6 @@ export function regionWithin(jurisdiction: Jurisdiction | null, region: Region):
   return regionsOf[jurisdiction][0];
 }
 
-/** The location in a request's `cf`. Coordinates are decimal degrees, as text. */
-interface Origin {
-  continent?: unknown;
-  longitude?: unknown;
-  latitude?: unknown;
-}
-
 /** The region of an unknown origin, as in local runs. */
 export const defaultRegion: Region = "enam";
 
@@ -34,9 +27,9 @@ const europeSplit = 15.5;
 /** The part of Asia west of this longitude and south of this latitude is the Middle East, with Iran and Oman. */
 const middleEast = { longitude: 62, latitude: 42 };
 
-/** The region of a request by its `cf`; without coordinates the continent's larger region. */
+/** The region of a request by its `cf`, which has decimal degrees as text; without them, the continent's larger region. */
 export function regionOf(cf: object | undefined): Region {
-  const origin: Origin = cf ?? {};
+  const origin = (cf ?? {}) as { continent?: unknown; longitude?: unknown; latitude?: unknown };
   const longitude = degrees(origin.longitude);
   const latitude = degrees(origin.latitude);
   switch (origin.continent) {

@@ -1,6 +1,6 @@
 /** A tenant's own adapters in SQLite: one record for each, with its fitted parts, its memory and its refit. */
 import { RankedAdapters } from "./nearest-adapters.ts";
-import type { FittedParts, OwnAdapter, OwnMemory } from "./own-adapters.ts";
+import type { FailedRefit, FittedParts, OwnAdapter, OwnMemory } from "./own-adapters.ts";
 
 const schema = `
   CREATE TABLE IF NOT EXISTS ownAdapters (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
@@ -10,13 +10,9 @@ const schema = `
 export const memoryPrefix = "memory:";
 
 /** An adapter that is to be made again for another manifest. */
-interface Refit {
-  /** The manifest that it is made for. */
-  manifestHash: string;
+interface Refit extends Omit<FailedRefit, "error"> {
   /** Why the last try failed; null: it did not. */
   error: string | null;
-  /** No further try is made. */
-  isFinal: boolean;
   /** The new fitted parts, which wait for the new memory. */
   made: FittedParts | null;
 }
@@ -66,7 +62,6 @@ export class AdapterRecords {
     return this.#sql.exec<{ count: number }>("SELECT count(*) AS count FROM ownAdapters").one().count;
   }
 
-  /** Adds or replaces a record. */
   put(record: AdapterRecord): void {
     this.#ranked = null;
     this.#sql.exec("INSERT OR REPLACE INTO ownAdapters VALUES (?, ?)", record.name, JSON.stringify(record));

@@ -6,6 +6,7 @@
 import { ServiceError, unavailable } from "../../shared/errors.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { steadyClock } from "../platform/clock.ts";
+import type { RefreshedParts } from "../platform/refreshed.ts";
 import type { Region } from "../platform/region.ts";
 import type { AdmittedRequest, Consumption, UseRecorder } from "./consumption.ts";
 import type { Access } from "./keys.ts";
@@ -14,18 +15,14 @@ import { type Ledger, ledgerOf } from "./ledger.ts";
 import type { Claim } from "./ledger-store.ts";
 import { type Decision, type Gauge, type Refusal, reservationMs } from "./quota.ts";
 
-export interface SettlementDependencies {
+interface SettlementDependencies extends RefreshedParts {
   ledgers: DurableObjectNamespace<Ledger>;
   recorder: UseRecorder;
-  /** Keeps the Worker alive until `work` settles (waitUntil). */
-  background(work: Promise<void>): void;
-  /** A clock in milliseconds. */
-  now(): number;
   /** Logs use that could not be written. */
   log(requestId: string, error: ServiceError): void;
 }
 
-export interface AdmissionRequest {
+interface AdmissionRequest {
   requestId: string;
   access: Access;
   region: Region;
@@ -35,25 +32,17 @@ export interface AdmissionRequest {
   onDecision(decision: Decision): void;
 }
 
-export interface Admissions {
-  /** Throws rate_limited or quota_exceeded for a cached refusal. Calls no ledger, and comes before a request's body is read. */
-  begin(request: AdmissionRequest): PendingAdmission;
-}
+/** Throws rate_limited or quota_exceeded for a cached refusal. Calls no ledger, and comes before a request's body is read. */
+export type BeginAdmission = (request: AdmissionRequest) => PendingAdmission;
 
 export interface PendingAdmission {
   /** Claims the request's idempotency key for the body with this digest. Throws idempotency_conflict if it came with another body. */
   claim(digest: string): Promise<Claim>;
   /** Counts the request before its tokens are known, so that the body of a refused one is not read. Throws as `reserve` does. */
   admit(): Promise<void>;
-  /**
-   * Counts the request, unless `admit` has, and reserves `tokens`, the maximum that it may use. The caller must settle the returned
-   * admission. Throws rate_limited or quota_exceeded with the limit and the value.
-   */
+  /** Counts the request unless `admit` has, and reserves `tokens`, its maximum use. The caller settles it. Throws rate_limited or quota_exceeded. */
   reserve(tokens: number): Promise<Admission>;
-  /**
-   * Called after the route. Counts the request if the route has called neither `admit` nor `reserve`, and ends a request that was
-   * counted but not reserved. Throws as `reserve` does.
-   */
+  /** Called after the route: counts the request if the route has not, and ends one that was counted but not reserved. Throws as `reserve` does. */
   end(): Promise<void>;
 }
 
@@ -72,61 +61,56 @@ export interface Admission {
 /** Limits are exact, so a request is refused if its ledger cannot be called. */
 const ledgerAway = unavailable("The tenant's limits and keys cannot be checked now");
 
-export function createAdmissions(dependencies: SettlementDependencies): Admissions {
+export function createAdmissions(dependencies: SettlementDependencies): BeginAdmission {
   const { ledgers } = dependencies;
   const knownRefusals = new KnownRefusals(dependencies.now);
-  return {
-    begin({ requestId, access: { tenant, limits }, region, idempotencyKey, onDecision }) {
-      const isLimited = Object.values(limits).some((limit) => limit !== null);
-      const keyed = idempotencyKey !== null && { idempotencyKey };
-      const admitted = admissionOf(
-        { requestId, tenant, beganMs: dependencies.now(), isLimited, ...keyed },
-        dependencies,
-      );
-      const ledger = ledgerOf(ledgers, tenant, region);
-      const claim = async (digest: string) => {
-        const claimed = await ledger.claim(idempotencyKey!, digest).catch(ledgerAway);
-        if (claimed) return claimed;
-        const message = "The Idempotency-Key came with another request before; use a new key for each request.";
-        throw new ServiceError("idempotency_conflict", message, { param: "Idempotency-Key" });
-      };
-      if (!isLimited) return { claim, admit: async () => {}, reserve: async () => admitted, end: async () => {} };
-      const known = knownRefusals.decisionFor(tenant, limits);
-      if (known) apply(known, onDecision);
-      let isCounted = false;
-      /** The ledger may count the request as running, and no caller has an admission to settle. */
-      let isOpen = false;
-      const count = async (tokens?: number) => {
-        [isCounted, isOpen] = [true, true];
-        const decision = await ledger.admit(requestId, limits, tokens).catch(ledgerAway);
-        isOpen = decision.refusal === null;
-        if (!decision.isOfTokens) knownRefusals.note(tenant, decision);
-        apply(decision, onDecision);
-        return decision;
-      };
-      return {
-        claim,
-        async admit() {
-          await count();
-        },
-        async reserve(tokens) {
-          if (!isCounted) await count(tokens);
-          else {
-            const decision = await ledger.reserve(requestId, tokens, limits).catch(ledgerAway);
-            apply({ ...decision, requests: null }, onDecision);
-          }
-          isOpen = false;
-          return admitted;
-        },
-        async end() {
-          try {
-            if (!isCounted) await count();
-          } finally {
-            if (isOpen) void admitted.settle([]);
-          }
-        },
-      };
-    },
+  return ({ requestId, access: { tenant, limits }, region, idempotencyKey, onDecision }) => {
+    const isLimited = Object.values(limits).some((limit) => limit !== null);
+    const keyed = idempotencyKey !== null && { idempotencyKey };
+    const admitted = admissionOf({ requestId, tenant, beganMs: dependencies.now(), isLimited, ...keyed }, dependencies);
+    const ledger = ledgerOf(ledgers, tenant, region);
+    const claim = async (digest: string) => {
+      const claimed = await ledger.claim(idempotencyKey!, digest).catch(ledgerAway);
+      if (claimed) return claimed;
+      const message = "The Idempotency-Key came with another request before; use a new key for each request.";
+      throw new ServiceError("idempotency_conflict", message, { param: "Idempotency-Key" });
+    };
+    if (!isLimited) return { claim, admit: async () => {}, reserve: async () => admitted, end: async () => {} };
+    const known = knownRefusals.decisionFor(tenant, limits);
+    if (known) apply(known, onDecision);
+    let isCounted = false;
+    /** The ledger may count the request as running, and no caller has an admission to settle. */
+    let isOpen = false;
+    const count = async (tokens?: number) => {
+      [isCounted, isOpen] = [true, true];
+      const decision = await ledger.admit(requestId, limits, tokens).catch(ledgerAway);
+      isOpen = decision.refusal === null;
+      if (!decision.isOfTokens) knownRefusals.note(tenant, decision);
+      apply(decision, onDecision);
+      return decision;
+    };
+    return {
+      claim,
+      async admit() {
+        await count();
+      },
+      async reserve(tokens) {
+        if (!isCounted) await count(tokens);
+        else {
+          const decision = await ledger.reserve(requestId, tokens, limits).catch(ledgerAway);
+          apply({ ...decision, requests: null }, onDecision);
+        }
+        isOpen = false;
+        return admitted;
+      },
+      async end() {
+        try {
+          if (!isCounted) await count();
+        } finally {
+          if (isOpen) void admitted.settle([]);
+        }
+      },
+    };
   };
 }
 

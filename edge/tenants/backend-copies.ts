@@ -108,7 +108,6 @@ export class BackendCopies {
     return this.#pending(hashes).length;
   }
 
-  /** Deletes a hash unless an adapter has it. */
   async deleteUnused(hash: string, name: string): Promise<void> {
     if (this.#context.records.isUnused(hash)) await this.deleteNow([hash], name);
   }
@@ -119,7 +118,6 @@ export class BackendCopies {
     return [...this.#sql.exec<{ hash: string }>(select, name, this.#context.now())].map(({ hash }) => hash);
   }
 
-  /** Deletes a hash after `delayMs`. */
   async retire(hash: string, name: string, delayMs: number): Promise<void> {
     this.#noteDeletion(hash, name, this.#context.now() + delayMs);
     await ensureAlarm(this.#context.storage, this.#context.now(), { delayMs, maxDelayMs: delayMs });

@@ -44,7 +44,7 @@ export interface ListedKey {
 export type KeyState = "active" | "expires" | "expired" | "revoked";
 
 /** A change of a tenant's record. A limit of null means no limit; "plan" restores the plan's. */
-export interface TenantChange {
+interface TenantChange {
   plan?: TenantRecord["plan"];
   limits: { [Name in keyof TenantLimits]?: number | null | "plan" };
   memoryTokens?: number | null | "plan";

@@ -1,7 +1,4 @@
-/**
- * Looks up API keys: a key's tenant, scopes and limits, and the scope that each route needs. Only the SHA-256 of a key is stored. Its
- * first 64 bits name the key's record; the whole hash is compared.
- */
+/** Looks up API keys, and the scope of each route. Of a key only the SHA-256 is stored: its first 64 bits name the record; all of it is compared. */
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {

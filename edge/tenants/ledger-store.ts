@@ -1,7 +1,4 @@
-/**
- * A ledger's SQLite tables: the counts of its quota; use by day, model and centroid; and idempotency keys. Use and charges are gathered
- * in memory and written together with the counts.
- */
+/** A ledger's SQLite tables: its quota's counts, use by day, model and centroid, and idempotency keys. Use and charges are written with the counts. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { addUse, type Consumption } from "./consumption.ts";
 import { Quota, type QuotaChange, type QuotaState, settledMs } from "./quota.ts";
@@ -11,7 +8,6 @@ export interface UsageRow extends Consumption {
   day: string;
 }
 
-/** A claimed idempotency key. */
 export interface Claim {
   /** The time of the first request with the key, in milliseconds since 1970. */
   createdMs: number;
@@ -115,10 +111,7 @@ export class LedgerStore {
     return { createdMs: nowMs };
   }
 
-  /**
-   * Charges use under an idempotency key: returns the part of `consumed` that exceeds earlier charges in the same state. `name` is
-   * `keyIn`'s, or a key alone. Written with the next changes.
-   */
+  /** Charges, and returns, the part of `consumed` that exceeds a key's earlier charges in the same state. `name`: `keyIn`'s, or a key alone. */
   charge(name: string, consumed: readonly Consumption[]): Consumption[] {
     const [key, state = ""] = name.split(":");
     const [stored] = this.#sql

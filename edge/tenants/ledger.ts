@@ -50,7 +50,6 @@ export class Ledger extends DurableObject<Env> {
     return { ...decision, isOfTokens: true };
   }
 
-  /** Reserves tokens for an admitted request. */
   reserve(id: string, tokens: number, limits: TenantLimits): Decision {
     const decision = this.quota.reserve(id, tokens, limits, this.now());
     if (!decision.refusal) this.#commitSoon().catch(() => undefined);

@@ -38,7 +38,7 @@ export interface OwnAdapter extends Omit<FittedParts, "hash"> {
 }
 
 export interface FailedRefit {
-  /** The manifest that it was to be made for. */
+  /** The manifest that it is made again for. */
   manifestHash: string;
   error: string;
   /** No further try is made. */

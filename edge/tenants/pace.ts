@@ -39,10 +39,7 @@ export class Pace {
     this.#limits = limits;
   }
 
-  /**
-   * Reserves time for a request of `key` and returns its delay in whole milliseconds; usually 0. `bodyBytes` is the declared
-   * size of its body.
-   */
+  /** Reserves time for a request of `key` whose declared body has `bodyBytes`. Returns its delay in whole milliseconds, usually 0. */
   waitMs(key: number, nowMs: number, bodyBytes: number): number {
     const { burst, intervalMs, bodyMsPerMebibyte, maxDelayMs, maxKeys } = this.#limits;
     const { freeMs, refusedUntilMs } = this.#keys.get(key) ?? unknown;

@@ -205,11 +205,6 @@ export class Quota {
     return true;
   }
 
-  #countInMonth(tokens: number, nowMs: number): void {
-    if (tokens === 0) return;
-    setNewest(this.#months, monthOf(nowMs), this.#monthTokens(nowMs) + tokens, maxMonths);
-  }
-
   /** Tokens used in the present month. */
   #monthTokens(nowMs: number): number {
     return this.#months.get(monthOf(nowMs)) ?? 0;
@@ -224,7 +219,9 @@ export class Quota {
     this.#expire(nowMs);
     if (this.#settled.has(id)) return false;
     if (isFinal) this.#settled.set(id, nowMs + settledMs);
-    this.#countInMonth(monthTokens, nowMs);
+    if (monthTokens > 0) {
+      setNewest(this.#months, monthOf(nowMs), this.#monthTokens(nowMs) + monthTokens, maxMonths);
+    }
     const reservation = this.#open.get(id);
     if (!reservation) {
       if (tokens > 0) this.#count({ requests: 0, tokens }, nowMs);

@@ -25,10 +25,7 @@ interface RecordName {
 type NamePage = { keys: RecordName[] } & ({ list_complete: true } | { list_complete: false; cursor: string });
 
 export interface Records {
-  /**
-   * A record as `parse` returns it; `parse` gets null if there is none, and what `storedKeySchema` takes for a key. Rejects if the record
-   * cannot be read and is not cached.
-   */
+  /** A parsed record. `parse` gets null for an absent one and, for a key, what `storedKeySchema` takes. Rejects if it is neither readable nor cached. */
   get<T>(name: string, parse: (stored: unknown) => T): Promise<T>;
   /** True if a record of that name is cached, whatever its age. A cached absence does not count. */
   isCached(name: string): boolean;

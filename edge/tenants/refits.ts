@@ -151,7 +151,6 @@ export interface JobContent extends FitContent {
   request: AdapterRequest;
 }
 
-/** Encodes examples with the artifacts of a manifest. */
 async function jobContent(
   encoder: Encoder,
   { manifestHash, tenant }: Pick<AdapterRequest, "manifestHash" | "tenant">,

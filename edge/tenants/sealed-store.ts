@@ -36,10 +36,7 @@ export class SealedStore {
     storage.sql.exec(schema);
   }
 
-  /**
-   * Encrypts bytes by kind, to be stored under `hash`. Resolves to a function that stores them in one transaction, in place of what is
-   * stored there. So the caller can check in the same transaction whether they are still wanted.
-   */
+  /** Encrypts bytes by kind. Resolves to a function that replaces those of `hash` in one transaction, in which the caller checks if they are wanted. */
   async seal(hash: string, byKind: Record<string, Uint8Array>): Promise<() => void> {
     const key = await this.#tenantKey();
     const rows: [string, number, number, Uint8Array, ArrayBuffer][] = [];

@@ -41,10 +41,6 @@ const alarmMs = 600_000;
 /** Delay of the alarm that continues a job if the object is lost while a request waits for the job, in milliseconds. */
 const jobAlarmMs = 60_000;
 
-export interface ErasedAdapters extends ErasedCopies {
-  adapters: number;
-}
-
 export abstract class TenantAdapterStore extends DurableObject<Env> {
   /** A clock in milliseconds since 1970; a test may set another. */
   now = () => Date.now();
@@ -161,10 +157,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#memories.documentsOf(name);
   }
 
-  /**
-   * Changes the documents of an adapter and stores the job that builds a memory of them. `isNew`: the adapter must not exist yet.
-   * Returns why it was refused; then nothing has changed.
-   */
+  /** Stores changed documents and the job that builds their memory. `isNew`: the adapter must not exist yet. If refused, nothing has changed. */
   async changeDocuments(name: string, change: DocumentChange, isNew: boolean): Promise<Changed | Refused> {
     const absent = refused("adapter_not_found", `You have no adapter ${name}.`);
     const refusal = () => (isNew ? this.roomFor(name) : this.#parts.records.find(name) ? null : absent);
@@ -200,10 +193,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#memories.abandon(name, hash);
   }
 
-  /**
-   * JSON of a memory's documents, compressed by gzip, for a backend, which is recorded as having a copy. null if no adapter has this
-   * hash, or had it in the last `replacedMs`.
-   */
+  /** Gzipped JSON of a memory's documents for a backend, which is noted as having a copy. null if no adapter had this hash within `replacedMs`. */
   async texts(hash: string, copy: AdapterCopy): Promise<Uint8Array | null> {
     const texts = await this.#memories.texts(hash);
     if (texts) this.#parts.copies.note(memoryPrefix + hash, copy, this.now());
@@ -224,10 +214,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return refused("adapter_quota_exceeded", message);
   }
 
-  /**
-   * Adds an adapter that a backend has made, with its examples unless these are not kept. If there is no room for it, it is deleted at
-   * the backend, and the reason is returned.
-   */
+  /** Adds an adapter that a backend has made, with its examples unless `keep` is false. Without room, deletes it there and returns the reason. */
   async add(
     { name, keep }: Pick<AdapterRecord, "name" | "keep">,
     content: FitContent,
@@ -252,10 +239,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return refusal;
   }
 
-  /**
-   * Removes an adapter, and its copies at the backends unless another adapter has the same. Returns how many backends have not
-   * confirmed it; null if there is no such adapter.
-   */
+  /** Removes an adapter and the copies that no other adapter has. Returns how many backends have not confirmed it; null if there is no such adapter. */
   async remove(name: string): Promise<number | null> {
     const { records, copies, sealed } = this.#parts;
     const record = records.find(name);
@@ -281,7 +265,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
   }
 
   /** Erases everything of the tenant, here and at the backends of its jurisdiction. */
-  async erase(): Promise<ErasedAdapters> {
+  async erase(): Promise<ErasedCopies & { adapters: number }> {
     const { records, copies, sealed, lists } = this.#parts;
     const adapters = records.count;
     const erased = await copies.erase(() => {

@@ -8,7 +8,7 @@ import type { BackendClient, MadeAdapter } from "../dispatch/client.ts";
 import { makeAdapter } from "../dispatch/make-adapter.ts";
 import { setNewest } from "../platform/newest.ts";
 import { objectNamed } from "../platform/objects.ts";
-import { Refreshed } from "../platform/refreshed.ts";
+import { Refreshed, type RefreshedParts } from "../platform/refreshed.ts";
 import { type Access, seesOwnAdapters } from "./keys.ts";
 import type { NearestAdapters } from "./nearest-adapters.ts";
 import { type NamedAdapters, type OwnAdapter, ownNameOf, suffixOf } from "./own-adapters.ts";
@@ -29,19 +29,13 @@ export interface TenantAdapters {
   visibleTo(access: Viewer): Promise<OwnAdapter[]>;
   /** The own adapters that `model` and the extension's `adapter` name and the key may see. */
   named(access: Viewer, model: string | null, adapter: AdapterField | null, manifest: Manifest): Promise<NamedAdapters>;
-  /**
-   * The adapters that `auto` may use for each prompt embedding [S, P], nearest first. That a tenant has none is remembered for `noneMs`;
-   * then the next request starts another look-up and does not wait for it.
-   */
+  /** What `auto` may use for each embedding [S, P], nearest first. That a tenant has none is remembered for `noneMs`, then checked in the background. */
   nearest(access: Viewer, embeddings: Float32Array[], manifestHash: string): Promise<NearestAdapters>;
   /** Has adapters of other artifacts than `served` made again, in the background. */
   refit(tenant: string, served: string): void;
   /** Forgets that the tenant had no adapters, because it has one now. */
   noteNew(tenant: string): void;
-  /**
-   * Fits an adapter at a backend of the tenant's jurisdiction; `begun` is called when it begins to compute. Throws a ServiceError,
-   * `cancelled` when `signal` aborts.
-   */
+  /** Fits an adapter at a backend of the tenant's jurisdiction; `begun` is called when it begins. Throws a ServiceError, `cancelled` when `signal` aborts. */
   create(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
 }
 
@@ -54,15 +48,13 @@ const lookMs = 5000;
 /** Most tenants without adapters that an isolate remembers. */
 const maxTenants = 1000;
 
-export function createTenantAdapters(parts: {
-  /** A clock in milliseconds. */
-  now(): number;
-  /** Keeps the Worker alive until `work` settles (waitUntil). */
-  background(work: Promise<void>): void;
+interface TenantAdapterParts extends RefreshedParts {
   stores: DurableObjectNamespace<TenantAdapterStore>;
   /** Clients of the backends in a jurisdiction, for one request. */
   clients(jurisdiction: Jurisdiction | null): Pick<BackendClient, "createAdapter">[];
-}): TenantAdapters {
+}
+
+export function createTenantAdapters(parts: TenantAdapterParts): TenantAdapters {
   const { stores, clients } = parts;
   const of = (tenant: string) => objectNamed(stores, tenant) as unknown as OwnAdapters;
   /** The tenants that had no adapters at the last look-up; the value is whether they have some by now. */

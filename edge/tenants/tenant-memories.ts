@@ -15,7 +15,6 @@ import { centroidOf, type DocumentRecord, firstFree, memoryBody, type NewDocumen
 import { type MemoryJob, type OwnMemory, type Refused, refused, wantedOf } from "./own-adapters.ts";
 import { gunzippedText, jsonBytes } from "./sealed-store.ts";
 
-/** A change of an adapter's documents. */
 export interface DocumentChange {
   manifestHash: string;
   /** JSON of NewDocument[], compressed by gzip because a message between objects has at most 32 MiB. */
@@ -98,10 +97,7 @@ export class TenantMemories {
     return this.#parts.records.find(name)?.memory ?? null;
   }
 
-  /**
-   * Stores the changed documents of an adapter as a job. If that is refused, returns the reason, and nothing has changed. `refusal` is
-   * called before the work and again before the change takes effect.
-   */
+  /** Stores changed documents as a job, or returns why not. `refusal` is called before the work and again before the change takes effect. */
   change(name: string, change: DocumentChange, refusal: () => Refused | null): Promise<Changed | Refused> {
     const changed = this.#changes.then(() => this.#change(name, change, refusal));
     this.#changes = changed.catch(() => undefined);

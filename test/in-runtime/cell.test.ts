@@ -272,19 +272,17 @@ describe("a client that goes away", () => {
   test("in the middle of its stream, as its signal tells: no other cell goes on for it, and the cell settles", async () => {
     const { bodies, seen } = lateBackend(1);
     const settled: unknown[] = [];
-    const admissions: Dependencies["admissions"] = {
-      begin: ({ requestId, access: { tenant } }) => ({
-        claim: async () => ({ createdMs: 0 }),
-        admit: async () => undefined,
-        reserve: async () => ({
-          request: { requestId, tenant, beganMs: 0, isLimited: true },
-          renew: () => undefined,
-          settle: async (consumed) => void settled.push(consumed),
-        }),
-        end: async () => undefined,
+    const beginAdmission: Dependencies["beginAdmission"] = ({ requestId, access: { tenant } }) => ({
+      claim: async () => ({ createdMs: 0 }),
+      admit: async () => undefined,
+      reserve: async () => ({
+        request: { requestId, tenant, beganMs: 0, isLimited: true },
+        renew: () => undefined,
+        settle: async (consumed) => void settled.push(consumed),
       }),
-    };
-    const app = testApp({ heartbeatMs: 5, admissions });
+      end: async () => undefined,
+    });
+    const app = testApp({ heartbeatMs: 5, beginAdmission });
     const abort = new AbortController();
     const response = await app.complete({ prompt: "aaa", stream: true }, { signal: abort.signal });
     bodies[0].send(tokenFrame(seen.batches[0].sequences[0].id, 0, 98));

@@ -306,7 +306,7 @@ export function testApp(overrides: Partial<Dependencies> = {}, authorization = `
     bodyReads: new BodyReads(),
     documentReads: new BodyReads(limits.documentBodyBytes),
     bodies: new AnswerBodies({ ofRequests: true }),
-    admissions: createAdmissions({
+    beginAdmission: createAdmissions({
       ledgers: env.LEDGERS,
       background: (work) => void works.push(work),
       now,

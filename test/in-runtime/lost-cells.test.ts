@@ -108,8 +108,9 @@ const eventsIn = (text: string) => text.split("data: ").length - 1;
 
 const withoutIds = (events: string[]) => byChoice(events.map((event) => event.replace(/"(id|created)":[^,]*,/g, "")));
 
-const settling = (settled: (readonly Consumption[])[]): Dependencies["admissions"] => ({
-  begin: ({ requestId, access: { tenant } }) => ({
+const settling =
+  (settled: (readonly Consumption[])[]): Dependencies["beginAdmission"] =>
+  ({ requestId, access: { tenant } }) => ({
     claim: async () => ({ createdMs: 0 }),
     admit: async () => undefined,
     reserve: async () => ({
@@ -119,8 +120,7 @@ const settling = (settled: (readonly Consumption[])[]): Dependencies["admissions
       settle: async (consumed) => void settled.push(consumed),
     }),
     end: async () => undefined,
-  }),
-});
+  });
 
 describe("streams whose cell is lost", () => {
   // Before all others: use of theirs may be written late.
@@ -221,7 +221,7 @@ describe("streams whose cell is lost", () => {
   test("again and again end in an error event and [DONE], and the tenant's place is free", async () => {
     backend((_, turn) => turn < 2);
     const settled: (readonly Consumption[])[] = [];
-    const app = testApp({ admissions: settling(settled) });
+    const app = testApp({ beginAdmission: settling(settled) });
     const reader = (await app.complete({ prompt: "aaa", max_tokens: 12, stream: true })).body!.getReader();
     let text = await readUntil(reader, (read) => eventsIn(read) > 0);
     let isOver = false;

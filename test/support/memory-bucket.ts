@@ -2,14 +2,7 @@
 import { createHash } from "node:crypto";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
-import {
-  type PublishBucket,
-  type PutOptions,
-  putFile,
-  type Switched,
-  switchTo,
-  wrongHash,
-} from "../../edge/artifacts/publish.ts";
+import { type PublishBucket, putFile, switchTo, wrongHash } from "../../edge/artifacts/publish.ts";
 import { nullIfMissing } from "../../gpu-backend/files.ts";
 import type { ArtifactSet } from "../../infra/publish/artifact-set.ts";
 
@@ -37,7 +30,7 @@ abstract class StoredBucket implements PublishBucket {
     return { ...(await this.head(name))!, etag, arrayBuffer: async () => Uint8Array.from(bytes).buffer };
   }
 
-  async put(name: string, value: ReadableStream<Uint8Array> | string, options: PutOptions): Promise<unknown> {
+  async put(...[name, value, options]: Parameters<PublishBucket["put"]>): Promise<unknown> {
     const bytes = this.onWrite(name, new Uint8Array(await new Response(value as never).arrayBuffer()));
     const { sha256, onlyIf, customMetadata } = options;
     if (sha256 !== undefined && digest(bytes).toString("hex") !== sha256) throw new Error(wrongHash);
@@ -87,12 +80,12 @@ export class FolderBucket extends StoredBucket {
 }
 
 /** Uploads a set and has it served, as `chameleon publish` does through the API. */
-export async function publishTo(bucket: PublishBucket, set: ArtifactSet, otherModel = false): Promise<Switched> {
+export async function publishTo(bucket: PublishBucket, set: ArtifactSet, otherModel = false) {
   for (const { sha256, bytes } of set.files.values()) await putFile(bucket, sha256, new Response(bytes).body!);
   return switchTo(bucket, { manifest: set.manifestHash, otherModel }, 0);
 }
 
 /** Serves again what was served before. */
-export function rollBackIn(bucket: PublishBucket): Promise<Switched> {
+export function rollBackIn(bucket: PublishBucket) {
   return switchTo(bucket, { manifest: "previous", otherModel: true }, 0);
 }
