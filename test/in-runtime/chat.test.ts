@@ -1,4 +1,5 @@
 import { describe, expect, test, vi } from "vitest";
+import type { Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { ChatChunk, ChatResponse } from "../../shared/contracts/responses.ts";
 import { samplingWith } from "../../shared/contracts/sampling.ts";
@@ -48,6 +49,18 @@ const bytesOf = (text: string) => [...new TextEncoder().encode(text)];
 const hello = [{ role: "user", content: "aaa" }];
 
 describe("a chat completion", () => {
+  test("has the prompt's logprobs once, whatever the number of its choices", async () => {
+    backendAnswers(({ id, promptIds, promptLogprobs }) => {
+      const logprobs = promptIds.map((_, i) => (i === 0 ? null : -i));
+      const prompt: Frame = { type: "prompt", id, logprobs, alternatives: promptIds.map(() => []) };
+      return promptLogprobs ? [prompt, ...saying(id, "b")] : saying(id, "b");
+    });
+    const { choices, prompt_logprobs, usage } = await chatted({ messages: hello, n: 3, prompt_logprobs: 0 });
+    expect(choices.map(({ message }) => message.content)).toEqual(["b", "b", "b"]);
+    const own = prompt_logprobs!.map((one) => one && Object.values(one)[0].logprob);
+    expect(own).toEqual(Array.from({ length: usage!.prompt_tokens }, (_, i) => (i === 0 ? null : -i)));
+  });
+
   test("has OpenAI's shape, the adapter's facts, a request id and its timings", async () => {
     backendAnswers(({ id }) => saying(id, "bc", { finish: "stop" }));
     const response = await chatApp().chat({ messages: hello, chameleon: {} });
