@@ -1,7 +1,4 @@
-/**
- * `import "@chameleon-edge/client"` adds the `chameleon` extension to the types of the `openai` SDK. It changes nothing at run time,
- * because the SDK passes unknown fields through.
- */
+/** `import "@chameleon-edge/client"` adds the `chameleon` extension to the `openai` SDK's types. At run time, the SDK passes it through. */
 import type {} from "openai";
 import type {} from "openai/resources/chat/completions/completions";
 import type {} from "openai/resources/completions";

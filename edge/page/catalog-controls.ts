@@ -8,10 +8,7 @@ import { surpriseChange } from "./words.ts";
 /** The value and the shown name of each option. */
 type Choices = readonly (readonly [string, string])[];
 
-/**
- * Fills `select` with `first`, then the key's own adapters, then the domains; again after each load of the catalog. The chosen option
- * stays chosen as long as it exists.
- */
+/** Fills `select` with `first`, own adapters and domains, again after each load of the catalog. The chosen option stays while it exists. */
 export function fillAnswerers(select: HTMLSelectElement, catalog: Catalog, first: Choices): void {
   const draw = () => {
     const chosen = select.dataset.wanted ?? select.value;

@@ -1,4 +1,5 @@
 /** “Chat”: a conversation in the model's chat template, with the model's default sampling. */
+import type { ChatMessage } from "../../shared/contracts/chat.ts";
 import type { ChameleonBlock, ChatChunk } from "../../shared/contracts/responses.ts";
 import { failureText, isAbort } from "./api.ts";
 import { drawExamples, fillAnswerers } from "./catalog-controls.ts";
@@ -9,11 +10,6 @@ import { lookedUpNodes, tokenNodes } from "./passages.ts";
 import { type Piece, piecesOf } from "./pieces.ts";
 import { wishOf } from "./request.ts";
 import { tokenText } from "./token-text.ts";
-
-interface Message {
-  role: "system" | "user" | "assistant";
-  content: string;
-}
 
 /** Maximum tokens of a reply. */
 const maxTokens = 300;
@@ -36,7 +32,7 @@ export class Chat {
   readonly #failure = byId("chat-failure");
   readonly #panel = byId("chat-passage");
   readonly #addToken: (reply: HTMLElement, piece: Piece) => void;
-  readonly #messages: Message[] = [];
+  readonly #messages: ChatMessage[] = [];
   #running: AbortController | null = null;
 
   constructor(page: Page, seed: number | null) {
@@ -106,7 +102,7 @@ export class Chat {
       this.#failure.textContent = "Write a message first.";
       return;
     }
-    const opening: Message[] = system.trim() === "" ? [] : [{ role: "system", content: system }];
+    const opening: ChatMessage[] = system.trim() === "" ? [] : [{ role: "system", content: system }];
     const messages = [...opening, ...this.#messages, { role: "user", content: asked }];
     const retrieve = byId("chat-look-up", HTMLInputElement).checked ? 1 : null;
     const wish = wishOf(this.#answerer.value, null, { compare: true, sources: true, retrieve });

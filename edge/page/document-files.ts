@@ -37,10 +37,7 @@ async function filesOf(entry: FileSystemEntry): Promise<FoundFile[]> {
   }
 }
 
-/**
- * Reads files as documents in the order of their paths. `leftOut` has sentences about files that were not read. Throws CallFailure if
- * the files are larger than a request may be.
- */
+/** Reads files in order of their paths. `leftOut`: sentences about files that were not read. Throws CallFailure above a request's size. */
 export async function readFiles(found: readonly FoundFile[]): Promise<{ documents: NamedText[]; leftOut: string[] }> {
   const visible = found.filter(({ path }) => !path.split("/").some((part) => part.startsWith(".")));
   const [readable, others] = [true, false].map((wanted) =>

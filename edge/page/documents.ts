@@ -31,14 +31,8 @@ export const pastedName = "pasted text";
 /** Minimum characters of a held-back text. */
 const minHeldCharacters = 600;
 
-export interface Division {
-  uploaded: NamedText[];
-  /** null if there is too little text to hold any back. */
-  held: NamedText | null;
-}
-
-/** Holds back the last document that is long enough; of a single document, its last tenth as a document of its own. */
-export function divide(documents: readonly NamedText[]): Division {
+/** Holds back the last document that is long enough, or the last tenth of a single one; `held` is null for too little text. */
+export function divide(documents: readonly NamedText[]): { uploaded: NamedText[]; held: NamedText | null } {
   if (documents.length > 1) {
     const at = documents.findLastIndex(({ text }) => text.length >= minHeldCharacters);
     return at < 0

@@ -1,7 +1,4 @@
-/**
- * Domains are the page's word for centroids. Those of the artifacts that come with the project have names here, found by the centroid's
- * characteristic tokens. Others are named by these tokens.
- */
+/** Domains are the page's word for centroids. Those of the project have names here; others are named by their characteristic tokens. */
 import type { CentroidList } from "../../shared/contracts/responses.ts";
 import domains from "./domains.json" with { type: "json" };
 

@@ -1,5 +1,5 @@
 /** Divides answers into pieces, each of which is shown by itself: a token, or several tokens that make one character together. */
-import type { ChameleonBlock, CompletionChoice, SourcedToken } from "../../shared/contracts/responses.ts";
+import type { CompletionChoice, SourcedToken } from "../../shared/contracts/responses.ts";
 
 /** Who wrote an answer. */
 export type Side = "base" | "adapted";
@@ -18,11 +18,7 @@ export interface Piece {
 }
 
 /** One chunk of a choice of a completion or chat. */
-export interface TokenChunk {
-  text: string;
-  logprobs: CompletionChoice["logprobs"];
-  chameleon?: Partial<Pick<ChameleonBlock, "compare" | "sources">> | undefined;
-}
+type TokenChunk = Pick<CompletionChoice, "text" | "logprobs" | "chameleon">;
 
 export const alternativesShown = 5;
 

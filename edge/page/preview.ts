@@ -13,10 +13,7 @@ export interface Reading {
 /** Pause in typing after which the prompt is read, in milliseconds. */
 const pauseMs = 350;
 
-export interface Wanted {
-  prompt: string;
-  adapter: string;
-}
+type Wanted = { prompt: string; adapter: string };
 
 export class Preview {
   readonly #api: Api;

@@ -60,10 +60,7 @@ function stopsOf(text: string): string[] {
   return lines.map((line) => line.replaceAll("\\n", "\n"));
 }
 
-/**
- * The request's fields that say who answers: `auto`, `nearest`, `off`, or the id of a centroid or an own adapter. `evidenceTokens`:
- * number of the prompt's first tokens that weigh the experts; null: all.
- */
+/** Who answers: `auto`, `nearest`, `off` or an adapter's id. The prompt's first `evidenceTokens` tokens weigh experts; null: all. */
 export function wishOf(adapter: string, evidenceTokens: number | null, more: object = { compare: true }) {
   return { chameleon: { adapter, ...more, ...(evidenceTokens && { evidence_tokens: evidenceTokens }) } };
 }

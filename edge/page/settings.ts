@@ -19,12 +19,8 @@ export interface Settings {
 const initial: Settings = { prompt: null, answerer: "auto", sampling: initialTexts, recent: [] };
 
 export class SettingsStore {
-  #current: Settings;
+  #current = read();
   readonly #listeners: (() => void)[] = [];
-
-  constructor() {
-    this.#current = read();
-  }
 
   get current(): Settings {
     return this.#current;

@@ -3,10 +3,7 @@ import { make, roveFocus } from "./elements.ts";
 import { differenceOf, type Piece } from "./pieces.ts";
 import { likelier, readableToken, shareStepOf, stepOf } from "./words.ts";
 
-/**
- * Returns a function that appends a token to an element in `container`. All tokens there are one tab stop. `onTell` is called with the
- * token that the reader chooses, or that the pointer is over if it has a source.
- */
+/** Returns a function that appends a token; those of `container` are one tab stop. `onTell`: one is chosen, or hovered if it has a source. */
 export function tokenText(
   container: HTMLElement,
   onTell: (piece: Piece, isChosen: boolean) => void,

@@ -17,10 +17,7 @@ const fewTokens = 200;
 
 export const pathOf = (name: string) => `/v1/adapters/${encodeURIComponent(name)}`;
 
-/**
- * Makes an adapter of documents, and resolves once answers read them. Throws CallFailure. Once `signal` aborts, deletes the adapter and
- * throws an AbortError.
- */
+/** Makes an adapter of documents that answers can read. Throws CallFailure. On abort, deletes the adapter and throws an AbortError. */
 export async function upload(
   api: Api,
   adapter: { name: string; documents: readonly NamedText[] },

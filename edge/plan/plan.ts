@@ -59,8 +59,8 @@ export interface Caller {
 
 /** Plans a completion. Throws a ServiceError (400 or 404) for an unknown model, token id or adapter, or a prompt that is too long. */
 export function planCompletion(request: CompletionRequest, artifacts: Artifacts, caller: Caller): Promise<Plan> {
-  const { textStart, endOfTextId } = artifacts.tokenizer;
-  const prompts = request.prompt ?? [textStart.length > 0 ? [...textStart] : [endOfTextId]];
+  const { textStart, roles } = artifacts.tokenizer;
+  const prompts = request.prompt ?? [textStart.length > 0 ? [...textStart] : [roles.endOfTextId]];
   const bound = contextBound("prompt", "The prompt", artifacts);
   const read = () => encodePrompts(prompts, artifacts, bound).map((promptIds) => ({ promptIds }));
   return planGeneration(request, read, artifacts, caller);

@@ -1,7 +1,4 @@
-/**
- * `chameleon eval`, `eval:own`, `eval:tasks` and `paper`; the first argument says which (infra/commands.mjs). Each writes its figures
- * to a file and prints them as tables.
- */
+/** `chameleon eval`, `eval:own`, `eval:tasks` and `paper`, by the first argument. Each writes its figures to a file and prints tables. */
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { type Command, Option } from "commander";

@@ -38,7 +38,7 @@ export type Scores = Record<(typeof methods)[number], Float32Array[]>;
 /** A single name compares that method with the base. */
 const comparisons = ["static", "nearest", "mixture", "mixture over static", "mixture over nearest"];
 
-export interface PromptFigures {
+interface PromptFigures {
   /** Length of the prompts in tokens. */
   prompt: number;
   rows: Row[];

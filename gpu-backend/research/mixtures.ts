@@ -32,14 +32,14 @@ export interface Mixed {
   own: number;
 }
 
-export interface HiddenText {
+interface HiddenText {
   ids: readonly number[]; // [T]
   /** Final hidden states, [T, D]. */
   hidden: Float32Array;
 }
 
 /** A memory beside which the experts are weighed. */
-export interface EvidentMemory {
+interface EvidentMemory {
   /** The nearest keys at each position of the prompt that is evidence. */
   found: readonly Neighbours[];
   rule: MemoryRule;

@@ -1,32 +1,25 @@
 /** Opens what evaluations measure: a base, and artifacts with the scales that they are served at. */
 import { openBase } from "../models/base.ts";
 import { addEmbedding, type WeightFormat } from "../runtime/products.ts";
-import type { TrunkRunner } from "../runtime/trunk-runner.ts";
-import { type Head, Reader } from "../training/bank/reader.ts";
-import { readServedBank, type ServedBank } from "../training/bank/served-bank.ts";
-import { readBase, type TrainingBase } from "../training/base.ts";
+import { type Head, openReader } from "../training/bank/reader.ts";
+import { readServedBank } from "../training/bank/served-bank.ts";
+import { readBase } from "../training/base.ts";
 
-export interface OpenArtifacts {
-  base: TrainingBase;
-  served: ServedBank;
-  trunk: TrunkRunner;
-  /** Computes the head of the base behind the adapters of the artifacts. */
-  reader: Reader;
-  release(): Promise<void>;
-}
+export type OpenArtifacts = Awaited<ReturnType<typeof openArtifacts>>;
 
+/** `reader` computes the head of the base behind the adapters of the artifacts. */
 export async function openArtifacts(
   model: string,
   artifacts: string,
   { threads, format }: { threads: number; format: WeightFormat },
-): Promise<OpenArtifacts> {
+) {
   const served = await readServedBank(artifacts);
   const base = await readBase(model);
   const { config, weights, close } = await openBase(model);
   try {
     const addLogits: Head["addLogits"] = (g, adapted) =>
       addEmbedding({ g, config, weights, format }).baseLogits(adapted);
-    const reader = await Reader.open({ ...config, addLogits }, served.adapters.bank, threads);
+    const reader = await openReader({ ...config, addLogits }, served.adapters.bank, threads);
     const trunk = await base.openTrunk(threads, format);
     const release = async () => {
       await reader.release();

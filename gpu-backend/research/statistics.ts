@@ -47,7 +47,7 @@ export interface Row {
 }
 
 /** One comparison over the sources of a group. Each source counts once; intervals are over sources and their documents. */
-export interface GroupGain {
+interface GroupGain {
   gain: Estimate;
   /** Median over the sources. */
   median: number;
@@ -125,10 +125,7 @@ function record<T>(keys: readonly string[], of: (key: string) => T): Record<stri
   return Object.fromEntries(keys.map((key) => [key, of(key)]));
 }
 
-/**
- * The gains of a comparison: for each text their sum over the tokens that count, and the number of these tokens. A comparison is "A",
- * which compares method A with the base, or "A over B".
- */
+/** For each text the sum of gains over tokens that count, and their number. A comparison is "A" (method A with the base) or "A over B". */
 export function gainsOf(
   texts: readonly Text[],
   values: Values,
@@ -172,10 +169,7 @@ export function worstOf(texts: readonly WindowSum[]): number {
   return averageOf(rising.slice(0, Math.max(1, Math.floor(worstShare * rising.length))));
 }
 
-/**
- * Mean over the sources of their gains per token. The 95% interval resamples the sources, and the documents of each. Sources without
- * tokens that count are ignored; null if all are.
- */
+/** Mean of the sources' gains per token, of those with tokens that count; null if none. The 95% interval resamples sources and documents. */
 export function overSources(sources: readonly (readonly WindowSum[])[]): Estimate | null {
   const counted = sources
     .map((texts) => sumsByDocument(texts).filter(({ tokens }) => tokens > 0))

@@ -76,10 +76,7 @@ async function readHead(directory: string) {
   }
 }
 
-/**
- * Opens the weights again, because a resumed training that has its hidden states needs no trunk. Throws an Error if they are not those
- * that the head was read from.
- */
+/** Opens the weights again: a resumed training that has its hidden states needs no trunk. Throws an Error if the weights have changed. */
 async function openTrunk(
   directory: string,
   wantedHash: string,

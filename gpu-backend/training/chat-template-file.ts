@@ -38,10 +38,7 @@ const conversations: [name: string, messages: ChatMessage[]][] = [
   [`${most} messages of ${bodyBytes} characters together`, turns(most, "four ".repeat(bodyBytes / chatMessages / 5))],
 ];
 
-/**
- * Reads the template, which is `ofWeights` if the file of the weights has one, and tries it on some conversations. Returns undefined if
- * there is none. Throws an Error of one line that names the folder if the template cannot be used.
- */
+/** Reads the template, `ofWeights` first, and tries it; undefined without one. Throws an Error of one line that names the folder. */
 export async function readChatTemplate(
   folder: string,
   { tokenizer, chatTemplate: ofWeights }: { tokenizer: TensorFile; chatTemplate?: string | undefined },

@@ -1,4 +1,5 @@
 /** Prepares corpora for training: token ids, windows by split, hidden states, and clusters. */
+import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { TextSettings } from "./bank/settings.ts";
 import type { HeadWeights } from "./bank/training-graph.ts";
 import type { TrainingBase } from "./base.ts";
@@ -12,23 +13,18 @@ import type { Progress } from "./progress.ts";
 import { Random, streams } from "./random.ts";
 import { keyOf, type Run } from "./run.ts";
 
-export interface PrepareOptions extends TextSettings {
+interface PrepareOptions extends TextSettings {
   corpora: readonly CorpusSource[];
   /** Decides which windows are drawn if there are more than wanted. */
   windowSeed: number;
   dimensions: number; // P
 }
 
-export interface PreparedCorpus extends Omit<Corpus, "documents"> {
-  documents: number;
-  /** Number of tokens in the windows that are used. */
-  tokens: number;
-}
-
 export interface Prepared {
   base: TrainingBase;
   head: HeadWeights;
-  corpora: PreparedCorpus[];
+  /** `tokens`: those of the windows that are used. */
+  corpora: NonNullable<Manifest["training"]>["corpora"];
   /** Where the edge's table starts from, [V, P] (`fitPromptRows`). */
   rows: Float32Array;
   sets: Record<Split, WindowSet>;
@@ -104,7 +100,7 @@ async function readWindows({ tokenizer }: TrainingBase, options: PrepareOptions,
     progress.advance(index + 1, corpus.name);
   }
   const chosen = bySplit((split) => sampleWindows(windows[split], limits[split], random));
-  const corpora = read.map(({ documents, ...corpus }, index): PreparedCorpus => {
+  const corpora = read.map(({ documents, ...corpus }, index) => {
     const own = splits.flatMap((split) => chosen[split]).filter((window) => window.corpus === index);
     const tokens = own.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
     progress.note(`corpus ${corpus.name}: ${documents.length} documents, ${tokens} tokens in ${own.length} windows`);

@@ -45,10 +45,7 @@ export function commandProgress(): Progress {
   };
 }
 
-/**
- * A signal that aborts with `Interrupted` when this process is asked to end, so that a command can save its work. A second request ends
- * the process at once. `now` is a clock in milliseconds.
- */
+/** Aborts with `Interrupted` when this process is asked to end, so that work can be saved. A second request exits. `now`: a clock in ms. */
 export function interruptionSignal(now: () => number): AbortSignal {
   const interruption = new AbortController();
   onStopRequest(now, () => {

@@ -19,11 +19,10 @@ import { centroidHash } from "../adapters/generated/generated.ts";
 import { writeWhole } from "../files.ts";
 import type { BaseText } from "../models/base.ts";
 import type { ModelShape } from "../runtime/step.ts";
-import type { ServedParameters } from "./bank/parameters.ts";
+import type { Adapters } from "./bank/measure.ts";
 
 /** The content of hyper-network.safetensors. */
-export interface TrainedBank extends ServedParameters {
-  centroids: CentroidVectors;
+interface TrainedBank extends Adapters {
   scales: Float32Array; // [K]
 }
 
@@ -74,15 +73,13 @@ export function servedModel(
   return { name, servedAs, vocabularySize, hiddenSize, contextTokens: served, stopIds, sampling };
 }
 
-export type CentroidDescription = Omit<CentroidRecord, "id" | "hash">;
-
 /** Writes the files and then manifest.json, each atomically. Throws an Error if the manifest would be invalid. */
 export async function publish(
   directory: string,
   bank: TrainedBank,
   table: EdgeTable,
   tokenizer: TensorFile,
-  centroids: readonly CentroidDescription[],
+  centroids: readonly Omit<CentroidRecord, "id" | "hash">[],
   about: Pick<Manifest, "model" | "static" | "evidence" | "memory" | "training"> & { prefixTokens: number },
 ): Promise<Manifest> {
   const P = bank.centroids.dimensions;

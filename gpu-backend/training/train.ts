@@ -1,24 +1,13 @@
-/**
- * Trains artifacts from corpora. Hidden states and checkpoints are kept in `<out>/cache`, from which an interrupted run with the same
- * options resumes, to the same bytes.
- */
+/** Trains artifacts. The same command resumes an interrupted run from hidden states and checkpoints in `<out>/cache`, to the same bytes. */
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
-import type { Gain } from "../adapters/own/held-out-gain.ts";
 import { fitNetwork, fitStatic } from "./bank/fit.ts";
 import { documentGain, minMeasuredDocuments } from "./bank/gain.ts";
-import {
-  type Adapters,
-  type AssignedLoss,
-  chooseScales,
-  documentsByCentroid,
-  measureWindows,
-  perplexityOf,
-} from "./bank/measure.ts";
+import { type Adapters, chooseScales, documentsByCentroid, measureWindows, perplexityOf } from "./bank/measure.ts";
 import { servedParameters } from "./bank/parameters.ts";
-import { plainHead, Reader } from "./bank/reader.ts";
+import { openReader, plainHead } from "./bank/reader.ts";
 import type { BankSettings, TextSettings } from "./bank/settings.ts";
 import { readBase } from "./base.ts";
 import { countsByCluster, labelsOf, mapPositions } from "./clustering/describe.ts";
@@ -84,22 +73,17 @@ function clustersFor({ sets }: Prepared, { clusters }: TrainOptions): number {
   return Math.max(1, Math.min(maxCentroids, Math.floor(documents / minMeasuredDocuments)));
 }
 
-interface Measured {
-  centroids: { scale: number; gain: Gain | null }[]; // [K]
-  /** Gain of the static adapter. */
-  staticGain: Gain | null;
-  /** Of each test window. */
-  losses: AssignedLoss[];
-}
+type Measured = Awaited<ReturnType<typeof measure>>;
 
+/** Returns the scale and gain of each centroid [K], the static adapter's gain, and the losses of each test window. */
 async function measure(
   { head }: Prepared,
   { sets }: Placed,
   adapters: Adapters,
   seed: number,
   { threads, progress }: Run,
-): Promise<Measured> {
-  const reader = await Reader.open(plainHead(head), adapters.bank, threads);
+) {
+  const reader = await openReader(plainHead(head), adapters.bank, threads);
   progress.stage("measuring", 2);
   const chosen = await chooseScales(reader, sets.validation, adapters);
   // A centroid with too few test documents to be measured is off.

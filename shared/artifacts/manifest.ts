@@ -1,7 +1,4 @@
-/**
- * The schema of manifest.json, which describes one set of artifacts: training writes it, edge and backends read it. FORMAT.md has the
- * byte layouts of the files. Every micro-batch carries the manifest hash, SHA-256 of manifest.json's bytes.
- */
+/** Schema of manifest.json, which describes a set of artifacts. Every micro-batch carries its SHA-256. FORMAT.md has the files' layouts. */
 import * as z from "zod";
 import { limits } from "../contracts/limits.ts";
 import { samplingSchema } from "../contracts/sampling.ts";
@@ -180,21 +177,15 @@ export type SetFile = keyof Manifest["files"];
 /** The files that a manifest lists. */
 export const setFiles: readonly SetFile[] = [edgeTableFile, tokenizerFile, hyperNetworkFile];
 
-/**
- * True if a centroid's adapter is not used, and the static adapter or the base serves its texts: no scale gained in validation, or the
- * adapter lost on held-out text.
- */
+/** True if the static adapter or the base replaces a centroid's adapter: no scale gained in validation, or it lost on held-out text. */
 export function isAutoOff({ scale, gain: measured }: Pick<CentroidRecord, "scale" | "gain">): boolean {
   return scale === 0 || (measured !== null && measured.nats <= 0);
 }
 
-/** The dtype that adapters are computed in. */
-const deltaDtype = "F32";
-
 /** Everything that an adapter is made from, as a text whose SHA-256 is the adapter's hash. `source`: the centroid's hash, or `staticId`. */
 export function adapterIdentity({ hyperNetwork }: Manifest, source: string): string {
   const { hash, rank, biases } = hyperNetwork;
-  return [hash, source, rank, biases, deltaDtype].join("\n");
+  return [hash, source, rank, biases, "F32"].join("\n"); // F32 is the dtype that adapters are computed in
 }
 
 /** Parses manifest.json. Throws an Error that names the fields at fault with their values. */

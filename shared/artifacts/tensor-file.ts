@@ -1,7 +1,4 @@
-/**
- * Reads and writes safetensors, the format of all tensor files of this project: an 8-byte little-endian header length, a JSON header
- * {name: {dtype, shape, data_offsets}}, then the tensors' bytes. Layout: FORMAT.md.
- */
+/** Reads and writes safetensors: header length (little-endian u64), JSON header {name: {dtype, shape, data_offsets}}, bytes. See FORMAT.md. */
 import * as z from "zod";
 import { floatOfHalf } from "../math/float16.ts";
 import { parseJson, requireValid } from "./checked-json.ts";
@@ -22,10 +19,7 @@ export interface Tensor {
 }
 export type TensorFile = Map<string, Tensor>;
 
-/**
- * Reads a safetensors file without copying its tensors. `what` names the file in errors.
- * Throws an Error that names the tensor and the sizes when the file is truncated, overlong or inconsistent.
- */
+/** Reads a safetensors file without copying tensors. Throws an Error with `what`, tensor and sizes if it is truncated or inconsistent. */
 export function readTensorFile(file: Uint8Array, what = "tensor file"): TensorFile {
   if (file.byteLength < 8) throw new Error(`${what}: ${file.byteLength} bytes, a header needs at least 8`);
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
@@ -101,10 +95,7 @@ function requireEntry(what: string, name: string, entry: unknown): HeaderEntry {
   return requireValid(entrySchema, entry, `${what}: ${name}`);
 }
 
-/**
- * Writes a safetensors file: tensors of wide elements first, so that each begins at a multiple of its elements' size. `last` is a
- * tensor after all others, whose bytes the caller appends.
- */
+/** Writes a safetensors file, widest elements first to align them. `last` is a tensor after all others, whose bytes the caller appends. */
 export function writeTensorFile(
   tensors: TensorFile,
   last?: { name: string; dtype: Dtype; shape: number[] },
@@ -138,9 +129,7 @@ export function tensorOf(file: TensorFile, name: string): Tensor {
   return tensor;
 }
 
-/**
- * The named tensor. Throws an Error unless it has this dtype and shape; null in a shape stands for any size. `what` names the file.
- */
+/** The named tensor. Throws an Error unless it has this dtype and shape; null in a shape stands for any size. `what` names the file. */
 export function requireTensor(
   file: TensorFile,
   name: string,
@@ -157,9 +146,7 @@ export function requireTensor(
   throw new Error(`${what}: ${name} is ${tensor.dtype} [${tensor.shape}], expected ${dtype} [${wanted}]`);
 }
 
-/**
- * Like `requireTensor` for F32, copied and range-checked. Throws an Error for NaN or a value beyond `setLimits.tensorValue`.
- */
+/** Like `requireTensor` for F32, copied and range-checked. Throws an Error for NaN or a value beyond `setLimits.tensorValue`. */
 export function requireFloats(
   file: TensorFile,
   name: string,

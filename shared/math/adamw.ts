@@ -1,11 +1,8 @@
 /** AdamW (Loshchilov & Hutter 2019): Adam with weight decay that is independent of the gradient. */
 
-export interface AdamWOptions {
-  beta1: number;
-  beta2: number;
-  epsilon: number;
-  weightDecay: number;
-}
+const beta1 = 0.9;
+const beta2 = 0.98;
+const epsilon = 1e-8;
 
 /** First and second moments of one parameter. */
 export interface Moments {
@@ -20,9 +17,8 @@ export function adamWStep(
   moments: Moments,
   step: number,
   learningRate: number,
-  options: AdamWOptions,
+  weightDecay: number,
 ): void {
-  const { beta1, beta2, epsilon, weightDecay } = options;
   const { first, second } = moments;
   const firstCorrection = 1 / (1 - beta1 ** step);
   const secondCorrection = 1 / (1 - beta2 ** step);

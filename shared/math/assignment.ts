@@ -1,7 +1,4 @@
-/**
- * Computes the prompt embedding of a text, the mean of its tokens' rows in a table, and ranks the centroids by similarity to it.
- * Shapes: V vocabulary, P dimensions, K centroids.
- */
+/** Computes the prompt embedding of a text and ranks the centroids by similarity to it. Shapes: V vocabulary, P dimensions, K centroids. */
 import { edgeTableFile } from "../artifacts/manifest.ts";
 import { requireFloats, requireTensor, type TensorFile } from "../artifacts/tensor-file.ts";
 
@@ -19,7 +16,7 @@ export interface CentroidVectors {
   vectors: Float32Array; // [K, P], each of length 1
 }
 
-export interface RankedCentroid {
+interface RankedCentroid {
   index: number;
   /** Cosine of the angle to the prompt embedding. */
   similarity: number;
@@ -48,10 +45,7 @@ function requireUnitLength({ count, dimensions, vectors }: CentroidVectors): voi
   }
 }
 
-/**
- * The prompt embedding [P]: the mean of the tokens' rows, L2-normalised; all zeros if the mean is zero.
- * Throws a RangeError for an id out of the vocabulary.
- */
+/** The mean of the tokens' rows [P], scaled to length 1; zeros if it is zero. Throws a RangeError for an id out of the vocabulary. */
 export function promptEmbedding(tokenIds: ArrayLike<number>, table: EdgeTable): Float32Array<ArrayBuffer> {
   const { vocabularySize, dimensions, rows, rowScales } = table;
   // The sum instead of the mean, as only the direction is kept.

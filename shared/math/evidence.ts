@@ -19,9 +19,6 @@ export interface EvidenceTokens {
   spans?: Span[] | undefined;
 }
 
-/** How the experts of one prompt are weighed. */
-export type EvidenceRule = EvidenceTokens & Pick<EvidenceCalibration, "temper" | "floor">;
-
 /** How a mixture is made. */
 export type EvidenceCalibration = NonNullable<Manifest["evidence"]>;
 
@@ -35,7 +32,7 @@ export const defaultCalibration: EvidenceCalibration = {
 const ownOdds = 5;
 
 /** A centroid near the prompt, or a tenant's own adapter. */
-export interface NearCentroid {
+interface NearCentroid {
   similarity: number;
   /** Hash of the own adapter; null for a centroid. */
   ownHash: string | null;
@@ -44,7 +41,7 @@ export interface NearCentroid {
 }
 
 /** Priors of a mixture's experts; they add up to 1. */
-export interface Priors {
+interface Priors {
   base: number;
   /** Of the static adapter; 0 if there is none. */
   fixed: number;
@@ -130,13 +127,10 @@ function positionsBeforeEvidence(tokens: number, spans: readonly Span[] = [[0, t
   });
 }
 
-/**
- * Weighs experts in proportion to prior · exp(η · Σ log p) over the tokens of evidence. `priors` add up to 1, the base's is the first.
- * `logprobs`: of each token of evidence, under each expert.
- */
+/** Weighs experts by prior · exp(η · Σ log p). `priors` add up to 1, the base's first. `logprobs`: [tokens of evidence][experts]. */
 export function weigh(
   priors: readonly number[],
-  { temper, floor }: Pick<EvidenceRule, "temper" | "floor">,
+  { temper, floor }: Pick<EvidenceCalibration, "temper" | "floor">,
   logprobs: readonly (readonly number[])[],
 ): { weights: MixtureWeights; evidence: PromptEvidence } {
   const logWeights = priors.map(Math.log);

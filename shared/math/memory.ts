@@ -69,7 +69,7 @@ export interface MemoryEvidence {
 export type BrakeWeights = number[][];
 
 /** Brake weights before any evidence. */
-export function priorBrakes(memories: number, { brakePriors }: MemoryRule): BrakeWeights {
+function priorBrakes(memories: number, { brakePriors }: MemoryRule): BrakeWeights {
   return Array.from({ length: memories }, () => brakePriors.map((prior) => prior / memories));
 }
 
@@ -80,10 +80,7 @@ export function mixedBeforeBrakes(rule: MemoryRule, model: number, says: readonl
   return says.reduce((sum, { probability }, m) => sum + shares[m] * (probability - model), model);
 }
 
-/**
- * Weighs each brake of each memory by its prior and by the likelihood of the prompt's own tokens. `model`: p_model of each token of
- * evidence. `evidence`: what each memory predicts for these tokens, [memories][tokens].
- */
+/** Weighs brakes by prior and likelihood of the prompt. `model`: p_model of each token of evidence. `evidence`: [memories][tokens]. */
 export function weighBrakes(
   rule: MemoryRule,
   model: readonly number[],

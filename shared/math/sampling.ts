@@ -1,16 +1,10 @@
-/**
- * The only source of randomness in serving. A random number depends on (seed, position) alone, so a sequence draws the same numbers in
- * any batch, and also after it is resumed elsewhere.
- */
+/** The only randomness in serving. A number depends on (seed, position) alone: it is the same in any batch, and after resuming elsewhere. */
 
 const rounds = 10;
 const multiplier = 0xd256d193;
 const weyl = 0x9e3779b9;
 
-/**
- * Philox2x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011): two 32-bit words of counter and
- * one of key to two random 32-bit words. For a fixed key it is a permutation of the counters.
- */
+/** Philox2x32-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"): for a fixed key, a permutation of the counters. */
 export function philox2x32(counter0: number, counter1: number, key: number): [number, number] {
   let left = counter0 >>> 0;
   let right = counter1 >>> 0;

@@ -1,7 +1,4 @@
-/**
- * Bodies of OTLP over HTTP in JSON encoding (opentelemetry-proto 1.x), which the edge sends to a collector. Only the few shapes in use:
- * OpenTelemetry's own packages are larger than a Worker may be. Pure.
- */
+/** Bodies of OTLP over HTTP in JSON (opentelemetry-proto 1.x). OpenTelemetry's own packages are larger than a Worker may be. Pure. */
 
 export type Attributes = Record<string, string | number | boolean>;
 
@@ -104,10 +101,7 @@ export interface OtlpTarget {
   headers: Record<string, string>;
 }
 
-/**
- * OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS as OpenTelemetry defines them; null if no endpoint is set.
- * Throws an Error that names the variable at fault.
- */
+/** OTEL_EXPORTER_OTLP_ENDPOINT and _HEADERS as OpenTelemetry defines them; null if there is no endpoint. Errors name the variable. */
 export function readOtlpTarget(endpoint: string | undefined, headers: string | undefined): OtlpTarget | null {
   if (!endpoint) return null;
   if (!/^https?:\/\/[^\s]+$/.test(endpoint)) {

@@ -1,6 +1,6 @@
 /** W3C Trace Context, version 00: the `traceparent` header that continues a caller's trace. Pure. */
 
-export interface TraceContext {
+interface TraceContext {
   /** 32 hex digits, the same for all spans of a trace. */
   traceId: string;
   /** 16 hex digits, of the parent span. */

@@ -1,7 +1,4 @@
-/**
- * Encodes a conversation by the model's own Jinja chat template, or in Alpaca's style if it has none. Only the template itself may write
- * special tokens: the content of a message is ordinary text, even if it spells one.
- */
+/** Encodes conversations by the model's Jinja template, or in Alpaca's style. Only the template, not a message, writes special tokens. */
 import type { ChatMessage } from "../contracts/chat.ts";
 import { BoundedTemplate } from "./bounded-template.ts";
 import { TemplateLimitError, templateLimits } from "./template-limits.ts";

@@ -1,7 +1,4 @@
-/**
- * The merges of a vocabulary, from a pair of token ids to the merge's rank. A hash table with open addressing in typed arrays takes a
- * tenth of the load time and memory of a Map with 50,000 entries.
- */
+/** Merge ranks by pair of token ids. Open addressing in typed arrays takes a tenth of a Map's load time and memory for 50,000 entries. */
 import { setLimits } from "../artifacts/limits.ts";
 
 const noMerge = -1;
@@ -15,10 +12,7 @@ export class MergeTable {
   readonly #ranks: Uint32Array;
   readonly #shift: number;
 
-  /**
-   * `pairs`: [M, 2] token ids, in order of rank: lower ranks merge first. Throws an Error for a pair that occurs twice, and for pairs that
-   * were chosen to collide.
-   */
+  /** `pairs` [M, 2]: ids by rank; lower ranks merge first. Throws an Error for pairs that occur twice, or were chosen to collide. */
   constructor(pairs: Uint32Array) {
     const merges = pairs.length / 2;
     // At most half full, so that look-ups are short.

@@ -31,10 +31,7 @@ export interface VocabularySource {
   looksUpWhole: boolean;
 }
 
-/**
- * The content of tokenizer.safetensors. Throws an Error that names an entry that is missing, or that is neither a byte, a merge nor a
- * special token.
- */
+/** The content of tokenizer.safetensors. Throws an Error that names a missing entry, or one that is no byte, merge or special token. */
 export function packTokenizer({
   preTokenizer,
   ids,
@@ -107,10 +104,7 @@ function unreachable(tokenizer: Tokenizer, { endOf }: PreTokenizer, mergedIds: r
   });
 }
 
-/**
- * The character for each byte in vocab.json: printable Latin-1 characters stand for themselves, and U+0100 and up, in order, for the other
- * 68 bytes (`bytes_to_unicode` of GPT-2's encoder.py).
- */
+/** vocab.json's character for each byte: printable Latin-1 as itself, the other 68 as U+0100 and up (`bytes_to_unicode` in GPT-2's code). */
 export function byteAlphabet(): string[] {
   let nextStandIn = 0x100;
   return Array.from({ length: 256 }, (_, byte) => {

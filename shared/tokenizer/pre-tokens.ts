@@ -57,9 +57,7 @@ function smollmEnd(text: string, start: number): number {
   return end < text.length && classAt(text, end) === number ? end : gpt2End(text, start);
 }
 
-/**
- * (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
- */
+/** (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
 function llama3End(text: string, start: number, digits: number): number {
   const first = text.charCodeAt(start);
   if (first === apostrophe) {

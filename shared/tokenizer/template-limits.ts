@@ -7,10 +7,7 @@ export const templateLimits = {
   markedTokens: 1023,
   /** Whitespace characters in a row in the source. The lexer's time is quadratic in them. */
   whitespaceRun: 1024,
-  /**
-   * Evaluated nodes of the syntax tree, plus iterations of loops. Of the published templates in the tests, the heaviest takes 17,000 steps
-   * for a conversation of 256 messages. The maximum takes a few tenths of a second.
-   */
+  /** Evaluated nodes plus loop iterations. Published templates take up to 17,000 for 256 messages; the maximum takes tenths of a second. */
   steps: 131_072,
   /** Characters of one string, or of a list or object with its contents: twice the largest request body. */
   valueCharacters: 2 ** 21,

@@ -1,7 +1,4 @@
-/**
- * Decodes the token ids of one sequence one at a time. Holds back the bytes of an incomplete character, and text that may be the beginning
- * of a stop string. Edge (for the text) and backend (to stop) run the same code, so both stop at the same token.
- */
+/** Decodes token ids one by one; holds back incomplete characters and stop strings. Edge and backend run it, so both stop at one token. */
 
 export class TextStream {
   readonly #textPieceOf: (id: number) => Uint8Array;
@@ -14,10 +11,7 @@ export class TextStream {
   #tokens = 0;
   #emittedCharacters = 0;
 
-  /**
-   * @param textPieceOf the bytes that a token id adds to the text; none for a special token
-   * @param stops not empty strings. A stop string that is complete before `minTokens` tokens is ordinary text
-   */
+  /** `textPieceOf`: an id's bytes, none for a special token. `stops`: not empty; ordinary text if complete before `minTokens` tokens. */
   constructor(textPieceOf: (id: number) => Uint8Array, stops: readonly string[], minTokens = 0) {
     this.#textPieceOf = textPieceOf;
     this.#minTokens = minTokens;

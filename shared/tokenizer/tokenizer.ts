@@ -1,7 +1,4 @@
-/**
- * Byte-level BPE as in GPT-2, Llama 3 and Qwen: converts between text and token ids, for any vocabulary of bytes, merges and special tokens.
- * Not here: packing a vocabulary (pack.ts), and decoding token by token (text-stream.ts).
- */
+/** Byte-level BPE as in GPT-2, Llama 3 and Qwen, for any vocabulary of bytes, merges and special tokens. Packing: pack.ts. */
 import { setLimits } from "../artifacts/limits.ts";
 import { tokenizerFile } from "../artifacts/manifest.ts";
 import type { TensorFile } from "../artifacts/tensor-file.ts";
@@ -67,11 +64,6 @@ export class Tokenizer {
     this.#wholes = new Map(Array.from(wholeIds, (id) => [this.decode([id]), id]));
   }
 
-  /** Separates documents, and stands for an empty prompt. */
-  get endOfTextId(): number {
-    return this.roles.endOfTextId;
-  }
-
   /** Ids before a prompt that is no conversation: the beginning-of-sequence id, if the model adds it. */
   get textStart(): readonly number[] {
     const { bosId, addsBos } = this.roles;
@@ -84,8 +76,7 @@ export class Tokenizer {
    * The cost then depends on `maxTokens` instead of the length of the text, unless bytes are dropped.
    */
   encode(text: string, maxTokens = Number.POSITIVE_INFINITY): number[] {
-    // A code unit is at least one byte, so this many make more than `maxTokens` tokens, unless bytes are dropped or normalisation
-    // shortens the text.
+    // A code unit is at least one byte, so this many make more than `maxTokens` tokens, unless bytes are dropped or NFC shortens the text.
     for (let length = (maxTokens + 1) * this.#longestPiece; ; length *= 2) {
       const ids = this.#encodeBeginning(length < text.length ? text.slice(0, length) : text, maxTokens);
       if (ids.length > maxTokens || length >= text.length) return ids;
@@ -148,10 +139,7 @@ export class Tokenizer {
     if (other !== undefined) throw new Error(`${tokenizerFile}: the stop id ${other} is no special token`);
   }
 
-  /**
-   * The bytes that a token id adds to a text: its piece, or none for a special token that is not shown. Throws a RangeError as
-   * `pieceOf` does.
-   */
+  /** The bytes that a token id adds to a text; none for a special token that is not shown. Throws a RangeError as `pieceOf` does. */
   textPieceOf(id: number): Uint8Array {
     return this.#specialById.get(id)?.isShown === false ? noBytes : this.pieceOf(id);
   }
@@ -225,10 +213,7 @@ export class Tokenizer {
   }
 }
 
-/**
- * Strings of digits are not cached, because V8 hashes them by their numeric value without a seed: a caller could choose strings that all
- * collide in the cache.
- */
+/** Digits are not cached: V8 hashes strings of digits by value, without a seed, so a caller could choose many that collide in the cache. */
 function isDigit(codeUnit: number): boolean {
   return codeUnit >= 0x30 && codeUnit <= 0x39;
 }

@@ -1,7 +1,4 @@
-/**
- * Reads and checks the vocabulary in tokenizer.safetensors: every id must be a byte, a merge or a special token, and no piece may contain
- * itself. Not here: encoding and decoding (tokenizer.ts).
- */
+/** Reads tokenizer.safetensors. Every id must be a byte, a merge or a special token, and no piece may contain itself. */
 import { setLimits } from "../artifacts/limits.ts";
 import { tokenizerFile } from "../artifacts/manifest.ts";
 import { alignedCopy, requireTensor, type Tensor, type TensorFile } from "../artifacts/tensor-file.ts";

@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { gatesOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { lossesOf } from "../../gpu-backend/training/bank/measure.ts";
 import { bankShape, servedParameters, staticBank, type Trained } from "../../gpu-backend/training/bank/parameters.ts";
-import { plainHead, Reader } from "../../gpu-backend/training/bank/reader.ts";
+import { openReader, plainHead } from "../../gpu-backend/training/bank/reader.ts";
 import { openTrainer, type TrainingClusters } from "../../gpu-backend/training/bank/trainer.ts";
 import { prefixTokens, type Window } from "../../gpu-backend/training/corpus/windows.ts";
 import { seededRandom } from "../support/steps.ts";
@@ -52,7 +52,7 @@ test("the hyper-network learns each cluster's words above a static adapter, whic
   expect(staticBank(fixed).b).toEqual(before);
 
   const { bank, network } = servedParameters(fixed, generated);
-  const reader = await Reader.open(plainHead(text.head), bank, 1);
+  const reader = await openReader(plainHead(text.head), bank, 1);
   const lossUnder = async (gatesAt: (window: number) => Float32Array) => {
     const sums = await lossesOf(reader, text.set, gatesAt);
     return sums.reduce((total, nats) => total + nats, 0) / (scored * windowCount);

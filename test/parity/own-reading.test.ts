@@ -4,7 +4,7 @@ import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { Prefill } from "../../gpu-backend/research/tasks/prefill.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
-import { plainHead, Reader } from "../../gpu-backend/training/bank/reader.ts";
+import { openReader, plainHead } from "../../gpu-backend/training/bank/reader.ts";
 import { smallBase } from "../support/small-base.ts";
 import { seededRandom } from "../support/steps.ts";
 
@@ -18,7 +18,7 @@ test("a reader gives the probabilities of tokens under each row's adapter, also 
   const rows = floats(V * D);
   const bank = { gates: Q, a: floats(Q * D), a0: floats(Q), b: floats(Q * D) };
   const head = plainHead({ vocabularySize: V, hiddenSize: D, tokenEmbedding: rows });
-  const reader = await Reader.open(head, bank, 1);
+  const reader = await openReader(head, bank, 1);
   try {
     const [hidden, gates, change] = [floats(N * D), floats(N * Q), floats(N * D)];
     const [targets, others] = [ids(N), ids(N * K)];

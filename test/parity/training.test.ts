@@ -8,7 +8,7 @@ import { floatsOf, weightOf } from "../../gpu-backend/runtime/model-weights.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
 import { measureWindows, perplexityOf } from "../../gpu-backend/training/bank/measure.ts";
-import { plainHead, Reader } from "../../gpu-backend/training/bank/reader.ts";
+import { openReader, plainHead } from "../../gpu-backend/training/bank/reader.ts";
 import { embedWindows } from "../../gpu-backend/training/clustering/placement.ts";
 import { prefixTokens, targetsOf, windowsOf } from "../../gpu-backend/training/corpus/windows.ts";
 import { hiddenStatesOf } from "../../gpu-backend/training/hidden-states.ts";
@@ -48,7 +48,7 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
   };
   const network = readHyperNetwork(tensors);
   const bank = bankOf(tensors);
-  const reader = await Reader.open(plainHead(head), bank, 1);
+  const reader = await openReader(plainHead(head), bank, 1);
   const set = { windows, statesOf, embeddings: embedWindows(windows, table) };
   const measured = await measureWindows(reader, set, { bank, network, centroids }, scales);
 

@@ -73,7 +73,7 @@ test("token ids of 4,000 texts are the same", () => {
 });
 
 test("token ids of text that spells the end of text are text here, and the special token there", () => {
-  const { endOfTextId } = ours;
+  const { endOfTextId } = ours.roles;
   expect(ours.encode("a<|endoftext|>b")).not.toContain(endOfTextId);
   expect(theirIds("a<|endoftext|>b")).toEqual([...ours.encode("a"), endOfTextId, ...ours.encode("b")]);
 });
@@ -151,7 +151,7 @@ test("the model has the same logits at every position, and the same greedy text"
   for (const [i, prompt] of prompts.entries()) {
     const output = await model.generate({ ...theirs(prompt), max_new_tokens: tokens, do_sample: false });
     const [text] = theirs.batch_decode(output as Tensor, { skip_special_tokens: true });
-    const served = ours.decode(tokensOf(`s${i}`).filter((id) => id !== ours.endOfTextId));
+    const served = ours.decode(tokensOf(`s${i}`).filter((id) => id !== ours.roles.endOfTextId));
     expect(prompt + served).toBe(text);
   }
   await runner.release();

@@ -46,7 +46,6 @@ const maxCandidates = 2048;
 const learningRate = 0.12;
 /** Share of each parameter that one step removes (weight decay). */
 const decay = 0.004;
-const momenta = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8 };
 /** Positions in one survey of the whole vocabulary. */
 const surveyPositions = 128;
 /** Training steps of the adapter that only finds candidates (`prepare`). */
@@ -269,8 +268,7 @@ class Training {
       const { gradients } = await session.step({ ...batch, ...delta });
       for (const name of ["a", "b", "c"] as const) {
         const rate = learningRate / units[name] / D;
-        const options = { ...momenta, weightDecay: decay / rate };
-        adamWStep(delta[name], gradients[name], this.#moments[name], this.#step, rate, options);
+        adamWStep(delta[name], gradients[name], this.#moments[name], this.#step, rate, decay / rate);
       }
     }
   }

@@ -1,7 +1,4 @@
-/**
- * `chameleon eval:own`: measures the gain of documents as a memory, fits the rule by which memories count, and compares memories with
- * an own adapter of the same text and with a passage of it in the prompt.
- */
+/** `chameleon eval:own`: measures documents as a memory, beside own adapters and passages, and fits the rule by which memories count. */
 import { join } from "node:path";
 import { defaultMemoryRule, type MemoryRule } from "../../../shared/math/memory.ts";
 import { readLock } from "../../training/corpus/lock.ts";
@@ -40,7 +37,7 @@ import {
 import { memoryNames, openFits, readKind, type StatedText, statesOf } from "./read-kind.ts";
 import { type Method, type Readings, scoreKind, suggestedTokens } from "./score.ts";
 
-export interface OwnOptions {
+interface OwnOptions {
   /** Folder of the base and its artifacts. */
   model: string;
   corpusFolder: string;
@@ -48,7 +45,7 @@ export interface OwnOptions {
   texts: number;
 }
 
-export interface Fit {
+interface Fit {
   theta: number;
   /** Fitted on all development kinds. */
   weights: MemoryRule["weights"];
@@ -59,7 +56,7 @@ export interface Fit {
 /** `suggested`: by comparison, the mean of `suggestedTokens`. */
 type OwnGroup = Group & { suggested: Record<string, number> };
 
-export interface OwnEvaluation {
+interface OwnEvaluation {
   model: string;
   /** SHA-256 of the corpus lock. */
   lock: string;

@@ -6,7 +6,6 @@ import type { Observation } from "../mixtures.ts";
 const featureCount = 6;
 const steps = 300;
 const learningRate = 0.15;
-const descent = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8, weightDecay: 0 };
 
 /**
  * Returns the rule with fitted weights; the fit starts from the weights of `rule`. Own memories count as much in it as foreign ones,
@@ -25,7 +24,7 @@ export function fitWeights(
   for (let step = 1; step <= steps; step++) {
     const gradient = gradientAt(weights, rule.maxShare, rows);
     const rate = learningRate * (1 - (step - 1) / steps);
-    adamWStep(weights, gradient, moments, step, rate, descent);
+    adamWStep(weights, gradient, moments, step, rate, 0);
   }
   const [a, b, c, d, e, f] = Array.from(weights, (weight) => Number(weight.toFixed(3)));
   return { ...rule, weights: [a, b, c, d, e, f] };

@@ -1,7 +1,4 @@
-/**
- * Runs the texts of one kind through each model and each memory, and keeps all that score.ts needs to score them by any rule of
- * memories. Shapes: S texts, T tokens of a text, P positions of a text (`readPositions`), D hidden.
- */
+/** Runs a kind's texts through models and memories, for score.ts. Shapes: S texts, T tokens, P positions (`readPositions`), D hidden. */
 import { joinArrays } from "../../../shared/bytes.ts";
 import { dot, promptEmbedding } from "../../../shared/math/assignment.ts";
 import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
@@ -126,10 +123,7 @@ async function ownAdapterOf(
   return { delta, centroid: unitVector(sum) };
 }
 
-export interface ReadOptions extends Pick<OpenArtifacts, "base" | "trunk" | "reader" | "served"> {
-  fits: FitSession;
-  threads: number;
-}
+type ReadOptions = Omit<OpenArtifacts, "release"> & { fits: FitSession; threads: number };
 
 /** `known`: the excerpts of the kind; `foreign`: the excerpts of another kind. */
 export async function readKind(

@@ -33,7 +33,7 @@ export interface Method {
 }
 
 /** Scores of a text, [scoredTokens]. */
-export interface TextScore {
+interface TextScore {
   logprobs: ArrayLike<number>;
   /** 1 where the likeliest token is the text's own, else 0. */
   correct: number[];

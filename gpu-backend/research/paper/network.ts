@@ -29,7 +29,7 @@ export interface Trainable {
   forward(weights: Weights, input: Float32Array, random?: Random): Made;
 }
 
-export interface Made {
+interface Made {
   pair: Pair;
   /** Gradients of the loss with respect to the parameters, from its gradients with respect to the pair. */
   backward(gradients: Pair): Weights;
@@ -83,23 +83,20 @@ export function paperNetwork({ hiddenSize: D, vocabularySize: V }: HeadWeights, 
 }
 
 /** A low-rank update of rank R: it adds (h·Aᵀ)·B to the logits. */
-export interface Pair {
+interface Pair {
   a: Float32Array; // [R, D]
   b: Float32Array; // [R, V]
 }
 
-export interface PairHead {
-  /** The loss of each target [N] after the hidden states [N, D], in nats, and the gradients of the mean loss by the pair. */
-  run(hidden: Float32Array, targets: Int32Array, pair: Pair): Promise<{ losses: Float32Array; gradients: Pair }>;
-  release(): Promise<void>;
-}
+export type PairHead = Awaited<ReturnType<typeof openPairHead>>;
 
 /** Computes the LM head under pairs of rank `rank`. */
-export async function openPairHead(head: HeadWeights, threads: number): Promise<PairHead> {
+export async function openPairHead(head: HeadWeights, threads: number) {
   const { hiddenSize: D, vocabularySize: V } = head;
   const session = await openSession(buildPairGraph(head), { threads });
   return {
-    async run(hidden, targets, { a, b }) {
+    /** The loss of each target [N] after the hidden states [N, D], in nats, and the gradients of the mean loss by the pair. */
+    async run(hidden: Float32Array, targets: Int32Array, { a, b }: Pair) {
       const N = targets.length;
       const results = await session.run({
         hidden: tensor(hidden, [N, D]),

@@ -1,7 +1,4 @@
-/**
- * The positions at which a token is predicted, in batches that share one adapter: the paper's padded lines, and windows of ordinary
- * text. Shapes: N positions, D hidden size, P dimensions of an embedding.
- */
+/** Positions at which a token is predicted, in batches that share an adapter. Shapes: N positions, D hidden size, P embedding dimensions. */
 import { joinArrays } from "../../../shared/bytes.ts";
 import { type CentroidVectors, type EdgeTable, promptEmbedding } from "../../../shared/math/assignment.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";

@@ -10,10 +10,9 @@ import { adamWStep, learningRateAt } from "../../../shared/math/adamw.ts";
 import { rankCentroids } from "../../../shared/math/assignment.ts";
 import { gatesAt } from "../../training/bank/measure.ts";
 import { zerosLike } from "../../training/bank/parameters.ts";
-import { plainHead, Reader } from "../../training/bank/reader.ts";
+import { openReader, plainHead } from "../../training/bank/reader.ts";
 import { readServedBank, type ServedBank } from "../../training/bank/served-bank.ts";
 import { embeddedSettings } from "../../training/bank/settings.ts";
-import { adamWDefaults } from "../../training/bank/trainer.ts";
 import { readBase } from "../../training/base.ts";
 import type { CorpusSource } from "../../training/corpus/read-corpus.ts";
 import { type Prepared, prepare } from "../../training/prepare.ts";
@@ -24,7 +23,7 @@ import { markdownTable } from "../statistics.ts";
 import { openPairHead, type PairHead, paperNetwork, staticLora, type Trainable, type Weights } from "./network.ts";
 import { type Batch, linePositions, paragraphsOf, windowPositions } from "./positions.ts";
 
-export interface PaperRow {
+interface PaperRow {
   regime: string;
   /** What the paper reports, for GPT-2 and WikiText-2; null for a regime that the paper does not have. */
   published: { parameters: number; loss: number; perplexity: number } | null;
@@ -36,7 +35,7 @@ export interface PaperRow {
   honestLoss: number;
 }
 
-export interface PaperResult {
+interface PaperResult {
   rows: PaperRow[];
   steps: number;
   /** Number of lines that were scored. */
@@ -45,7 +44,7 @@ export interface PaperResult {
   paddedShare: number;
 }
 
-export interface PaperOptions {
+interface PaperOptions {
   /** Number of lines to train on; a quarter as many are scored. */
   lines: number;
   steps: number;
@@ -58,7 +57,6 @@ const model = fileURLToPath(new URL("../../../test/fixtures/small-base", import.
 /** Numbers of windows of 256 tokens. Lines are cut from the train and test windows; the honest measure scores the test windows. */
 const windows = { trainWindows: 1000, validationWindows: 1, testWindows: 400 };
 const training = { lines: 1600, steps: 1200, learningRate: 3e-3 };
-const optimiser = { ...adamWDefaults, weightDecay: 0 };
 
 /** Runs the protocol on the base of the tests, which has 1.8 million parameters. */
 export async function reproducePaper(corpora: readonly CorpusSource[], run: Run): Promise<PaperResult> {
@@ -87,7 +85,7 @@ export async function paperProtocol(
   const honest = windowPositions(sets.test, table, centroids);
 
   const pairHead = await openPairHead(head, threads);
-  const reader = await Reader.open(plainHead(head), bank, threads);
+  const reader = await openReader(plainHead(head), bank, threads);
   try {
     const lossesUnder = async ({ hidden, targets }: Batch, gates: Float32Array) =>
       (await reader.read(hidden, gates, targets)).logprobs.map((logprob) => -logprob);
@@ -151,7 +149,7 @@ async function trainOnLines(
     const rate = learningRateAt(step, steps, learningRate, Math.min(20, steps / 4));
     for (const [of, gradient] of backward(gradients)) {
       const moments = { first: first.get(of)!, second: second.get(of)! };
-      adamWStep(weights.get(of)!, gradient, moments, step, rate, optimiser);
+      adamWStep(weights.get(of)!, gradient, moments, step, rate, 0);
     }
     progress.advance(step);
   }

@@ -1,7 +1,4 @@
-/**
- * `chameleon eval:tasks`: how well a text is given one of some labels, by an own adapter that was fitted to labelled examples, by the
- * model without examples ("zero-shot"), and by the model with examples in the prompt ("few-shot").
- */
+/** `chameleon eval:tasks`: labels texts by an own adapter, without examples ("zero-shot"), and with examples in the prompt ("few-shot"). */
 import { join } from "node:path";
 import { joinArrays } from "../../../shared/bytes.ts";
 import { changeOf, fitOwnAdapter } from "../../adapters/own/fit.ts";
@@ -15,7 +12,7 @@ import { averageOf, type Estimate, estimateText, markdownTable, resampled } from
 import { Prefill } from "./prefill.ts";
 import { type Item, type LabelledSet, labelledSets, placeOf, readItems } from "./sets.ts";
 
-export interface TaskOptions {
+interface TaskOptions {
   model: string;
   corpusFolder: string;
   seeds: number;
@@ -27,7 +24,7 @@ export interface TaskOptions {
   now(): number;
 }
 
-export interface Score {
+interface Score {
   /** For each text 1 if its label is right, else 0. */
   right: number[];
   /** Expected calibration error, over ten bins of confidence. */

@@ -9,11 +9,11 @@ import type { Placed } from "../prepare.ts";
 import { keyOf, type Run } from "../run.ts";
 import { lossesOf } from "./measure.ts";
 import { type BankShape, bankShape, staticBank, type Trained } from "./parameters.ts";
-import { plainHead, Reader } from "./reader.ts";
+import { openReader, plainHead } from "./reader.ts";
 import type { BankSettings } from "./settings.ts";
 import { openTrainer, type TrainerState, type TrainingClusters, type TrainingText } from "./trainer.ts";
 
-export interface FitOptions extends Omit<BankSettings, "clusters" | "dimensions"> {
+interface FitOptions extends Omit<BankSettings, "clusters" | "dimensions"> {
   /** Identifies everything that the result depends on besides these options. */
   key: string;
 }
@@ -40,7 +40,7 @@ export async function fitStatic(
     const name = `static ${learningRate}`;
     const rates = { learningRate, weightDecay: staticWeightDecay, steps: Math.ceil(staticSteps * options.steps) };
     const trained = await trainPart(name, text, shape, null, { ...options, ...rates }, run);
-    const reader = await Reader.open(plainHead(text.head), staticBank(trained), run.threads);
+    const reader = await openReader(plainHead(text.head), staticBank(trained), run.threads);
     const losses = await lossesOf(reader, validation, () => open);
     await reader.release();
     const loss = losses.reduce((sum, nats) => sum + nats, 0) / tokens;

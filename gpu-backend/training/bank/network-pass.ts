@@ -1,7 +1,7 @@
 /** A feed-forward network with its gradients in closed form, for training. Serving uses adapters/generated/hyper-network.ts. */
 
 /** W·x + b */
-export interface Layer {
+interface Layer {
   w: Float32Array; // [outputs, inputs], row-major
   b: Float32Array; // [outputs]
 }
@@ -9,19 +9,13 @@ export interface Layer {
 /** An activation function: its value and its slope at x. */
 export type Activation = (x: number) => readonly [value: number, slope: number];
 
-export interface NetworkPass {
-  output: Float32Array;
-  /** Adds the gradients of the layers to `sums`, given the gradient of the output. */
-  backward(dOutput: Float32Array, sums: readonly Layer[]): void;
-}
-
 /** The layers (w1, b1), (w2, b2), … of named parameters or of their gradients. */
 export function layersOf(values: ReadonlyMap<string, Float32Array>, count: number): Layer[] {
   return Array.from({ length: count }, (_, i) => ({ w: values.get(`w${i + 1}`)!, b: values.get(`b${i + 1}`)! }));
 }
 
 /** Runs the layers on one input. All but the last are followed by the activation. */
-export function networkPass(layers: readonly Layer[], input: Float32Array, activate: Activation): NetworkPass {
+export function networkPass(layers: readonly Layer[], input: Float32Array, activate: Activation) {
   const inputs = [input]; // of each layer
   const slopes: Float32Array[] = [];
   let output = affine(layers[0], input);
@@ -33,7 +27,8 @@ export function networkPass(layers: readonly Layer[], input: Float32Array, activ
   }
   return {
     output,
-    backward(dOutput, sums) {
+    /** Adds the gradients of the layers to `sums`, given the gradient of the output. */
+    backward(dOutput: Float32Array, sums: readonly Layer[]): void {
       let d = dOutput;
       for (let i = layers.length - 1; i >= 0; i--) {
         const x = inputs[i];

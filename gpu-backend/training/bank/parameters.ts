@@ -68,10 +68,7 @@ export function staticBank({ shape, parameters }: Trained): Bank {
   return { gates: shape.gates, a: parameters.get("a")!, a0: shape.a0, b: parameters.get("b")! };
 }
 
-/**
- * Joins a static adapter and a hyper-network. Static gates are 1 for the directions of the static adapter and 0 for the others; the
- * network's gates are 0 for the directions of the static adapter.
- */
+/** Joins a static adapter and a hyper-network. The gates of each are 0 for the other's directions; static gates are 1 for their own. */
 export function servedParameters(fixed: Trained, generated: Trained): ServedParameters {
   const [under, over] = [staticBank(fixed), staticBank(generated)];
   const gates = under.gates + over.gates;

@@ -1,10 +1,7 @@
-/**
- * Computes log-likelihoods of next tokens from hidden states and adapters, over the whole vocabulary.
- * Shapes: N positions, D hidden, V vocabulary, Q gates, K other tokens.
- */
+/** Log-likelihoods of next tokens over the whole vocabulary. Shapes: N positions, D hidden, V vocabulary, Q gates, K other tokens. */
 import { GraphBuilder } from "../../runtime/graph.ts";
 import { addBank } from "../../runtime/head-graph.ts";
-import { openSession, type Session, tensor } from "../../runtime/session.ts";
+import { openSession, tensor } from "../../runtime/session.ts";
 import type { Bank } from "../../runtime/step.ts";
 import type { HeadWeights } from "./training-graph.ts";
 
@@ -36,34 +33,21 @@ export interface Reading {
 /** Maximum number of logits in one run of the graph, which bounds its memory to about 64 MB. */
 const maxLogits = 2 ** 24;
 
-export class Reader {
-  readonly #session: Session;
-  readonly #head: Head;
-  readonly #gates: number;
+export type Reader = Awaited<ReturnType<typeof openReader>>;
 
-  private constructor(session: Session, head: Head, gates: number) {
-    this.#session = session;
-    this.#head = head;
-    this.#gates = gates;
-  }
-
-  static async open(head: Head, bank: Bank, threads: number): Promise<Reader> {
-    return new Reader(await openSession(buildReadingGraph(head, bank), { threads }), head, bank.gates);
-  }
-
+export async function openReader(head: Head, bank: Bank, threads: number) {
+  const { hiddenSize: D, vocabularySize: V } = head;
+  const session = await openSession(buildReadingGraph(head, bank), { threads });
   /**
-   * Log-likelihoods of `targets` [N] and of `others` [N, K].
-   * @param hidden [N, D]
-   * @param gates [N, Q], or [Q] for all positions; zeros are the base
-   * @param change what own adapters add to the adapted states, [N, D]
+   * Log-likelihoods of `targets` [N] and of `others` [N, K] after `hidden` [N, D]. `gates`: [N, Q], or [Q] for all positions; zeros are
+   * the base. `change`: what own adapters add to the adapted states, [N, D].
    */
-  async read(
+  async function read(
     hidden: Float32Array,
     gates: Float32Array,
     targets: Int32Array,
     { change, others = new Int32Array(0) }: { change?: Float32Array; others?: Int32Array } = {},
   ): Promise<Reading> {
-    const { hiddenSize: D, vocabularySize: V } = this.#head;
     const N = targets.length;
     const K = others.length / N;
     const reading: Reading = {
@@ -78,9 +62,9 @@ export class Reader {
         values.length === width
           ? tensor(values, [1, width])
           : tensor(values.subarray(from * width, (from + rows) * width), [rows, width]);
-      const output = await this.#session.run({
+      const output = await session.run({
         hidden: tensor(hidden.subarray(from * D, (from + rows) * D), [rows, D]),
-        gates: part(gates, this.#gates),
+        gates: part(gates, bank.gates),
         change: part(change ?? new Float32Array(D), D),
         targets: tensor(targets.subarray(from, from + rows), [rows, 1]),
         others: tensor(others.subarray(from * K, (from + rows) * K), [rows, K]),
@@ -93,9 +77,7 @@ export class Reader {
     return reading;
   }
 
-  release(): Promise<void> {
-    return this.#session.release();
-  }
+  return { read, release: () => session.release() };
 }
 
 /** Inputs: hidden [N, D], gates [N or 1, Q], change [N or 1, D], targets [N, 1], others [N, K]. Outputs: those of `Reading`. */

@@ -2,21 +2,19 @@
  * Trains a static adapter, or a hyper-network whose adapters are added to a static one, on cached hidden states. All random draws of a
  * step depend on the seed and the step number alone, so a run that resumes from its saved state gives the same result.
  */
-import { type AdamWOptions, adamWStep, learningRateAt } from "../../../shared/math/adamw.ts";
+import { adamWStep, learningRateAt } from "../../../shared/math/adamw.ts";
 import { openSession, tensor } from "../../runtime/session.ts";
 import type { Bank } from "../../runtime/step.ts";
 import { unitVector } from "../clustering/k-means.ts";
 import { scoredTokens, targetsOf, type Window } from "../corpus/windows.ts";
 import type { PlacedSet, WindowSet } from "../hidden-states.ts";
 import { Random, streams } from "../random.ts";
-import { type Activation, layersOf, type NetworkPass, networkPass } from "./network-pass.ts";
+import { type Activation, layersOf, networkPass } from "./network-pass.ts";
 import { type BankShape, initialParameters, type Parameters, zerosLike } from "./parameters.ts";
 import type { BankSettings } from "./settings.ts";
 import { buildTrainingGraph, type HeadWeights } from "./training-graph.ts";
 
-export interface TrainerOptions extends Pick<BankSettings, "seed" | "steps" | "learningRate" | "weightDecay"> {
-  threads: number;
-}
+type TrainerOptions = Pick<BankSettings, "seed" | "steps" | "learningRate" | "weightDecay"> & { threads: number };
 
 export interface TrainingText {
   head: HeadWeights;
@@ -43,19 +41,11 @@ export interface TrainerState {
   second: Parameters;
 }
 
-export interface Trainer {
-  readonly state: TrainerState;
-  /** Takes one step. Returns the mean loss before it, in nats per token. */
-  step(): Promise<number>;
-  release(): Promise<void>;
-}
-
 const clustersPerStep = 5;
 const windowsPerCluster = 4;
 /** Tokens drawn from each window. Neighbouring tokens are alike, so a few of many windows teach more than all of a few windows. */
 const tokensPerWindow = 24;
 const warmUpSteps = 20;
-export const adamWDefaults: Omit<AdamWOptions, "weightDecay"> = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8 };
 /** Maximum number of logits in one run of the graph, which bounds its memory to about 32 MB. */
 const maxLogits = 8_000_000;
 
@@ -74,7 +64,7 @@ export async function openTrainer(
   clusters: TrainingClusters | null,
   { seed, steps, learningRate, weightDecay, threads }: TrainerOptions,
   resumed: TrainerState | null,
-): Promise<Trainer> {
+) {
   const { hiddenSize: D, vocabularySize: V } = head;
   const Q = shape.gates;
   const graph = buildTrainingGraph(head, shape.a0, clusters?.above ?? null);
@@ -84,10 +74,7 @@ export async function openTrainer(
   const [a, b] = (["a", "b"] as const).map((name) => tensor(parameters.get(name)!, [Q, D]));
   const rowsPerRun = Math.max(1, Math.floor(maxLogits / V));
 
-  /**
-   * Runs the graph on the drawn tokens, N rows, with `gates` [windows, Q]. Adds the gradients of the bank to `gradients`, and those of
-   * the gates to `dGates` [windows, Q]. Returns the mean loss in nats per token.
-   */
+  /** Runs the graph on drawn tokens with `gates` [windows, Q]; adds to `gradients` and `dGates` [windows, Q]. Returns mean nats per token. */
   async function runHead(
     drawn: readonly DrawnWindow[],
     gates: Float32Array,
@@ -127,6 +114,7 @@ export async function openTrainer(
     return loss;
   }
 
+  /** Takes one step. Returns the mean loss before it, in nats per token. */
   async function step(): Promise<number> {
     const next = state.step + 1;
     const random = new Random(seed, streams.firstStep + next);
@@ -143,7 +131,7 @@ export async function openTrainer(
     const rate = learningRateAt(next, steps, learningRate, warmUpSteps);
     for (const [name, parameter] of parameters) {
       const moments = { first: first.get(name)!, second: second.get(name)! };
-      adamWStep(parameter, gradients.get(name)!, moments, next, rate, { ...adamWDefaults, weightDecay });
+      adamWStep(parameter, gradients.get(name)!, moments, next, rate, weightDecay);
     }
     state.step = next;
     return loss;
@@ -152,7 +140,7 @@ export async function openTrainer(
 }
 
 /** The hyper-network on one input [P]: gates = w2·gelu(w1·(√P·input) + b1) + b2. */
-export function hyperNetworkPass(parameters: Parameters, input: Float32Array): NetworkPass {
+export function hyperNetworkPass(parameters: Parameters, input: Float32Array) {
   const scaled = input.map((value) => Math.sqrt(input.length) * value);
   return networkPass(layersOf(parameters, 2), scaled, gelu);
 }

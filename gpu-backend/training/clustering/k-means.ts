@@ -14,10 +14,7 @@ export interface Clusters {
 const starts = 8;
 const maxRounds = 50;
 
-/**
- * Clusters `points` [n, P], whose rows have length 1. A cluster that loses all its points keeps its centroid. The same seed gives
- * the same result. Throws an Error when there are fewer points than clusters.
- */
+/** Clusters unit rows `points` [n, P], seeded. A cluster without points keeps its centroid. Throws an Error if n is below the clusters. */
 export function kMeans(
   points: Float32Array,
   dimensions: number,
@@ -35,10 +32,7 @@ export function kMeans(
   return best!;
 }
 
-/**
- * Start of k-means++ (Arthur & Vassilvitskii 2007): each centroid is a point, drawn with a probability proportional to its squared
- * distance from the nearest centroid so far.
- */
+/** k-means++ (Arthur & Vassilvitskii 2007): draws points as centroids, in proportion to their squared distance from the nearest so far. */
 function spreadStart(points: Float32Array, P: number, K: number, random: Random): Float32Array {
   const n = points.length / P;
   const centroids = new Float32Array(K * P);

@@ -1,7 +1,4 @@
-/**
- * Clusters documents, and fits the table of the edge so that the first 64 tokens of a text lead to its document's cluster. Whole
- * documents are clustered, because they tell the kind of a text much better than its first 64 tokens do.
- */
+/** Clusters whole documents, whose kind is clearer than a prefix's, and fits the edge's table so that 64-token prefixes find the clusters. */
 import {
   type CentroidVectors,
   type EdgeTable,
@@ -24,10 +21,7 @@ const learningRate = 1;
 /** Similarities lie in [−1, 1] and are multiplied by this before the softmax. */
 const sharpness = 10;
 
-/**
- * The same seed gives the same placement. Throws an Error when there are fewer windows than clusters.
- * @param rows [V, P], the values that the table starts from (`fitPromptRows`)
- */
+/** The same seed gives the same placement. Throws an Error for fewer windows than clusters. `rows` [V, P]: first table (`fitPromptRows`). */
 export function placeText(
   rows: Float32Array,
   windows: readonly Window[],
@@ -94,10 +88,7 @@ function documentPoints(table: EdgeTable, windows: readonly Window[]): Float32Ar
   return points;
 }
 
-/**
- * Fits `rows` in place, by softmax regression: the direction of the sum of the rows of 64 tokens predicts the cluster of their window.
- * The 64 tokens are drawn anew in each epoch. Steps are Adagrad's, so that rare tokens learn as well.
- */
+/** Fits `rows` in place by softmax regression: the direction of the sum of 64 drawn tokens predicts the cluster. Adagrad, for rare tokens. */
 function fitRows(
   rows: Float32Array,
   windows: readonly Window[],

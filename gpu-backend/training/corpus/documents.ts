@@ -51,10 +51,7 @@ function recordText(name: string, line: string): string {
     .join("\n");
 }
 
-/**
- * Cuts the documents of a small corpus, such as a book in one file, at blank lines into sections of about 16,000 characters, which
- * then count as documents. A corpus with enough documents is not changed.
- */
+/** Cuts the documents of a small corpus, such as one book, at blank lines into sections of about 16,000 characters, which count as documents. */
 export function withEnoughDocuments(documents: readonly Document[]): Document[] {
   if (documents.length >= minDocuments) return [...documents];
   return documents.flatMap(({ name, text }) =>

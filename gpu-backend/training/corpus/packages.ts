@@ -1,7 +1,4 @@
-/**
- * Downloads pinned packages of Debian (apt-get, dpkg-deb) and npm (npm, tar), unpacks them without installing them, and reads their files
- * as text.
- */
+/** Downloads pinned packages of Debian (apt-get, dpkg-deb) and npm (npm, tar), unpacks them without installing, and reads their files. */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";

@@ -29,10 +29,7 @@ export function parseSource(argument: string): CorpusSource {
   return { name: named ? named[1] : basename(path), path, licence: null };
 }
 
-/**
- * Reads the documents in path order, each text once. Throws an Error if there is no text, and for a corpus of the lock that was not
- * fetched or has other bytes than the locked one.
- */
+/** Reads documents in path order, each text once. Throws an Error without text, and if a locked corpus is missing or has other bytes. */
 export async function readCorpus({ name, path, licence, sha256: locked }: CorpusSource): Promise<Corpus> {
   const files = await filesOf(path).catch((cause: unknown) => {
     if (!locked) throw cause;

@@ -1,14 +1,11 @@
-/**
- * How each corpus of lock.json is made from the files of its packages. The corpora that adapters are only measured on were chosen
- * before anything was scored on them, and no recipe may change because of a score.
- */
+/** How lock.json's corpora are made of packages. Those only measured were chosen before any score; no recipe may change because of one. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { inflateSync } from "node:zlib";
 import { sectionsOf } from "./documents.ts";
 import { type FoundFile, filesOf, outputOf, pagesOf } from "./packages.ts";
 
-export interface Recipe {
+interface Recipe {
   /** One glob pattern per package, in the order of the lock. */
   files: readonly string[];
   /** Paths that are left out. */

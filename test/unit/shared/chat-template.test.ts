@@ -8,7 +8,7 @@ import { edgeModelFiles } from "../../support/edge-model.ts";
 
 const files = await edgeModelFiles();
 const { tokenizer } = await loadArtifacts(async (name) => files.get(name)!);
-const { endOfTextId } = tokenizer;
+const { endOfTextId } = tokenizer.roles;
 
 const talk: ChatMessage[] = [
   { role: "system", content: "Be brief." },
