@@ -1,7 +1,5 @@
 /** Prepares corpora for training: token ids, windows by split, hidden states, and clusters. */
-import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { TextSettings } from "./bank/settings.ts";
-import type { HeadWeights } from "./bank/training-graph.ts";
 import type { TrainingBase } from "./base.ts";
 import { embedWindows, type Placement, placeText } from "./clustering/placement.ts";
 import { fitPromptRows } from "./clustering/prompt-space.ts";
@@ -20,19 +18,10 @@ interface PrepareOptions extends TextSettings {
   dimensions: number; // P
 }
 
-export interface Prepared {
-  base: TrainingBase;
-  head: HeadWeights;
-  /** `tokens`: those of the windows that are used. */
-  corpora: NonNullable<Manifest["training"]>["corpora"];
-  /** Where the edge's table starts from, [V, P] (`fitPromptRows`). */
-  rows: Float32Array;
-  sets: Record<Split, WindowSet>;
-  /** Identifies the model and the windows of each split: equal keys mean equal preparations. */
-  key: string;
-}
+export type Prepared = Awaited<ReturnType<typeof prepare>>;
 
-export async function prepare(base: TrainingBase, options: PrepareOptions, run: Run): Promise<Prepared> {
+/** Returns `rows` [V, P], from which the edge's table starts, and a `key`: equal keys mean the same model and the same windows. */
+export async function prepare(base: TrainingBase, options: PrepareOptions, run: Run) {
   const { hiddenSize: D, vocabularySize: V } = base.config;
   const { corpora, chosen } = await readWindows(base, options, run.progress);
   if (chosen.train.length === 0) throw new Error("the corpora hold no document of 80 tokens or more to train on");

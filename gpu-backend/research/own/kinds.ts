@@ -1,7 +1,4 @@
-/**
- * The kinds of text that memories are measured on. Ten kinds of development were used to develop the method, and the rule by which
- * memories count is fitted on them. Twelve fresh kinds were seen neither by that fit nor by any adapter.
- */
+/** Kinds of text for memories: method and rule were developed on ten; twelve fresh ones were seen neither by them nor by any adapter. */
 import { createHash } from "node:crypto";
 import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
 import { brakePositions } from "../../../shared/math/memory.ts";

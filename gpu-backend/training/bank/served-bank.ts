@@ -6,26 +6,17 @@ import {
   edgeTableFile,
   hyperNetworkFile,
   isAutoOff,
-  type Manifest,
   manifestFile,
   parseManifest,
 } from "../../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
-import { type EdgeTable, readEdgeTable } from "../../../shared/math/assignment.ts";
+import { readEdgeTable } from "../../../shared/math/assignment.ts";
 import { bankOf, readHyperNetwork } from "../../adapters/generated/hyper-network.ts";
-import type { Adapters } from "./measure.ts";
 
-export interface ServedBank {
-  manifest: Manifest;
-  /** SHA-256 of manifest.json. */
-  manifestHash: string;
-  table: EdgeTable;
-  adapters: Adapters;
-  /** Scale at which each centroid is served, [K]; 0 for a centroid that is off. */
-  scales: Float32Array;
-}
+export type ServedBank = Awaited<ReturnType<typeof readServedBank>>;
 
-export async function readServedBank(artifacts: string): Promise<ServedBank> {
+/** `scales`: at which centroids are served, [K], 0 for one that is off. `manifestHash`: SHA-256 of manifest.json. */
+export async function readServedBank(artifacts: string) {
   const json = await readFile(join(artifacts, manifestFile), "utf8");
   const manifest = parseManifest(json);
   const file = readTensorFile(await readFile(join(artifacts, hyperNetworkFile)));

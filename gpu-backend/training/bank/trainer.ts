@@ -1,7 +1,4 @@
-/**
- * Trains a static adapter, or a hyper-network whose adapters are added to a static one, on cached hidden states. All random draws of a
- * step depend on the seed and the step number alone, so a run that resumes from its saved state gives the same result.
- */
+/** Trains a static adapter, or a hyper-network above one, on cached hidden states. Draws depend on seed and step, so a run can resume. */
 import { adamWStep, learningRateAt } from "../../../shared/math/adamw.ts";
 import { openSession, tensor } from "../../runtime/session.ts";
 import type { Bank } from "../../runtime/step.ts";

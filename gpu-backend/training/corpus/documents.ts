@@ -78,10 +78,7 @@ export type Split = (typeof splits)[number];
 
 const heldOutFraction = 0.1;
 
-/**
- * The split of each document of a corpus. Documents are ordered by hash: the first tenth is for test (measurements), the second for
- * validation (choices), each at least one document, and the rest for training. Throws an Error for fewer than three documents.
- */
+/** Splits in order of hash: a tenth each for test (measurements) and validation (choices), at least one. Throws an Error for fewer than 3. */
 export function splitDocuments(corpusName: string, documents: readonly { text: string }[]): Split[] {
   if (documents.length < 3) {
     throw new Error(`corpus ${corpusName} has ${documents.length} document(s); training, validation and test need 3`);

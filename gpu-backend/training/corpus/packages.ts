@@ -25,10 +25,7 @@ export const pinnedPackage = z.strictObject({
 });
 export type PinnedPackage = z.infer<typeof pinnedPackage>;
 
-/**
- * Unpacks a pinned package into `<folder>/<name>` and returns that path. An archive that is already in `folder` is used, so one that
- * its registry no longer has can be put there by hand. Throws an Error if the archive is unavailable or has another hash.
- */
+/** Unpacks a pinned package and returns its folder. An archive already in `folder` is used. Throws an Error if it is missing or differs. */
 export async function unpackPinned(pinned: PinnedPackage, folder: string): Promise<string> {
   const file = join(folder, archiveName(pinned));
   if (!existsSync(file)) await download(pinned, folder);
