@@ -1,7 +1,4 @@
-/**
- * Finds function calls in an answer's text, which arrives in parts. The backend constrains the text to the form of
- * shared/contracts/tools.ts, so what begins like a call is one; only its end may be missing. Pure.
- */
+/** Finds calls in text that arrives in parts. The backend allows only the form of tools.ts: what begins like a call is one, perhaps cut off. Pure. */
 import { callFormat, hasAnyText } from "../../shared/contracts/tools.ts";
 import { longestBeginning } from "../../shared/tokenizer/text-stream.ts";
 

@@ -4,7 +4,7 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { sseComment, sseDone } from "../../shared/contracts/sse.ts";
 import { ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import type { Dispatcher, Submission } from "../dispatch/dispatcher.ts";
+import type { Dispatcher } from "../dispatch/dispatcher.ts";
 import { batchesOf, type Plan, withGathering } from "../plan/plan.ts";
 import { serverTiming } from "../platform/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
@@ -75,7 +75,7 @@ class CompletionWriter {
   readonly #builder: ResponseBuilder;
   readonly #count: TokenCount;
   readonly #body: AnswerBody;
-  readonly #submissions: Submission[] = [];
+  readonly #cancels: (() => void)[] = [];
   readonly #response = Promise.withResolvers<Response>();
   readonly response = this.#response.promise;
   /** Skips the events that the client has received and makes event ids; null if neither is needed. */
@@ -138,9 +138,9 @@ class CompletionWriter {
       };
       for (const batch of batchesOf(plan)) {
         if (!this.#body.isOpen) return;
-        const submission = parts.submit(withGathering(batch, stream, openStreams), receiver);
-        if (!this.#body.isOpen) submission.cancel();
-        else this.#submissions.push(submission);
+        const cancel = parts.submit(withGathering(batch, stream, openStreams), receiver);
+        if (!this.#body.isOpen) cancel();
+        else this.#cancels.push(cancel);
       }
     } catch (thrown) {
       this.#fail(thrown);
@@ -293,7 +293,7 @@ class CompletionWriter {
   /** Charges an answer that is not complete, and cancels sequences that still run. */
   #settle(reason: EndReason): void {
     this.#pending.length = 0;
-    if (this.#openChoices > 0) for (const submission of this.#submissions) submission.cancel();
+    if (this.#openChoices > 0) for (const cancel of this.#cancels) cancel();
     // A complete answer was charged before.
     if (reason !== "complete") void this.#parts.admission.settle(this.#consumed(reason));
     if (reason === "gone" && !this.#hasBegun) {

@@ -56,10 +56,7 @@ interface Progress {
 /** Copies one cell's response and updates `progress`. Throws CellLost if the response ends before it is complete. */
 type Copy = (response: Response, client: ClientBody, progress: Progress) => Promise<void>;
 
-/**
- * Maximum bytes of one piped stream, and of all piped streams of an isolate, which has 128 MB. A pipe keeps a copy of its stream until
- * the stream has ended, so it counts with the maximum length that the stream may have.
- */
+/** Maximum bytes of one piped stream, and of all in an isolate (128 MB). A pipe keeps a copy of its stream, so it counts with the maximum length. */
 const pipedBytes = { ofStream: 512 * 1024, ofAll: 32 * 2 ** 20 };
 
 /** Chooses how to copy the first cell's response. `copies.bytes`: maximum bytes of the streams that are piped now. */

@@ -33,11 +33,6 @@ export interface DispatcherParts {
   retries?: Budget;
 }
 
-export interface Submission {
-  /** Cancels its sequences, waiting and running. */
-  cancel(): void;
-}
-
 type Entry = PendingSequence | ControlCall;
 
 /** The cell refuses the request before it begins or charges any of it, so another cell may take it. */
@@ -79,8 +74,8 @@ export class Dispatcher {
     );
   }
 
-  /** Queues sequences of one tenant. `receiver` gets the frames of each, in order, up to `done` or `error`. Throws NotTaken without room. */
-  submit(batch: BatchRequest, receiver: Receiver): Submission {
+  /** Queues sequences of one tenant; returns what cancels them. `receiver` gets their frames, up to `done` or `error`. Throws NotTaken without room. */
+  submit(batch: BatchRequest, receiver: Receiver): () => void {
     const { manifestHash, centroidId, adapterHash } = batch;
     this.checkRoom(batch.sequences[0].tenant, batch.sequences.length);
     this.#addControls(probes(this.#parts.routing(), this.#parts));
@@ -90,11 +85,9 @@ export class Dispatcher {
     this.#open += sequences.length;
     this.#enqueue(sequences);
     this.#sendReady();
-    return {
-      cancel: () => {
-        for (const sequence of sequences) this.#end(sequence);
-        this.#sendReady();
-      },
+    return () => {
+      for (const sequence of sequences) this.#end(sequence);
+      this.#sendReady();
     };
   }
 

@@ -78,10 +78,7 @@ export function automaticMixture(
   return { mode: "evidence", experts, request };
 }
 
-/**
- * The experts that a request lists. Given weights are scaled to a sum of 1. Without weights, evidence weighs the experts: the base, if
- * listed, has its calibrated prior, and the adapters share the rest of the prior equally.
- */
+/** The experts that a request lists. Weights are scaled to a sum of 1. Else evidence weighs: a listed base has its calibrated prior, adapters the rest. */
 export function listedMixture(listed: readonly Listed[], set: Set, evidence: EvidenceTokens): PlannedMixture {
   const { base, temper, floor } = calibrationOf(set, evidence);
   const isFixed = listed[0].weight !== null;

@@ -1,7 +1,4 @@
-/**
- * A cached value that is loaded again as it ages. workerd may fail a request that awaits a promise of another request. So a request
- * awaits only loads that it began itself, and polls for the result of others.
- */
+/** A cached value that is loaded again as it ages. workerd may fail a request that awaits another one's promise, so requests poll for others' loads. */
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { pause, steadyClock } from "./clock.ts";
 

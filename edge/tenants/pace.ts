@@ -1,7 +1,4 @@
-/**
- * Decides how long per-key pacing delays a request. An isolate has one thread, so a burst of requests of one key delays the requests
- * of other keys behind it, even if all of the burst are refused. Pure; each isolate has one.
- */
+/** Decides how long a burst of one key's requests is delayed: an isolate has one thread, so a burst delays other keys, even if refused. Pure. */
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 import { setNewest } from "../platform/newest.ts";
 

@@ -253,7 +253,7 @@ export function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[])
       // The last one takes the others along.
       routing.limits.connections = i < sequences.length - 1 ? 0 : 6;
       const batch = { version: 3, manifestHash: "a".repeat(64), centroidId: "c0", sequences: [one] } as const;
-      const submission = routing.client.submit(
+      const cancelOne = routing.client.submit(
         { ...batch, sequences: [...batch.sequences] },
         {
           accepted: () => {
@@ -266,12 +266,12 @@ export function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[])
           },
         },
       );
-      return [one.id, submission] as const;
+      return [one.id, cancelOne] as const;
     }),
   );
   const cancel = (ids: readonly string[]) => {
     for (const id of ids) {
-      submitted.get(id)?.cancel();
+      submitted.get(id)?.();
       end(id);
     }
   };

@@ -32,7 +32,7 @@ function submit(
   /** How many frames there were each time that one of its sequences was accepted. */
   const accepted: number[] = [];
   const sequences = ids.map((id) => ({ ...sequenceRequest(id), ...also }));
-  const submission = client.submit(
+  const cancel = client.submit(
     { version: 3, manifestHash: "a".repeat(64), centroidId, sequences, ...model },
     {
       accepted: () => void accepted.push(received.length),
@@ -42,7 +42,7 @@ function submit(
       },
     },
   );
-  return { received, groups, accepted, cancel: submission.cancel };
+  return { received, groups, accepted, cancel };
 }
 
 /** Backends that take one call of a group at a time, so that later sequences gather behind it. */

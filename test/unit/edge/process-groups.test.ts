@@ -86,8 +86,8 @@ function run(client: Dispatcher, batch: BatchRequest, cancels: boolean): Promise
     const [first, ...others] = batch.sequences;
     // With no connection free the first one waits, so that the call of the others takes it along.
     Object.assign(limits, { connections: 0, connectionsPerBackend: 200, callsPerGroup: 200 });
-    const cancelled = submit([first], () => {
-      cancelled.cancel();
+    const cancel = submit([first], () => {
+      cancel();
       end(first.id);
     });
     limits.connections = 200;
