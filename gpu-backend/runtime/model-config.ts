@@ -31,24 +31,3 @@ export interface Rotary {
     originalContextTokens: number;
   } | null;
 }
-
-/** A model of GPT-2's family with these sizes. */
-export function gpt2Config({
-  normEpsilon = 1e-5,
-  ...sizes
-}: Omit<ModelShape, "kvHeads" | "headWidth"> & { normEpsilon?: number }): ModelConfig {
-  const { hiddenSize, heads } = sizes;
-  return {
-    ...sizes,
-    kvHeads: heads,
-    headWidth: hiddenSize / heads,
-    feedForwardSize: 4 * hiddenSize,
-    norm: "layer",
-    normEpsilon,
-    activation: "gelu",
-    positions: "learned",
-    queryKeyNorm: false,
-    biases: { queryKeyValue: true, attentionOutput: true, feedForward: true },
-    tiedHead: true,
-  };
-}

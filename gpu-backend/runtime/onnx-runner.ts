@@ -2,9 +2,6 @@
 import { hasChunkOperator } from "./attention-graph.ts";
 import { names } from "./graph-names.ts";
 import type { ModelConfig } from "./model-config.ts";
-import { buildServingGraph } from "./model-graph.ts";
-import type { ModelWeights } from "./model-weights.ts";
-import type { WeightFormat } from "./products.ts";
 import { bool, noRows, ownFeeds, readRows, rowFeeds, rowFetches } from "./row-feeds.ts";
 import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
 import {
@@ -32,23 +29,14 @@ export interface RunnerOptions {
   config: ModelConfig;
   bank: Bank;
   threads: number;
-  format?: WeightFormat;
   device?: Device;
   /** fp32 on every device but the CPU. */
   kv?: KvFormat;
 }
 
-/** Builds the graph and opens its session. The weights are not needed afterwards. */
-export function createStepRunner(options: RunnerOptions & { weights: ModelWeights }): Promise<StepRunner> {
-  const { config, weights, bank, format = "fp32", device = "cpu", kv } = options;
-  return openStepRunner(buildServingGraph(config, weights, bank, { format, device, kv }), options);
-}
-
 /** Opens the session of a graph made by `buildServingGraph` with the same options: its bytes, which are copied, or its path. */
 export async function openStepRunner(graph: Uint8Array | string, options: RunnerOptions): Promise<StepRunner> {
-  const { config, bank, threads, device = "cpu", kv = "fp32" } = options;
-  const session = await openSession(graph, { threads, device });
-  return new OnnxRunner(config, bank.gates, session, { device, kv });
+  return new OnnxRunner(await openSession(graph, options), options);
 }
 
 class OnnxRunner implements StepRunner {
@@ -60,9 +48,9 @@ class OnnxRunner implements StepRunner {
   readonly #device: Device;
   readonly #causalMasks = new Map<string, Tensor>();
 
-  constructor(config: ModelShape, gates: number, session: Session, { device, kv }: { device: Device; kv: KvFormat }) {
+  constructor(session: Session, { config, bank, device = "cpu", kv = "fp32" }: RunnerOptions) {
     this.config = config;
-    this.gates = gates;
+    this.gates = bank.gates;
     // Graphs for other devices have no inputs for `longPast`.
     this.classBytes = device === "cpu" ? layerClassBytes * config.layers : Number.POSITIVE_INFINITY;
     this.kvFormat = kv;

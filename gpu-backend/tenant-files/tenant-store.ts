@@ -146,11 +146,6 @@ export class TenantStore {
     return file;
   }
 
-  /** The content of a file; null if it is missing or damaged. */
-  async read(tenant: string, hash: string): Promise<Uint8Array | null> {
-    return this.unwritten(tenant, hash) ?? (await this.files.read(tenant, hash));
-  }
-
   /** The content of a file that is kept in memory, where no other process can read it; null for any other file. */
   unwritten(tenant: string, hash: string): Uint8Array | null {
     return this.#unwritten.get(this.files.pathOf(tenant, hash)) ?? null;

@@ -59,7 +59,7 @@ async function openGguf(path: string, format: WeightFormat, threads: number): Pr
     buildServingGraph(served, stored, bank, { format, device: "cpu", file: constants });
   const { graph } = await preparedGraph(folder, "0", build, Date.now);
   file.close();
-  const runner = await openStepRunner(graph, { config: served, bank, threads, format });
+  const runner = await openStepRunner(graph, { config: served, bank, threads });
   // The session has its constants mapped, or copied.
   await rm(folder, { recursive: true, force: true });
   return runner;

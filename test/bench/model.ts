@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { mkdir, rename, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { gpt2Config as configOf } from "../../gpu-backend/runtime/model-config.ts";
+import { gpt2Config as configOf } from "../support/gpt2-config.ts";
 import { seededRandom } from "../support/steps.ts";
 
 /** GPT-2 124M's. */

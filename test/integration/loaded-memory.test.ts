@@ -47,7 +47,7 @@ test("the session has its own copy of the graph and its weights", async () => {
   const weights = randomWeights(tinyConfig, random);
   for (const format of ["fp32", "int8"] as const) {
     const graph = buildServingGraph(tinyConfig, weights, bank, { format, device: "cpu" });
-    const runner = await openStepRunner(graph, { config: tinyConfig, bank, threads: 1, format });
+    const runner = await openStepRunner(graph, { config: tinyConfig, bank, threads: 1 });
     const before = await scoresOf(runner);
     graph.fill(0);
     expect(await scoresOf(runner)).toEqual(before);

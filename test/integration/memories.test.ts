@@ -7,7 +7,6 @@ import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifact
 import { inverseLength, keyScale } from "../../gpu-backend/memory/keys.ts";
 import { type Memory, unpackMemory } from "../../gpu-backend/memory/memory.ts";
 import { MemoryCache } from "../../gpu-backend/memory/memory-cache.ts";
-import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepInput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
@@ -22,6 +21,7 @@ import {
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { memoryFileOf } from "../support/memory-file.ts";
 import { smallArtifacts, smallBase } from "../support/small-base.ts";
+import { createStepRunner } from "../support/step-runner.ts";
 import { noPast, seededRandom, stepOf } from "../support/steps.ts";
 
 const seed = 352;

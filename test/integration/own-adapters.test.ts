@@ -19,13 +19,13 @@ import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifact
 import type { PlanLimits } from "../../gpu-backend/engine/plan.ts";
 import type { TracedValues } from "../../gpu-backend/engine/traces.ts";
 import type { Delta } from "../../gpu-backend/runtime/fit-session.ts";
-import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { Bank, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { type AdapterAnswer, adapterAnswerSchema, type MixtureRequest } from "../../shared/contracts/inference.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { allFrames, type Backend, startBackend } from "../support/backend-process.ts";
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/oracle.ts";
+import { createStepRunner } from "../support/step-runner.ts";
 import { seededRandom } from "../support/steps.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";

@@ -4,7 +4,6 @@ import { generatedAdapters } from "../../gpu-backend/adapters/generated/generate
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { MemoryCache } from "../../gpu-backend/memory/memory-cache.ts";
-import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { DoneFrame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { Retrieval } from "../../shared/contracts/retrieval.ts";
@@ -12,6 +11,7 @@ import { defaultMemoryRule as rule } from "../../shared/math/memory.ts";
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { memoryFileOf } from "../support/memory-file.ts";
 import { smallArtifacts, smallBase } from "../support/small-base.ts";
+import { createStepRunner } from "../support/step-runner.ts";
 import { seededRandom } from "../support/steps.ts";
 
 const seed = 356;

@@ -1,12 +1,13 @@
 /** Graphs of every family against the plain forward pass: a prompt at once, in chunks, and token by token beside other rows. */
 import { expect, test } from "vitest";
 import { hasChunkOperator } from "../../gpu-backend/runtime/attention-graph.ts";
-import { gpt2Config, type ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
-import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
 import { minPrefillTokens } from "../../gpu-backend/runtime/step.ts";
 import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
+import { gpt2Config } from "../support/gpt2-config.ts";
 import { oracleHidden, oracleLogits } from "../support/oracle.ts";
 import { randomWeights } from "../support/random-weights.ts";
+import { createStepRunner } from "../support/step-runner.ts";
 import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
 import { tinyFamilies, tinyLlama } from "../support/tiny-families.ts";
 

@@ -2,10 +2,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { meanAdapter } from "../../gpu-backend/adapters/adapter.ts";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
-import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { weightFormats } from "../../gpu-backend/runtime/products.ts";
 import { type Bank, noTokens, type StepInput, type StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { smallBase } from "../support/small-base.ts";
+import { createStepRunner } from "../support/step-runner.ts";
 import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 
 const seed = 20_261_129;

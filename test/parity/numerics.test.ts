@@ -4,11 +4,11 @@ import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { answerStartPrompt } from "../../gpu-backend/engine/start-prompt.ts";
 import { HostRunner } from "../../gpu-backend/kv/host-runner.ts";
-import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { type WeightFormat, weightFormats } from "../../gpu-backend/runtime/products.ts";
 import type { StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { testLimits } from "../support/engine-harness.ts";
 import { smallBase } from "../support/small-base.ts";
+import { createStepRunner } from "../support/step-runner.ts";
 import { noPast, stepOf } from "../support/steps.ts";
 
 let artifacts: Artifacts;

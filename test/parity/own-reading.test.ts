@@ -3,9 +3,9 @@ import { expect, test } from "vitest";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { Prefill } from "../../gpu-backend/research/tasks/prefill.ts";
-import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { openReader, plainHead } from "../../gpu-backend/training/bank/reader.ts";
 import { smallBase } from "../support/small-base.ts";
+import { createStepRunner } from "../support/step-runner.ts";
 import { seededRandom } from "../support/steps.ts";
 
 const [N, D, V, Q, K] = [5, 8, 40, 3, 4];

@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
-import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { weightFormats } from "../../gpu-backend/runtime/products.ts";
 import { type Bank, minPrefillTokens, type StepOutput, type StepRunner } from "../../gpu-backend/runtime/step.ts";
 import reference from "../fixtures/small-base-reference.json" with { type: "json" };
 import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/oracle.ts";
 import { randomWeights } from "../support/random-weights.ts";
 import { smallBase } from "../support/small-base.ts";
+import { createStepRunner } from "../support/step-runner.ts";
 import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
 import { tinyLlama } from "../support/tiny-families.ts";
 

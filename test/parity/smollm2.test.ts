@@ -5,13 +5,13 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readSmoothing } from "../../gpu-backend/engine/smoothing-file.ts";
 import { ggufFile } from "../../gpu-backend/models/base.ts";
-import { type GgufModel, openGgufModel } from "../../gpu-backend/models/gguf/model.ts";
+import { openGgufModel } from "../../gpu-backend/models/gguf/model.ts";
 import type { ModelWeights } from "../../gpu-backend/runtime/model-weights.ts";
-import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { smoothed } from "../../gpu-backend/runtime/smoothing.ts";
 import type { StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import reference from "../fixtures/smollm2-reference.json" with { type: "json" };
 import { embeddedBase } from "../support/embedded-base.ts";
+import { createStepRunner } from "../support/step-runner.ts";
 import { grownPast, noPast, type StepRow, stepOf } from "../support/steps.ts";
 
 const threads = 2;
@@ -19,7 +19,7 @@ const gates = new Float32Array(0);
 const bank = { gates: 0, a: new Float32Array(0), a0: new Float32Array(0), b: new Float32Array(0) };
 
 /** Weights as they are served in int8. */
-async function smoothedWeights({ config, weights }: GgufModel): Promise<ModelWeights> {
+async function smoothedWeights({ config, weights }: ReturnType<typeof openGgufModel>): Promise<ModelWeights> {
   return smoothed(config, weights, (await readSmoothing(embeddedBase))!.magnitudes);
 }
 
@@ -30,7 +30,7 @@ describe.each([
   { format: "exact", text: 0.01, mean: 0.005, logprob: null, gap: 0.1 },
   { format: "int8", text: 0.03, mean: 0.015, logprob: null, gap: 0.3 },
 ] as const)("SmolLM2 in $format", ({ format, ...limits }) => {
-  let model: GgufModel;
+  let model: ReturnType<typeof openGgufModel>;
   let runner: StepRunner;
   beforeAll(async () => {
     model = openGgufModel(join(embeddedBase, ggufFile));

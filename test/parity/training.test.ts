@@ -5,7 +5,6 @@ import { expect, test } from "vitest";
 import { bankOf, gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
 import { floatsOf, weightOf } from "../../gpu-backend/runtime/model-weights.ts";
-import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
 import { measureWindows, perplexityOf } from "../../gpu-backend/training/bank/measure.ts";
 import { openReader, plainHead } from "../../gpu-backend/training/bank/reader.ts";
@@ -17,6 +16,7 @@ import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { promptEmbedding, rankCentroids, readEdgeTable } from "../../shared/math/assignment.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { smallBase } from "../support/small-base.ts";
+import { createStepRunner } from "../support/step-runner.ts";
 import { noPast, stepOf } from "../support/steps.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 

@@ -13,7 +13,6 @@ import {
 } from "@huggingface/transformers";
 import { afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
-import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { ChatMessage } from "../../shared/contracts/chat.ts";
 import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
@@ -24,6 +23,7 @@ import { buildExportGraph } from "../support/export-graph.ts";
 import { fuzzText } from "../support/fuzz-text.ts";
 import { oracleTexts } from "../support/oracle-texts.ts";
 import { smallBase } from "../support/small-base.ts";
+import { createStepRunner } from "../support/step-runner.ts";
 import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { trialConversations } from "../support/trial-conversations.ts";

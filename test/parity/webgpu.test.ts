@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/models/safetensors/model-folder.ts";
-import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { Bank, StepInput, StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { randomWeights } from "../support/random-weights.ts";
 import { smallBase } from "../support/small-base.ts";
+import { createStepRunner } from "../support/step-runner.ts";
 import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
 import { tinyLlama } from "../support/tiny-families.ts";
 import { webgpuFailure } from "../support/webgpu.ts";

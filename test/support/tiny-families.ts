@@ -1,6 +1,7 @@
 /** Models of each family's structure in miniature. Their sizes differ where the structure lets them, so that none stands for another. */
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
-import { gpt2Config, type ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
+import type { ModelConfig } from "../../gpu-backend/runtime/model-config.ts";
+import { gpt2Config } from "./gpt2-config.ts";
 import { randomWeights } from "./random-weights.ts";
 import { seededRandom } from "./steps.ts";
 import { tinyConfig } from "./tiny-model.ts";

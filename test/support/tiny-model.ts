@@ -6,7 +6,6 @@ import { createHash } from "node:crypto";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { centroidHash } from "../../gpu-backend/adapters/generated/generated.ts";
-import { gpt2Config } from "../../gpu-backend/runtime/model-config.ts";
 import {
   edgeTableFile,
   hyperNetworkFile,
@@ -25,6 +24,7 @@ import {
   writeTensorFile,
 } from "../../shared/artifacts/tensor-file.ts";
 import { byteAlphabet } from "../../shared/tokenizer/pack.ts";
+import { gpt2Config } from "./gpt2-config.ts";
 import { gpt2Shapes } from "./gpt2-file.ts";
 import { type Gpt2Vocabulary, gpt2TokenizerJson, packGpt2 } from "./gpt2-tokenizer.ts";
 import { seededRandom } from "./steps.ts";

@@ -1,9 +1,9 @@
 /** A random one-layer model folder and two small corpora of made-up words: enough to train on within a second. */
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { gpt2Config } from "../../gpu-backend/runtime/model-config.ts";
 import type { TrainOptions } from "../../gpu-backend/training/train.ts";
 import { tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { gpt2Config } from "./gpt2-config.ts";
 import { gpt2Shapes } from "./gpt2-file.ts";
 import { gpt2TokenizerJson } from "./gpt2-tokenizer.ts";
 import { smallBase } from "./small-base.ts";

@@ -6,7 +6,7 @@ import { z } from "zod";
 import { parseJson, requireValid } from "../../../shared/artifacts/checked-json.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { describe } from "../../../shared/describe.ts";
-import { gpt2Config, type ModelConfig, type Rotary } from "../../runtime/model-config.ts";
+import type { ModelConfig, Rotary } from "../../runtime/model-config.ts";
 
 /** Beyond this range, the sum of epsilon and variance in float32 loses one of the two. */
 const epsilon = z.number().min(1e-12).max(0.1);
@@ -138,15 +138,24 @@ function readGpt2(json: unknown, file: string): ModelConfig {
   if (raw.n_embd % raw.n_head !== 0) {
     throw new Error(`${file}: n_head is ${raw.n_head}, which does not divide n_embd, ${raw.n_embd}`);
   }
-  return gpt2Config({
+  return {
     vocabularySize: raw.vocab_size,
     hiddenSize: raw.n_embd,
     layers: raw.n_layer,
     heads: raw.n_head,
+    kvHeads: raw.n_head,
+    headWidth: raw.n_embd / raw.n_head,
     contextTokens: raw.n_positions,
-    normEpsilon: raw.layer_norm_epsilon,
     stopIds: [raw.eos_token_id],
-  });
+    feedForwardSize: 4 * raw.n_embd,
+    norm: "layer",
+    normEpsilon: raw.layer_norm_epsilon,
+    activation: "gelu",
+    positions: "learned",
+    queryKeyNorm: false,
+    biases: { queryKeyValue: true, attentionOutput: true, feedForward: true },
+    tiedHead: true,
+  };
 }
 
 function readLlama(json: unknown, family: Family, file: string): ModelConfig {

@@ -29,11 +29,7 @@ export function isGpt2(file: TensorFile): boolean {
 }
 
 /** Throws an Error that names the file (`what`) and a tensor that is missing or not of floats. */
-export function gpt2Weights(
-  { layers }: Pick<ModelConfig, "layers">,
-  file: TensorFile,
-  what = "model.safetensors",
-): ModelWeights {
+export function gpt2Weights({ layers }: Pick<ModelConfig, "layers">, file: TensorFile, what: string): ModelWeights {
   const tensorOf = (name: string): Tensor => {
     const tensor = file.get(name) ?? file.get(prefix + name);
     if (!tensor) throw new Error(`${what} has no tensor ${name}`);

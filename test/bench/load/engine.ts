@@ -42,7 +42,9 @@ const kvBytes = 2 ** 31;
 
 export async function openLoadEngine({ folder, format, threads }: LoadOptions): Promise<LoadEngine> {
   const from = (path: string) => import(pathToFileURL(join(folder, "gpu-backend", path)).href);
-  const { createStepRunner }: typeof import("../../../gpu-backend/runtime/onnx-runner.ts") =
+  const { buildServingGraph }: typeof import("../../../gpu-backend/runtime/model-graph.ts") =
+    await from("runtime/model-graph.ts");
+  const { openStepRunner }: typeof import("../../../gpu-backend/runtime/onnx-runner.ts") =
     await from("runtime/onnx-runner.ts");
   const { Engine }: typeof import("../../../gpu-backend/engine/engine.ts") = await from("engine/engine.ts");
   const { AdapterCache }: typeof import("../../../gpu-backend/adapters/generated/adapter-cache.ts") = await from(
@@ -52,7 +54,8 @@ export async function openLoadEngine({ folder, format, threads }: LoadOptions): 
   const { chunkTokens }: typeof import("../../../gpu-backend/config.ts") = await from("config.ts");
   const weights = randomWeights(gpt2Config, seededRandom(124));
   const bank = randomBank(gpt2Config, 64, 8, seededRandom(8));
-  const runner = await createStepRunner({ config: gpt2Config, weights, bank, threads, format });
+  const graph = buildServingGraph(gpt2Config, weights, bank, { format, device: "cpu" });
+  const runner = await openStepRunner(graph, { config: gpt2Config, bank, threads });
   /** The server's defaults. */
   const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens };
   const now = () => performance.now();

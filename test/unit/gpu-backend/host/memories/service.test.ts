@@ -78,7 +78,7 @@ async function make(documents: Documents, tenant = "acme"): Promise<RunningBuild
   return build;
 }
 async function memoryOf(documents: Documents, tenant = "acme") {
-  const bytes = await service.store.read(tenant, await hashOf(documents, tenant));
+  const bytes = await service.store.files.read(tenant, await hashOf(documents, tenant));
   return bytes && unpackMemory(bytes, { manifestHash, hiddenSize: D, vocabularySize });
 }
 const namesOnDisk = async () =>
@@ -146,9 +146,9 @@ test("a document that another memory has costs nothing, wherever it stands and w
   const alone = serviceOf({ directory: join(directory, "alone") });
   [service] = [alone];
   await make(grown);
-  const built = await alone.store.read("acme", await hashOf(grown));
+  const built = await alone.store.files.read("acme", await hashOf(grown));
   service = serviceOf();
-  expect(Buffer.compare(built!, (await service.store.read("acme", await hashOf(grown)))!)).toBe(0);
+  expect(Buffer.compare(built!, (await service.store.files.read("acme", await hashOf(grown)))!)).toBe(0);
 });
 
 test.each(["its caller leaves", "the engine fails", "its process is killed"])(

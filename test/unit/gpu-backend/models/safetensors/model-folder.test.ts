@@ -3,10 +3,10 @@ import { join } from "node:path";
 import { beforeEach, expect, test } from "vitest";
 import { configOf } from "../../../../../gpu-backend/models/safetensors/config.ts";
 import { readModelFolder } from "../../../../../gpu-backend/models/safetensors/model-folder.ts";
-import { gpt2Config } from "../../../../../gpu-backend/runtime/model-config.ts";
 import { parametersOf, weightShapes } from "../../../../../gpu-backend/runtime/model-weights.ts";
 import { setLimits } from "../../../../../shared/artifacts/limits.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../../../../shared/artifacts/tensor-file.ts";
+import { gpt2Config } from "../../../../support/gpt2-config.ts";
 import { gpt2Shapes } from "../../../../support/gpt2-file.ts";
 import { temporaryFolder } from "../../../../support/temporary-folder.ts";
 
