@@ -16,11 +16,11 @@ import { maxSets, memoryLimit, memorySentence, planMemory } from "./host/memory-
 import { OwnAdapterService } from "./host/own-adapters/service.ts";
 import { Follower } from "./host/sets/follower.ts";
 import { ServingSets, startSet } from "./host/sets/serving-sets.ts";
-import { openStore, SetFolders } from "./host/sets/set-folder.ts";
+import { openStore, setDownloads } from "./host/sets/set-folder.ts";
 import { createApp } from "./http/app.ts";
 import { jsonLog, type Log } from "./http/log.ts";
 import { createMetrics, type Metrics } from "./http/metrics.ts";
-import { CallVerifier } from "./http/middleware.ts";
+import { callVerifier } from "./http/middleware.ts";
 import { close, listen } from "./http/server.ts";
 import { readBaseConfig } from "./models/base.ts";
 import { addFlags, environmentNotes } from "./settings.ts";
@@ -104,7 +104,7 @@ async function run(config: BackendConfig): Promise<void> {
     read &&
     new Follower({
       ...{ sets, start, now, read },
-      folders: new SetFolders(join(config.dataDirectory, "artifacts"), read, () => new Date()),
+      download: setDownloads(join(config.dataDirectory, "artifacts"), read, () => new Date()),
       limits: { sets: maxSets, graceMs: config.artifactGraceMs },
       observer: {
         adopted: (manifest) => log("info", "artifacts_adopted", { manifest }),
@@ -119,11 +119,11 @@ async function run(config: BackendConfig): Promise<void> {
   const dropMemory = (tenant: string, hash: string | null) => sets.dropMemory(tenant, hash);
   const adapters = new OwnAdapterService({ setOf, store, newId: randomUUID, now });
   const memories = new MemoryService({ setOf, store: memoryStore, dropMemory, newId: randomUUID });
-  const verifier = config.secrets.length > 0 ? new CallVerifier(config.secrets, () => Date.now()) : null;
-  if (!verifier && !isLoopback(config.host)) log("warn", "unsigned_calls", { host: config.host, message: openToAll });
+  const verifyCall = config.secrets.length > 0 ? callVerifier(config.secrets, () => Date.now()) : null;
+  if (!verifyCall && !isLoopback(config.host)) log("warn", "unsigned_calls", { host: config.host, message: openToAll });
   const name = config.name ?? newName();
   const load = () => ({ sequences: sets.openSequences, slots: config.maxSequences });
-  const app = createApp({ name, sets, load, adapters, memories, metrics, log, verifier, now });
+  const app = createApp({ name, sets, load, adapters, memories, metrics, log, verifyCall, now });
   const server = await listen(app.fetch, config);
 
   const leave = (code: number) => process.exit(code);

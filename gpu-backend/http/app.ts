@@ -26,13 +26,13 @@ import { centroidLabel, type Log } from "./log.ts";
 import { addMemoryRoutes, requireMemories } from "./memories.ts";
 import type { Metrics } from "./metrics.ts";
 import {
-  type CallVerifier,
   checkSignature,
   readBody,
   requireOwnName,
   requireSignature,
   requireSignedBody,
   sendState,
+  type VerifyCall,
 } from "./middleware.ts";
 
 /** Maximum body: `sequencesPerBatch` sequences with prompts of 1024 tokens and as many logit biases as allowed. */
@@ -52,18 +52,18 @@ export interface AppParts {
   metrics: Metrics;
   log: Log;
   /** null if no secret is set: then anybody may call. */
-  verifier: CallVerifier | null;
+  verifyCall: VerifyCall | null;
   /** A monotonic clock, in milliseconds. */
   now(): number;
 }
 
 export function createApp(parts: AppParts): Hono {
-  const { name, sets, load, adapters, memories, metrics, log, verifier, now } = parts;
+  const { name, sets, load, adapters, memories, metrics, log, verifyCall, now } = parts;
   const app = new Hono();
   app.use(sendState(name, load), requireOwnName(name));
-  if (verifier) {
-    app.use("/v1/*", requireSignature(verifier), limitBody, requireSignedBody);
-    app.use("/readyz", checkSignature(verifier));
+  if (verifyCall) {
+    app.use("/v1/*", requireSignature(verifyCall), limitBody, requireSignedBody);
+    app.use("/readyz", checkSignature(verifyCall));
   } else app.use("/v1/*", limitBody);
   app.post("/v1/*", requireJson);
   addAdapterRoutes(app, adapters, log);

@@ -3,7 +3,7 @@ import type { Context, MiddlewareHandler } from "hono";
 import { z } from "zod";
 import { sha256Hex } from "../../shared/bytes.ts";
 import { type BackendLoad, loadHeader, loadText, nameHeader } from "../../shared/contracts/backend-headers.ts";
-import { isSignedBy, parseSignature, type SigningKey, signingKey } from "../../shared/contracts/call-signature.ts";
+import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
 import { parseCallerJson } from "../../shared/contracts/caller-json.ts";
 import { contractVersion } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -31,41 +31,30 @@ export function requireOwnName(name: string): MiddlewareHandler {
 /** Maximum difference between the time of a signature, by the edge's clock, and this process's clock, in milliseconds. */
 export const clockToleranceMs = 60_000;
 
-export class CallVerifier {
-  readonly #keys: Promise<SigningKey[]>;
-  readonly #now: () => number;
+export type VerifyCall = ReturnType<typeof callVerifier>;
 
-  /** `now` in milliseconds since 1970. */
-  constructor(secrets: readonly string[], now: () => number) {
-    this.#keys = Promise.all(secrets.map(signingKey));
-    this.#now = now;
-  }
-
-  /** Throws a ServiceError "bad_signature" that says what is wrong. */
-  async verify(
-    method: string,
-    path: string,
-    header: string | undefined,
-    backendName: string | null = null,
-  ): Promise<void> {
+/** `now` in milliseconds since 1970. The returned function throws a ServiceError "bad_signature" that says what is wrong. */
+export function callVerifier(secrets: readonly string[], now: () => number) {
+  const known = Promise.all(secrets.map(signingKey));
+  return async (method: string, path: string, header: string | undefined, backendName: string | null = null) => {
     if (!header) throw refused("it has none, and a secret is set here (BACKEND_SECRETS)");
     const call = parseSignature(header, method, path, backendName);
     if (!call) throw refused("its Authorization header is not of the form of shared/contracts/call-signature.ts");
-    const keys = await this.#keys;
+    const keys = await known;
     const key = keys.find(({ id }) => id === call.keyId);
     if (!key) throw refused(`its key is ${call.keyId}, known are ${keys.map(({ id }) => id).join(" and ")}`);
-    const apartMs = Math.abs(this.#now() - call.timeMs);
+    const apartMs = Math.abs(now() - call.timeMs);
     if (apartMs > clockToleranceMs) {
       throw refused(`it was made ${apartMs} ms from now by this clock, the maximum is ${clockToleranceMs}`);
     }
     if (!(await isSignedBy(key, call))) throw refused("it does not match the call");
-  }
+  };
 }
 
 /** For every call but probes. Runs before the body is read. */
-export function requireSignature(verifier: CallVerifier): MiddlewareHandler {
+export function requireSignature(verify: VerifyCall): MiddlewareHandler {
   return async ({ req }, next) => {
-    await verifier.verify(req.method, pathOf(req), req.header("authorization"), req.header(nameHeader) ?? null);
+    await verify(req.method, pathOf(req), req.header("authorization"), req.header(nameHeader) ?? null);
     await next();
   };
 }
@@ -80,8 +69,8 @@ export const requireSignedBody: MiddlewareHandler = async ({ req }, next) => {
 };
 
 /** For probes, which need no signature. If there is one it must be valid, so that a probe of the edge detects a wrong secret. */
-export function checkSignature(verifier: CallVerifier): MiddlewareHandler {
-  const check = requireSignature(verifier);
+export function checkSignature(verify: VerifyCall): MiddlewareHandler {
+  const check = requireSignature(verify);
   return (context, next) => (context.req.header("authorization") === undefined ? next() : check(context, next));
 }
 

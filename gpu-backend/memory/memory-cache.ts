@@ -3,11 +3,12 @@
  * reads, which is pinned. Not here: where the bytes of a memory come from.
  */
 import { ServiceError } from "../../shared/errors.ts";
-import { type MemoryShape, type MemorySource, unpackMemory } from "./memory.ts";
-import { MemorySearch } from "./search.ts";
+import { type MemoryShape, unpackMemory } from "./memory.ts";
+import { type MemorySearch, openMemorySearch } from "./search.ts";
 
 export interface MemoryCacheParts {
-  source: MemorySource;
+  /** `read` returns the bytes of a tenant's memory; null if it is missing or damaged. */
+  source: { read(tenant: string, hash: string): Promise<Uint8Array | null> };
   shape: MemoryShape;
   /** Number of nearest keys that a search returns. */
   neighbours: number;
@@ -28,7 +29,6 @@ export interface MemoryCacheStats {
   bytes: number;
   /** Bytes of the pinned memories. */
   pinnedBytes: number;
-  hits: number;
   opened: number;
   evictions: number;
 }
@@ -57,7 +57,7 @@ export class MemoryCache {
   readonly #entries = new Map<string, Entry>();
   /** Settles when the last opening has ended: one memory is opened at a time. */
   #last: Promise<unknown> = Promise.resolve();
-  readonly #counts = { hits: 0, opened: 0, evictions: 0 };
+  readonly #counts = { opened: 0, evictions: 0 };
 
   constructor(parts: MemoryCacheParts) {
     this.#parts = parts;
@@ -75,7 +75,6 @@ export class MemoryCache {
   async acquire(tenant: string, hash: string): Promise<OpenMemory> {
     const key = `${tenant}/${hash}`;
     let entry = this.#entries.get(key);
-    if (entry?.search) this.#counts.hits++;
     if (!entry) {
       const opened = Promise.resolve();
       const added: Entry = { tenant, hash, search: null, bytes: 0, pins: 0, isDeleted: false, opened };
@@ -131,7 +130,7 @@ export class MemoryCache {
     entry.bytes = bytes;
     this.#evict();
     const { hiddenSize } = shape;
-    const search = await MemorySearch.open(unpackMemory(file, shape), { hiddenSize, neighbours, threads });
+    const search = await openMemorySearch(unpackMemory(file, shape), { hiddenSize, neighbours, threads });
     if (entry.isDeleted) {
       await search.release();
       throw memoryDeleted(hash);

@@ -2,7 +2,6 @@
  * A memory (`shared/math/memory.ts` explains memories) as arrays, and as a safetensors file with a tensor per array. Pure. Not here:
  * where files are kept, and the search. Shapes: N keys, D hidden, C documents, V vocabulary.
  */
-
 import {
   alignedCopy,
   readTensorFile,
@@ -32,12 +31,6 @@ export interface MemoryDocument {
   firstId: number;
   /** Index after the document's last key. Its first key is at `end` of the document before. */
   end: number;
-}
-
-/** Reads the files of memories. */
-export interface MemorySource {
-  /** The bytes of a tenant's memory; null if it is missing or damaged. */
-  read(tenant: string, hash: string): Promise<Uint8Array | null>;
 }
 
 /** What a memory must fit. */

@@ -17,96 +17,80 @@ export interface Found extends Neighbours {
   positions: Int32Array;
 }
 
-export class MemorySearch {
-  readonly memory: Memory;
-  readonly #blocks: readonly KeyBlock[];
-  readonly #hiddenSize: number;
-  readonly #neighbours: number;
-  #passages: Promise<PassageIndex> | null = null;
+export type MemorySearch = Awaited<ReturnType<typeof openMemorySearch>>;
 
-  private constructor(memory: Memory, blocks: readonly KeyBlock[], hiddenSize: number, neighbours: number) {
-    this.memory = memory;
-    this.#blocks = blocks;
-    this.#hiddenSize = hiddenSize;
-    this.#neighbours = neighbours;
+/** Opens a session for each block of keys. */
+export async function openMemorySearch(
+  memory: Memory,
+  { hiddenSize: D, neighbours, threads }: { hiddenSize: number; neighbours: number; threads: number },
+) {
+  const blocks: KeyBlock[] = [];
+  const best = candidatesPerNeighbour * neighbours;
+  for (let start = 0; start < memory.keys.length; start += blockKeys * D) {
+    const keys = memory.keys.subarray(start, start + blockKeys * D);
+    blocks.push(await openKeyBlock(keys, { hiddenSize: D, best, threads }));
   }
+  let index: Promise<PassageIndex> | null = null;
+  return {
+    memory,
+    /** The nearest keys of each state [D], nearest first; equally near keys in the order of their positions. */
+    async nearest(states: readonly Float32Array[]): Promise<Found[]> {
+      const queries = new Uint8Array(states.length * D);
+      states.forEach((state, s) => {
+        writeQuery(state, queries.subarray(s * D, (s + 1) * D));
+      });
+      const results: BlockResult[] = [];
+      for (const block of blocks) results.push(await block.search(queries));
+      return states.map((state, s) => keepNearest(memory, state, candidatesOf(results, s, best), neighbours));
+    },
+    /** The memory's passages, which are computed at the first call. `textPieceOf` returns the bytes of a token. */
+    passages(textPieceOf: (id: number) => Uint8Array): Promise<PassageIndex> {
+      index ??= indexPassages(memory, textPieceOf);
+      return index;
+    },
+    async release(): Promise<void> {
+      for (const block of blocks) await block.release();
+    },
+  };
+}
 
-  /** Opens a session for each block of keys. */
-  static async open(
-    memory: Memory,
-    { hiddenSize, neighbours, threads }: { hiddenSize: number; neighbours: number; threads: number },
-  ): Promise<MemorySearch> {
-    const blocks: KeyBlock[] = [];
-    const best = candidatesPerNeighbour * neighbours;
-    for (let start = 0; start < memory.keys.length; start += blockKeys * hiddenSize) {
-      const keys = memory.keys.subarray(start, start + blockKeys * hiddenSize);
-      blocks.push(await openKeyBlock(keys, { hiddenSize, best, threads }));
-    }
-    return new MemorySearch(memory, blocks, hiddenSize, neighbours);
-  }
+type BlockResult = Awaited<ReturnType<KeyBlock["search"]>>;
 
-  /** The nearest keys of each state [D], nearest first; equally near keys in the order of their positions. */
-  async nearest(states: readonly Float32Array[]): Promise<Found[]> {
-    const D = this.#hiddenSize;
-    const queries = new Uint8Array(states.length * D);
-    states.forEach((state, s) => {
-      writeQuery(state, queries.subarray(s * D, (s + 1) * D));
-    });
-    const results: Awaited<ReturnType<KeyBlock["search"]>>[] = [];
-    for (const block of this.#blocks) results.push(await block.search(queries));
-    return states.map((state, s) => this.#keepNearest(state, this.#candidatesOf(results, s)));
-  }
+/** Positions of the `count` keys with the largest dot products with state s. */
+function candidatesOf(results: readonly BlockResult[], s: number, count: number): ArrayLike<number> {
+  const rows = results.map(({ dots, indices, best }) => ({
+    dots: dots.subarray(s * best, (s + 1) * best),
+    indices: indices.subarray(s * best, (s + 1) * best),
+  }));
+  if (rows.length === 1) return rows[0].indices;
+  // Blocks are in the order of positions, and the sort is stable: equal dot products stay in that order.
+  const found = rows.flatMap(({ dots, indices }, b) =>
+    Array.from(dots, (dot, i) => ({ dot, position: b * blockKeys + indices[i] })),
+  );
+  const least = found.map(({ dot }) => dot).sort((a, b) => b - a)[Math.min(count, found.length) - 1];
+  const best = found.filter(({ dot }) => dot >= least).sort((a, b) => b.dot - a.dot);
+  return best.slice(0, count).map(({ position }) => position);
+}
 
-  /** The memory's passages, which are computed at the first call. `textPieceOf` returns the bytes of a token. */
-  passages(textPieceOf: (id: number) => Uint8Array): Promise<PassageIndex> {
-    this.#passages ??= indexPassages(this.memory, textPieceOf);
-    return this.#passages;
-  }
-
-  async release(): Promise<void> {
-    for (const block of this.#blocks) await block.release();
-  }
-
-  /** Positions of the keys with the largest dot products with state s. */
-  #candidatesOf(results: readonly Awaited<ReturnType<KeyBlock["search"]>>[], s: number): ArrayLike<number> {
-    const count = candidatesPerNeighbour * this.#neighbours;
-    const rows = results.map(({ dots, indices, best }) => ({
-      dots: dots.subarray(s * best, (s + 1) * best),
-      indices: indices.subarray(s * best, (s + 1) * best),
-    }));
-    if (rows.length === 1) return rows[0].indices;
-    // Blocks are in the order of positions, and the sort is stable: equal dot products stay in that order.
-    const found = rows.flatMap(({ dots, indices }, b) =>
-      Array.from(dots, (dot, i) => ({ dot, position: b * blockKeys + indices[i] })),
-    );
-    const least = found.map(({ dot }) => dot).sort((a, b) => b - a)[Math.min(count, found.length) - 1];
-    const best = found.filter(({ dot }) => dot >= least).sort((a, b) => b.dot - a.dot);
-    return best.slice(0, count).map(({ position }) => position);
-  }
-
-  #keepNearest(state: Float32Array, positions: ArrayLike<number>): Found {
-    const { keys, nextIds } = this.memory;
-    const factor = inverseLength(state) / keyScale;
-    const candidates: { position: number; cosine: number }[] = [];
-    for (let i = 0; i < positions.length; i++) {
-      const position = positions[i];
-      candidates.push({ position, cosine: factor * dotOf(state, keys, position) });
-    }
-    candidates.sort((a, b) => b.cosine - a.cosine || a.position - b.position);
-    const count = Math.min(candidates.length, this.#neighbours);
-    const found = {
-      cosines: new Float32Array(count),
-      nextIds: new Int32Array(count),
-      positions: new Int32Array(count),
-    };
-    for (let i = 0; i < count; i++) {
-      const { position, cosine } = candidates[i];
-      found.cosines[i] = cosine;
-      found.nextIds[i] = nextIds[position];
-      found.positions[i] = position;
-    }
-    return found;
-  }
+/** The `neighbours` keys of these positions with the largest exact cosines. */
+function keepNearest(
+  { keys, nextIds }: Memory,
+  state: Float32Array,
+  positions: ArrayLike<number>,
+  neighbours: number,
+): Found {
+  const factor = inverseLength(state) / keyScale;
+  const candidates = Array.from(positions, (position) => ({
+    position,
+    cosine: factor * dotOf(state, keys, position),
+  }));
+  candidates.sort((a, b) => b.cosine - a.cosine || a.position - b.position);
+  const nearest = candidates.slice(0, neighbours);
+  return {
+    cosines: Float32Array.from(nearest, ({ cosine }) => cosine),
+    nextIds: Int32Array.from(nearest, ({ position }) => nextIds[position]),
+    positions: Int32Array.from(nearest, ({ position }) => position),
+  };
 }
 
 /** Dot product of a state [D] with a key, in double precision. It uses four sums, which a processor can add to in parallel. */

@@ -16,7 +16,7 @@ import { assign } from "../../edge/plan/assign.ts";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated/generated.ts";
 import { bankOf } from "../../gpu-backend/adapters/generated/hyper-network.ts";
 import { artifactsOf, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
-import { SetFolders } from "../../gpu-backend/host/sets/set-folder.ts";
+import { setDownloads } from "../../gpu-backend/host/sets/set-folder.ts";
 import { readArtifactSet } from "../../infra/publish/artifact-set.ts";
 import { currentOf, objectName, parsePointer, pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
@@ -206,7 +206,7 @@ async function readAsBackend(manifestHash: string, objects: Files, cache: string
     largest = Math.max(largest, bytes?.length ?? 0);
     return bytes;
   };
-  const brought = await new SetFolders(cache, read, () => new Date(0)).download(manifestHash, []);
+  const brought = await setDownloads(cache, read, () => new Date(0))(manifestHash, []);
   expect(largest).toBeLessThanOrEqual(setLimits.hyperNetworkBytes + 1);
   const { manifest, hyperNetwork } = await readArtifacts(model, brought.folder);
   const bank = bankOf(hyperNetwork);

@@ -9,7 +9,7 @@ import { serve } from "@hono/node-server";
 import type { FrameSink } from "../../gpu-backend/host/client.ts";
 import { type AppParts, createApp } from "../../gpu-backend/http/app.ts";
 import { createMetrics } from "../../gpu-backend/http/metrics.ts";
-import { CallVerifier } from "../../gpu-backend/http/middleware.ts";
+import { callVerifier } from "../../gpu-backend/http/middleware.ts";
 import { nameHeader } from "../../shared/contracts/backend-headers.ts";
 import { type BatchRequest, errorFrame, type Frame } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -111,7 +111,7 @@ export class FakeProcess {
       memories: memories as unknown as AppParts["memories"],
       metrics,
       log: () => undefined,
-      verifier: new CallVerifier([groupSecret], Date.now),
+      verifyCall: callVerifier([groupSecret], Date.now),
       now: () => performance.now(),
     };
   }

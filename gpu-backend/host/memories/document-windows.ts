@@ -6,12 +6,9 @@ import { limits } from "../../../shared/contracts/limits.ts";
 import { ServiceError } from "../../../shared/errors.ts";
 import { partCharacters, partsOf } from "../../../shared/tokenizer/text-parts.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
+import type { DocumentTokens } from "../../memory/memory.ts";
 
-export interface EncodedDocument {
-  name: string;
-  ids: Int32Array; // [n]
-  /** The byte of the text at which each token ends, [n]. */
-  ends: Int32Array;
+export interface EncodedDocument extends DocumentTokens {
   /** SHA-256 of the ids. Documents of the same hash have the same keys. */
   hash: Uint8Array;
 }

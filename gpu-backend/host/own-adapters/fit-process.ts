@@ -2,7 +2,7 @@
 import { readArtifacts } from "../../engine/artifacts.ts";
 import type { EngineSettings } from "../../engine/messages.ts";
 import { collectGarbage } from "../../runtime/garbage.ts";
-import { type FitRequest, type FitResult, FitTurns, Fitter } from "./fitter.ts";
+import { type FitRequest, type FitResult, FitTurns, openFitter } from "./fitter.ts";
 
 /** The argument of the process, as JSON. */
 export type FitFolders = Pick<EngineSettings, "modelDirectory" | "artifactsDirectory">;
@@ -30,18 +30,18 @@ process.on("message", async ({ id, request }: ToFitter) => {
   else toParent(await answer(id, request), undefined, undefined, () => {});
 });
 
-async function open({ modelDirectory, artifactsDirectory }: FitFolders): Promise<Fitter> {
-  // One thread, because the engine needs the other cores.
+async function open({ modelDirectory, artifactsDirectory }: FitFolders) {
   const artifacts = await readArtifacts(modelDirectory, artifactsDirectory);
-  const fitter = await Fitter.open(artifacts, 1).finally(artifacts.model.close);
+  const fitAdapter = await openFitter(artifacts).finally(artifacts.model.close);
   collectGarbage();
-  return fitter;
+  return fitAdapter;
 }
 
 async function answer(id: number, request: FitRequest): Promise<FitAnswer> {
   turns.open(id);
   try {
-    const result = await (await opening).fit(request, (positions, work) => turns.run(id, positions, work));
+    const fitAdapter = await opening;
+    const result = await fitAdapter(request, (positions, work) => turns.run(id, positions, work));
     return { id, ok: true, result };
   } catch (error) {
     return { id, ok: false, message: error instanceof Error ? (error.stack ?? error.message) : String(error) };

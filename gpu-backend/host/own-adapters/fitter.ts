@@ -4,7 +4,7 @@ import { bankOf, readHyperNetwork } from "../../adapters/generated/hyper-network
 import { packOwnAdapter } from "../../adapters/own/artifact.ts";
 import { type Example, fitOwnAdapter, type OwnAdapterFit } from "../../adapters/own/fit.ts";
 import type { Artifacts } from "../../engine/artifacts.ts";
-import { type FitSession, openFitSession } from "../../runtime/fit-session.ts";
+import { openFitSession } from "../../runtime/fit-session.ts";
 import { floatsOf, weightOf } from "../../runtime/model-weights.ts";
 
 export interface FitRequest {
@@ -18,41 +18,25 @@ export interface FitResult extends Pick<OwnAdapterFit, "gain" | "losses"> {
   kept: boolean;
 }
 
-export class Fitter {
-  readonly #manifestHash: string;
-  readonly #session: FitSession;
+/** Runs an expensive step of a fit, over a number of positions, at its turn. */
+type RunStep = <T>(positions: number, work: () => Promise<T>) => Promise<T>;
 
-  private constructor(manifestHash: string, session: FitSession) {
-    this.#manifestHash = manifestHash;
-    this.#session = session;
-  }
-
-  /** The model may be closed afterwards, because the session holds its head. */
-  static async open({ manifest, manifestHash, model, hyperNetwork }: Artifacts, threads: number): Promise<Fitter> {
-    const embedding = floatsOf(weightOf(model.weights, "model.embed_tokens.weight"));
-    const gates = manifest.static ? readHyperNetwork(hyperNetwork).staticGates : null;
-    const fixed = { bank: bankOf(hyperNetwork), gates };
-    return new Fitter(manifestHash, await openFitSession(embedding, model.config.hiddenSize, fixed, threads));
-  }
-
-  /** `run` runs each expensive step of the fit, over a number of positions. */
-  async fit(
-    { examples, validation }: FitRequest,
-    run = <T>(_positions: number, work: () => Promise<T>) => work(),
-  ): Promise<FitResult> {
-    const session = this.#session;
+/** Returns the function that fits an adapter. The model may be closed afterwards, because the session holds its head. */
+export async function openFitter({ manifest, manifestHash, model, hyperNetwork }: Artifacts) {
+  const embedding = floatsOf(weightOf(model.weights, "model.embed_tokens.weight"));
+  const gates = manifest.static ? readHyperNetwork(hyperNetwork).staticGates : null;
+  const fixed = { bank: bankOf(hyperNetwork), gates };
+  // One thread, because the engine needs the other cores.
+  const session = await openFitSession(embedding, model.config.hiddenSize, fixed, 1);
+  return async ({ examples, validation }: FitRequest, run: RunStep): Promise<FitResult> => {
     const { delta, gain, losses } = await fitOwnAdapter(examples, validation, {
       ...session,
       survey: (hidden, change, targets) => run(targets.length, () => session.survey(hidden, change, targets)),
       logits: (states, rows) => run(states.length / session.hiddenSize, () => session.logits(states, rows)),
       step: (input) => run(input.targets.length, () => session.step(input)),
     });
-    return { kept: delta !== null, gain, losses, file: packOwnAdapter(delta, this.#manifestHash) };
-  }
-
-  release(): Promise<void> {
-    return this.#session.release();
-  }
+    return { kept: delta !== null, gain, losses, file: packOwnAdapter(delta, manifestHash) };
+  };
 }
 
 interface Step {

@@ -2,29 +2,27 @@
 import { currentOf, type Pointer, parsePointer, pointerName } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { planSets, type ServingSet, type ServingSets, type SetLimits } from "./serving-sets.ts";
-import type { ReadObject, SetFolders } from "./set-folder.ts";
+import type { ReadObject, setDownloads } from "./set-folder.ts";
 
 /** Milliseconds until an incomplete set is tried again: its upload may have been completed. */
 export const refusedMs = 30_000;
 /** Milliseconds until a set whose engine did not start is tried again: the cause rarely disappears soon. */
 export const failedMs = 600_000;
 
-export interface SetObserver {
-  adopted(manifestHash: string): void;
-  /** A set was refused; the pointer if `manifestHash` is null. */
-  refused(manifestHash: string | null, cause: unknown): void;
-  retired(manifestHash: string): void;
-}
-
 export interface FollowerParts {
   read: ReadObject;
-  folders: Pick<SetFolders, "download">;
+  download: ReturnType<typeof setDownloads>;
   sets: ServingSets;
   start(folder: string): Promise<ServingSet>;
   limits: SetLimits;
   /** A clock in milliseconds. */
   now(): number;
-  observer: SetObserver;
+  observer: {
+    adopted(manifestHash: string): void;
+    /** A set was refused; the pointer if `manifestHash` is null. */
+    refused(manifestHash: string | null, cause: unknown): void;
+    retired(manifestHash: string): void;
+  };
 }
 
 export class Follower {
@@ -84,10 +82,10 @@ export class Follower {
 
   /** Returns the folder of a set; null if it was refused. */
   async #download(manifestHash: string): Promise<string | null> {
-    const { folders, sets, now } = this.#parts;
+    const { download, sets, now } = this.#parts;
     if (this.#refusal?.manifestHash === manifestHash && now() < this.#refusal.untilMs) return null;
     try {
-      const { folder, manifest } = await folders.download(manifestHash, sets.manifests);
+      const { folder, manifest } = await download(manifestHash, sets.manifests);
       const [wanted, served] = [manifest.model.weights, sets.info?.manifest.model.weights];
       if (served && served !== wanted) throw new Error(`it is for weights ${wanted}, served here are ${served}`);
       return folder;

@@ -9,13 +9,7 @@ import { fileURLToPath } from "node:url";
 import { AwsClient } from "aws4fetch";
 import { objectName, pointerName } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
-import {
-  type FileRecord,
-  type Manifest,
-  manifestFile,
-  parseManifest,
-  setFiles,
-} from "../../../shared/artifacts/manifest.ts";
+import { type FileRecord, manifestFile, parseManifest, setFiles } from "../../../shared/artifacts/manifest.ts";
 import { readAtMost, requireFile, requireManifest } from "../../../shared/artifacts/set-file.ts";
 import { hashPattern } from "../../../shared/contracts/inference.ts";
 import { nullIfMissing, readFileAtMost, removeUnfinished, writeWhole } from "../../files.ts";
@@ -61,62 +55,50 @@ export function openStore({ url, credentials }: StoreSettings): ReadObject {
 /** Folders of sets that are kept, with those of unfinished downloads. */
 const maxFolders = 8;
 
-export class SetFolders {
-  readonly #directory: string;
-  readonly #read: ReadObject;
-  readonly #now: () => Date;
-
-  /** Backends on one machine may share `directory`. */
-  constructor(directory: string, read: ReadObject, now: () => Date) {
-    this.#directory = directory;
-    this.#read = read;
-    this.#now = now;
-  }
-
-  /** Rejects with an Error that names the object at fault. Keeps the folders of the manifests in `inUse`. */
-  async download(manifestHash: string, inUse: readonly string[]): Promise<{ folder: string; manifest: Manifest }> {
-    const folder = join(this.#directory, manifestHash);
-    const path = join(folder, manifestFile);
-    const isManifest = (bytes: Uint8Array) => requireManifest(bytes, manifestHash);
-    const present = await presentFile(path, setLimits.manifestBytes, isManifest);
-    const bytes = present ?? (await this.#fetch(manifestHash, manifestFile, setLimits.manifestBytes, isManifest));
-    const manifest = parseManifest(new TextDecoder().decode(bytes));
-    await mkdir(folder, { recursive: true });
-    await removeUnfinished(folder, this.#now().getTime() - abandonedMs);
-    try {
-      for (const name of setFiles) await this.#downloadFile(folder, name, manifest.files[name]);
-      if (!present) await writeWhole(path, bytes);
-      await utimes(folder, this.#now(), this.#now());
-    } finally {
-      await this.#tidy([...inUse, manifestHash]);
-    }
-    return { folder, manifest };
-  }
-
-  /** Removes the folders that were used longest ago. */
-  async #tidy(kept: readonly string[]): Promise<void> {
-    const names = (await readdir(this.#directory)).filter((name) => hashPattern.test(name));
-    // Another backend may remove a folder meanwhile.
-    const timeOf = async (name: string) => (await stat(join(this.#directory, name)).catch(() => null))?.mtimeMs ?? 0;
-    const folders = await Promise.all(names.map(async (name) => ({ name, usedMs: await timeOf(name) })));
-    const newestFirst = folders.toSorted((a, b) => b.usedMs - a.usedMs);
-    for (const { name } of newestFirst.slice(maxFolders)) {
-      if (!kept.includes(name)) await rm(join(this.#directory, name), { recursive: true, force: true });
-    }
-  }
-
-  async #downloadFile(folder: string, name: string, record: FileRecord): Promise<void> {
-    const path = join(folder, name);
-    const isWhole = (bytes: Uint8Array) => requireFile(name, bytes, record);
-    if (await presentFile(path, record.bytes, isWhole)) return;
-    await writeWhole(path, await this.#fetch(record.sha256, name, record.bytes, isWhole));
-  }
-
-  async #fetch(hash: string, name: string, maxBytes: number, check: Check): Promise<Uint8Array> {
-    const bytes = await this.#read(objectName(hash), maxBytes);
+/** Returns the function that downloads a set into a folder of `directory`, which backends on one machine may share. */
+export function setDownloads(directory: string, read: ReadObject, now: () => Date) {
+  const fetchObject = async (hash: string, name: string, maxBytes: number, check: Check) => {
+    const bytes = await read(objectName(hash), maxBytes);
     if (!bytes) throw new Error(`${objectName(hash)}, ${name}, is not in the store`);
     await check(bytes);
     return bytes;
+  };
+  const downloadFile = async (folder: string, name: string, record: FileRecord) => {
+    const path = join(folder, name);
+    const isWhole = (bytes: Uint8Array) => requireFile(name, bytes, record);
+    if (await presentFile(path, record.bytes, isWhole)) return;
+    await writeWhole(path, await fetchObject(record.sha256, name, record.bytes, isWhole));
+  };
+  /** Rejects with an Error that names the object at fault. Keeps the folders of the manifests in `inUse`. */
+  return async (manifestHash: string, inUse: readonly string[]) => {
+    const folder = join(directory, manifestHash);
+    const path = join(folder, manifestFile);
+    const isManifest = (bytes: Uint8Array) => requireManifest(bytes, manifestHash);
+    const present = await presentFile(path, setLimits.manifestBytes, isManifest);
+    const bytes = present ?? (await fetchObject(manifestHash, manifestFile, setLimits.manifestBytes, isManifest));
+    const manifest = parseManifest(new TextDecoder().decode(bytes));
+    await mkdir(folder, { recursive: true });
+    await removeUnfinished(folder, now().getTime() - abandonedMs);
+    try {
+      for (const name of setFiles) await downloadFile(folder, name, manifest.files[name]);
+      if (!present) await writeWhole(path, bytes);
+      await utimes(folder, now(), now());
+    } finally {
+      await tidy(directory, [...inUse, manifestHash]);
+    }
+    return { folder, manifest };
+  };
+}
+
+/** Removes the folders that were used longest ago. */
+async function tidy(directory: string, kept: readonly string[]): Promise<void> {
+  const names = (await readdir(directory)).filter((name) => hashPattern.test(name));
+  // Another backend may remove a folder meanwhile.
+  const timeOf = async (name: string) => (await stat(join(directory, name)).catch(() => null))?.mtimeMs ?? 0;
+  const folders = await Promise.all(names.map(async (name) => ({ name, usedMs: await timeOf(name) })));
+  const newestFirst = folders.toSorted((a, b) => b.usedMs - a.usedMs);
+  for (const { name } of newestFirst.slice(maxFolders)) {
+    if (!kept.includes(name)) await rm(join(directory, name), { recursive: true, force: true });
   }
 }
 

@@ -5,7 +5,7 @@ import { positionsOfEvidence } from "../../../shared/math/evidence.ts";
 import { defaultMemoryRule, type Neighbours } from "../../../shared/math/memory.ts";
 import { fitOwnAdapter } from "../../adapters/own/fit.ts";
 import { writeKey } from "../../memory/keys.ts";
-import { MemorySearch } from "../../memory/search.ts";
+import { openMemorySearch } from "../../memory/search.ts";
 import { type FitSession, openFitSession } from "../../runtime/fit-session.ts";
 import type { TrunkRunner } from "../../runtime/trunk-runner.ts";
 import type { ServedBank } from "../../training/bank/served-bank.ts";
@@ -145,7 +145,7 @@ export async function readKind(
   const search = async (known: Known, ...queries: Float32Array[][]): Promise<Neighbours[][]> => {
     const memory = { ...known, starts: new Int32Array(0), ends: new Int32Array(0), documents: [] };
     const { neighbours } = defaultMemoryRule;
-    const opened = await MemorySearch.open(memory, { hiddenSize: D, neighbours, threads });
+    const opened = await openMemorySearch(memory, { hiddenSize: D, neighbours, threads });
     const found: Neighbours[][] = [];
     for (const states of queries) found.push(await opened.nearest(states));
     await opened.release();

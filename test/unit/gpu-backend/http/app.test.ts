@@ -4,7 +4,7 @@ import type { EngineClient, FrameSink } from "../../../../gpu-backend/host/clien
 import { createApp } from "../../../../gpu-backend/http/app.ts";
 import { jsonLog } from "../../../../gpu-backend/http/log.ts";
 import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
-import { CallVerifier } from "../../../../gpu-backend/http/middleware.ts";
+import { callVerifier, type VerifyCall } from "../../../../gpu-backend/http/middleware.ts";
 import { TenantStore } from "../../../../gpu-backend/tenant-files/tenant-store.ts";
 import { loadHeader, nameHeader } from "../../../../shared/contracts/backend-headers.ts";
 import { createSigner } from "../../../../shared/contracts/call-signature.ts";
@@ -28,7 +28,7 @@ let info: EngineClient["info"];
 let logged: string[];
 let app: ReturnType<typeof createApp>;
 let openSequences: number;
-let appWith: (verifier: CallVerifier | null) => ReturnType<typeof createApp>;
+let appWith: (verifyCall: VerifyCall | null) => ReturnType<typeof createApp>;
 
 const secret = 31_337;
 const batch = (change: object = {}): BatchRequest => ({
@@ -106,8 +106,8 @@ beforeEach(() => {
   };
   const memories = { begin: adapters.begin, remove: async () => {}, store: adapters.store };
   const load = () => ({ sequences: openSequences, slots: 32 });
-  appWith = (verifier) =>
-    createApp({ name: "b-0", sets, load, adapters, memories, metrics, log, verifier, now: () => 0 });
+  appWith = (verifyCall) =>
+    createApp({ name: "b-0", sets, load, adapters, memories, metrics, log, verifyCall, now: () => 0 });
   app = appWith(null);
 });
 
@@ -335,7 +335,7 @@ describe("where a secret is set", () => {
   const json = { "content-type": "application/json" };
   const hash = "a".repeat(64);
   beforeEach(() => {
-    app = appWith(new CallVerifier(["s".repeat(32)], () => 0));
+    app = appWith(callVerifier(["s".repeat(32)], () => 0));
   });
 
   test.each([

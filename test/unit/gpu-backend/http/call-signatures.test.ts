@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { beforeEach, expect, test } from "vitest";
-import { CallVerifier, clockToleranceMs } from "../../../../gpu-backend/http/middleware.ts";
+import { callVerifier, clockToleranceMs } from "../../../../gpu-backend/http/middleware.ts";
 import { sha256Hex } from "../../../../shared/bytes.ts";
 import { createSigner, parseSignature, readSecrets } from "../../../../shared/contracts/call-signature.ts";
 
@@ -10,7 +10,7 @@ const post = ["POST", "/v1/batches", body] as const;
 let nowMs: number;
 const signed = async (secret: string, ...[method, path, bytes]: Parameters<ReturnType<typeof createSigner>>) =>
   (await createSigner([secret], () => nowMs)(method, path, bytes)).authorization;
-const verifierOf = (...secrets: string[]) => new CallVerifier(secrets, () => nowMs);
+const verifierOf = (...secrets: string[]) => callVerifier(secrets, () => nowMs);
 const badSignature = (why: string) =>
   expect.objectContaining({ kind: "bad_signature", message: expect.stringContaining(why) });
 
@@ -20,17 +20,17 @@ beforeEach(() => {
 
 test("a call that the edge signed is taken, and its body is known by its hash", async () => {
   const header = await signed(one, ...post);
-  await verifierOf(one).verify("POST", "/v1/batches", header);
+  await verifierOf(one)("POST", "/v1/batches", header);
   expect(parseSignature(header, "POST", "/v1/batches")?.bodySha256).toBe(await sha256Hex(body));
 });
 
 test("a call is taken with either secret while they are replaced, and no longer once the old one is gone", async () => {
   const verifier = verifierOf(other, one);
-  await verifier.verify("POST", "/v1/batches", await signed(one, ...post));
-  await verifier.verify("POST", "/v1/batches", await signed(other, ...post));
+  await verifier("POST", "/v1/batches", await signed(one, ...post));
+  await verifier("POST", "/v1/batches", await signed(other, ...post));
   const old = await signed(one, ...post);
-  await expect(verifierOf(other).verify("POST", "/v1/batches", old)).rejects.toEqual(badSignature("known are"));
-  await expect(verifierOf(other, third).verify("POST", "/v1/batches", old)).rejects.toEqual(badSignature(" and "));
+  await expect(verifierOf(other)("POST", "/v1/batches", old)).rejects.toEqual(badSignature("known are"));
+  await expect(verifierOf(other, third)("POST", "/v1/batches", old)).rejects.toEqual(badSignature(" and "));
 });
 
 test.each([
@@ -39,13 +39,13 @@ test.each([
   ["Bearer sk-x", "form"],
   [`Chameleon-HMAC-SHA256 ${"a".repeat(10_000)}`, "form"],
 ])("a call with the header %j is refused", async (header, why) => {
-  await expect(verifierOf(one).verify("POST", "/v1/batches", header)).rejects.toEqual(badSignature(why));
+  await expect(verifierOf(one)("POST", "/v1/batches", header)).rejects.toEqual(badSignature(why));
 });
 
 test("a call is refused where anything of it was changed", async () => {
   const verifier = verifierOf(one);
   const header = await signed(one, ...post);
-  const verify = (changed: string, method = "POST", path = "/v1/batches") => verifier.verify(method, path, changed);
+  const verify = (changed: string, method = "POST", path = "/v1/batches") => verifier(method, path, changed);
   await expect(verify(header, "PUT")).rejects.toEqual(badSignature("match"));
   await expect(verify(header, "POST", "/v1/adapters")).rejects.toEqual(badSignature("match"));
   await expect(verify(header, "POST", "/v1/batches?x=1")).rejects.toEqual(badSignature("match"));
@@ -71,10 +71,10 @@ test.each([-1, 1])("a call is taken up to the tolerance of clocks and not beyond
   const header = await signed(one, ...post);
   nowMs = madeMs + sign * clockToleranceMs;
   const verifier = verifierOf(one);
-  await verifier.verify("POST", "/v1/batches", header);
+  await verifier("POST", "/v1/batches", header);
   nowMs += sign;
   const why = `${clockToleranceMs + 1} ms from now`;
-  await expect(verifier.verify("POST", "/v1/batches", header)).rejects.toEqual(badSignature(why));
+  await expect(verifier("POST", "/v1/batches", header)).rejects.toEqual(badSignature(why));
 });
 
 test("the variable of secrets holds none, one, or two", () => {

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { MemoryService } from "../../../../gpu-backend/host/memories/service.ts";
 import { type AppParts, createApp } from "../../../../gpu-backend/http/app.ts";
 import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
-import { CallVerifier } from "../../../../gpu-backend/http/middleware.ts";
+import { callVerifier, type VerifyCall } from "../../../../gpu-backend/http/middleware.ts";
 import { heartbeatMs } from "../../../../shared/contracts/inference.ts";
 import { limits } from "../../../../shared/contracts/limits.ts";
 import { ServiceError } from "../../../../shared/errors.ts";
@@ -20,7 +20,7 @@ let signal: AbortSignal;
 let removed: (string | null)[][];
 let there: string[];
 let metrics: ReturnType<typeof createMetrics>;
-const appWith = (verifier: CallVerifier | null) => {
+const appWith = (verifyCall: VerifyCall | null) => {
   const memories = {
     async begin(...given: Parameters<MemoryService["begin"]>) {
       signal = given[3];
@@ -31,7 +31,7 @@ const appWith = (verifier: CallVerifier | null) => {
   };
   const engine = { info: null, submit: () => {}, cancel: () => [] };
   const parts = {
-    ...{ name: "b-0", memories, metrics, verifier, log: () => {}, now: () => 0 },
+    ...{ name: "b-0", memories, metrics, verifyCall, log: () => {}, now: () => 0 },
     ...{ load: () => ({ sequences: 0, slots: 1 }), sets: { of: () => ({ engine }) }, adapters: memories },
   };
   return createApp(parts as unknown as AppParts);
@@ -97,8 +97,8 @@ test("documents may have 32 MB, other bodies what they had; unsigned calls read 
     expect.stringContaining(`more than ${limits.documentBodyBytes} bytes`),
   ]);
   expect((await put("x".repeat(9 * 2 ** 20), `/v1/adapters/acme/${hash}`)).status).toBe(413);
-  const verifier = new CallVerifier(["secret-of-sixteen-or-more"], () => 0);
-  const unsigned = await appWith(verifier).request(path, { method: "PUT", body: JSON.stringify(body) });
+  const verifyCall = callVerifier(["secret-of-sixteen-or-more"], () => 0);
+  const unsigned = await appWith(verifyCall).request(path, { method: "PUT", body: JSON.stringify(body) });
   expect(unsigned.status).toBe(401);
 });
 

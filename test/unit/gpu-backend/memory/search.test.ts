@@ -2,7 +2,7 @@
 import { afterAll, expect, test } from "vitest";
 import { keyScale, writeKey } from "../../../../gpu-backend/memory/keys.ts";
 import type { Memory } from "../../../../gpu-backend/memory/memory.ts";
-import { MemorySearch } from "../../../../gpu-backend/memory/search.ts";
+import { type MemorySearch, openMemorySearch } from "../../../../gpu-backend/memory/search.ts";
 import { blockKeys } from "../../../../gpu-backend/runtime/key-search.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
@@ -39,7 +39,7 @@ function bruteForce({ keys, nextIds }: Memory, state: Float32Array) {
 
 const opened: MemorySearch[] = [];
 async function open(memory: Memory): Promise<MemorySearch> {
-  const search = await MemorySearch.open(memory, { hiddenSize: D, neighbours, threads: 1 });
+  const search = await openMemorySearch(memory, { hiddenSize: D, neighbours, threads: 1 });
   opened.push(search);
   return search;
 }

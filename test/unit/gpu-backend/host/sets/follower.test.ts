@@ -5,7 +5,7 @@ import { beforeAll, beforeEach, expect, test } from "vitest";
 import type { EngineInfo } from "../../../../../gpu-backend/engine/messages.ts";
 import { Follower, failedMs, refusedMs } from "../../../../../gpu-backend/host/sets/follower.ts";
 import { type ServingSet, ServingSets } from "../../../../../gpu-backend/host/sets/serving-sets.ts";
-import { SetFolders } from "../../../../../gpu-backend/host/sets/set-folder.ts";
+import { setDownloads } from "../../../../../gpu-backend/host/sets/set-folder.ts";
 import { type ArtifactSet, readArtifactSet } from "../../../../../infra/publish/artifact-set.ts";
 import { objectName, pointerName } from "../../../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../../../shared/artifacts/limits.ts";
@@ -55,7 +55,7 @@ beforeEach(async () => {
   sets = new ServingSets(() => nowMs);
   follower = new Follower({
     read,
-    folders: new SetFolders(cache, read, () => new Date(nowMs)),
+    download: setDownloads(cache, read, () => new Date(nowMs)),
     sets,
     start: async (directory) => {
       if (startFault) throw startFault;
@@ -339,17 +339,17 @@ test("what is in its folder and whole is not read again; what is harmed there is
   const { manifestHash } = published[0];
   const objects = () => reads.filter((name) => name !== pointerName);
   expect(objects()).toHaveLength(4);
-  const again = new SetFolders(cache, read, () => new Date(nowMs));
+  const again = setDownloads(cache, read, () => new Date(nowMs));
   reads = [];
-  await again.download(manifestHash, []);
+  await again(manifestHash, []);
   expect(objects()).toEqual([]);
   await writeFile(path.join(cache, manifestHash, "tokenizer.safetensors"), "half");
-  await again.download(manifestHash, []);
+  await again(manifestHash, []);
   expect(objects()).toEqual([nameOf(published[0], "tokenizer.safetensors")]);
 });
 
 test("of folders those stay that were wanted last", async () => {
-  const folders = new SetFolders(cache, read, () => new Date(nowMs));
+  const download = setDownloads(cache, read, () => new Date(nowMs));
   const [first, second] = published;
   await publish(first);
   await publish(second);
@@ -360,9 +360,9 @@ test("of folders those stay that were wanted last", async () => {
     await utimes(path.join(cache, name), new Date(nowMs), new Date(nowMs));
     nowMs += 1000;
   }
-  await folders.download(first.manifestHash, []);
+  await download(first.manifestHash, []);
   nowMs += 1000;
-  await folders.download(second.manifestHash, []);
+  await download(second.manifestHash, []);
   const left = [...strangers.slice(2), first.manifestHash, second.manifestHash];
   expect((await readdir(cache)).sort()).toEqual(left.sort());
 });
