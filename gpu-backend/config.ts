@@ -7,8 +7,6 @@ import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { embeddedModel } from "./models/embedded.ts";
 import { choice, integer, optionalInteger, optionalText, secret, text } from "./settings.ts";
 
-const deviceNames = ["auto", "cpu", "webgpu", "cuda"] as const;
-
 const MiB = 2 ** 20;
 
 /**
@@ -44,7 +42,7 @@ export const environmentSchema = z.object({
   ),
   // The CPU is the default, because only there results never depend on the batch.
   DEVICE: choice(
-    deviceNames,
+    ["auto", "cpu", "webgpu", "cuda"],
     "cpu",
     "What the trunk runs on; auto takes a GPU by WebGPU that computes the same and faster",
   ),

@@ -15,8 +15,8 @@ export interface SettingHelp {
 
 const helpRegistry = z.registry<SettingHelp>();
 
-function setting<Schema extends z.ZodType>(schema: Schema, help: Omit<SettingHelp, "isSecret">): Schema {
-  helpRegistry.add(schema, { ...help, isSecret: false });
+function setting<Schema extends z.ZodType>(schema: Schema, help: Omit<SettingHelp, "isSecret">, isSecret = false) {
+  helpRegistry.add(schema, { ...help, isSecret });
   return schema;
 }
 
@@ -57,9 +57,7 @@ export function optionalText(pattern: RegExp, range: string, help: string, prese
 }
 
 export function secret(range: string, help: string) {
-  const schema = z.string().optional();
-  helpRegistry.add(schema, { help, range, preset: "none", isSecret: true });
-  return schema;
+  return setting(z.string().optional(), { help, range, preset: "none" }, true);
 }
 
 /** The help of settings by variable. Throws an Error for a schema without help. */

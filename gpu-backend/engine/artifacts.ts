@@ -39,22 +39,20 @@ export async function readArtifacts(
   record?: HashRecord,
 ): Promise<Artifacts> {
   const base = await openBase(modelDirectory, record);
-  return readArtifactsOf(base, directory).catch((error) => {
+  try {
+    const manifestBytes = await readFileAtMost(join(directory, manifestFile), setLimits.manifestBytes);
+    const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
+    checkModel(manifest, base);
+    // The manifest's tokens that end a text: the model's own file may lack some that the tokenizer knows.
+    const model = { ...base, config: { ...base.config, stopIds: manifest.model.stopIds } };
+    const tokenizer = await readTokenizer(directory, manifest);
+    const hyperNetwork = await readListedFile(directory, manifest, hyperNetworkFile);
+    requireHyperNetwork(manifest, hyperNetwork);
+    return { model, manifest, manifestHash: await sha256Hex(manifestBytes), tokenizer, hyperNetwork };
+  } catch (error) {
     base.close();
     throw error;
-  });
-}
-
-async function readArtifactsOf(base: Base, directory: string): Promise<Artifacts> {
-  const manifestBytes = await readFileAtMost(join(directory, manifestFile), setLimits.manifestBytes);
-  const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
-  checkModel(manifest, base);
-  // The manifest's tokens that end a text: the model's own file may lack some that the tokenizer knows.
-  const model = { ...base, config: { ...base.config, stopIds: manifest.model.stopIds } };
-  const tokenizer = await readTokenizer(directory, manifest);
-  const hyperNetwork = await readListedFile(directory, manifest, hyperNetworkFile);
-  requireHyperNetwork(manifest, hyperNetwork);
-  return { model, manifest, manifestHash: await sha256Hex(manifestBytes), tokenizer, hyperNetwork };
+  }
 }
 
 export async function readTokenizer(directory: string, manifest: Manifest): Promise<Tokenizer> {

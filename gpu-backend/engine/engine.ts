@@ -242,7 +242,7 @@ export class Engine {
 
   /** Gives a new sequence the keys and values that are cached already. */
   #start(sequence: Sequence): void {
-    sequence.admitted(this.#parts.now());
+    sequence.admittedMs ??= this.#parts.now();
     if (!this.#prefixes || sequence.cachedTokens > 0) return;
     this.#prefixes.lead(sequence);
     for (const { block, tokens } of this.#prefixes.take(sequence)) {
@@ -282,7 +282,7 @@ export class Engine {
 
   /** Ends a sequence whose prompt is cached, or starts to decode it. */
   #endPrefill(sequence: Sequence): void {
-    sequence.prefilled(this.#parts.now());
+    sequence.decodingMs = this.#parts.now();
     this.#prefixes?.leave(sequence);
     this.#endIfFinished(sequence);
   }

@@ -15,9 +15,7 @@ import {
 } from "../../shared/math/memory.ts";
 import type { Passage } from "../memory/passages.ts";
 import type { Found } from "../memory/search.ts";
-import type { RowOutput } from "../runtime/step.ts";
-import type { Head } from "./head-rows.ts";
-import { type HeadResult, headResult, isGreedy } from "./sampler.ts";
+import type { HeadResult } from "./sampler.ts";
 import { forbidden, type LogitChange } from "./sequence.ts";
 
 /** What a memory says at one position. */
@@ -100,27 +98,6 @@ export function mixMemories(
   for (const one of added) for (const [id, more] of one) sums.set(id, (sums.get(id) ?? 0) + more);
   const total = sums.values().reduce((sum, more) => sum + more, left);
   return { row: raised(row, sums, { left, total, targetId, temperature }), added, total };
-}
-
-/** `mixMemories` for the head row of a sequence. */
-export function mixedHead(
-  { sequence, row, scoredId }: Head,
-  output: RowOutput,
-  says: readonly MemorySays[],
-  rule: MemoryRule,
-): MixedRow {
-  const { sampling, brakes } = sequence;
-  const isScored = scoredId !== null;
-  return mixMemories(
-    headResult(output, row),
-    says,
-    { rule, brakes: brakes! },
-    {
-      changes: isScored ? [] : sequence.logitChanges(),
-      targetId: scoredId ?? 0,
-      temperature: isScored || isGreedy(sampling) ? 1 : sampling.temperature,
-    },
-  );
 }
 
 /** Raises logits by `sums`, the probability added to each token. The model has the share `left`, and the sum of all is `total`. */

@@ -9,20 +9,11 @@ import { buildServingGraph } from "../runtime/model-graph.ts";
 import { parametersOf } from "../runtime/model-weights.ts";
 import { openStepRunner } from "../runtime/onnx-runner.ts";
 import { kvFormatFor } from "../runtime/products.ts";
-import type { Device } from "../runtime/session.ts";
 import { smoothed } from "../runtime/smoothing.ts";
-import type { StepRunner } from "../runtime/step.ts";
-import { type Artifacts, readArtifacts } from "./artifacts.ts";
+import { readArtifacts } from "./artifacts.ts";
 import type { EngineSettings } from "./messages.ts";
 import { graphKey, preparedGraph } from "./prepared-graph.ts";
 import { readSmoothing } from "./smoothing-file.ts";
-
-export interface OpenModel extends Omit<Artifacts, "model"> {
-  runner: StepRunner;
-  device: Device;
-  /** As in EngineInfo. */
-  warnings: string[];
-}
 
 type OpenSettings = Pick<
   EngineSettings,
@@ -33,8 +24,8 @@ type OpenSettings = Pick<
 /** Graphs of models with fewer parameters are not kept: to build one takes no longer than the rest of a start. */
 const preparedParameters = 2 ** 25;
 
-/** `now` is a monotonic clock, in milliseconds. Throws an Error that names the file or setting at fault. */
-export async function openModel(settings: OpenSettings, now: () => number): Promise<OpenModel> {
+/** `warnings` as in EngineInfo. `now` is a monotonic clock, in milliseconds. Throws an Error that names the file or setting at fault. */
+export async function openModel(settings: OpenSettings, now: () => number) {
   const { artifacts, ...built } = await buildGraph(settings, now);
   collectGarbage();
   const runner = await openStepRunner(built.graph, built.options);
@@ -46,42 +37,33 @@ export async function openModel(settings: OpenSettings, now: () => number): Prom
 
 /** A function of its own, so that the weights are garbage when it returns. */
 async function buildGraph(settings: OpenSettings, now: () => number) {
-  const { modelDirectory, artifactsDirectory, dataDirectory: folder } = settings;
+  const { modelDirectory, artifactsDirectory, dataDirectory: folder, threads, weightFormat: format } = settings;
   const unixNow = () => performance.timeOrigin + now();
-  const artifacts = await readArtifacts(
-    modelDirectory,
-    artifactsDirectory,
-    folder ? { folder, now: unixNow } : undefined,
-  );
-  return buildGraphOf(artifacts, settings, now, unixNow).finally(artifacts.model.close);
-}
-
-async function buildGraphOf(
-  { model, ...artifacts }: Artifacts,
-  settings: OpenSettings,
-  now: () => number,
-  unixNow: () => number,
-) {
-  const { threads, weightFormat: format } = settings;
-  const { config, weights } = model;
-  const { device, warning } = await chooseDevice(settings.device, format, (one) => probeDevice(one, threads, now));
-  const bank = bankOf(artifacts.hyperNetwork);
-  const kv = kvFormatFor(format);
-  const smoothing = format === "int8" ? await readSmoothing(settings.modelDirectory) : null;
-  const build = (file?: ConstantFile) => {
-    const stored = smoothing ? smoothed(config, weights, smoothing.magnitudes) : weights;
-    return buildServingGraph(config, stored, bank, { format, device, kv, file });
-  };
-  const { contextTokens } = artifacts.manifest.model;
-  const options = { config: { ...config, contextTokens }, bank, threads, format, device, kv };
-  if (!settings.dataDirectory || parametersOf(config) < preparedParameters) {
-    return { artifacts, graph: build() as Uint8Array | string, options, warnings: warning ? [warning] : [] };
+  const record = folder ? { folder, now: unixNow } : undefined;
+  const { model, ...artifacts } = await readArtifacts(modelDirectory, artifactsDirectory, record);
+  try {
+    const { config, weights } = model;
+    const { device, warning } = await chooseDevice(settings.device, format, (one) => probeDevice(one, threads, now));
+    const bank = bankOf(artifacts.hyperNetwork);
+    const kv = kvFormatFor(format);
+    const smoothing = format === "int8" ? await readSmoothing(modelDirectory) : null;
+    const build = (file?: ConstantFile) => {
+      const stored = smoothing ? smoothed(config, weights, smoothing.magnitudes) : weights;
+      return buildServingGraph(config, stored, bank, { format, device, kv, file });
+    };
+    const { contextTokens } = artifacts.manifest.model;
+    const options = { config: { ...config, contextTokens }, bank, threads, format, device, kv };
+    if (!folder || parametersOf(config) < preparedParameters) {
+      return { artifacts, graph: build() as Uint8Array | string, options, warnings: warning ? [warning] : [] };
+    }
+    const key = await graphKey({
+      ...{ config, format, device, weights: model.weightsHash },
+      ...{ manifest: artifacts.manifestHash, smoothing: smoothing?.hash },
+    });
+    const prepared = await preparedGraph(join(folder, "prepared"), key, build, unixNow);
+    const warnings = [warning, prepared.warning].filter((text) => text !== null);
+    return { artifacts, graph: prepared.graph, options, warnings };
+  } finally {
+    model.close();
   }
-  const key = await graphKey({
-    ...{ config, format, device, weights: model.weightsHash },
-    ...{ manifest: artifacts.manifestHash, smoothing: smoothing?.hash },
-  });
-  const prepared = await preparedGraph(join(settings.dataDirectory, "prepared"), key, build, unixNow);
-  const warnings = [warning, prepared.warning].filter((text) => text !== null);
-  return { artifacts, graph: prepared.graph, options, warnings };
 }

@@ -6,8 +6,16 @@ import type { PassOutput } from "../kv/host-runner.ts";
 import { passageOf } from "../memory/passages.ts";
 import type { Head } from "./head-rows.ts";
 import { maskedRow } from "./masking.ts";
-import { type MemorySays, mixedHead, sourcesOf } from "./memory-mixing.ts";
-import { alternativesOf, type HeadResult, headResult, logprobOf, logprobOfTarget, sampleToken } from "./sampler.ts";
+import { type MemorySays, mixMemories, sourcesOf } from "./memory-mixing.ts";
+import {
+  alternativesOf,
+  type HeadResult,
+  headResult,
+  isGreedy,
+  logprobOf,
+  logprobOfTarget,
+  sampleToken,
+} from "./sampler.ts";
 import type { Score } from "./sequence.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
@@ -16,17 +24,20 @@ export function readHead(
   head: Head,
   output: PassOutput,
   says: readonly MemorySays[] | undefined,
-  {
-    hiddenSize: D,
-    rule,
-    textPieceOf,
-  }: { hiddenSize: number; rule: MemoryRule | null } & Pick<Vocabulary, "textPieceOf">,
+  model: { hiddenSize: number; rule: MemoryRule | null } & Pick<Vocabulary, "textPieceOf">,
 ): Frame[] {
+  const { hiddenSize: D, rule, textPieceOf } = model;
   const { sequence, row, hiddenRow, baseRow, scoredId } = head;
   const { sampling, grammar } = sequence;
   const masked = (one: HeadResult) => (scoredId === null && grammar ? maskedRow(one, grammar, sampling) : one);
-  const mixed = says && mixedHead(head, output, says, rule!);
-  const unmasked = mixed?.row ?? headResult(output, row);
+  const plain = headResult(output, row);
+  const drawn = {
+    changes: scoredId === null ? sequence.logitChanges() : [],
+    targetId: scoredId ?? 0,
+    temperature: scoredId !== null || isGreedy(sampling) ? 1 : sampling.temperature,
+  };
+  const mixed = says && mixMemories(plain, says, { rule: rule!, brakes: sequence.brakes! }, drawn);
+  const unmasked = mixed?.row ?? plain;
   const result = masked(unmasked);
   const base = baseRow === null ? null : masked(headResult(output, baseRow));
   const alternatives = alternativesOf(result, sampling.logprobs ?? 0);

@@ -55,6 +55,8 @@ const patienceMs = 60_000;
 
 export class Sequence implements Plannable {
   readonly request: SequenceRequest;
+  readonly id: string;
+  readonly tenant: string;
   readonly trace: Trace | null;
   readonly sampling: Sampling;
   /** Prompt, continued and generated token ids. */
@@ -100,8 +102,10 @@ export class Sequence implements Plannable {
   #promptSent = false;
   readonly #submittedMs: number;
   #adapterMs = 0;
-  #admittedMs: number | null = null;
-  #decodingMs: number | null = null;
+  /** When it first got a slot; null before. */
+  admittedMs: number | null = null;
+  /** When its prompt was cached; null before. */
+  decodingMs: number | null = null;
 
   constructor(request: SequenceRequest, vocabulary: Vocabulary, nowMs: number, trace: Trace | null = null) {
     const { promptIds, continuedIds, mixture, memories } = request;
@@ -109,6 +113,8 @@ export class Sequence implements Plannable {
     this.evidenceTokens = { tokens: Math.min(promptIds.length, tokens), spans };
     const sampling = samplingWith(request.sampling);
     this.request = request;
+    this.id = request.id;
+    this.tenant = request.tenant;
     this.sampling = sampling;
     this.trace = trace;
     this.#vocabulary = vocabulary;
@@ -128,10 +134,6 @@ export class Sequence implements Plannable {
     for (const id of continuedIds) if (!this.#finish) this.#append(id);
   }
 
-  get id(): string {
-    return this.request.id;
-  }
-
   get row(): KvRow {
     if (!this.kv) throw new Error("the sequence has no row");
     return this.kv;
@@ -139,10 +141,6 @@ export class Sequence implements Plannable {
 
   get cachedTokens(): number {
     return this.kv?.positions ?? 0;
-  }
-
-  get tenant(): string {
-    return this.request.tenant;
   }
 
   get maxPositions(): number {
@@ -160,7 +158,7 @@ export class Sequence implements Plannable {
 
   /** True if it ends in an error unless it starts before `dueMs`. */
   get expires(): boolean {
-    return this.request.deadlineMs !== undefined && this.#admittedMs === null;
+    return this.request.deadlineMs !== undefined && this.admittedMs === null;
   }
 
   get promptTokens(): number {
@@ -281,16 +279,6 @@ export class Sequence implements Plannable {
     if (this.sampling.repetition_penalty !== 1) for (const id of ids) this.#repeated.add(id);
   }
 
-  /** It got a slot, at first or after it was parked. */
-  admitted(nowMs: number): void {
-    this.#admittedMs ??= nowMs;
-  }
-
-  /** The prompt is cached. */
-  prefilled(nowMs: number): void {
-    this.#decodingMs = nowMs;
-  }
-
   addPromptScore(score: Score): void {
     this.#prompt.logprobs.push(score.logprob);
     this.#prompt.alternatives.push(score.alternatives);
@@ -327,7 +315,7 @@ export class Sequence implements Plannable {
 
   /** `rule`: how memories are mixed; null if the engine reads none. */
   doneFrame(nowMs: number, rule: MemoryRule | null): DoneFrame {
-    const [admittedMs, decodingMs] = [this.#admittedMs ?? nowMs, this.#decodingMs ?? nowMs];
+    const [admittedMs, decodingMs] = [this.admittedMs ?? nowMs, this.decodingMs ?? nowMs];
     const [first = null] = this.adapters;
     const mixture = this.#mixture;
     return {

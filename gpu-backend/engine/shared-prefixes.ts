@@ -3,7 +3,6 @@
  * sequence whose next block is being computed by another (its leader) waits for the whole block. Each sequence computes the rest of its
  * prompt itself, at least the last token. If the leader ends early or its blocks are evicted, the sequence that has waited longest leads.
  */
-
 import type { KvBlock } from "../kv/host-kv.ts";
 import { blockNames, type FoundBlock, type PrefixCache } from "../kv/prefix-cache.ts";
 import type { Sequence } from "./sequence.ts";

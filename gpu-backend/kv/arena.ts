@@ -35,7 +35,8 @@ export class KvArena {
   readonly #shape: KvMemoryShape;
   readonly #memory: KvMemory;
   readonly #side: Side;
-  #positions: number; // P
+  /** P, positions of each row: the `pastTokens` of the next `feed`. */
+  positions: number;
   /** By place. */
   readonly #rows: KvRow[] = [];
   /** How many of the rows are decoding. */
@@ -48,18 +49,13 @@ export class KvArena {
     this.#memory = memory;
     this.#side = side;
     this.#replaced = new Float32Array(shape.contextTokens * Math.max(...shape.arrays.map(({ width }) => width)));
-    this.#positions = positionsFor(0, shape);
+    this.positions = positionsFor(0, shape);
     memory.join(this, side);
-  }
-
-  /** P, positions of each row: the `pastTokens` of the next `feed`. */
-  get positions(): number {
-    return this.#positions;
   }
 
   /** Positions that its rows take in the arrays. */
   get span(): number {
-    return this.#rows.length * this.#positions;
+    return this.#rows.length * this.positions;
   }
 
   /** Positions that hold keys and values. */
@@ -79,7 +75,7 @@ export class KvArena {
     this.#put(row, this.#rows.length);
     row.arena = this;
     const least = positionsFor(this.#longest, this.#shape);
-    this.#fit(this.#rows.length > 1 ? Math.max(this.#positions, least) : least, least);
+    this.#fit(this.#rows.length > 1 ? Math.max(this.positions, least) : least, least);
   }
 
   /** Removes a row. The last decoding row moves to its place, and the last row of all to the place that becomes free by that. */
@@ -110,7 +106,7 @@ export class KvArena {
       past: this.#memory.arrays.map((array, i) =>
         array.subarray(this.#startOf(i, first), this.#startOf(i, first + rows.length)),
       ),
-      pastTokens: this.#positions,
+      pastTokens: this.positions,
       pastLengths: Int32Array.from(rows, ({ positions }) => positions),
     };
   }
@@ -125,7 +121,7 @@ export class KvArena {
     if (longest > contextTokens) {
       throw new Error(`KV arena: ${longest} positions do not fit the context of ${contextTokens}`);
     }
-    if (longest > this.#positions) {
+    if (longest > this.positions) {
       const P = positionsFor(longest, this.#shape);
       this.#fit(P, P);
     }
@@ -173,13 +169,13 @@ export class KvArena {
   /** Moves rows together if a smaller P holds them with room to spare. */
   trim(): void {
     if (this.#rows.length > 0) {
-      this.#spread(Math.min(this.#positions, positionsFor(this.#longest / fullShare, this.#shape)));
+      this.#spread(Math.min(this.positions, positionsFor(this.#longest / fullShare, this.#shape)));
     }
   }
 
   /** Moves rows together as far as possible. */
   shrink(): void {
-    this.#spread(Math.min(this.#positions, positionsFor(this.#longest, this.#shape)));
+    this.#spread(Math.min(this.positions, positionsFor(this.#longest, this.#shape)));
   }
 
   /** Copies its rows of array i to another array. */
@@ -237,7 +233,7 @@ export class KvArena {
   }
 
   /** Where a row's head begins in array i, with room for P positions in every row. */
-  #startOf(i: number, index: number, head = 0, P = this.#positions): number {
+  #startOf(i: number, index: number, head = 0, P = this.positions): number {
     const { heads: H, width: d } = this.#shape.arrays[i];
     return (this.#side === "end" ? this.#memory.arrays[i].length : 0) + (index * H + head) * P * d;
   }
@@ -257,7 +253,7 @@ export class KvArena {
 
   /** Moves rows apart, or together, so that every row has P positions. */
   #spread(P: number): void {
-    const oldP = this.#positions;
+    const oldP = this.positions;
     if (P === oldP) return;
     this.#memory.arrays.forEach((array, i) => {
       const { heads: H, width: d } = this.#shape.arrays[i];
@@ -274,6 +270,6 @@ export class KvArena {
         }
       }
     });
-    this.#positions = P;
+    this.positions = P;
   }
 }

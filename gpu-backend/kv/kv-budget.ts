@@ -7,16 +7,12 @@
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { KvFormat, ModelShape, StepRunner } from "../runtime/step.ts";
 
-export interface KvArrayShape {
-  heads: number;
-  width: number;
-  /** Absent: float32. */
-  isInt8?: boolean;
-}
-
 export interface KvShape {
-  /** Heads, and elements of a head, of one position: keys, then values, of each layer, then the states that the head is computed from. */
-  arrays: readonly KvArrayShape[];
+  /**
+   * Heads, and elements of a head, of one position: keys, then values, of each layer, then the states that the head is computed from.
+   * Without `isInt8` they are float32.
+   */
+  arrays: readonly { heads: number; width: number; isInt8?: boolean }[];
   contextTokens: number;
 }
 

@@ -6,7 +6,7 @@
  */
 import type { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
-import { addRotation, type RotaryTables } from "./rotary.ts";
+import type { RotaryTables } from "./rotary.ts";
 import type { Device } from "./session.ts";
 import type { KvFormat, ModelShape } from "./step.ts";
 
@@ -132,8 +132,8 @@ function addByHeads(
     const heads = g.node("Transpose", [g.node("Reshape", [qkv, byPosition])], { perm: [0, 2, 1, 3] });
     let [q, k, v] = g.nodes("Split", [heads, partHeads], 3, { axis: 1 });
     if (rotary && positions) {
-      q = addRotation(g, q, positions, rotary.scaledCosines, rotary.scaledSines);
-      k = addRotation(g, k, positions, rotary.cosines, rotary.sines);
+      q = g.node("com.microsoft:RotaryEmbedding", [q, positions, rotary.scaledCosines, rotary.scaledSines]);
+      k = g.node("com.microsoft:RotaryEmbedding", [k, positions, rotary.cosines, rotary.sines]);
     }
     if (H === K) {
       const result = g.node("Transpose", [attend(l, q, k, v)], { perm: [0, 2, 1, 3] });

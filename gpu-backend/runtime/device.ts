@@ -11,32 +11,27 @@ export type DeviceSetting = "auto" | Device;
 /** How a device did the work of device-probe.ts, or why it could not. */
 export type Probe = { milliseconds: number; result: Float32Array } | { failure: string };
 
-/** The device that serves, and what the operator should know about that. */
-interface Choice {
-  device: Device;
-  warning: string | null;
-}
-
 /** A slower device loses to launching kernels and moving logits what it gains. Adapters in software are at 0.1 or less. */
 export const minSpeedup = 2;
 /** Largest relative difference from the CPU's result. Kernels that only sum in another order stay far below. */
 export const probeTolerance = 1e-3;
 
 /**
- * Probes devices if the setting leaves a choice. Falls back to the CPU, with a warning unless "auto" found no adapter at all.
- * Throws an Error if CUDA is not available, and for a GPU with a weight format that only the CPU serves.
+ * Returns the device that serves, and a warning for the operator. Probes devices if the setting leaves a choice. Falls back to the CPU,
+ * with a warning unless "auto" found no adapter at all. Throws an Error if CUDA is not available, and for a GPU with a weight format
+ * that only the CPU serves.
  */
 export async function chooseDevice(
   setting: DeviceSetting,
   format: WeightFormat,
   probe: (device: Device) => Promise<Probe>,
-): Promise<Choice> {
-  const onCpu = (warning: string | null): Choice => ({ device: "cpu", warning });
+) {
+  const onCpu = (warning: string | null) => ({ device: "cpu" as Device, warning });
   if (setting === "cpu" || (setting === "auto" && format !== "fp32")) return onCpu(null);
   if (format !== "fp32") {
     throw new Error(`DEVICE=${setting} serves WEIGHT_FORMAT=fp32 only, not ${format}: its kernels are the CPU's`);
   }
-  const device = setting === "cuda" ? "cuda" : "webgpu";
+  const device: Device = setting === "cuda" ? "cuda" : "webgpu";
   const [cpu, found] = [await probe("cpu"), await probe(device)];
   if ("failure" in cpu) throw new Error(`the CPU failed the device probe: ${cpu.failure}`);
   if ("failure" in found) {

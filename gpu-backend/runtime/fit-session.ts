@@ -25,7 +25,7 @@ export interface Surveyed {
   expected: Float64Array; // [V]
 }
 
-export interface StepInput extends Delta {
+export interface FitStepInput extends Delta {
   hidden: Float32Array; // [N, D]
   logits: Float32Array; // of the candidates without the own adapter, [N, C]
   /** Which candidate is the target of each position, [N]. */
@@ -41,7 +41,7 @@ export interface FitSession {
   /** Logits of states under rows of the head, [N, C]. */
   logits(states: Float32Array, rows: Float32Array): Promise<Float32Array>;
   /** −log p of each target [N], and the gradients of their mean. */
-  step(input: StepInput): Promise<{ nll: Float32Array; gradients: Delta }>;
+  step(input: FitStepInput): Promise<{ nll: Float32Array; gradients: Delta }>;
   release(): Promise<void>;
 }
 
@@ -104,7 +104,7 @@ export async function openFitSession(
   };
 }
 
-async function runStep(session: Session, { hidden, logits, targets, rows, a, b, c }: StepInput, D: number) {
+async function runStep(session: Session, { hidden, logits, targets, rows, a, b, c }: FitStepInput, D: number) {
   const [N, C, R] = [targets.length, rows.length / D, a.length / D];
   const outputs = await session.run({
     hidden: tensor(hidden, [N, D]),

@@ -18,11 +18,7 @@ export const blockKeys = 16_384;
 const zeroPoint = 64;
 const steps = 63;
 
-export interface KeyBlock {
-  /** The K largest dot products of each query and their keys, largest first, equal ones by rising index. `best` is K. */
-  search(queries: Uint8Array): Promise<{ dots: Float32Array; indices: Int32Array; best: number }>; // [S, K], [S, K]
-  release(): Promise<void>;
-}
+export type KeyBlock = Awaited<ReturnType<typeof openKeyBlock>>;
 
 /** Quantises a state [D] to a query [D]. */
 export function writeQuery(state: Float32Array, query: Uint8Array): void {
@@ -36,12 +32,13 @@ export function writeQuery(state: Float32Array, query: Uint8Array): void {
 export async function openKeyBlock(
   keys: Int8Array,
   { hiddenSize: D, best, threads }: { hiddenSize: number; best: number; threads: number },
-): Promise<KeyBlock> {
+) {
   const N = keys.length / D;
   const K = Math.min(best, N);
   const session = await openSession(buildSearchGraph(keys, { D, N, K }), { threads });
   return {
-    async search(queries) {
+    /** The K largest dot products of each query and their keys, both [S, K], largest first, equal ones by rising index. `best` is K. */
+    async search(queries: Uint8Array) {
       const results = await session.run({ queries: tensor(queries, [queries.length / D, D]) });
       return { dots: results.dots.data as Float32Array, indices: results.indices.data as Int32Array, best: K };
     },

@@ -29,15 +29,9 @@ interface Build extends Target {
   observe?: ProductTarget["observe"];
 }
 
-function startBuild(
-  name: string,
-  {
-    config,
-    weights,
-    file,
-    ...rest
-  }: Pick<Build, "config" | "weights" | "format" | "device" | "kv"> & { file?: ConstantFile },
-): Build {
+type BuildOptions = Pick<Build, "config" | "weights" | "format" | "device" | "kv"> & { file?: ConstantFile };
+
+function startBuild(name: string, { config, weights, file, ...rest }: BuildOptions): Build {
   const g = new GraphBuilder(name, file);
   const { positions } = config;
   const rotary = positions === "learned" ? null : addRotaryTables(g, config, positions, weights);
@@ -113,14 +107,8 @@ function addServingTrunk(build: Build, embedding: Embedding) {
   return { present, states };
 }
 
-interface TokenInputs {
-  tokenIds: string; // [S, T]
-  positions: string; // [S, T]
-  /** [S, T] as a tensor of two numbers. */
-  shape: string;
-}
-
-function tokenInputs({ g }: Build): TokenInputs {
+/** Token ids and positions, both [S, T], and `shape`, which is [S, T] as a tensor of two numbers. */
+function tokenInputs({ g }: Build) {
   const tokenIds = g.input(names.tokenIds, "int32", ["S", "T"]);
   return { tokenIds, positions: g.input(names.positions, "int32", ["S", "T"]), shape: g.node("Shape", [tokenIds]) };
 }
@@ -131,7 +119,7 @@ function tokenInputs({ g }: Build): TokenInputs {
  */
 function addTrunk(
   build: Build,
-  { tokenIds, positions, shape }: TokenInputs,
+  { tokenIds, positions, shape }: ReturnType<typeof tokenInputs>,
   past: Past | null,
   { embed }: Embedding,
 ): { states: string; fresh: string[] } {

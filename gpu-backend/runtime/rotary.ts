@@ -58,8 +58,3 @@ export function rotaryFrequencies(
     return frequency * (kept + (1 - kept) / factor);
   });
 }
-
-/** Rotates heads x [S, heads, T, d] by their positions, int64 [S, T]. */
-export function addRotation(g: GraphBuilder, x: string, positions: string, cosines: string, sines: string): string {
-  return g.node("com.microsoft:RotaryEmbedding", [x, positions, cosines, sines]);
-}

@@ -22,7 +22,6 @@ export interface FilePlan {
 }
 
 /** Size in bytes of the finished file. */
-
 export function plannedBytes({ label, head, recordBytes }: FilePlan): number {
   return sealedBytes([label.length, head.length, ...recordBytes]);
 }

@@ -63,15 +63,13 @@ export function ownAdapterId(tenant: string, hash: string): string {
 /** Approximate size in memory of an adapter without its arrays, as in generated.ts. */
 const recordBytes = 512;
 
-interface OwnAdapterReader {
-  /** The file of an adapter; null if it is missing. */
-  read(tenant: string, hash: string): Promise<Uint8Array | null>;
-}
-
-/** A source of generated and own adapters. An own adapter also has the gates of the static adapter. */
+/**
+ * A source of generated and own adapters. An own adapter also has the gates of the static adapter. `store.read` returns the file of an
+ * adapter, null if it is missing.
+ */
 export function withOwnAdapters(
   generated: AdapterSource,
-  store: OwnAdapterReader,
+  store: { read(tenant: string, hash: string): Promise<Uint8Array | null> },
   shape: OwnAdapterShape,
 ): AdapterSource {
   const read = async (id: string): Promise<Adapter> => {

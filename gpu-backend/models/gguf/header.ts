@@ -245,16 +245,13 @@ class Cursor {
   readonly file: PartFiles;
   #window = new DataView(new ArrayBuffer(0));
   #windowAt: number;
-  #at: number;
+  /** Offset in the file of the next byte. */
+  at: number;
 
   constructor(file: PartFiles, at = 0) {
     this.file = file;
     this.#windowAt = at;
-    this.#at = at;
-  }
-
-  get at(): number {
-    return this.#at;
+    this.at = at;
   }
 
   error(what: string): Error {
@@ -262,10 +259,10 @@ class Cursor {
   }
 
   skip(bytes: number): void {
-    this.#at += bytes;
+    this.at += bytes;
     const { bytes: fileBytes } = this.file;
-    if (this.#at > fileBytes) throw this.error(`its header goes on at ${this.#at}, the file has ${fileBytes} bytes`);
-    if (this.#at > ggufLimits.headerBytes) {
+    if (this.at > fileBytes) throw this.error(`its header goes on at ${this.at}, the file has ${fileBytes} bytes`);
+    if (this.at > ggufLimits.headerBytes) {
       throw this.error(`its header has more than ${ggufLimits.headerBytes} bytes, the maximum`);
     }
   }
@@ -300,9 +297,9 @@ class Cursor {
 
   /** Skips the next `length` bytes, and returns their offset in the window, which holds all of them. */
   #take(length: number): number {
-    const from = this.#at;
+    const from = this.at;
     this.skip(length);
-    if (from < this.#windowAt || this.#at > this.#windowAt + this.#window.byteLength) {
+    if (from < this.#windowAt || this.at > this.#windowAt + this.#window.byteLength) {
       const wanted = Math.max(length, Math.min(windowBytes, this.file.bytes - from));
       this.#window = new DataView(this.file.read(from, wanted).buffer);
       this.#windowAt = from;

@@ -16,20 +16,12 @@ import {
 import { GgufHeader, type TensorInfo } from "./header.ts";
 import { openPartFiles, type PartFiles } from "./part-files.ts";
 
-export interface GgufModel {
-  config: ModelConfig;
-  /** Bytes are read from the file at each access, so that no more than one tensor need be in memory. */
-  weights: ModelWeights;
-  /** For the tokenizer and the chat template. */
-  header: GgufHeader;
-  file: PartFiles;
-}
-
 /**
- * Opens a model and checks it. Reads only the header and the tensor `rope_freqs.weight`. The caller closes `file`.
+ * Opens a model and checks it. Reads only the header, which also describes the tokenizer and the chat template, and the tensor
+ * `rope_freqs.weight`. The caller closes `file`.
  * Throws an Error of one line that names the file, and the key or tensor at fault with its value.
  */
-export function openGgufModel(path: string): GgufModel {
+export function openGgufModel(path: string) {
   const file = openPartFiles(path);
   try {
     const header = new GgufHeader(file);
@@ -257,7 +249,7 @@ interface Rows {
   turnedBy: number | null;
 }
 
-/** A weight of consecutive rows of a tensor. Their bytes are read at each access. */
+/** A weight of consecutive rows of a tensor. Bytes are read at each access, so that no more than one tensor need be in memory. */
 function rowsOf(file: PartFiles, { type, shape: all, at, bytes: size }: TensorInfo, rows: Rows): Weight {
   const { shape, from, turnedBy } = rows;
   const rowBytes = size / all[0];

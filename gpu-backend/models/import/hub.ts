@@ -10,21 +10,14 @@ export interface RemoteFile {
   checksum: Checksum;
 }
 
-export interface Repository {
-  /** As the hub spells it: `gpt2` is `openai-community/gpt2`. */
-  id: string;
-  commit: string;
-  /** Files of the top folder, by name. */
-  files: ReadonlyMap<string, RemoteFile>;
-  fetch: typeof fetch;
-}
-
 /** Opens a model at a branch, tag or commit. Throws a HubError of one line. */
-export async function openRepository(name: string, revision: string, access: HubAccess): Promise<Repository> {
+export async function openRepository(name: string, revision: string, access: HubAccess) {
   const common = { hubUrl: access.endpoint, fetch: hubFetch(name, access) };
   try {
+    // The hub's own spelling: `gpt2` is `openai-community/gpt2`.
     const { name: id, sha } = await modelInfo({ ...common, name, revision, additionalFields: ["sha"] });
     if (!/^[0-9a-f]{40}$/.test(sha)) throw new HubError(`${access.endpoint} names no commit of ${name}: ${sha}`);
+    /** Files of the top folder, by name. */
     const files = new Map<string, RemoteFile>();
     for await (const { type, path, size, oid, lfs } of listFiles({ ...common, repo: id, revision: sha })) {
       if (type !== "file") continue;

@@ -5,7 +5,7 @@
 import { existsSync } from "node:fs";
 import { constants, copyFile, mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
-import { type Manifest, manifestFile } from "../../../shared/artifacts/manifest.ts";
+import { manifestFile } from "../../../shared/artifacts/manifest.ts";
 import { artifactsOf, readArtifacts } from "../../engine/artifacts.ts";
 import { smoothingFile } from "../../engine/smoothing-file.ts";
 import { nullIfMissing } from "../../files.ts";
@@ -31,20 +31,13 @@ export interface ImportOptions {
   revision: string | null;
 }
 
-export interface Imported {
-  folder: string;
-  manifest: Manifest;
-  /** True if the folder had artifacts that fit. They are kept, because training may have made them. */
-  keptArtifacts: boolean;
-}
-
 const defaultFolder = ".cache/models";
 const ggufEnding = ".gguf";
 const hubId = /^[A-Za-z0-9][\w.-]*(\/(?!\.)[\w.-]+)?$/;
 const MiB = 2 ** 20;
 
 /** Throws an Error of one line, or the signal's reason when aborted. Calling it again with the same options resumes. */
-export async function importModel(options: ImportOptions, access: HubAccess, progress: Progress): Promise<Imported> {
+export async function importModel(options: ImportOptions, access: HubAccess, progress: Progress) {
   const { source } = options;
   const isFolder = (await stat(source).catch(() => null))?.isDirectory() ?? false;
   const gguf = isFolder ? join(source, ggufFile) : source;
@@ -61,6 +54,7 @@ export async function importModel(options: ImportOptions, access: HubAccess, pro
   else await downloadModel(source, options.revision ?? "main", folder, access, progress);
 
   access.signal?.throwIfAborted();
+  // Artifacts that the folder has are kept, because training may have made them.
   const keptArtifacts = existsSync(manifestOf(folder));
   if (!keptArtifacts) {
     progress.note("making artifacts; up to a minute at 768 dimensions…");
