@@ -88,8 +88,14 @@ export async function planned<T>(
       if (other) others.push(other);
       return found.nearest;
     };
-    const made = await plan(artifacts, { ...caller, nearest });
-    if (others.length === 0 || replans === maxReplans) return { plan: made, artifacts };
+    const isLast = () => others.length === 0 || replans === maxReplans;
+    try {
+      const made = await plan(artifacts, { ...caller, nearest });
+      if (isLast()) return { plan: made, artifacts };
+    } catch (error) {
+      // A plan without the adapters of other artifacts may be refused: it has no passages to retrieve.
+      if (isLast()) throw error;
+    }
     [artifacts] = others;
   }
 }

@@ -4,6 +4,7 @@ import { HttpResponse } from "msw";
 import { beforeAll, beforeEach, expect, test, vi } from "vitest";
 import { type Artifacts, heldSet } from "../../edge/artifacts/artifacts.ts";
 import { replacedMs } from "../../edge/tenants/tenant-memories.ts";
+import type { DoneFrame, TokenFrame } from "../../shared/contracts/inference.ts";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import {
   backendAnswers,
@@ -245,4 +246,17 @@ test("deleted while it is made again, it stays deleted, at the backends too", as
       `/v1/adapters/${own.tenant}/${"7".repeat(64)}`,
     ]),
   );
+});
+
+test("passages are retrieved with the artifacts they were made for until their memory is made again", async () => {
+  backendMakes({ memories: unavailable });
+  await create("notes", { documents });
+  const passage = { memory: 0, document: "text-1", start: 2, end: 9, tokens: 7, similarity: 0.9 };
+  backendAnswers(({ id, promptIds }) => {
+    const [first, second, done] = saying(id, "ok");
+    const retrieved = { retrieved: [passage], promptTokens: promptIds.length + 9 };
+    return [{ ...first, retrievedTokens: 9 } as TokenFrame, second, { ...done, ...retrieved } as DoneFrame];
+  });
+  await serve(after);
+  expect(await ask("auto", { chameleon: { retrieve: 1 } })).toBe(fingerprint(before));
 });
