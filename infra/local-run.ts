@@ -76,21 +76,22 @@ export function claimStateFolder(stateFolder: string): void {
 
 /** File in the state folder with the version of the folder's layout. */
 export const versionFile = "version";
-/** The layout that this code reads and writes. A folder without the file has version 1. */
-const stateVersion = 1;
+/** The layout that this code reads and writes. A folder that holds objects without the file has version 1. */
+const stateVersion = 2;
 /** The version while a backup is being restored. It remains if the restore is killed. */
 export const restoringVersion = "restoring";
 
-/** Throws an Error for a folder that a newer version has written. */
+/** Throws an Error for a folder of another layout: it would be read as if it held no adapters and no unsettled use. */
 export function checkStateVersion(stateFolder: string): void {
   const file = path.join(stateFolder, versionFile);
-  const text = existsSync(file) ? readFileSync(file, "utf8") : "1";
-  if (/^\d{1,6}$/.test(text.trim()) && Number(text) <= stateVersion) return;
+  const isNew = !existsSync(path.join(stateFolder, "objects"));
+  const text = existsSync(file) ? readFileSync(file, "utf8") : String(isNew ? stateVersion : 1);
+  if (text.trim() === String(stateVersion)) return;
   if (text === restoringVersion) {
     throw new Error(`${stateFolder} holds a part of a backup, whose restore was stopped: remove it, and restore again`);
   }
   throw new Error(
-    `${stateFolder} has the layout ${JSON.stringify(text.trim().slice(0, 20))}, and this version knows ${stateVersion}: serve it by the version that wrote it, or a newer one`,
+    `${stateFolder} has the layout ${JSON.stringify(text.trim().slice(0, 20))}, and this version knows ${stateVersion}: serve it by the version that wrote it`,
   );
 }
 

@@ -157,15 +157,26 @@ export function decoded(chunks: readonly Uint8Array[], what: string): string {
 
 /** Offset of the first sequence that is not UTF-8; the length if there is none. */
 function firstInvalid(bytes: Uint8Array): number {
-  let offset = 0;
-  // A lenient decoder writes U+FFFD for each invalid sequence.
-  for (const text of new TextDecoder("utf-8", { fatal: false, ignoreBOM: true }).decode(bytes).split("\ufffd")) {
-    offset += new TextEncoder().encode(text).length;
-    // The text may contain U+FFFD itself.
-    if (![0xef, 0xbf, 0xbd].every((byte, i) => bytes[offset + i] === byte)) return offset;
-    offset += 3;
+  const fatal = () => new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+  const ofPieces = fatal();
+  let piece = 0;
+  try {
+    for (; piece < bytes.length; piece += 4096) ofPieces.decode(bytes.subarray(piece, piece + 4096), { stream: true });
+  } catch {
+    // The invalid byte is in this piece, and its sequence may begin up to three bytes earlier.
   }
-  return bytes.length;
+  piece = Math.min(piece, bytes.length);
+  let start = Math.max(0, piece - 3);
+  while (start < piece && (bytes[start] & 0xc0) === 0x80) start++;
+  const ofBytes = fatal();
+  for (let i = start; i < bytes.length; i++) {
+    try {
+      if (ofBytes.decode(bytes.subarray(i, i + 1), { stream: true }) !== "") start = i + 1;
+    } catch {
+      return start;
+    }
+  }
+  return start;
 }
 
 /** Parses a JSON object. Throws invalid_request, also for more than `maxValues` values in its lists and objects. */

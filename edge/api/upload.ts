@@ -20,7 +20,7 @@ const documentTypes = ["text/markdown", "text/plain", html, ...jsonLines];
 /** Types by the ending of a file's name, in place of the type that its part of the form declares. */
 const typeOfEnding: Record<string, string> = {
   ...{ md: "text/markdown", markdown: "text/markdown", txt: "text/plain", html, htm: html, jsonl: jsonLines[0] },
-  ...{ json, pdf: "application/pdf" },
+  pdf: "application/pdf",
 };
 
 type UploadContext = Context<AppEnvironment>;

@@ -91,7 +91,10 @@ export class AdapterRecords {
 
   /** Whether no adapter has this copy (`copiesOf`). */
   isUnused(copy: string): boolean {
-    return !this.list().some((record) => copiesOf(record).includes(copy));
+    // Parses only records that hold the hash: a record with its centroids has kilobytes.
+    const hash = copy.replace(memoryPrefix, "");
+    const rows = this.#sql.exec<{ record: string }>("SELECT record FROM ownAdapters WHERE instr(record, ?) > 0", hash);
+    return ![...rows].some(({ record }) => copiesOf(JSON.parse(record) as AdapterRecord).includes(copy));
   }
 }
 

@@ -176,7 +176,14 @@ export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
   if (tensor.dtype === "F32") return new Float32Array(buffer);
   if (tensor.dtype === "BF16") return widenBrainFloat(new Uint16Array(buffer));
   if (tensor.dtype !== "F16") throw new Error(`tensor file: cannot read ${tensor.dtype} as float32`);
-  return Float32Array.from(new Uint16Array(buffer), floatOfHalf);
+  return widenHalf(new Uint16Array(buffer));
+}
+
+/** float16 bit patterns to float32, exactly. A loop, because `Float32Array.from` with a function takes six times as long. */
+function widenHalf(halves: Uint16Array): Float32Array<ArrayBuffer> {
+  const values = new Float32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) values[i] = floatOfHalf(halves[i]);
+  return values;
 }
 
 /** bfloat16 bit patterns to float32, exactly: they are the upper halves of float32's. */

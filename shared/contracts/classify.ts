@@ -1,7 +1,7 @@
 /** Requests of `POST /v1/classify`. Not here: how labels become tokens (edge/plan/labels.ts). */
 import * as z from "zod";
 import { type ChatMessage, messagesSchema, readMessages } from "./chat.ts";
-import { absentAs, kindOf, listOf, refuser } from "./fields.ts";
+import { absentAs, describe, kindOf, listOf, refuser } from "./fields.ts";
 import { asGeneration, generationFields } from "./generation.ts";
 import { limits } from "./limits.ts";
 
@@ -15,7 +15,9 @@ const label = z
   .string()
   .min(1)
   .max(limits.classifyLabelCharacters)
-  .refine((text) => text.trim() !== "", { error: "a label must not be spaces only" });
+  .refine((text) => text.trim() !== "", {
+    error: ({ input }) => `a label is ${describe(input)}; it must not be spaces only`,
+  });
 const labelList = listOf("labels", label, { min: 2, max: limits.classifyLabels })
   .refine((labels) => new Set(labels).size === labels.length, { error: "labels holds a label twice" })
   .meta({ uniqueItems: true });

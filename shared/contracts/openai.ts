@@ -66,7 +66,10 @@ const documentField = z
       documentText,
       z.object({ name: z.string().min(1).max(limits.documentNameCharacters).nullish(), text: documentText }),
     ],
-    { error: "a document must be a text that is not empty, or an object with such a text and a name" },
+    {
+      error: ({ input }) =>
+        `a document is ${describe(input)}; it must be a text that is not empty, or an object with such a text and a name`,
+    },
   )
   .transform(
     (one): DocumentField =>

@@ -109,7 +109,7 @@ test("a backup under load is restored to what was promised before it, and nothin
   await expect(new KilledEdge(part, backend, port).start()).rejects.toThrow("whose restore was stopped");
 
   // A layout that this version does not know.
-  await writeFile(path.join(restored.state, "version"), "2\n");
-  await expect(restored.start()).rejects.toThrow('has the layout "2", and this version knows 1');
-  expect(await readFile(path.join(restored.state, "version"), "utf8")).toBe("2\n");
+  await writeFile(path.join(restored.state, "version"), "1\n");
+  await expect(restored.start()).rejects.toThrow('has the layout "1", and this version knows 2');
+  expect(await readFile(path.join(restored.state, "version"), "utf8")).toBe("1\n");
 });

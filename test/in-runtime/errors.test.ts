@@ -146,6 +146,16 @@ describe("a request that is refused", () => {
     expect(pulled).toBeLessThan(2 * limits.bodyBytes);
   });
 
+  test("a body that is not UTF-8: 400", async () => {
+    const { request } = testApp();
+    const headers = { "content-type": "application/json" };
+    const body = new Uint8Array([0x7b, 0xff, 0x7d]);
+    expect(await errorOf(await request("/v1/completions", { method: "POST", headers, body }))).toMatchObject({
+      status: 400,
+      message: expect.stringContaining("UTF-8"),
+    });
+  });
+
   test("a body that breaks off: 400, and nothing in the log of our failures", async () => {
     const { request, logged } = testApp();
     const headers = { "content-type": "application/json" };

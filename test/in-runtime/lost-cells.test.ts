@@ -218,6 +218,34 @@ describe("streams whose cell is lost", () => {
     expect(withoutIds(comparable(text))).toEqual(withoutIds(whole));
   });
 
+  test("of which the rest is computed differently end in an error, not in another text", async () => {
+    let isLost = false;
+    const seen = backendStreams(({ sequences: [sequence] }, signal) => {
+      const frames = framesOf(sequence).map((frame) =>
+        isLost && frame.type === "token" ? { ...frame, tokenId: frame.tokenId - 32 } : frame,
+      );
+      return new ReadableStream({
+        async pull(controller) {
+          await delay(0);
+          while (!isLost && frames.length < 8 && !signal.aborted) await delay(1);
+          const frame = frames.shift();
+          if (frame) controller.enqueue(new TextEncoder().encode(frameLine(frame)));
+          else controller.close();
+        },
+      });
+    });
+    const app = testApp();
+    const reader = (await app.complete({ prompt: "aaa", max_tokens: 12, stream: true })).body!.getReader();
+    const text = await readUntil(reader, (read) => eventsIn(read) > 2);
+    await lose();
+    isLost = true;
+    const events = comparable(text + (await readUntil(reader, never)));
+    expect(events.at(-2)).toContain("numerics_mismatch");
+    expect(events.at(-1)).toBe("data: [DONE]");
+    expect(events.slice(0, -2).every((event) => /"text":"[a-z]"/.test(event))).toBe(true);
+    expect(seen.batches).toHaveLength(2);
+  });
+
   test("again and again end in an error event and [DONE], and the tenant's place is free", async () => {
     backend((_, turn) => turn < 2);
     const settled: (readonly Consumption[])[] = [];

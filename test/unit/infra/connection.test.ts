@@ -88,6 +88,11 @@ test("without a running start, EDGE_PORT says where one would be", async () => {
   await expect(call).rejects.toThrow("nothing answers at http://127.0.0.1:9;");
 });
 
+test("an empty CHAMELEON_API_KEY is as good as none", async () => {
+  vi.stubEnv("CHAMELEON_API_KEY", "");
+  expect(await authorizationOf({ url: "https://edge.example.com" })).toBe(`Bearer ${localKey}`);
+});
+
 test.each(["кл", "a b", "line\nend"])("a key that no header can carry is called that: %j", (key) => {
   const message = "the API key holds a character that no header can carry";
   expect(() => new Connection({ url: "http://127.0.0.1:9", key })).toThrow(message);
