@@ -48,7 +48,12 @@ export const environmentSchema = z.object({
   ),
   THREADS: integer(1, 256, availableParallelism(), "Threads inside an operator of the graph", "all cores"),
   MAX_SEQUENCES: integer(1, 1024, 32, "Sequences that run at the same time, KV memory permitting"),
-  MAX_QUEUE: integer(1, 100_000, 512, "Sequences that wait for a slot; a tenant may take as many places as it leaves"),
+  MAX_QUEUE: integer(
+    1,
+    100_000,
+    512,
+    "Sequences that wait for a slot; a tenant may take as many places as it leaves, at most half",
+  ),
   STEP_TOKENS: integer(chunkTokens, 65_536, 256, "Prompt tokens that one step may prefill; decoding pauses for it"),
   KV_BYTES: optionalInteger(
     1,

@@ -29,10 +29,10 @@ import { TenantStore } from "./tenant-files/tenant-store.ts";
 
 /** Timeout for the last frames to be written when the backend ends, in milliseconds. */
 const closeMs = 1000;
-/** Interval at which old files of unfinished memories are removed, in milliseconds. */
+/** Interval at which old files of unfinished adapters and memories are removed, in milliseconds. */
 const leftoverCheckMs = 3_600_000;
 const openToAll =
-  "ANYBODY WHO REACHES THIS PORT MAY USE THE MODEL AND READ TENANTS' ADAPTERS: set BACKEND_SECRETS here and at the edge.";
+  "ANYBODY WHO REACHES THIS PORT MAY USE THE MODEL, AND REPLACE OR DELETE TENANTS' ADAPTERS AND MEMORIES: set BACKEND_SECRETS here and at the edge.";
 
 const program = createCommand(
   "backend",
@@ -78,7 +78,9 @@ async function run(config: BackendConfig): Promise<void> {
   const store = storeOf("adapters", config.tenantAdapterBytes, config.adaptersBytes);
   const memoryStore = storeOf("memories", config.tenantMemoryBytes, config.memoriesBytes);
   // Faults of the disk are ignored here: they are reported when a tenant's files are used.
-  const removeLeftovers = () => void memoryStore.removeLeftovers().catch(() => undefined);
+  const removeLeftovers = () => {
+    for (const one of [store, memoryStore]) void one.removeLeftovers().catch(() => undefined);
+  };
   removeLeftovers();
   setInterval(removeLeftovers, leftoverCheckMs).unref();
   const metrics = createMetrics({

@@ -7,7 +7,7 @@ import type { RowAdapter } from "../adapters/adapter.ts";
 import type { Pass } from "../kv/host-runner.ts";
 import type { HeadInput, HiddenChange } from "../runtime/step.ts";
 import { drawsFromCandidates, isGreedy } from "./sampler.ts";
-import type { LogitChange, Sequence } from "./sequence.ts";
+import type { Sequence } from "./sequence.ts";
 
 /** The head row of a sequence's next token, or of the score of a prompt token. */
 export interface Head {
@@ -37,9 +37,8 @@ export class HeadRows {
   /** The M positions. */
   readonly states: Pass["states"][number][] = [];
   readonly #rows: Row[] = [];
-  /** Logit changes, and the row of each. */
-  readonly #changes: LogitChange[] = [];
-  readonly #changedRows: number[] = [];
+  /** Logit changes as one array of each field: with a repetition penalty a row has hundreds. */
+  readonly #changes = { rows: [] as number[], ids: [] as number[], penalties: [] as number[], values: [] as number[] };
 
   /** `gates` is Q. */
   constructor(gates: number) {
@@ -79,10 +78,10 @@ export class HeadRows {
       inverseTemperatures: Float32Array.from(rows, (row) => row.inverseTemperature),
       targetIds: Int32Array.from(rows, (row) => row.targetId),
       bias: {
-        rows: Int32Array.from(this.#changedRows),
-        ids: Int32Array.from(this.#changes, ({ id }) => id),
-        penalties: Float32Array.from(this.#changes, ({ penalty }) => penalty),
-        values: Float32Array.from(this.#changes, ({ value }) => value),
+        rows: Int32Array.from(this.#changes.rows),
+        ids: Int32Array.from(this.#changes.ids),
+        penalties: Float32Array.from(this.#changes.penalties),
+        values: Float32Array.from(this.#changes.values),
       },
       want: {
         scores: this.heads.some(needsScores),
@@ -98,9 +97,11 @@ export class HeadRows {
     const inverseTemperature = scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
     this.#rows.push({ at, adapter, inverseTemperature, targetId: scoredId ?? 0 });
     // Prompt tokens are scored without logit changes.
-    for (const change of scoredId === null ? sequence.logitChanges() : []) {
-      this.#changedRows.push(row);
-      this.#changes.push(change);
+    for (const { id, penalty, value } of scoredId === null ? sequence.logitChanges() : []) {
+      this.#changes.rows.push(row);
+      this.#changes.ids.push(id);
+      this.#changes.penalties.push(penalty);
+      this.#changes.values.push(value);
     }
     return row;
   }

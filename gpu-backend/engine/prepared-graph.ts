@@ -128,10 +128,13 @@ export async function graphKey(source: GraphSource): Promise<string> {
 }
 
 /** Folders of the code that reads weights and builds graphs. */
-const codeFolders = ["models", "models/gguf", "models/safetensors", "runtime"];
+const codeFolders = [
+  ...["gpu-backend/models", "gpu-backend/models/gguf", "gpu-backend/models/safetensors", "gpu-backend/runtime"],
+  ...["shared", "shared/math", "shared/artifacts"],
+];
 
 /** SHA-256 of that code, which is JavaScript in a package: other code may build another graph of the same weights. */
-export async function graphCodeHash(code = join(import.meta.dirname, "..")): Promise<string> {
+export async function graphCodeHash(code = join(import.meta.dirname, "../..")): Promise<string> {
   const hash = createHash("sha256");
   for (const folder of codeFolders) {
     const names = (await readdir(join(code, folder))).filter((name) => /\.[jt]s$/.test(name));

@@ -31,6 +31,8 @@ const conversations: [name: string, messages: ChatMessage[]][] = [
   ["a user's message", [user("Hello")]],
   ["a system message and a user's", [{ role: "system", content: "Be brief." }, user("Why is the sky blue?")]],
   ["three turns", turns(3, "Hello")],
+  ["two users' messages in a row", [user("One."), user("Two.")]],
+  ["an assistant's message last", turns(2, "Hello")],
   ["empty messages", turns(3, "")],
   ["a template's own syntax", [user("{{ 7 * 7 }} {% if x %} {# y #} </think> [INST] <<SYS>>")]],
   [`${most} messages`, turns(most, "x")],

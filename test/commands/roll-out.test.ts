@@ -7,7 +7,11 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual, promisify } from "node:util";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { readArtifactSet } from "../../infra/publish/artifact-set.ts";
+import { stateFolders } from "../../infra/workerd/config.ts";
+import { objectName, pointerName } from "../../shared/artifacts/bucket.ts";
 import { type Answer, type Body, requestsOf, Traffic } from "../fault/traffic.ts";
+import { FolderBucket, publishTo } from "../support/memory-bucket.ts";
 import { smallBase } from "../support/small-base.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -116,3 +120,35 @@ test("a backend that holds both sets is killed in a switch: the other goes on wi
   });
   requireUndisturbed(answers, expected);
 });
+
+test("a set that is harmed in the bucket: edge and backends refuse it, each says so, and the old one stays", async () => {
+  const third = await readArtifactSet(
+    await variantOf(smallBase, path.join(folder, "third"), "third", { everyFile: true }),
+  );
+  const harmed = objectName(third.files.get("edge-table.safetensors")!.sha256);
+  const isRefused = (by: RegExp) =>
+    stack
+      .log()
+      .split("\n")
+      .some((line) => by.test(line) && line.includes(third.manifestHash));
+  const answers = await under(async () => {
+    const bucket = new HarmingBucket(stateFolders.bucket(stack.state, "ARTIFACTS"));
+    bucket.harmed = harmed;
+    await publishTo(bucket, third);
+    await expect.poll(() => isRefused(/"time".*artifacts_refused/), patience).toBe(true);
+    await expect
+      .poll(async () => [await served(), isRefused(/\{"level":"warn","event":"artifacts_refused"/)], patience)
+      .toEqual([old, true]);
+  });
+  expect([...requireUndisturbed(answers, expected).keys()]).toEqual([fingerprintOf(old)]);
+});
+
+/** Cuts one object off once the publisher has seen it whole. */
+class HarmingBucket extends FolderBucket {
+  harmed = "";
+
+  override async put(...[name, ...value]: Parameters<FolderBucket["put"]>): Promise<unknown> {
+    if (name === pointerName) await this.write(this.harmed, (await this.read(this.harmed))!.slice(0, -1));
+    return super.put(name, ...value);
+  }
+}

@@ -80,3 +80,9 @@ test("200 requests given up by their clients leave room: the next is answered, a
   };
   await expect.poll(running, { timeout: 10_000 }).toBe(0);
 }, 60_000);
+
+test("the backend takes no call but the edge's", async () => {
+  const response = await fetch(`${stack.backends[0].url}/v1/batches`, { method: "POST", body: "{}" });
+  expect(response.status).toBe(401);
+  expect(await response.json()).toMatchObject({ error: { code: "bad_signature" } });
+});

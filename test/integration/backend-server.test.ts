@@ -1,10 +1,12 @@
 /** The backend as it runs: its own process, real HTTP, signals, and a crash. */
+
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { loadHeader, nameHeader, processNamePattern } from "../../shared/contracts/backend-headers.ts";
 import { createSigner } from "../../shared/contracts/call-signature.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { numericsHeader } from "../../shared/contracts/inference.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { allFrames, type Backend, framesOf, isRunning, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
@@ -72,13 +74,14 @@ describe("one backend", () => {
   test("is ready with its manifest, serves a micro-batch to its last frames, and tells its load", async () => {
     const ready = await fetch(`${backend.url}/readyz`);
     expect([ready.status, ready.headers.get(loadHeader)]).toEqual([200, "0/4"]);
-    expect(await ready.json()).toMatchObject({
+    const status = (await ready.json()) as { numerics: string };
+    expect(status).toMatchObject({
       ...{ model: "tiny", servedAs: "gpt2", manifestHash: backend.manifestHash },
       // Of another format it would be another.
       numerics: expect.stringMatching(/^cpu-fp32-[0-9a-f]{16}$/),
     });
     const response = await backend.post("/v1/batches", backend.batch("c0", [short("a"), short("b")]));
-    expect(response.headers.get(loadHeader)).toBe("2/4");
+    expect([response.headers.get(loadHeader), response.headers.get(numericsHeader)]).toEqual(["2/4", status.numerics]);
     const frames = await allFrames(response);
     for (const id of ["a", "b"]) {
       expect(tokensOf(frames, id)).toBe(5);

@@ -71,6 +71,8 @@ interface OwnEvaluation {
 
 /** Values of θ that are tried; the rule gets the one with the greatest gain on the development kinds (`Fit.gains`). */
 const thetas = [20, 40];
+/** Of finished parts; another one measures again. */
+const partVersion = 2;
 /** Number format of trunk and head, as `WEIGHT_FORMAT=int8` serves them. */
 const format = "int8";
 /** Compares a memory and an own adapter of the same text together with the one of the two that gains more on the kind. */
@@ -93,7 +95,12 @@ export async function evaluateOwn({ model, corpusFolder, texts }: OwnOptions, ru
     };
     const parts = kinds.map((kind) => {
       const foreign = foreignTo(kind, kinds);
-      return { kind, foreign, name: kind.name, key: [base.weightsHash, served.manifestHash, kind, foreign.known] };
+      return {
+        kind,
+        foreign,
+        name: kind.name,
+        key: [partVersion, base.weightsHash, served.manifestHash, kind, foreign.known],
+      };
     });
     const readings = await resultsOf(
       "kinds",

@@ -69,7 +69,8 @@ export async function lockedKinds(
   const names = { development: developmentKinds, fresh: freshKinds(corpora) };
   for (const group of groups) {
     for (const wanted of names[group]) {
-      const corpus = corpora.find(({ name }) => name === wanted)!;
+      const corpus = corpora.find(({ name }) => name === wanted);
+      if (!corpus) throw new Error(`the corpus lock has no ${wanted}`);
       const [source] = lockedSources([corpus], folder);
       const { documents } = await readCorpus(source);
       read.push(kindOf(group, wanted, documents, { isTrained: corpus.role === "training", tokenizer, texts }));

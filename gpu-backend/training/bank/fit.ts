@@ -18,6 +18,9 @@ interface FitOptions extends Omit<BankSettings, "clusters" | "dimensions"> {
   key: string;
 }
 
+/** Of the checkpoints' shape. */
+const stateVersion = 2;
+
 /** Learning rates that are tried. Gains of centroids are measured against the static adapter, so it must be as good as it can be. */
 const staticLearningRates = [1e-3, 3e-3, 1e-2];
 const staticWeightDecay = 0.1;
@@ -73,7 +76,7 @@ async function trainPart(
   { key: textKey, seed, steps, learningRate, weightDecay }: FitOptions,
   { threads, folder, progress, signal }: Run,
 ): Promise<Trained> {
-  const key = keyOf(textKey, shape, clusters, { seed, steps, learningRate, weightDecay });
+  const key = keyOf(stateVersion, textKey, shape, clusters, { seed, steps, learningRate, weightDecay });
   const checkpoint = join(folder, `checkpoint-${key}`);
   const kept = await readFile(checkpoint).catch(nullIfMissing);
   const resumed = kept && (deserialize(kept) as TrainerState);

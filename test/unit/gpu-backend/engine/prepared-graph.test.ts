@@ -176,14 +176,16 @@ test("the key is of the whole configuration: the same weights make another graph
 });
 
 test.each([
-  "runtime/graph.ts",
-  "models/base.ts",
-  "models/gguf/model.ts",
-  "models/safetensors/gpt2-weights.ts",
-  "models/gguf/model.js",
+  "gpu-backend/runtime/graph.ts",
+  "gpu-backend/models/base.ts",
+  "gpu-backend/models/gguf/model.ts",
+  "gpu-backend/models/safetensors/gpt2-weights.ts",
+  "gpu-backend/models/gguf/model.js",
+  "shared/math/float16.ts",
 ])("other code in %s has another hash", async (file) => {
   for (const name of ["models/gguf", "models/safetensors", "runtime"])
-    mkdirSync(join(folder, name), { recursive: true });
+    mkdirSync(join(folder, "gpu-backend", name), { recursive: true });
+  for (const name of ["math", "artifacts"]) mkdirSync(join(folder, "shared", name), { recursive: true });
   writeFileSync(join(folder, file), "one");
   const before = await graphCodeHash(folder);
   writeFileSync(join(folder, file), "two");
