@@ -115,7 +115,7 @@ test("an adapter of examples knows their labels, and gets texts as they put them
 test.each([
   ["no labels", { input: "a", labels: ["x"] }, "labels"],
   ["a label twice", { input: "a", labels: ["x", "x"] }, "labels"],
-  ["an empty label", { input: "a", labels: ["x", " "] }, "labels"],
+  ["an empty label", { input: "a", labels: ["x", " "] }, "labels[1]"],
   ["no text", { input: [], labels: ["x", "y"] }, "input"],
   ["too many texts", { input: Array(limits.classifyInputs + 1).fill("a"), labels: ["x", "y"] }, "input"],
   ["too many branches", { input: "a", labels: [..."abcdefghijklmnopqrstuvwxyz"] }, "labels"],
