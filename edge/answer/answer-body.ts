@@ -41,13 +41,13 @@ interface BodyOptions {
 interface BodyEvents {
   /** Called every `tickMs` until the body has ended. */
   ticked?(): void;
-  /** Nothing was written for the heartbeat's interval. */
+  /** Called when nothing was written for the heartbeat's interval. */
   heartbeatDue?(): void;
-  /** The client has read the pending write. */
+  /** Called when the client has read the pending write. */
   drained?(): void;
   /** Called once, when the answer leaves `open`: nothing more may be written. */
   settled(reason: EndReason): void;
-  /** Returns the last text, which tells the client of `error`; null breaks the body off. */
+  /** Returns the text that ends the body and tells the client of `error`; null: the body is cut off instead. */
   errorText(error: ServiceError): string | null;
   /** Called once, when the body holds nothing in memory. */
   ended?(reason: EndReason): void;
@@ -58,7 +58,7 @@ export class AnswerBodies {
   readonly #ofRequests: boolean;
   readonly #tenants = new Map<string, Set<AnswerBody>>();
   #heldBytes = 0;
-  /** Ticks all bodies of a Durable Object while there are any. */
+  /** Timer that ticks all bodies of a Durable Object; null while there are none. */
   #timer: ReturnType<typeof setInterval> | null = null;
 
   /**
@@ -74,7 +74,7 @@ export class AnswerBodies {
     return this.#heldBytes;
   }
 
-  /** Whether a tenant's bodies would hold at most half of the maximum with `bytes` more. */
+  /** Whether the tenant's bodies and `bytes` more would hold at most half of the maximum. */
   hasRoom(tenant: string, bytes: number): boolean {
     return sum(this.#tenants.get(tenant) ?? []) + bytes <= this.#maximumBytes / 2;
   }
@@ -149,7 +149,7 @@ const encoder = new TextEncoder();
 interface Piece {
   /** At most `writeBytes`. */
   bytes: Uint8Array;
-  /** Continues the text of the piece before it. */
+  /** The piece continues the text of the piece before it. */
   isRest: boolean;
 }
 
@@ -159,12 +159,11 @@ export class AnswerBody {
   readonly #end: AnswerEnd;
   readonly #heartbeatTicks: number;
   #stream: { readable: ReadableStream<Uint8Array>; writer: WritableStreamDefaultWriter<Uint8Array> } | null = null;
-  /** Bytes of the pending stream write. */
   #writingBytes = 0;
   #queue: Piece[] = [];
   #queuedBytes = 0;
   #pendingBytes = 0;
-  /** The bytes that `held` was last told of. */
+  /** Bytes that this body has reported by calls of `held`. */
   #heldBytes = 0;
   /** Ticks since the last write or heartbeat. */
   #silentTicks = 0;
@@ -218,7 +217,7 @@ export class AnswerBody {
     this.#reportHeldBytes();
   }
 
-  /** Sets the bytes that the answer's writer holds besides. `isBounded`: ends the answer if it now holds more than `maximumBytes`. */
+  /** Sets the bytes that the answer's writer holds. `isBounded`: ends the answer if writer and body hold more than `maximumBytes`. */
   setPendingBytes(bytes: number, isBounded: boolean): void {
     if (!this.isOpen) return;
     this.#pendingBytes = bytes;
@@ -236,7 +235,10 @@ export class AnswerBody {
     if (this.#end.apply("complete")) this.#end.apply("broken off");
   }
 
-  /** Ends the answer in an error: completes a partly written text, so that no event is cut, discards the others, writes the last and closes. */
+  /**
+   * Ends the answer in an error. A partly written text is completed, so that no event is cut; other unwritten texts are discarded.
+   * Then writes the text that tells of the error, and closes the body.
+   */
   fail(reason: "failed" | "deadline" | "limit", error: ServiceError): void {
     if (!this.#end.apply(reason)) return;
     if (this.#end.phase === "ended") return;

@@ -1,11 +1,11 @@
-/** Finds calls in text that arrives in parts. The backend allows only the form of tools.ts: what begins like a call is one, perhaps cut off. Pure. */
+/** Finds function calls in text that arrives in parts. The backend's grammar lets only calls begin like a call (tools.ts). Pure. */
 import { callFormat, hasAnyText } from "../../shared/contracts/tools.ts";
 import { longestBeginning } from "../../shared/tokenizer/text-stream.ts";
 
 /** What one part of the text adds to a call. */
 export interface CallPart {
   index: number;
-  /** In the call's first part; null in later ones. */
+  /** Name of the function, in the call's first part; null in later parts. */
   name: string | null;
   /** The next piece of the arguments' JSON. */
   arguments: string;
@@ -14,7 +14,7 @@ export interface CallPart {
 }
 
 export class CallReader {
-  /** Text may come before the first call. Otherwise the answer is calls alone or text alone. */
+  /** Text may come before the first call. If false, the answer has only calls or only text. */
   readonly #isFree: boolean;
   /** Text that is held back, because it may be the beginning of a call or of the end of its arguments. */
   #rest = "";

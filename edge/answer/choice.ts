@@ -13,7 +13,7 @@ export interface ChoiceOptions {
   echo: boolean;
   /** Number of alternatives per token; null for no logprobs at all. */
   logprobs: number | null;
-  /** The same for the tokens of the prompt. */
+  /** Number of alternatives per token of the prompt; null: no logprobs of the prompt. */
   promptLogprobs: number | null;
   compare: boolean;
   /** Report the passages of memories that each token came from. */
@@ -30,22 +30,22 @@ export interface ChoicePart {
   calls: CallPart[];
   /** null unless the request asks for logprobs. */
   logprobs: ReportedToken[] | null;
-  /** Only in the part that the `prompt` frame makes, if the request asks for them. */
+  /** Logprobs of the prompt's tokens, only in the part made from the `prompt` frame; null unless the request asks for them. */
   promptLogprobs: PromptLogprobs | null;
   compared: ComparedToken[];
   sourced: SourcedToken[];
-  /** Only in the last part. */
+  /** The sequence's last frame, in the choice's last part; null in earlier parts. */
   done: DoneFrame | null;
   finishReason: "stop" | "length" | "tool_calls" | null;
 }
 
 export interface ReportedToken {
   piece: Uint8Array;
-  /** Where it starts in the text, in Unicode code points. */
+  /** Where the token starts in the text, in Unicode code points. */
   offset: number;
   /** null for the first token of an echoed prompt, which has no context. */
   logprob: number | null;
-  /** The likeliest tokens at its position, as many as the request asks for. */
+  /** The likeliest tokens at the token's position, as many as the request asks for. */
   top: { piece: Uint8Array; logprob: number }[];
   baseLogprob: number | null;
   /** null for a token that came without sources. */
@@ -140,7 +140,7 @@ export class Choice {
     return text;
   }
 
-  /** Removes and returns the held tokens that start in emitted text. */
+  /** Removes and returns the held tokens that start in text which was already emitted. */
   #emitted(): ReportedToken[] {
     const emitted = this.#promptCharacters + this.#text.emittedCharacters;
     const certain = this.#held.findIndex(({ offset }) => offset >= emitted);

@@ -56,12 +56,10 @@ export interface CompletionWriterParts {
 
 /**
  * Resolves to the response when it begins; its body may continue. Rejects with a ServiceError if the answer fails before it begins.
- *
  * A stream begins when backends have accepted all its sequences, with its first event, or after one heartbeat interval. So a
  * refusal has its own status, and a client that waits in a queue gets headers early.
- *
- * A non-streamed answer has a `content-length` if it completes within one heartbeat interval of its first token. A longer one
- * begins after that interval: white space as tokens arrive, since only a write detects a disconnect, then its JSON.
+ * A non-streamed answer has a `content-length` if it completes within one heartbeat interval of its first token. Otherwise its body
+ * begins after that interval with white space, because only a write detects a disconnect. The JSON follows at the end.
  */
 export function writeCompletion(request: AnswerRequest, parts: CompletionWriterParts): Promise<Response> {
   return new CompletionWriter(request, parts).response;
@@ -170,7 +168,7 @@ class CompletionWriter {
 
   #receive(frames: readonly Frame[]): void {
     if (!this.#body.isOpen) return;
-    // A client that has read everything is not too slow, so the frames of one call may then exceed the maximum.
+    // If the client has read everything, it is not slow. Then these frames may exceed the maximum, because they arrived together.
     const isBounded = !this.#request.stream || this.#body.unreadBytes > 0;
     for (const arrived of frames) {
       for (const frame of this.#promptScores.take(arrived)) this.#addPending(frame);
@@ -221,7 +219,7 @@ class CompletionWriter {
     this.#count.add(this.#choices.get(frame.id)!.planned, frame);
   }
 
-  /** Adds a frame to its choice. Returns events that the client lacks; "" if not streamed. Throws an error frame's error, or numerics_mismatch. */
+  /** Adds a frame to its choice. Returns events that the client lacks; "" if not streamed. Throws a frame's error or numerics_mismatch. */
   #take(frame: Frame): string {
     const part = this.#choices.get(frame.id)!.push(frame);
     this.#builder.add(part);

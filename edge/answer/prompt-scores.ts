@@ -1,4 +1,4 @@
-/** The first choice of a prompt requests its scores. The others get a copy, and their frames wait for it: a choice begins with its prompt. Pure. */
+/** A prompt's scores: its first choice requests them, its other choices get a copy and hold their frames until it arrives. Pure. */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import type { PlannedChoice } from "../plan/plan.ts";
 

@@ -27,9 +27,9 @@ export function callId({ id }: Envelope, choice: number, call: number): string {
 
 /** What is known of one choice so far. */
 interface Collected {
-  /** Its parts, joined. For a stream only `done`, and the text if the form repeats it. */
+  /** The choice's parts, joined. For a stream only `done`, and the text if the form repeats it. */
   all: ChoicePart;
-  /** Its compared tokens, and the nats that they gain over the base, summed. */
+  /** Number of the choice's compared tokens, and the sum of their gains over the base in nats. */
   gained: { nats: number; tokens: number };
   /** At least one event was made. */
   hasBegun: boolean;
@@ -44,7 +44,7 @@ interface NamedEvent {
 export interface ChoiceEvent extends NamedEvent {
   /** The choice's text in this event, by which sent-events.ts recognises it in a resumed stream. */
   text: string;
-  /** It is the choice's last event. */
+  /** The event is the choice's last one. */
   isLast: boolean;
 }
 
@@ -53,7 +53,7 @@ interface NextPart {
   part: ChoicePart;
   /** The choice's parts so far (Collected). */
   all: ChoicePart;
-  /** The object `chameleon`: whole with a choice's last part; before that, only its lists of this part's tokens. */
+  /** The object `chameleon`: the whole object with a choice's last part; before that, only the lists about this part's tokens. */
   block: Partial<ChameleonBlock> | null;
   isFirst: boolean;
   /** Number of the answer's events so far. */
@@ -86,7 +86,7 @@ interface BuilderOptions extends Pick<ChoiceOptions, "compare" | "sources" | "wi
 
 /** Bytes of a logprob with its token in a list, measured in V8 and rounded up. Its JSON takes fewer. */
 const logprobBytes = 96;
-/** Bytes of a token's source passage, measured likewise. */
+/** Bytes of a token's source passage, measured and rounded in the same way. */
 const passageBytes = 192;
 
 export class ResponseBuilder {
@@ -97,7 +97,7 @@ export class ResponseBuilder {
   readonly #choices: Collected[];
   #completionTokens = 0;
   eventCount = 0;
-  /** By prompt: tokens that none of its choices had to compute, and tokens of the passages in it. */
+  // By prompt: tokens that none of the prompt's choices had to compute, and tokens of the passages put into the prompt.
   readonly #reusedTokens = new Map<number, number>();
   readonly #retrievedTokens = new Map<number, number>();
   /** For each phase, the maximum over all choices. */
@@ -269,7 +269,6 @@ export class ResponseBuilder {
   }
 }
 
-/** Rounds to four decimals. */
 function rounded(value: number): number {
   return Math.round(value * 1e4) / 1e4;
 }
@@ -282,7 +281,6 @@ function roundedSources({ token, share, passages }: SourcedToken): SourcedToken 
   return { token, share: rounded(share), passages: passages.map((one) => ({ ...one, share: rounded(one.share) })) };
 }
 
-/** Rounds to tenths of a millisecond. */
 function roundedTimings(timings: Timings): Timings {
   const entries = Object.entries(timings).map(([phase, ms]) => [phase, Math.round(ms * 10) / 10]);
   return Object.fromEntries(entries) as Timings;

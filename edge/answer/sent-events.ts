@@ -14,11 +14,11 @@ import { fnv1a } from "../../shared/math/fnv1a.ts";
 
 /** How far one choice has been sent. */
 interface ChoicePlace {
-  /** Number of events before the last. */
+  /** Number of events sent, without the choice's last one, which `isDone` tells. */
   events: number;
-  /** Hash of their text, uint32. */
+  /** Hash of the text of these events, uint32. */
   digest: number;
-  /** The last event was sent. */
+  /** The choice's last event was sent. */
   isDone: boolean;
 }
 

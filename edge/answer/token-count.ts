@@ -90,8 +90,8 @@ export class TokenCount {
   }
 
   /**
-   * Consumption by adapter; a mixture counts under its first adapter. `everyPrompt`: the client ended the request, so prompts without a
-   * frame count as well, because work on them may have begun. They count with as many tokens of passages as they may have.
+   * Consumption by adapter; a mixture counts under its first adapter. `everyPrompt`: the client ended the request. Then prompts without
+   * a frame count, too, because work on them may have begun, with the maximum number of passage tokens.
    */
   consumed(everyPrompt: boolean): Consumption[] {
     const rows = new Map<string | null, Consumption>();
@@ -104,7 +104,7 @@ export class TokenCount {
       const length = promptIds.length + (this.#retrieved.get(choice.prompt) ?? reserved);
       const centroid = choice.assignment.adapter?.id ?? null;
       const row = rows.get(centroid) ?? { model: this.#model, centroid, ...nothing };
-      // One row alone counts the request.
+      // Only the first row counts the request.
       const requests = rows.size === 0 ? 1 : row.requests;
       const promptTokens = row.promptTokens + (prompts.has(choice.prompt) ? 0 : length);
       prompts.add(choice.prompt);

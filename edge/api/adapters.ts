@@ -31,7 +31,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   const { signal } = c.req.raw;
   const admission = await c.get("admission").reserve(tokens);
   const consumed = consumptionOf(artifacts, name, tokens);
-  /** A backend has begun to compute, which a client that leaves pays for. */
+  /** True once a backend has begun to compute; from then on, a client that disconnects is charged. */
   let isBegun = false;
   let status: 201 | 202 = 201;
   const make = async () => {
@@ -49,7 +49,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
       isBegun = true;
       const added = await compressed(remembered.documents);
       const isWaited = remembered.tokens <= limits.memoryTokensAtOnce;
-      // If the request waits for the memory and that fails, its fitted parts are deleted, too, so nothing is charged.
+      // If this request waits for the memory and the memory fails, the fitted parts are deleted, too, and nothing is charged.
       const otherwise = encoded && !isWaited ? consumptionOf(artifacts, name, encoded.tokens) : null;
       const charge = { request: admission.request, consumed, otherwise };
       const change = { manifestHash, added, maxTenantTokens: memoryTokens, charge, keep };

@@ -103,7 +103,7 @@ function newKeyOf(made: MadeKey, nowMs: number): NewKey {
   return { ...keyOf(made, nowMs), key: made.key };
 }
 
-/** By the name of a limit in the API, its name in records. */
+/** The names of limits in the API, and the same limits' names in records. */
 const recordNames = {
   requests_per_minute: "requestsPerMinute",
   tokens_per_minute: "tokensPerMinute",

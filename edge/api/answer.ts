@@ -128,7 +128,7 @@ export async function* chunksOf({ body }: Response): AsyncGenerator<Uint8Array> 
 
 const encoder = new TextEncoder();
 
-/** Joins pieces into parts of more than `joinedBytes`, which cost less to send. The first has more than `shortAnswerBytes`, or is the whole answer. */
+/** Joins pieces into parts of more than `joinedBytes`. The first part has more than `shortAnswerBytes`, or is the whole answer. */
 async function* partsOf(pieces: Pieces): AsyncGenerator<Uint8Array, Uint8Array> {
   let joined: Uint8Array[] = [];
   let bytes = 0;

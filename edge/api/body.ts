@@ -38,8 +38,8 @@ export async function readAdminBody<T extends z.ZodType>(c: Context<AppEnvironme
 
 /**
  * Receives a body of at most `maxBytes` and parses it with `read`, within the key's limit of concurrent bytes. The size that the headers
- * declare is checked first. A body that may be large is read only after the request was admitted. Claims the request's idempotency key
- * for the body's bytes, or for those that `digested` makes of the parsed value.
+ * declare is checked first. A body that may be large is read only after the request was admitted. Then claims the request's idempotency
+ * key for the body's bytes or, if given, for the bytes that `digested` makes of the parsed value.
  */
 export async function receiveBody<T>(
   c: Context<AppEnvironment>,

@@ -80,7 +80,7 @@ export const classify: RouteHandler = async (c, dependencies) => {
   return c.json(classified, 200, { "server-timing": response.headers.get("server-timing") ?? "" });
 };
 
-/** Puts a text as the examples of an adapter put theirs; without such an adapter, as a question with the labels. */
+/** A text as the kind of prompt that the adapter's labelled examples have; without such an adapter, as a question with the labels. */
 function putTo(taught: OwnAdapter | null, input: ClassifyInput, labels: readonly string[]): ClassifyInput {
   if (typeof input !== "string") return input;
   if (!taught) return question(input, labels);
@@ -96,7 +96,7 @@ function promptOf(input: ClassifyInput, artifacts: Artifacts, nowMs: number): To
   return { promptIds };
 }
 
-/** A question in plain text: the base labels better by it than in a chat (22 of 26 texts of three kinds right, instead of 11 to 17). */
+/** A question in plain text. With it the base labelled 22 of 26 texts of three kinds right, with a chat only 11 to 17. */
 function question(text: string, labels: readonly string[]): string {
   return `Labels: ${labels.map((label) => label.trim()).join(", ")}\n\nText: ${text}\nLabel:`;
 }

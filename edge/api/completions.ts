@@ -59,8 +59,8 @@ interface Generation {
 const maxReplans = 2;
 
 /**
- * Plans a request with the served artifacts or, while its own adapters wait to be made again for these, with the artifacts that they
- * were made for. Throws backend_unavailable or adapter_outdated if those are gone, and invalid_request for the deadline's header.
+ * Plans a request with the served artifacts or, while its own adapters wait to be made again for them, with the artifacts that the
+ * adapters were made for. Throws backend_unavailable or adapter_outdated if these are gone, and invalid_request for a wrong deadline.
  */
 export async function planned<T>(
   c: Context<AppEnvironment>,
@@ -80,7 +80,7 @@ export async function planned<T>(
   let artifacts = await setOf(own, served, access.tenant, dependencies);
   for (let replans = 0; ; replans++) {
     const { manifestHash } = artifacts;
-    /** The artifacts of the tenant's nearest adapters, if those are of other artifacts than this plan. */
+    /** The artifacts of the tenant's nearest adapters, if these were made for other artifacts than `artifacts`. */
     const others: Artifacts[] = [];
     const nearest = async (embeddings: Float32Array[]) => {
       const found = await adapters.nearest(access, embeddings, manifestHash);
@@ -100,7 +100,7 @@ export async function planned<T>(
   }
 }
 
-/** The set that the named adapters were made for; the served one if none is named. Throws as `planned` does. */
+/** The set that the named adapters were made for, or the served set if none is named. Throws as `planned` does. */
 export async function setOf(
   own: NamedAdapters,
   served: Artifacts,
@@ -185,7 +185,7 @@ export async function answerFromCell(
     ...(isResumable && { withEventIds: true }),
     ...(resumeFrom && { resumeFrom }),
   };
-  /** Frees the reservation if no cell has the request. A cell that has it settles it first, with its use. */
+  /** Frees the reservation after a pause, in case no cell got the request. A cell that got it settles it earlier, with its use. */
   const settleLater = () => {
     dependencies.background(pause(settlementGraceMs).then(() => admission.settle([])));
   };

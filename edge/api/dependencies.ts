@@ -87,7 +87,7 @@ export interface Dependencies {
   /** null: the deployment has no bucket, so nothing can be published. */
   artifactBucket: PublishBucket | null;
   bodyReads: BodyReads;
-  /** For large bodies, of all keys together. */
+  /** Limits the reads of large bodies, for all keys together. */
   documentReads: BodyReads;
   /** The bodies of large answers that the Worker itself makes. */
   bodies: AnswerBodies;

@@ -13,7 +13,7 @@ import type { AppEnvironment, Dependencies, Repeatable } from "./dependencies.ts
 const header = "idempotency-key";
 const utf8 = new TextEncoder();
 
-/** The name of the request's key among all tenants: SHA-256 in hex; null without one. Throws invalid_request. */
+/** SHA-256 of tenant and Idempotency-Key in hex, so that tenants may use equal keys; null without the header. Throws invalid_request. */
 export async function idempotencyKeyOf(c: Context<AppEnvironment>, tenant: string): Promise<string | null> {
   const key = c.req.header(header);
   if (key === undefined) return null;
@@ -25,7 +25,7 @@ export async function idempotencyKeyOf(c: Context<AppEnvironment>, tenant: strin
   return sha256Hex(utf8.encode(`${tenant}\n${key}`));
 }
 
-/** Claims the idempotency key, if any, for path and body, once the body is valid. Throws idempotency_conflict if it came with others before. */
+/** Claims the request's idempotency key, if any, for path and body. Throws idempotency_conflict if it came with others before. */
 export async function claimKey(c: Context<AppEnvironment>, body: () => Uint8Array): Promise<void> {
   const key = c.get("idempotencyKey");
   if (key === null) return;

@@ -54,8 +54,8 @@ export const deleteDocument: RouteHandler = async (c, dependencies) => {
 };
 
 /**
- * The adapter whose documents the request changes. Throws adapter_not_found. Also throws for an adapter with fitted parts of other
- * artifacts than are served, and has it made again: its documents change only then, so that all of it is of one manifest.
+ * The adapter whose documents the request changes. Throws adapter_not_found. If its fitted parts were made for other artifacts than
+ * the served ones, has it made again, and throws until that is done: fitted parts and memory must be of one manifest.
  */
 async function changeable(c: Context<AppEnvironment>, { adapters, ...dependencies }: Dependencies) {
   const name = c.req.param("name") ?? "";
@@ -92,7 +92,7 @@ export async function makeMemory(
   const changed = await own.changeDocuments(name, change, isNew);
   if ("kind" in changed) return throwRefusal(changed);
   const { hash, joinsJob } = changed;
-  // A request that leaves gives up its job, so it must not wait for one that includes the documents of other requests.
+  // A client that disconnects ends the job it waits for. So no request waits for a job with documents of other requests.
   if (!isWaited || joinsJob) {
     await own.buildLater();
     return 202;

@@ -1,4 +1,4 @@
-/** Per-key pacing delays the requests of a key that sends many at once. It wraps the app, so nothing else is done for a delayed request. */
+/** Per-key pacing delays the requests of a key that sends many at once. It wraps the app, so the delay comes before all other work. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { pause, steadyClock } from "../platform/clock.ts";
 import { regionOf } from "../platform/region.ts";

@@ -47,7 +47,7 @@ export function readUpload<T extends z.ZodType>(c: UploadContext, reads: Reads, 
 export function readForm<T>(c: UploadContext, reads: Reads, read: (form: FormData) => Promise<T>): Promise<T> {
   const header = c.req.header("content-type") ?? "";
   requireMediaType(header, [multipart]);
-  // Each try of a client draws other boundaries, so the idempotency key belongs to the form's fields instead of its bytes.
+  // A client draws new boundaries for each try, so the idempotency key belongs to the form's fields instead of its bytes.
   const asText = (_: string, field: unknown) => (field instanceof Uint8Array ? field.toBase64() : field);
   return receiveBody(
     c,

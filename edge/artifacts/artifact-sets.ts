@@ -107,7 +107,10 @@ export class ArtifactSets {
     return deployed?.manifestHash === manifestHash ? deployed : null;
   };
 
-  /** Of the published set, the previous one and that of the assets, the first valid one that all ready backends have; else that some have; else any. */
+  /**
+   * Loads the first set to serve. Candidates, in this order: the published set, the previous one, that of the assets. Takes the first
+   * valid set that all ready backends serve, else the first that some of them serve, else the first valid one.
+   */
   async #firstSet(): Promise<Artifacts> {
     const { source, assets, holding, now, observe } = this.#parts;
     const pointer =
@@ -134,7 +137,7 @@ export class ArtifactSets {
     }
     const chosen = valid.all ?? valid.some ?? valid.none;
     if (!chosen) throw failure;
-    // If this load took too long, another request has loaded a set meanwhile, and that stays.
+    // If this load took long, another request may have loaded a set meanwhile; that set stays.
     if (this.#served) return this.#served;
     this.#served = chosen;
     this.#checkedMs = now();

@@ -14,7 +14,7 @@ export const cellRequestVersion = 8;
 /** The message, as JSON. */
 export interface CellRequest extends AnswerRequest {
   version: number;
-  /** An earlier cell was lost, which may already have settled the request. */
+  /** An earlier cell was lost. It may already have settled the request. */
   isResumed?: boolean | undefined;
 }
 

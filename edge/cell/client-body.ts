@@ -35,7 +35,7 @@ export class ClientBody {
     return { bytes: await new Response(copy).bytes(), failure: null };
   }
 
-  /** Resolves when the client has read the previous write: waiting for this one would delay a first token. Rejects if the client has left. */
+  /** Resolves when the client has read the previous write: waiting for this one would delay a first token. Rejects if the client left. */
   async write(bytes: Uint8Array): Promise<void> {
     if (bytes.length === 0) return;
     await this.#writing;
@@ -77,7 +77,10 @@ const readBytes = 64 * 1024;
 /** Maximum time that the copy of a failed stream takes to report the failure after its last byte, in milliseconds. */
 const failureMs = 1000;
 
-/** The runtime does not tell why a pipe failed. If the stream did, its copy fails, too: returns its bytes. If the client left, cancels the copy: null. */
+/**
+ * Finds out why a pipe failed, which the runtime does not tell. If the stream failed, its copy fails as well: returns the copy's bytes.
+ * If the client disconnected, the copy does not fail: cancels it and returns null.
+ */
 async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint8Array | null> {
   const reader = copy.getReader({ mode: "byob" });
   const parts: Uint8Array[] = [];

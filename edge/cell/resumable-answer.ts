@@ -18,7 +18,10 @@ import { ClientBody } from "./client-body.ts";
 
 interface CellAnswer {
   response: Response;
-  /** Settles when the body has ended; null: the response is whole. Rejects with `cancelled` if the client left, or the ServiceError that ended it. */
+  /**
+   * Settles when the body has ended; null: `response` is complete already. Rejects with `cancelled` if the client disconnected, else
+   * with the ServiceError that ended the answer.
+   */
   completed: Promise<void> | null;
 }
 
@@ -56,7 +59,7 @@ interface Progress {
 /** Copies one cell's response and updates `progress`. Throws CellLost if the response ends before it is complete. */
 type Copy = (response: Response, client: ClientBody, progress: Progress) => Promise<void>;
 
-/** Maximum bytes of one piped stream, and of all in an isolate (128 MB). A pipe keeps a copy of its stream, so it counts with the maximum length. */
+/** Maximum bytes of one piped stream, and of all in an isolate (128 MB). A pipe keeps a copy of up to the stream's maximum length. */
 const pipedBytes = { ofStream: 512 * 1024, ofAll: 32 * 2 ** 20 };
 
 /** Chooses how to copy the first cell's response. `copies.bytes`: maximum bytes of the streams that are piped now. */

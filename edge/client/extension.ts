@@ -9,7 +9,7 @@ export interface ChameleonBlock {
   mode: "evidence" | "fixed" | "adapted" | "off" | "auto-off";
   /** The request's seed, or the one drawn for it. With this seed, the same request has the same answer. */
   seed: number;
-  /** The answer's logits are a weighted mean of those of these experts. `hash` identifies an adapter. */
+  /** The answer's logits are the weighted mean of these experts' logits. `hash` identifies an adapter. */
   experts: { id: string; weight: number; hash?: string | undefined }[];
   /** Mean gain over the base in nats a token, measured on `tokens` of the prompt's own tokens; null if the prompt did not weigh the experts. */
   evidence: { nats: number; tokens: number } | null;

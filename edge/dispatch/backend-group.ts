@@ -25,14 +25,14 @@ export class Backend {
     this.name = name;
   }
 
-  /** Counts the sequences of a call as running there; as unanswered until `recordAnswered`. */
+  /** Counts the sequences of a call as running there and, until `recordAnswered`, as unanswered. */
   recordSent(sequences: number): void {
     this.load.own += sequences;
     this.load.unanswered += sequences;
     this.group.recordSent(this);
   }
 
-  /** The call with these sequences was accepted, or failed. */
+  /** Called when the call with these sequences was accepted or failed. */
   recordAnswered(sequences: number): void {
     this.load.unanswered -= sequences;
   }
@@ -69,8 +69,8 @@ export class BackendGroup {
 
   /**
    * The backends of this address that a call may go to next. A first call names a process if several are known, so that a process
-   * keeps getting the requests that its caches are warm for. A retry names another process than those in `tried`; it names none only
-   * if that may reach a process that is not known yet.
+   * keeps getting the requests that its caches are warm for. A retry names a process that is not in `tried`. It names none only if
+   * the call may then reach a process that is not known yet.
    */
   candidates(tried: ReadonlySet<string>, isFit: (process: Backend) => boolean, nowMs: number): Backend[] {
     const processes = this.processes.filter((one) => !this.#isOld(one, nowMs));

@@ -67,7 +67,7 @@ export class BackendHealth {
 export class LoadEstimate {
   /** Sequences that this router sent. */
   own = 0;
-  /** Those of `own` whose call has no answer yet. */
+  /** The part of `own` whose call has no answer yet. */
   unanswered = 0;
   #slots: number = routingLimits.presumedSlots;
   /** Sequences of other routers in the last report. */
@@ -87,7 +87,7 @@ export class LoadEstimate {
     return this.#others * 2 ** -((nowMs - this.#reportedMs) / routingLimits.reportHalfLifeMs);
   }
 
-  /** `senders`: number of routers, this one included; each is assumed to have as many unanswered sequences as this one. */
+  /** The estimated load. Each of `senders` routers, this one included, counts with as many unanswered sequences as this one. */
   at(nowMs: number, senders: number): BackendLoad {
     const sequences = this.own + this.othersAt(nowMs) + (senders - 1) * this.unanswered;
     return { sequences, slots: this.#slots };

@@ -80,7 +80,7 @@ export class BatchRun implements SequenceCall {
     else this.#events.cancelled([id]);
   }
 
-  /** Delivers the frames of a chunk. Returns sequences that failed or got an invalid frame. Throws an Error for a frame of an unknown one. */
+  /** Delivers the frames of a chunk. Returns sequences that failed or got an invalid frame. Throws an Error for an unknown sequence. */
   receive(frames: readonly Frame[]): Map<PendingSequence, CallFailure> {
     const failed = new Map<PendingSequence, CallFailure>();
     const invalid: PendingSequence[] = [];
@@ -99,7 +99,7 @@ export class BatchRun implements SequenceCall {
     } finally {
       for (const [receiver, together] of byReceiver) receiver.receive(together);
     }
-    // The backend may still compute them.
+    // The backend may still compute these sequences.
     for (const sequence of invalid) this.cancel(sequence);
     return failed;
   }

@@ -11,7 +11,7 @@ interface Consequence {
   health: "fit" | "doubtful" | "unfit";
   /** Whether to try another backend. */
   retryElsewhere: boolean;
-  /** Whether to try the same backend in the next round: yes, if another one was called since, or never. */
+  /** Whether the next round may call the same backend. "after another": only if another backend was called since. */
   retrySame: "soon" | "after another" | "never";
   /** Whether sequences that a backend had accepted wait for later rounds (retries.ts). */
   isTemporary: boolean;
@@ -112,7 +112,7 @@ export function failureOfOutcome({ kind, message, retryAfterSeconds: seconds }: 
   return new CallFailure(kindsOfFrames[kind] ?? "refused", error);
 }
 
-/** Anything else that is thrown comes from reading frames. */
+/** A thrown CallFailure itself. Any other error comes from reading frames, so it counts as a broken stream. */
 export function asFailure(thrown: unknown): CallFailure {
   return thrown instanceof CallFailure ? thrown : brokenStream(thrown);
 }

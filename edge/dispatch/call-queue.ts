@@ -25,11 +25,10 @@ export interface CallGroup {
 
 export interface QueueEntry {
   tenant: string;
-  /** Orders the entries of a tenant. */
+  /** Time at which the entry is due; a tenant's entries are sent in this order. */
   dueMs: number;
 }
 
-/** Pass it to `release` when it is answered. */
 export interface QueuedCall<T> {
   group: CallGroup;
   /** Id of the backend that is called: that of the group, unless the Dispatcher chooses another. */
@@ -66,7 +65,7 @@ export class CallQueue<T extends QueueEntry> {
     return this.#tenants.get(tenant)?.waiting.length ?? 0;
   }
 
-  /** Maximum waiting entries of the tenant, those that wait already included: as many as it leaves free. */
+  /** How many entries of the tenant may wait in all: half of the entries that the other tenants leave free. */
   roomOf(tenant: string): number {
     const free = this.#limits.entries - this.waiting;
     return Math.max(0, Math.floor((free + this.waitingOf(tenant)) / 2));
@@ -79,7 +78,7 @@ export class CallQueue<T extends QueueEntry> {
   /** Adds entries, even without room (`roomOf`): a sequence that has begun is not refused later. */
   add(group: CallGroup, entries: readonly T[]): void {
     for (const entry of entries) {
-      // A new tenant is last: otherwise one that comes and goes would always be first.
+      // A new tenant is last in turn: otherwise a tenant that comes and goes would always be first.
       const tenant = this.#tenants.get(entry.tenant) ?? { waiting: [], lastTurn: ++this.#turns };
       this.#tenants.set(entry.tenant, tenant);
       const before = tenant.waiting.findLastIndex((other) => other.entry.dueMs <= entry.dueMs);
@@ -98,7 +97,7 @@ export class CallQueue<T extends QueueEntry> {
     }
   }
 
-  /** The call to make now: of the groups that may send, the one of the tenant whose turn it is. null if none may send. */
+  /** The call to make now: from the groups that may send, the group of the tenant whose turn it is. null if no group may send. */
   take(): QueuedCall<T> | null {
     if (this.waiting === 0 || this.#awaiting.size >= this.#limits.connections) return null;
     const { callsPerGroup, connectionsPerBackend } = this.#limits;
@@ -114,7 +113,7 @@ export class CallQueue<T extends QueueEntry> {
     return call;
   }
 
-  /** Call it when a call was answered or failed. */
+  /** Must be called when a call was answered or has failed. */
   release(call: QueuedCall<T>): void {
     this.#awaiting.delete(call);
   }

@@ -79,7 +79,7 @@ export interface MadeAdapter extends AdapterAnswer {
 /** Returns the bytes of a tenant's own adapter for `copy`, the process that will store it; null if the tenant has none of that hash. */
 export type AdapterFiles = (tenant: string, hash: string, copy: AdapterCopy) => Promise<Uint8Array | null>;
 
-/** As AdapterFiles, the body of PUT /v1/memories/TENANT/HASH. */
+/** Returns the body of PUT /v1/memories/TENANT/HASH for `copy`; null if the tenant has no memory of that hash. */
 export type MemoryFiles = (
   tenant: string,
   hash: string,
@@ -90,9 +90,9 @@ export type MemoryFiles = (
 interface MemoryCall {
   signal: AbortSignal;
   process: string | null;
-  /** From now on this process may have a copy. */
+  /** Called when a process is sent the memory; from then on it may have a copy. */
   begun?(copy: AdapterCopy): void;
-  /** The keys of this many tokens are stored. */
+  /** Called when the process has stored the keys of this many tokens. */
   progress?(tokens: number): void;
 }
 
@@ -115,11 +115,10 @@ interface Init {
   headers?: Record<string, string>;
   body?: Uint8Array;
   signal?: AbortSignal;
-  /** As in BatchCall. */
   process?: string | null;
 }
 
-/** After this many reports without progress a memory is given up: they take as long as a request may take at most. */
+/** A memory is given up after this many progress reports without progress; they take as long as the longest request (`deadlineMs`). */
 const idleLines = limits.deadlineMs / heartbeatMs;
 
 const encoder = new TextEncoder();
@@ -127,7 +126,7 @@ const json = { "content-type": "application/json" };
 const numericsMismatch: ErrorKind = "numerics_mismatch";
 const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable().optional() }) });
 
-/** `process` is everywhere as in BatchCall. */
+/** All methods take `process` as BatchCall has it: the name of a process, or null for any. */
 export class BackendClient {
   readonly #url: string;
   readonly #parts: Required<ClientParts> & { limits: ClientLimits };
@@ -189,7 +188,7 @@ export class BackendClient {
 
   /** Makes a tenant's adapter; `begun` is called when the backend begins to compute. Rejects with a CallFailure. */
   async createAdapter(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter> {
-    // Covers the body, too. AbortSignal.timeout would keep the Durable Object in memory until it fires.
+    // This timeout covers the body, too. AbortSignal.timeout would keep the Durable Object in memory until it fires.
     const late = new AbortController();
     const timer = setTimeout(() => late.abort(new Error(`no adapter within ${adapterMs} ms`)), adapterMs);
     try {
@@ -217,7 +216,7 @@ export class BackendClient {
     await this.#confirm(path, { method: "DELETE", process });
   }
 
-  /** Has a process make a memory, or the part that it lacks. Rejects with a CallFailure; also if the process falls silent or stops working. */
+  /** Has a process make a memory, or the part of it that the process lacks. Rejects with a CallFailure, also if progress stops. */
   async putMemory(
     tenant: string,
     hash: string,

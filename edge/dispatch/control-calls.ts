@@ -15,7 +15,7 @@ export interface ControlCall extends QueueEntry {
   send(ids: string[]): Promise<void>;
 }
 
-/** Calls of a kind to a process are made one after the other, so that a process that hangs takes up one connection. */
+/** Calls of one kind to one process are made in sequence, so that a process that hangs takes up only one connection. */
 function groupOf(kind: "cancel" | "probe", { id: backend }: Backend): CallGroup {
   return { key: `${kind} ${backend}`, backend, maxCalls: 1 };
 }

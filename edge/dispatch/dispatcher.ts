@@ -38,7 +38,7 @@ type Entry = PendingSequence | ControlCall;
 /** The cell refuses the request before it begins or charges any of it, so another cell may take it. */
 export class NotTaken extends ServiceError {
   constructor(kind: ErrorKind, message: string) {
-    // By then a full queue has most likely drained.
+    // After one second a full queue has most likely drained.
     super(kind, message, { retryAfterSeconds: 1 });
   }
 }
@@ -74,7 +74,7 @@ export class Dispatcher {
     );
   }
 
-  /** Queues sequences of one tenant; returns what cancels them. `receiver` gets their frames, up to `done` or `error`. Throws NotTaken without room. */
+  /** Queues one tenant's sequences, whose frames `receiver` gets. Returns a function that cancels them. Throws NotTaken without room. */
   submit(batch: BatchRequest, receiver: Receiver): () => void {
     const { manifestHash, centroidId, adapterHash } = batch;
     this.checkRoom(batch.sequences[0].tenant, batch.sequences.length);
@@ -91,7 +91,7 @@ export class Dispatcher {
     };
   }
 
-  /** Queues sequences of one round, numerics and model for the next backend. Ends them in an error if no backend is left. */
+  /** Queues sequences of the same retry round, numerics and model for the next backend. If no backend is left, ends them in an error. */
   #enqueue(group: readonly PendingSequence[]): void {
     const { now, after, keepAlive, observe, routing } = this.#parts;
     const { router, jurisdiction } = routing();
@@ -251,7 +251,7 @@ export class Dispatcher {
     this.#sendReady();
   }
 
-  /** Sends these sequences of an accepted call, which the backend failed, to another one. */
+  /** Sends sequences that a backend accepted, but then failed, to another backend. */
   #handleLoss(run: BatchRun, sequences: readonly PendingSequence[], failure: CallFailure): void {
     if (sequences.length === 0) return;
     const last = this.#recordFailure(run.backend, failure, sequences[0]);

@@ -3,7 +3,7 @@ import type { Frame } from "../../shared/contracts/inference.ts";
 import { FrameReader, LineSplitter } from "../../shared/contracts/ndjson.ts";
 import { asFailure, unavailable } from "./call-failure.ts";
 
-/** One timer counts the ticks of a silence, so a stream is given up after 4/5 of the limit to the whole limit. */
+/** Ticks of one timer that make the limit of silence. A silent stream is given up after 4/5 of the limit to the whole limit. */
 const ticks = 5;
 
 /** Frames grouped by chunk. Throws a CallFailure for an invalid frame, and after `silenceMs` without a byte while the caller waits. */
@@ -11,7 +11,7 @@ export function frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs: numbe
   return groupsOf(body, silenceMs, new FrameReader());
 }
 
-/** The lines of an answer that are not blank, with the rules of `frameGroupsOf`. A last line without its end is dropped. */
+/** The lines of an answer that are not blank. Throws as `frameGroupsOf` does. A last line without a line end is dropped. */
 export function linesOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<string[]> {
   const lines = new LineSplitter();
   const push = (chunk: Uint8Array) => lines.push(chunk).filter((line) => line.trim() !== "");

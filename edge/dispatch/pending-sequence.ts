@@ -26,7 +26,7 @@ export interface SequenceCall {
 
 export type Model = Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
 
-/** Milliseconds after which a sequence without a deadline is due, where a tenant's sequences are ordered; the backend has the same. */
+/** Deadline, in milliseconds, that orders a tenant's sequences without one. The backend assumes the same. */
 const defaultDeadlineMs = 60_000;
 
 export class PendingSequence {
@@ -41,12 +41,12 @@ export class PendingSequence {
   isEnded = false;
   /** The call under way. */
   run: SequenceCall | null = null;
-  /** When it was first sent to a backend. */
+  /** When the sequence was first sent to a backend. */
   sentAtMs: number | null = null;
   attempts = 0;
-  /** How often a backend accepted it and then failed. */
+  /** How often a backend accepted the sequence and then failed. */
   losses = 0;
-  /** The latest such failure. */
+  /** The latest failure of a backend that had accepted the sequence. */
   lostBy: BackendFailure | null = null;
   round: RetryRound = firstRound;
   /** Numerics fingerprint of the backend that computed its tokens; null without tokens, or if the backend sent none. */
@@ -87,7 +87,7 @@ export class PendingSequence {
     return this.#tokenIds.length > this.sequence.continuedIds.length;
   }
 
-  /** Not ended, and neither queued nor in a call. */
+  /** The sequence has not ended, and is neither queued nor in a call. */
   get isIdle(): boolean {
     return !this.isEnded && !this.isQueued && this.run === null;
   }

@@ -34,13 +34,13 @@ export const firstRound: RetryRound = {
   pausesMs: [],
 };
 
-/** `answering` answered a call to `called`. Calls that name no process are repeated until one reaches a process that was tried before. */
+/** The round after `answering` answered a call to `called`. An address counts as tried once it leads to a process that was tried. */
 export function withTried(round: RetryRound, called: Backend, answering: Backend): RetryRound {
   const isCalledTried = called.name !== null || round.tried.has(answering.id);
   return { ...round, tried: new Set([...round.tried, answering.id, ...(isCalledTried ? [called.id] : [])]) };
 }
 
-/** After a backend that had accepted the sequences failed. If one has tokens (`isBegun`), it progressed, so all backends are tried anew. */
+/** The round after a backend accepted sequences and failed. `isBegun`: one has tokens, so all backends are tried anew. */
 export function afterLoss(round: RetryRound, last: BackendFailure, isBegun: boolean): RetryRound {
   const tried = isBegun ? new Set([last.backend.id]) : round.tried;
   const isSecondRound = round.isSecondRound && !isBegun;

@@ -66,7 +66,7 @@ export class Router {
     return { backend: order.reduce((a, b) => (backAtMs(b) < backAtMs(a) ? b : a)), isFit: false };
   }
 
-  /** Estimated share of its slots in use; above 1 if sequences wait. */
+  /** Estimated share of the backend's slots in use; above 1 if sequences wait. */
   shareOf(backend: Backend, nowMs: number): number {
     return share(this.#loadsAt(nowMs)(backend));
   }
@@ -87,7 +87,7 @@ export class Router {
     return backend.name !== null || processes.length === 0 || processes.some(isFitItself);
   }
 
-  /** When its ejection ends; null if it is not ejected. An address is back when the first of its processes is. */
+  /** When the backend's ejection ends; null if it is not ejected. An address is back when the first of its processes is. */
   #backAtMs(backend: Backend): number | null {
     const { ejectedUntilMs } = backend.health;
     if (backend.name !== null || ejectedUntilMs !== null) return ejectedUntilMs;
@@ -95,7 +95,7 @@ export class Router {
     return times.reduce((a, b) => (a === null || (b !== null && b < a) ? b : a), null);
   }
 
-  /** Of the distance with the least round trip and wait, the first backend in the key's order with less than its share of the load. */
+  /** At the distance with the least round trip and wait, the key's first backend that has less than its share of the load. */
   #choose(key: string, fit: readonly Backend[], nowMs: number): Backend {
     if (fit.length === 1) return fit[0];
     const loadOf = this.#loadsAt(nowMs);

@@ -7,14 +7,14 @@ const connections = 6;
 
 export const queueLimits = {
   connections,
-  /** Maximum of these for one backend, so that a backend that hangs leaves a connection to the others. */
+  /** Maximum of these connections to one backend, so that a backend that hangs leaves one to the others. */
   connectionsPerBackend: connections - 1,
   /**
    * Calls of one group that may await an answer before further entries gather. More calls cost CPU time, fewer make entries wait:
    * of 1, 2, 3, 4 and 6 calls, three gave 16 simultaneous clients the earliest median first token.
    */
   callsPerGroup: connections / 2,
-  /** Maximum waiting entries. A tenant may have as many as it leaves free, so there is always room for another tenant. */
+  /** Maximum waiting entries. A tenant may have at most as many as are then still free, so there is always room for another tenant. */
   entries: limits.queuedSequences as number,
   entriesPerCall: sequencesPerBatch,
 };

@@ -25,7 +25,6 @@ export function slugOf(name: string): string {
   return slug.slice(0, 40).replace(/-+$/, "") || "my-text";
 }
 
-/** Name of the document that was pasted. */
 export const pastedName = "pasted text";
 
 /** Minimum characters of a held-back text. */

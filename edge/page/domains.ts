@@ -10,7 +10,7 @@ export interface Domain {
   example: string | null;
 }
 
-/** By a centroid's `label` in `/v1/centroids`, joined by spaces. The most obvious examples come first. */
+/** Domains by the centroid's `label` in `/v1/centroids`, joined by spaces. The most obvious examples come first. */
 const known: Record<string, Domain> = domains;
 
 export function domainOf({ label }: Pick<Centroid, "label">): Domain {

@@ -29,7 +29,7 @@ export interface DuelParts {
   baseModel(): string;
   /** A clock in milliseconds. */
   now(): number;
-  /** The reader points at a token, or chooses it. */
+  /** Called when the reader points at a token or chooses it. */
   onTell(piece: Piece, isChosen: boolean): void;
   onOutcome(side: Side, outcome: Outcome): void;
   onRunning(isRunning: boolean): void;

@@ -82,7 +82,7 @@ export function spansOf({ text, logprobs }: CompletionChoice): Span[] {
   return spans;
 }
 
-/** Maximum number of beginnings of a prompt that are weighed, and of their tokens in all: to the server each is a prompt. */
+/** Maximum number of a prompt's beginnings that are weighed, and of tokens of all of them: the server reads each as a prompt. */
 const mostBeginnings = 16;
 const mostTokens = 1024;
 

@@ -3,7 +3,7 @@ import { make, roveFocus } from "./elements.ts";
 import { differenceOf, type Piece } from "./pieces.ts";
 import { likelier, readableToken, shareStepOf, stepOf } from "./words.ts";
 
-/** Returns a function that appends a token; those of `container` are one tab stop. `onTell`: one is chosen, or hovered if it has a source. */
+/** Returns a function that appends a token. `onTell` is called for a token that is chosen, or pointed at if it has a source. */
 export function tokenText(
   container: HTMLElement,
   onTell: (piece: Piece, isChosen: boolean) => void,

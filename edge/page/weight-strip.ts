@@ -1,4 +1,4 @@
-/** The weights of the experts that answer the prompt, and a strip that shows them after each of several beginnings of it. */
+/** The weights of the experts that answer the prompt, and a strip that shows how the weights change along the prompt. */
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, isAbort } from "./api.ts";
 import { byId } from "./elements.ts";

@@ -31,7 +31,7 @@ interface SelectedExpert {
 export interface Assignment {
   /** The nearest centroid, or the first adapter that the request names, own ones included. */
   centroid: Pick<CentroidRecord, "id" | "gain">;
-  /** Cosine of prompt embedding and centroid. */
+  /** Cosine of the prompt embedding and that centroid. */
   similarity: number;
   /** The first adapter of a mixture; null for the base. It decides micro-batch and routing, and usage counts under it. */
   adapter: { id: string; ownHash: string | null } | null;
@@ -106,8 +106,8 @@ function modelSelection(model: string, manifest: Manifest, own: NamedAdapters): 
 }
 
 /**
- * The own adapters that join the mixture: for "auto" the nearest, and for one that the request names, itself if it has a memory. That
- * one is weighed as in "auto", so that text unlike its documents is answered as well as by the base.
+ * The own adapters that join the mixture: for "auto" those nearest to the prompt, for a named adapter with a memory itself.
+ * The rest of its mixture is that of "auto", so that text unlike its documents is answered as well as by the base.
  */
 export function ownCandidatesOf(selection: Selection): "nearest" | OwnAdapter[] {
   if (selection === "auto") return "nearest";
@@ -118,7 +118,7 @@ function isOwn(selection: Selection): selection is OwnAdapter {
   return typeof selection === "object" && !Array.isArray(selection);
 }
 
-/** Assigns a prompt by its first `prefixTokens` ids. `evidence`: the tokens that weigh a mixture. `own`: own adapters that may join the mixture. */
+/** Assigns a prompt. `evidence`: the prompt's tokens that weigh a mixture. `own`: own adapters that may join the mixture. */
 export function assign(
   promptIds: readonly number[],
   selection: Selection,

@@ -62,7 +62,7 @@ export function tokenizedChat(
   return { promptIds, ...(subjectIds.length > 0 && { subjectIds }), spans, ...(question && { question }) };
 }
 
-/** The tokens that assign a conversation: those of its contents, as the text of template and tools is alike in many conversations. */
+/** The tokens that assign a conversation: its messages' contents. Text of template and tools is alike in many conversations. */
 export function subjectOf(messages: readonly ChatMessage[], { tokenizer, manifest }: Artifacts): number[] {
   const text = messages
     .map(({ content }) => content)

@@ -8,7 +8,7 @@ import type { Artifacts } from "../artifacts/artifacts.ts";
 import { pause } from "../platform/clock.ts";
 import type { NewDocument } from "../tenants/memory-documents.ts";
 
-/** Cost of a document besides its text, in characters: so many short documents yield as often as a long one. */
+/** Characters that each document counts besides its text, so that many short documents yield to other requests, too. */
 const documentCharacters = 64;
 
 /**

@@ -44,7 +44,7 @@ export function encodePrompts(prompts: readonly Prompt[], artifacts: Artifacts, 
   });
 }
 
-/** `tokens` is null when encoding stopped one token past the limit. */
+/** The error for a prompt that is too long. `tokens` is null if encoding stopped one token past the limit. */
 export function overlong({ param, maxTokens, limitText }: TokenBound, at: string, tokens: number | null): ServiceError {
   const message = `${at} has ${tokens ?? `at least ${maxTokens + 1}`} tokens; ${limitText}.`;
   return new ServiceError("context_length_exceeded", message, { param });

@@ -17,7 +17,7 @@ interface EncodedExamples {
   tokens: number;
 }
 
-/** `param` names the list in errors; a chat template may write `nowMs`. Throws invalid_request for an example too short or long, or too many tokens. */
+/** Encodes examples. `param`: the list's name in errors. `nowMs`: the time that a chat template may write. Throws invalid_request. */
 export function encodeExamples(
   examples: readonly Example[],
   artifacts: Artifacts,
@@ -54,7 +54,7 @@ export function encodeExamples(
   return { examples: encoded, centroid: length > 0 ? sum.map((value) => value / length) : sum, tokens };
 }
 
-/** Encodes one example, not far beyond what the context holds. `subjectIds`: the tokens that would assign its prompt. */
+/** Encodes one example; encoding stops soon after the context's length. `subjectIds`: the tokens that would assign its prompt. */
 function encodeExample(
   example: Example,
   artifacts: Artifacts,

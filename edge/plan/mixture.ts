@@ -18,7 +18,7 @@ export interface Candidate {
 
 /** An expert that a request lists. */
 export interface Listed {
-  /** null: the base. */
+  /** The adapter; null: the base. */
   candidate: Candidate | null;
   /** null: the prompt weighs the expert. Either all entries of the list have a weight or none has. */
   weight: number | null;
@@ -26,7 +26,7 @@ export interface Listed {
 
 /** The tokens of a prompt that weigh its experts. */
 export interface EvidenceTokens {
-  /** Number of the prompt's first tokens that count. */
+  /** How many of the prompt's first tokens count. */
   tokens: number;
   /** Only for chats: the tokens of messages' contents among these; absent: all. */
   spans?: Span[];
@@ -44,7 +44,7 @@ type Set = Pick<Manifest, "evidence" | "static">;
 /** Minimum prior of the base in a chat: adapters, trained on plain text, make a reply's words likelier but the end of a message less likely. */
 const chatBasePrior = 0.9;
 
-/** The calibration of the artifact set; in a chat with a higher prior of the base. */
+/** The artifact set's calibration of evidence; in a chat, the base's prior is at least `chatBasePrior`. */
 function calibrationOf({ evidence = defaultCalibration }: Set, { spans }: EvidenceTokens) {
   return spans ? { ...evidence, base: Math.max(evidence.base, chatBasePrior) } : evidence;
 }
@@ -54,7 +54,10 @@ export function staticCandidate({ static: fixed }: Set): Candidate | null {
   return fixed ? { id: staticId, ownHash: null, similarity: 0, gain: fixed.gain, isOff: false } : null;
 }
 
-/** The base, adapters of the `nearest` centroids (all, nearest first), the static one, and `own`, which replace the farthest of the nearest. */
+/**
+ * The mixture of `auto`: the base, `own` adapters, those of the nearest centroids, and the static adapter. `nearest` has all
+ * centroids, nearest first. Own adapters take places first, so centroids farther away may find none left.
+ */
 export function automaticMixture(
   nearest: readonly Candidate[],
   set: Set,
@@ -78,7 +81,10 @@ export function automaticMixture(
   return { mode: "evidence", experts, request };
 }
 
-/** The experts that a request lists. Weights are scaled to a sum of 1. Else evidence weighs: a listed base has its calibrated prior, adapters the rest. */
+/**
+ * The mixture of the experts that a request lists. Given weights are scaled to a sum of 1. Without weights, evidence weighs the experts:
+ * the base, if listed, has its calibrated prior, and the adapters share the rest equally.
+ */
 export function listedMixture(listed: readonly Listed[], set: Set, evidence: EvidenceTokens): PlannedMixture {
   const { base, temper, floor } = calibrationOf(set, evidence);
   const isFixed = listed[0].weight !== null;
@@ -113,7 +119,7 @@ export function listedMixture(listed: readonly Listed[], set: Set, evidence: Evi
   };
 }
 
-/** What serves a candidate: itself, or if it is off, the static adapter, or else the base (null). An own adapter is replaced by the base. */
+/** The adapter that answers for a candidate: itself or, for a centroid that is off, the static one; null: the base answers. */
 export function servedFor(candidate: Candidate, set: Set): Candidate | null {
   if (!candidate.isOff) return candidate;
   return candidate.ownHash === null ? staticCandidate(set) : null;

@@ -178,7 +178,7 @@ function checkSampling(sampling: SamplingChanges, model: Manifest["model"]): voi
   throw invalidRequest(message, "min_tokens");
 }
 
-/** Groups sequences into micro-batches by `Assignment.adapter`. Those of the base are one more. */
+/** Groups sequences into micro-batches by `Assignment.adapter`; sequences of the base alone form one, too. */
 export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "manifestHash">): BatchRequest[] {
   const batches = new Map<string | null, BatchRequest>();
   for (const { assignment, sequence } of choices) {
@@ -201,13 +201,13 @@ export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "man
 export const gatheringLimits = {
   /** Number of a tenant's streams in one cell whose tokens are sent at once. */
   ungatheredStreams: 2,
-  /** Maximum wait of a token in the other streams, in milliseconds. First and last tokens never wait. */
+  /** Maximum wait of a token in the tenant's further streams, in milliseconds. First and last tokens never wait. */
   streamMs: 25,
   /** Maximum wait of a token of an answer that is not streamed, in milliseconds. */
   wholeMs: 250,
 };
 
-/** Sets `gatherMs`. `openStreams`: number of the tenant's other streams in the cell. */
+/** Sets how long the backend may gather tokens. `openStreams`: number of the tenant's other streams in the cell. */
 export function withGathering(batch: BatchRequest, isStream: boolean, openStreams: number): BatchRequest {
   const { ungatheredStreams, streamMs, wholeMs } = gatheringLimits;
   if (isStream && openStreams < ungatheredStreams) return batch;

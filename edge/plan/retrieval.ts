@@ -14,8 +14,8 @@ const separator = "\n\n";
 const queryTokens = 256;
 
 /**
- * The passages that a request wants; null for none. Of the context after the prompt they leave the answer its `max_tokens`, but may
- * always take half. Throws invalid_request if there is no memory to search, or no place in the prompt to put them.
+ * The passages that a request wants; null for none. They leave room for the answer's `max_tokens` in the context, but may always take
+ * half of what the prompt leaves. Throws invalid_request if there is no memory to search, or no place in the prompt for passages.
  */
 export function retrievalOf(
   {

@@ -23,7 +23,7 @@ export class BackendContainer extends DurableObject {
   }
 }
 
-/** Forwards a call, and starts the container if it does not run. `background` keeps the object alive while it does. */
+/** Forwards a call, and starts the container if it does not run. `background` keeps the object alive while the container runs. */
 export async function callContainer(
   container: BackendProcess,
   request: Request,

@@ -26,7 +26,7 @@ interface AdmissionRequest {
   requestId: string;
   access: Access;
   region: Region;
-  /** Under which the request may be repeated, and is charged once (ledger-store.ts); null: it has no such key. */
+  /** The key under which the request may be repeated but is charged once (ledger-store.ts); null: none. */
   idempotencyKey: string | null;
   /** Receives each decision about a request of a tenant with limits. */
   onDecision(decision: Decision): void;

@@ -2,7 +2,7 @@
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
-/** Retry-After: reading a body takes less, unless the client is slow. */
+/** Retry-After: a body is read within this time, unless the client is slow. */
 const retryAfterSeconds = 1;
 
 export class BodyReads {

@@ -31,7 +31,7 @@ export interface RecordStore {
 
 const storeAway = unavailable("Keys and tenants cannot be read or written now");
 
-/** A new key, the only time in clear. */
+/** A new key. `key` is the key itself, which is returned only here: records have its hash. */
 export interface NewKey extends ListedKey {
   key: string;
 }
@@ -54,7 +54,7 @@ interface TenantChange {
 
 /** Most names that KV reads in one operation. A request has 1,000 operations. */
 const namesPerRead = 100;
-/** The shortest time that KV allows. In the location that wrote a record, the new record is read at once. */
+/** KV's shortest `cacheTtl`, in seconds. The location that wrote a record reads the new record at once. */
 const readOptions = { type: "json", cacheTtl: 30 } as const;
 
 export class KeyRecords {

@@ -89,7 +89,7 @@ export function createKeyStore(
   return {
     async accessOf(key, address) {
       const hash = await sha256Hex(encoder.encode(key));
-      // First, so that the admin key is never a tenant's, too.
+      // Comes first, so that the admin key is never accepted as a tenant's key.
       if (await isAdmin(hash)) throw new ServiceError("unauthorized", "The admin key opens /admin alone.");
       let match: TenantKey | null = null;
       for (const entry of configured) if (equals(entry.hash, hash)) match = entry;
@@ -137,7 +137,7 @@ function recordedAccess(hash: string, record: KnownKey | null, nowMs: number): A
   return { tenant: record.tenant, keyId, scopes: record.scopes, ...grants(record.tenantRecord) };
 }
 
-/** The record of a configured key whose tenant has none. */
+/** Stands for the missing record of a tenant whose key is in the configuration. */
 const unlimited: TenantRecord = { plan: "unlimited", limits: {}, origins: [] };
 
 function grants(record: TenantRecord): Omit<Access, "tenant" | "keyId" | "scopes"> {

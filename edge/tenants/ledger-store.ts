@@ -69,7 +69,7 @@ export class LedgerStore {
     type Second = QuotaState["seconds"][number];
     const seconds = entries<Second[1]>("seconds").map(([second, counted]): Second => [Number(second), counted]);
     const settled = entries<number>("settled").sort(([, a], [, b]) => a - b);
-    // Ids are remembered `settledMs` longer than the object was idle: nothing may have run meanwhile to settle them again.
+    // The time since the last settlement does not count for the age of ids: nothing may have run meanwhile to settle them again.
     const idleMs = Math.max(0, nowMs + settledMs - (settled.at(-1)?.[1] ?? Number.POSITIVE_INFINITY));
     return new Quota({
       seconds: seconds.sort(([a], [b]) => a - b),
@@ -111,7 +111,7 @@ export class LedgerStore {
     return { createdMs: nowMs };
   }
 
-  /** Charges, and returns, the part of `consumed` that exceeds a key's earlier charges in the same state. `name`: `keyIn`'s, or a key alone. */
+  /** Charges what exceeds a key's earlier charges in the same state, and returns it. `name`: a key, perhaps with a state (`keyIn`). */
   charge(name: string, consumed: readonly Consumption[]): Consumption[] {
     const [key, state = ""] = name.split(":");
     const [stored] = this.#sql

@@ -45,7 +45,7 @@ export class Ledger extends DurableObject<Env> {
     this.#commitSoon().catch(() => undefined);
     if (tokens === undefined) return admitted;
     const decision = this.quota.reserve(id, tokens, limits, this.now());
-    // The request counts in the minute, but not as a running one.
+    // The refused request counts in the requests per minute, but no longer as a running one.
     if (decision.refusal) this.#settle(id, []);
     return { ...decision, isOfTokens: true };
   }

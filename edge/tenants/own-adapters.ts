@@ -7,7 +7,7 @@ import type { Charge } from "./consumption.ts";
 
 /** What a backend fitted to an adapter's examples. */
 export interface FittedParts {
-  /** Content address of the file with these parts, of this tenant alone. */
+  /** SHA-256 of the tenant's name and the file with these parts, so that no two tenants have the same hash. */
   hash: string;
   /** The manifest it was made for: only the artifacts of this manifest can answer with it. */
   manifestHash: string;
@@ -67,11 +67,11 @@ export interface MemoryJob extends MemorySet {
   builtTokens: number;
   /** Why the last try failed. */
   error: string | null;
-  /** Of the requests whose documents it adds. */
+  /** Charges of the requests whose documents the job adds. */
   charges: Charge[];
 }
 
-/** At least one of the two is there. */
+/** At least one of the two fields is not null. */
 export interface OwnMemory {
   /** The set that answers use. */
   ready: MemorySet | null;
@@ -102,7 +102,7 @@ export interface FitContent {
   examples: KeptExamples;
 }
 
-/** What a backend made of `content`. */
+/** The fitted parts that a backend made of `content`. */
 export function fittedOf(
   { manifestHash, centroid, tokens, examples: { examples } }: FitContent,
   { hash, kept, gain }: Pick<AdapterAnswer, "hash" | "kept" | "gain">,
@@ -133,7 +133,7 @@ export function throwRefusal(refusal: Refused | null): void {
 }
 
 const namePattern = /^[a-z0-9][a-z0-9_-]{0,62}$/;
-/** Names that mean something else in `model: "<base>:…"`. Other artifacts may have centroids of any `c` and number. */
+/** Names that mean something else in `model: "<base>:…"`. Names like `c12` may be centroids of other artifacts. */
 const reserved = /^(auto|base|nearest|off|static|c\d+)$/;
 
 /** Throws invalid_request for a name that is malformed or reserved. */

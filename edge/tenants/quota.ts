@@ -29,7 +29,7 @@ export interface Refusal {
   /** What other requests use. */
   used: number;
   requested: number;
-  /** Milliseconds until this request would fit if no other one came; null: never. */
+  /** Milliseconds until this request would fit if no other request came; null: never. */
   retryAfterMs: number | null;
 }
 
@@ -292,7 +292,8 @@ export class Quota {
       const leaseUntilMs = Math.min(reservation.leaseUntilMs, nowMs + reservationMs);
       this.#open.set(id, { ...reservation, second, leaseUntilMs });
     }
-    // Settled ids are in order of time, so one in the future would keep all after it. There may be many: checked only after a step back.
+    // Ids are dropped in order of time, so an id too far in the future would keep all ids after it.
+    // There may be many ids, so this runs only after the clock was set back.
     if (nowMs < this.#lastMs) {
       const maxMs = nowMs + settledMs;
       for (const [id, untilMs] of this.#settled) if (untilMs > maxMs) this.#settled.set(id, maxMs);

@@ -68,7 +68,7 @@ export class RecordLists {
     return { records: records.slice(0, limit), hasMore: records.length > limit };
   }
 
-  /** False if there is none. */
+  /** Returns false if the list has no such record. */
   remove(list: string, id: string): boolean {
     return this.#sql.exec("DELETE FROM records WHERE list = ? AND id = ?", list, id).rowsWritten > 0;
   }

@@ -93,7 +93,7 @@ export class Refits {
         console.warn(JSON.stringify({ level: "warn", event: "refit_failed", cause: String(thrown) }));
       }
       const now = this.#parts.records.find(name);
-      // Deleted meanwhile.
+      // The adapter was deleted meanwhile.
       if (!now) return true;
       const before = now.refit ?? { manifestHash, made: null };
       this.#parts.records.change(name, { refit: { ...before, error: message, isFinal } });
@@ -107,7 +107,7 @@ export class Refits {
     const { tenant, records, copies, sealed, now, encoder, clients } = this.#parts;
     if (refit?.made) {
       if (refit.manifestHash === manifestHash) return;
-      // Yet other artifacts were published during that refit.
+      // Other artifacts were published after these parts had been made, so they are of no use.
       records.change(name, { refit: null });
       await copies.deleteUnused(refit.made.hash, name);
     }

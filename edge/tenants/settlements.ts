@@ -20,7 +20,7 @@ import { type Ledger, ledgerOf } from "./ledger.ts";
 /** How long an answer's end waits for the ledger, in milliseconds; then the settlement is stored for another try. */
 const confirmMs = 1000;
 const firstRetryMs = 1000;
-/** Shorter than the time for which a ledger remembers a settled id (`settledMs`). */
+/** Longest pause between two tries. It is shorter than the time for which a ledger remembers a settled id (`settledMs`). */
 const maxRetryMs = 120_000;
 /** Delays before the second and third try of a Worker, in milliseconds. Within them, the platform restarts an object elsewhere. */
 const workerRetryMs = [200, 2000];

@@ -90,7 +90,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
       usedMs: (name) => this.#usedMs.get(name) ?? 0,
       report: (outcome) => this.refitted(outcome),
     });
-    // Jobs that ended with the object before this one continue at once.
+    // Jobs that were interrupted when the object was lost continue at once.
     if (parts.records.withJobs().length > 0 || this.#jobs.areOpen) state.waitUntil(storage.setAlarm(this.now()));
   }
 
@@ -178,7 +178,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     if (this.#isAlarm) this.ctx.waitUntil(this.#work());
   }
 
-  /** Runs jobs of the three kinds beside each other, each kind one job after the other. Tells which kinds have some left. */
+  /** Runs the three kinds of jobs in parallel, the jobs of one kind in sequence. Resolves to whether each kind has some left. */
   #work(): Promise<boolean[]> {
     const passOf = (part: TuningJobs | Refits) => {
       const pass = this.#passes.get(part) ?? part.runAll().finally(() => this.#passes.delete(part));
@@ -188,7 +188,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return Promise.all([this.#memories.runAll(), passOf(this.#jobs), passOf(this.#refits)]);
   }
 
-  /** Gives up the job that builds the memory `hash` of an adapter. An adapter that has nothing else is gone then. */
+  /** Gives up the job that builds the memory `hash` of an adapter. An adapter that has nothing but this job is deleted. */
   abandon(name: string, hash: string): Promise<void> {
     return this.#memories.abandon(name, hash);
   }
@@ -214,7 +214,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return refused("adapter_quota_exceeded", message);
   }
 
-  /** Adds an adapter that a backend has made, with its examples unless `keep` is false. Without room, deletes it there and returns the reason. */
+  /** Adds an adapter that a backend has made, and its examples unless `keep` is false. Without room, has it deleted and returns why. */
   async add(
     { name, keep }: Pick<AdapterRecord, "name" | "keep">,
     content: FitContent,
@@ -253,7 +253,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return copies.deleteNow([...new Set([...unused, ...copies.laterOf(name)])], name);
   }
 
-  /** The file of an adapter for a backend, which is recorded as having a copy. null if no adapter has this hash, or had it lately. */
+  /** The file of an adapter for a backend, which is recorded as having a copy. null if no adapter had this hash within `replacedMs`. */
   async file(hash: string, copy: AdapterCopy): Promise<Uint8Array | null> {
     const compressed = await this.#parts.sealed.compressed(hash, "file");
     if (compressed) this.#parts.copies.note(hash, copy, this.now());

@@ -29,13 +29,13 @@ export interface TenantAdapters {
   visibleTo(access: Viewer): Promise<OwnAdapter[]>;
   /** The own adapters that `model` and the extension's `adapter` name and the key may see. */
   named(access: Viewer, model: string | null, adapter: AdapterField | null, manifest: Manifest): Promise<NamedAdapters>;
-  /** What `auto` may use for each embedding [S, P], nearest first. That a tenant has none is remembered for `noneMs`, then checked in the background. */
+  /** The adapters that `auto` may use for each embedding [S, P], nearest first. Caches for `noneMs` that a tenant has no adapters. */
   nearest(access: Viewer, embeddings: Float32Array[], manifestHash: string): Promise<NearestAdapters>;
   /** Has adapters of other artifacts than `served` made again, in the background. */
   refit(tenant: string, served: string): void;
   /** Forgets that the tenant had no adapters, because it has one now. */
   noteNew(tenant: string): void;
-  /** Fits an adapter at a backend of the tenant's jurisdiction; `begun` is called when it begins. Throws a ServiceError, `cancelled` when `signal` aborts. */
+  /** Has a backend in the tenant's jurisdiction fit an adapter; `begun` is called when it begins. Throws a ServiceError. */
   create(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
 }
 

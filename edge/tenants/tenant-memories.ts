@@ -32,7 +32,7 @@ export interface DocumentChange {
 /** The job that a change has become. */
 export interface Changed {
   hash: string;
-  /** It replaces a job that was not done, and includes the documents of that one. */
+  /** The change replaces a job that was not done, and includes the documents of that job. */
   joinsJob: boolean;
 }
 
@@ -178,7 +178,7 @@ export class TenantMemories {
     const now = adapters.find(name);
     const memory = now?.memory ?? null;
     const refusedLast = refusal();
-    // The adapter was deleted or erased meanwhile, or its job ended: this change of what it was would bring that back.
+    // The adapter was deleted, or its documents changed, meanwhile: this change is based on its old documents, so it begins again.
     if (refusedLast !== null || wantedOf(memory)?.hash !== current?.hash) {
       if (adapters.isUnused(copy)) sealed.delete(copy);
       return refusedLast ?? this.#change(name, change, refusal);
@@ -261,7 +261,7 @@ export class TenantMemories {
             },
           });
           isMade = true;
-          // Without kept documents, a backend that lacks the memory cannot be given it later: so all get it now.
+          // Documents that are not kept cannot be sent to a backend later, so every backend builds the memory now.
           if (records.find(name)?.keep !== false) break;
         } catch (thrown) {
           if (!(thrown instanceof CallFailure)) throw thrown;
@@ -308,7 +308,7 @@ export class TenantMemories {
     if (record?.memory?.job?.hash !== hash) return;
     this.#running.get(name)?.abort.abort();
     const { ready } = record.memory;
-    // An adapter that has nothing else is gone with its first job.
+    // An adapter that has neither fitted parts nor a ready memory is deleted with its job.
     if (ready || record.fitted) this.#put({ ...record, memory: ready && { ready, job: null } });
     else this.#parts.records.remove(name);
     await this.#parts.copies.deleteUnused(memoryPrefix + hash, name);
