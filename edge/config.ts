@@ -19,7 +19,7 @@ const aliasesRule = `MODEL_ALIASES must be a JSON object of names and models, as
 
 export interface Variables {
   BACKEND_URLS: string;
-  /** A secret that signs calls to backends, which have the same one. During a rotation: NEW,OLD. */
+  /** A secret that signs calls to backends. The backends have the same secret. During a rotation: NEW,OLD. */
   BACKEND_SECRETS?: string;
   /** A client certificate (`[[mtls_certificates]]`) for calls to backends. */
   BACKEND_CERTIFICATE?: { fetch: BackendFetch };

@@ -16,7 +16,7 @@ export * from "./worker.ts";
 const drained = { bytes: 16 * 2 ** 20, ms: 1000 };
 
 interface LocalVariables {
-  /** Host names besides loopback ones that requests may have, separated by commas; `*` for any name. */
+  /** Allowed Host names in addition to loopback names, separated by commas; `*` allows any name. */
   EDGE_HOSTS?: string;
   /** Set if every connection comes from a trusted proxy. */
   TRUST_PROXY?: string;

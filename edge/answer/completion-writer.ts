@@ -41,7 +41,7 @@ export interface AnswerRequest {
 
 export interface CompletionWriterParts {
   tokenizer: Tokenizer;
-  /** Queues a batch; `receiver` gets every frame of its sequences, those of one sequence in order. */
+  /** Queues a batch. `receiver` gets every frame of its sequences; frames of one sequence come in order. */
   submit: Dispatcher["submit"];
   /** Bodies of this Durable Object. */
   bodies: AnswerBodies;
@@ -168,7 +168,7 @@ class CompletionWriter {
 
   #receive(frames: readonly Frame[]): void {
     if (!this.#body.isOpen) return;
-    // If the client has read everything, it is not slow. Then these frames may exceed the maximum, because they arrived together.
+    // A client that has read everything is not slow. So frames that arrive together may exceed the maximum then.
     const isBounded = !this.#request.stream || this.#body.unreadBytes > 0;
     for (const arrived of frames) {
       for (const frame of this.#promptScores.take(arrived)) this.#addPending(frame);
@@ -178,7 +178,7 @@ class CompletionWriter {
     if (this.#body.isOpen && !this.#request.stream) this.#continueWhole();
   }
 
-  /** Turns pending frames into events while the client reads. The others stay frames, which take less memory than events. */
+  /** Turns pending frames into events while the client reads. Other frames wait as they are, which takes less memory than events. */
   #writePending(): void {
     const isRead = () => !this.#request.stream || this.#body.unreadBytes < unreadAheadBytes;
     while (this.#pending.length > 0 && this.#body.isOpen && isRead()) this.#writeSome();
@@ -306,7 +306,7 @@ class CompletionWriter {
     return this.#request.stream && this.#hasBegun ? this.#count.consumed(false) : [];
   }
 
-  /** The text that ends a begun answer in an error. If the answer has not begun, its response rejects, so that the error sets the status. */
+  /** The text that ends an answer in an error. If the answer has not begun, rejects its response, so that the error sets the status. */
   #errorText(error: ServiceError): string | null {
     if (!this.#hasBegun) {
       this.#response.reject(error);

@@ -16,7 +16,7 @@ import { responseForm } from "./response-form.ts";
 
 type AnyChoice = (ChatChoice | ChatChunkChoice | CompletionChoice) & { chameleon?: Partial<ChameleonBlock> };
 
-/** What differs between the two endpoints whose answers have choices. */
+/** The parts of a form that differ between completions and chats, whose answers both have choices. */
 interface Choices {
   idPrefix: string;
   object: string;

@@ -25,7 +25,7 @@ export function callId({ id }: Envelope, choice: number, call: number): string {
   return `call_${id.slice(id.search(/[-_]/) + 1)}_${choice}_${call}`;
 }
 
-/** What is known of one choice so far. */
+/** The parts of one choice so far, and sums over them. */
 interface Collected {
   /** The choice's parts, joined. For a stream only `done`, and the text if the form repeats it. */
   all: ChoicePart;

@@ -14,7 +14,7 @@ import { fnv1a } from "../../shared/math/fnv1a.ts";
 
 /** How far one choice has been sent. */
 interface ChoicePlace {
-  /** Number of events sent, without the choice's last one, which `isDone` tells. */
+  /** Number of events sent; the choice's last event is not counted (see `isDone`). */
   events: number;
   /** Hash of the text of these events, uint32. */
   digest: number;
@@ -84,7 +84,7 @@ export class EventSplitter {
   }
 }
 
-/** Whether these first bytes of an event are those of a comment, which is a heartbeat. */
+/** Whether an event, of which these are the first bytes, is a comment: heartbeats are comments. */
 export function isComment(event: Uint8Array): boolean {
   return event[0] === colon;
 }
@@ -171,7 +171,7 @@ export class PartialEvent {
     this.#beginning = beginning;
   }
 
-  /** Returns the event, followed by all others so far; null while it has not arrived. Throws an Error if the stream ends without it. */
+  /** Returns the event and all events after it so far; null while it has not arrived. Throws an Error if the stream ends without it. */
   take(events: readonly Uint8Array[]): Uint8Array[] | null {
     let found: Uint8Array | null = null;
     for (const event of events) {

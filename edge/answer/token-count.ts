@@ -91,7 +91,7 @@ export class TokenCount {
 
   /**
    * Consumption by adapter; a mixture counts under its first adapter. `everyPrompt`: the client ended the request. Then prompts without
-   * a frame count, too, because work on them may have begun, with the maximum number of passage tokens.
+   * a frame count as well, because backends may have begun on them; they count with the maximum of passage tokens.
    */
   consumed(everyPrompt: boolean): Consumption[] {
     const rows = new Map<string | null, Consumption>();
@@ -114,7 +114,7 @@ export class TokenCount {
   }
 }
 
-/** Tokens of the passages in a choice's prompt; null if the frame does not tell them. */
+/** Tokens of the passages in a choice's prompt; null if the frame does not have this number. */
 export function retrievedTokensOf({ sequence }: PlannedChoice, frame: Frame): number | null {
   if (frame.type === "token") return frame.retrievedTokens ?? null;
   return frame.type === "done" && sequence.retrieval ? frame.promptTokens - sequence.promptIds.length : null;

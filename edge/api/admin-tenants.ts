@@ -76,7 +76,7 @@ export const eraseTenant: RouteHandler = async (c, { keyRecords, adapters, erase
   } satisfies TenantErasure);
 };
 
-/** What an erasure leaves, and for how long. */
+/** Data that remain after an erasure, and for how long. */
 const left = [
   "log lines and traces",
   "usage events of Analytics Engine (3 months)",

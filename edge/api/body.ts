@@ -51,7 +51,7 @@ export async function receiveBody<T>(
   const { declaredBytes } = c.env;
   const bytes = expectedBytes(declaredBytes, maxBytes);
   if (bytes > smallBodyBytes) await c.get("admission").admit();
-  // An isolate's memory holds few large bodies, so all keys share one limit for them, apart from the limits of small ones.
+  // An isolate's memory holds few large bodies, so all keys share one limit for large bodies; small ones have a limit for each key.
   const isLarge = bytes > limits.bodyBytes;
   const [reads, keyId] = isLarge ? [documentReads, ""] : [bodyReads, c.get("access").keyId];
   return reads.during(keyId, bytes, async () => {

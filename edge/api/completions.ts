@@ -127,7 +127,7 @@ function deadlineOf(header: string | undefined): number | null {
   throw new ServiceError("invalid_request", message, { param: deadlineHeader });
 }
 
-/** A short hash of what decides an answer's tokens beside the request: artifacts, adapters and memories. */
+/** A short hash of the artifacts, adapters and memories that answer a request. With the request they decide the answer's tokens. */
 function stateOf({ manifestHash, choices }: Plan): string {
   const used = choices.map(({ assignment, sequence: { mixture, memories } }) => [
     assignment.adapter,

@@ -38,7 +38,7 @@ export interface Repeatable {
   createdMs: number;
 }
 
-/** Hono's type parameter: what comes with a request, and what middleware sets for the routes. */
+/** Hono's type parameter: `Bindings` come with a request, `Variables` are set by middleware for the routes. */
 export interface AppEnvironment {
   Bindings: Arrival;
   Variables: {

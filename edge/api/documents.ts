@@ -74,7 +74,7 @@ function answerFile(c: RouteContext, dependencies: Dependencies, file: Response,
   return answer(c, dependencies, chunksOf(file), { headers: { "content-type": type, "cache-control": cachedForADay } });
 }
 
-/** `allowed`: by directive of the policy, what the document may load besides its own inline scripts and styles. */
+/** `allowed`: sources by directive of the content security policy, beside the document's own inline scripts and styles. */
 async function answerDocument(
   c: RouteContext,
   dependencies: Dependencies,

@@ -37,7 +37,7 @@ export async function claimKey(c: Context<AppEnvironment>, body: () => Uint8Arra
   c.set("repeatable", { id: key.slice(0, 32), seed: Number.parseInt(key.slice(32, 40), 16), createdMs });
 }
 
-/** The id and time of what a request creates. A repeated request has those of its first try. */
+/** The id and time of the object that a request creates. A repeated request has the id and time of its first try. */
 export function originOf(
   c: Context<AppEnvironment>,
   { newId, now }: Pick<Dependencies, "newId" | "now">,

@@ -23,7 +23,7 @@ export const artifactLimits = {
   waitMs: 2000,
   /** Pause before an invalid set is loaded again. */
   refusedMs: 30_000,
-  /** Time after the first backend has a set, from which one backend is enough; until then all must have it. */
+  /** If some backends have a new set and others have not, one backend is enough after this time; until then all must have the set. */
   spreadMs: 30_000,
   /** Timeout for a backend to report its manifests; then it counts as not ready. */
   holdingMs: 500,
@@ -64,7 +64,7 @@ export class ArtifactSets {
   readonly #checking: Refreshed<void>;
   #checkedMs = 0;
   #refusal: { manifestHash: string; untilMs: number } | null = null;
-  /** The set that some backends have and others have not, and since when. */
+  /** The new set that only some backends have yet, and since when. */
   #spreading: { manifestHash: string; sinceMs: number } | null = null;
 
   constructor(parts: ArtifactSetsParts) {

@@ -49,7 +49,7 @@ export class PlannedSets {
     this.#held = held;
   }
 
-  /** The set from the isolate, the bucket or the assets. `files` as in ArtifactSource. Rejects if it is missing or invalid. */
+  /** The set from the isolate, the bucket or the assets. `files` as in ArtifactBucket.load. Rejects if the set is missing or invalid. */
   async of(manifestHash: string, files?: readonly string[]): Promise<Artifacts> {
     return this.#held(manifestHash) ?? this.#once(manifestHash, () => this.#load(manifestHash, files));
   }

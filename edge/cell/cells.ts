@@ -56,7 +56,7 @@ export class CellCall {
     return this.#call(null).catch((thrown) => this.resume(null, thrown));
   }
 
-  /** Calls the next cell after `cause` ended a call. Resolves to the stream after `cursor`; null: to the whole answer. Rejects as `begin` does. */
+  /** Calls the next cell after `cause` ended a call. Resolves to the stream after `cursor`, or for null the whole answer. Rejects as `begin` does. */
   async resume(cursor: StreamCursor | null, cause: unknown): Promise<Response> {
     for (let thrown = cause; ; ) {
       if (!(await this.#mayCallNext(thrown))) throw thrown;

@@ -7,7 +7,7 @@ export interface ChameleonBlock {
   /** Cosine of prompt embedding and centroid. */
   similarity: number;
   mode: "evidence" | "fixed" | "adapted" | "off" | "auto-off";
-  /** The request's seed, or the one drawn for it. With this seed, the same request has the same answer. */
+  /** The request's seed, or a random one. The same request with this seed has the same answer. */
   seed: number;
   /** The answer's logits are the weighted mean of these experts' logits. `hash` identifies an adapter. */
   experts: { id: string; weight: number; hash?: string | undefined }[];
@@ -15,7 +15,7 @@ export interface ChameleonBlock {
   evidence: { nats: number; tokens: number } | null;
   /** The adapter that serves; null for the base alone. */
   adapter: { hash: string; cache: "hit" | "generated"; scale: number } | null;
-  /** What the centroid's adapter gained over the base on held-out text, in nats a token; null if it was not measured. */
+  /** Gain of the centroid's adapter over the base on held-out text, in nats a token; null if it was not measured. */
   held_out_gain: { nats: number; ci95: [number, number]; tokens: number } | null;
   /** The memories that the answer read. `brake` is the weight of a memory, 0 for one that was not used. */
   memories?: { id: string; brake: number }[] | undefined;
@@ -63,7 +63,7 @@ export interface ChameleonRequest {
   evidence_tokens?: number | null;
 }
 
-/** What a request may have besides OpenAI's fields. */
+/** The fields that a request may have in addition to OpenAI's. */
 export interface ChameleonRequestFields {
   chameleon?: ChameleonRequest | null;
   /** Sample from this many likeliest tokens. */
@@ -80,7 +80,7 @@ export interface ChameleonRequestFields {
   repetition_penalty?: number | null;
 }
 
-/** What a choice, or a response, has besides OpenAI's fields, if the request has an object `chameleon`. */
+/** The fields that a choice, or a response, has in addition to OpenAI's if the request has an object `chameleon`. */
 export interface ChameleonChoiceFields {
   chameleon?: Partial<ChameleonBlock>;
 }

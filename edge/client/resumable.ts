@@ -13,7 +13,7 @@ export interface ResumableOptions {
   fetch?: typeof fetch;
   /** Maximum attempts in a row, after a connection is lost, without a new event. Default: 5. */
   attempts?: number;
-  /** Milliseconds before the first of these attempts, doubled for each further one. Default: 250. */
+  /** Milliseconds before the first of these attempts; each further attempt waits twice as long. Default: 250. */
   delayMs?: number;
   /** Milliseconds without a byte after which a stream's connection counts as lost; the edge sends one every second. Default: 15,000. */
   silenceMs?: number;

@@ -22,7 +22,7 @@ export class BackendHealth {
   /** A call failed; `isCertain` ejects at once. Returns whether this ejected it. */
   recordFailure(isCertain: boolean, nowMs: number): boolean {
     this.#errors++;
-    // Calls that were under way when it was ejected fail too; they tell nothing new.
+    // Calls that were under way at an ejection fail as well; they say nothing new about the backend.
     if (this.ejectedUntilMs !== null) return false;
     if (!isCertain && this.#errors < routingLimits.consecutiveErrors) return false;
     this.#eject(nowMs);
@@ -63,7 +63,7 @@ export class BackendHealth {
   }
 }
 
-/** Sequences under way at one process: those that this router sent, plus those of other routers by the last report. */
+/** Sequences under way at one process: those sent by this router, and an estimate of other routers' from the process's last report. */
 export class LoadEstimate {
   /** Sequences that this router sent. */
   own = 0;

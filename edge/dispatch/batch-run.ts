@@ -1,4 +1,4 @@
-/** One call with some sequences to one backend: keeps which sequences are open, and delivers the call's frames. Pure. */
+/** One call to one backend with some sequences. Knows which of the sequences are open, and delivers the call's frames. Pure. */
 import { type Frame, isLast, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { Backend } from "./backend-group.ts";
 import { type CallFailure, contractViolation, failureOf } from "./call-failure.ts";

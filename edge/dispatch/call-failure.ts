@@ -26,7 +26,7 @@ const failureTable = {
   silent: { health: "unfit", retryElsewhere: true, retrySame: "soon", isTemporary: true },
   /** The backend reported a failure, or its frames violate the contract. */
   failing: { health: "doubtful", retryElsewhere: true, retrySame: "never", isTemporary: false },
-  /** The backend is starting or stopping. In a rolling restart it is back when the next one stops. */
+  /** The backend is starting or stopping. In a rolling restart it has returned by the time the next backend stops. */
   unavailable: { health: "unfit", retryElsewhere: true, retrySame: "after another", isTemporary: true },
   /** The backend serves another manifest: a roll-out is in progress. */
   mismatched: { health: "fit", retryElsewhere: true, retrySame: "never", isTemporary: false },

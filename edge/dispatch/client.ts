@@ -118,7 +118,7 @@ interface Init {
   process?: string | null;
 }
 
-/** A memory is given up after this many progress reports without progress; they take as long as the longest request (`deadlineMs`). */
+/** A memory is given up after this many reports without progress. At one report per `heartbeatMs`, that takes `limits.deadlineMs`. */
 const idleLines = limits.deadlineMs / heartbeatMs;
 
 const encoder = new TextEncoder();
@@ -179,7 +179,7 @@ export class BackendClient {
     await response.body?.cancel();
   }
 
-  /** What the backend serves; null if it is not ready. */
+  /** The manifests and numerics that the backend serves; null if it is not ready. */
   async readiness(process: string | null = null): Promise<Readiness | null> {
     const response = await this.#fetch("/readyz", { process }, this.#parts.limits.probeMs);
     const body = readinessSchema.safeParse(await response.json().catch(() => null));

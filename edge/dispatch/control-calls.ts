@@ -20,7 +20,7 @@ function groupOf(kind: "cancel" | "probe", { id: backend }: Backend): CallGroup 
   return { key: `${kind} ${backend}`, backend, maxCalls: 1 };
 }
 
-/** Cancel sequences by the ids that they have at the backend. If the call fails, they run to their end. */
+/** Calls that cancel sequences by their ids at the backend. If a call fails, its sequences run to their end. */
 export function cancellations(
   backend: Backend,
   client: BackendCalls,

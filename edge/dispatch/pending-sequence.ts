@@ -15,7 +15,7 @@ import type { Route } from "./router.ts";
 export interface Receiver {
   /** A backend has accepted a sequence; called at most once for each. */
   accepted(): void;
-  /** Frames that arrived together; those of one sequence are in order. */
+  /** Receives frames that arrived together. Frames of one sequence are in order. */
   receive(frames: Frame[]): void;
 }
 
@@ -102,7 +102,7 @@ export class PendingSequence {
       id: attempt === 0 ? id : `${id}_${attempt}`,
       continuedIds: [...this.#tokenIds],
       promptLogprobs: promptLogprobs && !this.#isPromptSent,
-      // A sequence with tokens has met its deadline. One whose deadline has passed is ended by completion-writer.ts.
+      // A sequence with tokens has met its deadline. A sequence that has missed its deadline is ended by completion-writer.ts.
       ...(deadlineMs && !this.hasTokens && { deadlineMs: Math.max(1, Math.ceil(this.arrivedMs + deadlineMs - nowMs)) }),
     };
   }

@@ -89,7 +89,7 @@ export class Budget {
     this.#left = Math.min(this.#limits.capacity, this.#left + this.#limits.earned);
   }
 
-  /** Takes one unit; false if none is left. */
+  /** Takes one repeated call from the budget; false if none is left. */
   take(): boolean {
     if (this.#left < 1) return false;
     this.#left--;

@@ -52,7 +52,7 @@ export class Router {
     const candidates = this.#groups.flatMap((group) => group.candidates(tried, isFit, nowMs));
     const fit = candidates.filter((one) => !tried.has(one.id) && isFit(one));
     if (fit.length > 0) {
-      // A call that names no process may reach one that was tried, so other backends come first.
+      // A call that names no process may reach a process that was tried, so other backends come first.
       const others = fit.filter((one) => one.name !== null || !one.group.wasTried(tried));
       const backend = this.#choose(key, others.length > 0 ? others : fit, nowMs);
       const group = backend.group;
@@ -109,7 +109,7 @@ export class Router {
     );
     const { loadFactor, freeShare } = routingLimits;
     const bound = Math.max(freeShare, (loadFactor * (load.sequences + 1)) / load.slots);
-    // There is one: some backend has at most the average load.
+    // Some backend has less than this share: at least one has at most the average load.
     return inOrder(key, backends).find((one) => share(loadOf(one)) < bound)!;
   }
 
@@ -170,7 +170,7 @@ const roundTripsMs = [
   /* me   */ [234, 176, 291, 78, 91, 92, 187, 208, 5],
 ];
 
-/** Without a region, both count as in the same one. */
+/** If either region is unknown, both count as the same region. */
 export function roundTripMs(from: Region | null, to: Region | null): number {
   return from === null || to === null ? roundTripsMs[0][0] : roundTripsMs[regions.indexOf(from)][regions.indexOf(to)];
 }

@@ -22,7 +22,7 @@ export const queueLimits = {
 export const routingLimits = {
   /** Errors without a completion in between that eject a backend. A single error may be the network's. */
   consecutiveErrors: 3,
-  /** Duration of the first ejection; without a completion in between, each further one lasts twice as long. */
+  /** Duration of the first ejection. Each further one lasts twice as long, until a sequence completes. */
   ejectionMs: 1000,
   maxEjectionMs: 30_000,
   /** How long a backend that refused a manifest counts as unfit for it. A wrong guess costs one call. */
@@ -63,7 +63,7 @@ export function waitMs(share: number): number {
  */
 export const retryBudget = { capacity: 1024, earned: 0.2 };
 
-/** Backends that may accept a sequence and then fail before it ends in an error: the sequence may be what makes them fail. */
+/** So many backends may accept a sequence and then fail before the sequence ends in an error: perhaps it makes the backends fail. */
 export const maxLosses = 6;
 
 /**

@@ -1,4 +1,4 @@
-/** The adapters that can answer: those of the served centroids, and the key's own ones. */
+/** The adapters that can answer: the served centroids' adapters, and the own adapters of the key's tenant. */
 import type { Adapter, AdapterList, CentroidList } from "../../shared/contracts/responses.ts";
 import type { Api } from "./api.ts";
 import { CallFailure } from "./api.ts";

@@ -96,7 +96,7 @@ export class Chat {
     const status = byId("chat-status");
     const system = byId("chat-system", HTMLInputElement).value;
     const asked = this.#input.value;
-    // Facts about an earlier reply must not stand beside this one.
+    // Weights, panel and messages of an earlier reply must not stand beside the new reply.
     for (const element of [this.#weights, this.#panel, this.#failure, status]) element.replaceChildren();
     if (asked.trim() === "") {
       this.#failure.textContent = "Write a message first.";

@@ -16,7 +16,7 @@ export const acceptedEndings = endings.map((ending) => `.${ending}`).join();
 
 const endingOf = (path: string) => path.split(".").at(-1)!.toLowerCase();
 
-/** All files of a drop, also those in folders. Must be called while the drop event is handled: its data are gone afterwards. */
+/** All files of a drop, with those in folders. Must be called during the drop event, because the event's data are gone afterwards. */
 export function droppedFiles(data: DataTransfer): Promise<FoundFile[]> {
   const entries = [...data.items].flatMap((item) => item.webkitGetAsEntry() ?? []);
   return Promise.all(entries.map(filesOf)).then((found) => found.flat());

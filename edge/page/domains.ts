@@ -1,4 +1,4 @@
-/** Domains are the page's word for centroids. Those of the project have names here; others are named by their characteristic tokens. */
+/** “Domain” is the page's word for a centroid. domains.json names the project's centroids; others are named by their typical tokens. */
 import type { CentroidList } from "../../shared/contracts/responses.ts";
 import domains from "./domains.json" with { type: "json" };
 

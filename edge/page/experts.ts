@@ -36,13 +36,13 @@ export function listExperts(list: HTMLElement, experts: Experts, nameOf: (id: st
   list.replaceChildren(...items);
 }
 
-/** The same list as a text: "90% French, 10% Base". */
+/** The experts and their weights as a text: "90% French, 10% Base". */
 export function expertsText(experts: Experts, nameOf: (id: string) => string): string {
   const parts = heaviestFirst(experts).map(({ id, weight }) => `${percent(weight)} ${nameOf(id)}`);
   return parts.join(", ");
 }
 
-/** Without the experts of weight 0. */
+/** The experts whose weight is above 0, the heaviest first. */
 function heaviestFirst(experts: Experts): Experts {
   return experts.filter(({ weight }) => weight > 0).sort((a, b) => b.weight - a.weight);
 }

@@ -36,7 +36,7 @@ if (isSharedPrompt) {
 addEventListener("hashchange", () => {
   if (readShared(location.hash).tab !== "") location.reload();
 });
-/** What was last sent under each tab. */
+/** The text and seed that were last sent under each tab. */
 const sent = new Map<string, Shared>([[shared.tab, shared]]);
 const showAddress = (tab: string) =>
   history.replaceState(null, "", hashOf(sent.get(tab) ?? { tab, text: null, seed: null }));

@@ -1,4 +1,4 @@
-/** What the page tells about a token: its probabilities, and the passages of the reader's documents that it came from. */
+/** The facts that the page shows about a token: its probabilities, and the passages of the reader's documents that it came from. */
 import type { ChameleonBlock, SourcedToken } from "../../shared/contracts/responses.ts";
 import type { NamedText } from "./documents.ts";
 import { make, table } from "./elements.ts";

@@ -13,7 +13,7 @@ export interface Piece {
   base: number | null;
   /** The likeliest tokens at the place of the first token, and their log-probabilities. The likeliest comes first. */
   alternatives: [string, number][];
-  /** What came from the reader's own text; null if the answer reads none. */
+  /** How much of the piece came from the reader's own text, and from where; null if the answer reads no such text. */
   source: SourcedToken | null;
 }
 
@@ -86,7 +86,7 @@ export function spansOf({ text, logprobs }: CompletionChoice): Span[] {
 const mostBeginnings = 16;
 const mostTokens = 1024;
 
-/** Beginnings of a prompt, spread over it, the shortest first; the last is all of it. They end between words, or within very long ones. */
+/** Beginnings of a prompt, from the shortest to the whole prompt. They end between words, or within very long words. */
 export function beginningsOf(prompt: string, promptTokens: number): string[] {
   const ends = Array.from(prompt.matchAll(/\S{1,20}\s*$|\S{1,20}/gu), ({ index, 0: word }) => index + word.length);
   const count = Math.min(ends.length, mostBeginnings, Math.floor((2 * mostTokens) / promptTokens));

@@ -18,7 +18,7 @@ const heat = { min: 0, max: limits.temperature };
 const penalty = { min: -limits.penaltyMagnitude, max: limits.penaltyMagnitude };
 const stops = `Up to ${limits.stopStrings} texts, one a line; \\n is a line break`;
 
-/** Fields of a request besides prompt and model. A blank field is left out, so the API's own default holds. */
+/** Fields of a request in addition to prompt and model. A blank field is left out of the request, so the API's default holds. */
 export const samplingFields: readonly SamplingField[] = [
   { name: "max_tokens", label: "Tokens", hint: "Most tokens to write", range: whole(1, 4096), initial: "40" },
   { name: "temperature", label: "Temperature", hint: "0 takes the likeliest token", range: heat, initial: "0.7" },

@@ -1,4 +1,4 @@
-/** “Continue”: the prompt, the weights of what would answer it, and the two answers side by side. */
+/** “Continue”: the prompt, the weights of the experts that would answer it, and the two answers side by side. */
 import { failureText } from "./api.ts";
 import { drawExamples, fillAnswerers } from "./catalog-controls.ts";
 import { examplesOf } from "./domains.ts";
@@ -176,7 +176,7 @@ export class Writer {
     byId(`${side}-facts`).textContent = end === "failed" ? "" : `${count(tokens, "token")}${pace}${state}`;
     byId(`${side}-failure`).textContent = failure;
     if (side === "base") return;
-    // The weights depend on the prompt alone. So they are known before the answer tells them, and even if it is stopped.
+    // The prompt alone decides the weights. So the prompt's reading has them before the answer does, and even if the answer is stopped.
     const experts = block?.experts ?? this.#answered?.block.experts ?? [];
     byId("adapted-by").textContent = expertsText(experts, (id) => this.#page.catalog.nameOf(id));
     if (!end) byId("legend").replaceChildren(legendRow());

@@ -150,7 +150,7 @@ export class YourText {
     } catch (error) {
       this.#status.textContent = signal.aborted ? "Cancelled." : "";
       this.#failure.textContent = failureText(error);
-      // The server may have finished at the same moment: then the list shows the adapter.
+      // The server may have made the adapter before it read the abort; then the list shows the adapter.
       if (signal.aborted) await catalog.load().catch(() => undefined);
     } finally {
       this.#running = null;
@@ -168,7 +168,7 @@ export class YourText {
     this.#status.replaceChildren(make("b", {}, `${name} is made. `), gainText(made));
   }
 
-  /** Uploads documents, and measures what they gain on one that is uploaded last. */
+  /** Uploads documents, and measures their gain on a held-back document, which is uploaded last. */
   async #quote(name: string, signal: AbortSignal): Promise<void> {
     const { api, catalog, texts, now } = this.#page;
     const { uploaded, held } = divide(this.#documents);

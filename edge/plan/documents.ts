@@ -8,7 +8,7 @@ import type { Artifacts } from "../artifacts/artifacts.ts";
 import { pause } from "../platform/clock.ts";
 import type { NewDocument } from "../tenants/memory-documents.ts";
 
-/** Characters that each document counts besides its text, so that many short documents yield to other requests, too. */
+/** Each document counts as this many characters more, so that many short documents yield to other requests, too. */
 const documentCharacters = 64;
 
 /**

@@ -1,4 +1,4 @@
-/** The mixture that answers a prompt: experts, priors or weights, and the tokens by which the backend weighs them. Pure. assign.ts ranks centroids. */
+/** Plans the mixture that answers a prompt: its experts, their priors or weights, and the tokens that weigh them. Pure. */
 import { type CentroidRecord, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -135,7 +135,7 @@ function weighted(experts: readonly Candidate[], weights: readonly number[]): Mi
   );
 }
 
-/** Orders own adapters first, so that no other tenant shares the micro-batch, then the nearest. */
+/** Orders own adapters first, so that no other tenant shares the micro-batch. Adapters of one kind are ordered by similarity. */
 function byRank({ candidate: a }: { candidate: Candidate }, { candidate: b }: { candidate: Candidate }): number {
   const own = Number(b.ownHash !== null) - Number(a.ownHash !== null);
   return own || b.similarity - a.similarity;

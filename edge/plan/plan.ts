@@ -199,7 +199,7 @@ export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "man
  * as much as all other work for that token. So a tenant's unstreamed answers, and all but its first streams, come in larger pieces.
  */
 export const gatheringLimits = {
-  /** Number of a tenant's streams in one cell whose tokens are sent at once. */
+  /** This many streams of a tenant in one cell get their tokens at once. */
   ungatheredStreams: 2,
   /** Maximum wait of a token in the tenant's further streams, in milliseconds. First and last tokens never wait. */
   streamMs: 25,

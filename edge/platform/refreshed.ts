@@ -1,4 +1,4 @@
-/** A cached value that is loaded again as it ages. workerd may fail a request that awaits another one's promise, so requests poll for others' loads. */
+/** A cached value, loaded again as it ages. workerd may fail a request that awaits another's promise, so requests poll for loads. */
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { pause, steadyClock } from "./clock.ts";
 

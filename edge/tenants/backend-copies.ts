@@ -32,7 +32,7 @@ const makingMs = 300_000;
 
 /** A deletion that backends have not confirmed. */
 export interface PendingDeletion {
-  /** Of the adapter. */
+  /** Name of the adapter. */
   name: string;
   /** Milliseconds since 1970. */
   deletedMs: number;
@@ -44,7 +44,7 @@ export interface PendingDeletion {
 export interface ErasedCopies {
   /** Addresses of backends that have confirmed it, each with the name of its process if it has one. */
   confirmed: string[];
-  /** Addresses of backends that have not. The alarm calls them again. */
+  /** Addresses of backends that have not confirmed it. The alarm calls these backends again. */
   pending: string[];
   /** Addresses that lead to several processes: only the processes with a known copy were called, or any one if none is known. */
   partlyAsked: string[];
@@ -123,7 +123,7 @@ export class BackendCopies {
     await ensureAlarm(this.#context.storage, this.#context.now(), { delayMs, maxDelayMs: delayMs });
   }
 
-  /** Deletes everything. `forget` deletes what the object itself stores, in the same transaction. */
+  /** Deletes all copies. `forget` deletes what the object itself stores, in the same transaction as the deletions are noted. */
   async erase(forget: () => void): Promise<ErasedCopies> {
     const copies = this.#sql.exec<CopyRow>("SELECT * FROM copies").toArray();
     const sentMs = Math.max(0, ...copies.map((copy) => copy.sentMs));
@@ -131,7 +131,7 @@ export class BackendCopies {
       forget();
       for (const table of ["copies", "deletions"]) this.#sql.exec(`DELETE FROM ${table}`);
       for (const { address, process } of copies) this.note(allHashes, { address, process: process || null }, sentMs);
-      // Backends without a known copy are called, too: a request that failed may have left one there.
+      // Backends without a known copy are called, too, because a request that failed may have left a copy there.
       const known = new Set(copies.map(({ address }) => address));
       for (const address of this.#context.clients().keys()) {
         if (!known.has(address)) this.note(allHashes, { address, process: null }, 0);

@@ -152,7 +152,7 @@ export class KeyRecords {
     return record;
   }
 
-  /** Revokes a tenant's keys. Returns their ids, and for how many milliseconds one of them may still be accepted. */
+  /** Revokes a tenant's keys. Returns their ids, and for how many milliseconds a location may still accept one of the keys. */
   async revokeAll(tenant: string): Promise<{ ids: string[]; waitMs: number }> {
     const keys = await this.list(tenant);
     const staleMs = 1000 * (this.#store.staleSeconds ?? cacheSeconds) + recordTimes.usableMs;

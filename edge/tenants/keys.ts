@@ -175,7 +175,7 @@ export function scopeOf(path: string): Scope | null | undefined {
   return known === undefined ? undefined : scopeOfPath[known];
 }
 
-/** Whether a key may see its tenant's own adapters. Keys that can neither make nor use them are told that the model is unknown. */
+/** Whether a key may see its tenant's own adapters: whether it may make or use them. To other keys such a model is unknown. */
 export function seesOwnAdapters(scopes: readonly Scope[]): boolean {
   return scopes.includes("adapters") || scopes.includes("completions");
 }

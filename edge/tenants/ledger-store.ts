@@ -33,7 +33,7 @@ const schema = `
   CREATE INDEX IF NOT EXISTS keysByAge ON keys (createdMs);
 `;
 
-/** Model of the row that counts the use of a day beyond its most rows. */
+/** Stands for the model in the row that sums the use of a day which already has the maximum of rows. */
 export const otherModels = "(others)";
 /** How long an idempotency key is kept, in milliseconds: 24 hours. */
 const keptMs = 24 * 3_600_000;
@@ -69,7 +69,7 @@ export class LedgerStore {
     type Second = QuotaState["seconds"][number];
     const seconds = entries<Second[1]>("seconds").map(([second, counted]): Second => [Number(second), counted]);
     const settled = entries<number>("settled").sort(([, a], [, b]) => a - b);
-    // The time since the last settlement does not count for the age of ids: nothing may have run meanwhile to settle them again.
+    // Ids do not age in the time since the last settlement, because nothing may have run then that settles a request again.
     const idleMs = Math.max(0, nowMs + settledMs - (settled.at(-1)?.[1] ?? Number.POSITIVE_INFINITY));
     return new Quota({
       seconds: seconds.sort(([a], [b]) => a - b),

@@ -27,7 +27,7 @@ export async function memoryBody(manifestHash: string, texts: Uint8Array | null)
   return new TextEncoder().encode(`${head},"documents":${await gunzippedText(texts)}}`);
 }
 
-/** A name for a document without one. It has letters, because a JSON body with many strings of digits is refused. */
+/** A name for a document without one: a number after letters, because a JSON body with many strings of digits is refused. */
 export function firstFree(names: ReadonlySet<string>): string {
   let number = names.size + 1;
   while (names.has(`text-${number}`)) number++;

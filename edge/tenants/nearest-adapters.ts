@@ -9,7 +9,7 @@ const nearestAdapters = 3;
 export interface NearestAdapters {
   /** The tenant has adapters, of any manifest. */
   hasAny: boolean;
-  /** The requested manifest, or another one if all usable adapters were made for the other one and wait to be made again. */
+  /** The requested manifest. If all usable adapters wait to be made again for it, the manifest that they were made for. */
   manifestHash: string;
   /** For each prompt: usable adapters of the requested manifest, at most `nearestAdapters`, nearest first. */
   nearest: OwnAdapter[][];

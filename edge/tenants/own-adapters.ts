@@ -1,4 +1,4 @@
-/** A tenant's own adapters as requests see them: their names, what can answer with them, and why one cannot. Pure. */
+/** A tenant's own adapters as requests see them: their names, the files and memories that answer, and errors if they cannot. Pure. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import { type Example, type Task, taskOf } from "../../shared/contracts/examples.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
@@ -17,7 +17,7 @@ export interface FittedParts {
   gain: AdapterAnswer["gain"];
   examples: number;
   tokens: number;
-  /** What the examples teach, if they have labels. */
+  /** The task that the examples teach, if they have labels. */
   task?: Task | null;
 }
 
@@ -38,7 +38,7 @@ export interface OwnAdapter extends Omit<FittedParts, "hash"> {
 }
 
 export interface FailedRefit {
-  /** The manifest that it is made again for. */
+  /** The manifest that the adapter is made again for. */
   manifestHash: string;
   error: string;
   /** No further try is made. */
@@ -97,7 +97,7 @@ export interface FitContent {
   manifestHash: string;
   /** Mean prompt embedding of the examples, of length 1, [P]. */
   centroid: number[];
-  /** Of all examples, those for validation included. */
+  /** Tokens of all examples, with those for validation. */
   tokens: number;
   examples: KeptExamples;
 }
@@ -183,7 +183,7 @@ export function ownNameOf(name: string, manifest: Manifest): string | null {
   return namePattern.test(name) && !isKnown ? name : null;
 }
 
-/** Throws backend_unavailable for an adapter whose memory is being built, and invalid_request for one whose memory could not be. */
+/** Throws backend_unavailable if the adapter's memory is still being built, and invalid_request if it could not be built. */
 export function requireMade({ name, hash, memory }: OwnAdapter): void {
   const job = memory?.job;
   if (hash !== null || memory?.ready || !job) return;
@@ -205,7 +205,7 @@ export function isWaiting(adapter: OwnAdapter, served: string): boolean {
   return adapter.manifestHash !== served && !failedRefit(adapter, served)?.isFinal;
 }
 
-/** Why an adapter cannot be used whose artifacts are gone: it is being made again for the manifest `served`, or cannot be. */
+/** The error for an adapter whose artifacts are gone: it is being made again for the manifest `served`, or cannot be made again. */
 export function outdated(adapter: OwnAdapter, served: string): ServiceError {
   const { name, manifestHash } = adapter;
   const failed = failedRefit(adapter, served);

@@ -5,7 +5,7 @@ import { setNewest } from "../platform/newest.ts";
 export const paceLimits = {
   /** Small requests of a key that start without a delay. */
   burst: 16,
-  /** Milliseconds between the starts of further requests: about the time for which a small one occupies the thread. */
+  /** Milliseconds between the starts of requests after the burst: about the time for which a small request occupies the thread. */
   intervalMs: 2,
   /** Milliseconds added to that interval per MiB of body, which is received, parsed and encoded. */
   bodyMsPerMebibyte: 60,

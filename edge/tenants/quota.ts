@@ -13,7 +13,7 @@ import { setNewest } from "../platform/newest.ts";
 
 const secondMs = 1000;
 const windowMs = 61 * secondMs;
-/** Lease of a reservation, in milliseconds. One that was neither settled nor renewed within it belongs to an isolate that is gone. */
+/** Lease of a reservation, in milliseconds. If it is neither settled nor renewed by then, its isolate is gone. */
 export const reservationMs = 120_000;
 /** Retry-After of a refusal by concurrent requests, in milliseconds; when a running request ends is unknown. */
 const concurrencyRetryMs = 1000;
@@ -26,7 +26,7 @@ const maxMonths = 4;
 export interface Refusal {
   limit: keyof TenantLimits;
   maximum: number;
-  /** What other requests use. */
+  /** The amount that other requests use. */
   used: number;
   requested: number;
   /** Milliseconds until this request would fit if no other request came; null: never. */
@@ -43,7 +43,7 @@ export interface Gauge {
 
 export interface Decision {
   refusal: Refusal | null;
-  /** What remains after this request; null: the tenant has no such limit. */
+  /** State of the limit of requests per minute after this request; null: the tenant has no such limit. */
   requests: Gauge | null;
   tokens: Gauge | null;
   /** The request was counted, and this decision is about its tokens. */

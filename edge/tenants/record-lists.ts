@@ -38,7 +38,6 @@ export class RecordLists {
     this.#sql.exec("INSERT INTO records (list, id, record) VALUES (?, ?, ?)", list, record.id, JSON.stringify(record));
   }
 
-  /** Replaces the record with the same id, if there is one. */
   replace<T extends { id: string }>(record: T): void {
     this.#sql.exec("UPDATE records SET record = ? WHERE id = ?", JSON.stringify(record), record.id);
   }

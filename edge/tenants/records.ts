@@ -33,7 +33,7 @@ export interface Records {
   mayHaveKey(name: string): Promise<boolean>;
 }
 
-/** A key's three records as they are stored, which become one KnownKey. */
+/** The three records of a key as they are stored, parsed into one KnownKey. */
 export const storedKeySchema = z
   .object({ record: keyRecordSchema, end: keyEndSchema.nullable(), revocation: revocationSchema.nullable() })
   .transform(({ record, end, revocation }) => withEnd(record, end, revocation));

@@ -42,7 +42,7 @@ export class Refits {
     this.#options = options;
   }
 
-  /** Refits all adapters of other artifacts, one after the other, the last used one first. True if some are left. Never rejects. */
+  /** Refits all adapters made for other artifacts in sequence, the last used adapter first. True if some are left. Never rejects. */
   async runAll(): Promise<boolean> {
     const { records, encoder } = this.#parts;
     if (records.count === 0) return false;
@@ -107,7 +107,7 @@ export class Refits {
     const { tenant, records, copies, sealed, now, encoder, clients } = this.#parts;
     if (refit?.made) {
       if (refit.manifestHash === manifestHash) return;
-      // Other artifacts were published after these parts had been made, so they are of no use.
+      // Other artifacts were published after these parts had been made, so nothing can use the parts.
       records.change(name, { refit: null });
       await copies.deleteUnused(refit.made.hash, name);
     }
@@ -135,7 +135,7 @@ export class Refits {
     records.change(name, { refit: null, fitted: made ?? fitted });
     this.#options.report("done");
     if (!made || !fitted || made.hash === fitted.hash) return;
-    // Later, because answers that have begun with the old parts read them until they end.
+    // Not at once, because answers that began with the old parts read them until they end.
     if (records.isUnused(fitted.hash)) background(copies.retire(fitted.hash, name, replacedMs));
   }
 

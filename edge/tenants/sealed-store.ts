@@ -36,7 +36,7 @@ export class SealedStore {
     storage.sql.exec(schema);
   }
 
-  /** Encrypts bytes by kind. Resolves to a function that stores them under `hash`; the caller may first check if they are still wanted. */
+  /** Encrypts bytes by kind. Resolves to a function that stores them under `hash`; call it only if they are still wanted. */
   async seal(hash: string, byKind: Record<string, Uint8Array>): Promise<() => void> {
     const key = await this.#tenantKey();
     const rows: [string, number, number, Uint8Array, ArrayBuffer][] = [];

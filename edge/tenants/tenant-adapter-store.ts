@@ -174,7 +174,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
   /** Has the alarm run all jobs. */
   async buildLater(): Promise<void> {
     await this.ctx.storage.setAlarm(this.now());
-    // That alarm comes after the present one, whose jobs may take minutes.
+    // The new alarm runs only after the present one, whose jobs may take minutes. So the jobs are started here.
     if (this.#isAlarm) this.ctx.waitUntil(this.#work());
   }
 

@@ -57,7 +57,7 @@ interface TenantAdapterParts extends RefreshedParts {
 export function createTenantAdapters(parts: TenantAdapterParts): TenantAdapters {
   const { stores, clients } = parts;
   const of = (tenant: string) => objectNamed(stores, tenant) as unknown as OwnAdapters;
-  /** The tenants that had no adapters at the last look-up; the value is whether they have some by now. */
+  /** The tenants that had no adapters at the last look-up. The value is whether the tenant has adapters by now. */
   const without = new Map<string, Refreshed<boolean>>();
   const times = { refreshMs: noneMs, expireMs: Number.POSITIVE_INFINITY, limitMs: lookMs, isShared: false };
   return {

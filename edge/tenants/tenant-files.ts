@@ -27,7 +27,7 @@ export class TenantFiles {
     const refusedFirst = this.#refusal(file, maxTenantBytes);
     if (refusedFirst) return refusedFirst;
     const store = await sealed.seal(file.id, { [kind]: content });
-    // Other files may have been stored meanwhile, or this one by a repeated request.
+    // Meanwhile other files may have been stored, or a repeated request may have stored this file.
     if (lists.find(filesList, file.id)) return null;
     const refusedLast = this.#refusal(file, maxTenantBytes);
     if (refusedLast) return refusedLast;

@@ -23,9 +23,9 @@ export interface DocumentChange {
   removed?: string;
   /** Most tokens of all memories of the tenant; null or absent: no limit. */
   maxTenantTokens?: number | null;
-  /** The charge for what is added. */
+  /** The charge for the added documents. */
   charge?: Charge;
-  /** Of a new adapter; false: its documents are deleted once the memory is built. */
+  /** For a new adapter. false: its documents are deleted once the memory is built. */
   keep?: boolean;
 }
 
@@ -56,7 +56,7 @@ interface RunningJob {
 export class TenantMemories {
   readonly #parts: TenantParts;
   readonly #ready: (name: string, manifestHash: string) => void;
-  /** Changes take effect one after the other. */
+  /** Settles when the last change has taken effect; the next change waits for it. */
   #changes: Promise<unknown> = Promise.resolve();
   /** By name of the adapter. */
   readonly #running = new Map<string, RunningJob>();
@@ -231,7 +231,7 @@ export class TenantMemories {
     return outcome;
   }
 
-  /** Runs all jobs that are not done. True if some are left. */
+  /** Runs all jobs that are not done. Resolves to whether some are left. */
   async runAll(): Promise<boolean> {
     let areLeft = false;
     for (const { name } of this.#parts.records.withJobs()) {
@@ -314,7 +314,7 @@ export class TenantMemories {
     await this.#parts.copies.deleteUnused(memoryPrefix + hash, name);
   }
 
-  /** Cancels the job of an adapter that is about to be deleted. What a backend has begun is charged, as for a client that leaves. */
+  /** Cancels the job of an adapter that is about to be deleted. Charges its documents if a backend has begun on them. */
   cancel(record: AdapterRecord): void {
     const job = this.withProgress(record).memory?.job;
     if (job) this.#count(job.charges, job.builtTokens > 0 ? "consumed" : "otherwise");

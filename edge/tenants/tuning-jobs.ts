@@ -16,14 +16,14 @@ import { jsonBytes } from "./sealed-store.ts";
 
 export interface TuningJob {
   id: string;
-  /** Unix time in seconds, as `finished`. */
+  /** Unix time in seconds; so is `finished`. */
   created: number;
   finished: number | null;
   status: "queued" | "running" | "succeeded" | "failed" | "cancelled";
   error: Pick<Refused, "kind" | "message" | "param"> | null;
   /** The served name of the base. */
   model: string;
-  /** Of the adapter that it makes. */
+  /** Name of the adapter that the job makes. */
   name: string;
   trainingFile: string;
   validationFile: string | null;
@@ -32,7 +32,7 @@ export interface TuningJob {
   /** False: the adapter's examples are not kept with it. */
   keep?: boolean;
   examples: number;
-  /** Of all examples, those of the validation file included. */
+  /** Tokens of all examples, with those of the validation file. */
   tokens: number;
   /** The request that created the job, and that its tokens are charged to. */
   request: AdmittedRequest;
@@ -126,7 +126,7 @@ export class TuningJobs {
     if (!job) return null;
     if (this.#running?.id === id) this.#running.abort.abort();
     this.#tell(id, "info", "The job was cancelled.");
-    // What a backend has begun is charged, as for a client that leaves.
+    // If a backend has begun the job, its tokens are charged, as when a client disconnects.
     return this.#end(job, "cancelled", job.status === "running");
   }
 
@@ -139,7 +139,7 @@ export class TuningJobs {
     return this.#all().some(isOpen);
   }
 
-  /** Runs all jobs that have not ended, one after the other. True if some are left. */
+  /** Runs all jobs that have not ended in sequence. Resolves to whether some are left. */
   async runAll(): Promise<boolean> {
     const tried = new Set<string>();
     for (;;) {
