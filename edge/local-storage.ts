@@ -33,7 +33,7 @@ export function namespace({ folder }: Folder): Namespace & RecordStore {
   };
 }
 
-/** While an object is being replaced: the time at which that counts as failed, in milliseconds since 1970. */
+/** Time at which the present replacement of an object counts as failed, in milliseconds since 1970; 0: none runs. */
 let replacedUntilMs = 0;
 /** Time after which a replacement that has not ended counts as failed, in milliseconds. */
 const replaceMs = 10_000;

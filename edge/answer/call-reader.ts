@@ -1,4 +1,4 @@
-/** Finds function calls in text that arrives in parts. The backend's grammar lets only calls begin like a call (tools.ts). Pure. */
+/** Finds function calls in text that arrives in parts. The backend lets only calls begin like one (tools.ts). Pure. */
 import { callFormat, hasAnyText } from "../../shared/contracts/tools.ts";
 import { longestBeginning } from "../../shared/tokenizer/text-stream.ts";
 

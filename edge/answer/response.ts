@@ -1,4 +1,4 @@
-/** Collects the parts of all choices and builds their events, or one whole object. Pure. Not here: the endpoints' JSON (forms.ts, response-form.ts). */
+/** Collects the parts of all choices and builds events of them, or one object. Pure. Not here: endpoints' JSON (forms.ts, response-form.ts). */
 import type { DoneFrame } from "../../shared/contracts/inference.ts";
 import type { ResponseSettings } from "../../shared/contracts/response-object.ts";
 import type { ChameleonBlock, ComparedToken, SourcedToken, Timings, Usage } from "../../shared/contracts/responses.ts";

@@ -45,7 +45,7 @@ export function refuseManyLogprobs(
 /** Maximum bytes of a choice's last event, and of an event with one token. GPT-2's longest token has 128 bytes. */
 const [lastEventBytes, eventBytes] = [4096, 512];
 
-/** Maximum bytes of a stream without heartbeats; null if the stream may have logprobs, an echoed prompt or passages, which have no such bound. */
+/** Maximum bytes of a stream without heartbeats; null if it may have logprobs, an echoed prompt or passages, which have no such bound. */
 export function maxStreamBytes(
   { choices }: Plan,
   { form, echo, logprobs, compare, sources }: Reported,

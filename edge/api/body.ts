@@ -14,7 +14,7 @@ import { claimKey } from "./idempotency.ts";
 const smallBodyBytes = 32 * 1024;
 const json = "application/json";
 
-/** Reads a JSON object, resolves a model's alias and checks it against `schema`. Throws a ServiceError of status 400, 408, 413, 415, 429 or 503. */
+/** Reads a JSON object, resolves a model's alias and checks it against `schema`. Throws a ServiceError: 400, 408, 413, 415, 429 or 503. */
 export function readBody<T extends z.ZodType>(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,

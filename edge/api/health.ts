@@ -8,13 +8,13 @@ import type { Dependencies, RouteHandler } from "./dependencies.ts";
 const retryAfterSeconds = 2;
 /** Minimum interval between probes, in milliseconds. */
 const probeIntervalMs = 1000;
-/** Timeout of a probe, in milliseconds: longer than that of each of its calls. */
+/** Timeout of a probe, in milliseconds: longer than the timeout of each of its calls. */
 const probeTimeoutMs = 5000;
 
 export const healthz: RouteHandler = (c, { version }) =>
   c.json({ status: "ok", ...(version && { version }) } satisfies Health);
 
-/** Needs no key: load balancers call it. A probe calls every backend, so an isolate probes once per `probeIntervalMs` and repeats the result. */
+/** Needs no key: load balancers call it. A probe calls every backend, so an isolate repeats its result for `probeIntervalMs`. */
 export function readyz({ artifacts, readiness, now, background }: Dependencies): RouteHandler {
   const times = { refreshMs: probeIntervalMs, expireMs: probeIntervalMs, limitMs: probeTimeoutMs, isShared: true };
   const probing = new Refreshed<Readiness[]>({ now, background }, times);

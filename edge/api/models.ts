@@ -1,4 +1,4 @@
-/** GET /v1/models: base, `auto`, `static`, centroids, own adapters that the key may see, aliases. GET /v1/centroids: their labels, positions and gains. */
+/** GET /v1/models: base, `auto`, `static`, centroids, aliases and visible own adapters. GET /v1/centroids: labels, positions, gains. */
 import { adapterIdentity, isAutoOff, type Manifest, staticId } from "../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../shared/bytes.ts";
 import type { ModelDeleted } from "../../shared/contracts/fine-tuning.ts";

@@ -19,7 +19,7 @@ export const artifactLimits = {
   refreshMs: 3000,
   /** Age of the last check from which a request waits for the next one, as the first request after an idle time does. */
   staleMs: 10_000,
-  /** Timeout of that wait; then the request uses the served set. */
+  /** Timeout of a wait for the next check; then the request uses the served set. */
   waitMs: 2000,
   /** Pause before an invalid set is loaded again. */
   refusedMs: 30_000,
@@ -123,7 +123,7 @@ export class ArtifactSets {
     let failure: unknown = null;
     for (const hash of [...published, null]) {
       const loading = hash === null ? assets() : this.#load(source!, hash);
-      // The backends are called while it loads.
+      // The backends are called while the set loads.
       const checking = hash === null ? null : holding(hash);
       const set = await loading.catch((cause) => {
         failure = cause;
@@ -194,5 +194,5 @@ export class ArtifactSets {
   }
 }
 
-/** A set that is invalid; it was reported when that was found. */
+/** An invalid set, which has been reported already. */
 class RefusedSet extends Error {}

@@ -35,7 +35,7 @@ export async function servedHash(bindings: Bindings): Promise<string> {
   return pointer ? currentOf(pointer) : sha256Hex(await readAsset(bindings, manifestFile, setLimits.manifestBytes));
 }
 
-/** The sets that a Durable Object's requests were planned with. Its requests may await one load; a Worker's may not (refreshed.ts). */
+/** The sets that a Durable Object's requests were planned with. Its requests may share a load; a Worker's may not (refreshed.ts). */
 export class PlannedSets {
   readonly #source: ArtifactSource | null;
   readonly #deployed: () => Promise<Artifacts>;

@@ -51,12 +51,12 @@ export class CellCall {
     this.#startedMs = parts.now();
   }
 
-  /** The response of the first cell that takes the request. Rejects with a refusal's ServiceError, or another Error if too many cells were lost. */
+  /** The response of the first cell that takes the request. Rejects with a refusal's ServiceError, or an Error after too many lost cells. */
   async begin(): Promise<Response> {
     return this.#call(null).catch((thrown) => this.resume(null, thrown));
   }
 
-  /** Calls the next cell after `cause` ended a call. Resolves to the stream after `cursor`, or for null the whole answer. Rejects as `begin` does. */
+  /** Calls the next cell after `cause` ended a call. Resolves to the stream after `cursor` (null: from its start). Rejects as `begin` does. */
   async resume(cursor: StreamCursor | null, cause: unknown): Promise<Response> {
     for (let thrown = cause; ; ) {
       if (!(await this.#mayCallNext(thrown))) throw thrown;

@@ -11,7 +11,7 @@ export interface ChameleonBlock {
   seed: number;
   /** The answer's logits are the weighted mean of these experts' logits. `hash` identifies an adapter. */
   experts: { id: string; weight: number; hash?: string | undefined }[];
-  /** Mean gain over the base in nats a token, measured on `tokens` of the prompt's own tokens; null if the prompt did not weigh the experts. */
+  /** Mean gain over the base in nats a token, on `tokens` of the prompt's tokens; null if the prompt did not weigh the experts. */
   evidence: { nats: number; tokens: number } | null;
   /** The adapter that serves; null for the base alone. */
   adapter: { hash: string; cache: "hit" | "generated"; scale: number } | null;

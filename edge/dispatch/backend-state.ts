@@ -13,13 +13,13 @@ export class BackendHealth {
   /** By the hash of a manifest or numerics fingerprint that it refused: the time until which it counts as not serving it. */
   readonly #refuses = new Map<string, number>();
 
-  /** A sequence was completed. */
+  /** Records that a sequence was completed. */
   recordSuccess(): void {
     this.#errors = 0;
     if (this.ejectedUntilMs === null) this.#ejections = 0;
   }
 
-  /** A call failed; `isCertain` ejects at once. Returns whether this ejected it. */
+  /** Records that a call failed; `isCertain` ejects at once. Returns whether this failure ejected the backend. */
   recordFailure(isCertain: boolean, nowMs: number): boolean {
     this.#errors++;
     // Calls that were under way at an ejection fail as well; they say nothing new about the backend.
@@ -29,7 +29,7 @@ export class BackendHealth {
     return true;
   }
 
-  /** Whether to probe it now; after true, false until `recordProbe`. */
+  /** Whether to probe the backend now. Once it has returned true, it returns false until `recordProbe`. */
   takeProbe(nowMs: number): boolean {
     if (this.ejectedUntilMs === null || nowMs < this.ejectedUntilMs || this.#isProbed) return false;
     this.#isProbed = true;

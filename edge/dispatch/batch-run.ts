@@ -5,9 +5,9 @@ import { type CallFailure, contractViolation, failureOf } from "./call-failure.t
 import type { PendingSequence, Receiver, SequenceCall } from "./pending-sequence.ts";
 
 interface BatchRunEvents {
-  /** These sequences of an accepted call must be cancelled at the backend. */
+  /** Called when sequences of an accepted call must be cancelled at the backend. */
   cancelled(ids: string[]): void;
-  /** The sequence got its last frame. */
+  /** Called when a sequence got its last frame. */
   ended(sequence: PendingSequence): void;
 }
 

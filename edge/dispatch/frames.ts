@@ -3,7 +3,7 @@ import type { Frame } from "../../shared/contracts/inference.ts";
 import { FrameReader, LineSplitter } from "../../shared/contracts/ndjson.ts";
 import { asFailure, unavailable } from "./call-failure.ts";
 
-/** Ticks of one timer that make the limit of silence. A silent stream is given up after 4/5 of the limit to the whole limit. */
+/** Ticks of the timer within the limit of silence. So a stream is given up after a silence of 4/5 of the limit to the whole limit. */
 const ticks = 5;
 
 /** Frames grouped by chunk. Throws a CallFailure for an invalid frame, and after `silenceMs` without a byte while the caller waits. */

@@ -13,7 +13,7 @@ import type { Route } from "./router.ts";
 
 /** The request that sequences belong to. */
 export interface Receiver {
-  /** A backend has accepted a sequence; called at most once for each. */
+  /** Called at most once for each sequence, when a backend has accepted it. */
   accepted(): void;
   /** Receives frames that arrived together. Frames of one sequence are in order. */
   receive(frames: Frame[]): void;
@@ -26,7 +26,7 @@ export interface SequenceCall {
 
 export type Model = Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
 
-/** Deadline, in milliseconds, that orders a tenant's sequences without one. The backend assumes the same. */
+/** Milliseconds after which a sequence without a deadline is due, to order a tenant's sequences. The backend assumes the same. */
 const defaultDeadlineMs = 60_000;
 
 export class PendingSequence {

@@ -84,7 +84,7 @@ export class Budget {
     this.#left = limits.capacity;
   }
 
-  /** A call was accepted. */
+  /** Adds to the budget, because a call was accepted. */
   earn(): void {
     this.#left = Math.min(this.#limits.capacity, this.#left + this.#limits.earned);
   }

@@ -14,7 +14,7 @@ export const queueLimits = {
    * of 1, 2, 3, 4 and 6 calls, three gave 16 simultaneous clients the earliest median first token.
    */
   callsPerGroup: connections / 2,
-  /** Maximum waiting entries. A tenant may have at most as many as are then still free, so there is always room for another tenant. */
+  /** Maximum waiting entries. A tenant may have as many as it leaves free, so there is always room for another one. */
   entries: limits.queuedSequences as number,
   entriesPerCall: sequencesPerBatch,
 };
@@ -63,7 +63,7 @@ export function waitMs(share: number): number {
  */
 export const retryBudget = { capacity: 1024, earned: 0.2 };
 
-/** So many backends may accept a sequence and then fail before the sequence ends in an error: perhaps it makes the backends fail. */
+/** After this many backends accepted a sequence and failed, it ends in an error: the sequence itself may make them fail. */
 export const maxLosses = 6;
 
 /**

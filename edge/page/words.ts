@@ -1,4 +1,4 @@
-/** Turns numbers of the API into words. A gain in nats a token is told as the change of perplexity in per cent, which the page calls surprise. Pure. */
+/** Turns numbers of the API into words. A gain in nats becomes a change of perplexity in per cent, which the page calls surprise. Pure. */
 
 /** 0.22 → "22%"; below 10% with one decimal. */
 export function percent(share: number): string {

@@ -20,7 +20,7 @@ import {
 /** A centroid's index, an own adapter, or the static adapter. */
 type NamedAdapter = number | OwnAdapter | typeof staticId;
 
-/** "auto": base and nearest adapters, weighed by evidence. "nearest": the nearest adapter alone. "off": the base alone. Otherwise one adapter, or a list. */
+/** "auto": base and nearest adapters, weighed by evidence. "nearest": the nearest adapter. "off": the base. Or one adapter, or a list. */
 export type Selection = "auto" | "nearest" | "off" | NamedAdapter | SelectedExpert[];
 
 interface SelectedExpert {

@@ -26,9 +26,9 @@ export interface Listed {
 
 /** The tokens of a prompt that weigh its experts. */
 export interface EvidenceTokens {
-  /** How many of the prompt's first tokens count. */
+  /** How many of the prompt's first tokens may count as evidence. */
   tokens: number;
-  /** Only for chats: the tokens of messages' contents among these; absent: all. */
+  /** Only for chats: spans of the messages' contents. Tokens outside these spans do not count. Absent: no such limit. */
   spans?: Span[];
 }
 

@@ -74,7 +74,7 @@ export class EdgeMetrics {
     this.#sinceMs = now();
   }
 
-  /** A request ended; `fields` are those of its log line. Durations lack pure computing, during which a Worker's clock stands still. */
+  /** Counts a request by the `fields` of its log line. Durations lack pure computing, during which a Worker's clock stands still. */
   requested(fields: Attributes): void {
     if (!this.#target) return;
     const colo = fields[coloField];
@@ -89,7 +89,7 @@ export class EdgeMetrics {
     }
   }
 
-  /** A micro-batch is sent. `waitsMs`: how long each of its sequences was queued. */
+  /** Counts a micro-batch that is sent. `waitsMs`: how long each of its sequences was queued. */
   batchSent(waitsMs: readonly number[]): void {
     if (!this.#target) return;
     this.#observe("chameleon.edge.batch.fill", "{sequence}", sequences, waitsMs.length);

@@ -1,4 +1,4 @@
-/** A Server-Timing value: `{ tokenize: 1.5 }` → `tokenize;dur=1.50`, milliseconds. A Worker's clock stands still while it computes: that shows as 0. */
+/** A Server-Timing value: `{ tokenize: 1.5 }` ms → `tokenize;dur=1.50`. Pure computing shows as 0, as a Worker's clock then stands still. */
 export function serverTiming(phases: object): string {
   return Object.entries(phases)
     .map(([phase, ms]) => `${phase};dur=${Number(ms).toFixed(2)}`)

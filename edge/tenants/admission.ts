@@ -42,7 +42,7 @@ export interface PendingAdmission {
   admit(): Promise<void>;
   /** Counts the request unless `admit` has, and reserves `tokens`, its maximum use. The caller settles it. Throws rate_limited or quota_exceeded. */
   reserve(tokens: number): Promise<Admission>;
-  /** Called after the route: counts the request if the route has not, and ends one that was counted but not reserved. Throws as `reserve` does. */
+  /** Called after the route. Counts the request if the route has not, and ends it if it was only counted. Throws as `reserve` does. */
   end(): Promise<void>;
 }
 
@@ -79,7 +79,7 @@ export function createAdmissions(dependencies: SettlementDependencies): BeginAdm
     const known = knownRefusals.decisionFor(tenant, limits);
     if (known) apply(known, onDecision);
     let isCounted = false;
-    /** The ledger may count the request as running, and no caller has an admission to settle. */
+    /** True while the ledger may count the request as running and no caller has an admission to settle. */
     let isOpen = false;
     const count = async (tokens?: number) => {
       [isCounted, isOpen] = [true, true];

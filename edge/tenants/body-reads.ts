@@ -1,4 +1,4 @@
-/** Limits the bytes of bodies that an isolate reads at once for a key. More get 429 instead of waiting: in a Worker no request can wake another. */
+/** Limits the bytes of bodies that an isolate reads at once for a key. More get 429, because in a Worker no request can wake another. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 

@@ -1,4 +1,4 @@
-/** Looks up API keys, and the scope of each route. Of a key only the SHA-256 is stored: its first 64 bits name the record; all of it is compared. */
+/** Looks up API keys, and the scope of each route. Only a key's SHA-256 is stored: 64 bits of it name the record; all of it is compared. */
 import { sha256Hex } from "../../shared/bytes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {

@@ -1,4 +1,4 @@
-/** A ledger's SQLite tables: its quota's counts, use by day, model and centroid, and idempotency keys. Use and charges are written with the counts. */
+/** A ledger's SQLite tables: counts of its quota, use by day, model and centroid, and idempotency keys with their charges. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { addUse, type Consumption } from "./consumption.ts";
 import { Quota, type QuotaChange, type QuotaState, settledMs } from "./quota.ts";

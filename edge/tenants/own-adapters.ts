@@ -156,7 +156,7 @@ export interface NamedAdapters extends ReadonlyMap<string, OwnAdapter> {
 /** Most names that an error message lists. */
 const shownNames = 8;
 
-/** The tenant's own adapters, for an error message; empty if it has none. */
+/** The names of the tenant's own adapters as text for an error message; empty if it has none. */
 export function ownNamesText({ others = [] }: NamedAdapters, prefix = ""): string {
   return shownText(
     "your own",

@@ -1,4 +1,4 @@
-/** Decides how long a burst of one key's requests is delayed: an isolate has one thread, so a burst delays other keys, even if refused. Pure. */
+/** Decides how long a burst of one key's requests is delayed. It would delay other keys, even if refused: an isolate has one thread. Pure. */
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 import { setNewest } from "../platform/newest.ts";
 
@@ -7,7 +7,7 @@ export const paceLimits = {
   burst: 16,
   /** Milliseconds between the starts of requests after the burst: about the time for which a small request occupies the thread. */
   intervalMs: 2,
-  /** Milliseconds added to that interval per MiB of body, which is received, parsed and encoded. */
+  /** Milliseconds added to `intervalMs` per MiB of body, which is received, parsed and encoded. */
   bodyMsPerMebibyte: 60,
   /** Longest delay of a small request, in milliseconds. A large body's is longer in proportion to its interval: 31 s for 1 MiB. */
   maxDelayMs: 1000,

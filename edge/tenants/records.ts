@@ -25,7 +25,10 @@ interface RecordName {
 type NamePage = { keys: RecordName[] } & ({ list_complete: true } | { list_complete: false; cursor: string });
 
 export interface Records {
-  /** A parsed record. `parse` gets null for an absent one and, for a key, what `storedKeySchema` takes. Rejects if it is neither readable nor cached. */
+  /**
+   * A record, parsed by `parse`. `parse` gets null for an absent record and, for a key, the input of `storedKeySchema`.
+   * Rejects if the record can neither be read nor is cached.
+   */
   get<T>(name: string, parse: (stored: unknown) => T): Promise<T>;
   /** True if a record of that name is cached, whatever its age. A cached absence does not count. */
   isCached(name: string): boolean;

@@ -42,7 +42,7 @@ export class Refits {
     this.#options = options;
   }
 
-  /** Refits all adapters made for other artifacts in sequence, the last used adapter first. True if some are left. Never rejects. */
+  /** Refits all adapters made for other artifacts, one after another, the last used first. True if some are left. Never rejects. */
   async runAll(): Promise<boolean> {
     const { records, encoder } = this.#parts;
     if (records.count === 0) return false;
@@ -146,7 +146,7 @@ export class Refits {
   }
 }
 
-/** What a fit works on. */
+/** The encoded examples of a fit, and the request to a backend. */
 export interface JobContent extends FitContent {
   request: AdapterRequest;
 }

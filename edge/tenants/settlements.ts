@@ -44,7 +44,7 @@ export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: 
   };
 }
 
-/** Settlements that travel in one call of their ledger. */
+/** Settlements that one call brings to their ledger. */
 interface Group {
   id: string;
   settlements: Settlement[];
@@ -103,7 +103,7 @@ export class Settlements implements UseRecorder {
       const due = (await settlesWithin(charged, confirmMs)) ? await charged.catch(() => null) : null;
       if (due) return this.#reportDue(tenant, due);
       this.#store(group.id, tenant, group.settlements);
-      // If the ledger confirms late, nothing is due when the stored group is sent again.
+      // If the ledger confirms late, the use is reported now: the stored group, sent again, then adds nothing.
       charged.then(
         (late) => this.#reportDue(tenant, late),
         () => undefined,

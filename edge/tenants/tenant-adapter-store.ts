@@ -157,7 +157,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#memories.documentsOf(name);
   }
 
-  /** Stores changed documents and the job that builds their memory. `isNew`: the adapter must not exist yet. If refused, nothing has changed. */
+  /** Stores changed documents and the job that builds their memory, or only returns why not. `isNew`: the adapter must not exist yet. */
   async changeDocuments(name: string, change: DocumentChange, isNew: boolean): Promise<Changed | Refused> {
     const absent = refused("adapter_not_found", `You have no adapter ${name}.`);
     const refusal = () => (isNew ? this.roomFor(name) : this.#parts.records.find(name) ? null : absent);
@@ -193,7 +193,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#memories.abandon(name, hash);
   }
 
-  /** Gzipped JSON of a memory's documents for a backend, which is noted as having a copy. null if no adapter had this hash within `replacedMs`. */
+  /** Gzipped JSON of a memory's documents for a backend, which is noted as having a copy. null after `replacedMs` without an adapter. */
   async texts(hash: string, copy: AdapterCopy): Promise<Uint8Array | null> {
     const texts = await this.#memories.texts(hash);
     if (texts) this.#parts.copies.note(memoryPrefix + hash, copy, this.now());
@@ -239,7 +239,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return refusal;
   }
 
-  /** Removes an adapter and the copies that no other adapter has. Returns how many backends have not confirmed it; null if there is no such adapter. */
+  /** Removes an adapter and its unshared copies. Returns how many backends have not confirmed that; null if there is no such adapter. */
   async remove(name: string): Promise<number | null> {
     const { records, copies, sealed } = this.#parts;
     const record = records.find(name);

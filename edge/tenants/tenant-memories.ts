@@ -104,7 +104,7 @@ export class TenantMemories {
     return changed;
   }
 
-  /** Stores a job that builds the memory of an adapter for another manifest. Returns why it could not. */
+  /** Stores a job that builds the memory of an adapter for another manifest, or returns why not. */
   async remake(name: string, manifestHash: string): Promise<Refused | null> {
     const refusal = () => (this.#memoryOf(name) ? null : refused("adapter_not_found", `You have no adapter ${name}.`));
     const changed = await this.change(name, { manifestHash }, refusal);

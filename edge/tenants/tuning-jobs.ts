@@ -139,7 +139,7 @@ export class TuningJobs {
     return this.#all().some(isOpen);
   }
 
-  /** Runs all jobs that have not ended in sequence. Resolves to whether some are left. */
+  /** Runs all open jobs, one after another. Resolves to whether some are left. */
   async runAll(): Promise<boolean> {
     const tried = new Set<string>();
     for (;;) {
