@@ -19,7 +19,7 @@ export interface Outcome {
   /** null while the answer is written. */
   end: "stop" | "length" | "stopped" | "failed" | null;
   failure: string;
-  /** The object of the answer's last chunk; null until then, and for a stopped answer. */
+  /** The object `chameleon` of the answer's last chunk; null until then, and for a stopped answer. */
   block: ChameleonBlock | null;
 }
 

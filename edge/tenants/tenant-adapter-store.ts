@@ -193,7 +193,7 @@ export abstract class TenantAdapterStore extends DurableObject<Env> {
     return this.#memories.abandon(name, hash);
   }
 
-  /** Gzipped JSON of a memory's documents for a backend, which is noted as having a copy. null after `replacedMs` without an adapter. */
+  /** Gzipped JSON of a memory's documents for a backend, noted in `copies`. null if no adapter had this hash within `replacedMs`. */
   async texts(hash: string, copy: AdapterCopy): Promise<Uint8Array | null> {
     const texts = await this.#memories.texts(hash);
     if (texts) this.#parts.copies.note(memoryPrefix + hash, copy, this.now());
